@@ -1,0 +1,2 @@
+//! builder
+#![no_std]

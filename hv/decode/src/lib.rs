@@ -1,0 +1,2 @@
+//! decode
+#![no_std]

@@ -1,0 +1,2 @@
+//! events
+#![no_std]

@@ -1,0 +1,2 @@
+//! page-tables
+#![no_std]

@@ -1,0 +1,2 @@
+//! resource-db
+#![no_std]

@@ -1,0 +1,2 @@
+//! scheduler
+#![no_std]

@@ -1,0 +1,2 @@
+//! store
+#![no_std]

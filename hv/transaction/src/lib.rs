@@ -1,0 +1,2 @@
+//! transaction
+#![no_std]

@@ -1,0 +1,24 @@
+//! The application binary interfaces of Ultravisor.
+//!
+//! Two layers live here and nowhere else:
+//!
+//! * [`xen`]: the part that is wire-compatible with Xen's x86-64 PV ABI, so that stock
+//!   kernels run unmodified. Its words (domid, evtchn, grant) mean what the public headers mean.
+//! * [`uv`]: our own part: the layout of the resource database, the lead-monitor interface, the
+//!   start block of a Rust partition, memory channels and the transactions sent over them.
+//!
+//! The rule this crate keeps: no `unsafe`, every structure that crosses a protection boundary is
+//! `repr(C)` with its size and offsets asserted beside it, and a value that the other side
+//! supplies is an integer with named constants, never a Rust `enum`.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod uv;
+pub mod xen;
+
+/// Bytes in a page and in a machine frame (Intel SDM vol. 3, 4.5).
+pub const PAGE_SIZE: usize = 4096;
+/// log2 of [`PAGE_SIZE`].
+pub const PAGE_SHIFT: u32 = 12;

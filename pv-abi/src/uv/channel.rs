@@ -1,0 +1,49 @@
+//! Memory channels: framed byte rings in shared pages, plus an event in each direction.
+//!
+//! ```text
+//! client                         shared pages                         server
+//!   write frame -> request ring | header | request bytes | response bytes |
+//!   raise event ------------------------------------------------------> read frames
+//!   read frames <- response ring                       <------ write frame, raise event
+//! ```
+//!
+//! Page 0 starts with a [`ChannelHeader`]; the rest of the pages is split in two equal rings. A
+//! frame is a little-endian u32 length, a u32 CRC-32 (IEEE) of the payload, the payload, padded
+//! with zeros to 8 bytes. Indices run freely; an index modulo the ring's size is a position.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Pages of a command channel: one for the header, eight for each ring (32 KiB).
+pub const COMMAND_PAGES: usize = 17;
+/// Bytes of each ring of a command channel.
+pub const COMMAND_RING_BYTES: usize = 32 * 1024;
+/// The largest payload of one frame.
+pub const MAX_PAYLOAD: usize = 24 * 1024;
+
+/// Header of a channel; the indices are written by one side each.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ChannelHeader {
+    /// [`CHANNEL_MAGIC`], written by the side that owns the pages.
+    pub magic: u64,
+    /// Counts takeovers by the server.
+    pub epoch: u64,
+    /// Bytes of each ring; a power of two.
+    pub ring_bytes: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Client: bytes of requests written.
+    pub request_produced: u32,
+    /// Server: bytes of requests consumed.
+    pub request_consumed: u32,
+    /// Server: bytes of responses written.
+    pub response_produced: u32,
+    /// Client: bytes of responses consumed.
+    pub response_consumed: u32,
+}
+/// `b"UVCHAN01"`, little-endian.
+pub const CHANNEL_MAGIC: u64 = u64::from_le_bytes(*b"UVCHAN01");
+/// Offset of the request ring in the channel's pages.
+pub const REQUEST_RING: usize = 4096;
+
+const _: () = assert!(size_of::<ChannelHeader>() == 40);

@@ -1,0 +1,409 @@
+//! What travels on a command channel: requests with transactions or queries, and their replies.
+//!
+//! Messages are postcard, one per frame of the [`super::channel`]. A request carries an id, so
+//! that a retry is answered and not repeated, and may carry the version of the database it was
+//! planned against, so that a stale plan is refused. A transaction applies as a whole or not at
+//! all; a refusal names object, field, limit and a way out.
+
+use alloc::{string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
+
+/// Version of these messages, the first thing a [`Request`] carries.
+pub const PROTOCOL: u16 = 1;
+
+/// From a client to the ultravisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// [`PROTOCOL`].
+    pub protocol: u16,
+    /// Chosen by the client, increasing; the same id again is a retry.
+    pub id: u64,
+    /// What is asked.
+    pub body: Body,
+}
+
+/// What a request asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    /// Change the database.
+    Transaction(Transaction),
+    /// Read it.
+    Query(Query),
+}
+
+/// Operations that apply together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transaction {
+    /// Version of the database it was planned against, where that matters.
+    pub planned_at: Option<u64>,
+    /// Leave it pending under the caller: it rolls back when the caller fails before
+    /// [`Operation::Complete`].
+    pub pending: bool,
+    /// Why, for the audit log.
+    pub reason: String,
+    /// What to do, in this order.
+    pub operations: Vec<Operation>,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operation {
+    /// Create a partition in state *building*, with no memory of its own but its instance.
+    CreatePartition {
+        /// Number wanted; `None`: the next free one.
+        number: Option<u32>,
+        /// See [`super::database::kind`].
+        kind: u32,
+        /// See [`super::database::rights`].
+        rights: u32,
+        /// Unique; 1 to 31 bytes.
+        name: String,
+        /// Virtual CPUs.
+        vcpus: u32,
+        /// Relative CPU share.
+        cpu_weight: u32,
+        /// CPU cap in percent of one CPU, 0: none.
+        cpu_cap: u32,
+        /// Physical CPUs it may use; empty: all.
+        cpu_affinity: Vec<u32>,
+        /// Grant frames.
+        grant_frames: u32,
+    },
+    /// Assign free memory.
+    AssignMemory {
+        /// To which partition (see [`Target`]).
+        partition: Target,
+        /// Frames of 4 KiB.
+        frames: u64,
+    },
+    /// Give memory back (the ranges must be unreferenced).
+    ReleaseMemory {
+        /// From which partition.
+        partition: Target,
+        /// The ranges.
+        ranges: Vec<Range>,
+    },
+    /// Create a channel between a partition and the ultravisor, at the next free ports.
+    CreateChannel {
+        /// The partition that owns the shared frames.
+        partition: Target,
+        /// See [`super::database::channel_kind`].
+        kind: u32,
+        /// First shared frame, owned by the partition.
+        frame: u64,
+        /// Shared frames.
+        frames: u32,
+        /// First grant reference.
+        grant: u32,
+    },
+    /// Set the start state of virtual CPU 0.
+    SetStart {
+        /// The partition.
+        partition: Target,
+        /// Its start state.
+        start: Start,
+    },
+    /// Change the state: running, paused, shut down, dying.
+    SetState {
+        /// The partition.
+        partition: Target,
+        /// See [`super::database::state`].
+        state: u32,
+    },
+    /// Give everything back and forget the partition.
+    DestroyPartition {
+        /// The partition.
+        partition: Target,
+    },
+    /// Complete the caller's pending transaction of this id.
+    Complete {
+        /// Id of the request that was left pending.
+        request: u64,
+    },
+}
+
+/// A partition named in an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// By number.
+    Number(u32),
+    /// The one that operation `n` (from 0) of the same transaction creates.
+    CreatedBy(u32),
+}
+
+/// Machine frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// First frame.
+    pub first: u64,
+    /// Frames.
+    pub frames: u64,
+}
+
+/// Start state of virtual CPU 0; see the descriptor's fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Instruction pointer.
+    pub entry: u64,
+    /// Stack pointer.
+    pub stack: u64,
+    /// Start info (rsi).
+    pub start_info: u64,
+    /// Frame of the level-4 table.
+    pub page_table: u64,
+    /// Frame of the console ring, 0: none.
+    pub console_frame: u64,
+    /// Frame of the store ring, 0: none.
+    pub store_frame: u64,
+}
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// Versions of the parts.
+    Version,
+    /// All partitions, by number above `after`.
+    Partitions {
+        /// Continue after this number.
+        after: u32,
+    },
+    /// Memory by owner and tier, CPUs, PCI functions.
+    Resources,
+    /// Page map as ranges, from this frame.
+    PageMap {
+        /// First frame.
+        first: u64,
+        /// Ranges at most.
+        most: u32,
+    },
+    /// Log records from this sequence number.
+    Log {
+        /// First record wanted.
+        from: u64,
+        /// Records at most.
+        most: u32,
+    },
+}
+
+/// From the ultravisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The request's id.
+    pub id: u64,
+    /// Version of the database after the request.
+    pub version: u64,
+    /// The answer, or why not.
+    pub result: Result<Answer, Refusal>,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// The transaction was applied: an outcome per operation.
+    Applied(Vec<Outcome>),
+    /// To [`Query::Version`].
+    Version(VersionAnswer),
+    /// To [`Query::Partitions`]; `more` when there are further ones.
+    Partitions {
+        /// Rows by number.
+        rows: Vec<PartitionRow>,
+        /// Ask again after the last one.
+        more: bool,
+    },
+    /// To [`Query::Resources`].
+    Resources(ResourcesAnswer),
+    /// To [`Query::PageMap`].
+    PageMap(Vec<MapRow>),
+    /// To [`Query::Log`].
+    Log {
+        /// Records by sequence number.
+        rows: Vec<LogRow>,
+        /// Oldest sequence number still kept.
+        oldest: u64,
+        /// Sequence number the next record will get.
+        next: u64,
+    },
+}
+
+/// What one operation gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Nothing to tell.
+    Done,
+    /// The partition's number.
+    Partition(u32),
+    /// Memory assigned.
+    Memory(Vec<Range>),
+    /// A channel.
+    Channel {
+        /// Index in the channel table.
+        index: u32,
+        /// Event port at the partition's end.
+        port: u32,
+    },
+}
+
+/// Why a request was not done. Shown as one sentence: `object: field: reason; way out`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Short, stable, for programs: `no-memory`, `no-such-partition`, `stale-plan`, …
+    pub code: String,
+    /// Which operation of the transaction (from 0), where one is to blame.
+    pub operation: Option<u32>,
+    /// The object: `partition "web"`, `memory`, …
+    pub object: String,
+    /// The field or quantity.
+    pub field: String,
+    /// What was asked and what the limit is.
+    pub reason: String,
+    /// What would work.
+    pub way_out: String,
+}
+
+/// Versions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionAnswer {
+    /// Version of the ultravisor partition (the workspace's).
+    pub ultravisor: String,
+    /// [`PROTOCOL`] it speaks.
+    pub protocol: u16,
+    /// Version of our part of the monitor's ABI.
+    pub abi: u32,
+    /// Layout version of the arena.
+    pub arena: u32,
+    /// What the monitor answers for the Xen ABI, `major << 16 | minor`.
+    pub xen: u32,
+    /// The monitor's command line.
+    pub command_line: String,
+}
+
+/// A partition as a query shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionRow {
+    /// Its number.
+    pub number: u32,
+    /// Its name.
+    pub name: String,
+    /// See [`super::database::kind`].
+    pub kind: u32,
+    /// See [`super::database::state`].
+    pub state: u32,
+    /// See [`super::database::rights`].
+    pub rights: u32,
+    /// Who asked for it.
+    pub owner: u32,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Virtual CPUs that are up.
+    pub vcpus_up: u32,
+    /// CPU weight.
+    pub cpu_weight: u32,
+    /// CPU cap, percent of one CPU, 0: none.
+    pub cpu_cap: u32,
+    /// Frames of RAM assigned for its own use.
+    pub memory_frames: u64,
+    /// Frames of its monitor instance.
+    pub instance_frames: u64,
+    /// CPU time in nanoseconds.
+    pub cpu_time: u64,
+    /// See [`super::calls::cause`].
+    pub cause: u32,
+    /// Detail of the cause.
+    pub cause_detail: u32,
+    /// Version of the database it was created at.
+    pub created_at: u64,
+}
+
+/// What the machine has and who has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourcesAnswer {
+    /// Frames the page map describes.
+    pub frames: u64,
+    /// Memory by owner.
+    pub memory: Vec<MemoryRow>,
+    /// The firmware's memory map: type (see `MachineRegion`) and frames.
+    pub firmware: Vec<(u32, u64)>,
+    /// Physical CPUs.
+    pub cpus: Vec<CpuRow>,
+    /// PCI functions.
+    pub pci: Vec<PciRow>,
+    /// Arena pages: all, and those in use.
+    pub arena: (u32, u32),
+    /// Channels in use.
+    pub channels: u32,
+}
+
+/// Memory of one owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryRow {
+    /// Partition number; 0: free.
+    pub owner: u32,
+    /// I/O memory or a hole rather than RAM.
+    pub io: bool,
+    /// Entries of each tier (4 GiB, 4 MiB, 4 KiB) that name this owner.
+    pub tiers: [u64; 3],
+    /// Frames in all.
+    pub frames: u64,
+}
+
+/// A physical CPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuRow {
+    /// Index.
+    pub index: u32,
+    /// Local APIC id.
+    pub apic_id: u32,
+    /// Online.
+    pub online: bool,
+    /// Nanoseconds busy.
+    pub busy: u64,
+    /// Nanoseconds idle.
+    pub idle: u64,
+}
+
+/// A PCI function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciRow {
+    /// Segment << 16 | bus << 8 | device << 3 | function.
+    pub address: u32,
+    /// Vendor | device << 16.
+    pub id: u32,
+    /// Class << 8 | revision.
+    pub class: u32,
+    /// Owner; 0: free.
+    pub owner: u32,
+}
+
+/// A range of the page map with one owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapRow {
+    /// First frame.
+    pub first: u64,
+    /// Frames.
+    pub frames: u64,
+    /// Owner; 0: free.
+    pub owner: u32,
+    /// I/O memory or a hole.
+    pub io: bool,
+}
+
+/// An audit log record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRow {
+    /// Sequence number.
+    pub sequence: u64,
+    /// System time in nanoseconds.
+    pub time: u64,
+    /// Who asked: a partition number ([`super::database::MONITOR`]: the monitor by itself).
+    pub who: u32,
+    /// Id of the request.
+    pub request: u64,
+    /// Version of the database after it.
+    pub version: u64,
+    /// `committed`, `refused`, `pending`, `rolled back`, `monitor`.
+    pub outcome: String,
+    /// What was done, for people.
+    pub what: String,
+    /// Why, as given by who asked.
+    pub reason: String,
+}

@@ -1,0 +1,278 @@
+//! Layout of the resource database: the arena, partition descriptors, page map, channel table.
+//!
+//! The database is one physically contiguous *arena* of 4 KiB pages. The ultravisor partition
+//! writes it; monitors map it read-only and re-read it on *activate*. The index of an arena page
+//! is the 30-bit number `[G,M,K]` of the seed's claim 31 (`((G*2^10+M)*2^10+K)*2^10*4`, a word
+//! being 4 bytes), and a partition's number is the index of its descriptor page.
+//!
+//! Descriptors and channel entries carry a generation that is odd while they are written
+//! (a seqlock), so that a reader never acts on half a change.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A partition number: the arena index of its descriptor. 0 means *unassigned*.
+/// The low 15 bits are the partition's domid in the Xen-facing ABI.
+pub type PartitionNumber = u32;
+
+/// No partition: memory that is free.
+pub const UNASSIGNED: PartitionNumber = 0;
+/// The ultravisor partition.
+pub const ULTRAVISOR: PartitionNumber = 1;
+/// The boot partition.
+pub const BOOT: PartitionNumber = 2;
+/// The command partition.
+pub const COMMAND: PartitionNumber = 3;
+/// I/O partition A.
+pub const IO_A: PartitionNumber = 4;
+/// I/O partition B.
+pub const IO_B: PartitionNumber = 5;
+/// The I/O service: stands for whichever of A and B serves an endpoint now.
+pub const IO_SERVICE: PartitionNumber = 6;
+/// Pseudo-partition that owns the monitor's own memory (image, frame table, M2P, CPU areas).
+pub const MONITOR: PartitionNumber = 7;
+/// Pseudo-partition that owns what the firmware keeps (reserved, ACPI, bad memory).
+pub const FIRMWARE: PartitionNumber = 8;
+/// Arena index of the first page of the channel table.
+pub const CHANNEL_TABLE: u32 = 9;
+/// Pages of the channel table.
+pub const CHANNEL_TABLE_PAGES: u32 = 7;
+/// The lowest number a guest partition may have.
+pub const FIRST_GUEST: PartitionNumber = 16;
+/// Partition numbers stay below this, so that they fit a Xen domid (DOMID_FIRST_RESERVED).
+pub const MAX_PARTITION: PartitionNumber = 0x7FF0;
+
+/// Page-map entry, bit 31: the rest is the arena index of the index page of the next tier.
+pub const ENTRY_SUBALLOCATED: u32 = 1 << 31;
+/// Page-map entry, bit 30: I/O memory (or a hole) rather than RAM.
+pub const ENTRY_IO: u32 = 1 << 30;
+/// Page-map entry: the 30 bits `[G,M,K]`.
+pub const ENTRY_NUMBER: u32 = (1 << 30) - 1;
+/// Entries of an index page.
+pub const INDEX_ENTRIES: usize = 1024;
+/// Frames described by one entry of a root page (4 GiB), a 4 MiB page, a 4 KiB page.
+pub const TIER_FRAMES: [u64; 3] = [1 << 20, 1 << 10, 1];
+
+/// Arena page 0.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ArenaHeader {
+    /// [`ARENA_MAGIC`].
+    pub magic: u64,
+    /// Layout version, [`ARENA_VERSION`].
+    pub version: u32,
+    /// Pages of the arena, this one included.
+    pub pages: u32,
+    /// Version of the contents: counts committed transactions.
+    pub contents: u64,
+    /// Arena index of the page map's root index page (1024 entries of 4 GiB each).
+    pub page_map_root: u32,
+    /// Arena index of the first page of the log ring.
+    pub log_first: u32,
+    /// Pages of the log ring.
+    pub log_pages: u32,
+    /// Arena index of the first page that descriptors and index pages are allotted from.
+    pub free_first: u32,
+    /// Zero.
+    pub reserved: [u8; 4056],
+}
+/// `b"UVARENA1"`, little-endian.
+pub const ARENA_MAGIC: u64 = u64::from_le_bytes(*b"UVARENA1");
+/// Version of the arena's layout.
+pub const ARENA_VERSION: u32 = 1;
+
+/// An index page of the page map.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct IndexPage {
+    /// Entries; see [`ENTRY_SUBALLOCATED`], [`ENTRY_IO`], [`ENTRY_NUMBER`].
+    pub entry: [u32; INDEX_ENTRIES],
+}
+
+/// Values of [`PartitionDescriptor::kind`].
+pub mod kind {
+    /// Owns memory, never runs (the monitor's own, the firmware's).
+    pub const PSEUDO: u32 = 0;
+    /// The ultravisor partition.
+    pub const ULTRAVISOR: u32 = 1;
+    /// The boot partition.
+    pub const BOOT: u32 = 2;
+    /// The command partition.
+    pub const COMMAND: u32 = 3;
+    /// An I/O partition.
+    pub const IO: u32 = 4;
+    /// A guest partition.
+    pub const GUEST: u32 = 5;
+}
+
+/// Values of [`PartitionDescriptor::state`].
+pub mod state {
+    /// No such partition.
+    pub const FREE: u32 = 0;
+    /// Has resources; the boot partition may write its memory; never runs.
+    pub const BUILDING: u32 = 1;
+    /// Its virtual CPUs are scheduled.
+    pub const RUNNING: u32 = 2;
+    /// Keeps everything, runs nothing.
+    pub const PAUSED: u32 = 3;
+    /// Asked to be powered off, or was; runs nothing.
+    pub const SHUTDOWN: u32 = 4;
+    /// Stopped by a fault or by itself; see [`super::PartitionDescriptor::cause`].
+    pub const CRASHED: u32 = 5;
+    /// Its resources are being given back; runs nothing.
+    pub const DYING: u32 = 6;
+}
+
+/// Bits of [`PartitionDescriptor::rights`]: what the monitor lets a partition ask of it.
+pub mod rights {
+    /// May call the lead monitor.
+    pub const LEAD: u32 = 1 << 0;
+    /// May write memory of a partition whose state is *building*.
+    pub const BUILD: u32 = 1 << 1;
+    /// Its shutdown powers the machine off or restarts it.
+    pub const HOST_POWER: u32 = 1 << 2;
+    /// May use the serial line of the monitor beyond logging.
+    pub const SERIAL: u32 = 1 << 3;
+}
+
+/// A partition descriptor: one arena page.
+///
+/// All addresses are machine frame numbers (address / 4096) unless they say otherwise.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PartitionDescriptor {
+    /// [`DESCRIPTOR_MAGIC`], or 0 where the page is no descriptor.
+    pub magic: u32,
+    /// Odd while the descriptor is written, even when it is whole.
+    pub generation: u32,
+    /// The arena index of this page.
+    pub number: u32,
+    /// See [`kind`].
+    pub kind: u32,
+    /// See [`state`].
+    pub state: u32,
+    /// See [`rights`].
+    pub rights: u32,
+    /// UTF-8, padded with zeros.
+    pub name: [u8; 32],
+    /// Virtual CPUs it may bring up, 1 to [`MAX_VCPUS`].
+    pub vcpus: u32,
+    /// Relative share of CPU time, 1 to 65535; 256 is usual.
+    pub cpu_weight: u32,
+    /// Upper bound on CPU time in percent of one CPU; 0 is none.
+    pub cpu_cap: u32,
+    /// Frames of the grant table, 1 to [`MAX_GRANT_FRAMES`].
+    pub grant_frames: u32,
+    /// Physical CPUs that its virtual CPUs may run on, a bit each.
+    pub cpu_affinity: [u64; 4],
+    /// Frames of RAM assigned to it for its own use (the page map says which).
+    pub memory_frames: u64,
+    /// First frame of the memory its monitor instance lives in (contiguous).
+    pub instance_first: u64,
+    /// Frames of that memory, at least [`instance_frames`].
+    pub instance_frames: u64,
+    /// Start state of virtual CPU 0: instruction pointer (virtual address).
+    pub entry: u64,
+    /// Start state: stack pointer (virtual address).
+    pub stack: u64,
+    /// Start state: rsi, the virtual address of the start info page.
+    pub start_info: u64,
+    /// Start state: frame of the level-4 page table.
+    pub page_table: u64,
+    /// Frame of the console ring, or 0.
+    pub console_frame: u64,
+    /// Frame of the store ring, or 0.
+    pub store_frame: u64,
+    /// Event port of the console ring at the partition's end, or 0.
+    pub console_port: u32,
+    /// Event port of the store ring at the partition's end, or 0.
+    pub store_port: u32,
+    /// Why it was stopped; see [`super::calls::cause`].
+    pub cause: u32,
+    /// Detail of the cause (exit reason, vector, virtual CPU).
+    pub cause_detail: u32,
+    /// Instruction pointer where it was stopped, where that says something.
+    pub cause_address: u64,
+    /// Who owns the partition: the number of the partition that asked for it.
+    pub owner: u32,
+    /// Zero.
+    pub reserved0: u32,
+    /// Version of the database when it was created.
+    pub created_at: u64,
+    /// Zero.
+    pub reserved: [u8; 3880],
+}
+/// `b"UVPD"`, little-endian.
+pub const DESCRIPTOR_MAGIC: u32 = u32::from_le_bytes(*b"UVPD");
+/// Virtual CPUs of a partition at most (the ABI's 32 entries of shared info).
+pub const MAX_VCPUS: u32 = 32;
+/// Grant frames of a partition at most (512 version-1 entries each).
+pub const MAX_GRANT_FRAMES: u32 = 64;
+
+/// Frames that a monitor instance needs for a partition of this size: [`INSTANCE_FIXED_FRAMES`]
+/// for its control block, shared info and event ports, [`INSTANCE_VCPU_FRAMES`] for the state and
+/// save area of each virtual CPU, and two per grant frame: the frame itself and the records of
+/// mapped grants. What lies where in them is the monitor's business.
+#[must_use]
+pub const fn instance_frames(vcpus: u32, grant_frames: u32) -> u64 {
+    (INSTANCE_FIXED_FRAMES + vcpus * INSTANCE_VCPU_FRAMES + grant_frames * 2) as u64
+}
+/// Frames of an instance that do not depend on its size.
+pub const INSTANCE_FIXED_FRAMES: u32 = 32;
+/// Frames of an instance per virtual CPU.
+pub const INSTANCE_VCPU_FRAMES: u32 = 4;
+
+/// An entry of the channel table: a memory channel between two partitions.
+///
+/// Activating it makes the monitor bind `port_a` of `a` and `port_b` of `b` to each other, and
+/// write `a`'s grant reference `grant_a` so that it permits `b` to map `frame`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ChannelEntry {
+    /// Odd while the entry is written; the entry is in use when `kind` is not 0.
+    pub generation: u32,
+    /// See [`channel_kind`].
+    pub kind: u32,
+    /// The partition whose memory holds the shared page: the client.
+    pub a: u32,
+    /// Event port at `a`.
+    pub port_a: u32,
+    /// The other partition: the server.
+    pub b: u32,
+    /// Event port at `b`.
+    pub port_b: u32,
+    /// Grant reference in `a`'s table that names `frame`.
+    pub grant_a: u32,
+    /// Frames shared, contiguous from `frame`, with consecutive grant references.
+    pub frames: u32,
+    /// First shared machine frame, in `a`'s memory.
+    pub frame: u64,
+    /// Counts takeovers: operations that carry an older epoch are refused.
+    pub epoch: u64,
+    /// Zero.
+    pub reserved: [u64; 2],
+}
+/// Entries of the channel table.
+pub const CHANNELS: usize = CHANNEL_TABLE_PAGES as usize * 4096 / 64;
+
+/// Values of [`ChannelEntry::kind`].
+pub mod channel_kind {
+    /// Unused entry.
+    pub const FREE: u32 = 0;
+    /// Transactions.
+    pub const COMMAND: u32 = 1;
+    /// A console ring of the Xen ABI.
+    pub const CONSOLE: u32 = 2;
+    /// A store ring of the Xen ABI.
+    pub const STORE: u32 = 3;
+}
+
+const _: () = {
+    assert!(size_of::<ArenaHeader>() == 4096);
+    assert!(size_of::<IndexPage>() == 4096);
+    assert!(size_of::<PartitionDescriptor>() == 4096);
+    assert!(core::mem::offset_of!(PartitionDescriptor, name) == 24);
+    assert!(core::mem::offset_of!(PartitionDescriptor, cpu_affinity) == 72);
+    assert!(core::mem::offset_of!(PartitionDescriptor, memory_frames) == 104);
+    assert!(core::mem::offset_of!(PartitionDescriptor, page_table) == 152);
+    assert!(size_of::<ChannelEntry>() == 64);
+};

@@ -1,0 +1,7 @@
+//! Our own part of the ABI: database layout, lead-monitor calls, start block, channels.
+
+pub mod calls;
+pub mod channel;
+pub mod command;
+pub mod database;
+pub mod start;

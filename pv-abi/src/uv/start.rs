@@ -1,0 +1,177 @@
+//! The start block of a Rust partition, and what the monitor tells the ultravisor of the machine.
+//!
+//! The monitor builds the ultravisor and the boot partition itself, from GRUB's modules. Such a
+//! partition starts at its ELF entry with rdi = the address of its [`StartBlock`], rsp = the top
+//! of its stack, interrupts (events) masked. All its frames are contiguous, and image, stack and
+//! heap are mapped with 4 KiB pages: text read-only and executable, read-only data read-only, the
+//! rest writable; nothing is both writable and executable.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// `b"UVSTART1"`, little-endian.
+pub const START_MAGIC: u64 = u64::from_le_bytes(*b"UVSTART1");
+
+/// Start block: one page, mapped read-only.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct StartBlock {
+    /// [`START_MAGIC`].
+    pub magic: u64,
+    /// The partition's own number.
+    pub number: u32,
+    /// How often it was started before (0: first start).
+    pub restarts: u32,
+    /// First machine frame of its memory.
+    pub first_frame: u64,
+    /// Frames of its memory.
+    pub frames: u64,
+    /// Virtual address that `first_frame` is mapped at: `frame = first_frame + (va - base) / 4096`
+    /// holds for image, stack, heap and command pages.
+    pub base: u64,
+    /// Virtual address of the heap.
+    pub heap: u64,
+    /// Bytes of the heap.
+    pub heap_bytes: u64,
+    /// Virtual address of shared info, mapped writable.
+    pub shared_info: u64,
+    /// Virtual address of an empty window of [`WINDOW_PAGES`] pages for mapping other
+    /// partitions' frames and grants.
+    pub window: u64,
+    /// First machine frame of the level-1 tables under the window (contiguous).
+    pub window_tables: u64,
+    /// Pages of the window.
+    pub window_pages: u64,
+    /// Virtual address of pages kept for a command channel (the boot partition's end), or 0.
+    pub command_pages: u64,
+    /// Number of those pages.
+    pub command_page_count: u64,
+    /// Virtual address of the grant table frames, mapped writable.
+    pub grant_table: u64,
+    /// Grant frames.
+    pub grant_frames: u64,
+    /// Virtual address of the database arena (ultravisor only; writable), or 0.
+    pub arena: u64,
+    /// Machine frame of arena page 0.
+    pub arena_frame: u64,
+    /// Pages of the arena.
+    pub arena_pages: u64,
+    /// Virtual address of the [`Machine`] pages (ultravisor only), or 0.
+    pub machine: u64,
+    /// Bytes of the machine description.
+    pub machine_bytes: u64,
+    /// Entries used in `modules`.
+    pub module_count: u64,
+    /// Images handed to the partition (the boot partition: all of GRUB's modules that are not
+    /// the monitor's own business), mapped read-only.
+    pub modules: [ModuleRecord; 16],
+}
+/// Pages of the mapping window: four level-1 tables.
+pub const WINDOW_PAGES: u64 = 2048;
+
+/// A GRUB module; 160 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ModuleRecord {
+    /// Virtual address, page-aligned.
+    pub address: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// First machine frame.
+    pub frame: u64,
+    /// Bytes used in `command_line`.
+    pub command_line_bytes: u64,
+    /// UTF-8 text given to GRUB's `module2`: the first word names the module.
+    pub command_line: [u8; 128],
+}
+
+/// What the machine has, as the monitor found it. Followed by `regions` [`MachineRegion`]s,
+/// `cpus` [`MachineCpu`]s and `pci` [`MachinePci`]s, in that order.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Machine {
+    /// Entries of the memory map that follow.
+    pub regions: u32,
+    /// CPUs that follow.
+    pub cpus: u32,
+    /// PCI functions that follow.
+    pub pci: u32,
+    /// TSC frequency in kHz.
+    pub tsc_khz: u32,
+    /// One past the last machine frame the page map describes.
+    pub frames: u64,
+    /// Seconds since 1970 at system time 0.
+    pub wall_clock: u64,
+    /// The monitor's command line, UTF-8, padded with zeros.
+    pub command_line: [u8; 224],
+}
+
+/// A range of machine frames, disjoint and sorted; all frames below `Machine::frames` are covered.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MachineRegion {
+    /// First frame.
+    pub first: u64,
+    /// Frames.
+    pub frames: u64,
+    /// Initial owner: a partition number (0: free).
+    pub owner: u32,
+    /// See [`region_use`].
+    pub usage: u32,
+    /// The firmware's type of the region (multiboot2: 1 available, 2 reserved, 3 ACPI
+    /// reclaimable, 4 NVS, 5 defective; 0: no entry covers it).
+    pub firmware_type: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Values of [`MachineRegion::usage`].
+pub mod region_use {
+    /// RAM.
+    pub const RAM: u32 = 0;
+    /// Not RAM, or not ours to give: the page-map entry gets the I/O bit.
+    pub const IO: u32 = 1;
+    /// A partition's monitor instance.
+    pub const INSTANCE: u32 = 2;
+    /// The database arena.
+    pub const ARENA: u32 = 3;
+    /// A GRUB module.
+    pub const MODULE: u32 = 4;
+}
+
+/// A CPU; 16 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MachineCpu {
+    /// Index, as in affinity masks.
+    pub index: u32,
+    /// Local APIC id.
+    pub apic_id: u32,
+    /// Bit 0: online.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A PCI function; 16 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MachinePci {
+    /// Segment << 16 | bus << 8 | device << 3 | function.
+    pub address: u32,
+    /// Vendor id | device id << 16.
+    pub id: u32,
+    /// Class code << 8 | revision.
+    pub class: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = {
+    assert!(size_of::<ModuleRecord>() == 160);
+    assert!(size_of::<StartBlock>() == 168 + 16 * 160);
+    assert!(size_of::<StartBlock>() <= 4096);
+    assert!(size_of::<Machine>() == 256);
+    assert!(size_of::<MachineRegion>() == 32);
+    assert!(size_of::<MachineCpu>() == 16);
+    assert!(size_of::<MachinePci>() == 16);
+};
