@@ -1,0 +1,126 @@
+//! Builds the monitor and the two Rust system partitions for `x86_64-unknown-none`.
+//!
+//! Two toolchains can do it: a rustup toolchain with that target installed, or Debian's `rustc-web`
+//! and `rust-web-src`, which build `core` on the way. The flags are the same, so both give the same
+//! kind of image: position-independent code, linked statically by GNU ld with the script that each
+//! package's `build.rs` names, with frame pointers for backtraces.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::workspace;
+
+const TARGET: &str = "x86_64-unknown-none";
+
+const RUSTFLAGS: &str = "-C relocation-model=pic -C code-model=small -C linker=ld \
+    -C linker-flavor=ld -C link-arg=-no-pie -C link-arg=-znoexecstack \
+    -C force-frame-pointers=yes";
+
+/// The images that run without an operating system, as ELF files with symbols.
+pub struct Images {
+    /// Ring 0; what GRUB starts.
+    pub monitor: PathBuf,
+    /// The ultravisor partition.
+    pub ultravisor: PathBuf,
+    /// The boot partition.
+    pub boot: PathBuf,
+}
+
+/// Who provides `core` for the target.
+enum Toolchain {
+    /// A rustup toolchain with the target installed.
+    Rustup,
+    /// Debian's `/usr/bin/cargo` and its library sources.
+    Debian,
+}
+
+fn has_prebuilt_core() -> bool {
+    let mut rustc = Command::new("rustc");
+    rustc.args(["--print", "sysroot"]);
+    let Ok(sysroot) = workspace::output(&mut rustc, "asking rustc for its sysroot") else {
+        return false;
+    };
+    Path::new(sysroot.trim())
+        .join("lib/rustlib")
+        .join(TARGET)
+        .join("lib")
+        .is_dir()
+}
+
+fn choose() -> Result<Toolchain> {
+    if has_prebuilt_core() {
+        return Ok(Toolchain::Rustup);
+    }
+    if Path::new("/usr/bin/cargo").exists() && Path::new("/usr/bin/rustc").exists() {
+        return Ok(Toolchain::Debian);
+    }
+    bail!(
+        "no Rust toolchain for {TARGET}: run `rustup target add {TARGET}`, or on Debian 12 \
+         `apt-get install rustc-web cargo-web rust-web-src`"
+    )
+}
+
+fn cargo(toolchain: &Toolchain) -> Command {
+    match toolchain {
+        Toolchain::Rustup => {
+            let mut command = workspace::clean_command("cargo");
+            if let Some(name) = env::var_os("RUSTUP_TOOLCHAIN") {
+                command.env("RUSTUP_TOOLCHAIN", name);
+            }
+            command.arg("build");
+            command
+        }
+        Toolchain::Debian => {
+            let mut command = workspace::clean_command("/usr/bin/cargo");
+            let path = env::var("PATH").unwrap_or_default();
+            command
+                .env("PATH", format!("/usr/bin:{path}"))
+                .env("RUSTC", "/usr/bin/rustc")
+                .env("RUSTC_BOOTSTRAP", "1")
+                .env_remove("RUSTUP_TOOLCHAIN")
+                .arg("build")
+                .arg("-Zbuild-std=core,alloc,compiler_builtins")
+                .arg("-Zbuild-std-features=compiler-builtins-mem");
+            command
+        }
+    }
+}
+
+/// Builds the images and returns where they are.
+pub fn build() -> Result<Images> {
+    let toolchain = choose()?;
+    let (dir, name) = match toolchain {
+        Toolchain::Rustup => ("hv-rustup", "the rustup toolchain's"),
+        Toolchain::Debian => ("hv", "Debian's rustc-web, building core"),
+    };
+    eprintln!("xtask: monitor and system partitions for {TARGET} ({name})");
+    let target_dir = workspace::root().join("target").join(dir);
+    let mut command = cargo(&toolchain);
+    command
+        .args([
+            "--release",
+            "--target",
+            TARGET,
+            "-p",
+            "monitor",
+            "-p",
+            "ultravisor",
+            "-p",
+            "boot",
+        ])
+        .env("CARGO_TARGET_DIR", &target_dir)
+        .env("RUSTFLAGS", RUSTFLAGS);
+    workspace::run(
+        &mut command,
+        "building the monitor and the system partitions",
+    )?;
+    let out = target_dir.join(TARGET).join("release");
+    Ok(Images {
+        monitor: out.join("monitor"),
+        ultravisor: out.join("ultravisor"),
+        boot: out.join("boot"),
+    })
+}
