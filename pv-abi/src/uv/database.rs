@@ -72,8 +72,15 @@ pub struct ArenaHeader {
     pub log_pages: u32,
     /// Arena index of the first page that descriptors and index pages are allotted from.
     pub free_first: u32,
+    /// One past the last machine frame that the page map describes.
+    pub frames: u64,
+    /// Arena index of the first page of the chain of freed index pages (word 0 of each names the
+    /// next), or 0.
+    pub free_chain: u32,
+    /// Pages on that chain.
+    pub free_chained: u32,
     /// Zero.
-    pub reserved: [u8; 4056],
+    pub reserved: [u8; 4040],
 }
 /// `b"UVARENA1"`, little-endian.
 pub const ARENA_MAGIC: u64 = u64::from_le_bytes(*b"UVARENA1");

@@ -1,0 +1,321 @@
+//! Looking things up in an arena that somebody else writes.
+//!
+//! Monitors use this in ring 0: nothing is allocated, nothing panics, every loop has a bound that
+//! does not depend on the contents. A descriptor or channel entry is a seqlock: the copy that is
+//! returned was whole. The page map is not: its entries are single words, and who calls
+//! *activate* has finished writing.
+
+use core::sync::atomic::{AtomicU32, Ordering, fence};
+
+use pv_abi::uv::database::{
+    ARENA_MAGIC, ARENA_VERSION, CHANNEL_TABLE, CHANNELS, ChannelEntry, DESCRIPTOR_MAGIC, ENTRY_IO,
+    ENTRY_NUMBER, ENTRY_SUBALLOCATED, INDEX_ENTRIES, MAX_PARTITION, PartitionDescriptor,
+    PartitionNumber, TIER_FRAMES, UNASSIGNED, channel_kind,
+};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::words::Words;
+
+/// Tries at a seqlock before the writer counts as stuck.
+const TRIES: usize = 64;
+/// Bytes of a descriptor that carry fields; the rest is zero.
+pub(crate) const DESCRIPTOR_BYTES: usize = core::mem::offset_of!(PartitionDescriptor, reserved);
+/// Word of the header that holds the root's index, and of the frame count.
+const HEADER_ROOT: usize = 6;
+const HEADER_FRAMES: usize = 10;
+
+/// Why a lookup has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadError {
+    /// Page 0 is no arena header of the version that this code knows.
+    NotAnArena,
+    /// The number, frame or index asked for cannot exist.
+    OutOfRange,
+    /// A word of the arena leads outside it, or says what the layout does not allow.
+    Malformed,
+    /// It was being written all the time.
+    Busy,
+    /// There is no descriptor or channel of that number.
+    Absent,
+}
+
+/// Who owns a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// Partition number; [`UNASSIGNED`]: free.
+    pub number: PartitionNumber,
+    /// I/O memory or a hole rather than RAM.
+    pub io: bool,
+}
+
+impl Owner {
+    /// RAM that nobody owns.
+    pub const FREE: Self = Self {
+        number: UNASSIGNED,
+        io: false,
+    };
+
+    /// RAM of a partition.
+    #[must_use]
+    pub const fn ram(number: PartitionNumber) -> Self {
+        Self { number, io: false }
+    }
+
+    /// I/O memory of a partition.
+    #[must_use]
+    pub const fn io(number: PartitionNumber) -> Self {
+        Self { number, io: true }
+    }
+
+    /// The page-map entry that says so.
+    #[must_use]
+    pub const fn entry(self) -> u32 {
+        self.number & ENTRY_NUMBER | if self.io { ENTRY_IO } else { 0 }
+    }
+
+    /// What a page-map entry that is not suballocated says.
+    #[must_use]
+    pub const fn from_entry(entry: u32) -> Self {
+        Self {
+            number: entry & ENTRY_NUMBER,
+            io: entry & ENTRY_IO != 0,
+        }
+    }
+}
+
+/// Frames in a row with one owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnedRange {
+    /// First frame.
+    pub first: u64,
+    /// Frames.
+    pub frames: u64,
+    /// Whose they are.
+    pub owner: Owner,
+}
+
+/// Read access to an arena.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    words: Words<'a>,
+}
+
+/// Frames that the root of the page map can describe.
+pub(crate) const MAX_FRAMES: u64 = TIER_FRAMES[0] * INDEX_ENTRIES as u64;
+
+impl<'a> Reader<'a> {
+    /// Reads from the words of an arena. The caller keeps them mapped; another partition may be
+    /// writing them at any time.
+    #[must_use]
+    pub const fn new(words: &'a [AtomicU32]) -> Self {
+        Self {
+            words: Words::new(words),
+        }
+    }
+
+    pub(crate) const fn over(words: Words<'a>) -> Self {
+        Self { words }
+    }
+
+    /// Whether page 0 is a header that this code understands.
+    ///
+    /// # Errors
+    /// [`ReadError::NotAnArena`] otherwise.
+    pub fn check(&self) -> Result<(), ReadError> {
+        let mut magic = [0; 8];
+        self.words
+            .read(0, 0, &mut magic)
+            .ok_or(ReadError::NotAnArena)?;
+        let version = self.words.load(0, 2).ok_or(ReadError::NotAnArena)?;
+        if u64::from_le_bytes(magic) != ARENA_MAGIC || version != ARENA_VERSION {
+            return Err(ReadError::NotAnArena);
+        }
+        Ok(())
+    }
+
+    /// One past the last frame that the page map describes, at most 2^30.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        let mut frames = [0; 8];
+        match self.words.read(0, HEADER_FRAMES, &mut frames) {
+            Some(()) => u64::from_le_bytes(frames).min(MAX_FRAMES),
+            None => 0,
+        }
+    }
+
+    /// The descriptor of a partition. It is a page: prefer [`Self::descriptor_into`] where the
+    /// stack is short.
+    ///
+    /// # Errors
+    /// As [`Self::descriptor_into`].
+    pub fn descriptor(&self, number: PartitionNumber) -> Result<PartitionDescriptor, ReadError> {
+        let mut descriptor = PartitionDescriptor::new_zeroed();
+        self.descriptor_into(number, &mut descriptor)?;
+        Ok(descriptor)
+    }
+
+    /// Copies the descriptor of a partition; `out.number` is the number asked for. Everything
+    /// else is what the ultravisor wrote, unchecked.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`]: no partition can have this number; [`ReadError::Absent`]: none
+    /// has; [`ReadError::Busy`]; [`ReadError::Malformed`].
+    pub fn descriptor_into(
+        &self,
+        number: PartitionNumber,
+        out: &mut PartitionDescriptor,
+    ) -> Result<(), ReadError> {
+        let table = CHANNEL_TABLE..CHANNEL_TABLE + pv_abi::uv::database::CHANNEL_TABLE_PAGES;
+        if number == UNASSIGNED || number >= MAX_PARTITION || table.contains(&number) {
+            return Err(ReadError::OutOfRange);
+        }
+        let bytes = out
+            .as_mut_bytes()
+            .get_mut(..DESCRIPTOR_BYTES)
+            .ok_or(ReadError::Malformed)?;
+        self.read_stable(number, 0, 1, bytes)?;
+        if out.magic != DESCRIPTOR_MAGIC {
+            return Err(ReadError::Absent);
+        }
+        if out.number != number {
+            return Err(ReadError::Malformed);
+        }
+        Ok(())
+    }
+
+    /// Entry `index` of the channel table.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`]: past the table; [`ReadError::Absent`]: the entry is unused;
+    /// [`ReadError::Busy`].
+    pub fn channel(&self, index: u32) -> Result<ChannelEntry, ReadError> {
+        let (page, word) = channel_place(index).ok_or(ReadError::OutOfRange)?;
+        let mut entry = ChannelEntry::new_zeroed();
+        self.read_stable(page, word, word, entry.as_mut_bytes())?;
+        if entry.kind == channel_kind::FREE {
+            return Err(ReadError::Absent);
+        }
+        Ok(entry)
+    }
+
+    /// Copies words until the generation was even and the same before and after.
+    fn read_stable(
+        &self,
+        page: u32,
+        first: usize,
+        generation: usize,
+        out: &mut [u8],
+    ) -> Result<(), ReadError> {
+        for _ in 0..TRIES {
+            let before = self
+                .words
+                .load(page, generation)
+                .ok_or(ReadError::OutOfRange)?;
+            if before & 1 != 0 {
+                core::hint::spin_loop();
+                continue;
+            }
+            self.words
+                .read(page, first, out)
+                .ok_or(ReadError::OutOfRange)?;
+            fence(Ordering::Acquire);
+            if self.words.load(page, generation) == Some(before) {
+                return Ok(());
+            }
+        }
+        Err(ReadError::Busy)
+    }
+
+    /// Who owns a frame.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`]: the page map does not describe it; [`ReadError::Malformed`].
+    pub fn owner(&self, frame: u64) -> Result<Owner, ReadError> {
+        Ok(self.entry_at(frame)?.owner)
+    }
+
+    /// The page-map entry that describes a frame: its owner, and the frames from `frame` to the
+    /// end of what the entry describes. Takes constant time.
+    ///
+    /// # Errors
+    /// As [`Self::owner`].
+    pub fn entry_at(&self, frame: u64) -> Result<OwnedRange, ReadError> {
+        let limit = self.frames();
+        if frame >= limit {
+            return Err(ReadError::OutOfRange);
+        }
+        let (entry, tier) = self.walk(frame)?;
+        let size = TIER_FRAMES.get(tier).copied().unwrap_or(1);
+        let left = (size - frame % size).min(limit - frame);
+        Ok(OwnedRange {
+            first: frame,
+            frames: left,
+            owner: Owner::from_entry(entry),
+        })
+    }
+
+    /// Frames from `frame` on that have one owner, at most `most` (and at least one). Takes time
+    /// by the entries it passes, so by `most`.
+    ///
+    /// # Errors
+    /// As [`Self::owner`]; [`ReadError::OutOfRange`] where `most` is 0.
+    pub fn range_at(&self, frame: u64, most: u64) -> Result<OwnedRange, ReadError> {
+        if most == 0 {
+            return Err(ReadError::OutOfRange);
+        }
+        let mut range = self.entry_at(frame)?;
+        while range.frames < most {
+            let Some(next) = frame.checked_add(range.frames) else {
+                break;
+            };
+            match self.entry_at(next) {
+                Ok(more) if more.owner == range.owner => range.frames += more.frames,
+                Ok(_) | Err(ReadError::OutOfRange) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        range.frames = range.frames.min(most);
+        Ok(range)
+    }
+
+    /// The entry of a frame that is not suballocated, and its tier (0: 4 GiB, 1: 4 MiB, 2: 4 KiB).
+    pub(crate) fn walk(&self, frame: u64) -> Result<(u32, usize), ReadError> {
+        let mut table = self
+            .words
+            .load(0, HEADER_ROOT)
+            .ok_or(ReadError::NotAnArena)?;
+        for (tier, size) in TIER_FRAMES.iter().enumerate() {
+            let slot = usize::try_from(frame / size).map_err(|_| ReadError::OutOfRange)?;
+            if tier == 0 && slot >= INDEX_ENTRIES {
+                return Err(ReadError::OutOfRange);
+            }
+            let entry = self
+                .words
+                .load(table, slot % INDEX_ENTRIES)
+                .ok_or(ReadError::Malformed)?;
+            if entry & ENTRY_SUBALLOCATED == 0 {
+                return Ok((entry, tier));
+            }
+            table = entry & ENTRY_NUMBER;
+        }
+        Err(ReadError::Malformed)
+    }
+}
+
+/// Page and first word of a channel entry.
+pub(crate) fn channel_place(index: u32) -> Option<(u32, usize)> {
+    const WORDS: usize = size_of::<ChannelEntry>() / 4;
+    let index = index as usize;
+    if index >= CHANNELS {
+        return None;
+    }
+    let per_page = crate::words::PAGE_WORDS / WORDS;
+    let page = CHANNEL_TABLE + u32::try_from(index / per_page).ok()?;
+    Some((page, index % per_page * WORDS))
+}
+
+const _: () = {
+    use pv_abi::uv::database::ArenaHeader;
+    assert!(core::mem::offset_of!(ArenaHeader, page_map_root) == HEADER_ROOT * 4);
+    assert!(core::mem::offset_of!(ArenaHeader, frames) == HEADER_FRAMES * 4);
+};

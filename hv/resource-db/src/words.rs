@@ -1,0 +1,68 @@
+//! The arena as words: bounds-checked access to memory that another partition may be reading.
+//!
+//! Rule: every access names an arena page and a word in it, and one that lies outside is `None`.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// Words of 4 bytes in an arena page.
+pub const PAGE_WORDS: usize = pv_abi::PAGE_SIZE / 4;
+
+/// The arena's pages, as a view of their words.
+#[derive(Clone, Copy, Debug)]
+pub struct Words<'a>(&'a [AtomicU32]);
+
+impl<'a> Words<'a> {
+    /// A view of whole pages; words past the last whole page are left out.
+    #[must_use]
+    pub const fn new(words: &'a [AtomicU32]) -> Self {
+        Self(words)
+    }
+
+    /// Whole pages in the view, at most 2^30.
+    #[must_use]
+    pub fn pages(&self) -> u32 {
+        u32::try_from(self.0.len() / PAGE_WORDS)
+            .unwrap_or(u32::MAX)
+            .min(1 << 30)
+    }
+
+    fn word(&self, page: u32, word: usize) -> Option<&'a AtomicU32> {
+        if page >= self.pages() || word >= PAGE_WORDS {
+            return None;
+        }
+        self.0
+            .get((page as usize).checked_mul(PAGE_WORDS)?.checked_add(word)?)
+    }
+
+    /// Reads a word, acquiring what was written before it was stored.
+    #[must_use]
+    pub fn load(&self, page: u32, word: usize) -> Option<u32> {
+        Some(self.word(page, word)?.load(Ordering::Acquire))
+    }
+
+    /// Writes a word, releasing what was written before.
+    pub fn store(&self, page: u32, word: usize, value: u32) -> Option<()> {
+        self.word(page, word)?.store(value, Ordering::Release);
+        Some(())
+    }
+
+    /// Copies words out of a page into bytes, from word `first` on; a partial last word is cut.
+    pub fn read(&self, page: u32, first: usize, out: &mut [u8]) -> Option<()> {
+        for (i, piece) in out.chunks_mut(4).enumerate() {
+            let word = self.load(page, first.checked_add(i)?)?.to_le_bytes();
+            piece.copy_from_slice(word.get(..piece.len())?);
+        }
+        Some(())
+    }
+
+    /// Copies bytes into the words of a page, from word `first` on. `bytes` is a whole number of
+    /// words; a partial last word is padded with zeros.
+    pub fn write(&self, page: u32, first: usize, bytes: &[u8]) -> Option<()> {
+        for (i, piece) in bytes.chunks(4).enumerate() {
+            let mut word = [0; 4];
+            word.get_mut(..piece.len())?.copy_from_slice(piece);
+            self.store(page, first.checked_add(i)?, u32::from_le_bytes(word))?;
+        }
+        Some(())
+    }
+}
