@@ -1,0 +1,110 @@
+//! What `uvd` and its clients in the command partition say to each other.
+//!
+//! ```text
+//! uvtool                     /run/uvd.sock                     uvd
+//!   Ask { id, body } -------------------------------------->   puts it on the command channel
+//!   Told { id, result } <----------------------------------    what the ultravisor replied
+//! ```
+//!
+//! A message is a little-endian u32 length and that many bytes of JSON. A client may have several
+//! requests under way; answers carry the id of their request and come in any order. The rule kept
+//! here: a frame is never longer than [`MAX_MESSAGE`], and a refusal of the ultravisor reaches the
+//! client whole.
+#![forbid(unsafe_code)]
+
+mod frame;
+
+pub use frame::{FrameError, Frames, encode, read, write};
+
+use pv_abi::uv::command::{Answer, Body, Refusal};
+use serde::{Deserialize, Serialize};
+
+/// Where `uvd` listens.
+pub const SOCKET: &str = "/run/uvd.sock";
+/// Bytes of the JSON text of one message at most (1 MiB).
+pub const MAX_MESSAGE: usize = 1024 * 1024;
+/// Milliseconds that a request may take when it does not say.
+pub const DEFAULT_TIMEOUT_MS: u32 = 10_000;
+/// Milliseconds that a request may ask for at most (10 minutes).
+pub const MAX_TIMEOUT_MS: u32 = 600_000;
+
+/// A client's request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Chosen by the client; comes back in the answer.
+    pub id: u64,
+    /// Milliseconds to wait for the ultravisor; `None`: [`DEFAULT_TIMEOUT_MS`].
+    #[serde(default)]
+    pub timeout_ms: Option<u32>,
+    /// What is asked of the ultravisor.
+    pub body: Body,
+}
+
+/// The answer to an [`Ask`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Id of the request; 0 where the request could not be read.
+    pub id: u64,
+    /// What came of it.
+    pub result: Result<Answered, Failure>,
+}
+
+/// The ultravisor's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// Version of the database after the request.
+    pub version: u64,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Failure {
+    /// The ultravisor refused.
+    #[error("{}", sentence(.0))]
+    Refused(Refusal),
+    /// `uvd` has no command channel.
+    #[error("command channel: {0}; uvd tries again by itself, see `dmesg | grep uvd`")]
+    NoChannel(String),
+    /// The ultravisor did not answer within the time, in milliseconds.
+    #[error(
+        "ultravisor: no answer within {0} ms; the request may still be carried out, \
+         ask again with a longer --timeout"
+    )]
+    Timeout(u32),
+    /// The request does not fit a frame of the channel: its bytes and the limit.
+    #[error("request: takes {bytes} bytes, the limit is {limit}; split it")]
+    TooLarge {
+        /// Bytes it takes.
+        bytes: u64,
+        /// Bytes it may take.
+        limit: u64,
+    },
+    /// `uvd` could not make sense of the message.
+    #[error("request: {0}; use a uvtool of uvd's version")]
+    Malformed(String),
+    /// `uvd` ends.
+    #[error("uvd: is shutting down; ask again when it is back")]
+    ShuttingDown,
+}
+
+/// One sentence: `object: field: reason; way out`, without the parts that are empty.
+#[must_use]
+pub fn sentence(refusal: &Refusal) -> String {
+    let parts = [&refusal.object, &refusal.field, &refusal.reason];
+    let parts: Vec<&str> = parts
+        .into_iter()
+        .map(String::as_str)
+        .filter(|part| !part.is_empty())
+        .collect();
+    let mut text = parts.join(": ");
+    if !refusal.way_out.is_empty() {
+        text.push_str("; ");
+        text.push_str(&refusal.way_out);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
