@@ -11,8 +11,12 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+mod database;
+mod page_map;
 mod reader;
 mod words;
 
+pub use database::{Database, MIN_PAGES, WriteError};
+pub use page_map::{Entries, Ranges};
 pub use reader::{OwnedRange, Owner, ReadError, Reader};
 pub use words::{PAGE_WORDS, Words};

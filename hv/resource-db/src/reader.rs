@@ -8,9 +8,9 @@
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use pv_abi::uv::database::{
-    ARENA_MAGIC, ARENA_VERSION, CHANNEL_TABLE, CHANNELS, ChannelEntry, DESCRIPTOR_MAGIC, ENTRY_IO,
-    ENTRY_NUMBER, ENTRY_SUBALLOCATED, INDEX_ENTRIES, MAX_PARTITION, PartitionDescriptor,
-    PartitionNumber, TIER_FRAMES, UNASSIGNED, channel_kind,
+    ARENA_MAGIC, ARENA_VERSION, CHANNEL_TABLE, CHANNEL_TABLE_PAGES, CHANNELS, ChannelEntry,
+    DESCRIPTOR_MAGIC, ENTRY_IO, ENTRY_NUMBER, ENTRY_SUBALLOCATED, INDEX_ENTRIES, MAX_PARTITION,
+    PartitionDescriptor, PartitionNumber, TIER_FRAMES, UNASSIGNED, channel_kind,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -165,8 +165,7 @@ impl<'a> Reader<'a> {
         number: PartitionNumber,
         out: &mut PartitionDescriptor,
     ) -> Result<(), ReadError> {
-        let table = CHANNEL_TABLE..CHANNEL_TABLE + pv_abi::uv::database::CHANNEL_TABLE_PAGES;
-        if number == UNASSIGNED || number >= MAX_PARTITION || table.contains(&number) {
+        if !is_descriptor_number(number) {
             return Err(ReadError::OutOfRange);
         }
         let bytes = out
@@ -300,6 +299,12 @@ impl<'a> Reader<'a> {
         }
         Err(ReadError::Malformed)
     }
+}
+
+/// Whether a partition can have this number at all.
+pub(crate) fn is_descriptor_number(number: PartitionNumber) -> bool {
+    let table = CHANNEL_TABLE..CHANNEL_TABLE + CHANNEL_TABLE_PAGES;
+    number != UNASSIGNED && number < MAX_PARTITION && !table.contains(&number)
 }
 
 /// Page and first word of a channel entry.

@@ -1,0 +1,426 @@
+//! Writing the arena: header, descriptors, channel table, log pages.
+//!
+//! One writer exists, the ultravisor partition; `&mut self` says so. The arena's pages are laid
+//! out once, by [`Database::create`]:
+//!
+//! | pages | what |
+//! |---|---|
+//! | 0 | header |
+//! | 1 to 8 | descriptors of the well-known partitions |
+//! | 9 to 15 | channel table |
+//! | 16 to R-1 | descriptors of guests: an eighth of the arena, at least 16 |
+//! | R | root of the page map |
+//! | R+1 to L | log ring: an eighth of the arena, 4 to 256 pages |
+//! | from there | index pages of the page map, allotted upward and reused through a chain |
+//!
+//! Rule: a descriptor or channel entry has an odd generation while it is written, and a new index
+//! page is filled before an entry names it.
+
+use core::sync::atomic::AtomicU32;
+
+use pv_abi::uv::database::{
+    ARENA_MAGIC, ARENA_VERSION, CHANNEL_TABLE, CHANNELS, ChannelEntry, DESCRIPTOR_MAGIC,
+    FIRST_GUEST, MAX_PARTITION, PartitionDescriptor, PartitionNumber, channel_kind,
+};
+use zerocopy::IntoBytes;
+
+use crate::reader::{
+    DESCRIPTOR_BYTES, MAX_FRAMES, Owner, ReadError, Reader, channel_place, is_descriptor_number,
+};
+use crate::words::{PAGE_WORDS, Words};
+
+/// Pages an arena has at least.
+pub const MIN_PAGES: u32 = 64;
+
+/// Words of the header.
+pub(crate) mod header {
+    /// Low and high half of the magic number.
+    pub const MAGIC: usize = 0;
+    /// Layout version.
+    pub const VERSION: usize = 2;
+    /// Pages of the arena.
+    pub const PAGES: usize = 3;
+    /// Low and high half of the version of the contents.
+    pub const CONTENTS: usize = 4;
+    /// Index of the root of the page map.
+    pub const ROOT: usize = 6;
+    /// First page of the log ring.
+    pub const LOG_FIRST: usize = 7;
+    /// Pages of the log ring.
+    pub const LOG_PAGES: usize = 8;
+    /// First index page that was never allotted.
+    pub const FREE_FIRST: usize = 9;
+    /// Low and high half of the frame count.
+    pub const FRAMES: usize = 10;
+    /// First page of the chain of freed pages.
+    pub const FREE_CHAIN: usize = 12;
+    /// Length of that chain.
+    pub const FREE_CHAINED: usize = 13;
+}
+
+/// Why a change was not made. Nothing changed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteError {
+    /// The arena has fewer than [`MIN_PAGES`] pages, or the machine more frames than the page map
+    /// can describe.
+    Size,
+    /// The number, frame or index cannot exist.
+    OutOfRange,
+    /// Not enough arena pages are left: this many more are needed.
+    Full(u32),
+    /// The arena contradicts its layout.
+    Read(ReadError),
+}
+
+impl From<ReadError> for WriteError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+/// The only writer of an arena.
+#[derive(Debug)]
+pub struct Database<'a> {
+    pub(crate) words: Words<'a>,
+}
+
+impl<'a> Database<'a> {
+    /// Makes an empty database: no partition, no channel, all `frames` frames free RAM.
+    ///
+    /// # Errors
+    /// [`WriteError::Size`].
+    pub fn create(words: &'a [AtomicU32], frames: u64) -> Result<Self, WriteError> {
+        let words = Words::new(words);
+        let pages = words.pages();
+        if pages < MIN_PAGES || frames == 0 || frames > MAX_FRAMES {
+            return Err(WriteError::Size);
+        }
+        let root = (FIRST_GUEST + (pages / 8).max(16)).min(MAX_PARTITION);
+        let log_pages = (pages / 8).clamp(4, 256);
+        let database = Self { words };
+        for page in 0..=root + log_pages {
+            database.fill(page, 0)?;
+        }
+        let (log_first, free_first) = (root + 1, root + 1 + log_pages);
+        database.set_header(header::PAGES, pages)?;
+        database.set_header(header::ROOT, root)?;
+        database.set_header(header::LOG_FIRST, log_first)?;
+        database.set_header(header::LOG_PAGES, log_pages)?;
+        database.set_header(header::FREE_FIRST, free_first)?;
+        database.set_header_long(header::FRAMES, frames)?;
+        database.set_header(header::VERSION, ARENA_VERSION)?;
+        database.set_header_long(header::MAGIC, ARENA_MAGIC)?;
+        Ok(database)
+    }
+
+    /// Takes over a database that was there before.
+    ///
+    /// # Errors
+    /// [`WriteError::Read`] with [`ReadError::NotAnArena`] where there is none.
+    pub fn open(words: &'a [AtomicU32]) -> Result<Self, WriteError> {
+        let database = Self {
+            words: Words::new(words),
+        };
+        database.reader().check()?;
+        let pages = database.header(header::PAGES)?;
+        let free_first = database.header(header::FREE_FIRST)?;
+        if pages > database.words.pages() || free_first > pages {
+            return Err(WriteError::Read(ReadError::NotAnArena));
+        }
+        Ok(database)
+    }
+
+    /// The reading side.
+    #[must_use]
+    pub const fn reader(&self) -> Reader<'a> {
+        Reader::over(self.words)
+    }
+
+    pub(crate) fn header(&self, word: usize) -> Result<u32, WriteError> {
+        self.words
+            .load(0, word)
+            .ok_or(WriteError::Read(ReadError::NotAnArena))
+    }
+
+    pub(crate) fn set_header(&self, word: usize, value: u32) -> Result<(), WriteError> {
+        self.words
+            .store(0, word, value)
+            .ok_or(WriteError::Read(ReadError::NotAnArena))
+    }
+
+    fn set_header_long(&self, word: usize, value: u64) -> Result<(), WriteError> {
+        self.words
+            .write(0, word, value.as_bytes())
+            .ok_or(WriteError::Read(ReadError::NotAnArena))
+    }
+
+    pub(crate) fn fill(&self, page: u32, value: u32) -> Result<(), WriteError> {
+        for word in 0..PAGE_WORDS {
+            self.words
+                .store(page, word, value)
+                .ok_or(WriteError::Read(ReadError::Malformed))?;
+        }
+        Ok(())
+    }
+
+    /// Version of the contents.
+    #[must_use]
+    pub fn contents(&self) -> u64 {
+        let mut bytes = [0; 8];
+        match self.words.read(0, header::CONTENTS, &mut bytes) {
+            Some(()) => u64::from_le_bytes(bytes),
+            None => 0,
+        }
+    }
+
+    /// Sets the version of the contents.
+    ///
+    /// # Errors
+    /// [`WriteError::Read`] where the arena is too short to have a header.
+    pub fn set_contents(&mut self, version: u64) -> Result<(), WriteError> {
+        self.set_header_long(header::CONTENTS, version)
+    }
+
+    /// One past the last number that a descriptor can have here.
+    #[must_use]
+    pub fn number_end(&self) -> PartitionNumber {
+        self.header(header::ROOT)
+            .unwrap_or(FIRST_GUEST)
+            .min(MAX_PARTITION)
+    }
+
+    /// The lowest free number for a guest.
+    #[must_use]
+    pub fn free_number(&self) -> Option<PartitionNumber> {
+        (FIRST_GUEST..self.number_end()).find(|&n| self.words.load(n, 0) == Some(0))
+    }
+
+    /// The numbers of all partitions, rising.
+    pub fn numbers(&self) -> impl Iterator<Item = PartitionNumber> + use<'a> {
+        let words = self.words;
+        (1..self.number_end()).filter(move |&number| {
+            is_descriptor_number(number) && words.load(number, 0) == Some(DESCRIPTOR_MAGIC)
+        })
+    }
+
+    /// Writes a descriptor at its number. Magic and generation are put in here; whatever the
+    /// fields say is taken as it is.
+    ///
+    /// # Errors
+    /// [`WriteError::OutOfRange`]: the arena has no place for a descriptor of this number.
+    pub fn write_descriptor(&mut self, descriptor: &PartitionDescriptor) -> Result<(), WriteError> {
+        let bytes = descriptor
+            .as_bytes()
+            .get(..DESCRIPTOR_BYTES)
+            .unwrap_or_default();
+        self.replace_descriptor(descriptor.number, DESCRIPTOR_MAGIC, bytes)
+    }
+
+    /// Removes a descriptor: its number is free again.
+    ///
+    /// # Errors
+    /// As [`Self::write_descriptor`].
+    pub fn remove_descriptor(&mut self, number: PartitionNumber) -> Result<(), WriteError> {
+        self.replace_descriptor(number, 0, &[0; DESCRIPTOR_BYTES])
+    }
+
+    fn replace_descriptor(
+        &mut self,
+        number: PartitionNumber,
+        magic: u32,
+        bytes: &[u8],
+    ) -> Result<(), WriteError> {
+        if !is_descriptor_number(number) || number >= self.number_end() {
+            return Err(WriteError::OutOfRange);
+        }
+        let after = self.begin(number, 1)?;
+        let fields = bytes.get(8..).unwrap_or_default();
+        self.words
+            .write(number, 2, fields)
+            .ok_or(WriteError::OutOfRange)?;
+        self.words
+            .store(number, 0, magic)
+            .ok_or(WriteError::OutOfRange)?;
+        self.words
+            .store(number, 1, after)
+            .ok_or(WriteError::OutOfRange)
+    }
+
+    /// Makes a generation odd and returns the even value that ends the change.
+    fn begin(&self, page: u32, word: usize) -> Result<u32, WriteError> {
+        let odd = self.words.load(page, word).ok_or(WriteError::OutOfRange)? | 1;
+        self.words
+            .store(page, word, odd)
+            .ok_or(WriteError::OutOfRange)?;
+        // The stores that follow must not be seen before the odd generation.
+        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        Ok(odd.wrapping_add(1))
+    }
+
+    /// Writes entry `index` of the channel table; kind *free* empties it.
+    ///
+    /// # Errors
+    /// [`WriteError::OutOfRange`]: past the table.
+    pub fn write_channel(&mut self, index: u32, entry: &ChannelEntry) -> Result<(), WriteError> {
+        let (page, word) = channel_place(index).ok_or(WriteError::OutOfRange)?;
+        let after = self.begin(page, word)?;
+        let fields = entry.as_bytes().get(4..).unwrap_or_default();
+        self.words
+            .write(page, word + 1, fields)
+            .ok_or(WriteError::OutOfRange)?;
+        self.words
+            .store(page, word, after)
+            .ok_or(WriteError::OutOfRange)
+    }
+
+    /// The channels in use with their indices, rising.
+    pub fn channels(&self) -> impl Iterator<Item = (u32, ChannelEntry)> + use<'a> {
+        let reader = self.reader();
+        (0..CHANNELS as u32).filter_map(move |index| Some((index, reader.channel(index).ok()?)))
+    }
+
+    /// The lowest unused entry of the channel table.
+    #[must_use]
+    pub fn free_channel(&self) -> Option<u32> {
+        (0..CHANNELS as u32).find(|&index| {
+            channel_place(index).and_then(|(page, word)| self.words.load(page, word + 1))
+                == Some(channel_kind::FREE)
+        })
+    }
+
+    /// Arena pages: all of them, and those that hold something.
+    #[must_use]
+    pub fn arena_pages(&self) -> (u32, u32) {
+        let pages = self.header(header::PAGES).unwrap_or(0);
+        let log = self.header(header::LOG_PAGES).unwrap_or(0);
+        let index = self
+            .header(header::FREE_FIRST)
+            .unwrap_or(0)
+            .saturating_sub(self.number_end() + 1 + log)
+            .saturating_sub(self.header(header::FREE_CHAINED).unwrap_or(0));
+        let descriptors = u32::try_from(self.numbers().count()).unwrap_or(u32::MAX);
+        let fixed = 1 + (FIRST_GUEST - CHANNEL_TABLE) + 1 + log;
+        (
+            pages,
+            fixed.saturating_add(index).saturating_add(descriptors),
+        )
+    }
+
+    /// Bytes of the log ring.
+    #[must_use]
+    pub fn log_bytes(&self) -> u32 {
+        self.header(header::LOG_PAGES)
+            .unwrap_or(0)
+            .saturating_mul(pv_abi::PAGE_SIZE as u32)
+    }
+
+    /// Reads from the log pages. `offset` is in bytes, a multiple of 4.
+    ///
+    /// # Errors
+    /// [`WriteError::OutOfRange`]: outside the log pages, or not a multiple of 4.
+    pub fn read_log(&self, offset: u32, out: &mut [u8]) -> Result<(), WriteError> {
+        self.log_words(offset, out.len(), |page, word, range| {
+            self.words.read(page, word, out.get_mut(range)?)
+        })
+    }
+
+    /// Writes to the log pages. `offset` is in bytes, a multiple of 4; a partial last word is
+    /// padded with zeros.
+    ///
+    /// # Errors
+    /// As [`Self::read_log`].
+    pub fn write_log(&mut self, offset: u32, bytes: &[u8]) -> Result<(), WriteError> {
+        self.log_words(offset, bytes.len(), |page, word, range| {
+            self.words.write(page, word, bytes.get(range)?)
+        })
+    }
+
+    /// Splits bytes of the log into pieces that each lie in one page.
+    fn log_words(
+        &self,
+        offset: u32,
+        len: usize,
+        mut piece: impl FnMut(u32, usize, core::ops::Range<usize>) -> Option<()>,
+    ) -> Result<(), WriteError> {
+        let first = self.header(header::LOG_FIRST)?;
+        let end = u64::from(offset) + len as u64;
+        if !offset.is_multiple_of(4) || end > u64::from(self.log_bytes()) {
+            return Err(WriteError::OutOfRange);
+        }
+        let (mut done, page_size) = (0, pv_abi::PAGE_SIZE);
+        while done < len {
+            let at = offset as usize + done;
+            let room = (page_size - at % page_size).min(len - done);
+            piece(
+                first + (at / page_size) as u32,
+                at % page_size / 4,
+                done..done + room,
+            )
+            .ok_or(WriteError::OutOfRange)?;
+            done += room;
+        }
+        Ok(())
+    }
+
+    /// Makes `owner` the owner of `frames` frames from `first` on.
+    ///
+    /// # Errors
+    /// [`WriteError::OutOfRange`]: not all of them are in the page map; [`WriteError::Full`]: no
+    /// arena pages are left to describe it.
+    pub fn set_owner(&mut self, first: u64, frames: u64, owner: Owner) -> Result<(), WriteError> {
+        crate::page_map::set_owner(self, first, frames, owner)
+    }
+
+    /// Arena pages that index pages can still be made of.
+    #[must_use]
+    pub fn free_pages(&self) -> u32 {
+        let pages = self.header(header::PAGES).unwrap_or(0);
+        let unused = pages.saturating_sub(self.header(header::FREE_FIRST).unwrap_or(pages));
+        unused.saturating_add(self.header(header::FREE_CHAINED).unwrap_or(0))
+    }
+
+    pub(crate) fn take_page(&mut self) -> Result<u32, WriteError> {
+        let chain = self.header(header::FREE_CHAIN)?;
+        if chain != 0 {
+            let next = self.words.load(chain, 0).ok_or(ReadError::Malformed)?;
+            let chained = self.header(header::FREE_CHAINED)?;
+            self.set_header(header::FREE_CHAIN, next)?;
+            self.set_header(header::FREE_CHAINED, chained.saturating_sub(1))?;
+            return Ok(chain);
+        }
+        let page = self.header(header::FREE_FIRST)?;
+        if page >= self.header(header::PAGES)? {
+            return Err(WriteError::Full(1));
+        }
+        self.set_header(header::FREE_FIRST, page + 1)?;
+        Ok(page)
+    }
+
+    pub(crate) fn give_page(&mut self, page: u32) -> Result<(), WriteError> {
+        let next = self.header(header::FREE_CHAIN)?;
+        self.words
+            .store(page, 0, next)
+            .ok_or(ReadError::Malformed)?;
+        let chained = self.header(header::FREE_CHAINED)?;
+        self.set_header(header::FREE_CHAIN, page)?;
+        self.set_header(header::FREE_CHAINED, chained.saturating_add(1))
+    }
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    use pv_abi::uv::database::ArenaHeader;
+    assert!(offset_of!(ArenaHeader, magic) == header::MAGIC * 4);
+    assert!(offset_of!(ArenaHeader, version) == header::VERSION * 4);
+    assert!(offset_of!(ArenaHeader, pages) == header::PAGES * 4);
+    assert!(offset_of!(ArenaHeader, contents) == header::CONTENTS * 4);
+    assert!(offset_of!(ArenaHeader, page_map_root) == header::ROOT * 4);
+    assert!(offset_of!(ArenaHeader, log_first) == header::LOG_FIRST * 4);
+    assert!(offset_of!(ArenaHeader, log_pages) == header::LOG_PAGES * 4);
+    assert!(offset_of!(ArenaHeader, free_first) == header::FREE_FIRST * 4);
+    assert!(offset_of!(ArenaHeader, frames) == header::FRAMES * 4);
+    assert!(offset_of!(ArenaHeader, free_chain) == header::FREE_CHAIN * 4);
+    assert!(offset_of!(ArenaHeader, free_chained) == header::FREE_CHAINED * 4);
+    assert!(offset_of!(PartitionDescriptor, generation) == 4);
+    assert!(offset_of!(ChannelEntry, kind) == 4);
+};

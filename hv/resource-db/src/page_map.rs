@@ -1,0 +1,216 @@
+//! The page map: three tiers of entries, kept as large as the owners allow.
+//!
+//! A range is set by splitting the entries at its two ends, writing whole entries between them,
+//! and merging every index page that became uniform. The shape of the map is therefore a function
+//! of who owns what, not of how it came to be: undoing a change gives back the pages it took.
+//!
+//! Rule: how many index pages a change needs is known before the first word is written.
+
+use pv_abi::uv::database::{ENTRY_NUMBER, ENTRY_SUBALLOCATED, INDEX_ENTRIES, TIER_FRAMES};
+
+use crate::database::{Database, WriteError, header};
+use crate::reader::{MAX_FRAMES, OwnedRange, Owner, ReadError, Reader};
+
+/// Frames from `first` to `end` that become `entry`.
+#[derive(Clone, Copy)]
+struct Change {
+    first: u64,
+    end: u64,
+    entry: u32,
+}
+
+/// See [`Database::set_owner`].
+pub(crate) fn set_owner(
+    database: &mut Database,
+    first: u64,
+    frames: u64,
+    owner: Owner,
+) -> Result<(), WriteError> {
+    let limit = database.reader().frames();
+    let end = first.checked_add(frames).ok_or(WriteError::OutOfRange)?;
+    if frames == 0 || end > limit || owner.number > ENTRY_NUMBER {
+        return Err(WriteError::OutOfRange);
+    }
+    // What lies past the last frame is nobody's: let it follow the last owner, unsplit.
+    let end = if end == limit { MAX_FRAMES } else { end };
+    let change = Change {
+        first,
+        end,
+        entry: owner.entry(),
+    };
+    let needed = pages_needed(database, &change)?;
+    let available = database.free_pages();
+    if needed > available {
+        return Err(WriteError::Full(needed - available));
+    }
+    let root = database.header(header::ROOT)?;
+    apply(database, root, 0, 0, &change)
+}
+
+/// Index pages that the change splits into being, without those it frees.
+fn pages_needed(database: &Database, change: &Change) -> Result<u32, WriteError> {
+    let [a, b] = [change.first, change.end];
+    let (mut needed, mut split) = (0, [None; 2]);
+    for boundary in [a, b] {
+        if boundary % TIER_FRAMES[0] == 0 {
+            continue;
+        }
+        let (entry, tier) = database.reader().walk(boundary)?;
+        if entry == change.entry {
+            continue;
+        }
+        for (level, seen) in split.iter_mut().enumerate().skip(tier) {
+            let slot = boundary / TIER_FRAMES[level];
+            if boundary % TIER_FRAMES[level] != 0 && *seen != Some(slot) {
+                *seen = Some(slot);
+                needed += 1;
+            }
+        }
+    }
+    Ok(needed)
+}
+
+/// Writes the part of the change that lies under one index page, whose first entry starts at
+/// frame `base`.
+fn apply(
+    database: &mut Database,
+    table: u32,
+    tier: usize,
+    base: u64,
+    change: &Change,
+) -> Result<(), WriteError> {
+    let size = *TIER_FRAMES.get(tier).ok_or(ReadError::Malformed)?;
+    let last = base
+        .saturating_add(size * INDEX_ENTRIES as u64)
+        .min(change.end);
+    let mut frame = change.first.max(base);
+    while frame < last {
+        let slot = ((frame - base) / size) as usize;
+        let start = base + slot as u64 * size;
+        let next = start + size;
+        let entry = database
+            .words
+            .load(table, slot)
+            .ok_or(ReadError::Malformed)?;
+        if frame == start && next <= change.end {
+            database
+                .words
+                .store(table, slot, change.entry)
+                .ok_or(ReadError::Malformed)?;
+            release(database, entry, tier)?;
+        } else if entry != change.entry {
+            let below = descend(database, table, slot, entry)?;
+            apply(database, below, tier + 1, start, change)?;
+            merge(database, table, slot, below)?;
+        }
+        frame = next;
+    }
+    Ok(())
+}
+
+/// The index page under an entry, made where there is none.
+fn descend(
+    database: &mut Database,
+    table: u32,
+    slot: usize,
+    entry: u32,
+) -> Result<u32, WriteError> {
+    if entry & ENTRY_SUBALLOCATED != 0 {
+        return Ok(entry & ENTRY_NUMBER);
+    }
+    let page = database.take_page()?;
+    database.fill(page, entry)?;
+    database
+        .words
+        .store(table, slot, ENTRY_SUBALLOCATED | page)
+        .ok_or(ReadError::Malformed)?;
+    Ok(page)
+}
+
+/// Replaces an index page whose entries are all alike by one entry.
+fn merge(database: &mut Database, table: u32, slot: usize, below: u32) -> Result<(), WriteError> {
+    let first = database.words.load(below, 0).ok_or(ReadError::Malformed)?;
+    let alike = (1..INDEX_ENTRIES).all(|i| database.words.load(below, i) == Some(first));
+    if first & ENTRY_SUBALLOCATED != 0 || !alike {
+        return Ok(());
+    }
+    database
+        .words
+        .store(table, slot, first)
+        .ok_or(ReadError::Malformed)?;
+    database.give_page(below)
+}
+
+/// Frees the index pages under an entry that nothing names any more.
+fn release(database: &mut Database, entry: u32, tier: usize) -> Result<(), WriteError> {
+    if entry & ENTRY_SUBALLOCATED == 0 {
+        return Ok(());
+    }
+    let page = entry & ENTRY_NUMBER;
+    if tier + 2 < TIER_FRAMES.len() {
+        for slot in 0..INDEX_ENTRIES {
+            let below = database
+                .words
+                .load(page, slot)
+                .ok_or(ReadError::Malformed)?;
+            release(database, below, tier + 1)?;
+        }
+    }
+    database.give_page(page)
+}
+
+/// The entries of a page map, rising; see [`Reader::entries`].
+#[derive(Clone, Debug)]
+pub struct Entries<'a> {
+    reader: Reader<'a>,
+    next: u64,
+}
+
+impl Iterator for Entries<'_> {
+    /// What an entry describes, and its tier (0: 4 GiB, 1: 4 MiB, 2: 4 KiB).
+    type Item = (OwnedRange, usize);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let range = self.reader.entry_at(self.next).ok()?;
+        let (_, tier) = self.reader.walk(self.next).ok()?;
+        self.next = range.first + range.frames;
+        Some((range, tier))
+    }
+}
+
+/// The ranges of a page map, rising; see [`Reader::ranges`].
+#[derive(Clone, Debug)]
+pub struct Ranges<'a> {
+    reader: Reader<'a>,
+    next: u64,
+}
+
+impl Iterator for Ranges<'_> {
+    type Item = OwnedRange;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let range = self.reader.range_at(self.next, u64::MAX).ok()?;
+        self.next = range.first + range.frames;
+        Some(range)
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// The entries from frame `first` on, with their tiers. The first may be cut.
+    #[must_use]
+    pub const fn entries(&self, first: u64) -> Entries<'a> {
+        Entries {
+            reader: *self,
+            next: first,
+        }
+    }
+
+    /// The largest ranges of one owner, from frame `first` on. The first may be cut.
+    #[must_use]
+    pub const fn ranges(&self, first: u64) -> Ranges<'a> {
+        Ranges {
+            reader: *self,
+            next: first,
+        }
+    }
+}
