@@ -1,2 +1,159 @@
-//! frames
-#![no_std]
+//! What the monitor knows of a machine frame: owner, type, type count, reference count.
+//!
+//! A partition may name any machine frame in its page tables, so containment rests on one
+//! question asked for every frame it names: *whose is it, and what is it used as?* A frame that
+//! serves as a page table must not be writable by its partition at the same time, and a frame
+//! must not change hands while anything still points at it.
+//!
+//! # Rules
+//! 1. Every use of a frame holds a *reference*. A use that depends on what the frame is (a
+//!    writable mapping, a page table of a level, a descriptor table) holds a *typed* reference:
+//!    one reference and one type count together.
+//! 2. The type changes only while the type count is 0, so a frame is never writable and a table
+//!    at once.
+//! 3. A frame keeps its type at count 0. Taking it as another type then tells the caller a
+//!    stamp: translations that the CPUs cached up to that moment may still use the frame as what
+//!    it was, and must be flushed before the new use begins.
+//! 4. A *checked* type (tables, descriptor tables) at count 1 may be *partial*: some of its
+//!    entries hold references ([`Frame::progress`] says which), the count belongs to that state,
+//!    nobody else relies on it. Work on a partial frame can be carried on in either direction by
+//!    whoever meets it next.
+//! 5. The owner changes only while there is no reference.
+//!
+//! # Who may call what
+//! Every transition is a compare-and-swap on one word, so CPUs need no lock for references and
+//! for the type *Writable*. Checked types are only ever taken by the owner's own operations,
+//! which are serialized by the lock of that partition; methods that rely on it say so.
+#![cfg_attr(not(any(test, loom)), no_std)]
+
+mod frame;
+mod word;
+
+pub use frame::{FLUSH_ALWAYS, Frame};
+pub use word::{COUNT_BITS, REFERENCE_BITS, Word};
+
+/// Number of the partition that owns a frame; 0: nobody.
+pub type Owner = u32;
+
+/// Bits of an owner word that are the partition number.
+pub const OWNER_NUMBER: u32 = (1 << 30) - 1;
+/// Bit of an owner word: I/O memory, not RAM.
+pub const OWNER_IO: u32 = 1 << 30;
+
+/// What a frame is used as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Type {
+    /// Nothing yet.
+    None = 0,
+    /// Mapped writable somewhere.
+    Writable = 1,
+    /// Page table of level 1: its entries map frames.
+    L1 = 2,
+    /// Page table of level 2.
+    L2 = 3,
+    /// Page table of level 3.
+    L3 = 4,
+    /// Page table of level 4: its frame can be loaded into CR3.
+    L4 = 5,
+    /// Descriptor table of segments (GDT or LDT page).
+    SegDesc = 6,
+}
+
+impl Type {
+    /// Its contents are checked before it counts as this type.
+    #[must_use]
+    pub const fn is_checked(self) -> bool {
+        !matches!(self, Self::None | Self::Writable)
+    }
+
+    /// The level of a page table, 1 to 4.
+    #[must_use]
+    pub const fn level(self) -> Option<u8> {
+        match self {
+            Self::L1 => Some(1),
+            Self::L2 => Some(2),
+            Self::L3 => Some(3),
+            Self::L4 => Some(4),
+            _ => None,
+        }
+    }
+
+    /// The page-table type of a level, 1 to 4.
+    #[must_use]
+    pub const fn table(level: u8) -> Option<Self> {
+        match level {
+            1 => Some(Self::L1),
+            2 => Some(Self::L2),
+            3 => Some(Self::L3),
+            4 => Some(Self::L4),
+            _ => None,
+        }
+    }
+}
+
+/// How a frame may be used at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// Ordinary memory of the partition: any type.
+    Ram = 0,
+    /// Memory of the partition's monitor instance that is shared with it (shared info, grant
+    /// frames): the owner, and partitions it grants it to, map it; never a table.
+    InstanceShared = 1,
+    /// Never mapped by any partition: the instance's own state, or memory set aside.
+    Private = 2,
+}
+
+/// Why a frame could not be taken or changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// It belongs to another partition, or its kind forbids the use.
+    NotOwned,
+    /// It is in use as another type.
+    WrongType,
+    /// It still has references.
+    InUse,
+    /// A count is full.
+    Overflow,
+    /// Another CPU is in the middle of a change; try again after serving requests of that CPU.
+    Again,
+}
+
+/// A typed reference was taken; what is left to do before it may be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Acquired {
+    /// Nothing.
+    Ready,
+    /// The frame was something else: flush what its owner's CPUs cached up to `stamp`, then call
+    /// [`Frame::settle`]. Nobody else gets the type before that.
+    Settle {
+        /// Flush clock when the frame's former use ended.
+        stamp: u32,
+    },
+    /// A checked type whose entries above [`Frame::progress`] are not validated. The reference
+    /// belongs to the partial state until [`Frame::set_validated`]; it then is the caller's.
+    Validate {
+        /// As for [`Acquired::Settle`]: flush, then [`Frame::settle`], then validate.
+        stamp: Option<u32>,
+    },
+}
+
+/// A typed reference was given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Released {
+    /// Done.
+    Done,
+    /// It was the last one of a validated frame: the frame is now partial with all entries still
+    /// holding references. Drop them from the highest down, then call [`Frame::retire`].
+    Devalidate,
+    /// There was none to give back: the counts are broken.
+    Broken,
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,381 @@
+//! The frame and its transitions.
+//!
+//! The rule: the word changes by compare-and-swap alone, and what a caller was told about it
+//! holds until the caller gives back what it took.
+
+use crate::word::{OWNER_BUSY, TYPE_BUSY};
+use crate::{Acquired, Kind, OWNER_NUMBER, Owner, Refused, Released, Type, Word};
+
+#[cfg(not(loom))]
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Stamp of a frame whose former use ended at an unknown moment: flush whatever the clock says.
+pub const FLUSH_ALWAYS: u32 = u32::MAX;
+
+/// A machine frame's state; 16 bytes, all zero: unowned RAM without type or reference.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Frame {
+    word: AtomicU64,
+    owner: AtomicU32,
+    /// At type count 0: flush clock when the last typed reference went.
+    /// While partial: how many entries, from entry 0, hold references.
+    stamp: AtomicU32,
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Frame>() == 16);
+
+impl Default for Frame {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Frame {
+    /// An unowned frame.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            owner: AtomicU32::new(0),
+            stamp: AtomicU32::new(0),
+        }
+    }
+
+    /// An unowned frame.
+    #[cfg(loom)]
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            owner: AtomicU32::new(0),
+            stamp: AtomicU32::new(0),
+        }
+    }
+
+    /// The word as it is now. Only what the caller holds a reference or lock for stays true.
+    #[must_use]
+    pub fn word(&self) -> Word {
+        Word(self.word.load(Ordering::Acquire))
+    }
+
+    /// The owning partition's number; stable while the caller holds a reference.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        self.owner.load(Ordering::Acquire) & OWNER_NUMBER
+    }
+
+    /// The owner word: number and [`crate::OWNER_IO`].
+    #[must_use]
+    pub fn owner_word(&self) -> u32 {
+        self.owner.load(Ordering::Acquire)
+    }
+
+    /// I/O memory rather than RAM.
+    #[must_use]
+    pub fn is_io(&self) -> bool {
+        self.owner_word() & crate::OWNER_IO != 0
+    }
+
+    /// Applies `change` to the word until it sticks; returns the word before.
+    fn change<E>(&self, change: impl Fn(Word) -> Result<Word, E>) -> Result<Word, E> {
+        let mut old = self.word();
+        loop {
+            let new = change(old)?;
+            match self
+                .word
+                .compare_exchange_weak(old.0, new.0, Ordering::AcqRel, Ordering::Acquire)
+            {
+                Ok(_) => return Ok(old),
+                Err(now) => old = Word(now),
+            }
+        }
+    }
+
+    /// Takes a reference without a type: for a read-only mapping, or to keep the frame.
+    ///
+    /// # Errors
+    /// [`Refused::NotOwned`] where `owner` does not own it or it is [`Kind::Private`],
+    /// [`Refused::Overflow`], [`Refused::Again`] while its owner changes.
+    pub fn get_ref(&self, owner: Owner) -> Result<(), Refused> {
+        self.change(|w| {
+            if self.owner() != owner || w.kind() == Kind::Private {
+                return Err(Refused::NotOwned);
+            }
+            if w.has(OWNER_BUSY) {
+                return Err(Refused::Again);
+            }
+            w.more_references().ok_or(Refused::Overflow)
+        })?;
+        // The owner can have changed and the word have come back to what it was in between.
+        if self.owner() == owner {
+            return Ok(());
+        }
+        let _ = self.put_ref();
+        Err(Refused::NotOwned)
+    }
+
+    /// Gives back a reference of [`Frame::get_ref`]. Returns false, and changes nothing, where
+    /// there is none: the counts are broken.
+    #[must_use]
+    pub fn put_ref(&self) -> bool {
+        self.change(|w| w.fewer_references().ok_or(())).is_ok()
+    }
+
+    /// Takes a typed reference: one reference and one type count.
+    ///
+    /// Checked types: only under the owner's lock.
+    ///
+    /// # Errors
+    /// [`Refused::NotOwned`] as for [`Frame::get_ref`], and for a checked type where the frame is
+    /// not ordinary RAM; [`Refused::WrongType`] where it is in use as another type;
+    /// [`Refused::Overflow`]; [`Refused::Again`].
+    pub fn get_typed(&self, owner: Owner, ty: Type) -> Result<Acquired, Refused> {
+        self.acquire(owner, ty, true)
+    }
+
+    /// Makes a reference that the caller holds a typed one.
+    ///
+    /// # Errors
+    /// As [`Frame::get_typed`].
+    pub fn get_type(&self, owner: Owner, ty: Type) -> Result<Acquired, Refused> {
+        self.acquire(owner, ty, false)
+    }
+
+    fn acquire(&self, owner: Owner, ty: Type, reference: bool) -> Result<Acquired, Refused> {
+        let old = self.change(|w| {
+            if self.owner() != owner {
+                return Err(Refused::NotOwned);
+            }
+            with_typed(w, ty, reference)
+        })?;
+        if self.owner() != owner {
+            self.undo(old, ty, reference);
+            return Err(Refused::NotOwned);
+        }
+        let stamp = flush_owed(old, ty).then(|| self.stamp.load(Ordering::Relaxed));
+        if !ty.is_checked() {
+            return Ok(stamp.map_or(Acquired::Ready, |stamp| Acquired::Settle { stamp }));
+        }
+        if old.is_validated() {
+            return Ok(Acquired::Ready);
+        }
+        if !old.is_partial() {
+            self.stamp.store(0, Ordering::Relaxed);
+        }
+        Ok(Acquired::Validate { stamp })
+    }
+
+    /// Takes back what [`Frame::acquire`] made of `old`: the owner changed underneath.
+    fn undo(&self, old: Word, ty: Type, reference: bool) {
+        if !ty.is_checked() && !flush_owed(old, ty) {
+            // Others may have come and gone since: when their use ended is not known here.
+            let _ = self.release(|| FLUSH_ALWAYS, reference);
+            return;
+        }
+        // Ours alone until settled or validated: as if it had not been.
+        let _ = self.change(|w| {
+            let w = w.fewer_count().unwrap_or(w);
+            let w = if reference {
+                w.fewer_references().unwrap_or(w)
+            } else {
+                w
+            };
+            Ok::<_, ()>(w.unchecked().without(TYPE_BUSY).with_type(old.ty()))
+        });
+    }
+
+    /// Ends [`Acquired::Settle`], and the flush part of [`Acquired::Validate`]: the new type can
+    /// be relied on from now.
+    pub fn settle(&self) {
+        self.word.fetch_and(!TYPE_BUSY, Ordering::AcqRel);
+    }
+
+    /// Gives back a typed reference. `stamp` reads the flush clock; it is called after the use
+    /// ended, when this was the last typed reference.
+    ///
+    /// Checked types: only under the owner's lock.
+    pub fn put_typed(&self, stamp: impl FnOnce() -> u32) -> Released {
+        self.release(stamp, true)
+    }
+
+    /// Gives back the type of a typed reference and keeps the plain one.
+    pub fn put_type(&self, stamp: impl FnOnce() -> u32) -> Released {
+        self.release(stamp, false)
+    }
+
+    fn release(&self, stamp: impl FnOnce() -> u32, reference: bool) -> Released {
+        let change = |w: Word| {
+            if w.count() == 1 && w.is_validated() {
+                return Ok(w.partial());
+            }
+            let last = w.count() == 1;
+            let w = w.fewer_count().ok_or(())?;
+            let w = if reference {
+                w.fewer_references().ok_or(())?
+            } else {
+                w
+            };
+            Ok::<_, ()>(if last { w.with(TYPE_BUSY) } else { w })
+        };
+        match self.change(change) {
+            Err(()) => Released::Broken,
+            Ok(old) if old.count() > 1 => Released::Done,
+            Ok(old) if old.is_validated() => {
+                self.set_progress(512);
+                Released::Devalidate
+            }
+            Ok(_) => {
+                self.stamp.store(stamp(), Ordering::Relaxed);
+                self.settle();
+                Released::Done
+            }
+        }
+    }
+
+    /// How many entries of a partial frame hold references, counted from entry 0.
+    /// Only under the owner's lock.
+    #[must_use]
+    pub fn progress(&self) -> usize {
+        self.stamp.load(Ordering::Relaxed) as usize
+    }
+
+    /// Records how far work on a partial frame came. Only under the owner's lock.
+    pub fn set_progress(&self, entries: u32) {
+        self.stamp.store(entries, Ordering::Relaxed);
+    }
+
+    /// All entries of a partial frame hold their references: it is validated, and the typed
+    /// reference of the partial state becomes the caller's. Only under the owner's lock.
+    pub fn set_validated(&self) {
+        let _ = self.change(|w| Ok::<_, ()>(w.validated()));
+    }
+
+    /// No entry of a partial frame holds a reference any more: the typed reference of the partial
+    /// state goes too. `stamp`: as for [`Frame::put_typed`]. Only under the owner's lock.
+    pub fn retire(&self, stamp: impl FnOnce() -> u32) -> Released {
+        let old = self.change(|w| {
+            if !w.is_partial() || w.count() != 1 {
+                return Err(());
+            }
+            let w = w.fewer_count().and_then(Word::fewer_references).ok_or(())?;
+            Ok(w.unchecked().with(TYPE_BUSY))
+        });
+        if old.is_err() {
+            return Released::Broken;
+        }
+        self.stamp.store(stamp(), Ordering::Relaxed);
+        self.settle();
+        Released::Done
+    }
+
+    /// Turns a validated frame's typed reference of the caller into a pin.
+    /// Returns false where it is pinned already. Only under the owner's lock.
+    #[must_use]
+    pub fn pin(&self) -> bool {
+        self.change(|w| {
+            if w.is_pinned() {
+                Err(())
+            } else {
+                Ok(w.pinned(true))
+            }
+        })
+        .is_ok()
+    }
+
+    /// Turns the pin into a typed reference of the caller, who puts it.
+    /// Returns false where there is no pin. Only under the owner's lock.
+    #[must_use]
+    pub fn unpin(&self) -> bool {
+        self.change(|w| {
+            if w.is_pinned() {
+                Ok(w.pinned(false))
+            } else {
+                Err(())
+            }
+        })
+        .is_ok()
+    }
+
+    /// Changes the owner word (number and [`crate::OWNER_IO`]) from `from` to `to`; the frame is
+    /// of `kind` and without a type afterwards.
+    ///
+    /// A frame without references can still be in the TLB: before it is given to `to`, the
+    /// caller flushes every CPU that ran `from`.
+    ///
+    /// # Errors
+    /// [`Refused::InUse`] while it has references, [`Refused::NotOwned`] where `from` is not the
+    /// owner word, [`Refused::Again`] during another such change.
+    pub fn set_owner(&self, from: u32, to: u32, kind: Kind) -> Result<(), Refused> {
+        self.change(|w| {
+            if w.has(OWNER_BUSY | TYPE_BUSY) {
+                return Err(Refused::Again);
+            }
+            if self.owner_word() != from {
+                return Err(Refused::NotOwned);
+            }
+            if w.references() != 0 || w.count() != 0 {
+                return Err(Refused::InUse);
+            }
+            Ok(w.with(OWNER_BUSY))
+        })?;
+        let right = self.owner_word() == from;
+        if right {
+            self.owner.store(to, Ordering::Release);
+        }
+        let _ = self.change(|w| {
+            let w = if right {
+                w.with_kind(kind).with_type(Type::None)
+            } else {
+                w
+            };
+            Ok::<_, ()>(w.without(OWNER_BUSY))
+        });
+        if right {
+            Ok(())
+        } else {
+            Err(Refused::NotOwned)
+        }
+    }
+}
+
+/// Whether the frame's former use may still be cached when it becomes `ty`.
+fn flush_owed(old: Word, ty: Type) -> bool {
+    old.count() == 0 && old.ty() != ty && old.ty() != Type::None
+}
+
+/// The word after a typed reference of `ty` was taken.
+fn with_typed(w: Word, ty: Type, reference: bool) -> Result<Word, Refused> {
+    match w.kind() {
+        Kind::Ram => {}
+        Kind::InstanceShared if !ty.is_checked() => {}
+        _ => return Err(Refused::NotOwned),
+    }
+    if w.has(OWNER_BUSY | TYPE_BUSY) {
+        return Err(Refused::Again);
+    }
+    if w.count() > 0 && w.ty() != ty {
+        return Err(Refused::WrongType);
+    }
+    if w.is_partial() {
+        return Ok(w); // The reference of the partial state becomes the caller's.
+    }
+    let busy = if flush_owed(w, ty) { TYPE_BUSY } else { 0 };
+    let first = w.count() == 0;
+    let w = w.more_count().ok_or(Refused::Overflow)?;
+    let w = if reference {
+        w.more_references().ok_or(Refused::Overflow)?
+    } else {
+        w
+    };
+    let w = if first { w.with_type(ty).with(busy) } else { w };
+    Ok(if first && ty.is_checked() {
+        w.partial()
+    } else {
+        w
+    })
+}

@@ -1,0 +1,179 @@
+//! Layout of a frame's atomic word, and the arithmetic on it.
+//!
+//! A [`Word`] is a plain value: everything here is decided on a copy, and the copy becomes the
+//! truth only through the compare-and-swap loops of [`crate::Frame`]. Counts never wrap: a sum
+//! that does not fit is refused before it is written.
+
+use crate::{Kind, Type};
+
+/// Bits of the reference count.
+pub const REFERENCE_BITS: u32 = 28;
+/// Bits of the type count.
+pub const COUNT_BITS: u32 = 24;
+
+const ONE_REFERENCE: u64 = 1;
+const REFERENCES: u64 = (1 << REFERENCE_BITS) - 1;
+const ONE_COUNT: u64 = 1 << REFERENCE_BITS;
+const COUNT: u64 = ((1 << COUNT_BITS) - 1) << REFERENCE_BITS;
+const TYPE_SHIFT: u32 = 52;
+const TYPE: u64 = 7 << TYPE_SHIFT;
+const KIND_SHIFT: u32 = 55;
+const KIND: u64 = 3 << KIND_SHIFT;
+const VALIDATED: u64 = 1 << 57;
+const PARTIAL: u64 = 1 << 58;
+const PINNED: u64 = 1 << 59;
+/// A type change or the last put of a type is under way; the type cannot be taken meanwhile.
+pub(crate) const TYPE_BUSY: u64 = 1 << 60;
+/// The owner is about to change; no reference can be taken meanwhile.
+pub(crate) const OWNER_BUSY: u64 = 1 << 61;
+
+/// A copy of a frame's word at one moment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Word(pub(crate) u64);
+
+impl Word {
+    /// The type the frame has, or had last when [`Word::count`] is 0.
+    #[must_use]
+    pub const fn ty(self) -> Type {
+        match (self.0 & TYPE) >> TYPE_SHIFT {
+            1 => Type::Writable,
+            2 => Type::L1,
+            3 => Type::L2,
+            4 => Type::L3,
+            5 => Type::L4,
+            6 => Type::SegDesc,
+            _ => Type::None,
+        }
+    }
+
+    /// How the frame may be used.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match (self.0 & KIND) >> KIND_SHIFT {
+            0 => Kind::Ram,
+            1 => Kind::InstanceShared,
+            _ => Kind::Private,
+        }
+    }
+
+    /// References that need the frame to keep its type.
+    #[must_use]
+    pub const fn count(self) -> u32 {
+        ((self.0 & COUNT) >> REFERENCE_BITS) as u32
+    }
+
+    /// All references; each typed one is among them.
+    #[must_use]
+    pub const fn references(self) -> u32 {
+        (self.0 & REFERENCES) as u32
+    }
+
+    /// Every present entry of the table holds its reference.
+    #[must_use]
+    pub const fn is_validated(self) -> bool {
+        self.0 & VALIDATED != 0
+    }
+
+    /// Only the entries below [`crate::Frame::progress`] hold references; the one type count
+    /// and the one reference belong to this state.
+    #[must_use]
+    pub const fn is_partial(self) -> bool {
+        self.0 & PARTIAL != 0
+    }
+
+    /// The partition pinned the table; the pin holds a typed reference.
+    #[must_use]
+    pub const fn is_pinned(self) -> bool {
+        self.0 & PINNED != 0
+    }
+
+    pub(crate) const fn has(self, bits: u64) -> bool {
+        self.0 & bits != 0
+    }
+
+    pub(crate) const fn with(self, bits: u64) -> Self {
+        Self(self.0 | bits)
+    }
+
+    pub(crate) const fn without(self, bits: u64) -> Self {
+        Self(self.0 & !bits)
+    }
+
+    pub(crate) const fn with_type(self, ty: Type) -> Self {
+        Self((self.0 & !TYPE) | ((ty as u64) << TYPE_SHIFT))
+    }
+
+    pub(crate) const fn with_kind(self, kind: Kind) -> Self {
+        Self((self.0 & !KIND) | ((kind as u64) << KIND_SHIFT))
+    }
+
+    /// One reference more, unless the count is full.
+    pub(crate) const fn more_references(self) -> Option<Self> {
+        if self.0 & REFERENCES == REFERENCES {
+            return None;
+        }
+        Some(Self(self.0 + ONE_REFERENCE))
+    }
+
+    /// One reference less, unless there is none but those that go with a type.
+    pub(crate) const fn fewer_references(self) -> Option<Self> {
+        if self.references() <= self.count() {
+            return None;
+        }
+        Some(Self(self.0 - ONE_REFERENCE))
+    }
+
+    /// One type count more, unless the count is full.
+    pub(crate) const fn more_count(self) -> Option<Self> {
+        if self.0 & COUNT == COUNT {
+            return None;
+        }
+        Some(Self(self.0 + ONE_COUNT))
+    }
+
+    /// One type count less, unless there is none.
+    pub(crate) const fn fewer_count(self) -> Option<Self> {
+        if self.0 & COUNT == 0 {
+            return None;
+        }
+        Some(Self(self.0 - ONE_COUNT))
+    }
+
+    /// From unchecked to being worked on.
+    pub(crate) const fn partial(self) -> Self {
+        Self((self.0 & !VALIDATED) | PARTIAL)
+    }
+
+    /// From being worked on to validated.
+    pub(crate) const fn validated(self) -> Self {
+        Self((self.0 & !PARTIAL) | VALIDATED)
+    }
+
+    /// From being worked on to nothing held.
+    pub(crate) const fn unchecked(self) -> Self {
+        Self(self.0 & !(PARTIAL | VALIDATED))
+    }
+
+    pub(crate) const fn pinned(self, on: bool) -> Self {
+        if on {
+            self.with(PINNED)
+        } else {
+            self.without(PINNED)
+        }
+    }
+}
+
+impl core::fmt::Debug for Word {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Word")
+            .field("type", &self.ty())
+            .field("kind", &self.kind())
+            .field("count", &self.count())
+            .field("references", &self.references())
+            .field("validated", &self.is_validated())
+            .field("partial", &self.is_partial())
+            .field("pinned", &self.is_pinned())
+            .field("busy", &self.has(TYPE_BUSY | OWNER_BUSY))
+            .finish()
+    }
+}

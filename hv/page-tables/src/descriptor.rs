@@ -1,0 +1,56 @@
+//! Segment descriptor tables of partitions: GDT and LDT pages.
+//!
+//! A partition's own descriptors are loaded into the CPU's tables as they are, so a page of them
+//! is checked before it is used and not writable while it is. Refused: system descriptors that
+//! are present (gates, task states and LDTs would lead to ring 0). Present segments get
+//! privilege level 3.
+
+use crate::{Error, Machine, Space};
+
+/// A descriptor as it may be loaded, or `None` where it is refused.
+#[must_use]
+pub const fn check_descriptor(descriptor: u64) -> Option<u64> {
+    const PRESENT: u64 = 1 << 47;
+    const LEVEL_3: u64 = 3 << 45;
+    const SEGMENT: u64 = 1 << 44;
+    if descriptor & PRESENT == 0 {
+        return Some(descriptor);
+    }
+    if descriptor & SEGMENT == 0 {
+        return None;
+    }
+    Some(descriptor | LEVEL_3)
+}
+
+/// Takes a reference on frame `mfn` as a page of 512 descriptors, checked.
+///
+/// # Errors
+/// [`Error::WrongType`] where it is in use as something else, [`Error::Invalid`] where a
+/// descriptor in it is refused, else see [`Error`].
+pub fn get_descriptors<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(), Error> {
+    let _ = (machine, space, mfn);
+    todo!()
+}
+
+/// Gives back a reference of [`get_descriptors`]; no CPU may use the page for it any more.
+pub fn put_descriptors<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
+    let _ = (machine, space, mfn);
+    todo!()
+}
+
+/// Writes descriptor `index` (0 to 511) of frame `mfn`, a descriptor page or any writable page
+/// of the partition.
+///
+/// # Errors
+/// [`Error::Invalid`] where the descriptor is refused, [`Error::WrongType`] where the page is a
+/// page table, else see [`Error`].
+pub fn update_descriptor<M: Machine>(
+    machine: &M,
+    space: &mut Space,
+    mfn: u64,
+    index: usize,
+    descriptor: u64,
+) -> Result<(), Error> {
+    let _ = (machine, space, mfn, index, descriptor);
+    todo!()
+}

@@ -1,0 +1,68 @@
+//! Entries that map another partition's frames: grants, and building.
+//!
+//! The monitor decides whether the mapping is allowed; here the reference is taken, and given
+//! back after the mapper's translations are gone. The entry itself holds the reference, as any
+//! entry does. A partition that overwrites such an entry by ordinary means gives the reference
+//! back too (its CPUs are flushed first, since the frame's owner is not the one whose CPUs a
+//! later type change would flush), cannot make it writable that was read-only, and cannot get it
+//! back. A monitor that hands out the machine address of a granted frame, for DMA, takes a
+//! reference of its own on the frame for as long as the grant is mapped.
+
+use crate::{Error, Machine, Space, Updated};
+
+/// A reference that an unmapped entry held. Flush the partition's CPUs, then [`release`] it.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the reference is lost unless it is released"]
+pub struct Release {
+    pub(crate) mfn: u64,
+    pub(crate) writable: bool,
+}
+
+/// Writes `new`, which names a frame of partition `owner`, to entry `index` of the validated
+/// level-1 table `table` of the partition.
+///
+/// # Errors
+/// [`Error::WrongType`] where `table` is no validated level-1 table, or `new` is writable and the
+/// frame is a table; [`Error::Invalid`] where `new` is not present; [`Error::NotOwned`] where
+/// the frame is not `owner`'s; see [`Error`] for the rest.
+pub fn map_foreign<M: Machine>(
+    machine: &M,
+    space: &mut Space,
+    table: u64,
+    index: usize,
+    new: u64,
+    owner: u32,
+) -> Result<Updated, Error> {
+    let _ = (machine, space, table, index, new, owner);
+    todo!()
+}
+
+/// Clears entry `index` of level-1 table `table` if it maps frame `mfn`, writable or not as
+/// said. The reference it held is the caller's to [`release`].
+///
+/// # Errors
+/// [`Error::Invalid`] where the entry says something else; [`Error::WrongType`] where `table` is
+/// no validated level-1 table of the partition.
+pub fn unmap_entry_expect<M: Machine>(
+    machine: &M,
+    space: &mut Space,
+    table: u64,
+    index: usize,
+    mfn: u64,
+    writable: bool,
+) -> Result<Release, Error> {
+    let _ = (machine, space, table, index, mfn, writable);
+    todo!()
+}
+
+/// Gives back what an entry held, after the CPUs of the partition that had it were flushed.
+pub fn release<M: Machine>(machine: &M, release: Release) {
+    let _ = (machine, release);
+    todo!()
+}
+
+/// Flushes the CPUs of `space`'s partition, then gives back what an entry of it held.
+pub fn release_now<M: Machine>(machine: &M, space: &Space, what: Release) {
+    machine.flush_before_retype(space.partition, machine.stamp());
+    release(machine, what);
+}

@@ -1,0 +1,59 @@
+//! Taking and giving back whole tables: pins, CR3 bases, and everything when a partition goes.
+
+use crate::{Error, Machine, Space};
+
+/// Pins frame `mfn` as a page table of `level` (1 to 4): it stays validated until unpinned.
+///
+/// # Errors
+/// [`Error::Invalid`]: pinned already, or no such level. [`Error::WrongType`]: in use as
+/// something else, mapped writable for one. [`Error::Again`]: call again to carry on. What an
+/// invalid entry below is refused for: see [`Error`].
+pub fn pin<M: Machine>(machine: &M, space: &mut Space, level: u8, mfn: u64) -> Result<(), Error> {
+    let _ = (machine, space, level, mfn);
+    todo!()
+}
+
+/// Takes the pin of `mfn` away. Dropping its entries may be left to [`Space::finish`].
+///
+/// # Errors
+/// [`Error::Invalid`]: not pinned. [`Error::NoFrame`], [`Error::NotOwned`]. [`Error::Again`]:
+/// earlier work is unfinished.
+pub fn unpin<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(), Error> {
+    let _ = (machine, space, mfn);
+    todo!()
+}
+
+/// Takes a reference on level-4 table `mfn` for a virtual CPU's CR3.
+///
+/// # Errors
+/// As [`pin`].
+pub fn get_base<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(), Error> {
+    let _ = (machine, space, mfn);
+    todo!()
+}
+
+/// Gives back a reference of [`get_base`]; no CPU may have the table in CR3 for it any more.
+/// Dropping its entries may be left to [`Space::finish`].
+///
+/// # Errors
+/// [`Error::Again`]: earlier work is unfinished; nothing was given back, call again.
+pub fn put_base<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(), Error> {
+    let _ = (machine, space, mfn);
+    todo!()
+}
+
+/// For a partition that is destroyed: drops pins, half-validated tables and everything they hold,
+/// for the frames from `*next` to before `end`, and moves `*next` on. Bases and descriptor tables
+/// are put by the caller before.
+///
+/// # Errors
+/// [`Error::Again`]: call again with the same variable.
+pub fn drop_range<M: Machine>(
+    machine: &M,
+    space: &mut Space,
+    next: &mut u64,
+    end: u64,
+) -> Result<(), Error> {
+    let _ = (machine, space, next, end);
+    todo!()
+}
