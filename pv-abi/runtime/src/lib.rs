@@ -1,2 +1,69 @@
-//! runtime
+//! What the Rust partitions share: start-up, hypercalls, events, the mapping window, channels.
+//!
+//! A Rust partition is one event loop on one virtual CPU. Events stay masked while it works;
+//! [`events::wait`] alone lets them in, so nothing here is ever interrupted or entered twice.
+//!
+//! * [`entry!`] names the function that the partition starts in; [`log!`] writes to the
+//!   monitor's log; a panic or a fault is logged and ends the partition as crashed.
+//! * [`partition`] is the start block: modules, pages, frames. [`window`] maps other
+//!   partitions' memory ([`grants`], [`building`]).
+//! * [`events`], [`time`], [`lead`] and [`hypercall`] are the calls to the monitor.
+//! * [`ring`] and [`channel`] are memory channels. They make no hypercalls, so a Linux process
+//!   uses them too.
+//!
+//! The rule it keeps: all `unsafe` of a Rust partition that is about the machine lives here. On
+//! a host target hypercalls answer `-ENOSYS` and there is no start block, so that everything
+//! compiles, and the pure parts are tested there.
 #![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod building;
+pub mod channel;
+#[cfg(target_os = "none")]
+mod entry;
+pub mod events;
+pub mod grants;
+pub mod hypercall;
+pub mod lead;
+pub mod log;
+pub mod page_ranges;
+pub mod partition;
+pub mod pending;
+pub mod ring;
+pub mod time;
+pub mod window;
+mod xen;
+
+/// Names the function that a partition starts in: `entry!(run);` where
+/// `fn run(start: &'static StartBlock) -> !`. The function must not be called `main`.
+///
+/// The crate that uses it opens with
+/// `#![cfg_attr(target_os = "none", no_std, no_main)]`. On a host target it makes a `main` that
+/// says where the program belongs.
+#[macro_export]
+macro_rules! entry {
+    ($run:path) => {
+        #[cfg(target_os = "none")]
+        const _: () = {
+            /// What the runtime calls once the heap works.
+            // SAFETY: the one definition of this symbol in a partition's image.
+            #[allow(unsafe_code)]
+            #[unsafe(no_mangle)]
+            fn __partition_run(start: &'static $crate::StartBlock) -> ! {
+                $crate::log::set_name(env!("CARGO_PKG_NAME"));
+                let run: fn(&'static $crate::StartBlock) -> ! = $run;
+                run(start)
+            }
+        };
+        #[cfg(not(target_os = "none"))]
+        fn main() {
+            let _: fn(&'static $crate::StartBlock) -> ! = $run;
+            panic!("this program is a partition: build it for x86_64-unknown-none");
+        }
+    };
+}
+
+pub use pv_abi::uv::start::StartBlock;

@@ -1,0 +1,244 @@
+//! Requests and replies over a memory channel: the rings, the messages and the bell.
+//!
+//! ```text
+//! client                    server
+//!   send(body)  -- frame, bell -->  request()
+//!   poll()     <-- frame, bell --   reply(&reply)
+//! ```
+//!
+//! Messages are `pv_abi::uv::command`, in postcard. Neither end makes a hypercall of its own: the
+//! event is a [`Bell`].
+
+use crate::ring::{Endpoint, RingError};
+use alloc::vec::Vec;
+use core::fmt;
+use pv_abi::uv::command::{Body, PROTOCOL, Reply, Request};
+
+/// Raises the event at the other end of a channel.
+pub trait Bell {
+    /// Raises it. A closed other end is no error.
+    fn ring(&mut self);
+}
+
+/// Why a message was not sent or received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelError {
+    /// The ring's own reason.
+    Ring(RingError),
+    /// A frame holds no message of this protocol.
+    Message,
+    /// A message of protocol version so much.
+    Protocol(u16),
+}
+
+impl From<RingError> for ChannelError {
+    fn from(error: RingError) -> Self {
+        Self::Ring(error)
+    }
+}
+
+impl fmt::Display for ChannelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ring(error) => error.fmt(f),
+            Self::Message => f.write_str("channel frame that holds no message"),
+            Self::Protocol(version) => {
+                write!(
+                    f,
+                    "message of protocol {version}, this side speaks {PROTOCOL}"
+                )
+            }
+        }
+    }
+}
+
+impl core::error::Error for ChannelError {}
+
+/// What both ends have.
+#[derive(Debug)]
+struct End<'a, B> {
+    ring: Endpoint<'a>,
+    bell: B,
+    buffer: Vec<u8>,
+}
+
+impl<B: Bell> End<'_, B> {
+    fn send(&mut self, message: &impl serde::Serialize) -> Result<(), ChannelError> {
+        let bytes = postcard::to_allocvec(message).map_err(|_| ChannelError::Message)?;
+        self.ring.send(&bytes)?;
+        self.bell.ring();
+        Ok(())
+    }
+
+    fn receive<T: serde::de::DeserializeOwned>(&mut self) -> Result<Option<T>, ChannelError> {
+        let crowded = self.ring.readable()? > self.ring.ring_bytes() / 2;
+        if !self.ring.receive(&mut self.buffer)? {
+            return Ok(None);
+        }
+        if crowded {
+            // The other end may be waiting for room.
+            self.bell.ring();
+        }
+        postcard::from_bytes(&self.buffer)
+            .map(Some)
+            .map_err(|_| ChannelError::Message)
+    }
+}
+
+/// The end that asks.
+#[derive(Debug)]
+pub struct Client<'a, B> {
+    end: End<'a, B>,
+    next_id: u64,
+}
+
+impl<'a, B: Bell> Client<'a, B> {
+    /// A client whose requests are numbered from `first_id` (a number never used before on this
+    /// channel: the server answers a number again that it has answered).
+    pub fn new(ring: Endpoint<'a>, bell: B, first_id: u64) -> Self {
+        Self {
+            end: End {
+                ring,
+                bell,
+                buffer: Vec::new(),
+            },
+            next_id: first_id,
+        }
+    }
+
+    /// Sends a request; returns its id.
+    ///
+    /// # Errors
+    /// See [`ChannelError`].
+    pub fn send(&mut self, body: Body) -> Result<u64, ChannelError> {
+        let id = self.next_id;
+        self.end.send(&Request {
+            protocol: PROTOCOL,
+            id,
+            body,
+        })?;
+        self.next_id += 1;
+        Ok(id)
+    }
+
+    /// Takes a reply, if there is one.
+    ///
+    /// # Errors
+    /// See [`ChannelError`].
+    pub fn poll(&mut self) -> Result<Option<Reply>, ChannelError> {
+        self.end.receive()
+    }
+
+    /// Sends a request and takes its reply, calling `wait` whenever there is none. Replies to
+    /// other requests are dropped.
+    ///
+    /// # Errors
+    /// See [`ChannelError`].
+    pub fn call(&mut self, body: Body, mut wait: impl FnMut()) -> Result<Reply, ChannelError> {
+        let id = self.send(body)?;
+        loop {
+            match self.poll()? {
+                Some(reply) if reply.id == id => return Ok(reply),
+                Some(_) => {}
+                None => wait(),
+            }
+        }
+    }
+}
+
+/// The end that answers.
+#[derive(Debug)]
+pub struct Server<'a, B> {
+    end: End<'a, B>,
+}
+
+impl<'a, B: Bell> Server<'a, B> {
+    /// A server on this side of a channel.
+    pub fn new(ring: Endpoint<'a>, bell: B) -> Self {
+        Self {
+            end: End {
+                ring,
+                bell,
+                buffer: Vec::new(),
+            },
+        }
+    }
+
+    /// Takes a request, if there is one.
+    ///
+    /// # Errors
+    /// See [`ChannelError`]. A request of another protocol version is one: its meaning is not
+    /// known.
+    pub fn request(&mut self) -> Result<Option<Request>, ChannelError> {
+        match self.end.receive::<Request>()? {
+            Some(request) if request.protocol != PROTOCOL => {
+                Err(ChannelError::Protocol(request.protocol))
+            }
+            request => Ok(request),
+        }
+    }
+
+    /// Sends a reply. Where the ring is full, the caller keeps the reply and tries again when the
+    /// client's event comes.
+    ///
+    /// # Errors
+    /// See [`ChannelError`].
+    pub fn reply(&mut self, reply: &Reply) -> Result<(), ChannelError> {
+        self.end.send(reply)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::Side;
+    use core::cell::Cell;
+    use core::sync::atomic::AtomicU32;
+    use pv_abi::PAGE_SIZE;
+    use pv_abi::uv::command::{Answer, Query};
+
+    struct Count<'a>(&'a Cell<u32>);
+
+    impl Bell for Count<'_> {
+        fn ring(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+
+    fn pages() -> Vec<AtomicU32> {
+        (0..17 * PAGE_SIZE / 4).map(|_| AtomicU32::new(0)).collect()
+    }
+
+    #[test]
+    fn a_call_gets_its_own_reply() {
+        let (words, bells) = (pages(), Cell::new(0));
+        let ring = Endpoint::create(&words, Side::Client).unwrap();
+        let mut client = Client::new(ring, Count(&bells), 7);
+        let ring = Endpoint::open(&words, Side::Server).unwrap();
+        let mut server = Server::new(ring, Count(&bells));
+        let answer = |id| Reply {
+            id,
+            version: 3,
+            result: Ok(Answer::Applied(Vec::new())),
+        };
+        server.reply(&answer(6)).unwrap();
+        let reply = client
+            .call(Body::Query(Query::Version), || {
+                let request = server.request().unwrap().unwrap();
+                server.reply(&answer(request.id)).unwrap();
+            })
+            .unwrap();
+        assert_eq!(reply.id, 7);
+        assert_eq!(bells.get(), 3);
+    }
+
+    #[test]
+    fn a_frame_that_is_no_message_is_an_error() {
+        let (words, bells) = (pages(), Cell::new(0));
+        let mut ring = Endpoint::create(&words, Side::Client).unwrap();
+        ring.send(&[0xff; 3]).unwrap();
+        let open = Endpoint::open(&words, Side::Server).unwrap();
+        let mut server = Server::new(open, Count(&bells));
+        assert_eq!(server.request(), Err(ChannelError::Message));
+    }
+}

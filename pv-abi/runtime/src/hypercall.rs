@@ -1,0 +1,146 @@
+//! The way into the monitor: one instruction, and what its negative answers mean.
+//!
+//! A number in rax and up to five arguments in rdi, rsi, rdx, r10, r8; the answer in rax; rcx and
+//! r11 are lost. Wrappers with types are in the other modules; this one is for them.
+#![expect(unsafe_code, reason = "the hypercall instruction")]
+
+use crate::xen;
+use core::fmt;
+
+/// A negative answer of the monitor: an errno of the Xen ABI (public `errno.h`), positive here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// Not permitted: the partition's rights do not cover the operation.
+    pub const EPERM: Self = Self(1);
+    /// No such thing.
+    pub const ENOENT: Self = Self(2);
+    /// Not finished: call again.
+    pub const EAGAIN: Self = Self(11);
+    /// Out of space.
+    pub const ENOMEM: Self = Self(12);
+    /// A bad address.
+    pub const EFAULT: Self = Self(14);
+    /// In use.
+    pub const EBUSY: Self = Self(16);
+    /// A bad argument.
+    pub const EINVAL: Self = Self(22);
+    /// No such operation.
+    pub const ENOSYS: Self = Self(38);
+
+    /// The errno's name, where it is one of those above.
+    #[must_use]
+    pub const fn name(self) -> Option<&'static str> {
+        Some(match self {
+            Self::EPERM => "EPERM",
+            Self::ENOENT => "ENOENT",
+            Self::EAGAIN => "EAGAIN",
+            Self::ENOMEM => "ENOMEM",
+            Self::EFAULT => "EFAULT",
+            Self::EBUSY => "EBUSY",
+            Self::EINVAL => "EINVAL",
+            Self::ENOSYS => "ENOSYS",
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "errno {}", self.0),
+        }
+    }
+}
+
+impl core::error::Error for Errno {}
+
+/// Calls the monitor. Not-negative answers are values, negative ones an [`Errno`].
+///
+/// # Errors
+/// What the operation refuses with.
+///
+/// # Safety
+/// Whatever the operation `number` with these arguments reads, writes, maps or unmaps in this
+/// partition's memory must be the caller's to touch, and addresses must stay valid for the call.
+pub unsafe fn call(number: u64, arguments: [u64; 5]) -> Result<u64, Errno> {
+    // SAFETY: the caller's promise.
+    let answer = unsafe { raw(number, arguments) };
+    u64::try_from(answer).map_err(|_| Errno(i32::try_from(-answer).unwrap_or(i32::MAX)))
+}
+
+/// The instruction itself.
+#[cfg(target_os = "none")]
+unsafe fn raw(number: u64, arguments: [u64; 5]) -> i64 {
+    let [first, second, third, fourth, fifth] = arguments;
+    let answer: i64;
+    // SAFETY: the caller's promise covers memory; the registers that the ABI lets the monitor
+    // change are declared.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number => answer,
+            inlateout("rdi") first => _,
+            inlateout("rsi") second => _,
+            inlateout("rdx") third => _,
+            inlateout("r10") fourth => _,
+            inlateout("r8") fifth => _,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    answer
+}
+
+/// On a host there is no monitor.
+#[cfg(not(target_os = "none"))]
+unsafe fn raw(_number: u64, _arguments: [u64; 5]) -> i64 {
+    -i64::from(Errno::ENOSYS.0)
+}
+
+/// Why a partition stops (public `sched.h`, `SHUTDOWN_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// It is done.
+    PowerOff,
+    /// It asks to be started again.
+    Reboot,
+    /// It cannot go on.
+    Crash,
+}
+
+/// Stops this partition.
+pub fn shutdown(reason: Shutdown) -> ! {
+    let reason: u32 = match reason {
+        Shutdown::PowerOff => xen::SHUTDOWN_POWEROFF,
+        Shutdown::Reboot => xen::SHUTDOWN_REBOOT,
+        Shutdown::Crash => xen::SHUTDOWN_CRASH,
+    };
+    let argument = (&raw const reason) as u64;
+    // SAFETY: the operation reads the u32 and does not come back.
+    let _ = unsafe { call(xen::SCHED_OP, [xen::SCHEDOP_SHUTDOWN, argument, 0, 0, 0]) };
+    stopped(reason)
+}
+
+/// A monitor that refuses to stop a partition has to bear with one that does nothing.
+#[cfg(target_os = "none")]
+fn stopped(_reason: u32) -> ! {
+    loop {
+        yield_now();
+    }
+}
+
+/// On a host there is nothing to stop.
+#[cfg(not(target_os = "none"))]
+fn stopped(reason: u32) -> ! {
+    panic!("shut down: reason {reason}");
+}
+
+/// Lets other virtual CPUs run.
+pub fn yield_now() {
+    // SAFETY: touches no memory.
+    let _ = unsafe { call(xen::SCHED_OP, [xen::SCHEDOP_YIELD, 0, 0, 0, 0]) };
+}
