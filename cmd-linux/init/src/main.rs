@@ -1,2 +1,156 @@
-//! placeholder
-fn main() {}
+//! `uv-init`: the first process of the command partition.
+//!
+//! ```text
+//!                        +-- uvd          (kept running)
+//! kernel -- uv-init -----+-- login shell  (on the console hvc0, kept running)
+//!                        +-- one command at a time for the harness line hvc1
+//! ```
+//!
+//! One thread, one event loop: signals come through a descriptor, and everything that is waited
+//! for is in one poll. Rule: nothing but the end of the machine ends this program.
+
+mod backoff;
+mod boot;
+mod children;
+mod harness;
+mod line;
+mod message;
+mod power;
+mod service;
+mod system;
+mod terminal;
+mod words;
+
+use std::os::fd::AsFd;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use line::Line;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use power::End;
+use service::Service;
+use words::Options;
+
+fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        eprintln!(
+            "uv-init: is the first process (PID 1) of the command partition and nothing else; \
+             boot an image that has it as /init"
+        );
+        return ExitCode::from(2);
+    }
+    let options = boot::prepare();
+    match signals() {
+        Ok(signals) => run(Init::new(options), &signals),
+        // The kernel stops with a message when the first process ends; there is nothing better.
+        Err(error) => warning!("signals: {}", error.desc()),
+    }
+    ExitCode::FAILURE
+}
+
+/// The signals that are handled come through this descriptor.
+fn signals() -> nix::Result<SignalFd> {
+    let set: SigSet = [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ]
+    .into_iter()
+    .collect();
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
+/// Everything that is looked after.
+struct Init {
+    services: Vec<Service>,
+    line: Option<Line>,
+}
+
+impl Init {
+    fn new(options: Options) -> Self {
+        let now = Instant::now();
+        let mut services = vec![Service::new("uvd", now, start_uvd)];
+        if options.shell {
+            let console = options.console;
+            services.push(Service::new("shell", now, move || {
+                terminal::start_shell(&console)
+            }));
+        }
+        let line = (!options.harness.is_empty()).then(|| Line::new(options.harness, now));
+        Self { services, line }
+    }
+
+    /// Does all that can be done now.
+    fn turn(&mut self) -> Option<End> {
+        let now = Instant::now();
+        while let Some((pid, status)) = children::reap() {
+            // A process that is nobody's had lost its parent.
+            let _ = self
+                .line
+                .as_mut()
+                .is_some_and(|line| line.child_ended(pid, status))
+                || self
+                    .services
+                    .iter_mut()
+                    .any(|one| one.child_ended(pid, status, now));
+        }
+        for service in &mut self.services {
+            service.tick(now);
+        }
+        let line = self.line.as_mut()?;
+        line.turn(now).then_some(End::PowerOff)
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self, signals: &SignalFd) {
+        let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        if let Some(line) = &self.line {
+            line.poll_fds(&mut fds);
+        }
+        let deadlines = self.services.iter().filter_map(Service::deadline);
+        let deadlines = deadlines.chain(self.line.as_ref().and_then(Line::deadline));
+        let timeout = deadlines.min().map_or(PollTimeout::NONE, timeout);
+        // Interrupted or not: the turn that follows looks at everything.
+        let _ = poll(&mut fds, timeout);
+    }
+}
+
+/// The time until `deadline`, rounded up, so that it has come after the wait.
+fn timeout(deadline: Instant) -> PollTimeout {
+    let left = deadline
+        .saturating_duration_since(Instant::now())
+        .as_millis();
+    PollTimeout::try_from(left.saturating_add(1)).unwrap_or(PollTimeout::MAX)
+}
+
+fn run(mut init: Init, signals: &SignalFd) {
+    loop {
+        let mut end = init.turn();
+        if end.is_none() {
+            init.wait(signals);
+        }
+        while let Ok(Some(signal)) = signals.read_signal() {
+            let signal = Signal::try_from(signal.ssi_signo as i32).ok();
+            end = end.or(signal.and_then(End::of_signal));
+        }
+        if let Some(end) = end {
+            init.services.iter().for_each(Service::terminate);
+            let _ = power::end(end, signals);
+        }
+    }
+}
+
+fn start_uvd() -> std::io::Result<std::process::Child> {
+    let mut uvd = Command::new("uvd");
+    uvd.env_clear().env("PATH", harness::PATH).current_dir("/");
+    uvd.stdin(Stdio::null())
+        .stdout(message::stdio())
+        .stderr(message::stdio());
+    system::in_own_session(&mut uvd);
+    uvd.spawn()
+}

@@ -1,0 +1,41 @@
+//! Processes that ended.
+
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// Takes the next process that ended, ours or one that lost its parent, with its exit status.
+/// `None`: none for now.
+pub fn reap() -> Option<(Pid, i32)> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => return None,
+            Ok(status) => {
+                if let Some(ended) = ended(status) {
+                    return Some(ended);
+                }
+            }
+            Err(Errno::EINTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Waits until a child ends.
+#[cfg(test)]
+pub fn wait_for(pid: Pid) -> i32 {
+    loop {
+        if let Some((_, status)) = ended(waitpid(pid, None).expect("a child")) {
+            return status;
+        }
+    }
+}
+
+/// The process and its exit status as shells count: 128 + n for signal n.
+fn ended(status: WaitStatus) -> Option<(Pid, i32)> {
+    match status {
+        WaitStatus::Exited(pid, status) => Some((pid, status)),
+        WaitStatus::Signaled(pid, signal, _) => Some((pid, 128 + signal as i32)),
+        _ => None,
+    }
+}

@@ -1,0 +1,68 @@
+//! The few system calls that need `unsafe`: what a child does before its program runs, the
+//! loopback interface.
+//!
+//! Rule: between fork and exec only async-signal-safe system calls are made, and nothing is
+//! allocated.
+#![expect(unsafe_code, reason = "ioctl, and code between fork and exec")]
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use linux_raw_sys::ioctl::{SIOCGIFFLAGS, SIOCSIFFLAGS, TIOCSCTTY};
+use linux_raw_sys::net::{ifreq, net_device_flags};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+nix::ioctl_write_int_bad!(set_controlling_terminal, TIOCSCTTY as nix::libc::Ioctl);
+nix::ioctl_readwrite_bad!(interface_flags, SIOCGIFFLAGS as nix::libc::Ioctl, ifreq);
+nix::ioctl_readwrite_bad!(set_interface_flags, SIOCSIFFLAGS as nix::libc::Ioctl, ifreq);
+
+/// Lets the command run in a session of its own, so that it has its own process group and no
+/// terminal of ours.
+pub fn in_own_session(command: &mut Command) {
+    // SAFETY: setsid is async-signal-safe and touches no memory.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            Ok(())
+        });
+    }
+}
+
+/// Lets the command run in a session of its own with its standard input, which must be a
+/// terminal, as the controlling terminal.
+pub fn with_terminal(command: &mut Command) {
+    in_own_session(command);
+    // SAFETY: the ioctl is async-signal-safe; it takes an integer and touches no memory of ours.
+    unsafe {
+        command.pre_exec(|| {
+            set_controlling_terminal(io::stdin().as_raw_fd(), 1)?;
+            Ok(())
+        });
+    }
+}
+
+/// Brings the loopback interface up.
+pub fn loopback_up() -> io::Result<()> {
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // SAFETY: ifreq is plain old data; all zeros is a value of it.
+    let mut request: ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: the name is the only member of its union.
+    let name = unsafe { &mut request.ifr_ifrn.ifrn_name };
+    for (to, from) in name.iter_mut().zip(b"lo") {
+        *to = *from as _;
+    }
+    // SAFETY: request is a whole ifreq; the kernel reads the name and writes the flags.
+    unsafe {
+        interface_flags(socket.as_raw_fd(), &mut request)?;
+        request.ifr_ifru.ifru_flags |= net_device_flags::IFF_UP as i16;
+        set_interface_flags(socket.as_raw_fd(), &mut request)?;
+    }
+    Ok(())
+}
