@@ -5,7 +5,11 @@
 //! are present (gates, task states and LDTs would lead to ring 0). Present segments get
 //! privilege level 3.
 
-use crate::{Error, Machine, Space};
+use crate::update::with_writable;
+use crate::walk::{Walk, slot};
+use crate::{Error, Machine, Space, Table};
+use core::sync::atomic::Ordering;
+use frames::{Frame, Released, Type};
 
 /// A descriptor as it may be loaded, or `None` where it is refused.
 #[must_use]
@@ -28,14 +32,31 @@ pub const fn check_descriptor(descriptor: u64) -> Option<u64> {
 /// [`Error::WrongType`] where it is in use as something else, [`Error::Invalid`] where a
 /// descriptor in it is refused, else see [`Error`].
 pub fn get_descriptors<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(), Error> {
-    let _ = (machine, space, mfn);
-    todo!()
+    space.finish(machine)?;
+    let walk = Walk::new(machine, space);
+    let frame = walk.own_frame(mfn)?;
+    let acquired = frame.get_typed(walk.partition, Type::SegDesc)?;
+    if !walk.settle(frame, acquired) {
+        return Ok(());
+    }
+    if check_page(machine.table(mfn)) {
+        frame.set_validated();
+        return Ok(());
+    }
+    retire(machine, frame, mfn);
+    Err(Error::Invalid)
 }
 
 /// Gives back a reference of [`get_descriptors`]; no CPU may use the page for it any more.
-pub fn put_descriptors<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
-    let _ = (machine, space, mfn);
-    todo!()
+pub fn put_descriptors<M: Machine>(machine: &M, space: &Space, mfn: u64) {
+    let Ok(frame) = Walk::new(machine, space).own_frame(mfn) else {
+        return;
+    };
+    match frame.put_typed(|| machine.stamp()) {
+        Released::Done => {}
+        Released::Devalidate => retire(machine, frame, mfn),
+        Released::Broken => machine.broken(mfn),
+    }
 }
 
 /// Writes descriptor `index` (0 to 511) of frame `mfn`, a descriptor page or any writable page
@@ -51,6 +72,37 @@ pub fn update_descriptor<M: Machine>(
     index: usize,
     descriptor: u64,
 ) -> Result<(), Error> {
-    let _ = (machine, space, mfn, index, descriptor);
-    todo!()
+    space.finish(machine)?;
+    let walk = Walk::new(machine, space);
+    let frame = walk.own_frame(mfn)?;
+    let entry = slot(machine, mfn, index)?;
+    let descriptor = check_descriptor(descriptor).ok_or(Error::Invalid)?;
+    let word = frame.word();
+    if word.ty() == Type::SegDesc && word.is_validated() {
+        entry.store(descriptor, Ordering::Release);
+        return Ok(());
+    }
+    with_writable(&walk, frame, mfn, || {
+        entry.store(descriptor, Ordering::Release)
+    })
+}
+
+/// Checks all descriptors of a page and sets their privilege level; false: one is refused.
+fn check_page(page: &Table) -> bool {
+    page.iter().all(|entry| {
+        let old = entry.load(Ordering::Acquire);
+        let Some(new) = check_descriptor(old) else {
+            return false;
+        };
+        if new != old {
+            entry.store(new, Ordering::Release);
+        }
+        true
+    })
+}
+
+fn retire<M: Machine>(machine: &M, frame: &Frame, mfn: u64) {
+    if frame.retire(|| machine.stamp()) != Released::Done {
+        machine.broken(mfn);
+    }
 }

@@ -8,7 +8,11 @@
 //! back. A monitor that hands out the machine address of a granted frame, for DMA, takes a
 //! reference of its own on the frame for as long as the grant is mapped.
 
-use crate::{Error, Machine, Space, Updated};
+use crate::entry::{frame_of, is_present, is_writable};
+use crate::update::{change_l1, l1_slot};
+use crate::walk::{Walk, put_page};
+use crate::{Error, Machine, Operation, Space, Updated};
+use core::sync::atomic::Ordering;
 
 /// A reference that an unmapped entry held. Flush the partition's CPUs, then [`release`] it.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,8 +37,14 @@ pub fn map_foreign<M: Machine>(
     new: u64,
     owner: u32,
 ) -> Result<Updated, Error> {
-    let _ = (machine, space, table, index, new, owner);
-    todo!()
+    space.finish(machine)?;
+    if !is_present(new) {
+        return Err(Error::Invalid);
+    }
+    let walk = Walk::new(machine, space);
+    let entry = l1_slot(&walk, table, index)?;
+    let old = change_l1(&walk, entry, Operation::Store(new), owner)?;
+    Ok(Updated { old, level: 1 })
 }
 
 /// Clears entry `index` of level-1 table `table` if it maps frame `mfn`, writable or not as
@@ -51,14 +61,26 @@ pub fn unmap_entry_expect<M: Machine>(
     mfn: u64,
     writable: bool,
 ) -> Result<Release, Error> {
-    let _ = (machine, space, table, index, mfn, writable);
-    todo!()
+    space.finish(machine)?;
+    let walk = Walk::new(machine, space);
+    let entry = l1_slot(&walk, table, index)?;
+    let mut old = entry.load(Ordering::Acquire);
+    loop {
+        if !is_present(old) || frame_of(old) != mfn || is_writable(old) != writable {
+            return Err(Error::Invalid);
+        }
+        match entry.compare_exchange(old, 0, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return Ok(Release { mfn, writable }),
+            Err(now) => old = now,
+        }
+    }
 }
 
 /// Gives back what an entry held, after the CPUs of the partition that had it were flushed.
 pub fn release<M: Machine>(machine: &M, release: Release) {
-    let _ = (machine, release);
-    todo!()
+    if let Some(frame) = machine.frame(release.mfn) {
+        put_page(machine, frame, release.mfn, release.writable);
+    }
 }
 
 /// Flushes the CPUs of `space`'s partition, then gives back what an entry of it held.

@@ -1,6 +1,17 @@
 //! Changing one entry.
+//!
+//! The order is always: check the new value, take what it refers to, change the entry in one
+//! atomic step, give back what the old value referred to. The old value that counts is the one
+//! the atomic step found.
 
+use crate::entry::{HARMLESS, MONITOR_SLOTS, bits, frame_of, is_present, is_writable};
+use crate::entry::{normal_l1, normal_upper};
+use crate::walk::{self, Walk, slot};
 use crate::{Error, Machine, Space};
+use core::sync::atomic::{AtomicU64, Ordering};
+use frames::{Frame, Released, Type};
+
+const AD: u64 = bits::A | bits::D;
 
 /// An entry was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,12 +22,14 @@ pub struct Updated {
     pub level: u8,
 }
 
-/// What a trapped instruction does to a level-1 entry. All but the plain store are atomic against
-/// accessed and dirty bits set by CPUs.
+/// What an instruction or a call does to an entry. All are atomic against accessed and dirty
+/// bits set by CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Write the value.
     Store(u64),
+    /// Write the value, and keep accessed and dirty bits that are set in a present entry.
+    StoreKeepingAd(u64),
     /// Write the value; the old one is wanted.
     Exchange(u64),
     /// Keep the bits of the mask. (A byte operation: a mask with ones elsewhere.)
@@ -36,10 +49,27 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// What it makes of `old`; `None`: it writes nothing.
+    const fn apply(self, old: u64) -> Option<u64> {
+        Some(match self {
+            Self::Store(new) | Self::Exchange(new) => new,
+            Self::StoreKeepingAd(new) if is_present(old) => new | (old & AD),
+            Self::StoreKeepingAd(new) => new,
+            Self::And(mask) => old & mask,
+            Self::Or(mask) => old | mask,
+            Self::BitReset(bit) => old & !(1 << (bit & 63)),
+            Self::BitSet(bit) => old | 1 << (bit & 63),
+            Self::CompareExchange { expected, new } if expected == old => new,
+            Self::CompareExchange { .. } => return None,
+        })
+    }
+}
+
 /// Writes `new` to entry `index` of frame `table`, which is a page table of the partition, or any
 /// writable page of it (kernels fill tables this way before they pin them).
 ///
-/// `preserve_ad`: accessed and dirty bits that are set in the old entry stay set.
+/// `preserve_ad`: accessed and dirty bits that are set in a present old entry stay set.
 ///
 /// A present value names a frame of the partition itself; see [`crate::map_foreign`] for others.
 /// The caller owes no flush; the partition asks for those it needs.
@@ -54,8 +84,32 @@ pub fn update_entry<M: Machine>(
     new: u64,
     preserve_ad: bool,
 ) -> Result<Updated, Error> {
-    let _ = (machine, space, table, index, new, preserve_ad);
-    todo!()
+    space.finish(machine)?;
+    let walk = Walk::new(machine, space);
+    let frame = walk.own_frame(table)?;
+    let entry = slot(machine, table, index)?;
+    let word = frame.word();
+    let level = if word.count() > 0 {
+        word.ty().level()
+    } else {
+        None
+    };
+    let operation = if preserve_ad {
+        Operation::StoreKeepingAd(new)
+    } else {
+        Operation::Store(new)
+    };
+    let old = match level {
+        Some(_) if !word.is_validated() => return Err(Error::Busy),
+        Some(1) => change_l1(&walk, entry, operation, walk.partition)?,
+        Some(4) if MONITOR_SLOTS.contains(&index) => return Err(Error::Invalid),
+        Some(level) => change_upper(machine, space, entry, operation, level)?,
+        None => store_plain(&walk, frame, table, entry, new)?,
+    };
+    Ok(Updated {
+        old,
+        level: level.unwrap_or(0),
+    })
 }
 
 /// Does a trapped instruction's `operation` on entry `index` of the validated level-1 table
@@ -71,6 +125,187 @@ pub fn update_entry_emulated<M: Machine>(
     index: usize,
     operation: Operation,
 ) -> Result<u64, Error> {
-    let _ = (machine, space, table, index, operation);
-    todo!()
+    space.finish(machine)?;
+    let walk = Walk::new(machine, space);
+    let entry = l1_slot(&walk, table, index)?;
+    change_l1(&walk, entry, operation, walk.partition)
+}
+
+/// Entry `index` of the partition's validated level-1 table `table`.
+pub(crate) fn l1_slot<'a, M: Machine>(
+    walk: &Walk<'a, M>,
+    table: u64,
+    index: usize,
+) -> Result<&'a AtomicU64, Error> {
+    let word = walk.own_frame(table)?.word();
+    if word.ty() != Type::L1 || !word.is_validated() {
+        return Err(Error::WrongType);
+    }
+    slot(walk.machine, table, index)
+}
+
+/// What to give back once the entry is changed.
+enum Leftover {
+    Nothing,
+    /// The type of a frame that stays mapped, read-only.
+    Writable(u64),
+    /// What this entry held.
+    Page(u64),
+}
+
+/// Changes a level-1 entry; a new mapping is of a frame of `owner`. Returns the old entry.
+pub(crate) fn change_l1<M: Machine>(
+    walk: &Walk<'_, M>,
+    entry: &AtomicU64,
+    operation: Operation,
+    owner: u32,
+) -> Result<u64, Error> {
+    let old = entry.load(Ordering::Acquire);
+    let Some(new) = operation.apply(old) else {
+        return Ok(old);
+    };
+    let new = normal_l1(new, walk.io)?;
+    let leftover = take_difference(walk, old, new, owner)?;
+    match commit(entry, old, new, operation, |value| {
+        normal_l1(value, walk.io)
+    }) {
+        Ok(found) => {
+            match leftover {
+                Leftover::Nothing => {}
+                Leftover::Writable(mfn) => walk.drop_writable(mfn),
+                Leftover::Page(entry) => walk.drop_page(entry),
+            }
+            Ok(found)
+        }
+        Err(refused) => {
+            drop_difference(walk, old, new);
+            refused
+        }
+    }
+}
+
+/// Puts `new` in place of `old`. Where the CPU set accessed or dirty bits meanwhile, the
+/// operation is done again on what is there. `Err`: nothing was written; what to return.
+fn commit(
+    entry: &AtomicU64,
+    mut old: u64,
+    mut new: u64,
+    operation: Operation,
+    normal: impl Fn(u64) -> Result<u64, Error>,
+) -> Result<u64, Result<u64, Error>> {
+    loop {
+        match entry.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(found) => return Ok(found),
+            Err(now) if (now ^ old) & !AD != 0 => return Err(Err(Error::Again)),
+            Err(now) => old = now,
+        }
+        new = match operation.apply(old).map(&normal) {
+            Some(Ok(new)) => new,
+            Some(Err(error)) => return Err(Err(error)),
+            None => return Err(Ok(old)),
+        };
+    }
+}
+
+/// Same frame, and nothing differs but bits that need no look at the frame, or writability.
+fn keeps_frame(old: u64, new: u64) -> bool {
+    is_present(old) && is_present(new) && (old ^ new) & !(HARMLESS | bits::RW) == 0
+}
+
+/// Takes what level-1 entry `new` holds and `old` does not.
+fn take_difference<M: Machine>(
+    walk: &Walk<'_, M>,
+    old: u64,
+    new: u64,
+    owner: u32,
+) -> Result<Leftover, Error> {
+    if keeps_frame(old, new) {
+        return match (is_writable(old), is_writable(new)) {
+            (false, true) => {
+                walk.take_writable(frame_of(new), owner)?;
+                Ok(Leftover::Nothing)
+            }
+            (true, false) => Ok(Leftover::Writable(frame_of(old))),
+            _ => Ok(Leftover::Nothing),
+        };
+    }
+    if is_present(new) {
+        walk.take_page(new, owner)?;
+    }
+    Ok(if is_present(old) {
+        Leftover::Page(old)
+    } else {
+        Leftover::Nothing
+    })
+}
+
+/// Gives back what [`take_difference`] took.
+fn drop_difference<M: Machine>(walk: &Walk<'_, M>, old: u64, new: u64) {
+    if !keeps_frame(old, new) {
+        if is_present(new) {
+            walk.drop_page(new);
+        }
+    } else if is_writable(new) && !is_writable(old) {
+        walk.drop_writable(frame_of(new));
+    }
+}
+
+/// Changes an entry of level 2, 3 or 4. Returns the old entry.
+fn change_upper<M: Machine>(
+    machine: &M,
+    space: &mut Space,
+    entry: &AtomicU64,
+    operation: Operation,
+    level: u8,
+) -> Result<u64, Error> {
+    let old = entry.load(Ordering::Acquire);
+    let Some(new) = operation.apply(old) else {
+        return Ok(old);
+    };
+    let new = normal_upper(new)?;
+    let same = is_present(old) && is_present(new) && frame_of(old) == frame_of(new);
+    if is_present(new) && !same {
+        walk::take(machine, space, frame_of(new), level - 1)?;
+    }
+    match commit(entry, old, new, operation, normal_upper) {
+        Ok(found) => {
+            if is_present(found) && !same {
+                walk::put(machine, space, frame_of(found));
+            }
+            Ok(found)
+        }
+        Err(refused) => {
+            if is_present(new) && !same {
+                walk::put(machine, space, frame_of(new));
+            }
+            refused
+        }
+    }
+}
+
+/// Stores to a page that is no table, as the partition could by itself.
+fn store_plain<M: Machine>(
+    walk: &Walk<'_, M>,
+    frame: &Frame,
+    mfn: u64,
+    entry: &AtomicU64,
+    new: u64,
+) -> Result<u64, Error> {
+    with_writable(walk, frame, mfn, || entry.swap(new, Ordering::AcqRel))
+}
+
+/// Runs `act` while the partition's frame `mfn` is held writable.
+pub(crate) fn with_writable<M: Machine, T>(
+    walk: &Walk<'_, M>,
+    frame: &Frame,
+    mfn: u64,
+    act: impl FnOnce() -> T,
+) -> Result<T, Error> {
+    let acquired = frame.get_typed(walk.partition, Type::Writable)?;
+    walk.settle(frame, acquired);
+    let result = act();
+    if frame.put_typed(|| walk.machine.stamp()) != Released::Done {
+        walk.machine.broken(mfn);
+    }
+    Ok(result)
 }

@@ -1,9 +1,332 @@
-//! Validating and dropping tables.
+//! Taking and giving back what entries refer to: pages, and tables with all below them.
+//!
+//! # Half-done work
+//! A table is *partial* while its entries are read or dropped: entries below its progress hold
+//! references, those from it on hold none, and one typed reference belongs to this state itself.
+//! Validation moves the progress up and dropping moves it down, so either can take over from the
+//! other. Where work stops inside the table that entry `progress` leads to, that one is partial
+//! too: validation meets it again as the next entry, dropping looks there first ([`boundary`]).
+//! Nobody but this state refers to a partial table, so it may always be dropped.
+//!
+//! A table of level 1 is done in one go, 512 entries at most.
+//!
+//! [`boundary`]: Walk::drop_boundary
 
-use crate::{Error, Machine, Space};
+use crate::entry::{self, ENTRIES, MONITOR_SLOTS, bits, frame_of, is_present, is_writable};
+use crate::machine::{Machine, Space, Table};
+use crate::{Error, table};
+use core::sync::atomic::{AtomicU64, Ordering};
+use frames::{Acquired, Frame, Released, Type};
+
+/// Work was left undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unfinished;
+
+/// One operation on the tables of one partition.
+pub(crate) struct Walk<'a, M> {
+    pub(crate) machine: &'a M,
+    pub(crate) partition: u32,
+    pub(crate) io: bool,
+    /// A step was made: stopping is allowed.
+    worked: bool,
+}
+
+impl<'a, M: Machine> Walk<'a, M> {
+    pub(crate) const fn new(machine: &'a M, space: &Space) -> Self {
+        Self {
+            machine,
+            partition: space.partition,
+            io: space.io,
+            worked: false,
+        }
+    }
+
+    /// Frame `mfn`, which the partition must own.
+    pub(crate) fn own_frame(&self, mfn: u64) -> Result<&'a Frame, Error> {
+        let frame = self.machine.frame(mfn).ok_or(Error::NoFrame)?;
+        if frame.owner() != self.partition {
+            return Err(Error::NotOwned);
+        }
+        Ok(frame)
+    }
+
+    fn should_stop(&self) -> bool {
+        self.worked && self.machine.should_yield()
+    }
+
+    /// Flushes what a type change owes; true: the contents are still to be checked.
+    pub(crate) fn settle(&self, frame: &Frame, acquired: Acquired) -> bool {
+        let (stamp, validate) = match acquired {
+            Acquired::Ready => return false,
+            Acquired::Settle { stamp } => (Some(stamp), false),
+            Acquired::Validate { stamp } => (stamp, true),
+        };
+        if let Some(stamp) = stamp {
+            self.machine.flush_before_retype(frame.owner(), stamp);
+            frame.settle();
+        }
+        validate
+    }
+
+    /// Takes what the present level-1 `entry`, of a frame of `owner`, holds.
+    pub(crate) fn take_page(&self, entry: u64, owner: u32) -> Result<(), Error> {
+        let mfn = frame_of(entry);
+        let Some(frame) = self.machine.frame(mfn) else {
+            let allowed = self.io && self.machine.device_memory(self.partition, mfn);
+            return if allowed { Ok(()) } else { Err(Error::NoFrame) };
+        };
+        if entry & bits::CACHE != 0 && !frame.is_io() {
+            return Err(Error::ReservedBits);
+        }
+        if !is_writable(entry) {
+            return Ok(frame.get_ref(owner)?);
+        }
+        let acquired = frame.get_typed(owner, Type::Writable)?;
+        self.settle(frame, acquired);
+        Ok(())
+    }
+
+    /// Makes what a read-only entry holds on frame `mfn` of `owner` that of a writable one.
+    pub(crate) fn take_writable(&self, mfn: u64, owner: u32) -> Result<(), Error> {
+        let Some(frame) = self.machine.frame(mfn) else {
+            return Ok(());
+        };
+        let acquired = frame.get_type(owner, Type::Writable)?;
+        self.settle(frame, acquired);
+        Ok(())
+    }
+
+    /// Gives back what the present level-1 `entry`, no longer in its table, held.
+    pub(crate) fn drop_page(&self, entry: u64) {
+        let mfn = frame_of(entry);
+        let Some(frame) = self.machine.frame(mfn) else {
+            return;
+        };
+        self.flush_foreign(frame);
+        put_page(self.machine, frame, mfn, is_writable(entry));
+    }
+
+    /// The reverse of [`Walk::take_writable`].
+    pub(crate) fn drop_writable(&self, mfn: u64) {
+        let Some(frame) = self.machine.frame(mfn) else {
+            return;
+        };
+        self.flush_foreign(frame);
+        if frame.put_type(|| self.machine.stamp()) != Released::Done {
+            self.machine.broken(mfn);
+        }
+    }
+
+    /// Another partition's frame: a later type change would not flush our CPUs, so do it now.
+    fn flush_foreign(&self, frame: &Frame) {
+        if frame.owner() != self.partition {
+            self.machine
+                .flush_before_retype(self.partition, self.machine.stamp());
+        }
+    }
+
+    /// Takes a typed reference on table `mfn` of `level` and validates it if nobody has.
+    /// After an error the table may be partial.
+    pub(crate) fn take_table(&mut self, mfn: u64, level: u8) -> Result<(), Error> {
+        let ty = Type::table(level).ok_or(Error::Invalid)?;
+        let frame = self.own_frame(mfn)?;
+        if frame.is_io() {
+            return Err(Error::NotOwned);
+        }
+        let acquired = frame.get_typed(self.partition, ty)?;
+        if self.settle(frame, acquired) {
+            self.validate(mfn, frame, level)?;
+        }
+        Ok(())
+    }
+
+    fn validate(&mut self, mfn: u64, frame: &Frame, level: u8) -> Result<(), Error> {
+        let table = self.machine.table(mfn);
+        let mut next = frame.progress();
+        while let Some((index, entry)) = table::first_present(table, next) {
+            if level == 4 && MONITOR_SLOTS.contains(&index) {
+                next = MONITOR_SLOTS.end;
+                continue;
+            }
+            let stop = level > 1 && self.should_stop();
+            let taken = if stop {
+                Err(Error::Again)
+            } else {
+                self.take_entry(entry, level)
+            };
+            if let Err(error) = taken {
+                set_progress(frame, index);
+                return Err(error);
+            }
+            force_user(table, index);
+            self.worked = true;
+            next = index + 1;
+        }
+        if level == 4 {
+            self.install_monitor(table);
+        }
+        frame.set_validated();
+        Ok(())
+    }
+
+    /// Checks the present `entry` of a table of `level` and takes what it holds.
+    fn take_entry(&mut self, entry: u64, level: u8) -> Result<(), Error> {
+        if level == 1 {
+            return self.take_page(entry::normal_l1(entry, self.io)?, self.partition);
+        }
+        let entry = entry::normal_upper(entry)?;
+        self.take_table(frame_of(entry), level - 1)
+    }
+
+    fn install_monitor(&self, table: &Table) {
+        for (entry, value) in table
+            .iter()
+            .skip(MONITOR_SLOTS.start)
+            .zip(self.machine.monitor_slots())
+        {
+            entry.store(*value, Ordering::Release);
+        }
+    }
+
+    /// Gives back a typed reference on table `mfn`. Unfinished: the table is partial.
+    pub(crate) fn drop_table(&mut self, mfn: u64) -> Result<(), Unfinished> {
+        let Some(frame) = self.machine.frame(mfn) else {
+            return Ok(());
+        };
+        match frame.put_typed(|| self.machine.stamp()) {
+            Released::Done => Ok(()),
+            Released::Devalidate => self.devalidate(mfn, frame),
+            Released::Broken => {
+                self.machine.broken(mfn);
+                Ok(())
+            }
+        }
+    }
+
+    /// Drops what the entries of a partial table hold, from the progress down, and the table.
+    fn devalidate(&mut self, mfn: u64, frame: &Frame) -> Result<(), Unfinished> {
+        let level = frame.word().ty().level().unwrap_or(1);
+        let table = self.machine.table(mfn);
+        let mut below = frame.progress();
+        if level > 1 {
+            self.drop_boundary(table, below, level)?;
+        }
+        while let Some((index, entry)) = table::last_present(table, below) {
+            if level == 4 && MONITOR_SLOTS.contains(&index) {
+                below = MONITOR_SLOTS.start;
+                continue;
+            }
+            if level > 1 && self.should_stop() {
+                set_progress(frame, index + 1);
+                return Err(Unfinished);
+            }
+            if level == 1 {
+                self.drop_page(entry);
+            } else if let Err(unfinished) = self.drop_table(frame_of(entry)) {
+                set_progress(frame, index);
+                return Err(unfinished);
+            }
+            self.worked = true;
+            below = index;
+        }
+        if frame.retire(|| self.machine.stamp()) != Released::Done {
+            self.machine.broken(mfn);
+        }
+        Ok(())
+    }
+
+    /// Finishes the partial table, if it is one, that entry `index` leads to.
+    fn drop_boundary(&mut self, table: &Table, index: usize, level: u8) -> Result<(), Unfinished> {
+        let Some(entry) = table.get(index) else {
+            return Ok(());
+        };
+        let entry = entry.load(Ordering::Relaxed);
+        if !is_present(entry) || (level == 4 && MONITOR_SLOTS.contains(&index)) {
+            return Ok(());
+        }
+        let Ok(frame) = self.own_frame(frame_of(entry)) else {
+            return Ok(());
+        };
+        let word = frame.word();
+        if word.is_partial() && word.ty().level() == Some(level - 1) {
+            return self.devalidate(frame_of(entry), frame);
+        }
+        Ok(())
+    }
+}
+
+/// Gives back a page's references.
+pub(crate) fn put_page<M: Machine>(machine: &M, frame: &Frame, mfn: u64, writable: bool) {
+    let ok = if writable {
+        frame.put_typed(|| machine.stamp()) == Released::Done
+    } else {
+        frame.put_ref()
+    };
+    if !ok {
+        machine.broken(mfn);
+    }
+}
+
+/// Sets the bits of a present entry that the monitor insists on, whatever the CPU sets meanwhile.
+fn force_user(table: &Table, index: usize) {
+    let Some(entry) = table.get(index) else {
+        return;
+    };
+    if entry.load(Ordering::Relaxed) & (bits::US | bits::G) != bits::US {
+        entry.fetch_or(bits::US, Ordering::AcqRel);
+        entry.fetch_and(!bits::G, Ordering::AcqRel);
+    }
+}
+
+fn set_progress(frame: &Frame, entries: usize) {
+    frame.set_progress(u32::try_from(entries.min(ENTRIES)).unwrap_or(0));
+}
 
 /// See [`Space::finish`].
 pub(crate) fn finish<M: Machine>(machine: &M, space: &mut Space) -> Result<(), Error> {
-    let _ = (machine, space);
-    todo!()
+    let Some(mfn) = space.pending else {
+        return Ok(());
+    };
+    if let Some(frame) = machine.frame(mfn)
+        && frame.word().is_partial()
+        && Walk::new(machine, space).devalidate(mfn, frame).is_err()
+    {
+        return Err(Error::Again);
+    }
+    space.pending = None;
+    Ok(())
+}
+
+/// [`Walk::take_table`] for an operation: after a refusal, what was done is undone.
+pub(crate) fn take<M: Machine>(
+    machine: &M,
+    space: &mut Space,
+    mfn: u64,
+    level: u8,
+) -> Result<(), Error> {
+    let taken = Walk::new(machine, space).take_table(mfn, level);
+    let Err(error) = taken else { return Ok(()) };
+    if error != Error::Again {
+        let walk = Walk::new(machine, space);
+        if walk
+            .own_frame(mfn)
+            .is_ok_and(|frame| frame.word().is_partial())
+        {
+            space.pending = Some(mfn);
+            let _ = finish(machine, space);
+        }
+    }
+    Err(error)
+}
+
+/// [`Walk::drop_table`] for an operation: what is unfinished is left to [`finish`].
+pub(crate) fn put<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
+    if Walk::new(machine, space).drop_table(mfn).is_err() {
+        space.pending = Some(mfn);
+    }
+}
+
+/// Entry `index` of frame `table`.
+pub(crate) fn slot<M: Machine>(machine: &M, table: u64, index: usize) -> Result<&AtomicU64, Error> {
+    machine.table(table).get(index).ok_or(Error::Invalid)
 }
