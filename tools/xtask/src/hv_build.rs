@@ -37,9 +37,12 @@ enum Toolchain {
     Debian,
 }
 
-fn has_prebuilt_core() -> bool {
+/// Whether the user's own toolchain has the target installed.
+pub fn has_prebuilt_core() -> bool {
     let mut rustc = Command::new("rustc");
-    rustc.args(["--print", "sysroot"]);
+    rustc
+        .args(["--print", "sysroot"])
+        .current_dir(workspace::root());
     let Ok(sysroot) = workspace::output(&mut rustc, "asking rustc for its sysroot") else {
         return false;
     };
@@ -63,16 +66,9 @@ fn choose() -> Result<Toolchain> {
     )
 }
 
-fn cargo(toolchain: &Toolchain) -> Command {
+fn cargo_build(toolchain: &Toolchain) -> Command {
     match toolchain {
-        Toolchain::Rustup => {
-            let mut command = workspace::clean_command("cargo");
-            if let Some(name) = env::var_os("RUSTUP_TOOLCHAIN") {
-                command.env("RUSTUP_TOOLCHAIN", name);
-            }
-            command.arg("build");
-            command
-        }
+        Toolchain::Rustup => workspace::cargo("build"),
         Toolchain::Debian => {
             let mut command = workspace::clean_command("/usr/bin/cargo");
             let path = env::var("PATH").unwrap_or_default();
@@ -80,25 +76,28 @@ fn cargo(toolchain: &Toolchain) -> Command {
                 .env("PATH", format!("/usr/bin:{path}"))
                 .env("RUSTC", "/usr/bin/rustc")
                 .env("RUSTC_BOOTSTRAP", "1")
-                .env_remove("RUSTUP_TOOLCHAIN")
                 .arg("build")
                 .arg("-Zbuild-std=core,alloc,compiler_builtins")
                 .arg("-Zbuild-std-features=compiler-builtins-mem");
+            workspace::quiet_unless_watched(&mut command);
             command
         }
     }
 }
 
 /// Builds the images and returns where they are.
+///
+/// # Errors
+/// There is no toolchain for the target, or the build fails.
 pub fn build() -> Result<Images> {
     let toolchain = choose()?;
     let (dir, name) = match toolchain {
-        Toolchain::Rustup => ("hv-rustup", "the rustup toolchain's"),
+        Toolchain::Rustup => ("hv-rustup", "the rustup toolchain's target"),
         Toolchain::Debian => ("hv", "Debian's rustc-web, building core"),
     };
-    eprintln!("xtask: monitor and system partitions for {TARGET} ({name})");
+    eprintln!("xtask: building for {TARGET} with {name}");
     let target_dir = workspace::root().join("target").join(dir);
-    let mut command = cargo(&toolchain);
+    let mut command = cargo_build(&toolchain);
     command
         .args([
             "--release",

@@ -1,12 +1,14 @@
 //! `cargo xtask`: builds the host, boots it, tests it.
 
-mod hv_build;
-mod workspace;
-
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use xtask::exec::{self, Outcome};
+use xtask::options::{BootOptions, MachineOptions};
+use xtask::{boot_image, host, hv_build, provision, terminal};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, boot and test the host")]
@@ -19,26 +21,101 @@ struct Cli {
 enum Task {
     /// Build the monitor, the ultravisor and the boot partition
     Build,
+    /// Boot the host in QEMU with the terminal on the command partition's console
+    Run {
+        #[command(flatten)]
+        machine: MachineOptions,
+        #[command(flatten)]
+        boot: BootOptions,
+    },
+    /// Boot a fresh host, run a command in its command partition, power off
+    #[command(
+        after_help = "The status is the command's; 124 when its time is up, 125 when it \
+        could not be run to its end."
+    )]
+    Exec {
+        #[command(flatten)]
+        machine: MachineOptions,
+        #[command(flatten)]
+        boot: BootOptions,
+        /// End everything after this many seconds
+        #[arg(long, value_name = "S")]
+        timeout: Option<u64>,
+        /// Show the console as well, on standard error
+        #[arg(long)]
+        verbose: bool,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Make the bootable image for a real machine
+    Iso {
+        #[command(flatten)]
+        boot: BootOptions,
+        /// Where to put it
+        #[arg(long, value_name = "FILE", default_value = "build/ultravisor.iso")]
+        output: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
-    match perform(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("xtask: {error:#}");
-            ExitCode::FAILURE
+    let task = Cli::parse().command;
+    let failure = match task {
+        Task::Exec { .. } => ExitCode::from(exec::STATUS_FAILED),
+        _ => ExitCode::FAILURE,
+    };
+    perform(task).unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        failure
+    })
+}
+
+fn perform(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Build => build(),
+        Task::Run { machine, boot } => {
+            let image = boot_image::make(&host::payload(&boot)?)?;
+            terminal::run(&machine, &image)
+        }
+        Task::Exec {
+            machine,
+            boot,
+            timeout,
+            verbose,
+            command,
+        } => {
+            let image = boot_image::make(&host::payload(&boot)?)?;
+            let timeout = timeout.map(Duration::from_secs);
+            let outcome = exec::exec(&machine, &image, command, timeout, verbose)?;
+            Ok(exit_code(outcome))
+        }
+        Task::Iso { boot, output } => {
+            let image = boot_image::make(&host::payload(&boot)?)?;
+            std::fs::copy(image, &output)
+                .with_context(|| format!("cannot write {}", output.display()))?;
+            println!("{}", output.display());
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn perform(task: Task) -> Result<()> {
-    match task {
-        Task::Build => {
-            let images = hv_build::build()?;
-            for image in [images.monitor, images.ultravisor, images.boot] {
-                println!("{}", image.display());
-            }
+fn build() -> Result<ExitCode> {
+    provision::provision()?;
+    let images = hv_build::build()?;
+    for image in [images.monitor, images.ultravisor, images.boot] {
+        println!("{}", image.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exit_code(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Outcome::Exited(status) => {
+            u8::try_from(status).map_or(ExitCode::from(exec::STATUS_FAILED), ExitCode::from)
+        }
+        Outcome::TimedOut(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::from(exec::STATUS_TIMED_OUT)
         }
     }
-    Ok(())
 }

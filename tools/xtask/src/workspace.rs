@@ -5,16 +5,96 @@
 //! same thing from a shell, from an editor and from CI.
 
 use std::env;
-use std::path::PathBuf;
+use std::fs;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 /// The root of the workspace, as an absolute path.
 pub fn root() -> PathBuf {
-    let here = env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    here.ancestors().nth(2).map_or(here.clone(), PathBuf::from)
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_path_buf()
+}
+
+/// The directory of everything that xtask makes and keeps: kernel, images, logs. Git ignores it.
+///
+/// # Errors
+/// It cannot be made.
+pub fn build_dir() -> Result<PathBuf> {
+    directory(root().join("build"))
+}
+
+/// Makes a directory and its parents, and returns its path.
+///
+/// # Errors
+/// It cannot be made.
+pub fn directory(path: PathBuf) -> Result<PathBuf> {
+    fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    Ok(path)
+}
+
+/// Reads a file; the error names it.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Writes a file unless it has these bytes already, so that its time of change tells the truth.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    write_whole(path, bytes)
+}
+
+/// Writes a file so that whoever reads it sees all of it or what was there before.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let partial = path.with_added_extension(format!("{}.part", std::process::id()));
+    fs::write(&partial, bytes)
+        .and_then(|()| fs::rename(&partial, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Files of one kind that are kept in a cache.
+const KEPT_FILES: usize = 8;
+
+/// Makes `path` the last that [`drop_old`] drops.
+pub fn mark_used(path: &Path) {
+    let stamp = path.with_added_extension("used");
+    // It only orders what is dropped.
+    let _ = fs::write(stamp, b"");
+}
+
+/// Removes the files with this extension that were not used for the longest time. A running
+/// machine keeps its own open.
+pub fn drop_old(directory: &Path, extension: &str) {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
+    let last_use = |path: &Path| {
+        let of = |path: &Path| fs::metadata(path).and_then(|facts| facts.modified()).ok();
+        of(&path.with_added_extension("used")).max(of(path))
+    };
+    let mut files: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == extension))
+        .map(|path| (last_use(&path), path))
+        .collect();
+    files.sort();
+    for (_, file) in files.iter().rev().skip(KEPT_FILES) {
+        let _ = fs::remove_file(file.with_added_extension("used"));
+        let _ = fs::remove_file(file);
+    }
 }
 
 /// Variables of the outer cargo and rustup that must not reach an inner cargo.
@@ -26,7 +106,7 @@ fn is_of_outer_cargo(name: &str) -> bool {
         "CARGO_BUILD_",
         "CARGO_TARGET_",
     ];
-    const NAMES: [&str; 8] = [
+    const NAMES: [&str; 9] = [
         "CARGO",
         "CARGO_BIN_NAME",
         "CARGO_CRATE_NAME",
@@ -34,6 +114,7 @@ fn is_of_outer_cargo(name: &str) -> bool {
         "CARGO_PRIMARY_PACKAGE",
         "LD_LIBRARY_PATH",
         "RUSTFLAGS",
+        "RUSTUP_TOOLCHAIN",
         "RUST_RECURSION_COUNT",
     ];
     NAMES.contains(&name) || PREFIXES.iter().any(|p| name.starts_with(p))
@@ -51,9 +132,33 @@ pub fn clean_command(program: &str) -> Command {
     command
 }
 
-/// Runs `command` to its end with inherited output; an error names what failed.
+/// The cargo that this xtask was started by, with the user's toolchain choice, running `task`.
+///
+/// It is quiet but for warnings where nobody watches its progress.
+pub fn cargo(task: &str) -> Command {
+    let mut command = clean_command("cargo");
+    if let Some(name) = env::var_os("RUSTUP_TOOLCHAIN") {
+        command.env("RUSTUP_TOOLCHAIN", name);
+    }
+    command.arg(task);
+    quiet_unless_watched(&mut command);
+    command
+}
+
+/// Adds `--quiet` where standard error is not a terminal.
+pub fn quiet_unless_watched(cargo: &mut Command) {
+    if !std::io::stderr().is_terminal() {
+        cargo.arg("--quiet");
+    }
+}
+
+/// Runs `command` to its end; its output goes to standard error, and an error names what failed.
+///
+/// # Errors
+/// The program cannot be started or does not end with status 0.
 pub fn run(command: &mut Command, what: &str) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
+    command.stdout(std::io::stderr());
     let status = command
         .status()
         .with_context(|| format!("cannot start {program} ({what})"))?;
@@ -64,6 +169,9 @@ pub fn run(command: &mut Command, what: &str) -> Result<()> {
 }
 
 /// Runs `command` and returns its standard output; an error carries its standard error.
+///
+/// # Errors
+/// The program cannot be started or does not end with status 0.
 pub fn output(command: &mut Command, what: &str) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let out = command

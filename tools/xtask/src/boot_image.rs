@@ -1,0 +1,210 @@
+//! The bootable image: GRUB, the monitor and its modules, for BIOS and UEFI machines alike.
+//!
+//! An image is named after what is in it, so one that exists needs no building, and two boots at
+//! the same time cannot disturb each other.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::workspace;
+
+/// The GRUB modules that the image carries; all others would only make it larger.
+const GRUB_MODULES: &str = "all_video configfile echo fat halt iso9660 linux multiboot2 normal \
+    part_gpt part_msdos reboot search serial terminal test";
+
+/// A file that GRUB loads for the monitor.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// The first word of its command line, by which the monitor knows it.
+    pub name: String,
+    /// Where it is on this machine.
+    pub file: PathBuf,
+    /// The rest of its command line.
+    pub options: String,
+}
+
+/// What GRUB starts.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// The host: the monitor and its modules.
+    Host {
+        /// The monitor, a multiboot2 ELF image.
+        monitor: PathBuf,
+        /// Its command line.
+        options: String,
+        /// Its modules.
+        modules: Vec<Module>,
+    },
+    /// A Linux kernel on the bare machine, to compare with.
+    Linux {
+        /// The `bzImage`.
+        kernel: PathBuf,
+        /// Its command line.
+        options: String,
+        /// Its initial RAM disk.
+        initrd: PathBuf,
+    },
+}
+
+impl Payload {
+    /// The files of the image: name below `/boot`, and where it is on this machine.
+    fn files(&self) -> Vec<(&str, &Path)> {
+        match self {
+            Self::Host {
+                monitor, modules, ..
+            } => {
+                let modules = modules.iter().map(|m| (m.name.as_str(), m.file.as_path()));
+                std::iter::once(("ultravisor-monitor", monitor.as_path()))
+                    .chain(modules)
+                    .collect()
+            }
+            Self::Linux { kernel, initrd, .. } => {
+                vec![("linux", kernel.as_path()), ("initrd", initrd.as_path())]
+            }
+        }
+    }
+
+    /// The commands of the menu entry.
+    fn commands(&self) -> String {
+        match self {
+            Self::Host {
+                options, modules, ..
+            } => {
+                let mut text = format!("multiboot2 /boot/ultravisor-monitor{}\n", words(options));
+                for module in modules {
+                    let (name, rest) = (&module.name, words(&module.options));
+                    text.push_str(&format!("module2 /boot/{name} {name}{rest}\n"));
+                }
+                text
+            }
+            Self::Linux { options, .. } => {
+                format!("linux /boot/linux{}\ninitrd /boot/initrd\n", words(options))
+            }
+        }
+    }
+
+    fn grub_config(&self) -> String {
+        format!(
+            "set timeout=0\nserial --unit=0 --speed=115200\nterminal_input serial console\n\
+             terminal_output serial console\nmenuentry Ultravisor {{\n{}}}\n",
+            self.commands()
+        )
+    }
+}
+
+/// The words of `options`, quoted for GRUB's shell, each after a space.
+fn words(options: &str) -> String {
+    let quoted = |word: &str| match word.chars().all(is_plain) {
+        true => format!(" {word}"),
+        false => format!(" '{}'", word.replace('\'', "'\\''")),
+    };
+    options.split_whitespace().map(quoted).collect()
+}
+
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_=.,:/+@%".contains(c)
+}
+
+/// Makes the image, or finds it made, and returns where it is.
+///
+/// # Errors
+/// A file is missing, or GRUB's tools fail.
+pub fn make(payload: &Payload) -> Result<PathBuf> {
+    let directory = workspace::directory(workspace::build_dir()?.join("images"))?;
+    let image = directory.join(format!("{:016x}.iso", fingerprint(payload)?));
+    if image.exists() {
+        workspace::mark_used(&image);
+        return Ok(image);
+    }
+    let partial = image.with_added_extension(format!("{}.part", std::process::id()));
+    let made = write(payload, &partial);
+    if made.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    made?;
+    fs::rename(&partial, &image).with_context(|| format!("cannot make {}", image.display()))?;
+    workspace::drop_old(&directory, "iso");
+    Ok(image)
+}
+
+/// A number that differs when the configuration or one of the files does.
+fn fingerprint(payload: &Payload) -> Result<u64> {
+    let mut hasher = DefaultHasher::new();
+    (GRUB_MODULES, payload.grub_config()).hash(&mut hasher);
+    for (name, file) in payload.files() {
+        let facts =
+            fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?;
+        (
+            name,
+            file,
+            facts.len(),
+            facts.ino(),
+            facts.mtime(),
+            facts.mtime_nsec(),
+        )
+            .hash(&mut hasher);
+    }
+    Ok(hasher.finish())
+}
+
+fn write(payload: &Payload, image: &Path) -> Result<()> {
+    let tree = image.with_added_extension("tree");
+    let boot = workspace::directory(tree.join("boot"))?;
+    workspace::directory(boot.join("grub"))?;
+    fs::write(boot.join("grub/grub.cfg"), payload.grub_config())?;
+    for (name, file) in payload.files() {
+        // A link would be followed by xorriso only with an option that grub-mkrescue sets itself.
+        let linked = fs::hard_link(file, boot.join(name));
+        linked
+            .or_else(|_| fs::copy(file, boot.join(name)).map(drop))
+            .with_context(|| format!("cannot put {} into the image", file.display()))?;
+    }
+    let mut grub = Command::new("grub-mkrescue");
+    grub.args(["--output".as_ref(), image.as_os_str(), tree.as_os_str()])
+        .arg(format!("--install-modules={GRUB_MODULES}"))
+        .args(["--locales=", "--fonts=", "--themes="]);
+    let made = workspace::output(&mut grub, "making the boot image");
+    fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))?;
+    made.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(options: &str) -> Payload {
+        Payload::Host {
+            monitor: "target/monitor".into(),
+            options: "log=debug".into(),
+            modules: vec![Module {
+                name: "command-kernel".into(),
+                file: "vmlinux".into(),
+                options: options.into(),
+            }],
+        }
+    }
+
+    #[test]
+    fn modules_are_named_by_their_first_word() {
+        let config = host("console=hvc0  quiet").grub_config();
+        assert!(config.contains("\nmultiboot2 /boot/ultravisor-monitor log=debug\n"));
+        let line = "\nmodule2 /boot/command-kernel command-kernel console=hvc0 quiet\n";
+        assert!(config.contains(line), "{config}");
+    }
+
+    #[test]
+    fn what_grub_would_interpret_is_quoted() {
+        assert_eq!(words("a=$x;y b'c {"), r" 'a=$x;y' 'b'\''c' '{'");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = make(&host("")).expect_err("nothing is there");
+        assert!(format!("{error:#}").contains("target/monitor"), "{error:#}");
+    }
+}

@@ -1,0 +1,191 @@
+//! The initial RAM disk of the command partition: our init, `uvd`, `uvtool`, a busybox and the
+//! kernel modules that reach the ultravisor.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cpio::Archive;
+use crate::kernel::Kernel;
+use crate::modules::Modules;
+use crate::workspace;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const BUSYBOX: &str = "/bin/busybox";
+
+/// The kernel modules that `uvd` and `/proc/xen` need.
+const MODULES: [&str; 5] = [
+    "xen-evtchn",
+    "xen-gntdev",
+    "xen-gntalloc",
+    "xen-privcmd",
+    "xenfs",
+];
+
+/// A host file for the command partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileToSend {
+    /// Where it is on this machine; a directory brings all below it.
+    pub host: PathBuf,
+    /// Where it goes, as an absolute path.
+    pub guest: String,
+}
+
+impl std::str::FromStr for FileToSend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((host, guest)) = text.rsplit_once(':') else {
+            return Err("give HOST:PATH".into());
+        };
+        if host.is_empty() || !guest.starts_with('/') || guest.ends_with('/') {
+            return Err("give HOST:PATH with an absolute PATH that names the file".into());
+        }
+        Ok(Self {
+            host: host.into(),
+            guest: guest.into(),
+        })
+    }
+}
+
+/// Builds our programs, statically linked, and returns the directory that they are in.
+fn build_programs() -> Result<PathBuf> {
+    let target_dir = workspace::root().join("target/cmd");
+    let mut cargo = workspace::cargo("build");
+    cargo
+        .args([
+            "--release",
+            "--target",
+            TARGET,
+            "-p",
+            "uv-init",
+            "-p",
+            "uvd",
+            "-p",
+            "uvtool",
+        ])
+        .env("CARGO_TARGET_DIR", &target_dir)
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
+        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    workspace::run(&mut cargo, "building the programs of the command partition")?;
+    Ok(target_dir.join(TARGET).join("release"))
+}
+
+/// Builds the RAM disk for `kernel`, with `files` in it.
+///
+/// # Errors
+/// A program does not build, or a file is missing.
+pub fn build(kernel: &Kernel, files: &[FileToSend]) -> Result<Vec<u8>> {
+    let programs = build_programs()?;
+    let mut archive = Archive::new();
+    skeleton(&mut archive);
+    add_busybox(&mut archive)?;
+    for (name, path) in [
+        ("uv-init", "init"),
+        ("uvd", "usr/bin/uvd"),
+        ("uvtool", "usr/bin/uvtool"),
+    ] {
+        archive.file(path, 0o755, &workspace::read(&programs.join(name))?);
+    }
+    add_modules(&mut archive, kernel)?;
+    let mut image = archive.finish();
+    if !files.is_empty() {
+        image.extend(archive_of(files)?);
+    }
+    Ok(image)
+}
+
+fn skeleton(archive: &mut Archive) {
+    for path in ["dev", "proc", "sys", "run", "tmp", "root", "etc", "usr/bin"] {
+        archive.directory(path);
+    }
+    for path in ["bin", "sbin", "usr/sbin"] {
+        archive.symlink(path, "/usr/bin");
+    }
+    archive.character_device("dev/console", 5, 1);
+    archive.character_device("dev/null", 1, 3);
+    archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n");
+    archive.file("etc/group", 0o644, b"root:x:0:\n");
+    archive.file("etc/hostname", 0o644, b"command\n");
+}
+
+fn add_busybox(archive: &mut Archive) -> Result<()> {
+    archive.file(
+        "usr/bin/busybox",
+        0o755,
+        &workspace::read(Path::new(BUSYBOX))?,
+    );
+    let applets = workspace::output(Command::new(BUSYBOX).arg("--list"), "listing the applets")?;
+    for applet in applets.lines().filter(|name| *name != "busybox") {
+        archive.symlink(&format!("usr/bin/{applet}"), "busybox");
+    }
+    Ok(())
+}
+
+/// Adds the modules, and their paths in load order, a line each, as `/etc/uv-modules`.
+fn add_modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
+    let mut list = String::new();
+    for file in Modules::find(&kernel.modules)?.in_load_order(&MODULES)? {
+        let below = file
+            .strip_prefix(&kernel.modules)
+            .context("a module outside its directory")?;
+        let path = format!("lib/modules/{}/{}", kernel.release, below.display());
+        archive.file(&path, 0o644, &workspace::read(&file)?);
+        list.push_str(&format!("/{path}\n"));
+    }
+    archive.file("etc/uv-modules", 0o644, list.as_bytes());
+    Ok(())
+}
+
+/// An archive with `files`.
+///
+/// # Errors
+/// A file is missing.
+pub fn archive_of(files: &[FileToSend]) -> Result<Vec<u8>> {
+    let mut archive = Archive::new();
+    for file in files {
+        if !file.host.exists() {
+            bail!("--file {}: there is no such file", file.host.display());
+        }
+        add_tree(&mut archive, &file.host, &file.guest)?;
+    }
+    Ok(archive.finish())
+}
+
+fn add_tree(archive: &mut Archive, host: &Path, guest: &str) -> Result<()> {
+    let name = || format!("cannot read {}", host.display());
+    // The links of a tree stay links; a file that was asked for by name is followed.
+    if host.is_dir() {
+        archive.directory(guest);
+        for entry in fs::read_dir(host).with_context(name)? {
+            let entry = entry?;
+            let guest = format!("{guest}/{}", entry.file_name().to_string_lossy());
+            match fs::read_link(entry.path()) {
+                Ok(target) => archive.symlink(&guest, &target.to_string_lossy()),
+                Err(_) => add_tree(archive, &entry.path(), &guest)?,
+            }
+        }
+        return Ok(());
+    }
+    let permissions = fs::metadata(host).with_context(name)?.permissions().mode();
+    archive.file(guest, permissions, &workspace::read(host)?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_are_split_at_the_last_colon() {
+        let file: FileToSend = "a:b:/root/c".parse().expect("well formed");
+        assert_eq!((file.host, file.guest.as_str()), ("a:b".into(), "/root/c"));
+        for bad in ["a", ":/b", "a:b", "a:/b/"] {
+            assert!(bad.parse::<FileToSend>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! From options to a bootable image: builds every part that the image needs.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::boot_image::{Module, Payload};
+use crate::kernel::{self, Kernel};
+use crate::options::{BootOptions, Under};
+use crate::{command_image, hv_build, provision, workspace};
+
+/// What the command partition's kernel is told unless `--kernel` names another.
+const COMMAND_LINE: &str = "console=hvc0 xen_privcmd.unrestricted=1 quiet loglevel=4";
+/// What any other kernel is told before the words of `--append`.
+const OTHER_COMMAND_LINE: &str = "console=hvc0";
+/// What the kernel is told on the bare machine, where the serial lines are its own.
+const BARE_COMMAND_LINE: &str = "console=ttyS0 uv.harness=ttyS1 quiet loglevel=4";
+
+/// Builds all that the options ask for, and says what GRUB is to start.
+///
+/// # Errors
+/// A package is missing, something does not build, or a file cannot be read.
+pub fn payload(options: &BootOptions) -> Result<Payload> {
+    provision::provision()?;
+    match options.under {
+        Under::Ultravisor => host(options),
+        Under::Bare => bare(options),
+    }
+}
+
+fn host(options: &BootOptions) -> Result<Payload> {
+    let images = hv_build::build()?;
+    let mut modules = vec![
+        module(
+            "ultravisor",
+            strip(&images.ultravisor)?,
+            &options.ultravisor_options,
+        ),
+        module("boot", strip(&images.boot)?, &options.all_boot_options()),
+    ];
+    modules.extend(match &options.kernel {
+        Some(kernel) => other_kernel(kernel, options)?,
+        None => command_partition(options)?,
+    });
+    Ok(Payload::Host {
+        monitor: strip(&images.monitor)?,
+        options: options.monitor_options.clone(),
+        modules,
+    })
+}
+
+fn command_partition(options: &BootOptions) -> Result<Vec<Module>> {
+    let kernel = kernel::guest_kernel()?;
+    let line = format!("{COMMAND_LINE} {}", options.append);
+    let initrd = initrd(&kernel, options)?;
+    Ok(vec![
+        module("command-kernel", kernel.elf, &line),
+        module("command-initrd", initrd, ""),
+    ])
+}
+
+fn other_kernel(file: &Path, options: &BootOptions) -> Result<Vec<Module>> {
+    let line = format!("{OTHER_COMMAND_LINE} {}", options.append);
+    let elf = workspace::build_dir()?.join("other-kernel");
+    workspace::write_if_changed(&elf, &kernel::unpack(&workspace::read(file)?)?)?;
+    let mut modules = vec![module("command-kernel", elf, &line)];
+    if let Some(initrd) = &options.initrd {
+        modules.push(module("command-initrd", initrd.clone(), ""));
+    }
+    Ok(modules)
+}
+
+fn bare(options: &BootOptions) -> Result<Payload> {
+    ensure!(
+        options.kernel.is_none(),
+        "--under bare boots the guest kernel; leave out --kernel"
+    );
+    let kernel = kernel::guest_kernel()?;
+    let initrd = initrd(&kernel, options)?;
+    let line = format!("{BARE_COMMAND_LINE} {}", options.append);
+    Ok(Payload::Linux {
+        kernel: kernel.bzimage,
+        options: line,
+        initrd,
+    })
+}
+
+fn module(name: &str, file: PathBuf, options: &str) -> Module {
+    Module {
+        name: name.to_owned(),
+        file,
+        options: options.to_owned(),
+    }
+}
+
+/// Builds the RAM disk, named after its bytes, so that boots that send different files do not
+/// disturb each other.
+fn initrd(kernel: &Kernel, options: &BootOptions) -> Result<PathBuf> {
+    let image = command_image::build(kernel, &options.file)?;
+    let mut hasher = DefaultHasher::new();
+    image.hash(&mut hasher);
+    let directory = workspace::directory(workspace::build_dir()?.join("initrds"))?;
+    let path = directory.join(format!("{:016x}.cpio", hasher.finish()));
+    workspace::write_if_changed(&path, &image)?;
+    workspace::drop_old(&directory, "cpio");
+    Ok(path)
+}
+
+/// The image without its line tables, which only a debugger reads; its symbols stay.
+fn strip(image: &Path) -> Result<PathBuf> {
+    let name = image.file_name().unwrap_or_default();
+    let directory = workspace::directory(workspace::build_dir()?.join("stripped"))?;
+    let scratch = directory
+        .join(name)
+        .with_added_extension(std::process::id().to_string());
+    let mut objcopy = Command::new("objcopy");
+    objcopy
+        .arg("--strip-debug")
+        .args([image, scratch.as_path()]);
+    workspace::run(&mut objcopy, "removing line tables")?;
+    let stripped = directory.join(name);
+    workspace::write_if_changed(&stripped, &workspace::read(&scratch)?)?;
+    std::fs::remove_file(&scratch)?;
+    Ok(stripped)
+}

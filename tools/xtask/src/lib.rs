@@ -1,0 +1,19 @@
+//! What `cargo xtask` does: builds the host, makes its bootable image, boots it in QEMU.
+//!
+//! It is a library so that the nested scenarios of `ci` stand on the same code as the commands.
+#![forbid(unsafe_code)]
+
+pub mod boot_image;
+pub mod command_image;
+pub mod cpio;
+pub mod exec;
+pub mod host;
+pub mod hv_build;
+pub mod kernel;
+pub mod machine;
+pub mod modules;
+pub mod options;
+pub mod provision;
+pub mod qemu;
+pub mod terminal;
+pub mod workspace;

@@ -1,0 +1,291 @@
+//! A machine that runs: its console as text, and the harness line to the command partition.
+//!
+//! Three threads feed one queue of events: the console, the line's packets, and whoever waits on
+//! the queue learns of either's end. Nothing here guesses at console text; commands and their
+//! results travel on the harness line.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use harness_protocol::{Decoder, Packet};
+
+use crate::options::MachineOptions;
+use crate::qemu::{self, Console, Qemu};
+use crate::workspace;
+
+/// How long a machine may take to power off.
+const GRACE: Duration = Duration::from_secs(20);
+/// Lines of the console that a message about a failure shows.
+const TAIL_LINES: usize = 25;
+
+/// Something that the machine did.
+#[derive(Debug)]
+pub enum Event {
+    /// A packet came from the command partition.
+    Packet(Packet),
+    /// Bytes came on the harness line that are no packet.
+    Noise(String),
+    /// The harness line was closed: QEMU ended.
+    Closed,
+    /// The console printed this.
+    Console(Vec<u8>),
+}
+
+/// Why waiting for an event ended without one.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NoEvent {
+    /// The deadline passed.
+    TimedOut,
+    /// The machine is gone.
+    Ended,
+}
+
+/// A running machine. Dropping it ends it.
+pub struct Machine {
+    qemu: Qemu,
+    events: Receiver<Event>,
+    line: UnixStream,
+    /// The last lines of the console; the last may be unfinished.
+    tail: VecDeque<String>,
+    log: File,
+    /// Whether the console is shown on standard error as it comes.
+    pub show_console: bool,
+    /// Where the console is kept.
+    pub log_path: PathBuf,
+}
+
+/// A name for the harness line's socket that no other machine has.
+fn socket_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("ultravisor-harness-{}-{number}", std::process::id())
+}
+
+/// Opens the log of a console: `build/console.log`, or one with our process id in its name where
+/// another machine is using that.
+///
+/// # Errors
+/// It cannot be made.
+pub fn open_log() -> Result<(File, PathBuf)> {
+    let directory = workspace::build_dir()?;
+    let own = format!("console-{}.log", std::process::id());
+    for name in ["console.log", &own] {
+        let path = directory.join(name);
+        let mut options = File::options();
+        let file = options.create(true).append(true).open(&path);
+        let file = file.with_context(|| format!("cannot make {}", path.display()))?;
+        if file.try_lock().is_ok() {
+            file.set_len(0)?;
+            return Ok((file, path));
+        }
+    }
+    bail!("build/console.log and build/{own} are in use by other machines")
+}
+
+impl Machine {
+    /// Boots `image`. Call it from a thread that stays while the machine is wanted.
+    ///
+    /// # Errors
+    /// QEMU cannot be started, or ends at once.
+    pub fn start(options: &MachineOptions, image: &Path) -> Result<Self> {
+        let name = socket_name();
+        let address = SocketAddr::from_abstract_name(&name)?;
+        let listener = UnixListener::bind_addr(&address).context("cannot make the harness line")?;
+        let arguments = qemu::arguments(options, image, &Console::Output, Some(&name))?;
+        let (log, log_path) = open_log()?;
+        let mut qemu = Qemu::start(&arguments, &Console::Output)?;
+        let console = qemu.take_console().context("QEMU has no output")?;
+        let line = accept(&listener, &mut qemu)?;
+        let (sender, events) = channel();
+        let reader = line.try_clone()?;
+        let of_console = sender.clone();
+        thread::spawn(move || read_console(console, &of_console));
+        thread::spawn(move || read_packets(reader, &sender));
+        let tail = VecDeque::new();
+        Ok(Self {
+            qemu,
+            events,
+            line,
+            tail,
+            log,
+            show_console: false,
+            log_path,
+        })
+    }
+
+    /// The next event, or why there is none until `deadline`.
+    ///
+    /// # Errors
+    /// See [`NoEvent`].
+    pub fn next_event(&mut self, deadline: Option<Instant>) -> Result<Event, NoEvent> {
+        let event = match deadline {
+            None => self.events.recv().map_err(|_| NoEvent::Ended),
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.events.recv_timeout(left).map_err(|error| match error {
+                    RecvTimeoutError::Timeout => NoEvent::TimedOut,
+                    RecvTimeoutError::Disconnected => NoEvent::Ended,
+                })
+            }
+        }?;
+        if let Event::Console(bytes) = &event {
+            self.note_console(bytes);
+        }
+        Ok(event)
+    }
+
+    fn note_console(&mut self, bytes: &[u8]) {
+        // A console that cannot be kept must not end the machine.
+        let _ = self.log.write_all(bytes);
+        if self.show_console {
+            let _ = io::stderr().write_all(bytes);
+        }
+        for part in String::from_utf8_lossy(bytes).split_inclusive('\n') {
+            match self.tail.back_mut() {
+                Some(last) if !last.ends_with('\n') => last.push_str(part),
+                _ => self.tail.push_back(part.to_owned()),
+            }
+        }
+        let surplus = self.tail.len().saturating_sub(TAIL_LINES);
+        self.tail.drain(..surplus);
+    }
+
+    /// The last lines of the console, for a message.
+    pub fn console_tail(&mut self) -> String {
+        while let Ok(event) = self.events.try_recv() {
+            if let Event::Console(bytes) = &event {
+                self.note_console(bytes);
+            }
+        }
+        let lines = self
+            .tail
+            .iter()
+            .map(|line| line.trim_end())
+            .filter(|line| !line.is_empty());
+        let text = lines
+            .map(|line| format!("  | {line}\n"))
+            .collect::<String>();
+        format!(
+            "the console's last lines ({}):\n{text}",
+            self.log_path.display()
+        )
+    }
+
+    /// Sends a packet to the command partition.
+    ///
+    /// # Errors
+    /// The line is closed.
+    pub fn send(&mut self, packet: &Packet) -> Result<()> {
+        self.line
+            .write_all(&packet.encode())
+            .context("the harness line is closed")
+    }
+
+    /// A second handle on the line, for a thread that sends input.
+    ///
+    /// # Errors
+    /// The operating system has no more handles.
+    pub fn line(&self) -> Result<UnixStream> {
+        Ok(self.line.try_clone()?)
+    }
+
+    /// Waits until QEMU has ended.
+    ///
+    /// # Errors
+    /// It does not within a generous time.
+    pub fn ended(&mut self) -> Result<ExitStatus> {
+        match self.qemu.wait(Some(GRACE))? {
+            Some(status) => Ok(status),
+            None => bail!("QEMU closed its lines and does not end"),
+        }
+    }
+
+    /// Asks the command partition to power off and waits for the machine to end; `false` when it
+    /// had to be killed.
+    pub fn power_off(&mut self) -> bool {
+        let asked = self.send(&Packet::PowerOff);
+        let deadline = Instant::now() + GRACE;
+        while asked.is_ok() && Instant::now() < deadline {
+            match self.next_event(Some(deadline)) {
+                Err(_) | Ok(Event::Closed) => break,
+                Ok(_) => {}
+            }
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let ended = matches!(self.qemu.wait(Some(left)), Ok(Some(_)));
+        self.qemu.kill();
+        ended
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.qemu.kill();
+        let _ = self.line.shutdown(Shutdown::Both);
+    }
+}
+
+/// Waits until QEMU has opened its end of the line; it does so before it starts the machine.
+fn accept(listener: &UnixListener, qemu: &mut Qemu) -> Result<UnixStream> {
+    const POLL: Duration = Duration::from_millis(5);
+    listener.set_nonblocking(true)?;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error).context("QEMU cannot open the harness line"),
+        }
+        if let Some(status) = qemu.wait(Some(POLL))? {
+            bail!("QEMU did not start ({status}); what it says is above");
+        }
+    }
+}
+
+fn read_console(mut console: impl Read, events: &Sender<Event>) {
+    let mut buffer = [0; 4096];
+    while let Ok(count) = console.read(&mut buffer) {
+        if count == 0
+            || events
+                .send(Event::Console(buffer[..count].to_vec()))
+                .is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn read_packets(mut line: UnixStream, events: &Sender<Event>) {
+    let mut decoder = Decoder::new();
+    let mut buffer = [0; 64 * 1024];
+    while let Ok(count) = line.read(&mut buffer) {
+        if count == 0 {
+            break;
+        }
+        decoder.push(&buffer[..count]);
+        loop {
+            let event = match decoder.next_packet() {
+                Ok(None) => break,
+                Ok(Some(packet)) => Event::Packet(packet),
+                Err(error) => Event::Noise(error.to_string()),
+            };
+            if events.send(event).is_err() {
+                return;
+            }
+        }
+    }
+    let _ = events.send(Event::Closed);
+}

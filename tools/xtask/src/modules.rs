@@ -1,0 +1,138 @@
+//! Which kernel modules the command partition needs, and in which order they load.
+//!
+//! A module names those it depends on in its `.modinfo` section (`depends=a,b`), so no
+//! `modules.dep` is needed; the package ships none.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace;
+
+/// The modules of a kernel, by name with `_` for `-`.
+pub struct Modules {
+    files: BTreeMap<String, PathBuf>,
+}
+
+fn canonical(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+impl Modules {
+    /// Finds the uncompressed modules below `directory` (`lib/modules/<release>`).
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn find(directory: &Path) -> Result<Self> {
+        let mut files = BTreeMap::new();
+        let mut pending = vec![directory.join("kernel")];
+        while let Some(directory) = pending.pop() {
+            let entries = fs::read_dir(&directory)
+                .with_context(|| format!("cannot read {}", directory.display()))?;
+            for entry in entries {
+                let path = entry?.path();
+                if path.is_dir() {
+                    pending.push(path);
+                } else if path.extension().is_some_and(|e| e == "ko") {
+                    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                    files.insert(canonical(&stem), path.clone());
+                }
+            }
+        }
+        Ok(Self { files })
+    }
+
+    /// The files of `names` and of all that they depend on, each after what it depends on.
+    ///
+    /// # Errors
+    /// A module is not there or cannot be read.
+    pub fn in_load_order(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
+        let mut order = Vec::new();
+        for name in names {
+            self.add(&canonical(name), &mut order, 0)?;
+        }
+        Ok(order)
+    }
+
+    fn add(&self, name: &str, order: &mut Vec<PathBuf>, depth: usize) -> Result<()> {
+        let Some(path) = self.files.get(name) else {
+            bail!("the guest kernel's package has no module {name}");
+        };
+        if order.contains(path) {
+            return Ok(());
+        }
+        if depth > self.files.len() {
+            bail!("module {name} depends on itself");
+        }
+        for dependency in dependencies(&workspace::read(path)?) {
+            self.add(&canonical(&dependency), order, depth + 1)?;
+        }
+        order.push(path.clone());
+        Ok(())
+    }
+}
+
+/// The names in the `depends=` string of a module.
+fn dependencies(module: &[u8]) -> Vec<String> {
+    const KEY: &[u8] = b"\0depends=";
+    let Some(at) = module.windows(KEY.len()).position(|bytes| bytes == KEY) else {
+        return Vec::new();
+    };
+    let value = &module[at + KEY.len()..];
+    let value = value.split(|byte| *byte == 0).next().unwrap_or_default();
+    let names = String::from_utf8_lossy(value);
+    names
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(name: &str, modules: &[(&str, &str)]) -> PathBuf {
+        let root = std::env::temp_dir().join(format!("xtask-{name}-{}", std::process::id()));
+        let directory = root.join("kernel/drivers");
+        fs::create_dir_all(&directory).expect("a directory for temporary files");
+        for (name, depends) in modules {
+            let bytes = format!("\x7fELF\0license=GPL\0depends={depends}\0retpoline=Y\0");
+            fs::write(directory.join(format!("{name}.ko")), bytes).expect("space");
+        }
+        root
+    }
+
+    fn order(root: &Path, names: &[&str]) -> Result<Vec<String>> {
+        let files = Modules::find(root)?.in_load_order(names)?;
+        let stem = |p: &PathBuf| p.file_stem().map(|s| s.to_string_lossy().into_owned());
+        Ok(files.iter().filter_map(stem).collect())
+    }
+
+    #[test]
+    fn dependencies_come_first_and_once() {
+        let root = tree(
+            "order",
+            &[
+                ("xenfs", "xen-privcmd"),
+                ("xen-privcmd", ""),
+                ("top", "xenfs,xen_privcmd"),
+            ],
+        );
+        let found = order(&root, &["top", "xenfs"]).expect("all are there");
+        assert_eq!(found, ["xen-privcmd", "xenfs", "top"]);
+        fs::remove_dir_all(root).expect("made above");
+    }
+
+    #[test]
+    fn missing_and_circular_modules_are_named() {
+        let root = tree("bad", &[("a", "b"), ("b", "a"), ("c", "gone")]);
+        for (name, message) in [("a", "depends on itself"), ("c", "no module gone")] {
+            let error = order(&root, &[name]).expect_err("cannot work").to_string();
+            assert!(error.contains(message), "{error}");
+        }
+        fs::remove_dir_all(root).expect("made above");
+    }
+}

@@ -1,0 +1,275 @@
+//! QEMU's command line, and a QEMU that cannot outlive us.
+//!
+//! A started QEMU is killed by the kernel when the thread that started it ends, for whatever
+//! reason (`setpriv --pdeathsig`), and when its [`Qemu`] is dropped.
+
+use std::ffi::OsString;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::options::{Accel, Firmware, MachineOptions};
+
+const UEFI_FIRMWARE: [&str; 2] = ["/usr/share/ovmf/OVMF.fd", "/usr/share/OVMF/OVMF_CODE.fd"];
+
+/// The port of `--gdb`.
+pub const GDB_PORT: u16 = 1234;
+
+/// The status with which QEMU ends when the monitor powers the machine off (it writes 0x10 to the
+/// debug-exit device, which makes `value << 1 | 1` of it).
+pub const STATUS_POWER_OFF: i32 = 0x10 << 1 | 1;
+/// The status with which QEMU ends when the monitor stops the machine after an error (0x11).
+pub const STATUS_STOPPED: i32 = 0x11 << 1 | 1;
+
+/// Where the first serial line goes.
+pub enum Console {
+    /// To the terminal that we were started from; a copy goes to this file.
+    Terminal(PathBuf),
+    /// To QEMU's standard output.
+    Output,
+}
+
+/// A running QEMU.
+pub struct Qemu {
+    child: Child,
+}
+
+/// The arguments of QEMU for `machine`, booting `image`; the harness line is the abstract Unix
+/// socket of this name, which is listened on already.
+///
+/// # Errors
+/// A file is missing, or a port is in use.
+pub fn arguments(
+    machine: &MachineOptions,
+    image: &Path,
+    console: &Console,
+    line: Option<&str>,
+) -> Result<Vec<OsString>> {
+    let mut arguments = Arguments::default();
+    arguments.text("-nodefaults -machine q35 -display none -no-reboot -boot d");
+    arguments.text("-device isa-debug-exit,iobase=0xf4,iosize=4");
+    arguments.pair("-accel", accel(machine));
+    arguments.pair("-cpu", machine.cpu_model.clone());
+    arguments.pair("-m", machine.memory.clone());
+    arguments.pair("-smp", machine.cpus.to_string());
+    if machine.icount {
+        arguments.text("-icount shift=1,sleep=off");
+    }
+    if machine.firmware == Firmware::Uefi {
+        let found = UEFI_FIRMWARE
+            .into_iter()
+            .find(|file| Path::new(file).exists());
+        arguments.pair(
+            "-bios",
+            found.context("no UEFI firmware; install the package ovmf")?,
+        );
+    }
+    arguments.pair("-cdrom", image);
+    arguments.console(console);
+    arguments.line(line);
+    for (index, disk) in machine.disk.iter().enumerate() {
+        arguments.disk(index, disk)?;
+    }
+    if machine.gdb {
+        ensure_port_is_free()?;
+        arguments.text("-s -S");
+    }
+    if let Some(file) = &machine.trace_int {
+        arguments.text("-d int,cpu_reset");
+        arguments.pair("-D", file);
+    }
+    Ok(arguments.list)
+}
+
+fn accel(machine: &MachineOptions) -> &'static str {
+    match (machine.accel, machine.icount || machine.cpus == 1) {
+        (Accel::Kvm, _) => "kvm",
+        (Accel::Tcg, true) => "tcg,thread=single",
+        (Accel::Tcg, false) => "tcg,thread=multi",
+    }
+}
+
+fn ensure_port_is_free() -> Result<()> {
+    let port = TcpListener::bind(("0.0.0.0", GDB_PORT));
+    ensure!(
+        port.is_ok(),
+        "port {GDB_PORT} is in use, so no debugger can connect; end its user"
+    );
+    Ok(())
+}
+
+#[derive(Default)]
+struct Arguments {
+    list: Vec<OsString>,
+}
+
+impl Arguments {
+    fn text(&mut self, words: &str) {
+        self.list.extend(words.split(' ').map(OsString::from));
+    }
+
+    fn pair(&mut self, name: &str, value: impl Into<OsString>) {
+        self.list.extend([name.into(), value.into()]);
+    }
+
+    fn console(&mut self, console: &Console) {
+        match console {
+            Console::Terminal(log) => {
+                let log = quoted(log);
+                self.pair(
+                    "-chardev",
+                    format!("stdio,id=console,mux=on,signal=off,logfile={log}"),
+                );
+                self.text("-mon chardev=console,mode=readline");
+            }
+            Console::Output => self.text("-chardev stdio,id=console,signal=off"),
+        }
+        self.text("-serial chardev:console");
+    }
+
+    fn line(&mut self, name: Option<&str>) {
+        match name {
+            Some(name) => {
+                self.pair(
+                    "-chardev",
+                    format!("socket,id=line,path={name},abstract=on"),
+                );
+                self.text("-serial chardev:line");
+            }
+            None => self.text("-serial null"),
+        }
+    }
+
+    fn disk(&mut self, index: usize, file: &Path) -> Result<()> {
+        if !file.is_file() {
+            bail!("--disk {}: there is no such file", file.display());
+        }
+        let drive = format!("file={},format=raw,if=none,id=disk{index}", quoted(file));
+        self.pair("-drive", drive);
+        self.pair("-device", format!("virtio-blk-pci,drive=disk{index}"));
+        Ok(())
+    }
+}
+
+/// A path inside a list of QEMU properties, where a comma is written twice.
+fn quoted(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+impl Qemu {
+    /// Starts QEMU. Call it from a thread that stays while QEMU is wanted.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(arguments: &[OsString], console: &Console) -> Result<Self> {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
+            .args(arguments);
+        if matches!(console, Console::Output) {
+            command.stdin(Stdio::null()).stdout(Stdio::piped());
+        }
+        let child = command
+            .spawn()
+            .context("cannot start QEMU through setpriv")?;
+        Ok(Self { child })
+    }
+
+    /// The console's output, once, when it was asked for.
+    pub fn take_console(&mut self) -> Option<std::process::ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// Waits for QEMU to end, for this long at most.
+    ///
+    /// # Errors
+    /// The operating system refuses to tell.
+    pub fn wait(&mut self, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
+        const POLL: Duration = Duration::from_millis(20);
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(Some(status));
+            }
+            if limit.is_some_and(|limit| start.elapsed() >= limit) {
+                return Ok(None);
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Ends QEMU now.
+    pub fn kill(&mut self) {
+        // It fails only when QEMU has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        machine: MachineOptions,
+    }
+
+    fn line(words: &[&str]) -> Result<String> {
+        let words = std::iter::once(&"test").chain(words);
+        let machine = Cli::parse_from(words).machine;
+        let list = arguments(
+            &machine,
+            Path::new("a.iso"),
+            &Console::Output,
+            Some("harness"),
+        )?;
+        let words: Vec<_> = list.iter().map(|word| word.to_string_lossy()).collect();
+        Ok(words.join(" "))
+    }
+
+    #[test]
+    fn the_machine_is_what_was_asked_for() {
+        let line = line(&["--cpus", "4", "--memory", "6G", "--cpu-model", "qemu64"]).expect("fine");
+        for part in [
+            "-smp 4",
+            "-m 6G",
+            "-cpu qemu64",
+            "-accel tcg,thread=multi",
+            "-cdrom a.iso",
+        ] {
+            assert!(line.contains(part), "{part} is not in {line}");
+        }
+        assert!(!line.contains("kvm") && !line.contains("-icount"));
+    }
+
+    #[test]
+    fn counting_instructions_takes_one_thread() {
+        let line = line(&["--cpus", "4", "--icount"]).expect("fine");
+        assert!(line.contains("thread=single") && line.contains("-icount shift=1,sleep=off"));
+    }
+
+    #[test]
+    fn a_missing_disk_is_named() {
+        let error = line(&["--disk", "/nowhere/disk.img"])
+            .expect_err("no disk")
+            .to_string();
+        assert!(error.contains("/nowhere/disk.img"), "{error}");
+    }
+
+    #[test]
+    fn commas_in_paths_are_kept() {
+        assert_eq!(quoted(Path::new("a,b")), "a,,b");
+    }
+}
