@@ -1,0 +1,238 @@
+//! The start, from the boot code's last jump to `crate::start`.
+//!
+//! Order matters: messages first; then what GRUB passed is read and checked through the temporary
+//! page tables; then frames, final page tables, the first CPU's own area; from there on its main
+//! stack: interrupt controllers, time, the other CPUs, devices. The rule: whatever makes a
+//! start impossible is one message that says what and how to help, then a stop.
+#![expect(bad_asm_style, reason = "far jumps are clearer in the AT&T syntax")]
+#![expect(
+    unsafe_code,
+    reason = "boot code, and memory that GRUB describes by address"
+)]
+
+use core::arch::global_asm;
+
+use heapless::Vec;
+use pv_abi::uv::start::MachinePci;
+use spin::Once;
+
+use super::{
+    cpu_area::{self, MAX_CPUS},
+    descriptors,
+    early_frames::FrameRange,
+    log::{self, debug, error, info},
+    memory,
+    multiboot2::{self, Information, Module},
+    options::{self, Options},
+    panic, power, processor,
+    regions::{self, FirmwareRegion, FirmwareRegions},
+    serial,
+    symbols::{self, Symbols},
+    time,
+};
+
+const BOOT_STACK_BYTES: usize = 32768;
+
+global_asm!(
+    include_str!("boot.S"),
+    boot_stack_bytes = const BOOT_STACK_BYTES,
+    platform_start = sym platform_start,
+);
+
+unsafe extern "C" {
+    /// Calls `function(argument)` on another stack.
+    fn on_stack(stack: u64, function: extern "C" fn(u64) -> !, argument: u64) -> !;
+}
+
+/// A CPU that firmware lists as usable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuRecord {
+    /// Index, as in affinity masks; the first CPU is 0.
+    pub index: u32,
+    /// Local APIC id.
+    pub apic_id: u32,
+    /// Whether it came up.
+    pub online: bool,
+}
+
+/// The machine as the platform found it.
+#[derive(Clone, Copy, Debug)]
+pub struct Boot {
+    /// The monitor's command line.
+    pub command_line: &'static str,
+    /// The options in it.
+    pub options: Options,
+    /// GRUB's modules.
+    pub modules: &'static [Module],
+    /// Disjoint, sorted ranges of frames as firmware types them.
+    pub regions: &'static [FirmwareRegion],
+    /// One past the highest frame of RAM.
+    pub frames: u64,
+    /// TSC frequency.
+    pub tsc_khz: u32,
+    /// Seconds since 1970 at time 0.
+    pub wall_clock: u64,
+    /// CPUs, index 0 first.
+    pub cpus: &'static [CpuRecord],
+    /// PCI functions.
+    pub pci: &'static [MachinePci],
+}
+
+static INFORMATION: Once<Information> = Once::new();
+static OPTIONS: Once<Options> = Once::new();
+static REGIONS: Once<FirmwareRegions> = Once::new();
+static CPUS: Once<Vec<CpuRecord, MAX_CPUS>> = Once::new();
+static PCI: Once<Vec<MachinePci, 256>> = Once::new();
+static BOOT: Once<Boot> = Once::new();
+
+/// The machine, once the platform is up.
+#[must_use]
+pub fn boot() -> &'static Boot {
+    BOOT.get().expect("the platform is set up first")
+}
+
+/// CPUs that have an area, whether they run or not.
+#[must_use]
+pub fn cpu_count() -> u32 {
+    CPUS.get().map_or(1, |cpus| cpus.len() as u32)
+}
+
+/// The options, defaults before they are read.
+pub(super) fn options() -> Options {
+    OPTIONS.get().copied().unwrap_or_default()
+}
+
+/// Says why the monitor cannot start, and stops.
+fn refuse(reason: core::fmt::Arguments<'_>) -> ! {
+    error!("cannot start: {reason}");
+    power::exit_emulator(false);
+    panic::halt()
+}
+
+/// First Rust code: on the boot stack, with the temporary page tables, interrupts off.
+extern "C" fn platform_start(magic: u32, information: u64) -> ! {
+    serial::set_up();
+    if magic != multiboot2::MAGIC {
+        refuse(format_args!(
+            "the loader is not multiboot2 (magic {magic:#x}); use GRUB's multiboot2"
+        ));
+    }
+    let information = read_information(information);
+    read_options(information.command_line);
+    info!("Ultravisor {}", env!("CARGO_PKG_VERSION"));
+    if let Err(name) = processor::detect() {
+        refuse(format_args!(
+            "this CPU lacks {name}, which the monitor needs"
+        ));
+    }
+    let regions = read_regions(information);
+    start_memory(information, regions);
+    descriptors::fill_interrupts();
+    memory::use_tables();
+    processor::set_control_registers();
+    map_cpu(0);
+    descriptors::load(0);
+    // SAFETY: the main stack of CPU 0 was just mapped and nothing uses it.
+    unsafe { on_stack(cpu_area::main_stack_top(0), platform_continue, 0) }
+}
+
+/// The rest, on the main stack of CPU 0.
+extern "C" fn platform_continue(_: u64) -> ! {
+    let information = INFORMATION.get().expect("read before");
+    let regions = REGIONS.get().expect("read before");
+    panic::set_up(options().after_panic, load_symbols(information, regions));
+    let boot = BOOT.call_once(|| Boot {
+        command_line: information.command_line,
+        options: options(),
+        modules: &information.modules,
+        regions,
+        frames: memory::frames(),
+        tsc_khz: 0,
+        wall_clock: 0,
+        cpus: CPUS.get().map_or(&[], |cpus| cpus),
+        pci: PCI.get().map_or(&[], |pci| pci),
+    });
+    crate::start(boot)
+}
+
+/// Physical frames of the information structure.
+static STRUCTURE: Once<FrameRange> = Once::new();
+
+fn read_information(phys: u64) -> &'static Information {
+    // SAFETY: GRUB passes the structure's address; the temporary page tables map the first 4 GiB,
+    // where it lies; its first word is its size, and it is never changed.
+    let bytes = unsafe {
+        let start = memory::phys_to_virt(phys);
+        core::slice::from_raw_parts(start, start.cast::<u32>().read() as usize)
+    };
+    STRUCTURE.call_once(|| frames_of(phys, bytes.len() as u64));
+    match multiboot2::parse(bytes) {
+        Ok(information) => INFORMATION.call_once(|| information),
+        Err(fault) => refuse(format_args!("{fault}")),
+    }
+}
+
+fn read_options(command_line: &str) {
+    match options::parse(command_line) {
+        Ok(options) => {
+            OPTIONS.call_once(|| options);
+            log::set_level(options.log_level);
+        }
+        Err(unknown) => refuse(format_args!("{unknown}")),
+    }
+}
+
+fn read_regions(information: &Information) -> &'static FirmwareRegions {
+    let Some(sorted) = regions::firmware_frames(&information.memory) else {
+        refuse(format_args!("{}", memory::Fault::Fragmented));
+    };
+    for region in &sorted {
+        let (first, end, kind) = (region.first << 12, region.end() << 12, region.kind);
+        debug!("memory {first:#012x} to {end:#012x} type {kind}");
+    }
+    REGIONS.call_once(|| sorted)
+}
+
+/// Frames that hold `bytes` bytes at a physical address.
+fn frames_of(phys: u64, bytes: u64) -> FrameRange {
+    let end = phys.saturating_add(bytes).div_ceil(4096);
+    FrameRange {
+        first: phys / 4096,
+        frames: end - phys / 4096,
+    }
+}
+
+fn start_memory(information: &'static Information, regions: &FirmwareRegions) {
+    let modules = information
+        .modules
+        .iter()
+        .map(|m| frames_of(m.start, m.bytes));
+    let symbols = information.sections.as_ref().and_then(symbols::extents);
+    let symbols = symbols
+        .into_iter()
+        .flatten()
+        .map(|(phys, bytes)| frames_of(phys, bytes));
+    let kept = modules.chain(symbols).chain(STRUCTURE.get().copied());
+    if let Err(fault) = memory::start_frames(regions, kept).and_then(|()| memory::set_up(regions)) {
+        refuse(format_args!("{fault}"));
+    }
+    for module in &information.modules {
+        debug!(
+            "module {:#x}, {} bytes: {}",
+            module.start, module.bytes, module.command_line
+        );
+    }
+}
+
+fn map_cpu(cpu: u32) {
+    if cpu_area::map(cpu).is_none() {
+        refuse(format_args!("no memory for CPU {cpu}"));
+    }
+    descriptors::prepare(cpu);
+}
+
+fn load_symbols(information: &Information, regions: &[FirmwareRegion]) -> Option<Symbols> {
+    let [table, names] = symbols::extents(information.sections.as_ref()?)?;
+    let bytes = |(phys, bytes): symbols::Extent| memory::ram_bytes(phys, bytes, regions);
+    Some(Symbols::new(bytes(table)?, bytes(names)?))
+}

@@ -1,0 +1,198 @@
+//! Segment descriptors, task state and interrupt descriptors.
+//!
+//! The GDT a CPU uses is the window of `cpu_area`: a partition's own frames, and at 0xe000
+//! the monitor's page with the flat selectors that the PV ABI promises
+//! (`arch-x86/xen-x86_64.h`). The interrupt descriptor table is one for all CPUs. The rule: a
+//! partition's descriptors never have a privilege above 3 (its frames are checked before they
+//! are shown), and nothing the CPU takes as the monitor's is in memory a partition can write.
+#![expect(unsafe_code, reason = "descriptor tables are loaded by address")]
+
+use core::{arch::asm, cell::UnsafeCell, ptr};
+
+use super::cpu_area::{self, OWN_DESCRIPTORS, TSS};
+
+/// Ring 0, 64-bit code.
+pub const RING0_CS: u16 = 0xe008;
+/// Ring 0, data and stack.
+pub const RING0_DS: u16 = 0xe010;
+/// Ring 3, 32-bit code.
+pub const CS32: u16 = 0xe023;
+/// Ring 3, data and stack.
+pub const DS: u16 = 0xe02b;
+/// Ring 3, 64-bit code.
+pub const CS64: u16 = 0xe033;
+const TSS_SELECTOR: u16 = 0xe040;
+const LDT_SELECTOR: u16 = 0xe050;
+/// Last byte of the GDT.
+const GDT_LIMIT: u16 = 0xefff;
+
+/// (selector, descriptor): accessed bits are set, so that the CPU does not write them.
+const FLAT: [(u16, u64); 5] = [
+    (RING0_CS, 0x00af_9b00_0000_ffff),
+    (RING0_DS, 0x00cf_9300_0000_ffff),
+    (CS32, 0x00cf_fb00_0000_ffff),
+    (DS, 0x00cf_f300_0000_ffff),
+    (CS64, 0x00af_fb00_0000_ffff),
+];
+
+/// Operand of `lgdt` and `lidt`.
+#[repr(C, packed)]
+struct Pointer {
+    limit: u16,
+    base: u64,
+}
+
+/// Bytes of the 64-bit task state; no I/O bitmap follows.
+const TSS_BYTES: usize = 104;
+
+/// The interrupt descriptor table, in a section that becomes read-only.
+#[repr(C, align(4096))]
+struct Interrupts(UnsafeCell<[[u64; 2]; 256]>);
+
+// SAFETY: written once, by `fill_interrupts`, while one CPU runs; read by CPUs only.
+unsafe impl Sync for Interrupts {}
+
+#[unsafe(link_section = ".sealed")]
+static INTERRUPTS: Interrupts = Interrupts(UnsafeCell::new([[0; 2]; 256]));
+
+unsafe extern "C" {
+    /// 256 stubs of 16 bytes.
+    safe static trap_stubs: u8;
+}
+
+/// The 16-byte system descriptor of a segment (type 2: LDT, 9: available TSS).
+fn system_descriptor(base: u64, limit: u64, kind: u64) -> [u64; 2] {
+    let low = (limit & 0xffff)
+        | (base & 0xff_ffff) << 16
+        | (0x80 | kind) << 40
+        | (limit >> 16 & 0xf) << 48
+        | (base >> 24 & 0xff) << 56;
+    [low, base >> 32]
+}
+
+/// Address of the descriptor that a monitor selector of a CPU names.
+fn slot(cpu: u32, selector: u16) -> *mut u64 {
+    (cpu_area::gdt_window(cpu) + u64::from(selector & !7)) as *mut u64
+}
+
+fn put_system(cpu: u32, selector: u16, descriptor: [u64; 2]) {
+    // SAFETY: both words lie in the CPU's own descriptor page, mapped writable by
+    // `cpu_area::map`; only that CPU (or the one that starts it) writes them.
+    unsafe { slot(cpu, selector).cast::<[u64; 2]>().write(descriptor) };
+}
+
+/// Writes the descriptors and the task state of a CPU, before it starts.
+pub fn prepare(cpu: u32) {
+    debug_assert!(GDT_LIMIT as u64 == OWN_DESCRIPTORS + 0xfff);
+    for (selector, descriptor) in FLAT {
+        // SAFETY: as in `put_system`.
+        unsafe { slot(cpu, selector).write(descriptor) };
+    }
+    let tss = cpu_area::gdt_window(cpu) + TSS;
+    put_system(
+        cpu,
+        TSS_SELECTOR,
+        system_descriptor(tss, TSS_BYTES as u64 - 1, 9),
+    );
+    let mut state = [0u32; TSS_BYTES / 4];
+    let mut put = |offset: usize, value: u64| {
+        state[offset / 4] = value as u32;
+        state[offset / 4 + 1] = (value >> 32) as u32;
+    };
+    put(4, cpu_area::main_stack_top(cpu));
+    for (index, top) in cpu_area::IST_TOPS.into_iter().enumerate() {
+        put(0x24 + index * 8, cpu_area::area(cpu) + top);
+    }
+    // Upper half: offset of the I/O bitmap, at the end of the segment: there is none.
+    state[100 / 4] = (TSS_BYTES as u32) << 16;
+    // SAFETY: the page of the task state is this CPU's own and is mapped writable.
+    unsafe { (tss as *mut [u32; TSS_BYTES / 4]).write(state) };
+}
+
+/// Privilege a partition needs to raise `vector` by an instruction.
+fn gate_privilege(vector: usize) -> u64 {
+    if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 }
+}
+
+/// Which interrupt stack `vector` uses; 0: the main one.
+fn gate_stack(vector: usize) -> u64 {
+    match vector {
+        8 => 1,
+        2 => 2,
+        18 => 3,
+        _ => 0,
+    }
+}
+
+/// Fills the interrupt descriptor table; while the temporary page tables are on.
+pub fn fill_interrupts() {
+    let stubs = ptr::from_ref(&trap_stubs) as u64;
+    let table: [[u64; 2]; 256] = core::array::from_fn(|vector| {
+        let stub = stubs + vector as u64 * 16;
+        let kind = 0x8e | gate_privilege(vector) << 5;
+        let low = (stub & 0xffff)
+            | u64::from(RING0_CS) << 16
+            | gate_stack(vector) << 32
+            | kind << 40
+            | (stub >> 16 & 0xffff) << 48;
+        [low, stub >> 32]
+    });
+    // SAFETY: one CPU runs, and the table is not loaded yet.
+    unsafe { INTERRUPTS.0.get().write(table) };
+}
+
+/// Loads all descriptor tables on CPU `cpu`, which this runs on.
+pub fn load(cpu: u32) {
+    let gdt = Pointer {
+        limit: GDT_LIMIT,
+        base: cpu_area::gdt_window(cpu),
+    };
+    let idt = Pointer {
+        limit: 0xfff,
+        base: INTERRUPTS.0.get() as u64,
+    };
+    // SAFETY: `prepare` and `fill_interrupts` wrote the tables; the code and stack segments loaded
+    // are flat ones like those in use.
+    unsafe {
+        asm!(
+            "lgdt [{gdt}]",
+            "push {code}",
+            "lea {scratch}, [rip + 2f]",
+            "push {scratch}",
+            "retfq",
+            "2: mov ds, {data:e}",
+            "mov es, {data:e}",
+            "mov ss, {data:e}",
+            "mov fs, {null:e}",
+            "mov gs, {null:e}",
+            "lidt [{idt}]",
+            "ltr {task:x}",
+            "lldt {null:x}",
+            gdt = in(reg) &raw const gdt,
+            idt = in(reg) &raw const idt,
+            code = const RING0_CS as u64,
+            data = in(reg) u32::from(RING0_DS),
+            null = in(reg) 0u32,
+            task = in(reg) u32::from(TSS_SELECTOR),
+            scratch = out(reg) _,
+        );
+    }
+}
+
+/// Loads an LDT of `entries` descriptors (0: none) from the LDT window of CPU `cpu`, which this
+/// runs on.
+pub fn load_ldt(cpu: u32, entries: u32) {
+    let selector = if entries == 0 {
+        0
+    } else {
+        let limit = u64::from(entries.min(8192)) * 8 - 1;
+        put_system(
+            cpu,
+            LDT_SELECTOR,
+            system_descriptor(cpu_area::ldt_window(cpu), limit, 2),
+        );
+        LDT_SELECTOR
+    };
+    // SAFETY: the descriptor is null or was just written; the window belongs to this CPU.
+    unsafe { asm!("lldt {0:x}", in(reg) selector, options(nostack, preserves_flags)) };
+}

@@ -1,0 +1,142 @@
+//! The monitor's messages, on the console's serial port.
+//!
+//! `[seconds] uv: text`, one line each; use the macros `error!`, `warn!`, `info!` and `debug!`.
+//! The rule: a line is written whole, whichever CPU writes; only a failing monitor may interrupt
+//! another CPU's line.
+
+use core::{
+    fmt::{self, Write},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+};
+
+use heapless::Vec;
+use spin::Mutex;
+
+pub use super::log_level::Level;
+use super::{serial, time};
+
+static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
+static FAILING: AtomicBool = AtomicBool::new(false);
+static LINE: Mutex<()> = Mutex::new(());
+
+/// Shows messages of this severity and worse.
+pub fn set_level(level: Level) {
+    LEVEL.store(level as u8, Ordering::Relaxed);
+}
+
+/// From now on, lines do not wait for other CPUs.
+pub fn set_failing() {
+    FAILING.store(true, Ordering::Relaxed);
+}
+
+/// Collects bytes so that they leave a FIFO at a time.
+#[derive(Default)]
+struct Console {
+    batch: Vec<u8, 128>,
+}
+
+impl Console {
+    fn put(&mut self, byte: u8) {
+        if self.batch.push(byte).is_err() {
+            self.flush();
+            let _ = self.batch.push(byte);
+        }
+    }
+
+    fn flush(&mut self) {
+        if FAILING.load(Ordering::Relaxed) {
+            serial::write_anyway(serial::CONSOLE, &self.batch);
+        } else {
+            serial::write(serial::CONSOLE, &self.batch);
+        }
+        self.batch.clear();
+    }
+}
+
+impl Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                self.put(b'\r');
+            }
+            self.put(byte);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Writes one message.
+pub fn write(level: Level, text: fmt::Arguments<'_>) {
+    if level as u8 > LEVEL.load(Ordering::Relaxed) {
+        return;
+    }
+    let _line = if FAILING.load(Ordering::Relaxed) {
+        LINE.try_lock()
+    } else {
+        Some(LINE.lock())
+    };
+    let microseconds = time::now() / 1000;
+    let (seconds, rest) = (microseconds / 1_000_000, microseconds % 1_000_000);
+    let mark = match level {
+        Level::Error => "error: ",
+        Level::Warn => "warning: ",
+        _ => "",
+    };
+    let mut console = Console::default();
+    let _ = writeln!(console, "[{seconds:5}.{rest:06}] uv: {mark}{text}");
+}
+
+/// The partition whose text the console's last line is, while that line is unfinished.
+static UNFINISHED: AtomicU32 = AtomicU32::new(0);
+
+/// Writes text that a partition asks to show, its lines marked with the partition's number.
+pub fn log_raw(partition: u32, text: &[u8]) {
+    let _line = LINE.lock();
+    let mut console = Console::default();
+    for piece in text.split_inclusive(|&b| b == b'\n') {
+        if UNFINISHED.load(Ordering::Relaxed) != partition {
+            let _ = write!(console, "[partition {partition}] ");
+        }
+        for &byte in piece {
+            match byte {
+                b'\n' => [b'\r', b'\n'].into_iter().for_each(|b| console.put(b)),
+                b'\t' | b' '..=b'~' => console.put(byte),
+                _ => {}
+            }
+        }
+        let finished = piece.ends_with(b"\n");
+        UNFINISHED.store(if finished { 0 } else { partition }, Ordering::Relaxed);
+    }
+}
+
+/// Reports a failure that stays.
+macro_rules! error {
+    ($($text:tt)*) => {
+        $crate::platform::log::write($crate::platform::log::Level::Error, format_args!($($text)*))
+    };
+}
+/// Reports something odd.
+macro_rules! warn_ {
+    ($($text:tt)*) => {
+        $crate::platform::log::write($crate::platform::log::Level::Warn, format_args!($($text)*))
+    };
+}
+/// Reports a milestone.
+macro_rules! info {
+    ($($text:tt)*) => {
+        $crate::platform::log::write($crate::platform::log::Level::Info, format_args!($($text)*))
+    };
+}
+/// Reports a detail.
+macro_rules! debug {
+    ($($text:tt)*) => {
+        $crate::platform::log::write($crate::platform::log::Level::Debug, format_args!($($text)*))
+    };
+}
+pub(crate) use {debug, error, info, warn_ as warn};

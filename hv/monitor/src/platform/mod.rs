@@ -1,0 +1,73 @@
+//! The machine: everything between the firmware and the monitor proper.
+//!
+//! The platform takes over what GRUB left (one CPU, a memory map, modules), builds the
+//! monitor's address space, starts the other CPUs, and gives the rest of the monitor time,
+//! interrupts between CPUs, two serial lines, and a way out. It calls `crate::start` on the first
+//! CPU and `crate::start_secondary` on the others, and uses the symbols `trap_stubs` and
+//! `entry_page`. The rule: all of it is set up once and policy-free; after the start only
+//! per-CPU state changes here.
+//!
+//! What parses data (`multiboot2`, `acpi`, `options`, `regions`, `symbols`) also compiles, and is
+//! tested, on the host.
+#![allow(
+    dead_code,
+    reason = "an interface, used as far as the monitor needs it"
+)]
+#![allow(unused_imports, reason = "an interface")]
+
+pub mod early_frames;
+mod log_level;
+pub mod multiboot2;
+pub mod options;
+pub mod regions;
+mod symbols;
+
+#[cfg(target_os = "none")]
+mod hardware {
+    pub use super::{
+        boot::{Boot, CpuRecord, boot, cpu_count},
+        cpu_area::{
+            GDT_FRAMES, LDT_FRAMES, MAX_CPUS, area, cpu_local_page, main_stack_top, set_gdt_frames,
+            set_ldt_frames,
+        },
+        log::log_raw,
+        memory::{
+            frame_table, free_regions, idle_root, m2p, make_read_only, map_device,
+            monitor_l4_slots, monitor_regions, phys_to_virt, take_frames,
+        },
+        panic::{fatal_trap, nmi},
+        processor::{
+            Features, features, invlpg, read_msr, reload_cr3, set_syscall_entry, write_cr3,
+            write_msr,
+        },
+    };
+}
+#[cfg(target_os = "none")]
+pub use hardware::*;
+
+#[cfg(target_os = "none")]
+pub mod apic;
+#[cfg(target_os = "none")]
+mod boot;
+#[cfg(target_os = "none")]
+pub mod cpu_area;
+#[cfg(target_os = "none")]
+pub mod descriptors;
+#[cfg(target_os = "none")]
+pub mod log;
+#[cfg(target_os = "none")]
+pub mod memory;
+#[cfg(target_os = "none")]
+pub mod paging;
+#[cfg(target_os = "none")]
+pub mod panic;
+#[cfg(target_os = "none")]
+pub mod ports;
+#[cfg(target_os = "none")]
+pub mod power;
+#[cfg(target_os = "none")]
+pub mod processor;
+#[cfg(target_os = "none")]
+pub mod serial;
+#[cfg(target_os = "none")]
+pub mod time;

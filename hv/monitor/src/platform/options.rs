@@ -1,0 +1,124 @@
+//! The monitor's command line.
+//!
+//! Words separated by spaces. The rule: a word that is not understood stops the start with one
+//! message that names it and all valid ones; no option is silently ignored.
+
+use core::fmt;
+
+use super::log_level::Level;
+
+/// What to do after the monitor itself failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterPanic {
+    /// Stay, for someone to read the message.
+    Stop,
+    /// Reset the machine.
+    Reset,
+}
+
+/// The options with their defaults filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Least severe messages that are shown.
+    pub log_level: Level,
+    /// What follows a panic.
+    pub after_panic: AfterPanic,
+    /// Leave QEMU through its debug-exit device (port 0xf4) instead of power-off.
+    pub debug_exit: bool,
+    /// CPUs to use at most.
+    pub cpus: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            log_level: Level::Info,
+            after_panic: AfterPanic::Stop,
+            debug_exit: false,
+            cpus: u32::MAX,
+        }
+    }
+}
+
+/// The valid options, for messages.
+pub const SYNOPSIS: &str =
+    "loglevel=error|warn|info|debug, panic=stop|reset, debug-exit, cpus=NUMBER";
+
+/// A word that is no option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unknown<'a>(pub &'a str);
+
+impl fmt::Display for Unknown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "unknown option \"{}\" for the monitor; valid options: {SYNOPSIS}",
+            self.0
+        )
+    }
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// The first word that is no option, or has no valid value.
+pub fn parse(command_line: &str) -> Result<Options, Unknown<'_>> {
+    let mut options = Options::default();
+    for word in command_line.split_ascii_whitespace() {
+        options.take(word).ok_or(Unknown(word))?;
+    }
+    Ok(options)
+}
+
+impl Options {
+    fn take(&mut self, word: &str) -> Option<()> {
+        let (name, value) = word.split_once('=').unwrap_or((word, ""));
+        match (name, value) {
+            ("loglevel", _) => self.log_level = Level::from_name(value)?,
+            ("panic", "stop") => self.after_panic = AfterPanic::Stop,
+            ("panic", "reset") => self.after_panic = AfterPanic::Reset,
+            ("debug-exit", "") if word == name => self.debug_exit = true,
+            ("cpus", _) => self.cpus = value.parse().ok().filter(|&n| n > 0)?,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_all_options() {
+        let options = parse(" loglevel=debug  panic=reset debug-exit cpus=2 ").unwrap();
+        let expected = Options {
+            log_level: Level::Debug,
+            after_panic: AfterPanic::Reset,
+            debug_exit: true,
+            cpus: 2,
+        };
+        assert_eq!(options, expected);
+        assert_eq!(parse(""), Ok(Options::default()));
+    }
+
+    #[test]
+    fn names_the_word_it_does_not_know() {
+        for word in [
+            "loglevel=loud",
+            "panic",
+            "debug-exit=1",
+            "debug-exit=",
+            "cpus=0",
+            "quiet",
+        ] {
+            let line = std::format!("loglevel=info {word}");
+            assert_eq!(parse(&line), Err(Unknown(word)));
+            let message = std::format!("{}", Unknown(word));
+            assert!(
+                message.contains(word) && message.contains("panic=stop|reset"),
+                "{message}"
+            );
+        }
+    }
+}

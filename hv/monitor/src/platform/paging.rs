@@ -1,0 +1,190 @@
+//! The monitor's own page tables.
+//!
+//! Slots 256 to 271 of every level-4 table are the monitor's and point to the same level-3
+//! tables, so what is mapped here is mapped in every address space. The rule: no page is both
+//! writable and executable, and the only pages a partition can reach are the machine-to-physical
+//! table's, which it can only read.
+#![expect(unsafe_code, reason = "page tables are reached through the direct map")]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::{memory, processor};
+
+/// Bits of a page-table entry (Intel SDM vol. 3, 4.5).
+pub mod bit {
+    /// Present.
+    pub const PRESENT: u64 = 1;
+    /// Writable.
+    pub const WRITE: u64 = 1 << 1;
+    /// Ring 3 may use it.
+    pub const USER: u64 = 1 << 2;
+    /// With `PWT`: PAT entry 3, uncached.
+    pub const UNCACHED: u64 = 1 << 3 | 1 << 4;
+    /// Accessed and dirty, set beforehand so that the CPU never writes to our entries.
+    pub const USED: u64 = 1 << 5 | 1 << 6;
+    /// A large page rather than a table.
+    pub const LARGE: u64 = 1 << 7;
+    /// Not executable.
+    pub const NX: u64 = 1 << 63;
+    /// The frame's address.
+    pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+}
+
+/// What a mapping allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rights(u64);
+
+impl Rights {
+    /// Read and execute, ring 0.
+    pub const CODE: Self = Self(bit::PRESENT | bit::USED);
+    /// Read only, ring 0.
+    pub const READ: Self = Self(bit::PRESENT | bit::USED | bit::NX);
+    /// Read and write, ring 0.
+    pub const DATA: Self = Self(bit::PRESENT | bit::USED | bit::WRITE | bit::NX);
+    /// Read and write, ring 0, uncached.
+    pub const DEVICE: Self = Self(Self::DATA.0 | bit::UNCACHED);
+    /// Read only, ring 3 too.
+    pub const PARTITION_READ: Self = Self(Self::READ.0 | bit::USER);
+
+    /// Rights for upper-level entries: everything the leaf may want, executable where it is.
+    fn of_tables(self) -> u64 {
+        bit::PRESENT | bit::WRITE | bit::USED | (self.0 & bit::USER)
+    }
+
+    /// The level-1 entry for a frame with these rights.
+    #[must_use]
+    pub fn entry(self, frame: u64) -> u64 {
+        (frame << 12) | self.0
+    }
+}
+
+/// The largest page a mapping may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Largest {
+    /// 4 KiB only.
+    Page = 1,
+    /// Up to 2 MiB.
+    TwoMib = 2,
+    /// Up to 1 GiB, where the CPU has it.
+    OneGib = 3,
+}
+
+/// Bytes that an entry of a level-`level` table covers.
+fn span(level: u32) -> u64 {
+    1 << (12 + 9 * (level - 1))
+}
+
+/// The entries of the table at a physical address.
+fn table(phys: u64) -> &'static [AtomicU64; 512] {
+    // SAFETY: only tables that `PageTables` took get here; they are RAM, in the direct map,
+    // never given back, and accessed as atomics only.
+    unsafe { &*memory::phys_to_virt(phys).cast() }
+}
+
+/// A set of page tables, by their level-4 table.
+#[derive(Clone, Copy, Debug)]
+pub struct PageTables {
+    root: u64,
+}
+
+impl PageTables {
+    /// An empty set; `None` when memory is short.
+    pub fn new() -> Option<Self> {
+        Some(Self { root: new_table()? })
+    }
+
+    /// Physical address of the level-4 table.
+    pub fn root(self) -> u64 {
+        self.root
+    }
+
+    /// An entry of the level-4 table.
+    pub fn slot(self, index: usize) -> u64 {
+        table(self.root)
+            .get(index)
+            .map_or(0, |e| e.load(Ordering::Relaxed))
+    }
+
+    /// Removes an entry of the level-4 table.
+    pub fn clear_slot(self, index: usize) {
+        if let Some(entry) = table(self.root).get(index) {
+            entry.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The entry for `va` at `level`, making or splitting tables on the way down.
+    pub fn entry(self, va: u64, level: u32, rights: Rights) -> Option<&'static AtomicU64> {
+        let mut here = self.root;
+        for above in (level + 1..=4).rev() {
+            let entry = &table(here)[index(va, above)];
+            let value = entry.load(Ordering::Relaxed);
+            here = if value & bit::PRESENT == 0 {
+                new_table()?
+            } else if value & bit::LARGE != 0 {
+                split(value, above)?
+            } else {
+                value & bit::ADDRESS
+            };
+            entry.store(
+                here | rights.of_tables() | (value & bit::USER),
+                Ordering::Relaxed,
+            );
+        }
+        Some(&table(here)[index(va, level)])
+    }
+
+    /// Maps `bytes` (a multiple of 4096) at `va` to `phys`; `None` when memory is short.
+    pub fn map(self, va: u64, phys: u64, bytes: u64, rights: Rights, max: Largest) -> Option<()> {
+        let no_gib = max == Largest::OneGib && !processor::features().gib_pages;
+        let top = if no_gib { 2 } else { max as u32 };
+        let mut done = 0;
+        while done < bytes {
+            let aligned = |level: &u32| ((va + done) | (phys + done)) % span(*level) == 0;
+            let fits = |level: &u32| bytes - done >= span(*level);
+            let level = (1..=top)
+                .rev()
+                .find(|level| aligned(level) && fits(level))?;
+            let large = if level > 1 { bit::LARGE } else { 0 };
+            let entry = self.entry(va + done, level, rights)?;
+            entry.store((phys + done) | rights.0 | large, Ordering::Relaxed);
+            done += span(level);
+        }
+        Some(())
+    }
+
+    /// Sets new rights for 4 KiB pages that are mapped; `None` when memory is short.
+    pub fn protect(self, va: u64, pages: u64, rights: Rights) -> Option<()> {
+        for page in 0..pages {
+            let entry = self.entry(va + page * 4096, 1, rights)?;
+            let value = entry.load(Ordering::Relaxed);
+            if value & bit::PRESENT != 0 {
+                entry.store((value & bit::ADDRESS) | rights.0, Ordering::Relaxed);
+            }
+        }
+        Some(())
+    }
+}
+
+fn index(va: u64, level: u32) -> usize {
+    (va >> (12 + 9 * (level - 1)) & 511) as usize
+}
+
+/// A zeroed frame for a table; its physical address.
+fn new_table() -> Option<u64> {
+    let phys = memory::take_frames(1, 1)? << 12;
+    for entry in table(phys) {
+        entry.store(0, Ordering::Relaxed);
+    }
+    Some(phys)
+}
+
+/// A table with the same mappings as the large page `value` of a level-`level` table.
+fn split(value: u64, level: u32) -> Option<u64> {
+    let phys = new_table()?;
+    let large = if level > 2 { bit::LARGE } else { 0 };
+    for (part, entry) in table(phys).iter().enumerate() {
+        let part = (value & !bit::LARGE) + part as u64 * span(level - 1);
+        entry.store(part | large, Ordering::Relaxed);
+    }
+    Some(phys)
+}

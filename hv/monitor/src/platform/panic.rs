@@ -1,0 +1,203 @@
+//! The end: a broken invariant or an exception in the monitor itself.
+//!
+//! The first CPU that fails stops the others by a non-maskable interrupt, says why, prints
+//! registers and a backtrace with names, and halts or resets. The rule: nothing here waits
+//! without a bound, takes a lock for granted, or trusts the stack it came on; it reports from a
+//! stack of its own.
+#![expect(unsafe_code, reason = "walks stack frames")]
+
+use core::{
+    arch::asm,
+    fmt,
+    panic::PanicInfo,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rustc_demangle::demangle;
+use spin::Once;
+
+use super::{
+    apic, cpu_area,
+    log::{self, error},
+    memory,
+    options::AfterPanic,
+    power,
+    symbols::Symbols,
+};
+use crate::context::Registers;
+
+/// Frames of a backtrace.
+const DEPTH: usize = 32;
+const STACK_BYTES: usize = 16384;
+/// No CPU failed yet.
+const NOBODY: u64 = u64::MAX;
+
+/// The CPU that failed first, by APIC id.
+static FAILED: AtomicU64 = AtomicU64::new(NOBODY);
+static SYMBOLS: Once<Symbols> = Once::new();
+static SETTINGS: Once<AfterPanic> = Once::new();
+
+/// Where the report runs.
+#[repr(C, align(4096))]
+struct Stack([u8; STACK_BYTES]);
+static mut STACK: Stack = Stack([0; STACK_BYTES]);
+
+unsafe extern "C" {
+    /// Calls `function(argument)` on another stack.
+    fn on_stack(stack: u64, function: extern "C" fn(u64) -> !, argument: u64) -> !;
+}
+
+/// What the report shows.
+struct Failure<'a> {
+    reason: fmt::Arguments<'a>,
+    registers: Option<&'a Registers>,
+    frame: u64,
+}
+
+/// What to do after a report, and the names for backtraces.
+pub fn set_up(after: AfterPanic, symbols: Option<Symbols>) {
+    SETTINGS.call_once(|| after);
+    if let Some(symbols) = symbols {
+        SYMBOLS.call_once(|| symbols);
+    }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let frame: u64;
+    // SAFETY: reads rbp.
+    unsafe { asm!("mov {}, rbp", out(reg) frame, options(nomem, nostack, preserves_flags)) };
+    fail(&Failure {
+        reason: format_args!("{info}"),
+        registers: None,
+        frame,
+    })
+}
+
+/// Reports an exception that the monitor itself caused, and ends.
+pub fn fatal_trap(registers: &Registers) -> ! {
+    let address = x86_64::registers::control::Cr2::read_raw();
+    let Registers { vector, error, .. } = registers;
+    let reason =
+        format_args!("exception {vector} in the monitor, error {error:#x}, cr2 {address:#x}");
+    fail(&Failure {
+        reason,
+        registers: Some(registers),
+        frame: registers.rbp,
+    })
+}
+
+/// Whether another CPU failed; then this one, interrupted by a non-maskable interrupt,
+/// halts.
+#[must_use]
+pub fn is_stopping() -> bool {
+    FAILED.load(Ordering::Acquire) != NOBODY
+}
+
+/// Handles a non-maskable interrupt.
+pub fn nmi() {
+    if is_stopping() {
+        halt();
+    }
+    log::warn!("non-maskable interrupt of unknown cause");
+}
+
+/// Stops this CPU for good.
+pub fn halt() -> ! {
+    loop {
+        // SAFETY: with interrupts off, only a non-maskable interrupt or a reset ends the halt.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}
+
+fn fail(failure: &Failure<'_>) -> ! {
+    let me = u64::from(apic::initial_id());
+    match FAILED.compare_exchange(NOBODY, me, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {}
+        // Failed while reporting a failure: whatever was printed must do.
+        Err(first) if first == me => finish(),
+        Err(_) => halt(),
+    }
+    log::set_failing();
+    apic::stop_others();
+    let top = (&raw const STACK) as u64 + STACK_BYTES as u64;
+    // SAFETY: only the first CPU that fails gets here, once, so the stack is free; the old stack,
+    // with `failure` on it, stays as it is since nothing returns to it.
+    unsafe { on_stack(top, report, core::ptr::from_ref(failure) as u64) }
+}
+
+extern "C" fn report(failure: u64) -> ! {
+    // SAFETY: `fail` passes a reference that outlives this function, which never returns.
+    let failure = unsafe { &*(failure as *const Failure<'_>) };
+    error!("the monitor failed: {}", failure.reason);
+    if let Some(registers) = failure.registers {
+        show_registers(registers);
+        show_frame(registers.rip);
+    }
+    show_backtrace(failure.frame);
+    finish()
+}
+
+fn show_registers(r: &Registers) {
+    error!(
+        "rip {:04x}:{:016x} rflags {:08x} rsp {:04x}:{:016x}",
+        r.cs, r.rip, r.rflags, r.ss, r.rsp
+    );
+    error!(
+        "rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}",
+        r.rax, r.rbx, r.rcx, r.rdx
+    );
+    error!(
+        "rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}",
+        r.rsi, r.rdi, r.rbp, r.r8
+    );
+    error!(
+        "r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}",
+        r.r9, r.r10, r.r11, r.r12
+    );
+    error!("r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
+}
+
+fn show_backtrace(mut frame: u64) {
+    for _ in 0..DEPTH {
+        if !memory::is_stack(frame) || !memory::is_stack(frame + 8) || frame % 8 != 0 {
+            return;
+        }
+        // SAFETY: both words lie in stack memory that stays mapped.
+        let [caller, address] = unsafe { (frame as *const [u64; 2]).read() };
+        if !memory::image_text().contains(&address) {
+            return;
+        }
+        show_frame(address);
+        if caller <= frame {
+            return;
+        }
+        frame = caller;
+    }
+}
+
+fn show_frame(address: u64) {
+    // A return address may lie past the end of the function that makes the call.
+    match SYMBOLS.get().and_then(|s| s.find(address.wrapping_sub(1))) {
+        Some((name, offset)) => error!("  {address:016x} {:#}+{:#x}", demangle(name), offset + 1),
+        None => error!("  {address:016x}"),
+    }
+}
+
+fn finish() -> ! {
+    power::exit_emulator(false);
+    if SETTINGS.get() == Some(&AfterPanic::Reset) {
+        power::reset();
+    }
+    halt()
+}
+
+/// Whether `va` lies in one of the pages of a CPU's stacks.
+pub(super) fn in_cpu_stack(va: u64) -> bool {
+    let Some(offset) = va.checked_sub(cpu_area::AREAS) else {
+        return false;
+    };
+    let page = offset % cpu_area::AREA_BYTES / 4096;
+    let cpu = (offset / cpu_area::AREA_BYTES) as usize;
+    cpu < super::cpu_count() as usize && (page >= 8 || matches!(page, 2 | 4 | 6))
+}

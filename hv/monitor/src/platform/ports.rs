@@ -1,0 +1,20 @@
+//! Port I/O.
+//!
+//! The rule: the ports passed here belong to devices of the platform layer (serial, timers,
+//! interrupt controllers, ACPI, PCI configuration), none of which can make the monitor's memory
+//! change by a port access.
+#![expect(unsafe_code, reason = "in and out instructions")]
+
+use x86_64::structures::port::{PortRead, PortWrite};
+
+/// Reads a port.
+pub fn input<T: PortRead>(port: u16) -> T {
+    // SAFETY: see the module's rule.
+    unsafe { T::read_from_port(port) }
+}
+
+/// Writes a port.
+pub fn output<T: PortWrite>(port: u16, value: T) {
+    // SAFETY: see the module's rule.
+    unsafe { T::write_to_port(port, value) }
+}

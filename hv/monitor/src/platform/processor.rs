@@ -1,0 +1,188 @@
+//! Features of the CPUs, and the control registers the monitor runs with.
+//!
+//! The rule: every CPU gets the same settings, made from what the first CPU has; a CPU
+//! that lacks a feature the monitor needs stops the start with a message that names it.
+#![expect(unsafe_code, reason = "control registers and MSRs")]
+
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+
+use spin::Once;
+use x86_64::{
+    PhysAddr, VirtAddr,
+    instructions::tlb,
+    registers::{
+        control::{Cr0, Cr0Flags, Cr3, Cr3Flags, Cr4, Cr4Flags, Efer, EferFlags},
+        model_specific::Msr,
+    },
+    structures::paging::PhysFrame,
+};
+
+/// Page attribute table as the PV ABI fixes it: WB, WT, UC-, UC, WC, WP, UC, UC.
+const PAT: u64 = 0x0000_0501_0007_0406;
+const MSR_PAT: u32 = 0x277;
+const MSR_STAR: u32 = 0xc000_0081;
+const MSR_LSTAR: u32 = 0xc000_0082;
+const MSR_CSTAR: u32 = 0xc000_0083;
+const MSR_FMASK: u32 = 0xc000_0084;
+
+/// Optional features that were found.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "one per feature")]
+pub struct Features {
+    /// Supervisor-mode execution prevention.
+    pub smep: bool,
+    /// Supervisor-mode access prevention.
+    pub smap: bool,
+    /// User-mode instruction prevention.
+    pub umip: bool,
+    /// RDFSBASE and its relatives.
+    pub fsgsbase: bool,
+    /// XSAVE.
+    pub xsave: bool,
+    /// Pages of 1 GiB.
+    pub gib_pages: bool,
+    /// The local APIC's timer has TSC-deadline mode.
+    pub tsc_deadline: bool,
+    /// The TSC runs at one rate in all states.
+    pub invariant_tsc: bool,
+    /// Process-context identifiers.
+    pub pcid: bool,
+}
+
+static FEATURES: Once<Features> = Once::new();
+
+/// The features of this machine.
+#[must_use]
+pub fn features() -> Features {
+    FEATURES.get().copied().unwrap_or_default()
+}
+
+/// (name, register value, bit) of each feature that must be there.
+fn required() -> [(&'static str, u32, u32); 9] {
+    let basic = __cpuid(1).edx;
+    let basic_c = __cpuid(1).ecx;
+    let extended = __cpuid(0x8000_0001).edx;
+    [
+        ("TSC", basic, 4),
+        ("MSR", basic, 5),
+        ("APIC", basic, 9),
+        ("PAT", basic, 16),
+        ("FXSR", basic, 24),
+        ("SSE2", basic, 26),
+        ("CMPXCHG16B", basic_c, 13),
+        ("SYSCALL", extended, 11),
+        ("NX", extended, 20),
+    ]
+}
+
+/// Looks at this CPU; the name of a feature that is missing, if one is.
+///
+/// # Errors
+/// The first feature that the monitor needs and the CPU lacks.
+pub fn detect() -> Result<Features, &'static str> {
+    if let Some((name, _, _)) = required()
+        .iter()
+        .find(|(_, word, bit)| word & (1 << bit) == 0)
+    {
+        return Err(name);
+    }
+    let basic = __cpuid(1).ecx;
+    let structured = if __cpuid(0).eax >= 7 {
+        Some(__cpuid_count(7, 0))
+    } else {
+        None
+    };
+    let structured = |select: fn(core::arch::x86_64::CpuidResult) -> u32, bit: u32| {
+        structured.is_some_and(|leaf| select(leaf) & (1 << bit) != 0)
+    };
+    let power = __cpuid(0x8000_0000).eax >= 0x8000_0007;
+    Ok(*FEATURES.call_once(|| Features {
+        smep: structured(|leaf| leaf.ebx, 7),
+        smap: structured(|leaf| leaf.ebx, 20),
+        umip: structured(|leaf| leaf.ecx, 2),
+        fsgsbase: structured(|leaf| leaf.ebx, 0),
+        xsave: basic & (1 << 26) != 0,
+        gib_pages: __cpuid(0x8000_0001).edx & (1 << 26) != 0,
+        tsc_deadline: basic & (1 << 24) != 0,
+        invariant_tsc: power && __cpuid(0x8000_0007).edx & (1 << 8) != 0,
+        pcid: basic & (1 << 17) != 0,
+    }))
+}
+
+/// Sets the control registers of this CPU; its page tables are the final ones.
+pub fn set_control_registers() {
+    let features = features();
+    let mut cr4 = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION
+        | Cr4Flags::MACHINE_CHECK_EXCEPTION
+        | Cr4Flags::DEBUGGING_EXTENSIONS
+        | Cr4Flags::OSFXSR
+        | Cr4Flags::OSXMMEXCPT_ENABLE;
+    cr4.set(
+        Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,
+        features.smep,
+    );
+    cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
+    cr4.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, features.umip);
+    cr4.set(Cr4Flags::FSGSBASE, features.fsgsbase);
+    cr4.set(Cr4Flags::OSXSAVE, features.xsave);
+    let cr0 = Cr0Flags::PROTECTED_MODE_ENABLE
+        | Cr0Flags::MONITOR_COPROCESSOR
+        | Cr0Flags::EXTENSION_TYPE
+        | Cr0Flags::NUMERIC_ERROR
+        | Cr0Flags::WRITE_PROTECT
+        | Cr0Flags::ALIGNMENT_MASK
+        | Cr0Flags::PAGING;
+    let efer = EferFlags::SYSTEM_CALL_EXTENSIONS
+        | EferFlags::LONG_MODE_ENABLE
+        | EferFlags::LONG_MODE_ACTIVE
+        | EferFlags::NO_EXECUTE_ENABLE;
+    // SAFETY: the bits of long mode stay as they are; the others only add protection that the
+    // final page tables are made for, or instructions the CPU has.
+    unsafe {
+        Cr4::write_raw(cr4.bits());
+        Cr0::write_raw(cr0.bits());
+        Efer::write_raw(efer.bits());
+    }
+    write_msr(MSR_PAT, PAT);
+}
+
+/// Sets where `syscall` goes on this CPU: 64-bit code, compatibility mode, and the flags it
+/// clears. `sysret` returns with the flat selectors of the PV ABI.
+pub fn set_syscall_entry(long: u64, compatibility: u64, clear_flags: u64) {
+    use super::descriptors::{CS32, RING0_CS};
+    write_msr(MSR_STAR, u64::from(CS32) << 48 | u64::from(RING0_CS) << 32);
+    write_msr(MSR_LSTAR, long);
+    write_msr(MSR_CSTAR, compatibility);
+    write_msr(MSR_FMASK, clear_flags);
+}
+
+/// Writes a model-specific register. Not for registers that change where memory is or how it is
+/// protected: those are this module's.
+pub fn write_msr(msr: u32, value: u64) {
+    // SAFETY: callers write registers that exist and do not change the monitor's address space.
+    unsafe { Msr::new(msr).write(value) };
+}
+
+/// Reads a model-specific register that exists.
+#[must_use]
+pub fn read_msr(msr: u32) -> u64 {
+    // SAFETY: reading has no effect on memory.
+    unsafe { Msr::new(msr).read() }
+}
+
+/// Loads page tables; all their monitor slots are the monitor's.
+pub fn write_cr3(root: u64) {
+    let frame = PhysFrame::containing_address(PhysAddr::new_truncate(root));
+    // SAFETY: the monitor's part is the same in all level-4 tables that are ever loaded.
+    unsafe { Cr3::write(frame, Cr3Flags::empty()) };
+}
+
+/// Drops this CPU's translations.
+pub fn reload_cr3() {
+    tlb::flush_all();
+}
+
+/// Drops this CPU's translation of one page.
+pub fn invlpg(va: u64) {
+    tlb::flush(VirtAddr::new_truncate(va));
+}
