@@ -63,7 +63,7 @@ pub struct Answered {
 pub enum Failure {
     /// The ultravisor refused.
     #[error("{}", sentence(.0))]
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// `uvd` has no command channel.
     #[error("command channel: {0}; uvd tries again by itself, see `dmesg | grep uvd`")]
     NoChannel(String),

@@ -91,7 +91,7 @@ fn a_refusal_reads_as_one_sentence() {
         reason: "8192 asked, 4096 free".into(),
         way_out: "ask for at most 16 MiB".into(),
     };
-    let text = Failure::Refused(refusal.clone()).to_string();
+    let text = Failure::Refused(refusal.clone().into()).to_string();
     assert_eq!(
         text,
         "memory: frames: 8192 asked, 4096 free; ask for at most 16 MiB"

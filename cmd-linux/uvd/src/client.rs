@@ -1,0 +1,130 @@
+//! A client on the Unix socket.
+//!
+//! Rule: nothing here blocks, and memory held for a client is bounded: one that does not read its
+//! answers, or has [`MOST_ASKED`] requests under way, is not read from.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use nix::poll::{PollFd, PollFlags};
+use uvd_protocol::{Ask, Failure, FrameError, Frames, Told, encode};
+
+/// Requests that a client may have under way.
+const MOST_ASKED: usize = 32;
+/// Bytes of answers that may wait for a client.
+const MOST_WAITING: usize = 4 * 1024 * 1024;
+
+/// A connected client.
+pub struct Client {
+    stream: UnixStream,
+    frames: Frames,
+    out: VecDeque<u8>,
+    asked: usize,
+    /// It said all it will; it goes when it has its answers.
+    finished: bool,
+}
+
+impl Client {
+    /// A client on a stream, which becomes non-blocking.
+    pub fn new(stream: UnixStream) -> std::io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        let (frames, out) = (Frames::default(), VecDeque::new());
+        Ok(Self {
+            stream,
+            frames,
+            out,
+            asked: 0,
+            finished: false,
+        })
+    }
+
+    /// What to wait for, if anything. One that has hung up would wake every wait at once.
+    pub fn poll_fd(&self) -> Option<PollFd<'_>> {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::POLLIN, self.takes_more());
+        flags.set(PollFlags::POLLOUT, !self.out.is_empty());
+        (!flags.is_empty()).then(|| PollFd::new(self.stream.as_fd(), flags))
+    }
+
+    /// The next request, if one is there.
+    pub fn next_ask(&mut self) -> Option<Ask> {
+        while self.takes_more() {
+            match self.frames.next_message() {
+                Ok(Some(ask)) => {
+                    self.asked += 1;
+                    return Some(ask);
+                }
+                Ok(None) if self.fill() => {}
+                Ok(None) => break,
+                Err(FrameError::Json(error)) => self.reject(&error.to_string()),
+                Err(error) => {
+                    self.reject(&error.to_string());
+                    self.finished = true;
+                }
+            }
+        }
+        None
+    }
+
+    /// Answers a request that was taken.
+    pub fn tell(&mut self, told: &Told) {
+        self.asked = self.asked.saturating_sub(1);
+        self.put(told);
+    }
+
+    /// Writes what the client takes; false: it is gone, or has all it wanted.
+    pub fn flush(&mut self) -> bool {
+        while !self.out.is_empty() {
+            match self.stream.write(self.out.as_slices().0) {
+                Ok(written) => drop(self.out.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        !(self.finished && self.asked == 0)
+    }
+
+    fn takes_more(&self) -> bool {
+        !self.finished && self.asked < MOST_ASKED && self.out.len() < MOST_WAITING
+    }
+
+    /// Reads what is there; false: nothing came.
+    fn fill(&mut self) -> bool {
+        let mut bytes = [0; 16 * 1024];
+        loop {
+            match self.stream.read(&mut bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => {
+                    self.finished = true;
+                    return false;
+                }
+                Ok(read) => {
+                    self.frames.push(&bytes[..read]);
+                    return true;
+                }
+            }
+        }
+    }
+
+    fn reject(&mut self, why: &str) {
+        self.put(&Told {
+            id: 0,
+            result: Err(Failure::Malformed(why.into())),
+        });
+    }
+
+    fn put(&mut self, told: &Told) {
+        let bytes = encode(told).or_else(|error| {
+            let result = Err(Failure::Malformed(format!("its answer: {error}")));
+            encode(&Told {
+                id: told.id,
+                result,
+            })
+        });
+        self.out.extend(bytes.unwrap_or_default());
+    }
+}

@@ -1,0 +1,223 @@
+//! Requests under way on the command channel.
+//!
+//! ```text
+//! submit(body, ..) -> waiting [+ unsent while the ring is full] -> ring, event
+//! turn(now)        <- answers by id, failures of those whose time is up
+//! ```
+//!
+//! Rule: every request that was submitted ends in exactly one answer or failure. When the
+//! ultravisor makes the channel anew (it was restarted), what waits is sent again under the same
+//! id, so that it is answered and not repeated.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
+
+use partition_runtime::ring::{Endpoint, RingError, Side};
+use pv_abi::uv::channel::MAX_PAYLOAD;
+use pv_abi::uv::command::{Body, PROTOCOL, Reply, Request};
+use uvd_protocol::{Answered, Failure};
+
+/// How long to wait for the ultravisor to make the channel anew before looking again.
+const REMAKING: Duration = Duration::from_millis(20);
+
+/// An event port: the bell of a channel.
+pub trait Port {
+    /// Readable when there is an event.
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// Takes the events.
+    fn take(&mut self);
+    /// Raises the event at the other end.
+    fn ring(&mut self);
+}
+
+/// Who asked: a client and the id of its request.
+pub type Tag = (u64, u64);
+
+/// An answer or a failure, and whose it is.
+pub type Outcome = (Tag, Result<Answered, Failure>);
+
+/// The client's end of a command channel.
+pub struct Link<'a, P> {
+    words: &'a [AtomicU32],
+    ring: Endpoint<'a>,
+    port: P,
+    next_id: u64,
+    waiting: BTreeMap<u64, Waiting>,
+    unsent: VecDeque<u64>,
+    /// When to look whether the channel has been made anew.
+    reopen: Option<Instant>,
+    buffer: Vec<u8>,
+}
+
+struct Waiting {
+    tag: Tag,
+    bytes: Vec<u8>,
+    timeout_ms: u32,
+    deadline: Instant,
+}
+
+impl<'a, P: Port> Link<'a, P> {
+    /// Opens the channel in `words`. Requests get ids from `first_id`, which must be above those
+    /// of earlier links: the ultravisor takes an id that it knows for a retry.
+    pub fn open(words: &'a [AtomicU32], port: P, first_id: u64) -> Result<Self, RingError> {
+        let ring = Endpoint::open(words, Side::Client)?;
+        Ok(Self {
+            words,
+            ring,
+            port,
+            next_id: first_id,
+            waiting: BTreeMap::new(),
+            unsent: VecDeque::new(),
+            reopen: None,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// The port, to wait for its events.
+    pub fn port(&self) -> &P {
+        &self.port
+    }
+
+    /// Takes a request; it is sent by the next turn.
+    pub fn submit(
+        &mut self,
+        tag: Tag,
+        body: Body,
+        timeout_ms: u32,
+        now: Instant,
+    ) -> Result<(), Failure> {
+        let id = self.next_id;
+        let request = Request {
+            protocol: PROTOCOL,
+            id,
+            body,
+        };
+        let bytes = postcard::to_allocvec(&request)
+            .map_err(|error| Failure::Malformed(error.to_string()))?;
+        if bytes.len() > MAX_PAYLOAD {
+            return Err(Failure::TooLarge {
+                bytes: bytes.len() as u64,
+                limit: MAX_PAYLOAD as u64,
+            });
+        }
+        self.next_id += 1;
+        let deadline = now + Duration::from_millis(timeout_ms.into());
+        self.waiting.insert(
+            id,
+            Waiting {
+                tag,
+                bytes,
+                timeout_ms,
+                deadline,
+            },
+        );
+        self.unsent.push_back(id);
+        Ok(())
+    }
+
+    /// Sends what fits, takes what came, gives up what is late. An error means that the channel
+    /// is of no more use.
+    pub fn turn(&mut self, now: Instant) -> Result<Vec<Outcome>, RingError> {
+        self.port.take();
+        let mut outcomes = Vec::new();
+        let moved = match self.reopen {
+            None => self.receive(&mut outcomes).and_then(|()| self.send()),
+            Some(_) => Err(RingError::Remade),
+        };
+        match moved {
+            Ok(()) => {}
+            Err(RingError::Remade) => self.open_again(now)?,
+            Err(error) => return Err(error),
+        }
+        self.expire(now, &mut outcomes);
+        Ok(outcomes)
+    }
+
+    /// When the next turn is due without an event.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.waiting
+            .values()
+            .map(|one| one.deadline)
+            .chain(self.reopen)
+            .min()
+    }
+
+    /// Ends all that is under way with a failure.
+    pub fn fail_all(self, failure: &Failure) -> Vec<Outcome> {
+        self.waiting
+            .into_values()
+            .map(|one| (one.tag, Err(failure.clone())))
+            .collect()
+    }
+
+    fn receive(&mut self, outcomes: &mut Vec<Outcome>) -> Result<(), RingError> {
+        loop {
+            // The other side may be waiting for room for its largest frame.
+            let room = self.ring.ring_bytes().saturating_sub(self.ring.readable()?);
+            if !self.ring.receive(&mut self.buffer)? {
+                return Ok(());
+            }
+            if room < MAX_PAYLOAD as u32 + 8 {
+                self.port.ring();
+            }
+            // Not understood, or no longer waited for: nobody is there to be told.
+            let Ok(reply) = postcard::from_bytes::<Reply>(&self.buffer) else {
+                crate::log("a reply of the ultravisor was not understood");
+                continue;
+            };
+            if let Some(one) = self.waiting.remove(&reply.id) {
+                let version = reply.version;
+                let result = reply.result.map(|answer| Answered { version, answer });
+                outcomes.push((
+                    one.tag,
+                    result.map_err(|refusal| Failure::Refused(refusal.into())),
+                ));
+            }
+        }
+    }
+
+    fn send(&mut self) -> Result<(), RingError> {
+        let mut sent = false;
+        while let Some(id) = self.unsent.front() {
+            // One whose time was up is not sent any more.
+            if let Some(one) = self.waiting.get(id) {
+                match self.ring.send(&one.bytes) {
+                    Ok(()) => sent = true,
+                    Err(RingError::Full) => break,
+                    Err(error) => return Err(error),
+                }
+            }
+            self.unsent.pop_front();
+        }
+        if sent {
+            self.port.ring();
+        }
+        Ok(())
+    }
+
+    /// Opens the channel that was made anew and sends again what waits; where it is not ready
+    /// yet, looks again soon.
+    fn open_again(&mut self, now: Instant) -> Result<(), RingError> {
+        match Endpoint::open(self.words, Side::Client) {
+            Ok(ring) => {
+                self.ring = ring;
+                self.reopen = None;
+                self.unsent = self.waiting.keys().copied().collect();
+                match self.send() {
+                    Err(RingError::Remade) => self.reopen = Some(now + REMAKING),
+                    sent => sent?,
+                }
+            }
+            Err(RingError::NotReady) => self.reopen = Some(now + REMAKING),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn expire(&mut self, now: Instant, outcomes: &mut Vec<Outcome>) {
+        let late = self.waiting.extract_if(.., |_, one| one.deadline <= now);
+        outcomes.extend(late.map(|(_, one)| (one.tag, Err(Failure::Timeout(one.timeout_ms)))));
+    }
+}

@@ -1,0 +1,483 @@
+//! The daemon against an ultravisor of the tests' own: the server's end of the channel in shared
+//! memory, on the test's thread, which answers when the test says so.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use partition_runtime::ring::{Endpoint, Side};
+use pv_abi::PAGE_SIZE;
+use pv_abi::uv::channel::COMMAND_PAGES;
+use pv_abi::uv::command::{Answer, Body, Query, Refusal, Reply, Request, Transaction};
+use uvd_protocol::{Answered, Ask, Failure, Told, read, write};
+
+use crate::daemon::{Daemon, End};
+use crate::devices::Shared;
+use crate::link::{Link, Port};
+
+/// A file of so many pages of memory.
+pub fn memory(pages: usize) -> File {
+    let file = File::from(memfd_create("channel", MFdFlags::MFD_CLOEXEC).unwrap());
+    file.set_len((pages * PAGE_SIZE) as u64).unwrap();
+    file
+}
+
+/// One end of a socket pair in place of an event port.
+struct Bell(UnixStream);
+
+impl Bell {
+    fn pair() -> (Self, Self) {
+        let (a, b) = UnixStream::pair().unwrap();
+        a.set_nonblocking(true).unwrap();
+        b.set_nonblocking(true).unwrap();
+        (Self(a), Self(b))
+    }
+}
+
+impl Port for Bell {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn take(&mut self) {
+        while matches!(self.0.read(&mut [0; 64]), Ok(1..)) {}
+    }
+
+    fn ring(&mut self) {
+        let _ = self.0.write(b"!");
+    }
+}
+
+/// A running daemon, and the ultravisor's end of its channel.
+struct Scene {
+    server: Endpoint<'static>,
+    words: &'static [AtomicU32],
+    bell: Bell,
+    stop: UnixStream,
+    socket: PathBuf,
+    daemon: JoinHandle<End>,
+    buffer: Vec<u8>,
+}
+
+/// Starts a thread with a daemon that runs `body`.
+fn start(
+    name: &str,
+    body: impl FnOnce(&mut Daemon<'_>) -> End + Send + 'static,
+) -> (PathBuf, UnixStream, JoinHandle<End>) {
+    let file = format!("uvd-test-{}-{name}.sock", std::process::id());
+    let socket = std::env::temp_dir().join(file);
+    let listener = UnixListener::bind(&socket).unwrap();
+    let (stop, stopped) = UnixStream::pair().unwrap();
+    let daemon = std::thread::spawn(move || {
+        let stopped = OwnedFd::from(stopped);
+        body(&mut Daemon::new(listener, stopped.as_fd()).unwrap())
+    });
+    (socket, stop, daemon)
+}
+
+impl Scene {
+    fn new(name: &str) -> Self {
+        let file = memory(COMMAND_PAGES);
+        // As long as the process: the server's end borrows it.
+        let shared = Box::leak(Box::new(
+            Shared::map(&file, 0, COMMAND_PAGES as u32).unwrap(),
+        ));
+        let words = shared.words();
+        let server = Endpoint::create(words, Side::Server).unwrap();
+        let (bell, far) = Bell::pair();
+        let (socket, stop, daemon) = start(name, move |daemon| {
+            let shared = Shared::map(&file, 0, COMMAND_PAGES as u32).unwrap();
+            daemon.serve(Link::open(shared.words(), far, 1000).unwrap())
+        });
+        Self {
+            server,
+            words,
+            bell,
+            stop,
+            socket,
+            daemon,
+            buffer: Vec::new(),
+        }
+    }
+
+    fn client(&self) -> UnixStream {
+        connect(&self.socket)
+    }
+
+    /// The next request on the channel.
+    fn request(&mut self) -> Request {
+        loop {
+            if self.server.receive(&mut self.buffer).unwrap() {
+                return postcard::from_bytes(&self.buffer).unwrap();
+            }
+            let mut fds = [PollFd::new(self.bell.fd(), PollFlags::POLLIN)];
+            let came = poll(&mut fds, PollTimeout::from(20_000u16)).unwrap();
+            assert_ne!(came, 0, "no request in time");
+            self.bell.take();
+        }
+    }
+
+    fn reply(&mut self, id: u64, result: Result<Answer, Refusal>) {
+        let reply = Reply {
+            id,
+            version: id + 1,
+            result,
+        };
+        self.server
+            .send(&postcard::to_allocvec(&reply).unwrap())
+            .unwrap();
+        self.bell.ring();
+    }
+
+    fn end(mut self) -> End {
+        let _ = self.stop.write(b"!");
+        let _ = std::fs::remove_file(&self.socket);
+        self.daemon.join().unwrap()
+    }
+}
+
+fn connect(socket: &PathBuf) -> UnixStream {
+    let stream = UnixStream::connect(socket).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    stream
+}
+
+fn query(id: u64, query: Query) -> Ask {
+    Ask {
+        id,
+        timeout_ms: None,
+        body: Body::Query(query),
+    }
+}
+
+fn log_after(from: u64) -> Query {
+    Query::Log { from, most: 1 }
+}
+
+fn log_answer(next: u64) -> Answer {
+    Answer::Log {
+        rows: vec![],
+        oldest: 0,
+        next,
+    }
+}
+
+fn long_reason(bytes: usize) -> Body {
+    let reason = "x".repeat(bytes);
+    Body::Transaction(Transaction {
+        planned_at: None,
+        pending: false,
+        reason,
+        operations: vec![],
+    })
+}
+
+#[test]
+fn answers_find_their_clients_in_any_order() {
+    let mut scene = Scene::new("order");
+    let clients = [scene.client(), scene.client(), scene.client()];
+    for (number, client) in clients.iter().enumerate() {
+        for id in [1, 2] {
+            write(client, &query(id, log_after(number as u64 * 10 + id))).unwrap();
+        }
+    }
+    let mut requests: Vec<Request> = (0..6).map(|_| scene.request()).collect();
+    requests.sort_by_key(|request| std::cmp::Reverse(request.id));
+    for request in requests {
+        let Body::Query(Query::Log { from, .. }) = request.body else {
+            panic!("{request:?}")
+        };
+        assert!(request.id >= 1000);
+        scene.reply(request.id, Ok(log_answer(from)));
+    }
+    for (number, client) in clients.iter().enumerate() {
+        let mut nexts = Vec::new();
+        for _ in 0..2 {
+            let told: Told = read(client).unwrap();
+            let Ok(Answered {
+                answer: Answer::Log { next, .. },
+                ..
+            }) = told.result
+            else {
+                panic!("{told:?}")
+            };
+            nexts.push((told.id, next));
+        }
+        nexts.sort_unstable();
+        assert_eq!(nexts, [1, 2].map(|id| (id, number as u64 * 10 + id)));
+    }
+    assert_eq!(scene.end(), End::Stopped);
+}
+
+#[test]
+fn a_refusal_arrives_whole() {
+    let mut scene = Scene::new("refusal");
+    let client = scene.client();
+    write(&client, &query(5, Query::Version)).unwrap();
+    let request = scene.request();
+    let refusal = Refusal {
+        code: "stale-plan".into(),
+        operation: Some(2),
+        object: "database".into(),
+        field: "version".into(),
+        reason: "planned at 3, is 4".into(),
+        way_out: "read again and plan anew".into(),
+    };
+    scene.reply(request.id, Err(refusal.clone()));
+    let told: Told = read(&client).unwrap();
+    assert_eq!(
+        told,
+        Told {
+            id: 5,
+            result: Err(Failure::Refused(refusal.into()))
+        }
+    );
+    scene.end();
+}
+
+#[test]
+fn a_request_without_answer_fails_in_time_and_a_late_answer_is_nobodys() {
+    let mut scene = Scene::new("late");
+    let client = scene.client();
+    write(
+        &client,
+        &Ask {
+            timeout_ms: Some(30),
+            ..query(1, Query::Version)
+        },
+    )
+    .unwrap();
+    let late = scene.request();
+    let told: Told = read(&client).unwrap();
+    assert_eq!(
+        told,
+        Told {
+            id: 1,
+            result: Err(Failure::Timeout(30))
+        }
+    );
+    scene.reply(late.id, Ok(log_answer(1)));
+    write(&client, &query(2, log_after(7))).unwrap();
+    let request = scene.request();
+    scene.reply(request.id, Ok(log_answer(7)));
+    let told: Told = read(&client).unwrap();
+    assert_eq!(told.id, 2);
+    assert_eq!(told.result.unwrap().answer, log_answer(7));
+    scene.end();
+}
+
+#[test]
+fn more_than_the_ring_holds_is_sent_as_room_comes() {
+    let mut scene = Scene::new("full");
+    let clients = [scene.client(), scene.client()];
+    for client in &clients {
+        for id in 1..=10 {
+            let body = long_reason(20_000);
+            write(
+                client,
+                &Ask {
+                    id,
+                    timeout_ms: None,
+                    body,
+                },
+            )
+            .unwrap();
+        }
+    }
+    for _ in 0..20 {
+        let request = scene.request();
+        scene.reply(request.id, Ok(Answer::Applied(vec![])));
+    }
+    for client in &clients {
+        for _ in 1..=10 {
+            let told: Told = read(client).unwrap();
+            assert!(told.result.is_ok());
+        }
+    }
+    scene.end();
+}
+
+#[test]
+fn a_request_that_no_frame_holds_is_refused() {
+    let scene = Scene::new("large");
+    let client = scene.client();
+    write(
+        &client,
+        &Ask {
+            id: 1,
+            timeout_ms: None,
+            body: long_reason(30_000),
+        },
+    )
+    .unwrap();
+    let told: Told = read(&client).unwrap();
+    assert!(
+        matches!(told.result, Err(Failure::TooLarge { limit: 24576, .. })),
+        "{told:?}"
+    );
+    scene.end();
+}
+
+#[test]
+fn what_is_under_way_when_the_channel_is_made_anew_is_asked_again_with_its_id() {
+    let mut scene = Scene::new("anew");
+    let client = scene.client();
+    write(&client, &query(1, log_after(1))).unwrap();
+    let before = scene.request();
+    scene.server = Endpoint::create(scene.words, Side::Server).unwrap();
+    scene.bell.ring();
+    let again = scene.request();
+    assert_eq!(again, before);
+    scene.reply(again.id, Ok(log_answer(1)));
+    let told: Told = read(&client).unwrap();
+    assert!(told.result.is_ok());
+    scene.end();
+}
+
+#[test]
+fn a_channel_that_is_broken_fails_what_is_under_way() {
+    let mut scene = Scene::new("broken");
+    let client = scene.client();
+    write(&client, &query(1, Query::Version)).unwrap();
+    scene.request();
+    // Responses produced: beyond the ring.
+    scene.words[8].store(0x1234_5678, Ordering::Release);
+    scene.bell.ring();
+    let told: Told = read(&client).unwrap();
+    let Err(Failure::NoChannel(why)) = told.result else {
+        panic!("{told:?}")
+    };
+    assert!(why.contains("out of step"), "{why}");
+    let _ = std::fs::remove_file(&scene.socket);
+    assert_eq!(scene.daemon.join().unwrap(), End::Broken(why));
+}
+
+#[test]
+fn an_answer_that_is_no_message_is_skipped() {
+    let mut scene = Scene::new("noise");
+    let client = scene.client();
+    write(&client, &query(1, Query::Version)).unwrap();
+    let request = scene.request();
+    scene.server.send(&[0xff; 9]).unwrap();
+    scene.reply(request.id, Ok(log_answer(3)));
+    let told: Told = read(&client).unwrap();
+    assert_eq!(told.result.unwrap().answer, log_answer(3));
+    scene.end();
+}
+
+#[test]
+fn stopping_answers_what_is_under_way() {
+    let mut scene = Scene::new("stop");
+    let client = scene.client();
+    write(&client, &query(1, Query::Version)).unwrap();
+    scene.request();
+    assert_eq!(scene.end(), End::Stopped);
+    let told: Told = read(&client).unwrap();
+    assert_eq!(told.result, Err(Failure::ShuttingDown));
+}
+
+#[test]
+fn a_message_that_makes_no_sense_is_answered_and_the_client_goes_on() {
+    let mut scene = Scene::new("nonsense");
+    let mut client = scene.client();
+    client.write_all(b"\x02\0\0\0{]").unwrap();
+    let told: Told = read(&client).unwrap();
+    assert!(
+        matches!(
+            told,
+            Told {
+                id: 0,
+                result: Err(Failure::Malformed(_))
+            }
+        ),
+        "{told:?}"
+    );
+    write(&client, &query(2, log_after(1))).unwrap();
+    let request = scene.request();
+    scene.reply(request.id, Ok(log_answer(1)));
+    let told: Told = read(&client).unwrap();
+    assert_eq!(told.id, 2);
+    // A length beyond all measure ends the client, and no other.
+    client.write_all(&[0xff; 4]).unwrap();
+    let told: Told = read(&client).unwrap();
+    assert!(matches!(told.result, Err(Failure::Malformed(_))));
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    assert_eq!(scene.end(), End::Stopped);
+}
+
+#[test]
+fn a_client_that_goes_away_harms_no_other() {
+    let mut scene = Scene::new("gone");
+    let gone = scene.client();
+    write(&gone, &query(1, log_after(1))).unwrap();
+    let request = scene.request();
+    drop(gone);
+    let client = scene.client();
+    write(&client, &query(1, log_after(2))).unwrap();
+    let other = scene.request();
+    scene.reply(request.id, Ok(log_answer(1)));
+    scene.reply(other.id, Ok(log_answer(2)));
+    let told: Told = read(&client).unwrap();
+    assert_eq!(told.result.unwrap().answer, log_answer(2));
+    assert_eq!(scene.end(), End::Stopped);
+}
+
+#[test]
+fn a_client_that_half_closes_gets_its_answer() {
+    let mut scene = Scene::new("half");
+    let mut client = scene.client();
+    write(&client, &query(1, log_after(1))).unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let request = scene.request();
+    scene.reply(request.id, Ok(log_answer(1)));
+    let told: Told = read(&client).unwrap();
+    assert!(told.result.is_ok());
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "and then the end");
+    scene.end();
+}
+
+#[test]
+fn without_a_channel_every_request_is_answered_with_the_reason() {
+    let (socket, mut stop, daemon) = start("none", |daemon| {
+        let due = daemon.refuse("store: x: ENOENT", Instant::now());
+        assert_eq!(due, End::Due);
+        daemon.refuse("store: x: ENOENT", Instant::now() + Duration::from_secs(60))
+    });
+    let client = connect(&socket);
+    write(&client, &query(9, Query::Version)).unwrap();
+    let told: Told = read(&client).unwrap();
+    let why = Failure::NoChannel("store: x: ENOENT".into());
+    assert_eq!(
+        told,
+        Told {
+            id: 9,
+            result: Err(why)
+        }
+    );
+    stop.write_all(b"!").unwrap();
+    assert_eq!(daemon.join().unwrap(), End::Stopped);
+    let _ = std::fs::remove_file(socket);
+}
+
+#[test]
+fn a_socket_is_private_and_replaces_one_left_behind_but_not_one_in_use() {
+    use std::os::unix::fs::PermissionsExt;
+    let path = std::env::temp_dir().join(format!("uvd-test-{}-listen.sock", std::process::id()));
+    drop(crate::listen(&path).unwrap());
+    let listener = crate::listen(&path).unwrap();
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let error = crate::listen(&path).unwrap_err().to_string();
+    assert!(error.contains("another uvd"), "{error}");
+    drop(listener);
+    std::fs::remove_file(path).unwrap();
+}
