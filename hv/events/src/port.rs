@@ -1,0 +1,129 @@
+//! A port: one atomic word.
+//!
+//! ```text
+//! 63..60 use | 59..52 virtual CPU | 51..32 remote port | 31..0 remote partition or interrupt
+//! ```
+
+use crate::sync::{AtomicU64, Ordering};
+use pv_abi::xen::events;
+
+const FREE: u64 = 0;
+const RESERVED: u64 = 1;
+const UNBOUND: u64 = 2;
+const INTERDOMAIN: u64 = 3;
+const VIRQ: u64 = 4;
+const IPI: u64 = 5;
+
+/// What a port is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortUse {
+    /// Nothing; it may be allocated.
+    Free,
+    /// Nothing, and it may not be allocated.
+    Reserved,
+    /// Waits for partition `remote` to connect.
+    Unbound {
+        /// Who may connect.
+        remote: u32,
+    },
+    /// Connected.
+    Interdomain {
+        /// The other partition.
+        remote: u32,
+        /// Its port.
+        port: u32,
+    },
+    /// Notified by the monitor.
+    Virq {
+        /// Virtual interrupt.
+        virq: u32,
+    },
+    /// For interrupts between the partition's virtual CPUs.
+    Ipi,
+}
+
+/// A port as read at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// What it is used for.
+    pub used_for: PortUse,
+    /// Virtual CPU it notifies.
+    pub vcpu: u8,
+}
+
+impl Port {
+    /// A port that is not in use.
+    pub const FREE: Self = Self {
+        used_for: PortUse::Free,
+        vcpu: 0,
+    };
+
+    /// The status code of the ABI.
+    #[must_use]
+    pub const fn status(self) -> u32 {
+        match self.used_for {
+            PortUse::Free | PortUse::Reserved => events::STATUS_CLOSED,
+            PortUse::Unbound { .. } => events::STATUS_UNBOUND,
+            PortUse::Interdomain { .. } => events::STATUS_INTERDOMAIN,
+            PortUse::Virq { .. } => events::STATUS_VIRQ,
+            PortUse::Ipi => events::STATUS_IPI,
+        }
+    }
+
+    const fn pack(self) -> u64 {
+        let (kind, port, low) = match self.used_for {
+            PortUse::Free => (FREE, 0, 0),
+            PortUse::Reserved => (RESERVED, 0, 0),
+            PortUse::Unbound { remote } => (UNBOUND, 0, remote),
+            PortUse::Interdomain { remote, port } => (INTERDOMAIN, port, remote),
+            PortUse::Virq { virq } => (VIRQ, 0, virq),
+            PortUse::Ipi => (IPI, 0, 0),
+        };
+        kind << 60 | (self.vcpu as u64) << 52 | (port as u64 & 0xf_ffff) << 32 | low as u64
+    }
+
+    const fn unpack(word: u64) -> Self {
+        let low = word as u32;
+        let used_for = match word >> 60 {
+            FREE => PortUse::Free,
+            UNBOUND => PortUse::Unbound { remote: low },
+            INTERDOMAIN => PortUse::Interdomain {
+                remote: low,
+                port: (word >> 32) as u32 & 0xf_ffff,
+            },
+            VIRQ => PortUse::Virq { virq: low },
+            IPI => PortUse::Ipi,
+            _ => PortUse::Reserved,
+        };
+        Self {
+            used_for,
+            vcpu: (word >> 52) as u8,
+        }
+    }
+}
+
+/// The word of a port. All zeros is a free port, so that fresh memory is an empty table.
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct PortCell(AtomicU64);
+
+impl Default for PortCell {
+    fn default() -> Self {
+        Self(AtomicU64::new(0))
+    }
+}
+
+impl PortCell {
+    /// Reads the port.
+    #[must_use]
+    pub fn load(&self) -> Port {
+        Port::unpack(self.0.load(Ordering::Acquire))
+    }
+
+    /// Changes the port from `old` to `new` if it still is `old`.
+    pub(crate) fn change(&self, old: Port, new: Port) -> bool {
+        (self.0)
+            .compare_exchange(old.pack(), new.pack(), Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+}
