@@ -16,13 +16,13 @@ use crate::workspace;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const BUSYBOX: &str = "/bin/busybox";
 
-/// The kernel modules that `uvd` and `/proc/xen` need.
-const MODULES: [&str; 5] = [
-    "xen-evtchn",
-    "xen-gntdev",
-    "xen-gntalloc",
-    "xen-privcmd",
-    "xenfs",
+/// The kernel modules that `uvd` and `/proc/xen` need, with their parameters.
+const MODULES: [(&str, &str); 5] = [
+    ("xen-evtchn", ""),
+    ("xen-gntdev", ""),
+    ("xen-gntalloc", ""),
+    ("xen-privcmd", "unrestricted=1"),
+    ("xenfs", ""),
 ];
 
 /// A host file for the command partition.
@@ -126,16 +126,24 @@ fn add_busybox(archive: &mut Archive) -> Result<()> {
     Ok(())
 }
 
-/// Adds the modules, and their paths in load order, a line each, as `/etc/uv-modules`.
+/// Adds the modules, and `/etc/uv-modules`: a line each, in load order, the path and then the
+/// parameters.
 fn add_modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
     let mut list = String::new();
-    for file in Modules::find(&kernel.modules)?.in_load_order(&MODULES)? {
+    let names = MODULES.map(|(name, _)| name);
+    for file in Modules::find(&kernel.modules)?.in_load_order(&names)? {
         let below = file
             .strip_prefix(&kernel.modules)
             .context("a module outside its directory")?;
         let path = format!("lib/modules/{}/{}", kernel.release, below.display());
         archive.file(&path, 0o644, &workspace::read(&file)?);
-        list.push_str(&format!("/{path}\n"));
+        let is_file = |(name, _): &&(&str, &str)| file.file_stem().is_some_and(|s| s == *name);
+        let parameters = MODULES
+            .iter()
+            .find(is_file)
+            .map_or("", |(_, parameters)| parameters);
+        list.push_str(format!("/{path} {parameters}").trim_end());
+        list.push('\n');
     }
     archive.file("etc/uv-modules", 0o644, list.as_bytes());
     Ok(())

@@ -12,11 +12,11 @@ use crate::options::{BootOptions, Under};
 use crate::{command_image, hv_build, provision, workspace};
 
 /// What the command partition's kernel is told unless `--kernel` names another.
-const COMMAND_LINE: &str = "console=hvc0 xen_privcmd.unrestricted=1 quiet loglevel=4";
+const COMMAND_LINE: &str = "console=hvc0 quiet loglevel=4";
 /// What any other kernel is told before the words of `--append`.
 const OTHER_COMMAND_LINE: &str = "console=hvc0";
 /// What the kernel is told on the bare machine, where the serial lines are its own.
-const BARE_COMMAND_LINE: &str = "console=ttyS0 uv.harness=ttyS1 quiet loglevel=4";
+const BARE_COMMAND_LINE: &str = "console=ttyS0 uv.console=ttyS0 uv.harness=ttyS1 quiet loglevel=4";
 
 /// Builds all that the options ask for, and says what GRUB is to start.
 ///
