@@ -1,2 +1,68 @@
-//! transaction
-#![no_std]
+//! Transactions on the resource database: all or nothing, written ahead, undone when refused.
+//!
+//! ```text
+//! request -> plan (validate everything, on an overlay) -> write-ahead record (redo, undo, CRC)
+//!         -> apply to the database -> the monitor activates, action by action
+//!         -> settled: committed | refused: undo, activate what was -> reply
+//! ```
+//!
+//! The crate decides and writes; it makes no call to the machine. What the monitor must do is
+//! asked of a [`Monitor`] that is passed in, and the time is a parameter. A record that was begun
+//! and never settled is undone by [`Engine::recover`].
+//!
+//! Rule: after a request the database is either what the request asked for, or what it was.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::result_large_err,
+    reason = "a refusal is the answer itself, made at most once a request"
+)]
+
+extern crate alloc;
+
+mod change;
+mod engine;
+mod log;
+mod operations;
+mod plan;
+mod query;
+mod refusal;
+mod space;
+
+pub use change::Change;
+pub use engine::{Engine, Limits};
+pub use log::{Record, Settled};
+pub use query::{Facts, Gauges, query};
+pub use refusal::{name_of, refusal};
+pub use space::{choose, contiguous};
+
+/// Something the monitor is to do about what the database says now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Re-read a descriptor.
+    Partition(u32),
+    /// Re-read the page map for frames.
+    Pages {
+        /// First frame.
+        first: u64,
+        /// Frames.
+        frames: u64,
+    },
+    /// Re-read a channel entry.
+    Channel(u32),
+    /// Let a partition run.
+    Start(u32),
+    /// Keep a partition from running.
+    Stop(u32),
+    /// Drop what a partition references.
+    Destroy(u32),
+}
+
+/// Who enforces the database. Each call may be repeated and must then do nothing more.
+pub trait Monitor {
+    /// Does it, or refuses with an errno of the Xen ABI (positive).
+    ///
+    /// # Errors
+    /// The errno; nothing was done then.
+    fn perform(&mut self, action: Action) -> Result<(), i32>;
+}

@@ -1,0 +1,642 @@
+//! What each operation asks of the plan, and what it is refused for.
+//!
+//! Rule: every value of the request is checked here, against the database and the limits, before
+//! anything is written. The monitor checks again what is its business.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use pv_abi::uv::command::{Operation, Outcome, Range, Refusal, Start, Target};
+use pv_abi::uv::database::{
+    BOOT, COMMAND, ChannelEntry, FIRST_GUEST, IO_A, IO_B, MAX_GRANT_FRAMES, MAX_VCPUS,
+    PartitionDescriptor, ULTRAVISOR, channel_kind, instance_frames, kind, rights, state,
+};
+use resource_db::Owner;
+use zerocopy::FromZeros;
+
+use crate::Action;
+use crate::engine::Limits;
+use crate::plan::{MAX_RANGES, Plan};
+use crate::refusal::{label, refusal};
+
+/// First port at the ultravisor's end; its own ports are below.
+const SERVER_PORTS: u32 = 256;
+
+/// Who asks, and within which limits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller<'l> {
+    /// Its number.
+    pub(crate) number: u32,
+    /// What the machine allows.
+    pub(crate) limits: &'l Limits,
+}
+
+/// Plans operation number `index`.
+pub(crate) fn plan(
+    plan: &mut Plan,
+    caller: Caller,
+    index: u32,
+    operation: &Operation,
+) -> Result<(), Refusal> {
+    let outcome = match operation {
+        Operation::CreatePartition { .. } => create(plan, caller, index, operation)?,
+        Operation::AssignMemory { partition, frames } => assign(plan, *partition, *frames)?,
+        Operation::ReleaseMemory { partition, ranges } => release(plan, *partition, ranges)?,
+        Operation::CreateChannel {
+            partition,
+            kind,
+            frame,
+            frames,
+            grant,
+        } => {
+            let share = Range {
+                first: *frame,
+                frames: u64::from(*frames),
+            };
+            channel(plan, *partition, *kind, share, *grant)?
+        }
+        Operation::SetStart { partition, start } => set_start(plan, *partition, *start)?,
+        Operation::SetState { partition, state } => set_state(plan, caller, *partition, *state)?,
+        Operation::DestroyPartition { partition } => {
+            let target = modifiable(plan, *partition)?;
+            not_itself(caller, &target)?;
+            destroy(plan, &target)?
+        }
+        Operation::Complete { request } => {
+            plan.completed.push(*request);
+            Outcome::Done
+        }
+    };
+    plan.outcomes.push(outcome);
+    if plan.ranges() > MAX_RANGES {
+        return Err(refusal(
+            "too-large",
+            "transaction",
+            "ranges",
+            format!("it changes more than {MAX_RANGES} ranges of memory"),
+            "split it into several transactions",
+        ));
+    }
+    Ok(())
+}
+
+/// A value outside what its field allows.
+fn invalid(object: &str, field: &str, asked: impl core::fmt::Display, limit: &str) -> Refusal {
+    let way_out = format!("use {limit}");
+    refusal(
+        "invalid-value",
+        object,
+        field,
+        format!("{asked} was asked, allowed is {limit}"),
+        way_out,
+    )
+}
+
+fn within(object: &str, field: &str, asked: u32, from: u32, to: u32) -> Result<(), Refusal> {
+    if (from..=to).contains(&asked) {
+        return Ok(());
+    }
+    Err(invalid(object, field, asked, &format!("{from} to {to}")))
+}
+
+/// The target, where it is one that transactions may change.
+fn modifiable(plan: &Plan, target: Target) -> Result<Box<PartitionDescriptor>, Refusal> {
+    let descriptor = plan.target(target)?;
+    if matches!(
+        descriptor.kind,
+        kind::PSEUDO | kind::ULTRAVISOR | kind::BOOT
+    ) {
+        return Err(refusal(
+            "system-partition",
+            label(&descriptor),
+            "kind",
+            "the monitor made it, transactions do not change it",
+            "name the command partition, an I/O partition or a guest",
+        ));
+    }
+    Ok(descriptor)
+}
+
+fn not_itself(caller: Caller, target: &PartitionDescriptor) -> Result<(), Refusal> {
+    if caller.number != target.number {
+        return Ok(());
+    }
+    Err(refusal(
+        "own-partition",
+        label(target),
+        "state",
+        "a partition cannot stop or destroy itself by a transaction",
+        "shut it down from inside",
+    ))
+}
+
+fn in_state(target: &PartitionDescriptor, allowed: &[u32], doing: &str) -> Result<(), Refusal> {
+    if allowed.contains(&target.state) {
+        return Ok(());
+    }
+    let names: Vec<_> = allowed.iter().map(|&state| state_name(state)).collect();
+    let names = names.join(" or ");
+    Err(refusal(
+        "wrong-state",
+        label(target),
+        "state",
+        format!(
+            "it is {}; {doing} needs it {names}",
+            state_name(target.state)
+        ),
+        format!("set the state {names} first"),
+    ))
+}
+
+/// The word for a state.
+pub(crate) fn state_name(value: u32) -> &'static str {
+    match value {
+        state::FREE => "free",
+        state::BUILDING => "building",
+        state::RUNNING => "running",
+        state::PAUSED => "paused",
+        state::SHUTDOWN => "shut down",
+        state::CRASHED => "crashed",
+        state::DYING => "dying",
+        _ => "unknown",
+    }
+}
+
+fn create(
+    plan: &mut Plan,
+    caller: Caller,
+    index: u32,
+    operation: &Operation,
+) -> Result<Outcome, Refusal> {
+    let Operation::CreatePartition {
+        number,
+        kind,
+        rights,
+        name,
+        vcpus,
+        cpu_weight,
+        cpu_cap,
+        cpu_affinity,
+        grant_frames,
+    } = operation
+    else {
+        return Ok(Outcome::Done);
+    };
+    let object = format!("new partition \"{}\"", name.escape_default());
+    check_name(plan, &object, name)?;
+    check_rights(caller, &object, *kind, *rights)?;
+    let number = check_number(plan, &object, *number, *kind)?;
+    within(&object, "vcpus", *vcpus, 1, MAX_VCPUS)?;
+    within(&object, "cpu_weight", *cpu_weight, 1, 65_535)?;
+    within(&object, "cpu_cap", *cpu_cap, 0, vcpus.saturating_mul(100))?;
+    within(&object, "grant_frames", *grant_frames, 1, MAX_GRANT_FRAMES)?;
+    let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
+    descriptor.cpu_affinity = affinity(&object, cpu_affinity, caller.limits.cpus)?;
+    let frames = instance_frames(*vcpus, *grant_frames);
+    let Some(instance) = plan.take_run(frames, number) else {
+        let longest = plan.free_frames().1;
+        return Err(no_memory("instance", frames, longest, "frames in one run"));
+    };
+    descriptor.magic = pv_abi::uv::database::DESCRIPTOR_MAGIC;
+    descriptor.number = number;
+    descriptor.kind = *kind;
+    descriptor.state = state::BUILDING;
+    descriptor.rights = *rights;
+    for (to, from) in descriptor.name.iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    (descriptor.vcpus, descriptor.grant_frames) = (*vcpus, *grant_frames);
+    (descriptor.cpu_weight, descriptor.cpu_cap) = (*cpu_weight, *cpu_cap);
+    (descriptor.instance_first, descriptor.instance_frames) = (instance.first, instance.frames);
+    descriptor.owner = caller.number;
+    descriptor.created_at = plan.next_version();
+    plan.set_descriptor(descriptor);
+    plan.actions.push(Action::Partition(number));
+    plan.created.insert(index, number);
+    Ok(Outcome::Partition(number))
+}
+
+fn check_name(plan: &Plan, object: &str, name: &str) -> Result<(), Refusal> {
+    let plain = name
+        .chars()
+        .all(|c| !c.is_control() && c != '/' && c != '"');
+    if name.is_empty() || name.len() > 31 || !plain {
+        let limit = "1 to 31 bytes without control characters, slash and quote";
+        return Err(invalid(
+            object,
+            "name",
+            format!("{} bytes", name.len()),
+            limit,
+        ));
+    }
+    match plan
+        .partitions()
+        .find(|other| crate::refusal::name_of(other) == name)
+    {
+        None => Ok(()),
+        Some(other) => Err(refusal(
+            "name-taken",
+            object,
+            "name",
+            format!("{} has it", label(&other)),
+            "choose another name, or destroy that partition",
+        )),
+    }
+}
+
+fn check_rights(caller: Caller, object: &str, of: u32, wanted: u32) -> Result<(), Refusal> {
+    let allowed = match (caller.number, of) {
+        (BOOT, kind::COMMAND) => rights::HOST_POWER | rights::SERIAL,
+        _ => 0,
+    };
+    if wanted & !allowed == 0 {
+        return Ok(());
+    }
+    let limit = format!("{allowed:#x}");
+    Err(invalid(object, "rights", format!("{wanted:#x}"), &limit))
+}
+
+fn check_number(plan: &Plan, object: &str, wanted: Option<u32>, of: u32) -> Result<u32, Refusal> {
+    let known: &[u32] = match of {
+        kind::COMMAND => &[COMMAND],
+        kind::IO => &[IO_A, IO_B],
+        kind::GUEST => &[],
+        _ => return Err(invalid(object, "kind", of, "command, I/O or guest")),
+    };
+    let free = |number: &u32| plan.descriptor(*number).is_none();
+    let number = match wanted {
+        Some(number) if of == kind::GUEST => {
+            within(
+                object,
+                "number",
+                number,
+                FIRST_GUEST,
+                plan.number_end().saturating_sub(1),
+            )?;
+            Some(number)
+        }
+        Some(number) if known.contains(&number) => Some(number),
+        Some(number) => return Err(invalid(object, "number", number, &format!("{known:?}"))),
+        None if of == kind::GUEST => plan.free_number(),
+        None => known.iter().copied().find(free),
+    };
+    number.filter(free).ok_or_else(|| {
+        refusal(
+            "number-taken",
+            object,
+            "number",
+            "every number it could have is in use",
+            "leave the number open, or destroy a partition",
+        )
+    })
+}
+
+fn affinity(object: &str, wanted: &[u32], cpus: u32) -> Result<[u64; 4], Refusal> {
+    let mut mask = [0u64; 4];
+    let all: Vec<u32> = (0..cpus.min(256)).collect();
+    for &cpu in if wanted.is_empty() { &all } else { wanted } {
+        let word = mask.get_mut(cpu as usize / 64).filter(|_| cpu < cpus);
+        let Some(word) = word else {
+            let limit = format!("0 to {}", cpus.saturating_sub(1));
+            return Err(invalid(object, "cpu_affinity", cpu, &limit));
+        };
+        *word |= 1 << (cpu % 64);
+    }
+    Ok(mask)
+}
+
+fn no_memory(field: &str, asked: u64, left: u64, unit: &str) -> Refusal {
+    refusal(
+        "no-memory",
+        "memory",
+        field,
+        format!("{asked} {unit} were asked, {left} are free"),
+        format!("ask for at most {left}, or release memory first"),
+    )
+}
+
+fn assign(plan: &mut Plan, partition: Target, frames: u64) -> Result<Outcome, Refusal> {
+    let mut target = modifiable(plan, partition)?;
+    let growing = [state::BUILDING, state::RUNNING, state::PAUSED];
+    in_state(&target, &growing, "assigning memory")?;
+    if frames == 0 {
+        return Err(invalid("memory", "frames", frames, "1 or more"));
+    }
+    let Some(ranges) = plan.take_frames(frames, target.number) else {
+        let left = plan.free_frames().0;
+        return Err(no_memory("frames", frames, left, "frames"));
+    };
+    target.memory_frames = target.memory_frames.saturating_add(frames);
+    plan.set_descriptor(target);
+    Ok(Outcome::Memory(ranges))
+}
+
+fn release(plan: &mut Plan, partition: Target, ranges: &[Range]) -> Result<Outcome, Refusal> {
+    let mut target = modifiable(plan, partition)?;
+    for &range in ranges {
+        check_owned(plan, &target, range)?;
+        plan.move_pages(range, Owner::ram(target.number), Owner::FREE);
+        target.memory_frames = target.memory_frames.saturating_sub(range.frames);
+    }
+    plan.set_descriptor(target);
+    Ok(Outcome::Done)
+}
+
+/// Whether the partition owns all these frames, and none of them is its instance's.
+fn check_owned(plan: &Plan, target: &PartitionDescriptor, range: Range) -> Result<(), Refusal> {
+    let own = Owner::ram(target.number);
+    let owned = plan
+        .owners(range)
+        .is_some_and(|pieces| pieces.iter().all(|piece| piece.owner == own));
+    let instance_end = target.instance_first.saturating_add(target.instance_frames);
+    let end = range.first.saturating_add(range.frames);
+    let instance = range.first < instance_end && end > target.instance_first;
+    if owned && !instance {
+        return Ok(());
+    }
+    let what = if instance {
+        "its monitor instance's"
+    } else {
+        "not all its own RAM"
+    };
+    Err(refusal(
+        "not-owner",
+        label(target),
+        "frames",
+        format!(
+            "frames {:#x} and {} more are {what}",
+            range.first,
+            range.frames.saturating_sub(1)
+        ),
+        "ask for `page-map` and name frames that it owns",
+    ))
+}
+
+fn channel(
+    plan: &mut Plan,
+    partition: Target,
+    kind: u32,
+    share: Range,
+    grant: u32,
+) -> Result<Outcome, Refusal> {
+    let mut target = modifiable(plan, partition)?;
+    in_state(
+        &target,
+        &[state::BUILDING, state::RUNNING, state::PAUSED],
+        "a channel",
+    )?;
+    let object = format!("channel of {}", label(&target));
+    within(
+        &object,
+        "kind",
+        kind,
+        channel_kind::COMMAND,
+        channel_kind::STORE,
+    )?;
+    let most = if kind == channel_kind::COMMAND { 64 } else { 1 };
+    let frames = u32::try_from(share.frames).unwrap_or(u32::MAX);
+    within(&object, "frames", frames, 1, most)?;
+    within(
+        &object,
+        "grant",
+        grant,
+        0,
+        target
+            .grant_frames
+            .saturating_mul(512)
+            .saturating_sub(frames),
+    )?;
+    check_owned(plan, &target, share)?;
+    let Some(index) = plan.free_channel() else {
+        return Err(refusal(
+            "no-channel",
+            object,
+            "channel table",
+            "every entry is in use",
+            "destroy a partition that has channels",
+        ));
+    };
+    let port = free_port(plan, &target, index);
+    match kind {
+        channel_kind::CONSOLE => {
+            (target.console_frame, target.console_port) = (share.first, port);
+        }
+        channel_kind::STORE => (target.store_frame, target.store_port) = (share.first, port),
+        _ => {}
+    }
+    let mut entry = ChannelEntry::new_zeroed();
+    (entry.kind, entry.frames, entry.frame) = (kind, frames, share.first);
+    (entry.a, entry.port_a, entry.grant_a) = (target.number, port, grant);
+    (entry.b, entry.port_b) = (ULTRAVISOR, SERVER_PORTS + index);
+    plan.set_channel(index, entry);
+    plan.set_descriptor(target);
+    plan.actions.push(Action::Channel(index));
+    Ok(Outcome::Channel { index, port })
+}
+
+/// A port at the client's end: from 1 upward while nothing runs in it; afterwards its kernel
+/// takes the low ones, and the channel gets one that it has not reached.
+fn free_port(plan: &Plan, target: &PartitionDescriptor, index: u32) -> u32 {
+    if target.state != state::BUILDING {
+        return SERVER_PORTS + index;
+    }
+    let used = |port: &u32| {
+        plan.channels()
+            .iter()
+            .any(|(_, c)| c.a == target.number && c.port_a == *port)
+    };
+    (1..SERVER_PORTS)
+        .find(|port| !used(port))
+        .unwrap_or(SERVER_PORTS + index)
+}
+
+fn set_start(plan: &mut Plan, partition: Target, start: Start) -> Result<Outcome, Refusal> {
+    let mut target = modifiable(plan, partition)?;
+    in_state(&target, &[state::BUILDING], "a start state")?;
+    for frame in [start.page_table, start.console_frame, start.store_frame] {
+        if frame != 0 {
+            check_owned(
+                plan,
+                &target,
+                Range {
+                    first: frame,
+                    frames: 1,
+                },
+            )?;
+        }
+    }
+    if start.page_table == 0 {
+        return Err(invalid(
+            &label(&target),
+            "page_table",
+            0,
+            "a frame that it owns",
+        ));
+    }
+    (target.entry, target.stack) = (start.entry, start.stack);
+    (target.start_info, target.page_table) = (start.start_info, start.page_table);
+    (target.console_frame, target.store_frame) = (start.console_frame, start.store_frame);
+    let number = target.number;
+    plan.set_descriptor(target);
+    plan.actions.push(Action::Partition(number));
+    Ok(Outcome::Done)
+}
+
+fn set_state(
+    plan: &mut Plan,
+    caller: Caller,
+    partition: Target,
+    wanted: u32,
+) -> Result<Outcome, Refusal> {
+    let mut target = modifiable(plan, partition)?;
+    not_itself(caller, &target)?;
+    let number = target.number;
+    let was_running = target.state == state::RUNNING;
+    let stopped = [state::SHUTDOWN, state::CRASHED];
+    let (from, action): (&[u32], _) = match wanted {
+        state::RUNNING => (
+            &[state::BUILDING, state::PAUSED],
+            Some(Action::Start(number)),
+        ),
+        state::PAUSED => (&[state::RUNNING], Some(Action::Stop(number))),
+        state::SHUTDOWN => (
+            &[state::RUNNING, state::PAUSED],
+            was_running.then_some(Action::Stop(number)),
+        ),
+        state::DYING => {
+            let any = [
+                state::BUILDING,
+                state::RUNNING,
+                state::PAUSED,
+                stopped[0],
+                stopped[1],
+            ];
+            in_state(&target, &any, "dying")?;
+            (&[], was_running.then_some(Action::Stop(number)))
+        }
+        _ => {
+            let limit = "running, paused, shut down or dying";
+            return Err(invalid(&label(&target), "state", state_name(wanted), limit));
+        }
+    };
+    if !from.is_empty() {
+        in_state(&target, from, &format!("becoming {}", state_name(wanted)))?;
+    }
+    if wanted == state::RUNNING && target.page_table == 0 {
+        return Err(refusal(
+            "no-start-state",
+            label(&target),
+            "page_table",
+            "it has no start state",
+            "set the start state first",
+        ));
+    }
+    if wanted != state::RUNNING && was_running {
+        target.cause = pv_abi::uv::calls::cause::STOPPED;
+    }
+    target.state = wanted;
+    plan.set_descriptor(target);
+    plan.actions.extend(action);
+    Ok(Outcome::Done)
+}
+
+/// Plans that a partition gives everything back. It must not be running.
+pub(crate) fn destroy(plan: &mut Plan, target: &PartitionDescriptor) -> Result<Outcome, Refusal> {
+    let still = [
+        state::BUILDING,
+        state::SHUTDOWN,
+        state::CRASHED,
+        state::DYING,
+    ];
+    in_state(target, &still, "destroying")?;
+    let number = target.number;
+    plan.actions.push(Action::Destroy(number));
+    let of = plan
+        .channels()
+        .into_iter()
+        .filter(|(_, c)| c.a == number || c.b == number);
+    for (index, _) in of.collect::<Vec<_>>() {
+        plan.set_channel(index, ChannelEntry::new_zeroed());
+        plan.actions.push(Action::Channel(index));
+    }
+    for range in plan.owned_by(number) {
+        let freed = Owner {
+            number: 0,
+            io: range.owner.io,
+        };
+        plan.move_pages(
+            Range {
+                first: range.first,
+                frames: range.frames,
+            },
+            range.owner,
+            freed,
+        );
+    }
+    plan.remove_descriptor(number);
+    plan.actions.push(Action::Partition(number));
+    Ok(Outcome::Done)
+}
+
+/// What an operation does, for the log.
+pub(crate) fn describe(operation: &Operation, outcome: Option<&Outcome>) -> String {
+    let named = |target: &Target| match target {
+        Target::Number(number) => format!("{number}"),
+        Target::CreatedBy(operation) => format!("the one of operation {operation}"),
+    };
+    match operation {
+        Operation::CreatePartition { name, vcpus, .. } => match outcome {
+            Some(Outcome::Partition(n)) => format!("create \"{name}\" ({n}), {vcpus} vCPUs"),
+            _ => format!("create \"{}\", {vcpus} vCPUs", name.escape_default()),
+        },
+        Operation::AssignMemory { partition, frames } => {
+            format!("assign {frames} frames to {}", named(partition))
+        }
+        Operation::ReleaseMemory { partition, ranges } => {
+            let frames = ranges
+                .iter()
+                .fold(0u64, |sum, range| sum.saturating_add(range.frames));
+            format!("release {frames} frames of {}", named(partition))
+        }
+        Operation::CreateChannel {
+            partition, kind, ..
+        } => {
+            let kind = match *kind {
+                channel_kind::COMMAND => "command",
+                channel_kind::CONSOLE => "console",
+                channel_kind::STORE => "store",
+                _ => "unknown",
+            };
+            format!("create {kind} channel of {}", named(partition))
+        }
+        Operation::SetStart { partition, start } => {
+            format!("set start of {} to {:#x}", named(partition), start.entry)
+        }
+        Operation::SetState { partition, state } => {
+            format!("set {} {}", named(partition), state_name(*state))
+        }
+        Operation::DestroyPartition { partition } => format!("destroy {}", named(partition)),
+        Operation::Complete { request } => format!("complete request {request}"),
+    }
+}
+
+/// Plans that memory assigned by a pending transaction goes back, as far as its partition still
+/// has it.
+pub(crate) fn release_assigned(plan: &mut Plan, number: u32, range: Range) {
+    let Some(mut target) = plan.descriptor(number) else {
+        return;
+    };
+    for piece in plan.owners(range).unwrap_or_default() {
+        if piece.owner == Owner::ram(number) {
+            let back = Range {
+                first: piece.first,
+                frames: piece.frames,
+            };
+            plan.move_pages(back, piece.owner, Owner::FREE);
+            target.memory_frames = target.memory_frames.saturating_sub(piece.frames);
+        }
+    }
+    plan.set_descriptor(target);
+}

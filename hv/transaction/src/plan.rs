@@ -1,0 +1,310 @@
+//! A plan: what a transaction would make of the database, worked out beside it.
+//!
+//! Operations are planned in their order on an overlay, so that each sees what those before it
+//! do. Nothing is written. The result is a list of changes for the log and the database, and a
+//! list of actions for the monitor.
+//!
+//! Rule: memory that a transaction gives back is not handed out again by the same transaction;
+//! its frames must be scrubbed first.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::vec::Vec;
+
+use pv_abi::uv::command::{Outcome, Range, Refusal, Target};
+use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, channel_kind};
+use resource_db::{Database, OwnedRange, Owner};
+
+use crate::change::{Change, packed};
+use crate::refusal::refusal;
+use crate::{Action, space};
+
+/// Ranges that one transaction may change, so that its record fits the log.
+pub(crate) const MAX_RANGES: usize = 1024;
+
+/// Frames that change owner.
+#[derive(Clone, Copy, Debug)]
+struct Moved {
+    range: Range,
+    before: Owner,
+    after: Owner,
+}
+
+/// See the module.
+pub(crate) struct Plan<'d, 'a> {
+    database: &'d Database<'a>,
+    descriptors: BTreeMap<u32, Option<Box<PartitionDescriptor>>>,
+    channels: BTreeMap<u32, ChannelEntry>,
+    moved: Vec<Moved>,
+    free: Option<Vec<Range>>,
+    /// What the monitor is to do, in order.
+    pub(crate) actions: Vec<Action>,
+    /// Partitions created, by operation.
+    pub(crate) created: BTreeMap<u32, u32>,
+    /// Requests of the caller that are completed.
+    pub(crate) completed: Vec<u64>,
+    /// An outcome per operation.
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+impl<'d, 'a> Plan<'d, 'a> {
+    pub(crate) fn new(database: &'d Database<'a>) -> Self {
+        Self {
+            database,
+            descriptors: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            moved: Vec::new(),
+            free: None,
+            actions: Vec::new(),
+            created: BTreeMap::new(),
+            completed: Vec::new(),
+            outcomes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn number_end(&self) -> u32 {
+        self.database.number_end()
+    }
+
+    pub(crate) fn next_version(&self) -> u64 {
+        self.database.contents().saturating_add(1)
+    }
+
+    /// The descriptor of a partition as the plan has it.
+    pub(crate) fn descriptor(&self, number: u32) -> Option<Box<PartitionDescriptor>> {
+        match self.descriptors.get(&number) {
+            Some(planned) => planned.clone(),
+            None => self.database.reader().descriptor(number).ok().map(Box::new),
+        }
+    }
+
+    pub(crate) fn set_descriptor(&mut self, descriptor: Box<PartitionDescriptor>) {
+        self.descriptors.insert(descriptor.number, Some(descriptor));
+    }
+
+    pub(crate) fn remove_descriptor(&mut self, number: u32) {
+        self.descriptors.insert(number, None);
+    }
+
+    /// All partitions as the plan has them.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = Box<PartitionDescriptor>> + '_ {
+        let old = self
+            .database
+            .numbers()
+            .filter(|n| !self.descriptors.contains_key(n));
+        let old = old.filter_map(|n| self.descriptor(n));
+        old.chain(self.descriptors.values().flatten().cloned())
+    }
+
+    /// Lowest number for a guest that is free now and in the plan.
+    pub(crate) fn free_number(&self) -> Option<u32> {
+        (pv_abi::uv::database::FIRST_GUEST..self.number_end())
+            .find(|&number| self.descriptor(number).is_none())
+    }
+
+    /// The number an operation names.
+    pub(crate) fn number(&self, target: Target) -> Result<u32, Refusal> {
+        match target {
+            Target::Number(number) => Ok(number),
+            Target::CreatedBy(operation) => {
+                self.created.get(&operation).copied().ok_or_else(|| {
+                    refusal(
+                        "no-such-partition",
+                        format!("operation {operation}"),
+                        "partition",
+                        "it creates no partition before this operation",
+                        "name an earlier operation that creates one",
+                    )
+                })
+            }
+        }
+    }
+
+    /// The partition an operation names.
+    pub(crate) fn target(&self, target: Target) -> Result<Box<PartitionDescriptor>, Refusal> {
+        let number = self.number(target)?;
+        self.descriptor(number).ok_or_else(|| {
+            refusal(
+                "no-such-partition",
+                format!("partition {number}"),
+                "number",
+                "there is no partition of this number",
+                "ask for `partitions` and use a number it lists",
+            )
+        })
+    }
+
+    /// All channels as the plan has them.
+    pub(crate) fn channels(&self) -> Vec<(u32, ChannelEntry)> {
+        let mut all: BTreeMap<u32, ChannelEntry> = self.database.channels().collect();
+        all.extend(self.channels.iter().map(|(index, entry)| (*index, *entry)));
+        all.into_iter()
+            .filter(|(_, entry)| entry.kind != channel_kind::FREE)
+            .collect()
+    }
+
+    /// Lowest channel index that is free now and in the plan.
+    pub(crate) fn free_channel(&self) -> Option<u32> {
+        let used = self.channels();
+        (0..pv_abi::uv::database::CHANNELS as u32)
+            .find(|index| used.binary_search_by_key(index, |(i, _)| *i).is_err())
+    }
+
+    pub(crate) fn set_channel(&mut self, index: u32, entry: ChannelEntry) {
+        self.channels.insert(index, entry);
+    }
+
+    /// Who owns the frames of a range as the plan has it, or `None` where the map ends before.
+    pub(crate) fn owners(&self, range: Range) -> Option<Vec<OwnedRange>> {
+        let end = range.first.checked_add(range.frames)?;
+        if range.frames == 0 || end > self.database.reader().frames() {
+            return None;
+        }
+        let mut pieces = Vec::new();
+        for found in self.database.reader().ranges(range.first) {
+            if found.first >= end {
+                break;
+            }
+            let frames = found.frames.min(end - found.first);
+            pieces.push(OwnedRange { frames, ..found });
+        }
+        for moved in &self.moved {
+            pieces = pieces
+                .into_iter()
+                .flat_map(|piece| overlay(piece, moved))
+                .collect();
+        }
+        Some(pieces)
+    }
+
+    /// Everything a partition owns as the plan has it.
+    pub(crate) fn owned_by(&self, number: u32) -> Vec<OwnedRange> {
+        let all = Range {
+            first: 0,
+            frames: self.database.reader().frames(),
+        };
+        let mut pieces = self.owners(all).unwrap_or_default();
+        pieces.retain(|piece| piece.owner.number == number);
+        pieces
+    }
+
+    fn free(&mut self) -> &mut Vec<Range> {
+        let database = self.database;
+        self.free.get_or_insert_with(|| free_ranges(database))
+    }
+
+    /// Frames that are free as the plan has it, and the longest run of them.
+    pub(crate) fn free_frames(&mut self) -> (u64, u64) {
+        let free = self.free();
+        let longest = free.iter().map(|range| range.frames).max();
+        (
+            free.iter().map(|range| range.frames).sum(),
+            longest.unwrap_or(0),
+        )
+    }
+
+    /// Takes one run of free frames for `owner`.
+    pub(crate) fn take_run(&mut self, frames: u64, owner: u32) -> Option<Range> {
+        let range = space::contiguous(self.free(), frames)?;
+        space::take(self.free(), range);
+        self.move_pages(range, Owner::FREE, Owner::ram(owner));
+        Some(range)
+    }
+
+    /// Takes free frames for `owner`, in as few extents as there are.
+    pub(crate) fn take_frames(&mut self, frames: u64, owner: u32) -> Option<Vec<Range>> {
+        let ranges = space::choose(self.free(), frames)?;
+        for range in &ranges {
+            space::take(self.free(), *range);
+            self.move_pages(*range, Owner::FREE, Owner::ram(owner));
+        }
+        Some(ranges)
+    }
+
+    /// Changes the owner of a range that has one owner.
+    pub(crate) fn move_pages(&mut self, range: Range, before: Owner, after: Owner) {
+        self.moved.push(Moved {
+            range,
+            before,
+            after,
+        });
+        self.actions.push(Action::Pages {
+            first: range.first,
+            frames: range.frames,
+        });
+    }
+
+    /// Ranges that change owner so far.
+    pub(crate) fn ranges(&self) -> usize {
+        self.moved.len()
+    }
+
+    /// What is to be logged and applied, in order.
+    pub(crate) fn changes(&self) -> Vec<Change> {
+        let reader = self.database.reader();
+        let mut changes = Vec::new();
+        for (&number, after) in &self.descriptors {
+            let mut before = reader.descriptor(number).ok().map(Box::new);
+            let mut after = after.clone();
+            for descriptor in [&mut before, &mut after].into_iter().flatten() {
+                descriptor.generation = 0;
+            }
+            changes.push(Change::Descriptor {
+                number,
+                before: packed(before.as_deref()),
+                after: packed(after.as_deref()),
+            });
+        }
+        changes.extend(self.moved.iter().map(|moved| Change::Pages {
+            first: moved.range.first,
+            frames: moved.range.frames,
+            before: moved.before.entry(),
+            after: moved.after.entry(),
+        }));
+        for (&index, after) in &self.channels {
+            let mut before = reader.channel(index).ok();
+            let mut after = (after.kind != channel_kind::FREE).then_some(*after);
+            for entry in [&mut before, &mut after].into_iter().flatten() {
+                entry.generation = 0;
+            }
+            changes.push(Change::Channel {
+                index,
+                before: packed(before.as_ref()),
+                after: packed(after.as_ref()),
+            });
+        }
+        changes
+    }
+}
+
+/// A piece with what `moved` makes of it.
+fn overlay(piece: OwnedRange, moved: &Moved) -> impl Iterator<Item = OwnedRange> + use<> {
+    let end = piece.first + piece.frames;
+    let a = moved.range.first.clamp(piece.first, end);
+    let b = (moved.range.first + moved.range.frames).clamp(a, end);
+    let parts = [
+        (piece.first, a, piece.owner),
+        (a, b, moved.after),
+        (b, end, piece.owner),
+    ];
+    parts
+        .into_iter()
+        .filter(|(from, to, _)| from < to)
+        .map(|(from, to, owner)| OwnedRange {
+            first: from,
+            frames: to - from,
+            owner,
+        })
+}
+
+/// Free RAM. Frame 0 is never handed out: 0 stands for "none" in a descriptor.
+fn free_ranges(database: &Database) -> Vec<Range> {
+    let reader = database.reader();
+    let free = reader.ranges(1).filter(|range| range.owner == Owner::FREE);
+    free.map(|range| Range {
+        first: range.first,
+        frames: range.frames,
+    })
+    .collect()
+}

@@ -1,0 +1,168 @@
+//! Queries: what the database, the log and the monitor's counters say.
+//!
+//! Rule: an answer fits one frame of a channel; what is longer is given in parts.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
+use pv_abi::uv::command::{
+    Answer, CpuRow, LogRow, MapRow, MemoryRow, PartitionRow, PciRow, Query, ResourcesAnswer,
+    VersionAnswer,
+};
+use pv_abi::uv::database::PartitionDescriptor;
+
+use crate::Engine;
+use crate::refusal::name_of;
+
+/// Rows of an answer about partitions.
+const PARTITION_ROWS: usize = 100;
+/// Rows of an answer about the page map.
+const MAP_ROWS: usize = 1000;
+/// Bytes of the texts in an answer about the log.
+const LOG_TEXT: usize = 12 * 1024;
+
+/// What the monitor counts.
+pub trait Gauges {
+    /// What a partition used, where the monitor knows it.
+    fn partition(&self, number: u32) -> Option<PartitionUsage>;
+    /// What a physical CPU did.
+    fn cpu(&self, index: u32) -> Option<CpuUsage>;
+}
+
+/// What is known of the machine beside the database.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Versions and the command line.
+    pub version: VersionAnswer,
+    /// The firmware's memory map: type and frames.
+    pub firmware: Vec<(u32, u64)>,
+    /// CPUs: index, local APIC id, online.
+    pub cpus: Vec<(u32, u32, bool)>,
+    /// PCI functions.
+    pub pci: Vec<PciRow>,
+}
+
+/// Answers a query.
+#[must_use]
+pub fn query(engine: &Engine, facts: &Facts, gauges: &dyn Gauges, query: &Query) -> Answer {
+    match query {
+        Query::Version => Answer::Version(facts.version.clone()),
+        Query::Partitions { after } => partitions(engine, gauges, *after),
+        Query::Resources => Answer::Resources(resources(engine, facts, gauges)),
+        Query::PageMap { first, most } => page_map(engine, *first, *most),
+        Query::Log { from, most } => log(engine, *from, *most),
+    }
+}
+
+fn partitions(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
+    let database = engine.database();
+    let mut numbers = database.numbers().filter(|&number| number > after);
+    let rows: Vec<_> = numbers
+        .by_ref()
+        .filter_map(|number| database.reader().descriptor(number).ok())
+        .map(|descriptor| row(&descriptor, gauges.partition(descriptor.number)))
+        .take(PARTITION_ROWS)
+        .collect();
+    Answer::Partitions {
+        rows,
+        more: numbers.next().is_some(),
+    }
+}
+
+fn row(descriptor: &PartitionDescriptor, usage: Option<PartitionUsage>) -> PartitionRow {
+    let usage = usage.unwrap_or_default();
+    PartitionRow {
+        number: descriptor.number,
+        name: name_of(descriptor),
+        kind: descriptor.kind,
+        state: descriptor.state,
+        rights: descriptor.rights,
+        owner: descriptor.owner,
+        vcpus: descriptor.vcpus,
+        vcpus_up: usage.vcpus_up,
+        cpu_weight: descriptor.cpu_weight,
+        cpu_cap: descriptor.cpu_cap,
+        memory_frames: descriptor.memory_frames,
+        instance_frames: descriptor.instance_frames,
+        cpu_time: usage.cpu_time,
+        cause: descriptor.cause,
+        cause_detail: descriptor.cause_detail,
+        created_at: descriptor.created_at,
+    }
+}
+
+fn resources(engine: &Engine, facts: &Facts, gauges: &dyn Gauges) -> ResourcesAnswer {
+    let database = engine.database();
+    let mut memory: BTreeMap<(u32, bool), ([u64; 3], u64)> = BTreeMap::new();
+    for (range, tier) in database.reader().entries(0) {
+        let (tiers, frames) = memory
+            .entry((range.owner.number, range.owner.io))
+            .or_default();
+        if let Some(entries) = tiers.get_mut(tier) {
+            *entries += 1;
+        }
+        *frames += range.frames;
+    }
+    let cpu = |&(index, apic_id, online): &(u32, u32, bool)| {
+        let usage = gauges.cpu(index).unwrap_or_default();
+        CpuRow {
+            index,
+            apic_id,
+            online,
+            busy: usage.busy,
+            idle: usage.idle,
+        }
+    };
+    ResourcesAnswer {
+        frames: database.reader().frames(),
+        memory: memory
+            .into_iter()
+            .map(|((owner, io), (tiers, frames))| MemoryRow {
+                owner,
+                io,
+                tiers,
+                frames,
+            })
+            .collect(),
+        firmware: facts.firmware.clone(),
+        cpus: facts.cpus.iter().map(cpu).collect(),
+        pci: facts.pci.clone(),
+        arena: database.arena_pages(),
+        channels: u32::try_from(database.channels().count()).unwrap_or(u32::MAX),
+    }
+}
+
+fn page_map(engine: &Engine, first: u64, most: u32) -> Answer {
+    let ranges = engine.database().reader().ranges(first);
+    let rows = ranges
+        .take((most as usize).min(MAP_ROWS))
+        .map(|range| MapRow {
+            first: range.first,
+            frames: range.frames,
+            owner: range.owner.number,
+            io: range.owner.io,
+        });
+    Answer::PageMap(rows.collect())
+}
+
+fn log(engine: &Engine, from: u64, most: u32) -> Answer {
+    let (records, next) = engine.records();
+    let oldest = records.first().map_or(next, |record| record.sequence);
+    let mut rows: Vec<LogRow> = Vec::new();
+    let mut text = 0;
+    for record in records.iter().filter(|record| record.sequence >= from) {
+        let row = record.row();
+        text += [&row.what, &row.reason]
+            .into_iter()
+            .map(String::len)
+            .sum::<usize>()
+            + 64;
+        if rows.len() >= most as usize || (text > LOG_TEXT && !rows.is_empty()) {
+            break;
+        }
+        rows.push(row);
+    }
+    Answer::Log { rows, oldest, next }
+}

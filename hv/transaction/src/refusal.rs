@@ -1,0 +1,122 @@
+//! Refusals: which object, which field, which limit, and what would work instead.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use pv_abi::uv::command::Refusal;
+use pv_abi::uv::database::PartitionDescriptor;
+use resource_db::WriteError;
+
+/// A refusal that blames no operation yet.
+#[must_use]
+pub fn refusal(
+    code: &str,
+    object: impl Into<String>,
+    field: &str,
+    reason: impl Into<String>,
+    way_out: impl Into<String>,
+) -> Refusal {
+    Refusal {
+        code: code.to_string(),
+        operation: None,
+        object: object.into(),
+        field: field.to_string(),
+        reason: reason.into(),
+        way_out: way_out.into(),
+    }
+}
+
+/// The name in a descriptor; what is no UTF-8 is shown as question marks.
+#[must_use]
+pub fn name_of(descriptor: &PartitionDescriptor) -> String {
+    let end = descriptor.name.iter().position(|&byte| byte == 0);
+    let bytes = descriptor
+        .name
+        .get(..end.unwrap_or(descriptor.name.len()))
+        .unwrap_or_default();
+    match core::str::from_utf8(bytes) {
+        Ok(name) => name.to_string(),
+        Err(_) => "?".repeat(bytes.len()),
+    }
+}
+
+/// How a refusal names a partition.
+pub(crate) fn label(descriptor: &PartitionDescriptor) -> String {
+    format!(
+        "partition \"{}\" ({})",
+        name_of(descriptor),
+        descriptor.number
+    )
+}
+
+/// The database has no room, or contradicts itself.
+pub(crate) fn from_write(error: WriteError) -> Refusal {
+    match error {
+        WriteError::Full(more) => refusal(
+            "no-arena",
+            "database",
+            "arena pages",
+            format!("the change needs {more} more than are free"),
+            "use fewer and larger ranges, or destroy a partition",
+        ),
+        WriteError::OutOfRange => refusal(
+            "out-of-range",
+            "database",
+            "number or frames",
+            "outside what the database describes",
+            "ask for `resources` and use what it lists",
+        ),
+        WriteError::Size | WriteError::Read(_) => refusal(
+            "database-damaged",
+            "database",
+            "arena",
+            format!("{error:?}"),
+            "restart the host; its log has the last changes",
+        ),
+    }
+}
+
+/// The monitor said no.
+pub(crate) fn from_monitor(action: crate::Action, errno: i32) -> Refusal {
+    use crate::Action;
+    let (object, field) = match action {
+        Action::Partition(number) => (format!("partition {number}"), "activation"),
+        Action::Pages { first, frames } => (
+            format!("frames {first:#x} to {:#x}", first + frames - 1),
+            "activation",
+        ),
+        Action::Channel(index) => (format!("channel {index}"), "activation"),
+        Action::Start(number) => (format!("partition {number}"), "start"),
+        Action::Stop(number) => (format!("partition {number}"), "stop"),
+        Action::Destroy(number) => (format!("partition {number}"), "destruction"),
+    };
+    let (reason, way_out) = match errno {
+        EBUSY => (
+            "still referenced",
+            "stop and destroy what maps it, then ask again",
+        ),
+        EINVAL => (
+            "the monitor found it invalid",
+            "see the monitor's log for the reason",
+        ),
+        ENOMEM => (
+            "the monitor instance is full",
+            "give the partition a larger instance",
+        ),
+        _ => (
+            "the monitor refused",
+            "see the monitor's log for the reason",
+        ),
+    };
+    refusal(
+        "monitor-refused",
+        object,
+        field,
+        format!("{reason} (errno {errno})"),
+        way_out,
+    )
+}
+
+/// Errno values of the Xen ABI (public `errno.h`).
+const ENOMEM: i32 = 12;
+const EBUSY: i32 = 16;
+const EINVAL: i32 = 22;
