@@ -1,0 +1,95 @@
+//! The partition's memory: which machine frame is behind each pseudo-physical one.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+/// One past the last machine frame of 52-bit addresses (Intel SDM vol. 3, 4.1.4).
+const MAX_FRAME: u64 = 1 << 40;
+
+/// A run of machine frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First machine frame.
+    pub first: u64,
+    /// Frames.
+    pub frames: u64,
+}
+
+/// Extents one after the other make pseudo-physical memory from frame 0.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// First PFN of each extent, and the extent.
+    extents: Vec<(u64, Extent)>,
+    frames: u64,
+}
+
+impl Memory {
+    /// Memory of these extents. Empty ones are left out; those past the machine's
+    /// address space, too.
+    #[must_use]
+    pub fn new(extents: impl IntoIterator<Item = Extent>) -> Self {
+        let mut memory = Self::default();
+        for extent in extents {
+            let fits = memory.frames.checked_add(extent.frames).is_some()
+                && extent
+                    .first
+                    .checked_add(extent.frames)
+                    .is_some_and(|end| end <= MAX_FRAME);
+            if extent.frames > 0 && fits {
+                memory.extents.push((memory.frames, extent));
+                memory.frames += extent.frames;
+            }
+        }
+        memory
+    }
+
+    /// Frames in all.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// Machine frame behind a PFN.
+    #[must_use]
+    pub fn machine_frame(&self, pfn: u64) -> Option<u64> {
+        let index = self
+            .extents
+            .partition_point(|(start, _)| *start <= pfn)
+            .checked_sub(1)?;
+        let (start, extent) = self.extents.get(index)?;
+        let offset = pfn - start;
+        (offset < extent.frames).then(|| extent.first + offset)
+    }
+
+    /// The extents in order, each with its first PFN.
+    pub fn extents(&self) -> impl Iterator<Item = (u64, Extent)> + '_ {
+        self.extents.iter().copied()
+    }
+
+    /// Machine frames behind a range of PFNs; ends where memory does.
+    pub fn machine_frames(&self, pfns: Range<u64>) -> impl Iterator<Item = u64> + '_ {
+        pfns.map_while(|pfn| self.machine_frame(pfn))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn frames_are_those_of_the_extents_in_order(
+            runs in prop::collection::vec((0_u64..10_000, 0_u64..50), 0..20),
+        ) {
+            let all: Vec<u64> = runs.iter().flat_map(|&(first, n)| first..first + n).collect();
+            let extents = runs.iter().map(|&(first, frames)| Extent { first, frames });
+            let memory = Memory::new(extents);
+            prop_assert_eq!(memory.frames(), all.len() as u64);
+            for (pfn, frame) in all.iter().enumerate() {
+                prop_assert_eq!(memory.machine_frame(pfn as u64), Some(*frame));
+            }
+            prop_assert_eq!(memory.machine_frame(all.len() as u64), None);
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! The plan: for each page of the partition, what to write into it.
+//!
+//! Pages that the plan does not name stay zero, which frames are when a partition gets them. The
+//! caller maps the frames of [`Plan::pages`] some at a time and lets [`Plan::fill`] write each.
+
+use crate::kernel::{Kernel, KernelError};
+use crate::layout::{Layout, LayoutError, Request};
+use crate::memory::Memory;
+use crate::tables::Target;
+use crate::{PAGE_BYTES, Page};
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Range;
+use pv_abi::PAGE_SIZE;
+use pv_abi::xen::hypercall::{IRET, PAGE_SLOT_BYTES};
+use pv_abi::xen::mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_PRESENT, PTE_RW, PTE_USER};
+use pv_abi::xen::start_info::{COMMAND_LINE_BYTES, MAGIC, SIF_MOD_START_PFN, StartInfo};
+use zerocopy::{FromZeros, IntoBytes};
+
+/// Why there is no plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanError {
+    /// The kernel.
+    Kernel(KernelError),
+    /// Sizes and addresses.
+    Layout(LayoutError),
+    /// The command line has so many bytes.
+    CommandLine(usize),
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel(error) => error.fmt(f),
+            Self::Layout(error) => error.fmt(f),
+            Self::CommandLine(bytes) => {
+                let most = COMMAND_LINE_BYTES - 1;
+                write!(
+                    f,
+                    "command line of {bytes} bytes, at most {most} fit; shorten it"
+                )
+            }
+        }
+    }
+}
+
+impl core::error::Error for PlanError {}
+
+impl From<KernelError> for PlanError {
+    fn from(error: KernelError) -> Self {
+        Self::Kernel(error)
+    }
+}
+
+impl From<LayoutError> for PlanError {
+    fn from(error: LayoutError) -> Self {
+        Self::Layout(error)
+    }
+}
+
+/// What start info says and the layout does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parameters {
+    /// Machine address of the shared info page.
+    pub shared_info: u64,
+    /// Event port of the console ring, 0: none.
+    pub console_port: u32,
+    /// Event port of the store ring, 0: none.
+    pub store_port: u32,
+}
+
+/// Start state of virtual CPU 0, and the frames of the rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartState {
+    /// Virtual address to enter at.
+    pub entry: u64,
+    /// Virtual address of the stack's end.
+    pub stack: u64,
+    /// Virtual address of start info.
+    pub start_info: u64,
+    /// Machine frame of the root page table.
+    pub page_table: u64,
+    /// Machine frame of the console ring.
+    pub console_frame: u64,
+    /// Machine frame of the store ring.
+    pub store_frame: u64,
+}
+
+/// What to write where.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    kernel: Kernel<'a>,
+    layout: Layout,
+    memory: Memory,
+    initrd_bytes: u64,
+    command_line: &'a [u8],
+    /// See [`Parameters`].
+    pub parameters: Parameters,
+}
+
+impl<'a> Plan<'a> {
+    /// Plans the start of the ELF image `image` in `memory`, with an initial RAM disk of this
+    /// many bytes (0: none) and this command line.
+    ///
+    /// # Errors
+    /// See [`PlanError`].
+    pub fn new(
+        image: &'a [u8],
+        memory: Memory,
+        initrd_bytes: u64,
+        command_line: &'a str,
+    ) -> Result<Self, PlanError> {
+        if command_line.len() >= COMMAND_LINE_BYTES {
+            return Err(PlanError::CommandLine(command_line.len()));
+        }
+        let kernel = Kernel::parse(image)?;
+        let layout = Layout::new(
+            &kernel,
+            Request {
+                frames: memory.frames(),
+                initrd_bytes,
+            },
+        )?;
+        let command_line = command_line.as_bytes();
+        let parameters = Parameters::default();
+        Ok(Self {
+            kernel,
+            layout,
+            memory,
+            initrd_bytes,
+            command_line,
+            parameters,
+        })
+    }
+
+    /// Frames that a partition needs at least to start this kernel, for a plan that is made
+    /// before there is memory.
+    ///
+    /// # Errors
+    /// As [`Plan::new`], but for too little memory.
+    pub fn frames_needed(image: &[u8], initrd_bytes: u64) -> Result<u64, PlanError> {
+        let kernel = Kernel::parse(image)?;
+        // More memory makes the table of machine frames longer.
+        let mut frames = 0;
+        loop {
+            match Layout::new(
+                &kernel,
+                Request {
+                    frames,
+                    initrd_bytes,
+                },
+            ) {
+                Ok(_) => return Ok(frames),
+                Err(LayoutError::Memory(needed, _)) => frames = needed,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The layout.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The partition's memory.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Start state of virtual CPU 0.
+    #[must_use]
+    pub fn start_state(&self) -> StartState {
+        let root = self.layout.mapping.table_pfns().start;
+        StartState {
+            entry: self.kernel.entry,
+            stack: self.address(self.layout.stack + 1),
+            start_info: self.address(self.layout.start_info),
+            page_table: self.frame(root),
+            console_frame: self.frame(self.layout.console),
+            store_frame: self.frame(self.layout.store),
+        }
+    }
+
+    /// Virtual address of a PFN in the mapping.
+    fn address(&self, pfn: u64) -> u64 {
+        self.kernel.virt_base.wrapping_add(pfn * PAGE_BYTES)
+    }
+
+    /// Machine frame of a PFN of the layout, which lies in memory.
+    fn frame(&self, pfn: u64) -> u64 {
+        self.memory.machine_frame(pfn).unwrap_or(0)
+    }
+
+    /// PFNs of the pages to write, in order.
+    pub fn pages(&self) -> impl Iterator<Item = u64> + '_ {
+        let mut ranges = self.ranges();
+        ranges.sort_unstable_by_key(|range| range.start);
+        let mut next = 0;
+        ranges.into_iter().flat_map(move |range| {
+            let range = range.start.max(next)..range.end;
+            next = range.end.max(next);
+            range.filter(|&pfn| !self.layout.kernel.contains(&pfn) || self.kernel_has(pfn))
+        })
+    }
+
+    fn ranges(&self) -> Vec<Range<u64>> {
+        let layout = &self.layout;
+        let mut ranges = alloc::vec![
+            layout.kernel.clone(),
+            layout.initrd.clone(),
+            layout.p2m.clone(),
+            layout.start_info..layout.start_info + 1,
+            layout.mapping.table_pfns(),
+        ];
+        ranges.extend(
+            layout
+                .p2m_mapping
+                .as_ref()
+                .map(|mapping| mapping.table_pfns()),
+        );
+        ranges
+    }
+
+    /// Whether a page of the kernel has anything but zeros.
+    fn kernel_has(&self, pfn: u64) -> bool {
+        self.kernel_parts(pfn)
+            .any(|(_, bytes)| bytes.iter().any(|&byte| byte != 0))
+            || self.hypercall_page() == Some(pfn)
+    }
+
+    /// What the kernel's segments have for a page: offset in the page, and bytes.
+    fn kernel_parts(&self, pfn: u64) -> impl Iterator<Item = (usize, &'a [u8])> + '_ {
+        let page = pfn * PAGE_BYTES..(pfn + 1) * PAGE_BYTES;
+        self.kernel.segments.iter().filter_map(move |segment| {
+            let end = segment.address + segment.bytes.len() as u64;
+            let (from, to) = (segment.address.max(page.start), end.min(page.end));
+            let first = usize::try_from(from.checked_sub(segment.address)?).ok()?;
+            let last = usize::try_from(to.checked_sub(segment.address)?).ok()?;
+            let bytes = segment.bytes.get(first..last)?;
+            let offset = usize::try_from(from - page.start).ok()?;
+            (!bytes.is_empty()).then_some((offset, bytes))
+        })
+    }
+
+    fn hypercall_page(&self) -> Option<u64> {
+        let address = self.kernel.hypercall_page?;
+        Some(address.checked_sub(self.kernel.virt_base)? / PAGE_BYTES)
+    }
+
+    /// Writes the page of a PFN, every byte of it. `initrd` is the initial RAM disk.
+    pub fn fill(&self, pfn: u64, initrd: &[u8], page: &mut Page) {
+        let layout = &self.layout;
+        if layout.kernel.contains(&pfn) {
+            self.fill_kernel(pfn, page);
+        } else if layout.initrd.contains(&pfn) {
+            let length = initrd
+                .len()
+                .min(usize::try_from(self.initrd_bytes).unwrap_or(0));
+            let start = usize::try_from((pfn - layout.initrd.start) * PAGE_BYTES).unwrap_or(length);
+            copy(page, initrd.get(start..length).unwrap_or(&[]));
+        } else if layout.p2m.contains(&pfn) {
+            self.fill_p2m(pfn - layout.p2m.start, page);
+        } else if pfn == layout.start_info {
+            copy(page, self.start_info().as_bytes());
+        } else if layout.mapping.table_pfns().contains(&pfn) {
+            words(page, |entry| self.table_entry(pfn, entry));
+        } else if let Some(mapping) = &layout.p2m_mapping
+            && mapping.table_pfns().contains(&pfn)
+        {
+            words(page, |entry| {
+                mapping.entry(pfn, entry).map_or(0, |t| self.encode(t))
+            });
+        } else {
+            page.fill(0);
+        }
+    }
+
+    fn fill_kernel(&self, pfn: u64, page: &mut Page) {
+        let whole = self
+            .kernel_parts(pfn)
+            .any(|(_, bytes)| bytes.len() == PAGE_SIZE);
+        if !whole {
+            page.fill(0);
+        }
+        for (offset, bytes) in self.kernel_parts(pfn) {
+            if let Some(target) = page.get_mut(offset..offset + bytes.len()) {
+                target.copy_from_slice(bytes);
+            }
+        }
+        if self.hypercall_page() == Some(pfn) {
+            fill_hypercall_page(page);
+        }
+    }
+
+    /// Page `index` of the table of machine frames; what is past memory is invalid.
+    fn fill_p2m(&self, index: u64, page: &mut Page) {
+        const ENTRIES: u64 = PAGE_BYTES / 8;
+        words(page, |entry| {
+            self.memory
+                .machine_frame(index * ENTRIES + entry)
+                .unwrap_or(u64::MAX)
+        });
+    }
+
+    /// Entry of a table of the kernel's mapping. The root has the mapping of the table of machine
+    /// frames too.
+    fn table_entry(&self, table: u64, entry: u64) -> u64 {
+        let layout = &self.layout;
+        if let Some(target) = layout.mapping.entry(table, entry) {
+            return self.encode(target);
+        }
+        let below = layout
+            .p2m_mapping
+            .as_ref()
+            .and_then(|mapping| mapping.below_root(entry));
+        match below {
+            Some(below) if table == layout.mapping.table_pfns().start => {
+                self.encode(Target::Table(below))
+            }
+            _ => 0,
+        }
+    }
+
+    /// The bits of an entry. Pages that are page tables are mapped read-only.
+    fn encode(&self, target: Target) -> u64 {
+        const ALL: u64 = PTE_PRESENT | PTE_USER | PTE_ACCESSED | PTE_DIRTY;
+        let (pfn, writable) = match target {
+            Target::Table(pfn) => (pfn, true),
+            Target::Page(pfn) => (pfn, !self.is_table(pfn)),
+        };
+        let writable = if writable { PTE_RW } else { 0 };
+        self.memory
+            .machine_frame(pfn)
+            .map_or(0, |frame| (frame * PAGE_BYTES) | ALL | writable)
+    }
+
+    fn is_table(&self, pfn: u64) -> bool {
+        let own = self.layout.p2m_mapping.as_ref();
+        self.layout.mapping.table_pfns().contains(&pfn)
+            || own.is_some_and(|mapping| mapping.table_pfns().contains(&pfn))
+    }
+
+    fn start_info(&self) -> StartInfo {
+        let layout = &self.layout;
+        let mut info = StartInfo::new_zeroed();
+        copy(&mut info.magic, MAGIC);
+        info.nr_pages = self.memory.frames();
+        info.shared_info = self.parameters.shared_info;
+        info.store_mfn = self.frame(layout.store);
+        info.store_evtchn = self.parameters.store_port;
+        info.console_mfn = self.frame(layout.console);
+        info.console_evtchn = self.parameters.console_port;
+        let tables = layout.mapping.table_pfns();
+        info.pt_base = self.address(tables.start);
+        info.nr_pt_frames = layout.mapping.table_count();
+        info.mfn_list = self
+            .kernel
+            .init_p2m
+            .unwrap_or(self.address(layout.p2m.start));
+        if let Some(mapping) = &layout.p2m_mapping {
+            info.first_p2m_pfn = layout.p2m.start;
+            info.nr_p2m_frames = mapping.table_pfns().end - layout.p2m.start;
+        }
+        if self.initrd_bytes != 0 {
+            info.mod_len = self.initrd_bytes;
+            info.mod_start = self.address(layout.initrd.start);
+            if self.kernel.unmapped_initrd {
+                info.flags |= SIF_MOD_START_PFN;
+                info.mod_start = layout.initrd.start;
+            }
+        }
+        copy(&mut info.cmd_line, self.command_line);
+        info
+    }
+}
+
+/// Copies what fits, and zeros the rest.
+fn copy(target: &mut [u8], source: &[u8]) {
+    let length = source.len().min(target.len());
+    let (head, tail) = target.split_at_mut(length);
+    head.copy_from_slice(&source[..length]);
+    tail.fill(0);
+}
+
+/// Fills a page with u64 words.
+fn words(page: &mut Page, value: impl Fn(u64) -> u64) {
+    for (index, word) in (0..).zip(page.chunks_exact_mut(8)) {
+        word.copy_from_slice(&value(index).to_le_bytes());
+    }
+}
+
+/// Stubs that a kernel calls to make a hypercall: slot n keeps rcx and r11, which the
+/// instruction loses, and makes call n. The slot of `iret` never comes back.
+fn fill_hypercall_page(page: &mut Page) {
+    /// push rcx; push r11
+    const SAVE: [u8; 3] = [0x51, 0x41, 0x53];
+    /// push rax
+    const SAVE_RAX: u8 = 0x50;
+    /// mov eax, imm32
+    const NUMBER: u8 = 0xb8;
+    /// syscall
+    const CALL: [u8; 2] = [0x0f, 0x05];
+    /// pop r11; pop rcx; ret
+    const RETURN: [u8; 4] = [0x41, 0x5b, 0x59, 0xc3];
+    for (number, slot) in (0_u32..).zip(page.chunks_exact_mut(PAGE_SLOT_BYTES)) {
+        let iret = u64::from(number) == IRET;
+        let code = SAVE
+            .into_iter()
+            .chain(iret.then_some(SAVE_RAX))
+            .chain([NUMBER])
+            .chain(number.to_le_bytes())
+            .chain(CALL)
+            .chain(RETURN.into_iter().filter(|_| !iret));
+        slot.fill(0xcc);
+        for (target, byte) in slot.iter_mut().zip(code) {
+            *target = byte;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,362 @@
+//! Plans for made-up kernels and for the real one, looked at the way the kernel will.
+
+use super::*;
+use crate::memory::Extent;
+use proptest::prelude::*;
+use pv_abi::xen::elfnote;
+use pv_abi::xen::mmu::PTE_ADDRESS;
+use std::collections::BTreeMap;
+
+const BASE: u64 = 0xffff_ffff_8000_0000;
+const P2M: u64 = 0x80_0000_0000;
+
+/// A made-up kernel: one segment and notes.
+#[derive(Clone, Debug)]
+struct Fake {
+    address: u64,
+    contents: Vec<u8>,
+    memory: u64,
+    notes: Vec<(u32, Vec<u8>)>,
+}
+
+impl Fake {
+    fn new() -> Self {
+        let number = |kind, value: u64| (kind, value.to_le_bytes().to_vec());
+        Self {
+            address: 0x10_0000,
+            contents: (0..9000_u32).map(|i| (i % 251) as u8 + 1).collect(),
+            memory: 0x8000,
+            notes: vec![
+                (elfnote::XEN_VERSION, b"xen-3.0\0".to_vec()),
+                number(elfnote::VIRT_BASE, BASE),
+                number(elfnote::ENTRY, BASE + 0x10_0040),
+                number(elfnote::INIT_P2M, P2M),
+                number(elfnote::MOD_START_PFN, 1),
+                number(elfnote::HYPERCALL_PAGE, BASE + 0x10_5000),
+            ],
+        }
+    }
+
+    fn without(mut self, note: u32) -> Self {
+        self.notes.retain(|(kind, _)| *kind != note);
+        self
+    }
+
+    /// The ELF file: header, two program headers, notes, contents.
+    fn elf(&self) -> Vec<u8> {
+        let mut notes = Vec::new();
+        for (kind, value) in &self.notes {
+            notes.extend(4_u32.to_le_bytes());
+            notes.extend((value.len() as u32).to_le_bytes());
+            notes.extend(kind.to_le_bytes());
+            notes.extend(elfnote::OWNER);
+            notes.extend(value);
+            notes.resize(notes.len().next_multiple_of(4), 0);
+        }
+        let (at, length) = (64 + 2 * 56, notes.len() as u64);
+        let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+        for half in [2_u16, 62] {
+            file.extend(half.to_le_bytes());
+        }
+        file.extend(1_u32.to_le_bytes());
+        for word in [0_u64, 64, 0] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(0_u32.to_le_bytes());
+        for half in [64_u16, 56, 2, 64, 0, 0] {
+            file.extend(half.to_le_bytes());
+        }
+        let size = self.contents.len() as u64;
+        for (kind, offset, address, file_size, memory, align) in [
+            (4_u32, at, 0, length, length, 4),
+            (1, at + length, self.address, size, self.memory, 4096),
+        ] {
+            file.extend(kind.to_le_bytes());
+            file.extend(7_u32.to_le_bytes());
+            for word in [offset, 0, address, file_size, memory, align] {
+                file.extend(word.to_le_bytes());
+            }
+        }
+        file.extend(notes);
+        file.extend(&self.contents);
+        file
+    }
+}
+
+fn memory(frames: u64) -> Memory {
+    // Two runs, so that PFNs and machine frames differ everywhere.
+    let half = frames / 2;
+    Memory::new([
+        Extent {
+            first: 0x9000,
+            frames: half,
+        },
+        Extent {
+            first: 0x2000_0000,
+            frames: frames - half,
+        },
+    ])
+}
+
+/// The partition's memory as the builder leaves it, by machine frame.
+fn build(plan: &Plan<'_>, initrd: &[u8]) -> BTreeMap<u64, Box<Page>> {
+    plan.pages()
+        .map(|pfn| {
+            let mut page = Box::new([0xa5; PAGE_SIZE]);
+            plan.fill(pfn, initrd, &mut page);
+            (
+                plan.memory()
+                    .machine_frame(pfn)
+                    .expect("a planned page lies in memory"),
+                page,
+            )
+        })
+        .collect()
+}
+
+fn word(pages: &BTreeMap<u64, Box<Page>>, frame: u64, index: u64) -> u64 {
+    let at = index as usize * 8;
+    pages.get(&frame).map_or(0, |page| {
+        u64::from_le_bytes(page[at..at + 8].try_into().unwrap())
+    })
+}
+
+/// Walks as the processor does: the entry of level 1, and whether all levels permit writing.
+fn walk(pages: &BTreeMap<u64, Box<Page>>, root: u64, address: u64) -> Option<(u64, bool)> {
+    let (mut frame, mut writable) = (root, true);
+    for level in (0..4).rev() {
+        let entry = word(pages, frame, address >> (12 + 9 * level) & 511);
+        if entry & PTE_PRESENT == 0 {
+            return None;
+        }
+        writable &= entry & PTE_RW != 0;
+        frame = (entry & PTE_ADDRESS) / PAGE_BYTES;
+    }
+    Some((frame, writable))
+}
+
+/// What the ABI promises a kernel, checked on the finished memory.
+fn check(plan: &Plan<'_>, pages: &BTreeMap<u64, Box<Page>>) {
+    let (layout, memory, start) = (plan.layout(), plan.memory(), plan.start_state());
+    let mapped = layout.mapping.table_pfns().end;
+    let tables: Vec<u64> = layout
+        .mapping
+        .table_pfns()
+        .chain(layout.p2m_mapping.iter().flat_map(|own| own.table_pfns()))
+        .collect();
+    // Every entry of every table names a frame of the partition.
+    let frames: std::collections::BTreeSet<u64> =
+        memory.machine_frames(0..memory.frames()).collect();
+    for frame in tables.iter().map(|&pfn| memory.machine_frame(pfn).unwrap()) {
+        for entry in (0..512).map(|index| word(pages, frame, index)) {
+            assert!(entry == 0 || frames.contains(&((entry & PTE_ADDRESS) / PAGE_BYTES)));
+            assert_eq!(
+                entry & !PTE_ADDRESS & !0x67,
+                0,
+                "no bits but P, RW, US, A, D"
+            );
+        }
+    }
+    // From VIRT_BASE to past the pad: pages in order, writable unless a page table.
+    let base = start.start_info - layout.start_info * PAGE_BYTES;
+    let end = (layout.stack + 129) * PAGE_BYTES;
+    for pfn in 0..end.div_ceil(PAGE_BYTES) {
+        let expected = (memory.machine_frame(pfn).unwrap(), !tables.contains(&pfn));
+        assert_eq!(
+            walk(pages, start.page_table, base + pfn * PAGE_BYTES),
+            Some(expected)
+        );
+    }
+    assert!(mapped <= layout.stack);
+    // The table of machine frames, at its address and in contents.
+    let list = plan.start_info().mfn_list;
+    for pfn in 0..memory.frames() {
+        let (frame, writable) = walk(pages, start.page_table, list + pfn * 8).unwrap();
+        assert!(writable);
+        assert_eq!(
+            Some(word(pages, frame, pfn % 512)),
+            memory.machine_frame(pfn)
+        );
+    }
+    assert_eq!(walk(pages, start.page_table, 0xffff_8000_0000_0000), None);
+}
+
+#[test]
+fn a_kernel_finds_what_the_abi_promises() {
+    let initrd: Vec<u8> = (0..10_000_u32).map(|i| (i % 255) as u8).collect();
+    let file = Fake::new().elf();
+    let mut plan = Plan::new(&file, memory(2048), 10_000, "console=hvc0").unwrap();
+    plan.parameters = Parameters {
+        shared_info: 0x1234_5000,
+        console_port: 2,
+        store_port: 1,
+    };
+    let pages = build(&plan, &initrd);
+    check(&plan, &pages);
+    let info = plan.start_info();
+    assert_eq!(&info.magic[..15], b"xen-3.0-x86_64\0");
+    assert_eq!((info.nr_pages, info.shared_info), (2048, 0x1234_5000));
+    assert_eq!((info.console_evtchn, info.store_evtchn), (2, 1));
+    assert_eq!(&info.cmd_line[..13], b"console=hvc0\0");
+    assert_eq!(info.flags, SIF_MOD_START_PFN);
+    assert_eq!((info.mod_len, info.mfn_list), (10_000, P2M));
+    assert_eq!(info.nr_p2m_frames, 4 + 3);
+    let state = plan.start_state();
+    assert_eq!(info.pt_base, state.start_info + 3 * PAGE_BYTES);
+    assert_eq!(
+        state.stack,
+        info.pt_base + (info.nr_pt_frames + 1) * PAGE_BYTES
+    );
+    let loaded: Vec<u8> = (info.mod_start..)
+        .take(3)
+        .flat_map(|pfn| *pages[&plan.memory().machine_frame(pfn).unwrap()])
+        .collect();
+    assert_eq!(loaded[..10_000], initrd);
+    assert!(loaded[10_000..].iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn the_kernel_is_loaded_and_its_hypercall_page_filled() {
+    let file = Fake::new().elf();
+    let plan = Plan::new(&file, memory(2048), 0, "").unwrap();
+    let pages = build(&plan, &[]);
+    let page = |pfn| pages.get(&plan.memory().machine_frame(pfn).unwrap());
+    let contents = Fake::new().contents;
+    assert_eq!(page(0x100).unwrap()[..], contents[..4096]);
+    assert_eq!(page(0x102).unwrap()[..808], contents[8192..]);
+    assert!(page(0x102).unwrap()[808..].iter().all(|&byte| byte == 0));
+    assert!(page(0x103).is_none(), "a page of zeros is not written");
+    let stubs = page(0x105).unwrap();
+    assert_eq!(
+        stubs[32 * 17..][..14],
+        *b"\x51\x41\x53\xb8\x11\0\0\0\x0f\x05\x41\x5b\x59\xc3"
+    );
+    assert_eq!(
+        stubs[32 * 23..][..12],
+        *b"\x51\x41\x53\x50\xb8\x17\0\0\0\x0f\x05\xcc"
+    );
+    assert_eq!(plan.start_info().flags, 0);
+}
+
+#[test]
+fn an_older_kernel_gets_all_inside_its_mapping() {
+    let fake = Fake::new()
+        .without(elfnote::INIT_P2M)
+        .without(elfnote::MOD_START_PFN);
+    let file = fake.elf();
+    let plan = Plan::new(&file, memory(2048), 5000, "").unwrap();
+    check(&plan, &build(&plan, &[7; 5000]));
+    let info = plan.start_info();
+    assert_eq!((info.flags, info.nr_p2m_frames), (0, 0));
+    assert_eq!(info.mod_start, BASE + 0x10_8000);
+    assert_eq!(info.mfn_list, info.mod_start + 2 * PAGE_BYTES);
+}
+
+#[test]
+fn refusals_say_why() {
+    let error = |fake: Fake, frames| Plan::new(&fake.elf(), memory(frames), 0, "").unwrap_err();
+    let mut plain = Fake::new();
+    plain.notes.clear();
+    assert_eq!(
+        error(plain, 2048).to_string(),
+        "has no Xen PV notes; give a kernel with CONFIG_XEN_PV"
+    );
+    assert_eq!(
+        error(Fake::new().without(elfnote::ENTRY), 2048),
+        PlanError::Kernel(KernelError::NoEntry)
+    );
+    assert!(matches!(
+        error(Fake::new(), 500),
+        PlanError::Layout(LayoutError::Memory(needed, 500)) if needed > 1024
+    ));
+    let long = "x".repeat(1024);
+    let file = Fake::new().elf();
+    let refused = Plan::new(&file, memory(2048), 0, &long).unwrap_err();
+    assert_eq!(refused, PlanError::CommandLine(1024));
+    let cut = &file[..file.len() - 1];
+    let refused = Plan::new(cut, memory(2048), 0, "").unwrap_err();
+    assert_eq!(refused, PlanError::Kernel(KernelError::Segment(1)));
+    let mut hole = Fake::new();
+    hole.notes[3].1 = 0xffff_8000_0000_0000_u64.to_le_bytes().to_vec();
+    assert_eq!(error(hole, 2048), PlanError::Layout(LayoutError::Addresses));
+}
+
+proptest! {
+    /// Damage anywhere in the headers and notes gives an error or a plan inside memory.
+    #[test]
+    fn a_damaged_kernel_never_panics(
+        damage in prop::collection::vec((0_usize..360, any::<u8>()), 1..6),
+        frames in 1000_u64..3000,
+        initrd in 0_u64..0x10_0000,
+    ) {
+        let mut file = Fake::new().elf();
+        for (at, byte) in damage {
+            file[at] = byte;
+        }
+        if let Ok(plan) = Plan::new(&file, memory(frames), initrd, "quiet") {
+            let mut page = [0; PAGE_SIZE];
+            for pfn in plan.pages() {
+                prop_assert!(pfn < frames);
+                plan.fill(pfn, &[], &mut page);
+            }
+        }
+    }
+
+    /// Any placement and size of kernel, RAM disk and memory gives the promised memory.
+    #[test]
+    fn any_size_is_laid_out(
+        place in 0_u64..600,
+        size in 0x6000_u64..0x40_0000,
+        initrd in 0_u64..0x20_0000,
+        extra in 0_u64..3000,
+        inside: bool,
+    ) {
+        let mut fake = Fake::new().without(elfnote::HYPERCALL_PAGE);
+        if inside {
+            fake = fake.without(elfnote::INIT_P2M).without(elfnote::MOD_START_PFN);
+        }
+        (fake.address, fake.memory) = (place * PAGE_BYTES, size);
+        fake.notes[2].1 = (BASE + fake.address).to_le_bytes().to_vec();
+        let file = fake.elf();
+        let needed = Plan::frames_needed(&file, initrd).unwrap();
+        let plan = Plan::new(&file, memory(needed), initrd, "").unwrap();
+        check(&plan, &build(&plan, &vec![1; initrd as usize]));
+        match Plan::new(&file, memory(needed + extra), initrd, "") {
+            Ok(plan) => check(&plan, &build(&plan, &vec![1; initrd as usize])),
+            // Its longer table of machine frames took another 4 MiB of the mapping.
+            Err(error) => prop_assert!(inside, "{error}"),
+        }
+    }
+}
+
+/// The kernel that partitions run: `ULTRAVISOR_KERNEL`, or the one that building the host leaves.
+fn real_kernel() -> Option<Vec<u8>> {
+    if let Some(file) = std::env::var_os("ULTRAVISOR_KERNEL") {
+        return Some(std::fs::read(&file).expect("ULTRAVISOR_KERNEL names a file"));
+    }
+    let cache = concat!(env!("CARGO_MANIFEST_DIR"), "/../../build/kernel");
+    let package = std::fs::read_to_string(format!("{cache}/current")).ok()?;
+    let boot = std::fs::read_dir(format!("{cache}/{package}/boot")).ok()?;
+    boot.filter_map(Result::ok)
+        .find(|file| file.file_name().to_string_lossy().starts_with("vmlinux-"))
+        .and_then(|file| std::fs::read(file.path()).ok())
+}
+
+#[test]
+fn the_real_kernel_is_laid_out() {
+    let Some(file) = real_kernel() else {
+        eprintln!("SKIPPED the_real_kernel_is_laid_out: no kernel; set ULTRAVISOR_KERNEL");
+        return;
+    };
+    let initrd = vec![0x5a; 3_000_000];
+    let plan = Plan::new(&file, memory(65536), initrd.len() as u64, "console=hvc0").unwrap();
+    let pages = build(&plan, &initrd);
+    check(&plan, &pages);
+    let layout = plan.layout();
+    assert_eq!(layout.kernel.start, 0x1000);
+    assert_eq!(plan.start_info().mfn_list, P2M);
+    assert!(
+        pages.len() as u64 * PAGE_BYTES < file.len() as u64,
+        "pages of zeros are left out"
+    );
+}

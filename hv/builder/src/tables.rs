@@ -1,0 +1,211 @@
+//! Page tables of a contiguous mapping: how many, and what is in each.
+//!
+//! A [`Mapping`] maps virtual pages from a start, one after the other, to PFNs one after the other,
+//! with 4 KiB entries only. Its tables lie one after the other too: the highest level first, and
+//! the tables of a level by address. So an entry's contents follow from its place alone, and no
+//! table need ever be kept.
+
+use core::ops::Range;
+
+/// Entries of a table.
+const ENTRIES: u64 = 512;
+/// log2 of the bytes that one entry of level 1 spans.
+const PAGE_BITS: u32 = 12;
+/// log2 of the entries of a table.
+const LEVEL_BITS: u32 = 9;
+/// The levels, level 4 being the root.
+const LEVELS: u32 = 4;
+/// Bits of a virtual address that count.
+const ADDRESS_MASK: u64 = (1 << 48) - 1;
+
+/// What an entry refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A table of the level below, at this PFN.
+    Table(u64),
+    /// A page of the mapping, at this PFN.
+    Page(u64),
+}
+
+/// A contiguous mapping and the place of its tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Virtual addresses without their sign extension.
+    start: u64,
+    end: u64,
+    /// PFN of the first page.
+    first_pfn: u64,
+    /// Highest level that has tables of this mapping's own.
+    top: u32,
+    /// PFN of the first table.
+    tables: u64,
+}
+
+/// log2 of the bytes that an entry of a table of this level spans; `level` is 1 to 4.
+const fn entry_bits(level: u32) -> u32 {
+    PAGE_BITS + LEVEL_BITS * (level - 1)
+}
+
+impl Mapping {
+    /// Maps `pages` pages at virtual address `address` (canonical, page-aligned) to PFNs from
+    /// `first_pfn`, with tables of levels `top` to 1 from PFN `tables`. `None` where the addresses
+    /// run past the end of the address space.
+    #[must_use]
+    pub fn new(address: u64, pages: u64, first_pfn: u64, top: u32, tables: u64) -> Option<Self> {
+        let start = address & ADDRESS_MASK;
+        let end = pages.checked_mul(1 << PAGE_BITS)?.checked_add(start)?;
+        let top = top.clamp(1, LEVELS);
+        (end <= ADDRESS_MASK + 1).then_some(Self {
+            start,
+            end,
+            first_pfn,
+            top,
+            tables,
+        })
+    }
+
+    /// Tables of one level that the mapping needs, as numbers of spans of that table's size.
+    fn spans(&self, level: u32) -> Range<u64> {
+        let bits = entry_bits(level) + LEVEL_BITS;
+        if self.start == self.end {
+            return 0..0;
+        }
+        self.start >> bits..((self.end - 1) >> bits) + 1
+    }
+
+    /// Frames of all its tables.
+    #[must_use]
+    pub fn table_count(&self) -> u64 {
+        (1..=self.top).map(|level| self.count(level)).sum()
+    }
+
+    fn count(&self, level: u32) -> u64 {
+        let spans = self.spans(level);
+        spans.end - spans.start
+    }
+
+    /// PFNs of its tables.
+    #[must_use]
+    pub fn table_pfns(&self) -> Range<u64> {
+        self.tables..self.tables + self.table_count()
+    }
+
+    /// PFN of the first table of a level.
+    fn first_table(&self, level: u32) -> u64 {
+        self.tables
+            + (level + 1..=self.top)
+                .map(|above| self.count(above))
+                .sum::<u64>()
+    }
+
+    /// Level 4 slots it takes, first and last; `None`: it is empty.
+    #[must_use]
+    pub fn root_slots(&self) -> Option<(u64, u64)> {
+        let bits = entry_bits(LEVELS);
+        (self.start < self.end).then(|| (self.start >> bits, (self.end - 1) >> bits))
+    }
+
+    /// PFN of the level-3 table below root slot `slot`, where the mapping has one.
+    #[must_use]
+    pub fn below_root(&self, slot: u64) -> Option<u64> {
+        let spans = self.spans(LEVELS - 1);
+        spans
+            .contains(&slot)
+            .then(|| self.first_table(LEVELS - 1) + slot - spans.start)
+    }
+
+    /// What entry `entry` of the table at PFN `table` refers to; `None`: nothing, or no table of
+    /// this mapping.
+    #[must_use]
+    pub fn entry(&self, table: u64, entry: u64) -> Option<Target> {
+        let level = (1..=self.top).find(|&level| {
+            let first = self.first_table(level);
+            (first..first + self.count(level)).contains(&table)
+        })?;
+        if entry >= ENTRIES {
+            return None;
+        }
+        let bits = entry_bits(level);
+        let span = self.spans(level).start + table - self.first_table(level);
+        let from = (span << LEVEL_BITS | entry) << bits;
+        if from >= self.end || from + (1 << bits) <= self.start {
+            return None;
+        }
+        if level == 1 {
+            return Some(Target::Page(
+                self.first_pfn + ((from - self.start) >> PAGE_BITS),
+            ));
+        }
+        let below = (from >> bits) - self.spans(level - 1).start;
+        Some(Target::Table(self.first_table(level - 1) + below))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Walks from the tables of the top level down, as the processor does.
+    fn walk(mapping: &Mapping, address: u64) -> Option<u64> {
+        let address = address & ADDRESS_MASK;
+        let span = (address >> (entry_bits(mapping.top) + LEVEL_BITS))
+            .checked_sub(mapping.spans(mapping.top).start)?;
+        let mut table = mapping.tables + span;
+        for level in (1..=mapping.top).rev() {
+            match mapping.entry(table, (address >> entry_bits(level)) % ENTRIES)? {
+                Target::Table(below) if level > 1 => table = below,
+                Target::Page(pfn) if level == 1 => return Some(pfn),
+                _ => panic!("level {level} has an entry of another level"),
+            }
+        }
+        None
+    }
+
+    proptest! {
+        /// A walk gives the page that the mapping intends, and nothing beside it.
+        #[test]
+        fn a_walk_finds_the_intended_page(
+            page in 0_u64..1 << 36,
+            pages in 1_u64..1_000_000,
+            top in 1_u32..=4,
+            picks in prop::collection::vec(any::<u64>(), 20),
+        ) {
+            let start = page << PAGE_BITS;
+            let Some(mapping) = Mapping::new(start, pages, 77, top, 5_000_000) else {
+                prop_assert!(page + pages > 1 << 36);
+                return Ok(());
+            };
+            for pick in picks.into_iter().map(|pick| pick % pages).chain([0, pages - 1]) {
+                let va = start + (pick << PAGE_BITS);
+                prop_assert_eq!(walk(&mapping, va), Some(77 + pick));
+            }
+            if top == 4 {
+                prop_assert_eq!(start.checked_sub(1).and_then(|va| walk(&mapping, va)), None);
+                let end = start + (pages << PAGE_BITS);
+                prop_assert!(end > ADDRESS_MASK || walk(&mapping, end).is_none());
+            }
+        }
+
+        /// Entries refer to the mapping's own tables and pages only; each table once.
+        #[test]
+        fn entries_stay_inside(page in 0_u64..1 << 36, pages in 1_u64..5000, top in 1_u32..=4) {
+            let Some(mapping) = Mapping::new(page << PAGE_BITS, pages, 0, top, 10_000) else {
+                return Ok(());
+            };
+            let (mut tables, mut leaves) = (Vec::new(), Vec::new());
+            for table in mapping.table_pfns() {
+                for target in (0..ENTRIES).filter_map(|entry| mapping.entry(table, entry)) {
+                    match target {
+                        Target::Table(pfn) => tables.push(pfn),
+                        Target::Page(pfn) => leaves.push(pfn),
+                    }
+                }
+            }
+            let tops = mapping.count(top);
+            let below: Vec<u64> = mapping.table_pfns().skip(tops as usize).collect();
+            prop_assert_eq!(tables, below);
+            prop_assert_eq!(leaves, (0..pages).collect::<Vec<_>>());
+        }
+    }
+}
