@@ -6,7 +6,7 @@
 //! privilege level 3.
 
 use crate::update::with_writable;
-use crate::walk::{Walk, slot};
+use crate::walk::{Walk, settle, slot};
 use crate::{Error, Machine, Space, Table};
 use core::sync::atomic::Ordering;
 use frames::{Frame, Released, Type};
@@ -36,7 +36,7 @@ pub fn get_descriptors<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> 
     let walk = Walk::new(machine, space);
     let frame = walk.own_frame(mfn)?;
     let acquired = frame.get_typed(walk.partition, Type::SegDesc)?;
-    if !walk.settle(frame, acquired) {
+    if !settle(machine, frame, acquired) {
         return Ok(());
     }
     if check_page(machine.table(mfn)) {

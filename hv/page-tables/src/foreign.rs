@@ -10,16 +10,43 @@
 
 use crate::entry::{frame_of, is_present, is_writable};
 use crate::update::{change_l1, l1_slot};
-use crate::walk::{Walk, put_page};
+use crate::walk::{Walk, put_page, settle};
 use crate::{Error, Machine, Operation, Space, Updated};
 use core::sync::atomic::Ordering;
+use frames::Type;
 
-/// A reference that an unmapped entry held. Flush the partition's CPUs, then [`release`] it.
+/// A reference on a frame that is not an entry's: one an unmapped entry held, to be given back
+/// after the partition's CPUs were flushed, or one of the monitor itself ([`hold`]).
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the reference is lost unless it is released"]
 pub struct Release {
-    pub(crate) mfn: u64,
-    pub(crate) writable: bool,
+    /// The frame.
+    pub mfn: u64,
+    /// Typed: the frame can be written by it.
+    pub writable: bool,
+}
+
+/// Takes a reference for the monitor itself on frame `mfn` of partition `owner`: while it reads
+/// the frame, or writes it (`writable`: then it is no table meanwhile), or hands out its address.
+/// No [`Space`] lock is needed.
+///
+/// # Errors
+/// [`Error::NoFrame`], [`Error::NotOwned`], [`Error::WrongType`], [`Error::Overflow`],
+/// [`Error::Again`].
+pub fn hold<M: Machine>(
+    machine: &M,
+    owner: u32,
+    mfn: u64,
+    writable: bool,
+) -> Result<Release, Error> {
+    let frame = machine.frame(mfn).ok_or(Error::NoFrame)?;
+    if writable {
+        let acquired = frame.get_typed(owner, Type::Writable)?;
+        settle(machine, frame, acquired);
+    } else {
+        frame.get_ref(owner)?;
+    }
+    Ok(Release { mfn, writable })
 }
 
 /// Writes `new`, which names a frame of partition `owner`, to entry `index` of the validated
@@ -40,6 +67,9 @@ pub fn map_foreign<M: Machine>(
     space.finish(machine)?;
     if !is_present(new) {
         return Err(Error::Invalid);
+    }
+    if owner == 0 {
+        return Err(Error::NotOwned);
     }
     let walk = Walk::new(machine, space);
     let entry = l1_slot(&walk, table, index)?;
@@ -76,7 +106,8 @@ pub fn unmap_entry_expect<M: Machine>(
     }
 }
 
-/// Gives back what an entry held, after the CPUs of the partition that had it were flushed.
+/// Gives back what [`unmap_entry_expect`] left (after the CPUs of the partition that had the
+/// entry were flushed) or what [`hold`] took.
 pub fn release<M: Machine>(machine: &M, release: Release) {
     if let Some(frame) = machine.frame(release.mfn) {
         put_page(machine, frame, release.mfn, release.writable);

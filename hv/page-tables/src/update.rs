@@ -302,7 +302,7 @@ pub(crate) fn with_writable<M: Machine, T>(
     act: impl FnOnce() -> T,
 ) -> Result<T, Error> {
     let acquired = frame.get_typed(walk.partition, Type::Writable)?;
-    walk.settle(frame, acquired);
+    walk::settle(walk.machine, frame, acquired);
     let result = act();
     if frame.put_typed(|| walk.machine.stamp()) != Released::Done {
         walk.machine.broken(mfn);

@@ -41,10 +41,10 @@ impl<'a, M: Machine> Walk<'a, M> {
         }
     }
 
-    /// Frame `mfn`, which the partition must own.
+    /// Frame `mfn`, which must be memory of the partition.
     pub(crate) fn own_frame(&self, mfn: u64) -> Result<&'a Frame, Error> {
         let frame = self.machine.frame(mfn).ok_or(Error::NoFrame)?;
-        if frame.owner() != self.partition {
+        if frame.owner_word() != self.partition {
             return Err(Error::NotOwned);
         }
         Ok(frame)
@@ -52,20 +52,6 @@ impl<'a, M: Machine> Walk<'a, M> {
 
     fn should_stop(&self) -> bool {
         self.worked && self.machine.should_yield()
-    }
-
-    /// Flushes what a type change owes; true: the contents are still to be checked.
-    pub(crate) fn settle(&self, frame: &Frame, acquired: Acquired) -> bool {
-        let (stamp, validate) = match acquired {
-            Acquired::Ready => return false,
-            Acquired::Settle { stamp } => (Some(stamp), false),
-            Acquired::Validate { stamp } => (stamp, true),
-        };
-        if let Some(stamp) = stamp {
-            self.machine.flush_before_retype(frame.owner(), stamp);
-            frame.settle();
-        }
-        validate
     }
 
     /// Takes what the present level-1 `entry`, of a frame of `owner`, holds.
@@ -82,7 +68,7 @@ impl<'a, M: Machine> Walk<'a, M> {
             return Ok(frame.get_ref(owner)?);
         }
         let acquired = frame.get_typed(owner, Type::Writable)?;
-        self.settle(frame, acquired);
+        settle(self.machine, frame, acquired);
         Ok(())
     }
 
@@ -92,7 +78,7 @@ impl<'a, M: Machine> Walk<'a, M> {
             return Ok(());
         };
         let acquired = frame.get_type(owner, Type::Writable)?;
-        self.settle(frame, acquired);
+        settle(self.machine, frame, acquired);
         Ok(())
     }
 
@@ -130,11 +116,8 @@ impl<'a, M: Machine> Walk<'a, M> {
     pub(crate) fn take_table(&mut self, mfn: u64, level: u8) -> Result<(), Error> {
         let ty = Type::table(level).ok_or(Error::Invalid)?;
         let frame = self.own_frame(mfn)?;
-        if frame.is_io() {
-            return Err(Error::NotOwned);
-        }
         let acquired = frame.get_typed(self.partition, ty)?;
-        if self.settle(frame, acquired) {
+        if settle(self.machine, frame, acquired) {
             self.validate(mfn, frame, level)?;
         }
         Ok(())
@@ -253,6 +236,20 @@ impl<'a, M: Machine> Walk<'a, M> {
         }
         Ok(())
     }
+}
+
+/// Flushes what a type change owes; true: the contents are still to be checked.
+pub(crate) fn settle<M: Machine>(machine: &M, frame: &Frame, acquired: Acquired) -> bool {
+    let (stamp, validate) = match acquired {
+        Acquired::Ready => return false,
+        Acquired::Settle { stamp } => (Some(stamp), false),
+        Acquired::Validate { stamp } => (stamp, true),
+    };
+    if let Some(stamp) = stamp {
+        machine.flush_before_retype(frame.owner(), stamp);
+        frame.settle();
+    }
+    validate
 }
 
 /// Gives back a page's references.
