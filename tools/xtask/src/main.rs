@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::exec::{self, Outcome};
 use xtask::options::{BootOptions, MachineOptions};
-use xtask::{boot_image, host, hv_build, provision, terminal};
+use xtask::{boot_image, host, hv_build, metrics, provision, terminal};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, boot and test the host")]
@@ -48,6 +48,8 @@ enum Task {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Count ring 0 and unsafe code, and fail where a limit is passed
+    Metrics,
     /// Make the bootable image for a real machine
     Iso {
         #[command(flatten)]
@@ -89,6 +91,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             let outcome = exec::exec(&machine, &image, command, timeout, verbose)?;
             Ok(exit_code(outcome))
         }
+        Task::Metrics => count(),
         Task::Iso { boot, output } => {
             let image = boot_image::make(&host::payload(&boot)?)?;
             std::fs::copy(image, &output)
@@ -104,6 +107,16 @@ fn build() -> Result<ExitCode> {
     let images = hv_build::build()?;
     for image in [images.monitor, images.ultravisor, images.boot] {
         println!("{}", image.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn count() -> Result<ExitCode> {
+    let metrics = metrics::measure()?;
+    print!("{}", metrics.report());
+    let violations = metrics.violations();
+    if !violations.is_empty() {
+        bail!("over the limits: {}", violations.join("; "));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,309 @@
+//! How large ring 0 is, and how much of the project is `unsafe`, against the limits that hold.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::source::{self, Line};
+use crate::workspace;
+
+/// Lines of code that run in ring 0, at most.
+const RING0_LIMIT: usize = 12_000;
+/// Lines of assembly among them, at most.
+const ASSEMBLY_LIMIT: usize = 500;
+
+/// One of the crates that ring 0 is made of.
+struct Part {
+    name: String,
+    rust: usize,
+    assembly: usize,
+}
+
+/// What was counted.
+pub struct Metrics {
+    parts: Vec<Part>,
+    unsafe_blocks: usize,
+    /// Unsafe blocks without a SAFETY comment, as `file:line`.
+    bare_unsafe: Vec<String>,
+}
+
+/// Counts the source tree.
+///
+/// # Errors
+/// It cannot be read, or cargo cannot say what ring 0 links.
+pub fn measure() -> Result<Metrics> {
+    let mut parts = Vec::new();
+    for (name, directory) in ring0_crates()? {
+        parts.push(Part {
+            name,
+            rust: rust_lines(&directory.join("src"))?,
+            assembly: assembly_lines(&directory.join("src"))?,
+        });
+    }
+    let mut metrics = Metrics {
+        parts,
+        unsafe_blocks: 0,
+        bare_unsafe: Vec::new(),
+    };
+    for directory in ["hv", "pv-abi", "ioserver", "cmd-linux", "tools", "ci"] {
+        metrics.count_unsafe(&workspace::root().join(directory))?;
+    }
+    Ok(metrics)
+}
+
+/// The workspace's crates that the monitor links, with their directories.
+fn ring0_crates() -> Result<Vec<(String, PathBuf)>> {
+    let mut cargo = workspace::cargo("tree");
+    cargo.args([
+        "--package",
+        "monitor",
+        "--edges",
+        "normal",
+        "--prefix",
+        "none",
+    ]);
+    cargo.args(["--format", "{p}"]);
+    let text = workspace::output(&mut cargo, "asking cargo what ring 0 links")?;
+    let mut crates: Vec<_> = text.lines().filter_map(crate_in_line).collect();
+    crates.sort();
+    crates.dedup();
+    Ok(crates)
+}
+
+/// `name vVERSION (DIRECTORY)`, which only the workspace's own crates have.
+fn crate_in_line(line: &str) -> Option<(String, PathBuf)> {
+    let (name, rest) = line.split_once(' ')?;
+    let (_, directory) = rest.split_once(" (/")?;
+    let (directory, _) = directory.split_once(')')?;
+    Some((name.to_owned(), Path::new("/").join(directory)))
+}
+
+/// The files with this extension below `directory`, sorted.
+fn files(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut pending = vec![directory.to_path_buf()];
+    while let Some(directory) = pending.pop() {
+        let Ok(entries) = fs::read_dir(&directory) else {
+            continue;
+        };
+        for entry in entries {
+            let path = entry
+                .with_context(|| format!("in {}", directory.display()))?
+                .path();
+            if path.is_dir() {
+                pending.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn source_lines(file: &Path) -> Result<Vec<Line>> {
+    let text = fs::read_to_string(file);
+    Ok(source::lines(&text.with_context(|| {
+        format!("cannot read {}", file.display())
+    })?))
+}
+
+fn rust_lines(directory: &Path) -> Result<usize> {
+    let mut counts = Vec::new();
+    let mut of_tests = Vec::new();
+    for file in files(directory, "rs")? {
+        let lines = source_lines(&file)?;
+        of_tests.extend(test_modules(&file, &lines));
+        counts.push((file, lines.iter().filter(|line| line.counts()).count()));
+    }
+    let is_test = |file: &Path| of_tests.iter().any(|module| file.starts_with(module));
+    Ok(counts
+        .iter()
+        .filter(|(file, _)| !is_test(file))
+        .map(|(_, count)| count)
+        .sum())
+}
+
+/// The files and directories of the modules that `file` declares under `#[cfg(test)]`.
+fn test_modules(file: &Path, lines: &[Line]) -> Vec<PathBuf> {
+    let parent = file.parent().unwrap_or(file);
+    let is_root = ["mod", "lib", "main"]
+        .iter()
+        .any(|name| file.file_stem() == Some(name.as_ref()));
+    let directory = if is_root {
+        parent.to_path_buf()
+    } else {
+        file.with_extension("")
+    };
+    let declared = lines.iter().filter(|line| line.test).filter_map(|line| {
+        let (_, name) = line.code.trim().strip_suffix(';')?.rsplit_once("mod ")?;
+        Some(directory.join(name.trim()))
+    });
+    declared
+        .flat_map(|module| [module.with_extension("rs"), module])
+        .collect()
+}
+
+/// Lines of `.S` files that are neither blank nor comment. A label or directive counts.
+fn assembly_lines(directory: &Path) -> Result<usize> {
+    let mut count = 0;
+    for file in files(directory, "S")? {
+        let text = fs::read_to_string(&file);
+        let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+        count += count_assembly(&text);
+    }
+    Ok(count)
+}
+
+fn count_assembly(text: &str) -> usize {
+    let mut in_comment = false;
+    let mut is_code = |line: &str| {
+        let mut code = String::new();
+        let mut rest = line;
+        while !rest.is_empty() {
+            let mark = if in_comment { "*/" } else { "/*" };
+            let (before, after) = rest.split_once(mark).unwrap_or((rest, ""));
+            if !in_comment {
+                code.push_str(before);
+            }
+            in_comment ^= rest.contains(mark);
+            rest = after;
+        }
+        let code = code.split("//").next().unwrap_or_default().trim();
+        !code.is_empty() && !code.starts_with('#')
+    };
+    text.lines().filter(|line| is_code(line)).count()
+}
+
+impl Metrics {
+    fn count_unsafe(&mut self, directory: &Path) -> Result<()> {
+        for file in files(directory, "rs")? {
+            let lines = source_lines(&file)?;
+            for (line, has_comment) in source::unsafe_blocks(&lines) {
+                self.unsafe_blocks += 1;
+                if !has_comment {
+                    let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
+                    self.bare_unsafe
+                        .push(format!("{}:{}", file.display(), line + 1));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn assembly(&self) -> usize {
+        self.parts.iter().map(|part| part.assembly).sum()
+    }
+
+    /// All lines of ring 0, assembly among them.
+    fn total(&self) -> usize {
+        self.parts.iter().map(|part| part.rust).sum::<usize>() + self.assembly()
+    }
+
+    /// The table, for people.
+    pub fn report(&self) -> String {
+        let mut text = format!("{:<14}{:>8}{:>10}\n", "ring 0", "Rust", "assembly");
+        for part in &self.parts {
+            text.push_str(&format!(
+                "{:<14}{:>8}{:>10}\n",
+                part.name, part.rust, part.assembly
+            ));
+        }
+        let (total, assembly) = (self.total(), self.assembly());
+        text.push_str(&format!(
+            "lines in ring 0: {total} of at most {RING0_LIMIT}\n"
+        ));
+        text.push_str(&format!(
+            "assembly lines: {assembly} of at most {ASSEMBLY_LIMIT}\n"
+        ));
+        let (blocks, bare) = (self.unsafe_blocks, self.bare_unsafe.len());
+        text.push_str(&format!(
+            "unsafe blocks: {blocks}, without a SAFETY comment: {bare}\n"
+        ));
+        text
+    }
+
+    /// What is over a limit, in words; empty when all is well.
+    pub fn violations(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.total() > RING0_LIMIT {
+            found.push(format!(
+                "ring 0 has {} lines, more than {RING0_LIMIT}",
+                self.total()
+            ));
+        }
+        if self.assembly() > ASSEMBLY_LIMIT {
+            let lines = self.assembly();
+            found.push(format!(
+                "ring 0 has {lines} lines of assembly, more than {ASSEMBLY_LIMIT}"
+            ));
+        }
+        found.extend(
+            self.bare_unsafe
+                .iter()
+                .map(|at| format!("{at}: unsafe, but no SAFETY")),
+        );
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_workspace_counts() {
+        let line = "frames v0.1.0 (/src/hv/frames)";
+        assert_eq!(
+            crate_in_line(line),
+            Some(("frames".into(), "/src/hv/frames".into()))
+        );
+        assert_eq!(crate_in_line("bitflags v2.13.2"), None);
+        let line = "zerocopy-derive v0.8.63 (proc-macro)";
+        assert_eq!(crate_in_line(line), None);
+    }
+
+    #[test]
+    fn assembly_is_counted_without_comments() {
+        let text = "/* head\n * more\n */\n.globl start\nstart: // here\n  mov %rax, %rbx\n\n# x\n";
+        assert_eq!(count_assembly(text), 3);
+    }
+
+    #[test]
+    fn modules_of_tests_are_found_where_they_are_declared() {
+        let lines = source::lines("mod a;\n#[cfg(test)]\nmod model;\n");
+        let found = test_modules(Path::new("src/table.rs"), &lines);
+        assert_eq!(
+            found,
+            [
+                Path::new("src/table/model.rs"),
+                Path::new("src/table/model")
+            ]
+        );
+        let found = test_modules(Path::new("src/lib.rs"), &lines);
+        assert_eq!(found, [Path::new("src/model.rs"), Path::new("src/model")]);
+    }
+
+    #[test]
+    fn limits_are_enforced() {
+        let part = |rust, assembly| Part {
+            name: "monitor".into(),
+            rust,
+            assembly,
+        };
+        let metrics = |part, bare| Metrics {
+            parts: vec![part],
+            unsafe_blocks: 1,
+            bare_unsafe: bare,
+        };
+        assert!(metrics(part(11_500, 500), vec![]).violations().is_empty());
+        assert_eq!(metrics(part(11_501, 500), vec![]).violations().len(), 1);
+        assert_eq!(
+            metrics(part(0, 501), vec!["a.rs:1".into()])
+                .violations()
+                .len(),
+            2
+        );
+    }
+}

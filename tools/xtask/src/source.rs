@@ -1,0 +1,286 @@
+//! Reads Rust source just well enough to count it: what is code, what is comment, what is test.
+//!
+//! Comments become blanks and literals become empty, line by line, so that braces and words that
+//! are left are the program's own.
+
+/// One line of a source file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Line {
+    /// What is code, without the insides of literals.
+    pub code: String,
+    /// What is comment.
+    pub comment: String,
+    /// Whether it belongs to an item under `#[cfg(test)]`.
+    pub test: bool,
+}
+
+impl Line {
+    /// Whether the line counts as one of code.
+    pub fn counts(&self) -> bool {
+        !self.test && !self.code.trim().is_empty()
+    }
+}
+
+enum State {
+    Code,
+    LineComment,
+    BlockComment { depth: u32 },
+    Text,
+    RawText { hashes: usize },
+}
+
+/// The lines of a Rust source file.
+pub fn lines(source: &str) -> Vec<Line> {
+    let mut scanner = Scanner {
+        rest: source,
+        state: State::Code,
+        lines: vec![Line::default()],
+    };
+    while scanner.step() {}
+    let mut lines = scanner.lines;
+    mark_tests(&mut lines);
+    lines
+}
+
+struct Scanner<'a> {
+    rest: &'a str,
+    state: State,
+    lines: Vec<Line>,
+}
+
+impl Scanner<'_> {
+    /// Takes `count` bytes; newlines among them begin lines.
+    fn take(&mut self, count: usize) {
+        let (taken, rest) = self.rest.split_at(count);
+        let comment = matches!(self.state, State::LineComment | State::BlockComment { .. });
+        let code = matches!(self.state, State::Code);
+        for c in taken.chars() {
+            if c == '\n' {
+                self.lines.push(Line::default());
+            } else if let Some(line) = self.lines.last_mut() {
+                match (comment, code) {
+                    (true, _) => line.comment.push(c),
+                    (_, true) => line.code.push(c),
+                    // A literal counts as code on each line that it covers.
+                    _ => line.code.push('"'),
+                }
+            }
+        }
+        self.rest = rest;
+    }
+
+    fn enter(&mut self, state: State, count: usize) {
+        self.state = state;
+        self.take(count);
+    }
+
+    fn leave(&mut self, count: usize) {
+        self.take(count);
+        self.state = State::Code;
+    }
+
+    fn step(&mut self) -> bool {
+        let Some(c) = self.rest.chars().next() else {
+            return false;
+        };
+        match self.state {
+            State::Code => self.step_code(c),
+            State::LineComment if c == '\n' => {
+                self.state = State::Code;
+                self.take(1);
+            }
+            State::LineComment => self.take(c.len_utf8()),
+            State::BlockComment { depth } => self.step_block(c, depth),
+            State::Text if c == '\\' => {
+                let escaped = self.rest[1..].chars().next().map_or(0, char::len_utf8);
+                self.take(1 + escaped);
+            }
+            State::Text if c == '"' => self.leave(1),
+            State::Text => self.take(c.len_utf8()),
+            State::RawText { hashes } => {
+                let end = format!("\"{}", "#".repeat(hashes));
+                match self.rest.starts_with(&end) {
+                    true => self.leave(end.len()),
+                    false => self.take(c.len_utf8()),
+                }
+            }
+        }
+        true
+    }
+
+    fn step_block(&mut self, c: char, depth: u32) {
+        if self.rest.starts_with("/*") {
+            self.enter(State::BlockComment { depth: depth + 1 }, 2);
+        } else if self.rest.starts_with("*/") {
+            self.take(2);
+            self.state = match depth {
+                1 => State::Code,
+                _ => State::BlockComment { depth: depth - 1 },
+            };
+        } else {
+            self.take(c.len_utf8());
+        }
+    }
+
+    fn step_code(&mut self, c: char) {
+        if self.rest.starts_with("//") {
+            self.enter(State::LineComment, 2);
+        } else if self.rest.starts_with("/*") {
+            self.enter(State::BlockComment { depth: 1 }, 2);
+        } else if c == '"' {
+            self.enter(State::Text, 1);
+        } else if let Some(hashes) = raw_start(self.rest).filter(|_| !self.after_word()) {
+            let prefix = self.rest.find('"').unwrap_or(0) + 1;
+            self.enter(State::RawText { hashes }, prefix);
+        } else if let Some(length) = character(self.rest) {
+            self.state = State::Text;
+            self.leave(length);
+        } else {
+            self.take(c.len_utf8());
+        }
+    }
+
+    /// Whether the last character taken belongs to a word, so that an `r` that follows does too.
+    fn after_word(&self) -> bool {
+        let last = self.lines.last().and_then(|line| line.code.chars().last());
+        last.is_some_and(|c| c.is_alphanumeric() || c == '_')
+    }
+}
+
+/// The number of `#` of a raw literal that begins here.
+fn raw_start(rest: &str) -> Option<usize> {
+    let after = rest
+        .strip_prefix("br")
+        .or(rest.strip_prefix("cr"))
+        .or(rest.strip_prefix('r'))?;
+    let hashes = after.len() - after.trim_start_matches('#').len();
+    after[hashes..].starts_with('"').then_some(hashes)
+}
+
+/// The length of a character literal that begins here; a lifetime is none.
+fn character(rest: &str) -> Option<usize> {
+    let inside = rest.strip_prefix('\'')?;
+    if let Some(escape) = inside.strip_prefix('\\') {
+        let skip = escape.chars().next()?.len_utf8();
+        return Some(2 + skip + escape[skip..].find('\'')? + 1);
+    }
+    let length = inside.chars().next()?.len_utf8();
+    inside[length..].starts_with('\'').then_some(length + 2)
+}
+
+/// Marks the items that follow `#[cfg(test)]`.
+fn mark_tests(lines: &mut [Line]) {
+    let mut at = 0;
+    while at < lines.len() {
+        if lines[at].code.trim_start().starts_with("#[cfg(test)]") {
+            let end = end_of_item(lines, at);
+            lines[at..=end].iter_mut().for_each(|line| line.test = true);
+            at = end;
+        }
+        at += 1;
+    }
+}
+
+/// The last line of the item that begins at `start`: where its braces close, or its semicolon.
+fn end_of_item(lines: &[Line], start: usize) -> usize {
+    let mut depth = 0_u32;
+    for (index, line) in lines.iter().enumerate().skip(start) {
+        for c in line.code.chars() {
+            match c {
+                '{' | '(' | '[' => depth += 1,
+                ')' | ']' => depth = depth.saturating_sub(1),
+                '}' => {
+                    depth = depth.saturating_sub(1);
+                    if depth == 0 {
+                        return index;
+                    }
+                }
+                ';' if depth == 0 => return index,
+                _ => {}
+            }
+        }
+    }
+    lines.len() - 1
+}
+
+/// The lines, from 0, on which an `unsafe` block or implementation begins, each with whether a
+/// SAFETY comment stands before it.
+pub fn unsafe_blocks(lines: &[Line]) -> Vec<(usize, bool)> {
+    let mut found = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        for (at, _) in line.code.match_indices("unsafe") {
+            let next = line.code[at + "unsafe".len()..].trim_start();
+            let next = match (next.is_empty(), lines.get(index + 1)) {
+                (true, Some(following)) => following.code.trim_start(),
+                _ => next,
+            };
+            if next.starts_with('{') || next.starts_with("impl") {
+                found.push((index, has_safety_comment(lines, index)));
+            }
+        }
+    }
+    found
+}
+
+fn has_safety_comment(lines: &[Line], index: usize) -> bool {
+    if lines[index].comment.contains("SAFETY:") {
+        return true;
+    }
+    for line in lines[..index].iter().rev() {
+        if line.comment.contains("SAFETY:") {
+            return true;
+        }
+        let code = line.code.trim();
+        let ended = code.ends_with([';', '{', '}']) || (code.is_empty() && line.comment.is_empty());
+        if ended {
+            return false;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(source: &str) -> usize {
+        lines(source).iter().filter(|line| line.counts()).count()
+    }
+
+    #[test]
+    fn comments_and_blanks_are_no_code() {
+        assert_eq!(
+            code("//! a\n\n/* b /* c */\n d */ fn f() {} // e\n  \n/// g\nfn h() {}\n"),
+            2
+        );
+    }
+
+    #[test]
+    fn literals_hide_nothing_and_show_nothing() {
+        let source = "const A: &str = \"// no { \\\" comment\";\nconst B: char = '\"';\n\
+            const C: &str = r#\"/* \" */\"#;\nfn f<'a>(x: &'a str) -> char { '\\'' }\n";
+        let lines = lines(source);
+        assert_eq!(lines.iter().filter(|line| line.counts()).count(), 4);
+        assert!(
+            lines.iter().all(|line| line.comment.is_empty()),
+            "{lines:?}"
+        );
+        assert!(!lines[0].code.contains('{') && lines[3].code.contains('{'));
+    }
+
+    #[test]
+    fn tests_are_no_code() {
+        let source = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {\n    }\n}\nfn c() {}\n\
+            #[cfg(test)]\nuse d::{e, f};\n#[cfg(test)]\nmod g;\nfn h() {}\n";
+        assert_eq!(code(source), 3);
+    }
+
+    #[test]
+    fn unsafe_blocks_are_found_with_their_comments() {
+        let source = "// SAFETY: first\nunsafe { a() };\nunsafe { b() };\n\
+            // SAFETY: third\nlet c = foo(\n    unsafe { c() },\n);\n\
+            /// unsafe { not code }\nunsafe fn d() {}\nlet e = \"unsafe {\";\n";
+        let found: Vec<_> = unsafe_blocks(&lines(source)).into_iter().collect();
+        assert_eq!(found, [(1, true), (2, false), (5, true)]);
+    }
+}
