@@ -1,2 +1,20 @@
-//! grants
-#![no_std]
+//! Version-1 grant tables: may a partition use a frame that another grants, and what has it
+//! mapped?
+//!
+//! * [`GrantTable`]: the granter's side. The entries lie in memory that the granter writes at any
+//!   time; [`PinnedEntry`], which it cannot write, says what was granted when the use began.
+//! * [`MapTable`]: the mapper's side. A handle names a record of what is mapped where.
+//!
+//! All memory is the caller's. Errors are `GNTST_` codes of [`pv_abi::xen::grants`].
+#![cfg_attr(not(any(test, loom)), no_std)]
+#![forbid(unsafe_code)]
+
+mod maps;
+mod sync;
+mod table;
+
+pub use maps::{MapRecord, MapTable};
+pub use table::{Access, GrantTable, PinnedEntry, entry};
+
+/// Result with a `GNTST_` code.
+pub type Result<T> = core::result::Result<T, i16>;

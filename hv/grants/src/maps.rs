@@ -1,0 +1,142 @@
+//! The mapper's side: records of what a partition has mapped, by handle.
+//!
+//! A handle is the index of a record. Free records form a list through the records themselves, so
+//! finding one takes no search, and a handle that is not in use is told from one that is.
+
+use crate::Result;
+use pv_abi::xen::grants as abi;
+
+/// Marks a record that is free.
+const FREE: u32 = u32::MAX;
+/// Ends the list of free records.
+const END: u32 = u32::MAX;
+
+/// What is mapped; 32 bytes. Fresh memory becomes a table by [`MapTable::new`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct MapRecord {
+    /// Granting partition.
+    pub partition: u32,
+    /// Entry of its table.
+    pub reference: u32,
+    /// Frame.
+    pub frame: u32,
+    /// `GNTMAP_` bits it was mapped with.
+    pub flags: u32,
+    /// Where the host mapping is: a virtual address, or the machine address of the entry.
+    pub host_addr: u64,
+    /// The caller's, for instance an epoch.
+    pub tag: u64,
+}
+
+const _: () = assert!(size_of::<MapRecord>() == 32);
+
+impl MapRecord {
+    /// A record that is free, with nothing after it in the list.
+    pub const EMPTY: Self = Self {
+        partition: FREE,
+        reference: END,
+        frame: 0,
+        flags: 0,
+        host_addr: 0,
+        tag: 0,
+    };
+}
+
+/// The records of a partition, over storage `S` of the caller.
+#[derive(Debug)]
+pub struct MapTable<S> {
+    records: S,
+    first_free: u32,
+    used: u32,
+}
+
+impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
+    /// A table with no record in use; what the storage held is lost. Handles are 32 bits, so that
+    /// many records count at most.
+    pub fn new(mut records: S) -> Self {
+        let mut first_free = END;
+        for (handle, record) in (0..END).zip(records.as_mut()).rev() {
+            *record = MapRecord {
+                reference: first_free,
+                ..MapRecord::EMPTY
+            };
+            first_free = handle;
+        }
+        Self {
+            records,
+            first_free,
+            used: 0,
+        }
+    }
+
+    /// Keeps a record and returns its handle. `GNTST_no_space`: none is free;
+    /// `GNTST_bad_domain`: `record.partition` is not a partition's number.
+    pub fn insert(&mut self, record: MapRecord) -> Result<u32> {
+        if record.partition == FREE {
+            return Err(abi::GNTST_BAD_DOMAIN);
+        }
+        let handle = self.first_free;
+        let place = self.place(handle).ok_or(abi::GNTST_NO_SPACE)?;
+        let next = core::mem::replace(place, record).reference;
+        self.first_free = next;
+        self.used += 1;
+        Ok(handle)
+    }
+
+    /// The record of a handle. `GNTST_bad_handle`: there is none.
+    pub fn get(&self, handle: u32) -> Result<MapRecord> {
+        usize::try_from(handle)
+            .ok()
+            .and_then(|index| self.records.as_ref().get(index).copied())
+            .filter(|record| record.partition != FREE)
+            .ok_or(abi::GNTST_BAD_HANDLE)
+    }
+
+    /// Changes the record of a handle, for instance where it is mapped. `GNTST_bad_handle`: there
+    /// is none, or it would belong to no partition.
+    pub fn replace(&mut self, handle: u32, record: MapRecord) -> Result<()> {
+        self.get(handle)?;
+        let place = self.place(handle).ok_or(abi::GNTST_BAD_HANDLE)?;
+        if record.partition == FREE {
+            return Err(abi::GNTST_BAD_HANDLE);
+        }
+        *place = record;
+        Ok(())
+    }
+
+    /// Forgets a record and returns it. `GNTST_bad_handle`: there is none.
+    pub fn remove(&mut self, handle: u32) -> Result<MapRecord> {
+        let record = self.get(handle)?;
+        let next = self.first_free;
+        let place = self.place(handle).ok_or(abi::GNTST_BAD_HANDLE)?;
+        *place = MapRecord {
+            reference: next,
+            ..MapRecord::EMPTY
+        };
+        self.first_free = handle;
+        self.used = self.used.saturating_sub(1);
+        Ok(record)
+    }
+
+    /// Records in use.
+    #[must_use]
+    pub const fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// The first record in use from handle `from` on, for giving everything back.
+    #[must_use]
+    pub fn next_used(&self, from: u32) -> Option<(u32, MapRecord)> {
+        let records = self.records.as_ref().iter();
+        (0..END)
+            .zip(records)
+            .skip(usize::try_from(from).ok()?)
+            .find(|(_, record)| record.partition != FREE)
+            .map(|(handle, record)| (handle, *record))
+    }
+
+    fn place(&mut self, handle: u32) -> Option<&mut MapRecord> {
+        self.records.as_mut().get_mut(usize::try_from(handle).ok()?)
+    }
+}

@@ -1,0 +1,174 @@
+//! The granter's side.
+//!
+//! A shared entry is a word: flags in bits 15:0, domain id in 31:16, frame in 63:32 (the layout of
+//! the version-1 entry). The granter may change it at any time, except that it must not end access
+//! while *reading* or *writing* is set; it looks at those flags with a compare-and-swap. So:
+//!
+//! * The monitor sets those flags by a compare-and-swap of the whole word, after it
+//!   checked type, domain and read-only flag in that same word. A word that keeps changing
+//!   is given up after [`ATTEMPTS`] tries, so that a granter cannot hold the monitor in a loop.
+//! * While an entry is in use, its [`PinnedEntry`] holds domain and frame, and further uses are
+//!   checked against these too: what is mapped stays what was granted.
+//! * The last use that ends clears the flags: *writing* with the last writer, *reading* with the
+//!   last of all.
+//!
+//! Calls for one granter's table are made one at a time (`&mut`); the granter itself is the
+//! only one that races.
+
+use crate::Result;
+use crate::sync::{AtomicU64, Ordering};
+use pv_abi::xen::domid::DomId;
+use pv_abi::xen::grants as abi;
+
+/// How often a changing entry is tried.
+const ATTEMPTS: u32 = 4;
+
+/// How a frame is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// For reading.
+    Read,
+    /// For reading and writing.
+    Write,
+}
+
+/// What is in use of an entry; 8 bytes, all zeros while nothing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PinnedEntry {
+    frame: u32,
+    domid: DomId,
+    readers: u8,
+    writers: u8,
+}
+
+const _: () = assert!(size_of::<PinnedEntry>() == 8);
+
+impl PinnedEntry {
+    /// Whether anything uses the entry.
+    #[must_use]
+    pub const fn in_use(&self) -> bool {
+        self.readers != 0 || self.writers != 0
+    }
+}
+
+/// A shared entry that grants `frame` to `domid`.
+#[must_use]
+pub const fn entry(domid: DomId, frame: u32, access: Access) -> u64 {
+    let flags = match access {
+        Access::Read => abi::GTF_PERMIT_ACCESS | abi::GTF_READONLY,
+        Access::Write => abi::GTF_PERMIT_ACCESS,
+    };
+    flags as u64 | (domid as u64) << 16 | (frame as u64) << 32
+}
+
+/// The grant table of a partition over memory of the caller.
+#[derive(Debug)]
+pub struct GrantTable<'a> {
+    entries: &'a [AtomicU64],
+    pinned: &'a mut [PinnedEntry],
+}
+
+impl<'a> GrantTable<'a> {
+    /// A table over the shared `entries` (those of the frames that are set up) and one
+    /// [`PinnedEntry`] for each.
+    pub fn new(entries: &'a [AtomicU64], pinned: &'a mut [PinnedEntry]) -> Self {
+        Self { entries, pinned }
+    }
+
+    /// Begins a use of entry `reference` by partition `by` and returns the frame granted.
+    /// The caller still has to check that the granter owns that frame, and [`Self::release`]s the
+    /// use when it refuses.
+    ///
+    /// `GNTST_bad_gntref`: no such entry, or not one that grants access; `GNTST_general_error`:
+    /// not granted to `by`, granted for reading only, or used too often; `GNTST_eagain`: the
+    /// granter is changing it.
+    pub fn acquire(&mut self, reference: u32, by: DomId, access: Access) -> Result<u32> {
+        let index = usize::try_from(reference).map_err(|_| abi::GNTST_BAD_GNTREF)?;
+        let shared = self.entries.get(index).ok_or(abi::GNTST_BAD_GNTREF)?;
+        let pinned = self.pinned.get_mut(index).ok_or(abi::GNTST_BAD_GNTREF)?;
+        let mut next = *pinned;
+        let count = match access {
+            Access::Read => &mut next.readers,
+            Access::Write => &mut next.writers,
+        };
+        *count = count.checked_add(1).ok_or(abi::GNTST_GENERAL_ERROR)?;
+        let frame = set_in_use(shared, pinned, by, access)?;
+        *pinned = PinnedEntry {
+            frame,
+            domid: by,
+            ..next
+        };
+        Ok(frame)
+    }
+
+    /// Ends a use that [`Self::acquire`] began with the same `access`.
+    /// `GNTST_bad_gntref`: there is none.
+    pub fn release(&mut self, reference: u32, access: Access) -> Result<()> {
+        let index = usize::try_from(reference).map_err(|_| abi::GNTST_BAD_GNTREF)?;
+        let shared = self.entries.get(index).ok_or(abi::GNTST_BAD_GNTREF)?;
+        let pinned = self.pinned.get_mut(index).ok_or(abi::GNTST_BAD_GNTREF)?;
+        let count = match access {
+            Access::Read => &mut pinned.readers,
+            Access::Write => &mut pinned.writers,
+        };
+        *count = count.checked_sub(1).ok_or(abi::GNTST_BAD_GNTREF)?;
+        let mut clear = 0;
+        if pinned.writers == 0 && access == Access::Write {
+            clear |= abi::GTF_WRITING;
+        }
+        if !pinned.in_use() {
+            clear |= abi::GTF_READING;
+            *pinned = PinnedEntry::default();
+        }
+        if clear != 0 {
+            shared.fetch_and(!u64::from(clear), Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// What is in use of entry `reference`, if there is such an entry.
+    #[must_use]
+    pub fn pinned(&self, reference: u32) -> Option<PinnedEntry> {
+        self.pinned.get(usize::try_from(reference).ok()?).copied()
+    }
+}
+
+/// Checks the shared entry and sets its in-use flags in one step; returns the frame.
+fn set_in_use(shared: &AtomicU64, pinned: &PinnedEntry, by: DomId, access: Access) -> Result<u32> {
+    let flags = match access {
+        Access::Read => abi::GTF_READING,
+        Access::Write => abi::GTF_READING | abi::GTF_WRITING,
+    };
+    let mut old = shared.load(Ordering::Acquire);
+    for _ in 0..ATTEMPTS {
+        let frame = check(old, pinned, by, access)?;
+        let new = old | u64::from(flags);
+        if old == new {
+            return Ok(frame);
+        }
+        match shared.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return Ok(frame),
+            Err(now) => old = now,
+        }
+    }
+    Err(abi::GNTST_EAGAIN)
+}
+
+/// Whether an entry with this value grants `access` to `by`, now and since its use began.
+fn check(value: u64, pinned: &PinnedEntry, by: DomId, access: Access) -> Result<u32> {
+    let (flags, domid, frame) = (value as u16, (value >> 16) as DomId, (value >> 32) as u32);
+    if flags & abi::GTF_TYPE_MASK != abi::GTF_PERMIT_ACCESS {
+        return Err(abi::GNTST_BAD_GNTREF);
+    }
+    if flags & abi::GTF_SUB_PAGE != 0 || domid != by {
+        return Err(abi::GNTST_GENERAL_ERROR);
+    }
+    if access == Access::Write && flags & abi::GTF_READONLY != 0 {
+        return Err(abi::GNTST_GENERAL_ERROR);
+    }
+    if pinned.in_use() && (pinned.domid != by || pinned.frame != frame) {
+        return Err(abi::GNTST_GENERAL_ERROR);
+    }
+    Ok(frame)
+}

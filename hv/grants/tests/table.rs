@@ -1,0 +1,140 @@
+//! Grant entries against a model of uses, with a granter that changes entries in between.
+#![cfg(not(loom))]
+
+use grants::{Access, GrantTable, PinnedEntry, entry};
+use proptest::prelude::*;
+use pv_abi::xen::grants as abi;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+const READING: u64 = abi::GTF_READING as u64;
+const WRITING: u64 = abi::GTF_WRITING as u64;
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Grant {
+        at: usize,
+        to: u16,
+        frame: u32,
+        access: Access,
+    },
+    Acquire {
+        at: usize,
+        by: u16,
+        access: Access,
+    },
+    Release {
+        at: usize,
+        access: Access,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let access = prop_oneof![Just(Access::Read), Just(Access::Write)];
+    let at = 0usize..3;
+    prop_oneof![
+        1 => (at.clone(), 1u16..3, 0u32..2, access.clone())
+            .prop_map(|(at, to, frame, access)| Step::Grant { at, to, frame, access }),
+        3 => (at.clone(), 1u16..3, access.clone())
+            .prop_map(|(at, by, access)| Step::Acquire { at, by, access }),
+        2 => (at, access).prop_map(|(at, access)| Step::Release { at, access }),
+    ]
+}
+
+/// What the model knows of an entry: the grant, and who uses what.
+#[derive(Clone, Default)]
+struct Model {
+    grant: Option<(u16, u32, Access)>,
+    uses: Vec<(u16, u32, Access)>,
+}
+
+impl Model {
+    fn acquire(&mut self, by: u16, access: Access) -> Result<u32, i16> {
+        let (to, frame, most) = self.grant.ok_or(abi::GNTST_BAD_GNTREF)?;
+        let same = self.uses.iter().all(|u| (u.0, u.1) == (by, frame));
+        if to != by || (access == Access::Write && most == Access::Read) || !same {
+            return Err(abi::GNTST_GENERAL_ERROR);
+        }
+        self.uses.push((by, frame, access));
+        Ok(frame)
+    }
+
+    fn release(&mut self, access: Access) -> Result<(), i16> {
+        let at = self
+            .uses
+            .iter()
+            .position(|u| u.2 == access)
+            .ok_or(abi::GNTST_BAD_GNTREF)?;
+        self.uses.remove(at);
+        Ok(())
+    }
+}
+
+proptest! {
+    #[test]
+    fn entries_agree_with_the_model(steps in prop::collection::vec(step(), 0..150)) {
+        let shared: [AtomicU64; 3] = Default::default();
+        let mut pinned = [PinnedEntry::default(); 3];
+        let mut table = GrantTable::new(&shared, &mut pinned);
+        let mut model: [Model; 3] = Default::default();
+        for step in steps {
+            match step {
+                Step::Grant { at, to, frame, access } => {
+                    let in_use = shared[at].load(Relaxed) & (READING | WRITING);
+                    shared[at].store(entry(to, frame, access) | in_use, Relaxed);
+                    model[at].grant = Some((to, frame, access));
+                }
+                Step::Acquire { at, by, access } => {
+                    let got = table.acquire(at as u32, by, access);
+                    prop_assert_eq!(got, model[at].acquire(by, access));
+                }
+                Step::Release { at, access } => {
+                    let got = table.release(at as u32, access);
+                    prop_assert_eq!(got, model[at].release(access));
+                }
+            }
+            for (at, model) in model.iter().enumerate() {
+                let flags = shared[at].load(Relaxed);
+                let writers = model.uses.iter().any(|u| u.2 == Access::Write);
+                prop_assert_eq!(flags & READING != 0, !model.uses.is_empty());
+                prop_assert_eq!(flags & WRITING != 0, writers);
+                prop_assert_eq!(table.pinned(at as u32).unwrap().in_use(), !model.uses.is_empty());
+            }
+        }
+    }
+
+    /// Nothing a granter may write makes acquire panic or grant to the wrong one.
+    #[test]
+    fn any_word_is_judged(word in any::<u64>(), by in any::<u16>(), reference in 0u32..2) {
+        let shared = [AtomicU64::new(word)];
+        let mut pinned = [PinnedEntry::default()];
+        let mut table = GrantTable::new(&shared, &mut pinned);
+        if let Ok(frame) = table.acquire(reference, by, Access::Write) {
+            prop_assert_eq!(reference, 0);
+            prop_assert_eq!(u64::from(frame), word >> 32);
+            prop_assert_eq!(word >> 16 & 0xffff, u64::from(by));
+            prop_assert_eq!(word & 0b111, 1);
+        }
+    }
+}
+
+#[test]
+fn uses_are_counted_and_bounded() {
+    let shared = [AtomicU64::new(entry(1, 9, Access::Write))];
+    let mut pinned = [PinnedEntry::default()];
+    let mut table = GrantTable::new(&shared, &mut pinned);
+    for _ in 0..255 {
+        assert_eq!(table.acquire(0, 1, Access::Write), Ok(9));
+    }
+    assert_eq!(
+        table.acquire(0, 1, Access::Write),
+        Err(abi::GNTST_GENERAL_ERROR)
+    );
+    assert_eq!(table.acquire(0, 1, Access::Read), Ok(9));
+    for _ in 0..255 {
+        table.release(0, Access::Write).unwrap();
+    }
+    assert_eq!(table.release(0, Access::Write), Err(abi::GNTST_BAD_GNTREF));
+    assert_eq!(shared[0].load(Relaxed) & (READING | WRITING), READING);
+    table.release(0, Access::Read).unwrap();
+    assert_eq!(shared[0].load(Relaxed) & (READING | WRITING), 0);
+}
