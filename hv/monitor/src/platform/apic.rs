@@ -1,5 +1,225 @@
-//! placeholder
-pub fn stop_others() {}
+//! Local APICs: interrupts between CPUs, and each CPU's timer.
+//!
+//! Registers are in memory, or in MSRs where firmware left the x2APIC mode on (Intel SDM vol. 3,
+//! chapter 11). The rule: interrupts the monitor does not know are masked at their source, and
+//! every vector that can arrive has a name here.
+#![expect(unsafe_code, reason = "APIC registers are device memory")]
+
+use core::{
+    arch::x86_64::__cpuid,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
+};
+
+use super::{
+    cpu_area::MAX_CPUS,
+    memory,
+    processor::{features, read_msr, write_msr},
+};
+
+/// COM1.
+pub const VECTOR_COM1: u8 = 0xe4;
+/// COM2.
+pub const VECTOR_COM2: u8 = 0xe3;
+/// This CPU's timer.
+pub const VECTOR_TIMER: u8 = 0xf0;
+/// Another CPU asks for a scheduling decision.
+pub const VECTOR_RESCHEDULE: u8 = 0xf1;
+/// Another CPU asks to drop translations.
+pub const VECTOR_FLUSH: u8 = 0xf2;
+/// An interrupt that vanished before it was taken; not to be acknowledged.
+pub const VECTOR_SPURIOUS: u8 = 0xff;
+
+const MSR_BASE: u32 = 0x1b;
+const MSR_DEADLINE: u32 = 0x6e0;
+const MSR_X2APIC: u32 = 0x800;
+/// Base register: the APIC is on; it is in x2APIC mode.
+const BASE_ON: u64 = 1 << 11;
+const BASE_X2APIC: u64 = 1 << 10;
+
+const ID: u32 = 0x20;
+const TASK_PRIORITY: u32 = 0x80;
+const END_OF_INTERRUPT: u32 = 0xb0;
+const SPURIOUS: u32 = 0xf0;
+const COMMAND: u32 = 0x300;
+const COMMAND_TARGET: u32 = 0x310;
+const TIMER: u32 = 0x320;
+const LINE_0: u32 = 0x350;
+const LINE_1: u32 = 0x360;
+const ERROR: u32 = 0x370;
+const INITIAL_COUNT: u32 = 0x380;
+const CURRENT_COUNT: u32 = 0x390;
+const DIVIDE: u32 = 0x3e0;
+
+const MASKED: u32 = 1 << 16;
+const MODE_NMI: u32 = 4 << 8;
+const MODE_INIT: u32 = 5 << 8;
+const MODE_STARTUP: u32 = 6 << 8;
+const ASSERT: u32 = 1 << 14;
+const PENDING: u32 = 1 << 12;
+const ALL_BUT_SELF: u32 = 3 << 18;
+const TIMER_DEADLINE: u32 = 2 << 17;
+
+/// Address of the registers; 0: not set up; 1: x2APIC mode.
+static REGISTERS: AtomicU64 = AtomicU64::new(0);
+const IN_MSRS: u64 = 1;
+/// APIC ids by CPU index.
+static IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+
+fn read(register: u32) -> u32 {
+    match REGISTERS.load(Ordering::Relaxed) {
+        0 => 0,
+        IN_MSRS => read_msr(MSR_X2APIC + register / 16) as u32,
+        // SAFETY: `set_up` mapped the page of registers uncached at that address.
+        base => unsafe { ((base + u64::from(register)) as *const u32).read_volatile() },
+    }
+}
+
+fn write(register: u32, value: u32) {
+    match REGISTERS.load(Ordering::Relaxed) {
+        0 => {}
+        IN_MSRS => write_msr(MSR_X2APIC + register / 16, u64::from(value)),
+        // SAFETY: as in `read`; the monitor's own registers do not change memory.
+        base => unsafe { ((base + u64::from(register)) as *mut u32).write_volatile(value) },
+    }
+}
+
+/// Finds the registers, on the first CPU. `None` when memory is short.
+pub fn set_up(phys: Option<u64>) -> Option<()> {
+    let base = read_msr(MSR_BASE);
+    let registers = if base & BASE_X2APIC != 0 {
+        IN_MSRS
+    } else {
+        memory::map_device(phys.unwrap_or(base & !0xfff), 4096)? as u64
+    };
+    REGISTERS.store(registers, Ordering::Relaxed);
+    Some(())
+}
+
+/// Turns this CPU's APIC on, everything masked but what other CPUs send.
+pub fn enable() {
+    let mode = if REGISTERS.load(Ordering::Relaxed) == IN_MSRS {
+        BASE_X2APIC
+    } else {
+        0
+    };
+    write_msr(MSR_BASE, read_msr(MSR_BASE) | BASE_ON | mode);
+    write(TIMER, MASKED);
+    write(LINE_0, MASKED);
+    write(LINE_1, MODE_NMI);
+    write(ERROR, MASKED);
+    write(TASK_PRIORITY, 0);
+    write(SPURIOUS, 0x100 | u32::from(VECTOR_SPURIOUS));
+    write(DIVIDE, 0b1011); // by 1
+}
+
+/// The id of this CPU's APIC.
+pub fn id() -> u32 {
+    let id = read(ID);
+    if REGISTERS.load(Ordering::Relaxed) == IN_MSRS {
+        id
+    } else {
+        id >> 24
+    }
+}
+
+/// The id the CPU had at reset; needs no set-up.
 pub fn initial_id() -> u32 {
-    0
+    __cpuid(1).ebx >> 24
+}
+
+/// Whether CPUs with this id can be reached.
+pub fn can_reach(id: u32) -> bool {
+    id < 255 || REGISTERS.load(Ordering::Relaxed) == IN_MSRS
+}
+
+/// Records the id of CPU `index`.
+pub fn set_id(index: u32, id: u32) {
+    if let Some(slot) = IDS.get(index as usize) {
+        slot.store(id, Ordering::Relaxed);
+    }
+}
+
+/// The id of CPU `index`.
+pub fn id_of(index: u32) -> u32 {
+    IDS.get(index as usize)
+        .map_or(0, |id| id.load(Ordering::Relaxed))
+}
+
+fn command(target: u32, command: u32) {
+    if REGISTERS.load(Ordering::Relaxed) == IN_MSRS {
+        // What was written before must be visible to the target when the interrupt arrives.
+        fence(Ordering::SeqCst);
+        write_msr(
+            MSR_X2APIC + COMMAND / 16,
+            u64::from(target) << 32 | u64::from(command),
+        );
+        return;
+    }
+    let idle = || read(COMMAND) & PENDING == 0;
+    let _ = (0..1_000_000).any(|_| idle());
+    write(COMMAND_TARGET, target << 24);
+    write(COMMAND, command);
+}
+
+/// Interrupts CPU `index` with `vector`.
+pub fn send_ipi(index: u32, vector: u8) {
+    command(id_of(index), ASSERT | u32::from(vector));
+}
+
+/// Sends every other CPU a non-maskable interrupt.
+pub fn stop_others() {
+    if REGISTERS.load(Ordering::Relaxed) != 0 {
+        command(0, ALL_BUT_SELF | ASSERT | MODE_NMI);
+    }
+}
+
+/// Puts the CPU with an APIC id into the state in which it waits for [`send_startup`].
+pub fn send_init(id: u32) {
+    command(id, ASSERT | MODE_INIT);
+}
+
+/// Starts a CPU in real mode at a page below 1 MiB.
+pub fn send_startup(id: u32, page: u8) {
+    command(id, ASSERT | MODE_STARTUP | u32::from(page));
+}
+
+/// Acknowledges the interrupt that is being handled.
+pub fn end_of_interrupt(vector: u8) {
+    if vector != VECTOR_SPURIOUS {
+        write(END_OF_INTERRUPT, 0);
+    }
+}
+
+/// Starts the timer from its highest count, without interrupt, to be measured.
+pub fn start_count() {
+    write(TIMER, MASKED);
+    write(INITIAL_COUNT, u32::MAX);
+}
+
+/// What [`start_count`]'s timer still has to count.
+pub fn count() -> u32 {
+    read(CURRENT_COUNT)
+}
+
+/// Readies this CPU's timer for [`set_count`] or [`set_tsc_deadline`].
+pub fn enable_timer() {
+    write(INITIAL_COUNT, 0);
+    let mode = if features().tsc_deadline {
+        TIMER_DEADLINE
+    } else {
+        0
+    };
+    write(TIMER, mode | u32::from(VECTOR_TIMER));
+    // A deadline written before the mode is set would be lost.
+    fence(Ordering::SeqCst);
+}
+
+/// Lets this CPU's timer fire after `count` ticks; 0: never.
+pub fn set_count(count: u32) {
+    write(INITIAL_COUNT, count);
+}
+
+/// Lets this CPU's timer fire when the TSC reaches a value; 0: never.
+pub fn set_tsc_deadline(tsc: u64) {
+    write_msr(MSR_DEADLINE, tsc);
 }

@@ -10,23 +10,29 @@
     reason = "boot code, and memory that GRUB describes by address"
 )]
 
-use core::arch::global_asm;
+use core::{
+    arch::global_asm,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use heapless::Vec;
 use pv_abi::uv::start::MachinePci;
 use spin::Once;
 
 use super::{
+    acpi::{self, Acpi},
+    apic,
     cpu_area::{self, MAX_CPUS},
     descriptors,
     early_frames::FrameRange,
+    io_apic,
     log::{self, debug, error, info},
     memory,
     multiboot2::{self, Information, Module},
     options::{self, Options},
-    panic, power, processor,
+    panic, pci, power, processor,
     regions::{self, FirmwareRegion, FirmwareRegions},
-    serial,
+    serial, smp,
     symbols::{self, Symbols},
     time,
 };
@@ -82,7 +88,11 @@ static INFORMATION: Once<Information> = Once::new();
 static OPTIONS: Once<Options> = Once::new();
 static REGIONS: Once<FirmwareRegions> = Once::new();
 static CPUS: Once<Vec<CpuRecord, MAX_CPUS>> = Once::new();
-static PCI: Once<Vec<MachinePci, 256>> = Once::new();
+static CPU_COUNT: AtomicU32 = AtomicU32::new(1);
+static PCI: Once<Vec<MachinePci, { pci::MAX_FUNCTIONS }>> = Once::new();
+static ACPI: Once<Acpi> = Once::new();
+/// Physical address of a free page below 1 MiB.
+static TRAMPOLINE: Once<u64> = Once::new();
 static BOOT: Once<Boot> = Once::new();
 
 /// The machine, once the platform is up.
@@ -94,7 +104,13 @@ pub fn boot() -> &'static Boot {
 /// CPUs that have an area, whether they run or not.
 #[must_use]
 pub fn cpu_count() -> u32 {
-    CPUS.get().map_or(1, |cpus| cpus.len() as u32)
+    CPU_COUNT.load(Ordering::Acquire)
+}
+
+/// What ACPI tells; nothing until it is read.
+pub(super) fn acpi() -> &'static Acpi {
+    static NOTHING: Acpi = Acpi::new();
+    ACPI.get().unwrap_or(&NOTHING)
 }
 
 /// The options, defaults before they are read.
@@ -126,6 +142,7 @@ extern "C" fn platform_start(magic: u32, information: u64) -> ! {
         ));
     }
     let regions = read_regions(information);
+    read_acpi(information);
     start_memory(information, regions);
     descriptors::fill_interrupts();
     memory::use_tables();
@@ -141,18 +158,93 @@ extern "C" fn platform_continue(_: u64) -> ! {
     let information = INFORMATION.get().expect("read before");
     let regions = REGIONS.get().expect("read before");
     panic::set_up(options().after_panic, load_symbols(information, regions));
+    start_interrupts();
+    start_cpus();
+    PCI.call_once(pci::enumerate);
     let boot = BOOT.call_once(|| Boot {
         command_line: information.command_line,
         options: options(),
         modules: &information.modules,
         regions,
         frames: memory::frames(),
-        tsc_khz: 0,
-        wall_clock: 0,
+        tsc_khz: time::tsc_khz(),
+        wall_clock: time::wall_clock(),
         cpus: CPUS.get().map_or(&[], |cpus| cpus),
         pci: PCI.get().map_or(&[], |pci| pci),
     });
+    serial::enable_receive();
+    let memory = boot.regions.iter().filter(|r| r.kind == regions::kind::RAM);
+    let megabytes = memory.map(|r| r.frames).sum::<u64>() / 256;
+    let cpus = boot.cpus.iter().filter(|c| c.online).count();
+    info!(
+        "{cpus} CPUs at {} kHz, {megabytes} MiB, {:?}",
+        boot.tsc_khz,
+        processor::features()
+    );
     crate::start(boot)
+}
+
+/// Local and I/O APICs, and time.
+fn start_interrupts() {
+    let acpi = acpi();
+    if apic::set_up(acpi.local_apic).is_none() {
+        refuse(format_args!("no memory for page tables"));
+    }
+    apic::enable();
+    apic::set_id(0, apic::id());
+    if io_apic::set_up(acpi).is_none() {
+        refuse(format_args!("no memory for page tables"));
+    }
+    if time::set_up(acpi).is_none() {
+        refuse(format_args!(
+            "neither the ACPI timer nor the interval timer runs"
+        ));
+    }
+    apic::enable_timer();
+}
+
+/// Gives every usable CPU an index and an area, and starts it.
+fn start_cpus() {
+    let acpi = acpi();
+    if acpi.more_cpus > 0 {
+        log::warn!("{} CPUs more than the monitor can use", acpi.more_cpus);
+    }
+    let own = CpuRecord {
+        index: 0,
+        apic_id: apic::id_of(0),
+        online: true,
+    };
+    let mut cpus: Vec<CpuRecord, MAX_CPUS> = Vec::new();
+    let _ = cpus.push(own);
+    let others = acpi
+        .cpus
+        .iter()
+        .filter(|&&id| id != own.apic_id && apic::can_reach(id));
+    for &apic_id in others.take((options().cpus - 1).min(MAX_CPUS as u32 - 1) as usize) {
+        let index = cpus.len() as u32;
+        apic::set_id(index, apic_id);
+        map_cpu(index);
+        let _ = cpus.push(CpuRecord {
+            index,
+            apic_id,
+            online: false,
+        });
+    }
+    CPU_COUNT.store(cpus.len() as u32, Ordering::Release);
+    if cpus.len() > 1 {
+        let mark = |cpu: u32| {
+            if let Some(record) = cpus.get_mut(cpu as usize) {
+                record.online = true;
+            }
+        };
+        let started = TRAMPOLINE
+            .get()
+            .and_then(|&page| smp::start(page, CPU_COUNT.load(Ordering::Relaxed), mark));
+        if started.is_none() {
+            log::warn!("no page below 1 MiB to start other CPUs from; going on with one");
+        }
+    }
+    CPUS.call_once(|| cpus);
 }
 
 /// Physical frames of the information structure.
@@ -178,7 +270,16 @@ fn read_options(command_line: &str) {
             OPTIONS.call_once(|| options);
             log::set_level(options.log_level);
         }
-        Err(unknown) => refuse(format_args!("{unknown}")),
+        Err(unknown) => {
+            let debug_exit = command_line
+                .split_ascii_whitespace()
+                .any(|w| w == "debug-exit");
+            OPTIONS.call_once(|| Options {
+                debug_exit,
+                ..Options::default()
+            });
+            refuse(format_args!("{unknown}"))
+        }
     }
 }
 
@@ -191,6 +292,26 @@ fn read_regions(information: &Information) -> &'static FirmwareRegions {
         debug!("memory {first:#012x} to {end:#012x} type {kind}");
     }
     REGIONS.call_once(|| sorted)
+}
+
+/// Reads the ACPI tables, which firmware may keep outside of what is mapped later.
+fn read_acpi(information: &Information) {
+    let memory = |phys: u64, bytes: u64| {
+        let end = phys.checked_add(bytes).filter(|&end| end <= 1 << 32)?;
+        // SAFETY: the temporary page tables map the first 4 GiB; firmware's pointers lead to
+        // tables that nobody changes.
+        Some(unsafe {
+            core::slice::from_raw_parts(memory::phys_to_virt(phys), (end - phys) as usize)
+        })
+    };
+    match information.rsdp.and_then(|rsdp| acpi::read(rsdp, &memory)) {
+        Some(acpi) => {
+            ACPI.call_once(|| acpi);
+        }
+        None => {
+            log::warn!("firmware offers no ACPI tables: one CPU, no serial input, no power-off")
+        }
+    }
 }
 
 /// Frames that hold `bytes` bytes at a physical address.
@@ -213,6 +334,14 @@ fn start_memory(information: &'static Information, regions: &FirmwareRegions) {
         .flatten()
         .map(|(phys, bytes)| frames_of(phys, bytes));
     let kept = modules.chain(symbols).chain(STRUCTURE.get().copied());
+    let low = regions.iter().filter(|r| r.kind == regions::kind::RAM);
+    let low = low.flat_map(|r| r.first.max(1)..r.end().min(0xa0));
+    if let Some(page) = low
+        .rev()
+        .find(|&f| !kept.clone().any(|k| k.first <= f && f < k.end()))
+    {
+        TRAMPOLINE.call_once(|| page << 12);
+    }
     if let Err(fault) = memory::start_frames(regions, kept).and_then(|()| memory::set_up(regions)) {
         refuse(format_args!("{fault}"));
     }

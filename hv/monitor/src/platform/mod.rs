@@ -15,6 +15,8 @@
 )]
 #![allow(unused_imports, reason = "an interface")]
 
+pub mod acpi;
+pub mod clock;
 pub mod early_frames;
 mod log_level;
 pub mod multiboot2;
@@ -25,6 +27,10 @@ mod symbols;
 #[cfg(target_os = "none")]
 mod hardware {
     pub use super::{
+        apic::{
+            VECTOR_COM1, VECTOR_COM2, VECTOR_FLUSH, VECTOR_RESCHEDULE, VECTOR_SPURIOUS,
+            VECTOR_TIMER, end_of_interrupt, send_ipi,
+        },
         boot::{Boot, CpuRecord, boot, cpu_count},
         cpu_area::{
             GDT_FRAMES, LDT_FRAMES, MAX_CPUS, area, cpu_local_page, main_stack_top, set_gdt_frames,
@@ -36,10 +42,13 @@ mod hardware {
             monitor_l4_slots, monitor_regions, phys_to_virt, take_frames,
         },
         panic::{fatal_trap, nmi},
+        power::{power_off, reset},
         processor::{
             Features, features, invlpg, read_msr, reload_cr3, set_syscall_entry, write_cr3,
             write_msr,
         },
+        smp::release_secondaries,
+        time::{now, set_deadline},
     };
 }
 #[cfg(target_os = "none")]
@@ -54,6 +63,8 @@ pub mod cpu_area;
 #[cfg(target_os = "none")]
 pub mod descriptors;
 #[cfg(target_os = "none")]
+pub mod io_apic;
+#[cfg(target_os = "none")]
 pub mod log;
 #[cfg(target_os = "none")]
 pub mod memory;
@@ -62,6 +73,8 @@ pub mod paging;
 #[cfg(target_os = "none")]
 pub mod panic;
 #[cfg(target_os = "none")]
+pub mod pci;
+#[cfg(target_os = "none")]
 pub mod ports;
 #[cfg(target_os = "none")]
 pub mod power;
@@ -69,5 +82,7 @@ pub mod power;
 pub mod processor;
 #[cfg(target_os = "none")]
 pub mod serial;
+#[cfg(target_os = "none")]
+pub mod smp;
 #[cfg(target_os = "none")]
 pub mod time;
