@@ -1,0 +1,72 @@
+//! Why the command partition was not started, as one line that names the thing and what to do.
+
+use crate::options::OptionError;
+use crate::ramdisk::RamdiskError;
+use alloc::boxed::Box;
+use builder::{ImageError, PlanError};
+use core::fmt;
+use partition_runtime::channel::ChannelError;
+use partition_runtime::hypercall::Errno;
+use pv_abi::uv::command::Refusal;
+
+/// Why the command partition was not started.
+#[derive(Debug)]
+pub enum Failure {
+    /// No module of this name.
+    NoModule(&'static str),
+    /// The module `command-kernel` is no kernel image.
+    KernelImage(ImageError),
+    /// The kernel cannot be laid out.
+    Plan(PlanError),
+    /// The module `command-initrd` is no RAM disk.
+    Ramdisk(RamdiskError),
+    /// The options of the module `boot`.
+    Option(OptionError),
+    /// Too little memory: MiB wanted and MiB free.
+    Memory(u64, u64),
+    /// The command channel: no pages, or its own reason.
+    Channel(Option<ChannelError>),
+    /// The ultravisor refused: what, and why.
+    Refused(&'static str, Box<Refusal>),
+    /// The ultravisor answered something else than was asked for.
+    Answer(&'static str),
+    /// The monitor refused a call.
+    Monitor(&'static str, Errno),
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        Self::Plan(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoModule(name) => write!(
+                f,
+                "module {name} is missing; add a line `module2 FILE {name}` to GRUB's entry"
+            ),
+            Self::KernelImage(error) => write!(f, "module command-kernel: {error}"),
+            Self::Plan(error) => write!(f, "module command-kernel: {error}"),
+            Self::Ramdisk(error) => write!(f, "module command-initrd: {error}"),
+            Self::Option(error) => write!(f, "options of module boot: {error}"),
+            Self::Memory(wanted, free) => write!(
+                f,
+                "too little memory: {wanted} MiB wanted, {free} MiB free; give the machine more, \
+                 or set command_memory"
+            ),
+            Self::Channel(None) => f.write_str("the start block has no command channel"),
+            Self::Channel(Some(error)) => write!(f, "command channel: {error}"),
+            Self::Refused(what, why) => write!(
+                f,
+                "{what} refused: {}: {}: {}; {}",
+                why.object, why.field, why.reason, why.way_out
+            ),
+            Self::Answer(what) => write!(f, "{what}: the ultravisor's answer makes no sense"),
+            Self::Monitor(what, errno) => write!(f, "{what}: the monitor refused: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for Failure {}

@@ -1,0 +1,123 @@
+//! Options of the boot partition: the words after its name on GRUB's `module2` line.
+//!
+//! An option that is not known is an error, so that a typing mistake is not silently a default.
+
+use core::fmt;
+
+/// What the options ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `command_memory=SIZE`: memory of the command partition in bytes.
+    pub command_memory: Option<u64>,
+    /// `command_vcpus=N`: its virtual CPUs.
+    pub command_vcpus: Option<u32>,
+}
+
+/// An option that cannot be understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionError {
+    /// Not known.
+    Unknown(&'static str),
+    /// Its value is none of its kind: the option, and what it takes.
+    Value(&'static str, &'static str),
+}
+
+impl fmt::Display for OptionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(word) => {
+                write!(f, "unknown option {word:?}; there are command_memory=SIZE ")?;
+                f.write_str("and command_vcpus=N")
+            }
+            Self::Value(word, takes) => write!(f, "{word:?} is wrong; it takes {takes}"),
+        }
+    }
+}
+
+impl core::error::Error for OptionError {}
+
+impl Options {
+    /// Reads a line of options.
+    ///
+    /// # Errors
+    /// See [`OptionError`].
+    pub fn parse(line: &'static str) -> Result<Self, OptionError> {
+        let mut options = Self::default();
+        for word in line.split_whitespace() {
+            let (name, value) = word.split_once('=').unwrap_or((word, ""));
+            match name {
+                "command_memory" => {
+                    let takes = "a number of bytes, or one with K, M or G";
+                    let bytes = size(value).ok_or(OptionError::Value(word, takes))?;
+                    options.command_memory = Some(bytes);
+                }
+                "command_vcpus" => {
+                    let vcpus = value.parse().ok().filter(|vcpus| (1..=32).contains(vcpus));
+                    options.command_vcpus =
+                        Some(vcpus.ok_or(OptionError::Value(word, "a number from 1 to 32"))?);
+                }
+                _ => return Err(OptionError::Unknown(word)),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// A number of bytes, with K, M or G for powers of 1024; not 0.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text.get(digits.len()..)? {
+        "" => 0,
+        "k" | "K" => 10,
+        "m" | "M" => 20,
+        "g" | "G" => 30,
+        _ => return None,
+    };
+    let number: u64 = digits.parse().ok()?;
+    number.checked_mul(1 << shift).filter(|&bytes| bytes > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        let memory = |line| Options::parse(line).map(|options| options.command_memory);
+        assert_eq!(memory("command_memory=768M"), Ok(Some(768 << 20)));
+        assert_eq!(
+            memory("command_memory=2G command_vcpus=2"),
+            Ok(Some(2 << 30))
+        );
+        assert_eq!(memory("command_memory=1048576"), Ok(Some(1 << 20)));
+        assert_eq!(memory(""), Ok(None));
+        for wrong in ["", "=", "=0", "=M", "=1X", "=-1", "=99999999999G", "=1MM"] {
+            let line: &'static str = Box::leak(format!("command_memory{wrong}").into());
+            assert!(
+                matches!(Options::parse(line), Err(OptionError::Value(..))),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn vcpus_are_bounded() {
+        assert_eq!(
+            Options::parse("command_vcpus=32").unwrap().command_vcpus,
+            Some(32)
+        );
+        for line in ["command_vcpus=0", "command_vcpus=33", "command_vcpus=two"] {
+            assert!(
+                matches!(Options::parse(line), Err(OptionError::Value(..))),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_option_is_named() {
+        let error = Options::parse("command_vcpus=2 comand_memory=1G").unwrap_err();
+        assert_eq!(error, OptionError::Unknown("comand_memory=1G"));
+        assert!(error.to_string().contains("command_memory=SIZE"));
+    }
+}
