@@ -43,7 +43,7 @@ impl Scale {
         } else {
             ticks << shift
         };
-        (u128::from(ticks) * u128::from(self.multiplier) >> 32) as u64
+        ((u128::from(ticks) * u128::from(self.multiplier)) >> 32) as u64
     }
 }
 

@@ -92,6 +92,11 @@ pub fn write(level: Level, text: fmt::Arguments<'_>) {
     let _ = writeln!(console, "[{seconds:5}.{rest:06}] uv: {mark}{text}");
 }
 
+/// Writes a warning.
+pub fn log_warning(text: fmt::Arguments<'_>) {
+    write(Level::Warn, text);
+}
+
 /// The partition whose text the console's last line is, while that line is unfinished.
 static UNFINISHED: AtomicU32 = AtomicU32::new(0);
 

@@ -36,19 +36,20 @@ mod hardware {
             GDT_FRAMES, LDT_FRAMES, MAX_CPUS, area, cpu_local_page, main_stack_top, set_gdt_frames,
             set_ldt_frames,
         },
-        log::log_raw,
+        log::{log_raw, log_warning},
         memory::{
             frame_table, free_regions, idle_root, m2p, make_read_only, map_device,
             monitor_l4_slots, monitor_regions, phys_to_virt, take_frames,
         },
-        panic::{fatal_trap, nmi},
-        power::{power_off, reset},
+        panic::{fatal_trap, nmi, stop_host},
+        power::{power_off, reset as restart},
         processor::{
             Features, features, invlpg, read_msr, reload_cr3, set_syscall_entry, write_cr3,
             write_msr,
         },
+        serial::{interrupt as serial_interrupt, read as serial_read, write as serial_write},
         smp::release_secondaries,
-        time::{now, set_deadline},
+        time::{now, set_deadline, time_scale, tsc_khz},
     };
 }
 #[cfg(target_os = "none")]

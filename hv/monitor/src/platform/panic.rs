@@ -87,6 +87,16 @@ pub fn fatal_trap(registers: &Registers) -> ! {
     })
 }
 
+/// Ends the monitor for a reason that is not its own failure: a part of the host that it
+/// cannot do without is gone.
+pub fn stop_host(reason: fmt::Arguments<'_>) -> ! {
+    FAILED.store(u64::from(apic::initial_id()), Ordering::Release);
+    log::set_failing();
+    apic::stop_others();
+    error!("{reason}");
+    finish()
+}
+
 /// Whether another CPU failed; then this one, interrupted by a non-maskable interrupt,
 /// halts.
 #[must_use]

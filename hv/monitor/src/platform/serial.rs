@@ -12,9 +12,9 @@ use spin::Mutex;
 use super::ports::{input, output};
 
 /// The console.
-pub const CONSOLE: usize = 0;
+pub const CONSOLE: u32 = 0;
 /// The harness line.
-pub const HARNESS: usize = 1;
+pub const HARNESS: u32 = 1;
 
 const DATA: u16 = 0;
 const INTERRUPT_ENABLE: u16 = 1;
@@ -116,9 +116,9 @@ impl Port {
 
 static PORTS: [Port; 2] = [Port::new(0x3f8), Port::new(0x2f8)];
 
-fn present(port: usize) -> Option<&'static Port> {
+fn present(port: u32) -> Option<&'static Port> {
     PORTS
-        .get(port)
+        .get(port as usize)
         .filter(|p| p.present.load(Ordering::Relaxed))
 }
 
@@ -129,12 +129,12 @@ pub fn set_up() {
 
 /// Whether a port exists.
 #[must_use]
-pub fn exists(port: usize) -> bool {
+pub fn exists(port: u32) -> bool {
     present(port).is_some()
 }
 
 /// Sends bytes; waits for the line. Bytes that a stuck line does not take are lost.
-pub fn write(port: usize, bytes: &[u8]) {
+pub fn write(port: u32, bytes: &[u8]) {
     if let Some(port) = present(port) {
         let _sending = port.sender.lock();
         port.send(bytes);
@@ -142,7 +142,7 @@ pub fn write(port: usize, bytes: &[u8]) {
 }
 
 /// Sends bytes even while another CPU sends; for the last words of a failing monitor.
-pub fn write_anyway(port: usize, bytes: &[u8]) {
+pub fn write_anyway(port: u32, bytes: &[u8]) {
     if let Some(port) = present(port) {
         let _sending = (0..PATIENCE).find_map(|_| port.sender.try_lock());
         port.send(bytes);
@@ -151,7 +151,7 @@ pub fn write_anyway(port: usize, bytes: &[u8]) {
 
 /// Turns received-data interrupts on.
 pub fn enable_receive() {
-    for port in (0..PORTS.len()).filter_map(present) {
+    for port in (0..PORTS.len() as u32).filter_map(present) {
         let mut receiver = port.receiver.lock();
         receiver.enabled = true;
         port.fill(&mut receiver);
@@ -159,7 +159,7 @@ pub fn enable_receive() {
 }
 
 /// Takes what a port received; the number of bytes put into `buffer`.
-pub fn read(port: usize, buffer: &mut [u8]) -> usize {
+pub fn read(port: u32, buffer: &mut [u8]) -> usize {
     let Some(port) = present(port) else { return 0 };
     let mut receiver = port.receiver.lock();
     let was_full = receiver.ring.is_full();
@@ -179,12 +179,12 @@ pub fn read(port: usize, buffer: &mut [u8]) -> usize {
 
 /// Whether [`read`] would return bytes.
 #[must_use]
-pub fn has_received(port: usize) -> bool {
+pub fn has_received(port: u32) -> bool {
     present(port).is_some_and(|p| !p.receiver.lock().ring.is_empty())
 }
 
 /// Handles the interrupt of a port.
-pub fn interrupt(port: usize) {
+pub fn interrupt(port: u32) {
     if let Some(port) = present(port) {
         let mut receiver = port.receiver.lock();
         // Reading the identification acknowledges causes that carry no data.
