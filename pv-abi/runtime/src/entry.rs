@@ -9,9 +9,14 @@
 )]
 
 use crate::hypercall::{self, Shutdown, shutdown};
-use crate::xen::start::*;
 use crate::{log, partition};
 use pv_abi::uv::start::{START_MAGIC, StartBlock};
+use pv_abi::xen::descriptors::FLAT_RING3_CS64;
+use pv_abi::xen::hypercall::{CALLBACK_OP, IRET, SET_TRAP_TABLE};
+use pv_abi::xen::traps::{
+    CALLBACK_EVENT, CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CallbackRegister, TRAP_MASK_EVENTS,
+    TrapInfo,
+};
 use talc::TalcLock;
 use talc::source::Manual;
 
@@ -77,33 +82,18 @@ extern "C" fn start(block: *const StartBlock) -> ! {
     __partition_run(block)
 }
 
-/// An entry of the trap table (public `arch-x86/xen.h`, `trap_info`).
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct TrapInfo {
-    vector: u8,
-    flags: u8,
-    selector: u16,
-    address: u64,
-}
-
 /// Hands in a handler for each vector that can come; the last entry stays zero.
 fn register_traps() {
-    const MASK_EVENTS: u8 = 4;
-    let none = TrapInfo {
-        vector: 0,
-        flags: 0,
-        selector: 0,
-        address: 0,
-    };
-    let mut table = [none; VECTORS + 1];
+    let mut table = [TrapInfo::default(); VECTORS + 1];
     let first = __fault_stubs as *const () as u64;
     for (vector, entry) in (0_u8..).zip(&mut table[..VECTORS]) {
         let address = first + u64::from(vector) * STUB_BYTES;
+        let (flags, cs) = (TRAP_MASK_EVENTS, FLAT_RING3_CS64);
         *entry = TrapInfo {
             vector,
-            flags: MASK_EVENTS,
-            selector: FLAT_KERNEL_CS64,
+            flags,
+            cs,
+            pad: 0,
             address,
         };
     }
@@ -114,18 +104,11 @@ fn register_traps() {
     }
 }
 
-/// Argument of `CALLBACKOP_register`; 16 bytes.
-#[repr(C)]
-struct Callback {
-    kind: u16,
-    flags: u16,
-    address: u64,
-}
-
 fn register_upcall() {
-    let callback = Callback {
-        kind: CALLBACKTYPE_EVENT,
-        flags: 1,
+    let callback = CallbackRegister {
+        kind: CALLBACK_EVENT,
+        flags: CALLBACKF_MASK_EVENTS,
+        pad: 0,
         address: __event_upcall as *const () as u64,
     };
     let arguments = [CALLBACKOP_REGISTER, (&raw const callback) as u64, 0, 0, 0];

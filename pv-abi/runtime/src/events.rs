@@ -1,6 +1,6 @@
 //! Events: ports to bind, to raise and to wait for.
 //!
-//! Upcalls stay masked. [`wait`] hands the virtual CPU back with `SCHEDOP_block`, which unmasks
+//! Upcalls stay masked. [`Events::wait`] hands the virtual CPU back with `SCHEDOP_block`, which unmasks
 //! and returns at once where something is pending; the upcall that then comes runs a stub that
 //! does nothing but return with upcalls masked again. So no event is lost between the last look
 //! and the block, and no Rust code ever runs in an upcall.
@@ -11,14 +11,14 @@
 
 use crate::channel::Bell;
 use crate::hypercall::{self, Errno};
+use crate::partition;
 use crate::pending::Scan;
-use crate::{partition, xen};
 use core::sync::atomic::Ordering;
+use pv_abi::xen::events::{AllocUnbound, BindInterdomain, BindVirq, PortArgument};
+use pv_abi::xen::hypercall::{EVENT_CHANNEL_OP, SCHED_OP};
+use pv_abi::xen::{domid, events as op, sched};
 
-/// `VIRQ_TIMER`: the single-shot timer.
-pub const VIRQ_TIMER: u32 = 0;
-/// `VIRQ_CONSOLE`: input on a serial port (right SERIAL).
-pub const VIRQ_CONSOLE: u32 = 2;
+pub use pv_abi::xen::events::{VIRQ_CONSOLE, VIRQ_TIMER};
 
 /// A local event port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,26 +62,50 @@ impl Events {
 
 /// Hands the virtual CPU back until an event is pending.
 fn block() {
-    let arguments = [xen::SCHEDOP_BLOCK, 0, 0, 0, 0];
+    let arguments = [sched::BLOCK, 0, 0, 0, 0];
     // SAFETY: touches no memory. The upcall that may follow runs the stub, which keeps every
     // register.
-    let _ = unsafe { hypercall::call(xen::SCHED_OP, arguments) };
+    let _ = unsafe { hypercall::call(SCHED_OP, arguments) };
     partition::shared_info()
         .events()
         .upcall_mask
         .store(1, Ordering::Release);
 }
 
-/// Calls `event_channel_op` with an argument structure made of `words`; returns them as the
-/// monitor left them.
-fn operation<const WORDS: usize>(
-    number: u64,
-    mut words: [u32; WORDS],
-) -> Result<[u32; WORDS], Errno> {
-    let arguments = [number, words.as_mut_ptr() as u64, 0, 0, 0];
-    // SAFETY: every operation below has an argument structure of just these words.
-    unsafe { hypercall::call(xen::EVENT_CHANNEL_OP, arguments)? };
-    Ok(words)
+/// The argument structure of an event channel operation.
+///
+/// # Safety
+/// The operation of this number must read and write at most this structure.
+unsafe trait Argument {
+    const OPERATION: u64;
+}
+
+// SAFETY: the structure of the operation.
+unsafe impl Argument for BindInterdomain {
+    const OPERATION: u64 = op::BIND_INTERDOMAIN;
+}
+// SAFETY: the structure of the operation.
+unsafe impl Argument for BindVirq {
+    const OPERATION: u64 = op::BIND_VIRQ;
+}
+// SAFETY: the structure of the operation.
+unsafe impl Argument for AllocUnbound {
+    const OPERATION: u64 = op::ALLOC_UNBOUND;
+}
+
+/// Calls `event_channel_op`, which fills in what the structure returns.
+fn operate<T: Argument>(argument: &mut T) -> Result<(), Errno> {
+    let arguments = [T::OPERATION, core::ptr::from_mut(argument) as u64, 0, 0, 0];
+    // SAFETY: the operation reads and writes the structure alone.
+    unsafe { hypercall::call(EVENT_CHANNEL_OP, arguments) }.map(drop)
+}
+
+/// Calls one of the operations on a port.
+fn on_port(operation: u64, port: Port) -> Result<(), Errno> {
+    let argument = PortArgument { port: port.0 };
+    let arguments = [operation, (&raw const argument) as u64, 0, 0, 0];
+    // SAFETY: the operations on a port read the structure.
+    unsafe { hypercall::call(EVENT_CHANNEL_OP, arguments) }.map(drop)
 }
 
 /// Binds a new local port to port `remote_port` of domain `remote`, which waits for us.
@@ -89,11 +113,13 @@ fn operation<const WORDS: usize>(
 /// # Errors
 /// What the monitor refuses with.
 pub fn bind_interdomain(remote: u16, remote_port: u32) -> Result<Port, Errno> {
-    let [_, _, port] = operation(
-        xen::EVTCHNOP_BIND_INTERDOMAIN,
-        [remote.into(), remote_port, 0],
-    )?;
-    Ok(Port(port))
+    let mut argument = BindInterdomain {
+        remote_dom: remote,
+        remote_port,
+        ..BindInterdomain::default()
+    };
+    operate(&mut argument)?;
+    Ok(Port(argument.local_port))
 }
 
 /// Binds a new local port to a virtual interrupt of virtual CPU 0.
@@ -101,8 +127,12 @@ pub fn bind_interdomain(remote: u16, remote_port: u32) -> Result<Port, Errno> {
 /// # Errors
 /// What the monitor refuses with.
 pub fn bind_virq(virq: u32) -> Result<Port, Errno> {
-    let [_, _, port] = operation(xen::EVTCHNOP_BIND_VIRQ, [virq, 0, 0])?;
-    Ok(Port(port))
+    let mut argument = BindVirq {
+        virq,
+        ..BindVirq::default()
+    };
+    operate(&mut argument)?;
+    Ok(Port(argument.port))
 }
 
 /// Makes a local port that domain `remote` may bind to.
@@ -110,9 +140,13 @@ pub fn bind_virq(virq: u32) -> Result<Port, Errno> {
 /// # Errors
 /// What the monitor refuses with.
 pub fn alloc_unbound(remote: u16) -> Result<Port, Errno> {
-    let domains = u32::from(xen::DOMID_SELF) | u32::from(remote) << 16;
-    let [_, port] = operation(xen::EVTCHNOP_ALLOC_UNBOUND, [domains, 0])?;
-    Ok(Port(port))
+    let mut argument = AllocUnbound {
+        dom: domid::SELF,
+        remote_dom: remote,
+        ..AllocUnbound::default()
+    };
+    operate(&mut argument)?;
+    Ok(Port(argument.port))
 }
 
 /// Raises the event at the other end.
@@ -120,7 +154,7 @@ pub fn alloc_unbound(remote: u16) -> Result<Port, Errno> {
 /// # Errors
 /// What the monitor refuses with.
 pub fn send(port: Port) -> Result<(), Errno> {
-    operation(xen::EVTCHNOP_SEND, [port.0]).map(drop)
+    on_port(op::SEND, port)
 }
 
 /// Closes a port.
@@ -128,7 +162,7 @@ pub fn send(port: Port) -> Result<(), Errno> {
 /// # Errors
 /// What the monitor refuses with.
 pub fn close(port: Port) -> Result<(), Errno> {
-    operation(xen::EVTCHNOP_CLOSE, [port.0]).map(drop)
+    on_port(op::CLOSE, port)
 }
 
 /// Masks a port: its events stay pending.
@@ -144,5 +178,5 @@ pub fn mask(port: Port) {
 /// # Errors
 /// What the monitor refuses with.
 pub fn unmask(port: Port) -> Result<(), Errno> {
-    operation(xen::EVTCHNOP_UNMASK, [port.0]).map(drop)
+    on_port(op::UNMASK, port)
 }

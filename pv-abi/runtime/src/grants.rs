@@ -8,12 +8,17 @@
 )]
 
 use crate::hypercall::{self, Errno};
+use crate::partition;
 use crate::window::{Pages, Window};
-use crate::{partition, xen};
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 use pv_abi::PAGE_SIZE;
+use pv_abi::xen::grants::{
+    GNTMAP_HOST_MAP, GTF_PERMIT_ACCESS, GTF_READING, GTF_WRITING, MAP_GRANT_REF, MapGrantRef,
+    UNMAP_GRANT_REF, UnmapGrantRef,
+};
+use pv_abi::xen::hypercall::GRANT_TABLE_OP;
 
 /// Why a grant was not mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,28 +68,6 @@ impl Mapping {
     }
 }
 
-/// Argument of `GNTTABOP_map_grant_ref`; 32 bytes.
-#[repr(C)]
-struct MapArgument {
-    host_address: u64,
-    flags: u32,
-    reference: u32,
-    domain: u16,
-    status: i16,
-    handle: u32,
-    bus_address: u64,
-}
-
-/// Argument of `GNTTABOP_unmap_grant_ref`; 24 bytes.
-#[repr(C)]
-struct UnmapArgument {
-    host_address: u64,
-    bus_address: u64,
-    handle: u32,
-    status: i16,
-    padding: u16,
-}
-
 /// Maps these references of domain `domain`, writable, to contiguous pages of the window.
 ///
 /// # Errors
@@ -111,25 +94,17 @@ pub fn map(window: &mut Window, domain: u16, references: &[u32]) -> Result<Mappi
 }
 
 fn map_one(va: u64, domain: u16, reference: u32) -> Result<u32, GrantError> {
-    let mut argument = MapArgument {
-        host_address: va,
-        flags: xen::GNTMAP_HOST_MAP,
-        reference,
-        domain,
-        status: 0,
-        handle: 0,
-        bus_address: 0,
+    let mut argument = MapGrantRef {
+        host_addr: va,
+        flags: GNTMAP_HOST_MAP,
+        grant_ref: reference,
+        dom: domain,
+        ..MapGrantRef::default()
     };
-    let arguments = [
-        xen::GNTTABOP_MAP_GRANT_REF,
-        (&raw mut argument) as u64,
-        1,
-        0,
-        0,
-    ];
+    let arguments = [MAP_GRANT_REF, (&raw mut argument) as u64, 1, 0, 0];
     // SAFETY: the operation reads and writes the one argument, and maps a page of the window that
     // the caller holds and nothing refers to.
-    unsafe { hypercall::call(xen::GRANT_TABLE_OP, arguments) }.map_err(GrantError::Call)?;
+    unsafe { hypercall::call(GRANT_TABLE_OP, arguments) }.map_err(GrantError::Call)?;
     match argument.status {
         0 => Ok(argument.handle),
         status => Err(GrantError::Status(reference, status)),
@@ -151,23 +126,15 @@ pub fn unmap(window: &mut Window, mapping: Mapping) {
 }
 
 fn unmap_one(va: u64, handle: u32) -> bool {
-    let mut argument = UnmapArgument {
-        host_address: va,
-        bus_address: 0,
+    let mut argument = UnmapGrantRef {
+        host_addr: va,
         handle,
-        status: 0,
-        padding: 0,
+        ..UnmapGrantRef::default()
     };
-    let arguments = [
-        xen::GNTTABOP_UNMAP_GRANT_REF,
-        (&raw mut argument) as u64,
-        1,
-        0,
-        0,
-    ];
+    let arguments = [UNMAP_GRANT_REF, (&raw mut argument) as u64, 1, 0, 0];
     // SAFETY: the operation reads and writes the one argument, and unmaps a page whose `Mapping`
     // is gone.
-    let done = unsafe { hypercall::call(xen::GRANT_TABLE_OP, arguments) };
+    let done = unsafe { hypercall::call(GRANT_TABLE_OP, arguments) };
     done.is_ok() && argument.status == 0
 }
 
@@ -179,7 +146,7 @@ pub fn permit(reference: u32, domain: u16, frame: u32) -> bool {
         Some([head, target]) => {
             target.store(frame, Ordering::Relaxed);
             head.store(
-                u32::from(domain) << 16 | xen::GTF_PERMIT_ACCESS,
+                u32::from(domain) << 16 | u32::from(GTF_PERMIT_ACCESS),
                 Ordering::Release,
             );
             true
@@ -194,13 +161,8 @@ pub fn revoke(reference: u32) -> bool {
         return false;
     };
     let now = head.load(Ordering::Acquire);
-    now & xen::GTF_IN_USE == 0
+    now & u32::from(GTF_READING | GTF_WRITING) == 0
         && head
             .compare_exchange(now, 0, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
 }
-
-const _: () = {
-    assert!(size_of::<MapArgument>() == 32);
-    assert!(size_of::<UnmapArgument>() == 24);
-};

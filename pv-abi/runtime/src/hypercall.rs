@@ -4,8 +4,8 @@
 //! r11 are lost. Wrappers with types are in the other modules; this one is for them.
 #![expect(unsafe_code, reason = "the hypercall instruction")]
 
-use crate::xen;
 use core::fmt;
+use pv_abi::xen::{hypercall as number, sched};
 
 /// A negative answer of the monitor: an errno of the Xen ABI (public `errno.h`), positive here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,14 +114,15 @@ pub enum Shutdown {
 
 /// Stops this partition.
 pub fn shutdown(reason: Shutdown) -> ! {
-    let reason: u32 = match reason {
-        Shutdown::PowerOff => xen::SHUTDOWN_POWEROFF,
-        Shutdown::Reboot => xen::SHUTDOWN_REBOOT,
-        Shutdown::Crash => xen::SHUTDOWN_CRASH,
+    let reason = match reason {
+        Shutdown::PowerOff => sched::REASON_POWEROFF,
+        Shutdown::Reboot => sched::REASON_REBOOT,
+        Shutdown::Crash => sched::REASON_CRASH,
     };
-    let argument = (&raw const reason) as u64;
-    // SAFETY: the operation reads the u32 and does not come back.
-    let _ = unsafe { call(xen::SCHED_OP, [xen::SCHEDOP_SHUTDOWN, argument, 0, 0, 0]) };
+    let argument = sched::Shutdown { reason };
+    let argument = (&raw const argument) as u64;
+    // SAFETY: the operation reads the argument and does not come back.
+    let _ = unsafe { call(number::SCHED_OP, [sched::SHUTDOWN, argument, 0, 0, 0]) };
     stopped(reason)
 }
 
@@ -142,5 +143,5 @@ fn stopped(reason: u32) -> ! {
 /// Lets other virtual CPUs run.
 pub fn yield_now() {
     // SAFETY: touches no memory.
-    let _ = unsafe { call(xen::SCHED_OP, [xen::SCHEDOP_YIELD, 0, 0, 0, 0]) };
+    let _ = unsafe { call(number::SCHED_OP, [sched::YIELD, 0, 0, 0, 0]) };
 }

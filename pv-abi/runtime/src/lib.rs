@@ -1,7 +1,7 @@
 //! What the Rust partitions share: start-up, hypercalls, events, the mapping window, channels.
 //!
 //! A Rust partition is one event loop on one virtual CPU. Events stay masked while it works;
-//! [`events::wait`] alone lets them in, so nothing here is ever interrupted or entered twice.
+//! [`events::Events::wait`] alone lets them in, so nothing here is ever interrupted or entered twice.
 //!
 //! * [`entry!`] names the function that the partition starts in; [`log!`] writes to the
 //!   monitor's log; a panic or a fault is logged and ends the partition as crashed.
@@ -35,7 +35,6 @@ pub mod pending;
 pub mod ring;
 pub mod time;
 pub mod window;
-mod xen;
 
 /// Names the function that a partition starts in: `entry!(run);` where
 /// `fn run(start: &'static StartBlock) -> !`. The function must not be called `main`.

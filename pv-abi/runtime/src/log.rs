@@ -4,9 +4,11 @@
 //! heap, is never mixed with another one, and works in the panic handler.
 #![expect(unsafe_code, reason = "the hypercall reads the line from memory")]
 
-use crate::{hypercall, xen};
+use crate::hypercall;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use pv_abi::xen::console::WRITE;
+use pv_abi::xen::hypercall::CONSOLE_IO;
 
 /// Bytes of a line at most; what is longer is cut.
 pub const LINE_BYTES: usize = 480;
@@ -63,10 +65,9 @@ pub fn line(text: fmt::Arguments<'_>) {
 
 /// Sends bytes to the monitor's log as they are.
 pub fn write_console(bytes: &[u8]) {
-    const WRITE: u64 = 0;
     let (length, address) = (bytes.len() as u64, bytes.as_ptr() as u64);
     // SAFETY: the operation reads `length` bytes from `address`. A refusal cannot be reported.
-    let _ = unsafe { hypercall::call(xen::CONSOLE_IO, [WRITE, length, address, 0, 0]) };
+    let _ = unsafe { hypercall::call(CONSOLE_IO, [WRITE, length, address, 0, 0]) };
 }
 
 /// Writes a line to the monitor's log, as `format!` would put it.

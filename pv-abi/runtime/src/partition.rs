@@ -9,9 +9,11 @@
 )]
 
 use crate::pending::EventWords;
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::start::{ModuleRecord, StartBlock};
+use pv_abi::xen::shared_info::{SharedInfo as SharedLayout, VcpuInfo};
 
 static START: AtomicPtr<StartBlock> = AtomicPtr::new(core::ptr::null_mut());
 
@@ -162,7 +164,7 @@ pub fn shared_pages(pages: usize) -> Option<(u64, &'static [AtomicU32])> {
     }))
 }
 
-/// Shared info, by the offsets of the public `xen.h` on x86-64.
+/// Shared info, by the layout of `pv_abi::xen`; virtual CPU 0 is its first entry.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedInfo {
     address: usize,
@@ -194,11 +196,11 @@ impl SharedInfo {
         // SAFETY: offsets of vcpu_info[0], evtchn_pending and evtchn_mask.
         unsafe {
             EventWords {
-                upcall_pending: self.at::<AtomicU8>(0),
-                upcall_mask: self.at::<AtomicU8>(1),
-                selector: self.at::<AtomicU64>(8),
-                pending: self.at::<[AtomicU64; 64]>(2048),
-                mask: self.at::<[AtomicU64; 64]>(2560),
+                upcall_pending: self.at::<AtomicU8>(offset_of!(VcpuInfo, evtchn_upcall_pending)),
+                upcall_mask: self.at::<AtomicU8>(offset_of!(VcpuInfo, evtchn_upcall_mask)),
+                selector: self.at::<AtomicU64>(offset_of!(VcpuInfo, evtchn_pending_sel)),
+                pending: self.at::<[AtomicU64; 64]>(offset_of!(SharedLayout, evtchn_pending)),
+                mask: self.at::<[AtomicU64; 64]>(offset_of!(SharedLayout, evtchn_mask)),
             }
         }
     }
@@ -207,21 +209,21 @@ impl SharedInfo {
     #[must_use]
     pub fn cr2(self) -> u64 {
         // SAFETY: the field's offset.
-        unsafe { self.at::<AtomicU64>(16) }.load(Ordering::Relaxed)
+        unsafe { self.at::<AtomicU64>(offset_of!(VcpuInfo, cr2)) }.load(Ordering::Relaxed)
     }
 
     /// `vcpu_info[0].time`, 32 bytes as words.
     #[must_use]
     pub fn time(self) -> &'static [AtomicU32; 8] {
         // SAFETY: the field's offset.
-        unsafe { self.at::<[AtomicU32; 8]>(32) }
+        unsafe { self.at::<[AtomicU32; 8]>(offset_of!(VcpuInfo, time)) }
     }
 
     /// Seconds since 1970 at system time 0 (`wc_sec`, low half).
     #[must_use]
     pub fn wall_clock(self) -> u32 {
         // SAFETY: the field's offset.
-        unsafe { self.at::<AtomicU32>(3076) }.load(Ordering::Relaxed)
+        unsafe { self.at::<AtomicU32>(offset_of!(SharedLayout, wc_sec)) }.load(Ordering::Relaxed)
     }
 }
 

@@ -9,8 +9,10 @@
 )]
 
 use crate::hypercall::{self, Errno};
-use crate::{partition, xen};
+use crate::partition;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
+use pv_abi::xen::hypercall::VCPU_OP;
+use pv_abi::xen::vcpu::{SET_SINGLESHOT_TIMER, STOP_SINGLESHOT_TIMER, SetSingleshotTimer};
 
 /// What the clock page says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,28 +76,20 @@ pub fn now() -> u64 {
     clock.map_or(0, |clock| clock.at(tsc))
 }
 
-/// Argument of `VCPUOP_set_singleshot_timer` (public `vcpu.h`).
-#[repr(C)]
-struct SingleShot {
-    deadline: u64,
-    flags: u32,
-    padding: u32,
-}
-
 /// Lets the timer fire at this system time (at once, where it is past).
 ///
 /// # Errors
 /// What the monitor refuses with.
 pub fn set_timer(deadline: u64) -> Result<(), Errno> {
-    let argument = SingleShot {
-        deadline,
+    let argument = SetSingleshotTimer {
+        timeout_abs_ns: deadline,
         flags: 0,
-        padding: 0,
+        pad: 0,
     };
     let address = (&raw const argument) as u64;
-    let arguments = [xen::VCPUOP_SET_SINGLESHOT_TIMER, 0, address, 0, 0];
+    let arguments = [SET_SINGLESHOT_TIMER, 0, address, 0, 0];
     // SAFETY: the operation reads the 16 bytes.
-    unsafe { hypercall::call(xen::VCPU_OP, arguments) }.map(drop)
+    unsafe { hypercall::call(VCPU_OP, arguments) }.map(drop)
 }
 
 /// Stops the timer.
@@ -103,9 +97,9 @@ pub fn set_timer(deadline: u64) -> Result<(), Errno> {
 /// # Errors
 /// What the monitor refuses with.
 pub fn stop_timer() -> Result<(), Errno> {
-    let arguments = [xen::VCPUOP_STOP_SINGLESHOT_TIMER, 0, 0, 0, 0];
+    let arguments = [STOP_SINGLESHOT_TIMER, 0, 0, 0, 0];
     // SAFETY: touches no memory.
-    unsafe { hypercall::call(xen::VCPU_OP, arguments) }.map(drop)
+    unsafe { hypercall::call(VCPU_OP, arguments) }.map(drop)
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub const MAX_PAYLOAD: usize = 24 * 1024;
 pub struct ChannelHeader {
     /// [`CHANNEL_MAGIC`], written by the side that owns the pages.
     pub magic: u64,
-    /// Counts takeovers by the server.
+    /// Counts takeovers by the server, and how often the owner of the pages made the channel.
     pub epoch: u64,
     /// Bytes of each ring; a power of two.
     pub ring_bytes: u32,
