@@ -1,0 +1,277 @@
+//! What the decoder says of an instruction.
+
+/// An instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// What it does.
+    pub operation: Operation,
+    /// Its bytes, 1 to 15, prefixes included.
+    pub length: u8,
+}
+
+/// What an instruction does. Registers are numbered as the hardware does: rax 0, rcx 1, rdx 2,
+/// rbx 3, rsp 4, rbp 5, rsi 6, rdi 7, r8 to r15.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Writes memory.
+    Write {
+        /// How.
+        write: Write,
+        /// Size of the operands.
+        size: Size,
+        /// Whether it is atomic: has a lock prefix, or is an exchange.
+        locked: bool,
+        /// Where.
+        memory: Memory,
+    },
+    /// Clears the interrupt flag.
+    Cli,
+    /// Sets the interrupt flag.
+    Sti,
+    /// Waits for an interrupt.
+    Hlt,
+    /// Reads a port into al, ax or eax.
+    In {
+        /// Which.
+        port: Port,
+        /// 1, 2 or 4 bytes.
+        size: Size,
+    },
+    /// Writes al, ax or eax to a port.
+    Out {
+        /// Which.
+        port: Port,
+        /// 1, 2 or 4 bytes.
+        size: Size,
+    },
+    /// Reads port dx into memory at rdi.
+    InString {
+        /// 1, 2 or 4 bytes.
+        size: Size,
+        /// rcx times.
+        repeat: bool,
+    },
+    /// Writes memory at rsi to port dx.
+    OutString {
+        /// 1, 2 or 4 bytes.
+        size: Size,
+        /// rcx times.
+        repeat: bool,
+    },
+    /// Reads the MSR of number ecx into edx:eax.
+    Rdmsr,
+    /// Writes edx:eax to the MSR of number ecx.
+    Wrmsr,
+    /// Reads the time-stamp counter into edx:eax.
+    Rdtsc,
+    /// Reads the time-stamp counter into edx:eax and its tag into ecx.
+    Rdtscp,
+    /// Reads performance counter ecx into edx:eax.
+    Rdpmc,
+    /// Reads control register `control` (0, 2, 3, 4 or 8).
+    ReadControl {
+        /// Control register.
+        control: u8,
+        /// General register.
+        register: u8,
+    },
+    /// Writes control register `control` (0, 2, 3, 4 or 8).
+    WriteControl {
+        /// Control register.
+        control: u8,
+        /// General register.
+        register: u8,
+    },
+    /// Reads debug register `debug` (0 to 7).
+    ReadDebug {
+        /// Debug register.
+        debug: u8,
+        /// General register.
+        register: u8,
+    },
+    /// Writes debug register `debug` (0 to 7).
+    WriteDebug {
+        /// Debug register.
+        debug: u8,
+        /// General register.
+        register: u8,
+    },
+    /// Clears CR0.TS.
+    Clts,
+    /// Writes the low bits of CR0.
+    Lmsw {
+        /// General register or memory, 2 bytes.
+        source: Operand,
+    },
+    /// Forgets the translation of an address.
+    Invlpg {
+        /// The address.
+        memory: Memory,
+    },
+    /// Writes back and empties the caches.
+    Wbinvd,
+    /// Empties the caches.
+    Invd,
+    /// Writes edx:eax to the extended control register of number ecx.
+    Xsetbv,
+    /// Exchanges the bases of gs.
+    Swapgs,
+    /// Returns from a system call.
+    Sysret {
+        /// To 64-bit code.
+        long_mode: bool,
+    },
+    /// Returns from a fast system call.
+    Sysexit {
+        /// To 64-bit code.
+        long_mode: bool,
+    },
+    /// Raises an interrupt.
+    SoftwareInterrupt {
+        /// Vector.
+        vector: u8,
+    },
+    /// Describes the CPU.
+    Cpuid {
+        /// Behind the forced-emulation prefix.
+        forced: bool,
+    },
+}
+
+/// How an instruction writes memory; what it reads there is in the semantics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Stores the source.
+    Store(Operand),
+    /// Stores a register, which gets the old value.
+    Exchange {
+        /// The register.
+        register: u8,
+    },
+    /// Stores a register if the old value is that of rax; else rax gets the old value.
+    CompareExchange {
+        /// The register.
+        register: u8,
+    },
+    /// And with the source; sets the flags.
+    And(Operand),
+    /// Or with the source; sets the flags.
+    Or(Operand),
+    /// Sets a bit; the carry flag gets its old value.
+    BitSet {
+        /// Below the size in bits.
+        bit: u8,
+    },
+    /// Clears a bit; the carry flag gets its old value.
+    BitReset {
+        /// Below the size in bits.
+        bit: u8,
+    },
+}
+
+/// A source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// Low bytes of a general register.
+    Register(u8),
+    /// A constant, extended with its sign to 64 bits; its low bytes count.
+    Immediate(u64),
+    /// Memory.
+    Memory(Memory),
+}
+
+/// Size of an operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// 1 byte.
+    Byte,
+    /// 2 bytes.
+    Word,
+    /// 4 bytes.
+    Double,
+    /// 8 bytes.
+    Quad,
+}
+
+impl Size {
+    /// In bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u8 {
+        match self {
+            Self::Byte => 1,
+            Self::Word => 2,
+            Self::Double => 4,
+            Self::Quad => 8,
+        }
+    }
+}
+
+/// An I/O port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// Its number.
+    Immediate(u8),
+    /// In dx.
+    Dx,
+}
+
+/// Which segment base counts in 64-bit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// One with base 0.
+    Flat,
+    /// fs.
+    Fs,
+    /// gs.
+    Gs,
+}
+
+/// A memory operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Base register.
+    pub base: Option<u8>,
+    /// Index register.
+    pub index: Option<u8>,
+    /// Factor of the index: 1, 2, 4 or 8.
+    pub scale: u8,
+    /// Added; extended with its sign.
+    pub displacement: i64,
+    /// The address of the next instruction is added.
+    pub rip_relative: bool,
+    /// Whose base is added.
+    pub segment: Segment,
+    /// The sum before the segment base is cut to 32 bits.
+    pub address_32: bool,
+}
+
+impl Memory {
+    /// The linear address, given the registers, the address of the next instruction and the bases
+    /// of fs and gs.
+    pub fn address(
+        &self,
+        register: impl Fn(u8) -> u64,
+        next: u64,
+        fs_base: u64,
+        gs_base: u64,
+    ) -> u64 {
+        let base = self.base.map_or(0, &register);
+        let index = self
+            .index
+            .map_or(0, &register)
+            .wrapping_mul(u64::from(self.scale));
+        let next = if self.rip_relative { next } else { 0 };
+        let mut sum = base
+            .wrapping_add(index)
+            .wrapping_add_signed(self.displacement)
+            .wrapping_add(next);
+        if self.address_32 {
+            sum &= 0xffff_ffff;
+        }
+        sum.wrapping_add(match self.segment {
+            Segment::Flat => 0,
+            Segment::Fs => fs_base,
+            Segment::Gs => gs_base,
+        })
+    }
+}

@@ -1,0 +1,193 @@
+//! Instructions that write a page-table entry.
+
+use crate::cursor::Cursor;
+use crate::instruction::{Instruction, Memory, Operand, Operation, Segment, Size, Write};
+use crate::modrm::ModRm;
+use crate::prefixes::Prefixes;
+
+/// The three encodings with which Linux writes entries, without a general path: register
+/// indirect, with no displacement or one of 8 bits, and no index.
+///
+/// * `48 87 /r`: exchange 8 bytes
+/// * `f0 80 /4 ib`: locked and of a byte
+/// * `f0 48 0f ba /6 ib`: locked clearing of a bit
+pub(crate) fn known_kernel_encoding(bytes: &[u8]) -> Option<Instruction> {
+    let (write, size, modrm, tail, start): (fn(u8, u8) -> Write, _, _, _, u8) = match *bytes {
+        [rex @ (0x48 | 0x4c), 0x87, modrm, ref tail @ ..] => {
+            let high = (rex & 4) << 1;
+            let write: fn(u8, u8) -> Write = match high {
+                0 => |register, _| Write::Exchange { register },
+                _ => |register, _| Write::Exchange {
+                    register: register | 8,
+                },
+            };
+            (write, Size::Quad, modrm, tail, 3)
+        }
+        [0xf0, 0x80, modrm, ref tail @ ..] if modrm >> 3 & 7 == 4 => (
+            |_, byte| Write::And(byte_immediate(byte)),
+            Size::Byte,
+            modrm,
+            tail,
+            3,
+        ),
+        [0xf0, 0x48, 0x0f, 0xba, modrm, ref tail @ ..] if modrm >> 3 & 7 == 6 => (
+            |_, byte| Write::BitReset { bit: byte & 63 },
+            Size::Quad,
+            modrm,
+            tail,
+            5,
+        ),
+        _ => return None,
+    };
+    let (displacement, tail, length) = match (modrm >> 6, modrm & 7, tail) {
+        (_, 4, _) | (0, 5, _) | (2.., _, _) => return None,
+        (1, _, [byte, tail @ ..]) => (i64::from(byte.cast_signed()), tail, start + 1),
+        (1, _, []) => return None,
+        _ => (0, tail, start),
+    };
+    let has_immediate = !matches!(bytes.get(1), Some(0x87));
+    let immediate = if has_immediate { *tail.first()? } else { 0 };
+    let memory = Memory {
+        base: Some(modrm & 7),
+        index: None,
+        scale: 1,
+        displacement,
+        rip_relative: false,
+        segment: Segment::Flat,
+        address_32: false,
+    };
+    let write = write(modrm >> 3 & 7, immediate);
+    let length = length + u8::from(has_immediate);
+    Some(Instruction {
+        operation: Operation::Write {
+            write,
+            size,
+            locked: true,
+            memory,
+        },
+        length,
+    })
+}
+
+/// Writes with a one-byte opcode.
+pub(crate) fn one_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> Option<Operation> {
+    if prefixes.repeat {
+        return None;
+    }
+    let mut ahead = *cursor;
+    let size = if opcode & 1 == 0 {
+        Size::Byte
+    } else {
+        prefixes.size()
+    };
+    let size = if opcode == 0x83 {
+        prefixes.size()
+    } else {
+        size
+    };
+    let modrm = match opcode {
+        0x08 | 0x09 | 0x20 | 0x21 | 0x80 | 0x81 | 0x83 | 0x86..=0x89 | 0xc6 | 0xc7 => {
+            ModRm::read(prefixes, &mut ahead)?
+        }
+        _ => return None,
+    };
+    let memory = modrm.memory()?;
+    let write = match opcode {
+        0x08 | 0x09 => Write::Or(register(&modrm, size, prefixes)?),
+        0x20 | 0x21 => Write::And(register(&modrm, size, prefixes)?),
+        0x80 | 0x83 => arithmetic(modrm.extension, Operand::Immediate(signed(ahead.i8()?)))?,
+        0x81 => arithmetic(modrm.extension, immediate(size, &mut ahead)?)?,
+        0x86 | 0x87 => Write::Exchange {
+            register: number(&modrm, size, prefixes)?,
+        },
+        0x88 | 0x89 => Write::Store(register(&modrm, size, prefixes)?),
+        _ if modrm.extension == 0 => Write::Store(immediate(size, &mut ahead)?),
+        _ => return None,
+    };
+    // A plain store cannot be locked; an exchange always is.
+    if prefixes.lock && matches!(write, Write::Store(_)) {
+        return None;
+    }
+    let locked = prefixes.lock || matches!(write, Write::Exchange { .. });
+    *cursor = ahead;
+    Some(Operation::Write {
+        write,
+        size,
+        locked,
+        memory,
+    })
+}
+
+/// Writes with an opcode after 0x0f.
+pub(crate) fn two_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> Option<Operation> {
+    if prefixes.repeat || !matches!(opcode, 0xb0 | 0xb1 | 0xba) {
+        return None;
+    }
+    let mut ahead = *cursor;
+    let modrm = ModRm::read(prefixes, &mut ahead)?;
+    let memory = modrm.memory()?;
+    let size = if opcode == 0xb0 {
+        Size::Byte
+    } else {
+        prefixes.size()
+    };
+    let write = match (opcode, modrm.extension) {
+        (0xb0 | 0xb1, _) => Write::CompareExchange {
+            register: number(&modrm, size, prefixes)?,
+        },
+        (_, 5) => Write::BitSet {
+            bit: bit(size, &mut ahead)?,
+        },
+        (_, 6) => Write::BitReset {
+            bit: bit(size, &mut ahead)?,
+        },
+        _ => return None,
+    };
+    *cursor = ahead;
+    Some(Operation::Write {
+        write,
+        size,
+        locked: prefixes.lock,
+        memory,
+    })
+}
+
+/// Or and and among the operations that an extension of opcodes 0x80 to 0x83 chooses.
+const fn arithmetic(extension: u8, source: Operand) -> Option<Write> {
+    match extension {
+        1 => Some(Write::Or(source)),
+        4 => Some(Write::And(source)),
+        _ => None,
+    }
+}
+
+fn register(modrm: &ModRm, size: Size, prefixes: &Prefixes) -> Option<Operand> {
+    number(modrm, size, prefixes).map(Operand::Register)
+}
+
+/// The register of an operand; `None` for ah, ch, dh and bh.
+fn number(modrm: &ModRm, size: Size, prefixes: &Prefixes) -> Option<u8> {
+    let high_byte = size == Size::Byte && prefixes.rex == 0 && modrm.register >= 4;
+    (!high_byte).then_some(modrm.register)
+}
+
+fn bit(size: Size, cursor: &mut Cursor) -> Option<u8> {
+    Some(cursor.u8()? & (size.bytes() * 8 - 1))
+}
+
+fn immediate(size: Size, cursor: &mut Cursor) -> Option<Operand> {
+    let value = match size {
+        Size::Byte => cursor.i8()?,
+        Size::Word => cursor.i16()?,
+        Size::Double | Size::Quad => cursor.i32()?,
+    };
+    Some(Operand::Immediate(signed(value)))
+}
+
+fn byte_immediate(byte: u8) -> Operand {
+    Operand::Immediate(signed(i64::from(byte.cast_signed())))
+}
+
+const fn signed(value: i64) -> u64 {
+    value.cast_unsigned()
+}
