@@ -113,13 +113,25 @@ pub(super) fn acpi() -> &'static Acpi {
     ACPI.get().unwrap_or(&NOTHING)
 }
 
+/// RAM that GRUB filled, such as a module, by physical address.
+#[must_use]
+pub fn ram(phys: u64, bytes: u64) -> &'static [u8] {
+    let regions = REGIONS.get().map_or(&[][..], |regions| regions);
+    let Some(found) = memory::ram_bytes(phys, bytes, regions) else {
+        refuse(format_args!(
+            "{bytes} bytes at {phys:#x} are not in RAM, though GRUB says so"
+        ));
+    };
+    found
+}
+
 /// The options, defaults before they are read.
 pub(super) fn options() -> Options {
     OPTIONS.get().copied().unwrap_or_default()
 }
 
 /// Says why the monitor cannot start, and stops.
-fn refuse(reason: core::fmt::Arguments<'_>) -> ! {
+pub fn refuse(reason: core::fmt::Arguments<'_>) -> ! {
     error!("cannot start: {reason}");
     power::exit_emulator(false);
     panic::halt()

@@ -31,7 +31,7 @@ mod hardware {
             VECTOR_COM1, VECTOR_COM2, VECTOR_FLUSH, VECTOR_RESCHEDULE, VECTOR_SPURIOUS,
             VECTOR_TIMER, end_of_interrupt, send_ipi,
         },
-        boot::{Boot, CpuRecord, boot, cpu_count},
+        boot::{Boot, CpuRecord, boot, cpu_count, ram, refuse},
         cpu_area::{
             GDT_FRAMES, LDT_FRAMES, MAX_CPUS, area, cpu_local_page, main_stack_top, set_gdt_frames,
             set_ldt_frames,
@@ -48,7 +48,6 @@ mod hardware {
             write_msr,
         },
         serial::{interrupt as serial_interrupt, read as serial_read, write as serial_write},
-        smp::release_secondaries,
         time::{now, set_deadline, time_scale, tsc_khz},
     };
 }
