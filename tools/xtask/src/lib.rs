@@ -14,6 +14,7 @@ pub mod machine;
 pub mod metrics;
 pub mod modules;
 pub mod options;
+pub mod prompt;
 pub mod provision;
 pub mod qemu;
 pub mod source;

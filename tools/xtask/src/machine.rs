@@ -21,7 +21,8 @@ use anyhow::{Context, Result, bail};
 use harness_protocol::{Decoder, Packet};
 
 use crate::options::MachineOptions;
-use crate::qemu::{self, Console, Qemu};
+use crate::prompt::Prompt;
+use crate::qemu::{self, Console, Qemu, Sockets};
 use crate::workspace;
 
 /// How long a machine may take to power off.
@@ -56,6 +57,8 @@ pub struct Machine {
     qemu: Qemu,
     events: Receiver<Event>,
     line: UnixStream,
+    /// QEMU's prompt, to inspect the machine.
+    pub prompt: Prompt,
     /// The last lines of the console; the last may be unfinished.
     tail: VecDeque<String>,
     log: File,
@@ -65,11 +68,14 @@ pub struct Machine {
     pub log_path: PathBuf,
 }
 
-/// A name for the harness line's socket that no other machine has.
-fn socket_name() -> String {
+/// Listens on an abstract socket with a name that no other has, and returns the name.
+fn listen() -> Result<(UnixListener, String)> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("ultravisor-harness-{}-{number}", std::process::id())
+    let name = format!("ultravisor-{}-{number}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name)?;
+    let listener = UnixListener::bind_addr(&address).context("cannot make a socket for QEMU")?;
+    Ok((listener, name))
 }
 
 /// Opens the log of a console: `build/console.log`, or one with our process id in its name where
@@ -99,14 +105,18 @@ impl Machine {
     /// # Errors
     /// QEMU cannot be started, or ends at once.
     pub fn start(options: &MachineOptions, image: &Path) -> Result<Self> {
-        let name = socket_name();
-        let address = SocketAddr::from_abstract_name(&name)?;
-        let listener = UnixListener::bind_addr(&address).context("cannot make the harness line")?;
-        let arguments = qemu::arguments(options, image, &Console::Output, Some(&name))?;
+        let (for_line, line) = listen()?;
+        let (for_prompt, prompt) = listen()?;
+        let sockets = Sockets {
+            line: Some(line),
+            prompt: Some(prompt),
+        };
+        let arguments = qemu::arguments(options, image, &Console::Output, &sockets)?;
         let (log, log_path) = open_log()?;
         let mut qemu = Qemu::start(&arguments, &Console::Output)?;
         let console = qemu.take_console().context("QEMU has no output")?;
-        let line = accept(&listener, &mut qemu)?;
+        let line = accept(&for_line, &mut qemu)?;
+        let prompt = Prompt::new(accept(&for_prompt, &mut qemu)?);
         let (sender, events) = channel();
         let reader = line.try_clone()?;
         let of_console = sender.clone();
@@ -117,6 +127,7 @@ impl Machine {
             qemu,
             events,
             line,
+            prompt,
             tail,
             log,
             show_console: false,
@@ -180,6 +191,16 @@ impl Machine {
             "the console's last lines ({}):\n{text}",
             self.log_path.display()
         )
+    }
+
+    /// All that the console printed so far.
+    ///
+    /// # Errors
+    /// Its log cannot be read.
+    pub fn console(&mut self) -> Result<String> {
+        self.console_tail();
+        let bytes = workspace::read(&self.log_path)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Sends a packet to the command partition.

@@ -32,13 +32,21 @@ pub enum Console {
     Output,
 }
 
+/// The abstract Unix sockets that we listen on for QEMU, by their names.
+#[derive(Clone, Debug, Default)]
+pub struct Sockets {
+    /// The second serial line.
+    pub line: Option<String>,
+    /// QEMU's prompt.
+    pub prompt: Option<String>,
+}
+
 /// A running QEMU.
 pub struct Qemu {
     child: Child,
 }
 
-/// The arguments of QEMU for `machine`, booting `image`; the harness line is the abstract Unix
-/// socket of this name, which is listened on already.
+/// The arguments of QEMU for `machine`, booting `image`.
 ///
 /// # Errors
 /// A file is missing, or a port is in use.
@@ -46,7 +54,7 @@ pub fn arguments(
     machine: &MachineOptions,
     image: &Path,
     console: &Console,
-    line: Option<&str>,
+    sockets: &Sockets,
 ) -> Result<Vec<OsString>> {
     let mut arguments = Arguments::default();
     arguments.text("-nodefaults -machine q35 -display none -no-reboot -boot d");
@@ -69,7 +77,7 @@ pub fn arguments(
     }
     arguments.pair("-cdrom", image);
     arguments.console(console);
-    arguments.line(line);
+    arguments.sockets(sockets);
     for (index, disk) in machine.disk.iter().enumerate() {
         arguments.disk(index, disk)?;
     }
@@ -130,16 +138,18 @@ impl Arguments {
         self.text("-serial chardev:console");
     }
 
-    fn line(&mut self, name: Option<&str>) {
-        match name {
+    fn sockets(&mut self, sockets: &Sockets) {
+        let socket = |id, name| format!("socket,id={id},path={name},abstract=on");
+        match &sockets.line {
             Some(name) => {
-                self.pair(
-                    "-chardev",
-                    format!("socket,id=line,path={name},abstract=on"),
-                );
+                self.pair("-chardev", socket("line", name));
                 self.text("-serial chardev:line");
             }
             None => self.text("-serial null"),
+        }
+        if let Some(name) = &sockets.prompt {
+            self.pair("-chardev", socket("prompt", name));
+            self.text("-mon chardev=prompt,mode=readline");
         }
     }
 
@@ -233,7 +243,7 @@ mod tests {
             &machine,
             Path::new("a.iso"),
             &Console::Output,
-            Some("harness"),
+            &Sockets::default(),
         )?;
         let words: Vec<_> = list.iter().map(|word| word.to_string_lossy()).collect();
         Ok(words.join(" "))
