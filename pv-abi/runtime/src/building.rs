@@ -47,46 +47,36 @@ impl Foreign {
     /// Maps these machine frames in place of those before. More than fit are left out.
     ///
     /// # Errors
-    /// What the monitor refuses with; then nothing is visible.
+    /// What the monitor refuses with; then nothing is visible, and the pages are of no more use.
     pub fn show(&mut self, frames: impl Iterator<Item = u64>) -> Result<(), Errno> {
+        // The monitor maps only where nothing is mapped.
         let before = core::mem::take(&mut self.used);
-        self.requests.clear();
-        let pages = &self.pages;
-        self.requests
-            .extend(frames.enumerate().map_while(|(index, frame)| {
-                Some(BuildMap {
-                    va: pages.page_va(index)?,
-                    frame,
-                })
-            }));
-        let shown = self.requests.len();
-        self.requests.extend((shown..before).filter_map(|index| {
-            Some(BuildMap {
-                va: pages.page_va(index)?,
-                frame: calls::UNMAP,
-            })
-        }));
-        self.submit()?;
-        self.used = shown;
+        self.submit(core::iter::repeat_n(calls::UNMAP, before))?;
+        self.used = self.submit(frames)?;
         Ok(())
     }
 
-    /// Calls until every request is done.
-    fn submit(&self) -> Result<(), Errno> {
-        let mut left = self.requests.as_slice();
-        while !left.is_empty() {
-            let (address, count) = (left.as_ptr() as u64, left.len() as u64);
-            let arguments = [calls::BUILD_MAP, self.target.into(), address, count, 0];
+    /// Has the window pages, from the first one, map these frames; returns how many.
+    fn submit(&mut self, frames: impl Iterator<Item = u64>) -> Result<usize, Errno> {
+        let pages = &self.pages;
+        let places = (0..).map_while(|index| pages.page_va(index));
+        self.requests.clear();
+        self.requests
+            .extend(places.zip(frames).map(|(va, frame)| BuildMap { va, frame }));
+        let (address, count) = (self.requests.as_ptr() as u64, self.requests.len());
+        if count > 0 {
+            let arguments = [
+                calls::BUILD_MAP,
+                self.target.into(),
+                address,
+                count as u64,
+                0,
+            ];
             // SAFETY: the operation reads the requests and changes what is mapped at window pages
             // that this value holds; `&mut self` means that no view of them is left.
-            let done = unsafe { hypercall::call(calls::HYPERCALL, arguments)? };
-            let done = usize::try_from(done).unwrap_or(0).min(left.len());
-            if done == 0 {
-                return Err(Errno::EAGAIN);
-            }
-            left = &left[done..];
+            unsafe { hypercall::call(calls::HYPERCALL, arguments)? };
         }
-        Ok(())
+        Ok(count)
     }
 
     /// The page that the `index`th frame shown is mapped at.
