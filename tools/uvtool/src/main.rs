@@ -1,2 +1,105 @@
-//! placeholder
-fn main() {}
+//! `uvtool`: what a person or a program in the command partition asks the ultravisor.
+//!
+//! ```text
+//! cli -> source (uvd's socket) -> view -> text or JSON
+//! ```
+//!
+//! Rule: answers go to standard output, reasons to standard error; a reason names the object, the
+//! limit and a way out.
+
+mod cli;
+mod source;
+mod table;
+mod view;
+mod words;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command};
+use source::{Error, Source, Uvd};
+use view::info::Info;
+use view::list::List;
+use view::log::Log;
+use view::resources::Resources;
+use view::version::Version;
+use view::{Names, View};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Command::Completion { shell } = cli.command {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "uvtool", &mut script);
+        return print(&script, None);
+    }
+    let shown = Uvd::connect(&cli.how.socket, cli.how.timeout())
+        .and_then(|mut uvd| show(&cli.command, cli.how.json, &mut uvd));
+    match shown {
+        Ok(shown) => print(shown.output.as_bytes(), shown.problem.as_deref()),
+        Err(error) => complain(&error.to_string()),
+    }
+}
+
+/// What a command prints, and what is wrong with it.
+struct Shown {
+    output: String,
+    problem: Option<String>,
+}
+
+/// Asks for what a command shows.
+fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Shown, Error> {
+    match command {
+        Command::List { all } => Ok(shown(&List::new(&source.partitions()?, *all), json)),
+        Command::Info { name } => Ok(shown(&Info::new(&source.partitions()?, name)?, json)),
+        Command::Resources { map } => {
+            let partitions = source.partitions()?;
+            let answer = source.resources()?;
+            let map = if *map {
+                Some(source.page_map(answer.frames)?)
+            } else {
+                None
+            };
+            Ok(shown(
+                &Resources::new(&answer, &Names::new(&partitions), map),
+                json,
+            ))
+        }
+        Command::Log { lines } => {
+            let partitions = source.partitions()?;
+            let rows = source.log(*lines)?;
+            Ok(shown(&Log::new(rows, &Names::new(&partitions)), json))
+        }
+        Command::Version => Ok(shown(&Version::new(source.version()?), json)),
+        Command::Completion { .. } => Err(Error::Other("a completion script")),
+    }
+}
+
+fn shown(view: &impl View, json: bool) -> Shown {
+    let output = if json {
+        // Views are made of numbers, words and lists: JSON can say all of them.
+        serde_json::to_string_pretty(view).unwrap_or_default() + "\n"
+    } else {
+        view.text()
+    };
+    Shown {
+        output,
+        problem: view.problem(),
+    }
+}
+
+fn print(output: &[u8], problem: Option<&str>) -> ExitCode {
+    let written = std::io::stdout().write_all(output);
+    match (written, problem) {
+        // Whoever read our output has had enough.
+        (Err(error), _) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        (Err(error), _) => complain(&format!("standard output: {error}")),
+        (Ok(()), Some(problem)) => complain(problem),
+        (Ok(()), None) => ExitCode::SUCCESS,
+    }
+}
+
+fn complain(problem: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "uvtool: {problem}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,162 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use uvd_protocol::{DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, SOCKET};
+
+/// Shows what the machine is and what runs on it.
+///
+/// Runs in the command partition, and asks the ultravisor through uvd.
+#[derive(Debug, Parser)]
+#[command(
+    name = "uvtool",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = EXAMPLES
+)]
+pub struct Cli {
+    /// How to ask.
+    #[command(flatten)]
+    pub how: How,
+    /// What to show.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How to ask and how to show.
+#[derive(Args, Debug)]
+pub struct How {
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Wait at most this long for an answer
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(default_value_t = f64::from(DEFAULT_TIMEOUT_MS) / 1000.0)]
+    pub timeout: f64,
+    /// Socket that uvd listens on
+    #[arg(long, global = true, value_name = "PATH", default_value = SOCKET)]
+    pub socket: PathBuf,
+}
+
+impl How {
+    /// The time to wait.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.timeout)
+    }
+}
+
+/// What to show.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the partitions, one line each
+    #[command(after_help = "Examples:\n  uvtool list\n  uvtool list --json | jq -r '.[].name'")]
+    List {
+        /// Pseudo-partitions too: those that own memory and never run
+        #[arg(long, short)]
+        all: bool,
+    },
+    /// Show all that is known of one partition
+    #[command(after_help = "Examples:\n  uvtool info command\n  uvtool info 3 --json")]
+    Info {
+        /// Its name, or its number
+        name: String,
+    },
+    /// Show memory by owner, CPUs and PCI functions; fails when the sums do not agree
+    #[command(
+        after_help = "The page map has entries of three tiers: 4 GiB, 4 MiB, 4 KiB.\n\n\
+        Examples:\n  uvtool resources\n  uvtool resources --map\n  \
+        uvtool resources --json | jq '.memory[] | select(.owner == \"free\")'"
+    )]
+    Resources {
+        /// The ranges of the page map, too
+        #[arg(long)]
+        map: bool,
+    },
+    /// Show the newest records of the audit log, oldest first
+    #[command(after_help = "Times are seconds since the machine started.\n\n\
+        Examples:\n  uvtool log\n  uvtool log -n 100")]
+    Log {
+        /// Records at most
+        #[arg(short = 'n', long = "lines", value_name = "N", default_value_t = 20)]
+        lines: u64,
+    },
+    /// Show the versions of the parts
+    Version,
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  uvtool completion bash > /etc/bash_completion.d/uvtool")]
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  uvtool list                   the partitions
+  uvtool info command           all that is known of one
+  uvtool resources              memory by owner, CPUs, PCI functions
+  uvtool log -n 5               the last five records of the audit log
+  uvtool list --json            for programs
+
+Exit status: 0 done; 1 not done, with the reason on standard error; 2 wrong usage.";
+
+/// A time to wait, in seconds.
+fn seconds(text: &str) -> Result<f64, String> {
+    let most = f64::from(MAX_TIMEOUT_MS) / 1000.0;
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= most => Ok(value),
+        _ => Err(format!("takes a number of seconds above 0, at most {most}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn usage_error(words: &[&str]) -> String {
+        let error = Cli::try_parse_from([&["uvtool"], words].concat()).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{words:?}");
+        error.to_string()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_stand_before_and_after_the_command() {
+        for words in [["--json", "list", "-a"], ["list", "-a", "--json"]] {
+            let cli = Cli::try_parse_from([&["uvtool"], &words[..]].concat()).unwrap();
+            assert!(cli.how.json && matches!(cli.command, Command::List { all: true }));
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_status_2_and_says_what_would_work() {
+        assert!(usage_error(&["lst"]).contains("list"));
+        assert!(usage_error(&["info"]).contains("<NAME>"));
+        assert!(usage_error(&["log", "-n", "x"]).contains("invalid value 'x'"));
+        for time in ["0", "-1", "nan", "601", "x"] {
+            let option = format!("--timeout={time}");
+            assert!(
+                usage_error(&["list", &option]).contains("at most 600"),
+                "{time}"
+            );
+        }
+    }
+
+    #[test]
+    fn help_teaches_with_examples() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(
+            help.contains("uvtool log -n 5") && help.contains("Exit status"),
+            "{help}"
+        );
+    }
+}

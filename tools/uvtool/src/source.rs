@@ -1,0 +1,227 @@
+//! Where answers come from: `uvd`, or what a test lays out.
+//!
+//! Rule: long answers come in pages; the pages are put together here, and an ultravisor whose
+//! pages do not go on is an error, not an endless loop.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pv_abi::uv::command::{
+    Answer, Body, LogRow, MapRow, PartitionRow, Query, ResourcesAnswer, VersionAnswer,
+};
+use uvd_protocol::{Answered, Ask, Failure, FrameError, Told, read, write};
+
+/// Rows of the page map, and of the log, to ask for at a time.
+const PAGE: u32 = 200;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket cannot be reached.
+    #[error(
+        "uvd: {}: {error}; {}",
+        path.display(),
+        way_out(error.kind())
+    )]
+    Unreachable {
+        /// Path of the socket.
+        path: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// `uvd` went away, or sent what is no answer.
+    #[error("uvd: {0}; see `dmesg | grep uvd`")]
+    Conversation(#[from] FrameError),
+    /// `uvd` did not answer.
+    #[error(
+        "uvd: no answer within {0:?}; ask again with a longer --timeout, or see `dmesg | grep uvd`"
+    )]
+    Silent(Duration),
+    /// `uvd` or the ultravisor answered with a reason.
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    /// The answer to another question.
+    #[error("ultravisor: answered something else than {0}; use a uvtool of its version")]
+    Other(&'static str),
+    /// Pages that do not go on.
+    #[error("ultravisor: {0}: its pages do not go on; use a uvtool of its version")]
+    Stuck(&'static str),
+    /// A partition that is not there.
+    #[error("partition {name:?}: no such partition; there are {there}")]
+    NoSuchPartition {
+        /// Name or number asked for.
+        name: String,
+        /// Names of those that are there.
+        there: String,
+    },
+}
+
+fn way_out(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::PermissionDenied => "run uvtool as root",
+        _ => "is this the command partition, and does uvd run? See `dmesg | grep uvd`",
+    }
+}
+
+/// Answers queries.
+pub trait Source {
+    /// The answer to one query.
+    fn ask(&mut self, query: Query) -> Result<Answered, Error>;
+
+    /// The versions.
+    fn version(&mut self) -> Result<VersionAnswer, Error> {
+        match self.ask(Query::Version)?.answer {
+            Answer::Version(version) => Ok(version),
+            _ => Err(Error::Other("versions")),
+        }
+    }
+
+    /// All partitions, by number.
+    fn partitions(&mut self) -> Result<Vec<PartitionRow>, Error> {
+        let mut all: Vec<PartitionRow> = Vec::new();
+        loop {
+            let after = all.last().map_or(0, |row| row.number);
+            let Answer::Partitions { rows, more } = self.ask(Query::Partitions { after })?.answer
+            else {
+                return Err(Error::Other("partitions"));
+            };
+            let numbers = [after].into_iter().chain(rows.iter().map(|row| row.number));
+            if !numbers.is_sorted_by(|a, b| a < b) || (more && rows.is_empty()) {
+                return Err(Error::Stuck("partitions"));
+            }
+            all.extend(rows);
+            if !more {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// What the machine has.
+    fn resources(&mut self) -> Result<ResourcesAnswer, Error> {
+        match self.ask(Query::Resources)?.answer {
+            Answer::Resources(resources) => Ok(resources),
+            _ => Err(Error::Other("resources")),
+        }
+    }
+
+    /// The whole page map of so many frames.
+    fn page_map(&mut self, frames: u64) -> Result<Vec<MapRow>, Error> {
+        let mut all: Vec<MapRow> = Vec::new();
+        let mut first = 0;
+        while first < frames {
+            let query = Query::PageMap { first, most: PAGE };
+            let Answer::PageMap(rows) = self.ask(query)?.answer else {
+                return Err(Error::Other("the page map"));
+            };
+            if rows.is_empty() {
+                return Err(Error::Stuck("page map"));
+            }
+            for mut row in rows {
+                if row.first != first || row.frames == 0 {
+                    return Err(Error::Stuck("page map"));
+                }
+                // The last entry may reach past the last frame.
+                row.frames = row.frames.min(frames - first);
+                first += row.frames;
+                append(&mut all, row);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The newest log records, at most so many, oldest first.
+    fn log(&mut self, most: u64) -> Result<Vec<LogRow>, Error> {
+        let (_, oldest, next) = self.log_page(0, 1)?;
+        let mut from = oldest.max(next.saturating_sub(most));
+        let mut all = Vec::new();
+        while from < next {
+            let (rows, oldest, _) = self.log_page(from, PAGE)?;
+            // The ring may have overtaken us.
+            from = from.max(oldest);
+            let rows: Vec<LogRow> = rows
+                .into_iter()
+                .filter(|row| row.sequence >= from)
+                .collect();
+            let Some(last) = rows.last() else { break };
+            from = last.sequence.saturating_add(1);
+            all.extend(rows);
+        }
+        all.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+        Ok(all)
+    }
+
+    /// A page of the log: records, the oldest kept, the next to come.
+    fn log_page(&mut self, from: u64, most: u32) -> Result<(Vec<LogRow>, u64, u64), Error> {
+        match self.ask(Query::Log { from, most })?.answer {
+            Answer::Log { rows, oldest, next } => Ok((rows, oldest, next)),
+            _ => Err(Error::Other("log records")),
+        }
+    }
+}
+
+/// Adds a range; one that goes on where the last ended, with the same owner, makes it longer.
+fn append(all: &mut Vec<MapRow>, row: MapRow) {
+    match all.last_mut() {
+        Some(last) if (last.owner, last.io) == (row.owner, row.io) => last.frames += row.frames,
+        _ => all.push(row),
+    }
+}
+
+/// A connection to `uvd`.
+pub struct Uvd {
+    stream: UnixStream,
+    timeout: Duration,
+    id: u64,
+}
+
+impl Uvd {
+    /// Connects to the socket.
+    pub fn connect(path: &Path, timeout: Duration) -> Result<Self, Error> {
+        let connected = UnixStream::connect(path).and_then(|stream| {
+            // Longer than uvd waits itself, so that its own words arrive.
+            stream.set_read_timeout(Some(timeout + Duration::from_secs(2)))?;
+            Ok(stream)
+        });
+        match connected {
+            Ok(stream) => Ok(Self {
+                stream,
+                timeout,
+                id: 0,
+            }),
+            Err(error) => Err(Error::Unreachable {
+                path: path.into(),
+                error,
+            }),
+        }
+    }
+}
+
+impl Source for Uvd {
+    fn ask(&mut self, query: Query) -> Result<Answered, Error> {
+        self.id += 1;
+        let timeout_ms = u32::try_from(self.timeout.as_millis()).ok();
+        let ask = Ask {
+            id: self.id,
+            timeout_ms,
+            body: Body::Query(query),
+        };
+        write(&self.stream, &ask)?;
+        loop {
+            let told: Told = read(&self.stream).map_err(|error| match error {
+                FrameError::Io(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Error::Silent(self.timeout)
+                }
+                other => other.into(),
+            })?;
+            // 0: a message of ours that uvd could not read.
+            if told.id == self.id || told.id == 0 {
+                return Ok(told.result?);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+use super::*;
+use crate::view::samples;
+use std::os::unix::net::UnixListener;
+
+/// Answers from the samples, in pages of `page` rows.
+struct Pages {
+    page: usize,
+    asked: usize,
+}
+
+impl Pages {
+    fn answer(&self, query: Query) -> Answer {
+        match query {
+            Query::Version => Answer::Version(samples::version()),
+            Query::Resources => Answer::Resources(samples::resources()),
+            Query::Partitions { after } => {
+                let rows = samples::partitions()
+                    .into_iter()
+                    .filter(|row| row.number > after);
+                let rows: Vec<_> = rows.collect();
+                let more = rows.len() > self.page;
+                Answer::Partitions {
+                    rows: rows.into_iter().take(self.page).collect(),
+                    more,
+                }
+            }
+            Query::PageMap { first, .. } => {
+                let rows = samples::map()
+                    .into_iter()
+                    .filter(|row| row.first + row.frames > first);
+                // Cut at `first`, and at an index page.
+                let rows = rows.flat_map(|mut row| {
+                    let end = row.first + row.frames;
+                    row.first = row.first.max(first);
+                    let cut = (row.first + 1024).min(end);
+                    let rest = MapRow {
+                        first: cut,
+                        frames: end - cut,
+                        ..row.clone()
+                    };
+                    row.frames = cut - row.first;
+                    [row, rest].into_iter().filter(|row| row.frames != 0)
+                });
+                Answer::PageMap(rows.take(self.page).collect())
+            }
+            Query::Log { from, most } => {
+                let rows = samples::log(50)
+                    .into_iter()
+                    .skip(7)
+                    .filter(|row| row.sequence >= from);
+                let rows = rows.take(self.page.min(most as usize)).collect();
+                Answer::Log {
+                    rows,
+                    oldest: 7,
+                    next: 50,
+                }
+            }
+        }
+    }
+}
+
+impl Source for Pages {
+    fn ask(&mut self, query: Query) -> Result<Answered, Error> {
+        self.asked += 1;
+        assert!(self.asked < 1000, "asks without end");
+        Ok(Answered {
+            version: 1,
+            answer: self.answer(query),
+        })
+    }
+}
+
+/// Always the same answer.
+struct Same(Answer);
+
+impl Source for Same {
+    fn ask(&mut self, _: Query) -> Result<Answered, Error> {
+        Ok(Answered {
+            version: 1,
+            answer: self.0.clone(),
+        })
+    }
+}
+
+#[test]
+fn pages_are_put_together() {
+    for page in 1..8 {
+        let mut source = Pages { page, asked: 0 };
+        assert_eq!(source.partitions().unwrap(), samples::partitions());
+        assert_eq!(source.page_map(262_144).unwrap(), samples::map());
+        let records = source.log(10).unwrap();
+        let numbers: Vec<u64> = records.iter().map(|row| row.sequence).collect();
+        assert_eq!(numbers, (40..50).collect::<Vec<_>>());
+        assert_eq!(
+            source.log(1000).unwrap().len(),
+            43,
+            "what the ring still has"
+        );
+        assert!(source.log(0).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn the_last_range_ends_with_the_last_frame() {
+    let map = Pages { page: 9, asked: 0 }.page_map(262_000).unwrap();
+    assert_eq!(map.last().unwrap().frames, 204_800 - 144);
+}
+
+#[test]
+fn pages_that_do_not_go_on_are_an_error() {
+    let rows = samples::partitions();
+    let mut again = Same(Answer::Partitions { rows, more: true });
+    assert!(matches!(again.partitions(), Err(Error::Stuck(_))));
+    let mut empty = Same(Answer::Partitions {
+        rows: vec![],
+        more: true,
+    });
+    assert!(matches!(empty.partitions(), Err(Error::Stuck(_))));
+    assert!(matches!(
+        Same(Answer::PageMap(vec![])).page_map(1),
+        Err(Error::Stuck(_))
+    ));
+    let rows = samples::map().split_off(1);
+    assert!(matches!(
+        Same(Answer::PageMap(rows)).page_map(99),
+        Err(Error::Stuck(_))
+    ));
+    let mut log = Same(Answer::Log {
+        rows: vec![],
+        oldest: 0,
+        next: u64::MAX,
+    });
+    assert!(log.log(5).unwrap().is_empty());
+}
+
+#[test]
+fn the_answer_to_another_question_is_an_error() {
+    let mut source = Same(Answer::Applied(vec![]));
+    assert!(matches!(source.version(), Err(Error::Other(_))));
+    assert!(matches!(source.partitions(), Err(Error::Other(_))));
+    assert!(matches!(source.resources(), Err(Error::Other(_))));
+    assert!(matches!(source.page_map(1), Err(Error::Other(_))));
+    assert!(matches!(source.log(1), Err(Error::Other(_))));
+}
+
+#[test]
+fn no_uvd_is_an_error_with_a_way_out() {
+    let path = Path::new("/no/such/uvd.sock");
+    let error = Uvd::connect(path, Duration::from_secs(1))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.starts_with("uvd: /no/such/uvd.sock: No such file"),
+        "{error}"
+    );
+    assert!(error.contains("does uvd run?"), "{error}");
+}
+
+/// A `uvd` that reads one request and then does as it is told.
+fn with_uvd(name: &str, act: impl FnOnce(UnixStream, Ask) + Send + 'static) -> Result<u64, Error> {
+    let name = format!("uvtool-test-{}-{name}.sock", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let listener = UnixListener::bind(&path).unwrap();
+    let uvd = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let ask = read(&stream).unwrap();
+        act(stream, ask);
+    });
+    let answer =
+        Uvd::connect(&path, Duration::from_millis(500)).and_then(|mut uvd| uvd.ask(Query::Version));
+    uvd.join().unwrap();
+    std::fs::remove_file(path).unwrap();
+    answer.map(|answered| answered.version)
+}
+
+#[test]
+fn the_answer_with_our_id_is_ours() {
+    let version = with_uvd("id", |stream, ask| {
+        assert_eq!((ask.id, ask.timeout_ms), (1, Some(500)));
+        for id in [77, 1] {
+            let answer = Answer::Version(samples::version());
+            let result = Ok(Answered {
+                version: id + 5,
+                answer,
+            });
+            write(&stream, &Told { id, result }).unwrap();
+        }
+    });
+    assert_eq!(version.unwrap(), 6);
+}
+
+#[test]
+fn failures_and_a_uvd_that_goes_away_are_told() {
+    let failed = with_uvd("failure", |stream, _| {
+        let result = Err(Failure::NoChannel("store: x: ENOENT".into()));
+        write(&stream, &Told { id: 1, result }).unwrap();
+    });
+    assert_eq!(
+        failed.unwrap_err().to_string(),
+        "command channel: store: x: ENOENT; uvd tries again by itself, see `dmesg | grep uvd`"
+    );
+    let gone = with_uvd("gone", |stream, _| drop(stream))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        gone.starts_with("uvd: ") && gone.contains("dmesg"),
+        "{gone}"
+    );
+}

@@ -1,0 +1,173 @@
+//! `uvtool info NAME`.
+
+use pv_abi::uv::command::PartitionRow;
+use serde::Serialize;
+
+use super::{Names, View};
+use crate::source::Error;
+use crate::table::printable;
+use crate::words::{bytes, cause_words, kind_word, memory, rights_words, seconds, state_word};
+
+/// One partition.
+#[derive(Serialize)]
+pub struct Info {
+    name: String,
+    number: u32,
+    kind: String,
+    state: String,
+    cause: Option<String>,
+    rights: Vec<String>,
+    owner: String,
+    vcpus: u32,
+    vcpus_up: u32,
+    cpu_weight: u32,
+    cpu_cap_percent: Option<u32>,
+    cpu_time_ns: u64,
+    memory_bytes: u64,
+    instance_bytes: u64,
+    created_at_version: u64,
+    #[serde(skip)]
+    row: PartitionRow,
+}
+
+impl Info {
+    /// The partition of this name, or else of this number.
+    pub fn new(rows: &[PartitionRow], wanted: &str) -> Result<Self, Error> {
+        let number = wanted.parse().ok();
+        let found = rows
+            .iter()
+            .find(|row| row.name == wanted)
+            .or_else(|| rows.iter().find(|row| Some(row.number) == number));
+        let Some(row) = found else {
+            let there: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+            return Err(Error::NoSuchPartition {
+                name: wanted.into(),
+                there: there.join(", "),
+            });
+        };
+        Ok(Self::of(row, &Names::new(rows)))
+    }
+
+    fn of(row: &PartitionRow, names: &Names<'_>) -> Self {
+        Self {
+            name: row.name.clone(),
+            number: row.number,
+            kind: kind_word(row.kind),
+            state: state_word(row.state),
+            cause: cause_words(row.cause, row.cause_detail),
+            rights: rights_words(row.rights),
+            owner: names.of(row.owner),
+            vcpus: row.vcpus,
+            vcpus_up: row.vcpus_up,
+            cpu_weight: row.cpu_weight,
+            cpu_cap_percent: (row.cpu_cap != 0).then_some(row.cpu_cap),
+            cpu_time_ns: row.cpu_time,
+            memory_bytes: bytes(row.memory_frames),
+            instance_bytes: bytes(row.instance_frames),
+            created_at_version: row.created_at,
+            row: row.clone(),
+        }
+    }
+
+    fn owner_text(&self) -> String {
+        match self.row.owner {
+            0 => "none".into(),
+            number => format!("{} ({number})", self.owner),
+        }
+    }
+}
+
+impl View for Info {
+    fn text(&self) -> String {
+        let or = |text: String, none: &str| if text.is_empty() { none.into() } else { text };
+        let cap = self
+            .cpu_cap_percent
+            .map(|cap| format!("{cap} % of one CPU"));
+        let lines = [
+            ("Name", self.name.clone()),
+            ("Number", self.number.to_string()),
+            ("Kind", self.kind.clone()),
+            ("State", self.state.clone()),
+            ("Cause", self.cause.clone().unwrap_or_else(|| "none".into())),
+            ("Rights", or(self.rights.join(", "), "none")),
+            ("Owner", self.owner_text()),
+            (
+                "Virtual CPUs",
+                format!("{}, {} up", self.vcpus, self.vcpus_up),
+            ),
+            ("CPU weight", self.cpu_weight.to_string()),
+            ("CPU cap", cap.unwrap_or_else(|| "none".into())),
+            ("CPU time", seconds(self.cpu_time_ns)),
+            ("Memory", memory(self.row.memory_frames)),
+            ("Monitor instance", memory(self.row.instance_frames)),
+            (
+                "Created at",
+                format!("version {} of the database", self.created_at_version),
+            ),
+        ];
+        let line = |(name, value): &(&str, String)| format!("{name:<18}{}\n", printable(value));
+        lines.iter().map(line).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::samples;
+
+    #[test]
+    fn every_field_has_its_line() {
+        let text = Info::new(&samples::partitions(), "web").unwrap().text();
+        assert_eq!(
+            text,
+            "\
+Name              web
+Number            16
+Kind              guest
+State             crashed
+Cause             trap 13 without a handler
+Rights            none
+Owner             command (3)
+Virtual CPUs      4, 0 up
+CPU weight        512
+CPU cap           150 % of one CPU
+CPU time          0.00 s
+Memory            1020 KiB
+Monitor instance  256 KiB
+Created at        version 12 of the database
+"
+        );
+    }
+
+    #[test]
+    fn a_partition_is_found_by_number_too_but_by_name_first() {
+        let mut rows = samples::partitions();
+        assert_eq!(Info::new(&rows, "3").unwrap().name, "command");
+        rows[0].name = "3".into();
+        assert_eq!(Info::new(&rows, "3").unwrap().number, 1);
+    }
+
+    #[test]
+    fn one_that_is_not_there_is_an_error_that_names_the_others() {
+        let error = Info::new(&samples::partitions(), "wep")
+            .err()
+            .unwrap()
+            .to_string();
+        assert_eq!(
+            error,
+            "partition \"wep\": no such partition; \
+             there are ultravisor, boot, command, monitor, web"
+        );
+    }
+
+    #[test]
+    fn programs_get_null_for_none() {
+        let info = Info::new(&samples::partitions(), "ultravisor").unwrap();
+        let json = serde_json::to_value(&info).unwrap();
+        assert_eq!(json["cause"], serde_json::Value::Null);
+        assert_eq!(json["cpu_cap_percent"], serde_json::Value::Null);
+        assert_eq!(json["rights"], serde_json::json!(["lead", "serial"]));
+        assert!(json.get("row").is_none());
+        assert!(info.text().contains("Owner             none\n"));
+    }
+}

@@ -1,0 +1,124 @@
+//! `uvtool list`.
+
+use pv_abi::uv::command::PartitionRow;
+use pv_abi::uv::database::kind;
+use serde::Serialize;
+
+use super::View;
+use crate::table::{Align, Table};
+use crate::words::{bytes, kind_word, memory, seconds, state_word};
+
+/// The partitions.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub struct List {
+    partitions: Vec<Partition>,
+}
+
+/// A line of the list.
+#[derive(Serialize)]
+struct Partition {
+    name: String,
+    number: u32,
+    kind: String,
+    state: String,
+    memory_bytes: u64,
+    #[serde(skip)]
+    memory: String,
+    vcpus: u32,
+    vcpus_up: u32,
+    cpu_time_ns: u64,
+}
+
+impl List {
+    /// A list of these partitions; pseudo-partitions, which never run, only when asked for.
+    pub fn new(rows: &[PartitionRow], pseudo: bool) -> Self {
+        let rows = rows.iter().filter(|row| pseudo || row.kind != kind::PSEUDO);
+        Self {
+            partitions: rows.map(Partition::new).collect(),
+        }
+    }
+}
+
+impl Partition {
+    fn new(row: &PartitionRow) -> Self {
+        Self {
+            name: row.name.clone(),
+            number: row.number,
+            kind: kind_word(row.kind),
+            state: state_word(row.state),
+            memory_bytes: bytes(row.memory_frames),
+            memory: memory(row.memory_frames),
+            vcpus: row.vcpus,
+            vcpus_up: row.vcpus_up,
+            cpu_time_ns: row.cpu_time,
+        }
+    }
+}
+
+impl View for List {
+    fn text(&self) -> String {
+        let mut table = Table::new(&[
+            ("NAME", Align::Left),
+            ("NUMBER", Align::Right),
+            ("KIND", Align::Left),
+            ("STATE", Align::Left),
+            ("MEMORY", Align::Right),
+            ("VCPUS", Align::Right),
+            ("CPU-TIME", Align::Right),
+        ]);
+        for one in &self.partitions {
+            table.row([
+                one.name.clone(),
+                one.number.to_string(),
+                one.kind.clone(),
+                one.state.clone(),
+                one.memory.clone(),
+                one.vcpus.to_string(),
+                seconds(one.cpu_time_ns),
+            ]);
+        }
+        table.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::samples;
+
+    #[test]
+    fn the_list_is_a_table() {
+        let text = List::new(&samples::partitions(), false).text();
+        assert_eq!(
+            text,
+            "\
+NAME        NUMBER  KIND        STATE      MEMORY  VCPUS  CPU-TIME
+ultravisor       1  ultravisor  running    16 MiB      1    0.25 s
+boot             2  boot        running   100 MiB      1    1.00 s
+command          3  command     running   800 MiB      2   12.35 s
+web             16  guest       crashed  1020 KiB      4    0.00 s
+"
+        );
+        let all = List::new(&samples::partitions(), true).text();
+        assert!(all.contains("\nmonitor"), "{all}");
+    }
+
+    #[test]
+    fn programs_get_numbers_with_units_in_their_names() {
+        let list = List::new(&samples::partitions()[..1], false);
+        let json = serde_json::to_value(&list).unwrap();
+        let expected = serde_json::json!([{
+            "name": "ultravisor", "number": 1, "kind": "ultravisor", "state": "running",
+            "memory_bytes": 16 << 20, "vcpus": 1, "vcpus_up": 1, "cpu_time_ns": 250_000_000,
+        }]);
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn no_partitions_are_a_heading_and_an_empty_array() {
+        let list = List::new(&[], false);
+        assert_eq!(list.text().lines().count(), 1);
+        assert_eq!(serde_json::to_string(&list).unwrap(), "[]");
+    }
+}

@@ -1,0 +1,47 @@
+//! What the commands show: for programs (JSON) and for people (text), from one value.
+//!
+//! Rule: a view is made from answers alone and printed by no one here, so that tests see every
+//! line. JSON names carry their unit (`memory_bytes`, `cpu_time_ns`).
+
+pub mod info;
+pub mod list;
+pub mod log;
+pub mod resources;
+pub mod version;
+
+use pv_abi::uv::command::PartitionRow;
+use pv_abi::uv::database::UNASSIGNED;
+use serde::Serialize;
+
+/// What a command shows.
+pub trait View: Serialize {
+    /// For people; ends with a newline.
+    fn text(&self) -> String;
+
+    /// What is wrong with what is shown, if anything: the command then fails.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Names of partitions by number.
+pub struct Names<'a>(&'a [PartitionRow]);
+
+impl<'a> Names<'a> {
+    /// The names in these rows.
+    pub fn new(rows: &'a [PartitionRow]) -> Self {
+        Self(rows)
+    }
+
+    /// The name of a partition; `free` for none, `#N` for one without a row.
+    pub fn of(&self, number: u32) -> String {
+        if number == UNASSIGNED {
+            return "free".into();
+        }
+        let row = self.0.iter().find(|row| row.number == number);
+        row.map_or_else(|| format!("#{number}"), |row| row.name.clone())
+    }
+}
+
+#[cfg(test)]
+pub mod samples;

@@ -1,0 +1,366 @@
+//! `uvtool resources`: what the machine has, and who has it.
+//!
+//! Rule: sums are made here from the rows, and compared with what the page map describes; a
+//! difference is shown and makes the command fail.
+
+use pv_abi::uv::command::{CpuRow, MapRow, MemoryRow, PciRow, ResourcesAnswer};
+use pv_abi::uv::database::TIER_FRAMES;
+use serde::Serialize;
+
+use super::{Names, View};
+use crate::table::{Align, Table};
+use crate::words::{
+    bytes, firmware_word, memory, pci_address, pci_class_word, percent, percent_text,
+};
+
+/// The machine.
+#[derive(Serialize)]
+pub struct Resources {
+    frames: u64,
+    memory: Vec<Memory>,
+    firmware: Vec<Firmware>,
+    cpus: Vec<Cpu>,
+    pci: Vec<Pci>,
+    arena_pages: u32,
+    arena_pages_used: u32,
+    channels: u32,
+    /// What does not agree; empty: all sums do.
+    disagreements: Vec<String>,
+    /// Ranges of the page map, where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    map: Option<Vec<Range>>,
+}
+
+#[derive(Serialize)]
+struct Memory {
+    owner: String,
+    number: u32,
+    io: bool,
+    entries_4gib: u64,
+    entries_4mib: u64,
+    entries_4kib: u64,
+    frames: u64,
+    bytes: u64,
+    percent: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Firmware {
+    #[serde(rename = "type")]
+    kind: String,
+    frames: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Cpu {
+    index: u32,
+    apic_id: u32,
+    online: bool,
+    busy_percent: Option<f64>,
+    busy_ns: u64,
+    idle_ns: u64,
+}
+
+#[derive(Serialize)]
+struct Pci {
+    address: String,
+    vendor: String,
+    device: String,
+    class: String,
+    owner: String,
+}
+
+#[derive(Serialize)]
+struct Range {
+    first_frame: u64,
+    frames: u64,
+    bytes: u64,
+    owner: String,
+    io: bool,
+}
+
+impl Resources {
+    /// The machine as the ultravisor describes it; `map` where the ranges are wanted.
+    pub fn new(answer: &ResourcesAnswer, names: &Names<'_>, map: Option<Vec<MapRow>>) -> Self {
+        let mut disagreements = check(answer, names);
+        disagreements.extend(map.as_ref().and_then(|rows| check_map(answer, rows, names)));
+        let firmware = answer.firmware.iter().map(|(kind, frames)| Firmware {
+            kind: firmware_word(*kind),
+            frames: *frames,
+            bytes: bytes(*frames),
+        });
+        Self {
+            frames: answer.frames,
+            memory: answer
+                .memory
+                .iter()
+                .map(|row| memory_row(row, answer.frames, names))
+                .collect(),
+            firmware: firmware.collect(),
+            cpus: answer.cpus.iter().map(cpu).collect(),
+            pci: answer.pci.iter().map(|row| pci(row, names)).collect(),
+            arena_pages: answer.arena.0,
+            arena_pages_used: answer.arena.1,
+            channels: answer.channels,
+            disagreements,
+            map: map.map(|rows| rows.iter().map(|row| range(row, names)).collect()),
+        }
+    }
+
+    fn memory_text(&self) -> String {
+        let mut table = Table::new(&[
+            ("OWNER", Align::Left),
+            ("KIND", Align::Left),
+            ("4-GIB", Align::Right),
+            ("4-MIB", Align::Right),
+            ("4-KIB", Align::Right),
+            ("MEMORY", Align::Right),
+            ("SHARE", Align::Right),
+        ]);
+        for row in &self.memory {
+            table.row([
+                row.owner.clone(),
+                if row.io { "I/O".into() } else { "RAM".into() },
+                row.entries_4gib.to_string(),
+                row.entries_4mib.to_string(),
+                row.entries_4kib.to_string(),
+                memory(row.frames),
+                percent_text(row.percent),
+            ]);
+        }
+        let tier = |of: fn(&Memory) -> u64| sum(self.memory.iter().map(of)).to_string();
+        let frames = sum(self.memory.iter().map(|row| row.frames));
+        table.row([
+            "sum".into(),
+            String::new(),
+            tier(|row| row.entries_4gib),
+            tier(|row| row.entries_4mib),
+            tier(|row| row.entries_4kib),
+            memory(frames),
+            percent_text(percent(frames, self.frames)),
+        ]);
+        format!("{table}{}", self.verdict())
+    }
+
+    fn verdict(&self) -> String {
+        if self.disagreements.is_empty() {
+            return format!(
+                "Sums agree: {} frames in the page map, each with one owner.\n",
+                self.frames
+            );
+        }
+        self.disagreements
+            .iter()
+            .map(|text| format!("Sums do not agree: {text}.\n"))
+            .collect()
+    }
+
+    fn firmware_text(&self) -> String {
+        let mut table = Table::new(&[("FIRMWARE-TYPE", Align::Left), ("MEMORY", Align::Right)]);
+        for row in &self.firmware {
+            table.row([row.kind.clone(), memory(row.frames)]);
+        }
+        table.to_string()
+    }
+
+    fn cpu_text(&self) -> String {
+        let mut table = Table::new(&[
+            ("CPU", Align::Right),
+            ("APIC", Align::Right),
+            ("STATE", Align::Left),
+            ("BUSY", Align::Right),
+        ]);
+        for row in &self.cpus {
+            table.row([
+                row.index.to_string(),
+                row.apic_id.to_string(),
+                if row.online {
+                    "online".into()
+                } else {
+                    "offline".into()
+                },
+                percent_text(row.busy_percent),
+            ]);
+        }
+        table.to_string()
+    }
+
+    fn pci_text(&self) -> String {
+        let mut table = Table::new(&[
+            ("PCI", Align::Left),
+            ("ID", Align::Left),
+            ("CLASS", Align::Left),
+            ("OWNER", Align::Left),
+        ]);
+        for row in &self.pci {
+            let id = format!("{}:{}", row.vendor, row.device);
+            table.row([
+                row.address.clone(),
+                id,
+                row.class.clone(),
+                row.owner.clone(),
+            ]);
+        }
+        table.to_string()
+    }
+
+    fn map_text(&self) -> Option<String> {
+        let mut table = Table::new(&[
+            ("FIRST-FRAME", Align::Right),
+            ("LAST-FRAME", Align::Right),
+            ("MEMORY", Align::Right),
+            ("KIND", Align::Left),
+            ("OWNER", Align::Left),
+        ]);
+        for row in self.map.as_ref()? {
+            table.row([
+                format!("{:#x}", row.first_frame),
+                format!(
+                    "{:#x}",
+                    row.first_frame.saturating_add(row.frames).saturating_sub(1)
+                ),
+                memory(row.frames),
+                if row.io { "I/O".into() } else { "RAM".into() },
+                row.owner.clone(),
+            ]);
+        }
+        Some(table.to_string())
+    }
+}
+
+impl View for Resources {
+    fn text(&self) -> String {
+        let mut parts = vec![
+            self.memory_text(),
+            self.firmware_text(),
+            self.cpu_text(),
+            self.pci_text(),
+        ];
+        parts.push(format!(
+            "Database: {} of {} pages in use. Channels: {}.\n",
+            self.arena_pages_used, self.arena_pages, self.channels
+        ));
+        parts.extend(self.map_text());
+        parts.join("\n")
+    }
+
+    fn problem(&self) -> Option<String> {
+        let first = self.disagreements.first()?;
+        Some(format!(
+            "resources: sums do not agree: {first}; see `uvtool log`"
+        ))
+    }
+}
+
+/// What does not agree in an answer.
+fn check(answer: &ResourcesAnswer, names: &Names<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    let owned = sum(answer.memory.iter().map(|row| row.frames));
+    found.extend(difference("the owners", owned, answer.frames));
+    let described = sum(answer.firmware.iter().map(|(_, frames)| *frames));
+    found.extend(difference("the firmware's types", described, answer.frames));
+    let mut beyond: u128 = 0;
+    for row in &answer.memory {
+        let entries = tier_frames(row);
+        let owner = names.of(row.owner);
+        match entries.checked_sub(u128::from(row.frames)) {
+            Some(more) => beyond += more,
+            None => found.push(format!(
+                "the entries of {owner} cover {entries} frames, it has {}",
+                row.frames
+            )),
+        }
+    }
+    // One entry, the last, may reach past the last frame.
+    if beyond >= u128::from(TIER_FRAMES[0]) {
+        found.push(format!(
+            "the entries cover {beyond} frames more than the owners have"
+        ));
+    }
+    found
+}
+
+/// What does not agree between the ranges and the owners' rows.
+fn check_map(answer: &ResourcesAnswer, map: &[MapRow], names: &Names<'_>) -> Option<String> {
+    let wrong = answer.memory.iter().find_map(|row| {
+        let ranges = map
+            .iter()
+            .filter(|range| (range.owner, range.io) == (row.owner, row.io));
+        let frames = sum(ranges.map(|range| range.frames));
+        (frames != row.frames).then_some((row, frames))
+    })?;
+    let (row, frames) = wrong;
+    let owner = names.of(row.owner);
+    Some(format!(
+        "the ranges of {owner} have {frames} frames, its row has {}",
+        row.frames
+    ))
+}
+
+fn difference(what: &str, have: u64, frames: u64) -> Option<String> {
+    let by = have.abs_diff(frames);
+    let way = if have > frames { "more" } else { "fewer" };
+    (by != 0).then(|| format!("{what} have {by} frames {way} than the page map's {frames}"))
+}
+
+fn tier_frames(row: &MemoryRow) -> u128 {
+    let tiers = row.tiers.iter().zip(TIER_FRAMES);
+    tiers
+        .map(|(entries, frames)| u128::from(*entries) * u128::from(frames))
+        .sum()
+}
+
+fn sum(values: impl Iterator<Item = u64>) -> u64 {
+    values.fold(0, u64::saturating_add)
+}
+
+fn memory_row(row: &MemoryRow, all: u64, names: &Names<'_>) -> Memory {
+    let [entries_4gib, entries_4mib, entries_4kib] = row.tiers;
+    Memory {
+        owner: names.of(row.owner),
+        number: row.owner,
+        io: row.io,
+        entries_4gib,
+        entries_4mib,
+        entries_4kib,
+        frames: row.frames,
+        bytes: bytes(row.frames),
+        percent: percent(row.frames, all),
+    }
+}
+
+fn cpu(row: &CpuRow) -> Cpu {
+    Cpu {
+        index: row.index,
+        apic_id: row.apic_id,
+        online: row.online,
+        busy_percent: percent(row.busy, row.busy.saturating_add(row.idle)),
+        busy_ns: row.busy,
+        idle_ns: row.idle,
+    }
+}
+
+fn pci(row: &PciRow, names: &Names<'_>) -> Pci {
+    Pci {
+        address: pci_address(row.address),
+        vendor: format!("{:04x}", row.id & 0xffff),
+        device: format!("{:04x}", row.id >> 16),
+        class: pci_class_word(row.class),
+        owner: names.of(row.owner),
+    }
+}
+
+fn range(row: &MapRow, names: &Names<'_>) -> Range {
+    Range {
+        first_frame: row.first,
+        frames: row.frames,
+        bytes: bytes(row.frames),
+        owner: names.of(row.owner),
+        io: row.io,
+    }
+}
+
+#[cfg(test)]
+#[path = "resources_tests.rs"]
+mod tests;

@@ -1,0 +1,153 @@
+//! Answers for tests.
+
+use pv_abi::uv::calls::cause;
+use pv_abi::uv::command::{
+    CpuRow, LogRow, MapRow, MemoryRow, PartitionRow, PciRow, ResourcesAnswer, VersionAnswer,
+};
+use pv_abi::uv::database::{kind, rights, state};
+
+/// The three system partitions, the monitor, and a guest that crashed.
+pub fn partitions() -> Vec<PartitionRow> {
+    let row = |number, name: &str, kind, rights, memory_frames, cpu_time| PartitionRow {
+        number,
+        name: name.into(),
+        kind,
+        state: state::RUNNING,
+        rights,
+        owner: 0,
+        vcpus: 1,
+        vcpus_up: 1,
+        cpu_weight: 256,
+        cpu_cap: 0,
+        memory_frames,
+        instance_frames: 64,
+        cpu_time,
+        cause: cause::NONE,
+        cause_detail: 0,
+        created_at: 1,
+    };
+    let lead = rights::LEAD | rights::SERIAL;
+    let mut rows = vec![
+        row(
+            1,
+            "ultravisor",
+            kind::ULTRAVISOR,
+            lead,
+            16 * 256,
+            250_000_000,
+        ),
+        row(
+            2,
+            "boot",
+            kind::BOOT,
+            rights::BUILD,
+            100 * 256,
+            1_000_000_000,
+        ),
+        row(
+            3,
+            "command",
+            kind::COMMAND,
+            rights::HOST_POWER,
+            800 * 256,
+            12_345_678_901,
+        ),
+        row(7, "monitor", kind::PSEUDO, 0, 4096, 0),
+        row(16, "web", kind::GUEST, 0, 255, 0),
+    ];
+    (rows[2].vcpus, rows[2].vcpus_up) = (2, 2);
+    let web = &mut rows[4];
+    (web.vcpus, web.vcpus_up, web.owner, web.created_at) = (4, 0, 3, 12);
+    (web.state, web.cause, web.cause_detail) = (state::CRASHED, cause::UNHANDLED_TRAP, 13);
+    (web.cpu_weight, web.cpu_cap) = (512, 150);
+    rows
+}
+
+/// A machine of 1 GiB whose sums agree.
+pub fn resources() -> ResourcesAnswer {
+    let memory = |owner, io, tiers: [u64; 3], frames| MemoryRow {
+        owner,
+        io,
+        tiers,
+        frames,
+    };
+    ResourcesAnswer {
+        frames: 262_144,
+        memory: vec![
+            memory(0, false, [0, 10, 0], 10_240),
+            memory(1, false, [0, 4, 0], 4096),
+            memory(3, false, [0, 200, 0], 204_800),
+            memory(7, false, [0, 41, 1008], 42_992),
+            memory(8, true, [0, 0, 16], 16),
+        ],
+        firmware: vec![(1, 262_000), (2, 144)],
+        cpus: vec![
+            CpuRow {
+                index: 0,
+                apic_id: 0,
+                online: true,
+                busy: 25,
+                idle: 75,
+            },
+            CpuRow {
+                index: 1,
+                apic_id: 2,
+                online: false,
+                busy: 0,
+                idle: 0,
+            },
+        ],
+        pci: vec![PciRow {
+            address: 8,
+            id: 0x7000_8086,
+            class: 0x0601_0000,
+            owner: 0,
+        }],
+        arena: (512, 40),
+        channels: 3,
+    }
+}
+
+/// The page map of [`resources`].
+pub fn map() -> Vec<MapRow> {
+    let range = |first, frames, owner, io| MapRow {
+        first,
+        frames,
+        owner,
+        io,
+    };
+    vec![
+        range(0, 16, 8, true),
+        range(16, 42_992, 7, false),
+        range(43_008, 4096, 1, false),
+        range(47_104, 10_240, 0, false),
+        range(57_344, 204_800, 3, false),
+    ]
+}
+
+/// So many log records.
+pub fn log(count: u64) -> Vec<LogRow> {
+    let row = |sequence| LogRow {
+        sequence,
+        time: sequence * 500_000_000,
+        who: if sequence % 2 == 0 { 2 } else { 7 },
+        request: sequence + 100,
+        version: sequence + 1,
+        outcome: "committed".into(),
+        what: format!("operation {sequence}"),
+        reason: "because".into(),
+    };
+    (0..count).map(row).collect()
+}
+
+/// Versions.
+pub fn version() -> VersionAnswer {
+    VersionAnswer {
+        ultravisor: "9.9.9".into(),
+        protocol: 1,
+        abi: 1,
+        arena: 1,
+        xen: 4 << 16 | 17,
+        command_line: String::new(),
+    }
+}

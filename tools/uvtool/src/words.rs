@@ -1,0 +1,209 @@
+//! Numbers of the ABI in words, and quantities with their units.
+//!
+//! Rule: a number that has no word yet is shown as the number, never hidden.
+
+use pv_abi::uv::calls::cause;
+use pv_abi::uv::database::{kind, rights, state};
+
+const FRAMES_PER_MIB: u64 = 256;
+
+/// A kind of partition.
+pub fn kind_word(value: u32) -> String {
+    let word = match value {
+        kind::PSEUDO => "pseudo",
+        kind::ULTRAVISOR => "ultravisor",
+        kind::BOOT => "boot",
+        kind::COMMAND => "command",
+        kind::IO => "io",
+        kind::GUEST => "guest",
+        _ => return format!("kind {value}"),
+    };
+    word.into()
+}
+
+/// A partition's state.
+pub fn state_word(value: u32) -> String {
+    let word = match value {
+        state::FREE => "free",
+        state::BUILDING => "building",
+        state::RUNNING => "running",
+        state::PAUSED => "paused",
+        state::SHUTDOWN => "shut down",
+        state::CRASHED => "crashed",
+        state::DYING => "dying",
+        _ => return format!("state {value}"),
+    };
+    word.into()
+}
+
+/// The rights that are set.
+pub fn rights_words(value: u32) -> Vec<String> {
+    let known = [
+        (rights::LEAD, "lead"),
+        (rights::BUILD, "build"),
+        (rights::HOST_POWER, "host-power"),
+        (rights::SERIAL, "serial"),
+    ];
+    let mut words: Vec<String> = known
+        .iter()
+        .filter(|(bit, _)| value & bit != 0)
+        .map(|(_, word)| (*word).into())
+        .collect();
+    let rest = known.iter().fold(value, |rest, (bit, _)| rest & !bit);
+    if rest != 0 {
+        words.push(format!("{rest:#x}"));
+    }
+    words
+}
+
+/// Why a partition was stopped; `None`: it was not.
+pub fn cause_words(value: u32, detail: u32) -> Option<String> {
+    Some(match value {
+        cause::NONE => return None,
+        cause::SHUTDOWN => match detail {
+            0 => "it powered off".into(),
+            1 => "it asked to be started again".into(),
+            2 => "it asked to be suspended".into(),
+            3 => "it said that it crashed".into(),
+            _ => format!("it shut down with reason {detail}"),
+        },
+        cause::UNHANDLED_TRAP => format!("trap {detail} without a handler"),
+        cause::BAD_FRAME => "return frame or stack that cannot be used".into(),
+        cause::BAD_PAGE_TABLE => "page tables refused at the start".into(),
+        cause::PAGE_TABLE => "page-table state that cannot be undone".into(),
+        cause::STOPPED => "stopped by the ultravisor".into(),
+        _ => format!("cause {value}, detail {detail}"),
+    })
+}
+
+/// A type of the firmware's memory map (multiboot2).
+pub fn firmware_word(value: u32) -> String {
+    let word = match value {
+        0 => "not described",
+        1 => "available",
+        2 => "reserved",
+        3 => "ACPI reclaimable",
+        4 => "ACPI NVS",
+        5 => "defective",
+        _ => return format!("type {value}"),
+    };
+    word.into()
+}
+
+/// A PCI class register: base class, subclass, interface, revision, a byte each.
+pub fn pci_class_word(class: u32) -> String {
+    let word = match class >> 16 {
+        0x0101 => "IDE controller",
+        0x0106 => "SATA controller",
+        0x0108 => "NVMe controller",
+        0x0200 => "Ethernet controller",
+        0x0300 => "VGA controller",
+        0x0500 => "memory controller",
+        0x0600 => "host bridge",
+        0x0601 => "ISA bridge",
+        0x0604 => "PCI bridge",
+        0x0680 => "bridge",
+        0x0c03 => "USB controller",
+        0x0c05 => "SMBus controller",
+        other => match other >> 8 {
+            0x01 => "storage controller",
+            0x02 => "network controller",
+            0x03 => "display controller",
+            0x04 => "multimedia controller",
+            0x05 => "memory controller",
+            0x06 => "bridge",
+            0x07 => "communication controller",
+            0x08 => "system peripheral",
+            0x0c => "serial bus controller",
+            _ => return format!("class {other:04x}"),
+        },
+    };
+    word.into()
+}
+
+/// A PCI address as `segment:bus:device.function`.
+pub fn pci_address(value: u32) -> String {
+    let (segment, bus) = (value >> 16, value >> 8 & 0xff);
+    format!(
+        "{segment:04x}:{bus:02x}:{:02x}.{}",
+        value >> 3 & 0x1f,
+        value & 7
+    )
+}
+
+/// Frames as a quantity of memory: whole MiB, or MiB with one decimal, or KiB below 1 MiB.
+pub fn memory(frames: u64) -> String {
+    let (whole, rest) = (frames / FRAMES_PER_MIB, frames % FRAMES_PER_MIB);
+    match (whole, rest) {
+        (0, 0) => "0 MiB".into(),
+        (0, _) => format!("{} KiB", rest * 4),
+        (_, 0) => format!("{whole} MiB"),
+        _ => format!("{:.1} MiB", frames as f64 / FRAMES_PER_MIB as f64),
+    }
+}
+
+/// Bytes of so many frames.
+pub fn bytes(frames: u64) -> u64 {
+    frames.saturating_mul(4096)
+}
+
+/// Nanoseconds as seconds.
+pub fn seconds(nanoseconds: u64) -> String {
+    format!("{:.2} s", nanoseconds as f64 / 1e9)
+}
+
+/// A share in percent; `None` where there is no whole.
+pub fn percent(part: u64, whole: u64) -> Option<f64> {
+    (whole != 0).then(|| part as f64 * 100.0 / whole as f64)
+}
+
+/// A share as text.
+pub fn percent_text(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".into(), |share| format!("{share:.1} %"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_has_the_unit_that_fits() {
+        let texts = [0, 1, 255, 256, 257, 384, 131_072].map(memory);
+        assert_eq!(
+            texts,
+            [
+                "0 MiB", "4 KiB", "1020 KiB", "1 MiB", "1.0 MiB", "1.5 MiB", "512 MiB"
+            ]
+        );
+        assert_eq!(memory(u64::MAX), "72057594037927936.0 MiB");
+        assert_eq!(bytes(u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn numbers_without_a_word_are_shown() {
+        assert_eq!(kind_word(77), "kind 77");
+        assert_eq!(state_word(77), "state 77");
+        assert_eq!(rights_words(0b1010), ["build", "serial"]);
+        assert_eq!(rights_words(0x101), ["lead", "0x100"]);
+        assert_eq!(cause_words(99, 3).unwrap(), "cause 99, detail 3");
+        assert_eq!(cause_words(0, 3), None);
+        assert_eq!(firmware_word(9), "type 9");
+        assert_eq!(pci_class_word(0xff12_0001), "class ff12");
+    }
+
+    #[test]
+    fn pci_functions_read_as_everywhere() {
+        assert_eq!(
+            pci_address(0x0001_0000 | 2 << 8 | 31 << 3 | 7),
+            "0001:02:1f.7"
+        );
+        assert_eq!(pci_class_word(0x0106_0102), "SATA controller");
+        assert_eq!(pci_class_word(0x0280_0000), "network controller");
+    }
+
+    #[test]
+    fn shares_of_nothing_are_not_shown() {
+        assert_eq!(percent_text(percent(1, 0)), "-");
+        assert_eq!(percent_text(percent(1, 8)), "12.5 %");
+    }
+}
