@@ -86,10 +86,13 @@ pub enum ImageError {
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("the file is empty"),
-            Self::Unknown => f.write_str("neither an ELF image nor a bzImage"),
+            Self::Empty => f.write_str("empty; give a kernel image"),
+            Self::Unknown => f.write_str("neither an ELF image nor a bzImage; give a kernel image"),
             Self::Truncated(needed, there) => {
-                write!(f, "truncated bzImage: {needed} bytes needed, {there} there")
+                write!(
+                    f,
+                    "truncated bzImage: {needed} bytes needed, {there} there; copy it again"
+                )
             }
             Self::Protocol(version) => {
                 write!(
@@ -100,7 +103,9 @@ impl fmt::Display for ImageError {
                 )?;
                 f.write_str(", at least 2.08 is needed")
             }
-            Self::Payload => f.write_str("bzImage with a payload of no known compression"),
+            Self::Payload => {
+                f.write_str("damaged bzImage: a payload of no known compression; copy it again")
+            }
             Self::Compressed(compression) => {
                 write!(
                     f,

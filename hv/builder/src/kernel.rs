@@ -43,15 +43,18 @@ pub enum KernelError {
 impl fmt::Display for KernelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Elf => f.write_str("damaged or truncated ELF image"),
-            Self::Machine => f.write_str("not a 64-bit x86 executable"),
+            Self::Elf => f.write_str("damaged or truncated ELF image; copy it again"),
+            Self::Machine => f.write_str("not a 64-bit x86 executable; give an x86-64 kernel"),
             Self::NoNotes => f.write_str("has no Xen PV notes; give a kernel with CONFIG_XEN_PV"),
             Self::NoEntry => {
                 f.write_str("has Xen notes, but none for a PV start; give one with CONFIG_XEN_PV")
             }
-            Self::Note(kind) => write!(f, "damaged Xen note {kind}"),
+            Self::Note(kind) => write!(f, "damaged Xen note {kind}; copy it again"),
             Self::Version => f.write_str("made for an interface other than xen-3.0"),
-            Self::Segment(index) => write!(f, "segment {index} lies outside of file or memory"),
+            Self::Segment(index) => write!(
+                f,
+                "segment {index} lies outside of file or memory; copy it again"
+            ),
             Self::NoSegments => f.write_str("has nothing to load"),
         }
     }
