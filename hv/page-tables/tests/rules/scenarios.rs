@@ -1,0 +1,599 @@
+//! What kernels do, and what attackers tried on other hypervisors (the advisory is named).
+
+use crate::invariants::{Outside, check};
+use crate::machine::Sim;
+use frames::{Kind, Type};
+use page_tables::bits::{A, AVL, D, G, NX, P, PAT_PS, PCD, RW, US};
+use page_tables::{
+    Error, Operation, Release, Space, Updated, drop_range, get_base, get_descriptors, hold,
+    map_foreign, pin, put_base, put_descriptors, release, release_now, unmap_entry_expect, unpin,
+    update_descriptor, update_entry, update_entry_emulated,
+};
+use std::sync::atomic::Ordering;
+
+const L4: u64 = 1;
+const L3: u64 = 3;
+const L2: u64 = 6;
+const L1: u64 = 10;
+const DATA: u64 = 20;
+/// A frame of partition 2.
+const OTHERS: u64 = 40;
+
+const fn to(mfn: u64, flags: u64) -> u64 {
+    mfn << 12 | flags | P
+}
+
+/// A machine, and partition 1 on it with a tree of one table per level in memory, not yet taken.
+fn tree() -> (Sim, Space) {
+    let sim = Sim::new();
+    for (table, below) in [(L4, L3), (L3, L2), (L2, L1)] {
+        sim.poke(table, 0, to(below, RW | US));
+    }
+    sim.poke(L1, 0, to(DATA, RW));
+    sim.poke(L1, 1, to(L1, NX));
+    (sim, Space::new(1, false))
+}
+
+/// The tree, pinned and loaded.
+fn running() -> (Sim, Space, Outside) {
+    let (sim, mut space) = tree();
+    pin(&sim, &mut space, 4, L4).unwrap();
+    get_base(&sim, &mut space, L4).unwrap();
+    sim.cache(1, &[L4]);
+    (
+        sim,
+        space,
+        Outside {
+            bases: vec![(1, L4)],
+            ..Outside::default()
+        },
+    )
+}
+
+fn store(
+    sim: &Sim,
+    space: &mut Space,
+    table: u64,
+    index: usize,
+    new: u64,
+) -> Result<Updated, Error> {
+    update_entry(sim, space, table, index, new, false)
+}
+
+fn counts(sim: &Sim, mfn: u64) -> (Type, u32, u32) {
+    let word = sim.word(mfn);
+    (word.ty(), word.count(), word.references())
+}
+
+#[test]
+fn a_pinned_tree_holds_what_it_refers_to_and_gives_it_back() {
+    let (sim, mut space, outside) = running();
+    check(&sim, &outside);
+    assert_eq!(counts(&sim, L4), (Type::L4, 2, 2));
+    assert_eq!(counts(&sim, L3), (Type::L3, 1, 1));
+    assert_eq!(counts(&sim, L1), (Type::L1, 1, 2));
+    assert_eq!(counts(&sim, DATA), (Type::Writable, 1, 1));
+    unpin(&sim, &mut space, L4).unwrap();
+    assert_eq!(counts(&sim, L3), (Type::L3, 1, 1));
+    put_base(&sim, &mut space, L4).unwrap();
+    for mfn in [L4, L3, L2, L1, DATA] {
+        assert_eq!(sim.word(mfn).references(), 0);
+    }
+}
+
+#[test]
+fn entries_are_made_reachable_from_ring_3_and_not_global() {
+    let (sim, mut space, _) = running();
+    assert_eq!(sim.raw(L1, 0), to(DATA, RW | US));
+    let marks = AVL | A | NX;
+    store(&sim, &mut space, L1, 5, to(21, G | marks)).unwrap();
+    assert_eq!(sim.raw(L1, 5), to(21, US | marks));
+    // What was read back is accepted.
+    store(&sim, &mut space, L1, 5, sim.raw(L1, 5) | RW).unwrap();
+    assert_eq!(sim.raw(L1, 5), to(21, US | RW | marks));
+}
+
+#[test]
+fn entries_that_are_not_present_are_kept_as_they_are() {
+    let (sim, mut space, outside) = running();
+    let swap = !P;
+    store(&sim, &mut space, L1, 9, swap).unwrap();
+    assert_eq!(sim.raw(L1, 9), swap);
+    store(&sim, &mut space, L2, 9, swap).unwrap();
+    assert_eq!(sim.raw(L2, 9), swap);
+    check(&sim, &outside);
+}
+
+#[test]
+fn a_kernel_forks() {
+    let (sim, mut space, mut outside) = running();
+    let (l4, l3, l2, l1) = (2, 4, 7, 11);
+    // The child's tables are ordinary pages; the parent fills them by calls.
+    for (table, value) in [(l4, to(l3, RW)), (l3, to(l2, RW)), (l2, to(l1, RW))] {
+        assert_eq!(store(&sim, &mut space, table, 1, value).unwrap().level, 0);
+    }
+    store(&sim, &mut space, l1, 7, to(DATA, US)).unwrap();
+    // The kernel's half is copied with the monitor's slots, which read-only mappings show.
+    sim.poke(l4, 256, sim.raw(L4, 256));
+    sim.poke(l4, 272, to(L3, RW | US));
+    // The parent's page becomes copy-on-write, by a one-byte and.
+    let write_protect = Operation::And(!RW);
+    let old = update_entry_emulated(&sim, &mut space, L1, 0, write_protect).unwrap();
+    assert_eq!(old, to(DATA, RW | US));
+    assert_eq!(counts(&sim, DATA), (Type::Writable, 0, 1));
+    pin(&sim, &mut space, 1, l1).unwrap();
+    pin(&sim, &mut space, 4, l4).unwrap();
+    get_base(&sim, &mut space, l4).unwrap();
+    outside.bases.push((1, l4));
+    check(&sim, &outside);
+    assert_eq!(sim.word(L3).count(), 2);
+    assert_eq!(sim.word(l1).count(), 2);
+    assert_eq!(sim.raw(l4, 256), sim.slots[0]);
+    // It exits.
+    put_base(&sim, &mut space, l4).unwrap();
+    outside.bases.pop();
+    unpin(&sim, &mut space, l4).unwrap();
+    assert_eq!(sim.word(l1).count(), 1);
+    unpin(&sim, &mut space, l1).unwrap();
+    assert_eq!(counts(&sim, DATA), (Type::Writable, 0, 1));
+    store(&sim, &mut space, L1, 30, to(l1, RW)).unwrap();
+    check(&sim, &outside);
+}
+
+#[test]
+fn trapped_writes_return_what_was_there() {
+    let (sim, mut space, outside) = running();
+    sim.poke(L1, 0, to(DATA, RW | US | A | D));
+    let mut run = |operation| update_entry_emulated(&sim, &mut space, L1, 0, operation).unwrap();
+    assert_eq!(run(Operation::BitReset(5)), to(DATA, RW | US | A | D));
+    assert_eq!(run(Operation::BitReset(64 + 6)), to(DATA, RW | US | D));
+    let missed = Operation::CompareExchange {
+        expected: 0,
+        new: 0,
+    };
+    assert_eq!(run(missed), to(DATA, RW | US));
+    let hit = Operation::CompareExchange {
+        expected: to(DATA, RW | US),
+        new: to(21, RW),
+    };
+    assert_eq!(run(hit), to(DATA, RW | US));
+    assert_eq!(run(Operation::Exchange(0)), to(21, RW | US));
+    assert_eq!(run(Operation::Store(to(22, 0))), 0);
+    assert_eq!(run(Operation::BitSet(1)), to(22, US));
+    assert_eq!(counts(&sim, DATA).2, 0);
+    assert_eq!(counts(&sim, 22), (Type::Writable, 1, 1));
+    check(&sim, &outside);
+}
+
+#[test]
+fn trapped_writes_are_for_level_1_only() {
+    let (sim, mut space, _) = running();
+    for table in [L2, L3, L4, DATA, OTHERS, 99] {
+        let result = update_entry_emulated(&sim, &mut space, table, 0, Operation::Store(0));
+        assert!(matches!(
+            result,
+            Err(Error::WrongType | Error::NotOwned | Error::NoFrame)
+        ));
+    }
+}
+
+#[test]
+fn accessed_and_dirty_bits_are_kept_when_asked() {
+    let (sim, mut space, _) = running();
+    sim.poke(L1, 0, to(DATA, RW | US | A | D));
+    let updated = update_entry(&sim, &mut space, L1, 0, to(DATA, 0), true).unwrap();
+    assert_eq!(
+        updated,
+        Updated {
+            old: to(DATA, RW | US | A | D),
+            level: 1
+        }
+    );
+    assert_eq!(sim.raw(L1, 0), to(DATA, US | A | D));
+    // Protected-none entries too: the dirty bit may have come after the kernel looked.
+    update_entry(&sim, &mut space, L1, 0, G, true).unwrap();
+    assert_eq!(sim.raw(L1, 0), G | A | D);
+    update_entry(&sim, &mut space, L1, 0, 0, true).unwrap();
+    assert_eq!(sim.raw(L1, 0), 0);
+}
+
+#[test]
+fn a_table_cannot_be_mapped_writable_nor_a_writable_page_be_a_table() {
+    let (sim, mut space, outside) = running();
+    for table in [L1, L2, L3, L4] {
+        assert_eq!(
+            store(&sim, &mut space, L1, 3, to(table, RW)),
+            Err(Error::WrongType)
+        );
+        store(&sim, &mut space, L1, 3, to(table, 0)).unwrap();
+    }
+    assert_eq!(
+        store(&sim, &mut space, L2, 3, to(DATA, RW)),
+        Err(Error::WrongType)
+    );
+    assert_eq!(pin(&sim, &mut space, 1, DATA), Err(Error::WrongType));
+    check(&sim, &outside);
+}
+
+/// XSA-182: the quick path for a change of flags may not add write permission.
+#[test]
+fn a_change_of_flags_is_checked_too() {
+    let (sim, mut space, outside) = running();
+    assert_eq!(
+        store(&sim, &mut space, L1, 1, to(L1, RW)),
+        Err(Error::WrongType)
+    );
+    let set = Operation::BitSet(1);
+    assert_eq!(
+        update_entry_emulated(&sim, &mut space, L1, 1, set),
+        Err(Error::WrongType)
+    );
+    assert_eq!(
+        store(&sim, &mut space, L1, 0, to(DATA, RW | PCD)),
+        Err(Error::ReservedBits)
+    );
+    assert_eq!(
+        store(&sim, &mut space, L1, 0, to(DATA, RW | PAT_PS)),
+        Err(Error::ReservedBits)
+    );
+    check(&sim, &outside);
+}
+
+/// XSA-148: no large page comes into being by changing an entry.
+#[test]
+fn there_are_no_large_pages() {
+    let (sim, mut space, outside) = running();
+    for (table, below) in [(L2, L1), (L3, L2), (L4, L3)] {
+        let large = to(below, RW | PAT_PS);
+        assert_eq!(
+            store(&sim, &mut space, table, 0, large),
+            Err(Error::ReservedBits)
+        );
+        assert_eq!(
+            store(&sim, &mut space, table, 1, large),
+            Err(Error::ReservedBits)
+        );
+    }
+    sim.poke(7, 0, to(DATA, RW | PAT_PS));
+    assert_eq!(pin(&sim, &mut space, 2, 7), Err(Error::ReservedBits));
+    check(&sim, &outside);
+}
+
+/// XSA-185, XSA-240: a table does not lead to one of its own level, itself included.
+#[test]
+fn no_links_within_a_level() {
+    let (sim, mut space, outside) = running();
+    for table in [L4, L3, L2] {
+        assert_eq!(
+            store(&sim, &mut space, table, 9, to(table, 0)),
+            Err(Error::WrongType)
+        );
+    }
+    sim.poke(2, 5, to(2, RW));
+    assert_eq!(pin(&sim, &mut space, 4, 2), Err(Error::WrongType));
+    sim.poke(4, 5, to(L3, RW));
+    assert_eq!(pin(&sim, &mut space, 3, 4), Err(Error::WrongType));
+    assert_eq!(sim.word(2).references() + sim.word(4).references(), 0);
+    check(&sim, &outside);
+}
+
+/// XSA-58: a pin that fails drops exactly what it took.
+#[test]
+fn a_failed_pin_leaves_no_trace() {
+    let (sim, mut space) = tree();
+    sim.poke(L1, 511, to(OTHERS, RW));
+    for level in [(4, L4), (3, L3), (2, L2), (1, L1)] {
+        assert_eq!(
+            pin(&sim, &mut space, level.0, level.1),
+            Err(Error::NotOwned)
+        );
+        for mfn in 0..64 {
+            assert_eq!(sim.word(mfn).references(), 0, "frame {mfn}");
+        }
+    }
+    sim.poke(L1, 511, 0);
+    pin(&sim, &mut space, 4, L4).unwrap();
+    assert_eq!(pin(&sim, &mut space, 4, L4), Err(Error::Invalid));
+    assert_eq!(sim.word(L4).count(), 1);
+}
+
+#[test]
+fn frames_and_tables_of_others_are_out_of_reach() {
+    let (sim, mut space, outside) = running();
+    assert_eq!(
+        store(&sim, &mut space, L1, 3, to(OTHERS, 0)),
+        Err(Error::NotOwned)
+    );
+    assert_eq!(
+        store(&sim, &mut space, L1, 3, to(60, 0)),
+        Err(Error::NotOwned)
+    );
+    assert_eq!(
+        store(&sim, &mut space, L1, 3, to(0, 0)),
+        Err(Error::NotOwned)
+    );
+    assert_eq!(
+        store(&sim, &mut space, L1, 3, to(64, 0)),
+        Err(Error::NoFrame)
+    );
+    assert_eq!(
+        store(&sim, &mut space, L2, 3, to(OTHERS, 0)),
+        Err(Error::NotOwned)
+    );
+    assert_eq!(store(&sim, &mut space, OTHERS, 3, 0), Err(Error::NotOwned));
+    assert_eq!(store(&sim, &mut space, u64::MAX, 3, 0), Err(Error::NoFrame));
+    // XSA-109, XSA-212: and so is what lies past a table.
+    assert_eq!(store(&sim, &mut space, L1, 512, 0), Err(Error::Invalid));
+    assert_eq!(
+        store(&sim, &mut space, DATA, usize::MAX, 0),
+        Err(Error::Invalid)
+    );
+    assert_eq!(pin(&sim, &mut space, 1, OTHERS), Err(Error::NotOwned));
+    assert_eq!(unpin(&sim, &mut space, OTHERS), Err(Error::NotOwned));
+    assert_eq!(get_base(&sim, &mut space, OTHERS), Err(Error::NotOwned));
+    check(&sim, &outside);
+}
+
+#[test]
+fn the_monitors_slots_are_its_own() {
+    let (sim, mut space, outside) = running();
+    for index in [256, 271] {
+        assert_eq!(store(&sim, &mut space, L4, index, 0), Err(Error::Invalid));
+        assert_eq!(sim.raw(L4, index), sim.slots[index - 256]);
+    }
+    store(&sim, &mut space, L4, 272, to(L3, RW)).unwrap();
+    store(&sim, &mut space, L4, 255, to(L3, RW)).unwrap();
+    // Copied to a table of a lower level, they are refused.
+    sim.poke(11, 256, sim.slots[0]);
+    assert_eq!(pin(&sim, &mut space, 1, 11), Err(Error::NotOwned));
+    check(&sim, &outside);
+}
+
+/// XSA-241, XSA-401: no CPU can write through an old translation to what became a table.
+#[test]
+fn a_type_change_is_flushed_for_first() {
+    let (sim, mut space, _) = running();
+    store(&sim, &mut space, L1, 0, 0).unwrap();
+    let before = sim.flushes(1);
+    pin(&sim, &mut space, 1, DATA).unwrap();
+    assert_eq!(sim.flushes(1), before + 1);
+    sim.check_caches();
+    // And back: no CPU walks what became writable.
+    unpin(&sim, &mut space, DATA).unwrap();
+    store(&sim, &mut space, L1, 0, to(DATA, RW)).unwrap();
+    assert_eq!(sim.flushes(1), before + 2);
+}
+
+#[test]
+fn a_flush_that_happened_is_not_repeated() {
+    let (sim, mut space, _) = running();
+    store(&sim, &mut space, L1, 0, 0).unwrap();
+    sim.flush_now(1);
+    let before = sim.flushes(1);
+    pin(&sim, &mut space, 1, DATA).unwrap();
+    // Nor is one needed where the type stays.
+    store(&sim, &mut space, L1, 5, to(21, RW)).unwrap();
+    store(&sim, &mut space, L1, 5, 0).unwrap();
+    store(&sim, &mut space, L1, 5, to(21, RW)).unwrap();
+    assert_eq!(sim.flushes(1), before);
+}
+
+/// The frame's owner is not the one whose CPUs hold the translation.
+#[test]
+fn a_granted_page_that_is_overwritten_is_flushed_at_once() {
+    let (sim, mut space, mut outside) = running();
+    map_foreign(&sim, &mut space, L1, 4, to(OTHERS, RW), 2).unwrap();
+    outside.granted.push((1, OTHERS, true));
+    sim.cache(1, &[L4]);
+    check(&sim, &outside);
+    let before = sim.flushes(1);
+    store(&sim, &mut space, L1, 4, 0).unwrap();
+    assert_eq!(sim.flushes(1), before + 1);
+    pin(&sim, &mut Space::new(2, false), 1, OTHERS).unwrap();
+    sim.check_caches();
+}
+
+/// XSA-234: unmapping checks frame and permission of the entry.
+#[test]
+fn unmapping_takes_the_right_entry_only() {
+    let (sim, mut space, mut outside) = running();
+    map_foreign(&sim, &mut space, L1, 4, to(OTHERS, 0), 2).unwrap();
+    outside.granted.push((1, OTHERS, false));
+    let mut unmap =
+        |index, mfn, writable| unmap_entry_expect(&sim, &mut space, L1, index, mfn, writable);
+    assert_eq!(unmap(4, OTHERS, true), Err(Error::Invalid));
+    assert_eq!(unmap(4, OTHERS + 1, false), Err(Error::Invalid));
+    assert_eq!(unmap(5, OTHERS, false), Err(Error::Invalid));
+    assert_eq!(unmap(600, OTHERS, false), Err(Error::Invalid));
+    let what = unmap(4, OTHERS, false).unwrap();
+    assert_eq!(sim.word(OTHERS).references(), 1);
+    release_now(&sim, &space, what);
+    assert_eq!(sim.word(OTHERS).references(), 0);
+    check(&sim, &outside);
+}
+
+#[test]
+fn a_read_only_grant_stays_read_only_and_is_not_repeated() {
+    let (sim, mut space, mut outside) = running();
+    map_foreign(&sim, &mut space, L1, 4, to(OTHERS, 0), 2).unwrap();
+    outside.granted.push((1, OTHERS, false));
+    assert_eq!(
+        store(&sim, &mut space, L1, 4, to(OTHERS, RW)),
+        Err(Error::NotOwned)
+    );
+    let set = Operation::BitSet(1);
+    assert_eq!(
+        update_entry_emulated(&sim, &mut space, L1, 4, set),
+        Err(Error::NotOwned)
+    );
+    assert_eq!(
+        store(&sim, &mut space, L1, 5, to(OTHERS, 0)),
+        Err(Error::NotOwned)
+    );
+    store(&sim, &mut space, L1, 4, to(OTHERS, A | NX)).unwrap();
+    check(&sim, &outside);
+    // Wrong owner, no owner, not present, a table of the owner.
+    let mut map = |value, owner| map_foreign(&sim, &mut space, L1, 6, value, owner);
+    assert_eq!(map(to(OTHERS, 0), 3), Err(Error::NotOwned));
+    assert_eq!(map(to(0, 0), 0), Err(Error::NotOwned));
+    assert_eq!(map(OTHERS << 12, 2), Err(Error::Invalid));
+    pin(&sim, &mut Space::new(2, false), 1, 41).unwrap();
+    assert_eq!(map(to(41, RW), 2), Err(Error::WrongType));
+    check(&sim, &outside);
+}
+
+/// XSA-45, XSA-264: long work stops, each call gets on, nothing is lost on the way.
+#[test]
+fn pinning_stops_and_goes_on() {
+    let (sim, mut space) = tree();
+    for n in 1..4 {
+        sim.poke(L2, n * 100, to(L1 + n as u64, RW));
+        sim.poke(L3, n * 100, to(L2 + n as u64, RW));
+    }
+    sim.budget.store(0, Ordering::Relaxed);
+    let mut calls = 1;
+    while pin(&sim, &mut space, 4, L4) == Err(Error::Again) {
+        check(&sim, &Outside::default());
+        calls += 1;
+    }
+    assert!((7..=9).contains(&calls), "{calls} calls");
+    unpin(&sim, &mut space, L4).unwrap();
+    while space.finish(&sim).is_err() {
+        check(&sim, &Outside::default());
+    }
+    assert!((0..64).all(|mfn| sim.word(mfn).references() == 0));
+}
+
+/// XSA-299, XSA-310: work that is never carried on is in nobody's way for good.
+#[test]
+fn an_abandoned_pin_can_be_taken_over_or_destroyed() {
+    let (sim, mut space) = tree();
+    sim.poke(L4, 1, to(4, RW));
+    sim.budget.store(0, Ordering::Relaxed);
+    assert_eq!(pin(&sim, &mut space, 4, L4), Err(Error::Again));
+    assert!(sim.word(L4).is_partial());
+    // It is not a writable page, nor a table of another level, nor one to be changed.
+    assert_eq!(hold(&sim, 1, L4, true), Err(Error::WrongType));
+    assert_eq!(pin(&sim, &mut space, 3, L4), Err(Error::WrongType));
+    check(&sim, &Outside::default());
+    if sim.word(L4).is_partial() {
+        assert_eq!(store(&sim, &mut space, L4, 5, 0), Err(Error::Busy));
+        assert_eq!(unpin(&sim, &mut space, L4), Err(Error::Invalid));
+    }
+    let mut next = 0;
+    while drop_range(&sim, &mut space, &mut next, 64) == Err(Error::Again) {
+        check(&sim, &Outside::default());
+    }
+    assert!((0..64).all(|mfn| sim.word(mfn).references() == 0));
+}
+
+/// XSA-214, XSA-217, XSA-252: a frame does not change hands while anything refers to it.
+#[test]
+fn frames_in_use_keep_their_owner() {
+    let (sim, mut space, _) = running();
+    for mfn in [L4, L3, L2, L1, DATA] {
+        assert!(sim.frames[mfn as usize].set_owner(1, 2, Kind::Ram).is_err());
+    }
+    store(&sim, &mut space, L1, 0, 0).unwrap();
+    sim.frames[DATA as usize]
+        .set_owner(1, 2, Kind::Ram)
+        .unwrap();
+    assert_eq!(counts(&sim, DATA), (Type::None, 0, 0));
+    assert_eq!(
+        store(&sim, &mut space, L1, 0, to(DATA, 0)),
+        Err(Error::NotOwned)
+    );
+}
+
+#[test]
+fn instance_memory_is_shared_but_never_a_table() {
+    let (sim, mut space, outside) = running();
+    sim.frames[27]
+        .set_owner(1, 1, Kind::InstanceShared)
+        .unwrap();
+    sim.frames[28].set_owner(1, 1, Kind::Private).unwrap();
+    store(&sim, &mut space, L1, 3, to(27, RW)).unwrap();
+    assert_eq!(pin(&sim, &mut space, 1, 27), Err(Error::NotOwned));
+    assert_eq!(get_descriptors(&sim, &mut space, 27), Err(Error::NotOwned));
+    assert_eq!(
+        store(&sim, &mut space, L1, 4, to(28, 0)),
+        Err(Error::NotOwned)
+    );
+    assert_eq!(store(&sim, &mut space, 28, 4, 0), Err(Error::NotOwned));
+    check(&sim, &outside);
+}
+
+/// XSA-154, XSA-402: RAM is cached the same way by everyone.
+#[test]
+fn the_cacheability_of_ram_is_fixed() {
+    let (sim, _, _) = running();
+    let mut space = Space::new(1, true);
+    assert_eq!(
+        store(&sim, &mut space, L1, 3, to(DATA, PCD)),
+        Err(Error::ReservedBits)
+    );
+    sim.frames[26]
+        .set_owner(1, 1 | frames::OWNER_IO, Kind::Ram)
+        .unwrap();
+    store(&sim, &mut space, L1, 3, to(26, PCD | RW)).unwrap();
+    // Device memory is mapped, and that is all.
+    assert_eq!(pin(&sim, &mut space, 1, 26), Err(Error::NotOwned));
+    assert_eq!(store(&sim, &mut space, 26, 0, 0), Err(Error::NotOwned));
+}
+
+#[test]
+fn descriptor_pages_are_checked_and_not_writable() {
+    const CODE: u64 = 0x00AF_9B00_0000_FFFF;
+    const DPL3: u64 = 3 << 45;
+    const CALL_GATE: u64 = 0x0000_EC00_0010_0000;
+    let (sim, mut space, mut outside) = running();
+    sim.poke(21, 2, CODE);
+    sim.poke(21, 9, CALL_GATE);
+    assert_eq!(get_descriptors(&sim, &mut space, 21), Err(Error::Invalid));
+    assert_eq!(counts(&sim, 21).2, 0);
+    update_descriptor(&sim, &mut space, 21, 9, 0).unwrap();
+    get_descriptors(&sim, &mut space, 21).unwrap();
+    get_descriptors(&sim, &mut space, 21).unwrap();
+    outside.descriptors = vec![(1, 21); 2];
+    check(&sim, &outside);
+    assert_eq!(sim.raw(21, 2), CODE | DPL3);
+    assert_eq!(
+        store(&sim, &mut space, L1, 3, to(21, RW)),
+        Err(Error::WrongType)
+    );
+    assert_eq!(store(&sim, &mut space, 21, 3, CODE), Err(Error::WrongType));
+    for refused in [CALL_GATE, 0x0000_8900_0000_0067, 0x0000_8200_0000_0067] {
+        assert_eq!(
+            update_descriptor(&sim, &mut space, 21, 3, refused),
+            Err(Error::Invalid)
+        );
+    }
+    assert_eq!(
+        update_descriptor(&sim, &mut space, L1, 3, 0),
+        Err(Error::WrongType)
+    );
+    update_descriptor(&sim, &mut space, 21, 3, CODE).unwrap();
+    assert_eq!(sim.raw(21, 3), CODE | DPL3);
+    put_descriptors(&sim, &space, 21);
+    put_descriptors(&sim, &space, 21);
+    store(&sim, &mut space, L1, 3, to(21, RW)).unwrap();
+}
+
+#[test]
+fn the_monitor_holds_frames_for_itself() {
+    let (sim, mut space, _) = running();
+    let held = hold(&sim, 1, 22, true).unwrap();
+    assert_eq!(
+        held,
+        Release {
+            mfn: 22,
+            writable: true
+        }
+    );
+    assert_eq!(pin(&sim, &mut space, 1, 22), Err(Error::WrongType));
+    release(&sim, held);
+    assert_eq!(hold(&sim, 2, 22, true), Err(Error::NotOwned));
+    assert_eq!(hold(&sim, 1, L1, true), Err(Error::WrongType));
+    release(&sim, hold(&sim, 1, L1, false).unwrap());
+    pin(&sim, &mut space, 1, 22).unwrap();
+}
