@@ -69,6 +69,8 @@ pub mod log;
 #[cfg(target_os = "none")]
 pub mod memory;
 #[cfg(target_os = "none")]
+mod no_heap;
+#[cfg(target_os = "none")]
 pub mod paging;
 #[cfg(target_os = "none")]
 pub mod panic;
