@@ -120,6 +120,19 @@ fn stealing_respects_affinity_and_carries_no_debt() {
 }
 
 #[test]
+fn the_one_that_would_wait_longest_is_stolen() {
+    let mut queue = Queue::new(0);
+    // Slot 1 ran for a slice, so it is behind slots 2 and 3 that did not.
+    queue.enqueue(vcpu(1, 256), 0).unwrap();
+    queue.pick_next(0);
+    queue.enqueue(vcpu(2, 256), 0).unwrap();
+    assert_eq!(queue.pick_next(SLICE), Some(2));
+    queue.enqueue(vcpu(3, 256), SLICE).unwrap();
+    assert_eq!(queue.steal(1).map(|e| e.slot), Some(1));
+    assert_eq!(queue.steal(1).map(|e| e.slot), Some(3));
+}
+
+#[test]
 fn a_change_of_weight_takes_effect_at_once() {
     let mut queue = Queue::new(0);
     queue.enqueue(vcpu(1, 256), 0).unwrap();
