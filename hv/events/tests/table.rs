@@ -351,3 +351,22 @@ fn a_port_survives_the_largest_values() {
         })
     );
 }
+
+#[test]
+fn a_late_disconnect_leaves_a_new_connection_alone() {
+    let memory = [Memory::new(), Memory::new()];
+    let (a, b) = (memory[0].table(), memory[1].table());
+    bind_pair((&a, 0, 3), (&b, 1, 4)).unwrap();
+    a.disconnect(3, 1, 5);
+    a.disconnect(3, 2, 4);
+    a.disconnect(99, 1, 4);
+    assert_eq!(
+        a.send(3),
+        Ok(Delivery::Remote {
+            partition: 1,
+            port: 4
+        })
+    );
+    a.disconnect(3, 1, 4);
+    assert_eq!(a.send(3), Ok(Delivery::Dropped));
+}
