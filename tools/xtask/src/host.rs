@@ -7,9 +7,10 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use crate::boot_image::{Module, Payload};
+use crate::hv_build::Images;
 use crate::kernel::{self, Kernel};
 use crate::options::{BootOptions, Under};
-use crate::{command_image, hv_build, provision, workspace};
+use crate::{command_image, hv_build, provision, qemu, workspace};
 
 /// What the command partition's kernel is told unless `--kernel` names another.
 const COMMAND_LINE: &str = "console=hvc0 quiet loglevel=4";
@@ -30,8 +31,29 @@ pub fn payload(options: &BootOptions) -> Result<Payload> {
     }
 }
 
+/// The script that gives gdb the symbols of the monitor and the partitions.
+///
+/// # Errors
+/// There is nowhere to put it.
+pub fn debugger_script() -> Result<PathBuf> {
+    Ok(workspace::build_dir()?.join("gdbinit"))
+}
+
+fn write_debugger_script(images: &Images) -> Result<()> {
+    let script = format!(
+        "set confirm off\nset pagination off\nfile {}\nadd-symbol-file {}\nadd-symbol-file {}\n\
+         target remote :{}\n",
+        images.monitor.display(),
+        images.ultravisor.display(),
+        images.boot.display(),
+        qemu::GDB_PORT,
+    );
+    workspace::write_if_changed(&debugger_script()?, script.as_bytes())
+}
+
 fn host(options: &BootOptions) -> Result<Payload> {
     let images = hv_build::build()?;
+    write_debugger_script(&images)?;
     let mut modules = vec![
         module(
             "ultravisor",

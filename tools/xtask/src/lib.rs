@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boot_image;
+pub mod checks;
 pub mod command_image;
 pub mod cpio;
 pub mod exec;

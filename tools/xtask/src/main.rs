@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::exec::{self, Outcome};
 use xtask::options::{BootOptions, MachineOptions};
-use xtask::{boot_image, host, hv_build, metrics, provision, terminal};
+use xtask::{boot_image, checks, host, hv_build, metrics, provision, terminal};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, boot and test the host")]
@@ -48,6 +48,14 @@ enum Task {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Run all checks: format, lints, unit and model tests, limits, nested scenarios
+    Test {
+        /// Leave out what boots a machine
+        #[arg(long)]
+        quick: bool,
+        /// Of the nested scenarios, run those with one of these words in their names
+        scenarios: Vec<String>,
+    },
     /// Count ring 0 and unsafe code, and fail where a limit is passed
     Metrics,
     /// Make the bootable image for a real machine
@@ -76,7 +84,7 @@ fn perform(task: Task) -> Result<ExitCode> {
     match task {
         Task::Build => build(),
         Task::Run { machine, boot } => {
-            let image = boot_image::make(&host::payload(&boot)?)?;
+            let image = prepare(&boot, &machine)?;
             terminal::run(&machine, &image)
         }
         Task::Exec {
@@ -86,11 +94,12 @@ fn perform(task: Task) -> Result<ExitCode> {
             verbose,
             command,
         } => {
-            let image = boot_image::make(&host::payload(&boot)?)?;
+            let image = prepare(&boot, &machine)?;
             let timeout = timeout.map(Duration::from_secs);
             let outcome = exec::exec(&machine, &image, command, timeout, verbose)?;
             Ok(exit_code(outcome))
         }
+        Task::Test { quick, scenarios } => checks::run_all(quick, &scenarios),
         Task::Metrics => count(),
         Task::Iso { boot, output } => {
             let image = boot_image::make(&host::payload(&boot)?)?;
@@ -100,6 +109,19 @@ fn perform(task: Task) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Builds all that is to be booted and the image with it.
+fn prepare(boot: &BootOptions, machine: &MachineOptions) -> Result<PathBuf> {
+    let image = boot_image::make(&host::payload(boot)?)?;
+    if machine.gdb {
+        let script = host::debugger_script()?;
+        eprintln!(
+            "xtask: waiting for a debugger; in another terminal: gdb -x {}",
+            script.display()
+        );
+    }
+    Ok(image)
 }
 
 fn build() -> Result<ExitCode> {

@@ -68,6 +68,23 @@ pub struct MachineOptions {
     pub trace_int: Option<PathBuf>,
 }
 
+impl Default for MachineOptions {
+    /// What the command line's defaults are.
+    fn default() -> Self {
+        Self {
+            cpus: 2,
+            memory: "2G".into(),
+            cpu_model: "max,-smap".into(),
+            firmware: Firmware::default(),
+            accel: Accel::default(),
+            icount: false,
+            disk: Vec::new(),
+            gdb: false,
+            trace_int: None,
+        }
+    }
+}
+
 /// What is booted on the machine.
 #[derive(Args, Clone, Debug, Default)]
 pub struct BootOptions {
@@ -161,6 +178,20 @@ mod tests {
         for bad in ["", "G", "0G", "12", "1T", "-1G"] {
             assert!(size(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn both_defaults_are_the_same() {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            machine: MachineOptions,
+        }
+        let parsed = <Cli as clap::Parser>::parse_from(["test"]).machine;
+        assert_eq!(
+            format!("{parsed:?}"),
+            format!("{:?}", MachineOptions::default())
+        );
     }
 
     #[test]

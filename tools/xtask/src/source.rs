@@ -168,11 +168,12 @@ fn character(rest: &str) -> Option<usize> {
     inside[length..].starts_with('\'').then_some(length + 2)
 }
 
-/// Marks the items that follow `#[cfg(test)]`.
+/// Marks the items that follow `#[cfg(test)]` or `#[cfg(all(test, …))]`.
 fn mark_tests(lines: &mut [Line]) {
     let mut at = 0;
     while at < lines.len() {
-        if lines[at].code.trim_start().starts_with("#[cfg(test)]") {
+        let code = lines[at].code.trim_start();
+        if code.starts_with("#[cfg(test)]") || code.starts_with("#[cfg(all(test,") {
             let end = end_of_item(lines, at);
             lines[at..=end].iter_mut().for_each(|line| line.test = true);
             at = end;
@@ -271,7 +272,7 @@ mod tests {
     #[test]
     fn tests_are_no_code() {
         let source = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {\n    }\n}\nfn c() {}\n\
-            #[cfg(test)]\nuse d::{e, f};\n#[cfg(test)]\nmod g;\nfn h() {}\n";
+            #[cfg(all(test, loom))]\nuse d::{e, f};\n#[cfg(test)]\nmod g;\nfn h() {}\n";
         assert_eq!(code(source), 3);
     }
 

@@ -1,0 +1,187 @@
+//! What is checked on a host that is up, a dozen lines each.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use xtask::command_image::FileToSend;
+use xtask::kernel;
+use xtask::options::BootOptions;
+
+use crate::host::Host;
+use crate::page_tables;
+
+/// One check.
+pub struct Check {
+    /// What it is called.
+    pub name: &'static str,
+    /// Does it.
+    pub run: fn(&mut Host) -> Result<()>,
+}
+
+/// What holds on every machine.
+pub const EVERY: &[Check] = &[
+    Check {
+        name: "cpus",
+        run: cpus,
+    },
+    Check {
+        name: "partitions",
+        run: partitions,
+    },
+    Check {
+        name: "kernel-log",
+        run: kernel_log,
+    },
+];
+
+/// What is checked on the usual machine.
+pub const USUAL: &[Check] = &[
+    Check {
+        name: "kernel",
+        run: unmodified_kernel,
+    },
+    Check {
+        name: "cpus",
+        run: cpus,
+    },
+    Check {
+        name: "partitions",
+        run: partitions,
+    },
+    Check {
+        name: "status",
+        run: status,
+    },
+    Check {
+        name: "input",
+        run: input,
+    },
+    Check {
+        name: "file",
+        run: file,
+    },
+    Check {
+        name: "resources",
+        run: resources,
+    },
+    Check {
+        name: "write-xor-execute",
+        run: page_tables::write_xor_execute,
+    },
+    Check {
+        name: "monitor-out-of-reach",
+        run: page_tables::monitor_out_of_reach,
+    },
+    Check {
+        name: "kernel-log",
+        run: kernel_log,
+    },
+];
+
+/// What the usual machine is booted with.
+pub fn usual_options() -> BootOptions {
+    let file = FileToSend {
+        host: "/etc/debian_version".into(),
+        guest: "/root/sent/file".into(),
+    };
+    BootOptions {
+        file: vec![file],
+        ..BootOptions::default()
+    }
+}
+
+fn unmodified_kernel(host: &mut Host) -> Result<()> {
+    let expected = kernel::guest_kernel()?.release;
+    let release = host.sh("uname -r")?;
+    ensure!(
+        release == expected,
+        "uname -r is {release}, the package's is {expected}"
+    );
+    let kind = host.sh("cat /sys/hypervisor/type")?;
+    ensure!(kind == "xen", "/sys/hypervisor/type is {kind}");
+    Ok(())
+}
+
+/// The command partition has its CPUs, and they run at once.
+fn cpus(host: &mut Host) -> Result<()> {
+    let count = host.number("nproc")?;
+    let cpus = u64::from(host.options.cpus);
+    ensure!(
+        (1..=cpus).contains(&count),
+        "{count} CPUs in the partition of a machine with {cpus}"
+    );
+    host.sh("for i in $(seq $(nproc)); do taskset -c $((i-1)) true || exit 1; done")?;
+    Ok(())
+}
+
+fn partitions(host: &mut Host) -> Result<()> {
+    let list = host.sh("uvtool list")?;
+    for name in ["ultravisor", "boot", "command"] {
+        let line = list
+            .lines()
+            .find(|line| line.split_whitespace().any(|word| word == name));
+        ensure!(
+            line.is_some(),
+            "uvtool list has no partition {name}:\n{list}"
+        );
+    }
+    host.sh("uvtool list --json && uvtool info && uvtool log && uvtool version")?;
+    Ok(())
+}
+
+fn status(host: &mut Host) -> Result<()> {
+    let output = host.run(&["sh", "-c", "echo out; echo err >&2; exit 7"], b"", SOON)?;
+    ensure!(output.status == 7, "{output:?}");
+    ensure!(
+        output.stdout == "out\n" && output.stderr == "err\n",
+        "{output:?}"
+    );
+    Ok(())
+}
+
+/// Every byte value reaches a command, in order.
+fn input(host: &mut Host) -> Result<()> {
+    let data = (0..=255).cycle().take(300_000).collect::<Vec<u8>>();
+    let back = host.run(&["od", "-An", "-v", "-tu1", "-w256"], &data, SOON)?;
+    let numbers: Vec<u8> = back
+        .stdout
+        .split_whitespace()
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    ensure!(
+        numbers == data,
+        "{} bytes sent, {} came back",
+        data.len(),
+        numbers.len()
+    );
+    Ok(())
+}
+
+fn file(host: &mut Host) -> Result<()> {
+    let expected = std::fs::read_to_string("/etc/debian_version")?;
+    let found = host.sh("cat /root/sent/file")?;
+    ensure!(found == expected.trim_end(), "the file has {found:?}");
+    Ok(())
+}
+
+fn resources(host: &mut Host) -> Result<()> {
+    host.sh("uvtool resources && uvtool resources --json")?;
+    Ok(())
+}
+
+fn kernel_log(host: &mut Host) -> Result<()> {
+    let log = host.sh("dmesg")?;
+    let bad = ["BUG", "WARN", "Oops", "unhandled", "Call Trace"];
+    let found: Vec<_> = log
+        .lines()
+        .filter(|line| bad.iter().any(|w| line.contains(w)))
+        .collect();
+    ensure!(
+        found.is_empty(),
+        "the kernel log has:\n{}",
+        found.join("\n")
+    );
+    Ok(())
+}
+
+const SOON: Duration = Duration::from_secs(30);

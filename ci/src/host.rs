@@ -1,0 +1,146 @@
+//! The typed harness: a host that was booted, and what its command partition answers.
+
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use harness_protocol::{Packet, Words};
+use xtask::exec::{self, Outcome, Streams};
+use xtask::machine::Machine;
+use xtask::options::{BootOptions, MachineOptions};
+use xtask::{boot_image, host};
+
+/// How long a boot may take on a slow machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// How long a command may take unless its check says otherwise.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// A host that runs.
+pub struct Host {
+    /// The machine.
+    pub machine: Machine,
+    /// What it was booted with.
+    pub options: MachineOptions,
+}
+
+/// What a command left.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Its exit status.
+    pub status: i32,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// Collects output and sends the input given.
+#[derive(Default)]
+struct Collected {
+    input: Vec<u8>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Streams for Collected {
+    fn output(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stdout.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn error(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stderr.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn start_input(&mut self, mut line: UnixStream) {
+        use std::io::Write;
+        let end = Packet::Input(Vec::new());
+        let data = Packet::Input(std::mem::take(&mut self.input));
+        // A line that is closed shows as the end of the machine.
+        let _ = line.write_all(&data.encode());
+        if data != end {
+            let _ = line.write_all(&end.encode());
+        }
+    }
+}
+
+impl Host {
+    /// Builds and boots a host and waits until it takes commands.
+    ///
+    /// # Errors
+    /// It does not come up; the message has the console's last lines.
+    pub fn boot(options: &MachineOptions, boot: &BootOptions) -> Result<Self> {
+        let image = boot_image::make(&host::payload(boot)?)?;
+        let mut machine = Machine::start(options, &image)?;
+        match exec::wait_ready(&mut machine, Some(Instant::now() + BOOT_LIMIT))? {
+            Outcome::Exited(_) => Ok(Self {
+                machine,
+                options: options.clone(),
+            }),
+            Outcome::TimedOut(message) => bail!(message),
+        }
+    }
+
+    /// Runs a command with this input and time limit.
+    ///
+    /// # Errors
+    /// It does not end, or the machine does.
+    pub fn run(&mut self, words: &[&str], input: &[u8], limit: Duration) -> Result<Output> {
+        let mut streams = Collected {
+            input: input.to_vec(),
+            ..Collected::default()
+        };
+        let deadline = Some(Instant::now() + limit);
+        let line = words.join(" ");
+        let words = Words::new(words.iter().copied())?;
+        match exec::run_command(&mut self.machine, words, deadline, &mut streams)? {
+            Outcome::TimedOut(message) => bail!("{line}: {message}"),
+            Outcome::Exited(status) => Ok(Output {
+                status,
+                stdout: String::from_utf8_lossy(&streams.stdout).into_owned(),
+                stderr: String::from_utf8_lossy(&streams.stderr).into_owned(),
+            }),
+        }
+    }
+
+    /// Runs a shell command that must succeed, and returns its output without the last newline.
+    ///
+    /// # Errors
+    /// It fails, does not end, or the machine ends.
+    pub fn sh(&mut self, command: &str) -> Result<String> {
+        let output = self.run(&["sh", "-c", command], b"", COMMAND_LIMIT)?;
+        ensure!(
+            output.status == 0,
+            "`{command}` ended with status {}: {}{}",
+            output.status,
+            output.stdout,
+            output.stderr
+        );
+        Ok(output.stdout.trim_end().to_owned())
+    }
+
+    /// Powers the host off; it must do so by itself.
+    ///
+    /// # Errors
+    /// It had to be killed.
+    pub fn power_off(mut self) -> Result<()> {
+        let off = self.machine.power_off();
+        ensure!(
+            off,
+            "the host did not power off; {}",
+            self.machine.console_tail()
+        );
+        Ok(())
+    }
+
+    /// The words of a line of output, as numbers.
+    ///
+    /// # Errors
+    /// One is no number.
+    pub fn number(&mut self, command: &str) -> Result<u64> {
+        let text = self.sh(command)?;
+        text.parse()
+            .with_context(|| format!("`{command}` printed {text:?}, not a number"))
+    }
+}

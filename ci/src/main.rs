@@ -1,0 +1,58 @@
+//! Nested scenarios: the whole host in QEMU, looked at from inside and from outside.
+//!
+//! A *boot* is one machine with the checks that share it; a *refusal* is a machine that must stop
+//! with one clear message. `ci [WORD]…` runs those whose names contain one of the words. The last
+//! line printed is `N passed, N failed`.
+
+mod boots;
+mod checks;
+mod host;
+mod page_tables;
+mod refusals;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// What ran, and which of it failed.
+struct Results {
+    words: Vec<String>,
+    passed: u32,
+    failed: Vec<String>,
+}
+
+impl Results {
+    /// Whether a scenario of this name was asked for.
+    fn wanted(&self, name: &str) -> bool {
+        self.words.is_empty() || self.words.iter().any(|word| name.contains(word))
+    }
+
+    /// Notes and prints how a scenario went.
+    fn note(&mut self, name: &str, start: Instant, result: anyhow::Result<()>) {
+        let seconds = start.elapsed().as_secs_f32();
+        match result {
+            Ok(()) => {
+                println!("ok     {name} ({seconds:.1} s)");
+                self.passed += 1;
+            }
+            Err(error) => {
+                println!("FAILED {name} ({seconds:.1} s)\n{error:#}");
+                self.failed.push(name.to_owned());
+            }
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let mut results = Results {
+        words: std::env::args().skip(1).collect(),
+        passed: 0,
+        failed: Vec::new(),
+    };
+    boots::run(&mut results);
+    refusals::run(&mut results);
+    for name in &results.failed {
+        println!("failed: {name}");
+    }
+    println!("{} passed, {} failed", results.passed, results.failed.len());
+    ExitCode::from(u8::from(!results.failed.is_empty()))
+}
