@@ -49,7 +49,7 @@ pub const SERIAL_WRITE: u64 = 16;
 pub const SERIAL_READ: u64 = 17;
 /// Right BUILD: map foreign frames. `rsi` = target partition, `rdx` = address of an array of
 /// [`BuildMap`], `r10` = its length. The target must be *building* and own each frame. Entries
-/// of `frame` = [`UNMAP`] unmap. Returns the number done.
+/// of `frame` = [`UNMAP`] unmap. Returns when all are done.
 pub const BUILD_MAP: u64 = 32;
 /// Right BUILD: set the machine-to-physical entries of a *building* partition: `rsi` = target,
 /// `rdx` = first machine frame, `r10` = first pseudo-physical frame, `r8` = count.

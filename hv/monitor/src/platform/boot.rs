@@ -185,15 +185,20 @@ extern "C" fn platform_continue(_: u64) -> ! {
         pci: PCI.get().map_or(&[], |pci| pci),
     });
     serial::enable_receive();
+    announce(boot);
+    crate::start(boot)
+}
+
+/// Says what machine this is.
+fn announce(boot: &Boot) {
     let memory = boot.regions.iter().filter(|r| r.kind == regions::kind::RAM);
     let megabytes = memory.map(|r| r.frames).sum::<u64>() / 256;
     let cpus = boot.cpus.iter().filter(|c| c.online).count();
     info!(
-        "{cpus} CPUs at {} kHz, {megabytes} MiB, {:?}",
-        boot.tsc_khz,
-        processor::features()
+        "CPUs: {cpus}, TSC: {} kHz, memory: {megabytes} MiB",
+        boot.tsc_khz
     );
-    crate::start(boot)
+    info!("{}", processor::features());
 }
 
 /// Local and I/O APICs, and time.

@@ -4,7 +4,10 @@
 //! that lacks a feature the monitor needs stops the start with a message that names it.
 #![expect(unsafe_code, reason = "control registers and MSRs")]
 
-use core::arch::x86_64::{__cpuid, __cpuid_count};
+use core::{
+    arch::x86_64::{__cpuid, __cpuid_count},
+    fmt,
+};
 
 use spin::Once;
 use x86_64::{
@@ -47,6 +50,27 @@ pub struct Features {
     pub invariant_tsc: bool,
     /// Process-context identifiers.
     pub pcid: bool,
+}
+
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [
+            (self.smep, "smep"),
+            (self.smap, "smap"),
+            (self.umip, "umip"),
+            (self.fsgsbase, "fsgsbase"),
+            (self.xsave, "xsave"),
+            (self.gib_pages, "pdpe1gb"),
+            (self.tsc_deadline, "tsc-deadline"),
+            (self.invariant_tsc, "invtsc"),
+            (self.pcid, "pcid"),
+        ];
+        f.write_str("features:")?;
+        names
+            .iter()
+            .filter(|(found, _)| *found)
+            .try_for_each(|(_, name)| write!(f, " {name}"))
+    }
 }
 
 static FEATURES: Once<Features> = Once::new();

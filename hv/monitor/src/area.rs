@@ -1,0 +1,112 @@
+//! A small record that a kernel registered by virtual address for the monitor to keep current.
+//!
+//! The address is resolved once and its frames are held by writable references, so that the
+//! record can be written whatever page tables are loaded.
+#![expect(
+    unsafe_code,
+    reason = "writes a partition's memory through the direct map"
+)]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use pv_abi::xen::{
+    errno,
+    mmu::{PTE_ADDRESS, PTE_RW},
+};
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::{guest_memory::is_partition_range, machine, vcpu::Vcpu, walk};
+
+/// Where a record lies: one frame, or two where it crosses into the next page.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Area {
+    frames: [u64; 2],
+    offset: u64,
+}
+
+impl Area {
+    /// No record.
+    pub const NONE: Self = Self {
+        frames: [0; 2],
+        offset: 0,
+    };
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.frames[0] == 0
+    }
+
+    /// Resolves `bytes` at `va` in the kernel's tables and takes references.
+    ///
+    /// # Errors
+    /// `-EFAULT` where it is not writable memory of the partition, `-EINVAL` where misaligned.
+    pub fn new(vcpu: &Vcpu, va: u64, bytes: u64) -> Result<Self, i64> {
+        if va & 7 != 0 || bytes > 4096 {
+            return Err(errno::EINVAL);
+        }
+        if !is_partition_range(va, bytes) {
+            return Err(errno::EFAULT);
+        }
+        let _space = vcpu.partition.space.lock();
+        let first = hold(vcpu, va)?;
+        let last = va + bytes - 1;
+        let mut area = Self {
+            frames: [first, 0],
+            offset: va & 4095,
+        };
+        if last >> 12 != va >> 12 {
+            match hold(vcpu, last) {
+                Ok(second) => area.frames[1] = second,
+                Err(error) => {
+                    area.release();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(area)
+    }
+
+    /// Gives the references back.
+    pub fn release(self) {
+        for mfn in self.frames.into_iter().filter(|mfn| *mfn != 0) {
+            if let Some(frame) = machine::frame(mfn) {
+                machine::release_writable(frame);
+            }
+        }
+    }
+
+    /// Writes the record, word by word.
+    pub fn write<T: IntoBytes + Immutable>(&self, record: &T) {
+        let words = record.as_bytes().chunks_exact(8);
+        for (index, word) in words.enumerate() {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(word);
+            self.write_word(index, u64::from_le_bytes(bytes));
+        }
+    }
+
+    /// Writes word `index` of the record.
+    pub fn write_word(&self, index: usize, value: u64) {
+        let offset = self.offset + 8 * index as u64;
+        let mfn = self.frames[usize::from(offset >= 4096)];
+        if mfn == 0 {
+            return;
+        }
+        let address = machine::bytes(mfn) as u64 + (offset & 4095);
+        // SAFETY: the frame is RAM held by a writable reference, reached through the direct map;
+        // the word is aligned, and both sides access it atomically.
+        unsafe { &*(address as *const AtomicU64) }.store(value, Ordering::Release);
+    }
+}
+
+/// Takes a writable reference on the frame that backs `va` in the kernel's tables.
+fn hold(vcpu: &Vcpu, va: u64) -> Result<u64, i64> {
+    let entry = walk::kernel_entry(vcpu, va).ok_or(errno::EFAULT)?;
+    if entry & PTE_RW == 0 {
+        return Err(errno::EFAULT);
+    }
+    let mfn = (entry & PTE_ADDRESS) >> 12;
+    machine::hold_writable(vcpu.partition.number, mfn).ok_or(errno::EFAULT)?;
+    Ok(mfn)
+}

@@ -1,0 +1,614 @@
+//! The first two partitions, which nobody else can build: ultravisor and boot partition.
+//!
+//! The monitor sets memory aside (arena, the two partitions, their instances), loads the two
+//! images from GRUB's modules, and describes the machine to the ultravisor. From then on it
+//! decides nothing: the ultravisor makes the database of what it is told here.
+//!
+//! Memory of such a partition, contiguous from its first frame, each page mapped at
+//! `BASE + 4096 * n`: image, stack, heap, start block, machine description, page tables, pages of
+//! the command channel.
+#![expect(unsafe_code, reason = "fills memory that was just set aside")]
+
+use heapless::Vec;
+use pv_abi::{
+    uv::{
+        channel::COMMAND_PAGES,
+        database::{
+            BOOT, FIRMWARE, INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES, MONITOR,
+            PartitionDescriptor, ULTRAVISOR, instance_frames, kind, rights, state,
+        },
+        start::{
+            Machine, MachineCpu, MachinePci, MachineRegion, ModuleRecord, START_MAGIC, StartBlock,
+            WINDOW_PAGES, region_use,
+        },
+    },
+    xen::mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_NX, PTE_PRESENT, PTE_RW, PTE_USER},
+};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::{
+    context::{Registers, flag, selector},
+    database,
+    elf::{Executable, Segment},
+    hypercall, machine, partition, platform,
+    platform::Boot,
+};
+
+/// Virtual address of a Rust partition's first page.
+const BASE: u64 = 0x20_0000;
+/// Where shared info and, behind it, the grant table are mapped.
+const SHARED: u64 = 0x30_0000_0000;
+/// Where the arena is mapped.
+const ARENA: u64 = 0x10_0000_0000;
+/// Where modules are mapped.
+const MODULES: u64 = 0x20_0000_0000;
+/// Where the window is.
+const WINDOW: u64 = 0x40_0000_0000;
+/// Pages of the stack.
+const STACK_PAGES: u64 = 32;
+/// Pages of the heap.
+const HEAP_PAGES: u64 = 4096;
+/// Grant frames of the two partitions.
+const GRANT_FRAMES: u32 = 8;
+/// Frames to a 4 MiB entry of the page map.
+const BIG: u64 = 1024;
+
+/// A range of frames that was set aside, and for whom.
+#[derive(Clone, Copy)]
+struct Aside {
+    first: u64,
+    frames: u64,
+    owner: u32,
+    usage: u32,
+}
+
+/// All that was set aside.
+type Set = Vec<Aside, 32>;
+
+/// Takes frames for `owner`.
+fn take(set: &mut Set, frames: u64, align: u64, owner: u32, usage: u32) -> u64 {
+    let Some(first) = platform::take_frames(frames, align) else {
+        let mib = frames / 256 + 1;
+        platform::refuse(format_args!(
+            "memory: {mib} MiB for partition {owner} could not be found in one piece; \
+             give the machine at least 512 MiB"
+        ))
+    };
+    own(
+        set,
+        Aside {
+            first,
+            frames,
+            owner,
+            usage,
+        },
+    );
+    first
+}
+
+/// Notes an owner in the frame table.
+fn own(set: &mut Set, aside: Aside) {
+    for mfn in aside.first..aside.first + aside.frames {
+        if let Some(frame) = machine::frame(mfn) {
+            let _ = frame.set_owner(frame.owner_word(), aside.owner, frames::Kind::Ram);
+        }
+    }
+    if set.push(aside).is_err() {
+        platform::refuse(format_args!("too many ranges of memory were set aside"));
+    }
+}
+
+/// Builds the first two partitions; the ultravisor partition can be started.
+pub fn build(boot: &'static Boot) {
+    let mut set = Set::new();
+    let pages = (boot.frames / 256).next_multiple_of(BIG).max(BIG);
+    let arena = take(&mut set, pages, BIG, ULTRAVISOR, region_use::ARENA);
+    (arena..arena + pages).for_each(machine::scrub);
+    platform::make_read_only(arena, pages);
+    database::set_arena(arena, pages);
+    let modules = hand_over_modules(&mut set, boot);
+    let first = Plan::new(boot, "boot", BOOT, modules.iter().map(|m| m.bytes).sum());
+    let first = first.take(&mut set);
+    let second = Plan::new(boot, "ultravisor", ULTRAVISOR, pages << 12).take(&mut set);
+    claim_rest(boot);
+    first.build(Extra::Modules(&modules));
+    let machine = describe(boot, &set);
+    second.build(Extra::Database {
+        arena,
+        pages,
+        machine: &machine,
+    });
+}
+
+/// Gives GRUB's modules, but the two partitions' own, to the boot partition.
+fn hand_over_modules(set: &mut Set, boot: &Boot) -> Vec<ModuleRecord, 16> {
+    let mut records = Vec::new();
+    let others = boot
+        .modules
+        .iter()
+        .filter(|m| m.name() != "ultravisor" && m.name() != "boot");
+    let mut address = MODULES;
+    for module in boot
+        .modules
+        .iter()
+        .filter(|m| m.name() == "boot")
+        .chain(others)
+    {
+        let frames = module.bytes.div_ceil(4096);
+        let is_boot = module.name() == "boot";
+        let mut record = ModuleRecord {
+            address,
+            bytes: module.bytes,
+            frame: module.start >> 12,
+            command_line_bytes: module.command_line.len().min(128) as u64,
+            command_line: [0; 128],
+        };
+        if module.command_line.len() > 128 {
+            platform::refuse(format_args!(
+                "module {}: its command line has {} bytes; 128 is the most",
+                module.name(),
+                module.command_line.len()
+            ));
+        }
+        for (to, from) in record
+            .command_line
+            .iter_mut()
+            .zip(module.command_line.bytes())
+        {
+            *to = from;
+        }
+        if is_boot {
+            // Only its options: the image itself stays with the monitor, pristine.
+            record.bytes = 0;
+        } else {
+            let usage = region_use::MODULE;
+            own(
+                set,
+                Aside {
+                    first: record.frame,
+                    frames,
+                    owner: BOOT,
+                    usage,
+                },
+            );
+            address += frames << 12;
+        }
+        let _ = records.push(record);
+    }
+    records
+}
+
+/// What is not free RAM and nobody was given belongs to the monitor or the firmware.
+fn claim_rest(boot: &Boot) {
+    platform::monitor_regions(|range| claim(range.first, range.frames, MONITOR));
+    for module in boot.modules {
+        claim(module.start >> 12, module.bytes.div_ceil(4096), MONITOR);
+    }
+    let mut next = 0;
+    platform::free_regions(|range| {
+        claim(next, range.first - next, 0);
+        next = range.first + range.frames;
+    });
+    claim(next, boot.frames.saturating_sub(next), 0);
+    // Every frame that is not free has an owner but those that no module, image or firmware RAM
+    // entry covers: boot information and the low megabyte, which stay the monitor's.
+}
+
+/// Makes `owner` the owner of the frames that have none; 0 stands for the monitor where there is
+/// RAM, and the firmware elsewhere.
+fn claim(first: u64, frames: u64, owner: u32) {
+    for mfn in first..first + frames {
+        let Some(frame) = machine::frame(mfn) else {
+            continue;
+        };
+        if frame.owner_word() == 0 {
+            let ram = platform::boot().regions.iter().any(|r| {
+                r.kind == platform::regions::kind::RAM && (r.first..r.end()).contains(&mfn)
+            });
+            let word = match owner {
+                0 if ram => MONITOR,
+                0 => FIRMWARE | frames::OWNER_IO,
+                owner => owner,
+            };
+            let _ = frame.set_owner(0, word, frames::Kind::Private);
+        }
+    }
+}
+
+/// What a partition gets besides image, stack and heap.
+enum Extra<'a> {
+    Modules(&'a [ModuleRecord]),
+    Database {
+        arena: u64,
+        pages: u64,
+        machine: &'a Description,
+    },
+}
+
+/// Sizes and places of a partition to be built.
+struct Plan {
+    number: u32,
+    image: Executable<'static>,
+    image_pages: u64,
+    tables: u64,
+    first: u64,
+    instance: u64,
+}
+
+/// Room for the machine description.
+const MACHINE_PAGES: u64 = 4;
+
+impl Plan {
+    fn new(boot: &Boot, name: &str, number: u32, mapped_bytes: u64) -> Self {
+        let Some(module) = boot.modules.iter().find(|m| m.name() == name) else {
+            platform::refuse(format_args!(
+                "module {name:?} is missing; add `module2 /boot/{name} {name}` to GRUB's entry"
+            ))
+        };
+        let file = platform::ram(module.start, module.bytes);
+        let bad = |problem| -> ! {
+            platform::refuse(format_args!(
+                "module {name:?}: {problem}; build it again and reinstall /boot/{name}"
+            ))
+        };
+        let image = Executable::new(file).unwrap_or_else(|problem| bad(problem));
+        let mut end = BASE;
+        for segment in image.segments() {
+            let segment = segment.unwrap_or_else(|problem| bad(problem));
+            if segment.address < BASE
+                || segment.bytes > 64 << 20
+                || segment.address > BASE + (64 << 20)
+            {
+                bad("a segment lies outside the partition's image");
+            }
+            end = end.max(segment.address + segment.bytes);
+        }
+        let image_pages = (end - BASE).div_ceil(4096);
+        let mapped = image_pages + STACK_PAGES + HEAP_PAGES + mapped_bytes / 4096;
+        let tables = mapped / 512 + WINDOW_PAGES / 512 + 24;
+        Self {
+            number,
+            image,
+            image_pages,
+            tables,
+            first: 0,
+            instance: 0,
+        }
+    }
+
+    fn stack(&self) -> u64 {
+        self.image_pages
+    }
+    fn heap(&self) -> u64 {
+        self.stack() + STACK_PAGES
+    }
+    fn start_block(&self) -> u64 {
+        self.heap() + HEAP_PAGES
+    }
+    fn machine(&self) -> u64 {
+        self.start_block() + 1
+    }
+    fn first_table(&self) -> u64 {
+        self.machine() + MACHINE_PAGES
+    }
+    fn command(&self) -> u64 {
+        self.first_table() + self.tables
+    }
+    fn frames(&self) -> u64 {
+        self.command() + COMMAND_PAGES as u64
+    }
+
+    fn take(mut self, set: &mut Set) -> Self {
+        let number = self.number;
+        self.first = take(set, self.frames(), 1, number, region_use::RAM);
+        let instance = instance_frames(1, GRANT_FRAMES);
+        self.instance = take(set, instance, 1, number, region_use::INSTANCE);
+        self
+    }
+
+    /// Builds the partition and gives its virtual CPU a start state.
+    fn build(&self, extra: Extra) {
+        (self.first..self.first + self.frames()).for_each(machine::scrub);
+        let mut tables = Tables {
+            next: self.first + self.first_table(),
+            end: self.first + self.command(),
+            root: 0,
+        };
+        tables.root = tables.take();
+        let window_tables = tables.window();
+        self.map_own(&mut tables);
+        let shared = [
+            (SHARED, self.instance + 1, 1),
+            (SHARED + 4096, self.grant_table(), GRANT_FRAMES.into()),
+        ];
+        for (va, mfn, pages) in shared {
+            tables.map(va, mfn, pages, READ_WRITE);
+        }
+        let mut block = self.block(window_tables);
+        match extra {
+            Extra::Modules(modules) => {
+                for (place, module) in block.modules.iter_mut().zip(modules) {
+                    *place = *module;
+                    tables.map(
+                        module.address,
+                        module.frame,
+                        module.bytes.div_ceil(4096),
+                        READ_ONLY,
+                    );
+                }
+                block.module_count = modules.len() as u64;
+            }
+            Extra::Database {
+                arena,
+                pages,
+                machine,
+            } => {
+                tables.map(ARENA, arena, pages, READ_WRITE);
+                (block.arena, block.arena_frame, block.arena_pages) = (ARENA, arena, pages);
+                block.machine = BASE + (self.machine() << 12);
+                block.machine_bytes = machine.len() as u64;
+                put(self.first + self.machine(), machine);
+            }
+        }
+        put(self.first + self.start_block(), block.as_bytes());
+        self.create(tables.root);
+    }
+
+    fn grant_table(&self) -> u64 {
+        self.instance + u64::from(INSTANCE_FIXED_FRAMES + INSTANCE_VCPU_FRAMES)
+    }
+
+    /// Maps the partition's own frames; page tables and start block read-only.
+    fn map_own(&self, tables: &mut Tables) {
+        let map = |tables: &mut Tables, page, pages, flags| {
+            tables.map(BASE + (page << 12), self.first + page, pages, flags);
+        };
+        for segment in self.image.segments().flatten() {
+            self.load(&segment);
+            let first = (segment.address - BASE) >> 12;
+            let end = (segment.address + segment.bytes - BASE).div_ceil(4096);
+            let flags = match (segment.writable, segment.executable) {
+                (true, _) => READ_WRITE,
+                (false, true) => EXECUTE,
+                (false, false) => READ_ONLY,
+            };
+            map(tables, first, end - first, flags);
+        }
+        map(tables, self.stack(), STACK_PAGES + HEAP_PAGES, READ_WRITE);
+        map(tables, self.start_block(), 1 + MACHINE_PAGES, READ_ONLY);
+        map(tables, self.first_table(), self.tables, READ_ONLY);
+        map(tables, self.command(), COMMAND_PAGES as u64, READ_WRITE);
+    }
+
+    fn load(&self, segment: &Segment) {
+        let mut offset = segment.address - BASE;
+        let mut rest = segment.contents;
+        while !rest.is_empty() {
+            let within = (offset & 4095) as usize;
+            let (now, later) = rest.split_at(rest.len().min(4096 - within));
+            let to = machine::bytes(self.first + (offset >> 12)) as u64 + within as u64;
+            // SAFETY: `now` ends within the page; the frame was set aside for this partition.
+            unsafe { core::ptr::copy_nonoverlapping(now.as_ptr(), to as *mut u8, now.len()) };
+            offset += now.len() as u64;
+            rest = later;
+        }
+    }
+
+    fn block(&self, window_tables: u64) -> StartBlock {
+        let mut block = StartBlock::new_zeroed();
+        block.magic = START_MAGIC;
+        block.number = self.number;
+        block.first_frame = self.first;
+        block.frames = self.frames();
+        block.base = BASE;
+        block.heap = BASE + (self.heap() << 12);
+        block.heap_bytes = HEAP_PAGES << 12;
+        block.shared_info = SHARED;
+        block.window = WINDOW;
+        block.window_tables = window_tables;
+        block.window_pages = WINDOW_PAGES;
+        block.command_pages = BASE + (self.command() << 12);
+        block.command_page_count = COMMAND_PAGES as u64;
+        block.grant_table = SHARED + 4096;
+        block.grant_frames = GRANT_FRAMES.into();
+        block
+    }
+
+    fn create(&self, root: u64) {
+        let mut descriptor = PartitionDescriptor::new_zeroed();
+        let is_boot = self.number == BOOT;
+        descriptor.number = self.number;
+        descriptor.kind = if is_boot {
+            kind::BOOT
+        } else {
+            kind::ULTRAVISOR
+        };
+        descriptor.state = state::BUILDING;
+        descriptor.rights = if is_boot {
+            rights::BUILD
+        } else {
+            rights::LEAD | rights::SERIAL
+        };
+        descriptor.vcpus = 1;
+        descriptor.cpu_weight = 256;
+        descriptor.cpu_affinity = [u64::MAX; 4];
+        descriptor.grant_frames = GRANT_FRAMES;
+        descriptor.memory_frames = self.frames();
+        descriptor.instance_first = self.instance;
+        descriptor.instance_frames = instance_frames(1, GRANT_FRAMES);
+        let number = self.number;
+        let fail = |error: i64| -> ! {
+            platform::refuse(format_args!(
+                "partition {number} could not be built: error {error}"
+            ))
+        };
+        let partition = partition::create(&descriptor).unwrap_or_else(|error| fail(error));
+        let Some(vcpu) = partition.vcpu(0) else {
+            return;
+        };
+        let registers = Registers {
+            rip: self.image.entry,
+            rsp: BASE + (self.heap() << 12),
+            rdi: BASE + (self.start_block() << 12),
+            rsi: BASE + (self.start_block() << 12),
+            cs: selector::CS64,
+            ss: selector::SS,
+            rflags: flag::IF | flag::FIXED,
+            ..Registers::default()
+        };
+        if let Err(error) = hypercall::first_state(vcpu, root, registers) {
+            fail(error);
+        }
+    }
+}
+
+const READ_ONLY: u64 = PTE_PRESENT | PTE_USER | PTE_ACCESSED | PTE_DIRTY | PTE_NX;
+const READ_WRITE: u64 = READ_ONLY | PTE_RW;
+const EXECUTE: u64 = READ_ONLY & !PTE_NX;
+const TABLE: u64 = PTE_PRESENT | PTE_RW | PTE_USER | PTE_ACCESSED | PTE_DIRTY;
+
+/// Page tables of a partition in the making.
+struct Tables {
+    next: u64,
+    end: u64,
+    root: u64,
+}
+
+impl Tables {
+    fn take(&mut self) -> u64 {
+        assert!(
+            self.next < self.end,
+            "page tables of a system partition were counted"
+        );
+        self.next += 1;
+        self.next - 1
+    }
+
+    fn below(&mut self, table: u64, index: u64) -> u64 {
+        use core::sync::atomic::Ordering::Relaxed;
+        let entry = &machine::table(table)[index as usize & 511];
+        if entry.load(Relaxed) == 0 {
+            entry.store(self.take() << 12 | TABLE, Relaxed);
+        }
+        entry.load(Relaxed) >> 12 & 0xff_ffff_ffff
+    }
+
+    /// Level-1 tables of the window, contiguous; the first one's frame.
+    fn window(&mut self) -> u64 {
+        let level_3 = self.below(self.root, WINDOW >> 39);
+        let level_2 = self.below(level_3, WINDOW >> 30);
+        let first = self.next;
+        for table in 0..WINDOW_PAGES / 512 {
+            self.below(level_2, (WINDOW >> 21) + table);
+        }
+        first
+    }
+
+    fn map(&mut self, va: u64, mfn: u64, pages: u64, flags: u64) {
+        for page in 0..pages {
+            let va = va + (page << 12);
+            let level_3 = self.below(self.root, va >> 39);
+            let level_2 = self.below(level_3, va >> 30);
+            let level_1 = self.below(level_2, va >> 21);
+            let entry = &machine::table(level_1)[(va >> 12) as usize & 511];
+            entry.store(
+                (mfn + page) << 12 | flags,
+                core::sync::atomic::Ordering::Relaxed,
+            );
+        }
+    }
+}
+
+/// Copies bytes to frames that were set aside.
+fn put(first: u64, bytes: &[u8]) {
+    // SAFETY: callers reserved enough contiguous frames, which the direct map has.
+    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), machine::bytes(first), bytes.len()) };
+}
+
+/// The machine description as bytes.
+type Description = Vec<u8, { MACHINE_PAGES as usize * 4096 }>;
+
+fn describe(boot: &Boot, set: &Set) -> Description {
+    let mut regions: Vec<MachineRegion, 256> = Vec::new();
+    for mfn in 0..boot.frames {
+        let (owner, usage, firmware_type) = classify(boot, set, mfn);
+        match regions.last_mut() {
+            Some(last)
+                if (last.owner, last.usage, last.firmware_type)
+                    == (owner, usage, firmware_type) =>
+            {
+                last.frames += 1;
+            }
+            _ => {
+                let region = MachineRegion {
+                    first: mfn,
+                    frames: 1,
+                    owner,
+                    usage,
+                    firmware_type,
+                    reserved: 0,
+                };
+                if regions.push(region).is_err() {
+                    platform::refuse(format_args!("the memory map has too many ranges"));
+                }
+            }
+        }
+    }
+    let mut description = Description::new();
+    let mut header = Machine::new_zeroed();
+    header.regions = regions.len() as u32;
+    header.cpus = boot.cpus.len() as u32;
+    header.pci = boot.pci.len() as u32;
+    header.tsc_khz = boot.tsc_khz;
+    header.frames = boot.frames;
+    header.wall_clock = boot.wall_clock;
+    for (to, from) in header
+        .command_line
+        .iter_mut()
+        .zip(boot.command_line.bytes())
+    {
+        *to = from;
+    }
+    let mut add = |bytes: &[u8]| {
+        if description.extend_from_slice(bytes).is_err() {
+            platform::refuse(format_args!(
+                "the machine has too many ranges, CPUs or PCI functions"
+            ));
+        }
+    };
+    add(header.as_bytes());
+    regions.iter().for_each(|region| add(region.as_bytes()));
+    for cpu in boot.cpus {
+        let flags = u32::from(cpu.online);
+        let cpu = MachineCpu {
+            index: cpu.index,
+            apic_id: cpu.apic_id,
+            flags,
+            reserved: 0,
+        };
+        add(cpu.as_bytes());
+    }
+    boot.pci
+        .iter()
+        .for_each(|pci: &MachinePci| add(pci.as_bytes()));
+    description
+}
+
+/// Owner, use and firmware type of a frame.
+fn classify(boot: &Boot, set: &Set, mfn: u64) -> (u32, u32, u32) {
+    let firmware = boot
+        .regions
+        .iter()
+        .find(|r| (r.first..r.end()).contains(&mfn));
+    let firmware_type = firmware.map_or(0, |r| r.kind);
+    let aside = set
+        .iter()
+        .find(|a| (a.first..a.first + a.frames).contains(&mfn));
+    let word = machine::frame(mfn).map_or(FIRMWARE | frames::OWNER_IO, frames::Frame::owner_word);
+    let usage = match aside {
+        Some(aside) => aside.usage,
+        None if word & frames::OWNER_IO != 0 => region_use::IO,
+        None => region_use::RAM,
+    };
+    (word & frames::OWNER_NUMBER, usage, firmware_type)
+}

@@ -1,0 +1,251 @@
+//! Entering a partition's kernel: exceptions, events and system calls as frames on its stack.
+//!
+//! The frame is the ABI's (public header `arch-x86/xen-x86_64.h` and the facts in the book's ABI
+//! chapter): low to high `rcx r11 [error] rip cs|saved_mask<<32 rflags rsp ss`. The whole span
+//! is checked against the monitor's part of the address space before a word is written.
+
+use core::sync::atomic::Ordering;
+
+use crate::{
+    context::{Registers, flag, selector},
+    guest_memory::{self, Fault},
+    hardware,
+    vcpu::Vcpu,
+};
+
+/// Callback types of the public header `callback.h`.
+pub mod callback {
+    /// Events.
+    pub const EVENT: usize = 0;
+    /// A segment load or return of the monitor failed.
+    pub const FAILSAFE: usize = 1;
+    /// 64-bit `syscall` from user mode.
+    pub const SYSCALL: usize = 2;
+    /// `sysenter` from user mode.
+    pub const SYSENTER: usize = 5;
+    /// `syscall` from compatibility mode.
+    pub const SYSCALL32: usize = 7;
+}
+
+/// Flags that a kernel entry clears.
+const CLEARED: u64 = flag::TF | flag::NT | flag::RF | flag::VM | flag::AC;
+
+/// How a handler is entered.
+struct Entry {
+    address: u64,
+    mask_events: bool,
+    error: Option<u64>,
+}
+
+/// Raises exception `vector` in the partition.
+///
+/// # Errors
+/// [`Fault`] when there is no handler or its stack is unusable: the partition cannot go on.
+pub fn exception(
+    vcpu: &Vcpu,
+    registers: &mut Registers,
+    vector: u8,
+    error: Option<u64>,
+) -> Result<(), Fault> {
+    let gate = vcpu.gate(vector);
+    if gate.address == 0 {
+        return Err(Fault);
+    }
+    let entry = Entry {
+        address: gate.address,
+        mask_events: gate.flags & 4 != 0,
+        error,
+    };
+    enter(vcpu, registers, &entry)
+}
+
+/// Delivers a pending event.
+///
+/// # Errors
+/// As for [`exception`].
+pub fn event(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fault> {
+    by_callback(vcpu, registers, callback::EVENT, true)
+}
+
+/// Delivers a system call made in user mode.
+///
+/// # Errors
+/// As for [`exception`].
+pub fn system_call(vcpu: &Vcpu, registers: &mut Registers, kind: usize) -> Result<(), Fault> {
+    let masked = vcpu.callback_masks.get() & (1 << kind) != 0;
+    by_callback(vcpu, registers, kind, masked)?;
+    registers.rflags &= !flag::DF;
+    Ok(())
+}
+
+fn by_callback(
+    vcpu: &Vcpu,
+    registers: &mut Registers,
+    kind: usize,
+    mask_events: bool,
+) -> Result<(), Fault> {
+    let address = vcpu.callbacks.get()[kind];
+    if address == 0 {
+        return Err(Fault);
+    }
+    enter(
+        vcpu,
+        registers,
+        &Entry {
+            address,
+            mask_events,
+            error: None,
+        },
+    )
+}
+
+/// Delivers the failsafe callback: the frame names the selectors that could not be loaded.
+///
+/// # Errors
+/// As for [`exception`].
+pub fn failsafe(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fault> {
+    let address = vcpu.callbacks.get()[callback::FAILSAFE];
+    if address == 0 {
+        return Err(Fault);
+    }
+    let [ds, es, fs, gs] = hardware::data_selectors();
+    let (saved, stack) = switch_to_kernel(vcpu, registers);
+    let frame = [
+        registers.rcx,
+        registers.r11,
+        ds.into(),
+        es.into(),
+        fs.into(),
+        gs.into(),
+        registers.rip,
+        saved.cs,
+        saved.rflags,
+        registers.rsp,
+        registers.ss,
+    ];
+    push(registers, stack, &frame)?;
+    finish(vcpu, registers, address, vcpu.callback_masks.get() & 2 != 0);
+    Ok(())
+}
+
+fn enter(vcpu: &Vcpu, registers: &mut Registers, entry: &Entry) -> Result<(), Fault> {
+    let (saved, stack) = switch_to_kernel(vcpu, registers);
+    let tail = [
+        registers.rip,
+        saved.cs,
+        saved.rflags,
+        registers.rsp,
+        registers.ss,
+    ];
+    let [rip, cs, rflags, rsp, ss] = tail;
+    let (rcx, r11) = (registers.rcx, registers.r11);
+    match entry.error {
+        Some(error) => push(
+            registers,
+            stack,
+            &[rcx, r11, error, rip, cs, rflags, rsp, ss],
+        )?,
+        None => push(registers, stack, &[rcx, r11, rip, cs, rflags, rsp, ss])?,
+    }
+    finish(vcpu, registers, entry.address, entry.mask_events);
+    Ok(())
+}
+
+/// The two words of the frame that are not plain copies of registers.
+struct Saved {
+    cs: u64,
+    rflags: u64,
+}
+
+/// Loads the kernel's page tables and GS base if need be; returns what the frame shows of cs and
+/// rflags, and the stack that the frame goes on.
+fn switch_to_kernel(vcpu: &Vcpu, registers: &Registers) -> (Saved, u64) {
+    let from_kernel = vcpu.in_kernel.get();
+    let masked = vcpu.info().upcall_mask.load(Ordering::Relaxed) != 0;
+    let selector = if from_kernel {
+        registers.cs & 0xfffc
+    } else {
+        registers.cs & 0xffff
+    };
+    let interrupts = if masked { 0 } else { flag::IF };
+    let saved = Saved {
+        cs: selector | u64::from(masked) << 32,
+        rflags: registers.rflags & !(flag::IF | flag::IOPL) | interrupts,
+    };
+    let stack = if from_kernel {
+        registers.rsp
+    } else {
+        to_kernel_mode(vcpu);
+        vcpu.kernel_stack.get()
+    };
+    (saved, stack & !0xf)
+}
+
+fn push<const N: usize>(
+    registers: &mut Registers,
+    stack: u64,
+    frame: &[u64; N],
+) -> Result<(), Fault> {
+    let bottom = stack.checked_sub(8 * N as u64).ok_or(Fault)?;
+    guest_memory::write(bottom, frame)?;
+    registers.rsp = bottom;
+    Ok(())
+}
+
+fn finish(vcpu: &Vcpu, registers: &mut Registers, address: u64, mask_events: bool) {
+    if mask_events {
+        vcpu.info().upcall_mask.store(1, Ordering::Release);
+    }
+    registers.rip = address;
+    registers.cs = selector::CS64;
+    registers.ss = selector::SS;
+    registers.rflags &= !CLEARED;
+}
+
+/// User mode to kernel mode: page tables and GS base.
+pub fn to_kernel_mode(vcpu: &Vcpu) {
+    vcpu.in_kernel.set(true);
+    hardware::swap_gs();
+    hardware::load_root(vcpu.kernel_root.get());
+}
+
+/// Kernel mode to user mode.
+pub fn to_user_mode(vcpu: &Vcpu) {
+    vcpu.in_kernel.set(false);
+    hardware::swap_gs();
+    hardware::load_root(vcpu.user_root.get());
+}
+
+/// The `iret` hypercall: takes the nine words at rsp (`iret_context` of the public header).
+///
+/// # Errors
+/// [`Fault`] where the frame cannot be read, or names user mode and there are no user tables.
+pub fn interrupt_return(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fault> {
+    let [rax, r11, rcx, flags, rip, cs, rflags, rsp, ss]: [u64; 9] =
+        guest_memory::read(registers.rsp)?;
+    let to_user = cs & 3 == 3;
+    if to_user && vcpu.user_root.get() == 0 {
+        return Err(Fault);
+    }
+    registers.rip = rip;
+    registers.cs = cs & 0xffff | 3;
+    registers.rsp = rsp;
+    registers.ss = ss & 0xffff | 3;
+    registers.rflags = rflags;
+    registers.rax = rax;
+    if flags & VGCF_IN_SYSCALL == 0 {
+        registers.r11 = r11;
+        registers.rcx = rcx;
+    }
+    let masked = rflags & flag::IF == 0;
+    vcpu.info()
+        .upcall_mask
+        .store(u8::from(masked), Ordering::Release);
+    if to_user {
+        to_user_mode(vcpu);
+    }
+    Ok(())
+}
+
+/// `iret_context.flags`: rcx and r11 are not restored.
+const VGCF_IN_SYSCALL: u64 = 1 << 8;

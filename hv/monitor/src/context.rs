@@ -1,0 +1,141 @@
+//! The registers of a virtual CPU as they lie on the main stack while the monitor runs.
+//!
+//! The layout is fixed by `entry.S`: the CPU pushes the upper five words, a stub the vector and
+//! (where the CPU does not) an error code, `SAVE_GPRS` the rest.
+
+#![expect(unsafe_code, reason = "assembly")]
+
+use core::arch::global_asm;
+
+use crate::{
+    cpu::{self, CpuLocal},
+    syscall, trap,
+};
+
+/// Pseudo-vector in [`Registers::vector`]: 64-bit `syscall`.
+pub const VECTOR_SYSCALL: u64 = 0x100;
+/// Pseudo-vector: `syscall` from compatibility mode.
+pub const VECTOR_SYSCALL32: u64 = 0x101;
+/// Pseudo-vector: `sysenter`.
+pub const VECTOR_SYSENTER: u64 = 0x102;
+
+/// Guest registers, low address first.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the registers' own names")]
+pub struct Registers {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub vector: u64,
+    pub error: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+}
+const _: () = assert!(size_of::<Registers>() == 176);
+
+impl Registers {
+    /// Whether the frame was pushed on an entry from ring 3.
+    #[must_use]
+    pub fn from_partition(&self) -> bool {
+        self.cs & 3 == 3
+    }
+
+    /// The general register with its number in instruction encodings (0 = rax … 15 = r15).
+    #[must_use]
+    pub fn general(&mut self, number: u8) -> &mut u64 {
+        match number & 15 {
+            0 => &mut self.rax,
+            1 => &mut self.rcx,
+            2 => &mut self.rdx,
+            3 => &mut self.rbx,
+            4 => &mut self.rsp,
+            5 => &mut self.rbp,
+            6 => &mut self.rsi,
+            7 => &mut self.rdi,
+            8 => &mut self.r8,
+            9 => &mut self.r9,
+            10 => &mut self.r10,
+            11 => &mut self.r11,
+            12 => &mut self.r12,
+            13 => &mut self.r13,
+            14 => &mut self.r14,
+            _ => &mut self.r15,
+        }
+    }
+}
+
+/// Flat selectors of the reserved part of the GDT (public header `arch-x86/xen-x86_64.h`).
+pub mod selector {
+    /// 32-bit code, DPL 3.
+    pub const CS32: u64 = 0xe023;
+    /// Data and stack, DPL 3.
+    pub const SS: u64 = 0xe02b;
+    /// 64-bit code, DPL 3.
+    pub const CS64: u64 = 0xe033;
+}
+
+/// Flag bits of rflags.
+pub mod flag {
+    /// Carry.
+    pub const CF: u64 = 1;
+    /// Bit 1, always set.
+    pub const FIXED: u64 = 1 << 1;
+    /// Parity.
+    pub const PF: u64 = 1 << 2;
+    /// Zero.
+    pub const ZF: u64 = 1 << 6;
+    /// Sign.
+    pub const SF: u64 = 1 << 7;
+    /// Overflow.
+    pub const OF: u64 = 1 << 11;
+    /// Trap (single step).
+    pub const TF: u64 = 1 << 8;
+    /// Interrupts enabled.
+    pub const IF: u64 = 1 << 9;
+    /// Direction.
+    pub const DF: u64 = 1 << 10;
+    /// I/O privilege level.
+    pub const IOPL: u64 = 3 << 12;
+    /// Nested task.
+    pub const NT: u64 = 1 << 14;
+    /// Resume.
+    pub const RF: u64 = 1 << 16;
+    /// Virtual-8086.
+    pub const VM: u64 = 1 << 17;
+    /// Alignment check.
+    pub const AC: u64 = 1 << 18;
+    /// Virtual interrupt bits.
+    pub const VIF_VIP: u64 = 3 << 19;
+}
+
+global_asm!(
+    include_str!("entry.S"),
+    smap = sym cpu::SMAP_ON,
+    trap = sym trap::trap,
+    syscall = sym syscall::syscall,
+    scratch = const core::mem::offset_of!(CpuLocal, scratch),
+    stack_top = const core::mem::offset_of!(CpuLocal, stack_top),
+    common = const core::mem::offset_of!(CpuLocal, syscall_common),
+    flat_ss = const selector::SS,
+    flat_cs = const selector::CS64,
+    flat_cs32 = const selector::CS32,
+    vector_syscall = const VECTOR_SYSCALL,
+    vector_syscall32 = const VECTOR_SYSCALL32,
+    vector_sysenter = const VECTOR_SYSENTER,
+);

@@ -1,0 +1,264 @@
+//! What each physical CPU knows: its current virtual CPU, its flush mailbox, its accounts.
+//!
+//! Flushing translations: [`flush_partition`] asks every CPU that has the partition's page tables
+//! loaded, by a flag and an interrupt, and waits; a CPU answers from the interrupt, or from
+//! any wait loop (`lock::relax`). A global clock counts flushes, so that a page-table change
+//! can tell whether a CPU flushed since a mapping went away.
+#![expect(unsafe_code, reason = "per-CPU areas are found by address")]
+
+use core::{
+    arch::asm,
+    ptr,
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence},
+};
+
+use crate::{
+    lock::{RunningCell, relax},
+    platform,
+    vcpu::Vcpu,
+};
+
+/// Physical CPUs the monitor can use.
+pub const MAX_CPUS: usize = 64;
+
+/// Non-zero where the CPU has SMAP and the monitor turned it on.
+pub static SMAP_ON: AtomicBool = AtomicBool::new(false);
+
+/// Counts flushes of all CPUs; see [`flush_stamp`].
+static FLUSH_CLOCK: AtomicU32 = AtomicU32::new(1);
+/// CPUs that run.
+static ONLINE: AtomicU32 = AtomicU32::new(0);
+
+/// First page of a CPU's area.
+#[repr(C)]
+pub struct CpuLocal {
+    /// Where the entry page keeps the partition's rsp for three instructions.
+    pub scratch: u64,
+    /// Top of the main stack.
+    pub stack_top: u64,
+    /// Address of `syscall_common`.
+    pub syscall_common: u64,
+    /// Index of the CPU.
+    pub index: u32,
+    online: AtomicBool,
+    /// The virtual CPU it runs, null when idle.
+    current: AtomicPtr<Vcpu>,
+    /// Number of the partition whose page tables are loaded; 0: none.
+    pub loaded: AtomicU32,
+    /// Something asks for a scheduling decision before the partition goes on.
+    pub reschedule: AtomicBool,
+    /// Counts requests to flush; see [`serve_flush`].
+    flush_requested: AtomicU32,
+    /// The last request that is done.
+    flush_done: AtomicU32,
+    flushed_at: AtomicU32,
+    /// Counts the times it was in no operation of the monitor.
+    pub quiet: AtomicU32,
+    /// Nanoseconds that partitions ran.
+    pub busy: AtomicU64,
+    /// Nanoseconds of idling.
+    pub idle: AtomicU64,
+    /// Context switches.
+    pub switches: AtomicU64,
+    /// When the current stretch (busy or idle) began.
+    pub since: RunningCell<u64>,
+    /// Frames loaded into the GDT window, 0: none.
+    pub gdt: RunningCell<[u64; 14]>,
+    /// Deadline the CPU's timer is set to.
+    pub timer: RunningCell<u64>,
+}
+
+/// The local data of CPU `index`.
+pub fn cpu(index: u32) -> &'static CpuLocal {
+    // SAFETY: the platform maps an area for every CPU below MAX_CPUS before it is started, and
+    // `prepare` filled its first page; it is never unmapped.
+    unsafe { &*platform::cpu_local_page(index).cast::<CpuLocal>() }
+}
+
+/// The local data of the CPU this runs on.
+pub fn this() -> &'static CpuLocal {
+    let stack: u64;
+    // SAFETY: reads rsp; every stack of the monitor lies in the CPU's own 64 KiB area.
+    unsafe { asm!("mov {}, rsp", out(reg) stack, options(nomem, nostack, preserves_flags)) };
+    // SAFETY: as for `cpu`: the area's first page is a CpuLocal.
+    unsafe { &*((stack & !0xFFFF) as *const CpuLocal) }
+}
+
+/// The virtual CPU that runs here.
+pub fn current() -> Option<&'static Vcpu> {
+    let vcpu = this().current.load(Ordering::Relaxed);
+    // SAFETY: `current` is set by the scheduler only, to virtual CPUs whose partition cannot be
+    // freed while they are current.
+    unsafe { vcpu.as_ref() }
+}
+
+/// Writes the first page of a CPU's area; before the CPU starts.
+pub fn prepare(index: u32, syscall_common: u64) {
+    let page = platform::cpu_local_page(index);
+    let local = CpuLocal {
+        scratch: 0,
+        stack_top: (page as u64) + 0x1_0000,
+        syscall_common,
+        index,
+        online: AtomicBool::new(false),
+        current: AtomicPtr::new(ptr::null_mut()),
+        loaded: AtomicU32::new(0),
+        reschedule: AtomicBool::new(false),
+        flush_requested: AtomicU32::new(0),
+        flush_done: AtomicU32::new(0),
+        flushed_at: AtomicU32::new(0),
+        quiet: AtomicU32::new(0),
+        busy: AtomicU64::new(0),
+        idle: AtomicU64::new(0),
+        switches: AtomicU64::new(0),
+        since: RunningCell::new(0),
+        gdt: RunningCell::new([0; 14]),
+        timer: RunningCell::new(u64::MAX),
+    };
+    // SAFETY: the page is mapped writable, is a CpuLocal by convention, and no CPU uses it yet.
+    unsafe { page.cast::<CpuLocal>().write(local) };
+}
+const _: () = assert!(size_of::<CpuLocal>() <= 4096);
+
+impl CpuLocal {
+    /// Makes `vcpu` the current one.
+    pub fn set_current(&self, vcpu: Option<&'static Vcpu>) {
+        let pointer = vcpu.map_or(ptr::null_mut(), |v| ptr::from_ref(v).cast_mut());
+        self.current.store(pointer, Ordering::Release);
+    }
+    /// The virtual CPU that CPU runs, to compare with; it may change at any time.
+    pub fn runs(&self, vcpu: &Vcpu) -> bool {
+        ptr::eq(self.current.load(Ordering::Acquire), vcpu)
+    }
+    /// Whether that CPU is idle now.
+    pub fn is_idle(&self) -> bool {
+        self.online.load(Ordering::Acquire) && self.current.load(Ordering::Acquire).is_null()
+    }
+    /// Announces the CPU to the others.
+    pub fn set_online(&self) {
+        self.online.store(true, Ordering::Release);
+        ONLINE.fetch_add(1, Ordering::AcqRel);
+    }
+    /// Whether it runs.
+    pub fn is_online(&self) -> bool {
+        self.online.load(Ordering::Acquire)
+    }
+}
+
+/// Number of CPUs that run.
+pub fn online() -> u32 {
+    ONLINE.load(Ordering::Acquire)
+}
+
+/// All CPUs the platform found.
+pub fn all() -> impl Iterator<Item = &'static CpuLocal> {
+    (0..platform::cpu_count()).map(cpu)
+}
+
+/// The flush clock now. A CPU whose last flush is later than a stamp taken after a mapping was
+/// removed cannot hold that mapping.
+pub fn flush_stamp() -> u32 {
+    fence(Ordering::SeqCst);
+    FLUSH_CLOCK.load(Ordering::SeqCst)
+}
+
+/// Flushes this CPU's translations.
+pub fn flush_here() {
+    let time = FLUSH_CLOCK.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+    platform::reload_cr3();
+    this().flushed_at.store(time, Ordering::SeqCst);
+}
+
+/// Flushes one page of this CPU.
+pub fn flush_page_here(va: u64) {
+    platform::invlpg(va);
+}
+
+/// Answers the flush requests made to this CPU so far.
+pub fn serve_flush() {
+    let local = this();
+    let requested = local.flush_requested.load(Ordering::SeqCst);
+    if requested != local.flush_done.load(Ordering::Relaxed) {
+        flush_here();
+        local.flush_done.store(requested, Ordering::SeqCst);
+    }
+}
+
+/// Makes every other CPU for which `wanted` holds flush, and waits until all have.
+fn flush_others(wanted: impl Fn(&CpuLocal) -> bool) {
+    fence(Ordering::SeqCst);
+    let me = this().index;
+    let mut ticket = [None; MAX_CPUS];
+    for other in all().filter(|c| c.index != me && c.is_online()) {
+        if wanted(other) {
+            let mine = other
+                .flush_requested
+                .fetch_add(1, Ordering::SeqCst)
+                .wrapping_add(1);
+            ticket[other.index as usize % MAX_CPUS] = Some(mine);
+            platform::send_ipi(other.index, platform::VECTOR_FLUSH);
+        }
+    }
+    for other in all() {
+        let Some(mine) = ticket[other.index as usize % MAX_CPUS] else {
+            continue;
+        };
+        while (other.flush_done.load(Ordering::SeqCst).wrapping_sub(mine) as i32) < 0 {
+            relax();
+        }
+    }
+}
+
+/// Flushes all translations of a partition on every CPU but this one.
+pub fn flush_partition_elsewhere(partition: u32) {
+    flush_others(|c| c.loaded.load(Ordering::SeqCst) == partition);
+}
+
+/// Flushes all translations of a partition, everywhere.
+pub fn flush_partition(partition: u32) {
+    if this().loaded.load(Ordering::Relaxed) == partition {
+        flush_here();
+    }
+    flush_partition_elsewhere(partition);
+}
+
+/// Flushes the CPUs that run the virtual CPUs in `mask` (bits by virtual CPU) of a partition.
+pub fn flush_vcpus(partition: u32, mask: u64) {
+    let runs = |c: &CpuLocal| {
+        c.loaded.load(Ordering::SeqCst) == partition && {
+            let vcpu = c.current.load(Ordering::Acquire);
+            // SAFETY: a virtual CPU that was current is valid memory as long as its partition is,
+            // and the caller holds on to the partition.
+            unsafe { vcpu.as_ref() }.is_none_or(|v| mask & (1 << v.id) != 0)
+        }
+    };
+    if runs(this()) {
+        flush_here();
+    }
+    flush_others(runs);
+}
+
+/// Flushes wherever a translation of `partition` that was removed at `stamp` may live on.
+pub fn flush_since(partition: u32, stamp: u32) {
+    let stale = |c: &CpuLocal| {
+        let last = c.flushed_at.load(Ordering::SeqCst);
+        c.loaded.load(Ordering::SeqCst) == partition && (last.wrapping_sub(stamp) as i32) <= 0
+    };
+    if stale(this()) {
+        flush_here();
+    }
+    flush_others(stale);
+}
+
+/// Waits until every other CPU has left whatever it did in the monitor when this was called: no
+/// reference to what was unregistered before is left.
+pub fn quiesce_others() {
+    let me = this().index;
+    for other in all().filter(|c| c.index != me && c.is_online()) {
+        let before = other.quiet.load(Ordering::SeqCst);
+        platform::send_ipi(other.index, platform::VECTOR_RESCHEDULE);
+        while other.quiet.load(Ordering::SeqCst) == before {
+            relax();
+        }
+    }
+}

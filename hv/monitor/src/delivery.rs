@@ -1,0 +1,81 @@
+//! Delivering events: from a port of one partition to a virtual CPU of another.
+
+use core::sync::atomic::Ordering;
+
+use events::Delivery;
+
+use crate::{
+    cpu,
+    partition::{self, Partition},
+    platform, schedule,
+    vcpu::{POLL_ANY, Vcpu, run},
+};
+
+/// Makes the event of `port` pending in `partition`, and sees that virtual CPU `id` looks.
+pub fn raise(partition: &Partition, port: u32, id: u32) {
+    let Some(vcpu) = partition.vcpu(id) else {
+        return;
+    };
+    let raised = partition.event_bits().raise(&partition::upcall(vcpu), port);
+    if raised.newly_pending {
+        wake_pollers(partition, port);
+    }
+    if raised.kick {
+        kick(vcpu);
+    }
+}
+
+/// Sees that a virtual CPU looks at its pending events.
+pub fn kick(vcpu: &Vcpu) {
+    if vcpu.info().upcall_mask.load(Ordering::SeqCst) != 0 {
+        return;
+    }
+    if vcpu.state.load(Ordering::Acquire) == run::BLOCKED {
+        schedule::wake(vcpu);
+        return;
+    }
+    let home = cpu::cpu(vcpu.cpu.load(Ordering::Acquire));
+    if home.runs(vcpu) && home.index != cpu::this().index {
+        platform::send_ipi(home.index, platform::VECTOR_RESCHEDULE);
+    }
+}
+
+/// A blocked virtual CPU has its events unmasked, so only polls need to be looked for.
+fn wake_pollers(partition: &Partition, port: u32) {
+    for vcpu in partition.all_vcpus() {
+        let polls = vcpu.polls.load(Ordering::SeqCst);
+        if polls == port || polls == POLL_ANY {
+            schedule::wake(vcpu);
+        }
+    }
+}
+
+/// Raises a virtual interrupt of a virtual CPU, or of its partition, where it is bound.
+pub fn raise_virq(vcpu: &Vcpu, virq: u32) {
+    if let Some((port, target)) = vcpu.partition.ports().virq(virq, vcpu.id) {
+        raise(vcpu.partition, port, target.into());
+    }
+}
+
+/// Sends on a port.
+///
+/// # Errors
+/// `-EINVAL`: not a port to send on.
+pub fn send(partition: &Partition, port: u32) -> Result<(), i64> {
+    match partition.ports().send(port)? {
+        Delivery::Local { vcpu } => raise(partition, port, vcpu.into()),
+        Delivery::Remote { partition, port } => raise_at(partition, port),
+        Delivery::Dropped => {}
+    }
+    Ok(())
+}
+
+/// Raises the event of a port of another partition.
+pub fn raise_at(number: u32, port: u32) {
+    let Some(remote) = partition::find(number) else {
+        return;
+    };
+    if let Ok(end) = remote.ports().port(port) {
+        raise(remote, port, end.vcpu.into());
+    }
+}

@@ -1,0 +1,91 @@
+//! Segment descriptor tables of virtual CPUs: taking their pages, and loading them.
+
+use page_tables::{get_descriptors, put_descriptors};
+use pv_abi::xen::errno;
+
+use crate::{cpu, machine::Host, partition::errno_of, platform, vcpu::Vcpu};
+
+/// Makes `frames` (0: none) the descriptor table of `vcpu`, which runs here or not at all.
+///
+/// # Errors
+/// An errno where a page is not fit; the old table stays.
+pub fn replace_gdt(vcpu: &Vcpu, frames: &[u64; 14]) -> Result<(), i64> {
+    let mut space = vcpu.partition.space.lock();
+    for (index, &mfn) in frames.iter().enumerate().filter(|(_, mfn)| **mfn != 0) {
+        if let Err(error) = get_descriptors(&Host, &mut space, mfn) {
+            for &taken in frames.iter().take(index).filter(|mfn| **mfn != 0) {
+                put_descriptors(&Host, &mut space, taken);
+            }
+            return Err(errno_of(error));
+        }
+    }
+    let old = vcpu.gdt.get();
+    vcpu.gdt.set(*frames);
+    if cpu::this().runs(vcpu) {
+        load_gdt(vcpu);
+    }
+    for mfn in old.into_iter().filter(|mfn| *mfn != 0) {
+        put_descriptors(&Host, &mut space, mfn);
+    }
+    Ok(())
+}
+
+/// Puts the table of `vcpu` into this CPU's window, where it differs from what is there.
+pub fn load_gdt(vcpu: &Vcpu) {
+    let local = cpu::this();
+    let wanted = vcpu.gdt.get();
+    if local.gdt.get() != wanted {
+        platform::set_gdt_frames(local.index, &wanted);
+        local.gdt.set(wanted);
+    }
+}
+
+/// Makes `entries` descriptors at `va` the local descriptor table of `vcpu`, which runs here.
+///
+/// # Errors
+/// An errno where a page is not fit; the old table stays.
+pub fn replace_ldt(vcpu: &Vcpu, va: u64, entries: u32) -> Result<(), i64> {
+    if entries > 8192 || va & 4095 != 0 {
+        return Err(errno::EINVAL);
+    }
+    let pages = u64::from(entries).div_ceil(512);
+    let mut frames = [0; 16];
+    let mut space = vcpu.partition.space.lock();
+    for (page, slot) in (0..pages).zip(frames.iter_mut()) {
+        let entry = crate::walk::kernel_entry(vcpu, va.wrapping_add(page * 4096));
+        let mfn = entry.ok_or(errno::EINVAL)? >> 12 & 0xff_ffff_ffff;
+        let taken = get_descriptors(&Host, &mut space, mfn).map_err(errno_of);
+        if let Err(error) = taken {
+            for mfn in frames.into_iter().filter(|mfn| *mfn != 0) {
+                put_descriptors(&Host, &mut space, mfn);
+            }
+            return Err(error);
+        }
+        *slot = mfn;
+    }
+    let old = vcpu.ldt_frames.get();
+    vcpu.ldt_frames.set(frames);
+    vcpu.ldt.set((va, entries));
+    load_ldt(vcpu);
+    for mfn in old.into_iter().filter(|mfn| *mfn != 0) {
+        put_descriptors(&Host, &mut space, mfn);
+    }
+    Ok(())
+}
+
+/// Loads the local descriptor table of `vcpu` on this CPU.
+pub fn load_ldt(vcpu: &Vcpu) {
+    let (_, entries) = vcpu.ldt.get();
+    platform::set_ldt_frames(cpu::this().index, &vcpu.ldt_frames.get(), entries);
+}
+
+/// Gives the pages of the local descriptor table back, for a virtual CPU that will not run again.
+pub fn drop_ldt(vcpu: &Vcpu) {
+    let frames = vcpu.ldt_frames.get();
+    vcpu.ldt_frames.set([0; 16]);
+    vcpu.ldt.set((0, 0));
+    let mut space = vcpu.partition.space.lock();
+    for mfn in frames.into_iter().filter(|mfn| *mfn != 0) {
+        put_descriptors(&Host, &mut space, mfn);
+    }
+}

@@ -1,0 +1,303 @@
+//! What a partition's kernel still executes although ring 3 may not: done for it, or refused.
+//!
+//! The kernel replaces nearly all privileged instructions by hypercalls; what is left (early
+//! boot, a few MSRs, `cli` and `sti` in places nobody patched, port probes) arrives here as a
+//! general-protection fault. Nothing here touches the real interrupt flag, control registers
+//! that matter to the monitor, or a port.
+
+use core::sync::atomic::Ordering;
+
+use decode::{Instruction, Operand, Operation as Op, Port, Size, Write, decode};
+use page_tables::Operation;
+
+use crate::{
+    context::Registers,
+    cpuid, guest_memory, hardware, hypercall, model_registers,
+    trap::{self, vector},
+    vcpu::Vcpu,
+};
+
+/// Bits of CR4 that the kernel sees as it set them: DE, TSD, OSFXSR, OSXMMEXCPT, OSXSAVE, PAE.
+const CR4_KEPT: u64 = 1 << 3 | 1 << 2 | 1 << 9 | 1 << 10 | 1 << 18 | 1 << 5;
+/// What CR0 reads as: PG, AM, WP, NE, ET, MP, PE.
+const CR0_SHOWN: u64 = 0x8005_0033;
+
+/// The bytes at rip, decoded.
+fn instruction(registers: &Registers) -> Option<Instruction> {
+    let mut bytes = [0; decode::MAX_LENGTH];
+    let length = guest_memory::read_instruction(registers.rip, &mut bytes);
+    decode(bytes.get(..length)?)
+}
+
+/// A general-protection fault from ring 3.
+pub fn general_protection(vcpu: &Vcpu, registers: &mut Registers) {
+    let error = registers.error;
+    if error & 2 != 0 && software_interrupt(vcpu, registers) {
+        return;
+    }
+    if error == 0 && privileged(vcpu, registers) {
+        return;
+    }
+    trap::inject(vcpu, registers, vector::GENERAL_PROTECTION, Some(error));
+}
+
+/// An invalid opcode from ring 3: `cpuid` behind the prefix that asks for the hypervisor's answer.
+pub fn invalid_opcode(vcpu: &Vcpu, registers: &mut Registers) {
+    match instruction(registers) {
+        Some(Instruction {
+            operation: Op::Cpuid { forced: true },
+            length,
+        }) => {
+            let [a, b, c, d] = cpuid::cpuid(vcpu, registers.rax as u32, registers.rcx as u32);
+            registers.rax = a.into();
+            registers.rbx = b.into();
+            registers.rcx = c.into();
+            registers.rdx = d.into();
+            registers.rip = registers.rip.wrapping_add(length.into());
+        }
+        _ => trap::inject(vcpu, registers, vector::INVALID_OPCODE, None),
+    }
+}
+
+/// `int n` through a gate that only the monitor may use: the kernel's own gate decides. The
+/// instruction says which one; emulators get the error code wrong.
+fn software_interrupt(vcpu: &Vcpu, registers: &mut Registers) -> bool {
+    let mut bytes = [0; decode::MAX_LENGTH];
+    let length = guest_memory::read_instruction(registers.rip, &mut bytes);
+    let long_mode = registers.cs != 0xe023;
+    let code = bytes.get(..length).unwrap_or(&[]);
+    let Some((number, length)) = decode::software_interrupt(code, long_mode) else {
+        return false;
+    };
+    let gate = vcpu.gate(number);
+    let level = gate.flags & 3;
+    let allowed = if vcpu.in_kernel.get() {
+        level >= 1
+    } else {
+        level == 3
+    };
+    if gate.address == 0 || !allowed {
+        // The fault is the partition's own, with the error code that the hardware should give.
+        registers.error = u64::from(number) << 3 | 2;
+        return false;
+    }
+    registers.rip = registers.rip.wrapping_add(length.into());
+    trap::inject(vcpu, registers, number, None);
+    true
+}
+
+/// A privileged instruction; `false`: the fault goes to the kernel.
+fn privileged(vcpu: &Vcpu, registers: &mut Registers) -> bool {
+    let Some(Instruction { operation, length }) = instruction(registers) else {
+        return false;
+    };
+    if !vcpu.in_kernel.get() {
+        return false;
+    }
+    let done = match operation {
+        Op::In { port, size } if vcpu.iopl.get() >= 1 => {
+            read_port(registers, port, size);
+            true
+        }
+        Op::Out { .. } => vcpu.iopl.get() >= 1,
+        // Kernels call these before they have replaced them; the event mask is what counts.
+        Op::Cli | Op::Sti => vcpu.iopl.get() >= 1,
+        Op::Wbinvd | Op::Invd => true,
+        Op::Hlt => {
+            vcpu.info().upcall_mask.store(0, Ordering::SeqCst);
+            crate::schedule::block(vcpu, None);
+            if vcpu.event_pending() {
+                crate::schedule::wake(vcpu);
+            }
+            true
+        }
+        Op::Clts => {
+            vcpu.task_switched.set(false);
+            hardware::clear_task_switched();
+            true
+        }
+        Op::Rdmsr => model_registers::read(vcpu, registers),
+        Op::Wrmsr => model_registers::write(vcpu, registers),
+        Op::ReadControl { control, register } => read_control(vcpu, registers, control, register),
+        Op::WriteControl { control, register } => write_control(vcpu, registers, control, register),
+        Op::Xsetbv => set_extended_control(vcpu, registers),
+        Op::Rdtsc => {
+            let value = hardware::tsc();
+            registers.rax = value & 0xffff_ffff;
+            registers.rdx = value >> 32;
+            true
+        }
+        _ => false,
+    };
+    if done {
+        registers.rip = registers.rip.wrapping_add(length.into());
+    }
+    done
+}
+
+/// No port belongs to a partition: it reads all ones. The interval timer's counter reads zero, so
+/// that kernels do not calibrate by it for a hundred thousand reads.
+fn read_port(registers: &mut Registers, port: Port, size: Size) {
+    let number = match port {
+        Port::Immediate(number) => number.into(),
+        Port::Dx => registers.rdx as u16,
+    };
+    let value = if number == 0x42 { 0 } else { u64::MAX };
+    let mask = match size {
+        Size::Byte => 0xff,
+        Size::Word => 0xffff,
+        Size::Double | Size::Quad => 0xffff_ffff,
+    };
+    let kept = if size == Size::Double {
+        0
+    } else {
+        registers.rax & !mask
+    };
+    registers.rax = kept | value & mask;
+}
+
+fn read_control(vcpu: &Vcpu, registers: &mut Registers, control: u8, register: u8) -> bool {
+    let value = match control {
+        0 => CR0_SHOWN | if vcpu.task_switched.get() { 8 } else { 0 },
+        2 => vcpu.info().cr2.load(Ordering::Relaxed),
+        3 => vcpu.kernel_root.get() << 12,
+        4 => vcpu.cr4.get() | 1 << 5,
+        _ => return false,
+    };
+    *registers.general(register) = value;
+    true
+}
+
+fn write_control(vcpu: &Vcpu, registers: &mut Registers, control: u8, register: u8) -> bool {
+    let value = *registers.general(register);
+    match control {
+        0 => {
+            let set = value & 8 != 0;
+            vcpu.task_switched.set(set);
+            if set {
+                hardware::set_task_switched();
+            } else {
+                hardware::clear_task_switched();
+            }
+        }
+        2 => vcpu.info().cr2.store(value, Ordering::Relaxed),
+        3 => return hypercall::new_kernel_root(vcpu, value >> 12 & 0xff_ffff_ffff).is_ok(),
+        4 => vcpu.cr4.set(value & CR4_KEPT),
+        _ => return false,
+    }
+    true
+}
+
+/// `xsetbv`: XCR0 within what is offered; SSE and AVX parts depend on each other.
+fn set_extended_control(vcpu: &Vcpu, registers: &Registers) -> bool {
+    let value = registers.rdx << 32 | registers.rax & 0xffff_ffff;
+    let avx512 = value >> 5 & 7;
+    let sound = value & 1 != 0
+        && (value & 4 == 0 || value & 2 != 0)
+        && (avx512 == 0 || avx512 == 7 && value & 4 != 0);
+    let offered = hardware::has_xsave() && value & !hardware::xstates() == 0;
+    if registers.rcx as u32 != 0 || !sound || !offered {
+        return false;
+    }
+    vcpu.xcr0.set(value);
+    hardware::set_xcr0(value);
+    true
+}
+
+/// A write to a page table, decoded.
+pub struct TableWrite {
+    /// What it does to the 8-byte entry.
+    pub operation: Operation,
+    /// Register that gets the old value.
+    pub result: Option<u8>,
+    /// Bytes of the instruction.
+    pub length: u64,
+    /// Position in the entry and width of what the instruction names, in bits.
+    pub shift: u32,
+    /// See `shift`.
+    pub bits: u32,
+}
+
+/// Decodes the instruction at rip as a write to the table entry at `address`; its own memory
+/// operand must be that address.
+pub fn table_write(registers: &mut Registers, address: u64) -> Option<TableWrite> {
+    let Instruction { operation, length } = instruction(registers)?;
+    let Op::Write {
+        write,
+        size,
+        memory,
+        ..
+    } = operation
+    else {
+        return None;
+    };
+    let next = registers.rip.wrapping_add(length.into());
+    if effective(registers, &memory, next)? != address {
+        return None;
+    }
+    let bits = 8 * u32::from(size.bytes());
+    let shift = 8 * (address as u32 & 7);
+    if shift + bits > 64 {
+        return None;
+    }
+    let width = if bits == 64 {
+        u64::MAX
+    } else {
+        (1 << bits) - 1
+    };
+    let place = width << shift;
+    let operand = |registers: &mut Registers, operand| -> Option<u64> {
+        Some(match operand {
+            Operand::Register(number) => *registers.general(number),
+            Operand::Immediate(value) => value,
+            Operand::Memory(_) => return None,
+        })
+    };
+    let mut result = None;
+    let operation = match write {
+        Write::And(source) => {
+            Operation::And((operand(registers, source)? & width) << shift | !place)
+        }
+        Write::Or(source) => Operation::Or((operand(registers, source)? & width) << shift),
+        Write::BitReset { bit } => Operation::BitReset(bit + shift as u8),
+        Write::BitSet { bit } => Operation::BitSet(bit + shift as u8),
+        // The rest replaces whole entries.
+        _ if bits != 64 => return None,
+        Write::Store(source) => Operation::Store(operand(registers, source)?),
+        Write::Exchange { register } => {
+            result = Some(register);
+            Operation::Exchange(*registers.general(register))
+        }
+        Write::CompareExchange { register } => Operation::CompareExchange {
+            expected: registers.rax,
+            new: *registers.general(register),
+        },
+    };
+    Some(TableWrite {
+        operation,
+        result,
+        length: length.into(),
+        shift,
+        bits,
+    })
+}
+
+/// The address of a memory operand.
+fn effective(registers: &mut Registers, memory: &decode::Memory, next: u64) -> Option<u64> {
+    let mut register = |number: u8| *registers.general(number);
+    let base = match (memory.base, memory.rip_relative) {
+        (_, true) => next,
+        (Some(number), false) => register(number),
+        (None, false) => 0,
+    };
+    let index = memory.index.map_or(0, |number| {
+        register(number).wrapping_mul(memory.scale.into())
+    });
+    if memory.segment != decode::Segment::Flat {
+        return None;
+    }
+    Some(
+        base.wrapping_add(index)
+            .wrapping_add(memory.displacement as u64),
+    )
+}

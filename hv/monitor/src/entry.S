@@ -1,0 +1,159 @@
+/* Ways into ring 0 and out of it.
+ *
+ * Rule: the guest's registers lie in one `Registers` frame at the top of the CPU's main stack;
+ * Rust gets its address and returns the address of the frame to leave by. GS belongs to the
+ * guest at all times: a CPU finds its `CpuLocal` by masking rsp.
+ */
+.macro SAVE_GPRS
+    push rdi
+    push rsi
+    push rdx
+    push rcx
+    push rax
+    push r8
+    push r9
+    push r10
+    push r11
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+.endm
+.macro RESTORE_GPRS
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rax
+    pop rcx
+    pop rdx
+    pop rsi
+    pop rdi
+.endm
+
+/* 256 stubs of 16 bytes: vector, and 0 where the CPU pushes no error code (8, 10-14, 17, 21, 29, 30 do). */
+.section .text.entry, "ax", @progbits
+.globl trap_stubs
+.balign 16
+trap_stubs:
+.set vector, 0
+.rept 256
+    .balign 16
+    .if !((vector == 8) || (vector >= 10 && vector <= 14) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30))
+        push 0
+    .endif
+    push vector
+    jmp trap_entry
+    .set vector, vector + 1
+.endr
+
+trap_entry:
+    cld
+    SAVE_GPRS
+    cmp byte ptr [rip + {smap}], 0
+    je 1f
+    clac
+1:  mov rdi, rsp
+    xor ebp, ebp
+    call {trap}
+    mov rsp, rax
+.globl leave_monitor
+leave_monitor:
+    RESTORE_GPRS
+    add rsp, 16
+.globl leave_iret
+leave_iret:
+    iretq
+
+/* `syscall` comes in through the entry page of the CPU's own area (one physical page, mapped at
+ * area + 4096 everywhere), so rip-relative addresses reach that CPU's CpuLocal. */
+.section .text.entry_page, "ax", @progbits
+.balign 4096
+.globl entry_page
+entry_page:
+    mov [rip + entry_page - 4096 + {scratch}], rsp
+    mov rsp, [rip + entry_page - 4096 + {stack_top}]
+    push {flat_ss}
+    push qword ptr [rip + entry_page - 4096 + {scratch}]
+    push r11
+    push {flat_cs}
+    push rcx
+    push 0
+    push {vector_syscall}
+    jmp qword ptr [rip + entry_page - 4096 + {common}]
+.balign 64
+.globl entry_page_compat
+entry_page_compat:
+    mov [rip + entry_page - 4096 + {scratch}], rsp
+    mov rsp, [rip + entry_page - 4096 + {stack_top}]
+    push {flat_ss}
+    push qword ptr [rip + entry_page - 4096 + {scratch}]
+    push r11
+    push {flat_cs32}
+    push rcx
+    push 0
+    push {vector_syscall32}
+    jmp qword ptr [rip + entry_page - 4096 + {common}]
+.balign 64
+.globl entry_page_sysenter
+entry_page_sysenter:
+    push {flat_ss}
+    push 0
+    push 0x200
+    push 0
+    push 0
+    push 0
+    push {vector_sysenter}
+    jmp qword ptr [rip + entry_page - 4096 + {common}]
+.balign 4096
+
+.section .text.entry, "ax", @progbits
+.globl syscall_common
+syscall_common:
+    SAVE_GPRS
+    mov rdi, rsp
+    xor ebp, ebp
+    call {syscall}
+    mov rsp, rax
+    jmp leave_monitor
+
+/* fn(to rdi, from rsi, bytes rdx) -> bytes not copied. A fault between the labels ends it. */
+.globl guest_copy
+guest_copy:
+    mov rcx, rdx
+    shr rcx, 3
+    and edx, 7
+    cmp byte ptr [rip + {smap}], 0
+    je 1f
+    stac
+.globl guest_copy_words
+1:
+guest_copy_words:
+    rep movsq
+    mov ecx, edx
+.globl guest_copy_bytes
+guest_copy_bytes:
+    rep movsb
+    xor eax, eax
+    jmp 2f
+.globl guest_copy_fault
+guest_copy_fault:
+    mov eax, 1
+2:  cmp byte ptr [rip + {smap}], 0
+    je 3f
+    clac
+3:  ret
+
+/* fn(stack rdi): start on a fresh stack at the guest frame; used by a CPU's first run. */
+.globl enter_first
+enter_first:
+    mov rsp, rdi
+    jmp leave_monitor

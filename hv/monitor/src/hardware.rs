@@ -1,0 +1,328 @@
+//! Control registers, model-specific registers and extended state, as thin named functions.
+//!
+//! The book's soundness chapter lists who may touch each of them; here is the only code that does.
+#![expect(unsafe_code, reason = "privileged instructions")]
+
+use core::{
+    arch::asm,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use crate::vcpu::{Segments, Vcpu};
+
+/// MSR numbers (Intel SDM vol. 4, AMD APM vol. 2 appendix A).
+pub mod msr {
+    /// Extended features.
+    pub const EFER: u32 = 0xC000_0080;
+    /// `syscall` selectors.
+    pub const STAR: u32 = 0xC000_0081;
+    /// 64-bit `syscall` target.
+    pub const LSTAR: u32 = 0xC000_0082;
+    /// Compatibility-mode `syscall` target.
+    pub const CSTAR: u32 = 0xC000_0083;
+    /// Flags that `syscall` clears.
+    pub const SFMASK: u32 = 0xC000_0084;
+    /// FS base.
+    pub const FS_BASE: u32 = 0xC000_0100;
+    /// GS base.
+    pub const GS_BASE: u32 = 0xC000_0101;
+    /// The base that `swapgs` exchanges.
+    pub const KERNEL_GS_BASE: u32 = 0xC000_0102;
+    /// `rdtscp` auxiliary value.
+    pub const TSC_AUX: u32 = 0xC000_0103;
+    /// `sysenter` selectors.
+    pub const SYSENTER_CS: u32 = 0x174;
+    /// `sysenter` stack.
+    pub const SYSENTER_ESP: u32 = 0x175;
+    /// `sysenter` target.
+    pub const SYSENTER_EIP: u32 = 0x176;
+}
+
+/// Reads an MSR that exists.
+#[must_use]
+pub fn read_msr(number: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: callers name MSRs that every supported CPU has; reading changes nothing.
+    unsafe { asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high, options(nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes an MSR that exists, with a value it accepts.
+pub fn write_msr(number: u32, value: u64) {
+    // SAFETY: called for segment bases (checked to be canonical), TSC_AUX and the system call
+    // registers, none of which changes how the monitor itself addresses memory.
+    unsafe {
+        asm!("wrmsr", in("ecx") number, in("eax") value as u32, in("edx") (value >> 32) as u32,
+             options(nostack));
+    }
+}
+
+/// Exchanges GS base and the other GS base: the two modes of a partition have one each.
+pub fn swap_gs() {
+    // SAFETY: the monitor does not use GS.
+    unsafe { asm!("swapgs", options(nostack, nomem)) };
+}
+
+/// Loads a level-4 table and flushes non-global translations.
+pub fn load_root(frame: u64) {
+    // SAFETY: the frame is a validated level-4 table that this virtual CPU holds a reference to,
+    // or the monitor's own; each has the monitor's slots.
+    unsafe { asm!("mov cr3, {}", in(reg) frame << 12, options(nostack)) };
+}
+
+/// CR2.
+#[must_use]
+pub fn fault_address() -> u64 {
+    let value;
+    // SAFETY: reading CR2 has no effect.
+    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack)) };
+    value
+}
+
+/// DS, ES, FS, GS.
+#[must_use]
+pub fn data_selectors() -> [u16; 4] {
+    let (ds, es, fs, gs): (u16, u16, u16, u16);
+    // SAFETY: reading selectors has no effect.
+    unsafe {
+        asm!("mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
+             out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack));
+    }
+    [ds, es, fs, gs]
+}
+
+/// A selector register that a partition may load.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the registers' own names")]
+pub enum Data {
+    Ds,
+    Es,
+    Fs,
+    Gs,
+}
+
+/// Loads a selector; one that faults leaves the null selector, and `false` is returned.
+pub fn load_selector(register: Data, selector: u16) -> bool {
+    try_load_selector(register, selector) || {
+        try_load_selector(register, 0);
+        false
+    }
+}
+
+/// Loads a selector, or says that it faulted: the trap handler recognises the instruction, sets r9
+/// and continues at r8.
+fn try_load_selector(register: Data, selector: u16) -> bool {
+    let failed: u64;
+    let value = u64::from(selector);
+    // SAFETY: loading DS, ES, FS or GS does not affect ring 0 in long mode, and a fault continues
+    // behind the load with r9 set.
+    unsafe {
+        match register {
+            Data::Ds => {
+                asm!("lea r8, [rip + 3f]", "xor r9d, r9d", "2: mov ds, {0:e}", "3:",
+                     in(reg) value, out("r8") _, out("r9") failed, options(nostack));
+            }
+            Data::Es => {
+                asm!("lea r8, [rip + 3f]", "xor r9d, r9d", "2: mov es, {0:e}", "3:",
+                     in(reg) value, out("r8") _, out("r9") failed, options(nostack));
+            }
+            Data::Fs => {
+                asm!("lea r8, [rip + 3f]", "xor r9d, r9d", "2: mov fs, {0:e}", "3:",
+                     in(reg) value, out("r8") _, out("r9") failed, options(nostack));
+            }
+            Data::Gs => {
+                asm!("lea r8, [rip + 3f]", "xor r9d, r9d", "2: mov gs, {0:e}", "3:",
+                     in(reg) value, out("r8") _, out("r9") failed, options(nostack));
+            }
+        }
+    }
+    failed == 0
+}
+
+/// Saves FS, GS, the bases and selectors of the partition that has run.
+#[must_use]
+pub fn save_segments() -> Segments {
+    let [ds, es, fs, gs] = data_selectors();
+    Segments {
+        ds,
+        es,
+        fs,
+        gs,
+        fs_base: read_msr(msr::FS_BASE),
+        gs_base: read_msr(msr::GS_BASE),
+        gs_base_other: read_msr(msr::KERNEL_GS_BASE),
+    }
+}
+
+/// Loads them; selectors that no longer can be loaded become null.
+pub fn load_segments(segments: &Segments) {
+    load_selector(Data::Ds, segments.ds);
+    load_selector(Data::Es, segments.es);
+    load_selector(Data::Fs, segments.fs);
+    load_selector(Data::Gs, segments.gs);
+    write_msr(msr::FS_BASE, segments.fs_base);
+    write_msr(msr::GS_BASE, segments.gs_base);
+    write_msr(msr::KERNEL_GS_BASE, segments.gs_base_other);
+}
+
+static HAS_XSAVE: AtomicBool = AtomicBool::new(false);
+static HAS_TSC_AUX: AtomicBool = AtomicBool::new(false);
+static XSTATES: AtomicU64 = AtomicU64::new(3);
+
+/// State components that fit the 8 KiB save area: x87, SSE, AVX, MPX no, AVX-512, PKRU no.
+const XSTATES_KNOWN: u64 = 0b1110_0111;
+
+/// CPUID.
+#[must_use]
+pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+    [r.eax, r.ebx, r.ecx, r.edx]
+}
+
+/// Finds what the CPU has; once, before partitions run.
+pub fn probe() {
+    let has_xsave = cpuid(1, 0)[2] & 1 << 26 != 0;
+    HAS_XSAVE.store(has_xsave, Ordering::Relaxed);
+    let extended = cpuid(0x8000_0001, 0)[3];
+    let rdpid = cpuid(7, 0)[2] & 1 << 22 != 0;
+    HAS_TSC_AUX.store(extended & 1 << 27 != 0 || rdpid, Ordering::Relaxed);
+    if has_xsave {
+        let leaf = cpuid(0xd, 0);
+        let offered = u64::from(leaf[3]) << 32 | u64::from(leaf[0]);
+        XSTATES.store(offered & XSTATES_KNOWN, Ordering::Relaxed);
+    }
+}
+
+/// Whether XSAVE is there.
+#[must_use]
+pub fn has_xsave() -> bool {
+    HAS_XSAVE.load(Ordering::Relaxed)
+}
+
+/// State components a partition may enable.
+#[must_use]
+pub fn xstates() -> u64 {
+    XSTATES.load(Ordering::Relaxed)
+}
+
+/// Loads XCR0.
+pub fn set_xcr0(value: u64) {
+    // SAFETY: the value was checked against what the CPU offers; the monitor uses no such state.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
+             options(nomem, nostack));
+    }
+}
+
+/// Saves the extended state of `vcpu`.
+pub fn save_extended(vcpu: &Vcpu) {
+    clear_task_switched();
+    let area = vcpu.xsave_area();
+    // SAFETY: the area is 8 KiB, 64-byte aligned, and only this CPU uses it now; XSTATES_KNOWN
+    // keeps the components within it.
+    unsafe {
+        if has_xsave() {
+            asm!("xsave64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX);
+        } else {
+            asm!("fxsave64 [{}]", in(reg) area);
+        }
+    }
+}
+
+/// Loads the extended state of `vcpu`, and its view of CR0.TS.
+pub fn load_extended(vcpu: &Vcpu) {
+    clear_task_switched();
+    let area = vcpu.xsave_area();
+    // SAFETY: the area holds what `save_extended` or creation (zeros and default control words)
+    // put there, and the partition cannot write it.
+    unsafe {
+        if has_xsave() {
+            set_xcr0(vcpu.xcr0.get() | 1);
+            asm!("xrstor64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX);
+        } else {
+            asm!("fxrstor64 [{}]", in(reg) area);
+        }
+    }
+    if vcpu.task_switched.get() {
+        set_task_switched();
+    }
+    if HAS_TSC_AUX.load(Ordering::Relaxed) {
+        write_msr(msr::TSC_AUX, vcpu.tsc_aux.get());
+    }
+}
+
+/// Whether `rdtscp` or `rdpid` exist, and so TSC_AUX.
+#[must_use]
+pub fn has_tsc_aux() -> bool {
+    HAS_TSC_AUX.load(Ordering::Relaxed)
+}
+
+/// Gives a new virtual CPU the extended state after reset (FCW 0x37f, MXCSR 0x1f80).
+pub fn reset_extended(vcpu: &Vcpu) {
+    let area = vcpu.xsave_area();
+    // SAFETY: the area is 8 KiB of the virtual CPU's own, which does not run yet.
+    unsafe {
+        area.write_bytes(0, 8192);
+        area.cast::<u16>().write(0x37f);
+        area.add(24).cast::<u32>().write(0x1f80);
+        // XSTATE_BV: x87 and SSE are in the area.
+        area.add(512).cast::<u64>().write(3);
+    }
+    vcpu.xcr0.set(1);
+}
+
+/// Sets CR0.TS, so that the partition's next FPU instruction traps.
+pub fn set_task_switched() {
+    // SAFETY: TS only makes FPU instructions trap; the monitor has none but in this module.
+    unsafe {
+        asm!("mov {0}, cr0", "or {0}, 8", "mov cr0, {0}", out(reg) _, options(nomem, nostack));
+    }
+}
+
+/// Clears CR0.TS.
+pub fn clear_task_switched() {
+    // SAFETY: see `set_task_switched`.
+    unsafe { asm!("clts", options(nomem, nostack)) };
+}
+
+/// Loads debug registers 0 to 3, 6 and 7.
+pub fn load_debug(registers: &[u64; 8]) {
+    // SAFETY: addresses were checked to lie outside the monitor's part when they were set, and
+    // the general-detect bit is masked.
+    unsafe {
+        asm!("mov dr7, {}", in(reg) 0x400u64, options(nomem, nostack));
+        if registers[7] & 0xff != 0 {
+            asm!("mov dr0, {}", in(reg) registers[0], options(nomem, nostack));
+            asm!("mov dr1, {}", in(reg) registers[1], options(nomem, nostack));
+            asm!("mov dr2, {}", in(reg) registers[2], options(nomem, nostack));
+            asm!("mov dr3, {}", in(reg) registers[3], options(nomem, nostack));
+            asm!("mov dr6, {}", in(reg) registers[6], options(nomem, nostack));
+            asm!("mov dr7, {}", in(reg) registers[7], options(nomem, nostack));
+        }
+    }
+}
+
+/// Reads and resets DR6.
+#[must_use]
+pub fn take_debug_status() -> u64 {
+    let value;
+    // SAFETY: DR6 only reports.
+    unsafe {
+        asm!("mov {}, dr6", out(reg) value, options(nomem, nostack));
+        asm!("mov dr6, {}", in(reg) 0xffff_0ff0u64, options(nomem, nostack));
+    }
+    value
+}
+
+/// Waits for an interrupt with interrupts on; off again after.
+pub fn halt() {
+    // SAFETY: interrupts that arrive find handlers that run on the present stack.
+    unsafe { asm!("sti", "hlt", "cli", options(nomem)) };
+}
+
+/// The time-stamp counter.
+#[must_use]
+pub fn tsc() -> u64 {
+    // SAFETY: reading the counter has no effect.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}

@@ -1,0 +1,233 @@
+//! Calls that set what a processor would hold: gates, stacks, segments, debug registers.
+
+use core::sync::atomic::Ordering;
+
+use pv_abi::{
+    uv::calls::cause,
+    xen::{
+        descriptors::{SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER, SEGBASE_GS_USER_SEL},
+        errno, features,
+        traps::{CALLBACKOP_REGISTER, CALLBACKOP_UNREGISTER, CallbackRegister, TrapInfo},
+    },
+};
+
+use super::{Call, OrFault, Outcome};
+use crate::{
+    bounce, descriptors,
+    guest_memory::{self, GuestPointer, MONITOR_END, MONITOR_START, is_canonical},
+    hardware::{self, Data, msr},
+    machine::Host,
+    partition,
+    vcpu::{CALLBACKS, Gate},
+};
+
+/// Gates a call may set at most: a table has 256.
+const MOST_GATES: u64 = 257;
+
+/// `set_trap_table(TrapInfo *list)`: sets gates up to the first without an address; a null list
+/// clears all.
+pub fn set_trap_table(call: &mut Call) -> Outcome {
+    let [list, ..] = call.args;
+    if list == 0 {
+        for vector in 0..=255 {
+            call.vcpu.set_gate(vector, Gate::default());
+        }
+        return Ok(0);
+    }
+    for index in 0..MOST_GATES {
+        let address = list.wrapping_add(index * size_of::<TrapInfo>() as u64);
+        let info: TrapInfo = guest_memory::read(address).or_fault()?;
+        if info.address == 0 {
+            break;
+        }
+        if !is_canonical(info.address) {
+            return Err(errno::EINVAL);
+        }
+        let gate = Gate::new(info.address, info.cs, u16::from(info.flags & 7));
+        call.vcpu.set_gate(info.vector, gate);
+    }
+    Ok(0)
+}
+
+/// `set_gdt(u64 *frames, entries)`.
+pub fn set_gdt(call: &mut Call) -> Outcome {
+    let [list, entries, ..] = call.args;
+    let pages = entries.div_ceil(512);
+    if pages > 14 {
+        return Err(errno::EINVAL);
+    }
+    let pointer = GuestPointer::<u64>::new(list, pages).or_fault()?;
+    let mut frames = [0; 14];
+    for (index, frame) in (0..pages).zip(frames.iter_mut()) {
+        *frame = pointer.read(index).or_fault()?;
+    }
+    descriptors::replace_gdt(call.vcpu, &frames)?;
+    Ok(0)
+}
+
+/// `update_descriptor(machine address, descriptor)`.
+pub fn update_descriptor(call: &mut Call) -> Outcome {
+    let [address, value, ..] = call.args;
+    if address & 7 != 0 {
+        return Err(errno::EINVAL);
+    }
+    let mut space = call.vcpu.partition.space.lock();
+    let index = (address as usize & 4095) / 8;
+    page_tables::update_descriptor(&Host, &mut space, address >> 12, index, value)
+        .map_err(partition::errno_of)?;
+    Ok(0)
+}
+
+/// `stack_switch(ss, sp)`: the stack for entries from user mode.
+pub fn stack_switch(call: &mut Call) -> Outcome {
+    let [_, stack, ..] = call.args;
+    if !is_canonical(stack) {
+        return Err(errno::EINVAL);
+    }
+    call.vcpu.kernel_stack.set(stack);
+    Ok(0)
+}
+
+/// `set_callbacks(event, failsafe, syscall)`, the older form of `callback_op`.
+pub fn set_callbacks(call: &mut Call) -> Outcome {
+    let [event, failsafe, syscall, ..] = call.args;
+    if ![event, failsafe, syscall].into_iter().all(is_canonical) {
+        return Err(errno::EINVAL);
+    }
+    let mut callbacks = call.vcpu.callbacks.get();
+    callbacks[bounce::callback::EVENT] = event;
+    callbacks[bounce::callback::FAILSAFE] = failsafe;
+    callbacks[bounce::callback::SYSCALL] = syscall;
+    call.vcpu.callbacks.set(callbacks);
+    Ok(0)
+}
+
+/// `callback_op(command, argument)`.
+pub fn callback_op(call: &mut Call) -> Outcome {
+    let [command, argument, ..] = call.args;
+    let (kind, address, flags) = match command {
+        CALLBACKOP_REGISTER => {
+            let register: CallbackRegister = guest_memory::read(argument).or_fault()?;
+            (register.kind, register.address, register.flags)
+        }
+        CALLBACKOP_UNREGISTER => (guest_memory::read::<u16>(argument).or_fault()?, 0, 0),
+        _ => return Err(errno::ENOSYS),
+    };
+    let kind = usize::from(kind);
+    if kind >= CALLBACKS || kind == 3 || kind == 6 {
+        return Err(errno::ENOSYS);
+    }
+    if !is_canonical(address) {
+        return Err(errno::EINVAL);
+    }
+    let mut callbacks = call.vcpu.callbacks.get();
+    callbacks[kind] = address;
+    call.vcpu.callbacks.set(callbacks);
+    let bit = 1 << kind;
+    let masks = call.vcpu.callback_masks.get() & !bit;
+    call.vcpu
+        .callback_masks
+        .set(if flags & 1 != 0 { masks | bit } else { masks });
+    Ok(0)
+}
+
+/// `fpu_taskswitch(set)`: the kernel's CR0.TS.
+pub fn fpu_taskswitch(call: &mut Call) -> Outcome {
+    let set = call.args[0] != 0;
+    call.vcpu.task_switched.set(set);
+    if set {
+        hardware::set_task_switched();
+    } else {
+        hardware::clear_task_switched();
+    }
+    Ok(0)
+}
+
+/// `set_debugreg(register, value)`. Breakpoints may not lie in the monitor's part (XSA-265).
+pub fn set_debug_register(call: &mut Call) -> Outcome {
+    let [register, value, ..] = call.args;
+    let mut debug = call.vcpu.debug.get();
+    match register {
+        0..=3 if !is_canonical(value) || (MONITOR_START..MONITOR_END).contains(&value) => {
+            return Err(errno::EPERM);
+        }
+        0..=3 => debug[register as usize] = value,
+        6 => debug[6] = value & 0xe00f | 0xffff_0ff0,
+        // No general detect (bit 13), no I/O breakpoints (R/W = 10).
+        7 => {
+            let io = (0..4).any(|n| value >> (16 + 4 * n) & 3 == 2);
+            if io || value >> 32 != 0 {
+                return Err(errno::EPERM);
+            }
+            debug[7] = value & !0xd800 & !(1 << 13) | 0x400;
+        }
+        _ => return Err(errno::EINVAL),
+    }
+    call.vcpu.debug.set(debug);
+    hardware::load_debug(&debug);
+    Ok(0)
+}
+
+/// `get_debugreg(register)`.
+pub fn get_debug_register(call: &mut Call) -> Outcome {
+    let debug = call.vcpu.debug.get();
+    match call.args[0] {
+        n @ (0..=3 | 6 | 7) => Ok(debug[n as usize]),
+        _ => Err(errno::EINVAL),
+    }
+}
+
+/// `set_segment_base(which, value)`.
+pub fn set_segment_base(call: &mut Call) -> Outcome {
+    let [which, value, ..] = call.args;
+    let target = match which as u32 {
+        SEGBASE_FS => msr::FS_BASE,
+        SEGBASE_GS_USER => msr::KERNEL_GS_BASE,
+        SEGBASE_GS_KERNEL => msr::GS_BASE,
+        SEGBASE_GS_USER_SEL => return Ok(load_user_gs(value as u16)),
+        _ => return Err(errno::EINVAL),
+    };
+    // XSA-193: a base that is not canonical would fault in ring 0.
+    if !is_canonical(value) {
+        return Err(errno::EINVAL);
+    }
+    hardware::write_msr(target, value);
+    Ok(0)
+}
+
+/// Loads %gs as user mode will see it; a selector that faults becomes null.
+fn load_user_gs(selector: u16) -> u64 {
+    hardware::swap_gs();
+    hardware::load_selector(Data::Gs, selector);
+    hardware::swap_gs();
+    0
+}
+
+/// `vm_assist(command, type)`: what Linux asks for is always on, or has no meaning here.
+pub fn vm_assist(call: &mut Call) -> Outcome {
+    use features::assist;
+    let [command, kind, ..] = call.args;
+    if command > 1 {
+        return Err(errno::ENOSYS);
+    }
+    match kind as u32 {
+        assist::WRITABLE_PAGETABLES => Ok(0),
+        assist::RUNSTATE_UPDATE_FLAG => {
+            let on = command as u32 == assist::ENABLE;
+            call.vcpu
+                .partition
+                .runstate_update_flag
+                .store(on, Ordering::Relaxed);
+            Ok(0)
+        }
+        _ => Err(errno::EINVAL),
+    }
+}
+
+/// `iret`: returns to what the frame at rsp says.
+pub fn iret(call: &mut Call) -> Outcome {
+    if bounce::interrupt_return(call.vcpu, call.registers).is_err() {
+        partition::crash(call.vcpu, call.registers, cause::BAD_FRAME, 0);
+    }
+    Ok(0)
+}

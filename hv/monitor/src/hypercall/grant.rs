@@ -1,0 +1,230 @@
+//! `grant_table_op`: version-1 grants.
+
+use grants::{Access, MapRecord};
+use page_tables::{map_foreign, release_now, unmap_entry_expect};
+use pv_abi::xen::{
+    domid, errno, grants as abi,
+    mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_PRESENT, PTE_RW, PTE_USER},
+};
+
+use super::{AGAIN, Call, OrFault, Outcome, grant_copy, mmu::named};
+use crate::{
+    guest_memory::{self, GuestPointer},
+    machine::Host,
+    partition::{self, Partition},
+    schedule,
+    vcpu::Vcpu,
+    walk::{self, Place},
+};
+
+/// The low bits of the command; the rest is not used.
+const COMMAND: u64 = (1 << abi::COMMAND_BITS) - 1;
+
+/// `grant_table_op(command, operations, count)`.
+pub fn grant_table_op(call: &mut Call) -> Outcome {
+    match call.args[0] & COMMAND {
+        abi::MAP_GRANT_REF => each::<abi::MapGrantRef>(call, |vcpu, op| {
+            op.status = status(map(vcpu, op));
+        }),
+        abi::UNMAP_GRANT_REF => each::<abi::UnmapGrantRef>(call, |vcpu, op| {
+            op.status = status(unmap(vcpu, op));
+        }),
+        abi::COPY => each::<abi::GrantCopy>(call, |vcpu, op| {
+            op.status = status(grant_copy::copy(vcpu, op));
+        }),
+        abi::SETUP_TABLE => setup_table(call.vcpu, call.args[1]),
+        abi::QUERY_SIZE => query_size(call.vcpu, call.args[1]),
+        abi::SET_VERSION => set_version(call.args[1]),
+        abi::GET_VERSION => get_version(call.vcpu, call.args[1]),
+        _ => Err(errno::ENOSYS),
+    }
+}
+
+/// The status code of a result.
+fn status(result: Result<(), i16>) -> i16 {
+    result.err().unwrap_or(abi::GNTST_OKAY)
+}
+
+/// Performs an array of operations; each gets its own status.
+fn each<T>(call: &mut Call, run: impl Fn(&Vcpu, &mut T)) -> Outcome
+where
+    T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
+{
+    let [_, list, count, ..] = call.args;
+    let operations = GuestPointer::<T>::new(list, count).or_fault()?;
+    for index in 0..count {
+        if index != 0 && schedule::should_yield() {
+            call.args[1] = list + index * size_of::<T>() as u64;
+            call.args[2] = count - index;
+            return Err(AGAIN);
+        }
+        let mut operation = operations.read(index).or_fault()?;
+        run(call.vcpu, &mut operation);
+        operations.write(index, &operation).or_fault()?;
+    }
+    Ok(0)
+}
+
+/// Whether a mapping with these `GNTMAP_` flags may write.
+fn access(flags: u32) -> Access {
+    if flags & abi::GNTMAP_READONLY != 0 {
+        Access::Read
+    } else {
+        Access::Write
+    }
+}
+
+/// Where a mapping goes: by the address of the entry, or by the virtual address.
+fn place(vcpu: &Vcpu, host_addr: u64, flags: u32) -> Result<Place, i16> {
+    if flags & abi::GNTMAP_CONTAINS_PTE != 0 {
+        // XSA-227: an entry is eight aligned bytes.
+        if host_addr & 7 != 0 {
+            return Err(abi::GNTST_GENERAL_ERROR);
+        }
+        return Ok(Place {
+            table: host_addr >> 12,
+            index: (host_addr as usize & 4095) / 8,
+        });
+    }
+    walk::place(vcpu.kernel_root.get(), host_addr).ok_or(abi::GNTST_BAD_VIRT_ADDR)
+}
+
+fn map(vcpu: &Vcpu, op: &mut abi::MapGrantRef) -> Result<(), i16> {
+    if op.flags & abi::GNTMAP_HOST_MAP == 0 || op.flags & abi::GNTMAP_DEVICE_MAP != 0 {
+        return Err(abi::GNTST_GENERAL_ERROR);
+    }
+    let granter = named(vcpu, op.dom).map_err(|_| abi::GNTST_BAD_DOMAIN)?;
+    let mapper = vcpu.partition;
+    let frame = granter
+        .with_grants(|table| table.acquire(op.grant_ref, mapper.domid(), access(op.flags)))?;
+    let record = MapRecord {
+        partition: granter.number,
+        reference: op.grant_ref,
+        frame,
+        flags: op.flags,
+        host_addr: op.host_addr,
+        tag: 0,
+    };
+    let mapped = mapper.maps.lock().insert(record).and_then(|handle| {
+        enter(vcpu, granter, &record)
+            .map(|()| handle)
+            .inspect_err(|_| {
+                let _ = mapper.maps.lock().remove(handle);
+            })
+    });
+    match mapped {
+        Ok(handle) => {
+            op.handle = handle;
+            op.dev_bus_addr = u64::from(frame) << 12;
+            Ok(())
+        }
+        Err(error) => {
+            let _ = granter.with_grants(|t| t.release(op.grant_ref, access(op.flags)));
+            Err(error)
+        }
+    }
+}
+
+/// Writes the mapper's page-table entry.
+fn enter(vcpu: &Vcpu, granter: &Partition, record: &MapRecord) -> Result<(), i16> {
+    let mut flags = PTE_PRESENT | PTE_USER | PTE_ACCESSED | PTE_DIRTY;
+    if access(record.flags) == Access::Write {
+        flags |= PTE_RW;
+    }
+    flags |= u64::from(record.flags >> abi::GNTMAP_GUEST_AVAIL_SHIFT & 7) << 9;
+    let mut space = vcpu.partition.space.lock();
+    let place = place(vcpu, record.host_addr, record.flags)?;
+    let new = u64::from(record.frame) << 12 | flags;
+    map_foreign(
+        &Host,
+        &mut space,
+        place.table,
+        place.index,
+        new,
+        granter.number,
+    )
+    .map(|_| ())
+    .map_err(|_| abi::GNTST_GENERAL_ERROR)
+}
+
+fn unmap(vcpu: &Vcpu, op: &abi::UnmapGrantRef) -> Result<(), i16> {
+    let mapper = vcpu.partition;
+    let record = mapper.maps.lock().get(op.handle)?;
+    if op.host_addr != record.host_addr {
+        return Err(abi::GNTST_BAD_VIRT_ADDR);
+    }
+    leave(vcpu, &record)?;
+    mapper.maps.lock().remove(op.handle)?;
+    end_use(&record)
+}
+
+/// The granter's entry is no longer in use by this mapping.
+pub fn end_use(record: &MapRecord) -> Result<(), i16> {
+    let granter = partition::find(record.partition).ok_or(abi::GNTST_BAD_DOMAIN)?;
+    granter.with_grants(|table| table.release(record.reference, access(record.flags)))
+}
+
+/// Clears the mapper's page-table entry, which must still be that mapping (XSA-234).
+fn leave(vcpu: &Vcpu, record: &MapRecord) -> Result<(), i16> {
+    let mut space = vcpu.partition.space.lock();
+    let place = place(vcpu, record.host_addr, record.flags)?;
+    let writable = access(record.flags) == Access::Write;
+    let mfn = record.frame.into();
+    let released = unmap_entry_expect(&Host, &mut space, place.table, place.index, mfn, writable)
+        .map_err(|_| abi::GNTST_GENERAL_ERROR)?;
+    release_now(&Host, &space, released);
+    Ok(())
+}
+
+fn setup_table(vcpu: &Vcpu, argument: u64) -> Outcome {
+    let mut setup: abi::SetupTable = guest_memory::read(argument).or_fault()?;
+    setup.status = abi::GNTST_OKAY;
+    if !own(vcpu, setup.dom) {
+        setup.status = abi::GNTST_PERMISSION_DENIED;
+    } else if setup.nr_frames > vcpu.partition.grant_frames {
+        setup.status = abi::GNTST_GENERAL_ERROR;
+    } else {
+        let list = GuestPointer::<u64>::new(setup.frame_list, setup.nr_frames.into()).or_fault()?;
+        for index in 0..setup.nr_frames.into() {
+            list.write(index, &(vcpu.partition.grant_table() + index))
+                .or_fault()?;
+        }
+    }
+    guest_memory::write(argument, &setup).or_fault()?;
+    Ok(0)
+}
+
+fn own(vcpu: &Vcpu, id: u16) -> bool {
+    id == domid::SELF || id == vcpu.partition.domid()
+}
+
+fn query_size(vcpu: &Vcpu, argument: u64) -> Outcome {
+    let mut query: abi::QuerySize = guest_memory::read(argument).or_fault()?;
+    if own(vcpu, query.dom) {
+        query.nr_frames = vcpu.partition.grant_frames;
+        query.max_nr_frames = vcpu.partition.grant_frames;
+        query.status = abi::GNTST_OKAY;
+    } else {
+        query.status = abi::GNTST_PERMISSION_DENIED;
+    }
+    guest_memory::write(argument, &query).or_fault()?;
+    Ok(0)
+}
+
+/// Version 2 does not exist here (its status frames were the source of several advisories).
+fn set_version(argument: u64) -> Outcome {
+    let wanted: abi::SetVersion = guest_memory::read(argument).or_fault()?;
+    let refused = wanted.version != 1;
+    guest_memory::write(argument, &abi::SetVersion { version: 1 }).or_fault()?;
+    if refused { Err(errno::ENOSYS) } else { Ok(0) }
+}
+
+fn get_version(vcpu: &Vcpu, argument: u64) -> Outcome {
+    let mut version: abi::GetVersion = guest_memory::read(argument).or_fault()?;
+    if !own(vcpu, version.dom) {
+        return Err(errno::EPERM);
+    }
+    version.version = 1;
+    guest_memory::write(argument, &version).or_fault()?;
+    Ok(0)
+}

@@ -1,0 +1,305 @@
+//! The lead monitor: enforce what the database says. No call takes a resource as an argument; each
+//! names a place in the database to read again, and is idempotent.
+
+use core::sync::atomic::Ordering;
+
+use pv_abi::{
+    uv::{
+        calls::{CpuUsage, PartitionUsage},
+        database::{ChannelEntry, MONITOR, channel_kind, state},
+    },
+    xen::{errno, grants::GTF_PERMIT_ACCESS},
+};
+use resource_db::{Owner, ReadError};
+
+use super::{AGAIN, Call, OrFault, Outcome, vcpu_op};
+use crate::{
+    context::{Registers, flag, selector},
+    cpu, database, guest_memory, lead_events, machine,
+    partition::{self, Partition},
+    platform, relinquish, schedule, time,
+    vcpu::{Vcpu, run},
+};
+
+fn errno_of(error: ReadError) -> i64 {
+    match error {
+        ReadError::NotAnArena | ReadError::Malformed => errno::EBADMSG,
+        ReadError::OutOfRange => errno::EINVAL,
+        ReadError::Busy => errno::EBUSY,
+        ReadError::Absent => errno::ENOENT,
+    }
+}
+
+fn number_in(argument: u64) -> Result<u32, i64> {
+    u32::try_from(argument).map_err(|_| errno::EINVAL)
+}
+
+fn partition_in(argument: u64) -> Result<&'static Partition, i64> {
+    partition::find(number_in(argument)?).ok_or(errno::ESRCH)
+}
+
+/// `ACTIVATE_PARTITION(number)`.
+pub fn activate_partition(call: &mut Call) -> Outcome {
+    let number = number_in(call.args[1])?;
+    let descriptor = database::reader().descriptor(number).map_err(errno_of)?;
+    match partition::find(number) {
+        Some(partition) => {
+            let same = partition.instance == descriptor.instance_first
+                && partition.vcpus == descriptor.vcpus
+                && partition.grant_frames == descriptor.grant_frames;
+            if !same {
+                return Err(errno::EBUSY);
+            }
+            partition.update(&descriptor);
+        }
+        None if descriptor.kind == pv_abi::uv::database::kind::PSEUDO => {}
+        None => {
+            partition::create(&descriptor)?;
+        }
+    }
+    Ok(0)
+}
+
+/// Frames between two looks at whether to yield; scrubbing makes each cost a thousand stores.
+const STRIDE: u64 = 64;
+
+/// `ACTIVATE_PAGES(first, count)`.
+pub fn activate_pages(call: &mut Call) -> Outcome {
+    let [_, first, count, ..] = call.args;
+    let end = first.checked_add(count).ok_or(errno::EINVAL)?;
+    let reader = database::reader();
+    let mut frame = first;
+    while frame < end {
+        let range = reader.range_at(frame, end - frame).map_err(errno_of)?;
+        let stop = range
+            .frames
+            .checked_add(frame)
+            .ok_or(errno::EINVAL)?
+            .min(end);
+        while frame < stop {
+            let until = stop.min(frame + STRIDE);
+            for mfn in frame..until {
+                give(mfn, range.owner)?;
+            }
+            frame = until;
+            if frame < end && schedule::should_yield() {
+                call.args[1] = frame;
+                call.args[2] = end - frame;
+                return Err(AGAIN);
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// Makes `owner` the owner of a frame, if nothing refers to it any more.
+fn give(mfn: u64, owner: Owner) -> Result<(), i64> {
+    let wanted = owner.entry();
+    let Some(frame) = machine::frame(mfn) else {
+        // Nothing is kept of frames above RAM.
+        return if owner.io { Ok(()) } else { Err(errno::EINVAL) };
+    };
+    let before = frame.owner_word();
+    if before == wanted {
+        return Ok(());
+    }
+    // What the monitor uses stays the monitor's whatever the database says.
+    if before == MONITOR {
+        return Err(errno::EPERM);
+    }
+    cpu::flush_since(before & frames::OWNER_NUMBER, cpu::flush_stamp());
+    frame
+        .set_owner(before, frames::OWNER_IO | MONITOR, frames::Kind::Private)
+        .map_err(|_| errno::EBUSY)?;
+    if before != 0 && before & frames::OWNER_IO == 0 {
+        machine::scrub(mfn);
+        if let Some(entry) = platform::m2p().get(mfn as usize) {
+            entry.store(u64::MAX, Ordering::Relaxed);
+        }
+    }
+    frame
+        .set_owner(frames::OWNER_IO | MONITOR, wanted, frames::Kind::Ram)
+        .map_err(|_| errno::EBUSY)
+}
+
+/// `ACTIVATE_CHANNEL(index)`.
+pub fn activate_channel(call: &mut Call) -> Outcome {
+    let index = number_in(call.args[1])?;
+    let channel = match database::reader().channel(index) {
+        Ok(channel) if channel.kind != channel_kind::FREE => channel,
+        // A channel that is no more: its ports are closed by the partitions, or go with them.
+        Ok(_) | Err(ReadError::Absent) => return Ok(0),
+        Err(error) => return Err(errno_of(error)),
+    };
+    let a = partition::find(channel.a).ok_or(errno::ESRCH)?;
+    let b = partition::find(channel.b).ok_or(errno::ESRCH)?;
+    permit(a, &channel)?;
+    ::events::bind_pair(
+        (&a.ports(), a.number, channel.port_a),
+        (&b.ports(), b.number, channel.port_b),
+    )?;
+    Ok(0)
+}
+
+/// Writes the grant entries of a channel's frames.
+fn permit(a: &Partition, channel: &ChannelEntry) -> Result<(), i64> {
+    for n in 0..channel.frames {
+        let mfn = channel.frame + u64::from(n);
+        a.check_own(mfn)?;
+        let reference = channel.grant_a.checked_add(n).ok_or(errno::EINVAL)?;
+        let page = reference / 512;
+        if page >= a.grant_frames || mfn >> 32 != 0 {
+            return Err(errno::EINVAL);
+        }
+        let entry = u64::from(GTF_PERMIT_ACCESS) | u64::from(channel.b & 0x7fff) << 16 | mfn << 32;
+        let table = machine::table(a.grant_table() + u64::from(page));
+        let place = &table[reference as usize % 512];
+        // An entry that is in use says the same already.
+        let in_use = 3 << 3;
+        if place.load(Ordering::Acquire) & !in_use != entry {
+            place.store(entry, Ordering::Release);
+        }
+    }
+    Ok(())
+}
+
+/// `START(number)`.
+pub fn start(call: &mut Call) -> Outcome {
+    let partition = partition_in(call.args[1])?;
+    if !partition.started.load(Ordering::Acquire) {
+        first_start(partition)?;
+    }
+    partition.state.store(state::RUNNING, Ordering::SeqCst);
+    for vcpu in partition.all_vcpus() {
+        if vcpu.state.load(Ordering::Acquire) == run::RUNNABLE {
+            schedule::make_runnable(vcpu);
+        }
+    }
+    if let Some(vcpu) = partition.vcpu(0) {
+        vcpu_op::bring_up(vcpu);
+    }
+    Ok(0)
+}
+
+/// Validates the page tables and gives virtual CPU 0 its start state.
+fn first_start(partition: &Partition) -> Result<(), i64> {
+    let descriptor = database::reader()
+        .descriptor(partition.number)
+        .map_err(errno_of)?;
+    let vcpu = partition.vcpu(0).ok_or(errno::EINVAL)?;
+    let addresses = [descriptor.entry, descriptor.stack, descriptor.start_info];
+    if !addresses.into_iter().all(guest_memory::is_canonical) {
+        return Err(errno::EINVAL);
+    }
+    let registers = Registers {
+        rip: descriptor.entry,
+        rsp: descriptor.stack,
+        rsi: descriptor.start_info,
+        cs: selector::CS64,
+        ss: selector::SS,
+        rflags: flag::IF | flag::FIXED,
+        ..Registers::default()
+    };
+    first_state(vcpu, descriptor.page_table, registers)
+}
+
+/// Validates the page tables under `root` and gives virtual CPU 0 its start state.
+///
+/// # Errors
+/// [`AGAIN`], or why the tables are refused.
+pub fn first_state(vcpu: &Vcpu, root: u64, registers: Registers) -> Result<(), i64> {
+    if vcpu.kernel_root.get() == 0 {
+        super::set_roots(vcpu, root)?;
+    }
+    let mut space = vcpu.partition.space.lock();
+    page_tables::pin(&machine::Host, &mut space, 4, root).map_err(partition::errno_of)?;
+    vcpu.registers.set(registers);
+    vcpu.initialised.store(true, Ordering::Release);
+    vcpu.partition.started.store(true, Ordering::Release);
+    Ok(())
+}
+
+/// `STOP(number)`.
+pub fn stop(call: &mut Call) -> Outcome {
+    let partition = partition_in(call.args[1])?;
+    if core::ptr::eq(partition, call.vcpu.partition) {
+        return Err(errno::EINVAL);
+    }
+    let running = partition.state.compare_exchange(
+        state::RUNNING,
+        state::PAUSED,
+        Ordering::SeqCst,
+        Ordering::Relaxed,
+    );
+    if running.is_ok() {
+        partition.all_vcpus().for_each(schedule::expel);
+    }
+    Ok(0)
+}
+
+/// `DESTROY(number)`.
+pub fn destroy(call: &mut Call) -> Outcome {
+    let partition = partition_in(call.args[1])?;
+    if core::ptr::eq(partition, call.vcpu.partition) {
+        return Err(errno::EINVAL);
+    }
+    relinquish::relinquish(partition).map(|()| 0)
+}
+
+/// `NEXT_EVENT(address)`.
+pub fn next_event(call: &mut Call) -> Outcome {
+    match lead_events::take() {
+        Some(event) => {
+            guest_memory::write(call.args[1], &event).or_fault()?;
+            Ok(1)
+        }
+        None => Ok(0),
+    }
+}
+
+/// `FRAME_OWNER(frame)`.
+pub fn frame_owner(call: &mut Call) -> Outcome {
+    let frame = machine::frame(call.args[1]).ok_or(errno::ENOENT)?;
+    Ok(frame.owner_word().into())
+}
+
+/// `USAGE(number, address)`.
+pub fn usage(call: &mut Call) -> Outcome {
+    let partition = partition_in(call.args[1])?;
+    let now = time::now();
+    let mut usage = PartitionUsage {
+        state: partition.state.load(Ordering::Acquire),
+        ..PartitionUsage::default()
+    };
+    for vcpu in partition.all_vcpus() {
+        usage.cpu_time += vcpu.cpu_time(now);
+        usage.hypercalls += vcpu.hypercalls.load(Ordering::Relaxed);
+        usage.vcpus_up += u32::from(vcpu.state.load(Ordering::Relaxed) != run::DOWN);
+    }
+    guest_memory::write(call.args[2], &usage).or_fault()?;
+    Ok(0)
+}
+
+/// `CPU_USAGE(index, address)`.
+pub fn cpu_usage(call: &mut Call) -> Outcome {
+    let index = number_in(call.args[1])?;
+    if index >= platform::cpu_count() {
+        return Err(errno::ENOENT);
+    }
+    let local = cpu::cpu(index);
+    let now = time::now();
+    let present = now.saturating_sub(local.since.get());
+    let idle_now = local.is_idle();
+    let usage = CpuUsage {
+        apic_id: platform::boot()
+            .cpus
+            .get(index as usize)
+            .map_or(0, |c| c.apic_id),
+        reserved: 0,
+        busy: local.busy.load(Ordering::Relaxed) + if idle_now { 0 } else { present },
+        idle: local.idle.load(Ordering::Relaxed) + if idle_now { present } else { 0 },
+        switches: local.switches.load(Ordering::Relaxed),
+    };
+    guest_memory::write(call.args[2], &usage).or_fault()?;
+    Ok(0)
+}

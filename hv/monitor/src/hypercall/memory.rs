@@ -1,0 +1,122 @@
+//! `memory_op`: the memory map a kernel is told, the machine-to-physical table, and ballooning
+//! within what the database assigned.
+
+use core::sync::atomic::Ordering;
+
+use pv_abi::xen::{errno, memory as abi, mmu};
+
+use super::{AGAIN, Call, OrFault, Outcome};
+use crate::{
+    guest_memory::{self, GuestPointer},
+    machine, platform, schedule,
+    vcpu::Vcpu,
+};
+
+/// The low bits of the command; the rest is where a continued call goes on.
+const COMMAND: u64 = (1 << abi::COMMAND_BITS) - 1;
+
+/// `memory_op(command, argument)`.
+pub fn memory_op(call: &mut Call) -> Outcome {
+    let [command, argument, ..] = call.args;
+    match command & COMMAND {
+        abi::MEMORY_MAP => memory_map(call.vcpu, argument),
+        abi::MACHPHYS_MAPPING => machphys_mapping(argument),
+        abi::CURRENT_RESERVATION | abi::MAXIMUM_RESERVATION => {
+            Ok(call.vcpu.partition.memory_frames.load(Ordering::Relaxed))
+        }
+        abi::MAXIMUM_RAM_PAGE => Ok(platform::frame_table().len() as u64 - 1),
+        abi::DECREASE_RESERVATION => decrease(call),
+        abi::POPULATE_PHYSMAP => populate(call),
+        _ => Err(errno::ENOSYS),
+    }
+}
+
+/// One range of RAM from 0: no hole for a kernel to work around.
+fn memory_map(vcpu: &Vcpu, argument: u64) -> Outcome {
+    let mut map: abi::MemoryMap = guest_memory::read(argument).or_fault()?;
+    if map.nr_entries == 0 {
+        return Err(errno::EINVAL);
+    }
+    let frames = vcpu.partition.memory_frames.load(Ordering::Relaxed);
+    let entry = abi::E820Entry {
+        addr: 0,
+        size: frames << 12,
+        kind: abi::E820_RAM,
+    };
+    guest_memory::write(map.buffer, &entry).or_fault()?;
+    map.nr_entries = 1;
+    guest_memory::write(argument, &map).or_fault()?;
+    Ok(0)
+}
+
+fn machphys_mapping(argument: u64) -> Outcome {
+    let mapping = abi::MachphysMapping {
+        v_start: mmu::M2P_START,
+        v_end: mmu::M2P_END,
+        max_mfn: platform::m2p().len() as u64 - 1,
+    };
+    guest_memory::write(argument, &mapping).or_fault()?;
+    Ok(0)
+}
+
+/// Reads the reservation of a balloon call; only single frames of the caller.
+fn reservation(call: &Call) -> Result<abi::MemoryReservation, i64> {
+    let reservation: abi::MemoryReservation = guest_memory::read(call.args[1]).or_fault()?;
+    if reservation.extent_order != 0 {
+        return Err(errno::EPERM);
+    }
+    super::mmu::check_foreign(call.vcpu, reservation.domid.into())?;
+    Ok(reservation)
+}
+
+/// Frames leave the populated set: nothing may refer to them.
+fn decrease(call: &mut Call) -> Outcome {
+    let reservation = reservation(call)?;
+    let list =
+        GuestPointer::<u64>::new(reservation.extent_start, reservation.nr_extents).or_fault()?;
+    let first = call.args[0] >> abi::COMMAND_BITS;
+    let partition = call.vcpu.partition;
+    for index in first..reservation.nr_extents {
+        if index != first && schedule::should_yield() {
+            call.args[0] = abi::DECREASE_RESERVATION | index << abi::COMMAND_BITS;
+            return Err(AGAIN);
+        }
+        let Ok(mfn) = list.read(index) else {
+            return Ok(index);
+        };
+        if partition.check_own(mfn).is_err() || !partition.make_idle(mfn) {
+            return Ok(index);
+        }
+    }
+    Ok(reservation.nr_extents)
+}
+
+/// Idle frames come back: in are pseudo-physical frame numbers, out the machine frames.
+fn populate(call: &mut Call) -> Outcome {
+    let reservation = reservation(call)?;
+    let list =
+        GuestPointer::<u64>::new(reservation.extent_start, reservation.nr_extents).or_fault()?;
+    let first = call.args[0] >> abi::COMMAND_BITS;
+    let partition = call.vcpu.partition;
+    for index in first..reservation.nr_extents {
+        if index != first && schedule::should_yield() {
+            call.args[0] = abi::POPULATE_PHYSMAP | index << abi::COMMAND_BITS;
+            return Err(AGAIN);
+        }
+        let Ok(pfn) = list.read(index) else {
+            return Ok(index);
+        };
+        let Some(mfn) = partition.take_idle() else {
+            return Ok(index);
+        };
+        machine::scrub(mfn);
+        if let Some(entry) = platform::m2p().get(mfn as usize) {
+            entry.store(pfn, Ordering::Relaxed);
+        }
+        if list.write(index, &mfn).is_err() {
+            let _ = partition.make_idle(mfn);
+            return Ok(index);
+        }
+    }
+    Ok(reservation.nr_extents)
+}

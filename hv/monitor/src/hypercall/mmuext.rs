@@ -1,0 +1,139 @@
+//! `mmuext_op`: pins, base pointers, flushes, local descriptor tables.
+
+use page_tables::{get_base, pin, put_base, unpin};
+use pv_abi::xen::{errno, mmu::*};
+
+use super::{
+    AGAIN, Call, OrFault, Outcome,
+    mmu::{check_foreign, finish},
+};
+use crate::{
+    cpu, descriptors,
+    guest_memory::{self, GuestPointer, is_canonical},
+    hardware,
+    machine::Host,
+    partition::errno_of,
+    schedule,
+    vcpu::Vcpu,
+};
+
+/// `mmuext_op(operations, count, done, foreign)`.
+pub fn mmuext_op(call: &mut Call) -> Outcome {
+    let [list, count, done, foreign, ..] = call.args;
+    let resumed = count as u32 & UPDATE_PREEMPTED != 0;
+    let count = u64::from(count as u32 & !UPDATE_PREEMPTED);
+    check_foreign(call.vcpu, foreign)?;
+    let before: u32 = if resumed && done != 0 {
+        guest_memory::read(done).or_fault()?
+    } else {
+        0
+    };
+    let operations = GuestPointer::<MmuextOp>::new(list, count).or_fault()?;
+    let (performed, outcome) = run(call.vcpu, &operations, count);
+    if done != 0 {
+        guest_memory::write(done, &before.wrapping_add(performed as u32)).or_fault()?;
+    }
+    if outcome == Err(AGAIN) {
+        call.args[0] = list + performed * size_of::<MmuextOp>() as u64;
+        call.args[1] = (count - performed) | u64::from(UPDATE_PREEMPTED);
+    }
+    outcome
+}
+
+fn run(vcpu: &Vcpu, operations: &GuestPointer<MmuextOp>, count: u64) -> (u64, Outcome) {
+    if finish(&mut vcpu.partition.space.lock()).is_err() {
+        return (0, Err(AGAIN));
+    }
+    for index in 0..count {
+        if index != 0 && schedule::should_yield() {
+            return (index, Err(AGAIN));
+        }
+        let result = operations
+            .read(index)
+            .or_fault()
+            .and_then(|operation| one(vcpu, &operation));
+        if let Err(error) = result {
+            return (index, Err(error));
+        }
+    }
+    (count, finish(&mut vcpu.partition.space.lock()).map(|()| 0))
+}
+
+fn one(vcpu: &Vcpu, operation: &MmuextOp) -> Result<(), i64> {
+    let (arg1, arg2) = (operation.arg1, operation.arg2);
+    let number = vcpu.partition.number;
+    match operation.cmd {
+        level @ EXT_PIN_L1_TABLE..=EXT_PIN_L4_TABLE => {
+            let mut space = vcpu.partition.space.lock();
+            finish(&mut space)?;
+            pin(&Host, &mut space, level as u8 + 1, arg1).map_err(errno_of)
+        }
+        EXT_UNPIN_TABLE => {
+            let mut space = vcpu.partition.space.lock();
+            finish(&mut space)?;
+            unpin(&Host, &mut space, arg1).map_err(errno_of)
+        }
+        EXT_NEW_BASEPTR => new_kernel_root(vcpu, arg1),
+        EXT_NEW_USER_BASEPTR => new_user_root(vcpu, arg1),
+        EXT_TLB_FLUSH_LOCAL => {
+            cpu::flush_here();
+            Ok(())
+        }
+        EXT_INVLPG_LOCAL => {
+            if is_canonical(arg1) {
+                cpu::flush_page_here(arg1);
+            }
+            Ok(())
+        }
+        EXT_TLB_FLUSH_MULTI | EXT_INVLPG_MULTI => {
+            let mask: u64 = guest_memory::read(arg2).or_fault()?;
+            cpu::flush_vcpus(number, mask);
+            Ok(())
+        }
+        EXT_TLB_FLUSH_ALL | EXT_INVLPG_ALL => {
+            cpu::flush_partition(number);
+            Ok(())
+        }
+        // Only a partition with device memory has anything in the caches that matters.
+        EXT_FLUSH_CACHE | EXT_FLUSH_CACHE_GLOBAL => Err(errno::EPERM),
+        EXT_SET_LDT => descriptors::replace_ldt(vcpu, arg1, arg2 as u32),
+        _ => Err(errno::ENOSYS),
+    }
+}
+
+/// Loads another kernel root on the virtual CPU that runs here.
+pub fn new_kernel_root(vcpu: &Vcpu, mfn: u64) -> Result<(), i64> {
+    let mut space = vcpu.partition.space.lock();
+    finish(&mut space)?;
+    get_base(&Host, &mut space, mfn).map_err(errno_of)?;
+    let old = vcpu.kernel_root.get();
+    vcpu.kernel_root.set(mfn);
+    hardware::load_root(mfn);
+    if old != 0 {
+        put_base(&Host, &mut space, old).map_err(errno_of)?;
+    }
+    Ok(())
+}
+
+fn new_user_root(vcpu: &Vcpu, mfn: u64) -> Result<(), i64> {
+    let mut space = vcpu.partition.space.lock();
+    finish(&mut space)?;
+    if mfn != 0 {
+        get_base(&Host, &mut space, mfn).map_err(errno_of)?;
+    }
+    let old = vcpu.user_root.get();
+    vcpu.user_root.set(mfn);
+    if old != 0 {
+        put_base(&Host, &mut space, old).map_err(errno_of)?;
+    }
+    Ok(())
+}
+
+/// Gives a virtual CPU that does not run its first kernel root.
+pub fn set_roots(vcpu: &Vcpu, kernel: u64) -> Result<(), i64> {
+    let mut space = vcpu.partition.space.lock();
+    finish(&mut space)?;
+    get_base(&Host, &mut space, kernel).map_err(errno_of)?;
+    vcpu.kernel_root.set(kernel);
+    Ok(())
+}

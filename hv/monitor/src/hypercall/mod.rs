@@ -1,0 +1,194 @@
+//! Hypercalls: one function per operation, found through tables.
+//!
+//! An operation returns a value, a negative errno, or [`AGAIN`]: it did part of its work,
+//! changed its arguments to name the rest, and the instruction is executed once more, after
+//! whatever else is due. No operation of the monitor runs unboundedly long for a partition.
+
+use core::sync::atomic::Ordering;
+
+use pv_abi::xen::{errno, hypercall as number};
+
+use crate::{
+    context::Registers,
+    guest_memory::{Fault, GuestPointer},
+    vcpu::Vcpu,
+};
+
+mod build;
+mod console;
+mod cpu_state;
+mod event;
+mod grant;
+mod grant_copy;
+mod lead;
+mod memory;
+mod mmu;
+mod mmuext;
+mod ours;
+mod physdev;
+mod sched;
+mod vcpu_op;
+mod version;
+
+pub use event::close_port;
+pub use grant::end_use;
+pub use lead::first_state;
+pub use mmuext::{new_kernel_root, set_roots};
+pub use vcpu_op::bring_up;
+pub use version::XEN_VERSION;
+
+/// Not finished: execute the hypercall again.
+pub const AGAIN: i64 = errno::ERESTART;
+
+/// What an operation returns: a value, or a negative errno.
+pub type Outcome = Result<u64, i64>;
+
+/// A call in progress.
+pub struct Call<'a> {
+    /// Who called.
+    pub vcpu: &'static Vcpu,
+    /// Its registers (the arguments are in `args`, not here).
+    pub registers: &'a mut Registers,
+    /// Arguments in order; changed for [`AGAIN`].
+    pub args: [u64; 6],
+}
+
+type Operation = fn(&mut Call) -> Outcome;
+
+/// The operation with this hypercall number.
+fn operation(hypercall: u64) -> Option<Operation> {
+    Some(match hypercall {
+        number::SET_TRAP_TABLE => cpu_state::set_trap_table,
+        number::MMU_UPDATE => mmu::mmu_update,
+        number::SET_GDT => cpu_state::set_gdt,
+        number::STACK_SWITCH => cpu_state::stack_switch,
+        number::SET_CALLBACKS => cpu_state::set_callbacks,
+        number::FPU_TASKSWITCH => cpu_state::fpu_taskswitch,
+        number::SCHED_OP_COMPAT => sched::compatible,
+        number::SET_DEBUGREG => cpu_state::set_debug_register,
+        number::GET_DEBUGREG => cpu_state::get_debug_register,
+        number::UPDATE_DESCRIPTOR => cpu_state::update_descriptor,
+        number::MEMORY_OP => memory::memory_op,
+        number::MULTICALL => multicall,
+        number::UPDATE_VA_MAPPING => mmu::update_va_mapping,
+        number::SET_TIMER_OP => sched::set_timer,
+        number::XEN_VERSION => version::xen_version,
+        number::CONSOLE_IO => console::console_io,
+        number::GRANT_TABLE_OP => grant::grant_table_op,
+        number::VM_ASSIST => cpu_state::vm_assist,
+        number::IRET => cpu_state::iret,
+        number::VCPU_OP => vcpu_op::vcpu_op,
+        number::SET_SEGMENT_BASE => cpu_state::set_segment_base,
+        number::MMUEXT_OP => mmuext::mmuext_op,
+        number::SCHED_OP => sched::sched_op,
+        number::CALLBACK_OP => cpu_state::callback_op,
+        number::EVENT_CHANNEL_OP => event::event_channel_op,
+        number::PHYSDEV_OP => physdev::physdev_op,
+        number::ARCH_0 => ours::operation,
+        _ => return None,
+    })
+}
+
+/// Performs the hypercall that `registers` name.
+pub fn dispatch(vcpu: &'static Vcpu, registers: &mut Registers) {
+    vcpu.hypercalls.fetch_add(1, Ordering::Relaxed);
+    let hypercall = registers.rax;
+    let Some(run) = operation(hypercall) else {
+        registers.rax = errno::ENOSYS as u64;
+        return;
+    };
+    let r = &*registers;
+    let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
+    let mut call = Call {
+        vcpu,
+        registers,
+        args,
+    };
+    let outcome = run(&mut call);
+    let args = call.args;
+    if hypercall == number::IRET && outcome.is_ok() {
+        return;
+    }
+    match outcome {
+        Ok(value) => registers.rax = value,
+        Err(AGAIN) => restart(registers, args),
+        Err(error) => registers.rax = error as u64,
+    }
+}
+
+/// Makes the two-byte `syscall` instruction run again with changed arguments.
+fn restart(registers: &mut Registers, args: [u64; 6]) {
+    registers.rip = registers.rip.wrapping_sub(2);
+    [
+        registers.rdi,
+        registers.rsi,
+        registers.rdx,
+        registers.r10,
+        registers.r8,
+        registers.r9,
+    ] = args;
+}
+
+impl From<Fault> for i64 {
+    fn from(_: Fault) -> i64 {
+        errno::EFAULT
+    }
+}
+
+/// `?` on guest memory.
+pub trait OrFault<T> {
+    /// [`errno::EFAULT`] for a fault.
+    ///
+    /// # Errors
+    /// The errno.
+    fn or_fault(self) -> Result<T, i64>;
+}
+
+impl<T> OrFault<T> for Result<T, Fault> {
+    fn or_fault(self) -> Result<T, i64> {
+        self.map_err(i64::from)
+    }
+}
+
+/// Runs an array of calls; each gets its own result. Ends early when one of them leaves kernel
+/// mode (XSA-213).
+fn multicall(call: &mut Call) -> Outcome {
+    let [list, count, ..] = call.args;
+    let entries =
+        GuestPointer::<pv_abi::xen::hypercall::MulticallEntry>::new(list, count).or_fault()?;
+    for index in 0..count {
+        if index != 0 && crate::schedule::should_yield() {
+            call.args[0] =
+                list + index * size_of::<pv_abi::xen::hypercall::MulticallEntry>() as u64;
+            call.args[1] = count - index;
+            return Err(AGAIN);
+        }
+        let mut entry = entries.read(index).or_fault()?;
+        let mut inner = Call {
+            vcpu: call.vcpu,
+            registers: &mut *call.registers,
+            args: entry.args,
+        };
+        let outcome = match operation(entry.op) {
+            Some(_) if entry.op == number::MULTICALL || entry.op == number::IRET => {
+                Err(errno::EINVAL)
+            }
+            Some(run) => run(&mut inner),
+            None => Err(errno::ENOSYS),
+        };
+        if outcome == Err(AGAIN) {
+            entry.args = inner.args;
+            entries.write(index, &entry).or_fault()?;
+            call.args[0] =
+                list + index * size_of::<pv_abi::xen::hypercall::MulticallEntry>() as u64;
+            call.args[1] = count - index;
+            return Err(AGAIN);
+        }
+        entry.result = outcome.map_or_else(|error| error, |value| value as i64);
+        entries.write(index, &entry).or_fault()?;
+        if !call.vcpu.in_kernel.get() {
+            return Ok(0);
+        }
+    }
+    Ok(0)
+}

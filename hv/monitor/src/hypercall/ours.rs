@@ -1,0 +1,74 @@
+//! Our own calls: what each is and who may make it. See `pv_abi::uv::calls`.
+
+use pv_abi::{
+    uv::{calls, database::rights},
+    xen::errno,
+};
+
+use super::{Call, OrFault, Outcome, build, lead};
+use crate::{guest_memory, platform};
+
+type Operation = fn(&mut Call) -> Outcome;
+
+/// The call with this number, and the right it takes.
+fn find(number: u64) -> Option<(u32, Operation)> {
+    Some(match number {
+        calls::ACTIVATE_PARTITION => (rights::LEAD, lead::activate_partition),
+        calls::ACTIVATE_PAGES => (rights::LEAD, lead::activate_pages),
+        calls::ACTIVATE_CHANNEL => (rights::LEAD, lead::activate_channel),
+        calls::START => (rights::LEAD, lead::start),
+        calls::STOP => (rights::LEAD, lead::stop),
+        calls::DESTROY => (rights::LEAD, lead::destroy),
+        calls::NEXT_EVENT => (rights::LEAD, lead::next_event),
+        calls::FRAME_OWNER => (rights::LEAD, lead::frame_owner),
+        calls::USAGE => (rights::LEAD, lead::usage),
+        calls::CPU_USAGE => (rights::LEAD, lead::cpu_usage),
+        calls::SERIAL_WRITE => (rights::SERIAL, serial_write),
+        calls::SERIAL_READ => (rights::SERIAL, serial_read),
+        calls::BUILD_MAP => (rights::BUILD, build::map),
+        calls::BUILD_M2P => (rights::BUILD, build::set_m2p),
+        _ => return None,
+    })
+}
+
+/// Hypercall 48: the first argument names the operation.
+pub fn operation(call: &mut Call) -> Outcome {
+    let (right, run) = find(call.args[0]).ok_or(errno::ENOSYS)?;
+    if call.vcpu.partition.rights() & right == 0 {
+        return Err(errno::EPERM);
+    }
+    run(call)
+}
+
+/// Bytes copied per call.
+const PIECE: usize = 512;
+
+fn serial_write(call: &mut Call) -> Outcome {
+    let [_, buffer, bytes, port, ..] = call.args;
+    let mut piece = [0; PIECE];
+    let now = piece
+        .len()
+        .min(usize::try_from(bytes).unwrap_or(usize::MAX));
+    let part = piece.get_mut(..now).ok_or(errno::EINVAL)?;
+    guest_memory::read_bytes(buffer, part).or_fault()?;
+    if port > 1 {
+        return Err(errno::EINVAL);
+    }
+    platform::serial_write(port as u32, part);
+    Ok(now as u64)
+}
+
+fn serial_read(call: &mut Call) -> Outcome {
+    let [_, buffer, bytes, port, ..] = call.args;
+    let mut piece = [0; PIECE];
+    let most = piece
+        .len()
+        .min(usize::try_from(bytes).unwrap_or(usize::MAX));
+    if port > 1 {
+        return Err(errno::EINVAL);
+    }
+    let part = piece.get_mut(..most).ok_or(errno::EINVAL)?;
+    let read = platform::serial_read(port as u32, part);
+    guest_memory::write_bytes(buffer, part.get(..read).ok_or(errno::EINVAL)?).or_fault()?;
+    Ok(read as u64)
+}

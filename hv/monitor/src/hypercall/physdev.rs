@@ -1,0 +1,24 @@
+//! `physdev_op`: a partition without devices has an I/O privilege level and nothing else.
+
+use pv_abi::xen::{errno, physdev};
+
+use super::{Call, OrFault, Outcome};
+use crate::guest_memory;
+
+/// `physdev_op(command, argument)`.
+pub fn physdev_op(call: &mut Call) -> Outcome {
+    let [command, argument, ..] = call.args;
+    match command {
+        physdev::SET_IOPL => {
+            let set: physdev::SetIopl = guest_memory::read(argument).or_fault()?;
+            if set.iopl > 3 {
+                return Err(errno::EINVAL);
+            }
+            call.vcpu.iopl.set(set.iopl);
+            Ok(0)
+        }
+        // No port is ever reached directly, so there is no bitmap to load.
+        physdev::SET_IOBITMAP => Ok(0),
+        _ => Err(errno::ENOSYS),
+    }
+}

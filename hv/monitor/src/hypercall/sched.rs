@@ -1,0 +1,106 @@
+//! `sched_op`: yielding, waiting, shutting down.
+
+use core::sync::atomic::Ordering;
+
+use pv_abi::{
+    uv::{calls::cause, database::state},
+    xen::{errno, sched},
+};
+
+use super::{Call, OrFault, Outcome};
+use crate::{
+    guest_memory::{self, GuestPointer},
+    partition, schedule, time,
+    vcpu::{POLL_ANY, Vcpu, run},
+};
+
+/// `sched_op(command, argument)`.
+pub fn sched_op(call: &mut Call) -> Outcome {
+    let [command, argument, ..] = call.args;
+    match command {
+        sched::YIELD => {
+            schedule::yield_now();
+            Ok(0)
+        }
+        sched::BLOCK => Ok(block(call.vcpu)),
+        sched::SHUTDOWN => {
+            let shutdown: sched::Shutdown = guest_memory::read(argument).or_fault()?;
+            shut_down(call, shutdown.reason)
+        }
+        sched::POLL => {
+            let wanted: sched::Poll = guest_memory::read(argument).or_fault()?;
+            poll(call.vcpu, &wanted)
+        }
+        sched::WATCHDOG => Err(errno::ENOSYS),
+        _ => Err(errno::ENOSYS),
+    }
+}
+
+/// The older call: only yield and block.
+pub fn compatible(call: &mut Call) -> Outcome {
+    match call.args[0] {
+        sched::YIELD | sched::BLOCK => sched_op(call),
+        _ => Err(errno::ENOSYS),
+    }
+}
+
+/// Unmasks events and waits for one; returns at once where one is pending.
+fn block(vcpu: &Vcpu) -> u64 {
+    vcpu.info().upcall_mask.store(0, Ordering::SeqCst);
+    schedule::block(vcpu, None);
+    // An event that came before the state changed did not wake it.
+    if vcpu.event_pending() {
+        schedule::wake(vcpu);
+    }
+    0
+}
+
+/// Waits until one of the ports is pending, masked or not, or the time is there.
+fn poll(vcpu: &Vcpu, wanted: &sched::Poll) -> Outcome {
+    if wanted.nr_ports > sched::MAX_POLL_PORTS {
+        return Err(errno::EINVAL);
+    }
+    let ports = GuestPointer::<u32>::new(wanted.ports, wanted.nr_ports.into()).or_fault()?;
+    let single = if wanted.nr_ports == 1 {
+        ports.read(0).or_fault()?
+    } else {
+        POLL_ANY
+    };
+    vcpu.polls.store(single, Ordering::SeqCst);
+    schedule::block(vcpu, (wanted.timeout != 0).then_some(wanted.timeout));
+    let bits = vcpu.partition.event_bits();
+    let mut ready =
+        wanted.timeout != 0 && wanted.timeout <= time::now() || vcpu.event_deliverable();
+    for index in 0..wanted.nr_ports.into() {
+        match ports.read(index) {
+            Ok(port) => ready |= bits.is_pending(port),
+            Err(_) => ready = true,
+        }
+    }
+    if ready {
+        schedule::wake(vcpu);
+    }
+    Ok(0)
+}
+
+fn shut_down(call: &mut Call, reason: u32) -> Outcome {
+    let to = if reason == sched::REASON_CRASH {
+        state::CRASHED
+    } else {
+        state::SHUTDOWN
+    };
+    partition::stop(call.vcpu, cause::SHUTDOWN, reason, call.registers.rip, to);
+    Ok(0)
+}
+
+/// `set_timer_op(deadline)`: the single-shot timer in its older form; 0 stops it.
+pub fn set_timer(call: &mut Call) -> Outcome {
+    let deadline = call.args[0];
+    schedule::set_timer(call.vcpu, (deadline != 0).then_some(deadline));
+    Ok(0)
+}
+
+/// Whether a virtual CPU was brought up.
+pub fn is_up(vcpu: &Vcpu) -> bool {
+    vcpu.state.load(Ordering::Acquire) != run::DOWN
+}

@@ -1,0 +1,268 @@
+//! `vcpu_op`: bringing virtual CPUs up and down, and the records they register.
+
+use core::sync::atomic::Ordering;
+
+use pv_abi::xen::{errno, time as records, vcpu as abi};
+
+use super::{Call, OrFault, Outcome, sched::is_up};
+use crate::{
+    area::Area,
+    context::{Registers, flag},
+    delivery, descriptors,
+    guest_memory::{self, is_canonical},
+    machine, partition, schedule, time,
+    vcpu::{Gate, InfoArea, Segments, Vcpu, run},
+};
+
+type Operation = fn(&mut Call, &'static Vcpu) -> Outcome;
+
+/// `vcpu_op(command, id, argument)`.
+pub fn vcpu_op(call: &mut Call) -> Outcome {
+    let [command, id, ..] = call.args;
+    let id = u32::try_from(id).map_err(|_| errno::ENOENT)?;
+    let target = call.vcpu.partition.vcpu(id).ok_or(errno::ENOENT)?;
+    let run: Operation = match command {
+        abi::INITIALISE => initialise,
+        abi::UP => up,
+        abi::DOWN => down,
+        abi::IS_UP => |_, target| Ok(is_up(target).into()),
+        abi::GET_RUNSTATE_INFO => get_runstate,
+        abi::REGISTER_RUNSTATE_MEMORY_AREA => register_runstate,
+        // There is no periodic timer to stop.
+        abi::STOP_PERIODIC_TIMER => |_, _| Ok(0),
+        abi::SET_SINGLESHOT_TIMER => set_timer,
+        abi::STOP_SINGLESHOT_TIMER => stop_timer,
+        abi::REGISTER_VCPU_INFO => register_info,
+        abi::SEND_NMI => send_nmi,
+        abi::REGISTER_VCPU_TIME_MEMORY_AREA => register_time,
+        _ => return Err(errno::ENOSYS),
+    };
+    run(call, target)
+}
+
+fn initialise(call: &mut Call, target: &'static Vcpu) -> Outcome {
+    if is_up(target) || target.initialised.load(Ordering::Acquire) {
+        return Err(errno::EEXIST);
+    }
+    let address = call.args[2];
+    let mut context = CONTEXT.lock();
+    guest_memory::read_bytes(address, zerocopy::IntoBytes::as_mut_bytes(&mut *context))
+        .or_fault()?;
+    load_context(target, &context)?;
+    target.initialised.store(true, Ordering::Release);
+    Ok(0)
+}
+
+/// Five kilobytes that would be much of a stack.
+static CONTEXT: crate::lock::SpinLock<abi::VcpuGuestContext> =
+    crate::lock::SpinLock::new(<abi::VcpuGuestContext as ZeroContext>::ZERO);
+
+/// A context of zeros as a constant.
+trait ZeroContext {
+    /// It.
+    const ZERO: Self;
+}
+
+impl ZeroContext for abi::VcpuGuestContext {
+    const ZERO: Self = zerocopy::transmute!([0u8; size_of::<abi::VcpuGuestContext>()]);
+}
+
+/// Takes the start state of a virtual CPU from what its kernel wrote, checked.
+fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Result<(), i64> {
+    let bases = [
+        context.fs_base,
+        context.gs_base_kernel,
+        context.gs_base_user,
+        context.kernel_sp,
+        context.event_callback_eip,
+        context.failsafe_callback_eip,
+        context.syscall_callback_eip,
+    ];
+    let in_kernel = context.flags & abi::VGCF_IN_KERNEL != 0;
+    if !bases.into_iter().all(is_canonical) || !in_kernel || context.gdt_ents > 14 * 512 {
+        return Err(errno::EINVAL);
+    }
+    for gate in &context.trap_ctxt {
+        let entry = Gate::new(gate.address, gate.cs, u16::from(gate.flags & 7));
+        let usable = gate.address != 0 && is_canonical(gate.address);
+        target.set_gate(
+            gate.vector,
+            if usable {
+                entry
+            } else {
+                target.gate(gate.vector)
+            },
+        );
+    }
+    let mut frames = [0; 14];
+    let pages = context.gdt_ents.div_ceil(512) as usize;
+    for (to, from) in frames.iter_mut().zip(context.gdt_frames).take(pages) {
+        *to = from;
+    }
+    super::set_roots(target, context.ctrlreg[3] >> 12 & 0xff_ffff_ffff)?;
+    descriptors::replace_gdt(target, &frames)?;
+    target.kernel_stack.set(context.kernel_sp);
+    let mut callbacks = [0; 8];
+    callbacks[0] = context.event_callback_eip;
+    callbacks[1] = context.failsafe_callback_eip;
+    callbacks[2] = context.syscall_callback_eip;
+    target.callbacks.set(callbacks);
+    target.segments.set(Segments {
+        ds: context.user_regs.ds,
+        es: context.user_regs.es,
+        fs: context.user_regs.fs,
+        gs: context.user_regs.gs,
+        fs_base: context.fs_base,
+        gs_base: context.gs_base_kernel,
+        gs_base_other: context.gs_base_user,
+    });
+    target.registers.set(registers_of(&context.user_regs));
+    Ok(())
+}
+
+fn registers_of(r: &abi::CpuUserRegs) -> Registers {
+    Registers {
+        r15: r.r15,
+        r14: r.r14,
+        r13: r.r13,
+        r12: r.r12,
+        rbp: r.rbp,
+        rbx: r.rbx,
+        r11: r.r11,
+        r10: r.r10,
+        r9: r.r9,
+        r8: r.r8,
+        rax: r.rax,
+        rcx: r.rcx,
+        rdx: r.rdx,
+        rsi: r.rsi,
+        rdi: r.rdi,
+        vector: 0,
+        error: 0,
+        rip: r.rip,
+        cs: u64::from(r.cs) | 3,
+        rflags: r.rflags | flag::IF,
+        rsp: r.rsp,
+        ss: u64::from(r.ss) | 3,
+    }
+}
+
+fn up(_: &mut Call, target: &'static Vcpu) -> Outcome {
+    if !target.initialised.load(Ordering::Acquire) {
+        return Err(errno::EINVAL);
+    }
+    bring_up(target);
+    Ok(0)
+}
+
+/// Lets an initialised virtual CPU be scheduled.
+pub fn bring_up(target: &Vcpu) {
+    let changed = target.state.compare_exchange(
+        run::DOWN,
+        run::RUNNABLE,
+        Ordering::AcqRel,
+        Ordering::Relaxed,
+    );
+    if changed.is_ok() {
+        schedule::make_runnable(target);
+    }
+}
+
+fn down(call: &mut Call, target: &'static Vcpu) -> Outcome {
+    target.state.store(run::DOWN, Ordering::SeqCst);
+    if core::ptr::eq(call.vcpu, target) {
+        crate::cpu::this().reschedule.store(true, Ordering::Release);
+    } else {
+        schedule::expel(target);
+    }
+    Ok(0)
+}
+
+fn get_runstate(call: &mut Call, target: &'static Vcpu) -> Outcome {
+    guest_memory::write(call.args[2], &target.runstate_info()).or_fault()?;
+    Ok(0)
+}
+
+fn register_runstate(call: &mut Call, target: &'static Vcpu) -> Outcome {
+    let register: abi::RegisterArea = guest_memory::read(call.args[2]).or_fault()?;
+    let bytes = size_of::<records::RunstateInfo>() as u64;
+    let new = Area::new(call.vcpu, register.address, bytes)?;
+    let old = target.runstate_area.get();
+    target.runstate_area.set(new);
+    old.release();
+    target.publish_runstate();
+    Ok(0)
+}
+
+fn register_time(call: &mut Call, target: &'static Vcpu) -> Outcome {
+    let register: abi::RegisterArea = guest_memory::read(call.args[2]).or_fault()?;
+    let new = if register.address == 0 {
+        Area::NONE
+    } else {
+        Area::new(
+            call.vcpu,
+            register.address,
+            size_of::<records::VcpuTimeInfo>() as u64,
+        )?
+    };
+    let old = target.time_area.get();
+    target.time_area.set(new);
+    old.release();
+    time::publish(target);
+    Ok(0)
+}
+
+fn set_timer(call: &mut Call, target: &'static Vcpu) -> Outcome {
+    if !core::ptr::eq(call.vcpu, target) {
+        return Err(errno::EINVAL);
+    }
+    let set: abi::SetSingleshotTimer = guest_memory::read(call.args[2]).or_fault()?;
+    if set.flags & abi::SINGLESHOT_FUTURE != 0 && set.timeout_abs_ns < time::now() {
+        return Err(errno::ETIME);
+    }
+    schedule::set_timer(target, Some(set.timeout_abs_ns));
+    Ok(0)
+}
+
+fn stop_timer(call: &mut Call, target: &'static Vcpu) -> Outcome {
+    if !core::ptr::eq(call.vcpu, target) {
+        return Err(errno::EINVAL);
+    }
+    schedule::set_timer(target, None);
+    Ok(0)
+}
+
+/// Moves a virtual CPU's `vcpu_info` out of shared info; once.
+fn register_info(call: &mut Call, target: &'static Vcpu) -> Outcome {
+    let register: abi::RegisterVcpuInfo = guest_memory::read(call.args[2]).or_fault()?;
+    let offset = u64::from(register.offset);
+    if target.info_frame.load(Ordering::Acquire) != 0
+        || offset & 7 != 0
+        || offset > 4096 - size_of::<InfoArea>() as u64
+        || !core::ptr::eq(call.vcpu, target) && is_up(target)
+    {
+        return Err(errno::EINVAL);
+    }
+    let owner = target.partition.number;
+    machine::hold_writable(owner, register.mfn).ok_or(errno::EINVAL)?;
+    let place = (machine::bytes(register.mfn) as u64 + offset) as *mut InfoArea;
+    target.move_info(place);
+    target.info_frame.store(register.mfn, Ordering::Release);
+    partition::upcall(target).mark_all();
+    time::publish(target);
+    delivery::kick(target);
+    Ok(0)
+}
+
+fn send_nmi(_: &mut Call, target: &'static Vcpu) -> Outcome {
+    target.nmi_pending.store(true, Ordering::Release);
+    schedule::wake(target);
+    crate::cpu::cpu(target.cpu.load(Ordering::Acquire))
+        .reschedule
+        .store(true, Ordering::Release);
+    crate::platform::send_ipi(
+        target.cpu.load(Ordering::Acquire),
+        crate::platform::VECTOR_RESCHEDULE,
+    );
+    Ok(0)
+}

@@ -1,0 +1,57 @@
+//! Model-specific registers as a partition's kernel sees them.
+//!
+//! Reads of unknown registers fault (kernels recover); the few that early boot takes for granted
+//! have a value.
+
+use crate::{
+    context::Registers,
+    guest_memory::is_canonical,
+    hardware::{self, msr},
+    vcpu::Vcpu,
+};
+
+/// Memory types of the PAT as the platform programs it (the same as Xen's).
+const PAT: u64 = 0x0005_0100_0704_06;
+
+/// `rdmsr`; `false`: the fault goes to the kernel.
+pub fn read(vcpu: &Vcpu, registers: &mut Registers) -> bool {
+    let value = match registers.rcx as u32 {
+        msr::FS_BASE => hardware::read_msr(msr::FS_BASE),
+        msr::GS_BASE => hardware::read_msr(msr::GS_BASE),
+        msr::KERNEL_GS_BASE => hardware::read_msr(msr::KERNEL_GS_BASE),
+        msr::TSC_AUX if hardware::has_tsc_aux() => vcpu.tsc_aux.get(),
+        // EFER: SCE, LME, LMA, NX.
+        msr::EFER => 0xd01,
+        // APIC base: enabled, at the usual place, the first CPU's bit.
+        0x1b => 0xfee0_0800 | if vcpu.id == 0 { 0x100 } else { 0 },
+        0x277 => PAT,
+        // Microcode revision, platform id, misc enable, machine-check capabilities and status.
+        0x8b | 0x17 | 0x1a0 | 0x179 | 0x17a => 0,
+        _ => return false,
+    };
+    registers.rax = value & 0xffff_ffff;
+    registers.rdx = value >> 32;
+    true
+}
+
+/// `wrmsr`; `false`: the fault goes to the kernel.
+pub fn write(vcpu: &Vcpu, registers: &mut Registers) -> bool {
+    let value = registers.rdx << 32 | registers.rax & 0xffff_ffff;
+    match registers.rcx as u32 {
+        base @ (msr::FS_BASE | msr::GS_BASE | msr::KERNEL_GS_BASE) => {
+            if !is_canonical(value) {
+                return false;
+            }
+            hardware::write_msr(base, value);
+        }
+        msr::TSC_AUX if hardware::has_tsc_aux() && value >> 32 == 0 => {
+            vcpu.tsc_aux.set(value);
+            hardware::write_msr(msr::TSC_AUX, value);
+        }
+        // Microcode revision, PAT as it is.
+        0x8b => {}
+        0x277 if value == PAT => {}
+        _ => return false,
+    }
+    true
+}

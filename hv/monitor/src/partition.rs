@@ -1,0 +1,488 @@
+//! A partition as its monitor instance knows it.
+//!
+//! All of it lies in the instance memory that the database assigned along with the partition
+//! (`instance_frames` in the ABI): nothing here is allocated, and no partition can exhaust
+//! another's. Frames of the instance:
+//!
+//! ```text
+//! 0        Partition (this structure)
+//! 1        shared info
+//! 2..10    event ports (4096 words of 8 bytes)
+//! 10       ports of virtual interrupts
+//! 11..32   records of what it has mapped of others' grants
+//! 32..     four per virtual CPU: Vcpu, trap table, extended state (2)
+//! then     grant frames, then as many frames that say what of them is in use
+//! ```
+#![expect(
+    unsafe_code,
+    reason = "lays structures over memory that the database assigned"
+)]
+
+use core::{
+    ptr,
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering},
+};
+
+use events::{EventBits, PortCell, PortTable, UpcallWords};
+use grants::{GrantTable, MapRecord, MapTable, PinnedEntry};
+use page_tables::{Error, Space};
+use pv_abi::{
+    uv::{
+        calls::{MonitorEvent, cause},
+        database::{
+            INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES, MAX_GRANT_FRAMES, MAX_VCPUS,
+            PartitionDescriptor, instance_frames, kind, rights, state,
+        },
+    },
+    xen::{errno, events::NR_VIRQS, grants::ENTRIES_PER_FRAME, mmu::M2P_INVALID},
+};
+
+use crate::{
+    context::Registers,
+    cpu, hardware, lead_events,
+    lock::SpinLock,
+    machine, platform, schedule, time,
+    vcpu::{InfoArea, Vcpu},
+};
+
+pub use machine::frame;
+
+/// Partition numbers the monitor has room for; a domid is 15 bits.
+const NUMBERS: usize = 0x8000;
+
+static PARTITIONS: [AtomicPtr<Partition>; NUMBERS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; NUMBERS];
+
+/// First instance frame of the grant-map records.
+const MAP_RECORDS_FRAME: u64 = 11;
+/// Grant-map records: what frames 11 to 31 hold.
+const MAP_RECORDS: usize = 21 * 4096 / size_of::<MapRecord>();
+
+/// A partition.
+#[repr(C)]
+pub struct Partition {
+    /// Its number.
+    pub number: u32,
+    /// See `kind` in the ABI.
+    pub kind: u32,
+    rights: AtomicU32,
+    /// See `state` in the ABI.
+    pub state: AtomicU32,
+    /// Virtual CPUs it may have.
+    pub vcpus: u32,
+    /// Grant frames.
+    pub grant_frames: u32,
+    /// First frame of the instance.
+    pub instance: u64,
+    /// Frames of RAM it has for its own use.
+    pub memory_frames: AtomicU64,
+    /// Page tables: the lock that serializes everything about them.
+    pub space: SpinLock<Space>,
+    /// Binding and closing of event ports.
+    pub ports_lock: SpinLock<()>,
+    /// What it has mapped of others' grants.
+    pub maps: SpinLock<MapTable<&'static mut [MapRecord]>>,
+    /// What is in use of its own grants.
+    pinned: SpinLock<&'static mut [PinnedEntry]>,
+    /// The runstate areas carry the update flag.
+    pub runstate_update_flag: AtomicBool,
+    /// Head of the list of idle frames (ballooned out), 0: none.
+    idle: SpinLock<u64>,
+    /// Was started once.
+    pub started: AtomicBool,
+    /// Frames per domain that were relinquished so far, while it is destroyed.
+    pub relinquished: AtomicU64,
+}
+const _: () = assert!(size_of::<Partition>() <= 4096);
+
+/// Machine-to-physical entry of an idle frame; the rest is the next idle frame.
+const IDLE: u64 = 1 << 62;
+
+/// The errno that tells a page-table error.
+#[must_use]
+pub fn errno_of(error: Error) -> i64 {
+    match error {
+        Error::Invalid | Error::ReservedBits | Error::NoFrame | Error::WrongType => errno::EINVAL,
+        Error::NotOwned => errno::EPERM,
+        Error::Busy => errno::EBUSY,
+        Error::Overflow => errno::ENOMEM,
+        Error::Again => crate::hypercall::AGAIN,
+    }
+}
+
+/// The partition with this number.
+#[must_use]
+pub fn find(number: u32) -> Option<&'static Partition> {
+    let pointer = PARTITIONS.get(number as usize)?.load(Ordering::Acquire);
+    // SAFETY: the pointer was published by `create` once the structure was whole; instance memory
+    // is not given to another owner while the partition is registered.
+    unsafe { pointer.as_ref() }
+}
+
+/// All partitions.
+pub fn all() -> impl Iterator<Item = &'static Partition> {
+    (0..NUMBERS as u32).filter_map(find)
+}
+
+/// Forgets a partition; its memory may be in use until every CPU was in a quiet place.
+pub fn unregister(number: u32) {
+    PARTITIONS[number as usize % NUMBERS].store(ptr::null_mut(), Ordering::Release);
+}
+
+/// The virtual CPU behind a slot's pointer.
+#[must_use]
+pub fn vcpu_at(pointer: *mut Vcpu) -> Option<&'static Vcpu> {
+    if pointer.is_null() || pointer as usize <= align_of::<Vcpu>() {
+        return None;
+    }
+    // SAFETY: slots are filled by `create` and emptied before the memory is given up.
+    Some(unsafe { &*pointer })
+}
+
+/// Lays out the instance of a partition that the database describes.
+///
+/// # Errors
+/// `-EINVAL` where sizes are out of range, `-ENOMEM` where the instance memory is too small or the
+/// machine has no room for more virtual CPUs, `-EPERM` where it is not the partition's memory.
+pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i64> {
+    let (vcpus, grant_frames) = (descriptor.vcpus, descriptor.grant_frames);
+    if vcpus == 0 || vcpus > MAX_VCPUS || grant_frames == 0 || grant_frames > MAX_GRANT_FRAMES {
+        return Err(errno::EINVAL);
+    }
+    let needed = instance_frames(vcpus, grant_frames);
+    if descriptor.instance_frames < needed {
+        return Err(errno::ENOMEM);
+    }
+    let first = descriptor.instance_first;
+    for mfn in first..first.checked_add(needed).ok_or(errno::EINVAL)? {
+        let frame = frame(mfn).ok_or(errno::EINVAL)?;
+        if frame.owner() != descriptor.number {
+            return Err(errno::EPERM);
+        }
+        machine::scrub(mfn);
+    }
+    let partition = lay_out(descriptor);
+    share_frames(partition)?;
+    for id in 0..vcpus {
+        create_vcpu(partition, id, descriptor)?;
+    }
+    time::fill_shared_info(partition);
+    let pointer = ptr::from_ref(partition).cast_mut();
+    PARTITIONS[descriptor.number as usize % NUMBERS].store(pointer, Ordering::Release);
+    Ok(partition)
+}
+
+fn lay_out(descriptor: &PartitionDescriptor) -> &'static Partition {
+    let number = descriptor.number;
+    let first = descriptor.instance_first;
+    let records = machine::bytes(first + MAP_RECORDS_FRAME).cast::<MapRecord>();
+    let grant_table =
+        first + u64::from(INSTANCE_FIXED_FRAMES + descriptor.vcpus * INSTANCE_VCPU_FRAMES);
+    let pinned = machine::bytes(grant_table + u64::from(descriptor.grant_frames));
+    let pinned_count = descriptor.grant_frames as usize * ENTRIES_PER_FRAME;
+    // SAFETY: instance memory of the partition, zeroed, used for nothing else, and reached only
+    // through these two references, which the partition's locks guard.
+    let (maps, pinned) = unsafe {
+        (
+            core::slice::from_raw_parts_mut(records, MAP_RECORDS),
+            core::slice::from_raw_parts_mut(pinned.cast::<PinnedEntry>(), pinned_count),
+        )
+    };
+    let partition = Partition {
+        number,
+        kind: descriptor.kind,
+        rights: AtomicU32::new(descriptor.rights),
+        state: AtomicU32::new(descriptor.state),
+        vcpus: descriptor.vcpus,
+        grant_frames: descriptor.grant_frames,
+        instance: descriptor.instance_first,
+        memory_frames: AtomicU64::new(descriptor.memory_frames),
+        space: SpinLock::new(Space::new(number, descriptor.kind == kind::IO)),
+        ports_lock: SpinLock::new(()),
+        maps: SpinLock::new(MapTable::new(maps)),
+        pinned: SpinLock::new(pinned),
+        runstate_update_flag: AtomicBool::new(false),
+        idle: SpinLock::new(0),
+        started: AtomicBool::new(false),
+        relinquished: AtomicU64::new(0),
+    };
+    let place = machine::bytes(descriptor.instance_first).cast::<Partition>();
+    // SAFETY: the first instance frame belongs to the partition by the database, is not mapped by
+    // anyone, and is at least as large as the structure.
+    unsafe {
+        place.write(partition);
+        &*place
+    }
+}
+
+/// Lets the partition map its shared info and grant frames, and nothing else of the instance.
+fn share_frames(partition: &Partition) -> Result<(), i64> {
+    let owner = partition.number;
+    let end = partition.instance + instance_frames(partition.vcpus, partition.grant_frames);
+    for mfn in partition.instance..end {
+        let frame = frame(mfn).ok_or(errno::EINVAL)?;
+        let kind = if partition.is_shared_frame(mfn) {
+            frames::Kind::InstanceShared
+        } else {
+            frames::Kind::Private
+        };
+        frame
+            .set_owner(owner, owner, kind)
+            .map_err(|_| errno::EBUSY)?;
+        if let Some(entry) = platform::m2p().get(mfn as usize) {
+            entry.store(M2P_INVALID, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+fn create_vcpu(
+    partition: &'static Partition,
+    id: u32,
+    descriptor: &PartitionDescriptor,
+) -> Result<(), i64> {
+    let slot = schedule::take_slot().ok_or(errno::ENOMEM)?;
+    let place = partition.vcpu_place(id);
+    let vcpu = Vcpu::new(partition, id, slot, partition.info_in_shared(id));
+    // SAFETY: instance memory of the partition, zeroed, not in use yet; the frame is large enough.
+    let vcpu: &'static Vcpu = unsafe {
+        place.write(vcpu);
+        &*place
+    };
+    vcpu.info().upcall_mask.store(1, Ordering::Relaxed);
+    hardware::reset_extended(vcpu);
+    schedule::register(vcpu, descriptor.cpu_weight.max(1), descriptor.cpu_affinity);
+    Ok(())
+}
+
+impl Partition {
+    /// Its number in the Xen-facing ABI.
+    #[must_use]
+    pub fn domid(&self) -> u16 {
+        self.number as u16 & 0x7fff
+    }
+
+    /// Its rights now.
+    #[must_use]
+    pub fn rights(&self) -> u32 {
+        self.rights.load(Ordering::Relaxed)
+    }
+
+    /// Takes over what a changed descriptor says and the instance can follow.
+    pub fn update(&self, descriptor: &PartitionDescriptor) {
+        self.rights.store(descriptor.rights, Ordering::Relaxed);
+        self.memory_frames
+            .store(descriptor.memory_frames, Ordering::Relaxed);
+    }
+
+    /// Whether its virtual CPUs may run.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.state.load(Ordering::Acquire) == state::RUNNING
+    }
+
+    /// Frame of shared info.
+    #[must_use]
+    pub fn shared_info(&self) -> u64 {
+        self.instance + 1
+    }
+
+    /// First frame of the grant table.
+    #[must_use]
+    pub fn grant_table(&self) -> u64 {
+        self.instance + u64::from(INSTANCE_FIXED_FRAMES + self.vcpus * INSTANCE_VCPU_FRAMES)
+    }
+
+    /// Uses its grant table.
+    pub fn with_grants<R>(&self, act: impl FnOnce(&mut GrantTable) -> R) -> R {
+        let entries = machine::bytes(self.grant_table()).cast::<AtomicU64>();
+        let count = self.grant_frames as usize * ENTRIES_PER_FRAME;
+        // SAFETY: the grant frames are contiguous instance memory in the direct map; the
+        // partition changes them at any time, so they are only accessed atomically.
+        let entries = unsafe { core::slice::from_raw_parts(entries, count) };
+        let mut pinned = self.pinned.lock();
+        act(&mut GrantTable::new(entries, &mut pinned))
+    }
+
+    /// Whether the partition itself may map this frame of the instance.
+    fn is_shared_frame(&self, mfn: u64) -> bool {
+        let grants = self.grant_table();
+        mfn == self.shared_info() || (grants..grants + u64::from(self.grant_frames)).contains(&mfn)
+    }
+
+    fn vcpu_place(&self, id: u32) -> *mut Vcpu {
+        let frame = INSTANCE_FIXED_FRAMES + id * INSTANCE_VCPU_FRAMES;
+        machine::bytes(self.instance + u64::from(frame)).cast()
+    }
+
+    /// Where shared info has the `vcpu_info` of virtual CPU `id`.
+    #[must_use]
+    pub fn info_in_shared(&self, id: u32) -> *mut InfoArea {
+        (machine::bytes(self.shared_info()) as u64 + 64 * u64::from(id)) as *mut InfoArea
+    }
+
+    /// Its virtual CPU number `id`.
+    #[must_use]
+    pub fn vcpu(&self, id: u32) -> Option<&'static Vcpu> {
+        // SAFETY: `create` made all of them before it published the partition.
+        (id < self.vcpus).then(|| unsafe { &*self.vcpu_place(id) })
+    }
+
+    /// All its virtual CPUs.
+    pub fn all_vcpus(&self) -> impl Iterator<Item = &'static Vcpu> {
+        (0..self.vcpus).filter_map(|id| self.vcpu(id))
+    }
+
+    /// Its event ports.
+    #[must_use]
+    pub fn ports(&self) -> PortTable<'static> {
+        let cells = machine::bytes(self.instance + 2).cast::<PortCell>();
+        let virqs = machine::bytes(self.instance + 10).cast::<AtomicU32>();
+        let count = (self.vcpus * NR_VIRQS) as usize;
+        // SAFETY: instance memory laid out for this (4096 cells of 8 bytes in frames 2 to 9,
+        // 32 * 24 words in frame 10), zeroed at creation, only accessed atomically.
+        unsafe {
+            let cells = core::slice::from_raw_parts(cells, 4096);
+            let virqs = core::slice::from_raw_parts(virqs, count);
+            PortTable::new(cells, virqs, self.vcpus)
+        }
+    }
+
+    /// Pending and mask bits in shared info.
+    #[must_use]
+    pub fn event_bits(&self) -> EventBits<'static> {
+        let words = &machine::table(self.shared_info())[256..384];
+        let (pending, mask) = words.split_at(64);
+        EventBits { pending, mask }
+    }
+
+    /// Takes a frame out of the populated set, if nothing refers to it. Idle frames form a list
+    /// through their machine-to-physical entries; nobody can map them.
+    pub fn make_idle(&self, mfn: u64) -> bool {
+        let Some(frame) = frame(mfn) else {
+            return false;
+        };
+        let Some(entry) = platform::m2p().get(mfn as usize) else {
+            return false;
+        };
+        let mut head = self.idle.lock();
+        if frame
+            .set_owner(self.number, self.number, frames::Kind::Private)
+            .is_err()
+        {
+            return false;
+        }
+        entry.store(IDLE | *head, Ordering::Relaxed);
+        *head = mfn;
+        true
+    }
+
+    /// Takes an idle frame back into the populated set.
+    pub fn take_idle(&self) -> Option<u64> {
+        let mut head = self.idle.lock();
+        let mfn = *head;
+        let next = platform::m2p().get(mfn as usize)?.load(Ordering::Relaxed);
+        if mfn == 0 || next & IDLE == 0 {
+            return None;
+        }
+        let frame = frame(mfn)?;
+        frame
+            .set_owner(self.number, self.number, frames::Kind::Ram)
+            .ok()?;
+        *head = next & !IDLE;
+        Some(mfn)
+    }
+
+    /// Checks that frame `mfn` is RAM of this partition.
+    ///
+    /// # Errors
+    /// `-EINVAL`: no such frame; `-EPERM`: another's.
+    pub fn check_own(&self, mfn: u64) -> Result<(), i64> {
+        let frame = frame(mfn).ok_or(errno::EINVAL)?;
+        let ordinary = frame.word().kind() == frames::Kind::Ram;
+        if frame.owner() == self.number && ordinary {
+            Ok(())
+        } else {
+            Err(errno::EPERM)
+        }
+    }
+}
+
+/// What an upcall of this virtual CPU is told by.
+#[must_use]
+pub fn upcall(vcpu: &Vcpu) -> UpcallWords<'static> {
+    let info = vcpu.info();
+    UpcallWords {
+        upcall_pending: &info.upcall_pending,
+        selector: &info.pending_sel,
+    }
+}
+
+/// Ends a partition that cannot go on, and records why.
+pub fn crash(vcpu: &Vcpu, registers: &Registers, why: u32, detail: u32) {
+    let number = vcpu.partition.number;
+    platform::log_warning(format_args!(
+        "partition {number}: virtual CPU {} stopped: cause {why}, detail {detail}, error {:#x}, \
+         rip {:#x}, rsp {:#x}, cr2 {:#x}, {} mode",
+        vcpu.id,
+        registers.error,
+        registers.rip,
+        registers.rsp,
+        vcpu.info().cr2.load(Ordering::Relaxed),
+        if vcpu.in_kernel.get() {
+            "kernel"
+        } else {
+            "user"
+        },
+    ));
+    stop(vcpu, why, detail, registers.rip, state::CRASHED);
+}
+
+/// Stops the partition of the virtual CPU that runs here, and tells the ultravisor.
+pub fn stop(vcpu: &Vcpu, why: u32, detail: u32, address: u64, to: u32) {
+    let partition = vcpu.partition;
+    partition.state.store(to, Ordering::SeqCst);
+    for local in cpu::all() {
+        local.reschedule.store(true, Ordering::Release);
+        if local.index != cpu::this().index && local.is_online() {
+            platform::send_ipi(local.index, platform::VECTOR_RESCHEDULE);
+        }
+    }
+    if partition.rights() & (rights::HOST_POWER | rights::LEAD | rights::BUILD) != 0 {
+        host_stops(partition, why, detail);
+    }
+    lead_events::record(MonitorEvent {
+        partition: partition.number,
+        cause: why,
+        detail,
+        vcpu: vcpu.id,
+        address,
+        time: time::now(),
+    });
+}
+
+/// A partition without which the host cannot go on has stopped.
+fn host_stops(partition: &Partition, why: u32, detail: u32) {
+    use pv_abi::xen::sched::{REASON_POWEROFF, REASON_REBOOT};
+    if partition.rights() & rights::HOST_POWER != 0 && why == cause::SHUTDOWN {
+        match detail {
+            REASON_POWEROFF => platform::power_off(),
+            REASON_REBOOT => platform::restart(),
+            _ => {}
+        }
+    }
+    let number = partition.number;
+    platform::stop_host(format_args!(
+        "partition {number} has stopped (cause {why}, detail {detail}); the host cannot go on"
+    ));
+}
+
+/// Input came in on a serial port: tells the partitions that may read it.
+pub fn serial_interrupt(port: u32) {
+    platform::serial_interrupt(port);
+    for partition in all().filter(|p| p.rights() & rights::SERIAL != 0) {
+        if let Some(vcpu) = partition.vcpu(0) {
+            crate::delivery::raise_virq(vcpu, pv_abi::xen::events::VIRQ_CONSOLE);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Giving up a partition: every reference it holds goes, step by step and repeatable, so that the
+//! database can assign its memory to another.
+
+use core::sync::atomic::Ordering;
+
+use page_tables::{drop_range, put_base};
+use pv_abi::uv::database::state;
+
+use crate::{
+    area::Area,
+    cpu, descriptors,
+    hypercall::{AGAIN, close_port, end_use},
+    machine::{self, Host},
+    partition::{self, Partition, errno_of},
+    platform, schedule,
+    vcpu::Vcpu,
+};
+
+/// Drops what the partition holds. [`AGAIN`]: call again.
+///
+/// # Errors
+/// [`AGAIN`], or an errno of the page-table rules.
+pub fn relinquish(partition: &'static Partition) -> Result<(), i64> {
+    partition.state.store(state::DYING, Ordering::SeqCst);
+    partition.all_vcpus().for_each(schedule::expel);
+    for vcpu in partition.all_vcpus() {
+        empty(vcpu)?;
+    }
+    for port in 1..pv_abi::xen::events::PORTS_2L as u32 {
+        let _ = close_port(partition, port);
+    }
+    drop_tables(partition)?;
+    end_grants(partition)?;
+    partition.all_vcpus().for_each(schedule::unregister);
+    partition::unregister(partition.number);
+    cpu::quiesce_others();
+    Ok(())
+}
+
+fn empty(vcpu: &Vcpu) -> Result<(), i64> {
+    vcpu.runstate_area.get().release();
+    vcpu.runstate_area.set(Area::NONE);
+    vcpu.time_area.get().release();
+    vcpu.time_area.set(Area::NONE);
+    let info = vcpu.info_frame.swap(0, Ordering::AcqRel);
+    if info != 0 {
+        vcpu.move_info(vcpu.partition.info_in_shared(vcpu.id));
+        if let Some(frame) = machine::frame(info) {
+            machine::release_writable(frame);
+        }
+    }
+    descriptors::replace_gdt(vcpu, &[0; 14])?;
+    descriptors::drop_ldt(vcpu);
+    let mut space = vcpu.partition.space.lock();
+    space.finish(&Host).map_err(errno_of)?;
+    for root in [&vcpu.kernel_root, &vcpu.user_root] {
+        if root.get() != 0 {
+            put_base(&Host, &mut space, root.get()).map_err(errno_of)?;
+            root.set(0);
+        }
+    }
+    Ok(())
+}
+
+fn drop_tables(partition: &Partition) -> Result<(), i64> {
+    let mut space = partition.space.lock();
+    let mut next = partition.relinquished.load(Ordering::Relaxed);
+    let end = platform::frame_table().len() as u64;
+    let result = drop_range(&Host, &mut space, &mut next, end);
+    partition.relinquished.store(next, Ordering::Relaxed);
+    result.map_err(errno_of)
+}
+
+fn end_grants(partition: &Partition) -> Result<(), i64> {
+    let mut from = 0;
+    loop {
+        let Some((handle, record)) = partition.maps.lock().next_used(from) else {
+            return Ok(());
+        };
+        let _ = end_use(&record);
+        let _ = partition.maps.lock().remove(handle);
+        from = handle;
+        if schedule::should_yield() {
+            return Err(AGAIN);
+        }
+    }
+}

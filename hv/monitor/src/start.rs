@@ -1,0 +1,87 @@
+//! From the platform's hand-over to the first partition.
+#![expect(unsafe_code, reason = "leaves the boot code for the first partition")]
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use pv_abi::uv::database::{ULTRAVISOR, state};
+
+use crate::{
+    bootstrap,
+    context::{Registers, flag},
+    cpu,
+    hardware::{self, msr},
+    hypercall, partition,
+    platform::{self, Boot},
+    schedule,
+};
+
+/// The first two partitions exist: other CPUs may look for work.
+static READY: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C" {
+    fn enter_first(frame: *mut Registers) -> !;
+    static syscall_common: u8;
+    static entry_page: u8;
+    static entry_page_compat: u8;
+    static entry_page_sysenter: u8;
+}
+
+/// The first CPU, when the platform is set up.
+pub fn start(boot: &'static Boot) -> ! {
+    hardware::probe();
+    cpu::SMAP_ON.store(platform::features().smap, Ordering::Relaxed);
+    for index in 0..platform::cpu_count() {
+        cpu::prepare(index, &raw const syscall_common as u64);
+    }
+    bootstrap::build(boot);
+    if let Some(ultravisor) = partition::find(ULTRAVISOR) {
+        ultravisor.state.store(state::RUNNING, Ordering::Release);
+        if let Some(vcpu) = ultravisor.vcpu(0) {
+            hypercall::bring_up(vcpu);
+        }
+    }
+    READY.store(true, Ordering::Release);
+    run()
+}
+
+/// Every other CPU.
+pub fn start_secondary(_index: u32) -> ! {
+    while !READY.load(Ordering::Acquire) {
+        core::hint::spin_loop();
+    }
+    run()
+}
+
+/// Turns this CPU over to partitions.
+fn run() -> ! {
+    set_syscall_entries();
+    let frame = (cpu::this().stack_top - size_of::<Registers>() as u64) as *mut Registers;
+    let mut registers = Registers::default();
+    schedule::begin(&mut registers);
+    registers.cs |= 3;
+    // SAFETY: the frame is the top of this CPU's main stack, where this function's own frame does
+    // not reach once `enter_first` has loaded the stack pointer.
+    unsafe {
+        frame.write(registers);
+        enter_first(frame)
+    }
+}
+
+/// Flags that a `syscall` clears: those that would change how ring 0 runs.
+const SYSCALL_CLEARS: u64 =
+    flag::TF | flag::IF | flag::DF | flag::IOPL | flag::NT | flag::AC | flag::RF | flag::VM;
+
+/// Points `syscall` and `sysenter` at this CPU's view of the entry page.
+fn set_syscall_entries() {
+    let area = core::ptr::from_ref(cpu::this()) as u64;
+    let base = &raw const entry_page as u64;
+    let entry = |symbol: *const u8| area + 4096 + (symbol as u64 - base);
+    let star = 0xe008 << 32 | 0xe023 << 48;
+    hardware::write_msr(msr::STAR, star);
+    hardware::write_msr(msr::LSTAR, entry(&raw const entry_page));
+    hardware::write_msr(msr::CSTAR, entry(&raw const entry_page_compat));
+    hardware::write_msr(msr::SFMASK, SYSCALL_CLEARS);
+    hardware::write_msr(msr::SYSENTER_CS, 0xe008);
+    hardware::write_msr(msr::SYSENTER_ESP, cpu::this().stack_top);
+    hardware::write_msr(msr::SYSENTER_EIP, entry(&raw const entry_page_sysenter));
+}

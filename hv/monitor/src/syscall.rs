@@ -1,0 +1,36 @@
+//! The `syscall` and `sysenter` instructions: a hypercall from kernel mode, a system call for the
+//! partition's kernel from user mode.
+
+use pv_abi::uv::calls::cause;
+
+use crate::{
+    bounce::{self, callback},
+    context::{Registers, VECTOR_SYSCALL, VECTOR_SYSCALL32},
+    cpu, hypercall, leave, partition,
+    trap::{self, vector},
+};
+
+/// Called by `entry.S`; returns the frame to leave by.
+pub extern "C" fn syscall(registers: &mut Registers) -> *mut Registers {
+    if let Some(vcpu) = cpu::current() {
+        if vcpu.in_kernel.get() {
+            if registers.vector == VECTOR_SYSCALL {
+                hypercall::dispatch(vcpu, registers);
+            } else {
+                trap::inject(vcpu, registers, vector::GENERAL_PROTECTION, Some(0));
+            }
+        } else {
+            let kind = match registers.vector {
+                VECTOR_SYSCALL => callback::SYSCALL,
+                VECTOR_SYSCALL32 => callback::SYSCALL32,
+                _ => callback::SYSENTER,
+            };
+            if vcpu.callbacks.get()[kind] == 0 && kind != callback::SYSCALL {
+                trap::inject(vcpu, registers, vector::GENERAL_PROTECTION, Some(0));
+            } else if bounce::system_call(vcpu, registers, kind).is_err() {
+                partition::crash(vcpu, registers, cause::BAD_FRAME, kind as u32);
+            }
+        }
+    }
+    leave::leave(registers)
+}

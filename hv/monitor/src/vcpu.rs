@@ -1,0 +1,332 @@
+//! A virtual CPU: the state of the processor a partition's kernel believes it has.
+//!
+//! Lives in its partition's instance memory: this structure in the first frame, the trap table in
+//! the second, the XSAVE area in the other two. Fields in a `RunningCell` belong to the CPU that
+//! runs it; fields that others touch are atomics.
+#![expect(
+    unsafe_code,
+    reason = "virtual CPUs lie in memory that the database assigned"
+)]
+
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+
+use pv_abi::xen::time::{RUNSTATE_OFFLINE, RUNSTATE_UPDATE, RunstateInfo};
+use scheduler::Entity;
+
+use crate::{area::Area, context::Registers, lock::RunningCell, partition::Partition};
+
+/// Run states, in [`Vcpu::state`].
+pub mod run {
+    /// Not brought up, or taken down.
+    pub const DOWN: u32 = 0;
+    /// Waits for a CPU.
+    pub const RUNNABLE: u32 = 1;
+    /// Has one.
+    pub const RUNNING: u32 = 2;
+    /// Waits for an event.
+    pub const BLOCKED: u32 = 3;
+}
+
+/// `vcpu_info` of the public header `xen.h`, as both sides change it at once.
+#[repr(C)]
+pub struct InfoArea {
+    /// An event is pending.
+    pub upcall_pending: AtomicU8,
+    /// Events are masked.
+    pub upcall_mask: AtomicU8,
+    reserved: [u8; 6],
+    /// Selects words of the pending bitmap.
+    pub pending_sel: AtomicU64,
+    /// Faulting address of the last page fault.
+    pub cr2: AtomicU64,
+    reserved2: u64,
+    /// `vcpu_time_info`, written whole while the version is odd.
+    pub time: [AtomicU32; 8],
+}
+const _: () = assert!(size_of::<InfoArea>() == 64);
+
+/// What a partition's kernel registered for a vector (`trap_info` of `xen.h`); no address: none.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Gate {
+    /// Handler.
+    pub address: u64,
+    /// Code selector.
+    pub cs: u16,
+    /// Bits 1:0 lowest privilege that may raise it by `int`; bit 2: mask events.
+    pub flags: u16,
+    reserved: u32,
+}
+
+impl Gate {
+    /// A gate with these fields.
+    #[must_use]
+    pub fn new(address: u64, cs: u16, flags: u16) -> Self {
+        Self {
+            address,
+            cs,
+            flags,
+            reserved: 0,
+        }
+    }
+}
+
+/// Callbacks by their type number in `callback.h`.
+pub const CALLBACKS: usize = 8;
+
+/// Segment state of a virtual CPU that is not running.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(missing_docs, reason = "the registers' own names")]
+pub struct Segments {
+    pub ds: u16,
+    pub es: u16,
+    pub fs: u16,
+    pub gs: u16,
+    pub fs_base: u64,
+    /// Base in use in the present mode.
+    pub gs_base: u64,
+    /// Base of the other mode (user while in kernel mode and the reverse).
+    pub gs_base_other: u64,
+}
+
+/// A virtual CPU.
+#[repr(C)]
+pub struct Vcpu {
+    /// Number in its partition.
+    pub id: u32,
+    /// Index among all virtual CPUs of the machine.
+    pub slot: u32,
+    /// Its partition.
+    pub partition: &'static Partition,
+    /// See [`run`].
+    pub state: AtomicU32,
+    /// Its context is on a CPU's stack: nobody else may load it.
+    pub on_cpu: AtomicBool,
+    /// The physical CPU it belongs to.
+    pub cpu: AtomicU32,
+    /// Was given a start state.
+    pub initialised: AtomicBool,
+    /// Port that a poll waits for; 0: none; [`POLL_ANY`]: several.
+    pub polls: AtomicU32,
+    /// Its place in a run queue, while it is in none.
+    pub entity: RunningCell<Option<Entity>>,
+    /// Physical CPU whose timer queue has its timer.
+    pub timer_cpu: RunningCell<u32>,
+    /// Guest registers while it has no CPU.
+    pub registers: RunningCell<Registers>,
+    /// In kernel mode rather than user mode.
+    pub in_kernel: RunningCell<bool>,
+    /// Frame of the kernel's level-4 table.
+    pub kernel_root: RunningCell<u64>,
+    /// Frame of the user level-4 table; 0: none.
+    pub user_root: RunningCell<u64>,
+    /// Stack for entries from user mode.
+    pub kernel_stack: RunningCell<u64>,
+    /// Segments while it has no CPU.
+    pub segments: RunningCell<Segments>,
+    /// Addresses of the callbacks by type.
+    pub callbacks: RunningCell<[u64; CALLBACKS]>,
+    /// Bit per callback type: mask events on entry.
+    pub callback_masks: RunningCell<u32>,
+    /// The kernel's view of CR0.TS.
+    pub task_switched: RunningCell<bool>,
+    /// The kernel's view of CR4.
+    pub cr4: RunningCell<u64>,
+    /// XCR0.
+    pub xcr0: RunningCell<u64>,
+    /// TSC_AUX.
+    pub tsc_aux: RunningCell<u64>,
+    /// Debug registers 0 to 7.
+    pub debug: RunningCell<[u64; 8]>,
+    /// Virtual I/O privilege level.
+    pub iopl: RunningCell<u32>,
+    /// Frames of the descriptor table, 0: none.
+    pub gdt: RunningCell<[u64; 14]>,
+    /// Address and entries of the local descriptor table.
+    pub ldt: RunningCell<(u64, u32)>,
+    /// Frames of the local descriptor table, 0: none.
+    pub ldt_frames: RunningCell<[u64; 16]>,
+    /// Its `vcpu_info`.
+    pub info: AtomicPtr<InfoArea>,
+    /// Frame of a registered `vcpu_info`; 0: in shared info.
+    pub info_frame: AtomicU64,
+    /// Where the kernel wants its runstate.
+    pub runstate_area: RunningCell<Area>,
+    /// Where it wants a copy of the time record.
+    pub time_area: RunningCell<Area>,
+    /// Present runstate.
+    pub runstate: AtomicU32,
+    /// When it began.
+    pub runstate_entry: AtomicU64,
+    /// Nanoseconds spent running, runnable, blocked, offline (the ABI's order).
+    pub runstate_time: [AtomicU64; 4],
+    /// A non-maskable interrupt is wanted.
+    pub nmi_pending: AtomicBool,
+    /// Hypercalls it made.
+    pub hypercalls: AtomicU64,
+}
+const _: () = assert!(size_of::<Vcpu>() <= 4096);
+
+/// [`Vcpu::polls`]: any event ends the poll.
+pub const POLL_ANY: u32 = u32::MAX;
+
+impl Vcpu {
+    /// A virtual CPU that is down.
+    pub fn new(partition: &'static Partition, id: u32, slot: u32, info: *mut InfoArea) -> Self {
+        Self {
+            id,
+            slot,
+            partition,
+            state: AtomicU32::new(run::DOWN),
+            on_cpu: AtomicBool::new(false),
+            cpu: AtomicU32::new(0),
+            initialised: AtomicBool::new(false),
+            polls: AtomicU32::new(0),
+            entity: RunningCell::new(None),
+            timer_cpu: RunningCell::new(0),
+            registers: RunningCell::new(Registers::default()),
+            in_kernel: RunningCell::new(true),
+            kernel_root: RunningCell::new(0),
+            user_root: RunningCell::new(0),
+            kernel_stack: RunningCell::new(0),
+            segments: RunningCell::new(Segments::default()),
+            callbacks: RunningCell::new([0; CALLBACKS]),
+            callback_masks: RunningCell::new(0),
+            task_switched: RunningCell::new(false),
+            cr4: RunningCell::new(0),
+            xcr0: RunningCell::new(0),
+            tsc_aux: RunningCell::new(0),
+            debug: RunningCell::new([0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400]),
+            iopl: RunningCell::new(0),
+            gdt: RunningCell::new([0; 14]),
+            ldt: RunningCell::new((0, 0)),
+            ldt_frames: RunningCell::new([0; 16]),
+            info: AtomicPtr::new(info),
+            info_frame: AtomicU64::new(0),
+            runstate_area: RunningCell::new(Area::NONE),
+            time_area: RunningCell::new(Area::NONE),
+            runstate: AtomicU32::new(RUNSTATE_OFFLINE),
+            runstate_entry: AtomicU64::new(0),
+            runstate_time: [const { AtomicU64::new(0) }; 4],
+            nmi_pending: AtomicBool::new(false),
+            hypercalls: AtomicU64::new(0),
+        }
+    }
+
+    /// Its `vcpu_info`.
+    pub fn info(&self) -> &'static InfoArea {
+        // SAFETY: points into shared info, or into a frame of the partition that is held by a
+        // writable reference as long as it is registered; both through the direct map.
+        unsafe { &*self.info.load(Ordering::Acquire) }
+    }
+
+    /// Continues its `vcpu_info` at `place`, with the mask of the present one.
+    pub fn move_info(&self, place: *mut InfoArea) {
+        let old = self.info();
+        // SAFETY: inside one frame of the partition that is held by a writable reference from now
+        // on, aligned to 8 bytes, reached through the direct map.
+        let new = unsafe { &*place };
+        let cr2 = old.cr2.load(Ordering::Relaxed);
+        new.cr2.store(cr2, Ordering::Relaxed);
+        new.upcall_mask
+            .store(old.upcall_mask.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.info.store(place, Ordering::SeqCst);
+    }
+
+    /// Whether an event waits and may be delivered.
+    pub fn event_deliverable(&self) -> bool {
+        let info = self.info();
+        info.upcall_pending.load(Ordering::Acquire) != 0
+            && info.upcall_mask.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether any event waits.
+    pub fn event_pending(&self) -> bool {
+        self.info().upcall_pending.load(Ordering::Acquire) != 0
+    }
+
+    /// The gate of a vector.
+    pub fn gate(&self, vector: u8) -> Gate {
+        // SAFETY: the frame after this structure is the trap table of 256 gates, zeroed at
+        // creation, touched only by the CPU that runs this virtual CPU.
+        unsafe { self.gates().add(usize::from(vector)).read() }
+    }
+
+    /// Replaces a gate.
+    pub fn set_gate(&self, vector: u8, gate: Gate) {
+        // SAFETY: as for `gate`.
+        unsafe { self.gates().add(usize::from(vector)).write(gate) }
+    }
+
+    fn gates(&self) -> *mut Gate {
+        (core::ptr::from_ref(self) as u64 + 4096) as *mut Gate
+    }
+
+    /// Address of the XSAVE area (8 KiB, 64-byte aligned).
+    pub fn xsave_area(&self) -> *mut u8 {
+        (core::ptr::from_ref(self) as u64 + 2 * 4096) as *mut u8
+    }
+
+    /// Notes a change of runstate and tells the kernel. Called by whoever changes its scheduling
+    /// state, under the lock of its queue or as the CPU that runs it.
+    pub fn enter_runstate(&self, state: u32, now: u64) {
+        let old = self.runstate.swap(state, Ordering::Relaxed);
+        let since = self.runstate_entry.swap(now, Ordering::Relaxed);
+        if let Some(time) = self.runstate_time.get(old as usize) {
+            time.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
+        }
+        self.publish_runstate();
+    }
+
+    /// The runstate record as the ABI lays it out.
+    pub fn runstate_info(&self) -> RunstateInfo {
+        RunstateInfo {
+            state: self.runstate.load(Ordering::Relaxed),
+            pad: 0,
+            state_entry_time: self.runstate_entry.load(Ordering::Relaxed),
+            time: core::array::from_fn(|n| self.runstate_time[n].load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Writes the runstate to where the kernel wants it.
+    pub fn publish_runstate(&self) {
+        let area = self.runstate_area.get();
+        if area.is_none() {
+            return;
+        }
+        let mut info = self.runstate_info();
+        if self.partition.runstate_update_flag.load(Ordering::Relaxed) {
+            let entry_time = info.state_entry_time;
+            area.write_word(1, entry_time | RUNSTATE_UPDATE);
+            fence(Ordering::SeqCst);
+            info.state_entry_time |= RUNSTATE_UPDATE;
+            area.write(&info);
+            fence(Ordering::SeqCst);
+            area.write_word(1, entry_time);
+        } else {
+            area.write(&info);
+        }
+    }
+
+    /// Nanoseconds it has run.
+    pub fn cpu_time(&self, now: u64) -> u64 {
+        let ran = self.runstate_time[0].load(Ordering::Relaxed);
+        let running = self.runstate.load(Ordering::Relaxed) == 0;
+        let since = self.runstate_entry.load(Ordering::Relaxed);
+        ran + if running {
+            now.saturating_sub(since)
+        } else {
+            0
+        }
+    }
+
+    /// Root to load in the present mode.
+    pub fn root(&self) -> u64 {
+        if self.in_kernel.get() {
+            self.kernel_root.get()
+        } else {
+            self.user_root.get()
+        }
+    }
+}
+const _: () = assert!(size_of::<Gate>() == 16);
