@@ -1,2 +1,44 @@
-//! placeholder
-fn main() {}
+//! The ultravisor partition: holds the resource database, executes transactions, serves stores
+//! and consoles.
+//!
+//! ```text
+//! events -> host: which port?
+//!     command channel -> transaction engine -> lead monitor (activate, start, stop, destroy)
+//!     store ring      -> store -> devices (the backend's half of a negotiation)
+//!     console ring    <-> serial line
+//!     the monitor's events -> descriptor and log
+//! ```
+//!
+//! Everything that decides is in pure crates: `resource-db`, `transaction`, `store`. What is here
+//! connects them to rings, ports and the monitor.
+//!
+//! Rule: one event loop, no locks, and nothing that waits inside it.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+extern crate alloc;
+
+mod command;
+mod console;
+mod devices;
+mod genesis;
+mod host;
+mod lead;
+mod machine;
+mod pipe;
+mod services;
+mod stores;
+
+use partition_runtime::hypercall::{Shutdown, shutdown};
+use partition_runtime::{StartBlock, entry, log};
+
+entry!(run);
+
+fn run(start: &'static StartBlock) -> ! {
+    match genesis::host(start) {
+        Ok(mut host) => host.serve(),
+        Err(reason) => {
+            log!("cannot start: {reason}");
+            shutdown(Shutdown::Crash)
+        }
+    }
+}

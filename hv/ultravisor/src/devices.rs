@@ -1,0 +1,283 @@
+//! Devices that are negotiated through the store: the backend's half, played here.
+//!
+//! ```text
+//! hvc1:  backend state 2 -> kernel writes ring-ref, port, state 3 -> ring mapped, port bound
+//!        -> backend state 4 -> kernel writes state 4
+//! ```
+//!
+//! The command partition has two: a second console on the harness line, and a node that tells
+//! `uvd` where its command channel is. Nodes and states are those that a stock kernel's xenbus
+//! reads and writes.
+//!
+//! Rule: what a kernel wrote into the store is read when it is used, checked then, and never
+//! names another partition than the one that wrote it.
+
+use alloc::format;
+use alloc::string::ToString;
+use core::fmt::Display;
+use core::str::FromStr;
+
+use partition_runtime::events::{self, Port};
+use partition_runtime::ring::RingError;
+use partition_runtime::{grants, log, partition};
+use pv_abi::PAGE_SIZE;
+use pv_abi::uv::channel::COMMAND_PAGES;
+use pv_abi::uv::database::{COMMAND, PartitionDescriptor, ULTRAVISOR, kind};
+use store::{Path, Permissions, home};
+
+use crate::command::CommandChannel;
+use crate::console::Console;
+use crate::services::Services;
+
+/// The serial line of the harness.
+const HARNESS_LINE: u32 = 1;
+/// The first reference in this partition's grant table of the command partition's channel.
+const CHANNEL_GRANT: u32 = 64;
+
+/// States of a device's end (public `io/xenbus.h`).
+mod state {
+    pub const INITIALISING: u32 = 1;
+    pub const INIT_WAIT: u32 = 2;
+    pub const INITIALISED: u32 = 3;
+    pub const CONNECTED: u32 = 4;
+    pub const CLOSING: u32 = 5;
+    pub const CLOSED: u32 = 6;
+}
+
+/// What is connected.
+#[derive(Debug, Default)]
+pub struct Devices {
+    /// The port of the harness line's ring.
+    harness: Option<Port>,
+    /// Whether the command partition's channel was made.
+    channel: bool,
+}
+
+/// Where the second console of a partition is.
+fn front(partition: u32) -> alloc::string::String {
+    format!("{}/device/console/1", home(partition))
+}
+
+fn back(partition: u32) -> alloc::string::String {
+    format!("{}/backend/console/{partition}/1", home(ULTRAVISOR))
+}
+
+/// Writes a node; what is written here is well-formed and short.
+fn put(services: &mut Services, path: &str, value: impl Display) {
+    let written =
+        Path::new(path).and_then(|path| services.store.write(&path, value.to_string().as_bytes()));
+    if let Err(error) = written {
+        log!("store: {path}: {}", error.name());
+    }
+}
+
+fn make(services: &mut Services, path: &str, permissions: Permissions) {
+    let made = Path::new(path).and_then(|path| services.store.make(&path, permissions));
+    if let Err(error) = made {
+        log!("store: {path}: {}", error.name());
+    }
+}
+
+fn get<T: FromStr>(services: &Services, path: &str) -> Option<T> {
+    let value = services.store.read(&Path::new(path).ok()?)?;
+    core::str::from_utf8(value).ok()?.trim().parse().ok()
+}
+
+/// Writes what a kernel finds of itself when its xenbus comes up.
+pub fn introduce(services: &mut Services, client: &PartitionDescriptor) {
+    let number = client.number;
+    let home = home(number);
+    let vm = format!("/vm/00000000-0000-0000-0000-{number:012x}");
+    let name = transaction::name_of(client);
+    make(services, &vm, Permissions::readable_by(ULTRAVISOR, number));
+    put(
+        services,
+        &format!("{vm}/uuid"),
+        vm.trim_start_matches("/vm/"),
+    );
+    put(services, &format!("{vm}/name"), &name);
+    make(services, &home, Permissions::private(number));
+    put(services, &format!("{home}/name"), &name);
+    put(services, &format!("{home}/domid"), number);
+    put(services, &format!("{home}/vm"), &vm);
+    for directory in ["control", "device", "data", "error"] {
+        make(
+            services,
+            &format!("{home}/{directory}"),
+            Permissions::private(number),
+        );
+    }
+    put(
+        services,
+        &format!("{home}/memory/static-max"),
+        client.memory_frames * 4,
+    );
+    put(services, &format!("{home}/console/type"), "xenconsoled");
+    put(
+        services,
+        &format!("{home}/console/port"),
+        client.console_port,
+    );
+    put(services, &format!("{home}/store/port"), client.store_port);
+    for vcpu in 0..client.vcpus {
+        put(
+            services,
+            &format!("{home}/cpu/{vcpu}/availability"),
+            "online",
+        );
+    }
+    if client.kind == kind::COMMAND {
+        second_console(services, number);
+        command_channel(services);
+    }
+}
+
+fn second_console(services: &mut Services, number: u32) {
+    let (front, back) = (front(number), back(number));
+    make(
+        services,
+        &back,
+        Permissions::readable_by(ULTRAVISOR, number),
+    );
+    for (name, value) in [
+        ("frontend", front.as_str()),
+        ("online", "1"),
+        ("protocol", "raw"),
+    ] {
+        put(services, &format!("{back}/{name}"), value);
+    }
+    put(services, &format!("{back}/frontend-id"), number);
+    put(services, &format!("{back}/state"), state::INIT_WAIT);
+    for (name, value) in [("backend", back.as_str()), ("type", "xenconsoled")] {
+        put(services, &format!("{front}/{name}"), value);
+    }
+    put(services, &format!("{front}/backend-id"), ULTRAVISOR);
+    put(services, &format!("{front}/state"), state::INITIALISING);
+    if let Ok(path) = Path::new(&format!("{front}/state")) {
+        services.store.observe(path);
+    }
+}
+
+/// Makes the channel that `uvd` finds, in pages of this partition.
+fn command_channel(services: &mut Services) {
+    if services.devices.channel {
+        return;
+    }
+    match make_channel() {
+        Ok((port, channel)) => {
+            services.commands.insert(port, channel);
+            services.devices.channel = true;
+            let node = format!("{}/device/uv-command/0", home(COMMAND));
+            put(services, &format!("{node}/ring-ref"), CHANNEL_GRANT);
+            put(services, &format!("{node}/pages"), COMMAND_PAGES);
+            put(services, &format!("{node}/event-channel"), port.0);
+            put(services, &format!("{node}/backend-id"), ULTRAVISOR);
+        }
+        Err(reason) => log!("command channel of partition {COMMAND}: {reason}"),
+    }
+}
+
+fn make_channel() -> Result<(Port, CommandChannel), alloc::string::String> {
+    let pages = partition::shared_pages(COMMAND_PAGES);
+    let (address, words) = pages.ok_or("no memory for its pages")?;
+    for (page, reference) in (CHANNEL_GRANT..).take(COMMAND_PAGES).enumerate() {
+        let frame = partition::frame_of(address + (page * PAGE_SIZE) as u64);
+        let frame = frame.and_then(|frame| u32::try_from(frame).ok());
+        let granted = frame.is_some_and(|f| grants::permit(reference, COMMAND as u16, f));
+        if !granted {
+            return Err(format!("page {page} cannot be granted"));
+        }
+    }
+    let port = events::alloc_unbound(COMMAND as u16).map_err(|error| error.to_string())?;
+    let channel = CommandChannel::own(COMMAND, words, port);
+    let channel = channel.map_err(|error: RingError| error.to_string())?;
+    Ok((port, channel))
+}
+
+/// Looks at what kernels changed of their devices.
+pub fn follow(services: &mut Services) {
+    while services.store.take_change().is_some() {
+        let wanted: Option<u32> = get(services, &format!("{}/state", front(COMMAND)));
+        match (wanted, services.devices.harness) {
+            (Some(state::INITIALISED | state::CONNECTED), None) => connect(services, COMMAND),
+            (Some(state::CLOSING | state::CLOSED), Some(_)) => {
+                disconnect(services);
+                put(services, &format!("{}/state", back(COMMAND)), state::CLOSED);
+            }
+            (Some(state::INITIALISING), _) => {
+                disconnect(services);
+                put(
+                    services,
+                    &format!("{}/state", back(COMMAND)),
+                    state::INIT_WAIT,
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Maps the ring that a kernel offers for its second console.
+fn connect(services: &mut Services, number: u32) {
+    let front = front(number);
+    let (reference, remote) = (format!("{front}/ring-ref"), format!("{front}/port"));
+    let (Some(reference), Some(remote)) = (get(services, &reference), get(services, &remote))
+    else {
+        log!("second console of partition {number}: it names no ring or no port");
+        return;
+    };
+    let ring = match grants::map(&mut services.window, number as u16, &[reference]) {
+        Ok(ring) => ring,
+        Err(error) => return log!("second console of partition {number}: {error}"),
+    };
+    let port = match events::bind_interdomain(number as u16, remote) {
+        Ok(port) => port,
+        Err(error) => {
+            log!("second console of partition {number}: port {remote}: {error}");
+            return grants::unmap(&mut services.window, ring);
+        }
+    };
+    let console = Console {
+        partition: number,
+        ring,
+        port,
+        serial: Some(HARNESS_LINE),
+    };
+    put(
+        services,
+        &format!("{}/state", back(number)),
+        state::CONNECTED,
+    );
+    console.serve();
+    services.consoles.insert(port, console);
+    services.devices.harness = Some(port);
+}
+
+fn disconnect(services: &mut Services) {
+    let Some(port) = services.devices.harness.take() else {
+        return;
+    };
+    if let Some(console) = services.consoles.remove(&port) {
+        grants::unmap(&mut services.window, console.ring);
+    }
+    let _ = events::close(port);
+}
+
+/// Forgets a partition that is destroyed.
+pub fn forget(services: &mut Services, number: u32) {
+    if number == COMMAND
+        && let Some(port) = services.devices.harness.take()
+    {
+        let _ = events::close(port);
+    }
+    for path in [
+        home(number),
+        format!("{}/backend/console/{number}", home(ULTRAVISOR)),
+    ] {
+        if let Ok(path) = Path::new(&path) {
+            services.store.ignore(&path);
+            // What is not there need not be removed.
+            let _ = services.store.remove(&path);
+        }
+    }
+}

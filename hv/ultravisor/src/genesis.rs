@@ -1,0 +1,206 @@
+//! From the start block to a running host: the database is made, and the boot partition started.
+//!
+//! The database is written whole before the monitor is asked to look at any of it. A restarted
+//! ultravisor finds the database there and takes it over instead.
+//!
+//! Rule: what the monitor has in use is described as the monitor described it; nothing is
+//! invented here but names and shares.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::sync::atomic::AtomicU32;
+
+use partition_runtime::window::Window;
+use partition_runtime::{StartBlock, log, partition, time};
+use pv_abi::uv::calls;
+use pv_abi::uv::channel::COMMAND_PAGES;
+use pv_abi::uv::command::{PROTOCOL, VersionAnswer};
+use pv_abi::uv::database::{
+    ARENA_VERSION, BOOT, ChannelEntry, FIRMWARE, INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES,
+    MONITOR, PartitionDescriptor, ULTRAVISOR, channel_kind, kind, rights, state,
+};
+use pv_abi::uv::start::region_use;
+use resource_db::{Database, Owner};
+use transaction::{Action, Engine, Facts, Limits, Monitor};
+use zerocopy::{FromBytes, FromZeros};
+
+use crate::host::Host;
+use crate::lead::Lead;
+use crate::machine::Description;
+use crate::services::Services;
+
+/// Entry of the channel table for the boot partition's command channel.
+const BOOT_CHANNEL: u32 = 0;
+/// Its port at this end; those of later channels follow.
+const FIRST_SERVER_PORT: u32 = 256;
+/// Its grant references in the boot partition's table.
+const BOOT_GRANT: u32 = 8;
+
+/// Makes a host that is ready to serve, the boot partition running.
+///
+/// # Errors
+/// What is missing or refused, for people.
+pub fn host(start: &'static StartBlock) -> Result<Host, String> {
+    let description = Description::parse(partition::machine_bytes())?;
+    let arena = partition::take_arena().ok_or("the start block names no arena")?;
+    let words: &'static [AtomicU32] =
+        <[AtomicU32]>::mut_from_bytes(arena).map_err(|_| "the arena is not aligned to pages")?;
+    let window = Window::take().ok_or("the start block names no window")?;
+    let mut services = Services::new(window)?;
+    let limits = Limits {
+        cpus: description.machine.cpus,
+    };
+    let known = if start.restarts > 0 {
+        Database::open(words).ok()
+    } else {
+        None
+    };
+    let first = known.is_none();
+    let engine = match known {
+        Some(database) => {
+            let mut lead = Lead {
+                services: &mut services,
+            };
+            let recovered = Engine::recover(database, limits, &mut lead);
+            let (engine, undone) = recovered.map_err(|error| format!("database: {error:?}"))?;
+            log!("restart {}, {undone} transactions undone", start.restarts);
+            engine
+        }
+        None => fill(words, &description, start, limits)
+            .map_err(|error| format!("arena of {} pages: {error:?}", start.arena_pages))?,
+    };
+    let mut host = Host::new(engine, facts(&description), services);
+    if first {
+        enforce(&mut host).map_err(|(action, errno)| {
+            format!("the monitor refuses {action:?} of the first database: errno {errno}")
+        })?;
+    }
+    host.attach_channels();
+    if first {
+        perform(&mut host, Action::Start(BOOT))
+            .map_err(|(_, errno)| format!("the boot partition does not start: errno {errno}"))?;
+    }
+    Ok(host)
+}
+
+/// Writes the first database and its log's first record.
+fn fill(
+    words: &'static [AtomicU32],
+    description: &Description,
+    start: &StartBlock,
+    limits: Limits,
+) -> Result<Engine<'static>, resource_db::WriteError> {
+    let mut database = Database::create(words, description.machine.frames)?;
+    for region in description.regions {
+        let owner = Owner {
+            number: region.owner,
+            io: region.usage == region_use::IO,
+        };
+        database.set_owner(region.first, region.frames, owner)?;
+    }
+    for (number, name) in [
+        (ULTRAVISOR, "ultravisor"),
+        (BOOT, "boot"),
+        (MONITOR, "monitor"),
+        (FIRMWARE, "firmware"),
+    ] {
+        database.write_descriptor(&descriptor(number, name, description, start))?;
+    }
+    if let Some(entry) = boot_channel(description) {
+        database.write_channel(BOOT_CHANNEL, &entry)?;
+    }
+    let (regions, cpus) = (description.regions.len(), description.cpus.len());
+    let what = format!(
+        "genesis: {} frames in {regions} regions, {cpus} CPUs, {} PCI functions",
+        description.machine.frames,
+        description.pci.len(),
+    );
+    log!("{what}");
+    Engine::genesis(database, limits, time::now(), &what)
+}
+
+/// The descriptor of a partition that the monitor made.
+fn descriptor(
+    number: u32,
+    name: &str,
+    description: &Description,
+    start: &StartBlock,
+) -> Box<PartitionDescriptor> {
+    let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
+    descriptor.number = number;
+    for (to, from) in descriptor.name.iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    descriptor.memory_frames = description.memory_frames(number);
+    (descriptor.owner, descriptor.created_at) = (ULTRAVISOR, 1);
+    descriptor.state = state::PAUSED;
+    let Some(instance) = description.region(number, region_use::INSTANCE) else {
+        return descriptor;
+    };
+    (descriptor.instance_first, descriptor.instance_frames) = (instance.first, instance.frames);
+    (descriptor.vcpus, descriptor.cpu_weight) = (1, 256);
+    let fixed = u64::from(INSTANCE_FIXED_FRAMES + INSTANCE_VCPU_FRAMES);
+    let grants = instance.frames.saturating_sub(fixed) / 2;
+    descriptor.grant_frames = u32::try_from(grants).unwrap_or(0);
+    for cpu in description.cpus {
+        if let Some(word) = descriptor.cpu_affinity.get_mut(cpu.index as usize / 64) {
+            *word |= 1 << (cpu.index % 64);
+        }
+    }
+    descriptor.state = state::RUNNING;
+    if number == ULTRAVISOR {
+        descriptor.kind = kind::ULTRAVISOR;
+        descriptor.rights = rights::LEAD | rights::SERIAL;
+        descriptor.grant_frames = u32::try_from(start.grant_frames).unwrap_or(0);
+    } else {
+        (descriptor.kind, descriptor.rights) = (kind::BOOT, rights::BUILD);
+    }
+    descriptor
+}
+
+/// The boot partition's command channel: the last pages of its memory.
+fn boot_channel(description: &Description) -> Option<ChannelEntry> {
+    let memory = description.last_region(BOOT, region_use::RAM)?;
+    let mut entry = ChannelEntry::new_zeroed();
+    entry.kind = channel_kind::COMMAND;
+    (entry.a, entry.port_a, entry.grant_a) = (BOOT, 1, BOOT_GRANT);
+    (entry.b, entry.port_b) = (ULTRAVISOR, FIRST_SERVER_PORT + BOOT_CHANNEL);
+    entry.frames = COMMAND_PAGES as u32;
+    entry.frame = (memory.first + memory.frames).checked_sub(COMMAND_PAGES as u64)?;
+    Some(entry)
+}
+
+fn perform(host: &mut Host, action: Action) -> Result<(), (Action, i32)> {
+    Lead {
+        services: &mut host.services,
+    }
+    .perform(action)
+    .map_err(|errno| (action, errno))
+}
+
+/// Has the monitor enforce all of the first database.
+fn enforce(host: &mut Host) -> Result<(), (Action, i32)> {
+    perform(host, Action::Partition(ULTRAVISOR))?;
+    perform(host, Action::Partition(BOOT))?;
+    let frames = host.engine.database().reader().frames();
+    perform(host, Action::Pages { first: 0, frames })?;
+    perform(host, Action::Channel(BOOT_CHANNEL))
+}
+
+fn facts(description: &Description) -> Facts {
+    let cpu = |c: &pv_abi::uv::start::MachineCpu| (c.index, c.apic_id, c.flags & 1 != 0);
+    Facts {
+        version: VersionAnswer {
+            ultravisor: env!("CARGO_PKG_VERSION").to_string(),
+            protocol: PROTOCOL,
+            abi: calls::VERSION,
+            arena: ARENA_VERSION,
+            xen: crate::lead::xen_version(),
+            command_line: description.command_line(),
+        },
+        firmware: description.firmware(),
+        cpus: description.cpus.iter().map(cpu).collect(),
+        pci: description.pci_rows(),
+    }
+}

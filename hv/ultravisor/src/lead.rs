@@ -1,0 +1,78 @@
+//! The lead monitor as the transaction engine sees it.
+//!
+//! Rule: before the monitor drops what a partition references, this partition drops what it has
+//! mapped of it; else its memory would stay referenced for ever.
+#![expect(
+    unsafe_code,
+    reason = "one hypercall that the runtime has no function for"
+)]
+
+use partition_runtime::hypercall::{self, Errno};
+use partition_runtime::lead;
+use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
+use pv_abi::xen::hypercall::XEN_VERSION;
+use pv_abi::xen::version::VERSION;
+use transaction::{Action, Gauges, Monitor};
+
+use crate::services::Services;
+
+/// Calls the lead monitor.
+pub struct Lead<'s> {
+    /// What is mapped of partitions.
+    pub services: &'s mut Services,
+}
+
+impl Monitor for Lead<'_> {
+    fn perform(&mut self, action: Action) -> Result<(), i32> {
+        match action {
+            Action::Partition(number) => match lead::activate_partition(number) {
+                // It is not in the database and not in the monitor: that agrees.
+                Err(Errno::ENOENT) => Ok(()),
+                result => result,
+            },
+            Action::Pages { first, frames } => lead::activate_pages(first, frames),
+            Action::Channel(index) => lead::activate_channel(index),
+            Action::Start(number) => lead::start(number),
+            Action::Stop(number) => lead::stop(number),
+            Action::Destroy(number) => {
+                self.services.detach(number);
+                destroy(number)
+            }
+        }
+        .map_err(|errno| errno.0)
+    }
+}
+
+/// Destroying takes as many calls as the partition has tables.
+fn destroy(number: u32) -> Result<(), Errno> {
+    loop {
+        match lead::destroy(number) {
+            Err(Errno::EAGAIN) => {}
+            result => return result,
+        }
+    }
+}
+
+/// The monitor's counters.
+#[derive(Clone, Copy, Debug)]
+pub struct Counters;
+
+impl Gauges for Counters {
+    fn partition(&self, number: u32) -> Option<PartitionUsage> {
+        lead::usage(number).ok()
+    }
+
+    fn cpu(&self, index: u32) -> Option<CpuUsage> {
+        lead::cpu_usage(index).ok()
+    }
+}
+
+/// What the monitor answers for the Xen ABI: major << 16 | minor; 0 where it does not.
+pub fn xen_version() -> u32 {
+    // SAFETY: the operation touches no memory.
+    let version = unsafe { hypercall::call(XEN_VERSION, [VERSION, 0, 0, 0, 0]) };
+    version
+        .ok()
+        .and_then(|version| u32::try_from(version).ok())
+        .unwrap_or(0)
+}

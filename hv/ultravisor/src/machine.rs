@@ -1,0 +1,135 @@
+//! The machine description that the monitor hands over, read from its bytes.
+//!
+//! Rule: the lengths that the description names are checked against the bytes there are, and its
+//! regions must cover every frame once; the database is built from nothing else.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use pv_abi::uv::command::PciRow;
+use pv_abi::uv::database::UNASSIGNED;
+use pv_abi::uv::start::{Machine, MachineCpu, MachinePci, MachineRegion, region_use};
+use zerocopy::FromBytes;
+
+/// The parts of a machine description.
+#[derive(Clone, Copy, Debug)]
+pub struct Description<'a> {
+    /// Its head.
+    pub machine: &'a Machine,
+    /// Memory, rising, without gaps.
+    pub regions: &'a [MachineRegion],
+    /// CPUs.
+    pub cpus: &'a [MachineCpu],
+    /// PCI functions.
+    pub pci: &'a [MachinePci],
+}
+
+impl<'a> Description<'a> {
+    /// Takes a description apart.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, String> {
+        let short = |what: &str| format!("the machine description ends inside its {what}");
+        let (machine, rest) = Machine::ref_from_prefix(bytes).map_err(|_| short("head"))?;
+        let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+        let (regions, rest) =
+            <[MachineRegion]>::ref_from_prefix_with_elems(rest, count(machine.regions))
+                .map_err(|_| short("memory map"))?;
+        let (cpus, rest) = <[MachineCpu]>::ref_from_prefix_with_elems(rest, count(machine.cpus))
+            .map_err(|_| short("CPUs"))?;
+        let (pci, _) = <[MachinePci]>::ref_from_prefix_with_elems(rest, count(machine.pci))
+            .map_err(|_| short("PCI functions"))?;
+        let description = Self {
+            machine,
+            regions,
+            cpus,
+            pci,
+        };
+        description.check()?;
+        Ok(description)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let mut next = 0;
+        for region in self.regions {
+            if region.first != next || region.frames == 0 {
+                return Err(format!(
+                    "the memory map has a gap or an overlap at frame {next:#x}"
+                ));
+            }
+            next = region.first.saturating_add(region.frames);
+        }
+        if next != self.machine.frames {
+            let frames = self.machine.frames;
+            return Err(format!(
+                "the memory map ends at frame {next:#x}, not at {frames:#x}"
+            ));
+        }
+        if self.cpus.is_empty() || self.cpus.len() > 256 {
+            return Err(format!("{} CPUs, 1 to 256 are supported", self.cpus.len()));
+        }
+        Ok(())
+    }
+
+    /// The first region of a partition with this use.
+    #[must_use]
+    pub fn region(&self, owner: u32, usage: u32) -> Option<&'a MachineRegion> {
+        self.regions
+            .iter()
+            .find(|region| region.owner == owner && region.usage == usage)
+    }
+
+    /// The last region of a partition with this use.
+    #[must_use]
+    pub fn last_region(&self, owner: u32, usage: u32) -> Option<&'a MachineRegion> {
+        self.regions
+            .iter()
+            .rfind(|region| region.owner == owner && region.usage == usage)
+    }
+
+    /// Frames of RAM that a partition has for its own use.
+    #[must_use]
+    pub fn memory_frames(&self, owner: u32) -> u64 {
+        let own = |r: &&MachineRegion| {
+            r.owner == owner && !matches!(r.usage, region_use::IO | region_use::INSTANCE)
+        };
+        self.regions
+            .iter()
+            .filter(own)
+            .map(|region| region.frames)
+            .sum()
+    }
+
+    /// Frames by the firmware's type.
+    #[must_use]
+    pub fn firmware(&self) -> Vec<(u32, u64)> {
+        let mut types = BTreeMap::new();
+        for region in self.regions {
+            *types.entry(region.firmware_type).or_default() += region.frames;
+        }
+        types.into_iter().collect()
+    }
+
+    /// PCI functions as a query shows them.
+    #[must_use]
+    pub fn pci_rows(&self) -> Vec<PciRow> {
+        let row = |pci: &MachinePci| PciRow {
+            address: pci.address,
+            id: pci.id,
+            class: pci.class,
+            owner: UNASSIGNED,
+        };
+        self.pci.iter().map(row).collect()
+    }
+
+    /// The monitor's command line.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        String::from_utf8_lossy(&self.machine.command_line)
+            .trim_end_matches('\0')
+            .to_string()
+    }
+}

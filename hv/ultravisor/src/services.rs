@@ -1,0 +1,164 @@
+//! What is served to partitions: by port, and by partition.
+//!
+//! Rule: what is mapped of a partition is in one of these tables, so that [`Services::detach`]
+//! finds all of it.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use partition_runtime::events::{self, Port};
+use partition_runtime::grants::{self, Mapping};
+use partition_runtime::log;
+use partition_runtime::window::Window;
+use pv_abi::uv::database::{COMMAND, ChannelEntry, PartitionDescriptor, ULTRAVISOR, channel_kind};
+use pv_abi::xen::events::{VIRQ_CONSOLE, VIRQ_DOM_EXC};
+use store::Store;
+
+use crate::command::CommandChannel;
+use crate::console::Console;
+use crate::devices::Devices;
+use crate::stores::StoreClient;
+
+/// The serial line of the command partition's console.
+const CONSOLE_LINE: u32 = 0;
+
+/// Everything that is served.
+pub struct Services {
+    /// Where grants are mapped.
+    pub window: Window,
+    /// The store.
+    pub store: Store,
+    /// Input on a serial line.
+    pub serial_port: Port,
+    /// The monitor did something by itself.
+    pub monitor_port: Port,
+    /// Command channels.
+    pub commands: BTreeMap<Port, CommandChannel>,
+    /// Console rings.
+    pub consoles: BTreeMap<Port, Console>,
+    /// Store rings.
+    pub stores: BTreeMap<Port, StoreClient>,
+    /// Devices negotiated through the store.
+    pub devices: Devices,
+    /// Channel table entries that are served.
+    attached: BTreeSet<u32>,
+}
+
+impl Services {
+    /// Nothing is served yet; the ports of the monitor are bound.
+    ///
+    /// # Errors
+    /// A port that the monitor does not bind.
+    pub fn new(window: Window) -> Result<Self, String> {
+        let bind = |virq| {
+            events::bind_virq(virq).map_err(|error| format!("virtual interrupt {virq}: {error}"))
+        };
+        Ok(Self {
+            window,
+            store: Store::new(ULTRAVISOR),
+            serial_port: bind(VIRQ_CONSOLE)?,
+            monitor_port: bind(VIRQ_DOM_EXC)?,
+            commands: BTreeMap::new(),
+            consoles: BTreeMap::new(),
+            stores: BTreeMap::new(),
+            devices: Devices::default(),
+            attached: BTreeSet::new(),
+        })
+    }
+
+    /// Serves a channel, where it is not served yet.
+    pub fn attach(&mut self, index: u32, entry: &ChannelEntry, client: &PartitionDescriptor) {
+        if entry.b != ULTRAVISOR || !self.attached.insert(index) {
+            return;
+        }
+        let references: Vec<u32> = (entry.grant_a..).take(entry.frames as usize).collect();
+        let ring = match grants::map(&mut self.window, entry.a as u16, &references) {
+            Ok(ring) => ring,
+            Err(error) => {
+                log!("channel {index} of partition {}: {error}", entry.a);
+                self.attached.remove(&index);
+                return;
+            }
+        };
+        let port = Port(entry.port_b);
+        // A port that was never masked is refused nothing by this.
+        let _ = events::unmask(port);
+        self.serve(entry, port, ring, client);
+    }
+
+    fn serve(
+        &mut self,
+        entry: &ChannelEntry,
+        port: Port,
+        ring: Mapping,
+        client: &PartitionDescriptor,
+    ) {
+        let partition = entry.a;
+        match entry.kind {
+            channel_kind::COMMAND => {
+                // The pages of a command channel stay mapped as long as this partition runs.
+                let ring: &'static Mapping = Box::leak(Box::new(ring));
+                let channel = CommandChannel::of_client(partition, ring.words(), port);
+                self.commands.insert(port, channel);
+            }
+            channel_kind::CONSOLE => {
+                let serial = (partition == COMMAND).then_some(CONSOLE_LINE);
+                self.consoles.insert(
+                    port,
+                    Console {
+                        partition,
+                        ring,
+                        port,
+                        serial,
+                    },
+                );
+            }
+            channel_kind::STORE => {
+                let broken = false;
+                let line = StoreClient {
+                    partition,
+                    ring,
+                    port,
+                    broken,
+                };
+                line.announce();
+                self.stores.insert(port, line);
+                self.store.connect(partition);
+                crate::devices::introduce(self, client);
+            }
+            _ => grants::unmap(&mut self.window, ring),
+        }
+    }
+
+    /// Sends every store client what it has to read, until nothing moves.
+    pub fn flush_stores(&mut self) {
+        crate::devices::follow(self);
+        for client in self.stores.values_mut() {
+            if !self.store.output(client.partition).is_empty() {
+                client.serve(&mut self.store);
+            }
+        }
+    }
+
+    /// Unmaps all that is mapped of a partition, and forgets what it wrote into the store.
+    pub fn detach(&mut self, partition: u32) {
+        let of = |_: &Port, console: &mut Console| console.partition == partition;
+        for (_, console) in self.consoles.extract_if(.., of).collect::<Vec<_>>() {
+            grants::unmap(&mut self.window, console.ring);
+        }
+        let of = |_: &Port, client: &mut StoreClient| client.partition == partition;
+        for (_, client) in self.stores.extract_if(.., of).collect::<Vec<_>>() {
+            grants::unmap(&mut self.window, client.ring);
+        }
+        crate::devices::forget(self, partition);
+        self.store.disconnect(partition);
+    }
+
+    /// Forgets channels that are not in the table any more.
+    pub fn keep_attached(&mut self, present: impl Fn(u32) -> bool) {
+        self.attached.retain(|&index| present(index));
+    }
+}
