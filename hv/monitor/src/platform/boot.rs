@@ -186,6 +186,7 @@ extern "C" fn platform_continue(_: u64) -> ! {
     });
     serial::enable_receive();
     announce(boot);
+    smp::release();
     crate::start(boot)
 }
 

@@ -3,7 +3,7 @@
 //! Each is started on its own, through one page of real-mode code below 1 MiB (`boot.S`,
 //! `trampoline`), which goes straight to the final page tables; while that lasts, the page is
 //! mapped at its physical address, executable and not writable. A CPU that started waits
-//! until that is over. The rule: a CPU that does not answer in time is put back to sleep,
+//! until the whole platform is set up. The rule: a CPU that does not answer in time is put back to sleep,
 //! warned about, and not used; it cannot come to life later.
 #![expect(unsafe_code, reason = "copies code to memory below 1 MiB")]
 
@@ -23,7 +23,7 @@ const PATIENCE_NS: u64 = 500_000_000;
 
 /// CPU that came up last; 0: none.
 static ARRIVED: AtomicU32 = AtomicU32::new(0);
-/// The trampoline is no longer needed.
+/// The platform is set up; the trampoline is no longer needed.
 static RELEASED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
@@ -118,8 +118,12 @@ pub fn start(page: u64, count: u32, mut each: impl FnMut(u32)) -> Option<()> {
     }
     memory::tables().clear_slot(0);
     processor::reload_cr3();
-    RELEASED.store(true, Ordering::Release);
     Some(())
+}
+
+/// Lets the CPUs that came up go on to `crate::start_secondary`.
+pub(super) fn release() {
+    RELEASED.store(true, Ordering::Release);
 }
 
 /// First Rust code of another CPU, on its main stack.
