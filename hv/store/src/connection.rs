@@ -11,7 +11,7 @@ use zerocopy::FromBytes;
 use crate::limits;
 use crate::path::{Path, home};
 use crate::tree::{Permissions, Tree};
-use crate::wire::{HEADER, Header, MAX_PAYLOAD, kind, message};
+use crate::wire::{HEADER, Header, PAYLOAD_MAX, kind, message};
 
 /// What a watch is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Connection {
 
     /// Takes bytes in as far as they are wanted; returns how many.
     pub(crate) fn take_in(&mut self, bytes: &[u8]) -> usize {
-        let room = (HEADER + MAX_PAYLOAD).saturating_sub(self.input.len());
+        let room = (HEADER + PAYLOAD_MAX).saturating_sub(self.input.len());
         let taken = bytes.get(..room).unwrap_or(bytes);
         self.input.extend_from_slice(taken);
         taken.len()
@@ -113,8 +113,8 @@ impl Connection {
             return None;
         }
         let (head, rest) = Header::read_from_prefix(&self.input).ok()?;
-        let length = head.length as usize;
-        if length > MAX_PAYLOAD {
+        let length = head.len as usize;
+        if length > PAYLOAD_MAX {
             self.broken = true;
             return None;
         }
@@ -159,12 +159,10 @@ impl Connection {
             payload.push(0);
         }
         let room = limits::UNREAD_EVENTS.saturating_sub(self.output.len());
-        if payload.len() <= MAX_PAYLOAD && HEADER + payload.len() <= room {
+        if payload.len() <= PAYLOAD_MAX && HEADER + payload.len() <= room {
             let head = Header {
                 kind: kind::WATCH_EVENT,
-                request: 0,
-                transaction: 0,
-                length: 0,
+                ..Header::default()
             };
             message(&mut self.output, head, &payload);
         }

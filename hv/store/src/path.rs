@@ -7,12 +7,10 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt;
 
+use pv_abi::xen::store::{ABS_PATH_MAX, REL_PATH_MAX};
+
 use crate::limits;
 use crate::wire::Error;
-
-/// `XENSTORE_ABS_PATH_MAX` and `XENSTORE_REL_PATH_MAX`.
-const ABSOLUTE: usize = 3072;
-const RELATIVE: usize = 2048;
 
 /// An absolute, well-formed path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +37,7 @@ impl Path {
         };
         let names = rest.split('/');
         let sound = rest.is_empty() || names.clone().all(name);
-        if !sound || text.len() > ABSOLUTE || names.count() > limits::DEPTH {
+        if !sound || text.len() > ABS_PATH_MAX || names.count() > limits::DEPTH {
             return Err(Error::Invalid);
         }
         Ok(Self(text.to_string()))
@@ -53,7 +51,7 @@ impl Path {
         if text.starts_with('/') {
             return Self::new(text);
         }
-        if text.is_empty() || text.len() > RELATIVE {
+        if text.is_empty() || text.len() > REL_PATH_MAX {
             return Err(Error::Invalid);
         }
         Self::new(&format!("{}/{text}", home(partition)))

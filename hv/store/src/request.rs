@@ -13,7 +13,7 @@ use crate::limits;
 use crate::path::{Path, home};
 use crate::service::{Store, apply};
 use crate::tree::{Access, Actor, Node, Permissions};
-use crate::wire::{Error, Header, MAX_PAYLOAD, kind, one_string, strings};
+use crate::wire::{Error, Header, PAYLOAD_MAX, kind, one_string, strings};
 
 const OK: &[u8] = b"OK\0";
 /// Bytes of a token.
@@ -46,7 +46,7 @@ pub(crate) fn serve(store: &mut Store, partition: u32, request: &Request) {
 
 fn dispatch(store: &mut Store, partition: u32, request: &Request) -> Result<Vec<u8>, Error> {
     let payload = request.payload.as_slice();
-    let transaction = request.head.transaction;
+    let transaction = request.head.tx_id;
     let mut scope = Scope {
         store,
         partition,
@@ -151,7 +151,7 @@ impl Scope<'_> {
 
     fn directory(&mut self, payload: &[u8]) -> Result<Vec<u8>, Error> {
         let names = self.look(one_string(payload)?, child_names)?;
-        if names.len() > MAX_PAYLOAD {
+        if names.len() > PAYLOAD_MAX {
             Err(Error::TooBig)
         } else {
             Ok(names)
@@ -172,7 +172,7 @@ impl Scope<'_> {
         });
         names.push(0);
         let mut part = format!("{version}\0").into_bytes();
-        let room = MAX_PAYLOAD - part.len();
+        let room = PAYLOAD_MAX - part.len();
         let rest = names.get(offset..).ok_or(Error::Invalid)?;
         part.extend_from_slice(rest.get(..room).unwrap_or(rest));
         Ok(part)

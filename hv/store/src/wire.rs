@@ -1,56 +1,16 @@
 //! Messages: a header of four words, then at most 4096 bytes.
 //!
-//! Numbers are those of the public header `xs_wire.h`. They are constants, not an enum: what a
-//! client sends may be any number.
+//! Numbers and header are those of [`pv_abi::xen::store`]; what a client sends may be any number.
 
 use alloc::vec::Vec;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::IntoBytes;
 
-/// Message types.
-pub(crate) mod kind {
-    pub const CONTROL: u32 = 0;
-    pub const DIRECTORY: u32 = 1;
-    pub const READ: u32 = 2;
-    pub const GET_PERMS: u32 = 3;
-    pub const WATCH: u32 = 4;
-    pub const UNWATCH: u32 = 5;
-    pub const TRANSACTION_START: u32 = 6;
-    pub const TRANSACTION_END: u32 = 7;
-    pub const INTRODUCE: u32 = 8;
-    pub const RELEASE: u32 = 9;
-    pub const GET_DOMAIN_PATH: u32 = 10;
-    pub const WRITE: u32 = 11;
-    pub const MKDIR: u32 = 12;
-    pub const RM: u32 = 13;
-    pub const SET_PERMS: u32 = 14;
-    pub const WATCH_EVENT: u32 = 15;
-    pub const ERROR: u32 = 16;
-    pub const IS_DOMAIN_INTRODUCED: u32 = 17;
-    pub const RESUME: u32 = 18;
-    pub const SET_TARGET: u32 = 19;
-    pub const RESET_WATCHES: u32 = 21;
-    pub const DIRECTORY_PART: u32 = 22;
-}
+/// Message types are numbers of this module.
+pub(crate) use pv_abi::xen::store as kind;
+pub(crate) use pv_abi::xen::store::{Header, PAYLOAD_MAX};
 
-/// Bytes that may follow a header.
-pub(crate) const MAX_PAYLOAD: usize = 4096;
 /// Bytes of a header.
 pub(crate) const HEADER: usize = size_of::<Header>();
-
-/// Header of a message; 16 bytes.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub(crate) struct Header {
-    /// See [`kind`].
-    pub(crate) kind: u32,
-    /// Chosen by the client, repeated in the reply.
-    pub(crate) request: u32,
-    /// The transaction, 0: none.
-    pub(crate) transaction: u32,
-    /// Bytes that follow.
-    pub(crate) length: u32,
-}
-const _: () = assert!(size_of::<Header>() == 16);
 
 /// Why a request is refused; on the wire it is its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +55,8 @@ impl Error {
 
 /// Appends a message.
 pub(crate) fn message(out: &mut Vec<u8>, head: Header, payload: &[u8]) {
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    out.extend_from_slice(Header { length, ..head }.as_bytes());
+    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    out.extend_from_slice(Header { len, ..head }.as_bytes());
     out.extend_from_slice(payload);
 }
 

@@ -1,0 +1,471 @@
+//! The store as a kernel's xenbus meets it: scenarios on the wire, and hostile bytes.
+
+use proptest::prelude::*;
+use store::{Fault, Path, Permissions, Store, home, limits};
+
+const DIRECTORY: u32 = 1;
+const READ: u32 = 2;
+const GET_PERMS: u32 = 3;
+const WATCH: u32 = 4;
+const UNWATCH: u32 = 5;
+const BEGIN: u32 = 6;
+const END: u32 = 7;
+const GET_DOMAIN_PATH: u32 = 10;
+const WRITE: u32 = 11;
+const MKDIR: u32 = 12;
+const RM: u32 = 13;
+const SET_PERMS: u32 = 14;
+const WATCH_EVENT: u32 = 15;
+const ERROR: u32 = 16;
+const DIRECTORY_PART: u32 = 22;
+
+const SERVER: u32 = 1;
+const ALICE: u32 = 3;
+const BOB: u32 = 16;
+
+fn path(text: &str) -> Path {
+    Path::new(text).unwrap()
+}
+
+fn store() -> Store {
+    let mut store = Store::new(SERVER);
+    for partition in [ALICE, BOB] {
+        store
+            .make(&path(&home(partition)), Permissions::private(partition))
+            .unwrap();
+        store.connect(partition);
+    }
+    store
+}
+
+fn request(kind: u32, transaction: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for word in [kind, 77, transaction, payload.len() as u32] {
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// Takes all messages that wait for a client: type and payload.
+fn messages(store: &mut Store, partition: u32) -> Vec<(u32, String)> {
+    let output = store.output(partition).to_vec();
+    store.sent(partition, output.len());
+    let mut rest = output.as_slice();
+    let mut all = Vec::new();
+    while !rest.is_empty() {
+        let word = |i: usize| u32::from_le_bytes(rest[i * 4..i * 4 + 4].try_into().unwrap());
+        let (kind, length) = (word(0), word(3) as usize);
+        all.push((
+            kind,
+            String::from_utf8_lossy(&rest[16..16 + length]).into_owned(),
+        ));
+        rest = &rest[16 + length..];
+    }
+    all
+}
+
+/// Sends a request and returns the one message that answers it.
+fn ask(store: &mut Store, who: u32, kind: u32, transaction: u32, payload: &str) -> (u32, String) {
+    let bytes = request(kind, transaction, payload.as_bytes());
+    assert_eq!(store.feed(who, &bytes), Ok(bytes.len()));
+    let mut all = messages(store, who);
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.remove(0)
+}
+
+fn ok(store: &mut Store, who: u32, kind: u32, payload: &str) -> String {
+    let (answered, text) = ask(store, who, kind, 0, payload);
+    assert_eq!(answered, kind, "{text}");
+    text
+}
+
+fn refused(store: &mut Store, who: u32, kind: u32, payload: &str) -> String {
+    let (answered, text) = ask(store, who, kind, 0, payload);
+    assert_eq!(answered, ERROR, "{text}");
+    text
+}
+
+#[test]
+fn values_are_read_back_and_directories_listed() {
+    let mut store = store();
+    assert_eq!(
+        ok(&mut store, ALICE, WRITE, "control/feature-poweroff\01"),
+        "OK\0"
+    );
+    assert_eq!(
+        ok(&mut store, ALICE, READ, "control/feature-poweroff\0"),
+        "1"
+    );
+    assert_eq!(
+        ok(
+            &mut store,
+            ALICE,
+            READ,
+            "/local/domain/3/control/feature-poweroff\0"
+        ),
+        "1"
+    );
+    ok(&mut store, ALICE, MKDIR, "control/b\0");
+    assert_eq!(
+        ok(&mut store, ALICE, DIRECTORY, "control\0"),
+        "b\0feature-poweroff\0"
+    );
+    assert_eq!(ok(&mut store, ALICE, RM, "control\0"), "OK\0");
+    assert_eq!(
+        refused(&mut store, ALICE, DIRECTORY, "control\0"),
+        "ENOENT\0"
+    );
+    assert_eq!(ok(&mut store, ALICE, RM, "control\0"), "OK\0");
+    assert_eq!(
+        ok(&mut store, ALICE, GET_DOMAIN_PATH, "16\0"),
+        "/local/domain/16\0"
+    );
+    assert_eq!(
+        ok(&mut store, ALICE, GET_PERMS, "/local/domain/3\0"),
+        "n3\0"
+    );
+}
+
+#[test]
+fn a_partition_sees_its_home_and_what_it_was_shown() {
+    let mut store = store();
+    let back = path("/local/domain/1/backend/console/3/1");
+    store
+        .make(&back, Permissions::readable_by(SERVER, ALICE))
+        .unwrap();
+    store
+        .write(&path("/local/domain/1/backend/console/3/1/state"), b"2")
+        .unwrap();
+    let state = "/local/domain/1/backend/console/3/1/state\0";
+    assert_eq!(ok(&mut store, ALICE, READ, state), "2");
+    assert_eq!(
+        refused(&mut store, ALICE, WRITE, &format!("{state}4")),
+        "EACCES\0"
+    );
+    assert_eq!(refused(&mut store, BOB, READ, state), "EACCES\0");
+    assert_eq!(
+        refused(&mut store, BOB, READ, "/local/domain/3\0"),
+        "EACCES\0"
+    );
+    assert_eq!(
+        refused(&mut store, BOB, RM, "/local/domain/3\0"),
+        "EACCES\0"
+    );
+    assert_eq!(refused(&mut store, BOB, DIRECTORY, "/\0"), "EACCES\0");
+    assert_eq!(refused(&mut store, BOB, WRITE, "/tool/x\01"), "EACCES\0");
+    ok(&mut store, ALICE, WRITE, "data/x\01");
+    ok(&mut store, ALICE, SET_PERMS, "data/x\0n3\0r16\0");
+    assert_eq!(ok(&mut store, BOB, READ, "/local/domain/3/data/x\0"), "1");
+    assert_eq!(
+        refused(&mut store, ALICE, SET_PERMS, "data/x\0n16\0"),
+        "EACCES\0"
+    );
+    assert_eq!(
+        refused(&mut store, BOB, SET_PERMS, "/local/domain/3/data/x\0b16\0"),
+        "EACCES\0"
+    );
+}
+
+#[test]
+fn a_watch_tells_once_at_once_and_then_of_changes() {
+    let mut store = store();
+    let bytes = request(WATCH, 0, b"device\0token\0");
+    store.feed(ALICE, &bytes).unwrap();
+    let all = messages(&mut store, ALICE);
+    assert_eq!(all[0], (WATCH, "OK\0".into()));
+    assert_eq!(all[1], (WATCH_EVENT, "device\0token\0".into()));
+    store
+        .write(&path("/local/domain/3/device/console/1/state"), b"1")
+        .unwrap();
+    let told = messages(&mut store, ALICE);
+    assert_eq!(
+        told,
+        [(WATCH_EVENT, "device/console/1/state\0token\0".into())]
+    );
+    store.write(&path("/local/domain/3/devices"), b"").unwrap();
+    assert_eq!(messages(&mut store, ALICE), []);
+    assert_eq!(
+        refused(&mut store, ALICE, WATCH, "device\0token\0"),
+        "EEXIST\0"
+    );
+    ok(&mut store, ALICE, UNWATCH, "device\0token\0");
+    assert_eq!(
+        refused(&mut store, ALICE, UNWATCH, "device\0token\0"),
+        "ENOENT\0"
+    );
+    store.write(&path("/local/domain/3/device/x"), b"").unwrap();
+    assert_eq!(messages(&mut store, ALICE), []);
+}
+
+#[test]
+fn watches_with_absolute_paths_and_special_names() {
+    let mut store = store();
+    for (watch, told) in [
+        ("/local/domain/3/a\0t\0", "/local/domain/3/a\0t\0"),
+        ("@releaseDomain\0t\0", "@releaseDomain\0t\0"),
+    ] {
+        store
+            .feed(ALICE, &request(WATCH, 0, watch.as_bytes()))
+            .unwrap();
+        assert_eq!(messages(&mut store, ALICE)[1], (WATCH_EVENT, told.into()));
+    }
+    assert_eq!(refused(&mut store, ALICE, WATCH, "@other\0t\0"), "EINVAL\0");
+    store.disconnect(BOB);
+    assert_eq!(
+        messages(&mut store, ALICE),
+        [(WATCH_EVENT, "@releaseDomain\0t\0".into())]
+    );
+}
+
+#[test]
+fn removing_a_tree_tells_those_who_watch_inside_it() {
+    let mut store = store();
+    ok(&mut store, ALICE, WRITE, "a/b/c\01");
+    store
+        .feed(ALICE, &request(WATCH, 0, b"a/b/c\0t\0"))
+        .unwrap();
+    messages(&mut store, ALICE);
+    store.feed(ALICE, &request(RM, 0, b"a\0")).unwrap();
+    let all = messages(&mut store, ALICE);
+    assert!(all.contains(&(WATCH_EVENT, "a/b/c\0t\0".into())), "{all:?}");
+}
+
+#[test]
+fn nobody_is_told_of_what_it_may_not_read() {
+    let mut store = store();
+    for watch in ["/\0t\0", "/local/domain/3\0t\0"] {
+        store
+            .feed(BOB, &request(WATCH, 0, watch.as_bytes()))
+            .unwrap();
+    }
+    messages(&mut store, BOB);
+    ok(&mut store, ALICE, WRITE, "secret\0x");
+    ok(&mut store, ALICE, RM, "secret\0");
+    assert_eq!(messages(&mut store, BOB), []);
+}
+
+#[test]
+fn a_transaction_is_seen_by_others_only_when_it_ends() {
+    let mut store = store();
+    let number: u32 = ok(&mut store, ALICE, BEGIN, "\0")
+        .trim_end_matches('\0')
+        .parse()
+        .unwrap();
+    assert_eq!(
+        ask(&mut store, ALICE, WRITE, number, "ring-ref\08").1,
+        "OK\0"
+    );
+    assert_eq!(ask(&mut store, ALICE, READ, number, "ring-ref\0").1, "8");
+    assert_eq!(refused(&mut store, ALICE, READ, "ring-ref\0"), "ENOENT\0");
+    assert_eq!(
+        ask(&mut store, ALICE, END, number, "T\0"),
+        (END, "OK\0".into())
+    );
+    assert_eq!(ok(&mut store, ALICE, READ, "ring-ref\0"), "8");
+    assert_eq!(
+        ask(&mut store, ALICE, END, number, "T\0"),
+        (ERROR, "ENOENT\0".into())
+    );
+}
+
+#[test]
+fn a_transaction_that_met_a_change_is_done_again() {
+    let mut store = store();
+    ok(&mut store, ALICE, WRITE, "a\01");
+    let number: u32 = ok(&mut store, ALICE, BEGIN, "\0")
+        .trim_end_matches('\0')
+        .parse()
+        .unwrap();
+    assert_eq!(ask(&mut store, ALICE, READ, number, "a\0").1, "1");
+    assert_eq!(ask(&mut store, ALICE, WRITE, number, "b\02").1, "OK\0");
+    store.write(&path("/local/domain/3/a"), b"3").unwrap();
+    assert_eq!(
+        ask(&mut store, ALICE, END, number, "T\0"),
+        (ERROR, "EAGAIN\0".into())
+    );
+    assert_eq!(refused(&mut store, ALICE, READ, "b\0"), "ENOENT\0");
+    // A change elsewhere is no reason.
+    let number: u32 = ok(&mut store, ALICE, BEGIN, "\0")
+        .trim_end_matches('\0')
+        .parse()
+        .unwrap();
+    assert_eq!(ask(&mut store, ALICE, WRITE, number, "b\02").1, "OK\0");
+    store.write(&path("/local/domain/3/a"), b"4").unwrap();
+    assert_eq!(
+        ask(&mut store, ALICE, END, number, "T\0"),
+        (END, "OK\0".into())
+    );
+    assert_eq!(ok(&mut store, ALICE, READ, "a\0"), "4");
+    assert_eq!(ok(&mut store, ALICE, READ, "b\0"), "2");
+}
+
+#[test]
+fn a_large_directory_comes_in_parts() {
+    let mut store = store();
+    let names: Vec<_> = (0..900).map(|n| format!("name-{n:03}")).collect();
+    for name in &names {
+        store
+            .write(&path(&format!("/local/domain/3/d/{name}")), b"")
+            .unwrap();
+    }
+    assert_eq!(refused(&mut store, ALICE, DIRECTORY, "d\0"), "E2BIG\0");
+    let (mut offset, mut all) = (0, String::new());
+    loop {
+        let part = ok(&mut store, ALICE, DIRECTORY_PART, &format!("d\0{offset}\0"));
+        let (_, rest) = part.split_once('\0').unwrap();
+        all.push_str(rest);
+        offset += rest.len();
+        if rest.is_empty() || rest.ends_with("\0\0") {
+            break;
+        }
+    }
+    let listed: Vec<_> = all.trim_end_matches('\0').split('\0').collect();
+    assert_eq!(listed, names);
+}
+
+#[test]
+fn limits_hold() {
+    let mut store = store();
+    let long = "x".repeat(limits::VALUE + 1);
+    assert_eq!(
+        refused(&mut store, ALICE, WRITE, &format!("v\0{long}")),
+        "ENOSPC\0"
+    );
+    let mut made = 0;
+    while ask(&mut store, ALICE, MKDIR, 0, &format!("n/{made}\0")).0 != ERROR {
+        made += 1;
+    }
+    assert_eq!(store.nodes_of(ALICE), limits::NODES);
+    assert_eq!(refused(&mut store, ALICE, MKDIR, "more\0"), "ENOSPC\0");
+    ok(&mut store, BOB, MKDIR, "more\0");
+    ok(&mut store, ALICE, RM, "n\0");
+    assert_eq!(store.nodes_of(ALICE), 1);
+    for n in 0..limits::WATCHES {
+        store
+            .feed(ALICE, &request(WATCH, 0, format!("w{n}\0t\0").as_bytes()))
+            .unwrap();
+        messages(&mut store, ALICE);
+    }
+    assert_eq!(refused(&mut store, ALICE, WATCH, "w\0t\0"), "ENOSPC\0");
+    for _ in 0..limits::TRANSACTIONS {
+        ok(&mut store, ALICE, BEGIN, "\0");
+    }
+    assert_eq!(refused(&mut store, ALICE, BEGIN, "\0"), "ENOSPC\0");
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_listened_to() {
+    let mut store = store();
+    ok(
+        &mut store,
+        ALICE,
+        WRITE,
+        &format!("v\0{}", "x".repeat(limits::VALUE)),
+    );
+    let read = request(READ, 0, b"v\0");
+    let mut fed = 0;
+    while store.feed(ALICE, &read).unwrap() == read.len() {
+        fed += 1;
+        assert!(fed < 1000);
+    }
+    assert!(store.output(ALICE).len() <= limits::UNREAD + limits::VALUE + 16);
+    messages(&mut store, ALICE);
+    assert!(store.feed(ALICE, &[]).is_ok());
+    assert!(!store.output(ALICE).is_empty());
+}
+
+#[test]
+fn changes_by_clients_are_observed() {
+    let mut store = store();
+    let front = "/local/domain/3/device/console/1";
+    store.observe(path(&format!("{front}/state")));
+    store.write(&path(&format!("{front}/state")), b"1").unwrap();
+    assert_eq!(store.take_change(), None);
+    ok(&mut store, ALICE, WRITE, "device/console/1/ring-ref\08");
+    assert_eq!(store.take_change(), None);
+    ok(&mut store, ALICE, WRITE, "device/console/1/state\03");
+    assert_eq!(store.take_change(), Some(path(&format!("{front}/state"))));
+    ok(&mut store, ALICE, RM, "device\0");
+    assert!(store.take_change().is_some());
+}
+
+#[test]
+fn a_message_that_is_too_long_ends_the_conversation() {
+    let mut store = store();
+    let mut head = request(READ, 0, b"");
+    head[12..16].copy_from_slice(&4097u32.to_le_bytes());
+    assert_eq!(store.feed(ALICE, &head), Err(Fault::MessageTooLong));
+    assert_eq!(
+        store.feed(ALICE, &request(READ, 0, b"a\0")),
+        Err(Fault::MessageTooLong)
+    );
+    assert_eq!(store.feed(99, &[]), Err(Fault::NotConnected));
+}
+
+fn text() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        "[a-c/]{0,8}(\0[a-c0-9nrwb]{0,4}){0,3}\0?".prop_map(String::into_bytes),
+        "/local/domain/(3|16)(/[a-c]){0,3}\0[TFnr316]{0,3}\0?".prop_map(String::into_bytes),
+        prop::collection::vec(any::<u8>(), 0..40),
+        Just(b"T\0".to_vec()),
+        Just(b"\0".to_vec()),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_requests_get_one_answer_each(
+        requests in prop::collection::vec((0..24u32, 0..4u32, text(), any::<bool>()), 1..60)
+    ) {
+        let mut store = store();
+        for (kind, transaction, payload, alice) in requests {
+            let who = if alice { ALICE } else { BOB };
+            let bytes = request(kind, transaction, &payload);
+            prop_assert_eq!(store.feed(who, &bytes), Ok(bytes.len()));
+            let answers = messages(&mut store, who);
+            let replies = answers.iter().filter(|(kind, _)| *kind != WATCH_EVENT);
+            prop_assert_eq!(replies.count(), 1);
+        }
+        // What was charged is what is there: with the homes gone, nothing is.
+        for partition in [ALICE, BOB] {
+            let _ = store.remove(&path(&home(partition)));
+        }
+        prop_assert_eq!(store.nodes_of(ALICE) + store.nodes_of(BOB), 0);
+    }
+
+    #[test]
+    fn any_bytes_in_any_pieces_are_borne(
+        pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..30)
+    ) {
+        let mut store = store();
+        for piece in pieces {
+            if store.feed(ALICE, &piece).is_err() {
+                break;
+            }
+            let _ = messages(&mut store, ALICE);
+        }
+    }
+
+    #[test]
+    fn pieces_do_not_matter(cuts in prop::collection::vec(1..40usize, 1..60)) {
+        let mut bytes = Vec::new();
+        for n in 0..20 {
+            bytes.extend(request(WRITE, 0, format!("k{n}\0{n}").as_bytes()));
+            bytes.extend(request(READ, 0, format!("k{n}\0").as_bytes()));
+        }
+        let mut whole = store();
+        whole.feed(ALICE, &bytes).unwrap();
+        let mut pieces = store();
+        let mut rest = bytes.as_slice();
+        for cut in cuts.iter().cycle() {
+            let (piece, more) = rest.split_at((*cut).min(rest.len()));
+            pieces.feed(ALICE, piece).unwrap();
+            rest = more;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(whole.output(ALICE), pieces.output(ALICE));
+    }
+}
