@@ -90,7 +90,7 @@ fn refused(store: &mut Store, who: u32, kind: u32, payload: &str) -> String {
 fn values_are_read_back_and_directories_listed() {
     let mut store = store();
     assert_eq!(
-        ok(&mut store, ALICE, WRITE, "control/feature-poweroff\01"),
+        ok(&mut store, ALICE, WRITE, "control/feature-poweroff\x001"),
         "OK\0"
     );
     assert_eq!(
@@ -153,8 +153,8 @@ fn a_partition_sees_its_home_and_what_it_was_shown() {
         "EACCES\0"
     );
     assert_eq!(refused(&mut store, BOB, DIRECTORY, "/\0"), "EACCES\0");
-    assert_eq!(refused(&mut store, BOB, WRITE, "/tool/x\01"), "EACCES\0");
-    ok(&mut store, ALICE, WRITE, "data/x\01");
+    assert_eq!(refused(&mut store, BOB, WRITE, "/tool/x\x001"), "EACCES\0");
+    ok(&mut store, ALICE, WRITE, "data/x\x001");
     ok(&mut store, ALICE, SET_PERMS, "data/x\0n3\0r16\0");
     assert_eq!(ok(&mut store, BOB, READ, "/local/domain/3/data/x\0"), "1");
     assert_eq!(
@@ -221,7 +221,7 @@ fn watches_with_absolute_paths_and_special_names() {
 #[test]
 fn removing_a_tree_tells_those_who_watch_inside_it() {
     let mut store = store();
-    ok(&mut store, ALICE, WRITE, "a/b/c\01");
+    ok(&mut store, ALICE, WRITE, "a/b/c\x001");
     store
         .feed(ALICE, &request(WATCH, 0, b"a/b/c\0t\0"))
         .unwrap();
@@ -272,13 +272,13 @@ fn a_transaction_is_seen_by_others_only_when_it_ends() {
 #[test]
 fn a_transaction_that_met_a_change_is_done_again() {
     let mut store = store();
-    ok(&mut store, ALICE, WRITE, "a\01");
+    ok(&mut store, ALICE, WRITE, "a\x001");
     let number: u32 = ok(&mut store, ALICE, BEGIN, "\0")
         .trim_end_matches('\0')
         .parse()
         .unwrap();
     assert_eq!(ask(&mut store, ALICE, READ, number, "a\0").1, "1");
-    assert_eq!(ask(&mut store, ALICE, WRITE, number, "b\02").1, "OK\0");
+    assert_eq!(ask(&mut store, ALICE, WRITE, number, "b\x002").1, "OK\0");
     store.write(&path("/local/domain/3/a"), b"3").unwrap();
     assert_eq!(
         ask(&mut store, ALICE, END, number, "T\0"),
@@ -290,7 +290,7 @@ fn a_transaction_that_met_a_change_is_done_again() {
         .trim_end_matches('\0')
         .parse()
         .unwrap();
-    assert_eq!(ask(&mut store, ALICE, WRITE, number, "b\02").1, "OK\0");
+    assert_eq!(ask(&mut store, ALICE, WRITE, number, "b\x002").1, "OK\0");
     store.write(&path("/local/domain/3/a"), b"4").unwrap();
     assert_eq!(
         ask(&mut store, ALICE, END, number, "T\0"),
@@ -384,7 +384,7 @@ fn changes_by_clients_are_observed() {
     assert_eq!(store.take_change(), None);
     ok(&mut store, ALICE, WRITE, "device/console/1/ring-ref\08");
     assert_eq!(store.take_change(), None);
-    ok(&mut store, ALICE, WRITE, "device/console/1/state\03");
+    ok(&mut store, ALICE, WRITE, "device/console/1/state\x003");
     assert_eq!(store.take_change(), Some(path(&format!("{front}/state"))));
     ok(&mut store, ALICE, RM, "device\0");
     assert!(store.take_change().is_some());
