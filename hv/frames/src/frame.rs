@@ -59,24 +59,28 @@ impl Frame {
 
     /// The word as it is now. Only what the caller holds a reference or lock for stays true.
     #[must_use]
+    #[inline]
     pub fn word(&self) -> Word {
         Word(self.word.load(Ordering::Acquire))
     }
 
     /// The owning partition's number; stable while the caller holds a reference.
     #[must_use]
+    #[inline]
     pub fn owner(&self) -> Owner {
         self.owner.load(Ordering::Acquire) & OWNER_NUMBER
     }
 
     /// The owner word: number and [`crate::OWNER_IO`].
     #[must_use]
+    #[inline]
     pub fn owner_word(&self) -> u32 {
         self.owner.load(Ordering::Acquire)
     }
 
     /// I/O memory rather than RAM.
     #[must_use]
+    #[inline]
     pub fn is_io(&self) -> bool {
         self.owner_word() & crate::OWNER_IO != 0
     }
@@ -101,6 +105,7 @@ impl Frame {
     /// # Errors
     /// [`Refused::NotOwned`] where `owner` does not own it or it is [`Kind::Private`],
     /// [`Refused::Overflow`], [`Refused::Again`] while its owner changes.
+    #[inline]
     pub fn get_ref(&self, owner: Owner) -> Result<(), Refused> {
         self.change(|w| {
             if self.owner() != owner || w.kind() == Kind::Private {
@@ -122,6 +127,7 @@ impl Frame {
     /// Gives back a reference of [`Frame::get_ref`]. Returns false, and changes nothing, where
     /// there is none: the counts are broken.
     #[must_use]
+    #[inline]
     pub fn put_ref(&self) -> bool {
         self.change(|w| w.fewer_references().ok_or(())).is_ok()
     }
@@ -191,6 +197,7 @@ impl Frame {
 
     /// Ends [`Acquired::Settle`], and the flush part of [`Acquired::Validate`]: the new type can
     /// be relied on from now.
+    #[inline]
     pub fn settle(&self) {
         self.word.fetch_and(!TYPE_BUSY, Ordering::AcqRel);
     }
@@ -240,17 +247,20 @@ impl Frame {
     /// How many entries of a partial frame hold references, counted from entry 0.
     /// Only under the owner's lock.
     #[must_use]
+    #[inline]
     pub fn progress(&self) -> usize {
         self.stamp.load(Ordering::Relaxed) as usize
     }
 
     /// Records how far work on a partial frame came. Only under the owner's lock.
+    #[inline]
     pub fn set_progress(&self, entries: u32) {
         self.stamp.store(entries, Ordering::Relaxed);
     }
 
     /// All entries of a partial frame hold their references: it is validated, and the typed
     /// reference of the partial state becomes the caller's. Only under the owner's lock.
+    #[inline]
     pub fn set_validated(&self) {
         let _ = self.change(|w| Ok::<_, ()>(w.validated()));
     }
@@ -302,10 +312,12 @@ impl Frame {
     }
 
     /// Changes the owner word (number and [`crate::OWNER_IO`]) from `from` to `to`; the frame is
-    /// of `kind` and without a type afterwards.
+    /// of `kind` afterwards.
     ///
-    /// A frame without references can still be in the TLB: before it is given to `to`, the
-    /// caller flushes every CPU that ran `from`.
+    /// A frame without references can still be in the TLB. Where it goes to another partition it
+    /// loses its type, and before `to` gets it the caller flushes every CPU that may hold
+    /// translations of `from`. Where it stays with the same one it keeps its type, so that a
+    /// later type change flushes what is owed.
     ///
     /// # Errors
     /// [`Refused::InUse`] while it has references, [`Refused::NotOwned`] where `from` is not the
@@ -324,12 +336,14 @@ impl Frame {
             Ok(w.with(OWNER_BUSY))
         })?;
         let right = self.owner_word() == from;
+        let moved = (from ^ to) & OWNER_NUMBER != 0;
         if right {
             self.owner.store(to, Ordering::Release);
         }
         let _ = self.change(|w| {
-            let w = if right {
-                w.with_kind(kind).with_type(Type::None)
+            let w = if right { w.with_kind(kind) } else { w };
+            let w = if right && moved {
+                w.with_type(Type::None)
             } else {
                 w
             };

@@ -201,7 +201,8 @@ impl Model {
                 let allowed = from == self.owner && self.plain + self.typed == 0;
                 assert_eq!(frame.set_owner(from, to, kind).is_ok(), allowed);
                 if allowed {
-                    (self.owner, self.kind, self.ty) = (to, kind, Type::None);
+                    self.ty = if from == to { self.ty } else { Type::None };
+                    (self.owner, self.kind) = (to, kind);
                 }
             }
         }

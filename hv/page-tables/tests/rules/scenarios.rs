@@ -505,6 +505,21 @@ fn frames_in_use_keep_their_owner() {
     );
 }
 
+/// Set aside by its partition and taken back, a frame is still flushed for.
+#[test]
+fn a_frame_that_was_set_aside_is_flushed_for() {
+    let (sim, mut space, _) = running();
+    store(&sim, &mut space, L1, 0, 0).unwrap();
+    sim.frames[DATA as usize]
+        .set_owner(1, 1, Kind::Private)
+        .unwrap();
+    sim.frames[DATA as usize]
+        .set_owner(1, 1, Kind::Ram)
+        .unwrap();
+    pin(&sim, &mut space, 1, DATA).unwrap();
+    sim.check_caches();
+}
+
 #[test]
 fn instance_memory_is_shared_but_never_a_table() {
     let (sim, mut space, outside) = running();
