@@ -30,7 +30,9 @@ use crate::{
     context::{Registers, flag, selector},
     database,
     elf::{Executable, Segment},
-    hypercall, machine, partition, platform,
+    hypercall,
+    lock::SpinLock,
+    machine, partition, platform,
     platform::Boot,
 };
 
@@ -112,12 +114,8 @@ pub fn build(boot: &'static Boot) {
     let second = Plan::new(boot, "ultravisor", ULTRAVISOR, pages << 12).take(&mut set);
     claim_rest(boot);
     first.build(Extra::Modules(&modules));
-    let machine = describe(boot, &set);
-    second.build(Extra::Database {
-        arena,
-        pages,
-        machine: &machine,
-    });
+    describe(boot, &set);
+    second.build(Extra::Database { arena, pages });
 }
 
 /// Gives GRUB's modules, but the two partitions' own, to the boot partition.
@@ -218,11 +216,7 @@ fn claim(first: u64, frames: u64, owner: u32) {
 /// What a partition gets besides image, stack and heap.
 enum Extra<'a> {
     Modules(&'a [ModuleRecord]),
-    Database {
-        arena: u64,
-        pages: u64,
-        machine: &'a Description,
-    },
+    Database { arena: u64, pages: u64 },
 }
 
 /// Sizes and places of a partition to be built.
@@ -338,16 +332,13 @@ impl Plan {
                 }
                 block.module_count = modules.len() as u64;
             }
-            Extra::Database {
-                arena,
-                pages,
-                machine,
-            } => {
+            Extra::Database { arena, pages } => {
                 tables.map(ARENA, arena, pages, READ_WRITE);
                 (block.arena, block.arena_frame, block.arena_pages) = (ARENA, arena, pages);
                 block.machine = BASE + (self.machine() << 12);
-                block.machine_bytes = machine.len() as u64;
-                put(self.first + self.machine(), machine);
+                let description = DESCRIPTION.lock();
+                block.machine_bytes = description.len() as u64;
+                put(self.first + self.machine(), &description);
             }
         }
         put(self.first + self.start_block(), block.as_bytes());
@@ -528,8 +519,13 @@ fn put(first: u64, bytes: &[u8]) {
 /// The machine description as bytes.
 type Description = Vec<u8, { MACHINE_PAGES as usize * 4096 }>;
 
-fn describe(boot: &Boot, set: &Set) -> Description {
-    let mut regions: Vec<MachineRegion, 256> = Vec::new();
+/// Too large for a stack.
+static DESCRIPTION: SpinLock<Description> = SpinLock::new(Description::new());
+static REGIONS: SpinLock<Vec<MachineRegion, 256>> = SpinLock::new(Vec::new());
+
+/// Describes the machine, for the ultravisor.
+fn describe(boot: &Boot, set: &Set) {
+    let mut regions = REGIONS.lock();
     for mfn in 0..boot.frames {
         let (owner, usage, firmware_type) = classify(boot, set, mfn);
         match regions.last_mut() {
@@ -554,7 +550,7 @@ fn describe(boot: &Boot, set: &Set) -> Description {
             }
         }
     }
-    let mut description = Description::new();
+    let mut description = DESCRIPTION.lock();
     let mut header = Machine::new_zeroed();
     header.regions = regions.len() as u32;
     header.cpus = boot.cpus.len() as u32;
@@ -591,7 +587,6 @@ fn describe(boot: &Boot, set: &Set) -> Description {
     boot.pci
         .iter()
         .for_each(|pci: &MachinePci| add(pci.as_bytes()));
-    description
 }
 
 /// Owner, use and firmware type of a frame.

@@ -22,7 +22,6 @@ pub const VECTOR_SYSENTER: u64 = 0x102;
 /// Guest registers, low address first.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-#[expect(missing_docs, reason = "the registers' own names")]
 pub struct Registers {
     pub r15: u64,
     pub r14: u64,

@@ -93,7 +93,6 @@ pub fn data_selectors() -> [u16; 4] {
 
 /// A selector register that a partition may load.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the registers' own names")]
 pub enum Data {
     Ds,
     Es,
@@ -222,6 +221,7 @@ pub fn save_extended(vcpu: &Vcpu) {
     // keeps the components within it.
     unsafe {
         if has_xsave() {
+            set_xcr0(xstates());
             asm!("xsave64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX);
         } else {
             asm!("fxsave64 [{}]", in(reg) area);
@@ -237,8 +237,9 @@ pub fn load_extended(vcpu: &Vcpu) {
     // put there, and the partition cannot write it.
     unsafe {
         if has_xsave() {
-            set_xcr0(vcpu.xcr0.get() | 1);
+            set_xcr0(xstates());
             asm!("xrstor64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX);
+            set_xcr0(vcpu.xcr0.get() | 1);
         } else {
             asm!("fxrstor64 [{}]", in(reg) area);
         }

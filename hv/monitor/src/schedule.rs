@@ -346,7 +346,7 @@ fn switch_out(local: &CpuLocal, vcpu: &'static Vcpu, registers: &Registers) {
     vcpu.enter_runstate(state, now);
     local.set_current(None);
     local.loaded.store(0, Ordering::SeqCst);
-    hardware::load_root(platform::idle_root());
+    hardware::load_root(platform::idle_root() >> 12);
     vcpu.on_cpu.store(false, Ordering::Release);
 }
 

@@ -76,7 +76,6 @@ pub const CALLBACKS: usize = 8;
 
 /// Segment state of a virtual CPU that is not running.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(missing_docs, reason = "the registers' own names")]
 pub struct Segments {
     pub ds: u16,
     pub es: u16,
