@@ -5,19 +5,18 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
-use pv_abi::uv::calls::{MonitorEvent, cause};
 use pv_abi::uv::command::{Answer, Operation, Range, Refusal, Reply, Transaction};
-use pv_abi::uv::database::{MONITOR, ULTRAVISOR, kind, state};
+use pv_abi::uv::database::{ULTRAVISOR, kind};
 use resource_db::{Database, WriteError};
 
 use crate::change::Change;
 use crate::log::{Log, Record, Settled};
 use crate::operations::{self, Caller};
 use crate::plan::Plan;
-use crate::refusal::{from_monitor, from_write, label, refusal};
+use crate::refusal::{from_monitor, from_write, refusal};
 use crate::{Action, Monitor};
 
 /// Replies that are kept for each client.
@@ -34,7 +33,7 @@ pub struct Limits {
 
 /// A reply that a retry gets again.
 #[derive(Debug)]
-struct Kept {
+pub(crate) struct Kept {
     id: u64,
     sum: u32,
     reply: Reply,
@@ -42,32 +41,32 @@ struct Kept {
 
 /// A transaction that is undone when its owner fails.
 #[derive(Debug)]
-struct Pending {
-    who: u32,
-    request: u64,
-    sequence: u64,
+pub(crate) struct Pending {
+    pub(crate) who: u32,
+    pub(crate) request: u64,
+    pub(crate) sequence: u64,
     /// Partitions it created.
-    created: Vec<u32>,
+    pub(crate) created: Vec<u32>,
     /// Memory it assigned to partitions that it did not create.
-    assigned: Vec<(u32, Range)>,
+    pub(crate) assigned: Vec<(u32, Range)>,
 }
 
 /// The transaction engine: the only one that changes the database.
 #[derive(Debug)]
 pub struct Engine<'a> {
-    database: Database<'a>,
-    log: Log,
+    pub(crate) database: Database<'a>,
+    pub(crate) log: Log,
     limits: Limits,
-    clients: BTreeMap<u32, VecDeque<Kept>>,
-    pending: Vec<Pending>,
+    pub(crate) clients: BTreeMap<u32, VecDeque<Kept>>,
+    pub(crate) pending: Vec<Pending>,
 }
 
 /// Who asked, when, under which id.
 #[derive(Clone, Copy)]
-struct Origin {
-    who: u32,
-    time: u64,
-    request: u64,
+pub(crate) struct Origin {
+    pub(crate) who: u32,
+    pub(crate) time: u64,
+    pub(crate) request: u64,
 }
 
 impl<'a> Engine<'a> {
@@ -390,7 +389,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn new_record(
+    pub(crate) fn new_record(
         &self,
         origin: Origin,
         settled: Settled,
@@ -433,7 +432,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Applies changes and has them activated; undoes both where one is refused.
-    fn carry_out(
+    pub(crate) fn carry_out(
         &mut self,
         monitor: &mut dyn Monitor,
         changes: &[Change],
@@ -485,122 +484,20 @@ impl<'a> Engine<'a> {
             }
         }
         self.undo(changes, changes.len());
-        for &action in actions.iter().rev() {
+        // Memory first, then who lives in it, then what connects them.
+        let mut again: Vec<Action> = actions.iter().rev().copied().collect();
+        again.sort_by_key(|action| match action {
+            Action::Pages { .. } => 0,
+            Action::Partition(_) => 1,
+            _ => 2,
+        });
+        for action in again {
             match action {
                 Action::Stop(number) => drop(monitor.perform(Action::Start(number))),
                 Action::Start(_) | Action::Destroy(_) => {}
                 _ => drop(monitor.perform(action)),
             }
         }
-    }
-
-    /// Rolls back what partition `who` left pending: what it created is destroyed, what it
-    /// assigned is released. Returns how many transactions that were.
-    pub fn client_failed(&mut self, monitor: &mut dyn Monitor, who: u32, time: u64) -> usize {
-        let (mut mine, others) = core::mem::take(&mut self.pending)
-            .into_iter()
-            .partition::<Vec<_>, _>(|pending| pending.who == who);
-        self.pending = others;
-        self.clients.remove(&who);
-        let count = mine.len();
-        while let Some(pending) = mine.pop() {
-            let origin = Origin {
-                who,
-                time,
-                request: pending.request,
-            };
-            let why = format!("partition {who} failed");
-            let to = Settled::RolledBack;
-            if self.roll_back(monitor, origin, &pending, &why).is_ok() {
-                let _ = self
-                    .log
-                    .settle(&mut self.database, pending.sequence, to, &why);
-            } else {
-                self.pending.push(pending);
-            }
-        }
-        count
-    }
-
-    fn roll_back(
-        &mut self,
-        monitor: &mut dyn Monitor,
-        origin: Origin,
-        pending: &Pending,
-        why: &str,
-    ) -> Result<(), Refusal> {
-        let mut plan = Plan::new(&self.database);
-        for &number in &pending.created {
-            if let Some(mut target) = plan.descriptor(number) {
-                if matches!(target.state, state::RUNNING | state::PAUSED) {
-                    plan.actions.push(Action::Stop(number));
-                    target.state = state::DYING;
-                }
-                operations::destroy(&mut plan, &target)?;
-            }
-        }
-        for &(number, range) in &pending.assigned {
-            operations::release_assigned(&mut plan, number, range);
-        }
-        let (changes, actions) = (plan.changes(), plan.actions);
-        let what = format!("roll back request {}", pending.request);
-        let record = self.new_record(origin, Settled::Begun, &what, why, changes);
-        let changes = record.changes.clone();
-        let sequence = self
-            .log
-            .record(&mut self.database, record)
-            .map_err(from_write)?;
-        let result = self.carry_out(monitor, &changes, &actions, &[]);
-        let version = self
-            .database
-            .contents()
-            .saturating_add(u64::from(result.is_ok()));
-        self.database.set_contents(version).map_err(from_write)?;
-        let to = if result.is_ok() {
-            Settled::Committed
-        } else {
-            Settled::Refused
-        };
-        self.log
-            .settle(&mut self.database, sequence, to, "")
-            .map_err(from_write)?;
-        result
-    }
-
-    /// Writes down what the monitor did to a partition by itself: state and cause in its
-    /// descriptor, a record in the log, and the rollback of what the partition left pending.
-    pub fn monitor_did(&mut self, monitor: &mut dyn Monitor, event: &MonitorEvent) {
-        let plan = Plan::new(&self.database);
-        let Some(mut target) = plan.descriptor(event.partition) else {
-            return;
-        };
-        let mut plan = plan;
-        let asked = event.cause == cause::SHUTDOWN && event.detail != SHUTDOWN_CRASH;
-        target.state = if asked {
-            state::SHUTDOWN
-        } else {
-            state::CRASHED
-        };
-        (target.cause, target.cause_detail) = (event.cause, event.detail);
-        target.cause_address = event.address;
-        let what = format!("{}: {}", label(&target), describe_cause(event));
-        plan.set_descriptor(target);
-        let changes = plan.changes();
-        let origin = Origin {
-            who: MONITOR,
-            time: event.time,
-            request: 0,
-        };
-        let mut record = self.new_record(origin, Settled::Monitor, &what, "", changes);
-        record.version = record.version.saturating_add(1);
-        let changes = record.changes.clone();
-        let _ = self.log.record(&mut self.database, record);
-        for change in &changes {
-            let _ = change.apply(&mut self.database);
-        }
-        let version = self.database.contents().saturating_add(1);
-        let _ = self.database.set_contents(version);
-        self.client_failed(monitor, event.partition, event.time);
     }
 }
 
@@ -648,27 +545,4 @@ fn assigned(
         }
     }
     all
-}
-
-/// `SHUTDOWN_crash` of the public `sched.h`.
-const SHUTDOWN_CRASH: u32 = 3;
-
-/// The cause of a stop in words.
-fn describe_cause(event: &MonitorEvent) -> String {
-    let (vcpu, address) = (event.vcpu, event.address);
-    match (event.cause, event.detail) {
-        (cause::SHUTDOWN, 0) => "powered off".to_string(),
-        (cause::SHUTDOWN, 1) => "asked to be rebooted".to_string(),
-        (cause::SHUTDOWN, 2) => "suspended".to_string(),
-        (cause::SHUTDOWN, SHUTDOWN_CRASH) => "said that it crashed".to_string(),
-        (cause::SHUTDOWN, reason) => format!("shut down with reason {reason}"),
-        (cause::UNHANDLED_TRAP, vector) => {
-            format!("trap {vector} without a handler, vCPU {vcpu} at {address:#x}")
-        }
-        (cause::BAD_FRAME, _) => format!("unusable stack or frame, vCPU {vcpu} at {address:#x}"),
-        (cause::BAD_PAGE_TABLE, detail) => format!("page tables refused ({detail:#x})"),
-        (cause::PAGE_TABLE, detail) => format!("page-table state ({detail:#x})"),
-        (cause::STOPPED, _) => "stopped by the ultravisor".to_string(),
-        (other, detail) => format!("stopped: cause {other}, detail {detail:#x}"),
-    }
 }

@@ -21,7 +21,9 @@
 extern crate alloc;
 
 mod change;
+mod create;
 mod engine;
+mod failure;
 mod log;
 mod operations;
 mod plan;

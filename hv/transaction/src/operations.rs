@@ -10,16 +10,15 @@ use alloc::vec::Vec;
 
 use pv_abi::uv::command::{Operation, Outcome, Range, Refusal, Start, Target};
 use pv_abi::uv::database::{
-    BOOT, COMMAND, ChannelEntry, FIRST_GUEST, IO_A, IO_B, MAX_GRANT_FRAMES, MAX_VCPUS,
-    PartitionDescriptor, ULTRAVISOR, channel_kind, instance_frames, kind, rights, state,
+    ChannelEntry, PartitionDescriptor, ULTRAVISOR, channel_kind, kind, state,
 };
 use resource_db::Owner;
 use zerocopy::FromZeros;
 
-use crate::Action;
 use crate::engine::Limits;
 use crate::plan::{MAX_RANGES, Plan};
 use crate::refusal::{label, refusal};
+use crate::{Action, create};
 
 /// First port at the ultravisor's end; its own ports are below.
 const SERVER_PORTS: u32 = 256;
@@ -41,7 +40,7 @@ pub(crate) fn plan(
     operation: &Operation,
 ) -> Result<(), Refusal> {
     let outcome = match operation {
-        Operation::CreatePartition { .. } => create(plan, caller, index, operation)?,
+        Operation::CreatePartition { .. } => create::create(plan, caller, index, operation)?,
         Operation::AssignMemory { partition, frames } => assign(plan, *partition, *frames)?,
         Operation::ReleaseMemory { partition, ranges } => release(plan, *partition, ranges)?,
         Operation::CreateChannel {
@@ -62,6 +61,7 @@ pub(crate) fn plan(
         Operation::DestroyPartition { partition } => {
             let target = modifiable(plan, *partition)?;
             not_itself(caller, &target)?;
+            not_created_here(plan, &target)?;
             destroy(plan, &target)?
         }
         Operation::Complete { request } => {
@@ -83,7 +83,12 @@ pub(crate) fn plan(
 }
 
 /// A value outside what its field allows.
-fn invalid(object: &str, field: &str, asked: impl core::fmt::Display, limit: &str) -> Refusal {
+pub(crate) fn invalid(
+    object: &str,
+    field: &str,
+    asked: impl core::fmt::Display,
+    limit: &str,
+) -> Refusal {
     let way_out = format!("use {limit}");
     refusal(
         "invalid-value",
@@ -94,7 +99,13 @@ fn invalid(object: &str, field: &str, asked: impl core::fmt::Display, limit: &st
     )
 }
 
-fn within(object: &str, field: &str, asked: u32, from: u32, to: u32) -> Result<(), Refusal> {
+pub(crate) fn within(
+    object: &str,
+    field: &str,
+    asked: u32,
+    from: u32,
+    to: u32,
+) -> Result<(), Refusal> {
     if (from..=to).contains(&asked) {
         return Ok(());
     }
@@ -132,6 +143,19 @@ fn not_itself(caller: Caller, target: &PartitionDescriptor) -> Result<(), Refusa
     ))
 }
 
+fn not_created_here(plan: &Plan, target: &PartitionDescriptor) -> Result<(), Refusal> {
+    if !plan.created.values().any(|&number| number == target.number) {
+        return Ok(());
+    }
+    Err(refusal(
+        "created-here",
+        label(target),
+        "number",
+        "this transaction creates it",
+        "destroy it in a transaction of its own, or do not create it",
+    ))
+}
+
 fn in_state(target: &PartitionDescriptor, allowed: &[u32], doing: &str) -> Result<(), Refusal> {
     if allowed.contains(&target.state) {
         return Ok(());
@@ -164,150 +188,7 @@ pub(crate) fn state_name(value: u32) -> &'static str {
     }
 }
 
-fn create(
-    plan: &mut Plan,
-    caller: Caller,
-    index: u32,
-    operation: &Operation,
-) -> Result<Outcome, Refusal> {
-    let Operation::CreatePartition {
-        number,
-        kind,
-        rights,
-        name,
-        vcpus,
-        cpu_weight,
-        cpu_cap,
-        cpu_affinity,
-        grant_frames,
-    } = operation
-    else {
-        return Ok(Outcome::Done);
-    };
-    let object = format!("new partition \"{}\"", name.escape_default());
-    check_name(plan, &object, name)?;
-    check_rights(caller, &object, *kind, *rights)?;
-    let number = check_number(plan, &object, *number, *kind)?;
-    within(&object, "vcpus", *vcpus, 1, MAX_VCPUS)?;
-    within(&object, "cpu_weight", *cpu_weight, 1, 65_535)?;
-    within(&object, "cpu_cap", *cpu_cap, 0, vcpus.saturating_mul(100))?;
-    within(&object, "grant_frames", *grant_frames, 1, MAX_GRANT_FRAMES)?;
-    let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
-    descriptor.cpu_affinity = affinity(&object, cpu_affinity, caller.limits.cpus)?;
-    let frames = instance_frames(*vcpus, *grant_frames);
-    let Some(instance) = plan.take_run(frames, number) else {
-        let longest = plan.free_frames().1;
-        return Err(no_memory("instance", frames, longest, "frames in one run"));
-    };
-    descriptor.magic = pv_abi::uv::database::DESCRIPTOR_MAGIC;
-    descriptor.number = number;
-    descriptor.kind = *kind;
-    descriptor.state = state::BUILDING;
-    descriptor.rights = *rights;
-    for (to, from) in descriptor.name.iter_mut().zip(name.bytes()) {
-        *to = from;
-    }
-    (descriptor.vcpus, descriptor.grant_frames) = (*vcpus, *grant_frames);
-    (descriptor.cpu_weight, descriptor.cpu_cap) = (*cpu_weight, *cpu_cap);
-    (descriptor.instance_first, descriptor.instance_frames) = (instance.first, instance.frames);
-    descriptor.owner = caller.number;
-    descriptor.created_at = plan.next_version();
-    plan.set_descriptor(descriptor);
-    plan.actions.push(Action::Partition(number));
-    plan.created.insert(index, number);
-    Ok(Outcome::Partition(number))
-}
-
-fn check_name(plan: &Plan, object: &str, name: &str) -> Result<(), Refusal> {
-    let plain = name
-        .chars()
-        .all(|c| !c.is_control() && c != '/' && c != '"');
-    if name.is_empty() || name.len() > 31 || !plain {
-        let limit = "1 to 31 bytes without control characters, slash and quote";
-        return Err(invalid(
-            object,
-            "name",
-            format!("{} bytes", name.len()),
-            limit,
-        ));
-    }
-    match plan
-        .partitions()
-        .find(|other| crate::refusal::name_of(other) == name)
-    {
-        None => Ok(()),
-        Some(other) => Err(refusal(
-            "name-taken",
-            object,
-            "name",
-            format!("{} has it", label(&other)),
-            "choose another name, or destroy that partition",
-        )),
-    }
-}
-
-fn check_rights(caller: Caller, object: &str, of: u32, wanted: u32) -> Result<(), Refusal> {
-    let allowed = match (caller.number, of) {
-        (BOOT, kind::COMMAND) => rights::HOST_POWER | rights::SERIAL,
-        _ => 0,
-    };
-    if wanted & !allowed == 0 {
-        return Ok(());
-    }
-    let limit = format!("{allowed:#x}");
-    Err(invalid(object, "rights", format!("{wanted:#x}"), &limit))
-}
-
-fn check_number(plan: &Plan, object: &str, wanted: Option<u32>, of: u32) -> Result<u32, Refusal> {
-    let known: &[u32] = match of {
-        kind::COMMAND => &[COMMAND],
-        kind::IO => &[IO_A, IO_B],
-        kind::GUEST => &[],
-        _ => return Err(invalid(object, "kind", of, "command, I/O or guest")),
-    };
-    let free = |number: &u32| plan.descriptor(*number).is_none();
-    let number = match wanted {
-        Some(number) if of == kind::GUEST => {
-            within(
-                object,
-                "number",
-                number,
-                FIRST_GUEST,
-                plan.number_end().saturating_sub(1),
-            )?;
-            Some(number)
-        }
-        Some(number) if known.contains(&number) => Some(number),
-        Some(number) => return Err(invalid(object, "number", number, &format!("{known:?}"))),
-        None if of == kind::GUEST => plan.free_number(),
-        None => known.iter().copied().find(free),
-    };
-    number.filter(free).ok_or_else(|| {
-        refusal(
-            "number-taken",
-            object,
-            "number",
-            "every number it could have is in use",
-            "leave the number open, or destroy a partition",
-        )
-    })
-}
-
-fn affinity(object: &str, wanted: &[u32], cpus: u32) -> Result<[u64; 4], Refusal> {
-    let mut mask = [0u64; 4];
-    let all: Vec<u32> = (0..cpus.min(256)).collect();
-    for &cpu in if wanted.is_empty() { &all } else { wanted } {
-        let word = mask.get_mut(cpu as usize / 64).filter(|_| cpu < cpus);
-        let Some(word) = word else {
-            let limit = format!("0 to {}", cpus.saturating_sub(1));
-            return Err(invalid(object, "cpu_affinity", cpu, &limit));
-        };
-        *word |= 1 << (cpu % 64);
-    }
-    Ok(mask)
-}
-
-fn no_memory(field: &str, asked: u64, left: u64, unit: &str) -> Refusal {
+pub(crate) fn no_memory(field: &str, asked: u64, left: u64, unit: &str) -> Refusal {
     refusal(
         "no-memory",
         "memory",

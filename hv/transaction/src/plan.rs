@@ -4,8 +4,9 @@
 //! do. Nothing is written. The result is a list of changes for the log and the database, and a
 //! list of actions for the monitor.
 //!
-//! Rule: memory that a transaction gives back is not handed out again by the same transaction;
-//! its frames must be scrubbed first.
+//! Rule: the monitor acts when all of the plan is in the database, so nothing in it may depend on
+//! a state in between. Memory, numbers and channel entries that a transaction gives back are not
+//! handed out again by the same transaction.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -97,10 +98,14 @@ impl<'d, 'a> Plan<'d, 'a> {
         old.chain(self.descriptors.values().flatten().cloned())
     }
 
-    /// Lowest number for a guest that is free now and in the plan.
+    /// Whether a number is free now, and the transaction did not free it.
+    pub(crate) fn is_free(&self, number: u32) -> bool {
+        !self.descriptors.contains_key(&number) && self.descriptor(number).is_none()
+    }
+
+    /// Lowest free number for a guest.
     pub(crate) fn free_number(&self) -> Option<u32> {
-        (pv_abi::uv::database::FIRST_GUEST..self.number_end())
-            .find(|&number| self.descriptor(number).is_none())
+        (pv_abi::uv::database::FIRST_GUEST..self.number_end()).find(|&n| self.is_free(n))
     }
 
     /// The number an operation names.
@@ -144,11 +149,11 @@ impl<'d, 'a> Plan<'d, 'a> {
             .collect()
     }
 
-    /// Lowest channel index that is free now and in the plan.
+    /// Lowest free channel index that the transaction did not free.
     pub(crate) fn free_channel(&self) -> Option<u32> {
-        let used = self.channels();
+        let used: Vec<u32> = self.database.channels().map(|(index, _)| index).collect();
         (0..pv_abi::uv::database::CHANNELS as u32)
-            .find(|index| used.binary_search_by_key(index, |(i, _)| *i).is_err())
+            .find(|index| used.binary_search(index).is_err() && !self.channels.contains_key(index))
     }
 
     pub(crate) fn set_channel(&mut self, index: u32, entry: ChannelEntry) {
