@@ -106,6 +106,9 @@ fn load_module(path: &Path, parameters: &str) -> std::io::Result<()> {
     let parameters = std::ffi::CString::new(parameters)?;
     match finit_module(&file, &parameters, ModuleInitFlags::empty()) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(Errno::ENOENT) => Err(std::io::Error::other(
+            "needs a symbol of a module that is not loaded; list that one before it",
+        )),
         Err(error) => Err(error.into()),
     }
 }

@@ -52,7 +52,7 @@ pub fn start_shell(name: &str) -> io::Result<Child> {
         "TERM",
         std::env::var_os("TERM").unwrap_or_else(|| "linux".into()),
     );
-    shell.env("PS1", "\\u@\\h:\\w\\$ ");
+    shell.env("PS1", "\\h:\\w\\$ ");
     shell.stdout(Stdio::from(terminal.try_clone()?));
     shell
         .stderr(Stdio::from(terminal.try_clone()?))

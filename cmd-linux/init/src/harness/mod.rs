@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use harness_protocol::{Decoder, Packet, Words};
+use harness_protocol::{DecodeError, Decoder, Packet, Words};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags};
@@ -139,16 +139,28 @@ impl Session {
                 Err(Errno::EINTR) => continue,
                 Err(error) => return Turn::Lost(error),
             }
-            loop {
-                match self.decoder.next_packet() {
-                    Ok(None) => break,
-                    Ok(Some(Packet::PowerOff)) => return Turn::PowerOff,
-                    Ok(Some(packet)) => self.obey(packet),
-                    Err(error) => warning!("harness line: {error}"),
-                }
+            if self.obey_all() {
+                return Turn::PowerOff;
             }
         }
         Turn::Idle
+    }
+
+    /// Obeys the packets that came; true: power off. Noise is one message, however long it is.
+    fn obey_all(&mut self) -> bool {
+        let mut noise: Option<(DecodeError, u32)> = None;
+        let power_off = loop {
+            match self.decoder.next_packet() {
+                Ok(None) => break false,
+                Ok(Some(Packet::PowerOff)) => break true,
+                Ok(Some(packet)) => self.obey(packet),
+                Err(error) => noise = Some((error, noise.map_or(1, |(_, count)| count + 1))),
+            }
+        };
+        if let Some((error, count)) = noise {
+            warning!("harness line: {count} times noise, last: {error}");
+        }
+        power_off
     }
 
     fn obey(&mut self, packet: Packet) {
