@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use harness_protocol::{Packet, Words};
 use xtask::exec::{self, Outcome, Streams};
+use xtask::host::Destination;
 use xtask::machine::Machine;
 use xtask::options::{BootOptions, MachineOptions};
 use xtask::{boot_image, host};
@@ -71,7 +72,7 @@ impl Host {
     /// # Errors
     /// It does not come up; the message has the console's last lines.
     pub fn boot(options: &MachineOptions, boot: &BootOptions) -> Result<Self> {
-        let image = boot_image::make(&host::payload(boot)?)?;
+        let image = boot_image::make(&host::payload(boot, Destination::Qemu)?)?;
         let mut machine = Machine::start(options, &image)?;
         match exec::wait_ready(&mut machine, Some(Instant::now() + BOOT_LIMIT))? {
             Outcome::Exited(_) => Ok(Self {

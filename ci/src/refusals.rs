@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use xtask::boot_image::{self, Payload};
+use xtask::host::Destination;
 use xtask::machine::{Event, Machine, NoEvent};
 use xtask::options::{BootOptions, MachineOptions};
 use xtask::{host, qemu, workspace};
@@ -142,7 +143,7 @@ pub fn run(results: &mut Results) {
 }
 
 fn check(refusal: &Refusal) -> Result<()> {
-    let mut payload = host::payload(&refusal.boot)?;
+    let mut payload = host::payload(&refusal.boot, Destination::Qemu)?;
     (refusal.change)(&mut payload)?;
     let mut machine = Machine::start(&refusal.machine, &boot_image::make(&payload)?)?;
     let deadline = Some(Instant::now() + LIMIT);

@@ -19,14 +19,23 @@ const OTHER_COMMAND_LINE: &str = "console=hvc0";
 /// What the kernel is told on the bare machine, where the serial lines are its own.
 const BARE_COMMAND_LINE: &str = "console=ttyS0 uv.console=ttyS0 uv.harness=ttyS1 quiet loglevel=4";
 
+/// Where an image is to boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// QEMU, which the monitor leaves through the debug-exit device when it ends.
+    Qemu,
+    /// A real machine, or a virtual one that others make.
+    Machine,
+}
+
 /// Builds all that the options ask for, and says what GRUB is to start.
 ///
 /// # Errors
 /// A package is missing, something does not build, or a file cannot be read.
-pub fn payload(options: &BootOptions) -> Result<Payload> {
+pub fn payload(options: &BootOptions, destination: Destination) -> Result<Payload> {
     provision::provision()?;
     match options.under {
-        Under::Ultravisor => host(options),
+        Under::Ultravisor => host(options, destination),
         Under::Bare => bare(options),
     }
 }
@@ -51,7 +60,7 @@ fn write_debugger_script(images: &Images) -> Result<()> {
     workspace::write_if_changed(&debugger_script()?, script.as_bytes())
 }
 
-fn host(options: &BootOptions) -> Result<Payload> {
+fn host(options: &BootOptions, destination: Destination) -> Result<Payload> {
     let images = hv_build::build()?;
     write_debugger_script(&images)?;
     let mut modules = vec![
@@ -66,9 +75,13 @@ fn host(options: &BootOptions) -> Result<Payload> {
         Some(kernel) => other_kernel(kernel, options)?,
         None => command_partition(options)?,
     });
+    let mut monitor_options = options.monitor_options.clone();
+    if destination == Destination::Qemu {
+        monitor_options.push_str(" debug-exit");
+    }
     Ok(Payload::Host {
         monitor: strip(&images.monitor)?,
-        options: options.monitor_options.clone(),
+        options: monitor_options,
         modules,
     })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::exec::{self, Outcome};
+use xtask::host::Destination;
 use xtask::options::{BootOptions, MachineOptions};
 use xtask::{boot_image, checks, host, hv_build, metrics, provision, terminal};
 
@@ -102,7 +103,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Test { quick, scenarios } => checks::run_all(quick, &scenarios),
         Task::Metrics => count(),
         Task::Iso { boot, output } => {
-            let image = boot_image::make(&host::payload(&boot)?)?;
+            let image = boot_image::make(&host::payload(&boot, Destination::Machine)?)?;
             std::fs::copy(image, &output)
                 .with_context(|| format!("cannot write {}", output.display()))?;
             println!("{}", output.display());
@@ -113,7 +114,7 @@ fn perform(task: Task) -> Result<ExitCode> {
 
 /// Builds all that is to be booted and the image with it.
 fn prepare(boot: &BootOptions, machine: &MachineOptions) -> Result<PathBuf> {
-    let image = boot_image::make(&host::payload(boot)?)?;
+    let image = boot_image::make(&host::payload(boot, Destination::Qemu)?)?;
     if machine.gdb {
         let script = host::debugger_script()?;
         eprintln!(
