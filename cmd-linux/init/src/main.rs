@@ -21,8 +21,10 @@ mod system;
 mod terminal;
 mod words;
 
-use std::os::fd::AsFd;
-use std::process::{Command, ExitCode, Stdio};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use line::Line;
@@ -74,7 +76,10 @@ struct Init {
 impl Init {
     fn new(options: Options) -> Self {
         let now = Instant::now();
-        let mut services = vec![Service::new("uvd", now, start_uvd)];
+        let socket = uvd_socket()
+            .inspect_err(|error| warning!("{}: {error}", uvd_protocol::SOCKET))
+            .ok();
+        let mut services = vec![Service::new("uvd", now, move || start_uvd(socket.as_ref()))];
         if options.shell {
             let console = options.console;
             services.push(Service::new("shell", now, move || {
@@ -145,10 +150,20 @@ fn run(mut init: Init, signals: &SignalFd) {
     }
 }
 
-fn start_uvd() -> std::io::Result<std::process::Child> {
+/// The socket that `uvd` serves. It is ours, so that it is there before the first client, and
+/// stays while `uvd` is started again: clients wait instead of failing.
+fn uvd_socket() -> std::io::Result<OwnedFd> {
+    let socket = UnixListener::bind(uvd_protocol::SOCKET)?;
+    std::fs::set_permissions(uvd_protocol::SOCKET, PermissionsExt::from_mode(0o600))?;
+    Ok(socket.into())
+}
+
+/// Starts `uvd` with its socket as standard input.
+fn start_uvd(socket: Option<&OwnedFd>) -> std::io::Result<Child> {
+    let input = socket.map_or_else(|| Ok(Stdio::null()), |fd| fd.try_clone().map(Stdio::from))?;
     let mut uvd = Command::new("uvd");
     uvd.env_clear().env("PATH", harness::PATH).current_dir("/");
-    uvd.stdin(Stdio::null())
+    uvd.stdin(input)
         .stdout(message::stdio())
         .stderr(message::stdio());
     system::in_own_session(&mut uvd);

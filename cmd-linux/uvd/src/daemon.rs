@@ -90,6 +90,18 @@ impl<'a> Daemon<'a> {
         }
     }
 
+    /// Lets clients wait, until it is time to look for a channel.
+    pub fn pause(&mut self, until: Instant) -> End {
+        loop {
+            if wait(vec![PollFd::new(self.stop, PollFlags::POLLIN)], Some(until)) {
+                return End::Stopped;
+            }
+            if Instant::now() >= until {
+                return End::Due;
+            }
+        }
+    }
+
     fn accept(&mut self) {
         while self.clients.len() < MOST_CLIENTS
             && let Ok((stream, _)) = self.listener.accept()
@@ -138,11 +150,16 @@ impl<'a> Daemon<'a> {
         }
         fds.extend(port.map(|port| PollFd::new(port, PollFlags::POLLIN)));
         fds.extend(self.clients.values().filter_map(Client::poll_fd));
-        let timeout = until.map_or(PollTimeout::NONE, |until| {
-            let left = until.saturating_duration_since(Instant::now()).as_millis();
-            PollTimeout::try_from(left.saturating_add(1)).unwrap_or(PollTimeout::MAX)
-        });
-        // Interrupted: the next round looks at everything.
-        poll(&mut fds, timeout).is_ok() && fds[0].any().unwrap_or(false)
+        wait(fds, until)
     }
+}
+
+/// Waits until one of the descriptors is ready; true: the first one is.
+fn wait(mut fds: Vec<PollFd<'_>>, until: Option<Instant>) -> bool {
+    let timeout = until.map_or(PollTimeout::NONE, |until| {
+        let left = until.saturating_duration_since(Instant::now()).as_millis();
+        PollTimeout::try_from(left.saturating_add(1)).unwrap_or(PollTimeout::MAX)
+    });
+    // Interrupted: the next round looks at everything.
+    poll(&mut fds, timeout).is_ok() && fds[0].any().unwrap_or(false)
 }

@@ -19,7 +19,7 @@ mod xenbus;
 
 use std::error::Error;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -31,12 +31,18 @@ use devices::{EventPort, Shared};
 use link::Link;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::AcceptConn;
 use pv_abi::uv::channel::COMMAND_PAGES;
 use xenbus::Store;
 
 /// The channel's directory in the store, below the partition's own.
 const STORE_PATH: &str = "device/uv-command/0";
-/// Time between two tries to find the channel.
+/// Time that clients wait for the channel, from the start or from its loss on.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Time between two tries to find the channel within [`PATIENCE`].
+const SHORT_RETRY: Duration = Duration::from_millis(50);
+/// Time between two tries after it.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Writes a line to standard error, in one piece.
@@ -55,34 +61,66 @@ fn main() -> ExitCode {
 }
 
 /// Serves until SIGTERM or SIGINT.
-fn run(socket: &Path) -> Result<(), Box<dyn Error>> {
+fn run(path: &Path) -> Result<(), Box<dyn Error>> {
     let set: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
     set.thread_block()?;
     let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?;
-    let mut daemon = Daemon::new(listen(socket)?, signals.as_fd())?;
+    let given = given_socket(std::io::stdin().as_fd());
+    let own = given.is_none();
+    let listener = given.map_or_else(|| listen(path), Ok)?;
+    let mut daemon = Daemon::new(listener, signals.as_fd())?;
+    while keep_open(&mut daemon) != End::Stopped {}
+    if own {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// Looks for the channel until it is found, and serves clients over it until it breaks.
+fn keep_open(daemon: &mut Daemon<'_>) -> End {
+    let patience = Instant::now() + PATIENCE;
     let mut said = String::new();
     loop {
-        let end = match find() {
-            Ok((shared, port)) => serve(&mut daemon, &shared, port, &mut said),
-            Err(error) => End::Broken(error.to_string()),
+        let why = match open_and_serve(daemon) {
+            Ok(end) => return end,
+            Err(error) => error.to_string(),
         };
-        let end = match end {
-            End::Broken(why) => {
-                // Once for each reason: it is tried again and again.
-                if said != why {
-                    log(&format!(
-                        "command channel: {why}; trying again every {RETRY:?}"
-                    ));
-                    said.clone_from(&why);
-                }
-                daemon.refuse(&why, Instant::now() + RETRY)
+        let now = Instant::now();
+        let end = if now < patience {
+            daemon.pause(now + SHORT_RETRY)
+        } else {
+            // Once for each reason: it is tried again and again.
+            if said != why {
+                log(&format!(
+                    "command channel: {why}; trying again every {RETRY:?}"
+                ));
+                said.clone_from(&why);
             }
-            other => other,
+            daemon.refuse(&why, now + RETRY)
         };
         if end == End::Stopped {
-            let _ = std::fs::remove_file(socket);
-            return Ok(());
+            return end;
         }
+    }
+}
+
+/// Serves clients over the channel until it breaks; an error means that there is none.
+fn open_and_serve(daemon: &mut Daemon<'_>) -> Result<End, Box<dyn Error>> {
+    let (shared, port) = find()?;
+    let link = Link::open(shared.words(), port, first_id())?;
+    log("command channel: open");
+    let end = daemon.serve(link);
+    if let End::Broken(why) = &end {
+        log(&format!("command channel: {why}"));
+    }
+    Ok(end)
+}
+
+/// The socket that whoever started us listens on, where standard input is one.
+fn given_socket(input: BorrowedFd<'_>) -> Option<UnixListener> {
+    match getsockopt(&input, AcceptConn) {
+        Ok(true) => Some(input.try_clone_to_owned().ok()?.into()),
+        _ => None,
     }
 }
 
@@ -101,17 +139,6 @@ fn find() -> Result<(Shared, EventPort), Box<dyn Error>> {
         Shared::map_grants(backend, reference, pages)?,
         EventPort::bind(backend, event)?,
     ))
-}
-
-fn serve(daemon: &mut Daemon<'_>, shared: &Shared, port: EventPort, said: &mut String) -> End {
-    match Link::open(shared.words(), port, first_id()) {
-        Ok(link) => {
-            said.clear();
-            log("command channel: open");
-            daemon.serve(link)
-        }
-        Err(error) => End::Broken(error.to_string()),
-    }
 }
 
 /// Ids of requests begin with the time, so that they are above those of a `uvd` before.

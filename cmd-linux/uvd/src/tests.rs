@@ -474,6 +474,39 @@ fn the_channel_is_looked_for_again_in_time() {
 }
 
 #[test]
+fn clients_wait_while_the_channel_is_looked_for() {
+    let (socket, mut stop, daemon) = start("wait", |daemon| {
+        assert_eq!(
+            daemon.pause(Instant::now() + Duration::from_millis(50)),
+            End::Due
+        );
+        daemon.refuse("now", Instant::now() + Duration::from_secs(60))
+    });
+    let client = connect(&socket);
+    write(&client, &query(1, Query::Version)).unwrap();
+    let told: Told = read(&client).unwrap();
+    assert_eq!(told.result, Err(Failure::NoChannel("now".into())));
+    stop.write_all(b"!").unwrap();
+    assert_eq!(daemon.join().unwrap(), End::Stopped);
+    let _ = std::fs::remove_file(socket);
+}
+
+#[test]
+fn a_socket_that_is_given_is_taken_and_nothing_else_is() {
+    let path = std::env::temp_dir().join(format!("uvd-test-{}-given.sock", std::process::id()));
+    let listener = UnixListener::bind(&path).unwrap();
+    let given = crate::given_socket(listener.as_fd()).unwrap();
+    assert_eq!(
+        given.local_addr().unwrap().as_pathname(),
+        Some(path.as_path())
+    );
+    let (connected, _) = UnixStream::pair().unwrap();
+    assert!(crate::given_socket(connected.as_fd()).is_none());
+    assert!(crate::given_socket(memory(1).as_fd()).is_none());
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
 fn a_socket_is_private_and_replaces_one_left_behind_but_not_one_in_use() {
     use std::os::unix::fs::PermissionsExt;
     let path = std::env::temp_dir().join(format!("uvd-test-{}-listen.sock", std::process::id()));

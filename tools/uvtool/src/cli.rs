@@ -53,7 +53,7 @@ impl How {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show the partitions, one line each
-    #[command(after_help = "Examples:\n  uvtool list\n  uvtool list --json | jq -r '.[].name'")]
+    #[command(after_help = "Examples:\n  uvtool list\n  uvtool list --all --json")]
     List {
         /// Pseudo-partitions too: those that own memory and never run
         #[arg(long, short)]
@@ -69,7 +69,7 @@ pub enum Command {
     #[command(
         after_help = "The page map has entries of three tiers: 4 GiB, 4 MiB, 4 KiB.\n\n\
         Examples:\n  uvtool resources\n  uvtool resources --map\n  \
-        uvtool resources --json | jq '.memory[] | select(.owner == \"free\")'"
+        uvtool resources --json > resources.json"
     )]
     Resources {
         /// The ranges of the page map, too

@@ -43,6 +43,7 @@ impl Pages {
                 });
                 Answer::PageMap(rows.take(self.page).collect())
             }
+            Query::Compare { .. } => unreachable!("no command asks this"),
             Query::Log { from, most } => {
                 let rows = samples::log(50)
                     .into_iter()
