@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::uv::command::{
-    Answer, CpuRow, LogRow, MapRow, MemoryRow, PartitionRow, PciRow, Query, ResourcesAnswer,
-    VersionAnswer,
+    Answer, CpuRow, Difference, LogRow, MapRow, MemoryRow, PartitionRow, PciRow, Query,
+    ResourcesAnswer, VersionAnswer,
 };
 use pv_abi::uv::database::PartitionDescriptor;
 
@@ -23,12 +23,18 @@ const MAP_ROWS: usize = 1000;
 /// Bytes of the texts in an answer about the log.
 const LOG_TEXT: usize = 12 * 1024;
 
-/// What the monitor counts.
+/// Frames that one comparison looks at, and differences that it lists.
+const COMPARED_FRAMES: u64 = 16 * 1024;
+const DIFFERENCES: usize = 256;
+
+/// What the monitor counts and holds.
 pub trait Gauges {
     /// What a partition used, where the monitor knows it.
     fn partition(&self, number: u32) -> Option<PartitionUsage>;
     /// What a physical CPU did.
     fn cpu(&self, index: u32) -> Option<CpuUsage>;
+    /// Owner of a frame, and whether it is I/O memory; `None` where the monitor keeps nothing.
+    fn frame(&self, frame: u64) -> Option<(u32, bool)>;
 }
 
 /// What is known of the machine beside the database.
@@ -53,6 +59,7 @@ pub fn query(engine: &Engine, facts: &Facts, gauges: &dyn Gauges, query: &Query)
         Query::Resources => Answer::Resources(resources(engine, facts, gauges)),
         Query::PageMap { first, most } => page_map(engine, *first, *most),
         Query::Log { from, most } => log(engine, *from, *most),
+        Query::Compare { first } => compare(engine, gauges, *first),
     }
 }
 
@@ -165,4 +172,26 @@ fn log(engine: &Engine, from: u64, most: u32) -> Answer {
         rows.push(row);
     }
     Answer::Log { rows, oldest, next }
+}
+
+/// The monitor keeps nothing of frames beyond RAM; what the database calls I/O memory there is no
+/// difference.
+fn compare(engine: &Engine, gauges: &dyn Gauges, first: u64) -> Answer {
+    let reader = engine.database().reader();
+    let end = first.saturating_add(COMPARED_FRAMES).min(reader.frames());
+    let mut differences = Vec::new();
+    let mut next = first;
+    while next < end && differences.len() < DIFFERENCES {
+        let Ok(owner) = reader.owner(next) else { break };
+        let (database, monitor) = ((owner.number, owner.io), gauges.frame(next));
+        if monitor.map_or(!owner.io, |held| held != database) {
+            differences.push(Difference {
+                frame: next,
+                database,
+                monitor,
+            });
+        }
+        next += 1;
+    }
+    Answer::Compared { next, differences }
 }

@@ -16,6 +16,9 @@ use transaction::{Action, Gauges, Monitor};
 
 use crate::services::Services;
 
+/// What the monitor answers about a partition that it does not have.
+const NO_PARTITION: Errno = Errno(pv_abi::xen::errno::ESRCH.unsigned_abs() as i32);
+
 /// Calls the lead monitor.
 pub struct Lead<'s> {
     /// What is mapped of partitions.
@@ -48,6 +51,8 @@ fn destroy(number: u32) -> Result<(), Errno> {
     loop {
         match lead::destroy(number) {
             Err(Errno::EAGAIN) => {}
+            // It was destroyed before, by a transaction that was refused later on.
+            Err(NO_PARTITION) => return Ok(()),
             result => return result,
         }
     }
@@ -64,6 +69,10 @@ impl Gauges for Counters {
 
     fn cpu(&self, index: u32) -> Option<CpuUsage> {
         lead::cpu_usage(index).ok()
+    }
+
+    fn frame(&self, frame: u64) -> Option<(u32, bool)> {
+        lead::frame_owner(frame).ok()
     }
 }
 

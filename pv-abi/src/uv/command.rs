@@ -183,6 +183,12 @@ pub enum Query {
         /// Records at most.
         most: u32,
     },
+    /// Compare the page map with what the monitor holds of each frame, from this frame on; one
+    /// question looks at a part.
+    Compare {
+        /// First frame.
+        first: u64,
+    },
 }
 
 /// From the ultravisor.
@@ -222,6 +228,14 @@ pub enum Answer {
         oldest: u64,
         /// Sequence number the next record will get.
         next: u64,
+    },
+    /// To [`Query::Compare`].
+    Compared {
+        /// First frame that was not looked at; the number of frames where all were.
+        next: u64,
+        /// Where database and monitor disagree; the rest of the part when there are very many is
+        /// left to the next question.
+        differences: Vec<Difference>,
     },
 }
 
@@ -385,6 +399,17 @@ pub struct MapRow {
     pub owner: u32,
     /// I/O memory or a hole.
     pub io: bool,
+}
+
+/// A frame of which the monitor holds something else than the database says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The frame.
+    pub frame: u64,
+    /// Its owner by the database, and whether it is I/O memory.
+    pub database: (u32, bool),
+    /// The same as the monitor holds it; `None`: it holds nothing of it.
+    pub monitor: Option<(u32, bool)>,
 }
 
 /// An audit log record.
