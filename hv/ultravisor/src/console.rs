@@ -26,6 +26,8 @@ const OUTPUT: Pipe = Pipe {
 };
 /// Bytes moved at a time: what one serial call takes.
 const PIECE: usize = 512;
+/// Pieces moved at one event, each way.
+const PIECES: usize = 8;
 
 /// A console ring that is served.
 #[derive(Debug)]
@@ -41,22 +43,24 @@ pub struct Console {
 }
 
 impl Console {
-    /// Moves what there is, both ways. A ring whose indices are nonsense is left alone.
-    pub fn serve(&self) {
+    /// Moves a bounded amount, both ways; returns whether more may be there. A ring whose indices
+    /// are nonsense is left alone.
+    pub fn serve(&self) -> bool {
         let words = self.ring.words();
-        let moved =
-            self.take_output(words).unwrap_or(false) | self.give_input(words).unwrap_or(false);
-        if moved {
+        let output = self.take_output(words).unwrap_or_default();
+        let input = self.give_input(words).unwrap_or_default();
+        if output.notify || input.notify {
             let _ = events::send(self.port);
         }
+        output.more || input.more
     }
 
-    /// Returns whether the kernel may have been waiting for room.
-    fn take_output(&self, words: &[AtomicU32]) -> Result<bool, Broken> {
-        let mut waiting = false;
+    /// The kernel may have been waiting for room where there was none.
+    fn take_output(&self, words: &[AtomicU32]) -> Result<Moved, Broken> {
+        let mut moved = Moved::default();
         let mut piece = [0; PIECE];
-        loop {
-            waiting |= OUTPUT.room(words)? == 0;
+        for _ in 0..PIECES {
+            moved.notify |= OUTPUT.room(words)? == 0;
             let count = OUTPUT.peek(words, &mut piece)?;
             let bytes = piece.get(..count).ok_or(Broken)?;
             let written = match self.serial {
@@ -65,19 +69,22 @@ impl Console {
             };
             OUTPUT.consume(words, written);
             if written == 0 {
-                return Ok(waiting);
+                return Ok(moved);
             }
         }
+        Ok(Moved {
+            more: true,
+            ..moved
+        })
     }
 
-    /// Returns whether anything came in.
-    fn give_input(&self, words: &[AtomicU32]) -> Result<bool, Broken> {
+    fn give_input(&self, words: &[AtomicU32]) -> Result<Moved, Broken> {
+        let mut moved = Moved::default();
         let Some(line) = self.serial else {
-            return Ok(false);
+            return Ok(moved);
         };
         let mut piece = [0; PIECE];
-        let mut any = false;
-        loop {
+        for _ in 0..PIECES {
             let room = (INPUT.room(words)? as usize).min(PIECE);
             let wanted = piece.get_mut(..room).ok_or(Broken)?;
             let count = if room > 0 {
@@ -86,10 +93,23 @@ impl Console {
                 0
             };
             if count == 0 {
-                return Ok(any);
+                return Ok(moved);
             }
             INPUT.push(words, piece.get(..count).ok_or(Broken)?)?;
-            any = true;
+            moved.notify = true;
         }
+        Ok(Moved {
+            more: true,
+            ..moved
+        })
     }
+}
+
+/// What came of moving bytes one way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Moved {
+    /// The kernel has to look.
+    notify: bool,
+    /// There may be more to move.
+    more: bool,
 }

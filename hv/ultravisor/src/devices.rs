@@ -13,9 +13,10 @@
 //! names another partition than the one that wrote it.
 
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use core::fmt::Display;
 use core::str::FromStr;
+use core::sync::atomic::AtomicU32;
 
 use partition_runtime::events::{self, Port};
 use partition_runtime::ring::RingError;
@@ -49,17 +50,24 @@ mod state {
 pub struct Devices {
     /// The port of the harness line's ring.
     harness: Option<Port>,
-    /// Whether the command partition's channel was made.
-    channel: bool,
+    /// The port of the command partition's channel.
+    channel: Option<Port>,
+    /// The channel's pages, made once: address and words.
+    pages: Option<(u64, &'static [AtomicU32])>,
 }
 
 /// Where the second console of a partition is.
-fn front(partition: u32) -> alloc::string::String {
+fn front(partition: u32) -> String {
     format!("{}/device/console/1", home(partition))
 }
 
-fn back(partition: u32) -> alloc::string::String {
+fn back(partition: u32) -> String {
     format!("{}/backend/console/{partition}/1", home(ULTRAVISOR))
+}
+
+/// Where its name and UUID are.
+fn vm(partition: u32) -> String {
+    format!("/vm/00000000-0000-0000-0000-{partition:012x}")
 }
 
 /// Writes a node; what is written here is well-formed and short.
@@ -87,7 +95,7 @@ fn get<T: FromStr>(services: &Services, path: &str) -> Option<T> {
 pub fn introduce(services: &mut Services, client: &PartitionDescriptor) {
     let number = client.number;
     let home = home(number);
-    let vm = format!("/vm/00000000-0000-0000-0000-{number:012x}");
+    let vm = vm(number);
     let name = transaction::name_of(client);
     make(services, &vm, Permissions::readable_by(ULTRAVISOR, number));
     put(
@@ -160,13 +168,10 @@ fn second_console(services: &mut Services, number: u32) {
 
 /// Makes the channel that `uvd` finds, in pages of this partition.
 fn command_channel(services: &mut Services) {
-    if services.devices.channel {
-        return;
-    }
-    match make_channel() {
+    match make_channel(&mut services.devices) {
         Ok((port, channel)) => {
             services.commands.insert(port, channel);
-            services.devices.channel = true;
+            services.devices.channel = Some(port);
             let node = format!("{}/device/uv-command/0", home(COMMAND));
             put(services, &format!("{node}/ring-ref"), CHANNEL_GRANT);
             put(services, &format!("{node}/pages"), COMMAND_PAGES);
@@ -177,9 +182,11 @@ fn command_channel(services: &mut Services) {
     }
 }
 
-fn make_channel() -> Result<(Port, CommandChannel), alloc::string::String> {
-    let pages = partition::shared_pages(COMMAND_PAGES);
-    let (address, words) = pages.ok_or("no memory for its pages")?;
+fn make_channel(devices: &mut Devices) -> Result<(Port, CommandChannel), String> {
+    if devices.pages.is_none() {
+        devices.pages = partition::shared_pages(COMMAND_PAGES);
+    }
+    let (address, words) = devices.pages.ok_or("no memory for its pages")?;
     for (page, reference) in (CHANNEL_GRANT..).take(COMMAND_PAGES).enumerate() {
         let frame = partition::frame_of(address + (page * PAGE_SIZE) as u64);
         let frame = frame.and_then(|frame| u32::try_from(frame).ok());
@@ -192,6 +199,18 @@ fn make_channel() -> Result<(Port, CommandChannel), alloc::string::String> {
     let channel = CommandChannel::own(COMMAND, words, port);
     let channel = channel.map_err(|error: RingError| error.to_string())?;
     Ok((port, channel))
+}
+
+/// Takes the channel back from a command partition that is destroyed.
+fn drop_channel(services: &mut Services) {
+    if let Some(port) = services.devices.channel.take() {
+        services.commands.remove(&port);
+        let _ = events::close(port);
+    }
+    for reference in (CHANNEL_GRANT..).take(COMMAND_PAGES) {
+        // Destroying the partition drops what it still has mapped.
+        let _ = grants::revoke(reference);
+    }
 }
 
 /// Looks at what kernels changed of their devices.
@@ -265,15 +284,12 @@ fn disconnect(services: &mut Services) {
 
 /// Forgets a partition that is destroyed.
 pub fn forget(services: &mut Services, number: u32) {
-    if number == COMMAND
-        && let Some(port) = services.devices.harness.take()
-    {
-        let _ = events::close(port);
+    if number == COMMAND {
+        disconnect(services);
+        drop_channel(services);
     }
-    for path in [
-        home(number),
-        format!("{}/backend/console/{number}", home(ULTRAVISOR)),
-    ] {
+    let backend = format!("{}/backend/console/{number}", home(ULTRAVISOR));
+    for path in [home(number), backend, vm(number)] {
         if let Ok(path) = Path::new(&path) {
             services.store.ignore(&path);
             // What is not there need not be removed.

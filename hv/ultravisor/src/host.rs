@@ -1,4 +1,10 @@
 //! The event loop.
+//!
+//! Rule: a handler does a bounded amount of work and says whether there is more; what is not
+//! finished waits its turn behind the others that have events. So no partition can keep the rest
+//! from being served.
+
+use alloc::collections::VecDeque;
 
 use partition_runtime::events::{Events, Port};
 use partition_runtime::{lead, log, time};
@@ -8,6 +14,9 @@ use transaction::{Engine, Facts};
 use crate::lead::{Counters, Lead};
 use crate::services::Services;
 
+/// Requests answered at one event.
+const REQUESTS: usize = 4;
+
 /// All that the ultravisor has.
 pub struct Host {
     /// Database, log and transactions.
@@ -16,6 +25,8 @@ pub struct Host {
     /// What is served.
     pub services: Services,
     events: Events,
+    /// Ports whose handlers have more to do.
+    turns: VecDeque<Port>,
 }
 
 impl Host {
@@ -27,6 +38,7 @@ impl Host {
             facts,
             services,
             events: Events::new(),
+            turns: VecDeque::new(),
         }
     }
 
@@ -34,44 +46,65 @@ impl Host {
     pub fn serve(&mut self) -> ! {
         self.monitor_events();
         loop {
-            let port = self.events.wait();
-            self.handle(port);
-        }
-    }
-
-    fn handle(&mut self, port: Port) {
-        if port == self.services.serial_port {
-            for console in self.services.consoles.values() {
-                console.serve();
+            let port = self.next_turn();
+            if self.handle(port) && !self.turns.contains(&port) {
+                self.turns.push_back(port);
             }
-        } else if port == self.services.monitor_port {
-            self.monitor_events();
-        } else if let Some(console) = self.services.consoles.get(&port) {
-            console.serve();
-        } else if let Some(client) = self.services.stores.get_mut(&port) {
-            client.serve(&mut self.services.store);
-            self.services.flush_stores();
-        } else if self.services.commands.contains_key(&port) {
-            self.command(port);
-            self.services.flush_stores();
         }
     }
 
-    /// Answers what a client asks, as far as its replies fit.
-    fn command(&mut self, port: Port) {
-        loop {
+    /// The port whose turn it is: events first come, first served, and those with more to do
+    /// behind them.
+    fn next_turn(&mut self) -> Port {
+        while let Some(port) = self.events.take() {
+            if !self.turns.contains(&port) {
+                self.turns.push_back(port);
+            }
+        }
+        match self.turns.pop_front() {
+            Some(port) => port,
+            None => self.events.wait(),
+        }
+    }
+
+    /// Handles an event; returns whether there is more to do.
+    fn handle(&mut self, port: Port) -> bool {
+        if port == self.services.serial_port {
+            let consoles = self.services.consoles.values();
+            return consoles.fold(false, |more, console| console.serve() | more);
+        }
+        if port == self.services.monitor_port {
+            self.monitor_events();
+            return false;
+        }
+        if let Some(console) = self.services.consoles.get(&port) {
+            return console.serve();
+        }
+        let more = if let Some(client) = self.services.stores.get_mut(&port) {
+            client.serve(&mut self.services.store)
+        } else {
+            self.command(port)
+        };
+        self.services.flush_stores();
+        more
+    }
+
+    /// Answers what a client asks, as far as its replies fit; returns whether it may ask more.
+    fn command(&mut self, port: Port) -> bool {
+        for _ in 0..REQUESTS {
             let Some(channel) = self.services.commands.get_mut(&port) else {
-                return;
+                return false;
             };
             let client = channel.client;
             let Some(request) = channel.next() else {
-                return;
+                return false;
             };
             let reply = self.answer(client, &request);
             if let Some(channel) = self.services.commands.get_mut(&port) {
                 channel.answer(reply);
             }
         }
+        true
     }
 
     fn answer(&mut self, client: u32, request: &Request) -> Reply {

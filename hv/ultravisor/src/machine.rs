@@ -133,3 +133,80 @@ impl<'a> Description<'a> {
             .to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pv_abi::uv::database::BOOT;
+    use zerocopy::{FromZeros, IntoBytes};
+
+    fn region(first: u64, frames: u64, owner: u32, usage: u32) -> MachineRegion {
+        MachineRegion {
+            first,
+            frames,
+            owner,
+            usage,
+            firmware_type: 1,
+            reserved: 0,
+        }
+    }
+
+    fn bytes(regions: &[MachineRegion], frames: u64, cpus: u32) -> Vec<u64> {
+        let mut machine = Machine::new_zeroed();
+        (machine.regions, machine.frames, machine.cpus) = (regions.len() as u32, frames, cpus);
+        let mut bytes = machine.as_bytes().to_vec();
+        regions
+            .iter()
+            .for_each(|region| bytes.extend_from_slice(region.as_bytes()));
+        bytes.resize(bytes.len() + cpus as usize * size_of::<MachineCpu>(), 0);
+        // As pages are, aligned.
+        bytes
+            .chunks(8)
+            .map(|chunk| u64::from_ne_bytes(chunk.try_into().unwrap()))
+            .collect()
+    }
+
+    fn refusal(words: &[u64]) -> String {
+        Description::parse(words.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn a_partition_has_its_own_memory_without_its_instance() {
+        let regions = [
+            region(0, 10, 0, region_use::RAM),
+            region(10, 20, BOOT, region_use::RAM),
+            region(30, 5, BOOT, region_use::INSTANCE),
+            region(35, 7, BOOT, region_use::MODULE),
+        ];
+        let words = bytes(&regions, 42, 1);
+        let description = Description::parse(words.as_bytes()).unwrap();
+        assert_eq!(description.memory_frames(BOOT), 27);
+        assert_eq!(
+            description
+                .region(BOOT, region_use::INSTANCE)
+                .unwrap()
+                .first,
+            30
+        );
+        assert_eq!(description.firmware(), [(1, 42)]);
+    }
+
+    #[test]
+    fn a_map_that_does_not_cover_every_frame_once_is_refused() {
+        let whole = [region(0, 10, 0, 0), region(10, 5, 0, 0)];
+        assert!(Description::parse(bytes(&whole, 15, 1).as_bytes()).is_ok());
+        assert!(refusal(&bytes(&whole, 16, 1)).contains("ends at frame 0xf"));
+        assert!(refusal(&bytes(&[region(1, 14, 0, 0)], 15, 1)).contains("frame 0x0"));
+        let overlap = [region(0, 10, 0, 0), region(9, 6, 0, 0)];
+        assert!(refusal(&bytes(&overlap, 15, 1)).contains("frame 0xa"));
+        assert!(refusal(&bytes(&whole, 15, 0)).contains("0 CPUs"));
+    }
+
+    #[test]
+    fn a_description_that_is_cut_is_refused_wherever_it_is_cut() {
+        let words = bytes(&[region(0, 10, 0, 0)], 10, 2);
+        for length in 0..words.len() {
+            assert!(refusal(&words[..length]).contains("ends inside"));
+        }
+    }
+}

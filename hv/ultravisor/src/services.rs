@@ -4,7 +4,7 @@
 //! finds all of it.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -43,8 +43,8 @@ pub struct Services {
     pub stores: BTreeMap<Port, StoreClient>,
     /// Devices negotiated through the store.
     pub devices: Devices,
-    /// Channel table entries that are served.
-    attached: BTreeSet<u32>,
+    /// Channel table entries that are served, and the partition of each.
+    attached: BTreeMap<u32, u32>,
 }
 
 impl Services {
@@ -65,15 +65,16 @@ impl Services {
             consoles: BTreeMap::new(),
             stores: BTreeMap::new(),
             devices: Devices::default(),
-            attached: BTreeSet::new(),
+            attached: BTreeMap::new(),
         })
     }
 
     /// Serves a channel, where it is not served yet.
     pub fn attach(&mut self, index: u32, entry: &ChannelEntry, client: &PartitionDescriptor) {
-        if entry.b != ULTRAVISOR || !self.attached.insert(index) {
+        if entry.b != ULTRAVISOR || self.attached.contains_key(&index) {
             return;
         }
+        self.attached.insert(index, entry.a);
         let references: Vec<u32> = (entry.grant_a..).take(entry.frames as usize).collect();
         let ring = match grants::map(&mut self.window, entry.a as u16, &references) {
             Ok(ring) => ring,
@@ -143,22 +144,26 @@ impl Services {
         }
     }
 
-    /// Unmaps all that is mapped of a partition, and forgets what it wrote into the store.
+    /// Unmaps all that is mapped of a partition, closes this end of its channels, and forgets what
+    /// it wrote into the store.
     pub fn detach(&mut self, partition: u32) {
+        crate::devices::forget(self, partition);
         let of = |_: &Port, console: &mut Console| console.partition == partition;
         for (_, console) in self.consoles.extract_if(.., of).collect::<Vec<_>>() {
+            let _ = events::close(console.port);
             grants::unmap(&mut self.window, console.ring);
         }
         let of = |_: &Port, client: &mut StoreClient| client.partition == partition;
         for (_, client) in self.stores.extract_if(.., of).collect::<Vec<_>>() {
+            let _ = events::close(client.port);
             grants::unmap(&mut self.window, client.ring);
         }
-        crate::devices::forget(self, partition);
+        self.attached.retain(|_, client| *client != partition);
         self.store.disconnect(partition);
     }
 
     /// Forgets channels that are not in the table any more.
     pub fn keep_attached(&mut self, present: impl Fn(u32) -> bool) {
-        self.attached.retain(|&index| present(index));
+        self.attached.retain(|&index, _| present(index));
     }
 }

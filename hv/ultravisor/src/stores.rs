@@ -25,6 +25,9 @@ const REPLIES: Pipe = Pipe {
     consumed: core::mem::offset_of!(StoreRing, rsp_cons),
 };
 
+/// Times that one event may fill or empty the ring.
+const ROUNDS: usize = 16;
+
 /// A store ring that is served.
 #[derive(Debug)]
 pub struct StoreClient {
@@ -53,36 +56,36 @@ impl StoreClient {
         }
     }
 
-    /// Does the requests that are in the ring.
-    pub fn serve(&mut self, store: &mut Store) {
+    /// Does the requests that are in the ring, a bounded number; returns whether more may be there.
+    pub fn serve(&mut self, store: &mut Store) -> bool {
         if self.broken {
-            return;
+            return false;
         }
         let error = match self.exchange(store) {
-            Ok(moved) => {
+            Ok((moved, more)) => {
                 if moved {
                     let _ = events::send(self.port);
                 }
-                return;
+                return more;
             }
             Err(error) => error,
         };
         log!(
-            "store of partition {}: protocol broken ({error}), no longer served",
+            "store of partition {}: protocol broken ({error}), not served now",
             self.partition
         );
         self.broken = true;
         self.set(core::mem::offset_of!(StoreRing, error), error);
         let _ = events::send(self.port);
+        false
     }
 
-    /// Moves bytes until neither side has more; returns whether any moved.
-    fn exchange(&mut self, store: &mut Store) -> Result<bool, u32> {
+    /// Moves bytes; returns whether any moved, and whether more may.
+    fn exchange(&mut self, store: &mut Store) -> Result<(bool, bool), u32> {
         let index = |Broken| ERROR_RINGIDX;
         let words = self.ring.words();
         let mut piece = vec![0; RING_BYTES];
-        let mut any = false;
-        loop {
+        for round in 0..ROUNDS {
             let count = REQUESTS.peek(words, &mut piece).map_err(index)?;
             let bytes = piece.get(..count).unwrap_or_default();
             let taken = store.feed(self.partition, bytes).map_err(|_| ERROR_PROTO)?;
@@ -92,9 +95,9 @@ impl StoreClient {
                 .map_err(index)?;
             store.sent(self.partition, sent);
             if taken == 0 && sent == 0 {
-                return Ok(any);
+                return Ok((round > 0, false));
             }
-            any = true;
         }
+        Ok((true, true))
     }
 }
