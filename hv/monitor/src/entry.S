@@ -152,7 +152,14 @@ guest_copy_fault:
     clac
 3:  ret
 
-/* fn(stack rdi): start on a fresh stack at the guest frame; used by a CPU's first run. */
+/* fn(function rdi): calls it, never to return, with the top of the stack left free for the guest frame. */
+.globl below_frame
+below_frame:
+    sub rsp, 1024
+    and rsp, -16
+    call rdi
+
+/* fn(frame rdi): leave the monitor by this frame; a CPU's first run. */
 .globl enter_first
 enter_first:
     mov rsp, rdi

@@ -19,6 +19,7 @@ use crate::{
 static READY: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
+    fn below_frame(function: extern "C" fn() -> !) -> !;
     fn enter_first(frame: *mut Registers) -> !;
     static syscall_common: u8;
     static entry_page: u8;
@@ -41,7 +42,8 @@ pub fn start(boot: &'static Boot) -> ! {
         }
     }
     READY.store(true, Ordering::Release);
-    run()
+    // SAFETY: `run` does not return.
+    unsafe { below_frame(run) }
 }
 
 /// Every other CPU.
@@ -49,18 +51,18 @@ pub fn start_secondary(_index: u32) -> ! {
     while !READY.load(Ordering::Acquire) {
         core::hint::spin_loop();
     }
-    run()
+    // SAFETY: `run` does not return.
+    unsafe { below_frame(run) }
 }
 
 /// Turns this CPU over to partitions.
-fn run() -> ! {
+extern "C" fn run() -> ! {
     set_syscall_entries();
     let frame = (cpu::this().stack_top - size_of::<Registers>() as u64) as *mut Registers;
     let mut registers = Registers::default();
     schedule::begin(&mut registers);
     registers.cs |= 3;
-    // SAFETY: the frame is the top of this CPU's main stack, where this function's own frame does
-    // not reach once `enter_first` has loaded the stack pointer.
+    // SAFETY: the frame is the top of this CPU's main stack, which `below_frame` kept free.
     unsafe {
         frame.write(registers);
         enter_first(frame)

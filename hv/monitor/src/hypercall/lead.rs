@@ -111,7 +111,9 @@ fn give(mfn: u64, owner: Owner) -> Result<(), i64> {
         .set_owner(before, frames::OWNER_IO | MONITOR, frames::Kind::Private)
         .map_err(|_| errno::EBUSY)?;
     // What its CPUs cached of it goes before it holds anything of another's.
-    cpu::flush_since(before & frames::OWNER_NUMBER, cpu::flush_stamp());
+    if before & frames::OWNER_NUMBER != 0 {
+        cpu::flush_since(before & frames::OWNER_NUMBER, cpu::flush_stamp());
+    }
     if before != 0 && before & frames::OWNER_IO == 0 {
         machine::scrub(mfn);
         if let Some(entry) = platform::m2p().get(mfn as usize) {

@@ -116,6 +116,8 @@ fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Resul
         gs_base: context.gs_base_kernel,
         gs_base_other: context.gs_base_user,
     });
+    // Kernels give a virtual CPU its I/O privilege level in the flags it starts with.
+    target.iopl.set((context.user_regs.rflags >> 12) as u32 & 3);
     target.registers.set(registers_of(&context.user_regs));
     Ok(())
 }
