@@ -125,7 +125,7 @@ fn partitions(host: &mut Host) -> Result<()> {
             "uvtool list has no partition {name}:\n{list}"
         );
     }
-    host.sh("uvtool list --json && uvtool info && uvtool log && uvtool version")?;
+    host.sh("uvtool list --json && uvtool info command && uvtool log && uvtool version")?;
     Ok(())
 }
 
@@ -141,7 +141,7 @@ fn status(host: &mut Host) -> Result<()> {
 
 /// Every byte value reaches a command, in order.
 fn input(host: &mut Host) -> Result<()> {
-    let data = (0..=255).cycle().take(300_000).collect::<Vec<u8>>();
+    let data = (0..=255).cycle().take(65_536).collect::<Vec<u8>>();
     let back = host.run(&["od", "-An", "-v", "-tu1", "-w256"], &data, SOON)?;
     let numbers: Vec<u8> = back
         .stdout

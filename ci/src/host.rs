@@ -1,13 +1,13 @@
 //! The typed harness: a host that was booted, and what its command partition answers.
 
-use std::os::unix::net::UnixStream;
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use harness_protocol::{Packet, Words};
 use xtask::exec::{self, Outcome, Streams};
 use xtask::host::Destination;
-use xtask::machine::Machine;
+use xtask::machine::{Event, Machine};
 use xtask::options::{BootOptions, MachineOptions};
 use xtask::{boot_image, host};
 
@@ -54,7 +54,7 @@ impl Streams for Collected {
         Ok(())
     }
 
-    fn start_input(&mut self, mut line: UnixStream) {
+    fn start_input(&mut self, mut line: File) {
         use std::io::Write;
         let end = Packet::Input(Vec::new());
         let data = Packet::Input(std::mem::take(&mut self.input));
@@ -96,12 +96,28 @@ impl Host {
         let line = words.join(" ");
         let words = Words::new(words.iter().copied())?;
         match exec::run_command(&mut self.machine, words, deadline, &mut streams)? {
-            Outcome::TimedOut(message) => bail!("{line}: {message}"),
+            Outcome::TimedOut(message) => {
+                self.end_command();
+                bail!("`{line}`: {message}")
+            }
             Outcome::Exited(status) => Ok(Output {
                 status,
                 stdout: String::from_utf8_lossy(&streams.stdout).into_owned(),
                 stderr: String::from_utf8_lossy(&streams.stderr).into_owned(),
             }),
+        }
+    }
+
+    /// Kills the command that runs, so that the machine takes another.
+    fn end_command(&mut self) {
+        const SIGKILL: i32 = 9;
+        let deadline = Some(Instant::now() + COMMAND_LIMIT);
+        // A machine that does not answer fails at the next command.
+        let _ = self.machine.send(&Packet::Signal(SIGKILL));
+        while let Ok(event) = self.machine.next_event(deadline) {
+            if matches!(event, Event::Packet(Packet::Exit(_)) | Event::Closed) {
+                return;
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask exec`: one command in the command partition of a fresh host.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ pub trait Streams {
     /// Nobody reads them any more.
     fn error(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Starts to send its standard input, in packets, on this line.
-    fn start_input(&mut self, line: UnixStream);
+    fn start_input(&mut self, line: File);
 }
 
 /// Our own streams.
@@ -57,7 +57,7 @@ impl Streams for OwnStreams {
         io::stderr().write_all(bytes)
     }
 
-    fn start_input(&mut self, mut line: UnixStream) {
+    fn start_input(&mut self, mut line: File) {
         // It ends with the process; a line that is closed ends it earlier.
         thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -136,7 +136,7 @@ pub fn run_command(
             Ok(Event::Packet(Packet::Ready(_))) => {
                 bail!("the command partition started anew while the command ran")
             }
-            Ok(Event::Noise(what)) => eprintln!("xtask: harness line: {what}"),
+            Ok(Event::Noise(what)) => bail!("bytes were lost on the harness line: {what}"),
             Ok(Event::Packet(_) | Event::Console(_)) => {}
             Err(NoEvent::TimedOut) => return Ok(late(machine, "the command did not end in time")),
             Ok(Event::Closed) | Err(NoEvent::Ended) => {

@@ -15,6 +15,7 @@ pub mod machine;
 pub mod metrics;
 pub mod modules;
 pub mod options;
+pub mod pipes;
 pub mod prompt;
 pub mod provision;
 pub mod qemu;

@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -21,8 +20,9 @@ use anyhow::{Context, Result, bail};
 use harness_protocol::{Decoder, Packet};
 
 use crate::options::MachineOptions;
+use crate::pipes::Pipes;
 use crate::prompt::Prompt;
-use crate::qemu::{self, Console, Qemu, Sockets};
+use crate::qemu::{self, Console, Lines, Qemu};
 use crate::workspace;
 
 /// How long a machine may take to power off.
@@ -56,7 +56,7 @@ pub enum NoEvent {
 pub struct Machine {
     qemu: Qemu,
     events: Receiver<Event>,
-    line: UnixStream,
+    line: File,
     /// QEMU's prompt, to inspect the machine.
     pub prompt: Prompt,
     /// The last lines of the console; the last may be unfinished.
@@ -105,20 +105,20 @@ impl Machine {
     /// # Errors
     /// QEMU cannot be started, or ends at once.
     pub fn start(options: &MachineOptions, image: &Path) -> Result<Self> {
-        let (for_line, line) = listen()?;
+        let pipes = Pipes::make()?;
         let (for_prompt, prompt) = listen()?;
-        let sockets = Sockets {
-            line: Some(line),
+        let lines = Lines {
+            harness: Some(pipes.path()),
             prompt: Some(prompt),
         };
-        let arguments = qemu::arguments(options, image, &Console::Output, &sockets)?;
+        let arguments = qemu::arguments(options, image, &Console::Output, &lines)?;
         let (log, log_path) = open_log()?;
         let mut qemu = Qemu::start(&arguments, &Console::Output)?;
         let console = qemu.take_console().context("QEMU has no output")?;
-        let line = accept(&for_line, &mut qemu)?;
+        // QEMU opens the harness line before it connects to this.
         let prompt = Prompt::new(accept(&for_prompt, &mut qemu)?);
+        let (reader, line) = pipes.open()?;
         let (sender, events) = channel();
-        let reader = line.try_clone()?;
         let of_console = sender.clone();
         thread::spawn(move || read_console(console, &of_console));
         thread::spawn(move || read_packets(reader, &sender));
@@ -217,7 +217,7 @@ impl Machine {
     ///
     /// # Errors
     /// The operating system has no more handles.
-    pub fn line(&self) -> Result<UnixStream> {
+    pub fn line(&self) -> Result<File> {
         Ok(self.line.try_clone()?)
     }
 
@@ -253,11 +253,10 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         self.qemu.kill();
-        let _ = self.line.shutdown(Shutdown::Both);
     }
 }
 
-/// Waits until QEMU has opened its end of the line; it does so before it starts the machine.
+/// Waits until QEMU has connected; it does so before it starts the machine.
 fn accept(listener: &UnixListener, qemu: &mut Qemu) -> Result<UnixStream> {
     const POLL: Duration = Duration::from_millis(5);
     listener.set_nonblocking(true)?;
@@ -268,7 +267,7 @@ fn accept(listener: &UnixListener, qemu: &mut Qemu) -> Result<UnixStream> {
                 return Ok(stream);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error).context("QEMU cannot open the harness line"),
+            Err(error) => return Err(error).context("QEMU cannot connect its prompt"),
         }
         if let Some(status) = qemu.wait(Some(POLL))? {
             bail!("QEMU did not start ({status}); what it says is above");
@@ -289,7 +288,7 @@ fn read_console(mut console: impl Read, events: &Sender<Event>) {
     }
 }
 
-fn read_packets(mut line: UnixStream, events: &Sender<Event>) {
+fn read_packets(mut line: File, events: &Sender<Event>) {
     let mut decoder = Decoder::new();
     let mut buffer = [0; 64 * 1024];
     while let Ok(count) = line.read(&mut buffer) {

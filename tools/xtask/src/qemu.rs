@@ -32,12 +32,13 @@ pub enum Console {
     Output,
 }
 
-/// The abstract Unix sockets that we listen on for QEMU, by their names.
+/// The lines by which a program talks with the machine.
 #[derive(Clone, Debug, Default)]
-pub struct Sockets {
-    /// The second serial line.
-    pub line: Option<String>,
-    /// QEMU's prompt.
+pub struct Lines {
+    /// The second serial line: named pipes with this path and `.in` or `.out` after it. A pipe
+    /// holds 64 KiB of single bytes; a socket would be full after a few hundred.
+    pub harness: Option<PathBuf>,
+    /// QEMU's prompt: the abstract Unix socket of this name, on which we listen.
     pub prompt: Option<String>,
 }
 
@@ -54,7 +55,7 @@ pub fn arguments(
     machine: &MachineOptions,
     image: &Path,
     console: &Console,
-    sockets: &Sockets,
+    lines: &Lines,
 ) -> Result<Vec<OsString>> {
     let mut arguments = Arguments::default();
     arguments.text("-nodefaults -machine q35 -display none -no-reboot -boot d");
@@ -77,7 +78,7 @@ pub fn arguments(
     }
     arguments.pair("-cdrom", image);
     arguments.console(console);
-    arguments.sockets(sockets);
+    arguments.lines(lines);
     for (index, disk) in machine.disk.iter().enumerate() {
         arguments.disk(index, disk)?;
     }
@@ -138,17 +139,19 @@ impl Arguments {
         self.text("-serial chardev:console");
     }
 
-    fn sockets(&mut self, sockets: &Sockets) {
-        let socket = |id, name| format!("socket,id={id},path={name},abstract=on");
-        match &sockets.line {
-            Some(name) => {
-                self.pair("-chardev", socket("line", name));
-                self.text("-serial chardev:line");
+    fn lines(&mut self, lines: &Lines) {
+        match &lines.harness {
+            Some(path) => {
+                self.pair("-chardev", format!("pipe,id=harness,path={}", quoted(path)));
+                self.text("-serial chardev:harness");
             }
             None => self.text("-serial null"),
         }
-        if let Some(name) = &sockets.prompt {
-            self.pair("-chardev", socket("prompt", name));
+        if let Some(name) = &lines.prompt {
+            self.pair(
+                "-chardev",
+                format!("socket,id=prompt,path={name},abstract=on"),
+            );
             self.text("-mon chardev=prompt,mode=readline");
         }
     }
@@ -243,7 +246,7 @@ mod tests {
             &machine,
             Path::new("a.iso"),
             &Console::Output,
-            &Sockets::default(),
+            &Lines::default(),
         )?;
         let words: Vec<_> = list.iter().map(|word| word.to_string_lossy()).collect();
         Ok(words.join(" "))

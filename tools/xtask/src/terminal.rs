@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::options::MachineOptions;
-use crate::qemu::{self, Console, Qemu, Sockets};
+use crate::qemu::{self, Console, Lines, Qemu};
 use crate::{machine, workspace};
 
 /// Boots `image` on `options` and stays until the machine ends.
@@ -20,7 +20,7 @@ use crate::{machine, workspace};
 pub fn run(options: &MachineOptions, image: &Path) -> Result<ExitCode> {
     let (log, log_path) = machine::open_log()?;
     let console = Console::Terminal(log_path.clone());
-    let arguments = qemu::arguments(options, image, &console, &Sockets::default())?;
+    let arguments = qemu::arguments(options, image, &console, &Lines::default())?;
     let terminal = Terminal::remember();
     if stdin().is_terminal() {
         eprintln!("xtask: booting; Ctrl-a x ends the machine, Ctrl-a c is QEMU's prompt");
