@@ -12,6 +12,7 @@ use std::process::Command;
 
 use linux_raw_sys::ioctl::{SIOCGIFFLAGS, SIOCSIFFLAGS, TIOCSCTTY};
 use linux_raw_sys::net::{ifreq, net_device_flags};
+use nix::sys::signal::SigSet;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 nix::ioctl_write_int_bad!(set_controlling_terminal, TIOCSCTTY as nix::libc::Ioctl);
@@ -19,11 +20,13 @@ nix::ioctl_readwrite_bad!(interface_flags, SIOCGIFFLAGS as nix::libc::Ioctl, ifr
 nix::ioctl_readwrite_bad!(set_interface_flags, SIOCSIFFLAGS as nix::libc::Ioctl, ifreq);
 
 /// Lets the command run in a session of its own, so that it has its own process group and no
-/// terminal of ours.
+/// terminal of ours, and with no signal blocked: it would inherit those that we take through a
+/// descriptor.
 pub fn in_own_session(command: &mut Command) {
-    // SAFETY: setsid is async-signal-safe and touches no memory.
+    // SAFETY: both calls are async-signal-safe; the empty set lies on the stack.
     unsafe {
         command.pre_exec(|| {
+            SigSet::empty().thread_set_mask()?;
             nix::unistd::setsid()?;
             Ok(())
         });

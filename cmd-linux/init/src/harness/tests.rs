@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use harness_protocol::{Decoder, Packet, Words};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 
 use super::*;
@@ -17,6 +18,8 @@ use super::*;
 /// power off.
 fn serve(line: OwnedFd) -> std::thread::JoinHandle<Turn> {
     std::thread::spawn(move || {
+        // As in the first process, where signals come through a descriptor.
+        SigSet::all().thread_block().unwrap();
         let mut session = Session::new(line, "6.1.0-test", PathBuf::from("/")).unwrap();
         let (wake, wake_far) = UnixStream::pair().unwrap();
         wake.set_nonblocking(true).unwrap();
