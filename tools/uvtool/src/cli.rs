@@ -76,6 +76,9 @@ pub enum Command {
         #[arg(long)]
         map: bool,
     },
+    /// Compare the page map with what the lead monitor holds, frame by frame; fails when they
+    /// disagree
+    Compare,
     /// Show the newest records of the audit log, oldest first
     #[command(after_help = "Times are seconds since the machine started.\n\n\
         Examples:\n  uvtool log\n  uvtool log -n 100")]

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use source::{Error, Source, Uvd};
+use view::compare::Compare;
 use view::info::Info;
 use view::list::List;
 use view::log::Log;
@@ -64,6 +65,13 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Shown
                 &Resources::new(&answer, &Names::new(&partitions), map),
                 json,
             ))
+        }
+        Command::Compare => {
+            let partitions = source.partitions()?;
+            let frames = source.resources()?.frames;
+            let (found, compared) = source.compare(frames)?;
+            let names = Names::new(&partitions);
+            Ok(shown(&Compare::new(frames, compared, &found, &names), json))
         }
         Command::Log { lines } => {
             let partitions = source.partitions()?;

@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pv_abi::uv::command::{
-    Answer, Body, LogRow, MapRow, PartitionRow, Query, ResourcesAnswer, VersionAnswer,
+    Answer, Body, Difference, LogRow, MapRow, PartitionRow, Query, ResourcesAnswer, VersionAnswer,
 };
 use uvd_protocol::{Answered, Ask, Failure, FrameError, Told, read, write};
 
 /// Rows of the page map, and of the log, to ask for at a time.
 const PAGE: u32 = 200;
+/// Differences after which a comparison is not gone on with.
+const MOST_DIFFERENCES: usize = 1000;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +131,24 @@ pub trait Source {
             }
         }
         Ok(all)
+    }
+
+    /// Where the database and the lead monitor disagree, and the first frame that was not looked
+    /// at: all were, unless they disagree on very many.
+    fn compare(&mut self, frames: u64) -> Result<(Vec<Difference>, u64), Error> {
+        let (mut all, mut first) = (Vec::new(), 0);
+        while first < frames && all.len() < MOST_DIFFERENCES {
+            let query = Query::Compare { first };
+            let Answer::Compared { next, differences } = self.ask(query)?.answer else {
+                return Err(Error::Other("a comparison"));
+            };
+            if next <= first {
+                return Err(Error::Stuck("comparison"));
+            }
+            all.extend(differences);
+            first = next;
+        }
+        Ok((all, first))
     }
 
     /// The newest log records, at most so many, oldest first.

@@ -44,6 +44,20 @@ impl Pages {
                 Answer::PageMap(rows.take(self.page).collect())
             }
             Query::Compare { .. } => unreachable!("no command asks this"),
+            Query::Compare { first } => {
+                let next = (first + 16_384).min(262_144);
+                let difference = |frame| Difference {
+                    frame,
+                    database: (3, false),
+                    monitor: None,
+                };
+                let differences = if first == 16_384 {
+                    vec![difference(20_000)]
+                } else {
+                    vec![]
+                };
+                Answer::Compared { next, differences }
+            }
             Query::Log { from, most } => {
                 let rows = samples::log(50)
                     .into_iter()
@@ -89,6 +103,8 @@ fn pages_are_put_together() {
         let mut source = Pages { page, asked: 0 };
         assert_eq!(source.partitions().unwrap(), samples::partitions());
         assert_eq!(source.page_map(262_144).unwrap(), samples::map());
+        let (differences, compared) = source.compare(262_144).unwrap();
+        assert_eq!((differences.len(), compared), (1, 262_144));
         let records = source.log(10).unwrap();
         let numbers: Vec<u64> = records.iter().map(|row| row.sequence).collect();
         assert_eq!(numbers, (40..50).collect::<Vec<_>>());
@@ -126,6 +142,11 @@ fn pages_that_do_not_go_on_are_an_error() {
         Same(Answer::PageMap(rows)).page_map(99),
         Err(Error::Stuck(_))
     ));
+    let mut still = Same(Answer::Compared {
+        next: 0,
+        differences: vec![],
+    });
+    assert!(matches!(still.compare(1), Err(Error::Stuck(_))));
     let mut log = Same(Answer::Log {
         rows: vec![],
         oldest: 0,
@@ -142,6 +163,7 @@ fn the_answer_to_another_question_is_an_error() {
     assert!(matches!(source.resources(), Err(Error::Other(_))));
     assert!(matches!(source.page_map(1), Err(Error::Other(_))));
     assert!(matches!(source.log(1), Err(Error::Other(_))));
+    assert!(matches!(source.compare(1), Err(Error::Other(_))));
 }
 
 #[test]

@@ -1,0 +1,125 @@
+//! `uvtool compare`.
+
+use pv_abi::uv::command::Difference;
+use serde::Serialize;
+
+use super::{Names, View};
+use crate::table::{Align, Table};
+
+/// What the database and the lead monitor say of each frame.
+#[derive(Serialize)]
+pub struct Compare {
+    frames: u64,
+    frames_compared: u64,
+    differences: Vec<Row>,
+}
+
+/// A frame of which they say different things.
+#[derive(Serialize)]
+struct Row {
+    frame: u64,
+    database: String,
+    monitor: Option<String>,
+}
+
+impl Compare {
+    /// Of `frames`, the first `compared` were looked at.
+    pub fn new(frames: u64, compared: u64, found: &[Difference], names: &Names<'_>) -> Self {
+        let owner = |(number, io): (u32, bool)| {
+            let kind = if io { "I/O" } else { "RAM" };
+            format!("{kind} of {}", names.of(number))
+        };
+        let row = |one: &Difference| Row {
+            frame: one.frame,
+            database: owner(one.database),
+            monitor: one.monitor.map(owner),
+        };
+        Self {
+            frames,
+            frames_compared: compared,
+            differences: found.iter().map(row).collect(),
+        }
+    }
+}
+
+impl View for Compare {
+    fn text(&self) -> String {
+        if self.differences.is_empty() && self.frames_compared == self.frames {
+            return format!("Database and monitor agree on {} frames.\n", self.frames);
+        }
+        let mut table = Table::new(&[
+            ("FRAME", Align::Right),
+            ("DATABASE", Align::Left),
+            ("MONITOR", Align::Left),
+        ]);
+        for row in &self.differences {
+            let monitor = row.monitor.clone().unwrap_or_else(|| "nothing".into());
+            table.row([format!("{:#x}", row.frame), row.database.clone(), monitor]);
+        }
+        format!(
+            "{table}Compared {} of {} frames.\n",
+            self.frames_compared, self.frames
+        )
+    }
+
+    fn problem(&self) -> Option<String> {
+        if self.differences.is_empty() && self.frames_compared == self.frames {
+            return None;
+        }
+        let count = self.differences.len();
+        Some(format!(
+            "page map: database and monitor disagree on {count} frames or more; see `uvtool log`"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::samples;
+
+    #[test]
+    fn agreement_is_one_line() {
+        let compare = Compare::new(262_144, 262_144, &[], &Names::new(&[]));
+        assert_eq!(
+            compare.text(),
+            "Database and monitor agree on 262144 frames.\n"
+        );
+        assert_eq!(compare.problem(), None);
+    }
+
+    #[test]
+    fn each_difference_is_a_line_and_the_command_fails() {
+        let found = [
+            Difference {
+                frame: 0x10,
+                database: (3, false),
+                monitor: Some((1, false)),
+            },
+            Difference {
+                frame: 0xfee00,
+                database: (8, true),
+                monitor: None,
+            },
+        ];
+        let partitions = samples::partitions();
+        let compare = Compare::new(262_144, 20_000, &found, &Names::new(&partitions));
+        assert_eq!(
+            compare.text(),
+            "  FRAME  DATABASE        MONITOR\n   \
+               0x10  RAM of command  RAM of ultravisor\n\
+             0xfee00  I/O of #8       nothing\n\
+             Compared 20000 of 262144 frames.\n"
+        );
+        assert!(compare.problem().unwrap().contains("disagree on 2 frames"));
+    }
+
+    #[test]
+    fn a_part_that_was_not_compared_is_no_agreement() {
+        assert!(
+            Compare::new(10, 5, &[], &Names::new(&[]))
+                .problem()
+                .is_some()
+        );
+    }
+}
