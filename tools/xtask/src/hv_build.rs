@@ -8,8 +8,9 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::workspace;
 
@@ -20,6 +21,7 @@ const RUSTFLAGS: &str = "-C relocation-model=pic -C code-model=small -C linker=l
     -C force-frame-pointers=yes";
 
 /// The images that run without an operating system, as ELF files with symbols.
+#[derive(Clone, Debug)]
 pub struct Images {
     /// Ring 0; what GRUB starts.
     pub monitor: PathBuf,
@@ -85,11 +87,20 @@ fn cargo_build(toolchain: &Toolchain) -> Command {
     }
 }
 
-/// Builds the images and returns where they are.
+/// Builds the images, once in the life of this process, and returns where they are.
 ///
 /// # Errors
 /// There is no toolchain for the target, or the build fails.
 pub fn build() -> Result<Images> {
+    static BUILT: Mutex<Option<Images>> = Mutex::new(None);
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if built.is_none() {
+        *built = Some(build_now()?);
+    }
+    built.clone().context("just built")
+}
+
+fn build_now() -> Result<Images> {
     let toolchain = choose()?;
     let (dir, name) = match toolchain {
         Toolchain::Rustup => ("hv-rustup", "the rustup toolchain's target"),
