@@ -17,117 +17,188 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// How long it may take from the message to the stop.
 const SOON: Duration = Duration::from_secs(5);
 
-/// A change to what is booted.
-type Change = fn(&mut Payload) -> Result<()>;
+/// A change to a module of what is booted.
+type Change = fn(&mut Payload, &str) -> Result<()>;
+
+/// What is said of what cannot start.
+const NO_START: &str = "cannot start";
+
+/// Modules that are not what they should be: name, change, module, what the message says.
+const MODULES: [(&str, Change, &str, &[&str]); 11] = [
+    (
+        "no-ultravisor",
+        leave_out,
+        "ultravisor",
+        &[NO_START, "\"ultravisor\" is missing"],
+    ),
+    (
+        "no-boot",
+        leave_out,
+        "boot",
+        &[NO_START, "\"boot\" is missing"],
+    ),
+    (
+        "no-kernel",
+        leave_out,
+        "command-kernel",
+        &[NO_START, "command-kernel is missing"],
+    ),
+    (
+        "short-ultravisor",
+        cut,
+        "ultravisor",
+        &[NO_START, "\"ultravisor\"", "truncated"],
+    ),
+    (
+        "short-boot",
+        cut,
+        "boot",
+        &[NO_START, "\"boot\"", "truncated"],
+    ),
+    (
+        "short-kernel",
+        cut,
+        "command-kernel",
+        &[NO_START, "command-kernel:", "truncated"],
+    ),
+    (
+        "corrupt-ultravisor",
+        spoil,
+        "ultravisor",
+        &[NO_START, "\"ultravisor\"", "not a 64-bit ELF"],
+    ),
+    (
+        "corrupt-boot",
+        spoil,
+        "boot",
+        &[NO_START, "\"boot\"", "not a 64-bit ELF"],
+    ),
+    (
+        "corrupt-kernel",
+        spoil,
+        "command-kernel",
+        &[NO_START, "command-kernel:", "neither an ELF"],
+    ),
+    (
+        "corrupt-initrd",
+        spoil,
+        "command-initrd",
+        &[NO_START, "command-initrd:", "no cpio archive"],
+    ),
+    (
+        "kernel-without-pv",
+        without_pv,
+        "command-kernel",
+        &[NO_START, "command-kernel:", "Xen PV"],
+    ),
+];
+
+/// Machines that cannot hold a host: name, memory, CPU model, what the message says.
+const MACHINES: [(&str, &str, &str, &[&str]); 4] = [
+    (
+        "too-little-memory",
+        "96M",
+        "max,-smap",
+        &[NO_START, "memory:", "give the machine at least"],
+    ),
+    (
+        "too-little-for-command",
+        "160M",
+        "max,-smap",
+        &[NO_START, "too little memory:", "free"],
+    ),
+    (
+        "no-nx",
+        "2G",
+        "qemu64,-nx",
+        &["this CPU has no execute-disable bit (NX)"],
+    ),
+    (
+        "no-long-mode",
+        "2G",
+        "qemu32",
+        &["this CPU has no", "64-bit"],
+    ),
+];
 
 /// One machine that must stop.
 struct Refusal {
     name: &'static str,
     machine: MachineOptions,
     boot: BootOptions,
-    change: Change,
+    /// A module to change, and how.
+    change: Option<(Change, &'static str)>,
     /// What the message on the serial line must contain.
     says: &'static [&'static str],
 }
 
+impl Refusal {
+    /// A machine like any other, but for what the caller changes.
+    fn new(name: &'static str, says: &'static [&'static str]) -> Self {
+        let (machine, boot) = (MachineOptions::default(), BootOptions::default());
+        Self {
+            name,
+            machine,
+            boot,
+            change: None,
+            says,
+        }
+    }
+}
+
 fn all() -> Vec<Refusal> {
-    let usual = || Refusal {
-        name: "",
-        machine: MachineOptions::default(),
-        boot: BootOptions::default(),
-        change: |_| Ok(()),
-        says: &[],
+    let module = |(name, change, module, says)| Refusal {
+        change: Some((change, module)),
+        ..Refusal::new(name, says)
     };
-    let refusal = |name, change: Change, says| Refusal {
-        name,
-        change,
-        says,
-        ..usual()
+    let machine = |(name, memory, model, says): (_, &str, &str, _)| {
+        let (memory, cpu_model) = (memory.into(), model.into());
+        let machine = MachineOptions {
+            memory,
+            cpu_model,
+            ..MachineOptions::default()
+        };
+        Refusal {
+            machine,
+            ..Refusal::new(name, says)
+        }
     };
-    let machine = |name, machine, says| Refusal {
-        name,
-        machine,
-        says,
-        ..usual()
-    };
-    let boot = |name, boot, says| Refusal {
-        name,
+    let mut all: Vec<_> = MODULES.into_iter().map(module).collect();
+    all.extend(MACHINES.into_iter().map(machine));
+    all.extend(options());
+    all
+}
+
+/// Command lines with a word that nobody knows.
+fn options() -> [Refusal; 3] {
+    const UNKNOWN: &[&str] = &["unknown option", "colour=blue"];
+    let refusal = |name, boot| Refusal {
         boot,
-        says,
-        ..usual()
+        ..Refusal::new(name, UNKNOWN)
     };
-    let options = MachineOptions::default;
-    vec![
+    let word = || "colour=blue".to_owned();
+    let usual = BootOptions::default;
+    [
         refusal(
-            "no-ultravisor",
-            |p| leave_out(p, "ultravisor"),
-            &["ultravisor"],
-        ),
-        refusal("no-boot", |p| leave_out(p, "boot"), &["boot"]),
-        refusal(
-            "no-kernel",
-            |p| leave_out(p, "command-kernel"),
-            &["command-kernel"],
-        ),
-        refusal(
-            "short-ultravisor",
-            |p| cut(p, "ultravisor"),
-            &["ultravisor"],
-        ),
-        refusal("short-boot", |p| cut(p, "boot"), &["boot"]),
-        refusal(
-            "short-kernel",
-            |p| cut(p, "command-kernel"),
-            &["command-kernel"],
-        ),
-        refusal(
-            "corrupt-ultravisor",
-            |p| spoil(p, "ultravisor"),
-            &["ultravisor"],
-        ),
-        refusal("corrupt-boot", |p| spoil(p, "boot"), &["boot"]),
-        refusal(
-            "corrupt-kernel",
-            |p| spoil(p, "command-kernel"),
-            &["command-kernel"],
-        ),
-        refusal(
-            "corrupt-initrd",
-            |p| spoil(p, "command-initrd"),
-            &["command-initrd"],
-        ),
-        refusal("kernel-without-pv", without_pv, &["command-kernel", "PV"]),
-        machine(
-            "too-little-memory",
-            MachineOptions {
-                memory: "96M".into(),
-                ..options()
-            },
-            &["memory"],
-        ),
-        machine(
-            "no-nx",
-            MachineOptions {
-                cpu_model: "qemu64,-nx".into(),
-                ..options()
-            },
-            &["NX"],
-        ),
-        boot(
-            "unknown-monitor-option",
+            "monitor-option",
             BootOptions {
-                monitor_options: "colour=blue".into(),
-                ..BootOptions::default()
+                monitor_options: word(),
+                ..usual()
             },
-            &["colour"],
         ),
-        boot(
-            "unknown-boot-option",
+        refusal(
+            "ultravisor-option",
             BootOptions {
-                boot_options: "colour=blue".into(),
-                ..BootOptions::default()
+                ultravisor_options: word(),
+                ..usual()
             },
-            &["colour"],
+        ),
+        refusal(
+            "boot-option",
+            BootOptions {
+                boot_options: word(),
+                ..usual()
+            },
         ),
     ]
 }
@@ -150,7 +221,9 @@ pub fn run(results: &mut Results) {
 /// Boots the machine and returns the line that says why it stopped.
 fn check(refusal: &Refusal) -> Result<String> {
     let mut payload = host::payload(&refusal.boot, Destination::Qemu)?;
-    (refusal.change)(&mut payload)?;
+    if let Some((change, module)) = refusal.change {
+        change(&mut payload, module)?;
+    }
     let mut machine = Machine::start(&refusal.machine, &boot_image::make(&payload)?)?;
     let deadline = Instant::now() + LIMIT;
     let message = loop {
@@ -253,11 +326,11 @@ fn spoil(payload: &mut Payload, name: &str) -> Result<()> {
     replace(payload, name, "corrupt", &bytes)
 }
 
-/// A kernel that is a proper ELF image, and knows nothing of the guest ABI: the monitor itself.
-fn without_pv(payload: &mut Payload) -> Result<()> {
+/// The kernel is a proper ELF image, and knows nothing of the guest ABI: the monitor itself.
+fn without_pv(payload: &mut Payload, name: &str) -> Result<()> {
     let Payload::Host { monitor, .. } = &*payload else {
         bail!("no host is booted")
     };
     let bytes = workspace::read(monitor)?;
-    replace(payload, "command-kernel", "without-pv", &bytes)
+    replace(payload, name, "without-pv", &bytes)
 }
