@@ -8,8 +8,11 @@
 use core::arch::global_asm;
 
 use crate::{
+    bounce::callback,
     cpu::{self, CpuLocal},
+    guest_memory::MONITOR_END,
     syscall, trap,
+    vcpu::Vcpu,
 };
 
 /// Pseudo-vector in [`Registers::vector`]: 64-bit `syscall`.
@@ -123,6 +126,12 @@ pub mod flag {
     pub const VIF_VIP: u64 = 3 << 19;
 }
 
+/// Flags that stay as they were when a system call enters the kernel.
+const ENTRY_FLAGS: u32 =
+    !(flag::TF | flag::NT | flag::RF | flag::VM | flag::AC | flag::DF | flag::IOPL) as u32;
+/// Flags that a partition chooses when it returns; the interrupt flag becomes the event mask.
+const RETURN_FLAGS: u32 = !(flag::IOPL | flag::NT | flag::VM | flag::VIF_VIP) as u32 & 0x3f_ffff;
+
 global_asm!(
     include_str!("entry.S"),
     smap = sym cpu::SMAP_ON,
@@ -131,6 +140,18 @@ global_asm!(
     scratch = const core::mem::offset_of!(CpuLocal, scratch),
     stack_top = const core::mem::offset_of!(CpuLocal, stack_top),
     common = const core::mem::offset_of!(CpuLocal, syscall_common),
+    smap_here = const core::mem::offset_of!(CpuLocal, smap),
+    current = const CpuLocal::CURRENT,
+    in_kernel = const core::mem::offset_of!(Vcpu, in_kernel),
+    info = const core::mem::offset_of!(Vcpu, info),
+    fast_stack = const core::mem::offset_of!(Vcpu, fast_stack),
+    kernel_root = const core::mem::offset_of!(Vcpu, kernel_root),
+    user_root = const core::mem::offset_of!(Vcpu, user_root),
+    syscall_callback = const core::mem::offset_of!(Vcpu, callbacks) + 8 * callback::SYSCALL,
+    iret = const pv_abi::xen::hypercall::IRET,
+    monitor_end = const MONITOR_END,
+    entry_flags = const ENTRY_FLAGS,
+    return_flags = const RETURN_FLAGS,
     flat_ss = const selector::SS,
     flat_cs = const selector::CS64,
     flat_cs32 = const selector::CS32,

@@ -32,12 +32,14 @@ static ONLINE: AtomicU32 = AtomicU32::new(0);
 /// First page of a CPU's area.
 #[repr(C)]
 pub struct CpuLocal {
-    /// Where the entry page keeps the partition's rsp for three instructions.
-    pub scratch: u64,
+    /// Where the entry page keeps rsp, rax, rdx, rcx and r11 of the partition for a moment.
+    pub scratch: [u64; 5],
     /// Top of the main stack.
     pub stack_top: u64,
     /// Address of `syscall_common`.
     pub syscall_common: u64,
+    /// [`SMAP_ON`], where the entry page reaches it.
+    pub smap: bool,
     /// Index of the CPU.
     pub index: u32,
     online: AtomicBool,
@@ -96,7 +98,8 @@ pub fn current() -> Option<&'static Vcpu> {
 pub fn prepare(index: u32, syscall_common: u64) {
     let page = platform::cpu_local_page(index);
     let local = CpuLocal {
-        scratch: 0,
+        scratch: [0; 5],
+        smap: SMAP_ON.load(Ordering::Relaxed),
         stack_top: (page as u64) + 0x1_0000,
         syscall_common,
         index,
@@ -121,6 +124,9 @@ pub fn prepare(index: u32, syscall_common: u64) {
 const _: () = assert!(size_of::<CpuLocal>() <= 4096);
 
 impl CpuLocal {
+    /// Offset of the pointer to the current virtual CPU.
+    pub const CURRENT: usize = core::mem::offset_of!(CpuLocal, current);
+
     /// Makes `vcpu` the current one.
     pub fn set_current(&self, vcpu: Option<&'static Vcpu>) {
         let pointer = vcpu.map_or(ptr::null_mut(), |v| ptr::from_ref(v).cast_mut());

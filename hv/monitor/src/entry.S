@@ -74,13 +74,139 @@ leave_iret:
     iretq
 
 /* `syscall` comes in through the entry page of the CPU's own area (one physical page, mapped at
- * area + 4096 everywhere), so rip-relative addresses reach that CPU's CpuLocal. */
+ * area + 4096 everywhere), so rip-relative addresses reach that CPU's CpuLocal.
+ *
+ * Two cases never reach Rust: a system call of user mode, which becomes a frame on the kernel's
+ * stack, and the kernel's `iret` hypercall. Whatever is unusual (events masked or pending, an
+ * address that was not checked before, a fault) starts over at `slow`, with all registers as they
+ * came. Field by field they do what `bounce::system_call` and `bounce::interrupt_return` do. */
 .section .text.entry_page, "ax", @progbits
 .balign 4096
 .globl entry_page
 entry_page:
     mov [rip + entry_page - 4096 + {scratch}], rsp
     mov rsp, [rip + entry_page - 4096 + {stack_top}]
+    mov [rip + entry_page - 4096 + {scratch} + 8], rax
+    mov rax, [rip + entry_page - 4096 + {current}]
+    cmp byte ptr [rax + {in_kernel}], 0
+    jne from_kernel
+    mov [rip + entry_page - 4096 + {scratch} + 16], rdx
+    mov rdx, [rax + {info}]
+    cmp byte ptr [rdx + 1], 0
+    jne slow_rdx
+    mov rdx, [rax + {fast_stack}]
+    test rdx, rdx
+    jz slow_rdx
+    mov byte ptr [rax + {in_kernel}], 1
+    swapgs
+    mov rdx, [rax + {kernel_root}]
+    shl rdx, 12
+    mov cr3, rdx
+    mov rdx, [rax + {fast_stack}]
+    cmp byte ptr [rip + entry_page - 4096 + {smap_here}], 0
+    je 1f
+    stac
+.globl fast_stores
+1:
+fast_stores:
+    mov [rdx - 56], rcx
+    mov [rdx - 48], r11
+    mov [rdx - 40], rcx
+    mov qword ptr [rdx - 32], {flat_cs}
+    mov [rdx - 24], r11
+    mov rcx, [rip + entry_page - 4096 + {scratch}]
+    mov [rdx - 16], rcx
+    mov qword ptr [rdx - 8], {flat_ss}
+.globl fast_stores_end
+fast_stores_end:
+    cmp byte ptr [rip + entry_page - 4096 + {smap_here}], 0
+    je 1f
+    clac
+1:  mov rcx, [rax + {info}]
+    mov byte ptr [rcx + 1], 1
+    mov rcx, [rax + {syscall_callback}]
+    and r11d, {entry_flags}
+    lea rsp, [rdx - 56]
+    mov rdx, [rip + entry_page - 4096 + {scratch} + 16]
+    mov rax, [rip + entry_page - 4096 + {scratch} + 8]
+    sysretq
+
+from_kernel:
+    cmp qword ptr [rip + entry_page - 4096 + {scratch} + 8], {iret}
+    jne slow
+    mov [rip + entry_page - 4096 + {scratch} + 24], rcx
+    mov [rip + entry_page - 4096 + {scratch} + 32], r11
+    mov rcx, [rip + entry_page - 4096 + {scratch}]
+    movabs r11, {monitor_end}
+    cmp rcx, r11
+    jb slow_iret
+    cmp byte ptr [rip + entry_page - 4096 + {smap_here}], 0
+    je 1f
+    stac
+.globl fast_loads
+1:
+fast_loads:
+    test byte ptr [rcx + 25], 1
+    jnz slow_iret
+    push [rcx + 64]
+    or dword ptr [rsp], 3
+    push [rcx + 56]
+    mov r11, [rcx + 48]
+    and r11d, {return_flags}
+    or r11d, 2
+    push r11
+    push [rcx + 40]
+    push [rcx + 32]
+    push [rcx + 16]
+    push [rcx + 8]
+    push [rcx]
+.globl fast_loads_end
+fast_loads_end:
+    cmp byte ptr [rip + entry_page - 4096 + {smap_here}], 0
+    je 1f
+    clac
+1:  mov r11, [rax + {info}]
+    xor ecx, ecx
+    test dword ptr [rsp + 40], 0x200
+    jz 2f
+    /* Locked: the mask must be seen open before pending is looked at. */
+    xchg cl, [r11 + 1]
+    cmp byte ptr [r11], 0
+    jne slow_iret
+    jmp 3f
+2:  mov byte ptr [r11 + 1], 1
+    or dword ptr [rsp + 40], 0x200
+3:  mov ecx, [rsp + 32]
+    not ecx
+    test ecx, 3
+    jnz 4f
+    mov rcx, [rax + {user_root}]
+    shl rcx, 12
+    jz slow_iret
+    mov byte ptr [rax + {in_kernel}], 0
+    swapgs
+    mov cr3, rcx
+4:  or dword ptr [rsp + 32], 3
+    pop rax
+    pop r11
+    pop rcx
+.globl leave_iret_fast
+leave_iret_fast:
+    iretq
+
+slow_rdx:
+    mov rdx, [rip + entry_page - 4096 + {scratch} + 16]
+    jmp slow
+.globl slow_iret
+slow_iret:
+    mov rsp, [rip + entry_page - 4096 + {stack_top}]
+    mov rcx, [rip + entry_page - 4096 + {scratch} + 24]
+    mov r11, [rip + entry_page - 4096 + {scratch} + 32]
+    cmp byte ptr [rip + entry_page - 4096 + {smap_here}], 0
+    je slow
+    clac
+slow:
+    mov rax, [rip + entry_page - 4096 + {scratch} + 8]
     push {flat_ss}
     push qword ptr [rip + entry_page - 4096 + {scratch}]
     push r11

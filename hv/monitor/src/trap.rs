@@ -129,7 +129,13 @@ fn from_monitor(registers: &mut Registers, vector: u8) -> *mut Registers {
         registers.r9 = 1;
         return registers;
     }
-    if registers.rip == &raw const leave_iret as u64 {
+    if let Some(vcpu) = fault_in_entry(registers) {
+        return vcpu;
+    }
+    let rip = registers.rip;
+    if rip == &raw const leave_iret as u64
+        || entry_offset(rip) == Some(offset(&raw const leave_iret_fast))
+    {
         return failed_return(registers);
     }
     platform::fatal_trap(registers)
@@ -137,6 +143,40 @@ fn from_monitor(registers: &mut Registers, vector: u8) -> *mut Registers {
 
 unsafe extern "C" {
     static leave_iret: u8;
+    static entry_page: u8;
+    static leave_iret_fast: u8;
+    static fast_stores: u8;
+    static fast_stores_end: u8;
+    static fast_loads: u8;
+    static fast_loads_end: u8;
+    static slow_iret: u8;
+}
+
+/// Offset of a symbol in the entry page.
+fn offset(symbol: *const u8) -> u64 {
+    symbol as u64 - &raw const entry_page as u64
+}
+
+/// Offset of `rip` in this CPU's view of the entry page.
+fn entry_offset(rip: u64) -> Option<u64> {
+    let page = core::ptr::from_ref(cpu::this()) as u64 + 4096;
+    rip.checked_sub(page).filter(|offset| *offset < 4096)
+}
+
+/// A fault on the partition's memory in the fast paths: the long way reads an `iret` frame again
+/// and finds the fault itself; a kernel stack that cannot be written ends the partition.
+fn fault_in_entry(registers: &mut Registers) -> Option<*mut Registers> {
+    let at = entry_offset(registers.rip)?;
+    if (offset(&raw const fast_loads)..offset(&raw const fast_loads_end)).contains(&at) {
+        registers.rip += offset(&raw const slow_iret) - at;
+        return Some(registers);
+    }
+    if (offset(&raw const fast_stores)..offset(&raw const fast_stores_end)).contains(&at) {
+        let vcpu = cpu::current()?;
+        partition::crash(vcpu, registers, cause::BAD_FRAME, 0);
+        return Some(leave::leave(registers));
+    }
+    None
 }
 
 /// Whether the monitor was loading DS, ES, FS or GS at `rip` (`mov sreg, r32`: 8E, with a REX.B

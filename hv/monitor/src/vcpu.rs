@@ -13,7 +13,10 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, 
 use pv_abi::xen::time::{RUNSTATE_OFFLINE, RUNSTATE_UPDATE, RunstateInfo};
 use scheduler::Entity;
 
-use crate::{area::Area, context::Registers, lock::RunningCell, partition::Partition};
+use crate::{
+    area::Area, bounce::callback, context::Registers, guest_memory::is_partition_range,
+    lock::RunningCell, partition::Partition,
+};
 
 /// Run states, in [`Vcpu::state`].
 pub mod run {
@@ -121,6 +124,9 @@ pub struct Vcpu {
     pub user_root: RunningCell<u64>,
     /// Stack for entries from user mode.
     pub kernel_stack: RunningCell<u64>,
+    /// What the entry page uses of `kernel_stack`: aligned, and with the whole frame outside the
+    /// monitor's part; 0 where system calls take the long way.
+    pub fast_stack: RunningCell<u64>,
     /// Segments while it has no CPU.
     pub segments: RunningCell<Segments>,
     /// Addresses of the callbacks by type.
@@ -188,6 +194,7 @@ impl Vcpu {
             kernel_root: RunningCell::new(0),
             user_root: RunningCell::new(0),
             kernel_stack: RunningCell::new(0),
+            fast_stack: RunningCell::new(0),
             segments: RunningCell::new(Segments::default()),
             callbacks: RunningCell::new([0; CALLBACKS]),
             callback_masks: RunningCell::new(0),
@@ -210,6 +217,18 @@ impl Vcpu {
             nmi_pending: AtomicBool::new(false),
             hypercalls: AtomicU64::new(0),
         }
+    }
+
+    /// Says whether the entry page may handle system calls: the kernel has a handler that wants
+    /// events masked, and a stack that can be written without another check.
+    pub fn update_fast_path(&self) {
+        let stack = self.kernel_stack.get() & !0xf;
+        let span = stack.checked_sub(64);
+        let checked = span.is_some_and(|bottom| is_partition_range(bottom, 64));
+        let handler = self.callbacks.get()[callback::SYSCALL] != 0
+            && self.callback_masks.get() & (1 << callback::SYSCALL) != 0;
+        self.fast_stack
+            .set(if checked && handler { stack } else { 0 });
     }
 
     /// Its `vcpu_info`.

@@ -85,6 +85,7 @@ pub fn stack_switch(call: &mut Call) -> Outcome {
         return Err(errno::EINVAL);
     }
     call.vcpu.kernel_stack.set(stack);
+    call.vcpu.update_fast_path();
     Ok(0)
 }
 
@@ -99,6 +100,7 @@ pub fn set_callbacks(call: &mut Call) -> Outcome {
     callbacks[bounce::callback::FAILSAFE] = failsafe;
     callbacks[bounce::callback::SYSCALL] = syscall;
     call.vcpu.callbacks.set(callbacks);
+    call.vcpu.update_fast_path();
     Ok(0)
 }
 
@@ -128,6 +130,7 @@ pub fn callback_op(call: &mut Call) -> Outcome {
     call.vcpu
         .callback_masks
         .set(if flags & 1 != 0 { masks | bit } else { masks });
+    call.vcpu.update_fast_path();
     Ok(0)
 }
 

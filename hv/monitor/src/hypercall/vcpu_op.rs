@@ -107,6 +107,7 @@ fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Resul
     callbacks[1] = context.failsafe_callback_eip;
     callbacks[2] = context.syscall_callback_eip;
     target.callbacks.set(callbacks);
+    target.update_fast_path();
     target.segments.set(Segments {
         ds: context.user_regs.ds,
         es: context.user_regs.es,
