@@ -28,7 +28,7 @@ use grants::{GrantTable, MapRecord, MapTable, PinnedEntry};
 use page_tables::{Error, Space};
 use pv_abi::{
     uv::{
-        calls::{MonitorEvent, cause},
+        calls::MonitorEvent,
         database::{
             INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES, MAX_GRANT_FRAMES, MAX_VCPUS,
             PartitionDescriptor, instance_frames, kind, rights, state,
@@ -448,8 +448,8 @@ pub fn stop(vcpu: &Vcpu, why: u32, detail: u32, address: u64, to: u32) {
             platform::send_ipi(local.index, platform::VECTOR_RESCHEDULE);
         }
     }
-    if partition.rights() & (rights::HOST_POWER | rights::LEAD | rights::BUILD) != 0 {
-        host_stops(partition, why, detail);
+    if partition.rights() & (rights::LEAD | rights::BUILD) != 0 {
+        host_failed(partition.number, why, detail);
     }
     lead_events::record(MonitorEvent {
         partition: partition.number,
@@ -462,19 +462,10 @@ pub fn stop(vcpu: &Vcpu, why: u32, detail: u32, address: u64, to: u32) {
 }
 
 /// A partition without which the host cannot go on has stopped.
-fn host_stops(partition: &Partition, why: u32, detail: u32) {
-    use pv_abi::xen::sched::{REASON_POWEROFF, REASON_REBOOT};
-    if partition.rights() & rights::HOST_POWER != 0 && why == cause::SHUTDOWN {
-        match detail {
-            REASON_POWEROFF => platform::power_off(),
-            REASON_REBOOT => platform::restart(),
-            _ => {}
-        }
-    }
-    let number = partition.number;
+pub fn host_failed(number: u32, why: u32, detail: u32) -> ! {
     platform::stop_host(format_args!(
         "partition {number} has stopped (cause {why}, detail {detail}); the host cannot go on"
-    ));
+    ))
 }
 
 /// Input came in on a serial port: tells the partitions that may read it.

@@ -8,7 +8,10 @@ use alloc::collections::VecDeque;
 
 use partition_runtime::events::{Events, Port};
 use partition_runtime::{lead, log, time};
+use pv_abi::uv::calls::{self, MonitorEvent, cause};
 use pv_abi::uv::command::{Answer, Body, Reply, Request};
+use pv_abi::uv::database::rights;
+use pv_abi::xen::sched::{REASON_POWEROFF, REASON_REBOOT};
 use transaction::{Engine, Facts};
 
 use crate::lead::{Counters, Lead};
@@ -16,6 +19,8 @@ use crate::services::Services;
 
 /// Requests answered at one event.
 const REQUESTS: usize = 4;
+/// Times a console is served before the host ends.
+const DRAIN_ROUNDS: usize = 4;
 
 /// All that the ultravisor has.
 pub struct Host {
@@ -160,6 +165,31 @@ impl Host {
                 services: &mut self.services,
             };
             self.engine.monitor_did(&mut lead, &event);
+            self.end_host_with(&event);
+        }
+    }
+
+    /// The host ends with a partition that has the right to end it, once all that partition
+    /// printed is out.
+    fn end_host_with(&self, event: &MonitorEvent) {
+        let stopped = self.engine.database().reader().descriptor(event.partition);
+        if !stopped.is_ok_and(|d| d.rights & rights::HOST_POWER != 0) {
+            return;
+        }
+        let consoles = self.services.consoles.values();
+        for console in consoles.filter(|c| c.partition == event.partition) {
+            // A ring holds 2 KiB; its partition writes no more.
+            for _ in 0..DRAIN_ROUNDS {
+                console.serve();
+            }
+        }
+        let how = match (event.cause, event.detail) {
+            (cause::SHUTDOWN, REASON_POWEROFF) => calls::END_POWER_OFF,
+            (cause::SHUTDOWN, REASON_REBOOT) => calls::END_RESTART,
+            _ => calls::END_FAILED,
+        };
+        if let Err(error) = lead::end_host(how, event) {
+            log!("the monitor does not end the host: {error}");
         }
     }
 }

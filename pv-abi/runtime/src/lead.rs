@@ -89,6 +89,18 @@ pub fn next_event() -> Result<Option<MonitorEvent>, Errno> {
     Ok((found != 0).then_some(event))
 }
 
+/// Ends the host ([`calls::END_HOST`]); `how` is one of the `END_` values, the rest says which
+/// partition is to blame.
+///
+/// # Errors
+/// What the monitor refuses with.
+pub fn end_host(how: u64, event: &MonitorEvent) -> Result<(), Errno> {
+    let blame = [event.partition, event.cause, event.detail].map(u64::from);
+    let arguments = [calls::END_HOST, how, blame[0], blame[1], blame[2]];
+    // SAFETY: the operation reads and writes no memory of this partition.
+    unsafe { hypercall::call(calls::HYPERCALL, arguments) }.map(drop)
+}
+
 /// What a partition used ([`calls::USAGE`]).
 ///
 /// # Errors

@@ -41,6 +41,15 @@ pub const FRAME_OWNER: u64 = 8;
 pub const USAGE: u64 = 9;
 /// Lead: fill the [`CpuUsage`] at `rdx` for physical CPU `rsi`; `-ENOENT` past the last.
 pub const CPU_USAGE: u64 = 10;
+/// Lead: end the host: `rsi` = [`END_POWER_OFF`], [`END_RESTART`], or [`END_FAILED`] because of
+/// partition `rdx` (cause `r10`, detail `r8`). Does not return.
+pub const END_HOST: u64 = 11;
+/// [`END_HOST`]: power off.
+pub const END_POWER_OFF: u64 = 0;
+/// [`END_HOST`]: restart the machine.
+pub const END_RESTART: u64 = 1;
+/// [`END_HOST`]: stop with a message, as the monitor's command line says.
+pub const END_FAILED: u64 = 2;
 /// Right SERIAL: write `rdx` bytes at `rsi` to serial port `r10` (0: console, 1: harness).
 /// Returns the number of bytes written.
 pub const SERIAL_WRITE: u64 = 16;

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use pv_abi::{
     uv::{
-        calls::{CpuUsage, PartitionUsage},
+        calls::{self, CpuUsage, PartitionUsage},
         database::{ChannelEntry, MONITOR, channel_kind, state},
     },
     xen::{errno, grants::GTF_PERMIT_ACCESS},
@@ -257,6 +257,17 @@ pub fn next_event(call: &mut Call) -> Outcome {
             Ok(1)
         }
         None => Ok(0),
+    }
+}
+
+/// `END_HOST(how, partition, cause, detail)`.
+pub fn end_host(call: &mut Call) -> Outcome {
+    let [_, how, partition, cause, detail, _] = call.args;
+    match how {
+        calls::END_POWER_OFF => platform::power_off(),
+        calls::END_RESTART => platform::restart(),
+        calls::END_FAILED => partition::host_failed(partition as u32, cause as u32, detail as u32),
+        _ => Err(errno::EINVAL),
     }
 }
 

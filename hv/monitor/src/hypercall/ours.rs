@@ -20,6 +20,7 @@ fn find(number: u64) -> Option<(u32, Operation)> {
         calls::STOP => (rights::LEAD, lead::stop),
         calls::DESTROY => (rights::LEAD, lead::destroy),
         calls::NEXT_EVENT => (rights::LEAD, lead::next_event),
+        calls::END_HOST => (rights::LEAD, lead::end_host),
         calls::FRAME_OWNER => (rights::LEAD, lead::frame_owner),
         calls::USAGE => (rights::LEAD, lead::usage),
         calls::CPU_USAGE => (rights::LEAD, lead::cpu_usage),
