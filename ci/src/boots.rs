@@ -8,64 +8,55 @@ use xtask::options::{BootOptions, Firmware, MachineOptions};
 use crate::Results;
 use crate::checks::{self, Check};
 use crate::host::Host;
+use crate::stress;
 
 /// One machine and the checks that share it.
 struct Boot {
     name: &'static str,
     machine: MachineOptions,
-    boot: BootOptions,
+    boot: fn() -> Result<BootOptions>,
     checks: &'static [Check],
 }
 
-/// The machines, the usual one first.
+/// Machines that differ in what QEMU makes: name, CPUs, memory, CPU model, firmware.
+const MACHINES: [(&str, u32, &str, &str, Firmware); 4] = [
+    ("one-cpu", 1, "1G", "max,-smap", Firmware::Bios),
+    ("four-cpus", 4, "6G", "max,-smap", Firmware::Bios),
+    ("qemu64", 2, "2G", "qemu64", Firmware::Bios),
+    ("uefi", 2, "2G", "max,-smap", Firmware::Uefi),
+];
+
+/// The machines, the usual one first and the one that takes longest last.
 fn all() -> Vec<Boot> {
-    let usual = MachineOptions::default;
-    let boot = |name, machine, checks| Boot {
-        name,
-        machine,
-        boot: BootOptions::default(),
-        checks,
+    let machine = MachineOptions::default;
+    let usual = Boot {
+        name: "usual",
+        machine: machine(),
+        boot: || Ok(checks::usual_options()),
+        checks: checks::USUAL,
     };
-    vec![
-        Boot {
-            boot: checks::usual_options(),
-            ..boot("usual", usual(), checks::USUAL)
+    let stress = Boot {
+        name: "stress",
+        machine: machine(),
+        boot: stress::options,
+        checks: stress::CHECKS,
+    };
+    let others = MACHINES.map(|(name, cpus, memory, model, firmware)| Boot {
+        name,
+        machine: MachineOptions {
+            cpus,
+            memory: memory.into(),
+            cpu_model: model.into(),
+            firmware,
+            ..machine()
         },
-        boot(
-            "one-cpu",
-            MachineOptions {
-                cpus: 1,
-                memory: "1G".into(),
-                ..usual()
-            },
-            checks::EVERY,
-        ),
-        boot(
-            "four-cpus",
-            MachineOptions {
-                cpus: 4,
-                memory: "6G".into(),
-                ..usual()
-            },
-            checks::EVERY,
-        ),
-        boot(
-            "qemu64",
-            MachineOptions {
-                cpu_model: "qemu64".into(),
-                ..usual()
-            },
-            checks::EVERY,
-        ),
-        boot(
-            "uefi",
-            MachineOptions {
-                firmware: Firmware::Uefi,
-                ..usual()
-            },
-            checks::EVERY,
-        ),
-    ]
+        boot: || Ok(BootOptions::default()),
+        checks: checks::EVERY,
+    });
+    std::iter::once(usual)
+        .chain(others)
+        .chain([stress])
+        .collect()
 }
 
 /// Runs the boots that were asked for.
@@ -85,7 +76,7 @@ pub fn run(results: &mut Results) {
 
 fn run_boot(boot: &Boot, checks: &[&Check], results: &mut Results) {
     let start = Instant::now();
-    let mut host = match Host::boot(&boot.machine, &boot.boot) {
+    let mut host = match (boot.boot)().and_then(|options| Host::boot(&boot.machine, &options)) {
         Ok(host) => host,
         Err(error) => return results.note(&format!("{}/boot", boot.name), start, Err(error)),
     };

@@ -169,7 +169,8 @@ fn resources(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-fn kernel_log(host: &mut Host) -> Result<()> {
+/// The kernel of the command partition complains of nothing.
+pub fn kernel_log(host: &mut Host) -> Result<()> {
     let log = host.sh("dmesg")?;
     let bad = ["BUG", "WARN", "Oops", "unhandled", "Call Trace"];
     let found: Vec<_> = log
@@ -179,6 +180,22 @@ fn kernel_log(host: &mut Host) -> Result<()> {
     ensure!(
         found.is_empty(),
         "the kernel log has:\n{}",
+        found.join("\n")
+    );
+    Ok(())
+}
+
+/// The monitor has no error to tell, and no warning.
+pub fn monitor_log(host: &mut Host) -> Result<()> {
+    let console = host.machine.console()?;
+    let bad = ["uv: error", "uv: warn", "panic"];
+    let found = console
+        .lines()
+        .filter(|line| bad.iter().any(|word| line.contains(word)));
+    let found: Vec<_> = found.collect();
+    ensure!(
+        found.is_empty(),
+        "the monitor's log has:\n{}",
         found.join("\n")
     );
     Ok(())

@@ -9,6 +9,7 @@ mod checks;
 mod host;
 mod page_tables;
 mod refusals;
+mod stress;
 
 use std::process::ExitCode;
 use std::time::Instant;

@@ -14,8 +14,8 @@ use anyhow::{Context, Result};
 use crate::workspace;
 
 /// The GRUB modules that the image carries; all others would only make it larger.
-const GRUB_MODULES: &str = "all_video configfile echo fat halt iso9660 linux multiboot2 normal \
-    part_gpt part_msdos reboot search serial terminal test";
+const GRUB_MODULES: &str = "all_video configfile echo fat halt gzio iso9660 linux multiboot2 normal \
+    part_gpt part_msdos rdmsr reboot search serial terminal test";
 
 /// A file that GRUB loads for the monitor.
 #[derive(Clone, Debug)]
@@ -49,7 +49,23 @@ pub enum Payload {
         /// Its initial RAM disk.
         initrd: PathBuf,
     },
+    /// Xen with a Linux kernel as its first domain, to compare with.
+    Xen {
+        /// The hypervisor.
+        xen: PathBuf,
+        /// Its command line.
+        options: String,
+        /// The kernel.
+        kernel: PathBuf,
+        /// Its command line.
+        kernel_options: String,
+        /// Its initial RAM disk.
+        initrd: PathBuf,
+    },
 }
+
+/// What the menu entry prints last: the time-stamp counter when GRUB jumps.
+pub const JUMP_MARK: &str = "time-stamp counter at the jump: 0x";
 
 impl Payload {
     /// The files of the image: name below `/boot`, and where it is on this machine.
@@ -66,6 +82,16 @@ impl Payload {
             Self::Linux { kernel, initrd, .. } => {
                 vec![("linux", kernel.as_path()), ("initrd", initrd.as_path())]
             }
+            Self::Xen {
+                xen,
+                kernel,
+                initrd,
+                ..
+            } => vec![
+                ("xen.gz", xen.as_path()),
+                ("linux", kernel.as_path()),
+                ("initrd", initrd.as_path()),
+            ],
         }
     }
 
@@ -85,13 +111,25 @@ impl Payload {
             Self::Linux { options, .. } => {
                 format!("linux /boot/linux{}\ninitrd /boot/initrd\n", words(options))
             }
+            Self::Xen {
+                options,
+                kernel_options,
+                ..
+            } => {
+                let (xen, linux) = (words(options), words(kernel_options));
+                format!(
+                    "multiboot2 /boot/xen.gz{xen}\nmodule2 /boot/linux linux{linux}\n\
+                     module2 /boot/initrd\n"
+                )
+            }
         }
     }
 
     fn grub_config(&self) -> String {
         format!(
             "set timeout=0\nserial --unit=0 --speed=115200\nterminal_input serial console\n\
-             terminal_output serial console\nmenuentry Ultravisor {{\n{}}}\n",
+             terminal_output serial console\nmenuentry Ultravisor {{\n{}\
+             rdmsr -v tsc 0x10\necho \"{JUMP_MARK}$tsc\"\n}}\n",
             self.commands()
         )
     }

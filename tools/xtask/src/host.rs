@@ -19,6 +19,11 @@ const OTHER_COMMAND_LINE: &str = "console=hvc0";
 /// What the kernel is told on the bare machine, where the serial lines are its own.
 const BARE_COMMAND_LINE: &str = "console=ttyS0 uv.console=ttyS0 uv.harness=ttyS1 quiet loglevel=4";
 
+/// What the kernel is told as Xen's first domain: the console is Xen's, COM2 its own.
+const XEN_COMMAND_LINE: &str = "console=hvc0 uv.harness=ttyS1 quiet loglevel=4";
+/// What Xen is told: its console on COM1, half a gigabyte for the domain, all else as it comes.
+const XEN_OPTIONS: &str = "console=com1 com1=115200,8n1 dom0_mem=768M,max:768M noreboot";
+
 /// Where an image is to boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -37,6 +42,7 @@ pub fn payload(options: &BootOptions, destination: Destination) -> Result<Payloa
     match options.under {
         Under::Ultravisor => host(options, destination),
         Under::Bare => bare(options),
+        Under::Xen => xen(options),
     }
 }
 
@@ -118,6 +124,22 @@ fn bare(options: &BootOptions) -> Result<Payload> {
     Ok(Payload::Linux {
         kernel: kernel.bzimage,
         options: line,
+        initrd,
+    })
+}
+
+fn xen(options: &BootOptions) -> Result<Payload> {
+    ensure!(
+        options.kernel.is_none(),
+        "--under xen boots the guest kernel; leave out --kernel"
+    );
+    let kernel = kernel::guest_kernel()?;
+    let initrd = initrd(&kernel, options)?;
+    Ok(Payload::Xen {
+        xen: kernel::xen()?,
+        options: XEN_OPTIONS.to_owned(),
+        kernel: kernel.elf,
+        kernel_options: format!("{XEN_COMMAND_LINE} {}", options.append),
         initrd,
     })
 }

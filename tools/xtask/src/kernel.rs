@@ -11,7 +11,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::workspace;
+use crate::{debian, workspace};
 
 /// A kernel and what belongs to it.
 pub struct Kernel {
@@ -56,34 +56,30 @@ pub fn guest_kernel() -> Result<Kernel> {
     Ok(kernel)
 }
 
+/// Debian's Xen, to compare with, downloaded on first use.
+///
+/// # Errors
+/// It is not there yet and cannot be downloaded or unpacked.
+pub fn xen() -> Result<PathBuf> {
+    const PACKAGE: &str = "xen-hypervisor-4.17-amd64";
+    let cache = workspace::directory(workspace::build_dir()?.join("xen"))?;
+    let image = cache.join(PACKAGE).join("boot/xen-4.17-amd64.gz");
+    if !image.exists() {
+        eprintln!("xtask: downloading {PACKAGE}");
+        let work = workspace::directory(cache.join(format!("download.{}", std::process::id())))?;
+        let fetched = fetch(PACKAGE, &work, &cache.join(PACKAGE));
+        let cleaned = fs::remove_dir_all(&work);
+        fetched?;
+        cleaned.with_context(|| format!("cannot remove {}", work.display()))?;
+    }
+    Ok(image)
+}
+
 /// Downloads and unpacks the newest kernel package, and returns its name.
 fn download(cache: &Path) -> Result<String> {
     let package = newest_package()?;
-    eprintln!("xtask: downloading {package}");
-    let work = cache.join(format!("download.{}", std::process::id()));
-    workspace::directory(work.clone())?;
-    let fetched = fetch(&package, &work, &cache.join(&package));
-    let cleaned = fs::remove_dir_all(&work);
-    fetched?;
-    cleaned.with_context(|| format!("cannot remove {}", work.display()))?;
+    debian::unpack(&[&package], &cache.join(&package))?;
     Ok(package)
-}
-
-fn fetch(package: &str, work: &Path, destination: &Path) -> Result<()> {
-    let mut apt = Command::new("apt-get");
-    // The download needs no rights; without this option apt warns that its sandbox user has none.
-    apt.args(["download", "-q", "-o", "APT::Sandbox::User=root", package])
-        .current_dir(work);
-    workspace::run(&mut apt, "downloading the guest kernel")?;
-    let deb = fs::read_dir(work)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|e| e == "deb"))
-        .with_context(|| format!("apt-get download {package} left no package"))?;
-    let tree = work.join("tree");
-    let mut unpack = Command::new("dpkg-deb");
-    unpack.arg("-x").args([&deb, &tree]);
-    workspace::run(&mut unpack, "unpacking the guest kernel")?;
-    fs::rename(&tree, destination).with_context(|| format!("cannot make {}", destination.display()))
 }
 
 /// The package that Debian's `linux-image-amd64` stands for now.

@@ -7,6 +7,7 @@ pub mod boot_image;
 pub mod checks;
 pub mod command_image;
 pub mod cpio;
+pub mod debian;
 pub mod exec;
 pub mod host;
 pub mod hv_build;

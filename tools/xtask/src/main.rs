@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use xtask::exec::{self, Outcome};
 use xtask::host::Destination;
 use xtask::options::{BootOptions, MachineOptions};
-use xtask::{boot_image, checks, host, hv_build, metrics, provision, terminal};
+use xtask::{bench, boot_image, checks, host, hv_build, metrics, provision, terminal};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, boot and test the host")]
@@ -57,6 +57,12 @@ enum Task {
         /// Of the nested scenarios, run those with one of these words in their names
         scenarios: Vec<String>,
     },
+    /// Count instructions: our host, Debian's Xen, and no hypervisor, with the same kernel
+    Bench {
+        /// What to measure
+        #[command(subcommand)]
+        what: bench::What,
+    },
     /// Count ring 0 and unsafe code, and fail where a limit is passed
     Metrics,
     /// Make the bootable image for a real machine
@@ -101,6 +107,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             Ok(exit_code(outcome))
         }
         Task::Test { quick, scenarios } => checks::run_all(quick, &scenarios),
+        Task::Bench { what } => bench::run(&what),
         Task::Metrics => count(),
         Task::Iso { boot, output } => {
             let image = boot_image::make(&host::payload(&boot, Destination::Machine)?)?;

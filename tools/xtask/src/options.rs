@@ -34,6 +34,8 @@ pub enum Under {
     Ultravisor,
     /// Nothing: the bare machine, to compare with.
     Bare,
+    /// Debian's Xen, as its first domain, to compare with.
+    Xen,
 }
 
 /// The machine that QEMU makes.
