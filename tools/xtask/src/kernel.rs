@@ -65,12 +65,7 @@ pub fn xen() -> Result<PathBuf> {
     let cache = workspace::directory(workspace::build_dir()?.join("xen"))?;
     let image = cache.join(PACKAGE).join("boot/xen-4.17-amd64.gz");
     if !image.exists() {
-        eprintln!("xtask: downloading {PACKAGE}");
-        let work = workspace::directory(cache.join(format!("download.{}", std::process::id())))?;
-        let fetched = fetch(PACKAGE, &work, &cache.join(PACKAGE));
-        let cleaned = fs::remove_dir_all(&work);
-        fetched?;
-        cleaned.with_context(|| format!("cannot remove {}", work.display()))?;
+        debian::unpack(&[PACKAGE], &cache.join(PACKAGE))?;
     }
     Ok(image)
 }

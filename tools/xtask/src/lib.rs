@@ -3,6 +3,7 @@
 //! It is a library so that the nested scenarios of `ci` stand on the same code as the commands.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod boot_image;
 pub mod checks;
 pub mod command_image;

@@ -1,0 +1,161 @@
+//! `cargo xtask bench`: instructions, counted exactly by QEMU's deterministic clock.
+//!
+//! Under `-icount shift=1` an instruction takes two ticks of the time-stamp counter, so counters
+//! read inside the machine are instruction counts; the speed of this machine does not matter.
+//! Each figure stands next to that of the same kernel on Debian's Xen and on no hypervisor.
+
+use std::fs::File;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Subcommand;
+use harness_protocol::Words;
+
+use crate::boot_image::{self, JUMP_MARK};
+use crate::exec::{self, Outcome, Streams};
+use crate::host::{self, Destination};
+use crate::machine::Machine;
+use crate::options::{BootOptions, MachineOptions, Under};
+
+/// Ticks of the counter that an instruction takes.
+const TICKS: u64 = 2;
+/// How long one boot may take.
+const LIMIT: Duration = Duration::from_secs(420);
+
+/// What can be measured.
+#[derive(Clone, Debug, Subcommand)]
+pub enum What {
+    /// Instructions from GRUB's jump to the shell
+    Boot {
+        /// Leave out the machine without a hypervisor
+        #[arg(long)]
+        only_hypervisors: bool,
+    },
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// A machine does not come up.
+pub fn run(what: &What) -> Result<ExitCode> {
+    match what {
+        What::Boot { only_hypervisors } => boot(*only_hypervisors),
+    }
+}
+
+fn boot(only_hypervisors: bool) -> Result<ExitCode> {
+    println!("instructions from GRUB's jump to the shell (1 CPU, 2 GiB, QEMU -icount):");
+    let ours = boot_instructions(Under::Ultravisor)?;
+    println!("  ultravisor    {:>14}", grouped(ours));
+    let xen = boot_instructions(Under::Xen)?;
+    println!("  Debian's Xen  {:>14}", grouped(xen));
+    if !only_hypervisors {
+        println!(
+            "  no hypervisor {:>14}",
+            grouped(boot_instructions(Under::Bare)?)
+        );
+    }
+    println!("ultravisor / Xen = {:.3}", ours as f64 / xen as f64);
+    Ok(if ours < xen {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Boots once and returns how many instructions that took.
+///
+/// # Errors
+/// The machine does not come up, or says nothing of its counter.
+pub fn boot_instructions(under: Under) -> Result<u64> {
+    let machine = MachineOptions {
+        cpus: 1,
+        icount: true,
+        ..MachineOptions::default()
+    };
+    let boot = BootOptions {
+        under,
+        ..BootOptions::default()
+    };
+    let image = boot_image::make(&host::payload(&boot, Destination::Qemu)?)?;
+    let mut machine = Machine::start(&machine, &image)?;
+    let deadline = Some(Instant::now() + LIMIT);
+    ensure_exited(exec::wait_ready(&mut machine, deadline)?)?;
+    let words = Words::new(["cat", "/run/uv-shell-tsc"].map(str::to_owned).to_vec())?;
+    let mut output = Output(Vec::new());
+    ensure_exited(exec::run_command(
+        &mut machine,
+        words,
+        deadline,
+        &mut output,
+    )?)?;
+    let shell: u64 = String::from_utf8_lossy(&output.0)
+        .trim()
+        .parse()
+        .context("the command partition does not say when its shell started")?;
+    let jump = jump(&machine.console()?)
+        .context("GRUB did not print the time-stamp counter before it jumped")?;
+    Ok(shell.saturating_sub(jump) / TICKS)
+}
+
+fn ensure_exited(outcome: Outcome) -> Result<()> {
+    ensure!(
+        outcome == Outcome::Exited(0),
+        "the boot did not end well: {outcome:?}"
+    );
+    Ok(())
+}
+
+/// The counter that GRUB printed.
+fn jump(console: &str) -> Option<u64> {
+    let rest = console.split(JUMP_MARK).nth(1)?;
+    let digits = rest.split(|c: char| !c.is_ascii_hexdigit()).next()?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
+/// A number with its thousands apart.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Keeps what a command prints.
+struct Output(Vec<u8>);
+
+impl Streams for Output {
+    fn output(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+    fn error(&mut self, _: &[u8]) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn start_input(&mut self, _: File) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_from_the_right() {
+        assert_eq!(grouped(7), "7");
+        assert_eq!(grouped(1_234), "1 234");
+        assert_eq!(grouped(12_345_678), "12 345 678");
+    }
+
+    #[test]
+    fn the_jump_is_found_behind_its_mark() {
+        let console = format!("GRUB\r\n{JUMP_MARK}1f4\r\n[    0.000000] uv: Ultravisor");
+        assert_eq!(jump(&console), Some(500));
+        assert_eq!(jump("GRUB"), None);
+    }
+}
