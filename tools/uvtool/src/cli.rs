@@ -69,16 +69,17 @@ pub enum Command {
     #[command(
         after_help = "The page map has entries of three tiers: 4 GiB, 4 MiB, 4 KiB.\n\n\
         Examples:\n  uvtool resources\n  uvtool resources --map\n  \
-        uvtool resources --json > resources.json"
+        uvtool resources --verify\n  uvtool resources --json > resources.json"
     )]
     Resources {
         /// The ranges of the page map, too
         #[arg(long)]
         map: bool,
+        /// Compare the page map with what the lead monitor holds, frame by frame, instead; fails
+        /// when they disagree
+        #[arg(long, conflicts_with = "map")]
+        verify: bool,
     },
-    /// Compare the page map with what the lead monitor holds, frame by frame; fails when they
-    /// disagree
-    Compare,
     /// Show the newest records of the audit log, oldest first
     #[command(after_help = "Times are seconds since the machine started.\n\n\
         Examples:\n  uvtool log\n  uvtool log -n 100")]

@@ -8,6 +8,7 @@
 //! limit and a way out.
 
 mod cli;
+mod progress;
 mod source;
 mod table;
 mod view;
@@ -19,11 +20,11 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use source::{Error, Source, Uvd};
-use view::compare::Compare;
 use view::info::Info;
 use view::list::List;
 use view::log::Log;
 use view::resources::Resources;
+use view::verify::Verified;
 use view::version::Version;
 use view::{Names, View};
 
@@ -53,7 +54,17 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Shown
     match command {
         Command::List { all } => Ok(shown(&List::new(&source.partitions()?, *all), json)),
         Command::Info { name } => Ok(shown(&Info::new(&source.partitions()?, name)?, json)),
-        Command::Resources { map } => {
+        Command::Resources { verify: true, .. } => {
+            let partitions = source.partitions()?;
+            let frames = source.resources()?.frames;
+            let (found, compared) = source.compare(frames)?;
+            let names = Names::new(&partitions);
+            Ok(shown(
+                &Verified::new(frames, compared, &found, &names),
+                json,
+            ))
+        }
+        Command::Resources { map, .. } => {
             let partitions = source.partitions()?;
             let answer = source.resources()?;
             let map = if *map {
@@ -65,13 +76,6 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Shown
                 &Resources::new(&answer, &Names::new(&partitions), map),
                 json,
             ))
-        }
-        Command::Compare => {
-            let partitions = source.partitions()?;
-            let frames = source.resources()?.frames;
-            let (found, compared) = source.compare(frames)?;
-            let names = Names::new(&partitions);
-            Ok(shown(&Compare::new(frames, compared, &found, &names), json))
         }
         Command::Log { lines } => {
             let partitions = source.partitions()?;

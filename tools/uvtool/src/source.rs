@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::progress::Progress;
 use pv_abi::uv::command::{
     Answer, Body, Difference, LogRow, MapRow, PartitionRow, Query, ResourcesAnswer, VersionAnswer,
 };
@@ -137,6 +138,7 @@ pub trait Source {
     /// at: all were, unless they disagree on very many.
     fn compare(&mut self, frames: u64) -> Result<(Vec<Difference>, u64), Error> {
         let (mut all, mut first) = (Vec::new(), 0);
+        let mut progress = Progress::new("comparing frames");
         while first < frames && all.len() < MOST_DIFFERENCES {
             let query = Query::Compare { first };
             let Answer::Compared { next, differences } = self.ask(query)?.answer else {
@@ -147,6 +149,7 @@ pub trait Source {
             }
             all.extend(differences);
             first = next;
+            progress.done(first, frames);
         }
         Ok((all, first))
     }

@@ -3,11 +3,11 @@
 //! Rule: a view is made from answers alone and printed by no one here, so that tests see every
 //! line. JSON names carry their unit (`memory_bytes`, `cpu_time_ns`).
 
-pub mod compare;
 pub mod info;
 pub mod list;
 pub mod log;
 pub mod resources;
+pub mod verify;
 pub mod version;
 
 use pv_abi::uv::command::PartitionRow;

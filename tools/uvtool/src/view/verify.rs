@@ -1,4 +1,4 @@
-//! `uvtool compare`.
+//! `uvtool resources --verify`.
 
 use pv_abi::uv::command::Difference;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use crate::table::{Align, Table};
 
 /// What the database and the lead monitor say of each frame.
 #[derive(Serialize)]
-pub struct Compare {
+pub struct Verified {
     frames: u64,
     frames_compared: u64,
     differences: Vec<Row>,
@@ -22,7 +22,7 @@ struct Row {
     monitor: Option<String>,
 }
 
-impl Compare {
+impl Verified {
     /// Of `frames`, the first `compared` were looked at.
     pub fn new(frames: u64, compared: u64, found: &[Difference], names: &Names<'_>) -> Self {
         let owner = |(number, io): (u32, bool)| {
@@ -42,10 +42,13 @@ impl Compare {
     }
 }
 
-impl View for Compare {
+impl View for Verified {
     fn text(&self) -> String {
         if self.differences.is_empty() && self.frames_compared == self.frames {
-            return format!("Database and monitor agree on {} frames.\n", self.frames);
+            return format!(
+                "The monitor and the database agree on {} frames.\n",
+                self.frames
+            );
         }
         let mut table = Table::new(&[
             ("FRAME", Align::Right),
@@ -68,7 +71,7 @@ impl View for Compare {
         }
         let count = self.differences.len();
         Some(format!(
-            "page map: database and monitor disagree on {count} frames or more; see `uvtool log`"
+            "page map: the monitor and the database disagree on {count} frames or more; see `uvtool log`"
         ))
     }
 }
@@ -80,12 +83,12 @@ mod tests {
 
     #[test]
     fn agreement_is_one_line() {
-        let compare = Compare::new(262_144, 262_144, &[], &Names::new(&[]));
+        let verified = Verified::new(262_144, 262_144, &[], &Names::new(&[]));
         assert_eq!(
-            compare.text(),
-            "Database and monitor agree on 262144 frames.\n"
+            verified.text(),
+            "The monitor and the database agree on 262144 frames.\n"
         );
-        assert_eq!(compare.problem(), None);
+        assert_eq!(verified.problem(), None);
     }
 
     #[test]
@@ -103,21 +106,21 @@ mod tests {
             },
         ];
         let partitions = samples::partitions();
-        let compare = Compare::new(262_144, 20_000, &found, &Names::new(&partitions));
+        let verified = Verified::new(262_144, 20_000, &found, &Names::new(&partitions));
         assert_eq!(
-            compare.text(),
+            verified.text(),
             "  FRAME  DATABASE        MONITOR\n   \
                0x10  RAM of command  RAM of ultravisor\n\
              0xfee00  I/O of #8       nothing\n\
              Compared 20000 of 262144 frames.\n"
         );
-        assert!(compare.problem().unwrap().contains("disagree on 2 frames"));
+        assert!(verified.problem().unwrap().contains("disagree on 2 frames"));
     }
 
     #[test]
     fn a_part_that_was_not_compared_is_no_agreement() {
         assert!(
-            Compare::new(10, 5, &[], &Names::new(&[]))
+            Verified::new(10, 5, &[], &Names::new(&[]))
                 .problem()
                 .is_some()
         );
