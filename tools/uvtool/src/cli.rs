@@ -90,11 +90,35 @@ pub enum Command {
     },
     /// Show the versions of the parts
     Version,
+    /// Ask for what the ultravisor must refuse, to see that it does
+    #[command(hide = true)]
+    Diag {
+        /// What to ask for
+        #[command(subcommand)]
+        request: Diag,
+    },
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  uvtool completion bash > /etc/bash_completion.d/uvtool")]
     Completion {
         /// The shell
         shell: Shell,
+    },
+}
+
+/// Requests of `uvtool diag`.
+#[derive(Debug, Subcommand)]
+pub enum Diag {
+    /// Give frames of a partition back
+    Release {
+        /// Number of the partition
+        #[arg(long, value_name = "N")]
+        partition: u32,
+        /// First frame; hexadecimal with 0x
+        #[arg(long, value_name = "F", value_parser = frame)]
+        first: u64,
+        /// Number of frames
+        #[arg(long, value_name = "N")]
+        frames: u64,
     },
 }
 
@@ -115,6 +139,15 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(value) if value > 0.0 && value <= most => Ok(value),
         _ => Err(format!("takes a number of seconds above 0, at most {most}")),
     }
+}
+
+/// A frame number, decimal or hexadecimal.
+fn frame(text: &str) -> Result<u64, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| "takes a frame number, as in 34816 or 0x8800".into())
 }
 
 #[cfg(test)]
@@ -152,6 +185,14 @@ mod tests {
                 usage_error(&["list", &option]).contains("at most 600"),
                 "{time}"
             );
+        }
+    }
+
+    #[test]
+    fn frame_numbers_are_decimal_or_hexadecimal() {
+        assert_eq!((frame("34816"), frame("0x8800")), (Ok(34_816), Ok(34_816)));
+        for bad in ["", "0x", "8800h", "-1"] {
+            assert!(frame(bad).is_err(), "{bad}");
         }
     }
 

@@ -18,11 +18,12 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use cli::{Cli, Command};
+use cli::{Cli, Command, Diag};
 use source::{Error, Source, Uvd};
 use view::info::Info;
 use view::list::List;
 use view::log::Log;
+use view::released::Released;
 use view::resources::Resources;
 use view::verify::Verified;
 use view::version::Version;
@@ -81,6 +82,17 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Shown
             let partitions = source.partitions()?;
             let rows = source.log(*lines)?;
             Ok(shown(&Log::new(rows, &Names::new(&partitions)), json))
+        }
+        Command::Diag { request } => {
+            let Diag::Release {
+                partition,
+                first,
+                frames,
+            } = *request;
+            Ok(shown(
+                &Released::new(source.release(partition, first, frames)?),
+                json,
+            ))
         }
         Command::Version => Ok(shown(&Version::new(source.version()?), json)),
         Command::Completion { .. } => Err(Error::Other("a completion script")),

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use crate::progress::Progress;
 use pv_abi::uv::command::{
-    Answer, Body, Difference, LogRow, MapRow, PartitionRow, Query, ResourcesAnswer, VersionAnswer,
+    Answer, Body, Difference, LogRow, MapRow, Operation, PartitionRow, Query, Range, Refusal,
+    ResourcesAnswer, Target, Transaction, VersionAnswer,
 };
 use uvd_protocol::{Answered, Ask, Failure, FrameError, Told, read, write};
 
@@ -70,8 +71,39 @@ fn way_out(kind: io::ErrorKind) -> &'static str {
 
 /// Answers queries.
 pub trait Source {
+    /// The answer to one request.
+    fn request(&mut self, body: Body) -> Result<Answered, Error>;
+
     /// The answer to one query.
-    fn ask(&mut self, query: Query) -> Result<Answered, Error>;
+    fn ask(&mut self, query: Query) -> Result<Answered, Error> {
+        self.request(Body::Query(query))
+    }
+
+    /// Gives frames of a partition back, in a transaction of one operation; or why it was refused.
+    fn release(
+        &mut self,
+        partition: u32,
+        first: u64,
+        frames: u64,
+    ) -> Result<Result<(), Refusal>, Error> {
+        let transaction = Transaction {
+            planned_at: None,
+            pending: false,
+            reason: "uvtool diag release".into(),
+            operations: vec![Operation::ReleaseMemory {
+                partition: Target::Number(partition),
+                ranges: vec![Range { first, frames }],
+            }],
+        };
+        match self.request(Body::Transaction(transaction)) {
+            Ok(answered) => match answered.answer {
+                Answer::Applied(_) => Ok(Ok(())),
+                _ => Err(Error::Other("a transaction")),
+            },
+            Err(Error::Failure(Failure::Refused(refusal))) => Ok(Err(*refusal)),
+            Err(error) => Err(error),
+        }
+    }
 
     /// The versions.
     fn version(&mut self) -> Result<VersionAnswer, Error> {
@@ -222,13 +254,13 @@ impl Uvd {
 }
 
 impl Source for Uvd {
-    fn ask(&mut self, query: Query) -> Result<Answered, Error> {
+    fn request(&mut self, body: Body) -> Result<Answered, Error> {
         self.id += 1;
         let timeout_ms = u32::try_from(self.timeout.as_millis()).ok();
         let ask = Ask {
             id: self.id,
             timeout_ms,
-            body: Body::Query(query),
+            body,
         };
         write(&self.stream, &ask)?;
         loop {

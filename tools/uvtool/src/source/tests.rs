@@ -74,9 +74,12 @@ impl Pages {
 }
 
 impl Source for Pages {
-    fn ask(&mut self, query: Query) -> Result<Answered, Error> {
+    fn request(&mut self, body: Body) -> Result<Answered, Error> {
         self.asked += 1;
         assert!(self.asked < 1000, "asks without end");
+        let Body::Query(query) = body else {
+            panic!("nothing is changed here");
+        };
         Ok(Answered {
             version: 1,
             answer: self.answer(query),
@@ -88,7 +91,7 @@ impl Source for Pages {
 struct Same(Answer);
 
 impl Source for Same {
-    fn ask(&mut self, _: Query) -> Result<Answered, Error> {
+    fn request(&mut self, _: Body) -> Result<Answered, Error> {
         Ok(Answered {
             version: 1,
             answer: self.0.clone(),
@@ -163,6 +166,42 @@ fn the_answer_to_another_question_is_an_error() {
     assert!(matches!(source.page_map(1), Err(Error::Other(_))));
     assert!(matches!(source.log(1), Err(Error::Other(_))));
     assert!(matches!(source.compare(1), Err(Error::Other(_))));
+}
+
+/// Refuses what it was asked, and keeps it.
+struct Refuses(Option<Body>);
+
+impl Source for Refuses {
+    fn request(&mut self, body: Body) -> Result<Answered, Error> {
+        self.0 = Some(body);
+        Err(Error::Failure(Failure::Refused(samples::refusal().into())))
+    }
+}
+
+#[test]
+fn a_release_is_a_transaction_and_its_refusal_an_answer() {
+    let mut source = Refuses(None);
+    let refused = source.release(3, 0x8800, 2).unwrap();
+    assert_eq!(refused, Err(samples::refusal()));
+    let Some(Body::Transaction(transaction)) = source.0 else {
+        panic!("no transaction");
+    };
+    let expected = Operation::ReleaseMemory {
+        partition: Target::Number(3),
+        ranges: vec![Range {
+            first: 0x8800,
+            frames: 2,
+        }],
+    };
+    assert_eq!(transaction.operations, [expected]);
+    assert!(
+        Same(Answer::Applied(vec![]))
+            .release(3, 1, 1)
+            .unwrap()
+            .is_ok()
+    );
+    let other = Answer::Version(samples::version());
+    assert!(matches!(Same(other).release(3, 1, 1), Err(Error::Other(_))));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 pub mod info;
 pub mod list;
 pub mod log;
+pub mod released;
 pub mod resources;
 pub mod verify;
 pub mod version;

@@ -2,7 +2,8 @@
 
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::command::{
-    CpuRow, LogRow, MapRow, MemoryRow, PartitionRow, PciRow, ResourcesAnswer, VersionAnswer,
+    CpuRow, LogRow, MapRow, MemoryRow, PartitionRow, PciRow, Refusal, ResourcesAnswer,
+    VersionAnswer,
 };
 use pv_abi::uv::database::{kind, rights, state};
 
@@ -149,5 +150,17 @@ pub fn version() -> VersionAnswer {
         arena: 1,
         xen: 4 << 16 | 17,
         command_line: String::new(),
+    }
+}
+
+/// A refusal that came from the monitor.
+pub fn refusal() -> Refusal {
+    Refusal {
+        code: "monitor-refused".into(),
+        operation: Some(0),
+        object: "frames 0x8800 to 0x8801".into(),
+        field: "activation".into(),
+        reason: "still referenced (errno 16)".into(),
+        way_out: "stop it first".into(),
     }
 }

@@ -1,0 +1,58 @@
+//! `uvtool diag release`: what came of giving memory back.
+
+use pv_abi::uv::command::Refusal;
+use serde::Serialize;
+use uvd_protocol::sentence;
+
+use super::View;
+
+/// Done, or refused with a reason.
+#[derive(Serialize)]
+pub struct Released {
+    released: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<Refusal>,
+}
+
+impl Released {
+    /// What the ultravisor answered.
+    pub fn new(result: Result<(), Refusal>) -> Self {
+        Self {
+            released: result.is_ok(),
+            refusal: result.err(),
+        }
+    }
+}
+
+impl View for Released {
+    fn text(&self) -> String {
+        if self.released {
+            "Released.\n".into()
+        } else {
+            String::new()
+        }
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.refusal.as_ref().map(sentence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::samples;
+
+    #[test]
+    fn a_refusal_is_whole_in_json_and_a_sentence_for_people() {
+        let released = Released::new(Err(samples::refusal()));
+        assert_eq!(
+            released.problem().unwrap(),
+            "frames 0x8800 to 0x8801: activation: still referenced (errno 16); stop it first"
+        );
+        let json = serde_json::to_value(&released).unwrap();
+        assert_eq!(json["released"], false);
+        assert_eq!(json["refusal"]["code"], "monitor-refused");
+        assert_eq!(Released::new(Ok(())).problem(), None);
+    }
+}
