@@ -7,7 +7,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use resource_db::Reader;
+use database_view::Reader;
 
 use crate::machine;
 

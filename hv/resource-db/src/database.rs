@@ -24,10 +24,10 @@ use pv_abi::uv::database::{
 };
 use zerocopy::IntoBytes;
 
-use crate::reader::{
+use database_view::{
     DESCRIPTOR_BYTES, MAX_FRAMES, Owner, ReadError, Reader, channel_place, is_descriptor_number,
 };
-use crate::words::{PAGE_WORDS, Words};
+use database_view::{PAGE_WORDS, Words};
 
 /// Pages an arena has at least.
 pub const MIN_PAGES: u32 = 64;

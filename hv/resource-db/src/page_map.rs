@@ -8,8 +8,9 @@
 
 use pv_abi::uv::database::{ENTRY_NUMBER, ENTRY_SUBALLOCATED, INDEX_ENTRIES, TIER_FRAMES};
 
+use database_view::{MAX_FRAMES, Owner, ReadError};
+
 use crate::database::{Database, WriteError, header};
-use crate::reader::{MAX_FRAMES, OwnedRange, Owner, ReadError, Reader};
 
 /// Frames from `first` to `end` that become `entry`.
 #[derive(Clone, Copy)]
@@ -157,60 +158,4 @@ fn release(database: &mut Database, entry: u32, tier: usize) -> Result<(), Write
         }
     }
     database.give_page(page)
-}
-
-/// The entries of a page map, rising; see [`Reader::entries`].
-#[derive(Clone, Debug)]
-pub struct Entries<'a> {
-    reader: Reader<'a>,
-    next: u64,
-}
-
-impl Iterator for Entries<'_> {
-    /// What an entry describes, and its tier (0: 4 GiB, 1: 4 MiB, 2: 4 KiB).
-    type Item = (OwnedRange, usize);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let range = self.reader.entry_at(self.next).ok()?;
-        let (_, tier) = self.reader.walk(self.next).ok()?;
-        self.next = range.first + range.frames;
-        Some((range, tier))
-    }
-}
-
-/// The ranges of a page map, rising; see [`Reader::ranges`].
-#[derive(Clone, Debug)]
-pub struct Ranges<'a> {
-    reader: Reader<'a>,
-    next: u64,
-}
-
-impl Iterator for Ranges<'_> {
-    type Item = OwnedRange;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let range = self.reader.range_at(self.next, u64::MAX).ok()?;
-        self.next = range.first + range.frames;
-        Some(range)
-    }
-}
-
-impl<'a> Reader<'a> {
-    /// The entries from frame `first` on, with their tiers. The first may be cut.
-    #[must_use]
-    pub const fn entries(&self, first: u64) -> Entries<'a> {
-        Entries {
-            reader: *self,
-            next: first,
-        }
-    }
-
-    /// The largest ranges of one owner, from frame `first` on. The first may be cut.
-    #[must_use]
-    pub const fn ranges(&self, first: u64) -> Ranges<'a> {
-        Ranges {
-            reader: *self,
-            next: first,
-        }
-    }
 }

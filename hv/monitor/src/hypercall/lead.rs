@@ -10,7 +10,7 @@ use pv_abi::{
     },
     xen::{errno, grants::GTF_PERMIT_ACCESS},
 };
-use resource_db::{Owner, ReadError};
+use database_view::{Owner, ReadError};
 
 use super::{AGAIN, Call, OrFault, Outcome, vcpu_op};
 use crate::{

@@ -19,7 +19,7 @@ use crate::words::Words;
 /// Tries at a seqlock before the writer counts as stuck.
 const TRIES: usize = 64;
 /// Bytes of a descriptor that carry fields; the rest is zero.
-pub(crate) const DESCRIPTOR_BYTES: usize = core::mem::offset_of!(PartitionDescriptor, reserved);
+pub const DESCRIPTOR_BYTES: usize = core::mem::offset_of!(PartitionDescriptor, reserved);
 /// Word of the header that holds the root's index, and of the frame count.
 const HEADER_ROOT: usize = 6;
 const HEADER_FRAMES: usize = 10;
@@ -101,7 +101,7 @@ pub struct Reader<'a> {
 }
 
 /// Frames that the root of the page map can describe.
-pub(crate) const MAX_FRAMES: u64 = TIER_FRAMES[0] * INDEX_ENTRIES as u64;
+pub const MAX_FRAMES: u64 = TIER_FRAMES[0] * INDEX_ENTRIES as u64;
 
 impl<'a> Reader<'a> {
     /// Reads from the words of an arena. The caller keeps them mapped; another partition may be
@@ -113,7 +113,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(crate) const fn over(words: Words<'a>) -> Self {
+    /// A reader of the same words as a view of them.
+    #[must_use]
+    pub const fn over(words: Words<'a>) -> Self {
         Self { words }
     }
 
@@ -278,7 +280,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The entry of a frame that is not suballocated, and its tier (0: 4 GiB, 1: 4 MiB, 2: 4 KiB).
-    pub(crate) fn walk(&self, frame: u64) -> Result<(u32, usize), ReadError> {
+    pub fn walk(&self, frame: u64) -> Result<(u32, usize), ReadError> {
         let mut table = self
             .words
             .load(0, HEADER_ROOT)
@@ -302,13 +304,13 @@ impl<'a> Reader<'a> {
 }
 
 /// Whether a partition can have this number at all.
-pub(crate) fn is_descriptor_number(number: PartitionNumber) -> bool {
+pub fn is_descriptor_number(number: PartitionNumber) -> bool {
     let table = CHANNEL_TABLE..CHANNEL_TABLE + CHANNEL_TABLE_PAGES;
     number != UNASSIGNED && number < MAX_PARTITION && !table.contains(&number)
 }
 
 /// Page and first word of a channel entry.
-pub(crate) fn channel_place(index: u32) -> Option<(u32, usize)> {
+pub fn channel_place(index: u32) -> Option<(u32, usize)> {
     const WORDS: usize = size_of::<ChannelEntry>() / 4;
     let index = index as usize;
     if index >= CHANNELS {
