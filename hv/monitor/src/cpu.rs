@@ -26,8 +26,6 @@ pub static SMAP_ON: AtomicBool = AtomicBool::new(false);
 
 /// Counts flushes of all CPUs; see [`flush_stamp`].
 static FLUSH_CLOCK: AtomicU32 = AtomicU32::new(1);
-/// CPUs that run.
-static ONLINE: AtomicU32 = AtomicU32::new(0);
 
 /// First page of a CPU's area.
 #[repr(C)]
@@ -143,17 +141,11 @@ impl CpuLocal {
     /// Announces the CPU to the others.
     pub fn set_online(&self) {
         self.online.store(true, Ordering::Release);
-        ONLINE.fetch_add(1, Ordering::AcqRel);
     }
     /// Whether it runs.
     pub fn is_online(&self) -> bool {
         self.online.load(Ordering::Acquire)
     }
-}
-
-/// Number of CPUs that run.
-pub fn online() -> u32 {
-    ONLINE.load(Ordering::Acquire)
 }
 
 /// All CPUs the platform found.

@@ -22,10 +22,8 @@ use crate::{
 pub mod run {
     /// Not brought up, or taken down.
     pub const DOWN: u32 = 0;
-    /// Waits for a CPU.
+    /// Waits for a CPU, or has one.
     pub const RUNNABLE: u32 = 1;
-    /// Has one.
-    pub const RUNNING: u32 = 2;
     /// Waits for an event.
     pub const BLOCKED: u32 = 3;
 }

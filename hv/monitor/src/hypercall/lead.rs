@@ -3,6 +3,7 @@
 
 use core::sync::atomic::Ordering;
 
+use database_view::{Owner, ReadError};
 use pv_abi::{
     uv::{
         calls::{self, CpuUsage, PartitionUsage},
@@ -10,7 +11,6 @@ use pv_abi::{
     },
     xen::{errno, grants::GTF_PERMIT_ACCESS},
 };
-use database_view::{Owner, ReadError};
 
 use super::{AGAIN, Call, OrFault, Outcome, vcpu_op};
 use crate::{

@@ -13,7 +13,6 @@
     dead_code,
     reason = "an interface, used as far as the monitor needs it"
 )]
-#![allow(unused_imports, reason = "an interface")]
 
 pub mod acpi;
 pub mod clock;
@@ -28,25 +27,19 @@ mod symbols;
 mod hardware {
     pub use super::{
         apic::{
-            VECTOR_COM1, VECTOR_COM2, VECTOR_FLUSH, VECTOR_RESCHEDULE, VECTOR_SPURIOUS,
-            VECTOR_TIMER, end_of_interrupt, send_ipi,
+            VECTOR_COM1, VECTOR_COM2, VECTOR_FLUSH, VECTOR_RESCHEDULE, VECTOR_TIMER,
+            end_of_interrupt, send_ipi,
         },
-        boot::{Boot, CpuRecord, boot, cpu_count, ram, refuse},
-        cpu_area::{
-            GDT_FRAMES, LDT_FRAMES, MAX_CPUS, area, cpu_local_page, main_stack_top, set_gdt_frames,
-            set_ldt_frames,
-        },
+        boot::{Boot, boot, cpu_count, ram, refuse},
+        cpu_area::{cpu_local_page, set_gdt_frames, set_ldt_frames},
         log::{log_raw, log_warning},
         memory::{
-            frame_table, free_regions, idle_root, m2p, make_read_only, map_device,
-            monitor_l4_slots, monitor_regions, phys_to_virt, take_frames,
+            frame_table, free_regions, idle_root, m2p, make_read_only, monitor_l4_slots,
+            monitor_regions, phys_to_virt, take_frames,
         },
         panic::{fatal_trap, nmi, stop_host},
         power::{power_off, reset as restart},
-        processor::{
-            Features, features, invlpg, read_msr, reload_cr3, set_syscall_entry, write_cr3,
-            write_msr,
-        },
+        processor::{features, invlpg, reload_cr3},
         serial::{interrupt as serial_interrupt, read as serial_read, write as serial_write},
         time::{now, set_deadline, time_scale, tsc_khz},
     };
