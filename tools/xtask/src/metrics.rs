@@ -215,7 +215,11 @@ impl Metrics {
     pub fn report(&self) -> String {
         let mut text = format!("{:<14}{:>8}{:>10}\n", "ring 0", "Rust", "assembly");
         for part in &self.parts {
-            let note = if part.is_declarations() { "  (declarations: not counted)" } else { "" };
+            let note = if part.is_declarations() {
+                "  (declarations: not counted)"
+            } else {
+                ""
+            };
             let (name, rust, assembly) = (&part.name, part.rust, part.assembly);
             text.push_str(&format!("{name:<14}{rust:>8}{assembly:>10}{note}\n"));
         }
