@@ -18,64 +18,32 @@ pub struct Check {
     pub run: fn(&mut Host) -> Result<()>,
 }
 
+const fn check(name: &'static str, run: fn(&mut Host) -> Result<()>) -> Check {
+    Check { name, run }
+}
+
 /// What holds on every machine.
 pub const EVERY: &[Check] = &[
-    Check {
-        name: "cpus",
-        run: cpus,
-    },
-    Check {
-        name: "partitions",
-        run: partitions,
-    },
-    Check {
-        name: "kernel-log",
-        run: kernel_log,
-    },
+    check("cpus", cpus),
+    check("partitions", partitions),
+    check("resources", resources),
+    check("kernel-log", kernel_log),
+    check("monitor-log", monitor_log),
 ];
 
 /// What is checked on the usual machine.
 pub const USUAL: &[Check] = &[
-    Check {
-        name: "kernel",
-        run: unmodified_kernel,
-    },
-    Check {
-        name: "cpus",
-        run: cpus,
-    },
-    Check {
-        name: "partitions",
-        run: partitions,
-    },
-    Check {
-        name: "status",
-        run: status,
-    },
-    Check {
-        name: "input",
-        run: input,
-    },
-    Check {
-        name: "file",
-        run: file,
-    },
-    Check {
-        name: "resources",
-        run: resources,
-    },
-    Check {
-        name: "write-xor-execute",
-        run: page_tables::write_xor_execute,
-    },
-    Check {
-        name: "monitor-out-of-reach",
-        run: page_tables::monitor_out_of_reach,
-    },
-    Check {
-        name: "kernel-log",
-        run: kernel_log,
-    },
+    check("kernel", unmodified_kernel),
+    check("cpus", cpus),
+    check("partitions", partitions),
+    check("status", status),
+    check("input", input),
+    check("file", file),
+    check("resources", resources),
+    check("write-xor-execute", page_tables::write_xor_execute),
+    check("monitor-out-of-reach", page_tables::monitor_out_of_reach),
+    check("kernel-log", kernel_log),
+    check("monitor-log", monitor_log),
 ];
 
 /// What the usual machine is booted with.
@@ -164,8 +132,10 @@ fn file(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
+/// Every page is somebody's, and the monitor and the database agree on whose.
 fn resources(host: &mut Host) -> Result<()> {
     host.sh("uvtool resources && uvtool resources --json")?;
+    host.sh("uvtool resources --verify")?;
     Ok(())
 }
 
