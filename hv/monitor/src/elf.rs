@@ -131,6 +131,7 @@ mod tests {
         let segment = segments[0].expect("valid");
         assert_eq!((segment.bytes, segment.contents.len()), (0x20, 0x10));
         assert!(segment.executable && !segment.writable);
+        assert_eq!((segment.address, executable.entry), (0x20_0000, 0x20_0000));
     }
 
     #[test]
