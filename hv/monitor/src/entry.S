@@ -231,6 +231,9 @@ entry_page_compat:
 .balign 64
 .globl entry_page_sysenter
 entry_page_sysenter:
+    /* Unlike `syscall`, it leaves trap, nested-task and alignment flags as they were. */
+    push 2
+    popfq
     push {flat_ss}
     push 0
     push 0x200

@@ -14,8 +14,10 @@ use core::sync::atomic::Ordering;
 use pv_abi::uv::calls::cause;
 
 use crate::{
-    bounce, context::Registers, cpu, emulate, guest_memory, hardware, leave, page_fault, partition,
-    platform, schedule, vcpu::Vcpu,
+    bounce,
+    context::{Registers, flag},
+    cpu, emulate, guest_memory, hardware, leave, page_fault, partition, platform, schedule,
+    vcpu::Vcpu,
 };
 
 /// Exception vectors (Intel SDM vol. 3, table 6-1).
@@ -120,8 +122,10 @@ fn from_monitor(registers: &mut Registers, vector: u8) -> *mut Registers {
         }
     }
     if vector == vector::DEBUG {
-        // A data breakpoint of the partition hit by the monitor's own access on its behalf.
+        // A data breakpoint of the partition hit by the monitor's own access on its behalf, or a
+        // single step that a `sysenter` carried into ring 0.
         let _ = hardware::take_debug_status();
+        registers.rflags &= !flag::TF;
         return registers;
     }
     if matches!(vector, 11..=13) && is_selector_load(registers.rip) {
