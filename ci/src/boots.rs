@@ -35,12 +35,8 @@ fn all() -> Vec<Boot> {
         boot: || Ok(checks::usual_options()),
         checks: checks::USUAL,
     };
-    let stress = Boot {
-        name: "stress",
-        machine: machine(),
-        boot: stress::options,
-        checks: stress::CHECKS,
-    };
+    let stress =
+        Boot { name: "stress", machine: machine(), boot: stress::options, checks: stress::CHECKS };
     let others = MACHINES.map(|(name, cpus, memory, model, firmware)| Boot {
         name,
         machine: MachineOptions {
@@ -53,21 +49,14 @@ fn all() -> Vec<Boot> {
         boot: || Ok(BootOptions::default()),
         checks: checks::EVERY,
     });
-    std::iter::once(usual)
-        .chain(others)
-        .chain([stress])
-        .collect()
+    std::iter::once(usual).chain(others).chain([stress]).collect()
 }
 
 /// Runs the boots that were asked for.
 pub fn run(results: &mut Results) {
     for boot in all() {
         let name = |check: &Check| format!("{}/{}", boot.name, check.name);
-        let wanted: Vec<_> = boot
-            .checks
-            .iter()
-            .filter(|c| results.wanted(&name(c)))
-            .collect();
+        let wanted: Vec<_> = boot.checks.iter().filter(|c| results.wanted(&name(c))).collect();
         if !wanted.is_empty() {
             run_boot(&boot, &wanted, results);
         }

@@ -48,23 +48,14 @@ pub const USUAL: &[Check] = &[
 
 /// What the usual machine is booted with.
 pub fn usual_options() -> BootOptions {
-    let file = FileToSend {
-        host: "/etc/debian_version".into(),
-        guest: "/root/sent/file".into(),
-    };
-    BootOptions {
-        file: vec![file],
-        ..BootOptions::default()
-    }
+    let file = FileToSend { host: "/etc/debian_version".into(), guest: "/root/sent/file".into() };
+    BootOptions { file: vec![file], ..BootOptions::default() }
 }
 
 fn unmodified_kernel(host: &mut Host) -> Result<()> {
     let expected = kernel::guest_kernel()?.release;
     let release = host.sh("uname -r")?;
-    ensure!(
-        release == expected,
-        "uname -r is {release}, the package's is {expected}"
-    );
+    ensure!(release == expected, "uname -r is {release}, the package's is {expected}");
     let kind = host.sh("cat /sys/hypervisor/type")?;
     ensure!(kind == "xen", "/sys/hypervisor/type is {kind}");
     Ok(())
@@ -74,10 +65,7 @@ fn unmodified_kernel(host: &mut Host) -> Result<()> {
 fn cpus(host: &mut Host) -> Result<()> {
     let count = host.number("nproc")?;
     let cpus = u64::from(host.options.cpus);
-    ensure!(
-        (1..=cpus).contains(&count),
-        "{count} CPUs in the partition of a machine with {cpus}"
-    );
+    ensure!((1..=cpus).contains(&count), "{count} CPUs in the partition of a machine with {cpus}");
     host.sh("for i in $(seq $(nproc)); do taskset -c $((i-1)) true || exit 1; done")?;
     Ok(())
 }
@@ -85,13 +73,8 @@ fn cpus(host: &mut Host) -> Result<()> {
 fn partitions(host: &mut Host) -> Result<()> {
     let list = host.sh("uvtool list")?;
     for name in ["ultravisor", "boot", "command"] {
-        let line = list
-            .lines()
-            .find(|line| line.split_whitespace().any(|word| word == name));
-        ensure!(
-            line.is_some(),
-            "uvtool list has no partition {name}:\n{list}"
-        );
+        let line = list.lines().find(|line| line.split_whitespace().any(|word| word == name));
+        ensure!(line.is_some(), "uvtool list has no partition {name}:\n{list}");
     }
     host.sh("uvtool list --json && uvtool info command && uvtool log && uvtool version")?;
     Ok(())
@@ -100,10 +83,7 @@ fn partitions(host: &mut Host) -> Result<()> {
 fn status(host: &mut Host) -> Result<()> {
     let output = host.run(&["sh", "-c", "echo out; echo err >&2; exit 7"], b"", SOON)?;
     ensure!(output.status == 7, "{output:?}");
-    ensure!(
-        output.stdout == "out\n" && output.stderr == "err\n",
-        "{output:?}"
-    );
+    ensure!(output.stdout == "out\n" && output.stderr == "err\n", "{output:?}");
     Ok(())
 }
 
@@ -111,17 +91,8 @@ fn status(host: &mut Host) -> Result<()> {
 fn input(host: &mut Host) -> Result<()> {
     let data = (0..=255).cycle().take(65_536).collect::<Vec<u8>>();
     let back = host.run(&["od", "-An", "-v", "-tu1", "-w256"], &data, SOON)?;
-    let numbers: Vec<u8> = back
-        .stdout
-        .split_whitespace()
-        .filter_map(|n| n.parse().ok())
-        .collect();
-    ensure!(
-        numbers == data,
-        "{} bytes sent, {} came back",
-        data.len(),
-        numbers.len()
-    );
+    let numbers: Vec<u8> = back.stdout.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+    ensure!(numbers == data, "{} bytes sent, {} came back", data.len(), numbers.len());
     Ok(())
 }
 
@@ -143,15 +114,8 @@ fn resources(host: &mut Host) -> Result<()> {
 pub fn kernel_log(host: &mut Host) -> Result<()> {
     let log = host.sh("dmesg")?;
     let bad = ["BUG", "WARN", "Oops", "unhandled", "Call Trace"];
-    let found: Vec<_> = log
-        .lines()
-        .filter(|line| bad.iter().any(|w| line.contains(w)))
-        .collect();
-    ensure!(
-        found.is_empty(),
-        "the kernel log has:\n{}",
-        found.join("\n")
-    );
+    let found: Vec<_> = log.lines().filter(|line| bad.iter().any(|w| line.contains(w))).collect();
+    ensure!(found.is_empty(), "the kernel log has:\n{}", found.join("\n"));
     Ok(())
 }
 
@@ -159,15 +123,9 @@ pub fn kernel_log(host: &mut Host) -> Result<()> {
 pub fn monitor_log(host: &mut Host) -> Result<()> {
     let console = host.machine.console()?;
     let bad = ["uv: error", "uv: warn", "panic"];
-    let found = console
-        .lines()
-        .filter(|line| bad.iter().any(|word| line.contains(word)));
+    let found = console.lines().filter(|line| bad.iter().any(|word| line.contains(word)));
     let found: Vec<_> = found.collect();
-    ensure!(
-        found.is_empty(),
-        "the monitor's log has:\n{}",
-        found.join("\n")
-    );
+    ensure!(found.is_empty(), "the monitor's log has:\n{}", found.join("\n"));
     Ok(())
 }
 

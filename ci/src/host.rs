@@ -75,10 +75,7 @@ impl Host {
         let image = boot_image::make(&host::payload(boot, Destination::Qemu)?)?;
         let mut machine = Machine::start(options, &image)?;
         match exec::wait_ready(&mut machine, Some(Instant::now() + BOOT_LIMIT))? {
-            Outcome::Exited(_) => Ok(Self {
-                machine,
-                options: options.clone(),
-            }),
+            Outcome::Exited(_) => Ok(Self { machine, options: options.clone() }),
             Outcome::TimedOut(message) => bail!(message),
         }
     }
@@ -88,10 +85,7 @@ impl Host {
     /// # Errors
     /// It does not end, or the machine does.
     pub fn run(&mut self, words: &[&str], input: &[u8], limit: Duration) -> Result<Output> {
-        let mut streams = Collected {
-            input: input.to_vec(),
-            ..Collected::default()
-        };
+        let mut streams = Collected { input: input.to_vec(), ..Collected::default() };
         let deadline = Some(Instant::now() + limit);
         let line = words.join(" ");
         let words = Words::new(words.iter().copied())?;
@@ -143,11 +137,7 @@ impl Host {
     /// It had to be killed.
     pub fn power_off(mut self) -> Result<()> {
         let off = self.machine.power_off();
-        ensure!(
-            off,
-            "the host did not power off; {}",
-            self.machine.console_tail()
-        );
+        ensure!(off, "the host did not power off; {}", self.machine.console_tail());
         Ok(())
     }
 
@@ -157,7 +147,6 @@ impl Host {
     /// One is no number.
     pub fn number(&mut self, command: &str) -> Result<u64> {
         let text = self.sh(command)?;
-        text.parse()
-            .with_context(|| format!("`{command}` printed {text:?}, not a number"))
+        text.parse().with_context(|| format!("`{command}` printed {text:?}, not a number"))
     }
 }

@@ -44,11 +44,8 @@ impl Results {
 }
 
 fn main() -> ExitCode {
-    let mut results = Results {
-        words: std::env::args().skip(1).collect(),
-        passed: 0,
-        failed: Vec::new(),
-    };
+    let mut results =
+        Results { words: std::env::args().skip(1).collect(), passed: 0, failed: Vec::new() };
     boots::run(&mut results);
     refusals::run(&mut results);
     for name in &results.failed {

@@ -38,28 +38,16 @@ fn page(line: &str) -> Option<Page> {
 fn monitor_pages(host: &mut Host) -> Result<Vec<Page>> {
     let dump = host.machine.prompt.ask("info tlb")?;
     let pages: Vec<_> = dump.lines().filter_map(page).collect();
-    let monitors: Vec<_> = pages
-        .into_iter()
-        .filter(|p| MONITOR.contains(&p.address))
-        .collect();
-    let first = monitors
-        .first()
-        .context("QEMU shows no page of the monitor")?;
-    ensure!(
-        monitors.iter().any(|p| p.executable),
-        "no page of {} is code",
-        first.address
-    );
+    let monitors: Vec<_> = pages.into_iter().filter(|p| MONITOR.contains(&p.address)).collect();
+    let first = monitors.first().context("QEMU shows no page of the monitor")?;
+    ensure!(monitors.iter().any(|p| p.executable), "no page of {} is code", first.address);
     Ok(monitors)
 }
 
 /// No page of the monitor is both writable and executable.
 pub fn write_xor_execute(host: &mut Host) -> Result<()> {
     let pages = monitor_pages(host)?;
-    let bad: Vec<_> = pages
-        .iter()
-        .filter(|page| page.writable && page.executable)
-        .collect();
+    let bad: Vec<_> = pages.iter().filter(|page| page.writable && page.executable).collect();
     ensure!(bad.is_empty(), "writable and executable: {bad:x?}");
     Ok(())
 }
@@ -68,10 +56,7 @@ pub fn write_xor_execute(host: &mut Host) -> Result<()> {
 pub fn monitor_out_of_reach(host: &mut Host) -> Result<()> {
     let pages = monitor_pages(host)?;
     let allowed = |page: &Page| FRAME_NUMBERS.contains(&page.address) && !page.writable;
-    let bad: Vec<_> = pages
-        .iter()
-        .filter(|page| page.user && !allowed(page))
-        .collect();
+    let bad: Vec<_> = pages.iter().filter(|page| page.user && !allowed(page)).collect();
     ensure!(bad.is_empty(), "within reach of ring 3: {bad:x?}");
     Ok(())
 }
@@ -83,12 +68,8 @@ mod tests {
     #[test]
     fn lines_of_the_dump_are_read() {
         let line = "ffff82d080200000: 0000000001000000 XG-DA---W";
-        let expected = Page {
-            address: 0xffff_82d0_8020_0000,
-            executable: false,
-            user: false,
-            writable: true,
-        };
+        let expected =
+            Page { address: 0xffff_82d0_8020_0000, executable: false, user: false, writable: true };
         assert_eq!(page(line), Some(expected));
         let line = "0000000000400000: 0000000002000000 ----A--U-";
         assert_eq!(

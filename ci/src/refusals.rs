@@ -25,100 +25,25 @@ const NO_START: &str = "cannot start";
 
 /// Modules that are not what they should be: name, change, module, what the message says.
 const MODULES: [(&str, Change, &str, &[&str]); 11] = [
-    (
-        "no-ultravisor",
-        leave_out,
-        "ultravisor",
-        &[NO_START, "\"ultravisor\" is missing"],
-    ),
-    (
-        "no-boot",
-        leave_out,
-        "boot",
-        &[NO_START, "\"boot\" is missing"],
-    ),
-    (
-        "no-kernel",
-        leave_out,
-        "command-kernel",
-        &[NO_START, "command-kernel is missing"],
-    ),
-    (
-        "short-ultravisor",
-        cut,
-        "ultravisor",
-        &[NO_START, "\"ultravisor\"", "truncated"],
-    ),
-    (
-        "short-boot",
-        cut,
-        "boot",
-        &[NO_START, "\"boot\"", "truncated"],
-    ),
-    (
-        "short-kernel",
-        cut,
-        "command-kernel",
-        &[NO_START, "command-kernel:", "truncated"],
-    ),
-    (
-        "corrupt-ultravisor",
-        spoil,
-        "ultravisor",
-        &[NO_START, "\"ultravisor\"", "not a 64-bit ELF"],
-    ),
-    (
-        "corrupt-boot",
-        spoil,
-        "boot",
-        &[NO_START, "\"boot\"", "not a 64-bit ELF"],
-    ),
-    (
-        "corrupt-kernel",
-        spoil,
-        "command-kernel",
-        &[NO_START, "command-kernel:", "neither an ELF"],
-    ),
-    (
-        "corrupt-initrd",
-        spoil,
-        "command-initrd",
-        &[NO_START, "command-initrd:", "no cpio archive"],
-    ),
-    (
-        "kernel-without-pv",
-        without_pv,
-        "command-kernel",
-        &[NO_START, "command-kernel:", "Xen PV"],
-    ),
+    ("no-ultravisor", leave_out, "ultravisor", &[NO_START, "\"ultravisor\" is missing"]),
+    ("no-boot", leave_out, "boot", &[NO_START, "\"boot\" is missing"]),
+    ("no-kernel", leave_out, "command-kernel", &[NO_START, "command-kernel is missing"]),
+    ("short-ultravisor", cut, "ultravisor", &[NO_START, "\"ultravisor\"", "truncated"]),
+    ("short-boot", cut, "boot", &[NO_START, "\"boot\"", "truncated"]),
+    ("short-kernel", cut, "command-kernel", &[NO_START, "command-kernel:", "truncated"]),
+    ("corrupt-ultravisor", spoil, "ultravisor", &[NO_START, "\"ultravisor\"", "not a 64-bit ELF"]),
+    ("corrupt-boot", spoil, "boot", &[NO_START, "\"boot\"", "not a 64-bit ELF"]),
+    ("corrupt-kernel", spoil, "command-kernel", &[NO_START, "command-kernel:", "neither an ELF"]),
+    ("corrupt-initrd", spoil, "command-initrd", &[NO_START, "command-initrd:", "no cpio archive"]),
+    ("kernel-without-pv", without_pv, "command-kernel", &[NO_START, "command-kernel:", "Xen PV"]),
 ];
 
 /// Machines that cannot hold a host: name, memory, CPU model, what the message says.
 const MACHINES: [(&str, &str, &str, &[&str]); 4] = [
-    (
-        "too-little-memory",
-        "96M",
-        "max,-smap",
-        &[NO_START, "memory:", "give the machine at least"],
-    ),
-    (
-        "too-little-for-command",
-        "160M",
-        "max,-smap",
-        &[NO_START, "too little memory:", "free"],
-    ),
-    (
-        "no-nx",
-        "2G",
-        "qemu64,-nx",
-        &["this CPU has no execute-disable bit (NX)"],
-    ),
-    (
-        "no-long-mode",
-        "2G",
-        "qemu32",
-        &["this CPU has no", "64-bit"],
-    ),
+    ("too-little-memory", "96M", "max,-smap", &[NO_START, "memory:", "give the machine at least"]),
+    ("too-little-for-command", "160M", "max,-smap", &[NO_START, "too little memory:", "free"]),
+    ("no-nx", "2G", "qemu64,-nx", &["this CPU has no execute-disable bit (NX)"]),
+    ("no-long-mode", "2G", "qemu32", &["this CPU has no", "64-bit"]),
 ];
 
 /// One machine that must stop.
@@ -136,13 +61,7 @@ impl Refusal {
     /// A machine like any other, but for what the caller changes.
     fn new(name: &'static str, says: &'static [&'static str]) -> Self {
         let (machine, boot) = (MachineOptions::default(), BootOptions::default());
-        Self {
-            name,
-            machine,
-            boot,
-            change: None,
-            says,
-        }
+        Self { name, machine, boot, change: None, says }
     }
 }
 
@@ -153,15 +72,8 @@ fn all() -> Vec<Refusal> {
     };
     let machine = |(name, memory, model, says): (_, &str, &str, _)| {
         let (memory, cpu_model) = (memory.into(), model.into());
-        let machine = MachineOptions {
-            memory,
-            cpu_model,
-            ..MachineOptions::default()
-        };
-        Refusal {
-            machine,
-            ..Refusal::new(name, says)
-        }
+        let machine = MachineOptions { memory, cpu_model, ..MachineOptions::default() };
+        Refusal { machine, ..Refusal::new(name, says) }
     };
     let mut all: Vec<_> = MODULES.into_iter().map(module).collect();
     all.extend(MACHINES.into_iter().map(machine));
@@ -172,34 +84,13 @@ fn all() -> Vec<Refusal> {
 /// Command lines with a word that nobody knows.
 fn options() -> [Refusal; 3] {
     const UNKNOWN: &[&str] = &["unknown option", "colour=blue"];
-    let refusal = |name, boot| Refusal {
-        boot,
-        ..Refusal::new(name, UNKNOWN)
-    };
+    let refusal = |name, boot| Refusal { boot, ..Refusal::new(name, UNKNOWN) };
     let word = || "colour=blue".to_owned();
     let usual = BootOptions::default;
     [
-        refusal(
-            "monitor-option",
-            BootOptions {
-                monitor_options: word(),
-                ..usual()
-            },
-        ),
-        refusal(
-            "ultravisor-option",
-            BootOptions {
-                ultravisor_options: word(),
-                ..usual()
-            },
-        ),
-        refusal(
-            "boot-option",
-            BootOptions {
-                boot_options: word(),
-                ..usual()
-            },
-        ),
+        refusal("monitor-option", BootOptions { monitor_options: word(), ..usual() }),
+        refusal("ultravisor-option", BootOptions { ultravisor_options: word(), ..usual() }),
+        refusal("boot-option", BootOptions { boot_options: word(), ..usual() }),
     ]
 }
 
@@ -245,12 +136,8 @@ fn check(refusal: &Refusal) -> Result<String> {
 
 /// The whole line of the console that has all of these parts.
 fn message(console: &str, says: &[&str]) -> Option<String> {
-    let whole = console
-        .split_inclusive('\n')
-        .filter(|line| line.ends_with('\n'));
-    let line = whole
-        .map(str::trim)
-        .find(|line| says.iter().all(|part| line.contains(part)))?;
+    let whole = console.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    let line = whole.map(str::trim).find(|line| says.iter().all(|part| line.contains(part)))?;
     Some(line.to_owned())
 }
 
@@ -263,21 +150,14 @@ fn stopped(machine: &mut Machine) -> Result<()> {
             Ok(_) => {}
             Err(NoEvent::TimedOut) => {
                 let registers = machine.prompt.ask("info registers")?;
-                ensure!(
-                    registers.contains("HLT=1"),
-                    "it goes on: {}",
-                    machine.console_tail()
-                );
+                ensure!(registers.contains("HLT=1"), "it goes on: {}", machine.console_tail());
                 return Ok(());
             }
         }
     }
     let status = machine.ended()?.code();
     let tail = machine.console_tail();
-    ensure!(
-        status == Some(qemu::STATUS_STOPPED),
-        "QEMU ended with {status:?}; {tail}"
-    );
+    ensure!(status == Some(qemu::STATUS_STOPPED), "QEMU ended with {status:?}; {tail}");
     Ok(())
 }
 
@@ -328,9 +208,7 @@ fn spoil(payload: &mut Payload, name: &str) -> Result<()> {
 
 /// The kernel is a proper ELF image, and knows nothing of the guest ABI: the monitor itself.
 fn without_pv(payload: &mut Payload, name: &str) -> Result<()> {
-    let Payload::Host { monitor, .. } = &*payload else {
-        bail!("no host is booted")
-    };
+    let Payload::Host { monitor, .. } = &*payload else { bail!("no host is booted") };
     let bytes = workspace::read(monitor)?;
     replace(payload, name, "without-pv", &bytes)
 }

@@ -28,18 +28,9 @@ const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"
 
 /// What is checked on the machine with `stress-ng`.
 pub const CHECKS: &[Check] = &[
-    Check {
-        name: "stressors",
-        run: stressors,
-    },
-    Check {
-        name: "kernel-log",
-        run: checks::kernel_log,
-    },
-    Check {
-        name: "monitor-log",
-        run: checks::monitor_log,
-    },
+    Check { name: "stressors", run: stressors },
+    Check { name: "kernel-log", run: checks::kernel_log },
+    Check { name: "monitor-log", run: checks::monitor_log },
 ];
 
 /// A command partition of two virtual CPUs with `stress-ng` in it.
@@ -54,28 +45,15 @@ pub fn options() -> Result<BootOptions> {
         debian::unpack(&packages, &tree)?;
     }
     let mut files = vec![
-        FileToSend {
-            host: tree.join("usr/bin/stress-ng"),
-            guest: "/usr/bin/stress-ng".into(),
-        },
-        FileToSend {
-            host: tree.join(LOADER),
-            guest: format!("/{LOADER}"),
-        },
+        FileToSend { host: tree.join("usr/bin/stress-ng"), guest: "/usr/bin/stress-ng".into() },
+        FileToSend { host: tree.join(LOADER), guest: format!("/{LOADER}") },
     ];
     for library in libraries(&tree)? {
         let name = library.file_name().unwrap_or_default().to_string_lossy();
         let guest = format!("/{}/{name}", LIBRARIES[0]);
-        files.push(FileToSend {
-            host: library,
-            guest,
-        });
+        files.push(FileToSend { host: library, guest });
     }
-    Ok(BootOptions {
-        file: files,
-        command_vcpus: Some(2),
-        ..BootOptions::default()
-    })
+    Ok(BootOptions { file: files, command_vcpus: Some(2), ..BootOptions::default() })
 }
 
 /// The libraries that the loader in `tree` would load for `stress-ng`.
@@ -98,23 +76,11 @@ fn stressors(host: &mut Host) -> Result<()> {
     let mut failed = Vec::new();
     for stressor in STRESSORS {
         let seconds = format!("{SECONDS}s");
-        let words = [
-            "stress-ng",
-            "--verify",
-            &format!("--{stressor}"),
-            "2",
-            "-t",
-            &seconds,
-        ];
+        let words = ["stress-ng", "--verify", &format!("--{stressor}"), "2", "-t", &seconds];
         let limit = Duration::from_secs(SECONDS * 3);
-        let output = host
-            .run(&words, b"", limit)
-            .with_context(|| stressor.to_owned())?;
+        let output = host.run(&words, b"", limit).with_context(|| stressor.to_owned())?;
         if output.status != 0 {
-            failed.push(format!(
-                "{stressor}: status {}\n{}",
-                output.status, output.stderr
-            ));
+            failed.push(format!("{stressor}: status {}\n{}", output.status, output.stderr));
         }
     }
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
@@ -129,9 +95,6 @@ mod tests {
     fn libraries_are_read_from_the_loaders_list() {
         let line = "\tlibm.so.6 => /t/lib/libm.so.6 (0x00007f0000000000)";
         assert_eq!(library_in_line(line), Some("/t/lib/libm.so.6".into()));
-        assert_eq!(
-            library_in_line("\t/lib64/ld-linux-x86-64.so.2 (0x0000)"),
-            None
-        );
+        assert_eq!(library_in_line("\t/lib64/ld-linux-x86-64.so.2 (0x0000)"), None);
     }
 }

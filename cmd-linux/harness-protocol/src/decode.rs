@@ -38,11 +38,7 @@ impl std::fmt::Display for DecodeError {
                 byte.escape_ascii()
             ),
             Self::BadLength(byte, length) => {
-                write!(
-                    f,
-                    "packet '{}' cannot have {length} bytes",
-                    byte.escape_ascii()
-                )
+                write!(f, "packet '{}' cannot have {length} bytes", byte.escape_ascii())
             }
             Self::BadCommand(error) => error.fmt(f),
         }
@@ -79,10 +75,7 @@ impl Decoder {
             self.used += 1;
             return Err(DecodeError::UnknownType(kind));
         }
-        let Some(length) = rest
-            .get(1..HEADER_BYTES)
-            .and_then(|bytes| bytes.try_into().ok())
-        else {
+        let Some(length) = rest.get(1..HEADER_BYTES).and_then(|bytes| bytes.try_into().ok()) else {
             return Ok(None);
         };
         let length = u32::from_le_bytes(length);
@@ -117,9 +110,7 @@ fn is_kind(byte: u8) -> bool {
 fn packet(kind: u8, payload: &[u8]) -> Result<Packet, DecodeError> {
     let number = || {
         let bytes = payload.try_into();
-        bytes
-            .map(i32::from_le_bytes)
-            .map_err(|_| DecodeError::BadLength(kind, payload.len()))
+        bytes.map(i32::from_le_bytes).map_err(|_| DecodeError::BadLength(kind, payload.len()))
     };
     Ok(match kind {
         kind::READY => Packet::Ready(String::from_utf8_lossy(payload).into_owned()),

@@ -77,10 +77,7 @@ fn the_layout_is_type_length_payload() {
     assert_eq!(Packet::Exit(7).encode(), b"X\x04\0\0\0\x07\0\0\0");
     assert_eq!(Packet::PowerOff.encode(), b"P\0\0\0\0");
     let words = Words::new(["sh", "-c", "exit 7", ""]).unwrap();
-    assert_eq!(
-        Packet::Command(words).encode(),
-        b"C\x0d\0\0\0sh\0-c\0exit 7\0"
-    );
+    assert_eq!(Packet::Command(words).encode(), b"C\x0d\0\0\0sh\0-c\0exit 7\0");
 }
 
 #[test]
@@ -102,10 +99,7 @@ fn a_long_stream_is_cut_into_packets() {
 fn a_length_over_the_limit_is_refused_before_its_bytes_come() {
     let mut decoder = Decoder::new();
     decoder.push(b"O\xff\xff\xff\xff");
-    assert_eq!(
-        decoder.next_packet(),
-        Err(DecodeError::TooLong(b'O', u32::MAX))
-    );
+    assert_eq!(decoder.next_packet(), Err(DecodeError::TooLong(b'O', u32::MAX)));
 }
 
 #[test]

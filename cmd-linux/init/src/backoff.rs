@@ -24,9 +24,7 @@ impl Backoff {
         if ran >= STEADY {
             self.failures = 0;
         }
-        let wait = FIRST
-            .saturating_mul(1 << self.failures.min(16))
-            .min(LONGEST);
+        let wait = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         wait
     }
@@ -40,9 +38,8 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_longest_and_start_over_after_a_steady_run() {
         let mut backoff = Backoff::default();
-        let waits: Vec<u64> = (0..9)
-            .map(|_| backoff.ended(Duration::ZERO).as_millis() as u64)
-            .collect();
+        let waits: Vec<u64> =
+            (0..9).map(|_| backoff.ended(Duration::ZERO).as_millis() as u64).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000]);
         assert_eq!(backoff.ended(STEADY), FIRST);
     }

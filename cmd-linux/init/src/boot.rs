@@ -25,18 +25,11 @@ const MOUNTS: [(&str, &str, MsFlags, &str); 6] = [
     ("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755"),
     ("proc", "/proc", NOTHING_RUNS, ""),
     ("sysfs", "/sys", NOTHING_RUNS, ""),
-    (
-        "devpts",
-        "/dev/pts",
-        MsFlags::MS_NOSUID,
-        "gid=5,mode=0620,ptmxmode=0666",
-    ),
+    ("devpts", "/dev/pts", MsFlags::MS_NOSUID, "gid=5,mode=0620,ptmxmode=0666"),
     ("tmpfs", "/run", MsFlags::MS_NOSUID, "mode=0755"),
     ("tmpfs", "/tmp", MsFlags::MS_NOSUID, "mode=1777"),
 ];
-const NOTHING_RUNS: MsFlags = MsFlags::MS_NOSUID
-    .union(MsFlags::MS_NODEV)
-    .union(MsFlags::MS_NOEXEC);
+const NOTHING_RUNS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
 /// Does all of it; returns what the kernel command line asks for.
 pub fn prepare() -> Options {
@@ -123,11 +116,7 @@ mod tests {
         let modules: Vec<_> = modules(list).collect();
         assert_eq!(
             modules,
-            [
-                ("/lib/a.ko", ""),
-                ("/lib/b.ko", "unrestricted=1  x=2"),
-                ("/lib/c.ko", "")
-            ]
+            [("/lib/a.ko", ""), ("/lib/b.ko", "unrestricted=1  x=2"), ("/lib/c.ko", "")]
         );
     }
 

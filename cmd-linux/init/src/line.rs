@@ -36,16 +36,9 @@ pub struct Line {
 impl Line {
     /// A line on the terminal of this name below `/dev`.
     pub fn new(name: String, now: Instant) -> Self {
-        let events = device_events()
-            .inspect_err(|error| warning!("device events: {}", error.desc()))
-            .ok();
-        Self {
-            name,
-            events,
-            retry: Some(now),
-            give_up: now + PATIENCE,
-            session: None,
-        }
+        let events =
+            device_events().inspect_err(|error| warning!("device events: {}", error.desc())).ok();
+        Self { name, events, retry: Some(now), give_up: now + PATIENCE, session: None }
     }
 
     /// What to wait for before the next turn.
@@ -88,9 +81,7 @@ impl Line {
 
     /// Notes that a process ended; false where it is not the line's command.
     pub fn child_ended(&mut self, pid: Pid, status: i32) -> bool {
-        self.session
-            .as_mut()
-            .is_some_and(|session| session.child_ended(pid, status))
+        self.session.as_mut().is_some_and(|session| session.child_ended(pid, status))
     }
 
     fn open(&mut self, now: Instant) {
@@ -100,9 +91,7 @@ impl Line {
             Err(error) => return self.not_there(&error),
         };
         let release = nix::sys::utsname::uname();
-        let release = release
-            .as_ref()
-            .map(|name| name.release().to_string_lossy());
+        let release = release.as_ref().map(|name| name.release().to_string_lossy());
         let release = release.unwrap_or_default();
         match Session::new(line, &release, PathBuf::from(boot::HOME)) {
             Ok(session) => {
@@ -116,18 +105,10 @@ impl Line {
 
     /// Not there yet is no news; anything else is, and so is the end of patience.
     fn not_there(&self, error: &std::io::Error) {
-        let errno = error
-            .raw_os_error()
-            .map_or(Errno::UnknownErrno, Errno::from_raw);
-        let absent = matches!(
-            errno,
-            Errno::ENODEV | Errno::ENOENT | Errno::ENXIO | Errno::EIO
-        );
+        let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+        let absent = matches!(errno, Errno::ENODEV | Errno::ENOENT | Errno::ENXIO | Errno::EIO);
         if !absent || self.retry.is_none() {
-            warning!(
-                "harness line {}: {error}; waiting for device events",
-                self.name
-            );
+            warning!("harness line {}: {error}; waiting for device events", self.name);
         }
     }
 }
@@ -138,10 +119,7 @@ fn device_events() -> nix::Result<OwnedFd> {
     let protocol = SockProtocol::NetlinkKObjectUEvent;
     let socket = socket(AddressFamily::Netlink, SockType::Datagram, flags, protocol)?;
     // Group 1: what the kernel itself tells.
-    bind(
-        std::os::fd::AsRawFd::as_raw_fd(&socket),
-        &NetlinkAddr::new(0, 1),
-    )?;
+    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &NetlinkAddr::new(0, 1))?;
     Ok(socket)
 }
 
@@ -150,11 +128,7 @@ fn take_events(events: &OwnedFd) -> bool {
     let mut any = false;
     let mut bytes = [0; 4096];
     loop {
-        match recv(
-            std::os::fd::AsRawFd::as_raw_fd(events),
-            &mut bytes,
-            MsgFlags::empty(),
-        ) {
+        match recv(std::os::fd::AsRawFd::as_raw_fd(events), &mut bytes, MsgFlags::empty()) {
             Ok(_) | Err(Errno::ENOBUFS) => any = true,
             Err(Errno::EINTR) => {}
             Err(_) => return any,

@@ -54,15 +54,10 @@ fn main() -> ExitCode {
 
 /// The signals that are handled come through this descriptor.
 fn signals() -> nix::Result<SignalFd> {
-    let set: SigSet = [
-        Signal::SIGCHLD,
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-    ]
-    .into_iter()
-    .collect();
+    let set: SigSet =
+        [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGUSR2]
+            .into_iter()
+            .collect();
     set.thread_block()?;
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
@@ -76,15 +71,12 @@ struct Init {
 impl Init {
     fn new(options: Options) -> Self {
         let now = Instant::now();
-        let socket = uvd_socket()
-            .inspect_err(|error| warning!("{}: {error}", uvd_protocol::SOCKET))
-            .ok();
+        let socket =
+            uvd_socket().inspect_err(|error| warning!("{}: {error}", uvd_protocol::SOCKET)).ok();
         let mut services = vec![Service::new("uvd", now, move || start_uvd(socket.as_ref()))];
         if options.shell {
             let console = options.console;
-            services.push(Service::new("shell", now, move || {
-                terminal::start_shell(&console)
-            }));
+            services.push(Service::new("shell", now, move || terminal::start_shell(&console)));
         }
         let line = (!options.harness.is_empty()).then(|| Line::new(options.harness, now));
         Self { services, line }
@@ -95,14 +87,8 @@ impl Init {
         let now = Instant::now();
         while let Some((pid, status)) = children::reap() {
             // A process that is nobody's had lost its parent.
-            let _ = self
-                .line
-                .as_mut()
-                .is_some_and(|line| line.child_ended(pid, status))
-                || self
-                    .services
-                    .iter_mut()
-                    .any(|one| one.child_ended(pid, status, now));
+            let _ = self.line.as_mut().is_some_and(|line| line.child_ended(pid, status))
+                || self.services.iter_mut().any(|one| one.child_ended(pid, status, now));
         }
         for service in &mut self.services {
             service.tick(now);
@@ -127,9 +113,7 @@ impl Init {
 
 /// The time until `deadline`, rounded up, so that it has come after the wait.
 fn timeout(deadline: Instant) -> PollTimeout {
-    let left = deadline
-        .saturating_duration_since(Instant::now())
-        .as_millis();
+    let left = deadline.saturating_duration_since(Instant::now()).as_millis();
     PollTimeout::try_from(left.saturating_add(1)).unwrap_or(PollTimeout::MAX)
 }
 
@@ -163,9 +147,7 @@ fn start_uvd(socket: Option<&OwnedFd>) -> std::io::Result<Child> {
     let input = socket.map_or_else(|| Ok(Stdio::null()), |fd| fd.try_clone().map(Stdio::from))?;
     let mut uvd = Command::new("uvd");
     uvd.env_clear().env("PATH", harness::PATH).current_dir("/");
-    uvd.stdin(input)
-        .stdout(message::stdio())
-        .stderr(message::stdio());
+    uvd.stdin(input).stdout(message::stdio()).stderr(message::stdio());
     system::in_own_session(&mut uvd);
     uvd.spawn()
 }

@@ -40,12 +40,7 @@ impl Service {
         start: impl Fn() -> io::Result<Child> + 'static,
     ) -> Self {
         let state = State::Waiting { until: now };
-        Self {
-            name,
-            start: Box::new(start),
-            backoff: Backoff::default(),
-            state,
-        }
+        Self { name, start: Box::new(start), backoff: Backoff::default(), state }
     }
 
     /// Starts it when it is due.
@@ -54,10 +49,7 @@ impl Service {
             return;
         }
         self.state = match (self.start)() {
-            Ok(child) => State::Running {
-                pid: Pid::from_raw(child.id() as i32),
-                since: now,
-            },
+            Ok(child) => State::Running { pid: Pid::from_raw(child.id() as i32), since: now },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 warning!("{}: not in this image; it is not started", self.name);
                 State::Missing

@@ -48,12 +48,7 @@ pub fn with_terminal(command: &mut Command) {
 
 /// Brings the loopback interface up.
 pub fn loopback_up() -> io::Result<()> {
-    let socket = socket(
-        AddressFamily::Inet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     // SAFETY: ifreq is plain old data; all zeros is a value of it.
     let mut request: ifreq = unsafe { std::mem::zeroed() };
     // SAFETY: the name is the only member of its union.

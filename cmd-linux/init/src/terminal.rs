@@ -16,11 +16,7 @@ use crate::{harness, system};
 /// A console that the kernel has not found yet is `ENODEV`, though its name is there.
 fn open(name: &str) -> io::Result<File> {
     let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
-    File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(flags.bits())
-        .open(format!("/dev/{name}"))
+    File::options().read(true).write(true).custom_flags(flags.bits()).open(format!("/dev/{name}"))
 }
 
 /// Takes all meaning from the bytes of a terminal.
@@ -44,19 +40,11 @@ pub fn start_shell(name: &str) -> io::Result<Child> {
     fcntl(&terminal, FcntlArg::F_SETFL(OFlag::empty()))?;
     let mut shell = Command::new("/bin/sh");
     shell.arg0("-sh").current_dir("/root").env_clear();
-    shell
-        .env("PATH", harness::PATH)
-        .env("HOME", "/root")
-        .env("USER", "root");
-    shell.env(
-        "TERM",
-        std::env::var_os("TERM").unwrap_or_else(|| "linux".into()),
-    );
+    shell.env("PATH", harness::PATH).env("HOME", "/root").env("USER", "root");
+    shell.env("TERM", std::env::var_os("TERM").unwrap_or_else(|| "linux".into()));
     shell.env("PS1", "\\h:\\w\\$ ");
     shell.stdout(Stdio::from(terminal.try_clone()?));
-    shell
-        .stderr(Stdio::from(terminal.try_clone()?))
-        .stdin(Stdio::from(terminal));
+    shell.stderr(Stdio::from(terminal.try_clone()?)).stdin(Stdio::from(terminal));
     system::with_terminal(&mut shell);
     // Told by whoever measures how long a boot takes.
     let _ = std::fs::write(SHELL_STAMP, format!("{}\n", system::time_stamp()));

@@ -16,11 +16,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            shell: true,
-            console: "hvc0".into(),
-            harness: "hvc1".into(),
-        }
+        Self { shell: true, console: "hvc0".into(), harness: "hvc1".into() }
     }
 }
 
@@ -28,10 +24,7 @@ impl Default for Options {
 pub fn parse(line: &str) -> (Options, Vec<String>) {
     let mut options = Options::default();
     let mut problems = Vec::new();
-    for word in line
-        .split_whitespace()
-        .filter(|word| word.starts_with("uv."))
-    {
+    for word in line.split_whitespace().filter(|word| word.starts_with("uv.")) {
         if let Err(problem) = set(&mut options, word) {
             problems.push(format!("command line: {word}: {problem}"));
         }
@@ -75,11 +68,7 @@ mod tests {
         let (options, problems) = parse("uv.shell=0 quiet uv.console=ttyS0 uv.harness=");
         assert_eq!(
             options,
-            Options {
-                shell: false,
-                console: "ttyS0".into(),
-                harness: String::new()
-            }
+            Options { shell: false, console: "ttyS0".into(), harness: String::new() }
         );
         assert!(problems.is_empty());
     }

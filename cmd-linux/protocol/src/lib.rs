@@ -93,11 +93,8 @@ pub enum Failure {
 #[must_use]
 pub fn sentence(refusal: &Refusal) -> String {
     let parts = [&refusal.object, &refusal.field, &refusal.reason];
-    let parts: Vec<&str> = parts
-        .into_iter()
-        .map(String::as_str)
-        .filter(|part| !part.is_empty())
-        .collect();
+    let parts: Vec<&str> =
+        parts.into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
     let mut text = parts.join(": ");
     if !refusal.way_out.is_empty() {
         text.push_str("; ");

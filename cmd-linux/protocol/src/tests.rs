@@ -3,11 +3,7 @@ use proptest::prelude::*;
 use pv_abi::uv::command::Query;
 
 fn ask(id: u64) -> Ask {
-    Ask {
-        id,
-        timeout_ms: None,
-        body: Body::Query(Query::Partitions { after: id as u32 }),
-    }
+    Ask { id, timeout_ms: None, body: Body::Query(Query::Partitions { after: id as u32 }) }
 }
 
 #[test]
@@ -59,10 +55,7 @@ fn after_a_message_that_makes_no_sense_the_next_is_read() {
     let mut frames = Frames::default();
     frames.push(b"\x02\0\0\0{]");
     frames.push(&encode(&ask(3)).unwrap());
-    assert!(matches!(
-        frames.next_message::<Ask>(),
-        Err(FrameError::Json(_))
-    ));
+    assert!(matches!(frames.next_message::<Ask>(), Err(FrameError::Json(_))));
     assert_eq!(frames.next_message::<Ask>().unwrap(), Some(ask(3)));
     assert!(frames.next_message::<Ask>().unwrap().is_none());
 }
@@ -71,14 +64,8 @@ fn after_a_message_that_makes_no_sense_the_next_is_read() {
 fn a_length_over_the_limit_is_refused_before_its_bytes_come() {
     let mut frames = Frames::default();
     frames.push(&u32::MAX.to_le_bytes());
-    assert!(matches!(
-        frames.next_message::<Ask>(),
-        Err(FrameError::TooLong(_))
-    ));
-    assert!(matches!(
-        read::<Ask>(&[0xff; 8][..]),
-        Err(FrameError::TooLong(_))
-    ));
+    assert!(matches!(frames.next_message::<Ask>(), Err(FrameError::TooLong(_))));
+    assert!(matches!(read::<Ask>(&[0xff; 8][..]), Err(FrameError::TooLong(_))));
 }
 
 #[test]
@@ -92,10 +79,7 @@ fn a_refusal_reads_as_one_sentence() {
         way_out: "ask for at most 16 MiB".into(),
     };
     let text = Failure::Refused(refusal.clone().into()).to_string();
-    assert_eq!(
-        text,
-        "memory: frames: 8192 asked, 4096 free; ask for at most 16 MiB"
-    );
+    assert_eq!(text, "memory: frames: 8192 asked, 4096 free; ask for at most 16 MiB");
     refusal.field.clear();
     refusal.way_out.clear();
     assert_eq!(sentence(&refusal), "memory: 8192 asked, 4096 free");

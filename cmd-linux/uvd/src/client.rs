@@ -31,13 +31,7 @@ impl Client {
     pub fn new(stream: UnixStream) -> std::io::Result<Self> {
         stream.set_nonblocking(true)?;
         let (frames, out) = (Frames::default(), VecDeque::new());
-        Ok(Self {
-            stream,
-            frames,
-            out,
-            asked: 0,
-            finished: false,
-        })
+        Ok(Self { stream, frames, out, asked: 0, finished: false })
     }
 
     /// What to wait for, if anything. One that has hung up would wake every wait at once.
@@ -111,19 +105,13 @@ impl Client {
     }
 
     fn reject(&mut self, why: &str) {
-        self.put(&Told {
-            id: 0,
-            result: Err(Failure::Malformed(why.into())),
-        });
+        self.put(&Told { id: 0, result: Err(Failure::Malformed(why.into())) });
     }
 
     fn put(&mut self, told: &Told) {
         let bytes = encode(told).or_else(|error| {
             let result = Err(Failure::Malformed(format!("its answer: {error}")));
-            encode(&Told {
-                id: told.id,
-                result,
-            })
+            encode(&Told { id: told.id, result })
         });
         self.out.extend(bytes.unwrap_or_default());
     }

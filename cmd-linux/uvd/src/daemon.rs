@@ -42,12 +42,7 @@ impl<'a> Daemon<'a> {
     /// A daemon on a socket.
     pub fn new(listener: UnixListener, stop: BorrowedFd<'a>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self {
-            listener,
-            stop,
-            clients: BTreeMap::new(),
-            next_client: 1,
-        })
+        Ok(Self { listener, stop, clients: BTreeMap::new(), next_client: 1 })
     }
 
     /// Serves clients over a link until it breaks or the daemon is stopped. Whatever was under
@@ -119,10 +114,7 @@ impl<'a> Daemon<'a> {
             while let Some(ask) = client.next_ask() {
                 let id = ask.id;
                 if let Err(failure) = submit((*number, id), ask) {
-                    client.tell(&Told {
-                        id,
-                        result: Err(failure),
-                    });
+                    client.tell(&Told { id, result: Err(failure) });
                 }
             }
         }

@@ -101,10 +101,7 @@ impl EventPort {
         // SAFETY: the kernel reads the two words.
         let port = unsafe { bind_interdomain(device.as_raw_fd(), &[from, theirs]) }
             .map_err(|error| named(EVENT_DEVICE, "binding the event port", error))?;
-        Ok(Self {
-            device,
-            port: port.cast_unsigned(),
-        })
+        Ok(Self { device, port: port.cast_unsigned() })
     }
 }
 
@@ -128,11 +125,7 @@ impl Port for EventPort {
 }
 
 fn open(path: &'static str, flags: i32) -> io::Result<File> {
-    let opened = File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(flags)
-        .open(path);
+    let opened = File::options().read(true).write(true).custom_flags(flags).open(path);
     opened.map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
 }
 
@@ -149,10 +142,7 @@ mod tests {
     #[test]
     fn two_mappings_of_a_file_are_the_same_memory() {
         let file = crate::tests::memory(2);
-        let (a, b) = (
-            Shared::map(&file, 0, 2).unwrap(),
-            Shared::map(&file, 0, 2).unwrap(),
-        );
+        let (a, b) = (Shared::map(&file, 0, 2).unwrap(), Shared::map(&file, 0, 2).unwrap());
         assert_eq!(a.words().len(), 2048);
         a.words()[2047].store(7, Ordering::Release);
         assert_eq!(b.words()[2047].load(Ordering::Acquire), 7);

@@ -89,30 +89,15 @@ impl<'a, P: Port> Link<'a, P> {
         now: Instant,
     ) -> Result<(), Failure> {
         let id = self.next_id;
-        let request = Request {
-            protocol: PROTOCOL,
-            id,
-            body,
-        };
+        let request = Request { protocol: PROTOCOL, id, body };
         let bytes = postcard::to_allocvec(&request)
             .map_err(|error| Failure::Malformed(error.to_string()))?;
         if bytes.len() > MAX_PAYLOAD {
-            return Err(Failure::TooLarge {
-                bytes: bytes.len() as u64,
-                limit: MAX_PAYLOAD as u64,
-            });
+            return Err(Failure::TooLarge { bytes: bytes.len() as u64, limit: MAX_PAYLOAD as u64 });
         }
         self.next_id += 1;
         let deadline = now + Duration::from_millis(timeout_ms.into());
-        self.waiting.insert(
-            id,
-            Waiting {
-                tag,
-                bytes,
-                timeout_ms,
-                deadline,
-            },
-        );
+        self.waiting.insert(id, Waiting { tag, bytes, timeout_ms, deadline });
         self.unsent.push_back(id);
         Ok(())
     }
@@ -137,19 +122,12 @@ impl<'a, P: Port> Link<'a, P> {
 
     /// When the next turn is due without an event.
     pub fn deadline(&self) -> Option<Instant> {
-        self.waiting
-            .values()
-            .map(|one| one.deadline)
-            .chain(self.reopen)
-            .min()
+        self.waiting.values().map(|one| one.deadline).chain(self.reopen).min()
     }
 
     /// Ends all that is under way with a failure.
     pub fn fail_all(self, failure: &Failure) -> Vec<Outcome> {
-        self.waiting
-            .into_values()
-            .map(|one| (one.tag, Err(failure.clone())))
-            .collect()
+        self.waiting.into_values().map(|one| (one.tag, Err(failure.clone()))).collect()
     }
 
     fn receive(&mut self, outcomes: &mut Vec<Outcome>) -> Result<(), RingError> {
@@ -170,10 +148,8 @@ impl<'a, P: Port> Link<'a, P> {
             if let Some(one) = self.waiting.remove(&reply.id) {
                 let version = reply.version;
                 let result = reply.result.map(|answer| Answered { version, answer });
-                outcomes.push((
-                    one.tag,
-                    result.map_err(|refusal| Failure::Refused(refusal.into())),
-                ));
+                outcomes
+                    .push((one.tag, result.map_err(|refusal| Failure::Refused(refusal.into()))));
             }
         }
     }

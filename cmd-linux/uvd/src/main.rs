@@ -91,9 +91,7 @@ fn keep_open(daemon: &mut Daemon<'_>) -> End {
         } else {
             // Once for each reason: it is tried again and again.
             if said != why {
-                log(&format!(
-                    "command channel: {why}; trying again every {RETRY:?}"
-                ));
+                log(&format!("command channel: {why}; trying again every {RETRY:?}"));
                 said.clone_from(&why);
             }
             daemon.refuse(&why, now + RETRY)
@@ -135,17 +133,12 @@ fn find() -> Result<(Shared, EventPort), Box<dyn Error>> {
         let way_out = "use a uvd of the ultravisor's version";
         return Err(format!("has {pages} pages, not {COMMAND_PAGES}; {way_out}").into());
     }
-    Ok((
-        Shared::map_grants(backend, reference, pages)?,
-        EventPort::bind(backend, event)?,
-    ))
+    Ok((Shared::map_grants(backend, reference, pages)?, EventPort::bind(backend, event)?))
 }
 
 /// Ids of requests begin with the time, so that they are above those of a `uvd` before.
 fn first_id() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX / 2)
 }
 

@@ -86,9 +86,7 @@ impl Scene {
     fn new(name: &str) -> Self {
         let file = memory(COMMAND_PAGES);
         // As long as the process: the server's end borrows it.
-        let shared = Box::leak(Box::new(
-            Shared::map(&file, 0, COMMAND_PAGES as u32).unwrap(),
-        ));
+        let shared = Box::leak(Box::new(Shared::map(&file, 0, COMMAND_PAGES as u32).unwrap()));
         let words = shared.words();
         let server = Endpoint::create(words, Side::Server).unwrap();
         let (bell, far) = Bell::pair();
@@ -96,15 +94,7 @@ impl Scene {
             let shared = Shared::map(&file, 0, COMMAND_PAGES as u32).unwrap();
             daemon.serve(Link::open(shared.words(), far, 1000).unwrap())
         });
-        Self {
-            server,
-            words,
-            bell,
-            stop,
-            socket,
-            daemon,
-            buffer: Vec::new(),
-        }
+        Self { server, words, bell, stop, socket, daemon, buffer: Vec::new() }
     }
 
     fn client(&self) -> UnixStream {
@@ -125,14 +115,8 @@ impl Scene {
     }
 
     fn reply(&mut self, id: u64, result: Result<Answer, Refusal>) {
-        let reply = Reply {
-            id,
-            version: id + 1,
-            result,
-        };
-        self.server
-            .send(&postcard::to_allocvec(&reply).unwrap())
-            .unwrap();
+        let reply = Reply { id, version: id + 1, result };
+        self.server.send(&postcard::to_allocvec(&reply).unwrap()).unwrap();
         self.bell.ring();
     }
 
@@ -145,18 +129,12 @@ impl Scene {
 
 fn connect(socket: &PathBuf) -> UnixStream {
     let stream = UnixStream::connect(socket).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream
 }
 
 fn query(id: u64, query: Query) -> Ask {
-    Ask {
-        id,
-        timeout_ms: None,
-        body: Body::Query(query),
-    }
+    Ask { id, timeout_ms: None, body: Body::Query(query) }
 }
 
 fn log_after(from: u64) -> Query {
@@ -164,21 +142,12 @@ fn log_after(from: u64) -> Query {
 }
 
 fn log_answer(next: u64) -> Answer {
-    Answer::Log {
-        rows: vec![],
-        oldest: 0,
-        next,
-    }
+    Answer::Log { rows: vec![], oldest: 0, next }
 }
 
 fn long_reason(bytes: usize) -> Body {
     let reason = "x".repeat(bytes);
-    Body::Transaction(Transaction {
-        planned_at: None,
-        pending: false,
-        reason,
-        operations: vec![],
-    })
+    Body::Transaction(Transaction { planned_at: None, pending: false, reason, operations: vec![] })
 }
 
 #[test]
@@ -193,9 +162,7 @@ fn answers_find_their_clients_in_any_order() {
     let mut requests: Vec<Request> = (0..6).map(|_| scene.request()).collect();
     requests.sort_by_key(|request| std::cmp::Reverse(request.id));
     for request in requests {
-        let Body::Query(Query::Log { from, .. }) = request.body else {
-            panic!("{request:?}")
-        };
+        let Body::Query(Query::Log { from, .. }) = request.body else { panic!("{request:?}") };
         assert!(request.id >= 1000);
         scene.reply(request.id, Ok(log_answer(from)));
     }
@@ -203,11 +170,7 @@ fn answers_find_their_clients_in_any_order() {
         let mut nexts = Vec::new();
         for _ in 0..2 {
             let told: Told = read(client).unwrap();
-            let Ok(Answered {
-                answer: Answer::Log { next, .. },
-                ..
-            }) = told.result
-            else {
+            let Ok(Answered { answer: Answer::Log { next, .. }, .. }) = told.result else {
                 panic!("{told:?}")
             };
             nexts.push((told.id, next));
@@ -234,13 +197,7 @@ fn a_refusal_arrives_whole() {
     };
     scene.reply(request.id, Err(refusal.clone()));
     let told: Told = read(&client).unwrap();
-    assert_eq!(
-        told,
-        Told {
-            id: 5,
-            result: Err(Failure::Refused(refusal.into()))
-        }
-    );
+    assert_eq!(told, Told { id: 5, result: Err(Failure::Refused(refusal.into())) });
     scene.end();
 }
 
@@ -248,23 +205,10 @@ fn a_refusal_arrives_whole() {
 fn a_request_without_answer_fails_in_time_and_a_late_answer_is_nobodys() {
     let mut scene = Scene::new("late");
     let client = scene.client();
-    write(
-        &client,
-        &Ask {
-            timeout_ms: Some(30),
-            ..query(1, Query::Version)
-        },
-    )
-    .unwrap();
+    write(&client, &Ask { timeout_ms: Some(30), ..query(1, Query::Version) }).unwrap();
     let late = scene.request();
     let told: Told = read(&client).unwrap();
-    assert_eq!(
-        told,
-        Told {
-            id: 1,
-            result: Err(Failure::Timeout(30))
-        }
-    );
+    assert_eq!(told, Told { id: 1, result: Err(Failure::Timeout(30)) });
     scene.reply(late.id, Ok(log_answer(1)));
     write(&client, &query(2, log_after(7))).unwrap();
     let request = scene.request();
@@ -282,15 +226,7 @@ fn more_than_the_ring_holds_is_sent_as_room_comes() {
     for client in &clients {
         for id in 1..=10 {
             let body = long_reason(20_000);
-            write(
-                client,
-                &Ask {
-                    id,
-                    timeout_ms: None,
-                    body,
-                },
-            )
-            .unwrap();
+            write(client, &Ask { id, timeout_ms: None, body }).unwrap();
         }
     }
     for _ in 0..20 {
@@ -310,20 +246,9 @@ fn more_than_the_ring_holds_is_sent_as_room_comes() {
 fn a_request_that_no_frame_holds_is_refused() {
     let scene = Scene::new("large");
     let client = scene.client();
-    write(
-        &client,
-        &Ask {
-            id: 1,
-            timeout_ms: None,
-            body: long_reason(30_000),
-        },
-    )
-    .unwrap();
+    write(&client, &Ask { id: 1, timeout_ms: None, body: long_reason(30_000) }).unwrap();
     let told: Told = read(&client).unwrap();
-    assert!(
-        matches!(told.result, Err(Failure::TooLarge { limit: 24576, .. })),
-        "{told:?}"
-    );
+    assert!(matches!(told.result, Err(Failure::TooLarge { limit: 24576, .. })), "{told:?}");
     scene.end();
 }
 
@@ -353,9 +278,7 @@ fn a_channel_that_is_broken_fails_what_is_under_way() {
     scene.words[8].store(0x1234_5678, Ordering::Release);
     scene.bell.ring();
     let told: Told = read(&client).unwrap();
-    let Err(Failure::NoChannel(why)) = told.result else {
-        panic!("{told:?}")
-    };
+    let Err(Failure::NoChannel(why)) = told.result else { panic!("{told:?}") };
     assert!(why.contains("out of step"), "{why}");
     let _ = std::fs::remove_file(&scene.socket);
     assert_eq!(scene.daemon.join().unwrap(), End::Broken(why));
@@ -391,16 +314,7 @@ fn a_message_that_makes_no_sense_is_answered_and_the_client_goes_on() {
     let mut client = scene.client();
     client.write_all(b"\x02\0\0\0{]").unwrap();
     let told: Told = read(&client).unwrap();
-    assert!(
-        matches!(
-            told,
-            Told {
-                id: 0,
-                result: Err(Failure::Malformed(_))
-            }
-        ),
-        "{told:?}"
-    );
+    assert!(matches!(told, Told { id: 0, result: Err(Failure::Malformed(_)) }), "{told:?}");
     write(&client, &query(2, log_after(1))).unwrap();
     let request = scene.request();
     scene.reply(request.id, Ok(log_answer(1)));
@@ -454,13 +368,7 @@ fn without_a_channel_every_request_is_answered_with_the_reason() {
     write(&client, &query(9, Query::Version)).unwrap();
     let told: Told = read(&client).unwrap();
     let why = Failure::NoChannel("store: x: ENOENT".into());
-    assert_eq!(
-        told,
-        Told {
-            id: 9,
-            result: Err(why)
-        }
-    );
+    assert_eq!(told, Told { id: 9, result: Err(why) });
     stop.write_all(b"!").unwrap();
     assert_eq!(daemon.join().unwrap(), End::Stopped);
     let _ = std::fs::remove_file(socket);
@@ -476,10 +384,7 @@ fn the_channel_is_looked_for_again_in_time() {
 #[test]
 fn clients_wait_while_the_channel_is_looked_for() {
     let (socket, mut stop, daemon) = start("wait", |daemon| {
-        assert_eq!(
-            daemon.pause(Instant::now() + Duration::from_millis(50)),
-            End::Due
-        );
+        assert_eq!(daemon.pause(Instant::now() + Duration::from_millis(50)), End::Due);
         daemon.refuse("now", Instant::now() + Duration::from_secs(60))
     });
     let client = connect(&socket);
@@ -496,10 +401,7 @@ fn a_socket_that_is_given_is_taken_and_nothing_else_is() {
     let path = std::env::temp_dir().join(format!("uvd-test-{}-given.sock", std::process::id()));
     let listener = UnixListener::bind(&path).unwrap();
     let given = crate::given_socket(listener.as_fd()).unwrap();
-    assert_eq!(
-        given.local_addr().unwrap().as_pathname(),
-        Some(path.as_path())
-    );
+    assert_eq!(given.local_addr().unwrap().as_pathname(), Some(path.as_path()));
     let (connected, _) = UnixStream::pair().unwrap();
     assert!(crate::given_socket(connected.as_fd()).is_none());
     assert!(crate::given_socket(memory(1).as_fd()).is_none());

@@ -61,9 +61,7 @@ pub struct Store<D> {
 impl Store<File> {
     /// Opens the kernel's device.
     pub fn open() -> Result<Self, StoreError> {
-        Ok(Self::new(
-            File::options().read(true).write(true).open(DEVICE)?,
-        ))
+        Ok(Self::new(File::options().read(true).write(true).open(DEVICE)?))
     }
 }
 
@@ -78,8 +76,7 @@ impl<D: Read + Write> Store<D> {
         self.id = self.id.wrapping_add(1);
         let body = [path.as_bytes(), b"\0"].concat();
         // In one piece: the kernel takes a message per write.
-        self.device
-            .write_all(&message(kind::READ, self.id, &body))?;
+        self.device.write_all(&message(kind::READ, self.id, &body))?;
         loop {
             let (kind, id, body) = self.receive(path)?;
             if id != self.id {
@@ -91,10 +88,7 @@ impl<D: Read + Write> Store<D> {
             return match kind {
                 kind::READ => Ok(text),
                 kind::ERROR => Err(StoreError::Refused { path, reason: text }),
-                _ => Err(StoreError::Reply {
-                    path,
-                    what: "its type",
-                }),
+                _ => Err(StoreError::Reply { path, what: "its type" }),
             };
         }
     }
@@ -103,9 +97,7 @@ impl<D: Read + Write> Store<D> {
     pub fn number(&mut self, path: &str) -> Result<u32, StoreError> {
         let value = self.read(path)?;
         let path = path.to_string();
-        value
-            .parse()
-            .map_err(|_| StoreError::NotANumber { path, value })
+        value.parse().map_err(|_| StoreError::NotANumber { path, value })
     }
 
     fn receive(&mut self, path: &str) -> Result<(u32, u32, Vec<u8>), StoreError> {
@@ -117,10 +109,7 @@ impl<D: Read + Write> Store<D> {
         };
         let length = word(12);
         if length > MAX_BODY {
-            return Err(StoreError::Reply {
-                path: path.into(),
-                what: "its length",
-            });
+            return Err(StoreError::Reply { path: path.into(), what: "its length" });
         }
         let mut body = vec![0; length as usize];
         self.device.read_exact(&mut body)?;
@@ -163,14 +152,8 @@ mod tests {
     }
 
     fn store(replies: &[(u32, u32, &[u8])]) -> Store<Fake> {
-        let bytes = replies
-            .iter()
-            .flat_map(|(kind, id, body)| message(*kind, *id, body))
-            .collect();
-        Store::new(Fake {
-            replies: Cursor::new(bytes),
-            written: Vec::new(),
-        })
+        let bytes = replies.iter().flat_map(|(kind, id, body)| message(*kind, *id, body)).collect();
+        Store::new(Fake { replies: Cursor::new(bytes), written: Vec::new() })
     }
 
     #[test]
@@ -198,10 +181,7 @@ mod tests {
     #[test]
     fn replies_that_make_no_sense_are_errors() {
         let error = store(&[(9, 1, b"x")]).read("a").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "store: a: reply not understood: its type"
-        );
+        assert_eq!(error.to_string(), "store: a: reply not understood: its type");
         let error = store(&[(2, 1, b"-1")]).number("a").unwrap_err();
         assert_eq!(error.to_string(), "store: a: \"-1\" is not a number");
         let mut long = store(&[]);

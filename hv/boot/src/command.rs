@@ -41,10 +41,7 @@ pub fn provide(start: &'static StartBlock) -> Result<Link, Failure> {
         Some(_) => {
             let partition = Target::Number(COMMAND);
             let operations = vec![Operation::DestroyPartition { partition }];
-            link.finish(
-                "destroying what is left of the command partition",
-                operations,
-            )?;
+            link.finish("destroying what is left of the command partition", operations)?;
         }
         None => {}
     }
@@ -79,12 +76,7 @@ impl Parts {
                 return Err(Failure::KernelImage(error));
             }
         };
-        Ok(Self {
-            kernel: bytes,
-            command_line: kernel.options,
-            initrd,
-            options,
-        })
+        Ok(Self { kernel: bytes, command_line: kernel.options, initrd, options })
     }
 }
 
@@ -102,11 +94,7 @@ fn build(link: &mut Link) -> Result<(), Failure> {
     let parts = Parts::find()?;
     let needed = Plan::frames_needed(parts.kernel, parts.initrd.len() as u64)?;
     let sizes = Sizes::choose(parts.options, &link.resources()?, needed)?;
-    log!(
-        "command partition: {} MiB, {} virtual CPUs",
-        sizes.frames / 256,
-        sizes.vcpus
-    );
+    log!("command partition: {} MiB, {} virtual CPUs", sizes.frames / 256, sizes.vcpus);
     let instance = create(link, sizes)?;
     let memory = assign(link, sizes.frames)?;
     let initrd_bytes = parts.initrd.len() as u64;
@@ -118,15 +106,9 @@ fn build(link: &mut Link) -> Result<(), Failure> {
             .map_err(|errno| Failure::Monitor("setting the machine-to-physical table", errno))?;
     }
     let pages = fill(&plan, parts.initrd)?;
-    log!(
-        "command partition: {pages} pages written in {} ms",
-        since(filling)
-    );
+    log!("command partition: {pages} pages written in {} ms", since(filling));
     start(link, &plan)?;
-    log!(
-        "command partition started, {} ms after the first look at it",
-        since(begin)
-    );
+    log!("command partition started, {} ms after the first look at it", since(begin));
     Ok(())
 }
 
@@ -149,31 +131,19 @@ fn create(link: &mut Link, sizes: Sizes) -> Result<u64, Failure> {
         [Outcome::Partition(COMMAND)] => {}
         _ => return Err(Failure::Answer(WHAT)),
     }
-    link.first_range(COMMAND)?
-        .map(|row| row.first)
-        .ok_or(Failure::Answer(WHAT))
+    link.first_range(COMMAND)?.map(|row| row.first).ok_or(Failure::Answer(WHAT))
 }
 
 fn assign(link: &mut Link, frames: u64) -> Result<Memory, Failure> {
     const WHAT: &str = "assigning memory to the command partition";
-    let assign = Operation::AssignMemory {
-        partition: Target::Number(COMMAND),
-        frames,
-    };
+    let assign = Operation::AssignMemory { partition: Target::Number(COMMAND), frames };
     let outcomes = link.prepare(WHAT, vec![assign])?;
     let [Outcome::Memory(ranges)] = &outcomes[..] else {
         return Err(Failure::Answer(WHAT));
     };
-    let extents = ranges.iter().map(|range| Extent {
-        first: range.first,
-        frames: range.frames,
-    });
+    let extents = ranges.iter().map(|range| Extent { first: range.first, frames: range.frames });
     let memory = Memory::new(extents);
-    if memory.frames() == frames {
-        Ok(memory)
-    } else {
-        Err(Failure::Answer(WHAT))
-    }
+    if memory.frames() == frames { Ok(memory) } else { Err(Failure::Answer(WHAT)) }
 }
 
 /// Makes the console and the store channel, whose rings are pages of the plan.
@@ -193,19 +163,11 @@ fn connect(link: &mut Link, plan: &Plan<'_>, instance: u64) -> Result<Parameters
     ];
     match link.prepare(WHAT, operations)?[..] {
         [
-            Outcome::Channel {
-                port: console_port, ..
-            },
-            Outcome::Channel {
-                port: store_port, ..
-            },
+            Outcome::Channel { port: console_port, .. },
+            Outcome::Channel { port: store_port, .. },
         ] => {
             let shared_info = (instance + SHARED_INFO_FRAME) * PAGE_SIZE as u64;
-            Ok(Parameters {
-                shared_info,
-                console_port,
-                store_port,
-            })
+            Ok(Parameters { shared_info, console_port, store_port })
         }
         _ => Err(Failure::Answer(WHAT)),
     }
@@ -220,9 +182,7 @@ fn fill(plan: &Plan<'_>, initrd: &[u8]) -> Result<usize, Failure> {
         .ok_or(Failure::Answer("taking pages of the mapping window"))?;
     let pages: Vec<u64> = plan.pages().collect();
     for chunk in pages.chunks(foreign.capacity()) {
-        let frames = chunk
-            .iter()
-            .filter_map(|&pfn| plan.memory().machine_frame(pfn));
+        let frames = chunk.iter().filter_map(|&pfn| plan.memory().machine_frame(pfn));
         foreign.show(frames).map_err(refused)?;
         for (index, &pfn) in chunk.iter().enumerate() {
             if let Some(page) = foreign.page(index) {
@@ -248,10 +208,7 @@ fn start(link: &mut Link, plan: &Plan<'_>) -> Result<(), Failure> {
     };
     let operations = vec![
         Operation::SetStart { partition, start },
-        Operation::SetState {
-            partition,
-            state: state::RUNNING,
-        },
+        Operation::SetState { partition, state: state::RUNNING },
     ];
     link.finish("starting the command partition", operations)
 }

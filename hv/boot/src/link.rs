@@ -39,11 +39,7 @@ impl Link {
         // Ids of an earlier run must not come again: the ultravisor would repeat its answers.
         let first_id = u64::from(start.restarts) << 32 | 1;
         let client = Client::new(ring, PORT, first_id);
-        Ok(Self {
-            client,
-            events: Events::new(),
-            pending: Vec::new(),
-        })
+        Ok(Self { client, events: Events::new(), pending: Vec::new() })
     }
 
     /// Waits for an event.
@@ -89,10 +85,7 @@ impl Link {
         what: &'static str,
         mut operations: Vec<Operation>,
     ) -> Result<(), Failure> {
-        let complete = self
-            .pending
-            .drain(..)
-            .map(|request| Operation::Complete { request });
+        let complete = self.pending.drain(..).map(|request| Operation::Complete { request });
         operations.extend(complete);
         self.transact(what, false, operations).map(drop)
     }
@@ -105,12 +98,7 @@ impl Link {
     ) -> Result<(u64, Vec<Outcome>), Failure> {
         let count = operations.len();
         let reason = what.to_string();
-        let transaction = Transaction {
-            planned_at: None,
-            pending,
-            reason,
-            operations,
-        };
+        let transaction = Transaction { planned_at: None, pending, reason, operations };
         match self.call(what, Body::Transaction(transaction))? {
             (id, Answer::Applied(outcomes)) if outcomes.len() == count => Ok((id, outcomes)),
             _ => Err(Failure::Answer(what)),

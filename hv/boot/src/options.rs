@@ -85,32 +85,20 @@ mod tests {
     fn sizes_have_units() {
         let memory = |line| Options::parse(line).map(|options| options.command_memory);
         assert_eq!(memory("command_memory=768M"), Ok(Some(768 << 20)));
-        assert_eq!(
-            memory("command_memory=2G command_vcpus=2"),
-            Ok(Some(2 << 30))
-        );
+        assert_eq!(memory("command_memory=2G command_vcpus=2"), Ok(Some(2 << 30)));
         assert_eq!(memory("command_memory=1048576"), Ok(Some(1 << 20)));
         assert_eq!(memory(""), Ok(None));
         for wrong in ["", "=", "=0", "=M", "=1X", "=-1", "=99999999999G", "=1MM"] {
             let line: &'static str = Box::leak(format!("command_memory{wrong}").into());
-            assert!(
-                matches!(Options::parse(line), Err(OptionError::Value(..))),
-                "{line}"
-            );
+            assert!(matches!(Options::parse(line), Err(OptionError::Value(..))), "{line}");
         }
     }
 
     #[test]
     fn vcpus_are_bounded() {
-        assert_eq!(
-            Options::parse("command_vcpus=32").unwrap().command_vcpus,
-            Some(32)
-        );
+        assert_eq!(Options::parse("command_vcpus=32").unwrap().command_vcpus, Some(32));
         for line in ["command_vcpus=0", "command_vcpus=33", "command_vcpus=two"] {
-            assert!(
-                matches!(Options::parse(line), Err(OptionError::Value(..))),
-                "{line}"
-            );
+            assert!(matches!(Options::parse(line), Err(OptionError::Value(..))), "{line}");
         }
     }
 

@@ -22,10 +22,7 @@ impl fmt::Display for RamdiskError {
         match self {
             Self::Empty => f.write_str("empty; give an initial RAM disk (cpio archive)"),
             Self::Unknown(offset) => {
-                write!(
-                    f,
-                    "no cpio archive at offset {offset}; give an initial RAM disk"
-                )
+                write!(f, "no cpio archive at offset {offset}; give an initial RAM disk")
             }
             Self::Truncated(offset) => {
                 write!(
@@ -66,11 +63,7 @@ pub fn check(file: &[u8]) -> Result<(), RamdiskError> {
         let rest = file.get(at..).unwrap_or(&[]);
         if !inside {
             let Some(zeros) = rest.iter().position(|&byte| byte != 0) else {
-                return if any {
-                    Ok(())
-                } else {
-                    Err(RamdiskError::Empty)
-                };
+                return if any { Ok(()) } else { Err(RamdiskError::Empty) };
             };
             at += zeros;
             any = true;
@@ -145,10 +138,7 @@ mod tests {
     fn a_cut_anywhere_is_noticed() {
         let file = archive(&[("init", 1000), ("bin/sh", 3)]);
         for length in 4..file.len() - 3 {
-            assert!(
-                matches!(check(&file[..length]), Err(RamdiskError::Truncated(_))),
-                "{length}"
-            );
+            assert!(matches!(check(&file[..length]), Err(RamdiskError::Truncated(_))), "{length}");
         }
     }
 

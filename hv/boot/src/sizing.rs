@@ -40,10 +40,7 @@ impl Sizes {
         let online = resources.cpus.iter().filter(|cpu| cpu.online).count();
         let online = u32::try_from(online).unwrap_or(1).clamp(1, DEFAULT_VCPUS);
         let vcpus = options.command_vcpus.unwrap_or(online);
-        let rows = resources
-            .memory
-            .iter()
-            .filter(|row| row.owner == UNASSIGNED && !row.io);
+        let rows = resources.memory.iter().filter(|row| row.owner == UNASSIGNED && !row.io);
         let free = rows.fold(0_u64, |sum, row| sum.saturating_add(row.frames));
         let free = free.saturating_sub(instance_frames(vcpus, GRANT_FRAMES));
         let frames = match options.command_memory {
@@ -66,26 +63,11 @@ mod tests {
     use pv_abi::uv::command::{CpuRow, MemoryRow};
 
     fn machine(free_mib: u64, cpus: u32) -> ResourcesAnswer {
-        let row = |owner, io, frames| MemoryRow {
-            owner,
-            io,
-            tiers: [0; 3],
-            frames,
-        };
-        let cpu = |index| CpuRow {
-            index,
-            apic_id: index,
-            online: true,
-            busy: 0,
-            idle: 0,
-        };
+        let row = |owner, io, frames| MemoryRow { owner, io, tiers: [0; 3], frames };
+        let cpu = |index| CpuRow { index, apic_id: index, online: true, busy: 0, idle: 0 };
         ResourcesAnswer {
             frames: 1 << 24,
-            memory: vec![
-                row(0, false, free_mib * MIB),
-                row(0, true, 1 << 20),
-                row(1, false, 9999),
-            ],
+            memory: vec![row(0, false, free_mib * MIB), row(0, true, 1 << 20), row(1, false, 9999)],
             firmware: Vec::new(),
             cpus: (0..cpus).map(cpu).collect(),
             pci: Vec::new(),
@@ -110,28 +92,16 @@ mod tests {
 
     #[test]
     fn options_win() {
-        let options = Options {
-            command_memory: Some(700 << 20),
-            command_vcpus: Some(20),
-        };
+        let options = Options { command_memory: Some(700 << 20), command_vcpus: Some(20) };
         assert_eq!(choose(options, 900, 1), Ok((700, 20)));
     }
 
     #[test]
     fn too_little_memory_is_said_with_numbers() {
         let error = choose(Options::default(), 200, 1).unwrap_err();
-        assert!(
-            error.starts_with("too little memory: 256 MiB wanted, 199 MiB free;"),
-            "{error}"
-        );
-        let options = Options {
-            command_memory: Some(64 << 20),
-            command_vcpus: None,
-        };
+        assert!(error.starts_with("too little memory: 256 MiB wanted, 199 MiB free;"), "{error}");
+        let options = Options { command_memory: Some(64 << 20), command_vcpus: None };
         let error = choose(options, 900, 1).unwrap_err();
-        assert!(
-            error.starts_with("too little memory: 100 MiB wanted, 64 MiB"),
-            "{error}"
-        );
+        assert!(error.starts_with("too little memory: 100 MiB wanted, 64 MiB"), "{error}");
     }
 }

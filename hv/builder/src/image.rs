@@ -89,34 +89,20 @@ impl fmt::Display for ImageError {
             Self::Empty => f.write_str("empty; give a kernel image"),
             Self::Unknown => f.write_str("neither an ELF image nor a bzImage; give a kernel image"),
             Self::Truncated(needed, there) => {
-                write!(
-                    f,
-                    "truncated bzImage: {needed} bytes needed, {there} there; copy it again"
-                )
+                write!(f, "truncated bzImage: {needed} bytes needed, {there} there; copy it again")
             }
             Self::Protocol(version) => {
-                write!(
-                    f,
-                    "bzImage of boot protocol {}.{:02}",
-                    version >> 8,
-                    version & 0xff
-                )?;
+                write!(f, "bzImage of boot protocol {}.{:02}", version >> 8, version & 0xff)?;
                 f.write_str(", at least 2.08 is needed")
             }
             Self::Payload => {
                 f.write_str("damaged bzImage: a payload of no known compression; copy it again")
             }
             Self::Compressed(compression) => {
-                write!(
-                    f,
-                    "{compression} bzImage: unpack it and give the ELF image inside"
-                )
+                write!(f, "{compression} bzImage: unpack it and give the ELF image inside")
             }
             Self::UnpackedSize(got, wanted) => {
-                write!(
-                    f,
-                    "damaged bzImage: its payload became {got} bytes instead of {wanted}"
-                )
+                write!(f, "damaged bzImage: its payload became {got} bytes instead of {wanted}")
             }
         }
     }
@@ -188,10 +174,7 @@ impl<'a> Image<'a> {
         };
         let unpacked = decompress(&payload).ok_or(ImageError::Compressed(payload.compression))?;
         if unpacked.len() != payload.unpacked {
-            return Err(ImageError::UnpackedSize(
-                unpacked.len() as u64,
-                payload.unpacked as u64,
-            ));
+            return Err(ImageError::UnpackedSize(unpacked.len() as u64, payload.unpacked as u64));
         }
         Ok(Cow::Owned(unpacked))
     }
@@ -206,11 +189,7 @@ fn payload(file: &[u8], version: u16) -> Result<Payload<'_>, ImageError> {
     }
     let there = file.len() as u64;
     let header = ImageError::Truncated(PAYLOAD_LENGTH as u64 + 4, there);
-    let word = |at| {
-        field(file, at)
-            .map(|b| u64::from(u32::from_le_bytes(b)))
-            .ok_or(header)
-    };
+    let word = |at| field(file, at).map(|b| u64::from(u32::from_le_bytes(b))).ok_or(header);
     let [sectors] = field(file, SETUP_SECTORS).ok_or(header)?;
     let sectors = if sectors == 0 { 4 } else { u64::from(sectors) };
     let start = (sectors + 1) * SECTOR_BYTES + word(PAYLOAD_OFFSET)?;
@@ -225,19 +204,11 @@ fn payload(file: &[u8], version: u16) -> Result<Payload<'_>, ImageError> {
         .find_map(|(magic, compression)| bytes.starts_with(magic).then_some(*compression))
         .ok_or(ImageError::Payload)?;
     if compression == Compression::None {
-        return Ok(Payload {
-            compression,
-            bytes,
-            unpacked: bytes.len(),
-        });
+        return Ok(Payload { compression, bytes, unpacked: bytes.len() });
     }
     let (bytes, size) = bytes.split_last_chunk().ok_or(ImageError::Payload)?;
     let unpacked = usize::try_from(u32::from_le_bytes(*size)).map_err(|_| ImageError::Payload)?;
-    Ok(Payload {
-        compression,
-        bytes,
-        unpacked,
-    })
+    Ok(Payload { compression, bytes, unpacked })
 }
 
 #[cfg(test)]
@@ -263,9 +234,7 @@ mod tests {
     #[test]
     fn the_payload_is_found_and_its_size_cut_off() {
         let file = bzimage(b"\xfd7zXZ\0stream", 3);
-        let Ok(Image::BzImage(payload)) = Image::identify(&file) else {
-            panic!("a bzImage")
-        };
+        let Ok(Image::BzImage(payload)) = Image::identify(&file) else { panic!("a bzImage") };
         assert_eq!(payload.compression, Compression::Xz);
         assert_eq!(payload.bytes, b"\xfd7zXZ\0stream");
         assert_eq!(payload.unpacked, 3);
@@ -274,11 +243,7 @@ mod tests {
         let short = Image::BzImage(payload).unpack(|_| Some(vec![1]));
         assert_eq!(short, Err(ImageError::UnpackedSize(1, 3)));
         let error = Image::BzImage(payload).unpack(|_| None).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("XZ-compressed bzImage: unpack it")
-        );
+        assert!(error.to_string().starts_with("XZ-compressed bzImage: unpack it"));
     }
 
     #[test]
@@ -287,17 +252,8 @@ mod tests {
         assert_eq!(Image::identify(b"hello"), Err(ImageError::Unknown));
         let file = bzimage(b"\xfd7zXZ\0stream", 3);
         let cut = Image::identify(&file[..file.len() - 1]);
-        assert_eq!(
-            cut,
-            Err(ImageError::Truncated(
-                file.len() as u64,
-                file.len() as u64 - 1
-            ))
-        );
-        assert_eq!(
-            Image::identify(&bzimage(b"what", 3)),
-            Err(ImageError::Payload)
-        );
+        assert_eq!(cut, Err(ImageError::Truncated(file.len() as u64, file.len() as u64 - 1)));
+        assert_eq!(Image::identify(&bzimage(b"what", 3)), Err(ImageError::Payload));
     }
 
     proptest! {

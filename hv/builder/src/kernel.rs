@@ -51,10 +51,9 @@ impl fmt::Display for KernelError {
             }
             Self::Note(kind) => write!(f, "damaged Xen note {kind}; copy it again"),
             Self::Version => f.write_str("made for an interface other than xen-3.0"),
-            Self::Segment(index) => write!(
-                f,
-                "segment {index} lies outside of file or memory; copy it again"
-            ),
+            Self::Segment(index) => {
+                write!(f, "segment {index} lies outside of file or memory; copy it again")
+            }
             Self::NoSegments => f.write_str("has nothing to load"),
         }
     }
@@ -134,10 +133,7 @@ impl<'a> Kernel<'a> {
         if !kernel.holds(entry) {
             return Err(KernelError::Note(elfnote::ENTRY));
         }
-        if kernel
-            .hypercall_page
-            .is_some_and(|page| !kernel.holds(page))
-        {
+        if kernel.hypercall_page.is_some_and(|page| !kernel.holds(page)) {
             return Err(KernelError::Note(elfnote::HYPERCALL_PAGE));
         }
         Ok(kernel)
@@ -147,12 +143,7 @@ impl<'a> Kernel<'a> {
     #[must_use]
     pub fn pages(&self) -> Range<u64> {
         let first = self.segments.iter().map(|s| s.address).min().unwrap_or(0);
-        let end = self
-            .segments
-            .iter()
-            .map(|s| s.address + s.memory)
-            .max()
-            .unwrap_or(0);
+        let end = self.segments.iter().map(|s| s.address + s.memory).max().unwrap_or(0);
         first / PAGE_BYTES..end.div_ceil(PAGE_BYTES)
     }
 
@@ -168,11 +159,7 @@ impl<'a> Kernel<'a> {
 fn check_page(address: u64, note: u32) -> Result<(), KernelError> {
     let canonical = ((address << 16) as i64 >> 16) as u64 == address;
     let aligned = address.is_multiple_of(PAGE_BYTES);
-    if canonical && aligned {
-        Ok(())
-    } else {
-        Err(KernelError::Note(note))
-    }
+    if canonical && aligned { Ok(()) } else { Err(KernelError::Note(note)) }
 }
 
 /// Goes through the notes of all note segments.
@@ -182,9 +169,7 @@ fn read_notes(elf: &ElfBytes<'_, LittleEndian>) -> Result<Notes, KernelError> {
         if header.p_type != PT_NOTE {
             continue;
         }
-        let found = elf
-            .segment_data_as_notes(&header)
-            .map_err(|_| KernelError::Elf)?;
+        let found = elf.segment_data_as_notes(&header).map_err(|_| KernelError::Elf)?;
         for note in found {
             if let Note::Unknown(note) = note
                 && note.name == elfnote::OWNER
@@ -248,11 +233,7 @@ fn read_segments<'a>(
         if !inside || header.p_filesz > header.p_memsz || segments.len() >= MAX_SEGMENTS {
             return Err(error);
         }
-        segments.push(Segment {
-            address,
-            bytes,
-            memory: header.p_memsz,
-        });
+        segments.push(Segment { address, bytes, memory: header.p_memsz });
     }
     if segments.is_empty() {
         return Err(KernelError::NoSegments);

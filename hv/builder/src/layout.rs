@@ -60,12 +60,7 @@ impl fmt::Display for LayoutError {
                 mib(*there)
             ),
             Self::TooMuchMemory(frames) => {
-                write!(
-                    f,
-                    "{} MiB of memory, at most {} fit",
-                    mib(*frames),
-                    mib(MAX_FRAMES)
-                )
+                write!(f, "{} MiB of memory, at most {} fit", mib(*frames), mib(MAX_FRAMES))
             }
             Self::Addresses => f.write_str("the kernel asks for virtual addresses it cannot have"),
         }
@@ -177,10 +172,7 @@ fn map_kernel(kernel: &Kernel<'_>, cursor: &mut Cursor) -> Option<(Mapping, u64)
     let mut count = 0;
     loop {
         let used = tables.checked_add(count)?.checked_add(1 + PAD_FRAMES)?;
-        let end = base
-            .checked_add(used)?
-            .checked_next_multiple_of(ROUND_FRAMES)?
-            - base;
+        let end = base.checked_add(used)?.checked_next_multiple_of(ROUND_FRAMES)? - base;
         let mapping = Mapping::new(kernel.virt_base, end, 0, 4, tables)?;
         if mapping.table_count() <= count {
             *cursor = Cursor(end);
@@ -199,9 +191,5 @@ fn check_slots(mapping: &Mapping, p2m: Option<&Mapping>) -> Result<(), LayoutErr
     };
     let (kernel, p2m) = (mapping.root_slots(), p2m.and_then(Mapping::root_slots));
     let good = apart(kernel, hole) && apart(p2m, hole) && apart(kernel, p2m);
-    if good {
-        Ok(())
-    } else {
-        Err(LayoutError::Addresses)
-    }
+    if good { Ok(()) } else { Err(LayoutError::Addresses) }
 }

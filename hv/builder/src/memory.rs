@@ -31,10 +31,7 @@ impl Memory {
         let mut memory = Self::default();
         for extent in extents {
             let fits = memory.frames.checked_add(extent.frames).is_some()
-                && extent
-                    .first
-                    .checked_add(extent.frames)
-                    .is_some_and(|end| end <= MAX_FRAME);
+                && extent.first.checked_add(extent.frames).is_some_and(|end| end <= MAX_FRAME);
             if extent.frames > 0 && fits {
                 memory.extents.push((memory.frames, extent));
                 memory.frames += extent.frames;
@@ -52,10 +49,7 @@ impl Memory {
     /// Machine frame behind a PFN.
     #[must_use]
     pub fn machine_frame(&self, pfn: u64) -> Option<u64> {
-        let index = self
-            .extents
-            .partition_point(|(start, _)| *start <= pfn)
-            .checked_sub(1)?;
+        let index = self.extents.partition_point(|(start, _)| *start <= pfn).checked_sub(1)?;
         let (start, extent) = self.extents.get(index)?;
         let offset = pfn - start;
         (offset < extent.frames).then(|| extent.first + offset)

@@ -35,10 +35,7 @@ impl fmt::Display for PlanError {
             Self::Layout(error) => error.fmt(f),
             Self::CommandLine(bytes) => {
                 let most = COMMAND_LINE_BYTES - 1;
-                write!(
-                    f,
-                    "command line of {bytes} bytes, at most {most} fit; shorten it"
-                )
+                write!(f, "command line of {bytes} bytes, at most {most} fit; shorten it")
             }
         }
     }
@@ -114,23 +111,10 @@ impl<'a> Plan<'a> {
             return Err(PlanError::CommandLine(command_line.len()));
         }
         let kernel = Kernel::parse(image)?;
-        let layout = Layout::new(
-            &kernel,
-            Request {
-                frames: memory.frames(),
-                initrd_bytes,
-            },
-        )?;
+        let layout = Layout::new(&kernel, Request { frames: memory.frames(), initrd_bytes })?;
         let command_line = command_line.as_bytes();
         let parameters = Parameters::default();
-        Ok(Self {
-            kernel,
-            layout,
-            memory,
-            initrd_bytes,
-            command_line,
-            parameters,
-        })
+        Ok(Self { kernel, layout, memory, initrd_bytes, command_line, parameters })
     }
 
     /// Frames that a partition needs at least to start this kernel, for a plan that is made
@@ -143,13 +127,7 @@ impl<'a> Plan<'a> {
         // More memory makes the table of machine frames longer.
         let mut frames = 0;
         loop {
-            match Layout::new(
-                &kernel,
-                Request {
-                    frames,
-                    initrd_bytes,
-                },
-            ) {
+            match Layout::new(&kernel, Request { frames, initrd_bytes }) {
                 Ok(_) => return Ok(frames),
                 Err(LayoutError::Memory(needed, _)) => frames = needed,
                 Err(error) => return Err(error.into()),
@@ -214,12 +192,7 @@ impl<'a> Plan<'a> {
             layout.start_info..layout.start_info + 1,
             layout.mapping.table_pfns(),
         ];
-        ranges.extend(
-            layout
-                .p2m_mapping
-                .as_ref()
-                .map(|mapping| mapping.table_pfns()),
-        );
+        ranges.extend(layout.p2m_mapping.as_ref().map(|mapping| mapping.table_pfns()));
         ranges
     }
 
@@ -254,9 +227,7 @@ impl<'a> Plan<'a> {
         if layout.kernel.contains(&pfn) {
             self.fill_kernel(pfn, page);
         } else if layout.initrd.contains(&pfn) {
-            let length = initrd
-                .len()
-                .min(usize::try_from(self.initrd_bytes).unwrap_or(0));
+            let length = initrd.len().min(usize::try_from(self.initrd_bytes).unwrap_or(0));
             let start = usize::try_from((pfn - layout.initrd.start) * PAGE_BYTES).unwrap_or(length);
             copy(page, initrd.get(start..length).unwrap_or(&[]));
         } else if layout.p2m.contains(&pfn) {
@@ -268,18 +239,14 @@ impl<'a> Plan<'a> {
         } else if let Some(mapping) = &layout.p2m_mapping
             && mapping.table_pfns().contains(&pfn)
         {
-            words(page, |entry| {
-                mapping.entry(pfn, entry).map_or(0, |t| self.encode(t))
-            });
+            words(page, |entry| mapping.entry(pfn, entry).map_or(0, |t| self.encode(t)));
         } else {
             page.fill(0);
         }
     }
 
     fn fill_kernel(&self, pfn: u64, page: &mut Page) {
-        let whole = self
-            .kernel_parts(pfn)
-            .any(|(_, bytes)| bytes.len() == PAGE_SIZE);
+        let whole = self.kernel_parts(pfn).any(|(_, bytes)| bytes.len() == PAGE_SIZE);
         if !whole {
             page.fill(0);
         }
@@ -296,11 +263,7 @@ impl<'a> Plan<'a> {
     /// Page `index` of the table of machine frames; what is past memory is invalid.
     fn fill_p2m(&self, index: u64, page: &mut Page) {
         const ENTRIES: u64 = PAGE_BYTES / 8;
-        words(page, |entry| {
-            self.memory
-                .machine_frame(index * ENTRIES + entry)
-                .unwrap_or(u64::MAX)
-        });
+        words(page, |entry| self.memory.machine_frame(index * ENTRIES + entry).unwrap_or(u64::MAX));
     }
 
     /// Entry of a table of the kernel's mapping. The root has the mapping of the table of machine
@@ -310,10 +273,7 @@ impl<'a> Plan<'a> {
         if let Some(target) = layout.mapping.entry(table, entry) {
             return self.encode(target);
         }
-        let below = layout
-            .p2m_mapping
-            .as_ref()
-            .and_then(|mapping| mapping.below_root(entry));
+        let below = layout.p2m_mapping.as_ref().and_then(|mapping| mapping.below_root(entry));
         match below {
             Some(below) if table == layout.mapping.table_pfns().start => {
                 self.encode(Target::Table(below))
@@ -330,9 +290,7 @@ impl<'a> Plan<'a> {
             Target::Page(pfn) => (pfn, !self.is_table(pfn)),
         };
         let writable = if writable { PTE_RW } else { 0 };
-        self.memory
-            .machine_frame(pfn)
-            .map_or(0, |frame| (frame * PAGE_BYTES) | ALL | writable)
+        self.memory.machine_frame(pfn).map_or(0, |frame| (frame * PAGE_BYTES) | ALL | writable)
     }
 
     fn is_table(&self, pfn: u64) -> bool {
@@ -354,10 +312,7 @@ impl<'a> Plan<'a> {
         let tables = layout.mapping.table_pfns();
         info.pt_base = self.address(tables.start);
         info.nr_pt_frames = layout.mapping.table_count();
-        info.mfn_list = self
-            .kernel
-            .init_p2m
-            .unwrap_or(self.address(layout.p2m.start));
+        info.mfn_list = self.kernel.init_p2m.unwrap_or(self.address(layout.p2m.start));
         if let Some(mapping) = &layout.p2m_mapping {
             info.first_p2m_pfn = layout.p2m.start;
             info.nr_p2m_frames = mapping.table_pfns().end - layout.p2m.start;

@@ -87,14 +87,8 @@ fn memory(frames: u64) -> Memory {
     // Two runs, so that PFNs and machine frames differ everywhere.
     let half = frames / 2;
     Memory::new([
-        Extent {
-            first: 0x9000,
-            frames: half,
-        },
-        Extent {
-            first: 0x2000_0000,
-            frames: frames - half,
-        },
+        Extent { first: 0x9000, frames: half },
+        Extent { first: 0x2000_0000, frames: frames - half },
     ])
 }
 
@@ -104,21 +98,14 @@ fn build(plan: &Plan<'_>, initrd: &[u8]) -> BTreeMap<u64, Box<Page>> {
         .map(|pfn| {
             let mut page = Box::new([0xa5; PAGE_SIZE]);
             plan.fill(pfn, initrd, &mut page);
-            (
-                plan.memory()
-                    .machine_frame(pfn)
-                    .expect("a planned page lies in memory"),
-                page,
-            )
+            (plan.memory().machine_frame(pfn).expect("a planned page lies in memory"), page)
         })
         .collect()
 }
 
 fn word(pages: &BTreeMap<u64, Box<Page>>, frame: u64, index: u64) -> u64 {
     let at = index as usize * 8;
-    pages.get(&frame).map_or(0, |page| {
-        u64::from_le_bytes(page[at..at + 8].try_into().unwrap())
-    })
+    pages.get(&frame).map_or(0, |page| u64::from_le_bytes(page[at..at + 8].try_into().unwrap()))
 }
 
 /// Walks as the processor does: the entry of level 1, and whether all levels permit writing.
@@ -150,11 +137,7 @@ fn check(plan: &Plan<'_>, pages: &BTreeMap<u64, Box<Page>>) {
     for frame in tables.iter().map(|&pfn| memory.machine_frame(pfn).unwrap()) {
         for entry in (0..512).map(|index| word(pages, frame, index)) {
             assert!(entry == 0 || frames.contains(&((entry & PTE_ADDRESS) / PAGE_BYTES)));
-            assert_eq!(
-                entry & !PTE_ADDRESS & !0x67,
-                0,
-                "no bits but P, RW, US, A, D"
-            );
+            assert_eq!(entry & !PTE_ADDRESS & !0x67, 0, "no bits but P, RW, US, A, D");
         }
     }
     // From VIRT_BASE to past the pad: pages in order, writable unless a page table.
@@ -162,10 +145,7 @@ fn check(plan: &Plan<'_>, pages: &BTreeMap<u64, Box<Page>>) {
     let end = (layout.stack + 129) * PAGE_BYTES;
     for pfn in 0..end.div_ceil(PAGE_BYTES) {
         let expected = (memory.machine_frame(pfn).unwrap(), !tables.contains(&pfn));
-        assert_eq!(
-            walk(pages, start.page_table, base + pfn * PAGE_BYTES),
-            Some(expected)
-        );
+        assert_eq!(walk(pages, start.page_table, base + pfn * PAGE_BYTES), Some(expected));
     }
     assert!(mapped <= layout.stack);
     // The table of machine frames, at its address and in contents.
@@ -173,10 +153,7 @@ fn check(plan: &Plan<'_>, pages: &BTreeMap<u64, Box<Page>>) {
     for pfn in 0..memory.frames() {
         let (frame, writable) = walk(pages, start.page_table, list + pfn * 8).unwrap();
         assert!(writable);
-        assert_eq!(
-            Some(word(pages, frame, pfn % 512)),
-            memory.machine_frame(pfn)
-        );
+        assert_eq!(Some(word(pages, frame, pfn % 512)), memory.machine_frame(pfn));
     }
     assert_eq!(walk(pages, start.page_table, 0xffff_8000_0000_0000), None);
 }
@@ -186,11 +163,7 @@ fn a_kernel_finds_what_the_abi_promises() {
     let initrd: Vec<u8> = (0..10_000_u32).map(|i| (i % 255) as u8).collect();
     let file = Fake::new().elf();
     let mut plan = Plan::new(&file, memory(2048), 10_000, "console=hvc0").unwrap();
-    plan.parameters = Parameters {
-        shared_info: 0x1234_5000,
-        console_port: 2,
-        store_port: 1,
-    };
+    plan.parameters = Parameters { shared_info: 0x1234_5000, console_port: 2, store_port: 1 };
     let pages = build(&plan, &initrd);
     check(&plan, &pages);
     let info = plan.start_info();
@@ -203,10 +176,7 @@ fn a_kernel_finds_what_the_abi_promises() {
     assert_eq!(info.nr_p2m_frames, 4 + 3);
     let state = plan.start_state();
     assert_eq!(info.pt_base, state.start_info + 3 * PAGE_BYTES);
-    assert_eq!(
-        state.stack,
-        info.pt_base + (info.nr_pt_frames + 1) * PAGE_BYTES
-    );
+    assert_eq!(state.stack, info.pt_base + (info.nr_pt_frames + 1) * PAGE_BYTES);
     let loaded: Vec<u8> = (info.mod_start..)
         .take(3)
         .flat_map(|pfn| *pages[&plan.memory().machine_frame(pfn).unwrap()])
@@ -227,22 +197,14 @@ fn the_kernel_is_loaded_and_its_hypercall_page_filled() {
     assert!(page(0x102).unwrap()[808..].iter().all(|&byte| byte == 0));
     assert!(page(0x103).is_none(), "a page of zeros is not written");
     let stubs = page(0x105).unwrap();
-    assert_eq!(
-        stubs[32 * 17..][..14],
-        *b"\x51\x41\x53\xb8\x11\0\0\0\x0f\x05\x41\x5b\x59\xc3"
-    );
-    assert_eq!(
-        stubs[32 * 23..][..12],
-        *b"\x51\x41\x53\x50\xb8\x17\0\0\0\x0f\x05\xcc"
-    );
+    assert_eq!(stubs[32 * 17..][..14], *b"\x51\x41\x53\xb8\x11\0\0\0\x0f\x05\x41\x5b\x59\xc3");
+    assert_eq!(stubs[32 * 23..][..12], *b"\x51\x41\x53\x50\xb8\x17\0\0\0\x0f\x05\xcc");
     assert_eq!(plan.start_info().flags, 0);
 }
 
 #[test]
 fn an_older_kernel_gets_all_inside_its_mapping() {
-    let fake = Fake::new()
-        .without(elfnote::INIT_P2M)
-        .without(elfnote::MOD_START_PFN);
+    let fake = Fake::new().without(elfnote::INIT_P2M).without(elfnote::MOD_START_PFN);
     let file = fake.elf();
     let plan = Plan::new(&file, memory(2048), 5000, "").unwrap();
     check(&plan, &build(&plan, &[7; 5000]));
@@ -355,8 +317,5 @@ fn the_real_kernel_is_laid_out() {
     let layout = plan.layout();
     assert_eq!(layout.kernel.start, 0x1000);
     assert_eq!(plan.start_info().mfn_list, P2M);
-    assert!(
-        pages.len() as u64 * PAGE_BYTES < file.len() as u64,
-        "pages of zeros are left out"
-    );
+    assert!(pages.len() as u64 * PAGE_BYTES < file.len() as u64, "pages of zeros are left out");
 }

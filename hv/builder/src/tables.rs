@@ -55,13 +55,7 @@ impl Mapping {
         let start = address & ADDRESS_MASK;
         let end = pages.checked_mul(1 << PAGE_BITS)?.checked_add(start)?;
         let top = top.clamp(1, LEVELS);
-        (end <= ADDRESS_MASK + 1).then_some(Self {
-            start,
-            end,
-            first_pfn,
-            top,
-            tables,
-        })
+        (end <= ADDRESS_MASK + 1).then_some(Self { start, end, first_pfn, top, tables })
     }
 
     /// Tables of one level that the mapping needs, as numbers of spans of that table's size.
@@ -92,10 +86,7 @@ impl Mapping {
 
     /// PFN of the first table of a level.
     fn first_table(&self, level: u32) -> u64 {
-        self.tables
-            + (level + 1..=self.top)
-                .map(|above| self.count(above))
-                .sum::<u64>()
+        self.tables + (level + 1..=self.top).map(|above| self.count(above)).sum::<u64>()
     }
 
     /// Level 4 slots it takes, first and last; `None`: it is empty.
@@ -109,9 +100,7 @@ impl Mapping {
     #[must_use]
     pub fn below_root(&self, slot: u64) -> Option<u64> {
         let spans = self.spans(LEVELS - 1);
-        spans
-            .contains(&slot)
-            .then(|| self.first_table(LEVELS - 1) + slot - spans.start)
+        spans.contains(&slot).then(|| self.first_table(LEVELS - 1) + slot - spans.start)
     }
 
     /// What entry `entry` of the table at PFN `table` refers to; `None`: nothing, or no table of
@@ -132,9 +121,7 @@ impl Mapping {
             return None;
         }
         if level == 1 {
-            return Some(Target::Page(
-                self.first_pfn + ((from - self.start) >> PAGE_BITS),
-            ));
+            return Some(Target::Page(self.first_pfn + ((from - self.start) >> PAGE_BITS)));
         }
         let below = (from >> bits) - self.spans(level - 1).start;
         Some(Target::Table(self.first_table(level - 1) + below))

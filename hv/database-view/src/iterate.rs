@@ -44,18 +44,12 @@ impl<'a> Reader<'a> {
     /// The entries from frame `first` on, with their tiers. The first may be cut.
     #[must_use]
     pub const fn entries(&self, first: u64) -> Entries<'a> {
-        Entries {
-            reader: *self,
-            next: first,
-        }
+        Entries { reader: *self, next: first }
     }
 
     /// The largest ranges of one owner, from frame `first` on. The first may be cut.
     #[must_use]
     pub const fn ranges(&self, first: u64) -> Ranges<'a> {
-        Ranges {
-            reader: *self,
-            next: first,
-        }
+        Ranges { reader: *self, next: first }
     }
 }

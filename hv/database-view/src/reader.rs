@@ -50,10 +50,7 @@ pub struct Owner {
 
 impl Owner {
     /// RAM that nobody owns.
-    pub const FREE: Self = Self {
-        number: UNASSIGNED,
-        io: false,
-    };
+    pub const FREE: Self = Self { number: UNASSIGNED, io: false };
 
     /// RAM of a partition.
     #[must_use]
@@ -76,10 +73,7 @@ impl Owner {
     /// What a page-map entry that is not suballocated says.
     #[must_use]
     pub const fn from_entry(entry: u32) -> Self {
-        Self {
-            number: entry & ENTRY_NUMBER,
-            io: entry & ENTRY_IO != 0,
-        }
+        Self { number: entry & ENTRY_NUMBER, io: entry & ENTRY_IO != 0 }
     }
 }
 
@@ -108,9 +102,7 @@ impl<'a> Reader<'a> {
     /// writing them at any time.
     #[must_use]
     pub const fn new(words: &'a [AtomicU32]) -> Self {
-        Self {
-            words: Words::new(words),
-        }
+        Self { words: Words::new(words) }
     }
 
     /// A reader of the same words as a view of them.
@@ -125,9 +117,7 @@ impl<'a> Reader<'a> {
     /// [`ReadError::NotAnArena`] otherwise.
     pub fn check(&self) -> Result<(), ReadError> {
         let mut magic = [0; 8];
-        self.words
-            .read(0, 0, &mut magic)
-            .ok_or(ReadError::NotAnArena)?;
+        self.words.read(0, 0, &mut magic).ok_or(ReadError::NotAnArena)?;
         let version = self.words.load(0, 2).ok_or(ReadError::NotAnArena)?;
         if u64::from_le_bytes(magic) != ARENA_MAGIC || version != ARENA_VERSION {
             return Err(ReadError::NotAnArena);
@@ -170,10 +160,7 @@ impl<'a> Reader<'a> {
         if !is_descriptor_number(number) {
             return Err(ReadError::OutOfRange);
         }
-        let bytes = out
-            .as_mut_bytes()
-            .get_mut(..DESCRIPTOR_BYTES)
-            .ok_or(ReadError::Malformed)?;
+        let bytes = out.as_mut_bytes().get_mut(..DESCRIPTOR_BYTES).ok_or(ReadError::Malformed)?;
         self.read_stable(number, 0, 1, bytes)?;
         if out.magic != DESCRIPTOR_MAGIC {
             return Err(ReadError::Absent);
@@ -208,17 +195,12 @@ impl<'a> Reader<'a> {
         out: &mut [u8],
     ) -> Result<(), ReadError> {
         for _ in 0..TRIES {
-            let before = self
-                .words
-                .load(page, generation)
-                .ok_or(ReadError::OutOfRange)?;
+            let before = self.words.load(page, generation).ok_or(ReadError::OutOfRange)?;
             if before & 1 != 0 {
                 core::hint::spin_loop();
                 continue;
             }
-            self.words
-                .read(page, first, out)
-                .ok_or(ReadError::OutOfRange)?;
+            self.words.read(page, first, out).ok_or(ReadError::OutOfRange)?;
             fence(Ordering::Acquire);
             if self.words.load(page, generation) == Some(before) {
                 return Ok(());
@@ -248,11 +230,7 @@ impl<'a> Reader<'a> {
         let (entry, tier) = self.walk(frame)?;
         let size = TIER_FRAMES.get(tier).copied().unwrap_or(1);
         let left = (size - frame % size).min(limit - frame);
-        Ok(OwnedRange {
-            first: frame,
-            frames: left,
-            owner: Owner::from_entry(entry),
-        })
+        Ok(OwnedRange { first: frame, frames: left, owner: Owner::from_entry(entry) })
     }
 
     /// Frames from `frame` on that have one owner, at most `most` (and at least one). Takes time
@@ -281,19 +259,13 @@ impl<'a> Reader<'a> {
 
     /// The entry of a frame that is not suballocated, and its tier (0: 4 GiB, 1: 4 MiB, 2: 4 KiB).
     pub fn walk(&self, frame: u64) -> Result<(u32, usize), ReadError> {
-        let mut table = self
-            .words
-            .load(0, HEADER_ROOT)
-            .ok_or(ReadError::NotAnArena)?;
+        let mut table = self.words.load(0, HEADER_ROOT).ok_or(ReadError::NotAnArena)?;
         for (tier, size) in TIER_FRAMES.iter().enumerate() {
             let slot = usize::try_from(frame / size).map_err(|_| ReadError::OutOfRange)?;
             if tier == 0 && slot >= INDEX_ENTRIES {
                 return Err(ReadError::OutOfRange);
             }
-            let entry = self
-                .words
-                .load(table, slot % INDEX_ENTRIES)
-                .ok_or(ReadError::Malformed)?;
+            let entry = self.words.load(table, slot % INDEX_ENTRIES).ok_or(ReadError::Malformed)?;
             if entry & ENTRY_SUBALLOCATED == 0 {
                 return Ok((entry, tier));
             }

@@ -21,17 +21,14 @@ impl<'a> Words<'a> {
     /// Whole pages in the view, at most 2^30.
     #[must_use]
     pub fn pages(&self) -> u32 {
-        u32::try_from(self.0.len() / PAGE_WORDS)
-            .unwrap_or(u32::MAX)
-            .min(1 << 30)
+        u32::try_from(self.0.len() / PAGE_WORDS).unwrap_or(u32::MAX).min(1 << 30)
     }
 
     fn word(&self, page: u32, word: usize) -> Option<&'a AtomicU32> {
         if page >= self.pages() || word >= PAGE_WORDS {
             return None;
         }
-        self.0
-            .get((page as usize).checked_mul(PAGE_WORDS)?.checked_add(word)?)
+        self.0.get((page as usize).checked_mul(PAGE_WORDS)?.checked_add(word)?)
     }
 
     /// Reads a word, acquiring what was written before it was stored.

@@ -11,10 +11,7 @@ pub(crate) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes: bytes.get(..MAX_LENGTH).unwrap_or(bytes),
-            at: 0,
-        }
+        Self { bytes: bytes.get(..MAX_LENGTH).unwrap_or(bytes), at: 0 }
     }
 
     /// Bytes read.

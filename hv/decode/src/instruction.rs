@@ -256,15 +256,10 @@ impl Memory {
         gs_base: u64,
     ) -> u64 {
         let base = self.base.map_or(0, &register);
-        let index = self
-            .index
-            .map_or(0, &register)
-            .wrapping_mul(u64::from(self.scale));
+        let index = self.index.map_or(0, &register).wrapping_mul(u64::from(self.scale));
         let next = if self.rip_relative { next } else { 0 };
-        let mut sum = base
-            .wrapping_add(index)
-            .wrapping_add_signed(self.displacement)
-            .wrapping_add(next);
+        let mut sum =
+            base.wrapping_add(index).wrapping_add_signed(self.displacement).wrapping_add(next);
         if self.address_32 {
             sum &= 0xffff_ffff;
         }

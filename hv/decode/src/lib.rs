@@ -33,10 +33,7 @@ pub fn decode(bytes: &[u8]) -> Option<Instruction> {
         return Some(known);
     }
     if let Some(operation) = privileged::forced(bytes) {
-        return Some(Instruction {
-            operation,
-            length: privileged::FORCED_CPUID_LENGTH,
-        });
+        return Some(Instruction { operation, length: privileged::FORCED_CPUID_LENGTH });
     }
     let mut cursor = Cursor::new(bytes);
     let prefixes = Prefixes::read(&mut cursor)?;
@@ -50,10 +47,7 @@ pub fn decode(bytes: &[u8]) -> Option<Instruction> {
         _ => writes::one_byte(opcode, &prefixes, &mut cursor)
             .or_else(|| privileged::one_byte(opcode, &prefixes, &mut cursor)),
     }?;
-    Some(Instruction {
-        operation,
-        length: cursor.position(),
-    })
+    Some(Instruction { operation, length: cursor.position() })
 }
 
 /// Decodes `int n` of 64-bit or (`long_mode` false) 32-bit code: vector and length. Code of
@@ -61,11 +55,8 @@ pub fn decode(bytes: &[u8]) -> Option<Instruction> {
 #[must_use]
 pub fn software_interrupt(bytes: &[u8], long_mode: bool) -> Option<(u8, u8)> {
     let mut cursor = Cursor::new(bytes);
-    let prefixes = if long_mode {
-        Prefixes::read(&mut cursor)?
-    } else {
-        Prefixes::read_legacy(&mut cursor)?
-    };
+    let prefixes =
+        if long_mode { Prefixes::read(&mut cursor)? } else { Prefixes::read_legacy(&mut cursor)? };
     if prefixes.lock || cursor.u8()? != 0xcd {
         return None;
     }

@@ -31,11 +31,7 @@ impl ModRm {
             3 => Target::Register(byte & 7 | prefixes.rex_b()),
             mode => Target::Memory(memory(mode, byte & 7, prefixes, cursor)?),
         };
-        Some(Self {
-            extension,
-            register: extension | prefixes.rex_r(),
-            target,
-        })
+        Some(Self { extension, register: extension | prefixes.rex_r(), target })
     }
 
     /// The memory operand, of an instruction that must have one.

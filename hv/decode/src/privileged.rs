@@ -12,9 +12,7 @@ pub(crate) const FORCED_CPUID_LENGTH: u8 = FORCED_CPUID.len() as u8;
 
 /// The one instruction that is emulated behind the prefix.
 pub(crate) fn forced(bytes: &[u8]) -> Option<Operation> {
-    bytes
-        .starts_with(&FORCED_CPUID)
-        .then_some(Operation::Cpuid { forced: true })
+    bytes.starts_with(&FORCED_CPUID).then_some(Operation::Cpuid { forced: true })
 }
 
 /// Privileged instructions with a one-byte opcode.
@@ -35,25 +33,11 @@ pub(crate) fn one_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> 
         return None;
     }
     Some(match opcode {
-        0xe4 | 0xe5 => Operation::In {
-            port: Port::Immediate(cursor.u8()?),
-            size,
-        },
-        0xe6 | 0xe7 => Operation::Out {
-            port: Port::Immediate(cursor.u8()?),
-            size,
-        },
-        0xec | 0xed => Operation::In {
-            port: Port::Dx,
-            size,
-        },
-        0xee | 0xef => Operation::Out {
-            port: Port::Dx,
-            size,
-        },
-        0xcd => Operation::SoftwareInterrupt {
-            vector: cursor.u8()?,
-        },
+        0xe4 | 0xe5 => Operation::In { port: Port::Immediate(cursor.u8()?), size },
+        0xe6 | 0xe7 => Operation::Out { port: Port::Immediate(cursor.u8()?), size },
+        0xec | 0xed => Operation::In { port: Port::Dx, size },
+        0xee | 0xef => Operation::Out { port: Port::Dx, size },
+        0xcd => Operation::SoftwareInterrupt { vector: cursor.u8()? },
         0xf4 => Operation::Hlt,
         0xfa => Operation::Cli,
         0xfb => Operation::Sti,
@@ -81,9 +65,7 @@ pub(crate) fn two_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> 
     Some(match opcode {
         0x01 => return group_7(prefixes, cursor),
         0x06 => Operation::Clts,
-        0x07 => Operation::Sysret {
-            long_mode: prefixes.rex_w(),
-        },
+        0x07 => Operation::Sysret { long_mode: prefixes.rex_w() },
         0x08 => Operation::Invd,
         0x09 => Operation::Wbinvd,
         0x20..=0x23 => return control_or_debug(opcode, prefixes, cursor),
@@ -91,9 +73,7 @@ pub(crate) fn two_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> 
         0x31 => Operation::Rdtsc,
         0x32 => Operation::Rdmsr,
         0x33 => Operation::Rdpmc,
-        0x35 => Operation::Sysexit {
-            long_mode: prefixes.rex_w(),
-        },
+        0x35 => Operation::Sysexit { long_mode: prefixes.rex_w() },
         0xa2 => Operation::Cpuid { forced: false },
         _ => return None,
     })
@@ -104,12 +84,10 @@ fn group_7(prefixes: &Prefixes, cursor: &mut Cursor) -> Option<Operation> {
     let whole = cursor.peek()?;
     let modrm = ModRm::read(prefixes, cursor)?;
     Some(match (modrm.extension, modrm.target, whole) {
-        (6, Target::Register(register), _) => Operation::Lmsw {
-            source: Operand::Register(register),
-        },
-        (6, Target::Memory(memory), _) => Operation::Lmsw {
-            source: Operand::Memory(memory),
-        },
+        (6, Target::Register(register), _) => {
+            Operation::Lmsw { source: Operand::Register(register) }
+        }
+        (6, Target::Memory(memory), _) => Operation::Lmsw { source: Operand::Memory(memory) },
         (7, Target::Memory(memory), _) => Operation::Invlpg { memory },
         (_, _, 0xd1) => Operation::Xsetbv,
         (_, _, 0xf8) => Operation::Swapgs,
@@ -131,21 +109,9 @@ fn control_or_debug(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> Opt
         return None;
     }
     Some(match opcode {
-        0x20 => Operation::ReadControl {
-            control: special,
-            register,
-        },
-        0x21 => Operation::ReadDebug {
-            debug: special,
-            register,
-        },
-        0x22 => Operation::WriteControl {
-            control: special,
-            register,
-        },
-        _ => Operation::WriteDebug {
-            debug: special,
-            register,
-        },
+        0x20 => Operation::ReadControl { control: special, register },
+        0x21 => Operation::ReadDebug { debug: special, register },
+        0x22 => Operation::WriteControl { control: special, register },
+        _ => Operation::WriteDebug { debug: special, register },
     })
 }

@@ -17,26 +17,16 @@ pub(crate) fn known_kernel_encoding(bytes: &[u8]) -> Option<Instruction> {
             let high = (rex & 4) << 1;
             let write: fn(u8, u8) -> Write = match high {
                 0 => |register, _| Write::Exchange { register },
-                _ => |register, _| Write::Exchange {
-                    register: register | 8,
-                },
+                _ => |register, _| Write::Exchange { register: register | 8 },
             };
             (write, Size::Quad, modrm, tail, 3)
         }
-        [0xf0, 0x80, modrm, ref tail @ ..] if modrm >> 3 & 7 == 4 => (
-            |_, byte| Write::And(byte_immediate(byte)),
-            Size::Byte,
-            modrm,
-            tail,
-            3,
-        ),
-        [0xf0, 0x48, 0x0f, 0xba, modrm, ref tail @ ..] if modrm >> 3 & 7 == 6 => (
-            |_, byte| Write::BitReset { bit: byte & 63 },
-            Size::Quad,
-            modrm,
-            tail,
-            5,
-        ),
+        [0xf0, 0x80, modrm, ref tail @ ..] if modrm >> 3 & 7 == 4 => {
+            (|_, byte| Write::And(byte_immediate(byte)), Size::Byte, modrm, tail, 3)
+        }
+        [0xf0, 0x48, 0x0f, 0xba, modrm, ref tail @ ..] if modrm >> 3 & 7 == 6 => {
+            (|_, byte| Write::BitReset { bit: byte & 63 }, Size::Quad, modrm, tail, 5)
+        }
         _ => return None,
     };
     let (displacement, tail, length) = match (modrm >> 6, modrm & 7, tail) {
@@ -58,15 +48,7 @@ pub(crate) fn known_kernel_encoding(bytes: &[u8]) -> Option<Instruction> {
     };
     let write = write(modrm >> 3 & 7, immediate);
     let length = length + u8::from(has_immediate);
-    Some(Instruction {
-        operation: Operation::Write {
-            write,
-            size,
-            locked: true,
-            memory,
-        },
-        length,
-    })
+    Some(Instruction { operation: Operation::Write { write, size, locked: true, memory }, length })
 }
 
 /// Writes with a one-byte opcode.
@@ -75,16 +57,8 @@ pub(crate) fn one_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> 
         return None;
     }
     let mut ahead = *cursor;
-    let size = if opcode & 1 == 0 {
-        Size::Byte
-    } else {
-        prefixes.size()
-    };
-    let size = if opcode == 0x83 {
-        prefixes.size()
-    } else {
-        size
-    };
+    let size = if opcode & 1 == 0 { Size::Byte } else { prefixes.size() };
+    let size = if opcode == 0x83 { prefixes.size() } else { size };
     let modrm = match opcode {
         0x08 | 0x09 | 0x20 | 0x21 | 0x80 | 0x81 | 0x83 | 0x86..=0x89 | 0xc6 | 0xc7 => {
             ModRm::read(prefixes, &mut ahead)?
@@ -97,9 +71,7 @@ pub(crate) fn one_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> 
         0x20 | 0x21 => Write::And(register(&modrm, size, prefixes)?),
         0x80 | 0x83 => arithmetic(modrm.extension, Operand::Immediate(signed(ahead.i8()?)))?,
         0x81 => arithmetic(modrm.extension, immediate(size, &mut ahead)?)?,
-        0x86 | 0x87 => Write::Exchange {
-            register: number(&modrm, size, prefixes)?,
-        },
+        0x86 | 0x87 => Write::Exchange { register: number(&modrm, size, prefixes)? },
         0x88 | 0x89 => Write::Store(register(&modrm, size, prefixes)?),
         _ if modrm.extension == 0 => Write::Store(immediate(size, &mut ahead)?),
         _ => return None,
@@ -110,12 +82,7 @@ pub(crate) fn one_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> 
     }
     let locked = prefixes.lock || matches!(write, Write::Exchange { .. });
     *cursor = ahead;
-    Some(Operation::Write {
-        write,
-        size,
-        locked,
-        memory,
-    })
+    Some(Operation::Write { write, size, locked, memory })
 }
 
 /// Writes with an opcode after 0x0f.
@@ -126,30 +93,15 @@ pub(crate) fn two_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> 
     let mut ahead = *cursor;
     let modrm = ModRm::read(prefixes, &mut ahead)?;
     let memory = modrm.memory()?;
-    let size = if opcode == 0xb0 {
-        Size::Byte
-    } else {
-        prefixes.size()
-    };
+    let size = if opcode == 0xb0 { Size::Byte } else { prefixes.size() };
     let write = match (opcode, modrm.extension) {
-        (0xb0 | 0xb1, _) => Write::CompareExchange {
-            register: number(&modrm, size, prefixes)?,
-        },
-        (_, 5) => Write::BitSet {
-            bit: bit(size, &mut ahead)?,
-        },
-        (_, 6) => Write::BitReset {
-            bit: bit(size, &mut ahead)?,
-        },
+        (0xb0 | 0xb1, _) => Write::CompareExchange { register: number(&modrm, size, prefixes)? },
+        (_, 5) => Write::BitSet { bit: bit(size, &mut ahead)? },
+        (_, 6) => Write::BitReset { bit: bit(size, &mut ahead)? },
         _ => return None,
     };
     *cursor = ahead;
-    Some(Operation::Write {
-        write,
-        size,
-        locked: prefixes.lock,
-        memory,
-    })
+    Some(Operation::Write { write, size, locked: prefixes.lock, memory })
 }
 
 /// Or and and among the operations that an extension of opcodes 0x80 to 0x83 chooses.

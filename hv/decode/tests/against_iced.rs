@@ -83,9 +83,7 @@ fn number(register: Register) -> Option<u8> {
 fn memory(i: &Instruction) -> Memory {
     let base = i.memory_base();
     let rip_relative = i.is_ip_rel_memory_operand();
-    let address_32 = [base, i.memory_index()]
-        .iter()
-        .any(|r| r.is_gpr32() || *r == Register::EIP)
+    let address_32 = [base, i.memory_index()].iter().any(|r| r.is_gpr32() || *r == Register::EIP)
         || (base == Register::None
             && i.memory_index() == Register::None
             && i.memory_displ_size() == 4);
@@ -99,16 +97,8 @@ fn memory(i: &Instruction) -> Memory {
     Memory {
         base: number(base),
         index,
-        scale: if index.is_some() {
-            i.memory_index_scale() as u8
-        } else {
-            1
-        },
-        displacement: if rip_relative {
-            i64::from(displacement as i32)
-        } else {
-            displacement
-        },
+        scale: if index.is_some() { i.memory_index_scale() as u8 } else { 1 },
+        displacement: if rip_relative { i64::from(displacement as i32) } else { displacement },
         rip_relative,
         segment: match i.segment_prefix() {
             Register::FS => Segment::Fs,
@@ -140,9 +130,9 @@ fn memory_size(i: &Instruction) -> Size {
 /// The second operand of a write, extended with its sign.
 fn source(i: &Instruction) -> Option<Operand> {
     match i.op1_kind() {
-        OpKind::Register => Some(Operand::Register(
-            i.op1_register().full_register().number() as u8
-        )),
+        OpKind::Register => {
+            Some(Operand::Register(i.op1_register().full_register().number() as u8))
+        }
         OpKind::Memory => None,
         _ => {
             let unused = 64 - 8 * u32::from(memory_size(i).bytes());
@@ -174,27 +164,20 @@ fn expected_write(i: &Instruction) -> Option<Operation> {
         Mnemonic::Or => Write::Or(source(i)?),
         Mnemonic::Xchg if i.op0_kind() == OpKind::Memory => {
             locked = true;
-            Write::Exchange {
-                register: i.op1_register().full_register().number() as u8,
-            }
+            Write::Exchange { register: i.op1_register().full_register().number() as u8 }
         }
-        Mnemonic::Cmpxchg => Write::CompareExchange {
-            register: i.op1_register().full_register().number() as u8,
-        },
-        Mnemonic::Bts if i.op1_kind() == OpKind::Immediate8 => Write::BitSet {
-            bit: i.immediate8() % bits,
-        },
-        Mnemonic::Btr if i.op1_kind() == OpKind::Immediate8 => Write::BitReset {
-            bit: i.immediate8() % bits,
-        },
+        Mnemonic::Cmpxchg => {
+            Write::CompareExchange { register: i.op1_register().full_register().number() as u8 }
+        }
+        Mnemonic::Bts if i.op1_kind() == OpKind::Immediate8 => {
+            Write::BitSet { bit: i.immediate8() % bits }
+        }
+        Mnemonic::Btr if i.op1_kind() == OpKind::Immediate8 => {
+            Write::BitReset { bit: i.immediate8() % bits }
+        }
         _ => return None,
     };
-    Some(Operation::Write {
-        write,
-        size,
-        locked,
-        memory: memory(i),
-    })
+    Some(Operation::Write { write, size, locked, memory: memory(i) })
 }
 
 /// `mov` between the accumulator and an absolute address (opcodes a2 and a3).
@@ -229,52 +212,28 @@ fn expected_privileged(i: &Instruction) -> Option<Operation> {
         Mnemonic::Cli => Operation::Cli,
         Mnemonic::Sti => Operation::Sti,
         Mnemonic::Hlt => Operation::Hlt,
-        Mnemonic::In => Operation::In {
-            port: port(i, 1),
-            size: size_of(r0),
-        },
-        Mnemonic::Out => Operation::Out {
-            port: port(i, 0),
-            size: size_of(r1),
-        },
-        Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => Operation::InString {
-            size: string_size(i),
-            repeat,
-        },
+        Mnemonic::In => Operation::In { port: port(i, 1), size: size_of(r0) },
+        Mnemonic::Out => Operation::Out { port: port(i, 0), size: size_of(r1) },
+        Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => {
+            Operation::InString { size: string_size(i), repeat }
+        }
         Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd if i.op1_kind() != OpKind::Memory => {
-            Operation::OutString {
-                size: string_size(i),
-                repeat,
-            }
+            Operation::OutString { size: string_size(i), repeat }
         }
         Mnemonic::Rdmsr => Operation::Rdmsr,
         Mnemonic::Wrmsr => Operation::Wrmsr,
         Mnemonic::Rdtsc => Operation::Rdtsc,
         Mnemonic::Rdtscp => Operation::Rdtscp,
         Mnemonic::Rdpmc => Operation::Rdpmc,
-        Mnemonic::Mov if r1.is_cr() => Operation::ReadControl {
-            control: n(r1),
-            register: n(r0),
-        },
-        Mnemonic::Mov if r0.is_cr() => Operation::WriteControl {
-            control: n(r0),
-            register: n(r1),
-        },
-        Mnemonic::Mov if r1.is_dr() => Operation::ReadDebug {
-            debug: n(r1),
-            register: n(r0),
-        },
-        Mnemonic::Mov if r0.is_dr() => Operation::WriteDebug {
-            debug: n(r0),
-            register: n(r1),
-        },
+        Mnemonic::Mov if r1.is_cr() => Operation::ReadControl { control: n(r1), register: n(r0) },
+        Mnemonic::Mov if r0.is_cr() => Operation::WriteControl { control: n(r0), register: n(r1) },
+        Mnemonic::Mov if r1.is_dr() => Operation::ReadDebug { debug: n(r1), register: n(r0) },
+        Mnemonic::Mov if r0.is_dr() => Operation::WriteDebug { debug: n(r0), register: n(r1) },
         Mnemonic::Clts => Operation::Clts,
-        Mnemonic::Lmsw if i.op0_kind() == OpKind::Memory => Operation::Lmsw {
-            source: Operand::Memory(memory(i)),
-        },
-        Mnemonic::Lmsw => Operation::Lmsw {
-            source: Operand::Register(n(r0)),
-        },
+        Mnemonic::Lmsw if i.op0_kind() == OpKind::Memory => {
+            Operation::Lmsw { source: Operand::Memory(memory(i)) }
+        }
+        Mnemonic::Lmsw => Operation::Lmsw { source: Operand::Register(n(r0)) },
         Mnemonic::Invlpg => Operation::Invlpg { memory: memory(i) },
         Mnemonic::Wbinvd => Operation::Wbinvd,
         Mnemonic::Invd => Operation::Invd,
@@ -284,9 +243,7 @@ fn expected_privileged(i: &Instruction) -> Option<Operation> {
         Mnemonic::Sysretq => Operation::Sysret { long_mode: true },
         Mnemonic::Sysexit => Operation::Sysexit { long_mode: false },
         Mnemonic::Sysexitq => Operation::Sysexit { long_mode: true },
-        Mnemonic::Int => Operation::SoftwareInterrupt {
-            vector: i.immediate8(),
-        },
+        Mnemonic::Int => Operation::SoftwareInterrupt { vector: i.immediate8() },
         Mnemonic::Cpuid => Operation::Cpuid { forced: false },
         _ => return None,
     })
@@ -299,28 +256,17 @@ fn expected(i: &Instruction) -> Option<Operation> {
 
 /// Encodings that are refused although the hardware takes them.
 fn refused_on_purpose(bytes: &[u8], i: &Instruction) -> bool {
-    let legacy = |b: &u8| {
-        [
-            0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3,
-        ]
-        .contains(b)
-    };
+    let legacy =
+        |b: &u8| [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3].contains(b);
     let rex = |b: &u8| (0x40..=0x4f).contains(b);
-    let prefixes: Vec<u8> = bytes
-        .iter()
-        .take_while(|b| legacy(b) || rex(b))
-        .copied()
-        .collect();
+    let prefixes: Vec<u8> = bytes.iter().take_while(|b| legacy(b) || rex(b)).copied().collect();
     let rexes = prefixes.iter().filter(|b| rex(b)).count();
     let rex_not_last = rexes > 1 || (rexes == 1 && !rex(prefixes.last().unwrap()));
     let has = |b: u8| prefixes.contains(&b);
     let repeat = has(0xf2) || has(0xf3);
     let string = (0x6c..=0x6f).contains(&bytes[prefixes.len()]);
     let two_byte = bytes[prefixes.len()] == 0x0f;
-    let control = [i.op0_register(), i.op1_register()]
-        .iter()
-        .find(|r| r.is_cr())
-        .copied();
+    let control = [i.op0_register(), i.op1_register()].iter().find(|r| r.is_cr()).copied();
     let strange_control = control.is_some_and(|r| ![0, 2, 3, 4, 8].contains(&r.number()));
     let wide_and_narrow = has(0x66) && prefixes.last().is_some_and(|b| rex(b) && b & 8 != 0);
     let write = expected_write(i).is_some();
@@ -343,13 +289,7 @@ fn compare(bytes: &[u8]) -> Result<(), TestCaseError> {
     let expected = expected(&theirs);
     match ours {
         Some(ours) => {
-            prop_assert_eq!(
-                Some(ours.operation),
-                expected,
-                "{:02x?} {:?}",
-                bytes,
-                theirs.code()
-            );
+            prop_assert_eq!(Some(ours.operation), expected, "{:02x?} {:?}", bytes, theirs.code());
             prop_assert_eq!(
                 usize::from(ours.length),
                 theirs.len(),

@@ -38,10 +38,7 @@ pub struct Raised {
 }
 
 impl Raised {
-    const NOTHING: Self = Self {
-        newly_pending: false,
-        kick: false,
-    };
+    const NOTHING: Self = Self { newly_pending: false, kick: false };
 }
 
 impl UpcallWords<'_> {
@@ -72,10 +69,7 @@ impl EventBits<'_> {
         }
         order();
         let masked = mask.load(Ordering::SeqCst) & bit != 0;
-        Raised {
-            newly_pending: true,
-            kick: !masked && upcall.mark(port / 64),
-        }
+        Raised { newly_pending: true, kick: !masked && upcall.mark(port / 64) }
     }
 
     /// Unmasks `port`, which notifies the virtual CPU of `upcall`. Returns whether to kick it.
@@ -94,15 +88,13 @@ impl EventBits<'_> {
     /// Whether the event of `port` is pending, masked or not.
     #[must_use]
     pub fn is_pending(&self, port: u32) -> bool {
-        self.words(port)
-            .is_some_and(|(pending, _, bit)| pending.load(Ordering::SeqCst) & bit != 0)
+        self.words(port).is_some_and(|(pending, _, bit)| pending.load(Ordering::SeqCst) & bit != 0)
     }
 
     /// Whether `port` is masked.
     #[must_use]
     pub fn is_masked(&self, port: u32) -> bool {
-        self.words(port)
-            .is_some_and(|(_, mask, bit)| mask.load(Ordering::SeqCst) & bit != 0)
+        self.words(port).is_some_and(|(_, mask, bit)| mask.load(Ordering::SeqCst) & bit != 0)
     }
 
     /// Clears the pending bit of `port`.
@@ -122,10 +114,6 @@ impl EventBits<'_> {
     /// The words of `port` and its bit in them; `None` past the end.
     fn words(&self, port: u32) -> Option<(&AtomicU64, &AtomicU64, u64)> {
         let index = usize::try_from(port / 64).ok()?;
-        Some((
-            self.pending.get(index)?,
-            self.mask.get(index)?,
-            1 << (port % 64),
-        ))
+        Some((self.pending.get(index)?, self.mask.get(index)?, 1 << (port % 64)))
     }
 }

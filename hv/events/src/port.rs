@@ -53,10 +53,7 @@ pub struct Port {
 
 impl Port {
     /// A port that is not in use.
-    pub const FREE: Self = Self {
-        used_for: PortUse::Free,
-        vcpu: 0,
-    };
+    pub const FREE: Self = Self { used_for: PortUse::Free, vcpu: 0 };
 
     /// The status code of the ABI.
     #[must_use]
@@ -87,18 +84,14 @@ impl Port {
         let used_for = match word >> 60 {
             FREE => PortUse::Free,
             UNBOUND => PortUse::Unbound { remote: low },
-            INTERDOMAIN => PortUse::Interdomain {
-                remote: low,
-                port: (word >> 32) as u32 & 0xf_ffff,
-            },
+            INTERDOMAIN => {
+                PortUse::Interdomain { remote: low, port: (word >> 32) as u32 & 0xf_ffff }
+            }
             VIRQ => PortUse::Virq { virq: low },
             IPI => PortUse::Ipi,
             _ => PortUse::Reserved,
         };
-        Self {
-            used_for,
-            vcpu: (word >> 52) as u8,
-        }
+        Self { used_for, vcpu: (word >> 52) as u8 }
     }
 }
 

@@ -44,11 +44,7 @@ impl<'a> PortTable<'a> {
     pub fn new(cells: &'a [PortCell], virqs: &'a [AtomicU32], vcpus: u32) -> Self {
         let cells = cells.get(..events::PORTS_2L).unwrap_or(cells);
         let room = u32::try_from(virqs.len()).unwrap_or(u32::MAX) / events::NR_VIRQS;
-        Self {
-            cells,
-            virqs,
-            vcpus: vcpus.min(room).min(u8::MAX.into()),
-        }
+        Self { cells, virqs, vcpus: vcpus.min(room).min(u8::MAX.into()) }
     }
 
     /// Reads a port. `-EINVAL`: no such port.
@@ -59,33 +55,18 @@ impl<'a> PortTable<'a> {
     /// Allocates the lowest free port for partition `remote` to connect to. It notifies virtual
     /// CPU 0. `-ENOSPC`: all are in use.
     pub fn alloc_unbound(&self, remote: u32) -> Result<u32> {
-        self.allocate(Port {
-            used_for: PortUse::Unbound { remote },
-            vcpu: 0,
-        })
+        self.allocate(Port { used_for: PortUse::Unbound { remote }, vcpu: 0 })
     }
 
     /// Makes a port that the caller names wait for partition `remote`. `-EINVAL`: no such port;
     /// `-EBUSY`: in use.
     pub fn set_unbound(&self, port: u32, remote: u32) -> Result<()> {
-        self.claim(
-            port,
-            Port {
-                used_for: PortUse::Unbound { remote },
-                vcpu: 0,
-            },
-        )
+        self.claim(port, Port { used_for: PortUse::Unbound { remote }, vcpu: 0 })
     }
 
     /// Keeps a free port from being allocated. Errors as [`Self::set_unbound`].
     pub fn reserve(&self, port: u32) -> Result<()> {
-        self.claim(
-            port,
-            Port {
-                used_for: PortUse::Reserved,
-                vcpu: 0,
-            },
-        )
+        self.claim(port, Port { used_for: PortUse::Reserved, vcpu: 0 })
     }
 
     /// Binds a virtual interrupt to the lowest free port. `-EINVAL`: no such interrupt, or one of
@@ -102,10 +83,7 @@ impl<'a> PortTable<'a> {
         }
         let used_for = PortUse::Virq { virq };
         let port = self.allocate(Port { used_for, vcpu })?;
-        if slot
-            .compare_exchange(0, port, Ordering::AcqRel, Ordering::Relaxed)
-            .is_err()
-        {
+        if slot.compare_exchange(0, port, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             if let Ok(cell) = self.cell(port) {
                 cell.change(Port { used_for, vcpu }, Port::FREE);
             }
@@ -118,10 +96,7 @@ impl<'a> PortTable<'a> {
     /// `-ENOSPC`: no free port.
     pub fn bind_ipi(&self, vcpu: u32) -> Result<u32> {
         let vcpu = self.vcpu(vcpu)?;
-        self.allocate(Port {
-            used_for: PortUse::Ipi,
-            vcpu,
-        })
+        self.allocate(Port { used_for: PortUse::Ipi, vcpu })
     }
 
     /// Chooses the virtual CPU that a port notifies. `-ENOENT`: no such virtual CPU; `-EINVAL`:
@@ -152,26 +127,14 @@ impl<'a> PortTable<'a> {
             if matches!(old.used_for, PortUse::Free | PortUse::Reserved) {
                 return Err(errno::EINVAL);
             }
-            if !cell.change(
-                old,
-                Port {
-                    used_for: PortUse::Reserved,
-                    vcpu: 0,
-                },
-            ) {
+            if !cell.change(old, Port { used_for: PortUse::Reserved, vcpu: 0 }) {
                 continue;
             }
             if let PortUse::Virq { virq } = old.used_for {
                 self.forget_virq(virq, port);
             }
             bits.clear_pending(port);
-            cell.change(
-                Port {
-                    used_for: PortUse::Reserved,
-                    vcpu: 0,
-                },
-                Port::FREE,
-            );
+            cell.change(Port { used_for: PortUse::Reserved, vcpu: 0 }, Port::FREE);
             return Ok(match old.used_for {
                 PortUse::Interdomain { remote, port } => Some((remote, port)),
                 _ => None,
@@ -188,10 +151,7 @@ impl<'a> PortTable<'a> {
             if old.used_for != (PortUse::Interdomain { remote: by, port }) {
                 return;
             }
-            let new = Port {
-                used_for: PortUse::Unbound { remote: by },
-                vcpu: old.vcpu,
-            };
+            let new = Port { used_for: PortUse::Unbound { remote: by }, vcpu: old.vcpu };
             if cell.change(old, new) {
                 return;
             }
@@ -202,10 +162,9 @@ impl<'a> PortTable<'a> {
     pub fn send(&self, port: u32) -> Result<Delivery> {
         let Port { used_for, vcpu } = self.port(port)?;
         match used_for {
-            PortUse::Interdomain { remote, port } => Ok(Delivery::Remote {
-                partition: remote,
-                port,
-            }),
+            PortUse::Interdomain { remote, port } => {
+                Ok(Delivery::Remote { partition: remote, port })
+            }
             PortUse::Ipi => Ok(Delivery::Local { vcpu }),
             PortUse::Unbound { .. } => Ok(Delivery::Dropped),
             PortUse::Free | PortUse::Reserved | PortUse::Virq { .. } => Err(errno::EINVAL),
@@ -232,11 +191,7 @@ impl<'a> PortTable<'a> {
     }
 
     fn claim(&self, port: u32, new: Port) -> Result<()> {
-        if self.cell(port)?.change(Port::FREE, new) {
-            Ok(())
-        } else {
-            Err(errno::EBUSY)
-        }
+        if self.cell(port)?.change(Port::FREE, new) { Ok(()) } else { Err(errno::EBUSY) }
     }
 
     /// An interrupt of a virtual CPU stays with it, so one of the two places names the port.
@@ -267,8 +222,7 @@ impl<'a> PortTable<'a> {
         if vcpu >= self.vcpus || virq >= events::NR_VIRQS {
             return None;
         }
-        self.virqs
-            .get(usize::try_from(vcpu * events::NR_VIRQS + virq).ok()?)
+        self.virqs.get(usize::try_from(vcpu * events::NR_VIRQS + virq).ok()?)
     }
 }
 
@@ -292,16 +246,10 @@ pub fn bind_interdomain(
     if waiting.used_for != (PortUse::Unbound { remote: by }) {
         return Err(errno::EINVAL);
     }
-    let used_for = PortUse::Interdomain {
-        remote: remote_number,
-        port: remote_port,
-    };
+    let used_for = PortUse::Interdomain { remote: remote_number, port: remote_port };
     let ours = Port { used_for, vcpu: 0 };
     let port = local.allocate(ours)?;
-    let theirs = Port {
-        used_for: PortUse::Interdomain { remote: by, port },
-        vcpu: waiting.vcpu,
-    };
+    let theirs = Port { used_for: PortUse::Interdomain { remote: by, port }, vcpu: waiting.vcpu };
     if remote.cell(remote_port)?.change(waiting, theirs) {
         return Ok(port);
     }
@@ -319,14 +267,8 @@ pub fn bind_pair(
 ) -> Result<()> {
     let (cell_a, cell_b) = (a.cell(port_a)?, b.cell(port_b)?);
     let (old_a, old_b) = (cell_a.load(), cell_b.load());
-    let joined_a = PortUse::Interdomain {
-        remote: number_b,
-        port: port_b,
-    };
-    let joined_b = PortUse::Interdomain {
-        remote: number_a,
-        port: port_a,
-    };
+    let joined_a = PortUse::Interdomain { remote: number_b, port: port_b };
+    let joined_b = PortUse::Interdomain { remote: number_a, port: port_a };
     let may_join = |old: Port, joined: PortUse, other: u32| {
         old.used_for == PortUse::Free
             || old.used_for == joined
@@ -335,20 +277,11 @@ pub fn bind_pair(
     if !may_join(old_a, joined_a, number_b) || !may_join(old_b, joined_b, number_a) {
         return Err(errno::EBUSY);
     }
-    let new_a = Port {
-        used_for: joined_a,
-        vcpu: old_a.vcpu,
-    };
+    let new_a = Port { used_for: joined_a, vcpu: old_a.vcpu };
     if !cell_a.change(old_a, new_a) {
         return Err(errno::EBUSY);
     }
-    if !cell_b.change(
-        old_b,
-        Port {
-            used_for: joined_b,
-            vcpu: old_b.vcpu,
-        },
-    ) {
+    if !cell_b.change(old_b, Port { used_for: joined_b, vcpu: old_b.vcpu }) {
         cell_a.change(new_a, old_a);
         return Err(errno::EBUSY);
     }

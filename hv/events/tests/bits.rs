@@ -15,58 +15,27 @@ impl Page {
     fn new() -> Self {
         let words = || [const { AtomicU64::new(0) }; 64];
         let (upcall, selector) = (AtomicU8::new(0), AtomicU64::new(0));
-        Self {
-            pending: words(),
-            mask: words(),
-            upcall,
-            selector,
-        }
+        Self { pending: words(), mask: words(), upcall, selector }
     }
 
     fn bits(&self) -> EventBits<'_> {
-        EventBits {
-            pending: &self.pending,
-            mask: &self.mask,
-        }
+        EventBits { pending: &self.pending, mask: &self.mask }
     }
 
     fn words(&self) -> UpcallWords<'_> {
-        UpcallWords {
-            upcall_pending: &self.upcall,
-            selector: &self.selector,
-        }
+        UpcallWords { upcall_pending: &self.upcall, selector: &self.selector }
     }
 }
 
 #[test]
 fn the_first_event_kicks_and_later_ones_do_not() {
     let page = Page::new();
-    let (first, other) = (
-        page.bits().raise(&page.words(), 65),
-        page.bits().raise(&page.words(), 3),
-    );
-    assert_eq!(
-        first,
-        Raised {
-            newly_pending: true,
-            kick: true
-        }
-    );
-    assert_eq!(
-        other,
-        Raised {
-            newly_pending: true,
-            kick: false
-        }
-    );
+    let (first, other) =
+        (page.bits().raise(&page.words(), 65), page.bits().raise(&page.words(), 3));
+    assert_eq!(first, Raised { newly_pending: true, kick: true });
+    assert_eq!(other, Raised { newly_pending: true, kick: false });
     let again = page.bits().raise(&page.words(), 65);
-    assert_eq!(
-        again,
-        Raised {
-            newly_pending: false,
-            kick: false
-        }
-    );
+    assert_eq!(again, Raised { newly_pending: false, kick: false });
     assert_eq!(page.selector.load(Relaxed), 0b11);
     assert_eq!(page.upcall.load(Relaxed), 1);
     assert!(page.bits().is_pending(65) && page.bits().is_pending(3));
@@ -77,22 +46,10 @@ fn a_masked_event_is_pending_but_tells_nobody_until_unmasked() {
     let page = Page::new();
     page.bits().set_mask(70);
     let raised = page.bits().raise(&page.words(), 70);
-    assert_eq!(
-        raised,
-        Raised {
-            newly_pending: true,
-            kick: false
-        }
-    );
-    assert_eq!(
-        (page.selector.load(Relaxed), page.upcall.load(Relaxed)),
-        (0, 0)
-    );
+    assert_eq!(raised, Raised { newly_pending: true, kick: false });
+    assert_eq!((page.selector.load(Relaxed), page.upcall.load(Relaxed)), (0, 0));
     assert!(page.bits().unmask(&page.words(), 70));
-    assert_eq!(
-        (page.selector.load(Relaxed), page.upcall.load(Relaxed)),
-        (2, 1)
-    );
+    assert_eq!((page.selector.load(Relaxed), page.upcall.load(Relaxed)), (2, 1));
     assert!(!page.bits().unmask(&page.words(), 70));
 }
 
@@ -112,10 +69,7 @@ fn ports_past_the_end_are_ignored() {
     for port in [4096, u32::MAX] {
         assert_eq!(
             page.bits().raise(&page.words(), port),
-            Raised {
-                newly_pending: false,
-                kick: false
-            }
+            Raised { newly_pending: false, kick: false }
         );
         assert!(!page.bits().unmask(&page.words(), port));
         assert!(!page.bits().is_pending(port));
@@ -128,8 +82,5 @@ fn ports_past_the_end_are_ignored() {
 fn after_a_move_everything_is_looked_at() {
     let page = Page::new();
     page.words().mark_all();
-    assert_eq!(
-        (page.selector.load(Relaxed), page.upcall.load(Relaxed)),
-        (u64::MAX, 1)
-    );
+    assert_eq!((page.selector.load(Relaxed), page.upcall.load(Relaxed)), (u64::MAX, 1));
 }

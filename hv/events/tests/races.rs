@@ -28,28 +28,16 @@ impl Page {
     }
 
     fn raise(&self, port: u32) {
-        let bits = EventBits {
-            pending: &self.pending,
-            mask: &self.mask,
-        };
-        let words = UpcallWords {
-            upcall_pending: &self.upcall,
-            selector: &self.selector,
-        };
+        let bits = EventBits { pending: &self.pending, mask: &self.mask };
+        let words = UpcallWords { upcall_pending: &self.upcall, selector: &self.selector };
         if bits.raise(&words, port).kick {
             self.kicks.fetch_add(1, SeqCst);
         }
     }
 
     fn unmask(&self, port: u32) {
-        let bits = EventBits {
-            pending: &self.pending,
-            mask: &self.mask,
-        };
-        let words = UpcallWords {
-            upcall_pending: &self.upcall,
-            selector: &self.selector,
-        };
+        let bits = EventBits { pending: &self.pending, mask: &self.mask };
+        let words = UpcallWords { upcall_pending: &self.upcall, selector: &self.selector };
         if bits.unmask(&words, port) {
             self.kicks.fetch_add(1, SeqCst);
         }
@@ -111,10 +99,7 @@ fn connecting_and_closing_at_once_leaves_no_half_connection() {
             let tables = tables.clone();
             thread::spawn(move || {
                 let server = PortTable::new(&tables[1].0, &tables[1].1, 0);
-                let bits = EventBits {
-                    pending: &[],
-                    mask: &[],
-                };
+                let bits = EventBits { pending: &[], mask: &[] };
                 if let Some((_, port)) = server.close(1, &bits).unwrap() {
                     PortTable::new(&tables[0].0, &tables[0].1, 0).disconnect(port, 1, 1);
                 }

@@ -23,9 +23,7 @@ impl Memory {
         let words = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect();
         Self {
             cells: (0..PORTS).map(|_| PortCell::default()).collect(),
-            virqs: (0..VCPUS * abi::NR_VIRQS)
-                .map(|_| AtomicU32::new(0))
-                .collect(),
+            virqs: (0..VCPUS * abi::NR_VIRQS).map(|_| AtomicU32::new(0)).collect(),
             pending: words(64),
             mask: words(64),
         }
@@ -36,52 +34,20 @@ impl Memory {
     }
 
     fn bits(&self) -> EventBits<'_> {
-        EventBits {
-            pending: &self.pending,
-            mask: &self.mask,
-        }
+        EventBits { pending: &self.pending, mask: &self.mask }
     }
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Unbound {
-        by: u32,
-        remote: u32,
-    },
-    Connect {
-        by: u32,
-        remote: u32,
-        port: u32,
-    },
-    Pair {
-        a: u32,
-        port_a: u32,
-        b: u32,
-        port_b: u32,
-    },
-    Virq {
-        by: u32,
-        virq: u32,
-        vcpu: u32,
-    },
-    Ipi {
-        by: u32,
-        vcpu: u32,
-    },
-    Move {
-        by: u32,
-        port: u32,
-        vcpu: u32,
-    },
-    Close {
-        by: u32,
-        port: u32,
-    },
-    Send {
-        by: u32,
-        port: u32,
-    },
+    Unbound { by: u32, remote: u32 },
+    Connect { by: u32, remote: u32, port: u32 },
+    Pair { a: u32, port_a: u32, b: u32, port_b: u32 },
+    Virq { by: u32, virq: u32, vcpu: u32 },
+    Ipi { by: u32, vcpu: u32 },
+    Move { by: u32, port: u32, vcpu: u32 },
+    Close { by: u32, port: u32 },
+    Send { by: u32, port: u32 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -93,14 +59,8 @@ fn step() -> impl Strategy<Value = Step> {
             remote,
             port
         }),
-        (by.clone(), port.clone(), by.clone(), port.clone()).prop_map(|(a, port_a, b, port_b)| {
-            Step::Pair {
-                a,
-                port_a,
-                b,
-                port_b,
-            }
-        }),
+        (by.clone(), port.clone(), by.clone(), port.clone())
+            .prop_map(|(a, port_a, b, port_b)| { Step::Pair { a, port_a, b, port_b } }),
         (by.clone(), prop_oneof![0u32..4, 20u32..26], vcpu.clone())
             .prop_map(|(by, virq, vcpu)| Step::Virq { by, virq, vcpu }),
         (by.clone(), vcpu.clone()).prop_map(|(by, vcpu)| Step::Ipi { by, vcpu }),
@@ -116,9 +76,7 @@ struct Model(BTreeMap<(u32, u32), (PortUse, u8)>);
 
 impl Model {
     fn lowest_free(&self, by: u32) -> Result<u32, i64> {
-        (1..PORTS)
-            .find(|p| !self.0.contains_key(&(by, *p)))
-            .ok_or(errno::ENOSPC)
+        (1..PORTS).find(|p| !self.0.contains_key(&(by, *p))).ok_or(errno::ENOSPC)
     }
 
     fn add(&mut self, by: u32, used_for: PortUse, vcpu: u8) -> Result<u32, i64> {
@@ -136,14 +94,7 @@ impl Model {
         if used_for != (PortUse::Unbound { remote: by }) {
             return Err(errno::EINVAL);
         }
-        let port = self.add(
-            by,
-            PortUse::Interdomain {
-                remote,
-                port: remote_port,
-            },
-            0,
-        )?;
+        let port = self.add(by, PortUse::Interdomain { remote, port: remote_port }, 0)?;
         let back = PortUse::Interdomain { remote: by, port };
         self.0.insert((remote, remote_port), (back, vcpu));
         Ok(port)
@@ -162,19 +113,13 @@ impl Model {
                 continue;
             };
             *vcpu = at;
-            let joined = PortUse::Interdomain {
-                remote,
-                port: remote_port,
-            };
+            let joined = PortUse::Interdomain { remote, port: remote_port };
             if used_for != joined && used_for != (PortUse::Unbound { remote }) {
                 return Err(errno::EBUSY);
             }
         }
         for ((by, port, remote, remote_port), vcpu) in ends.into_iter().zip(vcpus) {
-            let joined = PortUse::Interdomain {
-                remote,
-                port: remote_port,
-            };
+            let joined = PortUse::Interdomain { remote, port: remote_port };
             self.0.insert((by, port), (joined, vcpu));
         }
         Ok(())
@@ -212,10 +157,7 @@ impl Model {
 
     fn close(&mut self, by: u32, port: u32) -> Result<(), i64> {
         let (used_for, _) = self.0.remove(&(by, port)).ok_or(errno::EINVAL)?;
-        if let PortUse::Interdomain {
-            remote,
-            port: other,
-        } = used_for
+        if let PortUse::Interdomain { remote, port: other } = used_for
             && let Some(end) = self.0.get_mut(&(remote, other))
             && end.0 == (PortUse::Interdomain { remote: by, port })
         {
@@ -227,10 +169,9 @@ impl Model {
     fn send(&self, by: u32, port: u32) -> Result<Delivery, i64> {
         let (used_for, vcpu) = self.used(by, port)?;
         match used_for {
-            PortUse::Interdomain { remote, port } => Ok(Delivery::Remote {
-                partition: remote,
-                port,
-            }),
+            PortUse::Interdomain { remote, port } => {
+                Ok(Delivery::Remote { partition: remote, port })
+            }
             PortUse::Ipi => Ok(Delivery::Local { vcpu }),
             PortUse::Unbound { .. } => Ok(Delivery::Dropped),
             _ => Err(errno::EINVAL),
@@ -249,12 +190,7 @@ fn apply(step: Step, memory: &[Memory], model: &mut Model) -> Result<(), TestCas
             let got = bind_interdomain((&table(by), by), (&table(remote), remote), port);
             prop_assert_eq!(got, model.connect(by, remote, port));
         }
-        Step::Pair {
-            a,
-            port_a,
-            b,
-            port_b,
-        } if (a, port_a) != (b, port_b) => {
+        Step::Pair { a, port_a, b, port_b } if (a, port_a) != (b, port_b) => {
             let got = bind_pair((&table(a), a, port_a), (&table(b), b, port_b));
             prop_assert_eq!(got, model.pair(a, port_a, b, port_b));
         }
@@ -270,10 +206,7 @@ fn apply(step: Step, memory: &[Memory], model: &mut Model) -> Result<(), TestCas
             prop_assert_eq!(table(by).bind_ipi(vcpu), expected);
         }
         Step::Move { by, port, vcpu } => {
-            prop_assert_eq!(
-                table(by).bind_vcpu(port, vcpu),
-                model.rebind(by, port, vcpu)
-            );
+            prop_assert_eq!(table(by).bind_vcpu(port, vcpu), model.rebind(by, port, vcpu));
         }
         Step::Close { by, port } => {
             let got = table(by).close(port, &memory[by as usize].bits());
@@ -336,20 +269,8 @@ fn a_port_survives_the_largest_values() {
     let memory = [Memory::new(), Memory::new()];
     let (a, b) = (memory[0].table(), memory[1].table());
     bind_pair((&a, u32::MAX, 7), (&b, 0x3fff_ffff, 1)).unwrap();
-    assert_eq!(
-        a.send(7),
-        Ok(Delivery::Remote {
-            partition: 0x3fff_ffff,
-            port: 1
-        })
-    );
-    assert_eq!(
-        b.send(1),
-        Ok(Delivery::Remote {
-            partition: u32::MAX,
-            port: 7
-        })
-    );
+    assert_eq!(a.send(7), Ok(Delivery::Remote { partition: 0x3fff_ffff, port: 1 }));
+    assert_eq!(b.send(1), Ok(Delivery::Remote { partition: u32::MAX, port: 7 }));
 }
 
 #[test]
@@ -360,13 +281,7 @@ fn a_late_disconnect_leaves_a_new_connection_alone() {
     a.disconnect(3, 1, 5);
     a.disconnect(3, 2, 4);
     a.disconnect(99, 1, 4);
-    assert_eq!(
-        a.send(3),
-        Ok(Delivery::Remote {
-            partition: 1,
-            port: 4
-        })
-    );
+    assert_eq!(a.send(3), Ok(Delivery::Remote { partition: 1, port: 4 }));
     a.disconnect(3, 1, 4);
     assert_eq!(a.send(3), Ok(Delivery::Dropped));
 }

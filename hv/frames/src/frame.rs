@@ -39,22 +39,14 @@ impl Frame {
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            word: AtomicU64::new(0),
-            owner: AtomicU32::new(0),
-            stamp: AtomicU32::new(0),
-        }
+        Self { word: AtomicU64::new(0), owner: AtomicU32::new(0), stamp: AtomicU32::new(0) }
     }
 
     /// An unowned frame.
     #[cfg(loom)]
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            word: AtomicU64::new(0),
-            owner: AtomicU32::new(0),
-            stamp: AtomicU32::new(0),
-        }
+        Self { word: AtomicU64::new(0), owner: AtomicU32::new(0), stamp: AtomicU32::new(0) }
     }
 
     /// The word as it is now. Only what the caller holds a reference or lock for stays true.
@@ -90,9 +82,7 @@ impl Frame {
         let mut old = self.word();
         loop {
             let new = change(old)?;
-            match self
-                .word
-                .compare_exchange_weak(old.0, new.0, Ordering::AcqRel, Ordering::Acquire)
+            match self.word.compare_exchange_weak(old.0, new.0, Ordering::AcqRel, Ordering::Acquire)
             {
                 Ok(_) => return Ok(old),
                 Err(now) => old = Word(now),
@@ -186,11 +176,7 @@ impl Frame {
         // Ours alone until settled or validated: as if it had not been.
         let _ = self.change(|w| {
             let w = w.fewer_count().unwrap_or(w);
-            let w = if reference {
-                w.fewer_references().unwrap_or(w)
-            } else {
-                w
-            };
+            let w = if reference { w.fewer_references().unwrap_or(w) } else { w };
             Ok::<_, ()>(w.unchecked().without(TYPE_BUSY).with_type(old.ty()))
         });
     }
@@ -222,11 +208,7 @@ impl Frame {
             }
             let last = w.count() == 1;
             let w = w.fewer_count().ok_or(())?;
-            let w = if reference {
-                w.fewer_references().ok_or(())?
-            } else {
-                w
-            };
+            let w = if reference { w.fewer_references().ok_or(())? } else { w };
             Ok::<_, ()>(if last { w.with(TYPE_BUSY) } else { w })
         };
         match self.change(change) {
@@ -287,28 +269,14 @@ impl Frame {
     /// Returns false where it is pinned already. Only under the owner's lock.
     #[must_use]
     pub fn pin(&self) -> bool {
-        self.change(|w| {
-            if w.is_pinned() {
-                Err(())
-            } else {
-                Ok(w.pinned(true))
-            }
-        })
-        .is_ok()
+        self.change(|w| if w.is_pinned() { Err(()) } else { Ok(w.pinned(true)) }).is_ok()
     }
 
     /// Turns the pin into a typed reference of the caller, who puts it.
     /// Returns false where there is no pin. Only under the owner's lock.
     #[must_use]
     pub fn unpin(&self) -> bool {
-        self.change(|w| {
-            if w.is_pinned() {
-                Ok(w.pinned(false))
-            } else {
-                Err(())
-            }
-        })
-        .is_ok()
+        self.change(|w| if w.is_pinned() { Ok(w.pinned(false)) } else { Err(()) }).is_ok()
     }
 
     /// Changes the owner word (number and [`crate::OWNER_IO`]) from `from` to `to`; the frame is
@@ -342,18 +310,10 @@ impl Frame {
         }
         let _ = self.change(|w| {
             let w = if right { w.with_kind(kind) } else { w };
-            let w = if right && moved {
-                w.with_type(Type::None)
-            } else {
-                w
-            };
+            let w = if right && moved { w.with_type(Type::None) } else { w };
             Ok::<_, ()>(w.without(OWNER_BUSY))
         });
-        if right {
-            Ok(())
-        } else {
-            Err(Refused::NotOwned)
-        }
+        if right { Ok(()) } else { Err(Refused::NotOwned) }
     }
 }
 
@@ -381,15 +341,7 @@ fn with_typed(w: Word, ty: Type, reference: bool) -> Result<Word, Refused> {
     let busy = if flush_owed(w, ty) { TYPE_BUSY } else { 0 };
     let first = w.count() == 0;
     let w = w.more_count().ok_or(Refused::Overflow)?;
-    let w = if reference {
-        w.more_references().ok_or(Refused::Overflow)?
-    } else {
-        w
-    };
+    let w = if reference { w.more_references().ok_or(Refused::Overflow)? } else { w };
     let w = if first { w.with_type(ty).with(busy) } else { w };
-    Ok(if first && ty.is_checked() {
-        w.partial()
-    } else {
-        w
-    })
+    Ok(if first && ty.is_checked() { w.partial() } else { w })
 }

@@ -72,10 +72,7 @@ fn the_stamp_covers_every_former_use() {
                     // The use ends; the clock moves on before the next thing happens.
                     ended.fetch_max(clock.load(Ordering::SeqCst), Ordering::SeqCst);
                     clock.fetch_add(1, Ordering::SeqCst);
-                    assert_eq!(
-                        frame.put_typed(|| clock.load(Ordering::SeqCst)),
-                        Released::Done
-                    );
+                    assert_eq!(frame.put_typed(|| clock.load(Ordering::SeqCst)), Released::Done);
                 }
             })
         });

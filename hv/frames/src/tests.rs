@@ -3,14 +3,7 @@
 use crate::{Acquired, Frame, Kind, Refused, Released, Type};
 use proptest::prelude::*;
 
-const TYPES: [Type; 6] = [
-    Type::Writable,
-    Type::L1,
-    Type::L2,
-    Type::L3,
-    Type::L4,
-    Type::SegDesc,
-];
+const TYPES: [Type; 6] = [Type::Writable, Type::L1, Type::L2, Type::L3, Type::L4, Type::SegDesc];
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -74,11 +67,7 @@ impl Model {
 
     /// Typed references that the caller can put.
     fn held(&self) -> u32 {
-        if self.partial {
-            0
-        } else {
-            self.typed - u32::from(self.pinned)
-        }
+        if self.partial { 0 } else { self.typed - u32::from(self.pinned) }
     }
 
     fn expect_get(&self, owner: u32, ty: Type) -> Result<(), Refused> {
@@ -93,11 +82,7 @@ impl Model {
 
     fn get_typed(&mut self, frame: &Frame, owner: u32, ty: Type, reference: bool) {
         let expected = self.expect_get(owner, ty);
-        let got = if reference {
-            frame.get_typed(owner, ty)
-        } else {
-            frame.get_type(owner, ty)
-        };
+        let got = if reference { frame.get_typed(owner, ty) } else { frame.get_type(owner, ty) };
         assert_eq!(got.map(|_| ()), expected);
         let Ok(acquired) = got else { return };
         let retyped = self.typed == 0 && ![ty, Type::None].contains(&self.ty);
@@ -130,11 +115,7 @@ impl Model {
     fn put_typed(&mut self, frame: &Frame, reference: bool) {
         let clock = self.clock;
         let put = |frame: &Frame| {
-            if reference {
-                frame.put_typed(|| clock)
-            } else {
-                frame.put_type(|| clock)
-            }
+            if reference { frame.put_typed(|| clock) } else { frame.put_type(|| clock) }
         };
         if self.typed == 0 {
             assert_eq!(put(frame), Released::Broken);
@@ -193,11 +174,7 @@ impl Model {
                 self.pinned = false;
             }
             Step::SetOwner(from, to, shared) => {
-                let kind = if shared {
-                    Kind::InstanceShared
-                } else {
-                    Kind::Ram
-                };
+                let kind = if shared { Kind::InstanceShared } else { Kind::Ram };
                 let allowed = from == self.owner && self.plain + self.typed == 0;
                 assert_eq!(frame.set_owner(from, to, kind).is_ok(), allowed);
                 if allowed {
@@ -217,10 +194,7 @@ impl Model {
         assert_eq!(word.count(), self.typed);
         assert_eq!(word.references(), self.plain + self.typed);
         assert_eq!(word.is_partial(), self.partial);
-        assert_eq!(
-            word.is_validated(),
-            self.typed > 0 && self.ty.is_checked() && !self.partial
-        );
+        assert_eq!(word.is_validated(), self.typed > 0 && self.ty.is_checked() && !self.partial);
         assert_eq!(word.is_pinned(), self.pinned);
     }
 }

@@ -155,11 +155,7 @@ impl Word {
     }
 
     pub(crate) const fn pinned(self, on: bool) -> Self {
-        if on {
-            self.with(PINNED)
-        } else {
-            self.without(PINNED)
-        }
+        if on { self.with(PINNED) } else { self.without(PINNED) }
     }
 }
 

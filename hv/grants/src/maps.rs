@@ -33,14 +33,8 @@ const _: () = assert!(size_of::<MapRecord>() == 32);
 
 impl MapRecord {
     /// A record that is free, with nothing after it in the list.
-    pub const EMPTY: Self = Self {
-        partition: FREE,
-        reference: END,
-        frame: 0,
-        flags: 0,
-        host_addr: 0,
-        tag: 0,
-    };
+    pub const EMPTY: Self =
+        Self { partition: FREE, reference: END, frame: 0, flags: 0, host_addr: 0, tag: 0 };
 }
 
 /// The records of a partition, over storage `S` of the caller.
@@ -57,17 +51,10 @@ impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
     pub fn new(mut records: S) -> Self {
         let mut first_free = END;
         for (handle, record) in (0..END).zip(records.as_mut()).rev() {
-            *record = MapRecord {
-                reference: first_free,
-                ..MapRecord::EMPTY
-            };
+            *record = MapRecord { reference: first_free, ..MapRecord::EMPTY };
             first_free = handle;
         }
-        Self {
-            records,
-            first_free,
-            used: 0,
-        }
+        Self { records, first_free, used: 0 }
     }
 
     /// Keeps a record and returns its handle. `GNTST_no_space`: none is free;
@@ -110,10 +97,7 @@ impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
         let record = self.get(handle)?;
         let next = self.first_free;
         let place = self.place(handle).ok_or(abi::GNTST_BAD_HANDLE)?;
-        *place = MapRecord {
-            reference: next,
-            ..MapRecord::EMPTY
-        };
+        *place = MapRecord { reference: next, ..MapRecord::EMPTY };
         self.first_free = handle;
         self.used = self.used.saturating_sub(1);
         Ok(record)

@@ -94,11 +94,7 @@ impl<'a> GrantTable<'a> {
         };
         *count = count.checked_add(1).ok_or(abi::GNTST_GENERAL_ERROR)?;
         let frame = set_in_use(shared, pinned, by, access)?;
-        *pinned = PinnedEntry {
-            frame,
-            domid: by,
-            ..next
-        };
+        *pinned = PinnedEntry { frame, domid: by, ..next };
         Ok(frame)
     }
 

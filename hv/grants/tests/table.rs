@@ -11,21 +11,9 @@ const WRITING: u64 = abi::GTF_WRITING as u64;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Grant {
-        at: usize,
-        to: u16,
-        frame: u32,
-        access: Access,
-    },
-    Acquire {
-        at: usize,
-        by: u16,
-        access: Access,
-    },
-    Release {
-        at: usize,
-        access: Access,
-    },
+    Grant { at: usize, to: u16, frame: u32, access: Access },
+    Acquire { at: usize, by: u16, access: Access },
+    Release { at: usize, access: Access },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -59,11 +47,7 @@ impl Model {
     }
 
     fn release(&mut self, access: Access) -> Result<(), i16> {
-        let at = self
-            .uses
-            .iter()
-            .position(|u| u.2 == access)
-            .ok_or(abi::GNTST_BAD_GNTREF)?;
+        let at = self.uses.iter().position(|u| u.2 == access).ok_or(abi::GNTST_BAD_GNTREF)?;
         self.uses.remove(at);
         Ok(())
     }
@@ -125,10 +109,7 @@ fn uses_are_counted_and_bounded() {
     for _ in 0..255 {
         assert_eq!(table.acquire(0, 1, Access::Write), Ok(9));
     }
-    assert_eq!(
-        table.acquire(0, 1, Access::Write),
-        Err(abi::GNTST_GENERAL_ERROR)
-    );
+    assert_eq!(table.acquire(0, 1, Access::Write), Err(abi::GNTST_GENERAL_ERROR));
     assert_eq!(table.acquire(0, 1, Access::Read), Ok(9));
     for _ in 0..255 {
         table.release(0, Access::Write).unwrap();

@@ -2,10 +2,7 @@
 //!
 //! The address is resolved once and its frames are held by writable references, so that the
 //! record can be written whatever page tables are loaded.
-#![expect(
-    unsafe_code,
-    reason = "writes a partition's memory through the direct map"
-)]
+#![expect(unsafe_code, reason = "writes a partition's memory through the direct map")]
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,10 +23,7 @@ pub struct Area {
 
 impl Area {
     /// No record.
-    pub const NONE: Self = Self {
-        frames: [0; 2],
-        offset: 0,
-    };
+    pub const NONE: Self = Self { frames: [0; 2], offset: 0 };
 
     /// Whether there is none.
     #[must_use]
@@ -51,10 +45,7 @@ impl Area {
         let _space = vcpu.partition.space.lock();
         let first = hold(vcpu, va)?;
         let last = va + bytes - 1;
-        let mut area = Self {
-            frames: [first, 0],
-            offset: va & 4095,
-        };
+        let mut area = Self { frames: [first, 0], offset: va & 4095 };
         if last >> 12 != va >> 12 {
             match hold(vcpu, last) {
                 Ok(second) => area.frames[1] = second,

@@ -76,15 +76,7 @@ fn take(set: &mut Set, frames: u64, align: u64, owner: u32, usage: u32) -> u64 {
              give the machine at least 512 MiB"
         ))
     };
-    own(
-        set,
-        Aside {
-            first,
-            frames,
-            owner,
-            usage,
-        },
-    );
+    own(set, Aside { first, frames, owner, usage });
     first
 }
 
@@ -121,17 +113,9 @@ pub fn build(boot: &'static Boot) {
 /// Gives GRUB's modules, but the two partitions' own, to the boot partition.
 fn hand_over_modules(set: &mut Set, boot: &Boot) -> Vec<ModuleRecord, 16> {
     let mut records = Vec::new();
-    let others = boot
-        .modules
-        .iter()
-        .filter(|m| m.name() != "ultravisor" && m.name() != "boot");
+    let others = boot.modules.iter().filter(|m| m.name() != "ultravisor" && m.name() != "boot");
     let mut address = MODULES;
-    for module in boot
-        .modules
-        .iter()
-        .filter(|m| m.name() == "boot")
-        .chain(others)
-    {
+    for module in boot.modules.iter().filter(|m| m.name() == "boot").chain(others) {
         let frames = module.bytes.div_ceil(4096);
         let is_boot = module.name() == "boot";
         let mut record = ModuleRecord {
@@ -148,11 +132,7 @@ fn hand_over_modules(set: &mut Set, boot: &Boot) -> Vec<ModuleRecord, 16> {
                 module.command_line.len()
             ));
         }
-        for (to, from) in record
-            .command_line
-            .iter_mut()
-            .zip(module.command_line.bytes())
-        {
+        for (to, from) in record.command_line.iter_mut().zip(module.command_line.bytes()) {
             *to = from;
         }
         if is_boot {
@@ -160,15 +140,7 @@ fn hand_over_modules(set: &mut Set, boot: &Boot) -> Vec<ModuleRecord, 16> {
             record.bytes = 0;
         } else {
             let usage = region_use::MODULE;
-            own(
-                set,
-                Aside {
-                    first: record.frame,
-                    frames,
-                    owner: BOOT,
-                    usage,
-                },
-            );
+            own(set, Aside { first: record.frame, frames, owner: BOOT, usage });
             address += frames << 12;
         }
         let _ = records.push(record);
@@ -260,14 +232,7 @@ impl Plan {
         let image_pages = (end - BASE).div_ceil(4096);
         let mapped = image_pages + STACK_PAGES + HEAP_PAGES + mapped_bytes / 4096;
         let tables = mapped / 512 + WINDOW_PAGES / 512 + 24;
-        Self {
-            number,
-            image,
-            image_pages,
-            tables,
-            first: 0,
-            instance: 0,
-        }
+        Self { number, image, image_pages, tables, first: 0, instance: 0 }
     }
 
     fn stack(&self) -> u64 {
@@ -409,17 +374,9 @@ impl Plan {
         let mut descriptor = PartitionDescriptor::new_zeroed();
         let is_boot = self.number == BOOT;
         descriptor.number = self.number;
-        descriptor.kind = if is_boot {
-            kind::BOOT
-        } else {
-            kind::ULTRAVISOR
-        };
+        descriptor.kind = if is_boot { kind::BOOT } else { kind::ULTRAVISOR };
         descriptor.state = state::BUILDING;
-        descriptor.rights = if is_boot {
-            rights::BUILD
-        } else {
-            rights::LEAD | rights::SERIAL
-        };
+        descriptor.rights = if is_boot { rights::BUILD } else { rights::LEAD | rights::SERIAL };
         descriptor.vcpus = 1;
         descriptor.cpu_weight = 256;
         descriptor.cpu_affinity = [u64::MAX; 4];
@@ -429,9 +386,7 @@ impl Plan {
         descriptor.instance_frames = instance_frames(1, GRANT_FRAMES);
         let number = self.number;
         let fail = |error: i64| -> ! {
-            platform::refuse(format_args!(
-                "partition {number} could not be built: error {error}"
-            ))
+            platform::refuse(format_args!("partition {number} could not be built: error {error}"))
         };
         let partition = partition::create(&descriptor).unwrap_or_else(|error| fail(error));
         let Some(vcpu) = partition.vcpu(0) else {
@@ -467,10 +422,7 @@ struct Tables {
 
 impl Tables {
     fn take(&mut self) -> u64 {
-        assert!(
-            self.next < self.end,
-            "page tables of a system partition were counted"
-        );
+        assert!(self.next < self.end, "page tables of a system partition were counted");
         self.next += 1;
         self.next - 1
     }
@@ -502,10 +454,7 @@ impl Tables {
             let level_2 = self.below(level_3, va >> 30);
             let level_1 = self.below(level_2, va >> 21);
             let entry = &machine::table(level_1)[(va >> 12) as usize & 511];
-            entry.store(
-                (mfn + page) << 12 | flags,
-                core::sync::atomic::Ordering::Relaxed,
-            );
+            entry.store((mfn + page) << 12 | flags, core::sync::atomic::Ordering::Relaxed);
         }
     }
 }
@@ -558,11 +507,7 @@ fn describe(boot: &Boot, set: &Set) {
     header.tsc_khz = boot.tsc_khz;
     header.frames = boot.frames;
     header.wall_clock = boot.wall_clock;
-    for (to, from) in header
-        .command_line
-        .iter_mut()
-        .zip(boot.command_line.bytes())
-    {
+    for (to, from) in header.command_line.iter_mut().zip(boot.command_line.bytes()) {
         *to = from;
     }
     let mut add = |bytes: &[u8]| {
@@ -576,29 +521,17 @@ fn describe(boot: &Boot, set: &Set) {
     regions.iter().for_each(|region| add(region.as_bytes()));
     for cpu in boot.cpus {
         let flags = u32::from(cpu.online);
-        let cpu = MachineCpu {
-            index: cpu.index,
-            apic_id: cpu.apic_id,
-            flags,
-            reserved: 0,
-        };
+        let cpu = MachineCpu { index: cpu.index, apic_id: cpu.apic_id, flags, reserved: 0 };
         add(cpu.as_bytes());
     }
-    boot.pci
-        .iter()
-        .for_each(|pci: &MachinePci| add(pci.as_bytes()));
+    boot.pci.iter().for_each(|pci: &MachinePci| add(pci.as_bytes()));
 }
 
 /// Owner, use and firmware type of a frame.
 fn classify(boot: &Boot, set: &Set, mfn: u64) -> (u32, u32, u32) {
-    let firmware = boot
-        .regions
-        .iter()
-        .find(|r| (r.first..r.end()).contains(&mfn));
+    let firmware = boot.regions.iter().find(|r| (r.first..r.end()).contains(&mfn));
     let firmware_type = firmware.map_or(0, |r| r.kind);
-    let aside = set
-        .iter()
-        .find(|a| (a.first..a.first + a.frames).contains(&mfn));
+    let aside = set.iter().find(|a| (a.first..a.first + a.frames).contains(&mfn));
     let word = machine::frame(mfn).map_or(FIRMWARE | frames::OWNER_IO, frames::Frame::owner_word);
     let usage = match aside {
         Some(aside) => aside.usage,

@@ -51,11 +51,7 @@ pub fn exception(
     if gate.address == 0 {
         return Err(Fault);
     }
-    let entry = Entry {
-        address: gate.address,
-        mask_events: gate.flags & 4 != 0,
-        error,
-    };
+    let entry = Entry { address: gate.address, mask_events: gate.flags & 4 != 0, error };
     enter(vcpu, registers, &entry)
 }
 
@@ -88,15 +84,7 @@ fn by_callback(
     if address == 0 {
         return Err(Fault);
     }
-    enter(
-        vcpu,
-        registers,
-        &Entry {
-            address,
-            mask_events,
-            error: None,
-        },
-    )
+    enter(vcpu, registers, &Entry { address, mask_events, error: None })
 }
 
 /// Delivers the failsafe callback: the frame names the selectors that could not be loaded.
@@ -130,21 +118,11 @@ pub fn failsafe(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fault> {
 
 fn enter(vcpu: &Vcpu, registers: &mut Registers, entry: &Entry) -> Result<(), Fault> {
     let (saved, stack) = switch_to_kernel(vcpu, registers);
-    let tail = [
-        registers.rip,
-        saved.cs,
-        saved.rflags,
-        registers.rsp,
-        registers.ss,
-    ];
+    let tail = [registers.rip, saved.cs, saved.rflags, registers.rsp, registers.ss];
     let [rip, cs, rflags, rsp, ss] = tail;
     let (rcx, r11) = (registers.rcx, registers.r11);
     match entry.error {
-        Some(error) => push(
-            registers,
-            stack,
-            &[rcx, r11, error, rip, cs, rflags, rsp, ss],
-        )?,
+        Some(error) => push(registers, stack, &[rcx, r11, error, rip, cs, rflags, rsp, ss])?,
         None => push(registers, stack, &[rcx, r11, rip, cs, rflags, rsp, ss])?,
     }
     finish(vcpu, registers, entry.address, entry.mask_events);
@@ -162,11 +140,7 @@ struct Saved {
 fn switch_to_kernel(vcpu: &Vcpu, registers: &Registers) -> (Saved, u64) {
     let from_kernel = vcpu.in_kernel.get();
     let masked = vcpu.info().upcall_mask.load(Ordering::Relaxed) != 0;
-    let selector = if from_kernel {
-        registers.cs & 0xfffc
-    } else {
-        registers.cs & 0xffff
-    };
+    let selector = if from_kernel { registers.cs & 0xfffc } else { registers.cs & 0xffff };
     let interrupts = if masked { 0 } else { flag::IF };
     let saved = Saved {
         cs: selector | u64::from(masked) << 32,
@@ -238,9 +212,7 @@ pub fn interrupt_return(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fa
         registers.rcx = rcx;
     }
     let masked = rflags & flag::IF == 0;
-    vcpu.info()
-        .upcall_mask
-        .store(u8::from(masked), Ordering::Release);
+    vcpu.info().upcall_mask.store(u8::from(masked), Ordering::Release);
     if to_user {
         to_user_mode(vcpu);
     }

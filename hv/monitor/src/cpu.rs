@@ -189,10 +189,7 @@ fn flush_others(wanted: impl Fn(&CpuLocal) -> bool) {
     let mut ticket = [None; MAX_CPUS];
     for other in all().filter(|c| c.index != me && c.is_online()) {
         if wanted(other) {
-            let mine = other
-                .flush_requested
-                .fetch_add(1, Ordering::SeqCst)
-                .wrapping_add(1);
+            let mine = other.flush_requested.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
             ticket[other.index as usize % MAX_CPUS] = Some(mine);
             platform::send_ipi(other.index, platform::VECTOR_FLUSH);
         }

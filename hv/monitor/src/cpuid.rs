@@ -113,11 +113,7 @@ fn leaf_1(vcpu: &Vcpu) -> [u32; 4] {
     let [a, b, c, d] = hardware::cpuid(1, 0);
     let mut c = c & !HIDDEN_1C | 1 << 31;
     // The kernel looks for OSXSAVE before it sets CR4.OSXSAVE itself.
-    c = if hardware::has_xsave() {
-        c | 1 << 27
-    } else {
-        c & !XSAVE_1C
-    };
+    c = if hardware::has_xsave() { c | 1 << 27 } else { c & !XSAVE_1C };
     [a, b & 0x00ff_ffff | vcpu.id << 24, c, d & !HIDDEN_1D]
 }
 
@@ -128,11 +124,7 @@ fn leaf_7(subleaf: u32) -> [u32; 4] {
     let [_, b, c, d] = hardware::cpuid(7, 0);
     // edx: AVX512-4VNNIW, 4FMAPS, FSRM, VP2INTERSECT, MD_CLEAR.
     let shown_d = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 8 | 1 << 10;
-    let (b, c) = if hardware::has_xsave() {
-        (b, c)
-    } else {
-        (b & !(1 << 5), 0)
-    };
+    let (b, c) = if hardware::has_xsave() { (b, c) } else { (b & !(1 << 5), 0) };
     [0, b & SHOWN_7B, c & SHOWN_7C, d & shown_d]
 }
 

@@ -1,9 +1,6 @@
 //! The resource database as the monitor sees it: read-only, and only when told to look.
 
-#![expect(
-    unsafe_code,
-    reason = "the arena is memory that another partition writes"
-)]
+#![expect(unsafe_code, reason = "the arena is memory that another partition writes")]
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

@@ -67,9 +67,7 @@ impl<'a> Executable<'a> {
             return Ok(None);
         }
         let flags = word(4, 4)?;
-        let end = offset
-            .checked_add(file_bytes)
-            .ok_or("a segment lies outside the file")?;
+        let end = offset.checked_add(file_bytes).ok_or("a segment lies outside the file")?;
         let contents = self
             .file
             .get(offset as usize..end as usize)
@@ -94,10 +92,7 @@ fn field(file: &[u8], at: u64, bytes: usize) -> Result<u64, Problem> {
         .checked_add(bytes)
         .and_then(|end| file.get(at..end))
         .ok_or("it is truncated: its headers lie outside the file")?;
-    Ok(part
-        .iter()
-        .rev()
-        .fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    Ok(part.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
 }
 
 #[cfg(test)]

@@ -44,10 +44,7 @@ pub fn general_protection(vcpu: &Vcpu, registers: &mut Registers) {
 /// An invalid opcode from ring 3: `cpuid` behind the prefix that asks for the hypervisor's answer.
 pub fn invalid_opcode(vcpu: &Vcpu, registers: &mut Registers) {
     match instruction(registers) {
-        Some(Instruction {
-            operation: Op::Cpuid { forced: true },
-            length,
-        }) => {
+        Some(Instruction { operation: Op::Cpuid { forced: true }, length }) => {
             let [a, b, c, d] = cpuid::cpuid(vcpu, registers.rax as u32, registers.rcx as u32);
             registers.rax = a.into();
             registers.rbx = b.into();
@@ -71,11 +68,7 @@ fn software_interrupt(vcpu: &Vcpu, registers: &mut Registers) -> bool {
     };
     let gate = vcpu.gate(number);
     let level = gate.flags & 3;
-    let allowed = if vcpu.in_kernel.get() {
-        level >= 1
-    } else {
-        level == 3
-    };
+    let allowed = if vcpu.in_kernel.get() { level >= 1 } else { level == 3 };
     if gate.address == 0 || !allowed {
         // The fault is the partition's own, with the error code that the hardware should give.
         registers.error = u64::from(number) << 3 | 2;
@@ -148,11 +141,7 @@ fn read_port(registers: &mut Registers, port: Port, size: Size) {
         Size::Word => 0xffff,
         Size::Double | Size::Quad => 0xffff_ffff,
     };
-    let kept = if size == Size::Double {
-        0
-    } else {
-        registers.rax & !mask
-    };
+    let kept = if size == Size::Double { 0 } else { registers.rax & !mask };
     registers.rax = kept | value & mask;
 }
 
@@ -222,13 +211,7 @@ pub struct TableWrite {
 /// operand must be that address.
 pub fn table_write(registers: &mut Registers, address: u64) -> Option<TableWrite> {
     let Instruction { operation, length } = instruction(registers)?;
-    let Op::Write {
-        write,
-        size,
-        memory,
-        ..
-    } = operation
-    else {
+    let Op::Write { write, size, memory, .. } = operation else {
         return None;
     };
     let next = registers.rip.wrapping_add(length.into());
@@ -240,11 +223,7 @@ pub fn table_write(registers: &mut Registers, address: u64) -> Option<TableWrite
     if shift + bits > 64 {
         return None;
     }
-    let width = if bits == 64 {
-        u64::MAX
-    } else {
-        (1 << bits) - 1
-    };
+    let width = if bits == 64 { u64::MAX } else { (1 << bits) - 1 };
     let place = width << shift;
     let operand = |registers: &mut Registers, operand| -> Option<u64> {
         Some(match operand {
@@ -273,13 +252,7 @@ pub fn table_write(registers: &mut Registers, address: u64) -> Option<TableWrite
             new: *registers.general(register),
         },
     };
-    Some(TableWrite {
-        operation,
-        result,
-        length: length.into(),
-        shift,
-        bits,
-    })
+    Some(TableWrite { operation, result, length: length.into(), shift, bits })
 }
 
 /// The address of a memory operand.
@@ -290,14 +263,9 @@ fn effective(registers: &mut Registers, memory: &decode::Memory, next: u64) -> O
         (Some(number), false) => register(number),
         (None, false) => 0,
     };
-    let index = memory.index.map_or(0, |number| {
-        register(number).wrapping_mul(memory.scale.into())
-    });
+    let index = memory.index.map_or(0, |number| register(number).wrapping_mul(memory.scale.into()));
     if memory.segment != decode::Segment::Flat {
         return None;
     }
-    Some(
-        base.wrapping_add(index)
-            .wrapping_add(memory.displacement as u64),
-    )
+    Some(base.wrapping_add(index).wrapping_add(memory.displacement as u64))
 }

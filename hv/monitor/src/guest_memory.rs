@@ -50,11 +50,7 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPointer<T> {
     pub fn new(va: u64, count: u64) -> Result<Self, Fault> {
         let bytes = count.checked_mul(size_of::<T>() as u64).ok_or(Fault)?;
         if is_partition_range(va, bytes) {
-            Ok(Self {
-                va,
-                count,
-                kind: PhantomData,
-            })
+            Ok(Self { va, count, kind: PhantomData })
         } else {
             Err(Fault)
         }
@@ -134,11 +130,7 @@ pub fn read_instruction(va: u64, buffer: &mut [u8]) -> usize {
     let page_rest = (4096 - (va & 4095)) as usize;
     let short = page_rest.min(buffer.len());
     let part = buffer.get_mut(..short).unwrap_or_default();
-    if read_bytes(va, part).is_ok() {
-        short
-    } else {
-        0
-    }
+    if read_bytes(va, part).is_ok() { short } else { 0 }
 }
 
 unsafe extern "C" {
@@ -151,21 +143,14 @@ unsafe extern "C" {
 fn copy(to: u64, from: u64, bytes: usize) -> Result<(), Fault> {
     // SAFETY: one side is the monitor's own object of that size, the other was checked to lie in
     // the partition's part of the address space; a fault there is recovered by `fixup`.
-    if unsafe { guest_copy(to, from, bytes) } == 0 {
-        Ok(())
-    } else {
-        Err(Fault)
-    }
+    if unsafe { guest_copy(to, from, bytes) } == 0 { Ok(()) } else { Err(Fault) }
 }
 
 /// Where a fault of the monitor at `rip` continues, if it happened in [`copy`].
 #[must_use]
 pub fn fixup(rip: u64) -> Option<u64> {
-    let (words, bytes, fault) = (
-        &raw const guest_copy_words,
-        &raw const guest_copy_bytes,
-        &raw const guest_copy_fault,
-    );
+    let (words, bytes, fault) =
+        (&raw const guest_copy_words, &raw const guest_copy_bytes, &raw const guest_copy_fault);
     let in_words = rip >= words as u64 && rip < words as u64 + 3;
     let in_bytes = rip >= bytes as u64 && rip < bytes as u64 + 2;
     (in_words || in_bytes).then_some(fault as u64)

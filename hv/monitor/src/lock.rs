@@ -3,10 +3,7 @@
 //! Interrupts are off in ring 0, so a CPU that waits must itself go on answering other
 //! CPUs' requests to flush translations: the one it waits for may be waiting for that answer.
 //! Every wait loop of the monitor therefore goes through [`relax`].
-#![expect(
-    unsafe_code,
-    reason = "the lock hands out exclusive references to what it guards"
-)]
+#![expect(unsafe_code, reason = "the lock hands out exclusive references to what it guards")]
 
 use core::{
     cell::UnsafeCell,
@@ -34,10 +31,7 @@ unsafe impl<T: Send> Sync for SpinLock<T> {}
 impl<T> SpinLock<T> {
     /// An open lock around `value`.
     pub const fn new(value: T) -> Self {
-        Self {
-            held: AtomicBool::new(false),
-            value: UnsafeCell::new(value),
-        }
+        Self { held: AtomicBool::new(false), value: UnsafeCell::new(value) }
     }
 
     /// Waits for the lock.

@@ -33,11 +33,7 @@ pub fn page_fault(vcpu: &Vcpu, registers: &mut Registers) {
         return;
     }
     // The hardware sees ring 3; the kernel wants to know about its own two modes.
-    let shown = if in_kernel {
-        error & !USER
-    } else {
-        error | USER
-    };
+    let shown = if in_kernel { error & !USER } else { error | USER };
     vcpu.info().cr2.store(address, Ordering::Relaxed);
     trap::inject(vcpu, registers, vector::PAGE_FAULT, Some(shown));
 }
@@ -98,11 +94,7 @@ fn finish(registers: &mut Registers, write: &emulate::TableWrite, old: u64) {
 fn logic_flags(registers: &mut Registers, result: u64, bits: u32) {
     let kept = !(flag::CF | flag::PF | flag::ZF | flag::SF | flag::OF);
     let mut flags = registers.rflags & kept;
-    let result = if bits < 64 {
-        result & ((1 << bits) - 1)
-    } else {
-        result
-    };
+    let result = if bits < 64 { result & ((1 << bits) - 1) } else { result };
     if result == 0 {
         flags |= flag::ZF;
     }

@@ -13,10 +13,7 @@
 //! 32..     four per virtual CPU: Vcpu, trap table, extended state (2)
 //! then     grant frames, then as many frames that say what of them is in use
 //! ```
-#![expect(
-    unsafe_code,
-    reason = "lays structures over memory that the database assigned"
-)]
+#![expect(unsafe_code, reason = "lays structures over memory that the database assigned")]
 
 use core::{
     ptr,
@@ -226,9 +223,7 @@ fn share_frames(partition: &Partition) -> Result<(), i64> {
         } else {
             frames::Kind::Private
         };
-        frame
-            .set_owner(owner, owner, kind)
-            .map_err(|_| errno::EBUSY)?;
+        frame.set_owner(owner, owner, kind).map_err(|_| errno::EBUSY)?;
         if let Some(entry) = platform::m2p().get(mfn as usize) {
             entry.store(M2P_INVALID, Ordering::Relaxed);
         }
@@ -271,8 +266,7 @@ impl Partition {
     /// Takes over what a changed descriptor says and the instance can follow.
     pub fn update(&self, descriptor: &PartitionDescriptor) {
         self.rights.store(descriptor.rights, Ordering::Relaxed);
-        self.memory_frames
-            .store(descriptor.memory_frames, Ordering::Relaxed);
+        self.memory_frames.store(descriptor.memory_frames, Ordering::Relaxed);
     }
 
     /// Whether its virtual CPUs may run.
@@ -366,10 +360,7 @@ impl Partition {
             return false;
         };
         let mut head = self.idle.lock();
-        if frame
-            .set_owner(self.number, self.number, frames::Kind::Private)
-            .is_err()
-        {
+        if frame.set_owner(self.number, self.number, frames::Kind::Private).is_err() {
             return false;
         }
         entry.store(IDLE | *head, Ordering::Relaxed);
@@ -386,9 +377,7 @@ impl Partition {
             return None;
         }
         let frame = frame(mfn)?;
-        frame
-            .set_owner(self.number, self.number, frames::Kind::Ram)
-            .ok()?;
+        frame.set_owner(self.number, self.number, frames::Kind::Ram).ok()?;
         *head = next & !IDLE;
         Some(mfn)
     }
@@ -400,11 +389,7 @@ impl Partition {
     pub fn check_own(&self, mfn: u64) -> Result<(), i64> {
         let frame = frame(mfn).ok_or(errno::EINVAL)?;
         let ordinary = frame.word().kind() == frames::Kind::Ram;
-        if frame.owner() == self.number && ordinary {
-            Ok(())
-        } else {
-            Err(errno::EPERM)
-        }
+        if frame.owner() == self.number && ordinary { Ok(()) } else { Err(errno::EPERM) }
     }
 }
 
@@ -412,10 +397,7 @@ impl Partition {
 #[must_use]
 pub fn upcall(vcpu: &Vcpu) -> UpcallWords<'static> {
     let info = vcpu.info();
-    UpcallWords {
-        upcall_pending: &info.upcall_pending,
-        selector: &info.pending_sel,
-    }
+    UpcallWords { upcall_pending: &info.upcall_pending, selector: &info.pending_sel }
 }
 
 /// Ends a partition that cannot go on, and records why.
@@ -429,11 +411,7 @@ pub fn crash(vcpu: &Vcpu, registers: &Registers, why: u32, detail: u32) {
         registers.rip,
         registers.rsp,
         vcpu.info().cr2.load(Ordering::Relaxed),
-        if vcpu.in_kernel.get() {
-            "kernel"
-        } else {
-            "user"
-        },
+        if vcpu.in_kernel.get() { "kernel" } else { "user" },
     ));
     stop(vcpu, why, detail, registers.rip, state::CRASHED);
 }

@@ -31,10 +31,7 @@ struct Queue {
 static QUEUES: [SpinLock<Queue>; MAX_CPUS] = {
     // The number of the CPU in its queue only names it.
     const fn queue(cpu: u16) -> SpinLock<Queue> {
-        SpinLock::new(Queue {
-            run: RunQueue::new(cpu),
-            timers: TimerQueue::new(),
-        })
+        SpinLock::new(Queue { run: RunQueue::new(cpu), timers: TimerQueue::new() })
     }
     let mut queues = [const { queue(0) }; MAX_CPUS];
     let mut n = 0;
@@ -63,8 +60,7 @@ pub fn take_slot() -> Option<u32> {
         .iter()
         .position(|slot| {
             let null = core::ptr::null_mut();
-            slot.compare_exchange(null, claimed, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
+            slot.compare_exchange(null, claimed, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         })
         .map(|slot| slot as u32)
 }
@@ -179,20 +175,14 @@ pub fn block(vcpu: &Vcpu, deadline: Option<u64>) {
     vcpu.state.store(run::BLOCKED, Ordering::SeqCst);
     if let Some(deadline) = deadline {
         let home = cpu::this().index;
-        queue(home)
-            .lock()
-            .timers
-            .set(2 * vcpu.slot as u16 + 1, deadline);
+        queue(home).lock().timers.set(2 * vcpu.slot as u16 + 1, deadline);
     }
     cpu::this().reschedule.store(true, Ordering::Release);
 }
 
 /// The virtual CPU that runs here lets others go first.
 pub fn yield_now() {
-    queue(cpu::this().index)
-        .lock()
-        .run
-        .yield_current(time::now());
+    queue(cpu::this().index).lock().run.yield_current(time::now());
     cpu::this().reschedule.store(true, Ordering::Release);
 }
 
@@ -230,10 +220,7 @@ fn cancel_timers(vcpu: &Vcpu) {
 /// Sets this CPU's timer to the next thing due.
 fn program_timer(queue: &Queue) {
     let local = cpu::this();
-    let timer = queue
-        .timers
-        .next()
-        .map_or(u64::MAX, |(deadline, _)| deadline);
+    let timer = queue.timers.next().map_or(u64::MAX, |(deadline, _)| deadline);
     let next = timer.min(queue.run.slice_end().unwrap_or(u64::MAX));
     if local.timer.get() != next {
         local.timer.set(next);
@@ -331,9 +318,7 @@ fn steal(local: &CpuLocal, _now: u64) -> Option<Entity> {
 
 fn switch_out(local: &CpuLocal, vcpu: &'static Vcpu, registers: &Registers) {
     let now = time::now();
-    local
-        .busy
-        .fetch_add(now.saturating_sub(local.since.get()), Ordering::Relaxed);
+    local.busy.fetch_add(now.saturating_sub(local.since.get()), Ordering::Relaxed);
     local.since.set(now);
     vcpu.registers.set(*registers);
     vcpu.segments.set(hardware::save_segments());
@@ -357,9 +342,7 @@ fn switch_in(local: &CpuLocal, vcpu: &'static Vcpu, registers: &mut Registers) {
     }
     local.switches.fetch_add(1, Ordering::Relaxed);
     let now = time::now();
-    local
-        .idle
-        .fetch_add(now.saturating_sub(local.since.get()), Ordering::Relaxed);
+    local.idle.fetch_add(now.saturating_sub(local.since.get()), Ordering::Relaxed);
     local.since.set(now);
     vcpu.enter_runstate(area::RUNSTATE_RUNNING, now);
     local.set_current(Some(vcpu));

@@ -197,16 +197,7 @@ fn failed_return(registers: &Registers) -> *mut Registers {
     // top of this CPU's main stack.
     let frame = unsafe { &*(registers.rsp as *const [u64; 5]) };
     let [rip, cs, rflags, rsp, ss] = *frame;
-    let restored = Registers {
-        rip,
-        cs,
-        rflags,
-        rsp,
-        ss,
-        vector: 0,
-        error: 0,
-        ..*registers
-    };
+    let restored = Registers { rip, cs, rflags, rsp, ss, vector: 0, error: 0, ..*registers };
     let top = (cpu::this().stack_top - size_of::<Registers>() as u64) as *mut Registers;
     // SAFETY: the guest frame at the top of the stack is dead (it was just popped), and this
     // function's own stack lies below the trap frame of the failed return. That frame begins

@@ -3,10 +3,7 @@
 //! Lives in its partition's instance memory: this structure in the first frame, the trap table in
 //! the second, the XSAVE area in the other two. Fields in a `RunningCell` belong to the CPU that
 //! runs it; fields that others touch are atomics.
-#![expect(
-    unsafe_code,
-    reason = "virtual CPUs lie in memory that the database assigned"
-)]
+#![expect(unsafe_code, reason = "virtual CPUs lie in memory that the database assigned")]
 
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
@@ -63,12 +60,7 @@ impl Gate {
     /// A gate with these fields.
     #[must_use]
     pub fn new(address: u64, cs: u16, flags: u16) -> Self {
-        Self {
-            address,
-            cs,
-            flags,
-            reserved: 0,
-        }
+        Self { address, cs, flags, reserved: 0 }
     }
 }
 
@@ -225,8 +217,7 @@ impl Vcpu {
         let checked = span.is_some_and(|bottom| is_partition_range(bottom, 64));
         let handler = self.callbacks.get()[callback::SYSCALL] != 0
             && self.callback_masks.get() & (1 << callback::SYSCALL) != 0;
-        self.fast_stack
-            .set(if checked && handler { stack } else { 0 });
+        self.fast_stack.set(if checked && handler { stack } else { 0 });
     }
 
     /// Its `vcpu_info`.
@@ -244,8 +235,7 @@ impl Vcpu {
         let new = unsafe { &*place };
         let cr2 = old.cr2.load(Ordering::Relaxed);
         new.cr2.store(cr2, Ordering::Relaxed);
-        new.upcall_mask
-            .store(old.upcall_mask.load(Ordering::SeqCst), Ordering::SeqCst);
+        new.upcall_mask.store(old.upcall_mask.load(Ordering::SeqCst), Ordering::SeqCst);
         self.info.store(place, Ordering::SeqCst);
     }
 
@@ -329,20 +319,12 @@ impl Vcpu {
         let ran = self.runstate_time[0].load(Ordering::Relaxed);
         let running = self.runstate.load(Ordering::Relaxed) == 0;
         let since = self.runstate_entry.load(Ordering::Relaxed);
-        ran + if running {
-            now.saturating_sub(since)
-        } else {
-            0
-        }
+        ran + if running { now.saturating_sub(since) } else { 0 }
     }
 
     /// Root to load in the present mode.
     pub fn root(&self) -> u64 {
-        if self.in_kernel.get() {
-            self.kernel_root.get()
-        } else {
-            self.user_root.get()
-        }
+        if self.in_kernel.get() { self.kernel_root.get() } else { self.user_root.get() }
     }
 }
 const _: () = assert!(size_of::<Gate>() == 16);

@@ -40,17 +40,12 @@ pub fn place(root: u64, va: u64) -> Option<Place> {
         table = (entry & PTE_ADDRESS) >> 12;
         machine::frame(table)?;
     }
-    Some(Place {
-        table,
-        index: (va >> 12) as usize & 511,
-    })
+    Some(Place { table, index: (va >> 12) as usize & 511 })
 }
 
 /// The present level-1 entry for `va` in the kernel's tables of `vcpu`.
 #[must_use]
 pub fn kernel_entry(vcpu: &Vcpu, va: u64) -> Option<u64> {
-    let entry = place(vcpu.kernel_root.get(), va)?
-        .entry()
-        .load(Ordering::Relaxed);
+    let entry = place(vcpu.kernel_root.get(), va)?.entry().load(Ordering::Relaxed);
     (entry & PTE_PRESENT != 0).then_some(entry)
 }

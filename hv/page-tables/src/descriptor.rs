@@ -82,9 +82,7 @@ pub fn update_descriptor<M: Machine>(
         entry.store(descriptor, Ordering::Release);
         return Ok(());
     }
-    with_writable(&walk, frame, mfn, || {
-        entry.store(descriptor, Ordering::Release)
-    })
+    with_writable(&walk, frame, mfn, || entry.store(descriptor, Ordering::Release))
 }
 
 /// Checks all descriptors of a page and sets their privilege level; false: one is refused.

@@ -55,11 +55,7 @@ impl Space {
     /// cacheability of such mappings.
     #[must_use]
     pub const fn new(partition: u32, io: bool) -> Self {
-        Self {
-            partition,
-            io,
-            pending: None,
-        }
+        Self { partition, io, pending: None }
     }
 
     /// Number of the partition.

@@ -43,9 +43,5 @@ pub(crate) fn last_present(table: &Table, below: usize) -> Option<(usize, u64)> 
 
 fn is_empty(table: &Table, start: usize) -> bool {
     let stretch: &[AtomicU64] = table.get(start..start + STRETCH).unwrap_or_default();
-    !is_present(
-        stretch
-            .iter()
-            .fold(0, |all, entry| all | entry.load(Ordering::Relaxed)),
-    )
+    !is_present(stretch.iter().fold(0, |all, entry| all | entry.load(Ordering::Relaxed)))
 }

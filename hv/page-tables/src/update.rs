@@ -89,16 +89,9 @@ pub fn update_entry<M: Machine>(
     let frame = walk.own_frame(table)?;
     let entry = slot(machine, table, index)?;
     let word = frame.word();
-    let level = if word.count() > 0 {
-        word.ty().level()
-    } else {
-        None
-    };
-    let operation = if preserve_ad {
-        Operation::StoreKeepingAd(new)
-    } else {
-        Operation::Store(new)
-    };
+    let level = if word.count() > 0 { word.ty().level() } else { None };
+    let operation =
+        if preserve_ad { Operation::StoreKeepingAd(new) } else { Operation::Store(new) };
     let old = match level {
         Some(_) if !word.is_validated() => return Err(Error::Busy),
         Some(1) => change_l1(&walk, entry, operation, walk.partition)?,
@@ -106,10 +99,7 @@ pub fn update_entry<M: Machine>(
         Some(level) => change_upper(machine, space, entry, operation, level)?,
         None => store_plain(&walk, frame, table, entry, new)?,
     };
-    Ok(Updated {
-        old,
-        level: level.unwrap_or(0),
-    })
+    Ok(Updated { old, level: level.unwrap_or(0) })
 }
 
 /// Does a trapped instruction's `operation` on entry `index` of the validated level-1 table
@@ -166,9 +156,7 @@ pub(crate) fn change_l1<M: Machine>(
     };
     let new = normal_l1(new, walk.io)?;
     let leftover = take_difference(walk, old, new, owner)?;
-    match commit(entry, old, new, operation, |value| {
-        normal_l1(value, walk.io)
-    }) {
+    match commit(entry, old, new, operation, |value| normal_l1(value, walk.io)) {
         Ok(found) => {
             match leftover {
                 Leftover::Nothing => {}
@@ -232,11 +220,7 @@ fn take_difference<M: Machine>(
     if is_present(new) {
         walk.take_page(new, owner)?;
     }
-    Ok(if is_present(old) {
-        Leftover::Page(old)
-    } else {
-        Leftover::Nothing
-    })
+    Ok(if is_present(old) { Leftover::Page(old) } else { Leftover::Nothing })
 }
 
 /// Gives back what [`take_difference`] took.

@@ -33,12 +33,7 @@ pub(crate) struct Walk<'a, M> {
 
 impl<'a, M: Machine> Walk<'a, M> {
     pub(crate) const fn new(machine: &'a M, space: &Space) -> Self {
-        Self {
-            machine,
-            partition: space.partition,
-            io: space.io,
-            worked: false,
-        }
+        Self { machine, partition: space.partition, io: space.io, worked: false }
     }
 
     /// Frame `mfn`, which must be memory of the partition.
@@ -106,8 +101,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     /// Another partition's frame: a later type change would not flush our CPUs, so do it now.
     fn flush_foreign(&self, frame: &Frame) {
         if frame.owner() != self.partition {
-            self.machine
-                .flush_before_retype(self.partition, self.machine.stamp());
+            self.machine.flush_before_retype(self.partition, self.machine.stamp());
         }
     }
 
@@ -132,11 +126,7 @@ impl<'a, M: Machine> Walk<'a, M> {
                 continue;
             }
             let stop = level > 1 && self.should_stop();
-            let taken = if stop {
-                Err(Error::Again)
-            } else {
-                self.take_entry(entry, level)
-            };
+            let taken = if stop { Err(Error::Again) } else { self.take_entry(entry, level) };
             if let Err(error) = taken {
                 set_progress(frame, index);
                 return Err(error);
@@ -162,10 +152,8 @@ impl<'a, M: Machine> Walk<'a, M> {
     }
 
     fn install_monitor(&self, table: &Table) {
-        for (entry, value) in table
-            .iter()
-            .skip(MONITOR_SLOTS.start)
-            .zip(self.machine.monitor_slots())
+        for (entry, value) in
+            table.iter().skip(MONITOR_SLOTS.start).zip(self.machine.monitor_slots())
         {
             entry.store(*value, Ordering::Release);
         }
@@ -305,10 +293,7 @@ pub(crate) fn take<M: Machine>(
     let Err(error) = taken else { return Ok(()) };
     if error != Error::Again {
         let walk = Walk::new(machine, space);
-        if walk
-            .own_frame(mfn)
-            .is_ok_and(|frame| frame.word().is_partial())
-        {
+        if walk.own_frame(mfn).is_ok_and(|frame| frame.word().is_partial()) {
             space.pending = Some(mfn);
             let _ = finish(machine, space);
         }

@@ -118,9 +118,7 @@ impl<'a> Database<'a> {
     /// # Errors
     /// [`WriteError::Read`] with [`ReadError::NotAnArena`] where there is none.
     pub fn open(words: &'a [AtomicU32]) -> Result<Self, WriteError> {
-        let database = Self {
-            words: Words::new(words),
-        };
+        let database = Self { words: Words::new(words) };
         database.reader().check()?;
         let pages = database.header(header::PAGES)?;
         let free_first = database.header(header::FREE_FIRST)?;
@@ -137,28 +135,20 @@ impl<'a> Database<'a> {
     }
 
     pub(crate) fn header(&self, word: usize) -> Result<u32, WriteError> {
-        self.words
-            .load(0, word)
-            .ok_or(WriteError::Read(ReadError::NotAnArena))
+        self.words.load(0, word).ok_or(WriteError::Read(ReadError::NotAnArena))
     }
 
     pub(crate) fn set_header(&self, word: usize, value: u32) -> Result<(), WriteError> {
-        self.words
-            .store(0, word, value)
-            .ok_or(WriteError::Read(ReadError::NotAnArena))
+        self.words.store(0, word, value).ok_or(WriteError::Read(ReadError::NotAnArena))
     }
 
     fn set_header_long(&self, word: usize, value: u64) -> Result<(), WriteError> {
-        self.words
-            .write(0, word, value.as_bytes())
-            .ok_or(WriteError::Read(ReadError::NotAnArena))
+        self.words.write(0, word, value.as_bytes()).ok_or(WriteError::Read(ReadError::NotAnArena))
     }
 
     pub(crate) fn fill(&self, page: u32, value: u32) -> Result<(), WriteError> {
         for word in 0..PAGE_WORDS {
-            self.words
-                .store(page, word, value)
-                .ok_or(WriteError::Read(ReadError::Malformed))?;
+            self.words.store(page, word, value).ok_or(WriteError::Read(ReadError::Malformed))?;
         }
         Ok(())
     }
@@ -184,9 +174,7 @@ impl<'a> Database<'a> {
     /// One past the last number that a descriptor can have here.
     #[must_use]
     pub fn number_end(&self) -> PartitionNumber {
-        self.header(header::ROOT)
-            .unwrap_or(FIRST_GUEST)
-            .min(MAX_PARTITION)
+        self.header(header::ROOT).unwrap_or(FIRST_GUEST).min(MAX_PARTITION)
     }
 
     /// The lowest free number for a guest.
@@ -209,10 +197,7 @@ impl<'a> Database<'a> {
     /// # Errors
     /// [`WriteError::OutOfRange`]: the arena has no place for a descriptor of this number.
     pub fn write_descriptor(&mut self, descriptor: &PartitionDescriptor) -> Result<(), WriteError> {
-        let bytes = descriptor
-            .as_bytes()
-            .get(..DESCRIPTOR_BYTES)
-            .unwrap_or_default();
+        let bytes = descriptor.as_bytes().get(..DESCRIPTOR_BYTES).unwrap_or_default();
         self.replace_descriptor(descriptor.number, DESCRIPTOR_MAGIC, bytes)
     }
 
@@ -235,23 +220,15 @@ impl<'a> Database<'a> {
         }
         let after = self.begin(number, 1)?;
         let fields = bytes.get(8..).unwrap_or_default();
-        self.words
-            .write(number, 2, fields)
-            .ok_or(WriteError::OutOfRange)?;
-        self.words
-            .store(number, 0, magic)
-            .ok_or(WriteError::OutOfRange)?;
-        self.words
-            .store(number, 1, after)
-            .ok_or(WriteError::OutOfRange)
+        self.words.write(number, 2, fields).ok_or(WriteError::OutOfRange)?;
+        self.words.store(number, 0, magic).ok_or(WriteError::OutOfRange)?;
+        self.words.store(number, 1, after).ok_or(WriteError::OutOfRange)
     }
 
     /// Makes a generation odd and returns the even value that ends the change.
     fn begin(&self, page: u32, word: usize) -> Result<u32, WriteError> {
         let odd = self.words.load(page, word).ok_or(WriteError::OutOfRange)? | 1;
-        self.words
-            .store(page, word, odd)
-            .ok_or(WriteError::OutOfRange)?;
+        self.words.store(page, word, odd).ok_or(WriteError::OutOfRange)?;
         // The stores that follow must not be seen before the odd generation.
         core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
         Ok(odd.wrapping_add(1))
@@ -265,12 +242,8 @@ impl<'a> Database<'a> {
         let (page, word) = channel_place(index).ok_or(WriteError::OutOfRange)?;
         let after = self.begin(page, word)?;
         let fields = entry.as_bytes().get(4..).unwrap_or_default();
-        self.words
-            .write(page, word + 1, fields)
-            .ok_or(WriteError::OutOfRange)?;
-        self.words
-            .store(page, word, after)
-            .ok_or(WriteError::OutOfRange)
+        self.words.write(page, word + 1, fields).ok_or(WriteError::OutOfRange)?;
+        self.words.store(page, word, after).ok_or(WriteError::OutOfRange)
     }
 
     /// The channels in use with their indices, rising.
@@ -300,18 +273,13 @@ impl<'a> Database<'a> {
             .saturating_sub(self.header(header::FREE_CHAINED).unwrap_or(0));
         let descriptors = u32::try_from(self.numbers().count()).unwrap_or(u32::MAX);
         let fixed = 1 + (FIRST_GUEST - CHANNEL_TABLE) + 1 + log;
-        (
-            pages,
-            fixed.saturating_add(index).saturating_add(descriptors),
-        )
+        (pages, fixed.saturating_add(index).saturating_add(descriptors))
     }
 
     /// Bytes of the log ring.
     #[must_use]
     pub fn log_bytes(&self) -> u32 {
-        self.header(header::LOG_PAGES)
-            .unwrap_or(0)
-            .saturating_mul(pv_abi::PAGE_SIZE as u32)
+        self.header(header::LOG_PAGES).unwrap_or(0).saturating_mul(pv_abi::PAGE_SIZE as u32)
     }
 
     /// Reads from the log pages. `offset` is in bytes, a multiple of 4.
@@ -351,12 +319,8 @@ impl<'a> Database<'a> {
         while done < len {
             let at = offset as usize + done;
             let room = (page_size - at % page_size).min(len - done);
-            piece(
-                first + (at / page_size) as u32,
-                at % page_size / 4,
-                done..done + room,
-            )
-            .ok_or(WriteError::OutOfRange)?;
+            piece(first + (at / page_size) as u32, at % page_size / 4, done..done + room)
+                .ok_or(WriteError::OutOfRange)?;
             done += room;
         }
         Ok(())
@@ -398,9 +362,7 @@ impl<'a> Database<'a> {
 
     pub(crate) fn give_page(&mut self, page: u32) -> Result<(), WriteError> {
         let next = self.header(header::FREE_CHAIN)?;
-        self.words
-            .store(page, 0, next)
-            .ok_or(ReadError::Malformed)?;
+        self.words.store(page, 0, next).ok_or(ReadError::Malformed)?;
         let chained = self.header(header::FREE_CHAINED)?;
         self.set_header(header::FREE_CHAIN, page)?;
         self.set_header(header::FREE_CHAINED, chained.saturating_add(1))

@@ -34,11 +34,7 @@ pub(crate) fn set_owner(
     }
     // What lies past the last frame is nobody's: let it follow the last owner, unsplit.
     let end = if end == limit { MAX_FRAMES } else { end };
-    let change = Change {
-        first,
-        end,
-        entry: owner.entry(),
-    };
+    let change = Change { first, end, entry: owner.entry() };
     let needed = pages_needed(database, &change)?;
     let available = database.free_pages();
     if needed > available {
@@ -81,23 +77,15 @@ fn apply(
     change: &Change,
 ) -> Result<(), WriteError> {
     let size = *TIER_FRAMES.get(tier).ok_or(ReadError::Malformed)?;
-    let last = base
-        .saturating_add(size * INDEX_ENTRIES as u64)
-        .min(change.end);
+    let last = base.saturating_add(size * INDEX_ENTRIES as u64).min(change.end);
     let mut frame = change.first.max(base);
     while frame < last {
         let slot = ((frame - base) / size) as usize;
         let start = base + slot as u64 * size;
         let next = start + size;
-        let entry = database
-            .words
-            .load(table, slot)
-            .ok_or(ReadError::Malformed)?;
+        let entry = database.words.load(table, slot).ok_or(ReadError::Malformed)?;
         if frame == start && next <= change.end {
-            database
-                .words
-                .store(table, slot, change.entry)
-                .ok_or(ReadError::Malformed)?;
+            database.words.store(table, slot, change.entry).ok_or(ReadError::Malformed)?;
             release(database, entry, tier)?;
         } else if entry != change.entry {
             let below = descend(database, table, slot, entry)?;
@@ -121,10 +109,7 @@ fn descend(
     }
     let page = database.take_page()?;
     database.fill(page, entry)?;
-    database
-        .words
-        .store(table, slot, ENTRY_SUBALLOCATED | page)
-        .ok_or(ReadError::Malformed)?;
+    database.words.store(table, slot, ENTRY_SUBALLOCATED | page).ok_or(ReadError::Malformed)?;
     Ok(page)
 }
 
@@ -135,10 +120,7 @@ fn merge(database: &mut Database, table: u32, slot: usize, below: u32) -> Result
     if first & ENTRY_SUBALLOCATED != 0 || !alike {
         return Ok(());
     }
-    database
-        .words
-        .store(table, slot, first)
-        .ok_or(ReadError::Malformed)?;
+    database.words.store(table, slot, first).ok_or(ReadError::Malformed)?;
     database.give_page(below)
 }
 
@@ -150,10 +132,7 @@ fn release(database: &mut Database, entry: u32, tier: usize) -> Result<(), Write
     let page = entry & ENTRY_NUMBER;
     if tier + 2 < TIER_FRAMES.len() {
         for slot in 0..INDEX_ENTRIES {
-            let below = database
-                .words
-                .load(page, slot)
-                .ok_or(ReadError::Malformed)?;
+            let below = database.words.load(page, slot).ok_or(ReadError::Malformed)?;
             release(database, below, tier + 1)?;
         }
     }

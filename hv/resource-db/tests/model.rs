@@ -13,9 +13,7 @@ use zerocopy::FromZeros;
 const FRAMES: u64 = 2 * (1 << 20) + 3000;
 
 fn arena(pages: u32) -> Vec<AtomicU32> {
-    (0..pages as usize * PAGE_WORDS)
-        .map(|_| AtomicU32::new(0))
-        .collect()
+    (0..pages as usize * PAGE_WORDS).map(|_| AtomicU32::new(0)).collect()
 }
 
 /// Boundaries at all alignments: most of them near an entry's edge.
@@ -200,28 +198,17 @@ fn descriptors_come_back_and_go() {
     let mut database = Database::create(&words, FRAMES).unwrap();
     let reader = Reader::new(&words);
     assert_eq!(reader.descriptor(3).err(), Some(ReadError::Absent));
-    database
-        .write_descriptor(&descriptor(3, b"command"))
-        .unwrap();
+    database.write_descriptor(&descriptor(3, b"command")).unwrap();
     assert_eq!(database.free_number(), Some(FIRST_GUEST));
-    database
-        .write_descriptor(&descriptor(FIRST_GUEST, b"web"))
-        .unwrap();
+    database.write_descriptor(&descriptor(FIRST_GUEST, b"web")).unwrap();
     assert_eq!(database.free_number(), Some(FIRST_GUEST + 1));
     assert_eq!(&reader.descriptor(3).unwrap().name[..7], b"command");
     assert_eq!(database.numbers().collect::<Vec<_>>(), [3, FIRST_GUEST]);
     database.remove_descriptor(FIRST_GUEST).unwrap();
-    assert_eq!(
-        reader.descriptor(FIRST_GUEST).err(),
-        Some(ReadError::Absent)
-    );
+    assert_eq!(reader.descriptor(FIRST_GUEST).err(), Some(ReadError::Absent));
     assert_eq!(database.free_number(), Some(FIRST_GUEST));
     for impossible in [0, CHANNEL_TABLE, database.number_end(), u32::MAX] {
-        assert!(
-            database
-                .write_descriptor(&descriptor(impossible, b"x"))
-                .is_err()
-        );
+        assert!(database.write_descriptor(&descriptor(impossible, b"x")).is_err());
     }
 }
 
@@ -229,20 +216,12 @@ fn descriptors_come_back_and_go() {
 fn a_descriptor_half_written_is_not_read() {
     let words = arena(MIN_PAGES);
     let mut database = Database::create(&words, FRAMES).unwrap();
-    database
-        .write_descriptor(&descriptor(3, b"command"))
-        .unwrap();
+    database.write_descriptor(&descriptor(3, b"command")).unwrap();
     let generation = &words[3 * PAGE_WORDS + 1];
     generation.fetch_or(1, Ordering::Relaxed);
-    assert_eq!(
-        Reader::new(&words).descriptor(3).err(),
-        Some(ReadError::Busy)
-    );
+    assert_eq!(Reader::new(&words).descriptor(3).err(), Some(ReadError::Busy));
     database.write_descriptor(&descriptor(3, b"again")).unwrap();
-    assert_eq!(
-        &Reader::new(&words).descriptor(3).unwrap().name[..5],
-        b"again"
-    );
+    assert_eq!(&Reader::new(&words).descriptor(3).unwrap().name[..5], b"again");
 }
 
 #[test]
@@ -290,10 +269,7 @@ fn channels_fill_the_table_and_no_more() {
     }
     assert_eq!(count, pv_abi::uv::database::CHANNELS);
     assert_eq!(Reader::new(&words).channel(77).unwrap().port_a, 77);
-    assert_eq!(
-        database.write_channel(count as u32, &entry),
-        Err(WriteError::OutOfRange)
-    );
+    assert_eq!(database.write_channel(count as u32, &entry), Err(WriteError::OutOfRange));
     entry.kind = channel_kind::FREE;
     database.write_channel(77, &entry).unwrap();
     assert_eq!(database.free_channel(), Some(77));

@@ -55,22 +55,13 @@ impl Entity {
     /// A virtual CPU that has not run yet.
     #[must_use]
     pub const fn new(slot: u16, weight: u32, affinity: CpuMask) -> Self {
-        Self {
-            slot,
-            weight,
-            affinity,
-            vruntime: 0,
-            remainder: 0,
-            home: Home::New,
-        }
+        Self { slot, weight, affinity, vruntime: 0, remainder: 0, home: Home::New }
     }
 
     /// Adds `elapsed` nanoseconds of real time.
     pub(crate) fn charge(&mut self, elapsed: u64) {
         let weight = u64::from(self.weight.max(1));
-        let scaled = elapsed
-            .saturating_mul(USUAL_WEIGHT)
-            .saturating_add(self.remainder);
+        let scaled = elapsed.saturating_mul(USUAL_WEIGHT).saturating_add(self.remainder);
         self.vruntime = self.vruntime.wrapping_add(scaled / weight);
         self.remainder = scaled % weight;
     }

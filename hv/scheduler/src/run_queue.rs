@@ -92,10 +92,9 @@ impl<const N: usize> RunQueue<N> {
         self.insert(entity)?;
         let preempts = match &self.current {
             None => true,
-            Some(current) => before(
-                entity.vruntime.wrapping_add(WAKE_GRANULARITY),
-                current.vruntime,
-            ),
+            Some(current) => {
+                before(entity.vruntime.wrapping_add(WAKE_GRANULARITY), current.vruntime)
+            }
         };
         self.preempt |= preempts;
         Ok(preempts)
@@ -149,10 +148,7 @@ impl<const N: usize> RunQueue<N> {
     /// The current virtual CPU gives way once: everything that waits goes before it.
     pub fn yield_current(&mut self, now: u64) {
         self.account(now);
-        let last = self
-            .iter()
-            .map(|e| e.vruntime)
-            .reduce(|a, b| if before(a, b) { b } else { a });
+        let last = self.iter().map(|e| e.vruntime).reduce(|a, b| if before(a, b) { b } else { a });
         if let (Some(current), Some(last)) = (&mut self.current, last) {
             if before(current.vruntime, last.wrapping_add(1)) {
                 current.vruntime = last.wrapping_add(1);
@@ -213,11 +209,7 @@ impl<const N: usize> RunQueue<N> {
             Home::Moving => self.floor.wrapping_add(entity.vruntime),
             Home::Queue(_) | Home::New => self.floor,
         };
-        if before(wanted, oldest) {
-            oldest
-        } else {
-            wanted
-        }
+        if before(wanted, oldest) { oldest } else { wanted }
     }
 
     /// Moves the queue's virtual time up to the least of all that run or wait.

@@ -30,12 +30,7 @@ impl<const N: usize> TimerQueue<N> {
     #[must_use]
     pub const fn new() -> Self {
         assert!(N < NOWHERE as usize, "timer numbers are 16 bits");
-        Self {
-            deadline: [0; N],
-            heap: [NOWHERE; N],
-            position: [NOWHERE; N],
-            len: 0,
-        }
+        Self { deadline: [0; N], heap: [NOWHERE; N], position: [NOWHERE; N], len: 0 }
     }
 
     /// Sets a timer, whether or not it was set. Returns false for a number that is no timer.
@@ -115,18 +110,14 @@ impl<const N: usize> TimerQueue<N> {
     }
 
     fn deadline_of(&self, timer: u16) -> u64 {
-        self.deadline
-            .get(usize::from(timer))
-            .copied()
-            .unwrap_or(u64::MAX)
+        self.deadline.get(usize::from(timer)).copied().unwrap_or(u64::MAX)
     }
 
     /// Puts a timer at a place of the heap; `place` is below `N` and so fits 16 bits.
     fn put(&mut self, place: usize, timer: u16) {
-        if let (Some(heap), Some(position)) = (
-            self.heap.get_mut(place),
-            self.position.get_mut(usize::from(timer)),
-        ) {
+        if let (Some(heap), Some(position)) =
+            (self.heap.get_mut(place), self.position.get_mut(usize::from(timer)))
+        {
             *heap = timer;
             *position = u16::try_from(place).unwrap_or(NOWHERE);
         }
@@ -158,11 +149,7 @@ impl<const N: usize> TimerQueue<N> {
         loop {
             let left = 2 * place + 1;
             let right = left + 1;
-            let child = if right < self.len && self.is_before(right, left) {
-                right
-            } else {
-                left
-            };
+            let child = if right < self.len && self.is_before(right, left) { right } else { left };
             if child >= self.len || !self.is_before(child, place) {
                 return;
             }

@@ -58,10 +58,7 @@ fn sleep_is_not_saved_up() {
     run(&mut queue, &mut now, 1000 * SLICE);
     queue.enqueue(sleeper, now).unwrap();
     let used = run(&mut queue, &mut now, 100 * SLICE);
-    assert!(
-        used[1].abs_diff(used[2]) <= 2 * SLICE + WAKE_CREDIT,
-        "{used:?}"
-    );
+    assert!(used[1].abs_diff(used[2]) <= 2 * SLICE + WAKE_CREDIT, "{used:?}");
 }
 
 #[test]

@@ -160,10 +160,7 @@ impl Connection {
         }
         let room = limits::UNREAD_EVENTS.saturating_sub(self.output.len());
         if payload.len() <= PAYLOAD_MAX && HEADER + payload.len() <= room {
-            let head = Header {
-                kind: kind::WATCH_EVENT,
-                ..Header::default()
-            };
+            let head = Header { kind: kind::WATCH_EVENT, ..Header::default() };
             message(&mut self.output, head, &payload);
         }
     }
@@ -171,11 +168,7 @@ impl Connection {
     /// Adds a watch and tells of it once.
     pub(crate) fn add_watch(&mut self, text: &str, on: Watched, token: &str) {
         let relative = !text.starts_with('/') && !text.starts_with('@');
-        let watch = Watch {
-            on,
-            token: token.to_string(),
-            relative,
-        };
+        let watch = Watch { on, token: token.to_string(), relative };
         let path = match &watch.on {
             Watched::Node(path) => path.to_string(),
             Watched::Special(name) => name.clone(),

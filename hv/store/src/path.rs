@@ -31,9 +31,7 @@ impl Path {
         let rest = text.strip_prefix('/').ok_or(Error::Invalid)?;
         let name = |name: &str| {
             !name.is_empty()
-                && name
-                    .bytes()
-                    .all(|c| c.is_ascii_alphanumeric() || b"-_@".contains(&c))
+                && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_@".contains(&c))
         };
         let names = rest.split('/');
         let sound = rest.is_empty() || names.clone().all(name);

@@ -28,10 +28,7 @@ pub(crate) fn serve(store: &mut Store, partition: u32, request: &Request) {
     match &result {
         Ok(payload) => client.reply(request.head, payload),
         Err(error) => {
-            let head = Header {
-                kind: kind::ERROR,
-                ..request.head
-            };
+            let head = Header { kind: kind::ERROR, ..request.head };
             client.reply(head, format!("{}\0", error.name()).as_bytes());
         }
     }
@@ -47,11 +44,7 @@ pub(crate) fn serve(store: &mut Store, partition: u32, request: &Request) {
 fn dispatch(store: &mut Store, partition: u32, request: &Request) -> Result<Vec<u8>, Error> {
     let payload = request.payload.as_slice();
     let transaction = request.head.tx_id;
-    let mut scope = Scope {
-        store,
-        partition,
-        transaction,
-    };
+    let mut scope = Scope { store, partition, transaction };
     match request.head.kind {
         kind::DIRECTORY => scope.directory(payload),
         kind::DIRECTORY_PART => scope.directory_part(payload),
@@ -76,11 +69,7 @@ fn dispatch(store: &mut Store, partition: u32, request: &Request) -> Result<Vec<
         kind::IS_DOMAIN_INTRODUCED => {
             let number: u32 = one_string(payload)?.parse().map_err(|_| Error::Invalid)?;
             let known = number == partition && scope.store.connections.contains_key(&number);
-            Ok(if known {
-                b"T\0".to_vec()
-            } else {
-                b"F\0".to_vec()
-            })
+            Ok(if known { b"T\0".to_vec() } else { b"F\0".to_vec() })
         }
         kind::CONTROL | kind::INTRODUCE | kind::RELEASE | kind::RESUME | kind::SET_TARGET => {
             Err(Error::Access)
@@ -98,10 +87,7 @@ struct Scope<'s> {
 
 impl Scope<'_> {
     fn client(&mut self) -> Result<&mut Connection, Error> {
-        self.store
-            .connections
-            .get_mut(&self.partition)
-            .ok_or(Error::Absent)
+        self.store.connections.get_mut(&self.partition).ok_or(Error::Absent)
     }
 
     fn open(&mut self) -> Result<Option<&mut Transaction>, Error> {
@@ -109,11 +95,7 @@ impl Scope<'_> {
         if number == 0 {
             return Ok(None);
         }
-        self.client()?
-            .transactions
-            .get_mut(&number)
-            .map(Some)
-            .ok_or(Error::Absent)
+        self.client()?.transactions.get_mut(&number).map(Some).ok_or(Error::Absent)
     }
 
     fn path(&self, text: &str) -> Result<Path, Error> {
@@ -128,10 +110,7 @@ impl Scope<'_> {
             return self.store.tree.visible(actor, &path, Access::READ).map(see);
         };
         note(transaction, &path)?;
-        transaction
-            .view
-            .visible(actor, &path, Access::READ)
-            .map(see)
+        transaction.view.visible(actor, &path, Access::READ).map(see)
     }
 
     /// Makes a change in the tree or the transaction.
@@ -151,11 +130,7 @@ impl Scope<'_> {
 
     fn directory(&mut self, payload: &[u8]) -> Result<Vec<u8>, Error> {
         let names = self.look(one_string(payload)?, child_names)?;
-        if names.len() > PAYLOAD_MAX {
-            Err(Error::TooBig)
-        } else {
-            Ok(names)
-        }
+        if names.len() > PAYLOAD_MAX { Err(Error::TooBig) } else { Ok(names) }
     }
 
     /// A part of a directory: a count that changes with it, then names from an offset on; an
@@ -167,9 +142,8 @@ impl Scope<'_> {
         };
         let offset: usize = offset.parse().map_err(|_| Error::Invalid)?;
         let mut names = self.look(text, child_names)?;
-        let version = names.iter().fold(5381u32, |sum, &b| {
-            sum.wrapping_mul(33).wrapping_add(u32::from(b))
-        });
+        let version =
+            names.iter().fold(5381u32, |sum, &b| sum.wrapping_mul(33).wrapping_add(u32::from(b)));
         names.push(0);
         let mut part = format!("{version}\0").into_bytes();
         let room = PAYLOAD_MAX - part.len();
@@ -179,17 +153,11 @@ impl Scope<'_> {
     }
 
     fn write(&mut self, payload: &[u8]) -> Result<Vec<u8>, Error> {
-        let end = payload
-            .iter()
-            .position(|&byte| byte == 0)
-            .ok_or(Error::Invalid)?;
+        let end = payload.iter().position(|&byte| byte == 0).ok_or(Error::Invalid)?;
         let (text, value) = payload.split_at(end);
         let text = core::str::from_utf8(text).map_err(|_| Error::Invalid)?;
         let path = self.path(text)?;
-        self.change(Change::Write(
-            path,
-            value.get(1..).unwrap_or_default().to_vec(),
-        ))
+        self.change(Change::Write(path, value.get(1..).unwrap_or_default().to_vec()))
     }
 
     fn make(&mut self, payload: &[u8]) -> Result<Vec<u8>, Error> {
@@ -216,15 +184,7 @@ impl Scope<'_> {
         }
         let number = client.transaction_number();
         let (view, touched, changes) = (base.clone(), BTreeSet::new(), Vec::new());
-        client.transactions.insert(
-            number,
-            Transaction {
-                base,
-                view,
-                touched,
-                changes,
-            },
-        );
+        client.transactions.insert(number, Transaction { base, view, touched, changes });
         Ok(format!("{number}\0").into_bytes())
     }
 
@@ -235,11 +195,7 @@ impl Scope<'_> {
             _ => return Err(Error::Invalid),
         };
         let number = self.transaction;
-        let ended = self
-            .client()?
-            .transactions
-            .remove(&number)
-            .ok_or(Error::Absent)?;
+        let ended = self.client()?.transactions.remove(&number).ok_or(Error::Absent)?;
         if !commit || ended.changes.is_empty() {
             return Ok(OK.to_vec());
         }
@@ -301,15 +257,8 @@ fn permission_text(permissions: &Permissions) -> Vec<u8> {
 
 fn parse_permissions(list: &[&str]) -> Result<Permissions, Error> {
     let parse = |text: &&str| -> Result<(u32, Access), Error> {
-        let letter = text
-            .bytes()
-            .next()
-            .and_then(Access::from_letter)
-            .ok_or(Error::Invalid)?;
-        let number = text
-            .get(1..)
-            .and_then(|digits| digits.parse().ok())
-            .ok_or(Error::Invalid)?;
+        let letter = text.bytes().next().and_then(Access::from_letter).ok_or(Error::Invalid)?;
+        let number = text.get(1..).and_then(|digits| digits.parse().ok()).ok_or(Error::Invalid)?;
         Ok((number, letter))
     };
     let (first, named) = list.split_first().ok_or(Error::Invalid)?;
@@ -318,11 +267,7 @@ fn parse_permissions(list: &[&str]) -> Result<Permissions, Error> {
     }
     let (owner, others) = parse(first)?;
     let named = named.iter().map(parse).collect::<Result<_, _>>()?;
-    Ok(Permissions {
-        owner,
-        others,
-        named,
-    })
+    Ok(Permissions { owner, others, named })
 }
 
 fn watched(partition: u32, text: &str) -> Result<Watched, Error> {
@@ -343,11 +288,7 @@ fn watch(client: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, Error> {
     if token.len() > MAX_TOKEN {
         return Err(Error::Invalid);
     }
-    if client
-        .watches
-        .iter()
-        .any(|w| w.on == on && w.token == *token)
-    {
+    if client.watches.iter().any(|w| w.on == on && w.token == *token) {
         return Err(Error::Exists);
     }
     if client.watches.len() >= limits::WATCHES {
@@ -362,10 +303,7 @@ fn unwatch(client: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, Error> {
         return Err(Error::Invalid);
     };
     let on = watched(client.partition, text)?;
-    let found = client
-        .watches
-        .iter()
-        .position(|w| w.on == on && w.token == *token);
+    let found = client.watches.iter().position(|w| w.on == on && w.token == *token);
     client.watches.remove(found.ok_or(Error::Absent)?);
     Ok(OK.to_vec())
 }

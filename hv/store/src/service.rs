@@ -46,8 +46,7 @@ impl Store {
 
     /// Lets a partition talk. One that did before starts anew, without watches and transactions.
     pub fn connect(&mut self, partition: u32) {
-        self.connections
-            .insert(partition, Connection::new(partition));
+        self.connections.insert(partition, Connection::new(partition));
         self.happening("@introduceDomain");
     }
 
@@ -66,10 +65,7 @@ impl Store {
     pub fn feed(&mut self, partition: u32, bytes: &[u8]) -> Result<usize, Fault> {
         let mut taken = 0;
         loop {
-            let client = self
-                .connections
-                .get_mut(&partition)
-                .ok_or(Fault::NotConnected)?;
+            let client = self.connections.get_mut(&partition).ok_or(Fault::NotConnected)?;
             let rest = bytes.get(taken..).unwrap_or_default();
             let more = client.take_in(rest);
             taken += more;
@@ -85,10 +81,7 @@ impl Store {
     /// What a client has to read.
     #[must_use]
     pub fn output(&self, partition: u32) -> &[u8] {
-        self.connections
-            .get(&partition)
-            .map(Connection::output)
-            .unwrap_or_default()
+        self.connections.get(&partition).map(Connection::output).unwrap_or_default()
     }
 
     /// Takes what a client has read out of its output.
@@ -167,10 +160,7 @@ impl Store {
     /// Queues the events of a change at `path`, by which the nodes `gone` vanished.
     pub(crate) fn tell(&mut self, before: &Tree, path: &Path, gone: &[Path], actor: Actor) {
         if actor != Actor::Server
-            && self
-                .observed
-                .iter()
-                .any(|o| path.is_within(o) || o.is_within(path))
+            && self.observed.iter().any(|o| path.is_within(o) || o.is_within(path))
         {
             if self.changes.len() >= KEPT_CHANGES {
                 self.changes.pop_front();
@@ -181,9 +171,7 @@ impl Store {
         for client in self.connections.values_mut() {
             let reader = Actor::Client(client.partition);
             let may_see = |path: &Path| {
-                [before, after]
-                    .iter()
-                    .any(|tree| tree.visible(reader, path, Access::READ).is_ok())
+                [before, after].iter().any(|tree| tree.visible(reader, path, Access::READ).is_ok())
             };
             let mut hits = Vec::new();
             for watch in &client.watches {
@@ -208,12 +196,7 @@ impl Store {
     fn happening(&mut self, name: &str) {
         for client in self.connections.values_mut() {
             let of = |on: &Watched| matches!(on, Watched::Special(special) if special == name);
-            let hits: Vec<_> = client
-                .watches
-                .iter()
-                .filter(|w| of(&w.on))
-                .cloned()
-                .collect();
+            let hits: Vec<_> = client.watches.iter().filter(|w| of(&w.on)).cloned().collect();
             for watch in hits {
                 client.event(name, &watch);
             }
@@ -227,8 +210,8 @@ pub(crate) fn apply(tree: &mut Tree, actor: Actor, change: &Change) -> Result<Ve
         Change::Write(path, value) => tree.write(actor, path, Some(value)).map(|()| Vec::new()),
         Change::Make(path) => tree.write(actor, path, None).map(|()| Vec::new()),
         Change::Remove(path) => tree.remove(actor, path),
-        Change::Permit(path, permissions) => tree
-            .set_permissions(actor, path, permissions.clone())
-            .map(|()| Vec::new()),
+        Change::Permit(path, permissions) => {
+            tree.set_permissions(actor, path, permissions.clone()).map(|()| Vec::new())
+        }
     }
 }

@@ -76,21 +76,13 @@ impl Permissions {
     /// Only the owner may do anything.
     #[must_use]
     pub const fn private(owner: u32) -> Self {
-        Self {
-            owner,
-            others: Access::NONE,
-            named: Vec::new(),
-        }
+        Self { owner, others: Access::NONE, named: Vec::new() }
     }
 
     /// The owner may do everything, `reader` read.
     #[must_use]
     pub fn readable_by(owner: u32, reader: u32) -> Self {
-        Self {
-            owner,
-            others: Access::NONE,
-            named: vec![(reader, Access::READ)],
-        }
+        Self { owner, others: Access::NONE, named: vec![(reader, Access::READ)] }
     }
 
     /// Whether a partition may do that.
@@ -100,9 +92,7 @@ impl Permissions {
             return true;
         }
         let named = self.named.iter().find(|(who, _)| *who == partition);
-        named
-            .map_or(self.others, |(_, access)| *access)
-            .includes(access)
+        named.map_or(self.others, |(_, access)| *access).includes(access)
     }
 }
 
@@ -116,11 +106,7 @@ pub(crate) struct Node {
 
 impl Node {
     fn new(permissions: Rc<Permissions>) -> Self {
-        Self {
-            value: Rc::from([]),
-            permissions,
-            children: BTreeMap::new(),
-        }
+        Self { value: Rc::from([]), permissions, children: BTreeMap::new() }
     }
 
     /// Whether a reader of the node itself would notice a difference.
@@ -161,17 +147,12 @@ impl Tree {
     /// A tree with a root that belongs to `owner` and is nobody else's business.
     pub(crate) fn new(owner: u32) -> Self {
         let root = Rc::new(Node::new(Rc::new(Permissions::private(owner))));
-        Self {
-            root,
-            charged: BTreeMap::new(),
-        }
+        Self { root, charged: BTreeMap::new() }
     }
 
     /// The node of a path.
     pub(crate) fn get(&self, path: &Path) -> Option<&Node> {
-        path.names().try_fold(&*self.root, |node, name| {
-            node.children.get(name).map(|n| &**n)
-        })
+        path.names().try_fold(&*self.root, |node, name| node.children.get(name).map(|n| &**n))
     }
 
     /// The node of a path, where `actor` may access it. Which error it is does not tell whether
@@ -190,11 +171,7 @@ impl Tree {
             };
             deepest = child;
         }
-        if actor.may(&deepest.permissions, access) {
-            Ok(deepest)
-        } else {
-            Err(Error::Access)
-        }
+        if actor.may(&deepest.permissions, access) { Ok(deepest) } else { Err(Error::Access) }
     }
 
     /// Writes a value, making the node and those above it. Without a value the node is only made.
@@ -216,9 +193,7 @@ impl Tree {
         }
         let mut node = Rc::make_mut(&mut self.root);
         for name in path.names() {
-            let permissions = missing
-                .as_ref()
-                .map_or(&node.permissions, |m| &m.permissions);
+            let permissions = missing.as_ref().map_or(&node.permissions, |m| &m.permissions);
             let permissions = permissions.clone();
             let child = node.children.entry(Rc::from(name));
             node = Rc::make_mut(child.or_insert_with(|| Rc::new(Node::new(permissions))));
@@ -257,15 +232,9 @@ impl Tree {
         if let Actor::Client(owner) = actor
             && owner != permissions.owner
         {
-            permissions = Rc::new(Permissions {
-                owner,
-                ..(*permissions).clone()
-            });
+            permissions = Rc::new(Permissions { owner, ..(*permissions).clone() });
         }
-        Ok(Some(Missing {
-            count: missing,
-            permissions,
-        }))
+        Ok(Some(Missing { count: missing, permissions }))
     }
 
     /// Removes a node and all below it; returns the paths that are gone, the node's first.
@@ -277,11 +246,7 @@ impl Tree {
         let parent = self.visible(actor, &above, Access::NONE)?;
         let Some(node) = parent.children.get(name.as_str()).cloned() else {
             let writable = actor.may(&parent.permissions, Access::WRITE);
-            return if writable {
-                Ok(Vec::new())
-            } else {
-                Err(Error::Access)
-            };
+            return if writable { Ok(Vec::new()) } else { Err(Error::Access) };
         };
         if !actor.may(&node.permissions, Access::WRITE) {
             return Err(Error::Access);

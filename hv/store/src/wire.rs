@@ -64,9 +64,7 @@ pub(crate) fn message(out: &mut Vec<u8>, head: Header, payload: &[u8]) {
 /// one is no UTF-8.
 pub(crate) fn strings(payload: &[u8]) -> Option<Vec<&str>> {
     let body = payload.strip_suffix(&[0])?;
-    body.split(|&byte| byte == 0)
-        .map(|part| core::str::from_utf8(part).ok())
-        .collect()
+    body.split(|&byte| byte == 0).map(|part| core::str::from_utf8(part).ok()).collect()
 }
 
 /// The only string of a payload.

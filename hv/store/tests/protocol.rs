@@ -30,9 +30,7 @@ fn path(text: &str) -> Path {
 fn store() -> Store {
     let mut store = Store::new(SERVER);
     for partition in [ALICE, BOB] {
-        store
-            .make(&path(&home(partition)), Permissions::private(partition))
-            .unwrap();
+        store.make(&path(&home(partition)), Permissions::private(partition)).unwrap();
         store.connect(partition);
     }
     store
@@ -56,10 +54,7 @@ fn messages(store: &mut Store, partition: u32) -> Vec<(u32, String)> {
     while !rest.is_empty() {
         let word = |i: usize| u32::from_le_bytes(rest[i * 4..i * 4 + 4].try_into().unwrap());
         let (kind, length) = (word(0), word(3) as usize);
-        all.push((
-            kind,
-            String::from_utf8_lossy(&rest[16..16 + length]).into_owned(),
-        ));
+        all.push((kind, String::from_utf8_lossy(&rest[16..16 + length]).into_owned()));
         rest = &rest[16 + length..];
     }
     all
@@ -89,82 +84,37 @@ fn refused(store: &mut Store, who: u32, kind: u32, payload: &str) -> String {
 #[test]
 fn values_are_read_back_and_directories_listed() {
     let mut store = store();
-    assert_eq!(
-        ok(&mut store, ALICE, WRITE, "control/feature-poweroff\x001"),
-        "OK\0"
-    );
-    assert_eq!(
-        ok(&mut store, ALICE, READ, "control/feature-poweroff\0"),
-        "1"
-    );
-    assert_eq!(
-        ok(
-            &mut store,
-            ALICE,
-            READ,
-            "/local/domain/3/control/feature-poweroff\0"
-        ),
-        "1"
-    );
+    assert_eq!(ok(&mut store, ALICE, WRITE, "control/feature-poweroff\x001"), "OK\0");
+    assert_eq!(ok(&mut store, ALICE, READ, "control/feature-poweroff\0"), "1");
+    assert_eq!(ok(&mut store, ALICE, READ, "/local/domain/3/control/feature-poweroff\0"), "1");
     ok(&mut store, ALICE, MKDIR, "control/b\0");
-    assert_eq!(
-        ok(&mut store, ALICE, DIRECTORY, "control\0"),
-        "b\0feature-poweroff\0"
-    );
+    assert_eq!(ok(&mut store, ALICE, DIRECTORY, "control\0"), "b\0feature-poweroff\0");
     assert_eq!(ok(&mut store, ALICE, RM, "control\0"), "OK\0");
-    assert_eq!(
-        refused(&mut store, ALICE, DIRECTORY, "control\0"),
-        "ENOENT\0"
-    );
+    assert_eq!(refused(&mut store, ALICE, DIRECTORY, "control\0"), "ENOENT\0");
     assert_eq!(ok(&mut store, ALICE, RM, "control\0"), "OK\0");
-    assert_eq!(
-        ok(&mut store, ALICE, GET_DOMAIN_PATH, "16\0"),
-        "/local/domain/16\0"
-    );
-    assert_eq!(
-        ok(&mut store, ALICE, GET_PERMS, "/local/domain/3\0"),
-        "n3\0"
-    );
+    assert_eq!(ok(&mut store, ALICE, GET_DOMAIN_PATH, "16\0"), "/local/domain/16\0");
+    assert_eq!(ok(&mut store, ALICE, GET_PERMS, "/local/domain/3\0"), "n3\0");
 }
 
 #[test]
 fn a_partition_sees_its_home_and_what_it_was_shown() {
     let mut store = store();
     let back = path("/local/domain/1/backend/console/3/1");
-    store
-        .make(&back, Permissions::readable_by(SERVER, ALICE))
-        .unwrap();
-    store
-        .write(&path("/local/domain/1/backend/console/3/1/state"), b"2")
-        .unwrap();
+    store.make(&back, Permissions::readable_by(SERVER, ALICE)).unwrap();
+    store.write(&path("/local/domain/1/backend/console/3/1/state"), b"2").unwrap();
     let state = "/local/domain/1/backend/console/3/1/state\0";
     assert_eq!(ok(&mut store, ALICE, READ, state), "2");
-    assert_eq!(
-        refused(&mut store, ALICE, WRITE, &format!("{state}4")),
-        "EACCES\0"
-    );
+    assert_eq!(refused(&mut store, ALICE, WRITE, &format!("{state}4")), "EACCES\0");
     assert_eq!(refused(&mut store, BOB, READ, state), "EACCES\0");
-    assert_eq!(
-        refused(&mut store, BOB, READ, "/local/domain/3\0"),
-        "EACCES\0"
-    );
-    assert_eq!(
-        refused(&mut store, BOB, RM, "/local/domain/3\0"),
-        "EACCES\0"
-    );
+    assert_eq!(refused(&mut store, BOB, READ, "/local/domain/3\0"), "EACCES\0");
+    assert_eq!(refused(&mut store, BOB, RM, "/local/domain/3\0"), "EACCES\0");
     assert_eq!(refused(&mut store, BOB, DIRECTORY, "/\0"), "EACCES\0");
     assert_eq!(refused(&mut store, BOB, WRITE, "/tool/x\x001"), "EACCES\0");
     ok(&mut store, ALICE, WRITE, "data/x\x001");
     ok(&mut store, ALICE, SET_PERMS, "data/x\0n3\0r16\0");
     assert_eq!(ok(&mut store, BOB, READ, "/local/domain/3/data/x\0"), "1");
-    assert_eq!(
-        refused(&mut store, ALICE, SET_PERMS, "data/x\0n16\0"),
-        "EACCES\0"
-    );
-    assert_eq!(
-        refused(&mut store, BOB, SET_PERMS, "/local/domain/3/data/x\0b16\0"),
-        "EACCES\0"
-    );
+    assert_eq!(refused(&mut store, ALICE, SET_PERMS, "data/x\0n16\0"), "EACCES\0");
+    assert_eq!(refused(&mut store, BOB, SET_PERMS, "/local/domain/3/data/x\0b16\0"), "EACCES\0");
 }
 
 #[test]
@@ -175,25 +125,14 @@ fn a_watch_tells_once_at_once_and_then_of_changes() {
     let all = messages(&mut store, ALICE);
     assert_eq!(all[0], (WATCH, "OK\0".into()));
     assert_eq!(all[1], (WATCH_EVENT, "device\0token\0".into()));
-    store
-        .write(&path("/local/domain/3/device/console/1/state"), b"1")
-        .unwrap();
+    store.write(&path("/local/domain/3/device/console/1/state"), b"1").unwrap();
     let told = messages(&mut store, ALICE);
-    assert_eq!(
-        told,
-        [(WATCH_EVENT, "device/console/1/state\0token\0".into())]
-    );
+    assert_eq!(told, [(WATCH_EVENT, "device/console/1/state\0token\0".into())]);
     store.write(&path("/local/domain/3/devices"), b"").unwrap();
     assert_eq!(messages(&mut store, ALICE), []);
-    assert_eq!(
-        refused(&mut store, ALICE, WATCH, "device\0token\0"),
-        "EEXIST\0"
-    );
+    assert_eq!(refused(&mut store, ALICE, WATCH, "device\0token\0"), "EEXIST\0");
     ok(&mut store, ALICE, UNWATCH, "device\0token\0");
-    assert_eq!(
-        refused(&mut store, ALICE, UNWATCH, "device\0token\0"),
-        "ENOENT\0"
-    );
+    assert_eq!(refused(&mut store, ALICE, UNWATCH, "device\0token\0"), "ENOENT\0");
     store.write(&path("/local/domain/3/device/x"), b"").unwrap();
     assert_eq!(messages(&mut store, ALICE), []);
 }
@@ -205,26 +144,19 @@ fn watches_with_absolute_paths_and_special_names() {
         ("/local/domain/3/a\0t\0", "/local/domain/3/a\0t\0"),
         ("@releaseDomain\0t\0", "@releaseDomain\0t\0"),
     ] {
-        store
-            .feed(ALICE, &request(WATCH, 0, watch.as_bytes()))
-            .unwrap();
+        store.feed(ALICE, &request(WATCH, 0, watch.as_bytes())).unwrap();
         assert_eq!(messages(&mut store, ALICE)[1], (WATCH_EVENT, told.into()));
     }
     assert_eq!(refused(&mut store, ALICE, WATCH, "@other\0t\0"), "EINVAL\0");
     store.disconnect(BOB);
-    assert_eq!(
-        messages(&mut store, ALICE),
-        [(WATCH_EVENT, "@releaseDomain\0t\0".into())]
-    );
+    assert_eq!(messages(&mut store, ALICE), [(WATCH_EVENT, "@releaseDomain\0t\0".into())]);
 }
 
 #[test]
 fn removing_a_tree_tells_those_who_watch_inside_it() {
     let mut store = store();
     ok(&mut store, ALICE, WRITE, "a/b/c\x001");
-    store
-        .feed(ALICE, &request(WATCH, 0, b"a/b/c\0t\0"))
-        .unwrap();
+    store.feed(ALICE, &request(WATCH, 0, b"a/b/c\0t\0")).unwrap();
     messages(&mut store, ALICE);
     store.feed(ALICE, &request(RM, 0, b"a\0")).unwrap();
     let all = messages(&mut store, ALICE);
@@ -235,9 +167,7 @@ fn removing_a_tree_tells_those_who_watch_inside_it() {
 fn nobody_is_told_of_what_it_may_not_read() {
     let mut store = store();
     for watch in ["/\0t\0", "/local/domain/3\0t\0"] {
-        store
-            .feed(BOB, &request(WATCH, 0, watch.as_bytes()))
-            .unwrap();
+        store.feed(BOB, &request(WATCH, 0, watch.as_bytes())).unwrap();
     }
     messages(&mut store, BOB);
     ok(&mut store, ALICE, WRITE, "secret\0x");
@@ -248,54 +178,30 @@ fn nobody_is_told_of_what_it_may_not_read() {
 #[test]
 fn a_transaction_is_seen_by_others_only_when_it_ends() {
     let mut store = store();
-    let number: u32 = ok(&mut store, ALICE, BEGIN, "\0")
-        .trim_end_matches('\0')
-        .parse()
-        .unwrap();
-    assert_eq!(
-        ask(&mut store, ALICE, WRITE, number, "ring-ref\08").1,
-        "OK\0"
-    );
+    let number: u32 = ok(&mut store, ALICE, BEGIN, "\0").trim_end_matches('\0').parse().unwrap();
+    assert_eq!(ask(&mut store, ALICE, WRITE, number, "ring-ref\08").1, "OK\0");
     assert_eq!(ask(&mut store, ALICE, READ, number, "ring-ref\0").1, "8");
     assert_eq!(refused(&mut store, ALICE, READ, "ring-ref\0"), "ENOENT\0");
-    assert_eq!(
-        ask(&mut store, ALICE, END, number, "T\0"),
-        (END, "OK\0".into())
-    );
+    assert_eq!(ask(&mut store, ALICE, END, number, "T\0"), (END, "OK\0".into()));
     assert_eq!(ok(&mut store, ALICE, READ, "ring-ref\0"), "8");
-    assert_eq!(
-        ask(&mut store, ALICE, END, number, "T\0"),
-        (ERROR, "ENOENT\0".into())
-    );
+    assert_eq!(ask(&mut store, ALICE, END, number, "T\0"), (ERROR, "ENOENT\0".into()));
 }
 
 #[test]
 fn a_transaction_that_met_a_change_is_done_again() {
     let mut store = store();
     ok(&mut store, ALICE, WRITE, "a\x001");
-    let number: u32 = ok(&mut store, ALICE, BEGIN, "\0")
-        .trim_end_matches('\0')
-        .parse()
-        .unwrap();
+    let number: u32 = ok(&mut store, ALICE, BEGIN, "\0").trim_end_matches('\0').parse().unwrap();
     assert_eq!(ask(&mut store, ALICE, READ, number, "a\0").1, "1");
     assert_eq!(ask(&mut store, ALICE, WRITE, number, "b\x002").1, "OK\0");
     store.write(&path("/local/domain/3/a"), b"3").unwrap();
-    assert_eq!(
-        ask(&mut store, ALICE, END, number, "T\0"),
-        (ERROR, "EAGAIN\0".into())
-    );
+    assert_eq!(ask(&mut store, ALICE, END, number, "T\0"), (ERROR, "EAGAIN\0".into()));
     assert_eq!(refused(&mut store, ALICE, READ, "b\0"), "ENOENT\0");
     // A change elsewhere is no reason.
-    let number: u32 = ok(&mut store, ALICE, BEGIN, "\0")
-        .trim_end_matches('\0')
-        .parse()
-        .unwrap();
+    let number: u32 = ok(&mut store, ALICE, BEGIN, "\0").trim_end_matches('\0').parse().unwrap();
     assert_eq!(ask(&mut store, ALICE, WRITE, number, "b\x002").1, "OK\0");
     store.write(&path("/local/domain/3/a"), b"4").unwrap();
-    assert_eq!(
-        ask(&mut store, ALICE, END, number, "T\0"),
-        (END, "OK\0".into())
-    );
+    assert_eq!(ask(&mut store, ALICE, END, number, "T\0"), (END, "OK\0".into()));
     assert_eq!(ok(&mut store, ALICE, READ, "a\0"), "4");
     assert_eq!(ok(&mut store, ALICE, READ, "b\0"), "2");
 }
@@ -305,9 +211,7 @@ fn a_large_directory_comes_in_parts() {
     let mut store = store();
     let names: Vec<_> = (0..900).map(|n| format!("name-{n:03}")).collect();
     for name in &names {
-        store
-            .write(&path(&format!("/local/domain/3/d/{name}")), b"")
-            .unwrap();
+        store.write(&path(&format!("/local/domain/3/d/{name}")), b"").unwrap();
     }
     assert_eq!(refused(&mut store, ALICE, DIRECTORY, "d\0"), "E2BIG\0");
     let (mut offset, mut all) = (0, String::new());
@@ -328,10 +232,7 @@ fn a_large_directory_comes_in_parts() {
 fn limits_hold() {
     let mut store = store();
     let long = "x".repeat(limits::VALUE + 1);
-    assert_eq!(
-        refused(&mut store, ALICE, WRITE, &format!("v\0{long}")),
-        "ENOSPC\0"
-    );
+    assert_eq!(refused(&mut store, ALICE, WRITE, &format!("v\0{long}")), "ENOSPC\0");
     let mut made = 0;
     while ask(&mut store, ALICE, MKDIR, 0, &format!("n/{made}\0")).0 != ERROR {
         made += 1;
@@ -342,9 +243,7 @@ fn limits_hold() {
     ok(&mut store, ALICE, RM, "n\0");
     assert_eq!(store.nodes_of(ALICE), 1);
     for n in 0..limits::WATCHES {
-        store
-            .feed(ALICE, &request(WATCH, 0, format!("w{n}\0t\0").as_bytes()))
-            .unwrap();
+        store.feed(ALICE, &request(WATCH, 0, format!("w{n}\0t\0").as_bytes())).unwrap();
         messages(&mut store, ALICE);
     }
     assert_eq!(refused(&mut store, ALICE, WATCH, "w\0t\0"), "ENOSPC\0");
@@ -357,12 +256,7 @@ fn limits_hold() {
 #[test]
 fn a_client_that_does_not_read_is_not_listened_to() {
     let mut store = store();
-    ok(
-        &mut store,
-        ALICE,
-        WRITE,
-        &format!("v\0{}", "x".repeat(limits::VALUE)),
-    );
+    ok(&mut store, ALICE, WRITE, &format!("v\0{}", "x".repeat(limits::VALUE)));
     let read = request(READ, 0, b"v\0");
     let mut fed = 0;
     while store.feed(ALICE, &read).unwrap() == read.len() {
@@ -396,10 +290,7 @@ fn a_message_that_is_too_long_ends_the_conversation() {
     let mut head = request(READ, 0, b"");
     head[12..16].copy_from_slice(&4097u32.to_le_bytes());
     assert_eq!(store.feed(ALICE, &head), Err(Fault::MessageTooLong));
-    assert_eq!(
-        store.feed(ALICE, &request(READ, 0, b"a\0")),
-        Err(Fault::MessageTooLong)
-    );
+    assert_eq!(store.feed(ALICE, &request(READ, 0, b"a\0")), Err(Fault::MessageTooLong));
     assert_eq!(store.feed(99, &[]), Err(Fault::NotConnected));
 }
 

@@ -46,10 +46,7 @@ pub enum Change {
 /// The bytes that a change keeps of a structure.
 pub(crate) fn packed(value: Option<&(impl IntoBytes + zerocopy::Immutable)>) -> Vec<u8> {
     let bytes = value.map(IntoBytes::as_bytes).unwrap_or_default();
-    let end = bytes
-        .iter()
-        .rposition(|&byte| byte != 0)
-        .map_or(0, |last| last + 1);
+    let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     bytes.get(..end).unwrap_or_default().to_vec()
 }
 
@@ -80,11 +77,7 @@ impl Change {
 
     fn write(&self, database: &mut Database, redo: bool) -> Result<(), WriteError> {
         match self {
-            Self::Descriptor {
-                number,
-                before,
-                after,
-            } => {
+            Self::Descriptor { number, before, after } => {
                 let bytes = if redo { after } else { before };
                 if bytes.is_empty() {
                     return database.remove_descriptor(*number);
@@ -93,20 +86,11 @@ impl Change {
                 descriptor.number = *number;
                 database.write_descriptor(&descriptor)
             }
-            Self::Pages {
-                first,
-                frames,
-                before,
-                after,
-            } => {
+            Self::Pages { first, frames, before, after } => {
                 let entry = if redo { *after } else { *before };
                 database.set_owner(*first, *frames, Owner::from_entry(entry))
             }
-            Self::Channel {
-                index,
-                before,
-                after,
-            } => {
+            Self::Channel { index, before, after } => {
                 let bytes = if redo { after } else { before };
                 let mut entry: ChannelEntry = unpacked(bytes);
                 if bytes.is_empty() {

@@ -75,22 +75,12 @@ pub(crate) fn create(
 }
 
 fn check_name(plan: &Plan, object: &str, name: &str) -> Result<(), Refusal> {
-    let plain = name
-        .chars()
-        .all(|c| !c.is_control() && c != '/' && c != '"');
+    let plain = name.chars().all(|c| !c.is_control() && c != '/' && c != '"');
     if name.is_empty() || name.len() > 31 || !plain {
         let limit = "1 to 31 bytes without control characters, slash and quote";
-        return Err(invalid(
-            object,
-            "name",
-            format!("{} bytes", name.len()),
-            limit,
-        ));
+        return Err(invalid(object, "name", format!("{} bytes", name.len()), limit));
     }
-    match plan
-        .partitions()
-        .find(|other| crate::refusal::name_of(other) == name)
-    {
+    match plan.partitions().find(|other| crate::refusal::name_of(other) == name) {
         None => Ok(()),
         Some(other) => Err(refusal(
             "name-taken",
@@ -124,13 +114,7 @@ fn check_number(plan: &Plan, object: &str, wanted: Option<u32>, of: u32) -> Resu
     let free = |number: &u32| plan.is_free(*number);
     let number = match wanted {
         Some(number) if of == kind::GUEST => {
-            within(
-                object,
-                "number",
-                number,
-                FIRST_GUEST,
-                plan.number_end().saturating_sub(1),
-            )?;
+            within(object, "number", number, FIRST_GUEST, plan.number_end().saturating_sub(1))?;
             Some(number)
         }
         Some(number) if known.contains(&number) => Some(number),

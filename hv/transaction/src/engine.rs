@@ -83,18 +83,8 @@ impl<'a> Engine<'a> {
         let log = Log::create(&mut database)?;
         database.set_contents(1)?;
         let (clients, pending) = (BTreeMap::new(), Vec::new());
-        let mut engine = Self {
-            database,
-            log,
-            limits,
-            clients,
-            pending,
-        };
-        let origin = Origin {
-            who: ULTRAVISOR,
-            time,
-            request: 0,
-        };
+        let mut engine = Self { database, log, limits, clients, pending };
+        let origin = Origin { who: ULTRAVISOR, time, request: 0 };
         let record = engine.new_record(origin, Settled::Committed, what, "first start", Vec::new());
         engine.log.record(&mut engine.database, record)?;
         Ok(engine)
@@ -112,17 +102,9 @@ impl<'a> Engine<'a> {
     ) -> Result<(Self, usize), WriteError> {
         let log = Log::open(&mut database)?;
         let (clients, pending) = (BTreeMap::new(), Vec::new());
-        let mut engine = Self {
-            database,
-            log,
-            limits,
-            clients,
-            pending,
-        };
+        let mut engine = Self { database, log, limits, clients, pending };
         let records = engine.log.records(&engine.database);
-        let begun = records
-            .into_iter()
-            .filter(|record| record.settled == Settled::Begun);
+        let begun = records.into_iter().filter(|record| record.settled == Settled::Begun);
         let mut undone = 0;
         for record in begun.collect::<Vec<_>>().into_iter().rev() {
             engine.undo(&record.changes, record.changes.len());
@@ -130,12 +112,7 @@ impl<'a> Engine<'a> {
                 let _ = monitor.perform(action);
             }
             let why = "the ultravisor restarted before it was done";
-            engine.log.settle(
-                &mut engine.database,
-                record.sequence,
-                Settled::RolledBack,
-                why,
-            )?;
+            engine.log.settle(&mut engine.database, record.sequence, Settled::RolledBack, why)?;
             undone += 1;
         }
         Ok((engine, undone))
@@ -164,29 +141,18 @@ impl<'a> Engine<'a> {
     ) -> Reply {
         let sum = postcard::to_allocvec(transaction).map_or(0, |bytes| crc32fast::hash(&bytes));
         let kept = self.clients.entry(who).or_default();
-        if let Some(kept) = kept
-            .iter()
-            .find(|kept| kept.id == request && kept.sum == sum)
-        {
+        if let Some(kept) = kept.iter().find(|kept| kept.id == request && kept.sum == sum) {
             return kept.reply.clone();
         }
         let origin = Origin { who, time, request };
         let result = self.attempt(monitor, origin, transaction);
-        let reply = Reply {
-            id: request,
-            version: self.database.contents(),
-            result,
-        };
+        let reply = Reply { id: request, version: self.database.contents(), result };
         let kept = self.clients.entry(who).or_default();
         kept.retain(|kept| kept.id != request);
         if kept.len() >= KEPT_REPLIES {
             kept.pop_front();
         }
-        kept.push_back(Kept {
-            id: request,
-            sum,
-            reply: reply.clone(),
-        });
+        kept.push_back(Kept { id: request, sum, reply: reply.clone() });
         reply
     }
 
@@ -203,48 +169,23 @@ impl<'a> Engine<'a> {
                 return Err(refusal);
             }
         };
-        let Planned {
-            changes,
-            actions,
-            what,
-            outcomes,
-            created,
-            completed,
-        } = plan;
+        let Planned { changes, actions, what, outcomes, created, completed } = plan;
         let begun = self.new_record(origin, Settled::Begun, &what, &transaction.reason, changes);
         let changes = begun.changes.clone();
-        let sequence = self
-            .log
-            .record(&mut self.database, begun)
-            .map_err(from_write)?;
-        self.carry_out(monitor, &changes, &actions, &created)
-            .inspect_err(|refusal| {
-                let why = format!("{}: {}", refusal.field, refusal.reason);
-                let _ = self
-                    .log
-                    .settle(&mut self.database, sequence, Settled::Refused, &why);
-            })?;
-        let settled = if transaction.pending {
-            Settled::Pending
-        } else {
-            Settled::Committed
-        };
+        let sequence = self.log.record(&mut self.database, begun).map_err(from_write)?;
+        self.carry_out(monitor, &changes, &actions, &created).inspect_err(|refusal| {
+            let why = format!("{}: {}", refusal.field, refusal.reason);
+            let _ = self.log.settle(&mut self.database, sequence, Settled::Refused, &why);
+        })?;
+        let settled = if transaction.pending { Settled::Pending } else { Settled::Committed };
         let version = self.database.contents().saturating_add(1);
         self.database.set_contents(version).map_err(from_write)?;
-        self.log
-            .settle(&mut self.database, sequence, settled, "")
-            .map_err(from_write)?;
+        self.log.settle(&mut self.database, sequence, settled, "").map_err(from_write)?;
         self.complete(origin.who, &completed);
         if transaction.pending {
             let assigned = assigned(transaction, &outcomes, &created);
             let (who, request) = (origin.who, origin.request);
-            self.pending.push(Pending {
-                who,
-                request,
-                sequence,
-                created,
-                assigned,
-            });
+            self.pending.push(Pending { who, request, sequence, created, assigned });
         }
         Ok(Answer::Applied(outcomes))
     }
@@ -253,17 +194,11 @@ impl<'a> Engine<'a> {
         self.check_caller(origin.who)?;
         self.check_transaction(transaction)?;
         let mut plan = Plan::new(&self.database);
-        let caller = Caller {
-            number: origin.who,
-            limits: &self.limits,
-        };
+        let caller = Caller { number: origin.who, limits: &self.limits };
         for (index, operation) in (0u32..).zip(&transaction.operations) {
             operations::plan(&mut plan, caller, index, operation)
                 .and_then(|()| self.check_completed(origin.who, &plan.completed))
-                .map_err(|refusal| Refusal {
-                    operation: Some(index),
-                    ..refusal
-                })?;
+                .map_err(|refusal| Refusal { operation: Some(index), ..refusal })?;
         }
         let pairs = transaction.operations.iter().enumerate();
         let what: Vec<String> = pairs
@@ -335,15 +270,10 @@ impl<'a> Engine<'a> {
     /// The refusal of a plan made against version `planned`: with what changed since.
     fn stale(&self, planned: u64, version: u64) -> Refusal {
         let records = self.log.records(&self.database);
-        let since = records
-            .iter()
-            .filter(|r| r.version > planned && r.version <= version);
+        let since = records.iter().filter(|r| r.version > planned && r.version <= version);
         let changed: Vec<String> = since
             .filter(|r| {
-                matches!(
-                    r.settled,
-                    Settled::Committed | Settled::Pending | Settled::Monitor
-                )
+                matches!(r.settled, Settled::Committed | Settled::Pending | Settled::Monitor)
             })
             .map(|r| format!("{}: {}", r.version, r.what))
             .collect();
@@ -359,11 +289,7 @@ impl<'a> Engine<'a> {
     }
 
     fn check_completed(&self, who: u32, completed: &[u64]) -> Result<(), Refusal> {
-        let pending = |id: &u64| {
-            self.pending
-                .iter()
-                .any(|p| p.who == who && p.request == *id)
-        };
+        let pending = |id: &u64| self.pending.iter().any(|p| p.who == who && p.request == *id);
         match completed.iter().find(|id| !pending(id)) {
             None => Ok(()),
             Some(id) => Err(refusal(
@@ -382,9 +308,7 @@ impl<'a> Engine<'a> {
             if let Some(at) = self.pending.iter().position(done) {
                 let pending = self.pending.swap_remove(at);
                 let to = Settled::Committed;
-                let _ = self
-                    .log
-                    .settle(&mut self.database, pending.sequence, to, "");
+                let _ = self.log.settle(&mut self.database, pending.sequence, to, "");
             }
         }
     }
@@ -398,32 +322,15 @@ impl<'a> Engine<'a> {
         changes: Vec<Change>,
     ) -> Record {
         let version = self.database.contents();
-        let version = if settled == Settled::Begun {
-            version.saturating_add(1)
-        } else {
-            version
-        };
+        let version = if settled == Settled::Begun { version.saturating_add(1) } else { version };
         let Origin { who, time, request } = origin;
         let cut = |text: &str| text.chars().take(1000).collect::<String>();
         let (what, reason) = (cut(what), cut(reason));
-        Record {
-            sequence: 0,
-            time,
-            who,
-            request,
-            version,
-            settled,
-            what,
-            reason,
-            changes,
-        }
+        Record { sequence: 0, time, who, request, version, settled, what, reason, changes }
     }
 
     fn log_refused(&mut self, origin: Origin, transaction: &Transaction, why: &Refusal) {
-        let of = transaction
-            .operations
-            .iter()
-            .map(|op| operations::describe(op, None));
+        let of = transaction.operations.iter().map(|op| operations::describe(op, None));
         let what = of.take(16).collect::<Vec<_>>().join("; ");
         let reason = format!("{}: {}: {}", why.object, why.field, why.reason);
         let record = self.new_record(origin, Settled::Refused, &what, &reason, Vec::new());
@@ -471,9 +378,7 @@ impl<'a> Engine<'a> {
         actions: &[Action],
         created: &[u32],
     ) {
-        let performed = actions
-            .split_last()
-            .map_or(&[][..], |(_, performed)| performed);
+        let performed = actions.split_last().map_or(&[][..], |(_, performed)| performed);
         for &action in performed.iter().rev() {
             match action {
                 Action::Start(number) => drop(monitor.perform(Action::Stop(number))),
@@ -515,10 +420,7 @@ struct Planned {
 fn action_of(change: &Change) -> Action {
     match change {
         Change::Descriptor { number, .. } => Action::Partition(*number),
-        Change::Pages { first, frames, .. } => Action::Pages {
-            first: *first,
-            frames: *frames,
-        },
+        Change::Pages { first, frames, .. } => Action::Pages { first: *first, frames: *frames },
         Change::Channel { index, .. } => Action::Channel(*index),
     }
 }
@@ -533,10 +435,7 @@ fn assigned(
     let mut all = Vec::new();
     for (operation, outcome) in transaction.operations.iter().zip(outcomes) {
         if let (
-            Operation::AssignMemory {
-                partition: Target::Number(number),
-                ..
-            },
+            Operation::AssignMemory { partition: Target::Number(number), .. },
             Outcome::Memory(ranges),
         ) = (operation, outcome)
             && !created.contains(number)

@@ -28,17 +28,11 @@ impl Engine<'_> {
         self.clients.remove(&who);
         let count = mine.len();
         while let Some(pending) = mine.pop() {
-            let origin = Origin {
-                who,
-                time,
-                request: pending.request,
-            };
+            let origin = Origin { who, time, request: pending.request };
             let why = format!("partition {who} failed");
             let to = Settled::RolledBack;
             if self.roll_back(monitor, origin, &pending, &why).is_ok() {
-                let _ = self
-                    .log
-                    .settle(&mut self.database, pending.sequence, to, &why);
+                let _ = self.log.settle(&mut self.database, pending.sequence, to, &why);
             } else {
                 self.pending.push(pending);
             }
@@ -70,24 +64,12 @@ impl Engine<'_> {
         let what = format!("roll back request {}", pending.request);
         let record = self.new_record(origin, Settled::Begun, &what, why, changes);
         let changes = record.changes.clone();
-        let sequence = self
-            .log
-            .record(&mut self.database, record)
-            .map_err(from_write)?;
+        let sequence = self.log.record(&mut self.database, record).map_err(from_write)?;
         let result = self.carry_out(monitor, &changes, &actions, &[]);
-        let version = self
-            .database
-            .contents()
-            .saturating_add(u64::from(result.is_ok()));
+        let version = self.database.contents().saturating_add(u64::from(result.is_ok()));
         self.database.set_contents(version).map_err(from_write)?;
-        let to = if result.is_ok() {
-            Settled::Committed
-        } else {
-            Settled::Refused
-        };
-        self.log
-            .settle(&mut self.database, sequence, to, "")
-            .map_err(from_write)?;
+        let to = if result.is_ok() { Settled::Committed } else { Settled::Refused };
+        self.log.settle(&mut self.database, sequence, to, "").map_err(from_write)?;
         result
     }
 
@@ -100,21 +82,13 @@ impl Engine<'_> {
         };
         let mut plan = plan;
         let asked = event.cause == cause::SHUTDOWN && event.detail != SHUTDOWN_CRASH;
-        target.state = if asked {
-            state::SHUTDOWN
-        } else {
-            state::CRASHED
-        };
+        target.state = if asked { state::SHUTDOWN } else { state::CRASHED };
         (target.cause, target.cause_detail) = (event.cause, event.detail);
         target.cause_address = event.address;
         let what = format!("{}: {}", label(&target), describe_cause(event));
         plan.set_descriptor(target);
         let changes = plan.changes();
-        let origin = Origin {
-            who: MONITOR,
-            time: event.time,
-            request: 0,
-        };
+        let origin = Origin { who: MONITOR, time: event.time, request: 0 };
         let mut record = self.new_record(origin, Settled::Monitor, &what, "", changes);
         record.version = record.version.saturating_add(1);
         let changes = record.changes.clone();

@@ -126,12 +126,7 @@ impl Log {
     /// Makes an empty log.
     pub(crate) fn create(database: &mut Database) -> Result<Self, WriteError> {
         let size = database.log_bytes().saturating_sub(RING) / 8 * 8;
-        let log = Self {
-            size,
-            start: 0,
-            end: 0,
-            next: 1,
-        };
+        let log = Self { size, start: 0, end: 0, next: 1 };
         database.write_log(0, &MAGIC)?;
         log.save(database)?;
         Ok(log)
@@ -151,12 +146,7 @@ impl Log {
         if !head.starts_with(&MAGIC) || !sound {
             return Self::create(database);
         }
-        let mut log = Self {
-            size,
-            start,
-            end,
-            next: 1,
-        };
+        let mut log = Self { size, start, end, next: 1 };
         let mut at = start;
         while at != end {
             let Some((entry, next)) = log.entry_at(database, at) else {
@@ -197,10 +187,7 @@ impl Log {
         settled: Settled,
         why: &str,
     ) -> Result<(), WriteError> {
-        self.append(
-            database,
-            &Entry::Settled(sequence, settled, why.to_string()),
-        )
+        self.append(database, &Entry::Settled(sequence, settled, why.to_string()))
     }
 
     fn append(&mut self, database: &mut Database, entry: &Entry) -> Result<(), WriteError> {
@@ -249,8 +236,7 @@ impl Log {
             return None;
         }
         let mut payload = vec![0; length as usize];
-        self.read(database, (at + ENTRY_HEADER) % self.size, &mut payload)
-            .ok()?;
+        self.read(database, (at + ENTRY_HEADER) % self.size, &mut payload).ok()?;
         if crc32fast::hash(&payload) != sum {
             return None;
         }

@@ -43,17 +43,8 @@ pub(crate) fn plan(
         Operation::CreatePartition { .. } => create::create(plan, caller, index, operation)?,
         Operation::AssignMemory { partition, frames } => assign(plan, *partition, *frames)?,
         Operation::ReleaseMemory { partition, ranges } => release(plan, *partition, ranges)?,
-        Operation::CreateChannel {
-            partition,
-            kind,
-            frame,
-            frames,
-            grant,
-        } => {
-            let share = Range {
-                first: *frame,
-                frames: u64::from(*frames),
-            };
+        Operation::CreateChannel { partition, kind, frame, frames, grant } => {
+            let share = Range { first: *frame, frames: u64::from(*frames) };
             channel(plan, *partition, *kind, share, *grant)?
         }
         Operation::SetStart { partition, start } => set_start(plan, *partition, *start)?,
@@ -115,10 +106,7 @@ pub(crate) fn within(
 /// The target, where it is one that transactions may change.
 fn modifiable(plan: &Plan, target: Target) -> Result<Box<PartitionDescriptor>, Refusal> {
     let descriptor = plan.target(target)?;
-    if matches!(
-        descriptor.kind,
-        kind::PSEUDO | kind::ULTRAVISOR | kind::BOOT
-    ) {
+    if matches!(descriptor.kind, kind::PSEUDO | kind::ULTRAVISOR | kind::BOOT) {
         return Err(refusal(
             "system-partition",
             label(&descriptor),
@@ -166,10 +154,7 @@ fn in_state(target: &PartitionDescriptor, allowed: &[u32], doing: &str) -> Resul
         "wrong-state",
         label(target),
         "state",
-        format!(
-            "it is {}; {doing} needs it {names}",
-            state_name(target.state)
-        ),
+        format!("it is {}; {doing} needs it {names}", state_name(target.state)),
         format!("set the state {names} first"),
     ))
 }
@@ -228,29 +213,20 @@ fn release(plan: &mut Plan, partition: Target, ranges: &[Range]) -> Result<Outco
 /// Whether the partition owns all these frames, and none of them is its instance's.
 fn check_owned(plan: &Plan, target: &PartitionDescriptor, range: Range) -> Result<(), Refusal> {
     let own = Owner::ram(target.number);
-    let owned = plan
-        .owners(range)
-        .is_some_and(|pieces| pieces.iter().all(|piece| piece.owner == own));
+    let owned =
+        plan.owners(range).is_some_and(|pieces| pieces.iter().all(|piece| piece.owner == own));
     let instance_end = target.instance_first.saturating_add(target.instance_frames);
     let end = range.first.saturating_add(range.frames);
     let instance = range.first < instance_end && end > target.instance_first;
     if owned && !instance {
         return Ok(());
     }
-    let what = if instance {
-        "its monitor instance's"
-    } else {
-        "not all its own RAM"
-    };
+    let what = if instance { "its monitor instance's" } else { "not all its own RAM" };
     Err(refusal(
         "not-owner",
         label(target),
         "frames",
-        format!(
-            "frames {:#x} and {} more are {what}",
-            range.first,
-            range.frames.saturating_sub(1)
-        ),
+        format!("frames {:#x} and {} more are {what}", range.first, range.frames.saturating_sub(1)),
         "ask for `page-map` and name frames that it owns",
     ))
 }
@@ -263,19 +239,9 @@ fn channel(
     grant: u32,
 ) -> Result<Outcome, Refusal> {
     let mut target = modifiable(plan, partition)?;
-    in_state(
-        &target,
-        &[state::BUILDING, state::RUNNING, state::PAUSED],
-        "a channel",
-    )?;
+    in_state(&target, &[state::BUILDING, state::RUNNING, state::PAUSED], "a channel")?;
     let object = format!("channel of {}", label(&target));
-    within(
-        &object,
-        "kind",
-        kind,
-        channel_kind::COMMAND,
-        channel_kind::STORE,
-    )?;
+    within(&object, "kind", kind, channel_kind::COMMAND, channel_kind::STORE)?;
     let most = if kind == channel_kind::COMMAND { 64 } else { 1 };
     let frames = u32::try_from(share.frames).unwrap_or(u32::MAX);
     within(&object, "frames", frames, 1, most)?;
@@ -284,10 +250,7 @@ fn channel(
         "grant",
         grant,
         0,
-        target
-            .grant_frames
-            .saturating_mul(512)
-            .saturating_sub(frames),
+        target.grant_frames.saturating_mul(512).saturating_sub(frames),
     )?;
     check_owned(plan, &target, share)?;
     let Some(index) = plan.free_channel() else {
@@ -323,14 +286,9 @@ fn free_port(plan: &Plan, target: &PartitionDescriptor, index: u32) -> u32 {
     if target.state != state::BUILDING {
         return SERVER_PORTS + index;
     }
-    let used = |port: &u32| {
-        plan.channels()
-            .iter()
-            .any(|(_, c)| c.a == target.number && c.port_a == *port)
-    };
-    (1..SERVER_PORTS)
-        .find(|port| !used(port))
-        .unwrap_or(SERVER_PORTS + index)
+    let used =
+        |port: &u32| plan.channels().iter().any(|(_, c)| c.a == target.number && c.port_a == *port);
+    (1..SERVER_PORTS).find(|port| !used(port)).unwrap_or(SERVER_PORTS + index)
 }
 
 fn set_start(plan: &mut Plan, partition: Target, start: Start) -> Result<Outcome, Refusal> {
@@ -338,23 +296,11 @@ fn set_start(plan: &mut Plan, partition: Target, start: Start) -> Result<Outcome
     in_state(&target, &[state::BUILDING], "a start state")?;
     for frame in [start.page_table, start.console_frame, start.store_frame] {
         if frame != 0 {
-            check_owned(
-                plan,
-                &target,
-                Range {
-                    first: frame,
-                    frames: 1,
-                },
-            )?;
+            check_owned(plan, &target, Range { first: frame, frames: 1 })?;
         }
     }
     if start.page_table == 0 {
-        return Err(invalid(
-            &label(&target),
-            "page_table",
-            0,
-            "a frame that it owns",
-        ));
+        return Err(invalid(&label(&target), "page_table", 0, "a frame that it owns"));
     }
     (target.entry, target.stack) = (start.entry, start.stack);
     (target.start_info, target.page_table) = (start.start_info, start.page_table);
@@ -377,23 +323,13 @@ fn set_state(
     let was_running = target.state == state::RUNNING;
     let stopped = [state::SHUTDOWN, state::CRASHED];
     let (from, action): (&[u32], _) = match wanted {
-        state::RUNNING => (
-            &[state::BUILDING, state::PAUSED],
-            Some(Action::Start(number)),
-        ),
+        state::RUNNING => (&[state::BUILDING, state::PAUSED], Some(Action::Start(number))),
         state::PAUSED => (&[state::RUNNING], Some(Action::Stop(number))),
-        state::SHUTDOWN => (
-            &[state::RUNNING, state::PAUSED],
-            was_running.then_some(Action::Stop(number)),
-        ),
+        state::SHUTDOWN => {
+            (&[state::RUNNING, state::PAUSED], was_running.then_some(Action::Stop(number)))
+        }
         state::DYING => {
-            let any = [
-                state::BUILDING,
-                state::RUNNING,
-                state::PAUSED,
-                stopped[0],
-                stopped[1],
-            ];
+            let any = [state::BUILDING, state::RUNNING, state::PAUSED, stopped[0], stopped[1]];
             in_state(&target, &any, "dying")?;
             (&[], was_running.then_some(Action::Stop(number)))
         }
@@ -425,36 +361,18 @@ fn set_state(
 
 /// Plans that a partition gives everything back. It must not be running.
 pub(crate) fn destroy(plan: &mut Plan, target: &PartitionDescriptor) -> Result<Outcome, Refusal> {
-    let still = [
-        state::BUILDING,
-        state::SHUTDOWN,
-        state::CRASHED,
-        state::DYING,
-    ];
+    let still = [state::BUILDING, state::SHUTDOWN, state::CRASHED, state::DYING];
     in_state(target, &still, "destroying")?;
     let number = target.number;
     plan.actions.push(Action::Destroy(number));
-    let of = plan
-        .channels()
-        .into_iter()
-        .filter(|(_, c)| c.a == number || c.b == number);
+    let of = plan.channels().into_iter().filter(|(_, c)| c.a == number || c.b == number);
     for (index, _) in of.collect::<Vec<_>>() {
         plan.set_channel(index, ChannelEntry::new_zeroed());
         plan.actions.push(Action::Channel(index));
     }
     for range in plan.owned_by(number) {
-        let freed = Owner {
-            number: 0,
-            io: range.owner.io,
-        };
-        plan.move_pages(
-            Range {
-                first: range.first,
-                frames: range.frames,
-            },
-            range.owner,
-            freed,
-        );
+        let freed = Owner { number: 0, io: range.owner.io };
+        plan.move_pages(Range { first: range.first, frames: range.frames }, range.owner, freed);
     }
     plan.remove_descriptor(number);
     plan.actions.push(Action::Partition(number));
@@ -476,14 +394,10 @@ pub(crate) fn describe(operation: &Operation, outcome: Option<&Outcome>) -> Stri
             format!("assign {frames} frames to {}", named(partition))
         }
         Operation::ReleaseMemory { partition, ranges } => {
-            let frames = ranges
-                .iter()
-                .fold(0u64, |sum, range| sum.saturating_add(range.frames));
+            let frames = ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.frames));
             format!("release {frames} frames of {}", named(partition))
         }
-        Operation::CreateChannel {
-            partition, kind, ..
-        } => {
+        Operation::CreateChannel { partition, kind, .. } => {
             let kind = match *kind {
                 channel_kind::COMMAND => "command",
                 channel_kind::CONSOLE => "console",
@@ -511,10 +425,7 @@ pub(crate) fn release_assigned(plan: &mut Plan, number: u32, range: Range) {
     };
     for piece in plan.owners(range).unwrap_or_default() {
         if piece.owner == Owner::ram(number) {
-            let back = Range {
-                first: piece.first,
-                frames: piece.frames,
-            };
+            let back = Range { first: piece.first, frames: piece.frames };
             plan.move_pages(back, piece.owner, Owner::FREE);
             target.memory_frames = target.memory_frames.saturating_sub(piece.frames);
         }

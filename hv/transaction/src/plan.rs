@@ -90,10 +90,7 @@ impl<'d, 'a> Plan<'d, 'a> {
 
     /// All partitions as the plan has them.
     pub(crate) fn partitions(&self) -> impl Iterator<Item = Box<PartitionDescriptor>> + '_ {
-        let old = self
-            .database
-            .numbers()
-            .filter(|n| !self.descriptors.contains_key(n));
+        let old = self.database.numbers().filter(|n| !self.descriptors.contains_key(n));
         let old = old.filter_map(|n| self.descriptor(n));
         old.chain(self.descriptors.values().flatten().cloned())
     }
@@ -144,9 +141,7 @@ impl<'d, 'a> Plan<'d, 'a> {
     pub(crate) fn channels(&self) -> Vec<(u32, ChannelEntry)> {
         let mut all: BTreeMap<u32, ChannelEntry> = self.database.channels().collect();
         all.extend(self.channels.iter().map(|(index, entry)| (*index, *entry)));
-        all.into_iter()
-            .filter(|(_, entry)| entry.kind != channel_kind::FREE)
-            .collect()
+        all.into_iter().filter(|(_, entry)| entry.kind != channel_kind::FREE).collect()
     }
 
     /// Lowest free channel index that the transaction did not free.
@@ -175,20 +170,14 @@ impl<'d, 'a> Plan<'d, 'a> {
             pieces.push(OwnedRange { frames, ..found });
         }
         for moved in &self.moved {
-            pieces = pieces
-                .into_iter()
-                .flat_map(|piece| overlay(piece, moved))
-                .collect();
+            pieces = pieces.into_iter().flat_map(|piece| overlay(piece, moved)).collect();
         }
         Some(pieces)
     }
 
     /// Everything a partition owns as the plan has it.
     pub(crate) fn owned_by(&self, number: u32) -> Vec<OwnedRange> {
-        let all = Range {
-            first: 0,
-            frames: self.database.reader().frames(),
-        };
+        let all = Range { first: 0, frames: self.database.reader().frames() };
         let mut pieces = self.owners(all).unwrap_or_default();
         pieces.retain(|piece| piece.owner.number == number);
         pieces
@@ -203,10 +192,7 @@ impl<'d, 'a> Plan<'d, 'a> {
     pub(crate) fn free_frames(&mut self) -> (u64, u64) {
         let free = self.free();
         let longest = free.iter().map(|range| range.frames).max();
-        (
-            free.iter().map(|range| range.frames).sum(),
-            longest.unwrap_or(0),
-        )
+        (free.iter().map(|range| range.frames).sum(), longest.unwrap_or(0))
     }
 
     /// Takes one run of free frames for `owner`.
@@ -229,15 +215,8 @@ impl<'d, 'a> Plan<'d, 'a> {
 
     /// Changes the owner of a range that has one owner.
     pub(crate) fn move_pages(&mut self, range: Range, before: Owner, after: Owner) {
-        self.moved.push(Moved {
-            range,
-            before,
-            after,
-        });
-        self.actions.push(Action::Pages {
-            first: range.first,
-            frames: range.frames,
-        });
+        self.moved.push(Moved { range, before, after });
+        self.actions.push(Action::Pages { first: range.first, frames: range.frames });
     }
 
     /// Ranges that change owner so far.
@@ -288,28 +267,17 @@ fn overlay(piece: OwnedRange, moved: &Moved) -> impl Iterator<Item = OwnedRange>
     let end = piece.first + piece.frames;
     let a = moved.range.first.clamp(piece.first, end);
     let b = (moved.range.first + moved.range.frames).clamp(a, end);
-    let parts = [
-        (piece.first, a, piece.owner),
-        (a, b, moved.after),
-        (b, end, piece.owner),
-    ];
-    parts
-        .into_iter()
-        .filter(|(from, to, _)| from < to)
-        .map(|(from, to, owner)| OwnedRange {
-            first: from,
-            frames: to - from,
-            owner,
-        })
+    let parts = [(piece.first, a, piece.owner), (a, b, moved.after), (b, end, piece.owner)];
+    parts.into_iter().filter(|(from, to, _)| from < to).map(|(from, to, owner)| OwnedRange {
+        first: from,
+        frames: to - from,
+        owner,
+    })
 }
 
 /// Free RAM. Frame 0 is never handed out: 0 stands for "none" in a descriptor.
 fn free_ranges(database: &Database) -> Vec<Range> {
     let reader = database.reader();
     let free = reader.ranges(1).filter(|range| range.owner == Owner::FREE);
-    free.map(|range| Range {
-        first: range.first,
-        frames: range.frames,
-    })
-    .collect()
+    free.map(|range| Range { first: range.first, frames: range.frames }).collect()
 }

@@ -72,10 +72,7 @@ fn partitions(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
         .map(|descriptor| row(&descriptor, gauges.partition(descriptor.number)))
         .take(PARTITION_ROWS)
         .collect();
-    Answer::Partitions {
-        rows,
-        more: numbers.next().is_some(),
-    }
+    Answer::Partitions { rows, more: numbers.next().is_some() }
 }
 
 fn row(descriptor: &PartitionDescriptor, usage: Option<PartitionUsage>) -> PartitionRow {
@@ -104,9 +101,7 @@ fn resources(engine: &Engine, facts: &Facts, gauges: &dyn Gauges) -> ResourcesAn
     let database = engine.database();
     let mut memory: BTreeMap<(u32, bool), ([u64; 3], u64)> = BTreeMap::new();
     for (range, tier) in database.reader().entries(0) {
-        let (tiers, frames) = memory
-            .entry((range.owner.number, range.owner.io))
-            .or_default();
+        let (tiers, frames) = memory.entry((range.owner.number, range.owner.io)).or_default();
         if let Some(entries) = tiers.get_mut(tier) {
             *entries += 1;
         }
@@ -114,24 +109,13 @@ fn resources(engine: &Engine, facts: &Facts, gauges: &dyn Gauges) -> ResourcesAn
     }
     let cpu = |&(index, apic_id, online): &(u32, u32, bool)| {
         let usage = gauges.cpu(index).unwrap_or_default();
-        CpuRow {
-            index,
-            apic_id,
-            online,
-            busy: usage.busy,
-            idle: usage.idle,
-        }
+        CpuRow { index, apic_id, online, busy: usage.busy, idle: usage.idle }
     };
     ResourcesAnswer {
         frames: database.reader().frames(),
         memory: memory
             .into_iter()
-            .map(|((owner, io), (tiers, frames))| MemoryRow {
-                owner,
-                io,
-                tiers,
-                frames,
-            })
+            .map(|((owner, io), (tiers, frames))| MemoryRow { owner, io, tiers, frames })
             .collect(),
         firmware: facts.firmware.clone(),
         cpus: facts.cpus.iter().map(cpu).collect(),
@@ -143,14 +127,12 @@ fn resources(engine: &Engine, facts: &Facts, gauges: &dyn Gauges) -> ResourcesAn
 
 fn page_map(engine: &Engine, first: u64, most: u32) -> Answer {
     let ranges = engine.database().reader().ranges(first);
-    let rows = ranges
-        .take((most as usize).min(MAP_ROWS))
-        .map(|range| MapRow {
-            first: range.first,
-            frames: range.frames,
-            owner: range.owner.number,
-            io: range.owner.io,
-        });
+    let rows = ranges.take((most as usize).min(MAP_ROWS)).map(|range| MapRow {
+        first: range.first,
+        frames: range.frames,
+        owner: range.owner.number,
+        io: range.owner.io,
+    });
     Answer::PageMap(rows.collect())
 }
 
@@ -161,11 +143,7 @@ fn log(engine: &Engine, from: u64, most: u32) -> Answer {
     let mut text = 0;
     for record in records.iter().filter(|record| record.sequence >= from) {
         let row = record.row();
-        text += [&row.what, &row.reason]
-            .into_iter()
-            .map(String::len)
-            .sum::<usize>()
-            + 64;
+        text += [&row.what, &row.reason].into_iter().map(String::len).sum::<usize>() + 64;
         if rows.len() >= most as usize || (text > LOG_TEXT && !rows.is_empty()) {
             break;
         }
@@ -185,11 +163,7 @@ fn compare(engine: &Engine, gauges: &dyn Gauges, first: u64) -> Answer {
         let Ok(owner) = reader.owner(next) else { break };
         let (database, monitor) = ((owner.number, owner.io), gauges.frame(next));
         if monitor.map_or(!owner.io, |held| held != database) {
-            differences.push(Difference {
-                frame: next,
-                database,
-                monitor,
-            });
+            differences.push(Difference { frame: next, database, monitor });
         }
         next += 1;
     }

@@ -29,10 +29,7 @@ pub fn refusal(
 #[must_use]
 pub fn name_of(descriptor: &PartitionDescriptor) -> String {
     let end = descriptor.name.iter().position(|&byte| byte == 0);
-    let bytes = descriptor
-        .name
-        .get(..end.unwrap_or(descriptor.name.len()))
-        .unwrap_or_default();
+    let bytes = descriptor.name.get(..end.unwrap_or(descriptor.name.len())).unwrap_or_default();
     match core::str::from_utf8(bytes) {
         Ok(name) => name.to_string(),
         Err(_) => "?".repeat(bytes.len()),
@@ -41,11 +38,7 @@ pub fn name_of(descriptor: &PartitionDescriptor) -> String {
 
 /// How a refusal names a partition.
 pub(crate) fn label(descriptor: &PartitionDescriptor) -> String {
-    format!(
-        "partition \"{}\" ({})",
-        name_of(descriptor),
-        descriptor.number
-    )
+    format!("partition \"{}\" ({})", name_of(descriptor), descriptor.number)
 }
 
 /// The database has no room, or contradicts itself.
@@ -80,40 +73,21 @@ pub(crate) fn from_monitor(action: crate::Action, errno: i32) -> Refusal {
     use crate::Action;
     let (object, field) = match action {
         Action::Partition(number) => (format!("partition {number}"), "activation"),
-        Action::Pages { first, frames } => (
-            format!("frames {first:#x} to {:#x}", first + frames - 1),
-            "activation",
-        ),
+        Action::Pages { first, frames } => {
+            (format!("frames {first:#x} to {:#x}", first + frames - 1), "activation")
+        }
         Action::Channel(index) => (format!("channel {index}"), "activation"),
         Action::Start(number) => (format!("partition {number}"), "start"),
         Action::Stop(number) => (format!("partition {number}"), "stop"),
         Action::Destroy(number) => (format!("partition {number}"), "destruction"),
     };
     let (reason, way_out) = match errno {
-        EBUSY => (
-            "still referenced",
-            "stop and destroy what maps it, then ask again",
-        ),
-        EINVAL => (
-            "the monitor found it invalid",
-            "see the monitor's log for the reason",
-        ),
-        ENOMEM => (
-            "the monitor instance is full",
-            "give the partition a larger instance",
-        ),
-        _ => (
-            "the monitor refused",
-            "see the monitor's log for the reason",
-        ),
+        EBUSY => ("still referenced", "stop and destroy what maps it, then ask again"),
+        EINVAL => ("the monitor found it invalid", "see the monitor's log for the reason"),
+        ENOMEM => ("the monitor instance is full", "give the partition a larger instance"),
+        _ => ("the monitor refused", "see the monitor's log for the reason"),
     };
-    refusal(
-        "monitor-refused",
-        object,
-        field,
-        format!("{reason} (errno {errno})"),
-        way_out,
-    )
+    refusal("monitor-refused", object, field, format!("{reason} (errno {errno})"), way_out)
 }
 
 /// Errno values of the Xen ABI (public `errno.h`).

@@ -24,14 +24,9 @@ fn start_in(range: Range, frames: u64) -> u64 {
 /// A run of `frames` frames out of the free ranges, or `None`.
 #[must_use]
 pub fn contiguous(free: &[Range], frames: u64) -> Option<Range> {
-    let fits = free
-        .iter()
-        .filter(|range| frames > 0 && range.frames >= frames);
+    let fits = free.iter().filter(|range| frames > 0 && range.frames >= frames);
     let range = fits.min_by_key(|range| (range.frames, range.first))?;
-    Some(Range {
-        first: start_in(*range, frames),
-        frames,
-    })
+    Some(Range { first: start_in(*range, frames), frames })
 }
 
 /// Extents with `frames` frames in all out of the free ranges (disjoint, in any order), or `None`
@@ -65,16 +60,10 @@ pub(crate) fn take(free: &mut Vec<Range>, taken: Range) {
             return true;
         }
         if range.first < taken.first {
-            pieces.push(Range {
-                first: range.first,
-                frames: taken.first - range.first,
-            });
+            pieces.push(Range { first: range.first, frames: taken.first - range.first });
         }
         if end > taken_end {
-            pieces.push(Range {
-                first: taken_end,
-                frames: end - taken_end,
-            });
+            pieces.push(Range { first: taken_end, frames: end - taken_end });
         }
         false
     });

@@ -90,25 +90,19 @@ fn system(number: u32, kind: u32, first: u64) -> PartitionDescriptor {
 /// A host with ultravisor, boot and command partition, a hole, and the rest free.
 fn host(words: &[AtomicU32]) -> (Engine<'_>, Fake<'_>) {
     let mut database = Database::create(words, FRAMES).unwrap();
-    for (number, kind) in [
-        (ULTRAVISOR, kind::ULTRAVISOR),
-        (BOOT, kind::BOOT),
-        (COMMAND, kind::COMMAND),
-    ] {
+    for (number, kind) in
+        [(ULTRAVISOR, kind::ULTRAVISOR), (BOOT, kind::BOOT), (COMMAND, kind::COMMAND)]
+    {
         let first = u64::from(number) * 64;
         database.set_owner(first, 64, Owner::ram(number)).unwrap();
-        database
-            .write_descriptor(&system(number, kind, first))
-            .unwrap();
+        database.write_descriptor(&system(number, kind, first)).unwrap();
     }
     database.set_owner(1500, 100, Owner::io(8)).unwrap();
     let reader = Reader::new(words);
     let engine = Engine::genesis(database, LIMITS, 0, "genesis").unwrap();
     let fake = Fake {
         reader,
-        owners: (0..FRAMES)
-            .map(|frame| reader.owner(frame).unwrap())
-            .collect(),
+        owners: (0..FRAMES).map(|frame| reader.owner(frame).unwrap()).collect(),
         instances: [ULTRAVISOR, BOOT, COMMAND].into(),
         running: [ULTRAVISOR, BOOT, COMMAND].into(),
         channels: BTreeMap::new(),
@@ -119,9 +113,7 @@ fn host(words: &[AtomicU32]) -> (Engine<'_>, Fake<'_>) {
 
 fn agree(engine: &Engine, fake: &Fake) {
     let reader = engine.database().reader();
-    let owners: Vec<_> = (0..FRAMES)
-        .map(|frame| reader.owner(frame).unwrap())
-        .collect();
+    let owners: Vec<_> = (0..FRAMES).map(|frame| reader.owner(frame).unwrap()).collect();
     assert_eq!(owners, fake.owners);
     let numbers: BTreeSet<u32> = engine.database().numbers().collect();
     assert!(fake.instances.is_subset(&numbers));
@@ -129,23 +121,14 @@ fn agree(engine: &Engine, fake: &Fake) {
         let descriptor = reader.descriptor(*number).unwrap();
         let lives = matches!(descriptor.state, state::RUNNING | state::PAUSED);
         assert!(!lives || fake.instances.contains(number));
-        assert_eq!(
-            descriptor.state == state::RUNNING,
-            fake.running.contains(number)
-        );
-        let owned = owners
-            .iter()
-            .filter(|owner| **owner == Owner::ram(*number))
-            .count() as u64;
+        assert_eq!(descriptor.state == state::RUNNING, fake.running.contains(number));
+        let owned = owners.iter().filter(|owner| **owner == Owner::ram(*number)).count() as u64;
         if *number >= FIRST_GUEST {
             assert_eq!(owned, descriptor.memory_frames + descriptor.instance_frames);
         }
     }
-    let channels: BTreeMap<_, _> = engine
-        .database()
-        .channels()
-        .map(|(i, c)| (i, c.as_bytes()[4..].to_vec()))
-        .collect();
+    let channels: BTreeMap<_, _> =
+        engine.database().channels().map(|(i, c)| (i, c.as_bytes()[4..].to_vec())).collect();
     assert_eq!(channels, fake.channels);
 }
 
@@ -194,12 +177,7 @@ fn start_at(frame: u64) -> Start {
 }
 
 fn transaction(operations: Vec<Operation>) -> Transaction {
-    Transaction {
-        planned_at: None,
-        pending: false,
-        reason: "test".into(),
-        operations,
-    }
+    Transaction { planned_at: None, pending: false, reason: "test".into(), operations }
 }
 
 struct Host<'a> {
@@ -211,18 +189,12 @@ struct Host<'a> {
 impl<'a> Host<'a> {
     fn new(words: &'a [AtomicU32]) -> Self {
         let (engine, monitor) = host(words);
-        Self {
-            engine,
-            monitor,
-            next: 1,
-        }
+        Self { engine, monitor, next: 1 }
     }
 
     fn run(&mut self, transaction: &Transaction) -> Result<Vec<Outcome>, Box<Refusal>> {
         self.next += 1;
-        let reply = self
-            .engine
-            .execute(&mut self.monitor, BOOT, 5, self.next, transaction);
+        let reply = self.engine.execute(&mut self.monitor, BOOT, 5, self.next, transaction);
         self.monitor.refuse_after = None;
         agree(&self.engine, &self.monitor);
         match reply.result.map_err(Box::new)? {
@@ -244,20 +216,14 @@ impl<'a> Host<'a> {
 
     /// A partition with memory and a start state, still building.
     fn built(&mut self, name: &str) -> (u32, Range) {
-        let memory = Operation::AssignMemory {
-            partition: Target::CreatedBy(0),
-            frames: 100,
-        };
+        let memory = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: 100 };
         let outcomes = self.ok(vec![create(name), memory]);
         let (Outcome::Partition(number), Outcome::Memory(ranges)) = (&outcomes[0], &outcomes[1])
         else {
             panic!("{outcomes:?}");
         };
         let partition = Target::Number(*number);
-        self.ok(vec![Operation::SetStart {
-            partition,
-            start: start_at(ranges[0].first),
-        }]);
+        self.ok(vec![Operation::SetStart { partition, start: start_at(ranges[0].first) }]);
         (*number, ranges[0])
     }
 }
@@ -266,12 +232,7 @@ impl<'a> Host<'a> {
 fn a_partition_is_built_started_stopped_and_destroyed() {
     let words = arena();
     let mut host = Host::new(&words);
-    let before = host
-        .engine
-        .database()
-        .reader()
-        .ranges(0)
-        .collect::<Vec<_>>();
+    let before = host.engine.database().reader().ranges(0).collect::<Vec<_>>();
     let (number, memory) = host.built("web");
     assert_eq!(number, FIRST_GUEST);
     let partition = Target::Number(number);
@@ -282,10 +243,7 @@ fn a_partition_is_built_started_stopped_and_destroyed() {
         frames: 1,
         grant,
     };
-    let outcomes = host.ok(vec![
-        ring(channel_kind::CONSOLE, 0),
-        ring(channel_kind::STORE, 1),
-    ]);
+    let outcomes = host.ok(vec![ring(channel_kind::CONSOLE, 0), ring(channel_kind::STORE, 1)]);
     assert_eq!(outcomes[0], Outcome::Channel { index: 0, port: 1 });
     assert_eq!(outcomes[1], Outcome::Channel { index: 1, port: 2 });
     let descriptor = host.engine.database().reader().descriptor(number).unwrap();
@@ -295,23 +253,12 @@ fn a_partition_is_built_started_stopped_and_destroyed() {
     let set = |state| vec![Operation::SetState { partition, state }];
     host.ok(set(state::RUNNING));
     assert!(host.monitor.running.contains(&number));
-    assert_eq!(
-        host.refused(vec![Operation::DestroyPartition { partition }])
-            .code,
-        "wrong-state"
-    );
+    assert_eq!(host.refused(vec![Operation::DestroyPartition { partition }]).code, "wrong-state");
     host.ok(set(state::PAUSED));
     host.ok(set(state::RUNNING));
     host.ok(set(state::DYING));
     host.ok(vec![Operation::DestroyPartition { partition }]);
-    assert_eq!(
-        host.engine
-            .database()
-            .reader()
-            .ranges(0)
-            .collect::<Vec<_>>(),
-        before
-    );
+    assert_eq!(host.engine.database().reader().ranges(0).collect::<Vec<_>>(), before);
 }
 
 #[test]
@@ -337,18 +284,10 @@ fn a_stale_plan_is_refused_with_what_changed() {
     let mut host = Host::new(&words);
     let planned_at = Some(host.engine.database().contents());
     host.ok(vec![create("web")]);
-    let refusal = host
-        .run(&Transaction {
-            planned_at,
-            ..transaction(vec![create("db")])
-        })
-        .unwrap_err();
+    let refusal =
+        host.run(&Transaction { planned_at, ..transaction(vec![create("db")]) }).unwrap_err();
     assert_eq!(refusal.code, "stale-plan");
-    assert!(
-        refusal.reason.contains("create \"web\""),
-        "{}",
-        refusal.reason
-    );
+    assert!(refusal.reason.contains("create \"web\""), "{}", refusal.reason);
 }
 
 #[test]
@@ -371,10 +310,7 @@ fn refusals_name_operation_field_and_limit() {
         let mut operation = create("new");
         change(&mut operation);
         vec![
-            Operation::AssignMemory {
-                partition: Target::Number(FIRST_GUEST),
-                frames: 1,
-            },
+            Operation::AssignMemory { partition: Target::Number(FIRST_GUEST), frames: 1 },
             operation,
         ]
     };
@@ -405,10 +341,7 @@ fn refusals_name_operation_field_and_limit() {
         (field!(name, "x".repeat(32)), "name"),
     ] {
         let refusal = host.refused(operations);
-        assert_eq!(
-            (refusal.operation, refusal.field.as_str()),
-            (Some(1), field)
-        );
+        assert_eq!((refusal.operation, refusal.field.as_str()), (Some(1), field));
         assert!(!refusal.way_out.is_empty());
     }
     let all = |frames| vec![Operation::AssignMemory { partition, frames }];
@@ -416,40 +349,21 @@ fn refusals_name_operation_field_and_limit() {
     assert_eq!(host.refused(all(0)).code, "invalid-value");
     assert_eq!(host.refused(all(u64::MAX)).code, "no-memory");
     let release = |first, frames| {
-        vec![Operation::ReleaseMemory {
-            partition,
-            ranges: vec![Range { first, frames }],
-        }]
+        vec![Operation::ReleaseMemory { partition, ranges: vec![Range { first, frames }] }]
     };
-    let instance = host
-        .engine
-        .database()
-        .reader()
-        .descriptor(number)
-        .unwrap()
-        .instance_first;
-    for (first, frames) in [
-        (instance, 1),
-        (memory.first, 101),
-        (0, 1),
-        (u64::MAX, 2),
-        (FRAMES, 1),
-        (5, 0),
-    ] {
+    let instance = host.engine.database().reader().descriptor(number).unwrap().instance_first;
+    for (first, frames) in
+        [(instance, 1), (memory.first, 101), (0, 1), (u64::MAX, 2), (FRAMES, 1), (5, 0)]
+    {
         assert_eq!(host.refused(release(first, frames)).code, "not-owner");
     }
     let twice = [release(memory.first, 2), release(memory.first + 1, 2)].concat();
     assert_eq!(host.refused(twice).operation, Some(1));
     for target in [Target::Number(BOOT), Target::Number(ULTRAVISOR)] {
-        let dying = Operation::SetState {
-            partition: target,
-            state: state::DYING,
-        };
+        let dying = Operation::SetState { partition: target, state: state::DYING };
         assert_eq!(host.refused(vec![dying]).code, "system-partition");
     }
-    let nobody = Operation::DestroyPartition {
-        partition: Target::CreatedBy(0),
-    };
+    let nobody = Operation::DestroyPartition { partition: Target::CreatedBy(0) };
     assert_eq!(host.refused(vec![nobody]).code, "no-such-partition");
 }
 
@@ -457,38 +371,15 @@ fn refusals_name_operation_field_and_limit() {
 fn what_is_pending_goes_when_its_owner_fails() {
     let words = arena();
     let mut host = Host::new(&words);
-    let before = host
-        .engine
-        .database()
-        .reader()
-        .ranges(0)
-        .collect::<Vec<_>>();
-    let memory = Operation::AssignMemory {
-        partition: Target::CreatedBy(0),
-        frames: 500,
-    };
-    let build = Transaction {
-        pending: true,
-        ..transaction(vec![create("half"), memory])
-    };
+    let before = host.engine.database().reader().ranges(0).collect::<Vec<_>>();
+    let memory = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: 500 };
+    let build = Transaction { pending: true, ..transaction(vec![create("half"), memory]) };
     host.run(&build).unwrap();
     assert_eq!(host.engine.client_failed(&mut host.monitor, BOOT, 9), 1);
     agree(&host.engine, &host.monitor);
-    assert_eq!(
-        host.engine
-            .database()
-            .reader()
-            .ranges(0)
-            .collect::<Vec<_>>(),
-        before
-    );
-    let outcomes: Vec<_> = host
-        .engine
-        .records()
-        .0
-        .iter()
-        .map(|record| record.settled.word())
-        .collect();
+    assert_eq!(host.engine.database().reader().ranges(0).collect::<Vec<_>>(), before);
+    let outcomes: Vec<_> =
+        host.engine.records().0.iter().map(|record| record.settled.word()).collect();
     assert!(outcomes.contains(&"rolled back"), "{outcomes:?}");
 }
 
@@ -496,33 +387,15 @@ fn what_is_pending_goes_when_its_owner_fails() {
 fn what_is_completed_stays() {
     let words = arena();
     let mut host = Host::new(&words);
-    let build = Transaction {
-        pending: true,
-        ..transaction(vec![create("whole")])
-    };
+    let build = Transaction { pending: true, ..transaction(vec![create("whole")]) };
     host.run(&build).unwrap();
     let request = host.next;
     host.ok(vec![Operation::Complete { request }]);
-    assert_eq!(
-        host.refused(vec![Operation::Complete { request }]).code,
-        "not-pending"
-    );
+    assert_eq!(host.refused(vec![Operation::Complete { request }]).code, "not-pending");
     assert_eq!(host.engine.client_failed(&mut host.monitor, BOOT, 9), 0);
-    assert!(
-        host.engine
-            .database()
-            .reader()
-            .descriptor(FIRST_GUEST)
-            .is_ok()
-    );
-    let stop = Operation::SetState {
-        partition: Target::Number(FIRST_GUEST),
-        state: state::DYING,
-    };
-    let late = Transaction {
-        pending: true,
-        ..transaction(vec![stop])
-    };
+    assert!(host.engine.database().reader().descriptor(FIRST_GUEST).is_ok());
+    let stop = Operation::SetState { partition: Target::Number(FIRST_GUEST), state: state::DYING };
+    let late = Transaction { pending: true, ..transaction(vec![stop]) };
     assert_eq!(host.run(&late).unwrap_err().code, "not-undoable");
 }
 
@@ -531,10 +404,7 @@ fn what_the_monitor_does_by_itself_is_written_down() {
     let words = arena();
     let mut host = Host::new(&words);
     let (number, _) = host.built("web");
-    let running = Operation::SetState {
-        partition: Target::Number(number),
-        state: state::RUNNING,
-    };
+    let running = Operation::SetState { partition: Target::Number(number), state: state::RUNNING };
     host.ok(vec![running]);
     let event = MonitorEvent {
         partition: number,
@@ -548,10 +418,7 @@ fn what_the_monitor_does_by_itself_is_written_down() {
     host.engine.monitor_did(&mut host.monitor, &event);
     agree(&host.engine, &host.monitor);
     let descriptor = host.engine.database().reader().descriptor(number).unwrap();
-    assert_eq!(
-        (descriptor.state, descriptor.cause_detail),
-        (state::CRASHED, 13)
-    );
+    assert_eq!((descriptor.state, descriptor.cause_detail), (state::CRASHED, 13));
     let row = host.engine.records().0.last().unwrap().row();
     assert_eq!((row.outcome.as_str(), row.time), ("monitor", 77));
     assert!(row.what.contains("trap 13"), "{}", row.what);
@@ -564,9 +431,7 @@ fn the_log_keeps_the_newest_records_in_order() {
     for n in 0..400 {
         let (number, name) = (FIRST_GUEST, format!("guest-{n}"));
         host.ok(vec![create(&name)]);
-        host.ok(vec![Operation::DestroyPartition {
-            partition: Target::Number(number),
-        }]);
+        host.ok(vec![Operation::DestroyPartition { partition: Target::Number(number) }]);
     }
     let (records, next) = host.engine.records();
     assert_eq!(next, 802);
@@ -575,11 +440,7 @@ fn the_log_keeps_the_newest_records_in_order() {
     for pair in records.windows(2) {
         assert_eq!(pair[0].sequence + 1, pair[1].sequence);
     }
-    assert!(
-        records
-            .iter()
-            .all(|record| record.settled.word() == "committed")
-    );
+    assert!(records.iter().all(|record| record.settled.word() == "committed"));
 }
 
 #[test]
@@ -606,12 +467,7 @@ fn a_transaction_that_was_cut_off_is_undone_at_the_next_start() {
     let reply = engine.execute(&mut monitor, BOOT, 2, 2, &transaction(vec![create("web")]));
     assert!(reply.result.is_ok());
     agree(&engine, &monitor);
-    let sequences: Vec<_> = engine
-        .records()
-        .0
-        .iter()
-        .map(|record| record.sequence)
-        .collect();
+    let sequences: Vec<_> = engine.records().0.iter().map(|record| record.sequence).collect();
     assert_eq!(sequences, [1, 2, 3]);
 }
 
@@ -657,41 +513,22 @@ fn aim(engine: &Engine, operation: Operation) -> Operation {
                 .ranges(0)
                 .filter(|range| range.owner == Owner::ram(*number))
                 .collect();
-            mine.last()
-                .map_or(at, |range| range.first + at % range.frames)
+            mine.last().map_or(at, |range| range.first + at % range.frames)
         }
         Target::CreatedBy(_) => at,
     };
     match operation {
         Operation::SetStart { partition, start } => {
             let frame = owned(&partition, start.page_table);
-            Operation::SetStart {
-                partition,
-                start: start_at(frame),
-            }
+            Operation::SetStart { partition, start: start_at(frame) }
         }
-        Operation::CreateChannel {
-            partition,
-            kind,
-            frame,
-            frames,
-            grant,
-        } => {
+        Operation::CreateChannel { partition, kind, frame, frames, grant } => {
             let frame = owned(&partition, frame);
-            Operation::CreateChannel {
-                partition,
-                kind,
-                frame,
-                frames,
-                grant,
-            }
+            Operation::CreateChannel { partition, kind, frame, frames, grant }
         }
         Operation::ReleaseMemory { partition, ranges } => {
             let first = owned(&partition, ranges[0].first);
-            Operation::ReleaseMemory {
-                partition,
-                ranges: vec![Range { first, frames: 1 }],
-            }
+            Operation::ReleaseMemory { partition, ranges: vec![Range { first, frames: 1 }] }
         }
         other => other,
     }

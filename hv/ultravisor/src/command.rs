@@ -26,13 +26,7 @@ impl CommandChannel {
     /// A channel whose pages the client made, or will make.
     #[must_use]
     pub const fn of_client(client: u32, words: &'static [AtomicU32], port: Port) -> Self {
-        Self {
-            client,
-            words,
-            port,
-            server: None,
-            waiting: None,
-        }
+        Self { client, words, port, server: None, waiting: None }
     }
 
     /// A channel whose pages are this partition's own.
@@ -42,13 +36,7 @@ impl CommandChannel {
     pub fn own(client: u32, words: &'static [AtomicU32], port: Port) -> Result<Self, RingError> {
         let ring = Endpoint::create(words, Side::Server)?;
         let server = Some(Server::new(ring, port));
-        Ok(Self {
-            client,
-            words,
-            port,
-            server,
-            waiting: None,
-        })
+        Ok(Self { client, words, port, server, waiting: None })
     }
 
     /// The next request, once the reply to the one before is in the ring.

@@ -72,10 +72,7 @@ impl Console {
                 return Ok(moved);
             }
         }
-        Ok(Moved {
-            more: true,
-            ..moved
-        })
+        Ok(Moved { more: true, ..moved })
     }
 
     fn give_input(&self, words: &[AtomicU32]) -> Result<Moved, Broken> {
@@ -87,21 +84,14 @@ impl Console {
         for _ in 0..PIECES {
             let room = (INPUT.room(words)? as usize).min(PIECE);
             let wanted = piece.get_mut(..room).ok_or(Broken)?;
-            let count = if room > 0 {
-                lead::serial_read(line, wanted).unwrap_or(0)
-            } else {
-                0
-            };
+            let count = if room > 0 { lead::serial_read(line, wanted).unwrap_or(0) } else { 0 };
             if count == 0 {
                 return Ok(moved);
             }
             INPUT.push(words, piece.get(..count).ok_or(Broken)?)?;
             moved.notify = true;
         }
-        Ok(Moved {
-            more: true,
-            ..moved
-        })
+        Ok(Moved { more: true, ..moved })
     }
 }
 

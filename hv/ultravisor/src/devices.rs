@@ -98,41 +98,21 @@ pub fn introduce(services: &mut Services, client: &PartitionDescriptor) {
     let vm = vm(number);
     let name = transaction::name_of(client);
     make(services, &vm, Permissions::readable_by(ULTRAVISOR, number));
-    put(
-        services,
-        &format!("{vm}/uuid"),
-        vm.trim_start_matches("/vm/"),
-    );
+    put(services, &format!("{vm}/uuid"), vm.trim_start_matches("/vm/"));
     put(services, &format!("{vm}/name"), &name);
     make(services, &home, Permissions::private(number));
     put(services, &format!("{home}/name"), &name);
     put(services, &format!("{home}/domid"), number);
     put(services, &format!("{home}/vm"), &vm);
     for directory in ["control", "device", "data", "error"] {
-        make(
-            services,
-            &format!("{home}/{directory}"),
-            Permissions::private(number),
-        );
+        make(services, &format!("{home}/{directory}"), Permissions::private(number));
     }
-    put(
-        services,
-        &format!("{home}/memory/static-max"),
-        client.memory_frames * 4,
-    );
+    put(services, &format!("{home}/memory/static-max"), client.memory_frames * 4);
     put(services, &format!("{home}/console/type"), "xenconsoled");
-    put(
-        services,
-        &format!("{home}/console/port"),
-        client.console_port,
-    );
+    put(services, &format!("{home}/console/port"), client.console_port);
     put(services, &format!("{home}/store/port"), client.store_port);
     for vcpu in 0..client.vcpus {
-        put(
-            services,
-            &format!("{home}/cpu/{vcpu}/availability"),
-            "online",
-        );
+        put(services, &format!("{home}/cpu/{vcpu}/availability"), "online");
     }
     if client.kind == kind::COMMAND {
         second_console(services, number);
@@ -142,16 +122,8 @@ pub fn introduce(services: &mut Services, client: &PartitionDescriptor) {
 
 fn second_console(services: &mut Services, number: u32) {
     let (front, back) = (front(number), back(number));
-    make(
-        services,
-        &back,
-        Permissions::readable_by(ULTRAVISOR, number),
-    );
-    for (name, value) in [
-        ("frontend", front.as_str()),
-        ("online", "1"),
-        ("protocol", "raw"),
-    ] {
+    make(services, &back, Permissions::readable_by(ULTRAVISOR, number));
+    for (name, value) in [("frontend", front.as_str()), ("online", "1"), ("protocol", "raw")] {
         put(services, &format!("{back}/{name}"), value);
     }
     put(services, &format!("{back}/frontend-id"), number);
@@ -225,11 +197,7 @@ pub fn follow(services: &mut Services) {
             }
             (Some(state::INITIALISING), _) => {
                 disconnect(services);
-                put(
-                    services,
-                    &format!("{}/state", back(COMMAND)),
-                    state::INIT_WAIT,
-                );
+                put(services, &format!("{}/state", back(COMMAND)), state::INIT_WAIT);
             }
             _ => {}
         }
@@ -256,17 +224,8 @@ fn connect(services: &mut Services, number: u32) {
             return grants::unmap(&mut services.window, ring);
         }
     };
-    let console = Console {
-        partition: number,
-        ring,
-        port,
-        serial: Some(HARNESS_LINE),
-    };
-    put(
-        services,
-        &format!("{}/state", back(number)),
-        state::CONNECTED,
-    );
+    let console = Console { partition: number, ring, port, serial: Some(HARNESS_LINE) };
+    put(services, &format!("{}/state", back(number)), state::CONNECTED);
     console.serve();
     services.consoles.insert(port, console);
     services.devices.harness = Some(port);

@@ -48,20 +48,12 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
         <[AtomicU32]>::mut_from_bytes(arena).map_err(|_| "the arena is not aligned to pages")?;
     let window = Window::take().ok_or("the start block names no window")?;
     let mut services = Services::new(window)?;
-    let limits = Limits {
-        cpus: description.machine.cpus,
-    };
-    let known = if start.restarts > 0 {
-        Database::open(words).ok()
-    } else {
-        None
-    };
+    let limits = Limits { cpus: description.machine.cpus };
+    let known = if start.restarts > 0 { Database::open(words).ok() } else { None };
     let first = known.is_none();
     let engine = match known {
         Some(database) => {
-            let mut lead = Lead {
-                services: &mut services,
-            };
+            let mut lead = Lead { services: &mut services };
             let recovered = Engine::recover(database, limits, &mut lead);
             let (engine, undone) = recovered.map_err(|error| format!("database: {error:?}"))?;
             log!("restart {}, {undone} transactions undone", start.restarts);
@@ -93,18 +85,12 @@ fn fill(
 ) -> Result<Engine<'static>, resource_db::WriteError> {
     let mut database = Database::create(words, description.machine.frames)?;
     for region in description.regions {
-        let owner = Owner {
-            number: region.owner,
-            io: region.usage == region_use::IO,
-        };
+        let owner = Owner { number: region.owner, io: region.usage == region_use::IO };
         database.set_owner(region.first, region.frames, owner)?;
     }
-    for (number, name) in [
-        (ULTRAVISOR, "ultravisor"),
-        (BOOT, "boot"),
-        (MONITOR, "monitor"),
-        (FIRMWARE, "firmware"),
-    ] {
+    for (number, name) in
+        [(ULTRAVISOR, "ultravisor"), (BOOT, "boot"), (MONITOR, "monitor"), (FIRMWARE, "firmware")]
+    {
         database.write_descriptor(&descriptor(number, name, description, start))?;
     }
     if let Some(entry) = boot_channel(description) {
@@ -172,11 +158,7 @@ fn boot_channel(description: &Description) -> Option<ChannelEntry> {
 }
 
 fn perform(host: &mut Host, action: Action) -> Result<(), (Action, i32)> {
-    Lead {
-        services: &mut host.services,
-    }
-    .perform(action)
-    .map_err(|errno| (action, errno))
+    Lead { services: &mut host.services }.perform(action).map_err(|errno| (action, errno))
 }
 
 /// Has the monitor enforce all of the first database.

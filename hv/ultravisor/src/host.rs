@@ -38,13 +38,7 @@ impl Host {
     /// A host that serves nothing yet.
     #[must_use]
     pub fn new(engine: Engine<'static>, facts: Facts, services: Services) -> Self {
-        Self {
-            engine,
-            facts,
-            services,
-            events: Events::new(),
-            turns: VecDeque::new(),
-        }
+        Self { engine, facts, services, events: Events::new(), turns: VecDeque::new() }
     }
 
     /// Handles events for ever.
@@ -117,17 +111,11 @@ impl Host {
             Body::Query(query) => {
                 let answer = transaction::query(&self.engine, &self.facts, &Counters, query);
                 let version = self.engine.database().contents();
-                return Reply {
-                    id: request.id,
-                    version,
-                    result: Ok(answer),
-                };
+                return Reply { id: request.id, version, result: Ok(answer) };
             }
             Body::Transaction(transaction) => transaction,
         };
-        let mut lead = Lead {
-            services: &mut self.services,
-        };
+        let mut lead = Lead { services: &mut self.services };
         let (now, id) = (time::now(), request.id);
         let reply = self.engine.execute(&mut lead, client, now, id, transaction);
         match &reply.result {
@@ -135,10 +123,7 @@ impl Host {
             Ok(_) => {}
             Err(refusal) => {
                 let (object, field) = (&refusal.object, &refusal.field);
-                log!(
-                    "refused partition {client}: {object}: {field}: {}",
-                    refusal.reason
-                );
+                log!("refused partition {client}: {object}: {field}: {}", refusal.reason);
             }
         }
         reply
@@ -147,8 +132,7 @@ impl Host {
     /// Serves the channels that the table has now.
     pub fn attach_channels(&mut self) {
         let reader = self.engine.database().reader();
-        self.services
-            .keep_attached(|index| reader.channel(index).is_ok());
+        self.services.keep_attached(|index| reader.channel(index).is_ok());
         for (index, entry) in self.engine.database().channels() {
             if let Ok(client) = reader.descriptor(entry.a) {
                 self.services.attach(index, &entry, &client);
@@ -161,9 +145,7 @@ impl Host {
         while let Ok(Some(event)) = lead::next_event() {
             let (partition, cause, detail) = (event.partition, event.cause, event.detail);
             log!("partition {partition} stopped: cause {cause}, detail {detail:#x}");
-            let mut lead = Lead {
-                services: &mut self.services,
-            };
+            let mut lead = Lead { services: &mut self.services };
             self.engine.monitor_did(&mut lead, &event);
             self.end_host_with(&event);
         }

@@ -2,10 +2,7 @@
 //!
 //! Rule: before the monitor drops what a partition references, this partition drops what it has
 //! mapped of it; else its memory would stay referenced for ever.
-#![expect(
-    unsafe_code,
-    reason = "one hypercall that the runtime has no function for"
-)]
+#![expect(unsafe_code, reason = "one hypercall that the runtime has no function for")]
 
 use partition_runtime::hypercall::{self, Errno};
 use partition_runtime::lead;
@@ -80,8 +77,5 @@ impl Gauges for Counters {
 pub fn xen_version() -> u32 {
     // SAFETY: the operation touches no memory.
     let version = unsafe { hypercall::call(XEN_VERSION, [VERSION, 0, 0, 0, 0]) };
-    version
-        .ok()
-        .and_then(|version| u32::try_from(version).ok())
-        .unwrap_or(0)
+    version.ok().and_then(|version| u32::try_from(version).ok()).unwrap_or(0)
 }

@@ -42,12 +42,7 @@ impl<'a> Description<'a> {
             .map_err(|_| short("CPUs"))?;
         let (pci, _) = <[MachinePci]>::ref_from_prefix_with_elems(rest, count(machine.pci))
             .map_err(|_| short("PCI functions"))?;
-        let description = Self {
-            machine,
-            regions,
-            cpus,
-            pci,
-        };
+        let description = Self { machine, regions, cpus, pci };
         description.check()?;
         Ok(description)
     }
@@ -56,17 +51,13 @@ impl<'a> Description<'a> {
         let mut next = 0;
         for region in self.regions {
             if region.first != next || region.frames == 0 {
-                return Err(format!(
-                    "the memory map has a gap or an overlap at frame {next:#x}"
-                ));
+                return Err(format!("the memory map has a gap or an overlap at frame {next:#x}"));
             }
             next = region.first.saturating_add(region.frames);
         }
         if next != self.machine.frames {
             let frames = self.machine.frames;
-            return Err(format!(
-                "the memory map ends at frame {next:#x}, not at {frames:#x}"
-            ));
+            return Err(format!("the memory map ends at frame {next:#x}, not at {frames:#x}"));
         }
         if self.cpus.is_empty() || self.cpus.len() > 256 {
             return Err(format!("{} CPUs, 1 to 256 are supported", self.cpus.len()));
@@ -77,17 +68,13 @@ impl<'a> Description<'a> {
     /// The first region of a partition with this use.
     #[must_use]
     pub fn region(&self, owner: u32, usage: u32) -> Option<&'a MachineRegion> {
-        self.regions
-            .iter()
-            .find(|region| region.owner == owner && region.usage == usage)
+        self.regions.iter().find(|region| region.owner == owner && region.usage == usage)
     }
 
     /// The last region of a partition with this use.
     #[must_use]
     pub fn last_region(&self, owner: u32, usage: u32) -> Option<&'a MachineRegion> {
-        self.regions
-            .iter()
-            .rfind(|region| region.owner == owner && region.usage == usage)
+        self.regions.iter().rfind(|region| region.owner == owner && region.usage == usage)
     }
 
     /// Frames of RAM that a partition has for its own use.
@@ -96,11 +83,7 @@ impl<'a> Description<'a> {
         let own = |r: &&MachineRegion| {
             r.owner == owner && !matches!(r.usage, region_use::IO | region_use::INSTANCE)
         };
-        self.regions
-            .iter()
-            .filter(own)
-            .map(|region| region.frames)
-            .sum()
+        self.regions.iter().filter(own).map(|region| region.frames).sum()
     }
 
     /// Frames by the firmware's type.
@@ -128,9 +111,7 @@ impl<'a> Description<'a> {
     /// The monitor's command line.
     #[must_use]
     pub fn command_line(&self) -> String {
-        String::from_utf8_lossy(&self.machine.command_line)
-            .trim_end_matches('\0')
-            .to_string()
+        String::from_utf8_lossy(&self.machine.command_line).trim_end_matches('\0').to_string()
     }
 }
 
@@ -141,29 +122,17 @@ mod tests {
     use zerocopy::{FromZeros, IntoBytes};
 
     fn region(first: u64, frames: u64, owner: u32, usage: u32) -> MachineRegion {
-        MachineRegion {
-            first,
-            frames,
-            owner,
-            usage,
-            firmware_type: 1,
-            reserved: 0,
-        }
+        MachineRegion { first, frames, owner, usage, firmware_type: 1, reserved: 0 }
     }
 
     fn bytes(regions: &[MachineRegion], frames: u64, cpus: u32) -> Vec<u64> {
         let mut machine = Machine::new_zeroed();
         (machine.regions, machine.frames, machine.cpus) = (regions.len() as u32, frames, cpus);
         let mut bytes = machine.as_bytes().to_vec();
-        regions
-            .iter()
-            .for_each(|region| bytes.extend_from_slice(region.as_bytes()));
+        regions.iter().for_each(|region| bytes.extend_from_slice(region.as_bytes()));
         bytes.resize(bytes.len() + cpus as usize * size_of::<MachineCpu>(), 0);
         // As pages are, aligned.
-        bytes
-            .chunks(8)
-            .map(|chunk| u64::from_ne_bytes(chunk.try_into().unwrap()))
-            .collect()
+        bytes.chunks(8).map(|chunk| u64::from_ne_bytes(chunk.try_into().unwrap())).collect()
     }
 
     fn refusal(words: &[u64]) -> String {
@@ -181,13 +150,7 @@ mod tests {
         let words = bytes(&regions, 42, 1);
         let description = Description::parse(words.as_bytes()).unwrap();
         assert_eq!(description.memory_frames(BOOT), 27);
-        assert_eq!(
-            description
-                .region(BOOT, region_use::INSTANCE)
-                .unwrap()
-                .first,
-            30
-        );
+        assert_eq!(description.region(BOOT, region_use::INSTANCE).unwrap().first, 30);
         assert_eq!(description.firmware(), [(1, 42)]);
     }
 

@@ -26,10 +26,7 @@ pub struct Broken;
 
 impl Pipe {
     fn index(words: &[AtomicU32], at: usize) -> Result<u32, Broken> {
-        words
-            .get(at / 4)
-            .map(|word| word.load(Ordering::Acquire))
-            .ok_or(Broken)
+        words.get(at / 4).map(|word| word.load(Ordering::Acquire)).ok_or(Broken)
     }
 
     fn set_index(words: &[AtomicU32], at: usize, value: u32) {
@@ -45,11 +42,7 @@ impl Pipe {
     pub fn used(&self, words: &[AtomicU32]) -> Result<u32, Broken> {
         let produced = Self::index(words, self.produced)?;
         let used = produced.wrapping_sub(Self::index(words, self.consumed)?);
-        if used > self.size {
-            Err(Broken)
-        } else {
-            Ok(used)
-        }
+        if used > self.size { Err(Broken) } else { Ok(used) }
     }
 
     /// Bytes that there is room to write.
@@ -115,12 +108,7 @@ mod tests {
     use alloc::vec::Vec;
     use proptest::prelude::*;
 
-    const PIPE: Pipe = Pipe {
-        buffer: 8,
-        size: 16,
-        produced: 0,
-        consumed: 4,
-    };
+    const PIPE: Pipe = Pipe { buffer: 8, size: 16, produced: 0, consumed: 4 };
 
     fn words() -> Vec<AtomicU32> {
         (0..6).map(|_| AtomicU32::new(0)).collect()

@@ -107,24 +107,11 @@ impl Services {
             }
             channel_kind::CONSOLE => {
                 let serial = (partition == COMMAND).then_some(CONSOLE_LINE);
-                self.consoles.insert(
-                    port,
-                    Console {
-                        partition,
-                        ring,
-                        port,
-                        serial,
-                    },
-                );
+                self.consoles.insert(port, Console { partition, ring, port, serial });
             }
             channel_kind::STORE => {
                 let broken = false;
-                let line = StoreClient {
-                    partition,
-                    ring,
-                    port,
-                    broken,
-                };
+                let line = StoreClient { partition, ring, port, broken };
                 line.announce();
                 self.stores.insert(port, line);
                 self.store.connect(partition);

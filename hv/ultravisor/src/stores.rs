@@ -44,10 +44,7 @@ pub struct StoreClient {
 impl StoreClient {
     /// Tells the client what this server can do.
     pub fn announce(&self) {
-        self.set(
-            core::mem::offset_of!(StoreRing, server_features),
-            FEATURE_ERROR,
-        );
+        self.set(core::mem::offset_of!(StoreRing, server_features), FEATURE_ERROR);
     }
 
     fn set(&self, at: usize, value: u32) {
@@ -70,10 +67,7 @@ impl StoreClient {
             }
             Err(error) => error,
         };
-        log!(
-            "store of partition {}: protocol broken ({error}), not served now",
-            self.partition
-        );
+        log!("store of partition {}: protocol broken ({error}), not served now", self.partition);
         self.broken = true;
         self.set(core::mem::offset_of!(StoreRing, error), error);
         let _ = events::send(self.port);
@@ -90,9 +84,7 @@ impl StoreClient {
             let bytes = piece.get(..count).unwrap_or_default();
             let taken = store.feed(self.partition, bytes).map_err(|_| ERROR_PROTO)?;
             REQUESTS.consume(words, taken);
-            let sent = REPLIES
-                .push(words, store.output(self.partition))
-                .map_err(index)?;
+            let sent = REPLIES.push(words, store.output(self.partition)).map_err(index)?;
             store.sent(self.partition, sent);
             if taken == 0 && sent == 0 {
                 return Ok((round > 0, false));

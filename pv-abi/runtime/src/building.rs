@@ -2,10 +2,7 @@
 //!
 //! [`Foreign`] holds window pages with frames of one partition behind them. The partition does not
 //! run while it is *building*, so nobody else writes them.
-#![expect(
-    unsafe_code,
-    reason = "hypercalls that map pages, and views of those pages"
-)]
+#![expect(unsafe_code, reason = "hypercalls that map pages, and views of those pages")]
 
 use crate::hypercall::{self, Errno};
 use crate::window::{Pages, Window};
@@ -30,12 +27,7 @@ impl Foreign {
     #[must_use]
     pub fn new(window: &mut Window, target: u32, count: usize) -> Option<Self> {
         let pages = window.alloc(count)?;
-        Some(Self {
-            pages,
-            used: 0,
-            requests: Vec::with_capacity(count),
-            target,
-        })
+        Some(Self { pages, used: 0, requests: Vec::with_capacity(count), target })
     }
 
     /// Frames that fit at a time.
@@ -61,17 +53,10 @@ impl Foreign {
         let pages = &self.pages;
         let places = (0..).map_while(|index| pages.page_va(index));
         self.requests.clear();
-        self.requests
-            .extend(places.zip(frames).map(|(va, frame)| BuildMap { va, frame }));
+        self.requests.extend(places.zip(frames).map(|(va, frame)| BuildMap { va, frame }));
         let (address, count) = (self.requests.as_ptr() as u64, self.requests.len());
         if count > 0 {
-            let arguments = [
-                calls::BUILD_MAP,
-                self.target.into(),
-                address,
-                count as u64,
-                0,
-            ];
+            let arguments = [calls::BUILD_MAP, self.target.into(), address, count as u64, 0];
             // SAFETY: the operation reads the requests and changes what is mapped at window pages
             // that this value holds; `&mut self` means that no view of them is left.
             unsafe { hypercall::call(calls::HYPERCALL, arguments)? };

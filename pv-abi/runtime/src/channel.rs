@@ -43,10 +43,7 @@ impl fmt::Display for ChannelError {
             Self::Ring(error) => error.fmt(f),
             Self::Message => f.write_str("channel frame that holds no message"),
             Self::Protocol(version) => {
-                write!(
-                    f,
-                    "message of protocol {version}, this side speaks {PROTOCOL}"
-                )
+                write!(f, "message of protocol {version}, this side speaks {PROTOCOL}")
             }
         }
     }
@@ -79,9 +76,7 @@ impl<B: Bell> End<'_, B> {
             // The other end may be waiting for room.
             self.bell.ring();
         }
-        postcard::from_bytes(&self.buffer)
-            .map(Some)
-            .map_err(|_| ChannelError::Message)
+        postcard::from_bytes(&self.buffer).map(Some).map_err(|_| ChannelError::Message)
     }
 }
 
@@ -96,14 +91,7 @@ impl<'a, B: Bell> Client<'a, B> {
     /// A client whose requests are numbered from `first_id` (a number never used before on this
     /// channel: the server answers a number again that it has answered).
     pub fn new(ring: Endpoint<'a>, bell: B, first_id: u64) -> Self {
-        Self {
-            end: End {
-                ring,
-                bell,
-                buffer: Vec::new(),
-            },
-            next_id: first_id,
-        }
+        Self { end: End { ring, bell, buffer: Vec::new() }, next_id: first_id }
     }
 
     /// Sends a request; returns its id.
@@ -112,11 +100,7 @@ impl<'a, B: Bell> Client<'a, B> {
     /// See [`ChannelError`].
     pub fn send(&mut self, body: Body) -> Result<u64, ChannelError> {
         let id = self.next_id;
-        self.end.send(&Request {
-            protocol: PROTOCOL,
-            id,
-            body,
-        })?;
+        self.end.send(&Request { protocol: PROTOCOL, id, body })?;
         self.next_id += 1;
         Ok(id)
     }
@@ -155,13 +139,7 @@ pub struct Server<'a, B> {
 impl<'a, B: Bell> Server<'a, B> {
     /// A server on this side of a channel.
     pub fn new(ring: Endpoint<'a>, bell: B) -> Self {
-        Self {
-            end: End {
-                ring,
-                bell,
-                buffer: Vec::new(),
-            },
-        }
+        Self { end: End { ring, bell, buffer: Vec::new() } }
     }
 
     /// Takes a request, if there is one.
@@ -216,11 +194,7 @@ mod tests {
         let mut client = Client::new(ring, Count(&bells), 7);
         let ring = Endpoint::open(&words, Side::Server).unwrap();
         let mut server = Server::new(ring, Count(&bells));
-        let answer = |id| Reply {
-            id,
-            version: 3,
-            result: Ok(Answer::Applied(Vec::new())),
-        };
+        let answer = |id| Reply { id, version: 3, result: Ok(Answer::Applied(Vec::new())) };
         server.reply(&answer(6)).unwrap();
         let reply = client
             .call(Body::Query(Query::Version), || {

@@ -3,10 +3,7 @@
 //! The monitor enters `_start` (`entry.S`) with the start block's address and a stack. What is
 //! needed before any Rust code may allocate or fault is done here: check the block, give the
 //! heap its memory, register the handlers of traps and of the event upcall.
-#![expect(
-    unsafe_code,
-    reason = "start-up code, the global allocator, trap handlers"
-)]
+#![expect(unsafe_code, reason = "start-up code, the global allocator, trap handlers")]
 
 use crate::hypercall::{self, Shutdown, shutdown};
 use crate::{log, partition};
@@ -59,18 +56,12 @@ extern "C" fn start(block: *const StartBlock) -> ! {
         shutdown(Shutdown::Crash);
     };
     if block.magic != START_MAGIC {
-        log!(
-            "start block has magic {:#x}, not {START_MAGIC:#x}",
-            block.magic
-        );
+        log!("start block has magic {:#x}, not {START_MAGIC:#x}", block.magic);
         shutdown(Shutdown::Crash);
     }
     // SAFETY: it is what the monitor passed.
     unsafe { partition::set_start(block) };
-    partition::shared_info()
-        .events()
-        .upcall_mask
-        .store(1, core::sync::atomic::Ordering::Release);
+    partition::shared_info().events().upcall_mask.store(1, core::sync::atomic::Ordering::Release);
     register_traps();
     register_upcall();
     let heap = core::ptr::with_exposed_provenance_mut(block.heap as usize);
@@ -89,13 +80,7 @@ fn register_traps() {
     for (vector, entry) in (0_u8..).zip(&mut table[..VECTORS]) {
         let address = first + u64::from(vector) * STUB_BYTES;
         let (flags, cs) = (TRAP_MASK_EVENTS, FLAT_RING3_CS64);
-        *entry = TrapInfo {
-            vector,
-            flags,
-            cs,
-            pad: 0,
-            address,
-        };
+        *entry = TrapInfo { vector, flags, cs, pad: 0, address };
     }
     // SAFETY: the operation reads the table to its zero entry; the stubs are handlers.
     let done = unsafe { hypercall::call(SET_TRAP_TABLE, [table.as_ptr() as u64, 0, 0, 0, 0]) };
@@ -125,16 +110,8 @@ extern "C" fn fault(frame: *const [u64; 9]) -> ! {
     // SAFETY: the stubs pass their stack pointer, with at least eight words above.
     let [vector, words @ ..] = unsafe { frame.read() };
     let with_code = vector < 32 && WITH_ERROR_CODE >> vector & 1 != 0;
-    let (code, rest) = if with_code {
-        (words[2], &words[3..])
-    } else {
-        (0, &words[2..])
-    };
-    let cr2 = if vector == 14 {
-        partition::shared_info().cr2()
-    } else {
-        0
-    };
+    let (code, rest) = if with_code { (words[2], &words[3..]) } else { (0, &words[2..]) };
+    let cr2 = if vector == 14 { partition::shared_info().cr2() } else { 0 };
     log!(
         "fault: vector {vector}, error code {code:#x}, at {:#x}, address {cr2:#x}, stack {:#x}",
         rest[0],
@@ -148,12 +125,7 @@ extern "C" fn fault(frame: *const [u64; 9]) -> ! {
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     match info.location() {
         Some(place) => {
-            log!(
-                "panic at {}:{}: {}",
-                place.file(),
-                place.line(),
-                info.message()
-            );
+            log!("panic at {}:{}: {}", place.file(), place.line(), info.message());
         }
         None => log!("panic: {}", info.message()),
     }

@@ -4,10 +4,7 @@
 //! and returns at once where something is pending; the upcall that then comes runs a stub that
 //! does nothing but return with upcalls masked again. So no event is lost between the last look
 //! and the block, and no Rust code ever runs in an upcall.
-#![expect(
-    unsafe_code,
-    reason = "hypercalls that read their arguments from memory"
-)]
+#![expect(unsafe_code, reason = "hypercalls that read their arguments from memory")]
 
 use crate::channel::Bell;
 use crate::hypercall::{self, Errno};
@@ -66,10 +63,7 @@ fn block() {
     // SAFETY: touches no memory. The upcall that may follow runs the stub, which keeps every
     // register.
     let _ = unsafe { hypercall::call(SCHED_OP, arguments) };
-    partition::shared_info()
-        .events()
-        .upcall_mask
-        .store(1, Ordering::Release);
+    partition::shared_info().events().upcall_mask.store(1, Ordering::Release);
 }
 
 /// The argument structure of an event channel operation.
@@ -113,11 +107,8 @@ fn on_port(operation: u64, port: Port) -> Result<(), Errno> {
 /// # Errors
 /// What the monitor refuses with.
 pub fn bind_interdomain(remote: u16, remote_port: u32) -> Result<Port, Errno> {
-    let mut argument = BindInterdomain {
-        remote_dom: remote,
-        remote_port,
-        ..BindInterdomain::default()
-    };
+    let mut argument =
+        BindInterdomain { remote_dom: remote, remote_port, ..BindInterdomain::default() };
     operate(&mut argument)?;
     Ok(Port(argument.local_port))
 }
@@ -127,10 +118,7 @@ pub fn bind_interdomain(remote: u16, remote_port: u32) -> Result<Port, Errno> {
 /// # Errors
 /// What the monitor refuses with.
 pub fn bind_virq(virq: u32) -> Result<Port, Errno> {
-    let mut argument = BindVirq {
-        virq,
-        ..BindVirq::default()
-    };
+    let mut argument = BindVirq { virq, ..BindVirq::default() };
     operate(&mut argument)?;
     Ok(Port(argument.port))
 }
@@ -140,11 +128,8 @@ pub fn bind_virq(virq: u32) -> Result<Port, Errno> {
 /// # Errors
 /// What the monitor refuses with.
 pub fn alloc_unbound(remote: u16) -> Result<Port, Errno> {
-    let mut argument = AllocUnbound {
-        dom: domid::SELF,
-        remote_dom: remote,
-        ..AllocUnbound::default()
-    };
+    let mut argument =
+        AllocUnbound { dom: domid::SELF, remote_dom: remote, ..AllocUnbound::default() };
     operate(&mut argument)?;
     Ok(Port(argument.port))
 }

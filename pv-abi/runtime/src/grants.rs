@@ -2,10 +2,7 @@
 //!
 //! A [`Mapping`] is seen through atomics only: the page belongs to the other side, which writes
 //! when it likes.
-#![expect(
-    unsafe_code,
-    reason = "hypercalls that map pages, and views of those pages"
-)]
+#![expect(unsafe_code, reason = "hypercalls that map pages, and views of those pages")]
 
 use crate::hypercall::{self, Errno};
 use crate::partition;
@@ -73,13 +70,8 @@ impl Mapping {
 /// # Errors
 /// See [`GrantError`]; nothing stays mapped then.
 pub fn map(window: &mut Window, domain: u16, references: &[u32]) -> Result<Mapping, GrantError> {
-    let pages = window
-        .alloc(references.len())
-        .ok_or(GrantError::WindowFull)?;
-    let mut mapping = Mapping {
-        pages,
-        handles: Vec::with_capacity(references.len()),
-    };
+    let pages = window.alloc(references.len()).ok_or(GrantError::WindowFull)?;
+    let mut mapping = Mapping { pages, handles: Vec::with_capacity(references.len()) };
     for (index, &reference) in references.iter().enumerate() {
         let va = mapping.pages.va() + (index * PAGE_SIZE) as u64;
         match map_one(va, domain, reference) {
@@ -126,11 +118,7 @@ pub fn unmap(window: &mut Window, mapping: Mapping) {
 }
 
 fn unmap_one(va: u64, handle: u32) -> bool {
-    let mut argument = UnmapGrantRef {
-        host_addr: va,
-        handle,
-        ..UnmapGrantRef::default()
-    };
+    let mut argument = UnmapGrantRef { host_addr: va, handle, ..UnmapGrantRef::default() };
     let arguments = [UNMAP_GRANT_REF, (&raw mut argument) as u64, 1, 0, 0];
     // SAFETY: the operation reads and writes the one argument, and unmaps a page whose `Mapping`
     // is gone.
@@ -145,10 +133,7 @@ pub fn permit(reference: u32, domain: u16, frame: u32) -> bool {
     match partition::grant_table().get(index..index + 2) {
         Some([head, target]) => {
             target.store(frame, Ordering::Relaxed);
-            head.store(
-                u32::from(domain) << 16 | u32::from(GTF_PERMIT_ACCESS),
-                Ordering::Release,
-            );
+            head.store(u32::from(domain) << 16 | u32::from(GTF_PERMIT_ACCESS), Ordering::Release);
             true
         }
         _ => false,
@@ -162,7 +147,5 @@ pub fn revoke(reference: u32) -> bool {
     };
     let now = head.load(Ordering::Acquire);
     now & u32::from(GTF_READING | GTF_WRITING) == 0
-        && head
-            .compare_exchange(now, 0, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+        && head.compare_exchange(now, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
 }

@@ -119,13 +119,7 @@ pub fn usage(number: u32) -> Result<PartitionUsage, Errno> {
 /// `ENOENT` past the last CPU.
 pub fn cpu_usage(index: u32) -> Result<CpuUsage, Errno> {
     let mut usage = CpuUsage::default();
-    let arguments = [
-        calls::CPU_USAGE,
-        index.into(),
-        (&raw mut usage) as u64,
-        0,
-        0,
-    ];
+    let arguments = [calls::CPU_USAGE, index.into(), (&raw mut usage) as u64, 0, 0];
     // SAFETY: the operation fills the record.
     unsafe { hypercall::call(calls::HYPERCALL, arguments)? };
     Ok(usage)

@@ -54,10 +54,7 @@ impl Write for Line {
 
 /// Writes one line; [`crate::log!`] is the way to call it.
 pub fn line(text: fmt::Arguments<'_>) {
-    let mut line = Line {
-        bytes: [0; LINE_BYTES],
-        used: 0,
-    };
+    let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
     let _ = write!(line, "{}: {text}", name());
     line.bytes[line.used] = b'\n';
     write_console(&line.bytes[..=line.used]);

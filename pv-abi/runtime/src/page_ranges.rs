@@ -19,10 +19,7 @@ impl PageRanges {
     /// All of `pages` pages free; more than [`MAX_PAGES`] are cut off.
     #[must_use]
     pub fn new(pages: usize) -> Self {
-        Self {
-            taken: [0; MAX_PAGES / 64],
-            pages: pages.min(MAX_PAGES),
-        }
+        Self { taken: [0; MAX_PAGES / 64], pages: pages.min(MAX_PAGES) }
     }
 
     /// Pages in all.
@@ -32,9 +29,7 @@ impl PageRanges {
     }
 
     fn is_taken(&self, page: usize) -> bool {
-        self.taken
-            .get(page / 64)
-            .is_none_or(|word| word >> (page % 64) & 1 != 0)
+        self.taken.get(page / 64).is_none_or(|word| word >> (page % 64) & 1 != 0)
     }
 
     /// Takes `count` contiguous pages at the lowest free place; returns the first one's index.

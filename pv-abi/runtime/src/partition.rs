@@ -3,10 +3,7 @@
 //! The entry code checks the block and stores its address once; everything here is derived from
 //! it. Memory that others write too (shared info, grant table, channel pages) is seen through
 //! atomics only.
-#![expect(
-    unsafe_code,
-    reason = "the start block names this partition's memory by address"
-)]
+#![expect(unsafe_code, reason = "the start block names this partition's memory by address")]
 
 use crate::pending::EventWords;
 use core::mem::offset_of;
@@ -80,22 +77,12 @@ pub fn module_named(name: &str) -> Option<Module> {
 
 fn module(record: &'static ModuleRecord) -> Module {
     let length = usize::try_from(record.command_line_bytes).unwrap_or(0);
-    let line = record
-        .command_line
-        .get(..length)
-        .unwrap_or(&record.command_line);
-    let line = core::str::from_utf8(line)
-        .unwrap_or("")
-        .trim_matches(['\0', ' ']);
+    let line = record.command_line.get(..length).unwrap_or(&record.command_line);
+    let line = core::str::from_utf8(line).unwrap_or("").trim_matches(['\0', ' ']);
     let (name, options) = line.split_once(' ').unwrap_or((line, ""));
     // SAFETY: the monitor maps the module read-only at that address for the partition's life.
     let bytes = unsafe { slice(record.address, record.bytes) };
-    Module {
-        name,
-        options: options.trim(),
-        bytes,
-        frame: record.frame,
-    }
+    Module { name, options: options.trim(), bytes, frame: record.frame }
 }
 
 /// The machine description (the ultravisor's only; else empty).
@@ -128,12 +115,7 @@ pub fn take_arena() -> Option<&'static mut [u8]> {
 pub fn command_pages() -> &'static [AtomicU32] {
     let start = start();
     // SAFETY: as the start block says; only ever seen through atomics.
-    unsafe {
-        words(
-            start.command_pages,
-            start.command_page_count * PAGE_SIZE as u64 / 4,
-        )
-    }
+    unsafe { words(start.command_pages, start.command_page_count * PAGE_SIZE as u64 / 4) }
 }
 
 /// This partition's version-1 grant table, two words an entry: flags and domid, frame.
@@ -159,9 +141,7 @@ pub fn shared_pages(pages: usize) -> Option<(u64, &'static [AtomicU32])> {
     }
     let address = pointer.expose_provenance() as u64;
     // SAFETY: just allocated with this length, zeroed, leaked.
-    Some((address, unsafe {
-        words(address, (pages * PAGE_SIZE / 4) as u64)
-    }))
+    Some((address, unsafe { words(address, (pages * PAGE_SIZE / 4) as u64) }))
 }
 
 /// Shared info, by the layout of `pv_abi::xen`; virtual CPU 0 is its first entry.
@@ -173,9 +153,7 @@ pub struct SharedInfo {
 /// This partition's shared info.
 #[must_use]
 pub fn shared_info() -> SharedInfo {
-    SharedInfo {
-        address: usize::try_from(start().shared_info).expect("64-bit"),
-    }
+    SharedInfo { address: usize::try_from(start().shared_info).expect("64-bit") }
 }
 
 impl SharedInfo {

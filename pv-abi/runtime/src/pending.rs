@@ -38,10 +38,7 @@ impl Scan {
     /// Nothing taken yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            selected: 0,
-            next: 0,
-        }
+        Self { selected: 0, next: 0 }
     }
 
     /// Takes one pending port that is not masked: clears its bit and returns it.

@@ -74,10 +74,7 @@ impl fmt::Display for RingError {
             Self::Geometry => f.write_str("channel has rings of an impossible size"),
             Self::Remade => f.write_str("channel was made anew"),
             Self::Index(produced, consumed) => {
-                write!(
-                    f,
-                    "channel indices out of step: {produced} produced, {consumed} consumed"
-                )
+                write!(f, "channel indices out of step: {produced} produced, {consumed} consumed")
             }
             Self::Length(length, there) => {
                 write!(f, "channel frame of {length} bytes, {there} there")
@@ -129,20 +126,12 @@ fn ring_bytes(words: usize) -> Result<u32, RingError> {
 
 /// Words as a u64, little-endian.
 fn read_u64(words: &[AtomicU32], at: usize) -> u64 {
-    let word = |i: usize| {
-        words
-            .get(i)
-            .map_or(0, |w| u64::from(w.load(Ordering::Acquire)))
-    };
+    let word = |i: usize| words.get(i).map_or(0, |w| u64::from(w.load(Ordering::Acquire)));
     word(at) | word(at + 1) << 32
 }
 
 fn write_u64(words: &[AtomicU32], at: usize, value: u64) {
-    for (word, value) in words
-        .iter()
-        .skip(at)
-        .zip([value as u32, (value >> 32) as u32])
-    {
+    for (word, value) in words.iter().skip(at).zip([value as u32, (value >> 32) as u32]) {
         word.store(value, Ordering::Release);
     }
 }
@@ -193,12 +182,7 @@ impl<'a> Endpoint<'a> {
     fn new(words: &'a [AtomicU32], side: Side, ring_bytes: u32, epoch: u64) -> Self {
         let requests = REQUEST_RING / 4;
         let responses = requests + ring_bytes as usize / 4;
-        let direction = |base, theirs, ours| Direction {
-            base,
-            theirs,
-            ours,
-            index: 0,
-        };
+        let direction = |base, theirs, ours| Direction { base, theirs, ours, index: 0 };
         let (incoming, outgoing) = match side {
             Side::Client => (
                 direction(responses, word::RESPONSE_PRODUCED, word::RESPONSE_CONSUMED),
@@ -209,13 +193,7 @@ impl<'a> Endpoint<'a> {
                 direction(responses, word::RESPONSE_CONSUMED, word::RESPONSE_PRODUCED),
             ),
         };
-        Self {
-            words,
-            ring_bytes,
-            epoch,
-            incoming,
-            outgoing,
-        }
+        Self { words, ring_bytes, epoch, incoming, outgoing }
     }
 
     /// The epoch of the channel when it was opened.
@@ -249,17 +227,11 @@ impl<'a> Endpoint<'a> {
     }
 
     fn their_index(&self, direction: &Direction) -> Result<u32, RingError> {
-        let made = (
-            read_u64(self.words, word::MAGIC),
-            read_u64(self.words, word::EPOCH),
-        );
+        let made = (read_u64(self.words, word::MAGIC), read_u64(self.words, word::EPOCH));
         if made != (CHANNEL_MAGIC, self.epoch) {
             return Err(RingError::Remade);
         }
-        let word = self
-            .words
-            .get(direction.theirs)
-            .ok_or(RingError::Geometry)?;
+        let word = self.words.get(direction.theirs).ok_or(RingError::Geometry)?;
         Ok(word.load(Ordering::Acquire))
     }
 

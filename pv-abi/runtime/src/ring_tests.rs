@@ -5,9 +5,7 @@ use proptest::prelude::*;
 use std::collections::VecDeque;
 
 fn pages(count: usize) -> Vec<AtomicU32> {
-    (0..count * PAGE_SIZE / 4)
-        .map(|_| AtomicU32::new(0))
-        .collect()
+    (0..count * PAGE_SIZE / 4).map(|_| AtomicU32::new(0)).collect()
 }
 
 #[derive(Clone, Debug)]
@@ -123,10 +121,7 @@ fn a_changed_byte_is_noticed() {
 #[test]
 fn a_channel_made_anew_is_noticed() {
     let words = pages(3);
-    assert_eq!(
-        Endpoint::open(&words, Side::Server).err(),
-        Some(RingError::NotReady)
-    );
+    assert_eq!(Endpoint::open(&words, Side::Server).err(), Some(RingError::NotReady));
     Endpoint::create(&words, Side::Client).unwrap();
     let mut server = Endpoint::open(&words, Side::Server).unwrap();
     let mut second = Endpoint::create(&words, Side::Client).unwrap();
@@ -141,18 +136,9 @@ fn limits_are_errors() {
     let words = pages(17);
     let mut client = Endpoint::create(&words, Side::Client).unwrap();
     let large = std::vec![0; MAX_PAYLOAD + 1];
-    assert_eq!(
-        client.send(&large),
-        Err(RingError::TooLarge(MAX_PAYLOAD + 1))
-    );
+    assert_eq!(client.send(&large), Err(RingError::TooLarge(MAX_PAYLOAD + 1)));
     assert_eq!(client.send(&large[1..]), Ok(()));
     assert_eq!(client.send(&large[1..]), Err(RingError::Full));
-    assert_eq!(
-        Endpoint::create(&pages(4), Side::Client).err(),
-        Some(RingError::Geometry)
-    );
-    assert_eq!(
-        Endpoint::create(&[], Side::Client).err(),
-        Some(RingError::Geometry)
-    );
+    assert_eq!(Endpoint::create(&pages(4), Side::Client).err(), Some(RingError::Geometry));
+    assert_eq!(Endpoint::create(&[], Side::Client).err(), Some(RingError::Geometry));
 }

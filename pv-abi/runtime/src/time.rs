@@ -3,10 +3,7 @@
 //! The clock is the Xen ABI's `vcpu_time_info`: a version that is odd while the rest changes, the
 //! TSC and the system time at the last update, and a 32.32 factor with a shift. The timer is the
 //! single-shot timer of virtual CPU 0; it raises the port bound to `VIRQ_TIMER`.
-#![expect(
-    unsafe_code,
-    reason = "rdtsc, and hypercalls that read their arguments from memory"
-)]
+#![expect(unsafe_code, reason = "rdtsc, and hypercalls that read their arguments from memory")]
 
 use crate::hypercall::{self, Errno};
 use crate::partition;
@@ -38,8 +35,7 @@ impl Clock {
             _ => ticks.checked_shr(places).unwrap_or(0),
         };
         let nanoseconds = (u128::from(shifted) * u128::from(self.factor)) >> 32;
-        self.system_time
-            .saturating_add(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+        self.system_time.saturating_add(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
 
     /// Reads a clock page, or gives up after a bounded number of torn reads.
@@ -81,11 +77,7 @@ pub fn now() -> u64 {
 /// # Errors
 /// What the monitor refuses with.
 pub fn set_timer(deadline: u64) -> Result<(), Errno> {
-    let argument = SetSingleshotTimer {
-        timeout_abs_ns: deadline,
-        flags: 0,
-        pad: 0,
-    };
+    let argument = SetSingleshotTimer { timeout_abs_ns: deadline, flags: 0, pad: 0 };
     let address = (&raw const argument) as u64;
     let arguments = [SET_SINGLESHOT_TIMER, 0, address, 0, 0];
     // SAFETY: the operation reads the 16 bytes.
@@ -108,12 +100,7 @@ mod tests {
 
     #[test]
     fn a_gigahertz_clock_counts_nanoseconds() {
-        let clock = Clock {
-            tsc: 1000,
-            system_time: 5,
-            factor: 1 << 31,
-            shift: 1,
-        };
+        let clock = Clock { tsc: 1000, system_time: 5, factor: 1 << 31, shift: 1 };
         assert_eq!(clock.at(1000), 5);
         assert_eq!(clock.at(3000), 2005);
         assert_eq!(clock.at(0), 5);
@@ -122,12 +109,7 @@ mod tests {
     #[test]
     fn no_clock_page_makes_it_panic() {
         for shift in [-128, -64, -1, 0, 63, 64, 127] {
-            let clock = Clock {
-                tsc: 0,
-                system_time: u64::MAX,
-                factor: u32::MAX,
-                shift,
-            };
+            let clock = Clock { tsc: 0, system_time: u64::MAX, factor: u32::MAX, shift };
             assert_eq!(clock.at(u64::MAX), u64::MAX);
         }
     }
@@ -137,9 +119,6 @@ mod tests {
         let words: [AtomicU32; 8] = core::array::from_fn(|_| AtomicU32::new(1));
         assert_eq!(Clock::read(&words), None);
         words[0].store(2, Ordering::Relaxed);
-        assert_eq!(
-            Clock::read(&words).map(|clock| clock.tsc),
-            Some((1 << 32) + 1)
-        );
+        assert_eq!(Clock::read(&words).map(|clock| clock.tsc), Some((1 << 32) + 1));
     }
 }

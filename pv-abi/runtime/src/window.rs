@@ -49,20 +49,14 @@ impl Window {
         static TAKEN: AtomicBool = AtomicBool::new(false);
         let start = partition::try_start()?;
         let pages = usize::try_from(start.window_pages).ok()?;
-        (!TAKEN.swap(true, Ordering::AcqRel)).then(|| Self {
-            ranges: PageRanges::new(pages),
-            base: start.window,
-        })
+        (!TAKEN.swap(true, Ordering::AcqRel))
+            .then(|| Self { ranges: PageRanges::new(pages), base: start.window })
     }
 
     /// Takes `count` contiguous pages; `None` where no gap is long enough.
     pub fn alloc(&mut self, count: usize) -> Option<Pages> {
         let first = self.ranges.take(count)?;
-        Some(Pages {
-            first,
-            count,
-            va: self.base + (first * PAGE_SIZE) as u64,
-        })
+        Some(Pages { first, count, va: self.base + (first * PAGE_SIZE) as u64 })
     }
 
     /// Gives pages back; nothing may be mapped there any more.

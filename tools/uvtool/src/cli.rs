@@ -66,11 +66,9 @@ pub enum Command {
         name: String,
     },
     /// Show memory by owner, CPUs and PCI functions; fails when the sums do not agree
-    #[command(
-        after_help = "The page map has entries of three tiers: 4 GiB, 4 MiB, 4 KiB.\n\n\
+    #[command(after_help = "The page map has entries of three tiers: 4 GiB, 4 MiB, 4 KiB.\n\n\
         Examples:\n  uvtool resources\n  uvtool resources --map\n  \
-        uvtool resources --verify\n  uvtool resources --json > resources.json"
-    )]
+        uvtool resources --verify\n  uvtool resources --json > resources.json")]
     Resources {
         /// The ranges of the page map, too
         #[arg(long)]
@@ -181,10 +179,7 @@ mod tests {
         assert!(usage_error(&["log", "-n", "x"]).contains("invalid value 'x'"));
         for time in ["0", "-1", "nan", "601", "x"] {
             let option = format!("--timeout={time}");
-            assert!(
-                usage_error(&["list", &option]).contains("at most 600"),
-                "{time}"
-            );
+            assert!(usage_error(&["list", &option]).contains("at most 600"), "{time}");
         }
     }
 
@@ -199,9 +194,6 @@ mod tests {
     #[test]
     fn help_teaches_with_examples() {
         let help = Cli::command().render_long_help().to_string();
-        assert!(
-            help.contains("uvtool log -n 5") && help.contains("Exit status"),
-            "{help}"
-        );
+        assert!(help.contains("uvtool log -n 5") && help.contains("Exit status"), "{help}");
     }
 }

@@ -60,23 +60,13 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Shown
             let frames = source.resources()?.frames;
             let (found, compared) = source.compare(frames)?;
             let names = Names::new(&partitions);
-            Ok(shown(
-                &Verified::new(frames, compared, &found, &names),
-                json,
-            ))
+            Ok(shown(&Verified::new(frames, compared, &found, &names), json))
         }
         Command::Resources { map, .. } => {
             let partitions = source.partitions()?;
             let answer = source.resources()?;
-            let map = if *map {
-                Some(source.page_map(answer.frames)?)
-            } else {
-                None
-            };
-            Ok(shown(
-                &Resources::new(&answer, &Names::new(&partitions), map),
-                json,
-            ))
+            let map = if *map { Some(source.page_map(answer.frames)?) } else { None };
+            Ok(shown(&Resources::new(&answer, &Names::new(&partitions), map), json))
         }
         Command::Log { lines } => {
             let partitions = source.partitions()?;
@@ -84,15 +74,8 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Shown
             Ok(shown(&Log::new(rows, &Names::new(&partitions)), json))
         }
         Command::Diag { request } => {
-            let Diag::Release {
-                partition,
-                first,
-                frames,
-            } = *request;
-            Ok(shown(
-                &Released::new(source.release(partition, first, frames)?),
-                json,
-            ))
+            let Diag::Release { partition, first, frames } = *request;
+            Ok(shown(&Released::new(source.release(partition, first, frames)?), json))
         }
         Command::Version => Ok(shown(&Version::new(source.version()?), json)),
         Command::Completion { .. } => Err(Error::Other("a completion script")),
@@ -106,10 +89,7 @@ fn shown(view: &impl View, json: bool) -> Shown {
     } else {
         view.text()
     };
-    Shown {
-        output,
-        problem: view.problem(),
-    }
+    Shown { output, problem: view.problem() }
 }
 
 fn print(output: &[u8], problem: Option<&str>) -> ExitCode {

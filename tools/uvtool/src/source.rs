@@ -195,10 +195,7 @@ pub trait Source {
             let (rows, oldest, _) = self.log_page(from, PAGE)?;
             // The ring may have overtaken us.
             from = from.max(oldest);
-            let rows: Vec<LogRow> = rows
-                .into_iter()
-                .filter(|row| row.sequence >= from)
-                .collect();
+            let rows: Vec<LogRow> = rows.into_iter().filter(|row| row.sequence >= from).collect();
             let Some(last) = rows.last() else { break };
             from = last.sequence.saturating_add(1);
             all.extend(rows);
@@ -240,15 +237,8 @@ impl Uvd {
             Ok(stream)
         });
         match connected {
-            Ok(stream) => Ok(Self {
-                stream,
-                timeout,
-                id: 0,
-            }),
-            Err(error) => Err(Error::Unreachable {
-                path: path.into(),
-                error,
-            }),
+            Ok(stream) => Ok(Self { stream, timeout, id: 0 }),
+            Err(error) => Err(Error::Unreachable { path: path.into(), error }),
         }
     }
 }
@@ -257,11 +247,7 @@ impl Source for Uvd {
     fn request(&mut self, body: Body) -> Result<Answered, Error> {
         self.id += 1;
         let timeout_ms = u32::try_from(self.timeout.as_millis()).ok();
-        let ask = Ask {
-            id: self.id,
-            timeout_ms,
-            body,
-        };
+        let ask = Ask { id: self.id, timeout_ms, body };
         write(&self.stream, &ask)?;
         loop {
             let told: Told = read(&self.stream).map_err(|error| match error {

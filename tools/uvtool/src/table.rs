@@ -23,20 +23,13 @@ pub struct Table {
 impl Table {
     /// A table with these headings.
     pub fn new(columns: &[(&str, Align)]) -> Self {
-        let heading = columns
-            .iter()
-            .map(|(name, _)| (*name).to_string())
-            .collect();
-        Self {
-            columns: columns.iter().map(|(_, align)| *align).collect(),
-            rows: vec![heading],
-        }
+        let heading = columns.iter().map(|(name, _)| (*name).to_string()).collect();
+        Self { columns: columns.iter().map(|(_, align)| *align).collect(), rows: vec![heading] }
     }
 
     /// Adds a row, a cell per column.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows
-            .push(cells.into_iter().map(|cell| printable(&cell)).collect());
+        self.rows.push(cells.into_iter().map(|cell| printable(&cell)).collect());
     }
 }
 
@@ -44,12 +37,7 @@ impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let cells = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
         let widths: Vec<usize> = (0..self.columns.len())
-            .map(|column| {
-                cells(column)
-                    .map(|cell| cell.chars().count())
-                    .max()
-                    .unwrap_or(0)
-            })
+            .map(|column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0))
             .collect();
         for row in &self.rows {
             let mut line = String::new();
@@ -67,9 +55,7 @@ impl std::fmt::Display for Table {
 
 /// The text without what would move the cursor of a terminal: control characters become `?`.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -83,10 +69,7 @@ mod tests {
         table.row(["größer".into(), "1".into()]);
         table.row(["b".into(), "100".into()]);
         table.row(["a\x1b[2Jb\n".into(), String::new()]);
-        assert_eq!(
-            table.to_string(),
-            "NAME       N\ngrößer     1\nb        100\na?[2Jb?\n"
-        );
+        assert_eq!(table.to_string(), "NAME       N\ngrößer     1\nb        100\na?[2Jb?\n");
     }
 
     proptest! {

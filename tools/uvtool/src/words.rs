@@ -44,11 +44,8 @@ pub fn rights_words(value: u32) -> Vec<String> {
         (rights::HOST_POWER, "host-power"),
         (rights::SERIAL, "serial"),
     ];
-    let mut words: Vec<String> = known
-        .iter()
-        .filter(|(bit, _)| value & bit != 0)
-        .map(|(_, word)| (*word).into())
-        .collect();
+    let mut words: Vec<String> =
+        known.iter().filter(|(bit, _)| value & bit != 0).map(|(_, word)| (*word).into()).collect();
     let rest = known.iter().fold(value, |rest, (bit, _)| rest & !bit);
     if rest != 0 {
         words.push(format!("{rest:#x}"));
@@ -124,11 +121,7 @@ pub fn pci_class_word(class: u32) -> String {
 /// A PCI address as `segment:bus:device.function`.
 pub fn pci_address(value: u32) -> String {
     let (segment, bus) = (value >> 16, value >> 8 & 0xff);
-    format!(
-        "{segment:04x}:{bus:02x}:{:02x}.{}",
-        value >> 3 & 0x1f,
-        value & 7
-    )
+    format!("{segment:04x}:{bus:02x}:{:02x}.{}", value >> 3 & 0x1f, value & 7)
 }
 
 /// Frames as a quantity of memory: whole MiB, or MiB with one decimal, or KiB below 1 MiB.
@@ -169,12 +162,7 @@ mod tests {
     #[test]
     fn memory_has_the_unit_that_fits() {
         let texts = [0, 1, 255, 256, 257, 384, 131_072].map(memory);
-        assert_eq!(
-            texts,
-            [
-                "0 MiB", "4 KiB", "1020 KiB", "1 MiB", "1.0 MiB", "1.5 MiB", "512 MiB"
-            ]
-        );
+        assert_eq!(texts, ["0 MiB", "4 KiB", "1020 KiB", "1 MiB", "1.0 MiB", "1.5 MiB", "512 MiB"]);
         assert_eq!(memory(u64::MAX), "72057594037927936.0 MiB");
         assert_eq!(bytes(u64::MAX), u64::MAX);
     }
@@ -193,10 +181,7 @@ mod tests {
 
     #[test]
     fn pci_functions_read_as_everywhere() {
-        assert_eq!(
-            pci_address(0x0001_0000 | 2 << 8 | 31 << 3 | 7),
-            "0001:02:1f.7"
-        );
+        assert_eq!(pci_address(0x0001_0000 | 2 << 8 | 31 << 3 | 7), "0001:02:1f.7");
         assert_eq!(pci_class_word(0x0106_0102), "SATA controller");
         assert_eq!(pci_class_word(0x0280_0000), "network controller");
     }

@@ -42,11 +42,7 @@ pub fn run(what: &What) -> Result<ExitCode> {
     match what {
         What::Boot { only_hypervisors } => {
             let fewer = boot(*only_hypervisors)?;
-            Ok(if fewer {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            })
+            Ok(if fewer { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
 }
@@ -62,10 +58,7 @@ pub fn boot(only_hypervisors: bool) -> Result<bool> {
     let xen = boot_instructions(Under::Xen)?;
     println!("  Debian's Xen  {:>14}", grouped(xen));
     if !only_hypervisors {
-        println!(
-            "  no hypervisor {:>14}",
-            grouped(boot_instructions(Under::Bare)?)
-        );
+        println!("  no hypervisor {:>14}", grouped(boot_instructions(Under::Bare)?));
     }
     println!("ultravisor / Xen = {:.3}", ours as f64 / xen as f64);
     Ok(ours < xen)
@@ -76,27 +69,15 @@ pub fn boot(only_hypervisors: bool) -> Result<bool> {
 /// # Errors
 /// The machine does not come up, or says nothing of its counter.
 pub fn boot_instructions(under: Under) -> Result<u64> {
-    let machine = MachineOptions {
-        cpus: 1,
-        icount: true,
-        ..MachineOptions::default()
-    };
-    let boot = BootOptions {
-        under,
-        ..BootOptions::default()
-    };
+    let machine = MachineOptions { cpus: 1, icount: true, ..MachineOptions::default() };
+    let boot = BootOptions { under, ..BootOptions::default() };
     let image = boot_image::make(&host::payload(&boot, Destination::Qemu)?)?;
     let mut machine = Machine::start(&machine, &image)?;
     let deadline = Some(Instant::now() + LIMIT);
     ensure_exited(exec::wait_ready(&mut machine, deadline)?)?;
     let words = Words::new(["cat", "/run/uv-shell-tsc"].map(str::to_owned).to_vec())?;
     let mut output = Output(Vec::new());
-    ensure_exited(exec::run_command(
-        &mut machine,
-        words,
-        deadline,
-        &mut output,
-    )?)?;
+    ensure_exited(exec::run_command(&mut machine, words, deadline, &mut output)?)?;
     let shell: u64 = String::from_utf8_lossy(&output.0)
         .trim()
         .parse()
@@ -107,10 +88,7 @@ pub fn boot_instructions(under: Under) -> Result<u64> {
 }
 
 fn ensure_exited(outcome: Outcome) -> Result<()> {
-    ensure!(
-        outcome == Outcome::Exited(0),
-        "the boot did not end well: {outcome:?}"
-    );
+    ensure!(outcome == Outcome::Exited(0), "the boot did not end well: {outcome:?}");
     Ok(())
 }
 

@@ -71,23 +71,14 @@ impl Payload {
     /// The files of the image: name below `/boot`, and where it is on this machine.
     fn files(&self) -> Vec<(&str, &Path)> {
         match self {
-            Self::Host {
-                monitor, modules, ..
-            } => {
+            Self::Host { monitor, modules, .. } => {
                 let modules = modules.iter().map(|m| (m.name.as_str(), m.file.as_path()));
-                std::iter::once(("ultravisor-monitor", monitor.as_path()))
-                    .chain(modules)
-                    .collect()
+                std::iter::once(("ultravisor-monitor", monitor.as_path())).chain(modules).collect()
             }
             Self::Linux { kernel, initrd, .. } => {
                 vec![("linux", kernel.as_path()), ("initrd", initrd.as_path())]
             }
-            Self::Xen {
-                xen,
-                kernel,
-                initrd,
-                ..
-            } => vec![
+            Self::Xen { xen, kernel, initrd, .. } => vec![
                 ("xen.gz", xen.as_path()),
                 ("linux", kernel.as_path()),
                 ("initrd", initrd.as_path()),
@@ -98,9 +89,7 @@ impl Payload {
     /// The commands of the menu entry.
     fn commands(&self) -> String {
         match self {
-            Self::Host {
-                options, modules, ..
-            } => {
+            Self::Host { options, modules, .. } => {
                 let mut text = format!("multiboot2 /boot/ultravisor-monitor{}\n", words(options));
                 for module in modules {
                     let (name, rest) = (&module.name, words(&module.options));
@@ -111,11 +100,7 @@ impl Payload {
             Self::Linux { options, .. } => {
                 format!("linux /boot/linux{}\ninitrd /boot/initrd\n", words(options))
             }
-            Self::Xen {
-                options,
-                kernel_options,
-                ..
-            } => {
+            Self::Xen { options, kernel_options, .. } => {
                 let (xen, linux) = (words(options), words(kernel_options));
                 format!(
                     "multiboot2 /boot/xen.gz{xen}\nmodule2 /boot/linux linux{linux}\n\
@@ -177,15 +162,7 @@ fn fingerprint(payload: &Payload) -> Result<u64> {
     for (name, file) in payload.files() {
         let facts =
             fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?;
-        (
-            name,
-            file,
-            facts.len(),
-            facts.ino(),
-            facts.mtime(),
-            facts.mtime_nsec(),
-        )
-            .hash(&mut hasher);
+        (name, file, facts.len(), facts.ino(), facts.mtime(), facts.mtime_nsec()).hash(&mut hasher);
     }
     Ok(hasher.finish())
 }

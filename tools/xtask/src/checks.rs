@@ -44,19 +44,13 @@ pub fn run_all(quick: bool, scenarios: &[String]) -> Result<ExitCode> {
         }
     }
     println!("\n{} passed, {} failed", total.passed, total.failed);
-    Ok(if total.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The checks that boot no machine.
 fn sources() -> Count {
     let mut total = Count::default();
-    total.add(step("format", || {
-        command(workspace::cargo("fmt").args(["--all", "--check"]))
-    }));
+    total.add(step("format", || command(workspace::cargo("fmt").args(["--all", "--check"]))));
     total.add(step("lints", || {
         let mut clippy = workspace::cargo("clippy");
         clippy.args(["--workspace", "--all-targets", "--", "-D", "warnings"]);
@@ -73,10 +67,7 @@ fn sources() -> Count {
 /// A boot takes fewer instructions than on Debian's Xen.
 fn boot_instructions() -> Result<Count> {
     let fewer = bench::boot(true)?;
-    Ok(Count {
-        passed: u32::from(fewer),
-        failed: u32::from(!fewer),
-    })
+    Ok(Count { passed: u32::from(fewer), failed: u32::from(!fewer) })
 }
 
 /// The tests of what CPUs share, in every order with at most three preemptions; nearly all bugs
@@ -84,17 +75,7 @@ fn boot_instructions() -> Result<Count> {
 fn model_tests() -> Command {
     let mut cargo = workspace::cargo("test");
     cargo
-        .args([
-            "--release",
-            "--lib",
-            "-p",
-            "frames",
-            "-p",
-            "events",
-            "-p",
-            "grants",
-            "loom",
-        ])
+        .args(["--release", "--lib", "-p", "frames", "-p", "events", "-p", "grants", "loom"])
         .env("RUSTFLAGS", "--cfg loom")
         .env("LOOM_MAX_PREEMPTIONS", "3")
         .env("CARGO_TARGET_DIR", workspace::root().join("target/loom"));
@@ -108,13 +89,7 @@ fn step(name: &str, check: impl FnOnce() -> Result<Count>) -> Count {
     let (count, how) = match check() {
         Ok(count) if count.failed == 0 => (count, "passed".to_owned()),
         Ok(count) => (count, "FAILED".to_owned()),
-        Err(error) => (
-            Count {
-                passed: 0,
-                failed: 1,
-            },
-            format!("FAILED: {error:#}"),
-        ),
+        Err(error) => (Count { passed: 0, failed: 1 }, format!("FAILED: {error:#}")),
     };
     println!("== {name}: {how} ({} s)", start.elapsed().as_secs());
     count
@@ -122,10 +97,7 @@ fn step(name: &str, check: impl FnOnce() -> Result<Count>) -> Count {
 
 fn command(command: &mut Command) -> Result<Count> {
     workspace::run(command, "a check")?;
-    Ok(Count {
-        passed: 1,
-        failed: 0,
-    })
+    Ok(Count { passed: 1, failed: 0 })
 }
 
 fn limits() -> Result<Count> {
@@ -135,18 +107,12 @@ fn limits() -> Result<Count> {
     for violation in &violations {
         println!("over the limit: {violation}");
     }
-    Ok(Count {
-        passed: 1 - u32::from(!violations.is_empty()),
-        failed: violations.len() as u32,
-    })
+    Ok(Count { passed: 1 - u32::from(!violations.is_empty()), failed: violations.len() as u32 })
 }
 
 /// Runs a command that prints the results of tests, passes its output on, and adds them up.
 fn tests(command: &mut Command) -> Result<Count> {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start cargo")?;
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let mut total = Count::default();
     for line in BufReader::new(child.stdout.take().context("no pipe")?).lines() {
         let line = line?;
@@ -169,10 +135,7 @@ fn results(line: &str) -> Option<Count> {
     };
     let mut parts = counts.split([';', ',']);
     let mut number = |what: &str| parts.next()?.trim().strip_suffix(what)?.parse().ok();
-    Some(Count {
-        passed: number(" passed")?,
-        failed: number(" failed")?,
-    })
+    Some(Count { passed: number(" passed")?, failed: number(" failed")? })
 }
 
 #[cfg(test)]
@@ -182,26 +145,9 @@ mod tests {
     #[test]
     fn results_of_both_runners_are_read() {
         let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; finished in 0.01s";
-        assert_eq!(
-            results(line),
-            Some(Count {
-                passed: 12,
-                failed: 3
-            })
-        );
-        assert_eq!(
-            results("7 passed, 1 failed"),
-            Some(Count {
-                passed: 7,
-                failed: 1
-            })
-        );
-        for other in [
-            "running 3 tests",
-            "test a ... ok",
-            "",
-            "all passed, none failed",
-        ] {
+        assert_eq!(results(line), Some(Count { passed: 12, failed: 3 }));
+        assert_eq!(results("7 passed, 1 failed"), Some(Count { passed: 7, failed: 1 }));
+        for other in ["running 3 tests", "test a ... ok", "", "all passed, none failed"] {
             assert_eq!(results(other), None, "{other}");
         }
     }

@@ -44,10 +44,7 @@ impl std::str::FromStr for FileToSend {
         if host.is_empty() || !guest.starts_with('/') || guest.ends_with('/') {
             return Err("give HOST:PATH with an absolute PATH that names the file".into());
         }
-        Ok(Self {
-            host: host.into(),
-            guest: guest.into(),
-        })
+        Ok(Self { host: host.into(), guest: guest.into() })
     }
 }
 
@@ -56,17 +53,7 @@ fn build_programs() -> Result<PathBuf> {
     let target_dir = workspace::root().join("target/cmd");
     let mut cargo = workspace::cargo("build");
     cargo
-        .args([
-            "--release",
-            "--target",
-            TARGET,
-            "-p",
-            "uv-init",
-            "-p",
-            "uvd",
-            "-p",
-            "uvtool",
-        ])
+        .args(["--release", "--target", TARGET, "-p", "uv-init", "-p", "uvd", "-p", "uvtool"])
         .env("CARGO_TARGET_DIR", &target_dir)
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
         .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
@@ -84,11 +71,8 @@ pub fn build(kernel: &Kernel, files: &[FileToSend]) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     skeleton(&mut archive);
     add_busybox(&mut archive)?;
-    for (name, path) in [
-        ("uv-init", "init"),
-        ("uvd", "usr/bin/uvd"),
-        ("uvtool", "usr/bin/uvtool"),
-    ] {
+    for (name, path) in [("uv-init", "init"), ("uvd", "usr/bin/uvd"), ("uvtool", "usr/bin/uvtool")]
+    {
         archive.file(path, 0o755, &workspace::read(&programs.join(name))?);
     }
     add_modules(&mut archive, kernel)?;
@@ -114,11 +98,7 @@ fn skeleton(archive: &mut Archive) {
 }
 
 fn add_busybox(archive: &mut Archive) -> Result<()> {
-    archive.file(
-        "usr/bin/busybox",
-        0o755,
-        &workspace::read(Path::new(BUSYBOX))?,
-    );
+    archive.file("usr/bin/busybox", 0o755, &workspace::read(Path::new(BUSYBOX))?);
     let applets = workspace::output(Command::new(BUSYBOX).arg("--list"), "listing the applets")?;
     for applet in applets.lines().filter(|name| *name != "busybox") {
         archive.symlink(&format!("usr/bin/{applet}"), "busybox");
@@ -132,16 +112,11 @@ fn add_modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
     let mut list = String::new();
     let names = MODULES.map(|(name, _)| name);
     for file in Modules::find(&kernel.modules)?.in_load_order(&names)? {
-        let below = file
-            .strip_prefix(&kernel.modules)
-            .context("a module outside its directory")?;
+        let below = file.strip_prefix(&kernel.modules).context("a module outside its directory")?;
         let path = format!("lib/modules/{}/{}", kernel.release, below.display());
         archive.file(&path, 0o644, &workspace::read(&file)?);
         let is_file = |(name, _): &&(&str, &str)| file.file_stem().is_some_and(|s| s == *name);
-        let parameters = MODULES
-            .iter()
-            .find(is_file)
-            .map_or("", |(_, parameters)| parameters);
+        let parameters = MODULES.iter().find(is_file).map_or("", |(_, parameters)| parameters);
         list.push_str(format!("/{path} {parameters}").trim_end());
         list.push('\n');
     }

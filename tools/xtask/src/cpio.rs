@@ -79,25 +79,11 @@ impl Archive {
         let links = if mode & DIRECTORY != 0 { 2 } else { 1 };
         // ino, mode, uid, gid, nlink, mtime, filesize, dev major and minor, rdev major and minor,
         // namesize, check.
-        let fields = [
-            self.entries,
-            mode,
-            0,
-            0,
-            links,
-            0,
-            length,
-            0,
-            0,
-            device.0,
-            device.1,
-            name_length,
-            0,
-        ];
+        let fields =
+            [self.entries, mode, 0, 0, links, 0, length, 0, 0, device.0, device.1, name_length, 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes
-                .extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(path.as_bytes());
         self.bytes.push(0);
@@ -124,11 +110,7 @@ mod tests {
             .stdout(Stdio::piped())
             .spawn()
             .expect("cpio is installed");
-        cpio.stdin
-            .take()
-            .expect("piped")
-            .write_all(archive)
-            .expect("cpio reads");
+        cpio.stdin.take().expect("piped").write_all(archive).expect("cpio reads");
         let out = cpio.wait_with_output().expect("cpio ends");
         assert!(out.status.success());
         String::from_utf8(out.stdout).expect("names are UTF-8")

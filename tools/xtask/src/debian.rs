@@ -26,9 +26,7 @@ fn fetch(packages: &[&str], work: &Path, tree: &Path) -> Result<()> {
     eprintln!("xtask: downloading {}", packages.join(" "));
     let mut apt = Command::new("apt-get");
     // The download needs no rights; without this option apt warns that its sandbox user has none.
-    apt.args(["download", "-q", "-o", "APT::Sandbox::User=root"])
-        .args(packages)
-        .current_dir(work);
+    apt.args(["download", "-q", "-o", "APT::Sandbox::User=root"]).args(packages).current_dir(work);
     workspace::run(&mut apt, "downloading Debian packages")?;
     let whole = work.join("tree");
     for entry in fs::read_dir(work)? {
@@ -48,18 +46,9 @@ fn fetch(packages: &[&str], work: &Path, tree: &Path) -> Result<()> {
 /// Apt does not know it.
 pub fn closure(package: &str) -> Result<Vec<String>> {
     let mut apt = Command::new("apt-cache");
-    apt.args([
-        "depends",
-        "--recurse",
-        "--no-recommends",
-        "--no-suggests",
-        "--no-conflicts",
-    ]);
+    apt.args(["depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts"]);
     apt.args(["--no-breaks", "--no-replaces", "--no-enhances", package]);
-    let text = workspace::output(
-        &mut apt,
-        "asking apt for dependencies; try `apt-get update`",
-    )?;
+    let text = workspace::output(&mut apt, "asking apt for dependencies; try `apt-get update`")?;
     Ok(names(&text))
 }
 

@@ -70,11 +70,7 @@ fn host(options: &BootOptions, destination: Destination) -> Result<Payload> {
     let images = hv_build::build()?;
     write_debugger_script(&images)?;
     let mut modules = vec![
-        module(
-            "ultravisor",
-            strip(&images.ultravisor)?,
-            &options.ultravisor_options,
-        ),
+        module("ultravisor", strip(&images.ultravisor)?, &options.ultravisor_options),
         module("boot", strip(&images.boot)?, &options.all_boot_options()),
     ];
     modules.extend(match &options.kernel {
@@ -85,21 +81,14 @@ fn host(options: &BootOptions, destination: Destination) -> Result<Payload> {
     if destination == Destination::Qemu {
         monitor_options.push_str(" debug-exit");
     }
-    Ok(Payload::Host {
-        monitor: strip(&images.monitor)?,
-        options: monitor_options,
-        modules,
-    })
+    Ok(Payload::Host { monitor: strip(&images.monitor)?, options: monitor_options, modules })
 }
 
 fn command_partition(options: &BootOptions) -> Result<Vec<Module>> {
     let kernel = kernel::guest_kernel()?;
     let line = format!("{COMMAND_LINE} {}", options.append);
     let initrd = initrd(&kernel, options)?;
-    Ok(vec![
-        module("command-kernel", kernel.elf, &line),
-        module("command-initrd", initrd, ""),
-    ])
+    Ok(vec![module("command-kernel", kernel.elf, &line), module("command-initrd", initrd, "")])
 }
 
 fn other_kernel(file: &Path, options: &BootOptions) -> Result<Vec<Module>> {
@@ -114,25 +103,15 @@ fn other_kernel(file: &Path, options: &BootOptions) -> Result<Vec<Module>> {
 }
 
 fn bare(options: &BootOptions) -> Result<Payload> {
-    ensure!(
-        options.kernel.is_none(),
-        "--under bare boots the guest kernel; leave out --kernel"
-    );
+    ensure!(options.kernel.is_none(), "--under bare boots the guest kernel; leave out --kernel");
     let kernel = kernel::guest_kernel()?;
     let initrd = initrd(&kernel, options)?;
     let line = format!("{BARE_COMMAND_LINE} {}", options.append);
-    Ok(Payload::Linux {
-        kernel: kernel.bzimage,
-        options: line,
-        initrd,
-    })
+    Ok(Payload::Linux { kernel: kernel.bzimage, options: line, initrd })
 }
 
 fn xen(options: &BootOptions) -> Result<Payload> {
-    ensure!(
-        options.kernel.is_none(),
-        "--under xen boots the guest kernel; leave out --kernel"
-    );
+    ensure!(options.kernel.is_none(), "--under xen boots the guest kernel; leave out --kernel");
     let kernel = kernel::guest_kernel()?;
     let initrd = initrd(&kernel, options)?;
     Ok(Payload::Xen {
@@ -145,11 +124,7 @@ fn xen(options: &BootOptions) -> Result<Payload> {
 }
 
 fn module(name: &str, file: PathBuf, options: &str) -> Module {
-    Module {
-        name: name.to_owned(),
-        file,
-        options: options.to_owned(),
-    }
+    Module { name: name.to_owned(), file, options: options.to_owned() }
 }
 
 /// Builds the RAM disk, named after its bytes, so that boots that send different files do not
@@ -169,13 +144,9 @@ fn initrd(kernel: &Kernel, options: &BootOptions) -> Result<PathBuf> {
 fn strip(image: &Path) -> Result<PathBuf> {
     let name = image.file_name().unwrap_or_default();
     let directory = workspace::directory(workspace::build_dir()?.join("stripped"))?;
-    let scratch = directory
-        .join(name)
-        .with_added_extension(std::process::id().to_string());
+    let scratch = directory.join(name).with_added_extension(std::process::id().to_string());
     let mut objcopy = Command::new("objcopy");
-    objcopy
-        .arg("--strip-debug")
-        .args([image, scratch.as_path()]);
+    objcopy.arg("--strip-debug").args([image, scratch.as_path()]);
     workspace::run(&mut objcopy, "removing line tables")?;
     let stripped = directory.join(name);
     workspace::write_if_changed(&stripped, &workspace::read(&scratch)?)?;

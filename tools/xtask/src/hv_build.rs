@@ -42,17 +42,11 @@ enum Toolchain {
 /// Whether the user's own toolchain has the target installed.
 pub fn has_prebuilt_core() -> bool {
     let mut rustc = Command::new("rustc");
-    rustc
-        .args(["--print", "sysroot"])
-        .current_dir(workspace::root());
+    rustc.args(["--print", "sysroot"]).current_dir(workspace::root());
     let Ok(sysroot) = workspace::output(&mut rustc, "asking rustc for its sysroot") else {
         return false;
     };
-    Path::new(sysroot.trim())
-        .join("lib/rustlib")
-        .join(TARGET)
-        .join("lib")
-        .is_dir()
+    Path::new(sysroot.trim()).join("lib/rustlib").join(TARGET).join("lib").is_dir()
 }
 
 fn choose() -> Result<Toolchain> {
@@ -110,23 +104,10 @@ fn build_now() -> Result<Images> {
     let target_dir = workspace::root().join("target").join(dir);
     let mut command = cargo_build(&toolchain);
     command
-        .args([
-            "--release",
-            "--target",
-            TARGET,
-            "-p",
-            "monitor",
-            "-p",
-            "ultravisor",
-            "-p",
-            "boot",
-        ])
+        .args(["--release", "--target", TARGET, "-p", "monitor", "-p", "ultravisor", "-p", "boot"])
         .env("CARGO_TARGET_DIR", &target_dir)
         .env("RUSTFLAGS", RUSTFLAGS);
-    workspace::run(
-        &mut command,
-        "building the monitor and the system partitions",
-    )?;
+    workspace::run(&mut command, "building the monitor and the system partitions")?;
     let out = target_dir.join(TARGET).join("release");
     Ok(Images {
         monitor: out.join("monitor"),

@@ -41,9 +41,7 @@ pub fn guest_kernel() -> Result<Kernel> {
         }
     };
     let tree = cache.join(&package);
-    let release = package
-        .trim_start_matches("linux-image-")
-        .trim_end_matches("-unsigned");
+    let release = package.trim_start_matches("linux-image-").trim_end_matches("-unsigned");
     let kernel = Kernel {
         release: release.to_owned(),
         bzimage: tree.join("boot").join(format!("vmlinuz-{release}")),
@@ -116,10 +114,7 @@ pub fn unpack(image: &[u8]) -> Result<Vec<u8>> {
         _ => bail!("the kernel is compressed in a way that is not known here; give its ELF image"),
     };
     let elf = decompress(program, payload)?;
-    ensure!(
-        elf.starts_with(b"\x7fELF"),
-        "what the kernel image holds is no ELF image"
-    );
+    ensure!(elf.starts_with(b"\x7fELF"), "what the kernel image holds is no ELF image");
     Ok(elf)
 }
 
@@ -140,9 +135,7 @@ fn payload(image: &[u8]) -> Result<&[u8]> {
     let length = word(0x24c).context(NEITHER)?;
     let start = (setup_sectors + 1) * 512 + offset;
     let end = (start + length).checked_sub(4).context(NEITHER)?;
-    image
-        .get(start..end)
-        .context("the kernel image is cut short")
+    image.get(start..end).context("the kernel image is cut short")
 }
 
 fn decompress(program: &str, payload: &[u8]) -> Result<Vec<u8>> {
@@ -158,11 +151,7 @@ fn decompress(program: &str, payload: &[u8]) -> Result<Vec<u8>> {
         scope.spawn(move || input.write_all(payload));
         child.wait_with_output()
     })?;
-    ensure!(
-        out.status.success(),
-        "{program} cannot unpack the kernel ({})",
-        out.status
-    );
+    ensure!(out.status.success(), "{program} cannot unpack the kernel ({})", out.status);
     Ok(out.stdout)
 }
 
@@ -186,10 +175,7 @@ mod tests {
 
     #[test]
     fn payload_is_found_without_its_length() {
-        assert_eq!(
-            payload(&bzimage(b"compressed")).expect("whole"),
-            b"compressed"
-        );
+        assert_eq!(payload(&bzimage(b"compressed")).expect("whole"), b"compressed");
     }
 
     #[test]
@@ -197,10 +183,7 @@ mod tests {
         let cut = bzimage(b"compressed");
         for image in [&b""[..], b"MZ", &[0; 700], &cut[..cut.len() - 5]] {
             let error = unpack(image).expect_err("no kernel").to_string();
-            assert!(
-                error.contains("neither") || error.contains("cut short"),
-                "{error}"
-            );
+            assert!(error.contains("neither") || error.contains("cut short"), "{error}");
         }
     }
 
@@ -214,25 +197,14 @@ mod tests {
         let mut gzip = Command::new("gzip");
         gzip.arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = gzip.spawn().expect("gzip is installed");
-        child
-            .stdin
-            .take()
-            .expect("piped")
-            .write_all(b"\x7fELF kernel")
-            .expect("gzip reads");
+        child.stdin.take().expect("piped").write_all(b"\x7fELF kernel").expect("gzip reads");
         let packed = child.wait_with_output().expect("gzip ends").stdout;
-        assert_eq!(
-            unpack(&bzimage(&packed)).expect("unpacks"),
-            b"\x7fELF kernel"
-        );
+        assert_eq!(unpack(&bzimage(&packed)).expect("unpacks"), b"\x7fELF kernel");
     }
 
     #[test]
     fn the_package_is_read_from_the_dependencies() {
         let text = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n";
-        assert_eq!(
-            text.lines().find_map(package_in_line),
-            Some("linux-image-6.1.0-56-amd64")
-        );
+        assert_eq!(text.lines().find_map(package_in_line), Some("linux-image-6.1.0-56-amd64"));
     }
 }

@@ -107,10 +107,7 @@ impl Machine {
     pub fn start(options: &MachineOptions, image: &Path) -> Result<Self> {
         let pipes = Pipes::make()?;
         let (for_prompt, prompt) = listen()?;
-        let lines = Lines {
-            harness: Some(pipes.path()),
-            prompt: Some(prompt),
-        };
+        let lines = Lines { harness: Some(pipes.path()), prompt: Some(prompt) };
         let arguments = qemu::arguments(options, image, &Console::Output, &lines)?;
         let (log, log_path) = open_log()?;
         let mut qemu = Qemu::start(&arguments, &Console::Output)?;
@@ -123,16 +120,7 @@ impl Machine {
         thread::spawn(move || read_console(console, &of_console));
         thread::spawn(move || read_packets(reader, &sender));
         let tail = VecDeque::new();
-        Ok(Self {
-            qemu,
-            events,
-            line,
-            prompt,
-            tail,
-            log,
-            show_console: false,
-            log_path,
-        })
+        Ok(Self { qemu, events, line, prompt, tail, log, show_console: false, log_path })
     }
 
     /// The next event, or why there is none until `deadline`.
@@ -179,18 +167,9 @@ impl Machine {
                 self.note_console(bytes);
             }
         }
-        let lines = self
-            .tail
-            .iter()
-            .map(|line| line.trim_end())
-            .filter(|line| !line.is_empty());
-        let text = lines
-            .map(|line| format!("  | {line}\n"))
-            .collect::<String>();
-        format!(
-            "the console's last lines ({}):\n{text}",
-            self.log_path.display()
-        )
+        let lines = self.tail.iter().map(|line| line.trim_end()).filter(|line| !line.is_empty());
+        let text = lines.map(|line| format!("  | {line}\n")).collect::<String>();
+        format!("the console's last lines ({}):\n{text}", self.log_path.display())
     }
 
     /// All that the console printed so far.
@@ -208,9 +187,7 @@ impl Machine {
     /// # Errors
     /// The line is closed.
     pub fn send(&mut self, packet: &Packet) -> Result<()> {
-        self.line
-            .write_all(&packet.encode())
-            .context("the harness line is closed")
+        self.line.write_all(&packet.encode()).context("the harness line is closed")
     }
 
     /// A second handle on the line, for a thread that sends input.
@@ -278,11 +255,7 @@ fn accept(listener: &UnixListener, qemu: &mut Qemu) -> Result<UnixStream> {
 fn read_console(mut console: impl Read, events: &Sender<Event>) {
     let mut buffer = [0; 4096];
     while let Ok(count) = console.read(&mut buffer) {
-        if count == 0
-            || events
-                .send(Event::Console(buffer[..count].to_vec()))
-                .is_err()
-        {
+        if count == 0 || events.send(Event::Console(buffer[..count].to_vec())).is_err() {
             return;
         }
     }

@@ -30,10 +30,8 @@ enum Task {
         boot: BootOptions,
     },
     /// Boot a fresh host, run a command in its command partition, power off
-    #[command(
-        after_help = "The status is the command's; 124 when its time is up, 125 when it \
-        could not be run to its end."
-    )]
+    #[command(after_help = "The status is the command's; 124 when its time is up, 125 when it \
+        could not be run to its end.")]
     Exec {
         #[command(flatten)]
         machine: MachineOptions,
@@ -94,13 +92,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             let image = prepare(&boot, &machine)?;
             terminal::run(&machine, &image)
         }
-        Task::Exec {
-            machine,
-            boot,
-            timeout,
-            verbose,
-            command,
-        } => {
+        Task::Exec { machine, boot, timeout, verbose, command } => {
             let image = prepare(&boot, &machine)?;
             let timeout = timeout.map(Duration::from_secs);
             let outcome = exec::exec(&machine, &image, command, timeout, verbose)?;

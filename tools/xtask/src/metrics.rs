@@ -50,11 +50,7 @@ pub fn measure() -> Result<Metrics> {
             assembly: assembly_lines(&directory.join("src"))?,
         });
     }
-    let mut metrics = Metrics {
-        parts,
-        unsafe_blocks: 0,
-        bare_unsafe: Vec::new(),
-    };
+    let mut metrics = Metrics { parts, unsafe_blocks: 0, bare_unsafe: Vec::new() };
     for directory in ["hv", "pv-abi", "ioserver", "cmd-linux", "tools", "ci"] {
         metrics.count_unsafe(&workspace::root().join(directory))?;
     }
@@ -64,14 +60,7 @@ pub fn measure() -> Result<Metrics> {
 /// The workspace's crates that the monitor links, with their directories.
 fn ring0_crates() -> Result<Vec<(String, PathBuf)>> {
     let mut cargo = workspace::cargo("tree");
-    cargo.args([
-        "--package",
-        "monitor",
-        "--edges",
-        "normal",
-        "--prefix",
-        "none",
-    ]);
+    cargo.args(["--package", "monitor", "--edges", "normal", "--prefix", "none"]);
     cargo.args(["--format", "{p}"]);
     let text = workspace::output(&mut cargo, "asking cargo what ring 0 links")?;
     let mut crates: Vec<_> = text.lines().filter_map(crate_in_line).collect();
@@ -97,9 +86,7 @@ fn files(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
             continue;
         };
         for entry in entries {
-            let path = entry
-                .with_context(|| format!("in {}", directory.display()))?
-                .path();
+            let path = entry.with_context(|| format!("in {}", directory.display()))?.path();
             if path.is_dir() {
                 pending.push(path);
             } else if path.extension().is_some_and(|e| e == extension) {
@@ -113,9 +100,7 @@ fn files(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
 
 fn source_lines(file: &Path) -> Result<Vec<Line>> {
     let text = fs::read_to_string(file);
-    Ok(source::lines(&text.with_context(|| {
-        format!("cannot read {}", file.display())
-    })?))
+    Ok(source::lines(&text.with_context(|| format!("cannot read {}", file.display()))?))
 }
 
 fn rust_lines(directory: &Path) -> Result<usize> {
@@ -127,31 +112,19 @@ fn rust_lines(directory: &Path) -> Result<usize> {
         counts.push((file, lines.iter().filter(|line| line.counts()).count()));
     }
     let is_test = |file: &Path| of_tests.iter().any(|module| file.starts_with(module));
-    Ok(counts
-        .iter()
-        .filter(|(file, _)| !is_test(file))
-        .map(|(_, count)| count)
-        .sum())
+    Ok(counts.iter().filter(|(file, _)| !is_test(file)).map(|(_, count)| count).sum())
 }
 
 /// The files and directories of the modules that `file` declares under `#[cfg(test)]`.
 fn test_modules(file: &Path, lines: &[Line]) -> Vec<PathBuf> {
     let parent = file.parent().unwrap_or(file);
-    let is_root = ["mod", "lib", "main"]
-        .iter()
-        .any(|name| file.file_stem() == Some(name.as_ref()));
-    let directory = if is_root {
-        parent.to_path_buf()
-    } else {
-        file.with_extension("")
-    };
+    let is_root = ["mod", "lib", "main"].iter().any(|name| file.file_stem() == Some(name.as_ref()));
+    let directory = if is_root { parent.to_path_buf() } else { file.with_extension("") };
     let declared = lines.iter().filter(|line| line.test).filter_map(|line| {
         let (_, name) = line.code.trim().strip_suffix(';')?.rsplit_once("mod ")?;
         Some(directory.join(name.trim()))
     });
-    declared
-        .flat_map(|module| [module.with_extension("rs"), module])
-        .collect()
+    declared.flat_map(|module| [module.with_extension("rs"), module]).collect()
 }
 
 /// Lines of `.S` files that are neither blank nor comment. A label or directive counts.
@@ -193,8 +166,7 @@ impl Metrics {
                 self.unsafe_blocks += 1;
                 if !has_comment {
                     let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
-                    self.bare_unsafe
-                        .push(format!("{}:{}", file.display(), line + 1));
+                    self.bare_unsafe.push(format!("{}:{}", file.display(), line + 1));
                 }
             }
         }
@@ -215,25 +187,15 @@ impl Metrics {
     pub fn report(&self) -> String {
         let mut text = format!("{:<14}{:>8}{:>10}\n", "ring 0", "Rust", "assembly");
         for part in &self.parts {
-            let note = if part.is_declarations() {
-                "  (declarations: not counted)"
-            } else {
-                ""
-            };
+            let note = if part.is_declarations() { "  (declarations: not counted)" } else { "" };
             let (name, rust, assembly) = (&part.name, part.rust, part.assembly);
             text.push_str(&format!("{name:<14}{rust:>8}{assembly:>10}{note}\n"));
         }
         let (total, assembly) = (self.total(), self.assembly());
-        text.push_str(&format!(
-            "lines in ring 0: {total} of at most {RING0_LIMIT}\n"
-        ));
-        text.push_str(&format!(
-            "assembly lines: {assembly} of at most {ASSEMBLY_LIMIT}\n"
-        ));
+        text.push_str(&format!("lines in ring 0: {total} of at most {RING0_LIMIT}\n"));
+        text.push_str(&format!("assembly lines: {assembly} of at most {ASSEMBLY_LIMIT}\n"));
         let (blocks, bare) = (self.unsafe_blocks, self.bare_unsafe.len());
-        text.push_str(&format!(
-            "unsafe blocks: {blocks}, without a SAFETY comment: {bare}\n"
-        ));
+        text.push_str(&format!("unsafe blocks: {blocks}, without a SAFETY comment: {bare}\n"));
         text
     }
 
@@ -241,22 +203,13 @@ impl Metrics {
     pub fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();
         if self.total() > RING0_LIMIT {
-            found.push(format!(
-                "ring 0 has {} lines, more than {RING0_LIMIT}",
-                self.total()
-            ));
+            found.push(format!("ring 0 has {} lines, more than {RING0_LIMIT}", self.total()));
         }
         if self.assembly() > ASSEMBLY_LIMIT {
             let lines = self.assembly();
-            found.push(format!(
-                "ring 0 has {lines} lines of assembly, more than {ASSEMBLY_LIMIT}"
-            ));
+            found.push(format!("ring 0 has {lines} lines of assembly, more than {ASSEMBLY_LIMIT}"));
         }
-        found.extend(
-            self.bare_unsafe
-                .iter()
-                .map(|at| format!("{at}: unsafe, but no SAFETY")),
-        );
+        found.extend(self.bare_unsafe.iter().map(|at| format!("{at}: unsafe, but no SAFETY")));
         found
     }
 }
@@ -268,10 +221,7 @@ mod tests {
     #[test]
     fn only_the_workspace_counts() {
         let line = "frames v0.1.0 (/src/hv/frames)";
-        assert_eq!(
-            crate_in_line(line),
-            Some(("frames".into(), "/src/hv/frames".into()))
-        );
+        assert_eq!(crate_in_line(line), Some(("frames".into(), "/src/hv/frames".into())));
         assert_eq!(crate_in_line("bitflags v2.13.2"), None);
         let line = "zerocopy-derive v0.8.63 (proc-macro)";
         assert_eq!(crate_in_line(line), None);
@@ -287,36 +237,18 @@ mod tests {
     fn modules_of_tests_are_found_where_they_are_declared() {
         let lines = source::lines("mod a;\n#[cfg(test)]\nmod model;\n");
         let found = test_modules(Path::new("src/table.rs"), &lines);
-        assert_eq!(
-            found,
-            [
-                Path::new("src/table/model.rs"),
-                Path::new("src/table/model")
-            ]
-        );
+        assert_eq!(found, [Path::new("src/table/model.rs"), Path::new("src/table/model")]);
         let found = test_modules(Path::new("src/lib.rs"), &lines);
         assert_eq!(found, [Path::new("src/model.rs"), Path::new("src/model")]);
     }
 
     #[test]
     fn limits_are_enforced() {
-        let part = |rust, assembly| Part {
-            name: "monitor".into(),
-            rust,
-            assembly,
-        };
-        let metrics = |part, bare| Metrics {
-            parts: vec![part],
-            unsafe_blocks: 1,
-            bare_unsafe: bare,
-        };
+        let part = |rust, assembly| Part { name: "monitor".into(), rust, assembly };
+        let metrics =
+            |part, bare| Metrics { parts: vec![part], unsafe_blocks: 1, bare_unsafe: bare };
         assert!(metrics(part(11_500, 500), vec![]).violations().is_empty());
         assert_eq!(metrics(part(11_501, 500), vec![]).violations().len(), 1);
-        assert_eq!(
-            metrics(part(0, 501), vec!["a.rs:1".into()])
-                .violations()
-                .len(),
-            2
-        );
+        assert_eq!(metrics(part(0, 501), vec!["a.rs:1".into()]).violations().len(), 2);
     }
 }

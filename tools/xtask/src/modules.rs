@@ -83,11 +83,7 @@ fn dependencies(module: &[u8]) -> Vec<String> {
     let value = &module[at + KEY.len()..];
     let value = value.split(|byte| *byte == 0).next().unwrap_or_default();
     let names = String::from_utf8_lossy(value);
-    names
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect()
+    names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -115,11 +111,7 @@ mod tests {
     fn dependencies_come_first_and_once() {
         let root = tree(
             "order",
-            &[
-                ("xenfs", "xen-privcmd"),
-                ("xen-privcmd", ""),
-                ("top", "xenfs,xen_privcmd"),
-            ],
+            &[("xenfs", "xen-privcmd"), ("xen-privcmd", ""), ("top", "xenfs,xen_privcmd")],
         );
         let found = order(&root, &["top", "xenfs"]).expect("all are there");
         assert_eq!(found, ["xen-privcmd", "xenfs", "top"]);

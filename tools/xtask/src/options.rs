@@ -100,12 +100,7 @@ pub struct BootOptions {
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub initrd: Option<PathBuf>,
     /// Words to add to the kernel's command line
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub append: String,
     /// Memory of the command partition, with suffix M or G
     #[arg(long, value_name = "SIZE", value_parser = size)]
@@ -114,28 +109,13 @@ pub struct BootOptions {
     #[arg(long, value_name = "N")]
     pub command_vcpus: Option<u32>,
     /// Options for the monitor
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub monitor_options: String,
     /// Options for the ultravisor partition
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub ultravisor_options: String,
     /// Options for the boot partition
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub boot_options: String,
     /// What the command partition's kernel runs on
     #[arg(long, value_enum, default_value_t)]
@@ -146,16 +126,8 @@ impl BootOptions {
     /// The boot partition's options: the given ones, and those that have a flag of their own.
     pub fn all_boot_options(&self) -> String {
         let mut words = vec![self.boot_options.clone()];
-        words.extend(
-            self.command_memory
-                .iter()
-                .map(|size| format!("command_memory={size}")),
-        );
-        words.extend(
-            self.command_vcpus
-                .iter()
-                .map(|count| format!("command_vcpus={count}")),
-        );
+        words.extend(self.command_memory.iter().map(|size| format!("command_memory={size}")));
+        words.extend(self.command_vcpus.iter().map(|count| format!("command_vcpus={count}")));
         words.retain(|word| !word.is_empty());
         words.join(" ")
     }
@@ -190,10 +162,7 @@ mod tests {
             machine: MachineOptions,
         }
         let parsed = <Cli as clap::Parser>::parse_from(["test"]).machine;
-        assert_eq!(
-            format!("{parsed:?}"),
-            format!("{:?}", MachineOptions::default())
-        );
+        assert_eq!(format!("{parsed:?}"), format!("{:?}", MachineOptions::default()));
     }
 
     #[test]
@@ -203,10 +172,7 @@ mod tests {
             command_vcpus: Some(2),
             ..BootOptions::default()
         };
-        assert_eq!(
-            options.all_boot_options(),
-            "command_memory=1G command_vcpus=2"
-        );
+        assert_eq!(options.all_boot_options(), "command_memory=1G command_vcpus=2");
         assert_eq!(BootOptions::default().all_boot_options(), "");
     }
 }

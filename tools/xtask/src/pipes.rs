@@ -71,12 +71,7 @@ mod tests {
     fn both_ends_talk_and_no_name_is_left() {
         let pipes = Pipes::make().expect("a directory for temporary files");
         let path = pipes.path();
-        let open = |name| {
-            File::options()
-                .read(true)
-                .write(true)
-                .open(path.with_extension(name))
-        };
+        let open = |name| File::options().read(true).write(true).open(path.with_extension(name));
         let (mut to_other, mut from_other) =
             (open("in").expect("made"), open("out").expect("made"));
         let (mut reader, mut writer) = pipes.open().expect("the other end is open");

@@ -18,10 +18,7 @@ pub struct Prompt {
 
 impl Prompt {
     pub(crate) fn new(stream: UnixStream) -> Self {
-        Self {
-            stream,
-            greeted: false,
-        }
+        Self { stream, greeted: false }
     }
 
     /// Gives QEMU a command and returns what it prints.
@@ -45,10 +42,7 @@ impl Prompt {
         let mut text = Vec::new();
         let mut buffer = [0; 64 * 1024];
         while !text.ends_with(PROMPT.as_bytes()) {
-            let count = self
-                .stream
-                .read(&mut buffer)
-                .context("QEMU's prompt does not answer")?;
+            let count = self.stream.read(&mut buffer).context("QEMU's prompt does not answer")?;
             ensure!(count > 0, "QEMU ended instead of answering");
             text.extend_from_slice(&buffer[..count]);
         }
@@ -69,16 +63,11 @@ mod tests {
             qemus.write_all(b"QEMU 7.2\r\n(qemu) ").expect("open");
             let mut command = [0; 10];
             qemus.read_exact(&mut command).expect("a command");
-            qemus
-                .write_all(b"info x\x1b[K\r\none\r\ntwo\r\n(qe")
-                .expect("open");
+            qemus.write_all(b"info x\x1b[K\r\none\r\ntwo\r\n(qe").expect("open");
             qemus.write_all(b"mu) ").expect("open");
             command
         });
-        assert_eq!(
-            Prompt::new(ours).ask("info extra").map_or("".into(), |a| a),
-            "one\ntwo\n"
-        );
+        assert_eq!(Prompt::new(ours).ask("info extra").map_or("".into(), |a| a), "one\ntwo\n");
         assert_eq!(&qemu.join().expect("no panic"), b"info extra");
     }
 }

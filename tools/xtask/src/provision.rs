@@ -50,38 +50,21 @@ pub fn provision() -> Result<()> {
     eprintln!("xtask: installing {}", missing.join(" "));
     workspace::run(apt().args(["update", "-q"]), "refreshing the package lists")?;
     let mut install = apt();
-    install
-        .args(["install", "-y", "-q", "--no-install-recommends"])
-        .args(&missing);
+    install.args(["install", "-y", "-q", "--no-install-recommends"]).args(&missing);
     workspace::run(&mut install, "installing packages")
 }
 
 fn missing_packages() -> Vec<&'static str> {
-    let toolchain: &[&str] = if hv_build::has_prebuilt_core() {
-        &[]
-    } else {
-        TOOLCHAIN_PACKAGES.as_slice()
-    };
+    let toolchain: &[&str] =
+        if hv_build::has_prebuilt_core() { &[] } else { TOOLCHAIN_PACKAGES.as_slice() };
     let wanted: Vec<_> = PACKAGES.iter().chain(toolchain).copied().collect();
     let mut query = Command::new("dpkg-query");
-    query
-        .args(["-W", "-f", "${Package} ${db:Status-Status}\n"])
-        .args(&wanted);
+    query.args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(&wanted);
     // It fails where one package is unknown, and still lists the others.
-    let listed = query
-        .stderr(Stdio::null())
-        .output()
-        .map(|out| out.stdout)
-        .unwrap_or_default();
+    let listed = query.stderr(Stdio::null()).output().map(|out| out.stdout).unwrap_or_default();
     let listed = String::from_utf8_lossy(&listed);
-    let installed: Vec<_> = listed
-        .lines()
-        .filter_map(|l| l.strip_suffix(" installed"))
-        .collect();
-    wanted
-        .into_iter()
-        .filter(|name| !installed.contains(name))
-        .collect()
+    let installed: Vec<_> = listed.lines().filter_map(|l| l.strip_suffix(" installed")).collect();
+    wanted.into_iter().filter(|name| !installed.contains(name)).collect()
 }
 
 /// How to start `apt-get` with the right to install, if there is a way without a password.
@@ -104,31 +87,18 @@ fn privileged_apt() -> Option<impl FnMut() -> Command> {
 
 /// On a system that is not Debian, only the programs can be looked for.
 fn check_programs() -> Result<()> {
-    const PROGRAMS: [&str; 6] = [
-        "qemu-system-x86_64",
-        "grub-mkrescue",
-        "xorriso",
-        "mformat",
-        "busybox",
-        "xz",
-    ];
-    let missing: Vec<_> = PROGRAMS
-        .into_iter()
-        .filter(|name| find_program(name).is_none())
-        .collect();
+    const PROGRAMS: [&str; 6] =
+        ["qemu-system-x86_64", "grub-mkrescue", "xorriso", "mformat", "busybox", "xz"];
+    let missing: Vec<_> =
+        PROGRAMS.into_iter().filter(|name| find_program(name).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    bail!(
-        "programs are missing: {}; install what your system calls them",
-        missing.join(", ")
-    )
+    bail!("programs are missing: {}; install what your system calls them", missing.join(", "))
 }
 
 /// Where `name` is on the path, if it is.
 pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }

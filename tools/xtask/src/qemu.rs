@@ -68,13 +68,8 @@ pub fn arguments(
         arguments.text("-icount shift=1,sleep=off");
     }
     if machine.firmware == Firmware::Uefi {
-        let found = UEFI_FIRMWARE
-            .into_iter()
-            .find(|file| Path::new(file).exists());
-        arguments.pair(
-            "-bios",
-            found.context("no UEFI firmware; install the package ovmf")?,
-        );
+        let found = UEFI_FIRMWARE.into_iter().find(|file| Path::new(file).exists());
+        arguments.pair("-bios", found.context("no UEFI firmware; install the package ovmf")?);
     }
     arguments.pair("-cdrom", image);
     arguments.console(console);
@@ -103,10 +98,7 @@ fn accel(machine: &MachineOptions) -> &'static str {
 
 fn ensure_port_is_free() -> Result<()> {
     let port = TcpListener::bind(("0.0.0.0", GDB_PORT));
-    ensure!(
-        port.is_ok(),
-        "port {GDB_PORT} is in use, so no debugger can connect; end its user"
-    );
+    ensure!(port.is_ok(), "port {GDB_PORT} is in use, so no debugger can connect; end its user");
     Ok(())
 }
 
@@ -128,10 +120,7 @@ impl Arguments {
         match console {
             Console::Terminal(log) => {
                 let log = quoted(log);
-                self.pair(
-                    "-chardev",
-                    format!("stdio,id=console,mux=on,signal=off,logfile={log}"),
-                );
+                self.pair("-chardev", format!("stdio,id=console,mux=on,signal=off,logfile={log}"));
                 self.text("-mon chardev=console,mode=readline");
             }
             Console::Output => self.text("-chardev stdio,id=console,signal=off"),
@@ -148,10 +137,7 @@ impl Arguments {
             None => self.text("-serial null"),
         }
         if let Some(name) = &lines.prompt {
-            self.pair(
-                "-chardev",
-                format!("socket,id=prompt,path={name},abstract=on"),
-            );
+            self.pair("-chardev", format!("socket,id=prompt,path={name},abstract=on"));
             self.text("-mon chardev=prompt,mode=readline");
         }
     }
@@ -179,15 +165,11 @@ impl Qemu {
     /// It cannot be started.
     pub fn start(arguments: &[OsString], console: &Console) -> Result<Self> {
         let mut command = Command::new("setpriv");
-        command
-            .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
-            .args(arguments);
+        command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]).args(arguments);
         if matches!(console, Console::Output) {
             command.stdin(Stdio::null()).stdout(Stdio::piped());
         }
-        let child = command
-            .spawn()
-            .context("cannot start QEMU through setpriv")?;
+        let child = command.spawn().context("cannot start QEMU through setpriv")?;
         Ok(Self { child })
     }
 
@@ -242,12 +224,7 @@ mod tests {
     fn line(words: &[&str]) -> Result<String> {
         let words = std::iter::once(&"test").chain(words);
         let machine = Cli::parse_from(words).machine;
-        let list = arguments(
-            &machine,
-            Path::new("a.iso"),
-            &Console::Output,
-            &Lines::default(),
-        )?;
+        let list = arguments(&machine, Path::new("a.iso"), &Console::Output, &Lines::default())?;
         let words: Vec<_> = list.iter().map(|word| word.to_string_lossy()).collect();
         Ok(words.join(" "))
     }
@@ -255,13 +232,7 @@ mod tests {
     #[test]
     fn the_machine_is_what_was_asked_for() {
         let line = line(&["--cpus", "4", "--memory", "6G", "--cpu-model", "qemu64"]).expect("fine");
-        for part in [
-            "-smp 4",
-            "-m 6G",
-            "-cpu qemu64",
-            "-accel tcg,thread=multi",
-            "-cdrom a.iso",
-        ] {
+        for part in ["-smp 4", "-m 6G", "-cpu qemu64", "-accel tcg,thread=multi", "-cdrom a.iso"] {
             assert!(line.contains(part), "{part} is not in {line}");
         }
         assert!(!line.contains("kvm") && !line.contains("-icount"));
@@ -275,9 +246,7 @@ mod tests {
 
     #[test]
     fn a_missing_disk_is_named() {
-        let error = line(&["--disk", "/nowhere/disk.img"])
-            .expect_err("no disk")
-            .to_string();
+        let error = line(&["--disk", "/nowhere/disk.img"]).expect_err("no disk").to_string();
         assert!(error.contains("/nowhere/disk.img"), "{error}");
     }
 

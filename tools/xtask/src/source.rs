@@ -31,11 +31,7 @@ enum State {
 
 /// The lines of a Rust source file.
 pub fn lines(source: &str) -> Vec<Line> {
-    let mut scanner = Scanner {
-        rest: source,
-        state: State::Code,
-        lines: vec![Line::default()],
-    };
+    let mut scanner = Scanner { rest: source, state: State::Code, lines: vec![Line::default()] };
     while scanner.step() {}
     let mut lines = scanner.lines;
     mark_tests(&mut lines);
@@ -149,10 +145,7 @@ impl Scanner<'_> {
 
 /// The number of `#` of a raw literal that begins here.
 fn raw_start(rest: &str) -> Option<usize> {
-    let after = rest
-        .strip_prefix("br")
-        .or(rest.strip_prefix("cr"))
-        .or(rest.strip_prefix('r'))?;
+    let after = rest.strip_prefix("br").or(rest.strip_prefix("cr")).or(rest.strip_prefix('r'))?;
     let hashes = after.len() - after.trim_start_matches('#').len();
     after[hashes..].starts_with('"').then_some(hashes)
 }
@@ -250,10 +243,7 @@ mod tests {
 
     #[test]
     fn comments_and_blanks_are_no_code() {
-        assert_eq!(
-            code("//! a\n\n/* b /* c */\n d */ fn f() {} // e\n  \n/// g\nfn h() {}\n"),
-            2
-        );
+        assert_eq!(code("//! a\n\n/* b /* c */\n d */ fn f() {} // e\n  \n/// g\nfn h() {}\n"), 2);
     }
 
     #[test]
@@ -262,10 +252,7 @@ mod tests {
             const C: &str = r#\"/* \" */\"#;\nfn f<'a>(x: &'a str) -> char { '\\'' }\n";
         let lines = lines(source);
         assert_eq!(lines.iter().filter(|line| line.counts()).count(), 4);
-        assert!(
-            lines.iter().all(|line| line.comment.is_empty()),
-            "{lines:?}"
-        );
+        assert!(lines.iter().all(|line| line.comment.is_empty()), "{lines:?}");
         assert!(!lines[0].code.contains('{') && lines[3].code.contains('{'));
     }
 

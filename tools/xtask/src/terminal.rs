@@ -33,10 +33,7 @@ pub fn run(options: &MachineOptions, image: &Path) -> Result<ExitCode> {
     match status.code() {
         Some(0 | qemu::STATUS_POWER_OFF) => Ok(ExitCode::SUCCESS),
         Some(qemu::STATUS_STOPPED) => {
-            bail!(
-                "the monitor stopped the host; its console is in {}",
-                log_path.display()
-            )
+            bail!("the monitor stopped the host; its console is in {}", log_path.display())
         }
         Some(code) => bail!("QEMU ended with status {code}; what it says is above"),
         None => bail!("QEMU was killed"),
@@ -69,18 +66,13 @@ impl Terminal {
             let modes = workspace::output(stty.arg("-g").stdin(Stdio::inherit()), "asking stty");
             Some(modes.ok()?.trim().to_owned())
         };
-        Self {
-            modes: if stdin().is_terminal() { modes() } else { None },
-        }
+        Self { modes: if stdin().is_terminal() { modes() } else { None } }
     }
 
     fn restore(&self) {
         if let Some(modes) = &self.modes {
             // There is nothing to be done about a terminal that is gone.
-            let _ = Command::new("stty")
-                .arg(modes)
-                .stderr(Stdio::null())
-                .status();
+            let _ = Command::new("stty").arg(modes).stderr(Stdio::null()).status();
         }
     }
 }

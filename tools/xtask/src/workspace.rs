@@ -99,13 +99,8 @@ pub fn drop_old(directory: &Path, extension: &str) {
 
 /// Variables of the outer cargo and rustup that must not reach an inner cargo.
 fn is_of_outer_cargo(name: &str) -> bool {
-    const PREFIXES: [&str; 5] = [
-        "RUSTC",
-        "CARGO_PKG_",
-        "CARGO_MANIFEST_",
-        "CARGO_BUILD_",
-        "CARGO_TARGET_",
-    ];
+    const PREFIXES: [&str; 5] =
+        ["RUSTC", "CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BUILD_", "CARGO_TARGET_"];
     const NAMES: [&str; 9] = [
         "CARGO",
         "CARGO_BIN_NAME",
@@ -159,9 +154,7 @@ pub fn quiet_unless_watched(cargo: &mut Command) {
 pub fn run(command: &mut Command, what: &str) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     command.stdout(std::io::stderr());
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {program} ({what})"))?;
+    let status = command.status().with_context(|| format!("cannot start {program} ({what})"))?;
     if !status.success() {
         bail!("{what}: {program} ended with {status}");
     }
@@ -174,16 +167,10 @@ pub fn run(command: &mut Command, what: &str) -> Result<()> {
 /// The program cannot be started or does not end with status 0.
 pub fn output(command: &mut Command, what: &str) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let out = command
-        .output()
-        .with_context(|| format!("cannot start {program} ({what})"))?;
+    let out = command.output().with_context(|| format!("cannot start {program} ({what})"))?;
     if !out.status.success() {
         let reason = String::from_utf8_lossy(&out.stderr);
-        bail!(
-            "{what}: {program} ended with {}: {}",
-            out.status,
-            reason.trim()
-        );
+        bail!("{what}: {program} ended with {}: {}", out.status, reason.trim());
     }
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
@@ -194,22 +181,10 @@ mod tests {
 
     #[test]
     fn outer_cargo_is_removed_and_user_settings_stay() {
-        for name in [
-            "RUSTC",
-            "RUSTC_WRAPPER",
-            "RUSTFLAGS",
-            "CARGO",
-            "CARGO_TARGET_DIR",
-        ] {
+        for name in ["RUSTC", "RUSTC_WRAPPER", "RUSTFLAGS", "CARGO", "CARGO_TARGET_DIR"] {
             assert!(is_of_outer_cargo(name), "{name}");
         }
-        for name in [
-            "CARGO_HOME",
-            "CARGO_NET_OFFLINE",
-            "RUSTUP_HOME",
-            "PATH",
-            "HOME",
-        ] {
+        for name in ["CARGO_HOME", "CARGO_NET_OFFLINE", "RUSTUP_HOME", "PATH", "HOME"] {
             assert!(!is_of_outer_cargo(name), "{name}");
         }
     }

@@ -61,19 +61,10 @@ impl Running {
         let program = names.next().unwrap_or_default();
         let mut command = Command::new(program);
         command.args(names).current_dir(home).env_clear();
-        command
-            .env("PATH", PATH)
-            .env("HOME", home)
-            .env("USER", "root")
-            .env("TERM", "dumb");
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.env("PATH", PATH).env("HOME", home).env("USER", "root").env("TERM", "dumb");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         system::in_own_session(&mut command);
-        let child = command
-            .spawn()
-            .map_err(|error| not_started(program, &error))?;
+        let child = command.spawn().map_err(|error| not_started(program, &error))?;
         let pid = Pid::from_raw(child.id() as i32);
         Ok(Self {
             pid,
@@ -160,10 +151,7 @@ impl Running {
 
     /// Its standard input, when it has bytes to take.
     pub fn wants_input(&self) -> Option<BorrowedFd<'_>> {
-        self.input
-            .as_ref()
-            .filter(|_| !self.queue.is_empty())
-            .map(AsFd::as_fd)
+        self.input.as_ref().filter(|_| !self.queue.is_empty()).map(AsFd::as_fd)
     }
 
     /// Its standard output and error, as far as they are open.
@@ -176,23 +164,14 @@ fn not_started(program: &OsStr, error: &io::Error) -> NotStarted {
     let name = program.display();
     if error.kind() == io::ErrorKind::NotFound {
         let message = format!("{name}: no such program; the path is {PATH}\n");
-        return NotStarted {
-            status: 127,
-            message,
-        };
+        return NotStarted { status: 127, message };
     }
-    NotStarted {
-        status: 126,
-        message: format!("{name}: cannot be run: {error}\n"),
-    }
+    NotStarted { status: 126, message: format!("{name}: cannot be run: {error}\n") }
 }
 
 impl Stream {
     fn new(fd: Option<OwnedFd>) -> Self {
-        Self {
-            fd: fd.and_then(nonblocking),
-            left: None,
-        }
+        Self { fd: fd.and_then(nonblocking), left: None }
     }
 
     /// Reads what is there, at most a piece. Closes at the end of file.

@@ -60,13 +60,7 @@ impl Session {
         let flags = OFlag::from_bits_retain(fcntl(&line, FcntlArg::F_GETFL)?);
         fcntl(&line, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         let out = Packet::Ready(release.into()).encode().into();
-        Ok(Self {
-            line,
-            decoder: Decoder::new(),
-            out,
-            command: None,
-            home,
-        })
+        Ok(Self { line, decoder: Decoder::new(), out, command: None, home })
     }
 
     /// What to wait for before the next turn.
@@ -124,9 +118,7 @@ impl Session {
     }
 
     fn takes_packets(&self) -> bool {
-        self.command
-            .as_ref()
-            .is_none_or(|command| command.backlog() < IN_LIMIT)
+        self.command.as_ref().is_none_or(|command| command.backlog() < IN_LIMIT)
     }
 
     fn take_packets(&mut self) -> Turn {
@@ -167,9 +159,7 @@ impl Session {
         match (packet, &mut self.command) {
             (Packet::Command(words), None) => self.start(&words),
             (Packet::Command(_), Some(_)) => {
-                self.say(&Packet::Error(
-                    b"uv-init: a command is running already\n".into(),
-                ));
+                self.say(&Packet::Error(b"uv-init: a command is running already\n".into()));
             }
             (Packet::Input(bytes), Some(command)) => command.give(&bytes),
             (Packet::Signal(number), Some(command)) => {

@@ -34,11 +34,7 @@ fn serve(line: OwnedFd) -> std::thread::JoinHandle<Turn> {
             }
             let mut fds = vec![PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
             session.poll_fds(&mut fds);
-            assert_ne!(
-                poll(&mut fds, PollTimeout::from(20_000u16)).unwrap(),
-                0,
-                "hangs"
-            );
+            assert_ne!(poll(&mut fds, PollTimeout::from(20_000u16)).unwrap(), 0, "hangs");
             if let Some((pid, status)) = &waiting
                 && let Ok(status) = status.try_recv()
             {
@@ -71,13 +67,8 @@ struct Outside {
 impl Outside {
     fn new() -> Self {
         let (line, far) = UnixStream::pair().unwrap();
-        line.set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
-        let mut outside = Self {
-            line,
-            decoder: Decoder::new(),
-            served: serve(OwnedFd::from(far)),
-        };
+        line.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut outside = Self { line, decoder: Decoder::new(), served: serve(OwnedFd::from(far)) };
         assert_eq!(outside.receive(), Packet::Ready("6.1.0-test".into()));
         outside
     }
@@ -118,11 +109,7 @@ impl Outside {
     fn outcome(&mut self, words: &[&str]) -> (String, String, i32) {
         self.run(words);
         let (output, error, status) = self.finish();
-        (
-            String::from_utf8(output).unwrap(),
-            String::from_utf8(error).unwrap(),
-            status,
-        )
+        (String::from_utf8(output).unwrap(), String::from_utf8(error).unwrap(), status)
     }
 }
 
@@ -150,10 +137,7 @@ fn the_environment_is_the_documented_one() {
     let mut lines: Vec<&str> = output.lines().collect();
     lines.sort_unstable();
     assert_eq!(status, 0);
-    assert_eq!(
-        lines,
-        ["HOME=/", &format!("PATH={PATH}"), "TERM=dumb", "USER=root"]
-    );
+    assert_eq!(lines, ["HOME=/", &format!("PATH={PATH}"), "TERM=dumb", "USER=root"]);
 }
 
 #[test]
@@ -161,10 +145,7 @@ fn a_program_that_is_not_there_or_cannot_run_says_so() {
     let mut outside = Outside::new();
     let (_, error, status) = outside.outcome(&["no-such-program"]);
     assert_eq!(status, 127);
-    assert!(
-        error.contains("no-such-program: no such program"),
-        "{error}"
-    );
+    assert!(error.contains("no-such-program: no such program"), "{error}");
     let (_, error, status) = outside.outcome(&["/etc/passwd"]);
     assert_eq!(status, 126);
     assert!(error.contains("/etc/passwd"), "{error}");
@@ -217,20 +198,13 @@ fn a_command_that_does_not_read_its_input_ends_all_the_same() {
     outside.send(&Packet::Input(vec![b'x'; 200_000]));
     outside.send(&Packet::Input(vec![]));
     assert_eq!(outside.finish().2, 0);
-    assert_eq!(
-        outside.outcome(&["echo", "next"]),
-        ("next\n".into(), String::new(), 0)
-    );
+    assert_eq!(outside.outcome(&["echo", "next"]), ("next\n".into(), String::new(), 0));
 }
 
 #[test]
 fn large_output_arrives_whole_while_nobody_reads_at_first() {
     let mut outside = Outside::new();
-    outside.run(&[
-        "sh",
-        "-c",
-        "head -c 20000000 /dev/zero; head -c 100 /dev/zero >&2; exit 3",
-    ]);
+    outside.run(&["sh", "-c", "head -c 20000000 /dev/zero; head -c 100 /dev/zero >&2; exit 3"]);
     let (output, error, status) = outside.finish();
     assert_eq!((output.len(), error.len(), status), (20_000_000, 100, 3));
 }
@@ -260,17 +234,10 @@ fn a_second_command_at_once_is_refused() {
 fn noise_and_packets_out_of_place_do_no_harm() {
     let mut outside = Outside::new();
     outside.line.write_all(b"\r\n\xff\x00noise\n").unwrap();
-    for packet in [
-        Packet::Exit(3),
-        Packet::Signal(9),
-        Packet::Input(b"x".into()),
-    ] {
+    for packet in [Packet::Exit(3), Packet::Signal(9), Packet::Input(b"x".into())] {
         outside.send(&packet);
     }
-    assert_eq!(
-        outside.outcome(&["echo", "fine"]),
-        ("fine\n".into(), String::new(), 0)
-    );
+    assert_eq!(outside.outcome(&["echo", "fine"]), ("fine\n".into(), String::new(), 0));
 }
 
 #[test]
@@ -291,11 +258,7 @@ fn a_raw_terminal_is_eight_bit_clean_and_does_not_echo() {
     let mut line = std::fs::File::from(pty.master);
     let bytes: Vec<u8> = (0..=255).collect();
     let words = Words::new(["cat"]).unwrap();
-    for packet in [
-        Packet::Command(words),
-        Packet::Input(bytes.clone()),
-        Packet::Input(vec![]),
-    ] {
+    for packet in [Packet::Command(words), Packet::Input(bytes.clone()), Packet::Input(vec![])] {
         line.write_all(&packet.encode()).unwrap();
     }
     let mut decoder = Decoder::new();

@@ -88,8 +88,7 @@ fn some(
     }
     if !gone.is_empty() {
         cpu::flush_partition(vcpu.partition.number);
-        gone.into_iter()
-            .for_each(|released| release(&Host, released));
+        gone.into_iter().for_each(|released| release(&Host, released));
     }
     result
 }

@@ -127,9 +127,7 @@ pub fn callback_op(call: &mut Call) -> Outcome {
     call.vcpu.callbacks.set(callbacks);
     let bit = 1 << kind;
     let masks = call.vcpu.callback_masks.get() & !bit;
-    call.vcpu
-        .callback_masks
-        .set(if flags & 1 != 0 { masks | bit } else { masks });
+    call.vcpu.callback_masks.set(if flags & 1 != 0 { masks | bit } else { masks });
     call.vcpu.update_fast_path();
     Ok(0)
 }
@@ -217,10 +215,7 @@ pub fn vm_assist(call: &mut Call) -> Outcome {
         assist::WRITABLE_PAGETABLES => Ok(0),
         assist::RUNSTATE_UPDATE_FLAG => {
             let on = command as u32 == assist::ENABLE;
-            call.vcpu
-                .partition
-                .runstate_update_flag
-                .store(on, Ordering::Relaxed);
+            call.vcpu.partition.runstate_update_flag.store(on, Ordering::Relaxed);
             Ok(0)
         }
         _ => Err(errno::EINVAL),

@@ -37,11 +37,7 @@ fn own(vcpu: &Vcpu, id: u16) -> bool {
 }
 
 fn number_of(vcpu: &Vcpu, id: u16) -> u32 {
-    if id == domid::SELF {
-        vcpu.partition.number
-    } else {
-        id.into()
-    }
+    if id == domid::SELF { vcpu.partition.number } else { id.into() }
 }
 
 fn bind(vcpu: &Vcpu, argument: u64) -> Outcome {
@@ -65,10 +61,7 @@ fn bind(vcpu: &Vcpu, argument: u64) -> Outcome {
 fn lock_both<'a>(
     a: &'a Partition,
     b: &'a Partition,
-) -> (
-    crate::lock::Guard<'a, ()>,
-    Option<crate::lock::Guard<'a, ()>>,
-) {
+) -> (crate::lock::Guard<'a, ()>, Option<crate::lock::Guard<'a, ()>>) {
     if a.number == b.number {
         return (a.ports_lock.lock(), None);
     }
@@ -106,9 +99,7 @@ fn alloc_unbound(vcpu: &Vcpu, argument: u64) -> Outcome {
     let partition = vcpu.partition;
     wanted.port = {
         let _lock = partition.ports_lock.lock();
-        partition
-            .ports()
-            .alloc_unbound(number_of(vcpu, wanted.remote_dom))?
+        partition.ports().alloc_unbound(number_of(vcpu, wanted.remote_dom))?
     };
     guest_memory::write(argument, &wanted).or_fault()?;
     Ok(0)
@@ -122,9 +113,7 @@ pub fn close_port(partition: &Partition, port: u32) -> Result<(), i64> {
     };
     if let Some((number, remote_port)) = other {
         if let Some(remote) = partition::find(number) {
-            remote
-                .ports()
-                .disconnect(remote_port, partition.number, port);
+            remote.ports().disconnect(remote_port, partition.number, port);
         }
     }
     Ok(())
@@ -162,10 +151,7 @@ fn bind_vcpu(vcpu: &Vcpu, argument: u64) -> Outcome {
     let bind: abi::BindVcpu = guest_memory::read(argument).or_fault()?;
     let partition = vcpu.partition;
     let _lock = partition.ports_lock.lock();
-    partition
-        .ports()
-        .bind_vcpu(bind.port, bind.vcpu)
-        .map(|()| 0)
+    partition.ports().bind_vcpu(bind.port, bind.vcpu).map(|()| 0)
 }
 
 fn unmask(vcpu: &Vcpu, argument: u64) -> Outcome {
@@ -173,10 +159,7 @@ fn unmask(vcpu: &Vcpu, argument: u64) -> Outcome {
     let partition = vcpu.partition;
     let port = partition.ports().port(unmask.port)?;
     let target = partition.vcpu(port.vcpu.into()).ok_or(errno::EINVAL)?;
-    if partition
-        .event_bits()
-        .unmask(&partition::upcall(target), unmask.port)
-    {
+    if partition.event_bits().unmask(&partition::upcall(target), unmask.port) {
         delivery::kick(target);
     }
     Ok(0)

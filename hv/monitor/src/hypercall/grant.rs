@@ -67,11 +67,7 @@ where
 
 /// Whether a mapping with these `GNTMAP_` flags may write.
 fn access(flags: u32) -> Access {
-    if flags & abi::GNTMAP_READONLY != 0 {
-        Access::Read
-    } else {
-        Access::Write
-    }
+    if flags & abi::GNTMAP_READONLY != 0 { Access::Read } else { Access::Write }
 }
 
 /// Where a mapping goes: by the address of the entry, or by the virtual address.
@@ -81,10 +77,7 @@ fn place(vcpu: &Vcpu, host_addr: u64, flags: u32) -> Result<Place, i16> {
         if host_addr & 7 != 0 {
             return Err(abi::GNTST_GENERAL_ERROR);
         }
-        return Ok(Place {
-            table: host_addr >> 12,
-            index: (host_addr as usize & 4095) / 8,
-        });
+        return Ok(Place { table: host_addr >> 12, index: (host_addr as usize & 4095) / 8 });
     }
     walk::place(vcpu.kernel_root.get(), host_addr).ok_or(abi::GNTST_BAD_VIRT_ADDR)
 }
@@ -106,11 +99,9 @@ fn map(vcpu: &Vcpu, op: &mut abi::MapGrantRef) -> Result<(), i16> {
         tag: 0,
     };
     let mapped = mapper.maps.lock().insert(record).and_then(|handle| {
-        enter(vcpu, granter, &record)
-            .map(|()| handle)
-            .inspect_err(|_| {
-                let _ = mapper.maps.lock().remove(handle);
-            })
+        enter(vcpu, granter, &record).map(|()| handle).inspect_err(|_| {
+            let _ = mapper.maps.lock().remove(handle);
+        })
     });
     match mapped {
         Ok(handle) => {
@@ -135,16 +126,9 @@ fn enter(vcpu: &Vcpu, granter: &Partition, record: &MapRecord) -> Result<(), i16
     let mut space = vcpu.partition.space.lock();
     let place = place(vcpu, record.host_addr, record.flags)?;
     let new = u64::from(record.frame) << 12 | flags;
-    map_foreign(
-        &Host,
-        &mut space,
-        place.table,
-        place.index,
-        new,
-        granter.number,
-    )
-    .map(|_| ())
-    .map_err(|_| abi::GNTST_GENERAL_ERROR)
+    map_foreign(&Host, &mut space, place.table, place.index, new, granter.number)
+        .map(|_| ())
+        .map_err(|_| abi::GNTST_GENERAL_ERROR)
 }
 
 fn unmap(vcpu: &Vcpu, op: &abi::UnmapGrantRef) -> Result<(), i16> {
@@ -186,8 +170,7 @@ fn setup_table(vcpu: &Vcpu, argument: u64) -> Outcome {
     } else {
         let list = GuestPointer::<u64>::new(setup.frame_list, setup.nr_frames.into()).or_fault()?;
         for index in 0..setup.nr_frames.into() {
-            list.write(index, &(vcpu.partition.grant_table() + index))
-                .or_fault()?;
+            list.write(index, &(vcpu.partition.grant_table() + index)).or_fault()?;
         }
     }
     guest_memory::write(argument, &setup).or_fault()?;

@@ -19,11 +19,7 @@ struct End {
 impl End {
     fn take(vcpu: &Vcpu, end: &abi::CopyEnd, by_grant: bool, writable: bool) -> Result<Self, i16> {
         let owner = named(vcpu, end.domid).map_err(|_| abi::GNTST_BAD_DOMAIN)?;
-        let access = if writable {
-            Access::Write
-        } else {
-            Access::Read
-        };
+        let access = if writable { Access::Write } else { Access::Read };
         let (mfn, grant) = if by_grant {
             let reference = end.frame as u32;
             let frame = owner
@@ -35,12 +31,7 @@ impl End {
             return Err(abi::GNTST_PERMISSION_DENIED);
         };
         hold(owner.number, mfn, writable)
-            .map(|frame| Self {
-                mfn,
-                frame,
-                writable,
-                grant,
-            })
+            .map(|frame| Self { mfn, frame, writable, grant })
             .ok_or_else(|| {
                 give_back(grant);
                 abi::GNTST_BAD_PAGE
@@ -84,23 +75,14 @@ pub fn copy(vcpu: &Vcpu, op: &abi::GrantCopy) -> Result<(), i16> {
     if from + bytes > 4096 || to + bytes > 4096 {
         return Err(abi::GNTST_BAD_COPY_ARG);
     }
-    let source = End::take(
-        vcpu,
-        &op.source,
-        op.flags & abi::GNTCOPY_SOURCE_GREF != 0,
-        false,
-    )?;
+    let source = End::take(vcpu, &op.source, op.flags & abi::GNTCOPY_SOURCE_GREF != 0, false)?;
     let dest = End::take(vcpu, &op.dest, op.flags & abi::GNTCOPY_DEST_GREF != 0, true)?;
     let source_address = machine::bytes(source.mfn) as u64 + from;
     let dest_address = machine::bytes(dest.mfn) as u64 + to;
     // SAFETY: both frames are RAM held by references of the right kind, and the span lies within
     // a page; partitions may change the bytes meanwhile, which `copy` of bytes tolerates.
     unsafe {
-        core::ptr::copy(
-            source_address as *const u8,
-            dest_address as *mut u8,
-            bytes as usize,
-        );
+        core::ptr::copy(source_address as *const u8, dest_address as *mut u8, bytes as usize);
     }
     Ok(())
 }

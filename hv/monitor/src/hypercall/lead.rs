@@ -71,11 +71,7 @@ pub fn activate_pages(call: &mut Call) -> Outcome {
     let mut frame = first;
     while frame < end {
         let range = reader.range_at(frame, end - frame).map_err(errno_of)?;
-        let stop = range
-            .frames
-            .checked_add(frame)
-            .ok_or(errno::EINVAL)?
-            .min(end);
+        let stop = range.frames.checked_add(frame).ok_or(errno::EINVAL)?.min(end);
         while frame < stop {
             let until = stop.min(frame + STRIDE);
             for mfn in frame..until {
@@ -120,9 +116,7 @@ fn give(mfn: u64, owner: Owner) -> Result<(), i64> {
             entry.store(u64::MAX, Ordering::Relaxed);
         }
     }
-    frame
-        .set_owner(frames::OWNER_IO | MONITOR, wanted, frames::Kind::Ram)
-        .map_err(|_| errno::EBUSY)
+    frame.set_owner(frames::OWNER_IO | MONITOR, wanted, frames::Kind::Ram).map_err(|_| errno::EBUSY)
 }
 
 /// `ACTIVATE_CHANNEL(index)`.
@@ -186,9 +180,7 @@ pub fn start(call: &mut Call) -> Outcome {
 
 /// Validates the page tables and gives virtual CPU 0 its start state.
 fn first_start(partition: &Partition) -> Result<(), i64> {
-    let descriptor = database::reader()
-        .descriptor(partition.number)
-        .map_err(errno_of)?;
+    let descriptor = database::reader().descriptor(partition.number).map_err(errno_of)?;
     let vcpu = partition.vcpu(0).ok_or(errno::EINVAL)?;
     let addresses = [descriptor.entry, descriptor.stack, descriptor.start_info];
     if !addresses.into_iter().all(guest_memory::is_canonical) {
@@ -305,10 +297,7 @@ pub fn cpu_usage(call: &mut Call) -> Outcome {
     let present = now.saturating_sub(local.since.get());
     let idle_now = local.is_idle();
     let usage = CpuUsage {
-        apic_id: platform::boot()
-            .cpus
-            .get(index as usize)
-            .map_or(0, |c| c.apic_id),
+        apic_id: platform::boot().cpus.get(index as usize).map_or(0, |c| c.apic_id),
         reserved: 0,
         busy: local.busy.load(Ordering::Relaxed) + if idle_now { 0 } else { present },
         idle: local.idle.load(Ordering::Relaxed) + if idle_now { present } else { 0 },

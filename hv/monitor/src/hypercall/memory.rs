@@ -38,11 +38,7 @@ fn memory_map(vcpu: &Vcpu, argument: u64) -> Outcome {
         return Err(errno::EINVAL);
     }
     let frames = vcpu.partition.memory_frames.load(Ordering::Relaxed);
-    let entry = abi::E820Entry {
-        addr: 0,
-        size: frames << 12,
-        kind: abi::E820_RAM,
-    };
+    let entry = abi::E820Entry { addr: 0, size: frames << 12, kind: abi::E820_RAM };
     guest_memory::write(map.buffer, &entry).or_fault()?;
     map.nr_entries = 1;
     guest_memory::write(argument, &map).or_fault()?;

@@ -31,11 +31,7 @@ pub fn check_foreign(vcpu: &Vcpu, foreign: u64) -> Result<(), i64> {
     let own = |id: u16| id == domid::SELF || u32::from(id) == vcpu.partition.domid().into();
     let frames = foreign as u16;
     let tables = (foreign >> 16) as u16;
-    if own(frames) && (tables == 0 || own(tables - 1)) {
-        Ok(())
-    } else {
-        Err(errno::EPERM)
-    }
+    if own(frames) && (tables == 0 || own(tables - 1)) { Ok(()) } else { Err(errno::EPERM) }
 }
 
 /// `mmu_update(requests, count, done, foreign)`. Stops at the first error; `done` counts.
@@ -44,11 +40,7 @@ pub fn mmu_update(call: &mut Call) -> Outcome {
     let resumed = count as u32 & UPDATE_PREEMPTED != 0;
     let count = u64::from(count as u32 & !UPDATE_PREEMPTED);
     check_foreign(call.vcpu, foreign)?;
-    let before: u32 = if resumed && done != 0 {
-        guest_memory::read(done).or_fault()?
-    } else {
-        0
-    };
+    let before: u32 = if resumed && done != 0 { guest_memory::read(done).or_fault()? } else { 0 };
     let requests = GuestPointer::<MmuUpdate>::new(list, count).or_fault()?;
     let partition = call.vcpu.partition;
     let mut space = partition.space.lock();
@@ -78,10 +70,8 @@ fn run(
         if index % STRIDE == STRIDE - 1 && schedule::should_yield() {
             return (index, Err(AGAIN));
         }
-        let result = requests
-            .read(index)
-            .or_fault()
-            .and_then(|request| one(partition, space, &request));
+        let result =
+            requests.read(index).or_fault().and_then(|request| one(partition, space, &request));
         if let Err(error) = result {
             return (index, Err(error));
         }

@@ -23,11 +23,7 @@ pub fn mmuext_op(call: &mut Call) -> Outcome {
     let resumed = count as u32 & UPDATE_PREEMPTED != 0;
     let count = u64::from(count as u32 & !UPDATE_PREEMPTED);
     check_foreign(call.vcpu, foreign)?;
-    let before: u32 = if resumed && done != 0 {
-        guest_memory::read(done).or_fault()?
-    } else {
-        0
-    };
+    let before: u32 = if resumed && done != 0 { guest_memory::read(done).or_fault()? } else { 0 };
     let operations = GuestPointer::<MmuextOp>::new(list, count).or_fault()?;
     let (performed, outcome) = run(call.vcpu, &operations, count);
     if done != 0 {
@@ -48,10 +44,7 @@ fn run(vcpu: &Vcpu, operations: &GuestPointer<MmuextOp>, count: u64) -> (u64, Ou
         if index != 0 && schedule::should_yield() {
             return (index, Err(AGAIN));
         }
-        let result = operations
-            .read(index)
-            .or_fault()
-            .and_then(|operation| one(vcpu, &operation));
+        let result = operations.read(index).or_fault().and_then(|operation| one(vcpu, &operation));
         if let Err(error) = result {
             return (index, Err(error));
         }

@@ -99,11 +99,7 @@ pub fn dispatch(vcpu: &'static Vcpu, registers: &mut Registers) {
     };
     let r = &*registers;
     let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
-    let mut call = Call {
-        vcpu,
-        registers,
-        args,
-    };
+    let mut call = Call { vcpu, registers, args };
     let outcome = run(&mut call);
     let args = call.args;
     if hypercall == number::IRET && outcome.is_ok() {
@@ -119,14 +115,7 @@ pub fn dispatch(vcpu: &'static Vcpu, registers: &mut Registers) {
 /// Makes the two-byte `syscall` instruction run again with changed arguments.
 fn restart(registers: &mut Registers, args: [u64; 6]) {
     registers.rip = registers.rip.wrapping_sub(2);
-    [
-        registers.rdi,
-        registers.rsi,
-        registers.rdx,
-        registers.r10,
-        registers.r8,
-        registers.r9,
-    ] = args;
+    [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9] = args;
 }
 
 impl From<Fault> for i64 {
@@ -164,11 +153,7 @@ fn multicall(call: &mut Call) -> Outcome {
             return Err(AGAIN);
         }
         let mut entry = entries.read(index).or_fault()?;
-        let mut inner = Call {
-            vcpu: call.vcpu,
-            registers: &mut *call.registers,
-            args: entry.args,
-        };
+        let mut inner = Call { vcpu: call.vcpu, registers: &mut *call.registers, args: entry.args };
         let outcome = match operation(entry.op) {
             Some(_) if entry.op == number::MULTICALL || entry.op == number::IRET => {
                 Err(errno::EINVAL)

@@ -47,9 +47,7 @@ const PIECE: usize = 512;
 fn serial_write(call: &mut Call) -> Outcome {
     let [_, buffer, bytes, port, ..] = call.args;
     let mut piece = [0; PIECE];
-    let now = piece
-        .len()
-        .min(usize::try_from(bytes).unwrap_or(usize::MAX));
+    let now = piece.len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
     let part = piece.get_mut(..now).ok_or(errno::EINVAL)?;
     guest_memory::read_bytes(buffer, part).or_fault()?;
     if port > 1 {
@@ -62,9 +60,7 @@ fn serial_write(call: &mut Call) -> Outcome {
 fn serial_read(call: &mut Call) -> Outcome {
     let [_, buffer, bytes, port, ..] = call.args;
     let mut piece = [0; PIECE];
-    let most = piece
-        .len()
-        .min(usize::try_from(bytes).unwrap_or(usize::MAX));
+    let most = piece.len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
     if port > 1 {
         return Err(errno::EINVAL);
     }

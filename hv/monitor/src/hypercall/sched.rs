@@ -61,11 +61,7 @@ fn poll(vcpu: &Vcpu, wanted: &sched::Poll) -> Outcome {
         return Err(errno::EINVAL);
     }
     let ports = GuestPointer::<u32>::new(wanted.ports, wanted.nr_ports.into()).or_fault()?;
-    let single = if wanted.nr_ports == 1 {
-        ports.read(0).or_fault()?
-    } else {
-        POLL_ANY
-    };
+    let single = if wanted.nr_ports == 1 { ports.read(0).or_fault()? } else { POLL_ANY };
     vcpu.polls.store(single, Ordering::SeqCst);
     schedule::block(vcpu, (wanted.timeout != 0).then_some(wanted.timeout));
     let bits = vcpu.partition.event_bits();
@@ -84,11 +80,7 @@ fn poll(vcpu: &Vcpu, wanted: &sched::Poll) -> Outcome {
 }
 
 fn shut_down(call: &mut Call, reason: u32) -> Outcome {
-    let to = if reason == sched::REASON_CRASH {
-        state::CRASHED
-    } else {
-        state::SHUTDOWN
-    };
+    let to = if reason == sched::REASON_CRASH { state::CRASHED } else { state::SHUTDOWN };
     partition::stop(call.vcpu, cause::SHUTDOWN, reason, call.registers.rip, to);
     Ok(0)
 }

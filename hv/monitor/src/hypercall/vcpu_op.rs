@@ -85,14 +85,7 @@ fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Resul
     for gate in &context.trap_ctxt {
         let entry = Gate::new(gate.address, gate.cs, u16::from(gate.flags & 7));
         let usable = gate.address != 0 && is_canonical(gate.address);
-        target.set_gate(
-            gate.vector,
-            if usable {
-                entry
-            } else {
-                target.gate(gate.vector)
-            },
-        );
+        target.set_gate(gate.vector, if usable { entry } else { target.gate(gate.vector) });
     }
     let mut frames = [0; 14];
     let pages = context.gdt_ents.div_ceil(512) as usize;
@@ -202,11 +195,7 @@ fn register_time(call: &mut Call, target: &'static Vcpu) -> Outcome {
     let new = if register.address == 0 {
         Area::NONE
     } else {
-        Area::new(
-            call.vcpu,
-            register.address,
-            size_of::<records::VcpuTimeInfo>() as u64,
-        )?
+        Area::new(call.vcpu, register.address, size_of::<records::VcpuTimeInfo>() as u64)?
     };
     let old = target.time_area.get();
     target.time_area.set(new);
@@ -260,9 +249,7 @@ fn register_info(call: &mut Call, target: &'static Vcpu) -> Outcome {
 fn send_nmi(_: &mut Call, target: &'static Vcpu) -> Outcome {
     target.nmi_pending.store(true, Ordering::Release);
     schedule::wake(target);
-    crate::cpu::cpu(target.cpu.load(Ordering::Acquire))
-        .reschedule
-        .store(true, Ordering::Release);
+    crate::cpu::cpu(target.cpu.load(Ordering::Acquire)).reschedule.store(true, Ordering::Release);
     crate::platform::send_ipi(
         target.cpu.load(Ordering::Acquire),
         crate::platform::VECTOR_RESCHEDULE,

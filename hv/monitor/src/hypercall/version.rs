@@ -18,18 +18,14 @@ const FEATURES: u32 = 1 << features::MMU_PT_UPDATE_PRESERVE_AD
 /// but let pending events in.
 pub fn xen_version(call: &mut Call) -> Outcome {
     let [command, argument, ..] = call.args;
-    let put = |bytes: &[u8]| {
-        guest_memory::write_bytes(argument, bytes)
-            .or_fault()
-            .map(|()| 0)
-    };
+    let put = |bytes: &[u8]| guest_memory::write_bytes(argument, bytes).or_fault().map(|()| 0);
     match command {
         version::VERSION => Ok(XEN_VERSION.into()),
         version::EXTRAVERSION => put(&padded::<{ version::EXTRAVERSION_BYTES }>("-ultravisor")),
         version::COMPILE_INFO => put(&[0; size_of::<version::CompileInfo>()]),
-        version::CAPABILITIES => put(&padded::<{ version::CAPABILITIES_BYTES }>(
-            "xen-3.0-x86_64 ultravisor-1",
-        )),
+        version::CAPABILITIES => {
+            put(&padded::<{ version::CAPABILITIES_BYTES }>("xen-3.0-x86_64 ultravisor-1"))
+        }
         version::CHANGESET => put(&padded::<{ version::CHANGESET_BYTES }>("ultravisor")),
         version::PLATFORM_PARAMETERS => put(&guest_memory::MONITOR_START.to_le_bytes()),
         version::GET_FEATURES => get_features(argument),

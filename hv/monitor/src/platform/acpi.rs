@@ -80,21 +80,15 @@ fn u8_at(bytes: &[u8], at: usize) -> Option<u8> {
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(
-        bytes.get(at..at.checked_add(2)?)?.try_into().ok()?,
-    ))
+    Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(
-        bytes.get(at..at.checked_add(4)?)?.try_into().ok()?,
-    ))
+    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(
-        bytes.get(at..at.checked_add(8)?)?.try_into().ok()?,
-    ))
+    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
 }
 
 fn checks_out(bytes: &[u8]) -> bool {
@@ -110,16 +104,12 @@ fn table(phys: u64, memory: Memory<'_>) -> Option<&'static [u8]> {
 /// Reads the tables that the root pointer `rsdp` leads to.
 #[must_use]
 pub fn read(rsdp: &[u8], memory: Memory<'_>) -> Option<Acpi> {
-    let short = rsdp
-        .get(..20)
-        .filter(|r| r.starts_with(b"RSD PTR ") && checks_out(r))?;
-    let extended = u8_at(short, 15)
-        .filter(|&revision| revision >= 2)
-        .and_then(|_| {
-            let bytes = u32_at(rsdp, 20)? as usize;
-            let whole = rsdp.get(..bytes).filter(|r| checks_out(r))?;
-            table(u64_at(whole, 24)?, memory)
-        });
+    let short = rsdp.get(..20).filter(|r| r.starts_with(b"RSD PTR ") && checks_out(r))?;
+    let extended = u8_at(short, 15).filter(|&revision| revision >= 2).and_then(|_| {
+        let bytes = u32_at(rsdp, 20)? as usize;
+        let whole = rsdp.get(..bytes).filter(|r| checks_out(r))?;
+        table(u64_at(whole, 24)?, memory)
+    });
     let mut acpi = Acpi::new();
     if let Some(list) = extended {
         for entry in list.get(HEADER..)?.chunks_exact(8) {
@@ -184,22 +174,11 @@ impl Acpi {
             9 if u32_at(entry, 8)? & 1 != 0 => self.take_cpu(u32_at(entry, 4)?),
             1 => {
                 let address = u64::from(u32_at(entry, 4)?);
-                self.io_apics
-                    .push(IoApic {
-                        address,
-                        first: u32_at(entry, 8)?,
-                    })
-                    .ok()?;
+                self.io_apics.push(IoApic { address, first: u32_at(entry, 8)? }).ok()?;
             }
             2 => {
                 let (irq, pin) = (u8_at(entry, 3)?, u32_at(entry, 4)?);
-                self.overrides
-                    .push(Override {
-                        irq,
-                        pin,
-                        flags: u16_at(entry, 8)?,
-                    })
-                    .ok()?;
+                self.overrides.push(Override { irq, pin, flags: u16_at(entry, 8)? }).ok()?;
             }
             5 => self.local_apic = u64_at(entry, 4),
             _ => {}
@@ -227,11 +206,7 @@ impl Acpi {
         let flags = u32_at(table, 112)?;
         if flags & 1 << 10 != 0 {
             let (space, address) = (u8_at(table, 116)?, u64_at(table, 120)?);
-            self.reset = Some(ResetRegister {
-                space,
-                address,
-                value: u8_at(table, 128)?,
-            });
+            self.reset = Some(ResetRegister { space, address, value: u8_at(table, 128)? });
         }
         Some(())
     }

@@ -43,11 +43,7 @@ fn firmware() -> (Bytes, Firmware) {
     put(116, &[1, 8, 0, 0]);
     put(120, &0xcf9u64.to_le_bytes());
     put(128, &[6]);
-    let dsdt = [
-        &b"junk\x08_S5_\x12\x06\x04\x0a\x05\x00\x00\x00"[..],
-        b"more",
-    ]
-    .concat();
+    let dsdt = [&b"junk\x08_S5_\x12\x06\x04\x0a\x05\x00\x00\x00"[..], b"more"].concat();
     let list = [0x2000u32.to_le_bytes(), 0x3000u32.to_le_bytes()].concat();
     let tables = [
         (0x1000, make_table(b"RSDT", &list)),
@@ -75,28 +71,12 @@ fn reads_cpus_controllers_and_power() {
     let acpi = read_from(&rsdp, &firmware).unwrap();
     assert_eq!(acpi.cpus, [0, 1, 300]);
     assert_eq!(acpi.local_apic, Some(0xfee0_0000));
-    assert_eq!(
-        acpi.io_apics,
-        [IoApic {
-            address: 0xfec0_0000,
-            first: 0
-        }]
-    );
+    assert_eq!(acpi.io_apics, [IoApic { address: 0xfec0_0000, first: 0 }]);
     assert_eq!(acpi.isa_interrupt(0), (2, 0));
     assert_eq!(acpi.isa_interrupt(4), (4, 0));
-    assert_eq!(
-        (acpi.timer_port, acpi.control_ports),
-        (Some(0x608), [0x604, 0])
-    );
+    assert_eq!((acpi.timer_port, acpi.control_ports), (Some(0x608), [0x604, 0]));
     assert_eq!(acpi.off, Some([5, 0]));
-    assert_eq!(
-        acpi.reset,
-        Some(ResetRegister {
-            space: 1,
-            address: 0xcf9,
-            value: 6
-        })
-    );
+    assert_eq!(acpi.reset, Some(ResetRegister { space: 1, address: 0xcf9, value: 6 }));
 }
 
 #[test]

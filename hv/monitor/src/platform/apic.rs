@@ -97,11 +97,7 @@ pub fn set_up(phys: Option<u64>) -> Option<()> {
 
 /// Turns this CPU's APIC on, everything masked but what other CPUs send.
 pub fn enable() {
-    let mode = if REGISTERS.load(Ordering::Relaxed) == IN_MSRS {
-        BASE_X2APIC
-    } else {
-        0
-    };
+    let mode = if REGISTERS.load(Ordering::Relaxed) == IN_MSRS { BASE_X2APIC } else { 0 };
     write_msr(MSR_BASE, read_msr(MSR_BASE) | BASE_ON | mode);
     write(TIMER, MASKED);
     write(LINE_0, MASKED);
@@ -115,11 +111,7 @@ pub fn enable() {
 /// The id of this CPU's APIC.
 pub fn id() -> u32 {
     let id = read(ID);
-    if REGISTERS.load(Ordering::Relaxed) == IN_MSRS {
-        id
-    } else {
-        id >> 24
-    }
+    if REGISTERS.load(Ordering::Relaxed) == IN_MSRS { id } else { id >> 24 }
 }
 
 /// The id the CPU had at reset; needs no set-up.
@@ -141,18 +133,14 @@ pub fn set_id(index: u32, id: u32) {
 
 /// The id of CPU `index`.
 pub fn id_of(index: u32) -> u32 {
-    IDS.get(index as usize)
-        .map_or(0, |id| id.load(Ordering::Relaxed))
+    IDS.get(index as usize).map_or(0, |id| id.load(Ordering::Relaxed))
 }
 
 fn command(target: u32, command: u32) {
     if REGISTERS.load(Ordering::Relaxed) == IN_MSRS {
         // What was written before must be visible to the target when the interrupt arrives.
         fence(Ordering::SeqCst);
-        write_msr(
-            MSR_X2APIC + COMMAND / 16,
-            u64::from(target) << 32 | u64::from(command),
-        );
+        write_msr(MSR_X2APIC + COMMAND / 16, u64::from(target) << 32 | u64::from(command));
         return;
     }
     let idle = || read(COMMAND) & PENDING == 0;
@@ -204,11 +192,7 @@ pub fn count() -> u32 {
 /// Readies this CPU's timer for [`set_count`] or [`set_tsc_deadline`].
 pub fn enable_timer() {
     write(INITIAL_COUNT, 0);
-    let mode = if features().tsc_deadline {
-        TIMER_DEADLINE
-    } else {
-        0
-    };
+    let mode = if features().tsc_deadline { TIMER_DEADLINE } else { 0 };
     write(TIMER, mode | u32::from(VECTOR_TIMER));
     // A deadline written before the mode is set would be lost.
     fence(Ordering::SeqCst);

@@ -5,10 +5,7 @@
 //! stack: interrupt controllers, time, the other CPUs, devices. The rule: whatever makes a
 //! start impossible is one message that says what and how to help, then a stop.
 #![expect(bad_asm_style, reason = "far jumps are clearer in the AT&T syntax")]
-#![expect(
-    unsafe_code,
-    reason = "boot code, and memory that GRUB describes by address"
-)]
+#![expect(unsafe_code, reason = "boot code, and memory that GRUB describes by address")]
 
 use core::{
     arch::global_asm,
@@ -118,9 +115,7 @@ pub(super) fn acpi() -> &'static Acpi {
 pub fn ram(phys: u64, bytes: u64) -> &'static [u8] {
     let regions = REGIONS.get().map_or(&[][..], |regions| regions);
     let Some(found) = memory::ram_bytes(phys, bytes, regions) else {
-        refuse(format_args!(
-            "{bytes} bytes at {phys:#x} are not in RAM, though GRUB says so"
-        ));
+        refuse(format_args!("{bytes} bytes at {phys:#x} are not in RAM, though GRUB says so"));
     };
     found
 }
@@ -149,9 +144,7 @@ extern "C" fn platform_start(magic: u32, information: u64) -> ! {
     read_options(information.command_line);
     info!("Ultravisor {}", env!("CARGO_PKG_VERSION"));
     if let Err(name) = processor::detect() {
-        refuse(format_args!(
-            "this CPU lacks {name}, which the monitor needs"
-        ));
+        refuse(format_args!("this CPU lacks {name}, which the monitor needs"));
     }
     let regions = read_regions(information);
     read_acpi(information);
@@ -195,10 +188,7 @@ fn announce(boot: &Boot) {
     let memory = boot.regions.iter().filter(|r| r.kind == regions::kind::RAM);
     let megabytes = memory.map(|r| r.frames).sum::<u64>() / 256;
     let cpus = boot.cpus.iter().filter(|c| c.online).count();
-    info!(
-        "CPUs: {cpus}, TSC: {} kHz, memory: {megabytes} MiB",
-        boot.tsc_khz
-    );
+    info!("CPUs: {cpus}, TSC: {} kHz, memory: {megabytes} MiB", boot.tsc_khz);
     info!("{}", processor::features());
 }
 
@@ -214,9 +204,7 @@ fn start_interrupts() {
         refuse(format_args!("no memory for page tables"));
     }
     if time::set_up(acpi).is_none() {
-        refuse(format_args!(
-            "neither the ACPI timer nor the interval timer runs"
-        ));
+        refuse(format_args!("neither the ACPI timer nor the interval timer runs"));
     }
     apic::enable_timer();
 }
@@ -227,26 +215,15 @@ fn start_cpus() {
     if acpi.more_cpus > 0 {
         log::warn!("{} CPUs more than the monitor can use", acpi.more_cpus);
     }
-    let own = CpuRecord {
-        index: 0,
-        apic_id: apic::id_of(0),
-        online: true,
-    };
+    let own = CpuRecord { index: 0, apic_id: apic::id_of(0), online: true };
     let mut cpus: Vec<CpuRecord, MAX_CPUS> = Vec::new();
     let _ = cpus.push(own);
-    let others = acpi
-        .cpus
-        .iter()
-        .filter(|&&id| id != own.apic_id && apic::can_reach(id));
+    let others = acpi.cpus.iter().filter(|&&id| id != own.apic_id && apic::can_reach(id));
     for &apic_id in others.take((options().cpus - 1).min(MAX_CPUS as u32 - 1) as usize) {
         let index = cpus.len() as u32;
         apic::set_id(index, apic_id);
         map_cpu(index);
-        let _ = cpus.push(CpuRecord {
-            index,
-            apic_id,
-            online: false,
-        });
+        let _ = cpus.push(CpuRecord { index, apic_id, online: false });
     }
     CPU_COUNT.store(cpus.len() as u32, Ordering::Release);
     if cpus.len() > 1 {
@@ -289,13 +266,8 @@ fn read_options(command_line: &str) {
             log::set_level(options.log_level);
         }
         Err(unknown) => {
-            let debug_exit = command_line
-                .split_ascii_whitespace()
-                .any(|w| w == "debug-exit");
-            OPTIONS.call_once(|| Options {
-                debug_exit,
-                ..Options::default()
-            });
+            let debug_exit = command_line.split_ascii_whitespace().any(|w| w == "debug-exit");
+            OPTIONS.call_once(|| Options { debug_exit, ..Options::default() });
             refuse(format_args!("{unknown}"))
         }
     }
@@ -335,39 +307,24 @@ fn read_acpi(information: &Information) {
 /// Frames that hold `bytes` bytes at a physical address.
 fn frames_of(phys: u64, bytes: u64) -> FrameRange {
     let end = phys.saturating_add(bytes).div_ceil(4096);
-    FrameRange {
-        first: phys / 4096,
-        frames: end - phys / 4096,
-    }
+    FrameRange { first: phys / 4096, frames: end - phys / 4096 }
 }
 
 fn start_memory(information: &'static Information, regions: &FirmwareRegions) {
-    let modules = information
-        .modules
-        .iter()
-        .map(|m| frames_of(m.start, m.bytes));
+    let modules = information.modules.iter().map(|m| frames_of(m.start, m.bytes));
     let symbols = information.sections.as_ref().and_then(symbols::extents);
-    let symbols = symbols
-        .into_iter()
-        .flatten()
-        .map(|(phys, bytes)| frames_of(phys, bytes));
+    let symbols = symbols.into_iter().flatten().map(|(phys, bytes)| frames_of(phys, bytes));
     let kept = modules.chain(symbols).chain(STRUCTURE.get().copied());
     let low = regions.iter().filter(|r| r.kind == regions::kind::RAM);
     let low = low.flat_map(|r| r.first.max(1)..r.end().min(0xa0));
-    if let Some(page) = low
-        .rev()
-        .find(|&f| !kept.clone().any(|k| k.first <= f && f < k.end()))
-    {
+    if let Some(page) = low.rev().find(|&f| !kept.clone().any(|k| k.first <= f && f < k.end())) {
         TRAMPOLINE.call_once(|| page << 12);
     }
     if let Err(fault) = memory::start_frames(regions, kept).and_then(|()| memory::set_up(regions)) {
         refuse(format_args!("{fault}"));
     }
     for module in &information.modules {
-        debug!(
-            "module {:#x}, {} bytes: {}",
-            module.start, module.bytes, module.command_line
-        );
+        debug!("module {:#x}, {} bytes: {}", module.start, module.bytes, module.command_line);
     }
 }
 

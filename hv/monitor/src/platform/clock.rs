@@ -28,21 +28,14 @@ impl Scale {
         }
         // The rate is above 10^9, so the quotient is below 2^32.
         let multiplier = (SECOND << 32).checked_div(rate).unwrap_or(0);
-        Self {
-            multiplier: u32::try_from(multiplier).unwrap_or(u32::MAX),
-            shift,
-        }
+        Self { multiplier: u32::try_from(multiplier).unwrap_or(u32::MAX), shift }
     }
 
     /// Nanoseconds of `ticks`.
     #[must_use]
     pub fn nanoseconds(self, ticks: u64) -> u64 {
         let shift = u32::from(self.shift.unsigned_abs());
-        let ticks = if self.shift < 0 {
-            ticks >> shift
-        } else {
-            ticks << shift
-        };
+        let ticks = if self.shift < 0 { ticks >> shift } else { ticks << shift };
         ((u128::from(ticks) * u128::from(self.multiplier)) >> 32) as u64
     }
 }
@@ -75,11 +68,7 @@ impl Calendar {
             && self.minute < 60
             && self.second < 60;
         // Years start in March, so that the leap day is the last of its year.
-        let year = if self.month > 2 {
-            self.year
-        } else {
-            self.year.checked_sub(1)?
-        };
+        let year = if self.month > 2 { self.year } else { self.year.checked_sub(1)? };
         let month = (self.month + 9) % 12;
         let days = year * 365 + year / 4 - year / 100 + year / 400;
         let days = days + (month * 306 + 5) / 10 + self.day;
@@ -97,14 +86,7 @@ mod tests {
     use super::*;
 
     fn at(year: u32, month: u32, day: u32) -> Calendar {
-        Calendar {
-            year,
-            month,
-            day,
-            hour: 0,
-            minute: 0,
-            second: 0,
-        }
+        Calendar { year, month, day, hour: 0, minute: 0, second: 0 }
     }
 
     #[test]
@@ -112,12 +94,7 @@ mod tests {
         assert_eq!(at(1970, 1, 1).seconds(), Some(0));
         assert_eq!(at(2000, 2, 29).seconds(), Some(951_782_400));
         assert_eq!(at(2024, 12, 31).seconds(), Some(1_735_603_200));
-        let noon = Calendar {
-            hour: 12,
-            minute: 30,
-            second: 5,
-            ..at(2001, 9, 9)
-        };
+        let noon = Calendar { hour: 12, minute: 30, second: 5, ..at(2001, 9, 9) };
         assert_eq!(noon.seconds(), Some(1_000_038_605));
         assert_eq!(at(1969, 12, 31).seconds(), None);
         assert_eq!(at(2024, 13, 1).seconds(), None);

@@ -104,10 +104,7 @@ pub fn map(cpu: u32) -> Option<()> {
     page(gdt_window(cpu) + TSS)?;
     for (window, base) in WINDOWS.iter().zip([gdt_window(cpu), ldt_window(cpu)]) {
         let first = tables.entry(base, 1, Rights::DATA)?;
-        window
-            .first_entries
-            .get(cpu as usize)?
-            .store(first.as_ptr() as u64, Ordering::Release);
+        window.first_entries.get(cpu as usize)?.store(first.as_ptr() as u64, Ordering::Release);
     }
     Some(())
 }
@@ -117,11 +114,8 @@ struct Window {
     first_entries: [AtomicU64; MAX_CPUS],
 }
 
-static WINDOWS: [Window; 2] = [const {
-    Window {
-        first_entries: [const { AtomicU64::new(0) }; MAX_CPUS],
-    }
-}; 2];
+static WINDOWS: [Window; 2] =
+    [const { Window { first_entries: [const { AtomicU64::new(0) }; MAX_CPUS] } }; 2];
 
 /// Shows `count` frames in a window; what changes is flushed on this CPU.
 fn show(window: &Window, cpu: u32, base: u64, count: usize, frames: &[u64]) {
@@ -137,11 +131,7 @@ fn show(window: &Window, cpu: u32, base: u64, count: usize, frames: &[u64]) {
     let entries = unsafe { core::slice::from_raw_parts(first, count) };
     for (index, entry) in entries.iter().enumerate() {
         let frame = frames.get(index).copied().unwrap_or(NO_FRAME);
-        let value = if frame == NO_FRAME {
-            0
-        } else {
-            Rights::DATA.entry(frame)
-        };
+        let value = if frame == NO_FRAME { 0 } else { Rights::DATA.entry(frame) };
         if entry.load(Ordering::Relaxed) != value {
             entry.store(value, Ordering::Relaxed);
             processor::invlpg(base + index as u64 * 4096);

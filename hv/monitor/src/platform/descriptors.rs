@@ -89,11 +89,7 @@ pub fn prepare(cpu: u32) {
         unsafe { slot(cpu, selector).write(descriptor) };
     }
     let tss = cpu_area::gdt_window(cpu) + TSS;
-    put_system(
-        cpu,
-        TSS_SELECTOR,
-        system_descriptor(tss, TSS_BYTES as u64 - 1, 9),
-    );
+    put_system(cpu, TSS_SELECTOR, system_descriptor(tss, TSS_BYTES as u64 - 1, 9));
     let mut state = [0u32; TSS_BYTES / 4];
     let mut put = |offset: usize, value: u64| {
         state[offset / 4] = value as u32;
@@ -143,14 +139,8 @@ pub fn fill_interrupts() {
 
 /// Loads all descriptor tables on CPU `cpu`, which this runs on.
 pub fn load(cpu: u32) {
-    let gdt = Pointer {
-        limit: GDT_LIMIT,
-        base: cpu_area::gdt_window(cpu),
-    };
-    let idt = Pointer {
-        limit: 0xfff,
-        base: INTERRUPTS.0.get() as u64,
-    };
+    let gdt = Pointer { limit: GDT_LIMIT, base: cpu_area::gdt_window(cpu) };
+    let idt = Pointer { limit: 0xfff, base: INTERRUPTS.0.get() as u64 };
     // SAFETY: `prepare` and `fill_interrupts` wrote the tables; the code and stack segments loaded
     // are flat ones like those in use.
     unsafe {
@@ -186,11 +176,7 @@ pub fn load_ldt(cpu: u32, entries: u32) {
         0
     } else {
         let limit = u64::from(entries.min(8192)) * 8 - 1;
-        put_system(
-            cpu,
-            LDT_SELECTOR,
-            system_descriptor(cpu_area::ldt_window(cpu), limit, 2),
-        );
+        put_system(cpu, LDT_SELECTOR, system_descriptor(cpu_area::ldt_window(cpu), limit, 2));
         LDT_SELECTOR
     };
     // SAFETY: the descriptor is null or was just written; the window belongs to this CPU.

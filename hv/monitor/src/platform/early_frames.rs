@@ -44,10 +44,7 @@ impl EarlyFrames {
     /// Nothing free.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            free: Vec::new(),
-            taken: Vec::new(),
-        }
+        Self { free: Vec::new(), taken: Vec::new() }
     }
 
     /// All RAM above the first MiB becomes free.
@@ -59,9 +56,7 @@ impl EarlyFrames {
             let first = region.first.max(LOWEST);
             let frames = region.end().saturating_sub(first);
             if frames > 0 {
-                self.free
-                    .push(FrameRange { first, frames })
-                    .map_err(|_| TooManyRanges)?;
+                self.free.push(FrameRange { first, frames }).map_err(|_| TooManyRanges)?;
             }
         }
         Ok(())
@@ -77,13 +72,7 @@ impl EarlyFrames {
             let first = free.first.max(range.first);
             let end = free.end().min(range.end());
             if first < end {
-                self.cut(
-                    index,
-                    FrameRange {
-                        first,
-                        frames: end - first,
-                    },
-                )?;
+                self.cut(index, FrameRange { first, frames: end - first })?;
             }
             // After a cut, the entry here is another one, or what was left of this one.
             if self.free.get(index) == Some(&free) || first < end && free.first < first {
@@ -123,10 +112,7 @@ impl EarlyFrames {
     }
 
     fn record(&mut self, range: FrameRange) -> Result<(), TooManyRanges> {
-        let before = self
-            .taken
-            .iter_mut()
-            .find(|t| t.end() == range.first && range.frames == 1);
+        let before = self.taken.iter_mut().find(|t| t.end() == range.first && range.frames == 1);
         if let Some(before) = before {
             before.frames += 1;
             return Ok(());
@@ -137,14 +123,8 @@ impl EarlyFrames {
     /// Removes `range`, which lies within the free range `index`.
     fn cut(&mut self, index: usize, range: FrameRange) -> Result<(), TooManyRanges> {
         let whole = self.free.remove(index);
-        let after = FrameRange {
-            first: range.end(),
-            frames: whole.end() - range.end(),
-        };
-        let before = FrameRange {
-            first: whole.first,
-            frames: range.first - whole.first,
-        };
+        let after = FrameRange { first: range.end(), frames: whole.end() - range.end() };
+        let before = FrameRange { first: whole.first, frames: range.first - whole.first };
         for rest in [after, before] {
             if rest.frames > 0 {
                 self.free.insert(index, rest).map_err(|_| TooManyRanges)?;
@@ -163,21 +143,9 @@ mod tests {
     use super::*;
 
     const RAM: [FirmwareRegion; 3] = [
-        FirmwareRegion {
-            first: 0,
-            frames: 0x9f,
-            kind: kind::RAM,
-        },
-        FirmwareRegion {
-            first: 0xf0,
-            frames: 0x400,
-            kind: kind::RAM,
-        },
-        FirmwareRegion {
-            first: 0x600,
-            frames: 0x300,
-            kind: kind::RAM,
-        },
+        FirmwareRegion { first: 0, frames: 0x9f, kind: kind::RAM },
+        FirmwareRegion { first: 0xf0, frames: 0x400, kind: kind::RAM },
+        FirmwareRegion { first: 0x600, frames: 0x300, kind: kind::RAM },
     ];
 
     fn set(ranges: &[FrameRange]) -> BTreeSet<u64> {

@@ -54,9 +54,7 @@ impl Registers {
 }
 
 fn map(io_apic: &IoApic) -> Option<Registers> {
-    Some(Registers {
-        select: memory::map_device(io_apic.address, 0x20)?.cast(),
-    })
+    Some(Registers { select: memory::map_device(io_apic.address, 0x20)?.cast() })
 }
 
 /// Masks everything and routes the serial ports; `None` when memory is short.

@@ -76,11 +76,7 @@ pub fn write(level: Level, text: fmt::Arguments<'_>) {
     if level as u8 > LEVEL.load(Ordering::Relaxed) {
         return;
     }
-    let _line = if FAILING.load(Ordering::Relaxed) {
-        LINE.try_lock()
-    } else {
-        Some(LINE.lock())
-    };
+    let _line = if FAILING.load(Ordering::Relaxed) { LINE.try_lock() } else { Some(LINE.lock()) };
     let microseconds = time::now() / 1000;
     let (seconds, rest) = (microseconds / 1_000_000, microseconds % 1_000_000);
     let mark = match level {

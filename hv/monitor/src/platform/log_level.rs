@@ -18,9 +18,7 @@ impl Level {
     /// The level with a name as the option `loglevel` takes it.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Error, Self::Warn, Self::Info, Self::Debug]
-            .into_iter()
-            .find(|l| l.name() == name)
+        [Self::Error, Self::Warn, Self::Info, Self::Debug].into_iter().find(|l| l.name() == name)
     }
 
     /// Its name.

@@ -3,10 +3,7 @@
 //! The map is the one of the architecture document, "Virtual address space". The rule: what is
 //! mapped after [`set_up`] stays mapped, so addresses from here may be kept for ever; only
 //! per-CPU descriptor-table windows change.
-#![expect(
-    unsafe_code,
-    reason = "the frame table and the image are found by address"
-)]
+#![expect(unsafe_code, reason = "the frame table and the image are found by address")]
 
 use core::{
     ptr, slice,
@@ -78,11 +75,7 @@ impl core::fmt::Display for Fault {
         match self {
             Self::Fragmented => write!(f, "the firmware's memory map has too many pieces"),
             Self::Short(bytes) => {
-                write!(
-                    f,
-                    "no free memory range of {} KiB for the monitor's tables",
-                    bytes / 1024
-                )
+                write!(f, "no free memory range of {} KiB for the monitor's tables", bytes / 1024)
             }
         }
     }
@@ -101,10 +94,7 @@ pub fn image_to_phys(va: u64) -> u64 {
 /// The frames of the image, with its boot sections.
 pub fn image() -> FrameRange {
     let first = 0x200;
-    FrameRange {
-        first,
-        frames: image_to_phys(address(&image_end)) / 4096 - first,
-    }
+    FrameRange { first, frames: image_to_phys(address(&image_end)) / 4096 - first }
 }
 
 /// Bounds of the image's code.
@@ -191,18 +181,10 @@ pub fn set_up(regions: &[FirmwareRegion]) -> Result<(), Fault> {
     let m2p = map_table(tables, M2P, frames * 8, Rights::PARTITION_READ)?;
     // Level-3 tables of all slots in use exist from here on: the slots never change again.
     for va in [super::cpu_area::AREAS, DEVICES] {
-        tables
-            .entry(va, 3, Rights::DATA)
-            .ok_or(Fault::Short(4096))?;
+        tables.entry(va, 3, Rights::DATA).ok_or(Fault::Short(4096))?;
     }
     let slots = core::array::from_fn(|i| tables.slot(FIRST_SLOT + i));
-    SPACE.call_once(|| Space {
-        tables,
-        slots,
-        frames,
-        frame_table,
-        m2p,
-    });
+    SPACE.call_once(|| Space { tables, slots, frames, frame_table, m2p });
     Ok(())
 }
 
@@ -227,10 +209,7 @@ fn map_ram(tables: PageTables, regions: &[FirmwareRegion]) -> Result<(), Fault> 
     for region in regions.iter().filter(|r| is_memory(r)) {
         let before = (region.first, region.end().min(image.first));
         let after = (region.first.max(image.end()), region.end());
-        for (first, end) in [before, after]
-            .into_iter()
-            .filter(|(first, end)| first < end)
-        {
+        for (first, end) in [before, after].into_iter().filter(|(first, end)| first < end) {
             let (va, bytes) = (DIRECT_MAP + first * 4096, (end - first) * 4096);
             let mapped = tables.map(va, first * 4096, bytes, Rights::DATA, Largest::OneGib);
             mapped.ok_or(Fault::Short(4096))?;
@@ -243,9 +222,7 @@ fn map_ram(tables: PageTables, regions: &[FirmwareRegion]) -> Result<(), Fault> 
 fn map_table(tables: PageTables, va: u64, bytes: u64, rights: Rights) -> Result<u64, Fault> {
     let bytes = bytes.next_multiple_of(MIB_2);
     let phys = take_frames(bytes / 4096, MIB_2 / 4096).ok_or(Fault::Short(bytes))? * 4096;
-    tables
-        .map(va, phys, bytes, rights, Largest::TwoMib)
-        .ok_or(Fault::Short(4096))?;
+    tables.map(va, phys, bytes, rights, Largest::TwoMib).ok_or(Fault::Short(4096))?;
     Ok(phys)
 }
 

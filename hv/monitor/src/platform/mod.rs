@@ -9,10 +9,7 @@
 //!
 //! What parses data (`multiboot2`, `acpi`, `options`, `regions`, `symbols`) also compiles, and is
 //! tested, on the host.
-#![allow(
-    dead_code,
-    reason = "an interface, used as far as the monitor needs it"
-)]
+#![allow(dead_code, reason = "an interface, used as far as the monitor needs it")]
 
 pub mod acpi;
 pub mod clock;

@@ -30,10 +30,7 @@ impl Module {
     /// The first word of the command line.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        self.command_line
-            .split_ascii_whitespace()
-            .next()
-            .unwrap_or("")
+        self.command_line.split_ascii_whitespace().next().unwrap_or("")
     }
 }
 
@@ -124,11 +121,7 @@ pub fn parse(bytes: &'static [u8]) -> Result<Information, Fault> {
         information.take_tag(kind, payload, offset)?;
         offset = end.checked_next_multiple_of(8).ok_or(cut)?;
     }
-    if information.memory.is_empty() {
-        Err(Fault::NoMemoryMap)
-    } else {
-        Ok(information)
-    }
+    if information.memory.is_empty() { Err(Fault::NoMemoryMap) } else { Ok(information) }
 }
 
 impl Information {
@@ -151,11 +144,7 @@ impl Information {
         let start = u64::from(u32_at(payload, 0).ok_or(cut)?);
         let end = u64::from(u32_at(payload, 4).ok_or(cut)?);
         let command_line = text(payload.get(8..).ok_or(cut)?, at)?;
-        let module = Module {
-            start,
-            bytes: end.saturating_sub(start),
-            command_line,
-        };
+        let module = Module { start, bytes: end.saturating_sub(start), command_line };
         self.modules.push(module).map_err(|_| Fault::TooManyModules)
     }
 
@@ -171,9 +160,7 @@ impl Information {
                 bytes: u64_at(entry, 8).ok_or(cut)?,
                 kind: u32_at(entry, 16).ok_or(cut)?,
             };
-            self.memory
-                .push(region)
-                .map_err(|_| Fault::TooManyRegions)?;
+            self.memory.push(region).map_err(|_| Fault::TooManyRegions)?;
         }
         Ok(())
     }
@@ -183,14 +170,8 @@ impl Information {
         let count = u32_at(payload, 0).ok_or(cut)? as usize;
         let entry_bytes = u32_at(payload, 4).ok_or(cut)? as usize;
         let bytes = count.checked_mul(entry_bytes).ok_or(cut)?;
-        let headers = payload
-            .get(12..)
-            .and_then(|rest| rest.get(..bytes))
-            .ok_or(cut)?;
-        self.sections = Some(Sections {
-            headers,
-            entry_bytes,
-        });
+        let headers = payload.get(12..).and_then(|rest| rest.get(..bytes)).ok_or(cut)?;
+        self.sections = Some(Sections { headers, entry_bytes });
         Ok(())
     }
 }

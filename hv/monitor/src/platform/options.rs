@@ -50,11 +50,7 @@ pub struct Unknown<'a>(pub &'a str);
 
 impl fmt::Display for Unknown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "unknown option \"{}\" for the monitor; valid options: {SYNOPSIS}",
-            self.0
-        )
+        write!(f, "unknown option \"{}\" for the monitor; valid options: {SYNOPSIS}", self.0)
     }
 }
 
@@ -104,21 +100,11 @@ mod tests {
 
     #[test]
     fn names_the_word_it_does_not_know() {
-        for word in [
-            "loglevel=loud",
-            "panic",
-            "debug-exit=1",
-            "debug-exit=",
-            "cpus=0",
-            "quiet",
-        ] {
+        for word in ["loglevel=loud", "panic", "debug-exit=1", "debug-exit=", "cpus=0", "quiet"] {
             let line = std::format!("loglevel=info {word}");
             assert_eq!(parse(&line), Err(Unknown(word)));
             let message = std::format!("{}", Unknown(word));
-            assert!(
-                message.contains(word) && message.contains("panic=stop|reset"),
-                "{message}"
-            );
+            assert!(message.contains(word) && message.contains("panic=stop|reset"), "{message}");
         }
     }
 }

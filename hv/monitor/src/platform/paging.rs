@@ -100,9 +100,7 @@ impl PageTables {
 
     /// An entry of the level-4 table.
     pub fn slot(self, index: usize) -> u64 {
-        table(self.root)
-            .get(index)
-            .map_or(0, |e| e.load(Ordering::Relaxed))
+        table(self.root).get(index).map_or(0, |e| e.load(Ordering::Relaxed))
     }
 
     /// Removes an entry of the level-4 table.
@@ -125,10 +123,7 @@ impl PageTables {
             } else {
                 value & bit::ADDRESS
             };
-            entry.store(
-                here | rights.of_tables() | (value & bit::USER),
-                Ordering::Relaxed,
-            );
+            entry.store(here | rights.of_tables() | (value & bit::USER), Ordering::Relaxed);
         }
         Some(&table(here)[index(va, level)])
     }
@@ -141,9 +136,7 @@ impl PageTables {
         while done < bytes {
             let aligned = |level: &u32| ((va + done) | (phys + done)) % span(*level) == 0;
             let fits = |level: &u32| bytes - done >= span(*level);
-            let level = (1..=top)
-                .rev()
-                .find(|level| aligned(level) && fits(level))?;
+            let level = (1..=top).rev().find(|level| aligned(level) && fits(level))?;
             let large = if level > 1 { bit::LARGE } else { 0 };
             let entry = self.entry(va + done, level, rights)?;
             entry.store((phys + done) | rights.0 | large, Ordering::Relaxed);

@@ -67,11 +67,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     let frame: u64;
     // SAFETY: reads rbp.
     unsafe { asm!("mov {}, rbp", out(reg) frame, options(nomem, nostack, preserves_flags)) };
-    fail(&Failure {
-        reason: format_args!("{info}"),
-        registers: None,
-        frame,
-    })
+    fail(&Failure { reason: format_args!("{info}"), registers: None, frame })
 }
 
 /// Reports an exception that the monitor itself caused, and ends.
@@ -80,11 +76,7 @@ pub fn fatal_trap(registers: &Registers) -> ! {
     let Registers { vector, error, .. } = registers;
     let reason =
         format_args!("exception {vector} in the monitor, error {error:#x}, cr2 {address:#x}");
-    fail(&Failure {
-        reason,
-        registers: Some(registers),
-        frame: registers.rbp,
-    })
+    fail(&Failure { reason, registers: Some(registers), frame: registers.rbp })
 }
 
 /// Ends the monitor for a reason that is not its own failure: a part of the host that it
@@ -153,18 +145,9 @@ fn show_registers(r: &Registers) {
         "rip {:04x}:{:016x} rflags {:08x} rsp {:04x}:{:016x}",
         r.cs, r.rip, r.rflags, r.ss, r.rsp
     );
-    error!(
-        "rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}",
-        r.rax, r.rbx, r.rcx, r.rdx
-    );
-    error!(
-        "rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}",
-        r.rsi, r.rdi, r.rbp, r.r8
-    );
-    error!(
-        "r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}",
-        r.r9, r.r10, r.r11, r.r12
-    );
+    error!("rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", r.rax, r.rbx, r.rcx, r.rdx);
+    error!("rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}", r.rsi, r.rdi, r.rbp, r.r8);
+    error!("r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}", r.r9, r.r10, r.r11, r.r12);
     error!("r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
 }
 

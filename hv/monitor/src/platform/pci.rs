@@ -34,20 +34,11 @@ pub fn enumerate() -> Vec<MachinePci, MAX_FUNCTIONS> {
         if read(first, 0) == ABSENT {
             continue;
         }
-        let functions = if read(first, 12) & SEVERAL_FUNCTIONS == 0 {
-            1
-        } else {
-            8
-        };
+        let functions = if read(first, 12) & SEVERAL_FUNCTIONS == 0 { 1 } else { 8 };
         for address in first..first + functions {
             let id = read(address, 0);
             if id != ABSENT {
-                let record = MachinePci {
-                    address,
-                    id,
-                    class: read(address, 8),
-                    reserved: 0,
-                };
+                let record = MachinePci { address, id, class: read(address, 8), reserved: 0 };
                 let _ = found.push(record);
             }
         }

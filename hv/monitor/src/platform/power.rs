@@ -2,10 +2,7 @@
 //!
 //! The rule: each way is followed by the next more drastic one, so the machine never goes on
 //! running a monitor that has said it is done.
-#![expect(
-    unsafe_code,
-    reason = "the last way to reset is a fault that cannot be handled"
-)]
+#![expect(unsafe_code, reason = "the last way to reset is a fault that cannot be handled")]
 
 use core::arch::asm;
 

@@ -66,10 +66,7 @@ impl fmt::Display for Features {
             (self.pcid, "pcid"),
         ];
         f.write_str("features:")?;
-        names
-            .iter()
-            .filter(|(found, _)| *found)
-            .try_for_each(|(_, name)| write!(f, " {name}"))
+        names.iter().filter(|(found, _)| *found).try_for_each(|(_, name)| write!(f, " {name}"))
     }
 }
 
@@ -104,18 +101,11 @@ fn required() -> [(&'static str, u32, u32); 9] {
 /// # Errors
 /// The first feature that the monitor needs and the CPU lacks.
 pub fn detect() -> Result<Features, &'static str> {
-    if let Some((name, _, _)) = required()
-        .iter()
-        .find(|(_, word, bit)| word & (1 << bit) == 0)
-    {
+    if let Some((name, _, _)) = required().iter().find(|(_, word, bit)| word & (1 << bit) == 0) {
         return Err(name);
     }
     let basic = __cpuid(1).ecx;
-    let structured = if __cpuid(0).eax >= 7 {
-        Some(__cpuid_count(7, 0))
-    } else {
-        None
-    };
+    let structured = if __cpuid(0).eax >= 7 { Some(__cpuid_count(7, 0)) } else { None };
     let structured = |select: fn(core::arch::x86_64::CpuidResult) -> u32, bit: u32| {
         structured.is_some_and(|leaf| select(leaf) & (1 << bit) != 0)
     };
@@ -141,10 +131,7 @@ pub fn set_control_registers() {
         | Cr4Flags::DEBUGGING_EXTENSIONS
         | Cr4Flags::OSFXSR
         | Cr4Flags::OSXMMEXCPT_ENABLE;
-    cr4.set(
-        Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,
-        features.smep,
-    );
+    cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features.smep);
     cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
     cr4.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, features.umip);
     cr4.set(Cr4Flags::FSGSBASE, features.fsgsbase);

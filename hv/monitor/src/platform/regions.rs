@@ -101,13 +101,7 @@ pub fn firmware_frames(regions: &Regions) -> Option<FirmwareRegions> {
         if let Some(kind) = covering.map(|r| r.kind).max_by_key(|&k| weight(k)) {
             match sorted.last_mut() {
                 Some(last) if last.end() == from && last.kind == kind => last.frames += to - from,
-                _ => sorted
-                    .push(FirmwareRegion {
-                        first: from,
-                        frames: to - from,
-                        kind,
-                    })
-                    .ok()?,
+                _ => sorted.push(FirmwareRegion { first: from, frames: to - from, kind }).ok()?,
             }
         }
         from = to;
@@ -119,40 +113,18 @@ mod tests {
     use super::*;
 
     fn regions(list: &[(u64, u64, u32)]) -> Regions {
-        list.iter()
-            .map(|&(start, bytes, kind)| Region { start, bytes, kind })
-            .collect()
+        list.iter().map(|&(start, bytes, kind)| Region { start, bytes, kind }).collect()
     }
 
     #[test]
     fn overlapping_claims_go_to_the_more_restrictive_one() {
-        let raw = regions(&[
-            (0x10_0000, 0x10_0000, 1),
-            (0x18_0000, 0x1000, 2),
-            (0, 0x9fc00, 1),
-        ]);
+        let raw = regions(&[(0x10_0000, 0x10_0000, 1), (0x18_0000, 0x1000, 2), (0, 0x9fc00, 1)]);
         let frames = firmware_frames(&raw).unwrap();
         let expected = [
-            FirmwareRegion {
-                first: 0,
-                frames: 0x9f,
-                kind: 1,
-            },
-            FirmwareRegion {
-                first: 0x100,
-                frames: 0x80,
-                kind: 1,
-            },
-            FirmwareRegion {
-                first: 0x180,
-                frames: 1,
-                kind: 2,
-            },
-            FirmwareRegion {
-                first: 0x181,
-                frames: 0x7f,
-                kind: 1,
-            },
+            FirmwareRegion { first: 0, frames: 0x9f, kind: 1 },
+            FirmwareRegion { first: 0x100, frames: 0x80, kind: 1 },
+            FirmwareRegion { first: 0x180, frames: 1, kind: 2 },
+            FirmwareRegion { first: 0x181, frames: 0x7f, kind: 1 },
         ];
         assert_eq!(frames.as_slice(), expected);
     }

@@ -53,10 +53,7 @@ impl Port {
             present: AtomicBool::new(false),
             fifo: AtomicU8::new(1),
             sender: Mutex::new(()),
-            receiver: Mutex::new(Receiver {
-                ring: Deque::new(),
-                enabled: false,
-            }),
+            receiver: Mutex::new(Receiver { ring: Deque::new(), enabled: false }),
         }
     }
 
@@ -83,11 +80,7 @@ impl Port {
         self.write(LINE_CONTROL, 3); // 8 data bits, no parity, 1 stop bit
         self.write(FIFO_CONTROL, 0x87); // on, cleared, interrupt at 8 bytes
         self.write(MODEM_CONTROL, 0x0b); // DTR, RTS, interrupt line on
-        let fifo = if self.read(FIFO_CONTROL) & 0xc0 == 0xc0 {
-            16
-        } else {
-            1
-        };
+        let fifo = if self.read(FIFO_CONTROL) & 0xc0 == 0xc0 { 16 } else { 1 };
         self.fifo.store(fifo, Ordering::Relaxed);
         self.present.store(true, Ordering::Relaxed);
     }
@@ -117,9 +110,7 @@ impl Port {
 static PORTS: [Port; 2] = [Port::new(0x3f8), Port::new(0x2f8)];
 
 fn present(port: u32) -> Option<&'static Port> {
-    PORTS
-        .get(port as usize)
-        .filter(|p| p.present.load(Ordering::Relaxed))
+    PORTS.get(port as usize).filter(|p| p.present.load(Ordering::Relaxed))
 }
 
 /// Finds and programs the ports: 115,200 baud, 8 bits, no interrupts yet.

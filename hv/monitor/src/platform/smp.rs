@@ -110,10 +110,7 @@ pub fn start(page: u64, count: u32, mut each: impl FnMut(u32)) -> Option<()> {
         if page.start(cpu) {
             each(cpu);
         } else {
-            log::warn!(
-                "CPU {cpu} (APIC id {}) does not start; going on without",
-                apic::id_of(cpu)
-            );
+            log::warn!("CPU {cpu} (APIC id {}) does not start; going on without", apic::id_of(cpu));
         }
     }
     memory::tables().clear_slot(0);

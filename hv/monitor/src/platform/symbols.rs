@@ -21,15 +21,11 @@ pub struct Symbols {
 pub type Extent = (u64, u64);
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(
-        bytes.get(at..at.checked_add(4)?)?.try_into().ok()?,
-    ))
+    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(
-        bytes.get(at..at.checked_add(8)?)?.try_into().ok()?,
-    ))
+    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
 }
 
 /// Finds symbol table and string table among the headers.
@@ -42,9 +38,7 @@ pub fn extents(sections: &Sections) -> Option<[Extent; 2]> {
     let extent = |header: &[u8]| Some((u64_at(header, 16)?, u64_at(header, 32)?));
     let count = sections.headers.len().checked_div(sections.entry_bytes)?;
     let symbols = (0..count).filter_map(header);
-    let symbols = symbols
-        .into_iter()
-        .find(|h| u32_at(h, 4) == Some(SECTION_SYMBOLS))?;
+    let symbols = symbols.into_iter().find(|h| u32_at(h, 4) == Some(SECTION_SYMBOLS))?;
     let names = header(u32_at(symbols, 40)? as usize)?;
     Some([extent(symbols)?, extent(names)?])
 }
@@ -102,22 +96,10 @@ mod tests {
         headers[64 + 16..64 + 18].copy_from_slice(&[0, 0x20]);
         headers[64 + 32] = 12;
         let headers: &'static [u8] = headers.leak();
-        let sections = Sections {
-            headers,
-            entry_bytes: 64,
-        };
+        let sections = Sections { headers, entry_bytes: 64 };
         assert_eq!(extents(&sections), Some([(0x1000, 48), (0x2000, 12)]));
-        let cut = Sections {
-            headers: &headers[..127],
-            entry_bytes: 64,
-        };
+        let cut = Sections { headers: &headers[..127], entry_bytes: 64 };
         assert_eq!(extents(&cut), None);
-        assert_eq!(
-            extents(&Sections {
-                headers,
-                entry_bytes: 0
-            }),
-            None
-        );
+        assert_eq!(extents(&Sections { headers, entry_bytes: 0 }), None);
     }
 }

@@ -53,9 +53,7 @@ pub fn tsc() -> u64 {
 /// Nanoseconds since the start; 0 until the rate is known.
 #[must_use]
 pub fn now() -> u64 {
-    RATES.get().map_or(0, |r| {
-        r.scale.nanoseconds(tsc().saturating_sub(tsc_start()))
-    })
+    RATES.get().map_or(0, |r| r.scale.nanoseconds(tsc().saturating_sub(tsc_start())))
 }
 
 /// The TSC at time 0.
@@ -79,11 +77,7 @@ pub struct TimeScale {
 #[must_use]
 pub fn time_scale() -> TimeScale {
     let Scale { multiplier, shift } = RATES.get().map_or(Scale::of(1_000_000_000), |r| r.scale);
-    TimeScale {
-        tsc_start: tsc_start(),
-        multiplier,
-        shift,
-    }
+    TimeScale { tsc_start: tsc_start(), multiplier, shift }
 }
 
 /// TSC ticks per millisecond.
@@ -101,10 +95,7 @@ struct Counters {
 
 impl Counters {
     fn now() -> Self {
-        Self {
-            tsc: tsc(),
-            apic: apic::count(),
-        }
+        Self { tsc: tsc(), apic: apic::count() }
     }
 
     /// Rates, when `self` was `ticks` of a counter of `hertz` before `end`.
@@ -112,11 +103,7 @@ impl Counters {
         let per_second = |n: u64| n.checked_mul(hertz)?.checked_div(ticks);
         let tsc = per_second(end.tsc.checked_sub(self.tsc)?)?;
         let apic = per_second(u64::from(self.apic.wrapping_sub(end.apic)))?;
-        Some(Rates {
-            scale: Scale::of(tsc),
-            tsc,
-            apic,
-        })
+        Some(Rates { scale: Scale::of(tsc), tsc, apic })
     }
 }
 
@@ -137,9 +124,7 @@ fn measure_by_acpi(acpi: &Acpi) -> Option<Rates> {
     let begin = (0..PATIENCE).map(|_| read()).find(|&t| t != first)?;
     let start = Counters::now();
     let elapsed = || u64::from(read().wrapping_sub(begin) & 0xff_ffff);
-    let ticks = (0..PATIENCE)
-        .map(|_| elapsed())
-        .find(|&t| t >= ACPI_HERTZ / 50)?;
+    let ticks = (0..PATIENCE).map(|_| elapsed()).find(|&t| t >= ACPI_HERTZ / 50)?;
     start.rates(Counters::now(), ticks, ACPI_HERTZ)
 }
 
@@ -175,9 +160,7 @@ pub fn set_deadline(deadline: Option<u64>) {
     if features().tsc_deadline {
         let ticks = |ns: u64| (u128::from(ns) * u128::from(rates.tsc) / 1_000_000_000) as u64;
         // One more: `now` rounds down, and must have reached the deadline at the interrupt.
-        let tsc = deadline.map_or(0, |ns| {
-            tsc_start().saturating_add(ticks(ns)).saturating_add(1)
-        });
+        let tsc = deadline.map_or(0, |ns| tsc_start().saturating_add(ticks(ns)).saturating_add(1));
         apic::set_tsc_deadline(tsc);
         return;
     }
@@ -212,9 +195,7 @@ pub fn wall_clock() -> u64 {
         }
         registers = again;
     }
-    let seconds = clock_date(registers, clock_register(11))
-        .seconds()
-        .unwrap_or(0);
+    let seconds = clock_date(registers, clock_register(11)).seconds().unwrap_or(0);
     seconds.saturating_sub(now() / 1_000_000_000)
 }
 
@@ -222,11 +203,7 @@ pub fn wall_clock() -> u64 {
 fn clock_date(registers: [u8; 6], status: u8) -> Calendar {
     let number = |value: u8| {
         let value = u32::from(value);
-        if status & 4 == 0 {
-            (value >> 4) * 10 + (value & 15)
-        } else {
-            value
-        }
+        if status & 4 == 0 { (value >> 4) * 10 + (value & 15) } else { value }
     };
     let [second, minute, raw_hour, day, month, year] = registers;
     let mut hour = number(raw_hour & 0x7f);
@@ -234,12 +211,5 @@ fn clock_date(registers: [u8; 6], status: u8) -> Calendar {
         hour = hour % 12 + if raw_hour & 0x80 != 0 { 12 } else { 0 };
     }
     let [second, minute, day, month, year] = [second, minute, day, month, year].map(number);
-    Calendar {
-        year: 2000 + year,
-        month,
-        day,
-        hour,
-        minute,
-        second,
-    }
+    Calendar { year: 2000 + year, month, day, hour, minute, second }
 }

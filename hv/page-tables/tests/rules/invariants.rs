@@ -32,11 +32,7 @@ struct Check<'a> {
 
 /// Panics where an invariant is broken.
 pub fn check(sim: &Sim, outside: &Outside) {
-    let mut check = Check {
-        sim,
-        outside,
-        counts: vec![Counts::default(); FRAMES as usize],
-    };
+    let mut check = Check { sim, outside, counts: vec![Counts::default(); FRAMES as usize] };
     for mfn in 0..FRAMES {
         check.table(mfn);
     }
@@ -55,14 +51,8 @@ pub fn check(sim: &Sim, outside: &Outside) {
     }
     for mfn in 0..FRAMES {
         let word = sim.word(mfn);
-        let found = Counts {
-            references: word.references(),
-            typed: word.count(),
-        };
-        assert_eq!(
-            found, check.counts[mfn as usize],
-            "frame {mfn}: counted, expected; {word:?}"
-        );
+        let found = Counts { references: word.references(), typed: word.count() };
+        assert_eq!(found, check.counts[mfn as usize], "frame {mfn}: counted, expected; {word:?}");
     }
 }
 
@@ -71,10 +61,7 @@ impl Check<'_> {
         let word = self.sim.word(mfn);
         assert_eq!(word.ty(), ty, "frame {mfn} is referred to as {ty:?}");
         if ty.is_checked() {
-            assert!(
-                word.is_validated(),
-                "frame {mfn}, in use as {ty:?}, is {word:?}"
-            );
+            assert!(word.is_validated(), "frame {mfn}, in use as {ty:?}, is {word:?}");
         }
         self.counts[mfn as usize].references += 1;
         self.counts[mfn as usize].typed += 1;
@@ -94,11 +81,7 @@ impl Check<'_> {
             return;
         };
         let frame = &self.sim.frames[mfn as usize];
-        let end = if word.is_validated() {
-            ENTRIES
-        } else {
-            frame.progress()
-        };
+        let end = if word.is_validated() { ENTRIES } else { frame.progress() };
         for index in 0..end {
             let entry = self.sim.raw(mfn, index);
             if level == 4 && MONITOR_SLOTS.contains(&index) {
@@ -115,11 +98,7 @@ impl Check<'_> {
         let mfn = frame_of(entry);
         let owner = self.sim.frames[mfn as usize].owner();
         let writable = entry & bits::RW != 0;
-        assert_eq!(
-            entry & (bits::CACHE | bits::G | bits::US),
-            bits::US,
-            "{entry:#x}"
-        );
+        assert_eq!(entry & (bits::CACHE | bits::G | bits::US), bits::US, "{entry:#x}");
         if level > 1 {
             assert_eq!(owner, partition);
             self.typed(mfn, Type::table(level - 1).unwrap());

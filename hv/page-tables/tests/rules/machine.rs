@@ -51,9 +51,7 @@ impl Sim {
         }
         Self {
             frames,
-            tables: (0..FRAMES)
-                .map(|_| [const { AtomicU64::new(0) }; ENTRIES])
-                .collect(),
+            tables: (0..FRAMES).map(|_| [const { AtomicU64::new(0) }; ENTRIES]).collect(),
             clock: AtomicU32::new(1000),
             cpus: Mutex::default(),
             budget: AtomicI64::new(-1),
@@ -111,18 +109,12 @@ impl Sim {
             for &mfn in &cpu.writable {
                 let word = self.word(mfn);
                 let safe = word.count() == 0 || word.ty() == Type::Writable;
-                assert!(
-                    safe,
-                    "frame {mfn} is {word:?} with a writable translation cached"
-                );
+                assert!(safe, "frame {mfn} is {word:?} with a writable translation cached");
             }
             for &(mfn, level) in &cpu.tables {
                 let word = self.word(mfn);
                 let safe = word.count() == 0 || word.ty().level() == Some(level);
-                assert!(
-                    safe,
-                    "frame {mfn} is {word:?} while walked at level {level}"
-                );
+                assert!(safe, "frame {mfn} is {word:?} while walked at level {level}");
             }
         }
     }

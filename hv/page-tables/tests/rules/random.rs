@@ -70,11 +70,7 @@ pub fn contents() -> impl Strategy<Value = Vec<(u64, usize, u64)>> {
     let entry = (0..4usize, flags).prop_flat_map(|(r, flags)| {
         let target = prop_oneof![500 => role(r + 1), 1 => 0..66u64];
         let index = prop::sample::select(&INDEXES[..]);
-        (
-            role(r),
-            index,
-            target.prop_map(move |target| target << 12 | flags),
-        )
+        (role(r), index, target.prop_map(move |target| target << 12 | flags))
     });
     prop::collection::vec(entry, 0..80)
 }
@@ -136,11 +132,7 @@ pub struct Player<'a> {
 
 impl<'a> Player<'a> {
     pub fn new(sim: &'a Sim, partition: u32) -> Self {
-        Self {
-            sim,
-            space: Space::new(partition, false),
-            outside: Outside::default(),
-        }
+        Self { sim, space: Space::new(partition, false), outside: Outside::default() }
     }
 
     /// Puts `contents` into the partition's memory.
@@ -279,9 +271,7 @@ impl<'a> Player<'a> {
         let target = frame_of(value) % 28 + if other == 2 { 29 } else { 1 };
         let value = value & !bits::ADDRESS | target << 12;
         map_foreign(self.sim, &mut self.space, table, index, value, other)?;
-        self.outside
-            .granted
-            .push((self.me(), target, value & bits::RW != 0));
+        self.outside.granted.push((self.me(), target, value & bits::RW != 0));
         Ok(())
     }
 
@@ -347,12 +337,7 @@ pub fn destroy_all(sim: &Sim, players: &mut [Player<'_>; 2]) {
         sim.check_caches();
     }
     for mfn in 0..crate::machine::FRAMES {
-        assert_eq!(
-            sim.word(mfn).references(),
-            0,
-            "frame {mfn}: {:?}",
-            sim.word(mfn)
-        );
+        assert_eq!(sim.word(mfn).references(), 0, "frame {mfn}: {:?}", sim.word(mfn));
     }
 }
 

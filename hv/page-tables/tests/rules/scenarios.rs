@@ -40,14 +40,7 @@ fn running() -> (Sim, Space, Outside) {
     pin(&sim, &mut space, 4, L4).unwrap();
     get_base(&sim, &mut space, L4).unwrap();
     sim.cache(1, &[L4]);
-    (
-        sim,
-        space,
-        Outside {
-            bases: vec![(1, L4)],
-            ..Outside::default()
-        },
-    )
+    (sim, space, Outside { bases: vec![(1, L4)], ..Outside::default() })
 }
 
 fn store(
@@ -147,15 +140,9 @@ fn trapped_writes_return_what_was_there() {
     let mut run = |operation| update_entry_emulated(&sim, &mut space, L1, 0, operation).unwrap();
     assert_eq!(run(Operation::BitReset(5)), to(DATA, RW | US | A | D));
     assert_eq!(run(Operation::BitReset(64 + 6)), to(DATA, RW | US | D));
-    let missed = Operation::CompareExchange {
-        expected: 0,
-        new: 0,
-    };
+    let missed = Operation::CompareExchange { expected: 0, new: 0 };
     assert_eq!(run(missed), to(DATA, RW | US));
-    let hit = Operation::CompareExchange {
-        expected: to(DATA, RW | US),
-        new: to(21, RW),
-    };
+    let hit = Operation::CompareExchange { expected: to(DATA, RW | US), new: to(21, RW) };
     assert_eq!(run(hit), to(DATA, RW | US));
     assert_eq!(run(Operation::Exchange(0)), to(21, RW | US));
     assert_eq!(run(Operation::Store(to(22, 0))), 0);
@@ -170,10 +157,7 @@ fn trapped_writes_are_for_level_1_only() {
     let (sim, mut space, _) = running();
     for table in [L2, L3, L4, DATA, OTHERS, 99] {
         let result = update_entry_emulated(&sim, &mut space, table, 0, Operation::Store(0));
-        assert!(matches!(
-            result,
-            Err(Error::WrongType | Error::NotOwned | Error::NoFrame)
-        ));
+        assert!(matches!(result, Err(Error::WrongType | Error::NotOwned | Error::NoFrame)));
     }
 }
 
@@ -182,13 +166,7 @@ fn accessed_and_dirty_bits_are_kept_when_asked() {
     let (sim, mut space, _) = running();
     sim.poke(L1, 0, to(DATA, RW | US | A | D));
     let updated = update_entry(&sim, &mut space, L1, 0, to(DATA, 0), true).unwrap();
-    assert_eq!(
-        updated,
-        Updated {
-            old: to(DATA, RW | US | A | D),
-            level: 1
-        }
-    );
+    assert_eq!(updated, Updated { old: to(DATA, RW | US | A | D), level: 1 });
     assert_eq!(sim.raw(L1, 0), to(DATA, US | A | D));
     // Protected-none entries too: the dirty bit may have come after the kernel looked.
     update_entry(&sim, &mut space, L1, 0, G, true).unwrap();
@@ -201,16 +179,10 @@ fn accessed_and_dirty_bits_are_kept_when_asked() {
 fn a_table_cannot_be_mapped_writable_nor_a_writable_page_be_a_table() {
     let (sim, mut space, outside) = running();
     for table in [L1, L2, L3, L4] {
-        assert_eq!(
-            store(&sim, &mut space, L1, 3, to(table, RW)),
-            Err(Error::WrongType)
-        );
+        assert_eq!(store(&sim, &mut space, L1, 3, to(table, RW)), Err(Error::WrongType));
         store(&sim, &mut space, L1, 3, to(table, 0)).unwrap();
     }
-    assert_eq!(
-        store(&sim, &mut space, L2, 3, to(DATA, RW)),
-        Err(Error::WrongType)
-    );
+    assert_eq!(store(&sim, &mut space, L2, 3, to(DATA, RW)), Err(Error::WrongType));
     assert_eq!(pin(&sim, &mut space, 1, DATA), Err(Error::WrongType));
     check(&sim, &outside);
 }
@@ -219,23 +191,11 @@ fn a_table_cannot_be_mapped_writable_nor_a_writable_page_be_a_table() {
 #[test]
 fn a_change_of_flags_is_checked_too() {
     let (sim, mut space, outside) = running();
-    assert_eq!(
-        store(&sim, &mut space, L1, 1, to(L1, RW)),
-        Err(Error::WrongType)
-    );
+    assert_eq!(store(&sim, &mut space, L1, 1, to(L1, RW)), Err(Error::WrongType));
     let set = Operation::BitSet(1);
-    assert_eq!(
-        update_entry_emulated(&sim, &mut space, L1, 1, set),
-        Err(Error::WrongType)
-    );
-    assert_eq!(
-        store(&sim, &mut space, L1, 0, to(DATA, RW | PCD)),
-        Err(Error::ReservedBits)
-    );
-    assert_eq!(
-        store(&sim, &mut space, L1, 0, to(DATA, RW | PAT_PS)),
-        Err(Error::ReservedBits)
-    );
+    assert_eq!(update_entry_emulated(&sim, &mut space, L1, 1, set), Err(Error::WrongType));
+    assert_eq!(store(&sim, &mut space, L1, 0, to(DATA, RW | PCD)), Err(Error::ReservedBits));
+    assert_eq!(store(&sim, &mut space, L1, 0, to(DATA, RW | PAT_PS)), Err(Error::ReservedBits));
     check(&sim, &outside);
 }
 
@@ -245,14 +205,8 @@ fn there_are_no_large_pages() {
     let (sim, mut space, outside) = running();
     for (table, below) in [(L2, L1), (L3, L2), (L4, L3)] {
         let large = to(below, RW | PAT_PS);
-        assert_eq!(
-            store(&sim, &mut space, table, 0, large),
-            Err(Error::ReservedBits)
-        );
-        assert_eq!(
-            store(&sim, &mut space, table, 1, large),
-            Err(Error::ReservedBits)
-        );
+        assert_eq!(store(&sim, &mut space, table, 0, large), Err(Error::ReservedBits));
+        assert_eq!(store(&sim, &mut space, table, 1, large), Err(Error::ReservedBits));
     }
     sim.poke(7, 0, to(DATA, RW | PAT_PS));
     assert_eq!(pin(&sim, &mut space, 2, 7), Err(Error::ReservedBits));
@@ -264,10 +218,7 @@ fn there_are_no_large_pages() {
 fn no_links_within_a_level() {
     let (sim, mut space, outside) = running();
     for table in [L4, L3, L2] {
-        assert_eq!(
-            store(&sim, &mut space, table, 9, to(table, 0)),
-            Err(Error::WrongType)
-        );
+        assert_eq!(store(&sim, &mut space, table, 9, to(table, 0)), Err(Error::WrongType));
     }
     sim.poke(2, 5, to(2, RW));
     assert_eq!(pin(&sim, &mut space, 4, 2), Err(Error::WrongType));
@@ -283,10 +234,7 @@ fn a_failed_pin_leaves_no_trace() {
     let (sim, mut space) = tree();
     sim.poke(L1, 511, to(OTHERS, RW));
     for level in [(4, L4), (3, L3), (2, L2), (1, L1)] {
-        assert_eq!(
-            pin(&sim, &mut space, level.0, level.1),
-            Err(Error::NotOwned)
-        );
+        assert_eq!(pin(&sim, &mut space, level.0, level.1), Err(Error::NotOwned));
         for mfn in 0..64 {
             assert_eq!(sim.word(mfn).references(), 0, "frame {mfn}");
         }
@@ -300,34 +248,16 @@ fn a_failed_pin_leaves_no_trace() {
 #[test]
 fn frames_and_tables_of_others_are_out_of_reach() {
     let (sim, mut space, outside) = running();
-    assert_eq!(
-        store(&sim, &mut space, L1, 3, to(OTHERS, 0)),
-        Err(Error::NotOwned)
-    );
-    assert_eq!(
-        store(&sim, &mut space, L1, 3, to(60, 0)),
-        Err(Error::NotOwned)
-    );
-    assert_eq!(
-        store(&sim, &mut space, L1, 3, to(0, 0)),
-        Err(Error::NotOwned)
-    );
-    assert_eq!(
-        store(&sim, &mut space, L1, 3, to(64, 0)),
-        Err(Error::NoFrame)
-    );
-    assert_eq!(
-        store(&sim, &mut space, L2, 3, to(OTHERS, 0)),
-        Err(Error::NotOwned)
-    );
+    assert_eq!(store(&sim, &mut space, L1, 3, to(OTHERS, 0)), Err(Error::NotOwned));
+    assert_eq!(store(&sim, &mut space, L1, 3, to(60, 0)), Err(Error::NotOwned));
+    assert_eq!(store(&sim, &mut space, L1, 3, to(0, 0)), Err(Error::NotOwned));
+    assert_eq!(store(&sim, &mut space, L1, 3, to(64, 0)), Err(Error::NoFrame));
+    assert_eq!(store(&sim, &mut space, L2, 3, to(OTHERS, 0)), Err(Error::NotOwned));
     assert_eq!(store(&sim, &mut space, OTHERS, 3, 0), Err(Error::NotOwned));
     assert_eq!(store(&sim, &mut space, u64::MAX, 3, 0), Err(Error::NoFrame));
     // XSA-109, XSA-212: and so is what lies past a table.
     assert_eq!(store(&sim, &mut space, L1, 512, 0), Err(Error::Invalid));
-    assert_eq!(
-        store(&sim, &mut space, DATA, usize::MAX, 0),
-        Err(Error::Invalid)
-    );
+    assert_eq!(store(&sim, &mut space, DATA, usize::MAX, 0), Err(Error::Invalid));
     assert_eq!(pin(&sim, &mut space, 1, OTHERS), Err(Error::NotOwned));
     assert_eq!(unpin(&sim, &mut space, OTHERS), Err(Error::NotOwned));
     assert_eq!(get_base(&sim, &mut space, OTHERS), Err(Error::NotOwned));
@@ -417,19 +347,10 @@ fn a_read_only_grant_stays_read_only_and_is_not_repeated() {
     let (sim, mut space, mut outside) = running();
     map_foreign(&sim, &mut space, L1, 4, to(OTHERS, 0), 2).unwrap();
     outside.granted.push((1, OTHERS, false));
-    assert_eq!(
-        store(&sim, &mut space, L1, 4, to(OTHERS, RW)),
-        Err(Error::NotOwned)
-    );
+    assert_eq!(store(&sim, &mut space, L1, 4, to(OTHERS, RW)), Err(Error::NotOwned));
     let set = Operation::BitSet(1);
-    assert_eq!(
-        update_entry_emulated(&sim, &mut space, L1, 4, set),
-        Err(Error::NotOwned)
-    );
-    assert_eq!(
-        store(&sim, &mut space, L1, 5, to(OTHERS, 0)),
-        Err(Error::NotOwned)
-    );
+    assert_eq!(update_entry_emulated(&sim, &mut space, L1, 4, set), Err(Error::NotOwned));
+    assert_eq!(store(&sim, &mut space, L1, 5, to(OTHERS, 0)), Err(Error::NotOwned));
     store(&sim, &mut space, L1, 4, to(OTHERS, A | NX)).unwrap();
     check(&sim, &outside);
     // Wrong owner, no owner, not present, a table of the owner.
@@ -495,14 +416,9 @@ fn frames_in_use_keep_their_owner() {
         assert!(sim.frames[mfn as usize].set_owner(1, 2, Kind::Ram).is_err());
     }
     store(&sim, &mut space, L1, 0, 0).unwrap();
-    sim.frames[DATA as usize]
-        .set_owner(1, 2, Kind::Ram)
-        .unwrap();
+    sim.frames[DATA as usize].set_owner(1, 2, Kind::Ram).unwrap();
     assert_eq!(counts(&sim, DATA), (Type::None, 0, 0));
-    assert_eq!(
-        store(&sim, &mut space, L1, 0, to(DATA, 0)),
-        Err(Error::NotOwned)
-    );
+    assert_eq!(store(&sim, &mut space, L1, 0, to(DATA, 0)), Err(Error::NotOwned));
 }
 
 /// Set aside by its partition and taken back, a frame is still flushed for.
@@ -510,12 +426,8 @@ fn frames_in_use_keep_their_owner() {
 fn a_frame_that_was_set_aside_is_flushed_for() {
     let (sim, mut space, _) = running();
     store(&sim, &mut space, L1, 0, 0).unwrap();
-    sim.frames[DATA as usize]
-        .set_owner(1, 1, Kind::Private)
-        .unwrap();
-    sim.frames[DATA as usize]
-        .set_owner(1, 1, Kind::Ram)
-        .unwrap();
+    sim.frames[DATA as usize].set_owner(1, 1, Kind::Private).unwrap();
+    sim.frames[DATA as usize].set_owner(1, 1, Kind::Ram).unwrap();
     pin(&sim, &mut space, 1, DATA).unwrap();
     sim.check_caches();
 }
@@ -523,17 +435,12 @@ fn a_frame_that_was_set_aside_is_flushed_for() {
 #[test]
 fn instance_memory_is_shared_but_never_a_table() {
     let (sim, mut space, outside) = running();
-    sim.frames[27]
-        .set_owner(1, 1, Kind::InstanceShared)
-        .unwrap();
+    sim.frames[27].set_owner(1, 1, Kind::InstanceShared).unwrap();
     sim.frames[28].set_owner(1, 1, Kind::Private).unwrap();
     store(&sim, &mut space, L1, 3, to(27, RW)).unwrap();
     assert_eq!(pin(&sim, &mut space, 1, 27), Err(Error::NotOwned));
     assert_eq!(get_descriptors(&sim, &mut space, 27), Err(Error::NotOwned));
-    assert_eq!(
-        store(&sim, &mut space, L1, 4, to(28, 0)),
-        Err(Error::NotOwned)
-    );
+    assert_eq!(store(&sim, &mut space, L1, 4, to(28, 0)), Err(Error::NotOwned));
     assert_eq!(store(&sim, &mut space, 28, 4, 0), Err(Error::NotOwned));
     check(&sim, &outside);
 }
@@ -543,13 +450,8 @@ fn instance_memory_is_shared_but_never_a_table() {
 fn the_cacheability_of_ram_is_fixed() {
     let (sim, _, _) = running();
     let mut space = Space::new(1, true);
-    assert_eq!(
-        store(&sim, &mut space, L1, 3, to(DATA, PCD)),
-        Err(Error::ReservedBits)
-    );
-    sim.frames[26]
-        .set_owner(1, 1 | frames::OWNER_IO, Kind::Ram)
-        .unwrap();
+    assert_eq!(store(&sim, &mut space, L1, 3, to(DATA, PCD)), Err(Error::ReservedBits));
+    sim.frames[26].set_owner(1, 1 | frames::OWNER_IO, Kind::Ram).unwrap();
     store(&sim, &mut space, L1, 3, to(26, PCD | RW)).unwrap();
     // Device memory is mapped, and that is all.
     assert_eq!(pin(&sim, &mut space, 1, 26), Err(Error::NotOwned));
@@ -572,21 +474,12 @@ fn descriptor_pages_are_checked_and_not_writable() {
     outside.descriptors = vec![(1, 21); 2];
     check(&sim, &outside);
     assert_eq!(sim.raw(21, 2), CODE | DPL3);
-    assert_eq!(
-        store(&sim, &mut space, L1, 3, to(21, RW)),
-        Err(Error::WrongType)
-    );
+    assert_eq!(store(&sim, &mut space, L1, 3, to(21, RW)), Err(Error::WrongType));
     assert_eq!(store(&sim, &mut space, 21, 3, CODE), Err(Error::WrongType));
     for refused in [CALL_GATE, 0x0000_8900_0000_0067, 0x0000_8200_0000_0067] {
-        assert_eq!(
-            update_descriptor(&sim, &mut space, 21, 3, refused),
-            Err(Error::Invalid)
-        );
+        assert_eq!(update_descriptor(&sim, &mut space, 21, 3, refused), Err(Error::Invalid));
     }
-    assert_eq!(
-        update_descriptor(&sim, &mut space, L1, 3, 0),
-        Err(Error::WrongType)
-    );
+    assert_eq!(update_descriptor(&sim, &mut space, L1, 3, 0), Err(Error::WrongType));
     update_descriptor(&sim, &mut space, 21, 3, CODE).unwrap();
     assert_eq!(sim.raw(21, 3), CODE | DPL3);
     put_descriptors(&sim, &space, 21);
@@ -598,13 +491,7 @@ fn descriptor_pages_are_checked_and_not_writable() {
 fn the_monitor_holds_frames_for_itself() {
     let (sim, mut space, _) = running();
     let held = hold(&sim, 1, 22, true).unwrap();
-    assert_eq!(
-        held,
-        Release {
-            mfn: 22,
-            writable: true
-        }
-    );
+    assert_eq!(held, Release { mfn: 22, writable: true });
     assert_eq!(pin(&sim, &mut space, 1, 22), Err(Error::WrongType));
     release(&sim, held);
     assert_eq!(hold(&sim, 2, 22, true), Err(Error::NotOwned));

@@ -14,30 +14,19 @@ impl Pages {
             Query::Version => Answer::Version(samples::version()),
             Query::Resources => Answer::Resources(samples::resources()),
             Query::Partitions { after } => {
-                let rows = samples::partitions()
-                    .into_iter()
-                    .filter(|row| row.number > after);
+                let rows = samples::partitions().into_iter().filter(|row| row.number > after);
                 let rows: Vec<_> = rows.collect();
                 let more = rows.len() > self.page;
-                Answer::Partitions {
-                    rows: rows.into_iter().take(self.page).collect(),
-                    more,
-                }
+                Answer::Partitions { rows: rows.into_iter().take(self.page).collect(), more }
             }
             Query::PageMap { first, .. } => {
-                let rows = samples::map()
-                    .into_iter()
-                    .filter(|row| row.first + row.frames > first);
+                let rows = samples::map().into_iter().filter(|row| row.first + row.frames > first);
                 // Cut at `first`, and at an index page.
                 let rows = rows.flat_map(|mut row| {
                     let end = row.first + row.frames;
                     row.first = row.first.max(first);
                     let cut = (row.first + 1024).min(end);
-                    let rest = MapRow {
-                        first: cut,
-                        frames: end - cut,
-                        ..row.clone()
-                    };
+                    let rest = MapRow { first: cut, frames: end - cut, ..row.clone() };
                     row.frames = cut - row.first;
                     [row, rest].into_iter().filter(|row| row.frames != 0)
                 });
@@ -45,29 +34,14 @@ impl Pages {
             }
             Query::Compare { first } => {
                 let next = (first + 16_384).min(262_144);
-                let difference = |frame| Difference {
-                    frame,
-                    database: (3, false),
-                    monitor: None,
-                };
-                let differences = if first == 16_384 {
-                    vec![difference(20_000)]
-                } else {
-                    vec![]
-                };
+                let difference = |frame| Difference { frame, database: (3, false), monitor: None };
+                let differences = if first == 16_384 { vec![difference(20_000)] } else { vec![] };
                 Answer::Compared { next, differences }
             }
             Query::Log { from, most } => {
-                let rows = samples::log(50)
-                    .into_iter()
-                    .skip(7)
-                    .filter(|row| row.sequence >= from);
+                let rows = samples::log(50).into_iter().skip(7).filter(|row| row.sequence >= from);
                 let rows = rows.take(self.page.min(most as usize)).collect();
-                Answer::Log {
-                    rows,
-                    oldest: 7,
-                    next: 50,
-                }
+                Answer::Log { rows, oldest: 7, next: 50 }
             }
         }
     }
@@ -80,10 +54,7 @@ impl Source for Pages {
         let Body::Query(query) = body else {
             panic!("nothing is changed here");
         };
-        Ok(Answered {
-            version: 1,
-            answer: self.answer(query),
-        })
+        Ok(Answered { version: 1, answer: self.answer(query) })
     }
 }
 
@@ -92,10 +63,7 @@ struct Same(Answer);
 
 impl Source for Same {
     fn request(&mut self, _: Body) -> Result<Answered, Error> {
-        Ok(Answered {
-            version: 1,
-            answer: self.0.clone(),
-        })
+        Ok(Answered { version: 1, answer: self.0.clone() })
     }
 }
 
@@ -110,11 +78,7 @@ fn pages_are_put_together() {
         let records = source.log(10).unwrap();
         let numbers: Vec<u64> = records.iter().map(|row| row.sequence).collect();
         assert_eq!(numbers, (40..50).collect::<Vec<_>>());
-        assert_eq!(
-            source.log(1000).unwrap().len(),
-            43,
-            "what the ring still has"
-        );
+        assert_eq!(source.log(1000).unwrap().len(), 43, "what the ring still has");
         assert!(source.log(0).unwrap().is_empty());
     }
 }
@@ -130,30 +94,14 @@ fn pages_that_do_not_go_on_are_an_error() {
     let rows = samples::partitions();
     let mut again = Same(Answer::Partitions { rows, more: true });
     assert!(matches!(again.partitions(), Err(Error::Stuck(_))));
-    let mut empty = Same(Answer::Partitions {
-        rows: vec![],
-        more: true,
-    });
+    let mut empty = Same(Answer::Partitions { rows: vec![], more: true });
     assert!(matches!(empty.partitions(), Err(Error::Stuck(_))));
-    assert!(matches!(
-        Same(Answer::PageMap(vec![])).page_map(1),
-        Err(Error::Stuck(_))
-    ));
+    assert!(matches!(Same(Answer::PageMap(vec![])).page_map(1), Err(Error::Stuck(_))));
     let rows = samples::map().split_off(1);
-    assert!(matches!(
-        Same(Answer::PageMap(rows)).page_map(99),
-        Err(Error::Stuck(_))
-    ));
-    let mut still = Same(Answer::Compared {
-        next: 0,
-        differences: vec![],
-    });
+    assert!(matches!(Same(Answer::PageMap(rows)).page_map(99), Err(Error::Stuck(_))));
+    let mut still = Same(Answer::Compared { next: 0, differences: vec![] });
     assert!(matches!(still.compare(1), Err(Error::Stuck(_))));
-    let mut log = Same(Answer::Log {
-        rows: vec![],
-        oldest: 0,
-        next: u64::MAX,
-    });
+    let mut log = Same(Answer::Log { rows: vec![], oldest: 0, next: u64::MAX });
     assert!(log.log(5).unwrap().is_empty());
 }
 
@@ -188,18 +136,10 @@ fn a_release_is_a_transaction_and_its_refusal_an_answer() {
     };
     let expected = Operation::ReleaseMemory {
         partition: Target::Number(3),
-        ranges: vec![Range {
-            first: 0x8800,
-            frames: 2,
-        }],
+        ranges: vec![Range { first: 0x8800, frames: 2 }],
     };
     assert_eq!(transaction.operations, [expected]);
-    assert!(
-        Same(Answer::Applied(vec![]))
-            .release(3, 1, 1)
-            .unwrap()
-            .is_ok()
-    );
+    assert!(Same(Answer::Applied(vec![])).release(3, 1, 1).unwrap().is_ok());
     let other = Answer::Version(samples::version());
     assert!(matches!(Same(other).release(3, 1, 1), Err(Error::Other(_))));
 }
@@ -207,14 +147,8 @@ fn a_release_is_a_transaction_and_its_refusal_an_answer() {
 #[test]
 fn no_uvd_is_an_error_with_a_way_out() {
     let path = Path::new("/no/such/uvd.sock");
-    let error = Uvd::connect(path, Duration::from_secs(1))
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(
-        error.starts_with("uvd: /no/such/uvd.sock: No such file"),
-        "{error}"
-    );
+    let error = Uvd::connect(path, Duration::from_secs(1)).err().unwrap().to_string();
+    assert!(error.starts_with("uvd: /no/such/uvd.sock: No such file"), "{error}");
     assert!(error.contains("does uvd run?"), "{error}");
 }
 
@@ -241,10 +175,7 @@ fn the_answer_with_our_id_is_ours() {
         assert_eq!((ask.id, ask.timeout_ms), (1, Some(500)));
         for id in [77, 1] {
             let answer = Answer::Version(samples::version());
-            let result = Ok(Answered {
-                version: id + 5,
-                answer,
-            });
+            let result = Ok(Answered { version: id + 5, answer });
             write(&stream, &Told { id, result }).unwrap();
         }
     });
@@ -261,11 +192,6 @@ fn failures_and_a_uvd_that_goes_away_are_told() {
         failed.unwrap_err().to_string(),
         "command channel: store: x: ENOENT; uvd tries again by itself, see `dmesg | grep uvd`"
     );
-    let gone = with_uvd("gone", |stream, _| drop(stream))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        gone.starts_with("uvd: ") && gone.contains("dmesg"),
-        "{gone}"
-    );
+    let gone = with_uvd("gone", |stream, _| drop(stream)).unwrap_err().to_string();
+    assert!(gone.starts_with("uvd: ") && gone.contains("dmesg"), "{gone}");
 }

@@ -40,10 +40,7 @@ impl Info {
             .or_else(|| rows.iter().find(|row| Some(row.number) == number));
         let Some(row) = found else {
             let there: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
-            return Err(Error::NoSuchPartition {
-                name: wanted.into(),
-                there: there.join(", "),
-            });
+            return Err(Error::NoSuchPartition { name: wanted.into(), there: there.join(", ") });
         };
         Ok(Self::of(row, &Names::new(rows)))
     }
@@ -80,9 +77,7 @@ impl Info {
 impl View for Info {
     fn text(&self) -> String {
         let or = |text: String, none: &str| if text.is_empty() { none.into() } else { text };
-        let cap = self
-            .cpu_cap_percent
-            .map(|cap| format!("{cap} % of one CPU"));
+        let cap = self.cpu_cap_percent.map(|cap| format!("{cap} % of one CPU"));
         let lines = [
             ("Name", self.name.clone()),
             ("Number", self.number.to_string()),
@@ -91,19 +86,13 @@ impl View for Info {
             ("Cause", self.cause.clone().unwrap_or_else(|| "none".into())),
             ("Rights", or(self.rights.join(", "), "none")),
             ("Owner", self.owner_text()),
-            (
-                "Virtual CPUs",
-                format!("{}, {} up", self.vcpus, self.vcpus_up),
-            ),
+            ("Virtual CPUs", format!("{}, {} up", self.vcpus, self.vcpus_up)),
             ("CPU weight", self.cpu_weight.to_string()),
             ("CPU cap", cap.unwrap_or_else(|| "none".into())),
             ("CPU time", seconds(self.cpu_time_ns)),
             ("Memory", memory(self.row.memory_frames)),
             ("Monitor instance", memory(self.row.instance_frames)),
-            (
-                "Created at",
-                format!("version {} of the database", self.created_at_version),
-            ),
+            ("Created at", format!("version {} of the database", self.created_at_version)),
         ];
         let line = |(name, value): &(&str, String)| format!("{name:<18}{}\n", printable(value));
         lines.iter().map(line).collect()
@@ -149,10 +138,7 @@ Created at        version 12 of the database
 
     #[test]
     fn one_that_is_not_there_is_an_error_that_names_the_others() {
-        let error = Info::new(&samples::partitions(), "wep")
-            .err()
-            .unwrap()
-            .to_string();
+        let error = Info::new(&samples::partitions(), "wep").err().unwrap().to_string();
         assert_eq!(
             error,
             "partition \"wep\": no such partition; \

@@ -34,9 +34,7 @@ impl List {
     /// A list of these partitions; pseudo-partitions, which never run, only when asked for.
     pub fn new(rows: &[PartitionRow], pseudo: bool) -> Self {
         let rows = rows.iter().filter(|row| pseudo || row.kind != kind::PSEUDO);
-        Self {
-            partitions: rows.map(Partition::new).collect(),
-        }
+        Self { partitions: rows.map(Partition::new).collect() }
     }
 }
 

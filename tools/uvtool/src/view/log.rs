@@ -39,9 +39,7 @@ impl Log {
             what: row.what,
             reason: row.reason,
         };
-        Self {
-            records: rows.into_iter().map(record).collect(),
-        }
+        Self { records: rows.into_iter().map(record).collect() }
     }
 }
 
@@ -97,9 +95,6 @@ RECORD     TIME  WHO      VERSION  OUTCOME    WHAT         REASON
         rows[0].who = 99;
         let text = Log::new(rows, &Names::new(&[])).text();
         assert_eq!(text.lines().count(), 2);
-        assert!(
-            text.contains("#99") && text.contains("two?lines?[31m"),
-            "{text}"
-        );
+        assert!(text.contains("#99") && text.contains("two?lines?[31m"), "{text}");
     }
 }

@@ -17,20 +17,13 @@ pub struct Released {
 impl Released {
     /// What the ultravisor answered.
     pub fn new(result: Result<(), Refusal>) -> Self {
-        Self {
-            released: result.is_ok(),
-            refusal: result.err(),
-        }
+        Self { released: result.is_ok(), refusal: result.err() }
     }
 }
 
 impl View for Released {
     fn text(&self) -> String {
-        if self.released {
-            "Released.\n".into()
-        } else {
-            String::new()
-        }
+        if self.released { "Released.\n".into() } else { String::new() }
     }
 
     fn problem(&self) -> Option<String> {

@@ -92,11 +92,7 @@ impl Resources {
         });
         Self {
             frames: answer.frames,
-            memory: answer
-                .memory
-                .iter()
-                .map(|row| memory_row(row, answer.frames, names))
-                .collect(),
+            memory: answer.memory.iter().map(|row| memory_row(row, answer.frames, names)).collect(),
             firmware: firmware.collect(),
             cpus: answer.cpus.iter().map(cpu).collect(),
             pci: answer.pci.iter().map(|row| pci(row, names)).collect(),
@@ -150,10 +146,7 @@ impl Resources {
                 self.frames
             );
         }
-        self.disagreements
-            .iter()
-            .map(|text| format!("Sums do not agree: {text}.\n"))
-            .collect()
+        self.disagreements.iter().map(|text| format!("Sums do not agree: {text}.\n")).collect()
     }
 
     fn firmware_text(&self) -> String {
@@ -175,11 +168,7 @@ impl Resources {
             table.row([
                 row.index.to_string(),
                 row.apic_id.to_string(),
-                if row.online {
-                    "online".into()
-                } else {
-                    "offline".into()
-                },
+                if row.online { "online".into() } else { "offline".into() },
                 percent_text(row.busy_percent),
             ]);
         }
@@ -195,12 +184,7 @@ impl Resources {
         ]);
         for row in &self.pci {
             let id = format!("{}:{}", row.vendor, row.device);
-            table.row([
-                row.address.clone(),
-                id,
-                row.class.clone(),
-                row.owner.clone(),
-            ]);
+            table.row([row.address.clone(), id, row.class.clone(), row.owner.clone()]);
         }
         table.to_string()
     }
@@ -216,10 +200,7 @@ impl Resources {
         for row in self.map.as_ref()? {
             table.row([
                 format!("{:#x}", row.first_frame),
-                format!(
-                    "{:#x}",
-                    row.first_frame.saturating_add(row.frames).saturating_sub(1)
-                ),
+                format!("{:#x}", row.first_frame.saturating_add(row.frames).saturating_sub(1)),
                 memory(row.frames),
                 if row.io { "I/O".into() } else { "RAM".into() },
                 row.owner.clone(),
@@ -231,12 +212,8 @@ impl Resources {
 
 impl View for Resources {
     fn text(&self) -> String {
-        let mut parts = vec![
-            self.memory_text(),
-            self.firmware_text(),
-            self.cpu_text(),
-            self.pci_text(),
-        ];
+        let mut parts =
+            vec![self.memory_text(), self.firmware_text(), self.cpu_text(), self.pci_text()];
         parts.push(format!(
             "Database: {} of {} pages in use. Channels: {}.\n",
             self.arena_pages_used, self.arena_pages, self.channels
@@ -247,9 +224,7 @@ impl View for Resources {
 
     fn problem(&self) -> Option<String> {
         let first = self.disagreements.first()?;
-        Some(format!(
-            "resources: sums do not agree: {first}; see `uvtool log`"
-        ))
+        Some(format!("resources: sums do not agree: {first}; see `uvtool log`"))
     }
 }
 
@@ -274,9 +249,7 @@ fn check(answer: &ResourcesAnswer, names: &Names<'_>) -> Vec<String> {
     }
     // One entry, the last, may reach past the last frame.
     if beyond >= u128::from(TIER_FRAMES[0]) {
-        found.push(format!(
-            "the entries cover {beyond} frames more than the owners have"
-        ));
+        found.push(format!("the entries cover {beyond} frames more than the owners have"));
     }
     found
 }
@@ -284,18 +257,13 @@ fn check(answer: &ResourcesAnswer, names: &Names<'_>) -> Vec<String> {
 /// What does not agree between the ranges and the owners' rows.
 fn check_map(answer: &ResourcesAnswer, map: &[MapRow], names: &Names<'_>) -> Option<String> {
     let wrong = answer.memory.iter().find_map(|row| {
-        let ranges = map
-            .iter()
-            .filter(|range| (range.owner, range.io) == (row.owner, row.io));
+        let ranges = map.iter().filter(|range| (range.owner, range.io) == (row.owner, row.io));
         let frames = sum(ranges.map(|range| range.frames));
         (frames != row.frames).then_some((row, frames))
     })?;
     let (row, frames) = wrong;
     let owner = names.of(row.owner);
-    Some(format!(
-        "the ranges of {owner} have {frames} frames, its row has {}",
-        row.frames
-    ))
+    Some(format!("the ranges of {owner} have {frames} frames, its row has {}", row.frames))
 }
 
 fn difference(what: &str, have: u64, frames: u64) -> Option<String> {
@@ -306,9 +274,7 @@ fn difference(what: &str, have: u64, frames: u64) -> Option<String> {
 
 fn tier_frames(row: &MemoryRow) -> u128 {
     let tiers = row.tiers.iter().zip(TIER_FRAMES);
-    tiers
-        .map(|(entries, frames)| u128::from(*entries) * u128::from(frames))
-        .sum()
+    tiers.map(|(entries, frames)| u128::from(*entries) * u128::from(frames)).sum()
 }
 
 fn sum(values: impl Iterator<Item = u64>) -> u64 {

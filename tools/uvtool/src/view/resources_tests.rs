@@ -48,11 +48,7 @@ fn owners_that_do_not_add_up_are_told_by_how_much() {
     answer.memory[2].tiers[2] += 3;
     let resources = shown(&answer, None);
     let expected = "the owners have 3 frames more than the page map's 262144";
-    assert!(
-        resources
-            .text()
-            .contains(&format!("Sums do not agree: {expected}.\n"))
-    );
+    assert!(resources.text().contains(&format!("Sums do not agree: {expected}.\n")));
     assert!(!resources.text().contains("Sums agree"));
     assert!(resources.problem().unwrap().contains(expected));
     let json = serde_json::to_value(&resources).unwrap();
@@ -110,10 +106,7 @@ fn an_empty_machine_is_shown() {
         channels: 0,
     };
     let text = shown(&answer, None).text();
-    assert!(
-        text.contains("sum") && text.contains("Sums agree: 0 frames"),
-        "{text}"
-    );
+    assert!(text.contains("sum") && text.contains("Sums agree: 0 frames"), "{text}");
 }
 
 #[test]

@@ -29,30 +29,9 @@ pub fn partitions() -> Vec<PartitionRow> {
     };
     let lead = rights::LEAD | rights::SERIAL;
     let mut rows = vec![
-        row(
-            1,
-            "ultravisor",
-            kind::ULTRAVISOR,
-            lead,
-            16 * 256,
-            250_000_000,
-        ),
-        row(
-            2,
-            "boot",
-            kind::BOOT,
-            rights::BUILD,
-            100 * 256,
-            1_000_000_000,
-        ),
-        row(
-            3,
-            "command",
-            kind::COMMAND,
-            rights::HOST_POWER,
-            800 * 256,
-            12_345_678_901,
-        ),
+        row(1, "ultravisor", kind::ULTRAVISOR, lead, 16 * 256, 250_000_000),
+        row(2, "boot", kind::BOOT, rights::BUILD, 100 * 256, 1_000_000_000),
+        row(3, "command", kind::COMMAND, rights::HOST_POWER, 800 * 256, 12_345_678_901),
         row(7, "monitor", kind::PSEUDO, 0, 4096, 0),
         row(16, "web", kind::GUEST, 0, 255, 0),
     ];
@@ -66,12 +45,7 @@ pub fn partitions() -> Vec<PartitionRow> {
 
 /// A machine of 1 GiB whose sums agree.
 pub fn resources() -> ResourcesAnswer {
-    let memory = |owner, io, tiers: [u64; 3], frames| MemoryRow {
-        owner,
-        io,
-        tiers,
-        frames,
-    };
+    let memory = |owner, io, tiers: [u64; 3], frames| MemoryRow { owner, io, tiers, frames };
     ResourcesAnswer {
         frames: 262_144,
         memory: vec![
@@ -83,27 +57,10 @@ pub fn resources() -> ResourcesAnswer {
         ],
         firmware: vec![(1, 262_000), (2, 144)],
         cpus: vec![
-            CpuRow {
-                index: 0,
-                apic_id: 0,
-                online: true,
-                busy: 25,
-                idle: 75,
-            },
-            CpuRow {
-                index: 1,
-                apic_id: 2,
-                online: false,
-                busy: 0,
-                idle: 0,
-            },
+            CpuRow { index: 0, apic_id: 0, online: true, busy: 25, idle: 75 },
+            CpuRow { index: 1, apic_id: 2, online: false, busy: 0, idle: 0 },
         ],
-        pci: vec![PciRow {
-            address: 8,
-            id: 0x7000_8086,
-            class: 0x0601_0000,
-            owner: 0,
-        }],
+        pci: vec![PciRow { address: 8, id: 0x7000_8086, class: 0x0601_0000, owner: 0 }],
         arena: (512, 40),
         channels: 3,
     }
@@ -111,12 +68,7 @@ pub fn resources() -> ResourcesAnswer {
 
 /// The page map of [`resources`].
 pub fn map() -> Vec<MapRow> {
-    let range = |first, frames, owner, io| MapRow {
-        first,
-        frames,
-        owner,
-        io,
-    };
+    let range = |first, frames, owner, io| MapRow { first, frames, owner, io };
     vec![
         range(0, 16, 8, true),
         range(16, 42_992, 7, false),

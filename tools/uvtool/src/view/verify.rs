@@ -34,21 +34,14 @@ impl Verified {
             database: owner(one.database),
             monitor: one.monitor.map(owner),
         };
-        Self {
-            frames,
-            frames_compared: compared,
-            differences: found.iter().map(row).collect(),
-        }
+        Self { frames, frames_compared: compared, differences: found.iter().map(row).collect() }
     }
 }
 
 impl View for Verified {
     fn text(&self) -> String {
         if self.differences.is_empty() && self.frames_compared == self.frames {
-            return format!(
-                "The monitor and the database agree on {} frames.\n",
-                self.frames
-            );
+            return format!("The monitor and the database agree on {} frames.\n", self.frames);
         }
         let mut table = Table::new(&[
             ("FRAME", Align::Right),
@@ -59,10 +52,7 @@ impl View for Verified {
             let monitor = row.monitor.clone().unwrap_or_else(|| "nothing".into());
             table.row([format!("{:#x}", row.frame), row.database.clone(), monitor]);
         }
-        format!(
-            "{table}Compared {} of {} frames.\n",
-            self.frames_compared, self.frames
-        )
+        format!("{table}Compared {} of {} frames.\n", self.frames_compared, self.frames)
     }
 
     fn problem(&self) -> Option<String> {
@@ -84,26 +74,15 @@ mod tests {
     #[test]
     fn agreement_is_one_line() {
         let verified = Verified::new(262_144, 262_144, &[], &Names::new(&[]));
-        assert_eq!(
-            verified.text(),
-            "The monitor and the database agree on 262144 frames.\n"
-        );
+        assert_eq!(verified.text(), "The monitor and the database agree on 262144 frames.\n");
         assert_eq!(verified.problem(), None);
     }
 
     #[test]
     fn each_difference_is_a_line_and_the_command_fails() {
         let found = [
-            Difference {
-                frame: 0x10,
-                database: (3, false),
-                monitor: Some((1, false)),
-            },
-            Difference {
-                frame: 0xfee00,
-                database: (8, true),
-                monitor: None,
-            },
+            Difference { frame: 0x10, database: (3, false), monitor: Some((1, false)) },
+            Difference { frame: 0xfee00, database: (8, true), monitor: None },
         ];
         let partitions = samples::partitions();
         let verified = Verified::new(262_144, 20_000, &found, &Names::new(&partitions));
@@ -119,10 +98,6 @@ mod tests {
 
     #[test]
     fn a_part_that_was_not_compared_is_no_agreement() {
-        assert!(
-            Verified::new(10, 5, &[], &Names::new(&[]))
-                .problem()
-                .is_some()
-        );
+        assert!(Verified::new(10, 5, &[], &Names::new(&[])).problem().is_some());
     }
 }

@@ -36,10 +36,7 @@ impl Version {
 impl View for Version {
     fn text(&self) -> String {
         let line = |name: &str, value: &dyn std::fmt::Display| {
-            format!("{name:<22}{}", printable(&value.to_string()))
-                .trim_end()
-                .to_string()
-                + "\n"
+            format!("{name:<22}{}", printable(&value.to_string())).trim_end().to_string() + "\n"
         };
         [
             line("uvtool", &self.uvtool),
