@@ -98,10 +98,13 @@ fn map(vcpu: &Vcpu, op: &mut abi::MapGrantRef) -> Result<(), i16> {
         host_addr: op.host_addr,
         tag: 0,
     };
-    let mapped = mapper.maps.lock().insert(record).and_then(|handle| {
-        enter(vcpu, granter, &record).map(|()| handle).inspect_err(|_| {
+    let inserted = mapper.maps.lock().insert(record);
+    let mapped = inserted.and_then(|handle| match enter(vcpu, granter, &record) {
+        Ok(()) => Ok(handle),
+        Err(error) => {
             let _ = mapper.maps.lock().remove(handle);
-        })
+            Err(error)
+        }
     });
     match mapped {
         Ok(handle) => {
