@@ -32,8 +32,8 @@ use crate::{
     elf::{Executable, Segment},
     hypercall,
     lock::SpinLock,
-    machine, partition, platform,
-    platform::Boot,
+    machine, partition,
+    platform::{self, Boot, multiboot2::Module},
 };
 
 /// Virtual address of a Rust partition's first page.
@@ -110,42 +110,35 @@ pub fn build(boot: &'static Boot) {
     second.build(Extra::Database { arena, pages });
 }
 
-/// Gives GRUB's modules, but the two partitions' own, to the boot partition.
+/// Gives GRUB's modules, but the two partitions' own images, to the boot partition.
 fn hand_over_modules(set: &mut Set, boot: &Boot) -> Vec<ModuleRecord, 16> {
     let mut records = Vec::new();
-    let others = boot.modules.iter().filter(|m| m.name() != "ultravisor" && m.name() != "boot");
     let mut address = MODULES;
-    for module in boot.modules.iter().filter(|m| m.name() == "boot").chain(others) {
+    for module in boot.modules.iter().filter(|m| m.name() != "ultravisor" && m.name() != "boot") {
         let frames = module.bytes.div_ceil(4096);
-        let is_boot = module.name() == "boot";
-        let mut record = ModuleRecord {
-            address,
-            bytes: module.bytes,
-            frame: module.start >> 12,
-            command_line_bytes: module.command_line.len().min(128) as u64,
-            command_line: [0; 128],
-        };
-        if module.command_line.len() > 128 {
-            platform::refuse(format_args!(
-                "module {}: its command line has {} bytes; 128 is the most",
-                module.name(),
-                module.command_line.len()
-            ));
-        }
-        for (to, from) in record.command_line.iter_mut().zip(module.command_line.bytes()) {
-            *to = from;
-        }
-        if is_boot {
-            // Only its options: the image itself stays with the monitor, pristine.
-            record.bytes = 0;
-        } else {
-            let usage = region_use::MODULE;
-            own(set, Aside { first: record.frame, frames, owner: BOOT, usage });
-            address += frames << 12;
-        }
-        let _ = records.push(record);
+        let first = module.start >> 12;
+        own(set, Aside { first, frames, owner: BOOT, usage: region_use::MODULE });
+        let _ = records.push(ModuleRecord { address, bytes: module.bytes, ..record(module) });
+        address += frames << 12;
     }
     records
+}
+
+/// What a partition is told of a module, but for its contents.
+fn record(module: &Module) -> ModuleRecord {
+    let line = module.command_line.as_bytes();
+    let mut command_line = [0; 128];
+    let Some(place) = command_line.get_mut(..line.len()) else {
+        platform::refuse(format_args!(
+            "module {}: its command line has {} bytes; 128 is the most",
+            module.name(),
+            line.len()
+        ))
+    };
+    place.copy_from_slice(line);
+    let command_line_bytes = line.len() as u64;
+    let frame = module.start >> 12;
+    ModuleRecord { address: MODULES, bytes: 0, frame, command_line_bytes, command_line }
 }
 
 /// What is not free RAM and nobody was given belongs to the monitor or the firmware.
@@ -194,6 +187,8 @@ enum Extra<'a> {
 /// Sizes and places of a partition to be built.
 struct Plan {
     number: u32,
+    /// Its own options; its image stays with the monitor, pristine.
+    own: ModuleRecord,
     image: Executable<'static>,
     image_pages: u64,
     tables: u64,
@@ -232,7 +227,8 @@ impl Plan {
         let image_pages = (end - BASE).div_ceil(4096);
         let mapped = image_pages + STACK_PAGES + HEAP_PAGES + mapped_bytes / 4096;
         let tables = mapped / 512 + WINDOW_PAGES / 512 + 24;
-        Self { number, image, image_pages, tables, first: 0, instance: 0 }
+        let own = record(module);
+        Self { number, own, image, image_pages, tables, first: 0, instance: 0 }
     }
 
     fn stack(&self) -> u64 {
@@ -286,7 +282,7 @@ impl Plan {
         let mut block = self.block(window_tables);
         match extra {
             Extra::Modules(modules) => {
-                for (place, module) in block.modules.iter_mut().zip(modules) {
+                for (place, module) in block.modules.iter_mut().skip(1).zip(modules) {
                     *place = *module;
                     tables.map(
                         module.address,
@@ -295,7 +291,7 @@ impl Plan {
                         READ_ONLY,
                     );
                 }
-                block.module_count = modules.len() as u64;
+                block.module_count += modules.len() as u64;
             }
             Extra::Database { arena, pages } => {
                 tables.map(ARENA, arena, pages, READ_WRITE);
@@ -352,6 +348,7 @@ impl Plan {
 
     fn block(&self, window_tables: u64) -> StartBlock {
         let mut block = StartBlock::new_zeroed();
+        (block.modules[0], block.module_count) = (self.own, 1);
         block.magic = START_MAGIC;
         block.number = self.number;
         block.first_frame = self.first;

@@ -23,7 +23,7 @@ pub const VECTOR_SYSCALL32: u64 = 0x101;
 pub const VECTOR_SYSENTER: u64 = 0x102;
 
 /// Guest registers, low address first.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, zerocopy::FromBytes)]
 #[repr(C)]
 pub struct Registers {
     pub r15: u64,
@@ -137,6 +137,8 @@ global_asm!(
     smap = sym cpu::SMAP_ON,
     trap = sym trap::trap,
     syscall = sym syscall::syscall,
+    cs = const core::mem::offset_of!(Registers, cs),
+    frame = const size_of::<Registers>(),
     scratch = const core::mem::offset_of!(CpuLocal, scratch),
     stack_top = const core::mem::offset_of!(CpuLocal, stack_top),
     common = const core::mem::offset_of!(CpuLocal, syscall_common),

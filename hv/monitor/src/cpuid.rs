@@ -90,7 +90,7 @@ pub fn cpuid(vcpu: &Vcpu, eax: u32, ecx: u32) -> [u32; 4] {
         // Monitor/mwait, thermal, performance counters, topology, resource control, SGX, trace.
         5 | 6 | 0xa | 0xb | 0xf | 0x10 | 0x12 | 0x14 | 0x1f => [0; 4],
         7 => leaf_7(ecx),
-        0xd => leaf_d(vcpu, ecx),
+        0xd => leaf_d(ecx),
         leaf::FIRST_LEAF..=0x4000_00ff => hypervisor(eax - leaf::FIRST_LEAF, ecx),
         0x8000_0001 => {
             let [a, b, c, d] = hardware::cpuid(eax, ecx);
@@ -128,12 +128,11 @@ fn leaf_7(subleaf: u32) -> [u32; 4] {
     [0, b & SHOWN_7B, c & SHOWN_7C, d & shown_d]
 }
 
-fn leaf_d(vcpu: &Vcpu, subleaf: u32) -> [u32; 4] {
+fn leaf_d(subleaf: u32) -> [u32; 4] {
     if !hardware::has_xsave() {
         return [0; 4];
     }
     let states = hardware::xstates();
-    let _ = vcpu;
     match subleaf {
         0 => {
             let [_, b, _, _] = hardware::cpuid(0xd, 0);

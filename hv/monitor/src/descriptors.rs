@@ -40,7 +40,7 @@ pub fn load_gdt(vcpu: &Vcpu) {
     }
 }
 
-/// Makes `entries` descriptors at `va` the local descriptor table of `vcpu`, which runs here.
+/// Makes `entries` descriptors at `va` the local descriptor table of `vcpu`, which runs here or not at all.
 ///
 /// # Errors
 /// An errno where a page is not fit; the old table stays.
@@ -66,7 +66,9 @@ pub fn replace_ldt(vcpu: &Vcpu, va: u64, entries: u32) -> Result<(), i64> {
     let old = vcpu.ldt_frames.get();
     vcpu.ldt_frames.set(frames);
     vcpu.ldt.set((va, entries));
-    load_ldt(vcpu);
+    if cpu::this().runs(vcpu) {
+        load_ldt(vcpu);
+    }
     for mfn in old.into_iter().filter(|mfn| *mfn != 0) {
         put_descriptors(&Host, &mut space, mfn);
     }
@@ -77,15 +79,4 @@ pub fn replace_ldt(vcpu: &Vcpu, va: u64, entries: u32) -> Result<(), i64> {
 pub fn load_ldt(vcpu: &Vcpu) {
     let (_, entries) = vcpu.ldt.get();
     platform::set_ldt_frames(cpu::this().index, &vcpu.ldt_frames.get(), entries);
-}
-
-/// Gives the pages of the local descriptor table back, for a virtual CPU that will not run again.
-pub fn drop_ldt(vcpu: &Vcpu) {
-    let frames = vcpu.ldt_frames.get();
-    vcpu.ldt_frames.set([0; 16]);
-    vcpu.ldt.set((0, 0));
-    let mut space = vcpu.partition.space.lock();
-    for mfn in frames.into_iter().filter(|mfn| *mfn != 0) {
-        put_descriptors(&Host, &mut space, mfn);
-    }
 }

@@ -66,17 +66,22 @@ fn software_interrupt(vcpu: &Vcpu, registers: &mut Registers) -> bool {
     let Some((number, length)) = decode::software_interrupt(code, long_mode) else {
         return false;
     };
-    let gate = vcpu.gate(number);
-    let level = gate.flags & 3;
-    let allowed = if vcpu.in_kernel.get() { level >= 1 } else { level == 3 };
-    if gate.address == 0 || !allowed {
-        // The fault is the partition's own, with the error code that the hardware should give.
-        registers.error = u64::from(number) << 3 | 2;
-        return false;
-    }
     registers.rip = registers.rip.wrapping_add(length.into());
-    trap::inject(vcpu, registers, number, None);
+    gate_call(vcpu, registers, number, length.into());
     true
+}
+
+/// The instruction `int number` of `length` bytes was executed: the kernel's own gate says whether
+/// it may be used from where it was; if not, the fault is the one that hardware would raise.
+pub fn gate_call(vcpu: &Vcpu, registers: &mut Registers, number: u8, length: u64) {
+    let gate = vcpu.gate(number);
+    let needed = if vcpu.in_kernel.get() { 1 } else { 3 };
+    if gate.address != 0 && gate.flags & 3 >= needed {
+        return trap::inject(vcpu, registers, number, None);
+    }
+    registers.rip = registers.rip.wrapping_sub(length);
+    let error = u64::from(number) << 3 | 2;
+    trap::inject(vcpu, registers, vector::GENERAL_PROTECTION, Some(error));
 }
 
 /// A privileged instruction; `false`: the fault goes to the kernel.

@@ -51,13 +51,35 @@ trap_stubs:
         push 0
     .endif
     push vector
-    jmp trap_entry
+    .if vector == 1 || vector == 2
+        jmp trap_entry_aside
+    .else
+        jmp trap_entry
+    .endif
     .set vector, vector + 1
 .endr
+
+/* Vectors with a stack of their own: a partition's frame moves to the main stack. */
+trap_entry_aside:
+    cld
+    SAVE_GPRS
+    test byte ptr [rsp + {cs}], 3
+    jz 2f
+    mov rbx, rsp
+    and rbx, -65536
+    mov rbx, [rbx + {stack_top}]
+    sub rbx, {frame}
+    mov rdi, rbx
+    mov rsi, rsp
+    mov ecx, {frame} / 8
+    rep movsq
+    mov rsp, rbx
+    jmp 2f
 
 trap_entry:
     cld
     SAVE_GPRS
+2:
     cmp byte ptr [rip + {smap}], 0
     je 1f
     clac

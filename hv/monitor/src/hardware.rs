@@ -113,26 +113,20 @@ pub fn load_selector(register: Data, selector: u16) -> bool {
 fn try_load_selector(register: Data, selector: u16) -> bool {
     let failed: u64;
     let value = u64::from(selector);
+    macro_rules! load {
+        ($register:literal) => {
+            asm!("lea r8, [rip + 3f]", "xor r9d, r9d", concat!("2: mov ", $register, ", {0:e}"),
+                 "3:", in(reg) value, out("r8") _, out("r9") failed, options(nostack))
+        };
+    }
     // SAFETY: loading DS, ES, FS or GS does not affect ring 0 in long mode, and a fault continues
     // behind the load with r9 set.
     unsafe {
         match register {
-            Data::Ds => {
-                asm!("lea r8, [rip + 3f]", "xor r9d, r9d", "2: mov ds, {0:e}", "3:",
-                     in(reg) value, out("r8") _, out("r9") failed, options(nostack));
-            }
-            Data::Es => {
-                asm!("lea r8, [rip + 3f]", "xor r9d, r9d", "2: mov es, {0:e}", "3:",
-                     in(reg) value, out("r8") _, out("r9") failed, options(nostack));
-            }
-            Data::Fs => {
-                asm!("lea r8, [rip + 3f]", "xor r9d, r9d", "2: mov fs, {0:e}", "3:",
-                     in(reg) value, out("r8") _, out("r9") failed, options(nostack));
-            }
-            Data::Gs => {
-                asm!("lea r8, [rip + 3f]", "xor r9d, r9d", "2: mov gs, {0:e}", "3:",
-                     in(reg) value, out("r8") _, out("r9") failed, options(nostack));
-            }
+            Data::Ds => load!("ds"),
+            Data::Es => load!("es"),
+            Data::Fs => load!("fs"),
+            Data::Gs => load!("gs"),
         }
     }
     failed == 0

@@ -27,8 +27,8 @@ use pv_abi::{
     uv::{
         calls::MonitorEvent,
         database::{
-            INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES, MAX_GRANT_FRAMES, MAX_VCPUS,
-            PartitionDescriptor, instance_frames, kind, rights, state,
+            INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES, MAX_GRANT_FRAMES, MAX_PARTITION,
+            MAX_VCPUS, PartitionDescriptor, instance_frames, kind, rights, state,
         },
     },
     xen::{errno, events::NR_VIRQS, grants::ENTRIES_PER_FRAME, mmu::M2P_INVALID},
@@ -75,6 +75,8 @@ pub struct Partition {
     pub memory_frames: AtomicU64,
     /// Page tables: the lock that serializes everything about them.
     pub space: SpinLock<Space>,
+    /// Changes of virtual CPUs by others than themselves.
+    pub vcpus_lock: SpinLock<()>,
     /// Binding and closing of event ports.
     pub ports_lock: SpinLock<()>,
     /// What it has mapped of others' grants.
@@ -143,7 +145,12 @@ pub fn vcpu_at(pointer: *mut Vcpu) -> Option<&'static Vcpu> {
 /// machine has no room for more virtual CPUs, `-EPERM` where it is not the partition's memory.
 pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i64> {
     let (vcpus, grant_frames) = (descriptor.vcpus, descriptor.grant_frames);
-    if vcpus == 0 || vcpus > MAX_VCPUS || grant_frames == 0 || grant_frames > MAX_GRANT_FRAMES {
+    if descriptor.number >= MAX_PARTITION
+        || vcpus == 0
+        || vcpus > MAX_VCPUS
+        || grant_frames == 0
+        || grant_frames > MAX_GRANT_FRAMES
+    {
         return Err(errno::EINVAL);
     }
     let needed = instance_frames(vcpus, grant_frames);
@@ -195,6 +202,7 @@ fn lay_out(descriptor: &PartitionDescriptor) -> &'static Partition {
         instance: descriptor.instance_first,
         memory_frames: AtomicU64::new(descriptor.memory_frames),
         space: SpinLock::new(Space::new(number, descriptor.kind == kind::IO)),
+        vcpus_lock: SpinLock::new(()),
         ports_lock: SpinLock::new(()),
         maps: SpinLock::new(MapTable::new(maps)),
         pinned: SpinLock::new(pinned),
@@ -377,6 +385,8 @@ impl Partition {
             return None;
         }
         let frame = frame(mfn)?;
+        // While nobody can map it.
+        machine::scrub(mfn);
         frame.set_owner(self.number, self.number, frames::Kind::Ram).ok()?;
         *head = next & !IDLE;
         Some(mfn)

@@ -50,7 +50,7 @@ fn empty(vcpu: &Vcpu) -> Result<(), i64> {
         }
     }
     descriptors::replace_gdt(vcpu, &[0; 14])?;
-    descriptors::drop_ldt(vcpu);
+    descriptors::replace_ldt(vcpu, 0, 0)?;
     let mut space = vcpu.partition.space.lock();
     space.finish(&Host).map_err(errno_of)?;
     for root in [&vcpu.kernel_root, &vcpu.user_root] {

@@ -154,18 +154,27 @@ fn move_to_idle(vcpu: &Vcpu) {
     });
 }
 
-/// Takes the virtual CPUs of a partition that no longer runs off the CPUs, and waits until none of
-/// them has one. The caller is not one of them.
-pub fn expel(vcpu: &Vcpu) {
-    let now = time::now();
-    with_queue(vcpu, |_, queue| {
+/// Takes a virtual CPU that may no longer run out of its queue; the CPU that runs it is told.
+/// Returns whether no CPU has it any more.
+pub fn withdraw(vcpu: &Vcpu) -> bool {
+    let parked = with_queue(vcpu, |_, queue| {
         if let Some(entity) = queue.run.dequeue(vcpu.slot as u16) {
             vcpu.entity.set(Some(entity));
-            vcpu.enter_runstate(area::RUNSTATE_OFFLINE, now);
+            vcpu.enter_runstate(area::RUNSTATE_OFFLINE, time::now());
         }
+        // One that is chosen, runs, or is on its way to another CPU has its entity there.
+        vcpu.entity.get().is_some() && !vcpu.on_cpu.load(Ordering::Acquire)
     });
-    while vcpu.on_cpu.load(Ordering::Acquire) {
+    if !parked {
         kick(cpu::cpu(vcpu.cpu.load(Ordering::Acquire)));
+    }
+    parked
+}
+
+/// Withdraws a virtual CPU of a partition that stands still, and waits until no CPU has it. Only
+/// for the lead monitor's caller, which no other CPU waits for.
+pub fn expel(vcpu: &Vcpu) {
+    while !withdraw(vcpu) {
         relax();
     }
 }
@@ -289,22 +298,33 @@ fn choose(local: &CpuLocal, before: Option<&'static Vcpu>) -> Option<&'static Vc
             }
         }
     }
-    let mut slot = held.run.pick_next(now);
-    if slot.is_none() {
+    let mut next = pick(&mut held, now);
+    if next.is_none() {
         drop(held);
-        let stolen = steal(local, now);
+        let stolen = steal(local);
         held = queue(local.index).lock();
         if let Some(entity) = stolen {
             let _ = held.run.enqueue(entity, now);
         }
-        slot = held.run.pick_next(now);
+        next = pick(&mut held, now);
     }
     program_timer(&held);
-    in_slot(slot?)
+    next
+}
+
+/// The next in the queue that may run; those that may not any more are parked.
+fn pick(queue: &mut Queue, now: u64) -> Option<&'static Vcpu> {
+    loop {
+        let vcpu = in_slot(queue.run.pick_next(now)?)?;
+        if vcpu.partition.runs() && vcpu.state.load(Ordering::SeqCst) == run::RUNNABLE {
+            return Some(vcpu);
+        }
+        vcpu.entity.set(queue.run.block_current(now));
+    }
 }
 
 /// Takes a waiting virtual CPU from the longest queue.
-fn steal(local: &CpuLocal, _now: u64) -> Option<Entity> {
+fn steal(local: &CpuLocal) -> Option<Entity> {
     let victim = cpu::all()
         .filter(|c| c.index != local.index && c.is_online())
         .max_by_key(|c| queue(c.index).lock().run.len())?;
@@ -330,8 +350,8 @@ fn switch_out(local: &CpuLocal, vcpu: &'static Vcpu, registers: &Registers) {
     };
     vcpu.enter_runstate(state, now);
     local.set_current(None);
-    local.loaded.store(0, Ordering::SeqCst);
     hardware::load_root(platform::idle_root() >> 12);
+    local.loaded.store(0, Ordering::SeqCst);
     vcpu.on_cpu.store(false, Ordering::Release);
 }
 

@@ -10,7 +10,7 @@ use crate::{
     context::{Registers, flag},
     cpu,
     hardware::{self, msr},
-    hypercall, partition,
+    hypercall, leave, partition,
     platform::{self, Boot},
     schedule,
 };
@@ -61,7 +61,7 @@ extern "C" fn run() -> ! {
     let frame = (cpu::this().stack_top - size_of::<Registers>() as u64) as *mut Registers;
     let mut registers = Registers::default();
     schedule::begin(&mut registers);
-    registers.cs |= 3;
+    leave::leave(&mut registers);
     // SAFETY: the frame is the top of this CPU's main stack, which `below_frame` kept free.
     unsafe {
         frame.write(registers);

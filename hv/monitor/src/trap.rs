@@ -36,6 +36,8 @@ pub mod vector {
     pub const GENERAL_PROTECTION: u8 = 13;
     /// Page fault.
     pub const PAGE_FAULT: u8 = 14;
+    /// `int 0x80`, which ring 3 may use.
+    pub const SYSTEM_CALL: u8 = 0x80;
     /// Machine check.
     pub const MACHINE_CHECK: u8 = 18;
 }
@@ -46,7 +48,7 @@ pub extern "C" fn trap(registers: &mut Registers) -> *mut Registers {
     if !registers.from_partition() {
         return from_monitor(registers, vector);
     }
-    if vector >= 32 {
+    if vector >= 32 && vector != vector::SYSTEM_CALL {
         interrupt(vector);
     } else if let Some(vcpu) = cpu::current() {
         exception(vcpu, registers, vector);
@@ -79,6 +81,7 @@ fn exception(vcpu: &Vcpu, registers: &mut Registers, vector: u8) {
             vcpu.debug.set(debug);
             inject(vcpu, registers, vector, None);
         }
+        vector::SYSTEM_CALL => emulate::gate_call(vcpu, registers, vector, 2),
         _ => {
             let error = has_error_code(vector).then_some(registers.error);
             inject(vcpu, registers, vector, error);
@@ -128,7 +131,7 @@ fn from_monitor(registers: &mut Registers, vector: u8) -> *mut Registers {
         registers.rflags &= !flag::TF;
         return registers;
     }
-    if matches!(vector, 11..=13) && is_selector_load(registers.rip) {
+    if matches!(vector, 11..=14) && is_selector_load(registers.rip) {
         registers.rip = registers.r8;
         registers.r9 = 1;
         return registers;

@@ -191,7 +191,11 @@ pub fn follow(services: &mut Services) {
         let wanted: Option<u32> = get(services, &format!("{}/state", front(COMMAND)));
         match (wanted, services.devices.harness) {
             (Some(state::INITIALISED | state::CONNECTED), None) => connect(services, COMMAND),
-            (Some(state::CLOSING | state::CLOSED), Some(_)) => {
+            // A kernel that shuts down waits for this end to close as well.
+            (Some(state::CLOSING), Some(_)) => {
+                put(services, &format!("{}/state", back(COMMAND)), state::CLOSING);
+            }
+            (Some(state::CLOSED), Some(_)) => {
                 disconnect(services);
                 put(services, &format!("{}/state", back(COMMAND)), state::CLOSED);
             }

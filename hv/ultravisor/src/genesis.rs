@@ -42,6 +42,10 @@ const BOOT_GRANT: u32 = 8;
 /// # Errors
 /// What is missing or refused, for people.
 pub fn host(start: &'static StartBlock) -> Result<Host, String> {
+    let options = partition::module_named("ultravisor").map_or("", |module| module.options);
+    if let Some(word) = options.split_ascii_whitespace().next() {
+        return Err(format!("unknown option {word:?}; the ultravisor partition takes none"));
+    }
     let description = Description::parse(partition::machine_bytes())?;
     let arena = partition::take_arena().ok_or("the start block names no arena")?;
     let words: &'static [AtomicU32] =

@@ -8,7 +8,7 @@ use pv_abi::xen::{errno, memory as abi, mmu};
 use super::{AGAIN, Call, OrFault, Outcome};
 use crate::{
     guest_memory::{self, GuestPointer},
-    machine, platform, schedule,
+    platform, schedule,
     vcpu::Vcpu,
 };
 
@@ -105,7 +105,6 @@ fn populate(call: &mut Call) -> Outcome {
         let Some(mfn) = partition.take_idle() else {
             return Ok(index);
         };
-        machine::scrub(mfn);
         if let Some(entry) = platform::m2p().get(mfn as usize) {
             entry.store(pfn, Ordering::Relaxed);
         }

@@ -98,9 +98,12 @@ fn one(partition: &Partition, space: &mut Space, request: &MmuUpdate) -> Result<
             Ok(())
         }
         MACHPHYS_UPDATE => {
-            partition.check_own(mfn)?;
+            let frame = partition::frame(mfn).ok_or(errno::EINVAL)?;
             let entry = platform::m2p().get(mfn as usize).ok_or(errno::EINVAL)?;
+            // Held, so that it neither becomes idle nor changes hands meanwhile.
+            frame.get_ref(partition.number).map_err(|_| errno::EPERM)?;
             entry.store(request.val, Ordering::Relaxed);
+            let _ = frame.put_ref();
             Ok(())
         }
         _ => Err(errno::ENOSYS),

@@ -64,7 +64,6 @@ fn operation(hypercall: u64) -> Option<Operation> {
         number::STACK_SWITCH => cpu_state::stack_switch,
         number::SET_CALLBACKS => cpu_state::set_callbacks,
         number::FPU_TASKSWITCH => cpu_state::fpu_taskswitch,
-        number::SCHED_OP_COMPAT => sched::compatible,
         number::SET_DEBUGREG => cpu_state::set_debug_register,
         number::GET_DEBUGREG => cpu_state::get_debug_register,
         number::UPDATE_DESCRIPTOR => cpu_state::update_descriptor,

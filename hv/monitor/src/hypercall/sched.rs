@@ -31,15 +31,6 @@ pub fn sched_op(call: &mut Call) -> Outcome {
             let wanted: sched::Poll = guest_memory::read(argument).or_fault()?;
             poll(call.vcpu, &wanted)
         }
-        sched::WATCHDOG => Err(errno::ENOSYS),
-        _ => Err(errno::ENOSYS),
-    }
-}
-
-/// The older call: only yield and block.
-pub fn compatible(call: &mut Call) -> Outcome {
-    match call.args[0] {
-        sched::YIELD | sched::BLOCK => sched_op(call),
         _ => Err(errno::ENOSYS),
     }
 }

@@ -4,6 +4,8 @@ use core::sync::atomic::Ordering;
 
 use pv_abi::xen::{errno, time as records, vcpu as abi};
 
+use zerocopy::{FromBytes, IntoBytes};
+
 use super::{Call, OrFault, Outcome, sched::is_up};
 use crate::{
     area::Area,
@@ -37,6 +39,8 @@ pub fn vcpu_op(call: &mut Call) -> Outcome {
         abi::REGISTER_VCPU_TIME_MEMORY_AREA => register_time,
         _ => return Err(errno::ENOSYS),
     };
+    // What registers or initialises reads, checks and replaces state of a virtual CPU.
+    let _held = call.vcpu.partition.vcpus_lock.lock();
     run(call, target)
 }
 
@@ -46,8 +50,7 @@ fn initialise(call: &mut Call, target: &'static Vcpu) -> Outcome {
     }
     let address = call.args[2];
     let mut context = CONTEXT.lock();
-    guest_memory::read_bytes(address, zerocopy::IntoBytes::as_mut_bytes(&mut *context))
-        .or_fault()?;
+    guest_memory::read_bytes(address, context.as_mut_bytes()).or_fault()?;
     load_context(target, &context)?;
     target.initialised.store(true, Ordering::Release);
     Ok(0)
@@ -116,23 +119,10 @@ fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Resul
     Ok(())
 }
 
+/// The general registers lie in the same order in both; the rest is forced into ring 3.
 fn registers_of(r: &abi::CpuUserRegs) -> Registers {
+    let (general, _) = Registers::read_from_prefix(r.as_bytes()).unwrap_or_default();
     Registers {
-        r15: r.r15,
-        r14: r.r14,
-        r13: r.r13,
-        r12: r.r12,
-        rbp: r.rbp,
-        rbx: r.rbx,
-        r11: r.r11,
-        r10: r.r10,
-        r9: r.r9,
-        r8: r.r8,
-        rax: r.rax,
-        rcx: r.rcx,
-        rdx: r.rdx,
-        rsi: r.rsi,
-        rdi: r.rdi,
         vector: 0,
         error: 0,
         rip: r.rip,
@@ -140,8 +130,10 @@ fn registers_of(r: &abi::CpuUserRegs) -> Registers {
         rflags: r.rflags | flag::IF,
         rsp: r.rsp,
         ss: u64::from(r.ss) | 3,
+        ..general
     }
 }
+const _: () = assert!(core::mem::offset_of!(abi::CpuUserRegs, rdi) == 8 * 14);
 
 fn up(_: &mut Call, target: &'static Vcpu) -> Outcome {
     if !target.initialised.load(Ordering::Acquire) {
@@ -169,7 +161,7 @@ fn down(call: &mut Call, target: &'static Vcpu) -> Outcome {
     if core::ptr::eq(call.vcpu, target) {
         crate::cpu::this().reschedule.store(true, Ordering::Release);
     } else {
-        schedule::expel(target);
+        schedule::withdraw(target);
     }
     Ok(0)
 }

@@ -115,7 +115,9 @@ fn gate_stack(vector: usize) -> u64 {
     match vector {
         8 => 1,
         2 => 2,
-        18 => 3,
+        // A debug exception can come in ring 0 before it has a stack of its own (after `mov ss`,
+        // then `syscall`); the last machine check is not to be returned from.
+        1 | 18 => 3,
         _ => 0,
     }
 }

@@ -134,7 +134,8 @@ pub fn set_control_registers() {
     cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features.smep);
     cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
     cr4.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, features.umip);
-    cr4.set(Cr4Flags::FSGSBASE, features.fsgsbase);
+    // Partitions are not told of it, so their programs may not have it either.
+    cr4.remove(Cr4Flags::FSGSBASE);
     cr4.set(Cr4Flags::OSXSAVE, features.xsave);
     let cr0 = Cr0Flags::PROTECTED_MODE_ENABLE
         | Cr0Flags::MONITOR_COPROCESSOR
