@@ -22,10 +22,14 @@ pub fn mmuext_op(call: &mut Call) -> Outcome {
     let [list, count, done, foreign, ..] = call.args;
     let resumed = count as u32 & UPDATE_PREEMPTED != 0;
     let count = u64::from(count as u32 & !UPDATE_PREEMPTED);
-    check_foreign(call.vcpu, foreign)?;
     let before: u32 = if resumed && done != 0 { guest_memory::read(done).or_fault()? } else { 0 };
-    let operations = GuestPointer::<MmuextOp>::new(list, count).or_fault()?;
-    let (performed, outcome) = run(call.vcpu, &operations, count);
+    let allowed = check_foreign(call.vcpu, foreign)
+        .and_then(|()| GuestPointer::<MmuextOp>::new(list, count).or_fault());
+    let (performed, outcome) = match allowed {
+        Ok(operations) => run(call.vcpu, &operations, count),
+        Err(error) => (0, Err(error)),
+    };
+    // Also where nothing was done: kernels go on after the count that they find.
     if done != 0 {
         guest_memory::write(done, &before.wrapping_add(performed as u32)).or_fault()?;
     }
