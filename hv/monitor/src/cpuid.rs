@@ -8,75 +8,34 @@ use pv_abi::{uv::calls, xen::cpuid as leaf};
 
 use crate::{hardware, vcpu::Vcpu};
 
+/// The word with these bits.
+const fn bits(mut numbers: &[u32]) -> u32 {
+    let mut word = 0;
+    while let [first, rest @ ..] = numbers {
+        word |= 1 << *first;
+        numbers = rest;
+    }
+    word
+}
+
 /// Bits of leaf 1 ecx: MONITOR, DS-CPL, VMX, SMX, EIST, TM2, SDBG, PDCM, PCID, DCA, x2APIC,
 /// TSC-deadline.
-const HIDDEN_1C: u32 = 1 << 3
-    | 1 << 4
-    | 1 << 5
-    | 1 << 6
-    | 1 << 7
-    | 1 << 8
-    | 1 << 11
-    | 1 << 15
-    | 1 << 17
-    | 1 << 18
-    | 1 << 21
-    | 1 << 24;
+const HIDDEN_1C: u32 = bits(&[3, 4, 5, 6, 7, 8, 11, 15, 17, 18, 21, 24]);
 /// Bits of leaf 1 edx: VME, PSE, MCE, MTRR, PGE, MCA, PSE36, DS, ACPI, TM, PBE.
-const HIDDEN_1D: u32 = 1 << 1
-    | 1 << 3
-    | 1 << 7
-    | 1 << 12
-    | 1 << 13
-    | 1 << 14
-    | 1 << 17
-    | 1 << 21
-    | 1 << 22
-    | 1 << 29
-    | 1 << 31;
+const HIDDEN_1D: u32 = bits(&[1, 3, 7, 12, 13, 14, 17, 21, 22, 29, 31]);
 /// Bits of leaf 7 ebx that stay: BMI1, HLE no, AVX2, FDP, BMI2, ERMS, RDSEED, ADX, CLFLUSHOPT,
 /// CLWB, SHA, and AVX-512 parts.
-const SHOWN_7B: u32 = 1 << 3
-    | 1 << 5
-    | 1 << 6
-    | 1 << 8
-    | 1 << 9
-    | 1 << 16
-    | 1 << 17
-    | 1 << 18
-    | 1 << 19
-    | 1 << 21
-    | 1 << 23
-    | 1 << 24
-    | 1 << 28
-    | 1 << 29
-    | 1 << 30
-    | 1 << 31;
+const SHOWN_7B: u32 = bits(&[3, 5, 6, 8, 9, 16, 17, 18, 19, 21, 23, 24, 28, 29, 30, 31]);
 /// Bits of leaf 7 ecx that stay: AVX512-VBMI, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG,
 /// VPOPCNTDQ, RDPID.
-const SHOWN_7C: u32 =
-    1 << 1 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14 | 1 << 22;
+const SHOWN_7C: u32 = bits(&[1, 6, 8, 9, 10, 11, 12, 14, 22]);
 /// Bits of leaf 0x8000_0001 ecx: SVM, extended APIC space, OSVW, IBS, SKINIT, WDT, LWP, NODEID,
 /// TOPOEXT, performance counters, MONITORX.
-const HIDDEN_81C: u32 = 1 << 2
-    | 1 << 3
-    | 1 << 9
-    | 1 << 10
-    | 1 << 12
-    | 1 << 13
-    | 1 << 15
-    | 1 << 19
-    | 1 << 22
-    | 1 << 23
-    | 1 << 24
-    | 1 << 26
-    | 1 << 27
-    | 1 << 28
-    | 1 << 29;
+const HIDDEN_81C: u32 = bits(&[2, 3, 9, 10, 12, 13, 15, 19, 22, 23, 24, 26, 27, 28, 29]);
 /// Bits of leaf 0x8000_0001 edx: VME, PSE, MCE, MTRR, PGE, MCA, PSE36, 1 GiB pages.
-const HIDDEN_81D: u32 = 1 << 1 | 1 << 3 | 1 << 7 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 26;
+const HIDDEN_81D: u32 = bits(&[1, 3, 7, 12, 13, 14, 17, 26]);
 /// XSAVE, OSXSAVE, FMA, F16C, AVX: what leaf 1 ecx says where there is no XSAVE.
-const XSAVE_1C: u32 = 1 << 12 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 29;
+const XSAVE_1C: u32 = bits(&[12, 26, 27, 28, 29]);
 
 /// The four registers for `cpuid` with `eax` and `ecx`.
 #[must_use]
