@@ -1,0 +1,239 @@
+//! What ring 3 tries without any call: privileged instructions, software interrupts, addresses of
+//! the monitor, flags and selectors that make ring 0's own instructions fault.
+//!
+//! Each is a few bytes of machine code that a child runs. Rule: the child's end is all that is
+//! looked at; the host and the kernel must outlive it.
+
+/// How a child may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// By a signal: the instruction faulted.
+    Faults,
+    /// By a signal, or by returning from the code: both leave the host as it was.
+    Somehow,
+    /// By returning from the code.
+    Returns,
+}
+
+/// Machine code, what it stands for, and how it must end.
+#[derive(Clone, Debug)]
+pub struct Code {
+    /// Unique.
+    pub name: String,
+    /// The danger it stands for.
+    pub stands_for: &'static str,
+    /// The bytes; a return instruction is put after them.
+    pub bytes: Vec<u8>,
+    /// How it must end.
+    pub ends: Ends,
+}
+
+/// Instructions that only ring 0 may run.
+const PRIVILEGED: [(&str, &[u8]); 31] = [
+    ("cli", &[0xfa]),
+    ("sti", &[0xfb]),
+    ("hlt", &[0xf4]),
+    ("in", &[0xec]),
+    ("in, immediate", &[0xe4, 0x80]),
+    ("out", &[0xee]),
+    ("out to the debug-exit port", &[0xe6, 0xf4]),
+    ("clts", &[0x0f, 0x06]),
+    ("invd", &[0x0f, 0x08]),
+    ("wbinvd", &[0x0f, 0x09]),
+    ("mov from cr0", &[0x0f, 0x20, 0xc0]),
+    ("mov to cr0", &[0x0f, 0x22, 0xc0]),
+    ("mov to cr3", &[0x0f, 0x22, 0xd8]),
+    ("mov to cr4", &[0x0f, 0x22, 0xe0]),
+    ("mov from dr7", &[0x0f, 0x21, 0xf8]),
+    ("mov to dr7", &[0x0f, 0x23, 0xf8]),
+    ("rdmsr of EFER", &[0xb9, 0x80, 0x00, 0x00, 0xc0, 0x0f, 0x32]),
+    ("wrmsr of EFER", &[0xb9, 0x80, 0x00, 0x00, 0xc0, 0x0f, 0x30]),
+    ("wrmsr of the kernel's GS base", &[0xb9, 0x02, 0x01, 0x00, 0xc0, 0x0f, 0x30]),
+    ("lgdt", &[0x0f, 0x01, 0x14, 0x24]),
+    ("lidt", &[0x0f, 0x01, 0x1c, 0x24]),
+    ("lldt", &[0x0f, 0x00, 0xd0]),
+    ("ltr", &[0x0f, 0x00, 0xd8]),
+    ("lmsw", &[0x0f, 0x01, 0xf0]),
+    ("invlpg", &[0x0f, 0x01, 0x3c, 0x24]),
+    ("swapgs", &[0x0f, 0x01, 0xf8]),
+    ("sysret", &[0x48, 0x0f, 0x07]),
+    ("sysexit", &[0x48, 0x0f, 0x35]),
+    ("xsetbv", &[0x0f, 0x01, 0xd1]),
+    ("rdpmc", &[0x0f, 0x33]),
+    ("rsm", &[0x0f, 0xaa]),
+];
+
+/// Selectors of rings above: name and selector.
+const SELECTORS: [(&str, u16); 4] = [
+    ("ring 0 code of the kernel's table", 0x10),
+    ("flat ring 0 stack", 0xe028),
+    ("past the descriptor table", 0xfff8),
+    ("task state of the CPU", 0xe040),
+];
+
+/// All code that a child is to run. `ldt`: a selector of a data segment, present and not accessed,
+/// in the local descriptor table.
+pub fn all(ldt: u16) -> Vec<Code> {
+    let mut all: Vec<_> = PRIVILEGED
+        .iter()
+        .map(|(name, bytes)| Code {
+            name: (*name).into(),
+            stands_for: "the monitor does nothing privileged for a program",
+            bytes: bytes.to_vec(),
+            ends: Ends::Faults,
+        })
+        .collect();
+    all.extend(interrupts());
+    all.extend(crate::wild::MONITOR.into_iter().flat_map(memory));
+    all.extend(crate::wild::NOT_CANONICAL.map(|address| jump(address, Ends::Faults)));
+    all.extend(returns());
+    all.extend(SELECTORS.map(|(name, selector)| Code {
+        name: format!("ds = {name}"),
+        stands_for: "a selector of a higher ring is no selector of ours",
+        bytes: load_es(selector),
+        ends: Ends::Somehow,
+    }));
+    all.push(Code {
+        name: "es = segment that was not accessed".into(),
+        stands_for: "the CPU marks a segment as accessed in a table that nobody may write",
+        bytes: [load_es(ldt), load_es(0)].concat(),
+        ends: Ends::Somehow,
+    });
+    all.extend(flags());
+    all
+}
+
+/// `int n` of vectors that the hardware, the monitor and the kernel use.
+fn interrupts() -> Vec<Code> {
+    let code = |vector: u8| Code {
+        name: format!("int {vector:#x}"),
+        stands_for: "XSA-196: a software interrupt reaches the gates that are meant for it",
+        bytes: vec![0xcd, vector],
+        ends: Ends::Faults,
+    };
+    [0, 2, 6, 8, 0xd, 0xe, 0x12, 0x20, 0x30, 0x81, 0xd0, 0xf0, 0xfe, 0xff].map(code).into()
+}
+
+/// `mov rax, address`.
+fn load_rax(address: u64) -> Vec<u8> {
+    [&[0x48, 0xb8][..], &address.to_le_bytes()].concat()
+}
+
+fn jump(address: u64, ends: Ends) -> Code {
+    Code {
+        name: format!("jump to {address:#x}"),
+        stands_for: "no page of the monitor is within reach of ring 3",
+        bytes: [load_rax(address), vec![0xff, 0xe0]].concat(),
+        ends,
+    }
+}
+
+/// Reading, writing and running what lies at an address of the monitor.
+fn memory(address: u64) -> Vec<Code> {
+    // The machine-to-physical table may be read.
+    let read = if address < 0xffff_8080_0000_0000 { Ends::Somehow } else { Ends::Faults };
+    let code = |what: &str, bytes: &[u8], ends| Code {
+        name: format!("{what} {address:#x}"),
+        stands_for: "no page of the monitor is within reach of ring 3",
+        bytes: [load_rax(address), bytes.to_vec()].concat(),
+        ends,
+    };
+    vec![
+        code("read", &[0x48, 0x8b, 0x00], read),
+        code("write", &[0x48, 0x89, 0x00], Ends::Faults),
+        code("add, locked,", &[0xf0, 0x48, 0x01, 0x00], Ends::Faults),
+        code("take as stack", &[0x48, 0x89, 0xc4, 0x50], Ends::Faults),
+        jump(address, Ends::Faults),
+    ]
+}
+
+/// `iretq` and far returns to rings above.
+fn returns() -> Vec<Code> {
+    // push 0x2b; push rsp; push 0x202; push <cs>; call +0; iretq
+    let iret = |cs: u8| {
+        vec![0x6a, 0x2b, 0x54, 0x68, 0x02, 0x02, 0, 0, 0x6a, cs, 0xe8, 0, 0, 0, 0, 0x48, 0xcf]
+    };
+    // push <cs>; call +0; retfq
+    let far = |cs: u8| vec![0x6a, cs, 0xe8, 0, 0, 0, 0, 0x48, 0xcb];
+    let code = |name: &str, bytes| Code {
+        name: name.into(),
+        stands_for: "a return leads to ring 3",
+        bytes,
+        ends: Ends::Faults,
+    };
+    vec![
+        code("iretq to ring 0", iret(0x08)),
+        code("iretq to ring 1", iret(0x09)),
+        code("far return to ring 0", far(0x08)),
+        code("far return to nothing", far(0x00)),
+    ]
+}
+
+/// `mov eax, selector; mov es, ax`.
+fn load_es(selector: u16) -> Vec<u8> {
+    let [low, high] = selector.to_le_bytes();
+    vec![0xb8, low, high, 0, 0, 0x8e, 0xc0]
+}
+
+/// System calls with flags set that the monitor must not inherit.
+fn flags() -> Vec<Code> {
+    // pushfq; or dword ptr [rsp], <flag>; popfq; mov eax, 39 (getpid); syscall;
+    // pushfq; and dword ptr [rsp], ~<flag>; popfq
+    let system_call = |flag: u32| {
+        let mut code = vec![0x9c, 0x81, 0x0c, 0x24];
+        code.extend(flag.to_le_bytes());
+        code.extend([0x9d, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x9c, 0x81, 0x24, 0x24]);
+        code.extend((!flag).to_le_bytes());
+        code.push(0x9d);
+        code
+    };
+    let code = |name: &str, flag, ends| Code {
+        name: format!("system call with {name}"),
+        stands_for: "XSA-202: ring 0 does not run with flags of ring 3",
+        bytes: system_call(flag),
+        ends,
+    };
+    vec![
+        code("single step", 1 << 8, Ends::Somehow),
+        code("nested task", 1 << 14, Ends::Returns),
+        code("alignment check", 1 << 18, Ends::Somehow),
+        code("direction", 1 << 10, Ends::Returns),
+        Code {
+            name: "forced emulation, cut short".into(),
+            stands_for: "XSA-200: an emulated instruction is exact in its bytes",
+            bytes: vec![0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0x0b],
+            ends: Ends::Faults,
+        },
+        Code {
+            name: "sysenter".into(),
+            stands_for: "an entry without a stack of its own",
+            bytes: vec![0x0f, 0x34],
+            ends: Ends::Somehow,
+        },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_code_is_short() {
+        let all = all(0x1f);
+        let mut names: Vec<_> = all.iter().map(|code| &code.name).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all.len());
+        assert!(all.iter().all(|code| code.bytes.len() < 64));
+    }
+
+    #[test]
+    fn only_the_table_of_frame_numbers_may_be_read() {
+        for code in crate::wild::MONITOR.into_iter().flat_map(memory) {
+            let may = code.ends != Ends::Faults;
+            let table = code.name.ends_with("0xffff800000000000");
+            let reads = code.name.starts_with("read");
+            assert_eq!(may, table && reads, "{}", code.name);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! A program for tests that runs in the command partition, as root, and tries what containment
+//! forbids: `hostile` prints a line of JSON for each attempt (`name`, `stands_for`, `held`,
+//! `expected`, `came`) and a last one with the counts, and ends with status 1 where an attempt
+//! succeeded or was refused with another error than it should be.
+//!
+//! ```text
+//! frames      memory of others: map, write, link, pin, load, give back, copy, grant
+//! tables      own page tables and descriptors: what may refer to what
+//! partitions  others by number: memory, events, grants
+//! calls       our own calls, processor state, addresses of the monitor
+//! instructions  ring 3 without any call
+//! wild        arguments that make no sense
+//! ```
+//!
+//! The kernel lets root make any hypercall (`/dev/xen/privcmd`, the module's parameter
+//! `unrestricted=1`): the program stands for a kernel that was taken over. `hostile WORD…` makes
+//! only those attempts whose names contain one of the words.
+
+mod attempt;
+mod calls;
+mod frames;
+mod ground;
+mod instructions;
+mod linux;
+mod partitions;
+mod report;
+mod stage;
+mod tables;
+mod wild;
+
+use std::collections::BTreeMap;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use attempt::{Attempt, name_of};
+use instructions::{Code, Ends};
+use linux::{Ended, Hypercalls};
+use pv_abi::xen::domid;
+use pv_abi::xen::hypercall as number;
+use report::Report;
+use serde::Deserialize;
+use serde_json::json;
+use stage::Stage;
+use wild::Wild;
+
+/// The partition that the program runs in.
+const OWN: &str = "command";
+
+/// What `uvtool info --json` tells of it.
+#[derive(Deserialize)]
+struct Info {
+    number: u32,
+    vcpus: u32,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("hostile: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What was asked for: all, or attempts with one of these words in their names.
+struct Wanted(Vec<String>);
+
+impl Wanted {
+    fn has(&self, name: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|word| name.contains(word))
+    }
+}
+
+fn run() -> Result<bool> {
+    let wanted = Wanted(std::env::args().skip(1).collect());
+    let mut report = Report::default();
+    let resources = uvtool(&["resources", "--map", "--json"])?;
+    let info = uvtool(&["info", OWN, "--json"])?;
+    let info: Info = serde_json::from_str(&info).context("uvtool info --json")?;
+    let foreign = ground::foreign_frames(&resources, OWN)?;
+    linux::stay_on_cpu(0)?;
+    let hypercalls = Hypercalls::open()?;
+    let stage = Stage::set(&hypercalls, info.number, info.vcpus, foreign)?;
+    let ground = &stage.ground;
+    let all = [
+        tables::attempts(ground),
+        frames::attempts(ground),
+        partitions::attempts(ground),
+        calls::attempts(),
+    ];
+    for attempt in all.iter().flatten().filter(|attempt| wanted.has(&attempt.name)) {
+        make(&hypercalls, &stage, attempt, &mut report);
+    }
+    map_by_device(&hypercalls, &stage, &wanted, &mut report)?;
+    for code in instructions::all(stage::DATA_SELECTOR) {
+        if wanted.has(&code.name) {
+            run_code(&code, &mut report)?;
+        }
+    }
+    stage.clear()?;
+    be_wild(&hypercalls, &wanted, &mut report);
+    Ok(report.finish())
+}
+
+/// The output of `uvtool`.
+fn uvtool(words: &[&str]) -> Result<String> {
+    let output = Command::new("uvtool").args(words).output().context("uvtool")?;
+    let reason = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "uvtool {}: {reason}", words.join(" "));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn make(hypercalls: &Hypercalls, stage: &Stage, attempt: &Attempt, report: &mut Report) {
+    stage.set_grant(attempt.grant);
+    let outcome = hypercalls.perform(&attempt.call);
+    stage.set_grant(None);
+    report.line(
+        &attempt.name,
+        attempt.stands_for,
+        attempt.expected.held(&outcome),
+        &attempt.expected.text(),
+        &attempt.expected.outcome_text(&outcome),
+    );
+}
+
+/// Foreign frames through the kernel's own way of mapping them.
+fn map_by_device(
+    hypercalls: &Hypercalls,
+    stage: &Stage,
+    wanted: &Wanted,
+    report: &mut Report,
+) -> Result<()> {
+    let owners = [domid::SELF, 1, 2, 7, 8, domid::IO, domid::XEN];
+    let frames: Vec<u64> = stage.ground.foreign.iter().map(|frame| frame.mfn).collect();
+    for owner in owners {
+        let name = format!("map foreign frames by the kernel, of partition {owner:#x}");
+        if !wanted.has(&name) {
+            continue;
+        }
+        let (_, errors) = hypercalls.map(owner, &frames)?;
+        let mapped = errors.iter().filter(|error| **error >= 0).count();
+        let came = format!("{mapped} of {} mapped", frames.len());
+        let why = "memory belongs to one partition";
+        report.line(&name, why, mapped == 0, "none mapped", &came);
+    }
+    Ok(())
+}
+
+fn run_code(code: &Code, report: &mut Report) -> Result<()> {
+    let ended = linux::run_code(&code.bytes).with_context(|| code.name.clone())?;
+    let (held, expected) = match code.ends {
+        Ends::Faults => (ended != Ended::Returned, "a signal"),
+        Ends::Returns => (ended == Ended::Returned, "return"),
+        Ends::Somehow => (true, "a signal or return"),
+    };
+    let came = format!("{ended:?}").to_lowercase();
+    report.line(&code.name, code.stands_for, held, expected, &came);
+    Ok(())
+}
+
+/// Makes calls that make no sense. What comes back is only counted: the kernel cuts it to 32 bits,
+/// and some calls return any value.
+fn be_wild(hypercalls: &Hypercalls, wanted: &Wanted, report: &mut Report) {
+    let (zeros, bytes) = hypercalls.memory();
+    let wild = Wild { zeros, bytes, frames: 1 << 24 };
+    for call_number in Wild::numbers() {
+        let name = format!("wild arguments of call {call_number}");
+        if !wanted.has(&name) {
+            continue;
+        }
+        let (mut spared, mut results) = (0, BTreeMap::<String, u64>::new());
+        for call in wild.calls(call_number) {
+            if wild.is_spared(call) {
+                spared += 1;
+                continue;
+            }
+            let result = hypercalls.plain(call.0, call.1);
+            let result = if result < 0 { name_of(result) } else { "done".into() };
+            *results.entry(result).or_default() += 1;
+            settle(hypercalls, call.0);
+        }
+        report.print(
+            true,
+            &json!({ "name": name, "stands_for": "XSA-29: any argument is answered",
+                     "held": true, "spared": spared, "came": results }),
+        );
+    }
+}
+
+/// Puts back what calls of this number may have changed of the virtual CPU.
+fn settle(hypercalls: &Hypercalls, call_number: u64) {
+    if Wild::stops_timer(call_number) {
+        // A time that is past: the kernel gets its interrupt and sets the next one.
+        hypercalls.plain(number::SET_TIMER_OP, [1, 0, 0, 0, 0]);
+    }
+    if call_number == number::SET_DEBUGREG {
+        for register in [0, 1, 2, 3, 6] {
+            hypercalls.plain(number::SET_DEBUGREG, [register, 0, 0, 0, 0]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_attempt_has_a_name_of_its_own_and_says_what_it_stands_for() {
+        let ground = ground::samples::ground();
+        let all = [
+            tables::attempts(&ground),
+            frames::attempts(&ground),
+            partitions::attempts(&ground),
+            calls::attempts(),
+        ];
+        let mut names = BTreeSet::new();
+        for attempt in all.iter().flatten() {
+            assert!(names.insert(&attempt.name), "{} twice", attempt.name);
+            assert!(!attempt.stands_for.is_empty() && attempt.call.args.len() <= 5);
+        }
+        assert!(names.len() > 1000, "{}", names.len());
+    }
+}
