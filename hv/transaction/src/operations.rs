@@ -202,6 +202,9 @@ fn assign(plan: &mut Plan, partition: Target, frames: u64) -> Result<Outcome, Re
 fn release(plan: &mut Plan, partition: Target, ranges: &[Range]) -> Result<Outcome, Refusal> {
     let mut target = modifiable(plan, partition)?;
     for &range in ranges {
+        if range.frames == 0 {
+            return Err(invalid("memory", "frames", range.frames, "1 or more"));
+        }
         check_owned(plan, &target, range)?;
         plan.move_pages(range, Owner::ram(target.number), Owner::FREE);
         target.memory_frames = target.memory_frames.saturating_sub(range.frames);

@@ -81,13 +81,14 @@ pub(crate) fn from_monitor(action: crate::Action, errno: i32) -> Refusal {
         Action::Stop(number) => (format!("partition {number}"), "stop"),
         Action::Destroy(number) => (format!("partition {number}"), "destruction"),
     };
+    let code = if errno == EBUSY { "busy" } else { "monitor-refused" };
     let (reason, way_out) = match errno {
-        EBUSY => ("still referenced", "stop and destroy what maps it, then ask again"),
+        EBUSY => ("busy: something still refers to it", "end what uses or maps it, then ask again"),
         EINVAL => ("the monitor found it invalid", "see the monitor's log for the reason"),
         ENOMEM => ("the monitor instance is full", "give the partition a larger instance"),
         _ => ("the monitor refused", "see the monitor's log for the reason"),
     };
-    refusal("monitor-refused", object, field, format!("{reason} (errno {errno})"), way_out)
+    refusal(code, object, field, format!("{reason} (errno {errno})"), way_out)
 }
 
 /// Errno values of the Xen ABI (public `errno.h`).
