@@ -41,11 +41,11 @@ mod tests {
         let released = Released::new(Err(samples::refusal()));
         assert_eq!(
             released.problem().unwrap(),
-            "frames 0x8800 to 0x8801: activation: still referenced (errno 16); stop it first"
+            "frames 0x8800 to 0x8801: activation: busy: something still refers to it (errno 16); stop it first"
         );
         let json = serde_json::to_value(&released).unwrap();
         assert_eq!(json["released"], false);
-        assert_eq!(json["refusal"]["code"], "monitor-refused");
+        assert_eq!(json["refusal"]["code"], "busy");
         assert_eq!(Released::new(Ok(())).problem(), None);
     }
 }

@@ -108,11 +108,11 @@ pub fn version() -> VersionAnswer {
 /// A refusal that came from the monitor.
 pub fn refusal() -> Refusal {
     Refusal {
-        code: "monitor-refused".into(),
+        code: "busy".into(),
         operation: Some(0),
         object: "frames 0x8800 to 0x8801".into(),
         field: "activation".into(),
-        reason: "still referenced (errno 16)".into(),
+        reason: "busy: something still refers to it (errno 16)".into(),
         way_out: "stop it first".into(),
     }
 }
