@@ -7,6 +7,7 @@ use xtask::options::{BootOptions, Firmware, MachineOptions};
 
 use crate::Results;
 use crate::checks::{self, Check};
+use crate::containment;
 use crate::host::Host;
 use crate::stress;
 
@@ -35,6 +36,13 @@ fn all() -> Vec<Boot> {
         boot: || Ok(checks::usual_options()),
         checks: checks::USUAL,
     };
+    // One machine where device memory lies past all RAM, and one where it lies amid it.
+    let contained = [("containment", "2G"), ("containment-6g", "6G")].map(|(name, memory)| Boot {
+        name,
+        machine: MachineOptions { memory: memory.into(), ..machine() },
+        boot: containment::options,
+        checks: containment::CHECKS,
+    });
     let stress =
         Boot { name: "stress", machine: machine(), boot: stress::options, checks: stress::CHECKS };
     let others = MACHINES.map(|(name, cpus, memory, model, firmware)| Boot {
@@ -49,7 +57,7 @@ fn all() -> Vec<Boot> {
         boot: || Ok(BootOptions::default()),
         checks: checks::EVERY,
     });
-    std::iter::once(usual).chain(others).chain([stress]).collect()
+    std::iter::once(usual).chain(others).chain(contained).chain([stress]).collect()
 }
 
 /// Runs the boots that were asked for.

@@ -104,7 +104,7 @@ fn file(host: &mut Host) -> Result<()> {
 }
 
 /// Every page is somebody's, and the monitor and the database agree on whose.
-fn resources(host: &mut Host) -> Result<()> {
+pub fn resources(host: &mut Host) -> Result<()> {
     host.sh("uvtool resources && uvtool resources --json")?;
     host.sh("uvtool resources --verify")?;
     Ok(())

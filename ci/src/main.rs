@@ -6,6 +6,7 @@
 
 mod boots;
 mod checks;
+mod containment;
 mod host;
 mod page_tables;
 mod refusals;

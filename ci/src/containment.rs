@@ -1,0 +1,148 @@
+//! What a partition must not be able to do, tried: `hostile` makes the calls of a kernel that was
+//! taken over, and memory that is in use is asked to be given away.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use xtask::command_image::FileToSend;
+use xtask::options::BootOptions;
+use xtask::workspace;
+
+use crate::checks::{self, Check};
+use crate::host::Host;
+
+/// What is checked, in this order: after what was tried, all must be as before.
+pub const CHECKS: &[Check] = &[
+    Check { name: "hostile", run: hostile },
+    Check { name: "release-in-use", run: release_in_use },
+    Check { name: "release-of-others", run: release_of_others },
+    Check { name: "resources", run: checks::resources },
+    Check { name: "kernel-log", run: checks::kernel_log },
+    Check { name: "monitor-log", run: checks::monitor_log },
+];
+
+/// How long the attempts may take; some wait for an event.
+const LIMIT: Duration = Duration::from_secs(240);
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// A command partition with `hostile` in it.
+///
+/// # Errors
+/// It does not build.
+pub fn options() -> Result<BootOptions> {
+    let target_dir = workspace::root().join("target/hostile");
+    let mut cargo = workspace::cargo("build");
+    cargo
+        .args(["--target", TARGET, "--package", "hostile"])
+        .env("CARGO_TARGET_DIR", &target_dir)
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
+        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    workspace::run(&mut cargo, "building the hostile program")?;
+    let program = target_dir.join(TARGET).join("debug/hostile");
+    let file = FileToSend { host: program, guest: "/usr/bin/hostile".into() };
+    Ok(BootOptions { file: vec![file], command_vcpus: Some(2), ..BootOptions::default() })
+}
+
+/// Every attempt is refused as it should be, and the machine goes on.
+fn hostile(host: &mut Host) -> Result<()> {
+    // The lines stay in the partition: there are thousands, and only those that tell of a failure
+    // matter.
+    let script = "hostile > /tmp/attempts; status=$?; \
+        grep -v '\"held\":true' /tmp/attempts | head -n 50; exit $status";
+    let output = host.run(&["sh", "-c", script], b"", LIMIT)?;
+    ensure!(output.status == 0, "{}{}", output.stdout, output.stderr);
+    let last = output.stdout.lines().last().context("it printed nothing")?;
+    let counts: Value = serde_json::from_str(last).context("the counts are no JSON")?;
+    let attempts = counts["attempts"].as_u64().unwrap_or(0);
+    ensure!(attempts > 1000 && counts["failed"] == 0, "{last}");
+    Ok(())
+}
+
+fn json(host: &mut Host, command: &str) -> Result<Value> {
+    let text = host.sh(command)?;
+    serde_json::from_str(&text).with_context(|| format!("`{command}` printed no JSON"))
+}
+
+/// Memory as the database has it: everything but what CPUs used meanwhile.
+fn memory(host: &mut Host) -> Result<Value> {
+    let mut resources = json(host, "uvtool resources --map --json")?;
+    let fields = resources.as_object_mut().context("uvtool resources printed no object")?;
+    fields.remove("cpus");
+    Ok(resources)
+}
+
+/// The ranges of an owner in the page map: first frame and frames.
+fn ranges(memory: &Value, owner: &str) -> Result<Vec<(u64, u64)>> {
+    let rows = memory["map"].as_array().context("no page map")?;
+    let of = rows.iter().filter(|row| row["owner"] == owner);
+    let range = |row: &Value| Some((row["first_frame"].as_u64()?, row["frames"].as_u64()?));
+    of.map(|row| range(row).context("a range without numbers")).collect()
+}
+
+/// Asks to release frames, which must be refused; the refusal.
+fn refusal(host: &mut Host, partition: u32, (first, frames): (u64, u64)) -> Result<Value> {
+    let command = format!(
+        "uvtool diag release --partition {partition} --first {first} --frames {frames} --json"
+    );
+    let output = host.run(&["sh", "-c", &command], b"", LIMIT)?;
+    ensure!(output.status == 1, "`{command}` ended with status {}", output.status);
+    let answer: Value = serde_json::from_str(&output.stdout)
+        .with_context(|| format!("`{command}`: {}{}", output.stdout, output.stderr))?;
+    let refusal = &answer["refusal"];
+    for field in ["object", "field", "reason", "way_out"] {
+        let text = refusal[field].as_str().unwrap_or_default();
+        ensure!(!text.is_empty(), "`{command}`: the refusal has no {field}: {refusal}");
+    }
+    Ok(refusal.clone())
+}
+
+fn refused_as(host: &mut Host, partition: u32, range: (u64, u64), code: &str) -> Result<()> {
+    let refusal = refusal(host, partition, range)?;
+    let (first, frames) = range;
+    if refusal["code"] != code {
+        bail!("{frames} frames from {first:#x} of partition {partition}, not {code}: {refusal}");
+    }
+    Ok(())
+}
+
+/// The number of the command partition.
+const COMMAND: u32 = 3;
+
+/// Memory that the command partition uses is not given back, whole or in parts, and nothing of it
+/// changes.
+fn release_in_use(host: &mut Host) -> Result<()> {
+    let before = memory(host)?;
+    let largest = ranges(&before, "command")?.into_iter().max_by_key(|(_, frames)| *frames);
+    let (first, frames) = largest.context("the command partition has no memory")?;
+    let middle = first + frames / 2;
+    for range in [(first, frames), (first, 1), (middle, 1024), (middle + 5, 3)] {
+        refused_as(host, COMMAND, range, "busy")?;
+    }
+    ensure!(memory(host)? == before, "the database is not as before");
+    host.sh("uvtool resources --verify")?;
+    Ok(())
+}
+
+/// Memory of others is not the command partition's to release, nor are instances.
+fn release_of_others(host: &mut Host) -> Result<()> {
+    let before = memory(host)?;
+    for (number, owner) in [(1, "ultravisor"), (2, "boot"), (7, "monitor"), (8, "firmware")] {
+        for (first, _) in ranges(&before, owner)? {
+            refused_as(host, number, (first, 1), "system-partition")?;
+            refused_as(host, COMMAND, (first, 1), "not-owner")?;
+        }
+    }
+    for (first, frames) in ranges(&before, "free")? {
+        refused_as(host, COMMAND, (first, frames), "not-owner")?;
+        refused_as(host, 0, (first, frames), "no-such-partition")?;
+    }
+    // Of its own memory, that which its monitor instance lives in.
+    let smallest = ranges(&before, "command")?.into_iter().min_by_key(|(_, frames)| *frames);
+    let (instance, _) = smallest.context("the command partition has no memory")?;
+    refused_as(host, COMMAND, (instance, 1), "not-owner")?;
+    refused_as(host, COMMAND, (instance, 0), "invalid-value")?;
+    refused_as(host, COMMAND, (instance, u64::MAX), "not-owner")?;
+    ensure!(memory(host)? == before, "the database is not as before");
+    Ok(())
+}
