@@ -14,6 +14,9 @@ use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// Stamp of a frame whose former use ended at an unknown moment: flush whatever the clock says.
 pub const FLUSH_ALWAYS: u32 = u32::MAX;
 
+/// The part of the stamp that is [`Frame::progress`].
+const PROGRESS: u32 = 0xFFFF;
+
 /// A machine frame's state; 16 bytes, all zero: unowned RAM without type or reference.
 #[repr(C)]
 #[derive(Debug)]
@@ -21,7 +24,9 @@ pub struct Frame {
     word: AtomicU64,
     owner: AtomicU32,
     /// At type count 0: flush clock when the last typed reference went.
-    /// While partial: how many entries, from entry 0, hold references.
+    /// While a table is partial, bits 15:0: how many entries, from entry 0, hold references.
+    /// While it is partial or validated, bits 31:16: the sixteenths of the table in which an
+    /// entry may hold one.
     stamp: AtomicU32,
 }
 
@@ -77,7 +82,17 @@ impl Frame {
         self.owner_word() & crate::OWNER_IO != 0
     }
 
+    /// Tries once to put `new` in place of `old`. The hot paths do this for the common case, and
+    /// leave every other one to [`Frame::change`].
+    #[inline]
+    fn replace(&self, old: Word, new: Option<Word>) -> bool {
+        new.is_some_and(|new| {
+            self.word.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        })
+    }
+
     /// Applies `change` to the word until it sticks; returns the word before.
+    #[inline]
     fn change<E>(&self, change: impl Fn(Word) -> Result<Word, E>) -> Result<Word, E> {
         let mut old = self.word();
         loop {
@@ -97,6 +112,15 @@ impl Frame {
     /// [`Refused::Overflow`], [`Refused::Again`] while its owner changes.
     #[inline]
     pub fn get_ref(&self, owner: Owner) -> Result<(), Refused> {
+        let old = self.word();
+        if self.owner() == owner && self.replace(old, old.more_plain()) {
+            return self.still_of(owner);
+        }
+        self.get_ref_slowly(owner)
+    }
+
+    #[inline(never)]
+    fn get_ref_slowly(&self, owner: Owner) -> Result<(), Refused> {
         self.change(|w| {
             if self.owner() != owner || w.kind() == Kind::Private {
                 return Err(Refused::NotOwned);
@@ -106,7 +130,13 @@ impl Frame {
             }
             w.more_references().ok_or(Refused::Overflow)
         })?;
-        // The owner can have changed and the word have come back to what it was in between.
+        self.still_of(owner)
+    }
+
+    /// Ends [`Frame::get_ref`]: the owner can have changed and the word have come back to what it
+    /// was in between.
+    #[inline]
+    fn still_of(&self, owner: Owner) -> Result<(), Refused> {
         if self.owner() == owner {
             return Ok(());
         }
@@ -130,18 +160,35 @@ impl Frame {
     /// [`Refused::NotOwned`] as for [`Frame::get_ref`], and for a checked type where the frame is
     /// not ordinary RAM; [`Refused::WrongType`] where it is in use as another type;
     /// [`Refused::Overflow`]; [`Refused::Again`].
+    #[inline]
     pub fn get_typed(&self, owner: Owner, ty: Type) -> Result<Acquired, Refused> {
-        self.acquire(owner, ty, true)
+        self.get(owner, ty, true)
     }
 
     /// Makes a reference that the caller holds a typed one.
     ///
     /// # Errors
     /// As [`Frame::get_typed`].
+    #[inline]
     pub fn get_type(&self, owner: Owner, ty: Type) -> Result<Acquired, Refused> {
-        self.acquire(owner, ty, false)
+        self.get(owner, ty, false)
     }
 
+    #[inline]
+    fn get(&self, owner: Owner, ty: Type, reference: bool) -> Result<Acquired, Refused> {
+        let old = self.word();
+        let new = old.more_typed(ty, reference.into());
+        if self.owner() != owner || !self.replace(old, new) {
+            return self.acquire(owner, ty, reference);
+        }
+        if self.owner() == owner {
+            return Ok(Acquired::Ready);
+        }
+        self.undo(old, ty, reference);
+        Err(Refused::NotOwned)
+    }
+
+    #[inline(never)]
     fn acquire(&self, owner: Owner, ty: Type, reference: bool) -> Result<Acquired, Refused> {
         let old = self.change(|w| {
             if self.owner() != owner {
@@ -167,6 +214,7 @@ impl Frame {
     }
 
     /// Takes back what [`Frame::acquire`] made of `old`: the owner changed underneath.
+    #[cold]
     fn undo(&self, old: Word, ty: Type, reference: bool) {
         if !ty.is_checked() && !flush_owed(old, ty) {
             // Others may have come and gone since: when their use ended is not known here.
@@ -192,15 +240,27 @@ impl Frame {
     /// ended, when this was the last typed reference.
     ///
     /// Checked types: only under the owner's lock.
+    #[inline]
     pub fn put_typed(&self, stamp: impl FnOnce() -> u32) -> Released {
-        self.release(stamp, true)
+        self.put(stamp, true)
     }
 
     /// Gives back the type of a typed reference and keeps the plain one.
+    #[inline]
     pub fn put_type(&self, stamp: impl FnOnce() -> u32) -> Released {
-        self.release(stamp, false)
+        self.put(stamp, false)
     }
 
+    #[inline]
+    fn put(&self, stamp: impl FnOnce() -> u32, reference: bool) -> Released {
+        let old = self.word();
+        if self.replace(old, old.fewer_typed(reference.into())) {
+            return Released::Done;
+        }
+        self.release(stamp, reference)
+    }
+
+    #[inline(never)]
     fn release(&self, stamp: impl FnOnce() -> u32, reference: bool) -> Released {
         let change = |w: Word| {
             if w.count() == 1 && w.is_validated() {
@@ -231,13 +291,30 @@ impl Frame {
     #[must_use]
     #[inline]
     pub fn progress(&self) -> usize {
-        self.stamp.load(Ordering::Relaxed) as usize
+        (self.stamp.load(Ordering::Relaxed) & PROGRESS) as usize
     }
 
     /// Records how far work on a partial frame came. Only under the owner's lock.
     #[inline]
     pub fn set_progress(&self, entries: u32) {
-        self.stamp.store(entries, Ordering::Relaxed);
+        let used = self.stamp.load(Ordering::Relaxed) & !PROGRESS;
+        self.stamp.store(used | entries & PROGRESS, Ordering::Relaxed);
+    }
+
+    /// Records that entry `index` (0 to 511) of a partial or validated table may hold a
+    /// reference. Only under the owner's lock.
+    #[inline]
+    pub fn note_entry(&self, index: usize) {
+        let sixteenth = 1 << (PROGRESS.count_ones() + (index as u32 >> 5 & 15));
+        self.stamp.store(self.stamp.load(Ordering::Relaxed) | sixteenth, Ordering::Relaxed);
+    }
+
+    /// The sixteenths of a partial or validated table, by bit, outside of which no entry holds a
+    /// reference. Only under the owner's lock.
+    #[must_use]
+    #[inline]
+    pub fn noted(&self) -> u16 {
+        (self.stamp.load(Ordering::Relaxed) >> PROGRESS.count_ones()) as u16
     }
 
     /// All entries of a partial frame hold their references: it is validated, and the typed

@@ -27,6 +27,11 @@ pub(crate) const TYPE_BUSY: u64 = 1 << 60;
 /// The owner is about to change; no reference can be taken meanwhile.
 pub(crate) const OWNER_BUSY: u64 = 1 << 61;
 
+/// Top bits of the counts: with both clear, one more fits.
+const NEARLY_FULL: u64 = 1 << (REFERENCE_BITS - 1) | 1 << (REFERENCE_BITS + COUNT_BITS - 1);
+/// Type counts beyond the first.
+const SHARED: u64 = COUNT & !ONE_COUNT;
+
 /// A copy of a frame's word at one moment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Word(pub(crate) u64);
@@ -105,6 +110,38 @@ impl Word {
 
     pub(crate) const fn with_kind(self, kind: Kind) -> Self {
         Self((self.0 & !KIND) | ((kind as u64) << KIND_SHIFT))
+    }
+
+    /// One reference more, in the common case that nothing else has to be looked at.
+    #[inline]
+    pub(crate) const fn more_plain(self) -> Option<Self> {
+        if self.0 & (KIND | OWNER_BUSY | NEARLY_FULL) != 0 {
+            return None;
+        }
+        Some(Self(self.0 + ONE_REFERENCE))
+    }
+
+    /// One typed reference more on what is `ty` already, in the common case that nothing else has
+    /// to be looked at; `references`: 1, or 0 where the caller holds the plain reference.
+    #[inline]
+    pub(crate) const fn more_typed(self, ty: Type, references: u64) -> Option<Self> {
+        const LOOKED_AT: u64 =
+            TYPE | KIND | VALIDATED | PARTIAL | TYPE_BUSY | OWNER_BUSY | NEARLY_FULL;
+        let validated = if ty.is_checked() { VALIDATED } else { 0 };
+        if self.0 & LOOKED_AT != (ty as u64) << TYPE_SHIFT | validated {
+            return None;
+        }
+        Some(Self(self.0 + ONE_COUNT + references))
+    }
+
+    /// One typed reference less, in the common case that it is not the last; `references` as for
+    /// [`Word::more_typed`].
+    #[inline]
+    pub(crate) const fn fewer_typed(self, references: u64) -> Option<Self> {
+        if self.0 & SHARED == 0 || self.references() < self.count() {
+            return None;
+        }
+        Some(Self(self.0 - ONE_COUNT - references))
     }
 
     /// One reference more, unless the count is full.

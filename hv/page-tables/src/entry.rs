@@ -57,14 +57,17 @@ pub(crate) const HARMLESS: u64 = A | D | AVL | NX | US | G;
 
 /// The machine frame that an entry names.
 #[must_use]
+#[inline]
 pub const fn frame_of(entry: u64) -> u64 {
     (entry & ADDRESS) >> 12
 }
 
+#[inline]
 pub(crate) const fn is_present(entry: u64) -> bool {
     entry & P != 0
 }
 
+#[inline]
 pub(crate) const fn is_writable(entry: u64) -> bool {
     entry & RW != 0
 }
@@ -74,6 +77,7 @@ pub(crate) const fn is_writable(entry: u64) -> bool {
 /// # Errors
 /// [`Error::ReservedBits`] where a present entry has bits it may not have; `io` allows the choice
 /// of cacheability.
+#[inline]
 pub(crate) fn normal_l1(entry: u64, io: bool) -> Result<u64, Error> {
     if !is_present(entry) {
         return Ok(entry);
@@ -89,6 +93,7 @@ pub(crate) fn normal_l1(entry: u64, io: bool) -> Result<u64, Error> {
 ///
 /// # Errors
 /// [`Error::ReservedBits`] where a present entry has bits it may not have.
+#[inline]
 pub(crate) fn normal_upper(entry: u64) -> Result<u64, Error> {
     if !is_present(entry) {
         return Ok(entry);

@@ -45,4 +45,6 @@ pub use error::Error;
 pub use foreign::{Release, hold, map_foreign, release, release_now, unmap_entry_expect};
 pub use machine::{Machine, Space, Table};
 pub use pin::{drop_range, get_base, pin, put_base, unpin};
-pub use update::{Operation, Updated, update_entry, update_entry_emulated};
+pub use update::{
+    Operation, Request, Updated, update_entries, update_entry, update_entry_emulated,
+};

@@ -75,6 +75,7 @@ impl Space {
     ///
     /// # Errors
     /// [`Error::Again`]: not finished yet.
+    #[inline]
     pub fn finish<M: Machine>(&mut self, machine: &M) -> Result<(), Error> {
         walk::finish(machine, self)
     }

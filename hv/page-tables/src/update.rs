@@ -51,6 +51,7 @@ pub enum Operation {
 
 impl Operation {
     /// What it makes of `old`; `None`: it writes nothing.
+    #[inline]
     const fn apply(self, old: u64) -> Option<u64> {
         Some(match self {
             Self::Store(new) | Self::Exchange(new) => new,
@@ -85,21 +86,102 @@ pub fn update_entry<M: Machine>(
     preserve_ad: bool,
 ) -> Result<Updated, Error> {
     space.finish(machine)?;
+    let request = Request { index, new, preserve_ad };
     let walk = Walk::new(machine, space);
     let frame = walk.own_frame(table)?;
+    if !is_l1(frame) {
+        return update_other(machine, space, table, request);
+    }
     let entry = slot(machine, table, index)?;
+    frame.note_entry(index);
+    let old = change_l1(&walk, entry, request.operation(), walk.partition)?;
+    Ok(Updated { old, level: 1 })
+}
+
+/// [`update_entry`] where `table` is no level-1 table.
+fn update_other<M: Machine>(
+    machine: &M,
+    space: &mut Space,
+    table: u64,
+    request: Request,
+) -> Result<Updated, Error> {
+    let walk = Walk::new(machine, space);
+    let frame = walk.own_frame(table)?;
+    let entry = slot(machine, table, request.index)?;
     let word = frame.word();
     let level = if word.count() > 0 { word.ty().level() } else { None };
-    let operation =
-        if preserve_ad { Operation::StoreKeepingAd(new) } else { Operation::Store(new) };
     let old = match level {
         Some(_) if !word.is_validated() => return Err(Error::Busy),
-        Some(1) => change_l1(&walk, entry, operation, walk.partition)?,
-        Some(4) if MONITOR_SLOTS.contains(&index) => return Err(Error::Invalid),
-        Some(level) => change_upper(machine, space, entry, operation, level)?,
-        None => store_plain(&walk, frame, table, entry, new)?,
+        Some(4) if MONITOR_SLOTS.contains(&request.index) => return Err(Error::Invalid),
+        Some(level) => {
+            frame.note_entry(request.index);
+            change_upper(machine, space, entry, request.operation(), level)?
+        }
+        None => store_plain(&walk, frame, table, entry, request.new)?,
     };
     Ok(Updated { old, level: level.unwrap_or(0) })
+}
+
+/// A change of one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Which entry of its table.
+    pub index: usize,
+    /// What to write.
+    pub new: u64,
+    /// Accessed and dirty bits that are set in a present old entry stay set.
+    pub preserve_ad: bool,
+}
+
+impl Request {
+    #[inline]
+    const fn operation(self) -> Operation {
+        if self.preserve_ad {
+            Operation::StoreKeepingAd(self.new)
+        } else {
+            Operation::Store(self.new)
+        }
+    }
+}
+
+/// [`update_entry`] for several entries of frame `table`, in order, up to the first that is
+/// refused. What the frame is, is looked up once. Returns how many were done.
+pub fn update_entries<M: Machine>(
+    machine: &M,
+    space: &mut Space,
+    table: u64,
+    requests: impl Iterator<Item = Request>,
+) -> (u64, Result<(), Error>) {
+    let mut done = 0;
+    let outcome = update_each(machine, space, table, requests, &mut done);
+    (done, outcome)
+}
+
+#[inline]
+fn update_each<M: Machine>(
+    machine: &M,
+    space: &mut Space,
+    table: u64,
+    requests: impl Iterator<Item = Request>,
+    done: &mut u64,
+) -> Result<(), Error> {
+    space.finish(machine)?;
+    let walk = Walk::new(machine, space);
+    // Changes of level-1 entries leave the table what it is: they drop pages only.
+    let frame = walk.own_frame(table)?;
+    let level_1 = is_l1(frame);
+    for request in requests {
+        if level_1 {
+            let entry = slot(machine, table, request.index)?;
+            frame.note_entry(request.index);
+            change_l1(&walk, entry, request.operation(), walk.partition)?;
+        } else {
+            let Request { index, new, preserve_ad } = request;
+            update_entry(machine, space, table, index, new, preserve_ad)?;
+        }
+        *done += 1;
+    }
+    Ok(())
 }
 
 /// Does a trapped instruction's `operation` on entry `index` of the validated level-1 table
@@ -108,6 +190,7 @@ pub fn update_entry<M: Machine>(
 /// # Errors
 /// [`Error::WrongType`] where `table` is no validated level-1 table: let the instruction fault.
 /// Else see [`Error`]; nothing is changed. ([`Error::Again`]: run the instruction again.)
+#[inline]
 pub fn update_entry_emulated<M: Machine>(
     machine: &M,
     space: &mut Space,
@@ -121,17 +204,26 @@ pub fn update_entry_emulated<M: Machine>(
     change_l1(&walk, entry, operation, walk.partition)
 }
 
-/// Entry `index` of the partition's validated level-1 table `table`.
+/// Entry `index` of the partition's validated level-1 table `table`, about to be changed.
+#[inline]
 pub(crate) fn l1_slot<'a, M: Machine>(
     walk: &Walk<'a, M>,
     table: u64,
     index: usize,
 ) -> Result<&'a AtomicU64, Error> {
-    let word = walk.own_frame(table)?.word();
-    if word.ty() != Type::L1 || !word.is_validated() {
+    let frame = walk.own_frame(table)?;
+    if !is_l1(frame) {
         return Err(Error::WrongType);
     }
+    frame.note_entry(index);
     slot(walk.machine, table, index)
+}
+
+/// Whether the frame is a validated level-1 table.
+#[inline]
+fn is_l1(frame: &Frame) -> bool {
+    let word = frame.word();
+    word.ty() == Type::L1 && word.is_validated()
 }
 
 /// What to give back once the entry is changed.
@@ -144,7 +236,24 @@ enum Leftover {
 }
 
 /// Changes a level-1 entry; a new mapping is of a frame of `owner`. Returns the old entry.
+#[inline(always)]
 pub(crate) fn change_l1<M: Machine>(
+    walk: &Walk<'_, M>,
+    entry: &AtomicU64,
+    operation: Operation,
+    owner: u32,
+) -> Result<u64, Error> {
+    match operation {
+        Operation::Store(new) | Operation::Exchange(new) => store_l1(walk, entry, new, owner),
+        // By itself, so that the compiler sees one operation only.
+        Operation::StoreKeepingAd(_) => modify_l1(walk, entry, operation, owner),
+        _ => modify_l1(walk, entry, operation, owner),
+    }
+}
+
+/// Changes a level-1 entry to what `operation` makes of the old one.
+#[inline(always)]
+fn modify_l1<M: Machine>(
     walk: &Walk<'_, M>,
     entry: &AtomicU64,
     operation: Operation,
@@ -158,11 +267,7 @@ pub(crate) fn change_l1<M: Machine>(
     let leftover = take_difference(walk, old, new, owner)?;
     match commit(entry, old, new, operation, |value| normal_l1(value, walk.io)) {
         Ok(found) => {
-            match leftover {
-                Leftover::Nothing => {}
-                Leftover::Writable(mfn) => walk.drop_writable(mfn),
-                Leftover::Page(entry) => walk.drop_page(entry),
-            }
+            give_back(walk, leftover);
             Ok(found)
         }
         Err(refused) => {
@@ -172,8 +277,35 @@ pub(crate) fn change_l1<M: Machine>(
     }
 }
 
+/// Writes `new` to a level-1 entry. Returns the old entry.
+#[inline(always)]
+fn store_l1<M: Machine>(
+    walk: &Walk<'_, M>,
+    entry: &AtomicU64,
+    new: u64,
+    owner: u32,
+) -> Result<u64, Error> {
+    let new = normal_l1(new, walk.io)?;
+    let old = entry.load(Ordering::Acquire);
+    let leftover = take_difference(walk, old, new, owner)?;
+    // Meanwhile the CPU may have set accessed and dirty bits, but nothing that counts.
+    let found = entry.swap(new, Ordering::AcqRel);
+    give_back(walk, leftover);
+    Ok(found)
+}
+
+#[inline(always)]
+fn give_back<M: Machine>(walk: &Walk<'_, M>, leftover: Leftover) {
+    match leftover {
+        Leftover::Nothing => {}
+        Leftover::Writable(mfn) => walk.drop_writable(mfn),
+        Leftover::Page(entry) => walk.drop_page(entry),
+    }
+}
+
 /// Puts `new` in place of `old`. Where the CPU set accessed or dirty bits meanwhile, the
 /// operation is done again on what is there. `Err`: nothing was written; what to return.
+#[inline(always)]
 fn commit(
     entry: &AtomicU64,
     mut old: u64,
@@ -196,11 +328,13 @@ fn commit(
 }
 
 /// Same frame, and nothing differs but bits that need no look at the frame, or writability.
+#[inline]
 fn keeps_frame(old: u64, new: u64) -> bool {
     is_present(old) && is_present(new) && (old ^ new) & !(HARMLESS | bits::RW) == 0
 }
 
 /// Takes what level-1 entry `new` holds and `old` does not.
+#[inline(always)]
 fn take_difference<M: Machine>(
     walk: &Walk<'_, M>,
     old: u64,

@@ -14,7 +14,7 @@
 
 use crate::entry::{self, ENTRIES, MONITOR_SLOTS, bits, frame_of, is_present, is_writable};
 use crate::machine::{Machine, Space, Table};
-use crate::{Error, table};
+use crate::{Error, table::Present};
 use core::sync::atomic::{AtomicU64, Ordering};
 use frames::{Acquired, Frame, Released, Type};
 
@@ -32,11 +32,13 @@ pub(crate) struct Walk<'a, M> {
 }
 
 impl<'a, M: Machine> Walk<'a, M> {
+    #[inline]
     pub(crate) const fn new(machine: &'a M, space: &Space) -> Self {
         Self { machine, partition: space.partition, io: space.io, worked: false }
     }
 
     /// Frame `mfn`, which must be memory of the partition.
+    #[inline]
     pub(crate) fn own_frame(&self, mfn: u64) -> Result<&'a Frame, Error> {
         let frame = self.machine.frame(mfn).ok_or(Error::NoFrame)?;
         if frame.owner_word() != self.partition {
@@ -45,11 +47,13 @@ impl<'a, M: Machine> Walk<'a, M> {
         Ok(frame)
     }
 
+    #[inline]
     fn should_stop(&self) -> bool {
         self.worked && self.machine.should_yield()
     }
 
     /// Takes what the present level-1 `entry`, of a frame of `owner`, holds.
+    #[inline(always)]
     pub(crate) fn take_page(&self, entry: u64, owner: u32) -> Result<(), Error> {
         let mfn = frame_of(entry);
         let Some(frame) = self.machine.frame(mfn) else {
@@ -68,6 +72,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     }
 
     /// Makes what a read-only entry holds on frame `mfn` of `owner` that of a writable one.
+    #[inline]
     pub(crate) fn take_writable(&self, mfn: u64, owner: u32) -> Result<(), Error> {
         let Some(frame) = self.machine.frame(mfn) else {
             return Ok(());
@@ -78,6 +83,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     }
 
     /// Gives back what the present level-1 `entry`, no longer in its table, held.
+    #[inline(always)]
     pub(crate) fn drop_page(&self, entry: u64) {
         let mfn = frame_of(entry);
         let Some(frame) = self.machine.frame(mfn) else {
@@ -88,6 +94,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     }
 
     /// The reverse of [`Walk::take_writable`].
+    #[inline]
     pub(crate) fn drop_writable(&self, mfn: u64) {
         let Some(frame) = self.machine.frame(mfn) else {
             return;
@@ -99,6 +106,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     }
 
     /// Another partition's frame: a later type change would not flush our CPUs, so do it now.
+    #[inline]
     fn flush_foreign(&self, frame: &Frame) {
         if frame.owner() != self.partition {
             self.machine.flush_before_retype(self.partition, self.machine.stamp());
@@ -107,6 +115,7 @@ impl<'a, M: Machine> Walk<'a, M> {
 
     /// Takes a typed reference on table `mfn` of `level` and validates it if nobody has.
     /// After an error the table may be partial.
+    #[inline]
     pub(crate) fn take_table(&mut self, mfn: u64, level: u8) -> Result<(), Error> {
         let ty = Type::table(level).ok_or(Error::Invalid)?;
         let frame = self.own_frame(mfn)?;
@@ -119,10 +128,9 @@ impl<'a, M: Machine> Walk<'a, M> {
 
     fn validate(&mut self, mfn: u64, frame: &Frame, level: u8) -> Result<(), Error> {
         let table = self.machine.table(mfn);
-        let mut next = frame.progress();
-        while let Some((index, entry)) = table::first_present(table, next) {
+        let mut entries = Present::from(table, frame.progress());
+        while let Some((index, entry)) = entries.next() {
             if level == 4 && MONITOR_SLOTS.contains(&index) {
-                next = MONITOR_SLOTS.end;
                 continue;
             }
             let stop = level > 1 && self.should_stop();
@@ -131,9 +139,9 @@ impl<'a, M: Machine> Walk<'a, M> {
                 set_progress(frame, index);
                 return Err(error);
             }
+            frame.note_entry(index);
             force_user(table, index);
             self.worked = true;
-            next = index + 1;
         }
         if level == 4 {
             self.install_monitor(table);
@@ -160,6 +168,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     }
 
     /// Gives back a typed reference on table `mfn`. Unfinished: the table is partial.
+    #[inline]
     pub(crate) fn drop_table(&mut self, mfn: u64) -> Result<(), Unfinished> {
         let Some(frame) = self.machine.frame(mfn) else {
             return Ok(());
@@ -178,13 +187,12 @@ impl<'a, M: Machine> Walk<'a, M> {
     fn devalidate(&mut self, mfn: u64, frame: &Frame) -> Result<(), Unfinished> {
         let level = frame.word().ty().level().unwrap_or(1);
         let table = self.machine.table(mfn);
-        let mut below = frame.progress();
         if level > 1 {
-            self.drop_boundary(table, below, level)?;
+            self.drop_boundary(table, frame.progress(), level)?;
         }
-        while let Some((index, entry)) = table::last_present(table, below) {
+        let mut entries = Present::below(table, frame.progress(), frame.noted());
+        while let Some((index, entry)) = entries.previous() {
             if level == 4 && MONITOR_SLOTS.contains(&index) {
-                below = MONITOR_SLOTS.start;
                 continue;
             }
             if level > 1 && self.should_stop() {
@@ -198,7 +206,6 @@ impl<'a, M: Machine> Walk<'a, M> {
                 return Err(unfinished);
             }
             self.worked = true;
-            below = index;
         }
         if frame.retire(|| self.machine.stamp()) != Released::Done {
             self.machine.broken(mfn);
@@ -227,6 +234,7 @@ impl<'a, M: Machine> Walk<'a, M> {
 }
 
 /// Flushes what a type change owes; true: the contents are still to be checked.
+#[inline]
 pub(crate) fn settle<M: Machine>(machine: &M, frame: &Frame, acquired: Acquired) -> bool {
     let (stamp, validate) = match acquired {
         Acquired::Ready => return false,
@@ -241,6 +249,7 @@ pub(crate) fn settle<M: Machine>(machine: &M, frame: &Frame, acquired: Acquired)
 }
 
 /// Gives back a page's references.
+#[inline]
 pub(crate) fn put_page<M: Machine>(machine: &M, frame: &Frame, mfn: u64, writable: bool) {
     let ok = if writable {
         frame.put_typed(|| machine.stamp()) == Released::Done
@@ -253,6 +262,7 @@ pub(crate) fn put_page<M: Machine>(machine: &M, frame: &Frame, mfn: u64, writabl
 }
 
 /// Sets the bits of a present entry that the monitor insists on, whatever the CPU sets meanwhile.
+#[inline]
 fn force_user(table: &Table, index: usize) {
     let Some(entry) = table.get(index) else {
         return;
@@ -268,6 +278,7 @@ fn set_progress(frame: &Frame, entries: usize) {
 }
 
 /// See [`Space::finish`].
+#[inline]
 pub(crate) fn finish<M: Machine>(machine: &M, space: &mut Space) -> Result<(), Error> {
     let Some(mfn) = space.pending else {
         return Ok(());
@@ -283,6 +294,7 @@ pub(crate) fn finish<M: Machine>(machine: &M, space: &mut Space) -> Result<(), E
 }
 
 /// [`Walk::take_table`] for an operation: after a refusal, what was done is undone.
+#[inline]
 pub(crate) fn take<M: Machine>(
     machine: &M,
     space: &mut Space,
@@ -290,18 +302,26 @@ pub(crate) fn take<M: Machine>(
     level: u8,
 ) -> Result<(), Error> {
     let taken = Walk::new(machine, space).take_table(mfn, level);
-    let Err(error) = taken else { return Ok(()) };
-    if error != Error::Again {
-        let walk = Walk::new(machine, space);
-        if walk.own_frame(mfn).is_ok_and(|frame| frame.word().is_partial()) {
-            space.pending = Some(mfn);
-            let _ = finish(machine, space);
-        }
+    if let Err(error) = taken
+        && error != Error::Again
+    {
+        undo(machine, space, mfn);
     }
-    Err(error)
+    taken
+}
+
+/// Drops what a refused operation left of table `mfn`.
+#[cold]
+fn undo<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
+    let frame = Walk::new(machine, space).own_frame(mfn);
+    if frame.is_ok_and(|frame| frame.word().is_partial()) {
+        space.pending = Some(mfn);
+        let _ = finish(machine, space);
+    }
 }
 
 /// [`Walk::drop_table`] for an operation: what is unfinished is left to [`finish`].
+#[inline]
 pub(crate) fn put<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
     if Walk::new(machine, space).drop_table(mfn).is_err() {
         space.pending = Some(mfn);
@@ -309,6 +329,7 @@ pub(crate) fn put<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
 }
 
 /// Entry `index` of frame `table`.
+#[inline]
 pub(crate) fn slot<M: Machine>(machine: &M, table: u64, index: usize) -> Result<&AtomicU64, Error> {
     machine.table(table).get(index).ok_or(Error::Invalid)
 }
