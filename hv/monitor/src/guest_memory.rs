@@ -5,9 +5,11 @@
 //! with [`Fault`] and nothing worse. The partition's kernel page tables must be loaded.
 #![expect(unsafe_code, reason = "copies by raw address with fault recovery")]
 
-use core::marker::PhantomData;
+use core::{arch::asm, marker::PhantomData, mem::MaybeUninit};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::cpu;
 
 /// The partition's address was not mapped, or not as needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,7 @@ pub const MONITOR_END: u64 = 0xffff_8800_0000_0000;
 
 /// Whether `bytes` from `va` are canonical and outside the monitor's part.
 #[must_use]
+#[inline]
 pub fn is_partition_range(va: u64, bytes: u64) -> bool {
     let Some(end) = va.checked_add(bytes) else {
         return false;
@@ -31,6 +34,7 @@ pub fn is_partition_range(va: u64, bytes: u64) -> bool {
 
 /// Whether `va` is canonical.
 #[must_use]
+#[inline]
 pub fn is_canonical(va: u64) -> bool {
     (((va as i64) << 16) >> 16) as u64 == va
 }
@@ -47,6 +51,7 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPointer<T> {
     ///
     /// # Errors
     /// [`Fault`] where the range is not the partition's part of the address space.
+    #[inline]
     pub fn new(va: u64, count: u64) -> Result<Self, Fault> {
         let bytes = count.checked_mul(size_of::<T>() as u64).ok_or(Fault)?;
         if is_partition_range(va, bytes) {
@@ -60,22 +65,44 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPointer<T> {
     ///
     /// # Errors
     /// [`Fault`] past the end or where memory is not mapped.
+    #[inline]
     pub fn read(&self, index: u64) -> Result<T, Fault> {
         let va = self.address(index)?;
-        let mut value = T::new_zeroed();
-        copy(value.as_mut_bytes().as_mut_ptr() as u64, va, size_of::<T>())?;
-        Ok(value)
+        let mut value = MaybeUninit::<T>::uninit();
+        copy_one::<T>(value.as_mut_ptr() as u64, va)?;
+        // SAFETY: all its bytes were just written, and `FromBytes`: any bytes are a value.
+        Ok(unsafe { value.assume_init() })
+    }
+
+    /// Reads elements from `first` on, as many as there are and as fit into `buffer`.
+    ///
+    /// # Errors
+    /// [`Fault`] where memory is not mapped.
+    #[inline]
+    pub fn read_some<'b, const N: usize>(
+        &self,
+        first: u64,
+        buffer: &'b mut [MaybeUninit<T>; N],
+    ) -> Result<&'b [T], Fault> {
+        let count = self.count.saturating_sub(first).min(N as u64) as usize;
+        let va = self.va + first * size_of::<T>() as u64;
+        let to = buffer.as_mut_ptr().cast::<T>();
+        copy(to as u64, va, count * size_of::<T>())?;
+        // SAFETY: so many were just written, and `FromBytes`: any bytes are a value.
+        Ok(unsafe { core::slice::from_raw_parts(to, count) })
     }
 
     /// Writes element `index`.
     ///
     /// # Errors
     /// [`Fault`] past the end or where memory is not mapped writable.
+    #[inline]
     pub fn write(&self, index: u64, value: &T) -> Result<(), Fault> {
         let va = self.address(index)?;
-        copy(va, value.as_bytes().as_ptr() as u64, size_of::<T>())
+        copy_one::<T>(va, value.as_bytes().as_ptr() as u64)
     }
 
+    #[inline]
     fn address(&self, index: u64) -> Result<u64, Fault> {
         if index >= self.count {
             return Err(Fault);
@@ -88,6 +115,7 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPointer<T> {
 ///
 /// # Errors
 /// [`Fault`].
+#[inline]
 pub fn read<T: FromBytes + IntoBytes + Immutable>(va: u64) -> Result<T, Fault> {
     GuestPointer::<T>::new(va, 1)?.read(0)
 }
@@ -96,6 +124,7 @@ pub fn read<T: FromBytes + IntoBytes + Immutable>(va: u64) -> Result<T, Fault> {
 ///
 /// # Errors
 /// [`Fault`].
+#[inline]
 pub fn write<T: FromBytes + IntoBytes + Immutable>(va: u64, value: &T) -> Result<(), Fault> {
     GuestPointer::<T>::new(va, 1)?.write(0, value)
 }
@@ -138,6 +167,8 @@ unsafe extern "C" {
     static guest_copy_words: u8;
     static guest_copy_bytes: u8;
     static guest_copy_fault: u8;
+    static guest_faults_start: Recovery;
+    static guest_faults_end: Recovery;
 }
 
 fn copy(to: u64, from: u64, bytes: usize) -> Result<(), Fault> {
@@ -146,9 +177,64 @@ fn copy(to: u64, from: u64, bytes: usize) -> Result<(), Fault> {
     if unsafe { guest_copy(to, from, bytes) } == 0 { Ok(()) } else { Err(Fault) }
 }
 
-/// Where a fault of the monitor at `rip` continues, if it happened in [`copy`].
+/// Copies one `T`; a small one of whole words in place, since most of what hypercalls read is.
+#[inline]
+fn copy_one<T>(to: u64, from: u64) -> Result<(), Fault> {
+    let bytes = size_of::<T>();
+    if bytes % 8 != 0 || bytes > 9 * 8 {
+        return copy(to, from, bytes);
+    }
+    let failed: u64;
+    // SAFETY: as for `copy`. A fault at `3` continues at `4`: what is listed in `.guest_faults`.
+    unsafe {
+        asm!(
+            "cmp byte ptr [rip + {smap}], 0",
+            "je 2f",
+            "stac",
+            "2: mov {failed:e}, 1",
+            "3: .set copied, 0",
+            ".rept {words}",
+            "mov {word}, [{from} + copied]",
+            "mov [{to} + copied], {word}",
+            ".set copied, copied + 8",
+            ".endr",
+            "xor {failed:e}, {failed:e}",
+            "4: cmp byte ptr [rip + {smap}], 0",
+            "je 5f",
+            "clac",
+            "5:",
+            ".pushsection .guest_faults, \"a\"",
+            ".quad 3b, 4b",
+            ".popsection",
+            smap = sym cpu::SMAP_ON,
+            words = const size_of::<T>() / 8,
+            failed = out(reg) failed,
+            word = out(reg) _,
+            from = in(reg) from,
+            to = in(reg) to,
+            options(nostack),
+        );
+    }
+    if failed == 0 { Ok(()) } else { Err(Fault) }
+}
+
+/// Instructions of a [`copy_one`], and where a fault in them continues, which is past them.
+#[repr(C)]
+struct Recovery {
+    start: u64,
+    end: u64,
+}
+
+/// Where a fault of the monitor at `rip` continues, if it happened in [`copy`] or [`copy_one`].
 #[must_use]
 pub fn fixup(rip: u64) -> Option<u64> {
+    let (first, end) = (&raw const guest_faults_start, &raw const guest_faults_end);
+    let count = (end as usize - first as usize) / size_of::<Recovery>();
+    // SAFETY: the linker script puts these symbols around what `copy_one` lists.
+    let list = unsafe { core::slice::from_raw_parts(first, count) };
+    if let Some(found) = list.iter().find(|r| (r.start..r.end).contains(&rip)) {
+        return Some(found.end);
+    }
     let (words, bytes, fault) =
         (&raw const guest_copy_words, &raw const guest_copy_bytes, &raw const guest_copy_fault);
     let in_words = rip >= words as u64 && rip < words as u64 + 3;

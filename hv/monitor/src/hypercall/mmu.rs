@@ -1,14 +1,13 @@
 //! Page-table updates: `mmu_update` and `update_va_mapping`.
 
-use core::sync::atomic::Ordering;
+use core::{mem::MaybeUninit, sync::atomic::Ordering};
 
-use page_tables::{Error, Space, update_entry};
+use page_tables::{Error, Request, Space, update_entries, update_entry};
 use pv_abi::xen::{
     domid, errno,
     mmu::{
-        MACHPHYS_UPDATE, MmuUpdate, NORMAL_PT_UPDATE, PT_UPDATE_NO_TRANSLATE,
-        PT_UPDATE_PRESERVE_AD, UPDATE_COMMAND_MASK, UPDATE_PREEMPTED, UVMF_ALL,
-        UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL, UVMF_TLB_FLUSH,
+        MACHPHYS_UPDATE, MmuUpdate, PT_UPDATE_PRESERVE_AD, UPDATE_COMMAND_MASK, UPDATE_PREEMPTED,
+        UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL, UVMF_TLB_FLUSH,
     },
 };
 
@@ -23,8 +22,8 @@ use crate::{
     walk,
 };
 
-/// Updates between two looks at whether to yield.
-const STRIDE: u64 = 64;
+/// Updates that are read together, and between two looks at whether to yield.
+const CHUNK: usize = 32;
 
 /// Refuses tables and frames of other partitions: nothing that may name them goes through here.
 pub fn check_foreign(vcpu: &Vcpu, foreign: u64) -> Result<(), i64> {
@@ -36,6 +35,17 @@ pub fn check_foreign(vcpu: &Vcpu, foreign: u64) -> Result<(), i64> {
 
 /// `mmu_update(requests, count, done, foreign)`. Stops at the first error; `done` counts.
 pub fn mmu_update(call: &mut Call) -> Outcome {
+    let [list, count, done, foreign, ..] = call.args;
+    if count == 1 && done == 0 {
+        check_foreign(call.vcpu, foreign)?;
+        return single(call, guest_memory::read(list).or_fault()?);
+    }
+    many(call)
+}
+
+/// [`mmu_update`] in its general form.
+#[inline(never)]
+fn many(call: &mut Call) -> Outcome {
     let [list, count, done, foreign, ..] = call.args;
     let resumed = count as u32 & UPDATE_PREEMPTED != 0;
     let count = u64::from(count as u32 & !UPDATE_PREEMPTED);
@@ -58,6 +68,26 @@ pub fn mmu_update(call: &mut Call) -> Outcome {
     outcome
 }
 
+/// Performs the request of a call that has only one: nearly all calls on a page fault.
+#[inline]
+fn single(call: &mut Call, request: MmuUpdate) -> Outcome {
+    let partition = call.vcpu.partition;
+    let mut space = partition.space.lock();
+    finish(&mut space)?;
+    if is_entry(&request) {
+        let Request { index, new, preserve_ad } = entry_request(&request);
+        update_entry(&Host, &mut space, request.ptr >> 12, index, new, preserve_ad)
+            .map_err(errno_of)?;
+    } else {
+        set_m2p(partition, &request)?;
+    }
+    if finish(&mut space).is_err() {
+        call.args[1] = UPDATE_PREEMPTED.into();
+        return Err(AGAIN);
+    }
+    Ok(0)
+}
+
 /// Performs requests; returns how many were done.
 fn run(
     partition: &Partition,
@@ -68,48 +98,102 @@ fn run(
     if finish(space).is_err() {
         return (0, Err(AGAIN));
     }
-    for index in 0..count {
-        if index % STRIDE == STRIDE - 1 && schedule::should_yield() {
-            return (index, Err(AGAIN));
+    let mut buffer = [const { MaybeUninit::uninit() }; CHUNK];
+    let mut done = 0;
+    while done < count {
+        if done != 0 && schedule::should_yield() {
+            return (done, Err(AGAIN));
         }
-        let result =
-            requests.read(index).or_fault().and_then(|request| one(partition, space, &request));
-        if let Err(error) = result {
-            return (index, Err(error));
+        let one;
+        let many = if count - done > 1 { requests.read_some(done, &mut buffer).ok() } else { None };
+        let chunk = match many {
+            Some(chunk) => chunk,
+            // One, or what comes before a fault.
+            None => match requests.read(done) {
+                Ok(request) => {
+                    one = [request];
+                    &one
+                }
+                Err(fault) => return (done, Err(fault.into())),
+            },
+        };
+        let (performed, outcome) = several(partition, space, chunk);
+        done += performed;
+        if let Err(error) = outcome {
+            return (done, Err(error));
         }
     }
     (count, finish(space).map(|()| 0))
 }
 
+/// Performs requests, those for one table together; returns how many were done.
+#[inline]
+fn several(
+    partition: &Partition,
+    space: &mut Space,
+    requests: &[MmuUpdate],
+) -> (u64, Result<(), i64>) {
+    let mut done = 0;
+    while let Some(rest) = requests.get(done..)
+        && let Some(first) = rest.first()
+    {
+        let (performed, outcome) = if is_entry(first) {
+            entries(space, first.ptr >> 12, rest)
+        } else {
+            (1, set_m2p(partition, first))
+        };
+        if outcome.is_err() {
+            let before = if is_entry(first) { performed } else { 0 };
+            return (done as u64 + before, outcome);
+        }
+        done += performed as usize;
+    }
+    (done as u64, Ok(()))
+}
+
+/// Whether the request is for a page-table entry.
+#[inline]
+fn is_entry(request: &MmuUpdate) -> bool {
+    request.ptr & UPDATE_COMMAND_MASK != MACHPHYS_UPDATE
+}
+
+#[inline]
+fn entry_request(request: &MmuUpdate) -> Request {
+    Request {
+        index: (request.ptr as usize & 4095) / 8,
+        new: request.val,
+        preserve_ad: request.ptr & UPDATE_COMMAND_MASK == PT_UPDATE_PRESERVE_AD,
+    }
+}
+
+/// Performs the requests at the front that are for entries of `table`.
+#[inline]
+fn entries(space: &mut Space, table: u64, requests: &[MmuUpdate]) -> (u64, Result<(), i64>) {
+    let together = |request: &&MmuUpdate| is_entry(request) && request.ptr >> 12 == table;
+    let requests = requests.iter().take_while(together).map(entry_request);
+    let (done, outcome) = update_entries(&Host, space, table, requests);
+    (done, outcome.map_err(errno_of))
+}
+
+/// Sets a machine-to-physical entry.
+fn set_m2p(partition: &Partition, request: &MmuUpdate) -> Result<(), i64> {
+    let mfn = request.ptr >> 12;
+    let frame = partition::frame(mfn).ok_or(errno::EINVAL)?;
+    let entry = platform::m2p().get(mfn as usize).ok_or(errno::EINVAL)?;
+    // Held, so that it neither becomes idle nor changes hands meanwhile.
+    frame.get_ref(partition.number).map_err(|_| errno::EPERM)?;
+    entry.store(request.val, Ordering::Relaxed);
+    let _ = frame.put_ref();
+    Ok(())
+}
+
 /// Carries on with what is unfinished in the partition's tables.
+#[inline]
 pub fn finish(space: &mut Space) -> Result<(), i64> {
     if !space.is_unfinished() {
         return Ok(());
     }
     space.finish(&Host).map_err(errno_of)
-}
-
-fn one(partition: &Partition, space: &mut Space, request: &MmuUpdate) -> Result<(), i64> {
-    let command = request.ptr & UPDATE_COMMAND_MASK;
-    let mfn = request.ptr >> 12;
-    match command {
-        NORMAL_PT_UPDATE | PT_UPDATE_PRESERVE_AD | PT_UPDATE_NO_TRANSLATE => {
-            let index = (request.ptr as usize & 4095) / 8;
-            let preserve = command == PT_UPDATE_PRESERVE_AD;
-            update_entry(&Host, space, mfn, index, request.val, preserve).map_err(errno_of)?;
-            Ok(())
-        }
-        MACHPHYS_UPDATE => {
-            let frame = partition::frame(mfn).ok_or(errno::EINVAL)?;
-            let entry = platform::m2p().get(mfn as usize).ok_or(errno::EINVAL)?;
-            // Held, so that it neither becomes idle nor changes hands meanwhile.
-            frame.get_ref(partition.number).map_err(|_| errno::EPERM)?;
-            entry.store(request.val, Ordering::Relaxed);
-            let _ = frame.put_ref();
-            Ok(())
-        }
-        _ => Err(errno::ENOSYS),
-    }
 }
 
 /// `update_va_mapping(va, entry, flags)`.

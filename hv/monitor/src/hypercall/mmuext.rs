@@ -1,6 +1,6 @@
 //! `mmuext_op`: pins, base pointers, flushes, local descriptor tables.
 
-use page_tables::{get_base, pin, put_base, unpin};
+use page_tables::{Space, get_base, pin, put_base, unpin};
 use pv_abi::xen::{errno, mmu::*};
 
 use super::{
@@ -41,37 +41,42 @@ pub fn mmuext_op(call: &mut Call) -> Outcome {
 }
 
 fn run(vcpu: &Vcpu, operations: &GuestPointer<MmuextOp>, count: u64) -> (u64, Outcome) {
-    if finish(&mut vcpu.partition.space.lock()).is_err() {
+    let mut space = vcpu.partition.space.lock();
+    if finish(&mut space).is_err() {
         return (0, Err(AGAIN));
     }
     for index in 0..count {
         if index != 0 && schedule::should_yield() {
             return (index, Err(AGAIN));
         }
-        let result = operations.read(index).or_fault().and_then(|operation| one(vcpu, &operation));
+        let result = match operations.read(index) {
+            Ok(operation) if operation.cmd == EXT_SET_LDT => {
+                drop(space);
+                let replaced =
+                    descriptors::replace_ldt(vcpu, operation.arg1, operation.arg2 as u32);
+                space = vcpu.partition.space.lock();
+                replaced
+            }
+            Ok(operation) => one(vcpu, &mut space, &operation),
+            Err(fault) => Err(fault.into()),
+        };
         if let Err(error) = result {
             return (index, Err(error));
         }
     }
-    (count, finish(&mut vcpu.partition.space.lock()).map(|()| 0))
+    (count, finish(&mut space).map(|()| 0))
 }
 
-fn one(vcpu: &Vcpu, operation: &MmuextOp) -> Result<(), i64> {
+fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), i64> {
     let (arg1, arg2) = (operation.arg1, operation.arg2);
     let number = vcpu.partition.number;
     match operation.cmd {
         level @ EXT_PIN_L1_TABLE..=EXT_PIN_L4_TABLE => {
-            let mut space = vcpu.partition.space.lock();
-            finish(&mut space)?;
-            pin(&Host, &mut space, level as u8 + 1, arg1).map_err(errno_of)
+            pin(&Host, space, level as u8 + 1, arg1).map_err(errno_of)
         }
-        EXT_UNPIN_TABLE => {
-            let mut space = vcpu.partition.space.lock();
-            finish(&mut space)?;
-            unpin(&Host, &mut space, arg1).map_err(errno_of)
-        }
-        EXT_NEW_BASEPTR => new_kernel_root(vcpu, arg1),
-        EXT_NEW_USER_BASEPTR => new_user_root(vcpu, arg1),
+        EXT_UNPIN_TABLE => unpin(&Host, space, arg1).map_err(errno_of),
+        EXT_NEW_BASEPTR => replace_kernel_root(vcpu, space, arg1),
+        EXT_NEW_USER_BASEPTR => replace_user_root(vcpu, space, arg1),
         EXT_TLB_FLUSH_LOCAL => {
             cpu::flush_here();
             Ok(())
@@ -93,35 +98,34 @@ fn one(vcpu: &Vcpu, operation: &MmuextOp) -> Result<(), i64> {
         }
         // Only a partition with device memory has anything in the caches that matters.
         EXT_FLUSH_CACHE | EXT_FLUSH_CACHE_GLOBAL => Err(errno::EPERM),
-        EXT_SET_LDT => descriptors::replace_ldt(vcpu, arg1, arg2 as u32),
         _ => Err(errno::ENOSYS),
     }
 }
 
 /// Loads another kernel root on the virtual CPU that runs here.
 pub fn new_kernel_root(vcpu: &Vcpu, mfn: u64) -> Result<(), i64> {
-    let mut space = vcpu.partition.space.lock();
-    finish(&mut space)?;
-    get_base(&Host, &mut space, mfn).map_err(errno_of)?;
+    replace_kernel_root(vcpu, &mut vcpu.partition.space.lock(), mfn)
+}
+
+fn replace_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), i64> {
+    get_base(&Host, space, mfn).map_err(errno_of)?;
     let old = vcpu.kernel_root.get();
     vcpu.kernel_root.set(mfn);
     hardware::load_root(mfn);
     if old != 0 {
-        put_base(&Host, &mut space, old).map_err(errno_of)?;
+        put_base(&Host, space, old).map_err(errno_of)?;
     }
     Ok(())
 }
 
-fn new_user_root(vcpu: &Vcpu, mfn: u64) -> Result<(), i64> {
-    let mut space = vcpu.partition.space.lock();
-    finish(&mut space)?;
+fn replace_user_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), i64> {
     if mfn != 0 {
-        get_base(&Host, &mut space, mfn).map_err(errno_of)?;
+        get_base(&Host, space, mfn).map_err(errno_of)?;
     }
     let old = vcpu.user_root.get();
     vcpu.user_root.set(mfn);
     if old != 0 {
-        put_base(&Host, &mut space, old).map_err(errno_of)?;
+        put_base(&Host, space, old).map_err(errno_of)?;
     }
     Ok(())
 }

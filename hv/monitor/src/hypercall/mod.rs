@@ -4,13 +4,16 @@
 //! changed its arguments to name the rest, and the instruction is executed once more, after
 //! whatever else is due. No operation of the monitor runs unboundedly long for a partition.
 
-use core::sync::atomic::Ordering;
+use core::{mem::offset_of, sync::atomic::Ordering};
 
-use pv_abi::xen::{errno, hypercall as number};
+use pv_abi::xen::{
+    errno,
+    hypercall::{self as number, MulticallEntry},
+};
 
 use crate::{
     context::Registers,
-    guest_memory::{Fault, GuestPointer},
+    guest_memory::{self, Fault, GuestPointer},
     vcpu::Vcpu,
 };
 
@@ -90,7 +93,9 @@ fn operation(hypercall: u64) -> Option<Operation> {
 
 /// Performs the hypercall that `registers` name.
 pub fn dispatch(vcpu: &'static Vcpu, registers: &mut Registers) {
-    vcpu.hypercalls.fetch_add(1, Ordering::Relaxed);
+    // Counted by the CPU that runs it alone.
+    let count = vcpu.hypercalls.load(Ordering::Relaxed) + 1;
+    vcpu.hypercalls.store(count, Ordering::Relaxed);
     let hypercall = registers.rax;
     let Some(run) = operation(hypercall) else {
         registers.rax = errno::ENOSYS as u64;
@@ -142,12 +147,10 @@ impl<T> OrFault<T> for Result<T, Fault> {
 /// mode (XSA-213).
 fn multicall(call: &mut Call) -> Outcome {
     let [list, count, ..] = call.args;
-    let entries =
-        GuestPointer::<pv_abi::xen::hypercall::MulticallEntry>::new(list, count).or_fault()?;
+    let entries = GuestPointer::<MulticallEntry>::new(list, count).or_fault()?;
     for index in 0..count {
         if index != 0 && crate::schedule::should_yield() {
-            call.args[0] =
-                list + index * size_of::<pv_abi::xen::hypercall::MulticallEntry>() as u64;
+            call.args[0] = list + index * size_of::<MulticallEntry>() as u64;
             call.args[1] = count - index;
             return Err(AGAIN);
         }
@@ -163,13 +166,14 @@ fn multicall(call: &mut Call) -> Outcome {
         if outcome == Err(AGAIN) {
             entry.args = inner.args;
             entries.write(index, &entry).or_fault()?;
-            call.args[0] =
-                list + index * size_of::<pv_abi::xen::hypercall::MulticallEntry>() as u64;
+            call.args[0] = list + index * size_of::<MulticallEntry>() as u64;
             call.args[1] = count - index;
             return Err(AGAIN);
         }
-        entry.result = outcome.map_or_else(|error| error, |value| value as i64);
-        entries.write(index, &entry).or_fault()?;
+        let result = outcome.map_or_else(|error| error, |value| value as i64);
+        let place = list + index * size_of::<MulticallEntry>() as u64;
+        guest_memory::write(place + offset_of!(MulticallEntry, result) as u64, &result)
+            .or_fault()?;
         if !call.vcpu.in_kernel.get() {
             return Ok(0);
         }
