@@ -41,6 +41,7 @@ struct Entry {
 ///
 /// # Errors
 /// [`Fault`] when there is no handler or its stack is unusable: the partition cannot go on.
+#[inline]
 pub fn exception(
     vcpu: &Vcpu,
     registers: &mut Registers,
@@ -116,6 +117,7 @@ pub fn failsafe(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fault> {
     Ok(())
 }
 
+#[inline]
 fn enter(vcpu: &Vcpu, registers: &mut Registers, entry: &Entry) -> Result<(), Fault> {
     let (saved, stack) = switch_to_kernel(vcpu, registers);
     let tail = [registers.rip, saved.cs, saved.rflags, registers.rsp, registers.ss];
@@ -155,6 +157,7 @@ fn switch_to_kernel(vcpu: &Vcpu, registers: &Registers) -> (Saved, u64) {
     (saved, stack & !0xf)
 }
 
+#[inline]
 fn push<const N: usize>(
     registers: &mut Registers,
     stack: u64,

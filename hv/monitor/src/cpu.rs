@@ -62,6 +62,8 @@ pub struct CpuLocal {
     pub switches: AtomicU64,
     /// When the current stretch (busy or idle) began.
     pub since: RunningCell<u64>,
+    /// Steps of long work, for `schedule::should_yield`.
+    pub turns: RunningCell<u32>,
     /// Frames loaded into the GDT window, 0: none.
     pub gdt: RunningCell<[u64; 14]>,
     /// Deadline the CPU's timer is set to.
@@ -113,6 +115,7 @@ pub fn prepare(index: u32, syscall_common: u64) {
         idle: AtomicU64::new(0),
         switches: AtomicU64::new(0),
         since: RunningCell::new(0),
+        turns: RunningCell::new(0),
         gdt: RunningCell::new([0; 14]),
         timer: RunningCell::new(u64::MAX),
     };
@@ -141,6 +144,16 @@ impl CpuLocal {
     /// Announces the CPU to the others.
     pub fn set_online(&self) {
         self.online.store(true, Ordering::Release);
+    }
+    /// Whether requests to flush wait; only for the CPU itself.
+    #[inline]
+    pub fn flush_wanted(&self) -> bool {
+        self.flush_requested.load(Ordering::SeqCst) != self.flush_done.load(Ordering::Relaxed)
+    }
+    /// Counts in [`CpuLocal::quiet`]; only for the CPU itself.
+    pub fn note_quiet(&self) {
+        let count = self.quiet.load(Ordering::Relaxed).wrapping_add(1);
+        self.quiet.store(count, Ordering::Release);
     }
     /// Whether it runs.
     pub fn is_online(&self) -> bool {
@@ -175,8 +188,8 @@ pub fn flush_page_here(va: u64) {
 /// Answers the flush requests made to this CPU so far.
 pub fn serve_flush() {
     let local = this();
-    let requested = local.flush_requested.load(Ordering::SeqCst);
-    if requested != local.flush_done.load(Ordering::Relaxed) {
+    if local.flush_wanted() {
+        let requested = local.flush_requested.load(Ordering::SeqCst);
         flush_here();
         local.flush_done.store(requested, Ordering::SeqCst);
     }
@@ -186,21 +199,23 @@ pub fn serve_flush() {
 fn flush_others(wanted: impl Fn(&CpuLocal) -> bool) {
     fence(Ordering::SeqCst);
     let me = this().index;
-    let mut ticket = [None; MAX_CPUS];
+    let mut asked = 0_u64;
+    const { assert!(MAX_CPUS <= 64) };
     for other in all().filter(|c| c.index != me && c.is_online()) {
         if wanted(other) {
-            let mine = other.flush_requested.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
-            ticket[other.index as usize % MAX_CPUS] = Some(mine);
+            other.flush_requested.fetch_add(1, Ordering::SeqCst);
             platform::send_ipi(other.index, platform::VECTOR_FLUSH);
+            asked |= 1 << other.index;
         }
     }
-    for other in all() {
-        let Some(mine) = ticket[other.index as usize % MAX_CPUS] else {
-            continue;
-        };
-        while (other.flush_done.load(Ordering::SeqCst).wrapping_sub(mine) as i32) < 0 {
+    while asked != 0 {
+        let other = cpu(asked.trailing_zeros());
+        // This request, or one that others made since.
+        let request = other.flush_requested.load(Ordering::SeqCst);
+        while (other.flush_done.load(Ordering::SeqCst).wrapping_sub(request) as i32) < 0 {
             relax();
         }
+        asked &= asked - 1;
     }
 }
 

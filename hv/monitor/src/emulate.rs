@@ -212,6 +212,36 @@ pub struct TableWrite {
     pub bits: u32,
 }
 
+/// An 8-byte exchange with memory.
+pub struct Exchange {
+    /// The register.
+    pub register: u8,
+    /// Bytes of the instruction.
+    pub length: u64,
+}
+
+/// Looks for the one instruction with which kernels clear entries, before anything is decoded:
+/// `xchg [address], r64` (48 or 4C, 87, ModRM), the address in one of the first eight registers,
+/// with a displacement of 8 bits or none.
+#[inline]
+pub fn exchange(registers: &mut Registers, address: u64) -> Option<Exchange> {
+    let code: u64 = guest_memory::read(registers.rip).ok()?;
+    if code & 0xfffb != 0x8748 {
+        return None;
+    }
+    let [rex, _, modrm, displacement, ..] = code.to_le_bytes();
+    let (displacement, length) = match (modrm >> 6, modrm & 7) {
+        (_, 4) | (0, 5) | (2.., _) => return None,
+        (0, _) => (0, 3),
+        _ => (i64::from(displacement.cast_signed()), 4),
+    };
+    let base = *registers.general(modrm & 7);
+    if base.wrapping_add_signed(displacement) != address {
+        return None;
+    }
+    Some(Exchange { register: modrm >> 3 & 7 | (rex & 4) << 1, length })
+}
+
 /// Decodes the instruction at rip as a write to the table entry at `address`; its own memory
 /// operand must be that address.
 pub fn table_write(registers: &mut Registers, address: u64) -> Option<TableWrite> {

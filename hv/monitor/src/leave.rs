@@ -7,7 +7,8 @@ use pv_abi::uv::calls::cause;
 use crate::{
     bounce,
     context::{Registers, flag},
-    cpu, partition, schedule,
+    cpu::{self, CpuLocal},
+    partition, schedule,
     trap::{self, vector},
 };
 
@@ -15,28 +16,40 @@ use crate::{
 const FORCED_OFF: u64 = flag::IOPL | flag::NT | flag::VM | flag::VIF_VIP;
 
 /// Does what is due and returns the frame to leave by.
+#[inline]
 pub fn leave(registers: &mut Registers) -> *mut Registers {
-    loop {
-        cpu::serve_flush();
-        if cpu::this().reschedule.swap(false, Ordering::AcqRel) {
-            schedule::schedule(registers);
-        }
-        let Some(vcpu) = cpu::current() else { continue };
-        if vcpu.nmi_pending.load(Ordering::Relaxed)
-            && vcpu.nmi_pending.swap(false, Ordering::AcqRel)
-        {
-            trap::inject(vcpu, registers, vector::NMI, None);
-        } else if vcpu.event_deliverable() {
-            if bounce::event(vcpu, registers).is_err() {
-                partition::crash(vcpu, registers, cause::BAD_FRAME, 0);
-            }
-        } else if !cpu::this().reschedule.load(Ordering::Acquire) {
-            break;
-        }
+    let local = cpu::this();
+    if is_something_due(local) {
+        do_what_is_due(local, registers);
     }
-    cpu::this().quiet.fetch_add(1, Ordering::Release);
+    local.note_quiet();
     registers.cs |= 3;
     registers.ss |= 3;
     registers.rflags = registers.rflags & !FORCED_OFF | flag::IF | flag::FIXED;
     registers
+}
+
+#[inline]
+fn is_something_due(local: &CpuLocal) -> bool {
+    local.flush_wanted()
+        || local.reschedule.load(Ordering::Acquire)
+        || cpu::current()
+            .is_none_or(|vcpu| vcpu.nmi_pending.load(Ordering::Relaxed) || vcpu.event_deliverable())
+}
+
+#[cold]
+#[inline(never)]
+fn do_what_is_due(local: &CpuLocal, registers: &mut Registers) {
+    while is_something_due(local) {
+        cpu::serve_flush();
+        if local.reschedule.swap(false, Ordering::AcqRel) {
+            schedule::schedule(registers);
+        }
+        let Some(vcpu) = cpu::current() else { continue };
+        if vcpu.nmi_pending.swap(false, Ordering::AcqRel) {
+            trap::inject(vcpu, registers, vector::NMI, None);
+        } else if vcpu.event_deliverable() && bounce::event(vcpu, registers).is_err() {
+            partition::crash(vcpu, registers, cause::BAD_FRAME, 0);
+        }
+    }
 }

@@ -1,15 +1,16 @@
 //! The machine as the page-table rules see it: frames, their contents, flushes.
 #![expect(unsafe_code, reason = "frames are reached through the direct map")]
 
-use frames::{Acquired, Frame, Released, Type};
+use frames::{Acquired, Frame, Refused, Released, Type};
 use page_tables::{Machine, Table};
 
-use crate::{cpu, platform, schedule};
+use crate::{cpu, lock::relax, platform, schedule};
 
 /// The one machine.
 pub struct Host;
 
 impl Machine for Host {
+    #[inline]
     fn frame(&self, mfn: u64) -> Option<&Frame> {
         frame(mfn)
     }
@@ -45,6 +46,7 @@ impl Machine for Host {
 
 /// What the monitor knows of frame `mfn`; `None`: no RAM there.
 #[must_use]
+#[inline(always)]
 pub fn frame(mfn: u64) -> Option<&'static Frame> {
     platform::frame_table().get(usize::try_from(mfn).ok()?)
 }
@@ -73,7 +75,7 @@ pub fn scrub(mfn: u64) {
 #[must_use]
 pub fn hold_writable(owner: u32, mfn: u64) -> Option<&'static Frame> {
     let frame = frame(mfn)?;
-    match frame.get_typed(owner, Type::Writable).ok()? {
+    match acquire_writable(frame, owner)? {
         Acquired::Ready => {}
         Acquired::Settle { stamp } => {
             Host.flush_before_retype(owner, stamp);
@@ -84,6 +86,20 @@ pub fn hold_writable(owner: u32, mfn: u64) -> Option<&'static Frame> {
     }
     Some(frame)
 }
+
+/// Another CPU in the middle of a change needs a flush at most: it is waited for, not for ever.
+fn acquire_writable(frame: &Frame, owner: u32) -> Option<Acquired> {
+    for _ in 0..PATIENCE {
+        match frame.get_typed(owner, Type::Writable) {
+            Err(Refused::Again) => relax(),
+            other => return other.ok(),
+        }
+    }
+    None
+}
+
+/// Turns of waiting for another CPU's change of a frame.
+const PATIENCE: u32 = 1 << 20;
 
 /// Gives a reference of [`hold_writable`] back.
 pub fn release_writable(frame: &Frame) {

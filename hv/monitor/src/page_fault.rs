@@ -2,12 +2,12 @@
 
 use core::sync::atomic::Ordering;
 
-use page_tables::{Error, Operation, update_entry_emulated};
+use page_tables::{Error, Operation, Space, update_entry_emulated};
 use pv_abi::xen::mmu::PTE_ADDRESS;
 
 use crate::{
     context::{Registers, flag},
-    emulate, guest_memory, hardware,
+    emulate, guest_memory,
     machine::{self, Host},
     trap::{self, vector},
     vcpu::Vcpu,
@@ -23,47 +23,70 @@ const USER: u64 = 4;
 /// A reserved bit was set.
 const RESERVED: u64 = 8;
 
-/// Handles a page fault from ring 3.
-pub fn page_fault(vcpu: &Vcpu, registers: &mut Registers) {
-    let address = hardware::fault_address();
-    let error = registers.error;
-    let in_kernel = vcpu.in_kernel.get();
-    let write_protected = error & (PRESENT | WRITE | RESERVED) == PRESENT | WRITE;
-    if in_kernel && write_protected && table_write(vcpu, registers, address) {
-        return;
-    }
+/// Gives a page fault from ring 3 to the partition's kernel.
+pub fn page_fault(vcpu: &Vcpu, registers: &mut Registers, address: u64) {
     // The hardware sees ring 3; the kernel wants to know about its own two modes.
-    let shown = if in_kernel { error & !USER } else { error | USER };
+    let shown = if vcpu.in_kernel.get() { registers.error & !USER } else { registers.error | USER };
     vcpu.info().cr2.store(address, Ordering::Relaxed);
     trap::inject(vcpu, registers, vector::PAGE_FAULT, Some(shown));
 }
 
-/// Does the kernel's write to one of its level-1 tables; `false`: it was none, or is refused.
-fn table_write(vcpu: &Vcpu, registers: &mut Registers, address: u64) -> bool {
-    if !guest_memory::is_partition_range(address, 8) {
+/// Does the kernel's write to one of its level-1 tables, if that is what faulted and it is not
+/// refused; `false`: it was none.
+pub fn table_write(vcpu: &Vcpu, registers: &mut Registers, address: u64) -> bool {
+    let write_protected = registers.error & (PRESENT | WRITE | RESERVED) == PRESENT | WRITE;
+    if !write_protected || !vcpu.in_kernel.get() {
         return false;
     }
+    let exchange = emulate::exchange(registers, address);
     let mut space = vcpu.partition.space.lock();
-    let Some(place) = walk::place(vcpu.kernel_root.get(), address) else {
+    let Some(table) = table_at(vcpu, address) else {
         return false;
     };
-    let mfn = (place.entry().load(Ordering::Relaxed) & PTE_ADDRESS) >> 12;
-    let is_table = machine::frame(mfn).is_some_and(|f| f.word().ty() == frames::Type::L1);
-    if !is_table {
-        return false;
+    let Some(exchange) = exchange else {
+        return other_write(registers, &mut space, table, address);
+    };
+    let operation = Operation::Exchange(*registers.general(exchange.register));
+    match update_entry_emulated(&Host, &mut space, table, index(address), operation) {
+        Ok(old) => {
+            *registers.general(exchange.register) = old;
+            registers.rip = registers.rip.wrapping_add(exchange.length);
+            true
+        }
+        Err(error) => error == Error::Again,
     }
+}
+
+/// Does a write to a level-1 table by any other instruction.
+#[inline(never)]
+fn other_write(registers: &mut Registers, space: &mut Space, table: u64, address: u64) -> bool {
     let Some(write) = emulate::table_write(registers, address) else {
         return false;
     };
-    let index = (address as usize & 4095) / 8;
-    match update_entry_emulated(&Host, &mut space, mfn, index, write.operation) {
+    match update_entry_emulated(&Host, space, table, index(address), write.operation) {
         Ok(old) => {
             finish(registers, &write, old);
             true
         }
-        Err(Error::Again) => true,
-        Err(_) => false,
+        Err(error) => error == Error::Again,
     }
+}
+
+/// Index of the table entry at `address`.
+fn index(address: u64) -> usize {
+    (address as usize & 4095) / 8
+}
+
+/// The frame that the kernel has mapped at `address`, if it is a level-1 table.
+#[inline]
+fn table_at(vcpu: &Vcpu, address: u64) -> Option<u64> {
+    if !guest_memory::is_partition_range(address, 8) {
+        return None;
+    }
+    let place = walk::place(vcpu.kernel_root.get(), address)?;
+    let mfn = (place.entry().load(Ordering::Relaxed) & PTE_ADDRESS) >> 12;
+    let is_table = machine::frame(mfn).is_some_and(|f| f.word().ty() == frames::Type::L1);
+    is_table.then_some(mfn)
 }
 
 /// Registers, flags and instruction pointer after the write.

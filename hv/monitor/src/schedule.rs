@@ -195,10 +195,17 @@ pub fn yield_now() {
     cpu::this().reschedule.store(true, Ordering::Release);
 }
 
+/// How often [`should_yield`] is asked for each time that it looks at the clock. A step of any
+/// work takes a few microseconds at most.
+const LOOKS: u32 = 8;
+
 /// Whether long work for the present virtual CPU should stop and be continued later.
 pub fn should_yield() -> bool {
     let local = cpu::this();
-    local.reschedule.load(Ordering::Relaxed) || time::now() >= local.timer.get()
+    let turn = local.turns.get().wrapping_add(1);
+    local.turns.set(turn);
+    local.reschedule.load(Ordering::Relaxed)
+        || turn.is_multiple_of(LOOKS) && time::now() >= local.timer.get()
 }
 
 /// Sets or cancels the single-shot timer of the virtual CPU that runs here.
@@ -378,7 +385,7 @@ fn switch_in(local: &CpuLocal, vcpu: &'static Vcpu, registers: &mut Registers) {
 
 fn idle(local: &CpuLocal) {
     loop {
-        local.quiet.fetch_add(1, Ordering::Release);
+        local.note_quiet();
         cpu::serve_flush();
         if local.reschedule.swap(false, Ordering::AcqRel)
             || !queue(local.index).lock().run.is_empty()

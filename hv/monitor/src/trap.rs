@@ -48,7 +48,17 @@ pub extern "C" fn trap(registers: &mut Registers) -> *mut Registers {
     if !registers.from_partition() {
         return from_monitor(registers, vector);
     }
-    if vector >= 32 && vector != vector::SYSTEM_CALL {
+    if vector == vector::PAGE_FAULT
+        && let Some(vcpu) = cpu::current()
+    {
+        // Read before another fault can happen, on the partition's memory.
+        let address = hardware::fault_address();
+        if page_fault::table_write(vcpu, registers, address) {
+            // What others ask of this CPU meanwhile comes by interrupt, once ring 3 goes on.
+            return registers;
+        }
+        page_fault::page_fault(vcpu, registers, address);
+    } else if vector >= 32 && vector != vector::SYSTEM_CALL {
         interrupt(vector);
     } else if let Some(vcpu) = cpu::current() {
         exception(vcpu, registers, vector);
@@ -65,7 +75,6 @@ fn exception(vcpu: &Vcpu, registers: &mut Registers, vector: u8) {
     match vector {
         vector::NMI => platform::nmi(),
         vector::DOUBLE_FAULT | vector::MACHINE_CHECK => platform::fatal_trap(registers),
-        vector::PAGE_FAULT => page_fault::page_fault(vcpu, registers),
         vector::GENERAL_PROTECTION => emulate::general_protection(vcpu, registers),
         vector::INVALID_OPCODE => emulate::invalid_opcode(vcpu, registers),
         vector::DEVICE_NOT_AVAILABLE => {

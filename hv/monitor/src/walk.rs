@@ -27,6 +27,7 @@ impl Place {
 
 /// The level-1 entry for `va` under level-4 table `root`.
 #[must_use]
+#[inline]
 pub fn place(root: u64, va: u64) -> Option<Place> {
     if !is_canonical(va) || root == 0 {
         return None;
