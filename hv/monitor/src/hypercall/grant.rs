@@ -1,7 +1,10 @@
 //! `grant_table_op`: version-1 grants.
 
+use core::ops::Range;
+
 use grants::{Access, MapRecord};
-use page_tables::{map_foreign, release_now, unmap_entry_expect};
+use heapless::Vec;
+use page_tables::{Release, map_foreign, release, unmap_entry_expect};
 use pv_abi::xen::{
     domid, errno, grants as abi,
     mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_PRESENT, PTE_RW, PTE_USER},
@@ -9,6 +12,7 @@ use pv_abi::xen::{
 
 use super::{AGAIN, Call, OrFault, Outcome, grant_copy, mmu::named};
 use crate::{
+    cpu,
     guest_memory::{self, GuestPointer},
     machine::Host,
     partition::{self, Partition},
@@ -16,6 +20,9 @@ use crate::{
     vcpu::Vcpu,
     walk::{self, Place},
 };
+
+/// Mappings that are taken away with one flush.
+const BATCH: usize = 16;
 
 /// The low bits of the command; the rest is not used.
 const COMMAND: u64 = (1 << abi::COMMAND_BITS) - 1;
@@ -26,9 +33,7 @@ pub fn grant_table_op(call: &mut Call) -> Outcome {
         abi::MAP_GRANT_REF => each::<abi::MapGrantRef>(call, |vcpu, op| {
             op.status = status(map(vcpu, op));
         }),
-        abi::UNMAP_GRANT_REF => each::<abi::UnmapGrantRef>(call, |vcpu, op| {
-            op.status = status(unmap(vcpu, op));
-        }),
+        abi::UNMAP_GRANT_REF => unmap_each(call),
         abi::COPY => each::<abi::GrantCopy>(call, |vcpu, op| {
             op.status = status(grant_copy::copy(vcpu, op));
         }),
@@ -134,15 +139,67 @@ fn enter(vcpu: &Vcpu, granter: &Partition, record: &MapRecord) -> Result<(), i16
         .map_err(|_| abi::GNTST_GENERAL_ERROR)
 }
 
-fn unmap(vcpu: &Vcpu, op: &abi::UnmapGrantRef) -> Result<(), i16> {
+/// Unmaps an array of mappings; each gets its own status.
+fn unmap_each(call: &mut Call) -> Outcome {
+    let [_, list, count, ..] = call.args;
+    let operations = GuestPointer::<abi::UnmapGrantRef>::new(list, count).or_fault()?;
+    let mut done = 0;
+    while done < count {
+        if done != 0 && schedule::should_yield() {
+            call.args[1] = list + done * size_of::<abi::UnmapGrantRef>() as u64;
+            call.args[2] = count - done;
+            return Err(AGAIN);
+        }
+        let end = count.min(done + BATCH as u64);
+        unmap_some(call.vcpu, &operations, done..end)?;
+        done = end;
+    }
+    Ok(0)
+}
+
+/// Unmaps a batch: its entries go, then the translations, then what the entries held.
+fn unmap_some(
+    vcpu: &Vcpu,
+    operations: &GuestPointer<abi::UnmapGrantRef>,
+    which: Range<u64>,
+) -> Result<(), i64> {
+    let mut begun = Vec::<_, BATCH>::new();
+    let mut outcome = Ok(());
+    for index in which {
+        match operations.read(index) {
+            // As many as the batch has room for.
+            Ok(operation) => {
+                let left = unmap(vcpu, &operation);
+                let _ = begun.push((index, operation, left));
+            }
+            Err(fault) => {
+                outcome = Err(fault.into());
+                break;
+            }
+        }
+    }
+    if begun.iter().any(|(_, _, left)| left.is_ok()) {
+        cpu::flush_partition(vcpu.partition.number);
+    }
+    for (index, mut operation, left) in begun {
+        operation.status = status(left.and_then(|(released, record)| {
+            release(&Host, released);
+            end_use(&record?)
+        }));
+        outcome = outcome.and(operations.write(index, &operation).or_fault());
+    }
+    outcome
+}
+
+/// Takes a mapping away; what it held is to be released once the mapper's CPUs are flushed.
+fn unmap(vcpu: &Vcpu, op: &abi::UnmapGrantRef) -> Result<(Release, Result<MapRecord, i16>), i16> {
     let mapper = vcpu.partition;
     let record = mapper.maps.lock().get(op.handle)?;
     if op.host_addr != record.host_addr {
         return Err(abi::GNTST_BAD_VIRT_ADDR);
     }
-    leave(vcpu, &record)?;
-    mapper.maps.lock().remove(op.handle)?;
-    end_use(&record)
+    let released = leave(vcpu, &record)?;
+    Ok((released, mapper.maps.lock().remove(op.handle)))
 }
 
 /// The granter's entry is no longer in use by this mapping.
@@ -152,15 +209,13 @@ pub fn end_use(record: &MapRecord) -> Result<(), i16> {
 }
 
 /// Clears the mapper's page-table entry, which must still be that mapping (XSA-234).
-fn leave(vcpu: &Vcpu, record: &MapRecord) -> Result<(), i16> {
+fn leave(vcpu: &Vcpu, record: &MapRecord) -> Result<Release, i16> {
     let mut space = vcpu.partition.space.lock();
     let place = place(vcpu, record.host_addr, record.flags)?;
     let writable = access(record.flags) == Access::Write;
     let mfn = record.frame.into();
-    let released = unmap_entry_expect(&Host, &mut space, place.table, place.index, mfn, writable)
-        .map_err(|_| abi::GNTST_GENERAL_ERROR)?;
-    release_now(&Host, &space, released);
-    Ok(())
+    unmap_entry_expect(&Host, &mut space, place.table, place.index, mfn, writable)
+        .map_err(|_| abi::GNTST_GENERAL_ERROR)
 }
 
 fn setup_table(vcpu: &Vcpu, argument: u64) -> Outcome {
