@@ -385,6 +385,9 @@ impl Partition {
             return None;
         }
         let frame = frame(mfn)?;
+        if frame.owner_word() != self.number || frame.word().kind() != frames::Kind::Private {
+            return None;
+        }
         // While nobody can map it.
         machine::scrub(mfn);
         frame.set_owner(self.number, self.number, frames::Kind::Ram).ok()?;

@@ -103,6 +103,10 @@ fn give(mfn: u64, owner: Owner) -> Result<(), i64> {
     if before == MONITOR {
         return Err(errno::EPERM);
     }
+    // A partition's idle frames are on its list, and its instance is in use, for as long as it is.
+    if frame.word().kind() == frames::Kind::Private && partition::find(before).is_some() {
+        return Err(errno::EBUSY);
+    }
     frame
         .set_owner(before, frames::OWNER_IO | MONITOR, frames::Kind::Private)
         .map_err(|_| errno::EBUSY)?;
