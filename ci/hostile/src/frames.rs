@@ -48,7 +48,8 @@ pub fn attempts(ground: &Ground) -> Vec<Attempt> {
     frames.flat_map(|frame| on(ground, frame)).collect()
 }
 
-fn on(ground: &Ground, frame: &Foreign) -> Vec<Attempt> {
+/// All attempts on one frame.
+pub fn on(ground: &Ground, frame: &Foreign) -> Vec<Attempt> {
     let mut all = entries(ground, frame);
     all.extend(tables(frame));
     all.extend(moves(frame));

@@ -33,6 +33,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use attempt::{Attempt, name_of};
+use ground::Foreign;
 use instructions::{Code, Ends};
 use linux::{Ended, Hypercalls};
 use pv_abi::xen::domid;
@@ -99,6 +100,9 @@ fn run() -> Result<bool> {
             run_code(&code, &mut report)?;
         }
     }
+    if wanted.has(IDLE) {
+        reach_idle(&hypercalls, &stage, &mut report)?;
+    }
     stage.clear()?;
     be_wild(&hypercalls, &wanted, &mut report);
     Ok(report.finish())
@@ -123,6 +127,36 @@ fn make(hypercalls: &Hypercalls, stage: &Stage, attempt: &Attempt, report: &mut 
         &attempt.expected.text(),
         &attempt.expected.outcome_text(&outcome),
     );
+}
+
+/// A frame that the partition gave back: still its own, and out of its reach.
+const IDLE: &str = "own idle frame";
+
+/// Attempts on an idle frame, and on giving it to others while the monitor keeps it for the
+/// partition.
+fn reach_idle(hypercalls: &Hypercalls, stage: &Stage, report: &mut Report) -> Result<()> {
+    stage.give_back_data()?;
+    let frame = Foreign { what: IDLE.into(), mfn: stage.ground.data.mfn, owner: None };
+    for attempt in frames::on(&stage.ground, &frame) {
+        make(hypercalls, stage, &attempt, report);
+    }
+    let why = "what the monitor keeps for a partition stays the partition's";
+    let came = release(stage.ground.number, frame.mfn)?;
+    report.line(&format!("release: {IDLE}"), why, came == "busy", "busy", &came);
+    let same = stage.take_back_data()?;
+    report.line(&format!("populate: {IDLE}"), why, same, "true", &same.to_string());
+    Ok(())
+}
+
+/// Asks the ultravisor to release a frame; the code of the refusal.
+fn release(partition: u32, frame: u64) -> Result<String> {
+    let (partition, frame) = (partition.to_string(), frame.to_string());
+    let mut uvtool = Command::new("uvtool");
+    uvtool.args(["diag", "release", "--json", "--frames", "1"]);
+    let output = uvtool.args(["--partition", &partition, "--first", &frame]).output()?;
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    Ok(answer["refusal"]["code"].as_str().unwrap_or("released").to_owned())
 }
 
 /// Foreign frames through the kernel's own way of mapping them.

@@ -15,11 +15,12 @@ use anyhow::{Context, Result, bail, ensure};
 use pv_abi::xen::domid;
 use pv_abi::xen::grants::{ENTRIES_PER_FRAME, QUERY_SIZE, QuerySize, SETUP_TABLE, SetupTable};
 use pv_abi::xen::hypercall as number;
+use pv_abi::xen::memory::{DECREASE_RESERVATION, POPULATE_PHYSMAP};
 use pv_abi::xen::mmu::{self, PTE_ACCESSED, PTE_DIRTY, PTE_NX, UVMF_ALL, UVMF_TLB_FLUSH};
 use zerocopy::{FromBytes, FromZeros};
 
 use crate::attempt::{Arg, Call, memory, name_of, with_list};
-use crate::frames::{extended, readable, update, writable};
+use crate::frames::{EXTENT_START, extended, readable, reservation, update, writable};
 use crate::ground::{Foreign, Ground, Page, instance_frames};
 use crate::linux::{Granted, Hypercalls, Memory};
 
@@ -167,6 +168,36 @@ impl<'h> Stage<'h> {
             self.map_directly(page, writable(page.mfn))?;
         }
         Ok(())
+    }
+
+    /// Gives the data page back, as a kernel does that shrinks: nothing maps it, and it is idle.
+    pub fn give_back_data(&self) -> Result<()> {
+        let page = self.ground.data;
+        let args = [page.address(), 0, UVMF_TLB_FLUSH | UVMF_ALL].map(Arg::from);
+        must(self.hypercalls, "unmapping a page", number::UPDATE_VA_MAPPING, args)?;
+        let (done, _) = self.balloon(DECREASE_RESERVATION, page.mfn);
+        ensure!(done == 1, "giving a page back: {}", name_of(done));
+        Ok(())
+    }
+
+    /// Takes an idle frame in the place of the data page; whether it is the one given back.
+    pub fn take_back_data(&self) -> Result<bool> {
+        let page = self.ground.data;
+        let (done, mfn) = self.balloon(POPULATE_PHYSMAP, page.pfn);
+        if done != 1 {
+            return Ok(false);
+        }
+        self.map_directly(page, writable(mfn))?;
+        Ok(mfn == page.mfn)
+    }
+
+    /// A balloon call for one frame: what it returned, and what the list has then.
+    fn balloon(&self, command: u64, frame: u64) -> (i64, u64) {
+        let list = with_list(&reservation(domid::SELF, 0, 1), EXTENT_START, &[frame]);
+        let call = Call { number: number::MEMORY_OP, args: vec![command.into(), list] };
+        let outcome = self.hypercalls.perform(&call);
+        let word = outcome.memory.last_chunk().copied().unwrap_or_default();
+        (outcome.result, u64::from_le_bytes(word))
     }
 
     /// Makes the spare entry of the grant table say `entry`, or what it said at first.
