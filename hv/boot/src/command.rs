@@ -18,7 +18,7 @@ use partition_runtime::window::Window;
 use partition_runtime::{StartBlock, log, time};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::command::{Operation, Outcome, Start, Target};
-use pv_abi::uv::database::{COMMAND, channel_kind, kind, rights, state};
+use pv_abi::uv::database::{COMMAND, ULTRAVISOR, channel_kind, kind, rights, state};
 use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
 
 /// Where a partition's shared info is: this many frames into its monitor instance.
@@ -125,6 +125,7 @@ fn create(link: &mut Link, sizes: Sizes) -> Result<u64, Failure> {
         cpu_weight: 256,
         cpu_cap: 0,
         cpu_affinity: Vec::new(),
+        cpu_dedicated: false,
         grant_frames: GRANT_FRAMES,
     };
     match link.prepare(WHAT, vec![create])?[..] {
@@ -152,6 +153,7 @@ fn connect(link: &mut Link, plan: &Plan<'_>, instance: u64) -> Result<Parameters
     let start = plan.start_state();
     let channel = |kind, frame, grant| Operation::CreateChannel {
         partition: Target::Number(COMMAND),
+        peer: ULTRAVISOR,
         kind,
         frame,
         frames: 1,

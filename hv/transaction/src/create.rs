@@ -35,6 +35,7 @@ pub(crate) fn create(
         cpu_weight,
         cpu_cap,
         cpu_affinity,
+        cpu_dedicated: _,
         grant_frames,
     } = operation
     else {

@@ -93,6 +93,7 @@ impl Record {
             outcome: self.settled.word().to_string(),
             what: self.what.clone(),
             reason: self.reason.clone(),
+            partitions: Vec::new(),
         }
     }
 }

@@ -43,7 +43,7 @@ pub(crate) fn plan(
         Operation::CreatePartition { .. } => create::create(plan, caller, index, operation)?,
         Operation::AssignMemory { partition, frames } => assign(plan, *partition, *frames)?,
         Operation::ReleaseMemory { partition, ranges } => release(plan, *partition, ranges)?,
-        Operation::CreateChannel { partition, kind, frame, frames, grant } => {
+        Operation::CreateChannel { partition, peer: _, kind, frame, frames, grant } => {
             let share = Range { first: *frame, frames: u64::from(*frames) };
             channel(plan, *partition, *kind, share, *grant)?
         }
@@ -54,6 +54,13 @@ pub(crate) fn plan(
             not_itself(caller, &target)?;
             not_created_here(plan, &target)?;
             destroy(plan, &target)?
+        }
+        Operation::SetCpu { .. }
+        | Operation::Rename { .. }
+        | Operation::SetMemoryTarget { .. }
+        | Operation::SetVcpusOnline { .. }
+        | Operation::Ask { .. } => {
+            return Err(refusal("not-known", "transaction", "operation", "not done yet", "wait"));
         }
         Operation::Complete { request } => {
             plan.completed.push(*request);
@@ -415,6 +422,17 @@ pub(crate) fn describe(operation: &Operation, outcome: Option<&Outcome>) -> Stri
         Operation::SetState { partition, state } => {
             format!("set {} {}", named(partition), state_name(*state))
         }
+        Operation::SetCpu { partition, .. } => format!("set CPU of {}", named(partition)),
+        Operation::Rename { partition, name } => {
+            format!("rename {} \"{}\"", named(partition), name.escape_default())
+        }
+        Operation::SetMemoryTarget { partition, frames } => {
+            format!("set memory target of {} to {frames} frames", named(partition))
+        }
+        Operation::SetVcpusOnline { partition, vcpus } => {
+            format!("set vCPUs of {} to {vcpus}", named(partition))
+        }
+        Operation::Ask { partition, what } => format!("ask {} ({what})", named(partition)),
         Operation::DestroyPartition { partition } => format!("destroy {}", named(partition)),
         Operation::Complete { request } => format!("complete request {request}"),
     }

@@ -60,6 +60,13 @@ pub fn query(engine: &Engine, facts: &Facts, gauges: &dyn Gauges, query: &Query)
         Query::PageMap { first, most } => page_map(engine, *first, *most),
         Query::Log { from, most } => log(engine, *from, *most),
         Query::Compare { first } => compare(engine, gauges, *first),
+        Query::Arena { first, .. } => {
+            Answer::Arena { first: *first, pages: 0, contents: Vec::new() }
+        }
+        Query::Records { .. } => {
+            let (_, next) = engine.records();
+            Answer::Records { rows: Vec::new(), oldest: next, next }
+        }
     }
 }
 
@@ -88,6 +95,13 @@ fn row(descriptor: &PartitionDescriptor, usage: Option<PartitionUsage>) -> Parti
         vcpus_up: usage.vcpus_up,
         cpu_weight: descriptor.cpu_weight,
         cpu_cap: descriptor.cpu_cap,
+        cpu_affinity: Vec::new(),
+        cpu_dedicated: descriptor.cpu_dedicated != 0,
+        vcpus_online: descriptor.vcpus_online,
+        memory_target: descriptor.memory_target,
+        asked: descriptor.asked,
+        console_port: descriptor.console_port,
+        wait_time: usage.wait_time,
         memory_frames: descriptor.memory_frames,
         instance_frames: descriptor.instance_frames,
         cpu_time: usage.cpu_time,

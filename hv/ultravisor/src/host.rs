@@ -114,6 +114,12 @@ impl Host {
                 return Reply { id: request.id, version, result: Ok(answer) };
             }
             Body::Transaction(transaction) => transaction,
+            Body::Open | Body::Plan(_) | Body::Undo { .. } => {
+                let version = self.engine.database().contents();
+                let reason = "not done yet";
+                let refusal = transaction::refusal("not-known", "request", "body", reason, "wait");
+                return Reply { id: request.id, version, result: Err(refusal) };
+            }
         };
         let mut lead = Lead { services: &mut self.services };
         let (now, id) = (time::now(), request.id);

@@ -129,8 +129,10 @@ pub struct PartitionUsage {
     pub hypercalls: u64,
     /// Frames with a reference.
     pub frames_in_use: u64,
+    /// Nanoseconds its virtual CPUs were runnable and did not run.
+    pub wait_time: u64,
     /// Zero.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 3],
 }
 
 /// What a physical CPU did; 32 bytes.

@@ -9,7 +9,7 @@ use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages, the first thing a [`Request`] carries.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// From a client to the ultravisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,18 @@ pub enum Body {
     Transaction(Transaction),
     /// Read it.
     Query(Query),
+    /// Begin anew: what the caller left pending in earlier sessions is rolled back.
+    Open,
+    /// Plan a transaction and change nothing: what it would do, or why it would be refused.
+    Plan(Transaction),
+    /// Apply the inverse of the committed transaction with this sequence number in the log, as a
+    /// transaction of its own. Refused where the world has moved on.
+    Undo {
+        /// Sequence number of its record.
+        sequence: u64,
+        /// Why, for the audit log.
+        reason: String,
+    },
 }
 
 /// Operations that apply together.
@@ -66,6 +78,8 @@ pub enum Operation {
         cpu_cap: u32,
         /// Physical CPUs it may use; empty: all.
         cpu_affinity: Vec<u32>,
+        /// Nothing else runs on the CPUs of its affinity, which must not be empty then.
+        cpu_dedicated: bool,
         /// Grant frames.
         grant_frames: u32,
     },
@@ -83,10 +97,14 @@ pub enum Operation {
         /// The ranges.
         ranges: Vec<Range>,
     },
-    /// Create a channel between a partition and the ultravisor, at the next free ports.
+    /// Create a channel between a partition and the ultravisor or another partition, at the next
+    /// free ports.
     CreateChannel {
         /// The partition that owns the shared frames.
         partition: Target,
+        /// Who shares them: [`super::database::ULTRAVISOR`], or the command partition, which binds
+        /// the port at its end by itself (see [`super::database::ChannelEntry::port_b`]).
+        peer: u32,
         /// See [`super::database::channel_kind`].
         kind: u32,
         /// First shared frame, owned by the partition.
@@ -109,6 +127,47 @@ pub enum Operation {
         partition: Target,
         /// See [`super::database::state`].
         state: u32,
+    },
+    /// Change what is said of its CPU time; at once when it runs. `None` leaves a field.
+    SetCpu {
+        /// The partition.
+        partition: Target,
+        /// Relative CPU share, 1 to 65535.
+        weight: Option<u32>,
+        /// CPU cap in percent of one CPU, 0: none.
+        cap: Option<u32>,
+        /// Physical CPUs it may use; empty: all.
+        affinity: Option<Vec<u32>>,
+        /// Nothing else runs on the CPUs of its affinity.
+        dedicated: Option<bool>,
+    },
+    /// Give it another name.
+    Rename {
+        /// The partition.
+        partition: Target,
+        /// Unique; 1 to 31 bytes.
+        name: String,
+    },
+    /// Tell its balloon driver how many of its frames to use. What it does not use stays its own.
+    SetMemoryTarget {
+        /// The partition.
+        partition: Target,
+        /// Frames of 4 KiB, at most those it has.
+        frames: u64,
+    },
+    /// Tell its kernel how many virtual CPUs to have up.
+    SetVcpusOnline {
+        /// The partition.
+        partition: Target,
+        /// 1 to those it may bring up.
+        vcpus: u32,
+    },
+    /// Ask its kernel to end itself.
+    Ask {
+        /// The partition, running.
+        partition: Target,
+        /// See [`super::database::asked`].
+        what: u32,
     },
     /// Give everything back and forget the partition.
     DestroyPartition {
@@ -176,7 +235,22 @@ pub enum Query {
         /// Ranges at most.
         most: u32,
     },
-    /// Log records from this sequence number.
+    /// The arena as it is, for a replica: whole pages.
+    Arena {
+        /// First page.
+        first: u32,
+        /// Pages at most; fewer come where a reply has no room.
+        most: u32,
+    },
+    /// Log records with what they changed, from this sequence number: a replica is brought up to
+    /// date with them.
+    Records {
+        /// First record wanted.
+        from: u64,
+        /// Records at most.
+        most: u32,
+    },
+    /// Log records from this sequence number. The caller's event tells of new ones.
     Log {
         /// First record wanted.
         from: u64,
@@ -224,6 +298,34 @@ pub enum Answer {
     Log {
         /// Records by sequence number.
         rows: Vec<LogRow>,
+        /// Oldest sequence number still kept.
+        oldest: u64,
+        /// Sequence number the next record will get.
+        next: u64,
+    },
+    /// To [`Body::Open`]: ids of the requests that were rolled back.
+    Opened {
+        /// In the order of their rollback.
+        rolled_back: Vec<u64>,
+    },
+    /// To [`Body::Plan`]: what the transaction would do, a sentence for each operation.
+    Planned {
+        /// For people.
+        what: Vec<String>,
+    },
+    /// To [`Query::Arena`].
+    Arena {
+        /// First page.
+        first: u32,
+        /// Pages of the arena in all.
+        pages: u32,
+        /// Bytes of the pages, each without the zeros at its end.
+        contents: Vec<Vec<u8>>,
+    },
+    /// To [`Query::Records`].
+    Records {
+        /// Records by sequence number.
+        rows: Vec<RecordRow>,
         /// Oldest sequence number still kept.
         oldest: u64,
         /// Sequence number the next record will get.
@@ -314,6 +416,20 @@ pub struct PartitionRow {
     pub cpu_weight: u32,
     /// CPU cap, percent of one CPU, 0: none.
     pub cpu_cap: u32,
+    /// Physical CPUs that were asked for; empty: all.
+    pub cpu_affinity: Vec<u32>,
+    /// Nothing else runs on them.
+    pub cpu_dedicated: bool,
+    /// Virtual CPUs that its kernel was told to have up.
+    pub vcpus_online: u32,
+    /// Frames that its balloon driver was told to use.
+    pub memory_target: u64,
+    /// What its kernel was asked to do; see [`super::database::asked`].
+    pub asked: u32,
+    /// Event port of its console, 0: none.
+    pub console_port: u32,
+    /// Nanoseconds its virtual CPUs were runnable and did not run.
+    pub wait_time: u64,
     /// Frames of RAM assigned for its own use.
     pub memory_frames: u64,
     /// Frames of its monitor instance.
@@ -431,4 +547,15 @@ pub struct LogRow {
     pub what: String,
     /// Why, as given by who asked.
     pub reason: String,
+    /// Partitions it was about, by number.
+    pub partitions: Vec<u32>,
+}
+
+/// An audit log record with what it changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordRow {
+    /// The record.
+    pub row: LogRow,
+    /// Its changes, each a postcard message of the database's own change type.
+    pub changes: Vec<Vec<u8>>,
 }

@@ -141,6 +141,16 @@ pub mod rights {
     pub const SERIAL: u32 = 1 << 3;
 }
 
+/// Values of [`PartitionDescriptor::asked`]: what a kernel was asked through the store.
+pub mod asked {
+    /// Nothing.
+    pub const NOTHING: u32 = 0;
+    /// To power off.
+    pub const POWER_OFF: u32 = 1;
+    /// To reboot.
+    pub const REBOOT: u32 = 2;
+}
+
 /// A partition descriptor: one arena page.
 ///
 /// All addresses are machine frame numbers (address / 4096) unless they say otherwise.
@@ -169,7 +179,7 @@ pub struct PartitionDescriptor {
     pub cpu_cap: u32,
     /// Frames of the grant table, 1 to [`MAX_GRANT_FRAMES`].
     pub grant_frames: u32,
-    /// Physical CPUs that its virtual CPUs may run on, a bit each.
+    /// Physical CPUs that were asked for, a bit each; see [`Self::cpu_allowed`].
     pub cpu_affinity: [u64; 4],
     /// Frames of RAM assigned to it for its own use (the page map says which).
     pub memory_frames: u64,
@@ -205,8 +215,19 @@ pub struct PartitionDescriptor {
     pub reserved0: u32,
     /// Version of the database when it was created.
     pub created_at: u64,
+    /// Physical CPUs that the monitor lets its virtual CPUs run on, a bit each; none: all. This is
+    /// its affinity without what is dedicated to others.
+    pub cpu_allowed: [u64; 4],
+    /// Frames that its balloon driver was told to use.
+    pub memory_target: u64,
+    /// Virtual CPUs that its kernel was told to have up.
+    pub vcpus_online: u32,
+    /// 1: nothing else runs on the CPUs of its affinity.
+    pub cpu_dedicated: u32,
+    /// What its kernel was asked to do; see [`asked`].
+    pub asked: u32,
     /// Zero.
-    pub reserved: [u8; 3880],
+    pub reserved: [u8; 3828],
 }
 /// `b"UVPD"`, little-endian.
 pub const DESCRIPTOR_MAGIC: u32 = u32::from_le_bytes(*b"UVPD");
@@ -245,7 +266,7 @@ pub struct ChannelEntry {
     pub port_a: u32,
     /// The other partition: the server.
     pub b: u32,
-    /// Event port at `b`.
+    /// Event port at `b`; 0: `port_a` is left unbound for `b`, which binds to it by itself.
     pub port_b: u32,
     /// Grant reference in `a`'s table that names `frame`.
     pub grant_a: u32,
@@ -271,6 +292,8 @@ pub mod channel_kind {
     pub const CONSOLE: u32 = 2;
     /// A store ring of the Xen ABI.
     pub const STORE: u32 = 3;
+    /// Kernels for the boot partition to build partitions of (see [`super::super::build`]).
+    pub const BUILD: u32 = 4;
 }
 
 const _: () = {
@@ -281,5 +304,6 @@ const _: () = {
     assert!(core::mem::offset_of!(PartitionDescriptor, cpu_affinity) == 72);
     assert!(core::mem::offset_of!(PartitionDescriptor, memory_frames) == 104);
     assert!(core::mem::offset_of!(PartitionDescriptor, page_table) == 152);
+    assert!(core::mem::offset_of!(PartitionDescriptor, cpu_allowed) == 216);
     assert!(size_of::<ChannelEntry>() == 64);
 };

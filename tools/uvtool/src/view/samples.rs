@@ -20,6 +20,13 @@ pub fn partitions() -> Vec<PartitionRow> {
         vcpus_up: 1,
         cpu_weight: 256,
         cpu_cap: 0,
+        cpu_affinity: Vec::new(),
+        cpu_dedicated: false,
+        vcpus_online: 1,
+        memory_target: memory_frames,
+        asked: 0,
+        console_port: 0,
+        wait_time: 0,
         memory_frames,
         instance_frames: 64,
         cpu_time,
@@ -89,6 +96,7 @@ pub fn log(count: u64) -> Vec<LogRow> {
         outcome: "committed".into(),
         what: format!("operation {sequence}"),
         reason: "because".into(),
+        partitions: Vec::new(),
     };
     (0..count).map(row).collect()
 }
