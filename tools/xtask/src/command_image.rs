@@ -25,6 +25,11 @@ const MODULES: [(&str, &str); 5] = [
     ("xenfs", ""),
 ];
 
+/// The users: root, and one without rights, for programs that refuse to run as root.
+const USERS: &str =
+    "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
+const GROUPS: &str = "root:x:0:\nnogroup:x:65534:\n";
+
 /// A host file for the command partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileToSend {
@@ -92,8 +97,8 @@ fn skeleton(archive: &mut Archive) {
     }
     archive.character_device("dev/console", 5, 1);
     archive.character_device("dev/null", 1, 3);
-    archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n");
-    archive.file("etc/group", 0o644, b"root:x:0:\n");
+    archive.file("etc/passwd", 0o644, USERS.as_bytes());
+    archive.file("etc/group", 0o644, GROUPS.as_bytes());
     archive.file("etc/hostname", 0o644, b"command\n");
 }
 
