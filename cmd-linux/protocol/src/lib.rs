@@ -13,8 +13,10 @@
 #![forbid(unsafe_code)]
 
 mod frame;
+mod service;
 
 pub use frame::{FrameError, Frames, encode, read, write};
+pub use service::{Defined, End, Planned, Progress, Service, ServiceAnswer, Settings, Until};
 
 use pv_abi::uv::command::{Answer, Body, Refusal};
 use serde::{Deserialize, Serialize};
@@ -36,11 +38,20 @@ pub struct Ask {
     /// Milliseconds to wait for the ultravisor; `None`: [`DEFAULT_TIMEOUT_MS`].
     #[serde(default)]
     pub timeout_ms: Option<u32>,
-    /// What is asked of the ultravisor.
-    pub body: Body,
+    /// What is asked.
+    pub body: Asked,
 }
 
-/// The answer to an [`Ask`].
+/// What is asked, and of whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Asked {
+    /// Of the ultravisor; `uvd` carries it as it is.
+    Ultravisor(Body),
+    /// Of `uvd`.
+    Service(Service),
+}
+
+/// An answer to an [`Ask`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
     /// Id of the request; 0 where the request could not be read.
@@ -49,13 +60,23 @@ pub struct Told {
     pub result: Result<Answered, Failure>,
 }
 
-/// The ultravisor's answer.
+/// An answer. Those but the last one to a request are [`Answered::Progress`] and
+/// [`Answered::Output`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answered {
-    /// Version of the database after the request.
-    pub version: u64,
-    /// The answer.
-    pub answer: Answer,
+pub enum Answered {
+    /// The ultravisor's.
+    Ultravisor {
+        /// Version of the database after the request.
+        version: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// The service's.
+    Service(ServiceAnswer),
+    /// The request is under way; more follows.
+    Progress(Progress),
+    /// Output of a console; more follows.
+    Output(Vec<u8>),
 }
 
 /// Why there is no answer.

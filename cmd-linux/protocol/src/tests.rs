@@ -3,13 +3,18 @@ use proptest::prelude::*;
 use pv_abi::uv::command::Query;
 
 fn ask(id: u64) -> Ask {
-    Ask { id, timeout_ms: None, body: Body::Query(Query::Partitions { after: id as u32 }) }
+    Ask {
+        id,
+        timeout_ms: None,
+        body: Asked::Ultravisor(Body::Query(Query::Partitions { after: id as u32 })),
+    }
 }
 
 #[test]
 fn the_layout_is_length_and_json() {
     let bytes = encode(&ask(7)).unwrap();
-    let text = r#"{"id":7,"timeout_ms":null,"body":{"Query":{"Partitions":{"after":7}}}}"#;
+    let text =
+        r#"{"id":7,"timeout_ms":null,"body":{"Ultravisor":{"Query":{"Partitions":{"after":7}}}}}"#;
     assert_eq!(&bytes[..4], (text.len() as u32).to_le_bytes());
     assert_eq!(&bytes[4..], text.as_bytes());
     assert_eq!(read::<Ask>(&bytes[..]).unwrap(), ask(7));
@@ -17,7 +22,7 @@ fn the_layout_is_length_and_json() {
 
 #[test]
 fn the_timeout_may_be_left_out() {
-    let text = br#"{"id":1,"body":{"Query":"Version"}}"#;
+    let text = br#"{"id":1,"body":{"Ultravisor":{"Query":"Version"}}}"#;
     let mut frames = Frames::default();
     frames.push(&(text.len() as u32).to_le_bytes());
     frames.push(text);

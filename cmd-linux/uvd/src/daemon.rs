@@ -10,7 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use uvd_protocol::{Ask, DEFAULT_TIMEOUT_MS, Failure, MAX_TIMEOUT_MS, Told};
+use uvd_protocol::{Ask, Asked, DEFAULT_TIMEOUT_MS, Failure, MAX_TIMEOUT_MS, Told};
 
 use crate::client::Client;
 use crate::link::{Link, Outcome, Port};
@@ -53,7 +53,10 @@ impl<'a> Daemon<'a> {
             self.accept();
             self.take_asks(|tag, ask| {
                 let asked = ask.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS);
-                link.submit(tag, ask.body, asked.min(MAX_TIMEOUT_MS), now)
+                let Asked::Ultravisor(body) = ask.body else {
+                    return Err(Failure::Malformed("not served yet".into()));
+                };
+                link.submit(tag, body, asked.min(MAX_TIMEOUT_MS), now)
             });
             match link.turn(now) {
                 Ok(outcomes) => self.tell(outcomes),

@@ -147,7 +147,7 @@ impl<'a, P: Port> Link<'a, P> {
             };
             if let Some(one) = self.waiting.remove(&reply.id) {
                 let version = reply.version;
-                let result = reply.result.map(|answer| Answered { version, answer });
+                let result = reply.result.map(|answer| Answered::Ultravisor { version, answer });
                 outcomes
                     .push((one.tag, result.map_err(|refusal| Failure::Refused(refusal.into()))));
             }

@@ -16,7 +16,7 @@ use partition_runtime::ring::{Endpoint, Side};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::channel::COMMAND_PAGES;
 use pv_abi::uv::command::{Answer, Body, Query, Refusal, Reply, Request, Transaction};
-use uvd_protocol::{Answered, Ask, Failure, Told, read, write};
+use uvd_protocol::{Answered, Ask, Asked, Failure, Told, read, write};
 
 use crate::daemon::{Daemon, End};
 use crate::devices::Shared;
@@ -134,7 +134,14 @@ fn connect(socket: &PathBuf) -> UnixStream {
 }
 
 fn query(id: u64, query: Query) -> Ask {
-    Ask { id, timeout_ms: None, body: Body::Query(query) }
+    Ask { id, timeout_ms: None, body: Asked::Ultravisor(Body::Query(query)) }
+}
+
+fn answer(told: &Told) -> &Answer {
+    match &told.result {
+        Ok(Answered::Ultravisor { answer, .. }) => answer,
+        _ => panic!("{told:?}"),
+    }
 }
 
 fn log_after(from: u64) -> Query {
@@ -170,10 +177,8 @@ fn answers_find_their_clients_in_any_order() {
         let mut nexts = Vec::new();
         for _ in 0..2 {
             let told: Told = read(client).unwrap();
-            let Ok(Answered { answer: Answer::Log { next, .. }, .. }) = told.result else {
-                panic!("{told:?}")
-            };
-            nexts.push((told.id, next));
+            let Answer::Log { next, .. } = answer(&told) else { panic!("{told:?}") };
+            nexts.push((told.id, *next));
         }
         nexts.sort_unstable();
         assert_eq!(nexts, [1, 2].map(|id| (id, number as u64 * 10 + id)));
@@ -215,7 +220,7 @@ fn a_request_without_answer_fails_in_time_and_a_late_answer_is_nobodys() {
     scene.reply(request.id, Ok(log_answer(7)));
     let told: Told = read(&client).unwrap();
     assert_eq!(told.id, 2);
-    assert_eq!(told.result.unwrap().answer, log_answer(7));
+    assert_eq!(*answer(&told), log_answer(7));
     scene.end();
 }
 
@@ -225,7 +230,7 @@ fn more_than_the_ring_holds_is_sent_as_room_comes() {
     let clients = [scene.client(), scene.client()];
     for client in &clients {
         for id in 1..=10 {
-            let body = long_reason(20_000);
+            let body = Asked::Ultravisor(long_reason(20_000));
             write(client, &Ask { id, timeout_ms: None, body }).unwrap();
         }
     }
@@ -246,7 +251,8 @@ fn more_than_the_ring_holds_is_sent_as_room_comes() {
 fn a_request_that_no_frame_holds_is_refused() {
     let scene = Scene::new("large");
     let client = scene.client();
-    write(&client, &Ask { id: 1, timeout_ms: None, body: long_reason(30_000) }).unwrap();
+    let body = Asked::Ultravisor(long_reason(30_000));
+    write(&client, &Ask { id: 1, timeout_ms: None, body }).unwrap();
     let told: Told = read(&client).unwrap();
     assert!(matches!(told.result, Err(Failure::TooLarge { limit: 24576, .. })), "{told:?}");
     scene.end();
@@ -293,7 +299,7 @@ fn an_answer_that_is_no_message_is_skipped() {
     scene.server.send(&[0xff; 9]).unwrap();
     scene.reply(request.id, Ok(log_answer(3)));
     let told: Told = read(&client).unwrap();
-    assert_eq!(told.result.unwrap().answer, log_answer(3));
+    assert_eq!(*answer(&told), log_answer(3));
     scene.end();
 }
 
@@ -341,7 +347,7 @@ fn a_client_that_goes_away_harms_no_other() {
     scene.reply(request.id, Ok(log_answer(1)));
     scene.reply(other.id, Ok(log_answer(2)));
     let told: Told = read(&client).unwrap();
-    assert_eq!(told.result.unwrap().answer, log_answer(2));
+    assert_eq!(*answer(&told), log_answer(2));
     assert_eq!(scene.end(), End::Stopped);
 }
 

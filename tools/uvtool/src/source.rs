@@ -4,8 +4,7 @@
 //! pages do not go on is an error, not an endless loop.
 
 use std::io;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::progress::Progress;
@@ -13,7 +12,7 @@ use pv_abi::uv::command::{
     Answer, Body, Difference, LogRow, MapRow, Operation, PartitionRow, Query, Range, Refusal,
     ResourcesAnswer, Target, Transaction, VersionAnswer,
 };
-use uvd_protocol::{Answered, Ask, Failure, FrameError, Told, read, write};
+use uvd_protocol::{Failure, FrameError};
 
 /// Rows of the page map, and of the log, to ask for at a time.
 const PAGE: u32 = 200;
@@ -52,6 +51,12 @@ pub enum Error {
     /// Pages that do not go on.
     #[error("ultravisor: {0}: its pages do not go on; use a uvtool of its version")]
     Stuck(&'static str),
+    /// A file, an option or a definition that was given.
+    #[error("{0}")]
+    Given(String),
+    /// The terminal, or another file of ours.
+    #[error("terminal: {0}")]
+    Terminal(#[from] io::Error),
     /// A partition that is not there.
     #[error("partition {name:?}: no such partition; there are {there}")]
     NoSuchPartition {
@@ -67,6 +72,15 @@ fn way_out(kind: io::ErrorKind) -> &'static str {
         io::ErrorKind::PermissionDenied => "run uvtool as root",
         _ => "is this the command partition, and does uvd run? See `dmesg | grep uvd`",
     }
+}
+
+/// An answer of the ultravisor.
+#[derive(Debug)]
+pub struct Answered {
+    /// Version of the database after the request.
+    pub version: u64,
+    /// The answer.
+    pub answer: Answer,
 }
 
 /// Answers queries.
@@ -218,49 +232,6 @@ fn append(all: &mut Vec<MapRow>, row: MapRow) {
     match all.last_mut() {
         Some(last) if (last.owner, last.io) == (row.owner, row.io) => last.frames += row.frames,
         _ => all.push(row),
-    }
-}
-
-/// A connection to `uvd`.
-pub struct Uvd {
-    stream: UnixStream,
-    timeout: Duration,
-    id: u64,
-}
-
-impl Uvd {
-    /// Connects to the socket.
-    pub fn connect(path: &Path, timeout: Duration) -> Result<Self, Error> {
-        let connected = UnixStream::connect(path).and_then(|stream| {
-            // Longer than uvd waits itself, so that its own words arrive.
-            stream.set_read_timeout(Some(timeout + Duration::from_secs(2)))?;
-            Ok(stream)
-        });
-        match connected {
-            Ok(stream) => Ok(Self { stream, timeout, id: 0 }),
-            Err(error) => Err(Error::Unreachable { path: path.into(), error }),
-        }
-    }
-}
-
-impl Source for Uvd {
-    fn request(&mut self, body: Body) -> Result<Answered, Error> {
-        self.id += 1;
-        let timeout_ms = u32::try_from(self.timeout.as_millis()).ok();
-        let ask = Ask { id: self.id, timeout_ms, body };
-        write(&self.stream, &ask)?;
-        loop {
-            let told: Told = read(&self.stream).map_err(|error| match error {
-                FrameError::Io(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    Error::Silent(self.timeout)
-                }
-                other => other.into(),
-            })?;
-            // 0: a message of ours that uvd could not read.
-            if told.id == self.id || told.id == 0 {
-                return Ok(told.result?);
-            }
-        }
     }
 }
 

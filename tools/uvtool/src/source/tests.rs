@@ -43,6 +43,7 @@ impl Pages {
                 let rows = rows.take(self.page.min(most as usize)).collect();
                 Answer::Log { rows, oldest: 7, next: 50 }
             }
+            Query::Arena { .. } | Query::Records { .. } => panic!("{query:?} is not asked"),
         }
     }
 }
@@ -175,7 +176,8 @@ fn the_answer_with_our_id_is_ours() {
         assert_eq!((ask.id, ask.timeout_ms), (1, Some(500)));
         for id in [77, 1] {
             let answer = Answer::Version(samples::version());
-            let result = Ok(Answered { version: id + 5, answer });
+            let version = id + 5;
+            let result = Ok(uvd_protocol::Answered::Ultravisor { version, answer });
             write(&stream, &Told { id, result }).unwrap();
         }
     });

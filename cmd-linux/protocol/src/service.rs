@@ -1,0 +1,264 @@
+//! What `uvd` does by itself: it keeps definitions, and takes partitions through their lives.
+//!
+//! ```text
+//! uvtool                                     uvd
+//!   Ask { id, Service(Create { .. }) } ----->
+//!   <-------------------- Told { id, Progress }     as often as there is news
+//!   <-------------------- Told { id, Ok | Err }     the last one
+//! ```
+//!
+//! A console that is attached ([`Service::Console`]) is answered with [`Answered::Output`] as long
+//! as there is output, and ends with [`ServiceAnswer::Ended`]; input goes the other way with
+//! requests of their own.
+
+use definition::{Definition, FieldChange};
+use pv_abi::uv::command::{LogRow, PartitionRow};
+use serde::{Deserialize, Serialize};
+
+/// What is asked of `uvd` itself. Partitions are named by name, or by number in decimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Service {
+    /// What [`Service::Apply`] of these definitions would do; changes nothing.
+    Plan {
+        /// What should be.
+        definitions: Vec<Definition>,
+        /// Partitions that were defined by an earlier apply and are not among them go.
+        prune: bool,
+    },
+    /// Make these definitions true, all of them or none: create, change live, or refuse what
+    /// needs a restart.
+    Apply {
+        /// What should be.
+        definitions: Vec<Definition>,
+        /// As in [`Service::Plan`].
+        prune: bool,
+        /// The version that the plan shown to a person was made at; refused when it is stale.
+        planned_at: Option<u64>,
+        /// Why, for the audit log.
+        reason: String,
+    },
+    /// Create one partition and start it.
+    Create {
+        /// What it is.
+        definition: Definition,
+        /// Leave it paused before its first instruction.
+        paused: bool,
+    },
+    /// Start what is defined and does not run.
+    Start {
+        /// Which.
+        name: String,
+    },
+    /// Ask its kernel to power off, or to reboot.
+    Shutdown {
+        /// Which.
+        name: String,
+        /// Reboot rather than power off.
+        reboot: bool,
+    },
+    /// Give back all it has, running or not. Its definition stays unless `forget`.
+    Destroy {
+        /// Which.
+        name: String,
+        /// Forget the definition, too.
+        forget: bool,
+    },
+    /// Stop running it, keeping everything.
+    Pause {
+        /// Which.
+        name: String,
+    },
+    /// Let a paused one run on.
+    Unpause {
+        /// Which.
+        name: String,
+    },
+    /// Give it another name.
+    Rename {
+        /// Which.
+        name: String,
+        /// The new name.
+        to: String,
+    },
+    /// Change it live, and its definition.
+    Set {
+        /// Which.
+        name: String,
+        /// What to change; what is `None` stays.
+        settings: Settings,
+    },
+    /// What is defined, whether it runs or not.
+    Definitions,
+    /// Wait until the partition is in one of these states, or is gone.
+    Wait {
+        /// Which.
+        name: String,
+        /// What for.
+        until: Until,
+    },
+    /// Attach to a console.
+    Console {
+        /// Which.
+        name: String,
+        /// Begin with what was printed before.
+        history: bool,
+        /// End when there is no more of the history, rather than when the partition stops.
+        once: bool,
+    },
+    /// Type on a console that this connection is attached to.
+    Input {
+        /// Id of the [`Service::Console`] request.
+        console: u64,
+        /// What was typed.
+        bytes: Vec<u8>,
+    },
+    /// Detach.
+    Detach {
+        /// Id of the [`Service::Console`] request.
+        console: u64,
+    },
+    /// Records of the audit log about a partition, of those `uvd` stored: those that led to its
+    /// present state, by sequence number. Also of one that is gone, by its last name.
+    Why {
+        /// Which.
+        name: String,
+    },
+    /// The audit log as `uvd` stored it, which goes further back than the ultravisor's.
+    Log {
+        /// Records at most, the newest.
+        most: u64,
+    },
+    /// Compare the replica of the database with the master.
+    Replica,
+}
+
+/// Live changes; see [`definition::Definition`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Bytes its kernel is to use.
+    pub memory: Option<u64>,
+    /// Virtual CPUs up.
+    pub vcpus: Option<u32>,
+    /// CPU weight.
+    pub weight: Option<u32>,
+    /// CPU cap in percent of one CPU.
+    pub cap: Option<u32>,
+    /// Physical CPUs; empty: all.
+    pub affinity: Option<Vec<u32>>,
+    /// Nothing else runs on them.
+    pub dedicated: Option<bool>,
+    /// What happens when it powers off, reboots, crashes.
+    pub on: Option<definition::Policies>,
+}
+
+/// What to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Until {
+    /// It runs.
+    Running,
+    /// It has powered off, crashed, or is gone.
+    Stopped,
+    /// There is no such partition.
+    Gone,
+}
+
+/// How far a request is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The partition it is about.
+    pub name: String,
+    /// What is being done: `unpacking kernel`, `allocating`, `building`, `starting`.
+    pub step: String,
+    /// Done, in bytes or steps.
+    pub done: u64,
+    /// Of how many; 0: not known.
+    pub of: u64,
+}
+
+/// Answers to [`Service`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceAnswer {
+    /// Nothing to tell.
+    Done,
+    /// The partition's number.
+    Partition(u32),
+    /// To plan and apply: the version it was planned at, or is in now, and what changes.
+    Changes {
+        /// Version of the database.
+        version: u64,
+        /// A line for each partition.
+        changes: Vec<Planned>,
+    },
+    /// To [`Service::Definitions`].
+    Definitions(Vec<Defined>),
+    /// To [`Service::Wait`]: the row as it was last seen, and how it ended.
+    Waited {
+        /// The row; `None`: there is no such partition any more.
+        row: Option<PartitionRow>,
+        /// How it ended, where it did.
+        end: Option<End>,
+    },
+    /// A console has no more output.
+    Ended {
+        /// How its partition ended; `None`: it runs, and the console was detached.
+        end: Option<End>,
+    },
+    /// To [`Service::Why`] and [`Service::Log`].
+    Log(Vec<LogRow>),
+    /// To [`Service::Replica`].
+    Replica {
+        /// Version of the copy, and of the master.
+        versions: (u64, u64),
+        /// Pages that differ although the versions are the same.
+        differences: Vec<u32>,
+    },
+}
+
+/// How a partition ended; see [`pv_abi::uv::calls::cause`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The cause.
+    pub cause: u32,
+    /// Its detail.
+    pub detail: u32,
+}
+
+/// A partition that is defined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Defined {
+    /// What it is.
+    pub definition: Definition,
+    /// Its number, where it is there.
+    pub number: Option<u32>,
+    /// The console's bytes that are kept.
+    pub console_bytes: u64,
+    /// How its last run ended, where it did.
+    pub last_end: Option<End>,
+}
+
+/// What a plan does about one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Planned {
+    /// Created and started.
+    Create {
+        /// What it will be.
+        definition: Definition,
+    },
+    /// Changed live.
+    Change {
+        /// Which.
+        name: String,
+        /// Fields that change.
+        fields: Vec<FieldChange>,
+    },
+    /// Destroyed and forgotten.
+    Destroy {
+        /// Which.
+        name: String,
+    },
+    /// As it should be.
+    Same {
+        /// Which.
+        name: String,
+    },
+}
