@@ -1,4 +1,6 @@
 //! The machines that must come up, and what is checked on each.
+//!
+//! A file of scenarios of its own makes a [`Boot`] and gives it to [`run_wanted`].
 
 use std::time::Instant;
 
@@ -12,11 +14,15 @@ use crate::host::Host;
 use crate::stress;
 
 /// One machine and the checks that share it.
-struct Boot {
-    name: &'static str,
-    machine: MachineOptions,
-    boot: fn() -> Result<BootOptions>,
-    checks: &'static [Check],
+pub struct Boot {
+    /// What it is called; a check's name follows it after a slash.
+    pub name: &'static str,
+    /// What QEMU makes.
+    pub machine: MachineOptions,
+    /// What is booted; called only when the machine is wanted.
+    pub boot: fn() -> Result<BootOptions>,
+    /// What is checked, in this order.
+    pub checks: &'static [Check],
 }
 
 /// Machines that differ in what QEMU makes: name, CPUs, memory, CPU model, firmware.
@@ -63,11 +69,16 @@ fn all() -> Vec<Boot> {
 /// Runs the boots that were asked for.
 pub fn run(results: &mut Results) {
     for boot in all() {
-        let name = |check: &Check| format!("{}/{}", boot.name, check.name);
-        let wanted: Vec<_> = boot.checks.iter().filter(|c| results.wanted(&name(c))).collect();
-        if !wanted.is_empty() {
-            run_boot(&boot, &wanted, results);
-        }
+        run_wanted(&boot, results);
+    }
+}
+
+/// Boots the machine and checks what was asked for of it, if anything was.
+pub fn run_wanted(boot: &Boot, results: &mut Results) {
+    let name = |check: &Check| format!("{}/{}", boot.name, check.name);
+    let wanted: Vec<_> = boot.checks.iter().filter(|c| results.wanted(&name(c))).collect();
+    if !wanted.is_empty() {
+        run_boot(boot, &wanted, results);
     }
 }
 

@@ -15,6 +15,12 @@ mod stress;
 use std::process::ExitCode;
 use std::time::Instant;
 
+/// What each file of scenarios runs, in this order: a line for each.
+const SCENARIOS: &[fn(&mut Results)] = &[
+    boots::run,
+    refusals::run, //
+];
+
 /// What ran, and which of it failed.
 struct Results {
     words: Vec<String>,
@@ -47,8 +53,9 @@ impl Results {
 fn main() -> ExitCode {
     let mut results =
         Results { words: std::env::args().skip(1).collect(), passed: 0, failed: Vec::new() };
-    boots::run(&mut results);
-    refusals::run(&mut results);
+    for run in SCENARIOS {
+        run(&mut results);
+    }
     for name in &results.failed {
         println!("failed: {name}");
     }
