@@ -58,10 +58,17 @@ impl<'a> PortTable<'a> {
         self.allocate(Port { used_for: PortUse::Unbound { remote }, vcpu: 0 })
     }
 
-    /// Makes a port that the caller names wait for partition `remote`. `-EINVAL`: no such port;
-    /// `-EBUSY`: in use.
+    /// Makes a port that the caller names wait for partition `remote`, unless it does already, or
+    /// `remote` has connected. `-EINVAL`: no such port; `-EBUSY`: in use for something else.
     pub fn set_unbound(&self, port: u32, remote: u32) -> Result<()> {
-        self.claim(port, Port { used_for: PortUse::Unbound { remote }, vcpu: 0 })
+        match self.port(port)?.used_for {
+            PortUse::Unbound { remote: by } | PortUse::Interdomain { remote: by, .. }
+                if by == remote =>
+            {
+                Ok(())
+            }
+            _ => self.claim(port, Port { used_for: PortUse::Unbound { remote }, vcpu: 0 }),
+        }
     }
 
     /// Keeps a free port from being allocated. Errors as [`Self::set_unbound`].

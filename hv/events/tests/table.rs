@@ -259,9 +259,22 @@ fn reserved_ports_are_neither_allocated_nor_closed() {
     let memory = Memory::new();
     memory.table().reserve(1).unwrap();
     assert_eq!(memory.table().alloc_unbound(7), Ok(2));
-    assert_eq!(memory.table().set_unbound(2, 7), Err(errno::EBUSY));
+    assert_eq!(memory.table().set_unbound(1, 7), Err(errno::EBUSY));
     assert_eq!(memory.table().close(1, &memory.bits()), Err(errno::EINVAL));
     assert_eq!(memory.table().send(1), Err(errno::EINVAL));
+}
+
+#[test]
+fn a_port_is_told_to_wait_as_often_as_one_likes() {
+    let memory = [Memory::new(), Memory::new()];
+    let (a, b) = (memory[0].table(), memory[1].table());
+    assert_eq!(a.set_unbound(5, 1), Ok(()));
+    assert_eq!(a.set_unbound(5, 1), Ok(()));
+    assert_eq!(a.set_unbound(5, 2), Err(errno::EBUSY));
+    let port = bind_interdomain((&b, 1), (&a, 0), 5).unwrap();
+    assert_eq!(a.set_unbound(5, 1), Ok(()));
+    assert_eq!(a.send(5), Ok(Delivery::Remote { partition: 1, port }));
+    assert_eq!(a.set_unbound(5, 2), Err(errno::EBUSY));
 }
 
 #[test]

@@ -135,6 +135,9 @@ pub fn activate_channel(call: &mut Call) -> Outcome {
     let a = partition::find(channel.a).ok_or(errno::ESRCH)?;
     let b = partition::find(channel.b).ok_or(errno::ESRCH)?;
     permit(a, &channel)?;
+    if channel.port_b == 0 {
+        return a.ports().set_unbound(channel.port_a, b.number).map(|()| 0);
+    }
     ::events::bind_pair(
         (&a.ports(), a.number, channel.port_a),
         (&b.ports(), b.number, channel.port_b),
