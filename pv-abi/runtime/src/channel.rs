@@ -6,8 +6,8 @@
 //!   poll()     <-- frame, bell --   reply(&reply)
 //! ```
 //!
-//! Messages are `pv_abi::uv::command`, in postcard. Neither end makes a hypercall of its own: the
-//! event is a [`Bell`].
+//! [`Client`] and [`Server`] speak `pv_abi::uv::command`; [`End`] carries any messages, in
+//! postcard. Neither end makes a hypercall of its own: the event is a [`Bell`].
 
 use crate::ring::{Endpoint, RingError};
 use alloc::vec::Vec;
@@ -51,23 +51,37 @@ impl fmt::Display for ChannelError {
 
 impl core::error::Error for ChannelError {}
 
-/// What both ends have.
+/// One end, for messages of any protocol.
 #[derive(Debug)]
-struct End<'a, B> {
+pub struct End<'a, B> {
     ring: Endpoint<'a>,
     bell: B,
     buffer: Vec<u8>,
 }
 
-impl<B: Bell> End<'_, B> {
-    fn send(&mut self, message: &impl serde::Serialize) -> Result<(), ChannelError> {
+impl<'a, B: Bell> End<'a, B> {
+    /// An end on this side of a channel.
+    pub fn new(ring: Endpoint<'a>, bell: B) -> Self {
+        Self { ring, bell, buffer: Vec::new() }
+    }
+
+    /// Sends a message. Where the ring is full, the caller keeps it and tries again when the other
+    /// end's event comes.
+    ///
+    /// # Errors
+    /// See [`ChannelError`].
+    pub fn send(&mut self, message: &impl serde::Serialize) -> Result<(), ChannelError> {
         let bytes = postcard::to_allocvec(message).map_err(|_| ChannelError::Message)?;
         self.ring.send(&bytes)?;
         self.bell.ring();
         Ok(())
     }
 
-    fn receive<T: serde::de::DeserializeOwned>(&mut self) -> Result<Option<T>, ChannelError> {
+    /// Takes a message, if there is one.
+    ///
+    /// # Errors
+    /// See [`ChannelError`].
+    pub fn receive<T: serde::de::DeserializeOwned>(&mut self) -> Result<Option<T>, ChannelError> {
         let crowded = self.ring.readable()? > self.ring.ring_bytes() / 2;
         if !self.ring.receive(&mut self.buffer)? {
             return Ok(None);
@@ -91,7 +105,7 @@ impl<'a, B: Bell> Client<'a, B> {
     /// A client whose requests are numbered from `first_id` (a number never used before on this
     /// channel: the server answers a number again that it has answered).
     pub fn new(ring: Endpoint<'a>, bell: B, first_id: u64) -> Self {
-        Self { end: End { ring, bell, buffer: Vec::new() }, next_id: first_id }
+        Self { end: End::new(ring, bell), next_id: first_id }
     }
 
     /// Sends a request; returns its id.
@@ -139,7 +153,7 @@ pub struct Server<'a, B> {
 impl<'a, B: Bell> Server<'a, B> {
     /// A server on this side of a channel.
     pub fn new(ring: Endpoint<'a>, bell: B) -> Self {
-        Self { end: End { ring, bell, buffer: Vec::new() } }
+        Self { end: End::new(ring, bell) }
     }
 
     /// Takes a request, if there is one.
