@@ -1,13 +1,16 @@
 //! The command line.
 
+pub mod lifecycle;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use lifecycle::Lifecycle;
 use uvd_protocol::{DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, SOCKET};
 
-/// Shows what the machine is and what runs on it.
+/// Manages the partitions of this machine, and shows what it is and what runs on it.
 ///
 /// Runs in the command partition, and asks the ultravisor through uvd.
 #[derive(Debug, Parser)]
@@ -22,7 +25,7 @@ pub struct Cli {
     /// How to ask.
     #[command(flatten)]
     pub how: How,
-    /// What to show.
+    /// What to do or show.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -34,9 +37,10 @@ pub struct How {
     #[arg(long, global = true)]
     pub json: bool,
     /// Wait at most this long for an answer
+    ///
+    /// Queries wait 10 seconds without it, and what takes longer by its nature as long as it takes.
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
-    #[arg(default_value_t = f64::from(DEFAULT_TIMEOUT_MS) / 1000.0)]
-    pub timeout: f64,
+    pub timeout: Option<f64>,
     /// Socket that uvd listens on
     #[arg(long, global = true, value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
@@ -45,13 +49,17 @@ pub struct How {
 impl How {
     /// The time to wait.
     pub fn timeout(&self) -> Duration {
-        Duration::from_secs_f64(self.timeout)
+        let usual = f64::from(DEFAULT_TIMEOUT_MS) / 1000.0;
+        Duration::from_secs_f64(self.timeout.unwrap_or(usual))
     }
 }
 
-/// What to show.
+/// What to do or show.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Takes partitions through their lives.
+    #[command(flatten)]
+    Lifecycle(Lifecycle),
     /// Show the partitions, one line each
     #[command(after_help = "Examples:\n  uvtool list\n  uvtool list --all --json")]
     List {
@@ -86,6 +94,22 @@ pub enum Command {
         #[arg(short = 'n', long = "lines", value_name = "N", default_value_t = 20)]
         lines: u64,
     },
+    /// Show what the partitions use, live; q ends
+    #[command(after_help = "Examples:\n  uvtool top\n  uvtool top --rounds 2 --delay 5 | tail -5")]
+    Top {
+        /// Time between two looks
+        #[arg(long, short, value_name = "SECONDS", value_parser = seconds, default_value = "2")]
+        delay: f64,
+        /// Looks; without it: until a key says to end
+        #[arg(long, short = 'n', value_name = "N")]
+        rounds: Option<u64>,
+    },
+    /// Look into a kernel image
+    Kernel {
+        /// What to do with it
+        #[command(subcommand)]
+        request: Kernel,
+    },
     /// Show the versions of the parts
     Version,
     /// Ask for what the ultravisor must refuse, to see that it does
@@ -100,6 +124,17 @@ pub enum Command {
     Completion {
         /// The shell
         shell: Shell,
+    },
+}
+
+/// Requests of `uvtool kernel`.
+#[derive(Debug, Subcommand)]
+pub enum Kernel {
+    /// Report the PV notes of a kernel and the sensitive instructions in it, by symbol
+    #[command(after_help = "Example:\n  uvtool kernel check /boot/vmlinuz")]
+    Check {
+        /// bzImage or ELF
+        file: PathBuf,
     },
 }
 
@@ -123,6 +158,10 @@ pub enum Diag {
 const EXAMPLES: &str = "\
 Examples:
   uvtool list                   the partitions
+  uvtool create --console web.toml
+                                create a partition and show its console
+  uvtool apply shop.toml        make many definitions true, all or none
+  uvtool undo 17                undo a transaction of the log
   uvtool info command           all that is known of one
   uvtool resources              memory by owner, CPUs, PCI functions
   uvtool log -n 5               the last five records of the audit log

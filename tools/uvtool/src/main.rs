@@ -1,25 +1,33 @@
 //! `uvtool`: what a person or a program in the command partition asks the ultravisor.
 //!
 //! ```text
-//! cli -> source (uvd's socket) -> view -> text or JSON
+//! cli -> commands, source -> connection (uvd's socket) -> view -> text or JSON
 //! ```
 //!
 //! Rule: answers go to standard output, reasons to standard error; a reason names the object, the
 //! limit and a way out.
 
 mod cli;
+mod commands;
+mod connection;
+mod console;
 mod progress;
+mod quantity;
 mod source;
 mod table;
+mod terminal;
+mod top;
 mod view;
 mod words;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use cli::{Cli, Command, Diag};
-use source::{Error, Source, Uvd};
+use cli::{Cli, Command, Diag, Kernel};
+use connection::Uvd;
+use source::{Error, Source};
 use view::info::Info;
 use view::list::List;
 use view::log::Log;
@@ -36,11 +44,25 @@ fn main() -> ExitCode {
         clap_complete::generate(shell, &mut Cli::command(), "uvtool", &mut script);
         return print(&script, None);
     }
-    let shown = Uvd::connect(&cli.how.socket, cli.how.timeout())
-        .and_then(|mut uvd| show(&cli.command, cli.how.json, &mut uvd));
-    match shown {
-        Ok(shown) => print(shown.output.as_bytes(), shown.problem.as_deref()),
-        Err(error) => complain(&error.to_string()),
+    run(&cli).unwrap_or_else(|error| complain(&error.to_string()))
+}
+
+fn run(cli: &Cli) -> Result<ExitCode, Error> {
+    let (how, json) = (&cli.how, cli.how.json);
+    if let Command::Kernel { request: Kernel::Check { file } } = &cli.command {
+        return commands::kernel::check(file, json);
+    }
+    let mut uvd = Uvd::connect(&how.socket, how.timeout(), how.timeout.is_some())?;
+    match &cli.command {
+        Command::Lifecycle(command) => commands::lifecycle::run(command, json, &mut uvd),
+        Command::Top { delay, rounds } => {
+            top::top(&mut uvd, Duration::from_secs_f64(*delay), *rounds)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        command => {
+            let shown = show(command, json, &mut uvd)?;
+            Ok(print(shown.output.as_bytes(), shown.problem.as_deref()))
+        }
     }
 }
 
@@ -78,7 +100,10 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Shown
             Ok(shown(&Released::new(source.release(partition, first, frames)?), json))
         }
         Command::Version => Ok(shown(&Version::new(source.version()?), json)),
-        Command::Completion { .. } => Err(Error::Other("a completion script")),
+        Command::Lifecycle(_)
+        | Command::Top { .. }
+        | Command::Kernel { .. }
+        | Command::Completion { .. } => Err(Error::Other("a question")),
     }
 }
 

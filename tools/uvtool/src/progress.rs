@@ -5,6 +5,8 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use crate::table::printable;
+
 /// Time between two lines.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -38,6 +40,39 @@ impl Progress {
     }
 }
 
+/// Shows the news of a request of several steps: a line a second of those that take longer.
+#[derive(Default)]
+pub struct Steps {
+    last: Option<(String, String, Instant)>,
+}
+
+impl Steps {
+    /// Shows how far it is.
+    pub fn show(&mut self, news: &uvd_protocol::Progress) {
+        if let Some(line) = self.line(Instant::now(), news) {
+            let _ = std::io::stderr().write_all(line.as_bytes());
+        }
+    }
+
+    fn line(&mut self, now: Instant, news: &uvd_protocol::Progress) -> Option<String> {
+        let due = match &self.last {
+            Some((name, step, due)) if (name, step) == (&news.name, &news.step) => *due,
+            _ => now + INTERVAL,
+        };
+        let shown = now >= due;
+        let next = if shown { now + INTERVAL } else { due };
+        self.last = Some((news.name.clone(), news.step.clone(), next));
+        if !shown {
+            return None;
+        }
+        let (name, step) = (printable(&news.name), printable(&news.step));
+        Some(match u128::from(news.of) {
+            0 => format!("uvtool: {name}: {step}\n"),
+            of => format!("uvtool: {name}: {step}: {} %\n", u128::from(news.done) * 100 / of),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +93,21 @@ mod tests {
         let mut progress = Progress::new("comparing");
         let due = progress.due;
         assert!(progress.line(due, 0, 0).unwrap().contains("0 %"));
+    }
+
+    #[test]
+    fn a_step_that_takes_long_is_shown_every_second() {
+        let mut steps = Steps::default();
+        let start = Instant::now();
+        let mut at = |ms, step: &str, done| {
+            let (name, step) = ("web".into(), step.into());
+            let news = uvd_protocol::Progress { name, step, done, of: 200 };
+            steps.line(start + Duration::from_millis(ms), &news)
+        };
+        assert_eq!(at(0, "building", 0), None);
+        assert_eq!(at(900, "building", 20), None);
+        assert_eq!(at(1000, "building", 50).unwrap(), "uvtool: web: building: 25 %\n");
+        assert_eq!(at(1500, "building", 60), None);
+        assert_eq!(at(1600, "starting", 0), None, "a new step has a second of its own");
     }
 }

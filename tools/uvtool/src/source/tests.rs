@@ -1,6 +1,5 @@
 use super::*;
 use crate::view::samples;
-use std::os::unix::net::UnixListener;
 
 /// Answers from the samples, in pages of `page` rows.
 struct Pages {
@@ -143,57 +142,4 @@ fn a_release_is_a_transaction_and_its_refusal_an_answer() {
     assert!(Same(Answer::Applied(vec![])).release(3, 1, 1).unwrap().is_ok());
     let other = Answer::Version(samples::version());
     assert!(matches!(Same(other).release(3, 1, 1), Err(Error::Other(_))));
-}
-
-#[test]
-fn no_uvd_is_an_error_with_a_way_out() {
-    let path = Path::new("/no/such/uvd.sock");
-    let error = Uvd::connect(path, Duration::from_secs(1)).err().unwrap().to_string();
-    assert!(error.starts_with("uvd: /no/such/uvd.sock: No such file"), "{error}");
-    assert!(error.contains("does uvd run?"), "{error}");
-}
-
-/// A `uvd` that reads one request and then does as it is told.
-fn with_uvd(name: &str, act: impl FnOnce(UnixStream, Ask) + Send + 'static) -> Result<u64, Error> {
-    let name = format!("uvtool-test-{}-{name}.sock", std::process::id());
-    let path = std::env::temp_dir().join(name);
-    let listener = UnixListener::bind(&path).unwrap();
-    let uvd = std::thread::spawn(move || {
-        let (stream, _) = listener.accept().unwrap();
-        let ask = read(&stream).unwrap();
-        act(stream, ask);
-    });
-    let answer =
-        Uvd::connect(&path, Duration::from_millis(500)).and_then(|mut uvd| uvd.ask(Query::Version));
-    uvd.join().unwrap();
-    std::fs::remove_file(path).unwrap();
-    answer.map(|answered| answered.version)
-}
-
-#[test]
-fn the_answer_with_our_id_is_ours() {
-    let version = with_uvd("id", |stream, ask| {
-        assert_eq!((ask.id, ask.timeout_ms), (1, Some(500)));
-        for id in [77, 1] {
-            let answer = Answer::Version(samples::version());
-            let version = id + 5;
-            let result = Ok(uvd_protocol::Answered::Ultravisor { version, answer });
-            write(&stream, &Told { id, result }).unwrap();
-        }
-    });
-    assert_eq!(version.unwrap(), 6);
-}
-
-#[test]
-fn failures_and_a_uvd_that_goes_away_are_told() {
-    let failed = with_uvd("failure", |stream, _| {
-        let result = Err(Failure::NoChannel("store: x: ENOENT".into()));
-        write(&stream, &Told { id: 1, result }).unwrap();
-    });
-    assert_eq!(
-        failed.unwrap_err().to_string(),
-        "command channel: store: x: ENOENT; uvd tries again by itself, see `dmesg | grep uvd`"
-    );
-    let gone = with_uvd("gone", |stream, _| drop(stream)).unwrap_err().to_string();
-    assert!(gone.starts_with("uvd: ") && gone.contains("dmesg"), "{gone}");
 }

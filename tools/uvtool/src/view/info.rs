@@ -22,8 +22,12 @@ pub struct Info {
     vcpus_up: u32,
     cpu_weight: u32,
     cpu_cap_percent: Option<u32>,
+    cpu_affinity: Vec<u32>,
+    cpu_dedicated: bool,
     cpu_time_ns: u64,
+    wait_time_ns: u64,
     memory_bytes: u64,
+    memory_target_bytes: u64,
     instance_bytes: u64,
     created_at_version: u64,
     #[serde(skip)]
@@ -58,12 +62,24 @@ impl Info {
             vcpus_up: row.vcpus_up,
             cpu_weight: row.cpu_weight,
             cpu_cap_percent: (row.cpu_cap != 0).then_some(row.cpu_cap),
+            cpu_affinity: row.cpu_affinity.clone(),
+            cpu_dedicated: row.cpu_dedicated,
             cpu_time_ns: row.cpu_time,
+            wait_time_ns: row.wait_time,
             memory_bytes: bytes(row.memory_frames),
+            memory_target_bytes: bytes(row.memory_target),
             instance_bytes: bytes(row.instance_frames),
             created_at_version: row.created_at,
             row: row.clone(),
         }
+    }
+
+    fn cpus_text(&self) -> String {
+        if self.cpu_affinity.is_empty() {
+            return "all".into();
+        }
+        let list: Vec<String> = self.cpu_affinity.iter().map(u32::to_string).collect();
+        list.join(",") + if self.cpu_dedicated { ", nothing else runs on them" } else { "" }
     }
 
     fn owner_text(&self) -> String {
@@ -77,6 +93,10 @@ impl Info {
 impl View for Info {
     fn text(&self) -> String {
         let or = |text: String, none: &str| if text.is_empty() { none.into() } else { text };
+        let target = match self.row.memory_target {
+            0 => String::new(),
+            frames => memory(frames),
+        };
         let cap = self.cpu_cap_percent.map(|cap| format!("{cap} % of one CPU"));
         let lines = [
             ("Name", self.name.clone()),
@@ -89,8 +109,11 @@ impl View for Info {
             ("Virtual CPUs", format!("{}, {} up", self.vcpus, self.vcpus_up)),
             ("CPU weight", self.cpu_weight.to_string()),
             ("CPU cap", cap.unwrap_or_else(|| "none".into())),
+            ("CPUs", self.cpus_text()),
             ("CPU time", seconds(self.cpu_time_ns)),
+            ("Waited for a CPU", seconds(self.wait_time_ns)),
             ("Memory", memory(self.row.memory_frames)),
+            ("Memory target", or(target, "all of it")),
             ("Monitor instance", memory(self.row.instance_frames)),
             ("Created at", format!("version {} of the database", self.created_at_version)),
         ];
@@ -120,8 +143,11 @@ Owner             command (3)
 Virtual CPUs      4, 0 up
 CPU weight        512
 CPU cap           150 % of one CPU
+CPUs              all
 CPU time          0.00 s
+Waited for a CPU  0.00 s
 Memory            1020 KiB
+Memory target     1020 KiB
 Monitor instance  256 KiB
 Created at        version 12 of the database
 "

@@ -3,13 +3,17 @@
 //! Rule: a view is made from answers alone and printed by no one here, so that tests see every
 //! line. JSON names carry their unit (`memory_bytes`, `cpu_time_ns`).
 
+pub mod definitions;
 pub mod info;
 pub mod list;
 pub mod log;
+pub mod plan;
 pub mod released;
 pub mod resources;
+pub mod undone;
 pub mod verify;
 pub mod version;
+pub mod waited;
 
 use pv_abi::uv::command::PartitionRow;
 use pv_abi::uv::database::UNASSIGNED;

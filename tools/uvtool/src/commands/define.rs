@@ -1,0 +1,120 @@
+//! From files and options to definitions and settings.
+
+use std::path::{Path, PathBuf};
+
+use definition::Definition;
+use uvd_protocol::Settings;
+
+use crate::cli::lifecycle::{Create, Set};
+use crate::source::Error;
+
+/// The definitions in these files; names are unique among all of them.
+pub fn read(files: &[PathBuf]) -> Result<Vec<Definition>, Error> {
+    let mut all: Vec<Definition> = Vec::new();
+    for file in files {
+        for one in read_file(file)? {
+            if all.iter().any(|other| other.name == one.name) {
+                let name = &one.name;
+                return Err(Error::Given(format!(
+                    "{}: partition {name:?}: defined twice in the files given; rename one",
+                    file.display()
+                )));
+            }
+            all.push(one);
+        }
+    }
+    Ok(all)
+}
+
+fn read_file(file: &Path) -> Result<Vec<Definition>, Error> {
+    let named = |error: &dyn std::fmt::Display| {
+        Error::Given(format!("{}: {error}; give a file with definitions", file.display()))
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| named(&error))?;
+    // Paths in a definition are relative to its directory.
+    let file = std::path::absolute(file).map_err(|error| named(&error))?;
+    definition::parse(&text, &file).map_err(|errors| Error::Given(errors.to_string()))
+}
+
+/// The one definition that `uvtool create` is given.
+pub fn wanted(create: &Create) -> Result<Definition, Error> {
+    let Some(file) = &create.file else {
+        let file = std::path::absolute("command line").unwrap_or_default();
+        let all = definition::parse(&text_of(create), &file);
+        let mut all = all.map_err(|errors| Error::Given(errors.to_string()))?;
+        return all.pop().ok_or(Error::Other("a definition"));
+    };
+    let mut all = read_file(file)?;
+    let names: Vec<_> = all.iter().map(|one| one.name.clone()).collect();
+    let at = match &create.name {
+        Some(name) => names.iter().position(|other| other == name),
+        None => (all.len() == 1).then_some(0),
+    };
+    at.map(|at| all.swap_remove(at)).ok_or_else(|| {
+        let (file, names) = (file.display(), names.join(", "));
+        Error::Given(match &create.name {
+            Some(name) => format!("{file}: no partition {name:?}; there are {names}"),
+            None => {
+                format!("{file}: defines {names}; choose one with --name, or use `uvtool apply`")
+            }
+        })
+    })
+}
+
+/// The options as a file would have them, so that they are checked by the same rules.
+fn text_of(create: &Create) -> String {
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.to_string_lossy().into_owned());
+    let texts = [
+        ("name", create.name.clone()),
+        ("kernel", path(&create.kernel)),
+        ("initrd", path(&create.initrd)),
+        ("command_line", create.command_line.clone()),
+        ("memory", create.memory.clone()),
+    ];
+    let mut text = String::new();
+    for (key, value) in texts {
+        if let Some(value) = value {
+            // A JSON string is a TOML string.
+            text += &format!("{key} = {}\n", serde_json::Value::from(value));
+        }
+    }
+    if let Some(vcpus) = create.vcpus {
+        text += &format!("vcpus = {vcpus}\n");
+    }
+    text
+}
+
+/// The settings of `uvtool set`; policies that are not given stay as `now` has them.
+pub fn settings(set: &Set, now: Option<definition::Policies>) -> Result<Settings, Error> {
+    let given = |what: &str, error: String| Error::Given(format!("--{what}: {error}"));
+    let memory = set.memory.as_deref().map(crate::quantity::size).transpose();
+    let affinity = match set.cpus.as_deref() {
+        Some("all") => Some(Vec::new()),
+        Some(list) => Some(crate::quantity::cpus(list).map_err(|e| given("cpus", e))?),
+        None => None,
+    };
+    let policies = [set.on_poweroff, set.on_reboot, set.on_crash];
+    let on = if policies.iter().any(Option::is_some) {
+        let Some(mut on) = now else {
+            let name = &set.name;
+            return Err(Error::Given(format!(
+                "partition {name:?}: is not defined, so it has no policies; create it with uvtool"
+            )));
+        };
+        on.poweroff = policies[0].map_or(on.poweroff, Into::into);
+        on.reboot = policies[1].map_or(on.reboot, Into::into);
+        on.crash = policies[2].map_or(on.crash, Into::into);
+        Some(on)
+    } else {
+        None
+    };
+    Ok(Settings {
+        memory: memory.map_err(|e| given("memory", e))?,
+        vcpus: set.vcpus,
+        weight: set.weight,
+        cap: set.cap,
+        affinity,
+        dedicated: set.dedicated,
+        on,
+    })
+}

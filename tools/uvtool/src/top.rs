@@ -1,0 +1,199 @@
+//! `uvtool top`: a live screen of what the partitions use.
+//!
+//! Rule: shares are of the time between two looks; the first look shows none.
+
+use std::io::{IsTerminal, Read};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pv_abi::uv::command::{PartitionRow, ResourcesAnswer};
+use pv_abi::uv::database::{UNASSIGNED, kind};
+
+use crate::source::{Error, Source};
+use crate::table::{Align, Table};
+use crate::terminal::Screen;
+use crate::words::{memory, seconds, state_word};
+
+/// Shows the screen every `delay`, `rounds` times (`None`: until a key says to end), on the
+/// terminal where there is one, else one after the other.
+pub fn top(source: &mut impl Source, delay: Duration, rounds: Option<u64>) -> Result<(), Error> {
+    let screen = std::io::stdout().is_terminal().then(Screen::take);
+    let mut before: Option<Look> = None;
+    let mut round = 0;
+    loop {
+        let look = Look::take(source)?;
+        let text = look.text(before.as_ref());
+        match &screen {
+            Some(screen) => screen.show(&text),
+            None => {
+                if crate::print(text.as_bytes(), None) != std::process::ExitCode::SUCCESS {
+                    return Ok(());
+                }
+            }
+        }
+        before = Some(look);
+        round += 1;
+        if rounds.is_some_and(|rounds| round >= rounds) || pause(screen.as_ref(), delay)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits for the next look; true: a key says to end.
+fn pause(screen: Option<&Screen>, delay: Duration) -> Result<bool, Error> {
+    if !screen.is_some_and(Screen::has_keys) {
+        std::thread::sleep(delay);
+        return Ok(false);
+    }
+    let input = std::io::stdin();
+    let until = Instant::now() + delay;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let mut fds = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(0) => return Ok(false),
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(error) => return Err(std::io::Error::from(error).into()),
+        }
+        let mut key = [0];
+        let read = std::io::stdin().lock().read(&mut key)?;
+        // q, Ctrl-C, Ctrl-D, escape, or no keyboard any more.
+        if read == 0 || matches!(key[0], b'q' | 3 | 4 | 27) {
+            return Ok(true);
+        }
+    }
+}
+
+/// What there was at one time.
+struct Look {
+    at: Instant,
+    rows: Vec<PartitionRow>,
+    machine: ResourcesAnswer,
+}
+
+impl Look {
+    fn take(source: &mut impl Source) -> Result<Self, Error> {
+        let mut rows = source.partitions()?;
+        rows.retain(|row| row.kind != kind::PSEUDO);
+        Ok(Self { at: Instant::now(), rows, machine: source.resources()? })
+    }
+
+    /// The screen: a line of the machine, then the partitions, the busiest first.
+    fn text(&self, before: Option<&Self>) -> String {
+        let elapsed = before.map(|before| self.at.duration_since(before.at).as_nanos());
+        let mut lines: Vec<_> = self
+            .rows
+            .iter()
+            .map(|row| {
+                let was = before.and_then(|look| look.rows.iter().find(|was| was.same(row)));
+                (percent(row.cpu_time, was.map(|was| was.cpu_time), elapsed), was, row)
+            })
+            .collect();
+        lines.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.2.number.cmp(&b.2.number)));
+        let mut table = Table::new(&HEADINGS);
+        for (cpu, was, row) in lines {
+            let wait = percent(row.wait_time, was.map(|was| was.wait_time), elapsed);
+            table.row([
+                row.name.clone(),
+                row.number.to_string(),
+                state_word(row.state),
+                format!("{cpu:.1}"),
+                format!("{wait:.1}"),
+                seconds(row.cpu_time),
+                format!("{}/{}", row.vcpus_up, row.vcpus),
+                memory(row.memory_frames),
+                row.cpu_weight.to_string(),
+                if row.cpu_cap == 0 { "-".into() } else { row.cpu_cap.to_string() },
+            ]);
+        }
+        format!("{}\n{table}", self.machine_line(before, elapsed))
+    }
+
+    fn machine_line(&self, before: Option<&Self>, elapsed: Option<u128>) -> String {
+        let busy = |look: &Self| look.machine.cpus.iter().map(|cpu| cpu.busy).sum::<u64>();
+        let cpu = percent(busy(self), before.map(busy), elapsed);
+        let online = self.machine.cpus.iter().filter(|cpu| cpu.online).count();
+        let rows = self.machine.memory.iter().filter(|row| !row.io && row.owner == UNASSIGNED);
+        let free: u64 = rows.map(|row| row.frames).sum();
+        let count = self.rows.len();
+        let free = memory(free);
+        format!("{count} partitions; {online} CPUs, {cpu:.1} % used; {free} free; q ends\n")
+    }
+}
+
+const HEADINGS: [(&str, Align); 10] = [
+    ("NAME", Align::Left),
+    ("NUMBER", Align::Right),
+    ("STATE", Align::Left),
+    ("CPU%", Align::Right),
+    ("WAIT%", Align::Right),
+    ("CPU-TIME", Align::Right),
+    ("VCPUS", Align::Right),
+    ("MEMORY", Align::Right),
+    ("WEIGHT", Align::Right),
+    ("CAP", Align::Right),
+];
+
+/// Whether two rows are of one partition: numbers come again, versions do not.
+trait Same {
+    fn same(&self, other: &Self) -> bool;
+}
+
+impl Same for PartitionRow {
+    fn same(&self, other: &Self) -> bool {
+        (self.number, self.created_at) == (other.number, other.created_at)
+    }
+}
+
+/// Percent of one CPU between two looks.
+fn percent(now: u64, before: Option<u64>, elapsed: Option<u128>) -> f64 {
+    match (before, elapsed) {
+        (Some(before), Some(elapsed)) if elapsed > 0 => {
+            now.saturating_sub(before) as f64 * 100.0 / elapsed as f64
+        }
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::samples;
+
+    fn look(at: Instant, factor: u64) -> Look {
+        let mut rows = samples::partitions();
+        rows.retain(|row| row.kind != kind::PSEUDO);
+        for row in &mut rows {
+            row.cpu_time = u64::from(row.number) * factor;
+        }
+        Look { at, rows, machine: samples::resources() }
+    }
+
+    #[test]
+    fn shares_are_of_the_time_between_two_looks_and_the_busiest_is_first() {
+        let start = Instant::now();
+        let first = look(start, 0);
+        let second = look(start + Duration::from_secs(1), 10_000_000);
+        let text = second.text(Some(&first));
+        let lines: Vec<&str> = text.lines().skip(2).collect();
+        assert!(lines[0].starts_with("NAME"), "{text}");
+        assert!(lines[1].starts_with("web") && lines[1].contains(" 16.0 "), "{text}");
+        assert!(lines[2].starts_with("command") && lines[2].contains(" 3.0 "), "{text}");
+    }
+
+    #[test]
+    fn the_first_look_and_a_number_that_came_again_have_no_share() {
+        let start = Instant::now();
+        let first = look(start, 50_000_000);
+        assert!(first.text(None).contains(" 0.0 "));
+        let mut second = look(start + Duration::from_secs(1), 60_000_000);
+        for row in &mut second.rows {
+            row.created_at += 1;
+        }
+        let text = second.text(Some(&first));
+        assert!(!text.contains(" 16.0 "), "{text}");
+    }
+}

@@ -1,0 +1,69 @@
+//! `uvtool wait NAME`.
+
+use pv_abi::uv::calls::cause;
+use pv_abi::uv::command::PartitionRow;
+use serde::Serialize;
+use uvd_protocol::End;
+
+use super::View;
+use crate::words::{cause_words, state_word};
+
+/// What was waited for.
+#[derive(Serialize)]
+pub struct Waited {
+    name: String,
+    state: Option<String>,
+    cause: Option<String>,
+    #[serde(skip)]
+    crashed: bool,
+}
+
+impl Waited {
+    /// The row as it was last seen, and how it ended.
+    pub fn new(name: &str, row: Option<&PartitionRow>, end: Option<End>) -> Self {
+        let clean = [cause::NONE, cause::STOPPED];
+        let crashed = end.is_some_and(|end| match end.cause {
+            cause::SHUTDOWN => end.detail > 2,
+            other => !clean.contains(&other),
+        });
+        Self {
+            name: name.into(),
+            state: row.map(|row| state_word(row.state)),
+            cause: end.and_then(|end| cause_words(end.cause, end.detail)),
+            crashed,
+        }
+    }
+}
+
+impl View for Waited {
+    fn text(&self) -> String {
+        let state = self.state.as_deref().unwrap_or("gone");
+        match &self.cause {
+            Some(cause) => format!("{}: {state}: {cause}\n", self.name),
+            None => format!("{}: {state}\n", self.name),
+        }
+    }
+
+    fn problem(&self) -> Option<String> {
+        let cause = self.cause.as_deref().unwrap_or("unknown cause");
+        self.crashed.then(|| format!("partition {:?}: crashed: {cause}", self.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::samples;
+
+    #[test]
+    fn a_crash_is_a_problem_and_a_power_off_is_none() {
+        let rows = samples::partitions();
+        let row = rows.iter().find(|row| row.name == "web");
+        let crash = Waited::new("web", row, Some(End { cause: 1, detail: 3 }));
+        assert!(crash.problem().unwrap().contains("said that it crashed"));
+        let off = Waited::new("web", None, Some(End { cause: 1, detail: 0 }));
+        assert_eq!((off.problem(), off.text().as_str()), (None, "web: gone: it powered off\n"));
+        let trap = Waited::new("web", row, Some(End { cause: 2, detail: 13 }));
+        assert!(trap.problem().is_some());
+    }
+}
