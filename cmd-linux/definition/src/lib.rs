@@ -1,9 +1,53 @@
 //! What a partition should be, as a person writes it down.
+//!
+//! ```text
+//! TOML   --toml_text--> values --fields--+
+//!                                        +--> draft --finish--> Definition
+//! xl.cfg --xl_text----> values --xl------+
+//! ```
+//!
+//! A file in TOML defines one partition with its keys, or several with `[[partition]]` tables; its
+//! fields are in [`SCHEMA`]. An xl.cfg file defines one, with what the two formats have in common.
+//!
+//! The rule it keeps: a [`Definition`] that was read is within all limits that can be known
+//! without the machine, and whatever is wrong with a file is an [`Issue`] that names the place,
+//! the object, the field, the limit and a way out. All issues of a file are told at once. No input
+//! panics.
 #![forbid(unsafe_code)]
 
+mod changes;
+mod draft;
+mod fields;
+mod finish;
+mod issue;
+mod suggest;
+mod toml_text;
+mod units;
+mod value;
+mod write;
+mod xl;
+mod xl_text;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+pub use changes::{FieldChange, changes};
+pub use issue::{Errors, Issue};
+pub use units::{cpus, size};
+pub use write::to_toml;
+
+use finish::Found;
+use issue::{Sink, whole_file};
+
+/// The JSON schema of a file in TOML.
+pub const SCHEMA: &str = include_str!("../../../docs/src/definition.schema.json");
+
+/// Bytes of a file at most.
+pub const MAX_FILE: u64 = 1 << 20;
 
 /// A partition's definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +85,7 @@ pub struct Cpu {
     pub weight: u32,
     /// Percent of one CPU at most; 0: no cap.
     pub cap: u32,
-    /// Physical CPUs; empty: all.
+    /// Physical CPUs, sorted; empty: all.
     pub affinity: Vec<u32>,
     /// Nothing else runs on them.
     pub dedicated: bool,
@@ -70,17 +114,28 @@ pub enum Policy {
     Preserve,
 }
 
-/// A field that differs between two definitions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FieldChange {
-    /// The field as it is written, such as `cpu.weight`.
-    pub field: String,
-    /// Its value before.
-    pub from: String,
-    /// Its value after.
-    pub to: String,
-    /// It can be changed while the partition runs.
-    pub live: bool,
+impl Policy {
+    const ALL: [Self; 3] = [Self::Destroy, Self::Restart, Self::Preserve];
+
+    /// As it is written.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Destroy => "destroy",
+            Self::Restart => "restart",
+            Self::Preserve => "preserve",
+        }
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.word() == word)
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
 }
 
 /// What a file of definitions says.
@@ -88,30 +143,30 @@ pub struct FieldChange {
 pub struct Reading {
     /// The definitions, at least one.
     pub definitions: Vec<Definition>,
-    /// Sentences about what was passed over.
-    pub warnings: Vec<String>,
+    /// What was passed over.
+    pub warnings: Vec<Issue>,
 }
 
-/// Everything that is wrong with a file of definitions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Errors(pub Vec<String>);
-
-impl std::fmt::Display for Errors {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.join("\n"))
-    }
-}
-
-impl std::error::Error for Errors {}
-
-/// Reads definitions, TOML or xl.cfg; `file` is for the messages, and relative paths are relative
-/// to its directory.
+/// Reads definitions, TOML or xl.cfg; `file` is for the messages and tells the format, and
+/// relative paths are relative to its directory.
 ///
 /// # Errors
 /// All that is wrong, each in a sentence that names file, line, field, limit and a way out.
 pub fn read(text: &str, file: &Path) -> Result<Reading, Errors> {
-    let _ = text;
-    Err(Errors(vec![format!("{}: not yet", file.display())]))
+    let mut sink = Sink::new(text, file);
+    let found = if is_xl(text, file) {
+        xl_text::read(text, &mut sink).map(|entries| xl::read(&entries, &mut sink))
+    } else {
+        toml_text::read(text, &mut sink).map(|entries| fields::read(&entries, &mut sink))
+    };
+    let found = found.unwrap_or_default();
+    check_names(&found, &mut sink);
+    let definitions = found.into_iter().map(|found| found.definition).collect();
+    if sink.errors.is_empty() {
+        Ok(Reading { definitions, warnings: sink.warnings })
+    } else {
+        Err(Errors(sink.errors))
+    }
 }
 
 /// As [`read`], without its warnings.
@@ -125,14 +180,59 @@ pub fn parse(text: &str, file: &Path) -> Result<Vec<Definition>, Errors> {
 /// Reads a file of definitions.
 ///
 /// # Errors
-/// The file cannot be read; else see [`read`].
+/// The file cannot be read, is no text or has more than [`MAX_FILE`] bytes; else see [`read`].
 pub fn load(file: &Path) -> Result<Reading, Errors> {
-    read("", file)
+    let cannot = |error: std::io::Error| {
+        whole_file(file, &format!("cannot be read: {error}"), "give a file of definitions")
+    };
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(file).map_err(cannot)?;
+    opened.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > MAX_FILE {
+        let problem = format!("more than {MAX_FILE} bytes");
+        return Err(whole_file(file, &problem, "split it into several files"));
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => read(text, file),
+        Err(error) => {
+            let problem = format!("no text: byte {} is not UTF-8", error.valid_up_to());
+            Err(whole_file(file, &problem, "give definitions in TOML or as xl.cfg"))
+        }
+    }
 }
 
-/// The fields that differ.
-#[must_use]
-pub fn changes(old: &Definition, new: &Definition) -> Vec<FieldChange> {
-    let _ = (old, new);
-    Vec::new()
+/// Whether a file is xl.cfg: by its extension, else by what is in it.
+fn is_xl(text: &str, file: &Path) -> bool {
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("toml") => return false,
+        Some("cfg" | "xl") => return true,
+        _ => {}
+    }
+    match toml_text::try_read(text) {
+        Some(entries) => entries.iter().any(|entry| xl::is_own(&entry.key)),
+        None => text
+            .lines()
+            .any(|line| line.split_once('=').is_some_and(|(key, _)| xl::is_own(key.trim()))),
+    }
 }
+
+/// Names are unique in a file.
+fn check_names(found: &[Found], sink: &mut Sink<'_>) {
+    let mut names = HashMap::new();
+    for (index, Found { definition, name_at }) in found.iter().enumerate() {
+        if definition.name.is_empty() {
+            continue; // Which was told.
+        }
+        let first = *names.entry(&definition.name).or_insert(index + 1);
+        if first != index + 1 {
+            sink.object = format!("partition {}", index + 1);
+            let name = issue::quoted(&definition.name);
+            let problem = format!("{name} is the name of partition {first}, too");
+            sink.error(*name_at, "name", problem, "give it another name");
+        }
+    }
+    sink.object.clear();
+}
+
+#[cfg(test)]
+mod tests;

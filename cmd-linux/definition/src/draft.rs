@@ -1,0 +1,292 @@
+//! Fields of one partition as they are found, each checked by itself against its limits.
+//!
+//! Both syntaxes fill a [`Draft`]; what depends on several fields is checked when it is
+//! [finished](crate::finish). A field keeps the name it has in the file, for messages.
+
+use std::ops::RangeInclusive;
+
+use crate::Policy;
+use crate::issue::{Sink, quoted};
+use crate::units::{self, MAX_CPU, SizeError};
+use crate::value::{Entry, Item, Value};
+
+/// Bytes of a name at most (the descriptor's field, without its final zero).
+pub(crate) const MAX_NAME: usize = 31;
+/// Bytes of a path at most.
+const MAX_PATH: usize = 4095;
+/// What a partition can have of memory: least, and what the page map describes.
+const MEMORY: RangeInclusive<u64> = 1 << 20..=4 << 40;
+const PAGE: u64 = pv_abi::PAGE_SIZE as u64;
+
+/// A value that passed its own checks.
+#[derive(Clone, Debug)]
+pub(crate) struct At<T> {
+    pub(crate) value: T,
+    pub(crate) at: usize,
+    /// The field's name in the file.
+    pub(crate) field: String,
+}
+
+/// What was found of a partition.
+#[derive(Debug, Default)]
+pub(crate) struct Draft {
+    pub(crate) name: Option<At<String>>,
+    pub(crate) kernel: Option<At<String>>,
+    pub(crate) initrd: Option<At<String>>,
+    pub(crate) command_line: Option<At<String>>,
+    pub(crate) memory: Option<At<u64>>,
+    pub(crate) max_memory: Option<At<u64>>,
+    pub(crate) vcpus: Option<At<u32>>,
+    pub(crate) max_vcpus: Option<At<u32>>,
+    pub(crate) weight: Option<At<u32>>,
+    pub(crate) cap: Option<At<u32>>,
+    pub(crate) affinity: Option<At<Vec<u32>>>,
+    pub(crate) dedicated: Option<At<bool>>,
+    pub(crate) grant_frames: Option<At<u32>>,
+    pub(crate) poweroff: Option<At<Policy>>,
+    pub(crate) reboot: Option<At<Policy>>,
+    pub(crate) crash: Option<At<Policy>>,
+    pub(crate) domain: Option<At<String>>,
+}
+
+/// Reads values of one entry, under the field name that messages use.
+pub(crate) struct Field<'a, 'b> {
+    pub(crate) name: &'a str,
+    pub(crate) entry: &'a Entry,
+    pub(crate) sink: &'a mut Sink<'b>,
+}
+
+impl Field<'_, '_> {
+    fn item(&self) -> &Item {
+        &self.entry.item
+    }
+
+    fn ok<T>(&self, value: T) -> Option<At<T>> {
+        Some(At { value, at: self.item().at, field: self.name.to_owned() })
+    }
+
+    fn refuse<T>(
+        &mut self,
+        problem: impl Into<String>,
+        way_out: impl Into<String>,
+    ) -> Option<At<T>> {
+        self.sink.error(self.entry.item.at, self.name, problem, way_out);
+        None
+    }
+
+    fn wrong_kind<T>(&mut self, wanted: &str, example: &str) -> Option<At<T>> {
+        let problem = format!("{} is given, {wanted} is needed", self.item().value.kind());
+        let key = self.entry.key.clone();
+        self.refuse(problem, format!("write {key} = {example}"))
+    }
+
+    fn plain_text(&mut self, example: &str) -> Option<String> {
+        match &self.item().value {
+            Value::Text(text) => Some(text.clone()),
+            _ => self.wrong_kind::<String>("a text", example).map(|at| at.value),
+        }
+    }
+
+    /// A name, of a partition or a domain.
+    pub(crate) fn name(&mut self) -> Option<At<String>> {
+        let name = self.plain_text("\"web-1\"")?;
+        let bytes = name.len();
+        if !(1..=MAX_NAME).contains(&bytes) {
+            let problem = format!("{} has {bytes} bytes", quoted(&name));
+            return self.refuse(problem, format!("give 1 to {MAX_NAME} bytes"));
+        }
+        let wrong = name.chars().find(|c| c.is_control() || ['/', '"'].contains(c));
+        if let Some(wrong) = wrong {
+            let problem = format!("{} has {wrong:?} in it", quoted(&name));
+            return self.refuse(problem, "give a name without control characters, '/' and '\"'");
+        }
+        if name.bytes().all(|byte| byte.is_ascii_digit()) {
+            let problem = format!("{} would be taken for a partition's number", quoted(&name));
+            return self.refuse(problem, "give a name with a letter in it");
+        }
+        if name.trim() != name {
+            let problem = format!("{} begins or ends with a space", quoted(&name));
+            return self.refuse(problem, "leave the space out");
+        }
+        self.ok(name)
+    }
+
+    /// The path of a file.
+    pub(crate) fn path(&mut self) -> Option<At<String>> {
+        let path = self.plain_text("\"/boot/FILE\"")?;
+        if path.is_empty() {
+            return self.refuse("an empty path", "give the path of a file");
+        }
+        if path.len() > MAX_PATH {
+            let problem = format!("a path of {} bytes", path.len());
+            return self.refuse(problem, format!("give at most {MAX_PATH} bytes"));
+        }
+        if path.contains('\0') {
+            return self.refuse("a path with a zero byte in it", "give a path without");
+        }
+        self.ok(path)
+    }
+
+    /// Text for a kernel.
+    pub(crate) fn command_line(&mut self) -> Option<At<String>> {
+        let text = self.plain_text("\"console=hvc0\"")?;
+        check_command_line(self, text)
+    }
+
+    /// A size with its unit.
+    pub(crate) fn size(&mut self) -> Option<At<u64>> {
+        let text = match &self.item().value {
+            Value::Integer(number) => {
+                let problem = format!("{number} has no unit");
+                let way_out = format!("write {} = \"{number}M\" for MiB", self.entry.key);
+                return self.refuse(problem, way_out);
+            }
+            _ => self.plain_text("\"256M\"")?,
+        };
+        match units::parse_size(&text) {
+            Ok(bytes) => self.memory(bytes, &text),
+            Err(SizeError::NoUnit) => {
+                let way_out = format!("write \"{}M\" for MiB", text.trim());
+                self.refuse(format!("{} has no unit", quoted(&text)), way_out)
+            }
+            Err(SizeError::Form) => self.refuse(
+                format!("{} is no size", quoted(&text)),
+                "give a whole number with B, K, M, G or T, such as \"256M\"",
+            ),
+            Err(SizeError::TooLarge) => self.memory(u64::MAX, &text),
+        }
+    }
+
+    /// A size in MiB without a unit.
+    pub(crate) fn mebibytes(&mut self) -> Option<At<u64>> {
+        let number = self.integer("256")?;
+        let bytes = u64::try_from(number).ok().and_then(|mib| mib.checked_mul(1 << 20));
+        let shown = format!("{number} MiB");
+        self.memory(bytes.unwrap_or(if number < 0 { 0 } else { u64::MAX }), &shown)
+    }
+
+    fn memory(&mut self, bytes: u64, shown: &str) -> Option<At<u64>> {
+        let (least, most) = (units::size(*MEMORY.start()), units::size(*MEMORY.end()));
+        let way_out = format!("give {least} to {most}");
+        if bytes < *MEMORY.start() {
+            return self.refuse(format!("{} is less than {least}", quoted(shown)), way_out);
+        }
+        if bytes > *MEMORY.end() {
+            return self.refuse(format!("{} is more than {most}", quoted(shown)), way_out);
+        }
+        if !bytes.is_multiple_of(PAGE) {
+            let problem = format!("{} is no multiple of 4 KiB", quoted(shown));
+            let near = units::size(bytes / PAGE * PAGE);
+            return self.refuse(problem, format!("give {near} or another multiple"));
+        }
+        self.ok(bytes)
+    }
+
+    /// A number, also one in quotes, as xl has it.
+    fn integer(&mut self, example: &str) -> Option<i128> {
+        match &self.item().value {
+            Value::Integer(number) => Some(*number),
+            Value::Text(text) if let Ok(number) = text.trim().parse() => Some(number),
+            _ => self.wrong_kind::<i128>("a number", example).map(|at| at.value),
+        }
+    }
+
+    /// A number within limits.
+    pub(crate) fn number(&mut self, limits: RangeInclusive<u32>) -> Option<At<u32>> {
+        let number = match &self.item().value {
+            Value::Integer(number) => *number,
+            _ => self.wrong_kind::<i128>("a number", &limits.start().to_string())?.value,
+        };
+        self.within(number, limits)
+    }
+
+    /// A number within limits, also one in quotes.
+    pub(crate) fn loose_number(&mut self, limits: RangeInclusive<u32>) -> Option<At<u32>> {
+        let number = self.integer(&limits.start().to_string())?;
+        self.within(number, limits)
+    }
+
+    fn within(&mut self, number: i128, limits: RangeInclusive<u32>) -> Option<At<u32>> {
+        let (least, most) = (*limits.start(), *limits.end());
+        let way_out = format!("give {least} to {most}");
+        match u32::try_from(number) {
+            Ok(value) if limits.contains(&value) => self.ok(value),
+            _ if number < i128::from(least) => {
+                self.refuse(format!("{number} is less than {least}"), way_out)
+            }
+            _ => self.refuse(format!("{number} is more than {most}"), way_out),
+        }
+    }
+
+    /// `true` or `false`.
+    pub(crate) fn boolean(&mut self) -> Option<At<bool>> {
+        match self.item().value {
+            Value::Boolean(truth) => self.ok(truth),
+            _ => self.wrong_kind("true or false", "true"),
+        }
+    }
+
+    /// Physical CPUs: `"0-3,5"`, or a list of numbers.
+    pub(crate) fn cpus(&mut self) -> Option<At<Vec<u32>>> {
+        let way_out = format!("give numbers from 0 to {MAX_CPU}, such as \"0-3,5\"");
+        let found = match &self.item().value {
+            Value::Text(text) if ["all", ""].contains(&text.trim()) => Ok(Vec::new()),
+            Value::Text(text) => units::parse_cpus(text),
+            Value::List(items) => cpus_of_list(items),
+            _ => return self.wrong_kind("a list of CPUs", "\"0-3,5\""),
+        };
+        let mut cpus = match found {
+            Ok(cpus) => cpus,
+            Err(part) => {
+                return self.refuse(format!("{} names no CPU", quoted(&part)), way_out);
+            }
+        };
+        cpus.sort_unstable();
+        let twice = cpus.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
+        match twice {
+            Some(cpu) => self.refuse(format!("CPU {cpu} is there twice"), "name each CPU once"),
+            None => self.ok(cpus),
+        }
+    }
+
+    /// What to do at an end.
+    pub(crate) fn policy(&mut self) -> Option<At<Policy>> {
+        let word = self.plain_text("\"destroy\"")?;
+        match Policy::of(&word) {
+            Some(policy) => self.ok(policy),
+            None => self.refuse(
+                format!("{} is no policy", quoted(&word)),
+                "give destroy, restart or preserve",
+            ),
+        }
+    }
+}
+
+/// A command line that was put together of several fields, or is one.
+pub(crate) fn check_command_line(field: &mut Field<'_, '_>, text: String) -> Option<At<String>> {
+    const MOST: usize = pv_abi::uv::build::MAX_COMMAND_LINE;
+    if text.len() > MOST {
+        let problem = format!("{} bytes are more than {MOST}", text.len());
+        return field.refuse(problem, format!("give at most {MOST} bytes"));
+    }
+    if let Some(wrong) = text.chars().find(|c| c.is_control() && *c != '\t') {
+        let problem = format!("{wrong:?} is in it");
+        return field.refuse(problem, "give one line without control characters");
+    }
+    field.ok(text)
+}
+
+fn cpus_of_list(items: &[Item]) -> Result<Vec<u32>, String> {
+    let mut cpus = Vec::new();
+    for item in items {
+        match &item.value {
+            Value::Integer(number) => match u32::try_from(*number) {
+                Ok(cpu) if cpu <= MAX_CPU => cpus.push(cpu),
+                _ => return Err(number.to_string()),
+            },
+            Value::Text(text) => cpus.extend(units::parse_cpus(text)?),
+            other => return Err(other.kind().to_owned()),
+        }
+    }
+    Ok(cpus)
+}

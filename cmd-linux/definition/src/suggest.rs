@@ -1,0 +1,61 @@
+//! What an unknown key was probably meant to be.
+
+/// Words of xl.cfg and of other habits, and ours.
+const SYNONYMS: [(&str, &str); 22] = [
+    ("ramdisk", "initrd"),
+    ("initramfs", "initrd"),
+    ("extra", "command_line"),
+    ("cmdline", "command_line"),
+    ("append", "command_line"),
+    ("args", "command_line"),
+    ("root", "command_line"),
+    ("maxmem", "max_memory"),
+    ("mem", "memory"),
+    ("ram", "memory"),
+    ("maxvcpus", "max_vcpus"),
+    ("cpu_weight", "cpu.weight"),
+    ("weight", "cpu.weight"),
+    ("cap", "cpu.cap"),
+    ("cpus", "cpu.affinity"),
+    ("affinity", "cpu.affinity"),
+    ("dedicated", "cpu.dedicated"),
+    ("on_poweroff", "on.poweroff"),
+    ("on_reboot", "on.reboot"),
+    ("on_crash", "on.crash"),
+    ("max_grant_frames", "grant_frames"),
+    ("group", "domain"),
+];
+/// Devices, which definitions do not have yet.
+const DEVICES: [&str; 9] = ["disk", "disks", "vif", "net", "network", "nics", "pci", "usb", "vfb"];
+
+/// The way out for an unknown key of `table` (empty: the partition itself).
+pub(crate) fn way_out(key: &str, table: &str, known: &[&str]) -> String {
+    let prefix = if table.is_empty() { String::new() } else { format!("{table}.") };
+    let plain = key.to_ascii_lowercase().replace('-', "_");
+    if table.is_empty() && DEVICES.contains(&&*plain) {
+        return "partitions have no devices yet, leave it out".to_owned();
+    }
+    if let Some((_, meant)) = SYNONYMS.iter().find(|(word, _)| *word == plain)
+        && (table.is_empty() || meant.starts_with(&prefix))
+    {
+        return format!("the field is called {meant} here");
+    }
+    match nearest(&plain, known) {
+        Some(meant) => format!("did you mean {prefix}{meant}?"),
+        None => format!("known are {}", known.join(", ")),
+    }
+}
+
+/// The known word that is nearest, if it is near enough to be a slip of the finger.
+pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    const LONGEST: usize = 40;
+    if word.len() > LONGEST {
+        return None;
+    }
+    known
+        .iter()
+        .map(|known| (strsim::damerau_levenshtein(word, known), *known))
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
+        .min()
+        .map(|(_, known)| known)
+}

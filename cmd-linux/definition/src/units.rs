@@ -1,0 +1,77 @@
+//! Sizes and lists of CPUs as text.
+
+/// Why a size is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SizeError {
+    /// Not a number with a unit.
+    Form,
+    /// No unit.
+    NoUnit,
+    /// More than 64 bits of bytes.
+    TooLarge,
+}
+
+/// Bytes from `256M`, `1 GiB`, `4096B`: powers of 1024.
+pub(crate) fn parse_size(text: &str) -> Result<u64, SizeError> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    if number.is_empty() {
+        return Err(SizeError::Form);
+    }
+    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" => return Err(SizeError::NoUnit),
+        "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(SizeError::Form),
+    };
+    let number: u64 = number.parse().map_err(|_| SizeError::TooLarge)?;
+    number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)
+}
+
+/// A size as [`parse_size`] takes it, in the largest unit that is exact.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    const UNITS: [(u32, &str); 4] = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
+    let exact = UNITS
+        .into_iter()
+        .find(|&(shift, _)| bytes >= 1 << shift && bytes.trailing_zeros() >= shift);
+    match exact {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => format!("{bytes}B"),
+    }
+}
+
+/// Numbers a physical CPU may have: 0 to this.
+pub(crate) const MAX_CPU: u32 = 255;
+
+/// CPUs from `0-3,5`, in that order; the error is the part that makes no sense.
+pub(crate) fn parse_cpus(text: &str) -> Result<Vec<u32>, String> {
+    let mut cpus = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| text.trim().parse::<u32>().ok().filter(|cpu| *cpu <= MAX_CPU);
+        match (number(first), number(last)) {
+            (Some(first), Some(last)) if first <= last => cpus.extend(first..=last),
+            _ => return Err(part.to_owned()),
+        }
+    }
+    Ok(cpus)
+}
+
+/// CPUs as [`parse_cpus`] takes them.
+#[must_use]
+pub fn cpus(cpus: &[u32]) -> String {
+    let mut parts = Vec::new();
+    let mut rest = cpus;
+    while let Some((&first, _)) = rest.split_first() {
+        let run = rest.iter().zip(first..).take_while(|(cpu, expected)| *cpu == expected).count();
+        let last = rest[run - 1];
+        parts.push(if run == 1 { format!("{first}") } else { format!("{first}-{last}") });
+        rest = &rest[run..];
+    }
+    parts.join(",")
+}
