@@ -19,8 +19,6 @@ pub enum Operation {
         write: Write,
         /// Size of the operands.
         size: Size,
-        /// Whether it is atomic: has a lock prefix, or is an exchange.
-        locked: bool,
         /// Where.
         memory: Memory,
     },
@@ -44,30 +42,12 @@ pub enum Operation {
         /// 1, 2 or 4 bytes.
         size: Size,
     },
-    /// Reads port dx into memory at rdi.
-    InString {
-        /// 1, 2 or 4 bytes.
-        size: Size,
-        /// rcx times.
-        repeat: bool,
-    },
-    /// Writes memory at rsi to port dx.
-    OutString {
-        /// 1, 2 or 4 bytes.
-        size: Size,
-        /// rcx times.
-        repeat: bool,
-    },
     /// Reads the MSR of number ecx into edx:eax.
     Rdmsr,
     /// Writes edx:eax to the MSR of number ecx.
     Wrmsr,
     /// Reads the time-stamp counter into edx:eax.
     Rdtsc,
-    /// Reads the time-stamp counter into edx:eax and its tag into ecx.
-    Rdtscp,
-    /// Reads performance counter ecx into edx:eax.
-    Rdpmc,
     /// Reads control register `control` (0, 2, 3, 4 or 8).
     ReadControl {
         /// Control register.
@@ -82,60 +62,16 @@ pub enum Operation {
         /// General register.
         register: u8,
     },
-    /// Reads debug register `debug` (0 to 7).
-    ReadDebug {
-        /// Debug register.
-        debug: u8,
-        /// General register.
-        register: u8,
-    },
-    /// Writes debug register `debug` (0 to 7).
-    WriteDebug {
-        /// Debug register.
-        debug: u8,
-        /// General register.
-        register: u8,
-    },
     /// Clears CR0.TS.
     Clts,
-    /// Writes the low bits of CR0.
-    Lmsw {
-        /// General register or memory, 2 bytes.
-        source: Operand,
-    },
-    /// Forgets the translation of an address.
-    Invlpg {
-        /// The address.
-        memory: Memory,
-    },
     /// Writes back and empties the caches.
     Wbinvd,
     /// Empties the caches.
     Invd,
     /// Writes edx:eax to the extended control register of number ecx.
     Xsetbv,
-    /// Exchanges the bases of gs.
-    Swapgs,
-    /// Returns from a system call.
-    Sysret {
-        /// To 64-bit code.
-        long_mode: bool,
-    },
-    /// Returns from a fast system call.
-    Sysexit {
-        /// To 64-bit code.
-        long_mode: bool,
-    },
-    /// Raises an interrupt.
-    SoftwareInterrupt {
-        /// Vector.
-        vector: u8,
-    },
-    /// Describes the CPU.
-    Cpuid {
-        /// Behind the forced-emulation prefix.
-        forced: bool,
-    },
+    /// `cpuid` behind the forced-emulation prefix: describes the CPU.
+    ForcedCpuid,
 }
 
 /// How an instruction writes memory; what it reads there is in the semantics.
@@ -176,8 +112,6 @@ pub enum Operand {
     Register(u8),
     /// A constant, extended with its sign to 64 bits; its low bytes count.
     Immediate(u64),
-    /// Memory.
-    Memory(Memory),
 }
 
 /// Size of an operand.
@@ -246,27 +180,15 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// The linear address, given the registers, the address of the next instruction and the bases
-    /// of fs and gs.
-    pub fn address(
-        &self,
-        register: impl Fn(u8) -> u64,
-        next: u64,
-        fs_base: u64,
-        gs_base: u64,
-    ) -> u64 {
-        let base = self.base.map_or(0, &register);
-        let index = self.index.map_or(0, &register).wrapping_mul(u64::from(self.scale));
+    /// The linear address, given the registers and the address of the next instruction; `None`
+    /// where a segment base is added that the caller would have to know.
+    pub fn address(&self, mut register: impl FnMut(u8) -> u64, next: u64) -> Option<u64> {
+        let base = self.base.map_or(0, &mut register);
+        let index = self.index.map_or(0, &mut register).wrapping_mul(u64::from(self.scale));
         let next = if self.rip_relative { next } else { 0 };
-        let mut sum =
+        let sum =
             base.wrapping_add(index).wrapping_add_signed(self.displacement).wrapping_add(next);
-        if self.address_32 {
-            sum &= 0xffff_ffff;
-        }
-        sum.wrapping_add(match self.segment {
-            Segment::Flat => 0,
-            Segment::Fs => fs_base,
-            Segment::Gs => gs_base,
-        })
+        let sum = if self.address_32 { sum & 0xffff_ffff } else { sum };
+        (self.segment == Segment::Flat).then_some(sum)
     }
 }

@@ -1,4 +1,4 @@
-//! The ModRM byte and what follows it: registers, or a memory operand.
+//! The ModRM byte and what follows it, where it names memory.
 
 use crate::cursor::Cursor;
 use crate::instruction::Memory;
@@ -11,35 +11,20 @@ pub(crate) struct ModRm {
     pub(crate) extension: u8,
     /// Middle field with its REX bit: a register.
     pub(crate) register: u8,
-    /// The other field.
-    pub(crate) target: Target,
-}
-
-/// Register or memory.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Target {
-    /// With its REX bit.
-    Register(u8),
-    Memory(Memory),
+    /// The other field, which names memory.
+    pub(crate) memory: Memory,
 }
 
 impl ModRm {
+    /// `None` where both fields are registers, too.
     pub(crate) fn read(prefixes: &Prefixes, cursor: &mut Cursor) -> Option<Self> {
         let byte = cursor.u8()?;
         let extension = byte >> 3 & 7;
-        let target = match byte >> 6 {
-            3 => Target::Register(byte & 7 | prefixes.rex_b()),
-            mode => Target::Memory(memory(mode, byte & 7, prefixes, cursor)?),
+        let memory = match byte >> 6 {
+            3 => return None,
+            mode => memory(mode, byte & 7, prefixes, cursor)?,
         };
-        Some(Self { extension, register: extension | prefixes.rex_r(), target })
-    }
-
-    /// The memory operand, of an instruction that must have one.
-    pub(crate) fn memory(&self) -> Option<Memory> {
-        match self.target {
-            Target::Memory(memory) => Some(memory),
-            Target::Register(_) => None,
-        }
+        Some(Self { extension, register: extension | prefixes.rex_r(), memory })
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn known_kernel_encoding(bytes: &[u8]) -> Option<Instruction> {
     };
     let write = write(modrm >> 3 & 7, immediate);
     let length = length + u8::from(has_immediate);
-    Some(Instruction { operation: Operation::Write { write, size, locked: true, memory }, length })
+    Some(Instruction { operation: Operation::Write { write, size, memory }, length })
 }
 
 /// Writes with a one-byte opcode.
@@ -65,7 +65,6 @@ pub(crate) fn one_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> 
         }
         _ => return None,
     };
-    let memory = modrm.memory()?;
     let write = match opcode {
         0x08 | 0x09 => Write::Or(register(&modrm, size, prefixes)?),
         0x20 | 0x21 => Write::And(register(&modrm, size, prefixes)?),
@@ -76,13 +75,12 @@ pub(crate) fn one_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> 
         _ if modrm.extension == 0 => Write::Store(immediate(size, &mut ahead)?),
         _ => return None,
     };
-    // A plain store cannot be locked; an exchange always is.
+    // A plain store cannot be locked.
     if prefixes.lock && matches!(write, Write::Store(_)) {
         return None;
     }
-    let locked = prefixes.lock || matches!(write, Write::Exchange { .. });
     *cursor = ahead;
-    Some(Operation::Write { write, size, locked, memory })
+    Some(Operation::Write { write, size, memory: modrm.memory })
 }
 
 /// Writes with an opcode after 0x0f.
@@ -92,7 +90,6 @@ pub(crate) fn two_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> 
     }
     let mut ahead = *cursor;
     let modrm = ModRm::read(prefixes, &mut ahead)?;
-    let memory = modrm.memory()?;
     let size = if opcode == 0xb0 { Size::Byte } else { prefixes.size() };
     let write = match (opcode, modrm.extension) {
         (0xb0 | 0xb1, _) => Write::CompareExchange { register: number(&modrm, size, prefixes)? },
@@ -101,7 +98,7 @@ pub(crate) fn two_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> 
         _ => return None,
     };
     *cursor = ahead;
-    Some(Operation::Write { write, size, locked: prefixes.lock, memory })
+    Some(Operation::Write { write, size, memory: modrm.memory })
 }
 
 /// Or and and among the operations that an extension of opcodes 0x80 to 0x83 chooses.

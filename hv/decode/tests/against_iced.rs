@@ -155,7 +155,6 @@ fn expected_write(i: &Instruction) -> Option<Operation> {
     }
     let size = memory_size(i);
     let bits = size.bytes() * 8;
-    let mut locked = i.has_lock_prefix();
     let write = match i.mnemonic() {
         Mnemonic::Mov if i.op1_register().is_segment_register() => return None,
         Mnemonic::Mov if is_offset_form(i.code()) => return None,
@@ -163,7 +162,6 @@ fn expected_write(i: &Instruction) -> Option<Operation> {
         Mnemonic::And => Write::And(source(i)?),
         Mnemonic::Or => Write::Or(source(i)?),
         Mnemonic::Xchg if i.op0_kind() == OpKind::Memory => {
-            locked = true;
             Write::Exchange { register: i.op1_register().full_register().number() as u8 }
         }
         Mnemonic::Cmpxchg => {
@@ -177,7 +175,7 @@ fn expected_write(i: &Instruction) -> Option<Operation> {
         }
         _ => return None,
     };
-    Some(Operation::Write { write, size, locked, memory: memory(i) })
+    Some(Operation::Write { write, size, memory: memory(i) })
 }
 
 /// `mov` between the accumulator and an absolute address (opcodes a2 and a3).
@@ -195,18 +193,9 @@ fn port(i: &Instruction, operand: u32) -> Port {
     }
 }
 
-fn string_size(i: &Instruction) -> Size {
-    match i.mnemonic() {
-        Mnemonic::Insb | Mnemonic::Outsb => Size::Byte,
-        Mnemonic::Insw | Mnemonic::Outsw => Size::Word,
-        _ => Size::Double,
-    }
-}
-
 /// What our decoder should say of a disassembled privileged instruction.
 fn expected_privileged(i: &Instruction) -> Option<Operation> {
     let n = |register: Register| register.number() as u8;
-    let repeat = i.has_rep_prefix() || i.has_repne_prefix();
     let (r0, r1) = (i.op0_register(), i.op1_register());
     Some(match i.mnemonic() {
         Mnemonic::Cli => Operation::Cli,
@@ -214,37 +203,15 @@ fn expected_privileged(i: &Instruction) -> Option<Operation> {
         Mnemonic::Hlt => Operation::Hlt,
         Mnemonic::In => Operation::In { port: port(i, 1), size: size_of(r0) },
         Mnemonic::Out => Operation::Out { port: port(i, 0), size: size_of(r1) },
-        Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => {
-            Operation::InString { size: string_size(i), repeat }
-        }
-        Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd if i.op1_kind() != OpKind::Memory => {
-            Operation::OutString { size: string_size(i), repeat }
-        }
         Mnemonic::Rdmsr => Operation::Rdmsr,
         Mnemonic::Wrmsr => Operation::Wrmsr,
         Mnemonic::Rdtsc => Operation::Rdtsc,
-        Mnemonic::Rdtscp => Operation::Rdtscp,
-        Mnemonic::Rdpmc => Operation::Rdpmc,
         Mnemonic::Mov if r1.is_cr() => Operation::ReadControl { control: n(r1), register: n(r0) },
         Mnemonic::Mov if r0.is_cr() => Operation::WriteControl { control: n(r0), register: n(r1) },
-        Mnemonic::Mov if r1.is_dr() => Operation::ReadDebug { debug: n(r1), register: n(r0) },
-        Mnemonic::Mov if r0.is_dr() => Operation::WriteDebug { debug: n(r0), register: n(r1) },
         Mnemonic::Clts => Operation::Clts,
-        Mnemonic::Lmsw if i.op0_kind() == OpKind::Memory => {
-            Operation::Lmsw { source: Operand::Memory(memory(i)) }
-        }
-        Mnemonic::Lmsw => Operation::Lmsw { source: Operand::Register(n(r0)) },
-        Mnemonic::Invlpg => Operation::Invlpg { memory: memory(i) },
         Mnemonic::Wbinvd => Operation::Wbinvd,
         Mnemonic::Invd => Operation::Invd,
         Mnemonic::Xsetbv => Operation::Xsetbv,
-        Mnemonic::Swapgs => Operation::Swapgs,
-        Mnemonic::Sysret => Operation::Sysret { long_mode: false },
-        Mnemonic::Sysretq => Operation::Sysret { long_mode: true },
-        Mnemonic::Sysexit => Operation::Sysexit { long_mode: false },
-        Mnemonic::Sysexitq => Operation::Sysexit { long_mode: true },
-        Mnemonic::Int => Operation::SoftwareInterrupt { vector: i.immediate8() },
-        Mnemonic::Cpuid => Operation::Cpuid { forced: false },
         _ => return None,
     })
 }
@@ -264,7 +231,6 @@ fn refused_on_purpose(bytes: &[u8], i: &Instruction) -> bool {
     let rex_not_last = rexes > 1 || (rexes == 1 && !rex(prefixes.last().unwrap()));
     let has = |b: u8| prefixes.contains(&b);
     let repeat = has(0xf2) || has(0xf3);
-    let string = (0x6c..=0x6f).contains(&bytes[prefixes.len()]);
     let two_byte = bytes[prefixes.len()] == 0x0f;
     let control = [i.op0_register(), i.op1_register()].iter().find(|r| r.is_cr()).copied();
     let strange_control = control.is_some_and(|r| ![0, 2, 3, 4, 8].contains(&r.number()));
@@ -273,8 +239,7 @@ fn refused_on_purpose(bytes: &[u8], i: &Instruction) -> bool {
     rex_not_last
         || is_high_byte(i)
         || strange_control
-        || (repeat && !string)
-        || (string && (has(0x67) || has(0x64) || has(0x65)))
+        || repeat
         || (!write && wide_and_narrow)
         || (!write && two_byte && has(0x66))
         || (!write && has(0xf0))

@@ -44,7 +44,7 @@ pub fn general_protection(vcpu: &Vcpu, registers: &mut Registers) {
 /// An invalid opcode from ring 3: `cpuid` behind the prefix that asks for the hypervisor's answer.
 pub fn invalid_opcode(vcpu: &Vcpu, registers: &mut Registers) {
     match instruction(registers) {
-        Some(Instruction { operation: Op::Cpuid { forced: true }, length }) => {
+        Some(Instruction { operation: Op::ForcedCpuid, length }) => {
             let [a, b, c, d] = cpuid::cpuid(vcpu, registers.rax as u32, registers.rcx as u32);
             registers.rax = a.into();
             registers.rbx = b.into();
@@ -246,11 +246,11 @@ pub fn exchange(registers: &mut Registers, address: u64) -> Option<Exchange> {
 /// operand must be that address.
 pub fn table_write(registers: &mut Registers, address: u64) -> Option<TableWrite> {
     let Instruction { operation, length } = instruction(registers)?;
-    let Op::Write { write, size, memory, .. } = operation else {
+    let Op::Write { write, size, memory } = operation else {
         return None;
     };
     let next = registers.rip.wrapping_add(length.into());
-    if effective(registers, &memory, next)? != address {
+    if memory.address(|number| *registers.general(number), next)? != address {
         return None;
     }
     let bits = 8 * u32::from(size.bytes());
@@ -260,24 +260,19 @@ pub fn table_write(registers: &mut Registers, address: u64) -> Option<TableWrite
     }
     let width = if bits == 64 { u64::MAX } else { (1 << bits) - 1 };
     let place = width << shift;
-    let operand = |registers: &mut Registers, operand| -> Option<u64> {
-        Some(match operand {
-            Operand::Register(number) => *registers.general(number),
-            Operand::Immediate(value) => value,
-            Operand::Memory(_) => return None,
-        })
+    let mut value = |operand| match operand {
+        Operand::Register(number) => *registers.general(number),
+        Operand::Immediate(value) => value,
     };
     let mut result = None;
     let operation = match write {
-        Write::And(source) => {
-            Operation::And((operand(registers, source)? & width) << shift | !place)
-        }
-        Write::Or(source) => Operation::Or((operand(registers, source)? & width) << shift),
+        Write::And(source) => Operation::And((value(source) & width) << shift | !place),
+        Write::Or(source) => Operation::Or((value(source) & width) << shift),
         Write::BitReset { bit } => Operation::BitReset(bit + shift as u8),
         Write::BitSet { bit } => Operation::BitSet(bit + shift as u8),
         // The rest replaces whole entries.
         _ if bits != 64 => return None,
-        Write::Store(source) => Operation::Store(operand(registers, source)?),
+        Write::Store(source) => Operation::Store(value(source)),
         Write::Exchange { register } => {
             result = Some(register);
             Operation::Exchange(*registers.general(register))
@@ -288,19 +283,4 @@ pub fn table_write(registers: &mut Registers, address: u64) -> Option<TableWrite
         },
     };
     Some(TableWrite { operation, result, length: length.into(), shift, bits })
-}
-
-/// The address of a memory operand.
-fn effective(registers: &mut Registers, memory: &decode::Memory, next: u64) -> Option<u64> {
-    let mut register = |number: u8| *registers.general(number);
-    let base = match (memory.base, memory.rip_relative) {
-        (_, true) => next,
-        (Some(number), false) => register(number),
-        (None, false) => 0,
-    };
-    let index = memory.index.map_or(0, |number| register(number).wrapping_mul(memory.scale.into()));
-    if memory.segment != decode::Segment::Flat {
-        return None;
-    }
-    Some(base.wrapping_add(index).wrapping_add(memory.displacement as u64))
 }
