@@ -7,68 +7,46 @@
 //! On a host target this crate is a stub, so that ordinary tools work on it.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-#[cfg(target_os = "none")]
-mod area;
-#[cfg(target_os = "none")]
-mod bootstrap;
-#[cfg(target_os = "none")]
-mod bounce;
-#[cfg(target_os = "none")]
-mod context;
-#[cfg(target_os = "none")]
-mod cpu;
-#[cfg(target_os = "none")]
-mod cpuid;
-#[cfg(target_os = "none")]
-mod database;
-#[cfg(target_os = "none")]
-mod delivery;
-#[cfg(target_os = "none")]
-mod descriptors;
 #[cfg(any(target_os = "none", test))]
 mod elf;
-#[cfg(target_os = "none")]
-mod emulate;
-#[cfg(target_os = "none")]
-mod guest_memory;
-#[cfg(target_os = "none")]
-mod hardware;
-#[cfg(target_os = "none")]
-mod hypercall;
-#[cfg(target_os = "none")]
-mod lead_events;
-#[cfg(target_os = "none")]
-mod leave;
-#[cfg(target_os = "none")]
-mod lock;
-#[cfg(target_os = "none")]
-mod machine;
-#[cfg(target_os = "none")]
-mod model_registers;
-#[cfg(target_os = "none")]
-mod page_fault;
-#[cfg(target_os = "none")]
-mod partition;
 mod platform;
-#[cfg(target_os = "none")]
-mod relinquish;
-#[cfg(target_os = "none")]
-mod schedule;
-#[cfg(target_os = "none")]
-mod start;
-#[cfg(target_os = "none")]
-mod syscall;
-#[cfg(target_os = "none")]
-mod time;
-#[cfg(target_os = "none")]
-mod trap;
-#[cfg(target_os = "none")]
-mod vcpu;
-#[cfg(target_os = "none")]
-mod walk;
 
 #[cfg(target_os = "none")]
-pub use start::{start, start_secondary};
+use ring0::*;
+
+/// What exists on bare hardware only.
+#[cfg(target_os = "none")]
+#[path = ""]
+mod ring0 {
+    pub mod area;
+    pub mod bootstrap;
+    pub mod bounce;
+    pub mod context;
+    pub mod cpu;
+    pub mod cpuid;
+    pub mod database;
+    pub mod delivery;
+    pub mod descriptors;
+    pub mod emulate;
+    pub mod guest_memory;
+    pub mod hardware;
+    pub mod hypercall;
+    pub mod lead_events;
+    pub mod leave;
+    pub mod lock;
+    pub mod machine;
+    pub mod model_registers;
+    pub mod page_fault;
+    pub mod partition;
+    pub mod relinquish;
+    pub mod schedule;
+    pub mod start;
+    pub mod syscall;
+    pub mod time;
+    pub mod trap;
+    pub mod vcpu;
+    pub mod walk;
+}
 
 #[cfg(not(target_os = "none"))]
 fn main() {

@@ -240,5 +240,4 @@ fn soft_off(dsdt: &[u8]) -> Option<[u8; 2]> {
 }
 
 #[cfg(test)]
-#[path = "acpi_tests.rs"]
 mod tests;

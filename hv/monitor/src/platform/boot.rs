@@ -63,8 +63,6 @@ pub struct CpuRecord {
 pub struct Boot {
     /// The monitor's command line.
     pub command_line: &'static str,
-    /// The options in it.
-    pub options: Options,
     /// GRUB's modules.
     pub modules: &'static [Module],
     /// Disjoint, sorted ranges of frames as firmware types them.
@@ -168,7 +166,6 @@ extern "C" fn platform_continue(_: u64) -> ! {
     PCI.call_once(pci::enumerate);
     let boot = BOOT.call_once(|| Boot {
         command_line: information.command_line,
-        options: options(),
         modules: &information.modules,
         regions,
         frames: memory::frames(),
@@ -180,7 +177,7 @@ extern "C" fn platform_continue(_: u64) -> ! {
     serial::enable_receive();
     announce(boot);
     smp::release();
-    crate::start(boot)
+    crate::start::start(boot)
 }
 
 /// Says what machine this is.

@@ -29,8 +29,6 @@ const IMAGE_OFFSET: u64 = 0xffff_82d0_8000_0000;
 pub const FRAME_TABLE: u64 = 0xffff_8300_0000_0000;
 /// Direct map of RAM.
 pub const DIRECT_MAP: u64 = 0xffff_8380_0000_0000;
-/// First byte after the monitor's part of the address space.
-pub const MONITOR_END: u64 = 0xffff_8880_0000_0000;
 /// First of the level-4 slots that are the monitor's.
 const FIRST_SLOT: usize = 256;
 /// Frames below this one are reachable through the temporary page tables.

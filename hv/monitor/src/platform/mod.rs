@@ -9,7 +9,7 @@
 //!
 //! What parses data (`multiboot2`, `acpi`, `options`, `regions`, `symbols`) also compiles, and is
 //! tested, on the host.
-#![allow(dead_code, reason = "an interface, used as far as the monitor needs it")]
+#![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "only tested on the host"))]
 
 pub mod acpi;
 pub mod clock;
@@ -21,8 +21,33 @@ pub mod regions;
 mod symbols;
 
 #[cfg(target_os = "none")]
+pub use hardware::*;
+
+/// What exists on bare hardware only.
+#[cfg(target_os = "none")]
+#[path = ""]
 mod hardware {
-    pub use super::{
+    use super::*;
+
+    pub mod apic;
+    pub mod boot;
+    pub mod cpu_area;
+    pub mod descriptors;
+    pub mod io_apic;
+    pub mod log;
+    pub mod memory;
+    pub mod no_heap;
+    pub mod paging;
+    pub mod panic;
+    pub mod pci;
+    pub mod ports;
+    pub mod power;
+    pub mod processor;
+    pub mod serial;
+    pub mod smp;
+    pub mod time;
+
+    pub use self::{
         apic::{
             VECTOR_COM1, VECTOR_COM2, VECTOR_FLUSH, VECTOR_RESCHEDULE, VECTOR_TIMER,
             end_of_interrupt, send_ipi,
@@ -41,40 +66,3 @@ mod hardware {
         time::{now, set_deadline, time_scale, tsc_khz},
     };
 }
-#[cfg(target_os = "none")]
-pub use hardware::*;
-
-#[cfg(target_os = "none")]
-pub mod apic;
-#[cfg(target_os = "none")]
-mod boot;
-#[cfg(target_os = "none")]
-pub mod cpu_area;
-#[cfg(target_os = "none")]
-pub mod descriptors;
-#[cfg(target_os = "none")]
-pub mod io_apic;
-#[cfg(target_os = "none")]
-pub mod log;
-#[cfg(target_os = "none")]
-pub mod memory;
-#[cfg(target_os = "none")]
-mod no_heap;
-#[cfg(target_os = "none")]
-pub mod paging;
-#[cfg(target_os = "none")]
-pub mod panic;
-#[cfg(target_os = "none")]
-pub mod pci;
-#[cfg(target_os = "none")]
-pub mod ports;
-#[cfg(target_os = "none")]
-pub mod power;
-#[cfg(target_os = "none")]
-pub mod processor;
-#[cfg(target_os = "none")]
-pub mod serial;
-#[cfg(target_os = "none")]
-pub mod smp;
-#[cfg(target_os = "none")]
-pub mod time;

@@ -177,5 +177,4 @@ impl Information {
 }
 
 #[cfg(test)]
-#[path = "multiboot2_tests.rs"]
 mod tests;

@@ -23,10 +23,6 @@ use x86_64::{
 /// Page attribute table as the PV ABI fixes it: WB, WT, UC-, UC, WC, WP, UC, UC.
 const PAT: u64 = 0x0000_0501_0007_0406;
 const MSR_PAT: u32 = 0x277;
-const MSR_STAR: u32 = 0xc000_0081;
-const MSR_LSTAR: u32 = 0xc000_0082;
-const MSR_CSTAR: u32 = 0xc000_0083;
-const MSR_FMASK: u32 = 0xc000_0084;
 
 /// Optional features that were found.
 #[derive(Clone, Copy, Debug, Default)]
@@ -156,16 +152,6 @@ pub fn set_control_registers() {
         Efer::write_raw(efer.bits());
     }
     write_msr(MSR_PAT, PAT);
-}
-
-/// Sets where `syscall` goes on this CPU: 64-bit code, compatibility mode, and the flags it
-/// clears. `sysret` returns with the flat selectors of the PV ABI.
-pub fn set_syscall_entry(long: u64, compatibility: u64, clear_flags: u64) {
-    use super::descriptors::{CS32, RING0_CS};
-    write_msr(MSR_STAR, u64::from(CS32) << 48 | u64::from(RING0_CS) << 32);
-    write_msr(MSR_LSTAR, long);
-    write_msr(MSR_CSTAR, compatibility);
-    write_msr(MSR_FMASK, clear_flags);
 }
 
 /// Writes a model-specific register. Not for registers that change where memory is or how it is

@@ -13,8 +13,6 @@ pub const MAX_REGIONS: usize = 128;
 pub mod kind {
     /// Available RAM.
     pub const RAM: u32 = 1;
-    /// Reserved.
-    pub const RESERVED: u32 = 2;
     /// RAM that holds ACPI tables.
     pub const ACPI: u32 = 3;
     /// RAM that firmware keeps across sleep.

@@ -13,8 +13,6 @@ use super::ports::{input, output};
 
 /// The console.
 pub const CONSOLE: u32 = 0;
-/// The harness line.
-pub const HARNESS: u32 = 1;
 
 const DATA: u16 = 0;
 const INTERRUPT_ENABLE: u16 = 1;
@@ -118,12 +116,6 @@ pub fn set_up() {
     PORTS.iter().for_each(Port::set_up);
 }
 
-/// Whether a port exists.
-#[must_use]
-pub fn exists(port: u32) -> bool {
-    present(port).is_some()
-}
-
 /// Sends bytes; waits for the line. Bytes that a stuck line does not take are lost.
 pub fn write(port: u32, bytes: &[u8]) {
     if let Some(port) = present(port) {
@@ -166,12 +158,6 @@ pub fn read(port: u32, buffer: &mut [u8]) -> usize {
         port.fill(&mut receiver);
     }
     taken
-}
-
-/// Whether [`read`] would return bytes.
-#[must_use]
-pub fn has_received(port: u32) -> bool {
-    present(port).is_some_and(|p| !p.receiver.lock().ring.is_empty())
 }
 
 /// Handles the interrupt of a port.

@@ -28,7 +28,6 @@ static RELEASED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
     safe static trampoline: u8;
-    safe static trampoline_long: u8;
     safe static trampoline_gdt_pointer: u8;
     safe static trampoline_far: u8;
     safe static trampoline_root: u8;
@@ -135,5 +134,5 @@ extern "C" fn arrive(cpu: u32) -> ! {
     }
     // The trampoline's mapping is gone by now.
     processor::reload_cr3();
-    crate::start_secondary(cpu)
+    crate::start::start_secondary(cpu)
 }
