@@ -79,15 +79,20 @@ fn partition(entries: &[Entry], at: usize, object: &str, sink: &mut Sink<'_>) ->
             _ => unknown(entry, "", &KEYS, sink),
         }
     }
-    missing(|key| entries.iter().any(|entry| entry.key == key), at, sink);
+    missing(&REQUIRED, |key| entries.iter().any(|entry| entry.key == key), at, sink);
     let found = finish(draft, sink);
     sink.object.clear();
     found
 }
 
 /// Says which required fields are missing.
-pub(crate) fn missing(has: impl Fn(&str) -> bool, at: usize, sink: &mut Sink<'_>) {
-    for (key, example) in REQUIRED {
+pub(crate) fn missing(
+    required: &[(&str, &str)],
+    has: impl Fn(&str) -> bool,
+    at: usize,
+    sink: &mut Sink<'_>,
+) {
+    for (key, example) in required {
         if !has(key) {
             sink.error(at, key, "missing", format!("add a line like {key} = {example}"));
         }

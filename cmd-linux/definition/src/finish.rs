@@ -106,7 +106,7 @@ fn check_cpu(draft: &Draft, sink: &mut Sink<'_>) {
     if let Some(cap) = &draft.cap
         && cap.value > vcpus * 100
     {
-        let problem = format!("{} percent are more than {vcpus} virtual CPUs can use", cap.value);
+        let problem = format!("{}% is more than {vcpus} virtual CPU(s) can use", cap.value);
         let way_out = format!("give 1 to {}, or 0 for no cap", vcpus * 100);
         sink.error(cap.at, &cap.field, problem, way_out);
     }

@@ -1,5 +1,7 @@
 //! What an unknown key was probably meant to be.
 
+use std::cmp::Reverse;
+
 /// Words of xl.cfg and of other habits, and ours.
 const SYNONYMS: [(&str, &str); 22] = [
     ("ramdisk", "initrd"),
@@ -56,6 +58,11 @@ pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
         .iter()
         .map(|known| (strsim::damerau_levenshtein(word, known), *known))
         .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
-        .min()
+        .min_by_key(|(distance, known)| (*distance, Reverse(same_start(word, known))))
         .map(|(_, known)| known)
+}
+
+/// Bytes at the start that are the same.
+fn same_start(one: &str, other: &str) -> usize {
+    one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count()
 }

@@ -10,9 +10,14 @@ use crate::value::{Entry, Item, Value};
 pub(crate) fn read(text: &str, sink: &mut Sink<'_>) -> Option<Vec<Entry>> {
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
-        let at = error.span().map_or(0, |span| span.start);
+        let span = error.span().unwrap_or(0..0);
+        let (at, there) = (span.start, text.get(span).unwrap_or(""));
         let message = error.message().replace('\n', ", ");
-        sink.error(at, "", format!("no TOML here: {message}"), "write KEY = VALUE lines");
+        if message.starts_with("duplicate key") {
+            sink.error(at, there.trim_matches('"'), "is set twice", "leave one of them out");
+        } else {
+            sink.error(at, "", format!("no TOML here: {message}"), "write KEY = VALUE lines");
+        }
     }
     errors.is_empty().then(|| entries(table.into_inner()))
 }

@@ -35,6 +35,10 @@ pub(crate) const TAKEN: [&str; 20] = [
     "bootloader",
 ];
 
+/// What no partition can be without, and an example.
+const REQUIRED: [(&str, &str); 3] =
+    [("name", "\"web-1\""), ("kernel", "\"/boot/vmlinuz\""), ("memory", "256")];
+
 /// Devices: a guest would miss them.
 const DEVICES: [&str; 13] = [
     "disk", "vif", "vfb", "vtpm", "p9", "pvcalls", "pci", "usbctrl", "usbdev", "vkb", "vsnd",
@@ -65,7 +69,7 @@ pub(crate) fn read(entries: &[Entry], sink: &mut Sink<'_>) -> Vec<Found> {
         setting(entry, &mut draft, sink);
     }
     command_line(entries, &mut draft, sink);
-    missing(|key| entries.iter().any(|entry| entry.key == key), 0, sink);
+    missing(&REQUIRED, |key| entries.iter().any(|entry| entry.key == key), 0, sink);
     let found = finish(draft, sink);
     sink.object.clear();
     vec![found]

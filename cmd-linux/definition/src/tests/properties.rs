@@ -1,0 +1,171 @@
+//! What holds for any input.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::with;
+use crate::units::{cpus, parse_cpus, parse_size, size};
+use crate::{Cpu, Definition, Policies, Policy, changes, parse, to_toml};
+
+fn policy() -> impl Strategy<Value = Policy> {
+    prop::sample::select(&Policy::ALL[..])
+}
+
+prop_compose! {
+    fn cpu(vcpus: u32)(
+        weight in 1_u32..=65_535,
+        cap in 0..=vcpus * 100,
+        affinity in prop::collection::btree_set(0_u32..=255, 0..40),
+        dedicated: bool,
+    ) -> Cpu {
+        let affinity: Vec<u32> = affinity.into_iter().collect();
+        Cpu { weight, cap, dedicated: dedicated && !affinity.is_empty(), affinity }
+    }
+}
+
+prop_compose! {
+    fn partition()(vcpus in 1_u32..=32)(
+        name in "[a-zé][a-z0-9 é_.-]{0,14}[a-z0-9]",
+        kernel in "/[a-z\"\\\\ é/]{1,40}",
+        initrd in prop::option::of("/[a-z\n/]{1,40}"),
+        command_line in "[ -~\té]{0,500}",
+        (low, high) in (256_u64..1 << 28, 256_u64..1 << 28),
+        up in 1..=vcpus,
+        cpu in cpu(vcpus),
+        grant_frames in 1_u32..=64,
+        (poweroff, reboot, crash) in (policy(), policy(), policy()),
+        domain in prop::option::of("[a-z]{1,31}"),
+        vcpus in Just(vcpus),
+    ) -> Definition {
+        Definition {
+            name, kernel: kernel.into(), initrd: initrd.map(Into::into), command_line,
+            memory: low.min(high) * 4096, max_memory: low.max(high) * 4096,
+            vcpus: up, max_vcpus: vcpus, cpu, grant_frames,
+            on: Policies { poweroff, reboot, crash }, domain,
+        }
+    }
+}
+
+/// Lines that are nearly right, in both syntaxes.
+fn nearly() -> impl Strategy<Value = String> {
+    let key = prop::sample::select(vec![
+        "name",
+        "kernel",
+        "initrd",
+        "memory",
+        "maxmem",
+        "max_memory",
+        "vcpus",
+        "maxvcpus",
+        "cpus",
+        "cpu",
+        "cpu.affinity",
+        "on.crash",
+        "[[partition]]",
+        "[on]",
+        "partition",
+        "disk",
+        "extra",
+    ]);
+    let value = prop_oneof![
+        "\"[ -~]{0,20}\"",
+        "[-0-9x]{1,25}",
+        "\\[[ -~\n]{0,30}\\]?",
+        "'[^\n']{0,9}'?",
+        Just("true".to_owned()),
+        Just("{}".to_owned()),
+        "\\PC{0,10}",
+    ];
+    let line = (key, "( = |=|\\+=| )", value)
+        .prop_map(|(key, equals, value)| format!("{key}{equals}{value}"));
+    prop::collection::vec(line, 0..8).prop_map(|lines| lines.join("\n"))
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_again(
+        definitions in prop::collection::vec(partition(), 1..4)
+    ) {
+        let mut definitions = definitions;
+        for (index, definition) in definitions.iter_mut().enumerate() {
+            definition.name.push_str(&format!("-{index}"));
+        }
+        let text = to_toml(&definitions);
+        prop_assert_eq!(parse(&text, Path::new("/d/a.toml")), Ok(definitions), "{}", text);
+    }
+
+    #[test]
+    fn no_text_panics(text in "(?s).{0,300}") {
+        for file in ["a.toml", "a.cfg", "a"] {
+            let _ = parse(&text, Path::new(file));
+        }
+    }
+
+    #[test]
+    fn what_is_accepted_is_within_its_limits(text in nearly(), whole: bool) {
+        let text = if whole { with(&text) } else { text };
+        for file in ["/d/a.toml", "/d/a.cfg", "/d/a"] {
+            match parse(&text, Path::new(file)) {
+                Ok(definitions) => {
+                    prop_assert!(!definitions.is_empty());
+                    for definition in definitions {
+                        prop_assert!((1..=31).contains(&definition.name.len()));
+                        prop_assert!(definition.kernel.is_absolute());
+                        prop_assert!(definition.memory <= definition.max_memory);
+                        prop_assert!((1..=definition.max_vcpus).contains(&definition.vcpus));
+                        prop_assert!(definition.max_vcpus <= 32);
+                        prop_assert!(definition.memory.is_multiple_of(4096));
+                    }
+                }
+                Err(errors) => {
+                    prop_assert!(!errors.0.is_empty());
+                    for issue in errors.0 {
+                        prop_assert!(issue.line >= 1 && issue.line <= text.lines().count().max(1) + 1);
+                        prop_assert!(!issue.to_string().contains('\n'), "{}", issue);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A file in which one byte went wrong.
+    #[test]
+    fn damaged_files_do_not_panic(definition in partition(), at: prop::sample::Index, byte: u8) {
+        let mut bytes = to_toml(&[definition]).into_bytes();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        let _ = parse(&String::from_utf8_lossy(&bytes), Path::new("/d/a.toml"));
+        let _ = parse(&String::from_utf8_lossy(&bytes), Path::new("/d/a.cfg"));
+    }
+
+    #[test]
+    fn sizes_are_written_exactly(bytes: u64) {
+        prop_assert_eq!(parse_size(&size(bytes)), Ok(bytes));
+        let round = bytes >> 12 << 12;
+        prop_assert_eq!(parse_size(&size(round)), Ok(round));
+    }
+
+    #[test]
+    fn cpus_are_written_exactly(set in prop::collection::btree_set(0_u32..=255, 1..60)) {
+        let set: Vec<u32> = set.into_iter().collect();
+        prop_assert_eq!(parse_cpus(&cpus(&set)), Ok(set));
+    }
+
+    #[test]
+    fn changes_are_there_exactly_when_something_differs(one in partition(), two in partition()) {
+        prop_assert_eq!(changes(&one, &two).is_empty(), one == two);
+        prop_assert_eq!(changes(&one, &one), []);
+        for change in changes(&one, &two) {
+            prop_assert_ne!(change.from, change.to);
+        }
+    }
+}
+
+#[test]
+fn lists_in_lists_end() {
+    let deep = format!("name = {}", "[".repeat(100_000));
+    for file in ["a.toml", "a.cfg", "a"] {
+        assert!(parse(&deep, Path::new(file)).is_err());
+    }
+}

@@ -1,0 +1,152 @@
+//! The published schema says what the reader does: each of its limits is tried from both sides.
+
+use serde_json::Value;
+
+use super::{toml, with};
+use crate::fields::{CPU_KEYS, KEYS, ON_KEYS, REQUIRED};
+use crate::{Definition, SCHEMA};
+
+fn schema() -> Value {
+    serde_json::from_str(SCHEMA).expect("JSON")
+}
+
+fn keys(object: &Value) -> Vec<String> {
+    object["properties"].as_object().expect("properties").keys().cloned().collect()
+}
+
+fn sorted(known: &[&str]) -> Vec<String> {
+    let mut known: Vec<String> = known.iter().map(|key| (*key).to_owned()).collect();
+    known.sort();
+    known
+}
+
+#[test]
+fn it_has_the_same_fields() {
+    let schema = schema();
+    let defs = &schema["$defs"];
+    assert_eq!(keys(&defs["partition"]), sorted(&KEYS));
+    assert_eq!(keys(&defs["cpu"]), sorted(&CPU_KEYS));
+    assert_eq!(keys(&defs["on"]), sorted(&ON_KEYS));
+    let required: Vec<_> = REQUIRED.iter().map(|(key, _)| *key).collect();
+    assert_eq!(defs["partition"]["required"], serde_json::json!(required));
+    assert_eq!(
+        schema["oneOf"][1]["properties"]["partition"]["maxItems"],
+        serde_json::json!(crate::fields::MAX_PARTITIONS)
+    );
+    for object in ["partition", "cpu", "on"] {
+        assert_eq!(defs[object]["additionalProperties"], Value::Bool(false));
+    }
+}
+
+/// A definition in which this field has this value, and everything that depends on it room.
+fn set(field: &str, value: &str) -> String {
+    let room = ["max_vcpus = 32", "cpu.affinity = [0]", "max_memory = \"4T\""];
+    let line = format!("{field} = {value}");
+    let mut lines: Vec<_> = room.into_iter().filter(|other| !other.starts_with(field)).collect();
+    lines.push(&line);
+    let text = with(&lines.join("\n"));
+    let once = ["name", "kernel", "memory"].into_iter().find(|required| *required == field);
+    match once {
+        Some(field) => {
+            let mut seen = text.lines().filter(|other| other.starts_with(&format!("{field} = ")));
+            let first = seen.next().expect("required").to_owned();
+            text.replacen(&first, "", 1)
+        }
+        None => text,
+    }
+}
+
+fn reads(field: &str, value: &str) -> bool {
+    toml(&set(field, value)).is_ok()
+}
+
+/// Every field, with its schema.
+fn fields() -> Vec<(String, Value)> {
+    let schema = schema();
+    let mut fields = Vec::new();
+    for (object, prefix) in [("partition", ""), ("cpu", "cpu."), ("on", "on.")] {
+        for (key, value) in schema["$defs"][object]["properties"].as_object().expect("properties") {
+            let mut value = value.clone();
+            if let Some(name) = value["$ref"].as_str().and_then(|name| name.rsplit('/').next()) {
+                let target = schema["$defs"][name].clone();
+                value
+                    .as_object_mut()
+                    .expect("object")
+                    .extend(target.as_object().expect("object").clone());
+            }
+            fields.push((format!("{prefix}{key}"), value));
+        }
+    }
+    fields
+}
+
+#[test]
+fn numbers_have_the_same_limits() {
+    let mut tried = 0;
+    for (field, schema) in fields() {
+        if schema["type"] == "integer" {
+            let limit = |name: &str| schema[name].as_i64().expect("a limit");
+            let (least, most) = (limit("minimum"), limit("maximum"));
+            for (number, expected) in
+                [(least - 1, false), (least, true), (most, true), (most + 1, false)]
+            {
+                assert_eq!(reads(&field, &number.to_string()), expected, "{field} = {number}");
+            }
+            assert!(!reads(&field, "\"1\""), "{field} as text");
+            tried += 1;
+        }
+    }
+    assert_eq!(tried, 5);
+}
+
+#[test]
+fn texts_have_the_same_limits() {
+    let mut tried = 0;
+    for (field, schema) in fields() {
+        if schema["type"] == "string" && schema["maxLength"].is_u64() {
+            let most = schema["maxLength"].as_u64().expect("a number") as usize;
+            let least = schema["minLength"].as_u64().unwrap_or(0) as usize;
+            let text = |bytes| format!("\"{}\"", "x".repeat(bytes));
+            assert!(reads(&field, &text(least)) && reads(&field, &text(most)), "{field}");
+            assert!(!reads(&field, &text(most + 1)), "{field}");
+            assert!(least == 0 || !reads(&field, &text(least - 1)), "{field}");
+            assert!(!reads(&field, "1"), "{field} as a number");
+            tried += 1;
+        }
+    }
+    assert_eq!(tried, 5);
+}
+
+#[test]
+fn words_truths_and_sizes_are_the_same() {
+    for (field, schema) in fields() {
+        if let Some(words) = schema["enum"].as_array() {
+            assert!(words.iter().all(|word| reads(&field, &word.to_string())), "{field}");
+            assert!(!reads(&field, "\"rename-restart\""), "{field}");
+        }
+        if schema["type"] == "boolean" {
+            assert!(reads(&field, "true") && reads(&field, "false") && !reads(&field, "1"));
+        }
+    }
+    for size in ["2048K", "2048 kib", " 64m ", "64MB", "1073741824B", "1g"] {
+        assert!(reads("memory", &format!("{size:?}")), "{size}");
+    }
+    for size in ["64", "64X", "1.5G", "M", "-64M"] {
+        assert!(!reads("memory", &format!("{size:?}")), "{size}");
+    }
+}
+
+/// A default in the schema is what the reader makes of a field that is not there.
+#[test]
+fn defaults_are_the_same() {
+    let plain = toml(&with("")).expect("right");
+    let mut tried = 0;
+    for (field, schema) in fields() {
+        let Some(default) = schema.get("default") else { continue };
+        let written: Vec<Definition> =
+            toml(&with(&format!("{field} = {default}"))).expect("a default is right");
+        assert_eq!(written, plain, "{field}");
+        tried += 1;
+    }
+    assert_eq!(tried, 10);
+}
