@@ -22,7 +22,7 @@ extern crate std;
 
 pub mod building;
 pub mod channel;
-#[cfg(target_os = "none")]
+#[cfg(all(target_os = "none", feature = "start"))]
 mod entry;
 pub mod events;
 pub mod grants;

@@ -19,6 +19,7 @@ static START: AtomicPtr<StartBlock> = AtomicPtr::new(core::ptr::null_mut());
 /// # Safety
 /// `block` must be the start block that the monitor passed to the entry point.
 #[cfg(target_os = "none")]
+#[cfg_attr(not(feature = "start"), allow(dead_code))]
 pub(crate) unsafe fn set_start(block: &'static StartBlock) {
     START.store(core::ptr::from_ref(block).cast_mut(), Ordering::Release);
 }

@@ -95,6 +95,28 @@ pub fn build() -> Result<Images> {
 }
 
 fn build_now() -> Result<Images> {
+    let packages = ["-p", "monitor", "-p", "ultravisor", "-p", "boot"];
+    let out = build_packages(&packages, "building the monitor and the system partitions")?;
+    Ok(Images {
+        monitor: out.join("monitor"),
+        ultravisor: out.join("ultravisor"),
+        boot: out.join("boot"),
+    })
+}
+
+/// Builds the minimal guest, a PV kernel for tests, and returns where it is.
+///
+/// It is built by itself: it shares the partitions' runtime without their start-up.
+///
+/// # Errors
+/// As for [`build`].
+pub fn guest() -> Result<PathBuf> {
+    let out = build_packages(&["-p", "minimal-guest"], "building the minimal guest")?;
+    Ok(out.join("minimal-guest"))
+}
+
+/// Builds packages for bare hardware; the directory that their images are in.
+fn build_packages(packages: &[&str], what: &str) -> Result<PathBuf> {
     let toolchain = choose()?;
     let (dir, name) = match toolchain {
         Toolchain::Rustup => ("hv-rustup", "the rustup toolchain's target"),
@@ -104,14 +126,10 @@ fn build_now() -> Result<Images> {
     let target_dir = workspace::root().join("target").join(dir);
     let mut command = cargo_build(&toolchain);
     command
-        .args(["--release", "--target", TARGET, "-p", "monitor", "-p", "ultravisor", "-p", "boot"])
+        .args(["--release", "--target", TARGET])
+        .args(packages)
         .env("CARGO_TARGET_DIR", &target_dir)
         .env("RUSTFLAGS", RUSTFLAGS);
-    workspace::run(&mut command, "building the monitor and the system partitions")?;
-    let out = target_dir.join(TARGET).join("release");
-    Ok(Images {
-        monitor: out.join("monitor"),
-        ultravisor: out.join("ultravisor"),
-        boot: out.join("boot"),
-    })
+    workspace::run(&mut command, what)?;
+    Ok(target_dir.join(TARGET).join("release"))
 }

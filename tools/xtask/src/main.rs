@@ -127,7 +127,7 @@ fn prepare(boot: &BootOptions, machine: &MachineOptions) -> Result<PathBuf> {
 fn build() -> Result<ExitCode> {
     provision::provision()?;
     let images = hv_build::build()?;
-    for image in [images.monitor, images.ultravisor, images.boot] {
+    for image in [images.monitor, images.ultravisor, images.boot, hv_build::guest()?] {
         println!("{}", image.display());
     }
     Ok(ExitCode::SUCCESS)

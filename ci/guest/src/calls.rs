@@ -1,0 +1,103 @@
+//! The hypercalls of an ordinary kernel that the programs need, with types.
+//!
+//! Rule: what the fuzzer asks for does not go through here; these are calls that should succeed.
+#![expect(unsafe_code, reason = "hypercalls that read and write memory")]
+
+use partition_runtime::hypercall::{Errno, call};
+use pv_abi::xen::events::{self, BindVirq, PortArgument, VIRQ_TIMER};
+use pv_abi::xen::hypercall as number;
+use pv_abi::xen::memory::{DECREASE_RESERVATION, MemoryReservation, POPULATE_PHYSMAP};
+use pv_abi::xen::mmu::{UVMF_ALL, UVMF_INVLPG};
+use pv_abi::xen::time::RunstateInfo;
+use pv_abi::xen::traps::{
+    CALLBACK_EVENT, CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CallbackRegister, TrapInfo,
+};
+use pv_abi::xen::{console, domid, sched, vcpu};
+
+/// A call whose argument is a structure that it reads or writes.
+fn with<T>(number: u64, command: u64, argument: &mut T) -> Result<u64, Errno> {
+    // SAFETY: the operation reads and writes the structure that its command is for.
+    unsafe { call(number, [command, (&raw mut *argument) as u64, 0, 0, 0]) }
+}
+
+/// Sets handlers of traps; the table ends with a zero entry.
+pub fn set_trap_table(table: &[TrapInfo]) {
+    // SAFETY: the operation reads the table to its zero entry.
+    let done = unsafe { call(number::SET_TRAP_TABLE, [table.as_ptr() as u64, 0, 0, 0, 0]) };
+    done.expect("set_trap_table");
+}
+
+/// Sets the entry for a kind of callback; it masks events.
+pub fn register_callback(kind: u16, address: u64) -> Result<(), Errno> {
+    let flags = CALLBACKF_MASK_EVENTS;
+    let mut callback = CallbackRegister { kind, flags, pad: 0, address };
+    with(number::CALLBACK_OP, CALLBACKOP_REGISTER, &mut callback).map(drop)
+}
+
+/// Sets the entry for events.
+pub fn register_upcall(address: u64) {
+    register_callback(CALLBACK_EVENT, address).expect("the event callback");
+}
+
+/// Changes the level-1 entry that maps an address.
+pub fn update_va_mapping(address: u64, entry: u64) -> Result<(), Errno> {
+    let flags = UVMF_INVLPG | UVMF_ALL;
+    // SAFETY: the callers own the page at that address.
+    unsafe { call(number::UPDATE_VA_MAPPING, [address, entry, flags, 0, 0]) }.map(drop)
+}
+
+/// Hands the virtual CPU back until an event is pending.
+pub fn block() {
+    // SAFETY: touches no memory.
+    let _ = unsafe { call(number::SCHED_OP, [sched::BLOCK, 0, 0, 0, 0]) };
+}
+
+/// Raises the event of a port.
+pub fn send(port: u32) {
+    // The other end may be closed: it then needs no event.
+    let _ = with(number::EVENT_CHANNEL_OP, events::SEND, &mut PortArgument { port });
+}
+
+/// Binds the timer of virtual CPU 0; its port.
+pub fn bind_timer() -> Result<u32, Errno> {
+    let mut bind = BindVirq { virq: VIRQ_TIMER, vcpu: 0, port: 0 };
+    with(number::EVENT_CHANNEL_OP, events::BIND_VIRQ, &mut bind)?;
+    Ok(bind.port)
+}
+
+/// Times in each state of this virtual CPU.
+pub fn runstate() -> RunstateInfo {
+    let mut info = RunstateInfo::default();
+    let address = (&raw mut info) as u64;
+    // SAFETY: the operation writes the structure.
+    let done = unsafe { call(number::VCPU_OP, [vcpu::GET_RUNSTATE_INFO, 0, address, 0, 0]) };
+    done.expect("get_runstate_info");
+    info
+}
+
+/// Writes to the emergency console.
+pub fn write_emergency(bytes: &[u8]) {
+    let (length, address) = (bytes.len() as u64, bytes.as_ptr() as u64);
+    // SAFETY: the operation reads the bytes.
+    let _ = unsafe { call(number::CONSOLE_IO, [console::WRITE, length, address, 0, 0]) };
+}
+
+fn reservation(command: u64, list: &mut [u64]) -> Result<u64, Errno> {
+    let mut argument = MemoryReservation {
+        extent_start: list.as_mut_ptr() as u64,
+        nr_extents: list.len() as u64,
+        domid: domid::SELF,
+        ..MemoryReservation::default()
+    };
+    with(number::MEMORY_OP, command, &mut argument)
+}
+
+/// Gives machine frames back, which nothing may map; how many were.
+pub fn give_back(machine_frames: &mut [u64]) -> Result<u64, Errno> {
+    reservation(DECREASE_RESERVATION, machine_frames)
+}
+
+/// Takes memory for pseudo-physical frames, whose numbers are replaced by machine frames; how many.
+pub fn take_back(frames: &mut [u64]) -> Result<u64, Errno> {
+    reservation(POPULATE_PHYSMAP, frames)
+}

@@ -1,0 +1,79 @@
+//! The command line: which program runs, and its numbers.
+//!
+//! The first word that has no `=` and no `.` in it is the program's name, the words after it are
+//! numbers for it. So what a loader puts before the program, such as `console=hvc0`, does no harm.
+
+use alloc::vec::Vec;
+use pv_abi::xen::start_info::StartInfo;
+
+/// What to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Program<'a> {
+    /// Print a line and power off.
+    Hello,
+    /// Count, and tell each second how much CPU time there was; ends after so many seconds, 0: never.
+    Spin(u64),
+    /// Print what is typed, until a line `quit`.
+    Echo,
+    /// Panic.
+    Crash,
+    /// Ask to be started again.
+    Reboot,
+    /// Wait for ever.
+    Idle,
+    /// Give half of the free memory back and take it again, so many times.
+    Balloon(u64),
+    /// Make random calls; see the `fuzz` module.
+    Fuzz(Vec<&'a str>),
+    /// No program of this name.
+    Unknown(&'a str),
+}
+
+/// Names, for a message.
+pub const NAMES: &str = "hello, spin [SECONDS], echo, crash, reboot, idle, balloon [TIMES], \
+    fuzz SEED COUNT [FIRST]";
+
+/// The command line as text, as far as it is text.
+pub fn line(info: &StartInfo) -> &str {
+    let bytes = info.cmd_line.split(|byte| *byte == 0).next().unwrap_or_default();
+    core::str::from_utf8(bytes).unwrap_or_default()
+}
+
+impl<'a> Program<'a> {
+    /// Reads a command line; no program: [`Program::Hello`].
+    pub fn parse(line: &'a str) -> Self {
+        let mut words = line.split_ascii_whitespace().skip_while(|word| word.contains(['=', '.']));
+        let Some(name) = words.next() else {
+            return Self::Hello;
+        };
+        let rest: Vec<&str> = words.collect();
+        let number = |default| rest.first().and_then(|word| word.parse().ok()).unwrap_or(default);
+        match name {
+            "hello" => Self::Hello,
+            "spin" => Self::Spin(number(0)),
+            "echo" => Self::Echo,
+            "crash" => Self::Crash,
+            "reboot" => Self::Reboot,
+            "idle" => Self::Idle,
+            "balloon" => Self::Balloon(number(1)),
+            "fuzz" => Self::Fuzz(rest),
+            other => Self::Unknown(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_plain_word_is_the_program() {
+        assert_eq!(Program::parse(""), Program::Hello);
+        assert_eq!(Program::parse("console=hvc0  "), Program::Hello);
+        assert_eq!(Program::parse("console=hvc0 spin 5"), Program::Spin(5));
+        assert_eq!(Program::parse("spin"), Program::Spin(0));
+        assert_eq!(Program::parse("balloon x"), Program::Balloon(1));
+        assert_eq!(Program::parse("fuzz 1 2 keep=3"), Program::Fuzz(["1", "2", "keep=3"].into()));
+        assert_eq!(Program::parse("hullo"), Program::Unknown("hullo"));
+    }
+}

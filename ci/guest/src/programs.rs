@@ -1,0 +1,115 @@
+//! The programs that a command line may name.
+
+use crate::command::{NAMES, Program};
+use crate::{calls, console, memory, println};
+use alloc::vec::Vec;
+use partition_runtime::hypercall::{Shutdown, shutdown};
+
+/// Runs a program and ends the guest.
+pub fn run(program: Program<'_>) -> ! {
+    let reason = match program {
+        Program::Hello => hello(),
+        Program::Spin(seconds) => spin(seconds),
+        Program::Echo => echo(),
+        Program::Crash => panic!("asked to"),
+        Program::Reboot => Shutdown::Reboot,
+        Program::Idle => idle(),
+        Program::Balloon(times) => balloon(times),
+        Program::Fuzz(_) => Shutdown::PowerOff,
+        Program::Unknown(name) => {
+            println!("no program `{name}`; programs are: {NAMES}");
+            Shutdown::Crash
+        }
+    };
+    console::flush();
+    shutdown(reason)
+}
+
+fn hello() -> Shutdown {
+    println!("hello from a minimal guest of {} KiB", memory::start().nr_pages * 4);
+    Shutdown::PowerOff
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Counts. A line a second: which, the nanoseconds within it that this virtual CPU ran and that it
+/// waited for a CPU, and the rounds it did.
+fn spin(seconds: u64) -> Shutdown {
+    const RUNNABLE: usize = 1;
+    let (mut second, mut rounds) = (0, 0_u64);
+    let (mut last, mut before) = (memory::now(), calls::runstate().time);
+    while seconds == 0 || second < seconds {
+        for _ in 0..1000 {
+            rounds = core::hint::black_box(rounds + 1);
+        }
+        let now = memory::now();
+        if now < last + SECOND {
+            continue;
+        }
+        // Whatever is no other state's is time that it ran, this stretch included.
+        let times = calls::runstate().time;
+        let spent = |state: usize| times[state].wrapping_sub(before[state]);
+        let waited = spent(RUNNABLE);
+        let ran = (now - last).saturating_sub((RUNNABLE..times.len()).map(spent).sum());
+        second += 1;
+        println!("second {second} ran {ran} waited {waited} rounds {rounds}");
+        (before, last) = (times, now);
+    }
+    Shutdown::PowerOff
+}
+
+fn echo() -> Shutdown {
+    println!("echo: type lines, `quit` ends");
+    let mut line = Vec::new();
+    loop {
+        match console::read() {
+            None => memory::wait(),
+            Some(b'\r' | b'\n') => {
+                console::write(b"\n");
+                console::write(&line);
+                console::write(b"\n");
+                if line == b"quit" {
+                    return Shutdown::PowerOff;
+                }
+                line.clear();
+            }
+            Some(byte) => line.push(byte),
+        }
+    }
+}
+
+fn idle() -> ! {
+    println!("idle");
+    loop {
+        memory::wait();
+    }
+}
+
+/// Gives half of the free pages back and takes them again.
+fn balloon(times: u64) -> Shutdown {
+    let (first, count) = memory::free_pages();
+    let (first, count) = (first + count / 2, count / 2);
+    for _ in 0..times {
+        let mut frames = Vec::new();
+        for page in first..first + count {
+            let address = memory::BASE + page * memory::PAGE;
+            calls::update_va_mapping(address, 0).expect("unmapping a page");
+            frames.push(memory::machine_frame(page).expect("a page has a frame"));
+        }
+        let given = calls::give_back(&mut frames);
+        let mut list: Vec<u64> = (first..first + count).collect();
+        let taken = calls::take_back(&mut list);
+        println!("balloon: {count} pages, gave back {given:?}, took {taken:?}");
+        if given != Ok(count) || taken != Ok(count) {
+            return Shutdown::Crash;
+        }
+        for (page, frame) in (first..).zip(&list) {
+            memory::machine_frames()[page as usize]
+                .store(*frame, core::sync::atomic::Ordering::Relaxed);
+            let address = memory::BASE + page * memory::PAGE;
+            let entry = (frame * memory::PAGE) | memory::WRITABLE;
+            calls::update_va_mapping(address, entry).expect("mapping a page");
+        }
+    }
+    Shutdown::PowerOff
+}
