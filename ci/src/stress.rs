@@ -102,7 +102,7 @@ fn stressors(host: &mut Host) -> Result<()> {
 fn run(host: &mut Host, stressor: &str) -> Result<()> {
     let (option, seconds) = (format!("--{stressor}"), format!("{SECONDS}s"));
     let mut words = match NOT_AS_ROOT.contains(&stressor) {
-        true => vec!["su", "-s", PROGRAM, "nobody"],
+        true => vec!["su", "-s", PROGRAM, "--", "nobody"],
         false => vec![PROGRAM],
     };
     words.extend(["--verify", "--metrics-brief", "--temp-path", "/tmp"]);
