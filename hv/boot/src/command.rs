@@ -11,32 +11,28 @@ use crate::sizing::{GRANT_FRAMES, Sizes};
 use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
-use builder::{Extent, Image, Memory, Parameters, Plan};
+use builder::{Extent, File, Image, Kernel, Memory, Page, Parameters, Place, Plan};
 use partition_runtime::building::{Foreign, set_machine_to_physical};
 use partition_runtime::partition::{Module, module_named};
-use partition_runtime::window::Window;
-use partition_runtime::{StartBlock, log, time};
+use partition_runtime::{log, time};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::command::{Operation, Outcome, Start, Target};
 use pv_abi::uv::database::{COMMAND, ULTRAVISOR, channel_kind, kind, rights, state};
 use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
 
-/// Where a partition's shared info is: this many frames into its monitor instance.
-const SHARED_INFO_FRAME: u64 = 1;
-/// Frames mapped at a time.
-const CHUNK: usize = 2048;
+/// Bytes of a file loaded at a time.
+const STEP: usize = 2 << 20;
 
 /// Makes sure that the command partition runs.
 ///
 /// # Errors
 /// See [`Failure`].
-pub fn provide(start: &'static StartBlock) -> Result<Link, Failure> {
-    let mut link = Link::open(start)?;
-    let there = link.partition(COMMAND)?;
-    match there.map(|row| row.state) {
+pub fn provide(link: &mut Link, foreign: &mut Foreign) -> Result<(), Failure> {
+    let there = link.descriptor(COMMAND)?;
+    match there.map(|descriptor| descriptor.state) {
         Some(state::RUNNING | state::PAUSED) => {
             log!("the command partition is there");
-            return Ok(link);
+            return Ok(());
         }
         Some(_) => {
             let partition = Target::Number(COMMAND);
@@ -45,8 +41,7 @@ pub fn provide(start: &'static StartBlock) -> Result<Link, Failure> {
         }
         None => {}
     }
-    build(&mut link)?;
-    Ok(link)
+    build(link, foreign)
 }
 
 /// What the command partition is made of.
@@ -89,31 +84,31 @@ fn since(begin: u64) -> u64 {
     time::now().saturating_sub(begin) / 1_000_000
 }
 
-fn build(link: &mut Link) -> Result<(), Failure> {
+fn build(link: &mut Link, foreign: &mut Foreign) -> Result<(), Failure> {
     let begin = time::now();
     let parts = Parts::find()?;
-    let needed = Plan::frames_needed(parts.kernel, parts.initrd.len() as u64)?;
+    let kernel = Kernel::parse(parts.kernel)?;
+    let initrd_bytes = parts.initrd.len() as u64;
+    let needed = Plan::frames_needed(&kernel, initrd_bytes)?;
     let sizes = Sizes::choose(parts.options, &link.resources()?, needed)?;
     log!("command partition: {} MiB, {} virtual CPUs", sizes.frames / 256, sizes.vcpus);
     let instance = create(link, sizes)?;
     let memory = assign(link, sizes.frames)?;
-    let initrd_bytes = parts.initrd.len() as u64;
-    let mut plan = Plan::new(parts.kernel, memory, initrd_bytes, parts.command_line)?;
+    let mut plan = Plan::new(kernel, memory, initrd_bytes, parts.command_line)?;
     plan.parameters = connect(link, &plan, instance)?;
     let filling = time::now();
     for (pfn, extent) in plan.memory().extents() {
         set_machine_to_physical(COMMAND, extent.first, pfn, extent.frames)
             .map_err(|errno| Failure::Monitor("setting the machine-to-physical table", errno))?;
     }
-    let pages = fill(&plan, parts.initrd)?;
+    let pages = fill(foreign, &plan, [parts.kernel, parts.initrd])?;
     log!("command partition: {pages} pages written in {} ms", since(filling));
     start(link, &plan)?;
     log!("command partition started, {} ms after the first look at it", since(begin));
     Ok(())
 }
 
-/// Creates the partition; returns the first frame of its monitor instance, which is the only
-/// memory it has then.
+/// Creates the partition; returns the first frame of its monitor instance.
 fn create(link: &mut Link, sizes: Sizes) -> Result<u64, Failure> {
     const WHAT: &str = "creating the command partition";
     let create = Operation::CreatePartition {
@@ -132,7 +127,8 @@ fn create(link: &mut Link, sizes: Sizes) -> Result<u64, Failure> {
         [Outcome::Partition(COMMAND)] => {}
         _ => return Err(Failure::Answer(WHAT)),
     }
-    link.first_range(COMMAND)?.map(|row| row.first).ok_or(Failure::Answer(WHAT))
+    let descriptor = link.descriptor(COMMAND)?.ok_or(Failure::Answer(WHAT))?;
+    Ok(descriptor.instance_first)
 }
 
 fn assign(link: &mut Link, frames: u64) -> Result<Memory, Failure> {
@@ -148,7 +144,7 @@ fn assign(link: &mut Link, frames: u64) -> Result<Memory, Failure> {
 }
 
 /// Makes the console and the store channel, whose rings are pages of the plan.
-fn connect(link: &mut Link, plan: &Plan<'_>, instance: u64) -> Result<Parameters, Failure> {
+fn connect(link: &mut Link, plan: &Plan, instance: u64) -> Result<Parameters, Failure> {
     const WHAT: &str = "connecting console and store of the command partition";
     let start = plan.start_state();
     let channel = |kind, frame, grant| Operation::CreateChannel {
@@ -168,49 +164,97 @@ fn connect(link: &mut Link, plan: &Plan<'_>, instance: u64) -> Result<Parameters
             Outcome::Channel { port: console_port, .. },
             Outcome::Channel { port: store_port, .. },
         ] => {
-            let shared_info = (instance + SHARED_INFO_FRAME) * PAGE_SIZE as u64;
+            let shared_info = shared_info(instance);
             Ok(Parameters { shared_info, console_port, store_port })
         }
         _ => Err(Failure::Answer(WHAT)),
     }
 }
 
-/// Writes the pages of the plan, a window at a time; returns how many.
-fn fill(plan: &Plan<'_>, initrd: &[u8]) -> Result<usize, Failure> {
-    let refused = |errno| Failure::Monitor("mapping memory of the command partition", errno);
-    let no_window = Failure::Answer("taking the mapping window");
-    let mut window = Window::take().ok_or(no_window)?;
-    let mut foreign = Foreign::new(&mut window, COMMAND, CHUNK)
-        .ok_or(Failure::Answer("taking pages of the mapping window"))?;
-    let pages: Vec<u64> = plan.pages().collect();
-    for chunk in pages.chunks(foreign.capacity()) {
-        let frames = chunk.iter().filter_map(|&pfn| plan.memory().machine_frame(pfn));
-        foreign.show(frames).map_err(refused)?;
-        for (index, &pfn) in chunk.iter().enumerate() {
-            if let Some(page) = foreign.page(index) {
-                plan.fill(pfn, initrd, page);
-            }
+/// Writes kernel, RAM disk and the plan's own pages; returns how many.
+fn fill(foreign: &mut Foreign, plan: &Plan, files: [&[u8]; 2]) -> Result<usize, Failure> {
+    let mut written = 0;
+    for (file, range) in plan.parts() {
+        let contents = files[file as usize];
+        for offset in range.clone().step_by(STEP) {
+            let length = usize::try_from(range.end - offset).map_or(STEP, |rest| rest.min(STEP));
+            let start = usize::try_from(offset).unwrap_or(usize::MAX);
+            let piece = contents.get(start..).and_then(|rest| rest.get(..length));
+            written += load(foreign, plan, (file, offset), piece.unwrap_or_default())?;
         }
     }
-    foreign.release(&mut window).map_err(refused)?;
-    Ok(pages.len())
+    let pages: Vec<u64> = plan.pages().collect();
+    write(foreign, plan, &pages, |index, page| plan.fill(pages[index], page))?;
+    Ok(written + pages.len())
+}
+
+/// Writes a piece of a file; returns in how many pages. Zeros are there already.
+fn load(
+    foreign: &mut Foreign,
+    plan: &Plan,
+    (file, offset): (File, u64),
+    piece: &[u8],
+) -> Result<usize, Failure> {
+    let bytes = |place: &Place| piece.get(place.bytes.clone()).unwrap_or_default();
+    let places = plan.places(file, offset, piece.len());
+    let places: Vec<Place> = places.filter(|place| has_content(bytes(place))).collect();
+    let pfns: Vec<u64> = places.iter().map(|place| place.pfn).collect();
+    write(foreign, plan, &pfns, |index, page| {
+        let (place, bytes) = (&places[index], bytes(&places[index]));
+        if let Some(part) = page.get_mut(place.at..place.at + bytes.len()) {
+            part.copy_from_slice(bytes);
+        }
+    })?;
+    Ok(pfns.len())
+}
+
+fn write(
+    foreign: &mut Foreign,
+    plan: &Plan,
+    pfns: &[u64],
+    each: impl FnMut(usize, &mut Page),
+) -> Result<(), Failure> {
+    let frames = pfns.iter().filter_map(|&pfn| plan.memory().machine_frame(pfn));
+    let frames: Vec<u64> = frames.collect();
+    foreign
+        .write(COMMAND, &frames, each)
+        .map_err(|errno| Failure::Monitor("mapping memory of the command partition", errno))
+}
+
+/// Whether any byte is not zero: eight at a time, since most of a kernel's file may be zeros.
+fn has_content(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks();
+    words.iter().any(|word| u64::from_ne_bytes(*word) != 0) || rest.iter().any(|&byte| byte != 0)
 }
 
 /// Sets the start state, and lets the partition run.
-fn start(link: &mut Link, plan: &Plan<'_>) -> Result<(), Failure> {
+fn start(link: &mut Link, plan: &Plan) -> Result<(), Failure> {
     let partition = Target::Number(COMMAND);
+    let start = start_of(plan);
+    let operations = vec![
+        Operation::SetStart { partition, start },
+        Operation::SetState { partition, state: state::RUNNING },
+    ];
+    link.finish("starting the command partition", operations)
+}
+
+/// The plan's start state, as a transaction has it.
+pub fn start_of(plan: &Plan) -> Start {
     let state = plan.start_state();
-    let start = Start {
+    Start {
         entry: state.entry,
         stack: state.stack,
         start_info: state.start_info,
         page_table: state.page_table,
         console_frame: state.console_frame,
         store_frame: state.store_frame,
-    };
-    let operations = vec![
-        Operation::SetStart { partition, start },
-        Operation::SetState { partition, state: state::RUNNING },
-    ];
-    link.finish("starting the command partition", operations)
+    }
+}
+
+/// Machine address of the shared info of a partition whose monitor instance begins with this
+/// frame.
+pub const fn shared_info(instance: u64) -> u64 {
+    /// Where shared info is: this many frames into the instance.
+    const FRAME: u64 = 1;
+    (instance + FRAME) * PAGE_SIZE as u64
 }

@@ -1,15 +1,16 @@
-//! Why the command partition was not started, as one line that names the thing and what to do.
+//! Why a partition was not built, as one line that names the thing and what to do.
 
 use crate::options::OptionError;
 use crate::ramdisk::RamdiskError;
 use alloc::boxed::Box;
-use builder::{ImageError, PlanError};
+use alloc::string::{String, ToString};
+use builder::{ImageError, KernelError, PlanError};
 use core::fmt;
 use partition_runtime::channel::ChannelError;
 use partition_runtime::hypercall::Errno;
 use pv_abi::uv::command::Refusal;
 
-/// Why the command partition was not started.
+/// Why the command partition, or a guest, was not built.
 #[derive(Debug)]
 pub enum Failure {
     /// No module of this name.
@@ -30,13 +31,31 @@ pub enum Failure {
     Refused(&'static str, Box<Refusal>),
     /// The ultravisor answered something else than was asked for.
     Answer(&'static str),
+    /// A partition's memory is in more ranges than this.
+    Scattered(usize),
     /// The monitor refused a call.
     Monitor(&'static str, Errno),
+}
+
+impl From<KernelError> for Failure {
+    fn from(error: KernelError) -> Self {
+        Self::Plan(error.into())
+    }
 }
 
 impl From<PlanError> for Failure {
     fn from(error: PlanError) -> Self {
         Self::Plan(error)
+    }
+}
+
+impl Failure {
+    /// The failure without the name of the module at fault: a guest's kernel is none.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Plan(error) => error.to_string(),
+            other => other.to_string(),
+        }
     }
 }
 
@@ -64,6 +83,9 @@ impl fmt::Display for Failure {
                 why.object, why.field, why.reason, why.way_out
             ),
             Self::Answer(what) => write!(f, "{what}: the ultravisor's answer makes no sense"),
+            Self::Scattered(most) => {
+                write!(f, "its memory is in more than {most} ranges; destroy it and create it anew")
+            }
             Self::Monitor(what, errno) => write!(f, "{what}: the monitor refused: {errno}"),
         }
     }

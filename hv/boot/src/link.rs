@@ -4,15 +4,18 @@ use crate::failure::Failure;
 use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use builder::Extent;
 use partition_runtime::StartBlock;
 use partition_runtime::channel::{ChannelError, Client};
 use partition_runtime::events::{Events, Port};
 use partition_runtime::partition::command_pages;
 use partition_runtime::ring::{Endpoint, Side};
-use pv_abi::uv::command::{
-    Answer, Body, MapRow, Operation, Outcome, PartitionRow, Query, ResourcesAnswer, Transaction,
-};
+use pv_abi::uv::command::{Answer, Body, Operation, Outcome, Query, ResourcesAnswer, Transaction};
+use pv_abi::uv::database::{DESCRIPTOR_MAGIC, PartitionDescriptor};
+use zerocopy::{FromZeros, IntoBytes};
 
+/// Ranges of one partition's memory at most.
+const MAX_RANGES: usize = 16 * 1024;
 /// Our end of the command channel.
 const PORT: Port = Port(1);
 
@@ -90,6 +93,18 @@ impl Link {
         self.transact(what, false, operations).map(drop)
     }
 
+    /// Sends a transaction that stands by itself. Returns an outcome for each operation.
+    ///
+    /// # Errors
+    /// [`Failure`] with `what` for the log.
+    pub fn apply(
+        &mut self,
+        what: &'static str,
+        operations: Vec<Operation>,
+    ) -> Result<Vec<Outcome>, Failure> {
+        self.transact(what, false, operations).map(|(_, outcomes)| outcomes)
+    }
+
     fn transact(
         &mut self,
         what: &'static str,
@@ -117,45 +132,55 @@ impl Link {
         }
     }
 
-    /// The partition of this number, if there is one.
+    /// A partition's descriptor, if there is such a partition.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub fn partition(&mut self, number: u32) -> Result<Option<PartitionRow>, Failure> {
-        const WHAT: &str = "reading the partitions";
-        let after = number.saturating_sub(1);
-        match self.call(WHAT, Body::Query(Query::Partitions { after }))? {
-            (_, Answer::Partitions { rows, .. }) => {
-                Ok(rows.into_iter().find(|row| row.number == number))
-            }
-            _ => Err(Failure::Answer(WHAT)),
+    pub fn descriptor(&mut self, number: u32) -> Result<Option<Box<PartitionDescriptor>>, Failure> {
+        const WHAT: &str = "reading a partition's descriptor";
+        let query = Query::Arena { first: number, most: 1 };
+        let pages = match self.call(WHAT, Body::Query(query))? {
+            (_, Answer::Arena { first, contents, .. }) if first == number => contents,
+            _ => return Err(Failure::Answer(WHAT)),
+        };
+        let Some(bytes) = pages.first() else {
+            return Ok(None);
+        };
+        let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
+        match descriptor.as_mut_bytes().get_mut(..bytes.len()) {
+            Some(place) => place.copy_from_slice(bytes),
+            None => return Err(Failure::Answer(WHAT)),
         }
+        let there = descriptor.magic == DESCRIPTOR_MAGIC && descriptor.number == number;
+        Ok(there.then_some(descriptor))
     }
 
-    /// The first range of RAM that a partition has in the page map.
+    /// The ranges of RAM that a partition has in the page map.
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub fn first_range(&mut self, owner: u32) -> Result<Option<MapRow>, Failure> {
+    /// See [`Failure`]; [`Failure::Scattered`] where they are too many.
+    pub fn ranges(&mut self, owner: u32) -> Result<Vec<Extent>, Failure> {
         const WHAT: &str = "reading the page map";
-        const MOST: u32 = 256;
-        let mut first = 0;
+        const MOST: u32 = 1024;
+        let (mut first, mut ranges) = (0, Vec::new());
         loop {
             let rows = match self.call(WHAT, Body::Query(Query::PageMap { first, most: MOST }))? {
                 (_, Answer::PageMap(rows)) => rows,
                 _ => return Err(Failure::Answer(WHAT)),
             };
             let Some(last) = rows.last() else {
-                return Ok(None);
+                return Ok(ranges);
             };
             let next = last.first.saturating_add(last.frames);
-            if let Some(row) = rows.into_iter().find(|row| row.owner == owner && !row.io) {
-                return Ok(Some(row));
-            }
             if next <= first {
                 return Err(Failure::Answer(WHAT));
             }
             first = next;
+            let of = rows.iter().filter(|row| row.owner == owner && !row.io);
+            ranges.extend(of.map(|row| Extent { first: row.first, frames: row.frames }));
+            if ranges.len() > MAX_RANGES {
+                return Err(Failure::Scattered(MAX_RANGES));
+            }
         }
     }
 }

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The mapping begins at `VIRT_BASE`, pads at least 512 KiB after the stack, and ends on a
-//! 4 MiB boundary. A kernel that does not take its initial RAM disk or its table of machine frames
+//! 4 MiB boundary, or after the pad where memory ends before that boundary. A kernel that does not take its initial RAM disk or its table of machine frames
 //! unmapped gets them after the kernel, inside the mapping.
 
 use crate::PAGE_BYTES;
@@ -114,10 +114,18 @@ impl Layout {
     ///
     /// # Errors
     /// See [`LayoutError`].
-    pub fn new(kernel: &Kernel<'_>, request: Request) -> Result<Self, LayoutError> {
+    pub fn new(kernel: &Kernel, request: Request) -> Result<Self, LayoutError> {
         if request.frames > MAX_FRAMES {
             return Err(LayoutError::TooMuchMemory(request.frames));
         }
+        match Self::rounded(kernel, request, ROUND_FRAMES) {
+            Err(LayoutError::Memory(..)) => Self::rounded(kernel, request, 1),
+            layout => layout,
+        }
+    }
+
+    /// Lays a kernel out whose mapping ends on a multiple of `round` frames.
+    fn rounded(kernel: &Kernel, request: Request, round: u64) -> Result<Self, LayoutError> {
         let initrd_frames = request.initrd_bytes.div_ceil(PAGE_BYTES);
         let p2m_frames = (request.frames * P2M_ENTRY_BYTES).div_ceil(PAGE_BYTES);
         let image = kernel.pages();
@@ -131,7 +139,8 @@ impl Layout {
             p2m = cursor.take(p2m_frames);
         }
         let [start_info, store, console] = [(); 3].map(|()| cursor.one());
-        let (mapping, stack) = map_kernel(kernel, &mut cursor).ok_or(LayoutError::Addresses)?;
+        let (mapping, stack) =
+            map_kernel(kernel, &mut cursor, round).ok_or(LayoutError::Addresses)?;
         if kernel.unmapped_initrd {
             initrd = cursor.take(initrd_frames);
         }
@@ -166,13 +175,13 @@ impl Layout {
 
 /// Places page tables and stack, and maps all from PFN 0 to past the pad. The tables map
 /// themselves, so their number is found by trying again until it stays.
-fn map_kernel(kernel: &Kernel<'_>, cursor: &mut Cursor) -> Option<(Mapping, u64)> {
+fn map_kernel(kernel: &Kernel, cursor: &mut Cursor, round: u64) -> Option<(Mapping, u64)> {
     let tables = cursor.0;
     let base = kernel.virt_base / PAGE_BYTES;
     let mut count = 0;
     loop {
         let used = tables.checked_add(count)?.checked_add(1 + PAD_FRAMES)?;
-        let end = base.checked_add(used)?.checked_next_multiple_of(ROUND_FRAMES)? - base;
+        let end = base.checked_add(used)?.checked_next_multiple_of(round)? - base;
         let mapping = Mapping::new(kernel.virt_base, end, 0, 4, tables)?;
         if mapping.table_count() <= count {
             *cursor = Cursor(end);

@@ -1,13 +1,17 @@
 //! From a kernel to the initial memory of a partition, as the x86-64 PV ABI wants it.
 //!
 //! ```text
-//! bytes --Image--> ELF --Kernel--> notes, segments --Layout--> who lies where --Plan--> pages
+//! first bytes --Headers, notes--> Kernel --Layout--> who lies where --Plan--> what goes where
+//! pieces of kernel and RAM disk, in the files' order --Plan::places--> pages
+//! page tables, start info, table of machine frames   --Plan::fill----> pages
 //! ```
 //!
-//! [`Image`] tells what a file is, [`Kernel`] reads an ELF kernel and its notes, [`Layout`] puts
-//! everything in its place, and [`Plan`] gives the contents of each page, one at a time, so that
-//! the builder needs to see only a few of the partition's frames at once. Pages are numbered by
-//! pseudo-physical frame (PFN); [`Memory`] knows the machine frame behind each.
+//! [`Image`] tells what a file is, [`Headers`] and [`Kernel`] read an ELF kernel and its notes,
+//! [`Layout`] puts everything in its place. The [`Plan`] needs none of the files: it says where
+//! the bytes of a piece belong as the piece comes, and makes what no file has page by page. So
+//! nobody keeps a whole kernel, and the builder needs to see only a few of the partition's frames
+//! at once. Pages are numbered by pseudo-physical frame (PFN); [`Memory`] knows the machine frame
+//! behind each.
 //!
 //! The rule it keeps: kernel, command line and sizes come from outside, and whatever they are, the
 //! result is a plan that lies inside the partition's memory, or an error that says what is wrong.
@@ -25,10 +29,10 @@ mod plan;
 mod tables;
 
 pub use image::{Compression, Image, ImageError, Payload};
-pub use kernel::{Kernel, KernelError, Segment};
+pub use kernel::{HEAD_BYTES, Headers, Kernel, KernelError, NOTE_BYTES, Segment};
 pub use layout::{Layout, LayoutError, Request};
 pub use memory::{Extent, Memory};
-pub use plan::{Parameters, Plan, PlanError, StartState};
+pub use plan::{File, Parameters, Place, Plan, PlanError, StartState};
 pub use tables::Mapping;
 
 /// Contents of a page.

@@ -40,6 +40,23 @@ impl Memory {
         memory
     }
 
+    /// The first `frames` frames, and the extents of the rest.
+    #[must_use]
+    pub fn split(self, frames: u64) -> (Self, Vec<Extent>) {
+        let (mut first, mut rest) = (Self::default(), Vec::new());
+        for (start, extent) in self.extents {
+            let here = frames.saturating_sub(start).min(extent.frames);
+            if here > 0 {
+                first.extents.push((start, Extent { frames: here, ..extent }));
+                first.frames += here;
+            }
+            if here < extent.frames {
+                rest.push(Extent { first: extent.first + here, frames: extent.frames - here });
+            }
+        }
+        (first, rest)
+    }
+
     /// Frames in all.
     #[must_use]
     pub fn frames(&self) -> u64 {
@@ -84,6 +101,21 @@ mod tests {
                 prop_assert_eq!(memory.machine_frame(pfn as u64), Some(*frame));
             }
             prop_assert_eq!(memory.machine_frame(all.len() as u64), None);
+        }
+
+        #[test]
+        fn a_split_keeps_the_order(
+            runs in prop::collection::vec((0_u64..10_000, 0_u64..50), 0..20),
+            at in 0_u64..600,
+        ) {
+            let all: Vec<u64> = runs.iter().flat_map(|&(first, n)| first..first + n).collect();
+            let extents = runs.iter().map(|&(first, frames)| Extent { first, frames });
+            let (first, rest) = Memory::new(extents).split(at);
+            let kept: Vec<u64> = first.machine_frames(0..first.frames()).collect();
+            let rest: Vec<u64> =
+                rest.iter().flat_map(|extent| extent.first..extent.first + extent.frames).collect();
+            prop_assert_eq!(kept.len(), all.len().min(at as usize));
+            prop_assert_eq!([kept, rest].concat(), all);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The plan: for each page of the partition, what to write into it.
 //!
-//! Pages that the plan does not name stay zero, which frames are when a partition gets them. The
-//! caller maps the frames of [`Plan::pages`] some at a time and lets [`Plan::fill`] write each.
+//! Bytes that the plan does not name stay zero, which frames are when a partition gets them. The
+//! caller loads the files piece by piece, each where [`Plan::places`] says; then it maps the frames
+//! of [`Plan::pages`], some at a time, and lets [`Plan::fill`] write each.
 
 use crate::kernel::{Kernel, KernelError};
 use crate::layout::{Layout, LayoutError, Request};
@@ -11,7 +12,6 @@ use crate::{PAGE_BYTES, Page};
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
-use pv_abi::PAGE_SIZE;
 use pv_abi::xen::hypercall::{IRET, PAGE_SLOT_BYTES};
 use pv_abi::xen::mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_PRESENT, PTE_RW, PTE_USER};
 use pv_abi::xen::start_info::{COMMAND_LINE_BYTES, MAGIC, SIF_MOD_START_PFN, StartInfo};
@@ -83,36 +83,55 @@ pub struct StartState {
     pub store_frame: u64,
 }
 
+/// A file whose contents are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum File {
+    /// The kernel.
+    Kernel,
+    /// The initial RAM disk.
+    Initrd,
+}
+
+/// Where bytes of a piece of a file belong: within one page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The page.
+    pub pfn: u64,
+    /// First byte in the page.
+    pub at: usize,
+    /// Bytes of the piece.
+    pub bytes: Range<usize>,
+}
+
 /// What to write where.
 #[derive(Clone, Debug)]
-pub struct Plan<'a> {
-    kernel: Kernel<'a>,
+pub struct Plan {
+    kernel: Kernel,
     layout: Layout,
     memory: Memory,
     initrd_bytes: u64,
-    command_line: &'a [u8],
+    command_line: Vec<u8>,
     /// See [`Parameters`].
     pub parameters: Parameters,
 }
 
-impl<'a> Plan<'a> {
-    /// Plans the start of the ELF image `image` in `memory`, with an initial RAM disk of this
-    /// many bytes (0: none) and this command line.
+impl Plan {
+    /// Plans the start of a kernel in `memory`, with an initial RAM disk of this many bytes
+    /// (0: none) and this command line.
     ///
     /// # Errors
     /// See [`PlanError`].
     pub fn new(
-        image: &'a [u8],
+        kernel: Kernel,
         memory: Memory,
         initrd_bytes: u64,
-        command_line: &'a str,
+        command_line: &str,
     ) -> Result<Self, PlanError> {
         if command_line.len() >= COMMAND_LINE_BYTES {
             return Err(PlanError::CommandLine(command_line.len()));
         }
-        let kernel = Kernel::parse(image)?;
         let layout = Layout::new(&kernel, Request { frames: memory.frames(), initrd_bytes })?;
-        let command_line = command_line.as_bytes();
+        let command_line = command_line.as_bytes().to_vec();
         let parameters = Parameters::default();
         Ok(Self { kernel, layout, memory, initrd_bytes, command_line, parameters })
     }
@@ -122,12 +141,11 @@ impl<'a> Plan<'a> {
     ///
     /// # Errors
     /// As [`Plan::new`], but for too little memory.
-    pub fn frames_needed(image: &[u8], initrd_bytes: u64) -> Result<u64, PlanError> {
-        let kernel = Kernel::parse(image)?;
+    pub fn frames_needed(kernel: &Kernel, initrd_bytes: u64) -> Result<u64, PlanError> {
         // More memory makes the table of machine frames longer.
         let mut frames = 0;
         loop {
-            match Layout::new(&kernel, Request { frames, initrd_bytes }) {
+            match Layout::new(kernel, Request { frames, initrd_bytes }) {
                 Ok(_) => return Ok(frames),
                 Err(LayoutError::Memory(needed, _)) => frames = needed,
                 Err(error) => return Err(error.into()),
@@ -171,49 +189,28 @@ impl<'a> Plan<'a> {
         self.memory.machine_frame(pfn).unwrap_or(0)
     }
 
-    /// PFNs of the pages to write, in order.
-    pub fn pages(&self) -> impl Iterator<Item = u64> + '_ {
-        let mut ranges = self.ranges();
-        ranges.sort_unstable_by_key(|range| range.start);
-        let mut next = 0;
-        ranges.into_iter().flat_map(move |range| {
-            let range = range.start.max(next)..range.end;
-            next = range.end.max(next);
-            range.filter(|&pfn| !self.layout.kernel.contains(&pfn) || self.kernel_has(pfn))
-        })
+    /// Parts of the files that are loaded, each file's in order.
+    pub fn parts(&self) -> impl Iterator<Item = (File, Range<u64>)> + use<> {
+        let kernel = self.kernel.parts().into_iter().map(|range| (File::Kernel, range));
+        let initrd = 0..self.initrd_bytes;
+        kernel.chain((!initrd.is_empty()).then_some((File::Initrd, initrd)))
     }
 
-    fn ranges(&self) -> Vec<Range<u64>> {
-        let layout = &self.layout;
-        let mut ranges = alloc::vec![
-            layout.kernel.clone(),
-            layout.initrd.clone(),
-            layout.p2m.clone(),
-            layout.start_info..layout.start_info + 1,
-            layout.mapping.table_pfns(),
-        ];
-        ranges.extend(layout.p2m_mapping.as_ref().map(|mapping| mapping.table_pfns()));
-        ranges
-    }
-
-    /// Whether a page of the kernel has anything but zeros.
-    fn kernel_has(&self, pfn: u64) -> bool {
-        self.kernel_parts(pfn).any(|(_, bytes)| has_content(bytes))
-            || self.hypercall_page() == Some(pfn)
-    }
-
-    /// What the kernel's segments have for a page: offset in the page, and bytes.
-    fn kernel_parts(&self, pfn: u64) -> impl Iterator<Item = (usize, &'a [u8])> + '_ {
-        let page = pfn * PAGE_BYTES..(pfn + 1) * PAGE_BYTES;
-        self.kernel.segments.iter().filter_map(move |segment| {
-            let end = segment.address + segment.bytes.len() as u64;
-            let (from, to) = (segment.address.max(page.start), end.min(page.end));
-            let first = usize::try_from(from.checked_sub(segment.address)?).ok()?;
-            let last = usize::try_from(to.checked_sub(segment.address)?).ok()?;
-            let bytes = segment.bytes.get(first..last)?;
-            let offset = usize::try_from(from - page.start).ok()?;
-            (!bytes.is_empty()).then_some((offset, bytes))
-        })
+    /// Where the bytes of a piece belong: `length` bytes from `offset` of a file. Bytes that are
+    /// not loaded have no place. Pages are zero before.
+    pub fn places(
+        &self,
+        file: File,
+        offset: u64,
+        length: usize,
+    ) -> impl Iterator<Item = Place> + '_ {
+        let piece = offset..offset.saturating_add(length as u64);
+        let initrd = (0..self.initrd_bytes, self.layout.initrd.start * PAGE_BYTES);
+        let kernel = self.kernel.segments.iter().map(|s| (s.file.clone(), s.address));
+        let of = |wanted| (file == wanted).then_some(());
+        let loaded = of(File::Kernel).into_iter().flat_map(move |()| kernel.clone());
+        let loaded = loaded.chain(of(File::Initrd).map(|()| initrd));
+        loaded.flat_map(move |(range, address)| pages_of(&range, address, &piece))
     }
 
     fn hypercall_page(&self) -> Option<u64> {
@@ -221,16 +218,22 @@ impl<'a> Plan<'a> {
         Some(address.checked_sub(self.kernel.virt_base)? / PAGE_BYTES)
     }
 
-    /// Writes the page of a PFN, every byte of it. `initrd` is the initial RAM disk.
-    pub fn fill(&self, pfn: u64, initrd: &[u8], page: &mut Page) {
+    /// PFNs of the pages that no file has, to be filled once the files are loaded.
+    pub fn pages(&self) -> impl Iterator<Item = u64> + use<> {
         let layout = &self.layout;
-        if layout.kernel.contains(&pfn) {
-            self.fill_kernel(pfn, page);
-        } else if layout.initrd.contains(&pfn) {
-            let length = initrd.len().min(usize::try_from(self.initrd_bytes).unwrap_or(0));
-            let start = usize::try_from((pfn - layout.initrd.start) * PAGE_BYTES).unwrap_or(length);
-            copy(page, initrd.get(start..length).unwrap_or(&[]));
-        } else if layout.p2m.contains(&pfn) {
+        let own = layout.p2m_mapping.as_ref().map_or(0..0, |mapping| mapping.table_pfns());
+        self.hypercall_page()
+            .into_iter()
+            .chain(layout.p2m.clone())
+            .chain([layout.start_info])
+            .chain(layout.mapping.table_pfns())
+            .chain(own)
+    }
+
+    /// Writes one of [`Self::pages`], every byte of it.
+    pub fn fill(&self, pfn: u64, page: &mut Page) {
+        let layout = &self.layout;
+        if layout.p2m.contains(&pfn) {
             self.fill_p2m(pfn - layout.p2m.start, page);
         } else if pfn == layout.start_info {
             copy(page, self.start_info().as_bytes());
@@ -240,23 +243,10 @@ impl<'a> Plan<'a> {
             && mapping.table_pfns().contains(&pfn)
         {
             words(page, |entry| mapping.entry(pfn, entry).map_or(0, |t| self.encode(t)));
+        } else if self.hypercall_page() == Some(pfn) {
+            fill_hypercall_page(page);
         } else {
             page.fill(0);
-        }
-    }
-
-    fn fill_kernel(&self, pfn: u64, page: &mut Page) {
-        let whole = self.kernel_parts(pfn).any(|(_, bytes)| bytes.len() == PAGE_SIZE);
-        if !whole {
-            page.fill(0);
-        }
-        for (offset, bytes) in self.kernel_parts(pfn) {
-            if let Some(target) = page.get_mut(offset..offset + bytes.len()) {
-                target.copy_from_slice(bytes);
-            }
-        }
-        if self.hypercall_page() == Some(pfn) {
-            fill_hypercall_page(page);
         }
     }
 
@@ -325,15 +315,32 @@ impl<'a> Plan<'a> {
                 info.mod_start = layout.initrd.start;
             }
         }
-        copy(&mut info.cmd_line, self.command_line);
+        copy(&mut info.cmd_line, &self.command_line);
         info
     }
 }
 
-/// Whether any byte is not zero: eight at a time, since most of a kernel's file may be zeros.
-fn has_content(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks();
-    words.iter().any(|word| u64::from_ne_bytes(*word) != 0) || rest.iter().any(|&byte| byte != 0)
+/// Places in the pages of memory of what `piece` has of the bytes `range` of a file, which are
+/// loaded at `address`.
+fn pages_of(
+    range: &Range<u64>,
+    address: u64,
+    piece: &Range<u64>,
+) -> impl Iterator<Item = Place> + use<> {
+    let (from, to) = (range.start.max(piece.start), range.end.min(piece.end));
+    let (skip, start, base) = (range.start, piece.start, address);
+    let mut next = from;
+    core::iter::from_fn(move || {
+        if next >= to {
+            return None;
+        }
+        let place = base + (next - skip);
+        let within = place % PAGE_BYTES;
+        let end = to.min(next + PAGE_BYTES - within);
+        let bytes = usize::try_from(next - start).ok()?..usize::try_from(end - start).ok()?;
+        next = end;
+        Some(Place { pfn: place / PAGE_BYTES, at: usize::try_from(within).ok()?, bytes })
+    })
 }
 
 /// Copies what fits, and zeros the rest.

@@ -1,8 +1,10 @@
 //! Plans for made-up kernels and for the real one, looked at the way the kernel will.
 
 use super::*;
+use crate::kernel::{HEAD_BYTES, Headers};
 use crate::memory::Extent;
 use proptest::prelude::*;
+use pv_abi::PAGE_SIZE;
 use pv_abi::xen::elfnote;
 use pv_abi::xen::mmu::PTE_ADDRESS;
 use std::collections::BTreeMap;
@@ -92,15 +94,40 @@ fn memory(frames: u64) -> Memory {
     ])
 }
 
-/// The partition's memory as the builder leaves it, by machine frame.
-fn build(plan: &Plan<'_>, initrd: &[u8]) -> BTreeMap<u64, Box<Page>> {
-    plan.pages()
-        .map(|pfn| {
-            let mut page = Box::new([0xa5; PAGE_SIZE]);
-            plan.fill(pfn, initrd, &mut page);
-            (plan.memory().machine_frame(pfn).expect("a planned page lies in memory"), page)
-        })
-        .collect()
+/// A plan for a whole file.
+fn planned(file: &[u8], memory: Memory, initrd: u64, line: &str) -> Result<Plan, PlanError> {
+    Plan::new(Kernel::parse(file)?, memory, initrd, line)
+}
+
+/// The partition's memory as the builder leaves it, by machine frame: the files come in pieces of
+/// `step` bytes.
+fn build_by(plan: &Plan, files: [&[u8]; 2], step: u64) -> BTreeMap<u64, Box<Page>> {
+    let mut pages = BTreeMap::new();
+    let frame = |pfn| plan.memory().machine_frame(pfn).expect("a planned page lies in memory");
+    let mut before = (File::Kernel, 0);
+    for (file, range) in plan.parts() {
+        assert!(file != before.0 || range.start >= before.1, "in the file's order");
+        before = (file, range.end);
+        for offset in range.clone().step_by(step as usize) {
+            let length = step.min(range.end - offset) as usize;
+            let piece = &files[file as usize][offset as usize..][..length];
+            for place in plan.places(file, offset, length) {
+                let page =
+                    pages.entry(frame(place.pfn)).or_insert_with(|| Box::new([0; PAGE_SIZE]));
+                page[place.at..][..place.bytes.len()].copy_from_slice(&piece[place.bytes]);
+            }
+        }
+    }
+    for pfn in plan.pages() {
+        let mut page = Box::new([0xa5; PAGE_SIZE]);
+        plan.fill(pfn, &mut page);
+        pages.insert(frame(pfn), page);
+    }
+    pages
+}
+
+fn build(plan: &Plan, kernel: &[u8], initrd: &[u8]) -> BTreeMap<u64, Box<Page>> {
+    build_by(plan, [kernel, initrd], 1 << 20)
 }
 
 fn word(pages: &BTreeMap<u64, Box<Page>>, frame: u64, index: u64) -> u64 {
@@ -123,7 +150,7 @@ fn walk(pages: &BTreeMap<u64, Box<Page>>, root: u64, address: u64) -> Option<(u6
 }
 
 /// What the ABI promises a kernel, checked on the finished memory.
-fn check(plan: &Plan<'_>, pages: &BTreeMap<u64, Box<Page>>) {
+fn check(plan: &Plan, pages: &BTreeMap<u64, Box<Page>>) {
     let (layout, memory, start) = (plan.layout(), plan.memory(), plan.start_state());
     let mapped = layout.mapping.table_pfns().end;
     let tables: Vec<u64> = layout
@@ -162,9 +189,9 @@ fn check(plan: &Plan<'_>, pages: &BTreeMap<u64, Box<Page>>) {
 fn a_kernel_finds_what_the_abi_promises() {
     let initrd: Vec<u8> = (0..10_000_u32).map(|i| (i % 255) as u8).collect();
     let file = Fake::new().elf();
-    let mut plan = Plan::new(&file, memory(2048), 10_000, "console=hvc0").unwrap();
+    let mut plan = planned(&file, memory(2048), 10_000, "console=hvc0").unwrap();
     plan.parameters = Parameters { shared_info: 0x1234_5000, console_port: 2, store_port: 1 };
-    let pages = build(&plan, &initrd);
+    let pages = build(&plan, &file, &initrd);
     check(&plan, &pages);
     let info = plan.start_info();
     assert_eq!(&info.magic[..15], b"xen-3.0-x86_64\0");
@@ -188,14 +215,14 @@ fn a_kernel_finds_what_the_abi_promises() {
 #[test]
 fn the_kernel_is_loaded_and_its_hypercall_page_filled() {
     let file = Fake::new().elf();
-    let plan = Plan::new(&file, memory(2048), 0, "").unwrap();
-    let pages = build(&plan, &[]);
+    let plan = planned(&file, memory(2048), 0, "").unwrap();
+    let pages = build(&plan, &file, &[]);
     let page = |pfn| pages.get(&plan.memory().machine_frame(pfn).unwrap());
     let contents = Fake::new().contents;
     assert_eq!(page(0x100).unwrap()[..], contents[..4096]);
     assert_eq!(page(0x102).unwrap()[..808], contents[8192..]);
     assert!(page(0x102).unwrap()[808..].iter().all(|&byte| byte == 0));
-    assert!(page(0x103).is_none(), "a page of zeros is not written");
+    assert!(page(0x103).is_none(), "a page that no file has is not written");
     let stubs = page(0x105).unwrap();
     assert_eq!(stubs[32 * 17..][..14], *b"\x51\x41\x53\xb8\x11\0\0\0\x0f\x05\x41\x5b\x59\xc3");
     assert_eq!(stubs[32 * 23..][..12], *b"\x51\x41\x53\x50\xb8\x17\0\0\0\x0f\x05\xcc");
@@ -206,8 +233,8 @@ fn the_kernel_is_loaded_and_its_hypercall_page_filled() {
 fn an_older_kernel_gets_all_inside_its_mapping() {
     let fake = Fake::new().without(elfnote::INIT_P2M).without(elfnote::MOD_START_PFN);
     let file = fake.elf();
-    let plan = Plan::new(&file, memory(2048), 5000, "").unwrap();
-    check(&plan, &build(&plan, &[7; 5000]));
+    let plan = planned(&file, memory(2048), 5000, "").unwrap();
+    check(&plan, &build(&plan, &file, &[7; 5000]));
     let info = plan.start_info();
     assert_eq!((info.flags, info.nr_p2m_frames), (0, 0));
     assert_eq!(info.mod_start, BASE + 0x10_8000);
@@ -216,7 +243,7 @@ fn an_older_kernel_gets_all_inside_its_mapping() {
 
 #[test]
 fn refusals_say_why() {
-    let error = |fake: Fake, frames| Plan::new(&fake.elf(), memory(frames), 0, "").unwrap_err();
+    let error = |fake: Fake, frames| planned(&fake.elf(), memory(frames), 0, "").unwrap_err();
     let mut plain = Fake::new();
     plain.notes.clear();
     assert_eq!(
@@ -228,15 +255,15 @@ fn refusals_say_why() {
         PlanError::Kernel(KernelError::NoEntry)
     );
     assert!(matches!(
-        error(Fake::new(), 500),
-        PlanError::Layout(LayoutError::Memory(needed, 500)) if needed > 1024
+        error(Fake::new(), 400),
+        PlanError::Layout(LayoutError::Memory(needed, 400)) if needed < 500
     ));
     let long = "x".repeat(1024);
     let file = Fake::new().elf();
-    let refused = Plan::new(&file, memory(2048), 0, &long).unwrap_err();
+    let refused = planned(&file, memory(2048), 0, &long).unwrap_err();
     assert_eq!(refused, PlanError::CommandLine(1024));
     let cut = &file[..file.len() - 1];
-    let refused = Plan::new(cut, memory(2048), 0, "").unwrap_err();
+    let refused = planned(cut, memory(2048), 0, "").unwrap_err();
     assert_eq!(refused, PlanError::Kernel(KernelError::Segment(1)));
     let mut hole = Fake::new();
     hole.notes[3].1 = 0xffff_8000_0000_0000_u64.to_le_bytes().to_vec();
@@ -255,11 +282,18 @@ proptest! {
         for (at, byte) in damage {
             file[at] = byte;
         }
-        if let Ok(plan) = Plan::new(&file, memory(frames), initrd, "quiet") {
+        if let Ok(plan) = planned(&file, memory(frames), initrd, "quiet") {
             let mut page = [0; PAGE_SIZE];
             for pfn in plan.pages() {
                 prop_assert!(pfn < frames);
-                plan.fill(pfn, &[], &mut page);
+                plan.fill(pfn, &mut page);
+            }
+            for (of, range) in plan.parts() {
+                let length = (range.end - range.start) as usize;
+                for place in plan.places(of, range.start, length) {
+                    prop_assert!(place.pfn < frames && place.at + place.bytes.len() <= PAGE_SIZE);
+                    prop_assert!(place.bytes.end <= length && !place.bytes.is_empty());
+                }
             }
         }
     }
@@ -280,15 +314,54 @@ proptest! {
         (fake.address, fake.memory) = (place * PAGE_BYTES, size);
         fake.notes[2].1 = (BASE + fake.address).to_le_bytes().to_vec();
         let file = fake.elf();
-        let needed = Plan::frames_needed(&file, initrd).unwrap();
-        let plan = Plan::new(&file, memory(needed), initrd, "").unwrap();
-        check(&plan, &build(&plan, &vec![1; initrd as usize]));
-        match Plan::new(&file, memory(needed + extra), initrd, "") {
-            Ok(plan) => check(&plan, &build(&plan, &vec![1; initrd as usize])),
-            // Its longer table of machine frames took another 4 MiB of the mapping.
-            Err(error) => prop_assert!(inside, "{error}"),
-        }
+        let disk = vec![1; initrd as usize];
+        let needed = Plan::frames_needed(&Kernel::parse(&file).unwrap(), initrd).unwrap();
+        let plan = planned(&file, memory(needed), initrd, "").unwrap();
+        check(&plan, &build(&plan, &file, &disk));
+        let plan = planned(&file, memory(needed + extra), initrd, "").unwrap();
+        check(&plan, &build(&plan, &file, &disk));
     }
+
+    /// However the files are cut, the memory is the same; and the headers and notes are found
+    /// without the rest of the file.
+    #[test]
+    fn pieces_of_any_size_make_the_same_memory(step in 64_u64..6000, shift in 0_u64..4000) {
+        let mut fake = Fake::new();
+        (fake.address, fake.memory) = (fake.address + shift, fake.memory - shift);
+        let file = fake.elf();
+        let headers = Headers::parse(&file[..64 + 2 * 56], file.len() as u64).unwrap();
+        let notes: Vec<&[u8]> =
+            headers.notes().map(|at| &file[at.start as usize..at.end as usize]).collect();
+        let kernel = headers.clone().kernel(notes).unwrap();
+        prop_assert_eq!(&kernel, &Kernel::parse(&file).unwrap());
+        let initrd: Vec<u8> = (0..9000_u32).map(|i| (i % 253) as u8).collect();
+        let plan = Plan::new(kernel, memory(2048), initrd.len() as u64, "").unwrap();
+        let files = [&file[..], &initrd];
+        prop_assert!(build_by(&plan, files, step) == build_by(&plan, files, 1 << 20));
+    }
+}
+
+#[test]
+fn four_mebibytes_are_enough_for_a_small_kernel() {
+    let file = Fake::new().elf();
+    let plan = planned(&file, memory(1024), 100_000, "").unwrap();
+    check(&plan, &build(&plan, &file, &[3; 100_000]));
+    let inside = Fake::new().without(elfnote::INIT_P2M).without(elfnote::MOD_START_PFN).elf();
+    let plan = planned(&inside, memory(1024), 100_000, "").unwrap();
+    check(&plan, &build(&plan, &inside, &[3; 100_000]));
+    assert_eq!(plan.layout().end, 1024);
+}
+
+#[test]
+fn headers_and_notes_have_bounds() {
+    let mut file = Fake::new().elf();
+    file[32..40].copy_from_slice(&HEAD_BYTES.to_le_bytes());
+    let head = |bytes: u64| Headers::parse(&file, bytes).unwrap_err();
+    assert_eq!(head(1 << 20), KernelError::Head);
+    assert_eq!(head(9000), KernelError::Elf);
+    let mut file = Fake::new().elf();
+    file[64 + 32..64 + 40].copy_from_slice(&(1_u64 << 19).to_le_bytes());
+    assert_eq!(Headers::parse(&file, 1 << 20).unwrap_err(), KernelError::Notes);
 }
 
 /// The kernel that partitions run: `ULTRAVISOR_KERNEL`, or the one that building the host leaves.
@@ -311,11 +384,11 @@ fn the_real_kernel_is_laid_out() {
         return;
     };
     let initrd = vec![0x5a; 3_000_000];
-    let plan = Plan::new(&file, memory(65536), initrd.len() as u64, "console=hvc0").unwrap();
-    let pages = build(&plan, &initrd);
+    let plan = planned(&file, memory(65536), initrd.len() as u64, "console=hvc0").unwrap();
+    let pages = build(&plan, &file, &initrd);
     check(&plan, &pages);
     let layout = plan.layout();
     assert_eq!(layout.kernel.start, 0x1000);
     assert_eq!(plan.start_info().mfn_list, P2M);
-    assert!(pages.len() as u64 * PAGE_BYTES < file.len() as u64, "pages of zeros are left out");
+    assert!(plan.parts().count() < 6, "parts that follow each other are one");
 }

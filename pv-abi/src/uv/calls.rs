@@ -35,8 +35,11 @@ pub const QUIESCE_DEVICE: u64 = 6;
 /// Lead: take the next record of what the monitor did by itself (`rsi` = address of a
 /// [`MonitorEvent`]). Returns 1 and fills it, or 0 where there is none.
 pub const NEXT_EVENT: u64 = 7;
-/// Lead: what the monitor holds of frame `rsi`: bits 29:0 owner, bit 30 not RAM.
+/// Lead: what the monitor holds of frame `rsi`: bits 29:0 owner, bit 30 not RAM,
+/// [`FRAME_IN_USE`].
 pub const FRAME_OWNER: u64 = 8;
+/// [`FRAME_OWNER`]: something refers to the frame.
+pub const FRAME_IN_USE: u64 = 1 << 32;
 /// Lead: usage of partition `rsi`, written to the [`PartitionUsage`] at `rdx`.
 pub const USAGE: u64 = 9;
 /// Lead: fill the [`CpuUsage`] at `rdx` for physical CPU `rsi`; `-ENOENT` past the last.
@@ -58,11 +61,15 @@ pub const SERIAL_WRITE: u64 = 16;
 pub const SERIAL_READ: u64 = 17;
 /// Right BUILD: map foreign frames. `rsi` = target partition, `rdx` = address of an array of
 /// [`BuildMap`], `r10` = its length. The target must be *building* and own each frame. Entries
-/// of `frame` = [`UNMAP`] unmap. Returns when all are done.
+/// of `frame` = [`UNMAP`] unmap, whatever became of the target. Returns when all are done.
 pub const BUILD_MAP: u64 = 32;
 /// Right BUILD: set the machine-to-physical entries of a *building* partition: `rsi` = target,
-/// `rdx` = first machine frame, `r10` = first pseudo-physical frame, `r8` = count.
+/// `rdx` = first machine frame, `r10` = first pseudo-physical frame, `r8` = count. With `r10` =
+/// [`IDLE`], the frames become idle ones instead, which nothing may refer to yet: the partition
+/// starts without them and populates them when it asks for memory.
 pub const BUILD_M2P: u64 = 33;
+/// [`BUILD_M2P`]: make the frames idle.
+pub const IDLE: u64 = u64::MAX;
 
 /// [`BuildMap::frame`]: unmap.
 pub const UNMAP: u64 = u64::MAX;

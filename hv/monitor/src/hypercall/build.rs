@@ -6,7 +6,7 @@ use heapless::Vec;
 use page_tables::{Release, map_foreign, release, unmap_entry_expect};
 use pv_abi::{
     uv::{
-        calls::{BuildMap, UNMAP},
+        calls::{BuildMap, IDLE, UNMAP},
         database::state,
     },
     xen::{
@@ -42,7 +42,7 @@ fn target(number: u64) -> Result<&'static Partition, i64> {
 /// `BUILD_MAP(target, list, count)`.
 pub fn map(call: &mut Call) -> Outcome {
     let [_, number, list, count, ..] = call.args;
-    let owner = target(number)?.number;
+    let owner = target(number).map(|target| target.number);
     let entries = GuestPointer::<BuildMap>::new(list, count).or_fault()?;
     let mut done = 0;
     while done < count {
@@ -59,7 +59,7 @@ pub fn map(call: &mut Call) -> Outcome {
 /// Does entries from `first` on, up to a batch; returns where to go on.
 fn some(
     vcpu: &Vcpu,
-    owner: u32,
+    owner: Result<u32, i64>,
     entries: &GuestPointer<BuildMap>,
     first: u64,
     count: u64,
@@ -96,7 +96,7 @@ fn some(
 fn one(
     vcpu: &Vcpu,
     space: &mut page_tables::Space,
-    owner: u32,
+    owner: Result<u32, i64>,
     entry: &BuildMap,
 ) -> Result<Option<Release>, i64> {
     let place = walk::place(vcpu.kernel_root.get(), entry.va).ok_or(errno::EINVAL)?;
@@ -107,7 +107,7 @@ fn one(
         }
         let flags = PTE_PRESENT | PTE_RW | PTE_USER | PTE_ACCESSED | PTE_DIRTY | PTE_NX;
         let new = entry.frame << 12 & PTE_ADDRESS | flags;
-        map_foreign(&Host, space, place.table, place.index, new, owner).map_err(errno_of)?;
+        map_foreign(&Host, space, place.table, place.index, new, owner?).map_err(errno_of)?;
         return Ok(None);
     }
     if old & PTE_PRESENT == 0 {
@@ -127,12 +127,18 @@ pub fn set_m2p(call: &mut Call) -> Outcome {
     for index in 0..count {
         if index % 1024 == 1023 && schedule::should_yield() {
             call.args[2] = first + index;
-            call.args[3] = pfn + index;
+            call.args[3] = pfn.saturating_add(index);
             call.args[4] = count - index;
             return Err(AGAIN);
         }
         let mfn = first.checked_add(index).ok_or(errno::EINVAL)?;
         partition.check_own(mfn)?;
+        if pfn == IDLE {
+            if !partition.make_idle(mfn) {
+                return Err(errno::EBUSY);
+            }
+            continue;
+        }
         let entry = platform::m2p().get(mfn as usize).ok_or(errno::EINVAL)?;
         entry.store(pfn.wrapping_add(index), Ordering::Relaxed);
     }

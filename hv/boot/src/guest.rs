@@ -1,0 +1,482 @@
+//! Building a guest partition from a kernel and a RAM disk that come in pieces.
+//!
+//! ```text
+//! Begin -> first bytes of the kernel -> its notes -> plan, channels, machine-to-physical entries
+//!       -> each piece, written as it comes -> page tables, start info -> start state
+//! ```
+//!
+//! What touches the world is behind [`Ground`], so that a test can play it.
+//!
+//! Rules: numbers from the client are compared with what was asked for and with the database,
+//! never used to find a place in memory; whatever is wrong ends the build with a refusal. Channels
+//! come first, so that the database itself says that a partition was begun: its memory holds
+//! something then, and it is not built a second time.
+#![expect(clippy::result_large_err, reason = "a refusal ends the build; it is as the wire has it")]
+
+use crate::failure::Failure;
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use builder::{
+    Extent, HEAD_BYTES, Headers, LayoutError, Memory, Page, Parameters, Place, Plan, PlanError,
+};
+use core::ops::Range;
+use pv_abi::PAGE_SIZE;
+use pv_abi::uv::build::{BuildReply, BuildRequest, File, MAX_COMMAND_LINE, PROTOCOL, WINDOW_PAGES};
+use pv_abi::uv::command::Refusal;
+use pv_abi::uv::database::{COMMAND, PartitionDescriptor, kind, state};
+
+/// Bytes of a piece at most.
+const PIECE: u64 = (WINDOW_PAGES * PAGE_SIZE) as u64;
+/// Pieces end on a multiple of this, so that pages are written whole.
+const PAGE: u64 = PAGE_SIZE as u64;
+/// Pages that no file has which are written at a time.
+const CHUNK: usize = 512;
+
+/// Ports of a guest's channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Of its console.
+    pub console: u32,
+    /// Of its store.
+    pub store: u32,
+}
+
+/// What a build does to the world.
+pub trait Ground {
+    /// The descriptor of a partition, if there is such a partition.
+    fn descriptor(&mut self, partition: u32) -> Result<Option<Box<PartitionDescriptor>>, Failure>;
+    /// Its ranges of RAM, those of its monitor instance too.
+    fn ranges(&mut self, partition: u32) -> Result<Vec<Extent>, Failure>;
+    /// Makes its console and store channel and sets its memory target.
+    fn connect(&mut self, partition: u32, plan: &Plan, target: u64) -> Result<Ports, Failure>;
+    /// Tells the monitor that frames from `first` are pseudo-physical frames from `pfn`.
+    fn place(&mut self, partition: u32, pfn: u64, extent: Extent) -> Result<(), Failure>;
+    /// Makes frames idle.
+    fn leave_idle(&mut self, partition: u32, extent: Extent) -> Result<(), Failure>;
+    /// Has `each` write these frames, one after the other.
+    fn write(
+        &mut self,
+        partition: u32,
+        frames: &[u64],
+        each: &mut dyn FnMut(usize, &mut Page),
+    ) -> Result<(), Failure>;
+    /// Sets the start state.
+    fn set_start(&mut self, partition: u32, plan: &Plan) -> Result<(), Failure>;
+}
+
+/// The window that pieces come in. The client may write it at any time.
+pub trait Window {
+    /// Copies bytes out of it, from byte `at`.
+    fn copy(&self, at: usize, out: &mut [u8]);
+}
+
+/// What was asked of the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Want {
+    file: File,
+    offset: u64,
+    bytes: u64,
+}
+
+/// A partition that is to be built.
+#[derive(Clone, Debug)]
+struct Wish {
+    partition: u32,
+    /// For people.
+    object: String,
+    kernel_bytes: u64,
+    initrd_bytes: u64,
+    command_line: String,
+    memory_target: u64,
+    /// First frame and frames of its monitor instance.
+    instance: Range<u64>,
+    memory_frames: u64,
+}
+
+/// How far a build is.
+#[derive(Debug)]
+enum Stage {
+    /// The kernel's first bytes are to come.
+    Head,
+    /// Its notes are to come: the headers, the ranges, and what is there of them.
+    Notes(Headers, Vec<Range<u64>>, Vec<Vec<u8>>),
+    /// The files are to come.
+    Files(Box<Loading>),
+}
+
+/// Files on their way into the partition.
+#[derive(Debug)]
+struct Loading {
+    plan: Plan,
+    /// What is left to load.
+    parts: VecDeque<(builder::File, Range<u64>)>,
+    /// Ranges past the memory target.
+    idle: Vec<Extent>,
+    ports: Ports,
+    pages: u64,
+}
+
+/// A build.
+#[derive(Debug)]
+struct Build {
+    wish: Wish,
+    stage: Stage,
+    want: Want,
+}
+
+/// The builder of guests: at most one at a time.
+#[derive(Debug, Default)]
+pub struct Guests {
+    build: Option<Build>,
+}
+
+impl Guests {
+    /// Does what a client asks for.
+    ///
+    /// # Errors
+    /// A refusal; no build is under way then.
+    pub fn handle(
+        &mut self,
+        ground: &mut impl Ground,
+        window: &impl Window,
+        request: BuildRequest,
+    ) -> Result<BuildReply, Refusal> {
+        let build = self.build.take();
+        match request {
+            BuildRequest::Abort => Ok(BuildReply::Aborted),
+            BuildRequest::Begin { protocol, .. } if protocol != PROTOCOL => {
+                let reason = format!("{protocol}, this side speaks {PROTOCOL}");
+                let way_out = "use the uvd of this host's image";
+                Err(refusal("protocol", "build channel", "protocol", &reason, way_out))
+            }
+            BuildRequest::Begin { .. } => self.begin(Wish::of(ground, request)?),
+            BuildRequest::Data { file, offset, bytes } => {
+                let build = build.ok_or_else(nothing_begun)?;
+                self.take_in(ground, window, build, Want { file, offset, bytes })
+            }
+        }
+    }
+
+    fn begin(&mut self, wish: Wish) -> Result<BuildReply, Refusal> {
+        let bytes = HEAD_BYTES.min(wish.kernel_bytes);
+        let want = Want { file: File::Kernel, offset: 0, bytes };
+        Ok(self.wait(Build { wish, stage: Stage::Head, want }))
+    }
+
+    /// Keeps a build until its next piece comes.
+    fn wait(&mut self, build: Build) -> BuildReply {
+        let Want { file, offset, bytes } = build.want;
+        self.build = Some(build);
+        BuildReply::Want { file, offset, bytes }
+    }
+
+    fn take_in(
+        &mut self,
+        ground: &mut impl Ground,
+        window: &impl Window,
+        build: Build,
+        there: Want,
+    ) -> Result<BuildReply, Refusal> {
+        let Build { wish, stage, want } = build;
+        if there != want {
+            return Err(wish.refuse(
+                "wrong-piece",
+                "piece",
+                &format!("{there:?} came, {want:?} was asked for"),
+                "hand over what is asked for, or begin anew",
+            ));
+        }
+        let failed = |failure| wish.failed(failure);
+        let mut loading = match stage {
+            Stage::Head => {
+                let head = bytes_of(window, want.bytes);
+                let headers = Headers::parse(&head, wish.kernel_bytes);
+                let headers = headers.map_err(|error| wish.failed(error.into()))?;
+                let ranges = headers.notes().collect();
+                return self.notes(ground, wish, (headers, ranges, Vec::new()));
+            }
+            Stage::Notes(headers, ranges, mut contents) => {
+                contents.push(bytes_of(window, want.bytes));
+                return self.notes(ground, wish, (headers, ranges, contents));
+            }
+            Stage::Files(loading) => loading,
+        };
+        loading.load(ground, window, wish.partition, want).map_err(failed)?;
+        self.go_on(ground, wish, loading)
+    }
+
+    /// Asks for the next note segment, or lays the kernel out when all are there.
+    fn notes(
+        &mut self,
+        ground: &mut impl Ground,
+        wish: Wish,
+        (headers, ranges, contents): (Headers, Vec<Range<u64>>, Vec<Vec<u8>>),
+    ) -> Result<BuildReply, Refusal> {
+        if let Some(range) = ranges.get(contents.len()) {
+            let want =
+                Want { file: File::Kernel, offset: range.start, bytes: range.end - range.start };
+            let stage = Stage::Notes(headers, ranges, contents);
+            return Ok(self.wait(Build { wish, stage, want }));
+        }
+        let loading = wish.lay_out(ground, headers, &contents);
+        let loading = loading.map_err(|failure| wish.failed(failure))?;
+        self.go_on(ground, wish, Box::new(loading))
+    }
+
+    /// Asks for the next piece, or ends the build when all is there.
+    fn go_on(
+        &mut self,
+        ground: &mut impl Ground,
+        wish: Wish,
+        mut loading: Box<Loading>,
+    ) -> Result<BuildReply, Refusal> {
+        if let Some(want) = loading.next() {
+            return Ok(self.wait(Build { wish, stage: Stage::Files(loading), want }));
+        }
+        loading.finish(ground, wish.partition).map_err(|failure| wish.failed(failure))?;
+        Ok(BuildReply::Built {
+            pages: loading.pages,
+            console_port: loading.ports.console,
+            console_grant: pv_abi::xen::grants::RESERVED_CONSOLE,
+        })
+    }
+}
+
+impl Wish {
+    /// Compares what the client wishes with the database.
+    fn of(ground: &mut impl Ground, request: BuildRequest) -> Result<Self, Refusal> {
+        let BuildRequest::Begin {
+            partition,
+            kernel_bytes,
+            initrd_bytes,
+            command_line,
+            memory_target,
+            ..
+        } = request
+        else {
+            return Err(nothing_begun());
+        };
+        let unknown = format!("partition {partition}");
+        let found = ground.descriptor(partition);
+        let found = found.map_err(|failure| failed(&unknown, failure))?.ok_or_else(|| {
+            let way_out = "create it first";
+            refusal("no-such-partition", &unknown, "number", "there is none", way_out)
+        })?;
+        let wish = Self {
+            partition,
+            object: format!("partition \"{}\"", name_of(&found)),
+            kernel_bytes,
+            initrd_bytes,
+            command_line,
+            memory_target,
+            instance: found.instance_first
+                ..found.instance_first.saturating_add(found.instance_frames),
+            memory_frames: found.memory_frames,
+        };
+        wish.check(&found)?;
+        Ok(wish)
+    }
+
+    fn check(&self, found: &PartitionDescriptor) -> Result<(), Refusal> {
+        let refuse =
+            |code, field, reason: &str, way_out| Err(self.refuse(code, field, reason, way_out));
+        if found.owner != COMMAND || found.kind != kind::GUEST {
+            let way_out = "name a guest that the command partition created";
+            return refuse("not-owner", "owner", "it is not a guest of the client", way_out);
+        }
+        if found.state != state::BUILDING {
+            let reason = format!("{}, building is needed", found.state);
+            return refuse("wrong-state", "state", &reason, "destroy it and create it anew");
+        }
+        if found.console_port != 0 || found.store_port != 0 || found.page_table != 0 {
+            let reason = "it was begun before, and its memory is not empty any more";
+            return refuse("wrong-state", "memory", reason, "destroy it and create it anew");
+        }
+        if self.memory_target == 0 || self.memory_target > self.memory_frames {
+            let reason = format!(
+                "{} frames, 1 to the {} frames it has are possible",
+                self.memory_target, self.memory_frames
+            );
+            return refuse("out-of-range", "memory_target", &reason, "assign it more memory");
+        }
+        if self.command_line.len() > MAX_COMMAND_LINE || self.command_line.contains('\0') {
+            let reason = format!(
+                "{} bytes, at most {MAX_COMMAND_LINE} and no zero fit",
+                self.command_line.len()
+            );
+            return refuse("out-of-range", "command_line", &reason, "shorten it");
+        }
+        if self.kernel_bytes == 0 {
+            return refuse("no-kernel", "kernel", "it is empty", "give an ELF image of a kernel");
+        }
+        Ok(())
+    }
+
+    /// Lays the kernel out, and makes all that is known before the files come.
+    fn lay_out(
+        &self,
+        ground: &mut impl Ground,
+        headers: Headers,
+        notes: &[Vec<u8>],
+    ) -> Result<Loading, Failure> {
+        let kernel = headers.kernel(notes.iter().map(Vec::as_slice))?;
+        let ranges = ground.ranges(self.partition)?;
+        let memory = Memory::new(ranges.into_iter().flat_map(|range| self.without_instance(range)));
+        if memory.frames() != self.memory_frames {
+            return Err(Failure::Answer("reading a partition's memory"));
+        }
+        let (memory, idle) = memory.split(self.memory_target);
+        let mut plan = Plan::new(kernel, memory, self.initrd_bytes, &self.command_line)?;
+        let ports = ground.connect(self.partition, &plan, self.memory_target)?;
+        plan.parameters = Parameters {
+            shared_info: crate::command::shared_info(self.instance.start),
+            console_port: ports.console,
+            store_port: ports.store,
+        };
+        for (pfn, extent) in plan.memory().extents() {
+            ground.place(self.partition, pfn, extent)?;
+        }
+        let parts = plan.parts().collect();
+        Ok(Loading { plan, parts, idle, ports, pages: 0 })
+    }
+
+    /// What of a range is not the monitor instance's.
+    fn without_instance(&self, range: Extent) -> impl Iterator<Item = Extent> + use<> {
+        let (first, end) = (range.first, range.first.saturating_add(range.frames));
+        let Range { start: from, end: to } = self.instance.clone();
+        let before = first..end.min(from.max(first));
+        let after = first.max(to.min(end))..end;
+        [before, after]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .map(|part| Extent { first: part.start, frames: part.end - part.start })
+    }
+
+    fn refuse(&self, code: &str, field: &str, reason: &str, way_out: &str) -> Refusal {
+        refusal(code, &self.object, field, reason, way_out)
+    }
+
+    fn failed(&self, failure: Failure) -> Refusal {
+        failed(&self.object, failure)
+    }
+}
+
+impl Loading {
+    /// What is to come next.
+    fn next(&mut self) -> Option<Want> {
+        let (file, range) = self.parts.front()?;
+        let end = range.start.saturating_add(PIECE);
+        let end = if end < range.end { end / PAGE * PAGE } else { range.end };
+        let file = match file {
+            builder::File::Kernel => File::Kernel,
+            builder::File::Initrd => File::Initrd,
+        };
+        Some(Want { file, offset: range.start, bytes: end - range.start })
+    }
+
+    /// Writes a piece, which is the next one, from the window.
+    fn load(
+        &mut self,
+        ground: &mut impl Ground,
+        window: &impl Window,
+        partition: u32,
+        want: Want,
+    ) -> Result<(), Failure> {
+        let Some((file, range)) = self.parts.front_mut() else {
+            return Ok(());
+        };
+        let length = usize::try_from(want.bytes).unwrap_or(0);
+        let places: Vec<Place> = self.plan.places(*file, want.offset, length).collect();
+        range.start += want.bytes;
+        if range.is_empty() {
+            self.parts.pop_front();
+        }
+        let frames = frames(&self.plan, places.iter().map(|place| place.pfn))?;
+        self.pages += frames.len() as u64;
+        ground.write(partition, &frames, &mut |index, page| {
+            if let Some(place) = places.get(index)
+                && let Some(part) = page.get_mut(place.at..place.at + place.bytes.len())
+            {
+                window.copy(place.bytes.start, part);
+            }
+        })
+    }
+
+    /// Writes what no file has, and sets the start state.
+    fn finish(&mut self, ground: &mut impl Ground, partition: u32) -> Result<(), Failure> {
+        let plan = &self.plan;
+        let pages: Vec<u64> = plan.pages().collect();
+        for chunk in pages.chunks(CHUNK) {
+            let frames = frames(plan, chunk.iter().copied())?;
+            ground.write(partition, &frames, &mut |index, page| {
+                if let Some(&pfn) = chunk.get(index) {
+                    plan.fill(pfn, page);
+                }
+            })?;
+        }
+        self.pages += pages.len() as u64;
+        for &extent in &self.idle {
+            ground.leave_idle(partition, extent)?;
+        }
+        ground.set_start(partition, plan)
+    }
+}
+
+/// Machine frames behind pages of a plan.
+fn frames(plan: &Plan, pfns: impl Iterator<Item = u64>) -> Result<Vec<u64>, Failure> {
+    pfns.map(|pfn| plan.memory().machine_frame(pfn))
+        .collect::<Option<_>>()
+        .ok_or(Failure::Answer("laying a kernel out"))
+}
+
+fn bytes_of(window: &impl Window, bytes: u64) -> Vec<u8> {
+    let mut piece = alloc::vec![0; usize::try_from(bytes).unwrap_or(0)];
+    window.copy(0, &mut piece);
+    piece
+}
+
+/// The name in a descriptor.
+fn name_of(descriptor: &PartitionDescriptor) -> String {
+    let name = descriptor.name.split(|&byte| byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
+}
+
+/// A failure as the client is told of it.
+fn failed(object: &str, failure: Failure) -> Refusal {
+    let (code, field) = match failure {
+        Failure::Refused(_, refusal) => return *refusal,
+        Failure::Plan(PlanError::Layout(LayoutError::Memory(..))) => ("no-memory", "memory"),
+        Failure::Plan(PlanError::CommandLine(_)) => ("out-of-range", "command_line"),
+        Failure::Plan(PlanError::Layout(_)) => ("invalid-value", "kernel"),
+        Failure::Plan(PlanError::Kernel(_)) => ("no-kernel", "kernel"),
+        Failure::Monitor(..) => ("monitor-refused", "memory"),
+        _ => ("failed", "build"),
+    };
+    let text = failure.reason();
+    let (reason, way_out) =
+        text.rsplit_once("; ").unwrap_or((&text, "destroy it and create it anew"));
+    refusal(code, object, field, reason, way_out)
+}
+
+fn nothing_begun() -> Refusal {
+    let way_out = "begin a build first";
+    refusal("wrong-piece", "build channel", "piece", "no build is under way", way_out)
+}
+
+fn refusal(code: &str, object: &str, field: &str, reason: &str, way_out: &str) -> Refusal {
+    Refusal {
+        code: code.to_string(),
+        operation: None,
+        object: object.to_string(),
+        field: field.to_string(),
+        reason: reason.to_string(),
+        way_out: way_out.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[path = "guest_tests.rs"]
+mod tests;

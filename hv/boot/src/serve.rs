@@ -1,0 +1,204 @@
+//! The build channel: its pages, its ring, and the world that builds change.
+//!
+//! The pages are this partition's own, made once: a ring as on a command channel, and behind it
+//! the window that pieces of files come in.
+//!
+//! Rule: one message is handled after the other, and of a partition nothing is mapped between two.
+
+use crate::command::start_of;
+use crate::failure::Failure;
+use crate::guest::{Ground, Guests, Ports, Window};
+use crate::link::Link;
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+use builder::{Extent, Page, Plan};
+use core::sync::atomic::AtomicU32;
+use partition_runtime::building::{self, Foreign};
+use partition_runtime::channel::{ChannelError, End};
+use partition_runtime::events::{self, Port};
+use partition_runtime::ring::{Endpoint, RingError, Side};
+use partition_runtime::{log, partition};
+use pv_abi::PAGE_SIZE;
+use pv_abi::uv::build::{PAGES, RING_PAGES, Reply, Request};
+use pv_abi::uv::command::{Operation, Outcome, Target};
+use pv_abi::uv::database::{BOOT, COMMAND, PartitionDescriptor, ULTRAVISOR, channel_kind};
+use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
+
+/// Our grant reference of the channel's first page; those of the command channel are below.
+const GRANT: u32 = 64;
+
+/// The server of the build channel.
+pub struct Server {
+    words: &'static [AtomicU32],
+    window: SharedWindow,
+    port: Port,
+    end: Option<End<'static, Port>>,
+    /// A reply that did not fit yet.
+    waiting: Option<Reply>,
+    guests: Guests,
+}
+
+/// The pages behind the ring.
+struct SharedWindow(&'static [AtomicU32]);
+
+impl Window for SharedWindow {
+    fn copy(&self, at: usize, out: &mut [u8]) {
+        building::copy_shared(self.0, at, out);
+    }
+}
+
+impl Server {
+    /// Makes the channel, whose other end is the command partition's.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn open(link: &mut Link) -> Result<Self, Failure> {
+        const WHAT: &str = "making the build channel";
+        let (address, pages) = partition::shared_pages(PAGES).ok_or(Failure::Answer(WHAT))?;
+        let frame = partition::frame_of(address).ok_or(Failure::Answer(WHAT))?;
+        let (words, window) = pages.split_at(RING_PAGES * PAGE_SIZE / 4);
+        let create = Operation::CreateChannel {
+            partition: Target::Number(BOOT),
+            peer: COMMAND,
+            kind: channel_kind::BUILD,
+            frame,
+            frames: PAGES as u32,
+            grant: GRANT,
+        };
+        let mut server = Self {
+            words,
+            window: SharedWindow(window),
+            port: Port(0),
+            end: None,
+            waiting: None,
+            guests: Guests::default(),
+        };
+        match link.apply(WHAT, vec![create])?[..] {
+            [Outcome::Channel { port, .. }] => server.port = Port(port),
+            _ => return Err(Failure::Answer(WHAT)),
+        }
+        server.renew().map_err(|error| Failure::Channel(Some(error)))?;
+        // A port that was never masked is refused nothing by this.
+        let _ = events::unmask(server.port);
+        Ok(server)
+    }
+
+    /// Makes the ring anew; the client notices by its epoch.
+    fn renew(&mut self) -> Result<(), ChannelError> {
+        let ring = Endpoint::create(self.words, Side::Server)?;
+        (self.end, self.waiting) = (Some(End::new(ring, self.port)), None);
+        Ok(())
+    }
+
+    /// Handles what has come.
+    pub fn serve(&mut self, link: &mut Link, foreign: &mut Foreign) {
+        loop {
+            match self.step(link, foreign) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    log!("build channel: {error}; it is made anew");
+                    self.guests = Guests::default();
+                    if self.renew().is_err() {
+                        self.end = None;
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Handles one request, once the reply to the one before is in the ring; returns whether
+    /// there was one.
+    fn step(&mut self, link: &mut Link, foreign: &mut Foreign) -> Result<bool, ChannelError> {
+        let Some(end) = self.end.as_mut() else {
+            return Ok(false);
+        };
+        let reply = match self.waiting.take() {
+            Some(reply) => reply,
+            None => match end.receive::<Request>()? {
+                Some(request) => {
+                    let mut world = World { link, foreign };
+                    let result = self.guests.handle(&mut world, &self.window, request.body);
+                    Reply { id: request.id, result }
+                }
+                None => return Ok(false),
+            },
+        };
+        match end.send(&reply) {
+            Err(ChannelError::Ring(RingError::Full)) => {
+                self.waiting = Some(reply);
+                Ok(false)
+            }
+            done => done.map(|()| true),
+        }
+    }
+}
+
+/// The database through the command channel, and memory through the monitor.
+struct World<'w> {
+    link: &'w mut Link,
+    foreign: &'w mut Foreign,
+}
+
+impl Ground for World<'_> {
+    fn descriptor(&mut self, partition: u32) -> Result<Option<Box<PartitionDescriptor>>, Failure> {
+        self.link.descriptor(partition)
+    }
+
+    fn ranges(&mut self, partition: u32) -> Result<Vec<Extent>, Failure> {
+        self.link.ranges(partition)
+    }
+
+    fn connect(&mut self, partition: u32, plan: &Plan, target: u64) -> Result<Ports, Failure> {
+        const WHAT: &str = "connecting a guest";
+        let start = plan.start_state();
+        let channel = |peer, kind, frame, grant| Operation::CreateChannel {
+            partition: Target::Number(partition),
+            peer,
+            kind,
+            frame,
+            frames: 1,
+            grant,
+        };
+        let operations = vec![
+            Operation::SetMemoryTarget { partition: Target::Number(partition), frames: target },
+            channel(COMMAND, channel_kind::CONSOLE, start.console_frame, RESERVED_CONSOLE),
+            channel(ULTRAVISOR, channel_kind::STORE, start.store_frame, RESERVED_STORE),
+        ];
+        match self.link.apply(WHAT, operations)?[..] {
+            [_, Outcome::Channel { port: console, .. }, Outcome::Channel { port: store, .. }] => {
+                Ok(Ports { console, store })
+            }
+            _ => Err(Failure::Answer(WHAT)),
+        }
+    }
+
+    fn place(&mut self, partition: u32, pfn: u64, extent: Extent) -> Result<(), Failure> {
+        building::set_machine_to_physical(partition, extent.first, pfn, extent.frames)
+            .map_err(|errno| Failure::Monitor("setting the machine-to-physical table", errno))
+    }
+
+    fn leave_idle(&mut self, partition: u32, extent: Extent) -> Result<(), Failure> {
+        building::leave_idle(partition, extent.first, extent.frames)
+            .map_err(|errno| Failure::Monitor("leaving memory idle", errno))
+    }
+
+    fn write(
+        &mut self,
+        partition: u32,
+        frames: &[u64],
+        each: &mut dyn FnMut(usize, &mut Page),
+    ) -> Result<(), Failure> {
+        self.foreign
+            .write(partition, frames, each)
+            .map_err(|errno| Failure::Monitor("mapping its memory", errno))
+    }
+
+    fn set_start(&mut self, partition: u32, plan: &Plan) -> Result<(), Failure> {
+        let start = start_of(plan);
+        let operations = vec![Operation::SetStart { partition: Target::Number(partition), start }];
+        self.link.apply("setting a guest's start state", operations).map(drop)
+    }
+}
