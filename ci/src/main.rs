@@ -8,6 +8,7 @@ mod boots;
 mod checks;
 mod containment;
 mod host;
+mod interrupts;
 mod page_tables;
 mod refusals;
 mod stress;
@@ -16,10 +17,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 /// What each file of scenarios runs, in this order: a line for each.
-const SCENARIOS: &[fn(&mut Results)] = &[
-    boots::run,
-    refusals::run, //
-];
+const SCENARIOS: &[fn(&mut Results)] = &[boots::run, refusals::run, interrupts::run];
 
 /// What ran, and which of it failed.
 struct Results {
@@ -53,6 +51,10 @@ impl Results {
 fn main() -> ExitCode {
     let mut results =
         Results { words: std::env::args().skip(1).collect(), passed: 0, failed: Vec::new() };
+    if let Err(error) = xtask::interrupt::install() {
+        eprintln!("ci: {error:#}");
+        return ExitCode::FAILURE;
+    }
     for run in SCENARIOS {
         run(&mut results);
     }

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::interrupt::Scratch;
 use crate::workspace;
 
 /// The GRUB modules that the image carries; all others would only make it larger.
@@ -145,12 +146,10 @@ pub fn make(payload: &Payload) -> Result<PathBuf> {
         return Ok(image);
     }
     let partial = image.with_added_extension(format!("{}.part", std::process::id()));
-    let made = write(payload, &partial);
-    if made.is_err() {
-        let _ = fs::remove_file(&partial);
-    }
-    made?;
-    fs::rename(&partial, &image).with_context(|| format!("cannot make {}", image.display()))?;
+    let partial = Scratch::new(partial);
+    write(payload, partial.path())?;
+    fs::rename(partial.path(), &image)
+        .with_context(|| format!("cannot make {}", image.display()))?;
     workspace::drop_old(&directory, "iso");
     Ok(image)
 }
@@ -168,8 +167,8 @@ fn fingerprint(payload: &Payload) -> Result<u64> {
 }
 
 fn write(payload: &Payload, image: &Path) -> Result<()> {
-    let tree = image.with_added_extension("tree");
-    let boot = workspace::directory(tree.join("boot"))?;
+    let tree = Scratch::new(image.with_added_extension("tree"));
+    let boot = workspace::directory(tree.path().join("boot"))?;
     workspace::directory(boot.join("grub"))?;
     fs::write(boot.join("grub/grub.cfg"), payload.grub_config())?;
     for (name, file) in payload.files() {
@@ -180,12 +179,10 @@ fn write(payload: &Payload, image: &Path) -> Result<()> {
             .with_context(|| format!("cannot put {} into the image", file.display()))?;
     }
     let mut grub = Command::new("grub-mkrescue");
-    grub.args(["--output".as_ref(), image.as_os_str(), tree.as_os_str()])
+    grub.args(["--output".as_ref(), image.as_os_str(), tree.path().as_os_str()])
         .arg(format!("--install-modules={GRUB_MODULES}"))
         .args(["--locales=", "--fonts=", "--themes="]);
-    let made = workspace::output(&mut grub, "making the boot image");
-    fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))?;
-    made.map(drop)
+    workspace::output(&mut grub, "making the boot image").map(drop)
 }
 
 #[cfg(test)]

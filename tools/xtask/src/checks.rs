@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use crate::interrupt::{OnSignal, Process};
 use crate::{bench, metrics, provision, workspace};
 
 /// How many tests passed and failed.
@@ -112,9 +113,10 @@ fn limits() -> Result<Count> {
 
 /// Runs a command that prints the results of tests, passes its output on, and adds them up.
 fn tests(command: &mut Command) -> Result<Count> {
-    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    command.stdout(Stdio::piped());
+    let mut child = Process::start(command, OnSignal::Forward).context("cannot start cargo")?;
     let mut total = Count::default();
-    for line in BufReader::new(child.stdout.take().context("no pipe")?).lines() {
+    for line in BufReader::new(child.streams().stdout.take().context("no pipe")?).lines() {
         let line = line?;
         println!("{line}");
         total.add(results(&line).unwrap_or_default());

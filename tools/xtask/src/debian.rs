@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::interrupt::Scratch;
 use crate::workspace;
 
 /// Downloads packages and unpacks them all into the directory `tree`, which appears when it is
@@ -15,11 +16,9 @@ use crate::workspace;
 /// A package cannot be downloaded or unpacked.
 pub fn unpack(packages: &[&str], tree: &Path) -> Result<()> {
     let work = tree.with_added_extension(format!("{}.part", std::process::id()));
-    workspace::directory(work.clone())?;
-    let fetched = fetch(packages, &work, tree);
-    let cleaned = fs::remove_dir_all(&work);
-    fetched?;
-    cleaned.with_context(|| format!("cannot remove {}", work.display()))
+    let work = Scratch::new(work);
+    workspace::directory(work.path().to_owned())?;
+    fetch(packages, work.path(), tree)
 }
 
 fn fetch(packages: &[&str], work: &Path, tree: &Path) -> Result<()> {

@@ -12,6 +12,7 @@ pub mod debian;
 pub mod exec;
 pub mod host;
 pub mod hv_build;
+pub mod interrupt;
 pub mod kernel;
 pub mod machine;
 pub mod metrics;

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use xtask::exec::{self, Outcome};
 use xtask::host::Destination;
 use xtask::options::{BootOptions, MachineOptions};
-use xtask::{bench, boot_image, checks, host, hv_build, metrics, provision, terminal};
+use xtask::{bench, boot_image, checks, host, hv_build, interrupt, metrics, provision, terminal};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, boot and test the host")]
@@ -79,7 +79,9 @@ fn main() -> ExitCode {
         Task::Exec { .. } => ExitCode::from(exec::STATUS_FAILED),
         _ => ExitCode::FAILURE,
     };
-    perform(task).unwrap_or_else(|error| {
+    let result = interrupt::install().and_then(|()| perform(task));
+    interrupt::stay_if_signalled();
+    result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");
         failure
     })

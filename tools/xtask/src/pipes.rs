@@ -1,6 +1,6 @@
 //! Two named pipes, one for each direction, whose names live only until both ends are open.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
+use crate::interrupt::Scratch;
 use crate::workspace;
 
 /// The pipes and the directory that holds them. Dropping it removes the names; whoever has a pipe
 /// open keeps it.
 pub struct Pipes {
-    directory: PathBuf,
+    directory: Scratch,
 }
 
 impl Pipes {
@@ -26,11 +27,12 @@ impl Pipes {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("ultravisor-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
+        let pipes = Self { directory: Scratch::new(directory) };
+        let directory = pipes.directory.path();
         DirBuilder::new()
             .mode(0o700)
-            .create(&directory)
+            .create(directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
-        let pipes = Self { directory };
         let path = pipes.path();
         let mut mkfifo = Command::new("mkfifo");
         mkfifo.args([path.with_extension("in"), path.with_extension("out")]);
@@ -40,7 +42,7 @@ impl Pipes {
 
     /// What the other end opens, with `.in` (to it) and `.out` (from it) after it.
     pub fn path(&self) -> PathBuf {
-        self.directory.join("line")
+        self.directory.path().join("line")
     }
 
     /// Opens our ends, to read from and to write to, when the other end has both open.
@@ -52,13 +54,6 @@ impl Pipes {
         let reader = File::open(path.with_extension("out")).context("the harness line is gone")?;
         let writer = File::options().write(true).open(path.with_extension("in"));
         Ok((reader, writer.context("the harness line is gone")?))
-    }
-}
-
-impl Drop for Pipes {
-    fn drop(&mut self) {
-        // What is left is a directory for temporary files with our process id in its name.
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 

@@ -4,11 +4,11 @@
 //! a person has to run.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::{hv_build, workspace};
+use crate::{hv_build, interrupt, workspace};
 
 /// Needed whatever the toolchain.
 const PACKAGES: [&str; 12] = [
@@ -59,12 +59,29 @@ fn missing_packages() -> Vec<&'static str> {
         if hv_build::has_prebuilt_core() { &[] } else { TOOLCHAIN_PACKAGES.as_slice() };
     let wanted: Vec<_> = PACKAGES.iter().chain(toolchain).copied().collect();
     let mut query = Command::new("dpkg-query");
-    query.args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(&wanted);
+    query.args(["-W", "-f", "${Package} ${Version} ${db:Status-Status}\n"]).args(&wanted);
     // It fails where one package is unknown, and still lists the others.
-    let listed = query.stderr(Stdio::null()).output().map(|out| out.stdout).unwrap_or_default();
+    let listed = interrupt::output(&mut query).map(|out| out.stdout).unwrap_or_default();
     let listed = String::from_utf8_lossy(&listed);
-    let installed: Vec<_> = listed.lines().filter_map(|l| l.strip_suffix(" installed")).collect();
-    wanted.into_iter().filter(|name| !installed.contains(name)).collect()
+    let usable: Vec<_> = listed.lines().filter_map(usable_package).collect();
+    wanted.into_iter().filter(|name| !usable.contains(name)).collect()
+}
+
+/// The name in a line `NAME VERSION STATUS`, where the package is installed and, if it belongs to
+/// the toolchain, not older than the sources ask for: Debian 12 had an older one before its
+/// updates.
+fn usable_package(line: &str) -> Option<&str> {
+    let mut words = line.split(' ');
+    let (name, version) = (words.next()?, words.next()?);
+    let new_enough = !TOOLCHAIN_PACKAGES.contains(&name)
+        || release(version) >= release(env!("CARGO_PKG_RUST_VERSION"));
+    (words.next()? == "installed" && new_enough).then_some(name)
+}
+
+/// The first two numbers of a version.
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// How to start `apt-get` with the right to install, if there is a way without a password.
@@ -101,4 +118,18 @@ fn check_programs() -> Result<()> {
 pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_toolchain_counts_as_missing() {
+        assert_eq!(usable_package("cpio 2.13+dfsg-7.1 installed"), Some("cpio"));
+        assert_eq!(usable_package("cpio 2.13+dfsg-7.1 config-files"), None);
+        assert_eq!(usable_package("rustc-web 1.85.0+dfsg3-1~deb12u3 installed"), None);
+        assert_eq!(usable_package("rustc-web 1.196.0+dfsg1-1 installed"), Some("rustc-web"));
+        assert_eq!(usable_package("rustc-web  not-installed"), None);
+    }
 }

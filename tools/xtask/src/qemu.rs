@@ -1,16 +1,18 @@
 //! QEMU's command line, and a QEMU that cannot outlive us.
 //!
-//! A started QEMU is killed by the kernel when the thread that started it ends, for whatever
-//! reason (`setpriv --pdeathsig`), and when its [`Qemu`] is dropped.
+//! A started QEMU is killed when its [`Qemu`] is dropped, when a signal ends us
+//! ([`crate::interrupt`]), and by the kernel when the thread that started it ends for any other
+//! reason (`setpriv --pdeathsig`).
 
 use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::interrupt::{OnSignal, Process};
 use crate::options::{Accel, Firmware, MachineOptions};
 
 const UEFI_FIRMWARE: [&str; 2] = ["/usr/share/ovmf/OVMF.fd", "/usr/share/OVMF/OVMF_CODE.fd"];
@@ -44,7 +46,7 @@ pub struct Lines {
 
 /// A running QEMU.
 pub struct Qemu {
-    child: Child,
+    process: Process,
 }
 
 /// The arguments of QEMU for `machine`, booting `image`.
@@ -169,13 +171,13 @@ impl Qemu {
         if matches!(console, Console::Output) {
             command.stdin(Stdio::null()).stdout(Stdio::piped());
         }
-        let child = command.spawn().context("cannot start QEMU through setpriv")?;
-        Ok(Self { child })
+        let process = Process::start(&mut command, OnSignal::Kill);
+        Ok(Self { process: process.context("cannot start QEMU through setpriv")? })
     }
 
     /// The console's output, once, when it was asked for.
     pub fn take_console(&mut self) -> Option<std::process::ChildStdout> {
-        self.child.stdout.take()
+        self.process.streams().stdout.take()
     }
 
     /// Waits for QEMU to end, for this long at most.
@@ -186,7 +188,7 @@ impl Qemu {
         const POLL: Duration = Duration::from_millis(20);
         let start = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.process.try_wait()? {
                 return Ok(Some(status));
             }
             if limit.is_some_and(|limit| start.elapsed() >= limit) {
@@ -198,15 +200,7 @@ impl Qemu {
 
     /// Ends QEMU now.
     pub fn kill(&mut self) {
-        // It fails only when QEMU has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        self.kill();
+        self.process.kill();
     }
 }
 

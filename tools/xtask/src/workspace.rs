@@ -12,6 +12,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::interrupt::{self, OnSignal, Process};
+
 /// The root of the workspace, as an absolute path.
 pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -154,7 +156,9 @@ pub fn quiet_unless_watched(cargo: &mut Command) {
 pub fn run(command: &mut Command, what: &str) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     command.stdout(std::io::stderr());
-    let status = command.status().with_context(|| format!("cannot start {program} ({what})"))?;
+    let status = Process::start(command, OnSignal::Forward)
+        .and_then(|mut process| process.wait())
+        .with_context(|| format!("cannot start {program} ({what})"))?;
     if !status.success() {
         bail!("{what}: {program} ended with {status}");
     }
@@ -167,7 +171,8 @@ pub fn run(command: &mut Command, what: &str) -> Result<()> {
 /// The program cannot be started or does not end with status 0.
 pub fn output(command: &mut Command, what: &str) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let out = command.output().with_context(|| format!("cannot start {program} ({what})"))?;
+    let out =
+        interrupt::output(command).with_context(|| format!("cannot start {program} ({what})"))?;
     if !out.status.success() {
         let reason = String::from_utf8_lossy(&out.stderr);
         bail!("{what}: {program} ended with {}: {}", out.status, reason.trim());
