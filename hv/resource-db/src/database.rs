@@ -153,6 +153,14 @@ impl<'a> Database<'a> {
         Ok(())
     }
 
+    /// The bytes of an arena page.
+    #[must_use]
+    pub fn page(&self, index: u32) -> Option<alloc::vec::Vec<u8>> {
+        let mut bytes = alloc::vec![0; pv_abi::PAGE_SIZE];
+        self.words.read(index, 0, &mut bytes)?;
+        Some(bytes)
+    }
+
     /// Version of the contents.
     #[must_use]
     pub fn contents(&self) -> u64 {

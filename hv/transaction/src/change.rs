@@ -50,7 +50,8 @@ pub(crate) fn packed(value: Option<&(impl IntoBytes + zerocopy::Immutable)>) -> 
     bytes.get(..end).unwrap_or_default().to_vec()
 }
 
-fn unpacked<T: FromZeros + IntoBytes + zerocopy::FromBytes>(bytes: &[u8]) -> T {
+/// The structure that a change keeps the bytes of.
+pub(crate) fn unpacked<T: FromZeros + IntoBytes + zerocopy::FromBytes>(bytes: &[u8]) -> T {
     let mut value = T::new_zeroed();
     for (to, from) in value.as_mut_bytes().iter_mut().zip(bytes) {
         *to = *from;

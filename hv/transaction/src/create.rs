@@ -5,7 +5,6 @@
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::vec::Vec;
 
 use pv_abi::uv::command::{Operation, Outcome, Refusal};
 use pv_abi::uv::database::{
@@ -14,10 +13,11 @@ use pv_abi::uv::database::{
 };
 use zerocopy::FromZeros;
 
-use crate::Action;
+use crate::cpus;
 use crate::operations::{Caller, invalid, no_memory, within};
 use crate::plan::Plan;
 use crate::refusal::{label, refusal};
+use crate::settings::check_dedicated;
 
 /// Plans that a partition is created, in state *building*, with its instance's memory.
 pub(crate) fn create(
@@ -35,7 +35,7 @@ pub(crate) fn create(
         cpu_weight,
         cpu_cap,
         cpu_affinity,
-        cpu_dedicated: _,
+        cpu_dedicated,
         grant_frames,
     } = operation
     else {
@@ -50,7 +50,10 @@ pub(crate) fn create(
     within(&object, "cpu_cap", *cpu_cap, 0, vcpus.saturating_mul(100))?;
     within(&object, "grant_frames", *grant_frames, 1, MAX_GRANT_FRAMES)?;
     let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
-    descriptor.cpu_affinity = affinity(&object, cpu_affinity, caller.limits.cpus)?;
+    descriptor.cpu_affinity = cpus::mask(&object, cpu_affinity, caller.limits.cpus)?;
+    (descriptor.cpu_allowed, descriptor.cpu_dedicated) =
+        (descriptor.cpu_affinity, (*cpu_dedicated).into());
+    check_dedicated(&object, &descriptor, caller)?;
     let frames = instance_frames(*vcpus, *grant_frames);
     let Some(instance) = plan.take_run(frames, number) else {
         let longest = plan.free_frames().1;
@@ -61,21 +64,33 @@ pub(crate) fn create(
     descriptor.kind = *kind;
     descriptor.state = state::BUILDING;
     descriptor.rights = *rights;
-    for (to, from) in descriptor.name.iter_mut().zip(name.bytes()) {
-        *to = from;
-    }
+    set_name(&mut descriptor, name);
     (descriptor.vcpus, descriptor.grant_frames) = (*vcpus, *grant_frames);
+    descriptor.vcpus_online = *vcpus;
     (descriptor.cpu_weight, descriptor.cpu_cap) = (*cpu_weight, *cpu_cap);
     (descriptor.instance_first, descriptor.instance_frames) = (instance.first, instance.frames);
     descriptor.owner = caller.number;
     descriptor.created_at = plan.next_version();
+    let dedicated = descriptor.cpu_dedicated != 0;
     plan.set_descriptor(descriptor);
-    plan.actions.push(Action::Partition(number));
+    plan.activate(number);
     plan.created.insert(index, number);
+    if dedicated || plan.any_dedicated() {
+        cpus::settle(plan, &object)?;
+    }
     Ok(Outcome::Partition(number))
 }
 
-fn check_name(plan: &Plan, object: &str, name: &str) -> Result<(), Refusal> {
+/// Puts a checked name into a descriptor.
+pub(crate) fn set_name(descriptor: &mut PartitionDescriptor, name: &str) {
+    descriptor.name = [0; 32];
+    for (to, from) in descriptor.name.iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+}
+
+/// Whether a partition may have this name.
+pub(crate) fn check_name(plan: &Plan, object: &str, name: &str) -> Result<(), Refusal> {
     let plain = name.chars().all(|c| !c.is_control() && c != '/' && c != '"');
     if name.is_empty() || name.len() > 31 || !plain {
         let limit = "1 to 31 bytes without control characters, slash and quote";
@@ -132,18 +147,4 @@ fn check_number(plan: &Plan, object: &str, wanted: Option<u32>, of: u32) -> Resu
             "leave the number open, or destroy a partition",
         )
     })
-}
-
-fn affinity(object: &str, wanted: &[u32], cpus: u32) -> Result<[u64; 4], Refusal> {
-    let mut mask = [0u64; 4];
-    let all: Vec<u32> = (0..cpus.min(256)).collect();
-    for &cpu in if wanted.is_empty() { &all } else { wanted } {
-        let word = mask.get_mut(cpu as usize / 64).filter(|_| cpu < cpus);
-        let Some(word) = word else {
-            let limit = format!("0 to {}", cpus.saturating_sub(1));
-            return Err(invalid(object, "cpu_affinity", cpu, &limit));
-        };
-        *word |= 1 << (cpu % 64);
-    }
-    Ok(mask)
 }

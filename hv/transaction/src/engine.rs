@@ -1,22 +1,26 @@
 //! Carrying transactions out: cache, log, database, monitor, in that order.
 //!
-//! Rule: the record is in the log before the first word of the database changes, and what a
-//! monitor refused is undone, in reverse, before anybody is answered.
+//! Rule: the record is in the log before the first word of the database changes, and a request
+//! that was answered is not carried out again.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::{Answer, Operation, Range, Refusal, Reply, Transaction};
-use pv_abi::uv::database::{ULTRAVISOR, kind};
+use pv_abi::uv::command::{Answer, Operation, Outcome, Range, Refusal, Reply, Target, Transaction};
+use pv_abi::uv::database::{ULTRAVISOR, kind, state};
 use resource_db::{Database, WriteError};
+use serde::Serialize;
 
+use crate::carry::action_of;
 use crate::change::Change;
+use crate::describe::{describe, target_of};
 use crate::log::{Log, Record, Settled};
 use crate::operations::{self, Caller};
 use crate::plan::Plan;
-use crate::refusal::{from_monitor, from_write, refusal};
+use crate::reap::Dying;
+use crate::refusal::{from_write, name_of, refusal};
 use crate::{Action, Monitor};
 
 /// Replies that are kept for each client.
@@ -34,7 +38,7 @@ pub struct Limits {
 /// A reply that a retry gets again.
 #[derive(Debug)]
 pub(crate) struct Kept {
-    id: u64,
+    pub(crate) id: u64,
     sum: u32,
     reply: Reply,
 }
@@ -49,6 +53,8 @@ pub(crate) struct Pending {
     pub(crate) created: Vec<u32>,
     /// Memory it assigned to partitions that it did not create.
     pub(crate) assigned: Vec<(u32, Range)>,
+    /// Its owner is gone; the rollback waits for this frame.
+    pub(crate) orphaned: Option<Option<u64>>,
 }
 
 /// The transaction engine: the only one that changes the database.
@@ -56,9 +62,12 @@ pub(crate) struct Pending {
 pub struct Engine<'a> {
     pub(crate) database: Database<'a>,
     pub(crate) log: Log,
-    limits: Limits,
+    pub(crate) limits: Limits,
     pub(crate) clients: BTreeMap<u32, VecDeque<Kept>>,
     pub(crate) pending: Vec<Pending>,
+    pub(crate) dying: Vec<Dying>,
+    /// The channel table was written since [`Self::take_channels_changed`].
+    pub(crate) channels_changed: bool,
 }
 
 /// Who asked, when, under which id.
@@ -82,16 +91,29 @@ impl<'a> Engine<'a> {
     ) -> Result<Self, WriteError> {
         let log = Log::create(&mut database)?;
         database.set_contents(1)?;
-        let (clients, pending) = (BTreeMap::new(), Vec::new());
-        let mut engine = Self { database, log, limits, clients, pending };
+        let mut engine = Self::over(database, log, limits);
         let origin = Origin { who: ULTRAVISOR, time, request: 0 };
-        let record = engine.new_record(origin, Settled::Committed, what, "first start", Vec::new());
+        let record = engine.new_record(origin, Settled::Committed, what, "first start");
         engine.log.record(&mut engine.database, record)?;
         Ok(engine)
     }
 
+    const fn over(database: Database<'a>, log: Log, limits: Limits) -> Self {
+        Self {
+            database,
+            log,
+            limits,
+            clients: BTreeMap::new(),
+            pending: Vec::new(),
+            dying: Vec::new(),
+            channels_changed: false,
+        }
+    }
+
     /// Takes over a database and its log: what was begun and not settled is undone, then
-    /// everything that was undone is activated. Returns how many transactions that were.
+    /// everything that was undone is activated; what was being given up goes on being so; what was
+    /// pending is rolled back, since nobody is left who could complete it. Returns how many
+    /// transactions were undone or rolled back.
     ///
     /// # Errors
     /// What the database refuses with.
@@ -99,23 +121,65 @@ impl<'a> Engine<'a> {
         mut database: Database<'a>,
         limits: Limits,
         monitor: &mut dyn Monitor,
+        time: u64,
     ) -> Result<(Self, usize), WriteError> {
         let log = Log::open(&mut database)?;
-        let (clients, pending) = (BTreeMap::new(), Vec::new());
-        let mut engine = Self { database, log, limits, clients, pending };
+        let mut engine = Self::over(database, log, limits);
         let records = engine.log.records(&engine.database);
-        let begun = records.into_iter().filter(|record| record.settled == Settled::Begun);
         let mut undone = 0;
-        for record in begun.collect::<Vec<_>>().into_iter().rev() {
-            engine.undo(&record.changes, record.changes.len());
-            for action in record.changes.iter().rev().map(action_of) {
-                let _ = monitor.perform(action);
-            }
+        for record in records.iter().rev().filter(|record| record.settled == Settled::Begun) {
+            engine.take_out(&record.changes, record.changes.len());
+            engine.perform_again(monitor, &record.changes);
             let why = "the ultravisor restarted before it was done";
             engine.log.settle(&mut engine.database, record.sequence, Settled::RolledBack, why)?;
             undone += 1;
         }
+        for number in engine.database.numbers().collect::<Vec<_>>() {
+            let dying = engine.database.reader().descriptor(number);
+            if dying.is_ok_and(|descriptor| descriptor.state == state::DYING) {
+                engine.bury(monitor, number, time);
+            }
+        }
+        for record in records.iter().filter(|record| record.settled == Settled::Pending) {
+            engine.pending.push(Pending::of(record));
+            undone += 1;
+        }
+        for client in [pv_abi::uv::database::BOOT, pv_abi::uv::database::COMMAND] {
+            engine.roll_back_all(monitor, client, time, "the ultravisor restarted");
+        }
         Ok((engine, undone))
+    }
+
+    /// Makes the monitor what the database says about changes that were undone: partitions that
+    /// are not there any more are destroyed before their memory goes.
+    fn perform_again(&self, monitor: &mut dyn Monitor, changes: &[Change]) {
+        let mut actions = Vec::new();
+        for change in changes {
+            match change {
+                Change::Descriptor { number, before, .. } if before.is_empty() => {
+                    let _ = monitor.perform(Action::Destroy(*number));
+                }
+                Change::Descriptor { number, .. } => {
+                    // What was started or stopped is what it was.
+                    let was = self.database.reader().descriptor(*number);
+                    match was.map(|descriptor| (descriptor.vcpus, descriptor.state)) {
+                        Ok((1.., state::RUNNING)) => actions.push(Action::Start(*number)),
+                        Ok((1.., _)) => drop(monitor.perform(Action::Stop(*number))),
+                        _ => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+        let mut again: Vec<Action> = changes.iter().rev().map(action_of).collect();
+        again.sort_by_key(|action| match action {
+            Action::Pages { .. } => 0,
+            Action::Partition(_) => 1,
+            _ => 2,
+        });
+        for action in again.into_iter().chain(actions) {
+            let _ = monitor.perform(action);
+        }
     }
 
     /// The database, to read.
@@ -130,6 +194,22 @@ impl<'a> Engine<'a> {
         (self.log.records(&self.database), self.log.next)
     }
 
+    /// Whether the channel table was written since the last call.
+    pub const fn take_channels_changed(&mut self) -> bool {
+        core::mem::replace(&mut self.channels_changed, false)
+    }
+
+    /// The oldest number that the log keeps, and the number its next record gets.
+    #[must_use]
+    pub fn log_bounds(&self) -> (u64, u64) {
+        self.log.bounds()
+    }
+
+    /// The log's records from this number on, oldest first; read as they are taken.
+    pub fn records_from(&self, from: u64) -> impl DoubleEndedIterator<Item = Record> + '_ {
+        self.log.records_from(&self.database, from)
+    }
+
     /// Carries out a transaction of partition `who`, or answers a retry of it.
     pub fn execute(
         &mut self,
@@ -139,13 +219,33 @@ impl<'a> Engine<'a> {
         request: u64,
         transaction: &Transaction,
     ) -> Reply {
-        let sum = postcard::to_allocvec(transaction).map_or(0, |bytes| crc32fast::hash(&bytes));
+        let origin = Origin { who, time, request };
+        self.once(origin, transaction, |engine| engine.attempt(monitor, origin, transaction))
+    }
+
+    /// What a transaction would do; changes nothing.
+    #[must_use]
+    pub fn dry_run(&self, who: u32, request: u64, transaction: &Transaction) -> Reply {
+        let origin = Origin { who, time: 0, request };
+        let planned = self.plan(origin, transaction);
+        let result = planned.map(|planned| Answer::Planned { what: planned.what });
+        Reply { id: request, version: self.database.contents(), result }
+    }
+
+    /// Answers a request, or gives a retry the reply that it had.
+    pub(crate) fn once(
+        &mut self,
+        origin: Origin,
+        body: &impl Serialize,
+        act: impl FnOnce(&mut Self) -> Result<Answer, Refusal>,
+    ) -> Reply {
+        let Origin { who, request, .. } = origin;
+        let sum = postcard::to_allocvec(body).map_or(0, |bytes| crc32fast::hash(&bytes));
         let kept = self.clients.entry(who).or_default();
         if let Some(kept) = kept.iter().find(|kept| kept.id == request && kept.sum == sum) {
             return kept.reply.clone();
         }
-        let origin = Origin { who, time, request };
-        let result = self.attempt(monitor, origin, transaction);
+        let result = act(self);
         let reply = Reply { id: request, version: self.database.contents(), result };
         let kept = self.clients.entry(who).or_default();
         kept.retain(|kept| kept.id != request);
@@ -162,59 +262,106 @@ impl<'a> Engine<'a> {
         origin: Origin,
         transaction: &Transaction,
     ) -> Result<Answer, Refusal> {
-        let plan = match self.plan(origin, transaction) {
-            Ok(plan) => plan,
+        match self.plan(origin, transaction) {
+            Ok(planned) => self.commit(monitor, origin, planned, transaction),
             Err(refusal) => {
                 self.log_refused(origin, transaction, &refusal);
-                return Err(refusal);
+                Err(refusal)
             }
-        };
-        let Planned { changes, actions, what, outcomes, created, completed } = plan;
-        let begun = self.new_record(origin, Settled::Begun, &what, &transaction.reason, changes);
+        }
+    }
+
+    /// Carries out what was planned: record, database, monitor, and then what cannot be refused.
+    pub(crate) fn commit(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        origin: Origin,
+        planned: Planned,
+        transaction: &Transaction,
+    ) -> Result<Answer, Refusal> {
+        let Planned { changes, actions, outcomes, created, completed, .. } = planned;
+        let what = planned.what.join("; ");
+        let mut begun = self.new_record(origin, Settled::Begun, &what, &transaction.reason);
+        (begun.partitions, begun.changes) = (planned.about, changes);
         let changes = begun.changes.clone();
         let sequence = self.log.record(&mut self.database, begun).map_err(from_write)?;
-        self.carry_out(monitor, &changes, &actions, &created).inspect_err(|refusal| {
-            let why = format!("{}: {}", refusal.field, refusal.reason);
+        self.carry_out(monitor, &changes, &actions, &created).map_err(|stopped| {
+            let refusal = stopped.refusal;
+            let why = format!("{}: {}: {}", refusal.object, refusal.field, refusal.reason);
             let _ = self.log.settle(&mut self.database, sequence, Settled::Refused, &why);
+            refusal
         })?;
         let settled = if transaction.pending { Settled::Pending } else { Settled::Committed };
-        let version = self.database.contents().saturating_add(1);
-        self.database.set_contents(version).map_err(from_write)?;
-        self.log.settle(&mut self.database, sequence, settled, "").map_err(from_write)?;
+        self.settle(sequence, settled).map_err(from_write)?;
         self.complete(origin.who, &completed);
         if transaction.pending {
             let assigned = assigned(transaction, &outcomes, &created);
-            let (who, request) = (origin.who, origin.request);
-            self.pending.push(Pending { who, request, sequence, created, assigned });
+            let (who, request, orphaned) = (origin.who, origin.request, None);
+            self.pending.push(Pending { who, request, sequence, created, assigned, orphaned });
+        }
+        for number in planned.destroyed {
+            self.bury(monitor, number, origin.time);
         }
         Ok(Answer::Applied(outcomes))
     }
 
-    fn plan(&self, origin: Origin, transaction: &Transaction) -> Result<Planned, Refusal> {
+    /// Counts a transaction that was applied, and writes down how it ended.
+    pub(crate) fn settle(&mut self, sequence: u64, settled: Settled) -> Result<(), WriteError> {
+        let version = self.database.contents().saturating_add(1);
+        self.database.set_contents(version)?;
+        self.log.settle(&mut self.database, sequence, settled, "")
+    }
+
+    pub(crate) fn plan(
+        &self,
+        origin: Origin,
+        transaction: &Transaction,
+    ) -> Result<Planned, Refusal> {
         self.check_caller(origin.who)?;
         self.check_transaction(transaction)?;
         let mut plan = Plan::new(&self.database);
         let caller = Caller { number: origin.who, limits: &self.limits };
+        let mut what = Vec::new();
+        let mut about = Vec::new();
         for (index, operation) in (0u32..).zip(&transaction.operations) {
+            let named = self.named(&plan, operation, index);
             operations::plan(&mut plan, caller, index, operation)
                 .and_then(|()| self.check_completed(origin.who, &plan.completed))
                 .map_err(|refusal| Refusal { operation: Some(index), ..refusal })?;
+            what.push(describe(operation, &named, plan.outcomes.last()));
+            let target = target_of(operation, index).and_then(|target| plan.number(target).ok());
+            about.extend(target);
         }
-        let pairs = transaction.operations.iter().enumerate();
-        let what: Vec<String> = pairs
-            .map(|(i, operation)| operations::describe(operation, plan.outcomes.get(i)))
-            .collect();
+        about.sort_unstable();
+        about.dedup();
         Ok(Planned {
             changes: plan.changes(),
-            what: what.join("; "),
+            what,
+            about,
             created: plan.created.values().copied().collect(),
             actions: plan.actions,
             outcomes: plan.outcomes,
             completed: plan.completed,
+            destroyed: plan.destroyed,
         })
     }
 
-    fn check_caller(&self, who: u32) -> Result<(), Refusal> {
+    /// What the partition of an operation is called: its name, where it has one.
+    fn named(&self, plan: &Plan, operation: &Operation, index: u32) -> String {
+        let Some(target) = target_of(operation, index) else {
+            return String::new();
+        };
+        match (plan.number(target), target) {
+            (Ok(number), _) => match plan.descriptor(number) {
+                Some(descriptor) => format!("\"{}\" ({number})", name_of(&descriptor)),
+                None => format!("{number}"),
+            },
+            (Err(_), Target::CreatedBy(operation)) => format!("the one of operation {operation}"),
+            (Err(_), Target::Number(number)) => format!("{number}"),
+        }
+    }
+
+    pub(crate) fn check_caller(&self, who: u32) -> Result<(), Refusal> {
         let descriptor = self.database.reader().descriptor(who);
         let allowed = |of| matches!(of, kind::BOOT | kind::COMMAND);
         if descriptor.is_ok_and(|descriptor| allowed(descriptor.kind)) {
@@ -269,16 +416,16 @@ impl<'a> Engine<'a> {
 
     /// The refusal of a plan made against version `planned`: with what changed since.
     fn stale(&self, planned: u64, version: u64) -> Refusal {
-        let records = self.log.records(&self.database);
-        let since = records.iter().filter(|r| r.version > planned && r.version <= version);
-        let changed: Vec<String> = since
+        let since = self.records_from(0).rev().take_while(|r| r.version > planned);
+        let mut changed: Vec<String> = since
             .filter(|r| {
                 matches!(r.settled, Settled::Committed | Settled::Pending | Settled::Monitor)
             })
             .map(|r| format!("{}: {}", r.version, r.what))
+            .take(8)
             .collect();
-        let from = changed.len().saturating_sub(8);
-        let changed = changed.get(from..).unwrap_or_default().join("; ");
+        changed.reverse();
+        let changed = changed.join("; ");
         refusal(
             "stale-plan",
             "database",
@@ -313,125 +460,96 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// A record without changes, about no partition.
     pub(crate) fn new_record(
         &self,
         origin: Origin,
         settled: Settled,
         what: &str,
         reason: &str,
-        changes: Vec<Change>,
     ) -> Record {
         let version = self.database.contents();
         let version = if settled == Settled::Begun { version.saturating_add(1) } else { version };
         let Origin { who, time, request } = origin;
         let cut = |text: &str| text.chars().take(1000).collect::<String>();
         let (what, reason) = (cut(what), cut(reason));
-        Record { sequence: 0, time, who, request, version, settled, what, reason, changes }
+        let (partitions, changes) = (Vec::new(), Vec::new());
+        Record {
+            sequence: 0,
+            time,
+            who,
+            request,
+            version,
+            settled,
+            what,
+            reason,
+            partitions,
+            changes,
+        }
     }
 
     fn log_refused(&mut self, origin: Origin, transaction: &Transaction, why: &Refusal) {
-        let of = transaction.operations.iter().map(|op| operations::describe(op, None));
-        let what = of.take(16).collect::<Vec<_>>().join("; ");
+        let plan = Plan::new(&self.database);
+        let operations = || (0u32..).zip(&transaction.operations).take(16);
+        let of = operations().map(|(i, op)| describe(op, &self.named(&plan, op, i), None));
+        let what = of.collect::<Vec<_>>().join("; ");
+        let targets = operations().filter_map(|(i, op)| plan.number(target_of(op, i)?).ok());
+        let mut partitions: Vec<u32> = targets.collect();
+        partitions.sort_unstable();
+        partitions.dedup();
         let reason = format!("{}: {}: {}", why.object, why.field, why.reason);
-        let record = self.new_record(origin, Settled::Refused, &what, &reason, Vec::new());
+        let mut record = self.new_record(origin, Settled::Refused, &what, &reason);
+        record.partitions = partitions;
         // A refusal that does not fit the log is answered all the same.
         let _ = self.log.record(&mut self.database, record);
     }
+}
 
-    /// Applies changes and has them activated; undoes both where one is refused.
-    pub(crate) fn carry_out(
-        &mut self,
-        monitor: &mut dyn Monitor,
-        changes: &[Change],
-        actions: &[Action],
-        created: &[u32],
-    ) -> Result<(), Refusal> {
-        for (done, change) in changes.iter().enumerate() {
-            if let Err(error) = change.apply(&mut self.database) {
-                self.undo(changes, done);
-                return Err(from_write(error));
+impl Pending {
+    /// What a record of the log left pending.
+    fn of(record: &Record) -> Self {
+        let mut pending = Self {
+            who: record.who,
+            request: record.request,
+            sequence: record.sequence,
+            created: Vec::new(),
+            assigned: Vec::new(),
+            orphaned: None,
+        };
+        for change in &record.changes {
+            if let Change::Descriptor { number, before, .. } = change
+                && before.is_empty()
+            {
+                pending.created.push(*number);
             }
         }
-        for (done, &action) in actions.iter().enumerate() {
-            if let Err(errno) = monitor.perform(action) {
-                let performed = actions.get(..=done).unwrap_or_default();
-                self.take_back(monitor, changes, performed, created);
-                return Err(from_monitor(action, errno));
+        for change in &record.changes {
+            if let Change::Pages { first, frames, after, .. } = change
+                && !pending.created.contains(after)
+            {
+                pending.assigned.push((*after, Range { first: *first, frames: *frames }));
             }
         }
-        Ok(())
-    }
-
-    fn undo(&mut self, changes: &[Change], done: usize) {
-        for change in changes.iter().take(done).rev() {
-            // Undoing needs no more arena pages than there were, so it is not refused.
-            let _ = change.undo(&mut self.database);
-        }
-    }
-
-    /// Makes database and monitor what they were before the actions, the last of which was
-    /// refused.
-    fn take_back(
-        &mut self,
-        monitor: &mut dyn Monitor,
-        changes: &[Change],
-        actions: &[Action],
-        created: &[u32],
-    ) {
-        let performed = actions.split_last().map_or(&[][..], |(_, performed)| performed);
-        for &action in performed.iter().rev() {
-            match action {
-                Action::Start(number) => drop(monitor.perform(Action::Stop(number))),
-                Action::Partition(number) if created.contains(&number) => {
-                    let _ = monitor.perform(Action::Destroy(number));
-                }
-                _ => {}
-            }
-        }
-        self.undo(changes, changes.len());
-        // Memory first, then who lives in it, then what connects them.
-        let mut again: Vec<Action> = actions.iter().rev().copied().collect();
-        again.sort_by_key(|action| match action {
-            Action::Pages { .. } => 0,
-            Action::Partition(_) => 1,
-            _ => 2,
-        });
-        for action in again {
-            match action {
-                Action::Stop(number) => drop(monitor.perform(Action::Start(number))),
-                Action::Start(_) | Action::Destroy(_) => {}
-                _ => drop(monitor.perform(action)),
-            }
-        }
+        pending
     }
 }
 
 /// What a plan comes to.
-struct Planned {
+pub(crate) struct Planned {
     changes: Vec<Change>,
     actions: Vec<Action>,
-    what: String,
-    outcomes: Vec<pv_abi::uv::command::Outcome>,
+    /// A sentence for each operation.
+    pub(crate) what: Vec<String>,
+    /// The partitions that its operations name.
+    about: Vec<u32>,
+    outcomes: Vec<Outcome>,
     created: Vec<u32>,
     completed: Vec<u64>,
-}
-
-/// What makes the monitor look at a change again.
-fn action_of(change: &Change) -> Action {
-    match change {
-        Change::Descriptor { number, .. } => Action::Partition(*number),
-        Change::Pages { first, frames, .. } => Action::Pages { first: *first, frames: *frames },
-        Change::Channel { index, .. } => Action::Channel(*index),
-    }
+    destroyed: Vec<u32>,
 }
 
 /// Memory that a transaction assigned to partitions it did not create.
-fn assigned(
-    transaction: &Transaction,
-    outcomes: &[pv_abi::uv::command::Outcome],
-    created: &[u32],
-) -> Vec<(u32, Range)> {
-    use pv_abi::uv::command::{Outcome, Target};
+fn assigned(transaction: &Transaction, outcomes: &[Outcome], created: &[u32]) -> Vec<(u32, Range)> {
     let mut all = Vec::new();
     for (operation, outcome) in transaction.operations.iter().zip(outcomes) {
         if let (

@@ -8,9 +8,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use pv_abi::uv::calls::{MonitorEvent, cause};
-use pv_abi::uv::command::Refusal;
-use pv_abi::uv::database::{MONITOR, state};
+use pv_abi::uv::command::{Answer, Reply};
+use pv_abi::uv::database::{MONITOR, asked, state};
 
+use crate::carry::Stopped;
 use crate::engine::{Engine, Origin, Pending};
 use crate::log::Settled;
 use crate::plan::Plan;
@@ -18,26 +19,81 @@ use crate::refusal::{from_write, label};
 use crate::{Action, Monitor, operations};
 
 impl Engine<'_> {
-    /// Rolls back what partition `who` left pending: what it created is destroyed, what it
-    /// assigned is released. Returns how many transactions that were.
+    /// Begins a session of a client anew: what it left pending in earlier ones is rolled back.
+    pub fn open(&mut self, monitor: &mut dyn Monitor, who: u32, time: u64, request: u64) -> Reply {
+        let origin = Origin { who, time, request };
+        self.once(origin, &"open", |engine| {
+            engine.check_caller(who)?;
+            let rolled_back = engine.roll_back_all(monitor, who, time, "its session ended");
+            // They are not applied any more, so a retry must not be told that they were.
+            if let Some(kept) = engine.clients.get_mut(&who) {
+                kept.retain(|kept| !rolled_back.contains(&kept.id));
+            }
+            Ok(Answer::Opened { rolled_back })
+        })
+    }
+
+    /// Rolls back what partition `who` left pending, since it failed: what it created is
+    /// destroyed, what it assigned is released. Returns how many transactions that were.
     pub fn client_failed(&mut self, monitor: &mut dyn Monitor, who: u32, time: u64) -> usize {
+        self.clients.remove(&who);
+        self.roll_back_all(monitor, who, time, "it failed").len()
+    }
+
+    /// Rolls back what `who` left pending, newest first; what cannot be given back yet is tried
+    /// again later. Returns the requests.
+    pub(crate) fn roll_back_all(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        who: u32,
+        time: u64,
+        why: &str,
+    ) -> Vec<u64> {
         let (mut mine, others) = core::mem::take(&mut self.pending)
             .into_iter()
-            .partition::<Vec<_>, _>(|pending| pending.who == who);
+            .partition::<Vec<_>, _>(|pending| pending.who == who && pending.orphaned.is_none());
         self.pending = others;
-        self.clients.remove(&who);
-        let count = mine.len();
+        let mut done = Vec::new();
         while let Some(pending) = mine.pop() {
-            let origin = Origin { who, time, request: pending.request };
-            let why = format!("partition {who} failed");
-            let to = Settled::RolledBack;
-            if self.roll_back(monitor, origin, &pending, &why).is_ok() {
-                let _ = self.log.settle(&mut self.database, pending.sequence, to, &why);
-            } else {
+            done.push(pending.request);
+            self.roll_back_one(monitor, pending, time, why);
+        }
+        done
+    }
+
+    /// Tries again what could not be rolled back when its owner went.
+    pub(crate) fn roll_back_orphans(&mut self, monitor: &mut dyn Monitor, time: u64) {
+        let (orphans, others) = core::mem::take(&mut self.pending)
+            .into_iter()
+            .partition::<Vec<_>, _>(|pending| pending.orphaned.is_some());
+        self.pending = others;
+        for pending in orphans {
+            match pending.orphaned.flatten() {
+                Some(frame) if monitor.in_use(frame) => self.pending.push(pending),
+                _ => self.roll_back_one(monitor, pending, time, "its memory was still in use"),
+            }
+        }
+    }
+
+    fn roll_back_one(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        mut pending: Pending,
+        time: u64,
+        why: &str,
+    ) {
+        let origin = Origin { who: pending.who, time, request: pending.request };
+        match self.roll_back(monitor, origin, &pending, why) {
+            Ok(()) => {
+                let (sequence, to) = (pending.sequence, Settled::RolledBack);
+                let _ = self.log.settle(&mut self.database, sequence, to, why);
+            }
+            Err(stopped) => {
+                // Partitions it created go in any case; the memory is given back when it can be.
+                pending.orphaned = Some(stopped.frame);
                 self.pending.push(pending);
             }
         }
-        count
     }
 
     fn roll_back(
@@ -46,55 +102,66 @@ impl Engine<'_> {
         origin: Origin,
         pending: &Pending,
         why: &str,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Stopped> {
         let mut plan = Plan::new(&self.database);
         for &number in &pending.created {
             if let Some(mut target) = plan.descriptor(number) {
-                if matches!(target.state, state::RUNNING | state::PAUSED) {
+                if target.state == state::RUNNING {
                     plan.actions.push(Action::Stop(number));
-                    target.state = state::DYING;
                 }
-                operations::destroy(&mut plan, &target)?;
+                target.state = state::DYING;
+                operations::destroy(&mut plan, target)?;
             }
         }
         for &(number, range) in &pending.assigned {
             operations::release_assigned(&mut plan, number, range);
         }
-        let (changes, actions) = (plan.changes(), plan.actions);
+        let (changes, actions, destroyed) = (plan.changes(), plan.actions, plan.destroyed);
         let what = format!("roll back request {}", pending.request);
-        let record = self.new_record(origin, Settled::Begun, &what, why, changes);
-        let changes = record.changes.clone();
+        let mut record = self.new_record(origin, Settled::Begun, &what, why);
+        record.partitions = pending.created.clone();
+        record.partitions.extend(pending.assigned.iter().map(|(number, _)| *number));
+        record.partitions.dedup();
+        record.changes = changes.clone();
         let sequence = self.log.record(&mut self.database, record).map_err(from_write)?;
-        let result = self.carry_out(monitor, &changes, &actions, &[]);
-        let version = self.database.contents().saturating_add(u64::from(result.is_ok()));
-        self.database.set_contents(version).map_err(from_write)?;
-        let to = if result.is_ok() { Settled::Committed } else { Settled::Refused };
-        self.log.settle(&mut self.database, sequence, to, "").map_err(from_write)?;
-        result
+        if let Err(stopped) = self.carry_out(monitor, &changes, &actions, &[]) {
+            let why = format!("{}: {}", stopped.refusal.object, stopped.refusal.reason);
+            let _ = self.log.settle(&mut self.database, sequence, Settled::Refused, &why);
+            return Err(stopped);
+        }
+        self.settle(sequence, Settled::Committed).map_err(from_write)?;
+        for number in destroyed {
+            self.bury(monitor, number, origin.time);
+        }
+        Ok(())
     }
 
     /// Writes down what the monitor did to a partition by itself: state and cause in its
     /// descriptor, a record in the log, and the rollback of what the partition left pending.
     pub fn monitor_did(&mut self, monitor: &mut dyn Monitor, event: &MonitorEvent) {
-        let plan = Plan::new(&self.database);
+        let mut plan = Plan::new(&self.database);
         let Some(mut target) = plan.descriptor(event.partition) else {
             return;
         };
-        let mut plan = plan;
+        // An event of a partition that had this number before, or of one that is given up.
+        if matches!(target.state, state::BUILDING | state::DYING) {
+            return;
+        }
         let asked = event.cause == cause::SHUTDOWN && event.detail != SHUTDOWN_CRASH;
         target.state = if asked { state::SHUTDOWN } else { state::CRASHED };
         (target.cause, target.cause_detail) = (event.cause, event.detail);
-        target.cause_address = event.address;
+        (target.cause_address, target.asked) = (event.address, asked::NOTHING);
         let what = format!("{}: {}", label(&target), describe_cause(event));
         plan.set_descriptor(target);
         let changes = plan.changes();
         let origin = Origin { who: MONITOR, time: event.time, request: 0 };
-        let mut record = self.new_record(origin, Settled::Monitor, &what, "", changes);
+        let mut record = self.new_record(origin, Settled::Monitor, &what, "");
         record.version = record.version.saturating_add(1);
+        (record.partitions, record.changes) = ([event.partition].into(), changes);
         let changes = record.changes.clone();
         let _ = self.log.record(&mut self.database, record);
         for change in &changes {
-            let _ = change.apply(&mut self.database);
+            let _ = self.write(change, true);
         }
         let version = self.database.contents().saturating_add(1);
         let _ = self.database.set_contents(version);

@@ -20,16 +20,24 @@
 
 extern crate alloc;
 
+mod carry;
 mod change;
+mod channels;
+mod cpus;
 mod create;
+mod describe;
 mod engine;
 mod failure;
 mod log;
 mod operations;
 mod plan;
 mod query;
+mod reap;
 mod refusal;
+mod replica;
+mod settings;
 mod space;
+mod undo;
 
 pub use change::Change;
 pub use engine::{Engine, Limits};
@@ -67,4 +75,20 @@ pub trait Monitor {
     /// # Errors
     /// The errno; nothing was done then.
     fn perform(&mut self, action: Action) -> Result<(), i32>;
+
+    /// Does an action that a request asks for, and that may be refused. Those that take something
+    /// back, or give up what was destroyed, are performed.
+    ///
+    /// # Errors
+    /// As [`Self::perform`].
+    fn attempt(&mut self, action: Action) -> Result<(), i32> {
+        self.perform(action)
+    }
+
+    /// Whose it holds a frame for, and whether as I/O memory; `None` where it keeps nothing. What
+    /// it was given of a range that it refused is the part before the frame it refused for.
+    fn frame_owner(&mut self, frame: u64) -> Option<(u32, bool)>;
+
+    /// Whether anything refers to a frame.
+    fn in_use(&mut self, frame: u64) -> bool;
 }

@@ -10,6 +10,7 @@
 //! An entry is written whole before the offset after it moves, so that a log that ends in the
 //! middle of an entry does not have that entry.
 
+use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::mem::size_of;
@@ -76,6 +77,8 @@ pub struct Record {
     pub what: String,
     /// Why, or why not.
     pub reason: String,
+    /// Partitions it was about, by number.
+    pub partitions: Vec<u32>,
     /// Redo and undo.
     pub changes: Vec<Change>,
 }
@@ -93,7 +96,7 @@ impl Record {
             outcome: self.settled.word().to_string(),
             what: self.what.clone(),
             reason: self.reason.clone(),
-            partitions: Vec::new(),
+            partitions: self.partitions.clone(),
         }
     }
 }
@@ -116,6 +119,16 @@ pub(crate) struct Log {
     end: u32,
     /// Number of the next record.
     pub(crate) next: u64,
+    /// Where the records are, oldest first, their numbers rising by one.
+    places: VecDeque<Place>,
+}
+
+/// Where a record is, and the entry that says how it ended.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    sequence: u64,
+    record: u32,
+    settled: Option<u32>,
 }
 
 /// The largest payload of an entry.
@@ -127,7 +140,7 @@ impl Log {
     /// Makes an empty log.
     pub(crate) fn create(database: &mut Database) -> Result<Self, WriteError> {
         let size = database.log_bytes().saturating_sub(RING) / 8 * 8;
-        let log = Self { size, start: 0, end: 0, next: 1 };
+        let log = Self { size, start: 0, end: 0, next: 1, places: VecDeque::new() };
         database.write_log(0, &MAGIC)?;
         log.save(database)?;
         Ok(log)
@@ -147,7 +160,7 @@ impl Log {
         if !head.starts_with(&MAGIC) || !sound {
             return Self::create(database);
         }
-        let mut log = Self { size, start, end, next: 1 };
+        let mut log = Self { size, start, end, next: 1, places: VecDeque::new() };
         let mut at = start;
         while at != end {
             let Some((entry, next)) = log.entry_at(database, at) else {
@@ -155,8 +168,13 @@ impl Log {
                 log.save(database)?;
                 break;
             };
-            if let Entry::Record(record) = entry {
-                log.next = record.sequence.saturating_add(1);
+            match entry {
+                Entry::Record(record) => {
+                    log.next = record.sequence.saturating_add(1);
+                    let (sequence, settled) = (record.sequence, None);
+                    log.places.push_back(Place { sequence, record: at, settled });
+                }
+                Entry::Settled(sequence, ..) => log.place_settled(sequence, at),
             }
             at = next;
         }
@@ -174,10 +192,12 @@ impl Log {
         database: &mut Database,
         mut record: Record,
     ) -> Result<u64, WriteError> {
-        record.sequence = self.next;
-        self.append(database, &Entry::Record(record))?;
+        let sequence = self.next;
+        record.sequence = sequence;
+        let at = self.append(database, &Entry::Record(record))?;
+        self.places.push_back(Place { sequence, record: at, settled: None });
         self.next += 1;
-        Ok(self.next - 1)
+        Ok(sequence)
     }
 
     /// Appends how a record ended.
@@ -188,10 +208,24 @@ impl Log {
         settled: Settled,
         why: &str,
     ) -> Result<(), WriteError> {
-        self.append(database, &Entry::Settled(sequence, settled, why.to_string()))
+        let why = why.chars().take(1000).collect();
+        let at = self.append(database, &Entry::Settled(sequence, settled, why))?;
+        self.place_settled(sequence, at);
+        Ok(())
     }
 
-    fn append(&mut self, database: &mut Database, entry: &Entry) -> Result<(), WriteError> {
+    fn place(&self, sequence: u64) -> Option<usize> {
+        self.places.binary_search_by_key(&sequence, |place| place.sequence).ok()
+    }
+
+    fn place_settled(&mut self, sequence: u64, at: u32) {
+        if let Some(place) = self.place(sequence).and_then(|index| self.places.get_mut(index)) {
+            place.settled = Some(at);
+        }
+    }
+
+    /// Appends an entry; returns where it is.
+    fn append(&mut self, database: &mut Database, entry: &Entry) -> Result<u32, WriteError> {
         let payload = postcard::to_allocvec(entry).map_err(|_| WriteError::OutOfRange)?;
         let length = u32::try_from(payload.len()).map_err(|_| WriteError::OutOfRange)?;
         if length > most(self.size) {
@@ -203,9 +237,11 @@ impl Log {
         bytes.extend_from_slice(&payload);
         bytes.resize(bytes.len().next_multiple_of(8), 0);
         self.make_room(database, ENTRY_HEADER + length.next_multiple_of(8))?;
-        self.write(database, self.end, &bytes)?;
-        self.end = (self.end + ENTRY_HEADER + length.next_multiple_of(8)) % self.size;
-        database.write_log(12, &self.end.to_le_bytes())
+        let at = self.end;
+        self.write(database, at, &bytes)?;
+        self.end = (at + ENTRY_HEADER + length.next_multiple_of(8)) % self.size;
+        database.write_log(12, &self.end.to_le_bytes())?;
+        Ok(at)
     }
 
     /// Drops the oldest entries until `bytes` bytes fit.
@@ -221,7 +257,11 @@ impl Log {
             if length > most(self.size) {
                 // Nothing behind a damaged entry can be found again.
                 (self.start, self.end) = (0, 0);
+                self.places.clear();
                 return self.save(database);
+            }
+            if self.places.front().is_some_and(|place| place.record == self.start) {
+                self.places.pop_front();
             }
             self.start = (self.start + ENTRY_HEADER + length.next_multiple_of(8)) % self.size;
         }
@@ -261,26 +301,35 @@ impl Log {
 
     /// The records that are kept, oldest first, each as it ended.
     pub(crate) fn records(&self, database: &Database) -> Vec<Record> {
-        let mut records: Vec<Record> = Vec::new();
-        let mut at = self.start;
-        while at != self.end {
-            let Some((entry, next)) = self.entry_at(database, at) else {
-                break;
-            };
-            match entry {
-                Entry::Record(record) => records.push(record),
-                Entry::Settled(sequence, settled, why) => {
-                    let found = records.binary_search_by_key(&sequence, |r| r.sequence);
-                    if let Some(record) = found.ok().and_then(|i| records.get_mut(i)) {
-                        record.settled = settled;
-                        if !why.is_empty() {
-                            record.reason = why;
-                        }
-                    }
-                }
+        self.records_from(database, 0).collect()
+    }
+
+    /// The oldest number that is kept, and the number the next record gets.
+    pub(crate) fn bounds(&self) -> (u64, u64) {
+        (self.places.front().map_or(self.next, |place| place.sequence), self.next)
+    }
+
+    /// The records from this number on, each as it ended; read as they are taken.
+    pub(crate) fn records_from<'l>(
+        &'l self,
+        database: &'l Database<'_>,
+        from: u64,
+    ) -> impl DoubleEndedIterator<Item = Record> + use<'l> {
+        let first = self.places.partition_point(|place| place.sequence < from);
+        self.places.range(first..).filter_map(move |place| self.read_record(database, place))
+    }
+
+    fn read_record(&self, database: &Database, place: &Place) -> Option<Record> {
+        let (Entry::Record(mut record), _) = self.entry_at(database, place.record)? else {
+            return None;
+        };
+        let settled = place.settled.and_then(|at| self.entry_at(database, at));
+        if let Some((Entry::Settled(_, settled, why), _)) = settled {
+            record.settled = settled;
+            if !why.is_empty() {
+                record.reason = why;
             }
-            at = next;
         }
-        records
+        Some(record)
     }
 }

@@ -5,23 +5,16 @@
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use pv_abi::uv::command::{Operation, Outcome, Range, Refusal, Start, Target};
-use pv_abi::uv::database::{
-    ChannelEntry, PartitionDescriptor, ULTRAVISOR, channel_kind, kind, state,
-};
+use pv_abi::uv::database::{PartitionDescriptor, asked, kind, state};
 use resource_db::Owner;
-use zerocopy::FromZeros;
 
 use crate::engine::Limits;
 use crate::plan::{MAX_RANGES, Plan};
 use crate::refusal::{label, refusal};
-use crate::{Action, create};
-
-/// First port at the ultravisor's end; its own ports are below.
-const SERVER_PORTS: u32 = 256;
+use crate::{Action, channels, cpus, create, settings};
 
 /// Who asks, and within which limits.
 #[derive(Clone, Copy, Debug)]
@@ -43,9 +36,11 @@ pub(crate) fn plan(
         Operation::CreatePartition { .. } => create::create(plan, caller, index, operation)?,
         Operation::AssignMemory { partition, frames } => assign(plan, *partition, *frames)?,
         Operation::ReleaseMemory { partition, ranges } => release(plan, *partition, ranges)?,
-        Operation::CreateChannel { partition, peer: _, kind, frame, frames, grant } => {
+        Operation::CreateChannel { partition, peer, kind, frame, frames, grant } => {
             let share = Range { first: *frame, frames: u64::from(*frames) };
-            channel(plan, *partition, *kind, share, *grant)?
+            let (partition, peer, kind, grant) = (*partition, *peer, *kind, *grant);
+            let wanted = channels::Wanted { partition, peer, kind, share, grant };
+            channels::create(plan, caller, &wanted)?
         }
         Operation::SetStart { partition, start } => set_start(plan, *partition, *start)?,
         Operation::SetState { partition, state } => set_state(plan, caller, *partition, *state)?,
@@ -53,15 +48,17 @@ pub(crate) fn plan(
             let target = modifiable(plan, *partition)?;
             not_itself(caller, &target)?;
             not_created_here(plan, &target)?;
-            destroy(plan, &target)?
+            destroy(plan, target)?
         }
-        Operation::SetCpu { .. }
-        | Operation::Rename { .. }
-        | Operation::SetMemoryTarget { .. }
-        | Operation::SetVcpusOnline { .. }
-        | Operation::Ask { .. } => {
-            return Err(refusal("not-known", "transaction", "operation", "not done yet", "wait"));
+        Operation::SetCpu { .. } => settings::set_cpu(plan, caller, operation)?,
+        Operation::Rename { partition, name } => settings::rename(plan, *partition, name)?,
+        Operation::SetMemoryTarget { partition, frames } => {
+            settings::memory_target(plan, *partition, *frames)?
         }
+        Operation::SetVcpusOnline { partition, vcpus } => {
+            settings::vcpus_online(plan, *partition, *vcpus)?
+        }
+        Operation::Ask { partition, what } => settings::ask(plan, caller, *partition, *what)?,
         Operation::Complete { request } => {
             plan.completed.push(*request);
             Outcome::Done
@@ -111,7 +108,7 @@ pub(crate) fn within(
 }
 
 /// The target, where it is one that transactions may change.
-fn modifiable(plan: &Plan, target: Target) -> Result<Box<PartitionDescriptor>, Refusal> {
+pub(crate) fn modifiable(plan: &Plan, target: Target) -> Result<Box<PartitionDescriptor>, Refusal> {
     let descriptor = plan.target(target)?;
     if matches!(descriptor.kind, kind::PSEUDO | kind::ULTRAVISOR | kind::BOOT) {
         return Err(refusal(
@@ -125,7 +122,7 @@ fn modifiable(plan: &Plan, target: Target) -> Result<Box<PartitionDescriptor>, R
     Ok(descriptor)
 }
 
-fn not_itself(caller: Caller, target: &PartitionDescriptor) -> Result<(), Refusal> {
+pub(crate) fn not_itself(caller: Caller, target: &PartitionDescriptor) -> Result<(), Refusal> {
     if caller.number != target.number {
         return Ok(());
     }
@@ -151,7 +148,11 @@ fn not_created_here(plan: &Plan, target: &PartitionDescriptor) -> Result<(), Ref
     ))
 }
 
-fn in_state(target: &PartitionDescriptor, allowed: &[u32], doing: &str) -> Result<(), Refusal> {
+pub(crate) fn in_state(
+    target: &PartitionDescriptor,
+    allowed: &[u32],
+    doing: &str,
+) -> Result<(), Refusal> {
     if allowed.contains(&target.state) {
         return Ok(());
     }
@@ -201,6 +202,10 @@ fn assign(plan: &mut Plan, partition: Target, frames: u64) -> Result<Outcome, Re
         let left = plan.free_frames().0;
         return Err(no_memory("frames", frames, left, "frames"));
     };
+    // It uses all it has until it is told otherwise.
+    if target.memory_target == target.memory_frames {
+        target.memory_target = target.memory_target.saturating_add(frames);
+    }
     target.memory_frames = target.memory_frames.saturating_add(frames);
     plan.set_descriptor(target);
     Ok(Outcome::Memory(ranges))
@@ -216,12 +221,17 @@ fn release(plan: &mut Plan, partition: Target, ranges: &[Range]) -> Result<Outco
         plan.move_pages(range, Owner::ram(target.number), Owner::FREE);
         target.memory_frames = target.memory_frames.saturating_sub(range.frames);
     }
+    target.memory_target = target.memory_target.min(target.memory_frames);
     plan.set_descriptor(target);
     Ok(Outcome::Done)
 }
 
 /// Whether the partition owns all these frames, and none of them is its instance's.
-fn check_owned(plan: &Plan, target: &PartitionDescriptor, range: Range) -> Result<(), Refusal> {
+pub(crate) fn check_owned(
+    plan: &Plan,
+    target: &PartitionDescriptor,
+    range: Range,
+) -> Result<(), Refusal> {
     let own = Owner::ram(target.number);
     let owned =
         plan.owners(range).is_some_and(|pieces| pieces.iter().all(|piece| piece.owner == own));
@@ -241,66 +251,6 @@ fn check_owned(plan: &Plan, target: &PartitionDescriptor, range: Range) -> Resul
     ))
 }
 
-fn channel(
-    plan: &mut Plan,
-    partition: Target,
-    kind: u32,
-    share: Range,
-    grant: u32,
-) -> Result<Outcome, Refusal> {
-    let mut target = modifiable(plan, partition)?;
-    in_state(&target, &[state::BUILDING, state::RUNNING, state::PAUSED], "a channel")?;
-    let object = format!("channel of {}", label(&target));
-    within(&object, "kind", kind, channel_kind::COMMAND, channel_kind::STORE)?;
-    let most = if kind == channel_kind::COMMAND { 64 } else { 1 };
-    let frames = u32::try_from(share.frames).unwrap_or(u32::MAX);
-    within(&object, "frames", frames, 1, most)?;
-    within(
-        &object,
-        "grant",
-        grant,
-        0,
-        target.grant_frames.saturating_mul(512).saturating_sub(frames),
-    )?;
-    check_owned(plan, &target, share)?;
-    let Some(index) = plan.free_channel() else {
-        return Err(refusal(
-            "no-channel",
-            object,
-            "channel table",
-            "every entry is in use",
-            "destroy a partition that has channels",
-        ));
-    };
-    let port = free_port(plan, &target, index);
-    match kind {
-        channel_kind::CONSOLE => {
-            (target.console_frame, target.console_port) = (share.first, port);
-        }
-        channel_kind::STORE => (target.store_frame, target.store_port) = (share.first, port),
-        _ => {}
-    }
-    let mut entry = ChannelEntry::new_zeroed();
-    (entry.kind, entry.frames, entry.frame) = (kind, frames, share.first);
-    (entry.a, entry.port_a, entry.grant_a) = (target.number, port, grant);
-    (entry.b, entry.port_b) = (ULTRAVISOR, SERVER_PORTS + index);
-    plan.set_channel(index, entry);
-    plan.set_descriptor(target);
-    plan.actions.push(Action::Channel(index));
-    Ok(Outcome::Channel { index, port })
-}
-
-/// A port at the client's end: from 1 upward while nothing runs in it; afterwards its kernel
-/// takes the low ones, and the channel gets one that it has not reached.
-fn free_port(plan: &Plan, target: &PartitionDescriptor, index: u32) -> u32 {
-    if target.state != state::BUILDING {
-        return SERVER_PORTS + index;
-    }
-    let used =
-        |port: &u32| plan.channels().iter().any(|(_, c)| c.a == target.number && c.port_a == *port);
-    (1..SERVER_PORTS).find(|port| !used(port)).unwrap_or(SERVER_PORTS + index)
-}
-
 fn set_start(plan: &mut Plan, partition: Target, start: Start) -> Result<Outcome, Refusal> {
     let mut target = modifiable(plan, partition)?;
     in_state(&target, &[state::BUILDING], "a start state")?;
@@ -317,7 +267,7 @@ fn set_start(plan: &mut Plan, partition: Target, start: Start) -> Result<Outcome
     (target.console_frame, target.store_frame) = (start.console_frame, start.store_frame);
     let number = target.number;
     plan.set_descriptor(target);
-    plan.actions.push(Action::Partition(number));
+    plan.activate(number);
     Ok(Outcome::Done)
 }
 
@@ -364,78 +314,35 @@ fn set_state(
         target.cause = pv_abi::uv::calls::cause::STOPPED;
     }
     target.state = wanted;
+    if !matches!(wanted, state::RUNNING | state::PAUSED) {
+        target.asked = asked::NOTHING;
+    }
+    let (object, frees) = (label(&target), wanted == state::DYING && target.cpu_dedicated != 0);
     plan.set_descriptor(target);
     plan.actions.extend(action);
+    if frees {
+        cpus::settle(plan, &object)?;
+    }
     Ok(Outcome::Done)
 }
 
-/// Plans that a partition gives everything back. It must not be running.
-pub(crate) fn destroy(plan: &mut Plan, target: &PartitionDescriptor) -> Result<Outcome, Refusal> {
+/// Plans that a partition gives everything back, which it does when the transaction is committed.
+/// It must not be running.
+pub(crate) fn destroy(
+    plan: &mut Plan,
+    mut target: Box<PartitionDescriptor>,
+) -> Result<Outcome, Refusal> {
     let still = [state::BUILDING, state::SHUTDOWN, state::CRASHED, state::DYING];
-    in_state(target, &still, "destroying")?;
+    in_state(&target, &still, "destroying")?;
     let number = target.number;
-    plan.actions.push(Action::Destroy(number));
-    let of = plan.channels().into_iter().filter(|(_, c)| c.a == number || c.b == number);
-    for (index, _) in of.collect::<Vec<_>>() {
-        plan.set_channel(index, ChannelEntry::new_zeroed());
-        plan.actions.push(Action::Channel(index));
+    (target.state, target.asked) = (state::DYING, asked::NOTHING);
+    let (object, dedicated) = (label(&target), target.cpu_dedicated != 0);
+    plan.set_descriptor(target);
+    plan.destroyed.push(number);
+    if dedicated {
+        cpus::settle(plan, &object)?;
     }
-    for range in plan.owned_by(number) {
-        let freed = Owner { number: 0, io: range.owner.io };
-        plan.move_pages(Range { first: range.first, frames: range.frames }, range.owner, freed);
-    }
-    plan.remove_descriptor(number);
-    plan.actions.push(Action::Partition(number));
     Ok(Outcome::Done)
-}
-
-/// What an operation does, for the log.
-pub(crate) fn describe(operation: &Operation, outcome: Option<&Outcome>) -> String {
-    let named = |target: &Target| match target {
-        Target::Number(number) => format!("{number}"),
-        Target::CreatedBy(operation) => format!("the one of operation {operation}"),
-    };
-    match operation {
-        Operation::CreatePartition { name, vcpus, .. } => match outcome {
-            Some(Outcome::Partition(n)) => format!("create \"{name}\" ({n}), {vcpus} vCPUs"),
-            _ => format!("create \"{}\", {vcpus} vCPUs", name.escape_default()),
-        },
-        Operation::AssignMemory { partition, frames } => {
-            format!("assign {frames} frames to {}", named(partition))
-        }
-        Operation::ReleaseMemory { partition, ranges } => {
-            let frames = ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.frames));
-            format!("release {frames} frames of {}", named(partition))
-        }
-        Operation::CreateChannel { partition, kind, .. } => {
-            let kind = match *kind {
-                channel_kind::COMMAND => "command",
-                channel_kind::CONSOLE => "console",
-                channel_kind::STORE => "store",
-                _ => "unknown",
-            };
-            format!("create {kind} channel of {}", named(partition))
-        }
-        Operation::SetStart { partition, start } => {
-            format!("set start of {} to {:#x}", named(partition), start.entry)
-        }
-        Operation::SetState { partition, state } => {
-            format!("set {} {}", named(partition), state_name(*state))
-        }
-        Operation::SetCpu { partition, .. } => format!("set CPU of {}", named(partition)),
-        Operation::Rename { partition, name } => {
-            format!("rename {} \"{}\"", named(partition), name.escape_default())
-        }
-        Operation::SetMemoryTarget { partition, frames } => {
-            format!("set memory target of {} to {frames} frames", named(partition))
-        }
-        Operation::SetVcpusOnline { partition, vcpus } => {
-            format!("set vCPUs of {} to {vcpus}", named(partition))
-        }
-        Operation::Ask { partition, what } => format!("ask {} ({what})", named(partition)),
-        Operation::DestroyPartition { partition } => format!("destroy {}", named(partition)),
-        Operation::Complete { request } => format!("complete request {request}"),
-    }
 }
 
 /// Plans that memory assigned by a pending transaction goes back, as far as its partition still
@@ -451,5 +358,6 @@ pub(crate) fn release_assigned(plan: &mut Plan, number: u32, range: Range) {
             target.memory_frames = target.memory_frames.saturating_sub(piece.frames);
         }
     }
+    target.memory_target = target.memory_target.min(target.memory_frames);
     plan.set_descriptor(target);
 }

@@ -43,6 +43,8 @@ pub(crate) struct Plan<'d, 'a> {
     pub(crate) actions: Vec<Action>,
     /// Partitions created, by operation.
     pub(crate) created: BTreeMap<u32, u32>,
+    /// Partitions that give everything back once the transaction is committed.
+    pub(crate) destroyed: Vec<u32>,
     /// Requests of the caller that are completed.
     pub(crate) completed: Vec<u64>,
     /// An outcome per operation.
@@ -59,6 +61,7 @@ impl<'d, 'a> Plan<'d, 'a> {
             free: None,
             actions: Vec::new(),
             created: BTreeMap::new(),
+            destroyed: Vec::new(),
             completed: Vec::new(),
             outcomes: Vec::new(),
         }
@@ -86,6 +89,19 @@ impl<'d, 'a> Plan<'d, 'a> {
 
     pub(crate) fn remove_descriptor(&mut self, number: u32) {
         self.descriptors.insert(number, None);
+    }
+
+    /// Has the monitor look at a descriptor, once, when all of the plan is in the database.
+    pub(crate) fn activate(&mut self, number: u32) {
+        let action = Action::Partition(number);
+        if !self.actions.contains(&action) {
+            self.actions.push(action);
+        }
+    }
+
+    /// Whether CPUs are dedicated to any partition.
+    pub(crate) fn any_dedicated(&self) -> bool {
+        self.partitions().any(|partition| partition.cpu_dedicated != 0)
     }
 
     /// All partitions as the plan has them.

@@ -13,8 +13,8 @@ use pv_abi::uv::command::{
 };
 use pv_abi::uv::database::PartitionDescriptor;
 
-use crate::Engine;
 use crate::refusal::name_of;
+use crate::{Engine, cpus, replica};
 
 /// Rows of an answer about partitions.
 const PARTITION_ROWS: usize = 100;
@@ -60,13 +60,8 @@ pub fn query(engine: &Engine, facts: &Facts, gauges: &dyn Gauges, query: &Query)
         Query::PageMap { first, most } => page_map(engine, *first, *most),
         Query::Log { from, most } => log(engine, *from, *most),
         Query::Compare { first } => compare(engine, gauges, *first),
-        Query::Arena { first, .. } => {
-            Answer::Arena { first: *first, pages: 0, contents: Vec::new() }
-        }
-        Query::Records { .. } => {
-            let (_, next) = engine.records();
-            Answer::Records { rows: Vec::new(), oldest: next, next }
-        }
+        Query::Arena { first, most } => replica::arena(engine, *first, *most),
+        Query::Records { from, most } => replica::records(engine, *from, *most),
     }
 }
 
@@ -76,13 +71,13 @@ fn partitions(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
     let rows: Vec<_> = numbers
         .by_ref()
         .filter_map(|number| database.reader().descriptor(number).ok())
-        .map(|descriptor| row(&descriptor, gauges.partition(descriptor.number)))
+        .map(|d| row(&d, engine.limits.cpus, gauges.partition(d.number)))
         .take(PARTITION_ROWS)
         .collect();
     Answer::Partitions { rows, more: numbers.next().is_some() }
 }
 
-fn row(descriptor: &PartitionDescriptor, usage: Option<PartitionUsage>) -> PartitionRow {
+fn row(descriptor: &PartitionDescriptor, cpus: u32, usage: Option<PartitionUsage>) -> PartitionRow {
     let usage = usage.unwrap_or_default();
     PartitionRow {
         number: descriptor.number,
@@ -95,7 +90,7 @@ fn row(descriptor: &PartitionDescriptor, usage: Option<PartitionUsage>) -> Parti
         vcpus_up: usage.vcpus_up,
         cpu_weight: descriptor.cpu_weight,
         cpu_cap: descriptor.cpu_cap,
-        cpu_affinity: Vec::new(),
+        cpu_affinity: cpus::list(&descriptor.cpu_affinity, cpus),
         cpu_dedicated: descriptor.cpu_dedicated != 0,
         vcpus_online: descriptor.vcpus_online,
         memory_target: descriptor.memory_target,
@@ -151,11 +146,10 @@ fn page_map(engine: &Engine, first: u64, most: u32) -> Answer {
 }
 
 fn log(engine: &Engine, from: u64, most: u32) -> Answer {
-    let (records, next) = engine.records();
-    let oldest = records.first().map_or(next, |record| record.sequence);
+    let (oldest, next) = engine.log_bounds();
     let mut rows: Vec<LogRow> = Vec::new();
     let mut text = 0;
-    for record in records.iter().filter(|record| record.sequence >= from) {
+    for record in engine.records_from(from) {
         let row = record.row();
         text += [&row.what, &row.reason].into_iter().map(String::len).sum::<usize>() + 64;
         if rows.len() >= most as usize || (text > LOG_TEXT && !rows.is_empty()) {

@@ -25,11 +25,13 @@ struct Fake<'a> {
     instances: BTreeSet<u32>,
     running: BTreeSet<u32>,
     channels: BTreeMap<u32, Vec<u8>>,
+    /// Frames that something refers to.
+    in_use: BTreeSet<u64>,
     refuse_after: Option<usize>,
 }
 
 impl Monitor for Fake<'_> {
-    fn perform(&mut self, action: Action) -> Result<(), i32> {
+    fn attempt(&mut self, action: Action) -> Result<(), i32> {
         match &mut self.refuse_after {
             Some(0) => {
                 self.refuse_after = None;
@@ -38,10 +40,26 @@ impl Monitor for Fake<'_> {
             Some(left) => *left -= 1,
             None => {}
         }
+        self.perform(action)
+    }
+
+    fn frame_owner(&mut self, frame: u64) -> Option<(u32, bool)> {
+        self.owners.get(frame as usize).map(|owner| (owner.number, owner.io))
+    }
+
+    fn in_use(&mut self, frame: u64) -> bool {
+        self.in_use.contains(&frame)
+    }
+
+    fn perform(&mut self, action: Action) -> Result<(), i32> {
         match action {
             Action::Pages { first, frames } => {
                 for frame in first..first + frames {
-                    self.owners[frame as usize] = self.reader.owner(frame).unwrap();
+                    let owner = self.reader.owner(frame).unwrap();
+                    if self.owners[frame as usize] != owner && self.in_use.contains(&frame) {
+                        return Err(16);
+                    }
+                    self.owners[frame as usize] = owner;
                 }
             }
             Action::Partition(number) => {
@@ -106,6 +124,7 @@ fn host(words: &[AtomicU32]) -> (Engine<'_>, Fake<'_>) {
         instances: [ULTRAVISOR, BOOT, COMMAND].into(),
         running: [ULTRAVISOR, BOOT, COMMAND].into(),
         channels: BTreeMap::new(),
+        in_use: BTreeSet::new(),
         refuse_after: None,
     };
     (engine, fake)
@@ -161,6 +180,7 @@ fn create(name: &str) -> Operation {
         cpu_weight: 256,
         cpu_cap: 0,
         cpu_affinity: vec![],
+        cpu_dedicated: false,
         grant_frames: 4,
     }
 }
@@ -238,6 +258,7 @@ fn a_partition_is_built_started_stopped_and_destroyed() {
     let partition = Target::Number(number);
     let ring = |kind, grant| Operation::CreateChannel {
         partition,
+        peer: ULTRAVISOR,
         kind,
         frame: memory.first + u64::from(grant),
         frames: 1,
@@ -434,9 +455,9 @@ fn the_log_keeps_the_newest_records_in_order() {
         host.ok(vec![Operation::DestroyPartition { partition: Target::Number(number) }]);
     }
     let (records, next) = host.engine.records();
-    assert_eq!(next, 802);
+    assert_eq!(next, 1202);
     assert!(records.len() > 20);
-    assert_eq!(records.last().unwrap().sequence, 801);
+    assert_eq!(records.last().unwrap().sequence, 1201);
     for pair in records.windows(2) {
         assert_eq!(pair[0].sequence + 1, pair[1].sequence);
     }
@@ -453,6 +474,12 @@ fn a_transaction_that_was_cut_off_is_undone_at_the_next_start() {
         fn perform(&mut self, _: Action) -> Result<(), i32> {
             std::panic::resume_unwind(Box::new(()));
         }
+        fn frame_owner(&mut self, _: u64) -> Option<(u32, bool)> {
+            None
+        }
+        fn in_use(&mut self, _: u64) -> bool {
+            false
+        }
     }
     let cut = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         engine.execute(&mut Cut, BOOT, 1, 1, &transaction(vec![create("web")]))
@@ -460,7 +487,7 @@ fn a_transaction_that_was_cut_off_is_undone_at_the_next_start() {
     assert!(cut.is_err());
     assert_ne!(picture(&engine), before);
     let database = Database::open(&words).unwrap();
-    let (mut engine, undone) = Engine::recover(database, LIMITS, &mut monitor).unwrap();
+    let (mut engine, undone) = Engine::recover(database, LIMITS, &mut monitor, 0).unwrap();
     assert_eq!(undone, 1);
     assert_eq!(picture(&engine), before);
     agree(&engine, &monitor);
@@ -491,7 +518,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             Operation::ReleaseMemory { partition, ranges }
         }),
         1 => (target(), 1..4u32, 0..FRAMES, 0..9u32).prop_map(|(partition, kind, frame, grant)| {
-            Operation::CreateChannel { partition, kind, frame, frames: 1, grant }
+            Operation::CreateChannel { partition, peer: ULTRAVISOR, kind, frame, frames: 1, grant }
         }),
         1 => (target(), 0..FRAMES).prop_map(|(partition, frame)| Operation::SetStart {
             partition,
@@ -522,9 +549,9 @@ fn aim(engine: &Engine, operation: Operation) -> Operation {
             let frame = owned(&partition, start.page_table);
             Operation::SetStart { partition, start: start_at(frame) }
         }
-        Operation::CreateChannel { partition, kind, frame, frames, grant } => {
+        Operation::CreateChannel { partition, peer, kind, frame, frames, grant } => {
             let frame = owned(&partition, frame);
-            Operation::CreateChannel { partition, kind, frame, frames, grant }
+            Operation::CreateChannel { partition, peer, kind, frame, frames, grant }
         }
         Operation::ReleaseMemory { partition, ranges } => {
             let first = owned(&partition, ranges[0].first);

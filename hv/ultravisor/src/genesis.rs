@@ -18,7 +18,7 @@ use pv_abi::uv::channel::COMMAND_PAGES;
 use pv_abi::uv::command::{PROTOCOL, VersionAnswer};
 use pv_abi::uv::database::{
     ARENA_VERSION, BOOT, ChannelEntry, FIRMWARE, INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES,
-    MONITOR, PartitionDescriptor, ULTRAVISOR, channel_kind, kind, rights, state,
+    MONITOR, PartitionDescriptor, SYSTEM_CPU_WEIGHT, ULTRAVISOR, channel_kind, kind, rights, state,
 };
 use pv_abi::uv::start::region_use;
 use resource_db::{Database, Owner};
@@ -43,8 +43,12 @@ const BOOT_GRANT: u32 = 8;
 /// What is missing or refused, for people.
 pub fn host(start: &'static StartBlock) -> Result<Host, String> {
     let options = partition::module_named("ultravisor").map_or("", |module| module.options);
-    if let Some(word) = options.split_ascii_whitespace().next() {
-        return Err(format!("unknown option {word:?}; the ultravisor partition takes none"));
+    for word in options.split_ascii_whitespace() {
+        let known = word.strip_prefix("inject=").is_some_and(crate::inject::set);
+        if !known {
+            let valid = "inject=refuse:N and inject=sweep, both for tests";
+            return Err(format!("unknown option {word:?}; there are {valid}"));
+        }
     }
     let description = Description::parse(partition::machine_bytes())?;
     let arena = partition::take_arena().ok_or("the start block names no arena")?;
@@ -58,7 +62,7 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
     let engine = match known {
         Some(database) => {
             let mut lead = Lead { services: &mut services };
-            let recovered = Engine::recover(database, limits, &mut lead);
+            let recovered = Engine::recover(database, limits, &mut lead, time::now());
             let (engine, undone) = recovered.map_err(|error| format!("database: {error:?}"))?;
             log!("restart {}, {undone} transactions undone", start.restarts);
             engine
@@ -129,7 +133,7 @@ fn descriptor(
         return descriptor;
     };
     (descriptor.instance_first, descriptor.instance_frames) = (instance.first, instance.frames);
-    (descriptor.vcpus, descriptor.cpu_weight) = (1, 256);
+    (descriptor.vcpus, descriptor.cpu_weight) = (1, SYSTEM_CPU_WEIGHT);
     let fixed = u64::from(INSTANCE_FIXED_FRAMES + INSTANCE_VCPU_FRAMES);
     let grants = instance.frames.saturating_sub(fixed) / 2;
     descriptor.grant_frames = u32::try_from(grants).unwrap_or(0);
@@ -138,6 +142,9 @@ fn descriptor(
             *word |= 1 << (cpu.index % 64);
         }
     }
+    descriptor.cpu_allowed = descriptor.cpu_affinity;
+    (descriptor.memory_target, descriptor.vcpus_online) =
+        (descriptor.memory_frames, descriptor.vcpus);
     descriptor.state = state::RUNNING;
     if number == ULTRAVISOR {
         descriptor.kind = kind::ULTRAVISOR;

@@ -6,10 +6,10 @@
 
 use alloc::collections::VecDeque;
 
-use partition_runtime::events::{Events, Port};
+use partition_runtime::events::{self, Events, Port, VIRQ_TIMER};
 use partition_runtime::{lead, log, time};
 use pv_abi::uv::calls::{self, MonitorEvent, cause};
-use pv_abi::uv::command::{Answer, Body, Reply, Request};
+use pv_abi::uv::command::{Body, Reply, Request};
 use pv_abi::uv::database::rights;
 use pv_abi::xen::sched::{REASON_POWEROFF, REASON_REBOOT};
 use transaction::{Engine, Facts};
@@ -32,13 +32,30 @@ pub struct Host {
     events: Events,
     /// Ports whose handlers have more to do.
     turns: VecDeque<Port>,
+    /// The timer, and when it is set to fire.
+    timer: Option<(Port, Option<u64>)>,
+    /// The number that the log's next record had when clients were told of new ones.
+    told: u64,
+    /// The version of the database that is served.
+    followed: u64,
 }
 
 impl Host {
     /// A host that serves nothing yet.
     #[must_use]
     pub fn new(engine: Engine<'static>, facts: Facts, services: Services) -> Self {
-        Self { engine, facts, services, events: Events::new(), turns: VecDeque::new() }
+        let timer = events::bind_virq(VIRQ_TIMER);
+        let timer = timer.inspect_err(|error| log!("no timer: {error}")).ok();
+        Self {
+            told: engine.log_bounds().1,
+            followed: 0,
+            engine,
+            facts,
+            services,
+            events: Events::new(),
+            turns: VecDeque::new(),
+            timer: timer.map(|port| (port, None)),
+        }
     }
 
     /// Handles events for ever.
@@ -49,6 +66,8 @@ impl Host {
             if self.handle(port) && !self.turns.contains(&port) {
                 self.turns.push_back(port);
             }
+            self.tell_clients(port);
+            self.set_timer();
         }
     }
 
@@ -74,6 +93,12 @@ impl Host {
         }
         if port == self.services.monitor_port {
             self.monitor_events();
+            self.follow_database();
+            self.services.flush_stores();
+            return false;
+        }
+        if self.timer.is_some_and(|(timer, _)| timer == port) {
+            self.try_again();
             return false;
         }
         if let Some(console) = self.services.consoles.get(&port) {
@@ -107,32 +132,85 @@ impl Host {
     }
 
     fn answer(&mut self, client: u32, request: &Request) -> Reply {
-        let transaction = match &request.body {
+        // What stopped before this request has the number that it had then.
+        self.monitor_events();
+        crate::inject::asked_by(client);
+        let (now, id) = (time::now(), request.id);
+        let engine = &mut self.engine;
+        let mut lead = Lead { services: &mut self.services };
+        let reply = match &request.body {
             Body::Query(query) => {
-                let answer = transaction::query(&self.engine, &self.facts, &Counters, query);
-                let version = self.engine.database().contents();
-                return Reply { id: request.id, version, result: Ok(answer) };
+                let answer = transaction::query(engine, &self.facts, &Counters, query);
+                return Reply { id, version: engine.database().contents(), result: Ok(answer) };
             }
-            Body::Transaction(transaction) => transaction,
-            Body::Open | Body::Plan(_) | Body::Undo { .. } => {
-                let version = self.engine.database().contents();
-                let reason = "not done yet";
-                let refusal = transaction::refusal("not-known", "request", "body", reason, "wait");
-                return Reply { id: request.id, version, result: Err(refusal) };
+            Body::Plan(transaction) => return engine.dry_run(client, id, transaction),
+            Body::Transaction(transaction) => {
+                engine.execute(&mut lead, client, now, id, transaction)
+            }
+            Body::Open => engine.open(&mut lead, client, now, id),
+            Body::Undo { sequence, reason } => {
+                engine.undo(&mut lead, (client, now), id, (*sequence, reason))
             }
         };
+        if let Err(refusal) = &reply.result {
+            let (object, field) = (&refusal.object, &refusal.field);
+            log!("refused partition {client}: {object}: {field}: {}", refusal.reason);
+        }
+        self.follow_database();
+        reply
+    }
+
+    /// Serves what the database says now.
+    fn follow_database(&mut self) {
+        let version = self.engine.database().contents();
+        if version == self.followed {
+            return;
+        }
+        self.followed = version;
+        if self.engine.take_channels_changed() {
+            self.attach_channels();
+        }
+        let reader = self.engine.database().reader();
+        self.services.follow_database(&reader);
+    }
+
+    /// Tells clients that the log has new records; the one whose turn it was has its reply.
+    fn tell_clients(&mut self, turn: Port) {
+        let next = self.engine.log_bounds().1;
+        if next == self.told {
+            return;
+        }
+        self.told = next;
+        for &port in self.services.commands.keys().filter(|port| **port != turn) {
+            // A channel whose other end is not bound yet.
+            let _ = events::send(port);
+        }
+    }
+
+    /// Tries again what could not be given back.
+    fn try_again(&mut self) {
+        if let Some((_, set)) = &mut self.timer {
+            *set = None;
+        }
         let mut lead = Lead { services: &mut self.services };
-        let (now, id) = (time::now(), request.id);
-        let reply = self.engine.execute(&mut lead, client, now, id, transaction);
-        match &reply.result {
-            Ok(Answer::Applied(_)) => self.attach_channels(),
-            Ok(_) => {}
-            Err(refusal) => {
-                let (object, field) = (&refusal.object, &refusal.field);
-                log!("refused partition {client}: {object}: {field}: {}", refusal.reason);
+        self.engine.try_again(&mut lead, time::now());
+        self.follow_database();
+    }
+
+    /// Has the timer fire when something is to be tried again.
+    fn set_timer(&mut self) {
+        let Some((_, set)) = self.timer.as_mut().filter(|_| self.engine.waits()) else {
+            return;
+        };
+        let Some(due) = self.engine.next_try(time::now()) else {
+            return;
+        };
+        if set.is_none_or(|at| due < at) {
+            *set = Some(due);
+            if let Err(error) = time::set_timer(due) {
+                log!("the timer is not set: {error}");
             }
         }
-        reply
     }
 
     /// Serves the channels that the table has now.

@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "one hypercall that the runtime has no function for")]
 
 use partition_runtime::hypercall::{self, Errno};
-use partition_runtime::lead;
+use partition_runtime::{lead, log};
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::xen::hypercall::XEN_VERSION;
 use pv_abi::xen::version::VERSION;
@@ -15,6 +15,9 @@ use crate::services::Services;
 
 /// What the monitor answers about a partition that it does not have.
 const NO_PARTITION: Errno = Errno(pv_abi::xen::errno::ESRCH.unsigned_abs() as i32);
+
+/// What an action is refused with that a test option refuses.
+const EIO: i32 = -pv_abi::xen::errno::EIO as i32;
 
 /// Calls the lead monitor.
 pub struct Lead<'s> {
@@ -40,6 +43,22 @@ impl Monitor for Lead<'_> {
             }
         }
         .map_err(|errno| errno.0)
+    }
+
+    fn attempt(&mut self, action: Action) -> Result<(), i32> {
+        if crate::inject::refuses() {
+            log!("injected: {action:?} refused");
+            return Err(EIO);
+        }
+        self.perform(action)
+    }
+
+    fn frame_owner(&mut self, frame: u64) -> Option<(u32, bool)> {
+        lead::frame_owner(frame).ok()
+    }
+
+    fn in_use(&mut self, frame: u64) -> bool {
+        lead::frame_in_use(frame).unwrap_or(false)
     }
 }
 

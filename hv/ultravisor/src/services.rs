@@ -13,13 +13,17 @@ use partition_runtime::events::{self, Port};
 use partition_runtime::grants::{self, Mapping};
 use partition_runtime::log;
 use partition_runtime::window::Window;
-use pv_abi::uv::database::{COMMAND, ChannelEntry, PartitionDescriptor, ULTRAVISOR, channel_kind};
+use pv_abi::uv::database::{
+    COMMAND, ChannelEntry, PartitionDescriptor, ULTRAVISOR, channel_kind, kind,
+};
 use pv_abi::xen::events::{VIRQ_CONSOLE, VIRQ_DOM_EXC};
+use resource_db::Reader;
 use store::Store;
 
 use crate::command::CommandChannel;
 use crate::console::Console;
 use crate::devices::Devices;
+use crate::homes::Homes;
 use crate::stores::StoreClient;
 
 /// The serial line of the command partition's console.
@@ -43,6 +47,8 @@ pub struct Services {
     pub stores: BTreeMap<Port, StoreClient>,
     /// Devices negotiated through the store.
     pub devices: Devices,
+    /// The homes of partitions in the store.
+    pub homes: Homes,
     /// Channel table entries that are served, and the partition of each.
     attached: BTreeMap<u32, u32>,
 }
@@ -65,13 +71,21 @@ impl Services {
             consoles: BTreeMap::new(),
             stores: BTreeMap::new(),
             devices: Devices::default(),
+            homes: Homes::default(),
             attached: BTreeMap::new(),
         })
     }
 
     /// Serves a channel, where it is not served yet.
     pub fn attach(&mut self, index: u32, entry: &ChannelEntry, client: &PartitionDescriptor) {
-        if entry.b != ULTRAVISOR || self.attached.contains_key(&index) {
+        if self.attached.contains_key(&index) {
+            return;
+        }
+        if entry.b != ULTRAVISOR {
+            if entry.b == COMMAND && entry.kind == channel_kind::BUILD {
+                self.attached.insert(index, entry.a);
+                crate::devices::set_build_channel(self, entry);
+            }
             return;
         }
         self.attached.insert(index, entry.a);
@@ -99,7 +113,8 @@ impl Services {
     ) {
         let partition = entry.a;
         match entry.kind {
-            channel_kind::COMMAND => {
+            // Only the boot partition's, so that what is never unmapped is bounded.
+            channel_kind::COMMAND if client.kind == kind::BOOT => {
                 // The pages of a command channel stay mapped as long as this partition runs.
                 let ring: &'static Mapping = Box::leak(Box::new(ring));
                 let channel = CommandChannel::of_client(partition, ring.words(), port);
@@ -115,6 +130,7 @@ impl Services {
                 line.announce();
                 self.stores.insert(port, line);
                 self.store.connect(partition);
+                crate::homes::introduce(self, client);
                 crate::devices::introduce(self, client);
             }
             _ => grants::unmap(&mut self.window, ring),
@@ -135,6 +151,7 @@ impl Services {
     /// it wrote into the store.
     pub fn detach(&mut self, partition: u32) {
         crate::devices::forget(self, partition);
+        crate::homes::forget(self, partition);
         let of = |_: &Port, console: &mut Console| console.partition == partition;
         for (_, console) in self.consoles.extract_if(.., of).collect::<Vec<_>>() {
             let _ = events::close(console.port);
@@ -147,6 +164,12 @@ impl Services {
         }
         self.attached.retain(|_, client| *client != partition);
         self.store.disconnect(partition);
+    }
+
+    /// Has the store say what the database says of partitions now.
+    pub fn follow_database(&mut self, reader: &Reader<'_>) {
+        crate::homes::follow(self, reader);
+        self.flush_stores();
     }
 
     /// Forgets channels that are not in the table any more.

@@ -77,6 +77,14 @@ pub fn frame_owner(frame: u64) -> Result<(u32, bool), Errno> {
     Ok(((answer & 0x3fff_ffff) as u32, answer >> 30 & 1 != 0))
 }
 
+/// Whether anything refers to a frame ([`calls::FRAME_OWNER`]).
+///
+/// # Errors
+/// What the monitor refuses with.
+pub fn frame_in_use(frame: u64) -> Result<bool, Errno> {
+    Ok(plain(calls::FRAME_OWNER, frame, 0)? & calls::FRAME_IN_USE != 0)
+}
+
 /// Takes what the monitor did by itself next, if anything ([`calls::NEXT_EVENT`]).
 ///
 /// # Errors

@@ -273,7 +273,8 @@ pub fn end_host(call: &mut Call) -> Outcome {
 /// `FRAME_OWNER(frame)`.
 pub fn frame_owner(call: &mut Call) -> Outcome {
     let frame = machine::frame(call.args[1]).ok_or(errno::ENOENT)?;
-    Ok(frame.owner_word().into())
+    let in_use = frame.word().references() != 0;
+    Ok(i64::from(frame.owner_word()) | if in_use { calls::FRAME_IN_USE as i64 } else { 0 })
 }
 
 /// `USAGE(number, address)`.

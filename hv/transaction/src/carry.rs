@@ -1,0 +1,148 @@
+//! Making a plan true: database first, then the monitor, action by action.
+//!
+//! Rule: what a monitor refused is undone, in reverse, before anybody is answered. Every action of
+//! a request can be taken back; what cannot, giving up a partition, is done when the request is
+//! committed (see [`crate::reap`]).
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use pv_abi::uv::command::Refusal;
+
+use crate::change::Change;
+use crate::engine::Engine;
+use crate::refusal::{from_monitor, from_write};
+use crate::{Action, Monitor};
+
+/// Why a plan was not made true. Everything is as it was.
+pub(crate) struct Stopped {
+    /// The answer.
+    pub(crate) refusal: Refusal,
+    /// The frame that something still refers to, where that was the reason.
+    pub(crate) frame: Option<u64>,
+}
+
+impl From<Refusal> for Stopped {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, frame: None }
+    }
+}
+
+impl Engine<'_> {
+    /// Applies changes and has them activated; undoes both where one is refused.
+    pub(crate) fn carry_out(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        changes: &[Change],
+        actions: &[Action],
+        created: &[u32],
+    ) -> Result<(), Stopped> {
+        for (done, change) in changes.iter().enumerate() {
+            if let Err(error) = self.write(change, true) {
+                self.take_out(changes, done);
+                return Err(from_write(error).into());
+            }
+        }
+        for (done, &action) in actions.iter().enumerate() {
+            if let Err(errno) = monitor.attempt(action) {
+                let stopped = self.stopped(monitor, action, errno);
+                let performed = actions.get(..=done).unwrap_or_default();
+                self.take_back(monitor, changes, performed, created);
+                return Err(stopped);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the monitor's refusal of an action says.
+    fn stopped(&self, monitor: &mut dyn Monitor, action: Action, errno: i32) -> Stopped {
+        let mut refusal = from_monitor(action, errno);
+        let frame = match action {
+            Action::Pages { first, frames } => self.first_held(monitor, first, frames),
+            _ => None,
+        };
+        if let Some(frame) = frame {
+            refusal.object = format!("frame {frame:#x}");
+        }
+        Stopped { refusal, frame }
+    }
+
+    /// The frame that a range was refused for: the monitor goes from the first to the last.
+    fn first_held(&self, monitor: &mut dyn Monitor, first: u64, frames: u64) -> Option<u64> {
+        let reader = self.database.reader();
+        let (mut low, mut high) = (0, frames);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let wanted = reader.owner(first + middle).ok()?;
+            if monitor.frame_owner(first + middle)? == (wanted.number, wanted.io) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        (low < frames).then_some(first + low)
+    }
+
+    /// Makes the database say what is after a change, or what was before it.
+    pub(crate) fn write(
+        &mut self,
+        change: &Change,
+        redo: bool,
+    ) -> Result<(), resource_db::WriteError> {
+        self.channels_changed |= matches!(change, Change::Channel { .. });
+        if redo { change.apply(&mut self.database) } else { change.undo(&mut self.database) }
+    }
+
+    /// Makes the database say what was before the first `done` changes.
+    pub(crate) fn take_out(&mut self, changes: &[Change], done: usize) {
+        for change in changes.iter().take(done).rev() {
+            // Undoing needs no more arena pages than there were, so it is not refused.
+            let _ = self.write(change, false);
+        }
+    }
+
+    /// Makes database and monitor what they were before the actions, the last of which was
+    /// refused.
+    fn take_back(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        changes: &[Change],
+        actions: &[Action],
+        created: &[u32],
+    ) {
+        let performed = actions.split_last().map_or(&[][..], |(_, performed)| performed);
+        for &action in performed.iter().rev() {
+            match action {
+                Action::Start(number) => drop(monitor.perform(Action::Stop(number))),
+                Action::Partition(number) if created.contains(&number) => {
+                    let _ = monitor.perform(Action::Destroy(number));
+                }
+                _ => {}
+            }
+        }
+        self.take_out(changes, changes.len());
+        // Memory first, then who lives in it, then what connects them.
+        let mut again: Vec<Action> = actions.iter().rev().copied().collect();
+        again.sort_by_key(|action| match action {
+            Action::Pages { .. } => 0,
+            Action::Partition(_) => 1,
+            _ => 2,
+        });
+        for action in again {
+            match action {
+                Action::Stop(number) => drop(monitor.perform(Action::Start(number))),
+                Action::Start(_) | Action::Destroy(_) => {}
+                _ => drop(monitor.perform(action)),
+            }
+        }
+    }
+}
+
+/// What makes the monitor look at a change again.
+pub(crate) fn action_of(change: &Change) -> Action {
+    match change {
+        Change::Descriptor { number, .. } => Action::Partition(*number),
+        Change::Pages { first, frames, .. } => Action::Pages { first: *first, frames: *frames },
+        Change::Channel { index, .. } => Action::Channel(*index),
+    }
+}

@@ -1,0 +1,101 @@
+//! Operations in words, for the log and for people who plan.
+
+use alloc::format;
+use alloc::string::String;
+
+use pv_abi::uv::command::{Operation, Outcome, Target};
+use pv_abi::uv::database::{asked, channel_kind};
+
+use crate::operations::state_name;
+
+/// The partition an operation is about.
+pub(crate) fn target_of(operation: &Operation, index: u32) -> Option<Target> {
+    match operation {
+        Operation::CreatePartition { .. } => Some(Target::CreatedBy(index)),
+        Operation::AssignMemory { partition, .. }
+        | Operation::ReleaseMemory { partition, .. }
+        | Operation::CreateChannel { partition, .. }
+        | Operation::SetStart { partition, .. }
+        | Operation::SetState { partition, .. }
+        | Operation::SetCpu { partition, .. }
+        | Operation::Rename { partition, .. }
+        | Operation::SetMemoryTarget { partition, .. }
+        | Operation::SetVcpusOnline { partition, .. }
+        | Operation::Ask { partition, .. }
+        | Operation::DestroyPartition { partition } => Some(*partition),
+        Operation::Complete { .. } => None,
+    }
+}
+
+/// Frames of 4 KiB in words.
+fn memory(frames: u64) -> String {
+    match (frames.is_multiple_of(256), frames) {
+        (true, _) => format!("{} MiB", frames / 256),
+        (false, 1) => "1 frame".into(),
+        (false, _) => format!("{frames} frames"),
+    }
+}
+
+/// What an operation does; `named` is what its partition is called.
+pub(crate) fn describe(operation: &Operation, named: &str, outcome: Option<&Outcome>) -> String {
+    match operation {
+        Operation::CreatePartition { name, vcpus, .. } => match outcome {
+            Some(Outcome::Partition(n)) => format!("create \"{name}\" ({n}), {vcpus} vCPUs"),
+            _ => format!("create \"{}\", {vcpus} vCPUs", name.escape_default()),
+        },
+        Operation::AssignMemory { frames, .. } => format!("assign {} to {named}", memory(*frames)),
+        Operation::ReleaseMemory { ranges, .. } => {
+            let frames = ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.frames));
+            format!("release {} of {named}", memory(frames))
+        }
+        Operation::CreateChannel { kind, .. } => {
+            format!("create {} channel of {named}", channel_word(*kind))
+        }
+        Operation::SetStart { start, .. } => format!("set start of {named} to {:#x}", start.entry),
+        Operation::SetState { state, .. } => format!("set {named} {}", state_name(*state)),
+        Operation::SetCpu { .. } => format!("set of {named}{}", cpu_words(operation)),
+        Operation::Rename { name, .. } => format!("rename {named} \"{}\"", name.escape_default()),
+        Operation::SetMemoryTarget { frames, .. } => {
+            format!("set memory target of {named} to {}", memory(*frames))
+        }
+        Operation::SetVcpusOnline { vcpus, .. } => {
+            format!("set vCPUs online of {named} to {vcpus}")
+        }
+        Operation::Ask { what, .. } => match *what {
+            asked::POWER_OFF => format!("ask {named} to power off"),
+            asked::REBOOT => format!("ask {named} to reboot"),
+            other => format!("ask {named} ({other})"),
+        },
+        Operation::DestroyPartition { .. } => format!("destroy {named}"),
+        Operation::Complete { request } => format!("complete request {request}"),
+    }
+}
+
+fn cpu_words(operation: &Operation) -> String {
+    let mut words = String::new();
+    if let Operation::SetCpu { weight, cap, affinity, dedicated, .. } = operation {
+        if let Some(weight) = weight {
+            words += &format!(" weight {weight}");
+        }
+        if let Some(cap) = cap {
+            words += &format!(" cap {cap}");
+        }
+        if let Some(affinity) = affinity {
+            words += &format!(" affinity {affinity:?}");
+        }
+        if let Some(dedicated) = dedicated {
+            words += if *dedicated { " dedicated" } else { " not dedicated" };
+        }
+    }
+    words
+}
+
+fn channel_word(kind: u32) -> &'static str {
+    match kind {
+        channel_kind::COMMAND => "command",
+        channel_kind::CONSOLE => "console",
+        channel_kind::STORE => "store",
+        channel_kind::BUILD => "build",
+        _ => "unknown",
+    }
+}

@@ -1,0 +1,60 @@
+//! What a replica of the database is made of: pages of the arena, and the records since.
+//!
+//! ```text
+//! replica: Arena, page by page, until the version stays the same -> Records from there on
+//! ```
+//!
+//! Rule: an answer fits one frame of a channel.
+
+use alloc::vec::Vec;
+
+use pv_abi::PAGE_SIZE;
+use pv_abi::uv::command::{Answer, RecordRow};
+
+use crate::Engine;
+
+/// Bytes of an answer at most, without what is around them: a frame has room for 24 KiB.
+const BYTES: usize = 20 * 1024;
+
+/// Answers [`pv_abi::uv::command::Query::Arena`].
+pub(crate) fn arena(engine: &Engine, first: u32, most: u32) -> Answer {
+    let database = engine.database();
+    let (pages, _) = database.arena_pages();
+    let mut contents: Vec<Vec<u8>> = Vec::new();
+    let mut bytes = 0;
+    for page in (first..pages).take(most as usize) {
+        let Some(mut content) = database.page(page) else { break };
+        let end = content.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        content.truncate(end);
+        content.shrink_to_fit();
+        bytes += content.len() + 4;
+        contents.push(content);
+        if bytes > BYTES - PAGE_SIZE {
+            break;
+        }
+    }
+    Answer::Arena { first, pages, contents }
+}
+
+/// Answers [`pv_abi::uv::command::Query::Records`].
+pub(crate) fn records(engine: &Engine, from: u64, most: u32) -> Answer {
+    let (oldest, next) = engine.log_bounds();
+    let mut rows: Vec<RecordRow> = Vec::new();
+    let mut bytes = 0;
+    for record in engine.records_from(from).take(most as usize) {
+        let row = record.row();
+        let mut changes: Vec<Vec<u8>> =
+            record.changes.iter().filter_map(|c| postcard::to_allocvec(c).ok()).collect();
+        let texts = row.what.len() + row.reason.len() + 4 * row.partitions.len() + 128;
+        let size: usize = changes.iter().map(|change| change.len() + 4).sum();
+        if size + texts > BYTES {
+            changes.clear();
+        }
+        bytes += texts + changes.iter().map(|change| change.len() + 4).sum::<usize>();
+        if bytes > BYTES && !rows.is_empty() {
+            break;
+        }
+        rows.push(RecordRow { row, changes });
+    }
+    Answer::Records { rows, oldest, next }
+}

@@ -1,0 +1,313 @@
+//! Undoing a committed transaction: its inverse, as a transaction of its own.
+//!
+//! A field goes back to what it was where it still is what the transaction made of it. Memory that
+//! was assigned is released. A partition that was created is destroyed, where it does not run.
+//! What is gone stays gone: memory that was released or destroyed was scrubbed, and a kernel that
+//! has run or was asked something has taken notice.
+//!
+//! Rule: all of it or nothing, through the same operations as every other request, so that what
+//! they check is checked.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use pv_abi::uv::command::{Operation, Range, Refusal, Reply, Target, Transaction};
+use pv_abi::uv::database::{PartitionDescriptor, state};
+use resource_db::Owner;
+
+use crate::change::{Change, unpacked};
+use crate::engine::{Engine, Origin};
+use crate::log::{Record, Settled};
+use crate::operations::state_name;
+use crate::plan::Plan;
+use crate::refusal::{label, name_of, refusal};
+use crate::{Monitor, cpus};
+
+/// Records that a refusal lists.
+const SINCE: usize = 8;
+
+impl Engine<'_> {
+    /// Applies the inverse of the committed transaction with this sequence number.
+    pub fn undo(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        (who, time): (u32, u64),
+        request: u64,
+        (sequence, reason): (u64, &str),
+    ) -> Reply {
+        let origin = Origin { who, time, request };
+        self.once(origin, &(sequence, reason), |engine| {
+            engine.check_caller(who)?;
+            let operations = engine.inverse(sequence)?;
+            let reason = match reason {
+                "" => format!("undo of {sequence}"),
+                why => format!("undo of {sequence}: {why}"),
+            };
+            let transaction = Transaction { planned_at: None, pending: false, reason, operations };
+            let mut planned = engine.plan(origin, &transaction)?;
+            if let Some(first) = planned.what.first_mut() {
+                first.insert_str(0, &format!("undo {sequence}: "));
+            }
+            engine.commit(monitor, origin, planned, &transaction)
+        })
+    }
+
+    /// Operations that make undone what the record did.
+    fn inverse(&self, sequence: u64) -> Result<Vec<Operation>, Refusal> {
+        let object = format!("record {sequence}");
+        let (oldest, next) = self.log_bounds();
+        let found = self.records_from(sequence).next().filter(|r| r.sequence == sequence);
+        let Some(record) = found else {
+            let reason = format!("the log has {oldest} to {}", next.saturating_sub(1));
+            let way_out = "name a record that `log` lists";
+            return Err(refusal("no-such-record", object, "sequence", reason, way_out));
+        };
+        if record.settled != Settled::Committed {
+            let reason = format!("it is {}, not committed", record.settled.word());
+            return Err(never(&record, reason));
+        }
+        let mut inverse = Inverse { engine: self, record: &record, operations: Vec::new() };
+        for change in &record.changes {
+            inverse.change(change)?;
+        }
+        if inverse.operations.is_empty() {
+            return Err(never(&record, "it changed nothing that stays".into()));
+        }
+        Ok(inverse.operations)
+    }
+}
+
+/// It can never be undone.
+fn never(record: &Record, reason: String) -> Refusal {
+    let object = format!("record {} ({})", record.sequence, record.what);
+    refusal("not-undoable", object, "undo", reason, "make the change that you want, by its name")
+}
+
+/// A record that is being turned round.
+struct Inverse<'e, 'a> {
+    engine: &'e Engine<'a>,
+    record: &'e Record,
+    operations: Vec<Operation>,
+}
+
+impl Inverse<'_, '_> {
+    fn creates(&self, partition: u32) -> bool {
+        self.record.changes.iter().any(|change| {
+            matches!(change, Change::Descriptor { number, before, .. }
+                if *number == partition && before.is_empty())
+        })
+    }
+
+    fn moves_memory_of(&self, partition: u32) -> bool {
+        let of = |entry: u32| Owner::from_entry(entry) == Owner::ram(partition);
+        self.record.changes.iter().any(|change| {
+            matches!(change, Change::Pages { before, after, .. } if of(*before) || of(*after))
+        })
+    }
+
+    /// It could be undone when it was made, and cannot be now.
+    fn moved_on(&self, partition: u32, reason: &str) -> Refusal {
+        let later = self.engine.records_from(self.record.sequence + 1);
+        let about = later.filter(|r| r.partitions.contains(&partition));
+        let made = |r: &Record| {
+            matches!(r.settled, Settled::Committed | Settled::Pending | Settled::Monitor)
+        };
+        let all: Vec<String> =
+            about.filter(made).map(|r| format!("{}: {}", r.sequence, r.what)).collect();
+        let since = all.get(all.len().saturating_sub(SINCE)..).unwrap_or_default().join("; ");
+        let since = if since.is_empty() { since } else { format!("; since then: {since}") };
+        let object = format!("record {} ({})", self.record.sequence, self.record.what);
+        let way_out = "undo what came after it first, or make the change that you want";
+        refusal("moved-on", object, "undo", format!("{reason}{since}"), way_out)
+    }
+
+    fn change(&mut self, change: &Change) -> Result<(), Refusal> {
+        match change {
+            Change::Descriptor { number, before, after } => {
+                if after.is_empty() {
+                    return Err(never(self.record, "what was given back was scrubbed".into()));
+                }
+                let after: PartitionDescriptor = unpacked(after);
+                let now = self.current(*number, &after)?;
+                if before.is_empty() {
+                    return self.destroy(&now);
+                }
+                self.fields(&unpacked(before), &after, &now)
+            }
+            Change::Pages { first, frames, before, after } => {
+                let (before, after) = (Owner::from_entry(*before), Owner::from_entry(*after));
+                if before != Owner::FREE {
+                    let reason = "memory that was released was scrubbed";
+                    return Err(never(self.record, reason.into()));
+                }
+                self.release(after.number, Range { first: *first, frames: *frames })
+            }
+            Change::Channel { after, .. } => {
+                let entry: pv_abi::uv::database::ChannelEntry = unpacked(after);
+                if !after.is_empty() && self.creates(entry.a) {
+                    return Ok(());
+                }
+                let reason = "a channel goes with its partition, and does not come back";
+                Err(never(self.record, reason.into()))
+            }
+        }
+    }
+
+    /// The partition as it is, where it is still the one that the record was about.
+    fn current(
+        &self,
+        number: u32,
+        after: &PartitionDescriptor,
+    ) -> Result<PartitionDescriptor, Refusal> {
+        match self.engine.database().reader().descriptor(number) {
+            Ok(now) if now.created_at == after.created_at => Ok(now),
+            Ok(now) => {
+                let reason = format!("partition {number} is another now, \"{}\"", name_of(&now));
+                Err(self.moved_on(number, &reason))
+            }
+            Err(_) => Err(self.moved_on(number, &format!("partition {number} is no more"))),
+        }
+    }
+
+    fn destroy(&mut self, now: &PartitionDescriptor) -> Result<(), Refusal> {
+        if !matches!(now.state, state::BUILDING | state::SHUTDOWN | state::CRASHED) {
+            let reason = format!(
+                "{} is {}; what it created is destroyed only where it does not run",
+                label(now),
+                state_name(now.state)
+            );
+            return Err(self.moved_on(now.number, &reason));
+        }
+        let partition = Target::Number(now.number);
+        self.operations.push(Operation::DestroyPartition { partition });
+        Ok(())
+    }
+
+    fn release(&mut self, number: u32, range: Range) -> Result<(), Refusal> {
+        if self.creates(number) {
+            return Ok(());
+        }
+        let owned = Plan::new(self.engine.database()).owners(range);
+        let all = |pieces: Vec<resource_db::OwnedRange>| {
+            pieces.iter().all(|piece| piece.owner == Owner::ram(number))
+        };
+        if !owned.is_some_and(all) {
+            let reason = format!(
+                "not all of the {} frames from {:#x} on are partition {number}'s any more",
+                range.frames, range.first
+            );
+            return Err(self.moved_on(number, &reason));
+        }
+        let partition = Target::Number(number);
+        self.operations.push(Operation::ReleaseMemory { partition, ranges: [range].into() });
+        Ok(())
+    }
+
+    fn fields(
+        &mut self,
+        before: &PartitionDescriptor,
+        after: &PartitionDescriptor,
+        now: &PartitionDescriptor,
+    ) -> Result<(), Refusal> {
+        let partition = Target::Number(now.number);
+        if now.state == state::DYING || after.state == state::DYING {
+            return Err(never(self.record, "what was destroyed does not come back".into()));
+        }
+        let start = |d: &PartitionDescriptor| (d.entry, d.page_table, d.start_info, d.stack);
+        if start(before) != start(after) {
+            return Err(never(self.record, "a start state is not taken back".into()));
+        }
+        if before.asked != after.asked {
+            return Err(never(self.record, "its kernel was asked, and may have acted".into()));
+        }
+        if before.name != after.name {
+            self.same("name", now, name_of(after), name_of(now))?;
+            self.operations.push(Operation::Rename { partition, name: name_of(before) });
+        }
+        self.cpu(before, after, now)?;
+        if before.memory_target != after.memory_target && !self.moves_memory_of(now.number) {
+            self.same("memory_target", now, after.memory_target, now.memory_target)?;
+            let frames = before.memory_target;
+            self.operations.push(Operation::SetMemoryTarget { partition, frames });
+        }
+        if before.vcpus_online != after.vcpus_online {
+            self.same("vcpus_online", now, after.vcpus_online, now.vcpus_online)?;
+            let vcpus = before.vcpus_online;
+            self.operations.push(Operation::SetVcpusOnline { partition, vcpus });
+        }
+        if before.state != after.state {
+            self.state(before, after, now)?;
+        }
+        Ok(())
+    }
+
+    fn cpu(
+        &mut self,
+        before: &PartitionDescriptor,
+        after: &PartitionDescriptor,
+        now: &PartitionDescriptor,
+    ) -> Result<(), Refusal> {
+        let (weight, cap) =
+            (before.cpu_weight != after.cpu_weight, before.cpu_cap != after.cpu_cap);
+        let affinity = before.cpu_affinity != after.cpu_affinity;
+        let dedicated = before.cpu_dedicated != after.cpu_dedicated;
+        if weight {
+            self.same("cpu_weight", now, after.cpu_weight, now.cpu_weight)?;
+        }
+        if cap {
+            self.same("cpu_cap", now, after.cpu_cap, now.cpu_cap)?;
+        }
+        if affinity {
+            let [a, b] = [after, now].map(|d| cpus::words(&d.cpu_affinity));
+            self.same("cpu_affinity", now, a, b)?;
+        }
+        if dedicated {
+            self.same("cpu_dedicated", now, after.cpu_dedicated, now.cpu_dedicated)?;
+        }
+        if weight || cap || affinity || dedicated {
+            let list = || cpus::list(&before.cpu_affinity, self.engine.limits.cpus);
+            let operation = Operation::SetCpu {
+                partition: Target::Number(now.number),
+                weight: weight.then_some(before.cpu_weight),
+                cap: cap.then_some(before.cpu_cap),
+                affinity: affinity.then(list),
+                dedicated: dedicated.then_some(before.cpu_dedicated != 0),
+            };
+            self.operations.push(operation);
+        }
+        Ok(())
+    }
+
+    fn state(
+        &mut self,
+        before: &PartitionDescriptor,
+        after: &PartitionDescriptor,
+        now: &PartitionDescriptor,
+    ) -> Result<(), Refusal> {
+        self.same("state", now, state_name(after.state), state_name(now.state))?;
+        let live = [state::RUNNING, state::PAUSED];
+        if !live.contains(&before.state) || !live.contains(&after.state) {
+            let (was, is) = (state_name(before.state), state_name(after.state));
+            return Err(never(self.record, format!("{is} does not become {was} again")));
+        }
+        let partition = Target::Number(now.number);
+        self.operations.push(Operation::SetState { partition, state: before.state });
+        Ok(())
+    }
+
+    /// Whether a field still is what the record made of it.
+    fn same<T: PartialEq + core::fmt::Display>(
+        &self,
+        field: &str,
+        now: &PartitionDescriptor,
+        made: T,
+        is: T,
+    ) -> Result<(), Refusal> {
+        if made == is {
+            return Ok(());
+        }
+        let reason = format!("{field} of {} was made {made} and is {is} now", label(now));
+        Err(self.moved_on(now.number, &reason))
+    }
+}
