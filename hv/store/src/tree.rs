@@ -265,8 +265,7 @@ impl Tree {
     }
 
     fn uncharge(&mut self, node: &Node, path: &Path, gone: &mut Vec<Path>) {
-        let used = self.charged.entry(node.permissions.owner).or_default();
-        *used = used.saturating_sub(1);
+        self.charge_less(node.permissions.owner);
         gone.push(path.clone());
         for (name, child) in &node.children {
             self.uncharge(child, &path.child(name), gone);
@@ -286,8 +285,7 @@ impl Tree {
         {
             return Err(Error::Access);
         }
-        let used = self.charged.entry(owner).or_default();
-        *used = used.saturating_sub(1);
+        self.charge_less(owner);
         *self.charged.entry(permissions.owner).or_default() += 1;
         let mut node = Rc::make_mut(&mut self.root);
         for name in path.names() {
@@ -298,6 +296,16 @@ impl Tree {
         }
         node.permissions = Rc::new(permissions);
         Ok(())
+    }
+
+    /// A node less is a partition's; of one that has none nothing is kept.
+    fn charge_less(&mut self, owner: u32) {
+        let left = self.charged.get(&owner).copied().unwrap_or(0).saturating_sub(1);
+        if left == 0 {
+            self.charged.remove(&owner);
+        } else {
+            self.charged.insert(owner, left);
+        }
     }
 
     /// Nodes charged to a partition.

@@ -5,8 +5,8 @@
 //!        -> backend state 4 -> kernel writes state 4
 //! ```
 //!
-//! The command partition has two: a second console on the harness line, and a node that tells
-//! `uvd` where its command channel is. Nodes and states are those that a stock kernel's xenbus
+//! The command partition has three: a second console on the harness line, and the nodes that tell
+//! `uvd` where its command channel and the build channel are. Nodes and states are those that a stock kernel's xenbus
 //! reads and writes.
 //!
 //! Rule: what a kernel wrote into the store is read when it is used, checked then, and never
@@ -23,7 +23,7 @@ use partition_runtime::ring::RingError;
 use partition_runtime::{grants, log, partition};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::channel::COMMAND_PAGES;
-use pv_abi::uv::database::{COMMAND, PartitionDescriptor, ULTRAVISOR, kind};
+use pv_abi::uv::database::{COMMAND, ChannelEntry, PartitionDescriptor, ULTRAVISOR, kind};
 use store::{Path, Permissions, home};
 
 use crate::command::CommandChannel;
@@ -52,7 +52,9 @@ pub struct Devices {
     harness: Option<Port>,
     /// The port of the command partition's channel.
     channel: Option<Port>,
-    /// The channel's pages, made once: address and words.
+    /// The boot partition's channel to the command partition.
+    build: Option<ChannelEntry>,
+    /// The command channel's pages, made once: address and words.
     pages: Option<(u64, &'static [AtomicU32])>,
 }
 
@@ -65,13 +67,8 @@ fn back(partition: u32) -> String {
     format!("{}/backend/console/{partition}/1", home(ULTRAVISOR))
 }
 
-/// Where its name and UUID are.
-fn vm(partition: u32) -> String {
-    format!("/vm/00000000-0000-0000-0000-{partition:012x}")
-}
-
 /// Writes a node; what is written here is well-formed and short.
-fn put(services: &mut Services, path: &str, value: impl Display) {
+pub fn put(services: &mut Services, path: &str, value: impl Display) {
     let written =
         Path::new(path).and_then(|path| services.store.write(&path, value.to_string().as_bytes()));
     if let Err(error) = written {
@@ -79,7 +76,8 @@ fn put(services: &mut Services, path: &str, value: impl Display) {
     }
 }
 
-fn make(services: &mut Services, path: &str, permissions: Permissions) {
+/// Makes a node with these permissions.
+pub fn make(services: &mut Services, path: &str, permissions: Permissions) {
     let made = Path::new(path).and_then(|path| services.store.make(&path, permissions));
     if let Err(error) = made {
         log!("store: {path}: {}", error.name());
@@ -91,33 +89,30 @@ fn get<T: FromStr>(services: &Services, path: &str) -> Option<T> {
     core::str::from_utf8(value).ok()?.trim().parse().ok()
 }
 
-/// Writes what a kernel finds of itself when its xenbus comes up.
+/// Writes the devices that a partition finds when its xenbus comes up.
 pub fn introduce(services: &mut Services, client: &PartitionDescriptor) {
-    let number = client.number;
-    let home = home(number);
-    let vm = vm(number);
-    let name = transaction::name_of(client);
-    make(services, &vm, Permissions::readable_by(ULTRAVISOR, number));
-    put(services, &format!("{vm}/uuid"), vm.trim_start_matches("/vm/"));
-    put(services, &format!("{vm}/name"), &name);
-    make(services, &home, Permissions::private(number));
-    put(services, &format!("{home}/name"), &name);
-    put(services, &format!("{home}/domid"), number);
-    put(services, &format!("{home}/vm"), &vm);
-    for directory in ["control", "device", "data", "error"] {
-        make(services, &format!("{home}/{directory}"), Permissions::private(number));
-    }
-    put(services, &format!("{home}/memory/static-max"), client.memory_frames * 4);
-    put(services, &format!("{home}/console/type"), "xenconsoled");
-    put(services, &format!("{home}/console/port"), client.console_port);
-    put(services, &format!("{home}/store/port"), client.store_port);
-    for vcpu in 0..client.vcpus {
-        put(services, &format!("{home}/cpu/{vcpu}/availability"), "online");
-    }
     if client.kind == kind::COMMAND {
-        second_console(services, number);
+        second_console(services, client.number);
         command_channel(services);
+        build_channel(services);
     }
+}
+
+/// Remembers the build channel, and tells the command partition where it is.
+pub fn set_build_channel(services: &mut Services, entry: &ChannelEntry) {
+    services.devices.build = Some(*entry);
+    build_channel(services);
+}
+
+fn build_channel(services: &mut Services) {
+    let Some(entry) = services.devices.build else {
+        return;
+    };
+    let node = format!("{}/device/uv-build/0", home(COMMAND));
+    put(services, &format!("{node}/ring-ref"), entry.grant_a);
+    put(services, &format!("{node}/pages"), entry.frames);
+    put(services, &format!("{node}/event-channel"), entry.port_a);
+    put(services, &format!("{node}/backend-id"), entry.a);
 }
 
 fn second_console(services: &mut Services, number: u32) {
@@ -251,12 +246,9 @@ pub fn forget(services: &mut Services, number: u32) {
         disconnect(services);
         drop_channel(services);
     }
-    let backend = format!("{}/backend/console/{number}", home(ULTRAVISOR));
-    for path in [home(number), backend, vm(number)] {
-        if let Ok(path) = Path::new(&path) {
-            services.store.ignore(&path);
-            // What is not there need not be removed.
-            let _ = services.store.remove(&path);
-        }
+    if let Ok(path) = Path::new(&format!("{}/backend/console/{number}", home(ULTRAVISOR))) {
+        services.store.ignore(&path);
+        // What is not there need not be removed.
+        let _ = services.store.remove(&path);
     }
 }

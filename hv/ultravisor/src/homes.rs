@@ -1,0 +1,157 @@
+//! The homes of partitions in the store: what a kernel reads of itself, kept as the database says.
+//!
+//! ```text
+//! descriptor: name            -> name, /vm/UUID/name
+//!             memory_target   -> memory/target, in KiB      the balloon driver watches it
+//!             vcpus_online    -> cpu/N/availability         watched by CPU hotplug
+//!             asked           -> control/shutdown           emptied by the kernel that takes it
+//! ```
+//!
+//! Nodes, units and words are those that a stock kernel's `drivers/xen` reads.
+//!
+//! Rule: the database decides and the store follows. What a kernel writes into its home changes
+//! nothing but its home.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use pv_abi::uv::database::{PartitionDescriptor, ULTRAVISOR, asked};
+use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
+use resource_db::Reader;
+use store::{Path, Permissions, home};
+
+use crate::devices::{make, put};
+use crate::services::Services;
+
+/// KiB of a frame.
+const FRAME_KIB: u64 = 4;
+/// What `console/limit` says: bytes of output that are kept.
+const CONSOLE_LIMIT: u32 = 1 << 20;
+
+/// What the home of a partition says.
+#[derive(Debug, PartialEq, Eq)]
+struct Home {
+    /// Of the descriptor that it was written from.
+    generation: u32,
+    name: String,
+    memory_frames: u64,
+    memory_target: u64,
+    vcpus: u32,
+    vcpus_online: u32,
+    asked: u32,
+}
+
+/// The homes that there are.
+#[derive(Debug, Default)]
+pub struct Homes {
+    homes: BTreeMap<u32, Home>,
+}
+
+/// Where the name and UUID of a partition are.
+fn vm(partition: u32) -> String {
+    format!("/vm/00000000-0000-0000-0000-{partition:012x}")
+}
+
+/// Writes what a kernel finds of itself when its xenbus comes up.
+pub fn introduce(services: &mut Services, client: &PartitionDescriptor) {
+    let number = client.number;
+    let (home, vm) = (home(number), vm(number));
+    make(services, &vm, Permissions::readable_by(ULTRAVISOR, number));
+    put(services, &format!("{vm}/uuid"), vm.trim_start_matches("/vm/"));
+    make(services, &home, Permissions::private(number));
+    put(services, &format!("{home}/domid"), number);
+    put(services, &format!("{home}/vm"), &vm);
+    for directory in ["control", "device", "data", "error"] {
+        make(services, &format!("{home}/{directory}"), Permissions::private(number));
+    }
+    if client.console_port != 0 {
+        put(services, &format!("{home}/console/type"), "xenconsoled");
+        put(services, &format!("{home}/console/port"), client.console_port);
+        put(services, &format!("{home}/console/ring-ref"), RESERVED_CONSOLE);
+        put(services, &format!("{home}/console/limit"), CONSOLE_LIMIT);
+    }
+    put(services, &format!("{home}/store/port"), client.store_port);
+    put(services, &format!("{home}/store/ring-ref"), RESERVED_STORE);
+    services.homes.homes.remove(&number);
+    show(services, client);
+}
+
+/// Has the homes say what the database says now.
+pub fn follow(services: &mut Services, reader: &Reader<'_>) {
+    let numbers: Vec<u32> = services.homes.homes.keys().copied().collect();
+    for number in numbers {
+        if let Ok(descriptor) = reader.descriptor(number) {
+            show(services, &descriptor);
+        }
+    }
+}
+
+/// Forgets a partition that is destroyed.
+pub fn forget(services: &mut Services, number: u32) {
+    services.homes.homes.remove(&number);
+    for path in [home(number), vm(number)] {
+        if let Ok(path) = Path::new(&path) {
+            services.store.ignore(&path);
+            // What is not there need not be removed.
+            let _ = services.store.remove(&path);
+        }
+    }
+}
+
+/// Writes the nodes that say something else than the descriptor.
+fn show(services: &mut Services, descriptor: &PartitionDescriptor) {
+    let number = descriptor.number;
+    let before = services.homes.homes.get(&number);
+    if before.is_some_and(|before| before.generation == descriptor.generation) {
+        return;
+    }
+    let now = Home {
+        generation: descriptor.generation,
+        name: transaction::name_of(descriptor),
+        memory_frames: descriptor.memory_frames,
+        memory_target: descriptor.memory_target,
+        vcpus: descriptor.vcpus,
+        vcpus_online: descriptor.vcpus_online,
+        asked: descriptor.asked,
+    };
+    let before = services.homes.homes.remove(&number);
+    write(services, number, before.as_ref(), &now);
+    services.homes.homes.insert(number, now);
+}
+
+fn write(services: &mut Services, number: u32, before: Option<&Home>, now: &Home) {
+    let (home, vm) = (home(number), vm(number));
+    let differs = |of: fn(&Home) -> u64| before.is_none_or(|before| of(before) != of(now));
+    if before.is_none_or(|before| before.name != now.name) {
+        put(services, &format!("{home}/name"), &now.name);
+        put(services, &format!("{vm}/name"), &now.name);
+    }
+    if differs(|home| home.memory_frames) {
+        put(services, &format!("{home}/memory/static-max"), now.memory_frames * FRAME_KIB);
+    }
+    if differs(|home| home.memory_target) && now.memory_target != 0 {
+        put(services, &format!("{home}/memory/target"), now.memory_target * FRAME_KIB);
+    }
+    for vcpu in 0..now.vcpus {
+        let up = |home: &Home| home.vcpus_online == 0 || vcpu < home.vcpus_online;
+        if before.is_none_or(|before| up(before) != up(now)) {
+            let word = if up(now) { "online" } else { "offline" };
+            put(services, &format!("{home}/cpu/{vcpu}/availability"), word);
+        }
+    }
+    let word = match now.asked {
+        asked::POWER_OFF => "poweroff",
+        asked::REBOOT => "reboot",
+        _ => return,
+    };
+    let shutdown = format!("{home}/control/shutdown");
+    // A kernel that took it, and is still there when its descriptor is written again, is asked
+    // again.
+    let path = Path::new(&shutdown);
+    let waits = path.is_ok_and(|path| services.store.read(&path).is_some_and(|v| !v.is_empty()));
+    if differs(|home| home.asked.into()) || !waits {
+        put(services, &shutdown, word);
+    }
+}
