@@ -274,7 +274,7 @@ pub fn end_host(call: &mut Call) -> Outcome {
 pub fn frame_owner(call: &mut Call) -> Outcome {
     let frame = machine::frame(call.args[1]).ok_or(errno::ENOENT)?;
     let in_use = frame.word().references() != 0;
-    Ok(i64::from(frame.owner_word()) | if in_use { calls::FRAME_IN_USE as i64 } else { 0 })
+    Ok(u64::from(frame.owner_word()) | if in_use { calls::FRAME_IN_USE } else { 0 })
 }
 
 /// `USAGE(number, address)`.
