@@ -33,6 +33,7 @@ mod operations;
 mod plan;
 mod query;
 mod reap;
+mod recover;
 mod refusal;
 mod replica;
 mod settings;

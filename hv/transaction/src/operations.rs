@@ -7,6 +7,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
 
+use pv_abi::uv::calls::cause;
 use pv_abi::uv::command::{Operation, Outcome, Range, Refusal, Start, Target};
 use pv_abi::uv::database::{PartitionDescriptor, asked, kind, state};
 use resource_db::Owner;
@@ -311,7 +312,9 @@ fn set_state(
         ));
     }
     if wanted != state::RUNNING && was_running {
-        target.cause = pv_abi::uv::calls::cause::STOPPED;
+        target.cause = cause::STOPPED;
+    } else if wanted == state::RUNNING {
+        target.cause = cause::NONE;
     }
     target.state = wanted;
     if !matches!(wanted, state::RUNNING | state::PAUSED) {

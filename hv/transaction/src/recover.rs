@@ -1,0 +1,119 @@
+//! Taking over a database from an ultravisor that is no more.
+//!
+//! Rule: nothing is believed to have been done that the log does not say was settled, and what
+//! nobody is left to complete is rolled back.
+
+use alloc::vec::Vec;
+
+use pv_abi::uv::command::Range;
+use pv_abi::uv::database::{BOOT, COMMAND, state};
+use resource_db::{Database, WriteError};
+
+use crate::carry::action_of;
+use crate::change::Change;
+use crate::engine::{Engine, Limits, Pending};
+use crate::log::{Log, Record, Settled};
+use crate::{Action, Monitor};
+
+impl<'a> Engine<'a> {
+    /// Takes over a database and its log: what was begun and not settled is undone, then
+    /// everything that was undone is activated; what was being given up goes on being so; what was
+    /// pending is rolled back, since nobody is left who could complete it. Returns how many
+    /// transactions were undone or rolled back.
+    ///
+    /// # Errors
+    /// What the database refuses with.
+    pub fn recover(
+        mut database: Database<'a>,
+        limits: Limits,
+        monitor: &mut dyn Monitor,
+        time: u64,
+    ) -> Result<(Self, usize), WriteError> {
+        let log = Log::open(&mut database)?;
+        let mut engine = Self::over(database, log, limits);
+        let records = engine.log.records(&engine.database);
+        let mut undone = 0;
+        for record in records.iter().rev().filter(|record| record.settled == Settled::Begun) {
+            engine.take_out(&record.changes, record.changes.len());
+            engine.perform_again(monitor, &record.changes);
+            let why = "the ultravisor restarted before it was done";
+            engine.log.settle(&mut engine.database, record.sequence, Settled::RolledBack, why)?;
+            undone += 1;
+        }
+        for number in engine.database.numbers().collect::<Vec<_>>() {
+            let dying = engine.database.reader().descriptor(number);
+            if dying.is_ok_and(|descriptor| descriptor.state == state::DYING) {
+                engine.bury(monitor, number, time);
+            }
+        }
+        for record in records.iter().filter(|record| record.settled == Settled::Pending) {
+            engine.pending.push(Pending::of(record));
+            undone += 1;
+        }
+        for client in [BOOT, COMMAND] {
+            engine.roll_back_all(monitor, client, time, "the ultravisor restarted");
+        }
+        Ok((engine, undone))
+    }
+
+    /// Makes the monitor what the database says about changes that were undone: partitions that
+    /// are not there any more are destroyed before their memory goes.
+    fn perform_again(&self, monitor: &mut dyn Monitor, changes: &[Change]) {
+        let mut actions = Vec::new();
+        for change in changes {
+            match change {
+                Change::Descriptor { number, before, .. } if before.is_empty() => {
+                    let _ = monitor.perform(Action::Destroy(*number));
+                }
+                Change::Descriptor { number, .. } => {
+                    // What was started or stopped is what it was.
+                    let was = self.database.reader().descriptor(*number);
+                    match was.map(|descriptor| (descriptor.vcpus, descriptor.state)) {
+                        Ok((1.., state::RUNNING)) => actions.push(Action::Start(*number)),
+                        Ok((1.., _)) => drop(monitor.perform(Action::Stop(*number))),
+                        _ => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+        let mut again: Vec<Action> = changes.iter().rev().map(action_of).collect();
+        again.sort_by_key(|action| match action {
+            Action::Pages { .. } => 0,
+            Action::Partition(_) => 1,
+            _ => 2,
+        });
+        for action in again.into_iter().chain(actions) {
+            let _ = monitor.perform(action);
+        }
+    }
+}
+
+impl Pending {
+    /// What a record of the log left pending.
+    fn of(record: &Record) -> Self {
+        let mut pending = Self {
+            who: record.who,
+            request: record.request,
+            sequence: record.sequence,
+            created: Vec::new(),
+            assigned: Vec::new(),
+            orphaned: None,
+        };
+        for change in &record.changes {
+            if let Change::Descriptor { number, before, .. } = change
+                && before.is_empty()
+            {
+                pending.created.push(*number);
+            }
+        }
+        for change in &record.changes {
+            if let Change::Pages { first, frames, after, .. } = change
+                && !pending.created.contains(after)
+            {
+                pending.assigned.push((*after, Range { first: *first, frames: *frames }));
+            }
+        }
+        pending
+    }
+}

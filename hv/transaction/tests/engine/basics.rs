@@ -1,0 +1,261 @@
+//! What requests do and what they are refused for.
+
+use pv_abi::uv::calls::{MonitorEvent, cause};
+use pv_abi::uv::command::{Answer, Operation, Outcome, Range, Target, Transaction};
+use pv_abi::uv::database::{
+    BOOT, COMMAND, FIRST_GUEST, ULTRAVISOR, channel_kind, instance_frames, kind, rights, state,
+};
+use resource_db::Database;
+use transaction::{Action, Engine, Monitor};
+
+use crate::fake::{FRAMES, Host, LIMITS, agree, arena, create, host, picture, transaction};
+
+#[test]
+fn a_partition_is_built_started_stopped_and_destroyed() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let before = host.engine.database().reader().ranges(0).collect::<Vec<_>>();
+    let (number, memory) = host.built("web");
+    assert_eq!(number, FIRST_GUEST);
+    let partition = Target::Number(number);
+    let ring = |kind, grant| Operation::CreateChannel {
+        partition,
+        peer: ULTRAVISOR,
+        kind,
+        frame: memory.first + u64::from(grant),
+        frames: 1,
+        grant,
+    };
+    let outcomes = host.ok(vec![ring(channel_kind::CONSOLE, 0), ring(channel_kind::STORE, 1)]);
+    assert_eq!(outcomes[0], Outcome::Channel { index: 0, port: 1 });
+    assert_eq!(outcomes[1], Outcome::Channel { index: 1, port: 2 });
+    let descriptor = host.engine.database().reader().descriptor(number).unwrap();
+    assert_eq!((descriptor.console_port, descriptor.store_port), (1, 2));
+    assert_eq!(descriptor.instance_frames, instance_frames(2, 4));
+    assert_eq!(descriptor.cpu_affinity, [0b1111, 0, 0, 0]);
+    let set = |state| vec![Operation::SetState { partition, state }];
+    host.ok(set(state::RUNNING));
+    assert!(host.monitor.running.contains(&number));
+    assert_eq!(host.refused(vec![Operation::DestroyPartition { partition }]).code, "wrong-state");
+    host.ok(set(state::PAUSED));
+    host.ok(set(state::RUNNING));
+    host.ok(set(state::DYING));
+    host.ok(vec![Operation::DestroyPartition { partition }]);
+    assert_eq!(host.engine.database().reader().ranges(0).collect::<Vec<_>>(), before);
+}
+
+#[test]
+fn a_retry_is_answered_and_not_repeated() {
+    let words = arena();
+    let (mut engine, mut monitor) = host(&words);
+    let create = transaction(vec![create("web")]);
+    let first = engine.execute(&mut monitor, COMMAND, 1, 7, &create);
+    let again = engine.execute(&mut monitor, COMMAND, 2, 7, &create);
+    assert_eq!(first, again);
+    assert!(first.result.is_ok());
+    // The same id with another content is a client that started anew.
+    let other = transaction(vec![]);
+    assert_eq!(
+        engine.execute(&mut monitor, COMMAND, 3, 7, &other).result,
+        Ok(Answer::Applied(vec![]))
+    );
+}
+
+#[test]
+fn a_stale_plan_is_refused_with_what_changed() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let planned_at = Some(host.engine.database().contents());
+    host.ok(vec![create("web")]);
+    let refusal =
+        host.run(&Transaction { planned_at, ..transaction(vec![create("db")]) }).unwrap_err();
+    assert_eq!(refusal.code, "stale-plan");
+    assert!(refusal.reason.contains("create \"web\""), "{}", refusal.reason);
+}
+
+#[test]
+fn only_boot_and_command_partition_are_heard() {
+    let words = arena();
+    let (mut engine, mut monitor) = host(&words);
+    for who in [ULTRAVISOR, FIRST_GUEST, 0, u32::MAX] {
+        let reply = engine.execute(&mut monitor, who, 0, 1, &transaction(vec![create("x")]));
+        assert_eq!(reply.result.unwrap_err().code, "not-allowed");
+    }
+}
+
+#[test]
+fn refusals_name_operation_field_and_limit() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, memory) = host.built("web");
+    let partition = Target::Number(number);
+    let with = |change: fn(&mut Operation)| {
+        let mut operation = create("new");
+        change(&mut operation);
+        vec![
+            Operation::AssignMemory { partition: Target::Number(FIRST_GUEST), frames: 1 },
+            operation,
+        ]
+    };
+    macro_rules! field {
+        ($name:ident, $value:expr) => {
+            with(|operation| {
+                if let Operation::CreatePartition { $name, .. } = operation {
+                    *$name = $value;
+                }
+            })
+        };
+    }
+    for (operations, field) in [
+        (field!(vcpus, 0), "vcpus"),
+        (field!(vcpus, 33), "vcpus"),
+        (field!(cpu_weight, 0), "cpu_weight"),
+        (field!(cpu_cap, 201), "cpu_cap"),
+        (field!(grant_frames, 65), "grant_frames"),
+        (field!(cpu_affinity, vec![4]), "cpu_affinity"),
+        (field!(rights, rights::LEAD), "rights"),
+        (field!(rights, rights::BUILD), "rights"),
+        (field!(kind, kind::ULTRAVISOR), "kind"),
+        (field!(number, Some(8)), "number"),
+        (field!(number, Some(FIRST_GUEST)), "number"),
+        (field!(name, String::new()), "name"),
+        (field!(name, "a\nb".into()), "name"),
+        (field!(name, "web".into()), "name"),
+        (field!(name, "x".repeat(32)), "name"),
+    ] {
+        let refusal = host.refused(operations);
+        assert_eq!((refusal.operation, refusal.field.as_str()), (Some(1), field));
+        assert!(!refusal.way_out.is_empty());
+    }
+    let all = |frames| vec![Operation::AssignMemory { partition, frames }];
+    assert_eq!(host.refused(all(FRAMES)).code, "no-memory");
+    assert_eq!(host.refused(all(0)).code, "invalid-value");
+    assert_eq!(host.refused(all(u64::MAX)).code, "no-memory");
+    let release = |first, frames| {
+        vec![Operation::ReleaseMemory { partition, ranges: vec![Range { first, frames }] }]
+    };
+    let instance = host.engine.database().reader().descriptor(number).unwrap().instance_first;
+    for (first, frames) in [(instance, 1), (memory.first, 101), (0, 1), (u64::MAX, 2), (FRAMES, 1)]
+    {
+        assert_eq!(host.refused(release(first, frames)).code, "not-owner");
+    }
+    assert_eq!(host.refused(release(memory.first, 0)).code, "invalid-value");
+    let twice = [release(memory.first, 2), release(memory.first + 1, 2)].concat();
+    assert_eq!(host.refused(twice).operation, Some(1));
+    for target in [Target::Number(BOOT), Target::Number(ULTRAVISOR)] {
+        let dying = Operation::SetState { partition: target, state: state::DYING };
+        assert_eq!(host.refused(vec![dying]).code, "system-partition");
+    }
+    let nobody = Operation::DestroyPartition { partition: Target::CreatedBy(0) };
+    assert_eq!(host.refused(vec![nobody]).code, "no-such-partition");
+}
+
+#[test]
+fn what_is_pending_goes_when_its_owner_fails() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let before = host.engine.database().reader().ranges(0).collect::<Vec<_>>();
+    let memory = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: 500 };
+    let build = Transaction { pending: true, ..transaction(vec![create("half"), memory]) };
+    host.run(&build).unwrap();
+    assert_eq!(host.engine.client_failed(&mut host.monitor, BOOT, 9), 1);
+    agree(&host.engine, &host.monitor);
+    assert_eq!(host.engine.database().reader().ranges(0).collect::<Vec<_>>(), before);
+    let outcomes: Vec<_> =
+        host.engine.records().0.iter().map(|record| record.settled.word()).collect();
+    assert!(outcomes.contains(&"rolled back"), "{outcomes:?}");
+}
+
+#[test]
+fn what_is_completed_stays() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let build = Transaction { pending: true, ..transaction(vec![create("whole")]) };
+    host.run(&build).unwrap();
+    let request = host.next;
+    host.ok(vec![Operation::Complete { request }]);
+    assert_eq!(host.refused(vec![Operation::Complete { request }]).code, "not-pending");
+    assert_eq!(host.engine.client_failed(&mut host.monitor, BOOT, 9), 0);
+    assert!(host.engine.database().reader().descriptor(FIRST_GUEST).is_ok());
+    let stop = Operation::SetState { partition: Target::Number(FIRST_GUEST), state: state::DYING };
+    let late = Transaction { pending: true, ..transaction(vec![stop]) };
+    assert_eq!(host.run(&late).unwrap_err().code, "not-undoable");
+}
+
+#[test]
+fn what_the_monitor_does_by_itself_is_written_down() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, _) = host.built("web");
+    let running = Operation::SetState { partition: Target::Number(number), state: state::RUNNING };
+    host.ok(vec![running]);
+    let event = MonitorEvent {
+        partition: number,
+        cause: cause::UNHANDLED_TRAP,
+        detail: 13,
+        vcpu: 1,
+        address: 0xdead,
+        time: 77,
+    };
+    host.monitor.running.remove(&number);
+    host.engine.monitor_did(&mut host.monitor, &event);
+    agree(&host.engine, &host.monitor);
+    let descriptor = host.engine.database().reader().descriptor(number).unwrap();
+    assert_eq!((descriptor.state, descriptor.cause_detail), (state::CRASHED, 13));
+    let row = host.engine.records().0.last().unwrap().row();
+    assert_eq!((row.outcome.as_str(), row.time), ("monitor", 77));
+    assert!(row.what.contains("trap 13"), "{}", row.what);
+}
+
+#[test]
+fn the_log_keeps_the_newest_records_in_order() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    for n in 0..400 {
+        let (number, name) = (FIRST_GUEST, format!("guest-{n}"));
+        host.ok(vec![create(&name)]);
+        host.ok(vec![Operation::DestroyPartition { partition: Target::Number(number) }]);
+    }
+    let (records, next) = host.engine.records();
+    assert_eq!(next, 1202);
+    assert!(records.len() > 20);
+    assert_eq!(records.last().unwrap().sequence, 1201);
+    for pair in records.windows(2) {
+        assert_eq!(pair[0].sequence + 1, pair[1].sequence);
+    }
+    assert!(records.iter().all(|record| record.settled.word() == "committed"));
+}
+
+#[test]
+fn a_transaction_that_was_cut_off_is_undone_at_the_next_start() {
+    let words = arena();
+    let (mut engine, mut monitor) = host(&words);
+    let before = picture(&engine);
+    struct Cut;
+    impl Monitor for Cut {
+        fn perform(&mut self, _: Action) -> Result<(), i32> {
+            std::panic::resume_unwind(Box::new(()));
+        }
+        fn frame_owner(&mut self, _: u64) -> Option<(u32, bool)> {
+            None
+        }
+        fn in_use(&mut self, _: u64) -> bool {
+            false
+        }
+    }
+    let cut = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        engine.execute(&mut Cut, BOOT, 1, 1, &transaction(vec![create("web")]))
+    }));
+    assert!(cut.is_err());
+    assert_ne!(picture(&engine), before);
+    let database = Database::open(&words).unwrap();
+    let (mut engine, undone) = Engine::recover(database, LIMITS, &mut monitor, 0).unwrap();
+    assert_eq!(undone, 1);
+    assert_eq!(picture(&engine), before);
+    agree(&engine, &monitor);
+    let reply = engine.execute(&mut monitor, BOOT, 2, 2, &transaction(vec![create("web")]));
+    assert!(reply.result.is_ok());
+    agree(&engine, &monitor);
+    let sequences: Vec<_> = engine.records().0.iter().map(|record| record.sequence).collect();
+    assert_eq!(sequences, [1, 2, 3]);
+}

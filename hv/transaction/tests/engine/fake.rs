@@ -1,0 +1,330 @@
+//! A monitor that keeps what it was told to enforce, and a host on top of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU32;
+
+use pv_abi::uv::command::{Answer, Operation, Outcome, Range, Refusal, Start, Target, Transaction};
+use pv_abi::uv::database::{
+    BOOT, COMMAND, FIRST_GUEST, PartitionDescriptor, ULTRAVISOR, kind, state,
+};
+use resource_db::{Database, Owner, PAGE_WORDS, Reader};
+use transaction::{Action, Engine, Limits, Monitor};
+use zerocopy::{FromZeros, IntoBytes};
+
+pub const FRAMES: u64 = 8192;
+pub const LIMITS: Limits = Limits { cpus: 4 };
+
+pub struct Fake<'a> {
+    pub reader: Reader<'a>,
+    pub owners: Vec<Owner>,
+    pub instances: BTreeSet<u32>,
+    pub running: BTreeSet<u32>,
+    pub channels: BTreeMap<u32, Vec<u8>>,
+    /// Weight, cap and CPUs of each partition.
+    pub cpu: BTreeMap<u32, (u32, u32, [u64; 4])>,
+    /// Frames that something refers to.
+    pub in_use: BTreeSet<u64>,
+    pub refuse_after: Option<usize>,
+    /// Ends the ultravisor when so many actions were performed.
+    pub cut_after: Option<usize>,
+}
+
+impl Fake<'_> {
+    /// Ends the ultravisor, when it is time.
+    fn cut(&mut self) {
+        if self.cut_after == Some(0) {
+            self.cut_after = None;
+            std::panic::resume_unwind(Box::new(()));
+        }
+    }
+}
+
+impl Monitor for Fake<'_> {
+    fn attempt(&mut self, action: Action) -> Result<(), i32> {
+        match &mut self.refuse_after {
+            Some(0) => {
+                self.refuse_after = None;
+                return Err(16);
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.perform(action)
+    }
+
+    fn frame_owner(&mut self, frame: u64) -> Option<(u32, bool)> {
+        self.owners.get(frame as usize).map(|owner| (owner.number, owner.io))
+    }
+
+    fn in_use(&mut self, frame: u64) -> bool {
+        self.in_use.contains(&frame)
+    }
+
+    fn perform(&mut self, action: Action) -> Result<(), i32> {
+        self.cut();
+        self.cut_after = self.cut_after.map(|left| left - 1);
+        match action {
+            Action::Pages { first, frames } => {
+                for range in self.reader.ranges(first).take_while(|r| r.first < first + frames) {
+                    let end = (range.first + range.frames).min(first + frames);
+                    for frame in range.first..end {
+                        let held = &mut self.owners[frame as usize];
+                        if *held != range.owner && self.in_use.contains(&frame) {
+                            return Err(16);
+                        }
+                        *held = range.owner;
+                    }
+                }
+            }
+            Action::Partition(number) => {
+                if let Ok(descriptor) = self.reader.descriptor(number) {
+                    let first = descriptor.instance_first;
+                    for frame in first..first + descriptor.instance_frames {
+                        assert_eq!(self.owners[frame as usize], Owner::ram(number));
+                    }
+                    self.instances.insert(number);
+                    let cpu = (descriptor.cpu_weight, descriptor.cpu_cap, descriptor.cpu_allowed);
+                    self.cpu.insert(number, cpu);
+                } else {
+                    assert!(!self.instances.contains(&number));
+                }
+            }
+            Action::Channel(index) => {
+                match self.reader.channel(index) {
+                    Ok(entry) => self.channels.insert(index, entry.as_bytes()[4..].to_vec()),
+                    Err(_) => self.channels.remove(&index),
+                };
+            }
+            Action::Start(number) => {
+                assert!(self.instances.contains(&number));
+                self.running.insert(number);
+            }
+            Action::Stop(number) => drop(self.running.remove(&number)),
+            Action::Destroy(number) => {
+                self.running.remove(&number);
+                self.instances.remove(&number);
+                self.cpu.remove(&number);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Its partitions.
+const SYSTEM: [(u32, u32); 3] =
+    [(ULTRAVISOR, kind::ULTRAVISOR), (BOOT, kind::BOOT), (COMMAND, kind::COMMAND)];
+/// The CPUs of [`LIMITS`].
+pub const ALL: [u64; 4] = [0b1111, 0, 0, 0];
+
+pub fn arena() -> Vec<AtomicU32> {
+    (0..128 * PAGE_WORDS).map(|_| AtomicU32::new(0)).collect()
+}
+
+pub fn system(number: u32, kind: u32, first: u64) -> PartitionDescriptor {
+    let mut descriptor = PartitionDescriptor::new_zeroed();
+    (descriptor.number, descriptor.kind, descriptor.state) = (number, kind, state::RUNNING);
+    (descriptor.instance_first, descriptor.instance_frames) = (first, 8);
+    descriptor.name[0] = b'0' + number as u8;
+    (descriptor.vcpus, descriptor.cpu_weight) = (1, 256);
+    (descriptor.cpu_affinity, descriptor.cpu_allowed) = (ALL, ALL);
+    descriptor.grant_frames = 4;
+    descriptor
+}
+
+/// A host with ultravisor, boot and command partition, a hole, and the rest free.
+pub fn host(words: &[AtomicU32]) -> (Engine<'_>, Fake<'_>) {
+    let mut database = Database::create(words, FRAMES).unwrap();
+    for (number, kind) in SYSTEM {
+        let first = u64::from(number) * 64;
+        database.set_owner(first, 64, Owner::ram(number)).unwrap();
+        database.write_descriptor(&system(number, kind, first)).unwrap();
+    }
+    database.set_owner(1500, 100, Owner::io(8)).unwrap();
+    let reader = Reader::new(words);
+    let engine = Engine::genesis(database, LIMITS, 0, "genesis").unwrap();
+    let fake = Fake {
+        reader,
+        owners: (0..FRAMES).map(|frame| reader.owner(frame).unwrap()).collect(),
+        instances: [ULTRAVISOR, BOOT, COMMAND].into(),
+        running: [ULTRAVISOR, BOOT, COMMAND].into(),
+        channels: BTreeMap::new(),
+        cpu: SYSTEM.iter().map(|(number, _)| (*number, (256, 0, ALL))).collect(),
+        in_use: BTreeSet::new(),
+        refuse_after: None,
+        cut_after: None,
+    };
+    (engine, fake)
+}
+
+pub fn agree(engine: &Engine, fake: &Fake) {
+    let reader = engine.database().reader();
+    let mut owned: BTreeMap<u32, u64> = BTreeMap::new();
+    for range in reader.ranges(0) {
+        let frames = range.first as usize..(range.first + range.frames) as usize;
+        assert!(fake.owners[frames].iter().all(|owner| *owner == range.owner), "{range:?}");
+        if !range.owner.io {
+            *owned.entry(range.owner.number).or_default() += range.frames;
+        }
+    }
+    let numbers: BTreeSet<u32> = engine.database().numbers().collect();
+    assert!(fake.instances.is_subset(&numbers));
+    for number in &numbers {
+        let descriptor = reader.descriptor(*number).unwrap();
+        let lives = matches!(descriptor.state, state::RUNNING | state::PAUSED);
+        assert!(!lives || fake.instances.contains(number));
+        assert_eq!(descriptor.state == state::RUNNING, fake.running.contains(number));
+        if fake.instances.contains(number) && descriptor.state != state::DYING {
+            let cpu = (descriptor.cpu_weight, descriptor.cpu_cap, descriptor.cpu_allowed);
+            assert_eq!(fake.cpu[number], cpu);
+        }
+        let owned = owned.get(number).copied().unwrap_or(0);
+        if *number >= FIRST_GUEST {
+            assert_eq!(owned, descriptor.memory_frames + descriptor.instance_frames);
+        }
+    }
+    let channels: BTreeMap<_, _> =
+        engine.database().channels().map(|(i, c)| (i, c.as_bytes()[4..].to_vec())).collect();
+    assert_eq!(channels, fake.channels);
+}
+
+/// All that the database says, without generations.
+pub fn picture(engine: &Engine) -> (Vec<u8>, u64) {
+    let (reader, database) = (engine.database().reader(), engine.database());
+    let mut bytes = Vec::new();
+    for number in database.numbers() {
+        let mut descriptor = reader.descriptor(number).unwrap();
+        descriptor.generation = 0;
+        bytes.extend_from_slice(&descriptor.as_bytes()[..320]);
+    }
+    for (index, channel) in database.channels() {
+        bytes.extend_from_slice(&index.to_le_bytes());
+        bytes.extend_from_slice(&channel.as_bytes()[4..]);
+    }
+    for range in reader.ranges(0) {
+        bytes.extend_from_slice(format!("{range:?}").as_bytes());
+    }
+    (bytes, database.contents())
+}
+
+pub fn create(name: &str) -> Operation {
+    Operation::CreatePartition {
+        number: None,
+        kind: kind::GUEST,
+        rights: 0,
+        name: name.into(),
+        vcpus: 2,
+        cpu_weight: 256,
+        cpu_cap: 0,
+        cpu_affinity: vec![],
+        cpu_dedicated: false,
+        grant_frames: 4,
+    }
+}
+
+pub fn start_at(frame: u64) -> Start {
+    Start {
+        entry: 0x20_0000,
+        stack: 0x30_0000,
+        start_info: 0x40_0000,
+        page_table: frame,
+        console_frame: 0,
+        store_frame: 0,
+    }
+}
+
+pub fn transaction(operations: Vec<Operation>) -> Transaction {
+    Transaction { planned_at: None, pending: false, reason: "test".into(), operations }
+}
+
+pub struct Host<'a> {
+    pub engine: Engine<'a>,
+    pub monitor: Fake<'a>,
+    pub next: u64,
+}
+
+impl<'a> Host<'a> {
+    pub fn new(words: &'a [AtomicU32]) -> Self {
+        let (engine, monitor) = host(words);
+        Self { engine, monitor, next: 1 }
+    }
+
+    pub fn run(&mut self, transaction: &Transaction) -> Result<Vec<Outcome>, Box<Refusal>> {
+        self.run_as(BOOT, transaction)
+    }
+
+    pub fn run_as(
+        &mut self,
+        who: u32,
+        transaction: &Transaction,
+    ) -> Result<Vec<Outcome>, Box<Refusal>> {
+        self.next += 1;
+        let reply = self.engine.execute(&mut self.monitor, who, 5, self.next, transaction);
+        self.monitor.refuse_after = None;
+        agree(&self.engine, &self.monitor);
+        match reply.result.map_err(Box::new)? {
+            Answer::Applied(outcomes) => Ok(outcomes),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn ok(&mut self, operations: Vec<Operation>) -> Vec<Outcome> {
+        self.run(&transaction(operations)).unwrap()
+    }
+
+    pub fn refused(&mut self, operations: Vec<Operation>) -> Box<Refusal> {
+        let before = picture(&self.engine);
+        let refusal = self.run(&transaction(operations)).unwrap_err();
+        assert_eq!(picture(&self.engine), before);
+        refusal
+    }
+
+    /// Begins a session of the command partition anew; the requests that were rolled back.
+    pub fn open(&mut self) -> Vec<u64> {
+        self.next += 1;
+        let reply = self.engine.open(&mut self.monitor, COMMAND, 5, self.next);
+        agree(&self.engine, &self.monitor);
+        match reply.result {
+            Ok(Answer::Opened { rolled_back }) => rolled_back,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn undo(&mut self, sequence: u64) -> Result<(), Box<Refusal>> {
+        self.next += 1;
+        let before = picture(&self.engine);
+        let reply =
+            self.engine.undo(&mut self.monitor, (COMMAND, 6), self.next, (sequence, "a mistake"));
+        agree(&self.engine, &self.monitor);
+        reply.result.map(drop).map_err(|refusal| {
+            assert_eq!(picture(&self.engine), before);
+            Box::new(refusal)
+        })
+    }
+
+    /// The number of the last record.
+    pub fn last(&self) -> u64 {
+        self.engine.log_bounds().1 - 1
+    }
+
+    pub fn descriptor(&self, number: u32) -> PartitionDescriptor {
+        self.engine.database().reader().descriptor(number).unwrap()
+    }
+
+    /// Who owns what.
+    pub fn map(&self) -> Vec<resource_db::OwnedRange> {
+        self.engine.database().reader().ranges(0).collect()
+    }
+
+    /// A partition with memory and a start state, still building.
+    pub fn built(&mut self, name: &str) -> (u32, Range) {
+        let memory = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: 100 };
+        let outcomes = self.ok(vec![create(name), memory]);
+        let (Outcome::Partition(number), Outcome::Memory(ranges)) = (&outcomes[0], &outcomes[1])
+        else {
+            panic!("{outcomes:?}");
+        };
+        let partition = Target::Number(*number);
+        self.ok(vec![Operation::SetStart { partition, start: start_at(ranges[0].first) }]);
+        (*number, ranges[0])
+    }
+}

@@ -1,0 +1,10 @@
+//! The engine against a monitor that keeps what it was told to enforce.
+//!
+//! After every request, done or refused at whatever action, database and monitor must agree.
+
+mod basics;
+mod fake;
+mod faults;
+mod sessions;
+mod settings;
+mod undo;

@@ -1,0 +1,175 @@
+//! Clients that go and come back, and memory that others still use when its partition goes.
+
+use pv_abi::uv::command::{Answer, Body, Operation, Outcome, Range, Target, Transaction};
+use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, channel_kind, state};
+
+use crate::fake::{Host, agree, arena, create, start_at, transaction};
+
+fn pending(operations: Vec<Operation>) -> Transaction {
+    Transaction { pending: true, ..transaction(operations) }
+}
+
+fn half(name: &str) -> Transaction {
+    let memory = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: 100 };
+    pending(vec![create(name), memory])
+}
+
+fn range_of(outcomes: &[Outcome]) -> Range {
+    match outcomes {
+        [.., Outcome::Memory(ranges)] => ranges[0],
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_new_session_rolls_back_what_was_pending() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let before = host.map();
+    host.run_as(COMMAND, &half("a")).unwrap();
+    let first = host.next;
+    // The boot partition builds in it; that goes with it.
+    let memory = range_of(&host.run_as(COMMAND, &half("b")).unwrap());
+    let partition = Target::Number(FIRST_GUEST + 1);
+    let channel = Operation::CreateChannel {
+        partition,
+        peer: COMMAND,
+        kind: channel_kind::CONSOLE,
+        frame: memory.first,
+        frames: 1,
+        grant: 0,
+    };
+    host.ok(vec![channel, Operation::SetStart { partition, start: start_at(memory.first + 1) }]);
+    // Another's pending work stays.
+    host.run(&half("c")).unwrap();
+    assert_eq!(host.open(), [first + 1, first]);
+    assert!(host.engine.database().reader().descriptor(FIRST_GUEST).is_err());
+    assert_eq!(host.engine.database().channels().count(), 0);
+    assert!(host.engine.database().reader().descriptor(FIRST_GUEST + 2).is_ok());
+    assert_eq!(host.open(), [0u64; 0]);
+    host.engine.client_failed(&mut host.monitor, BOOT, 9);
+    assert_eq!(host.map(), before);
+    assert!(!host.engine.waits());
+}
+
+#[test]
+fn a_retry_is_answered_in_a_later_session_too_unless_it_was_rolled_back() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let made = transaction(vec![create("made")]);
+    let first = host.engine.execute(&mut host.monitor, COMMAND, 1, 7, &made);
+    let left = host.engine.execute(&mut host.monitor, COMMAND, 1, 8, &half("left"));
+    let opened = host.engine.open(&mut host.monitor, COMMAND, 2, 9);
+    assert_eq!(opened.result, Ok(Answer::Opened { rolled_back: vec![8] }));
+    assert_eq!(host.engine.open(&mut host.monitor, COMMAND, 3, 9), opened);
+    assert_eq!(host.engine.execute(&mut host.monitor, COMMAND, 4, 7, &made), first);
+    let again = host.engine.execute(&mut host.monitor, COMMAND, 5, 8, &half("left"));
+    assert!(again.result.is_ok() && again.version > left.version);
+    assert_eq!(host.engine.open(&mut host.monitor, COMMAND, 6, 10).id, 10);
+    agree(&host.engine, &host.monitor);
+    assert!(host.engine.open(&mut host.monitor, FIRST_GUEST, 6, 1).result.is_err());
+}
+
+#[test]
+fn a_plan_changes_nothing_and_says_what_it_would_do() {
+    let words = arena();
+    let host = Host::new(&words);
+    let (log, before) = (host.last(), host.map());
+    let reply = host.engine.dry_run(COMMAND, 1, &half("web"));
+    let expected = ["create \"web\" (16), 2 vCPUs", "assign 100 frames to \"web\" (16)"];
+    let Ok(Answer::Planned { what }) = reply.result else { panic!("{reply:?}") };
+    assert_eq!(what, expected);
+    let stale = Transaction { planned_at: Some(99), ..half("web") };
+    assert_eq!(host.engine.dry_run(COMMAND, 1, &stale).result.unwrap_err().code, "stale-plan");
+    assert_eq!((host.last(), host.map()), (log, before));
+    agree(&host.engine, &host.monitor);
+    // What a request asks has one reading.
+    assert_ne!(Body::Plan(half("web")), Body::Transaction(half("web")));
+}
+
+#[test]
+fn what_is_still_mapped_keeps_a_partition_dying_until_it_is_not() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let before = host.map();
+    let (number, memory) = host.built("web");
+    let partition = Target::Number(number);
+    let console = Operation::CreateChannel {
+        partition,
+        peer: COMMAND,
+        kind: channel_kind::CONSOLE,
+        frame: memory.first + 7,
+        frames: 1,
+        grant: 0,
+    };
+    host.ok(vec![console, Operation::SetState { partition, state: state::RUNNING }]);
+    host.monitor.in_use.extend([memory.first + 7, memory.first + 50]);
+    let dying = Operation::SetState { partition, state: state::DYING };
+    host.ok(vec![dying, Operation::DestroyPartition { partition }]);
+    // All but the two frames is given back at once, and the log says who holds them.
+    let left = host.descriptor(number);
+    assert_eq!((left.state, left.memory_frames, left.instance_frames), (state::DYING, 2, 0));
+    assert_eq!(host.engine.database().channels().count(), 0);
+    let records = host.engine.records().0;
+    let told = records.iter().find(|record| record.what.contains("2 are still mapped"));
+    let told = told.unwrap();
+    assert!(told.what.contains("by partition \"3\" (3)"), "{}", told.what);
+    assert_eq!(told.partitions, [number]);
+    let refused = host.refused(vec![Operation::Rename { partition, name: "x".into() }]);
+    assert_eq!(refused.code, "wrong-state");
+    // Asked again, nothing happens that is not already under way.
+    host.ok(vec![Operation::DestroyPartition { partition }]);
+    let (mut time, log) = (5, host.last());
+    for _ in 0..4 {
+        time = host.engine.try_again(&mut host.monitor, time).unwrap();
+    }
+    assert_eq!(host.last(), log, "waiting is not logged");
+    host.monitor.in_use.remove(&(memory.first + 50));
+    time = host.engine.try_again(&mut host.monitor, time).unwrap();
+    assert_eq!(host.descriptor(number).memory_frames, 1);
+    agree(&host.engine, &host.monitor);
+    host.monitor.in_use.clear();
+    assert_eq!(host.engine.try_again(&mut host.monitor, time), None);
+    agree(&host.engine, &host.monitor);
+    assert_eq!(host.map(), before);
+    assert!(host.engine.database().reader().descriptor(number).is_err());
+}
+
+#[test]
+fn memory_that_was_lent_comes_back_when_it_is_free() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, _) = host.built("web");
+    let partition = Target::Number(number);
+    let before = host.map();
+    let more = pending(vec![Operation::AssignMemory { partition, frames: 50 }]);
+    let memory = range_of(&host.run_as(COMMAND, &more).unwrap());
+    host.monitor.in_use.insert(memory.first + 3);
+    assert_eq!(host.open(), [host.next - 1]);
+    assert_eq!(host.descriptor(number).memory_frames, 150);
+    let due = host.engine.try_again(&mut host.monitor, 5).unwrap();
+    assert_eq!(host.descriptor(number).memory_frames, 150);
+    host.monitor.in_use.clear();
+    assert_eq!(host.engine.try_again(&mut host.monitor, due), None);
+    agree(&host.engine, &host.monitor);
+    assert_eq!(host.map(), before);
+}
+
+#[test]
+fn an_event_of_the_partition_before_is_not_the_next_ones() {
+    use pv_abi::uv::calls::{MonitorEvent, cause};
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, _) = host.built("web");
+    let event = MonitorEvent {
+        partition: number,
+        cause: cause::SHUTDOWN,
+        detail: 0,
+        vcpu: 0,
+        address: 0,
+        time: 1,
+    };
+    let log = host.last();
+    host.engine.monitor_did(&mut host.monitor, &event);
+    assert_eq!((host.descriptor(number).state, host.last()), (state::BUILDING, log));
+}
