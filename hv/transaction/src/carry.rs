@@ -89,8 +89,16 @@ impl Engine<'_> {
         change: &Change,
         redo: bool,
     ) -> Result<(), resource_db::WriteError> {
-        self.channels_changed |= matches!(change, Change::Channel { .. });
-        if redo { change.apply(&mut self.database) } else { change.undo(&mut self.database) }
+        if let Change::Channel { index, .. } = change {
+            self.channels_changed.insert(*index);
+        }
+        if redo {
+            change.apply(&mut self.database)?;
+        } else {
+            change.undo(&mut self.database)?;
+        }
+        self.index.follow(&self.database, change, redo);
+        Ok(())
     }
 
     /// Makes the database say what was before the first `done` changes.

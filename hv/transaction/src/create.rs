@@ -83,10 +83,15 @@ pub(crate) fn create(
 
 /// Puts a checked name into a descriptor.
 pub(crate) fn set_name(descriptor: &mut PartitionDescriptor, name: &str) {
-    descriptor.name = [0; 32];
-    for (to, from) in descriptor.name.iter_mut().zip(name.bytes()) {
+    descriptor.name = name_bytes(name);
+}
+
+fn name_bytes(name: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (to, from) in bytes.iter_mut().zip(name.bytes()) {
         *to = from;
     }
+    bytes
 }
 
 /// Whether a partition may have this name.
@@ -96,7 +101,7 @@ pub(crate) fn check_name(plan: &Plan, object: &str, name: &str) -> Result<(), Re
         let limit = "1 to 31 bytes without control characters, slash and quote";
         return Err(invalid(object, "name", format!("{} bytes", name.len()), limit));
     }
-    match plan.partitions().find(|other| crate::refusal::name_of(other) == name) {
+    match plan.named(&name_bytes(name)).and_then(|number| plan.descriptor(number)) {
         None => Ok(()),
         Some(other) => Err(refusal(
             "name-taken",

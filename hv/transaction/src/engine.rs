@@ -3,7 +3,7 @@
 //! Rule: the record is in the log before the first word of the database changes, and a request
 //! that was answered is not carried out again.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::change::Change;
 use crate::describe::{describe, target_of};
+use crate::index::Index;
 use crate::log::{Log, Record, Settled};
 use crate::operations::{self, Caller};
 use crate::plan::Plan;
@@ -60,13 +61,14 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 pub struct Engine<'a> {
     pub(crate) database: Database<'a>,
+    pub(crate) index: Index,
     pub(crate) log: Log,
     pub(crate) limits: Limits,
     pub(crate) clients: BTreeMap<u32, VecDeque<Kept>>,
     pub(crate) pending: Vec<Pending>,
     pub(crate) dying: Vec<Dying>,
-    /// The channel table was written since [`Self::take_channels_changed`].
-    pub(crate) channels_changed: bool,
+    /// Entries of the channel table written since [`Self::take_channels_changed`].
+    pub(crate) channels_changed: BTreeSet<u32>,
 }
 
 /// Who asked, when, under which id.
@@ -97,15 +99,17 @@ impl<'a> Engine<'a> {
         Ok(engine)
     }
 
-    pub(crate) const fn over(database: Database<'a>, log: Log, limits: Limits) -> Self {
+    pub(crate) fn over(database: Database<'a>, log: Log, limits: Limits) -> Self {
+        let index = Index::of(&database);
         Self {
+            channels_changed: index.channels.keys().copied().collect(),
+            index,
             database,
             log,
             limits,
             clients: BTreeMap::new(),
             pending: Vec::new(),
             dying: Vec::new(),
-            channels_changed: false,
         }
     }
 
@@ -121,9 +125,16 @@ impl<'a> Engine<'a> {
         (self.log.records(&self.database), self.log.next)
     }
 
-    /// Whether the channel table was written since the last call.
-    pub const fn take_channels_changed(&mut self) -> bool {
-        core::mem::replace(&mut self.channels_changed, false)
+    /// The entries of the channel table that were written since the last call; all in use at the
+    /// first.
+    pub fn take_channels_changed(&mut self) -> BTreeSet<u32> {
+        core::mem::take(&mut self.channels_changed)
+    }
+
+    /// Whether what is kept beside the database is what the database says.
+    #[must_use]
+    pub fn index_agrees(&self) -> bool {
+        Index::of(&self.database) == self.index
     }
 
     /// The oldest number that the log keeps, and the number its next record gets.
@@ -246,7 +257,7 @@ impl<'a> Engine<'a> {
     ) -> Result<Planned, Refusal> {
         self.check_caller(origin.who)?;
         self.check_transaction(transaction)?;
-        let mut plan = Plan::new(&self.database);
+        let mut plan = Plan::new(&self.database, &self.index);
         let caller = Caller { number: origin.who, limits: &self.limits };
         let mut what = Vec::new();
         let mut about = Vec::new();
@@ -416,7 +427,7 @@ impl<'a> Engine<'a> {
     }
 
     fn log_refused(&mut self, origin: Origin, transaction: &Transaction, why: &Refusal) {
-        let plan = Plan::new(&self.database);
+        let plan = Plan::new(&self.database, &self.index);
         let operations = || (0u32..).zip(&transaction.operations).take(16);
         let of = operations().map(|(i, op)| describe(op, &self.named(&plan, op, i), None));
         let what = of.collect::<Vec<_>>().join("; ");

@@ -103,7 +103,7 @@ impl Engine<'_> {
         pending: &Pending,
         why: &str,
     ) -> Result<(), Stopped> {
-        let mut plan = Plan::new(&self.database);
+        let mut plan = Plan::new(&self.database, &self.index);
         for &number in &pending.created {
             if let Some(mut target) = plan.descriptor(number) {
                 if target.state == state::RUNNING {
@@ -139,7 +139,7 @@ impl Engine<'_> {
     /// Writes down what the monitor did to a partition by itself: state and cause in its
     /// descriptor, a record in the log, and the rollback of what the partition left pending.
     pub fn monitor_did(&mut self, monitor: &mut dyn Monitor, event: &MonitorEvent) {
-        let mut plan = Plan::new(&self.database);
+        let mut plan = Plan::new(&self.database, &self.index);
         let Some(mut target) = plan.descriptor(event.partition) else {
             return;
         };

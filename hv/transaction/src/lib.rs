@@ -28,6 +28,7 @@ mod create;
 mod describe;
 mod engine;
 mod failure;
+mod index;
 mod log;
 mod operations;
 mod plan;

@@ -18,6 +18,7 @@ use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, channel_kind};
 use resource_db::{Database, OwnedRange, Owner};
 
 use crate::change::{Change, packed};
+use crate::index::Index;
 use crate::refusal::refusal;
 use crate::{Action, space};
 
@@ -35,6 +36,7 @@ struct Moved {
 /// See the module.
 pub(crate) struct Plan<'d, 'a> {
     database: &'d Database<'a>,
+    index: &'d Index,
     descriptors: BTreeMap<u32, Option<Box<PartitionDescriptor>>>,
     channels: BTreeMap<u32, ChannelEntry>,
     moved: Vec<Moved>,
@@ -52,9 +54,11 @@ pub(crate) struct Plan<'d, 'a> {
 }
 
 impl<'d, 'a> Plan<'d, 'a> {
-    pub(crate) fn new(database: &'d Database<'a>) -> Self {
+    /// A plan beside a database, with the index of it.
+    pub(crate) fn new(database: &'d Database<'a>, index: &'d Index) -> Self {
         Self {
             database,
+            index,
             descriptors: BTreeMap::new(),
             channels: BTreeMap::new(),
             moved: Vec::new(),
@@ -101,19 +105,31 @@ impl<'d, 'a> Plan<'d, 'a> {
 
     /// Whether CPUs are dedicated to any partition.
     pub(crate) fn any_dedicated(&self) -> bool {
-        self.partitions().any(|partition| partition.cpu_dedicated != 0)
+        let old = self.index.partitions.iter();
+        let mut old = old.filter(|(number, _)| !self.descriptors.contains_key(number));
+        old.any(|(_, brief)| brief.dedicated)
+            || self.descriptors.values().flatten().any(|planned| planned.cpu_dedicated != 0)
+    }
+
+    /// The partition of this name as the plan has it.
+    pub(crate) fn named(&self, name: &[u8; 32]) -> Option<u32> {
+        let old = self.index.named(name).find(|number| !self.descriptors.contains_key(number));
+        old.or_else(|| {
+            let mut planned = self.descriptors.values().flatten();
+            planned.find(|planned| planned.name == *name).map(|planned| planned.number)
+        })
     }
 
     /// All partitions as the plan has them.
     pub(crate) fn partitions(&self) -> impl Iterator<Item = Box<PartitionDescriptor>> + '_ {
-        let old = self.database.numbers().filter(|n| !self.descriptors.contains_key(n));
-        let old = old.filter_map(|n| self.descriptor(n));
+        let old = self.index.partitions.keys().filter(|n| !self.descriptors.contains_key(n));
+        let old = old.filter_map(|&n| self.descriptor(n));
         old.chain(self.descriptors.values().flatten().cloned())
     }
 
     /// Whether a number is free now, and the transaction did not free it.
     pub(crate) fn is_free(&self, number: u32) -> bool {
-        !self.descriptors.contains_key(&number) && self.descriptor(number).is_none()
+        !self.descriptors.contains_key(&number) && !self.index.partitions.contains_key(&number)
     }
 
     /// Lowest free number for a guest.
@@ -155,16 +171,17 @@ impl<'d, 'a> Plan<'d, 'a> {
 
     /// All channels as the plan has them.
     pub(crate) fn channels(&self) -> Vec<(u32, ChannelEntry)> {
-        let mut all: BTreeMap<u32, ChannelEntry> = self.database.channels().collect();
+        let mut all = self.index.channels.clone();
         all.extend(self.channels.iter().map(|(index, entry)| (*index, *entry)));
         all.into_iter().filter(|(_, entry)| entry.kind != channel_kind::FREE).collect()
     }
 
     /// Lowest free channel index that the transaction did not free.
     pub(crate) fn free_channel(&self) -> Option<u32> {
-        let used: Vec<u32> = self.database.channels().map(|(index, _)| index).collect();
-        (0..pv_abi::uv::database::CHANNELS as u32)
-            .find(|index| used.binary_search(index).is_err() && !self.channels.contains_key(index))
+        let used = |index: &u32| {
+            self.index.channels.contains_key(index) || self.channels.contains_key(index)
+        };
+        (0..pv_abi::uv::database::CHANNELS as u32).find(|index| !used(index))
     }
 
     pub(crate) fn set_channel(&mut self, index: u32, entry: ChannelEntry) {
@@ -177,31 +194,16 @@ impl<'d, 'a> Plan<'d, 'a> {
         if range.frames == 0 || end > self.database.reader().frames() {
             return None;
         }
-        let mut pieces = Vec::new();
-        for found in self.database.reader().ranges(range.first) {
-            if found.first >= end {
-                break;
-            }
-            let frames = found.frames.min(end - found.first);
-            pieces.push(OwnedRange { frames, ..found });
-        }
+        let mut pieces: Vec<OwnedRange> = self.index.pieces(range).collect();
         for moved in &self.moved {
             pieces = pieces.into_iter().flat_map(|piece| overlay(piece, moved)).collect();
         }
         Some(pieces)
     }
 
-    /// Everything a partition owns as the plan has it.
-    pub(crate) fn owned_by(&self, number: u32) -> Vec<OwnedRange> {
-        let all = Range { first: 0, frames: self.database.reader().frames() };
-        let mut pieces = self.owners(all).unwrap_or_default();
-        pieces.retain(|piece| piece.owner.number == number);
-        pieces
-    }
-
     fn free(&mut self) -> &mut Vec<Range> {
-        let database = self.database;
-        self.free.get_or_insert_with(|| free_ranges(database))
+        let index = self.index;
+        self.free.get_or_insert_with(|| free_ranges(index))
     }
 
     /// Frames that are free as the plan has it, and the longest run of them.
@@ -292,8 +294,14 @@ fn overlay(piece: OwnedRange, moved: &Moved) -> impl Iterator<Item = OwnedRange>
 }
 
 /// Free RAM. Frame 0 is never handed out: 0 stands for "none" in a descriptor.
-fn free_ranges(database: &Database) -> Vec<Range> {
-    let reader = database.reader();
-    let free = reader.ranges(1).filter(|range| range.owner == Owner::FREE);
-    free.map(|range| Range { first: range.first, frames: range.frames }).collect()
+fn free_ranges(index: &Index) -> Vec<Range> {
+    let mut free: Vec<Range> = index
+        .of_owner(Owner::FREE)
+        .map(|range| Range { first: range.first, frames: range.frames })
+        .collect();
+    if let Some(first) = free.first_mut().filter(|range| range.first == 0) {
+        (first.first, first.frames) = (1, first.frames - 1);
+    }
+    free.retain(|range| range.frames > 0);
+    free
 }

@@ -67,7 +67,8 @@ pub fn query(engine: &Engine, facts: &Facts, gauges: &dyn Gauges, query: &Query)
 
 fn partitions(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
     let database = engine.database();
-    let mut numbers = database.numbers().filter(|&number| number > after);
+    let after = after.saturating_add(1);
+    let mut numbers = engine.index.partitions.range(after..).map(|(&number, _)| number);
     let rows: Vec<_> = numbers
         .by_ref()
         .filter_map(|number| database.reader().descriptor(number).ok())
@@ -130,7 +131,7 @@ fn resources(engine: &Engine, facts: &Facts, gauges: &dyn Gauges) -> ResourcesAn
         cpus: facts.cpus.iter().map(cpu).collect(),
         pci: facts.pci.clone(),
         arena: database.arena_pages(),
-        channels: u32::try_from(database.channels().count()).unwrap_or(u32::MAX),
+        channels: u32::try_from(engine.index.channels.len()).unwrap_or(u32::MAX),
     }
 }
 

@@ -101,7 +101,7 @@ impl Engine<'_> {
             return false;
         }
         dying.held.retain(|frame| monitor.in_use(*frame));
-        for (_, channel) in self.database.channels().filter(|(_, c)| c.a == dying.number) {
+        for (_, channel) in self.index.channels.iter().filter(|(_, c)| c.a == dying.number) {
             let frames = channel.frame..channel.frame.saturating_add(channel.frames.into());
             dying.held.extend(frames.filter(|frame| monitor.in_use(*frame)));
         }
@@ -122,11 +122,12 @@ impl Engine<'_> {
     /// Gives back all but the frames that are held.
     fn reap(&mut self, monitor: &mut dyn Monitor, dying: &Dying, time: u64) -> Result<(), Stopped> {
         let number = dying.number;
-        let mut plan = Plan::new(&self.database);
+        let mut plan = Plan::new(&self.database, &self.index);
         let Some(target) = plan.descriptor(number) else {
             return Ok(());
         };
-        let owned = plan.owned_by(number);
+        let of = |owner| self.index.of_owner(owner);
+        let owned: Vec<OwnedRange> = of(Owner::ram(number)).chain(of(Owner::io(number))).collect();
         let frames = owned.iter().fold(0u64, |sum, range| sum.saturating_add(range.frames));
         let left = dying.held.len() as u64;
         if left > 0 && frames <= left {
@@ -165,7 +166,7 @@ impl Engine<'_> {
         let Some(&frame) = held.first() else {
             return all;
         };
-        let shared = self.database.channels().find(|(_, channel)| {
+        let shared = self.index.channels.iter().find(|(_, channel)| {
             let frames = channel.frame..channel.frame.saturating_add(channel.frames.into());
             channel.a == target.number && frames.contains(&frame)
         });

@@ -40,7 +40,7 @@ impl<'a> Engine<'a> {
             engine.log.settle(&mut engine.database, record.sequence, Settled::RolledBack, why)?;
             undone += 1;
         }
-        for number in engine.database.numbers().collect::<Vec<_>>() {
+        for number in engine.index.partitions.keys().copied().collect::<Vec<_>>() {
             let dying = engine.database.reader().descriptor(number);
             if dying.is_ok_and(|descriptor| descriptor.state == state::DYING) {
                 engine.bury(monitor, number, time);

@@ -188,7 +188,7 @@ impl Inverse<'_, '_> {
         if self.creates(number) {
             return Ok(());
         }
-        let owned = Plan::new(self.engine.database()).owners(range);
+        let owned = Plan::new(&self.engine.database, &self.engine.index).owners(range);
         let all = |pieces: Vec<resource_db::OwnedRange>| {
             pieces.iter().all(|piece| piece.owner == Owner::ram(number))
         };

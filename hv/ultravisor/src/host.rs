@@ -167,9 +167,7 @@ impl Host {
             return;
         }
         self.followed = version;
-        if self.engine.take_channels_changed() {
-            self.attach_channels();
-        }
+        self.attach_channels();
         let reader = self.engine.database().reader();
         self.services.follow_database(&reader);
     }
@@ -213,12 +211,17 @@ impl Host {
         }
     }
 
-    /// Serves the channels that the table has now.
+    /// Serves the channels that the table has now, as far as it changed.
     pub fn attach_channels(&mut self) {
+        let changed = self.engine.take_channels_changed();
         let reader = self.engine.database().reader();
-        self.services.keep_attached(|index| reader.channel(index).is_ok());
-        for (index, entry) in self.engine.database().channels() {
-            if let Ok(client) = reader.descriptor(entry.a) {
+        if changed.iter().any(|&index| reader.channel(index).is_err()) {
+            self.services.keep_attached(|index| reader.channel(index).is_ok());
+        }
+        for index in changed {
+            if let Ok(entry) = reader.channel(index)
+                && let Ok(client) = reader.descriptor(entry.a)
+            {
                 self.services.attach(index, &entry, &client);
             }
         }

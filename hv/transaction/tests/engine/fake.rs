@@ -157,6 +157,7 @@ pub fn host(words: &[AtomicU32]) -> (Engine<'_>, Fake<'_>) {
 }
 
 pub fn agree(engine: &Engine, fake: &Fake) {
+    assert!(engine.index_agrees());
     let reader = engine.database().reader();
     let mut owned: BTreeMap<u32, u64> = BTreeMap::new();
     for range in reader.ranges(0) {

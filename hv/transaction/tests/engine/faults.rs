@@ -142,8 +142,7 @@ fn before_ten(words: &[AtomicU32]) -> (Host<'_>, u32) {
 /// Each of the ten has a start state, set by the boot partition.
 fn build(host: &mut Host) {
     for number in FIRST_GUEST + 1..FIRST_GUEST + 11 {
-        let own = host.map().into_iter().filter(|range| range.owner.number == number);
-        let frame = own.last().unwrap();
+        let frame = host.map().into_iter().rfind(|range| range.owner.number == number).unwrap();
         let start = start_at(frame.first + frame.frames - 1);
         host.ok(vec![Operation::SetStart { partition: Target::Number(number), start }]);
     }
@@ -157,15 +156,12 @@ fn ten_partitions_come_as_a_whole_or_not_at_all_wherever_they_are_refused() {
         let (mut host, old) = before_ten(&words);
         let before = (picture(&host.engine).0, host.map());
         host.monitor.refuse_after = Some(steps);
-        let refused = loop {
-            if host.run_as(COMMAND, &ten()).is_err() {
-                break true;
-            }
+        let refused = host.run_as(COMMAND, &ten()).is_err() || {
             let request = host.next;
             let left = host.monitor.refuse_after;
             build(&mut host);
             host.monitor.refuse_after = left;
-            break host.run_as(COMMAND, &finish(request, old)).is_err();
+            host.run_as(COMMAND, &finish(request, old)).is_err()
         };
         if !refused {
             assert_eq!(host.monitor.running.len(), 3 + 10);
