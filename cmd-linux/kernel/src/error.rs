@@ -1,7 +1,12 @@
-//! Why a file is no kernel for a partition: the file, where, and the way out.
+//! Why a file is no kernel for a partition: the file, where in it, and the way out.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
+
+use builder::{Compression, ImageError, KernelError};
+
+use crate::MAX_UNPACKED;
 
 /// A file that cannot be used.
 #[derive(Debug)]
@@ -12,11 +17,49 @@ pub struct Error {
     pub problem: Problem,
 }
 
-/// What is wrong with a kernel file.
+/// What is wrong with a kernel file. Offsets are bytes from its start.
 #[derive(Debug)]
 pub enum Problem {
-    /// It has no bytes.
-    Empty,
+    /// It cannot be read.
+    Read(io::Error),
+    /// It is a directory or a device.
+    NoFile,
+    /// It has more than [`MAX_UNPACKED`] bytes.
+    TooLarge,
+    /// It is no kernel image, or a damaged `bzImage`.
+    Image(ImageError),
+    /// Its compressed part is damaged or cut off.
+    Damaged {
+        /// How it is compressed.
+        compression: Compression,
+        /// About where.
+        offset: u64,
+        /// What the decompressor found.
+        reason: String,
+    },
+    /// It unpacks to more than [`MAX_UNPACKED`] bytes.
+    Bomb {
+        /// How it is compressed.
+        compression: Compression,
+        /// Where the compressed part starts.
+        offset: u64,
+    },
+    /// It unpacks to another size than it says.
+    Size {
+        /// Bytes it unpacked to.
+        got: u64,
+        /// Bytes it says.
+        wanted: u64,
+    },
+    /// What was compressed is no ELF image.
+    Contents {
+        /// How it was compressed.
+        compression: Compression,
+        /// Where the compressed part starts.
+        offset: u64,
+    },
+    /// It cannot be started as a partition's kernel.
+    Kernel(KernelError),
 }
 
 impl fmt::Display for Error {
@@ -27,10 +70,36 @@ impl fmt::Display for Error {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let most = MAX_UNPACKED >> 20;
         match self {
-            Self::Empty => f.write_str("empty; give a kernel image"),
+            Self::Read(error) => write!(f, "cannot be read: {error}; give a kernel file"),
+            Self::NoFile => f.write_str("no regular file; give a kernel file"),
+            Self::TooLarge => write!(f, "more than {most} MiB; give a smaller kernel"),
+            Self::Image(error) => error.fmt(f),
+            Self::Damaged { compression, offset, reason } => {
+                write!(f, "{compression}, and damaged near byte {offset}: {reason}; copy it again")
+            }
+            Self::Bomb { compression, offset } => {
+                write!(f, "{compression} at byte {offset}, and unpacks to more than {most} MiB")?;
+                f.write_str("; give a smaller kernel")
+            }
+            Self::Size { got, wanted } => {
+                write!(f, "unpacks to {got} bytes and says it has {wanted}; copy it again")
+            }
+            Self::Contents { compression, offset } => {
+                write!(f, "{compression} at byte {offset}, and holds no ELF image")?;
+                f.write_str("; give a kernel image")
+            }
+            Self::Kernel(error) => error.fmt(f),
         }
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.problem {
+            Problem::Read(error) => Some(error),
+            _ => None,
+        }
+    }
+}

@@ -5,21 +5,39 @@
 //!                  --check--> what is missing for a PV start, and the sensitive instructions
 //! ```
 //!
+//! A file may be an ELF image or a `bzImage`, as it is or compressed as a whole; what is inside
+//! may be compressed in every way that Linux offers.
+//!
 //! The rule it keeps: the file is hostile. It is unpacked into at most [`MAX_UNPACKED`] bytes by
 //! pure Rust code, and whatever is wrong with it is an [`Error`] that names the file, where in it,
 //! and what to do; nothing here panics.
 #![forbid(unsafe_code)]
 
+mod check;
 mod error;
+mod kallsyms;
+mod lz4;
+mod lzop;
 mod notes;
+mod render;
 mod report;
+mod sensitive;
+mod symbols;
+mod unpack;
 
-use std::path::Path;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use builder::{Image, ImageError, Payload};
 
 pub use builder::Compression;
+pub use check::check;
 pub use error::{Error, Problem};
 pub use notes::{NoteStyle, Notes};
 pub use report::{Fate, Finding, Place, Pv, Report};
+
+use unpack::{Limits, compression_of, decompress};
 
 /// Bytes of a kernel file at most, and of what it unpacks to.
 pub const MAX_UNPACKED: u64 = 512 << 20;
@@ -27,6 +45,8 @@ pub const MAX_UNPACKED: u64 = 512 << 20;
 /// A kernel, ready for the builder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
+    /// The file it was read from.
+    pub file: PathBuf,
     /// The ELF image, unpacked.
     pub elf: Vec<u8>,
     /// How the file had it.
@@ -46,12 +66,40 @@ pub enum Container {
     BzImage,
 }
 
-/// Reads a kernel file and unpacks it.
+impl Loaded {
+    /// Whether the builder can start it as a partition's kernel.
+    ///
+    /// # Errors
+    /// It cannot: [`Problem::Kernel`].
+    pub fn check_startable(&self) -> Result<(), Error> {
+        match builder::Kernel::parse(&self.elf) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error { file: self.file.clone(), problem: Problem::Kernel(error) }),
+        }
+    }
+}
+
+/// Reads a kernel file and unpacks it. Whether it can be started is another matter: see
+/// [`Loaded::check_startable`].
 ///
 /// # Errors
 /// It cannot be read, is too large, or is no kernel; see [`Problem`].
 pub fn load(path: &Path) -> Result<Loaded, Error> {
-    Err(Error { file: path.to_owned(), problem: Problem::Empty })
+    match read(path) {
+        Ok(bytes) => unpack(bytes, path),
+        Err(problem) => Err(Error { file: path.to_owned(), problem }),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+    // Opening a device or a pipe could block, so the kind comes first.
+    if !std::fs::metadata(path).map_err(Problem::Read)?.is_file() {
+        return Err(Problem::NoFile);
+    }
+    let file = File::open(path).map_err(Problem::Read)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_UNPACKED + 1).read_to_end(&mut bytes).map_err(Problem::Read)?;
+    if bytes.len() as u64 > MAX_UNPACKED { Err(Problem::TooLarge) } else { Ok(bytes) }
 }
 
 /// As [`load`], of a file that was read already; `path` is for the messages.
@@ -59,13 +107,62 @@ pub fn load(path: &Path) -> Result<Loaded, Error> {
 /// # Errors
 /// See [`load`].
 pub fn unpack(bytes: Vec<u8>, path: &Path) -> Result<Loaded, Error> {
-    let _ = bytes;
-    Err(Error { file: path.to_owned(), problem: Problem::Empty })
+    unpack_within(bytes, path, MAX_UNPACKED)
 }
 
-/// Disassembles what is executable in a kernel, and tells what would become of it here.
-#[must_use]
-pub fn check(loaded: &Loaded) -> Report {
-    let _ = loaded;
-    Report::default()
+/// As [`unpack`], with another limit.
+fn unpack_within(bytes: Vec<u8>, path: &Path, most: u64) -> Result<Loaded, Error> {
+    match open(bytes, most) {
+        Ok((elf, container, compression)) => {
+            let notes = Notes::read(&elf);
+            Ok(Loaded { file: path.to_owned(), elf, container, compression, notes })
+        }
+        Err(problem) => Err(Error { file: path.to_owned(), problem }),
+    }
 }
+
+/// The ELF image in a file.
+fn open(bytes: Vec<u8>, most: u64) -> Result<(Vec<u8>, Container, Compression), Problem> {
+    let Some(outer) = compression_of(&bytes) else {
+        return open_image(bytes, most);
+    };
+    let whole = decompress(outer, &bytes, 0, Limits { most, expected: 0 })?;
+    drop(bytes);
+    match open_image(whole, most) {
+        Ok((elf, container, Compression::None)) => Ok((elf, container, outer)),
+        Err(Problem::Image(ImageError::Unknown | ImageError::Empty)) => {
+            Err(Problem::Contents { compression: outer, offset: 0 })
+        }
+        other => other,
+    }
+}
+
+/// The ELF image in an image that is not compressed as a whole.
+fn open_image(bytes: Vec<u8>, most: u64) -> Result<(Vec<u8>, Container, Compression), Problem> {
+    let payload = match Image::identify(&bytes).map_err(Problem::Image)? {
+        Image::Elf(_) => return Ok((bytes, Container::Elf, Compression::None)),
+        Image::BzImage(payload) => payload,
+    };
+    let elf = open_payload(&bytes, &payload, most)?;
+    Ok((elf, Container::BzImage, payload.compression))
+}
+
+fn open_payload(file: &[u8], payload: &Payload<'_>, most: u64) -> Result<Vec<u8>, Problem> {
+    let Payload { compression, bytes, unpacked: wanted } = *payload;
+    let start = bytes.as_ptr().addr() - file.as_ptr().addr();
+    // The size after a stream is that of its own trailer where gzip made it.
+    let trailer = if compression == Compression::Gzip { 4 } else { 0 };
+    let stream = file.get(start..start + bytes.len() + trailer).unwrap_or(bytes);
+    let offset = start as u64;
+    let elf = decompress(compression, stream, offset, Limits { most, expected: wanted as u64 })?;
+    if elf.len() != wanted {
+        return Err(Problem::Size { got: elf.len() as u64, wanted: wanted as u64 });
+    }
+    match elf.starts_with(b"\x7fELF") {
+        true => Ok(elf),
+        false => Err(Problem::Contents { compression, offset }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

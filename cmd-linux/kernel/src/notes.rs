@@ -1,5 +1,14 @@
-//! What a kernel says about a PV start.
+//! What a kernel says about a PV start: ELF notes of the owner "Xen" (public `elfnote.h`), or the
+//! older text section `__xen_guest`.
+//!
+//! This is read for people; the builder reads what it needs by itself. So what makes no sense is
+//! passed over here, and told by the builder.
 
+use elf::ElfBytes;
+use elf::abi::{PT_NOTE, SHT_NOTE};
+use elf::endian::LittleEndian;
+use elf::note::Note;
+use pv_abi::xen::elfnote;
 use serde::Serialize;
 
 /// Where the statements come from.
@@ -48,4 +57,124 @@ pub struct Notes {
     pub hv_start_low: Option<u64>,
     /// Entry of a hardware-virtualized start.
     pub phys32_entry: Option<u64>,
+}
+
+type Elf<'a> = ElfBytes<'a, LittleEndian>;
+
+impl Notes {
+    /// Reads the notes of an ELF image; of one that is damaged, what can be read.
+    #[must_use]
+    pub fn read(image: &[u8]) -> Self {
+        let mut notes = Self::default();
+        let Ok(elf) = Elf::minimal_parse(image) else { return notes };
+        notes.read_segments(&elf);
+        if notes.style == NoteStyle::Absent {
+            notes.read_sections(&elf);
+        }
+        if notes.style == NoteStyle::Absent
+            && let Ok(Some(header)) = elf.section_header_by_name("__xen_guest")
+            && let Ok((text, None)) = elf.section_data(&header)
+        {
+            notes.read_text(&String::from_utf8_lossy(text));
+        }
+        notes
+    }
+
+    fn read_segments(&mut self, elf: &Elf<'_>) {
+        for header in elf.segments().into_iter().flatten().filter(|h| h.p_type == PT_NOTE) {
+            if let Ok(found) = elf.segment_data_as_notes(&header) {
+                self.take_all(found);
+            }
+        }
+    }
+
+    fn read_sections(&mut self, elf: &Elf<'_>) {
+        for header in elf.section_headers().into_iter().flatten() {
+            if header.sh_type == SHT_NOTE
+                && let Ok(found) = elf.section_data_as_notes(&header)
+            {
+                self.take_all(found);
+            }
+        }
+    }
+
+    fn take_all<'a>(&mut self, found: impl Iterator<Item = Note<'a>>) {
+        for note in found {
+            if let Note::Unknown(note) = note
+                && note.name == elfnote::OWNER
+            {
+                self.style = NoteStyle::ElfNotes;
+                self.take(note.n_type, note.desc);
+            }
+        }
+    }
+
+    fn take(&mut self, kind: u64, value: &[u8]) {
+        let number = || number(value);
+        let text = || Some(text(value));
+        match u32::try_from(kind).unwrap_or(u32::MAX) {
+            elfnote::ENTRY => self.entry = number(),
+            elfnote::HYPERCALL_PAGE => self.hypercall_page = number(),
+            elfnote::VIRT_BASE => self.virt_base = number(),
+            elfnote::PADDR_OFFSET => self.paddr_offset = number(),
+            elfnote::XEN_VERSION => self.xen_version = text(),
+            elfnote::GUEST_OS => self.guest_os = text(),
+            elfnote::GUEST_VERSION => self.guest_version = text(),
+            elfnote::LOADER => self.loader = text(),
+            elfnote::FEATURES => self.features = text(),
+            elfnote::HV_START_LOW => self.hv_start_low = number(),
+            elfnote::INIT_P2M => self.init_p2m = number(),
+            elfnote::MOD_START_PFN => self.mod_start_pfn = number().map(|flag| flag != 0),
+            elfnote::SUPPORTED_FEATURES => {
+                self.supported_features = number().and_then(|mask| u32::try_from(mask).ok());
+            }
+            elfnote::PHYS32_ENTRY => self.phys32_entry = number(),
+            _ => {}
+        }
+    }
+
+    /// Takes `NAME=VALUE,NAME=VALUE`, numbers in C's notation, the hypercall page by number.
+    fn read_text(&mut self, section: &str) {
+        self.style = NoteStyle::GuestSection;
+        for part in section.trim_end_matches('\0').split(',') {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let text = || Some(value.to_owned());
+            match name {
+                "GUEST_OS" => self.guest_os = text(),
+                "GUEST_VER" => self.guest_version = text(),
+                "XEN_VER" => self.xen_version = text(),
+                "LOADER" => self.loader = text(),
+                "FEATURES" => self.features = text(),
+                "VIRT_BASE" => self.virt_base = c_number(value),
+                "VIRT_ENTRY" => self.entry = c_number(value),
+                "ELF_PADDR_OFFSET" => self.paddr_offset = c_number(value),
+                "HYPERCALL_PAGE" => {
+                    let page = c_number(value).and_then(|page| page.checked_mul(4096));
+                    self.hypercall_page = page;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A note's number: 1, 2, 4 or 8 bytes, little-endian.
+fn number(value: &[u8]) -> Option<u64> {
+    let mut bytes = [0; 8];
+    bytes.get_mut(..value.len())?.copy_from_slice(value);
+    matches!(value.len(), 1 | 2 | 4 | 8).then(|| u64::from_le_bytes(bytes))
+}
+
+/// A note's text, without what a terminal would not show.
+fn text(value: &[u8]) -> String {
+    const MOST: usize = 256;
+    let text = value.split(|byte| *byte == 0).next().unwrap_or(&[]);
+    String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(MOST).collect()
+}
+
+fn c_number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
 }

@@ -1,14 +1,15 @@
 //! What `uvtool kernel check` tells.
 
-use std::fmt;
-
 use serde::Serialize;
 
 use crate::Notes;
 
-/// What a kernel is, what it lacks for a PV start, and the sensitive instructions in it.
+/// What a kernel is, what it lacks for a PV start, and the sensitive instructions in it. It is
+/// text for people as [`Display`](std::fmt::Display), and JSON for programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
+    /// The file.
+    pub file: String,
     /// `bzImage` or `ELF image`.
     pub container: String,
     /// How it was compressed, in words.
@@ -17,10 +18,14 @@ pub struct Report {
     pub elf_bytes: u64,
     /// About a PV start.
     pub pv: Pv,
-    /// Bytes of executable sections, and instructions in them.
+    /// Bytes of executable parts, as far as they were disassembled.
     pub code_bytes: u64,
     /// Instructions in them.
     pub instructions: u64,
+    /// Where the names of functions come from.
+    pub symbols: String,
+    /// Sentences about what the counts mean.
+    pub remarks: Vec<String>,
     /// Sensitive instructions, the harmful first.
     pub findings: Vec<Finding>,
 }
@@ -34,7 +39,7 @@ pub struct Pv {
     pub reasons: Vec<String>,
     /// What it says.
     pub notes: Notes,
-    /// Sentences about what is missing and does not prevent a start.
+    /// Sentences about what is special or missing and does not prevent a start.
     pub remarks: Vec<String>,
 }
 
@@ -49,7 +54,7 @@ pub struct Finding {
     pub meaning: String,
     /// How often it occurs.
     pub count: u64,
-    /// Where, by symbol or address.
+    /// Where, the function with most of them first.
     pub places: Vec<Place>,
 }
 
@@ -57,15 +62,15 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fate {
-    /// A general protection fault, delivered to the kernel.
+    /// A fault, delivered to the kernel.
     Faults,
-    /// Done without effect, or with another than on a bare machine.
-    Ignored,
-    /// The monitor does what it asks.
-    Emulated,
-    /// A hypercall does the same; the instruction itself faults.
+    /// A fault, delivered to the kernel; there is a hypercall that does the same.
     Hypercall,
-    /// Done by the processor.
+    /// Done without effect.
+    Ignored,
+    /// The monitor does what it asks, as far as the meaning says.
+    Emulated,
+    /// Done by the processor in ring 3, with what that means there.
     Native,
 }
 
@@ -74,14 +79,8 @@ pub enum Fate {
 pub struct Place {
     /// Virtual address of the first.
     pub address: u64,
-    /// The function, or the section where the image has no symbols.
+    /// The function, or the section or segment where no name is known.
     pub symbol: String,
     /// How often in it.
     pub count: u64,
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}, {}", self.container, self.compression)
-    }
 }

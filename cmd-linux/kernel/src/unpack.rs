@@ -1,0 +1,124 @@
+//! Compressed streams, as Linux and its tools write them.
+//!
+//! The rule it keeps: whatever a stream says, no more than [`Limits::most`] bytes come out, and
+//! dictionaries stay within [`DICTIONARY`].
+
+use std::io::{self, Read};
+
+use builder::Compression;
+
+use crate::error::Problem;
+use crate::{lz4, lzop};
+
+/// Memory for a dictionary at most. Linux uses 32 MiB (xz) and 128 MiB (zstd -22).
+const DICTIONARY: u64 = 160 << 20;
+
+/// First bytes of the compressions.
+const MAGICS: [(&[u8], Compression); 8] = [
+    (b"\x1f\x8b", Compression::Gzip),
+    (b"BZh", Compression::Bzip2),
+    (b"\x5d\x00\x00", Compression::Lzma),
+    (b"\xfd7zXZ\x00", Compression::Xz),
+    (b"\x89LZO", Compression::Lzo),
+    (b"\x02\x21\x4c\x18", Compression::Lz4),
+    (b"\x04\x22\x4d\x18", Compression::Lz4),
+    (b"\x28\xb5\x2f\xfd", Compression::Zstd),
+];
+
+/// What a stream may become.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Bytes at most.
+    pub(crate) most: u64,
+    /// Bytes it is said to become, where that is known; only to reserve memory.
+    pub(crate) expected: u64,
+}
+
+/// How `bytes` are compressed, by the first of them.
+pub(crate) fn compression_of(bytes: &[u8]) -> Option<Compression> {
+    MAGICS.iter().find_map(|(magic, compression)| bytes.starts_with(magic).then_some(*compression))
+}
+
+/// Unpacks a stream that lies at `offset` of its file.
+pub(crate) fn decompress(
+    compression: Compression,
+    stream: &[u8],
+    offset: u64,
+    limits: Limits,
+) -> Result<Vec<u8>, Problem> {
+    let mut rest = stream;
+    let unpacked = match compression {
+        Compression::None => Ok(stream.to_vec()),
+        Compression::Gzip => collect(flate2::bufread::GzDecoder::new(&mut rest), limits),
+        Compression::Bzip2 => collect(bzip2::bufread::BzDecoder::new(&mut rest), limits),
+        Compression::Lzma => lzma(&mut rest, limits),
+        Compression::Xz => {
+            let dictionary = (DICTIONARY >> 10) as u32;
+            collect(lzma_rust2::XzReader::new_mem_limit(&mut rest, false, dictionary), limits)
+        }
+        Compression::Lzo => lzop::unpack(&mut rest, limits.most),
+        Compression::Lz4 => lz4::unpack(&mut rest, limits),
+        Compression::Zstd => zstd(&mut rest, limits),
+    };
+    match unpacked {
+        Ok(bytes) if bytes.len() as u64 > limits.most => Err(Problem::Bomb { compression, offset }),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => {
+            let offset = offset + (stream.len() - rest.len()) as u64;
+            Err(Problem::Damaged { compression, offset, reason: one_line(&error) })
+        }
+    }
+}
+
+/// All that a decoder gives, but little more than the limit.
+pub(crate) fn collect(decoder: impl Read, limits: Limits) -> io::Result<Vec<u8>> {
+    /// More is not reserved for what is only said.
+    const RESERVED: u64 = 128 << 20;
+    let mut bytes = Vec::with_capacity(limits.expected.min(limits.most).min(RESERVED) as usize);
+    decoder.take(limits.most + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn lzma(stream: &mut &[u8], limits: Limits) -> io::Result<Vec<u8>> {
+    let dictionary = (DICTIONARY >> 10) as u32;
+    let decoder = lzma_rust2::LzmaReader::new_mem_limit(stream, dictionary, None)?;
+    collect(decoder, limits)
+}
+
+fn zstd(stream: &mut &[u8], limits: Limits) -> io::Result<Vec<u8>> {
+    use ruzstd::decoding::StreamingDecoder;
+    let decoder = StreamingDecoder::new_with_max_window_size(stream, DICTIONARY)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    collect(decoder, limits)
+}
+
+/// An error of a decoder, as part of a sentence.
+fn one_line(error: &io::Error) -> String {
+    const MOST: usize = 160;
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return "it ends too early".to_owned();
+    }
+    let text = error.to_string().replace(['\n', '\r'], " ");
+    text.chars().take(MOST).collect::<String>().trim_end_matches('.').to_owned()
+}
+
+/// An error of our own decoders.
+pub(crate) fn damaged(reason: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason.into())
+}
+
+/// The next `count` bytes of a stream, which go.
+pub(crate) fn next<'a>(stream: &mut &'a [u8], count: usize) -> io::Result<&'a [u8]> {
+    let (head, tail) = stream
+        .split_at_checked(count)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+    *stream = tail;
+    Ok(head)
+}
+
+/// The next bytes, as an array.
+pub(crate) fn array<const BYTES: usize>(stream: &mut &[u8]) -> io::Result<[u8; BYTES]> {
+    let mut bytes = [0; BYTES];
+    bytes.copy_from_slice(next(stream, BYTES)?);
+    Ok(bytes)
+}
