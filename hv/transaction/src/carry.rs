@@ -89,8 +89,10 @@ impl Engine<'_> {
         change: &Change,
         redo: bool,
     ) -> Result<(), resource_db::WriteError> {
-        if let Change::Channel { index, .. } = change {
-            self.channels_changed.insert(*index);
+        match change {
+            Change::Channel { index, .. } => drop(self.channels_changed.insert(*index)),
+            Change::Descriptor { number, .. } => drop(self.partitions_changed.insert(*number)),
+            Change::Pages { .. } => {}
         }
         if redo {
             change.apply(&mut self.database)?;

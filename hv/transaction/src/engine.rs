@@ -69,6 +69,8 @@ pub struct Engine<'a> {
     pub(crate) dying: Vec<Dying>,
     /// Entries of the channel table written since [`Self::take_channels_changed`].
     pub(crate) channels_changed: BTreeSet<u32>,
+    /// Descriptors written since [`Self::take_partitions_changed`].
+    pub(crate) partitions_changed: BTreeSet<u32>,
 }
 
 /// Who asked, when, under which id.
@@ -103,6 +105,7 @@ impl<'a> Engine<'a> {
         let index = Index::of(&database);
         Self {
             channels_changed: index.channels.keys().copied().collect(),
+            partitions_changed: BTreeSet::new(),
             index,
             database,
             log,
@@ -129,6 +132,11 @@ impl<'a> Engine<'a> {
     /// first.
     pub fn take_channels_changed(&mut self) -> BTreeSet<u32> {
         core::mem::take(&mut self.channels_changed)
+    }
+
+    /// The partitions whose descriptors were written since the last call.
+    pub fn take_partitions_changed(&mut self) -> BTreeSet<u32> {
+        core::mem::take(&mut self.partitions_changed)
     }
 
     /// Whether what is kept beside the database is what the database says.

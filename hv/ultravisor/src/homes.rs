@@ -12,10 +12,9 @@
 //! Rule: the database decides and the store follows. What a kernel writes into its home changes
 //! nothing but its home.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
-use alloc::vec::Vec;
 
 use pv_abi::uv::database::{PartitionDescriptor, ULTRAVISOR, asked};
 use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
@@ -78,11 +77,12 @@ pub fn introduce(services: &mut Services, client: &PartitionDescriptor) {
     show(services, client);
 }
 
-/// Has the homes say what the database says now.
-pub fn follow(services: &mut Services, reader: &Reader<'_>) {
-    let numbers: Vec<u32> = services.homes.homes.keys().copied().collect();
-    for number in numbers {
-        if let Ok(descriptor) = reader.descriptor(number) {
+/// Has the homes of these partitions say what the database says now.
+pub fn follow(services: &mut Services, reader: &Reader<'_>, numbers: &BTreeSet<u32>) {
+    for &number in numbers {
+        if services.homes.homes.contains_key(&number)
+            && let Ok(descriptor) = reader.descriptor(number)
+        {
             show(services, &descriptor);
         }
     }

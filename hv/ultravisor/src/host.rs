@@ -168,8 +168,9 @@ impl Host {
         }
         self.followed = version;
         self.attach_channels();
+        let partitions = self.engine.take_partitions_changed();
         let reader = self.engine.database().reader();
-        self.services.follow_database(&reader);
+        self.services.follow_database(&reader, &partitions);
     }
 
     /// Tells clients that the log has new records; the one whose turn it was has its reply.

@@ -4,7 +4,7 @@
 //! finds all of it.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -166,9 +166,9 @@ impl Services {
         self.store.disconnect(partition);
     }
 
-    /// Has the store say what the database says of partitions now.
-    pub fn follow_database(&mut self, reader: &Reader<'_>) {
-        crate::homes::follow(self, reader);
+    /// Has the store say what the database says of these partitions now.
+    pub fn follow_database(&mut self, reader: &Reader<'_>, partitions: &BTreeSet<u32>) {
+        crate::homes::follow(self, reader, partitions);
         self.flush_stores();
     }
 
