@@ -556,6 +556,7 @@ pub struct LogRow {
 pub struct RecordRow {
     /// The record.
     pub row: LogRow,
-    /// Its changes, each a postcard message of the database's own change type.
+    /// Its changes, each a postcard message of the database's own change type; none where they do
+    /// not fit an answer, and a replica has to be read anew.
     pub changes: Vec<Vec<u8>>,
 }
