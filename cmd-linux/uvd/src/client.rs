@@ -8,13 +8,15 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use uvd_protocol::{Ask, Failure, FrameError, Frames, Told, encode};
 
 /// Requests that a client may have under way.
 const MOST_ASKED: usize = 32;
 /// Bytes of answers that may wait for a client.
 const MOST_WAITING: usize = 4 * 1024 * 1024;
+/// Bytes of answers after which output of consoles waits.
+const ENOUGH_WAITING: usize = 128 * 1024;
 
 /// A connected client.
 pub struct Client {
@@ -34,12 +36,28 @@ impl Client {
         Ok(Self { stream, frames, out, asked: 0, finished: false })
     }
 
-    /// What to wait for, if anything. One that has hung up would wake every wait at once.
+    /// What to wait for, if anything. One that has said all it will is waited for with no flags:
+    /// that it has hung up is told with none. Else one that has hung up with requests unread
+    /// would wake every wait at once.
     pub fn poll_fd(&self) -> Option<PollFd<'_>> {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::POLLIN, self.takes_more());
         flags.set(PollFlags::POLLOUT, !self.out.is_empty());
-        (!flags.is_empty()).then(|| PollFd::new(self.stream.as_fd(), flags))
+        (self.finished || !flags.is_empty()).then(|| PollFd::new(self.stream.as_fd(), flags))
+    }
+
+    /// Whether there is nobody any more who could be told anything.
+    pub fn has_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
+        let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
+        self.finished
+            && poll(&mut fds, PollTimeout::ZERO).is_ok()
+            && fds[0].revents().is_some_and(|events| events.intersects(gone))
+    }
+
+    /// Whether it takes more output of consoles.
+    pub fn has_room(&self) -> bool {
+        self.out.len() < ENOUGH_WAITING
     }
 
     /// The next request, if one is there.
@@ -62,9 +80,11 @@ impl Client {
         None
     }
 
-    /// Answers a request that was taken.
-    pub fn tell(&mut self, told: &Told) {
-        self.asked = self.asked.saturating_sub(1);
+    /// Answers a request that was taken; `last`: that is all there is to it.
+    pub fn tell(&mut self, told: &Told, last: bool) {
+        if last {
+            self.asked = self.asked.saturating_sub(1);
+        }
         self.put(told);
     }
 

@@ -1,30 +1,39 @@
-//! The event loop between the clients and the command channel.
+//! The event loop between clients, jobs, the channels and the consoles.
 //!
-//! Rule: clients outlive links. Without a channel every request is answered at once with the
-//! reason, and the channel is looked for again.
+//! Rule: clients outlive links. Without a command channel every request is answered at once with
+//! the reason, and the channel is looked for again; consoles are served all the time.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
+use std::rc::Rc;
 use std::time::Instant;
 
+use futures_executor::LocalPool;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use uvd_protocol::{Ask, Asked, DEFAULT_TIMEOUT_MS, Failure, MAX_TIMEOUT_MS, Told};
+use uvd_protocol::{
+    Answered, Ask, Asked, DEFAULT_TIMEOUT_MS, Failure, MAX_TIMEOUT_MS, ServiceAnswer, Told,
+};
 
 use crate::client::Client;
-use crate::link::{Link, Outcome, Port};
+use crate::console::News;
+use crate::hub::{Hub, Session};
+use crate::link::{Link, Outcome, Port, Tag};
+use crate::service;
 
 /// Clients at a time; further ones wait until one goes.
 const MOST_CLIENTS: usize = 64;
 
-/// The socket and its clients.
+/// The socket, its clients, and the jobs they started.
 pub struct Daemon<'a> {
     listener: UnixListener,
     /// Readable when the daemon is to end.
     stop: BorrowedFd<'a>,
     clients: BTreeMap<u64, Client>,
     next_client: u64,
+    pool: LocalPool,
+    hub: Rc<Hub>,
 }
 
 /// Why serving ended.
@@ -39,46 +48,55 @@ pub enum End {
 }
 
 impl<'a> Daemon<'a> {
-    /// A daemon on a socket.
-    pub fn new(listener: UnixListener, stop: BorrowedFd<'a>) -> io::Result<Self> {
+    /// A daemon on a socket; `pool` is what the jobs of `hub` run on.
+    pub fn new(
+        listener: UnixListener,
+        stop: BorrowedFd<'a>,
+        pool: LocalPool,
+        hub: Rc<Hub>,
+    ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, stop, clients: BTreeMap::new(), next_client: 1 })
+        Ok(Self { listener, stop, clients: BTreeMap::new(), next_client: 1, pool, hub })
     }
 
     /// Serves clients over a link until it breaks or the daemon is stopped. Whatever was under
     /// way then is answered with the failure.
     pub fn serve<P: Port>(&mut self, mut link: Link<'_, P>) -> End {
+        self.hub.set_session(Session::Opening);
+        self.hub.spawn(service::session::run(Rc::clone(&self.hub)));
         let end = loop {
             let now = Instant::now();
             self.accept();
-            self.take_asks(|tag, ask| {
-                let asked = ask.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS);
-                let Asked::Ultravisor(body) = ask.body else {
-                    return Err(Failure::Malformed("not served yet".into()));
-                };
-                link.submit(tag, body, asked.min(MAX_TIMEOUT_MS), now)
-            });
-            match link.turn(now) {
-                Ok(outcomes) => self.tell(outcomes),
-                Err(error) => break End::Broken(error.to_string()),
+            self.take_asks(Some(&mut link), now);
+            self.turn_others(now);
+            if let Err(error) = self.turn_link(&mut link, now) {
+                break End::Broken(error);
             }
+            self.tell_news();
             if self.wait(Some(link.port().fd()), link.deadline()) {
                 break End::Stopped;
             }
         };
-        let failure = match &end {
-            End::Broken(why) => Failure::NoChannel(why.clone()),
-            End::Stopped | End::Due => Failure::ShuttingDown,
+        let (failure, why) = match &end {
+            End::Broken(why) => (Failure::NoChannel(why.clone()), why.as_str()),
+            End::Stopped | End::Due => (Failure::ShuttingDown, "uvd ends"),
         };
         self.tell(link.fail_all(&failure));
+        self.hub.set_session(Session::None(why.into()));
+        self.turn_others(Instant::now());
+        self.tell_news();
         end
     }
 
     /// Answers every request with `why`, until it is time to look for a channel.
     pub fn refuse(&mut self, why: &str, until: Instant) -> End {
+        self.hub.set_session(Session::None(why.into()));
         loop {
+            let now = Instant::now();
             self.accept();
-            self.take_asks(|_, _| Err(Failure::NoChannel(why.into())));
+            self.take_asks(None::<&mut Link<'_, Box<dyn Port>>>, now);
+            self.turn_others(now);
+            self.tell_news();
             if self.wait(None, Some(until)) {
                 return End::Stopped;
             }
@@ -91,7 +109,11 @@ impl<'a> Daemon<'a> {
     /// Lets clients wait, until it is time to look for a channel.
     pub fn pause(&mut self, until: Instant) -> End {
         loop {
-            if wait(vec![PollFd::new(self.stop, PollFlags::POLLIN)], Some(until)) {
+            self.turn_others(Instant::now());
+            let mut fds = vec![PollFd::new(self.stop, PollFlags::POLLIN)];
+            let consoles = self.hub.consoles.borrow();
+            fds.extend(consoles.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            if wait(fds, Some(until)) {
                 return End::Stopped;
             }
             if Instant::now() >= until {
@@ -111,49 +133,145 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Takes all requests that came; `submit` may fail at once.
-    fn take_asks(&mut self, mut submit: impl FnMut((u64, u64), Ask) -> Result<(), Failure>) {
+    /// Takes all requests that came.
+    fn take_asks<P: Port>(&mut self, mut link: Option<&mut Link<'_, P>>, now: Instant) {
         for (number, client) in &mut self.clients {
             while let Some(ask) = client.next_ask() {
                 let id = ask.id;
-                if let Err(failure) = submit((*number, id), ask) {
-                    client.tell(&Told { id, result: Err(failure) });
+                if let Err(failure) = submit(&self.hub, link.as_deref_mut(), *number, ask, now) {
+                    client.tell(&Told { id, result: Err(failure) }, true);
                 }
             }
         }
         self.flush();
     }
 
+    /// Moves on everything but the command channel.
+    fn turn_others(&mut self, now: Instant) {
+        self.hub.loader.wake().take();
+        self.hub.consoles.borrow_mut().turn();
+        self.hub.builder.borrow_mut().turn();
+        self.hub.ring_timers(now);
+        self.pool.run_until_stalled();
+    }
+
+    /// Sends what jobs ask, and hands them their answers, until they wait for something else.
+    fn turn_link<P: Port>(&mut self, link: &mut Link<'_, P>, now: Instant) -> Result<(), String> {
+        loop {
+            for one in self.hub.outgoing() {
+                let tag = Tag::Job(one.id);
+                if let Err(failure) = link.submit(tag, one.id, one.body, one.timeout_ms, now) {
+                    self.hub.answered(one.id, Err(failure));
+                }
+            }
+            let (rung, outcomes) = link.turn(now).map_err(|error| error.to_string())?;
+            let following = self.hub.following.get();
+            let own = |(tag, _): &Outcome| *tag == Tag::Job(following);
+            if (rung && outcomes.is_empty()) || !outcomes.iter().all(own) {
+                self.hub.news.set(true);
+                self.hub.changed();
+            }
+            let quiet = outcomes.is_empty();
+            self.tell(outcomes);
+            self.pool.run_until_stalled();
+            if quiet && !self.hub.has_outgoing() {
+                return Ok(());
+            }
+        }
+    }
+
     fn tell(&mut self, outcomes: Vec<Outcome>) {
-        for ((client, id), result) in outcomes {
-            if let Some(client) = self.clients.get_mut(&client) {
-                client.tell(&Told { id, result });
+        for (tag, result) in outcomes {
+            match tag {
+                Tag::Job(id) => self.hub.answered(id, result),
+                Tag::Client(client, id) => self.hub.tell(client, id, result, true),
+            }
+        }
+    }
+
+    /// Tells clients what jobs and consoles have to tell.
+    fn tell_news(&mut self) {
+        let clients = &self.clients;
+        let has_room = |client| clients.get(&client).is_some_and(Client::has_room);
+        let news = self.hub.consoles.borrow_mut().news(has_room);
+        for ((client, id), one) in news {
+            match one {
+                News::Output(bytes) => {
+                    self.hub.tell(client, id, Ok(Answered::Output(bytes)), false);
+                }
+                News::Ended(end) => self.hub.finish(client, id, Ok(ServiceAnswer::Ended { end })),
+            }
+        }
+        for telling in self.hub.tellings() {
+            if let Some(client) = self.clients.get_mut(&telling.client) {
+                client.tell(&telling.told, telling.last);
             }
         }
         self.flush();
     }
 
     fn flush(&mut self) {
-        self.clients.retain(|_, client| client.flush());
+        let hub = &self.hub;
+        self.clients.retain(|number, client| {
+            let stays = client.flush() && !client.has_hung_up();
+            if !stays {
+                hub.consoles.borrow_mut().client_gone(*number);
+            }
+            stays
+        });
     }
 
     /// Waits for something to do; true: the daemon is to end.
-    fn wait(&self, port: Option<BorrowedFd<'_>>, until: Option<Instant>) -> bool {
+    fn wait(&mut self, port: Option<BorrowedFd<'_>>, until: Option<Instant>) -> bool {
+        let consoles = self.hub.consoles.borrow();
+        let builder = self.hub.builder.borrow();
+        let clients = &self.clients;
+        let room = |client| clients.get(&client).is_some_and(Client::has_room);
+        if consoles.has_news(room) {
+            return wait(vec![PollFd::new(self.stop, PollFlags::POLLIN)], Some(Instant::now()));
+        }
         let mut fds = vec![PollFd::new(self.stop, PollFlags::POLLIN)];
         if self.clients.len() < MOST_CLIENTS {
             fds.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
         }
-        fds.extend(port.map(|port| PollFd::new(port, PollFlags::POLLIN)));
+        let others = consoles.fds().chain(builder.fd()).chain([self.hub.loader.wake().fd()]);
+        fds.extend(port.into_iter().chain(others).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         fds.extend(self.clients.values().filter_map(Client::poll_fd));
-        wait(fds, until)
+        wait(fds, until.into_iter().chain(self.hub.deadline()).min())
+    }
+}
+
+/// Passes a request on; an error is its answer.
+fn submit<P: Port>(
+    hub: &Rc<Hub>,
+    link: Option<&mut Link<'_, P>>,
+    client: u64,
+    ask: Ask,
+    now: Instant,
+) -> Result<(), Failure> {
+    let (id, timeout_ms) = (ask.id, ask.timeout_ms);
+    match ask.body.clone() {
+        Asked::Service(service) => {
+            service::start(hub, client, ask, service);
+            Ok(())
+        }
+        Asked::Ultravisor(body) => {
+            hub.usable()?;
+            let Some(link) = link else {
+                return Err(Failure::ShuttingDown);
+            };
+            let timeout_ms = timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS).min(MAX_TIMEOUT_MS);
+            link.submit(Tag::Client(client, id), hub.take_id(), body, timeout_ms, now)
+        }
     }
 }
 
 /// Waits until one of the descriptors is ready; true: the first one is.
 fn wait(mut fds: Vec<PollFd<'_>>, until: Option<Instant>) -> bool {
     let timeout = until.map_or(PollTimeout::NONE, |until| {
-        let left = until.saturating_duration_since(Instant::now()).as_millis();
-        PollTimeout::try_from(left.saturating_add(1)).unwrap_or(PollTimeout::MAX)
+        let left = until.saturating_duration_since(Instant::now());
+        let up = u128::from(!left.is_zero());
+        PollTimeout::try_from(left.as_millis() + up).unwrap_or(PollTimeout::MAX)
     });
     // Interrupted: the next round looks at everything.
     poll(&mut fds, timeout).is_ok() && fds[0].any().unwrap_or(false)

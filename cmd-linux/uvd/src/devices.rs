@@ -18,7 +18,10 @@ use nix::errno::Errno;
 use nix::libc::{Ioctl, O_NONBLOCK};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use pv_abi::PAGE_SIZE;
+use pv_abi::uv::build::PAGES;
+use pv_abi::xen::grants::RESERVED_CONSOLE;
 
+use crate::hub::Devices;
 use crate::link::Port;
 
 const GRANT_DEVICE: &str = "/dev/xen/gntdev";
@@ -111,16 +114,33 @@ impl Port for EventPort {
     }
 
     /// Reads the ports that are pending and enables them again.
-    fn take(&mut self) {
-        let mut ports = [0; 256];
+    fn take(&mut self) -> bool {
+        let (mut ports, mut rung) = ([0; 256], false);
         while let Ok(read @ 4..) = nix::unistd::read(&self.device, &mut ports) {
             let _ = nix::unistd::write(&self.device, &ports[..read]);
+            rung = true;
         }
+        rung
     }
 
     fn ring(&mut self) {
         // SAFETY: the kernel reads the word. A closed other end is no error to us.
         let _ = unsafe { notify(self.device.as_raw_fd(), &self.port) };
+    }
+}
+
+/// The devices of the kernel.
+pub struct Kernel;
+
+impl Devices for Kernel {
+    fn console(&self, number: u32, port: u32) -> io::Result<(Shared, Box<dyn Port>)> {
+        let shared = Shared::map_grants(number, RESERVED_CONSOLE, 1)?;
+        Ok((shared, Box::new(EventPort::bind(number, port)?)))
+    }
+
+    fn build(&self) -> Result<(Shared, Box<dyn Port>), String> {
+        let found = crate::find(crate::BUILD_PATH, PAGES);
+        found.map(|(shared, port)| (shared, Box::new(port) as _)).map_err(|error| error.to_string())
     }
 }
 

@@ -26,14 +26,34 @@ const REMAKING: Duration = Duration::from_millis(20);
 pub trait Port {
     /// Readable when there is an event.
     fn fd(&self) -> BorrowedFd<'_>;
-    /// Takes the events.
-    fn take(&mut self);
+    /// Takes the events; whether there were any.
+    fn take(&mut self) -> bool;
     /// Raises the event at the other end.
     fn ring(&mut self);
 }
 
-/// Who asked: a client and the id of its request.
-pub type Tag = (u64, u64);
+impl Port for Box<dyn Port> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        (**self).fd()
+    }
+
+    fn take(&mut self) -> bool {
+        (**self).take()
+    }
+
+    fn ring(&mut self) {
+        (**self).ring();
+    }
+}
+
+/// Who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tag {
+    /// A client, and the id of its request.
+    Client(u64, u64),
+    /// A job, by the id of the request on the channel.
+    Job(u64),
+}
 
 /// An answer or a failure, and whose it is.
 pub type Outcome = (Tag, Result<Answered, Failure>);
@@ -43,7 +63,6 @@ pub struct Link<'a, P> {
     words: &'a [AtomicU32],
     ring: Endpoint<'a>,
     port: P,
-    next_id: u64,
     waiting: BTreeMap<u64, Waiting>,
     unsent: VecDeque<u64>,
     /// When to look whether the channel has been made anew.
@@ -59,15 +78,13 @@ struct Waiting {
 }
 
 impl<'a, P: Port> Link<'a, P> {
-    /// Opens the channel in `words`. Requests get ids from `first_id`, which must be above those
-    /// of earlier links: the ultravisor takes an id that it knows for a retry.
-    pub fn open(words: &'a [AtomicU32], port: P, first_id: u64) -> Result<Self, RingError> {
+    /// Opens the channel in `words`.
+    pub fn open(words: &'a [AtomicU32], port: P) -> Result<Self, RingError> {
         let ring = Endpoint::open(words, Side::Client)?;
         Ok(Self {
             words,
             ring,
             port,
-            next_id: first_id,
             waiting: BTreeMap::new(),
             unsent: VecDeque::new(),
             reopen: None,
@@ -80,32 +97,32 @@ impl<'a, P: Port> Link<'a, P> {
         &self.port
     }
 
-    /// Takes a request; it is sent by the next turn.
+    /// Takes a request; it is sent by the next turn. Ids rise, also over links: the ultravisor
+    /// takes an id that it knows for a retry.
     pub fn submit(
         &mut self,
         tag: Tag,
+        id: u64,
         body: Body,
         timeout_ms: u32,
         now: Instant,
     ) -> Result<(), Failure> {
-        let id = self.next_id;
         let request = Request { protocol: PROTOCOL, id, body };
         let bytes = postcard::to_allocvec(&request)
             .map_err(|error| Failure::Malformed(error.to_string()))?;
         if bytes.len() > MAX_PAYLOAD {
             return Err(Failure::TooLarge { bytes: bytes.len() as u64, limit: MAX_PAYLOAD as u64 });
         }
-        self.next_id += 1;
         let deadline = now + Duration::from_millis(timeout_ms.into());
         self.waiting.insert(id, Waiting { tag, bytes, timeout_ms, deadline });
         self.unsent.push_back(id);
         Ok(())
     }
 
-    /// Sends what fits, takes what came, gives up what is late. An error means that the channel
-    /// is of no more use.
-    pub fn turn(&mut self, now: Instant) -> Result<Vec<Outcome>, RingError> {
-        self.port.take();
+    /// Sends what fits, takes what came, gives up what is late; also, whether the bell had rung.
+    /// An error means that the channel is of no more use.
+    pub fn turn(&mut self, now: Instant) -> Result<(bool, Vec<Outcome>), RingError> {
+        let rung = self.port.take();
         let mut outcomes = Vec::new();
         let moved = match self.reopen {
             None => self.receive(&mut outcomes).and_then(|()| self.send()),
@@ -117,7 +134,7 @@ impl<'a, P: Port> Link<'a, P> {
             Err(error) => return Err(error),
         }
         self.expire(now, &mut outcomes);
-        Ok(outcomes)
+        Ok((rung, outcomes))
     }
 
     /// When the next turn is due without an event.

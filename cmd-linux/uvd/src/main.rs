@@ -6,15 +6,29 @@
 //! ```
 //!
 //! The channel is found through the store (`device/uv-command/0`), its pages are mapped with the
-//! kernel's grant device and its event port is bound with the event-channel device. Rule: `uvd`
-//! decides nothing; it carries requests and answers, and every request ends in one of either.
+//! kernel's grant device and its event port is bound with the event-channel device.
+//!
+//! `uvd` carries requests of clients to the ultravisor as they are, and takes partitions through
+//! their lives itself ([`service`]): it plans, has the boot partition build, keeps consoles,
+//! definitions, the audit log and a copy of the database. Rule: every request ends in one answer
+//! or failure, and whatever ends `uvd`, what it was doing is done whole or not at all.
 
+mod builder;
 mod client;
+mod console;
 mod daemon;
 mod devices;
+mod fault;
+mod hub;
 mod link;
+mod loader;
+mod options;
+mod replica;
+mod service;
+mod state;
 #[cfg(test)]
 mod tests;
+mod wake;
 mod xenbus;
 
 use std::error::Error;
@@ -24,20 +38,32 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use daemon::{Daemon, End};
 use devices::{EventPort, Shared};
+use fault::Fault;
+use futures_executor::LocalPool;
+use hub::Hub;
 use link::Link;
+use loader::Loader;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::AcceptConn;
+use options::Options;
 use pv_abi::uv::channel::COMMAND_PAGES;
+use state::State;
+use wake::Wake;
 use xenbus::Store;
 
-/// The channel's directory in the store, below the partition's own.
-const STORE_PATH: &str = "device/uv-command/0";
+/// The command channel's directory in the store, below the partition's own.
+const COMMAND_PATH: &str = "device/uv-command/0";
+/// The build channel's.
+const BUILD_PATH: &str = "device/uv-build/0";
+/// A number in this file orders a fault; see [`fault`].
+const FAULT: &str = "/run/uvd/abort-at";
 /// Time that clients wait for the channel, from the start or from its loss on.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Time between two tries to find the channel within [`PATIENCE`].
@@ -51,7 +77,8 @@ pub(crate) fn log(text: &str) {
 }
 
 fn main() -> ExitCode {
-    match run(Path::new(uvd_protocol::SOCKET)) {
+    let done = Options::parse(std::env::args_os().skip(1)).map_err(Into::into);
+    match done.and_then(|options| run(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log(&error.to_string());
@@ -61,17 +88,23 @@ fn main() -> ExitCode {
 }
 
 /// Serves until SIGTERM or SIGINT.
-fn run(path: &Path) -> Result<(), Box<dyn Error>> {
+fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let set: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
     set.thread_block()?;
     let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?;
     let given = given_socket(std::io::stdin().as_fd());
     let own = given.is_none();
-    let listener = given.map_or_else(|| listen(path), Ok)?;
-    let mut daemon = Daemon::new(listener, signals.as_fd())?;
+    let listener = given.map_or_else(|| listen(&options.socket), Ok)?;
+    let pool = LocalPool::new();
+    let state = State::open(&options.state);
+    let loader = Loader::new(Arc::new(Wake::new()?), loader::unpack);
+    let fault = Fault::new(FAULT.into());
+    let devices = Box::new(devices::Kernel);
+    let hub = Hub::new(first_id(), pool.spawner(), state, fault, devices, loader);
+    let mut daemon = Daemon::new(listener, signals.as_fd(), pool, hub)?;
     while keep_open(&mut daemon) != End::Stopped {}
     if own {
-        let _ = std::fs::remove_file(path);
+        let _ = std::fs::remove_file(&options.socket);
     }
     Ok(())
 }
@@ -104,8 +137,8 @@ fn keep_open(daemon: &mut Daemon<'_>) -> End {
 
 /// Serves clients over the channel until it breaks; an error means that there is none.
 fn open_and_serve(daemon: &mut Daemon<'_>) -> Result<End, Box<dyn Error>> {
-    let (shared, port) = find()?;
-    let link = Link::open(shared.words(), port, first_id())?;
+    let (shared, port) = find(COMMAND_PATH, COMMAND_PAGES)?;
+    let link = Link::open(shared.words(), port)?;
     log("command channel: open");
     let end = daemon.serve(link);
     if let End::Broken(why) = &end {
@@ -122,16 +155,16 @@ fn given_socket(input: BorrowedFd<'_>) -> Option<UnixListener> {
     }
 }
 
-/// Finds the channel through the store, maps it and binds its port.
-fn find() -> Result<(Shared, EventPort), Box<dyn Error>> {
+/// Finds a channel through the store, maps it and binds its port.
+fn find(path: &str, size: usize) -> Result<(Shared, EventPort), Box<dyn Error>> {
     let mut store = Store::open()?;
-    let mut number = |name: &str| store.number(&format!("{STORE_PATH}/{name}"));
+    let mut number = |name: &str| store.number(&format!("{path}/{name}"));
     let backend = number("backend-id")?;
     let (reference, pages) = (number("ring-ref")?, number("pages")?);
     let event = number("event-channel")?;
-    if pages as usize != COMMAND_PAGES {
+    if pages as usize != size {
         let way_out = "use a uvd of the ultravisor's version";
-        return Err(format!("has {pages} pages, not {COMMAND_PAGES}; {way_out}").into());
+        return Err(format!("{path}: has {pages} pages, not {size}; {way_out}").into());
     }
     Ok((Shared::map_grants(backend, reference, pages)?, EventPort::bind(backend, event)?))
 }

@@ -1,9 +1,8 @@
-//! The daemon against an ultravisor of the tests' own: the server's end of the channel in shared
-//! memory, on the test's thread, which answers when the test says so.
+//! Requests that `uvd` carries: the server's end of the command channel is on the test's thread,
+//! which answers when the test says so.
 
-use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,49 +10,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use partition_runtime::ring::{Endpoint, Side};
-use pv_abi::PAGE_SIZE;
 use pv_abi::uv::channel::COMMAND_PAGES;
 use pv_abi::uv::command::{Answer, Body, Query, Refusal, Reply, Request, Transaction};
 use uvd_protocol::{Answered, Ask, Asked, Failure, Told, read, write};
 
-use crate::daemon::{Daemon, End};
+use super::{Bell, NoDevices, connect, memory, start};
+use crate::daemon::End;
 use crate::devices::Shared;
 use crate::link::{Link, Port};
-
-/// A file of so many pages of memory.
-pub fn memory(pages: usize) -> File {
-    let file = File::from(memfd_create("channel", MFdFlags::MFD_CLOEXEC).unwrap());
-    file.set_len((pages * PAGE_SIZE) as u64).unwrap();
-    file
-}
-
-/// One end of a socket pair in place of an event port.
-struct Bell(UnixStream);
-
-impl Bell {
-    fn pair() -> (Self, Self) {
-        let (a, b) = UnixStream::pair().unwrap();
-        a.set_nonblocking(true).unwrap();
-        b.set_nonblocking(true).unwrap();
-        (Self(a), Self(b))
-    }
-}
-
-impl Port for Bell {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    fn take(&mut self) {
-        while matches!(self.0.read(&mut [0; 64]), Ok(1..)) {}
-    }
-
-    fn ring(&mut self) {
-        let _ = self.0.write(b"!");
-    }
-}
 
 /// A running daemon, and the ultravisor's end of its channel.
 struct Scene {
@@ -66,22 +31,6 @@ struct Scene {
     buffer: Vec<u8>,
 }
 
-/// Starts a thread with a daemon that runs `body`.
-fn start(
-    name: &str,
-    body: impl FnOnce(&mut Daemon<'_>) -> End + Send + 'static,
-) -> (PathBuf, UnixStream, JoinHandle<End>) {
-    let file = format!("uvd-test-{}-{name}.sock", std::process::id());
-    let socket = std::env::temp_dir().join(file);
-    let listener = UnixListener::bind(&socket).unwrap();
-    let (stop, stopped) = UnixStream::pair().unwrap();
-    let daemon = std::thread::spawn(move || {
-        let stopped = OwnedFd::from(stopped);
-        body(&mut Daemon::new(listener, stopped.as_fd()).unwrap())
-    });
-    (socket, stop, daemon)
-}
-
 impl Scene {
     fn new(name: &str) -> Self {
         let file = memory(COMMAND_PAGES);
@@ -90,9 +39,9 @@ impl Scene {
         let words = shared.words();
         let server = Endpoint::create(words, Side::Server).unwrap();
         let (bell, far) = Bell::pair();
-        let (socket, stop, daemon) = start(name, move |daemon| {
+        let (socket, stop, daemon) = start(name, NoDevices, move |daemon| {
             let shared = Shared::map(&file, 0, COMMAND_PAGES as u32).unwrap();
-            daemon.serve(Link::open(shared.words(), far, 1000).unwrap())
+            daemon.serve(Link::open(shared.words(), far).unwrap())
         });
         Self { server, words, bell, stop, socket, daemon, buffer: Vec::new() }
     }
@@ -101,11 +50,16 @@ impl Scene {
         connect(&self.socket)
     }
 
-    /// The next request on the channel.
+    /// The next request of a client on the channel. What the session asks is refused.
     fn request(&mut self) -> Request {
         loop {
             if self.server.receive(&mut self.buffer).unwrap() {
-                return postcard::from_bytes(&self.buffer).unwrap();
+                let request: Request = postcard::from_bytes(&self.buffer).unwrap();
+                if !matches!(request.body, Body::Open | Body::Query(Query::Records { .. })) {
+                    return request;
+                }
+                self.reply(request.id, Err(not_here()));
+                continue;
             }
             let mut fds = [PollFd::new(self.bell.fd(), PollFlags::POLLIN)];
             let came = poll(&mut fds, PollTimeout::from(20_000u16)).unwrap();
@@ -127,10 +81,16 @@ impl Scene {
     }
 }
 
-fn connect(socket: &PathBuf) -> UnixStream {
-    let stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream
+fn not_here() -> Refusal {
+    let text = |text: &str| text.to_string();
+    Refusal {
+        code: text("none"),
+        operation: None,
+        object: text("test"),
+        field: text("session"),
+        reason: text("none here"),
+        way_out: String::new(),
+    }
 }
 
 fn query(id: u64, query: Query) -> Ask {
@@ -367,7 +327,7 @@ fn a_client_that_half_closes_gets_its_answer() {
 
 #[test]
 fn without_a_channel_every_request_is_answered_with_the_reason() {
-    let (socket, mut stop, daemon) = start("none", |daemon| {
+    let (socket, mut stop, daemon) = start("none", NoDevices, |daemon| {
         daemon.refuse("store: x: ENOENT", Instant::now() + Duration::from_secs(60))
     });
     let client = connect(&socket);
@@ -382,14 +342,15 @@ fn without_a_channel_every_request_is_answered_with_the_reason() {
 
 #[test]
 fn the_channel_is_looked_for_again_in_time() {
-    let (socket, _stop, daemon) = start("due", |daemon| daemon.refuse("", Instant::now()));
+    let (socket, _stop, daemon) =
+        start("due", NoDevices, |daemon| daemon.refuse("", Instant::now()));
     assert_eq!(daemon.join().unwrap(), End::Due);
     let _ = std::fs::remove_file(socket);
 }
 
 #[test]
 fn clients_wait_while_the_channel_is_looked_for() {
-    let (socket, mut stop, daemon) = start("wait", |daemon| {
+    let (socket, mut stop, daemon) = start("wait", NoDevices, |daemon| {
         assert_eq!(daemon.pause(Instant::now() + Duration::from_millis(50)), End::Due);
         daemon.refuse("now", Instant::now() + Duration::from_secs(60))
     });

@@ -1,0 +1,239 @@
+//! The build channel's client: a kernel and a RAM disk on their way to the boot partition.
+//!
+//! Messages and their order: [`pv_abi::uv::build`]. Rule: one build at a time, and what is in the
+//! window stays until the boot partition has answered.
+
+use std::fs::File as Disk;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+
+use futures_channel::oneshot;
+use partition_runtime::ring::{Endpoint, RingError, Side};
+use pv_abi::PAGE_SIZE;
+use pv_abi::uv::build::{
+    BuildReply, BuildRequest, File, PAGES, RING_PAGES, Reply, Request, WINDOW_PAGES,
+};
+use uvd_protocol::Failure;
+
+use crate::devices::Shared;
+use crate::hub::{Hub, refused};
+use crate::link::Port;
+use crate::loader::Kernel;
+
+/// Words before the window.
+const RING_WORDS: usize = RING_PAGES * PAGE_SIZE / 4;
+/// Bytes of the window.
+const WINDOW_BYTES: usize = WINDOW_PAGES * PAGE_SIZE;
+
+/// The channel, once it was looked for.
+#[derive(Default)]
+pub struct Builder {
+    channel: Option<Channel>,
+    waiting: Option<(u64, oneshot::Sender<Result<BuildReply, Failure>>)>,
+}
+
+struct Channel {
+    shared: Shared,
+    port: Box<dyn Port>,
+}
+
+/// What a partition is built of.
+pub struct Parts {
+    /// The partition's number.
+    pub partition: u32,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The RAM disk and its bytes.
+    pub initrd: Option<(Disk, u64)>,
+    /// For the kernel.
+    pub command_line: String,
+    /// Frames that its kernel is to use at first.
+    pub memory_target: u64,
+}
+
+/// What was built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Built {
+    /// Event port of its console, 0: none.
+    pub console_port: u32,
+}
+
+impl Builder {
+    /// To wait for.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(|channel| channel.port.fd())
+    }
+
+    /// Takes the replies that came.
+    pub fn turn(&mut self) {
+        let Some(channel) = &mut self.channel else {
+            return;
+        };
+        channel.port.take();
+        if self.waiting.is_none() {
+            return;
+        }
+        match channel.receive() {
+            Ok(replies) => replies.into_iter().for_each(|reply| self.take(reply)),
+            Err(error) => {
+                let failure = broken(&error.to_string());
+                self.channel = None;
+                self.give_up(&failure);
+            }
+        }
+    }
+
+    /// Fails what is under way.
+    pub fn give_up(&mut self, failure: &Failure) {
+        if let Some((_, waiter)) = self.waiting.take() {
+            let _ = waiter.send(Err(failure.clone()));
+        }
+    }
+
+    fn take(&mut self, reply: Reply) {
+        if self.waiting.as_ref().is_some_and(|(id, _)| *id == reply.id)
+            && let Some((_, waiter)) = self.waiting.take()
+        {
+            let _ = waiter.send(reply.result.map_err(|refusal| Failure::Refused(refusal.into())));
+        }
+    }
+
+    fn send(
+        &mut self,
+        hub: &Hub,
+        body: BuildRequest,
+    ) -> Result<oneshot::Receiver<Result<BuildReply, Failure>>, Failure> {
+        if self.channel.is_none() {
+            let (shared, port) = hub.devices.build().map_err(|why| broken(&why))?;
+            if shared.words().len() != PAGES * PAGE_SIZE / 4 {
+                return Err(broken("has another size"));
+            }
+            self.channel = Some(Channel { shared, port });
+        }
+        let channel = self.channel.as_mut().ok_or_else(|| broken("is not there"))?;
+        let id = hub.take_id();
+        let bytes = postcard::to_allocvec(&Request { id, body });
+        let bytes = bytes.map_err(|error| Failure::Malformed(error.to_string()))?;
+        if let Err(error) = channel.send(&bytes) {
+            self.channel = None;
+            return Err(broken(&error.to_string()));
+        }
+        let (waiter, reply) = oneshot::channel();
+        self.waiting = Some((id, waiter));
+        Ok(reply)
+    }
+
+    fn fill(&mut self, bytes: &[u8]) {
+        let Some(channel) = &self.channel else {
+            return;
+        };
+        let words = channel.shared.words().get(RING_WORDS..).unwrap_or_default();
+        for (word, chunk) in words.iter().zip(bytes.chunks(4)) {
+            let mut value = [0; 4];
+            value[..chunk.len()].copy_from_slice(chunk);
+            word.store(u32::from_le_bytes(value), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Channel {
+    /// The ring as it is now: the boot partition may have made it anew.
+    fn ring(&self) -> Result<Endpoint<'_>, RingError> {
+        Endpoint::open(self.shared.words().get(..RING_WORDS).unwrap_or_default(), Side::Client)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), RingError> {
+        self.ring()?.send(bytes)?;
+        self.port.ring();
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<Vec<Reply>, RingError> {
+        let (mut replies, mut buffer) = (Vec::new(), Vec::new());
+        let mut ring = self.ring()?;
+        while ring.receive(&mut buffer)? {
+            // What is not understood answers nothing that was asked.
+            replies.extend(postcard::from_bytes::<Reply>(&buffer));
+        }
+        Ok(replies)
+    }
+}
+
+fn broken(why: &str) -> Failure {
+    refused("no-build-channel", "boot partition", "build channel", why, "see the host's console")
+}
+
+async fn call(hub: &Hub, body: BuildRequest) -> Result<BuildReply, Failure> {
+    hub.fault.step();
+    let reply = hub.builder.borrow_mut().send(hub, body)?;
+    reply.await.unwrap_or(Err(Failure::ShuttingDown))
+}
+
+/// Builds a partition; the caller holds [`Hub::changes`], so there is one build at a time.
+/// `progress` is told the bytes that were handed over.
+pub async fn build(
+    hub: &Hub,
+    parts: &Parts,
+    mut progress: impl FnMut(u64),
+) -> Result<Built, Failure> {
+    let mut reply = call(
+        hub,
+        BuildRequest::Begin {
+            protocol: pv_abi::uv::build::PROTOCOL,
+            partition: parts.partition,
+            kernel_bytes: parts.kernel.len() as u64,
+            initrd_bytes: parts.initrd.as_ref().map_or(0, |(_, bytes)| *bytes),
+            command_line: parts.command_line.clone(),
+            memory_target: parts.memory_target,
+        },
+    )
+    .await?;
+    let mut given = 0;
+    loop {
+        match reply {
+            BuildReply::Built { console_port, .. } => return Ok(Built { console_port }),
+            BuildReply::Aborted => return Err(broken("gave the build up")),
+            BuildReply::Want { file, offset, bytes } => {
+                let wanted = read(parts, file, offset, bytes);
+                let Ok(data) = wanted else {
+                    let _ = call(hub, BuildRequest::Abort).await;
+                    return Err(wanted.err().unwrap_or(Failure::ShuttingDown));
+                };
+                hub.builder.borrow_mut().fill(&data);
+                given += bytes;
+                progress(given);
+                reply = call(hub, BuildRequest::Data { file, offset, bytes }).await?;
+            }
+        }
+    }
+}
+
+/// Bytes that were wanted.
+fn read(parts: &Parts, file: File, offset: u64, bytes: u64) -> Result<Vec<u8>, Failure> {
+    let count = usize::try_from(bytes).ok().filter(|count| *count <= WINDOW_BYTES);
+    let count = count.ok_or_else(|| broken("wants more than the window holds"))?;
+    match file {
+        File::Kernel => {
+            let first = usize::try_from(offset).unwrap_or(usize::MAX);
+            let range = first..first.saturating_add(count);
+            let bytes = parts.kernel.get(range).map(<[u8]>::to_vec);
+            bytes.ok_or_else(|| broken("wants more than the kernel has"))
+        }
+        File::Initrd => {
+            let (disk, _) = parts.initrd.as_ref().ok_or_else(|| broken("wants a RAM disk"))?;
+            let mut data = vec![0; count];
+            disk.read_exact_at(&mut data, offset).map_err(|error| {
+                let reason = format!("changed while it was read: {error}");
+                refused(
+                    "no-initrd",
+                    "RAM disk",
+                    "file",
+                    &reason,
+                    "ask again once it stays as it is",
+                )
+            })?;
+            Ok(data)
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Kernels, read and unpacked by threads of their own.
+//!
+//! Rule: at most [`MOST_KEPT`] unpacked kernels are kept, and one is unpacked at a time, so what
+//! is in memory is bounded.
+
+use std::cell::RefCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_channel::oneshot;
+use futures_util::lock::Mutex;
+use uvd_protocol::Failure;
+
+use crate::hub::refused;
+use crate::wake::Wake;
+
+/// Kernels that are kept unpacked.
+const MOST_KEPT: usize = 2;
+
+/// Which file, as it was when it was read.
+#[derive(Clone, PartialEq, Eq)]
+struct Key {
+    path: PathBuf,
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+/// An ELF image.
+pub type Kernel = Arc<Vec<u8>>;
+
+/// Reads a kernel file and unpacks it, or says what is wrong with it.
+pub type Unpack = fn(&Path) -> Result<Vec<u8>, String>;
+
+/// What [`kernel_image`] makes of a file.
+pub fn unpack(path: &Path) -> Result<Vec<u8>, String> {
+    kernel_image::load(path).map(|loaded| loaded.elf).map_err(|error| error.to_string())
+}
+
+/// See the module's head.
+pub struct Loader {
+    unpack: Unpack,
+    kept: RefCell<Vec<(Key, Kernel)>>,
+    turn: Mutex<()>,
+    wake: Arc<Wake>,
+}
+
+impl Loader {
+    /// A loader with nothing kept.
+    pub fn new(wake: Arc<Wake>, unpack: Unpack) -> Self {
+        Self { unpack, kept: RefCell::default(), turn: Mutex::new(()), wake }
+    }
+
+    /// A kernel, unpacked; `name` is the partition's, for the message. `unpacking` is called
+    /// where it takes a while.
+    pub async fn kernel(
+        &self,
+        name: &str,
+        path: &Path,
+        unpacking: impl FnOnce(),
+    ) -> Result<Kernel, Failure> {
+        let object = format!("partition {name:?}");
+        let way_out = "see `uvtool kernel check`";
+        let unreadable = |error: std::io::Error| {
+            let reason = format!("{}: {error}", path.display());
+            refused(
+                "no-kernel",
+                &object,
+                "kernel",
+                &reason,
+                "give the path of a kernel that is there",
+            )
+        };
+        let _turn = self.turn.lock().await;
+        let about = fs::metadata(path).map_err(unreadable)?;
+        let key = Key { path: path.into(), bytes: about.len(), modified: about.modified().ok() };
+        if let Some(kernel) = self.find(&key) {
+            return Ok(kernel);
+        }
+        unpacking();
+        let (done, loaded) = oneshot::channel();
+        let (file, wake, unpack) = (path.to_owned(), Arc::clone(&self.wake), self.unpack);
+        let thread = std::thread::Builder::new().name("kernel".into());
+        let started = thread.spawn(move || {
+            let _ = done.send(unpack(&file));
+            wake.ring();
+        });
+        started.map_err(unreadable)?;
+        let elf = loaded.await.map_err(|_| Failure::ShuttingDown)?;
+        let elf =
+            elf.map_err(|reason| refused("no-kernel", &object, "kernel", &reason, way_out))?;
+        Ok(self.keep(key, elf))
+    }
+
+    /// What wakes the event loop when a kernel is there.
+    pub fn wake(&self) -> &Wake {
+        &self.wake
+    }
+
+    fn find(&self, key: &Key) -> Option<Kernel> {
+        let mut kept = self.kept.borrow_mut();
+        let at = kept.iter().position(|(kept, _)| kept == key)?;
+        // The one used last is the last to go.
+        let found = kept.remove(at);
+        let kernel = Arc::clone(&found.1);
+        kept.push(found);
+        Some(kernel)
+    }
+
+    fn keep(&self, key: Key, elf: Vec<u8>) -> Kernel {
+        let kernel = Arc::new(elf);
+        let mut kept = self.kept.borrow_mut();
+        kept.retain(|(old, _)| old.path != key.path);
+        if kept.len() >= MOST_KEPT {
+            kept.remove(0);
+        }
+        kept.push((key, Arc::clone(&kernel)));
+        kernel
+    }
+}

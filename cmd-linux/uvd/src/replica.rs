@@ -1,0 +1,131 @@
+//! A copy of the resource database, kept up to date by the log.
+//!
+//! Rule: the copy says which records it holds, so that a record is applied once, in order; when
+//! one is missing, the copy is made anew.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use pv_abi::PAGE_SIZE;
+use pv_abi::uv::command::RecordRow;
+use pv_abi::uv::database::{
+    ArenaHeader, CHANNEL_TABLE, CHANNEL_TABLE_PAGES, ChannelEntry, PartitionDescriptor,
+};
+use resource_db::{Database, Owner};
+use transaction::Change;
+
+/// Words of a page.
+const PAGE_WORDS: usize = PAGE_SIZE / 4;
+/// Words of an entry of the channel table.
+const CHANNEL_WORDS: usize = size_of::<ChannelEntry>() / 4;
+/// The header's word that names the root of the page map.
+const ROOT_WORD: usize = std::mem::offset_of!(ArenaHeader, page_map_root) / 4;
+
+/// See the module's head.
+#[derive(Default)]
+pub struct Replica {
+    words: Vec<AtomicU32>,
+    version: u64,
+    next: u64,
+}
+
+impl Replica {
+    /// A copy from pages without the zeros at their ends, and the next record it needs.
+    pub fn new(pages: &[Vec<u8>], version: u64, next: u64) -> Self {
+        let words = pages.iter().flat_map(|page| {
+            let word = |at: usize| {
+                let byte = |n: usize| page.get(at * 4 + n).copied().unwrap_or(0);
+                AtomicU32::new(u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)]))
+            };
+            (0..PAGE_WORDS).map(word).collect::<Vec<_>>()
+        });
+        Self { words: words.collect(), version, next }
+    }
+
+    /// The record it needs next.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Version of the database it is a copy of.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Applies a record; false: the copy is of no more use.
+    pub fn apply(&mut self, record: &RecordRow) -> bool {
+        if record.row.sequence < self.next {
+            return true;
+        }
+        if record.row.sequence != self.next {
+            return false;
+        }
+        self.next += 1;
+        if record.row.outcome == "refused" {
+            return true;
+        }
+        // A record that has no room in an answer comes without its changes.
+        if record.changes.is_empty() && !record.row.partitions.is_empty() {
+            return false;
+        }
+        let Ok(mut database) = Database::open(&self.words) else {
+            return false;
+        };
+        for bytes in &record.changes {
+            let applied = postcard::from_bytes::<Change>(bytes).ok();
+            if applied.and_then(|change| change.apply(&mut database).ok()).is_none() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// All records of this version were applied.
+    pub fn set_version(&mut self, version: u64) {
+        self.version = version;
+    }
+
+    /// Free frames of RAM.
+    pub fn free_frames(&self) -> Option<u64> {
+        let database = Database::open(&self.words).ok()?;
+        let free = database.reader().entries(0).filter(|(range, _)| range.owner == Owner::FREE);
+        Some(free.map(|(range, _)| range.frames).sum())
+    }
+
+    /// The pages on which it differs from another copy: descriptors, the channel table, and the
+    /// root of the page map for all of it. Generations and the log are the master's own.
+    pub fn differences(&self, other: &Self) -> Vec<u32> {
+        let (Ok(ours), Ok(theirs)) = (Database::open(&self.words), Database::open(&other.words))
+        else {
+            return vec![0];
+        };
+        let mut pages = Vec::new();
+        for page in 1..ours.number_end().max(theirs.number_end()) {
+            let table = CHANNEL_TABLE..CHANNEL_TABLE + CHANNEL_TABLE_PAGES;
+            let generation = if table.contains(&page) { CHANNEL_WORDS } else { PAGE_WORDS };
+            let own = usize::from(!table.contains(&page));
+            if self.page(page, generation, own) != other.page(page, generation, own) {
+                pages.push(page);
+            }
+        }
+        if !ours.reader().ranges(0).eq(theirs.reader().ranges(0)) {
+            pages.push(self.words.get(ROOT_WORD).map_or(0, |word| word.load(Ordering::Relaxed)));
+        }
+        pages
+    }
+
+    /// A page without its generations: word `own` of every `step` words.
+    fn page(&self, page: u32, step: usize, own: usize) -> Vec<u32> {
+        let first = page as usize * PAGE_WORDS;
+        let words = self.words.get(first..first + PAGE_WORDS).unwrap_or_default();
+        let words = words.iter().enumerate().filter(|(at, _)| at % step != own);
+        words.map(|(_, word)| word.load(Ordering::Relaxed)).collect()
+    }
+}
+
+const _: () = {
+    assert!(std::mem::offset_of!(PartitionDescriptor, generation) == 4);
+    assert!(std::mem::offset_of!(ChannelEntry, generation) == 0);
+};
+
+#[cfg(test)]
+mod tests;

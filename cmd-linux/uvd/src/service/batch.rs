@@ -1,0 +1,338 @@
+//! Changes that are made together, or not at all.
+//!
+//! ```text
+//! kernels loaded                                     nothing is changed yet
+//! pending: create and assign memory, for all of them
+//! each built by the boot partition; consoles connected
+//! edits of definitions staged under the id of what follows
+//! final: start, change live, destroy, complete       now it is so
+//! edits settled
+//! ```
+//!
+//! Rule: until the final transaction is committed, the ultravisor rolls all of it back when this
+//! process ends, and [`Body::Open`] does the same when it lives. The staged edits hold exactly
+//! when the log has that transaction as committed.
+
+use std::fs::File;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use definition::Definition;
+use futures_util::future::select;
+use pv_abi::PAGE_SIZE;
+use pv_abi::uv::command::{Answer, Body, Operation, Outcome, PartitionRow, Target, Transaction};
+use pv_abi::uv::database::{kind, state};
+use uvd_protocol::Failure;
+
+use super::{Reporter, allocate};
+use crate::builder::{self, Parts};
+use crate::console::line::Line;
+use crate::hub::{Hub, refused, unexpected};
+use crate::loader::Kernel;
+use crate::log;
+use crate::state::{Edit, Staged};
+
+/// How long to wait for what was destroyed to be gone.
+const GONE: Duration = Duration::from_secs(10);
+
+/// A partition to create.
+#[derive(Clone, Debug)]
+pub struct Creation {
+    /// What it is.
+    pub definition: Definition,
+    /// It does not run yet.
+    pub paused: bool,
+}
+
+/// What is done together.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Why, for the audit log.
+    pub reason: String,
+    /// The version of the database that it was planned at.
+    pub planned_at: Option<u64>,
+    /// Partitions to create.
+    pub creates: Vec<Creation>,
+    /// Operations on partitions that are there.
+    pub changes: Vec<Operation>,
+    /// Partitions to destroy.
+    pub destroys: Vec<PartitionRow>,
+    /// Definitions as they are then.
+    pub edits: Vec<Edit>,
+}
+
+/// A transaction.
+pub fn transaction(
+    reason: &str,
+    planned_at: Option<u64>,
+    pending: bool,
+    operations: Vec<Operation>,
+) -> Transaction {
+    Transaction { planned_at, pending, reason: reason.into(), operations }
+}
+
+/// Does all of it, or nothing; the numbers of the partitions that were created.
+pub async fn carry_out(
+    hub: &Rc<Hub>,
+    batch: Batch,
+    reporter: &Reporter,
+) -> Result<Vec<u32>, Failure> {
+    let kernels = load(hub, &batch, reporter).await?;
+    let turn = hub.changes.lock().await;
+    hub.ready().await?;
+    hub.fault.begin();
+    let done = in_turn(hub, &batch, &kernels, reporter).await;
+    hub.fault.end();
+    hub.changed();
+    drop(turn);
+    if done.is_ok() {
+        gone(hub, &batch.destroys).await?;
+    }
+    done
+}
+
+/// Waits until what was destroyed is gone, with its names: what somebody still refers to goes
+/// when it is let go of.
+async fn gone(hub: &Rc<Hub>, destroys: &[PartitionRow]) -> Result<(), Failure> {
+    let until = Instant::now() + GONE;
+    loop {
+        let (_, rows) = hub.partitions().await?;
+        let still = destroys.iter().any(|old| {
+            let same =
+                |row: &PartitionRow| (row.number, row.created_at) == (old.number, old.created_at);
+            rows.iter().any(same)
+        });
+        if !still || Instant::now() >= until {
+            return Ok(());
+        }
+        let change = Box::pin(hub.wait_for_change());
+        select(change, Box::pin(hub.sleep_until(until))).await;
+    }
+}
+
+async fn load(hub: &Hub, batch: &Batch, reporter: &Reporter) -> Result<Vec<Kernel>, Failure> {
+    let mut kernels = Vec::new();
+    for Creation { definition, .. } in &batch.creates {
+        let tell = || reporter.tell(&definition.name, "unpacking kernel", 0, 0);
+        kernels.push(hub.loader.kernel(&definition.name, &definition.kernel, tell).await?);
+    }
+    Ok(kernels)
+}
+
+async fn in_turn(
+    hub: &Rc<Hub>,
+    batch: &Batch,
+    kernels: &[Kernel],
+    reporter: &Reporter,
+) -> Result<Vec<u32>, Failure> {
+    let mut work = Work { hub, batch, reporter, pending: None, numbers: Vec::new() };
+    let done = match work.prepare(kernels).await {
+        Ok(()) => work.finish().await,
+        failed => failed,
+    };
+    match done {
+        Ok(()) => Ok(work.numbers),
+        Err(failure) => {
+            work.take_back().await;
+            Err(failure)
+        }
+    }
+}
+
+/// A batch under way.
+struct Work<'a> {
+    hub: &'a Rc<Hub>,
+    batch: &'a Batch,
+    reporter: &'a Reporter,
+    /// Id of the request that is pending.
+    pending: Option<u64>,
+    numbers: Vec<u32>,
+}
+
+impl Work<'_> {
+    /// Creates what is to be created, pending, and builds it.
+    async fn prepare(&mut self, kernels: &[Kernel]) -> Result<(), Failure> {
+        if self.batch.creates.is_empty() {
+            return Ok(());
+        }
+        let definitions: Vec<&Definition> =
+            self.batch.creates.iter().map(|one| &one.definition).collect();
+        let (version, rows) = self.hub.partitions().await?;
+        let planned_at = self.batch.planned_at.unwrap_or(version);
+        let affinities = allocate::check(self.hub, &definitions, &rows).await?;
+        for definition in &definitions {
+            self.reporter.tell(&definition.name, "allocating", 0, 0);
+        }
+        let operations = definitions.iter().zip(affinities).enumerate();
+        let operations = operations.flat_map(|(at, (one, cpus))| creation(at as u32, one, cpus));
+        let body = transaction(&self.batch.reason, Some(planned_at), true, operations.collect());
+        self.hub.fault.step();
+        let replied = self.hub.ask(Body::Transaction(body)).await?;
+        self.pending = Some(replied.id);
+        let Answer::Applied(outcomes) = replied.answer else {
+            return Err(unexpected("a transaction"));
+        };
+        self.numbers = outcomes.into_iter().filter_map(created).collect();
+        if self.numbers.len() != definitions.len() {
+            return Err(unexpected("the partitions it created"));
+        }
+        for (at, definition) in definitions.into_iter().enumerate() {
+            self.build(self.numbers[at], definition, Kernel::clone(&kernels[at])).await?;
+        }
+        Ok(())
+    }
+
+    async fn build(&self, number: u32, what: &Definition, kernel: Kernel) -> Result<(), Failure> {
+        let initrd = what.initrd.as_ref().map(|path| {
+            let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+            opened.map(|(bytes, file)| (file, bytes)).map_err(|error| {
+                let reason = format!("{}: {error}", path.display());
+                let object = format!("partition {:?}", what.name);
+                refused(
+                    "no-initrd",
+                    &object,
+                    "initrd",
+                    &reason,
+                    "give the path of a RAM disk that is there",
+                )
+            })
+        });
+        let initrd = initrd.transpose()?;
+        let of = kernel.len() as u64 + initrd.as_ref().map_or(0, |(_, bytes)| *bytes);
+        let parts = Parts {
+            partition: number,
+            kernel,
+            initrd,
+            command_line: what.command_line.clone(),
+            memory_target: what.memory / PAGE_SIZE as u64,
+        };
+        let tell = |done: u64| self.reporter.tell(&what.name, "building", done.min(of), of);
+        tell(0);
+        let built = builder::build(self.hub, &parts, tell).await?;
+        connect(self.hub, &what.name, number, built.console_port);
+        Ok(())
+    }
+
+    /// Makes it final.
+    async fn finish(&self) -> Result<(), Failure> {
+        let operations = self.operations();
+        let edits = self.batch.edits.clone();
+        if operations.is_empty() {
+            self.hub.state.borrow_mut().edit(&edits);
+            return Ok(());
+        }
+        for row in &self.batch.destroys {
+            self.hub.consoles.borrow_mut().disconnect(&row.name);
+        }
+        for creation in &self.batch.creates {
+            self.reporter.tell(&creation.definition.name, "starting", 0, 0);
+        }
+        // What is pending was planned already, and building it made versions of its own.
+        let planned_at = self.batch.planned_at.filter(|_| self.pending.is_none());
+        let body = transaction(&self.batch.reason, planned_at, false, operations);
+        let staged = Staged { request: self.hub.take_id(), edits };
+        if !staged.edits.is_empty() {
+            self.hub.state.borrow_mut().stage(&staged);
+        }
+        self.hub.fault.step();
+        let replied = self.hub.ask_as(staged.request, Body::Transaction(body)).await;
+        // Without an answer it is not known which; the next session finds it in the log.
+        let known = matches!(replied, Ok(_) | Err(Failure::Refused(_)));
+        if known && !staged.edits.is_empty() {
+            self.hub.state.borrow_mut().settle(&staged, replied.is_ok());
+        }
+        for creation in self.batch.creates.iter().filter(|_| replied.is_ok()) {
+            let name = &creation.definition.name;
+            self.hub.state.borrow_mut().change(name, |record| record.last_end = None);
+        }
+        replied.map(|_| ())
+    }
+
+    fn operations(&self) -> Vec<Operation> {
+        let mut operations: Vec<Operation> = Vec::new();
+        operations.extend(self.pending.map(|request| Operation::Complete { request }));
+        for (creation, number) in self.batch.creates.iter().zip(&self.numbers) {
+            operations.extend(starting(creation, *number));
+        }
+        operations.extend(self.batch.changes.iter().cloned());
+        for row in &self.batch.destroys {
+            let partition = Target::Number(row.number);
+            if row.state != state::DYING {
+                operations.push(Operation::SetState { partition, state: state::DYING });
+            }
+            operations.push(Operation::DestroyPartition { partition });
+        }
+        operations
+    }
+
+    /// Nothing of it was done: what is pending goes, and what was disconnected comes back.
+    async fn take_back(&self) {
+        for creation in &self.batch.creates {
+            self.hub.consoles.borrow_mut().disconnect(&creation.definition.name);
+        }
+        if self.pending.is_some()
+            && let Err(failure) = self.hub.ask(Body::Open).await
+        {
+            log(&format!("what is pending could not be given up: {failure}"));
+        }
+        for row in &self.batch.destroys {
+            connect(self.hub, &row.name, row.number, row.console_port);
+        }
+    }
+}
+
+/// Connects a guest's console, where it has one. That it fails keeps nothing from running.
+pub fn connect(hub: &Hub, name: &str, number: u32, port: u32) {
+    if port == 0 || hub.consoles.borrow().is_connected(name) {
+        return;
+    }
+    match hub.devices.console(number, port) {
+        Ok((shared, port)) => {
+            hub.consoles.borrow_mut().connect(name, Line::new(shared, port));
+        }
+        Err(error) => log(&format!("console of {name}: {error}; it is not kept")),
+    }
+}
+
+fn created(outcome: Outcome) -> Option<u32> {
+    match outcome {
+        Outcome::Partition(number) => Some(number),
+        _ => None,
+    }
+}
+
+fn creation(at: u32, what: &Definition, cpus: Vec<u32>) -> [Operation; 2] {
+    [
+        Operation::CreatePartition {
+            number: None,
+            kind: kind::GUEST,
+            rights: 0,
+            name: what.name.clone(),
+            vcpus: what.max_vcpus,
+            cpu_weight: what.cpu.weight,
+            cpu_cap: what.cpu.cap,
+            cpu_affinity: cpus,
+            cpu_dedicated: what.cpu.dedicated,
+            grant_frames: what.grant_frames,
+        },
+        Operation::AssignMemory {
+            partition: Target::CreatedBy(at * 2),
+            frames: what.max_memory / PAGE_SIZE as u64,
+        },
+    ]
+}
+
+fn starting(creation: &Creation, number: u32) -> Vec<Operation> {
+    let (what, partition) = (&creation.definition, Target::Number(number));
+    let mut operations = Vec::new();
+    if what.memory < what.max_memory {
+        let frames = what.memory / PAGE_SIZE as u64;
+        operations.push(Operation::SetMemoryTarget { partition, frames });
+    }
+    if what.vcpus < what.max_vcpus {
+        operations.push(Operation::SetVcpusOnline { partition, vcpus: what.vcpus });
+    }
+    let state = if creation.paused { state::PAUSED } else { state::RUNNING };
+    operations.push(Operation::SetState { partition, state });
+    operations
+}

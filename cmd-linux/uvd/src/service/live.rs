@@ -1,0 +1,142 @@
+//! Changes of a partition while it runs.
+//!
+//! Rule: the partition and its definition change together, in one transaction.
+
+use std::rc::Rc;
+
+use definition::Definition;
+use pv_abi::PAGE_SIZE;
+use pv_abi::uv::command::{Operation, Target};
+use uvd_protocol::{Failure, ServiceAnswer, Settings};
+
+use super::batch::{self, Batch};
+use super::{Reporter, find};
+use crate::hub::{Hub, refused};
+use crate::state::{Edit, Record};
+
+/// Gives a partition another name, running or not.
+pub async fn rename(
+    hub: &Rc<Hub>,
+    name: &str,
+    to: &str,
+    reporter: &Reporter,
+) -> Result<ServiceAnswer, Failure> {
+    let row = find(hub, name).await;
+    let name = row.as_ref().map_or(name, |row| row.name.as_str()).to_string();
+    let record = hub.state.borrow().records().get(&name).cloned();
+    if hub.state.borrow().records().contains_key(to) && to != name {
+        let object = format!("partition {name:?}");
+        let reason = format!("{to:?} is defined already");
+        return Err(refused("name-taken", &object, "name", &reason, "use another name"));
+    }
+    let mut batch = Batch { reason: format!("rename {name} to {to}"), ..Batch::default() };
+    match &row {
+        Ok(row) => {
+            let partition = Target::Number(row.number);
+            batch.changes.push(Operation::Rename { partition, name: to.into() });
+        }
+        Err(failure) if record.is_none() => return Err(failure.clone()),
+        Err(_) => {}
+    }
+    if let Some(mut record) = record {
+        record.definition.name = to.into();
+        batch.edits = vec![Edit::Forget(name.clone()), Edit::Put(record)];
+    }
+    batch::carry_out(hub, batch, reporter).await?;
+    hub.consoles.borrow_mut().rename(&name, to);
+    Ok(ServiceAnswer::Done)
+}
+
+/// Changes what is set.
+pub async fn set(
+    hub: &Rc<Hub>,
+    name: &str,
+    settings: &Settings,
+    reporter: &Reporter,
+) -> Result<ServiceAnswer, Failure> {
+    let row = find(hub, name).await;
+    let name = row.as_ref().map_or(name, |row| row.name.as_str()).to_string();
+    let record = hub.state.borrow().records().get(&name).cloned();
+    let object = format!("partition {name:?}");
+    let Some(record) = record else {
+        row?;
+        let way_out = "create it with `uvtool create`";
+        return Err(refused("not-defined", &object, "definition", "was not defined here", way_out));
+    };
+    let new = changed(&record.definition, settings);
+    check(&object, &new)?;
+    let changes = match &row {
+        Ok(row) => operations(row.number, &record.definition, &new),
+        Err(_) => Vec::new(),
+    };
+    let batch = Batch {
+        reason: format!("set {name}"),
+        changes,
+        edits: vec![Edit::Put(Record { definition: new, ..record })],
+        ..Batch::default()
+    };
+    batch::carry_out(hub, batch, reporter).await?;
+    Ok(ServiceAnswer::Done)
+}
+
+/// A definition with what is set.
+fn changed(old: &Definition, settings: &Settings) -> Definition {
+    let mut new = old.clone();
+    new.memory = settings.memory.unwrap_or(old.memory);
+    new.vcpus = settings.vcpus.unwrap_or(old.vcpus);
+    new.cpu.weight = settings.weight.unwrap_or(old.cpu.weight);
+    new.cpu.cap = settings.cap.unwrap_or(old.cpu.cap);
+    new.cpu.affinity = settings.affinity.clone().unwrap_or(old.cpu.affinity.clone());
+    new.cpu.dedicated = settings.dedicated.unwrap_or(old.cpu.dedicated);
+    new.on = settings.on.unwrap_or(old.on);
+    new
+}
+
+/// What holds of a definition whether it runs or not.
+fn check(object: &str, new: &Definition) -> Result<(), Failure> {
+    let refuse = |field, reason: String, way_out: String| {
+        Err(refused("invalid-value", object, field, &reason, &way_out))
+    };
+    let page = PAGE_SIZE as u64;
+    if new.memory == 0 || new.memory > new.max_memory || !new.memory.is_multiple_of(page) {
+        let most = new.max_memory;
+        let reason = format!("{} bytes asked, at most {most} in pages of {page}", new.memory);
+        return refuse("memory", reason, "destroy it and give it a larger `max_memory`".into());
+    }
+    if new.vcpus == 0 || new.vcpus > new.max_vcpus {
+        let reason = format!("{} asked, 1 to {} may be up", new.vcpus, new.max_vcpus);
+        return refuse("vcpus", reason, "destroy it and give it more `max_vcpus`".into());
+    }
+    if !(1..=65_535).contains(&new.cpu.weight) {
+        let reason = format!("is {}", new.cpu.weight);
+        return refuse("cpu.weight", reason, "give 1 to 65535".into());
+    }
+    if new.cpu.dedicated && new.cpu.affinity.is_empty() {
+        let reason = "is set without CPUs".into();
+        return refuse("cpu.dedicated", reason, "name the CPUs with `affinity`".into());
+    }
+    Ok(())
+}
+
+/// What makes a partition of one definition one of another.
+pub fn operations(number: u32, old: &Definition, new: &Definition) -> Vec<Operation> {
+    let partition = Target::Number(number);
+    let mut operations = Vec::new();
+    if old.cpu != new.cpu {
+        operations.push(Operation::SetCpu {
+            partition,
+            weight: (old.cpu.weight != new.cpu.weight).then_some(new.cpu.weight),
+            cap: (old.cpu.cap != new.cpu.cap).then_some(new.cpu.cap),
+            affinity: (old.cpu.affinity != new.cpu.affinity).then(|| new.cpu.affinity.clone()),
+            dedicated: (old.cpu.dedicated != new.cpu.dedicated).then_some(new.cpu.dedicated),
+        });
+    }
+    if old.memory != new.memory {
+        let frames = new.memory / PAGE_SIZE as u64;
+        operations.push(Operation::SetMemoryTarget { partition, frames });
+    }
+    if old.vcpus != new.vcpus {
+        operations.push(Operation::SetVcpusOnline { partition, vcpus: new.vcpus });
+    }
+    operations
+}

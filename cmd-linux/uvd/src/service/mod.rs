@@ -1,0 +1,295 @@
+//! What clients ask of `uvd` itself: each request is a job.
+//!
+//! Rule: a job goes on when its client goes away. What it changes it changes in one transaction,
+//! or in a pending one that is completed at the end, so that whenever it ends early, all of it
+//! is undone.
+
+pub mod allocate;
+pub mod batch;
+pub mod live;
+pub mod plan;
+pub mod policy;
+pub mod session;
+mod show;
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use batch::{Batch, Creation};
+use definition::Definition;
+use futures_util::future::{Either, select};
+use pv_abi::uv::command::{Body, Operation, PartitionRow, Target};
+use pv_abi::uv::database::{asked, kind, state};
+use uvd_protocol::{
+    Answered, Ask, Failure, MAX_TIMEOUT_MS, Progress, Service, ServiceAnswer, Until,
+};
+
+use crate::hub::{Hub, refused};
+use crate::state::{Edit, Record};
+
+/// Tells a client how far its request is.
+pub struct Reporter {
+    hub: Rc<Hub>,
+    /// The client and the id of its request; `None`: nobody asked.
+    to: Option<(u64, u64)>,
+}
+
+impl Reporter {
+    /// One for a job that nobody asked for.
+    pub fn nobody(hub: &Rc<Hub>) -> Self {
+        Self { hub: Rc::clone(hub), to: None }
+    }
+
+    /// Tells.
+    pub fn tell(&self, name: &str, step: &str, done: u64, of: u64) {
+        if let Some((client, id)) = self.to {
+            let progress = Progress { name: name.into(), step: step.into(), done, of };
+            self.hub.tell(client, id, Ok(Answered::Progress(progress)), false);
+        }
+    }
+}
+
+/// Starts on a request.
+pub fn start(hub: &Rc<Hub>, client: u64, ask: Ask, service: Service) {
+    let reader = |console| (client, console);
+    match service {
+        // These are about a request that is under way, in the order they come.
+        Service::Input { console, bytes } => {
+            let result = match hub.consoles.borrow_mut().type_in(reader(console), &bytes) {
+                Some(0) => Ok(ServiceAnswer::Done),
+                Some(over) => Err(too_fast(over)),
+                None => Err(not_attached()),
+            };
+            hub.finish(client, ask.id, result);
+        }
+        Service::Detach { console } => {
+            let detached = hub.consoles.borrow_mut().detach(reader(console));
+            if detached {
+                hub.finish(client, console, Ok(ServiceAnswer::Ended { end: None }));
+            }
+            let result = if detached { Ok(ServiceAnswer::Done) } else { Err(not_attached()) };
+            hub.finish(client, ask.id, result);
+        }
+        service => {
+            let (hub, id) = (Rc::clone(hub), ask.id);
+            hub.clone().spawn(async move {
+                let reporter = Reporter { hub: Rc::clone(&hub), to: Some((client, id)) };
+                match run(&hub, service, &ask, &reporter).await {
+                    Ok(None) => {}
+                    Ok(Some(answer)) => hub.finish(client, id, Ok(answer)),
+                    Err(failure) => hub.finish(client, id, Err(failure)),
+                }
+            });
+        }
+    }
+}
+
+fn too_fast(over: usize) -> Failure {
+    let reason = format!("{over} bytes did not fit, its kernel does not read them");
+    refused("console-full", "console", "input", &reason, "type again once it reads")
+}
+
+fn not_attached() -> Failure {
+    refused("not-attached", "console", "request", "is not attached", "attach to it first")
+}
+
+/// Does what was asked. `None`: it goes on until its end is told elsewhere.
+async fn run(
+    hub: &Rc<Hub>,
+    service: Service,
+    ask: &Ask,
+    reporter: &Reporter,
+) -> Result<Option<ServiceAnswer>, Failure> {
+    hub.ready().await?;
+    let answer = match service {
+        Service::Plan { definitions, prune } => plan::answer(hub, &definitions, prune).await?,
+        Service::Apply { definitions, prune, planned_at, reason } => {
+            plan::apply(hub, &definitions, prune, planned_at, &reason, reporter).await?
+        }
+        Service::Create { definition, paused } => create(hub, definition, paused, reporter).await?,
+        Service::Start { name } => start_defined(hub, &name, reporter).await?,
+        Service::Shutdown { name, reboot } => {
+            let what = if reboot { asked::REBOOT } else { asked::POWER_OFF };
+            let word = if reboot { "reboot" } else { "shut down" };
+            let operation = |partition| Operation::Ask { partition, what };
+            one(hub, &name, word, operation).await?
+        }
+        Service::Destroy { name, forget } => destroy(hub, &name, forget, reporter).await?,
+        Service::Pause { name } => {
+            let pause = |partition| Operation::SetState { partition, state: state::PAUSED };
+            one(hub, &name, "pause", pause).await?
+        }
+        Service::Unpause { name } => {
+            let run = |partition| Operation::SetState { partition, state: state::RUNNING };
+            one(hub, &name, "unpause", run).await?
+        }
+        Service::Rename { name, to } => live::rename(hub, &name, &to, reporter).await?,
+        Service::Set { name, settings } => live::set(hub, &name, &settings, reporter).await?,
+        Service::Wait { name, until } => wait(hub, &name, until, ask.timeout_ms).await?,
+        Service::Console { name, history, once } => {
+            show::console(hub, reporter.to, &name, history, once).await?;
+            return Ok(None);
+        }
+        Service::Definitions => show::definitions(hub),
+        Service::Why { name } => {
+            session::follow(hub).await?;
+            show::why(hub, &name)?
+        }
+        Service::Log { most } => {
+            session::follow(hub).await?;
+            ServiceAnswer::Log(show::fitting(hub.state.borrow().log(most)))
+        }
+        Service::Replica => session::compare(hub).await?,
+        Service::Input { .. } | Service::Detach { .. } => ServiceAnswer::Done,
+    };
+    Ok(Some(answer))
+}
+
+/// A partition by name, or by number.
+pub async fn find(hub: &Rc<Hub>, name: &str) -> Result<PartitionRow, Failure> {
+    let (_, rows) = hub.partitions().await?;
+    let named = rows.iter().position(|row| row.name == name);
+    let number = || rows.iter().position(|row| name.parse() == Ok(row.number));
+    match named.or_else(number) {
+        Some(at) => Ok(rows[at].clone()),
+        None => Err(not_there(hub, name, &rows)),
+    }
+}
+
+fn not_there(hub: &Hub, name: &str, rows: &[PartitionRow]) -> Failure {
+    let object = format!("partition {name:?}");
+    if hub.state.borrow().records().contains_key(name) {
+        return refused(
+            "no-such-partition",
+            &object,
+            "state",
+            "is defined and not started",
+            "start it with `uvtool start`",
+        );
+    }
+    let there: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+    let way_out = format!("there are {}", there.join(", "));
+    refused("no-such-partition", &object, "name", "no such partition", &way_out)
+}
+
+/// One operation on one partition.
+async fn one(
+    hub: &Rc<Hub>,
+    name: &str,
+    word: &str,
+    operation: impl FnOnce(Target) -> Operation,
+) -> Result<ServiceAnswer, Failure> {
+    let row = find(hub, name).await?;
+    let reason = format!("{word} {}", row.name);
+    let operations = vec![operation(Target::Number(row.number))];
+    let body = batch::transaction(&reason, None, false, operations);
+    hub.fault.step();
+    hub.ask(Body::Transaction(body)).await?;
+    Ok(ServiceAnswer::Done)
+}
+
+async fn create(
+    hub: &Rc<Hub>,
+    definition: Definition,
+    paused: bool,
+    reporter: &Reporter,
+) -> Result<ServiceAnswer, Failure> {
+    let reason = format!("create {}", definition.name);
+    let record = Record::new(definition.clone(), false);
+    let batch = Batch {
+        reason,
+        creates: vec![Creation { definition, paused }],
+        edits: vec![Edit::Put(record)],
+        ..Batch::default()
+    };
+    let numbers = batch::carry_out(hub, batch, reporter).await?;
+    Ok(ServiceAnswer::Partition(numbers.first().copied().unwrap_or(0)))
+}
+
+async fn start_defined(
+    hub: &Rc<Hub>,
+    name: &str,
+    reporter: &Reporter,
+) -> Result<ServiceAnswer, Failure> {
+    let record = hub.state.borrow().records().get(name).cloned();
+    let Some(record) = record else {
+        let defined: Vec<String> = hub.state.borrow().records().keys().cloned().collect();
+        let there = if defined.is_empty() { "none".into() } else { defined.join(", ") };
+        let way_out = format!("defined are: {there}; define it with `uvtool create FILE`");
+        let object = format!("partition {name:?}");
+        return Err(refused("not-defined", &object, "name", "is not defined", &way_out));
+    };
+    let batch = Batch {
+        reason: format!("start {name}"),
+        creates: vec![Creation { definition: record.definition, paused: false }],
+        ..Batch::default()
+    };
+    let numbers = batch::carry_out(hub, batch, reporter).await?;
+    Ok(ServiceAnswer::Partition(numbers.first().copied().unwrap_or(0)))
+}
+
+async fn destroy(
+    hub: &Rc<Hub>,
+    name: &str,
+    forget: bool,
+    reporter: &Reporter,
+) -> Result<ServiceAnswer, Failure> {
+    let defined = hub.state.borrow().records().contains_key(name);
+    let edits = |name: &str| if forget { vec![Edit::Forget(name.into())] } else { Vec::new() };
+    let batch = match find(hub, name).await {
+        Ok(row) if row.kind != kind::GUEST => {
+            let object = format!("partition {name:?}");
+            let way_out = "name a guest partition; see `uvtool list`";
+            return Err(refused("system-partition", &object, "kind", "is the host's own", way_out));
+        }
+        Ok(row) => Batch {
+            reason: format!("destroy {}", row.name),
+            edits: edits(&row.name),
+            destroys: vec![row],
+            ..Batch::default()
+        },
+        Err(_) if defined && forget => {
+            Batch { reason: format!("forget {name}"), edits: edits(name), ..Batch::default() }
+        }
+        Err(failure) => return Err(failure),
+    };
+    let name = batch.destroys.first().map_or(name, |row| row.name.as_str()).to_string();
+    batch::carry_out(hub, batch, reporter).await?;
+    hub.consoles.borrow_mut().end(&name, None);
+    if forget {
+        hub.consoles.borrow_mut().retire(&name);
+    }
+    Ok(ServiceAnswer::Done)
+}
+
+/// Waits for a state.
+async fn wait(
+    hub: &Rc<Hub>,
+    name: &str,
+    until: Until,
+    timeout_ms: Option<u32>,
+) -> Result<ServiceAnswer, Failure> {
+    let row = find(hub, name).await;
+    let defined = hub.state.borrow().records().contains_key(name);
+    let name = match row {
+        Ok(row) => row.name,
+        Err(_) if until == Until::Gone || defined => name.to_string(),
+        Err(failure) => return Err(failure),
+    };
+    let waiting = Box::pin(async {
+        loop {
+            if let Some(answer) = show::waited(hub, &name, until) {
+                return answer;
+            }
+            hub.wait_for_change().await;
+        }
+    });
+    let Some(most) = timeout_ms.filter(|most| *most < MAX_TIMEOUT_MS) else {
+        return Ok(waiting.await);
+    };
+    let time = hub.sleep_until(Instant::now() + Duration::from_millis(most.into()));
+    match select(waiting, Box::pin(time)).await {
+        Either::Left((answer, _)) => Ok(answer),
+        Either::Right(_) => Err(Failure::Timeout(most)),
+    }
+}

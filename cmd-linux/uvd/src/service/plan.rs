@@ -1,0 +1,167 @@
+//! What an apply would do, and doing it.
+//!
+//! Rule: the plan is a function of what is defined, what is there and what should be; whatever
+//! cannot be done while a partition runs is refused as a whole, with the fields.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use definition::Definition;
+use pv_abi::uv::command::{Operation, PartitionRow};
+use uvd_protocol::{Failure, Planned, ServiceAnswer};
+
+use super::batch::{self, Batch, Creation};
+use super::{Reporter, live};
+use crate::hub::{Hub, refused};
+use crate::state::{Edit, Record};
+
+/// Answers what would be done.
+pub async fn answer(
+    hub: &Rc<Hub>,
+    definitions: &[Definition],
+    prune: bool,
+) -> Result<ServiceAnswer, Failure> {
+    let (version, rows) = hub.partitions().await?;
+    let changes = plan(hub.state.borrow().records(), &rows, definitions, prune)?;
+    Ok(ServiceAnswer::Changes { version, changes })
+}
+
+/// Makes it so.
+pub async fn apply(
+    hub: &Rc<Hub>,
+    definitions: &[Definition],
+    prune: bool,
+    planned_at: Option<u64>,
+    reason: &str,
+    reporter: &Reporter,
+) -> Result<ServiceAnswer, Failure> {
+    let (version, rows) = hub.partitions().await?;
+    if let Some(planned) = planned_at
+        && planned != version
+    {
+        let reason = format!("planned at {planned}, is {version}");
+        let way_out = "plan again and look at what changed with `uvtool log`";
+        return Err(refused("stale-plan", "database", "version", &reason, way_out));
+    }
+    let changes = plan(hub.state.borrow().records(), &rows, definitions, prune)?;
+    let batch = batch(hub.state.borrow().records(), &rows, &changes, definitions);
+    let planned_at = Some(version);
+    let batch = Batch { planned_at, reason: reason.into(), ..batch };
+    let destroyed: Vec<String> = batch.destroys.iter().map(|row| row.name.clone()).collect();
+    batch::carry_out(hub, batch, reporter).await?;
+    for name in &destroyed {
+        hub.consoles.borrow_mut().end(name, None);
+        hub.consoles.borrow_mut().retire(name);
+    }
+    let (version, _) = hub.partitions().await?;
+    Ok(ServiceAnswer::Changes { version, changes })
+}
+
+/// What would be done, a line for each partition.
+pub fn plan(
+    records: &BTreeMap<String, Record>,
+    rows: &[PartitionRow],
+    definitions: &[Definition],
+    prune: bool,
+) -> Result<Vec<Planned>, Failure> {
+    let mut names = BTreeSet::new();
+    let mut planned = Vec::new();
+    for definition in definitions {
+        if !names.insert(definition.name.as_str()) {
+            let object = format!("partition {:?}", definition.name);
+            let way_out = "give each partition a name of its own";
+            return Err(refused("name-taken", &object, "name", "is defined twice", way_out));
+        }
+        planned.push(one(records, rows, definition)?);
+    }
+    if prune {
+        let gone = records
+            .iter()
+            .filter(|(name, record)| record.applied && !names.contains(name.as_str()));
+        planned.extend(gone.map(|(name, _)| Planned::Destroy { name: name.clone() }));
+    }
+    Ok(planned)
+}
+
+fn one(
+    records: &BTreeMap<String, Record>,
+    rows: &[PartitionRow],
+    new: &Definition,
+) -> Result<Planned, Failure> {
+    let name = new.name.clone();
+    let there = rows.iter().any(|row| row.name == name);
+    let Some(record) = records.get(&name) else {
+        if there {
+            let object = format!("partition {name:?}");
+            let way_out = "destroy it first, or use another name";
+            let reason = "there is one that was not defined here";
+            return Err(refused("name-taken", &object, "name", reason, way_out));
+        }
+        return Ok(Planned::Create { definition: new.clone() });
+    };
+    if !there {
+        return Ok(Planned::Create { definition: new.clone() });
+    }
+    let fields = definition::changes(&record.definition, new);
+    if fields.is_empty() {
+        return Ok(Planned::Same { name });
+    }
+    let fixed: Vec<_> = fields.iter().filter(|field| !field.live).collect();
+    let Some(first) = fixed.first() else {
+        return Ok(Planned::Change { name, fields });
+    };
+    let names: Vec<&str> = fixed.iter().map(|field| field.field.as_str()).collect();
+    let reason = format!(
+        "is {}, should be {}, and does not change while the partition is there",
+        first.from, first.to
+    );
+    let way_out = format!("`uvtool destroy {name}` first, then apply again");
+    let object = format!("partition {name:?}");
+    Err(refused("needs-restart", &object, &names.join(", "), &reason, &way_out))
+}
+
+/// The batch that does what was planned.
+fn batch(
+    records: &BTreeMap<String, Record>,
+    rows: &[PartitionRow],
+    planned: &[Planned],
+    definitions: &[Definition],
+) -> Batch {
+    let mut batch = Batch::default();
+    let row = |name: &str| rows.iter().find(|row| row.name == name);
+    for one in planned {
+        match one {
+            Planned::Create { definition } => {
+                let creation = Creation { definition: definition.clone(), paused: false };
+                batch.creates.push(creation);
+                batch.edits.push(Edit::Put(Record::new(definition.clone(), true)));
+            }
+            Planned::Change { name, .. } => {
+                let new = definitions.iter().find(|one| one.name == *name);
+                let (Some(new), Some(old), Some(row)) = (new, records.get(name), row(name)) else {
+                    continue;
+                };
+                batch.changes.extend(operations(row, old, new));
+                let record = Record { definition: new.clone(), applied: true, ..old.clone() };
+                batch.edits.push(Edit::Put(record));
+            }
+            Planned::Destroy { name } => {
+                batch.destroys.extend(row(name).cloned());
+                batch.edits.push(Edit::Forget(name.clone()));
+            }
+            Planned::Same { name } => {
+                let record = records.get(name).filter(|record| !record.applied);
+                let applied = record.map(|record| Record { applied: true, ..record.clone() });
+                batch.edits.extend(applied.map(Edit::Put));
+            }
+        }
+    }
+    batch
+}
+
+fn operations(row: &PartitionRow, old: &Record, new: &Definition) -> Vec<Operation> {
+    live::operations(row.number, &old.definition, new)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! What is done with a partition that ended by itself.
+//!
+//! Rule: a loop of restarts is bounded. The first restart is at once, each further one within a
+//! minute waits twice as long as the one before, and after [`MOST`] in a minute the partition
+//! stays as it is for somebody to look at.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use definition::{Policies, Policy};
+use pv_abi::uv::calls::cause;
+use pv_abi::uv::command::PartitionRow;
+use pv_abi::uv::database::{kind, state};
+use uvd_protocol::End;
+
+use super::Reporter;
+use super::batch::{self, Batch, Creation};
+use crate::hub::Hub;
+use crate::log;
+
+/// Restarts within [`WINDOW`] at most.
+pub const MOST: usize = 5;
+/// The time that restarts are counted over.
+pub const WINDOW: Duration = Duration::from_secs(60);
+/// How long the second restart within the window waits.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// Reasons of a shutdown (`SHUTDOWN_*` of Xen's public headers).
+mod reason {
+    pub const POWER_OFF: u32 = 0;
+    pub const REBOOT: u32 = 1;
+    pub const SUSPEND: u32 = 2;
+}
+
+/// How a partition ended, where it did so by itself.
+pub fn end_of(row: &PartitionRow) -> Option<End> {
+    let ended = matches!(row.state, state::SHUTDOWN | state::CRASHED)
+        && !matches!(row.cause, cause::NONE | cause::STOPPED);
+    ended.then_some(End { cause: row.cause, detail: row.cause_detail })
+}
+
+/// What the policies say about an end.
+pub fn policy(on: &Policies, end: End) -> Policy {
+    match (end.cause, end.detail) {
+        (cause::SHUTDOWN, reason::POWER_OFF) => on.poweroff,
+        (cause::SHUTDOWN, reason::REBOOT) => on.reboot,
+        (cause::SHUTDOWN, reason::SUSPEND) => Policy::Preserve,
+        _ => on.crash,
+    }
+}
+
+/// Counts restarts, by name.
+#[derive(Debug, Default)]
+pub struct Restarts(BTreeMap<String, VecDeque<Instant>>);
+
+impl Restarts {
+    /// How long to wait before starting a partition anew; `None`: too often.
+    pub fn next(&mut self, name: &str, now: Instant) -> Option<Duration> {
+        self.0.retain(|_, times| {
+            times.retain(|time| now.saturating_duration_since(*time) < WINDOW);
+            !times.is_empty()
+        });
+        let times = self.0.entry(name.into()).or_default();
+        if times.len() >= MOST {
+            return None;
+        }
+        times.push_back(now);
+        match times.len() {
+            1 => Some(Duration::ZERO),
+            many => Some(FIRST_WAIT * 2u32.pow(many as u32 - 2)),
+        }
+    }
+}
+
+/// What was dealt with already.
+#[derive(Debug, Default)]
+pub struct Watch {
+    restarts: Restarts,
+    /// Partitions whose end was dealt with: number, and the version they were created at.
+    ended: BTreeSet<(u32, u64)>,
+}
+
+/// Takes over rows that were read: each partition that ended is dealt with once, here, before
+/// anybody who waits sees the row.
+pub fn seen(hub: &Rc<Hub>, rows: &[PartitionRow]) {
+    *hub.rows.borrow_mut() = rows.iter().map(|row| (row.number, row.clone())).collect();
+    let mut watch = hub.watch.borrow_mut();
+    watch.ended.retain(|one| rows.iter().any(|row| (row.number, row.created_at) == *one));
+    let mut consoles = hub.consoles.borrow_mut();
+    for name in consoles.connected() {
+        let there = rows.iter().find(|row| row.name == name);
+        // What is mapped of one that goes would keep it from going.
+        if there.is_some_and(|row| row.state == state::DYING) {
+            consoles.disconnect(&name);
+            consoles.end(&name, None);
+        }
+    }
+    drop(consoles);
+    for row in rows.iter().filter(|row| row.kind == kind::GUEST) {
+        if let Some(end) = end_of(row)
+            && watch.ended.insert((row.number, row.created_at))
+        {
+            deal_with(hub, &mut watch.restarts, row, end);
+        }
+    }
+}
+
+fn deal_with(hub: &Rc<Hub>, restarts: &mut Restarts, row: &PartitionRow, end: End) {
+    let record = hub.state.borrow().records().get(&row.name).cloned();
+    hub.state.borrow_mut().change(&row.name, |record| record.last_end = Some(end));
+    let Some(record) = record else {
+        hub.consoles.borrow_mut().end(&row.name, Some(end));
+        return;
+    };
+    let wait = match policy(&record.definition.on, end) {
+        Policy::Restart => match restarts.next(&row.name, Instant::now()) {
+            Some(wait) => wait,
+            None => {
+                log(&format!(
+                    "partition {:?}: started anew {MOST} times within {WINDOW:?}; it stays as it \
+                     is, see `uvtool why {}`",
+                    row.name, row.name
+                ));
+                hub.consoles.borrow_mut().end(&row.name, Some(end));
+                return;
+            }
+        },
+        policy => {
+            hub.consoles.borrow_mut().end(&row.name, Some(end));
+            if policy == Policy::Destroy {
+                hub.spawn(destroy(Rc::clone(hub), row.clone()));
+            }
+            return;
+        }
+    };
+    hub.restarting.borrow_mut().insert(row.name.clone());
+    hub.spawn(restart(Rc::clone(hub), row.clone(), wait));
+}
+
+fn giving_up(row: &PartitionRow, what: &str) -> Batch {
+    let reason = format!("{what} {}", row.name);
+    Batch { reason, destroys: vec![row.clone()], ..Batch::default() }
+}
+
+async fn destroy(hub: Rc<Hub>, row: PartitionRow) {
+    let batch = giving_up(&row, "policy: destroy");
+    let reporter = Reporter::nobody(&hub);
+    if let Err(failure) = batch::carry_out(&hub, batch, &reporter).await {
+        log(&format!("partition {:?}: policy: {failure}", row.name));
+    }
+}
+
+async fn restart(hub: Rc<Hub>, row: PartitionRow, wait: Duration) {
+    if !wait.is_zero() {
+        hub.sleep_until(Instant::now() + wait).await;
+    }
+    let name = row.name.clone();
+    // From here on it is owed a start, whatever becomes of this process.
+    hub.state.borrow_mut().change(&name, |record| record.restarting = true);
+    let batch = giving_up(&row, "policy: restart");
+    let gone = batch::carry_out(&hub, batch, &Reporter::nobody(&hub)).await;
+    match gone {
+        Ok(_) => start_owed(&hub, &name).await,
+        Err(failure) => {
+            log(&format!("partition {name:?}: policy: {failure}"));
+            hub.state.borrow_mut().change(&name, |record| record.restarting = false);
+        }
+    }
+    hub.restarting.borrow_mut().remove(&name);
+    hub.changed();
+}
+
+/// Starts a partition that a policy gave up to start it anew.
+pub async fn start_owed(hub: &Rc<Hub>, name: &str) {
+    let record = hub.state.borrow().records().get(name).cloned();
+    let Some(record) = record else {
+        return;
+    };
+    let batch = Batch {
+        reason: format!("policy: restart {name}"),
+        creates: vec![Creation { definition: record.definition, paused: false }],
+        ..Batch::default()
+    };
+    let started = batch::carry_out(hub, batch, &Reporter::nobody(hub)).await;
+    hub.state.borrow_mut().change(name, |record| record.restarting = false);
+    if let Err(failure) = started {
+        log(&format!("partition {name:?}: not started anew: {failure}"));
+        hub.consoles.borrow_mut().end(name, record.last_end);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! Tables of the store, and what goes in and out of them.
+//!
+//! Values are JSON, so that a later version reads what an earlier one wrote. Rule: whatever
+//! belongs together is one transaction of the store.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use pv_abi::uv::command::LogRow;
+use redb::backends::InMemoryBackend;
+use redb::{
+    Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Edit, Life, Record, Staged};
+
+/// Definitions, by name.
+const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("definitions");
+/// The staged edits, under the empty name.
+const STAGED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("staged");
+/// The audit log, by sequence number.
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+/// The last life by each name.
+const LIVES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lives");
+
+/// Records of the log that are kept.
+const MOST_ROWS: u64 = 20_000;
+/// Lives that are kept.
+const MOST_LIVES: u64 = 2_000;
+/// Bytes that the store caches.
+const CACHE: usize = 1 << 20;
+
+/// Why the store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store's own reason.
+    #[error("{0}")]
+    Store(#[from] redb::Error),
+    /// A value that is not what it should be.
+    #[error("a value in it makes no sense: {0}")]
+    Value(#[from] serde_json::Error),
+}
+
+/// Turns each of the store's errors into its common one.
+fn common<T, E: Into<redb::Error>>(result: Result<T, E>) -> Result<T, Error> {
+    result.map_err(|error| Error::Store(error.into()))
+}
+
+/// An open store.
+pub struct Disk {
+    database: Database,
+}
+
+impl Disk {
+    /// The store in a file.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        if let Some(directory) = path.parent() {
+            common(std::fs::create_dir_all(directory))?;
+        }
+        let database = common(Builder::new().set_cache_size(CACHE).create(path))?;
+        let disk = Self { database };
+        disk.make_tables()?;
+        Ok(disk)
+    }
+
+    /// An empty store in memory.
+    pub fn in_memory() -> Self {
+        let made = Builder::new().set_cache_size(CACHE).create_with_backend(InMemoryBackend::new());
+        // Memory refuses nothing but memory, and then the process ends anyway.
+        let disk = Self { database: made.unwrap_or_else(|error| panic!("memory: {error}")) };
+        let _ = disk.make_tables();
+        disk
+    }
+
+    fn make_tables(&self) -> Result<(), Error> {
+        let write = common(self.database.begin_write())?;
+        common(write.open_table(RECORDS))?;
+        common(write.open_table(STAGED))?;
+        common(write.open_table(LOG))?;
+        common(write.open_table(LIVES))?;
+        common(write.commit())
+    }
+
+    pub fn records(&self) -> Result<BTreeMap<String, Record>, Error> {
+        let read = common(self.database.begin_read())?;
+        let table = common(read.open_table(RECORDS))?;
+        let mut records = BTreeMap::new();
+        for entry in common(table.iter())? {
+            let (name, value) = common(entry)?;
+            records.insert(name.value().to_string(), decode(value.value())?);
+        }
+        Ok(records)
+    }
+
+    pub fn edit(&self, edits: &[Edit], settles: bool) -> Result<(), Error> {
+        let write = common(self.database.begin_write())?;
+        let mut table = common(write.open_table(RECORDS))?;
+        for edit in edits {
+            match edit {
+                Edit::Put(record) => {
+                    let name = record.definition.name.as_str();
+                    common(table.insert(name, encode(record)?.as_slice()))?;
+                }
+                Edit::Forget(name) => {
+                    common(table.remove(name.as_str()))?;
+                }
+            }
+        }
+        drop(table);
+        if settles {
+            common(common(write.open_table(STAGED))?.remove(""))?;
+        }
+        common(write.commit())
+    }
+
+    pub fn stage(&self, staged: Option<&Staged>) -> Result<(), Error> {
+        let write = common(self.database.begin_write())?;
+        let mut table = common(write.open_table(STAGED))?;
+        match staged {
+            Some(staged) => common(table.insert("", encode(staged)?.as_slice()))?,
+            None => common(table.remove(""))?,
+        };
+        drop(table);
+        common(write.commit())
+    }
+
+    pub fn staged(&self) -> Result<Option<Staged>, Error> {
+        let read = common(self.database.begin_read())?;
+        let table = common(read.open_table(STAGED))?;
+        common(table.get(""))?.map(|value| decode(value.value())).transpose()
+    }
+
+    pub fn add_log(&self, rows: &[LogRow], lives: &[(String, Life)]) -> Result<(), Error> {
+        let write = common(self.database.begin_write())?;
+        let mut table = common(write.open_table(LOG))?;
+        for row in rows {
+            common(table.insert(row.sequence, encode(row)?.as_slice()))?;
+        }
+        while common(table.len())? > MOST_ROWS {
+            common(table.pop_first())?;
+        }
+        drop(table);
+        let mut table = common(write.open_table(LIVES))?;
+        for (name, life) in lives {
+            common(table.insert(name.as_str(), encode(life)?.as_slice()))?;
+        }
+        if common(table.len())? > MOST_LIVES {
+            common(
+                table.retain(|_, value| decode::<Life>(value).is_ok_and(|one| one.last.is_none())),
+            )?;
+        }
+        drop(table);
+        common(write.commit())
+    }
+
+    pub fn log(&self, most: u64) -> Result<Vec<LogRow>, Error> {
+        let read = common(self.database.begin_read())?;
+        let table = common(read.open_table(LOG))?;
+        let mut rows = Vec::new();
+        for entry in common(table.iter())?.rev().take(usize::try_from(most).unwrap_or(usize::MAX)) {
+            rows.push(decode(common(entry)?.1.value())?);
+        }
+        rows.reverse();
+        Ok(rows)
+    }
+
+    pub fn rows(&self, first: u64, last: Option<u64>) -> Result<Vec<LogRow>, Error> {
+        let read = common(self.database.begin_read())?;
+        let table = common(read.open_table(LOG))?;
+        let mut rows = Vec::new();
+        for entry in common(table.range(first..=last.unwrap_or(u64::MAX)))? {
+            rows.push(decode(common(entry)?.1.value())?);
+        }
+        Ok(rows)
+    }
+
+    pub fn life(&self, name: &str) -> Result<Option<Life>, Error> {
+        let read = common(self.database.begin_read())?;
+        let table = common(read.open_table(LIVES))?;
+        common(table.get(name))?.map(|value| decode(value.value())).transpose()
+    }
+
+    /// Takes over all of another store.
+    pub fn copy(&self, from: &Self) -> Result<(), Error> {
+        let edits: Vec<Edit> = from.records()?.into_values().map(Edit::Put).collect();
+        self.edit(&edits, false)?;
+        self.stage(from.staged()?.as_ref())?;
+        let read = common(from.database.begin_read())?;
+        let mut lives = Vec::new();
+        for entry in common(common(read.open_table(LIVES))?.iter())? {
+            let (name, value) = common(entry)?;
+            lives.push((name.value().to_string(), decode(value.value())?));
+        }
+        self.add_log(&from.log(u64::MAX)?, &lives)
+    }
+}
+
+fn encode(value: &impl Serialize) -> Result<Vec<u8>, Error> {
+    Ok(serde_json::to_vec(value)?)
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    Ok(serde_json::from_slice(bytes)?)
+}

@@ -1,0 +1,534 @@
+//! A host for the daemon: the real transaction engine behind a command channel, a monitor that
+//! does as it is told, and a boot partition that takes what it wants of a kernel.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use definition::{Cpu, Definition, Policies, Policy};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use partition_runtime::ring::{Endpoint, Side};
+use pv_abi::PAGE_SIZE;
+use pv_abi::uv::build::{self, BuildReply, BuildRequest, PAGES, RING_PAGES, WINDOW_PAGES};
+use pv_abi::uv::calls::{CpuUsage, MonitorEvent, PartitionUsage, cause};
+use pv_abi::uv::channel::COMMAND_PAGES;
+use pv_abi::uv::command::{
+    Body, Operation, Reply, Request, Start, Target, Transaction, VersionAnswer,
+};
+use pv_abi::uv::database::{
+    BOOT, COMMAND, PartitionDescriptor, ULTRAVISOR, channel_kind, kind, state,
+};
+use resource_db::{Database, Owner, PAGE_WORDS};
+use transaction::{Action, Engine, Facts, Gauges, Limits, Monitor};
+use uvd_protocol::{Ask, Asked, Service, Told, read, write};
+use zerocopy::FromZeros;
+
+use super::{Bell, memory, own_path, start_with};
+use crate::daemon::End;
+use crate::devices::Shared;
+use crate::hub::Devices;
+use crate::link::{Link, Port};
+
+/// Frames of the machine: 256 MiB.
+const FRAMES: u64 = 65_536;
+const CPUS: u32 = 4;
+
+/// A monitor that does as it is told, until the test says otherwise.
+struct Obedient {
+    refuse: Arc<Mutex<Option<u64>>>,
+}
+
+impl Monitor for Obedient {
+    fn perform(&mut self, _: Action) -> Result<(), i32> {
+        Ok(())
+    }
+
+    fn attempt(&mut self, _: Action) -> Result<(), i32> {
+        let mut refuse = self.refuse.lock().unwrap();
+        match &mut *refuse {
+            Some(0) => {
+                *refuse = None;
+                Err(16)
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn frame_owner(&mut self, _: u64) -> Option<(u32, bool)> {
+        None
+    }
+
+    fn in_use(&mut self, _: u64) -> bool {
+        false
+    }
+}
+
+impl Gauges for Obedient {
+    fn partition(&self, _: u32) -> Option<PartitionUsage> {
+        None
+    }
+
+    fn cpu(&self, _: u32) -> Option<CpuUsage> {
+        None
+    }
+
+    fn frame(&self, _: u64) -> Option<(u32, bool)> {
+        None
+    }
+}
+
+/// Consoles of guests: page and the guest's end of the bell, by number.
+type Guests = Arc<Mutex<BTreeMap<u32, (File, Bell)>>>;
+
+/// What the daemon reaches.
+pub struct Reach {
+    guests: Guests,
+    window: File,
+    bell: Mutex<Option<Bell>>,
+}
+
+impl Devices for Reach {
+    fn console(&self, number: u32, _: u32) -> std::io::Result<(Shared, Box<dyn Port>)> {
+        let (bell, far) = Bell::pair();
+        let page = memory(1);
+        let shared = Shared::map(&page, 0, 1)?;
+        self.guests.lock().unwrap().insert(number, (page, bell));
+        Ok((shared, Box::new(far)))
+    }
+
+    fn build(&self) -> Result<(Shared, Box<dyn Port>), String> {
+        let bell = self.bell.lock().unwrap().take().ok_or("taken")?;
+        Ok((Shared::map(&self.window, 0, PAGES as u32).unwrap(), Box::new(bell)))
+    }
+}
+
+/// What the test tells the host to do.
+pub enum Order {
+    /// A guest ends by itself.
+    End {
+        /// Its name.
+        name: String,
+        /// Detail of its shutdown.
+        detail: u32,
+    },
+    /// Refuse the so-many-th action from now on.
+    Refuse(u64),
+    /// End.
+    Stop,
+}
+
+/// The host, the daemon and a client.
+pub struct Host {
+    pub orders: std::sync::mpsc::Sender<Order>,
+    waker: Bell,
+    guests: Guests,
+    socket: PathBuf,
+    stop: UnixStream,
+    daemon: Option<JoinHandle<End>>,
+    machine: Option<JoinHandle<Summary>>,
+    pub state: PathBuf,
+    /// Bytes of kernels that the boot partition was given.
+    pub built: Arc<Mutex<Vec<(u32, Vec<u8>)>>>,
+}
+
+/// What is left of a host.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Names of its guests.
+    pub guests: Vec<String>,
+    /// Free frames.
+    pub free: u64,
+}
+
+impl Host {
+    /// A host with a daemon.
+    pub fn new(name: &str) -> Self {
+        let state = own_path(&format!("{name}.redb"));
+        let _ = std::fs::remove_file(&state);
+        Self::with_state(name, state)
+    }
+
+    fn with_state(name: &str, state: PathBuf) -> Self {
+        let channel = memory(COMMAND_PAGES);
+        let window = memory(PAGES);
+        let (command_bell, command_far) = Bell::pair();
+        let (build_bell, build_far) = Bell::pair();
+        let (waker, woken) = Bell::pair();
+        let (orders, ordered) = std::sync::mpsc::channel();
+        let guests = Guests::default();
+        let built = Arc::new(Mutex::new(Vec::new()));
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let machine = {
+            let (channel, window) = (channel.try_clone().unwrap(), window.try_clone().unwrap());
+            let built = Arc::clone(&built);
+            std::thread::spawn(move || {
+                let machine = Machine { channel, window, command_bell, build_bell, woken, built };
+                machine.run(&ordered, &ready)
+            })
+        };
+        is_ready.recv().unwrap();
+        let reach =
+            Reach { guests: Arc::clone(&guests), window, bell: Mutex::new(Some(build_far)) };
+        let (socket, stop, daemon) = start_with(name, &state, 1000, reach, move |daemon| {
+            let shared = Shared::map(&channel, 0, COMMAND_PAGES as u32).unwrap();
+            daemon.serve(Link::open(shared.words(), command_far).unwrap())
+        });
+        let (daemon, machine) = (Some(daemon), Some(machine));
+        Self { orders, waker, guests, socket, stop, daemon, machine, state, built }
+    }
+
+    /// A connection to the daemon.
+    pub fn client(&self) -> Client {
+        Client { stream: super::connect(&self.socket), id: 0 }
+    }
+
+    /// Has the host do something.
+    pub fn order(&mut self, order: Order) {
+        self.orders.send(order).unwrap();
+        self.waker.ring();
+    }
+
+    /// A guest prints.
+    pub fn print(&self, number: u32, text: &[u8]) {
+        let mut guests = self.guests.lock().unwrap();
+        let (page, bell) = guests.get_mut(&number).expect("its console is not connected");
+        let shared = Shared::map(page, 0, 1).unwrap();
+        let words = shared.words();
+        let from = words[771].load(Ordering::Acquire);
+        for (at, byte) in (from..).zip(text) {
+            let at = 1024 + at % 2048;
+            let word = &words[at as usize / 4];
+            let mut bytes = word.load(Ordering::Relaxed).to_le_bytes();
+            bytes[at as usize % 4] = *byte;
+            word.store(u32::from_le_bytes(bytes), Ordering::Relaxed);
+        }
+        words[771].store(from + text.len() as u32, Ordering::Release);
+        bell.ring();
+    }
+
+    /// Ends daemon and host.
+    pub fn end(mut self) -> Summary {
+        use std::io::Write;
+        let _ = self.stop.write(b"!");
+        assert_eq!(self.daemon.take().unwrap().join().unwrap(), End::Stopped);
+        self.order(Order::Stop);
+        let _ = std::fs::remove_file(&self.socket);
+        let _ = std::fs::remove_file(&self.state);
+        self.machine.take().unwrap().join().unwrap()
+    }
+}
+
+/// A client of the daemon.
+pub struct Client {
+    stream: UnixStream,
+    id: u64,
+}
+
+impl Client {
+    /// Asks, and passes over news until the last answer.
+    pub fn ask(&mut self, service: Service) -> Told {
+        let id = self.begin(service);
+        loop {
+            let told = self.next();
+            let news = matches!(
+                told.result,
+                Ok(uvd_protocol::Answered::Progress(_) | uvd_protocol::Answered::Output(_))
+            );
+            if told.id == id && !news {
+                return told;
+            }
+        }
+    }
+
+    /// Asks and does not wait.
+    pub fn begin(&mut self, service: Service) -> u64 {
+        self.id += 1;
+        let ask = Ask { id: self.id, timeout_ms: None, body: Asked::Service(service) };
+        write(&self.stream, &ask).unwrap();
+        self.id
+    }
+
+    /// The next message.
+    pub fn next(&mut self) -> Told {
+        read(&self.stream).unwrap()
+    }
+}
+
+/// The thread that plays ultravisor, monitor and boot partition.
+struct Machine {
+    channel: File,
+    window: File,
+    command_bell: Bell,
+    build_bell: Bell,
+    woken: Bell,
+    built: Arc<Mutex<Vec<(u32, Vec<u8>)>>>,
+}
+
+impl Machine {
+    fn run(
+        mut self,
+        orders: &std::sync::mpsc::Receiver<Order>,
+        ready: &std::sync::mpsc::Sender<()>,
+    ) -> Summary {
+        let words: Vec<AtomicU32> = (0..256 * PAGE_WORDS).map(|_| AtomicU32::new(0)).collect();
+        let mut engine = genesis(&words);
+        let refuse = Arc::new(Mutex::new(None));
+        let mut monitor = Obedient { refuse: Arc::clone(&refuse) };
+        let channel = Shared::map(&self.channel, 0, COMMAND_PAGES as u32).unwrap();
+        let window = Shared::map(&self.window, 0, PAGES as u32).unwrap();
+        let mut server = Endpoint::create(channel.words(), Side::Server).unwrap();
+        let ring = &window.words()[..RING_PAGES * PAGE_WORDS];
+        let mut builds = Endpoint::create(ring, Side::Server).unwrap();
+        ready.send(()).unwrap();
+        let mut site = Site::default();
+        let mut buffer = Vec::new();
+        let mut time = 0;
+        loop {
+            time += 1_000_000;
+            let mut worked = false;
+            while server.receive(&mut buffer).unwrap() {
+                let request: Request = postcard::from_bytes(&buffer).unwrap();
+                let reply = answer(&mut engine, &mut monitor, time, &request);
+                server.send(&postcard::to_allocvec(&reply).unwrap()).unwrap();
+                self.command_bell.ring();
+                worked = true;
+            }
+            while builds.receive(&mut buffer).unwrap() {
+                let request: build::Request = postcard::from_bytes(&buffer).unwrap();
+                let data = &window.words()[RING_PAGES * PAGE_WORDS..];
+                let result = site.step(&mut engine, &mut monitor, request.body, data);
+                if let Ok(BuildReply::Built { .. }) = result {
+                    let kernel = std::mem::take(&mut site.kernel);
+                    self.built.lock().unwrap().push((site.partition, kernel));
+                }
+                let reply = build::Reply { id: request.id, result };
+                builds.send(&postcard::to_allocvec(&reply).unwrap()).unwrap();
+                self.build_bell.ring();
+                worked = true;
+            }
+            engine.try_again(&mut monitor, time + 1_000_000_000);
+            while let Ok(order) = orders.try_recv() {
+                match order {
+                    Order::Stop => return summary(&engine),
+                    Order::Refuse(after) => *refuse.lock().unwrap() = Some(after),
+                    Order::End { name, detail } => end(&mut engine, &mut monitor, &name, detail),
+                }
+                self.command_bell.ring();
+                worked = true;
+            }
+            if !worked {
+                self.wait();
+            }
+        }
+    }
+
+    fn wait(&mut self) {
+        let bells = [&self.command_bell, &self.build_bell, &self.woken];
+        let mut fds = bells.map(|bell| PollFd::new(bell.fd(), PollFlags::POLLIN));
+        poll(&mut fds, PollTimeout::NONE).unwrap();
+        for bell in [&mut self.command_bell, &mut self.build_bell, &mut self.woken] {
+            bell.take();
+        }
+    }
+}
+
+fn genesis(words: &[AtomicU32]) -> Engine<'_> {
+    let mut database = Database::create(words, FRAMES).unwrap();
+    let system = [(ULTRAVISOR, kind::ULTRAVISOR), (BOOT, kind::BOOT), (COMMAND, kind::COMMAND)];
+    for (number, kind) in system {
+        let first = u64::from(number) * 64;
+        database.set_owner(first, 64, Owner::ram(number)).unwrap();
+        let mut descriptor = PartitionDescriptor::new_zeroed();
+        (descriptor.number, descriptor.kind, descriptor.state) = (number, kind, state::RUNNING);
+        (descriptor.instance_first, descriptor.instance_frames) = (first, 8);
+        let name = ["", "ultravisor", "boot", "command"][number as usize];
+        descriptor.name[..name.len()].copy_from_slice(name.as_bytes());
+        (descriptor.vcpus, descriptor.cpu_weight) = (1, 256);
+        descriptor.cpu_affinity[0] = (1 << CPUS) - 1;
+        descriptor.cpu_allowed[0] = (1 << CPUS) - 1;
+        database.write_descriptor(&descriptor).unwrap();
+    }
+    Engine::genesis(database, Limits { cpus: CPUS }, 0, "test").unwrap()
+}
+
+fn facts() -> Facts {
+    let version = VersionAnswer {
+        ultravisor: "test".into(),
+        protocol: 2,
+        abi: 1,
+        arena: 1,
+        xen: 4 << 16 | 17,
+        command_line: String::new(),
+    };
+    let cpus = (0..CPUS).map(|cpu| (cpu, cpu, true)).collect();
+    Facts { version, firmware: vec![], cpus, pci: vec![] }
+}
+
+fn answer(engine: &mut Engine<'_>, monitor: &mut Obedient, time: u64, request: &Request) -> Reply {
+    let id = request.id;
+    match &request.body {
+        Body::Query(query) => {
+            let answer = transaction::query(engine, &facts(), monitor, query);
+            Reply { id, version: engine.database().contents(), result: Ok(answer) }
+        }
+        Body::Plan(transaction) => engine.dry_run(COMMAND, id, transaction),
+        Body::Transaction(transaction) => engine.execute(monitor, COMMAND, time, id, transaction),
+        Body::Open => engine.open(monitor, COMMAND, time, id),
+        Body::Undo { sequence, reason } => {
+            engine.undo(monitor, (COMMAND, time), id, (*sequence, reason))
+        }
+    }
+}
+
+/// A guest ends by itself.
+fn end(engine: &mut Engine<'_>, monitor: &mut Obedient, name: &str, detail: u32) {
+    let partition = number_of(engine, name).expect("no such guest");
+    let event =
+        MonitorEvent { partition, cause: cause::SHUTDOWN, detail, vcpu: 0, address: 0, time: 5 };
+    engine.monitor_did(monitor, &event);
+}
+
+fn number_of(engine: &Engine<'_>, name: &str) -> Option<u32> {
+    let reader = engine.database().reader();
+    engine.database().numbers().find(|number| {
+        reader.descriptor(*number).is_ok_and(|one| transaction::name_of(&one) == name)
+    })
+}
+
+fn summary(engine: &Engine<'_>) -> Summary {
+    let reader = engine.database().reader();
+    let descriptors = engine.database().numbers().filter_map(|one| reader.descriptor(one).ok());
+    let guests = descriptors.filter(|one| one.kind == kind::GUEST);
+    let guests = guests.map(|one| transaction::name_of(&one)).collect();
+    let free = reader.ranges(0).filter(|range| range.owner == Owner::FREE);
+    Summary { guests, free: free.map(|range| range.frames).sum() }
+}
+
+/// A build under way: the kernel is wanted in pieces of a page, then the RAM disk as a whole.
+#[derive(Default)]
+struct Site {
+    partition: u32,
+    kernel: Vec<u8>,
+    kernel_bytes: u64,
+    initrd_bytes: u64,
+    request: u64,
+}
+
+impl Site {
+    fn step(
+        &mut self,
+        engine: &mut Engine<'_>,
+        monitor: &mut Obedient,
+        body: BuildRequest,
+        window: &[AtomicU32],
+    ) -> Result<BuildReply, pv_abi::uv::command::Refusal> {
+        match body {
+            BuildRequest::Abort => return Ok(BuildReply::Aborted),
+            BuildRequest::Begin { partition, kernel_bytes, initrd_bytes, .. } => {
+                self.kernel.clear();
+                (self.partition, self.kernel_bytes) = (partition, kernel_bytes);
+                self.initrd_bytes = initrd_bytes;
+            }
+            BuildRequest::Data { file: build::File::Kernel, bytes, .. } => {
+                let words = window.iter().map(|word| word.load(Ordering::Relaxed).to_le_bytes());
+                self.kernel.extend(words.flatten().take(bytes as usize));
+            }
+            BuildRequest::Data { .. } => self.initrd_bytes = 0,
+        }
+        let left = self.kernel_bytes - self.kernel.len() as u64;
+        let (offset, most) = (self.kernel.len() as u64, (WINDOW_PAGES * PAGE_SIZE) as u64);
+        if left != 0 {
+            let bytes = left.min(4096).min(most);
+            return Ok(BuildReply::Want { file: build::File::Kernel, offset, bytes });
+        }
+        if self.initrd_bytes != 0 {
+            let bytes = self.initrd_bytes.min(most);
+            return Ok(BuildReply::Want { file: build::File::Initrd, offset: 0, bytes });
+        }
+        self.finish(engine, monitor)
+    }
+
+    fn finish(
+        &mut self,
+        engine: &mut Engine<'_>,
+        monitor: &mut Obedient,
+    ) -> Result<BuildReply, pv_abi::uv::command::Refusal> {
+        let own = engine.database().reader();
+        let own = own.ranges(0).filter(|range| range.owner == Owner::ram(self.partition));
+        let descriptor = engine.database().reader().descriptor(self.partition).unwrap();
+        let instance =
+            descriptor.instance_first..descriptor.instance_first + descriptor.instance_frames;
+        let frame = own
+            .flat_map(|range| range.first..range.first + range.frames)
+            .find(|frame| !instance.contains(frame))
+            .unwrap();
+        let partition = Target::Number(self.partition);
+        let start = Start {
+            entry: 0x1000,
+            stack: 0x2000,
+            start_info: 0x3000,
+            page_table: frame,
+            console_frame: frame,
+            store_frame: 0,
+        };
+        let channel = Operation::CreateChannel {
+            partition,
+            peer: COMMAND,
+            kind: channel_kind::CONSOLE,
+            frame,
+            frames: 1,
+            grant: 0,
+        };
+        let transaction = Transaction {
+            planned_at: None,
+            pending: false,
+            reason: "build".into(),
+            operations: vec![channel, Operation::SetStart { partition, start }],
+        };
+        self.request += 1;
+        engine.execute(monitor, BOOT, 1, self.request, &transaction).result?;
+        let descriptor = engine.database().reader().descriptor(self.partition).unwrap();
+        let pages = self.kernel_bytes / PAGE_SIZE as u64;
+        let console_port = descriptor.console_port;
+        Ok(BuildReply::Built { pages, console_port, console_grant: 0 })
+    }
+}
+
+/// A kernel file of so many bytes that passes for one.
+pub fn kernel_file(name: &str, bytes: usize) -> PathBuf {
+    let path = own_path(name);
+    let mut text = vec![0u8; bytes];
+    text[..4].copy_from_slice(b"\x7fELF");
+    for (at, byte) in text.iter_mut().enumerate().skip(4) {
+        *byte = (at % 251) as u8;
+    }
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// A definition of 16 MiB.
+pub fn definition(name: &str, kernel: &Path) -> Definition {
+    let all = Policy::Destroy;
+    Definition {
+        name: name.into(),
+        kernel: kernel.into(),
+        initrd: None,
+        command_line: "test".into(),
+        memory: 16 << 20,
+        max_memory: 16 << 20,
+        vcpus: 1,
+        max_vcpus: 2,
+        cpu: Cpu { weight: 256, cap: 0, affinity: vec![], dedicated: false },
+        grant_frames: 4,
+        on: Policies { poweroff: all, reboot: Policy::Restart, crash: Policy::Preserve },
+        domain: None,
+    }
+}

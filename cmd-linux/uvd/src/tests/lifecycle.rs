@@ -1,0 +1,301 @@
+//! Lives of partitions, from a client's requests to what the host has in the end.
+
+use pv_abi::uv::database::state;
+use uvd_protocol::{
+    Answered, Defined, End, Failure, Planned, Service, ServiceAnswer, Settings, Told, Until,
+};
+
+use super::host::{Client, Host, Order, definition, kernel_file};
+
+fn answer(told: Told) -> ServiceAnswer {
+    match told.result {
+        Ok(Answered::Service(answer)) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refusal(told: Told) -> String {
+    match told.result {
+        Err(Failure::Refused(refusal)) => uvd_protocol::sentence(&refusal),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn defined(client: &mut Client) -> Vec<Defined> {
+    match answer(client.ask(Service::Definitions)) {
+        ServiceAnswer::Definitions(all) => all,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn wait(client: &mut Client, name: &str, until: Until) -> (Option<u32>, Option<End>) {
+    match answer(client.ask(Service::Wait { name: name.into(), until })) {
+        ServiceAnswer::Waited { row, end } => (row.map(|row| row.state), end),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn create(client: &mut Client, name: &str, kernel: &std::path::Path) -> u32 {
+    let definition = definition(name, kernel);
+    match answer(client.ask(Service::Create { definition, paused: false })) {
+        ServiceAnswer::Partition(number) => number,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn destroy(client: &mut Client, name: &str, forget: bool) -> Told {
+    client.ask(Service::Destroy { name: name.into(), forget })
+}
+
+fn no_differences(client: &mut Client) {
+    match answer(client.ask(Service::Replica)) {
+        ServiceAnswer::Replica { versions: (ours, theirs), differences } => {
+            assert_eq!((ours, differences), (theirs, vec![]));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_partition_is_created_of_its_kernel_and_leaves_nothing() {
+    let kernel = kernel_file("whole.elf", 10_000);
+    let host = Host::new("whole");
+    let mut client = host.client();
+    let number = create(&mut client, "web", &kernel);
+    assert_eq!(number, 16);
+    assert_eq!(host.built.lock().unwrap()[..], [(16, std::fs::read(&kernel).unwrap())]);
+    let all = defined(&mut client);
+    assert_eq!((all.len(), all[0].number), (1, Some(16)));
+    assert_eq!(wait(&mut client, "web", Until::Running), (Some(state::RUNNING), None));
+    no_differences(&mut client);
+    answer(destroy(&mut client, "web", true));
+    assert!(defined(&mut client).is_empty());
+    no_differences(&mut client);
+    let left = host.end();
+    assert_eq!(left.guests, [""; 0]);
+    assert_eq!(left.free, 65_536 - 3 * 64);
+    std::fs::remove_file(kernel).unwrap();
+}
+
+#[test]
+fn a_create_tells_how_far_it_is() {
+    let kernel = kernel_file("progress.elf", 9_000);
+    let host = Host::new("progress");
+    let mut client = host.client();
+    let definition = definition("web", &kernel);
+    client.begin(Service::Create { definition, paused: false });
+    let mut steps = Vec::new();
+    loop {
+        match client.next().result.unwrap() {
+            Answered::Progress(one) => steps.push((one.step, one.done, one.of)),
+            Answered::Service(ServiceAnswer::Partition(_)) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let expected = [
+        ("unpacking kernel", 0, 0),
+        ("allocating", 0, 0),
+        ("building", 0, 9000),
+        ("building", 4096, 9000),
+        ("building", 8192, 9000),
+        ("building", 9000, 9000),
+        ("starting", 0, 0),
+    ];
+    let expected = expected.map(|(step, done, of)| (step.to_string(), done, of));
+    assert_eq!(steps, expected);
+    host.end();
+    std::fs::remove_file(kernel).unwrap();
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_object_field_limit_and_way_out() {
+    let kernel = kernel_file("refused.elf", 100);
+    let empty = kernel_file("empty.elf", 4);
+    std::fs::write(&empty, b"").unwrap();
+    let host = Host::new("refused");
+    let mut client = host.client();
+    create(&mut client, "web", &kernel);
+    let mut refused = |change: &dyn Fn(&mut definition::Definition)| {
+        let mut definition = definition("other", &kernel);
+        change(&mut definition);
+        refusal(client.ask(Service::Create { definition, paused: false }))
+    };
+    let text = refused(&|one| one.name = "web".into());
+    assert_eq!(
+        text,
+        "partition \"web\": name: partition 16 has it; destroy that one first, or use another name"
+    );
+    let text = refused(&|one| one.max_memory = 1 << 30);
+    assert!(
+        text.starts_with("partition \"other\": memory: 1025 MiB needed, 239 MiB free;"),
+        "{text}"
+    );
+    let text = refused(&|one| one.kernel = "/no/such/kernel".into());
+    assert!(
+        text.starts_with("partition \"other\": kernel: /no/such/kernel: No such file"),
+        "{text}"
+    );
+    let text = refused(&|one| one.kernel = empty.clone());
+    assert!(text.contains("is empty"), "{text}");
+    let text = refused(&|one| one.initrd = Some("/no/such/initrd".into()));
+    assert!(text.starts_with("partition \"other\": initrd: /no/such/initrd"), "{text}");
+    let text = refused(&|one| (one.cpu.dedicated, one.vcpus) = (true, 4));
+    assert!(text.contains("4 CPUs of its own asked; 4 of 4"), "{text}");
+    let text = refusal(client.ask(Service::Start { name: "db".into() }));
+    assert!(text.contains("defined are: web"), "{text}");
+    let text = refusal(destroy(&mut client, "command", false));
+    assert!(text.starts_with("partition \"command\": kind: is the host's own"), "{text}");
+    let text = refusal(destroy(&mut client, "db", true));
+    assert!(text.contains("no such partition; there are ultravisor, boot, command, web"), "{text}");
+    assert_eq!(host.end().guests, ["web"]);
+    for file in [kernel, empty] {
+        std::fs::remove_file(file).unwrap();
+    }
+}
+
+#[test]
+fn whatever_the_monitor_refuses_there_is_all_of_it_or_nothing() {
+    let kernel = kernel_file("atomic.elf", 100);
+    let mut host = Host::new("atomic");
+    let mut client = host.client();
+    let definitions: Vec<_> = ["a", "b", "c"].map(|name| definition(name, &kernel)).into();
+    let mut refusals = 0;
+    for after in 0..200 {
+        host.order(Order::Refuse(after));
+        let apply = Service::Apply {
+            definitions: definitions.clone(),
+            prune: false,
+            planned_at: None,
+            reason: "test".into(),
+        };
+        let told = client.ask(apply);
+        let there = defined(&mut client).iter().filter(|one| one.number.is_some()).count();
+        if told.result.is_ok() {
+            assert_eq!(there, 3);
+            break;
+        }
+        refusals += 1;
+        assert_eq!(there, 0);
+        assert!(defined(&mut client).is_empty());
+        no_differences(&mut client);
+    }
+    assert!(refusals > 10, "{refusals}");
+    assert_eq!(host.end().guests, ["a", "b", "c"]);
+    std::fs::remove_file(kernel).unwrap();
+}
+
+#[test]
+fn an_apply_creates_changes_and_prunes() {
+    let kernel = kernel_file("apply.elf", 100);
+    let host = Host::new("apply");
+    let mut client = host.client();
+    create(&mut client, "mine", &kernel);
+    let apply = |definitions: &[definition::Definition], planned_at| Service::Apply {
+        definitions: definitions.to_vec(),
+        prune: true,
+        planned_at,
+        reason: "apply test.toml".into(),
+    };
+    let mut both = ["a", "b"].map(|name| definition(name, &kernel));
+    let ServiceAnswer::Changes { changes, .. } = answer(client.ask(apply(&both, None))) else {
+        panic!()
+    };
+    assert!(changes.iter().all(|one| matches!(one, Planned::Create { .. })));
+    both[0].cpu.weight = 512;
+    let plan = Service::Plan { definitions: both[..1].to_vec(), prune: true };
+    let ServiceAnswer::Changes { version, changes } = answer(client.ask(plan)) else { panic!() };
+    assert!(matches!(&changes[0], Planned::Change { name, .. } if name == "a"), "{changes:?}");
+    assert_eq!(changes[1], Planned::Destroy { name: "b".into() });
+    let stale = refusal(client.ask(apply(&both[..1], Some(version - 1))));
+    assert!(stale.starts_with("database: version: planned at"), "{stale}");
+    answer(client.ask(apply(&both[..1], Some(version))));
+    let names: Vec<_> = defined(&mut client).into_iter().map(|one| one.definition.name).collect();
+    assert_eq!(names, ["a", "mine"]);
+    both[0].max_vcpus = 3;
+    let fixed = refusal(client.ask(apply(&both[..1], None)));
+    assert!(fixed.contains("max_vcpus: is 2, should be 3"), "{fixed}");
+    no_differences(&mut client);
+    assert_eq!(host.end().guests, ["mine", "a"]);
+    std::fs::remove_file(kernel).unwrap();
+}
+
+#[test]
+fn ends_are_dealt_with_as_the_policies_say() {
+    let kernel = kernel_file("policy.elf", 100);
+    let mut host = Host::new("policy");
+    let mut client = host.client();
+    create(&mut client, "web", &kernel);
+    // A reboot: started anew, with the console's readers attached.
+    let console = client.begin(Service::Console { name: "web".into(), history: true, once: false });
+    host.print(16, b"before ");
+    host.order(Order::End { name: "web".into(), detail: 1 });
+    let mut other = host.client();
+    while host.built.lock().unwrap().len() < 2 {
+        wait(&mut other, "web", Until::Running);
+    }
+    assert_eq!(wait(&mut other, "web", Until::Running).0, Some(state::RUNNING));
+    host.print(16, b"after");
+    host.order(Order::End { name: "web".into(), detail: 0 });
+    let mut output = Vec::new();
+    let end = loop {
+        let told = client.next();
+        assert_eq!(told.id, console);
+        match told.result.unwrap() {
+            Answered::Output(bytes) => output.extend(bytes),
+            Answered::Service(ServiceAnswer::Ended { end }) => break end,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(output, b"before after");
+    assert_eq!(end, Some(End { cause: 1, detail: 0 }));
+    let (_, end) = wait(&mut client, "web", Until::Gone);
+    assert_eq!(end, Some(End { cause: 1, detail: 0 }));
+    assert_eq!(defined(&mut client)[0].number, None);
+    assert_eq!(host.end().guests, [""; 0]);
+    std::fs::remove_file(kernel).unwrap();
+}
+
+#[test]
+fn a_crash_is_preserved_and_why_tells_of_it() {
+    let kernel = kernel_file("crash.elf", 100);
+    let mut host = Host::new("crash");
+    let mut client = host.client();
+    create(&mut client, "web", &kernel);
+    host.order(Order::End { name: "web".into(), detail: 3 });
+    let (state, end) = wait(&mut client, "web", Until::Stopped);
+    assert_eq!((state, end), (Some(state::CRASHED), Some(End { cause: 1, detail: 3 })));
+    let why = answer(client.ask(Service::Why { name: "web".into() }));
+    let ServiceAnswer::Log(rows) = why else { panic!() };
+    assert!(rows.first().is_some_and(|row| row.reason == "create web"), "{rows:?}");
+    assert!(rows.last().is_some_and(|row| row.outcome == "monitor"), "{rows:?}");
+    assert!(rows.iter().all(|row| row.outcome != "pending"), "{rows:?}");
+    host.end();
+    std::fs::remove_file(kernel).unwrap();
+}
+
+#[test]
+fn settings_change_partition_and_definition_together() {
+    let kernel = kernel_file("set.elf", 100);
+    let host = Host::new("set");
+    let mut client = host.client();
+    create(&mut client, "web", &kernel);
+    let settings = Settings { weight: Some(512), vcpus: Some(2), ..Settings::default() };
+    answer(client.ask(Service::Set { name: "web".into(), settings }));
+    answer(client.ask(Service::Rename { name: "web".into(), to: "www".into() }));
+    let all = defined(&mut client);
+    assert_eq!((all[0].definition.cpu.weight, all[0].definition.vcpus), (512, 2));
+    assert_eq!((all[0].definition.name.as_str(), all[0].number), ("www", Some(16)));
+    let settings = Settings { memory: Some(1 << 30), ..Settings::default() };
+    let text = refusal(client.ask(Service::Set { name: "www".into(), settings }));
+    assert!(text.starts_with("partition \"www\": memory: 1073741824 bytes asked"), "{text}");
+    for service in [
+        Service::Pause { name: "www".into() },
+        Service::Unpause { name: "16".into() },
+        Service::Shutdown { name: "www".into(), reboot: false },
+    ] {
+        assert_eq!(answer(client.ask(service)), ServiceAnswer::Done);
+    }
+    no_differences(&mut client);
+    assert_eq!(host.end().guests, ["www"]);
+    std::fs::remove_file(kernel).unwrap();
+}

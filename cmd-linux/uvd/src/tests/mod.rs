@@ -1,0 +1,127 @@
+//! The daemon against the rest of a host in the same process.
+
+mod carrying;
+mod host;
+mod lifecycle;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_executor::LocalPool;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use pv_abi::PAGE_SIZE;
+
+use crate::daemon::{Daemon, End};
+use crate::devices::Shared;
+use crate::fault::Fault;
+use crate::hub::{Devices, Hub};
+use crate::link::Port;
+use crate::loader::Loader;
+use crate::state::State;
+use crate::wake::Wake;
+
+/// A file of so many pages of memory.
+pub fn memory(pages: usize) -> File {
+    let file = File::from(memfd_create("channel", MFdFlags::MFD_CLOEXEC).unwrap());
+    file.set_len((pages * PAGE_SIZE) as u64).unwrap();
+    file
+}
+
+/// One end of a socket pair in place of an event port.
+pub struct Bell(UnixStream);
+
+impl Bell {
+    pub fn pair() -> (Self, Self) {
+        let (a, b) = UnixStream::pair().unwrap();
+        a.set_nonblocking(true).unwrap();
+        b.set_nonblocking(true).unwrap();
+        (Self(a), Self(b))
+    }
+}
+
+impl Port for Bell {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn take(&mut self) -> bool {
+        let mut rung = false;
+        while matches!(self.0.read(&mut [0; 64]), Ok(1..)) {
+            rung = true;
+        }
+        rung
+    }
+
+    fn ring(&mut self) {
+        let _ = self.0.write(b"!");
+    }
+}
+
+/// A host without guests and without a boot partition.
+pub struct NoDevices;
+
+impl Devices for NoDevices {
+    fn console(&self, number: u32, _: u32) -> std::io::Result<(Shared, Box<dyn Port>)> {
+        Err(std::io::Error::other(format!("there is no partition {number}")))
+    }
+
+    fn build(&self) -> Result<(Shared, Box<dyn Port>), String> {
+        Err("there is no boot partition".into())
+    }
+}
+
+/// A path of this test process's own.
+pub fn own_path(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("uvd-test-{}-{name}", std::process::id()))
+}
+
+/// A kernel is what its file has, and must not be empty.
+fn plain(path: &Path) -> Result<Vec<u8>, String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    if bytes.is_empty() { Err("is empty".into()) } else { Ok(bytes) }
+}
+
+/// Starts a thread with a daemon that runs `body`, its state in memory.
+pub fn start(
+    name: &str,
+    devices: impl Devices + Send + 'static,
+    body: impl FnOnce(&mut Daemon<'_>) -> End + Send + 'static,
+) -> (PathBuf, UnixStream, JoinHandle<End>) {
+    start_with(name, Path::new("/no/such/disk/state"), 1000, devices, body)
+}
+
+/// As [`start`], with a state file and the first id of requests.
+pub fn start_with(
+    name: &str,
+    state: &Path,
+    first_id: u64,
+    devices: impl Devices + Send + 'static,
+    body: impl FnOnce(&mut Daemon<'_>) -> End + Send + 'static,
+) -> (PathBuf, UnixStream, JoinHandle<End>) {
+    let socket = own_path(&format!("{name}.sock"));
+    let listener = UnixListener::bind(&socket).unwrap();
+    let (stop, stopped) = UnixStream::pair().unwrap();
+    let state = state.to_owned();
+    let daemon = std::thread::spawn(move || {
+        let stopped = OwnedFd::from(stopped);
+        let pool = LocalPool::new();
+        let loader = Loader::new(Arc::new(Wake::new().unwrap()), plain);
+        let fault = Fault::new("/no/such/file".into());
+        let state = State::open(&state);
+        let hub = Hub::new(first_id, pool.spawner(), state, fault, Box::new(devices), loader);
+        body(&mut Daemon::new(listener, stopped.as_fd(), pool, hub).unwrap())
+    });
+    (socket, stop, daemon)
+}
+
+pub fn connect(socket: &PathBuf) -> UnixStream {
+    let stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
