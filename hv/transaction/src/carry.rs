@@ -11,7 +11,7 @@ use pv_abi::uv::command::Refusal;
 
 use crate::change::Change;
 use crate::engine::Engine;
-use crate::refusal::{from_monitor, from_write};
+use crate::refusal::{EBUSY, from_monitor, from_write};
 use crate::{Action, Monitor};
 
 /// Why a plan was not made true. Everything is as it was.
@@ -25,6 +25,23 @@ pub(crate) struct Stopped {
 impl From<Refusal> for Stopped {
     fn from(refusal: Refusal) -> Self {
         Self { refusal, frame: None }
+    }
+}
+
+/// A monitor for what nobody asked for: nothing is refused but by itself.
+pub(crate) struct Own<'m>(pub(crate) &'m mut dyn Monitor);
+
+impl Monitor for Own<'_> {
+    fn perform(&mut self, action: Action) -> Result<(), i32> {
+        self.0.perform(action)
+    }
+
+    fn frame_owner(&mut self, frame: u64) -> Option<(u32, bool)> {
+        self.0.frame_owner(frame)
+    }
+
+    fn in_use(&mut self, frame: u64) -> bool {
+        self.0.in_use(frame)
     }
 }
 
@@ -58,7 +75,9 @@ impl Engine<'_> {
     fn stopped(&self, monitor: &mut dyn Monitor, action: Action, errno: i32) -> Stopped {
         let mut refusal = from_monitor(action, errno);
         let frame = match action {
-            Action::Pages { first, frames } => self.first_held(monitor, first, frames),
+            Action::Pages { first, frames } if errno == EBUSY => {
+                self.first_held(monitor, first, frames)
+            }
             _ => None,
         };
         if let Some(frame) = frame {

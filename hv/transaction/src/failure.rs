@@ -11,7 +11,7 @@ use pv_abi::uv::calls::{MonitorEvent, cause};
 use pv_abi::uv::command::{Answer, Reply};
 use pv_abi::uv::database::{MONITOR, asked, state};
 
-use crate::carry::Stopped;
+use crate::carry::{Own, Stopped};
 use crate::engine::{Engine, Origin, Pending};
 use crate::log::Settled;
 use crate::plan::Plan;
@@ -89,8 +89,15 @@ impl Engine<'_> {
                 let _ = self.log.settle(&mut self.database, sequence, to, why);
             }
             Err(stopped) => {
-                // Partitions it created go in any case; the memory is given back when it can be.
                 pending.orphaned = Some(stopped.frame);
+                // Partitions it created go in any case, memory that it assigned when it can.
+                if !pending.created.is_empty() && !pending.assigned.is_empty() {
+                    let assigned = core::mem::take(&mut pending.assigned);
+                    if self.roll_back(monitor, origin, &pending, why).is_ok() {
+                        pending.created.clear();
+                    }
+                    pending.assigned = assigned;
+                }
                 self.pending.push(pending);
             }
         }
@@ -124,7 +131,7 @@ impl Engine<'_> {
         record.partitions.dedup();
         record.changes = changes.clone();
         let sequence = self.log.record(&mut self.database, record).map_err(from_write)?;
-        if let Err(stopped) = self.carry_out(monitor, &changes, &actions, &[]) {
+        if let Err(stopped) = self.carry_out(&mut Own(monitor), &changes, &actions, &[]) {
             let why = format!("{}: {}", stopped.refusal.object, stopped.refusal.reason);
             let _ = self.log.settle(&mut self.database, sequence, Settled::Refused, &why);
             return Err(stopped);

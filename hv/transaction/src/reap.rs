@@ -19,7 +19,7 @@ use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, ULTRAVISOR};
 use resource_db::{OwnedRange, Owner};
 use zerocopy::FromZeros;
 
-use crate::carry::Stopped;
+use crate::carry::{Own, Stopped};
 use crate::engine::{Engine, Origin};
 use crate::log::Settled;
 use crate::plan::Plan;
@@ -29,8 +29,10 @@ use crate::{Action, Monitor};
 /// Nanoseconds until the first repetition; it doubles up to the last.
 const FIRST_WAIT: u64 = 10_000_000;
 const LAST_WAIT: u64 = 1_000_000_000;
-/// Frames in use that one attempt finds at most.
+/// Times that one attempt may find more frames in use.
 const ROUNDS: usize = 16;
+/// Frames behind one in use that are looked at.
+const LOOK: u64 = 16 * 1024;
 
 /// A partition that is being given up.
 #[derive(Debug)]
@@ -111,12 +113,25 @@ impl Engine<'_> {
             match self.reap(monitor, dying, time) {
                 Ok(()) => return dying.held.is_empty(),
                 Err(Stopped { frame: Some(frame), .. }) if !dying.held.contains(&frame) => {
-                    dying.held.push(frame);
+                    self.find_held(monitor, dying, frame);
                 }
                 Err(_) => return false,
             }
         }
         false
+    }
+
+    /// Looks for what else is held behind a frame that is: who maps one often maps more.
+    fn find_held(&self, monitor: &mut dyn Monitor, dying: &mut Dying, frame: u64) {
+        dying.held.push(frame);
+        let behind = Range { first: frame.saturating_add(1), frames: LOOK };
+        for piece in self.index.pieces(behind).filter(|p| p.owner == Owner::ram(dying.number)) {
+            let held = (piece.first..piece.first.saturating_add(piece.frames))
+                .filter(|&frame| monitor.in_use(frame));
+            dying.held.extend(held);
+        }
+        dying.held.sort_unstable();
+        dying.held.dedup();
     }
 
     /// Gives back all but the frames that are held.
@@ -140,7 +155,7 @@ impl Engine<'_> {
         let mut record = self.new_record(origin, Settled::Begun, &what, "it was destroyed");
         (record.partitions, record.changes) = ([number].into(), changes.clone());
         let sequence = self.log.record(&mut self.database, record).map_err(from_write)?;
-        if let Err(stopped) = self.carry_out(monitor, &changes, &actions, &[]) {
+        if let Err(stopped) = self.carry_out(&mut Own(monitor), &changes, &actions, &[]) {
             let why = format!("{}: {}", stopped.refusal.object, stopped.refusal.reason);
             let _ = self.log.settle(&mut self.database, sequence, Settled::Refused, &why);
             return Err(stopped);

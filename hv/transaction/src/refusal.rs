@@ -93,5 +93,6 @@ pub(crate) fn from_monitor(action: crate::Action, errno: i32) -> Refusal {
 
 /// Errno values of the Xen ABI (public `errno.h`).
 const ENOMEM: i32 = 12;
-const EBUSY: i32 = 16;
+/// Something still refers to it.
+pub(crate) const EBUSY: i32 = 16;
 const EINVAL: i32 = 22;

@@ -39,18 +39,32 @@ impl Engine<'_> {
         let origin = Origin { who, time, request };
         self.once(origin, &(sequence, reason), |engine| {
             engine.check_caller(who)?;
-            let operations = engine.inverse(sequence)?;
+            let operations = engine
+                .inverse(sequence)
+                .inspect_err(|refusal| engine.log_refused_undo(origin, sequence, refusal))?;
             let reason = match reason {
                 "" => format!("undo of {sequence}"),
                 why => format!("undo of {sequence}: {why}"),
             };
             let transaction = Transaction { planned_at: None, pending: false, reason, operations };
-            let mut planned = engine.plan(origin, &transaction)?;
+            let planned = engine.plan(origin, &transaction);
+            let mut planned =
+                planned.inspect_err(|why| engine.log_refused_undo(origin, sequence, why))?;
             if let Some(first) = planned.what.first_mut() {
                 first.insert_str(0, &format!("undo {sequence}: "));
             }
             engine.commit(monitor, origin, planned, &transaction)
         })
+    }
+
+    fn log_refused_undo(&mut self, origin: Origin, sequence: u64, why: &Refusal) {
+        let what = format!("undo {sequence}");
+        let reason = format!("{}: {}: {}", why.object, why.field, why.reason);
+        let mut record = self.new_record(origin, Settled::Refused, &what, &reason);
+        let undone = self.records_from(sequence).next().filter(|r| r.sequence == sequence);
+        record.partitions = undone.map(|undone| undone.partitions).unwrap_or_default();
+        // A refusal that does not fit the log is answered all the same.
+        let _ = self.log.record(&mut self.database, record);
     }
 
     /// Operations that make undone what the record did.

@@ -156,6 +156,40 @@ fn memory_that_was_lent_comes_back_when_it_is_free() {
 }
 
 #[test]
+fn what_was_created_goes_at_once_beside_memory_that_cannot() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, _) = host.built("web");
+    let partition = Target::Number(number);
+    let before = host.map();
+    let both = pending(vec![create("new"), Operation::AssignMemory { partition, frames: 50 }]);
+    let memory = range_of(&host.run_as(COMMAND, &both).unwrap());
+    host.monitor.in_use.insert(memory.first);
+    host.open();
+    assert!(host.engine.database().reader().descriptor(number + 1).is_err());
+    assert_eq!(host.descriptor(number).memory_frames, 150);
+    host.monitor.in_use.clear();
+    assert_eq!(host.engine.try_again(&mut host.monitor, 5), None);
+    agree(&host.engine, &host.monitor);
+    assert_eq!(host.map(), before);
+}
+
+#[test]
+fn many_frames_in_use_are_found_together() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let before = host.map();
+    let (number, memory) = host.built("web");
+    host.monitor.in_use.extend(memory.first + 10..memory.first + 90);
+    host.ok(vec![Operation::DestroyPartition { partition: Target::Number(number) }]);
+    assert_eq!(host.descriptor(number).memory_frames, 80);
+    assert!(host.last() < 12, "{}", host.last());
+    host.monitor.in_use.clear();
+    assert_eq!(host.engine.try_again(&mut host.monitor, u64::MAX), None);
+    assert_eq!(host.map(), before);
+}
+
+#[test]
 fn an_event_of_the_partition_before_is_not_the_next_ones() {
     use pv_abi::uv::calls::{MonitorEvent, cause};
     let words = arena();
