@@ -31,7 +31,7 @@ pub enum Program<'a> {
 
 /// Names, for a message.
 pub const NAMES: &str = "hello, spin [SECONDS], echo, crash, reboot, idle, balloon [TIMES], \
-    fuzz SEED COUNT [FIRST]";
+    fuzz SEED COUNT [FIRST [STEPS]]";
 
 /// The command line as text, as far as it is text.
 pub fn line(info: &StartInfo) -> &str {

@@ -101,6 +101,7 @@ pub fn register_traps() {
 extern "C" fn trap(frame: *const [u64; 9]) -> ! {
     // SAFETY: the stubs pass their stack pointer, with at least eight words above.
     let [vector, words @ ..] = unsafe { frame.read() };
+    crate::fuzz::attempt::trapped(vector);
     let with_code = vector < 32 && WITH_ERROR_CODE >> vector & 1 != 0;
     let (code, rest) = if with_code { (words[2], &words[3..]) } else { (0, &words[2..]) };
     println!(

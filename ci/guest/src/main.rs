@@ -14,6 +14,8 @@ mod command;
 mod console;
 #[cfg(target_os = "none")]
 mod entry;
+#[cfg(target_os = "none")]
+mod fuzz;
 mod memory;
 mod programs;
 

@@ -27,12 +27,13 @@ static START: AtomicPtr<StartInfo> = AtomicPtr::new(core::ptr::null_mut());
 
 /// A page to see the shared page at.
 #[repr(C, align(4096))]
-struct Place(UnsafeCell<[u8; PAGE_SIZE]>);
+pub struct Place(UnsafeCell<[u8; PAGE_SIZE]>);
 
 // SAFETY: nobody looks at the page itself.
 unsafe impl Sync for Place {}
 
-static PLACE: Place = Place(UnsafeCell::new([0; PAGE_SIZE]));
+/// The page shared with the monitor, seen from here.
+pub static SHARED: Place = Place(UnsafeCell::new([0; PAGE_SIZE]));
 
 /// Takes start info.
 ///
@@ -51,16 +52,21 @@ pub fn start() -> &'static StartInfo {
 /// Maps the shared page.
 pub fn share() {
     let entry = start().shared_info | WRITABLE;
-    calls::update_va_mapping(PLACE.0.get() as u64, entry).expect("mapping the shared page");
+    calls::update_va_mapping(SHARED.0.get() as u64, entry).expect("mapping the shared page");
 }
 
 fn shared<T>(offset: usize) -> &'static T {
     // SAFETY: the shared page is mapped here for ever once `share` was called, and a page of zeros
     // before. All uses are atomics at aligned offsets within it.
-    unsafe { &*PLACE.0.get().cast::<u8>().add(offset).cast() }
+    unsafe { &*SHARED.0.get().cast::<u8>().add(offset).cast() }
 }
 
-/// Words of pending ports, then words of masked ports.
+/// Where the shared page is seen.
+pub fn shared_address() -> u64 {
+    SHARED.0.get() as u64
+}
+
+/// Words of pending ports.
 pub fn pending() -> &'static [AtomicU64; 64] {
     shared(offset_of!(SharedInfo, evtchn_pending))
 }

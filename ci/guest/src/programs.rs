@@ -15,7 +15,7 @@ pub fn run(program: Program<'_>) -> ! {
         Program::Reboot => Shutdown::Reboot,
         Program::Idle => idle(),
         Program::Balloon(times) => balloon(times),
-        Program::Fuzz(_) => Shutdown::PowerOff,
+        Program::Fuzz(words) => fuzz(&words),
         Program::Unknown(name) => {
             println!("no program `{name}`; programs are: {NAMES}");
             Shutdown::Crash
@@ -83,6 +83,16 @@ fn idle() -> ! {
     loop {
         memory::wait();
     }
+}
+
+#[cfg(target_os = "none")]
+fn fuzz(words: &[&str]) -> Shutdown {
+    crate::fuzz::run(words)
+}
+
+#[cfg(not(target_os = "none"))]
+fn fuzz(_words: &[&str]) -> Shutdown {
+    Shutdown::Crash
 }
 
 /// Gives half of the free pages back and takes them again.

@@ -1,0 +1,67 @@
+//! Programs as text, for a report.
+
+use crate::{CODES, Program, STORES, Step, Word};
+use core::fmt;
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(value) => write!(f, "{value:#x}"),
+            Self::FrameNumber(frame) => write!(f, "frame {frame:?}"),
+            Self::Entry(frame, bits) => write!(f, "entry {frame:?} ^ {bits:#x}"),
+            Self::EntryOf(page, bits) => write!(f, "place of entry of page {page} ^ {bits:#x}"),
+            Self::Address(place, offset) => write!(f, "{place:?} + {offset}"),
+            Self::Memory(offset) => write!(f, "memory + {offset}"),
+            Self::Time(after) => write!(f, "now + {after}"),
+            Self::Own(shift, bits) => write!(f, "own number << {shift} ^ {bits:#x}"),
+        }
+    }
+}
+
+fn words(f: &mut fmt::Formatter<'_>, words: &[Word]) -> fmt::Result {
+    for (index, word) in words.iter().enumerate() {
+        write!(f, "{}{word}", if index == 0 { "" } else { ", " })?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tables => f.write_str("make and pin tables in pages 0 to 3"),
+            Self::Call { number, args, memory } => {
+                write!(f, "call {number}(")?;
+                words(f, args)?;
+                f.write_str(")")?;
+                if !memory.is_empty() {
+                    f.write_str(" memory: ")?;
+                    words(f, memory)?;
+                }
+                Ok(())
+            }
+            Self::Code { code, user, registers } => {
+                let name = CODES.get(usize::from(*code)).map_or("?", |code| code.0);
+                write!(f, "{} mode: {name} with ", if *user { "user" } else { "kernel" })?;
+                words(f, registers)
+            }
+            Self::Store { how, address, value } => {
+                let name = STORES.get(usize::from(*how)).map_or("?", |store| store.0);
+                write!(f, "{name} {value} at {address}")
+            }
+            Self::Grant { index, entry } => write!(f, "grant {index} = {entry}"),
+            Self::Iret(frame) => {
+                f.write_str("iret by frame ")?;
+                words(f, frame)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, step) in self.steps.iter().enumerate() {
+            writeln!(f, "  {index}: {step}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! `fuzz SEED COUNT [FIRST [STEPS [programs|steps]]]`: random programs of calls and instructions.
+//!
+//! Runs programs FIRST to FIRST + COUNT - 1 of a seed, each from the same beginning: pages, tables,
+//! entries and ports are put back before it. STEPS (`0-3,17`) keeps these alone, counted over the run,
+//! [`SLOTS`] for each program; the last word has each program or step told before it is done. A line every 1000 programs tells how far it is:
+//!
+//! ```text
+//! fuzz 1: 2000 programs, 7803 done, 12403 refused, 4711 trapped, digest 1b5c…
+//! ```
+//!
+//! Lines go to the monitor's log: a program may close the console's port. The seed's programs that end
+//! the guest itself are legal ends; whoever started it goes on after them.
+
+pub mod attempt;
+mod stage;
+
+use crate::println;
+use alloc::format;
+use attempt::Outcome;
+use fuzz_programs::{Keep, Program, SLOTS};
+use partition_runtime::hypercall::Shutdown;
+use stage::Stage;
+
+/// Where it is, is told every so many programs, for whoever has to go on after its end.
+const TOLD: u64 = 50;
+
+/// What came of the steps so far.
+#[derive(Default)]
+struct Counts {
+    done: u64,
+    refused: u64,
+    trapped: u64,
+    digest: u64,
+}
+
+impl Counts {
+    fn note(&mut self, outcome: Outcome) {
+        let word = match outcome {
+            Outcome::Returned(result) if (result as i64) < 0 && (result as i64) > -4096 => {
+                self.refused += 1;
+                result
+            }
+            Outcome::Returned(result) => {
+                self.done += 1;
+                result & 0xff
+            }
+            Outcome::Trapped(vector) => {
+                self.trapped += 1;
+                vector << 32
+            }
+        };
+        self.digest = (self.digest ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+}
+
+fn say(text: &str) {
+    crate::console::emergency(text);
+}
+
+/// Runs programs.
+pub fn run(words: &[&str]) -> Shutdown {
+    let number = |index: usize, default: u64| {
+        words.get(index).map_or(Some(default), |word| word.parse().ok())
+    };
+    let keep = words.get(3).map_or(Some(Keep::default()), |word| Keep::parse(word));
+    let numbers = (number(0, 1), number(1, 1000), number(2, 0), keep);
+    let (Some(seed), Some(count), Some(first), Some(keep)) = numbers else {
+        println!("fuzz: give SEED COUNT [FIRST [STEPS]]");
+        return Shutdown::Crash;
+    };
+    let traced = words.get(4).is_some();
+    let steps_traced = words.get(4) == Some(&"steps");
+    let mut stage = Stage::set();
+    let mut counts = Counts::default();
+    for index in first..first.saturating_add(count) {
+        let program = Program::generate(seed, index);
+        if traced || index.is_multiple_of(TOLD) {
+            say(&format!("fuzz {seed}: at {index}\n"));
+        }
+        if !stage.restore() {
+            say("fuzz: too few pages are left\n");
+            return Shutdown::Reboot;
+        }
+        for (slot, step) in (0..).zip(&program.steps) {
+            let place = (index - first) * SLOTS + slot;
+            if u32::try_from(place).is_ok_and(|place| keep.has(place)) {
+                if steps_traced {
+                    say(&format!("step {slot}\n"));
+                }
+                counts.note(stage.perform(step));
+            }
+        }
+        if let Some(what) = stage.escaped() {
+            say(&format!("fuzz {seed}: ESCAPE after program {index}: {what}\n"));
+            return Shutdown::Crash;
+        }
+        let ran = index + 1 - first;
+        if ran.is_multiple_of(1000) || ran == count {
+            let Counts { done, refused, trapped, digest } = counts;
+            say(&format!(
+                "fuzz {seed}: {} programs, {done} done, {refused} refused, {trapped} trapped, \
+                 digest {digest:016x}\n",
+                index + 1
+            ));
+        }
+    }
+    Shutdown::PowerOff
+}

@@ -1,0 +1,519 @@
+//! What programs work on: pages, tables, a grant table, a timer, entries; and putting it all back.
+//!
+//! Calls made here should succeed; where a program left something that makes them fail, the page
+//! is lost to later programs, and the guest goes on with the others.
+#![expect(unsafe_code, reason = "hypercalls, and pages that programs write")]
+
+use super::attempt::{ARGUMENTS, Outcome, Registers, Way, attempt, entries};
+use crate::memory::{BASE, PAGE, WRITABLE};
+use crate::{calls, entry, memory};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::UnsafeCell;
+use core::sync::atomic::Ordering;
+use fuzz_programs::{CODES, Frame, PAGES, Place, Role, STORES, Step, Word};
+use partition_runtime::hypercall::call;
+use pv_abi::xen::descriptors::{FLAT_RING3_CS64, FLAT_RING3_SS};
+use pv_abi::xen::events::{self, EvtchnReset, EvtchnStatus, STATUS_VIRQ};
+use pv_abi::xen::grants::{self, CopyEnd, GrantCopy, SetupTable, UnmapGrantRef};
+use pv_abi::xen::mmu::{self, MmuUpdate, MmuextOp, PTE_ADDRESS, PTE_PRESENT, PTE_RW};
+use pv_abi::xen::traps::{CALLBACK_FAILSAFE, CALLBACK_SYSCALL};
+use pv_abi::xen::{domid, hypercall as number, vcpu};
+use zerocopy::FromZeros;
+
+/// How long a program may take, or a step that waits, in nanoseconds.
+const PROGRAM_TIME: u64 = 50_000_000;
+/// Words of memory that a step may have.
+const STEP_WORDS: usize = 1024;
+
+#[repr(C, align(4096))]
+struct Pages<const WORDS: usize>(UnsafeCell<[u64; WORDS]>);
+
+// SAFETY: written between steps alone, by one virtual CPU.
+unsafe impl<const WORDS: usize> Sync for Pages<WORDS> {}
+
+impl<const WORDS: usize> Pages<WORDS> {
+    const fn new() -> Self {
+        Self(UnsafeCell::new([0; WORDS]))
+    }
+
+    fn address(&self) -> u64 {
+        self.0.get() as u64
+    }
+
+    fn write(&self, at: usize, words: &[u64]) {
+        for (index, word) in (at..WORDS).zip(words) {
+            // SAFETY: within the array; nobody else writes or reads it now.
+            unsafe { self.0.get().cast::<u64>().add(index).write_volatile(*word) }
+        }
+    }
+
+    fn read(&self, at: usize) -> u64 {
+        // SAFETY: within the array, by the bound.
+        unsafe { self.0.get().cast::<u64>().add(at % WORDS).read_volatile() }
+    }
+}
+
+/// The memory of a step, and after it a page that nothing is mapped at: a count that is too large
+/// ends there.
+static MEMORY: Pages<{ STEP_WORDS + 512 }> = Pages::new();
+/// The code of a step.
+static CODE: Pages<512> = Pages::new();
+/// Frames for `iret`, below which there is room for a frame of a fault.
+static FRAMES: Pages<512> = Pages::new();
+/// The stack for traps from user mode.
+static TRAPS: Pages<1024> = Pages::new();
+/// Where the first frame of the grant table is mapped.
+static GRANTS: Pages<512> = Pages::new();
+/// A place for the runstate record between programs.
+static RUNSTATE: Pages<512> = Pages::new();
+
+/// A grant that a program mapped.
+struct Mapped {
+    place: u64,
+    handle: u32,
+}
+
+/// The stage.
+pub struct Stage {
+    /// Pseudo-physical number of the first page.
+    first: u64,
+    /// Machine frames of the pages; `None`: lost.
+    frames: [Option<u64>; PAGES as usize],
+    /// All frames that the guest had at its start, sorted.
+    own: Vec<u64>,
+    grant_frame: u64,
+    number: u64,
+    last_frame: u64,
+    timer: u32,
+    programs: u64,
+    mapped: Vec<Mapped>,
+}
+
+fn extended(command: u32, first: u64, second: u64) -> bool {
+    let operation = MmuextOp { cmd: command, pad: 0, arg1: first, arg2: second };
+    let arguments = [(&raw const operation) as u64, 1, 0, u64::from(domid::SELF), 0];
+    // SAFETY: pins, unpins and loads what programs use; the guest's own tables stay loaded.
+    unsafe { call(number::MMUEXT_OP, arguments) }.is_ok()
+}
+
+fn plain(number: u64, arguments: [u64; 5]) -> bool {
+    // SAFETY: as for `extended`: state of programs, set back to what the guest starts with.
+    unsafe { call(number, arguments) }.is_ok()
+}
+
+fn update(place: u64, value: u64) -> bool {
+    let request = MmuUpdate { ptr: place, val: value };
+    plain(number::MMU_UPDATE, [(&raw const request) as u64, 1, 0, u64::from(domid::SELF), 0])
+}
+
+impl Stage {
+    /// Sets it up.
+    pub fn set() -> Self {
+        let (first, _) = memory::free_pages();
+        let mut stage = Self {
+            first: first.next_multiple_of(u64::from(PAGES)),
+            frames: [None; PAGES as usize],
+            own: memory::machine_frames().iter().map(|f| f.load(Ordering::Relaxed)).collect(),
+            grant_frame: 0,
+            number: 0,
+            last_frame: 0,
+            timer: 0,
+            programs: 0,
+            mapped: Vec::new(),
+        };
+        for (page, frame) in (stage.first..).zip(&mut stage.frames) {
+            *frame = memory::machine_frame(page);
+        }
+        let end = MEMORY.address() + STEP_WORDS as u64 * 8;
+        calls::update_va_mapping(end, 0).expect("unmapping a page");
+        stage.own.sort_unstable();
+        stage.last_frame = maximum_frame();
+        stage.map_grants();
+        stage.find_number();
+        stage
+    }
+
+    fn map_grants(&mut self) {
+        let mut list = [0_u64; 4];
+        let mut setup = SetupTable::new_zeroed();
+        (setup.dom, setup.nr_frames) = (domid::SELF, 1);
+        setup.frame_list = list.as_mut_ptr() as u64;
+        let arguments = [grants::SETUP_TABLE.into(), (&raw mut setup) as u64, 1, 0, 0];
+        plain(number::GRANT_TABLE_OP, arguments);
+        self.grant_frame = list[0];
+        let entry = (list[0] * PAGE) | WRITABLE;
+        calls::update_va_mapping(GRANTS.address(), entry).expect("mapping the grant table");
+    }
+
+    /// A copy by a grant to oneself works only where the entry names the own number.
+    fn find_number(&mut self) {
+        let frame = self.frames[5].unwrap_or(0);
+        for number in 0..4096_u64 {
+            GRANTS.write(8, &[u64::from(grants::GTF_PERMIT_ACCESS) | number << 16 | frame << 32]);
+            let mut copy = GrantCopy::new_zeroed();
+            let end = |frame| CopyEnd { frame, domid: domid::SELF, ..CopyEnd::new_zeroed() };
+            (copy.source, copy.dest) = (end(8), end(frame));
+            (copy.len, copy.flags) = (8, grants::GNTCOPY_SOURCE_GREF);
+            let arguments = [grants::COPY.into(), (&raw mut copy) as u64, 1, 0, 0];
+            if plain(number::GRANT_TABLE_OP, arguments) && copy.status == grants::GNTST_OKAY {
+                self.number = number;
+                break;
+            }
+        }
+        GRANTS.write(8, &[0]);
+    }
+
+    fn address(&self, page: u8) -> u64 {
+        BASE + (self.first + u64::from(page % PAGES)) * PAGE
+    }
+
+    /// The machine address of the entry that maps a page.
+    fn entry_place(&self, page: u8) -> u64 {
+        let pfn = self.first + u64::from(page % PAGES);
+        let table = (memory::start().pt_base - BASE) / PAGE + 3 + pfn / 512;
+        memory::machine_frame(table).unwrap_or(0) * PAGE + pfn % 512 * 8
+    }
+
+    /// The entry that maps a page.
+    fn entry(&self, page: u8) -> u64 {
+        Self::entry_at(self.address(page))
+    }
+
+    /// The entry that maps an address of the kernel's.
+    fn entry_at(address: u64) -> u64 {
+        let place = memory::start().pt_base + 3 * PAGE + (address - BASE) / PAGE * 8;
+        // SAFETY: the loader's level-1 tables lie one after the other, and may be read.
+        unsafe { core::ptr::with_exposed_provenance::<u64>(place as usize).read_volatile() }
+    }
+
+    /// Puts everything back; `false` where too little is left to go on.
+    pub fn restore(&mut self) -> bool {
+        self.programs += 1;
+        entry::register_traps();
+        let [event, system_call, failsafe] = entries();
+        calls::register_upcall(event);
+        for (kind, address) in [(CALLBACK_SYSCALL, system_call), (CALLBACK_FAILSAFE, failsafe)] {
+            calls::register_callback(kind, address).expect("a callback");
+        }
+        self.restore_cpu();
+        self.restore_events();
+        if !self.unmap_grants() {
+            return false;
+        }
+        for page in 0..PAGES {
+            if let Some(frame) = self.frames[usize::from(page)] {
+                extended(mmu::EXT_UNPIN_TABLE, frame, 0);
+            }
+        }
+        // A table is let go once none that leads to it is left.
+        for _ in 0..4 {
+            let done = (0..PAGES).filter(|page| self.map(*page)).count();
+            if done == usize::from(PAGES) {
+                break;
+            }
+        }
+        let usable = (0..PAGES).filter(|page| self.settle(*page)).count();
+        usable * 2 >= usize::from(PAGES)
+    }
+
+    fn restore_cpu(&self) {
+        let root = memory::machine_frame((memory::start().pt_base - BASE) / PAGE).unwrap_or(0);
+        extended(mmu::EXT_NEW_BASEPTR, root, 0);
+        // User mode sees what the kernel sees: what it may do is the question here.
+        extended(mmu::EXT_NEW_USER_BASEPTR, root, 0);
+        extended(mmu::EXT_SET_LDT, 0, 0);
+        plain(number::SET_GDT, [MEMORY.address(), 0, 0, 0, 0]);
+        plain(number::STACK_SWITCH, [FLAT_RING3_SS.into(), TRAPS.address() + 8192, 0, 0, 0]);
+        plain(number::FPU_TASKSWITCH, [0; 5]);
+        for register in [7, 0, 1, 2, 3] {
+            plain(number::SET_DEBUGREG, [register, 0, 0, 0, 0]);
+        }
+        let area = [RUNSTATE.address(), 0];
+        let place = area.as_ptr() as u64;
+        plain(number::VCPU_OP, [vcpu::REGISTER_RUNSTATE_MEMORY_AREA, 0, place, 0, 0]);
+        plain(number::VCPU_OP, [vcpu::REGISTER_VCPU_TIME_MEMORY_AREA, 0, place + 8, 0, 0]);
+    }
+
+    /// Closes the ports of programs from time to time, and starts the clock of this one.
+    fn restore_events(&mut self) {
+        if self.programs % 32 == 1 {
+            let reset = EvtchnReset { dom: domid::SELF };
+            let arguments = [events::RESET, (&raw const reset) as u64, 0, 0, 0];
+            plain(number::EVENT_CHANNEL_OP, arguments);
+            self.timer = 0;
+        }
+        memory::take_events();
+        self.start_clock();
+    }
+
+    /// Lets the timer come after a while; whether it will.
+    fn start_clock(&mut self) -> bool {
+        if !self.has_timer() {
+            self.timer = calls::bind_timer().unwrap_or(0);
+        }
+        if self.timer == 0 {
+            return false;
+        }
+        memory::unmask(self.timer);
+        let deadline = memory::now() + PROGRAM_TIME;
+        plain(number::SET_TIMER_OP, [deadline, 0, 0, 0, 0])
+    }
+
+    fn has_timer(&self) -> bool {
+        let mut status = EvtchnStatus { dom: domid::SELF, port: self.timer, ..Default::default() };
+        let arguments = [events::STATUS, (&raw mut status) as u64, 0, 0, 0];
+        self.timer != 0
+            && plain(number::EVENT_CHANNEL_OP, arguments)
+            && (status.status, status.detail) == (STATUS_VIRQ, events::VIRQ_TIMER)
+    }
+
+    /// Unmaps what programs mapped, and clears their entries.
+    fn unmap_grants(&mut self) -> bool {
+        for mapped in self.mapped.drain(..) {
+            let mut unmap = UnmapGrantRef::new_zeroed();
+            (unmap.host_addr, unmap.handle) = (mapped.place, mapped.handle);
+            let arguments = [grants::UNMAP_GRANT_REF.into(), (&raw mut unmap) as u64, 1, 0, 0];
+            plain(number::GRANT_TABLE_OP, arguments);
+        }
+        let entry = (self.grant_frame * PAGE) | WRITABLE;
+        let mapped = calls::update_va_mapping(GRANTS.address(), entry).is_ok();
+        if mapped {
+            GRANTS.write(8, &[0; 8]);
+        }
+        mapped
+    }
+
+    /// Maps a page writable; where its frame is gone, with another.
+    fn map(&mut self, page: u8) -> bool {
+        let index = usize::from(page);
+        if self.frames[index].is_some_and(|frame| self.map_as(page, frame, WRITABLE)) {
+            return true;
+        }
+        let mut list = [self.first + u64::from(page)];
+        if calls::take_back(&mut list) != Ok(1) {
+            return false;
+        }
+        self.frames[index] = Some(list[0]);
+        memory::machine_frames()[(self.first + u64::from(page)) as usize]
+            .store(list[0], Ordering::Relaxed);
+        self.map_as(page, list[0], WRITABLE)
+    }
+
+    fn map_as(&self, page: u8, frame: u64, bits: u64) -> bool {
+        calls::update_va_mapping(self.address(page), (frame * PAGE) | bits).is_ok()
+    }
+
+    /// Clears a page that is mapped and gives it its role.
+    fn settle(&mut self, page: u8) -> bool {
+        let Some(frame) = self.frames[usize::from(page)] else {
+            return false;
+        };
+        let entry = self.entry(page);
+        if entry & PTE_PRESENT == 0 || entry & PTE_RW == 0 || (entry & PTE_ADDRESS) / PAGE != frame
+        {
+            return false;
+        }
+        let address = core::ptr::with_exposed_provenance_mut::<u8>(self.address(page) as usize);
+        // SAFETY: mapped writable, as its entry says, and nobody's but the programs'.
+        unsafe { address.write_bytes(0, PAGE as usize) };
+        match Role::of(page) {
+            Role::ReadOnly => self.map_as(page, frame, WRITABLE & !PTE_RW),
+            Role::Unmapped => calls::update_va_mapping(self.address(page), 0).is_ok(),
+            _ => true,
+        }
+    }
+
+    /// Makes tables in pages 0 to 3 and pins them.
+    fn make_tables(&self) -> bool {
+        let [Some(l1), Some(l2), Some(l3), Some(l4)] = [0, 1, 2, 3].map(|page| self.frames[page])
+        else {
+            return false;
+        };
+        let own = (memory::start().pt_base - BASE) / PAGE + 1;
+        let top = memory::machine_frame(own).unwrap_or(0);
+        let link = |table: u64, index: u64, to: u64| {
+            update(table * PAGE + index * 8, (to * PAGE) | WRITABLE)
+        };
+        let mut done = link(l2, 0, l1) && link(l3, 0, l2) && link(l4, 0, l3) && link(l4, 511, top);
+        for (page, frame) in (0_u8..).zip([l1, l2, l3, l4]) {
+            done &= self.map_as(page, frame, WRITABLE & !PTE_RW);
+        }
+        for (command, frame) in (mmu::EXT_PIN_L1_TABLE..).zip([l1, l2, l3, l4]) {
+            done &= extended(command, frame, 0);
+        }
+        done
+    }
+
+    fn frame(&self, frame: Frame) -> u64 {
+        let start = memory::start();
+        let table = (start.pt_base - BASE) / PAGE;
+        match frame {
+            Frame::Page(page) => self.frames[usize::from(page % PAGES)].unwrap_or(0),
+            Frame::Shared => start.shared_info / PAGE,
+            Frame::StartInfo => {
+                let page = (core::ptr::from_ref(start) as u64 - BASE) / PAGE;
+                memory::machine_frame(page).unwrap_or(0)
+            }
+            Frame::Console => start.console_mfn,
+            Frame::Store => start.store_mfn,
+            Frame::Grants(after) => self.grant_frame.wrapping_add_signed(after.into()),
+            Frame::Table(level) => {
+                let page = table + 4 - u64::from(level.clamp(1, 4));
+                memory::machine_frame(page).unwrap_or(0)
+            }
+            Frame::Foreign(seed) => {
+                let frame = u64::from(seed) % (self.last_frame + 1);
+                (frame..frame + 64).find(|frame| !self.is_own(*frame)).unwrap_or(0)
+            }
+            Frame::At(frame) => frame,
+            Frame::Past(after) => self.last_frame + 1 + u64::from(after),
+        }
+    }
+
+    /// Whether a frame is the guest's; its machine-to-physical entry is what programs make of it.
+    fn is_own(&self, frame: u64) -> bool {
+        self.own.binary_search(&frame).is_ok()
+    }
+
+    fn word(&self, word: Word) -> u64 {
+        match word {
+            Word::Number(value) => value,
+            Word::FrameNumber(frame) => self.frame(frame),
+            Word::Entry(frame, bits) => (self.frame(frame) << 12) ^ bits,
+            Word::EntryOf(page, bits) => self.entry_place(page) ^ bits,
+            Word::Address(place, offset) => {
+                let address = match place {
+                    Place::Page(page) => self.address(page),
+                    Place::Shared => memory::shared_address(),
+                    Place::Grants => GRANTS.address(),
+                    Place::Stack => TRAPS.address(),
+                    Place::At(address) => address,
+                };
+                address.wrapping_add_signed(offset.into())
+            }
+            Word::Memory(offset) => MEMORY.address() + u64::from(offset),
+            Word::Time(after) => memory::now().wrapping_add_signed(after),
+            Word::Own(shift, bits) => (self.number << shift) ^ bits,
+        }
+    }
+
+    /// Does a step.
+    pub fn perform(&mut self, step: &Step) -> Outcome {
+        if step.may_wait() && !self.start_clock() {
+            return Outcome::Returned(0);
+        }
+        match step {
+            Step::Tables => Outcome::Returned(u64::from(!self.make_tables())),
+            Step::Call { number, args, memory } => self.call(*number, *args, memory),
+            Step::Code { code, user, registers } => {
+                let bytes = CODES.get(usize::from(*code)).map_or(&[][..], |code| code.1);
+                self.code(bytes, *user, *registers)
+            }
+            Step::Store { how, address, value } => {
+                let bytes = STORES.get(usize::from(*how)).map_or(&[][..], |store| store.1);
+                let mut registers = [Word::default(); 6];
+                (registers[0], registers[5]) = (*value, *address);
+                self.code(bytes, false, registers)
+            }
+            Step::Grant { index, entry } => {
+                let entry = self.word(*entry);
+                let page = (entry >> 32) as u8;
+                let frame = if entry >> 32 < u64::from(PAGES) {
+                    self.frame(Frame::Page(page))
+                } else {
+                    entry >> 32
+                };
+                // A program may have taken the mapping away.
+                let writable = PTE_PRESENT | PTE_RW;
+                if Self::entry_at(GRANTS.address()) & writable == writable {
+                    GRANTS.write(usize::from(*index) % 512, &[entry & 0xffff_ffff | frame << 32]);
+                }
+                Outcome::Returned(0)
+            }
+            Step::Iret(frame) => {
+                let frame = frame.map(|word| self.word(word));
+                iret(&frame, [0; 8])
+            }
+        }
+    }
+
+    fn call(&mut self, number: u64, args: [Word; 5], memory: &[Word]) -> Outcome {
+        let words: Vec<u64> = memory.iter().map(|word| self.word(*word)).collect();
+        // What is read past them is no call and no address.
+        MEMORY.write(0, &[u64::MAX; STEP_WORDS]);
+        MEMORY.write(0, &words);
+        let mut registers = Registers::default();
+        registers.words[0] = number;
+        for (register, word) in ARGUMENTS.into_iter().zip(args) {
+            registers.words[register] = self.word(word);
+        }
+        let outcome = attempt(Way::Call, &registers);
+        if number == number::GRANT_TABLE_OP && args[0] == Word::Number(0) {
+            self.note_mapped(memory.len() / 4);
+        }
+        outcome
+    }
+
+    /// Notes what a call on grants mapped, from the operations it left.
+    fn note_mapped(&mut self, count: usize) {
+        for operation in 0..count.min(8) {
+            let [place, status] = [0, 2].map(|word| MEMORY.read(operation * 4 + word));
+            let handle = (status >> 32) as u32;
+            if (status >> 16) as u16 == 0 {
+                self.mapped.push(Mapped { place, handle });
+            }
+        }
+    }
+
+    fn code(&self, bytes: &[u8], user: bool, registers: [Word; 6]) -> Outcome {
+        // Returns to the kernel, or ends by a system call.
+        let end: &[u8] = if user { &[0x0f, 0x05, 0x0f, 0x0b] } else { &[0xc3] };
+        let mut code = [0_u8; 64];
+        for (to, from) in code.iter_mut().zip(bytes.iter().chain(end)) {
+            *to = *from;
+        }
+        let (words, _) = code.as_chunks::<8>();
+        for (at, word) in words.iter().enumerate() {
+            CODE.write(at, &[u64::from_le_bytes(*word)]);
+        }
+        let mut all = [0; 8];
+        for (to, word) in all.iter_mut().zip(registers) {
+            *to = self.word(word);
+        }
+        if user {
+            let (cs, ss) = (FLAT_RING3_CS64.into(), FLAT_RING3_SS.into());
+            let stack = self.address(7) + 2048;
+            let frame = [all[0], 0, all[1], 0, CODE.address(), cs, 0x202, stack, ss];
+            return iret(&frame, all);
+        }
+        attempt(Way::Code, &Registers { words: all, place: CODE.address() })
+    }
+
+    /// Whether a page of the stage shows something that is not the guest's.
+    pub fn escaped(&self) -> Option<String> {
+        let start = memory::start();
+        (0..PAGES).find_map(|page| {
+            let entry = self.entry(page);
+            let frame = (entry & PTE_ADDRESS) / PAGE;
+            let shared = frame == start.shared_info / PAGE
+                || (self.grant_frame..self.grant_frame + 64).contains(&frame);
+            let allowed = entry & PTE_PRESENT == 0 || shared || self.is_own(frame);
+            (!allowed).then(|| format!("page {page} is mapped by {entry:#x}"))
+        })
+    }
+}
+
+/// Does the `iret` call with a frame.
+fn iret(frame: &[u64; 9], words: [u64; 8]) -> Outcome {
+    const AT: usize = 400;
+    FRAMES.write(AT, frame);
+    attempt(Way::Iret, &Registers { words, place: FRAMES.address() + AT as u64 * 8 })
+}
+
+fn maximum_frame() -> u64 {
+    // SAFETY: touches no memory.
+    unsafe { call(number::MEMORY_OP, [pv_abi::xen::memory::MAXIMUM_RAM_PAGE, 0, 0, 0, 0]) }
+        .unwrap_or(0)
+}
