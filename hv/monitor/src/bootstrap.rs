@@ -15,7 +15,8 @@ use pv_abi::{
         channel::COMMAND_PAGES,
         database::{
             BOOT, FIRMWARE, INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES, MONITOR,
-            PartitionDescriptor, ULTRAVISOR, instance_frames, kind, rights, state,
+            PartitionDescriptor, SYSTEM_CPU_WEIGHT, ULTRAVISOR, instance_frames, kind, rights,
+            state,
         },
         start::{
             Machine, MachineCpu, MachinePci, MachineRegion, ModuleRecord, START_MAGIC, StartBlock,
@@ -375,7 +376,7 @@ impl Plan {
         descriptor.state = state::BUILDING;
         descriptor.rights = if is_boot { rights::BUILD } else { rights::LEAD | rights::SERIAL };
         descriptor.vcpus = 1;
-        descriptor.cpu_weight = 256;
+        descriptor.cpu_weight = SYSTEM_CPU_WEIGHT;
         descriptor.cpu_affinity = [u64::MAX; 4];
         descriptor.grant_frames = GRANT_FRAMES;
         descriptor.memory_frames = self.frames();

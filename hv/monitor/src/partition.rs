@@ -34,6 +34,8 @@ use pv_abi::{
     xen::{errno, events::NR_VIRQS, grants::ENTRIES_PER_FRAME, mmu::M2P_INVALID},
 };
 
+use scheduler::{CpuMask, Group, Limits};
+
 use crate::{
     context::Registers,
     cpu, hardware, lead_events,
@@ -67,6 +69,8 @@ pub struct Partition {
     pub state: AtomicU32,
     /// Virtual CPUs it may have.
     pub vcpus: u32,
+    /// Its account of CPU time.
+    pub group: Group,
     /// Grant frames.
     pub grant_frames: u32,
     /// First frame of the instance.
@@ -153,6 +157,7 @@ pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i6
     {
         return Err(errno::EINVAL);
     }
+    let limits = limits(descriptor)?;
     let needed = instance_frames(vcpus, grant_frames);
     if descriptor.instance_frames < needed {
         return Err(errno::ENOMEM);
@@ -165,10 +170,10 @@ pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i6
         }
         machine::scrub(mfn);
     }
-    let partition = lay_out(descriptor);
+    let partition = lay_out(descriptor, &limits);
     share_frames(partition)?;
     for id in 0..vcpus {
-        create_vcpu(partition, id, descriptor)?;
+        create_vcpu(partition, id)?;
     }
     time::fill_shared_info(partition);
     let pointer = ptr::from_ref(partition).cast_mut();
@@ -176,7 +181,18 @@ pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i6
     Ok(partition)
 }
 
-fn lay_out(descriptor: &PartitionDescriptor) -> &'static Partition {
+/// What a descriptor says of CPU time.
+fn limits(descriptor: &PartitionDescriptor) -> Result<Limits, i64> {
+    let mut allowed = CpuMask(descriptor.cpu_allowed);
+    if allowed == CpuMask([0; 4]) {
+        allowed = CpuMask::ALL;
+    }
+    let possible = (0..platform::cpu_count()).any(|cpu| allowed.contains(cpu as u16));
+    let limits = Limits { weight: descriptor.cpu_weight, cap: descriptor.cpu_cap, allowed };
+    possible.then_some(limits).ok_or(errno::EINVAL)
+}
+
+fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partition {
     let number = descriptor.number;
     let first = descriptor.instance_first;
     let records = machine::bytes(first + MAP_RECORDS_FRAME).cast::<MapRecord>();
@@ -198,6 +214,7 @@ fn lay_out(descriptor: &PartitionDescriptor) -> &'static Partition {
         rights: AtomicU32::new(descriptor.rights),
         state: AtomicU32::new(descriptor.state),
         vcpus: descriptor.vcpus,
+        group: Group::new(limits, time::now()),
         grant_frames: descriptor.grant_frames,
         instance: descriptor.instance_first,
         memory_frames: AtomicU64::new(descriptor.memory_frames),
@@ -239,11 +256,7 @@ fn share_frames(partition: &Partition) -> Result<(), i64> {
     Ok(())
 }
 
-fn create_vcpu(
-    partition: &'static Partition,
-    id: u32,
-    descriptor: &PartitionDescriptor,
-) -> Result<(), i64> {
+fn create_vcpu(partition: &'static Partition, id: u32) -> Result<(), i64> {
     let slot = schedule::take_slot().ok_or(errno::ENOMEM)?;
     let place = partition.vcpu_place(id);
     let vcpu = Vcpu::new(partition, id, slot, partition.info_in_shared(id));
@@ -254,7 +267,7 @@ fn create_vcpu(
     };
     vcpu.info().upcall_mask.store(1, Ordering::Relaxed);
     hardware::reset_extended(vcpu);
-    schedule::register(vcpu, descriptor.cpu_weight.max(1), descriptor.cpu_affinity);
+    schedule::register(vcpu);
     Ok(())
 }
 
@@ -272,9 +285,17 @@ impl Partition {
     }
 
     /// Takes over what a changed descriptor says and the instance can follow.
-    pub fn update(&self, descriptor: &PartitionDescriptor) {
+    ///
+    /// # Errors
+    /// `-EINVAL`: none of the CPUs allowed exists.
+    pub fn update(&self, descriptor: &PartitionDescriptor) -> Result<(), i64> {
+        let limits = limits(descriptor)?;
         self.rights.store(descriptor.rights, Ordering::Relaxed);
         self.memory_frames.store(descriptor.memory_frames, Ordering::Relaxed);
+        if self.group.set(&limits, time::now()) {
+            self.all_vcpus().for_each(schedule::reconsider);
+        }
+        Ok(())
     }
 
     /// Whether its virtual CPUs may run.

@@ -1,13 +1,14 @@
 //! Which virtual CPU each physical CPU runs, and its timers.
 //!
 //! Every virtual CPU belongs to one physical CPU's queue at a time (`Vcpu::cpu`); all changes of
-//! its scheduling state happen under that queue's lock. Interrupts and other CPUs only set
-//! `CpuLocal::reschedule`; [`schedule`] decides, on the way back to ring 3.
+//! its scheduling state and its runstate happen under that queue's lock. No CPU holds the locks
+//! of two queues. Interrupts and other CPUs only set `CpuLocal::reschedule`; [`schedule`] decides,
+//! on the way back to ring 3. What is fair is the pure crate's business (`scheduler`).
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use pv_abi::xen::{events::VIRQ_TIMER, time as area};
-use scheduler::{CpuMask, Entity, RunQueue, TimerQueue};
+use scheduler::{Entity, FAR, Group, Leads, RunQueue, TimerQueue};
 
 use crate::{
     context::Registers,
@@ -24,23 +25,12 @@ pub const SLOTS: usize = 1024;
 /// A CPU's run queue and timers; timer `2 n` is the single-shot timer of slot `n`, `2 n + 1` the
 /// timeout of its poll.
 struct Queue {
-    run: RunQueue<SLOTS>,
+    run: RunQueue<'static, SLOTS>,
     timers: TimerQueue<{ 2 * SLOTS }>,
 }
 
-static QUEUES: [SpinLock<Queue>; MAX_CPUS] = {
-    // The number of the CPU in its queue only names it.
-    const fn queue(cpu: u16) -> SpinLock<Queue> {
-        SpinLock::new(Queue { run: RunQueue::new(cpu), timers: TimerQueue::new() })
-    }
-    let mut queues = [const { queue(0) }; MAX_CPUS];
-    let mut n = 0;
-    while n < MAX_CPUS {
-        queues[n] = queue(n as u16);
-        n += 1;
-    }
-    queues
-};
+static QUEUES: [SpinLock<Queue>; MAX_CPUS] =
+    [const { SpinLock::new(Queue { run: RunQueue::new(), timers: TimerQueue::new() }) }; MAX_CPUS];
 
 static VCPUS: [AtomicPtr<Vcpu>; SLOTS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; SLOTS];
 
@@ -66,10 +56,10 @@ pub fn take_slot() -> Option<u32> {
 }
 
 /// Fills the slot of a virtual CPU and gives it a place to start.
-pub fn register(vcpu: &'static Vcpu, weight: u32, affinity: [u64; 4]) {
-    let entity = Entity::new(vcpu.slot as u16, weight, CpuMask(affinity));
-    vcpu.entity.set(Some(entity));
-    vcpu.cpu.store(least_loaded(&entity), Ordering::Relaxed);
+pub fn register(vcpu: &'static Vcpu) {
+    let group = &vcpu.partition.group;
+    vcpu.entity.set(Some(Entity::new(vcpu.slot as u16, group)));
+    vcpu.cpu.store(least_loaded(group), Ordering::Relaxed);
     let pointer = core::ptr::from_ref(vcpu).cast_mut();
     VCPUS[vcpu.slot as usize % SLOTS].store(pointer, Ordering::Release);
 }
@@ -80,9 +70,9 @@ pub fn unregister(vcpu: &Vcpu) {
     VCPUS[vcpu.slot as usize % SLOTS].store(core::ptr::null_mut(), Ordering::Release);
 }
 
-fn least_loaded(entity: &Entity) -> u32 {
+fn least_loaded(group: &Group) -> u32 {
     cpu::all()
-        .filter(|c| c.is_online() && entity.affinity.contains(c.index as u16))
+        .filter(|c| c.is_online() && group.allows(c.index as u16))
         .min_by_key(|c| queue(c.index).lock().run.load())
         .map_or(0, |c| c.index)
 }
@@ -96,6 +86,11 @@ fn with_queue<R>(vcpu: &Vcpu, act: impl FnOnce(u32, &mut Queue) -> R) -> R {
             return act(home, &mut held);
         }
     }
+}
+
+/// Acts while no CPU changes the scheduling state or the runstate of a virtual CPU.
+pub fn while_still<R>(vcpu: &Vcpu, act: impl FnOnce() -> R) -> R {
+    with_queue(vcpu, |_, _| act())
 }
 
 fn kick(local: &CpuLocal) {
@@ -121,37 +116,62 @@ pub fn wake(vcpu: &Vcpu) {
 
 /// Puts a virtual CPU that may run into a queue, unless its partition stands still.
 pub fn make_runnable(vcpu: &Vcpu) {
-    move_to_idle(vcpu);
-    let now = time::now();
-    let chosen = with_queue(vcpu, |home, queue| {
-        if !vcpu.partition.runs() || vcpu.state.load(Ordering::Acquire) != run::RUNNABLE {
+    find_place(vcpu);
+    let look = with_queue(vcpu, |home, queue| {
+        if !is_ready(vcpu) {
             return None;
         }
         let entity = vcpu.entity.get()?;
-        let preempts = queue.run.enqueue(entity, now).ok()?;
+        let now = time::now();
+        let look = queue.run.enqueue(entity, now).ok()?;
         vcpu.entity.set(None);
         vcpu.enter_runstate(area::RUNSTATE_RUNNABLE, now);
-        (preempts || queue.run.len() == 1).then_some(home)
+        look.then_some(home)
     });
-    if let Some(home) = chosen {
+    if let Some(home) = look {
         kick(cpu::cpu(home));
     }
 }
 
-/// A virtual CPU whose CPU is busy goes to an idle one that it may use.
-fn move_to_idle(vcpu: &Vcpu) {
-    with_queue(vcpu, |home, _| {
-        let Some(entity) = vcpu.entity.get() else {
-            return;
-        };
-        if cpu::cpu(home).is_idle() {
-            return;
-        }
-        let idle = cpu::all().find(|c| c.is_idle() && entity.affinity.contains(c.index as u16));
-        if let Some(idle) = idle {
-            vcpu.cpu.store(idle.index, Ordering::Release);
+/// Whether a virtual CPU may run, as far as it and its partition are concerned.
+fn is_ready(vcpu: &Vcpu) -> bool {
+    vcpu.partition.runs() && vcpu.state.load(Ordering::SeqCst) == run::RUNNABLE
+}
+
+/// A virtual CPU in no queue stays where it was if that CPU is idle, else goes to an idle one,
+/// else stays if it may.
+fn find_place(vcpu: &Vcpu) {
+    let group = &vcpu.partition.group;
+    let allowed = |c: &&CpuLocal| group.allows(c.index as u16);
+    let home = cpu::cpu(vcpu.cpu.load(Ordering::Acquire));
+    if allowed(&home) && home.is_idle() {
+        return;
+    }
+    let place = match cpu::all().filter(allowed).find(|c| c.is_idle()) {
+        Some(idle) => idle.index,
+        None if allowed(&home) => return,
+        None => least_loaded(group),
+    };
+    with_queue(vcpu, |_, _| {
+        if let Some(entity) = vcpu.entity.get() {
+            vcpu.entity.set(Some(entity.uprooted()));
+            vcpu.cpu.store(place, Ordering::Release);
         }
     });
+}
+
+/// Sees that a virtual CPU follows limits of its partition that changed: one that waits finds a
+/// place anew, one that runs is looked at by its CPU.
+pub fn reconsider(vcpu: &Vcpu) {
+    let waited = with_queue(vcpu, |_, queue| {
+        let entity = queue.run.dequeue(vcpu.slot as u16);
+        entity.inspect(|entity| vcpu.entity.set(Some(*entity))).is_some()
+    });
+    if waited {
+        make_runnable(vcpu);
+    } else {
+        kick(cpu::cpu(vcpu.cpu.load(Ordering::Acquire)));
+    }
 }
 
 /// Takes a virtual CPU that may no longer run out of its queue; the CPU that runs it is told.
@@ -184,7 +204,7 @@ pub fn block(vcpu: &Vcpu, deadline: Option<u64>) {
     vcpu.state.store(run::BLOCKED, Ordering::SeqCst);
     if let Some(deadline) = deadline {
         let home = cpu::this().index;
-        queue(home).lock().timers.set(2 * vcpu.slot as u16 + 1, deadline);
+        queue(home).lock().timers.set(2 * vcpu.slot as u16 + 1, deadline.min(FAR));
     }
     cpu::this().reschedule.store(true, Ordering::Release);
 }
@@ -219,7 +239,7 @@ pub fn set_timer(vcpu: &Vcpu, deadline: Option<u64>) {
     }
     let mut held = queue(here).lock();
     match deadline {
-        Some(deadline) => held.timers.set(timer, deadline),
+        Some(deadline) => held.timers.set(timer, deadline.min(FAR)),
         None => held.timers.cancel(timer),
     };
     program_timer(&held);
@@ -237,7 +257,7 @@ fn cancel_timers(vcpu: &Vcpu) {
 fn program_timer(queue: &Queue) {
     let local = cpu::this();
     let timer = queue.timers.next().map_or(u64::MAX, |(deadline, _)| deadline);
-    let next = timer.min(queue.run.slice_end().unwrap_or(u64::MAX));
+    let next = timer.min(queue.run.next_event().unwrap_or(u64::MAX));
     if local.timer.get() != next {
         local.timer.set(next);
         platform::set_deadline((next != u64::MAX).then_some(next));
@@ -293,54 +313,117 @@ pub fn schedule(registers: &mut Registers) {
     }
 }
 
-/// The next virtual CPU for this CPU, by its queue or from another's.
-fn choose(local: &CpuLocal, before: Option<&'static Vcpu>) -> Option<&'static Vcpu> {
-    let now = time::now();
-    let mut held = queue(local.index).lock();
-    if let Some(vcpu) = before {
-        let goes_on = vcpu.partition.runs() && vcpu.state.load(Ordering::SeqCst) == run::RUNNABLE;
-        if !goes_on {
-            if let Some(entity) = held.run.block_current(now) {
-                vcpu.entity.set(Some(entity));
-            }
-        }
-    }
-    let mut next = pick(&mut held, now);
-    if next.is_none() {
-        drop(held);
-        let stolen = steal(local);
-        held = queue(local.index).lock();
-        if let Some(entity) = stolen {
-            let _ = held.run.enqueue(entity, now);
-        }
-        next = pick(&mut held, now);
-    }
-    program_timer(&held);
-    next
+/// What a look at the queue came to.
+enum Decision {
+    Run(&'static Vcpu),
+    /// This one may not run here any more: it is to find another place first.
+    Displaced(&'static Vcpu),
+    Idle,
 }
 
-/// The next in the queue that may run; those that may not any more are parked.
-fn pick(queue: &mut Queue, now: u64) -> Option<&'static Vcpu> {
+/// The next virtual CPU for this CPU, by its queue or from another's.
+fn choose(local: &CpuLocal, mut before: Option<&'static Vcpu>) -> Option<&'static Vcpu> {
+    balance(local);
     loop {
-        let vcpu = in_slot(queue.run.pick_next(now)?)?;
-        if vcpu.partition.runs() && vcpu.state.load(Ordering::SeqCst) == run::RUNNABLE {
-            return Some(vcpu);
+        let mut held = queue(local.index).lock();
+        let decision = decide(local, &mut held, &mut before, time::now());
+        program_timer(&held);
+        drop(held);
+        match decision {
+            Decision::Run(vcpu) => return Some(vcpu),
+            Decision::Displaced(vcpu) => make_runnable(vcpu),
+            Decision::Idle if steal(local) => {}
+            Decision::Idle => return None,
+        }
+    }
+}
+
+/// Looks at this CPU's queue; `before` is the one that runs here, none once it has left the queue.
+fn decide(
+    local: &CpuLocal,
+    queue: &mut Queue,
+    before: &mut Option<&'static Vcpu>,
+    now: u64,
+) -> Decision {
+    let stays = |vcpu: &Vcpu| is_ready(vcpu) && vcpu.partition.group.allows(local.index as u16);
+    let mut next = before.filter(|vcpu| !stays(vcpu)).or_else(|| pick(queue, now));
+    while let Some(vcpu) = next {
+        if stays(vcpu) {
+            break;
         }
         vcpu.entity.set(queue.run.block_current(now));
+        before.take_if(|before| core::ptr::eq(*before, vcpu));
+        vcpu.enter_runstate(resting(vcpu), now);
+        if is_ready(vcpu) {
+            return Decision::Displaced(vcpu);
+        }
+        next = pick(queue, now);
+    }
+    if let Some(before) =
+        before.take_if(|before| next.is_none_or(|next| !core::ptr::eq(*before, next)))
+    {
+        before.enter_runstate(area::RUNSTATE_RUNNABLE, now);
+    }
+    let Some(next) = next else {
+        return Decision::Idle;
+    };
+    if next.runstate.load(Ordering::Relaxed) != area::RUNSTATE_RUNNING {
+        next.enter_runstate(area::RUNSTATE_RUNNING, now);
+    }
+    Decision::Run(next)
+}
+
+fn pick(queue: &mut Queue, now: u64) -> Option<&'static Vcpu> {
+    in_slot(queue.run.pick_next(now)?)
+}
+
+/// The runstate of a virtual CPU that is in no queue.
+fn resting(vcpu: &Vcpu) -> u32 {
+    match vcpu.state.load(Ordering::Acquire) {
+        run::BLOCKED => area::RUNSTATE_BLOCKED,
+        run::RUNNABLE if vcpu.partition.runs() => area::RUNSTATE_RUNNABLE,
+        _ => area::RUNSTATE_OFFLINE,
     }
 }
 
-/// Takes a waiting virtual CPU from the longest queue.
-fn steal(local: &CpuLocal) -> Option<Entity> {
-    let victim = cpu::all()
-        .filter(|c| c.index != local.index && c.is_online())
-        .max_by_key(|c| queue(c.index).lock().run.len())?;
-    let mut held = queue(victim.index).lock();
-    let entity = held.run.steal(local.index as u16)?;
-    if let Some(vcpu) = in_slot(entity.slot) {
-        vcpu.cpu.store(local.index, Ordering::Release);
+/// Takes a waiting virtual CPU from another queue into this CPU's, which is empty.
+fn steal(local: &CpuLocal) -> bool {
+    let count = platform::cpu_count();
+    let mut others = (1..count).map(|n| (local.index + n) % count);
+    let found = others.find_map(|victim| {
+        let mut held = queue(victim).lock();
+        let entity = held.run.steal(local.index as u16)?;
+        assign(&entity, local.index);
+        Some(entity)
+    });
+    found.is_some_and(|entity| queue(local.index).lock().run.enqueue(entity, time::now()).is_ok())
+}
+
+/// Gives a virtual CPU that waits here to a CPU that is further on than this one.
+fn balance(local: &CpuLocal) {
+    let Some(position) = queue(local.index).lock().run.balance_from(time::now()) else {
+        return;
+    };
+    let mut leads = Leads::<MAX_CPUS>::default();
+    for other in cpu::all().filter(|c| c.index != local.index && c.is_online()) {
+        leads.note(other.index as u16, queue(other.index).lock().run.lead(position, time::now()));
     }
-    Some(entity)
+    let mut held = queue(local.index).lock();
+    let Some((entity, to)) = held.run.give(&leads) else {
+        return;
+    };
+    assign(&entity, to.into());
+    drop(held);
+    if queue(to.into()).lock().run.enqueue(entity, time::now()) == Ok(true) {
+        kick(cpu::cpu(to.into()));
+    }
+}
+
+/// A virtual CPU taken out of a queue, whose lock is still held, belongs to `cpu` from now on.
+fn assign(entity: &Entity<'_>, cpu: u32) {
+    if let Some(vcpu) = in_slot(entity.slot) {
+        vcpu.cpu.store(cpu, Ordering::Release);
+    }
 }
 
 fn switch_out(local: &CpuLocal, vcpu: &'static Vcpu, registers: &Registers) {
@@ -350,12 +433,6 @@ fn switch_out(local: &CpuLocal, vcpu: &'static Vcpu, registers: &Registers) {
     vcpu.registers.set(*registers);
     vcpu.segments.set(hardware::save_segments());
     hardware::save_extended(vcpu);
-    let state = match vcpu.state.load(Ordering::Acquire) {
-        run::BLOCKED => area::RUNSTATE_BLOCKED,
-        run::DOWN => area::RUNSTATE_OFFLINE,
-        _ => area::RUNSTATE_RUNNABLE,
-    };
-    vcpu.enter_runstate(state, now);
     local.set_current(None);
     hardware::load_root(platform::idle_root() >> 12);
     local.loaded.store(0, Ordering::SeqCst);
@@ -371,7 +448,6 @@ fn switch_in(local: &CpuLocal, vcpu: &'static Vcpu, registers: &mut Registers) {
     let now = time::now();
     local.idle.fetch_add(now.saturating_sub(local.since.get()), Ordering::Relaxed);
     local.since.set(now);
-    vcpu.enter_runstate(area::RUNSTATE_RUNNING, now);
     local.set_current(Some(vcpu));
     local.loaded.store(vcpu.partition.number, Ordering::SeqCst);
     hardware::load_root(vcpu.root());
@@ -388,7 +464,7 @@ fn idle(local: &CpuLocal) {
         local.note_quiet();
         cpu::serve_flush();
         if local.reschedule.swap(false, Ordering::AcqRel)
-            || !queue(local.index).lock().run.is_empty()
+            || queue(local.index).lock().run.waiting() > 0
         {
             return;
         }

@@ -11,8 +11,13 @@ use pv_abi::xen::time::{RUNSTATE_OFFLINE, RUNSTATE_UPDATE, RunstateInfo};
 use scheduler::Entity;
 
 use crate::{
-    area::Area, bounce::callback, context::Registers, guest_memory::is_partition_range,
-    lock::RunningCell, partition::Partition,
+    area::Area,
+    bounce::callback,
+    context::Registers,
+    guest_memory::is_partition_range,
+    lock::{RunningCell, relax},
+    partition::Partition,
+    time,
 };
 
 /// Run states, in [`Vcpu::state`].
@@ -101,7 +106,7 @@ pub struct Vcpu {
     /// Port that a poll waits for; 0: none; [`POLL_ANY`]: several.
     pub polls: AtomicU32,
     /// Its place in a run queue, while it is in none.
-    pub entity: RunningCell<Option<Entity>>,
+    pub entity: RunningCell<Option<Entity<'static>>>,
     /// Physical CPU whose timer queue has its timer.
     pub timer_cpu: RunningCell<u32>,
     /// Guest registers while it has no CPU.
@@ -149,12 +154,14 @@ pub struct Vcpu {
     pub runstate_area: RunningCell<Area>,
     /// Where it wants a copy of the time record.
     pub time_area: RunningCell<Area>,
+    /// Odd while the runstate changes.
+    runstate_version: AtomicU32,
     /// Present runstate.
     pub runstate: AtomicU32,
     /// When it began.
-    pub runstate_entry: AtomicU64,
+    runstate_entry: AtomicU64,
     /// Nanoseconds spent running, runnable, blocked, offline (the ABI's order).
-    pub runstate_time: [AtomicU64; 4],
+    runstate_time: [AtomicU64; 4],
     /// A non-maskable interrupt is wanted.
     pub nmi_pending: AtomicBool,
     /// Hypercalls it made.
@@ -201,8 +208,9 @@ impl Vcpu {
             info_frame: AtomicU64::new(0),
             runstate_area: RunningCell::new(Area::NONE),
             time_area: RunningCell::new(Area::NONE),
+            runstate_version: AtomicU32::new(0),
             runstate: AtomicU32::new(RUNSTATE_OFFLINE),
-            runstate_entry: AtomicU64::new(0),
+            runstate_entry: AtomicU64::new(time::now()),
             runstate_time: [const { AtomicU64::new(0) }; 4],
             nmi_pending: AtomicBool::new(false),
             hypercalls: AtomicU64::new(0),
@@ -273,28 +281,50 @@ impl Vcpu {
         (core::ptr::from_ref(self) as u64 + 2 * 4096) as *mut u8
     }
 
-    /// Notes a change of runstate and tells the kernel. Called by whoever changes its scheduling
-    /// state, under the lock of its queue or as the CPU that runs it.
+    /// Notes a change of runstate and tells the kernel. Only under the lock of its queue.
     pub fn enter_runstate(&self, state: u32, now: u64) {
+        let version = self.runstate_version.load(Ordering::Relaxed);
+        self.runstate_version.store(version.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
         let old = self.runstate.swap(state, Ordering::Relaxed);
-        let since = self.runstate_entry.swap(now, Ordering::Relaxed);
+        let since = self.runstate_entry.load(Ordering::Relaxed);
+        let now = now.max(since);
+        self.runstate_entry.store(now, Ordering::Relaxed);
         if let Some(time) = self.runstate_time.get(old as usize) {
-            time.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
+            time.store(time.load(Ordering::Relaxed) + (now - since), Ordering::Relaxed);
         }
+        self.runstate_version.store(version.wrapping_add(2), Ordering::Release);
         self.publish_runstate();
     }
 
-    /// The runstate record as the ABI lays it out.
-    pub fn runstate_info(&self) -> RunstateInfo {
-        RunstateInfo {
-            state: self.runstate.load(Ordering::Relaxed),
-            pad: 0,
-            state_entry_time: self.runstate_entry.load(Ordering::Relaxed),
-            time: core::array::from_fn(|n| self.runstate_time[n].load(Ordering::Relaxed)),
+    /// The runstate record as the ABI lays it out, its times up to the last change.
+    fn runstate_info(&self) -> RunstateInfo {
+        loop {
+            let version = self.runstate_version.load(Ordering::Acquire);
+            let info = RunstateInfo {
+                state: self.runstate.load(Ordering::Relaxed),
+                pad: 0,
+                state_entry_time: self.runstate_entry.load(Ordering::Relaxed),
+                time: core::array::from_fn(|n| self.runstate_time[n].load(Ordering::Relaxed)),
+            };
+            fence(Ordering::Acquire);
+            if version & 1 == 0 && self.runstate_version.load(Ordering::Relaxed) == version {
+                return info;
+            }
+            relax();
         }
     }
 
-    /// Writes the runstate to where the kernel wants it.
+    /// The runstate record with its times up to now.
+    pub fn runstate_now(&self) -> RunstateInfo {
+        let mut info = self.runstate_info();
+        if let Some(time) = info.time.get_mut(info.state as usize) {
+            *time += time::now().saturating_sub(info.state_entry_time);
+        }
+        info
+    }
+
+    /// Writes the runstate to where the kernel wants it. Only under the lock of its queue.
     pub fn publish_runstate(&self) {
         let area = self.runstate_area.get();
         if area.is_none() {
@@ -312,14 +342,6 @@ impl Vcpu {
         } else {
             area.write(&info);
         }
-    }
-
-    /// Nanoseconds it has run.
-    pub fn cpu_time(&self, now: u64) -> u64 {
-        let ran = self.runstate_time[0].load(Ordering::Relaxed);
-        let running = self.runstate.load(Ordering::Relaxed) == 0;
-        let since = self.runstate_entry.load(Ordering::Relaxed);
-        ran + if running { now.saturating_sub(since) } else { 0 }
     }
 
     /// Root to load in the present mode.

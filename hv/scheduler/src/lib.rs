@@ -4,15 +4,21 @@
 //! virtual CPUs are slots (`u16`) whose meaning is the caller's. Nothing here locks, allocates or
 //! panics; whoever shares a queue between CPUs locks it.
 //!
+//! * [`Group`]: what the virtual CPUs of a partition share: weight, cap, CPUs allowed.
 //! * [`RunQueue`]: one per physical CPU, fair by weight.
+//! * [`RunQueue::give`]: moves between them, so that they are fair together.
 //! * [`TimerQueue`]: deadlines in a binary heap, with cancellation.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+mod balance;
 mod entity;
+mod group;
+mod heap;
 mod run_queue;
-mod timers;
 
-pub use entity::{CpuMask, Entity};
-pub use run_queue::{Full, RunQueue, SLICE, WAKE_CREDIT, WAKE_GRANULARITY};
-pub use timers::TimerQueue;
+pub use balance::{BALANCE, Leads, MOVE_LEAD};
+pub use entity::Entity;
+pub use group::{CpuMask, Group, Limits, PERIOD};
+pub use heap::{FAR, Heap, TimerQueue};
+pub use run_queue::{NoSuchSlot, RunQueue, SLICE, WAKE_CREDIT, WAKE_GRANULARITY};

@@ -1,116 +1,169 @@
 //! The run queue of a physical CPU: the runnable virtual CPU with the least virtual time runs.
 //!
 //! Rules:
-//! * The one that runs is *current* and not in the queue. It is charged by
-//!   [`RunQueue::account`], which every other operation with a time does first.
-//! * A slice lasts [`SLICE`]; at its end the current one yields to any with less virtual time.
-//! * A virtual CPU that slept is placed at most [`WAKE_CREDIT`] before the queue's virtual time,
-//!   so that sleep cannot be saved up, and preempts the current one when it is ahead of it by
-//!   [`WAKE_GRANULARITY`].
-//! * The queue's virtual time (`floor`) never runs backwards, and nobody is enqueued before
-//!   `floor - WAKE_CREDIT`: all that wait get their turn.
+//! * Those that wait are in a heap by virtual time, those whose partition has used up its cap in
+//!   another by the time at which they go on; so each step costs a logarithm.
+//! * The one that runs is *current* and in neither. It is charged by [`RunQueue::account`], which
+//!   every other operation with a time does first.
+//! * A slice lasts [`SLICE`]; at its end the current one gives way to any with less virtual time.
+//! * A virtual CPU that comes from sleep or from a cap is placed at most [`WAKE_CREDIT`] before
+//!   the queue's virtual time, so that neither can be saved up, and preempts the current one when
+//!   it is ahead of it by [`WAKE_GRANULARITY`]; where it is not behind, its turn comes after that
+//!   time. Virtual time is slow for great weight: that is what keeps partitions that the host
+//!   needs from waiting for guests.
+//! * The queue's virtual time (`floor`) never runs backwards, and nobody is enqueued before it by
+//!   more than a credit: all that wait get their turn.
 
-use crate::entity::{Entity, Home, before};
+use crate::{
+    balance::MOVE_CREDIT,
+    entity::{Entity, Home, before},
+    heap::Heap,
+};
 
 /// Nanoseconds a virtual CPU runs before it yields to an equal.
 pub const SLICE: u64 = 4_000_000;
 /// Virtual nanoseconds that a sleeper may be ahead of the queue when it wakes.
 pub const WAKE_CREDIT: u64 = 2_000_000;
-/// Virtual nanoseconds by which a waking virtual CPU must be ahead to preempt at once.
+/// Virtual nanoseconds by which a waking virtual CPU must be ahead to preempt at once; nanoseconds
+/// after which it gets its turn if it is not behind.
 pub const WAKE_GRANULARITY: u64 = 500_000;
 
-/// The queue has no room for another virtual CPU.
+/// A slot past the capacity of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub struct NoSuchSlot;
 
-/// The run queue of one physical CPU, with room for `N` waiting virtual CPUs.
+/// The run queue of one physical CPU, for virtual CPUs in slots `0..N`.
 #[derive(Clone, Debug)]
-pub struct RunQueue<const N: usize> {
-    cpu: u16,
+pub struct RunQueue<'g, const N: usize> {
     /// Virtual time of the queue: the least of all, made monotonic.
-    floor: u64,
-    current: Option<Entity>,
+    pub(crate) floor: u64,
+    /// `floor` plus this is how far the queue is among all queues.
+    pub(crate) offset: u64,
+    /// The queue was idle, so that `offset` says nothing.
+    pub(crate) adrift: bool,
+    /// When `offset` was last adjusted.
+    pub(crate) adjusted: u64,
+    /// When the next move to another queue is due.
+    pub(crate) balance_at: u64,
+    current: Option<u16>,
     /// When the current one was last charged.
     charged: u64,
     /// When its slice ends.
     slice_end: u64,
-    /// Set by an enqueue that preempts the current one.
+    /// When its partition's budget is to be looked at.
+    budget_end: Option<u64>,
+    /// One that came in preempts the current one.
     preempt: bool,
-    waiting: [Option<Entity>; N],
-    len: usize,
+    /// The current one gives way.
+    yielded: bool,
+    /// Those that run, wait or are capped.
+    pub(crate) entities: [Option<Entity<'g>>; N],
+    /// Those that wait, by virtual time.
+    pub(crate) waiting: Heap<N>,
+    /// Those that are capped, by when they go on.
+    capped: Heap<N>,
 }
 
-impl<const N: usize> RunQueue<N> {
-    /// An empty queue for physical CPU `cpu`.
+impl<const N: usize> Default for RunQueue<'_, N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'g, const N: usize> RunQueue<'g, N> {
+    /// An empty queue.
     #[must_use]
-    pub const fn new(cpu: u16) -> Self {
+    pub const fn new() -> Self {
         Self {
-            cpu,
             floor: 0,
+            offset: 0,
+            adrift: false,
+            adjusted: 0,
+            balance_at: 0,
             current: None,
             charged: 0,
             slice_end: 0,
+            budget_end: None,
             preempt: false,
-            waiting: [None; N],
-            len: 0,
+            yielded: false,
+            entities: [None; N],
+            waiting: Heap::new(),
+            capped: Heap::new(),
         }
     }
 
     /// Slot of the virtual CPU that runs.
     #[must_use]
-    pub fn current(&self) -> Option<u16> {
-        self.current.map(|e| e.slot)
+    pub const fn current(&self) -> Option<u16> {
+        self.current
     }
 
-    /// How many wait.
+    /// How many wait for this CPU; those that are capped are not among them.
     #[must_use]
-    pub const fn len(&self) -> usize {
-        self.len
+    pub const fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
-    /// Whether none waits.
+    /// How many run, wait or are capped.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
+    pub const fn load(&self) -> usize {
+        self.waiting.len() + self.capped.len() + self.current.is_some() as usize
     }
 
-    /// How many run or wait.
-    #[must_use]
-    pub fn load(&self) -> usize {
-        self.len + usize::from(self.current.is_some())
+    /// Whether nothing runs or waits.
+    pub(crate) const fn is_idle(&self) -> bool {
+        self.current.is_none() && self.waiting.is_empty()
     }
 
-    /// Makes a virtual CPU wait for its turn. Returns whether this CPU should choose anew, since
-    /// the newcomer preempts what runs or nothing runs.
+    /// Makes a virtual CPU wait for its turn. Returns whether this CPU should look at its queue:
+    /// to choose anew or to set its timer.
     ///
     /// # Errors
-    /// [`Full`] when `N` wait already; nothing changed.
-    pub fn enqueue(&mut self, mut entity: Entity, now: u64) -> Result<bool, Full> {
+    /// [`NoSuchSlot`]; nothing changed.
+    pub fn enqueue(&mut self, mut entity: Entity<'g>, now: u64) -> Result<bool, NoSuchSlot> {
         self.account(now);
-        entity.vruntime = self.placement(&entity);
-        entity.home = Home::Queue(self.cpu);
-        self.insert(entity)?;
-        let preempts = match &self.current {
-            None => true,
-            Some(current) => {
-                before(entity.vruntime.wrapping_add(WAKE_GRANULARITY), current.vruntime)
+        let (slot, idle) = (entity.slot, self.is_idle());
+        let place = self.entities.get_mut(usize::from(slot)).ok_or(NoSuchSlot)?;
+        match entity.home {
+            Home::New => entity.vruntime = self.floor,
+            Home::Same => {}
+            Home::Moving { adrift } if idle => {
+                // An idle queue is where the newcomer is.
+                self.offset = entity.vruntime.wrapping_sub(self.floor);
+                entity.vruntime = self.floor;
+                self.adrift = adrift;
+            }
+            Home::Moving { .. } => entity.vruntime = entity.vruntime.wrapping_sub(self.offset),
+        }
+        let credit = match entity.home {
+            Home::Moving { .. } => entity.group.virtual_time(MOVE_CREDIT),
+            Home::New | Home::Same => {
+                entity.group.add_runnable();
+                self.adrift |= idle;
+                WAKE_CREDIT
             }
         };
-        self.preempt |= preempts;
-        Ok(preempts)
+        entity.home = Home::Same;
+        *place = Some(entity);
+        Ok(match entity.group.resumes_at(now) {
+            Some(resume) => self.capped.set(slot, resume),
+            None => self.wait_with(slot, credit) || self.waiting.len() == 1,
+        })
     }
 
-    /// Takes a waiting virtual CPU out, for instance because its partition stops.
-    pub fn dequeue(&mut self, slot: u16) -> Option<Entity> {
-        let place = self.waiting_place(slot)?;
-        self.remove(place)
+    /// Takes out a virtual CPU that waits or is capped, for instance because its partition stops.
+    pub fn dequeue(&mut self, slot: u16) -> Option<Entity<'g>> {
+        if !self.waiting.cancel(slot) && !self.capped.cancel(slot) {
+            return None;
+        }
+        self.remove(slot)
     }
 
     /// Charges the current virtual CPU up to `now`.
     pub fn account(&mut self, now: u64) {
         let elapsed = now.saturating_sub(self.charged);
         self.charged = self.charged.max(now);
-        if let Some(current) = &mut self.current {
+        if let Some(current) = self.current_entity() {
             current.charge(elapsed);
         }
         self.raise_floor();
@@ -120,146 +173,149 @@ impl<const N: usize> RunQueue<N> {
     /// [`Self::block_current`], competes with those that wait. `None`: the CPU is idle.
     pub fn pick_next(&mut self, now: u64) -> Option<u16> {
         self.account(now);
-        self.preempt = false;
-        let best = self.best_place();
-        let keep = match (&self.current, best.and_then(|p| self.waiting_at(p))) {
-            (Some(current), Some(other)) => !before(other.vruntime, current.vruntime),
-            (Some(_), None) => true,
-            (None, _) => false,
+        self.resume_capped(now);
+        let due = self.preempt || self.yielded || now >= self.slice_end;
+        let previous = self.current.and_then(|slot| self.cap(slot, now));
+        let best = loop {
+            match self.waiting.next() {
+                Some((_, slot)) if self.cap(slot, now).is_none() => self.waiting.cancel(slot),
+                best => break best,
+            };
         };
-        if !keep
-            && let Some(next) = best.and_then(|place| self.remove(place))
-            && let Some(previous) = self.current.replace(next)
-        {
-            // A place was freed just now, so there is room.
-            let _ = self.insert(previous);
+        let keep = match (previous, best) {
+            (Some(mine), Some((other, _))) => !due || !self.yielded && !before(other, mine),
+            (mine, _) => mine.is_some(),
+        };
+        if !keep {
+            self.replace_current(best.map(|(_, slot)| slot), previous);
         }
-        self.slice_end = now.saturating_add(SLICE);
+        if due || !keep {
+            self.slice_end = now.saturating_add(SLICE);
+        }
+        (self.preempt, self.yielded) = (false, false);
+        let group = self.current_entity().map(|entity| entity.group);
+        self.budget_end = group.and_then(|group| group.look_at(now));
         self.raise_floor();
-        self.current()
+        self.current
     }
 
     /// The current virtual CPU blocks or leaves. The caller keeps the entity.
-    pub fn block_current(&mut self, now: u64) -> Option<Entity> {
+    pub fn block_current(&mut self, now: u64) -> Option<Entity<'g>> {
         self.account(now);
-        self.current.take()
+        let slot = self.current.take()?;
+        self.remove(slot)
     }
 
-    /// The current virtual CPU gives way once: everything that waits goes before it.
+    /// The current virtual CPU gives way once: one that waits runs in its place for a slice.
     pub fn yield_current(&mut self, now: u64) {
         self.account(now);
-        let last = self.iter().map(|e| e.vruntime).reduce(|a, b| if before(a, b) { b } else { a });
-        if let (Some(current), Some(last)) = (&mut self.current, last) {
-            if before(current.vruntime, last.wrapping_add(1)) {
-                current.vruntime = last.wrapping_add(1);
-            }
-            self.preempt = true;
-        }
+        self.yielded = !self.waiting.is_empty();
     }
 
     /// Whether this CPU should choose anew now.
     pub fn should_preempt(&mut self, now: u64) -> bool {
         self.account(now);
-        if self.current.is_none() {
-            return self.len > 0;
-        }
-        self.preempt || (self.len > 0 && now >= self.slice_end)
+        let chosen = self.current.is_some() || self.waiting.is_empty();
+        !chosen || self.preempt || self.yielded || self.next_event().is_some_and(|at| now >= at)
     }
 
-    /// When the slice of the current one ends; `None` while nobody competes with it.
+    /// When this CPU should choose anew: at the end of the slice where others wait, of the budget,
+    /// or of somebody's cap. `None` while nothing of that can come.
     #[must_use]
-    pub fn slice_end(&self) -> Option<u64> {
-        (self.len > 0 && self.current.is_some()).then_some(self.slice_end)
+    pub fn next_event(&self) -> Option<u64> {
+        let running = self.current.is_some();
+        let slice = (running && !self.waiting.is_empty()).then_some(self.slice_end);
+        let budget = self.budget_end.filter(|_| running);
+        let resume = self.capped.next().map(|(at, _)| at);
+        [slice, budget, resume].into_iter().flatten().min()
     }
 
-    /// Gives the waiting virtual CPU that would run last and may run on `cpu` to that CPU, which
-    /// enqueues it.
-    pub fn steal(&mut self, cpu: u16) -> Option<Entity> {
-        let mut found: Option<(usize, u64)> = None;
-        for (place, entity) in self.iter().enumerate() {
-            let later = found.is_none_or(|(_, v)| before(v, entity.vruntime));
-            if later && entity.affinity.contains(cpu) {
-                found = Some((place, entity.vruntime));
-            }
-        }
-        let mut entity = self.remove(found?.0)?;
-        entity.vruntime = entity.vruntime.wrapping_sub(self.floor);
-        entity.home = Home::Moving;
+    pub(crate) fn entity(&mut self, slot: u16) -> Option<&mut Entity<'g>> {
+        self.entities.get_mut(usize::from(slot))?.as_mut()
+    }
+
+    fn current_entity(&mut self) -> Option<&mut Entity<'g>> {
+        self.current.and_then(|slot| self.entity(slot))
+    }
+
+    /// Forgets one that no longer runs, waits or is capped.
+    fn remove(&mut self, slot: u16) -> Option<Entity<'g>> {
+        let entity = self.entities.get_mut(usize::from(slot))?.take()?;
+        entity.group.remove_runnable();
         Some(entity)
     }
 
-    /// Changes weight and affinity of a virtual CPU that runs or waits here. Returns whether it
-    /// was found.
-    pub fn change(&mut self, slot: u16, now: u64, change: impl FnOnce(&mut Entity)) -> bool {
-        self.account(now);
-        let place = self.waiting_place(slot);
-        let found = match (&mut self.current, place) {
-            (Some(current), _) if current.slot == slot => Some(current),
-            (_, Some(place)) => self.waiting.get_mut(place).and_then(Option::as_mut),
-            _ => None,
+    /// The virtual time of one whose partition may go on; one that has used up its cap is put
+    /// aside, and has none.
+    fn cap(&mut self, slot: u16, now: u64) -> Option<u64> {
+        let entity = self.entity(slot)?;
+        let vruntime = entity.vruntime;
+        let Some(resume) = entity.group.resumes_at(now) else {
+            return Some(vruntime);
         };
-        found.map(change).is_some()
+        self.capped.set(slot, resume);
+        if self.current == Some(slot) {
+            self.current = None;
+        }
+        None
     }
 
-    /// Virtual time at which an arriving entity starts.
-    fn placement(&self, entity: &Entity) -> u64 {
-        let oldest = self.floor.wrapping_sub(WAKE_CREDIT);
-        let wanted = match entity.home {
-            Home::Queue(cpu) if cpu == self.cpu => entity.vruntime,
-            Home::Moving => self.floor.wrapping_add(entity.vruntime),
-            Home::Queue(_) | Home::New => self.floor,
+    /// Lets those wait again whose partition has new budget.
+    fn resume_capped(&mut self, now: u64) {
+        while let Some(slot) = self.capped.pop_expired(now) {
+            self.adrift |= self.is_idle();
+            self.wait_with(slot, WAKE_CREDIT);
+        }
+    }
+
+    /// Makes an entity wait, `credit` virtual nanoseconds before the queue at most, and not
+    /// much behind it. Returns whether what runs is to give way soon.
+    fn wait_with(&mut self, slot: u16, credit: u64) -> bool {
+        let (floor, current) = (self.floor, self.current_entity().map(|e| e.vruntime));
+        let Some(entity) = self.entity(slot) else {
+            return false;
         };
-        if before(wanted, oldest) { oldest } else { wanted }
+        let oldest = floor.wrapping_sub(credit);
+        let latest = floor.wrapping_add(entity.group.virtual_time(2 * SLICE));
+        if before(entity.vruntime, oldest) {
+            entity.vruntime = oldest;
+        } else if before(latest, entity.vruntime) {
+            entity.vruntime = latest;
+        }
+        let vruntime = entity.vruntime;
+        let enough = vruntime.wrapping_add(WAKE_GRANULARITY);
+        self.waiting.set(slot, vruntime);
+        let preempts = current.is_none_or(|current| before(enough, current));
+        self.preempt |= preempts;
+        // One that is no less entitled does not wait for a whole slice.
+        let soon = current.is_some_and(|current| !before(current, vruntime));
+        if soon {
+            self.slice_end = self.slice_end.min(self.charged.saturating_add(WAKE_GRANULARITY));
+        }
+        preempts || soon
+    }
+
+    /// Runs `next`; `previous`, where it still may run, waits.
+    fn replace_current(&mut self, next: Option<u16>, previous: Option<u64>) {
+        if let (Some(slot), Some(vruntime)) = (self.current, previous) {
+            self.waiting.set(slot, vruntime);
+        }
+        self.current = next;
+        if let Some(slot) = next {
+            self.waiting.cancel(slot);
+        }
     }
 
     /// Moves the queue's virtual time up to the least of all that run or wait.
     fn raise_floor(&mut self) {
-        let least = (self.iter().chain(&self.current))
-            .map(|e| e.vruntime)
-            .reduce(|a, b| if before(b, a) { b } else { a });
-        if let Some(least) = least
-            && before(self.floor, least)
-        {
+        let current = self.current_entity().map(|e| e.vruntime);
+        let waiting = self.waiting.next().map(|(key, _)| key);
+        let least = match (current, waiting) {
+            (Some(a), Some(b)) => Some(if before(b, a) { b } else { a }),
+            (a, b) => a.or(b),
+        };
+        if let Some(least) = least.filter(|least| before(self.floor, *least)) {
             self.floor = least;
         }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Entity> {
-        self.waiting.iter().take(self.len).flatten()
-    }
-
-    fn waiting_at(&self, place: usize) -> Option<&Entity> {
-        self.waiting.get(place)?.as_ref()
-    }
-
-    fn waiting_place(&self, slot: u16) -> Option<usize> {
-        self.iter().position(|e| e.slot == slot)
-    }
-
-    fn best_place(&self) -> Option<usize> {
-        let mut best: Option<(usize, u64)> = None;
-        for (place, entity) in self.iter().enumerate() {
-            if best.is_none_or(|(_, v)| before(entity.vruntime, v)) {
-                best = Some((place, entity.vruntime));
-            }
-        }
-        best.map(|(place, _)| place)
-    }
-
-    fn insert(&mut self, entity: Entity) -> Result<(), Full> {
-        *self.waiting.get_mut(self.len).ok_or(Full)? = Some(entity);
-        self.len += 1;
-        Ok(())
-    }
-
-    /// Takes out the entity at `place` and keeps the rest in the order of arrival, so that among
-    /// equals the one that waits longest is first.
-    fn remove(&mut self, place: usize) -> Option<Entity> {
-        let taken = self.waiting.get_mut(place)?.take()?;
-        if let Some(tail) = self.waiting.get_mut(place..self.len) {
-            tail.rotate_left(1);
-            self.len -= 1;
-        }
-        Some(taken)
     }
 }

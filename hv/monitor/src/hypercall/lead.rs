@@ -9,7 +9,11 @@ use pv_abi::{
         calls::{self, CpuUsage, PartitionUsage},
         database::{ChannelEntry, MONITOR, channel_kind, state},
     },
-    xen::{errno, grants::GTF_PERMIT_ACCESS},
+    xen::{
+        errno,
+        grants::GTF_PERMIT_ACCESS,
+        time::{RUNSTATE_RUNNABLE, RUNSTATE_RUNNING},
+    },
 };
 
 use super::{AGAIN, Call, OrFault, Outcome, vcpu_op};
@@ -50,7 +54,7 @@ pub fn activate_partition(call: &mut Call) -> Outcome {
             if !same {
                 return Err(errno::EBUSY);
             }
-            partition.update(&descriptor);
+            partition.update(&descriptor)?;
         }
         None if descriptor.kind == pv_abi::uv::database::kind::PSEUDO => {}
         None => {
@@ -280,13 +284,14 @@ pub fn frame_owner(call: &mut Call) -> Outcome {
 /// `USAGE(number, address)`.
 pub fn usage(call: &mut Call) -> Outcome {
     let partition = partition_in(call.args[1])?;
-    let now = time::now();
     let mut usage = PartitionUsage {
         state: partition.state.load(Ordering::Acquire),
         ..PartitionUsage::default()
     };
     for vcpu in partition.all_vcpus() {
-        usage.cpu_time += vcpu.cpu_time(now);
+        let spent = vcpu.runstate_now().time;
+        usage.cpu_time += spent[RUNSTATE_RUNNING as usize];
+        usage.wait_time += spent[RUNSTATE_RUNNABLE as usize];
         usage.hypercalls += vcpu.hypercalls.load(Ordering::Relaxed);
         usage.vcpus_up += u32::from(vcpu.state.load(Ordering::Relaxed) != run::DOWN);
     }

@@ -167,7 +167,7 @@ fn down(call: &mut Call, target: &'static Vcpu) -> Outcome {
 }
 
 fn get_runstate(call: &mut Call, target: &'static Vcpu) -> Outcome {
-    guest_memory::write(call.args[2], &target.runstate_info()).or_fault()?;
+    guest_memory::write(call.args[2], &target.runstate_now()).or_fault()?;
     Ok(0)
 }
 
@@ -175,10 +175,14 @@ fn register_runstate(call: &mut Call, target: &'static Vcpu) -> Outcome {
     let register: abi::RegisterArea = guest_memory::read(call.args[2]).or_fault()?;
     let bytes = size_of::<records::RunstateInfo>() as u64;
     let new = Area::new(call.vcpu, register.address, bytes)?;
-    let old = target.runstate_area.get();
-    target.runstate_area.set(new);
+    // Whoever changes its runstate writes to the area.
+    let old = schedule::while_still(target, || {
+        let old = target.runstate_area.get();
+        target.runstate_area.set(new);
+        target.publish_runstate();
+        old
+    });
     old.release();
-    target.publish_runstate();
     Ok(0)
 }
 

@@ -1,0 +1,142 @@
+//! Moves between run queues, so that partitions get their shares of all CPUs together.
+//!
+//! A queue's *position* is its virtual time with an offset by which all queues compare: an entity
+//! that moves keeps its position. Queues with fewer or lighter entities run ahead; one that has
+//! entities waiting gives the most entitled of them to a CPU that is ahead by [`MOVE_LEAD`] at
+//! that entity's weight, where it then goes first until it has caught up. So whoever may use
+//! several CPUs stays within about that time of its share, and no CPU idles while others wait.
+//!
+//! Where affinity keeps entities from moving, positions drift apart. That is forgotten slowly
+//! (each pair that meets closes in by 1 / [`FORGET`] every [`BALANCE`]), so that a debt that
+//! nobody can pay does not outlive its cause by more than seconds.
+
+use crate::{
+    entity::{Entity, Home},
+    group::CpuMask,
+    run_queue::RunQueue,
+};
+
+/// Nanoseconds between two moves away from a CPU.
+pub const BALANCE: u64 = 10_000_000;
+/// Nanoseconds at an entity's weight, but at most so many virtual nanoseconds, that another CPU
+/// must be ahead by for the entity to move.
+pub const MOVE_LEAD: u64 = 10_000_000;
+/// Nanoseconds at its weight that a moved entity may be ahead of its new queue.
+pub(crate) const MOVE_CREDIT: u64 = 16 * MOVE_LEAD;
+/// See the module.
+const FORGET: i64 = 128;
+
+/// Lead of a CPU that is idle.
+const IDLE: i64 = i64::MAX;
+
+/// How far the CPUs `0..CPUS` are ahead of one of them.
+#[derive(Clone, Debug)]
+pub struct Leads<const CPUS: usize> {
+    lead: [i64; CPUS],
+    known: CpuMask,
+    /// The first that was noted of a CPU that is not idle.
+    first: i64,
+}
+
+impl<const CPUS: usize> Default for Leads<CPUS> {
+    fn default() -> Self {
+        Self { lead: [0; CPUS], known: CpuMask([0; 4]), first: IDLE }
+    }
+}
+
+impl<const CPUS: usize> Leads<CPUS> {
+    /// Notes the lead of a CPU, as [`RunQueue::lead`] tells it.
+    pub fn note(&mut self, cpu: u16, lead: i64) {
+        let word = self.known.0.get_mut(usize::from(cpu) / 64);
+        if let (Some(place), Some(word)) = (self.lead.get_mut(usize::from(cpu)), word) {
+            *place = lead;
+            *word |= 1 << (cpu % 64);
+        }
+        if self.first == IDLE {
+            self.first = lead;
+        }
+    }
+
+    /// The CPU furthest ahead of `shift` that `entity` may move to, if it is far enough.
+    fn best(&self, entity: &Entity<'_>, shift: i64) -> Option<u16> {
+        let allowed = entity.group.allowed();
+        let known = CpuMask(core::array::from_fn(|n| {
+            allowed.0.get(n).zip(self.known.0.get(n)).map_or(0, |(a, b)| a & b)
+        }));
+        if known.0 == [0; 4] {
+            return None;
+        }
+        let cpus = (0u16..).zip(&self.lead).filter(|(cpu, _)| known.contains(*cpu));
+        let (cpu, lead) = cpus.max_by_key(|(_, lead)| **lead)?;
+        let enough = entity.group.virtual_time(MOVE_LEAD).min(MOVE_LEAD);
+        let ahead = *lead == IDLE || u64::try_from(lead.wrapping_sub(shift)).ok()? > enough;
+        ahead.then_some(cpu)
+    }
+}
+
+impl<'g, const N: usize> RunQueue<'g, N> {
+    /// Whether it is time to look for a move, at most once each [`BALANCE`]: the position to ask
+    /// the other queues' [`Self::lead`] for.
+    pub fn balance_from(&mut self, now: u64) -> Option<u64> {
+        if self.waiting.is_empty() || now < self.balance_at {
+            return None;
+        }
+        self.account(now);
+        self.balance_at = now.saturating_add(BALANCE);
+        Some(self.position())
+    }
+
+    fn position(&self) -> u64 {
+        self.floor.wrapping_add(self.offset)
+    }
+
+    /// How far this queue is ahead of a `position` of another.
+    pub fn lead(&mut self, position: u64, now: u64) -> i64 {
+        self.account(now);
+        if self.is_idle() {
+            return IDLE;
+        }
+        if self.adrift {
+            self.offset = position.wrapping_sub(self.floor);
+            self.adrift = false;
+        }
+        let lead = self.position().wrapping_sub(position).cast_signed();
+        if now >= self.adjusted.saturating_add(BALANCE) {
+            self.adjusted = now;
+            self.offset = self.offset.wrapping_sub((lead / FORGET).cast_unsigned());
+        }
+        lead
+    }
+
+    /// Gives the most entitled of those that wait and have somewhere better to go, and where that
+    /// is. The caller enqueues it there.
+    pub fn give<const CPUS: usize>(&mut self, leads: &Leads<CPUS>) -> Option<(Entity<'g>, u16)> {
+        // One that was idle is where the first other is.
+        let shift = if self.adrift && leads.first != IDLE { leads.first } else { 0 };
+        self.offset = self.offset.wrapping_add(shift.cast_unsigned());
+        self.adrift = false;
+        let (slot, cpu) = self.waiting.iter().find_map(|slot| {
+            let entity = self.entities.get(usize::from(slot))?.as_ref()?;
+            Some((slot, leads.best(entity, shift)?))
+        })?;
+        Some((self.send_off(slot)?, cpu))
+    }
+
+    /// Gives the most entitled of those that wait and may run on `cpu`, which is idle and enqueues
+    /// it.
+    pub fn steal(&mut self, cpu: u16) -> Option<Entity<'g>> {
+        let slot = self.waiting.iter().find(|slot| {
+            let entity = self.entities.get(usize::from(*slot)).and_then(Option::as_ref);
+            entity.is_some_and(|e| e.group.allows(cpu))
+        })?;
+        self.send_off(slot)
+    }
+
+    fn send_off(&mut self, slot: u16) -> Option<Entity<'g>> {
+        self.waiting.cancel(slot);
+        let mut entity = self.entities.get_mut(usize::from(slot))?.take()?;
+        entity.vruntime = entity.vruntime.wrapping_add(self.offset);
+        entity.home = Home::Moving { adrift: self.adrift };
+        Some(entity)
+    }
+}

@@ -1,0 +1,173 @@
+//! What the virtual CPUs of one partition share: weight, cap, and the CPUs they may use.
+//!
+//! All of it is atomics, since each CPU that runs one of them charges the same account.
+//!
+//! * Virtual time runs at `256 * runnable / weight` of real time, `runnable` being how many of
+//!   them run or wait: the weight is the partition's, not each virtual CPU's.
+//! * A cap is a budget that grows by a quota each [`PERIOD`]. Running takes from it and may
+//!   overdraw it; the debt is paid by later periods. At most two quotas are kept, so nothing is
+//!   saved up.
+
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// Weight at which virtual and real time run alike.
+const USUAL_WEIGHT: u64 = 256;
+/// Nanoseconds over which a cap holds.
+pub const PERIOD: u64 = 10_000_000;
+/// Nanoseconds that one with any budget may run before the budget is looked at again.
+const LEAST_RUN: u64 = 100_000;
+
+/// A set of physical CPUs, a bit each, 256 at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuMask(pub [u64; 4]);
+
+impl CpuMask {
+    /// All CPUs.
+    pub const ALL: Self = Self([u64::MAX; 4]);
+
+    /// Whether `cpu` is in the set.
+    #[must_use]
+    pub fn contains(&self, cpu: u16) -> bool {
+        let word = self.0.get(usize::from(cpu) / 64).copied().unwrap_or(0);
+        word >> (cpu % 64) & 1 == 1
+    }
+}
+
+/// What a descriptor says of CPU time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Relative share of the partition; 256 is usual, 0 counts as 1.
+    pub weight: u32,
+    /// Percent of one CPU for all virtual CPUs together; 0: no cap.
+    pub cap: u32,
+    /// Physical CPUs they may run on.
+    pub allowed: CpuMask,
+}
+
+/// The account of a partition.
+#[derive(Debug)]
+pub struct Group {
+    weight: AtomicU32,
+    allowed: [AtomicU64; 4],
+    /// Virtual CPUs that run or wait.
+    runnable: AtomicU32,
+    /// Nanoseconds per period; 0: no cap.
+    quota: AtomicU64,
+    /// What is left of it; negative: overdrawn.
+    budget: AtomicI64,
+    /// When the present period began.
+    period: AtomicU64,
+}
+
+impl Group {
+    /// The account of a partition with these limits, none of whose virtual CPUs is runnable.
+    #[must_use]
+    pub fn new(limits: &Limits, now: u64) -> Self {
+        let group = Self {
+            weight: AtomicU32::new(0),
+            allowed: [const { AtomicU64::new(0) }; 4],
+            runnable: AtomicU32::new(0),
+            quota: AtomicU64::new(0),
+            budget: AtomicI64::new(0),
+            period: AtomicU64::new(now),
+        };
+        group.set(limits, now);
+        group
+    }
+
+    /// Changes the limits; what runs is charged by them from its next charge on. Returns whether
+    /// they differ from what they were.
+    pub fn set(&self, limits: &Limits, now: u64) -> bool {
+        let weight = limits.weight.max(1);
+        let mut changed = self.weight.swap(weight, Relaxed) != weight;
+        for (to, from) in self.allowed.iter().zip(limits.allowed.0) {
+            changed |= to.swap(from, Relaxed) != from;
+        }
+        let quota = u64::from(limits.cap) * (PERIOD / 100);
+        if self.quota.swap(quota, Relaxed) != quota {
+            self.period.store(now, Relaxed);
+            self.budget.store(quota.cast_signed(), Relaxed);
+            changed = true;
+        }
+        changed
+    }
+
+    /// Whether its virtual CPUs may run on `cpu`.
+    #[must_use]
+    pub fn allows(&self, cpu: u16) -> bool {
+        self.allowed().contains(cpu)
+    }
+
+    /// The CPUs its virtual CPUs may run on.
+    #[must_use]
+    pub fn allowed(&self) -> CpuMask {
+        CpuMask(core::array::from_fn(|n| self.allowed.get(n).map_or(0, |word| word.load(Relaxed))))
+    }
+
+    /// One more of its virtual CPUs is runnable.
+    pub(crate) fn add_runnable(&self) {
+        self.runnable.fetch_add(1, Relaxed);
+    }
+
+    /// One less is.
+    pub(crate) fn remove_runnable(&self) {
+        self.runnable.fetch_sub(1, Relaxed);
+    }
+
+    fn share(&self) -> u64 {
+        u64::from(self.runnable.load(Relaxed).max(1))
+    }
+
+    /// Virtual time of a virtual CPU that runs for `real` nanoseconds, and what the division
+    /// leaves, on top of `remainder`.
+    pub(crate) fn charge(&self, real: u64, remainder: u64) -> (u64, u64) {
+        if self.quota.load(Relaxed) != 0 {
+            self.budget.fetch_sub(real.cast_signed(), Relaxed);
+        }
+        let weight = u64::from(self.weight.load(Relaxed));
+        let scaled = real.saturating_mul(USUAL_WEIGHT * self.share()).saturating_add(remainder);
+        (scaled / weight, scaled % weight)
+    }
+
+    /// Virtual time of `real` nanoseconds.
+    pub(crate) fn virtual_time(&self, real: u64) -> u64 {
+        real.saturating_mul(USUAL_WEIGHT * self.share()) / u64::from(self.weight.load(Relaxed))
+    }
+
+    /// When one that has used up its cap may go on; `None`: it has not.
+    pub(crate) fn resumes_at(&self, now: u64) -> Option<u64> {
+        let quota = self.quota.load(Relaxed);
+        if quota == 0 {
+            return None;
+        }
+        let start = self.refill(now, quota);
+        let budget = self.budget.load(Relaxed);
+        let periods = budget.unsigned_abs() / quota + 1;
+        (budget <= 0).then(|| start.saturating_add(periods.saturating_mul(PERIOD)))
+    }
+
+    /// When the budget should be looked at, if one of them runs from `now` on.
+    pub(crate) fn look_at(&self, now: u64) -> Option<u64> {
+        let left = u64::try_from(self.budget.load(Relaxed)).unwrap_or(0) / self.share();
+        (self.quota.load(Relaxed) != 0).then_some(now.saturating_add(left.max(LEAST_RUN)))
+    }
+
+    /// Adds what the periods up to `now` are worth; returns when the present one began.
+    fn refill(&self, now: u64, quota: u64) -> u64 {
+        let start = self.period.load(Relaxed);
+        let periods = now.saturating_sub(start) / PERIOD;
+        let present = start.saturating_add(periods * PERIOD);
+        let mine =
+            periods > 0 && self.period.compare_exchange(start, present, Relaxed, Relaxed).is_ok();
+        if mine {
+            let grown = periods.saturating_mul(quota).min(FULL).cast_signed();
+            let most = 2 * quota.cast_signed();
+            let grow = |budget: i64| Some(budget.saturating_add(grown).min(most));
+            let _ = self.budget.fetch_update(Relaxed, Relaxed, grow);
+        }
+        present
+    }
+}
+
+/// More than any budget.
+const FULL: u64 = 1 << 60;
