@@ -28,6 +28,7 @@ pub static SMAP_ON: AtomicBool = AtomicBool::new(false);
 static FLUSH_CLOCK: AtomicU32 = AtomicU32::new(1);
 
 /// First page of a CPU's area.
+#[derive(Default)]
 #[repr(C)]
 pub struct CpuLocal {
     /// Where the entry page keeps rsp, rax, rdx, rcx and r11 of the partition for a moment.
@@ -98,26 +99,12 @@ pub fn current() -> Option<&'static Vcpu> {
 pub fn prepare(index: u32, syscall_common: u64) {
     let page = platform::cpu_local_page(index);
     let local = CpuLocal {
-        scratch: [0; 5],
         smap: SMAP_ON.load(Ordering::Relaxed),
         stack_top: (page as u64) + 0x1_0000,
         syscall_common,
         index,
-        online: AtomicBool::new(false),
-        current: AtomicPtr::new(ptr::null_mut()),
-        loaded: AtomicU32::new(0),
-        reschedule: AtomicBool::new(false),
-        flush_requested: AtomicU32::new(0),
-        flush_done: AtomicU32::new(0),
-        flushed_at: AtomicU32::new(0),
-        quiet: AtomicU32::new(0),
-        busy: AtomicU64::new(0),
-        idle: AtomicU64::new(0),
-        switches: AtomicU64::new(0),
-        since: RunningCell::new(0),
-        turns: RunningCell::new(0),
-        gdt: RunningCell::new([0; 14]),
         timer: RunningCell::new(u64::MAX),
+        ..CpuLocal::default()
     };
     // SAFETY: the page is mapped writable, is a CpuLocal by convention, and no CPU uses it yet.
     unsafe { page.cast::<CpuLocal>().write(local) };

@@ -9,7 +9,7 @@ use pv_abi::uv::database::state;
 use crate::{
     area::Area,
     cpu, descriptors,
-    hypercall::{AGAIN, close_port, end_use},
+    hypercall::{AGAIN, close_all, end_use},
     machine::{self, Host},
     partition::{self, Partition, errno_of},
     platform, schedule,
@@ -26,9 +26,7 @@ pub fn relinquish(partition: &'static Partition) -> Result<(), i64> {
     for vcpu in partition.all_vcpus() {
         empty(vcpu)?;
     }
-    for port in 1..pv_abi::xen::events::PORTS_2L as u32 {
-        let _ = close_port(partition, port);
-    }
+    close_all(partition);
     drop_tables(partition)?;
     end_grants(partition)?;
     partition.all_vcpus().for_each(schedule::unregister);

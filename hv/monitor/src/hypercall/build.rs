@@ -15,7 +15,7 @@ use pv_abi::{
     },
 };
 
-use super::{AGAIN, Call, OrFault, Outcome};
+use super::{AGAIN, Call, Outcome};
 use crate::{
     cpu,
     guest_memory::GuestPointer,
@@ -43,7 +43,7 @@ fn target(number: u64) -> Result<&'static Partition, i64> {
 pub fn map(call: &mut Call) -> Outcome {
     let [_, number, list, count, ..] = call.args;
     let owner = target(number).map(|target| target.number);
-    let entries = GuestPointer::<BuildMap>::new(list, count).or_fault()?;
+    let entries = GuestPointer::<BuildMap>::new(list, count)?;
     let mut done = 0;
     while done < count {
         done = some(call.vcpu, owner, &entries, done, count)?;
@@ -71,7 +71,7 @@ fn some(
         for index in first..count.min(first + BATCH as u64) {
             let one = entries
                 .read(index)
-                .or_fault()
+                .map_err(i64::from)
                 .and_then(|entry| one(vcpu, &mut space, owner, &entry));
             match one {
                 Ok(Some(released)) => {

@@ -2,7 +2,7 @@
 
 use pv_abi::xen::{console, errno};
 
-use super::{Call, OrFault, Outcome};
+use super::{Call, Outcome};
 use crate::{guest_memory, platform};
 
 /// Bytes written per call at most; the rest continues.
@@ -19,7 +19,7 @@ pub fn console_io(call: &mut Call) -> Outcome {
     let now = bytes.min(PIECE);
     let mut text = [0; PIECE as usize];
     let piece = text.get_mut(..now as usize).ok_or(errno::EINVAL)?;
-    guest_memory::read_bytes(buffer, piece).or_fault()?;
+    guest_memory::read_bytes(buffer, piece)?;
     platform::log_raw(call.vcpu.partition.number, piece);
     if now < bytes {
         call.args[1] = bytes - now;

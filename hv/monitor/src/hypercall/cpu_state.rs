@@ -11,7 +11,7 @@ use pv_abi::{
     },
 };
 
-use super::{Call, OrFault, Outcome};
+use super::{Call, Outcome};
 use crate::{
     bounce, descriptors,
     guest_memory::{self, GuestPointer, MONITOR_END, MONITOR_START, is_canonical},
@@ -36,7 +36,7 @@ pub fn set_trap_table(call: &mut Call) -> Outcome {
     }
     for index in 0..MOST_GATES {
         let address = list.wrapping_add(index * size_of::<TrapInfo>() as u64);
-        let info: TrapInfo = guest_memory::read(address).or_fault()?;
+        let info: TrapInfo = guest_memory::read(address)?;
         if info.address == 0 {
             break;
         }
@@ -56,10 +56,10 @@ pub fn set_gdt(call: &mut Call) -> Outcome {
     if pages > 14 {
         return Err(errno::EINVAL);
     }
-    let pointer = GuestPointer::<u64>::new(list, pages).or_fault()?;
+    let pointer = GuestPointer::<u64>::new(list, pages)?;
     let mut frames = [0; 14];
     for (index, frame) in (0..pages).zip(frames.iter_mut()) {
-        *frame = pointer.read(index).or_fault()?;
+        *frame = pointer.read(index)?;
     }
     descriptors::replace_gdt(call.vcpu, &frames)?;
     Ok(0)
@@ -109,10 +109,10 @@ pub fn callback_op(call: &mut Call) -> Outcome {
     let [command, argument, ..] = call.args;
     let (kind, address, flags) = match command {
         CALLBACKOP_REGISTER => {
-            let register: CallbackRegister = guest_memory::read(argument).or_fault()?;
+            let register: CallbackRegister = guest_memory::read(argument)?;
             (register.kind, register.address, register.flags)
         }
-        CALLBACKOP_UNREGISTER => (guest_memory::read::<u16>(argument).or_fault()?, 0, 0),
+        CALLBACKOP_UNREGISTER => (guest_memory::read::<u16>(argument)?, 0, 0),
         _ => return Err(errno::ENOSYS),
     };
     let kind = usize::from(kind);

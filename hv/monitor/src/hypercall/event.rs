@@ -2,9 +2,10 @@
 //! that kernels fall back to this one.
 
 use ::events::{PortUse, bind_interdomain};
-use pv_abi::xen::{domid, errno, events as abi};
+use pv_abi::xen::{errno, events as abi};
+use spin::mutex::SpinMutexGuard;
 
-use super::{Call, OrFault, Outcome};
+use super::{Call, Outcome, is_own, named, update};
 use crate::{
     delivery, guest_memory,
     partition::{self, Partition},
@@ -32,36 +33,24 @@ pub fn event_channel_op(call: &mut Call) -> Outcome {
     run(call.vcpu, argument)
 }
 
-fn own(vcpu: &Vcpu, id: u16) -> bool {
-    id == domid::SELF || id == vcpu.partition.domid()
-}
-
-fn number_of(vcpu: &Vcpu, id: u16) -> u32 {
-    if id == domid::SELF { vcpu.partition.number } else { id.into() }
-}
-
 fn bind(vcpu: &Vcpu, argument: u64) -> Outcome {
-    let mut bind: abi::BindInterdomain = guest_memory::read(argument).or_fault()?;
-    let local = vcpu.partition;
-    let remote = partition::find(number_of(vcpu, bind.remote_dom)).ok_or(errno::ESRCH)?;
-    bind.local_port = {
-        let _locks = lock_both(local, remote);
-        bind_interdomain(
-            (&local.ports(), local.number),
-            (&remote.ports(), remote.number),
-            bind.remote_port,
-        )?
-    };
-    delivery::raise(local, bind.local_port, 0);
-    guest_memory::write(argument, &bind).or_fault()?;
-    Ok(0)
+    update(argument, |bind: &mut abi::BindInterdomain| {
+        let (local, remote) = (vcpu.partition, named(vcpu, bind.remote_dom)?);
+        bind.local_port = {
+            let _locks = lock_both(local, remote);
+            let (ours, theirs) = (local.ports(), remote.ports());
+            bind_interdomain((&ours, local.number), (&theirs, remote.number), bind.remote_port)?
+        };
+        delivery::raise(local, bind.local_port, 0);
+        Ok(())
+    })
 }
 
 /// Locks the port tables of two partitions, always the lower number first.
 fn lock_both<'a>(
     a: &'a Partition,
     b: &'a Partition,
-) -> (crate::lock::Guard<'a, ()>, Option<crate::lock::Guard<'a, ()>>) {
+) -> (SpinMutexGuard<'a, ()>, Option<SpinMutexGuard<'a, ()>>) {
     if a.number == b.number {
         return (a.ports_lock.lock(), None);
     }
@@ -70,39 +59,31 @@ fn lock_both<'a>(
 }
 
 fn bind_virq(vcpu: &Vcpu, argument: u64) -> Outcome {
-    let mut bind: abi::BindVirq = guest_memory::read(argument).or_fault()?;
-    let partition = vcpu.partition;
-    bind.port = {
-        let _lock = partition.ports_lock.lock();
-        partition.ports().bind_virq(bind.virq, bind.vcpu)?
-    };
-    guest_memory::write(argument, &bind).or_fault()?;
-    Ok(0)
+    update(argument, |bind: &mut abi::BindVirq| {
+        let _lock = vcpu.partition.ports_lock.lock();
+        bind.port = vcpu.partition.ports().bind_virq(bind.virq, bind.vcpu)?;
+        Ok(())
+    })
 }
 
 fn bind_ipi(vcpu: &Vcpu, argument: u64) -> Outcome {
-    let mut bind: abi::BindIpi = guest_memory::read(argument).or_fault()?;
-    let partition = vcpu.partition;
-    bind.port = {
-        let _lock = partition.ports_lock.lock();
-        partition.ports().bind_ipi(bind.vcpu)?
-    };
-    guest_memory::write(argument, &bind).or_fault()?;
-    Ok(0)
+    update(argument, |bind: &mut abi::BindIpi| {
+        let _lock = vcpu.partition.ports_lock.lock();
+        bind.port = vcpu.partition.ports().bind_ipi(bind.vcpu)?;
+        Ok(())
+    })
 }
 
 fn alloc_unbound(vcpu: &Vcpu, argument: u64) -> Outcome {
-    let mut wanted: abi::AllocUnbound = guest_memory::read(argument).or_fault()?;
-    if !own(vcpu, wanted.dom) {
-        return Err(errno::EPERM);
-    }
-    let partition = vcpu.partition;
-    wanted.port = {
+    update(argument, |wanted: &mut abi::AllocUnbound| {
+        check_own(vcpu, wanted.dom)?;
+        let partition = vcpu.partition;
+        let own = is_own(vcpu, wanted.remote_dom);
+        let remote = if own { partition.number } else { wanted.remote_dom.into() };
         let _lock = partition.ports_lock.lock();
-        partition.ports().alloc_unbound(number_of(vcpu, wanted.remote_dom))?
-    };
-    guest_memory::write(argument, &wanted).or_fault()?;
-    Ok(0)
+        wanted.port = partition.ports().alloc_unbound(remote)?;
+        Ok(())
+    })
 }
 
 /// Closes a port of a partition; the other end of a connection waits again.
@@ -111,67 +92,75 @@ pub fn close_port(partition: &Partition, port: u32) -> Result<(), i64> {
         let _lock = partition.ports_lock.lock();
         partition.ports().close(port, &partition.event_bits())?
     };
-    if let Some((number, remote_port)) = other {
-        if let Some(remote) = partition::find(number) {
-            remote.ports().disconnect(remote_port, partition.number, port);
-        }
+    if let Some((number, remote_port)) = other
+        && let Some(remote) = partition::find(number)
+    {
+        remote.ports().disconnect(remote_port, partition.number, port);
     }
     Ok(())
 }
 
+/// The port that an operation with no other argument names.
+fn port(argument: u64) -> Result<u32, i64> {
+    Ok(guest_memory::read::<abi::PortArgument>(argument)?.port)
+}
+
 fn close(vcpu: &Vcpu, argument: u64) -> Outcome {
-    let close: abi::PortArgument = guest_memory::read(argument).or_fault()?;
-    close_port(vcpu.partition, close.port).map(|()| 0)
+    close_port(vcpu.partition, port(argument)?).map(|()| 0)
 }
 
 fn send(vcpu: &Vcpu, argument: u64) -> Outcome {
-    let send: abi::PortArgument = guest_memory::read(argument).or_fault()?;
-    delivery::send(vcpu.partition, send.port).map(|()| 0)
+    delivery::send(vcpu.partition, port(argument)?).map(|()| 0)
 }
 
 fn status(vcpu: &Vcpu, argument: u64) -> Outcome {
-    let mut status: abi::EvtchnStatus = guest_memory::read(argument).or_fault()?;
-    if !own(vcpu, status.dom) {
-        return Err(errno::EPERM);
-    }
-    let port = vcpu.partition.ports().port(status.port)?;
-    status.vcpu = port.vcpu.into();
-    (status.status, status.detail, status.remote_port) = match port.used_for {
-        PortUse::Free | PortUse::Reserved => (abi::STATUS_CLOSED, 0, 0),
-        PortUse::Unbound { remote } => (abi::STATUS_UNBOUND, remote, 0),
-        PortUse::Interdomain { remote, port } => (abi::STATUS_INTERDOMAIN, remote, port),
-        PortUse::Virq { virq } => (abi::STATUS_VIRQ, virq, 0),
-        PortUse::Ipi => (abi::STATUS_IPI, 0, 0),
-    };
-    guest_memory::write(argument, &status).or_fault()?;
-    Ok(0)
+    update(argument, |status: &mut abi::EvtchnStatus| {
+        check_own(vcpu, status.dom)?;
+        let port = vcpu.partition.ports().port(status.port)?;
+        status.vcpu = port.vcpu.into();
+        (status.status, status.detail, status.remote_port) = match port.used_for {
+            PortUse::Free | PortUse::Reserved => (abi::STATUS_CLOSED, 0, 0),
+            PortUse::Unbound { remote } => (abi::STATUS_UNBOUND, remote, 0),
+            PortUse::Interdomain { remote, port } => (abi::STATUS_INTERDOMAIN, remote, port),
+            PortUse::Virq { virq } => (abi::STATUS_VIRQ, virq, 0),
+            PortUse::Ipi => (abi::STATUS_IPI, 0, 0),
+        };
+        Ok(())
+    })
 }
 
 fn bind_vcpu(vcpu: &Vcpu, argument: u64) -> Outcome {
-    let bind: abi::BindVcpu = guest_memory::read(argument).or_fault()?;
+    let bind: abi::BindVcpu = guest_memory::read(argument)?;
     let partition = vcpu.partition;
     let _lock = partition.ports_lock.lock();
     partition.ports().bind_vcpu(bind.port, bind.vcpu).map(|()| 0)
 }
 
 fn unmask(vcpu: &Vcpu, argument: u64) -> Outcome {
-    let unmask: abi::PortArgument = guest_memory::read(argument).or_fault()?;
+    let number = port(argument)?;
     let partition = vcpu.partition;
-    let port = partition.ports().port(unmask.port)?;
+    let port = partition.ports().port(number)?;
     let target = partition.vcpu(port.vcpu.into()).ok_or(errno::EINVAL)?;
-    if partition.event_bits().unmask(&partition::upcall(target), unmask.port) {
+    if partition.event_bits().unmask(&partition::upcall(target), number) {
         delivery::kick(target);
     }
     Ok(0)
 }
 
 fn reset(vcpu: &Vcpu, argument: u64) -> Outcome {
-    let reset: abi::EvtchnReset = guest_memory::read(argument).or_fault()?;
-    if !own(vcpu, reset.dom) {
-        return Err(errno::EPERM);
-    }
-    for port in 1..abi::PORTS_2L as u32 {
-        let _ = close_port(vcpu.partition, port);
-    }
+    let reset: abi::EvtchnReset = guest_memory::read(argument)?;
+    check_own(vcpu, reset.dom)?;
+    close_all(vcpu.partition);
     Ok(0)
+}
+
+/// Closes all ports of a partition.
+pub fn close_all(partition: &Partition) {
+    for port in 1..abi::PORTS_2L as u32 {
+        let _ = close_port(partition, port);
+    }
+}
+
+fn check_own(vcpu: &Vcpu, id: u16) -> Result<(), i64> {
+    if is_own(vcpu, id) { Ok(()) } else { Err(errno::EPERM) }
 }

@@ -6,11 +6,11 @@ use grants::{Access, MapRecord};
 use heapless::Vec;
 use page_tables::{Release, map_foreign, release, unmap_entry_expect};
 use pv_abi::xen::{
-    domid, errno, grants as abi,
+    errno, grants as abi,
     mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_PRESENT, PTE_RW, PTE_USER},
 };
 
-use super::{AGAIN, Call, OrFault, Outcome, grant_copy, mmu::named};
+use super::{AGAIN, Call, Outcome, grant_copy, is_own, named, update};
 use crate::{
     cpu,
     guest_memory::{self, GuestPointer},
@@ -56,16 +56,16 @@ where
     T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
 {
     let [_, list, count, ..] = call.args;
-    let operations = GuestPointer::<T>::new(list, count).or_fault()?;
+    let operations = GuestPointer::<T>::new(list, count)?;
     for index in 0..count {
         if index != 0 && schedule::should_yield() {
             call.args[1] = list + index * size_of::<T>() as u64;
             call.args[2] = count - index;
             return Err(AGAIN);
         }
-        let mut operation = operations.read(index).or_fault()?;
+        let mut operation = operations.read(index)?;
         run(call.vcpu, &mut operation);
-        operations.write(index, &operation).or_fault()?;
+        operations.write(index, &operation)?;
     }
     Ok(0)
 }
@@ -142,7 +142,7 @@ fn enter(vcpu: &Vcpu, granter: &Partition, record: &MapRecord) -> Result<(), i16
 /// Unmaps an array of mappings; each gets its own status.
 fn unmap_each(call: &mut Call) -> Outcome {
     let [_, list, count, ..] = call.args;
-    let operations = GuestPointer::<abi::UnmapGrantRef>::new(list, count).or_fault()?;
+    let operations = GuestPointer::<abi::UnmapGrantRef>::new(list, count)?;
     let mut done = 0;
     while done < count {
         if done != 0 && schedule::should_yield() {
@@ -186,7 +186,7 @@ fn unmap_some(
             release(&Host, released);
             end_use(&record?)
         }));
-        outcome = outcome.and(operations.write(index, &operation).or_fault());
+        outcome = outcome.and(operations.write(index, &operation).map_err(i64::from));
     }
     outcome
 }
@@ -219,53 +219,44 @@ fn leave(vcpu: &Vcpu, record: &MapRecord) -> Result<Release, i16> {
 }
 
 fn setup_table(vcpu: &Vcpu, argument: u64) -> Outcome {
-    let mut setup: abi::SetupTable = guest_memory::read(argument).or_fault()?;
-    setup.status = abi::GNTST_OKAY;
-    if !own(vcpu, setup.dom) {
-        setup.status = abi::GNTST_PERMISSION_DENIED;
-    } else if setup.nr_frames > vcpu.partition.grant_frames {
-        setup.status = abi::GNTST_GENERAL_ERROR;
-    } else {
-        let list = GuestPointer::<u64>::new(setup.frame_list, setup.nr_frames.into()).or_fault()?;
-        for index in 0..setup.nr_frames.into() {
-            list.write(index, &(vcpu.partition.grant_table() + index)).or_fault()?;
+    update(argument, |setup: &mut abi::SetupTable| {
+        setup.status = abi::GNTST_OKAY;
+        if !is_own(vcpu, setup.dom) {
+            setup.status = abi::GNTST_PERMISSION_DENIED;
+        } else if setup.nr_frames > vcpu.partition.grant_frames {
+            setup.status = abi::GNTST_GENERAL_ERROR;
+        } else {
+            let list = GuestPointer::<u64>::new(setup.frame_list, setup.nr_frames.into())?;
+            for index in 0..setup.nr_frames.into() {
+                list.write(index, &(vcpu.partition.grant_table() + index))?;
+            }
         }
-    }
-    guest_memory::write(argument, &setup).or_fault()?;
-    Ok(0)
-}
-
-fn own(vcpu: &Vcpu, id: u16) -> bool {
-    id == domid::SELF || id == vcpu.partition.domid()
+        Ok(())
+    })
 }
 
 fn query_size(vcpu: &Vcpu, argument: u64) -> Outcome {
-    let mut query: abi::QuerySize = guest_memory::read(argument).or_fault()?;
-    if own(vcpu, query.dom) {
-        query.nr_frames = vcpu.partition.grant_frames;
-        query.max_nr_frames = vcpu.partition.grant_frames;
-        query.status = abi::GNTST_OKAY;
-    } else {
+    update(argument, |query: &mut abi::QuerySize| {
         query.status = abi::GNTST_PERMISSION_DENIED;
-    }
-    guest_memory::write(argument, &query).or_fault()?;
-    Ok(0)
+        if is_own(vcpu, query.dom) {
+            query.nr_frames = vcpu.partition.grant_frames;
+            query.max_nr_frames = vcpu.partition.grant_frames;
+            query.status = abi::GNTST_OKAY;
+        }
+        Ok(())
+    })
 }
 
 /// Version 2 does not exist here (its status frames were the source of several advisories).
 fn set_version(argument: u64) -> Outcome {
-    let wanted: abi::SetVersion = guest_memory::read(argument).or_fault()?;
-    let refused = wanted.version != 1;
-    guest_memory::write(argument, &abi::SetVersion { version: 1 }).or_fault()?;
-    if refused { Err(errno::ENOSYS) } else { Ok(0) }
+    let wanted: abi::SetVersion = guest_memory::read(argument)?;
+    guest_memory::write(argument, &abi::SetVersion { version: 1 })?;
+    if wanted.version == 1 { Ok(0) } else { Err(errno::ENOSYS) }
 }
 
 fn get_version(vcpu: &Vcpu, argument: u64) -> Outcome {
-    let mut version: abi::GetVersion = guest_memory::read(argument).or_fault()?;
-    if !own(vcpu, version.dom) {
-        return Err(errno::EPERM);
-    }
-    version.version = 1;
-    guest_memory::write(argument, &version).or_fault()?;
-    Ok(0)
+    update(argument, |version: &mut abi::GetVersion| {
+        version.version = 1;
+        if is_own(vcpu, version.dom) { Ok(()) } else { Err(errno::EPERM) }
+    })
 }

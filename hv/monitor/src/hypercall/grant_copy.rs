@@ -5,7 +5,7 @@ use frames::Frame;
 use grants::Access;
 use pv_abi::xen::grants as abi;
 
-use super::mmu::named;
+use super::named;
 use crate::{machine, partition::Partition, vcpu::Vcpu};
 
 /// One end of a copy, held until dropped.

@@ -16,7 +16,7 @@ use pv_abi::{
     },
 };
 
-use super::{AGAIN, Call, OrFault, Outcome, vcpu_op};
+use super::{AGAIN, Call, Outcome, vcpu_op};
 use crate::{
     context::{Registers, flag, selector},
     cpu, database, guest_memory, lead_events, machine,
@@ -256,7 +256,7 @@ pub fn destroy(call: &mut Call) -> Outcome {
 pub fn next_event(call: &mut Call) -> Outcome {
     match lead_events::take() {
         Some(event) => {
-            guest_memory::write(call.args[1], &event).or_fault()?;
+            guest_memory::write(call.args[1], &event)?;
             Ok(1)
         }
         None => Ok(0),
@@ -295,7 +295,7 @@ pub fn usage(call: &mut Call) -> Outcome {
         usage.hypercalls += vcpu.hypercalls.load(Ordering::Relaxed);
         usage.vcpus_up += u32::from(vcpu.state.load(Ordering::Relaxed) != run::DOWN);
     }
-    guest_memory::write(call.args[2], &usage).or_fault()?;
+    guest_memory::write(call.args[2], &usage)?;
     Ok(0)
 }
 
@@ -316,6 +316,6 @@ pub fn cpu_usage(call: &mut Call) -> Outcome {
         idle: local.idle.load(Ordering::Relaxed) + if idle_now { present } else { 0 },
         switches: local.switches.load(Ordering::Relaxed),
     };
-    guest_memory::write(call.args[2], &usage).or_fault()?;
+    guest_memory::write(call.args[2], &usage)?;
     Ok(0)
 }

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use pv_abi::xen::{errno, memory as abi, mmu};
 
-use super::{AGAIN, Call, OrFault, Outcome};
+use super::{AGAIN, Call, Outcome, update};
 use crate::{
     guest_memory::{self, GuestPointer},
     platform, schedule,
@@ -33,16 +33,15 @@ pub fn memory_op(call: &mut Call) -> Outcome {
 
 /// One range of RAM from 0: no hole for a kernel to work around.
 fn memory_map(vcpu: &Vcpu, argument: u64) -> Outcome {
-    let mut map: abi::MemoryMap = guest_memory::read(argument).or_fault()?;
-    if map.nr_entries == 0 {
-        return Err(errno::EINVAL);
-    }
-    let frames = vcpu.partition.memory_frames.load(Ordering::Relaxed);
-    let entry = abi::E820Entry { addr: 0, size: frames << 12, kind: abi::E820_RAM };
-    guest_memory::write(map.buffer, &entry).or_fault()?;
-    map.nr_entries = 1;
-    guest_memory::write(argument, &map).or_fault()?;
-    Ok(0)
+    update(argument, |map: &mut abi::MemoryMap| {
+        if map.nr_entries == 0 {
+            return Err(errno::EINVAL);
+        }
+        let frames = vcpu.partition.memory_frames.load(Ordering::Relaxed);
+        let entry = abi::E820Entry { addr: 0, size: frames << 12, kind: abi::E820_RAM };
+        map.nr_entries = 1;
+        Ok(guest_memory::write(map.buffer, &entry)?)
+    })
 }
 
 fn machphys_mapping(argument: u64) -> Outcome {
@@ -51,13 +50,13 @@ fn machphys_mapping(argument: u64) -> Outcome {
         v_end: mmu::M2P_END,
         max_mfn: platform::m2p().len() as u64 - 1,
     };
-    guest_memory::write(argument, &mapping).or_fault()?;
+    guest_memory::write(argument, &mapping)?;
     Ok(0)
 }
 
 /// Reads the reservation of a balloon call; only single frames of the caller.
 fn reservation(call: &Call) -> Result<abi::MemoryReservation, i64> {
-    let reservation: abi::MemoryReservation = guest_memory::read(call.args[1]).or_fault()?;
+    let reservation: abi::MemoryReservation = guest_memory::read(call.args[1])?;
     if reservation.extent_order != 0 {
         return Err(errno::EPERM);
     }
@@ -68,8 +67,7 @@ fn reservation(call: &Call) -> Result<abi::MemoryReservation, i64> {
 /// Frames leave the populated set: nothing may refer to them.
 fn decrease(call: &mut Call) -> Outcome {
     let reservation = reservation(call)?;
-    let list =
-        GuestPointer::<u64>::new(reservation.extent_start, reservation.nr_extents).or_fault()?;
+    let list = GuestPointer::<u64>::new(reservation.extent_start, reservation.nr_extents)?;
     let first = call.args[0] >> abi::COMMAND_BITS;
     let partition = call.vcpu.partition;
     for index in first..reservation.nr_extents {
@@ -90,8 +88,7 @@ fn decrease(call: &mut Call) -> Outcome {
 /// Idle frames come back: in are pseudo-physical frame numbers, out the machine frames.
 fn populate(call: &mut Call) -> Outcome {
     let reservation = reservation(call)?;
-    let list =
-        GuestPointer::<u64>::new(reservation.extent_start, reservation.nr_extents).or_fault()?;
+    let list = GuestPointer::<u64>::new(reservation.extent_start, reservation.nr_extents)?;
     let first = call.args[0] >> abi::COMMAND_BITS;
     let partition = call.vcpu.partition;
     for index in first..reservation.nr_extents {

@@ -4,14 +4,14 @@ use core::{mem::MaybeUninit, sync::atomic::Ordering};
 
 use page_tables::{Error, Request, Space, update_entries, update_entry};
 use pv_abi::xen::{
-    domid, errno,
+    errno,
     mmu::{
         MACHPHYS_UPDATE, MmuUpdate, PT_UPDATE_PRESERVE_AD, UPDATE_COMMAND_MASK, UPDATE_PREEMPTED,
         UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL, UVMF_TLB_FLUSH,
     },
 };
 
-use super::{AGAIN, Call, OrFault, Outcome};
+use super::{AGAIN, Call, Outcome, is_own};
 use crate::{
     cpu,
     guest_memory::{self, GuestPointer},
@@ -27,10 +27,10 @@ const CHUNK: usize = 32;
 
 /// Refuses tables and frames of other partitions: nothing that may name them goes through here.
 pub fn check_foreign(vcpu: &Vcpu, foreign: u64) -> Result<(), i64> {
-    let own = |id: u16| id == domid::SELF || u32::from(id) == vcpu.partition.domid().into();
     let frames = foreign as u16;
     let tables = (foreign >> 16) as u16;
-    if own(frames) && (tables == 0 || own(tables - 1)) { Ok(()) } else { Err(errno::EPERM) }
+    let allowed = is_own(vcpu, frames) && (tables == 0 || is_own(vcpu, tables - 1));
+    if allowed { Ok(()) } else { Err(errno::EPERM) }
 }
 
 /// `mmu_update(requests, count, done, foreign)`. Stops at the first error; `done` counts.
@@ -38,7 +38,7 @@ pub fn mmu_update(call: &mut Call) -> Outcome {
     let [list, count, done, foreign, ..] = call.args;
     if count == 1 && done == 0 {
         check_foreign(call.vcpu, foreign)?;
-        return single(call, guest_memory::read(list).or_fault()?);
+        return single(call, guest_memory::read(list)?);
     }
     many(call)
 }
@@ -49,17 +49,17 @@ fn many(call: &mut Call) -> Outcome {
     let [list, count, done, foreign, ..] = call.args;
     let resumed = count as u32 & UPDATE_PREEMPTED != 0;
     let count = u64::from(count as u32 & !UPDATE_PREEMPTED);
-    let before: u32 = if resumed && done != 0 { guest_memory::read(done).or_fault()? } else { 0 };
+    let before: u32 = if resumed && done != 0 { guest_memory::read(done)? } else { 0 };
     let partition = call.vcpu.partition;
     let allowed = check_foreign(call.vcpu, foreign)
-        .and_then(|()| GuestPointer::<MmuUpdate>::new(list, count).or_fault());
+        .and_then(|()| GuestPointer::<MmuUpdate>::new(list, count).map_err(i64::from));
     let (performed, outcome) = match allowed {
         Ok(requests) => run(partition, &mut partition.space.lock(), &requests, count),
         Err(error) => (0, Err(error)),
     };
     // Also where nothing was done: kernels go on after the count that they find.
     if done != 0 {
-        guest_memory::write(done, &before.wrapping_add(performed as u32)).or_fault()?;
+        guest_memory::write(done, &before.wrapping_add(performed as u32))?;
     }
     if outcome == Err(AGAIN) {
         call.args[0] = list + performed * size_of::<MmuUpdate>() as u64;
@@ -224,17 +224,9 @@ fn flush_after(vcpu: &Vcpu, va: u64, flags: u64) -> Result<(), i64> {
         UVMF_LOCAL => cpu::flush_here(),
         UVMF_ALL => cpu::flush_partition(vcpu.partition.number),
         pointer => {
-            let mask: u64 = guest_memory::read(pointer).or_fault()?;
+            let mask: u64 = guest_memory::read(pointer)?;
             cpu::flush_vcpus(vcpu.partition.number, mask);
         }
     }
     Ok(())
-}
-
-/// The partition with this domid, for calls that name one; [`domid::SELF`] is the caller.
-pub fn named(vcpu: &Vcpu, domid: u16) -> Result<&'static Partition, i64> {
-    if domid == domid::SELF {
-        return Ok(vcpu.partition);
-    }
-    partition::find(domid.into()).ok_or(errno::ESRCH)
 }

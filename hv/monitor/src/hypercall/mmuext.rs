@@ -4,7 +4,7 @@ use page_tables::{Space, get_base, pin, put_base, unpin};
 use pv_abi::xen::{errno, mmu::*};
 
 use super::{
-    AGAIN, Call, OrFault, Outcome,
+    AGAIN, Call, Outcome,
     mmu::{check_foreign, finish},
 };
 use crate::{
@@ -22,16 +22,16 @@ pub fn mmuext_op(call: &mut Call) -> Outcome {
     let [list, count, done, foreign, ..] = call.args;
     let resumed = count as u32 & UPDATE_PREEMPTED != 0;
     let count = u64::from(count as u32 & !UPDATE_PREEMPTED);
-    let before: u32 = if resumed && done != 0 { guest_memory::read(done).or_fault()? } else { 0 };
+    let before: u32 = if resumed && done != 0 { guest_memory::read(done)? } else { 0 };
     let allowed = check_foreign(call.vcpu, foreign)
-        .and_then(|()| GuestPointer::<MmuextOp>::new(list, count).or_fault());
+        .and_then(|()| GuestPointer::<MmuextOp>::new(list, count).map_err(i64::from));
     let (performed, outcome) = match allowed {
         Ok(operations) => run(call.vcpu, &operations, count),
         Err(error) => (0, Err(error)),
     };
     // Also where nothing was done: kernels go on after the count that they find.
     if done != 0 {
-        guest_memory::write(done, &before.wrapping_add(performed as u32)).or_fault()?;
+        guest_memory::write(done, &before.wrapping_add(performed as u32))?;
     }
     if outcome == Err(AGAIN) {
         call.args[0] = list + performed * size_of::<MmuextOp>() as u64;
@@ -88,7 +88,7 @@ fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), i64> 
             Ok(())
         }
         EXT_TLB_FLUSH_MULTI | EXT_INVLPG_MULTI => {
-            let mask: u64 = guest_memory::read(arg2).or_fault()?;
+            let mask: u64 = guest_memory::read(arg2)?;
             cpu::flush_vcpus(number, mask);
             Ok(())
         }

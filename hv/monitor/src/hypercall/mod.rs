@@ -7,13 +7,16 @@
 use core::{mem::offset_of, sync::atomic::Ordering};
 
 use pv_abi::xen::{
-    errno,
+    domid, errno,
     hypercall::{self as number, MulticallEntry},
 };
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     context::Registers,
     guest_memory::{self, Fault, GuestPointer},
+    partition::{self, Partition},
     vcpu::Vcpu,
 };
 
@@ -33,7 +36,7 @@ mod sched;
 mod vcpu_op;
 mod version;
 
-pub use event::close_port;
+pub use event::close_all;
 pub use grant::end_use;
 pub use lead::first_state;
 pub use mmuext::{new_kernel_root, set_roots};
@@ -128,33 +131,45 @@ impl From<Fault> for i64 {
     }
 }
 
-/// `?` on guest memory.
-pub trait OrFault<T> {
-    /// [`errno::EFAULT`] for a fault.
-    ///
-    /// # Errors
-    /// The errno.
-    fn or_fault(self) -> Result<T, i64>;
+/// Whether domid `id` of a call names the caller itself.
+pub fn is_own(vcpu: &Vcpu, id: u16) -> bool {
+    id == domid::SELF || id == vcpu.partition.domid()
 }
 
-impl<T> OrFault<T> for Result<T, Fault> {
-    fn or_fault(self) -> Result<T, i64> {
-        self.map_err(i64::from)
+/// The partition with this domid, for calls that name one; [`domid::SELF`] is the caller.
+///
+/// # Errors
+/// `-ESRCH`.
+pub fn named(vcpu: &Vcpu, id: u16) -> Result<&'static Partition, i64> {
+    if is_own(vcpu, id) {
+        return Ok(vcpu.partition);
     }
+    partition::find(id.into()).ok_or(errno::ESRCH)
+}
+
+/// Performs an operation on a structure at `address` that the caller reads back.
+fn update<T>(address: u64, act: impl FnOnce(&mut T) -> Result<(), i64>) -> Outcome
+where
+    T: FromBytes + IntoBytes + Immutable,
+{
+    let mut argument: T = guest_memory::read(address)?;
+    act(&mut argument)?;
+    guest_memory::write(address, &argument)?;
+    Ok(0)
 }
 
 /// Runs an array of calls; each gets its own result. Ends early when one of them leaves kernel
 /// mode (XSA-213).
 fn multicall(call: &mut Call) -> Outcome {
     let [list, count, ..] = call.args;
-    let entries = GuestPointer::<MulticallEntry>::new(list, count).or_fault()?;
+    let entries = GuestPointer::<MulticallEntry>::new(list, count)?;
     for index in 0..count {
         if index != 0 && crate::schedule::should_yield() {
             call.args[0] = list + index * size_of::<MulticallEntry>() as u64;
             call.args[1] = count - index;
             return Err(AGAIN);
         }
-        let mut entry = entries.read(index).or_fault()?;
+        let mut entry = entries.read(index)?;
         let mut inner = Call { vcpu: call.vcpu, registers: &mut *call.registers, args: entry.args };
         let outcome = match operation(entry.op) {
             Some(_) if entry.op == number::MULTICALL || entry.op == number::IRET => {
@@ -165,15 +180,14 @@ fn multicall(call: &mut Call) -> Outcome {
         };
         if outcome == Err(AGAIN) {
             entry.args = inner.args;
-            entries.write(index, &entry).or_fault()?;
+            entries.write(index, &entry)?;
             call.args[0] = list + index * size_of::<MulticallEntry>() as u64;
             call.args[1] = count - index;
             return Err(AGAIN);
         }
         let result = outcome.map_or_else(|error| error, |value| value as i64);
         let place = list + index * size_of::<MulticallEntry>() as u64;
-        guest_memory::write(place + offset_of!(MulticallEntry, result) as u64, &result)
-            .or_fault()?;
+        guest_memory::write(place + offset_of!(MulticallEntry, result) as u64, &result)?;
         if !call.vcpu.in_kernel.get() {
             return Ok(0);
         }

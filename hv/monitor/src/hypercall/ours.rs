@@ -5,7 +5,7 @@ use pv_abi::{
     xen::errno,
 };
 
-use super::{Call, OrFault, Outcome, build, lead};
+use super::{Call, Outcome, build, lead};
 use crate::{guest_memory, platform};
 
 type Operation = fn(&mut Call) -> Outcome;
@@ -49,7 +49,7 @@ fn serial_write(call: &mut Call) -> Outcome {
     let mut piece = [0; PIECE];
     let now = piece.len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
     let part = piece.get_mut(..now).ok_or(errno::EINVAL)?;
-    guest_memory::read_bytes(buffer, part).or_fault()?;
+    guest_memory::read_bytes(buffer, part)?;
     if port > 1 {
         return Err(errno::EINVAL);
     }
@@ -66,6 +66,6 @@ fn serial_read(call: &mut Call) -> Outcome {
     }
     let part = piece.get_mut(..most).ok_or(errno::EINVAL)?;
     let read = platform::serial_read(port as u32, part);
-    guest_memory::write_bytes(buffer, part.get(..read).ok_or(errno::EINVAL)?).or_fault()?;
+    guest_memory::write_bytes(buffer, part.get(..read).ok_or(errno::EINVAL)?)?;
     Ok(read as u64)
 }

@@ -2,7 +2,7 @@
 
 use pv_abi::xen::{errno, physdev};
 
-use super::{Call, OrFault, Outcome};
+use super::{Call, Outcome};
 use crate::guest_memory;
 
 /// `physdev_op(command, argument)`.
@@ -10,7 +10,7 @@ pub fn physdev_op(call: &mut Call) -> Outcome {
     let [command, argument, ..] = call.args;
     match command {
         physdev::SET_IOPL => {
-            let set: physdev::SetIopl = guest_memory::read(argument).or_fault()?;
+            let set: physdev::SetIopl = guest_memory::read(argument)?;
             if set.iopl > 3 {
                 return Err(errno::EINVAL);
             }

@@ -7,7 +7,7 @@ use pv_abi::{
     xen::{errno, sched},
 };
 
-use super::{Call, OrFault, Outcome};
+use super::{Call, Outcome};
 use crate::{
     guest_memory::{self, GuestPointer},
     partition, schedule, time,
@@ -24,11 +24,11 @@ pub fn sched_op(call: &mut Call) -> Outcome {
         }
         sched::BLOCK => Ok(block(call.vcpu)),
         sched::SHUTDOWN => {
-            let shutdown: sched::Shutdown = guest_memory::read(argument).or_fault()?;
+            let shutdown: sched::Shutdown = guest_memory::read(argument)?;
             shut_down(call, shutdown.reason)
         }
         sched::POLL => {
-            let wanted: sched::Poll = guest_memory::read(argument).or_fault()?;
+            let wanted: sched::Poll = guest_memory::read(argument)?;
             poll(call.vcpu, &wanted)
         }
         _ => Err(errno::ENOSYS),
@@ -51,8 +51,8 @@ fn poll(vcpu: &Vcpu, wanted: &sched::Poll) -> Outcome {
     if wanted.nr_ports > sched::MAX_POLL_PORTS {
         return Err(errno::EINVAL);
     }
-    let ports = GuestPointer::<u32>::new(wanted.ports, wanted.nr_ports.into()).or_fault()?;
-    let single = if wanted.nr_ports == 1 { ports.read(0).or_fault()? } else { POLL_ANY };
+    let ports = GuestPointer::<u32>::new(wanted.ports, wanted.nr_ports.into())?;
+    let single = if wanted.nr_ports == 1 { ports.read(0)? } else { POLL_ANY };
     vcpu.polls.store(single, Ordering::SeqCst);
     schedule::block(vcpu, (wanted.timeout != 0).then_some(wanted.timeout));
     let bits = vcpu.partition.event_bits();

@@ -6,7 +6,7 @@ use pv_abi::xen::{errno, time as records, vcpu as abi};
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Call, OrFault, Outcome, sched::is_up};
+use super::{Call, Outcome, sched::is_up};
 use crate::{
     area::Area,
     context::{Registers, flag},
@@ -50,7 +50,7 @@ fn initialise(call: &mut Call, target: &'static Vcpu) -> Outcome {
     }
     let address = call.args[2];
     let mut context = CONTEXT.lock();
-    guest_memory::read_bytes(address, context.as_mut_bytes()).or_fault()?;
+    guest_memory::read_bytes(address, context.as_mut_bytes())?;
     load_context(target, &context)?;
     target.initialised.store(true, Ordering::Release);
     Ok(0)
@@ -167,12 +167,12 @@ fn down(call: &mut Call, target: &'static Vcpu) -> Outcome {
 }
 
 fn get_runstate(call: &mut Call, target: &'static Vcpu) -> Outcome {
-    guest_memory::write(call.args[2], &target.runstate_now()).or_fault()?;
+    guest_memory::write(call.args[2], &target.runstate_now())?;
     Ok(0)
 }
 
 fn register_runstate(call: &mut Call, target: &'static Vcpu) -> Outcome {
-    let register: abi::RegisterArea = guest_memory::read(call.args[2]).or_fault()?;
+    let register: abi::RegisterArea = guest_memory::read(call.args[2])?;
     let bytes = size_of::<records::RunstateInfo>() as u64;
     let new = Area::new(call.vcpu, register.address, bytes)?;
     // Whoever changes its runstate writes to the area.
@@ -187,7 +187,7 @@ fn register_runstate(call: &mut Call, target: &'static Vcpu) -> Outcome {
 }
 
 fn register_time(call: &mut Call, target: &'static Vcpu) -> Outcome {
-    let register: abi::RegisterArea = guest_memory::read(call.args[2]).or_fault()?;
+    let register: abi::RegisterArea = guest_memory::read(call.args[2])?;
     let new = if register.address == 0 {
         Area::NONE
     } else {
@@ -204,7 +204,7 @@ fn set_timer(call: &mut Call, target: &'static Vcpu) -> Outcome {
     if !core::ptr::eq(call.vcpu, target) {
         return Err(errno::EINVAL);
     }
-    let set: abi::SetSingleshotTimer = guest_memory::read(call.args[2]).or_fault()?;
+    let set: abi::SetSingleshotTimer = guest_memory::read(call.args[2])?;
     if set.flags & abi::SINGLESHOT_FUTURE != 0 && set.timeout_abs_ns < time::now() {
         return Err(errno::ETIME);
     }
@@ -222,7 +222,7 @@ fn stop_timer(call: &mut Call, target: &'static Vcpu) -> Outcome {
 
 /// Moves a virtual CPU's `vcpu_info` out of shared info; once.
 fn register_info(call: &mut Call, target: &'static Vcpu) -> Outcome {
-    let register: abi::RegisterVcpuInfo = guest_memory::read(call.args[2]).or_fault()?;
+    let register: abi::RegisterVcpuInfo = guest_memory::read(call.args[2])?;
     let offset = u64::from(register.offset);
     if target.info_frame.load(Ordering::Acquire) != 0
         || offset & 7 != 0

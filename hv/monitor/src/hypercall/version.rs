@@ -2,7 +2,7 @@
 
 use pv_abi::xen::{errno, features, version};
 
-use super::{Call, OrFault, Outcome};
+use super::{Call, Outcome, update};
 use crate::guest_memory;
 
 /// Version of the ABI that is answered: 4.17, `major << 16 | minor`.
@@ -18,7 +18,8 @@ const FEATURES: u32 = 1 << features::MMU_PT_UPDATE_PRESERVE_AD
 /// but let pending events in.
 pub fn xen_version(call: &mut Call) -> Outcome {
     let [command, argument, ..] = call.args;
-    let put = |bytes: &[u8]| guest_memory::write_bytes(argument, bytes).or_fault().map(|()| 0);
+    let put =
+        |bytes: &[u8]| guest_memory::write_bytes(argument, bytes).map_err(i64::from).map(|()| 0);
     match command {
         version::VERSION => Ok(XEN_VERSION.into()),
         version::EXTRAVERSION => put(&padded::<{ version::EXTRAVERSION_BYTES }>("-ultravisor")),
@@ -37,13 +38,10 @@ pub fn xen_version(call: &mut Call) -> Outcome {
 }
 
 fn get_features(argument: u64) -> Outcome {
-    let mut info: version::FeatureInfo = guest_memory::read(argument).or_fault()?;
-    if info.submap_idx >= features::SUBMAPS {
-        return Err(errno::EINVAL);
-    }
-    info.submap = FEATURES;
-    guest_memory::write(argument, &info).or_fault()?;
-    Ok(0)
+    update(argument, |info: &mut version::FeatureInfo| {
+        info.submap = FEATURES;
+        if info.submap_idx < features::SUBMAPS { Ok(()) } else { Err(errno::EINVAL) }
+    })
 }
 
 fn padded<const N: usize>(text: &str) -> [u8; N] {
