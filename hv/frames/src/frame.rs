@@ -19,7 +19,7 @@ const PROGRESS: u32 = 0xFFFF;
 
 /// A machine frame's state; 16 bytes, all zero: unowned RAM without type or reference.
 #[repr(C)]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Frame {
     word: AtomicU64,
     owner: AtomicU32,
@@ -33,27 +33,7 @@ pub struct Frame {
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Frame>() == 16);
 
-impl Default for Frame {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Frame {
-    /// An unowned frame.
-    #[cfg(not(loom))]
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { word: AtomicU64::new(0), owner: AtomicU32::new(0), stamp: AtomicU32::new(0) }
-    }
-
-    /// An unowned frame.
-    #[cfg(loom)]
-    #[must_use]
-    pub fn new() -> Self {
-        Self { word: AtomicU64::new(0), owner: AtomicU32::new(0), stamp: AtomicU32::new(0) }
-    }
-
     /// The word as it is now. Only what the caller holds a reference or lock for stays true.
     #[must_use]
     #[inline]

@@ -71,10 +71,7 @@ impl Type {
     #[must_use]
     pub const fn level(self) -> Option<u8> {
         match self {
-            Self::L1 => Some(1),
-            Self::L2 => Some(2),
-            Self::L3 => Some(3),
-            Self::L4 => Some(4),
+            Self::L1 | Self::L2 | Self::L3 | Self::L4 => Some(self as u8 - 1),
             _ => None,
         }
     }
@@ -82,13 +79,13 @@ impl Type {
     /// The page-table type of a level, 1 to 4.
     #[must_use]
     pub const fn table(level: u8) -> Option<Self> {
-        match level {
-            1 => Some(Self::L1),
-            2 => Some(Self::L2),
-            3 => Some(Self::L3),
-            4 => Some(Self::L4),
-            _ => None,
-        }
+        Some(match level {
+            1 => Self::L1,
+            2 => Self::L2,
+            3 => Self::L3,
+            4 => Self::L4,
+            _ => return None,
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 
 fn owned() -> Arc<Frame> {
-    let frame = Frame::new();
+    let frame = Frame::default();
     frame.set_owner(0, 1, Kind::Ram).unwrap();
     Arc::new(frame)
 }

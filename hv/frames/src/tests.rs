@@ -203,7 +203,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
     #[test]
     fn follows_the_model(steps in prop::collection::vec(step(), 1..120)) {
-        let frame = Frame::new();
+        let frame = Frame::default();
         let mut model = Model::new();
         model.run(&frame, &Step::SetOwner(0, 1, false));
         for step in &steps {
@@ -215,7 +215,7 @@ proptest! {
 
 #[test]
 fn counts_refuse_to_overflow() {
-    let frame = Frame::new();
+    let frame = Frame::default();
     frame.set_owner(0, 1, Kind::Ram).unwrap();
     let full = (1u32 << crate::COUNT_BITS) - 1;
     for _ in 0..full {
@@ -229,7 +229,7 @@ fn counts_refuse_to_overflow() {
 
 #[test]
 fn io_memory_is_told_from_ram() {
-    let frame = Frame::new();
+    let frame = Frame::default();
     frame.set_owner(0, 5 | crate::OWNER_IO, Kind::Ram).unwrap();
     assert!(frame.is_io());
     assert_eq!(frame.owner(), 5);
@@ -238,7 +238,7 @@ fn io_memory_is_told_from_ram() {
 
 #[test]
 fn private_frames_are_refused() {
-    let frame = Frame::new();
+    let frame = Frame::default();
     frame.set_owner(0, 1, Kind::Private).unwrap();
     assert_eq!(frame.get_ref(1), Err(Refused::NotOwned));
     assert_eq!(frame.get_typed(1, Type::Writable), Err(Refused::NotOwned));

@@ -33,7 +33,7 @@ const NEARLY_FULL: u64 = 1 << (REFERENCE_BITS - 1) | 1 << (REFERENCE_BITS + COUN
 const SHARED: u64 = COUNT & !ONE_COUNT;
 
 /// A copy of a frame's word at one moment.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word(pub(crate) u64);
 
 impl Word {
@@ -193,20 +193,5 @@ impl Word {
 
     pub(crate) const fn pinned(self, on: bool) -> Self {
         if on { self.with(PINNED) } else { self.without(PINNED) }
-    }
-}
-
-impl core::fmt::Debug for Word {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Word")
-            .field("type", &self.ty())
-            .field("kind", &self.kind())
-            .field("count", &self.count())
-            .field("references", &self.references())
-            .field("validated", &self.is_validated())
-            .field("partial", &self.is_partial())
-            .field("pinned", &self.is_pinned())
-            .field("busy", &self.has(TYPE_BUSY | OWNER_BUSY))
-            .finish()
     }
 }

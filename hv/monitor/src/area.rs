@@ -61,9 +61,7 @@ impl Area {
     /// Gives the references back.
     pub fn release(self) {
         for mfn in self.frames.into_iter().filter(|mfn| *mfn != 0) {
-            if let Some(frame) = machine::frame(mfn) {
-                machine::release_writable(frame);
-            }
+            machine::release_writable(mfn);
         }
     }
 
@@ -98,6 +96,6 @@ fn hold(vcpu: &Vcpu, va: u64) -> Result<u64, i64> {
         return Err(errno::EFAULT);
     }
     let mfn = (entry & PTE_ADDRESS) >> 12;
-    machine::hold_writable(vcpu.partition.number, mfn).ok_or(errno::EFAULT)?;
-    Ok(mfn)
+    let held = machine::hold(vcpu.partition.number, mfn, true).map_err(|_| errno::EFAULT)?;
+    Ok(held.mfn)
 }

@@ -1,8 +1,8 @@
 //! The machine as the page-table rules see it: frames, their contents, flushes.
 #![expect(unsafe_code, reason = "frames are reached through the direct map")]
 
-use frames::{Acquired, Frame, Refused, Released, Type};
-use page_tables::{Machine, Table};
+use frames::Frame;
+use page_tables::{Error, Machine, Release, Table};
 
 use crate::{cpu, lock::relax, platform, schedule};
 
@@ -71,39 +71,25 @@ pub fn scrub(mfn: u64) {
     unsafe { bytes(mfn).write_bytes(0, 4096) };
 }
 
-/// Takes a writable reference on a frame of partition `owner`, so that the monitor may write it.
-#[must_use]
-pub fn hold_writable(owner: u32, mfn: u64) -> Option<&'static Frame> {
-    let frame = frame(mfn)?;
-    match acquire_writable(frame, owner)? {
-        Acquired::Ready => {}
-        Acquired::Settle { stamp } => {
-            Host.flush_before_retype(owner, stamp);
-            frame.settle();
-        }
-        // Not for a type that is not checked.
-        Acquired::Validate { .. } => return None,
-    }
-    Some(frame)
-}
-
+/// Takes a reference on a frame of partition `owner`, so that the monitor may read it, or write it.
 /// Another CPU in the middle of a change needs a flush at most: it is waited for, not for ever.
-fn acquire_writable(frame: &Frame, owner: u32) -> Option<Acquired> {
+///
+/// # Errors
+/// As [`page_tables::hold`].
+pub fn hold(owner: u32, mfn: u64, writable: bool) -> Result<Release, Error> {
     for _ in 0..PATIENCE {
-        match frame.get_typed(owner, Type::Writable) {
-            Err(Refused::Again) => relax(),
-            other => return other.ok(),
+        match page_tables::hold(&Host, owner, mfn, writable) {
+            Err(Error::Again) => relax(),
+            other => return other,
         }
     }
-    None
+    Err(Error::Again)
 }
 
 /// Turns of waiting for another CPU's change of a frame.
 const PATIENCE: u32 = 1 << 20;
 
-/// Gives a reference of [`hold_writable`] back.
-pub fn release_writable(frame: &Frame) {
-    if frame.put_typed(|| Host.stamp()) == Released::Broken {
-        Host.broken(0);
-    }
+/// Gives the reference on a frame back that [`hold`] took for writing.
+pub fn release_writable(mfn: u64) {
+    page_tables::release(&Host, Release { mfn, writable: true });
 }

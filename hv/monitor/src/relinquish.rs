@@ -43,9 +43,7 @@ fn empty(vcpu: &Vcpu) -> Result<(), i64> {
     let info = vcpu.info_frame.swap(0, Ordering::AcqRel);
     if info != 0 {
         vcpu.move_info(vcpu.partition.info_in_shared(vcpu.id));
-        if let Some(frame) = machine::frame(info) {
-            machine::release_writable(frame);
-        }
+        machine::release_writable(info);
     }
     descriptors::replace_gdt(vcpu, &[0; 14])?;
     descriptors::replace_ldt(vcpu, 0, 0)?;

@@ -12,8 +12,7 @@ use core::sync::atomic::Ordering;
 use frames::{Frame, Released, Type};
 
 /// A descriptor as it may be loaded, or `None` where it is refused.
-#[must_use]
-pub const fn check_descriptor(descriptor: u64) -> Option<u64> {
+const fn check_descriptor(descriptor: u64) -> Option<u64> {
     const PRESENT: u64 = 1 << 47;
     const LEVEL_3: u64 = 3 << 45;
     const SEGMENT: u64 = 1 << 44;

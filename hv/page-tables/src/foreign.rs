@@ -11,13 +11,13 @@
 use crate::entry::{frame_of, is_present, is_writable};
 use crate::update::{change_l1, l1_slot};
 use crate::walk::{Walk, put_page, settle};
-use crate::{Error, Machine, Operation, Space, Updated};
+use crate::{Error, Machine, Operation, Space};
 use core::sync::atomic::Ordering;
 use frames::Type;
 
 /// A reference on a frame that is not an entry's: one an unmapped entry held, to be given back
 /// after the partition's CPUs were flushed, or one of the monitor itself ([`hold`]).
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the reference is lost unless it is released"]
 pub struct Release {
     /// The frame.
@@ -50,7 +50,7 @@ pub fn hold<M: Machine>(
 }
 
 /// Writes `new`, which names a frame of partition `owner`, to entry `index` of the validated
-/// level-1 table `table` of the partition.
+/// level-1 table `table` of the partition; returns the old entry.
 ///
 /// # Errors
 /// [`Error::WrongType`] where `table` is no validated level-1 table, or `new` is writable and the
@@ -63,7 +63,7 @@ pub fn map_foreign<M: Machine>(
     index: usize,
     new: u64,
     owner: u32,
-) -> Result<Updated, Error> {
+) -> Result<u64, Error> {
     space.finish(machine)?;
     if !is_present(new) {
         return Err(Error::Invalid);
@@ -73,8 +73,7 @@ pub fn map_foreign<M: Machine>(
     }
     let walk = Walk::new(machine, space);
     let entry = l1_slot(&walk, table, index)?;
-    let old = change_l1(&walk, entry, Operation::Store(new), owner)?;
-    Ok(Updated { old, level: 1 })
+    change_l1(&walk, entry, Operation::Store(new), owner)
 }
 
 /// Clears entry `index` of level-1 table `table` if it maps frame `mfn`, writable or not as
@@ -112,10 +111,4 @@ pub fn release<M: Machine>(machine: &M, release: Release) {
     if let Some(frame) = machine.frame(release.mfn) {
         put_page(machine, frame, release.mfn, release.writable);
     }
-}
-
-/// Flushes the CPUs of `space`'s partition, then gives back what an entry of it held.
-pub fn release_now<M: Machine>(machine: &M, space: &Space, what: Release) {
-    machine.flush_before_retype(space.partition, machine.stamp());
-    release(machine, what);
 }

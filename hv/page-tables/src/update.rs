@@ -13,15 +13,6 @@ use frames::{Frame, Released, Type};
 
 const AD: u64 = bits::A | bits::D;
 
-/// An entry was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Updated {
-    /// What it held, accessed and dirty bits included.
-    pub old: u64,
-    /// Level of the table, 1 to 4; 0: the frame is no table, and the value was stored unchecked.
-    pub level: u8,
-}
-
 /// What an instruction or a call does to an entry. All are atomic against accessed and dirty
 /// bits set by CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +58,9 @@ impl Operation {
     }
 }
 
-/// Writes `new` to entry `index` of frame `table`, which is a page table of the partition, or any
-/// writable page of it (kernels fill tables this way before they pin them).
-///
-/// `preserve_ad`: accessed and dirty bits that are set in a present old entry stay set.
+/// Performs `request` on frame `table`, which is a page table of the partition, or any writable page
+/// of it (kernels fill tables this way before they pin them). Returns what the entry held, accessed
+/// and dirty bits included.
 ///
 /// A present value names a frame of the partition itself; see [`crate::map_foreign`] for others.
 /// The caller owes no flush; the partition asks for those it needs.
@@ -81,21 +71,17 @@ pub fn update_entry<M: Machine>(
     machine: &M,
     space: &mut Space,
     table: u64,
-    index: usize,
-    new: u64,
-    preserve_ad: bool,
-) -> Result<Updated, Error> {
+    request: Request,
+) -> Result<u64, Error> {
     space.finish(machine)?;
-    let request = Request { index, new, preserve_ad };
     let walk = Walk::new(machine, space);
     let frame = walk.own_frame(table)?;
     if !is_l1(frame) {
         return update_other(machine, space, table, request);
     }
-    let entry = slot(machine, table, index)?;
-    frame.note_entry(index);
-    let old = change_l1(&walk, entry, request.operation(), walk.partition)?;
-    Ok(Updated { old, level: 1 })
+    let entry = slot(machine, table, request.index)?;
+    frame.note_entry(request.index);
+    change_l1(&walk, entry, request.operation(), walk.partition)
 }
 
 /// [`update_entry`] where `table` is no level-1 table.
@@ -104,22 +90,22 @@ fn update_other<M: Machine>(
     space: &mut Space,
     table: u64,
     request: Request,
-) -> Result<Updated, Error> {
+) -> Result<u64, Error> {
     let walk = Walk::new(machine, space);
     let frame = walk.own_frame(table)?;
     let entry = slot(machine, table, request.index)?;
     let word = frame.word();
     let level = if word.count() > 0 { word.ty().level() } else { None };
-    let old = match level {
-        Some(_) if !word.is_validated() => return Err(Error::Busy),
-        Some(4) if MONITOR_SLOTS.contains(&request.index) => return Err(Error::Invalid),
+    match level {
+        Some(_) if !word.is_validated() => Err(Error::Busy),
+        Some(4) if MONITOR_SLOTS.contains(&request.index) => Err(Error::Invalid),
         Some(level) => {
             frame.note_entry(request.index);
-            change_upper(machine, space, entry, request.operation(), level)?
+            change_upper(machine, space, entry, request.operation(), level)
         }
-        None => store_plain(&walk, frame, table, entry, request.new)?,
-    };
-    Ok(Updated { old, level: level.unwrap_or(0) })
+        // As the partition could by itself.
+        None => with_writable(&walk, frame, table, || entry.swap(request.new, Ordering::AcqRel)),
+    }
 }
 
 /// A change of one entry.
@@ -176,8 +162,7 @@ fn update_each<M: Machine>(
             frame.note_entry(request.index);
             change_l1(&walk, entry, request.operation(), walk.partition)?;
         } else {
-            let Request { index, new, preserve_ad } = request;
-            update_entry(machine, space, table, index, new, preserve_ad)?;
+            update_entry(machine, space, table, request)?;
         }
         *done += 1;
     }
@@ -399,17 +384,6 @@ fn change_upper<M: Machine>(
             refused
         }
     }
-}
-
-/// Stores to a page that is no table, as the partition could by itself.
-fn store_plain<M: Machine>(
-    walk: &Walk<'_, M>,
-    frame: &Frame,
-    mfn: u64,
-    entry: &AtomicU64,
-    new: u64,
-) -> Result<u64, Error> {
-    with_writable(walk, frame, mfn, || entry.swap(new, Ordering::AcqRel))
 }
 
 /// Runs `act` while the partition's frame `mfn` is held writable.

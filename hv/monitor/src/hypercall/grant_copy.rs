@@ -1,19 +1,24 @@
 //! Grant copies: bytes between two frames, each granted or the caller's own.
 #![expect(unsafe_code, reason = "copies between frames through the direct map")]
 
-use frames::Frame;
 use grants::Access;
+use page_tables::Release;
 use pv_abi::xen::grants as abi;
 
 use super::named;
-use crate::{machine, partition::Partition, vcpu::Vcpu};
+use crate::{
+    machine::{self, Host},
+    partition::Partition,
+    vcpu::Vcpu,
+};
+
+/// A use of a grant: the granter, its reference, how.
+type Grant = Option<(&'static Partition, u32, Access)>;
 
 /// One end of a copy, held until dropped.
 struct End {
-    mfn: u64,
-    frame: &'static Frame,
-    writable: bool,
-    grant: Option<(&'static Partition, u32, Access)>,
+    held: Release,
+    grant: Grant,
 }
 
 impl End {
@@ -30,25 +35,19 @@ impl End {
         } else {
             return Err(abi::GNTST_PERMISSION_DENIED);
         };
-        hold(owner.number, mfn, writable)
-            .map(|frame| Self { mfn, frame, writable, grant })
-            .ok_or_else(|| {
-                give_back(grant);
-                abi::GNTST_BAD_PAGE
-            })
+        machine::hold(owner.number, mfn, writable).map(|held| Self { held, grant }).map_err(|_| {
+            give_back(grant);
+            abi::GNTST_BAD_PAGE
+        })
+    }
+
+    /// Address of a byte of the frame, in the direct map.
+    fn address(&self, offset: u64) -> u64 {
+        machine::bytes(self.held.mfn) as u64 + offset
     }
 }
 
-fn hold(owner: u32, mfn: u64, writable: bool) -> Option<&'static Frame> {
-    if writable {
-        return machine::hold_writable(owner, mfn);
-    }
-    let frame = machine::frame(mfn)?;
-    frame.get_ref(owner).ok()?;
-    Some(frame)
-}
-
-fn give_back(grant: Option<(&'static Partition, u32, Access)>) {
+fn give_back(grant: Grant) {
     if let Some((owner, reference, access)) = grant {
         let _ = owner.with_grants(|table| table.release(reference, access));
     }
@@ -56,11 +55,7 @@ fn give_back(grant: Option<(&'static Partition, u32, Access)>) {
 
 impl Drop for End {
     fn drop(&mut self) {
-        if self.writable {
-            machine::release_writable(self.frame);
-        } else {
-            let _ = self.frame.put_ref();
-        }
+        page_tables::release(&Host, self.held);
         give_back(self.grant);
     }
 }
@@ -75,14 +70,11 @@ pub fn copy(vcpu: &Vcpu, op: &abi::GrantCopy) -> Result<(), i16> {
     if from + bytes > 4096 || to + bytes > 4096 {
         return Err(abi::GNTST_BAD_COPY_ARG);
     }
-    let source = End::take(vcpu, &op.source, op.flags & abi::GNTCOPY_SOURCE_GREF != 0, false)?;
-    let dest = End::take(vcpu, &op.dest, op.flags & abi::GNTCOPY_DEST_GREF != 0, true)?;
-    let source_address = machine::bytes(source.mfn) as u64 + from;
-    let dest_address = machine::bytes(dest.mfn) as u64 + to;
+    let source_end = End::take(vcpu, &op.source, op.flags & abi::GNTCOPY_SOURCE_GREF != 0, false)?;
+    let dest_end = End::take(vcpu, &op.dest, op.flags & abi::GNTCOPY_DEST_GREF != 0, true)?;
+    let (source, dest) = (source_end.address(from), dest_end.address(to));
     // SAFETY: both frames are RAM held by references of the right kind, and the span lies within
     // a page; partitions may change the bytes meanwhile, which `copy` of bytes tolerates.
-    unsafe {
-        core::ptr::copy(source_address as *const u8, dest_address as *mut u8, bytes as usize);
-    }
+    unsafe { core::ptr::copy(source as *const u8, dest as *mut u8, bytes as usize) };
     Ok(())
 }

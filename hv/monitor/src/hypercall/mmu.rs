@@ -2,7 +2,7 @@
 
 use core::{mem::MaybeUninit, sync::atomic::Ordering};
 
-use page_tables::{Error, Request, Space, update_entries, update_entry};
+use page_tables::{Request, Space, update_entries, update_entry};
 use pv_abi::xen::{
     errno,
     mmu::{
@@ -10,6 +10,8 @@ use pv_abi::xen::{
         UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL, UVMF_TLB_FLUSH,
     },
 };
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{AGAIN, Call, Outcome, is_own};
 use crate::{
@@ -46,15 +48,23 @@ pub fn mmu_update(call: &mut Call) -> Outcome {
 /// [`mmu_update`] in its general form.
 #[inline(never)]
 fn many(call: &mut Call) -> Outcome {
+    let partition = call.vcpu.partition;
+    batch(call, |_, requests, count| run(partition, &mut partition.space.lock(), requests, count))
+}
+
+/// Performs an array of `T` by `run`, which says how many were done; the caller's `done` counts.
+pub fn batch<T: FromBytes + IntoBytes + Immutable>(
+    call: &mut Call,
+    run: impl FnOnce(&'static Vcpu, &GuestPointer<T>, u64) -> (u64, Outcome),
+) -> Outcome {
     let [list, count, done, foreign, ..] = call.args;
     let resumed = count as u32 & UPDATE_PREEMPTED != 0;
     let count = u64::from(count as u32 & !UPDATE_PREEMPTED);
     let before: u32 = if resumed && done != 0 { guest_memory::read(done)? } else { 0 };
-    let partition = call.vcpu.partition;
     let allowed = check_foreign(call.vcpu, foreign)
-        .and_then(|()| GuestPointer::<MmuUpdate>::new(list, count).map_err(i64::from));
+        .and_then(|()| GuestPointer::<T>::new(list, count).map_err(i64::from));
     let (performed, outcome) = match allowed {
-        Ok(requests) => run(partition, &mut partition.space.lock(), &requests, count),
+        Ok(elements) => run(call.vcpu, &elements, count),
         Err(error) => (0, Err(error)),
     };
     // Also where nothing was done: kernels go on after the count that they find.
@@ -62,7 +72,7 @@ fn many(call: &mut Call) -> Outcome {
         guest_memory::write(done, &before.wrapping_add(performed as u32))?;
     }
     if outcome == Err(AGAIN) {
-        call.args[0] = list + performed * size_of::<MmuUpdate>() as u64;
+        call.args[0] = list + performed * size_of::<T>() as u64;
         call.args[1] = (count - performed) | u64::from(UPDATE_PREEMPTED);
     }
     outcome
@@ -75,8 +85,7 @@ fn single(call: &mut Call, request: MmuUpdate) -> Outcome {
     let mut space = partition.space.lock();
     finish(&mut space)?;
     if is_entry(&request) {
-        let Request { index, new, preserve_ad } = entry_request(&request);
-        update_entry(&Host, &mut space, request.ptr >> 12, index, new, preserve_ad)
+        update_entry(&Host, &mut space, request.ptr >> 12, entry_request(&request))
             .map_err(errno_of)?;
     } else {
         set_m2p(partition, &request)?;
@@ -204,11 +213,8 @@ pub fn update_va_mapping(call: &mut Call) -> Outcome {
         let mut space = vcpu.partition.space.lock();
         finish(&mut space)?;
         let place = walk::place(vcpu.kernel_root.get(), va).ok_or(errno::EINVAL)?;
-        match update_entry(&Host, &mut space, place.table, place.index, value, false) {
-            Ok(_) => {}
-            Err(Error::Again) => return Err(AGAIN),
-            Err(error) => return Err(errno_of(error)),
-        }
+        let request = Request { index: place.index, new: value, preserve_ad: false };
+        update_entry(&Host, &mut space, place.table, request).map_err(errno_of)?;
     }
     flush_after(vcpu, va, flags)?;
     Ok(0)

@@ -5,7 +5,7 @@ use pv_abi::xen::{errno, mmu::*};
 
 use super::{
     AGAIN, Call, Outcome,
-    mmu::{check_foreign, finish},
+    mmu::{batch, finish},
 };
 use crate::{
     cpu, descriptors,
@@ -19,28 +19,10 @@ use crate::{
 
 /// `mmuext_op(operations, count, done, foreign)`.
 pub fn mmuext_op(call: &mut Call) -> Outcome {
-    let [list, count, done, foreign, ..] = call.args;
-    let resumed = count as u32 & UPDATE_PREEMPTED != 0;
-    let count = u64::from(count as u32 & !UPDATE_PREEMPTED);
-    let before: u32 = if resumed && done != 0 { guest_memory::read(done)? } else { 0 };
-    let allowed = check_foreign(call.vcpu, foreign)
-        .and_then(|()| GuestPointer::<MmuextOp>::new(list, count).map_err(i64::from));
-    let (performed, outcome) = match allowed {
-        Ok(operations) => run(call.vcpu, &operations, count),
-        Err(error) => (0, Err(error)),
-    };
-    // Also where nothing was done: kernels go on after the count that they find.
-    if done != 0 {
-        guest_memory::write(done, &before.wrapping_add(performed as u32))?;
-    }
-    if outcome == Err(AGAIN) {
-        call.args[0] = list + performed * size_of::<MmuextOp>() as u64;
-        call.args[1] = (count - performed) | u64::from(UPDATE_PREEMPTED);
-    }
-    outcome
+    batch(call, run)
 }
 
-fn run(vcpu: &Vcpu, operations: &GuestPointer<MmuextOp>, count: u64) -> (u64, Outcome) {
+fn run(vcpu: &'static Vcpu, operations: &GuestPointer<MmuextOp>, count: u64) -> (u64, Outcome) {
     let mut space = vcpu.partition.space.lock();
     if finish(&mut space).is_err() {
         return (0, Err(AGAIN));

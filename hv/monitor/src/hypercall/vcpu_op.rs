@@ -232,8 +232,8 @@ fn register_info(call: &mut Call, target: &'static Vcpu) -> Outcome {
         return Err(errno::EINVAL);
     }
     let owner = target.partition.number;
-    machine::hold_writable(owner, register.mfn).ok_or(errno::EINVAL)?;
-    let place = (machine::bytes(register.mfn) as u64 + offset) as *mut InfoArea;
+    let held = machine::hold(owner, register.mfn, true).map_err(|_| errno::EINVAL)?;
+    let place = (machine::bytes(held.mfn) as u64 + offset) as *mut InfoArea;
     target.move_info(place);
     target.info_frame.store(register.mfn, Ordering::Release);
     partition::upcall(target).mark_all();

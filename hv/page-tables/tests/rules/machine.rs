@@ -38,7 +38,7 @@ pub struct Sim {
 impl Sim {
     /// Partition 1 owns frames 1 to 28, partition 2 frames 29 to 56, the monitor the rest.
     pub fn new() -> Self {
-        let frames: Vec<Frame> = (0..FRAMES).map(|_| Frame::new()).collect();
+        let frames: Vec<Frame> = (0..FRAMES).map(|_| Frame::default()).collect();
         for (mfn, frame) in frames.iter().enumerate() {
             let owner = match mfn {
                 0 => continue,

@@ -4,8 +4,8 @@ use crate::invariants::{Outside, check};
 use crate::machine::Sim;
 use frames::Kind;
 use page_tables::{
-    Error, Machine, Operation, Release, Space, bits, drop_range, frame_of, get_base,
-    get_descriptors, hold, map_foreign, pin, put_base, put_descriptors, release, release_now,
+    Error, Machine, Operation, Release, Request, Space, bits, drop_range, frame_of, get_base,
+    get_descriptors, hold, map_foreign, pin, put_base, put_descriptors, release,
     unmap_entry_expect, unpin, update_descriptor, update_entry, update_entry_emulated,
 };
 use proptest::prelude::*;
@@ -175,7 +175,13 @@ impl<'a> Player<'a> {
         match *step {
             Step::Update(table, index, new, preserve) => {
                 let (table, new) = (self.mine(table), self.value(new));
-                update_entry(sim, &mut self.space, table, index, new, preserve).map(drop)
+                update_entry(
+                    sim,
+                    &mut self.space,
+                    table,
+                    Request { index, new, preserve_ad: preserve },
+                )
+                .map(drop)
             }
             Step::Emulate(table, index, operation) => {
                 let table = self.mine(table);
@@ -221,7 +227,8 @@ impl<'a> Player<'a> {
                 let (mfn, writable) = (frame_of(entry), entry & bits::RW != 0);
                 let what = unmap_entry_expect(sim, &mut self.space, table, index, mfn, writable)?;
                 assert_eq!(sim.raw(table, index), 0);
-                release_now(sim, &self.space, what);
+                sim.flush_before_retype(self.space.partition(), sim.stamp());
+                release(sim, what);
                 Ok(())
             }
             Step::GetDescriptors(mfn) => {

@@ -5,8 +5,8 @@ use crate::machine::Sim;
 use frames::{Kind, Type};
 use page_tables::bits::{A, AVL, D, G, NX, P, PAT_PS, PCD, RW, US};
 use page_tables::{
-    Error, Operation, Release, Space, Updated, drop_range, get_base, get_descriptors, hold,
-    map_foreign, pin, put_base, put_descriptors, release, release_now, unmap_entry_expect, unpin,
+    Error, Machine, Operation, Release, Request, Space, drop_range, get_base, get_descriptors,
+    hold, map_foreign, pin, put_base, put_descriptors, release, unmap_entry_expect, unpin,
     update_descriptor, update_entry, update_entry_emulated,
 };
 use std::sync::atomic::Ordering;
@@ -43,14 +43,12 @@ fn running() -> (Sim, Space, Outside) {
     (sim, space, Outside { bases: vec![(1, L4)], ..Outside::default() })
 }
 
-fn store(
-    sim: &Sim,
-    space: &mut Space,
-    table: u64,
-    index: usize,
-    new: u64,
-) -> Result<Updated, Error> {
-    update_entry(sim, space, table, index, new, false)
+fn store(sim: &Sim, space: &mut Space, table: u64, index: usize, new: u64) -> Result<u64, Error> {
+    update_entry(sim, space, table, Request { index, new, preserve_ad: false })
+}
+
+fn keeping(new: u64) -> Request {
+    Request { index: 0, new, preserve_ad: true }
 }
 
 fn counts(sim: &Sim, mfn: u64) -> (Type, u32, u32) {
@@ -103,7 +101,7 @@ fn a_kernel_forks() {
     let (l4, l3, l2, l1) = (2, 4, 7, 11);
     // The child's tables are ordinary pages; the parent fills them by calls.
     for (table, value) in [(l4, to(l3, RW)), (l3, to(l2, RW)), (l2, to(l1, RW))] {
-        assert_eq!(store(&sim, &mut space, table, 1, value).unwrap().level, 0);
+        assert_eq!(store(&sim, &mut space, table, 1, value), Ok(0));
     }
     store(&sim, &mut space, l1, 7, to(DATA, US)).unwrap();
     // The kernel's half is copied with the monitor's slots, which read-only mappings show.
@@ -165,13 +163,13 @@ fn trapped_writes_are_for_level_1_only() {
 fn accessed_and_dirty_bits_are_kept_when_asked() {
     let (sim, mut space, _) = running();
     sim.poke(L1, 0, to(DATA, RW | US | A | D));
-    let updated = update_entry(&sim, &mut space, L1, 0, to(DATA, 0), true).unwrap();
-    assert_eq!(updated, Updated { old: to(DATA, RW | US | A | D), level: 1 });
+    let updated = update_entry(&sim, &mut space, L1, keeping(to(DATA, 0))).unwrap();
+    assert_eq!(updated, to(DATA, RW | US | A | D));
     assert_eq!(sim.raw(L1, 0), to(DATA, US | A | D));
     // Protected-none entries too: the dirty bit may have come after the kernel looked.
-    update_entry(&sim, &mut space, L1, 0, G, true).unwrap();
+    update_entry(&sim, &mut space, L1, keeping(G)).unwrap();
     assert_eq!(sim.raw(L1, 0), G | A | D);
-    update_entry(&sim, &mut space, L1, 0, 0, true).unwrap();
+    update_entry(&sim, &mut space, L1, keeping(0)).unwrap();
     assert_eq!(sim.raw(L1, 0), 0);
 }
 
@@ -337,7 +335,8 @@ fn unmapping_takes_the_right_entry_only() {
     assert_eq!(unmap(600, OTHERS, false), Err(Error::Invalid));
     let what = unmap(4, OTHERS, false).unwrap();
     assert_eq!(sim.word(OTHERS).references(), 1);
-    release_now(&sim, &space, what);
+    sim.flush_before_retype(space.partition(), sim.stamp());
+    release(&sim, what);
     assert_eq!(sim.word(OTHERS).references(), 0);
     check(&sim, &outside);
 }
