@@ -7,6 +7,7 @@
 mod boots;
 mod checks;
 mod containment;
+mod fuzz;
 mod host;
 mod interrupts;
 mod page_tables;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 /// What each file of scenarios runs, in this order: a line for each.
-const SCENARIOS: &[fn(&mut Results)] = &[boots::run, refusals::run, interrupts::run];
+const SCENARIOS: &[fn(&mut Results)] = &[boots::run, refusals::run, interrupts::run, fuzz::run];
 
 /// What ran, and which of it failed.
 struct Results {

@@ -1,0 +1,292 @@
+//! Random programs of calls and instructions, on the minimal guest in the command partition's place.
+//!
+//! The guest may end itself, with a cause that the monitor records: then the next programs of the seed
+//! follow on a fresh machine. What must not happen is that the monitor fails, that the machine goes
+//! silent, or that the guest sees a frame that is not its own; then the run is shrunk to the steps that
+//! are needed, and printed.
+//!
+//! Bounded by default. A person sets `FUZZ_SECONDS`, `FUZZ_SEED` (the first; each seed has
+//! [`PROGRAMS`]) and `FUZZ_CPUS`, and runs `cargo xtask test fuzz`.
+
+use std::env;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use fuzz_programs::{Keep, Program, SLOTS, shrink};
+use xtask::boot_image;
+use xtask::host::{self, Destination};
+use xtask::hv_build;
+use xtask::machine::{Event, Machine, NoEvent};
+use xtask::options::{BootOptions, MachineOptions};
+use xtask::workspace;
+
+use crate::Results;
+
+/// Seconds that CI spends on it.
+const SECONDS: u64 = 75;
+/// Programs of a seed.
+const PROGRAMS: u64 = 20_000;
+/// How long the console may be silent: a line comes every few dozen programs.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Machines that are booted to shrink a run, at most.
+const TRIES: u32 = 60;
+/// Bytes of a list of steps that a command line has room for.
+const LIST_BYTES: usize = 800;
+
+/// Runs random programs, where asked for.
+pub fn run(results: &mut Results) {
+    if results.wanted("fuzz/programs") {
+        let start = Instant::now();
+        let result = programs();
+        results.note("fuzz/programs", start, result);
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum End {
+    /// It did all its programs.
+    Done,
+    /// It ended itself; the line that says how.
+    Itself(String),
+    /// Something that must not be; the lines that tell.
+    Failed(String),
+}
+
+/// A run that ended.
+struct Ran {
+    end: End,
+    /// The last program that it said it was at.
+    at: u64,
+    /// Programs that it said it did.
+    programs: u64,
+}
+
+fn number(name: &str, default: u64) -> Result<u64> {
+    match env::var(name) {
+        Ok(text) => text.parse().with_context(|| format!("{name}={text} is no number")),
+        Err(_) => Ok(default),
+    }
+}
+
+fn programs() -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(number("FUZZ_SECONDS", SECONDS)?);
+    let guest = Guest::build(number("FUZZ_CPUS", 2)?)?;
+    let (mut seed, mut first) = (number("FUZZ_SEED", 1)?, 0);
+    let (mut programs, mut ends) = (0, 0);
+    while Instant::now() < end {
+        let ran = guest.run(seed, PROGRAMS - first, first, None, Some(end))?;
+        match &ran.end {
+            End::Done => (programs, seed, first) = (programs + ran.programs, seed + 1, 0),
+            End::Itself(line) => {
+                println!("seed {seed}: ended itself after program {}: {line}", ran.at);
+                (programs, ends) = (programs + ran.at - first, ends + 1);
+                // What it died of lies before the next number it would have told.
+                first = ran.at + STEP;
+            }
+            End::Failed(what) => {
+                report(&guest, seed, first, ran.at, what)?;
+                bail!("seed {seed}, programs from {first}, at {}: {what}", ran.at);
+            }
+        }
+        if first >= PROGRAMS {
+            (seed, first) = (seed + 1, 0);
+        }
+    }
+    println!("{programs} programs; the guest ended itself {ends} times");
+    ensure!(programs > 200, "too few programs ran: {programs}");
+    Ok(())
+}
+
+/// The guest tells every so many programs where it is.
+const STEP: u64 = 50;
+
+/// Finds the steps that are needed and prints them.
+fn report(guest: &Guest, seed: u64, first: u64, at: u64, what: &str) -> Result<()> {
+    println!("seed {seed}, programs {first} to {}: {what}", at + STEP);
+    // The programs since it was last heard of, alone; if those do not do it, all before them too.
+    for from in [at, first] {
+        let programs = from..at + STEP;
+        let numbers: Vec<u32> = programs
+            .clone()
+            .flat_map(|index| {
+                let steps = Program::generate(seed, index).steps.len() as u64;
+                (0..steps).map(move |slot| ((index - from) * SLOTS + slot) as u32)
+            })
+            .collect();
+        let count = programs.end - programs.start;
+        let mut left = TRIES;
+        let mut fails = |kept: &[u32]| {
+            let keep = Keep::only(kept);
+            if kept.is_empty() || keep.to_string().len() > LIST_BYTES || left == 0 {
+                return false;
+            }
+            left -= 1;
+            let ran = guest.run(seed, count, from, Some(&keep), None);
+            ran.is_ok_and(|ran| matches!(ran.end, End::Failed(_)))
+        };
+        if fails(&numbers) {
+            let needed = shrink(numbers, fails);
+            print_steps(seed, from, &needed);
+            println!("again: --append 'fuzz {seed} {count} {from} {}'", Keep::only(&needed));
+            return Ok(());
+        }
+    }
+    println!("it does not happen again with the same programs");
+    Ok(())
+}
+
+fn print_steps(seed: u64, from: u64, numbers: &[u32]) {
+    for number in numbers {
+        let (index, slot) = (from + u64::from(*number) / SLOTS, u64::from(*number) % SLOTS);
+        if let Some(step) = Program::generate(seed, index).steps.get(slot as usize) {
+            println!("program {index} step {slot}: {step}");
+        }
+    }
+}
+
+/// The guest and the machine it runs on.
+struct Guest {
+    kernel: PathBuf,
+    initrd: PathBuf,
+    machine: MachineOptions,
+}
+
+impl Guest {
+    fn build(cpus: u64) -> Result<Self> {
+        let initrd = workspace::build_dir()?.join("no-files.cpio");
+        workspace::write_if_changed(&initrd, &archive_without_files())?;
+        let machine = MachineOptions { cpus: u32::try_from(cpus)?, ..MachineOptions::default() };
+        Ok(Self { kernel: hv_build::guest()?, initrd, machine })
+    }
+
+    /// Runs programs of a seed, all steps or those to keep, until they are done or time is up.
+    fn run(
+        &self,
+        seed: u64,
+        count: u64,
+        first: u64,
+        keep: Option<&Keep>,
+        end: Option<Instant>,
+    ) -> Result<Ran> {
+        let steps = keep.map(|keep| format!(" {keep}")).unwrap_or_default();
+        let boot = BootOptions {
+            kernel: Some(self.kernel.clone()),
+            initrd: Some(self.initrd.clone()),
+            append: format!("fuzz {seed} {count} {first}{steps}"),
+            command_memory: Some("4M".into()),
+            command_vcpus: Some(1),
+            ..BootOptions::default()
+        };
+        let image = boot_image::make(&host::payload(&boot, Destination::Qemu)?)?;
+        let mut machine = Machine::start(&self.machine, &image)?;
+        let late = wait(&mut machine, end);
+        let console = machine.console()?;
+        let at = last_number(&console, ": at ").unwrap_or(first);
+        let programs = last_number(&console, ": ").unwrap_or(0);
+        Ok(Ran { end: judge(&console, late), at, programs })
+    }
+}
+
+/// Why waiting ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Late {
+    /// The machine ended.
+    No,
+    /// Time for all is up.
+    Enough,
+    /// It was silent for too long.
+    Silent,
+}
+
+fn wait(machine: &mut Machine, end: Option<Instant>) -> Late {
+    loop {
+        let silence = Instant::now() + SILENCE;
+        let deadline = end.map_or(silence, |end| end.min(silence));
+        match machine.next_event(Some(deadline)) {
+            Ok(Event::Closed) | Err(NoEvent::Ended) => return Late::No,
+            Ok(_) => {}
+            Err(NoEvent::TimedOut) if Instant::now() >= silence => return Late::Silent,
+            Err(NoEvent::TimedOut) => return Late::Enough,
+        }
+    }
+}
+
+/// The number after the last `mark` of a line of the guest.
+fn last_number(console: &str, mark: &str) -> Option<u64> {
+    let lines = console.lines().rev().filter(|line| line.contains("fuzz "));
+    lines.filter_map(|line| line.rsplit_once(mark)?.1.split(' ').next()?.parse().ok()).next()
+}
+
+fn judge(console: &str, late: Late) -> End {
+    const BAD: [&str; 4] =
+        ["the monitor failed", "ESCAPE", "partition 1 stopped", "partition 2 stopped"];
+    let is_bad = |line: &&str| BAD.iter().any(|bad| line.contains(bad));
+    let bad: Vec<_> = console.lines().skip_while(|line| !is_bad(line)).take(20).collect();
+    if !bad.is_empty() {
+        return End::Failed(bad.join("\n"));
+    }
+    let cause = |line: &&str| line.contains("virtual CPU 0 stopped") || line.starts_with("fault:");
+    let stopped = console.lines().find(|line| line.contains("partition 3 stopped"));
+    match (late, stopped) {
+        (Late::Silent, _) => End::Failed("the machine is silent".into()),
+        (Late::Enough, _) => End::Done,
+        (Late::No, Some(line)) if line.contains("cause 1, detail 0x0") => End::Done,
+        (Late::No, Some(line)) => {
+            End::Itself(console.lines().rev().find(cause).unwrap_or(line).to_owned())
+        }
+        (Late::No, None) => End::Failed("the machine ended, and nothing says why".into()),
+    }
+}
+
+/// A cpio archive that ends at once (newc: Linux, `initramfs/buffer-format.rst`).
+fn archive_without_files() -> Vec<u8> {
+    let name = b"TRAILER!!!\0";
+    let mut archive = b"070701".to_vec();
+    for field in 0..13 {
+        let value = if field == 11 { name.len() } else { 0 };
+        archive.extend(format!("{value:08x}").bytes());
+    }
+    archive.extend(name);
+    archive.resize(512, 0);
+    archive
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: &str = "[    0.0] uv: Ultravisor\n[partition 3] fuzz 1: at 50\n";
+
+    #[test]
+    fn ends_are_told_apart() {
+        let judge = |text: &str, late| judge(&format!("{START}{text}"), late);
+        let off = "[partition 1] ultravisor: partition 3 stopped: cause 1, detail 0x0\n";
+        assert_eq!(judge(off, Late::No), End::Done);
+        let crash = "uv: warning: partition 3: virtual CPU 0 stopped: cause 2\n\
+            [partition 1] ultravisor: partition 3 stopped: cause 2, detail 0xd\n";
+        assert!(matches!(judge(crash, Late::No), End::Itself(line) if line.contains("CPU 0")));
+        let failed = "[ 1.0] uv: error: the monitor failed: exception 14\n";
+        assert!(matches!(judge(failed, Late::No), End::Failed(_)));
+        assert!(matches!(judge("", Late::Silent), End::Failed(_)));
+        assert!(matches!(judge("", Late::No), End::Failed(_)));
+        let other = format!("ultravisor: partition 2 stopped: cause 2\n{off}");
+        assert!(matches!(judge(&other, Late::No), End::Failed(_)));
+    }
+
+    #[test]
+    fn numbers_are_read_from_the_last_line() {
+        let text = format!("{START}[partition 3] fuzz 1: 1000 programs, 5 done\n");
+        assert_eq!(last_number(&text, ": at "), Some(50));
+        assert_eq!(last_number(&text, ": "), Some(1000));
+        assert_eq!(last_number("", ": "), None);
+    }
+
+    #[test]
+    fn an_archive_without_files_is_one() {
+        let archive = archive_without_files();
+        assert_eq!(&archive[94..98], b"0000");
+        assert!(archive.windows(10).any(|window| window == b"TRAILER!!!"));
+    }
+}
