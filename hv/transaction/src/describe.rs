@@ -6,6 +6,7 @@ use alloc::string::String;
 use pv_abi::uv::command::{Operation, Outcome, Target};
 use pv_abi::uv::database::{asked, channel_kind};
 
+use crate::cpus;
 use crate::operations::state_name;
 
 /// The partition an operation is about.
@@ -81,7 +82,9 @@ fn cpu_words(operation: &Operation) -> String {
             words += &format!(" cap {cap}");
         }
         if let Some(affinity) = affinity {
-            words += &format!(" affinity {affinity:?}");
+            let mask = cpus::mask("", affinity, 256).unwrap_or_default();
+            words += " CPUs ";
+            words += &if affinity.is_empty() { "all".into() } else { cpus::words(&mask) };
         }
         if let Some(dedicated) = dedicated {
             words += if *dedicated { " dedicated" } else { " not dedicated" };

@@ -28,6 +28,9 @@ const KEPT_REPLIES: usize = 32;
 /// Operations of a transaction at most.
 const MAX_OPERATIONS: usize = 256;
 
+/// Bytes of the sentences about a plan.
+const PLANNED_BYTES: usize = 20 * 1024;
+
 /// What the machine allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -174,7 +177,12 @@ impl<'a> Engine<'a> {
     pub fn dry_run(&self, who: u32, request: u64, transaction: &Transaction) -> Reply {
         let origin = Origin { who, time: 0, request };
         let planned = self.plan(origin, transaction);
-        let result = planned.map(|planned| Answer::Planned { what: planned.what });
+        let result = planned.map(|Planned { mut what, .. }| {
+            // All of it fits a frame of a channel.
+            let most = (PLANNED_BYTES / what.len().max(1)).max(64);
+            what.iter_mut().for_each(|what| what.truncate(what.floor_char_boundary(most)));
+            Answer::Planned { what }
+        });
         Reply { id: request, version: self.database.contents(), result }
     }
 

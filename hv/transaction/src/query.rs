@@ -3,12 +3,11 @@
 //! Rule: an answer fits one frame of a channel; what is longer is given in parts.
 
 use alloc::collections::BTreeMap;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::uv::command::{
-    Answer, CpuRow, Difference, LogRow, MapRow, MemoryRow, PartitionRow, PciRow, Query,
+    Answer, CpuRow, Difference, LogRow, MapRow, MemoryRow, PartitionRow, PciRow, Query, Range,
     ResourcesAnswer, VersionAnswer,
 };
 use pv_abi::uv::database::PartitionDescriptor;
@@ -16,8 +15,9 @@ use pv_abi::uv::database::PartitionDescriptor;
 use crate::refusal::name_of;
 use crate::{Engine, cpus, replica};
 
-/// Rows of an answer about partitions.
-const PARTITION_ROWS: usize = 100;
+/// Bytes of an answer about partitions, and of a row at most, without its name and its CPUs.
+const PARTITION_BYTES: usize = 20 * 1024;
+const ROW_BYTES: usize = 128;
 /// Rows of an answer about the page map.
 const MAP_ROWS: usize = 1000;
 /// Bytes of the texts in an answer about the log.
@@ -69,12 +69,18 @@ fn partitions(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
     let database = engine.database();
     let after = after.saturating_add(1);
     let mut numbers = engine.index.partitions.range(after..).map(|(&number, _)| number);
-    let rows: Vec<_> = numbers
-        .by_ref()
-        .filter_map(|number| database.reader().descriptor(number).ok())
-        .map(|d| row(&d, engine.limits.cpus, gauges.partition(d.number)))
-        .take(PARTITION_ROWS)
-        .collect();
+    let mut rows = Vec::new();
+    let mut room = PARTITION_BYTES;
+    for number in numbers.by_ref() {
+        let Ok(descriptor) = database.reader().descriptor(number) else { continue };
+        let row = row(&descriptor, engine.limits.cpus, gauges.partition(number));
+        let bytes = ROW_BYTES + row.name.len() + row.cpu_affinity.len() * 2;
+        rows.push(row);
+        room = room.saturating_sub(bytes);
+        if room < ROW_BYTES * 8 {
+            break;
+        }
+    }
     Answer::Partitions { rows, more: numbers.next().is_some() }
 }
 
@@ -136,7 +142,7 @@ fn resources(engine: &Engine, facts: &Facts, gauges: &dyn Gauges) -> ResourcesAn
 }
 
 fn page_map(engine: &Engine, first: u64, most: u32) -> Answer {
-    let ranges = engine.database().reader().ranges(first);
+    let ranges = engine.index.pieces(Range { first, frames: u64::MAX });
     let rows = ranges.take((most as usize).min(MAP_ROWS)).map(|range| MapRow {
         first: range.first,
         frames: range.frames,
@@ -152,7 +158,7 @@ fn log(engine: &Engine, from: u64, most: u32) -> Answer {
     let mut text = 0;
     for record in engine.records_from(from) {
         let row = record.row();
-        text += [&row.what, &row.reason].into_iter().map(String::len).sum::<usize>() + 64;
+        text += row.what.len() + row.reason.len() + 4 * row.partitions.len() + 64;
         if rows.len() >= most as usize || (text > LOG_TEXT && !rows.is_empty()) {
             break;
         }

@@ -260,7 +260,6 @@ impl<'a> Host<'a> {
     ) -> Result<Vec<Outcome>, Box<Refusal>> {
         self.next += 1;
         let reply = self.engine.execute(&mut self.monitor, who, 5, self.next, transaction);
-        self.monitor.refuse_after = None;
         agree(&self.engine, &self.monitor);
         match reply.result.map_err(Box::new)? {
             Answer::Applied(outcomes) => Ok(outcomes),

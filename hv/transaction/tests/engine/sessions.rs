@@ -175,6 +175,29 @@ fn what_was_created_goes_at_once_beside_memory_that_cannot() {
 }
 
 #[test]
+fn a_number_that_was_given_back_is_not_rolled_back_again() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, _) = host.built("web");
+    let partition = Target::Number(number);
+    let more = pending(vec![Operation::AssignMemory { partition, frames: 50 }]);
+    host.run_as(COMMAND, &more).unwrap();
+    host.run_as(COMMAND, &half("half")).unwrap();
+    for number in [number, number + 1] {
+        let partition = Target::Number(number);
+        host.ok(vec![Operation::DestroyPartition { partition }]);
+    }
+    let memory = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: 500 };
+    host.ok(vec![create("new"), memory]);
+    host.ok(vec![create("newer")]);
+    let before = host.map();
+    assert_eq!(host.open().len(), 2);
+    assert_eq!(host.map(), before);
+    assert_eq!(host.descriptor(number).memory_frames, 500);
+    assert_eq!(host.descriptor(number + 1).state, state::BUILDING);
+}
+
+#[test]
 fn many_frames_in_use_are_found_together() {
     let words = arena();
     let mut host = Host::new(&words);
