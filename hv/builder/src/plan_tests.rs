@@ -392,3 +392,21 @@ fn the_real_kernel_is_laid_out() {
     assert_eq!(plan.start_info().mfn_list, P2M);
     assert!(plan.parts().count() < 6, "parts that follow each other are one");
 }
+
+/// Debian's GRUB for PV partitions (package `grub-xen-host`), or `ULTRAVISOR_PVGRUB`: mapped from
+/// virtual address 0, entered there, and with all it is given inside that mapping.
+#[test]
+fn pv_grub_is_laid_out() {
+    let path = std::env::var_os("ULTRAVISOR_PVGRUB")
+        .unwrap_or_else(|| "/usr/lib/grub-xen/grub-x86_64-xen.bin".into());
+    let Ok(file) = std::fs::read(&path) else {
+        eprintln!("SKIPPED pv_grub_is_laid_out: no {}", path.display());
+        return;
+    };
+    let plan = planned(&file, memory(16384), 70_000, "").unwrap();
+    check(&plan, &build(&plan, &file, &[9; 70_000]));
+    let (info, state) = (plan.start_info(), plan.start_state());
+    assert_eq!((state.entry, plan.layout().kernel.start), (0, 0));
+    assert_eq!((info.flags, info.nr_p2m_frames), (0, 0));
+    assert!(info.mod_start < info.mfn_list && info.mfn_list < state.start_info);
+}
