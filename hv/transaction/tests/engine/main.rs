@@ -5,6 +5,7 @@
 mod basics;
 mod fake;
 mod faults;
+mod queries;
 mod sessions;
 mod settings;
 mod undo;
