@@ -25,44 +25,20 @@ pub struct Fake<'a> {
     /// Frames that something refers to.
     pub in_use: BTreeSet<u64>,
     pub refuse_after: Option<usize>,
-    /// Ends the ultravisor when so many actions were performed.
-    pub cut_after: Option<usize>,
+    /// Ends the ultravisor when so many actions were performed: before the next one, or at once.
+    pub cut_after: Option<(usize, bool)>,
 }
 
 impl Fake<'_> {
     /// Ends the ultravisor, when it is time.
-    fn cut(&mut self) {
-        if self.cut_after == Some(0) {
+    fn cut(&mut self, at_once: bool) {
+        if self.cut_after == Some((0, at_once)) {
             self.cut_after = None;
             std::panic::resume_unwind(Box::new(()));
         }
     }
-}
 
-impl Monitor for Fake<'_> {
-    fn attempt(&mut self, action: Action) -> Result<(), i32> {
-        match &mut self.refuse_after {
-            Some(0) => {
-                self.refuse_after = None;
-                return Err(16);
-            }
-            Some(left) => *left -= 1,
-            None => {}
-        }
-        self.perform(action)
-    }
-
-    fn frame_owner(&mut self, frame: u64) -> Option<(u32, bool)> {
-        self.owners.get(frame as usize).map(|owner| (owner.number, owner.io))
-    }
-
-    fn in_use(&mut self, frame: u64) -> bool {
-        self.in_use.contains(&frame)
-    }
-
-    fn perform(&mut self, action: Action) -> Result<(), i32> {
-        self.cut();
-        self.cut_after = self.cut_after.map(|left| left - 1);
+    fn enforce(&mut self, action: Action) -> Result<(), i32> {
         match action {
             Action::Pages { first, frames } => {
                 for range in self.reader.ranges(first).take_while(|r| r.first < first + frames) {
@@ -107,6 +83,36 @@ impl Monitor for Fake<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Monitor for Fake<'_> {
+    fn attempt(&mut self, action: Action) -> Result<(), i32> {
+        match &mut self.refuse_after {
+            Some(0) => {
+                self.refuse_after = None;
+                return Err(16);
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.perform(action)
+    }
+
+    fn frame_owner(&mut self, frame: u64) -> Option<(u32, bool)> {
+        self.owners.get(frame as usize).map(|owner| (owner.number, owner.io))
+    }
+
+    fn in_use(&mut self, frame: u64) -> bool {
+        self.in_use.contains(&frame)
+    }
+
+    fn perform(&mut self, action: Action) -> Result<(), i32> {
+        self.cut(false);
+        self.cut_after = self.cut_after.map(|(left, at_once)| (left - 1, at_once));
+        let result = self.enforce(action);
+        self.cut(true);
+        result
     }
 }
 

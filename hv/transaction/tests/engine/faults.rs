@@ -210,13 +210,23 @@ fn a_session_that_dies_after_any_step_leaves_nothing() {
 }
 
 #[test]
-fn an_ultravisor_that_ends_at_any_action_is_followed_by_one_that_finishes_or_undoes() {
-    let mut steps = 0;
+fn an_ultravisor_that_ends_before_any_action_is_followed_by_one_that_finishes_or_undoes() {
+    end_at_each_action(false);
+}
+
+#[test]
+fn an_ultravisor_that_ends_after_any_action_is_followed_by_one_that_finishes_or_undoes() {
+    // After the last action nothing but the log's last word on it is missing.
+    end_at_each_action(true);
+}
+
+fn end_at_each_action(at_once: bool) {
+    let mut steps = usize::from(at_once);
     loop {
         let words = arena();
         let (mut host, old) = before_ten(&words);
         let before = (picture(&host.engine).0, host.map());
-        host.monitor.cut_after = Some(steps);
+        host.monitor.cut_after = Some((steps, at_once));
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             host.run_as(COMMAND, &ten()).unwrap();
             let request = host.next;
