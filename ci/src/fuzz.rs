@@ -1,9 +1,10 @@
-//! Random programs of calls and instructions, on the minimal guest in the command partition's place.
+//! Random programs of calls and instructions, on the minimal guest in the command partition's
+//! place.
 //!
-//! The guest may end itself, with a cause that the monitor records: then the next programs of the seed
-//! follow on a fresh machine. What must not happen is that the monitor fails, that the machine goes
-//! silent, or that the guest sees a frame that is not its own; then the run is shrunk to the steps that
-//! are needed, and printed.
+//! The guest may end itself, with a cause that the monitor records: then the next programs of the
+//! seed follow on a fresh machine. What must not happen is that the monitor fails, that the machine
+//! goes silent, or that the guest sees a frame that is not its own; then the run is shrunk to the
+//! steps that are needed, and printed.
 //!
 //! Bounded by default. A person sets `FUZZ_SECONDS`, `FUZZ_SEED` (the first; each seed has
 //! [`PROGRAMS`]) and `FUZZ_CPUS`, and runs `cargo xtask test fuzz`.
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use fuzz_programs::{Keep, Program, SLOTS, shrink};
 use xtask::boot_image;
+use xtask::cpio::Archive;
 use xtask::host::{self, Destination};
 use xtask::hv_build;
 use xtask::machine::{Event, Machine, NoEvent};
@@ -156,7 +158,7 @@ struct Guest {
 impl Guest {
     fn build(cpus: u64) -> Result<Self> {
         let initrd = workspace::build_dir()?.join("no-files.cpio");
-        workspace::write_if_changed(&initrd, &archive_without_files())?;
+        workspace::write_if_changed(&initrd, &Archive::new().finish())?;
         let machine = MachineOptions { cpus: u32::try_from(cpus)?, ..MachineOptions::default() };
         Ok(Self { kernel: hv_build::guest()?, initrd, machine })
     }
@@ -240,19 +242,6 @@ fn judge(console: &str, late: Late) -> End {
     }
 }
 
-/// A cpio archive that ends at once (newc: Linux, `initramfs/buffer-format.rst`).
-fn archive_without_files() -> Vec<u8> {
-    let name = b"TRAILER!!!\0";
-    let mut archive = b"070701".to_vec();
-    for field in 0..13 {
-        let value = if field == 11 { name.len() } else { 0 };
-        archive.extend(format!("{value:08x}").bytes());
-    }
-    archive.extend(name);
-    archive.resize(512, 0);
-    archive
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,12 +270,5 @@ mod tests {
         assert_eq!(last_number(&text, ": at "), Some(50));
         assert_eq!(last_number(&text, ": "), Some(1000));
         assert_eq!(last_number("", ": "), None);
-    }
-
-    #[test]
-    fn an_archive_without_files_is_one() {
-        let archive = archive_without_files();
-        assert_eq!(&archive[94..98], b"0000");
-        assert!(archive.windows(10).any(|window| window == b"TRAILER!!!"));
     }
 }

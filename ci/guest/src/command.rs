@@ -11,7 +11,8 @@ use pv_abi::xen::start_info::StartInfo;
 pub enum Program<'a> {
     /// Print a line and power off.
     Hello,
-    /// Count, and tell each second how much CPU time there was; ends after so many seconds, 0: never.
+    /// Count, and tell each second how much CPU time there was; ends after so many seconds, 0:
+    /// never.
     Spin(u64),
     /// Print what is typed, until a line `quit`.
     Echo,

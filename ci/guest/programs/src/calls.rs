@@ -21,8 +21,8 @@ pub fn call(random: &mut Random) -> Call {
     call
 }
 
-/// Makes another of a call by which the guest ends or stops itself, and nothing is learned: shutdown,
-/// its only virtual CPU down or with its shared state elsewhere, no trap table.
+/// Makes another of a call by which the guest ends or stops itself, and nothing is learned:
+/// shutdown, its only virtual CPU down or with its shared state elsewhere, no trap table.
 pub fn tame(call: &mut Call) {
     let is = |word: Word, values: &[u64]| values.iter().any(|value| word == plain(*value));
     let [first, second, ..] = call.args;

@@ -1,13 +1,13 @@
 //! Random programs of hypercalls and instructions: made from a seed, told apart, shrunk.
 //!
-//! A [`Program`] is data: calls whose arguments are *words* such as "the frame of page 3 as an entry with
-//! these bits" or "four bytes before the end of page 5". Where pages and frames lie, only the guest
-//! that runs it knows. So the same seed is the same program anywhere, and a tool on any host can print
-//! what a guest ran.
+//! A [`Program`] is data: calls whose arguments are *words* such as "the frame of page 3 as an
+//! entry with these bits" or "four bytes before the end of page 5". Where pages and frames lie,
+//! only the guest that runs it knows. So the same seed is the same program anywhere, and a tool on
+//! any host can print what a guest ran.
 //!
-//! Arguments are sane in kind and wild in value: random bytes would be refused by the first check of
-//! every call. What a guest does to end or to stop itself is left out as far as it is known; what
-//! slips through is the guest's own end, never the monitor's.
+//! Arguments are sane in kind and wild in value: random bytes would be refused by the first check
+//! of every call. What a guest does to end or to stop itself is left out as far as it is known;
+//! what slips through is the guest's own end, never the monitor's.
 #![no_std]
 
 extern crate alloc;

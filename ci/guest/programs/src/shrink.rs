@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-/// Leaves out steps as long as `fails` holds of the rest: halves first, then smaller and smaller parts,
-/// down to single steps. The result fails, and leaving out any one step of it makes it pass (where
-/// `fails` is a matter of the steps alone). `numbers` as a whole must fail.
+/// Leaves out steps as long as `fails` holds of the rest: halves first, then smaller and smaller
+/// parts, down to single steps. The result fails, and leaving out any one step of it makes it pass
+/// (where `fails` is a matter of the steps alone). `numbers` as a whole must fail.
 pub fn shrink(mut numbers: Vec<u32>, mut fails: impl FnMut(&[u32]) -> bool) -> Vec<u32> {
     let mut size = numbers.len().div_ceil(2).max(1);
     while !numbers.is_empty() {

@@ -82,7 +82,8 @@ pub enum Word {
     Number(u64),
     /// The number of a frame.
     FrameNumber(Frame),
-    /// The address of a frame with these bits added by *exclusive or*: an entry, or the place of one.
+    /// The address of a frame with these bits added by *exclusive or*: an entry, or the place of
+    /// one.
     Entry(Frame, u64),
     /// The place of the entry that maps a page in the kernel's own level-1 table, with these bits.
     EntryOf(u8, u64),

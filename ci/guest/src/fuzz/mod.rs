@@ -1,15 +1,16 @@
 //! `fuzz SEED COUNT [FIRST [STEPS [programs|steps]]]`: random programs of calls and instructions.
 //!
 //! Runs programs FIRST to FIRST + COUNT - 1 of a seed, each from the same beginning: pages, tables,
-//! entries and ports are put back before it. STEPS (`0-3,17`) keeps these alone, counted over the run,
-//! [`SLOTS`] for each program; the last word has each program or step told before it is done. A line every 1000 programs tells how far it is:
+//! entries and ports are put back before it. STEPS (`0-3,17`) keeps these alone, counted over the
+//! run, [`SLOTS`] for each program; the last word has each program or step told before it is done.
+//! A line every 1000 programs tells how far it is:
 //!
 //! ```text
 //! fuzz 1: 2000 programs, 7803 done, 12403 refused, 4711 trapped, digest 1b5c…
 //! ```
 //!
-//! Lines go to the monitor's log: a program may close the console's port. The seed's programs that end
-//! the guest itself are legal ends; whoever started it goes on after them.
+//! Lines go to the monitor's log: a program may close the console's port. The seed's programs that
+//! end the guest itself are legal ends; whoever started it goes on after them.
 
 pub mod attempt;
 mod stage;
