@@ -10,6 +10,7 @@ mod containment;
 mod fuzz;
 mod host;
 mod interrupts;
+mod kernels;
 mod page_tables;
 mod refusals;
 mod stress;
@@ -18,7 +19,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 /// What each file of scenarios runs, in this order: a line for each.
-const SCENARIOS: &[fn(&mut Results)] = &[boots::run, refusals::run, interrupts::run, fuzz::run];
+const SCENARIOS: &[fn(&mut Results)] =
+    &[boots::run, refusals::run, interrupts::run, kernels::run, fuzz::run];
 
 /// What ran, and which of it failed.
 struct Results {

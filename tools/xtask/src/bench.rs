@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use harness_protocol::Words;
 
+use crate::bench_paths;
 use crate::boot_image::{self, JUMP_MARK};
 use crate::exec::{self, Outcome, Streams};
 use crate::host::{self, Destination};
@@ -19,7 +20,7 @@ use crate::machine::Machine;
 use crate::options::{BootOptions, MachineOptions, Under};
 
 /// Ticks of the counter that an instruction takes.
-const TICKS: u64 = 2;
+pub const TICKS: u64 = 2;
 /// How long one boot may take.
 const LIMIT: Duration = Duration::from_secs(420);
 
@@ -31,6 +32,12 @@ pub enum What {
         /// Leave out the machine without a hypervisor
         #[arg(long)]
         only_hypervisors: bool,
+    },
+    /// Instructions of a kernel's paths: system call, fault, mappings, processes
+    Paths {
+        /// For programs instead of people
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -44,6 +51,7 @@ pub fn run(what: &What) -> Result<ExitCode> {
             let fewer = boot(*only_hypervisors)?;
             Ok(if fewer { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        What::Paths { json } => bench_paths::run(*json).map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -87,6 +95,22 @@ pub fn boot_instructions(under: Under) -> Result<u64> {
     Ok(shell.saturating_sub(jump) / TICKS)
 }
 
+/// What a command prints on a fresh machine whose counter counts instructions.
+///
+/// # Errors
+/// The machine does not come up, or the command fails.
+pub(crate) fn output_of(boot: &BootOptions, command: &[&str]) -> Result<String> {
+    let machine = MachineOptions { cpus: 1, icount: true, ..MachineOptions::default() };
+    let image = boot_image::make(&host::payload(boot, Destination::Qemu)?)?;
+    let mut machine = Machine::start(&machine, &image)?;
+    let deadline = Some(Instant::now() + LIMIT);
+    ensure_exited(exec::wait_ready(&mut machine, deadline)?)?;
+    let mut output = Output(Vec::new());
+    let words = Words::new(command.iter().copied())?;
+    ensure_exited(exec::run_command(&mut machine, words, deadline, &mut output)?)?;
+    Ok(String::from_utf8_lossy(&output.0).into_owned())
+}
+
 fn ensure_exited(outcome: Outcome) -> Result<()> {
     ensure!(outcome == Outcome::Exited(0), "the boot did not end well: {outcome:?}");
     Ok(())
@@ -100,7 +124,7 @@ fn jump(console: &str) -> Option<u64> {
 }
 
 /// A number with its thousands apart.
-fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -55,15 +55,28 @@ impl std::str::FromStr for FileToSend {
 
 /// Builds our programs, statically linked, and returns the directory that they are in.
 fn build_programs() -> Result<PathBuf> {
+    build_packages(&["uv-init", "uvd", "uvtool"], "building the programs of the command partition")
+}
+
+/// Builds a program for tests or benchmarks, statically linked, and returns where it is.
+///
+/// # Errors
+/// It does not build.
+pub fn build_static(package: &str) -> Result<PathBuf> {
+    Ok(build_packages(&[package], "building a static program")?.join(package))
+}
+
+fn build_packages(packages: &[&str], what: &str) -> Result<PathBuf> {
     let target_dir = workspace::root().join("target/cmd");
     let mut cargo = workspace::cargo("build");
+    cargo.args(["--release", "--target", TARGET]);
+    cargo.args(packages.iter().flat_map(|package| ["-p", package]));
     cargo
-        .args(["--release", "--target", TARGET, "-p", "uv-init", "-p", "uvd", "-p", "uvtool"])
         .env("CARGO_TARGET_DIR", &target_dir)
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
         .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
-    workspace::run(&mut cargo, "building the programs of the command partition")?;
+    workspace::run(&mut cargo, what)?;
     Ok(target_dir.join(TARGET).join("release"))
 }
 
@@ -136,12 +149,17 @@ fn add_modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
 pub fn archive_of(files: &[FileToSend]) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     for file in files {
-        if !file.host.exists() {
-            bail!("--file {}: there is no such file", file.host.display());
-        }
-        add_tree(&mut archive, &file.host, &file.guest)?;
+        add_file(&mut archive, file)?;
     }
     Ok(archive.finish())
+}
+
+/// Adds a file, or a directory with all below it.
+pub(crate) fn add_file(archive: &mut Archive, file: &FileToSend) -> Result<()> {
+    if !file.host.exists() {
+        bail!("--file {}: there is no such file", file.host.display());
+    }
+    add_tree(archive, &file.host, &file.guest)
 }
 
 fn add_tree(archive: &mut Archive, host: &Path, guest: &str) -> Result<()> {

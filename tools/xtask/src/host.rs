@@ -1,10 +1,9 @@
 //! From options to a bootable image: builds every part that the image needs.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::boot_image::{Module, Payload};
 use crate::hv_build::Images;
@@ -93,13 +92,19 @@ fn command_partition(options: &BootOptions) -> Result<Vec<Module>> {
 
 fn other_kernel(file: &Path, options: &BootOptions) -> Result<Vec<Module>> {
     let line = format!("{OTHER_COMMAND_LINE} {}", options.append);
-    let elf = workspace::build_dir()?.join("other-kernel");
-    workspace::write_if_changed(&elf, &kernel::unpack(&workspace::read(file)?)?)?;
-    let mut modules = vec![module("command-kernel", elf, &line)];
-    if let Some(initrd) = &options.initrd {
-        modules.push(module("command-initrd", initrd.clone(), ""));
-    }
-    Ok(modules)
+    let elf = kernel::unpack(&workspace::read(file)?)
+        .with_context(|| format!("--kernel {}", file.display()))?;
+    let directory = workspace::directory(workspace::build_dir()?.join("kernels"))?;
+    let elf = workspace::write_named_by_content(&directory, "elf", &elf)?;
+    let initrd = match &options.initrd {
+        Some(initrd) => {
+            ensure!(options.file.is_empty(), "--file goes into our RAM disk; leave out --initrd");
+            ensure!(initrd.is_file(), "--initrd {}: there is no such file", initrd.display());
+            initrd.clone()
+        }
+        None => self::initrd(&kernel::guest_kernel()?, options)?,
+    };
+    Ok(vec![module("command-kernel", elf, &line), module("command-initrd", initrd, "")])
 }
 
 fn bare(options: &BootOptions) -> Result<Payload> {
@@ -127,17 +132,11 @@ fn module(name: &str, file: PathBuf, options: &str) -> Module {
     Module { name: name.to_owned(), file, options: options.to_owned() }
 }
 
-/// Builds the RAM disk, named after its bytes, so that boots that send different files do not
-/// disturb each other.
+/// Builds the RAM disk.
 fn initrd(kernel: &Kernel, options: &BootOptions) -> Result<PathBuf> {
     let image = command_image::build(kernel, &options.file)?;
-    let mut hasher = DefaultHasher::new();
-    image.hash(&mut hasher);
     let directory = workspace::directory(workspace::build_dir()?.join("initrds"))?;
-    let path = directory.join(format!("{:016x}.cpio", hasher.finish()));
-    workspace::write_if_changed(&path, &image)?;
-    workspace::drop_old(&directory, "cpio");
-    Ok(path)
+    workspace::write_named_by_content(&directory, "cpio", &image)
 }
 
 /// The image without its line tables, which only a debugger reads; its symbols stay.

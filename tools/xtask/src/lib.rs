@@ -4,12 +4,14 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod bench_paths;
 pub mod boot_image;
 pub mod checks;
 pub mod command_image;
 pub mod cpio;
 pub mod debian;
 pub mod exec;
+pub mod guest_image;
 pub mod host;
 pub mod hv_build;
 pub mod interrupt;

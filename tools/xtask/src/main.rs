@@ -1,15 +1,19 @@
 //! `cargo xtask`: builds the host, boots it, tests it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use xtask::command_image::FileToSend;
 use xtask::exec::{self, Outcome};
 use xtask::host::Destination;
 use xtask::options::{BootOptions, MachineOptions};
-use xtask::{bench, boot_image, checks, host, hv_build, interrupt, metrics, provision, terminal};
+use xtask::{
+    bench, boot_image, checks, guest_image, host, hv_build, interrupt, kernel, metrics, provision,
+    terminal,
+};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, boot and test the host")]
@@ -63,6 +67,18 @@ enum Task {
     },
     /// Count ring 0 and unsafe code, and fail where a limit is passed
     Metrics,
+    /// Make the RAM disk of a stock Linux guest for tests, and say which kernel it is for
+    GuestImage {
+        /// Where to put it
+        #[arg(long, value_name = "FILE", default_value = "build/guest.cpio")]
+        output: PathBuf,
+        /// Load a kernel module, and put it and what it needs into the RAM disk
+        #[arg(long, value_name = "NAME")]
+        module: Vec<String>,
+        /// Put a host file into the RAM disk
+        #[arg(long, value_name = "HOST:PATH")]
+        file: Vec<FileToSend>,
+    },
     /// Make the bootable image for a real machine
     Iso {
         #[command(flatten)]
@@ -103,14 +119,29 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Test { quick, scenarios } => checks::run_all(quick, &scenarios),
         Task::Bench { what } => bench::run(&what),
         Task::Metrics => count(),
+        Task::GuestImage { output, module, file } => guest_image(&output, &module, &file),
         Task::Iso { boot, output } => {
             let image = boot_image::make(&host::payload(&boot, Destination::Machine)?)?;
-            std::fs::copy(image, &output)
-                .with_context(|| format!("cannot write {}", output.display()))?;
-            println!("{}", output.display());
+            copy(&image, &output)?;
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Puts what was made where it was asked for, and says so.
+fn copy(made: &Path, output: &Path) -> Result<()> {
+    std::fs::copy(made, output).with_context(|| format!("cannot write {}", output.display()))?;
+    println!("{}", output.display());
+    Ok(())
+}
+
+fn guest_image(output: &Path, modules: &[String], files: &[FileToSend]) -> Result<ExitCode> {
+    provision::provision()?;
+    let kernel = kernel::guest_kernel()?;
+    let modules: Vec<_> = modules.iter().map(String::as_str).collect();
+    copy(&guest_image::guest_initrd(&kernel, &modules, files)?, output)?;
+    println!("kernel: {} (packed), {} (ELF)", kernel.bzimage.display(), kernel.elf.display());
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Builds all that is to be booted and the image with it.

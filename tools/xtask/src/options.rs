@@ -96,7 +96,7 @@ pub struct BootOptions {
     /// Boot this kernel (ELF or bzImage) in the command partition's place
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// The initial RAM disk of --kernel
+    /// The initial RAM disk of --kernel; the command partition's if it is left out
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub initrd: Option<PathBuf>,
     /// Words to add to the kernel's command line

@@ -6,6 +6,7 @@
 
 use std::env;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -65,6 +66,21 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(&partial, bytes)
         .and_then(|()| fs::rename(&partial, path))
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Writes a file whose name is a number made from its bytes, drops those that were not used for
+/// the longest time, and returns its path. Users with other bytes do not disturb each other.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_named_by_content(directory: &Path, extension: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    let path = directory.join(format!("{:016x}.{extension}", hasher.finish()));
+    write_if_changed(&path, bytes)?;
+    mark_used(&path);
+    drop_old(directory, extension);
+    Ok(path)
 }
 
 /// Files of one kind that are kept in a cache.

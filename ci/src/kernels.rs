@@ -1,0 +1,72 @@
+//! `--kernel`: another kernel in the command partition's place.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use xtask::host::Destination;
+use xtask::machine::{Event, Machine, NoEvent};
+use xtask::options::{BootOptions, MachineOptions};
+use xtask::{boot_image, guest_image, host, kernel, qemu};
+
+use crate::Results;
+use crate::host::Host;
+
+/// How long the kernel may take until it has powered off.
+const LIMIT: Duration = Duration::from_secs(180);
+
+type Scenario = fn() -> Result<()>;
+
+const SCENARIOS: [(&str, Scenario); 2] =
+    [("other-kernel/power-off", power_off), ("other-kernel/command", command)];
+
+/// Runs the scenarios that were asked for.
+pub fn run(results: &mut Results) {
+    for (name, scenario) in SCENARIOS {
+        if results.wanted(name) {
+            let start = Instant::now();
+            results.note(name, start, scenario());
+        }
+    }
+}
+
+/// A packed kernel with a RAM disk of its own does its work, and the machine ends with it.
+fn power_off() -> Result<()> {
+    let kernel = kernel::guest_kernel()?;
+    let boot = BootOptions {
+        initrd: Some(guest_image::guest_initrd(&kernel, &[], &[])?),
+        kernel: Some(kernel.bzimage),
+        append: "quiet guest.work=2 guest.then=poweroff".into(),
+        ..BootOptions::default()
+    };
+    let image = boot_image::make(&host::payload(&boot, Destination::Qemu)?)?;
+    let mut machine = Machine::start(&MachineOptions::default(), &image)?;
+    wait_for_end(&mut machine)?;
+    let status = machine.ended()?.code();
+    let console = machine.console()?;
+    for line in ["guest: round 2 of 2", "guest: powers off"] {
+        ensure!(console.contains(line), "the console lacks {line:?}; {}", machine.console_tail());
+    }
+    ensure!(matches!(status, Some(0 | qemu::STATUS_POWER_OFF)), "QEMU ended with {status:?}");
+    Ok(())
+}
+
+fn wait_for_end(machine: &mut Machine) -> Result<()> {
+    let deadline = Some(Instant::now() + LIMIT);
+    loop {
+        match machine.next_event(deadline) {
+            Ok(Event::Closed) | Err(NoEvent::Ended) => return Ok(()),
+            Ok(_) => {}
+            Err(NoEvent::TimedOut) => bail!("it did not end; {}", machine.console_tail()),
+        }
+    }
+}
+
+/// Without a RAM disk of its own a kernel gets the command partition's, and takes commands.
+fn command() -> Result<()> {
+    let kernel = kernel::guest_kernel()?;
+    let boot = BootOptions { kernel: Some(kernel.bzimage), ..BootOptions::default() };
+    let mut host = Host::boot(&MachineOptions::default(), &boot)?;
+    let release = host.sh("uname -r")?;
+    ensure!(release == kernel.release, "uname -r is {release}, not {}", kernel.release);
+    host.power_off()
+}
