@@ -11,6 +11,7 @@ mod fuzz;
 mod host;
 mod interrupts;
 mod kernels;
+mod matrix;
 mod page_tables;
 mod refusals;
 mod stress;
@@ -20,7 +21,7 @@ use std::time::Instant;
 
 /// What each file of scenarios runs, in this order: a line for each.
 const SCENARIOS: &[fn(&mut Results)] =
-    &[boots::run, refusals::run, interrupts::run, kernels::run, fuzz::run];
+    &[boots::run, refusals::run, interrupts::run, kernels::run, matrix::run, fuzz::run];
 
 /// What ran, and which of it failed.
 struct Results {
@@ -33,6 +34,11 @@ impl Results {
     /// Whether a scenario of this name was asked for.
     fn wanted(&self, name: &str) -> bool {
         self.words.is_empty() || self.words.iter().any(|word| name.contains(word))
+    }
+
+    /// Whether a scenario of this name was asked for by a word.
+    fn asked_for(&self, name: &str) -> bool {
+        !self.words.is_empty() && self.wanted(name)
     }
 
     /// Notes and prints how a scenario went.
