@@ -330,6 +330,22 @@ fn a_cap_holds_for_all_virtual_cpus_together_on_several_cpus() {
 }
 
 #[test]
+fn time_that_a_cpu_was_idle_is_nobodys_claim() {
+    let mut machine = Machine::new(2);
+    let pinned: Vec<_> =
+        (0..2).flat_map(|_| machine.partition(limits(256, 0, 1), 1, Work::Computes).1).collect();
+    machine.run(10 * SECOND);
+    let before = machine.used(&pinned);
+    for _ in 0..2 {
+        machine.partition(limits(256, 0, 3), 1, Work::Computes);
+    }
+    machine.run(2 * SECOND);
+    // Four times half a CPU.
+    let got = machine.used(&pinned) - before;
+    assert!(got.abs_diff(2 * SECOND) < SECOND / 20, "{got}");
+}
+
+#[test]
 fn a_hundred_partitions_share_four_cpus() {
     let mut machine = Machine::new(4);
     let all: Vec<_> =

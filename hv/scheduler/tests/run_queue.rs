@@ -190,6 +190,18 @@ fn a_cap_that_is_lifted_or_set_takes_effect() {
     assert_eq!(run(&mut queue, &mut now, 10 * PERIOD)[1], 10 * PERIOD);
 }
 
+#[test]
+fn a_cap_is_not_saved_up() {
+    let mut queue = Queue::new();
+    queue.enqueue(Entity::new(1, limited(256, 20)), 0).unwrap();
+    queue.pick_next(0);
+    let sleeper = queue.block_current(1000).unwrap();
+    let mut now = 1000 * PERIOD;
+    queue.enqueue(sleeper, now).unwrap();
+    let ran = run(&mut queue, &mut now, 10 * PERIOD)[1];
+    assert!(ran <= 2 * PERIOD + PERIOD / 4, "{ran}");
+}
+
 proptest! {
     /// Over a long run each gets its share by weight, within a few slices.
     #[test]
