@@ -190,8 +190,10 @@ impl Engine<'_> {
             || "another partition".into(),
             |with| format!("partition \"{}\" ({})", name_of(&with), with.number),
         );
-        let (count, more) = (held.len(), if held.len() > 1 { " and others" } else { "" });
-        format!("{all}; {count} are still mapped: frame {frame:#x}{more}, by {by}")
+        match held.len() {
+            1 => format!("{all}; frame {frame:#x} is still mapped, by {by}"),
+            count => format!("{all}; {count} are still mapped, frame {frame:#x} by {by}"),
+        }
     }
 }
 
