@@ -54,7 +54,7 @@ pub(crate) fn describe(operation: &Operation, named: &str, outcome: Option<&Outc
         }
         Operation::SetStart { start, .. } => format!("set start of {named} to {:#x}", start.entry),
         Operation::SetState { state, .. } => format!("set {named} {}", state_name(*state)),
-        Operation::SetCpu { .. } => format!("set of {named}{}", cpu_words(operation)),
+        Operation::SetCpu { .. } => format!("set {named}:{}", cpu_words(operation)),
         Operation::Rename { name, .. } => format!("rename {named} \"{}\"", name.escape_default()),
         Operation::SetMemoryTarget { frames, .. } => {
             format!("set memory target of {named} to {}", memory(*frames))
