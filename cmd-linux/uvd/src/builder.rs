@@ -7,8 +7,10 @@ use std::fs::File as Disk;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
+use futures_util::future::{Either, select};
 use partition_runtime::ring::{Endpoint, RingError, Side};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::build::{
@@ -21,6 +23,8 @@ use crate::hub::{Hub, refused};
 use crate::link::Port;
 use crate::loader::Kernel;
 
+/// How long the boot partition may take for one step.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Words before the window.
 const RING_WORDS: usize = RING_PAGES * PAGE_SIZE / 4;
 /// Bytes of the window.
@@ -167,7 +171,11 @@ fn broken(why: &str) -> Failure {
 async fn call(hub: &Hub, body: BuildRequest) -> Result<BuildReply, Failure> {
     hub.fault.step();
     let reply = hub.builder.borrow_mut().send(hub, body)?;
-    reply.await.unwrap_or(Err(Failure::ShuttingDown))
+    let late = Box::pin(hub.sleep_until(Instant::now() + PATIENCE));
+    match select(reply, late).await {
+        Either::Left((reply, _)) => reply.unwrap_or(Err(Failure::ShuttingDown)),
+        Either::Right(_) => Err(broken("is silent")),
+    }
 }
 
 /// Builds a partition; the caller holds [`Hub::changes`], so there is one build at a time.

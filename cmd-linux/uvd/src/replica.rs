@@ -126,6 +126,3 @@ const _: () = {
     assert!(std::mem::offset_of!(PartitionDescriptor, generation) == 4);
     assert!(std::mem::offset_of!(ChannelEntry, generation) == 0);
 };
-
-#[cfg(test)]
-mod tests;

@@ -24,7 +24,7 @@ use pv_abi::uv::command::{Answer, Body, Operation, Outcome, PartitionRow, Target
 use pv_abi::uv::database::{kind, state};
 use uvd_protocol::Failure;
 
-use super::{Reporter, allocate};
+use super::{Reporter, allocate, session};
 use crate::builder::{self, Parts};
 use crate::console::line::Line;
 use crate::hub::{Hub, refused, unexpected};
@@ -157,15 +157,17 @@ impl Work<'_> {
         }
         let definitions: Vec<&Definition> =
             self.batch.creates.iter().map(|one| &one.definition).collect();
-        let (version, rows) = self.hub.partitions().await?;
-        let planned_at = self.batch.planned_at.unwrap_or(version);
+        // The copy of the database says how much memory is free.
+        session::follow(self.hub).await?;
+        let (_, rows) = self.hub.partitions().await?;
         let affinities = allocate::check(self.hub, &definitions, &rows).await?;
         for definition in &definitions {
             self.reporter.tell(&definition.name, "allocating", 0, 0);
         }
         let operations = definitions.iter().zip(affinities).enumerate();
         let operations = operations.flat_map(|(at, (one, cpus))| creation(at as u32, one, cpus));
-        let body = transaction(&self.batch.reason, Some(planned_at), true, operations.collect());
+        let body =
+            transaction(&self.batch.reason, self.batch.planned_at, true, operations.collect());
         self.hub.fault.step();
         let replied = self.hub.ask(Body::Transaction(body)).await?;
         self.pending = Some(replied.id);
@@ -332,7 +334,9 @@ fn starting(creation: &Creation, number: u32) -> Vec<Operation> {
     if what.vcpus < what.max_vcpus {
         operations.push(Operation::SetVcpusOnline { partition, vcpus: what.vcpus });
     }
-    let state = if creation.paused { state::PAUSED } else { state::RUNNING };
-    operations.push(Operation::SetState { partition, state });
+    // What is complete and not started yet waits for its first instruction.
+    if !creation.paused {
+        operations.push(Operation::SetState { partition, state: state::RUNNING });
+    }
     operations
 }

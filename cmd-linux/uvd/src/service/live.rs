@@ -64,7 +64,7 @@ pub async fn set(
         return Err(refused("not-defined", &object, "definition", "was not defined here", way_out));
     };
     let new = changed(&record.definition, settings);
-    check(&object, &new)?;
+    check(&object, &record.definition, &new)?;
     let changes = match &row {
         Ok(row) => operations(row.number, &record.definition, &new),
         Err(_) => Vec::new(),
@@ -93,7 +93,7 @@ fn changed(old: &Definition, settings: &Settings) -> Definition {
 }
 
 /// What holds of a definition whether it runs or not.
-fn check(object: &str, new: &Definition) -> Result<(), Failure> {
+fn check(object: &str, old: &Definition, new: &Definition) -> Result<(), Failure> {
     let refuse = |field, reason: String, way_out: String| {
         Err(refused("invalid-value", object, field, &reason, &way_out))
     };
@@ -111,7 +111,9 @@ fn check(object: &str, new: &Definition) -> Result<(), Failure> {
         let reason = format!("is {}", new.cpu.weight);
         return refuse("cpu.weight", reason, "give 1 to 65535".into());
     }
-    if new.cpu.dedicated && new.cpu.affinity.is_empty() {
+    // One that was created so was given CPUs by the host's policy.
+    if old.cpu != new.cpu && !old.cpu.dedicated && new.cpu.dedicated && new.cpu.affinity.is_empty()
+    {
         let reason = "is set without CPUs".into();
         return refuse("cpu.dedicated", reason, "name the CPUs with `affinity`".into());
     }

@@ -15,6 +15,9 @@ use super::{Reporter, live};
 use crate::hub::{Hub, refused};
 use crate::state::{Edit, Record};
 
+/// Tries for a plan while the database changes.
+const TRIES: u32 = 5;
+
 /// Answers what would be done.
 pub async fn answer(
     hub: &Rc<Hub>,
@@ -26,8 +29,26 @@ pub async fn answer(
     Ok(ServiceAnswer::Changes { version, changes })
 }
 
-/// Makes it so.
+/// Makes it so. Without a version that somebody looked at, a plan that is stale is made anew.
 pub async fn apply(
+    hub: &Rc<Hub>,
+    definitions: &[Definition],
+    prune: bool,
+    planned_at: Option<u64>,
+    reason: &str,
+    reporter: &Reporter,
+) -> Result<ServiceAnswer, Failure> {
+    for _ in 1..TRIES {
+        match apply_once(hub, definitions, prune, planned_at, reason, reporter).await {
+            Err(Failure::Refused(refusal))
+                if refusal.code == "stale-plan" && planned_at.is_none() => {}
+            done => return done,
+        }
+    }
+    apply_once(hub, definitions, prune, planned_at, reason, reporter).await
+}
+
+async fn apply_once(
     hub: &Rc<Hub>,
     definitions: &[Definition],
     prune: bool,
@@ -45,8 +66,7 @@ pub async fn apply(
     }
     let changes = plan(hub.state.borrow().records(), &rows, definitions, prune)?;
     let batch = batch(hub.state.borrow().records(), &rows, &changes, definitions);
-    let planned_at = Some(version);
-    let batch = Batch { planned_at, reason: reason.into(), ..batch };
+    let batch = Batch { planned_at: Some(version), reason: reason.into(), ..batch };
     let destroyed: Vec<String> = batch.destroys.iter().map(|row| row.name.clone()).collect();
     batch::carry_out(hub, batch, reporter).await?;
     for name in &destroyed {

@@ -143,7 +143,22 @@ fn giving_up(row: &PartitionRow, what: &str) -> Batch {
     Batch { reason, destroys: vec![row.clone()], ..Batch::default() }
 }
 
+/// Whether the partition that ended is still there, as it ended.
+async fn is_still_there(hub: &Rc<Hub>, row: &PartitionRow) -> bool {
+    // The session may be opening still. Without one it is dealt with in the next.
+    let Ok(()) = hub.ready().await else {
+        hub.watch.borrow_mut().ended.remove(&(row.number, row.created_at));
+        return false;
+    };
+    let rows = hub.partitions().await.map(|(_, rows)| rows).unwrap_or_default();
+    let same = |one: &PartitionRow| (one.number, one.created_at) == (row.number, row.created_at);
+    rows.iter().any(|one| same(one) && end_of(one).is_some())
+}
+
 async fn destroy(hub: Rc<Hub>, row: PartitionRow) {
+    if !is_still_there(&hub, &row).await {
+        return;
+    }
     let batch = giving_up(&row, "policy: destroy");
     let reporter = Reporter::nobody(&hub);
     if let Err(failure) = batch::carry_out(&hub, batch, &reporter).await {
@@ -156,6 +171,11 @@ async fn restart(hub: Rc<Hub>, row: PartitionRow, wait: Duration) {
         hub.sleep_until(Instant::now() + wait).await;
     }
     let name = row.name.clone();
+    if !is_still_there(&hub, &row).await {
+        hub.restarting.borrow_mut().remove(&name);
+        hub.changed();
+        return;
+    }
     // From here on it is owed a start, whatever becomes of this process.
     hub.state.borrow_mut().change(&name, |record| record.restarting = true);
     let batch = giving_up(&row, "policy: restart");

@@ -64,6 +64,11 @@ impl Disk {
         Ok(disk)
     }
 
+    /// A store that is there, to read: nothing is made in it.
+    pub fn reopen(path: &Path) -> Result<Self, Error> {
+        Ok(Self { database: common(Builder::new().set_cache_size(CACHE).open(path))? })
+    }
+
     /// An empty store in memory.
     pub fn in_memory() -> Self {
         let made = Builder::new().set_cache_size(CACHE).create_with_backend(InMemoryBackend::new());

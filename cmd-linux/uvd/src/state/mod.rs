@@ -179,12 +179,16 @@ impl State {
         }
         say(&self.path, &error, "make room, then start uvd anew");
         self.persistent = false;
-        let memory = Disk::in_memory();
-        let kept = memory.copy(&self.disk).and_then(|()| write(&memory));
+        // After an error the store says nothing more until it is opened again.
+        self.disk = Disk::in_memory();
+        let kept = Disk::reopen(&self.path).and_then(|old| self.disk.copy(&old));
         if let Err(error) = kept {
-            crate::log(&format!("state: {error}; what was stored before is not at hand"));
+            crate::log(&format!("state: {error}; the log that was stored is not at hand"));
         }
-        self.disk = memory;
+        let records: Vec<Edit> = self.records.values().cloned().map(Edit::Put).collect();
+        if let Err(error) = self.disk.edit(&records, false).and_then(|()| write(&self.disk)) {
+            crate::log(&format!("state: {error}; it is not kept"));
+        }
     }
 
     fn read<T: Default>(&self, what: &str, read: Result<T, disk::Error>) -> T {

@@ -1,1 +1,137 @@
+use super::*;
+use crate::tests::{own_path, samples};
+use proptest::prelude::*;
 
+fn row(sequence: u64, partitions: &[u32]) -> LogRow {
+    LogRow {
+        sequence,
+        time: 1,
+        who: 3,
+        request: sequence,
+        version: 1,
+        outcome: "committed".into(),
+        what: "x".into(),
+        reason: String::new(),
+        partitions: partitions.to_vec(),
+    }
+}
+
+fn record(name: &str) -> Record {
+    Record::new(samples::definition(name), true)
+}
+
+#[test]
+fn what_was_written_is_there_again() {
+    let path = own_path("again.redb");
+    let _ = std::fs::remove_file(&path);
+    let life = Life { number: 16, first: 2, last: Some(4) };
+    let staged = Staged { request: 7, edits: vec![Edit::Forget("a".into())] };
+    {
+        let mut state = State::open(&path);
+        assert!(state.is_persistent());
+        state.edit(&[Edit::Put(record("a")), Edit::Put(record("b"))]);
+        state.add_log(
+            &[row(1, &[]), row(2, &[16]), row(3, &[17]), row(5, &[16])],
+            &[("a".into(), life)],
+        );
+        state.stage(&staged);
+    }
+    let mut state = State::open(&path);
+    assert_eq!(state.records().keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(state.log(2).iter().map(|row| row.sequence).collect::<Vec<_>>(), [3, 5]);
+    assert_eq!(state.life("a"), Some(life));
+    assert_eq!(state.why(&life), [row(2, &[16])]);
+    assert_eq!(state.staged(), Some(staged.clone()));
+    state.settle(&staged, false);
+    assert_eq!((state.staged(), state.records().len()), (None, 2));
+    state.stage(&staged);
+    state.settle(&staged, true);
+    assert_eq!((state.staged(), state.records().len()), (None, 1));
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_corrupt_file_is_left_as_it_is_and_all_goes_on_in_memory() {
+    let path = own_path("corrupt.redb");
+    std::fs::write(&path, b"this is no store").unwrap();
+    let mut state = State::open(&path);
+    assert!(!state.is_persistent());
+    state.edit(&[Edit::Put(record("a"))]);
+    state.add_log(&[row(1, &[])], &[]);
+    assert_eq!((state.records().len(), state.log(9).len()), (1, 1));
+    assert_eq!(std::fs::read(&path).unwrap(), b"this is no store");
+    std::fs::remove_file(path).unwrap();
+}
+
+/// A disk that takes no more: the process may write no file longer than this. Its own process,
+/// for the limit is one of the process.
+#[test]
+fn a_full_disk_loses_nothing() {
+    use nix::sys::resource::{Resource, setrlimit};
+    const CHILD: &str = "UVD_TEST_FULL_DISK";
+    let path = own_path("full.redb");
+    if std::env::var_os(CHILD).is_none() {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "state::tests::a_full_disk_loses_nothing"]).env(CHILD, "1");
+        let output = child.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("uvd goes on without it: make room"), "{text}");
+        return;
+    }
+    let _ = std::fs::remove_file(&path);
+    let mut state = State::open(&path);
+    state.edit(&[Edit::Put(record("first"))]);
+    state.add_log(&[row(1, &[])], &[]);
+    assert!(state.is_persistent());
+    let limit = std::fs::metadata(&path).unwrap().len();
+    // Else the signal ends the process.
+    nix::sys::signal::SigSet::from(nix::sys::signal::Signal::SIGXFSZ).thread_block().unwrap();
+    setrlimit(Resource::RLIMIT_FSIZE, limit, limit).unwrap();
+    let mut count = 0;
+    while state.is_persistent() {
+        count += 1;
+        assert!(count < 100_000, "the limit is never met");
+        let mut record = record(&format!("p{count}"));
+        record.definition.command_line = "x".repeat(1000);
+        state.edit(&[Edit::Put(record)]);
+    }
+    state.add_log(&[row(2, &[])], &[]);
+    assert_eq!(state.records().len(), count + 1);
+    assert_eq!(state.log(9), [row(1, &[]), row(2, &[])], "what was on the disk is at hand");
+    std::fs::remove_file(path).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn the_store_says_what_a_map_says(
+        steps in proptest::collection::vec((0u8..5, any::<bool>(), 0u8..4), 1..20),
+    ) {
+        let path = own_path("model.redb");
+        let _ = std::fs::remove_file(&path);
+        let mut state = State::open(&path);
+        let mut model = BTreeMap::new();
+        for (name, put, how) in steps {
+            let name = format!("p{name}");
+            let edit = if put { Edit::Put(record(&name)) } else { Edit::Forget(name.clone()) };
+            let staged = Staged { request: 1, edits: vec![edit.clone()] };
+            let holds = match how {
+                0 => { state.edit(&[edit]); true }
+                1 => { state.stage(&staged); state.settle(&staged, true); true }
+                2 => { state.stage(&staged); state.settle(&staged, false); false }
+                _ => { drop(state); state = State::open(&path); false }
+            };
+            if holds && put {
+                model.insert(name.clone(), record(&name));
+            } else if holds {
+                model.remove(&name);
+            }
+            prop_assert_eq!(state.records(), &model);
+        }
+        drop(state);
+        let again = State::open(&path);
+        prop_assert_eq!(again.records(), &model);
+        std::fs::remove_file(path).unwrap();
+    }
+}

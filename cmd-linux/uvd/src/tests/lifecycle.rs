@@ -299,3 +299,20 @@ fn settings_change_partition_and_definition_together() {
     assert_eq!(host.end().guests, ["www"]);
     std::fs::remove_file(kernel).unwrap();
 }
+
+#[test]
+fn one_that_is_created_paused_runs_when_it_is_told_to() {
+    let kernel = kernel_file("paused.elf", 100);
+    let host = Host::new("paused");
+    let mut client = host.client();
+    let definition = definition("web", &kernel);
+    answer(client.ask(Service::Create { definition, paused: true }));
+    let mut other = host.client();
+    let waiting = other.begin(Service::Wait { name: "web".into(), until: Until::Running });
+    answer(client.ask(Service::Unpause { name: "web".into() }));
+    let told = other.next();
+    assert_eq!(told.id, waiting);
+    assert!(matches!(answer(told), ServiceAnswer::Waited { row: Some(_), end: None }));
+    host.end();
+    std::fs::remove_file(kernel).unwrap();
+}

@@ -3,6 +3,7 @@
 mod carrying;
 mod host;
 mod lifecycle;
+pub mod samples;
 
 use std::fs::File;
 use std::io::{Read, Write};
