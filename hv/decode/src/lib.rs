@@ -29,9 +29,6 @@ pub const MAX_LENGTH: usize = 15;
 /// `None`: not one of those that are emulated, or cut off.
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Option<Instruction> {
-    if let Some(known) = writes::known_kernel_encoding(bytes) {
-        return Some(known);
-    }
     if let Some(operation) = privileged::forced(bytes) {
         return Some(Instruction { operation, length: privileged::FORCED_CPUID_LENGTH });
     }

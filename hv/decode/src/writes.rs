@@ -1,55 +1,9 @@
 //! Instructions that write a page-table entry.
 
 use crate::cursor::Cursor;
-use crate::instruction::{Instruction, Memory, Operand, Operation, Segment, Size, Write};
+use crate::instruction::{Operand, Operation, Size, Write};
 use crate::modrm::ModRm;
 use crate::prefixes::Prefixes;
-
-/// The three encodings with which Linux writes entries, without a general path: register
-/// indirect, with no displacement or one of 8 bits, and no index.
-///
-/// * `48 87 /r`: exchange 8 bytes
-/// * `f0 80 /4 ib`: locked and of a byte
-/// * `f0 48 0f ba /6 ib`: locked clearing of a bit
-pub(crate) fn known_kernel_encoding(bytes: &[u8]) -> Option<Instruction> {
-    let (write, size, modrm, tail, start): (fn(u8, u8) -> Write, _, _, _, u8) = match *bytes {
-        [rex @ (0x48 | 0x4c), 0x87, modrm, ref tail @ ..] => {
-            let high = (rex & 4) << 1;
-            let write: fn(u8, u8) -> Write = match high {
-                0 => |register, _| Write::Exchange { register },
-                _ => |register, _| Write::Exchange { register: register | 8 },
-            };
-            (write, Size::Quad, modrm, tail, 3)
-        }
-        [0xf0, 0x80, modrm, ref tail @ ..] if modrm >> 3 & 7 == 4 => {
-            (|_, byte| Write::And(byte_immediate(byte)), Size::Byte, modrm, tail, 3)
-        }
-        [0xf0, 0x48, 0x0f, 0xba, modrm, ref tail @ ..] if modrm >> 3 & 7 == 6 => {
-            (|_, byte| Write::BitReset { bit: byte & 63 }, Size::Quad, modrm, tail, 5)
-        }
-        _ => return None,
-    };
-    let (displacement, tail, length) = match (modrm >> 6, modrm & 7, tail) {
-        (_, 4, _) | (0, 5, _) | (2.., _, _) => return None,
-        (1, _, [byte, tail @ ..]) => (i64::from(byte.cast_signed()), tail, start + 1),
-        (1, _, []) => return None,
-        _ => (0, tail, start),
-    };
-    let has_immediate = !matches!(bytes.get(1), Some(0x87));
-    let immediate = if has_immediate { *tail.first()? } else { 0 };
-    let memory = Memory {
-        base: Some(modrm & 7),
-        index: None,
-        scale: 1,
-        displacement,
-        rip_relative: false,
-        segment: Segment::Flat,
-        address_32: false,
-    };
-    let write = write(modrm >> 3 & 7, immediate);
-    let length = length + u8::from(has_immediate);
-    Some(Instruction { operation: Operation::Write { write, size, memory }, length })
-}
 
 /// Writes with a one-byte opcode.
 pub(crate) fn one_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> Option<Operation> {
@@ -131,10 +85,6 @@ fn immediate(size: Size, cursor: &mut Cursor) -> Option<Operand> {
         Size::Double | Size::Quad => cursor.i32()?,
     };
     Some(Operand::Immediate(signed(value)))
-}
-
-fn byte_immediate(byte: u8) -> Operand {
-    Operand::Immediate(signed(i64::from(byte.cast_signed())))
 }
 
 const fn signed(value: i64) -> u64 {

@@ -91,23 +91,10 @@ impl EventBits<'_> {
         self.words(port).is_some_and(|(pending, _, bit)| pending.load(Ordering::SeqCst) & bit != 0)
     }
 
-    /// Whether `port` is masked.
-    #[must_use]
-    pub fn is_masked(&self, port: u32) -> bool {
-        self.words(port).is_some_and(|(_, mask, bit)| mask.load(Ordering::SeqCst) & bit != 0)
-    }
-
     /// Clears the pending bit of `port`.
     pub fn clear_pending(&self, port: u32) {
         if let Some((pending, _, bit)) = self.words(port) {
             pending.fetch_and(!bit, Ordering::SeqCst);
-        }
-    }
-
-    /// Masks `port`.
-    pub fn set_mask(&self, port: u32) {
-        if let Some((_, mask, bit)) = self.words(port) {
-            mask.fetch_or(bit, Ordering::SeqCst);
         }
     }
 

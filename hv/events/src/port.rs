@@ -5,7 +5,6 @@
 //! ```
 
 use crate::sync::{AtomicU64, Ordering};
-use pv_abi::xen::events;
 
 const FREE: u64 = 0;
 const RESERVED: u64 = 1;
@@ -54,18 +53,6 @@ pub struct Port {
 impl Port {
     /// A port that is not in use.
     pub const FREE: Self = Self { used_for: PortUse::Free, vcpu: 0 };
-
-    /// The status code of the ABI.
-    #[must_use]
-    pub const fn status(self) -> u32 {
-        match self.used_for {
-            PortUse::Free | PortUse::Reserved => events::STATUS_CLOSED,
-            PortUse::Unbound { .. } => events::STATUS_UNBOUND,
-            PortUse::Interdomain { .. } => events::STATUS_INTERDOMAIN,
-            PortUse::Virq { .. } => events::STATUS_VIRQ,
-            PortUse::Ipi => events::STATUS_IPI,
-        }
-    }
 
     const fn pack(self) -> u64 {
         let (kind, port, low) = match self.used_for {

@@ -71,11 +71,6 @@ impl<'a> PortTable<'a> {
         }
     }
 
-    /// Keeps a free port from being allocated. Errors as [`Self::set_unbound`].
-    pub fn reserve(&self, port: u32) -> Result<()> {
-        self.claim(port, Port { used_for: PortUse::Reserved, vcpu: 0 })
-    }
-
     /// Binds a virtual interrupt to the lowest free port. `-EINVAL`: no such interrupt, or one of
     /// the partition on another virtual CPU than 0; `-ENOENT`: no such virtual CPU; `-EEXIST`:
     /// it has a port; `-ENOSPC`: no free port.

@@ -255,16 +255,6 @@ fn closing_clears_what_is_pending() {
 }
 
 #[test]
-fn reserved_ports_are_neither_allocated_nor_closed() {
-    let memory = Memory::new();
-    memory.table().reserve(1).unwrap();
-    assert_eq!(memory.table().alloc_unbound(7), Ok(2));
-    assert_eq!(memory.table().set_unbound(1, 7), Err(errno::EBUSY));
-    assert_eq!(memory.table().close(1, &memory.bits()), Err(errno::EINVAL));
-    assert_eq!(memory.table().send(1), Err(errno::EINVAL));
-}
-
-#[test]
 fn a_port_is_told_to_wait_as_often_as_one_likes() {
     let memory = [Memory::new(), Memory::new()];
     let (a, b) = (memory[0].table(), memory[1].table());

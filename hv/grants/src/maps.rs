@@ -42,7 +42,6 @@ impl MapRecord {
 pub struct MapTable<S> {
     records: S,
     first_free: u32,
-    used: u32,
 }
 
 impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
@@ -54,7 +53,7 @@ impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
             *record = MapRecord { reference: first_free, ..MapRecord::EMPTY };
             first_free = handle;
         }
-        Self { records, first_free, used: 0 }
+        Self { records, first_free }
     }
 
     /// Keeps a record and returns its handle. `GNTST_no_space`: none is free;
@@ -67,7 +66,6 @@ impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
         let place = self.place(handle).ok_or(abi::GNTST_NO_SPACE)?;
         let next = core::mem::replace(place, record).reference;
         self.first_free = next;
-        self.used += 1;
         Ok(handle)
     }
 
@@ -80,18 +78,6 @@ impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
             .ok_or(abi::GNTST_BAD_HANDLE)
     }
 
-    /// Changes the record of a handle, for instance where it is mapped. `GNTST_bad_handle`: there
-    /// is none, or it would belong to no partition.
-    pub fn replace(&mut self, handle: u32, record: MapRecord) -> Result<()> {
-        self.get(handle)?;
-        let place = self.place(handle).ok_or(abi::GNTST_BAD_HANDLE)?;
-        if record.partition == FREE {
-            return Err(abi::GNTST_BAD_HANDLE);
-        }
-        *place = record;
-        Ok(())
-    }
-
     /// Forgets a record and returns it. `GNTST_bad_handle`: there is none.
     pub fn remove(&mut self, handle: u32) -> Result<MapRecord> {
         let record = self.get(handle)?;
@@ -99,14 +85,7 @@ impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
         let place = self.place(handle).ok_or(abi::GNTST_BAD_HANDLE)?;
         *place = MapRecord { reference: next, ..MapRecord::EMPTY };
         self.first_free = handle;
-        self.used = self.used.saturating_sub(1);
         Ok(record)
-    }
-
-    /// Records in use.
-    #[must_use]
-    pub const fn used(&self) -> u32 {
-        self.used
     }
 
     /// The first record in use from handle `from` on, for giving everything back.

@@ -122,12 +122,6 @@ impl<'a> GrantTable<'a> {
         }
         Ok(())
     }
-
-    /// What is in use of entry `reference`, if there is such an entry.
-    #[must_use]
-    pub fn pinned(&self, reference: u32) -> Option<PinnedEntry> {
-        self.pinned.get(usize::try_from(reference).ok()?).copied()
-    }
 }
 
 /// Checks the shared entry and sets its in-use flags in one step; returns the frame.

@@ -2,6 +2,14 @@
 //!
 //! Bounds-checked: a corrupt module is an error that says what is wrong with it.
 
+use ::elf::{
+    ElfBytes,
+    abi::{EM_X86_64, ET_EXEC, PF_W, PF_X, PT_LOAD},
+    endian::LittleEndian,
+    file::Class,
+    segment::ProgramHeader,
+};
+
 /// Why a module cannot be loaded.
 pub type Problem = &'static str;
 
@@ -21,78 +29,48 @@ pub struct Segment<'a> {
 }
 
 /// An ELF64 executable for x86-64.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Executable<'a> {
-    file: &'a [u8],
+    file: ElfBytes<'a, LittleEndian>,
     /// Where it starts.
     pub entry: u64,
-    headers: u64,
-    header_bytes: u64,
-    count: u64,
 }
 
-const PT_LOAD: u64 = 1;
-
 impl<'a> Executable<'a> {
-    /// Reads the header.
+    /// Reads the headers.
     ///
     /// # Errors
     /// What is wrong with the file.
     pub fn new(file: &'a [u8]) -> Result<Self, Problem> {
-        if file.get(..6) != Some(b"\x7fELF\x02\x01") {
-            return Err("it is not a 64-bit ELF file");
-        }
-        if field(file, 16, 2)? != 2 || field(file, 18, 2)? != 62 {
+        let file = ElfBytes::<LittleEndian>::minimal_parse(file)
+            .map_err(|_| "it is truncated, or not a little-endian ELF file")?;
+        let header = &file.ehdr;
+        if (header.class, header.e_type, header.e_machine) != (Class::ELF64, ET_EXEC, EM_X86_64) {
             return Err("it is not an x86-64 executable");
         }
-        Ok(Self {
-            file,
-            entry: field(file, 24, 8)?,
-            headers: field(file, 32, 8)?,
-            header_bytes: field(file, 54, 2)?,
-            count: field(file, 56, 2)?,
-        })
+        Ok(Self { entry: header.e_entry, file })
     }
 
     /// The loadable segments.
     pub fn segments(&self) -> impl Iterator<Item = Result<Segment<'a>, Problem>> + '_ {
-        (0..self.count).filter_map(|index| self.segment(index).transpose())
+        let headers = self.file.segments().into_iter().flatten();
+        let loadable = headers.filter(|header| header.p_type == PT_LOAD && header.p_memsz != 0);
+        loadable.map(|header| self.segment(&header))
     }
 
-    fn segment(&self, index: u64) -> Result<Option<Segment<'a>>, Problem> {
-        let at = self.headers.wrapping_add(index * self.header_bytes);
-        let word = |offset, bytes| field(self.file, at.wrapping_add(offset), bytes);
-        let (offset, file_bytes, bytes) = (word(8, 8)?, word(32, 8)?, word(40, 8)?);
-        if word(0, 4)? != PT_LOAD || bytes == 0 {
-            return Ok(None);
-        }
-        let flags = word(4, 4)?;
-        let end = offset.checked_add(file_bytes).ok_or("a segment lies outside the file")?;
-        let contents = self
-            .file
-            .get(offset as usize..end as usize)
-            .ok_or("it is truncated: a segment lies outside the file")?;
-        if file_bytes > bytes {
+    fn segment(&self, header: &ProgramHeader) -> Result<Segment<'a>, Problem> {
+        let contents = self.file.segment_data(header);
+        if header.p_filesz > header.p_memsz {
             return Err("a segment is larger in the file than in memory");
         }
-        Ok(Some(Segment {
-            address: word(16, 8)?,
-            bytes,
-            contents,
-            writable: flags & 2 != 0,
-            executable: flags & 1 != 0,
-        }))
+        Ok(Segment {
+            address: header.p_vaddr,
+            bytes: header.p_memsz,
+            contents: contents.map_err(|_| "it is truncated: a segment lies outside the file")?,
+            writable: header.p_flags & PF_W != 0,
+            executable: header.p_flags & PF_X != 0,
+        })
     }
-}
-
-/// A little-endian field of 2, 4 or 8 bytes.
-fn field(file: &[u8], at: u64, bytes: usize) -> Result<u64, Problem> {
-    let at = usize::try_from(at).map_err(|_| "its headers lie outside the file")?;
-    let part = at
-        .checked_add(bytes)
-        .and_then(|end| file.get(at..end))
-        .ok_or("it is truncated: its headers lie outside the file")?;
-    Ok(part.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
 }
 
 #[cfg(test)]
@@ -101,7 +79,9 @@ mod tests {
 
     fn minimal() -> Vec<u8> {
         let mut file = vec![0u8; 0x100];
-        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        file[20] = 1;
+        file[52] = 64;
         file[16] = 2;
         file[18] = 62;
         file[24..32].copy_from_slice(&0x20_0000u64.to_le_bytes());

@@ -120,7 +120,7 @@ fn privileged(vcpu: &Vcpu, registers: &mut Registers) -> bool {
         Op::WriteControl { control, register } => write_control(vcpu, registers, control, register),
         Op::Xsetbv => set_extended_control(vcpu, registers),
         Op::Rdtsc => {
-            let value = hardware::tsc();
+            let value = crate::platform::time::tsc();
             registers.rax = value & 0xffff_ffff;
             registers.rdx = value >> 32;
             true

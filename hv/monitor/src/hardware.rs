@@ -8,6 +8,11 @@ use core::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use x86_64::{
+    instructions::segmentation::{DS, ES, FS, GS, Segment},
+    registers::xcontrol::XCr0,
+};
+
 use crate::vcpu::{Segments, Vcpu};
 
 /// MSR numbers (Intel SDM vol. 4, AMD APM vol. 2 appendix A).
@@ -38,29 +43,12 @@ pub mod msr {
     pub const SYSENTER_EIP: u32 = 0x176;
 }
 
-/// Reads an MSR that exists.
-#[must_use]
-pub fn read_msr(number: u32) -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: callers name MSRs that every supported CPU has; reading changes nothing.
-    unsafe { asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high, options(nostack)) };
-    u64::from(high) << 32 | u64::from(low)
-}
-
-/// Writes an MSR that exists, with a value it accepts.
-pub fn write_msr(number: u32, value: u64) {
-    // SAFETY: called for segment bases (checked to be canonical), TSC_AUX and the system call
-    // registers, none of which changes how the monitor itself addresses memory.
-    unsafe {
-        asm!("wrmsr", in("ecx") number, in("eax") value as u32, in("edx") (value >> 32) as u32,
-             options(nostack));
-    }
-}
+pub use crate::platform::processor::{read_msr, write_msr};
 
 /// Exchanges GS base and the other GS base: the two modes of a partition have one each.
 pub fn swap_gs() {
     // SAFETY: the monitor does not use GS.
-    unsafe { asm!("swapgs", options(nostack, nomem)) };
+    unsafe { GS::swap() };
 }
 
 /// Loads a level-4 table and flushes non-global translations.
@@ -70,25 +58,10 @@ pub fn load_root(frame: u64) {
     unsafe { asm!("mov cr3, {}", in(reg) frame << 12, options(nostack)) };
 }
 
-/// CR2.
-#[must_use]
-pub fn fault_address() -> u64 {
-    let value;
-    // SAFETY: reading CR2 has no effect.
-    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack)) };
-    value
-}
-
 /// DS, ES, FS, GS.
 #[must_use]
 pub fn data_selectors() -> [u16; 4] {
-    let (ds, es, fs, gs): (u16, u16, u16, u16);
-    // SAFETY: reading selectors has no effect.
-    unsafe {
-        asm!("mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
-             out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack));
-    }
-    [ds, es, fs, gs]
+    [DS::get_reg().0, ES::get_reg().0, FS::get_reg().0, GS::get_reg().0]
 }
 
 /// A selector register that a partition may load.
@@ -201,10 +174,7 @@ pub fn xstates() -> u64 {
 /// Loads XCR0.
 pub fn set_xcr0(value: u64) {
     // SAFETY: the value was checked against what the CPU offers; the monitor uses no such state.
-    unsafe {
-        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
-             options(nomem, nostack));
-    }
+    unsafe { XCr0::write_raw(value) };
 }
 
 /// Saves the extended state of `vcpu`.
@@ -313,11 +283,4 @@ pub fn take_debug_status() -> u64 {
 pub fn halt() {
     // SAFETY: interrupts that arrive find handlers that run on the present stack.
     unsafe { asm!("sti", "hlt", "cli", options(nomem)) };
-}
-
-/// The time-stamp counter.
-#[must_use]
-pub fn tsc() -> u64 {
-    // SAFETY: reading the counter has no effect.
-    unsafe { core::arch::x86_64::_rdtsc() }
 }

@@ -12,6 +12,7 @@
 use core::sync::atomic::Ordering;
 
 use pv_abi::uv::calls::cause;
+use x86_64::registers::control::Cr2;
 
 use crate::{
     bounce,
@@ -52,7 +53,7 @@ pub extern "C" fn trap(registers: &mut Registers) -> *mut Registers {
         && let Some(vcpu) = cpu::current()
     {
         // Read before another fault can happen, on the partition's memory.
-        let address = hardware::fault_address();
+        let address = Cr2::read_raw();
         if page_fault::table_write(vcpu, registers, address) {
             // What others ask of this CPU meanwhile comes by interrupt, once ring 3 goes on.
             return registers;

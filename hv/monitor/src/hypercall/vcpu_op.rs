@@ -58,17 +58,7 @@ fn initialise(call: &mut Call, target: &'static Vcpu) -> Outcome {
 
 /// Five kilobytes that would be much of a stack.
 static CONTEXT: crate::lock::SpinLock<abi::VcpuGuestContext> =
-    crate::lock::SpinLock::new(<abi::VcpuGuestContext as ZeroContext>::ZERO);
-
-/// A context of zeros as a constant.
-trait ZeroContext {
-    /// It.
-    const ZERO: Self;
-}
-
-impl ZeroContext for abi::VcpuGuestContext {
-    const ZERO: Self = zerocopy::transmute!([0u8; size_of::<abi::VcpuGuestContext>()]);
-}
+    crate::lock::SpinLock::new(zerocopy::transmute!([0u8; size_of::<abi::VcpuGuestContext>()]));
 
 /// Takes the start state of a virtual CPU from what its kernel wrote, checked.
 fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Result<(), i64> {

@@ -7,6 +7,8 @@
 
 use heapless::Vec;
 
+use super::bytes::{u8_at, u16_at, u32_at, u64_at};
+
 /// CPUs that are recorded.
 pub const MAX_CPUS: usize = 64;
 /// Bytes of the header that all tables share.
@@ -73,22 +75,6 @@ pub struct Acpi {
     pub reset: Option<ResetRegister>,
     /// Physical address of the memory-mapped PCI configuration space of segment 0.
     pub pci_configuration: Option<u64>,
-}
-
-fn u8_at(bytes: &[u8], at: usize) -> Option<u8> {
-    bytes.get(at).copied()
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
 }
 
 fn checks_out(bytes: &[u8]) -> bool {

@@ -133,6 +133,7 @@ pub fn refuse(reason: core::fmt::Arguments<'_>) -> ! {
 /// First Rust code: on the boot stack, with the temporary page tables, interrupts off.
 extern "C" fn platform_start(magic: u32, information: u64) -> ! {
     serial::set_up();
+    log::set_level(Options::default().log_level);
     if magic != multiboot2::MAGIC {
         refuse(format_args!(
             "the loader is not multiboot2 (magic {magic:#x}); use GRUB's multiboot2"

@@ -6,22 +6,39 @@
 
 use core::{
     fmt::{self, Write},
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
+use ::log::{Metadata, Record};
 use heapless::Vec;
 use spin::Mutex;
 
-pub use super::log_level::Level;
 use super::{serial, time};
 
-static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
+pub use ::log::{Level, LevelFilter, debug, error, info, warn};
+
 static FAILING: AtomicBool = AtomicBool::new(false);
 static LINE: Mutex<()> = Mutex::new(());
 
+/// The line that messages are written to.
+struct Line;
+
+impl ::log::Log for Line {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        write(record.level(), *record.args());
+    }
+
+    fn flush(&self) {}
+}
+
 /// Shows messages of this severity and worse.
-pub fn set_level(level: Level) {
-    LEVEL.store(level as u8, Ordering::Relaxed);
+pub fn set_level(level: LevelFilter) {
+    let _ = ::log::set_logger(&Line);
+    ::log::set_max_level(level);
 }
 
 /// From now on, lines do not wait for other CPUs.
@@ -72,10 +89,7 @@ impl Drop for Console {
 }
 
 /// Writes one message.
-pub fn write(level: Level, text: fmt::Arguments<'_>) {
-    if level as u8 > LEVEL.load(Ordering::Relaxed) {
-        return;
-    }
+fn write(level: Level, text: fmt::Arguments<'_>) {
     let _line = if FAILING.load(Ordering::Relaxed) { LINE.try_lock() } else { Some(LINE.lock()) };
     let microseconds = time::now() / 1000;
     let (seconds, rest) = (microseconds / 1_000_000, microseconds % 1_000_000);
@@ -90,7 +104,7 @@ pub fn write(level: Level, text: fmt::Arguments<'_>) {
 
 /// Writes a warning.
 pub fn log_warning(text: fmt::Arguments<'_>) {
-    write(Level::Warn, text);
+    warn!("{text}");
 }
 
 /// The partition whose text the console's last line is, while that line is unfinished.
@@ -115,29 +129,3 @@ pub fn log_raw(partition: u32, text: &[u8]) {
         UNFINISHED.store(if finished { 0 } else { partition }, Ordering::Relaxed);
     }
 }
-
-/// Reports a failure that stays.
-macro_rules! error {
-    ($($text:tt)*) => {
-        $crate::platform::log::write($crate::platform::log::Level::Error, format_args!($($text)*))
-    };
-}
-/// Reports something odd.
-macro_rules! warn_ {
-    ($($text:tt)*) => {
-        $crate::platform::log::write($crate::platform::log::Level::Warn, format_args!($($text)*))
-    };
-}
-/// Reports a milestone.
-macro_rules! info {
-    ($($text:tt)*) => {
-        $crate::platform::log::write($crate::platform::log::Level::Info, format_args!($($text)*))
-    };
-}
-/// Reports a detail.
-macro_rules! debug {
-    ($($text:tt)*) => {
-        $crate::platform::log::write($crate::platform::log::Level::Debug, format_args!($($text)*))
-    };
-}
-pub(crate) use {debug, error, info, warn_ as warn};

@@ -12,9 +12,9 @@
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "only tested on the host"))]
 
 pub mod acpi;
+mod bytes;
 pub mod clock;
 pub mod early_frames;
-mod log_level;
 pub mod multiboot2;
 pub mod options;
 pub mod regions;

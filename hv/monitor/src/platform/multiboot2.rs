@@ -8,6 +8,7 @@ use core::fmt;
 
 use heapless::Vec;
 
+use super::bytes::{u32_at, u64_at};
 use super::regions::{Region, Regions};
 
 /// Value of eax at entry (specification 3.1).
@@ -83,16 +84,6 @@ impl fmt::Display for Fault {
             Self::NoMemoryMap => write!(f, "multiboot2 information has no memory map"),
         }
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    let field = bytes.get(at..at.checked_add(4)?)?;
-    Some(u32::from_le_bytes(field.try_into().ok()?))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    let field = bytes.get(at..at.checked_add(8)?)?;
-    Some(u64::from_le_bytes(field.try_into().ok()?))
 }
 
 /// The text up to the first zero byte.

@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use super::log_level::Level;
+use log::LevelFilter;
 
 /// What to do after the monitor itself failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum AfterPanic {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Least severe messages that are shown.
-    pub log_level: Level,
+    pub log_level: LevelFilter,
     /// What follows a panic.
     pub after_panic: AfterPanic,
     /// Leave QEMU through its debug-exit device (port 0xf4) instead of power-off.
@@ -32,7 +32,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            log_level: Level::Info,
+            log_level: LevelFilter::Info,
             after_panic: AfterPanic::Stop,
             debug_exit: false,
             cpus: u32::MAX,
@@ -70,7 +70,7 @@ impl Options {
     fn take(&mut self, word: &str) -> Option<()> {
         let (name, value) = word.split_once('=').unwrap_or((word, ""));
         match (name, value) {
-            ("loglevel", _) => self.log_level = Level::from_name(value)?,
+            ("loglevel", _) => self.log_level = level(value)?,
             ("panic", "stop") => self.after_panic = AfterPanic::Stop,
             ("panic", "reset") => self.after_panic = AfterPanic::Reset,
             ("debug-exit", "") if word == name => self.debug_exit = true,
@@ -81,6 +81,12 @@ impl Options {
     }
 }
 
+/// The least severe level that a value of `loglevel` shows.
+fn level(value: &str) -> Option<LevelFilter> {
+    let shown = LevelFilter::Error..=LevelFilter::Debug;
+    value.parse().ok().filter(|level| shown.contains(level))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,7 +95,7 @@ mod tests {
     fn reads_all_options() {
         let options = parse(" loglevel=debug  panic=reset debug-exit cpus=2 ").unwrap();
         let expected = Options {
-            log_level: Level::Debug,
+            log_level: LevelFilter::Debug,
             after_panic: AfterPanic::Reset,
             debug_exit: true,
             cpus: 2,
@@ -100,7 +106,15 @@ mod tests {
 
     #[test]
     fn names_the_word_it_does_not_know() {
-        for word in ["loglevel=loud", "panic", "debug-exit=1", "debug-exit=", "cpus=0", "quiet"] {
+        for word in [
+            "loglevel=loud",
+            "loglevel=off",
+            "panic",
+            "debug-exit=1",
+            "debug-exit=",
+            "cpus=0",
+            "quiet",
+        ] {
             let line = std::format!("loglevel=info {word}");
             assert_eq!(parse(&line), Err(Unknown(word)));
             let message = std::format!("{}", Unknown(word));

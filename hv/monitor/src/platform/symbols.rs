@@ -4,6 +4,7 @@
 //! addresses then say where (ELF-64 object file format, "Section header", "Symbol table").
 //! The rule: everything is read through bounds; a bad table yields no names.
 
+use super::bytes::{u32_at, u64_at};
 use super::multiboot2::Sections;
 
 const SECTION_SYMBOLS: u32 = 2;
@@ -19,14 +20,6 @@ pub struct Symbols {
 
 /// Where a section lies: physical address and bytes.
 pub type Extent = (u64, u64);
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
-}
 
 /// Finds symbol table and string table among the headers.
 #[must_use]
