@@ -30,13 +30,6 @@ pub mod callback {
 /// Flags that a kernel entry clears.
 const CLEARED: u64 = flag::TF | flag::NT | flag::RF | flag::VM | flag::AC;
 
-/// How a handler is entered.
-struct Entry {
-    address: u64,
-    mask_events: bool,
-    error: Option<u64>,
-}
-
 /// Raises exception `vector` in the partition.
 ///
 /// # Errors
@@ -52,8 +45,7 @@ pub fn exception(
     if gate.address == 0 {
         return Err(Fault);
     }
-    let entry = Entry { address: gate.address, mask_events: gate.flags & 4 != 0, error };
-    enter(vcpu, registers, &entry)
+    enter(vcpu, registers, gate.address, gate.flags & 4 != 0, error)
 }
 
 /// Delivers a pending event.
@@ -85,7 +77,7 @@ fn by_callback(
     if address == 0 {
         return Err(Fault);
     }
-    enter(vcpu, registers, &Entry { address, mask_events, error: None })
+    enter(vcpu, registers, address, mask_events, None)
 }
 
 /// Delivers the failsafe callback: the frame names the selectors that could not be loaded.
@@ -118,16 +110,22 @@ pub fn failsafe(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fault> {
 }
 
 #[inline]
-fn enter(vcpu: &Vcpu, registers: &mut Registers, entry: &Entry) -> Result<(), Fault> {
+fn enter(
+    vcpu: &Vcpu,
+    registers: &mut Registers,
+    address: u64,
+    mask_events: bool,
+    error: Option<u64>,
+) -> Result<(), Fault> {
     let (saved, stack) = switch_to_kernel(vcpu, registers);
     let tail = [registers.rip, saved.cs, saved.rflags, registers.rsp, registers.ss];
     let [rip, cs, rflags, rsp, ss] = tail;
     let (rcx, r11) = (registers.rcx, registers.r11);
-    match entry.error {
+    match error {
         Some(error) => push(registers, stack, &[rcx, r11, error, rip, cs, rflags, rsp, ss])?,
         None => push(registers, stack, &[rcx, r11, rip, cs, rflags, rsp, ss])?,
     }
-    finish(vcpu, registers, entry.address, entry.mask_events);
+    finish(vcpu, registers, address, mask_events);
     Ok(())
 }
 

@@ -5,7 +5,9 @@
 
 #![expect(unsafe_code, reason = "assembly")]
 
-use core::arch::global_asm;
+use core::{arch::global_asm, mem::offset_of};
+
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
     bounce::callback,
@@ -23,7 +25,7 @@ pub const VECTOR_SYSCALL32: u64 = 0x101;
 pub const VECTOR_SYSENTER: u64 = 0x102;
 
 /// Guest registers, low address first.
-#[derive(Clone, Copy, Debug, Default, zerocopy::FromBytes)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes)]
 #[repr(C)]
 pub struct Registers {
     pub r15: u64,
@@ -50,6 +52,7 @@ pub struct Registers {
     pub ss: u64,
 }
 const _: () = assert!(size_of::<Registers>() == 176);
+const _: () = assert!(offset_of!(Registers, rax) == 8 * 10 && offset_of!(Registers, rsp) == 8 * 20);
 
 impl Registers {
     /// Whether the frame was pushed on an entry from ring 3.
@@ -61,24 +64,9 @@ impl Registers {
     /// The general register with its number in instruction encodings (0 = rax … 15 = r15).
     #[must_use]
     pub fn general(&mut self, number: u8) -> &mut u64 {
-        match number & 15 {
-            0 => &mut self.rax,
-            1 => &mut self.rcx,
-            2 => &mut self.rdx,
-            3 => &mut self.rbx,
-            4 => &mut self.rsp,
-            5 => &mut self.rbp,
-            6 => &mut self.rsi,
-            7 => &mut self.rdi,
-            8 => &mut self.r8,
-            9 => &mut self.r9,
-            10 => &mut self.r10,
-            11 => &mut self.r11,
-            12 => &mut self.r12,
-            13 => &mut self.r13,
-            14 => &mut self.r14,
-            _ => &mut self.r15,
-        }
+        const PLACES: [usize; 16] = [10, 11, 12, 5, 20, 4, 13, 14, 9, 8, 7, 6, 3, 2, 1, 0];
+        let words: &mut [u64; size_of::<Self>() / 8] = zerocopy::transmute_mut!(self);
+        &mut words[PLACES[usize::from(number & 15)]]
     }
 }
 
@@ -137,19 +125,19 @@ global_asm!(
     smap = sym cpu::SMAP_ON,
     trap = sym trap::trap,
     syscall = sym syscall::syscall,
-    cs = const core::mem::offset_of!(Registers, cs),
+    cs = const offset_of!(Registers, cs),
     frame = const size_of::<Registers>(),
-    scratch = const core::mem::offset_of!(CpuLocal, scratch),
-    stack_top = const core::mem::offset_of!(CpuLocal, stack_top),
-    common = const core::mem::offset_of!(CpuLocal, syscall_common),
-    smap_here = const core::mem::offset_of!(CpuLocal, smap),
+    scratch = const offset_of!(CpuLocal, scratch),
+    stack_top = const offset_of!(CpuLocal, stack_top),
+    common = const offset_of!(CpuLocal, syscall_common),
+    smap_here = const offset_of!(CpuLocal, smap),
     current = const CpuLocal::CURRENT,
-    in_kernel = const core::mem::offset_of!(Vcpu, in_kernel),
-    info = const core::mem::offset_of!(Vcpu, info),
-    fast_stack = const core::mem::offset_of!(Vcpu, fast_stack),
-    kernel_root = const core::mem::offset_of!(Vcpu, kernel_root),
-    user_root = const core::mem::offset_of!(Vcpu, user_root),
-    syscall_callback = const core::mem::offset_of!(Vcpu, callbacks) + 8 * callback::SYSCALL,
+    in_kernel = const offset_of!(Vcpu, in_kernel),
+    info = const offset_of!(Vcpu, info),
+    fast_stack = const offset_of!(Vcpu, fast_stack),
+    kernel_root = const offset_of!(Vcpu, kernel_root),
+    user_root = const offset_of!(Vcpu, user_root),
+    syscall_callback = const offset_of!(Vcpu, callbacks) + 8 * callback::SYSCALL,
     iret = const pv_abi::xen::hypercall::IRET,
     monitor_end = const MONITOR_END,
     entry_flags = const ENTRY_FLAGS,

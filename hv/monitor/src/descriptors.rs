@@ -1,9 +1,27 @@
 //! Segment descriptor tables of virtual CPUs: taking their pages, and loading them.
 
-use page_tables::{get_descriptors, put_descriptors};
+use page_tables::{Space, get_descriptors, put_descriptors};
 use pv_abi::xen::errno;
 
 use crate::{cpu, machine::Host, partition::errno_of, platform, vcpu::Vcpu};
+
+/// Takes references on pages of descriptors (0: none), on all or none of them.
+fn take(space: &mut Space, frames: &[u64]) -> Result<(), i64> {
+    for (index, &mfn) in frames.iter().enumerate().filter(|(_, mfn)| **mfn != 0) {
+        if let Err(error) = get_descriptors(&Host, space, mfn) {
+            put(space, frames.get(..index).unwrap_or_default());
+            return Err(errno_of(error));
+        }
+    }
+    Ok(())
+}
+
+/// Gives them back.
+fn put(space: &Space, frames: &[u64]) {
+    for &mfn in frames.iter().filter(|mfn| **mfn != 0) {
+        put_descriptors(&Host, space, mfn);
+    }
+}
 
 /// Makes `frames` (0: none) the descriptor table of `vcpu`, which runs here or not at all.
 ///
@@ -11,22 +29,12 @@ use crate::{cpu, machine::Host, partition::errno_of, platform, vcpu::Vcpu};
 /// An errno where a page is not fit; the old table stays.
 pub fn replace_gdt(vcpu: &Vcpu, frames: &[u64; 14]) -> Result<(), i64> {
     let mut space = vcpu.partition.space.lock();
-    for (index, &mfn) in frames.iter().enumerate().filter(|(_, mfn)| **mfn != 0) {
-        if let Err(error) = get_descriptors(&Host, &mut space, mfn) {
-            for &taken in frames.iter().take(index).filter(|mfn| **mfn != 0) {
-                put_descriptors(&Host, &mut space, taken);
-            }
-            return Err(errno_of(error));
-        }
-    }
-    let old = vcpu.gdt.get();
-    vcpu.gdt.set(*frames);
+    take(&mut space, frames)?;
+    let old = vcpu.gdt.replace(*frames);
     if cpu::this().runs(vcpu) {
         load_gdt(vcpu);
     }
-    for mfn in old.into_iter().filter(|mfn| *mfn != 0) {
-        put_descriptors(&Host, &mut space, mfn);
-    }
+    put(&space, &old);
     Ok(())
 }
 
@@ -53,25 +61,15 @@ pub fn replace_ldt(vcpu: &Vcpu, va: u64, entries: u32) -> Result<(), i64> {
     let mut space = vcpu.partition.space.lock();
     for (page, slot) in (0..pages).zip(frames.iter_mut()) {
         let entry = crate::walk::kernel_entry(vcpu, va.wrapping_add(page * 4096));
-        let mfn = entry.ok_or(errno::EINVAL)? >> 12 & 0xff_ffff_ffff;
-        let taken = get_descriptors(&Host, &mut space, mfn).map_err(errno_of);
-        if let Err(error) = taken {
-            for mfn in frames.into_iter().filter(|mfn| *mfn != 0) {
-                put_descriptors(&Host, &mut space, mfn);
-            }
-            return Err(error);
-        }
-        *slot = mfn;
+        *slot = entry.ok_or(errno::EINVAL)? >> 12 & 0xff_ffff_ffff;
     }
-    let old = vcpu.ldt_frames.get();
-    vcpu.ldt_frames.set(frames);
+    take(&mut space, &frames)?;
+    let old = vcpu.ldt_frames.replace(frames);
     vcpu.ldt.set((va, entries));
     if cpu::this().runs(vcpu) {
         load_ldt(vcpu);
     }
-    for mfn in old.into_iter().filter(|mfn| *mfn != 0) {
-        put_descriptors(&Host, &mut space, mfn);
-    }
+    put(&space, &old);
     Ok(())
 }
 

@@ -102,16 +102,11 @@ fn privileged(vcpu: &Vcpu, registers: &mut Registers) -> bool {
         Op::Cli | Op::Sti => vcpu.iopl.get() >= 1,
         Op::Wbinvd | Op::Invd => true,
         Op::Hlt => {
-            vcpu.info().upcall_mask.store(0, Ordering::SeqCst);
-            crate::schedule::block(vcpu, None);
-            if vcpu.event_pending() {
-                crate::schedule::wake(vcpu);
-            }
+            hypercall::block(vcpu);
             true
         }
         Op::Clts => {
-            vcpu.task_switched.set(false);
-            hardware::clear_task_switched();
+            hardware::show_task_switched(vcpu, false);
             true
         }
         Op::Rdmsr => model_registers::read(vcpu, registers),
@@ -165,17 +160,13 @@ fn read_control(vcpu: &Vcpu, registers: &mut Registers, control: u8, register: u
 fn write_control(vcpu: &Vcpu, registers: &mut Registers, control: u8, register: u8) -> bool {
     let value = *registers.general(register);
     match control {
-        0 => {
-            let set = value & 8 != 0;
-            vcpu.task_switched.set(set);
-            if set {
-                hardware::set_task_switched();
-            } else {
-                hardware::clear_task_switched();
-            }
-        }
+        0 => hardware::show_task_switched(vcpu, value & 8 != 0),
         2 => vcpu.info().cr2.store(value, Ordering::Relaxed),
-        3 => return hypercall::new_kernel_root(vcpu, value >> 12 & 0xff_ffff_ffff).is_ok(),
+        3 => {
+            let mut space = vcpu.partition.space.lock();
+            let root = value >> 12 & 0xff_ffff_ffff;
+            return hypercall::new_kernel_root(vcpu, &mut space, root).is_ok();
+        }
         4 => vcpu.cr4.set(value & CR4_KEPT),
         _ => return false,
     }

@@ -250,6 +250,16 @@ pub fn clear_task_switched() {
     unsafe { asm!("clts", options(nomem, nostack)) };
 }
 
+/// Makes the partition see CR0.TS set or clear, and its FPU instructions trap accordingly.
+pub fn show_task_switched(vcpu: &Vcpu, set: bool) {
+    vcpu.task_switched.set(set);
+    if set {
+        set_task_switched();
+    } else {
+        clear_task_switched();
+    }
+}
+
 /// Loads debug registers 0 to 3, 6 and 7.
 pub fn load_debug(registers: &[u64; 8]) {
     // SAFETY: addresses were checked to lie outside the monitor's part when they were set, and

@@ -9,26 +9,16 @@ use pv_abi::xen::time::{TSC_STABLE, VcpuTimeInfo};
 
 use crate::{machine, partition::Partition, platform, vcpu::Vcpu};
 
-/// Nanoseconds since the monitor started.
-#[must_use]
-pub fn now() -> u64 {
-    platform::now()
-}
-
-/// Frequency of the time-stamp counter.
-#[must_use]
-pub fn tsc_khz() -> u32 {
-    platform::tsc_khz()
-}
+pub use crate::platform::{now, tsc_khz};
 
 /// The time record of every virtual CPU.
 #[must_use]
 pub fn record() -> VcpuTimeInfo {
-    let scale = platform::time_scale();
+    let (tsc_timestamp, scale) = platform::time_scale();
     VcpuTimeInfo {
         version: 2,
         pad0: 0,
-        tsc_timestamp: scale.tsc_start,
+        tsc_timestamp,
         system_time: 0,
         tsc_to_system_mul: scale.multiplier,
         tsc_shift: scale.shift,

@@ -48,9 +48,7 @@ pub fn map(call: &mut Call) -> Outcome {
     while done < count {
         done = some(call.vcpu, owner, &entries, done, count)?;
         if done < count && schedule::should_yield() {
-            call.args[2] = list + done * size_of::<BuildMap>() as u64;
-            call.args[3] = count - done;
-            return Err(AGAIN);
+            return call.go_on::<BuildMap>(2, done);
         }
     }
     Ok(count)

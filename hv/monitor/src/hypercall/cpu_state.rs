@@ -18,7 +18,7 @@ use crate::{
     hardware::{self, Data, msr},
     machine::Host,
     partition,
-    vcpu::{CALLBACKS, Gate},
+    vcpu::{CALLBACKS, Gate, Vcpu},
 };
 
 /// Gates a call may set at most: a table has 256.
@@ -95,13 +95,20 @@ pub fn set_callbacks(call: &mut Call) -> Outcome {
     if ![event, failsafe, syscall].into_iter().all(is_canonical) {
         return Err(errno::EINVAL);
     }
-    let mut callbacks = call.vcpu.callbacks.get();
-    callbacks[bounce::callback::EVENT] = event;
-    callbacks[bounce::callback::FAILSAFE] = failsafe;
-    callbacks[bounce::callback::SYSCALL] = syscall;
-    call.vcpu.callbacks.set(callbacks);
-    call.vcpu.update_fast_path();
+    with_callbacks(call.vcpu, |callbacks| {
+        callbacks[bounce::callback::EVENT] = event;
+        callbacks[bounce::callback::FAILSAFE] = failsafe;
+        callbacks[bounce::callback::SYSCALL] = syscall;
+    });
     Ok(0)
+}
+
+/// Changes the callbacks of a virtual CPU.
+pub fn with_callbacks(vcpu: &Vcpu, change: impl FnOnce(&mut [u64; CALLBACKS])) {
+    let mut callbacks = vcpu.callbacks.get();
+    change(&mut callbacks);
+    vcpu.callbacks.set(callbacks);
+    vcpu.update_fast_path();
 }
 
 /// `callback_op(command, argument)`.
@@ -122,25 +129,15 @@ pub fn callback_op(call: &mut Call) -> Outcome {
     if !is_canonical(address) {
         return Err(errno::EINVAL);
     }
-    let mut callbacks = call.vcpu.callbacks.get();
-    callbacks[kind] = address;
-    call.vcpu.callbacks.set(callbacks);
-    let bit = 1 << kind;
-    let masks = call.vcpu.callback_masks.get() & !bit;
-    call.vcpu.callback_masks.set(if flags & 1 != 0 { masks | bit } else { masks });
-    call.vcpu.update_fast_path();
+    let masks = call.vcpu.callback_masks.get() & !(1 << kind);
+    call.vcpu.callback_masks.set(masks | u32::from(flags & 1) << kind);
+    with_callbacks(call.vcpu, |callbacks| callbacks[kind] = address);
     Ok(0)
 }
 
 /// `fpu_taskswitch(set)`: the kernel's CR0.TS.
 pub fn fpu_taskswitch(call: &mut Call) -> Outcome {
-    let set = call.args[0] != 0;
-    call.vcpu.task_switched.set(set);
-    if set {
-        hardware::set_task_switched();
-    } else {
-        hardware::clear_task_switched();
-    }
+    hardware::show_task_switched(call.vcpu, call.args[0] != 0);
     Ok(0)
 }
 

@@ -10,7 +10,7 @@ use pv_abi::xen::{
     mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_PRESENT, PTE_RW, PTE_USER},
 };
 
-use super::{AGAIN, Call, Outcome, grant_copy, is_own, named, update};
+use super::{Call, Outcome, grant_copy, is_own, named, update};
 use crate::{
     cpu,
     guest_memory::{self, GuestPointer},
@@ -59,9 +59,7 @@ where
     let operations = GuestPointer::<T>::new(list, count)?;
     for index in 0..count {
         if index != 0 && schedule::should_yield() {
-            call.args[1] = list + index * size_of::<T>() as u64;
-            call.args[2] = count - index;
-            return Err(AGAIN);
+            return call.go_on::<T>(1, index);
         }
         let mut operation = operations.read(index)?;
         run(call.vcpu, &mut operation);
@@ -146,9 +144,7 @@ fn unmap_each(call: &mut Call) -> Outcome {
     let mut done = 0;
     while done < count {
         if done != 0 && schedule::should_yield() {
-            call.args[1] = list + done * size_of::<abi::UnmapGrantRef>() as u64;
-            call.args[2] = count - done;
-            return Err(AGAIN);
+            return call.go_on::<abi::UnmapGrantRef>(1, done);
         }
         let end = count.min(done + BATCH as u64);
         unmap_some(call.vcpu, &operations, done..end)?;

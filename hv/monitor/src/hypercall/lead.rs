@@ -16,7 +16,7 @@ use pv_abi::{
     },
 };
 
-use super::{AGAIN, Call, Outcome, vcpu_op};
+use super::{Call, Outcome, vcpu_op};
 use crate::{
     context::{Registers, flag, selector},
     cpu, database, guest_memory, lead_events, machine,
@@ -83,9 +83,7 @@ pub fn activate_pages(call: &mut Call) -> Outcome {
             }
             frame = until;
             if frame < end && schedule::should_yield() {
-                call.args[1] = frame;
-                call.args[2] = end - frame;
-                return Err(AGAIN);
+                return call.go_on::<u8>(1, frame - first);
             }
         }
     }

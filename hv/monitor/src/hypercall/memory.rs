@@ -8,6 +8,7 @@ use pv_abi::xen::{errno, memory as abi, mmu};
 use super::{AGAIN, Call, Outcome, update};
 use crate::{
     guest_memory::{self, GuestPointer},
+    partition::Partition,
     platform, schedule,
     vcpu::Vcpu,
 };
@@ -25,8 +26,8 @@ pub fn memory_op(call: &mut Call) -> Outcome {
             Ok(call.vcpu.partition.memory_frames.load(Ordering::Relaxed))
         }
         abi::MAXIMUM_RAM_PAGE => Ok(platform::frame_table().len() as u64 - 1),
-        abi::DECREASE_RESERVATION => decrease(call),
-        abi::POPULATE_PHYSMAP => populate(call),
+        command @ abi::DECREASE_RESERVATION => each(call, command, decrease),
+        command @ abi::POPULATE_PHYSMAP => each(call, command, populate),
         _ => Err(errno::ENOSYS),
     }
 }
@@ -64,51 +65,36 @@ fn reservation(call: &Call) -> Result<abi::MemoryReservation, i64> {
     Ok(reservation)
 }
 
-/// Frames leave the populated set: nothing may refer to them.
-fn decrease(call: &mut Call) -> Outcome {
+/// Does `one` for each extent of a balloon call; how many were done, up to the first that was not.
+fn each(call: &mut Call, command: u64, one: fn(&Partition, u64) -> Option<u64>) -> Outcome {
     let reservation = reservation(call)?;
     let list = GuestPointer::<u64>::new(reservation.extent_start, reservation.nr_extents)?;
     let first = call.args[0] >> abi::COMMAND_BITS;
     let partition = call.vcpu.partition;
     for index in first..reservation.nr_extents {
         if index != first && schedule::should_yield() {
-            call.args[0] = abi::DECREASE_RESERVATION | index << abi::COMMAND_BITS;
+            call.args[0] = command | index << abi::COMMAND_BITS;
             return Err(AGAIN);
         }
-        let Ok(mfn) = list.read(index) else {
+        let Some(mfn) = list.read(index).ok().and_then(|extent| one(partition, extent)) else {
             return Ok(index);
         };
-        if partition.check_own(mfn).is_err() || !partition.make_idle(mfn) {
+        if command == abi::POPULATE_PHYSMAP && list.write(index, &mfn).is_err() {
+            let _ = partition.make_idle(mfn);
             return Ok(index);
         }
     }
     Ok(reservation.nr_extents)
 }
 
-/// Idle frames come back: in are pseudo-physical frame numbers, out the machine frames.
-fn populate(call: &mut Call) -> Outcome {
-    let reservation = reservation(call)?;
-    let list = GuestPointer::<u64>::new(reservation.extent_start, reservation.nr_extents)?;
-    let first = call.args[0] >> abi::COMMAND_BITS;
-    let partition = call.vcpu.partition;
-    for index in first..reservation.nr_extents {
-        if index != first && schedule::should_yield() {
-            call.args[0] = abi::POPULATE_PHYSMAP | index << abi::COMMAND_BITS;
-            return Err(AGAIN);
-        }
-        let Ok(pfn) = list.read(index) else {
-            return Ok(index);
-        };
-        let Some(mfn) = partition.take_idle() else {
-            return Ok(index);
-        };
-        if let Some(entry) = platform::m2p().get(mfn as usize) {
-            entry.store(pfn, Ordering::Relaxed);
-        }
-        if list.write(index, &mfn).is_err() {
-            let _ = partition.make_idle(mfn);
-            return Ok(index);
-        }
-    }
-    Ok(reservation.nr_extents)
+/// A frame leaves the populated set: nothing may refer to it.
+fn decrease(partition: &Partition, mfn: u64) -> Option<u64> {
+    (partition.check_own(mfn).is_ok() && partition.make_idle(mfn)).then_some(mfn)
+}
+
+/// An idle frame comes back, as pseudo-physical frame `pfn`.
+fn populate(partition: &Partition, pfn: u64) -> Option<u64> {
+    let mfn = partition.take_idle()?;
+    platform::m2p().get(mfn as usize)?.store(pfn, Ordering::Relaxed);
+    Some(mfn)
 }

@@ -11,6 +11,7 @@ use crate::{
     cpu, descriptors,
     guest_memory::{self, GuestPointer, is_canonical},
     hardware,
+    lock::RunningCell,
     machine::Host,
     partition::errno_of,
     schedule,
@@ -57,8 +58,8 @@ fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), i64> 
             pin(&Host, space, level as u8 + 1, arg1).map_err(errno_of)
         }
         EXT_UNPIN_TABLE => unpin(&Host, space, arg1).map_err(errno_of),
-        EXT_NEW_BASEPTR => replace_kernel_root(vcpu, space, arg1),
-        EXT_NEW_USER_BASEPTR => replace_user_root(vcpu, space, arg1),
+        EXT_NEW_BASEPTR => new_kernel_root(vcpu, space, arg1),
+        EXT_NEW_USER_BASEPTR => replace_root(space, &vcpu.user_root, arg1, || ()),
         EXT_TLB_FLUSH_LOCAL => {
             cpu::flush_here();
             Ok(())
@@ -84,32 +85,30 @@ fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), i64> 
     }
 }
 
-/// Loads another kernel root on the virtual CPU that runs here.
-pub fn new_kernel_root(vcpu: &Vcpu, mfn: u64) -> Result<(), i64> {
-    replace_kernel_root(vcpu, &mut vcpu.partition.space.lock(), mfn)
-}
-
-fn replace_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), i64> {
-    get_base(&Host, space, mfn).map_err(errno_of)?;
-    let old = vcpu.kernel_root.get();
-    vcpu.kernel_root.set(mfn);
-    hardware::load_root(mfn);
-    if old != 0 {
-        put_base(&Host, space, old).map_err(errno_of)?;
-    }
-    Ok(())
-}
-
-fn replace_user_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), i64> {
+/// Makes `mfn` (0: none) what `root` holds; what it held is given back, once `loaded` was called.
+fn replace_root(
+    space: &mut Space,
+    root: &RunningCell<u64>,
+    mfn: u64,
+    loaded: impl FnOnce(),
+) -> Result<(), i64> {
     if mfn != 0 {
         get_base(&Host, space, mfn).map_err(errno_of)?;
     }
-    let old = vcpu.user_root.get();
-    vcpu.user_root.set(mfn);
+    let old = root.replace(mfn);
+    loaded();
     if old != 0 {
         put_base(&Host, space, old).map_err(errno_of)?;
     }
     Ok(())
+}
+
+/// Loads another kernel root on the virtual CPU that runs here.
+pub fn new_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), i64> {
+    if mfn == 0 {
+        return Err(errno::EINVAL);
+    }
+    replace_root(space, &vcpu.kernel_root, mfn, || hardware::load_root(mfn))
 }
 
 /// Gives a virtual CPU that does not run its first kernel root.

@@ -40,6 +40,7 @@ pub use event::close_all;
 pub use grant::end_use;
 pub use lead::first_state;
 pub use mmuext::{new_kernel_root, set_roots};
+pub use sched::block;
 pub use vcpu_op::bring_up;
 pub use version::XEN_VERSION;
 
@@ -57,6 +58,16 @@ pub struct Call<'a> {
     pub registers: &'a mut Registers,
     /// Arguments in order; changed for [`AGAIN`].
     pub args: [u64; 6],
+}
+
+impl Call<'_> {
+    /// [`AGAIN`], for what is left of an array of `T` whose address and length are the arguments
+    /// from `list` on, after `done` elements.
+    fn go_on<T>(&mut self, list: usize, done: u64) -> Outcome {
+        self.args[list] += done * size_of::<T>() as u64;
+        self.args[list + 1] -= done;
+        Err(AGAIN)
+    }
 }
 
 type Operation = fn(&mut Call) -> Outcome;
@@ -165,9 +176,7 @@ fn multicall(call: &mut Call) -> Outcome {
     let entries = GuestPointer::<MulticallEntry>::new(list, count)?;
     for index in 0..count {
         if index != 0 && crate::schedule::should_yield() {
-            call.args[0] = list + index * size_of::<MulticallEntry>() as u64;
-            call.args[1] = count - index;
-            return Err(AGAIN);
+            return call.go_on::<MulticallEntry>(0, index);
         }
         let mut entry = entries.read(index)?;
         let mut inner = Call { vcpu: call.vcpu, registers: &mut *call.registers, args: entry.args };
@@ -181,9 +190,7 @@ fn multicall(call: &mut Call) -> Outcome {
         if outcome == Err(AGAIN) {
             entry.args = inner.args;
             entries.write(index, &entry)?;
-            call.args[0] = list + index * size_of::<MulticallEntry>() as u64;
-            call.args[1] = count - index;
-            return Err(AGAIN);
+            return call.go_on::<MulticallEntry>(0, index);
         }
         let result = outcome.map_or_else(|error| error, |value| value as i64);
         let place = list + index * size_of::<MulticallEntry>() as u64;

@@ -36,7 +36,7 @@ pub fn sched_op(call: &mut Call) -> Outcome {
 }
 
 /// Unmasks events and waits for one; returns at once where one is pending.
-fn block(vcpu: &Vcpu) -> u64 {
+pub fn block(vcpu: &Vcpu) -> u64 {
     vcpu.info().upcall_mask.store(0, Ordering::SeqCst);
     schedule::block(vcpu, None);
     // An event that came before the state changed did not wake it.

@@ -6,7 +6,7 @@ use pv_abi::xen::{errno, time as records, vcpu as abi};
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Call, Outcome, sched::is_up};
+use super::{Call, Outcome, cpu_state::with_callbacks, sched::is_up};
 use crate::{
     area::Area,
     context::{Registers, flag},
@@ -88,12 +88,9 @@ fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Resul
     super::set_roots(target, context.ctrlreg[3] >> 12 & 0xff_ffff_ffff)?;
     descriptors::replace_gdt(target, &frames)?;
     target.kernel_stack.set(context.kernel_sp);
-    let mut callbacks = [0; 8];
-    callbacks[0] = context.event_callback_eip;
-    callbacks[1] = context.failsafe_callback_eip;
-    callbacks[2] = context.syscall_callback_eip;
-    target.callbacks.set(callbacks);
-    target.update_fast_path();
+    let [event, failsafe, syscall] =
+        [context.event_callback_eip, context.failsafe_callback_eip, context.syscall_callback_eip];
+    with_callbacks(target, |all| *all = [event, failsafe, syscall, 0, 0, 0, 0, 0]);
     target.segments.set(Segments {
         ds: context.user_regs.ds,
         es: context.user_regs.es,

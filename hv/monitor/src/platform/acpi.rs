@@ -73,8 +73,6 @@ pub struct Acpi {
     pub off: Option<[u8; 2]>,
     /// How to reset.
     pub reset: Option<ResetRegister>,
-    /// Physical address of the memory-mapped PCI configuration space of segment 0.
-    pub pci_configuration: Option<u64>,
 }
 
 fn checks_out(bytes: &[u8]) -> bool {
@@ -125,7 +123,6 @@ impl Acpi {
             enable: None,
             off: None,
             reset: None,
-            pci_configuration: None,
         }
     }
 
@@ -137,7 +134,6 @@ impl Acpi {
         let _ = match table.get(..4) {
             Some(b"APIC") => self.take_interrupts(table),
             Some(b"FACP") => self.take_power(table, memory),
-            Some(b"MCFG") => u64_at(table, HEADER + 8).map(|a| self.pci_configuration = Some(a)),
             _ => None,
         };
     }

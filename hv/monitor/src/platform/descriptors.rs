@@ -9,6 +9,16 @@
 
 use core::{arch::asm, cell::UnsafeCell, ptr};
 
+use x86_64::{
+    VirtAddr,
+    instructions::{
+        segmentation::{CS, DS, ES, FS, GS, SS, Segment},
+        tables::{lgdt, lidt, load_tss},
+    },
+    registers::segmentation::SegmentSelector,
+    structures::{DescriptorTablePointer, tss::TaskStateSegment},
+};
+
 use super::cpu_area::{self, OWN_DESCRIPTORS, TSS};
 
 /// Ring 0, 64-bit code.
@@ -18,7 +28,7 @@ pub const RING0_DS: u16 = 0xe010;
 /// Ring 3, 32-bit code.
 pub const CS32: u16 = 0xe023;
 /// Ring 3, data and stack.
-pub const DS: u16 = 0xe02b;
+pub const DS3: u16 = 0xe02b;
 /// Ring 3, 64-bit code.
 pub const CS64: u16 = 0xe033;
 const TSS_SELECTOR: u16 = 0xe040;
@@ -31,19 +41,9 @@ const FLAT: [(u16, u64); 5] = [
     (RING0_CS, 0x00af_9b00_0000_ffff),
     (RING0_DS, 0x00cf_9300_0000_ffff),
     (CS32, 0x00cf_fb00_0000_ffff),
-    (DS, 0x00cf_f300_0000_ffff),
+    (DS3, 0x00cf_f300_0000_ffff),
     (CS64, 0x00af_fb00_0000_ffff),
 ];
-
-/// Operand of `lgdt` and `lidt`.
-#[repr(C, packed)]
-struct Pointer {
-    limit: u16,
-    base: u64,
-}
-
-/// Bytes of the 64-bit task state; no I/O bitmap follows.
-const TSS_BYTES: usize = 104;
 
 /// The interrupt descriptor table, in a section that becomes read-only.
 #[repr(C, align(4096))]
@@ -89,20 +89,19 @@ pub fn prepare(cpu: u32) {
         unsafe { slot(cpu, selector).write(descriptor) };
     }
     let tss = cpu_area::gdt_window(cpu) + TSS;
-    put_system(cpu, TSS_SELECTOR, system_descriptor(tss, TSS_BYTES as u64 - 1, 9));
-    let mut state = [0u32; TSS_BYTES / 4];
-    let mut put = |offset: usize, value: u64| {
-        state[offset / 4] = value as u32;
-        state[offset / 4 + 1] = (value >> 32) as u32;
-    };
-    put(4, cpu_area::main_stack_top(cpu));
+    put_system(
+        cpu,
+        TSS_SELECTOR,
+        system_descriptor(tss, size_of::<TaskStateSegment>() as u64 - 1, 9),
+    );
+    // Without an I/O bitmap: its offset is the end of the segment.
+    let mut state = TaskStateSegment::new();
+    state.privilege_stack_table[0] = VirtAddr::new(cpu_area::main_stack_top(cpu));
     for (index, top) in cpu_area::IST_TOPS.into_iter().enumerate() {
-        put(0x24 + index * 8, cpu_area::area(cpu) + top);
+        state.interrupt_stack_table[index] = VirtAddr::new(cpu_area::area(cpu) + top);
     }
-    // Upper half: offset of the I/O bitmap, at the end of the segment: there is none.
-    state[100 / 4] = (TSS_BYTES as u32) << 16;
     // SAFETY: the page of the task state is this CPU's own and is mapped writable.
-    unsafe { (tss as *mut [u32; TSS_BYTES / 4]).write(state) };
+    unsafe { (tss as *mut TaskStateSegment).write(state) };
 }
 
 /// Privilege a partition needs to raise `vector` by an instruction.
@@ -141,34 +140,24 @@ pub fn fill_interrupts() {
 
 /// Loads all descriptor tables on CPU `cpu`, which this runs on.
 pub fn load(cpu: u32) {
-    let gdt = Pointer { limit: GDT_LIMIT, base: cpu_area::gdt_window(cpu) };
-    let idt = Pointer { limit: 0xfff, base: INTERRUPTS.0.get() as u64 };
+    let base = VirtAddr::new(cpu_area::gdt_window(cpu));
+    let gdt = DescriptorTablePointer { limit: GDT_LIMIT, base };
+    let base = VirtAddr::new(INTERRUPTS.0.get() as u64);
+    let idt = DescriptorTablePointer { limit: 0xfff, base };
     // SAFETY: `prepare` and `fill_interrupts` wrote the tables; the code and stack segments loaded
     // are flat ones like those in use.
     unsafe {
-        asm!(
-            "lgdt [{gdt}]",
-            "push {code}",
-            "lea {scratch}, [rip + 2f]",
-            "push {scratch}",
-            "retfq",
-            "2: mov ds, {data:e}",
-            "mov es, {data:e}",
-            "mov ss, {data:e}",
-            "mov fs, {null:e}",
-            "mov gs, {null:e}",
-            "lidt [{idt}]",
-            "ltr {task:x}",
-            "lldt {null:x}",
-            gdt = in(reg) &raw const gdt,
-            idt = in(reg) &raw const idt,
-            code = const RING0_CS as u64,
-            data = in(reg) u32::from(RING0_DS),
-            null = in(reg) 0u32,
-            task = in(reg) u32::from(TSS_SELECTOR),
-            scratch = out(reg) _,
-        );
+        lgdt(&gdt);
+        CS::set_reg(SegmentSelector(RING0_CS));
+        DS::set_reg(SegmentSelector(RING0_DS));
+        ES::set_reg(SegmentSelector(RING0_DS));
+        SS::set_reg(SegmentSelector(RING0_DS));
+        FS::set_reg(SegmentSelector::NULL);
+        GS::set_reg(SegmentSelector::NULL);
+        lidt(&idt);
+        load_tss(SegmentSelector(TSS_SELECTOR));
     }
+    load_ldt(cpu, 0);
 }
 
 /// Loads an LDT of `entries` descriptors (0: none) from the LDT window of CPU `cpu`, which this

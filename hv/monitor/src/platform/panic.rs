@@ -89,16 +89,10 @@ pub fn stop_host(reason: fmt::Arguments<'_>) -> ! {
     finish()
 }
 
-/// Whether another CPU failed; then this one, interrupted by a non-maskable interrupt,
-/// halts.
-#[must_use]
-pub fn is_stopping() -> bool {
-    FAILED.load(Ordering::Acquire) != NOBODY
-}
-
 /// Handles a non-maskable interrupt.
 pub fn nmi() {
-    if is_stopping() {
+    // Another CPU failed, and stops this one.
+    if FAILED.load(Ordering::Acquire) != NOBODY {
         halt();
     }
     log::warn!("non-maskable interrupt of unknown cause");

@@ -62,22 +62,10 @@ pub fn tsc_start() -> u64 {
     START.load(Ordering::Relaxed)
 }
 
-/// How TSC ticks become the monitor's time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimeScale {
-    /// TSC at time 0.
-    pub tsc_start: u64,
-    /// See [`Scale::multiplier`].
-    pub multiplier: u32,
-    /// See [`Scale::shift`].
-    pub shift: i8,
-}
-
-/// The scale of [`now`], in the form partitions get it.
+/// The TSC at time 0 and the scale of [`now`], in the form partitions get it.
 #[must_use]
-pub fn time_scale() -> TimeScale {
-    let Scale { multiplier, shift } = RATES.get().map_or(Scale::of(1_000_000_000), |r| r.scale);
-    TimeScale { tsc_start: tsc_start(), multiplier, shift }
+pub fn time_scale() -> (u64, Scale) {
+    (tsc_start(), RATES.get().map_or(Scale::of(1_000_000_000), |r| r.scale))
 }
 
 /// TSC ticks per millisecond.
