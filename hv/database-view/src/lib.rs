@@ -8,11 +8,9 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-mod iterate;
 mod reader;
 mod words;
 
-pub use iterate::{Entries, Ranges};
 pub use reader::{
     DESCRIPTOR_BYTES, MAX_FRAMES, OwnedRange, Owner, ReadError, Reader, channel_place,
     is_descriptor_number,

@@ -9,6 +9,7 @@
 //! the command channel.
 #![expect(unsafe_code, reason = "fills memory that was just set aside")]
 
+use ::elf::abi::{PF_W, PF_X};
 use heapless::Vec;
 use pv_abi::{
     uv::{
@@ -28,9 +29,9 @@ use pv_abi::{
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::{
-    context::{Registers, flag, selector},
+    context::Registers,
     database,
-    elf::{Executable, Segment},
+    elf::Executable,
     hypercall,
     lock::SpinLock,
     machine, partition,
@@ -106,9 +107,23 @@ pub fn build(boot: &'static Boot) {
     let first = first.take(&mut set);
     let second = Plan::new(boot, "ultravisor", ULTRAVISOR, pages << 12).take(&mut set);
     claim_rest(boot);
-    first.build(Extra::Modules(&modules));
+    first.build(|tables, block| {
+        for (place, module) in block.modules.iter_mut().skip(1).zip(&modules) {
+            *place = *module;
+            let pages = module.bytes.div_ceil(4096);
+            tables.map(module.address, module.frame, pages, READ_ONLY);
+        }
+        block.module_count += modules.len() as u64;
+    });
     describe(boot, &set);
-    second.build(Extra::Database { arena, pages });
+    second.build(|tables, block| {
+        tables.map(ARENA, arena, pages, READ_WRITE);
+        (block.arena, block.arena_frame, block.arena_pages) = (ARENA, arena, pages);
+        block.machine = BASE + (second.machine() << 12);
+        let description = DESCRIPTION.lock();
+        block.machine_bytes = description.len() as u64;
+        put(second.first + second.machine(), &description);
+    });
 }
 
 /// Gives GRUB's modules, but the two partitions' own images, to the boot partition.
@@ -179,12 +194,6 @@ fn claim(first: u64, frames: u64, owner: u32) {
     }
 }
 
-/// What a partition gets besides image, stack and heap.
-enum Extra<'a> {
-    Modules(&'a [ModuleRecord]),
-    Database { arena: u64, pages: u64 },
-}
-
 /// Sizes and places of a partition to be built.
 struct Plan {
     number: u32,
@@ -216,14 +225,12 @@ impl Plan {
         let image = Executable::new(file).unwrap_or_else(|problem| bad(problem));
         let mut end = BASE;
         for segment in image.segments() {
-            let segment = segment.unwrap_or_else(|problem| bad(problem));
-            if segment.address < BASE
-                || segment.bytes > 64 << 20
-                || segment.address > BASE + (64 << 20)
-            {
+            let (header, _) = segment.unwrap_or_else(|problem| bad(problem));
+            let (address, bytes) = (header.p_vaddr, header.p_memsz);
+            if address < BASE || bytes > 64 << 20 || address > BASE + (64 << 20) {
                 bad("a segment lies outside the partition's image");
             }
-            end = end.max(segment.address + segment.bytes);
+            end = end.max(address + bytes);
         }
         let image_pages = (end - BASE).div_ceil(4096);
         let mapped = image_pages + STACK_PAGES + HEAP_PAGES + mapped_bytes / 4096;
@@ -262,8 +269,9 @@ impl Plan {
         self
     }
 
-    /// Builds the partition and gives its virtual CPU a start state.
-    fn build(&self, extra: Extra) {
+    /// Builds the partition, with what `add` maps and says besides, and gives its virtual CPU a
+    /// start state.
+    fn build(&self, add: impl FnOnce(&mut Tables, &mut StartBlock)) {
         (self.first..self.first + self.frames()).for_each(machine::scrub);
         let mut tables = Tables {
             next: self.first + self.first_table(),
@@ -281,28 +289,7 @@ impl Plan {
             tables.map(va, mfn, pages, READ_WRITE);
         }
         let mut block = self.block(window_tables);
-        match extra {
-            Extra::Modules(modules) => {
-                for (place, module) in block.modules.iter_mut().skip(1).zip(modules) {
-                    *place = *module;
-                    tables.map(
-                        module.address,
-                        module.frame,
-                        module.bytes.div_ceil(4096),
-                        READ_ONLY,
-                    );
-                }
-                block.module_count += modules.len() as u64;
-            }
-            Extra::Database { arena, pages } => {
-                tables.map(ARENA, arena, pages, READ_WRITE);
-                (block.arena, block.arena_frame, block.arena_pages) = (ARENA, arena, pages);
-                block.machine = BASE + (self.machine() << 12);
-                let description = DESCRIPTION.lock();
-                block.machine_bytes = description.len() as u64;
-                put(self.first + self.machine(), &description);
-            }
-        }
+        add(&mut tables, &mut block);
         put(self.first + self.start_block(), block.as_bytes());
         self.create(tables.root);
     }
@@ -316,16 +303,16 @@ impl Plan {
         let map = |tables: &mut Tables, page, pages, flags| {
             tables.map(BASE + (page << 12), self.first + page, pages, flags);
         };
-        for segment in self.image.segments().flatten() {
-            self.load(&segment);
-            let first = (segment.address - BASE) >> 12;
-            let end = (segment.address + segment.bytes - BASE).div_ceil(4096);
-            let flags = match (segment.writable, segment.executable) {
-                (true, _) => READ_WRITE,
-                (false, true) => EXECUTE,
-                (false, false) => READ_ONLY,
+        for (header, contents) in self.image.segments().flatten() {
+            let start = header.p_vaddr - BASE;
+            self.load(start, contents);
+            let end = (start + header.p_memsz).div_ceil(4096);
+            let flags = match header.p_flags {
+                flags if flags & PF_W != 0 => READ_WRITE,
+                flags if flags & PF_X != 0 => EXECUTE,
+                _ => READ_ONLY,
             };
-            map(tables, first, end - first, flags);
+            map(tables, start >> 12, end - (start >> 12), flags);
         }
         map(tables, self.stack(), STACK_PAGES + HEAP_PAGES, READ_WRITE);
         map(tables, self.start_block(), 1 + MACHINE_PAGES, READ_ONLY);
@@ -333,9 +320,7 @@ impl Plan {
         map(tables, self.command(), COMMAND_PAGES as u64, READ_WRITE);
     }
 
-    fn load(&self, segment: &Segment) {
-        let mut offset = segment.address - BASE;
-        let mut rest = segment.contents;
+    fn load(&self, mut offset: u64, mut rest: &[u8]) {
         while !rest.is_empty() {
             let within = (offset & 4095) as usize;
             let (now, later) = rest.split_at(rest.len().min(4096 - within));
@@ -390,16 +375,9 @@ impl Plan {
         let Some(vcpu) = partition.vcpu(0) else {
             return;
         };
-        let registers = Registers {
-            rip: self.image.entry,
-            rsp: BASE + (self.heap() << 12),
-            rdi: BASE + (self.start_block() << 12),
-            rsi: BASE + (self.start_block() << 12),
-            cs: selector::CS64,
-            ss: selector::SS,
-            rflags: flag::IF | flag::FIXED,
-            ..Registers::default()
-        };
+        let [stack, block] = [self.heap(), self.start_block()].map(|page| BASE + (page << 12));
+        let registers =
+            Registers { rdi: block, ..Registers::at_start(self.image.entry, stack, block) };
         if let Err(error) = hypercall::first_state(vcpu, root, registers) {
             fail(error);
         }

@@ -55,6 +55,13 @@ const _: () = assert!(size_of::<Registers>() == 176);
 const _: () = assert!(offset_of!(Registers, rax) == 8 * 10 && offset_of!(Registers, rsp) == 8 * 20);
 
 impl Registers {
+    /// What a kernel starts with: entry, stack, and the address that it finds in rsi.
+    #[must_use]
+    pub fn at_start(rip: u64, rsp: u64, rsi: u64) -> Self {
+        let (cs, ss) = (selector::CS64, selector::SS);
+        Self { rip, rsp, rsi, cs, ss, rflags: flag::IF | flag::FIXED, ..Self::default() }
+    }
+
     /// Whether the frame was pushed on an entry from ring 3.
     #[must_use]
     pub fn from_partition(&self) -> bool {

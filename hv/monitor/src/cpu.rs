@@ -167,11 +167,6 @@ pub fn flush_here() {
     this().flushed_at.store(time, Ordering::SeqCst);
 }
 
-/// Flushes one page of this CPU.
-pub fn flush_page_here(va: u64) {
-    platform::invlpg(va);
-}
-
 /// Answers the flush requests made to this CPU so far.
 pub fn serve_flush() {
     let local = this();
@@ -206,17 +201,12 @@ fn flush_others(wanted: impl Fn(&CpuLocal) -> bool) {
     }
 }
 
-/// Flushes all translations of a partition on every CPU but this one.
-pub fn flush_partition_elsewhere(partition: u32) {
-    flush_others(|c| c.loaded.load(Ordering::SeqCst) == partition);
-}
-
 /// Flushes all translations of a partition, everywhere.
 pub fn flush_partition(partition: u32) {
     if this().loaded.load(Ordering::Relaxed) == partition {
         flush_here();
     }
-    flush_partition_elsewhere(partition);
+    flush_others(|c| c.loaded.load(Ordering::SeqCst) == partition);
 }
 
 /// Flushes the CPUs that run the virtual CPUs in `mask` (bits by virtual CPU) of a partition.

@@ -64,18 +64,14 @@ pub fn raise_virq(vcpu: &Vcpu, virq: u32) {
 pub fn send(partition: &Partition, port: u32) -> Result<(), i64> {
     match partition.ports().send(port)? {
         Delivery::Local { vcpu } => raise(partition, port, vcpu.into()),
-        Delivery::Remote { partition, port } => raise_at(partition, port),
+        Delivery::Remote { partition, port } => {
+            if let Some(remote) = partition::find(partition)
+                && let Ok(end) = remote.ports().port(port)
+            {
+                raise(remote, port, end.vcpu.into());
+            }
+        }
         Delivery::Dropped => {}
     }
     Ok(())
-}
-
-/// Raises the event of a port of another partition.
-pub fn raise_at(number: u32, port: u32) {
-    let Some(remote) = partition::find(number) else {
-        return;
-    };
-    if let Ok(end) = remote.ports().port(port) {
-        raise(remote, port, end.vcpu.into());
-    }
 }

@@ -4,7 +4,7 @@
 
 use ::elf::{
     ElfBytes,
-    abi::{EM_X86_64, ET_EXEC, PF_W, PF_X, PT_LOAD},
+    abi::{EM_X86_64, ET_EXEC, PT_LOAD},
     endian::LittleEndian,
     file::Class,
     segment::ProgramHeader,
@@ -13,20 +13,8 @@ use ::elf::{
 /// Why a module cannot be loaded.
 pub type Problem = &'static str;
 
-/// A loadable segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment<'a> {
-    /// Virtual address.
-    pub address: u64,
-    /// Bytes in memory.
-    pub bytes: u64,
-    /// What of them the file has; the rest is zero.
-    pub contents: &'a [u8],
-    /// May be written.
-    pub writable: bool,
-    /// May be executed.
-    pub executable: bool,
-}
+/// A loadable segment: its header, and what of it the file has; the rest is zero.
+pub type Segment<'a> = (ProgramHeader, &'a [u8]);
 
 /// An ELF64 executable for x86-64.
 #[derive(Debug)]
@@ -55,21 +43,15 @@ impl<'a> Executable<'a> {
     pub fn segments(&self) -> impl Iterator<Item = Result<Segment<'a>, Problem>> + '_ {
         let headers = self.file.segments().into_iter().flatten();
         let loadable = headers.filter(|header| header.p_type == PT_LOAD && header.p_memsz != 0);
-        loadable.map(|header| self.segment(&header))
+        loadable.map(|header| self.segment(header))
     }
 
-    fn segment(&self, header: &ProgramHeader) -> Result<Segment<'a>, Problem> {
-        let contents = self.file.segment_data(header);
+    fn segment(&self, header: ProgramHeader) -> Result<Segment<'a>, Problem> {
         if header.p_filesz > header.p_memsz {
             return Err("a segment is larger in the file than in memory");
         }
-        Ok(Segment {
-            address: header.p_vaddr,
-            bytes: header.p_memsz,
-            contents: contents.map_err(|_| "it is truncated: a segment lies outside the file")?,
-            writable: header.p_flags & PF_W != 0,
-            executable: header.p_flags & PF_X != 0,
-        })
+        let contents = self.file.segment_data(&header);
+        Ok((header, contents.map_err(|_| "it is truncated: a segment lies outside the file")?))
     }
 }
 
@@ -103,10 +85,10 @@ mod tests {
         let executable = Executable::new(&file).expect("valid");
         let segments: Vec<_> = executable.segments().collect();
         assert_eq!(segments.len(), 1);
-        let segment = segments[0].expect("valid");
-        assert_eq!((segment.bytes, segment.contents.len()), (0x20, 0x10));
-        assert!(segment.executable && !segment.writable);
-        assert_eq!((segment.address, executable.entry), (0x20_0000, 0x20_0000));
+        let (header, contents) = segments[0].expect("valid");
+        assert_eq!((header.p_memsz, contents.len()), (0x20, 0x10));
+        assert_eq!(header.p_flags, 5);
+        assert_eq!((header.p_vaddr, executable.entry), (0x20_0000, 0x20_0000));
     }
 
     #[test]

@@ -13,7 +13,10 @@ use x86_64::{
     registers::xcontrol::XCr0,
 };
 
-use crate::vcpu::{Segments, Vcpu};
+use crate::{
+    platform,
+    vcpu::{Segments, Vcpu},
+};
 
 /// MSR numbers (Intel SDM vol. 4, AMD APM vol. 2 appendix A).
 pub mod msr {
@@ -131,7 +134,6 @@ pub fn load_segments(segments: &Segments) {
     write_msr(msr::KERNEL_GS_BASE, segments.gs_base_other);
 }
 
-static HAS_XSAVE: AtomicBool = AtomicBool::new(false);
 static HAS_TSC_AUX: AtomicBool = AtomicBool::new(false);
 static XSTATES: AtomicU64 = AtomicU64::new(3);
 
@@ -147,12 +149,10 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
 
 /// Finds what the CPU has; once, before partitions run.
 pub fn probe() {
-    let has_xsave = cpuid(1, 0)[2] & 1 << 26 != 0;
-    HAS_XSAVE.store(has_xsave, Ordering::Relaxed);
     let extended = cpuid(0x8000_0001, 0)[3];
     let rdpid = cpuid(7, 0)[2] & 1 << 22 != 0;
     HAS_TSC_AUX.store(extended & 1 << 27 != 0 || rdpid, Ordering::Relaxed);
-    if has_xsave {
+    if has_xsave() {
         let leaf = cpuid(0xd, 0);
         let offered = u64::from(leaf[3]) << 32 | u64::from(leaf[0]);
         XSTATES.store(offered & XSTATES_KNOWN, Ordering::Relaxed);
@@ -162,7 +162,7 @@ pub fn probe() {
 /// Whether XSAVE is there.
 #[must_use]
 pub fn has_xsave() -> bool {
-    HAS_XSAVE.load(Ordering::Relaxed)
+    platform::features().xsave
 }
 
 /// State components a partition may enable.

@@ -21,6 +21,7 @@ use core::{
 };
 
 use events::{EventBits, PortCell, PortTable, UpcallWords};
+use frames::Kind;
 use grants::{GrantTable, MapRecord, MapTable, PinnedEntry};
 use page_tables::{Error, Space};
 use pv_abi::{
@@ -192,22 +193,23 @@ fn limits(descriptor: &PartitionDescriptor) -> Result<Limits, i64> {
     possible.then_some(limits).ok_or(errno::EINVAL)
 }
 
+/// Where `count` things lie in an instance, from frame `mfn` on.
+fn instance_slice<T>(mfn: u64, count: usize) -> *mut [T] {
+    ptr::slice_from_raw_parts_mut(machine::bytes(mfn).cast(), count)
+}
+
 fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partition {
     let number = descriptor.number;
     let first = descriptor.instance_first;
-    let records = machine::bytes(first + MAP_RECORDS_FRAME).cast::<MapRecord>();
     let grant_table =
         first + u64::from(INSTANCE_FIXED_FRAMES + descriptor.vcpus * INSTANCE_VCPU_FRAMES);
-    let pinned = machine::bytes(grant_table + u64::from(descriptor.grant_frames));
     let pinned_count = descriptor.grant_frames as usize * ENTRIES_PER_FRAME;
+    let maps = instance_slice::<MapRecord>(first + MAP_RECORDS_FRAME, MAP_RECORDS);
+    let pinned = grant_table + u64::from(descriptor.grant_frames);
+    let pinned = instance_slice::<PinnedEntry>(pinned, pinned_count);
     // SAFETY: instance memory of the partition, zeroed, used for nothing else, and reached only
     // through these two references, which the partition's locks guard.
-    let (maps, pinned) = unsafe {
-        (
-            core::slice::from_raw_parts_mut(records, MAP_RECORDS),
-            core::slice::from_raw_parts_mut(pinned.cast::<PinnedEntry>(), pinned_count),
-        )
-    };
+    let (maps, pinned) = unsafe { (&mut *maps, &mut *pinned) };
     let partition = Partition {
         number,
         kind: descriptor.kind,
@@ -243,11 +245,8 @@ fn share_frames(partition: &Partition) -> Result<(), i64> {
     let end = partition.instance + instance_frames(partition.vcpus, partition.grant_frames);
     for mfn in partition.instance..end {
         let frame = frame(mfn).ok_or(errno::EINVAL)?;
-        let kind = if partition.is_shared_frame(mfn) {
-            frames::Kind::InstanceShared
-        } else {
-            frames::Kind::Private
-        };
+        let shared = partition.is_shared_frame(mfn);
+        let kind = if shared { Kind::InstanceShared } else { Kind::Private };
         frame.set_owner(owner, owner, kind).map_err(|_| errno::EBUSY)?;
         if let Some(entry) = platform::m2p().get(mfn as usize) {
             entry.store(M2P_INVALID, Ordering::Relaxed);
@@ -318,11 +317,11 @@ impl Partition {
 
     /// Uses its grant table.
     pub fn with_grants<R>(&self, act: impl FnOnce(&mut GrantTable) -> R) -> R {
-        let entries = machine::bytes(self.grant_table()).cast::<AtomicU64>();
         let count = self.grant_frames as usize * ENTRIES_PER_FRAME;
+        let entries = instance_slice::<AtomicU64>(self.grant_table(), count);
         // SAFETY: the grant frames are contiguous instance memory in the direct map; the
         // partition changes them at any time, so they are only accessed atomically.
-        let entries = unsafe { core::slice::from_raw_parts(entries, count) };
+        let entries = unsafe { &*entries };
         let mut pinned = self.pinned.lock();
         act(&mut GrantTable::new(entries, &mut pinned))
     }
@@ -359,16 +358,12 @@ impl Partition {
     /// Its event ports.
     #[must_use]
     pub fn ports(&self) -> PortTable<'static> {
-        let cells = machine::bytes(self.instance + 2).cast::<PortCell>();
-        let virqs = machine::bytes(self.instance + 10).cast::<AtomicU32>();
+        let cells = instance_slice::<PortCell>(self.instance + 2, 4096);
         let count = (self.vcpus * NR_VIRQS) as usize;
+        let virqs = instance_slice::<AtomicU32>(self.instance + 10, count);
         // SAFETY: instance memory laid out for this (4096 cells of 8 bytes in frames 2 to 9,
         // 32 * 24 words in frame 10), zeroed at creation, only accessed atomically.
-        unsafe {
-            let cells = core::slice::from_raw_parts(cells, 4096);
-            let virqs = core::slice::from_raw_parts(virqs, count);
-            PortTable::new(cells, virqs, self.vcpus)
-        }
+        unsafe { PortTable::new(&*cells, &*virqs, self.vcpus) }
     }
 
     /// Pending and mask bits in shared info.
@@ -389,7 +384,7 @@ impl Partition {
             return false;
         };
         let mut head = self.idle.lock();
-        if frame.set_owner(self.number, self.number, frames::Kind::Private).is_err() {
+        if frame.set_owner(self.number, self.number, Kind::Private).is_err() {
             return false;
         }
         entry.store(IDLE | *head, Ordering::Relaxed);
@@ -406,12 +401,12 @@ impl Partition {
             return None;
         }
         let frame = frame(mfn)?;
-        if frame.owner_word() != self.number || frame.word().kind() != frames::Kind::Private {
+        if frame.owner_word() != self.number || frame.word().kind() != Kind::Private {
             return None;
         }
         // While nobody can map it.
         machine::scrub(mfn);
-        frame.set_owner(self.number, self.number, frames::Kind::Ram).ok()?;
+        frame.set_owner(self.number, self.number, Kind::Ram).ok()?;
         *head = next & !IDLE;
         Some(mfn)
     }
@@ -422,7 +417,7 @@ impl Partition {
     /// `-EINVAL`: no such frame; `-EPERM`: another's.
     pub fn check_own(&self, mfn: u64) -> Result<(), i64> {
         let frame = frame(mfn).ok_or(errno::EINVAL)?;
-        let ordinary = frame.word().kind() == frames::Kind::Ram;
+        let ordinary = frame.word().kind() == Kind::Ram;
         if frame.owner() == self.number && ordinary { Ok(()) } else { Err(errno::EPERM) }
     }
 }

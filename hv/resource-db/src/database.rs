@@ -25,9 +25,11 @@ use pv_abi::uv::database::{
 use zerocopy::IntoBytes;
 
 use database_view::{
-    DESCRIPTOR_BYTES, MAX_FRAMES, Owner, ReadError, Reader, channel_place, is_descriptor_number,
+    DESCRIPTOR_BYTES, MAX_FRAMES, Owner, ReadError, channel_place, is_descriptor_number,
 };
 use database_view::{PAGE_WORDS, Words};
+
+use crate::Reader;
 
 /// Pages an arena has at least.
 pub const MIN_PAGES: u32 = 64;

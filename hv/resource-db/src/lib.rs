@@ -10,6 +10,8 @@ extern crate alloc;
 
 mod database;
 mod page_map;
+mod reader;
 
 pub use database::{Database, MIN_PAGES, WriteError};
-pub use database_view::{Entries, OwnedRange, Owner, PAGE_WORDS, Ranges, ReadError, Reader, Words};
+pub use database_view::{OwnedRange, Owner, PAGE_WORDS, ReadError, Words};
+pub use reader::{Entries, Ranges, Reader};

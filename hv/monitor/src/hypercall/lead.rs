@@ -18,7 +18,7 @@ use pv_abi::{
 
 use super::{Call, Outcome, vcpu_op};
 use crate::{
-    context::{Registers, flag, selector},
+    context::Registers,
     cpu, database, guest_memory, lead_events, machine,
     partition::{self, Partition},
     platform, relinquish, schedule, time,
@@ -195,15 +195,7 @@ fn first_start(partition: &Partition) -> Result<(), i64> {
     if !addresses.into_iter().all(guest_memory::is_canonical) {
         return Err(errno::EINVAL);
     }
-    let registers = Registers {
-        rip: descriptor.entry,
-        rsp: descriptor.stack,
-        rsi: descriptor.start_info,
-        cs: selector::CS64,
-        ss: selector::SS,
-        rflags: flag::IF | flag::FIXED,
-        ..Registers::default()
-    };
+    let registers = Registers::at_start(descriptor.entry, descriptor.stack, descriptor.start_info);
     first_state(vcpu, descriptor.page_table, registers)
 }
 

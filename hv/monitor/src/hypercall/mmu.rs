@@ -226,7 +226,7 @@ fn flush_after(vcpu: &Vcpu, va: u64, flags: u64) -> Result<(), i64> {
         return Ok(());
     }
     match flags & !UVMF_FLUSHTYPE_MASK {
-        UVMF_LOCAL if kind == UVMF_INVLPG => cpu::flush_page_here(va),
+        UVMF_LOCAL if kind == UVMF_INVLPG => platform::invlpg(va),
         UVMF_LOCAL => cpu::flush_here(),
         UVMF_ALL => cpu::flush_partition(vcpu.partition.number),
         pointer => {

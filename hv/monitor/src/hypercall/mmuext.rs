@@ -14,7 +14,7 @@ use crate::{
     lock::RunningCell,
     machine::Host,
     partition::errno_of,
-    schedule,
+    platform, schedule,
     vcpu::Vcpu,
 };
 
@@ -66,7 +66,7 @@ fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), i64> 
         }
         EXT_INVLPG_LOCAL => {
             if is_canonical(arg1) {
-                cpu::flush_page_here(arg1);
+                platform::invlpg(arg1);
             }
             Ok(())
         }

@@ -44,28 +44,29 @@ pub fn operation(call: &mut Call) -> Outcome {
 /// Bytes copied per call.
 const PIECE: usize = 512;
 
-fn serial_write(call: &mut Call) -> Outcome {
-    let [_, buffer, bytes, port, ..] = call.args;
-    let mut piece = [0; PIECE];
-    let now = piece.len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
-    let part = piece.get_mut(..now).ok_or(errno::EINVAL)?;
-    guest_memory::read_bytes(buffer, part)?;
+/// The port and how many bytes `(_, buffer, bytes, port)` are for.
+fn piece(call: &Call) -> Result<(u32, usize), i64> {
+    let [_, _, bytes, port, ..] = call.args;
     if port > 1 {
         return Err(errno::EINVAL);
     }
-    platform::serial_write(port as u32, part);
-    Ok(now as u64)
+    Ok((port as u32, bytes.min(PIECE as u64) as usize))
+}
+
+fn serial_write(call: &mut Call) -> Outcome {
+    let (port, bytes) = piece(call)?;
+    let mut piece = [0; PIECE];
+    let piece = piece.get_mut(..bytes).ok_or(errno::EINVAL)?;
+    guest_memory::read_bytes(call.args[1], piece)?;
+    platform::serial_write(port, piece);
+    Ok(bytes as u64)
 }
 
 fn serial_read(call: &mut Call) -> Outcome {
-    let [_, buffer, bytes, port, ..] = call.args;
+    let (port, bytes) = piece(call)?;
     let mut piece = [0; PIECE];
-    let most = piece.len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
-    if port > 1 {
-        return Err(errno::EINVAL);
-    }
-    let part = piece.get_mut(..most).ok_or(errno::EINVAL)?;
-    let read = platform::serial_read(port as u32, part);
-    guest_memory::write_bytes(buffer, part.get(..read).ok_or(errno::EINVAL)?)?;
+    let piece = piece.get_mut(..bytes).ok_or(errno::EINVAL)?;
+    let read = platform::serial_read(port, piece);
+    guest_memory::write_bytes(call.args[1], piece.get(..read).ok_or(errno::EINVAL)?)?;
     Ok(read as u64)
 }

@@ -25,7 +25,10 @@ pub fn sched_op(call: &mut Call) -> Outcome {
         sched::BLOCK => Ok(block(call.vcpu)),
         sched::SHUTDOWN => {
             let shutdown: sched::Shutdown = guest_memory::read(argument)?;
-            shut_down(call, shutdown.reason)
+            let crashed = shutdown.reason == sched::REASON_CRASH;
+            let to = if crashed { state::CRASHED } else { state::SHUTDOWN };
+            partition::stop(call.vcpu, cause::SHUTDOWN, shutdown.reason, call.registers.rip, to);
+            Ok(0)
         }
         sched::POLL => {
             let wanted: sched::Poll = guest_memory::read(argument)?;
@@ -67,12 +70,6 @@ fn poll(vcpu: &Vcpu, wanted: &sched::Poll) -> Outcome {
     if ready {
         schedule::wake(vcpu);
     }
-    Ok(0)
-}
-
-fn shut_down(call: &mut Call, reason: u32) -> Outcome {
-    let to = if reason == sched::REASON_CRASH { state::CRASHED } else { state::SHUTDOWN };
-    partition::stop(call.vcpu, cause::SHUTDOWN, reason, call.registers.rip, to);
     Ok(0)
 }
 

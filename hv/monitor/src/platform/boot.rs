@@ -161,7 +161,7 @@ extern "C" fn platform_start(magic: u32, information: u64) -> ! {
 extern "C" fn platform_continue(_: u64) -> ! {
     let information = INFORMATION.get().expect("read before");
     let regions = REGIONS.get().expect("read before");
-    panic::set_up(options().after_panic, load_symbols(information, regions));
+    panic::set_symbols(load_symbols(information, regions));
     start_interrupts();
     start_cpus();
     PCI.call_once(pci::enumerate);

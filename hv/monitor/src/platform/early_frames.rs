@@ -36,10 +36,6 @@ pub struct EarlyFrames {
     taken: Vec<FrameRange, 256>,
 }
 
-/// A table of ranges is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooManyRanges;
-
 impl EarlyFrames {
     /// Nothing free.
     #[must_use]
@@ -47,26 +43,21 @@ impl EarlyFrames {
         Self { free: Vec::new(), taken: Vec::new() }
     }
 
-    /// All RAM above the first MiB becomes free.
-    ///
-    /// # Errors
-    /// When the ranges are too many.
-    pub fn add(&mut self, regions: &[FirmwareRegion]) -> Result<(), TooManyRanges> {
+    /// All RAM above the first MiB becomes free. `None` where the ranges are too many.
+    pub fn add(&mut self, regions: &[FirmwareRegion]) -> Option<()> {
         for region in regions.iter().filter(|r| r.kind == kind::RAM) {
             let first = region.first.max(LOWEST);
             let frames = region.end().saturating_sub(first);
             if frames > 0 {
-                self.free.push(FrameRange { first, frames }).map_err(|_| TooManyRanges)?;
+                self.free.push(FrameRange { first, frames }).ok()?;
             }
         }
-        Ok(())
+        Some(())
     }
 
-    /// Takes a given range, as far as it is free, out of the free frames.
-    ///
-    /// # Errors
-    /// When the ranges become too many.
-    pub fn reserve(&mut self, range: FrameRange) -> Result<(), TooManyRanges> {
+    /// Takes a given range, as far as it is free, out of the free frames. `None` where the ranges
+    /// become too many.
+    pub fn reserve(&mut self, range: FrameRange) -> Option<()> {
         let mut index = 0;
         while let Some(&free) = self.free.get(index) {
             let first = free.first.max(range.first);
@@ -79,7 +70,7 @@ impl EarlyFrames {
                 index += 1;
             }
         }
-        Ok(())
+        Some(())
     }
 
     /// Takes the first fitting range of `frames` frames whose first frame is a multiple of
@@ -93,8 +84,8 @@ impl EarlyFrames {
             (first.checked_add(frames)? <= free.end()).then_some((index, first))
         })?;
         let range = FrameRange { first, frames };
-        self.cut(index, range).ok()?;
-        self.record(range).ok()?;
+        self.cut(index, range)?;
+        self.record(range)?;
         Some(first)
     }
 
@@ -111,26 +102,26 @@ impl EarlyFrames {
         &self.free
     }
 
-    fn record(&mut self, range: FrameRange) -> Result<(), TooManyRanges> {
+    fn record(&mut self, range: FrameRange) -> Option<()> {
         let before = self.taken.iter_mut().find(|t| t.end() == range.first && range.frames == 1);
         if let Some(before) = before {
             before.frames += 1;
-            return Ok(());
+            return Some(());
         }
-        self.taken.push(range).map_err(|_| TooManyRanges)
+        self.taken.push(range).ok()
     }
 
     /// Removes `range`, which lies within the free range `index`.
-    fn cut(&mut self, index: usize, range: FrameRange) -> Result<(), TooManyRanges> {
+    fn cut(&mut self, index: usize, range: FrameRange) -> Option<()> {
         let whole = self.free.remove(index);
         let after = FrameRange { first: range.end(), frames: whole.end() - range.end() };
         let before = FrameRange { first: whole.first, frames: range.first - whole.first };
         for rest in [after, before] {
             if rest.frames > 0 {
-                self.free.insert(index, rest).map_err(|_| TooManyRanges)?;
+                self.free.insert(index, rest).ok()?;
             }
         }
-        Ok(())
+        Some(())
     }
 }
 

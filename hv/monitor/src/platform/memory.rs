@@ -158,9 +158,9 @@ pub fn start_frames(
     kept: impl Iterator<Item = FrameRange>,
 ) -> Result<(), Fault> {
     let mut early = EARLY.lock();
-    early.add(regions).map_err(|_| Fault::Fragmented)?;
+    early.add(regions).ok_or(Fault::Fragmented)?;
     for range in core::iter::once(image()).chain(kept) {
-        early.reserve(range).map_err(|_| Fault::Fragmented)?;
+        early.reserve(range).ok_or(Fault::Fragmented)?;
     }
     Ok(())
 }

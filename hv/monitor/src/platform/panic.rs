@@ -17,7 +17,7 @@ use rustc_demangle::demangle;
 use spin::Once;
 
 use super::{
-    apic, cpu_area,
+    apic, boot, cpu_area,
     log::{self, error},
     memory,
     options::AfterPanic,
@@ -35,7 +35,6 @@ const NOBODY: u64 = u64::MAX;
 /// The CPU that failed first, by APIC id.
 static FAILED: AtomicU64 = AtomicU64::new(NOBODY);
 static SYMBOLS: Once<Symbols> = Once::new();
-static SETTINGS: Once<AfterPanic> = Once::new();
 
 /// Where the report runs.
 #[repr(C, align(4096))]
@@ -54,9 +53,8 @@ struct Failure<'a> {
     frame: u64,
 }
 
-/// What to do after a report, and the names for backtraces.
-pub fn set_up(after: AfterPanic, symbols: Option<Symbols>) {
-    SETTINGS.call_once(|| after);
+/// Gives backtraces the names of functions.
+pub fn set_symbols(symbols: Option<Symbols>) {
     if let Some(symbols) = symbols {
         SYMBOLS.call_once(|| symbols);
     }
@@ -173,7 +171,7 @@ fn show_frame(address: u64) {
 
 fn finish() -> ! {
     power::exit_emulator(false);
-    if SETTINGS.get() == Some(&AfterPanic::Reset) {
+    if boot::options().after_panic == AfterPanic::Reset {
         power::reset();
     }
     halt()

@@ -34,8 +34,6 @@ pub struct Features {
     pub smap: bool,
     /// User-mode instruction prevention.
     pub umip: bool,
-    /// RDFSBASE and its relatives.
-    pub fsgsbase: bool,
     /// XSAVE.
     pub xsave: bool,
     /// Pages of 1 GiB.
@@ -44,8 +42,6 @@ pub struct Features {
     pub tsc_deadline: bool,
     /// The TSC runs at one rate in all states.
     pub invariant_tsc: bool,
-    /// Process-context identifiers.
-    pub pcid: bool,
 }
 
 impl fmt::Display for Features {
@@ -54,12 +50,10 @@ impl fmt::Display for Features {
             (self.smep, "smep"),
             (self.smap, "smap"),
             (self.umip, "umip"),
-            (self.fsgsbase, "fsgsbase"),
             (self.xsave, "xsave"),
             (self.gib_pages, "pdpe1gb"),
             (self.tsc_deadline, "tsc-deadline"),
             (self.invariant_tsc, "invtsc"),
-            (self.pcid, "pcid"),
         ];
         f.write_str("features:")?;
         names.iter().filter(|(found, _)| *found).try_for_each(|(_, name)| write!(f, " {name}"))
@@ -110,12 +104,10 @@ pub fn detect() -> Result<Features, &'static str> {
         smep: structured(|leaf| leaf.ebx, 7),
         smap: structured(|leaf| leaf.ebx, 20),
         umip: structured(|leaf| leaf.ecx, 2),
-        fsgsbase: structured(|leaf| leaf.ebx, 0),
         xsave: basic & (1 << 26) != 0,
         gib_pages: __cpuid(0x8000_0001).edx & (1 << 26) != 0,
         tsc_deadline: basic & (1 << 24) != 0,
         invariant_tsc: power && __cpuid(0x8000_0007).edx & (1 << 8) != 0,
-        pcid: basic & (1 << 17) != 0,
     }))
 }
 

@@ -1,8 +1,23 @@
-//! Walking the page map in order.
+//! Looking things up, and walking the page map in order.
+//!
+//! What monitors look up is [`database_view::Reader`]; they never walk, so that is here.
 //!
 //! Rule: every step moves on by at least a frame, so a walk ends whatever the arena holds.
 
-use crate::reader::{OwnedRange, Reader};
+use core::{ops::Deref, sync::atomic::AtomicU32};
+
+use database_view::{OwnedRange, Words};
+
+/// A reader of the database.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a>(database_view::Reader<'a>);
+
+impl<'a> Deref for Reader<'a> {
+    type Target = database_view::Reader<'a>;
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
 
 /// The entries of a page map, rising; see [`Reader::entries`].
 #[derive(Clone, Debug)]
@@ -41,6 +56,18 @@ impl Iterator for Ranges<'_> {
 }
 
 impl<'a> Reader<'a> {
+    /// Reads from the words of an arena, as [`database_view::Reader::new`].
+    #[must_use]
+    pub const fn new(words: &'a [AtomicU32]) -> Self {
+        Self(database_view::Reader::new(words))
+    }
+
+    /// A reader of the same words as a view of them.
+    #[must_use]
+    pub const fn over(words: Words<'a>) -> Self {
+        Self(database_view::Reader::over(words))
+    }
+
     /// The entries from frame `first` on, with their tiers. The first may be cut.
     #[must_use]
     pub const fn entries(&self, first: u64) -> Entries<'a> {
