@@ -89,22 +89,10 @@ pub fn failsafe(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fault> {
     if address == 0 {
         return Err(Fault);
     }
-    let [ds, es, fs, gs] = hardware::data_selectors();
-    let (saved, stack) = switch_to_kernel(vcpu, registers);
-    let frame = [
-        registers.rcx,
-        registers.r11,
-        ds.into(),
-        es.into(),
-        fs.into(),
-        gs.into(),
-        registers.rip,
-        saved.cs,
-        saved.rflags,
-        registers.rsp,
-        registers.ss,
-    ];
-    push(registers, stack, &frame)?;
+    let [ds, es, fs, gs] = hardware::data_selectors().map(u64::from);
+    let (Saved { cs, rflags }, stack) = switch_to_kernel(vcpu, registers);
+    let Registers { rcx, r11, rip, rsp, ss, .. } = *registers;
+    push(registers, stack, &[rcx, r11, ds, es, fs, gs, rip, cs, rflags, rsp, ss])?;
     finish(vcpu, registers, address, vcpu.callback_masks.get() & 2 != 0);
     Ok(())
 }
@@ -117,10 +105,8 @@ fn enter(
     mask_events: bool,
     error: Option<u64>,
 ) -> Result<(), Fault> {
-    let (saved, stack) = switch_to_kernel(vcpu, registers);
-    let tail = [registers.rip, saved.cs, saved.rflags, registers.rsp, registers.ss];
-    let [rip, cs, rflags, rsp, ss] = tail;
-    let (rcx, r11) = (registers.rcx, registers.r11);
+    let (Saved { cs, rflags }, stack) = switch_to_kernel(vcpu, registers);
+    let Registers { rcx, r11, rip, rsp, ss, .. } = *registers;
     match error {
         Some(error) => push(registers, stack, &[rcx, r11, error, rip, cs, rflags, rsp, ss])?,
         None => push(registers, stack, &[rcx, r11, rip, cs, rflags, rsp, ss])?,

@@ -5,7 +5,10 @@
 //! runs it; fields that others touch are atomics.
 #![expect(unsafe_code, reason = "virtual CPUs lie in memory that the database assigned")]
 
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use core::{
+    ops::Deref,
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
+};
 
 use pv_abi::xen::time::{RUNSTATE_OFFLINE, RUNSTATE_UPDATE, RunstateInfo};
 use scheduler::Entity;
@@ -95,6 +98,21 @@ pub struct Vcpu {
     pub slot: u32,
     /// Its partition.
     pub partition: &'static Partition,
+    /// The rest; reached as if it lay here.
+    pub held: State,
+}
+
+impl Deref for Vcpu {
+    type Target = State;
+    fn deref(&self) -> &State {
+        &self.held
+    }
+}
+
+/// What a virtual CPU holds and is, nearly all of it zero at first.
+#[derive(Default)]
+#[repr(C)]
+pub struct State {
     /// See [`run`].
     pub state: AtomicU32,
     /// Its context is on a CPU's stack: nobody else may load it.
@@ -175,46 +193,15 @@ pub const POLL_ANY: u32 = u32::MAX;
 impl Vcpu {
     /// A virtual CPU that is down.
     pub fn new(partition: &'static Partition, id: u32, slot: u32, info: *mut InfoArea) -> Self {
-        Self {
-            id,
-            slot,
-            partition,
-            state: AtomicU32::new(run::DOWN),
-            on_cpu: AtomicBool::new(false),
-            cpu: AtomicU32::new(0),
-            initialised: AtomicBool::new(false),
-            polls: AtomicU32::new(0),
-            entity: RunningCell::new(None),
-            timer_cpu: RunningCell::new(0),
-            registers: RunningCell::new(Registers::default()),
+        let held = State {
             in_kernel: RunningCell::new(true),
-            kernel_root: RunningCell::new(0),
-            user_root: RunningCell::new(0),
-            kernel_stack: RunningCell::new(0),
-            fast_stack: RunningCell::new(0),
-            segments: RunningCell::new(Segments::default()),
-            callbacks: RunningCell::new([0; CALLBACKS]),
-            callback_masks: RunningCell::new(0),
-            task_switched: RunningCell::new(false),
-            cr4: RunningCell::new(0),
-            xcr0: RunningCell::new(0),
-            tsc_aux: RunningCell::new(0),
             debug: RunningCell::new([0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400]),
-            iopl: RunningCell::new(0),
-            gdt: RunningCell::new([0; 14]),
-            ldt: RunningCell::new((0, 0)),
-            ldt_frames: RunningCell::new([0; 16]),
             info: AtomicPtr::new(info),
-            info_frame: AtomicU64::new(0),
-            runstate_area: RunningCell::new(Area::NONE),
-            time_area: RunningCell::new(Area::NONE),
-            runstate_version: AtomicU32::new(0),
             runstate: AtomicU32::new(RUNSTATE_OFFLINE),
             runstate_entry: AtomicU64::new(time::now()),
-            runstate_time: [const { AtomicU64::new(0) }; 4],
-            nmi_pending: AtomicBool::new(false),
-            hypercalls: AtomicU64::new(0),
-        }
+            ..State::default()
+        };
+        Self { id, slot, partition, held }
     }
 
     /// Says whether the entry page may handle system calls: the kernel has a handler that wants

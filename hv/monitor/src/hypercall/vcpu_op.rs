@@ -132,13 +132,8 @@ fn up(_: &mut Call, target: &'static Vcpu) -> Outcome {
 
 /// Lets an initialised virtual CPU be scheduled.
 pub fn bring_up(target: &Vcpu) {
-    let changed = target.state.compare_exchange(
-        run::DOWN,
-        run::RUNNABLE,
-        Ordering::AcqRel,
-        Ordering::Relaxed,
-    );
-    if changed.is_ok() {
+    let (from, to) = (run::DOWN, run::RUNNABLE);
+    if target.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
         schedule::make_runnable(target);
     }
 }
