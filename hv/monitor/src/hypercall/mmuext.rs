@@ -55,34 +55,23 @@ fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), i64> 
     let number = vcpu.partition.number;
     match operation.cmd {
         level @ EXT_PIN_L1_TABLE..=EXT_PIN_L4_TABLE => {
-            pin(&Host, space, level as u8 + 1, arg1).map_err(errno_of)
+            pin(&Host, space, level as u8 + 1, arg1).map_err(errno_of)?;
         }
-        EXT_UNPIN_TABLE => unpin(&Host, space, arg1).map_err(errno_of),
-        EXT_NEW_BASEPTR => new_kernel_root(vcpu, space, arg1),
-        EXT_NEW_USER_BASEPTR => replace_root(space, &vcpu.user_root, arg1, || ()),
-        EXT_TLB_FLUSH_LOCAL => {
-            cpu::flush_here();
-            Ok(())
-        }
-        EXT_INVLPG_LOCAL => {
-            if is_canonical(arg1) {
-                platform::invlpg(arg1);
-            }
-            Ok(())
-        }
+        EXT_UNPIN_TABLE => unpin(&Host, space, arg1).map_err(errno_of)?,
+        EXT_NEW_BASEPTR => new_kernel_root(vcpu, space, arg1)?,
+        EXT_NEW_USER_BASEPTR => replace_root(space, &vcpu.user_root, arg1, || ())?,
+        EXT_TLB_FLUSH_LOCAL => cpu::flush_here(),
+        EXT_INVLPG_LOCAL if is_canonical(arg1) => platform::invlpg(arg1),
+        EXT_INVLPG_LOCAL => {}
         EXT_TLB_FLUSH_MULTI | EXT_INVLPG_MULTI => {
-            let mask: u64 = guest_memory::read(arg2)?;
-            cpu::flush_vcpus(number, mask);
-            Ok(())
+            cpu::flush_vcpus(number, guest_memory::read(arg2)?);
         }
-        EXT_TLB_FLUSH_ALL | EXT_INVLPG_ALL => {
-            cpu::flush_partition(number);
-            Ok(())
-        }
+        EXT_TLB_FLUSH_ALL | EXT_INVLPG_ALL => cpu::flush_partition(number),
         // Only a partition with device memory has anything in the caches that matters.
-        EXT_FLUSH_CACHE | EXT_FLUSH_CACHE_GLOBAL => Err(errno::EPERM),
-        _ => Err(errno::ENOSYS),
+        EXT_FLUSH_CACHE | EXT_FLUSH_CACHE_GLOBAL => return Err(errno::EPERM),
+        _ => return Err(errno::ENOSYS),
     }
+    Ok(())
 }
 
 /// Makes `mfn` (0: none) what `root` holds; what it held is given back, once `loaded` was called.
@@ -111,11 +100,10 @@ pub fn new_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), i
     replace_root(space, &vcpu.kernel_root, mfn, || hardware::load_root(mfn))
 }
 
-/// Gives a virtual CPU that does not run its first kernel root.
+/// Gives a virtual CPU that does not run its first kernel root, in place of one that it was given
+/// before and never ran on.
 pub fn set_roots(vcpu: &Vcpu, kernel: u64) -> Result<(), i64> {
     let mut space = vcpu.partition.space.lock();
     finish(&mut space)?;
-    get_base(&Host, &mut space, kernel).map_err(errno_of)?;
-    vcpu.kernel_root.set(kernel);
-    Ok(())
+    replace_root(&mut space, &vcpu.kernel_root, kernel, || ())
 }
