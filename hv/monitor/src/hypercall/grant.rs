@@ -4,13 +4,13 @@ use core::ops::Range;
 
 use grants::{Access, MapRecord};
 use heapless::Vec;
-use page_tables::{Release, map_foreign, release, unmap_entry_expect};
+use page_tables::{Error, Release, map_foreign, release, unmap_entry_expect};
 use pv_abi::xen::{
     errno, grants as abi,
     mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_PRESENT, PTE_RW, PTE_USER},
 };
 
-use super::{Call, Outcome, grant_copy, is_own, named, update};
+use super::{Call, Outcome, grant_copy, is_own, mmu::finish, named, update};
 use crate::{
     cpu,
     guest_memory::{self, GuestPointer},
@@ -45,6 +45,11 @@ pub fn grant_table_op(call: &mut Call) -> Outcome {
     }
 }
 
+/// The status code that tells a page-table error.
+fn status_of(error: Error) -> i16 {
+    if error == Error::Again { abi::GNTST_EAGAIN } else { abi::GNTST_GENERAL_ERROR }
+}
+
 /// The status code of a result.
 fn status(result: Result<(), i16>) -> i16 {
     result.err().unwrap_or(abi::GNTST_OKAY)
@@ -58,7 +63,9 @@ where
     let [_, list, count, ..] = call.args;
     let operations = GuestPointer::<T>::new(list, count)?;
     for index in 0..count {
-        if index != 0 && schedule::should_yield() {
+        // What is unfinished in the caller's tables is no reason to refuse an operation.
+        let finished = finish(&mut call.vcpu.partition.space.lock());
+        if finished.is_err() || index != 0 && schedule::should_yield() {
             return call.go_on::<T>(1, index);
         }
         let mut operation = operations.read(index)?;
@@ -134,7 +141,7 @@ fn enter(vcpu: &Vcpu, granter: &Partition, record: &MapRecord) -> Result<(), i16
     let new = u64::from(record.frame) << 12 | flags;
     map_foreign(&Host, &mut space, place.table, place.index, new, granter.number)
         .map(|_| ())
-        .map_err(|_| abi::GNTST_GENERAL_ERROR)
+        .map_err(status_of)
 }
 
 /// Unmaps an array of mappings; each gets its own status.
@@ -143,7 +150,8 @@ fn unmap_each(call: &mut Call) -> Outcome {
     let operations = GuestPointer::<abi::UnmapGrantRef>::new(list, count)?;
     let mut done = 0;
     while done < count {
-        if done != 0 && schedule::should_yield() {
+        let finished = finish(&mut call.vcpu.partition.space.lock());
+        if finished.is_err() || done != 0 && schedule::should_yield() {
             return call.go_on::<abi::UnmapGrantRef>(1, done);
         }
         let end = count.min(done + BATCH as u64);
@@ -189,13 +197,14 @@ fn unmap_some(
 
 /// Takes a mapping away; what it held is to be released once the mapper's CPUs are flushed.
 fn unmap(vcpu: &Vcpu, op: &abi::UnmapGrantRef) -> Result<(Release, Result<MapRecord, i16>), i16> {
-    let mapper = vcpu.partition;
-    let record = mapper.maps.lock().get(op.handle)?;
+    // Held, so that a handle is given back once.
+    let mut maps = vcpu.partition.maps.lock();
+    let record = maps.get(op.handle)?;
     if op.host_addr != record.host_addr {
         return Err(abi::GNTST_BAD_VIRT_ADDR);
     }
     let released = leave(vcpu, &record)?;
-    Ok((released, mapper.maps.lock().remove(op.handle)))
+    Ok((released, maps.remove(op.handle)))
 }
 
 /// The granter's entry is no longer in use by this mapping.
@@ -212,7 +221,7 @@ fn leave(vcpu: &Vcpu, record: &MapRecord) -> Result<Release, i16> {
     let writable = access(record.flags) == Access::Write;
     let mfn = record.frame.into();
     unmap_entry_expect(&Host, &mut space, place.table, place.index, mfn, writable)
-        .map_err(|_| abi::GNTST_GENERAL_ERROR)
+        .map_err(status_of)
 }
 
 fn setup_table(vcpu: &Vcpu, argument: u64) -> Outcome {
