@@ -46,24 +46,27 @@ pub fn map(call: &mut Call) -> Outcome {
     let entries = GuestPointer::<BuildMap>::new(list, count)?;
     let mut done = 0;
     while done < count {
-        done = some(call.vcpu, owner, &entries, done, count)?;
-        if done < count && schedule::should_yield() {
+        let (next, outcome) = some(call.vcpu, owner, &entries, done, count);
+        done = next;
+        let due = outcome.is_ok() && done < count && schedule::should_yield();
+        if due || outcome == Err(AGAIN) {
             return call.go_on::<BuildMap>(2, done);
         }
+        outcome?;
     }
     Ok(count)
 }
 
-/// Does entries from `first` on, up to a batch; returns where to go on.
+/// Does entries from `first` on, up to a batch; returns where to go on, and what stopped it.
 fn some(
     vcpu: &Vcpu,
     owner: Result<u32, i64>,
     entries: &GuestPointer<BuildMap>,
     first: u64,
     count: u64,
-) -> Result<u64, i64> {
+) -> (u64, Result<(), i64>) {
     let mut gone = Vec::<Release, BATCH>::new();
-    let mut result = Ok(count.min(first + BATCH as u64));
+    let (mut done, mut outcome) = (first, Ok(()));
     {
         let mut space = vcpu.partition.space.lock();
         for index in first..count.min(first + BATCH as u64) {
@@ -78,17 +81,18 @@ fn some(
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    result = Err(error);
+                    outcome = Err(error);
                     break;
                 }
             }
+            done = index + 1;
         }
     }
     if !gone.is_empty() {
         cpu::flush_partition(vcpu.partition.number);
         gone.into_iter().for_each(|released| release(&Host, released));
     }
-    result
+    (done, outcome)
 }
 
 fn one(
