@@ -4,10 +4,11 @@
 use core::sync::atomic::Ordering;
 
 use database_view::{Owner, ReadError};
+use frames::{Kind, OWNER_IO, OWNER_NUMBER};
 use pv_abi::{
     uv::{
         calls::{self, CpuUsage, PartitionUsage},
-        database::{ChannelEntry, MONITOR, channel_kind, state},
+        database::{ChannelEntry, MONITOR, UNASSIGNED, channel_kind, state},
     },
     xen::{
         errno,
@@ -106,23 +107,26 @@ fn give(mfn: u64, owner: Owner) -> Result<(), i64> {
         return Err(errno::EPERM);
     }
     // A partition's idle frames are on its list, and its instance is in use, for as long as it is.
-    if frame.word().kind() == frames::Kind::Private && partition::find(before).is_some() {
+    let kind = frame.word().kind();
+    if kind == Kind::Private && partition::find(before).is_some() {
         return Err(errno::EBUSY);
     }
-    frame
-        .set_owner(before, frames::OWNER_IO | MONITOR, frames::Kind::Private)
-        .map_err(|_| errno::EBUSY)?;
+    // Free frames are private once they had an owner, and scrubbed; before, they hold what the
+    // machine left in them.
+    let dirty = before & OWNER_IO == 0 && (before != 0 || kind == Kind::Ram);
+    frame.set_owner(before, OWNER_IO | MONITOR, Kind::Private).map_err(|_| errno::EBUSY)?;
     // What its CPUs cached of it goes before it holds anything of another's.
-    if before & frames::OWNER_NUMBER != 0 {
-        cpu::flush_since(before & frames::OWNER_NUMBER, cpu::flush_stamp());
+    if before & OWNER_NUMBER != 0 {
+        cpu::flush_since(before & OWNER_NUMBER, cpu::flush_stamp());
     }
-    if before != 0 && before & frames::OWNER_IO == 0 {
+    if dirty {
         machine::scrub(mfn);
         if let Some(entry) = platform::m2p().get(mfn as usize) {
             entry.store(u64::MAX, Ordering::Relaxed);
         }
     }
-    frame.set_owner(frames::OWNER_IO | MONITOR, wanted, frames::Kind::Ram).map_err(|_| errno::EBUSY)
+    let kind = if wanted == UNASSIGNED { Kind::Private } else { Kind::Ram };
+    frame.set_owner(OWNER_IO | MONITOR, wanted, kind).map_err(|_| errno::EBUSY)
 }
 
 /// `ACTIVATE_CHANNEL(index)`.
@@ -172,10 +176,19 @@ fn permit(a: &Partition, channel: &ChannelEntry) -> Result<(), i64> {
 /// `START(number)`.
 pub fn start(call: &mut Call) -> Outcome {
     let partition = partition_in(call.args[1])?;
+    let startable = |now| matches!(now, state::BUILDING | state::PAUSED | state::RUNNING);
+    if !startable(partition.state.load(Ordering::Acquire)) {
+        return Err(errno::EPERM);
+    }
     if !partition.started.load(Ordering::Acquire) {
         first_start(partition)?;
     }
-    partition.state.store(state::RUNNING, Ordering::SeqCst);
+    // One that is dying, or has crashed meanwhile, stays what it is.
+    (partition.state)
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
+            startable(now).then_some(state::RUNNING)
+        })
+        .map_err(|_| errno::EPERM)?;
     for vcpu in partition.all_vcpus() {
         if vcpu.state.load(Ordering::Acquire) == run::RUNNABLE {
             schedule::make_runnable(vcpu);
@@ -221,13 +234,8 @@ pub fn stop(call: &mut Call) -> Outcome {
     if core::ptr::eq(partition, call.vcpu.partition) {
         return Err(errno::EINVAL);
     }
-    let running = partition.state.compare_exchange(
-        state::RUNNING,
-        state::PAUSED,
-        Ordering::SeqCst,
-        Ordering::Relaxed,
-    );
-    if running.is_ok() {
+    let (from, to) = (state::RUNNING, state::PAUSED);
+    if partition.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
         partition.all_vcpus().for_each(schedule::expel);
     }
     Ok(0)
