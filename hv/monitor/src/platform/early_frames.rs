@@ -102,7 +102,8 @@ impl EarlyFrames {
         &self.free
     }
 
-    fn record(&mut self, range: FrameRange) -> Option<()> {
+    /// Notes a range that was never free as handed out.
+    pub fn record(&mut self, range: FrameRange) -> Option<()> {
         let before = self.taken.iter_mut().find(|t| t.end() == range.first && range.frames == 1);
         if let Some(before) = before {
             before.frames += 1;

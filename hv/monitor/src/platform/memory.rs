@@ -297,6 +297,8 @@ pub fn map_device(phys: u64, bytes: u64) -> Option<*mut u8> {
     let first = phys & !4095;
     let size = (phys + bytes).next_multiple_of(4096) - first;
     let va = NEXT.fetch_add(size, Ordering::Relaxed);
+    // The monitor's like its RAM, also where the frame table has it.
+    EARLY.lock().record(FrameRange { first: first / 4096, frames: size / 4096 })?;
     tables().map(va, first, size, Rights::DEVICE, Largest::Page)?;
     Some((va + (phys - first)) as *mut u8)
 }
