@@ -124,7 +124,8 @@ fn hypervisor(offset: u32, subleaf: u32) -> [u32; 4] {
     match offset {
         0 => [leaf::FIRST_LEAF + leaf::MAX_LEAVES, b, c, d],
         leaf::LEAF_VERSION => [crate::hypercall::XEN_VERSION, 0, 0, 0],
-        leaf::LEAF_HYPERCALL_PAGE => [1, leaf::HYPERCALL_PAGE_MSR, leaf::FEATURE_PRESERVE_AD, 0],
+        // No page by MSR: who builds a partition fills the page that its kernel's notes name.
+        leaf::LEAF_HYPERCALL_PAGE => [0, 0, leaf::FEATURE_PRESERVE_AD, 0],
         leaf::LEAF_TIME if subleaf == 0 => [1, 0, crate::time::tsc_khz(), 0],
         leaf::LEAF_PV => [0, 44, 0, 0],
         calls::FEATURE_LEAF => [calls::FEATURE_MAGIC, calls::VERSION, 0, 0],
