@@ -452,27 +452,14 @@ static REGIONS: SpinLock<Vec<MachineRegion, 256>> = SpinLock::new(Vec::new());
 fn describe(boot: &Boot, set: &Set) {
     let mut regions = REGIONS.lock();
     for mfn in 0..boot.frames {
-        let (owner, usage, firmware_type) = classify(boot, set, mfn);
-        match regions.last_mut() {
-            Some(last)
-                if (last.owner, last.usage, last.firmware_type)
-                    == (owner, usage, firmware_type) =>
-            {
-                last.frames += 1;
-            }
-            _ => {
-                let region = MachineRegion {
-                    first: mfn,
-                    frames: 1,
-                    owner,
-                    usage,
-                    firmware_type,
-                    reserved: 0,
-                };
-                if regions.push(region).is_err() {
-                    platform::refuse(format_args!("the memory map has too many ranges"));
-                }
-            }
+        let found = classify(boot, set, mfn);
+        let goes_on = |last: &&mut MachineRegion| {
+            **last == MachineRegion { first: last.first, frames: last.frames, ..found }
+        };
+        if let Some(last) = regions.last_mut().filter(goes_on) {
+            last.frames += 1;
+        } else if regions.push(found).is_err() {
+            platform::refuse(format_args!("the memory map has too many ranges"));
         }
     }
     let mut description = DESCRIPTION.lock();
@@ -503,8 +490,8 @@ fn describe(boot: &Boot, set: &Set) {
     boot.pci.iter().for_each(|pci: &MachinePci| add(pci.as_bytes()));
 }
 
-/// Owner, use and firmware type of a frame.
-fn classify(boot: &Boot, set: &Set, mfn: u64) -> (u32, u32, u32) {
+/// A frame with its owner, use and firmware type.
+fn classify(boot: &Boot, set: &Set, mfn: u64) -> MachineRegion {
     let firmware = boot.regions.iter().find(|r| (r.first..r.end()).contains(&mfn));
     let firmware_type = firmware.map_or(0, |r| r.kind);
     let aside = set.iter().find(|a| (a.first..a.first + a.frames).contains(&mfn));
@@ -514,5 +501,6 @@ fn classify(boot: &Boot, set: &Set, mfn: u64) -> (u32, u32, u32) {
         None if word & frames::OWNER_IO != 0 => region_use::IO,
         None => region_use::RAM,
     };
-    (word & frames::OWNER_NUMBER, usage, firmware_type)
+    let owner = word & frames::OWNER_NUMBER;
+    MachineRegion { first: mfn, frames: 1, owner, usage, firmware_type, reserved: 0 }
 }

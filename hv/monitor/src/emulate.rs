@@ -46,10 +46,8 @@ pub fn invalid_opcode(vcpu: &Vcpu, registers: &mut Registers) {
     match instruction(registers) {
         Some(Instruction { operation: Op::ForcedCpuid, length }) => {
             let [a, b, c, d] = cpuid::cpuid(vcpu, registers.rax as u32, registers.rcx as u32);
-            registers.rax = a.into();
-            registers.rbx = b.into();
-            registers.rcx = c.into();
-            registers.rdx = d.into();
+            let words = [a, b, c, d].map(u64::from);
+            [registers.rax, registers.rbx, registers.rcx, registers.rdx] = words;
             registers.rip = registers.rip.wrapping_add(length.into());
         }
         _ => trap::inject(vcpu, registers, vector::INVALID_OPCODE, None),

@@ -106,7 +106,7 @@ pub struct Machine {
 }
 
 /// A range of machine frames, disjoint and sorted; all frames below `Machine::frames` are covered.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MachineRegion {
     /// First frame.
