@@ -201,6 +201,16 @@ fn grants_of(ground: &Ground, other: u16, reference: u32) -> Vec<Attempt> {
     ]
 }
 
+/// Grant operations that do not exist here, and why they do not.
+const ABSENT: [(u64, &str); 6] = [
+    (grants::DUMP_TABLE, "a table is its owner's business"),
+    (grants::TRANSFER, "XSA-214, XSA-284: only a transaction changes owners"),
+    (grants::UNMAP_AND_REPLACE, "one way to end a mapping is enough"),
+    (grants::GET_STATUS_FRAMES, "XSA-379, XSA-382: no second version"),
+    (grants::SWAP_GRANT_REF, "XSA-230: an entry in use stays where it is"),
+    (grants::CACHE_FLUSH, "XSA-232: another architecture's"),
+];
+
 /// Handles of mappings that are not there, and the second version of grants.
 fn versions() -> Vec<Attempt> {
     let offset = std::mem::offset_of!(UnmapGrantRef, status);
@@ -220,6 +230,12 @@ fn versions() -> Vec<Attempt> {
         Attempt::new(name, "XSA-255", number::GRANT_TABLE_OP, args, NO_SUCH_CALL)
     };
     all.extend([0, 2, u32::MAX].map(version));
+    let absent = |(command, why): (u64, &'static str)| {
+        let args = [command.into(), memory(&[0u64; 8]), 1.into()];
+        let name = format!("grant operation {command}");
+        Attempt::new(name, why, number::GRANT_TABLE_OP, args, NO_SUCH_CALL)
+    };
+    all.extend(ABSENT.map(absent));
     all
 }
 

@@ -33,11 +33,16 @@ pub const DATA_SELECTOR: u16 = (DATA_SEGMENT as u16) << 3 | 4 | 3;
 /// A flat data segment of ring 3 that was not accessed.
 const NOT_ACCESSED: u64 = 0x00cf_f200_0000_ffff;
 
+/// Pages that virtual CPUs race on.
+const RACED: usize = 5;
+
 /// The ground and what keeps it there.
 pub struct Stage<'h> {
     hypercalls: &'h Hypercalls,
     /// What the attempts name.
     pub ground: Ground,
+    /// Further pages, mapped writable by the kernel: for virtual CPUs to race on.
+    pub raced: Vec<Page>,
     /// The partition's own grant table.
     table: Memory,
     /// What the spare entry says between attempts.
@@ -101,25 +106,27 @@ impl<'h> Stage<'h> {
         let (table, errors) = hypercalls.map(domid::SELF, &frames)?;
         ensure!(errors.iter().all(|error| *error == 0), "own grant table: {errors:?}");
         foreign.extend(instance_frames(frames[0], frames.len() as u64, vcpus));
-        let granted = Granted::take(number as u16, 7)?;
+        let granted = Granted::take(number as u16, 7 + RACED)?;
         let pages = pages(&granted, &table)?;
-        let &[l1, l2, l3, l4, descriptors, data, _] = pages.as_slice() else {
-            bail!("{} pages, not 7", pages.len());
+        let [l1, l2, l3, l4, descriptors, data, raced @ .., _] = pages.as_slice() else {
+            bail!("{} pages, not {}", pages.len(), 7 + RACED);
         };
         let spare = *granted.references.last().context("no spare grant")?;
         ensure!(frames.len() * ENTRIES_PER_FRAME > spare as usize, "spare grant {spare}");
         let page = crate::linux::locked_pages(1)?;
         let ground = Ground {
             number,
-            tables: [l1, l2, l3, l4],
-            descriptors,
-            data,
+            tables: [*l1, *l2, *l3, *l4],
+            descriptors: *descriptors,
+            data: *data,
             page_address: page.address(),
             grant: spare,
             foreign,
         };
         let spare = table.words()[spare as usize].load(Ordering::Acquire);
-        let stage = Self { hypercalls, ground, table, spare, _granted: granted, _page: page };
+        let raced = raced.to_vec();
+        let stage =
+            Self { hypercalls, ground, raced, table, spare, _granted: granted, _page: page };
         stage.lay_out()?;
         Ok(stage)
     }
@@ -170,9 +177,8 @@ impl<'h> Stage<'h> {
         Ok(())
     }
 
-    /// Gives the data page back, as a kernel does that shrinks: nothing maps it, and it is idle.
-    pub fn give_back_data(&self) -> Result<()> {
-        let page = self.ground.data;
+    /// Gives a page back, as a kernel does that shrinks: nothing maps it, and it is idle.
+    pub fn give_back(&self, page: Page) -> Result<()> {
         let args = [page.address(), 0, UVMF_TLB_FLUSH | UVMF_ALL].map(Arg::from);
         must(self.hypercalls, "unmapping a page", number::UPDATE_VA_MAPPING, args)?;
         let (done, _) = self.balloon(DECREASE_RESERVATION, page.mfn);
@@ -180,9 +186,8 @@ impl<'h> Stage<'h> {
         Ok(())
     }
 
-    /// Takes an idle frame in the place of the data page; whether it is the one given back.
-    pub fn take_back_data(&self) -> Result<bool> {
-        let page = self.ground.data;
+    /// Takes an idle frame in the place of a page; whether it is the one given back.
+    pub fn take_back(&self, page: Page) -> Result<bool> {
         let (done, mfn) = self.balloon(POPULATE_PHYSMAP, page.pfn);
         if done != 1 {
             return Ok(false);

@@ -1,0 +1,234 @@
+//! Two virtual CPUs that change the same pages at the same time: tables, pins, descriptors,
+//! mappings for writing and for reading, grants, ports.
+//!
+//! Each step is an ordinary right of a kernel, done or refused. What is looked at is the end: the
+//! CPUs go on, and nothing holds on to the pages when all is undone.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Result, anyhow};
+use pv_abi::xen::domid;
+use pv_abi::xen::events::{self, AllocUnbound, BindInterdomain, PortArgument};
+use pv_abi::xen::grants;
+use pv_abi::xen::hypercall as number;
+use pv_abi::xen::mmu::{self, UVMF_ALL, UVMF_TLB_FLUSH};
+
+use crate::attempt::{Arg, Call, Outcome, memory};
+use crate::frames::{copy, end, extended, readable, update, writable};
+use crate::ground::Page;
+use crate::linux::{Hypercalls, stay_on_cpu};
+
+/// Entries of a table that are used.
+const ENTRIES: u64 = 4;
+/// A flat data segment of ring 3.
+const SEGMENT: u64 = 0x00cf_f300_0000_ffff;
+
+/// Chooses steps; the same seed chooses the same.
+pub struct Race {
+    pages: Vec<Page>,
+    state: u64,
+}
+
+impl Race {
+    /// Steps on these pages.
+    pub fn new(pages: Vec<Page>, seed: u64) -> Self {
+        Self { pages, state: seed | 1 }
+    }
+
+    /// A number below `end` (xorshift).
+    fn below(&mut self, end: u64) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state % end
+    }
+
+    fn page(&mut self) -> Page {
+        let at = self.below(self.pages.len() as u64);
+        self.pages[at as usize]
+    }
+
+    /// The next step.
+    pub fn step(&mut self) -> Call {
+        let (page, other, entry) = (self.page(), self.page(), self.below(ENTRIES));
+        match self.below(12) {
+            0 => entries(page, entry, readable(other.mfn)),
+            1 => entries(page, entry, writable(other.mfn)),
+            2 | 3 => entries(page, entry, 0),
+            4 => {
+                let level = mmu::EXT_PIN_L1_TABLE + self.below(4) as u32;
+                operation(extended(level, page.mfn, 0))
+            }
+            5 | 6 => operation(extended(mmu::EXT_UNPIN_TABLE, page.mfn, 0)),
+            7 => directly(page, readable(page.mfn)),
+            8 => directly(page, writable(page.mfn)),
+            9 => {
+                let address = if self.below(2) == 0 { 0 } else { page.address() };
+                let entries = if address == 0 { 0 } else { 512 };
+                operation(extended(mmu::EXT_SET_LDT, address, entries))
+            }
+            10 => {
+                let ends = (end(page.mfn, domid::SELF), end(other.mfn, domid::SELF));
+                let args = [grants::COPY.into(), memory(&copy(ends.0, ends.1, 0)), 1.into()];
+                Call { number: number::GRANT_TABLE_OP, args: args.into() }
+            }
+            _ => {
+                let args = [(page.mfn << 12 | entry << 3).into(), SEGMENT.into()];
+                Call { number: number::UPDATE_DESCRIPTOR, args: args.into() }
+            }
+        }
+    }
+
+    /// What undoes all steps; made after the virtual CPUs have stopped, on each of them.
+    pub fn undo(&self) -> Vec<Call> {
+        let mut all = vec![operation(extended(mmu::EXT_SET_LDT, 0, 0))];
+        let pages = || self.pages.iter();
+        all.extend(pages().map(|page| operation(extended(mmu::EXT_UNPIN_TABLE, page.mfn, 0))));
+        all.extend(pages().map(|page| directly(*page, writable(page.mfn))));
+        all
+    }
+}
+
+fn operation(args: [Arg; 4]) -> Call {
+    Call { number: number::MMUEXT_OP, args: args.into() }
+}
+
+fn entries(table: Page, index: u64, val: u64) -> Call {
+    Call { number: number::MMU_UPDATE, args: update(table.mfn, index, 0, val).into() }
+}
+
+fn directly(page: Page, entry: u64) -> Call {
+    let entry = entry | mmu::PTE_ACCESSED | mmu::PTE_DIRTY | mmu::PTE_NX;
+    let args = [page.address(), entry, UVMF_TLB_FLUSH | UVMF_ALL].map(Arg::from);
+    Call { number: number::UPDATE_VA_MAPPING, args: args.into() }
+}
+
+/// Where [`allocate_port`] leaves the port.
+const PORT_ALLOCATED: usize = std::mem::offset_of!(AllocUnbound, port);
+/// Where [`bind_port`] leaves the port.
+const PORT_BOUND: usize = std::mem::offset_of!(BindInterdomain, local_port);
+
+/// A port of the caller that waits for the caller.
+fn allocate_port() -> Call {
+    let argument = AllocUnbound { dom: domid::SELF, remote_dom: domid::SELF, port: 0 };
+    port_call(events::ALLOC_UNBOUND, memory(&argument))
+}
+
+/// Binds a new port to `port`.
+fn bind_port(port: u32) -> Call {
+    let argument =
+        BindInterdomain { remote_dom: domid::SELF, pad: 0, remote_port: port, local_port: 0 };
+    port_call(events::BIND_INTERDOMAIN, memory(&argument))
+}
+
+fn on_port(command: u64, port: u32) -> Call {
+    port_call(command, memory(&PortArgument { port }))
+}
+
+fn port_call(command: u64, argument: Arg) -> Call {
+    Call { number: number::EVENT_CHANNEL_OP, args: vec![command.into(), argument] }
+}
+
+/// The port that a call left at `offset`; 0: none.
+fn port_of(outcome: &Outcome, offset: usize) -> u32 {
+    let word = outcome.memory.get(offset..).and_then(|bytes| bytes.first_chunk());
+    if outcome.result == 0 { word.map_or(0, |word| u32::from_le_bytes(*word)) } else { 0 }
+}
+
+/// What virtual CPUs share while they race.
+struct Shared {
+    pages: Vec<Page>,
+    /// A port that one of them allocated and the others bind to; 0: none now.
+    port: AtomicU32,
+    start: Barrier,
+}
+
+/// Races on `pages` with two virtual CPUs, `steps` steps each, and undoes it all; how many of the
+/// steps were done.
+///
+/// # Errors
+/// A virtual CPU has no hypercall device, or a thread failed.
+pub fn run(pages: &[Page], steps: u64) -> Result<u64> {
+    const CPUS: usize = 2;
+    let port = AtomicU32::new(0);
+    let shared = Shared { pages: pages.into(), port, start: Barrier::new(CPUS) };
+    std::thread::scope(|scope| {
+        let race = |cpu| {
+            scope.spawn({
+                let shared = &shared;
+                move || on_cpu(cpu, shared, steps)
+            })
+        };
+        let racers: Vec<_> = (0..CPUS).map(race).collect();
+        let mut done = 0;
+        for racer in racers {
+            done += racer.join().map_err(|_| anyhow!("a racing thread failed"))??;
+        }
+        Ok(done)
+    })
+}
+
+fn on_cpu(cpu: usize, shared: &Shared, steps: u64) -> Result<u64> {
+    // Whoever fails here must not leave the other one waiting.
+    let ready = stay_on_cpu(cpu).and_then(|()| Hypercalls::open());
+    shared.start.wait();
+    let hypercalls = ready?;
+    let mut race = Race::new(shared.pages.clone(), 0x9e37_79b9 + cpu as u64 * 2);
+    let mut done = 0;
+    for step in 0..steps {
+        done += u64::from(hypercalls.perform(&race.step()).result >= 0);
+        if step % 16 == 0 {
+            race_for_ports(&hypercalls, cpu, shared);
+        }
+    }
+    shared.start.wait();
+    // What one virtual CPU holds may be what the other cannot undo yet.
+    for _ in 0..3 {
+        for call in race.undo() {
+            hypercalls.perform(&call);
+        }
+        shared.start.wait();
+    }
+    Ok(done)
+}
+
+/// The first allocates a port and closes it; the other binds to it, sends, and closes its own end.
+/// Nobody closes another's port: the number could be the kernel's by then.
+fn race_for_ports(hypercalls: &Hypercalls, cpu: usize, shared: &Shared) {
+    if cpu == 0 {
+        let port = port_of(&hypercalls.perform(&allocate_port()), PORT_ALLOCATED);
+        shared.port.store(port, Ordering::SeqCst);
+        std::thread::yield_now();
+        shared.port.store(0, Ordering::SeqCst);
+        if port != 0 {
+            hypercalls.perform(&on_port(events::CLOSE, port));
+        }
+        return;
+    }
+    let port = shared.port.load(Ordering::SeqCst);
+    let bound = port_of(&hypercalls.perform(&bind_port(port)), PORT_BOUND);
+    if bound != 0 {
+        hypercalls.perform(&on_port(events::SEND, bound));
+        hypercalls.perform(&on_port(events::CLOSE, bound));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_many_and_repeatable_and_name_the_pages_alone() {
+        let pages: Vec<_> = (0..4).map(|n| Page { mfn: 0x100 + n, pfn: n }).collect();
+        let steps = |seed| {
+            let mut race = Race::new(pages.clone(), seed);
+            (0..200).map(|_| race.step()).collect::<Vec<_>>()
+        };
+        assert_eq!(steps(5), steps(5));
+        assert_ne!(steps(5), steps(7));
+        let numbers: std::collections::BTreeSet<_> =
+            steps(5).iter().map(|call| call.number).collect();
+        assert_eq!(numbers.len(), 5);
+    }
+}
