@@ -8,6 +8,7 @@ mod boots;
 mod checks;
 mod containment;
 mod fuzz;
+mod guests;
 mod host;
 mod interrupts;
 mod kernels;
@@ -20,8 +21,15 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 /// What each file of scenarios runs, in this order: a line for each.
-const SCENARIOS: &[fn(&mut Results)] =
-    &[boots::run, refusals::run, interrupts::run, kernels::run, matrix::run, fuzz::run];
+const SCENARIOS: &[fn(&mut Results)] = &[
+    boots::run,
+    refusals::run,
+    interrupts::run,
+    kernels::run,
+    matrix::run,
+    guests::run,
+    fuzz::run,
+];
 
 /// What ran, and which of it failed.
 struct Results {

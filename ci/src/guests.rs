@@ -1,0 +1,321 @@
+//! Guests: minimal ones in numbers, a hostile one beside a well-behaved one, stock Debian kernels.
+//!
+//! `GUESTS` and `CYCLES` in the environment make the Debian guests and the cycles of create and
+//! destroy more than CI has time for.
+
+use std::env;
+use std::fmt::Write;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use xtask::command_image::FileToSend;
+use xtask::cpio::Archive;
+use xtask::options::{BootOptions, MachineOptions};
+use xtask::{hv_build, kernel, workspace};
+
+use crate::Results;
+use crate::boots::{self, Boot};
+use crate::checks::{self, Check};
+use crate::host::Host;
+
+/// What is checked with minimal guests, in this order.
+const MINIMAL: &[Check] = &[
+    Check { name: "ends", run: ends },
+    Check { name: "cycles", run: cycles },
+    Check { name: "hundred", run: hundred },
+    Check { name: "hostile-neighbour", run: hostile_neighbour },
+    Check { name: "resources", run: checks::resources },
+    Check { name: "kernel-log", run: checks::kernel_log },
+];
+
+/// What is checked with Debian guests, in this order.
+const DEBIAN: &[Check] = &[
+    Check { name: "lives", run: lives },
+    Check { name: "resources", run: checks::resources },
+    Check { name: "kernel-log", run: checks::kernel_log },
+    Check { name: "monitor-log", run: checks::monitor_log },
+];
+
+/// Where the command partition has the minimal guest.
+const GUEST: &str = "/root/guest";
+/// Where it has Debian's kernel and a RAM disk for it.
+const KERNEL: &str = "/root/vmlinuz";
+const RAM_DISK: &str = "/root/initrd";
+/// How long guests may take that compute, or boot.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Runs the checks that were asked for by name: not part of all, they were not yet seen to pass.
+pub fn run(results: &mut Results) {
+    if results.words.is_empty() {
+        return;
+    }
+    let minimal = MachineOptions { cpus: 2, memory: "2G".into(), ..MachineOptions::default() };
+    let boot = Boot { name: "guests", machine: minimal, boot: minimal_options, checks: MINIMAL };
+    boots::run_wanted(&boot, results);
+    let debian = MachineOptions { cpus: 4, memory: "4G".into(), ..MachineOptions::default() };
+    let boot =
+        Boot { name: "debian-guests", machine: debian, boot: debian_options, checks: DEBIAN };
+    boots::run_wanted(&boot, results);
+}
+
+fn minimal_options() -> Result<BootOptions> {
+    let file = FileToSend { host: hv_build::guest()?, guest: GUEST.into() };
+    Ok(BootOptions { file: vec![file], command_memory: Some("512M".into()), ..Default::default() })
+}
+
+fn debian_options() -> Result<BootOptions> {
+    let disk = workspace::build_dir()?.join("guest-initrd.cpio");
+    workspace::write_if_changed(&disk, &ram_disk()?)?;
+    let files = vec![
+        FileToSend { host: kernel::guest_kernel()?.bzimage, guest: KERNEL.into() },
+        FileToSend { host: disk, guest: RAM_DISK.into() },
+    ];
+    Ok(BootOptions { file: files, ..BootOptions::default() })
+}
+
+/// What a Debian guest does: says that it is up, and every second how much memory and how many CPUs
+/// it has, and a checksum of something it computed.
+const INIT: &str = "#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+echo \"up $(uname -r)\"
+while :; do
+  sum=$(seq 1 20000 | md5sum | cut -c1-8)
+  memory=$(sed -n 's/MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo)
+  echo \"work $sum memory $memory cpus $(nproc) since $(cut -d. -f1 /proc/uptime)\"
+  sleep 1
+done
+";
+
+/// A RAM disk with busybox and [`INIT`]. The kernel runs `/sbin/poweroff` and `/sbin/reboot` when
+/// it is asked to end.
+fn ram_disk() -> Result<Vec<u8>> {
+    let busybox = workspace::read("/bin/busybox".as_ref())?;
+    let mut archive = Archive::new();
+    for directory in ["proc", "sys", "dev", "bin", "sbin"] {
+        archive.directory(directory);
+    }
+    archive.character_device("dev/console", 5, 1);
+    archive.file("bin/busybox", 0o755, &busybox);
+    archive.file("init", 0o755, INIT.as_bytes());
+    for name in ["poweroff", "reboot"] {
+        let script = format!("#!/bin/busybox sh\nexec /bin/busybox {name} -f\n");
+        archive.file(&format!("sbin/{name}"), 0o755, script.as_bytes());
+    }
+    Ok(archive.finish())
+}
+
+fn number(name: &str, default: u32) -> Result<u32> {
+    match env::var(name) {
+        Ok(text) => text.parse().with_context(|| format!("{name}={text} is no number")),
+        Err(_) => Ok(default),
+    }
+}
+
+/// Runs a command, however long it takes within [`LIMIT`]; its status and its output.
+fn try_to(host: &mut Host, command: &str) -> Result<(i32, String)> {
+    let output = host.run(&["sh", "-c", command], b"", LIMIT)?;
+    Ok((output.status, output.stdout + &output.stderr))
+}
+
+/// Runs a command that must succeed.
+fn must(host: &mut Host, command: &str) -> Result<String> {
+    let (status, output) = try_to(host, command)?;
+    ensure!(status == 0, "`{command}` ended with status {status}: {output}");
+    Ok(output)
+}
+
+fn minimal(name: &str, program: &str) -> String {
+    format!("uvtool create --name {name} --kernel {GUEST} --memory 4M --command-line '{program}'")
+}
+
+/// Frames of each owner that keeps running, and the memory of `uvd`: what must be as before once
+/// guests are gone. The ultravisor and the boot partition have all their memory from the start, so
+/// what they use shows in what they can still build, not here.
+fn accounts(host: &mut Host) -> Result<Value> {
+    let text = host.sh("uvtool resources --json")?;
+    let mut all: Value = serde_json::from_str(&text).context("uvtool resources --json")?;
+    all.as_object_mut().context("no object")?.remove("cpus");
+    Ok(all)
+}
+
+/// Kilobytes that `uvd` has in memory.
+fn daemon_memory(host: &mut Host) -> Result<u64> {
+    host.number("sed -n 's/VmRSS:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$(pidof uvd)/status")
+}
+
+/// A guest that powers off ends the command with 0, one that crashes does not, and both tell.
+fn ends(host: &mut Host) -> Result<()> {
+    for (program, well, says) in [
+        ("hello", true, "hello from a minimal guest of 4096 KiB"),
+        ("balloon", true, "balloon: "),
+        ("crash", false, "panic at "),
+        ("nonsense", false, "no program `nonsense`"),
+    ] {
+        let name = format!("end-{program}");
+        let command = format!("{} --console", minimal(&name, program));
+        let (status, output) = try_to(host, &command)?;
+        ensure!((status == 0) == well, "{program} ended with status {status}: {output}");
+        ensure!(output.contains(says), "{program} did not say {says:?}: {output}");
+        try_to(host, &format!("uvtool destroy --forget {name}"))?;
+    }
+    Ok(())
+}
+
+/// After guests came and went, all memory is where it was.
+fn cycles(host: &mut Host) -> Result<()> {
+    let count = number("CYCLES", 40)?;
+    let cycle = |name: &str| {
+        format!(
+            "{} >/dev/null && uvtool destroy --forget {name} >/dev/null || exit 1",
+            minimal(name, "idle")
+        )
+    };
+    must(host, &cycle("first"))?;
+    let (before, daemon) = (accounts(host)?, daemon_memory(host)?);
+    let script = format!("for i in $(seq {count}); do {}; done", cycle("again"));
+    must(host, &script)?;
+    let (after, daemon_after) = (accounts(host)?, daemon_memory(host)?);
+    ensure!(before == after, "before {count} cycles: {before}\nafter: {after}");
+    // What a log and a copy of the database grow by; a leak per cycle would be more.
+    let limit = daemon + 256 + u64::from(count) * 4;
+    ensure!(daemon_after <= limit, "uvd had {daemon} KiB, after {count} cycles {daemon_after}");
+    Ok(())
+}
+
+/// Names of running partitions, from `uvtool list`.
+fn running(host: &mut Host, prefix: &str) -> Result<usize> {
+    let text = host.sh("uvtool list --json")?;
+    let list: Value = serde_json::from_str(&text).context("uvtool list --json")?;
+    let rows = list.as_array().or_else(|| list["partitions"].as_array()).context("no rows")?;
+    let is_ours = |row: &&Value| {
+        row["name"].as_str().is_some_and(|name| name.starts_with(prefix))
+            && row["state"] == "running"
+    };
+    Ok(rows.iter().filter(is_ours).count())
+}
+
+/// A hundred guests run at once, and all memory comes back.
+fn hundred(host: &mut Host) -> Result<()> {
+    const COUNT: usize = 100;
+    let before = accounts(host)?;
+    let script = format!(
+        "for i in $(seq {COUNT}); do {} >/dev/null || exit 1; done",
+        minimal("many-$i", "spin 0").replace("'spin 0'", "\"spin 0\"")
+    );
+    must(host, &script)?;
+    let there = running(host, "many-")?;
+    ensure!(there == COUNT, "{there} of {COUNT} guests run");
+    // Each of them computes.
+    must(
+        host,
+        "for i in 1 50 100; do \
+           until uvtool console --once many-$i | grep -q 'second 1 '; do sleep 1; done; done",
+    )?;
+    must(
+        host,
+        &format!(
+            "for i in $(seq {COUNT}); do uvtool destroy --forget many-$i >/dev/null || exit 1; done"
+        ),
+    )?;
+    let after = accounts(host)?;
+    ensure!(before == after, "before: {before}\nafter: {after}");
+    Ok(())
+}
+
+/// A guest that does what it can beside one that counts: the second is not disturbed, and each end
+/// of the first has a cause.
+fn hostile_neighbour(host: &mut Host) -> Result<()> {
+    const SECONDS: u32 = 25;
+    must(host, &minimal("quiet", &format!("spin {SECONDS}")))?;
+    for seed in 1..=5 {
+        let name = format!("hostile-{seed}");
+        try_to(host, &format!("{} --console", minimal(&name, &format!("fuzz {seed} 600"))))?;
+        let why = must(host, &format!("uvtool why {name}"))?;
+        ensure!(!why.trim().is_empty(), "nothing says why {name} ended");
+        try_to(host, &format!("uvtool destroy --forget {name}"))?;
+        ensure!(!host.machine.console()?.contains("ESCAPE"), "{name} saw what is not its own");
+    }
+    let (status, text) = try_to(host, "uvtool console quiet")?;
+    let last = format!("second {SECONDS} ");
+    ensure!(text.contains(&last), "the neighbour did not count to its end ({status}): {text}");
+    try_to(host, "uvtool destroy --forget quiet")?;
+    Ok(())
+}
+
+/// Waits until a guest's console has a line; all of the console.
+fn wait_for(host: &mut Host, name: &str, pattern: &str) -> Result<String> {
+    let command = format!(
+        "for i in $(seq 240); do \
+           uvtool console --once {name} | grep -q '{pattern}' && exit 0; sleep 1; done; \
+         uvtool console --once {name} | tail -n 20; uvtool list; exit 1"
+    );
+    let (status, output) = try_to(host, &command)?;
+    if status != 0 {
+        bail!("{name} did not print `{pattern}`: {output}");
+    }
+    must(host, &format!("uvtool console --once {name}"))
+}
+
+/// Debian guests boot to their init, work, are paused, resized, rebooted and shut down.
+fn lives(host: &mut Host) -> Result<()> {
+    let count = number("GUESTS", 3)?;
+    let before = accounts(host)?;
+    let mut file = String::new();
+    for index in 1..=count {
+        let _ = write!(
+            file,
+            "[[partition]]\nname = \"debian-{index}\"\nkernel = \"{KERNEL}\"\n\
+             initrd = \"{RAM_DISK}\"\ncommand_line = \"console=hvc0 quiet\"\n\
+             memory = \"256M\"\nvcpus = 2\n"
+        );
+    }
+    must(
+        host,
+        &format!("cat > /root/debian.toml <<'END'\n{file}END\nuvtool apply /root/debian.toml"),
+    )?;
+    for index in 1..=count {
+        wait_for(host, &format!("debian-{index}"), "^work .* cpus 2")?;
+    }
+    paused(host, "debian-1")?;
+    resized(host, "debian-1")?;
+    must(host, "uvtool reboot debian-1")?;
+    wait_for(host, "debian-1", "^work .* since [0-9]\\.*$")?;
+    for index in 1..=count {
+        let name = format!("debian-{index}");
+        must(host, &format!("uvtool shutdown --wait {name}"))?;
+        try_to(host, &format!("uvtool destroy --forget {name}"))?;
+    }
+    let after = accounts(host)?;
+    ensure!(before == after, "before: {before}\nafter: {after}");
+    Ok(())
+}
+
+/// A paused guest prints nothing, and goes on.
+fn paused(host: &mut Host, name: &str) -> Result<()> {
+    let lines = format!("uvtool console --once {name} | grep -c '^work'");
+    must(host, &format!("uvtool pause {name}"))?;
+    let at_pause = host.number(&lines)?;
+    host.sh("sleep 5")?;
+    let later = host.number(&lines)?;
+    // What was on its way when it was paused may still come.
+    ensure!(later <= at_pause + 1, "{name} went on while it was paused: {at_pause}, {later}");
+    must(host, &format!("uvtool unpause {name}"))?;
+    must(
+        host,
+        &format!(
+            "for i in $(seq 60); do [ $({lines}) -gt {later} ] && exit 0; sleep 1; done; exit 1"
+        ),
+    )?;
+    Ok(())
+}
+
+/// A guest that is given less memory has less.
+fn resized(host: &mut Host, name: &str) -> Result<()> {
+    must(host, &format!("uvtool set {name} --memory 192M"))?;
+    wait_for(host, name, "memory 1[0-7][0-9][0-9][0-9][0-9] ")?;
+    must(host, &format!("uvtool set {name} --memory 256M"))?;
+    wait_for(host, name, "memory 2[0-9][0-9][0-9][0-9][0-9] ").map(drop)
+}
