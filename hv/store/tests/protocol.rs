@@ -360,3 +360,34 @@ proptest! {
         prop_assert_eq!(whole.output(ALICE), pieces.output(ALICE));
     }
 }
+
+/// As a stock kernel takes what it is asked for: in a transaction, emptying the node.
+#[test]
+fn a_kernel_takes_what_it_is_asked_for() {
+    let mut store = store();
+    let bytes = request(WATCH, 0, b"control/shutdown\0token\0");
+    store.feed(BOB, &bytes).unwrap();
+    assert_eq!(
+        messages(&mut store, BOB),
+        [(WATCH, "OK\0".into()), (WATCH_EVENT, "control/shutdown\0token\0".into())]
+    );
+    let (_, number) = ask(&mut store, BOB, BEGIN, 0, "\0");
+    let number = number.trim_end_matches('\0').parse().unwrap();
+    assert_eq!(
+        ask(&mut store, BOB, READ, number, "control/shutdown\0"),
+        (ERROR, "ENOENT\0".into())
+    );
+    assert_eq!(ask(&mut store, BOB, END, number, "F\0").0, END);
+    ok(&mut store, BOB, WRITE, "control/feature-poweroff\x001");
+    let node = path("/local/domain/16/control/shutdown");
+    store.write(&node, b"poweroff").unwrap();
+    assert_eq!(messages(&mut store, BOB), [(WATCH_EVENT, "control/shutdown\0token\0".into())]);
+    let (_, number) = ask(&mut store, BOB, BEGIN, 0, "\0");
+    let number = number.trim_end_matches('\0').parse().unwrap();
+    assert_eq!(ask(&mut store, BOB, READ, number, "control/shutdown\0"), (READ, "poweroff".into()));
+    assert_eq!(ask(&mut store, BOB, WRITE, number, "control/shutdown\0").0, WRITE);
+    store.feed(BOB, &request(END, number, b"T\0")).unwrap();
+    let event = (WATCH_EVENT, "control/shutdown\0token\0".into());
+    assert_eq!(messages(&mut store, BOB), [event, (END, "OK\0".into())]);
+    assert_eq!(store.read(&node), Some(&b""[..]));
+}
