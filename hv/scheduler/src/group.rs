@@ -5,8 +5,8 @@
 //! * Virtual time runs at `256 * runnable / weight` of real time, `runnable` being how many of
 //!   them run or wait: the weight is the partition's, not each virtual CPU's.
 //! * A cap is a budget that grows by a quota each [`PERIOD`]. Running takes from it and may
-//!   overdraw it; the debt is paid by later periods. At most two quotas are kept, so nothing is
-//!   saved up.
+//!   overdraw it; the debt is paid by later periods. At most four quotas are kept, so that a late
+//!   interrupt costs nothing and little is saved up.
 
 use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -161,7 +161,7 @@ impl Group {
             periods > 0 && self.period.compare_exchange(start, present, Relaxed, Relaxed).is_ok();
         if mine {
             let grown = periods.saturating_mul(quota).min(FULL).cast_signed();
-            let most = 2 * quota.cast_signed();
+            let most = 4 * quota.cast_signed();
             let grow = |budget: i64| Some(budget.saturating_add(grown).min(most));
             let _ = self.budget.fetch_update(Relaxed, Relaxed, grow);
         }
