@@ -85,11 +85,21 @@ fn lzma(stream: &mut &[u8], limits: Limits) -> io::Result<Vec<u8>> {
     collect(decoder, limits)
 }
 
+/// The library reads the checksum and leaves it to its caller to compare.
 fn zstd(stream: &mut &[u8], limits: Limits) -> io::Result<Vec<u8>> {
     use ruzstd::decoding::StreamingDecoder;
-    let decoder = StreamingDecoder::new_with_max_window_size(stream, DICTIONARY)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-    collect(decoder, limits)
+    let mut decoder = StreamingDecoder::new_with_max_window_size(stream, DICTIONARY)
+        .map_err(|error| damaged(error.to_string()))?;
+    let bytes = collect(&mut decoder, limits)?;
+    let decoder = decoder.into_frame_decoder();
+    match decoder.get_checksum_from_data() {
+        // Of a bomb not all was read.
+        _ if bytes.len() as u64 > limits.most => Ok(bytes),
+        Some(sum) if decoder.get_calculated_checksum() != Some(sum) => {
+            Err(damaged("its checksum is wrong"))
+        }
+        _ => Ok(bytes),
+    }
 }
 
 /// An error of a decoder, as part of a sentence.

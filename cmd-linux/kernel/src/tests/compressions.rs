@@ -1,11 +1,13 @@
 //! Every compression, in files that the usual tools made of [`contents`] (`fixtures/make.sh`).
 
+use std::io::Read;
 use std::path::Path;
 
 use proptest::prelude::*;
 
 use super::image::{PAYLOAD_AT, bzimage};
 use super::{told, unpack};
+use crate::unpack::{Limits, collect};
 use crate::{Compression, Container, unpack_within};
 
 macro_rules! fixtures {
@@ -119,8 +121,29 @@ fn a_bomb_ends_at_the_limit() {
     }
 }
 
+/// Zeros for ever, of which not many may be asked for.
+struct Endless {
+    left: usize,
+}
+
+impl Read for Endless {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.left = self.left.checked_sub(buffer.len()).expect("not much more than the limit");
+        buffer.fill(0);
+        Ok(buffer.len())
+    }
+}
+
 #[test]
-fn a_bomb_of_zeros_takes_no_more_memory_than_the_limit() {
+fn a_bomb_is_not_unpacked_past_the_limit() {
+    let limits = Limits { most: 100_000, expected: u64::MAX };
+    let bytes = collect(Endless { left: 100_001 }, limits).expect("zeros");
+    assert_eq!(bytes.len(), 100_001);
+    assert!(bytes.capacity() < 1 << 20, "what is said is not believed: {}", bytes.capacity());
+}
+
+#[test]
+fn a_bomb_of_zeros_is_named() {
     let bomb = gzip(&vec![0; 64 << 20]);
     let error = unpack_within(bomb, Path::new("/k"), 1 << 20).map(|_| ()).expect_err("a bomb");
     assert!(matches!(error.problem, crate::Problem::Bomb { .. }), "{error}");
@@ -185,6 +208,29 @@ fn files_that_cannot_be_read_are_told() {
     );
     assert_eq!(told("/"), "kernel /: no regular file; give a kernel file");
     assert_eq!(told("/dev/zero"), "kernel /dev/zero: no regular file; give a kernel file");
+}
+
+/// A wrong byte in a stream with checksums is noticed, or changes nothing.
+#[test]
+fn damage_is_not_taken_for_contents() {
+    let contents = contents();
+    let mut noticed = 0;
+    for (name, compression, bytes) in FIXTURES {
+        // LZMA alone and legacy LZ4 have no checksums.
+        if *compression == Compression::Lzma || *name == "contents.legacy.lz4" {
+            continue;
+        }
+        for part in 1..40 {
+            let mut bytes = bytes.to_vec();
+            let at = bytes.len() * part / 40;
+            bytes[at] ^= 0x10;
+            match unpack(&bytes) {
+                Ok(loaded) => assert!(loaded.elf == contents, "{name} with byte {at} wrong"),
+                Err(_) => noticed += 1,
+            }
+        }
+    }
+    assert!(noticed > 300, "{noticed} of {}", 8 * 39);
 }
 
 proptest! {
