@@ -90,6 +90,22 @@ fn defaults_follow_what_is_given() {
 }
 
 #[test]
+fn limits_between_fields_hold_exactly() {
+    for (right, wrong) in [
+        ("vcpus = 3\nmax_vcpus = 3", "vcpus = 4\nmax_vcpus = 3"),
+        ("max_memory = \"262144K\"", "max_memory = \"262140K\""),
+        ("vcpus = 2\ncpu.cap = 200", "vcpus = 2\ncpu.cap = 201"),
+        (
+            "cpu = { dedicated = true, affinity = \"0\" }",
+            "cpu = { dedicated = true, affinity = [] }",
+        ),
+    ] {
+        assert!(toml(&with(right)).is_ok(), "{right}");
+        assert!(toml(&with(wrong)).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn a_long_command_line_is_refused_by_its_length() {
     let line = |bytes| with(&format!("command_line = \"{}\"", "x".repeat(bytes)));
     assert_eq!(toml(&line(1023)).unwrap()[0].command_line.len(), 1023);
