@@ -228,10 +228,11 @@ impl Hub {
     /// Waits until something changed: partitions, news, the session.
     pub async fn wait_for_change(&self) {
         let (waiter, changed) = oneshot::channel();
-        let mut waiters = self.changed.borrow_mut();
-        waiters.retain(|waiter| !waiter.is_canceled());
-        waiters.push(waiter);
-        drop(waiters);
+        {
+            let mut waiters = self.changed.borrow_mut();
+            waiters.retain(|waiter| !waiter.is_canceled());
+            waiters.push(waiter);
+        }
         let _ = changed.await;
     }
 

@@ -170,11 +170,7 @@ pub async fn follow(hub: &Rc<Hub>) -> Result<(), Failure> {
         }
         changed = true;
         store(hub, &records.rows);
-        let mut replica = hub.replica.borrow_mut();
-        let whole = records.rows.iter().all(|record| replica.apply(record));
-        replica.set_version(records.version);
-        drop(replica);
-        if !whole {
+        if !take_over(hub, &records) {
             log("a record does not fit the copy of the database, which is made anew");
             copy(hub).await?;
         }
@@ -185,6 +181,13 @@ pub async fn follow(hub: &Rc<Hub>) -> Result<(), Failure> {
         hub.changed();
     }
     Ok(())
+}
+
+/// Applies records to the copy of the database; false: it is of no more use.
+fn take_over(hub: &Hub, records: &Records) -> bool {
+    let mut replica = hub.replica.borrow_mut();
+    replica.set_version(records.version);
+    records.rows.iter().all(|record| replica.apply(record))
 }
 
 /// Stores how records ended that had not when they were read.

@@ -1,6 +1,8 @@
 //! A host for the daemon: the real transaction engine behind a command channel, a monitor that
 //! does as it is told, and a boot partition that takes what it wants of a kernel.
 
+#![expect(clippy::result_large_err, reason = "a refusal is the answer itself")]
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
@@ -88,6 +90,9 @@ impl Gauges for Obedient {
 /// Consoles of guests: page and the guest's end of the bell, by number.
 type Guests = Arc<Mutex<BTreeMap<u32, (File, Bell)>>>;
 
+/// Partitions that were built, and of which kernels.
+type Built = Arc<Mutex<Vec<(u32, Vec<u8>)>>>;
+
 /// What the daemon reaches.
 pub struct Reach {
     guests: Guests,
@@ -136,7 +141,7 @@ pub struct Host {
     machine: Option<JoinHandle<Summary>>,
     pub state: PathBuf,
     /// Bytes of kernels that the boot partition was given.
-    pub built: Arc<Mutex<Vec<(u32, Vec<u8>)>>>,
+    pub built: Built,
 }
 
 /// What is left of a host.
@@ -269,7 +274,7 @@ struct Machine {
     command_bell: Bell,
     build_bell: Bell,
     woken: Bell,
-    built: Arc<Mutex<Vec<(u32, Vec<u8>)>>>,
+    built: Built,
 }
 
 impl Machine {

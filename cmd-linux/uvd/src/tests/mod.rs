@@ -94,7 +94,7 @@ pub fn start(
     devices: impl Devices + Send + 'static,
     body: impl FnOnce(&mut Daemon<'_>) -> End + Send + 'static,
 ) -> (PathBuf, UnixStream, JoinHandle<End>) {
-    start_with(name, Path::new("/no/such/disk/state"), 1000, devices, body)
+    start_with(name, Path::new("/dev/null/state"), 1000, devices, body)
 }
 
 /// As [`start`], with a state file and the first id of requests.
