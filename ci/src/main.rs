@@ -7,6 +7,7 @@
 mod boots;
 mod checks;
 mod containment;
+mod cpu;
 mod fuzz;
 mod guests;
 mod host;
@@ -27,6 +28,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     interrupts::run,
     kernels::run,
     matrix::run,
+    cpu::run,
     guests::run,
     fuzz::run,
 ];

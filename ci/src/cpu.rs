@@ -1,0 +1,193 @@
+//! CPU time: weights, caps and dedicated CPUs, set while the guests run and compute.
+//!
+//! Each share is taken from the monitor's accounts (`uvtool list`) and from what the guests print: a line
+//! a second with the time that they ran and that they waited for a CPU. Both are the machine's time, so a
+//! busy test host makes slices longer and leaves shares as they are.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use xtask::command_image::FileToSend;
+use xtask::hv_build;
+use xtask::options::{BootOptions, MachineOptions};
+
+use crate::Results;
+use crate::boots::{self, Boot};
+use crate::checks::{self, Check};
+use crate::host::Host;
+
+/// What is checked, in this order.
+const CHECKS: &[Check] = &[
+    Check { name: "weights", run: weights },
+    Check { name: "cap", run: cap },
+    Check { name: "dedicated", run: dedicated },
+    Check { name: "resources", run: checks::resources },
+    Check { name: "monitor-log", run: checks::monitor_log },
+];
+
+/// Where the command partition has the minimal guest.
+const GUEST: &str = "/root/guest";
+/// Seconds that are measured over.
+const SECONDS: u64 = 10;
+/// How long two samples may take.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// Runs the checks that were asked for.
+pub fn run(results: &mut Results) {
+    let machine = MachineOptions { cpus: 3, ..MachineOptions::default() };
+    boots::run_wanted(&Boot { name: "cpu-time", machine, boot: options, checks: CHECKS }, results);
+}
+
+/// A command partition that has the minimal guest.
+fn options() -> Result<BootOptions> {
+    let file = FileToSend { host: hv_build::guest()?, guest: GUEST.into() };
+    Ok(BootOptions { file: vec![file], ..BootOptions::default() })
+}
+
+/// Makes guests that compute for ever, and has them run on these CPUs.
+fn compute(host: &mut Host, names: &[&str], cpus: &str) -> Result<()> {
+    for name in names {
+        host.sh(&format!(
+            "uvtool create --name {name} --kernel {GUEST} --memory 4M --command-line 'spin 0' \
+             && uvtool set {name} --cpus {cpus}"
+        ))?;
+    }
+    Ok(())
+}
+
+/// Gives back what the guests have.
+fn end(host: &mut Host, names: &[&str]) -> Result<()> {
+    names.iter().try_for_each(|name| host.sh(&format!("uvtool destroy {name} --forget")).map(drop))
+}
+
+/// The accounts at one time.
+struct Sample {
+    partitions: Value,
+    resources: Value,
+}
+
+impl Sample {
+    /// CPU time of a partition.
+    fn cpu_time(&self, name: &str) -> Result<u64> {
+        let rows = self.partitions.as_array().context("uvtool list printed no array")?;
+        let row = rows.iter().find(|row| row["name"] == name);
+        row.and_then(|row| row["cpu_time_ns"].as_u64()).with_context(|| format!("no {name}"))
+    }
+
+    /// Time that a physical CPU was busy.
+    fn busy(&self, cpu: usize) -> Result<u64> {
+        self.resources["cpus"][cpu]["busy_ns"].as_u64().context("no time of a CPU")
+    }
+}
+
+/// Two samples, [`SECONDS`] apart or a little more.
+fn sample_twice(host: &mut Host) -> Result<(Sample, Sample)> {
+    let script = format!(
+        "one() {{ uvtool list --json | tr -d '\\n'; echo; uvtool resources --json | tr -d '\\n'; \
+         echo; }}; one; sleep {SECONDS}; one"
+    );
+    let output = host.run(&["sh", "-c", &script], b"", LIMIT)?;
+    ensure!(output.status == 0, "{}{}", output.stdout, output.stderr);
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    let [a, b, c, d] = lines[..] else { anyhow::bail!("not two samples: {}", output.stdout) };
+    let sample = |partitions, resources| -> Result<Sample> {
+        let (partitions, resources) =
+            (serde_json::from_str(partitions)?, serde_json::from_str(resources)?);
+        Ok(Sample { partitions, resources })
+    };
+    Ok((sample(a, b)?, sample(c, d)?))
+}
+
+/// CPU time of partitions between two samples.
+fn used((before, after): &(Sample, Sample), names: &[&str]) -> Result<f64> {
+    let one = |name: &&str| Ok((after.cpu_time(name)? - before.cpu_time(name)?) as f64);
+    names.iter().map(one).sum()
+}
+
+/// What fractions of the last [`SECONDS`] it says it ran, and it waited.
+fn own_view(host: &mut Host, name: &str) -> Result<(f64, f64)> {
+    let text =
+        host.sh(&format!("uvtool console --once {name} | grep '^second' | tail -n {SECONDS}"))?;
+    let (mut ran, mut waited, mut lines) = (0.0, 0.0, 0);
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let ["second", _, "ran", a, "waited", b, ..] = words[..] else {
+            anyhow::bail!("{name} prints `{line}`")
+        };
+        ran += a.parse::<f64>()?;
+        waited += b.parse::<f64>()?;
+        lines += 1;
+    }
+    ensure!(lines == SECONDS, "{name} printed {lines} lines");
+    // A line comes when a second has passed, which is later the more the guest waits.
+    Ok((ran / (ran + waited), waited / (ran + waited)))
+}
+
+/// The share of a partition is as wanted, within `by`, by both accounts. The clock of the monitor's is
+/// the time of partitions that together fill a CPU, since it is read with the rest.
+fn has(
+    host: &mut Host,
+    samples: &(Sample, Sample),
+    clock: &[&str],
+    name: &str,
+    (wanted, by): (f64, f64),
+) -> Result<()> {
+    let (account, own) = (used(samples, &[name])? / used(samples, clock)?, own_view(host, name)?.0);
+    println!("       {name}: {account:.4} of a CPU, {own:.4} by its own account, due {wanted:.4}");
+    for got in [account, own] {
+        ensure!((got - wanted).abs() <= by, "{name} had {got:.4} of a CPU and was due {wanted:.4}");
+    }
+    Ok(())
+}
+
+/// Two that compute on one CPU have it one to three, then, changed while they run, one to one.
+fn weights(host: &mut Host) -> Result<()> {
+    let names = ["light", "heavy"];
+    compute(host, &names, "1")?;
+    host.sh("uvtool set light --weight 100 && uvtool set heavy --weight 300")?;
+    host.sh("sleep 1")?;
+    let samples = sample_twice(host)?;
+    has(host, &samples, &names, "light", (0.25, 0.02))?;
+    has(host, &samples, &names, "heavy", (0.75, 0.02))?;
+    host.sh("uvtool set light --weight 300 && sleep 1")?;
+    let samples = sample_twice(host)?;
+    has(host, &samples, &names, "light", (0.5, 0.02))?;
+    has(host, &samples, &names, "heavy", (0.5, 0.02))?;
+    end(host, &names)
+}
+
+/// A cap of a fifth of a CPU holds, on a CPU that is idle otherwise and on one that is not.
+fn cap(host: &mut Host) -> Result<()> {
+    let names = ["capped", "other"];
+    compute(host, &names, "1")?;
+    host.sh("uvtool set capped --cap 20 && uvtool set other --cpus 2 && sleep 1")?;
+    let samples = sample_twice(host)?;
+    // A CPU of a busy test host wakes late from idleness, and that time is lost to the guest.
+    has(host, &samples, &["other"], "capped", (0.19, 0.02))?;
+    has(host, &samples, &["other"], "other", (1.0, 0.01))?;
+    host.sh("uvtool set other --cpus 1 && sleep 1")?;
+    let samples = sample_twice(host)?;
+    has(host, &samples, &names, "capped", (0.2, 0.01))?;
+    has(host, &samples, &names, "other", (0.8, 0.01))?;
+    end(host, &names)
+}
+
+/// A CPU dedicated to one runs nothing else, though others compute on all CPUs and go on.
+fn dedicated(host: &mut Host) -> Result<()> {
+    let others = ["a", "b", "c"];
+    compute(host, &others, "all")?;
+    compute(host, &["alone"], "2")?;
+    host.sh("uvtool set alone --dedicated true && sleep 1")?;
+    let samples = sample_twice(host)?;
+    let passed = (samples.1.busy(2)? - samples.0.busy(2)?) as f64;
+    let ran = used(&samples, &["alone"])?;
+    // The two accounts are read a moment apart from each other, about the same both times.
+    println!("       alone: {ran} ns, its CPU: {passed} ns");
+    ensure!((ran / passed - 1.0).abs() < 0.02, "it ran {ran} ns, its CPU was busy {passed} ns");
+    let (_, waited) = own_view(host, "alone")?;
+    ensure!(waited < 0.002, "alone waited {waited:.4} of the time");
+    let sum = used(&samples, &others)? / ran;
+    ensure!((1.8..=2.01).contains(&sum), "the others had {sum:.3} of two CPUs");
+    end(host, &[&others[..], &["alone"]].concat())
+}
