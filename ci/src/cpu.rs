@@ -61,42 +61,27 @@ fn end(host: &mut Host, names: &[&str]) -> Result<()> {
     names.iter().try_for_each(|name| host.sh(&format!("uvtool destroy {name} --forget")).map(drop))
 }
 
-/// The accounts at one time.
-struct Sample {
-    partitions: Value,
-    resources: Value,
-}
+/// `uvtool list` at one time.
+struct Sample(Value);
 
 impl Sample {
     /// CPU time of a partition.
     fn cpu_time(&self, name: &str) -> Result<u64> {
-        let rows = self.partitions.as_array().context("uvtool list printed no array")?;
+        let rows = self.0.as_array().context("uvtool list printed no array")?;
         let row = rows.iter().find(|row| row["name"] == name);
         row.and_then(|row| row["cpu_time_ns"].as_u64()).with_context(|| format!("no {name}"))
-    }
-
-    /// Time that a physical CPU was busy.
-    fn busy(&self, cpu: usize) -> Result<u64> {
-        self.resources["cpus"][cpu]["busy_ns"].as_u64().context("no time of a CPU")
     }
 }
 
 /// Two samples, [`SECONDS`] apart or a little more.
 fn sample_twice(host: &mut Host) -> Result<(Sample, Sample)> {
-    let script = format!(
-        "one() {{ uvtool list --json | tr -d '\\n'; echo; uvtool resources --json | tr -d '\\n'; \
-         echo; }}; one; sleep {SECONDS}; one"
-    );
+    let script =
+        format!("one() {{ uvtool list --json | tr -d '\\n'; echo; }}; one; sleep {SECONDS}; one");
     let output = host.run(&["sh", "-c", &script], b"", LIMIT)?;
     ensure!(output.status == 0, "{}{}", output.stdout, output.stderr);
     let lines: Vec<&str> = output.stdout.lines().collect();
-    let [a, b, c, d] = lines[..] else { anyhow::bail!("not two samples: {}", output.stdout) };
-    let sample = |partitions, resources| -> Result<Sample> {
-        let (partitions, resources) =
-            (serde_json::from_str(partitions)?, serde_json::from_str(resources)?);
-        Ok(Sample { partitions, resources })
-    };
-    Ok((sample(a, b)?, sample(c, d)?))
+    let [a, b] = lines[..] else { anyhow::bail!("not two samples: {}", output.stdout) };
+    Ok((Sample(serde_json::from_str(a)?), Sample(serde_json::from_str(b)?)))
 }
 
 /// CPU time of partitions between two samples.
@@ -161,15 +146,16 @@ fn weights(host: &mut Host) -> Result<()> {
 fn cap(host: &mut Host) -> Result<()> {
     let names = ["capped", "other"];
     compute(host, &names, "1")?;
-    host.sh("uvtool set capped --cap 20 && uvtool set other --cpus 2 && sleep 1")?;
+    host.sh("uvtool set capped --cap 20 && uvtool set other --cpus 2 && sleep 2")?;
     let samples = sample_twice(host)?;
-    // A CPU of a busy test host wakes late from idleness, and that time is lost to the guest.
+    // A CPU of a busy test host wakes late, and that time is lost to the guest: what it must not
+    // have is more than its cap and 1 % of a CPU.
     has(host, &samples, &["other"], "capped", (0.19, 0.02))?;
-    has(host, &samples, &["other"], "other", (1.0, 0.01))?;
-    host.sh("uvtool set other --cpus 1 && sleep 1")?;
+    has(host, &samples, &["other"], "other", (1.0, 0.03))?;
+    host.sh("uvtool set other --cpus 1 && sleep 2")?;
     let samples = sample_twice(host)?;
-    has(host, &samples, &names, "capped", (0.2, 0.01))?;
-    has(host, &samples, &names, "other", (0.8, 0.01))?;
+    has(host, &samples, &names, "capped", (0.195, 0.015))?;
+    has(host, &samples, &names, "other", (0.8, 0.03))?;
     end(host, &names)
 }
 
@@ -180,14 +166,12 @@ fn dedicated(host: &mut Host) -> Result<()> {
     compute(host, &["alone"], "2")?;
     host.sh("uvtool set alone --dedicated true && sleep 1")?;
     let samples = sample_twice(host)?;
-    let passed = (samples.1.busy(2)? - samples.0.busy(2)?) as f64;
-    let ran = used(&samples, &["alone"])?;
-    // The two accounts are read a moment apart from each other, about the same both times.
-    println!("       alone: {ran} ns, its CPU: {passed} ns");
-    ensure!((ran / passed - 1.0).abs() < 0.02, "it ran {ran} ns, its CPU was busy {passed} ns");
+    // It wants to run all the time: what else ran on its CPU made it wait.
     let (_, waited) = own_view(host, "alone")?;
     ensure!(waited < 0.002, "alone waited {waited:.4} of the time");
+    let ran = used(&samples, &["alone"])?;
     let sum = used(&samples, &others)? / ran;
-    ensure!((1.8..=2.01).contains(&sum), "the others had {sum:.3} of two CPUs");
+    println!("       alone waited {waited:.4} of the time, the others had {sum:.3} of two CPUs");
+    ensure!((1.5..=2.01).contains(&sum), "the others had {sum:.3} of two CPUs");
     end(host, &[&others[..], &["alone"]].concat())
 }
