@@ -84,7 +84,7 @@ impl fmt::Display for KernelError {
             Self::Note(kind) => write!(f, "damaged Xen note {kind}; copy it again"),
             Self::Version => f.write_str("made for an interface other than xen-3.0"),
             Self::Segment(index) => {
-                write!(f, "segment {index} lies outside of file or memory; copy it again")
+                write!(f, "segment {index} is truncated, or outside of memory; copy it again")
             }
             Self::NoSegments => f.write_str("has nothing to load"),
         }

@@ -31,7 +31,7 @@ impl<'a> Executable<'a> {
     /// What is wrong with the file.
     pub fn new(file: &'a [u8]) -> Result<Self, Problem> {
         let file = ElfBytes::<LittleEndian>::minimal_parse(file)
-            .map_err(|_| "it is truncated, or not a little-endian ELF file")?;
+            .map_err(|_| "it is truncated, or not a 64-bit ELF file")?;
         let header = &file.ehdr;
         if (header.class, header.e_type, header.e_machine) != (Class::ELF64, ET_EXEC, EM_X86_64) {
             return Err("it is not an x86-64 executable");
