@@ -9,11 +9,10 @@
 //! Bounded by default. A person sets `FUZZ_SECONDS`, `FUZZ_SEED` (the first; each seed has
 //! [`PROGRAMS`]) and `FUZZ_CPUS`, and runs `cargo xtask test fuzz`.
 
-use std::env;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use fuzz_programs::{Keep, Program, SLOTS, shrink};
 use xtask::boot_image;
 use xtask::cpio::Archive;
@@ -23,7 +22,7 @@ use xtask::machine::{Event, Machine, NoEvent};
 use xtask::options::{BootOptions, MachineOptions};
 use xtask::workspace;
 
-use crate::Results;
+use crate::{Results, number};
 
 /// Seconds that CI spends on it.
 const SECONDS: u64 = 75;
@@ -63,13 +62,6 @@ struct Ran {
     at: u64,
     /// Programs that it said it did.
     programs: u64,
-}
-
-fn number(name: &str, default: u64) -> Result<u64> {
-    match env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name}={text} is no number")),
-        Err(_) => Ok(default),
-    }
 }
 
 fn programs() -> Result<()> {

@@ -3,7 +3,6 @@
 //! `GUESTS` and `CYCLES` in the environment make the Debian guests and the cycles of create and
 //! destroy more than CI has time for.
 
-use std::env;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -14,10 +13,10 @@ use xtask::cpio::Archive;
 use xtask::options::{BootOptions, MachineOptions};
 use xtask::{hv_build, kernel, workspace};
 
-use crate::Results;
 use crate::boots::{self, Boot};
 use crate::checks::{self, Check};
 use crate::host::Host;
+use crate::{Results, number};
 
 /// What is checked with minimal guests, in this order.
 const MINIMAL: &[Check] = &[
@@ -107,13 +106,6 @@ fn ram_disk() -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-fn number(name: &str, default: u32) -> Result<u32> {
-    match env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name}={text} is no number")),
-        Err(_) => Ok(default),
-    }
-}
-
 /// Runs a command, however long it takes within [`LIMIT`]; its status and its output.
 fn try_to(host: &mut Host, command: &str) -> Result<(i32, String)> {
     let output = host.run(&["sh", "-c", command], b"", LIMIT)?;
@@ -166,7 +158,7 @@ fn ends(host: &mut Host) -> Result<()> {
 
 /// After guests came and went, all memory is where it was.
 fn cycles(host: &mut Host) -> Result<()> {
-    let count = number("CYCLES", 40)?;
+    let count = number::<u32>("CYCLES", 40)?;
     let cycle = |name: &str| {
         format!(
             "{} >/dev/null && uvtool destroy --forget {name} >/dev/null || exit 1",
@@ -261,7 +253,7 @@ fn wait_for(host: &mut Host, name: &str, pattern: &str) -> Result<String> {
 
 /// Debian guests boot to their init, work, are paused, resized, rebooted and shut down.
 fn lives(host: &mut Host) -> Result<()> {
-    let count = number("GUESTS", 3)?;
+    let count = number::<u32>("GUESTS", 3)?;
     let before = accounts(host)?;
     let mut file = String::new();
     for index in 1..=count {

@@ -19,7 +19,10 @@ mod refusals;
 mod stress;
 
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Instant;
+
+use anyhow::{Context, Result};
 
 /// What each file of scenarios runs, in this order: a line for each.
 const SCENARIOS: &[fn(&mut Results)] = &[
@@ -52,7 +55,7 @@ impl Results {
     }
 
     /// Notes and prints how a scenario went.
-    fn note(&mut self, name: &str, start: Instant, result: anyhow::Result<()>) {
+    fn note(&mut self, name: &str, start: Instant, result: Result<()>) {
         let seconds = start.elapsed().as_secs_f32();
         match result {
             Ok(()) => {
@@ -64,6 +67,17 @@ impl Results {
                 self.failed.push(name.to_owned());
             }
         }
+    }
+}
+
+/// A number in the environment, or the default where it is not set.
+fn number<T: FromStr>(name: &str, default: T) -> Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    match std::env::var(name) {
+        Ok(text) => text.parse().with_context(|| format!("{name}={text} is no number")),
+        Err(_) => Ok(default),
     }
 }
 
