@@ -37,7 +37,7 @@ const LIST_BYTES: usize = 800;
 
 /// Runs random programs, where asked for.
 pub fn run(results: &mut Results) {
-    if results.wanted("fuzz/programs") {
+    if results.asked_for("fuzz/programs") {
         let start = Instant::now();
         let result = programs();
         results.note("fuzz/programs", start, result);
