@@ -112,9 +112,10 @@ fn run(host: &mut Host, stressor: &str) -> Result<()> {
     };
     words.extend(["--verify", "--metrics-brief", "--temp-path", "/tmp"]);
     words.extend([option.as_str(), WORKERS, "-t", &time]);
-    if stressor == "mmap" {
-        // One operation on what it takes by default is longer than the run.
-        words.extend(["--mmap-bytes", "16m"]);
+    let size = format!("--{stressor}-bytes");
+    // One operation on what these take by default is longer than a short run.
+    if seconds <= SECONDS && ["mmap", "mremap", "vm"].contains(&stressor) {
+        words.extend([size.as_str(), "16m"]);
     }
     let output = host.run(&words, b"", Duration::from_secs(seconds * 3 + 30))?;
     ensure!(output.status == 0, "status {}\n{}", output.status, output.stderr);
