@@ -13,18 +13,6 @@ use crate::{lz4, lzop};
 /// Memory for a dictionary at most. Linux uses 32 MiB (xz) and 128 MiB (zstd -22).
 const DICTIONARY: u64 = 160 << 20;
 
-/// First bytes of the compressions.
-const MAGICS: [(&[u8], Compression); 8] = [
-    (b"\x1f\x8b", Compression::Gzip),
-    (b"BZh", Compression::Bzip2),
-    (b"\x5d\x00\x00", Compression::Lzma),
-    (b"\xfd7zXZ\x00", Compression::Xz),
-    (b"\x89LZO", Compression::Lzo),
-    (b"\x02\x21\x4c\x18", Compression::Lz4),
-    (b"\x04\x22\x4d\x18", Compression::Lz4),
-    (b"\x28\xb5\x2f\xfd", Compression::Zstd),
-];
-
 /// What a stream may become.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -36,7 +24,7 @@ pub(crate) struct Limits {
 
 /// How `bytes` are compressed, by the first of them.
 pub(crate) fn compression_of(bytes: &[u8]) -> Option<Compression> {
-    MAGICS.iter().find_map(|(magic, compression)| bytes.starts_with(magic).then_some(*compression))
+    Compression::of(bytes).filter(|compression| *compression != Compression::None)
 }
 
 /// Unpacks a stream that lies at `offset` of its file.

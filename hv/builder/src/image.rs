@@ -49,6 +49,15 @@ pub enum Compression {
     Zstd,
 }
 
+impl Compression {
+    /// What the first bytes say; an ELF image is [`Self::None`].
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let mut known = MAGICS.iter();
+        known.find_map(|(magic, compression)| bytes.starts_with(magic).then_some(*compression))
+    }
+}
+
 impl fmt::Display for Compression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -199,10 +208,7 @@ fn payload(file: &[u8], version: u16) -> Result<Payload<'_>, ImageError> {
         .zip(usize::try_from(end).ok())
         .and_then(|(start, end)| file.get(start..end))
         .ok_or(ImageError::Truncated(end, there))?;
-    let compression = MAGICS
-        .iter()
-        .find_map(|(magic, compression)| bytes.starts_with(magic).then_some(*compression))
-        .ok_or(ImageError::Payload)?;
+    let compression = Compression::of(bytes).ok_or(ImageError::Payload)?;
     if compression == Compression::None {
         return Ok(Payload { compression, bytes, unpacked: bytes.len() });
     }
