@@ -7,20 +7,25 @@
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use pv_abi::xen::console;
+
 use crate::devices::Shared;
 use crate::link::Port;
 
 /// Bytes of the ring of what is typed.
-const IN_BYTES: u32 = 1024;
+const IN_BYTES: u32 = console::IN_BYTES as u32;
 /// Bytes of the ring of what is printed, behind the former.
-const OUT_BYTES: u32 = 2048;
+const OUT_BYTES: u32 = console::OUT_BYTES as u32;
 
 /// Words of the page: its indices.
 mod word {
-    pub const IN_CONSUMED: usize = 768;
-    pub const IN_PRODUCED: usize = 769;
-    pub const OUT_CONSUMED: usize = 770;
-    pub const OUT_PRODUCED: usize = 771;
+    use pv_abi::xen::console::ConsoleRing;
+    use std::mem::offset_of;
+
+    pub const IN_CONSUMED: usize = offset_of!(ConsoleRing, in_cons) / 4;
+    pub const IN_PRODUCED: usize = offset_of!(ConsoleRing, in_prod) / 4;
+    pub const OUT_CONSUMED: usize = offset_of!(ConsoleRing, out_cons) / 4;
+    pub const OUT_PRODUCED: usize = offset_of!(ConsoleRing, out_prod) / 4;
 }
 
 /// A console ring that is mapped, and its event port.
