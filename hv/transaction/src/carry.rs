@@ -11,6 +11,7 @@ use pv_abi::uv::command::Refusal;
 
 use crate::change::Change;
 use crate::engine::Engine;
+use crate::log::{Record, Settled};
 use crate::refusal::{EBUSY, from_monitor, from_write};
 use crate::{Action, Monitor};
 
@@ -29,7 +30,7 @@ impl From<Refusal> for Stopped {
 }
 
 /// A monitor for what nobody asked for: nothing is refused but by itself.
-pub(crate) struct Own<'m>(pub(crate) &'m mut dyn Monitor);
+struct Own<'m>(&'m mut dyn Monitor);
 
 impl Monitor for Own<'_> {
     fn perform(&mut self, action: Action) -> Result<(), i32> {
@@ -69,6 +70,23 @@ impl Engine<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Carries out what nobody asked for: logs it, has it done and settles it.
+    pub(crate) fn carry_out_own(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        record: Record,
+        actions: &[Action],
+    ) -> Result<(), Stopped> {
+        let changes = record.changes.clone();
+        let sequence = self.log.record(&mut self.database, record).map_err(from_write)?;
+        if let Err(stopped) = self.carry_out(&mut Own(monitor), &changes, actions, &[]) {
+            let why = format!("{}: {}", stopped.refusal.object, stopped.refusal.reason);
+            let _ = self.log.settle(&mut self.database, sequence, Settled::Refused, &why);
+            return Err(stopped);
+        }
+        Ok(self.settle(sequence, Settled::Committed).map_err(from_write)?)
     }
 
     /// What the monitor's refusal of an action says.

@@ -11,11 +11,11 @@ use pv_abi::uv::calls::{MonitorEvent, cause};
 use pv_abi::uv::command::{Answer, Reply};
 use pv_abi::uv::database::{MONITOR, asked, state};
 
-use crate::carry::{Own, Stopped};
+use crate::carry::Stopped;
 use crate::engine::{Engine, Origin, Pending};
 use crate::log::Settled;
 use crate::plan::Plan;
-use crate::refusal::{from_write, label};
+use crate::refusal::label;
 use crate::{Action, Monitor, operations};
 
 impl Engine<'_> {
@@ -129,14 +129,8 @@ impl Engine<'_> {
         record.partitions = pending.created.clone();
         record.partitions.extend(pending.assigned.iter().map(|(number, _)| *number));
         record.partitions.dedup();
-        record.changes = changes.clone();
-        let sequence = self.log.record(&mut self.database, record).map_err(from_write)?;
-        if let Err(stopped) = self.carry_out(&mut Own(monitor), &changes, &actions, &[]) {
-            let why = format!("{}: {}", stopped.refusal.object, stopped.refusal.reason);
-            let _ = self.log.settle(&mut self.database, sequence, Settled::Refused, &why);
-            return Err(stopped);
-        }
-        self.settle(sequence, Settled::Committed).map_err(from_write)?;
+        record.changes = changes;
+        self.carry_out_own(monitor, record, &actions)?;
         for number in destroyed {
             self.bury(monitor, number, origin.time);
         }

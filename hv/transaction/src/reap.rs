@@ -19,11 +19,11 @@ use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, ULTRAVISOR};
 use resource_db::{OwnedRange, Owner};
 use zerocopy::FromZeros;
 
-use crate::carry::{Own, Stopped};
+use crate::carry::Stopped;
 use crate::engine::{Engine, Origin};
 use crate::log::Settled;
 use crate::plan::Plan;
-use crate::refusal::{from_write, label, name_of};
+use crate::refusal::{label, name_of};
 use crate::{Action, Monitor};
 
 /// Nanoseconds until the first repetition; it doubles up to the last.
@@ -153,14 +153,8 @@ impl Engine<'_> {
         let (changes, actions) = (plan.changes(), plan.actions);
         let origin = Origin { who: ULTRAVISOR, time, request: 0 };
         let mut record = self.new_record(origin, Settled::Begun, &what, "it was destroyed");
-        (record.partitions, record.changes) = ([number].into(), changes.clone());
-        let sequence = self.log.record(&mut self.database, record).map_err(from_write)?;
-        if let Err(stopped) = self.carry_out(&mut Own(monitor), &changes, &actions, &[]) {
-            let why = format!("{}: {}", stopped.refusal.object, stopped.refusal.reason);
-            let _ = self.log.settle(&mut self.database, sequence, Settled::Refused, &why);
-            return Err(stopped);
-        }
-        self.settle(sequence, Settled::Committed).map_err(from_write)?;
+        (record.partitions, record.changes) = ([number].into(), changes);
+        self.carry_out_own(monitor, record, &actions)?;
         if left == 0 {
             self.forget(number);
         }
