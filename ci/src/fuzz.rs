@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use fuzz_programs::{Keep, Program, SLOTS, shrink};
+use pv_abi::uv::start::MODULE_COMMAND_LINE;
 use xtask::boot_image;
 use xtask::cpio::Archive;
 use xtask::host::{self, Destination};
@@ -33,11 +34,11 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// Machines that are booted to shrink a run, at most.
 const TRIES: u32 = 60;
 /// Bytes of a list of steps that a command line has room for.
-const LIST_BYTES: usize = 800;
+const LIST_BYTES: usize = MODULE_COMMAND_LINE - 64;
 
-/// Runs random programs, where asked for.
+/// Runs random programs.
 pub fn run(results: &mut Results) {
-    if results.asked_for("fuzz/programs") {
+    if results.wanted("fuzz/programs") {
         let start = Instant::now();
         let result = programs();
         results.note("fuzz/programs", start, result);
@@ -118,7 +119,8 @@ fn report(guest: &Guest, seed: u64, first: u64, at: u64, what: &str) -> Result<(
             }
             left -= 1;
             let ran = guest.run(seed, count, from, Some(&keep), None);
-            ran.is_ok_and(|ran| matches!(ran.end, End::Failed(_)))
+            // Another way to fail, such as not to start at all, is not what is looked for.
+            ran.is_ok_and(|ran| matches!(&ran.end, End::Failed(how) if kind(how) == kind(what)))
         };
         if fails(&numbers) {
             let needed = shrink(numbers, fails);
@@ -213,10 +215,17 @@ fn last_number(console: &str, mark: &str) -> Option<u64> {
     lines.filter_map(|line| line.rsplit_once(mark)?.1.split(' ').next()?.parse().ok()).next()
 }
 
+/// What must not be on the console.
+const BAD: [&str; 4] =
+    ["the monitor failed", "ESCAPE", "partition 1 stopped", "partition 2 stopped"];
+
+/// What kind of failure a text tells of.
+fn kind(text: &str) -> Option<&'static str> {
+    BAD.into_iter().find(|bad| text.contains(bad))
+}
+
 fn judge(console: &str, late: Late) -> End {
-    const BAD: [&str; 4] =
-        ["the monitor failed", "ESCAPE", "partition 1 stopped", "partition 2 stopped"];
-    let is_bad = |line: &&str| BAD.iter().any(|bad| line.contains(bad));
+    let is_bad = |line: &&str| kind(line).is_some();
     let bad: Vec<_> = console.lines().skip_while(|line| !is_bad(line)).take(20).collect();
     if !bad.is_empty() {
         return End::Failed(bad.join("\n"));

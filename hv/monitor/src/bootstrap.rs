@@ -20,8 +20,8 @@ use pv_abi::{
             state,
         },
         start::{
-            Machine, MachineCpu, MachinePci, MachineRegion, ModuleRecord, START_MAGIC, StartBlock,
-            WINDOW_PAGES, region_use,
+            MODULE_COMMAND_LINE, MODULES as MODULE_RECORDS, Machine, MachineCpu, MachinePci,
+            MachineRegion, ModuleRecord, START_MAGIC, StartBlock, WINDOW_PAGES, region_use,
         },
     },
     xen::mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_NX, PTE_PRESENT, PTE_RW, PTE_USER},
@@ -127,7 +127,7 @@ pub fn build(boot: &'static Boot) {
 }
 
 /// Gives GRUB's modules, but the two partitions' own images, to the boot partition.
-fn hand_over_modules(set: &mut Set, boot: &Boot) -> Vec<ModuleRecord, 16> {
+fn hand_over_modules(set: &mut Set, boot: &Boot) -> Vec<ModuleRecord, MODULE_RECORDS> {
     let mut records = Vec::new();
     let mut address = MODULES;
     for module in boot.modules.iter().filter(|m| m.name() != "ultravisor" && m.name() != "boot") {
@@ -143,10 +143,10 @@ fn hand_over_modules(set: &mut Set, boot: &Boot) -> Vec<ModuleRecord, 16> {
 /// What a partition is told of a module, but for its contents.
 fn record(module: &Module) -> ModuleRecord {
     let line = module.command_line.as_bytes();
-    let mut command_line = [0; 128];
+    let mut command_line = [0; MODULE_COMMAND_LINE];
     let Some(place) = command_line.get_mut(..line.len()) else {
         platform::refuse(format_args!(
-            "module {}: its command line has {} bytes; 128 is the most",
+            "module {}: its command line has {} bytes; {MODULE_COMMAND_LINE} is the most",
             module.name(),
             line.len()
         ))

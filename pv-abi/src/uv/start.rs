@@ -63,12 +63,17 @@ pub struct StartBlock {
     pub module_count: u64,
     /// Images handed to the partition (the boot partition: all of GRUB's modules that are not
     /// the monitor's own business), mapped read-only.
-    pub modules: [ModuleRecord; 16],
+    pub modules: [ModuleRecord; MODULES],
 }
 /// Pages of the mapping window: four level-1 tables.
 pub const WINDOW_PAGES: u64 = 2048;
 
-/// A GRUB module; 160 bytes.
+/// Modules that a start block has room for.
+pub const MODULES: usize = 7;
+/// Bytes of command line that a module may have.
+pub const MODULE_COMMAND_LINE: usize = 512;
+
+/// A GRUB module; 544 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ModuleRecord {
@@ -81,7 +86,7 @@ pub struct ModuleRecord {
     /// Bytes used in `command_line`.
     pub command_line_bytes: u64,
     /// UTF-8 text given to GRUB's `module2`: the first word names the module.
-    pub command_line: [u8; 128],
+    pub command_line: [u8; MODULE_COMMAND_LINE],
 }
 
 /// What the machine has, as the monitor found it. Followed by `regions` [`MachineRegion`]s,
@@ -167,8 +172,8 @@ pub struct MachinePci {
 }
 
 const _: () = {
-    assert!(size_of::<ModuleRecord>() == 160);
-    assert!(size_of::<StartBlock>() == 168 + 16 * 160);
+    assert!(size_of::<ModuleRecord>() == 32 + MODULE_COMMAND_LINE);
+    assert!(size_of::<StartBlock>() == 168 + MODULES * size_of::<ModuleRecord>());
     assert!(size_of::<StartBlock>() <= 4096);
     assert!(size_of::<Machine>() == 256);
     assert!(size_of::<MachineRegion>() == 32);

@@ -91,6 +91,10 @@ pub fn run(words: &[&str]) -> Shutdown {
                 counts.note(stage.perform(step));
             }
         }
+        if !stage.knows_its_frames() {
+            say("fuzz: a program wrote over the list of the guest's frames\n");
+            return Shutdown::Reboot;
+        }
         if let Some(what) = stage.escaped() {
             say(&format!("fuzz {seed}: ESCAPE after program {index}: {what}\n"));
             return Shutdown::Crash;

@@ -83,6 +83,8 @@ pub struct Stage {
     frames: [Option<u64>; PAGES as usize],
     /// All frames that the guest had at its start, sorted.
     own: Vec<u64>,
+    /// Digest of `own`: programs may write any memory of the guest's.
+    own_digest: u64,
     grant_frame: u64,
     number: u64,
     last_frame: u64,
@@ -116,6 +118,7 @@ impl Stage {
             first: first.next_multiple_of(u64::from(PAGES)),
             frames: [None; PAGES as usize],
             own: memory::machine_frames().iter().map(|f| f.load(Ordering::Relaxed)).collect(),
+            own_digest: 0,
             grant_frame: 0,
             number: 0,
             last_frame: 0,
@@ -129,6 +132,7 @@ impl Stage {
         let end = MEMORY.address() + STEP_WORDS as u64 * 8;
         calls::update_va_mapping(end, 0).expect("unmapping a page");
         stage.own.sort_unstable();
+        stage.own_digest = digest(&stage.own);
         stage.last_frame = maximum_frame();
         stage.map_grants();
         stage.find_number();
@@ -491,6 +495,12 @@ impl Stage {
         attempt(Way::Code, &Registers { words: all, place: CODE.address() })
     }
 
+    /// Whether what the guest knows of its frames is as it was at its start. Where a program wrote
+    /// over it, nothing can be said of escapes.
+    pub fn knows_its_frames(&self) -> bool {
+        digest(&self.own) == self.own_digest
+    }
+
     /// Whether a page of the stage shows something that is not the guest's.
     pub fn escaped(&self) -> Option<String> {
         let start = memory::start();
@@ -510,6 +520,13 @@ fn iret(frame: &[u64; 9], words: [u64; 8]) -> Outcome {
     const AT: usize = 400;
     FRAMES.write(AT, frame);
     attempt(Way::Iret, &Registers { words, place: FRAMES.address() + AT as u64 * 8 })
+}
+
+/// Tells lists of frames apart.
+fn digest(frames: &[u64]) -> u64 {
+    frames.iter().fold(frames.len() as u64, |digest, frame| {
+        (digest ^ frame).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23)
+    })
 }
 
 fn maximum_frame() -> u64 {

@@ -7,14 +7,15 @@
 use core::fmt;
 
 use heapless::Vec;
+use pv_abi::uv::start::MODULES;
 
 use super::bytes::{u32_at, u64_at};
 use super::regions::{Region, Regions};
 
 /// Value of eax at entry (specification 3.1).
 pub const MAGIC: u32 = 0x36d7_6289;
-/// Modules the monitor takes.
-pub const MAX_MODULES: usize = 16;
+/// Modules the monitor takes: those of the start block, and the images of the two partitions.
+pub const MAX_MODULES: usize = MODULES + 2;
 
 /// A module that GRUB loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
