@@ -6,13 +6,9 @@
 //! The program and the libraries it needs come from Debian's packages, unmodified, and travel in
 //! the RAM disk.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use xtask::command_image::FileToSend;
+use anyhow::{Result, ensure};
 use xtask::options::BootOptions;
 use xtask::{debian, workspace};
 
@@ -32,8 +28,6 @@ const WORKERS: &str = "2";
 /// Seconds for each.
 const SECONDS: u64 = 8;
 const PROGRAM: &str = "/usr/bin/stress-ng";
-const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
-const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
 
 /// What is checked on the machine with `stress-ng`.
 pub const CHECKS: &[Check] = &[
@@ -53,42 +47,8 @@ pub fn options() -> Result<BootOptions> {
         let packages: Vec<_> = packages.iter().map(String::as_str).collect();
         debian::unpack(&packages, &tree)?;
     }
-    let mut files = vec![
-        FileToSend { host: tree.join("usr/bin/stress-ng"), guest: PROGRAM.into() },
-        FileToSend { host: loader(&tree)?, guest: format!("/{LOADER}") },
-    ];
-    for library in libraries(&tree)? {
-        let name = library.file_name().unwrap_or_default().to_string_lossy();
-        let guest = format!("/{}/{name}", LIBRARIES[0]);
-        files.push(FileToSend { host: library, guest });
-    }
-    Ok(BootOptions { file: files, command_vcpus: Some(2), ..BootOptions::default() })
-}
-
-/// The loader in `tree`; its usual name there is a link that leads out of the tree.
-fn loader(tree: &Path) -> Result<PathBuf> {
-    let named = tree.join(LOADER);
-    let target = fs::read_link(&named).with_context(|| named.display().to_string())?;
-    Ok(match target.strip_prefix("/") {
-        Ok(inside) => tree.join(inside),
-        Err(_) => tree.join(LOADER),
-    })
-}
-
-/// The libraries that the loader in `tree` would load for `stress-ng`.
-fn libraries(tree: &Path) -> Result<Vec<PathBuf>> {
-    let directories = LIBRARIES.map(|directory| tree.join(directory).display().to_string());
-    let mut loader = Command::new(loader(tree)?);
-    loader.args(["--library-path", &directories.join(":"), "--list"]);
-    loader.arg(tree.join("usr/bin/stress-ng"));
-    let text = workspace::output(&mut loader, "asking for the libraries of stress-ng")?;
-    Ok(text.lines().filter_map(library_in_line).collect())
-}
-
-/// `NAME => FILE (ADDRESS)`
-fn library_in_line(line: &str) -> Option<PathBuf> {
-    let (_, file) = line.split_once(" => ")?;
-    Some(file.split_once(" (")?.0.into())
+    let file = debian::programs(&tree, &[PROGRAM.trim_start_matches('/')])?;
+    Ok(BootOptions { file, command_vcpus: Some(2), ..BootOptions::default() })
 }
 
 fn stressors(host: &mut Host) -> Result<()> {
@@ -139,13 +99,6 @@ fn operations(said: &str, stressor: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn libraries_are_read_from_the_loaders_list() {
-        let line = "\tlibm.so.6 => /t/lib/libm.so.6 (0x00007f0000000000)";
-        assert_eq!(library_in_line(line), Some("/t/lib/libm.so.6".into()));
-        assert_eq!(library_in_line("\t/lib64/ld-linux-x86-64.so.2 (0x0000)"), None);
-    }
 
     #[test]
     fn a_stressor_that_was_skipped_did_nothing() {

@@ -41,6 +41,7 @@ static STACK: Stack = Stack(UnsafeCell::new([0; STACK_BYTES]));
 core::arch::global_asm!(
     include_str!("entry.S"),
     start = sym start,
+    started = const marks::BASE + marks::GUEST_STARTED as u32,
     trap = sym trap,
     stack = sym STACK,
     stack_bytes = const STACK_BYTES,

@@ -5,6 +5,7 @@
 //! Each figure stands next to that of the same kernel on Debian's Xen and on no hypervisor.
 
 use std::fs::File;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,12 @@ use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use harness_protocol::Words;
 
-use crate::bench_paths;
 use crate::boot_image::{self, JUMP_MARK};
 use crate::exec::{self, Outcome, Streams};
 use crate::host::{self, Destination};
 use crate::machine::Machine;
 use crate::options::{BootOptions, MachineOptions, Under};
+use crate::{bench_create, bench_paths};
 
 /// Ticks of the counter that an instruction takes.
 pub const TICKS: u64 = 2;
@@ -33,6 +34,12 @@ pub enum What {
         #[arg(long)]
         only_hypervisors: bool,
     },
+    /// Instructions and time of the creation of a minimal guest
+    Create {
+        /// For programs instead of people
+        #[arg(long)]
+        json: bool,
+    },
     /// Instructions of a kernel's paths: system call, fault, mappings, processes
     Paths {
         /// For programs instead of people
@@ -47,12 +54,19 @@ pub enum What {
 /// A machine does not come up.
 pub fn run(what: &What) -> Result<ExitCode> {
     match what {
-        What::Boot { only_hypervisors } => {
-            let fewer = boot(*only_hypervisors)?;
-            Ok(if fewer { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
+        What::Boot { only_hypervisors } => boot(*only_hypervisors).map(status),
+        What::Create { json } => bench_create::run(*json).map(status),
         What::Paths { json } => bench_paths::run(*json).map(|()| ExitCode::SUCCESS),
     }
+}
+
+fn status(good: bool) -> ExitCode {
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The machine that all is measured on.
+pub(crate) fn machine() -> MachineOptions {
+    MachineOptions { cpus: 1, icount: true, ..MachineOptions::default() }
 }
 
 /// Measures boots and prints the counts; `true`: ours takes fewer instructions than Xen's.
@@ -77,10 +91,9 @@ pub fn boot(only_hypervisors: bool) -> Result<bool> {
 /// # Errors
 /// The machine does not come up, or says nothing of its counter.
 pub fn boot_instructions(under: Under) -> Result<u64> {
-    let machine = MachineOptions { cpus: 1, icount: true, ..MachineOptions::default() };
     let boot = BootOptions { under, ..BootOptions::default() };
     let image = boot_image::make(&host::payload(&boot, Destination::Qemu)?)?;
-    let mut machine = Machine::start(&machine, &image)?;
+    let mut machine = Machine::start(&machine(), &image)?;
     let deadline = Some(Instant::now() + LIMIT);
     ensure_exited(exec::wait_ready(&mut machine, deadline)?)?;
     let words = Words::new(["cat", "/run/uv-shell-tsc"].map(str::to_owned).to_vec())?;
@@ -95,24 +108,29 @@ pub fn boot_instructions(under: Under) -> Result<u64> {
     Ok(shell.saturating_sub(jump) / TICKS)
 }
 
-/// What a command prints on a fresh machine whose counter counts instructions.
+/// What a command prints on a fresh machine.
 ///
 /// # Errors
 /// The machine does not come up, or the command fails.
-pub(crate) fn output_of(boot: &BootOptions, command: &[&str]) -> Result<String> {
-    let machine = MachineOptions { cpus: 1, icount: true, ..MachineOptions::default() };
+pub(crate) fn output_of(
+    machine: &MachineOptions,
+    boot: &BootOptions,
+    command: &[&str],
+) -> Result<String> {
     let image = boot_image::make(&host::payload(boot, Destination::Qemu)?)?;
-    let mut machine = Machine::start(&machine, &image)?;
+    let mut machine = Machine::start(machine, &image)?;
     let deadline = Some(Instant::now() + LIMIT);
     ensure_exited(exec::wait_ready(&mut machine, deadline)?)?;
     let mut output = Output(Vec::new());
     let words = Words::new(command.iter().copied())?;
-    ensure_exited(exec::run_command(&mut machine, words, deadline, &mut output)?)?;
-    Ok(String::from_utf8_lossy(&output.0).into_owned())
+    let outcome = exec::run_command(&mut machine, words, deadline, &mut output)?;
+    let text = String::from_utf8_lossy(&output.0).into_owned();
+    ensure_exited(outcome).with_context(|| format!("it printed {text:?}"))?;
+    Ok(text)
 }
 
 fn ensure_exited(outcome: Outcome) -> Result<()> {
-    ensure!(outcome == Outcome::Exited(0), "the boot did not end well: {outcome:?}");
+    ensure!(outcome == Outcome::Exited(0), "the machine did not do what it was to do: {outcome:?}");
     Ok(())
 }
 
@@ -136,7 +154,7 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-/// Keeps what a command prints.
+/// Keeps what a command prints, and shows what it complains of.
 struct Output(Vec<u8>);
 
 impl Streams for Output {
@@ -144,8 +162,8 @@ impl Streams for Output {
         self.0.extend_from_slice(bytes);
         Ok(())
     }
-    fn error(&mut self, _: &[u8]) -> std::io::Result<()> {
-        Ok(())
+    fn error(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        std::io::stderr().write_all(bytes)
     }
     fn start_input(&mut self, _: File) {}
 }

@@ -63,7 +63,7 @@ fn counts(program: &std::path::Path, under: Under) -> Result<[u64; PATHS.len()]>
     let host: PathBuf = program.to_owned();
     let file = vec![FileToSend { host, guest: PROGRAM.into() }];
     let boot = BootOptions { under, file, ..BootOptions::default() };
-    let text = bench::output_of(&boot, &[PROGRAM])?;
+    let text = bench::output_of(&bench::machine(), &boot, &[PROGRAM])?;
     parse(&text).with_context(|| format!("the benchmark printed {text:?}"))
 }
 

@@ -1,13 +1,19 @@
 //! Debian packages that are downloaded and unpacked, not installed.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::command_image::FileToSend;
 use crate::interrupt::Scratch;
 use crate::workspace;
+
+/// Where the loader of programs is, in a tree and in the command partition.
+const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
+/// Where libraries are in a tree; they go to the first of these in the command partition.
+const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
 
 /// Downloads packages and unpacks them all into the directory `tree`, which appears when it is
 /// complete.
@@ -51,6 +57,49 @@ pub fn closure(package: &str) -> Result<Vec<String>> {
     Ok(names(&text))
 }
 
+/// Programs of unpacked packages as files for the command partition, at their places there, with
+/// the loader and the libraries they need.
+///
+/// # Errors
+/// A program or a library is missing.
+pub fn programs(tree: &Path, programs: &[&str]) -> Result<Vec<FileToSend>> {
+    let loader = loader(tree)?;
+    let mut files = vec![FileToSend { host: loader.clone(), guest: format!("/{LOADER}") }];
+    let directories = LIBRARIES.map(|directory| tree.join(directory).display().to_string());
+    for program in programs {
+        let host = tree.join(program);
+        let mut list = Command::new(&loader);
+        list.args(["--library-path", &directories.join(":"), "--list"]).arg(&host);
+        let text = workspace::output(&mut list, "asking for the libraries of a program")?;
+        files.push(FileToSend { host, guest: format!("/{program}") });
+        files.extend(text.lines().filter_map(library_in_line).map(|host| {
+            let name = host.file_name().unwrap_or_default().to_string_lossy();
+            let guest = format!("/{}/{name}", LIBRARIES[0]);
+            FileToSend { host, guest }
+        }));
+    }
+    files.sort_by(|a, b| a.guest.cmp(&b.guest));
+    files.dedup();
+    Ok(files)
+}
+
+/// The loader in `tree`; its usual name there is a link that leads out of the tree.
+fn loader(tree: &Path) -> Result<PathBuf> {
+    let named = tree.join(LOADER);
+    let target = fs::read_link(&named).with_context(|| named.display().to_string())?;
+    Ok(match target.strip_prefix("/") {
+        Ok(inside) => tree.join(inside),
+        Err(_) => named,
+    })
+}
+
+/// `NAME => FILE (ADDRESS)`; the loader itself is not among them.
+fn library_in_line(line: &str) -> Option<PathBuf> {
+    let (name, file) = line.split_once(" => ")?;
+    let file = file.split_once(" (")?.0;
+    (!name.contains("ld-linux")).then(|| file.into())
+}
+
 /// The names of real packages: the lines that are not indented.
 fn names(text: &str) -> Vec<String> {
     let name = |line: &&str| line.starts_with(|c: char| c.is_ascii_alphanumeric());
@@ -69,5 +118,14 @@ mod tests {
         let text = "stress-ng\n  Depends: libc6\n |Depends: debconf\n<debconf-2.0>\nlibc6\n\
             \x20 Depends: libgcc-s1\nlibc6\n";
         assert_eq!(names(text), ["libc6", "stress-ng"]);
+    }
+
+    #[test]
+    fn libraries_are_read_from_the_loaders_list() {
+        let line = "\tlibm.so.6 => /t/lib/libm.so.6 (0x00007f0000000000)";
+        assert_eq!(library_in_line(line), Some("/t/lib/libm.so.6".into()));
+        let loader = "\t/lib64/ld-linux-x86-64.so.2 => /t/lib/ld-linux-x86-64.so.2 (0x00007f)";
+        assert_eq!(library_in_line(loader), None);
+        assert_eq!(library_in_line("\tlinux-vdso.so.1 (0x0000)"), None);
     }
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod bench_create;
 pub mod bench_paths;
 pub mod boot_image;
 pub mod checks;
@@ -27,3 +28,4 @@ pub mod qemu;
 pub mod source;
 pub mod terminal;
 pub mod workspace;
+pub mod xen_tools;

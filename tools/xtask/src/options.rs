@@ -68,6 +68,10 @@ pub struct MachineOptions {
     /// Write interrupts, exceptions and resets to this file
     #[arg(long, value_name = "FILE")]
     pub trace_int: Option<PathBuf>,
+    /// Count instructions by address, from mark to mark, into this file (see tools/marks); takes
+    /// --icount or one CPU
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
 }
 
 impl Default for MachineOptions {
@@ -83,6 +87,7 @@ impl Default for MachineOptions {
             disk: Vec::new(),
             gdb: false,
             trace_int: None,
+            profile: None,
         }
     }
 }

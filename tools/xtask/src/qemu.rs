@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::interrupt::{OnSignal, Process};
 use crate::options::{Accel, Firmware, MachineOptions};
+use crate::workspace;
 
 const UEFI_FIRMWARE: [&str; 2] = ["/usr/share/ovmf/OVMF.fd", "/usr/share/OVMF/OVMF_CODE.fd"];
 
@@ -87,11 +88,30 @@ pub fn arguments(
         arguments.text("-d int,cpu_reset");
         arguments.pair("-D", file);
     }
+    if let Some(file) = &machine.profile {
+        ensure!(is_one_thread(machine), "--profile counts in one thread; give --icount");
+        let plugin = counter()?;
+        let (plugin, file) = (quoted(&plugin), quoted(file));
+        arguments.pair("-plugin", format!("{plugin},out={file},profile=on"));
+    }
     Ok(arguments.list)
 }
 
+/// Builds the plugin that counts instructions, and returns where it is.
+fn counter() -> Result<PathBuf> {
+    let target_dir = workspace::root().join("target/plugin");
+    let mut cargo = workspace::cargo("build");
+    cargo.args(["--release", "-p", "instruction-counter"]).env("CARGO_TARGET_DIR", &target_dir);
+    workspace::run(&mut cargo, "building the plugin that counts instructions")?;
+    Ok(target_dir.join("release/libinstruction_counter.so"))
+}
+
+fn is_one_thread(machine: &MachineOptions) -> bool {
+    machine.icount || machine.cpus == 1
+}
+
 fn accel(machine: &MachineOptions) -> &'static str {
-    match (machine.accel, machine.icount || machine.cpus == 1) {
+    match (machine.accel, is_one_thread(machine)) {
         (Accel::Kvm, _) => "kvm",
         (Accel::Tcg, true) => "tcg,thread=single",
         (Accel::Tcg, false) => "tcg,thread=multi",

@@ -1,0 +1,110 @@
+//! Creates and destroys a guest, several times, and tells how long each step took.
+//!
+//! ```text
+//! bench-create TIMES CREATE… -- CREATE WITH CONSOLE… -- DESTROY…
+//!
+//! round     mark CREATE, run CREATE, mark CREATED, run DESTROY between its marks
+//!           mark CREATE_WITH_CONSOLE, run it until its first line, mark FIRST_LINE, run DESTROY
+//! ```
+//!
+//! It prints `created NS`, `destroyed NS`, `first-line NS` for each round: nanoseconds of the
+//! machine's clock. Instructions are counted outside the machine, by the marks that are passed
+//! here and by the guest ([`marks`]).
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+type Error = Box<dyn std::error::Error>;
+
+/// What the guest prints first.
+const LINE: &str = "idle";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-create: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[String]) -> Result<(), Error> {
+    let (times, commands) = words.split_first().ok_or("how many times?")?;
+    let commands: Vec<_> = commands.split(|word| word == "--").collect();
+    let [create, console, destroy] = commands[..] else {
+        return Err("give three commands with -- between them".into());
+    };
+    for _ in 0..times.parse::<u32>()? {
+        tell("created", created(create)?);
+        tell("destroyed", destroyed(destroy)?);
+        let (time, shown) = first_line(console)?;
+        tell("first-line", time);
+        destroyed(destroy)?;
+        ended(shown)?;
+    }
+    Ok(())
+}
+
+fn tell(what: &str, time: Duration) {
+    println!("{what} {}", time.as_nanos());
+}
+
+fn command(words: &[String]) -> Result<Command, Error> {
+    let (program, arguments) = words.split_first().ok_or("an empty command")?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    Ok(command)
+}
+
+/// Runs a command that must succeed; what it prints is not looked at.
+fn finish(words: &[String]) -> Result<(), Error> {
+    let status = command(words)?.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+    if !status.success() {
+        return Err(format!("`{}` ended with {status}", words.join(" ")).into());
+    }
+    Ok(())
+}
+
+fn created(words: &[String]) -> Result<Duration, Error> {
+    let start = Instant::now();
+    marks::pass::<{ marks::CREATE }>();
+    finish(words)?;
+    marks::pass::<{ marks::CREATED }>();
+    Ok(start.elapsed())
+}
+
+fn destroyed(words: &[String]) -> Result<Duration, Error> {
+    let start = Instant::now();
+    marks::pass::<{ marks::DESTROY }>();
+    finish(words)?;
+    marks::pass::<{ marks::DESTROYED }>();
+    Ok(start.elapsed())
+}
+
+/// Runs a command that shows the guest's console until its first line is there.
+fn first_line(words: &[String]) -> Result<(Duration, Child), Error> {
+    let mut command = command(words)?;
+    // Its input stays open: the end of it would end the console.
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let start = Instant::now();
+    marks::pass::<{ marks::CREATE_WITH_CONSOLE }>();
+    let mut child = command.spawn()?;
+    let output = BufReader::new(child.stdout.take().ok_or("no pipe")?);
+    for line in output.lines() {
+        if line?.trim() == LINE {
+            marks::pass::<{ marks::FIRST_LINE }>();
+            return Ok((start.elapsed(), child));
+        }
+    }
+    Err(format!("`{}` ended without a line `{LINE}`", words.join(" ")).into())
+}
+
+/// Ends a command that shows a console.
+fn ended(mut child: Child) -> Result<(), Error> {
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! A plugin of QEMU's translator that counts the instructions that a machine executes, in all its
+//! rings and address spaces, and writes the count down whenever the machine passes a mark.
+//!
+//! Why not the machine's clock: under `-icount` it goes on while the CPU is halted, so a difference
+//! of times is instructions and idle time. What is counted here was executed.
+//!
+//! ```text
+//! -plugin libinstruction_counter.so,out=FILE[,profile=on]
+//!
+//! mark NUMBER COUNT        a line for each mark, instructions since the machine started
+//! at ADDRESS CODE COUNT    with profile=on, after each mark: instructions since the mark before it,
+//!                          by the address at which a translated block begins and by its first
+//!                          instruction (both hexadecimal), which tells address spaces apart
+//! ```
+//!
+//! Every instruction adds one to a cell of the block that it was translated in; a mark sums the
+//! cells. An instruction that faults is counted again when it is executed anew, and a repeated
+//! string instruction counts once for each repetition, as under `-icount`.
+//!
+//! For a machine whose virtual CPUs share one thread: cells are plain memory to QEMU.
+
+mod qemu;
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// What is counted, and where it is written to.
+struct Counter {
+    out: File,
+    profile: bool,
+    /// Blocks: the cell of each, and its value at the last mark.
+    blocks: HashMap<Key, (&'static AtomicU64, u64)>,
+}
+
+/// By what blocks are told apart: address and first instruction.
+type Key = (u64, Vec<u8>);
+
+static COUNTER: OnceLock<Mutex<Counter>> = OnceLock::new();
+
+impl Counter {
+    /// Reads the plugin's arguments.
+    fn new<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<Self, String> {
+        let (mut out, mut profile) = (None, false);
+        for argument in arguments {
+            match argument.split_once('=') {
+                Some(("out", path)) => out = Some(path),
+                Some(("profile", "on")) => profile = true,
+                Some(("profile", "off")) => profile = false,
+                _ => return Err(format!("{argument}: there are out=FILE and profile=on|off")),
+            }
+        }
+        let path = out.ok_or("out=FILE is missing")?;
+        let out = File::create(path).map_err(|error| format!("{path}: {error}"))?;
+        Ok(Self { out, profile, blocks: HashMap::new() })
+    }
+
+    /// The cell of a block. All share one where nobody asks for a profile.
+    fn cell(&mut self, block: &qemu::Block) -> &'static AtomicU64 {
+        let first = block.instructions().next().filter(|_| self.profile);
+        let key = first.map_or((0, Vec::new()), |code| (block.address(), code.bytes().to_vec()));
+        self.blocks.entry(key).or_insert_with(|| (Box::leak(Box::default()), 0)).0
+    }
+
+    /// Writes a mark down.
+    fn mark(&mut self, number: u64) -> std::io::Result<()> {
+        let (mut total, mut text) = (0_u64, String::new());
+        for ((address, code), (cell, last)) in &mut self.blocks {
+            let count = cell.load(Ordering::Relaxed);
+            total += count;
+            if self.profile && count > *last {
+                let code: String = code.iter().map(|byte| format!("{byte:02x}")).collect();
+                let _ = writeln!(text, "at {address:x} {code} {}", count - *last);
+            }
+            *last = count;
+        }
+        self.out.write_all(format!("mark {number} {total}\n{text}").as_bytes())
+    }
+}
+
+/// Starts the plugin; the status is 0 where it counts.
+fn install(plugin: qemu::Plugin, arguments: &[&str]) -> i32 {
+    let counter = match Counter::new(arguments.iter().copied()) {
+        Ok(counter) => counter,
+        Err(problem) => {
+            eprintln!("instruction-counter: {problem}");
+            return 1;
+        }
+    };
+    // QEMU installs a plugin once.
+    if COUNTER.set(Mutex::new(counter)).is_err() {
+        return 1;
+    }
+    qemu::on_translation(plugin, translated);
+    0
+}
+
+/// Has every instruction of a block counted, and its marks written down.
+fn translated(block: &qemu::Block) {
+    let Some(counter) = COUNTER.get() else {
+        return;
+    };
+    let cell = counter.lock().unwrap_or_else(PoisonError::into_inner).cell(block);
+    for instruction in block.instructions() {
+        instruction.count(cell);
+        if let Some(number) = marks::number(instruction.bytes()) {
+            instruction.call(passed, usize::from(number) as *mut c_void);
+        }
+    }
+}
+
+/// Called when a mark is executed.
+extern "C" fn passed(_cpu: u32, number: *mut c_void) {
+    let Some(counter) = COUNTER.get() else {
+        return;
+    };
+    let mut counter = counter.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Err(error) = counter.mark(number.addr() as u64) {
+        eprintln!("instruction-counter: {error}");
+    }
+}
