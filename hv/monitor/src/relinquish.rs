@@ -8,7 +8,7 @@ use pv_abi::uv::database::state;
 
 use crate::{
     area::Area,
-    cpu, descriptors,
+    cpu, database, descriptors,
     hypercall::{AGAIN, close_all, end_use},
     machine::{self, Host},
     partition::{self, Partition, errno_of},
@@ -58,13 +58,31 @@ fn empty(vcpu: &Vcpu) -> Result<(), i64> {
     Ok(())
 }
 
+/// Goes through the frames that the database gives to the partition, and those alone: the machine
+/// may have many more.
 fn drop_tables(partition: &Partition) -> Result<(), i64> {
     let mut space = partition.space.lock();
     let mut next = partition.relinquished.load(Ordering::Relaxed);
     let end = platform::frame_table().len() as u64;
-    let result = drop_range(&Host, &mut space, &mut next, end);
+    let mut result = space.finish(&Host).map_err(errno_of);
+    while next < end && result.is_ok() {
+        // Where the map says nothing, all the rest may be the partition's.
+        let (owner, frames) = match database::reader().entry_at(next) {
+            Ok(range) => (range.owner.number, range.frames),
+            Err(_) => (partition.number, end - next),
+        };
+        let stop = end.min(next + frames);
+        if owner == partition.number {
+            result = drop_range(&Host, &mut space, &mut next, stop).map_err(errno_of);
+        } else {
+            next = stop;
+        }
+        if schedule::should_yield() {
+            result = result.and(Err(AGAIN));
+        }
+    }
     partition.relinquished.store(next, Ordering::Relaxed);
-    result.map_err(errno_of)
+    result
 }
 
 fn end_grants(partition: &Partition) -> Result<(), i64> {

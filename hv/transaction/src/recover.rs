@@ -34,6 +34,14 @@ impl<'a> Engine<'a> {
         let records = engine.log.records(&engine.database);
         let mut undone = 0;
         for record in records.iter().rev().filter(|record| record.settled == Settled::Begun) {
+            // Partitions that will not be there are destroyed while the page map has what is theirs.
+            for change in &record.changes {
+                if let Change::Descriptor { number, before, .. } = change
+                    && before.is_empty()
+                {
+                    let _ = monitor.perform(Action::Destroy(*number));
+                }
+            }
             engine.take_out(&record.changes, record.changes.len());
             engine.perform_again(monitor, &record.changes);
             let why = "the ultravisor restarted before it was done";
@@ -56,15 +64,12 @@ impl<'a> Engine<'a> {
         Ok((engine, undone))
     }
 
-    /// Makes the monitor what the database says about changes that were undone: partitions that
-    /// are not there any more are destroyed before their memory goes.
+    /// Makes the monitor what the database says about changes that were undone.
     fn perform_again(&self, monitor: &mut dyn Monitor, changes: &[Change]) {
         let mut actions = Vec::new();
         for change in changes {
             match change {
-                Change::Descriptor { number, before, .. } if before.is_empty() => {
-                    let _ = monitor.perform(Action::Destroy(*number));
-                }
+                Change::Descriptor { before, .. } if before.is_empty() => {}
                 Change::Descriptor { number, .. } => {
                     // What was started or stopped is what it was.
                     let was = self.database.reader().descriptor(*number);
