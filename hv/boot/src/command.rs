@@ -17,7 +17,9 @@ use partition_runtime::partition::{Module, module_named};
 use partition_runtime::{log, time};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::command::{Operation, Outcome, Start, Target};
-use pv_abi::uv::database::{COMMAND, ULTRAVISOR, channel_kind, kind, rights, state};
+use pv_abi::uv::database::{
+    COMMAND, COMMAND_CPU_WEIGHT, ULTRAVISOR, channel_kind, kind, rights, state,
+};
 use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
 
 /// Bytes of a file loaded at a time.
@@ -92,7 +94,8 @@ fn build(link: &mut Link, foreign: &mut Foreign) -> Result<(), Failure> {
     let needed = Plan::frames_needed(&kernel, initrd_bytes)?;
     let sizes = Sizes::choose(parts.options, &link.resources()?, needed)?;
     log!("command partition: {} MiB, {} virtual CPUs", sizes.frames / 256, sizes.vcpus);
-    let instance = create(link, sizes)?;
+    let weight = parts.options.command_weight.unwrap_or(COMMAND_CPU_WEIGHT);
+    let instance = create(link, sizes, weight)?;
     let memory = assign(link, sizes.frames)?;
     let mut plan = Plan::new(kernel, memory, initrd_bytes, parts.command_line)?;
     plan.parameters = connect(link, &plan, instance)?;
@@ -109,7 +112,7 @@ fn build(link: &mut Link, foreign: &mut Foreign) -> Result<(), Failure> {
 }
 
 /// Creates the partition; returns the first frame of its monitor instance.
-fn create(link: &mut Link, sizes: Sizes) -> Result<u64, Failure> {
+fn create(link: &mut Link, sizes: Sizes, cpu_weight: u32) -> Result<u64, Failure> {
     const WHAT: &str = "creating the command partition";
     let create = Operation::CreatePartition {
         number: Some(COMMAND),
@@ -117,7 +120,7 @@ fn create(link: &mut Link, sizes: Sizes) -> Result<u64, Failure> {
         rights: rights::HOST_POWER,
         name: "command".to_string(),
         vcpus: sizes.vcpus,
-        cpu_weight: 256,
+        cpu_weight,
         cpu_cap: 0,
         cpu_affinity: Vec::new(),
         cpu_dedicated: false,

@@ -11,6 +11,8 @@ pub struct Options {
     pub command_memory: Option<u64>,
     /// `command_vcpus=N`: its virtual CPUs.
     pub command_vcpus: Option<u32>,
+    /// `command_weight=N`: its share of CPU time.
+    pub command_weight: Option<u32>,
 }
 
 /// An option that cannot be understood.
@@ -26,8 +28,8 @@ impl fmt::Display for OptionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(word) => {
-                write!(f, "unknown option {word:?}; there are command_memory=SIZE ")?;
-                f.write_str("and command_vcpus=N")
+                write!(f, "unknown option {word:?}; there are command_memory=SIZE, ")?;
+                f.write_str("command_vcpus=N and command_weight=N")
             }
             Self::Value(word, takes) => write!(f, "{word:?} is wrong; it takes {takes}"),
         }
@@ -52,15 +54,25 @@ impl Options {
                     options.command_memory = Some(bytes);
                 }
                 "command_vcpus" => {
-                    let vcpus = value.parse().ok().filter(|vcpus| (1..=32).contains(vcpus));
+                    let vcpus = number(value, 32);
                     options.command_vcpus =
                         Some(vcpus.ok_or(OptionError::Value(word, "a number from 1 to 32"))?);
+                }
+                "command_weight" => {
+                    let weight = number(value, 65_535);
+                    options.command_weight =
+                        Some(weight.ok_or(OptionError::Value(word, "a number from 1 to 65535"))?);
                 }
                 _ => return Err(OptionError::Unknown(word)),
             }
         }
         Ok(options)
     }
+}
+
+/// A number from 1 to `most`.
+fn number(text: &str, most: u32) -> Option<u32> {
+    text.parse().ok().filter(|number| (1..=most).contains(number))
 }
 
 /// A number of bytes, with K, M or G for powers of 1024; not 0.
@@ -95,9 +107,16 @@ mod tests {
     }
 
     #[test]
-    fn vcpus_are_bounded() {
+    fn numbers_are_bounded() {
         assert_eq!(Options::parse("command_vcpus=32").unwrap().command_vcpus, Some(32));
-        for line in ["command_vcpus=0", "command_vcpus=33", "command_vcpus=two"] {
+        assert_eq!(Options::parse("command_weight=65535").unwrap().command_weight, Some(65_535));
+        for line in [
+            "command_vcpus=0",
+            "command_vcpus=33",
+            "command_vcpus=two",
+            "command_weight=0",
+            "command_weight=65536",
+        ] {
             assert!(matches!(Options::parse(line), Err(OptionError::Value(..))), "{line}");
         }
     }

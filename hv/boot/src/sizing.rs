@@ -92,7 +92,11 @@ mod tests {
 
     #[test]
     fn options_win() {
-        let options = Options { command_memory: Some(700 << 20), command_vcpus: Some(20) };
+        let options = Options {
+            command_memory: Some(700 << 20),
+            command_vcpus: Some(20),
+            ..Options::default()
+        };
         assert_eq!(choose(options, 900, 1), Ok((700, 20)));
     }
 
@@ -100,7 +104,7 @@ mod tests {
     fn too_little_memory_is_said_with_numbers() {
         let error = choose(Options::default(), 200, 1).unwrap_err();
         assert!(error.starts_with("too little memory: 256 MiB wanted, 199 MiB free;"), "{error}");
-        let options = Options { command_memory: Some(64 << 20), command_vcpus: None };
+        let options = Options { command_memory: Some(64 << 20), ..Options::default() };
         let error = choose(options, 900, 1).unwrap_err();
         assert!(error.starts_with("too little memory: 100 MiB wanted, 64 MiB"), "{error}");
     }

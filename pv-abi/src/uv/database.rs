@@ -236,6 +236,10 @@ pub const MAX_VCPUS: u32 = 32;
 /// [`PartitionDescriptor::cpu_weight`] of the ultravisor and the boot partition: they work little
 /// and seldom, and what they do for one partition is not to wait for what the others compute.
 pub const SYSTEM_CPU_WEIGHT: u32 = 65535;
+/// [`PartitionDescriptor::cpu_weight`] of the command partition unless the boot partition is told
+/// another: that of 16 usual guests. The host stays in the hands of its operator when all guests
+/// compute, and they keep running when the command partition does.
+pub const COMMAND_CPU_WEIGHT: u32 = 4096;
 /// Grant frames of a partition at most (512 version-1 entries each).
 pub const MAX_GRANT_FRAMES: u32 = 64;
 
