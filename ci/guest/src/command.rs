@@ -14,6 +14,8 @@ pub enum Program<'a> {
     /// Count, and tell each second how much CPU time there was; ends after so many seconds, 0:
     /// never.
     Spin(u64),
+    /// Compute a little each second and be idle else; ends after so many seconds, 0: never.
+    Beat(u64),
     /// Print what is typed, until a line `quit`.
     Echo,
     /// Panic.
@@ -31,8 +33,8 @@ pub enum Program<'a> {
 }
 
 /// Names, for a message.
-pub const NAMES: &str = "hello, spin [SECONDS], echo, crash, reboot, idle, balloon [TIMES], \
-    fuzz SEED COUNT [FIRST [STEPS]]";
+pub const NAMES: &str = "hello, spin [SECONDS], beat [SECONDS], echo, crash, reboot, idle, \
+    balloon [TIMES], fuzz SEED COUNT [FIRST [STEPS]]";
 
 /// The command line as text, as far as it is text.
 pub fn line(info: &StartInfo) -> &str {
@@ -52,6 +54,7 @@ impl<'a> Program<'a> {
         match name {
             "hello" => Self::Hello,
             "spin" => Self::Spin(number(0)),
+            "beat" => Self::Beat(number(0)),
             "echo" => Self::Echo,
             "crash" => Self::Crash,
             "reboot" => Self::Reboot,
@@ -73,6 +76,7 @@ mod tests {
         assert_eq!(Program::parse("console=hvc0  "), Program::Hello);
         assert_eq!(Program::parse("console=hvc0 spin 5"), Program::Spin(5));
         assert_eq!(Program::parse("spin"), Program::Spin(0));
+        assert_eq!(Program::parse("beat 3"), Program::Beat(3));
         assert_eq!(Program::parse("balloon x"), Program::Balloon(1));
         assert_eq!(Program::parse("fuzz 1 2 keep=3"), Program::Fuzz(["1", "2", "keep=3"].into()));
         assert_eq!(Program::parse("hullo"), Program::Unknown("hullo"));

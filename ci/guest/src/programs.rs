@@ -4,12 +4,14 @@ use crate::command::{NAMES, Program};
 use crate::{calls, console, memory, println};
 use alloc::vec::Vec;
 use partition_runtime::hypercall::{Shutdown, shutdown};
+use partition_runtime::time;
 
 /// Runs a program and ends the guest.
 pub fn run(program: Program<'_>) -> ! {
     let reason = match program {
         Program::Hello => hello(),
         Program::Spin(seconds) => spin(seconds),
+        Program::Beat(seconds) => beat(seconds),
         Program::Echo => echo(),
         Program::Crash => panic!("asked to"),
         Program::Reboot => Shutdown::Reboot,
@@ -54,6 +56,28 @@ fn spin(seconds: u64) -> Shutdown {
         second += 1;
         println!("second {second} ran {ran} waited {waited} rounds {rounds}");
         (before, last) = (times, now);
+    }
+    Shutdown::PowerOff
+}
+
+/// Computes a little, says which second it is, and waits for the next one.
+fn beat(seconds: u64) -> Shutdown {
+    const ROUNDS: u64 = 10_000;
+    let timer = calls::bind_timer().expect("the timer");
+    memory::unmask(timer);
+    let (mut second, mut rounds) = (0, 0_u64);
+    let mut due = memory::now();
+    while seconds == 0 || second < seconds {
+        due += SECOND;
+        while memory::now() < due {
+            time::set_timer(due).expect("setting the timer");
+            memory::wait();
+        }
+        for _ in 0..ROUNDS {
+            rounds = core::hint::black_box(rounds + 1);
+        }
+        second += 1;
+        println!("beat {second} rounds {rounds}");
     }
     Shutdown::PowerOff
 }
