@@ -43,11 +43,26 @@ impl<'a> Words<'a> {
         Some(())
     }
 
+    /// The words of a page that `bytes` bytes from word `first` on lie in.
+    fn span(&self, page: u32, first: usize, bytes: usize) -> Option<&'a [AtomicU32]> {
+        let end = first.checked_add(bytes.div_ceil(4))?;
+        if page >= self.pages() || end > PAGE_WORDS {
+            return None;
+        }
+        let start = (page as usize).checked_mul(PAGE_WORDS)?;
+        self.0.get(start.checked_add(first)?..start.checked_add(end)?)
+    }
+
     /// Copies words out of a page into bytes, from word `first` on; a partial last word is cut.
     pub fn read(&self, page: u32, first: usize, out: &mut [u8]) -> Option<()> {
-        for (i, piece) in out.chunks_mut(4).enumerate() {
-            let word = self.load(page, first.checked_add(i)?)?.to_le_bytes();
-            piece.copy_from_slice(word.get(..piece.len())?);
+        let words = self.span(page, first, out.len())?;
+        let (whole, rest) = out.as_chunks_mut::<4>();
+        for (piece, word) in whole.iter_mut().zip(words) {
+            *piece = word.load(Ordering::Acquire).to_le_bytes();
+        }
+        if !rest.is_empty() {
+            let last = words.last()?.load(Ordering::Acquire).to_le_bytes();
+            rest.copy_from_slice(last.get(..rest.len())?);
         }
         Some(())
     }
@@ -55,10 +70,15 @@ impl<'a> Words<'a> {
     /// Copies bytes into the words of a page, from word `first` on. `bytes` is a whole number of
     /// words; a partial last word is padded with zeros.
     pub fn write(&self, page: u32, first: usize, bytes: &[u8]) -> Option<()> {
-        for (i, piece) in bytes.chunks(4).enumerate() {
-            let mut word = [0; 4];
-            word.get_mut(..piece.len())?.copy_from_slice(piece);
-            self.store(page, first.checked_add(i)?, u32::from_le_bytes(word))?;
+        let words = self.span(page, first, bytes.len())?;
+        let (whole, rest) = bytes.as_chunks::<4>();
+        for (piece, place) in whole.iter().zip(words) {
+            place.store(u32::from_le_bytes(*piece), Ordering::Release);
+        }
+        if !rest.is_empty() {
+            let mut last = [0; 4];
+            last.get_mut(..rest.len())?.copy_from_slice(rest);
+            words.last()?.store(u32::from_le_bytes(last), Ordering::Release);
         }
         Some(())
     }

@@ -155,12 +155,15 @@ impl<'a> Database<'a> {
         Ok(())
     }
 
-    /// The bytes of an arena page.
+    /// Copies the bytes of an arena page.
+    pub fn read_page(&self, index: u32, out: &mut [u8; pv_abi::PAGE_SIZE]) -> Option<()> {
+        self.words.read(index, 0, out)
+    }
+
+    /// Arena pages.
     #[must_use]
-    pub fn page(&self, index: u32) -> Option<alloc::vec::Vec<u8>> {
-        let mut bytes = alloc::vec![0; pv_abi::PAGE_SIZE];
-        self.words.read(index, 0, &mut bytes)?;
-        Some(bytes)
+    pub fn pages(&self) -> u32 {
+        self.header(header::PAGES).unwrap_or(0)
     }
 
     /// Version of the contents.
@@ -274,7 +277,7 @@ impl<'a> Database<'a> {
     /// Arena pages: all of them, and those that hold something.
     #[must_use]
     pub fn arena_pages(&self) -> (u32, u32) {
-        let pages = self.header(header::PAGES).unwrap_or(0);
+        let pages = self.pages();
         let log = self.header(header::LOG_PAGES).unwrap_or(0);
         let index = self
             .header(header::FREE_FIRST)

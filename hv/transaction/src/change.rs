@@ -45,9 +45,17 @@ pub enum Change {
 
 /// The bytes that a change keeps of a structure.
 pub(crate) fn packed(value: Option<&(impl IntoBytes + zerocopy::Immutable)>) -> Vec<u8> {
-    let bytes = value.map(IntoBytes::as_bytes).unwrap_or_default();
+    without_zeros(value.map(IntoBytes::as_bytes).unwrap_or_default()).to_vec()
+}
+
+/// Bytes without the zeros at their end: most of a page is zeros, so eight are looked at at a time.
+pub(crate) fn without_zeros(bytes: &[u8]) -> &[u8] {
+    let (rest, words) = bytes.as_rchunks::<8>();
+    let last = words.iter().rposition(|word| u64::from_ne_bytes(*word) != 0);
+    let most = rest.len() + last.map_or(0, |last| (last + 1) * 8);
+    let bytes = bytes.get(..most).unwrap_or_default();
     let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-    bytes.get(..end).unwrap_or_default().to_vec()
+    bytes.get(..end).unwrap_or_default()
 }
 
 /// The structure that a change keeps the bytes of.

@@ -12,6 +12,7 @@ use pv_abi::PAGE_SIZE;
 use pv_abi::uv::command::{Answer, RecordRow};
 
 use crate::Engine;
+use crate::change::without_zeros;
 
 /// Bytes of an answer at most, without what is around them: a frame has room for 24 KiB.
 const BYTES: usize = 20 * 1024;
@@ -19,16 +20,16 @@ const BYTES: usize = 20 * 1024;
 /// Answers [`pv_abi::uv::command::Query::Arena`].
 pub(crate) fn arena(engine: &Engine, first: u32, most: u32) -> Answer {
     let database = engine.database();
-    let (pages, _) = database.arena_pages();
+    let pages = database.pages();
     let mut contents: Vec<Vec<u8>> = Vec::new();
-    let mut bytes = 0;
+    let (mut content, mut bytes) = ([0; PAGE_SIZE], 0);
     for page in (first..pages).take(most as usize) {
-        let Some(mut content) = database.page(page) else { break };
-        let end = content.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-        content.truncate(end);
-        content.shrink_to_fit();
+        if database.read_page(page, &mut content).is_none() {
+            break;
+        }
+        let content = without_zeros(&content);
         bytes += content.len() + 4;
-        contents.push(content);
+        contents.push(content.to_vec());
         if bytes > BYTES - PAGE_SIZE {
             break;
         }
