@@ -25,6 +25,10 @@ pub async fn check(
     names(definitions, rows)?;
     let free = hub.replica.borrow().free_frames();
     memory(definitions, free.unwrap_or(u64::MAX))?;
+    // What the machine has is asked for only where CPUs are to be chosen: all the page map is read.
+    if !definitions.iter().any(|one| is_to_be_given_cpus(one)) {
+        return choose(definitions, rows, &[]);
+    }
     let cpus = match hub.ask(Body::Query(Query::Resources)).await?.answer {
         Answer::Resources(resources) => {
             resources.cpus.iter().filter(|cpu| cpu.online).map(|cpu| cpu.index).collect::<Vec<_>>()
@@ -69,6 +73,11 @@ fn mebibytes(frames: u64, up: bool) -> String {
     format!("{whole} MiB")
 }
 
+/// Whether one wants CPUs for itself and leaves open which.
+fn is_to_be_given_cpus(one: &Definition) -> bool {
+    one.cpu.dedicated && one.cpu.affinity.is_empty()
+}
+
 /// CPUs for each definition. One that wants CPUs for itself and names none gets as many as it
 /// has virtual ones, the last of those that nobody has for itself, and never all.
 fn choose(
@@ -83,7 +92,7 @@ fn choose(
     }
     let mut chosen = Vec::new();
     for one in definitions {
-        if !one.cpu.dedicated || !one.cpu.affinity.is_empty() {
+        if !is_to_be_given_cpus(one) {
             chosen.push(one.cpu.affinity.clone());
             continue;
         }
