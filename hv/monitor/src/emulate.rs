@@ -110,7 +110,9 @@ fn privileged(vcpu: &Vcpu, registers: &mut Registers) -> bool {
         Op::Rdmsr => model_registers::read(vcpu, registers),
         Op::Wrmsr => model_registers::write(vcpu, registers),
         Op::ReadControl { control, register } => read_control(vcpu, registers, control, register),
-        Op::WriteControl { control, register } => write_control(vcpu, registers, control, register),
+        Op::WriteControl { control, register } => {
+            write_control(vcpu, registers, (control, register), length)
+        }
         Op::Xsetbv => set_extended_control(vcpu, registers),
         Op::Rdtsc => {
             let value = crate::platform::time::tsc();
@@ -155,7 +157,9 @@ fn read_control(vcpu: &Vcpu, registers: &mut Registers, control: u8, register: u
     true
 }
 
-fn write_control(vcpu: &Vcpu, registers: &mut Registers, control: u8, register: u8) -> bool {
+/// A write from a general register to a control register, by an instruction of `length` bytes.
+fn write_control(vcpu: &Vcpu, registers: &mut Registers, to: (u8, u8), length: u8) -> bool {
+    let (control, register) = to;
     let value = *registers.general(register);
     match control {
         0 => hardware::show_task_switched(vcpu, value & 8 != 0),
@@ -163,7 +167,14 @@ fn write_control(vcpu: &Vcpu, registers: &mut Registers, control: u8, register: 
         3 => {
             let mut space = vcpu.partition.space.lock();
             let root = value >> 12 & 0xff_ffff_ffff;
-            return hypercall::new_kernel_root(vcpu, &mut space, root).is_ok();
+            return match hypercall::new_kernel_root(vcpu, &mut space, root) {
+                // Tables have unfinished work: the instruction comes again.
+                Err(hypercall::AGAIN) => {
+                    registers.rip = registers.rip.wrapping_sub(length.into());
+                    true
+                }
+                outcome => outcome.is_ok(),
+            };
         }
         4 => vcpu.cr4.set(value & CR4_KEPT),
         _ => return false,

@@ -92,6 +92,10 @@ pub struct Partition {
     pub runstate_update_flag: AtomicBool,
     /// Head of the list of idle frames (ballooned out), 0: none.
     idle: SpinLock<u64>,
+    /// System time up to which its text in the monitor's log is paid for, see `console_io`.
+    pub logged_until: AtomicU64,
+    /// Frames of it that a builder has mapped.
+    pub built: AtomicU64,
     /// Was started once.
     pub started: AtomicBool,
     /// Frames per domain that were relinquished so far, while it is destroyed.
@@ -227,6 +231,8 @@ fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partit
         pinned: SpinLock::new(pinned),
         runstate_update_flag: AtomicBool::new(false),
         idle: SpinLock::new(0),
+        logged_until: AtomicU64::new(0),
+        built: AtomicU64::new(0),
         started: AtomicBool::new(false),
         relinquished: AtomicU64::new(0),
     };
@@ -411,6 +417,12 @@ impl Partition {
         Some(mfn)
     }
 
+    /// A builder has one frame of it less. What it unmaps of a channel was never counted.
+    pub fn forget_built(&self) {
+        let less = |count: u64| count.checked_sub(1);
+        let _ = self.built.fetch_update(Ordering::SeqCst, Ordering::Relaxed, less);
+    }
+
     /// Checks that frame `mfn` is RAM of this partition.
     ///
     /// # Errors
@@ -449,12 +461,7 @@ pub fn crash(vcpu: &Vcpu, registers: &Registers, why: u32, detail: u32) {
 pub fn stop(vcpu: &Vcpu, why: u32, detail: u32, address: u64, to: u32) {
     let partition = vcpu.partition;
     partition.state.store(to, Ordering::SeqCst);
-    for local in cpu::all() {
-        local.reschedule.store(true, Ordering::Release);
-        if local.index != cpu::this().index && local.is_online() {
-            platform::send_ipi(local.index, platform::VECTOR_RESCHEDULE);
-        }
-    }
+    cpu::all().filter(|local| local.is_online()).for_each(schedule::kick);
     if partition.rights() & (rights::LEAD | rights::BUILD) != 0 {
         host_failed(partition.number, why, detail);
     }

@@ -93,7 +93,8 @@ pub fn while_still<R>(vcpu: &Vcpu, act: impl FnOnce() -> R) -> R {
     with_queue(vcpu, |_, _| act())
 }
 
-fn kick(local: &CpuLocal) {
+/// Makes a CPU decide anew what it runs.
+pub fn kick(local: &CpuLocal) {
     local.reschedule.store(true, Ordering::Release);
     if local.index != cpu::this().index {
         platform::send_ipi(local.index, platform::VECTOR_RESCHEDULE);

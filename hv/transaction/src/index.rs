@@ -9,7 +9,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use pv_abi::uv::command::Range;
-use pv_abi::uv::database::ChannelEntry;
+use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST};
 use resource_db::{Database, OwnedRange, Owner};
 
 use crate::change::{Change, packed};
@@ -34,6 +34,8 @@ pub(crate) struct Index {
     ranges: BTreeMap<u64, (u64, Owner)>,
     /// First frames of the ranges of each owner.
     owned: BTreeMap<Owner, BTreeSet<u64>>,
+    /// The guest number that came last; of a database just read, the highest.
+    pub(crate) last_number: u32,
 }
 
 impl PartialEq for Index {
@@ -84,7 +86,11 @@ impl Index {
         match database.reader().descriptor(number) {
             Ok(descriptor) => {
                 let dedicated = descriptor.cpu_dedicated != 0;
-                self.partitions.insert(number, Brief { name: descriptor.name, dedicated });
+                let brief = Brief { name: descriptor.name, dedicated };
+                let known = self.partitions.insert(number, brief).is_some();
+                if !known && number >= FIRST_GUEST {
+                    self.last_number = number;
+                }
             }
             Err(_) => drop(self.partitions.remove(&number)),
         }

@@ -14,7 +14,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use pv_abi::uv::command::{Outcome, Range, Refusal, Target};
-use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, channel_kind};
+use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, PartitionDescriptor, channel_kind};
 use resource_db::{Database, OwnedRange, Owner};
 
 use crate::change::{Change, packed};
@@ -132,9 +132,12 @@ impl<'d, 'a> Plan<'d, 'a> {
         !self.descriptors.contains_key(&number) && !self.index.partitions.contains_key(&number)
     }
 
-    /// Lowest free number for a guest.
+    /// A free number for a guest: the next after the one that came last, so that a number comes
+    /// again as late as can be. Grants and ports of others may still name what had it before.
     pub(crate) fn free_number(&self) -> Option<u32> {
-        (pv_abi::uv::database::FIRST_GUEST..self.number_end()).find(|&n| self.is_free(n))
+        let after = self.index.last_number.saturating_add(1).max(FIRST_GUEST);
+        let later = after..self.number_end();
+        later.chain(FIRST_GUEST..after).find(|&number| self.is_free(number))
     }
 
     /// The number an operation names.

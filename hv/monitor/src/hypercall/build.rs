@@ -17,9 +17,9 @@ use pv_abi::{
 
 use super::{AGAIN, Call, Outcome};
 use crate::{
-    cpu,
+    cpu, database,
     guest_memory::GuestPointer,
-    machine::Host,
+    machine::{Host, frame},
     partition::{self, Partition, errno_of},
     platform, schedule,
     vcpu::Vcpu,
@@ -29,24 +29,24 @@ use crate::{
 /// Unmapped entries whose references are given back after one flush.
 const BATCH: usize = 64;
 
-/// The target of a call: a partition that is being built.
+/// The target of a call: a partition that is being built, here and by the database.
 fn target(number: u64) -> Result<&'static Partition, i64> {
     let number = u32::try_from(number).map_err(|_| errno::ESRCH)?;
     let partition = partition::find(number).ok_or(errno::ESRCH)?;
-    if partition.state.load(Ordering::Acquire) != state::BUILDING {
-        return Err(errno::EPERM);
-    }
-    Ok(partition)
+    let descriptor = database::reader().descriptor(number).map_err(|_| errno::ESRCH)?;
+    let building = partition.state.load(Ordering::SeqCst) == state::BUILDING;
+    let agreed = building && descriptor.state == state::BUILDING;
+    agreed.then_some(partition).ok_or(errno::EPERM)
 }
 
 /// `BUILD_MAP(target, list, count)`.
 pub fn map(call: &mut Call) -> Outcome {
     let [_, number, list, count, ..] = call.args;
-    let owner = target(number).map(|target| target.number);
+    let target = target(number);
     let entries = GuestPointer::<BuildMap>::new(list, count)?;
     let mut done = 0;
     while done < count {
-        let (next, outcome) = some(call.vcpu, owner, &entries, done, count);
+        let (next, outcome) = some(call.vcpu, target, &entries, done, count);
         done = next;
         let due = outcome.is_ok() && done < count && schedule::should_yield();
         if due || outcome == Err(AGAIN) {
@@ -60,7 +60,7 @@ pub fn map(call: &mut Call) -> Outcome {
 /// Does entries from `first` on, up to a batch; returns where to go on, and what stopped it.
 fn some(
     vcpu: &Vcpu,
-    owner: Result<u32, i64>,
+    target: Result<&Partition, i64>,
     entries: &GuestPointer<BuildMap>,
     first: u64,
     count: u64,
@@ -73,7 +73,7 @@ fn some(
             let one = entries
                 .read(index)
                 .map_err(i64::from)
-                .and_then(|entry| one(vcpu, &mut space, owner, &entry));
+                .and_then(|entry| one(vcpu, &mut space, target, &entry));
             match one {
                 Ok(Some(released)) => {
                     // As many as the batch has room for.
@@ -90,15 +90,24 @@ fn some(
     }
     if !gone.is_empty() {
         cpu::flush_partition(vcpu.partition.number);
-        gone.into_iter().for_each(|released| release(&Host, released));
+        gone.into_iter().for_each(give_back);
     }
     (done, outcome)
+}
+
+/// Gives back the reference of an entry that no CPU has any more.
+fn give_back(released: Release) {
+    let owner = frame(released.mfn).and_then(|frame| partition::find(frame.owner()));
+    release(&Host, released);
+    if let Some(owner) = owner {
+        owner.forget_built();
+    }
 }
 
 fn one(
     vcpu: &Vcpu,
     space: &mut page_tables::Space,
-    owner: Result<u32, i64>,
+    target: Result<&Partition, i64>,
     entry: &BuildMap,
 ) -> Result<Option<Release>, i64> {
     let place = walk::place(vcpu.kernel_root.get(), entry.va).ok_or(errno::EINVAL)?;
@@ -109,8 +118,17 @@ fn one(
         }
         let flags = PTE_PRESENT | PTE_RW | PTE_USER | PTE_ACCESSED | PTE_DIRTY | PTE_NX;
         let new = entry.frame << 12 & PTE_ADDRESS | flags;
-        map_foreign(&Host, space, place.table, place.index, new, owner?).map_err(errno_of)?;
-        return Ok(None);
+        // It is counted before the state is looked at; *start* looks at the count after it has set
+        // the state.
+        let target = target?;
+        target.built.fetch_add(1, Ordering::SeqCst);
+        let mapped = if target.state.load(Ordering::SeqCst) == state::BUILDING {
+            map_foreign(&Host, space, place.table, place.index, new, target.number)
+                .map_err(errno_of)
+        } else {
+            Err(errno::EPERM)
+        };
+        return mapped.map(|_| None).inspect_err(|_| target.forget_built());
     }
     if old & PTE_PRESENT == 0 {
         return Ok(None);

@@ -1,12 +1,21 @@
 //! `console_io`: raw text from a partition to the monitor's log, before it has a console.
 
-use pv_abi::xen::{console, errno};
+use core::sync::atomic::Ordering;
+
+use pv_abi::{
+    uv::database::kind,
+    xen::{console, errno},
+};
 
 use super::{Call, Outcome};
-use crate::{guest_memory, platform};
+use crate::{guest_memory, partition::Partition, platform, time};
 
 /// Bytes written per call at most; the rest continues.
 const PIECE: u64 = 256;
+/// Nanoseconds that a guest's byte takes of the log: 4096 bytes a second.
+const BYTE_TIME: u64 = 1_000_000_000 / 4096;
+/// How far a guest may be ahead: 32 KiB at once.
+const AHEAD: u64 = 8 * 1_000_000_000;
 
 /// `console_io(command, bytes, buffer)`.
 pub fn console_io(call: &mut Call) -> Outcome {
@@ -20,11 +29,25 @@ pub fn console_io(call: &mut Call) -> Outcome {
     let mut text = [0; PIECE as usize];
     let piece = text.get_mut(..now as usize).ok_or(errno::EINVAL)?;
     guest_memory::read_bytes(buffer, piece)?;
-    platform::log_raw(call.vcpu.partition.number, piece);
+    if may_log(call.vcpu.partition, now) {
+        platform::log_raw(call.vcpu.partition.number, piece);
+    }
     if now < bytes {
         call.args[1] = bytes - now;
         call.args[2] = buffer + now;
         return Err(super::AGAIN);
     }
     Ok(0)
+}
+
+/// Whether a partition may write so many bytes now. What guests write beyond their rate is lost: a
+/// line keeps the other CPUs from the log for milliseconds.
+fn may_log(partition: &Partition, bytes: u64) -> bool {
+    if partition.kind != kind::GUEST {
+        return true;
+    }
+    let now = time::now();
+    let paid =
+        |until: u64| Some(until.max(now) + bytes * BYTE_TIME).filter(|to| *to <= now + AHEAD);
+    partition.logged_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid).is_ok()
 }

@@ -29,9 +29,7 @@ const MOST_GATES: u64 = 257;
 pub fn set_trap_table(call: &mut Call) -> Outcome {
     let [list, ..] = call.args;
     if list == 0 {
-        for vector in 0..=255 {
-            call.vcpu.set_gate(vector, Gate::default());
-        }
+        (0..=255).for_each(|vector| call.vcpu.set_gate(vector, Gate::default()));
         return Ok(0);
     }
     for index in 0..MOST_GATES {

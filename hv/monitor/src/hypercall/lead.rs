@@ -184,11 +184,16 @@ pub fn start(call: &mut Call) -> Outcome {
         first_start(partition)?;
     }
     // One that is dying, or has crashed meanwhile, stays what it is.
-    (partition.state)
+    let before = (partition.state)
         .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
             startable(now).then_some(state::RUNNING)
         })
         .map_err(|_| errno::EPERM)?;
+    // Its memory is its own from now on; nothing of it has run yet.
+    if before == state::BUILDING && partition.built.load(Ordering::SeqCst) != 0 {
+        partition.state.store(state::BUILDING, Ordering::SeqCst);
+        return Err(errno::EBUSY);
+    }
     for vcpu in partition.all_vcpus() {
         if vcpu.state.load(Ordering::Acquire) == run::RUNNABLE {
             schedule::make_runnable(vcpu);

@@ -227,10 +227,6 @@ fn register_info(call: &mut Call, target: &'static Vcpu) -> Outcome {
 fn send_nmi(_: &mut Call, target: &'static Vcpu) -> Outcome {
     target.nmi_pending.store(true, Ordering::Release);
     schedule::wake(target);
-    crate::cpu::cpu(target.cpu.load(Ordering::Acquire)).reschedule.store(true, Ordering::Release);
-    crate::platform::send_ipi(
-        target.cpu.load(Ordering::Acquire),
-        crate::platform::VECTOR_RESCHEDULE,
-    );
+    schedule::kick(crate::cpu::cpu(target.cpu.load(Ordering::Acquire)));
     Ok(0)
 }

@@ -46,8 +46,6 @@ fn get_features(argument: u64) -> Outcome {
 
 fn padded<const N: usize>(text: &str) -> [u8; N] {
     let mut bytes = [0; N];
-    for (to, from) in bytes.iter_mut().zip(text.bytes()) {
-        *to = from;
-    }
+    bytes.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
     bytes
 }

@@ -8,7 +8,9 @@ use pv_abi::uv::database::{
 use resource_db::Database;
 use transaction::{Action, Engine, Monitor};
 
-use crate::fake::{FRAMES, Host, LIMITS, agree, arena, create, host, picture, transaction};
+use crate::fake::{
+    FRAMES, Host, LIMITS, agree, arena, create, create_as, host, picture, transaction,
+};
 
 #[test]
 fn a_partition_is_built_started_stopped_and_destroyed() {
@@ -208,12 +210,28 @@ fn what_the_monitor_does_by_itself_is_written_down() {
 }
 
 #[test]
+fn a_number_comes_again_when_all_others_were_used() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let end = host.engine.database().number_end();
+    let mut given = Vec::new();
+    for n in 0..2 * (end - FIRST_GUEST) {
+        let outcomes = host.ok(vec![create(&format!("guest-{n}"))]);
+        let [Outcome::Partition(number)] = outcomes[..] else { panic!("{outcomes:?}") };
+        given.push(number);
+        host.ok(vec![Operation::DestroyPartition { partition: Target::Number(number) }]);
+    }
+    let all: Vec<u32> = (FIRST_GUEST..end).collect();
+    assert_eq!(given, [all.clone(), all].concat());
+}
+
+#[test]
 fn the_log_keeps_the_newest_records_in_order() {
     let words = arena();
     let mut host = Host::new(&words);
     for n in 0..400 {
         let (number, name) = (FIRST_GUEST, format!("guest-{n}"));
-        host.ok(vec![create(&name)]);
+        host.ok(vec![create_as(&name, Some(number))]);
         host.ok(vec![Operation::DestroyPartition { partition: Target::Number(number) }]);
     }
     let (records, next) = host.engine.records();

@@ -214,8 +214,13 @@ pub fn picture(engine: &Engine) -> (Vec<u8>, u64) {
 }
 
 pub fn create(name: &str) -> Operation {
+    create_as(name, None)
+}
+
+/// Creates a partition with a number of the caller's choice.
+pub fn create_as(name: &str, number: Option<u32>) -> Operation {
     Operation::CreatePartition {
-        number: None,
+        number,
         kind: kind::GUEST,
         rights: 0,
         name: name.into(),

@@ -3,7 +3,7 @@
 use pv_abi::uv::command::{Answer, Body, Operation, Outcome, Range, Target, Transaction};
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, channel_kind, state};
 
-use crate::fake::{Host, agree, arena, create, start_at, transaction};
+use crate::fake::{Host, agree, arena, create, create_as, start_at, transaction};
 
 fn pending(operations: Vec<Operation>) -> Transaction {
     Transaction { pending: true, ..transaction(operations) }
@@ -188,8 +188,8 @@ fn a_number_that_was_given_back_is_not_rolled_back_again() {
         host.ok(vec![Operation::DestroyPartition { partition }]);
     }
     let memory = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: 500 };
-    host.ok(vec![create("new"), memory]);
-    host.ok(vec![create("newer")]);
+    host.ok(vec![create_as("new", Some(number)), memory]);
+    host.ok(vec![create_as("newer", Some(number + 1))]);
     let before = host.map();
     assert_eq!(host.open().len(), 2);
     assert_eq!(host.map(), before);

@@ -3,7 +3,7 @@
 use pv_abi::uv::command::{Operation, Outcome, Range, Target};
 use pv_abi::uv::database::{FIRST_GUEST, asked, state};
 
-use crate::fake::{Host, arena, create, picture};
+use crate::fake::{Host, arena, create, create_as, picture};
 
 /// All that the database says but its version.
 fn contents(host: &Host) -> Vec<u8> {
@@ -99,7 +99,7 @@ fn where_the_world_has_moved_on_it_is_refused_with_what_happened() {
         assert!(["moved-on", "not-undoable"].contains(&code.as_str()), "{code}");
     }
     // Another partition of the same number is not the one that was created.
-    host.ok(vec![create("web")]);
+    host.ok(vec![create_as("web", Some(number))]);
     assert_eq!(host.descriptor(FIRST_GUEST).number, number);
     let refusal = host.undo(created).unwrap_err();
     assert!(refusal.reason.contains("is another now"), "{}", refusal.reason);
