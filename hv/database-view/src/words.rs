@@ -24,33 +24,21 @@ impl<'a> Words<'a> {
         u32::try_from(self.0.len() / PAGE_WORDS).unwrap_or(u32::MAX).min(1 << 30)
     }
 
-    fn word(&self, page: u32, word: usize) -> Option<&'a AtomicU32> {
-        if page >= self.pages() || word >= PAGE_WORDS {
-            return None;
-        }
-        self.0.get((page as usize).checked_mul(PAGE_WORDS)?.checked_add(word)?)
-    }
-
-    /// Reads a word, acquiring what was written before it was stored.
-    #[must_use]
-    pub fn load(&self, page: u32, word: usize) -> Option<u32> {
-        Some(self.word(page, word)?.load(Ordering::Acquire))
-    }
-
-    /// Writes a word, releasing what was written before.
-    pub fn store(&self, page: u32, word: usize, value: u32) -> Option<()> {
-        self.word(page, word)?.store(value, Ordering::Release);
-        Some(())
-    }
-
     /// The words of a page that `bytes` bytes from word `first` on lie in.
-    fn span(&self, page: u32, first: usize, bytes: usize) -> Option<&'a [AtomicU32]> {
+    #[must_use]
+    pub fn span(&self, page: u32, first: usize, bytes: usize) -> Option<&'a [AtomicU32]> {
         let end = first.checked_add(bytes.div_ceil(4))?;
         if page >= self.pages() || end > PAGE_WORDS {
             return None;
         }
         let start = (page as usize).checked_mul(PAGE_WORDS)?;
         self.0.get(start.checked_add(first)?..start.checked_add(end)?)
+    }
+
+    /// Reads a word, acquiring what was written before it was stored.
+    #[must_use]
+    pub fn load(&self, page: u32, word: usize) -> Option<u32> {
+        Some(self.span(page, word, 4)?.first()?.load(Ordering::Acquire))
     }
 
     /// Copies words out of a page into bytes, from word `first` on; a partial last word is cut.
@@ -63,22 +51,6 @@ impl<'a> Words<'a> {
         if !rest.is_empty() {
             let last = words.last()?.load(Ordering::Acquire).to_le_bytes();
             rest.copy_from_slice(last.get(..rest.len())?);
-        }
-        Some(())
-    }
-
-    /// Copies bytes into the words of a page, from word `first` on. `bytes` is a whole number of
-    /// words; a partial last word is padded with zeros.
-    pub fn write(&self, page: u32, first: usize, bytes: &[u8]) -> Option<()> {
-        let words = self.span(page, first, bytes.len())?;
-        let (whole, rest) = bytes.as_chunks::<4>();
-        for (piece, place) in whole.iter().zip(words) {
-            place.store(u32::from_le_bytes(*piece), Ordering::Release);
-        }
-        if !rest.is_empty() {
-            let mut last = [0; 4];
-            last.get_mut(..rest.len())?.copy_from_slice(rest);
-            words.last()?.store(u32::from_le_bytes(last), Ordering::Release);
         }
         Some(())
     }

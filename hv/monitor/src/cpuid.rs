@@ -59,10 +59,7 @@ pub fn cpuid(vcpu: &Vcpu, eax: u32, ecx: u32) -> [u32; 4] {
             let [_, _, _, d] = hardware::cpuid(eax, ecx);
             [0, 0, 0, d & 1 << 8]
         }
-        0x8000_0008 => {
-            let [a, _, _, _] = hardware::cpuid(eax, ecx);
-            [a, 0, 0, 0]
-        }
+        0x8000_0008 => [hardware::cpuid(eax, ecx)[0], 0, 0, 0],
         0x8000_000a | 0x8000_001b..=0x8000_00ff => [0; 4],
         _ => hardware::cpuid(eax, ecx),
     }
@@ -94,14 +91,11 @@ fn leaf_d(subleaf: u32) -> [u32; 4] {
     let states = hardware::xstates();
     match subleaf {
         0 => {
-            let [_, b, _, _] = hardware::cpuid(0xd, 0);
-            [states as u32, b, xsave_bytes(states), (states >> 32) as u32]
+            let now = hardware::cpuid(0xd, 0)[1];
+            [states as u32, now, xsave_bytes(states), (states >> 32) as u32]
         }
         // XSAVEOPT and XGETBV1 are fine in ring 3; XSAVEC too, XSAVES is not.
-        1 => {
-            let [a, _, _, _] = hardware::cpuid(0xd, 1);
-            [a & 0b0111, 0, 0, 0]
-        }
+        1 => [hardware::cpuid(0xd, 1)[0] & 0b0111, 0, 0, 0],
         n @ 2..=62 if states & 1 << n != 0 => hardware::cpuid(0xd, n),
         _ => [0; 4],
     }

@@ -95,9 +95,8 @@ fn privileged(vcpu: &Vcpu, registers: &mut Registers) -> bool {
             read_port(registers, port, size);
             true
         }
-        Op::Out { .. } => vcpu.iopl.get() >= 1,
-        // Kernels call these before they have replaced them; the event mask is what counts.
-        Op::Cli | Op::Sti => vcpu.iopl.get() >= 1,
+        // Kernels use the last two before they have replaced them; the event mask is what counts.
+        Op::Out { .. } | Op::Cli | Op::Sti => vcpu.iopl.get() >= 1,
         Op::Wbinvd | Op::Invd => true,
         Op::Hlt => {
             hypercall::block(vcpu);

@@ -30,6 +30,7 @@ use database_view::{
 use database_view::{PAGE_WORDS, Words};
 
 use crate::Reader;
+use crate::words::WriteWords;
 
 /// Pages an arena has at least.
 pub const MIN_PAGES: u32 = 64;

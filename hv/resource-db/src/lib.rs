@@ -11,6 +11,7 @@ extern crate alloc;
 mod database;
 mod page_map;
 mod reader;
+mod words;
 
 pub use database::{Database, MIN_PAGES, WriteError};
 pub use database_view::{OwnedRange, Owner, PAGE_WORDS, ReadError, Words};

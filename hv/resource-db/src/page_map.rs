@@ -11,6 +11,7 @@ use pv_abi::uv::database::{ENTRY_NUMBER, ENTRY_SUBALLOCATED, INDEX_ENTRIES, TIER
 use database_view::{MAX_FRAMES, Owner, ReadError};
 
 use crate::database::{Database, WriteError, header};
+use crate::words::WriteWords;
 
 /// Frames from `first` to `end` that become `entry`.
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@ use ::events::{PortUse, bind_interdomain};
 use pv_abi::xen::{errno, events as abi};
 use spin::mutex::SpinMutexGuard;
 
-use super::{Call, Outcome, is_own, named, update};
+use super::{Call, Outcome, is_own, mmu::check_foreign, named, update};
 use crate::{
     delivery, guest_memory,
     partition::{self, Partition},
@@ -76,7 +76,7 @@ fn bind_ipi(vcpu: &Vcpu, argument: u64) -> Outcome {
 
 fn alloc_unbound(vcpu: &Vcpu, argument: u64) -> Outcome {
     update(argument, |wanted: &mut abi::AllocUnbound| {
-        check_own(vcpu, wanted.dom)?;
+        check_foreign(vcpu, wanted.dom.into())?;
         let partition = vcpu.partition;
         let own = is_own(vcpu, wanted.remote_dom);
         let remote = if own { partition.number } else { wanted.remote_dom.into() };
@@ -115,7 +115,7 @@ fn send(vcpu: &Vcpu, argument: u64) -> Outcome {
 
 fn status(vcpu: &Vcpu, argument: u64) -> Outcome {
     update(argument, |status: &mut abi::EvtchnStatus| {
-        check_own(vcpu, status.dom)?;
+        check_foreign(vcpu, status.dom.into())?;
         let port = vcpu.partition.ports().port(status.port)?;
         status.vcpu = port.vcpu.into();
         (status.status, status.detail, status.remote_port) = match port.used_for {
@@ -149,7 +149,7 @@ fn unmask(vcpu: &Vcpu, argument: u64) -> Outcome {
 
 fn reset(vcpu: &Vcpu, argument: u64) -> Outcome {
     let reset: abi::EvtchnReset = guest_memory::read(argument)?;
-    check_own(vcpu, reset.dom)?;
+    check_foreign(vcpu, reset.dom.into())?;
     close_all(vcpu.partition);
     Ok(0)
 }
@@ -159,8 +159,4 @@ pub fn close_all(partition: &Partition) {
     for port in 1..abi::PORTS_2L as u32 {
         let _ = close_port(partition, port);
     }
-}
-
-fn check_own(vcpu: &Vcpu, id: u16) -> Result<(), i64> {
-    if is_own(vcpu, id) { Ok(()) } else { Err(errno::EPERM) }
 }
