@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use xtask::command_image::FileToSend;
 use xtask::options::BootOptions;
-use xtask::workspace;
+use xtask::{hv_build, workspace};
 
 use crate::checks::{self, Check};
 use crate::host::Host;
@@ -15,6 +15,7 @@ use crate::host::Host;
 /// What is checked, in this order: after what was tried, all must be as before.
 pub const CHECKS: &[Check] = &[
     Check { name: "hostile", run: hostile },
+    Check { name: "private", run: private },
     Check { name: "release-in-use", run: release_in_use },
     Check { name: "release-of-others", run: release_of_others },
     Check { name: "resources", run: checks::resources },
@@ -24,6 +25,8 @@ pub const CHECKS: &[Check] = &[
 
 /// How long the attempts may take; some wait for an event.
 const LIMIT: Duration = Duration::from_secs(240);
+/// Where the minimal guest is.
+const GUEST: &str = "/root/guest";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// A command partition with `hostile` in it.
@@ -40,22 +43,54 @@ pub fn options() -> Result<BootOptions> {
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
     workspace::run(&mut cargo, "building the hostile program")?;
     let program = target_dir.join(TARGET).join("debug/hostile");
-    let file = FileToSend { host: program, guest: "/usr/bin/hostile".into() };
-    Ok(BootOptions { file: vec![file], command_vcpus: Some(2), ..BootOptions::default() })
+    let program = FileToSend { host: program, guest: "/usr/bin/hostile".into() };
+    let guest = FileToSend { host: hv_build::guest()?, guest: GUEST.into() };
+    Ok(BootOptions { file: vec![program, guest], command_vcpus: Some(2), ..BootOptions::default() })
 }
 
 /// Every attempt is refused as it should be, and the machine goes on.
 fn hostile(host: &mut Host) -> Result<()> {
+    attempts(host, "", 1000)
+}
+
+/// The command partition, which administers a guest, reaches none of the guest's memory while it
+/// runs and while it is paused, and the guest goes on.
+fn private(host: &mut Host) -> Result<()> {
+    host.sh(&format!(
+        "uvtool create --name private --kernel {GUEST} --memory 4M --command-line 'beat 0'"
+    ))?;
+    for state in ["running", "paused"] {
+        if state == "paused" {
+            host.sh("uvtool pause private")?;
+        }
+        let there = memory(host)?;
+        ensure!(!ranges(&there, "private")?.is_empty(), "the page map has nothing of the guest's");
+        attempts(host, "private 'map foreign frames'", 20)
+            .with_context(|| format!("while the guest is {state}"))?;
+    }
+    let count = "uvtool console --once private | grep -c '^beat '";
+    let before = host.number(count)?;
+    host.sh("uvtool unpause private")?;
+    // Lines come again, and more than what was on its way.
+    host.sh(&format!("uvtool console private | grep -q -m 1 '^beat {} '", before + 2))?;
+    host.sh("uvtool destroy --forget private")?;
+    Ok(())
+}
+
+/// Makes the attempts whose names have one of the words, at least so many.
+fn attempts(host: &mut Host, words: &str, least: u64) -> Result<()> {
     // The lines stay in the partition: there are thousands, and only those that tell of a failure
     // matter.
-    let script = "hostile > /tmp/attempts; status=$?; \
-        grep -v '\"held\":true' /tmp/attempts | head -n 50; exit $status";
-    let output = host.run(&["sh", "-c", script], b"", LIMIT)?;
+    let script = format!(
+        "hostile {words} > /tmp/attempts; status=$?; \
+        grep -v '\"held\":true' /tmp/attempts | head -n 50; exit $status"
+    );
+    let output = host.run(&["sh", "-c", &script], b"", LIMIT)?;
     ensure!(output.status == 0, "{}{}", output.stdout, output.stderr);
     let last = output.stdout.lines().last().context("it printed nothing")?;
     let counts: Value = serde_json::from_str(last).context("the counts are no JSON")?;
     let attempts = counts["attempts"].as_u64().unwrap_or(0);
-    ensure!(attempts > 1000 && counts["failed"] == 0, "{last}");
+    ensure!(attempts >= least && counts["failed"] == 0, "{last}");
     Ok(())
 }
 

@@ -201,7 +201,11 @@ fn map_by_device(
     wanted: &Wanted,
     report: &mut Report,
 ) -> Result<()> {
-    let owners = [domid::SELF, 1, 2, 7, 8, domid::IO, domid::XEN];
+    let numbers = stage.ground.foreign.iter().filter_map(|frame| frame.owner);
+    let mut owners: Vec<u16> = numbers.map(|number| number as u16 & 0x7fff).collect();
+    owners.sort_unstable();
+    owners.dedup();
+    owners.extend([domid::SELF, domid::IO, domid::XEN]);
     let frames: Vec<u64> = stage.ground.foreign.iter().map(|frame| frame.mfn).collect();
     for owner in owners {
         let name = format!("map foreign frames by the kernel, of partition {owner:#x}");
