@@ -113,13 +113,17 @@ pub fn unpack(image: &[u8]) -> Result<Vec<u8>> {
         [b'B', b'Z', b'h', ..] => "bzip2",
         _ => bail!("the kernel is compressed in a way that is not known here; give its ELF image"),
     };
-    let elf = decompress(program, payload)?;
+    // A gzip stream ends with the length of what is unpacked; behind others the kernel's build
+    // writes it.
+    let behind = if program == "gzip" { 0 } else { 4 };
+    let packed = payload.len().checked_sub(behind).and_then(|end| payload.get(..end));
+    let elf = decompress(program, packed.context("the kernel image is cut short")?)?;
     ensure!(elf.starts_with(b"\x7fELF"), "what the kernel image holds is no ELF image");
     Ok(elf)
 }
 
 /// The compressed image in a `bzImage`, by its setup header (the kernel's
-/// `Documentation/x86/boot.rst`), without the length of the unpacked image that follows it.
+/// `Documentation/x86/boot.rst`).
 fn payload(image: &[u8]) -> Result<&[u8]> {
     const NEITHER: &str = "the kernel is neither an ELF image nor a bzImage";
     let word = |at: usize| -> Option<usize> {
@@ -134,8 +138,7 @@ fn payload(image: &[u8]) -> Result<&[u8]> {
     let offset = word(0x248).context(NEITHER)?;
     let length = word(0x24c).context(NEITHER)?;
     let start = (setup_sectors + 1) * 512 + offset;
-    let end = (start + length).checked_sub(4).context(NEITHER)?;
-    image.get(start..end).context("the kernel image is cut short")
+    image.get(start..start + length).context("the kernel image is cut short")
 }
 
 fn decompress(program: &str, payload: &[u8]) -> Result<Vec<u8>> {
@@ -165,16 +168,15 @@ mod tests {
         image[0x1f1] = 1;
         image[0x202..0x206].copy_from_slice(b"HdrS");
         image[0x248..0x24c].copy_from_slice(&16_u32.to_le_bytes());
-        let length = u32::try_from(payload.len() + 4).expect("short");
+        let length = u32::try_from(payload.len()).expect("short");
         image[0x24c..0x250].copy_from_slice(&length.to_le_bytes());
         image.extend_from_slice(&[0; 16]);
         image.extend_from_slice(payload);
-        image.extend_from_slice(&[9; 4]);
         image
     }
 
     #[test]
-    fn payload_is_found_without_its_length() {
+    fn payload_is_found() {
         assert_eq!(payload(&bzimage(b"compressed")).expect("whole"), b"compressed");
     }
 
@@ -192,14 +194,20 @@ mod tests {
         assert_eq!(unpack(b"\x7fELF...").expect("an ELF image"), b"\x7fELF...");
     }
 
+    fn packed(program: &str) -> Vec<u8> {
+        let mut packer = Command::new(program);
+        packer.arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = packer.spawn().expect("it is installed");
+        child.stdin.take().expect("piped").write_all(b"\x7fELF kernel").expect("it reads");
+        child.wait_with_output().expect("it ends").stdout
+    }
+
     #[test]
-    fn gzip_is_undone() {
-        let mut gzip = Command::new("gzip");
-        gzip.arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = gzip.spawn().expect("gzip is installed");
-        child.stdin.take().expect("piped").write_all(b"\x7fELF kernel").expect("gzip reads");
-        let packed = child.wait_with_output().expect("gzip ends").stdout;
-        assert_eq!(unpack(&bzimage(&packed)).expect("unpacks"), b"\x7fELF kernel");
+    fn kernels_are_unpacked_with_and_without_a_length_behind() {
+        let kernel = b"\x7fELF kernel";
+        assert_eq!(unpack(&bzimage(&packed("gzip"))).expect("unpacks"), kernel);
+        let with_length = [packed("xz"), vec![12, 0, 0, 0]].concat();
+        assert_eq!(unpack(&bzimage(&with_length)).expect("unpacks"), kernel);
     }
 
     #[test]
