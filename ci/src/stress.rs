@@ -72,10 +72,10 @@ fn run(host: &mut Host, stressor: &str) -> Result<()> {
     };
     words.extend(["--verify", "--metrics-brief", "--temp-path", "/tmp"]);
     words.extend([option.as_str(), WORKERS, "-t", &time]);
-    let size = format!("--{stressor}-bytes");
-    // One operation on what these take by default is longer than a short run.
-    if seconds <= SECONDS && ["mmap", "mremap", "vm"].contains(&stressor) {
-        words.extend([size.as_str(), "16m"]);
+    let (option, size) = (format!("--{stressor}-bytes"), format!("{}m", seconds * 2));
+    // One operation on what these take by default is longer than a run on a busy machine.
+    if ["mmap", "mremap", "vm"].contains(&stressor) {
+        words.extend([option.as_str(), &size]);
     }
     let output = host.run(&words, b"", Duration::from_secs(seconds * 3 + 30))?;
     ensure!(output.status == 0, "status {}\n{}", output.status, output.stderr);

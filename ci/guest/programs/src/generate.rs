@@ -160,10 +160,6 @@ impl Step {
     /// Whether a virtual CPU may wait in it until an event comes.
     #[must_use]
     pub fn may_wait(&self) -> bool {
-        let waits = |call: &Word| {
-            let Word::Number(call) = call else { return false };
-            [number::SCHED_OP, number::SCHED_OP_COMPAT].contains(call)
-        };
         match self {
             Self::Call { number, memory, .. } => {
                 waits(&Word::Number(*number))
@@ -173,6 +169,23 @@ impl Step {
             _ => false,
         }
     }
+
+    /// Whether it may do something else before it waits: stop the timer, and wait for ever.
+    #[must_use]
+    pub fn may_wait_later(&self) -> bool {
+        match self {
+            Self::Call { number: number::MULTICALL, memory, .. } => {
+                memory.iter().step_by(8).skip(1).any(waits)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Whether a call with this number may wait.
+fn waits(call: &Word) -> bool {
+    let Word::Number(call) = call else { return false };
+    [number::SCHED_OP, number::SCHED_OP_COMPAT].contains(call)
 }
 
 fn step(random: &mut Random) -> Step {

@@ -405,7 +405,7 @@ impl Stage {
 
     /// Does a step.
     pub fn perform(&mut self, step: &Step) -> Outcome {
-        if step.may_wait() && !self.start_clock() {
+        if step.may_wait_later() || step.may_wait() && !self.start_clock() {
             return Outcome::Returned(0);
         }
         match step {
