@@ -64,19 +64,7 @@ impl<'a> Daemon<'a> {
     pub fn serve<P: Port>(&mut self, mut link: Link<'_, P>) -> End {
         self.hub.set_session(Session::Opening);
         self.hub.spawn(service::session::run(Rc::clone(&self.hub)));
-        let end = loop {
-            let now = Instant::now();
-            self.accept();
-            self.take_asks(Some(&mut link), now);
-            self.turn_others(now);
-            if let Err(error) = self.turn_link(&mut link, now) {
-                break End::Broken(error);
-            }
-            self.tell_news();
-            if self.wait(Some(link.port().fd()), link.deadline()) {
-                break End::Stopped;
-            }
-        };
+        let end = self.serve_until(&mut link);
         let (failure, why) = match &end {
             End::Broken(why) => (Failure::NoChannel(why.clone()), why.as_str()),
             End::Stopped | End::Due => (Failure::ShuttingDown, "uvd ends"),
@@ -86,6 +74,24 @@ impl<'a> Daemon<'a> {
         self.turn_others(Instant::now());
         self.tell_news();
         end
+    }
+
+    fn serve_until<P: Port>(&mut self, link: &mut Link<'_, P>) -> End {
+        // The session's first request goes before any of a client's, so that nobody is shown what
+        // an earlier `uvd` left half done.
+        let mut turned = self.turn_link(link, Instant::now());
+        while turned.is_ok() {
+            self.tell_news();
+            if self.wait(Some(link.port().fd()), link.deadline()) {
+                return End::Stopped;
+            }
+            let now = Instant::now();
+            self.accept();
+            self.take_asks(Some(&mut *link), now);
+            self.turn_others(now);
+            turned = self.turn_link(link, now);
+        }
+        End::Broken(turned.err().unwrap_or_default())
     }
 
     /// Answers every request with `why`, until it is time to look for a channel.

@@ -81,6 +81,33 @@ impl Scene {
     }
 }
 
+#[test]
+fn the_session_is_opened_before_a_client_is_heard() {
+    let file = memory(COMMAND_PAGES);
+    let shared = Shared::map(&file, 0, COMMAND_PAGES as u32).unwrap();
+    let mut server = Endpoint::create(shared.words(), Side::Server).unwrap();
+    let (bell, far) = Bell::pair();
+    let (begin, begins) = std::sync::mpsc::channel();
+    let (socket, mut stop, daemon) = start("first", NoDevices, move |daemon| {
+        let shared = Shared::map(&file, 0, COMMAND_PAGES as u32).unwrap();
+        begins.recv().unwrap();
+        daemon.serve(Link::open(shared.words(), far).unwrap())
+    });
+    let client = connect(&socket);
+    write(&client, &query(1, Query::Version)).unwrap();
+    begin.send(()).unwrap();
+    let mut buffer = Vec::new();
+    while !server.receive(&mut buffer).unwrap() {
+        let mut fds = [PollFd::new(bell.fd(), PollFlags::POLLIN)];
+        assert_ne!(poll(&mut fds, PollTimeout::from(20_000u16)).unwrap(), 0, "no request in time");
+    }
+    let first: Request = postcard::from_bytes(&buffer).unwrap();
+    assert!(matches!(first.body, Body::Open), "{first:?}");
+    stop.write_all(b"!").unwrap();
+    let _ = std::fs::remove_file(&socket);
+    daemon.join().unwrap();
+}
+
 fn not_here() -> Refusal {
     let text = |text: &str| text.to_string();
     Refusal {
