@@ -104,7 +104,8 @@ async fn run(
     let answer = match service {
         Service::Plan { definitions, prune } => plan::answer(hub, &definitions, prune).await?,
         Service::Apply { definitions, prune, planned_at, reason } => {
-            plan::apply(hub, &definitions, prune, planned_at, &reason, reporter).await?
+            let wanted = plan::Wanted { definitions, prune, planned_at, reason };
+            plan::apply(hub, &wanted, reporter).await?
         }
         Service::Create { definition, paused } => create(hub, definition, paused, reporter).await?,
         Service::Start { name } => start_defined(hub, &name, reporter).await?,

@@ -29,44 +29,51 @@ pub async fn answer(
     Ok(ServiceAnswer::Changes { version, changes })
 }
 
+/// What an apply makes so.
+pub struct Wanted {
+    /// The partitions that should be there, and how.
+    pub definitions: Vec<Definition>,
+    /// Those that were applied before and are not wanted any more go.
+    pub prune: bool,
+    /// The version of the database that somebody saw a plan of.
+    pub planned_at: Option<u64>,
+    /// Why, for the audit log.
+    pub reason: String,
+}
+
 /// Makes it so. Without a version that somebody looked at, a plan that is stale is made anew.
 pub async fn apply(
     hub: &Rc<Hub>,
-    definitions: &[Definition],
-    prune: bool,
-    planned_at: Option<u64>,
-    reason: &str,
+    wanted: &Wanted,
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
     for _ in 1..TRIES {
-        match apply_once(hub, definitions, prune, planned_at, reason, reporter).await {
+        match apply_once(hub, wanted, reporter).await {
             Err(Failure::Refused(refusal))
-                if refusal.code == "stale-plan" && planned_at.is_none() => {}
+                if refusal.code == "stale-plan" && wanted.planned_at.is_none() => {}
             done => return done,
         }
     }
-    apply_once(hub, definitions, prune, planned_at, reason, reporter).await
+    apply_once(hub, wanted, reporter).await
 }
 
 async fn apply_once(
     hub: &Rc<Hub>,
-    definitions: &[Definition],
-    prune: bool,
-    planned_at: Option<u64>,
-    reason: &str,
+    wanted: &Wanted,
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
+    let Wanted { definitions, prune, planned_at, reason } = wanted;
     let (version, rows) = hub.partitions().await?;
     if let Some(planned) = planned_at
-        && planned != version
+        && *planned != version
     {
         let reason = format!("planned at {planned}, is {version}");
         let way_out = "plan again and look at what changed with `uvtool log`";
         return Err(refused("stale-plan", "database", "version", &reason, way_out));
     }
-    let changes = plan(hub.state.borrow().records(), &rows, definitions, prune)?;
+    let changes = plan(hub.state.borrow().records(), &rows, definitions, *prune)?;
     let batch = batch(hub.state.borrow().records(), &rows, &changes, definitions);
-    let batch = Batch { planned_at: Some(version), reason: reason.into(), ..batch };
+    let batch = Batch { planned_at: Some(version), reason: reason.clone(), ..batch };
     let destroyed: Vec<String> = batch.destroys.iter().map(|row| row.name.clone()).collect();
     batch::carry_out(hub, batch, reporter).await?;
     for name in &destroyed {
