@@ -7,10 +7,11 @@ use std::time::Duration;
 
 /// Wait before the first restart.
 pub const FIRST: Duration = Duration::from_millis(100);
-/// Wait at most.
-pub const LONGEST: Duration = Duration::from_secs(10);
-/// A program that ran this long had started well.
-pub const STEADY: Duration = Duration::from_secs(10);
+/// Wait at most: less than a client of `uvd` waits for its answer.
+pub const LONGEST: Duration = Duration::from_secs(5);
+/// A program that ran this long had started well. One that ends every so often is started again
+/// every so often, which keeps no CPU busy.
+pub const STEADY: Duration = Duration::from_secs(1);
 
 /// State of the policy for one program.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,7 +41,7 @@ mod tests {
         let mut backoff = Backoff::default();
         let waits: Vec<u64> =
             (0..9).map(|_| backoff.ended(Duration::ZERO).as_millis() as u64).collect();
-        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000]);
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
         assert_eq!(backoff.ended(STEADY), FIRST);
     }
 
