@@ -171,6 +171,7 @@ impl<'a> Daemon<'a> {
                 }
             }
             let (rung, outcomes) = link.turn(now).map_err(|error| error.to_string())?;
+            self.hub.fault.sent();
             let following = self.hub.following.get();
             let own = |(tag, _): &Outcome| *tag == Tag::Job(following);
             if (rung && outcomes.is_empty()) || !outcomes.iter().all(own) {

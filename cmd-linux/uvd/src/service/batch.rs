@@ -169,6 +169,7 @@ impl Work<'_> {
         let body =
             transaction(&self.batch.reason, self.batch.planned_at, true, operations.collect());
         self.hub.fault.step();
+        self.hub.fault.step_when_sent();
         let replied = self.hub.ask(Body::Transaction(body)).await?;
         self.pending = Some(replied.id);
         let Answer::Applied(outcomes) = replied.answer else {
@@ -237,7 +238,9 @@ impl Work<'_> {
             self.hub.state.borrow_mut().stage(&staged);
         }
         self.hub.fault.step();
+        self.hub.fault.step_when_sent();
         let replied = self.hub.ask_as(staged.request, Body::Transaction(body)).await;
+        self.hub.fault.step();
         // Without an answer it is not known which; the next session finds it in the log.
         let known = matches!(replied, Ok(_) | Err(Failure::Refused(_)));
         if known && !staged.edits.is_empty() {
@@ -247,6 +250,7 @@ impl Work<'_> {
             let name = &creation.definition.name;
             self.hub.state.borrow_mut().change(name, |record| record.last_end = None);
         }
+        self.hub.fault.step();
         replied.map(|_| ())
     }
 
