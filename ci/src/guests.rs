@@ -37,7 +37,7 @@ const DEBIAN: &[Check] = &[
 ];
 
 /// Where the command partition has the minimal guest.
-const GUEST: &str = "/root/guest";
+pub const GUEST: &str = "/root/guest";
 /// Where it has Debian's kernel and a RAM disk for it.
 const KERNEL: &str = "/root/vmlinuz";
 const RAM_DISK: &str = "/root/initrd";
@@ -111,13 +111,13 @@ fn ram_disk() -> Result<Vec<u8>> {
 }
 
 /// Runs a command, however long it takes within [`LIMIT`]; its status and its output.
-fn try_to(host: &mut Host, command: &str) -> Result<(i32, String)> {
+pub fn try_to(host: &mut Host, command: &str) -> Result<(i32, String)> {
     let output = host.run(&["sh", "-c", command], b"", LIMIT)?;
     Ok((output.status, output.stdout + &output.stderr))
 }
 
 /// Runs a command that must succeed.
-fn must(host: &mut Host, command: &str) -> Result<String> {
+pub fn must(host: &mut Host, command: &str) -> Result<String> {
     let (status, output) = try_to(host, command)?;
     ensure!(status == 0, "`{command}` ended with status {status}: {output}");
     Ok(output)
@@ -130,7 +130,7 @@ fn minimal(name: &str, program: &str) -> String {
 /// Frames of each owner that keeps running, and the memory of `uvd`: what must be as before once
 /// guests are gone. The ultravisor and the boot partition have all their memory from the start, so
 /// what they use shows in what they can still build, not here.
-fn accounts(host: &mut Host) -> Result<Value> {
+pub fn accounts(host: &mut Host) -> Result<Value> {
     let text = host.sh("uvtool resources --json")?;
     let mut all: Value = serde_json::from_str(&text).context("uvtool resources --json")?;
     all.as_object_mut().context("no object")?.remove("cpus");

@@ -4,6 +4,7 @@
 //! with one clear message. `ci [WORD]…` runs those whose names contain one of the words. The last
 //! line printed is `N passed, N failed`.
 
+mod atomic;
 mod boots;
 mod checks;
 mod containment;
@@ -32,6 +33,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     kernels::run,
     matrix::run,
     cpu::run,
+    atomic::run,
     guests::run,
     fuzz::run,
 ];
