@@ -160,6 +160,8 @@ pub enum Until {
     Stopped,
     /// There is no such partition.
     Gone,
+    /// It is paused.
+    Paused,
 }
 
 /// How far a request is.

@@ -8,6 +8,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use pv_abi::uv::command::Refusal;
+use pv_abi::uv::database::state;
 
 use crate::change::Change;
 use crate::engine::Engine;
@@ -148,6 +149,11 @@ impl Engine<'_> {
         }
     }
 
+    fn says_running(&self, number: u32) -> bool {
+        let descriptor = self.database.reader().descriptor(number);
+        descriptor.is_ok_and(|descriptor| descriptor.state == state::RUNNING)
+    }
+
     /// Makes database and monitor what they were before the actions, the last of which was
     /// refused.
     fn take_back(
@@ -177,8 +183,10 @@ impl Engine<'_> {
         });
         for action in again {
             match action {
-                Action::Stop(number) => drop(monitor.perform(Action::Start(number))),
-                Action::Start(_) | Action::Destroy(_) => {}
+                Action::Stop(number) if self.says_running(number) => {
+                    let _ = monitor.perform(Action::Start(number));
+                }
+                Action::Stop(_) | Action::Start(_) | Action::Destroy(_) => {}
                 _ => drop(monitor.perform(action)),
             }
         }

@@ -285,7 +285,7 @@ fn set_state(
     let stopped = [state::SHUTDOWN, state::CRASHED];
     let (from, action): (&[u32], _) = match wanted {
         state::RUNNING => (&[state::BUILDING, state::PAUSED], Some(Action::Start(number))),
-        state::PAUSED => (&[state::RUNNING], Some(Action::Stop(number))),
+        state::PAUSED => (&[state::RUNNING, state::BUILDING], Some(Action::Stop(number))),
         state::SHUTDOWN => {
             (&[state::RUNNING, state::PAUSED], was_running.then_some(Action::Stop(number)))
         }
@@ -302,7 +302,8 @@ fn set_state(
     if !from.is_empty() {
         in_state(&target, from, &format!("becoming {}", state_name(wanted)))?;
     }
-    if wanted == state::RUNNING && target.page_table == 0 {
+    let begins = target.state == state::BUILDING && wanted != state::DYING;
+    if begins && target.page_table == 0 {
         return Err(refusal(
             "no-start-state",
             label(&target),

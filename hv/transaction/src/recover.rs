@@ -6,11 +6,11 @@
 use alloc::vec::Vec;
 
 use pv_abi::uv::command::Range;
-use pv_abi::uv::database::{BOOT, COMMAND, state};
+use pv_abi::uv::database::{BOOT, COMMAND, PartitionDescriptor, state};
 use resource_db::{Database, WriteError};
 
 use crate::carry::action_of;
-use crate::change::Change;
+use crate::change::{Change, unpacked};
 use crate::engine::{Engine, Limits, Pending};
 use crate::log::{Log, Record, Settled};
 use crate::{Action, Monitor};
@@ -70,12 +70,15 @@ impl<'a> Engine<'a> {
         for change in changes {
             match change {
                 Change::Descriptor { before, .. } if before.is_empty() => {}
-                Change::Descriptor { number, .. } => {
-                    // What was started or stopped is what it was.
+                Change::Descriptor { number, after, .. } => {
+                    // What was started or stopped is what it was; what is being built goes on.
+                    let after: PartitionDescriptor = unpacked(after);
                     let was = self.database.reader().descriptor(*number);
                     match was.map(|descriptor| (descriptor.vcpus, descriptor.state)) {
                         Ok((1.., state::RUNNING)) => actions.push(Action::Start(*number)),
-                        Ok((1.., _)) => drop(monitor.perform(Action::Stop(*number))),
+                        Ok((1.., was)) if was != after.state => {
+                            let _ = monitor.perform(Action::Stop(*number));
+                        }
                         _ => {}
                     }
                 }

@@ -25,7 +25,8 @@ pub const ACTIVATE_CHANNEL: u64 = 2;
 /// Lead: let the virtual CPUs of partition `rsi` run. The first time, its page tables are
 /// validated and virtual CPU 0 gets the start state of the descriptor.
 pub const START: u64 = 3;
-/// Lead: stop scheduling the virtual CPUs of partition `rsi`.
+/// Lead: stop scheduling the virtual CPUs of partition `rsi`. One that was being built is complete
+/// then: the boot partition may write it no more.
 pub const STOP: u64 = 4;
 /// Lead: drop every reference that partition `rsi` holds (page tables, grants, events), so that
 /// its memory can be activated for another. `-EAGAIN`: not finished, call again.

@@ -119,7 +119,7 @@ pub mod state {
     pub const BUILDING: u32 = 1;
     /// Its virtual CPUs are scheduled.
     pub const RUNNING: u32 = 2;
-    /// Keeps everything, runs nothing.
+    /// Keeps everything, runs nothing. Of one that never ran, nobody may write the memory any more.
     pub const PAUSED: u32 = 3;
     /// Asked to be powered off, or was; runs nothing.
     pub const SHUTDOWN: u32 = 4;

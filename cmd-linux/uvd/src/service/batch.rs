@@ -338,9 +338,7 @@ fn starting(creation: &Creation, number: u32) -> Vec<Operation> {
     if what.vcpus < what.max_vcpus {
         operations.push(Operation::SetVcpusOnline { partition, vcpus: what.vcpus });
     }
-    // What is complete and not started yet waits for its first instruction.
-    if !creation.paused {
-        operations.push(Operation::SetState { partition, state: state::RUNNING });
-    }
+    let state = if creation.paused { state::PAUSED } else { state::RUNNING };
+    operations.push(Operation::SetState { partition, state });
     operations
 }

@@ -101,6 +101,7 @@ pub fn waited(hub: &Hub, name: &str, until: Until) -> Option<ServiceAnswer> {
         Until::Running => row.state == state::RUNNING,
         Until::Stopped => matches!(row.state, state::SHUTDOWN | state::CRASHED | state::DYING),
         Until::Gone => false,
+        Until::Paused => row.state == state::PAUSED,
     };
     let end = policy::end_of(&row);
     reached.then_some(ServiceAnswer::Waited { row: Some(row), end })

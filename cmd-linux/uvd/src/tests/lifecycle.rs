@@ -307,6 +307,7 @@ fn one_that_is_created_paused_runs_when_it_is_told_to() {
     let mut client = host.client();
     let definition = definition("web", &kernel);
     answer(client.ask(Service::Create { definition, paused: true }));
+    assert_eq!(wait(&mut client, "web", Until::Paused), (Some(state::PAUSED), None));
     let mut other = host.client();
     let waiting = other.begin(Service::Wait { name: "web".into(), until: Until::Running });
     answer(client.ask(Service::Unpause { name: "web".into() }));

@@ -239,8 +239,8 @@ pub fn stop(call: &mut Call) -> Outcome {
     if core::ptr::eq(partition, call.vcpu.partition) {
         return Err(errno::EINVAL);
     }
-    let (from, to) = (state::RUNNING, state::PAUSED);
-    if partition.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+    let to = |now| matches!(now, state::BUILDING | state::RUNNING).then_some(state::PAUSED);
+    if partition.state.fetch_update(Ordering::SeqCst, Ordering::Relaxed, to).is_ok() {
         partition.all_vcpus().for_each(schedule::expel);
     }
     Ok(0)

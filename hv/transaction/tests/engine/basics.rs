@@ -47,6 +47,28 @@ fn a_partition_is_built_started_stopped_and_destroyed() {
 }
 
 #[test]
+fn what_is_built_can_be_paused_before_its_first_instruction() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    host.ok(vec![create("bare")]);
+    let set =
+        |number, state| vec![Operation::SetState { partition: Target::Number(number), state }];
+    assert_eq!(host.refused(set(FIRST_GUEST, state::PAUSED)).code, "no-start-state");
+    let (number, _) = host.built("web");
+    assert!(!host.monitor.complete.contains(&number));
+    // What is refused behind it does not start it.
+    let memory = Operation::AssignMemory { partition: Target::Number(number), frames: 1 };
+    host.monitor.refuse_after = Some(1);
+    let both = [set(number, state::PAUSED), vec![memory]].concat();
+    host.refused(both);
+    assert!(!host.monitor.running.contains(&number));
+    host.ok(set(number, state::PAUSED));
+    assert!(host.monitor.complete.contains(&number) && !host.monitor.running.contains(&number));
+    host.ok(set(number, state::RUNNING));
+    assert!(host.monitor.running.contains(&number));
+}
+
+#[test]
 fn a_retry_is_answered_and_not_repeated() {
     let words = arena();
     let (mut engine, mut monitor) = host(&words);

@@ -19,6 +19,8 @@ pub struct Fake<'a> {
     pub owners: Vec<Owner>,
     pub instances: BTreeSet<u32>,
     pub running: BTreeSet<u32>,
+    /// Those that the boot partition may write no more.
+    pub complete: BTreeSet<u32>,
     pub channels: BTreeMap<u32, Vec<u8>>,
     /// Weight, cap and CPUs of each partition.
     pub cpu: BTreeMap<u32, (u32, u32, [u64; 4])>,
@@ -74,10 +76,15 @@ impl Fake<'_> {
             Action::Start(number) => {
                 assert!(self.instances.contains(&number));
                 self.running.insert(number);
+                self.complete.insert(number);
             }
-            Action::Stop(number) => drop(self.running.remove(&number)),
+            Action::Stop(number) => {
+                self.running.remove(&number);
+                self.complete.insert(number);
+            }
             Action::Destroy(number) => {
                 self.running.remove(&number);
+                self.complete.remove(&number);
                 self.instances.remove(&number);
                 self.cpu.remove(&number);
             }
@@ -153,6 +160,7 @@ pub fn host(words: &[AtomicU32]) -> (Engine<'_>, Fake<'_>) {
         owners: (0..FRAMES).map(|frame| reader.owner(frame).unwrap()).collect(),
         instances: [ULTRAVISOR, BOOT, COMMAND].into(),
         running: [ULTRAVISOR, BOOT, COMMAND].into(),
+        complete: [ULTRAVISOR, BOOT, COMMAND].into(),
         channels: BTreeMap::new(),
         cpu: SYSTEM.iter().map(|(number, _)| (*number, (256, 0, ALL))).collect(),
         in_use: BTreeSet::new(),
@@ -179,6 +187,7 @@ pub fn agree(engine: &Engine, fake: &Fake) {
         let descriptor = reader.descriptor(*number).unwrap();
         let lives = matches!(descriptor.state, state::RUNNING | state::PAUSED);
         assert!(!lives || fake.instances.contains(number));
+        assert!(!lives || fake.complete.contains(number), "{number} can be written still");
         assert_eq!(descriptor.state == state::RUNNING, fake.running.contains(number));
         if fake.instances.contains(number) && descriptor.state != state::DYING {
             let cpu = (descriptor.cpu_weight, descriptor.cpu_cap, descriptor.cpu_allowed);

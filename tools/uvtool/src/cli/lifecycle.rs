@@ -234,6 +234,8 @@ pub enum Until {
     Stopped,
     /// There is no such partition
     Gone,
+    /// It is paused
+    Paused,
 }
 
 impl From<Until> for uvd_protocol::Until {
@@ -242,6 +244,7 @@ impl From<Until> for uvd_protocol::Until {
             Until::Running => Self::Running,
             Until::Stopped => Self::Stopped,
             Until::Gone => Self::Gone,
+            Until::Paused => Self::Paused,
         }
     }
 }
