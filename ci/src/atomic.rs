@@ -14,7 +14,7 @@ use xtask::options::{BootOptions, MachineOptions};
 use crate::Results;
 use crate::boots::{self, Boot};
 use crate::checks::{self, Check};
-use crate::guests::{GUEST, accounts, must, try_to};
+use crate::guests::{GUEST, must, try_to};
 use crate::host::Host;
 
 /// What is checked while `uvd` is killed.
@@ -23,6 +23,10 @@ const KILLED: &[Check] = &[
     Check { name: "kernel-log", run: checks::kernel_log },
     Check { name: "monitor-log", run: checks::monitor_log },
 ];
+
+/// The same at each step, which takes longer.
+const KILLED_EVERYWHERE: &[Check] =
+    &[Check { name: "uvd-killed-everywhere", run: uvd_killed_everywhere }];
 
 /// What is checked while the ultravisor refuses.
 const REFUSED: &[Check] = &[Check { name: "ultravisor-refuses", run: ultravisor_refuses }];
@@ -35,16 +39,25 @@ const FEWEST_STEPS: usize = 2 * COUNT + 5;
 const FEWEST_ACTIONS: usize = 3 * COUNT;
 /// More than there are, so that a loop that does not get on ends.
 const MOST: usize = 300;
-/// After so many steps the apply is let through, and its partitions go again.
+/// The first steps: the first transaction and all that is done for one partition.
+const FIRST_STEPS: usize = 8;
+/// The last steps: the last transaction.
+const LAST_STEPS: usize = 4;
+/// After so many cuts the apply is let through, and its partitions go again.
 const LET_THROUGH: usize = 8;
+/// The apply.
+const APPLY: &str = "uvtool apply /root/ten.toml";
 
 /// Runs what was asked for.
 pub fn run(results: &mut Results) {
-    // Little memory: all of it is compared with the monitor's accounts after each cut.
+    // Little memory: all of it is compared with the monitor's accounts.
     let machine = || MachineOptions { memory: "768M".into(), ..MachineOptions::default() };
     let boot = |boot, checks| Boot { name: "atomic", machine: machine(), boot, checks };
     boots::run_wanted(&boot(options, KILLED), results);
     boots::run_wanted(&boot(refusing, REFUSED), results);
+    if results.asked_for("atomic/uvd-killed-everywhere") {
+        boots::run_wanted(&boot(options, KILLED_EVERYWHERE), results);
+    }
 }
 
 fn options() -> Result<BootOptions> {
@@ -56,27 +69,55 @@ fn refusing() -> Result<BootOptions> {
     Ok(BootOptions { ultravisor_options: "inject=sweep".into(), ..options()? })
 }
 
-/// Kills `uvd` at each step of the apply, until the apply has no further step.
+/// Kills `uvd` at the first steps of the apply, at some amid it and at the last ones.
 fn uvd_killed(host: &mut Host) -> Result<()> {
+    kill_at_steps(host, FIRST_STEPS)
+}
+
+/// Kills `uvd` at each step of the apply.
+fn uvd_killed_everywhere(host: &mut Host) -> Result<()> {
+    kill_at_steps(host, 1)
+}
+
+/// Kills `uvd` at the first steps, then at every `stride`th. Where that is past the last step, it
+/// goes back, so that the last steps are among those, until the apply has no further one.
+fn kill_at_steps(host: &mut Host, stride: usize) -> Result<()> {
     let before = prepare(host)?;
-    for step in 1..MOST {
-        let apply = format!("echo {step} > /run/uvd/abort-at && {APPLY}");
-        let (status, text) = try_to(host, &apply)?;
-        if status == 0 {
-            all_are_there(host)?;
-            println!("uvd was killed at {} steps", step - 1);
-            ensure!(step > FEWEST_STEPS, "only {} steps: {text}", step - 1);
+    let (mut step, mut hit, mut stride, mut hits) = (1, 0, stride, 0);
+    while step < MOST {
+        if kill_at(host, step, &before).with_context(|| format!("uvd killed at step {step}"))? {
+            (hit, hits) = (step, hits + 1);
+            step += if step < FIRST_STEPS { 1 } else { stride };
+        } else if step == hit + 1 {
+            println!("uvd was killed {hits} times; the apply has {hit} steps");
+            ensure!(hit > FEWEST_STEPS, "an apply of {COUNT} partitions has only {hit} steps");
             return Ok(());
+        } else {
+            (step, stride) = (hit + 1 - LAST_STEPS, 1);
         }
-        ensure!(text.contains("closed the connection"), "step {step}: {text}");
-        all_or_none(host, &before).with_context(|| format!("uvd was killed at step {step}"))?;
-        if step % LET_THROUGH == 0 {
+        if hits % LET_THROUGH == 0 {
             must(host, APPLY)?;
-            all_are_there(host)?;
+            look(host)?.ensure_all()?;
             prune(host, &before)?;
         }
     }
     bail!("the apply has {MOST} steps and more")
+}
+
+/// Applies, with `uvd` to end at this step; whether there was such a step. Either way there is
+/// nothing of the apply left.
+fn kill_at(host: &mut Host, step: usize, before: &Value) -> Result<bool> {
+    let (status, text) = try_to(host, &format!("echo {step} > /run/uvd/abort-at && {APPLY}"))?;
+    let hit = status != 0;
+    ensure!(!hit || text.contains("closed the connection"), "{text}");
+    let found = look(host)?;
+    if found.defined != 0 || !hit {
+        found.ensure_all()?;
+        prune(host, before)?;
+    } else {
+        found.ensure_none(before)?;
+    }
+    Ok(hit)
 }
 
 /// The ultravisor refuses at each action of the apply, until none is left that it did not refuse.
@@ -85,18 +126,17 @@ fn ultravisor_refuses(host: &mut Host) -> Result<()> {
     for action in 1..MOST {
         let (status, text) = try_to(host, APPLY)?;
         if status == 0 {
-            all_are_there(host)?;
+            look(host)?.ensure_all()?;
             println!("the ultravisor refused at {} actions", action - 1);
             ensure!(action > FEWEST_ACTIONS, "only {} actions: {text}", action - 1);
             return Ok(());
         }
         ensure!(text.contains("the monitor refused"), "action {action}: {text}");
-        none_is_there(host, &before).with_context(|| format!("refused at action {action}"))?;
+        let found = look(host)?.ensure_none(&before);
+        found.with_context(|| format!("refused at action {action}"))?;
     }
     bail!("the apply has {MOST} actions and more")
 }
-
-const APPLY: &str = "uvtool apply /root/ten.toml";
 
 /// Writes the definitions and starts the neighbour; the accounts then.
 fn prepare(host: &mut Host) -> Result<Value> {
@@ -117,51 +157,59 @@ fn prepare(host: &mut Host) -> Result<Value> {
     )?;
     // With the ultravisor refusing, this one, too, takes several tries.
     must(host, "for i in $(seq 20); do uvtool apply /root/one.toml && exit 0; done; exit 1")?;
-    accounts(host)
+    Ok(look(host)?.accounts)
 }
 
-/// Names of the partitions of the apply with their states, and how many of them are defined.
-fn ten(host: &mut Host) -> Result<(Vec<(String, String)>, usize)> {
-    let text = must(host, "uvtool list --json && echo && uvtool definitions --json")?;
-    let mut both = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
-    let mut next = || both.next().context("no more rows")?.context("uvtool --json");
-    let (list, definitions) = (next()?, next()?);
+/// What there is.
+struct Look {
+    /// Partitions of the apply, with their states.
+    there: Vec<(String, String)>,
+    /// How many of them are defined.
+    defined: usize,
+    /// Who has which memory.
+    accounts: Value,
+}
+
+impl Look {
+    fn ensure_all(&self) -> Result<()> {
+        let Self { there, defined, .. } = self;
+        let running = there.iter().filter(|(_, state)| state == "running").count();
+        ensure!(
+            (running, *defined) == (COUNT, COUNT),
+            "{defined} are defined, there are {there:?}"
+        );
+        Ok(())
+    }
+
+    fn ensure_none(&self, before: &Value) -> Result<()> {
+        let Self { there, defined, accounts } = self;
+        ensure!(there.is_empty() && *defined == 0, "{defined} are defined, there are {there:?}");
+        ensure!(before == accounts, "before: {before}\nafter: {accounts}");
+        Ok(())
+    }
+}
+
+/// Looks; that the sums agree and that the monitor agrees is part of it.
+fn look(host: &mut Host) -> Result<Look> {
+    let command = "uvtool list --json && uvtool definitions --json && uvtool resources --json && \
+                   uvtool resources --verify >/dev/null";
+    let text = must(host, command)?;
+    let mut all = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+    let mut next = || all.next().context("no more of it")?.context("uvtool --json");
+    let (list, definitions, mut accounts) = (next()?, next()?, next()?);
+    accounts.as_object_mut().context("no object")?.remove("cpus");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let rows = list.as_array().context("no rows")?.iter();
     let rows = rows.map(|row| (text(&row["name"]), text(&row["state"])));
     let there = rows.filter(|(name, _)| name.starts_with("ten-")).collect();
     let defined = definitions.as_array().context("no definitions")?.iter();
     let defined = defined.map(|one| text(&one["definition"]["name"]));
-    Ok((there, defined.filter(|name| name.starts_with("ten-")).count()))
-}
-
-fn all_are_there(host: &mut Host) -> Result<()> {
-    let (there, defined) = ten(host)?;
-    let running = there.iter().filter(|(_, state)| state == "running").count();
-    ensure!((running, defined) == (COUNT, COUNT), "{defined} are defined, there are {there:?}");
-    checks::resources(host)
-}
-
-fn none_is_there(host: &mut Host, before: &Value) -> Result<()> {
-    let (there, defined) = ten(host)?;
-    ensure!(there.is_empty() && defined == 0, "{defined} are defined, there are {there:?}");
-    checks::resources(host)?;
-    let after = accounts(host)?;
-    ensure!(*before == after, "before: {before}\nafter: {after}");
-    Ok(())
-}
-
-/// Whatever became of the apply, nothing is half there.
-fn all_or_none(host: &mut Host, before: &Value) -> Result<()> {
-    if ten(host)?.1 == 0 {
-        return none_is_there(host, before);
-    }
-    all_are_there(host)?;
-    prune(host, before)
+    let defined = defined.filter(|name| name.starts_with("ten-")).count();
+    Ok(Look { there, defined, accounts })
 }
 
 /// Gives back what the apply made.
 fn prune(host: &mut Host, before: &Value) -> Result<()> {
     must(host, "uvtool apply --yes --prune /root/one.toml")?;
-    none_is_there(host, before)
+    look(host)?.ensure_none(before)
 }

@@ -130,7 +130,7 @@ fn minimal(name: &str, program: &str) -> String {
 /// Frames of each owner that keeps running, and the memory of `uvd`: what must be as before once
 /// guests are gone. The ultravisor and the boot partition have all their memory from the start, so
 /// what they use shows in what they can still build, not here.
-pub fn accounts(host: &mut Host) -> Result<Value> {
+fn accounts(host: &mut Host) -> Result<Value> {
     let text = host.sh("uvtool resources --json")?;
     let mut all: Value = serde_json::from_str(&text).context("uvtool resources --json")?;
     all.as_object_mut().context("no object")?.remove("cpus");
