@@ -157,7 +157,9 @@ pub(crate) fn in_state(
     if allowed.contains(&target.state) {
         return Ok(());
     }
-    let names: Vec<_> = allowed.iter().map(|&state| state_name(state)).collect();
+    // Nobody can make it one that is being built again.
+    let is_way = |state: &&u32| allowed.len() == 1 || **state != state::BUILDING;
+    let names: Vec<_> = allowed.iter().filter(is_way).map(|&state| state_name(state)).collect();
     let names = names.join(" or ");
     Err(refusal(
         "wrong-state",

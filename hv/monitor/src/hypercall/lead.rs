@@ -184,25 +184,26 @@ pub fn start(call: &mut Call) -> Outcome {
         first_start(partition)?;
     }
     // One that is dying, or has crashed meanwhile, stays what it is.
-    let before = (partition.state)
-        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
-            startable(now).then_some(state::RUNNING)
-        })
-        .map_err(|_| errno::EPERM)?;
-    // Its memory is its own from now on; nothing of it has run yet.
-    if before == state::BUILDING && partition.built.load(Ordering::SeqCst) != 0 {
-        partition.state.store(state::BUILDING, Ordering::SeqCst);
-        return Err(errno::EBUSY);
+    if !change_state(partition, startable, state::RUNNING)? {
+        return Err(errno::EPERM);
     }
-    for vcpu in partition.all_vcpus() {
-        if vcpu.state.load(Ordering::Acquire) == run::RUNNABLE {
-            schedule::make_runnable(vcpu);
-        }
-    }
-    if let Some(vcpu) = partition.vcpu(0) {
-        vcpu_op::bring_up(vcpu);
-    }
+    let runnable = |vcpu: &&Vcpu| vcpu.state.load(Ordering::Acquire) == run::RUNNABLE;
+    partition.all_vcpus().filter(runnable).for_each(schedule::make_runnable);
+    partition.vcpu(0).into_iter().for_each(vcpu_op::bring_up);
     Ok(0)
+}
+
+/// Changes the state where it is one of those; whether it was. From here on the memory is the
+/// partition's own, so not while a builder has any of it mapped.
+fn change_state(partition: &Partition, from: fn(u32) -> bool, to: u32) -> Result<bool, i64> {
+    let next = |now| from(now).then_some(to);
+    match partition.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next) {
+        Ok(before) if partition.built.load(Ordering::SeqCst) != 0 => {
+            partition.state.store(before, Ordering::SeqCst);
+            Err(errno::EBUSY)
+        }
+        changed => Ok(changed.is_ok()),
+    }
 }
 
 /// Validates the page tables and gives virtual CPU 0 its start state.
@@ -239,8 +240,8 @@ pub fn stop(call: &mut Call) -> Outcome {
     if core::ptr::eq(partition, call.vcpu.partition) {
         return Err(errno::EINVAL);
     }
-    let to = |now| matches!(now, state::BUILDING | state::RUNNING).then_some(state::PAUSED);
-    if partition.state.fetch_update(Ordering::SeqCst, Ordering::Relaxed, to).is_ok() {
+    let stoppable = |now| matches!(now, state::BUILDING | state::RUNNING);
+    if change_state(partition, stoppable, state::PAUSED)? {
         partition.all_vcpus().for_each(schedule::expel);
     }
     Ok(0)
