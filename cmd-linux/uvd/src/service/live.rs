@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use definition::Definition;
 use pv_abi::PAGE_SIZE;
-use pv_abi::uv::command::{Operation, Target};
+use pv_abi::uv::command::{Operation, PartitionRow, Target};
 use uvd_protocol::{Failure, ServiceAnswer, Settings};
 
 use super::batch::{self, Batch};
@@ -59,9 +59,7 @@ pub async fn set(
     let record = hub.state.borrow().records().get(&name).cloned();
     let object = format!("partition {name:?}");
     let Some(record) = record else {
-        row?;
-        let way_out = "create it with `uvtool create`";
-        return Err(refused("not-defined", &object, "definition", "was not defined here", way_out));
+        return set_undefined(hub, &row?, settings, reporter).await;
     };
     let new = changed(&record.definition, settings);
     check(&object, &record.definition, &new)?;
@@ -73,6 +71,31 @@ pub async fn set(
         reason: format!("set {name}"),
         changes,
         edits: vec![Edit::Put(Record { definition: new, ..record })],
+        ..Batch::default()
+    };
+    batch::carry_out(hub, batch, reporter).await?;
+    Ok(ServiceAnswer::Done)
+}
+
+/// Changes one without a definition, as the command partition is: what it may use of the CPUs.
+async fn set_undefined(
+    hub: &Rc<Hub>,
+    row: &PartitionRow,
+    settings: &Settings,
+    reporter: &Reporter,
+) -> Result<ServiceAnswer, Failure> {
+    let Settings { memory, vcpus, weight, cap, affinity, dedicated, on } = settings.clone();
+    let others = [("memory", memory.is_some()), ("vcpus", vcpus.is_some()), ("on", on.is_some())];
+    if let Some((field, _)) = others.iter().find(|(_, given)| *given) {
+        let object = format!("partition {:?}", row.name);
+        let reason = "was not defined here, so its use of CPUs is all that is changed";
+        let way_out = "leave it out, or name a partition of `uvtool definitions`";
+        return Err(refused("not-defined", &object, field, reason, way_out));
+    }
+    let partition = Target::Number(row.number);
+    let batch = Batch {
+        reason: format!("set {}", row.name),
+        changes: vec![Operation::SetCpu { partition, weight, cap, affinity, dedicated }],
         ..Batch::default()
     };
     batch::carry_out(hub, batch, reporter).await?;

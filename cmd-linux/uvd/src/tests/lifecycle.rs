@@ -288,6 +288,16 @@ fn settings_change_partition_and_definition_together() {
     let settings = Settings { memory: Some(1 << 30), ..Settings::default() };
     let text = refusal(client.ask(Service::Set { name: "www".into(), settings }));
     assert!(text.starts_with("partition \"www\": memory: 1073741824 bytes asked"), "{text}");
+    // One without a definition has its use of CPUs changed, and nothing else.
+    let settings = Settings { weight: Some(512), cap: Some(50), ..Settings::default() };
+    let command = || "command".to_string();
+    answer(client.ask(Service::Set { name: command(), settings }));
+    let settings = Settings { vcpus: Some(1), ..Settings::default() };
+    let text = refusal(client.ask(Service::Set { name: command(), settings }));
+    assert!(text.starts_with("partition \"command\": vcpus: was not defined here"), "{text}");
+    let settings = Settings { weight: Some(512), ..Settings::default() };
+    let text = refusal(client.ask(Service::Set { name: "boot".into(), settings }));
+    assert!(text.contains("transactions do not change it"), "{text}");
     for service in [
         Service::Pause { name: "www".into() },
         Service::Unpause { name: "16".into() },
