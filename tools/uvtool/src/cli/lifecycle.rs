@@ -22,6 +22,7 @@ pub enum Lifecycle {
     },
     /// Make definitions true, all of them or none: create, change, destroy in one transaction
     #[command(after_help = "Examples:\n  uvtool apply shop.toml\n  \
+        uvtool apply --at 42 shop.toml\n  \
         uvtool apply --yes --prune --reason 'spring sale' shop.toml")]
     Apply {
         /// Files with definitions (TOML, or xl.cfg)
@@ -30,6 +31,10 @@ pub enum Lifecycle {
         /// Defined partitions that are not in the files go
         #[arg(long)]
         prune: bool,
+        /// Only at the version of the database that `plan` printed, so that what was looked at is
+        /// what is done
+        #[arg(long, value_name = "VERSION")]
+        at: Option<u64>,
         /// Do not ask before destroying anything
         #[arg(long, short)]
         yes: bool,

@@ -123,7 +123,7 @@ fn create(create: &Create, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error>
 }
 
 fn apply(command: &Lifecycle, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error> {
-    let Lifecycle::Apply { files, prune, yes, reason } = command else {
+    let Lifecycle::Apply { files, prune, at, yes, reason } = command else {
         return Err(Error::Other("a command"));
     };
     let (definitions, prune) = (define::read(files)?, *prune);
@@ -141,7 +141,7 @@ fn apply(command: &Lifecycle, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Err
             return Ok(ExitCode::FAILURE);
         }
     }
-    let planned_at = Some(planned.version());
+    let planned_at = Some(at.unwrap_or(planned.version()));
     let reason = if reason.is_empty() {
         let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
         format!("apply {}", names.join(" "))
