@@ -6,6 +6,7 @@
 
 pub mod allocate;
 pub mod batch;
+mod defined;
 pub mod live;
 pub mod plan;
 pub mod policy;
@@ -131,7 +132,10 @@ async fn run(
             show::console(hub, reporter.to, &name, history, once).await?;
             return Ok(None);
         }
-        Service::Definitions => show::definitions(hub),
+        Service::Definitions => {
+            hub.partitions().await?;
+            show::definitions(hub)
+        }
         Service::Why { name } => {
             session::follow(hub).await?;
             show::why(hub, &name)?

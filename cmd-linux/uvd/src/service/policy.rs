@@ -14,8 +14,8 @@ use pv_abi::uv::command::PartitionRow;
 use pv_abi::uv::database::{kind, state};
 use uvd_protocol::End;
 
-use super::Reporter;
 use super::batch::{self, Batch, Creation};
+use super::{Reporter, defined};
 use crate::hub::Hub;
 use crate::log;
 
@@ -84,7 +84,9 @@ pub struct Watch {
 /// Takes over rows that were read: each partition that ended is dealt with once, here, before
 /// anybody who waits sees the row.
 pub fn seen(hub: &Rc<Hub>, rows: &[PartitionRow]) {
-    *hub.rows.borrow_mut() = rows.iter().map(|row| (row.number, row.clone())).collect();
+    let now = rows.iter().map(|row| (row.number, row.clone())).collect();
+    let before = hub.rows.replace(now);
+    defined::follow(hub, &before, rows);
     let mut watch = hub.watch.borrow_mut();
     watch.ended.retain(|one| rows.iter().any(|row| (row.number, row.created_at) == *one));
     let mut consoles = hub.consoles.borrow_mut();

@@ -253,11 +253,29 @@ impl Client {
         }
     }
 
+    /// Undoes the newest record of the log.
+    pub fn undo(&mut self) -> Told {
+        let log = self.ask(Service::Log { most: 1 }).result;
+        let Ok(uvd_protocol::Answered::Service(uvd_protocol::ServiceAnswer::Log(rows))) = log
+        else {
+            panic!("{log:?}");
+        };
+        let sequence = rows.last().unwrap().sequence;
+        let undo = Body::Undo { sequence, reason: "a mistake".into() };
+        let id = self.send(Asked::Ultravisor(undo));
+        let told = self.next();
+        assert_eq!(told.id, id);
+        told
+    }
+
     /// Asks and does not wait.
     pub fn begin(&mut self, service: Service) -> u64 {
+        self.send(Asked::Service(service))
+    }
+
+    fn send(&mut self, body: Asked) -> u64 {
         self.id += 1;
-        let ask = Ask { id: self.id, timeout_ms: None, body: Asked::Service(service) };
-        write(&self.stream, &ask).unwrap();
+        write(&self.stream, &Ask { id: self.id, timeout_ms: None, body }).unwrap();
         self.id
     }
 

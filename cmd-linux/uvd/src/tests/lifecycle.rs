@@ -311,6 +311,36 @@ fn settings_change_partition_and_definition_together() {
 }
 
 #[test]
+fn what_is_undone_is_undone_in_the_definition() {
+    let kernel = kernel_file("undone.elf", 100);
+    let host = Host::new("undone");
+    let mut client = host.client();
+    create(&mut client, "web", &kernel);
+    let first = defined(&mut client).remove(0).definition;
+    let settings = Settings {
+        weight: Some(512),
+        cap: Some(50),
+        vcpus: Some(2),
+        affinity: Some(vec![0, 1]),
+        memory: Some(first.memory / 2),
+        ..Settings::default()
+    };
+    answer(client.ask(Service::Set { name: "web".into(), settings }));
+    assert_eq!(defined(&mut client)[0].definition.cpu.affinity, [0, 1]);
+    client.undo().result.unwrap();
+    assert_eq!(defined(&mut client)[0].definition, first);
+    answer(client.ask(Service::Rename { name: "web".into(), to: "www".into() }));
+    client.undo().result.unwrap();
+    let all = defined(&mut client);
+    assert_eq!((all.len(), &all[0].definition, all[0].number), (1, &first, Some(16)));
+    let plan = Service::Plan { definitions: vec![first], prune: false };
+    let ServiceAnswer::Changes { changes, .. } = answer(client.ask(plan)) else { panic!() };
+    assert_eq!(changes, [Planned::Same { name: "web".into() }]);
+    host.end();
+    std::fs::remove_file(kernel).unwrap();
+}
+
+#[test]
 fn one_that_is_created_paused_runs_when_it_is_told_to() {
     let kernel = kernel_file("paused.elf", 100);
     let host = Host::new("paused");

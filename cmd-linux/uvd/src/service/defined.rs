@@ -1,0 +1,65 @@
+//! Definitions follow their partitions.
+//!
+//! A partition is changed through its definition, and otherwise: by an undo, or by a client that
+//! asks the ultravisor itself. Rule: whatever changed it, its definition says what it is now, so
+//! that a plan shows what an apply would change.
+
+use std::collections::BTreeMap;
+
+use definition::Definition;
+use pv_abi::PAGE_SIZE;
+use pv_abi::uv::command::PartitionRow;
+use pv_abi::uv::database::{ULTRAVISOR, kind};
+
+use crate::hub::Hub;
+use crate::state::{Edit, Record};
+
+/// Takes over what changed of partitions from one look at them to the next.
+pub fn follow(hub: &Hub, old: &BTreeMap<u32, PartitionRow>, rows: &[PartitionRow]) {
+    let host = rows.iter().find(|row| row.number == ULTRAVISOR);
+    let all = host.map(|row| &row.cpu_affinity[..]).unwrap_or_default();
+    for row in rows.iter().filter(|row| row.kind == kind::GUEST) {
+        let before = old.get(&row.number).filter(|old| old.created_at == row.created_at);
+        let Some(before) = before else { continue };
+        let mut state = hub.state.borrow_mut();
+        let named = |name: &str| state.records().get(name).cloned();
+        let Some(record) = named(&before.name).or_else(|| named(&row.name)) else { continue };
+        let mut definition = record.definition.clone();
+        change(&mut definition, before, row, all);
+        if definition != record.definition {
+            let forgotten = Edit::Forget(record.definition.name.clone());
+            state.edit(&[forgotten, Edit::Put(Record { definition, ..record })]);
+        }
+        if before.name != row.name {
+            hub.consoles.borrow_mut().rename(&before.name, &row.name);
+        }
+    }
+}
+
+/// Makes a definition say what changed of its partition on a host with all these CPUs.
+fn change(what: &mut Definition, before: &PartitionRow, now: &PartitionRow, all: &[u32]) {
+    if before.name != now.name {
+        what.name.clone_from(&now.name);
+    }
+    if before.cpu_weight != now.cpu_weight {
+        what.cpu.weight = now.cpu_weight;
+    }
+    if before.cpu_cap != now.cpu_cap {
+        what.cpu.cap = now.cpu_cap;
+    }
+    if before.cpu_dedicated != now.cpu_dedicated {
+        what.cpu.dedicated = now.cpu_dedicated;
+    }
+    if before.vcpus_online != now.vcpus_online {
+        what.vcpus = now.vcpus_online;
+    }
+    if before.memory_target != now.memory_target {
+        what.memory = now.memory_target * PAGE_SIZE as u64;
+    }
+    // No CPUs stand for every one.
+    let said = if what.cpu.affinity.is_empty() { all } else { &what.cpu.affinity };
+    if before.cpu_affinity != now.cpu_affinity && said != now.cpu_affinity {
+        let every = now.cpu_affinity == all;
+        what.cpu.affinity = if every { Vec::new() } else { now.cpu_affinity.clone() };
+    }
+}
