@@ -1,6 +1,8 @@
 //! The typed harness: a host that was booted, and what its command partition answers.
 
+use std::collections::VecDeque;
 use std::fs::File;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -55,7 +57,6 @@ impl Streams for Collected {
     }
 
     fn start_input(&mut self, mut line: File) {
-        use std::io::Write;
         let end = Packet::Input(Vec::new());
         let data = Packet::Input(std::mem::take(&mut self.input));
         // A line that is closed shows as the end of the machine.
@@ -63,6 +64,43 @@ impl Streams for Collected {
         if data != end {
             let _ = line.write_all(&end.encode());
         }
+    }
+}
+
+/// Types an answer whenever the output has what it answers.
+struct Dialogue {
+    /// What is to come, in this order, and the answers.
+    turns: VecDeque<(&'static str, &'static str)>,
+    /// Where to look for the next.
+    from: usize,
+    line: Option<File>,
+    all: String,
+}
+
+impl Streams for Dialogue {
+    fn output(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.all.push_str(&String::from_utf8_lossy(bytes));
+        while let Some((expected, answer)) = self.turns.front()
+            && let Some(at) = self.all[self.from..].find(expected)
+        {
+            self.from += at + expected.len();
+            if let Some(line) = &mut self.line
+                && !answer.is_empty()
+            {
+                line.write_all(&Packet::Input(answer.as_bytes().to_vec()).encode())?;
+            }
+            self.turns.pop_front();
+        }
+        Ok(())
+    }
+
+    fn error(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.all.push_str(&String::from_utf8_lossy(bytes));
+        Ok(())
+    }
+
+    fn start_input(&mut self, line: File) {
+        self.line = Some(line);
     }
 }
 
@@ -99,6 +137,38 @@ impl Host {
                 stdout: String::from_utf8_lossy(&streams.stdout).into_owned(),
                 stderr: String::from_utf8_lossy(&streams.stderr).into_owned(),
             }),
+        }
+    }
+
+    /// Runs a command and, whenever its output has the next of what is expected, types the answer
+    /// to it; all that it printed.
+    ///
+    /// # Errors
+    /// Something that was expected did not come, the command failed or does not end, or the
+    /// machine ends.
+    pub fn converse(
+        &mut self,
+        words: &[&str],
+        turns: &[(&'static str, &'static str)],
+        limit: Duration,
+    ) -> Result<String> {
+        let turns = turns.iter().copied().collect();
+        let mut dialogue = Dialogue { turns, from: 0, line: None, all: String::new() };
+        let deadline = Some(Instant::now() + limit);
+        let line = words.join(" ");
+        let words = Words::new(words.iter().copied())?;
+        let ended = exec::run_command(&mut self.machine, words, deadline, &mut dialogue)?;
+        let all = dialogue.all;
+        if matches!(ended, Outcome::TimedOut(_)) {
+            self.end_command();
+        }
+        if let Some((expected, _)) = dialogue.turns.front() {
+            bail!("`{line}` did not print {expected:?}: {all:?}");
+        }
+        match ended {
+            Outcome::Exited(0) => Ok(all),
+            Outcome::Exited(status) => bail!("`{line}` ended with status {status}: {all:?}"),
+            Outcome::TimedOut(message) => bail!("`{line}`: {message}: {all:?}"),
         }
     }
 

@@ -10,6 +10,7 @@ mod checks;
 mod containment;
 mod cpu;
 mod fuzz;
+mod grub;
 mod guests;
 mod host;
 mod interrupts;
@@ -34,6 +35,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     matrix::run,
     cpu::run,
     atomic::run,
+    grub::run,
     guests::run,
     fuzz::run,
 ];

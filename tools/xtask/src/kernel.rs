@@ -68,6 +68,20 @@ pub fn xen() -> Result<PathBuf> {
     Ok(image)
 }
 
+/// Debian's GRUB for PV guests, a kernel that finds and starts another, downloaded on first use.
+///
+/// # Errors
+/// It is not there yet and cannot be downloaded or unpacked.
+pub fn pv_grub() -> Result<PathBuf> {
+    const PACKAGE: &str = "grub-xen-host";
+    let cache = workspace::directory(workspace::build_dir()?.join("grub-xen"))?;
+    let image = cache.join(PACKAGE).join("usr/lib/grub-xen/grub-x86_64-xen.bin");
+    if !image.exists() {
+        debian::unpack(&[PACKAGE], &cache.join(PACKAGE))?;
+    }
+    Ok(image)
+}
+
 /// Downloads and unpacks the newest kernel package, and returns its name.
 fn download(cache: &Path) -> Result<String> {
     let package = newest_package()?;

@@ -1,0 +1,51 @@
+//! Debian's PV GRUB as a guest: a kernel that is not Linux, and that somebody types to.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use xtask::command_image::FileToSend;
+use xtask::kernel;
+use xtask::options::{BootOptions, MachineOptions};
+
+use crate::Results;
+use crate::boots::{self, Boot};
+use crate::checks::{self, Check};
+use crate::host::Host;
+
+/// What is checked, in this order.
+const CHECKS: &[Check] = &[
+    Check { name: "prompt", run: prompt },
+    Check { name: "resources", run: checks::resources },
+    Check { name: "monitor-log", run: checks::monitor_log },
+];
+
+/// Where the command partition has it.
+const GRUB: &str = "/root/grub";
+/// How long it may take until it has answered. It draws its console one character at a time.
+const LIMIT: Duration = Duration::from_secs(120);
+/// The key that detaches from a console: Ctrl-].
+const DETACH: &str = "\x1d";
+
+/// Runs the checks that were asked for.
+pub fn run(results: &mut Results) {
+    let machine = MachineOptions { memory: "1G".into(), ..MachineOptions::default() };
+    boots::run_wanted(&Boot { name: "grub", machine, boot: options, checks: CHECKS }, results);
+}
+
+fn options() -> Result<BootOptions> {
+    let file = FileToSend { host: kernel::pv_grub()?, guest: GRUB.into() };
+    Ok(BootOptions { file: vec![file], ..BootOptions::default() })
+}
+
+/// It comes to its prompt, and answers what is typed.
+fn prompt(host: &mut Host) -> Result<()> {
+    host.sh(&format!("uvtool create --name grub --kernel {GRUB} --memory 64M"))?;
+    // What is typed it echoes in pieces, each with its place on the screen, so the word in one
+    // piece is the command's.
+    let turns = [("grub> ", "echo hello\r"), ("hello", ""), ("grub> ", DETACH)];
+    host.converse(&["uvtool", "console", "grub"], &turns, LIMIT)?;
+    host.sh("uvtool destroy --forget grub")?;
+    let list = host.sh("uvtool list")?;
+    ensure!(!list.contains("grub"), "it is still there: {list}");
+    Ok(())
+}
