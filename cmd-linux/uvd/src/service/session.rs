@@ -230,15 +230,18 @@ fn store(hub: &Hub, records: &[RecordRow]) {
             if before == after {
                 continue;
             }
+            // One that was given another name lives on.
+            let mut first = sequence;
             if let Some(name) = before {
                 let known = lives.iter().rev().find(|(known, _)| *known == name);
                 let life = known.map(|(_, life)| *life).or_else(|| state.life(&name));
                 let life = life.filter(|life| life.number == number);
                 let life = life.unwrap_or(Life { number, first: 0, last: None });
+                first = life.first;
                 lives.push((name, Life { last: Some(sequence), ..life }));
             }
             if let Some(name) = after {
-                lives.push((name, Life { number, first: sequence, last: None }));
+                lives.push((name, Life { number, first, last: None }));
             }
         }
     }

@@ -49,7 +49,7 @@ pub enum Edit {
 pub struct Life {
     /// Its number.
     pub number: u32,
-    /// The record that created it, or gave it the name.
+    /// The record that created it.
     pub first: u64,
     /// The record that ended that.
     pub last: Option<u64>,

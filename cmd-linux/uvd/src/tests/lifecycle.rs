@@ -234,7 +234,8 @@ fn ends_are_dealt_with_as_the_policies_say() {
         wait(&mut other, "web", Until::Running);
     }
     assert_eq!(wait(&mut other, "web", Until::Running).0, Some(state::RUNNING));
-    host.print(16, b"after");
+    let anew = defined(&mut other)[0].number.unwrap();
+    host.print(anew, b"after");
     host.order(Order::End { name: "web".into(), detail: 0 });
     let mut output = Vec::new();
     let end = loop {
@@ -330,6 +331,10 @@ fn what_is_undone_is_undone_in_the_definition() {
     client.undo().result.unwrap();
     assert_eq!(defined(&mut client)[0].definition, first);
     answer(client.ask(Service::Rename { name: "web".into(), to: "www".into() }));
+    let ServiceAnswer::Log(why) = answer(client.ask(Service::Why { name: "www".into() })) else {
+        panic!();
+    };
+    assert_eq!(why[0].reason, "create web");
     client.undo().result.unwrap();
     let all = defined(&mut client);
     assert_eq!((all.len(), &all[0].definition, all[0].number), (1, &first, Some(16)));
