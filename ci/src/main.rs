@@ -18,6 +18,7 @@ mod kernels;
 mod matrix;
 mod page_tables;
 mod refusals;
+mod session;
 mod stress;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     cpu::run,
     atomic::run,
     grub::run,
+    session::run,
     guests::run,
     fuzz::run,
 ];

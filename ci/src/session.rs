@@ -1,0 +1,213 @@
+//! A session that a person would have: files, plans, changes, a mistake that is undone, a crash.
+//!
+//! What is checked is what it says: names, outcomes, reasons; not how it is laid out.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use xtask::command_image::FileToSend;
+use xtask::hv_build;
+use xtask::options::{BootOptions, MachineOptions};
+
+use crate::Results;
+use crate::boots::{self, Boot};
+use crate::checks::{self, Check};
+use crate::guests::GUEST;
+use crate::host::Host;
+
+/// What is checked, in this order; each goes on where the one before it ended.
+const CHECKS: &[Check] = &[
+    Check { name: "apply", run: apply },
+    Check { name: "change", run: change },
+    Check { name: "undo", run: undo },
+    Check { name: "stale-plan", run: stale_plan },
+    Check { name: "crash", run: crash },
+    Check { name: "paused", run: paused },
+    Check { name: "end", run: end },
+    Check { name: "resources", run: checks::resources },
+    Check { name: "kernel-log", run: checks::kernel_log },
+];
+
+/// How long a command may take.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Where the definitions are.
+const SHOP: &str = "/root/shop.toml";
+
+/// Runs what was asked for.
+pub fn run(results: &mut Results) {
+    let machine = MachineOptions { memory: "1G".into(), ..MachineOptions::default() };
+    boots::run_wanted(&Boot { name: "session", machine, boot: options, checks: CHECKS }, results);
+}
+
+fn options() -> Result<BootOptions> {
+    let file = FileToSend { host: hv_build::guest()?, guest: GUEST.into() };
+    Ok(BootOptions { file: vec![file], ..BootOptions::default() })
+}
+
+/// Runs `uvtool`; its status and all that it printed.
+fn uvtool(host: &mut Host, words: &str) -> Result<(i32, String)> {
+    let line = format!("uvtool {words}");
+    let output = host.run(&["sh", "-c", &line], b"", LIMIT)?;
+    Ok((output.status, output.stdout + &output.stderr))
+}
+
+/// Runs `uvtool`, which must do what it is asked for and say all of this.
+fn says(host: &mut Host, words: &str, all: &[&str]) -> Result<String> {
+    let (status, text) = uvtool(host, words)?;
+    ensure!(status == 0, "`uvtool {words}` ended with status {status}: {text}");
+    has(words, &text, all)?;
+    Ok(text)
+}
+
+/// Runs `uvtool`, which must refuse and say all of this.
+fn refuses(host: &mut Host, words: &str, all: &[&str]) -> Result<()> {
+    let (status, text) = uvtool(host, words)?;
+    ensure!(status == 1, "`uvtool {words}` ended with status {status}: {text}");
+    has(words, &text, all)
+}
+
+fn has(words: &str, text: &str, all: &[&str]) -> Result<()> {
+    for one in all {
+        ensure!(text.contains(one), "`uvtool {words}` does not say {one:?}: {text}");
+    }
+    Ok(())
+}
+
+/// What `uvtool` prints as JSON.
+fn json(host: &mut Host, words: &str) -> Result<Value> {
+    let text = says(host, &format!("{words} --json"), &[])?;
+    serde_json::from_str(&text).with_context(|| format!("uvtool {words} --json: {text}"))
+}
+
+/// A field of the row with this name.
+fn field(rows: &Value, name: &str, pointer: &str) -> Result<Value> {
+    let rows = rows.as_array().context("no rows")?;
+    let named = |row: &&Value| row["name"] == name || row["definition"]["name"] == name;
+    let row = rows.iter().find(named).with_context(|| format!("no row of {name}: {rows:?}"))?;
+    Ok(row.pointer(pointer).cloned().unwrap_or_default())
+}
+
+/// Writes definitions of idle guests, each with what its definition says beyond that.
+fn write(host: &mut Host, partitions: &[(&str, &str)]) -> Result<()> {
+    let definition = |(name, more): &(&str, &str)| {
+        format!(
+            "[[partition]]\nname = \"{name}\"\nkernel = \"{GUEST}\"\ncommand_line = \"idle\"\n\
+             memory = \"4M\"\n{more}\n"
+        )
+    };
+    let text: String = partitions.iter().map(definition).collect();
+    host.sh(&format!("cat > {SHOP} <<'END'\n{text}END")).map(drop)
+}
+
+/// A plan shows what an apply then does.
+fn apply(host: &mut Host) -> Result<()> {
+    write(host, &[("web", ""), ("db", "")])?;
+    let plan = says(host, &format!("plan {SHOP}"), &["+ web", "+ db", "2 to create"])?;
+    let list = says(host, "list", &[])?;
+    ensure!(!list.contains("web"), "a plan changed something: {plan}{list}");
+    says(host, &format!("apply {SHOP}"), &["+ web", "+ db", "2 to create"])?;
+    says(host, &format!("plan {SHOP}"), &["0 to create, 0 to change", "2 as they should be"])?;
+    let list = json(host, "list")?;
+    for name in ["web", "db"] {
+        ensure!(field(&list, name, "/state")? == "running", "{name} does not run: {list}");
+    }
+    Ok(())
+}
+
+/// A changed file shows as its change alone; names and shares change while the guests run.
+fn change(host: &mut Host) -> Result<()> {
+    write(host, &[("web", ""), ("db", "[partition.cpu]\nweight = 512"), ("cache", "")])?;
+    let change = ["+ cache", "~ db", "cpu.weight: 256 -> 512", "1 as they should be"];
+    let plan = says(host, &format!("plan {SHOP}"), &change)?;
+    ensure!(!plan.contains("web"), "nothing is to be done about web: {plan}");
+    says(host, &format!("apply {SHOP}"), &change)?;
+    says(host, "rename web www", &[])?;
+    says(host, "set www --weight 1024 --cap 50", &[])?;
+    says(host, "info www", &["1024", "50"])?;
+    let why = ["create \"web\"", "rename \"web\"", "set www"];
+    says(host, "why www", &why)?;
+    says(host, "log -n 2", &["rename web to www", "set www", "committed"])?;
+    refuses(host, "rename www db", &["\"www\"", "name", "db"])?;
+    says(host, "set command --weight 4096", &[])?;
+    refuses(host, "set command --memory 64M", &["\"command\"", "memory", "not defined here"])
+}
+
+/// The newest record whose reason has this.
+fn record(host: &mut Host, reason: &str) -> Result<u64> {
+    let log = json(host, "log")?;
+    let mut rows = log.as_array().context("no records")?.iter().rev();
+    let found = rows.find(|row| row["reason"].as_str().is_some_and(|text| text.contains(reason)));
+    let found = found.with_context(|| format!("no record with {reason:?}: {log}"))?;
+    found["sequence"].as_u64().context("a record without a number")
+}
+
+/// A mistake is undone, in the definition as well; undone it is but once.
+fn undo(host: &mut Host) -> Result<()> {
+    let set = record(host, "set www")?;
+    says(host, &format!("undo {set} --reason 'a mistake'"), &["is undone"])?;
+    says(host, "info www", &["256"])?;
+    let definitions = json(host, "definitions")?;
+    ensure!(field(&definitions, "www", "/definition/cpu/weight")? == 256, "{definitions}");
+    let again = [&*format!("record {set}"), "cpu_weight", "1024", "256", "since then"];
+    refuses(host, &format!("undo {set}"), &again)?;
+    let rename = record(host, "rename web")?;
+    says(host, &format!("undo {rename}"), &["is undone"])?;
+    says(host, "console --once web", &[])?;
+    says(host, &format!("plan {SHOP}"), &["3 as they should be"])?;
+    refuses(host, "undo 0", &["record 0"])
+}
+
+/// What was looked at is what is done, or nothing is.
+fn stale_plan(host: &mut Host) -> Result<()> {
+    write(host, &[("web", ""), ("db", ""), ("cache", "")])?;
+    let version = json(host, &format!("plan {SHOP}"))?["version"].as_u64().context("no version")?;
+    says(host, "set cache --weight 128", &[])?;
+    let stale = [&*format!("planned at {version}"), "uvtool log", "plan again"];
+    refuses(host, &format!("apply --at {version} {SHOP}"), &stale)?;
+    let definitions = json(host, "definitions")?;
+    ensure!(field(&definitions, "db", "/definition/cpu/weight")? == 512, "{definitions}");
+    let version = json(host, &format!("plan {SHOP}"))?["version"].as_u64().context("no version")?;
+    says(host, &format!("apply --at {version} {SHOP}"), &["~ db", "512 -> 256", "~ cache"])
+        .map(drop)
+}
+
+/// A guest that crashes says so: to who watches, and afterwards.
+fn crash(host: &mut Host) -> Result<()> {
+    let create = format!("create --name test --kernel {GUEST} --memory 4M --command-line crash");
+    let (status, text) = uvtool(host, &format!("{create} --console"))?;
+    ensure!(status == 3, "a guest that crashes ended with status {status}: {text}");
+    has("create --console", &text, &["panic at ", "the partition crashed"])?;
+    let list = says(host, "list", &[])?;
+    ensure!(!list.contains("test"), "its policy keeps it: {list}");
+    says(host, "definitions", &["test", "crashed"])?;
+    says(host, "why test", &["create test", "monitor", "crashed", "policy: destroy test"])?;
+    says(host, "destroy --forget test", &[])?;
+    refuses(host, "destroy test", &["\"test\"", "no such partition", "web"])
+}
+
+/// One that is created paused has not run, and runs when it is told to.
+fn paused(host: &mut Host) -> Result<()> {
+    let create = format!("create --name later --kernel {GUEST} --memory 4M --command-line hello");
+    says(host, &format!("{create} --paused"), &["later"])?;
+    says(host, "wait later --until paused --timeout 10", &["paused"])?;
+    let console = says(host, "console --once later", &[])?;
+    ensure!(console.is_empty(), "it ran: {console}");
+    refuses(host, "pause later", &["it is paused"])?;
+    says(host, "unpause later", &[])?;
+    says(host, "wait later --timeout 30", &["powered off"])?;
+    says(host, "console --once later", &["hello from a minimal guest"]).map(drop)
+}
+
+/// What is not in the file any more goes, and all is as it was before.
+fn end(host: &mut Host) -> Result<()> {
+    write(host, &[("db", "")])?;
+    refuses(host, &format!("apply --prune {SHOP}"), &["would destroy", "web", "cache", "--yes"])?;
+    let gone = ["- web", "- cache", "2 to destroy"];
+    says(host, &format!("apply --prune --yes {SHOP}"), &gone)?;
+    says(host, "destroy --forget db", &[])?;
+    let list = json(host, "list")?;
+    let guest = |row: &Value| row["kind"] == "guest";
+    ensure!(!list.as_array().context("no rows")?.iter().any(guest), "{list}");
+    Ok(())
+}
