@@ -3,6 +3,7 @@
 //! Messages and their order: [`pv_abi::uv::build`]. Rule: one build at a time, and what is in the
 //! window stays until the boot partition has answered.
 
+use std::borrow::Cow;
 use std::fs::File as Disk;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
@@ -133,10 +134,14 @@ impl Builder {
             return;
         };
         let words = channel.shared.words().get(RING_WORDS..).unwrap_or_default();
-        for (word, chunk) in words.iter().zip(bytes.chunks(4)) {
-            let mut value = [0; 4];
-            value[..chunk.len()].copy_from_slice(chunk);
-            word.store(u32::from_le_bytes(value), Ordering::Relaxed);
+        let (whole, rest) = bytes.as_chunks::<4>();
+        for (word, chunk) in words.iter().zip(whole) {
+            word.store(u32::from_le_bytes(*chunk), Ordering::Relaxed);
+        }
+        if let Some(word) = words.get(whole.len()) {
+            let mut last = [0; 4];
+            last[..rest.len()].copy_from_slice(rest);
+            word.store(u32::from_le_bytes(last), Ordering::Relaxed);
         }
     }
 }
@@ -218,14 +223,14 @@ pub async fn build(
 }
 
 /// Bytes that were wanted.
-fn read(parts: &Parts, file: File, offset: u64, bytes: u64) -> Result<Vec<u8>, Failure> {
+fn read(parts: &Parts, file: File, offset: u64, bytes: u64) -> Result<Cow<'_, [u8]>, Failure> {
     let count = usize::try_from(bytes).ok().filter(|count| *count <= WINDOW_BYTES);
     let count = count.ok_or_else(|| broken("wants more than the window holds"))?;
     match file {
         File::Kernel => {
             let first = usize::try_from(offset).unwrap_or(usize::MAX);
             let range = first..first.saturating_add(count);
-            let bytes = parts.kernel.get(range).map(<[u8]>::to_vec);
+            let bytes = parts.kernel.get(range).map(Cow::Borrowed);
             bytes.ok_or_else(|| broken("wants more than the kernel has"))
         }
         File::Initrd => {
@@ -241,7 +246,7 @@ fn read(parts: &Parts, file: File, offset: u64, bytes: u64) -> Result<Vec<u8>, F
                     "ask again once it stays as it is",
                 )
             })?;
-            Ok(data)
+            Ok(Cow::Owned(data))
         }
     }
 }

@@ -26,19 +26,31 @@ pub struct Replica {
     words: Vec<AtomicU32>,
     version: u64,
     next: u64,
+    /// Free frames of RAM; `None`: it is no database.
+    free: Option<u64>,
 }
 
 impl Replica {
     /// A copy from pages without the zeros at their ends, and the next record it needs.
     pub fn new(pages: &[Vec<u8>], version: u64, next: u64) -> Self {
-        let words = pages.iter().flat_map(|page| {
-            let word = |at: usize| {
-                let byte = |n: usize| page.get(at * 4 + n).copied().unwrap_or(0);
-                AtomicU32::new(u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)]))
-            };
-            (0..PAGE_WORDS).map(word).collect::<Vec<_>>()
-        });
-        Self { words: words.collect(), version, next }
+        let mut words = Vec::with_capacity(pages.len() * PAGE_WORDS);
+        for (count, page) in (1..).zip(pages) {
+            let (whole, rest) = page.as_chunks::<4>();
+            let mut last = [0; 4];
+            last[..rest.len()].copy_from_slice(rest);
+            let page = whole.iter().chain([&last]).take(PAGE_WORDS);
+            words.extend(page.map(|word| AtomicU32::new(u32::from_le_bytes(*word))));
+            words.resize_with(count * PAGE_WORDS, AtomicU32::default);
+        }
+        let mut copy = Self { words, version, next, free: None };
+        copy.free = copy.count_free();
+        copy
+    }
+
+    fn count_free(&self) -> Option<u64> {
+        let database = Database::open(&self.words).ok()?;
+        let free = database.reader().entries(0).filter(|(range, _)| range.owner == Owner::FREE);
+        Some(free.map(|(range, _)| range.frames).sum())
     }
 
     /// The record it needs next.
@@ -71,10 +83,13 @@ impl Replica {
             return false;
         };
         for bytes in &record.changes {
-            let applied = postcard::from_bytes::<Change>(bytes).ok();
-            if applied.and_then(|change| change.apply(&mut database).ok()).is_none() {
+            let Ok(change) = postcard::from_bytes::<Change>(bytes) else {
+                return false;
+            };
+            if change.apply(&mut database).is_err() {
                 return false;
             }
+            self.free = self.free.map(|free| after(free, &change));
         }
         true
     }
@@ -86,9 +101,7 @@ impl Replica {
 
     /// Free frames of RAM.
     pub fn free_frames(&self) -> Option<u64> {
-        let database = Database::open(&self.words).ok()?;
-        let free = database.reader().entries(0).filter(|(range, _)| range.owner == Owner::FREE);
-        Some(free.map(|(range, _)| range.frames).sum())
+        self.free
     }
 
     /// The pages on which it differs from another copy: descriptors, the channel table, and the
@@ -120,6 +133,16 @@ impl Replica {
         let words = words.iter().enumerate().filter(|(at, _)| at % step != own);
         words.map(|(_, word)| word.load(Ordering::Relaxed)).collect()
     }
+}
+
+/// How many of `free` frames are free after a change; none of a range that changes owner differ.
+fn after(free: u64, change: &Change) -> u64 {
+    let Change::Pages { frames, before, after, .. } = *change else {
+        return free;
+    };
+    let is_free = |entry| Owner::from_entry(entry) == Owner::FREE;
+    let frames_if = |condition: bool| if condition { frames } else { 0 };
+    free.saturating_sub(frames_if(is_free(before))) + frames_if(is_free(after))
 }
 
 const _: () = {

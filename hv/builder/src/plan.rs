@@ -7,7 +7,7 @@
 use crate::kernel::{Kernel, KernelError};
 use crate::layout::{Layout, LayoutError, Request};
 use crate::memory::Memory;
-use crate::tables::Target;
+use crate::tables::{Table, Target};
 use crate::{PAGE_BYTES, Page};
 use alloc::vec::Vec;
 use core::fmt;
@@ -237,12 +237,11 @@ impl Plan {
             self.fill_p2m(pfn - layout.p2m.start, page);
         } else if pfn == layout.start_info {
             copy(page, self.start_info().as_bytes());
-        } else if layout.mapping.table_pfns().contains(&pfn) {
-            words(page, |entry| self.table_entry(pfn, entry));
-        } else if let Some(mapping) = &layout.p2m_mapping
-            && mapping.table_pfns().contains(&pfn)
-        {
-            words(page, |entry| mapping.entry(pfn, entry).map_or(0, |t| self.encode(t)));
+        } else if let Some(table) = layout.mapping.table(pfn) {
+            let is_root = pfn == layout.mapping.table_pfns().start;
+            words(page, |entry| self.table_entry(&table, is_root, entry));
+        } else if let Some(table) = layout.p2m_mapping.as_ref().and_then(|own| own.table(pfn)) {
+            words(page, |entry| table.entry(entry).map_or(0, |target| self.encode(target)));
         } else if self.hypercall_page() == Some(pfn) {
             fill_hypercall_page(page);
         } else {
@@ -258,18 +257,12 @@ impl Plan {
 
     /// Entry of a table of the kernel's mapping. The root has the mapping of the table of machine
     /// frames too.
-    fn table_entry(&self, table: u64, entry: u64) -> u64 {
-        let layout = &self.layout;
-        if let Some(target) = layout.mapping.entry(table, entry) {
-            return self.encode(target);
-        }
-        let below = layout.p2m_mapping.as_ref().and_then(|mapping| mapping.below_root(entry));
-        match below {
-            Some(below) if table == layout.mapping.table_pfns().start => {
-                self.encode(Target::Table(below))
-            }
-            _ => 0,
-        }
+    fn table_entry(&self, table: &Table<'_>, is_root: bool, entry: u64) -> u64 {
+        let own = self.layout.p2m_mapping.as_ref().filter(|_| is_root);
+        let target = table.entry(entry);
+        let target =
+            target.or_else(|| own.and_then(|own| own.below_root(entry)).map(Target::Table));
+        target.map_or(0, |target| self.encode(target))
     }
 
     /// The bits of an entry. Pages that are page tables are mapped read-only.

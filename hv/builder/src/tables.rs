@@ -39,6 +39,19 @@ pub struct Mapping {
     top: u32,
     /// PFN of the first table.
     tables: u64,
+    /// How many tables there are.
+    count: u64,
+}
+
+/// A table of a [`Mapping`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Table<'m> {
+    mapping: &'m Mapping,
+    level: u32,
+    /// Number of the span of its size that it is for.
+    span: u64,
+    /// PFN of the first table of the level below.
+    below: u64,
 }
 
 /// log2 of the bytes that an entry of a table of this level spans; `level` is 1 to 4.
@@ -55,7 +68,9 @@ impl Mapping {
         let start = address & ADDRESS_MASK;
         let end = pages.checked_mul(1 << PAGE_BITS)?.checked_add(start)?;
         let top = top.clamp(1, LEVELS);
-        (end <= ADDRESS_MASK + 1).then_some(Self { start, end, first_pfn, top, tables })
+        let mut mapping = Self { start, end, first_pfn, top, tables, count: 0 };
+        mapping.count = (1..=top).map(|level| mapping.count(level)).sum();
+        (end <= ADDRESS_MASK + 1).then_some(mapping)
     }
 
     /// Tables of one level that the mapping needs, as numbers of spans of that table's size.
@@ -70,7 +85,7 @@ impl Mapping {
     /// Frames of all its tables.
     #[must_use]
     pub fn table_count(&self) -> u64 {
-        (1..=self.top).map(|level| self.count(level)).sum()
+        self.count
     }
 
     fn count(&self, level: u32) -> u64 {
@@ -103,28 +118,38 @@ impl Mapping {
         spans.contains(&slot).then(|| self.first_table(LEVELS - 1) + slot - spans.start)
     }
 
-    /// What entry `entry` of the table at PFN `table` refers to; `None`: nothing, or no table of
-    /// this mapping.
+    /// The table at PFN `pfn`, where it is one of this mapping's.
     #[must_use]
-    pub fn entry(&self, table: u64, entry: u64) -> Option<Target> {
-        let level = (1..=self.top).find(|&level| {
-            let first = self.first_table(level);
-            (first..first + self.count(level)).contains(&table)
-        })?;
-        if entry >= ENTRIES {
+    pub fn table(&self, pfn: u64) -> Option<Table<'_>> {
+        let mut first = self.tables;
+        for level in (1..=self.top).rev() {
+            let spans = self.spans(level);
+            let below = first + (spans.end - spans.start);
+            if (first..below).contains(&pfn) {
+                let span = spans.start + pfn - first;
+                return Some(Table { mapping: self, level, span, below });
+            }
+            first = below;
+        }
+        None
+    }
+}
+
+impl Table<'_> {
+    /// What an entry refers to; `None`: nothing.
+    #[must_use]
+    pub fn entry(&self, entry: u64) -> Option<Target> {
+        let Mapping { start, end, first_pfn, .. } = *self.mapping;
+        let bits = entry_bits(self.level);
+        let from = (self.span << LEVEL_BITS | entry) << bits;
+        if entry >= ENTRIES || from >= end || from + (1 << bits) <= start {
             return None;
         }
-        let bits = entry_bits(level);
-        let span = self.spans(level).start + table - self.first_table(level);
-        let from = (span << LEVEL_BITS | entry) << bits;
-        if from >= self.end || from + (1 << bits) <= self.start {
-            return None;
-        }
-        if level == 1 {
-            return Some(Target::Page(self.first_pfn + ((from - self.start) >> PAGE_BITS)));
-        }
-        let below = (from >> bits) - self.spans(level - 1).start;
-        Some(Target::Table(self.first_table(level - 1) + below))
+        Some(match self.level {
+            1 => Target::Page(first_pfn + ((from - start) >> PAGE_BITS)),
+            // Tables of a level follow each other by address.
+            _ => Target::Table(self.below + (from >> bits) - (start >> bits)),
+        })
     }
 }
 
@@ -140,7 +165,7 @@ mod tests {
             .checked_sub(mapping.spans(mapping.top).start)?;
         let mut table = mapping.tables + span;
         for level in (1..=mapping.top).rev() {
-            match mapping.entry(table, (address >> entry_bits(level)) % ENTRIES)? {
+            match mapping.table(table)?.entry((address >> entry_bits(level)) % ENTRIES)? {
                 Target::Table(below) if level > 1 => table = below,
                 Target::Page(pfn) if level == 1 => return Some(pfn),
                 _ => panic!("level {level} has an entry of another level"),
@@ -182,7 +207,8 @@ mod tests {
             };
             let (mut tables, mut leaves) = (Vec::new(), Vec::new());
             for table in mapping.table_pfns() {
-                for target in (0..ENTRIES).filter_map(|entry| mapping.entry(table, entry)) {
+                let table = mapping.table(table).expect("one of its own");
+                for target in (0..ENTRIES).filter_map(|entry| table.entry(entry)) {
                     match target {
                         Target::Table(pfn) => tables.push(pfn),
                         Target::Page(pfn) => leaves.push(pfn),

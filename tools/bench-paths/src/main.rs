@@ -120,7 +120,9 @@ fn system_call() -> Result<(), Error> {
 fn pages() -> Result<[(&'static str, u64); 3], Error> {
     let mut mapping = Mapping::new(PAGES)?;
     let start = ticks();
+    marks::pass::<{ marks::BEGIN }>();
     mapping.touch();
+    marks::pass::<{ marks::END }>();
     let touched = ticks();
     mapping.protect(ProtFlags::PROT_READ)?;
     let protected = ticks();

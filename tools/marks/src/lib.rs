@@ -30,6 +30,11 @@ pub const DESTROYED: u8 = 6;
 /// A command that creates a guest and shows its console is about to be started.
 pub const CREATE_WITH_CONSOLE: u8 = 7;
 
+/// What is to be looked at begins, for a profile.
+pub const BEGIN: u8 = 8;
+/// It has ended.
+pub const END: u8 = 9;
+
 /// The number of the mark that an instruction is, if it is one.
 pub fn number(instruction: &[u8]) -> Option<u8> {
     let displacement = instruction.strip_prefix(&OPCODE)?;

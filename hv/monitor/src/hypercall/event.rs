@@ -156,7 +156,10 @@ fn reset(vcpu: &Vcpu, argument: u64) -> Outcome {
 
 /// Closes all ports of a partition.
 pub fn close_all(partition: &Partition) {
+    let ports = partition.ports();
     for port in 1..abi::PORTS_2L as u32 {
-        let _ = close_port(partition, port);
+        if ports.port(port).is_ok_and(|port| port.used_for != PortUse::Free) {
+            let _ = close_port(partition, port);
+        }
     }
 }
