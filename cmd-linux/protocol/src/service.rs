@@ -12,7 +12,7 @@
 //! requests of their own.
 
 use definition::{Definition, FieldChange};
-use pv_abi::uv::command::{LogRow, PartitionRow};
+use pv_abi::uv::command::{Heap, LogRow, PartitionRow};
 use serde::{Deserialize, Serialize};
 
 /// What is asked of `uvd` itself. Partitions are named by name, or by number in decimal.
@@ -130,6 +130,8 @@ pub enum Service {
     },
     /// Compare the replica of the database with the master.
     Replica,
+    /// How much of its heap the boot partition uses.
+    BootHeap,
 }
 
 /// Live changes; see [`definition::Definition`].
@@ -207,6 +209,8 @@ pub enum ServiceAnswer {
     },
     /// To [`Service::Why`] and [`Service::Log`].
     Log(Vec<LogRow>),
+    /// To [`Service::BootHeap`]; `None`: it is busy.
+    BootHeap(Option<Heap>),
     /// To [`Service::Replica`].
     Replica {
         /// Version of the copy, and of the master.

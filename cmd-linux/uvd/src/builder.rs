@@ -17,6 +17,7 @@ use pv_abi::PAGE_SIZE;
 use pv_abi::uv::build::{
     BuildReply, BuildRequest, File, PAGES, RING_PAGES, Reply, Request, WINDOW_PAGES,
 };
+use pv_abi::uv::command::Heap;
 use uvd_protocol::Failure;
 
 use crate::devices::Shared;
@@ -207,6 +208,7 @@ pub async fn build(
         match reply {
             BuildReply::Built { console_port, .. } => return Ok(Built { console_port }),
             BuildReply::Aborted => return Err(broken("gave the build up")),
+            BuildReply::Heap(_) => return Err(broken("answers another question")),
             BuildReply::Want { file, offset, bytes } => {
                 let wanted = read(parts, file, offset, bytes);
                 let Ok(data) = wanted else {
@@ -219,6 +221,17 @@ pub async fn build(
                 reply = call(hub, BuildRequest::Data { file, offset, bytes }).await?;
             }
         }
+    }
+}
+
+/// What the boot partition uses of its heap; `None` while it builds.
+pub async fn heap(hub: &Hub) -> Result<Option<Heap>, Failure> {
+    let Some(_turn) = hub.changes.try_lock() else {
+        return Ok(None);
+    };
+    match call(hub, BuildRequest::Heap).await? {
+        BuildReply::Heap(heap) => Ok(Some(heap)),
+        _ => Err(broken("answers another question")),
     }
 }
 

@@ -147,6 +147,10 @@ impl Guests {
         let build = self.build.take();
         match request {
             BuildRequest::Abort => Ok(BuildReply::Aborted),
+            BuildRequest::Heap => {
+                self.build = build;
+                Ok(BuildReply::Heap(partition_runtime::heap::usage()))
+            }
             BuildRequest::Begin { protocol, .. } if protocol != PROTOCOL => {
                 let reason = format!("{protocol}, this side speaks {PROTOCOL}");
                 let way_out = "use the uvd of this host's image";

@@ -322,6 +322,7 @@ fn any_request() -> impl Strategy<Value = BuildRequest> {
     let begin = (0..3_u16, 19..22_u32, few.clone(), few.clone(), few.clone(), "[a-z]{0,1100}");
     prop_oneof![
         Just(BuildRequest::Abort),
+        Just(BuildRequest::Heap),
         (file, few, bytes).prop_map(|(file, offset, bytes)| BuildRequest::Data {
             file,
             offset,

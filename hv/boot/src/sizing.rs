@@ -73,6 +73,7 @@ mod tests {
             pci: Vec::new(),
             arena: (0, 0),
             channels: 0,
+            heap: Default::default(),
         }
     }
 

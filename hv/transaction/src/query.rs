@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::uv::command::{
-    Answer, CpuRow, Difference, LogRow, MapRow, MemoryRow, PartitionRow, PciRow, Query, Range,
-    ResourcesAnswer, VersionAnswer,
+    Answer, CpuRow, Difference, Heap, LogRow, MapRow, MemoryRow, PartitionRow, PciRow, Query,
+    Range, ResourcesAnswer, VersionAnswer,
 };
 use pv_abi::uv::database::PartitionDescriptor;
 
@@ -35,6 +35,10 @@ pub trait Gauges {
     fn cpu(&self, index: u32) -> Option<CpuUsage>;
     /// Owner of a frame, and whether it is I/O memory; `None` where the monitor keeps nothing.
     fn frame(&self, frame: u64) -> Option<(u32, bool)>;
+    /// The heap of the ultravisor partition itself.
+    fn heap(&self) -> Heap {
+        Heap::default()
+    }
 }
 
 /// What is known of the machine beside the database.
@@ -138,6 +142,7 @@ fn resources(engine: &Engine, facts: &Facts, gauges: &dyn Gauges) -> ResourcesAn
         pci: facts.pci.clone(),
         arena: database.arena_pages(),
         channels: u32::try_from(engine.index.channels.len()).unwrap_or(u32::MAX),
+        heap: gauges.heap(),
     }
 }
 

@@ -7,6 +7,7 @@
 use partition_runtime::hypercall::{self, Errno};
 use partition_runtime::{lead, log};
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
+use pv_abi::uv::command::Heap;
 use pv_abi::xen::hypercall::XEN_VERSION;
 use pv_abi::xen::version::VERSION;
 use transaction::{Action, Gauges, Monitor};
@@ -89,6 +90,10 @@ impl Gauges for Counters {
 
     fn frame(&self, frame: u64) -> Option<(u32, bool)> {
         lead::frame_owner(frame).ok()
+    }
+
+    fn heap(&self) -> Heap {
+        partition_runtime::heap::usage()
     }
 }
 

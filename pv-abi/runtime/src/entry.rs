@@ -3,10 +3,10 @@
 //! The monitor enters `_start` (`entry.S`) with the start block's address and a stack. What is
 //! needed before any Rust code may allocate or fault is done here: check the block, give the
 //! heap its memory, register the handlers of traps and of the event upcall.
-#![expect(unsafe_code, reason = "start-up code, the global allocator, trap handlers")]
+#![expect(unsafe_code, reason = "start-up code, trap handlers")]
 
 use crate::hypercall::{self, Shutdown, shutdown};
-use crate::{log, partition};
+use crate::{heap, log, partition};
 use pv_abi::uv::start::{START_MAGIC, StartBlock};
 use pv_abi::xen::descriptors::FLAT_RING3_CS64;
 use pv_abi::xen::hypercall::{CALLBACK_OP, IRET, SET_TRAP_TABLE};
@@ -14,13 +14,6 @@ use pv_abi::xen::traps::{
     CALLBACK_EVENT, CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CallbackRegister, TRAP_MASK_EVENTS,
     TrapInfo,
 };
-use talc::TalcLock;
-use talc::source::Manual;
-
-/// The heap: the pages that the start block names. One virtual CPU and no upcalls, so the lock
-/// is never contended.
-#[global_allocator]
-static HEAP: TalcLock<spinning_top::RawSpinlock, Manual> = TalcLock::new(Manual);
 
 core::arch::global_asm!(
     include_str!("entry.S"),
@@ -64,9 +57,8 @@ extern "C" fn start(block: *const StartBlock) -> ! {
     partition::shared_info().events().upcall_mask.store(1, core::sync::atomic::Ordering::Release);
     register_traps();
     register_upcall();
-    let heap = core::ptr::with_exposed_provenance_mut(block.heap as usize);
     // SAFETY: the heap's pages are mapped writable and nothing else uses them.
-    if unsafe { HEAP.lock().claim(heap, block.heap_bytes as usize) }.is_none() {
+    if !unsafe { heap::claim(block.heap, block.heap_bytes) } {
         log!("heap of {} bytes is too small", block.heap_bytes);
         shutdown(Shutdown::Crash);
     }

@@ -26,6 +26,7 @@ pub mod channel;
 mod entry;
 pub mod events;
 pub mod grants;
+pub mod heap;
 pub mod hypercall;
 pub mod lead;
 pub mod log;

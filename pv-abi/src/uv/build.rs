@@ -21,10 +21,10 @@ use alloc::string::String;
 use serde::{Deserialize, Serialize};
 
 use super::channel::COMMAND_PAGES;
-use super::command::Refusal;
+use super::command::{Heap, Refusal};
 
 /// Version of these messages; the first thing a [`BuildRequest::Begin`] carries.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 /// Pages of the ring, the first ones of the channel.
 pub const RING_PAGES: usize = COMMAND_PAGES;
 /// Pages of the window that data is handed over in, behind the ring (1 MiB).
@@ -81,6 +81,8 @@ pub enum BuildRequest {
     },
     /// Give the build up.
     Abort,
+    /// How much of its heap the server uses; a build that is under way goes on.
+    Heap,
 }
 
 /// Which file.
@@ -115,4 +117,6 @@ pub enum BuildReply {
     },
     /// To [`BuildRequest::Abort`].
     Aborted,
+    /// To [`BuildRequest::Heap`].
+    Heap(Heap),
 }

@@ -9,7 +9,7 @@ use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages, the first thing a [`Request`] carries.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// From a client to the ultravisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -461,6 +461,19 @@ pub struct ResourcesAnswer {
     pub arena: (u32, u32),
     /// Channels in use.
     pub channels: u32,
+    /// The heap of the ultravisor partition.
+    pub heap: Heap,
+}
+
+/// What a Rust partition uses of its heap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heap {
+    /// Bytes that it has.
+    pub bytes: u64,
+    /// Bytes in use.
+    pub in_use: u64,
+    /// Bytes in use at most since it started.
+    pub most: u64,
 }
 
 /// Memory of one owner.

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use pv_abi::uv::command::{Answer, Body};
+use pv_abi::uv::command::{Answer, Body, Heap};
 use uvd_protocol::{
     Answered, Ask, Asked, Defined, Frames, MAX_TIMEOUT_MS, Service, ServiceAnswer, Told, write,
 };
@@ -142,6 +142,13 @@ impl Source for Uvd {
         match self.answer(id, Some(self.timeout))? {
             Answered::Ultravisor { version, answer } => Ok(source::Answered { version, answer }),
             _ => Err(Error::Other("what the ultravisor was asked")),
+        }
+    }
+
+    fn boot_heap(&mut self) -> Option<Heap> {
+        match self.service(Service::BootHeap) {
+            Ok(ServiceAnswer::BootHeap(heap)) => heap,
+            _ => None,
         }
     }
 }

@@ -88,7 +88,8 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Shown
             let partitions = source.partitions()?;
             let answer = source.resources()?;
             let map = if *map { Some(source.page_map(answer.frames)?) } else { None };
-            Ok(shown(&Resources::new(&answer, &Names::new(&partitions), map), json))
+            let boot = source.boot_heap();
+            Ok(shown(&Resources::new(&answer, boot, &Names::new(&partitions), map), json))
         }
         Command::Log { lines } => {
             let partitions = source.partitions()?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::progress::Progress;
 use pv_abi::uv::command::{
-    Answer, Body, Difference, LogRow, MapRow, Operation, PartitionRow, Query, Range, Refusal,
+    Answer, Body, Difference, Heap, LogRow, MapRow, Operation, PartitionRow, Query, Range, Refusal,
     ResourcesAnswer, Target, Transaction, VersionAnswer,
 };
 use uvd_protocol::{Failure, FrameError};
@@ -153,6 +153,11 @@ pub trait Source {
             Answer::Resources(resources) => Ok(resources),
             _ => Err(Error::Other("resources")),
         }
+    }
+
+    /// The heap of the boot partition, where it can be asked.
+    fn boot_heap(&mut self) -> Option<Heap> {
+        None
     }
 
     /// The whole page map of so many frames.

@@ -140,6 +140,20 @@ pub fn bytes(frames: u64) -> u64 {
     frames.saturating_mul(4096)
 }
 
+/// A small quantity of memory: MiB or KiB with one decimal where it is not whole, or bytes.
+pub fn byte_count(bytes: u64) -> String {
+    let (unit, word) = match bytes {
+        ..1024 => return format!("{bytes} B"),
+        1024..0x10_0000 => (1024, "KiB"),
+        _ => (1 << 20, "MiB"),
+    };
+    if bytes.is_multiple_of(unit) {
+        format!("{} {word}", bytes / unit)
+    } else {
+        format!("{:.1} {word}", bytes as f64 / unit as f64)
+    }
+}
+
 /// Nanoseconds as seconds.
 pub fn seconds(nanoseconds: u64) -> String {
     format!("{:.2} s", nanoseconds as f64 / 1e9)

@@ -25,6 +25,7 @@ use uvd_protocol::{
     Answered, Ask, Failure, MAX_TIMEOUT_MS, Progress, Service, ServiceAnswer, Until,
 };
 
+use crate::builder;
 use crate::hub::{Hub, refused};
 use crate::state::{Edit, Record};
 
@@ -145,6 +146,7 @@ async fn run(
             ServiceAnswer::Log(show::fitting(hub.state.borrow().log(most)))
         }
         Service::Replica => session::compare(hub).await?,
+        Service::BootHeap => ServiceAnswer::BootHeap(builder::heap(hub).await?),
         Service::Input { .. } | Service::Detach { .. } => ServiceAnswer::Done,
     };
     Ok(Some(answer))

@@ -19,7 +19,7 @@ use pv_abi::uv::build::{self, BuildReply, BuildRequest, PAGES, RING_PAGES, WINDO
 use pv_abi::uv::calls::{CpuUsage, MonitorEvent, PartitionUsage, cause};
 use pv_abi::uv::channel::COMMAND_PAGES;
 use pv_abi::uv::command::{
-    Body, Operation, Reply, Request, Start, Target, Transaction, VersionAnswer,
+    Body, Heap, Operation, Reply, Request, Start, Target, Transaction, VersionAnswer,
 };
 use pv_abi::uv::database::{
     BOOT, COMMAND, PartitionDescriptor, ULTRAVISOR, channel_kind, kind, state,
@@ -455,6 +455,7 @@ impl Site {
     ) -> Result<BuildReply, pv_abi::uv::command::Refusal> {
         match body {
             BuildRequest::Abort => return Ok(BuildReply::Aborted),
+            BuildRequest::Heap => return Ok(BuildReply::Heap(Heap::default())),
             BuildRequest::Begin { partition, kernel_bytes, initrd_bytes, .. } => {
                 self.kernel.clear();
                 (self.partition, self.kernel_bytes) = (partition, kernel_bytes);

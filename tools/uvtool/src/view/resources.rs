@@ -3,14 +3,14 @@
 //! Rule: sums are made here from the rows, and compared with what the page map describes; a
 //! difference is shown and makes the command fail.
 
-use pv_abi::uv::command::{CpuRow, MapRow, MemoryRow, PciRow, ResourcesAnswer};
+use pv_abi::uv::command::{CpuRow, Heap, MapRow, MemoryRow, PciRow, ResourcesAnswer};
 use pv_abi::uv::database::TIER_FRAMES;
 use serde::Serialize;
 
 use super::{Names, View};
 use crate::table::{Align, Table};
 use crate::words::{
-    bytes, firmware_word, memory, pci_address, pci_class_word, percent, percent_text,
+    byte_count, bytes, firmware_word, memory, pci_address, pci_class_word, percent, percent_text,
 };
 
 /// The machine.
@@ -24,6 +24,8 @@ pub struct Resources {
     arena_pages: u32,
     arena_pages_used: u32,
     channels: u32,
+    /// Of the partitions that have all their memory from the start.
+    heaps: Vec<HeapOf>,
     /// What does not agree; empty: all sums do.
     disagreements: Vec<String>,
     /// Ranges of the page map, where asked for.
@@ -72,6 +74,14 @@ struct Pci {
 }
 
 #[derive(Serialize)]
+struct HeapOf {
+    partition: &'static str,
+    bytes: u64,
+    in_use_bytes: u64,
+    most_bytes: u64,
+}
+
+#[derive(Serialize)]
 struct Range {
     first_frame: u64,
     frames: u64,
@@ -81,8 +91,14 @@ struct Range {
 }
 
 impl Resources {
-    /// The machine as the ultravisor describes it; `map` where the ranges are wanted.
-    pub fn new(answer: &ResourcesAnswer, names: &Names<'_>, map: Option<Vec<MapRow>>) -> Self {
+    /// The machine as the ultravisor describes it; `boot` where the heap of the boot partition is
+    /// known, `map` where the ranges are wanted.
+    pub fn new(
+        answer: &ResourcesAnswer,
+        boot: Option<Heap>,
+        names: &Names<'_>,
+        map: Option<Vec<MapRow>>,
+    ) -> Self {
         let mut disagreements = check(answer, names);
         disagreements.extend(map.as_ref().and_then(|rows| check_map(answer, rows, names)));
         let firmware = answer.firmware.iter().map(|(kind, frames)| Firmware {
@@ -99,6 +115,10 @@ impl Resources {
             arena_pages: answer.arena.0,
             arena_pages_used: answer.arena.1,
             channels: answer.channels,
+            heaps: [("ultravisor", Some(answer.heap)), ("boot", boot)]
+                .into_iter()
+                .filter_map(|(partition, heap)| heap.map(|heap| heap_of(partition, heap)))
+                .collect(),
             disagreements,
             map: map.map(|rows| rows.iter().map(|row| range(row, names)).collect()),
         }
@@ -189,6 +209,21 @@ impl Resources {
         table.to_string()
     }
 
+    fn heap_text(&self) -> String {
+        let mut table = Table::new(&[
+            ("HEAP-OF", Align::Left),
+            ("IN-USE", Align::Right),
+            ("MOST", Align::Right),
+            ("BYTES", Align::Right),
+        ]);
+        for row in &self.heaps {
+            let sizes = [row.in_use_bytes, row.most_bytes, row.bytes].map(byte_count);
+            let [in_use, most, bytes] = sizes;
+            table.row([row.partition.into(), in_use, most, bytes]);
+        }
+        table.to_string()
+    }
+
     fn map_text(&self) -> Option<String> {
         let mut table = Table::new(&[
             ("FIRST-FRAME", Align::Right),
@@ -218,6 +253,7 @@ impl View for Resources {
             "Database: {} of {} pages in use. Channels: {}.\n",
             self.arena_pages_used, self.arena_pages, self.channels
         ));
+        parts.push(self.heap_text());
         parts.extend(self.map_text());
         parts.join("\n")
     }
@@ -226,6 +262,11 @@ impl View for Resources {
         let first = self.disagreements.first()?;
         Some(format!("resources: sums do not agree: {first}; see `uvtool log`"))
     }
+}
+
+const fn heap_of(partition: &'static str, heap: Heap) -> HeapOf {
+    let Heap { bytes, in_use, most } = heap;
+    HeapOf { partition, bytes, in_use_bytes: in_use, most_bytes: most }
 }
 
 /// What does not agree in an answer.

@@ -1,12 +1,14 @@
 use super::*;
 use crate::view::samples;
+use pv_abi::uv::command::Heap;
 
 fn shown(answer: &ResourcesAnswer, map: Option<Vec<MapRow>>) -> Resources {
     let mut partitions = samples::partitions();
     let mut firmware = partitions[3].clone();
     (firmware.number, firmware.name) = (8, "firmware".into());
     partitions.push(firmware);
-    Resources::new(answer, &Names::new(&partitions), map)
+    let boot = Heap { bytes: 4 << 20, in_use: 3000, most: 4096 };
+    Resources::new(answer, Some(boot), &Names::new(&partitions), map)
 }
 
 #[test]
@@ -36,6 +38,10 @@ PCI           ID         CLASS       OWNER
 0000:00:01.0  8086:7000  ISA bridge  free
 
 Database: 40 of 512 pages in use. Channels: 3.
+
+HEAP-OF      IN-USE     MOST  BYTES
+ultravisor    1 MiB  1.5 MiB  8 MiB
+boot        2.9 KiB    4 KiB  4 MiB
 "
     );
     assert_eq!(resources.problem(), None);
@@ -104,6 +110,7 @@ fn an_empty_machine_is_shown() {
         pci: vec![],
         arena: (0, 0),
         channels: 0,
+        heap: Heap::default(),
     };
     let text = shown(&answer, None).text();
     assert!(text.contains("sum") && text.contains("Sums agree: 0 frames"), "{text}");

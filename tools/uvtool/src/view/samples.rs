@@ -2,7 +2,7 @@
 
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::command::{
-    CpuRow, LogRow, MapRow, MemoryRow, PartitionRow, PciRow, Refusal, ResourcesAnswer,
+    CpuRow, Heap, LogRow, MapRow, MemoryRow, PartitionRow, PciRow, Refusal, ResourcesAnswer,
     VersionAnswer,
 };
 use pv_abi::uv::database::{kind, rights, state};
@@ -70,6 +70,7 @@ pub fn resources() -> ResourcesAnswer {
         pci: vec![PciRow { address: 8, id: 0x7000_8086, class: 0x0601_0000, owner: 0 }],
         arena: (512, 40),
         channels: 3,
+        heap: Heap { bytes: 8 << 20, in_use: 1 << 20, most: 3 << 19 },
     }
 }
 
