@@ -37,7 +37,7 @@ pub enum Event {
     Packet(Packet),
     /// Bytes came on the harness line that are no packet.
     Noise(String),
-    /// The harness line was closed: QEMU ended.
+    /// QEMU ended; all that the console printed came before.
     Closed,
     /// The console printed this.
     Console(Vec<u8>),
@@ -117,8 +117,13 @@ impl Machine {
         let (reader, line) = pipes.open()?;
         let (sender, events) = channel();
         let of_console = sender.clone();
-        thread::spawn(move || read_console(console, &of_console));
-        thread::spawn(move || read_packets(reader, &sender));
+        let console = thread::spawn(move || read_console(console, &of_console));
+        thread::spawn(move || {
+            read_packets(reader, &sender);
+            // Whoever learns of the end may look at all that the console printed.
+            let _ = console.join();
+            let _ = sender.send(Event::Closed);
+        });
         let tail = VecDeque::new();
         Ok(Self { qemu, events, line, prompt, tail, log, show_console: false, log_path })
     }
@@ -280,5 +285,4 @@ fn read_packets(mut line: File, events: &Sender<Event>) {
             }
         }
     }
-    let _ = events.send(Event::Closed);
 }
