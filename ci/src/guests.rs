@@ -314,17 +314,15 @@ fn hostile_neighbour(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// What the scripts about Debian guests share. `work` prints the lines that a guest printed about
-/// its work since its kernel started last, `until_true` repeats a condition; the limit is for ten
-/// kernels that boot on two slow CPUs.
+/// What the scripts about Debian guests share. `lines` counts the lines that a guest printed about
+/// its work; `until_line` follows its console, over restarts too, until an awk program says `found`.
+/// Nothing is asked again and again: that would take the CPUs that the guests boot on.
 const SCRIPT: &str = r#"
 cd /tmp
-work() { uvtool console --once $1 | awk '/^up /{n = 0} /^work /{l[n++] = $0} END {for (i = 0; i < n; i++) print l[i]}'; }
-ups() { uvtool console --once $1 | grep -c '^up '; }
-memory() { work $1 | awk 'END {print $4 + 0}'; }
-until_true() {
-  for _ in $(seq 450); do eval "$1" && return 0; sleep 2; done
-  echo "not so in time: $1"; uvtool console --once $n | tail -n 20; return 1
+lines() { uvtool console --once $n | grep -c '^work '; }
+until_line() {
+  timeout 1100 uvtool console $n </dev/null | awk "$1 found {exit} END {exit !found}" && return
+  echo "no line in time: $1"; uvtool console --once $n | tail -n 20; return 1
 }
 "#;
 
@@ -362,13 +360,10 @@ fn lives(host: &mut Host) -> Result<()> {
         host,
         &format!("cat > /root/debian.toml <<'END'\n{file}END\nuvtool apply /root/debian.toml"),
     )?;
-    let works =
-        |count: u32| format!("until_true '[ $(work $n | grep -c \"cpus 2\") -ge {count} ]'");
-    for_each(host, count, "booted and working", &works(2))?;
+    for_each(host, count, "booted and working", WORK)?;
     for_each(host, count, "paused", PAUSE)?;
     for_each(host, count, "resized", RESIZE)?;
-    let reboot = "uvtool reboot $n && until_true '[ $(ups $n) -eq 2 ]'";
-    for_each(host, count, "rebooted", &format!("{reboot} && {}", works(1)))?;
+    for_each(host, count, "rebooted", REBOOT)?;
     let there = rows(host, "debian-")?.len();
     ensure!(there == count as usize, "{there} of {count} guests run");
     for_each(host, count, "shut down", "uvtool shutdown --wait $n")?;
@@ -380,14 +375,24 @@ fn lives(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
+/// A guest that is up works, on both its CPUs.
+const WORK: &str = r#"until_line '/^work .* cpus 2 / {found = ++n == 2}'"#;
+
 /// A paused guest prints nothing but what was on its way, and goes on.
 const PAUSE: &str = r#"
-uvtool pause $n && sleep 1 && a=$(work $n | wc -l) && sleep 5 && b=$(work $n | wc -l) &&
+uvtool pause $n && sleep 1 && a=$(lines) && sleep 4 && b=$(lines) &&
 if [ $a != $b ]; then echo "went on while it was paused: $a, $b"; exit 1; fi
-uvtool unpause $n && until_true "[ \$(work $n | wc -l) -gt $b ]""#;
+uvtool unpause $n && until_line "/^work / {found = ++n > $b}""#;
 
 /// A guest that is given less memory has less, and has it again when it is given it back.
 const RESIZE: &str = r#"
-m=$(memory $n) && [ $m -gt 150000 ] &&
-uvtool set $n --memory 192M && until_true "[ \$(memory $n) -lt $((m - 60000)) ]" &&
-uvtool set $n --memory 256M && until_true "[ \$(memory $n) -ge $((m - 1000)) ]""#;
+m=$(uvtool console --once $n | awk '/^work / {m = $4} END {print m + 0}') && [ $m -gt 150000 ] &&
+uvtool set $n --memory 192M &&
+until_line "/^work / {found = \$4 < $((m - 60000))}" &&
+uvtool set $n --memory 256M &&
+until_line "/^work / {less += \$4 < $((m - 60000)); found = less && \$4 >= $((m - 1000))}""#;
+
+/// A guest that reboots is up for less long than before, and works again.
+const REBOOT: &str = r#"
+uvtool reboot $n &&
+until_line '/^work .* cpus 2 / {again += $8 + 0 < last; last = $8 + 0; found = again}'"#;
