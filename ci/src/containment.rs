@@ -99,11 +99,12 @@ fn json(host: &mut Host, command: &str) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("`{command}` printed no JSON"))
 }
 
-/// Memory as the database has it: everything but what CPUs used meanwhile.
+/// Memory as the database has it: everything but what CPUs and heaps used meanwhile.
 fn memory(host: &mut Host) -> Result<Value> {
     let mut resources = json(host, "uvtool resources --map --json")?;
     let fields = resources.as_object_mut().context("uvtool resources printed no object")?;
     fields.remove("cpus");
+    fields.remove("heaps");
     Ok(resources)
 }
 

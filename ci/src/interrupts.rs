@@ -100,12 +100,16 @@ fn start(
     slave: &OwnedFd,
     events: Sender<Event>,
 ) -> Result<Pid> {
-    let mut cargo: Command = workspace::cargo("run");
-    cargo.args(["--package", "xtask", "--"]).args(words);
-    cargo.env(MARK, mark).env("TMPDIR", temporary).process_group(0);
-    cargo.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave.try_clone()?);
+    let cargo: Command = workspace::cargo("run");
+    // A shell that runs us in the background has SIGINT ignored, and `xtask` keeps to that.
+    let mut command = workspace::clean_command("env");
+    command.envs(cargo.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.arg("--default-signal=INT,TERM,HUP").arg(cargo.get_program()).args(cargo.get_args());
+    command.args(["--package", "xtask", "--"]).args(words);
+    command.env(MARK, mark).env("TMPDIR", temporary).process_group(0);
+    command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave.try_clone()?);
     // It is not noted with `xtask::interrupt`: it must end by itself.
-    let mut child = cargo.spawn().context("cannot start cargo")?;
+    let mut child = command.spawn().context("cannot start cargo")?;
     let pid = Pid::from_raw(child.id() as i32);
     thread::spawn(move || {
         // The receiver is gone where the case has failed.
