@@ -59,6 +59,7 @@ fn private(host: &mut Host) -> Result<()> {
     host.sh(&format!(
         "uvtool create --name private --kernel {GUEST} --memory 4M --command-line 'beat 0'"
     ))?;
+    host.sh("uvtool console private | grep -q -m 1 '^beat 1 '")?;
     for state in ["running", "paused"] {
         if state == "paused" {
             host.sh("uvtool pause private")?;
