@@ -197,7 +197,7 @@ fn look(host: &mut Host) -> Result<Look> {
     let mut all = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
     let mut next = || all.next().context("no more of it")?.context("uvtool --json");
     let (list, definitions, mut accounts) = (next()?, next()?, next()?);
-    accounts.as_object_mut().context("no object")?.remove("cpus");
+    checks::keep_accounts(&mut accounts)?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let rows = list.as_array().context("no rows")?.iter();
     let rows = rows.map(|row| (text(&row["name"]), text(&row["state"])));

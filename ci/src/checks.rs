@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use xtask::command_image::FileToSend;
 use xtask::kernel;
 use xtask::options::BootOptions;
@@ -107,6 +108,16 @@ fn file(host: &mut Host) -> Result<()> {
 pub fn resources(host: &mut Host) -> Result<()> {
     host.sh("uvtool resources && uvtool resources --json")?;
     host.sh("uvtool resources --verify")?;
+    Ok(())
+}
+
+/// Leaves of what `uvtool resources --json` printed what changes by transactions alone: not what
+/// CPUs and heaps used meanwhile.
+pub fn keep_accounts(resources: &mut Value) -> Result<()> {
+    let members = resources.as_object_mut().context("uvtool resources printed no object")?;
+    for used in ["cpus", "heaps"] {
+        members.remove(used).with_context(|| format!("uvtool resources has no {used}"))?;
+    }
     Ok(())
 }
 

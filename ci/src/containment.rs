@@ -103,9 +103,7 @@ fn json(host: &mut Host, command: &str) -> Result<Value> {
 /// Memory as the database has it: everything but what CPUs and heaps used meanwhile.
 fn memory(host: &mut Host) -> Result<Value> {
     let mut resources = json(host, "uvtool resources --map --json")?;
-    let fields = resources.as_object_mut().context("uvtool resources printed no object")?;
-    fields.remove("cpus");
-    fields.remove("heaps");
+    checks::keep_accounts(&mut resources)?;
     Ok(resources)
 }
 

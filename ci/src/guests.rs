@@ -154,9 +154,7 @@ fn apply(host: &mut Host, others: &str) -> Result<()> {
 /// Frames of each owner that keeps running: what must be as before once guests are gone.
 fn accounts(host: &mut Host) -> Result<Value> {
     let mut all = resources(host)?;
-    let members = all.as_object_mut().context("no object")?;
-    members.remove("cpus");
-    members.remove("heaps");
+    checks::keep_accounts(&mut all)?;
     Ok(all)
 }
 
