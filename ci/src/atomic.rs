@@ -7,14 +7,12 @@ use std::fmt::Write;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use xtask::command_image::FileToSend;
-use xtask::hv_build;
 use xtask::options::{BootOptions, MachineOptions};
 
 use crate::Results;
 use crate::boots::{self, Boot};
 use crate::checks::{self, Check};
-use crate::guests::{GUEST, must, try_to};
+use crate::guests::{definition, minimal_guest, must, try_to};
 use crate::host::Host;
 
 /// What is checked while `uvd` is killed.
@@ -61,8 +59,8 @@ pub fn run(results: &mut Results) {
 }
 
 fn options() -> Result<BootOptions> {
-    let file = FileToSend { host: hv_build::guest()?, guest: GUEST.into() };
-    Ok(BootOptions { file: vec![file], command_memory: Some("320M".into()), ..Default::default() })
+    let file = vec![minimal_guest()?];
+    Ok(BootOptions { file, command_memory: Some("320M".into()), ..Default::default() })
 }
 
 fn refusing() -> Result<BootOptions> {
@@ -140,12 +138,7 @@ fn ultravisor_refuses(host: &mut Host) -> Result<()> {
 
 /// Writes the definitions and starts the neighbour; the accounts then.
 fn prepare(host: &mut Host) -> Result<Value> {
-    let definition = |name: &str| {
-        format!(
-            "[[partition]]\nname = \"{name}\"\nkernel = \"{GUEST}\"\ncommand_line = \"idle\"\n\
-             memory = \"4M\"\n"
-        )
-    };
+    let definition = |name: &str| definition(name, "idle");
     let mut ten = String::new();
     for number in 1..=COUNT {
         let _ = writeln!(ten, "{}", definition(&format!("ten-{number}")));

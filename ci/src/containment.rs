@@ -7,9 +7,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use xtask::command_image::FileToSend;
 use xtask::options::BootOptions;
-use xtask::{hv_build, workspace};
+use xtask::workspace;
 
 use crate::checks::{self, Check};
+use crate::guests::{minimal, minimal_guest};
 use crate::host::Host;
 
 /// What is checked, in this order: after what was tried, all must be as before.
@@ -25,8 +26,6 @@ pub const CHECKS: &[Check] = &[
 
 /// How long the attempts may take; some wait for an event.
 const LIMIT: Duration = Duration::from_secs(240);
-/// Where the minimal guest is.
-const GUEST: &str = "/root/guest";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// A command partition with `hostile` in it.
@@ -44,8 +43,8 @@ pub fn options() -> Result<BootOptions> {
     workspace::run(&mut cargo, "building the hostile program")?;
     let program = target_dir.join(TARGET).join("debug/hostile");
     let program = FileToSend { host: program, guest: "/usr/bin/hostile".into() };
-    let guest = FileToSend { host: hv_build::guest()?, guest: GUEST.into() };
-    Ok(BootOptions { file: vec![program, guest], command_vcpus: Some(2), ..BootOptions::default() })
+    let file = vec![program, minimal_guest()?];
+    Ok(BootOptions { file, command_vcpus: Some(2), ..BootOptions::default() })
 }
 
 /// Every attempt is refused as it should be, and the machine goes on.
@@ -56,9 +55,7 @@ fn hostile(host: &mut Host) -> Result<()> {
 /// The command partition, which administers a guest, reaches none of the guest's memory while it
 /// runs and while it is paused, and the guest goes on.
 fn private(host: &mut Host) -> Result<()> {
-    host.sh(&format!(
-        "uvtool create --name private --kernel {GUEST} --memory 4M --command-line 'beat 0'"
-    ))?;
+    host.sh(&minimal("private", "beat 0"))?;
     host.sh("uvtool console private | grep -q -m 1 '^beat 1 '")?;
     for state in ["running", "paused"] {
         if state == "paused" {

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use xtask::command_image::FileToSend;
-use xtask::hv_build;
 use xtask::options::{BootOptions, MachineOptions};
 
 use crate::Results;
 use crate::boots::{self, Boot};
 use crate::checks::{self, Check};
+use crate::guests::{minimal, minimal_guest};
 use crate::host::Host;
 
 /// What is checked, in this order.
@@ -26,8 +25,6 @@ const CHECKS: &[Check] = &[
     Check { name: "monitor-log", run: checks::monitor_log },
 ];
 
-/// Where the command partition has the minimal guest.
-const GUEST: &str = "/root/guest";
 /// Seconds that are measured over.
 const SECONDS: u64 = 10;
 /// How long two samples may take.
@@ -41,17 +38,14 @@ pub fn run(results: &mut Results) {
 
 /// A command partition that has the minimal guest.
 fn options() -> Result<BootOptions> {
-    let file = FileToSend { host: hv_build::guest()?, guest: GUEST.into() };
-    Ok(BootOptions { file: vec![file], ..BootOptions::default() })
+    Ok(BootOptions { file: vec![minimal_guest()?], ..BootOptions::default() })
 }
 
 /// Makes guests that compute for ever, and has them run on these CPUs.
 fn compute(host: &mut Host, names: &[&str], cpus: &str) -> Result<()> {
     for name in names {
-        host.sh(&format!(
-            "uvtool create --name {name} --kernel {GUEST} --memory 4M --command-line 'spin 0' \
-             && uvtool set {name} --cpus {cpus}"
-        ))?;
+        let create = minimal(name, "spin 0");
+        host.sh(&format!("{create} && uvtool set {name} --cpus {cpus}"))?;
     }
     Ok(())
 }

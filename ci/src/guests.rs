@@ -64,9 +64,14 @@ pub fn run(results: &mut Results) {
     boots::run_wanted(&boot, results);
 }
 
+/// The minimal guest, for the command partition to have it.
+pub fn minimal_guest() -> Result<FileToSend> {
+    Ok(FileToSend { host: hv_build::guest()?, guest: GUEST.into() })
+}
+
 fn minimal_options() -> Result<BootOptions> {
-    let file = FileToSend { host: hv_build::guest()?, guest: GUEST.into() };
-    Ok(BootOptions { file: vec![file], command_memory: Some("512M".into()), ..Default::default() })
+    let file = vec![minimal_guest()?];
+    Ok(BootOptions { file, command_memory: Some("512M".into()), ..Default::default() })
 }
 
 fn debian_options() -> Result<BootOptions> {
@@ -126,19 +131,22 @@ pub fn must(host: &mut Host, command: &str) -> Result<String> {
     Ok(output)
 }
 
-fn minimal(name: &str, program: &str) -> String {
+/// The command that makes a minimal guest, which runs a program.
+pub fn minimal(name: &str, program: &str) -> String {
     format!("uvtool create --name {name} --kernel {GUEST} --memory 4M --command-line '{program}'")
+}
+
+/// The definition of a minimal guest.
+pub fn definition(name: &str, program: &str) -> String {
+    format!(
+        "[[partition]]\nname = \"{name}\"\nkernel = \"{GUEST}\"\n\
+         command_line = \"{program}\"\nmemory = \"4M\"\n"
+    )
 }
 
 /// Definitions of minimal guests `PREFIX-1`, `PREFIX-2` and so on.
 fn definitions(prefix: &str, count: u32, program: &str) -> String {
-    let one = |index: u32| {
-        format!(
-            "[[partition]]\nname = \"{prefix}-{index}\"\nkernel = \"{GUEST}\"\n\
-             command_line = \"{program}\"\nmemory = \"4M\"\n"
-        )
-    };
-    (1..=count).map(one).collect()
+    (1..=count).map(|index| definition(&format!("{prefix}-{index}"), program)).collect()
 }
 
 /// Makes these definitions true in one transaction, and nothing else but `stays-1`: a file with

@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use xtask::command_image::FileToSend;
-use xtask::hv_build;
 use xtask::options::{BootOptions, MachineOptions};
 
 use crate::Results;
 use crate::boots::{self, Boot};
 use crate::checks::{self, Check};
-use crate::guests::GUEST;
+use crate::guests::{GUEST, definition, minimal_guest};
 use crate::host::Host;
 
 /// What is checked, in this order; each goes on where the one before it ended.
@@ -41,8 +39,7 @@ pub fn run(results: &mut Results) {
 }
 
 fn options() -> Result<BootOptions> {
-    let file = FileToSend { host: hv_build::guest()?, guest: GUEST.into() };
-    Ok(BootOptions { file: vec![file], ..BootOptions::default() })
+    Ok(BootOptions { file: vec![minimal_guest()?], ..BootOptions::default() })
 }
 
 /// Runs `uvtool`; its status and all that it printed.
@@ -90,13 +87,8 @@ fn field(rows: &Value, name: &str, pointer: &str) -> Result<Value> {
 
 /// Writes definitions of idle guests, each with what its definition says beyond that.
 fn write(host: &mut Host, partitions: &[(&str, &str)]) -> Result<()> {
-    let definition = |(name, more): &(&str, &str)| {
-        format!(
-            "[[partition]]\nname = \"{name}\"\nkernel = \"{GUEST}\"\ncommand_line = \"idle\"\n\
-             memory = \"4M\"\n{more}\n"
-        )
-    };
-    let text: String = partitions.iter().map(definition).collect();
+    let one = |(name, more): &(&str, &str)| format!("{}{more}\n", definition(name, "idle"));
+    let text: String = partitions.iter().map(one).collect();
     host.sh(&format!("cat > {SHOP} <<'END'\n{text}END")).map(drop)
 }
 

@@ -50,8 +50,13 @@ impl Counts {
                 vector << 32
             }
         };
-        self.digest = (self.digest ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+        self.digest = mix(self.digest, word);
     }
+}
+
+/// A digest with a word more.
+fn mix(digest: u64, word: u64) -> u64 {
+    (digest ^ word).wrapping_mul(0x0000_0100_0000_01b3)
 }
 
 fn say(text: &str) {

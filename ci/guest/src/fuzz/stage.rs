@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "hypercalls, and pages that programs write")]
 
 use super::attempt::{ARGUMENTS, Outcome, Registers, Way, attempt, entries};
+use super::mix;
 use crate::memory::{BASE, PAGE, WRITABLE};
 use crate::{calls, entry, memory};
 use alloc::format;
@@ -524,9 +525,7 @@ fn iret(frame: &[u64; 9], words: [u64; 8]) -> Outcome {
 
 /// Tells lists of frames apart.
 fn digest(frames: &[u64]) -> u64 {
-    frames.iter().fold(frames.len() as u64, |digest, frame| {
-        (digest ^ frame).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23)
-    })
+    frames.iter().fold(frames.len() as u64, |digest, frame| mix(digest, *frame))
 }
 
 fn maximum_frame() -> u64 {
