@@ -69,18 +69,19 @@ fn finish(words: &[String]) -> Result<(), Error> {
 }
 
 fn created(words: &[String]) -> Result<Duration, Error> {
-    let start = Instant::now();
-    marks::pass::<{ marks::CREATE }>();
-    finish(words)?;
-    marks::pass::<{ marks::CREATED }>();
-    Ok(start.elapsed())
+    between::<{ marks::CREATE }, { marks::CREATED }>(words)
 }
 
 fn destroyed(words: &[String]) -> Result<Duration, Error> {
+    between::<{ marks::DESTROY }, { marks::DESTROYED }>(words)
+}
+
+/// Runs a command that must succeed between two marks; how long it took.
+fn between<const FIRST: u8, const LAST: u8>(words: &[String]) -> Result<Duration, Error> {
     let start = Instant::now();
-    marks::pass::<{ marks::DESTROY }>();
+    marks::pass::<FIRST>();
     finish(words)?;
-    marks::pass::<{ marks::DESTROYED }>();
+    marks::pass::<LAST>();
     Ok(start.elapsed())
 }
 

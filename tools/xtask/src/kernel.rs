@@ -59,13 +59,7 @@ pub fn guest_kernel() -> Result<Kernel> {
 /// # Errors
 /// It is not there yet and cannot be downloaded or unpacked.
 pub fn xen() -> Result<PathBuf> {
-    const PACKAGE: &str = "xen-hypervisor-4.17-amd64";
-    let cache = workspace::directory(workspace::build_dir()?.join("xen"))?;
-    let image = cache.join(PACKAGE).join("boot/xen-4.17-amd64.gz");
-    if !image.exists() {
-        debian::unpack(&[PACKAGE], &cache.join(PACKAGE))?;
-    }
-    Ok(image)
+    from_package("xen-hypervisor-4.17-amd64", "xen", "boot/xen-4.17-amd64.gz")
 }
 
 /// Debian's GRUB for PV guests, a kernel that finds and starts another, downloaded on first use.
@@ -73,13 +67,17 @@ pub fn xen() -> Result<PathBuf> {
 /// # Errors
 /// It is not there yet and cannot be downloaded or unpacked.
 pub fn pv_grub() -> Result<PathBuf> {
-    const PACKAGE: &str = "grub-xen-host";
-    let cache = workspace::directory(workspace::build_dir()?.join("grub-xen"))?;
-    let image = cache.join(PACKAGE).join("usr/lib/grub-xen/grub-x86_64-xen.bin");
-    if !image.exists() {
-        debian::unpack(&[PACKAGE], &cache.join(PACKAGE))?;
+    from_package("grub-xen-host", "grub-xen", "usr/lib/grub-xen/grub-x86_64-xen.bin")
+}
+
+/// A file of a package that is unpacked below `build/DIRECTORY`, downloaded on first use.
+fn from_package(package: &str, directory: &str, file: &str) -> Result<PathBuf> {
+    let tree = workspace::directory(workspace::build_dir()?.join(directory))?.join(package);
+    let file = tree.join(file);
+    if !file.exists() {
+        debian::unpack(&[package], &tree)?;
     }
-    Ok(image)
+    Ok(file)
 }
 
 /// Downloads and unpacks the newest kernel package, and returns its name.
