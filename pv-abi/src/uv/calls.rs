@@ -23,13 +23,15 @@ pub const ACTIVATE_PAGES: u64 = 1;
 /// Lead: re-read channel table entry `rsi`.
 pub const ACTIVATE_CHANNEL: u64 = 2;
 /// Lead: let the virtual CPUs of partition `rsi` run. The first time, its page tables are
-/// validated and virtual CPU 0 gets the start state of the descriptor.
+/// validated and virtual CPU 0 gets the start state of the descriptor. Refused with `-EBUSY` where
+/// the boot partition has any of its memory mapped.
 pub const START: u64 = 3;
 /// Lead: stop scheduling the virtual CPUs of partition `rsi`. One that was being built is complete
-/// then: the boot partition may write it no more.
+/// then: the boot partition may write it no more, and it is refused with `-EBUSY` as [`START`] is.
 pub const STOP: u64 = 4;
 /// Lead: drop every reference that partition `rsi` holds (page tables, grants, events), so that
-/// its memory can be activated for another. `-EAGAIN`: not finished, call again.
+/// its memory can be activated for another. The page map must still give it its memory: what is
+/// dropped is found there. `-EAGAIN`: not finished, call again.
 pub const DESTROY: u64 = 5;
 /// Lead: stop a PCI function (`rsi` = segment/bus/device/function) from reaching memory.
 pub const QUIESCE_DEVICE: u64 = 6;
