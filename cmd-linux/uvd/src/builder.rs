@@ -7,12 +7,12 @@ use std::borrow::Cow;
 use std::fs::File as Disk;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use partition_runtime::ring::{Endpoint, RingError, Side};
+use partition_runtime::words;
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::build::{
     BuildReply, BuildRequest, File, PAGES, RING_PAGES, Reply, Request, WINDOW_PAGES,
@@ -134,16 +134,8 @@ impl Builder {
         let Some(channel) = &self.channel else {
             return;
         };
-        let words = channel.shared.words().get(RING_WORDS..).unwrap_or_default();
-        let (whole, rest) = bytes.as_chunks::<4>();
-        for (word, chunk) in words.iter().zip(whole) {
-            word.store(u32::from_le_bytes(*chunk), Ordering::Relaxed);
-        }
-        if let Some(word) = words.get(whole.len()) {
-            let mut last = [0; 4];
-            last[..rest.len()].copy_from_slice(rest);
-            word.store(u32::from_le_bytes(last), Ordering::Relaxed);
-        }
+        let window = channel.shared.words().get(RING_WORDS..).unwrap_or_default();
+        words::store_bytes(window, bytes);
     }
 }
 

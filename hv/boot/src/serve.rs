@@ -18,7 +18,7 @@ use partition_runtime::building::{self, Foreign};
 use partition_runtime::channel::{ChannelError, End};
 use partition_runtime::events::{self, Port};
 use partition_runtime::ring::{Endpoint, RingError, Side};
-use partition_runtime::{log, partition};
+use partition_runtime::{log, partition, words};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::build::{PAGES, RING_PAGES, Reply, Request};
 use pv_abi::uv::command::{Operation, Outcome, Target};
@@ -44,7 +44,7 @@ struct SharedWindow(&'static [AtomicU32]);
 
 impl Window for SharedWindow {
     fn copy(&self, at: usize, out: &mut [u8]) {
-        building::copy_shared(self.0, at, out);
+        words::load_bytes(self.0, at, out);
     }
 }
 

@@ -8,7 +8,6 @@
 use crate::hypercall::{self, Errno};
 use crate::window::{Pages, Window};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::calls::{self, BuildMap};
 
@@ -84,29 +83,6 @@ impl Foreign {
     }
 }
 
-/// Copies bytes out of pages that another partition writes meanwhile, from byte `at`. What lies
-/// past the pages is left as it is.
-pub fn copy_shared(words: &[AtomicU32], at: usize, out: &mut [u8]) {
-    let word = |index: usize| words.get(index).map(|word| word.load(Ordering::Relaxed));
-    let (head, rest) = out.split_at_mut(out.len().min(at.wrapping_neg() % 4));
-    for (to, index) in head.iter_mut().zip(at..) {
-        if let Some(word) = word(index / 4) {
-            *to = word.to_le_bytes()[index % 4];
-        }
-    }
-    let first = (at + head.len()) / 4;
-    let (whole, tail) = rest.as_chunks_mut::<4>();
-    let there = words.get(first..).unwrap_or_default();
-    for (to, word) in whole.iter_mut().zip(there) {
-        *to = word.load(Ordering::Relaxed).to_le_bytes();
-    }
-    if let Some(word) = word(first + whole.len()) {
-        for (to, byte) in tail.iter_mut().zip(word.to_le_bytes()) {
-            *to = byte;
-        }
-    }
-}
-
 /// Sets the machine-to-physical entries of partition `target` for `count` machine frames from
 /// `first`, which are its pseudo-physical frames from `pfn`.
 ///
@@ -125,28 +101,4 @@ pub fn set_machine_to_physical(target: u32, first: u64, pfn: u64, count: u64) ->
 /// What the monitor refuses with.
 pub fn leave_idle(target: u32, first: u64, count: u64) -> Result<(), Errno> {
     set_machine_to_physical(target, first, calls::IDLE, count)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn shared_bytes_are_copied_from_anywhere(
-            bytes in prop::collection::vec(any::<u8>(), 64),
-            at in 0_usize..70,
-            length in 0_usize..70,
-        ) {
-            let (chunks, _) = bytes.as_chunks::<4>();
-            let words: Vec<AtomicU32> =
-                chunks.iter().map(|c| AtomicU32::new(u32::from_le_bytes(*c))).collect();
-            let mut out = std::vec![0xa5; length];
-            copy_shared(&words, at, &mut out);
-            let expected: Vec<u8> =
-                (at..at + length).map(|i| bytes.get(i).copied().unwrap_or(0xa5)).collect();
-            prop_assert_eq!(out, expected);
-        }
-    }
 }

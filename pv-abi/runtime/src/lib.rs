@@ -8,8 +8,8 @@
 //! * [`partition`] is the start block: modules, pages, frames. [`window`] maps other
 //!   partitions' memory ([`grants`], [`building`]).
 //! * [`events`], [`time`], [`lead`] and [`hypercall`] are the calls to the monitor.
-//! * [`ring`] and [`channel`] are memory channels. They make no hypercalls, so a Linux process
-//!   uses them too.
+//! * [`ring`] and [`channel`] are memory channels, over shared [`words`]. They make no hypercalls,
+//!   so a Linux process uses them too.
 //!
 //! The rule it keeps: all `unsafe` of a Rust partition that is about the machine lives here. On
 //! a host target hypercalls answer `-ENOSYS` and there is no start block, so that everything
@@ -36,6 +36,7 @@ pub mod pending;
 pub mod ring;
 pub mod time;
 pub mod window;
+pub mod words;
 
 /// Names the function that a partition starts in: `entry!(run);` where
 /// `fn run(start: &'static StartBlock) -> !`. The function must not be called `main`.

@@ -13,6 +13,7 @@
 //! No hypercalls and no `unsafe`: a Rust partition gets the words from its start block or a grant,
 //! a Linux process from a mapping of its own.
 
+use crate::words;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -259,12 +260,12 @@ impl<'a> Endpoint<'a> {
         if bytes > MAX_PAYLOAD || frame_bytes(bytes) > there {
             return Err(RingError::Length(length, there));
         }
-        payload.reserve(bytes.next_multiple_of(4));
-        for at in (0..length).step_by(4) {
-            let word = self.load(index.wrapping_add(FRAME_HEADER + at));
-            payload.extend_from_slice(&word.to_le_bytes());
-        }
-        payload.truncate(bytes);
+        payload.resize(bytes, 0);
+        let start = index.wrapping_add(FRAME_HEADER);
+        let (first, second) = self.spans(&self.incoming, start, bytes);
+        let (head, tail) = payload.split_at_mut(bytes.min(first.len() * words::WORD));
+        words::load_bytes(first, 0, head);
+        words::load_bytes(second, 0, tail);
         if crc32fast::hash(payload) != sum {
             return Err(RingError::Checksum);
         }
@@ -290,17 +291,16 @@ impl<'a> Endpoint<'a> {
         let index = self.outgoing.index;
         self.store(index, length);
         self.store(index.wrapping_add(4), crc32fast::hash(payload));
-        let mut at = index.wrapping_add(FRAME_HEADER);
-        for chunk in payload.chunks(4) {
-            let mut bytes = [0; 4];
-            bytes[..chunk.len()].copy_from_slice(chunk);
-            self.store(at, u32::from_le_bytes(bytes));
-            at = at.wrapping_add(4);
-        }
         let end = index.wrapping_add(need);
-        if at != end {
-            self.store(at, 0);
+        if !payload.len().is_multiple_of(FRAME_HEADER as usize) {
+            // The payload may end a word before the frame does.
+            self.store(end.wrapping_sub(4), 0);
         }
+        let start = index.wrapping_add(FRAME_HEADER);
+        let (first, second) = self.spans(&self.outgoing, start, payload.len());
+        let (head, tail) = payload.split_at(payload.len().min(first.len() * words::WORD));
+        words::store_bytes(first, head);
+        words::store_bytes(second, tail);
         self.outgoing.index = end;
         self.publish(&self.outgoing);
         Ok(())
@@ -324,6 +324,22 @@ impl<'a> Endpoint<'a> {
         if let Some(word) = self.words.get(self.position(&self.outgoing, index)) {
             word.store(value, Ordering::Relaxed);
         }
+    }
+
+    /// The words of a ring that `bytes` bytes from a running index lie in: up to the ring's end,
+    /// and from its beginning on.
+    fn spans(
+        &self,
+        direction: &Direction,
+        index: u32,
+        bytes: usize,
+    ) -> (&'a [AtomicU32], &'a [AtomicU32]) {
+        let words: &'a [AtomicU32] = self.words;
+        let (base, end) = (direction.base, direction.base + self.ring_bytes as usize / 4);
+        let (from, count) = (self.position(direction, index), bytes.div_ceil(words::WORD));
+        let first = words.get(from..end.min(from + count)).unwrap_or_default();
+        let second = words.get(base..base + (count - first.len())).unwrap_or_default();
+        (first, second)
     }
 
     fn position(&self, direction: &Direction, index: u32) -> usize {
