@@ -22,7 +22,7 @@ use elf::segment::SegmentTable;
 use pv_abi::xen::elfnote;
 
 /// First bytes of a kernel that are asked for: its ELF header and program headers lie there.
-pub const HEAD_BYTES: u64 = 64 * 1024;
+pub const HEAD_BYTES: u64 = 4 * 1024;
 /// Bytes of the notes in all, at most.
 pub const NOTE_BYTES: u64 = 256 * 1024;
 /// Bytes of the ELF header.

@@ -79,7 +79,12 @@ impl Memory {
 
     /// Machine frames behind a range of PFNs; ends where memory does.
     pub fn machine_frames(&self, pfns: Range<u64>) -> impl Iterator<Item = u64> + '_ {
-        pfns.map_while(|pfn| self.machine_frame(pfn))
+        let first = self.extents.partition_point(|(start, _)| *start <= pfns.start);
+        let extents = self.extents.get(first.saturating_sub(1)..).unwrap_or_default();
+        extents.iter().flat_map(move |(start, extent)| {
+            let within = |pfn: u64| extent.first + pfn.saturating_sub(*start).min(extent.frames);
+            within(pfns.start)..within(pfns.end)
+        })
     }
 }
 
@@ -101,6 +106,18 @@ mod tests {
                 prop_assert_eq!(memory.machine_frame(pfn as u64), Some(*frame));
             }
             prop_assert_eq!(memory.machine_frame(all.len() as u64), None);
+        }
+
+        #[test]
+        fn frames_of_a_range_are_those_of_its_pfns(
+            runs in prop::collection::vec((0_u64..10_000, 0_u64..50), 0..20),
+            from in 0_u64..600,
+            count in 0_u64..600,
+        ) {
+            let memory = Memory::new(runs.iter().map(|&(first, frames)| Extent { first, frames }));
+            let expected: Vec<u64> =
+                (from..from + count).map_while(|pfn| memory.machine_frame(pfn)).collect();
+            prop_assert_eq!(memory.machine_frames(from..from + count).collect::<Vec<_>>(), expected);
         }
 
         #[test]

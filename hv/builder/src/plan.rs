@@ -7,7 +7,7 @@
 use crate::kernel::{Kernel, KernelError};
 use crate::layout::{Layout, LayoutError, Request};
 use crate::memory::Memory;
-use crate::tables::{Table, Target};
+use crate::tables::{Mapping, Table, Target};
 use crate::{PAGE_BYTES, Page};
 use alloc::vec::Vec;
 use core::fmt;
@@ -238,10 +238,15 @@ impl Plan {
         } else if pfn == layout.start_info {
             copy(page, self.start_info().as_bytes());
         } else if let Some(table) = layout.mapping.table(pfn) {
-            let is_root = pfn == layout.mapping.table_pfns().start;
-            words(page, |entry| self.table_entry(&table, is_root, entry));
+            self.fill_table(&table, page);
+            // The root has the mapping of the table of machine frames too.
+            if let Some(own) = &layout.p2m_mapping
+                && pfn == layout.mapping.table_pfns().start
+            {
+                self.add_to_root(own, page);
+            }
         } else if let Some(table) = layout.p2m_mapping.as_ref().and_then(|own| own.table(pfn)) {
-            words(page, |entry| table.entry(entry).map_or(0, |target| self.encode(target)));
+            self.fill_table(&table, page);
         } else if self.hypercall_page() == Some(pfn) {
             fill_hypercall_page(page);
         } else {
@@ -252,34 +257,46 @@ impl Plan {
     /// Page `index` of the table of machine frames; what is past memory is invalid.
     fn fill_p2m(&self, index: u64, page: &mut Page) {
         const ENTRIES: u64 = PAGE_BYTES / 8;
-        words(page, |entry| self.memory.machine_frame(index * ENTRIES + entry).unwrap_or(u64::MAX));
+        let frames = self.memory.machine_frames(index * ENTRIES..(index + 1) * ENTRIES);
+        page.fill(0xff);
+        put(page, 0, frames);
     }
 
-    /// Entry of a table of the kernel's mapping. The root has the mapping of the table of machine
-    /// frames too.
-    fn table_entry(&self, table: &Table<'_>, is_root: bool, entry: u64) -> u64 {
-        let own = self.layout.p2m_mapping.as_ref().filter(|_| is_root);
-        let target = table.entry(entry);
-        let target =
-            target.or_else(|| own.and_then(|own| own.below_root(entry)).map(Target::Table));
-        target.map_or(0, |target| self.encode(target))
-    }
-
-    /// The bits of an entry. Pages that are page tables are mapped read-only.
-    fn encode(&self, target: Target) -> u64 {
-        const ALL: u64 = PTE_PRESENT | PTE_USER | PTE_ACCESSED | PTE_DIRTY;
-        let (pfn, writable) = match target {
-            Target::Table(pfn) => (pfn, true),
-            Target::Page(pfn) => (pfn, !self.is_table(pfn)),
+    /// A table of a mapping. Entries next to each other refer to frames next to each other.
+    fn fill_table(&self, table: &Table<'_>, page: &mut Page) {
+        let present = table.present();
+        page.fill(0);
+        let (first, are_tables) = match table.entry(present.start) {
+            Some(Target::Table(pfn)) => (pfn, true),
+            Some(Target::Page(pfn)) => (pfn, false),
+            None => return,
         };
-        let writable = if writable { PTE_RW } else { 0 };
-        self.memory.machine_frame(pfn).map_or(0, |frame| (frame * PAGE_BYTES) | ALL | writable)
+        let tables = self.tables();
+        let frames = self.memory.machine_frames(first..first + (present.end - present.start));
+        let entries = (first..).zip(frames).map(|(pfn, frame)| {
+            entry(frame, are_tables || !tables.iter().any(|tables| tables.contains(&pfn)))
+        });
+        put(page, present.start, entries);
     }
 
-    fn is_table(&self, pfn: u64) -> bool {
+    /// Entries of the root for the mapping of the table of machine frames.
+    fn add_to_root(&self, own: &Mapping, page: &mut Page) {
+        if let Some((first, last)) = own.root_slots() {
+            let below = (first..=last).filter_map(|slot| own.below_root(slot));
+            put(
+                page,
+                first,
+                below
+                    .filter_map(|table| self.memory.machine_frame(table))
+                    .map(|frame| entry(frame, true)),
+            );
+        }
+    }
+
+    /// The pages that are page tables, which are mapped read-only.
+    fn tables(&self) -> [Range<u64>; 2] {
         let own = self.layout.p2m_mapping.as_ref();
-        self.layout.mapping.table_pfns().contains(&pfn)
-            || own.is_some_and(|mapping| mapping.table_pfns().contains(&pfn))
+        [self.layout.mapping.table_pfns(), own.map_or(0..0, Mapping::table_pfns)]
     }
 
     fn start_info(&self) -> StartInfo {
@@ -344,10 +361,18 @@ fn copy(target: &mut [u8], source: &[u8]) {
     tail.fill(0);
 }
 
-/// Fills a page with u64 words.
-fn words(page: &mut Page, value: impl Fn(u64) -> u64) {
-    for (index, word) in (0..).zip(page.chunks_exact_mut(8)) {
-        word.copy_from_slice(&value(index).to_le_bytes());
+/// The bits of a page-table entry.
+fn entry(frame: u64, writable: bool) -> u64 {
+    const ALL: u64 = PTE_PRESENT | PTE_USER | PTE_ACCESSED | PTE_DIRTY;
+    (frame * PAGE_BYTES) | ALL | if writable { PTE_RW } else { 0 }
+}
+
+/// Puts u64 words into a page, from word `first` on.
+fn put(page: &mut Page, first: u64, values: impl Iterator<Item = u64>) {
+    let (words, _) = page.as_chunks_mut::<8>();
+    let first = usize::try_from(first).unwrap_or(usize::MAX);
+    for (word, value) in words.iter_mut().skip(first).zip(values) {
+        *word = value.to_le_bytes();
     }
 }
 

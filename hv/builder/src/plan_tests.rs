@@ -356,9 +356,10 @@ fn four_mebibytes_are_enough_for_a_small_kernel() {
 fn headers_and_notes_have_bounds() {
     let mut file = Fake::new().elf();
     file[32..40].copy_from_slice(&HEAD_BYTES.to_le_bytes());
-    let head = |bytes: u64| Headers::parse(&file, bytes).unwrap_err();
+    let first = &file[..HEAD_BYTES as usize];
+    let head = |bytes: u64| Headers::parse(first, bytes).unwrap_err();
     assert_eq!(head(1 << 20), KernelError::Head);
-    assert_eq!(head(9000), KernelError::Elf);
+    assert_eq!(head(HEAD_BYTES + 9), KernelError::Elf);
     let mut file = Fake::new().elf();
     file[64 + 32..64 + 40].copy_from_slice(&(1_u64 << 19).to_le_bytes());
     assert_eq!(Headers::parse(&file, 1 << 20).unwrap_err(), KernelError::Notes);

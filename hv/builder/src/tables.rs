@@ -136,6 +136,20 @@ impl Mapping {
 }
 
 impl Table<'_> {
+    /// The entries that refer to something, which lie next to each other.
+    #[must_use]
+    pub fn present(&self) -> Range<u64> {
+        let Mapping { start, end, .. } = *self.mapping;
+        let bits = entry_bits(self.level);
+        let first = self.span << LEVEL_BITS;
+        if start == end {
+            return 0..0;
+        }
+        let from = (start >> bits).clamp(first, first + ENTRIES);
+        let to = (((end - 1) >> bits) + 1).clamp(from, first + ENTRIES);
+        from - first..to - first
+    }
+
     /// What an entry refers to; `None`: nothing.
     #[must_use]
     pub fn entry(&self, entry: u64) -> Option<Target> {
@@ -175,6 +189,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_present_entries_are_those_that_refer_to_something(
+            page in 0_u64..1 << 20,
+            pages in 0_u64..100_000,
+        ) {
+            let mapping = Mapping::new(page << PAGE_BITS, pages, 77, 4, 5_000_000).unwrap();
+            for pfn in mapping.table_pfns() {
+                let table = mapping.table(pfn).unwrap();
+                let present = table.present();
+                for entry in 0..ENTRIES {
+                    prop_assert_eq!(table.entry(entry).is_some(), present.contains(&entry));
+                }
+            }
+        }
+
         /// A walk gives the page that the mapping intends, and nothing beside it.
         #[test]
         fn a_walk_finds_the_intended_page(
