@@ -223,7 +223,8 @@ impl Scope<'_> {
         }
         self.store.tree = after;
         for (change, gone) in ended.changes.iter().zip(&told) {
-            self.store.tell(&before, change.path(), gone, actor);
+            self.store.observed(change.path(), actor);
+            self.store.tell(&before, change.path(), gone);
         }
         Ok(())
     }

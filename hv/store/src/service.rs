@@ -146,27 +146,44 @@ impl Store {
 
     /// Makes a change and tells those who watch.
     pub(crate) fn change(&mut self, actor: Actor, change: &Change) -> Result<(), Error> {
-        let before = self.tree.clone();
-        let mut after = before.clone();
-        let gone = apply(&mut after, actor, change)?;
-        self.tree = after;
+        // A version that is kept has the nodes on the way copied, so it is kept only for somebody.
+        let before = self.is_watched(change.path()).then(|| self.tree.clone());
+        let gone = apply(&mut self.tree, actor, change)?;
         let removed = matches!(change, Change::Remove(_));
         if !removed || !gone.is_empty() {
-            self.tell(&before, change.path(), &gone, actor);
+            self.observed(change.path(), actor);
+            if let Some(before) = before {
+                self.tell(&before, change.path(), &gone);
+            }
         }
         Ok(())
     }
 
-    /// Queues the events of a change at `path`, by which the nodes `gone` vanished.
-    pub(crate) fn tell(&mut self, before: &Tree, path: &Path, gone: &[Path], actor: Actor) {
-        if actor != Actor::Server
-            && self.observed.iter().any(|o| path.is_within(o) || o.is_within(path))
+    /// Whether a client watches the node, one above it, or one below it.
+    fn is_watched(&self, path: &Path) -> bool {
+        let concerns = |watched: &Watched| match watched {
+            Watched::Node(on) => path.is_within(on) || on.is_within(path),
+            Watched::Special(_) => false,
+        };
+        let mut clients = self.connections.values();
+        clients.any(|client| client.watches.iter().any(|watch| concerns(&watch.on)))
+    }
+
+    /// Keeps a change for [`Self::take_change`], where it is an observed one by a client.
+    pub(crate) fn observed(&mut self, path: &Path, actor: Actor) {
+        if actor == Actor::Server
+            || !self.observed.iter().any(|one| path.is_within(one) || one.is_within(path))
         {
-            if self.changes.len() >= KEPT_CHANGES {
-                self.changes.pop_front();
-            }
-            self.changes.push_back(path.clone());
+            return;
         }
+        if self.changes.len() >= KEPT_CHANGES {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(path.clone());
+    }
+
+    /// Queues the events of a change at `path`, by which the nodes `gone` vanished.
+    pub(crate) fn tell(&mut self, before: &Tree, path: &Path, gone: &[Path]) {
         let after = &self.tree;
         for client in self.connections.values_mut() {
             let reader = Actor::Client(client.partition);
@@ -204,7 +221,7 @@ impl Store {
     }
 }
 
-/// Makes a change in a tree; returns the nodes that vanished.
+/// Makes a change in a tree; returns the nodes that vanished. Nothing is changed where it fails.
 pub(crate) fn apply(tree: &mut Tree, actor: Actor, change: &Change) -> Result<Vec<Path>, Error> {
     match change {
         Change::Write(path, value) => tree.write(actor, path, Some(value)).map(|()| Vec::new()),
