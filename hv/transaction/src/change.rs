@@ -17,8 +17,10 @@ pub enum Change {
         /// Its number.
         number: u32,
         /// What it was.
+        #[serde(with = "serde_bytes")]
         before: Vec<u8>,
         /// What it becomes.
+        #[serde(with = "serde_bytes")]
         after: Vec<u8>,
     },
     /// Page-map entries of frames that have one owner before and after.
@@ -37,8 +39,10 @@ pub enum Change {
         /// Its index.
         index: u32,
         /// What it was.
+        #[serde(with = "serde_bytes")]
         before: Vec<u8>,
         /// What it becomes.
+        #[serde(with = "serde_bytes")]
         after: Vec<u8>,
     },
 }

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::command::{Answer, RecordRow};
+use serde_bytes::ByteBuf;
 
 use crate::Engine;
 use crate::change::without_zeros;
@@ -21,7 +22,7 @@ const BYTES: usize = 20 * 1024;
 pub(crate) fn arena(engine: &Engine, first: u32, most: u32) -> Answer {
     let database = engine.database();
     let pages = database.pages();
-    let mut contents: Vec<Vec<u8>> = Vec::new();
+    let mut contents: Vec<ByteBuf> = Vec::new();
     let (mut content, mut bytes) = ([0; PAGE_SIZE], 0);
     for page in (first..pages).take(most as usize) {
         if database.read_page(page, &mut content).is_none() {
@@ -29,7 +30,7 @@ pub(crate) fn arena(engine: &Engine, first: u32, most: u32) -> Answer {
         }
         let content = without_zeros(&content);
         bytes += content.len() + 4;
-        contents.push(content.to_vec());
+        contents.push(ByteBuf::from(content));
         if bytes > BYTES - PAGE_SIZE {
             break;
         }
@@ -44,8 +45,8 @@ pub(crate) fn records(engine: &Engine, from: u64, most: u32) -> Answer {
     let mut bytes = 0;
     for record in engine.records_from(from).take(most as usize) {
         let row = record.row();
-        let mut changes: Vec<Vec<u8>> =
-            record.changes.iter().filter_map(|c| postcard::to_allocvec(c).ok()).collect();
+        let changes = record.changes.iter().filter_map(|c| postcard::to_allocvec(c).ok());
+        let mut changes: Vec<ByteBuf> = changes.map(ByteBuf::from).collect();
         let texts = row.what.len() + row.reason.len() + 4 * row.partitions.len() + 128;
         let size: usize = changes.iter().map(|change| change.len() + 4).sum();
         if size + texts > BYTES {

@@ -7,6 +7,7 @@
 
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 /// Version of these messages, the first thing a [`Request`] carries.
 pub const PROTOCOL: u16 = 3;
@@ -320,7 +321,7 @@ pub enum Answer {
         /// Pages of the arena in all.
         pages: u32,
         /// Bytes of the pages, each without the zeros at its end.
-        contents: Vec<Vec<u8>>,
+        contents: Vec<ByteBuf>,
     },
     /// To [`Query::Records`].
     Records {
@@ -571,5 +572,5 @@ pub struct RecordRow {
     pub row: LogRow,
     /// Its changes, each a postcard message of the database's own change type; none where they do
     /// not fit an answer, and a replica has to be read anew.
-    pub changes: Vec<Vec<u8>>,
+    pub changes: Vec<ByteBuf>,
 }

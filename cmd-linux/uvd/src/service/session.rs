@@ -301,7 +301,7 @@ async fn arena(hub: &Rc<Hub>) -> Result<Vec<Vec<u8>>, Failure> {
             return Err(unexpected("the arena"));
         };
         let stuck = contents.is_empty();
-        all.extend(contents);
+        all.extend(contents.into_iter().map(|page| page.into_vec()));
         if stuck || all.len() as u32 >= pages {
             return Ok(all);
         }
