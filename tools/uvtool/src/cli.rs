@@ -1,33 +1,71 @@
 //! The command line.
+//!
+//! Of two dozen commands one is used, and a command that is over in milliseconds is long over
+//! before all their options would be made: those of a command are made when it is given. So that
+//! this holds for the options that every command has, too, they stand with each command and are
+//! not propagated; the last place where one is given counts.
 
 pub mod lifecycle;
+pub mod questions;
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use clap_complete::Shell;
-use lifecycle::Lifecycle;
+use clap::{ArgMatches, Args, FromArgMatches};
+use lifecycle::*;
+use questions::*;
 use uvd_protocol::{DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, SOCKET};
 
-/// Manages the partitions of this machine, and shows what it is and what runs on it.
-///
-/// Runs in the command partition, and asks the ultravisor through uvd.
-#[derive(Debug, Parser)]
-#[command(
-    name = "uvtool",
-    version,
-    subcommand_required = true,
-    arg_required_else_help = true,
-    after_help = EXAMPLES
-)]
+/// What `uvtool` is asked.
+#[derive(Debug)]
 pub struct Cli {
     /// How to ask.
-    #[command(flatten)]
     pub how: How,
     /// What to do or show.
-    #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// The words that this process was started with. Where they make no sense, says so and ends.
+    pub fn parse() -> Self {
+        Self::try_parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Reads words, the first of which is the program's name.
+    ///
+    /// # Errors
+    /// What is wrong with them; help and version, too.
+    pub fn try_parse_from(
+        words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let mut matches = command.try_get_matches_from_mut(words)?;
+        Self::read(&mut matches).map_err(|error| error.format(&mut command))
+    }
+
+    /// All that can be asked.
+    pub fn command() -> clap::Command {
+        let command = clap::Command::new("uvtool")
+            .version(env!("CARGO_PKG_VERSION"))
+            .about(
+                "Manages the partitions of this machine, and shows what it is and what runs on it",
+            )
+            .long_about(ABOUT)
+            .subcommand_required(true)
+            .arg_required_else_help(true)
+            .after_help(EXAMPLES);
+        Command::add_all(How::augment_args(command).mut_args(|option| option.global(false)))
+    }
+
+    fn read(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
+        let before = How::from_arg_matches_mut(matches)?;
+        let missing = || clap::Error::new(clap::error::ErrorKind::MissingSubcommand);
+        let (name, mut matches) = matches.remove_subcommand().ok_or_else(missing)?;
+        let after = How::from_arg_matches_mut(&mut matches)?;
+        let command = Command::read(&name, &mut matches)?.ok_or_else(missing)?;
+        Ok(Self { how: after.or(before), command })
+    }
 }
 
 /// How to ask and how to show.
@@ -41,9 +79,9 @@ pub struct How {
     /// Queries wait 10 seconds without it, and what takes longer by its nature as long as it takes.
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<f64>,
-    /// Socket that uvd listens on
-    #[arg(long, global = true, value_name = "PATH", default_value = SOCKET)]
-    pub socket: PathBuf,
+    /// Socket that uvd listens on, if not /run/uvd.sock
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
 }
 
 impl How {
@@ -52,108 +90,83 @@ impl How {
         let usual = f64::from(DEFAULT_TIMEOUT_MS) / 1000.0;
         Duration::from_secs_f64(self.timeout.unwrap_or(usual))
     }
+
+    /// The socket that `uvd` listens on.
+    pub fn socket(&self) -> &Path {
+        self.socket.as_deref().unwrap_or(Path::new(SOCKET))
+    }
+
+    /// What is given here, and else what is given there.
+    fn or(self, other: Self) -> Self {
+        Self {
+            json: self.json || other.json,
+            timeout: self.timeout.or(other.timeout),
+            socket: self.socket.or(other.socket),
+        }
+    }
 }
 
-/// What to do or show.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Takes partitions through their lives.
-    #[command(flatten)]
-    Lifecycle(Lifecycle),
-    /// Show the partitions, one line each
-    #[command(after_help = "Examples:\n  uvtool list\n  uvtool list --all --json")]
-    List {
-        /// Pseudo-partitions too: those that own memory and never run
-        #[arg(long, short)]
-        all: bool,
-    },
-    /// Show all that is known of one partition
-    #[command(after_help = "Examples:\n  uvtool info command\n  uvtool info 3 --json")]
-    Info {
-        /// Its name, or its number
-        name: String,
-    },
-    /// Show memory by owner, CPUs and PCI functions; fails when the sums do not agree
-    #[command(after_help = "The page map has entries of three tiers: 4 GiB, 4 MiB, 4 KiB.\n\n\
-        Examples:\n  uvtool resources\n  uvtool resources --map\n  \
-        uvtool resources --verify\n  uvtool resources --json > resources.json")]
-    Resources {
-        /// The ranges of the page map, too
-        #[arg(long)]
-        map: bool,
-        /// Compare the page map with what the lead monitor holds, frame by frame, instead; fails
-        /// when they disagree
-        #[arg(long, conflicts_with = "map")]
-        verify: bool,
-    },
-    /// Show the newest records of the audit log, oldest first
-    #[command(after_help = "Times are seconds since the machine started.\n\n\
-        Examples:\n  uvtool log\n  uvtool log -n 100")]
-    Log {
-        /// Records at most
-        #[arg(short = 'n', long = "lines", value_name = "N", default_value_t = 20)]
-        lines: u64,
-    },
-    /// Show what the partitions use, live; q ends
-    #[command(after_help = "Examples:\n  uvtool top\n  uvtool top --rounds 2 --delay 5 | tail -5")]
-    Top {
-        /// Time between two looks
-        #[arg(long, short, value_name = "SECONDS", value_parser = seconds, default_value = "2")]
-        delay: f64,
-        /// Looks; without it: until a key says to end
-        #[arg(long, short = 'n', value_name = "N")]
-        rounds: Option<u64>,
-    },
-    /// Look into a kernel image
-    Kernel {
-        /// What to do with it
-        #[command(subcommand)]
-        request: Kernel,
-    },
-    /// Show the versions of the parts
-    Version,
-    /// Ask for what the ultravisor must refuse, to see that it does
-    #[command(hide = true)]
-    Diag {
-        /// What to ask for
-        #[command(subcommand)]
-        request: Diag,
-    },
-    /// Print a completion script for a shell
-    #[command(after_help = "Example:\n  uvtool completion bash > /etc/bash_completion.d/uvtool")]
-    Completion {
-        /// The shell
-        shell: Shell,
-    },
+/// The commands: the type of the options of each, its name, and what it does.
+macro_rules! commands {
+    ($($options:ident = $name:literal $(, $hidden:ident)?: $about:literal;)*) => {
+        /// What to do or show.
+        #[derive(Debug)]
+        pub enum Command {
+            $(#[doc = $about] $options($options),)*
+        }
+
+        impl Command {
+            /// Adds them to a command line, without their options: those come when one is used.
+            fn add_all(command: clap::Command) -> clap::Command {
+                command$(.subcommand(
+                    clap::Command::new($name).about($about)$(.hide(stringify!($hidden) == "hidden"))?
+                        .defer(|one| How::augment_args($options::augment_args(one)).about($about)),
+                ))*
+            }
+
+            /// The one by this name.
+            fn read(name: &str, matches: &mut ArgMatches) -> Result<Option<Self>, clap::Error> {
+                Ok(Some(match name {
+                    $($name => Self::$options($options::from_arg_matches_mut(matches)?),)*
+                    _ => return Ok(None),
+                }))
+            }
+        }
+    };
 }
 
-/// Requests of `uvtool kernel`.
-#[derive(Debug, Subcommand)]
-pub enum Kernel {
-    /// Report the PV notes of a kernel and the sensitive instructions in it, by symbol
-    #[command(after_help = "Example:\n  uvtool kernel check /boot/vmlinuz")]
-    Check {
-        /// bzImage or ELF
-        file: PathBuf,
-    },
+commands! {
+    Create = "create": "Create a partition from its definition, and start it";
+    Plan = "plan": "Show what `apply` would do, and change nothing";
+    Apply = "apply": "Make definitions true, all of them or none: create, change, destroy in one transaction";
+    Start = "start": "Start a partition that is defined and not there";
+    Shutdown = "shutdown": "Ask a partition's kernel to power off";
+    Reboot = "reboot": "Ask a partition's kernel to reboot";
+    Destroy = "destroy": "Give back all that a partition has, running or not";
+    Pause = "pause": "Stop running a partition; it keeps everything";
+    Unpause = "unpause": "Let a paused partition run on";
+    Rename = "rename": "Give a partition another name";
+    Set = "set": "Change a partition while it runs, and its definition";
+    Definitions = "definitions": "Show what is defined, whether it runs or not";
+    Console = "console": "Attach to a partition's console; Ctrl-] detaches";
+    Wait = "wait": "Wait for a partition";
+    Why = "why": "Show how a partition came to be as it is, and what the monitor did to it";
+    Undo = "undo": "Apply the inverse of a transaction";
+    List = "list": "Show the partitions, one line each";
+    Info = "info": "Show all that is known of one partition";
+    Resources = "resources": "Show memory by owner, CPUs and PCI functions; fails when the sums do not agree";
+    Log = "log": "Show the newest records of the audit log, oldest first";
+    Top = "top": "Show what the partitions use, live; q ends";
+    Kernel = "kernel": "Look into a kernel image";
+    Version = "version": "Show the versions of the parts";
+    Diag = "diag", hidden: "Ask for what the ultravisor must refuse, to see that it does";
+    Completion = "completion": "Print a completion script for a shell";
 }
 
-/// Requests of `uvtool diag`.
-#[derive(Debug, Subcommand)]
-pub enum Diag {
-    /// Give frames of a partition back
-    Release {
-        /// Number of the partition
-        #[arg(long, value_name = "N")]
-        partition: u32,
-        /// First frame; hexadecimal with 0x
-        #[arg(long, value_name = "F", value_parser = frame)]
-        first: u64,
-        /// Number of frames
-        #[arg(long, value_name = "N")]
-        frames: u64,
-    },
-}
+const ABOUT: &str = "\
+Manages the partitions of this machine, and shows what it is and what runs on it.
+
+Runs in the command partition, and asks the ultravisor through uvd.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -178,19 +191,9 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A frame number, decimal or hexadecimal.
-fn frame(text: &str) -> Result<u64, String> {
-    let number = match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    number.map_err(|_| "takes a frame number, as in 34816 or 0x8800".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn usage_error(words: &[&str]) -> String {
         let error = Cli::try_parse_from([&["uvtool"], words].concat()).unwrap_err();
@@ -207,7 +210,27 @@ mod tests {
     fn options_stand_before_and_after_the_command() {
         for words in [["--json", "list", "-a"], ["list", "-a", "--json"]] {
             let cli = Cli::try_parse_from([&["uvtool"], &words[..]].concat()).unwrap();
-            assert!(cli.how.json && matches!(cli.command, Command::List { all: true }));
+            assert!(cli.how.json && matches!(cli.command, Command::List(List { all: true })));
+        }
+    }
+
+    #[test]
+    fn the_last_place_where_an_option_is_given_counts() {
+        let how = |words: &[&str]| Cli::try_parse_from([&["uvtool"], words].concat()).unwrap().how;
+        assert_eq!((how(&["list"]).socket(), how(&["list"]).timeout), (Path::new(SOCKET), None));
+        let both = how(&["--timeout", "3", "--socket", "/a", "list", "--timeout", "5"]);
+        assert_eq!((both.timeout, both.socket(), both.json), (Some(5.0), Path::new("/a"), false));
+        let below = how(&["kernel", "--socket", "/a", "check", "file", "--json"]);
+        assert_eq!((below.socket(), below.json), (Path::new("/a"), true));
+    }
+
+    #[test]
+    fn every_command_has_its_help() {
+        for one in Cli::command().get_subcommands() {
+            let error = Cli::try_parse_from(["uvtool", one.get_name(), "--help"]).unwrap_err();
+            assert_eq!(error.exit_code(), 0, "{}", one.get_name());
+            let (help, about) = (error.to_string(), one.get_about().unwrap().to_string());
+            assert!(help.starts_with(&about) && help.contains("--timeout <SECONDS>"), "{help}");
         }
     }
 
@@ -219,14 +242,6 @@ mod tests {
         for time in ["0", "-1", "nan", "601", "x"] {
             let option = format!("--timeout={time}");
             assert!(usage_error(&["list", &option]).contains("at most 600"), "{time}");
-        }
-    }
-
-    #[test]
-    fn frame_numbers_are_decimal_or_hexadecimal() {
-        assert_eq!((frame("34816"), frame("0x8800")), (Ok(34_816), Ok(34_816)));
-        for bad in ["", "0x", "8800h", "-1"] {
-            assert!(frame(bad).is_err(), "{bad}");
         }
     }
 

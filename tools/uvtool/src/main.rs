@@ -22,10 +22,9 @@ mod words;
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{CommandFactory, Parser};
-use cli::{Cli, Command, Diag, Kernel};
+use cli::questions::{DiagRequest, KernelRequest};
+use cli::{Cli, Command};
 use connection::Uvd;
 use source::{Error, Source};
 use view::info::Info;
@@ -39,9 +38,9 @@ use view::{Names, View};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Completion { shell } = cli.command {
+    if let Command::Completion(options) = &cli.command {
         let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "uvtool", &mut script);
+        clap_complete::generate(options.shell, &mut Cli::command(), "uvtool", &mut script);
         return print(&script, None);
     }
     run(&cli).unwrap_or_else(|error| complain(&error.to_string()))
@@ -49,20 +48,14 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<ExitCode, Error> {
     let (how, json) = (&cli.how, cli.how.json);
-    if let Command::Kernel { request: Kernel::Check { file } } = &cli.command {
+    if let Command::Kernel(options) = &cli.command {
+        let KernelRequest::Check { file } = &options.request;
         return commands::kernel::check(file, json);
     }
-    let mut uvd = Uvd::connect(&how.socket, how.timeout(), how.timeout.is_some())?;
-    match &cli.command {
-        Command::Lifecycle(command) => commands::lifecycle::run(command, json, &mut uvd),
-        Command::Top { delay, rounds } => {
-            top::top(&mut uvd, Duration::from_secs_f64(*delay), *rounds)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        command => {
-            let shown = show(command, json, &mut uvd)?;
-            Ok(print(shown.output.as_bytes(), shown.problem.as_deref()))
-        }
+    let mut uvd = Uvd::connect(how.socket(), how.timeout(), how.timeout.is_some())?;
+    match show(&cli.command, json, &mut uvd)? {
+        Some(shown) => Ok(print(shown.output.as_bytes(), shown.problem.as_deref())),
+        None => commands::lifecycle::run(&cli.command, json, &mut uvd),
     }
 }
 
@@ -72,40 +65,37 @@ struct Shown {
     problem: Option<String>,
 }
 
-/// Asks for what a command shows.
-fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Shown, Error> {
-    match command {
-        Command::List { all } => Ok(shown(&List::new(&source.partitions()?, *all), json)),
-        Command::Info { name } => Ok(shown(&Info::new(&source.partitions()?, name)?, json)),
-        Command::Resources { verify: true, .. } => {
+/// Asks for what a command shows; `None`: it does something.
+fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Option<Shown>, Error> {
+    Ok(Some(match command {
+        Command::List(options) => shown(&List::new(&source.partitions()?, options.all), json),
+        Command::Info(options) => shown(&Info::new(&source.partitions()?, &options.name)?, json),
+        Command::Resources(options) if options.verify => {
             let partitions = source.partitions()?;
             let frames = source.resources()?.frames;
             let (found, compared) = source.compare(frames)?;
             let names = Names::new(&partitions);
-            Ok(shown(&Verified::new(frames, compared, &found, &names), json))
+            shown(&Verified::new(frames, compared, &found, &names), json)
         }
-        Command::Resources { map, .. } => {
+        Command::Resources(options) => {
             let partitions = source.partitions()?;
             let answer = source.resources()?;
-            let map = if *map { Some(source.page_map(answer.frames)?) } else { None };
+            let map = if options.map { Some(source.page_map(answer.frames)?) } else { None };
             let boot = source.boot_heap();
-            Ok(shown(&Resources::new(&answer, boot, &Names::new(&partitions), map), json))
+            shown(&Resources::new(&answer, boot, &Names::new(&partitions), map), json)
         }
-        Command::Log { lines } => {
+        Command::Log(options) => {
             let partitions = source.partitions()?;
-            let rows = source.log(*lines)?;
-            Ok(shown(&Log::new(rows, &Names::new(&partitions)), json))
+            let rows = source.log(options.lines)?;
+            shown(&Log::new(rows, &Names::new(&partitions)), json)
         }
-        Command::Diag { request } => {
-            let Diag::Release { partition, first, frames } = *request;
-            Ok(shown(&Released::new(source.release(partition, first, frames)?), json))
+        Command::Diag(options) => {
+            let DiagRequest::Release { partition, first, frames } = options.request;
+            shown(&Released::new(source.release(partition, first, frames)?), json)
         }
-        Command::Version => Ok(shown(&Version::new(source.version()?), json)),
-        Command::Lifecycle(_)
-        | Command::Top { .. }
-        | Command::Kernel { .. }
-        | Command::Completion { .. } => Err(Error::Other("a question")),
-    }
+        Command::Version(_) => shown(&Version::new(source.version()?), json),
+        _ => return Ok(None),
+    }))
 }
 
 fn shown(view: &impl View, json: bool) -> Shown {

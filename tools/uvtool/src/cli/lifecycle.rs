@@ -1,134 +1,150 @@
-//! The commands that take partitions through their lives.
+//! Options of the commands that take partitions through their lives.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 
-/// Commands about guest partitions.
-#[derive(Debug, Subcommand)]
-pub enum Lifecycle {
-    /// Create a partition from its definition, and start it
-    #[command(after_help = CREATE)]
-    Create(Create),
-    /// Show what `apply` would do, and change nothing
-    #[command(after_help = "Example:\n  uvtool plan shop.toml")]
-    Plan {
-        /// Files with definitions (TOML, or xl.cfg)
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-        /// Defined partitions that are not in the files go
-        #[arg(long)]
-        prune: bool,
-    },
-    /// Make definitions true, all of them or none: create, change, destroy in one transaction
-    #[command(after_help = "Examples:\n  uvtool apply shop.toml\n  \
-        uvtool apply --at 42 shop.toml\n  \
-        uvtool apply --yes --prune --reason 'spring sale' shop.toml")]
-    Apply {
-        /// Files with definitions (TOML, or xl.cfg)
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-        /// Defined partitions that are not in the files go
-        #[arg(long)]
-        prune: bool,
-        /// Only at the version of the database that `plan` printed, so that what was looked at is
-        /// what is done
-        #[arg(long, value_name = "VERSION")]
-        at: Option<u64>,
-        /// Do not ask before destroying anything
-        #[arg(long, short)]
-        yes: bool,
-        /// Why, for the audit log
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        reason: String,
-    },
-    /// Start a partition that is defined and not there
-    Start {
-        /// Its name
-        name: String,
-        /// Show its console until it stops
-        #[arg(long)]
-        console: bool,
-    },
-    /// Ask a partition's kernel to power off
-    Shutdown {
-        /// Its name, or its number
-        name: String,
-        /// Wait until it has stopped
-        #[arg(long)]
-        wait: bool,
-    },
-    /// Ask a partition's kernel to reboot
-    Reboot {
-        /// Its name, or its number
-        name: String,
-    },
-    /// Give back all that a partition has, running or not
-    Destroy {
-        /// Its name, or its number
-        name: String,
-        /// Forget its definition, too
-        #[arg(long)]
-        forget: bool,
-    },
-    /// Stop running a partition; it keeps everything
-    Pause {
-        /// Its name, or its number
-        name: String,
-    },
-    /// Let a paused partition run on
-    Unpause {
-        /// Its name, or its number
-        name: String,
-    },
-    /// Give a partition another name
-    Rename {
-        /// Its name, or its number
-        name: String,
-        /// The new name
-        to: String,
-    },
-    /// Change a partition while it runs, and its definition
-    #[command(after_help = "Examples:\n  uvtool set web --memory 512M --vcpus 2\n  \
-        uvtool set batch --weight 64 --cap 150\n  uvtool set db --cpus 2-3 --dedicated true")]
-    Set(Set),
-    /// Show what is defined, whether it runs or not
-    Definitions,
-    /// Attach to a partition's console; Ctrl-] detaches
-    #[command(after_help = "Examples:\n  uvtool console web\n  uvtool console --once web | tail")]
-    Console {
-        /// Its name, or its number
-        name: String,
-        /// Do not begin with what was printed before
-        #[arg(long)]
-        no_history: bool,
-        /// Print what was printed before, and end
-        #[arg(long, conflicts_with = "no_history")]
-        once: bool,
-    },
-    /// Wait for a partition
-    #[command(after_help = "Example:\n  uvtool wait web --until stopped --timeout 60")]
-    Wait {
-        /// Its name, or its number
-        name: String,
-        /// What to wait for
-        #[arg(long, value_enum, default_value = "stopped")]
-        until: Until,
-    },
-    /// Show how a partition came to be as it is, and what the monitor did to it
-    Why {
-        /// Its name, also of one that is gone
-        name: String,
-    },
-    /// Apply the inverse of a transaction
-    #[command(after_help = "The number is that of `uvtool log`.\n\nExample:\n  uvtool undo 17")]
-    Undo {
-        /// Number of its record in the log
-        record: u64,
-        /// Why, for the audit log
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        reason: String,
-    },
+/// Options of `uvtool plan`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  uvtool plan shop.toml")]
+pub struct Plan {
+    /// Files with definitions (TOML, or xl.cfg)
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Defined partitions that are not in the files go
+    #[arg(long)]
+    pub prune: bool,
+}
+
+/// Options of `uvtool apply`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  uvtool apply shop.toml\n  \
+    uvtool apply --at 42 shop.toml\n  \
+    uvtool apply --yes --prune --reason 'spring sale' shop.toml")]
+pub struct Apply {
+    /// Files with definitions (TOML, or xl.cfg)
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Defined partitions that are not in the files go
+    #[arg(long)]
+    pub prune: bool,
+    /// Only at the version of the database that `plan` printed, so that what was looked at is
+    /// what is done
+    #[arg(long, value_name = "VERSION")]
+    pub at: Option<u64>,
+    /// Do not ask before destroying anything
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub reason: String,
+}
+
+/// Options of `uvtool start`.
+#[derive(Args, Debug)]
+pub struct Start {
+    /// Its name
+    pub name: String,
+    /// Show its console until it stops
+    #[arg(long)]
+    pub console: bool,
+}
+
+/// Options of `uvtool shutdown`.
+#[derive(Args, Debug)]
+pub struct Shutdown {
+    /// Its name, or its number
+    pub name: String,
+    /// Wait until it has stopped
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// Options of `uvtool reboot`.
+#[derive(Args, Debug)]
+pub struct Reboot {
+    /// Its name, or its number
+    pub name: String,
+}
+
+/// Options of `uvtool destroy`.
+#[derive(Args, Debug)]
+pub struct Destroy {
+    /// Its name, or its number
+    pub name: String,
+    /// Forget its definition, too
+    #[arg(long)]
+    pub forget: bool,
+}
+
+/// Options of `uvtool pause`.
+#[derive(Args, Debug)]
+pub struct Pause {
+    /// Its name, or its number
+    pub name: String,
+}
+
+/// Options of `uvtool unpause`.
+#[derive(Args, Debug)]
+pub struct Unpause {
+    /// Its name, or its number
+    pub name: String,
+}
+
+/// Options of `uvtool rename`.
+#[derive(Args, Debug)]
+pub struct Rename {
+    /// Its name, or its number
+    pub name: String,
+    /// The new name
+    pub to: String,
+}
+
+/// Options of `uvtool definitions`: none.
+#[derive(Args, Debug)]
+pub struct Definitions;
+
+/// Options of `uvtool console`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  uvtool console web\n  uvtool console --once web | tail")]
+pub struct Console {
+    /// Its name, or its number
+    pub name: String,
+    /// Do not begin with what was printed before
+    #[arg(long)]
+    pub no_history: bool,
+    /// Print what was printed before, and end
+    #[arg(long, conflicts_with = "no_history")]
+    pub once: bool,
+}
+
+/// Options of `uvtool wait`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  uvtool wait web --until stopped --timeout 60")]
+pub struct Wait {
+    /// Its name, or its number
+    pub name: String,
+    /// What to wait for
+    #[arg(long, value_enum, default_value = "stopped")]
+    pub until: Until,
+}
+
+/// Options of `uvtool why`.
+#[derive(Args, Debug)]
+pub struct Why {
+    /// Its name, also of one that is gone
+    pub name: String,
+}
+
+/// Options of `uvtool undo`.
+#[derive(Args, Debug)]
+#[command(after_help = "The number is that of `uvtool log`.\n\nExample:\n  uvtool undo 17")]
+pub struct Undo {
+    /// Number of its record in the log
+    pub record: u64,
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub reason: String,
 }
 
 const CREATE: &str = "\
@@ -142,6 +158,7 @@ Examples:
 
 /// Options of `uvtool create`.
 #[derive(Args, Debug)]
+#[command(after_help = CREATE)]
 pub struct Create {
     /// File with the definition (TOML, or xl.cfg)
     #[arg(value_name = "FILE", required_unless_present = "kernel")]
@@ -174,6 +191,8 @@ pub struct Create {
 
 /// Options of `uvtool set`.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  uvtool set web --memory 512M --vcpus 2\n  \
+    uvtool set batch --weight 64 --cap 150\n  uvtool set db --cpus 2-3 --dedicated true")]
 #[group(required = true, multiple = true, id = "setting", args = [
     "memory", "vcpus", "weight", "cap", "cpus", "dedicated", "on_poweroff", "on_reboot", "on_crash"
 ])]

@@ -4,12 +4,14 @@
 //! the partition's number.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use pv_abi::uv::calls::cause;
 use uvd_protocol::{End, Service, ServiceAnswer};
 
 use super::define;
-use crate::cli::lifecycle::{Create, Lifecycle};
+use crate::cli::Command;
+use crate::cli::lifecycle::{Apply, Create};
 use crate::connection::Uvd;
 use crate::console::{self, Closed};
 use crate::source::{Error, Source};
@@ -19,32 +21,38 @@ use crate::view::plan::Plan;
 use crate::view::waited::Waited;
 use crate::view::{Names, View};
 use crate::words::cause_words;
-use crate::{Shown, print, shown, terminal};
+use crate::{Shown, print, shown, terminal, top};
 
 /// Status of a command that watched a partition crash.
 const CRASHED: u8 = 3;
 
 /// Does it; the status to end with.
-pub fn run(command: &Lifecycle, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error> {
+pub fn run(command: &Command, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error> {
     match command {
-        Lifecycle::Create(create) => self::create(create, json, uvd),
-        Lifecycle::Start { name, console } => {
+        Command::Create(create) => self::create(create, json, uvd),
+        Command::Start(options) => {
+            let name = &options.name;
             let number = partition(uvd.service(Service::Start { name: name.clone() })?)?;
-            if *console { watch(name, uvd) } else { Ok(tell_number(name, number, json)) }
+            if options.console { watch(name, uvd) } else { Ok(tell_number(name, number, json)) }
         }
-        Lifecycle::Console { name, no_history, once } => {
-            let name = name.clone();
-            let request = Service::Console { name, history: !no_history, once: *once };
+        Command::Console(options) => {
+            let (name, once) = (options.name.clone(), options.once);
+            let request = Service::Console { name, history: !options.no_history, once };
             let typing = !once;
             if typing && terminal::is_interactive() {
                 eprintln!("uvtool: attached; Ctrl-] detaches");
             }
             Ok(closed(&console::attach(uvd, request, typing)?))
         }
-        Lifecycle::Apply { .. } => apply(command, json, uvd),
-        Lifecycle::Shutdown { name, wait } => {
+        Command::Apply(options) => apply(options, json, uvd),
+        Command::Top(options) => {
+            top::top(uvd, Duration::from_secs_f64(options.delay), options.rounds)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Shutdown(options) => {
+            let name = &options.name;
             done(uvd.service(Service::Shutdown { name: name.clone(), reboot: false })?)?;
-            if *wait {
+            if options.wait {
                 let until = uvd_protocol::Until::Stopped;
                 uvd.service(Service::Wait { name: name.clone(), until })?;
             }
@@ -58,16 +66,18 @@ pub fn run(command: &Lifecycle, json: bool, uvd: &mut Uvd) -> Result<ExitCode, E
 }
 
 /// The request of a command that has nothing to show.
-fn simple(command: &Lifecycle, uvd: &mut Uvd) -> Result<Option<Service>, Error> {
+fn simple(command: &Command, uvd: &mut Uvd) -> Result<Option<Service>, Error> {
     Ok(Some(match command {
-        Lifecycle::Reboot { name } => Service::Shutdown { name: name.clone(), reboot: true },
-        Lifecycle::Destroy { name, forget } => {
-            Service::Destroy { name: name.clone(), forget: *forget }
+        Command::Reboot(options) => Service::Shutdown { name: options.name.clone(), reboot: true },
+        Command::Destroy(options) => {
+            Service::Destroy { name: options.name.clone(), forget: options.forget }
         }
-        Lifecycle::Pause { name } => Service::Pause { name: name.clone() },
-        Lifecycle::Unpause { name } => Service::Unpause { name: name.clone() },
-        Lifecycle::Rename { name, to } => Service::Rename { name: name.clone(), to: to.clone() },
-        Lifecycle::Set(set) => {
+        Command::Pause(options) => Service::Pause { name: options.name.clone() },
+        Command::Unpause(options) => Service::Unpause { name: options.name.clone() },
+        Command::Rename(options) => {
+            Service::Rename { name: options.name.clone(), to: options.to.clone() }
+        }
+        Command::Set(set) => {
             let defined = uvd.definitions()?;
             let now = defined.iter().find(|one| one.definition.name == set.name);
             let settings = define::settings(set, now.map(|one| one.definition.on))?;
@@ -78,15 +88,15 @@ fn simple(command: &Lifecycle, uvd: &mut Uvd) -> Result<Option<Service>, Error> 
 }
 
 /// What a command shows.
-fn view(command: &Lifecycle, json: bool, uvd: &mut Uvd) -> Result<Shown, Error> {
+fn view(command: &Command, json: bool, uvd: &mut Uvd) -> Result<Shown, Error> {
     match command {
-        Lifecycle::Plan { files, prune } => {
-            let definitions = define::read(files)?;
-            Ok(shown(&plan(uvd, Service::Plan { definitions, prune: *prune })?, json))
+        Command::Plan(options) => {
+            let definitions = define::read(&options.files)?;
+            Ok(shown(&plan(uvd, Service::Plan { definitions, prune: options.prune })?, json))
         }
-        Lifecycle::Definitions => Ok(shown(&Definitions::new(uvd.definitions()?), json)),
-        Lifecycle::Wait { name, until } => {
-            let until = (*until).into();
+        Command::Definitions(_) => Ok(shown(&Definitions::new(uvd.definitions()?), json)),
+        Command::Wait(options) => {
+            let (name, until) = (&options.name, options.until.into());
             match uvd.service(Service::Wait { name: name.clone(), until })? {
                 ServiceAnswer::Waited { row, end } => {
                     Ok(shown(&Waited::new(name, row.as_ref(), end), json))
@@ -94,15 +104,15 @@ fn view(command: &Lifecycle, json: bool, uvd: &mut Uvd) -> Result<Shown, Error> 
                 _ => Err(Error::Other("a partition's end")),
             }
         }
-        Lifecycle::Why { name } => match uvd.service(Service::Why { name: name.clone() })? {
+        Command::Why(options) => match uvd.service(Service::Why { name: options.name.clone() })? {
             ServiceAnswer::Log(rows) => {
                 let partitions = uvd.partitions()?;
                 Ok(shown(&Log::new(rows, &Names::new(&partitions)), json))
             }
             _ => Err(Error::Other("log records")),
         },
-        Lifecycle::Undo { record, reason } => {
-            let outcomes = uvd.undo(*record, reason)?;
+        Command::Undo(options) => {
+            let outcomes = uvd.undo(options.record, &options.reason)?;
             Ok(shown(&outcomes, json))
         }
         _ => Err(Error::Other("a command")),
@@ -122,10 +132,8 @@ fn create(create: &Create, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error>
     if create.console { watch(&name, uvd) } else { Ok(tell_number(&name, number, json)) }
 }
 
-fn apply(command: &Lifecycle, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error> {
-    let Lifecycle::Apply { files, prune, at, yes, reason } = command else {
-        return Err(Error::Other("a command"));
-    };
+fn apply(options: &Apply, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error> {
+    let Apply { files, prune, at, yes, reason } = options;
     let (definitions, prune) = (define::read(files)?, *prune);
     let planned = plan(uvd, Service::Plan { definitions: definitions.clone(), prune })?;
     let goes: Vec<&str> = planned.destroyed().collect();
