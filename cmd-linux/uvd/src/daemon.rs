@@ -172,9 +172,7 @@ impl<'a> Daemon<'a> {
             }
             let (rung, outcomes) = link.turn(now).map_err(|error| error.to_string())?;
             self.hub.fault.sent();
-            let following = self.hub.following.get();
-            let own = |(tag, _): &Outcome| *tag == Tag::Job(following);
-            if (rung && outcomes.is_empty()) || !outcomes.iter().all(own) {
+            if (rung && outcomes.is_empty()) || outcomes.iter().any(|one| self.is_news(one)) {
                 self.hub.news.set(true);
                 self.hub.changed();
             }
@@ -184,6 +182,17 @@ impl<'a> Daemon<'a> {
             if quiet && !self.hub.has_outgoing() {
                 return Ok(());
             }
+        }
+    }
+
+    /// Whether an answer says that the log has more than was taken over.
+    fn is_news(&self, (tag, result): &Outcome) -> bool {
+        match result {
+            _ if *tag == Tag::Job(self.hub.following.get()) => false,
+            Ok(Answered::Ultravisor { version, .. }) => {
+                *version != self.hub.replica.borrow().version()
+            }
+            _ => true,
         }
     }
 

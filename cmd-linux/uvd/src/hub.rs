@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 use futures_executor::LocalSpawner;
@@ -34,6 +34,8 @@ use crate::{devices::Shared, log};
 
 /// Milliseconds that the ultravisor may take for a request of ours.
 const PATIENCE_MS: u32 = 60_000;
+/// See [`Hub::quiet`].
+const QUIET: Duration = Duration::from_millis(200);
 
 /// What `uvd` reaches of other partitions.
 pub trait Devices {
@@ -102,8 +104,6 @@ pub struct Hub {
     pub news: Cell<bool>,
     /// The request by which the log is followed, while it is under way.
     pub following: Cell<u64>,
-    /// Records that were not settled when they were stored.
-    pub unsettled: RefCell<BTreeSet<u64>>,
     /// Held by a job from its first change to its last.
     pub changes: Mutex<()>,
     /// Partitions as they were last seen, by number.
@@ -122,6 +122,8 @@ pub struct Hub {
     pub builder: RefCell<Builder>,
     /// See [`Loader`].
     pub loader: Loader,
+    /// How long a request goes on before its client is told how far it is.
+    pub quiet: Cell<Duration>,
     /// See [`Fault`].
     pub fault: Fault,
     /// See [`Devices`].
@@ -151,7 +153,6 @@ impl Hub {
             spawner,
             news: Cell::new(false),
             following: Cell::new(0),
-            unsettled: RefCell::default(),
             changes: Mutex::new(()),
             rows: RefCell::default(),
             watch: RefCell::default(),
@@ -161,6 +162,7 @@ impl Hub {
             replica: RefCell::default(),
             builder: RefCell::default(),
             loader,
+            quiet: Cell::new(QUIET),
             fault,
             devices,
         })

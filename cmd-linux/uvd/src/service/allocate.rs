@@ -17,17 +17,14 @@ fn frames(what: &Definition) -> u64 {
 }
 
 /// Checks that all of them fit next to those that are there; the CPUs that each gets, none: all.
-pub async fn check(
-    hub: &Hub,
-    definitions: &[&Definition],
-    rows: &[PartitionRow],
-) -> Result<Vec<Vec<u32>>, Failure> {
-    names(definitions, rows)?;
+pub async fn check(hub: &Hub, definitions: &[&Definition]) -> Result<Vec<Vec<u32>>, Failure> {
+    let rows: Vec<PartitionRow> = hub.rows.borrow().values().cloned().collect();
+    names(definitions, &rows)?;
     let free = hub.replica.borrow().free_frames();
     memory(definitions, free.unwrap_or(u64::MAX))?;
     // What the machine has is asked for only where CPUs are to be chosen: all the page map is read.
     if !definitions.iter().any(|one| is_to_be_given_cpus(one)) {
-        return choose(definitions, rows, &[]);
+        return choose(definitions, &rows, &[]);
     }
     let cpus = match hub.ask(Body::Query(Query::Resources)).await?.answer {
         Answer::Resources(resources) => {
@@ -35,7 +32,7 @@ pub async fn check(
         }
         _ => return Err(unexpected("resources")),
     };
-    choose(definitions, rows, &cpus)
+    choose(definitions, &rows, &cpus)
 }
 
 fn names(definitions: &[&Definition], rows: &[PartitionRow]) -> Result<(), Failure> {

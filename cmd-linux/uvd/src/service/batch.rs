@@ -83,28 +83,23 @@ pub async fn carry_out(
     hub.fault.begin();
     let done = in_turn(hub, &batch, &kernels, reporter).await;
     hub.fault.end();
-    hub.changed();
     drop(turn);
+    hub.changed();
     if done.is_ok() {
-        gone(hub, &batch.destroys).await?;
+        gone(hub, &batch.destroys).await;
     }
     done
 }
 
 /// Waits until what was destroyed is gone, with its names: what somebody still refers to goes
 /// when it is let go of.
-async fn gone(hub: &Rc<Hub>, destroys: &[PartitionRow]) -> Result<(), Failure> {
+async fn gone(hub: &Rc<Hub>, destroys: &[PartitionRow]) {
     let until = Instant::now() + GONE;
-    loop {
-        let (_, rows) = hub.partitions().await?;
-        let still = destroys.iter().any(|old| {
-            let same =
-                |row: &PartitionRow| (row.number, row.created_at) == (old.number, old.created_at);
-            rows.iter().any(same)
-        });
-        if !still || Instant::now() >= until {
-            return Ok(());
-        }
+    let is_there = |old: &PartitionRow| {
+        let rows = hub.rows.borrow();
+        rows.get(&old.number).is_some_and(|row| row.created_at == old.created_at)
+    };
+    while destroys.iter().any(is_there) && hub.has_session() && Instant::now() < until {
         let change = Box::pin(hub.wait_for_change());
         select(change, Box::pin(hub.sleep_until(until))).await;
     }
@@ -157,10 +152,7 @@ impl Work<'_> {
         }
         let definitions: Vec<&Definition> =
             self.batch.creates.iter().map(|one| &one.definition).collect();
-        // The copy of the database says how much memory is free.
-        session::follow(self.hub).await?;
-        let (_, rows) = self.hub.partitions().await?;
-        let affinities = allocate::check(self.hub, &definitions, &rows).await?;
+        let affinities = self.allocate(&definitions).await?;
         for definition in &definitions {
             self.reporter.tell(&definition.name, "allocating", 0, 0);
         }
@@ -183,6 +175,19 @@ impl Work<'_> {
             self.build(self.numbers[at], definition, Kernel::clone(&kernels[at])).await?;
         }
         Ok(())
+    }
+
+    /// CPUs for what is to be created, if there is enough of all. What is known here may be late:
+    /// before it refuses, it is made sure of.
+    async fn allocate(&self, definitions: &[&Definition]) -> Result<Vec<Vec<u32>>, Failure> {
+        if !self.hub.news.get() {
+            let affinities = allocate::check(self.hub, definitions).await;
+            if affinities.is_ok() {
+                return affinities;
+            }
+        }
+        session::follow(self.hub).await?;
+        allocate::check(self.hub, definitions).await
     }
 
     async fn build(&self, number: u32, what: &Definition, kernel: Kernel) -> Result<(), Failure> {
@@ -246,6 +251,10 @@ impl Work<'_> {
         if known && !staged.edits.is_empty() {
             self.hub.state.borrow_mut().settle(&staged, replied.is_ok());
         }
+        if known && let Err(failure) = session::follow(self.hub).await {
+            log(&format!("what was done is read from the log later: {failure}"));
+        }
+        self.hub.state.borrow_mut().store();
         for creation in self.batch.creates.iter().filter(|_| replied.is_ok()) {
             let name = &creation.definition.name;
             self.hub.state.borrow_mut().change(name, |record| record.last_end = None);

@@ -10,6 +10,7 @@ mod defined;
 pub mod live;
 pub mod plan;
 pub mod policy;
+mod reporter;
 pub mod session;
 mod show;
 
@@ -21,35 +22,13 @@ use definition::Definition;
 use futures_util::future::{Either, select};
 use pv_abi::uv::command::{Body, Operation, PartitionRow, Target};
 use pv_abi::uv::database::{asked, kind, state};
-use uvd_protocol::{
-    Answered, Ask, Failure, MAX_TIMEOUT_MS, Progress, Service, ServiceAnswer, Until,
-};
+use uvd_protocol::{Ask, Failure, MAX_TIMEOUT_MS, Service, ServiceAnswer, Until};
+
+pub use reporter::Reporter;
 
 use crate::builder;
 use crate::hub::{Hub, refused};
 use crate::state::{Edit, Record};
-
-/// Tells a client how far its request is.
-pub struct Reporter {
-    hub: Rc<Hub>,
-    /// The client and the id of its request; `None`: nobody asked.
-    to: Option<(u64, u64)>,
-}
-
-impl Reporter {
-    /// One for a job that nobody asked for.
-    pub fn nobody(hub: &Rc<Hub>) -> Self {
-        Self { hub: Rc::clone(hub), to: None }
-    }
-
-    /// Tells.
-    pub fn tell(&self, name: &str, step: &str, done: u64, of: u64) {
-        if let Some((client, id)) = self.to {
-            let progress = Progress { name: name.into(), step: step.into(), done, of };
-            self.hub.tell(client, id, Ok(Answered::Progress(progress)), false);
-        }
-    }
-}
 
 /// Starts on a request.
 pub fn start(hub: &Rc<Hub>, client: u64, ask: Ask, service: Service) {
@@ -75,7 +54,7 @@ pub fn start(hub: &Rc<Hub>, client: u64, ask: Ask, service: Service) {
         service => {
             let (hub, id) = (Rc::clone(hub), ask.id);
             hub.clone().spawn(async move {
-                let reporter = Reporter { hub: Rc::clone(&hub), to: Some((client, id)) };
+                let reporter = Reporter::new(&hub, client, id);
                 match run(&hub, service, &ask, &reporter).await {
                     Ok(None) => {}
                     Ok(Some(answer)) => hub.finish(client, id, Ok(answer)),
@@ -130,7 +109,7 @@ async fn run(
         Service::Set { name, settings } => live::set(hub, &name, &settings, reporter).await?,
         Service::Wait { name, until } => wait(hub, &name, until, ask.timeout_ms).await?,
         Service::Console { name, history, once } => {
-            show::console(hub, reporter.to, &name, history, once).await?;
+            show::console(hub, reporter.to(), &name, history, once).await?;
             return Ok(None);
         }
         Service::Definitions => {
@@ -261,7 +240,16 @@ async fn destroy(
         Err(failure) => return Err(failure),
     };
     let name = batch.destroys.first().map_or(name, |row| row.name.as_str()).to_string();
-    batch::carry_out(hub, batch, reporter).await?;
+    match batch::carry_out(hub, batch.clone(), reporter).await {
+        // It went by itself meanwhile, or somebody else was faster: what was asked for is so.
+        Err(Failure::Refused(refusal))
+            if refusal.code == "no-such-partition" && !batch.destroys.is_empty() =>
+        {
+            let rest = Batch { destroys: Vec::new(), ..batch };
+            batch::carry_out(hub, rest, reporter).await?;
+        }
+        done => drop(done?),
+    }
     hub.consoles.borrow_mut().end(&name, None);
     if forget {
         hub.consoles.borrow_mut().retire(&name);

@@ -8,7 +8,8 @@
 //! for ever: new records -> copy, store, partitions read again -> policies, waiters
 //! ```
 //!
-//! Rule: a record is stored before anybody is told what it did.
+//! Rule: a record is stored before anybody is told what it did. While a batch is under way its
+//! records are left to it: it takes them over at once, and stores them with its own edits.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -106,7 +107,9 @@ async fn settle(hub: &Rc<Hub>) -> Result<(), Failure> {
             None => break,
         }
     }
-    hub.state.borrow_mut().settle(&staged, committed);
+    let mut state = hub.state.borrow_mut();
+    state.settle(&staged, committed);
+    state.store();
     Ok(())
 }
 
@@ -121,10 +124,11 @@ fn reconnect(hub: &Hub, rows: &[PartitionRow]) {
     }
 }
 
-/// Waits until there may be new records.
+/// Waits until there may be new records that no batch takes over.
 async fn news(hub: &Rc<Hub>) {
     let late = Instant::now() + LATEST;
-    while !hub.news.replace(false) && hub.has_session() && Instant::now() < late {
+    let none = || !hub.news.get() || hub.changes.try_lock().is_none();
+    while none() && hub.has_session() && Instant::now() < late {
         let change = Box::pin(hub.wait_for_change());
         select(change, Box::pin(hub.sleep_until(late))).await;
     }
@@ -156,6 +160,7 @@ async fn records_most(hub: &Rc<Hub>, from: u64, most: u32) -> Result<Records, Fa
 /// Takes over what the log has since.
 pub async fn follow(hub: &Rc<Hub>) -> Result<(), Failure> {
     let mut changed = false;
+    hub.news.set(false);
     loop {
         let from = hub.replica.borrow().next();
         let records = records(hub, from).await?;
@@ -169,14 +174,18 @@ pub async fn follow(hub: &Rc<Hub>) -> Result<(), Failure> {
             break;
         }
         changed = true;
-        store(hub, &records.rows);
+        remember(hub, &records.rows);
         if !take_over(hub, &records) {
             log("a record does not fit the copy of the database, which is made anew");
             copy(hub).await?;
         }
+        if hub.replica.borrow().next() >= records.next {
+            break;
+        }
     }
     if changed {
         settled(hub).await?;
+        hub.state.borrow_mut().store();
         hub.partitions().await?;
         hub.changed();
     }
@@ -190,33 +199,22 @@ fn take_over(hub: &Hub, records: &Records) -> bool {
     records.rows.iter().all(|record| replica.apply(record))
 }
 
-/// Stores how records ended that had not when they were read.
+/// Takes over how records ended that had not when they were read.
 async fn settled(hub: &Rc<Hub>) -> Result<(), Failure> {
-    let open: Vec<u64> = hub.unsettled.borrow().iter().copied().collect();
+    let open = hub.state.borrow().unsettled();
     for sequence in open {
         let records = records_most(hub, sequence, 1).await?;
         let row = records.rows.first().map(|record| &record.row);
-        let row = row.filter(|row| row.sequence == sequence);
-        if row.is_some_and(is_unsettled) {
-            continue;
-        }
-        hub.unsettled.borrow_mut().remove(&sequence);
-        if let Some(row) = row {
-            hub.state.borrow_mut().add_log(std::slice::from_ref(row), &[]);
+        if let Some(row) = row.filter(|row| row.sequence == sequence) {
+            hub.state.borrow_mut().add_log(std::slice::from_ref(row), Vec::new());
         }
     }
     Ok(())
 }
 
-fn is_unsettled(row: &LogRow) -> bool {
-    matches!(row.outcome.as_str(), "begun" | "pending")
-}
-
-/// Stores records and the lives that begin and end with them.
-fn store(hub: &Hub, records: &[RecordRow]) {
+/// Takes over records and the lives that begin and end with them.
+fn remember(hub: &Hub, records: &[RecordRow]) {
     let rows: Vec<LogRow> = records.iter().map(|record| record.row.clone()).collect();
-    let open = rows.iter().filter(|row| is_unsettled(row)).map(|row| row.sequence);
-    hub.unsettled.borrow_mut().extend(open);
     let mut lives: Vec<(String, Life)> = Vec::new();
     let mut state = hub.state.borrow_mut();
     for record in records.iter().filter(|record| took_effect(&record.row)) {
@@ -245,7 +243,7 @@ fn store(hub: &Hub, records: &[RecordRow]) {
             }
         }
     }
-    state.add_log(&rows, &lives);
+    state.add_log(&rows, lives);
 }
 
 fn took_effect(row: &LogRow) -> bool {
@@ -286,8 +284,9 @@ async fn backlog(hub: &Rc<Hub>, oldest: u64, next: u64) -> Result<(), Failure> {
             break;
         };
         from = last.row.sequence + 1;
-        store(hub, &records.rows);
+        remember(hub, &records.rows);
     }
+    hub.state.borrow_mut().store();
     Ok(())
 }
 

@@ -47,6 +47,19 @@ fn common<T, E: Into<redb::Error>>(result: Result<T, E>) -> Result<T, Error> {
     result.map_err(|error| Error::Store(error.into()))
 }
 
+/// What is written together.
+#[derive(Clone, Copy)]
+pub struct Writing<'a> {
+    /// Changes to the definitions.
+    pub edits: &'a [Edit],
+    /// The staged edits are these now, or none.
+    pub staged: Option<Option<&'a Staged>>,
+    /// Records of the log.
+    pub rows: &'a [&'a LogRow],
+    /// The last lives by these names.
+    pub lives: &'a BTreeMap<String, Life>,
+}
+
 /// An open store.
 pub struct Disk {
     database: Database,
@@ -98,35 +111,42 @@ impl Disk {
         Ok(records)
     }
 
-    pub fn edit(&self, edits: &[Edit], settles: bool) -> Result<(), Error> {
+    /// Writes all of it, or nothing.
+    pub fn write(&self, what: &Writing<'_>) -> Result<(), Error> {
         let write = common(self.database.begin_write())?;
-        let mut table = common(write.open_table(RECORDS))?;
-        for edit in edits {
-            match edit {
-                Edit::Put(record) => {
-                    let name = record.definition.name.as_str();
-                    common(table.insert(name, encode(record)?.as_slice()))?;
-                }
-                Edit::Forget(name) => {
-                    common(table.remove(name.as_str()))?;
+        if !what.edits.is_empty() {
+            let mut table = common(write.open_table(RECORDS))?;
+            for edit in what.edits {
+                match edit {
+                    Edit::Put(record) => {
+                        let name = record.definition.name.as_str();
+                        common(table.insert(name, encode(record)?.as_slice()))?;
+                    }
+                    Edit::Forget(name) => {
+                        common(table.remove(name.as_str()))?;
+                    }
                 }
             }
         }
-        drop(table);
-        if settles {
-            common(common(write.open_table(STAGED))?.remove(""))?;
+        if let Some(staged) = what.staged {
+            let mut table = common(write.open_table(STAGED))?;
+            match staged {
+                Some(staged) => common(table.insert("", encode(staged)?.as_slice()))?,
+                None => common(table.remove(""))?,
+            };
         }
-        common(write.commit())
-    }
-
-    pub fn stage(&self, staged: Option<&Staged>) -> Result<(), Error> {
-        let write = common(self.database.begin_write())?;
-        let mut table = common(write.open_table(STAGED))?;
-        match staged {
-            Some(staged) => common(table.insert("", encode(staged)?.as_slice()))?,
-            None => common(table.remove(""))?,
-        };
-        drop(table);
+        if !what.rows.is_empty() {
+            let mut table = common(write.open_table(LOG))?;
+            for row in what.rows {
+                common(table.insert(row.sequence, encode(row)?.as_slice()))?;
+            }
+            while common(table.len())? > MOST_ROWS {
+                common(table.pop_first())?;
+            }
+        }
+        if !what.lives.is_empty() {
+            write_lives(&mut common(write.open_table(LIVES))?, what.lives)?;
+        }
         common(write.commit())
     }
 
@@ -134,29 +154,6 @@ impl Disk {
         let read = common(self.database.begin_read())?;
         let table = common(read.open_table(STAGED))?;
         common(table.get(""))?.map(|value| decode(value.value())).transpose()
-    }
-
-    pub fn add_log(&self, rows: &[LogRow], lives: &[(String, Life)]) -> Result<(), Error> {
-        let write = common(self.database.begin_write())?;
-        let mut table = common(write.open_table(LOG))?;
-        for row in rows {
-            common(table.insert(row.sequence, encode(row)?.as_slice()))?;
-        }
-        while common(table.len())? > MOST_ROWS {
-            common(table.pop_first())?;
-        }
-        drop(table);
-        let mut table = common(write.open_table(LIVES))?;
-        for (name, life) in lives {
-            common(table.insert(name.as_str(), encode(life)?.as_slice()))?;
-        }
-        if common(table.len())? > MOST_LIVES {
-            common(
-                table.retain(|_, value| decode::<Life>(value).is_ok_and(|one| one.last.is_none())),
-            )?;
-        }
-        drop(table);
-        common(write.commit())
     }
 
     pub fn log(&self, most: u64) -> Result<Vec<LogRow>, Error> {
@@ -170,11 +167,11 @@ impl Disk {
         Ok(rows)
     }
 
-    pub fn rows(&self, first: u64, last: Option<u64>) -> Result<Vec<LogRow>, Error> {
+    pub fn rows(&self, first: u64, last: u64) -> Result<Vec<LogRow>, Error> {
         let read = common(self.database.begin_read())?;
         let table = common(read.open_table(LOG))?;
         let mut rows = Vec::new();
-        for entry in common(table.range(first..=last.unwrap_or(u64::MAX)))? {
+        for entry in common(table.range(first..=last))? {
             rows.push(decode(common(entry)?.1.value())?);
         }
         Ok(rows)
@@ -189,16 +186,29 @@ impl Disk {
     /// Takes over all of another store.
     pub fn copy(&self, from: &Self) -> Result<(), Error> {
         let edits: Vec<Edit> = from.records()?.into_values().map(Edit::Put).collect();
-        self.edit(&edits, false)?;
-        self.stage(from.staged()?.as_ref())?;
         let read = common(from.database.begin_read())?;
-        let mut lives = Vec::new();
+        let mut lives = BTreeMap::new();
         for entry in common(common(read.open_table(LIVES))?.iter())? {
             let (name, value) = common(entry)?;
-            lives.push((name.value().to_string(), decode(value.value())?));
+            lives.insert(name.value().to_string(), decode(value.value())?);
         }
-        self.add_log(&from.log(u64::MAX)?, &lives)
+        let (staged, rows) = (from.staged()?, from.log(u64::MAX)?);
+        let rows: Vec<&LogRow> = rows.iter().collect();
+        let staged = Some(staged.as_ref());
+        self.write(&Writing { edits: &edits, staged, rows: &rows, lives: &lives })
     }
+}
+
+type Lives<'t> = redb::Table<'t, &'static str, &'static [u8]>;
+
+fn write_lives(table: &mut Lives<'_>, lives: &BTreeMap<String, Life>) -> Result<(), Error> {
+    for (name, life) in lives {
+        common(table.insert(name.as_str(), encode(life)?.as_slice()))?;
+    }
+    if common(table.len())? > MOST_LIVES {
+        common(table.retain(|_, value| decode::<Life>(value).is_ok_and(|one| one.last.is_none())))?;
+    }
+    Ok(())
 }
 
 fn encode(value: &impl Serialize) -> Result<Vec<u8>, Error> {

@@ -10,10 +10,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use definition::Definition;
-use disk::Disk;
+use disk::{Disk, Writing};
 use pv_abi::uv::command::LogRow;
 use serde::{Deserialize, Serialize};
 use uvd_protocol::End;
+
+/// Rows of the log that are queued at most.
+const MOST_QUEUED: usize = 64;
 
 /// What is kept of a definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +73,7 @@ pub struct State {
     disk: Disk,
     path: PathBuf,
     persistent: bool,
+    queue: Queue,
 }
 
 impl State {
@@ -83,7 +87,7 @@ impl State {
                 (BTreeMap::new(), Disk::in_memory(), false)
             }
         };
-        Self { records, disk, path: path.into(), persistent }
+        Self { records, disk, path: path.into(), persistent, queue: Queue::default() }
     }
 
     /// The definitions, by name.
@@ -99,7 +103,7 @@ impl State {
 
     /// Writes down what is to hold once the transaction is committed.
     pub fn stage(&mut self, staged: &Staged) {
-        self.write(|disk| disk.stage(Some(staged)));
+        self.write(Some(Some(staged)), &[]);
     }
 
     /// What was staged and not settled.
@@ -107,17 +111,19 @@ impl State {
         self.disk.staged().ok().flatten()
     }
 
-    /// The transaction that was staged for was committed, or not.
+    /// The transaction that was staged for was committed, or not. It is written with what comes
+    /// next, or by [`Self::store`]: until then the log says the same.
     pub fn settle(&mut self, staged: &Staged, committed: bool) {
         let edits = if committed { &staged.edits[..] } else { &[] };
         self.apply(edits);
-        self.write(|disk| disk.edit(edits, true));
+        self.queue.edits.extend_from_slice(edits);
+        self.queue.settles = true;
     }
 
     /// Changes definitions at once.
     pub fn edit(&mut self, edits: &[Edit]) {
         self.apply(edits);
-        self.write(|disk| disk.edit(edits, false));
+        self.write(None, edits);
     }
 
     /// Changes one record, where there is one.
@@ -131,28 +137,59 @@ impl State {
         }
     }
 
-    /// Stores records of the log, and lives that began or ended with them.
-    pub fn add_log(&mut self, rows: &[LogRow], lives: &[(String, Life)]) {
-        if !rows.is_empty() || !lives.is_empty() {
-            self.write(|disk| disk.add_log(rows, lives));
+    /// Takes over records of the log, and lives that began or ended with them; written by
+    /// [`Self::store`].
+    pub fn add_log(&mut self, rows: &[LogRow], lives: Vec<(String, Life)>) {
+        self.queue.rows.extend(rows.iter().map(|row| (row.sequence, row.clone())));
+        self.queue.lives.extend(lives);
+    }
+
+    /// Writes what is to be written.
+    pub fn store(&mut self) {
+        if self.queue.settles || self.queue.written_rows() > 0 {
+            self.write(None, &[]);
         }
+    }
+
+    /// Records whose end was not known when they were taken over.
+    pub fn unsettled(&self) -> Vec<u64> {
+        let open = self.queue.rows.values().filter(|row| is_unsettled(row));
+        open.map(|row| row.sequence).collect()
     }
 
     /// The newest records, rising.
     pub fn log(&self, most: u64) -> Vec<LogRow> {
-        self.read("the log", self.disk.log(most))
+        let mut rows = self.with_queued(self.disk.log(most), 0, u64::MAX);
+        rows.drain(..rows.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX)));
+        rows
     }
 
     /// The last life by a name.
     pub fn life(&self, name: &str) -> Option<Life> {
-        self.read("lives", self.disk.life(name))
+        let queued = self.queue.lives.get(name).copied();
+        queued.or_else(|| self.read("lives", self.disk.life(name)))
     }
 
     /// Records about a partition during a life, rising.
     pub fn why(&self, life: &Life) -> Vec<LogRow> {
-        let mut rows = self.read("the log", self.disk.rows(life.first, life.last));
+        let last = life.last.unwrap_or(u64::MAX);
+        let mut rows = self.with_queued(self.disk.rows(life.first, last), life.first, last);
         rows.retain(|row| row.partitions.contains(&life.number));
         rows
+    }
+
+    /// Stored records, and those from `first` to `last` that are queued, which are newer.
+    fn with_queued(
+        &self,
+        stored: Result<Vec<LogRow>, disk::Error>,
+        first: u64,
+        last: u64,
+    ) -> Vec<LogRow> {
+        let stored = self.read("the log", stored);
+        let mut rows: BTreeMap<_, _> = stored.into_iter().map(|row| (row.sequence, row)).collect();
+        let queued = self.queue.rows.range(first..=last.max(first));
+        rows.extend(queued.map(|(sequence, row)| (*sequence, row.clone())));
+        rows.into_values().collect()
     }
 
     fn apply(&mut self, edits: &[Edit]) {
@@ -168,27 +205,44 @@ impl State {
         }
     }
 
-    /// Writes; where the file takes no more, all goes on in memory.
-    fn write(&mut self, write: impl Fn(&Disk) -> Result<(), disk::Error>) {
-        let Err(error) = write(&self.disk) else {
-            return;
+    /// Writes with what is queued; where the file takes no more, all goes on in memory.
+    fn write(&mut self, staged: Option<Option<&Staged>>, edits: &[Edit]) {
+        let settled = self.queue.settles.then_some(None);
+        self.queue.edits.extend_from_slice(edits);
+        let rows: Vec<&LogRow> = self.queue.rows.values().take(self.queue.written_rows()).collect();
+        let what = Writing {
+            edits: &self.queue.edits,
+            staged: staged.or(settled),
+            rows: &rows,
+            lives: &self.queue.lives,
         };
-        if !self.persistent {
-            crate::log(&format!("state: {error}; it is not kept"));
-            return;
+        let last = rows.last().map(|row| row.sequence);
+        if let Err(error) = self.disk.write(&what) {
+            if self.persistent {
+                say(&self.path, &error, "make room, then start uvd anew");
+                self.persistent = false;
+                // After an error the store says nothing more until it is opened again.
+                self.disk = Disk::in_memory();
+                self.fill();
+                report(self.disk.write(&what));
+            } else {
+                report(Err(error));
+            }
         }
-        say(&self.path, &error, "make room, then start uvd anew");
-        self.persistent = false;
-        // After an error the store says nothing more until it is opened again.
-        self.disk = Disk::in_memory();
-        let kept = Disk::reopen(&self.path).and_then(|old| self.disk.copy(&old));
-        if let Err(error) = kept {
+        let mut rows = std::mem::take(&mut self.queue.rows);
+        rows.retain(|sequence, row| Some(*sequence) > last || is_unsettled(row));
+        self.queue = Queue { rows, ..Queue::default() };
+    }
+
+    /// Puts all that is known into a store in memory.
+    fn fill(&self) {
+        if let Err(error) = Disk::reopen(&self.path).and_then(|old| self.disk.copy(&old)) {
             crate::log(&format!("state: {error}; the log that was stored is not at hand"));
         }
         let records: Vec<Edit> = self.records.values().cloned().map(Edit::Put).collect();
-        if let Err(error) = self.disk.edit(&records, false).and_then(|()| write(&self.disk)) {
-            crate::log(&format!("state: {error}; it is not kept"));
-        }
+        let lives = BTreeMap::new();
+        let all = Writing { edits: &records, staged: None, rows: &[], lives: &lives };
+        report(self.disk.write(&all));
     }
 
     fn read<T: Default>(&self, what: &str, read: Result<T, disk::Error>) -> T {
@@ -196,6 +250,38 @@ impl State {
             crate::log(&format!("state: {}: {what}: {error}", self.path.display()));
             T::default()
         })
+    }
+}
+
+/// What is written together with what comes next.
+#[derive(Default)]
+struct Queue {
+    edits: Vec<Edit>,
+    /// The staged edits were decided on.
+    settles: bool,
+    rows: BTreeMap<u64, LogRow>,
+    lives: BTreeMap<String, Life>,
+}
+
+impl Queue {
+    /// How many of its rows are written next: those before the first whose end is not known, for
+    /// a later `uvd` asks for all after the last that it finds. They do not become too many.
+    fn written_rows(&self) -> usize {
+        if self.rows.len() > MOST_QUEUED {
+            return self.rows.len();
+        }
+        self.rows.values().position(is_unsettled).unwrap_or(self.rows.len())
+    }
+}
+
+/// Whether it is not known how a record ends.
+fn is_unsettled(row: &LogRow) -> bool {
+    matches!(row.outcome.as_str(), "begun" | "pending")
+}
+
+fn report(result: Result<(), disk::Error>) {
+    if let Err(error) = result {
+        crate::log(&format!("state: {error}; it is not kept"));
     }
 }
 

@@ -32,7 +32,7 @@ fn what_was_written_is_there_again() {
         state.edit(&[Edit::Put(record("a")), Edit::Put(record("b"))]);
         state.add_log(
             &[row(1, &[]), row(2, &[16]), row(3, &[17]), row(5, &[16])],
-            &[("a".into(), life)],
+            vec![("a".into(), life)],
         );
         state.stage(&staged);
     }
@@ -43,10 +43,52 @@ fn what_was_written_is_there_again() {
     assert_eq!(state.why(&life), [row(2, &[16])]);
     assert_eq!(state.staged(), Some(staged.clone()));
     state.settle(&staged, false);
+    state.store();
     assert_eq!((state.staged(), state.records().len()), (None, 2));
     state.stage(&staged);
     state.settle(&staged, true);
+    assert_eq!((state.staged(), state.records().len()), (Some(staged), 1), "not written yet");
+    state.store();
     assert_eq!((state.staged(), state.records().len()), (None, 1));
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn records_from_the_first_without_an_end_on_are_at_hand_and_not_stored() {
+    let path = own_path("unsettled.redb");
+    let _ = std::fs::remove_file(&path);
+    let sequences =
+        |state: &State| -> Vec<u64> { state.log(9).iter().map(|row| row.sequence).collect() };
+    let mut state = State::open(&path);
+    let pending = LogRow { outcome: "pending".into(), ..row(2, &[16]) };
+    let life = Life { number: 16, first: 2, last: None };
+    state.add_log(&[row(1, &[]), pending, row(3, &[16])], vec![("a".into(), life)]);
+    state.store();
+    assert_eq!((sequences(&state), state.unsettled()), (vec![1, 2, 3], vec![2]));
+    assert_eq!((state.life("a"), state.why(&life).len()), (Some(life), 2));
+    drop(state);
+    let mut state = State::open(&path);
+    assert_eq!(sequences(&state), [1], "what is asked for again");
+    state.add_log(&[row(2, &[16]), row(3, &[16])], Vec::new());
+    state.store();
+    drop(state);
+    assert_eq!(sequences(&State::open(&path)), [1, 2, 3]);
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_record_without_an_end_does_not_keep_many_from_being_stored() {
+    let path = own_path("many.redb");
+    let _ = std::fs::remove_file(&path);
+    let mut state = State::open(&path);
+    let begun = LogRow { outcome: "begun".into(), ..row(1, &[]) };
+    let rows: Vec<LogRow> = (2..=MOST_QUEUED as u64 + 1).map(|one| row(one, &[])).collect();
+    state.add_log(&[begun], Vec::new());
+    state.add_log(&rows, Vec::new());
+    state.store();
+    assert_eq!(state.unsettled(), [1], "it is still asked for");
+    drop(state);
+    assert_eq!(State::open(&path).log(u64::MAX).len(), MOST_QUEUED + 1);
     std::fs::remove_file(path).unwrap();
 }
 
@@ -57,7 +99,7 @@ fn a_corrupt_file_is_left_as_it_is_and_all_goes_on_in_memory() {
     let mut state = State::open(&path);
     assert!(!state.is_persistent());
     state.edit(&[Edit::Put(record("a"))]);
-    state.add_log(&[row(1, &[])], &[]);
+    state.add_log(&[row(1, &[])], Vec::new());
     assert_eq!((state.records().len(), state.log(9).len()), (1, 1));
     assert_eq!(std::fs::read(&path).unwrap(), b"this is no store");
     std::fs::remove_file(path).unwrap();
@@ -82,7 +124,7 @@ fn a_full_disk_loses_nothing() {
     let _ = std::fs::remove_file(&path);
     let mut state = State::open(&path);
     state.edit(&[Edit::Put(record("first"))]);
-    state.add_log(&[row(1, &[])], &[]);
+    state.add_log(&[row(1, &[])], Vec::new());
     assert!(state.is_persistent());
     let limit = std::fs::metadata(&path).unwrap().len();
     // Else the signal ends the process.
@@ -96,7 +138,7 @@ fn a_full_disk_loses_nothing() {
         record.definition.command_line = "x".repeat(1000);
         state.edit(&[Edit::Put(record)]);
     }
-    state.add_log(&[row(2, &[])], &[]);
+    state.add_log(&[row(2, &[])], Vec::new());
     assert_eq!(state.records().len(), count + 1);
     assert_eq!(state.log(9), [row(1, &[]), row(2, &[])], "what was on the disk is at hand");
     std::fs::remove_file(path).unwrap();
@@ -118,8 +160,8 @@ proptest! {
             let staged = Staged { request: 1, edits: vec![edit.clone()] };
             let holds = match how {
                 0 => { state.edit(&[edit]); true }
-                1 => { state.stage(&staged); state.settle(&staged, true); true }
-                2 => { state.stage(&staged); state.settle(&staged, false); false }
+                1 => { state.stage(&staged); state.settle(&staged, true); state.store(); true }
+                2 => { state.stage(&staged); state.settle(&staged, false); state.store(); false }
                 _ => { drop(state); state = State::open(&path); false }
             };
             if holds && put {

@@ -78,6 +78,26 @@ fn a_partition_is_created_of_its_kernel_and_leaves_nothing() {
 }
 
 #[test]
+fn whoever_destroys_it_first_it_is_gone_for_all() {
+    let kernel = kernel_file("twice.elf", 100);
+    let host = Host::new("twice");
+    let mut clients = [host.client(), host.client(), host.client()];
+    create(&mut clients[0], "web", &kernel);
+    for client in &mut clients {
+        client.begin(Service::Destroy { name: "web".into(), forget: true });
+    }
+    for client in &mut clients {
+        match client.next().result {
+            Ok(Answered::Service(ServiceAnswer::Done)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(defined(&mut clients[0]).is_empty());
+    assert_eq!(host.end().guests, [""; 0]);
+    std::fs::remove_file(kernel).unwrap();
+}
+
+#[test]
 fn a_create_tells_how_far_it_is() {
     let kernel = kernel_file("progress.elf", 9_000);
     let host = Host::new("progress");

@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -88,6 +89,25 @@ fn plain(path: &Path) -> Result<Vec<u8>, String> {
     if bytes.is_empty() { Err("is empty".into()) } else { Ok(bytes) }
 }
 
+/// A hub whose jobs run on `pool`, its state in memory, out of everybody's reach.
+pub fn hub(pool: &LocalPool) -> Rc<Hub> {
+    hub_with(pool, Path::new("/dev/null/state"), 1000, NoDevices)
+}
+
+/// A hub that tells how far a request is from the first step on.
+fn hub_with(
+    pool: &LocalPool,
+    state: &Path,
+    first_id: u64,
+    devices: impl Devices + 'static,
+) -> Rc<Hub> {
+    let loader = Loader::new(Arc::new(Wake::new().unwrap()), plain);
+    let (state, fault) = (State::open(state), Fault::new("/no/such/file".into()));
+    let hub = Hub::new(first_id, pool.spawner(), state, fault, Box::new(devices), loader);
+    hub.quiet.set(Duration::ZERO);
+    hub
+}
+
 /// Starts a thread with a daemon that runs `body`, its state in memory.
 pub fn start(
     name: &str,
@@ -112,10 +132,7 @@ pub fn start_with(
     let daemon = std::thread::spawn(move || {
         let stopped = OwnedFd::from(stopped);
         let pool = LocalPool::new();
-        let loader = Loader::new(Arc::new(Wake::new().unwrap()), plain);
-        let fault = Fault::new("/no/such/file".into());
-        let state = State::open(&state);
-        let hub = Hub::new(first_id, pool.spawner(), state, fault, Box::new(devices), loader);
+        let hub = hub_with(&pool, &state, first_id, devices);
         body(&mut Daemon::new(listener, stopped.as_fd(), pool, hub).unwrap())
     });
     (socket, stop, daemon)

@@ -1,0 +1,131 @@
+//! How far a request is, for the client that made it.
+//!
+//! Rule: what is over before a person could read it says nothing on the way, for every word of it
+//! wakes the client. What takes longer tells where it is then, and from there on each step.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use futures_channel::oneshot;
+use futures_util::future::{Either, select};
+use uvd_protocol::{Answered, Progress};
+
+use crate::hub::Hub;
+
+/// Tells a client how far its request is.
+pub struct Reporter {
+    hub: Rc<Hub>,
+    /// Whom; `None`: nobody asked.
+    told: Option<Told>,
+}
+
+struct Told {
+    client: u64,
+    /// Id of its request.
+    id: u64,
+    /// From when on each step is told at once.
+    from: Instant,
+    /// The last step before that.
+    early: Rc<RefCell<Option<Progress>>>,
+    /// Goes away with the request.
+    _request: oneshot::Sender<()>,
+}
+
+impl Reporter {
+    /// One for a job that nobody asked for.
+    pub fn nobody(hub: &Rc<Hub>) -> Self {
+        Self { hub: Rc::clone(hub), told: None }
+    }
+
+    /// One for a client's request that begins now.
+    pub fn new(hub: &Rc<Hub>, client: u64, id: u64) -> Self {
+        let from = Instant::now() + hub.quiet.get();
+        let early = Rc::new(RefCell::new(None));
+        let (request, ended) = oneshot::channel::<()>();
+        let (own, first) = (Rc::clone(hub), Rc::clone(&early));
+        hub.spawn(async move {
+            let due = Box::pin(own.sleep_until(from));
+            if let Either::Left(_) = select(due, ended).await
+                && let Some(progress) = first.take()
+            {
+                own.tell(client, id, Ok(Answered::Progress(progress)), false);
+            }
+        });
+        let told = Told { client, id, from, early, _request: request };
+        Self { hub: Rc::clone(hub), told: Some(told) }
+    }
+
+    /// The client and the id of its request.
+    pub fn to(&self) -> Option<(u64, u64)> {
+        self.told.as_ref().map(|told| (told.client, told.id))
+    }
+
+    /// Tells.
+    pub fn tell(&self, name: &str, step: &str, done: u64, of: u64) {
+        let Some(told) = &self.told else {
+            return;
+        };
+        let progress = Progress { name: name.into(), step: step.into(), done, of };
+        if Instant::now() < told.from {
+            told.early.replace(Some(progress));
+            return;
+        }
+        told.early.take();
+        self.hub.tell(told.client, told.id, Ok(Answered::Progress(progress)), false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::hub;
+    use futures_executor::LocalPool;
+    use std::time::Duration;
+
+    fn told(hub: &Hub) -> Vec<(String, u64)> {
+        let tellings = hub.tellings().into_iter();
+        let progress = tellings.map(|one| match one.told.result {
+            Ok(Answered::Progress(progress)) => (progress.step, progress.done),
+            other => panic!("{other:?}"),
+        });
+        progress.collect()
+    }
+
+    #[test]
+    fn what_is_over_soon_says_nothing() {
+        let mut pool = LocalPool::new();
+        let hub = hub(&pool);
+        hub.quiet.set(Duration::from_secs(3600));
+        let reporter = Reporter::new(&hub, 1, 2);
+        pool.run_until_stalled();
+        reporter.tell("web", "building", 0, 9);
+        drop(reporter);
+        pool.run_until_stalled();
+        hub.ring_timers(Instant::now() + Duration::from_secs(7200));
+        pool.run_until_stalled();
+        assert_eq!(told(&hub), []);
+        assert_eq!(hub.deadline(), None, "nothing is waited for any more");
+    }
+
+    #[test]
+    fn what_takes_longer_tells_where_it_is() {
+        let mut pool = LocalPool::new();
+        let hub = hub(&pool);
+        hub.quiet.set(Duration::from_secs(3600));
+        let reporter = Reporter::new(&hub, 1, 2);
+        pool.run_until_stalled();
+        reporter.tell("web", "allocating", 0, 0);
+        reporter.tell("web", "building", 4, 9);
+        assert_eq!(told(&hub), []);
+        hub.ring_timers(Instant::now() + Duration::from_secs(7200));
+        pool.run_until_stalled();
+        assert_eq!(told(&hub), [("building".to_string(), 4)]);
+        hub.quiet.set(Duration::ZERO);
+        let reporter = Reporter::new(&hub, 1, 3);
+        reporter.tell("web", "allocating", 0, 0);
+        reporter.tell("web", "building", 0, 9);
+        pool.run_until_stalled();
+        assert_eq!(told(&hub), [("allocating".to_string(), 0), ("building".to_string(), 0)]);
+    }
+}
