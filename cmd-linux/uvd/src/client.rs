@@ -13,6 +13,8 @@ use uvd_protocol::{Ask, Failure, FrameError, Frames, Told, encode};
 
 /// Requests that a client may have under way.
 const MOST_ASKED: usize = 32;
+/// Bytes that are read at a time: most requests are a few hundred.
+const READ: usize = 4 * 1024;
 /// Bytes of answers that may wait for a client.
 const MOST_WAITING: usize = 4 * 1024 * 1024;
 /// Bytes of answers after which output of consoles waits.
@@ -107,7 +109,7 @@ impl Client {
 
     /// Reads what is there; false: nothing came.
     fn fill(&mut self) -> bool {
-        let mut bytes = [0; 16 * 1024];
+        let mut bytes = [0; READ];
         loop {
             match self.stream.read(&mut bytes) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,

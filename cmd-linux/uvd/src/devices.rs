@@ -115,7 +115,8 @@ impl Port for EventPort {
 
     /// Reads the ports that are pending and enables them again.
     fn take(&mut self) -> bool {
-        let (mut ports, mut rung) = ([0; 256], false);
+        // There is one that is bound, of four bytes.
+        let (mut ports, mut rung) = ([0; 16], false);
         while let Ok(read @ 4..) = nix::unistd::read(&self.device, &mut ports) {
             let _ = nix::unistd::write(&self.device, &ports[..read]);
             rung = true;
