@@ -47,9 +47,27 @@ pub fn options() -> Result<BootOptions> {
     Ok(BootOptions { file, command_vcpus: Some(2), ..BootOptions::default() })
 }
 
-/// Every attempt is refused as it should be, and the machine goes on.
+/// Every attempt is refused as it should be, each refusal is recorded with its cause, and the
+/// machine goes on.
 fn hostile(host: &mut Host) -> Result<()> {
-    attempts(host, "", 1000)
+    let before = refused(host)?;
+    attempts(host, "", 1000)?;
+    let after = refused(host)?;
+    let causes = host.sh("grep -o '\"came\":\"E[A-Z0-9]*\"' /tmp/attempts | sort | uniq -c")?;
+    ensure!(causes.contains("EPERM") && causes.contains("EINVAL"), "few were refused: {causes}");
+    for line in causes.lines() {
+        let (count, cause) = line.trim().split_once(' ').context("no count")?;
+        let cause = cause.trim_start_matches("\"came\":").trim_matches('"');
+        let recorded = |of: &Value| of[cause].as_u64().unwrap_or(0);
+        let more = recorded(&after) - recorded(&before);
+        ensure!(more >= count.parse()?, "{count} were refused with {cause}, {more} are recorded");
+    }
+    Ok(())
+}
+
+/// The refused calls of the command partition, by cause.
+fn refused(host: &mut Host) -> Result<Value> {
+    Ok(json(host, "uvtool info command --json")?["refused_calls"].take())
 }
 
 /// The command partition, which administers a guest, reaches none of the guest's memory while it

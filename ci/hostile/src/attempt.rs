@@ -127,21 +127,7 @@ fn list(words: impl Iterator<Item = String>) -> String {
 
 /// The name of an error; other values are shown as numbers.
 pub fn name_of(result: i64) -> String {
-    let name = match result {
-        errno::EPERM => "EPERM",
-        errno::ENOENT => "ENOENT",
-        errno::ESRCH => "ESRCH",
-        errno::EAGAIN => "EAGAIN",
-        errno::ENOMEM => "ENOMEM",
-        errno::EFAULT => "EFAULT",
-        errno::EBUSY => "EBUSY",
-        errno::EEXIST => "EEXIST",
-        errno::EINVAL => "EINVAL",
-        errno::ENOSPC => "ENOSPC",
-        errno::ENOSYS => "ENOSYS",
-        other => return other.to_string(),
-    };
-    name.into()
+    errno::name(result).map_or_else(|| result.to_string(), Into::into)
 }
 
 /// A call, what it stands for, and what must come of it.

@@ -26,7 +26,7 @@ use grants::{GrantTable, MapRecord, MapTable, PinnedEntry};
 use page_tables::{Error, Space};
 use pv_abi::{
     uv::{
-        calls::MonitorEvent,
+        calls::{CAUSES, MonitorEvent},
         database::{
             INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES, MAX_GRANT_FRAMES, MAX_PARTITION,
             MAX_VCPUS, PartitionDescriptor, instance_frames, kind, rights, state,
@@ -96,6 +96,8 @@ pub struct Partition {
     pub logged_until: AtomicU64,
     /// Frames of it that a builder has mapped.
     pub built: AtomicU64,
+    /// Calls that were refused, by cause: see `PartitionUsage` in the ABI.
+    pub refusals: [AtomicU64; CAUSES],
     /// Was started once.
     pub started: AtomicBool,
     /// Frames per domain that were relinquished so far, while it is destroyed.
@@ -154,12 +156,9 @@ pub fn vcpu_at(pointer: *mut Vcpu) -> Option<&'static Vcpu> {
 /// machine has no room for more virtual CPUs, `-EPERM` where it is not the partition's memory.
 pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i64> {
     let (vcpus, grant_frames) = (descriptor.vcpus, descriptor.grant_frames);
-    if descriptor.number >= MAX_PARTITION
-        || vcpus == 0
-        || vcpus > MAX_VCPUS
-        || grant_frames == 0
-        || grant_frames > MAX_GRANT_FRAMES
-    {
+    let fits = |count, most| (1..=most).contains(&count);
+    let sizes_fit = fits(vcpus, MAX_VCPUS) && fits(grant_frames, MAX_GRANT_FRAMES);
+    if descriptor.number >= MAX_PARTITION || !sizes_fit {
         return Err(errno::EINVAL);
     }
     let limits = limits(descriptor)?;
@@ -233,6 +232,7 @@ fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partit
         idle: SpinLock::new(0),
         logged_until: AtomicU64::new(0),
         built: AtomicU64::new(0),
+        refusals: [const { AtomicU64::new(0) }; CAUSES],
         started: AtomicBool::new(false),
         relinquished: AtomicU64::new(0),
     };

@@ -78,7 +78,8 @@ fn partitions(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
     for number in numbers.by_ref() {
         let Ok(descriptor) = database.reader().descriptor(number) else { continue };
         let row = row(&descriptor, engine.limits.cpus, gauges.partition(number));
-        let bytes = ROW_BYTES + row.name.len() + row.cpu_affinity.len() * 2;
+        let bytes =
+            ROW_BYTES + row.name.len() + row.cpu_affinity.len() * 2 + row.refusals.len() * 12;
         rows.push(row);
         room = room.saturating_sub(bytes);
         if room < ROW_BYTES * 8 {
@@ -111,6 +112,7 @@ fn row(descriptor: &PartitionDescriptor, cpus: u32, usage: Option<PartitionUsage
         memory_frames: descriptor.memory_frames,
         instance_frames: descriptor.instance_frames,
         cpu_time: usage.cpu_time,
+        refusals: (0..).zip(usage.refusals).filter(|(_, count)| *count != 0).collect(),
         cause: descriptor.cause,
         cause_detail: descriptor.cause_detail,
         created_at: descriptor.created_at,

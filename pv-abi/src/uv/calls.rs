@@ -125,8 +125,11 @@ pub mod cause {
     pub const STOPPED: u32 = 6;
 }
 
-/// What a partition used; 64 bytes.
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// Causes that refused calls are counted by: the errno without its sign, and 0 for those above.
+pub const CAUSES: usize = 40;
+
+/// What a partition used; 384 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct PartitionUsage {
     /// CPU time of all its virtual CPUs, in nanoseconds.
@@ -143,6 +146,14 @@ pub struct PartitionUsage {
     pub wait_time: u64,
     /// Zero.
     pub reserved: [u64; 3],
+    /// Hypercalls that were refused, by cause; each call of a multicall counts.
+    pub refusals: [u64; CAUSES],
+}
+
+impl Default for PartitionUsage {
+    fn default() -> Self {
+        zerocopy::FromZeros::new_zeroed()
+    }
 }
 
 /// What a physical CPU did; 32 bytes.
@@ -164,6 +175,6 @@ pub struct CpuUsage {
 const _: () = {
     assert!(size_of::<BuildMap>() == 16);
     assert!(size_of::<MonitorEvent>() == 32);
-    assert!(size_of::<PartitionUsage>() == 64);
+    assert!(size_of::<PartitionUsage>() == 384);
     assert!(size_of::<CpuUsage>() == 32);
 };

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// Version of these messages, the first thing a [`Request`] carries.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 
 /// From a client to the ultravisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -437,6 +437,9 @@ pub struct PartitionRow {
     pub instance_frames: u64,
     /// CPU time in nanoseconds.
     pub cpu_time: u64,
+    /// Hypercalls of its kernel that were refused: each cause, an errno without its sign, and how
+    /// many. 0 stands for the causes that are not told apart.
+    pub refusals: Vec<(u32, u64)>,
     /// See [`super::calls::cause`].
     pub cause: u32,
     /// Detail of the cause.

@@ -4,6 +4,7 @@
 
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::database::{kind, rights, state};
+use pv_abi::xen::errno;
 
 const FRAMES_PER_MIB: u64 = 256;
 
@@ -51,6 +52,15 @@ pub fn rights_words(value: u32) -> Vec<String> {
         words.push(format!("{rest:#x}"));
     }
     words
+}
+
+/// Why a hypercall was refused, by its errno without the sign; 0: by one of those above.
+pub fn errno_word(value: u32) -> String {
+    match errno::name(-i64::from(value)) {
+        Some(name) => name.into(),
+        None if value == 0 => "other".into(),
+        None => format!("errno {value}"),
+    }
 }
 
 /// Why a partition was stopped; `None`: it was not.

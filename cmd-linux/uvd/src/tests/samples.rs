@@ -32,6 +32,7 @@ pub fn row(number: u32, name: &str) -> PartitionRow {
         memory_frames: 4096,
         instance_frames: 40,
         cpu_time: 0,
+        refusals: vec![],
         cause: 0,
         cause_detail: 0,
         created_at: 1,

@@ -1,7 +1,7 @@
 //! The lead monitor: enforce what the database says. No call takes a resource as an argument; each
 //! names a place in the database to read again, and is idempotent.
 
-use core::sync::atomic::Ordering;
+use core::{array, sync::atomic::Ordering};
 
 use database_view::{Owner, ReadError};
 use frames::{Kind, OWNER_IO, OWNER_NUMBER};
@@ -290,6 +290,7 @@ pub fn usage(call: &mut Call) -> Outcome {
     let partition = partition_in(call.args[1])?;
     let mut usage = PartitionUsage {
         state: partition.state.load(Ordering::Acquire),
+        refusals: array::from_fn(|cause| partition.refusals[cause].load(Ordering::Relaxed)),
         ..PartitionUsage::default()
     };
     for vcpu in partition.all_vcpus() {

@@ -111,14 +111,10 @@ pub fn dispatch(vcpu: &'static Vcpu, registers: &mut Registers) {
     let count = vcpu.hypercalls.load(Ordering::Relaxed) + 1;
     vcpu.hypercalls.store(count, Ordering::Relaxed);
     let hypercall = registers.rax;
-    let Some(run) = operation(hypercall) else {
-        registers.rax = errno::ENOSYS as u64;
-        return;
-    };
     let r = &*registers;
     let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
     let mut call = Call { vcpu, registers, args };
-    let outcome = run(&mut call);
+    let outcome = perform(&mut call, hypercall);
     let args = call.args;
     if hypercall == number::IRET && outcome.is_ok() {
         return;
@@ -128,6 +124,19 @@ pub fn dispatch(vcpu: &'static Vcpu, registers: &mut Registers) {
         Err(AGAIN) => restart(registers, args),
         Err(error) => registers.rax = error as u64,
     }
+}
+
+/// Performs one call. A refusal is counted by its cause, the caller's errno.
+fn perform(call: &mut Call, hypercall: u64) -> Outcome {
+    let outcome = operation(hypercall).map_or(Err(errno::ENOSYS), |run| run(call));
+    if let Err(error) = outcome
+        && error != AGAIN
+    {
+        let [others, causes @ ..] = &call.vcpu.partition.refusals;
+        let count = causes.get(!error as usize).unwrap_or(others);
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    outcome
 }
 
 /// Makes the two-byte `syscall` instruction run again with changed arguments.
@@ -180,12 +189,9 @@ fn multicall(call: &mut Call) -> Outcome {
         }
         let mut entry = entries.read(index)?;
         let mut inner = Call { vcpu: call.vcpu, registers: &mut *call.registers, args: entry.args };
-        let outcome = match operation(entry.op) {
-            Some(_) if entry.op == number::MULTICALL || entry.op == number::IRET => {
-                Err(errno::EINVAL)
-            }
-            Some(run) => run(&mut inner),
-            None => Err(errno::ENOSYS),
+        let outcome = match entry.op {
+            number::MULTICALL | number::IRET => Err(errno::EINVAL),
+            hypercall => perform(&mut inner, hypercall),
         };
         if outcome == Err(AGAIN) {
             entry.args = inner.args;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU32;
 
-use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
+use pv_abi::uv::calls::{CAUSES, CpuUsage, PartitionUsage};
 use pv_abi::uv::channel::MAX_PAYLOAD;
 use pv_abi::uv::command::{
     Answer, Operation, Outcome, Query, Reply, Target, Transaction, VersionAnswer,
@@ -19,7 +19,9 @@ struct Full;
 impl Gauges for Full {
     fn partition(&self, _: u32) -> Option<PartitionUsage> {
         let (cpu_time, wait_time) = (u64::MAX, u64::MAX);
-        Some(PartitionUsage { cpu_time, wait_time, vcpus_up: 32, ..PartitionUsage::default() })
+        let refusals = [u64::MAX; CAUSES];
+        let vcpus_up = 32;
+        Some(PartitionUsage { cpu_time, wait_time, vcpus_up, refusals, ..Default::default() })
     }
 
     fn cpu(&self, _: u32) -> Option<CpuUsage> {
@@ -97,6 +99,7 @@ fn all_partitions_come_in_parts() {
         };
         numbers.extend(rows.iter().map(|row| row.number));
         assert_eq!(rows.last().unwrap().cpu_affinity, [0, 1, 2]);
+        assert_eq!(rows.last().unwrap().refusals[39], (39, u64::MAX));
         after = *numbers.last().unwrap();
         parts += 1;
         if !more {
@@ -104,7 +107,8 @@ fn all_partitions_come_in_parts() {
         }
     }
     assert!(numbers.iter().copied().eq((1..=3).chain(FIRST_GUEST..FIRST_GUEST + 120)));
-    assert!(parts <= 3, "{parts}");
+    // Each row has all causes of refusals, with the largest counts.
+    assert!(parts <= 4, "{parts}");
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! `uvtool info NAME`.
 
+use std::collections::BTreeMap;
+
 use pv_abi::uv::command::PartitionRow;
 use serde::Serialize;
 
 use super::{Names, View};
 use crate::source::Error;
 use crate::table::printable;
-use crate::words::{bytes, cause_words, kind_word, memory, rights_words, seconds, state_word};
+use crate::words::{
+    bytes, cause_words, errno_word, kind_word, memory, rights_words, seconds, state_word,
+};
 
 /// One partition.
 #[derive(Serialize)]
@@ -26,6 +30,7 @@ pub struct Info {
     cpu_dedicated: bool,
     cpu_time_ns: u64,
     wait_time_ns: u64,
+    refused_calls: BTreeMap<String, u64>,
     memory_bytes: u64,
     memory_target_bytes: u64,
     instance_bytes: u64,
@@ -66,6 +71,11 @@ impl Info {
             cpu_dedicated: row.cpu_dedicated,
             cpu_time_ns: row.cpu_time,
             wait_time_ns: row.wait_time,
+            refused_calls: row
+                .refusals
+                .iter()
+                .map(|(of, count)| (errno_word(*of), *count))
+                .collect(),
             memory_bytes: bytes(row.memory_frames),
             memory_target_bytes: bytes(row.memory_target),
             instance_bytes: bytes(row.instance_frames),
@@ -80,6 +90,17 @@ impl Info {
         }
         let list: Vec<String> = self.cpu_affinity.iter().map(u32::to_string).collect();
         list.join(",") + if self.cpu_dedicated { ", nothing else runs on them" } else { "" }
+    }
+
+    fn refused_text(&self) -> String {
+        if self.refused_calls.is_empty() {
+            return "none".into();
+        }
+        let of: Vec<_> =
+            self.refused_calls.iter().map(|(of, count)| format!("{of} {count}")).collect();
+        let all =
+            self.row.refusals.iter().fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
+        format!("{all}: {}", of.join(", "))
     }
 
     fn owner_text(&self) -> String {
@@ -112,6 +133,7 @@ impl View for Info {
             ("CPUs", self.cpus_text()),
             ("CPU time", seconds(self.cpu_time_ns)),
             ("Waited for a CPU", seconds(self.wait_time_ns)),
+            ("Refused calls", self.refused_text()),
             ("Memory", memory(self.row.memory_frames)),
             ("Memory target", or(target, "all of it")),
             ("Monitor instance", memory(self.row.instance_frames)),
@@ -146,6 +168,7 @@ CPU cap           150 % of one CPU
 CPUs              all
 CPU time          0.00 s
 Waited for a CPU  0.00 s
+Refused calls     15: ENOSYS 1, EPERM 12, other 2
 Memory            1020 KiB
 Memory target     1020 KiB
 Monitor instance  256 KiB
@@ -180,6 +203,8 @@ Created at        version 12 of the database
         assert_eq!(json["cpu_cap_percent"], serde_json::Value::Null);
         assert_eq!(json["rights"], serde_json::json!(["lead", "serial"]));
         assert!(json.get("row").is_none());
+        assert_eq!(json["refused_calls"], serde_json::json!({}));
+        assert!(info.text().contains("Refused calls     none\n"));
         assert!(info.text().contains("Owner             none\n"));
     }
 }

@@ -30,6 +30,7 @@ pub fn partitions() -> Vec<PartitionRow> {
         memory_frames,
         instance_frames: 64,
         cpu_time,
+        refusals: Vec::new(),
         cause: cause::NONE,
         cause_detail: 0,
         created_at: 1,
@@ -47,6 +48,7 @@ pub fn partitions() -> Vec<PartitionRow> {
     (web.vcpus, web.vcpus_up, web.owner, web.created_at) = (4, 0, 3, 12);
     (web.state, web.cause, web.cause_detail) = (state::CRASHED, cause::UNHANDLED_TRAP, 13);
     (web.cpu_weight, web.cpu_cap) = (512, 150);
+    web.refusals = vec![(0, 2), (1, 12), (38, 1)];
     rows
 }
 
