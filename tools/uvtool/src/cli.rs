@@ -46,7 +46,9 @@ impl Cli {
 
     /// All that can be asked.
     pub fn command() -> clap::Command {
-        let command = clap::Command::new("uvtool")
+        // Options come first: they bring the first line of their own help along.
+        let command = How::augment_args(clap::Command::new("uvtool"))
+            .mut_args(|option| option.global(false))
             .version(env!("CARGO_PKG_VERSION"))
             .about(
                 "Manages the partitions of this machine, and shows what it is and what runs on it",
@@ -55,7 +57,7 @@ impl Cli {
             .subcommand_required(true)
             .arg_required_else_help(true)
             .after_help(EXAMPLES);
-        Command::add_all(How::augment_args(command).mut_args(|option| option.global(false)))
+        Command::add_all(command)
     }
 
     fn read(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
@@ -248,6 +250,7 @@ mod tests {
     #[test]
     fn help_teaches_with_examples() {
         let help = Cli::command().render_long_help().to_string();
+        assert!(help.starts_with("Manages the partitions of this machine"), "{help}");
         assert!(help.contains("uvtool log -n 5") && help.contains("Exit status"), "{help}");
     }
 }
