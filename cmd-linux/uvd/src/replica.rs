@@ -105,7 +105,8 @@ impl Replica {
     }
 
     /// The pages on which it differs from another copy: descriptors, the channel table, and the
-    /// root of the page map for all of it. Generations and the log are the master's own.
+    /// root of the page map for all of it, how much of it is free included. Generations and the
+    /// log are the master's own.
     pub fn differences(&self, other: &Self) -> Vec<u32> {
         let (Ok(ours), Ok(theirs)) = (Database::open(&self.words), Database::open(&other.words))
         else {
@@ -120,7 +121,8 @@ impl Replica {
                 pages.push(page);
             }
         }
-        if !ours.reader().ranges(0).eq(theirs.reader().ranges(0)) {
+        let same_free = self.free.is_some() && self.free == other.free;
+        if !same_free || !ours.reader().ranges(0).eq(theirs.reader().ranges(0)) {
             pages.push(self.words.get(ROOT_WORD).map_or(0, |word| word.load(Ordering::Relaxed)));
         }
         pages
