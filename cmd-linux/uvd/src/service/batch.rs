@@ -251,14 +251,15 @@ impl Work<'_> {
         if known && !staged.edits.is_empty() {
             self.hub.state.borrow_mut().settle(&staged, replied.is_ok());
         }
-        if known && let Err(failure) = session::follow(self.hub).await {
-            log(&format!("what was done is read from the log later: {failure}"));
-        }
-        self.hub.state.borrow_mut().store();
+        // Before anybody looks: it may have ended already.
         for creation in self.batch.creates.iter().filter(|_| replied.is_ok()) {
             let name = &creation.definition.name;
             self.hub.state.borrow_mut().change(name, |record| record.last_end = None);
         }
+        if known && let Err(failure) = session::follow(self.hub).await {
+            log(&format!("what was done is read from the log later: {failure}"));
+        }
+        self.hub.state.borrow_mut().store();
         self.hub.fault.step();
         replied.map(|_| ())
     }

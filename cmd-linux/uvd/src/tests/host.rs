@@ -124,6 +124,13 @@ pub enum Order {
         /// Detail of its shutdown.
         detail: u32,
     },
+    /// A guest ends by itself as soon as it runs, before anybody is told that it does.
+    EndAtOnce {
+        /// Its name.
+        name: String,
+        /// Detail of its shutdown.
+        detail: u32,
+    },
     /// Refuse the so-many-th action from now on.
     Refuse(u64),
     /// End.
@@ -313,13 +320,16 @@ impl Machine {
         ready.send(()).unwrap();
         let mut site = Site::default();
         let mut buffer = Vec::new();
-        let mut time = 0;
+        let (mut time, mut at_once) = (0, None::<(String, u32)>);
         loop {
             time += 1_000_000;
             let mut worked = false;
             while server.receive(&mut buffer).unwrap() {
                 let request: Request = postcard::from_bytes(&buffer).unwrap();
                 let reply = answer(&mut engine, &mut monitor, time, &request);
+                if let Some((name, detail)) = at_once.take_if(|(name, _)| runs(&engine, name)) {
+                    end(&mut engine, &mut monitor, &name, detail);
+                }
                 server.send(&postcard::to_allocvec(&reply).unwrap()).unwrap();
                 self.command_bell.ring();
                 worked = true;
@@ -342,6 +352,7 @@ impl Machine {
                 match order {
                     Order::Stop => return summary(&engine),
                     Order::Refuse(after) => *refuse.lock().unwrap() = Some(after),
+                    Order::EndAtOnce { name, detail } => at_once = Some((name, detail)),
                     Order::End { name, detail } => end(&mut engine, &mut monitor, &name, detail),
                 }
                 self.command_bell.ring();
@@ -424,6 +435,12 @@ fn number_of(engine: &Engine<'_>, name: &str) -> Option<u32> {
     engine.database().numbers().find(|number| {
         reader.descriptor(*number).is_ok_and(|one| transaction::name_of(&one) == name)
     })
+}
+
+fn runs(engine: &Engine<'_>, name: &str) -> bool {
+    let number = number_of(engine, name);
+    let descriptor = number.and_then(|number| engine.database().reader().descriptor(number).ok());
+    descriptor.is_some_and(|one| one.state == state::RUNNING)
 }
 
 fn summary(engine: &Engine<'_>) -> Summary {

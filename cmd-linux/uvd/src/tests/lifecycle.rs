@@ -295,6 +295,18 @@ fn a_crash_is_preserved_and_why_tells_of_it() {
 }
 
 #[test]
+fn how_one_ended_is_kept_when_it_ended_at_once() {
+    let kernel = kernel_file("at-once.elf", 100);
+    let mut host = Host::new("at-once");
+    let mut client = host.client();
+    host.order(Order::EndAtOnce { name: "web".into(), detail: 3 });
+    create(&mut client, "web", &kernel);
+    assert_eq!(defined(&mut client)[0].last_end, Some(End { cause: 1, detail: 3 }));
+    host.end();
+    std::fs::remove_file(kernel).unwrap();
+}
+
+#[test]
 fn settings_change_partition_and_definition_together() {
     let kernel = kernel_file("set.elf", 100);
     let host = Host::new("set");
