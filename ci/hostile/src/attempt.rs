@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn words_tell_both_sides() {
         assert_eq!(NOT_YOURS.text(), "EPERM or EINVAL");
-        assert_eq!(NOT_YOURS.outcome_text(&outcome(-85, &[])), "-85");
+        assert_eq!(NOT_YOURS.outcome_text(&outcome(-200, &[])), "-200");
         let expected = Expected::Status(0, &[-8]);
         assert_eq!(expected.text(), "status -8");
         assert_eq!(expected.outcome_text(&outcome(0, &[0, 0])), "status 0");
