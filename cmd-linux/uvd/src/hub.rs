@@ -10,7 +10,7 @@
 //! whoever waits for an answer gets one, also when the channel breaks.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -111,7 +111,7 @@ pub struct Hub {
     /// See [`policy::seen`].
     pub watch: RefCell<Watch>,
     /// Names of partitions that a policy is about to start anew.
-    pub restarting: RefCell<BTreeSet<String>>,
+    restarting: RefCell<Vec<String>>,
     /// See [`Consoles`].
     pub consoles: RefCell<Consoles>,
     /// See [`State`].
@@ -166,6 +166,27 @@ impl Hub {
             fault,
             devices,
         })
+    }
+
+    /// A policy is about to start a partition anew. It may be so twice at a time: one that ended
+    /// at once is dealt with before the start that it ended after is done.
+    pub fn begin_restart(&self, name: &str) {
+        self.restarting.borrow_mut().push(name.into());
+    }
+
+    /// A policy started a partition anew, or gave it up.
+    pub fn end_restart(&self, name: &str) {
+        let mut restarting = self.restarting.borrow_mut();
+        if let Some(at) = restarting.iter().position(|one| one == name) {
+            restarting.swap_remove(at);
+        }
+        drop(restarting);
+        self.changed();
+    }
+
+    /// Whether a policy is about to start a partition anew.
+    pub fn is_restarting(&self, name: &str) -> bool {
+        self.restarting.borrow().iter().any(|one| one == name)
     }
 
     /// Starts a job.

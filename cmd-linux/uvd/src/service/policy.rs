@@ -136,7 +136,7 @@ fn deal_with(hub: &Rc<Hub>, restarts: &mut Restarts, row: &PartitionRow, end: En
             return;
         }
     };
-    hub.restarting.borrow_mut().insert(row.name.clone());
+    hub.begin_restart(&row.name);
     hub.spawn(restart(Rc::clone(hub), row.clone(), wait));
 }
 
@@ -174,8 +174,7 @@ async fn restart(hub: Rc<Hub>, row: PartitionRow, wait: Duration) {
     }
     let name = row.name.clone();
     if !is_still_there(&hub, &row).await {
-        hub.restarting.borrow_mut().remove(&name);
-        hub.changed();
+        hub.end_restart(&name);
         return;
     }
     // From here on it is owed a start, whatever becomes of this process.
@@ -189,8 +188,7 @@ async fn restart(hub: Rc<Hub>, row: PartitionRow, wait: Duration) {
             hub.state.borrow_mut().change(&name, |record| record.restarting = false);
         }
     }
-    hub.restarting.borrow_mut().remove(&name);
-    hub.changed();
+    hub.end_restart(&name);
 }
 
 /// Starts a partition that a policy gave up to start it anew.

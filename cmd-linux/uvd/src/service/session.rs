@@ -48,11 +48,10 @@ pub async fn run(hub: Rc<Hub>) {
     }
     for name in owed(&hub) {
         let hub = Rc::clone(&hub);
-        hub.restarting.borrow_mut().insert(name.clone());
+        hub.begin_restart(&name);
         hub.clone().spawn(async move {
             super::policy::start_owed(&hub, &name).await;
-            hub.restarting.borrow_mut().remove(&name);
-            hub.changed();
+            hub.end_restart(&name);
         });
     }
     while hub.has_session() {

@@ -89,7 +89,7 @@ pub fn fitting(mut rows: Vec<LogRow>) -> Vec<LogRow> {
 
 /// The answer to a wait, once there is one.
 pub fn waited(hub: &Hub, name: &str, until: Until) -> Option<ServiceAnswer> {
-    if hub.restarting.borrow().contains(name) {
+    if hub.is_restarting(name) {
         return None;
     }
     let row = hub.rows.borrow().values().find(|row| row.name == name).cloned();

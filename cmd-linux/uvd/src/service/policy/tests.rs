@@ -44,3 +44,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn one_that_ends_while_it_is_started_anew_is_started_anew_still() {
+    let pool = futures_executor::LocalPool::new();
+    let hub = crate::tests::hub(&pool);
+    hub.begin_restart("web");
+    hub.begin_restart("web");
+    hub.end_restart("web");
+    assert!(hub.is_restarting("web") && !hub.is_restarting("db"));
+    hub.end_restart("web");
+    assert!(!hub.is_restarting("web"));
+}
