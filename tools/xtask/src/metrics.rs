@@ -1,4 +1,5 @@
-//! How large ring 0 is, and how much of the project is `unsafe`, against the limits that hold.
+//! How large ring 0, the functions and the files are, and how much of the project is `unsafe`,
+//! against the limits that hold.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,12 @@ const RING0_LIMIT: usize = 12_000;
 const DECLARATIONS: [&str; 1] = ["pv-abi"];
 /// Lines of assembly among them, at most.
 const ASSEMBLY_LIMIT: usize = 500;
+/// Lines of a function, at most.
+const FUNCTION_LIMIT: usize = 100;
+/// Lines of 95 of 100 functions, at most.
+const USUAL_FUNCTION_LIMIT: usize = 35;
+/// Lines of a file, at most.
+const FILE_LIMIT: usize = 800;
 
 /// One of the crates that ring 0 is made of.
 struct Part {
@@ -30,11 +37,16 @@ impl Part {
 }
 
 /// What was counted.
+#[derive(Default)]
 pub struct Metrics {
     parts: Vec<Part>,
     unsafe_blocks: usize,
     /// Unsafe blocks without a SAFETY comment, as `file:line`.
     bare_unsafe: Vec<String>,
+    /// Lines of each function, tests included, with its place and name.
+    functions: Vec<(usize, String)>,
+    /// Lines of each file, with its name.
+    files: Vec<(usize, String)>,
 }
 
 /// Counts the source tree.
@@ -50,10 +62,15 @@ pub fn measure() -> Result<Metrics> {
             assembly: assembly_lines(&directory.join("src"))?,
         });
     }
-    let mut metrics = Metrics { parts, unsafe_blocks: 0, bare_unsafe: Vec::new() };
+    let mut metrics = Metrics { parts, ..Metrics::default() };
     for directory in ["hv", "pv-abi", "ioserver", "cmd-linux", "tools", "ci"] {
-        metrics.count_unsafe(&workspace::root().join(directory))?;
+        for file in files(&workspace::root().join(directory), "rs")? {
+            let name = file.strip_prefix(workspace::root()).unwrap_or(&file);
+            metrics.count(&name.display().to_string(), &source_lines(&file)?);
+        }
     }
+    metrics.functions.sort_unstable();
+    metrics.files.sort_unstable();
     Ok(metrics)
 }
 
@@ -159,18 +176,25 @@ fn count_assembly(text: &str) -> usize {
 }
 
 impl Metrics {
-    fn count_unsafe(&mut self, directory: &Path) -> Result<()> {
-        for file in files(directory, "rs")? {
-            let lines = source_lines(&file)?;
-            for (line, has_comment) in source::unsafe_blocks(&lines) {
-                self.unsafe_blocks += 1;
-                if !has_comment {
-                    let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
-                    self.bare_unsafe.push(format!("{}:{}", file.display(), line + 1));
-                }
+    fn count(&mut self, file: &str, lines: &[Line]) {
+        // After the last newline a line is empty.
+        self.files.push((lines.len() - 1, file.to_owned()));
+        for function in source::functions(lines) {
+            let place = format!("{file}:{}: {}", function.line + 1, function.name);
+            self.functions.push((function.length, place));
+        }
+        for (line, has_comment) in source::unsafe_blocks(lines) {
+            self.unsafe_blocks += 1;
+            if !has_comment {
+                self.bare_unsafe.push(format!("{file}:{}", line + 1));
             }
         }
-        Ok(())
+    }
+
+    /// Lines that so many of 100 functions have at most.
+    fn function_lines(&self, of_100: usize) -> usize {
+        let at = (self.functions.len() * of_100).div_ceil(100).saturating_sub(1);
+        self.functions.get(at).map_or(0, |(length, _)| *length)
     }
 
     fn assembly(&self) -> usize {
@@ -196,6 +220,12 @@ impl Metrics {
         text.push_str(&format!("assembly lines: {assembly} of at most {ASSEMBLY_LIMIT}\n"));
         let (blocks, bare) = (self.unsafe_blocks, self.bare_unsafe.len());
         text.push_str(&format!("unsafe blocks: {blocks}, without a SAFETY comment: {bare}\n"));
+        let [half, most] = [50, 95].map(|of_100| self.function_lines(of_100));
+        let (function, file) = (longest(&self.functions), longest(&self.files));
+        text.push_str(&format!(
+            "lines of functions: half have at most {half}, 95 of 100 {most}, {function}\n\
+            lines of files: {file}\n"
+        ));
         text
     }
 
@@ -210,8 +240,26 @@ impl Metrics {
             found.push(format!("ring 0 has {lines} lines of assembly, more than {ASSEMBLY_LIMIT}"));
         }
         found.extend(self.bare_unsafe.iter().map(|at| format!("{at}: unsafe, but no SAFETY")));
+        let usual = self.function_lines(95);
+        if usual > USUAL_FUNCTION_LIMIT {
+            let limit = USUAL_FUNCTION_LIMIT;
+            found.push(format!("95 of 100 functions have up to {usual} lines, more than {limit}"));
+        }
+        let limited = [(&self.functions, FUNCTION_LIMIT), (&self.files, FILE_LIMIT)];
+        for (all, limit) in limited {
+            let over = all.iter().filter(|(length, _)| *length > limit);
+            found.extend(
+                over.map(|(length, at)| format!("{at}: {length} lines, more than {limit}")),
+            );
+        }
         found
     }
+}
+
+/// The longest of what is sorted by length.
+fn longest(all: &[(usize, String)]) -> String {
+    let (length, place) = all.last().map_or((0, ""), |(length, place)| (*length, place));
+    format!("the longest {length} ({place})")
 }
 
 #[cfg(test)]
@@ -245,10 +293,32 @@ mod tests {
     #[test]
     fn limits_are_enforced() {
         let part = |rust, assembly| Part { name: "monitor".into(), rust, assembly };
-        let metrics =
-            |part, bare| Metrics { parts: vec![part], unsafe_blocks: 1, bare_unsafe: bare };
+        let metrics = |part, bare| Metrics {
+            parts: vec![part],
+            unsafe_blocks: 1,
+            bare_unsafe: bare,
+            ..Metrics::default()
+        };
         assert!(metrics(part(11_500, 500), vec![]).violations().is_empty());
         assert_eq!(metrics(part(11_501, 500), vec![]).violations().len(), 1);
         assert_eq!(metrics(part(0, 501), vec!["a.rs:1".into()]).violations().len(), 2);
+    }
+
+    #[test]
+    fn functions_and_files_have_limits() {
+        let lengths = |some: &[usize]| some.iter().map(|&length| (length, "a".into())).collect();
+        let metrics = |functions: &[usize], files: &[usize]| Metrics {
+            functions: lengths(functions),
+            files: lengths(files),
+            ..Metrics::default()
+        };
+        let mut functions = vec![35; 95];
+        functions.extend([100; 5]);
+        assert!(metrics(&functions, &[800]).violations().is_empty());
+        assert_eq!(metrics(&functions, &[801, 900]).violations().len(), 2);
+        functions[94] = 36;
+        assert_eq!(metrics(&functions, &[]).violations().len(), 1);
+        functions[99] = 101;
+        assert_eq!(metrics(&functions, &[]).violations().len(), 2);
     }
 }

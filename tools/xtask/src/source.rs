@@ -197,6 +197,38 @@ fn end_of_item(lines: &[Line], start: usize) -> usize {
     lines.len() - 1
 }
 
+/// A function with a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its name.
+    pub name: String,
+    /// The line it begins on, from 0.
+    pub line: usize,
+    /// Its lines, from that one to the one on which its braces close.
+    pub length: usize,
+}
+
+/// The functions that have a body, those within others included.
+pub fn functions(lines: &[Line]) -> Vec<Function> {
+    let mut found = Vec::new();
+    for (line, name) in
+        lines.iter().enumerate().filter_map(|(at, line)| Some((at, declared(line)?)))
+    {
+        let end = end_of_item(lines, line);
+        if lines[end].code.contains('}') {
+            found.push(Function { name: name.into(), line, length: end - line + 1 });
+        }
+    }
+    found
+}
+
+/// The name of the function that is declared on a line.
+fn declared(line: &Line) -> Option<&str> {
+    let (before, after) = line.code.split_once("fn ")?;
+    let name = after.split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
+    (!name.is_empty() && before.chars().next_back().is_none_or(char::is_whitespace)).then_some(name)
+}
+
 /// The lines, from 0, on which an `unsafe` block or implementation begins, each with whether a
 /// SAFETY comment stands before it.
 pub fn unsafe_blocks(lines: &[Line]) -> Vec<(usize, bool)> {
@@ -261,6 +293,19 @@ mod tests {
         let source = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {\n    }\n}\nfn c() {}\n\
             #[cfg(all(test, loom))]\nuse d::{e, f};\n#[cfg(test)]\nmod g;\nfn h() {}\n";
         assert_eq!(code(source), 3);
+    }
+
+    #[test]
+    fn functions_end_where_their_braces_do() {
+        let source = "fn a() {}\npub(in crate::x) const unsafe fn b<T: Fn()>(\n    c: [u8; 4],\n) {\n    \
+            if c {\n    }\n}\ntrait T {\n    fn d();\n    fn e() -> u8 {\n        1\n    }\n}\n\
+            type F = fn (u8);\n// fn g() {}\nextern \"C\" fn h() {\n}\n";
+        let found: Vec<_> = functions(&lines(source))
+            .into_iter()
+            .map(|function| (function.name, function.line, function.length))
+            .collect();
+        let expected = [("a", 0, 1), ("b", 1, 6), ("e", 9, 3), ("h", 15, 2)];
+        assert_eq!(found, expected.map(|(name, line, length)| (name.to_string(), line, length)));
     }
 
     #[test]
