@@ -20,8 +20,8 @@ use pv_abi::{
             state,
         },
         start::{
-            MODULE_COMMAND_LINE, MODULES as MODULE_RECORDS, Machine, MachineCpu, MachinePci,
-            MachineRegion, ModuleRecord, START_MAGIC, StartBlock, WINDOW_PAGES, region_use,
+            MODULE_COMMAND_LINE, MODULES as MODULE_RECORDS, Machine, MachineRegion, ModuleRecord,
+            START_MAGIC, StartBlock, WINDOW_PAGES, region_use,
         },
     },
     xen::mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_NX, PTE_PRESENT, PTE_RW, PTE_USER},
@@ -482,12 +482,8 @@ fn describe(boot: &Boot, set: &Set) {
     };
     add(header.as_bytes());
     regions.iter().for_each(|region| add(region.as_bytes()));
-    for cpu in boot.cpus {
-        let flags = u32::from(cpu.online);
-        let cpu = MachineCpu { index: cpu.index, apic_id: cpu.apic_id, flags, reserved: 0 };
-        add(cpu.as_bytes());
-    }
-    boot.pci.iter().for_each(|pci: &MachinePci| add(pci.as_bytes()));
+    boot.cpus.iter().for_each(|cpu| add(cpu.as_bytes()));
+    boot.pci.iter().for_each(|pci| add(pci.as_bytes()));
 }
 
 /// A frame with its owner, use and firmware type.

@@ -211,19 +211,11 @@ pub struct TableWrite {
     pub bits: u32,
 }
 
-/// An 8-byte exchange with memory.
-pub struct Exchange {
-    /// The register.
-    pub register: u8,
-    /// Bytes of the instruction.
-    pub length: u64,
-}
-
 /// Looks for the one instruction with which kernels clear entries, before anything is decoded:
 /// `xchg [address], r64` (48 or 4C, 87, ModRM), the address in one of the first eight registers,
-/// with a displacement of 8 bits or none.
+/// with a displacement of 8 bits or none. The register's number, and the bytes of the instruction.
 #[inline]
-pub fn exchange(registers: &mut Registers, address: u64) -> Option<Exchange> {
+pub fn exchange(registers: &mut Registers, address: u64) -> Option<(u8, u64)> {
     let code: u64 = guest_memory::read(registers.rip).ok()?;
     if code & 0xfffb != 0x8748 {
         return None;
@@ -238,7 +230,7 @@ pub fn exchange(registers: &mut Registers, address: u64) -> Option<Exchange> {
     if base.wrapping_add_signed(displacement) != address {
         return None;
     }
-    Some(Exchange { register: modrm >> 3 & 7 | (rex & 4) << 1, length })
+    Some((modrm >> 3 & 7 | (rex & 4) << 1, length))
 }
 
 /// Decodes the instruction at rip as a write to the table entry at `address`; its own memory

@@ -43,14 +43,14 @@ pub fn table_write(vcpu: &Vcpu, registers: &mut Registers, address: u64) -> bool
     let Some(table) = table_at(vcpu, address) else {
         return false;
     };
-    let Some(exchange) = exchange else {
+    let Some((register, length)) = exchange else {
         return other_write(registers, &mut space, table, address);
     };
-    let operation = Operation::Exchange(*registers.general(exchange.register));
+    let operation = Operation::Exchange(*registers.general(register));
     match update_entry_emulated(&Host, &mut space, table, index(address), operation) {
         Ok(old) => {
-            *registers.general(exchange.register) = old;
-            registers.rip = registers.rip.wrapping_add(exchange.length);
+            *registers.general(register) = old;
+            registers.rip = registers.rip.wrapping_add(length);
             true
         }
         Err(error) => error == Error::Again,

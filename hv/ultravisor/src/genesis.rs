@@ -20,7 +20,7 @@ use pv_abi::uv::database::{
     ARENA_VERSION, BOOT, ChannelEntry, FIRMWARE, INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES,
     MONITOR, PartitionDescriptor, SYSTEM_CPU_WEIGHT, ULTRAVISOR, channel_kind, kind, rights, state,
 };
-use pv_abi::uv::start::region_use;
+use pv_abi::uv::start::{CPU_ONLINE, MachineCpu, region_use};
 use resource_db::{Database, Owner};
 use transaction::{Action, Engine, Facts, Limits, Monitor};
 use zerocopy::{FromBytes, FromZeros};
@@ -182,7 +182,7 @@ fn enforce(host: &mut Host) -> Result<(), (Action, i32)> {
 }
 
 fn facts(description: &Description) -> Facts {
-    let cpu = |c: &pv_abi::uv::start::MachineCpu| (c.index, c.apic_id, c.flags & 1 != 0);
+    let cpu = |c: &MachineCpu| (c.index, c.apic_id, c.flags & CPU_ONLINE != 0);
     Facts {
         version: VersionAnswer {
             ultravisor: env!("CARGO_PKG_VERSION").to_string(),

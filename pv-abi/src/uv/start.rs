@@ -151,11 +151,14 @@ pub struct MachineCpu {
     pub index: u32,
     /// Local APIC id.
     pub apic_id: u32,
-    /// Bit 0: online.
+    /// [`CPU_ONLINE`].
     pub flags: u32,
     /// Zero.
     pub reserved: u32,
 }
+
+/// [`MachineCpu::flags`]: it came up.
+pub const CPU_ONLINE: u32 = 1;
 
 /// A PCI function; 16 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -13,7 +13,7 @@ use core::{
 };
 
 use heapless::Vec;
-use pv_abi::uv::start::MachinePci;
+use pv_abi::uv::start::{CPU_ONLINE, MachineCpu, MachinePci};
 use spin::Once;
 
 use super::{
@@ -47,17 +47,6 @@ unsafe extern "C" {
     fn on_stack(stack: u64, function: extern "C" fn(u64) -> !, argument: u64) -> !;
 }
 
-/// A CPU that firmware lists as usable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CpuRecord {
-    /// Index, as in affinity masks; the first CPU is 0.
-    pub index: u32,
-    /// Local APIC id.
-    pub apic_id: u32,
-    /// Whether it came up.
-    pub online: bool,
-}
-
 /// The machine as the platform found it.
 #[derive(Clone, Copy, Debug)]
 pub struct Boot {
@@ -73,8 +62,8 @@ pub struct Boot {
     pub tsc_khz: u32,
     /// Seconds since 1970 at time 0.
     pub wall_clock: u64,
-    /// CPUs, index 0 first.
-    pub cpus: &'static [CpuRecord],
+    /// CPUs that firmware lists as usable, index 0 first.
+    pub cpus: &'static [MachineCpu],
     /// PCI functions.
     pub pci: &'static [MachinePci],
 }
@@ -82,7 +71,7 @@ pub struct Boot {
 static INFORMATION: Once<Information> = Once::new();
 static OPTIONS: Once<Options> = Once::new();
 static REGIONS: Once<FirmwareRegions> = Once::new();
-static CPUS: Once<Vec<CpuRecord, MAX_CPUS>> = Once::new();
+static CPUS: Once<Vec<MachineCpu, MAX_CPUS>> = Once::new();
 static CPU_COUNT: AtomicU32 = AtomicU32::new(1);
 static PCI: Once<Vec<MachinePci, { pci::MAX_FUNCTIONS }>> = Once::new();
 static ACPI: Once<Acpi> = Once::new();
@@ -185,7 +174,7 @@ extern "C" fn platform_continue(_: u64) -> ! {
 fn announce(boot: &Boot) {
     let memory = boot.regions.iter().filter(|r| r.kind == regions::kind::RAM);
     let megabytes = memory.map(|r| r.frames).sum::<u64>() / 256;
-    let cpus = boot.cpus.iter().filter(|c| c.online).count();
+    let cpus = boot.cpus.iter().filter(|c| c.flags & CPU_ONLINE != 0).count();
     info!("CPUs: {cpus}, TSC: {} kHz, memory: {megabytes} MiB", boot.tsc_khz);
     info!("{}", processor::features());
 }
@@ -213,21 +202,21 @@ fn start_cpus() {
     if acpi.more_cpus > 0 {
         log::warn!("{} CPUs more than the monitor can use", acpi.more_cpus);
     }
-    let own = CpuRecord { index: 0, apic_id: apic::id_of(0), online: true };
-    let mut cpus: Vec<CpuRecord, MAX_CPUS> = Vec::new();
+    let own = MachineCpu { index: 0, apic_id: apic::id_of(0), flags: CPU_ONLINE, reserved: 0 };
+    let mut cpus: Vec<MachineCpu, MAX_CPUS> = Vec::new();
     let _ = cpus.push(own);
     let others = acpi.cpus.iter().filter(|&&id| id != own.apic_id && apic::can_reach(id));
     for &apic_id in others.take((options().cpus - 1).min(MAX_CPUS as u32 - 1) as usize) {
         let index = cpus.len() as u32;
         apic::set_id(index, apic_id);
         map_cpu(index);
-        let _ = cpus.push(CpuRecord { index, apic_id, online: false });
+        let _ = cpus.push(MachineCpu { index, apic_id, flags: 0, reserved: 0 });
     }
     CPU_COUNT.store(cpus.len() as u32, Ordering::Release);
     if cpus.len() > 1 {
         let mark = |cpu: u32| {
             if let Some(record) = cpus.get_mut(cpu as usize) {
-                record.online = true;
+                record.flags |= CPU_ONLINE;
             }
         };
         let started = TRAMPOLINE
