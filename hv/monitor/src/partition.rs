@@ -177,7 +177,9 @@ pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i6
     let partition = lay_out(descriptor, &limits);
     share_frames(partition)?;
     for id in 0..vcpus {
-        create_vcpu(partition, id)?;
+        create_vcpu(partition, id).inspect_err(|_| {
+            partition.all_vcpus().take(id as usize).for_each(schedule::unregister);
+        })?;
     }
     time::fill_shared_info(partition);
     let pointer = ptr::from_ref(partition).cast_mut();

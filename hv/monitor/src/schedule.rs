@@ -7,7 +7,10 @@
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use pv_abi::xen::{events::VIRQ_TIMER, time as area};
+use pv_abi::{
+    uv::database::MAX_MACHINE_VCPUS,
+    xen::{events::VIRQ_TIMER, time as area},
+};
 use scheduler::{Entity, FAR, Group, Leads, RunQueue, TimerQueue};
 
 use crate::{
@@ -20,7 +23,7 @@ use crate::{
 };
 
 /// Virtual CPUs of the whole machine.
-pub const SLOTS: usize = 1024;
+pub const SLOTS: usize = MAX_MACHINE_VCPUS as usize;
 
 /// A CPU's run queue and timers; timer `2 n` is the single-shot timer of slot `n`, `2 n + 1` the
 /// timeout of its poll.

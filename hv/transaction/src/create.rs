@@ -8,8 +8,8 @@ use alloc::format;
 
 use pv_abi::uv::command::{Operation, Outcome, Refusal};
 use pv_abi::uv::database::{
-    BOOT, COMMAND, FIRST_GUEST, IO_A, IO_B, MAX_GRANT_FRAMES, MAX_VCPUS, PartitionDescriptor,
-    instance_frames, kind, rights, state,
+    BOOT, COMMAND, FIRST_GUEST, IO_A, IO_B, MAX_GRANT_FRAMES, MAX_MACHINE_VCPUS, MAX_VCPUS,
+    PartitionDescriptor, instance_frames, kind, rights, state,
 };
 use zerocopy::FromZeros;
 
@@ -46,6 +46,7 @@ pub(crate) fn create(
     check_rights(caller, &object, *kind, *rights)?;
     let number = check_number(plan, &object, *number, *kind)?;
     within(&object, "vcpus", *vcpus, 1, MAX_VCPUS)?;
+    check_room(plan, &object, *vcpus)?;
     within(&object, "cpu_weight", *cpu_weight, 1, 65_535)?;
     within(&object, "cpu_cap", *cpu_cap, 0, vcpus.saturating_mul(100))?;
     within(&object, "grant_frames", *grant_frames, 1, MAX_GRANT_FRAMES)?;
@@ -123,6 +124,21 @@ fn check_rights(caller: Caller, object: &str, of: u32, wanted: u32) -> Result<()
     }
     let limit = format!("{allowed:#x}");
     Err(invalid(object, "rights", format!("{wanted:#x}"), &limit))
+}
+
+/// Whether the machine has room for so many more virtual CPUs.
+fn check_room(plan: &Plan, object: &str, vcpus: u32) -> Result<(), Refusal> {
+    let left = MAX_MACHINE_VCPUS.saturating_sub(plan.vcpus());
+    if vcpus <= left {
+        return Ok(());
+    }
+    Err(refusal(
+        "no-vcpus",
+        object,
+        "vcpus",
+        format!("{vcpus} were asked; of {MAX_MACHINE_VCPUS} for all partitions {left} are left"),
+        "ask for fewer, or destroy a partition",
+    ))
 }
 
 fn check_number(plan: &Plan, object: &str, wanted: Option<u32>, of: u32) -> Result<u32, Refusal> {

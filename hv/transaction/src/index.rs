@@ -21,6 +21,8 @@ pub(crate) struct Brief {
     pub(crate) name: [u8; 32],
     /// CPUs are dedicated to it.
     pub(crate) dedicated: bool,
+    /// Virtual CPUs it may bring up.
+    pub(crate) vcpus: u32,
 }
 
 /// See the module.
@@ -86,7 +88,8 @@ impl Index {
         match database.reader().descriptor(number) {
             Ok(descriptor) => {
                 let dedicated = descriptor.cpu_dedicated != 0;
-                let brief = Brief { name: descriptor.name, dedicated };
+                let vcpus = descriptor.vcpus;
+                let brief = Brief { name: descriptor.name, dedicated, vcpus };
                 let known = self.partitions.insert(number, brief).is_some();
                 if !known && number >= FIRST_GUEST {
                     self.last_number = number;

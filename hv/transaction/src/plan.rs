@@ -18,7 +18,7 @@ use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, PartitionDescriptor, chann
 use resource_db::{Database, OwnedRange, Owner};
 
 use crate::change::{Change, packed};
-use crate::index::Index;
+use crate::index::{Brief, Index};
 use crate::refusal::refusal;
 use crate::{Action, space};
 
@@ -105,10 +105,21 @@ impl<'d, 'a> Plan<'d, 'a> {
 
     /// Whether CPUs are dedicated to any partition.
     pub(crate) fn any_dedicated(&self) -> bool {
-        let old = self.index.partitions.iter();
-        let mut old = old.filter(|(number, _)| !self.descriptors.contains_key(number));
-        old.any(|(_, brief)| brief.dedicated)
+        self.untouched().any(|brief| brief.dedicated)
             || self.descriptors.values().flatten().any(|planned| planned.cpu_dedicated != 0)
+    }
+
+    /// Virtual CPUs of all partitions.
+    pub(crate) fn vcpus(&self) -> u32 {
+        let planned = self.descriptors.values().flatten().map(|planned| planned.vcpus);
+        self.untouched().map(|brief| brief.vcpus).chain(planned).fold(0, u32::saturating_add)
+    }
+
+    /// The partitions that the plan leaves as they are.
+    fn untouched(&self) -> impl Iterator<Item = &Brief> {
+        let all = self.index.partitions.iter();
+        let untouched = all.filter(|(number, _)| !self.descriptors.contains_key(number));
+        untouched.map(|(_, brief)| brief)
     }
 
     /// The partition of this name as the plan has it.

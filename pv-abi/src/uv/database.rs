@@ -233,6 +233,8 @@ pub struct PartitionDescriptor {
 pub const DESCRIPTOR_MAGIC: u32 = u32::from_le_bytes(*b"UVPD");
 /// Virtual CPUs of a partition at most (the ABI's 32 entries of shared info).
 pub const MAX_VCPUS: u32 = 32;
+/// Virtual CPUs of all partitions of a machine at most.
+pub const MAX_MACHINE_VCPUS: u32 = 1024;
 /// [`PartitionDescriptor::cpu_weight`] of the ultravisor and the boot partition: they work little
 /// and seldom, and what they do for one partition is not to wait for what the others compute.
 pub const SYSTEM_CPU_WEIGHT: u32 = 65535;

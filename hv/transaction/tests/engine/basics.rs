@@ -3,13 +3,14 @@
 use pv_abi::uv::calls::{MonitorEvent, cause};
 use pv_abi::uv::command::{Answer, Operation, Outcome, Range, Target, Transaction};
 use pv_abi::uv::database::{
-    BOOT, COMMAND, FIRST_GUEST, ULTRAVISOR, channel_kind, instance_frames, kind, rights, state,
+    BOOT, COMMAND, FIRST_GUEST, MAX_MACHINE_VCPUS, MAX_VCPUS, ULTRAVISOR, channel_kind,
+    instance_frames, kind, rights, state,
 };
 use resource_db::Database;
 use transaction::{Action, Engine, Monitor};
 
 use crate::fake::{
-    FRAMES, Host, LIMITS, agree, arena, create, create_as, host, picture, transaction,
+    FRAMES, Host, LIMITS, agree, arena, arena_of, create, create_as, host, picture, transaction,
 };
 
 #[test]
@@ -172,6 +173,33 @@ fn refusals_name_operation_field_and_limit() {
     }
     let nobody = Operation::DestroyPartition { partition: Target::CreatedBy(0) };
     assert_eq!(host.refused(vec![nobody]).code, "no-such-partition");
+}
+
+#[test]
+fn a_machine_has_room_for_so_many_virtual_cpus() {
+    let words = arena_of(1024);
+    let mut host = Host::new(&words);
+    let large = |name: String| {
+        let mut operation = create(&name);
+        if let Operation::CreatePartition { vcpus, .. } = &mut operation {
+            *vcpus = MAX_VCPUS;
+        }
+        operation
+    };
+    let few = (MAX_MACHINE_VCPUS / MAX_VCPUS / 2) as usize;
+    let some = |set: char| (0..few).map(|n| large(format!("{set}{n}"))).collect::<Vec<_>>();
+    // Those of the same transaction count, too.
+    let refusal = host.refused([some('a'), some('b')].concat());
+    assert_eq!((refusal.code.as_str(), refusal.field.as_str()), ("no-vcpus", "vcpus"));
+    host.ok(some('a'));
+    assert_eq!(host.refused(some('b')).operation, Some(few as u32 - 1));
+    host.ok(some('b')[1..].to_vec());
+    let refusal = host.refused(vec![large("last".into())]);
+    assert!(refusal.reason.contains("of 1024 for all partitions"), "{}", refusal.reason);
+    let first = Target::Number(FIRST_GUEST);
+    host.ok(vec![Operation::SetState { partition: first, state: state::DYING }]);
+    host.ok(vec![Operation::DestroyPartition { partition: first }]);
+    host.ok(vec![large("last".into())]);
 }
 
 #[test]

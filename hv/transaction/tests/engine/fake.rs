@@ -130,7 +130,11 @@ const SYSTEM: [(u32, u32); 3] =
 pub const ALL: [u64; 4] = [0b1111, 0, 0, 0];
 
 pub fn arena() -> Vec<AtomicU32> {
-    (0..128 * PAGE_WORDS).map(|_| AtomicU32::new(0)).collect()
+    arena_of(128)
+}
+
+pub fn arena_of(pages: usize) -> Vec<AtomicU32> {
+    (0..pages * PAGE_WORDS).map(|_| AtomicU32::new(0)).collect()
 }
 
 pub fn system(number: u32, kind: u32, first: u64) -> PartitionDescriptor {
