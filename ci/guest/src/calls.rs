@@ -10,7 +10,7 @@ use pv_abi::xen::memory::{DECREASE_RESERVATION, MemoryReservation, POPULATE_PHYS
 use pv_abi::xen::mmu::{UVMF_ALL, UVMF_INVLPG};
 use pv_abi::xen::time::RunstateInfo;
 use pv_abi::xen::traps::{
-    CALLBACK_EVENT, CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CallbackRegister, TrapInfo,
+    CALLBACK_EVENT, CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CallbackRegister,
 };
 use pv_abi::xen::{console, domid, sched, vcpu};
 
@@ -18,13 +18,6 @@ use pv_abi::xen::{console, domid, sched, vcpu};
 fn with<T>(number: u64, command: u64, argument: &mut T) -> Result<u64, Errno> {
     // SAFETY: the operation reads and writes the structure that its command is for.
     unsafe { call(number, [command, (&raw mut *argument) as u64, 0, 0, 0]) }
-}
-
-/// Sets handlers of traps; the table ends with a zero entry.
-pub fn set_trap_table(table: &[TrapInfo]) {
-    // SAFETY: the operation reads the table to its zero entry.
-    let done = unsafe { call(number::SET_TRAP_TABLE, [table.as_ptr() as u64, 0, 0, 0, 0]) };
-    done.expect("set_trap_table");
 }
 
 /// Sets the entry for a kind of callback; it masks events.

@@ -35,6 +35,8 @@ pub mod partition;
 pub mod pending;
 pub mod ring;
 pub mod time;
+#[cfg(target_os = "none")]
+pub mod traps;
 pub mod window;
 pub mod words;
 

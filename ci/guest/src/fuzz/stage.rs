@@ -7,14 +7,14 @@
 use super::attempt::{ARGUMENTS, Outcome, Registers, Way, attempt, entries};
 use super::mix;
 use crate::memory::{BASE, PAGE, WRITABLE};
-use crate::{calls, entry, memory};
+use crate::{calls, memory};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::sync::atomic::Ordering;
 use fuzz_programs::{CODES, Frame, PAGES, Place, Role, STORES, Step, Word};
-use partition_runtime::hypercall::call;
+use partition_runtime::{hypercall::call, traps};
 use pv_abi::xen::descriptors::{FLAT_RING3_CS64, FLAT_RING3_SS};
 use pv_abi::xen::events::{self, EvtchnReset, EvtchnStatus, STATUS_VIRQ};
 use pv_abi::xen::grants::{self, CopyEnd, GrantCopy, SetupTable, UnmapGrantRef};
@@ -196,7 +196,7 @@ impl Stage {
     /// Puts everything back; `false` where too little is left to go on.
     pub fn restore(&mut self) -> bool {
         self.programs += 1;
-        entry::register_traps();
+        traps::register().expect("set_trap_table");
         let [event, system_call, failsafe] = entries();
         calls::register_upcall(event);
         for (kind, address) in [(CALLBACK_SYSCALL, system_call), (CALLBACK_FAILSAFE, failsafe)] {
