@@ -11,17 +11,25 @@
 //! The rule it keeps: the file is hostile. It is unpacked into at most [`MAX_UNPACKED`] bytes by
 //! pure Rust code, and whatever is wrong with it is an [`Error`] that names the file, where in it,
 //! and what to do; nothing here panics.
+//!
+//! Without the feature `check` files are loaded and not checked, and nothing disassembles.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "check")]
 mod check;
 mod error;
+#[cfg(feature = "check")]
 mod kallsyms;
 mod lz4;
 mod lzop;
 mod notes;
+#[cfg(feature = "check")]
 mod render;
+#[cfg(feature = "check")]
 mod report;
+#[cfg(feature = "check")]
 mod sensitive;
+#[cfg(feature = "check")]
 mod symbols;
 mod unpack;
 
@@ -32,9 +40,11 @@ use std::path::{Path, PathBuf};
 use builder::{Image, ImageError, Payload};
 
 pub use builder::Compression;
+#[cfg(feature = "check")]
 pub use check::check;
 pub use error::{Error, Problem};
 pub use notes::{NoteStyle, Notes};
+#[cfg(feature = "check")]
 pub use report::{Fate, Finding, Place, Pv, Report};
 
 use unpack::{Limits, compression_of, decompress};
@@ -164,5 +174,5 @@ fn open_payload(file: &[u8], payload: &Payload<'_>, most: u64) -> Result<Vec<u8>
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "check"))]
 mod tests;

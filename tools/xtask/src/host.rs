@@ -92,8 +92,7 @@ fn command_partition(options: &BootOptions) -> Result<Vec<Module>> {
 
 fn other_kernel(file: &Path, options: &BootOptions) -> Result<Vec<Module>> {
     let line = format!("{OTHER_COMMAND_LINE} {}", options.append);
-    let elf = kernel::unpack(&workspace::read(file)?)
-        .with_context(|| format!("--kernel {}", file.display()))?;
+    let elf = kernel_image::load(file).context("--kernel")?.elf;
     let directory = workspace::directory(workspace::build_dir()?.join("kernels"))?;
     let elf = workspace::write_named_by_content(&directory, "elf", &elf)?;
     let initrd = match &options.initrd {

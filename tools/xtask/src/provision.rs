@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::{hv_build, interrupt, workspace};
 
 /// Needed whatever the toolchain.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 11] = [
     "binutils",
     "busybox-static",
     "cpio",
@@ -23,7 +23,6 @@ const PACKAGES: [&str; 12] = [
     "ovmf",
     "qemu-system-x86",
     "xorriso",
-    "xz-utils",
 ];
 
 /// Needed to build for a target whose `core` no installed toolchain has.
@@ -104,8 +103,8 @@ fn privileged_apt() -> Option<impl FnMut() -> Command> {
 
 /// On a system that is not Debian, only the programs can be looked for.
 fn check_programs() -> Result<()> {
-    const PROGRAMS: [&str; 6] =
-        ["qemu-system-x86_64", "grub-mkrescue", "xorriso", "mformat", "busybox", "xz"];
+    const PROGRAMS: [&str; 5] =
+        ["qemu-system-x86_64", "grub-mkrescue", "xorriso", "mformat", "busybox"];
     let missing: Vec<_> =
         PROGRAMS.into_iter().filter(|name| find_program(name).is_none()).collect();
     if missing.is_empty() {
