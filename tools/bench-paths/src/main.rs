@@ -1,9 +1,10 @@
 //! What the kernel's paths that a hypervisor makes longer cost: system call, page fault, change and
 //! removal of mappings, new processes, a switch of processes.
 //!
-//! It prints a line `NAME TICKS` for each: ticks of the time-stamp counter, for one time. On a
-//! machine whose counter counts instructions, ticks are instructions. Every path is walked once
-//! before it is measured, so that nothing is done for the first time. All mappings are of 4 KiB
+//! It prints a line `NAME TICKS TIMES` for each: ticks of the time-stamp counter, for one time, and
+//! how many times it was done between a mark and the next. On a machine whose counter counts
+//! instructions, ticks are instructions. Every path is walked once before it is measured, so that
+//! nothing is done for the first time. All mappings are of 4 KiB
 //! pages, which is what a paravirtual guest has: a kernel without a hypervisor that took huge
 //! pages would do other work.
 #![expect(unsafe_code, reason = "fork, and mappings that no safe type stands for")]
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
     }
     match measure().and_then(|_| measure()) {
         Ok(rows) => {
-            rows.iter().for_each(|(name, ticks)| println!("{name} {ticks}"));
+            rows.iter().for_each(|row| println!("{} {} {}", row.name, row.ticks, row.times));
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -45,16 +46,24 @@ fn main() -> ExitCode {
     }
 }
 
-/// All paths, with the ticks of each.
-fn measure() -> Result<Vec<(&'static str, u64)>, Error> {
-    let mut rows = vec![("syscall", time(1000, system_call)?)];
+/// What a path takes.
+struct Row {
+    name: &'static str,
+    /// For one time.
+    ticks: u64,
+    times: u64,
+}
+
+/// All paths.
+fn measure() -> Result<Vec<Row>, Error> {
+    let mut rows = vec![row("syscall", 1000, system_call)?];
     rows.extend(pages()?);
-    rows.push(("map-touch-unmap", time(50, map_touch_unmap)?));
-    rows.push(("fork-exit", time(20, || in_child(|| 0))?));
+    rows.push(row("map-touch-unmap", 50, map_touch_unmap)?);
+    rows.push(row("fork-exit", 20, || in_child(|| 0))?);
     let program = std::env::current_exe()?;
     let program = CString::new(program.as_os_str().as_bytes())?;
-    rows.push(("fork-exec", time(20, || in_child(|| execute(&program)))?));
-    rows.push(("pipe-round-trip", round_trips(200)?));
+    rows.push(row("fork-exec", 20, || in_child(|| execute(&program)))?);
+    rows.push(round_trips(200)?);
     Ok(rows)
 }
 
@@ -64,13 +73,27 @@ fn ticks() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// The ticks of one of `count` times.
-fn time(count: u64, mut action: impl FnMut() -> Result<(), Error>) -> Result<u64, Error> {
+/// A path that is walked so many times.
+fn row(
+    name: &'static str,
+    times: u64,
+    mut action: impl FnMut() -> Result<(), Error>,
+) -> Result<Row, Error> {
+    at_once(name, times, || (0..times).try_for_each(|_| action()))
+}
+
+/// A path that `action` walks so many times, between two marks.
+fn at_once(
+    name: &'static str,
+    times: u64,
+    action: impl FnOnce() -> Result<(), Error>,
+) -> Result<Row, Error> {
+    marks::pass::<{ marks::BEGIN }>();
     let start = ticks();
-    for _ in 0..count {
-        action()?;
-    }
-    Ok((ticks() - start) / count)
+    action()?;
+    let ticks = (ticks() - start) / times;
+    marks::pass::<{ marks::END }>();
+    Ok(Row { name, ticks, times })
 }
 
 /// A mapping of anonymous memory.
@@ -117,25 +140,17 @@ fn system_call() -> Result<(), Error> {
 }
 
 /// What is done to many pages at once, per page.
-fn pages() -> Result<[(&'static str, u64); 3], Error> {
+fn pages() -> Result<[Row; 3], Error> {
+    const TIMES: u64 = PAGES as u64;
     let mut mapping = Mapping::new(PAGES)?;
-    let start = ticks();
-    marks::pass::<{ marks::BEGIN }>();
-    mapping.touch();
-    marks::pass::<{ marks::END }>();
-    let touched = ticks();
-    mapping.protect(ProtFlags::PROT_READ)?;
-    let protected = ticks();
+    let fault = at_once("fault", TIMES, || {
+        mapping.touch();
+        Ok(())
+    })?;
+    let protect = at_once("mprotect", TIMES, || mapping.protect(ProtFlags::PROT_READ))?;
     mapping.protect(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
-    let before_unmap = ticks();
-    mapping.unmap()?;
-    let unmapped = ticks();
-    let each = |from: u64, to: u64| (to - from) / PAGES as u64;
-    Ok([
-        ("fault", each(start, touched)),
-        ("mprotect", each(touched, protected)),
-        ("munmap", each(before_unmap, unmapped)),
-    ])
+    let unmap = at_once("munmap", TIMES, || mapping.unmap())?;
+    Ok([fault, protect, unmap])
 }
 
 fn map_touch_unmap() -> Result<(), Error> {
@@ -161,8 +176,8 @@ fn execute(program: &CStr) -> i32 {
     execv(program, &[program, END]).map_or(1, |never| match never {})
 }
 
-/// Sends a byte to a child and back, so many times; the ticks of one.
-fn round_trips(count: u64) -> Result<u64, Error> {
+/// Sends a byte to a child and back, so many times.
+fn round_trips(count: u64) -> Result<Row, Error> {
     let ((mut there, mut to_child), (mut back, mut to_parent)) = (pipe()?, pipe()?);
     // SAFETY: this program has one thread, so the child may do what the parent may.
     match unsafe { fork()? } {
@@ -171,12 +186,12 @@ fn round_trips(count: u64) -> Result<u64, Error> {
             exit(i32::from(echoed.is_err()))
         }
         ForkResult::Parent { child } => {
-            let ticks = time(count, || {
+            let row = row("pipe-round-trip", count, || {
                 to_child.write_all(&[1])?;
                 Ok(back.read_exact(&mut [0])?)
             })?;
             waitpid(child, None)?;
-            Ok(ticks)
+            Ok(row)
         }
     }
 }
