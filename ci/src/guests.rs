@@ -3,10 +3,10 @@
 //! `GUESTS` and `CYCLES` in the environment make the Debian guests and the cycles of create and
 //! destroy more than CI has time for.
 
-use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use pv_abi::uv::database::MAX_VCPUS;
 use serde_json::Value;
 use xtask::command_image::FileToSend;
 use xtask::cpio::Archive;
@@ -29,9 +29,10 @@ const MINIMAL: &[Check] = &[
     Check { name: "kernel-log", run: checks::kernel_log },
 ];
 
-/// What is checked with Debian guests, in this order.
+/// What is checked with Debian guests, in this order; the first one only by name.
 const DEBIAN: &[Check] = &[
     Check { name: "lives", run: lives },
+    Check { name: "wide", run: wide },
     Check { name: "resources", run: checks::resources },
     Check { name: "kernel-log", run: checks::kernel_log },
     Check { name: "monitor-log", run: checks::monitor_log },
@@ -48,19 +49,17 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// interpreted.
 const DEBIAN_LIMIT: Duration = Duration::from_secs(1200);
 
-/// Runs what is wanted; what takes long, Debian's kernels above all, only by name.
+/// Runs what is wanted; what takes long only by name.
 pub fn run(results: &mut Results) {
     let by_name = !results.words.is_empty();
-    let checks = if by_name { MINIMAL } else { MINIMAL.get(1..).unwrap_or_default() };
+    let wanted = |checks: &'static [Check]| checks.get(usize::from(!by_name)..).unwrap_or_default();
+    let checks = wanted(MINIMAL);
     let minimal = MachineOptions { cpus: 2, memory: "2G".into(), ..MachineOptions::default() };
     let boot = Boot { name: "guests", machine: minimal, boot: minimal_options, checks };
     boots::run_wanted(&boot, results);
-    if !by_name {
-        return;
-    }
+    let checks = wanted(DEBIAN);
     let debian = MachineOptions { cpus: 4, memory: "4G".into(), ..MachineOptions::default() };
-    let boot =
-        Boot { name: "debian-guests", machine: debian, boot: debian_options, checks: DEBIAN };
+    let boot = Boot { name: "debian-guests", machine: debian, boot: debian_options, checks };
     boots::run_wanted(&boot, results);
 }
 
@@ -333,14 +332,13 @@ until_line() {
 "#;
 
 /// Runs a script for each guest, all at once; its name is `$n`.
-fn for_each(host: &mut Host, count: u32, what: &str, script: &str) -> Result<()> {
+fn for_each(host: &mut Host, names: &[String], what: &str, script: &str) -> Result<()> {
     let start = Instant::now();
+    let names = names.join(" ");
     let all = format!(
         "{SCRIPT}\nrm -f failed-* out-*\n\
-         for i in $(seq {count}); do n=debian-$i; \
-           ( {script} ) >out-$i 2>&1 || mv out-$i failed-$i & done; wait\n\
-         for i in $(seq {count}); do \
-           if [ -e failed-$i ]; then echo \"debian-$i:\"; cat failed-$i; fi; done\n\
+         for n in {names}; do ( {script} ) >out-$n 2>&1 || mv out-$n failed-$n & done; wait\n\
+         for n in {names}; do if [ -e failed-$n ]; then echo \"$n:\"; cat failed-$n; fi; done\n\
          ! ls failed-* >/dev/null 2>&1"
     );
     let output = host.run(&["sh", "-c", &all], b"", DEBIAN_LIMIT)?;
@@ -349,36 +347,61 @@ fn for_each(host: &mut Host, count: u32, what: &str, script: &str) -> Result<()>
     Ok(())
 }
 
-/// Debian guests boot to their init, work, are paused, resized, rebooted and shut down, each.
-fn lives(host: &mut Host) -> Result<()> {
-    let count = number::<u32>("GUESTS", 2)?;
+/// The definition of a Debian guest.
+fn debian(name: &str, memory: &str, vcpus: u32) -> String {
+    format!(
+        "[[partition]]\nname = \"{name}\"\nkernel = \"{KERNEL}\"\ninitrd = \"{RAM_DISK}\"\n\
+         command_line = \"console=hvc0 quiet\"\nmemory = \"{memory}\"\nvcpus = {vcpus}\n"
+    )
+}
+
+/// Starts Debian guests, has `live` done with them, and shuts them down; all memory comes back.
+fn with_debian(
+    host: &mut Host,
+    names: &[String],
+    definitions: &str,
+    live: impl FnOnce(&mut Host) -> Result<()>,
+) -> Result<()> {
     let before = accounts(host)?;
-    let mut file = String::new();
-    for index in 1..=count {
-        let _ = write!(
-            file,
-            "[[partition]]\nname = \"debian-{index}\"\nkernel = \"{KERNEL}\"\n\
-             initrd = \"{RAM_DISK}\"\ncommand_line = \"console=hvc0 quiet\"\n\
-             memory = \"256M\"\nvcpus = 2\n"
-        );
-    }
     must(
         host,
-        &format!("cat > /root/debian.toml <<'END'\n{file}END\nuvtool apply /root/debian.toml"),
+        &format!(
+            "cat > /root/debian.toml <<'END'\n{definitions}END\nuvtool apply /root/debian.toml"
+        ),
     )?;
-    for_each(host, count, "booted and working", WORK)?;
-    for_each(host, count, "paused", PAUSE)?;
-    for_each(host, count, "resized", RESIZE)?;
-    for_each(host, count, "rebooted", REBOOT)?;
+    live(host)?;
     let there = rows(host, "debian-")?.len();
-    ensure!(there == count as usize, "{there} of {count} guests run");
-    for_each(host, count, "shut down", "uvtool shutdown --wait $n")?;
+    ensure!(there == names.len(), "{there} of {} guests run", names.len());
+    for_each(host, names, "shut down", "uvtool shutdown --wait $n")?;
     let there = rows(host, "debian-")?.len();
     ensure!(there == 0, "{there} guests run that were shut down");
-    for_each(host, count, "destroyed", "uvtool destroy --forget $n")?;
+    for_each(host, names, "destroyed", "uvtool destroy --forget $n")?;
     let after = accounts(host)?;
     ensure!(before == after, "before: {before}\nafter: {after}");
     Ok(())
+}
+
+/// Debian guests boot to their init, work, are paused, resized, rebooted and shut down, each.
+fn lives(host: &mut Host) -> Result<()> {
+    let names: Vec<_> =
+        (1..=number::<u32>("GUESTS", 2)?).map(|index| format!("debian-{index}")).collect();
+    let definitions: String = names.iter().map(|name| debian(name, "256M", 2)).collect();
+    with_debian(host, &names, &definitions, |host| {
+        for_each(host, &names, "booted and working", WORK)?;
+        for_each(host, &names, "paused", PAUSE)?;
+        for_each(host, &names, "resized", RESIZE)?;
+        for_each(host, &names, "rebooted", REBOOT)
+    })
+}
+
+/// A Debian guest of as many virtual CPUs as there can be brings all of them up, and works.
+fn wide(host: &mut Host) -> Result<()> {
+    let names = ["debian-wide".to_owned()];
+    let definition = debian(&names[0], "512M", MAX_VCPUS);
+    with_debian(host, &names, &definition, |host| {
+        let work = format!("until_line '/^work .* cpus {MAX_VCPUS} / {{found = ++n == 2}}'");
+        for_each(host, &names, "working on all its CPUs", &work)
+    })
 }
 
 /// A guest that is up works, on both its CPUs.
