@@ -67,6 +67,7 @@ impl Operation {
 ///
 /// # Errors
 /// See [`Error`]; nothing is changed.
+#[inline(always)]
 pub fn update_entry<M: Machine>(
     machine: &M,
     space: &mut Space,
@@ -85,6 +86,7 @@ pub fn update_entry<M: Machine>(
 }
 
 /// [`update_entry`] where `table` is no level-1 table.
+#[inline(never)]
 fn update_other<M: Machine>(
     machine: &M,
     space: &mut Space,

@@ -127,6 +127,7 @@ pub fn dispatch(vcpu: &'static Vcpu, registers: &mut Registers) {
 }
 
 /// Performs one call. A refusal is counted by its cause, the caller's errno.
+#[inline(always)]
 fn perform(call: &mut Call, hypercall: u64) -> Outcome {
     let outcome = operation(hypercall).map_or(Err(errno::ENOSYS), |run| run(call));
     if let Err(error) = outcome
