@@ -9,6 +9,7 @@
 //! Bounded by default. A person sets `FUZZ_SECONDS`, `FUZZ_SEED` (the first; each seed has
 //! [`PROGRAMS`]) and `FUZZ_CPUS`, and runs `cargo xtask test fuzz`.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -181,7 +182,15 @@ impl Guest {
         let console = machine.console()?;
         let at = last_number(&console, ": at ").unwrap_or(first);
         let programs = last_number(&console, ": ").unwrap_or(0);
-        Ok(Ran { end: judge(&console, late), at, programs })
+        let mut end = judge(&console, late);
+        if late == Late::No
+            && let End::Failed(what) = &mut end
+            && let Some(signal) = machine.ended()?.signal()
+        {
+            // Not the monitor's fault, as far as can be seen; but then a guest can crash QEMU.
+            *what = format!("QEMU itself was ended by signal {signal}; {what}");
+        }
+        Ok(Ran { end, at, programs })
     }
 }
 

@@ -15,7 +15,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::Ordering;
 use fuzz_programs::{CODES, Frame, PAGES, Place, Role, STORES, Step, Word};
 use partition_runtime::{hypercall::call, traps};
-use pv_abi::xen::descriptors::{FLAT_RING3_CS64, FLAT_RING3_SS};
+use pv_abi::xen::descriptors::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS};
 use pv_abi::xen::events::{self, EvtchnReset, EvtchnStatus, STATUS_VIRQ};
 use pv_abi::xen::grants::{self, CopyEnd, GrantCopy, SetupTable, UnmapGrantRef};
 use pv_abi::xen::mmu::{self, MmuUpdate, MmuextOp, PTE_ADDRESS, PTE_PRESENT, PTE_RW};
@@ -438,7 +438,12 @@ impl Stage {
                 Outcome::Returned(0)
             }
             Step::Iret(frame) => {
-                let frame = frame.map(|word| self.word(word));
+                let mut frame = frame.map(|word| self.word(word));
+                // CPUs drop the upper half of an address in 32-bit code. QEMU 7.2 keeps it, and
+                // crashes when a breakpoint is met there.
+                if frame[5] as u16 | 3 == FLAT_RING3_CS32 {
+                    frame[4] &= 0xffff_ffff;
+                }
                 iret(&frame, [0; 8])
             }
         }
