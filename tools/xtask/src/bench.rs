@@ -141,6 +141,12 @@ fn jump(console: &str) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok()
 }
 
+/// The number and the count in a line `mark NUMBER COUNT` of a profile.
+pub(crate) fn mark_in_line(line: &str) -> Option<(u8, u64)> {
+    let (number, count) = line.strip_prefix("mark ")?.split_once(' ')?;
+    Some((number.parse().ok()?, count.parse().ok()?))
+}
+
 /// A number with its thousands apart.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();

@@ -158,7 +158,7 @@ fn instructions(marks: &str, step: Step) -> Vec<u64> {
     };
     let begins = [marks::CREATE, marks::CREATE_WITH_CONSOLE, marks::DESTROY];
     let (mut counts, mut begin) = (Vec::new(), None);
-    for (number, count) in marks.lines().filter_map(mark_in_line) {
+    for (number, count) in marks.lines().filter_map(bench::mark_in_line) {
         if begins.contains(&number) {
             begin = (number == from).then_some(count);
         }
@@ -167,12 +167,6 @@ fn instructions(marks: &str, step: Step) -> Vec<u64> {
         }
     }
     counts
-}
-
-/// `mark NUMBER COUNT`
-fn mark_in_line(line: &str) -> Option<(u8, u64)> {
-    let (number, count) = line.strip_prefix("mark ")?.split_once(' ')?;
-    Some((number.parse().ok()?, count.parse().ok()?))
 }
 
 /// Times of a step in the program's output: `NAME NANOSECONDS`.

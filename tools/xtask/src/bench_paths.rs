@@ -124,27 +124,26 @@ fn in_ring_0(profile: &str) -> Result<[u64; PATHS.len()]> {
     let mut walked = Vec::new();
     let mut inside = None;
     for line in profile.lines() {
-        let mut words = line.split(' ');
-        match words.next() {
-            Some("mark") => {
-                let number = words.next().and_then(|number| number.parse().ok());
-                walked.extend(inside.take());
-                inside = (number == Some(marks::END)).then_some(0);
+        if let Some((number, _)) = bench::mark_in_line(line) {
+            walked.extend(inside.take());
+            inside = (number == marks::END).then_some(0);
+        } else {
+            let (address, count) = block_in_line(line).context("the profile is damaged")?;
+            if let Some(sum) = inside.as_mut().filter(|_| RING_0.contains(&address)) {
+                *sum += count;
             }
-            Some("at") => {
-                let address = words.next().and_then(|hex| u64::from_str_radix(hex, 16).ok());
-                let count = words.nth(1).and_then(|count| count.parse::<u64>().ok());
-                let (address, count) = address.zip(count).context("the profile is damaged")?;
-                if let Some(sum) = inside.as_mut().filter(|_| RING_0.contains(&address)) {
-                    *sum += count;
-                }
-            }
-            _ => {}
         }
     }
     walked.extend(inside);
     let last = walked.last_chunk().copied();
     last.with_context(|| format!("the profile has marks around {} paths", walked.len()))
+}
+
+/// The address and the count in a line `at ADDRESS CODE COUNT`.
+fn block_in_line(line: &str) -> Option<(u64, u64)> {
+    let (address, rest) = line.strip_prefix("at ")?.split_once(' ')?;
+    let (_, count) = rest.split_once(' ')?;
+    Some((u64::from_str_radix(address, 16).ok()?, count.parse().ok()?))
 }
 
 type Rows = [((&'static str, &'static str), Row)];
