@@ -111,6 +111,18 @@ pub fn unmask(port: u32) {
     }
 }
 
+/// Lets the event of a port come, and end a wait: a virtual CPU is told of it only where it was not
+/// told before, by words that programs write over.
+pub fn expect(port: u32) {
+    if upcall_pending().load(Ordering::Acquire) == 0 {
+        selector().store(0, Ordering::Release);
+        if let Some(word) = pending().get(port as usize / 64) {
+            word.fetch_and(!(1 << (port % 64)), Ordering::AcqRel);
+        }
+    }
+    unmask(port);
+}
+
 /// Takes all pending events; whether there were some.
 pub fn take_events() -> bool {
     let some = upcall_pending().swap(0, Ordering::AcqRel) != 0;

@@ -261,7 +261,7 @@ impl Stage {
         if self.timer == 0 {
             return false;
         }
-        memory::unmask(self.timer);
+        memory::expect(self.timer);
         let deadline = memory::now() + PROGRAM_TIME;
         plain(number::SET_TIMER_OP, [deadline, 0, 0, 0, 0])
     }
