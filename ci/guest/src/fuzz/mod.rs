@@ -97,7 +97,7 @@ pub fn run(words: &[&str]) -> Shutdown {
             }
         }
         if !stage.knows_its_frames() {
-            say("fuzz: a program wrote over the list of the guest's frames\n");
+            say("fuzz: a program wrote over what the guest knows of its frames\n");
             return Shutdown::Reboot;
         }
         if let Some(what) = stage.escaped() {

@@ -84,8 +84,8 @@ pub struct Stage {
     frames: [Option<u64>; PAGES as usize],
     /// All frames that the guest had at its start, sorted.
     own: Vec<u64>,
-    /// Digest of `own`: programs may write any memory of the guest's.
-    own_digest: u64,
+    /// Digest of what escapes are judged by: programs may write any memory of the guest's.
+    known: u64,
     grant_frame: u64,
     number: u64,
     last_frame: u64,
@@ -119,7 +119,7 @@ impl Stage {
             first: first.next_multiple_of(u64::from(PAGES)),
             frames: [None; PAGES as usize],
             own: memory::machine_frames().iter().map(|f| f.load(Ordering::Relaxed)).collect(),
-            own_digest: 0,
+            known: 0,
             grant_frame: 0,
             number: 0,
             last_frame: 0,
@@ -133,10 +133,10 @@ impl Stage {
         let end = MEMORY.address() + STEP_WORDS as u64 * 8;
         calls::update_va_mapping(end, 0).expect("unmapping a page");
         stage.own.sort_unstable();
-        stage.own_digest = digest(&stage.own);
         stage.last_frame = maximum_frame();
         stage.map_grants();
         stage.find_number();
+        stage.known = stage.digest();
         stage
     }
 
@@ -504,7 +504,15 @@ impl Stage {
     /// Whether what the guest knows of its frames is as it was at its start. Where a program wrote
     /// over it, nothing can be said of escapes.
     pub fn knows_its_frames(&self) -> bool {
-        digest(&self.own) == self.own_digest
+        self.digest() == self.known
+    }
+
+    /// Tells apart what the guest knows of its frames, and by what it finds its tables.
+    fn digest(&self) -> u64 {
+        let start = memory::start();
+        let found = [start.nr_pages, start.shared_info, start.pt_base, start.mfn_list];
+        let all = found.iter().chain([&self.grant_frame]).chain(&self.own);
+        all.fold(self.own.len() as u64, |digest, word| mix(digest, *word))
     }
 
     /// Whether a page of the stage shows something that is not the guest's.
@@ -526,11 +534,6 @@ fn iret(frame: &[u64; 9], words: [u64; 8]) -> Outcome {
     const AT: usize = 400;
     FRAMES.write(AT, frame);
     attempt(Way::Iret, &Registers { words, place: FRAMES.address() + AT as u64 * 8 })
-}
-
-/// Tells lists of frames apart.
-fn digest(frames: &[u64]) -> u64 {
-    frames.iter().fold(frames.len() as u64, |digest, frame| mix(digest, *frame))
 }
 
 fn maximum_frame() -> u64 {
