@@ -111,8 +111,9 @@ pub fn unmask(port: u32) {
     }
 }
 
-/// Lets the event of a port come, and end a wait: a virtual CPU is told of it only where it was not
-/// told before, by words that programs write over.
+/// Lets the event of a port come and end a wait. An upcall follows only where pending and selector
+/// bits were clear before, and programs write over these words: they are cleared, unless an event
+/// is pending anyway.
 pub fn expect(port: u32) {
     if upcall_pending().load(Ordering::Acquire) == 0 {
         selector().store(0, Ordering::Release);

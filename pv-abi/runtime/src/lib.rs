@@ -8,6 +8,8 @@
 //! * [`partition`] is the start block: modules, pages, frames. [`window`] maps other
 //!   partitions' memory ([`grants`], [`building`]).
 //! * [`events`], [`time`], [`lead`] and [`hypercall`] are the calls to the monitor.
+//! * `traps` has the entry points of traps and of the event upcall, for kernels with another start,
+//!   too.
 //! * [`ring`] and [`channel`] are memory channels, over shared [`words`]. They make no hypercalls,
 //!   so a Linux process uses them too.
 //!

@@ -4,9 +4,8 @@
 //! It prints a line `NAME TICKS TIMES` for each: ticks of the time-stamp counter, for one time, and
 //! how many times it was done between a mark and the next. On a machine whose counter counts
 //! instructions, ticks are instructions. Every path is walked once before it is measured, so that
-//! nothing is done for the first time. All mappings are of 4 KiB
-//! pages, which is what a paravirtual guest has: a kernel without a hypervisor that took huge
-//! pages would do other work.
+//! nothing is done for the first time. All mappings are of 4 KiB pages, which is what a
+//! paravirtual guest has: a kernel without a hypervisor that took huge pages would do other work.
 #![expect(unsafe_code, reason = "fork, and mappings that no safe type stands for")]
 
 use std::ffi::{CStr, CString};
