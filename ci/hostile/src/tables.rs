@@ -21,6 +21,7 @@ use crate::frames::{
     reservation, update, writable,
 };
 use crate::ground::{Ground, Page};
+use crate::wild::NOT_CANONICAL;
 
 /// All attempts on own tables.
 pub fn attempts(ground: &Ground) -> Vec<Attempt> {
@@ -210,8 +211,6 @@ fn grants_of_tables(ground: &Ground) -> Vec<Attempt> {
     let place = "XSA-227: a grant is mapped by an aligned entry of a level-1 table of the caller";
     let mut device = map_own(ground, l1.mfn << 12);
     device.flags |= grants::GNTMAP_DEVICE_MAP;
-    let mut by_address = map_own(ground, 0xffff_8380_0000_0000);
-    by_address.flags = grants::GNTMAP_HOST_MAP;
     vec![
         call(
             "grant a table for writing",
@@ -252,14 +251,6 @@ fn grants_of_tables(ground: &Ground) -> Vec<Attempt> {
             data,
             grants::MAP_GRANT_REF,
             slot(ground.tables[1].mfn << 12 | 16),
-            refused,
-        ),
-        call(
-            "map at an address of the monitor",
-            place,
-            data,
-            grants::MAP_GRANT_REF,
-            memory(&by_address),
             refused,
         ),
         call(
@@ -318,9 +309,41 @@ fn descriptors(ground: &Ground) -> Vec<Attempt> {
         load("descriptors in a page table", ground.tables[0].address(), 512),
         load("descriptors from the middle of a page", page.address() + 8, 8),
         load("more descriptors than there are", page.address(), 8193),
-        load("descriptors in the monitor", 0xffff_8380_0000_0000, 512),
     ]);
     all
+}
+
+/// Pages of the monitor: of each kind, and over the direct map of four GiB, which is of large pages.
+fn monitor_pages() -> Vec<u64> {
+    const GIB: u64 = 1 << 30;
+    const MONITOR_DIRECT_MAP: u64 = 0xffff_8380_0000_0000;
+    let places = [0, 1 << 12, 1 << 21, 5 << 21 | 7 << 12, GIB - (1 << 12)];
+    let direct = (0..4).flat_map(|n| places.map(|at| MONITOR_DIRECT_MAP + n * GIB + at));
+    let mut all: Vec<_> = crate::wild::MONITOR.into_iter().map(|address| address & !4095).collect();
+    all.extend(direct);
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// The last pages before an end of the address space; two pages from here reach past it.
+const EDGES: [u64; 2] = [0x0000_7fff_ffff_f000, 0xffff_ffff_ffff_f000];
+
+/// Maps a grant of one's own at an address that is not the partition's.
+fn grant_at(ground: &Ground, address: u64) -> Attempt {
+    let mut operation = map_own(ground, address);
+    operation.flags = grants::GNTMAP_HOST_MAP;
+    let entry = u64::from(grants::GTF_PERMIT_ACCESS) | u64::from(ground.number as u16) << 16;
+    Attempt {
+        grant: Some(entry | ground.data.mfn << 32),
+        ..Attempt::new(
+            format!("map a grant at {address:#x}"),
+            "addresses of the monitor are not the partition's to map",
+            number::GRANT_TABLE_OP,
+            [grants::MAP_GRANT_REF.into(), memory(&operation), 1.into()],
+            Expected::Status(MAP_STATUS, &[grants::GNTST_BAD_VIRT_ADDR]),
+        )
+    }
 }
 
 /// Addresses that are not the partition's, and operations that do not exist.
@@ -333,10 +356,21 @@ fn elsewhere(ground: &Ground) -> Vec<Attempt> {
             monitor,
             number::UPDATE_VA_MAPPING,
             [address.into(), entry.into(), 0.into()],
-            NOT_YOURS,
+            INVALID,
         )
     };
-    let mut all: Vec<_> = crate::wild::MONITOR.into_iter().map(map).collect();
+    let load = |address: u64| {
+        Attempt::new(
+            format!("descriptors at {address:#x}"),
+            "XSA-176: ring 0 walks the partition's own tables alone, and no large page",
+            number::MMUEXT_OP,
+            extended(mmu::EXT_SET_LDT, address, 1024),
+            INVALID,
+        )
+    };
+    let mut all: Vec<_> = monitor_pages().into_iter().chain(NOT_CANONICAL).map(map).collect();
+    all.extend(monitor_pages().into_iter().chain(EDGES).chain(NOT_CANONICAL).map(load));
+    all.extend(monitor_pages().into_iter().chain(NOT_CANONICAL).map(|at| grant_at(ground, at)));
     let extended = |name: &str, why, cmd, expected| {
         let args = extended(cmd, ground.data.mfn, 0);
         Attempt::new(name, why, number::MMUEXT_OP, args, expected)

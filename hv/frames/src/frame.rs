@@ -62,6 +62,14 @@ impl Frame {
         self.owner_word() & crate::OWNER_IO != 0
     }
 
+    /// Whether it is a validated table, of type `ty`, of `owner`. Stable under the owner's lock for
+    /// a table that another refers to.
+    #[must_use]
+    #[inline]
+    pub fn is_table_of(&self, owner: Owner, ty: Type) -> bool {
+        self.owner_word() == owner && self.word().is_validated_as(ty)
+    }
+
     /// Tries once to put `new` in place of `old`. The hot paths do this for the common case, and
     /// leave every other one to [`Frame::change`].
     #[inline]

@@ -79,6 +79,12 @@ impl Word {
         self.0 & VALIDATED != 0
     }
 
+    /// As [`Word::is_validated`], and the type is `ty`.
+    #[inline]
+    pub(crate) const fn is_validated_as(self, ty: Type) -> bool {
+        self.0 & (TYPE | VALIDATED) == (ty as u64) << TYPE_SHIFT | VALIDATED
+    }
+
     /// Only the entries below [`crate::Frame::progress`] hold references; the one type count
     /// and the one reference belong to this state.
     #[must_use]

@@ -6,6 +6,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use page_tables::Space;
 use pv_abi::xen::{
     errno,
     mmu::{PTE_ADDRESS, PTE_RW},
@@ -42,12 +43,12 @@ impl Area {
         if !is_partition_range(va, bytes) {
             return Err(errno::EFAULT);
         }
-        let _space = vcpu.partition.space.lock();
-        let first = hold(vcpu, va)?;
+        let space = vcpu.partition.space.lock();
+        let first = hold(&space, vcpu, va)?;
         let last = va + bytes - 1;
         let mut area = Self { frames: [first, 0], offset: va & 4095 };
         if last >> 12 != va >> 12 {
-            match hold(vcpu, last) {
+            match hold(&space, vcpu, last) {
                 Ok(second) => area.frames[1] = second,
                 Err(error) => {
                     area.release();
@@ -90,8 +91,8 @@ impl Area {
 }
 
 /// Takes a writable reference on the frame that backs `va` in the kernel's tables.
-fn hold(vcpu: &Vcpu, va: u64) -> Result<u64, i64> {
-    let entry = walk::kernel_entry(vcpu, va).ok_or(errno::EFAULT)?;
+fn hold(space: &Space, vcpu: &Vcpu, va: u64) -> Result<u64, i64> {
+    let entry = walk::kernel_entry(space, vcpu, va).ok_or(errno::EFAULT)?;
     if entry & PTE_RW == 0 {
         return Err(errno::EFAULT);
     }

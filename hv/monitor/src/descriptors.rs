@@ -60,7 +60,7 @@ pub fn replace_ldt(vcpu: &Vcpu, va: u64, entries: u32) -> Result<(), i64> {
     let mut frames = [0; 16];
     let mut space = vcpu.partition.space.lock();
     for (page, slot) in (0..pages).zip(frames.iter_mut()) {
-        let entry = crate::walk::kernel_entry(vcpu, va.wrapping_add(page * 4096));
+        let entry = crate::walk::kernel_entry(&space, vcpu, va.wrapping_add(page * 4096));
         let mfn = entry.map(|entry| entry >> 12 & 0xff_ffff_ffff);
         *slot = mfn.filter(|&mfn| mfn != 0).ok_or(errno::EINVAL)?;
     }

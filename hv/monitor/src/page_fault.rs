@@ -7,7 +7,7 @@ use pv_abi::xen::mmu::PTE_ADDRESS;
 
 use crate::{
     context::{Registers, flag},
-    emulate, guest_memory,
+    emulate,
     machine::{self, Host},
     trap::{self, vector},
     vcpu::Vcpu,
@@ -40,7 +40,7 @@ pub fn table_write(vcpu: &Vcpu, registers: &mut Registers, address: u64) -> bool
     }
     let exchange = emulate::exchange(registers, address);
     let mut space = vcpu.partition.space.lock();
-    let Some(table) = table_at(vcpu, address) else {
+    let Some(table) = table_at(&space, vcpu, address) else {
         return false;
     };
     let Some((register, length)) = exchange else {
@@ -79,11 +79,8 @@ fn index(address: u64) -> usize {
 
 /// The frame that the kernel has mapped at `address`, if it is a level-1 table.
 #[inline]
-fn table_at(vcpu: &Vcpu, address: u64) -> Option<u64> {
-    if !guest_memory::is_partition_range(address, 8) {
-        return None;
-    }
-    let place = walk::place(vcpu.kernel_root.get(), address)?;
+fn table_at(space: &Space, vcpu: &Vcpu, address: u64) -> Option<u64> {
+    let place = walk::place(space, vcpu, address)?;
     let mfn = (place.entry().load(Ordering::Relaxed) & PTE_ADDRESS) >> 12;
     let is_table = machine::frame(mfn).is_some_and(|f| f.word().ty() == frames::Type::L1);
     is_table.then_some(mfn)

@@ -1,12 +1,17 @@
 //! Finding the entry that maps an address, in a partition's validated tables.
 //!
-//! The caller holds the partition's page-table lock, or only wants a hint.
+//! The rule: a walk needs the partition's [`Space`], so its page-table lock is held, and reads
+//! nothing but validated tables of the partition, see [`page_tables::find_entry`].
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use pv_abi::xen::mmu::{PTE_ADDRESS, PTE_PRESENT};
+use page_tables::{Space, find_entry};
+use pv_abi::xen::mmu::PTE_PRESENT;
 
-use crate::{guest_memory::is_canonical, machine, vcpu::Vcpu};
+use crate::{
+    machine::{self, Host},
+    vcpu::Vcpu,
+};
 
 /// A level-1 table and an index in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,28 +30,17 @@ impl Place {
     }
 }
 
-/// The level-1 entry for `va` under level-4 table `root`.
+/// The level-1 entry for `va` in the kernel's tables of `vcpu`; `None` for the monitor's addresses.
 #[must_use]
 #[inline]
-pub fn place(root: u64, va: u64) -> Option<Place> {
-    if !is_canonical(va) || root == 0 {
-        return None;
-    }
-    let mut table = root;
-    for shift in [39, 30, 21] {
-        let entry = machine::table(table)[(va >> shift) as usize & 511].load(Ordering::Relaxed);
-        if entry & PTE_PRESENT == 0 {
-            return None;
-        }
-        table = (entry & PTE_ADDRESS) >> 12;
-        machine::frame(table)?;
-    }
-    Some(Place { table, index: (va >> 12) as usize & 511 })
+pub fn place(space: &Space, vcpu: &Vcpu, va: u64) -> Option<Place> {
+    find_entry(&Host, space, vcpu.kernel_root.get(), va)
+        .map(|(table, index)| Place { table, index })
 }
 
 /// The present level-1 entry for `va` in the kernel's tables of `vcpu`.
 #[must_use]
-pub fn kernel_entry(vcpu: &Vcpu, va: u64) -> Option<u64> {
-    let entry = place(vcpu.kernel_root.get(), va)?.entry().load(Ordering::Relaxed);
+pub fn kernel_entry(space: &Space, vcpu: &Vcpu, va: u64) -> Option<u64> {
+    let entry = place(space, vcpu, va)?.entry().load(Ordering::Relaxed);
     (entry & PTE_PRESENT != 0).then_some(entry)
 }

@@ -32,6 +32,7 @@
 mod descriptor;
 mod entry;
 mod error;
+mod find;
 mod foreign;
 mod machine;
 mod pin;
@@ -42,6 +43,7 @@ mod walk;
 pub use descriptor::{get_descriptors, put_descriptors, update_descriptor};
 pub use entry::{ENTRIES, MONITOR_SLOTS, bits, frame_of};
 pub use error::Error;
+pub use find::{find_entry, is_canonical};
 pub use foreign::{Release, hold, map_foreign, release, unmap_entry_expect};
 pub use machine::{Machine, Space, Table};
 pub use pin::{drop_range, get_base, pin, put_base, unpin};

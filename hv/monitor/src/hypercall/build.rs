@@ -110,7 +110,7 @@ fn one(
     target: Result<&Partition, i64>,
     entry: &BuildMap,
 ) -> Result<Option<Release>, i64> {
-    let place = walk::place(vcpu.kernel_root.get(), entry.va).ok_or(errno::EINVAL)?;
+    let place = walk::place(space, vcpu, entry.va).ok_or(errno::EINVAL)?;
     let old = place.entry().load(Ordering::Relaxed);
     if entry.frame != UNMAP {
         if old & PTE_PRESENT != 0 {

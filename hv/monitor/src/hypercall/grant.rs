@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use grants::{Access, MapRecord};
 use heapless::Vec;
-use page_tables::{Error, Release, map_foreign, release, unmap_entry_expect};
+use page_tables::{Error, Release, Space, map_foreign, release, unmap_entry_expect};
 use pv_abi::xen::{
     errno, grants as abi,
     mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_PRESENT, PTE_RW, PTE_USER},
@@ -81,7 +81,7 @@ fn access(flags: u32) -> Access {
 }
 
 /// Where a mapping goes: by the address of the entry, or by the virtual address.
-fn place(vcpu: &Vcpu, host_addr: u64, flags: u32) -> Result<Place, i16> {
+fn place(space: &Space, vcpu: &Vcpu, host_addr: u64, flags: u32) -> Result<Place, i16> {
     if flags & abi::GNTMAP_CONTAINS_PTE != 0 {
         // XSA-227: an entry is eight aligned bytes.
         if host_addr & 7 != 0 {
@@ -89,7 +89,7 @@ fn place(vcpu: &Vcpu, host_addr: u64, flags: u32) -> Result<Place, i16> {
         }
         return Ok(Place { table: host_addr >> 12, index: (host_addr as usize & 4095) / 8 });
     }
-    walk::place(vcpu.kernel_root.get(), host_addr).ok_or(abi::GNTST_BAD_VIRT_ADDR)
+    walk::place(space, vcpu, host_addr).ok_or(abi::GNTST_BAD_VIRT_ADDR)
 }
 
 fn map(vcpu: &Vcpu, op: &mut abi::MapGrantRef) -> Result<(), i16> {
@@ -137,7 +137,7 @@ fn enter(vcpu: &Vcpu, granter: &Partition, record: &MapRecord) -> Result<(), i16
     }
     flags |= u64::from(record.flags >> abi::GNTMAP_GUEST_AVAIL_SHIFT & 7) << 9;
     let mut space = vcpu.partition.space.lock();
-    let place = place(vcpu, record.host_addr, record.flags)?;
+    let place = place(&space, vcpu, record.host_addr, record.flags)?;
     let new = u64::from(record.frame) << 12 | flags;
     map_foreign(&Host, &mut space, place.table, place.index, new, granter.number)
         .map(|_| ())
@@ -217,7 +217,7 @@ pub fn end_use(record: &MapRecord) -> Result<(), i16> {
 /// Clears the mapper's page-table entry, which must still be that mapping (XSA-234).
 fn leave(vcpu: &Vcpu, record: &MapRecord) -> Result<Release, i16> {
     let mut space = vcpu.partition.space.lock();
-    let place = place(vcpu, record.host_addr, record.flags)?;
+    let place = place(&space, vcpu, record.host_addr, record.flags)?;
     let writable = access(record.flags) == Access::Write;
     let mfn = record.frame.into();
     unmap_entry_expect(&Host, &mut space, place.table, place.index, mfn, writable)

@@ -212,7 +212,7 @@ pub fn update_va_mapping(call: &mut Call) -> Outcome {
     {
         let mut space = vcpu.partition.space.lock();
         finish(&mut space)?;
-        let place = walk::place(vcpu.kernel_root.get(), va).ok_or(errno::EINVAL)?;
+        let place = walk::place(&space, vcpu, va).ok_or(errno::EINVAL)?;
         let request = Request { index: place.index, new: value, preserve_ad: false };
         update_entry(&Host, &mut space, place.table, request).map_err(errno_of)?;
     }

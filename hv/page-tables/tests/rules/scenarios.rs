@@ -5,9 +5,9 @@ use crate::machine::Sim;
 use frames::{Kind, Type};
 use page_tables::bits::{A, AVL, D, G, NX, P, PAT_PS, PCD, RW, US};
 use page_tables::{
-    Error, Machine, Operation, Release, Request, Space, drop_range, get_base, get_descriptors,
-    hold, map_foreign, pin, put_base, put_descriptors, release, unmap_entry_expect, unpin,
-    update_descriptor, update_entry, update_entry_emulated,
+    Error, Machine, Operation, Release, Request, Space, drop_range, find_entry, get_base,
+    get_descriptors, hold, map_foreign, pin, put_base, put_descriptors, release,
+    unmap_entry_expect, unpin, update_descriptor, update_entry, update_entry_emulated,
 };
 use std::sync::atomic::Ordering;
 
@@ -278,6 +278,49 @@ fn the_monitors_slots_are_its_own() {
 }
 
 /// XSA-241, XSA-401: no CPU can write through an old translation to what became a table.
+#[test]
+fn a_walk_reads_the_partitions_validated_tables_alone() {
+    let (sim, space, _) = running();
+    let find = |root, va| find_entry(&sim, &space, root, va);
+    assert_eq!(find(L4, 0), Some((L1, 0)));
+    assert_eq!(find(L4, 0x1f_f008), Some((L1, 511)));
+    assert_eq!(find(L4, 1 << 21), None, "nothing is there");
+    assert_eq!(find(L3, 0), None, "a root of level 3");
+    assert_eq!(find(0, 0), None, "no root");
+    assert_eq!(find(u64::MAX >> 12, 0), None, "no frame");
+    assert_eq!(find_entry(&sim, &Space::new(2, false), L4, 0), None, "another's tables");
+
+    // What a walk without these checks would follow: an unchecked page of the partition that looks
+    // like a table, from each of the monitor's slots, where the entry may be a large page, too.
+    sim.poke(DATA, 0, to(DATA, 0));
+    for slot in 256..272 {
+        for flags in [RW, RW | PAT_PS] {
+            for mfn in [DATA, OTHERS, 60] {
+                sim.poke(L4, slot, to(mfn, flags));
+                let first = 0xffff_0000_0000_0000 | (slot as u64) << 39;
+                assert_eq!(find(L4, first), None);
+                assert_eq!(find(L4, first + (1 << 39) - 8), None);
+            }
+        }
+    }
+    sim.poke(L4, 255, to(L3, RW));
+    sim.poke(L4, 272, to(L3, RW));
+    assert_eq!(find(L4, 255 << 39), Some((L1, 0)), "before the monitor's slots");
+    assert_eq!(find(L4, 0xffff_8800_0000_0000), Some((L1, 0)), "after them");
+    for va in [0x0000_8000_0000_0000, 0xffff_7fff_ffff_fff8, 1 << 63, 1 << 48] {
+        assert_eq!(find(L4, va), None, "{va:#x} is not canonical");
+    }
+    // An entry that no check let pass.
+    for (table, wrong) in [(L4, L2), (L3, L1), (L2, DATA), (L2, OTHERS), (L3, 60)] {
+        let right = sim.raw(table, 0);
+        sim.poke(table, 0, to(wrong, RW | US));
+        assert_eq!(find(L4, 0), None, "{table} to {wrong}");
+        sim.poke(table, 0, right | PAT_PS);
+        assert_eq!(find(L4, 0), None, "a large page in {table}");
+        sim.poke(table, 0, right);
+    }
+}
+
 #[test]
 fn a_type_change_is_flushed_for_first() {
     let (sim, mut space, _) = running();

@@ -1,0 +1,53 @@
+//! Finding the entry that maps an address, in a partition's tables.
+//!
+//! The rule: before a frame is read as a table, its word says that the partition owns it and that
+//! it is a validated table of that level. So whatever address a partition names, and whatever an
+//! entry says, only tables that passed the checks of this crate are read: not the monitor's own,
+//! which have large pages, and no page as a table.
+
+use crate::entry::{MONITOR_SLOTS, bits, frame_of};
+use crate::{Machine, Space};
+use core::sync::atomic::Ordering;
+use frames::Type;
+
+/// Whether `va` is canonical.
+#[must_use]
+#[inline]
+pub const fn is_canonical(va: u64) -> bool {
+    va.wrapping_add(1 << 47) >> 48 == 0
+}
+
+/// The level-1 entry for `va` under level-4 table `root` of the partition: frame of its table, and
+/// index. Returns `None` where the tables do not lead that far, and for an address that is the
+/// monitor's or not canonical.
+#[must_use]
+#[inline]
+pub fn find_entry<M: Machine>(
+    machine: &M,
+    space: &Space,
+    root: u64,
+    va: u64,
+) -> Option<(u64, usize)> {
+    if !is_canonical(va) || MONITOR_SLOTS.contains(&index(va, 39)) {
+        return None;
+    }
+    let mut table = root;
+    for (ty, shift) in [(Type::L4, 39), (Type::L3, 30), (Type::L2, 21)] {
+        if !machine.frame(table)?.is_table_of(space.partition, ty) {
+            return None;
+        }
+        let entry = machine.table(table).get(index(va, shift))?.load(Ordering::Relaxed);
+        if entry & (bits::P | bits::PAT_PS) != bits::P {
+            return None;
+        }
+        table = frame_of(entry);
+    }
+    let found = machine.frame(table)?.is_table_of(space.partition, Type::L1);
+    found.then_some((table, index(va, 12)))
+}
+
+/// The index that bits `shift` to `shift + 8` of an address are.
+#[inline]
+const fn index(va: u64, shift: u32) -> usize {
+    (va >> shift & 511) as usize
+}
