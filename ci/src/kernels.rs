@@ -1,12 +1,14 @@
-//! `--kernel`: another kernel in the command partition's place.
+//! `--kernel`: another kernel in the command partition's place; and kernels of other shapes.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use pv_abi::xen::elfnote;
+use xtask::command_image::FileToSend;
 use xtask::host::Destination;
 use xtask::machine::{Event, Machine, NoEvent};
 use xtask::options::{BootOptions, MachineOptions};
-use xtask::{boot_image, guest_image, host, kernel, qemu};
+use xtask::{boot_image, guest_image, host, hv_build, kernel, qemu, workspace};
 
 use crate::Results;
 use crate::host::Host;
@@ -16,8 +18,11 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 type Scenario = fn() -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 2] =
-    [("other-kernel/power-off", power_off), ("other-kernel/command", command)];
+const SCENARIOS: [(&str, Scenario); 3] = [
+    ("other-kernel/power-off", power_off),
+    ("other-kernel/command", command),
+    ("other-kernel/notes-in-sections", notes_in_sections),
+];
 
 /// Runs the scenarios that were asked for.
 pub fn run(results: &mut Results) {
@@ -69,4 +74,32 @@ fn command() -> Result<()> {
     let release = host.sh("uname -r")?;
     ensure!(release == kernel.release, "uname -r is {release}, not {}", kernel.release);
     host.power_off()
+}
+
+/// A kernel whose notes are found in sections alone, and that does not say where it is entered,
+/// starts as a guest: `uvtool kernel check` and the boot partition agree.
+fn notes_in_sections() -> Result<()> {
+    let mut elf = workspace::read(&hv_build::guest()?)?;
+    forget_segment_and_entry(&mut elf)?;
+    let file = workspace::build_dir()?.join("notes-in-sections");
+    workspace::write_if_changed(&file, &elf)?;
+    let file = vec![FileToSend { host: file, guest: "/root/small".into() }];
+    let mut host =
+        Host::boot(&MachineOptions::default(), &BootOptions { file, ..BootOptions::default() })?;
+    let check = host.sh("uvtool kernel check /root/small")?;
+    ensure!(check.contains("PV start: yes") && !check.contains("ENTRY"), "{check}");
+    host.sh("uvtool create --name small --kernel /root/small --memory 4M --console")?;
+    host.power_off()
+}
+
+/// Makes the note segment of an ELF image an unused one, and its note ENTRY one of no meaning.
+fn forget_segment_and_entry(elf: &mut [u8]) -> Result<()> {
+    let entry = [4_u32, 8, elfnote::ENTRY].map(u32::to_le_bytes).concat();
+    let entry = [&entry, &elfnote::OWNER[..]].concat();
+    let at = elf.windows(entry.len()).position(|bytes| bytes == entry);
+    elf[at.context("no note ENTRY")? + 8] = 99;
+    let count = usize::from(elf[56]);
+    let mut headers = elf[64..].chunks_exact_mut(56).take(count);
+    headers.find(|header| header[0] == 4).context("no note segment")?[0] = 0;
+    Ok(())
 }

@@ -73,6 +73,10 @@ fn remarks(notes: &Notes) -> Vec<String> {
         notes.mod_start_pfn != Some(true),
         "no MOD_START_PFN: the initial RAM disk is mapped at the start",
     );
+    remark(
+        notes.bsd_symtab.as_deref() == Some("yes"),
+        "BSD_SYMTAB: the symbol table is not loaded; a debugger inside the kernel has no names",
+    );
     let writable = notes.supported_features.is_some_and(|mask| mask & (1 << features::DOM0) != 0);
     remark(writable, "can also run as the initial domain, which is nothing special here");
     remark(

@@ -57,6 +57,8 @@ pub struct Notes {
     pub hv_start_low: Option<u64>,
     /// Entry of a hardware-virtualized start.
     pub phys32_entry: Option<u64>,
+    /// The symbol table shall lie behind the kernel: "yes".
+    pub bsd_symtab: Option<String>,
 }
 
 type Elf<'a> = ElfBytes<'a, LittleEndian>;
@@ -129,6 +131,7 @@ impl Notes {
                 self.supported_features = number().and_then(|mask| u32::try_from(mask).ok());
             }
             elfnote::PHYS32_ENTRY => self.phys32_entry = number(),
+            elfnote::BSD_SYMTAB => self.bsd_symtab = text(),
             _ => {}
         }
     }
@@ -145,6 +148,7 @@ impl Notes {
                 "XEN_VER" => self.xen_version = text(),
                 "LOADER" => self.loader = text(),
                 "FEATURES" => self.features = text(),
+                "BSD_SYMTAB" => self.bsd_symtab = text(),
                 "VIRT_BASE" => self.virt_base = c_number(value),
                 "VIRT_ENTRY" => self.entry = c_number(value),
                 "ELF_PADDR_OFFSET" => self.paddr_offset = c_number(value),
@@ -155,6 +159,8 @@ impl Notes {
                 _ => {}
             }
         }
+        let base = self.virt_base.unwrap_or(0);
+        self.hypercall_page = self.hypercall_page.and_then(|page| page.checked_add(base));
     }
 }
 

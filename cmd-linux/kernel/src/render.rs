@@ -85,6 +85,7 @@ impl Notes {
             ("LOADER", &self.loader),
             ("XEN_VERSION", &self.xen_version),
             ("FEATURES", &self.features),
+            ("BSD_SYMTAB", &self.bsd_symtab),
         ];
         for (name, text) in texts {
             if let Some(text) = text {

@@ -20,7 +20,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use builder::{
-    Extent, HEAD_BYTES, Headers, LayoutError, Memory, Page, Parameters, Place, Plan, PlanError,
+    Extent, Kernel, LayoutError, Memory, Page, Parameters, Place, Plan, PlanError, Progress, Reader,
 };
 use core::ops::Range;
 use pv_abi::PAGE_SIZE;
@@ -99,10 +99,8 @@ struct Wish {
 /// How far a build is.
 #[derive(Debug)]
 enum Stage {
-    /// The kernel's first bytes are to come.
-    Head,
-    /// Its notes are to come: the headers, the ranges, and what is there of them.
-    Notes(Headers, Vec<Range<u64>>, Vec<Vec<u8>>),
+    /// What the kernel says of itself is to come.
+    Kernel(Box<Reader>),
     /// The files are to come.
     Files(Box<Loading>),
 }
@@ -165,9 +163,8 @@ impl Guests {
     }
 
     fn begin(&mut self, wish: Wish) -> Result<BuildReply, Refusal> {
-        let bytes = HEAD_BYTES.min(wish.kernel_bytes);
-        let want = Want { file: File::Kernel, offset: 0, bytes };
-        Ok(self.wait(Build { wish, stage: Stage::Head, want }))
+        let reader = Reader::new(wish.kernel_bytes);
+        Ok(self.read_on(wish, reader))
     }
 
     /// Keeps a build until its next piece comes.
@@ -195,16 +192,14 @@ impl Guests {
         }
         let failed = |failure| wish.failed(failure);
         let mut loading = match stage {
-            Stage::Head => {
-                let head = bytes_of(window, want.bytes);
-                let headers = Headers::parse(&head, wish.kernel_bytes);
-                let headers = headers.map_err(|error| wish.failed(error.into()))?;
-                let ranges = headers.notes().collect();
-                return self.notes(ground, wish, (headers, ranges, Vec::new()));
-            }
-            Stage::Notes(headers, ranges, mut contents) => {
-                contents.push(bytes_of(window, want.bytes));
-                return self.notes(ground, wish, (headers, ranges, contents));
+            Stage::Kernel(reader) => {
+                let taken = reader.take_in(&bytes_of(window, want.bytes));
+                let kernel = match taken.map_err(|error| wish.failed(error.into()))? {
+                    Progress::More(reader) => return Ok(self.read_on(wish, reader)),
+                    Progress::Done(kernel) => kernel,
+                };
+                let loading = wish.lay_out(ground, kernel).map_err(failed)?;
+                return self.go_on(ground, wish, Box::new(loading));
             }
             Stage::Files(loading) => loading,
         };
@@ -212,22 +207,11 @@ impl Guests {
         self.go_on(ground, wish, loading)
     }
 
-    /// Asks for the next note segment, or lays the kernel out when all are there.
-    fn notes(
-        &mut self,
-        ground: &mut impl Ground,
-        wish: Wish,
-        (headers, ranges, contents): (Headers, Vec<Range<u64>>, Vec<Vec<u8>>),
-    ) -> Result<BuildReply, Refusal> {
-        if let Some(range) = ranges.get(contents.len()) {
-            let want =
-                Want { file: File::Kernel, offset: range.start, bytes: range.end - range.start };
-            let stage = Stage::Notes(headers, ranges, contents);
-            return Ok(self.wait(Build { wish, stage, want }));
-        }
-        let loading = wish.lay_out(ground, headers, &contents);
-        let loading = loading.map_err(|failure| wish.failed(failure))?;
-        self.go_on(ground, wish, Box::new(loading))
+    /// Asks for the next range that tells what the kernel is.
+    fn read_on(&mut self, wish: Wish, reader: Reader) -> BuildReply {
+        let Range { start, end } = reader.wants();
+        let want = Want { file: File::Kernel, offset: start, bytes: end - start };
+        self.wait(Build { wish, stage: Stage::Kernel(Box::new(reader)), want })
     }
 
     /// Asks for the next piece, or ends the build when all is there.
@@ -320,13 +304,7 @@ impl Wish {
     }
 
     /// Lays the kernel out, and makes all that is known before the files come.
-    fn lay_out(
-        &self,
-        ground: &mut impl Ground,
-        headers: Headers,
-        notes: &[Vec<u8>],
-    ) -> Result<Loading, Failure> {
-        let kernel = headers.kernel(notes.iter().map(Vec::as_slice))?;
+    fn lay_out(&self, ground: &mut impl Ground, kernel: Kernel) -> Result<Loading, Failure> {
         let ranges = ground.ranges(self.partition)?;
         let memory = Memory::new(ranges.into_iter().flat_map(|range| self.without_instance(range)));
         if memory.frames() != self.memory_frames {

@@ -28,6 +28,13 @@ fn kernel(bytes: usize) -> Vec<u8> {
         notes.extend(elfnote::OWNER);
         notes.extend(value.to_le_bytes());
     }
+    for (kind, text) in [(elfnote::XEN_VERSION, b"xen-3.0\0"), (elfnote::LOADER, b"generic\0")] {
+        for word in [4, 8, kind] {
+            notes.extend(word.to_le_bytes());
+        }
+        notes.extend(elfnote::OWNER);
+        notes.extend(text);
+    }
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     for half in [2_u16, 62, 1, 0] {
         file.extend(half.to_le_bytes());

@@ -1,12 +1,12 @@
 //! From a kernel to the initial memory of a partition, as the x86-64 PV ABI wants it.
 //!
 //! ```text
-//! first bytes --Headers, notes--> Kernel --Layout--> who lies where --Plan--> what goes where
+//! ranges of a file --Reader--> Kernel --Layout--> who lies where --Plan--> what goes where
 //! pieces of kernel and RAM disk, in the files' order --Plan::places--> pages
 //! page tables, start info, table of machine frames   --Plan::fill----> pages
 //! ```
 //!
-//! [`Image`] tells what a file is, [`Headers`] and [`Kernel`] read an ELF kernel and its notes,
+//! [`Image`] tells what a file is, [`Reader`] finds a [`Kernel`] in an ELF file,
 //! [`Layout`] puts everything in its place. The [`Plan`] needs none of the files: it says where
 //! the bytes of a piece belong as the piece comes, and makes what no file has page by page. So
 //! nobody keeps a whole kernel, and the builder needs to see only a few of the partition's frames
@@ -26,13 +26,16 @@ mod kernel;
 mod layout;
 mod memory;
 mod plan;
+mod reader;
+mod statements;
 mod tables;
 
 pub use image::{Compression, Image, ImageError, Payload};
-pub use kernel::{HEAD_BYTES, Headers, Kernel, KernelError, NOTE_BYTES, Segment};
+pub use kernel::{Kernel, KernelError, Segment};
 pub use layout::{Layout, LayoutError, Request};
 pub use memory::{Extent, Memory};
 pub use plan::{File, Parameters, Place, Plan, PlanError, StartState};
+pub use reader::{HEAD_BYTES, NOTE_BYTES, Progress, Reader};
 pub use tables::Mapping;
 
 /// Contents of a page.

@@ -41,6 +41,7 @@ impl Elf {
             (1, BASE.to_le_bytes().to_vec()),
             (3, (BASE - LOAD).to_le_bytes().to_vec()),
             (5, b"xen-3.0\0".to_vec()),
+            (8, b"generic\0".to_vec()),
         ];
         Self { code: code.to_vec(), notes, ..Self::default() }
     }
@@ -123,6 +124,7 @@ fn elf_header(sections_at: u64, sections: u16) -> [u8; 64] {
     let mut header = [0; 64];
     header[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
     header[16..24].copy_from_slice(&[2, 0, 62, 0, 1, 0, 0, 0]);
+    header[24..32].copy_from_slice(&BASE.to_le_bytes());
     header[32..40].copy_from_slice(&64_u64.to_le_bytes());
     header[40..48].copy_from_slice(&sections_at.to_le_bytes());
     header[52..60].copy_from_slice(&[64, 0, 56, 0, 2, 0, 64, 0]);

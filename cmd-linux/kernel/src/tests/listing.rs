@@ -144,9 +144,10 @@ fn the_text_is_for_people() {
     let text = report(&elf).to_string();
     let expected = "\
 /k: ELF image, not compressed
-ELF image of 4583 bytes
+ELF image of 4607 bytes
 
 PV start: yes
+  LOADER             generic
   XEN_VERSION        xen-3.0
   ENTRY              0xffffffff81000000
   VIRT_BASE          0xffffffff80000000

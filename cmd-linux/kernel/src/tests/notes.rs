@@ -21,6 +21,7 @@ fn elf_notes_are_read() {
         (16, vec![1, 0, 0, 0]),
         (17, 0x8801_u32.to_le_bytes().to_vec()),
         (18, 0x100_0000_u32.to_le_bytes().to_vec()),
+        (11, b"yes\0".to_vec()),
         (99, b"what is not known".to_vec()),
     ]);
     let expected = Notes {
@@ -39,6 +40,7 @@ fn elf_notes_are_read() {
         mod_start_pfn: Some(true),
         hv_start_low: Some(0xffff_8000_0000_0000),
         phys32_entry: Some(0x100_0000),
+        bsd_symtab: Some("yes".to_owned()),
     };
     assert_eq!(Notes::read(&elf.build()), expected);
 }
@@ -58,6 +60,14 @@ fn the_old_text_section_is_read() {
     assert_eq!(loaded.notes.guest_os.as_deref(), Some("minios"));
     assert_eq!(loaded.notes.hypercall_page, Some(0x2000));
     assert_eq!((loaded.notes.virt_base, loaded.notes.entry), (Some(0), None));
+    let refused = loaded.check_startable().expect_err("the entry is outside");
+    assert!(refused.to_string().contains("ENTRY"), "{refused}");
+    let later = "GUEST_OS=minios,XEN_VER=xen-3.0,VIRT_BASE=0xffffffff80000000,\
+                 ELF_PADDR_OFFSET=0x0,HYPERCALL_PAGE=0x1000,LOADER=generic";
+    let loaded = unpack(&Elf { guest_section: Some(later), ..elf }.build()).expect("an ELF image");
+    assert_eq!(loaded.notes.hypercall_page, Some(BASE));
+    loaded.check_startable().expect("entered where the ELF header says");
+    assert!(check(&loaded).pv.startable);
 }
 
 #[test]
