@@ -192,6 +192,7 @@ fn ends(host: &mut Host) -> Result<()> {
     for (program, well, says) in [
         ("hello", true, "hello from a minimal guest of 4096 KiB"),
         ("balloon", true, "balloon: "),
+        ("timers", true, "timers: all were right"),
         ("crash", false, "panic at "),
         ("nonsense", false, "no program `nonsense`"),
     ] {

@@ -45,6 +45,19 @@ pub fn block() {
     let _ = unsafe { call(number::SCHED_OP, [sched::BLOCK, 0, 0, 0, 0]) };
 }
 
+/// Waits until the event of a port is pending, masked or not, or the time is there.
+pub fn poll(port: u32, timeout: u64) {
+    let ports = (&raw const port) as u64;
+    let mut poll = sched::Poll { ports, nr_ports: 1, pad: 0, timeout };
+    with(number::SCHED_OP, sched::POLL, &mut poll).expect("poll");
+}
+
+/// Sets the timer in the older form; 0 stops it.
+pub fn set_timer_op(deadline: u64) {
+    // SAFETY: touches no memory.
+    unsafe { call(number::SET_TIMER_OP, [deadline, 0, 0, 0, 0]) }.expect("set_timer_op");
+}
+
 /// Raises the event of a port.
 pub fn send(port: u32) {
     // The other end may be closed: it then needs no event.

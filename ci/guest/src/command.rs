@@ -26,6 +26,8 @@ pub enum Program<'a> {
     Idle,
     /// Give half of the free memory back and take it again, so many times.
     Balloon(u64),
+    /// Set timers at every distance, see the `timers` module, and tell that all were right.
+    Timers,
     /// Make random calls; see the `fuzz` module.
     Fuzz(Vec<&'a str>),
     /// No program of this name.
@@ -34,7 +36,7 @@ pub enum Program<'a> {
 
 /// Names, for a message.
 pub const NAMES: &str = "hello, spin [SECONDS], beat [SECONDS], echo, crash, reboot, idle, \
-    balloon [TIMES], fuzz SEED COUNT [FIRST [STEPS]]";
+    balloon [TIMES], timers, fuzz SEED COUNT [FIRST [STEPS]]";
 
 /// The command line as text, as far as it is text.
 pub fn line(info: &StartInfo) -> &str {
@@ -60,6 +62,7 @@ impl<'a> Program<'a> {
             "reboot" => Self::Reboot,
             "idle" => Self::Idle,
             "balloon" => Self::Balloon(number(1)),
+            "timers" => Self::Timers,
             "fuzz" => Self::Fuzz(rest),
             other => Self::Unknown(other),
         }

@@ -18,6 +18,7 @@ mod entry;
 mod fuzz;
 mod memory;
 mod programs;
+mod timers;
 
 #[cfg(not(target_os = "none"))]
 fn main() {

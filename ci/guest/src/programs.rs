@@ -1,7 +1,7 @@
 //! The programs that a command line may name.
 
 use crate::command::{NAMES, Program};
-use crate::{calls, console, memory, println};
+use crate::{calls, console, memory, println, timers};
 use alloc::vec::Vec;
 use partition_runtime::hypercall::{Shutdown, shutdown};
 use partition_runtime::time;
@@ -17,6 +17,11 @@ pub fn run(program: Program<'_>) -> ! {
         Program::Reboot => Shutdown::Reboot,
         Program::Idle => idle(),
         Program::Balloon(times) => balloon(times),
+        Program::Timers => {
+            timers::check();
+            println!("timers: all were right");
+            Shutdown::PowerOff
+        }
         Program::Fuzz(words) => fuzz(&words),
         Program::Unknown(name) => {
             println!("no program `{name}`; programs are: {NAMES}");

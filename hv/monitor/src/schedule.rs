@@ -106,16 +106,29 @@ pub fn kick(local: &CpuLocal) {
 
 /// Ends a virtual CPU's wait for events, if it waits.
 pub fn wake(vcpu: &Vcpu) {
-    let woken = vcpu.state.compare_exchange(
-        run::BLOCKED,
-        run::RUNNABLE,
-        Ordering::AcqRel,
-        Ordering::Acquire,
-    );
-    if woken.is_ok() {
-        vcpu.polls.store(0, Ordering::Release);
+    if vcpu.state.load(Ordering::SeqCst) == run::BLOCKED && end_wait(vcpu) {
         make_runnable(vcpu);
     }
+}
+
+/// Ends a wait, and returns whether there was one; nothing of a poll is left. While the lock of its
+/// queue is held the virtual CPU cannot go on, so no later wait loses its timer or its port.
+pub fn end_wait(vcpu: &Vcpu) -> bool {
+    let (from, to) = (run::BLOCKED, run::RUNNABLE);
+    with_queue(vcpu, |_, queue| {
+        let ended =
+            vcpu.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::Acquire).is_ok();
+        if ended {
+            queue.timers.cancel(poll_timer(vcpu));
+            vcpu.polls.store(0, Ordering::Release);
+        }
+        ended
+    })
+}
+
+/// Number of the timer of a poll.
+fn poll_timer(vcpu: &Vcpu) -> u16 {
+    2 * vcpu.slot as u16 + 1
 }
 
 /// Puts a virtual CPU that may run into a queue, unless its partition stands still.
@@ -205,11 +218,12 @@ pub fn expel(vcpu: &Vcpu) {
 
 /// The virtual CPU that runs here waits for an event, until `deadline` at most.
 pub fn block(vcpu: &Vcpu, deadline: Option<u64>) {
-    vcpu.state.store(run::BLOCKED, Ordering::SeqCst);
+    // The timer first: from the store on, others may end the wait.
     if let Some(deadline) = deadline {
         let home = cpu::this().index;
-        queue(home).lock().timers.set(2 * vcpu.slot as u16 + 1, deadline.min(FAR));
+        queue(home).lock().timers.set(poll_timer(vcpu), deadline.min(FAR));
     }
+    vcpu.state.store(run::BLOCKED, Ordering::SeqCst);
     cpu::this().reschedule.store(true, Ordering::Release);
 }
 
@@ -253,7 +267,7 @@ fn cancel_timers(vcpu: &Vcpu) {
     for local in cpu::all() {
         let mut held = queue(local.index).lock();
         held.timers.cancel(2 * vcpu.slot as u16);
-        held.timers.cancel(2 * vcpu.slot as u16 + 1);
+        held.timers.cancel(poll_timer(vcpu));
     }
 }
 

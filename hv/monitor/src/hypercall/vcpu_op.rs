@@ -139,6 +139,7 @@ pub fn bring_up(target: &Vcpu) {
 }
 
 fn down(call: &mut Call, target: &'static Vcpu) -> Outcome {
+    schedule::end_wait(target);
     target.state.store(run::DOWN, Ordering::SeqCst);
     if core::ptr::eq(call.vcpu, target) {
         crate::cpu::this().reschedule.store(true, Ordering::Release);

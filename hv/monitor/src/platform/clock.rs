@@ -1,4 +1,4 @@
-//! Arithmetic of clocks: TSC ticks to nanoseconds, calendar time to seconds.
+//! Arithmetic of clocks: TSC ticks to nanoseconds and back, calendar time to seconds.
 //!
 //! The rule: one scale, in the form the PV ABI gives to partitions (`vcpu_time_info` of the public
 //! header `xen.h`), is used for the monitor's time and for theirs, so that both agree exactly.
@@ -36,8 +36,22 @@ impl Scale {
     pub fn nanoseconds(self, ticks: u64) -> u64 {
         let shift = u32::from(self.shift.unsigned_abs());
         let ticks = if self.shift < 0 { ticks >> shift } else { ticks << shift };
-        ((u128::from(ticks) * u128::from(self.multiplier)) >> 32) as u64
+        let nanoseconds = (u128::from(ticks) * u128::from(self.multiplier)) >> 32;
+        u64::try_from(nanoseconds).unwrap_or(u64::MAX)
     }
+}
+
+/// How many nanoseconds ahead a timer of the hardware is set at most. An interrupt that is early
+/// only sets it again.
+pub const LONGEST_WAIT: u64 = 2_000_000_000;
+
+/// Ticks of a counter of `hertz` ticks a second from `now` until `deadline`, or as near to it as
+/// [`LONGEST_WAIT`] allows; at least 1.
+#[must_use]
+pub fn ticks_until(deadline: u64, now: u64, hertz: u64) -> u64 {
+    let wait = deadline.saturating_sub(now).min(LONGEST_WAIT);
+    // One more: the clock rounds down, and must have reached the deadline at the interrupt.
+    wait.saturating_mul(hertz) / 1_000_000_000 + 1
 }
 
 /// Date and time of day.
@@ -101,7 +115,40 @@ mod tests {
         assert_eq!(at(0, 0, 0).seconds(), None);
     }
 
+    #[test]
+    fn deadlines_of_all_distances_lie_ahead_and_near() {
+        const DAY: u64 = 86_400 * 1_000_000_000;
+        for hertz in [1_000_000, 24_000_000, 2_000_000_000, 5_800_000_000] {
+            for now in [0, 1, DAY, 365 * DAY] {
+                let until = |deadline| ticks_until(deadline, now, hertz);
+                assert_eq!(until(0), 1, "a time that is past is due at once");
+                assert_eq!(until(now), 1);
+                assert_eq!(until(now + 1_000_000), hertz / 1000 + 1);
+                let years = 200 * 365 * DAY;
+                for far in [now + years, i64::MAX as u64, 1 << 63, u64::MAX - 1, u64::MAX] {
+                    assert_eq!(until(far), 2 * hertz + 1, "{far:#x} from {now} at {hertz} Hz");
+                }
+            }
+        }
+        assert!(ticks_until(u64::MAX, 0, u64::MAX) > 1, "an absurd rate");
+    }
+
     proptest! {
+        /// At the interrupt the clock has reached the deadline, or it is early by a nanosecond.
+        #[test]
+        fn a_deadline_is_when_the_clock_shows_it(
+            hertz in 1_000_000u64..9_000_000_000,
+            before in 0u64..1 << 60,
+            wait in 0..LONGEST_WAIT,
+        ) {
+            let scale = Scale::of(hertz);
+            let now = scale.nanoseconds(before);
+            let after = scale.nanoseconds(before + ticks_until(now + wait, now, hertz));
+            let slack = 1 + 2_000_000_000 / hertz.min(2_000_000_000);
+            prop_assert!(after + slack >= now + wait, "{after} {now} {wait}");
+            prop_assert!(after <= now + wait + slack + 1_000_000_000 / hertz, "{after} {now} {wait}");
+        }
+
         #[test]
         fn scales_to_within_a_millionth(hertz in 1_000_000u64..10_000_000_000, ms in 1u64..100_000) {
             let ticks = hertz / 1000 * ms;

@@ -14,7 +14,7 @@ use spin::Once;
 use super::{
     acpi::Acpi,
     apic,
-    clock::{Calendar, Scale},
+    clock::{self, Calendar, Scale},
     ports::{input, output},
     processor::features,
 };
@@ -141,23 +141,19 @@ pub fn wait(nanoseconds: u64) {
 }
 
 /// Sets this CPU's timer to interrupt ([`apic::VECTOR_TIMER`]) at a time of [`now`]; `None`:
-/// never. It may fire early where the timer cannot count that far, and fires at once for a time
-/// that has passed.
+/// never. It fires early where the time is further than [`clock::LONGEST_WAIT`] or than the timer
+/// can count, and at once for a time that has passed.
 pub fn set_deadline(deadline: Option<u64>) {
     let Some(rates) = RATES.get() else { return };
+    let here = tsc();
+    let now = rates.scale.nanoseconds(here.saturating_sub(tsc_start()));
+    let ticks = |hertz| deadline.map(|deadline| clock::ticks_until(deadline, now, hertz));
     if features().tsc_deadline {
-        let ticks = |ns: u64| (u128::from(ns) * u128::from(rates.tsc) / 1_000_000_000) as u64;
-        // One more: `now` rounds down, and must have reached the deadline at the interrupt.
-        let tsc = deadline.map_or(0, |ns| tsc_start().saturating_add(ticks(ns)).saturating_add(1));
-        apic::set_tsc_deadline(tsc);
-        return;
+        apic::set_tsc_deadline(ticks(rates.tsc).map_or(0, |ticks| here.saturating_add(ticks)));
+    } else {
+        let count = ticks(rates.apic).map(|ticks| u32::try_from(ticks).unwrap_or(u32::MAX));
+        apic::set_count(count.unwrap_or(0));
     }
-    let count = deadline.map_or(0, |ns| {
-        let wait = ns.saturating_sub(now());
-        let ticks = u128::from(wait) * u128::from(rates.apic) / 1_000_000_000 + 1;
-        u32::try_from(ticks).unwrap_or(u32::MAX)
-    });
-    apic::set_count(count);
 }
 
 /// Reads a register of the real-time clock.
