@@ -131,6 +131,15 @@ impl<'a> Database<'a> {
         Ok(database)
     }
 
+    /// Frees the index pages that no entry names. A writer that ended in the middle of a change
+    /// may leave such pages.
+    ///
+    /// # Errors
+    /// [`WriteError::Read`] where the page map names pages outside of the arena.
+    pub fn reclaim(&mut self) -> Result<(), WriteError> {
+        crate::page_map::reclaim(self)
+    }
+
     /// The reading side.
     #[must_use]
     pub const fn reader(&self) -> Reader<'a> {

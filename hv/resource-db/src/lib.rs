@@ -3,11 +3,13 @@
 //! The ultravisor partition writes it through [`Database`]; monitors map the same pages read-only
 //! and look things up through [`Reader`], which is a crate of its own. The layout is
 //! [`pv_abi::uv::database`].
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "cut")), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+#[cfg(feature = "cut")]
+pub mod cut;
 mod database;
 mod page_map;
 mod reader;

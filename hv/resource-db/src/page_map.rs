@@ -6,6 +6,9 @@
 //!
 //! Rule: how many index pages a change needs is known before the first word is written.
 
+use alloc::collections::BTreeSet;
+use alloc::vec;
+
 use pv_abi::uv::database::{ENTRY_NUMBER, ENTRY_SUBALLOCATED, INDEX_ENTRIES, TIER_FRAMES};
 
 use database_view::{MAX_FRAMES, Owner, ReadError};
@@ -43,6 +46,31 @@ pub(crate) fn set_owner(
     }
     let root = database.header(header::ROOT)?;
     apply(database, root, 0, 0, &change)
+}
+
+/// See [`Database::reclaim`]: the writer had taken a page that it did not use yet, or stopped using
+/// a page that it had not freed yet.
+pub(crate) fn reclaim(database: &mut Database) -> Result<(), WriteError> {
+    let first = database.header(header::LOG_FIRST)? + database.header(header::LOG_PAGES)?;
+    let end = database.header(header::FREE_FIRST)?;
+    let mut used = BTreeSet::new();
+    let mut tables = vec![(database.header(header::ROOT)?, 0)];
+    while let Some((table, tier)) = tables.pop() {
+        for slot in 0..INDEX_ENTRIES {
+            let entry = database.words.load(table, slot).ok_or(ReadError::Malformed)?;
+            let below = entry & ENTRY_NUMBER;
+            if entry & ENTRY_SUBALLOCATED != 0 && used.insert(below) && tier + 2 < TIER_FRAMES.len()
+            {
+                tables.push((below, tier + 1));
+            }
+        }
+    }
+    database.set_header(header::FREE_CHAIN, 0)?;
+    database.set_header(header::FREE_CHAINED, 0)?;
+    for page in (first..end).filter(|page| !used.contains(page)) {
+        database.give_page(page)?;
+    }
+    Ok(())
 }
 
 /// Index pages that the change splits into being, without those it frees.

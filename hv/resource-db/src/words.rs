@@ -1,6 +1,6 @@
 //! Writing the arena's words: what the reader that ring 0 links does not have.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use database_view::Words;
 
@@ -16,7 +16,7 @@ pub(crate) trait WriteWords {
 
 impl WriteWords for Words<'_> {
     fn store(&self, page: u32, word: usize, value: u32) -> Option<()> {
-        self.span(page, word, 4)?.first()?.store(value, Ordering::Release);
+        store(self.span(page, word, 4)?.first()?, value);
         Some(())
     }
 
@@ -24,13 +24,20 @@ impl WriteWords for Words<'_> {
         let words = self.span(page, first, bytes.len())?;
         let (whole, rest) = bytes.as_chunks::<4>();
         for (piece, place) in whole.iter().zip(words) {
-            place.store(u32::from_le_bytes(*piece), Ordering::Release);
+            store(place, u32::from_le_bytes(*piece));
         }
         if !rest.is_empty() {
             let mut last = [0; 4];
             last.get_mut(..rest.len())?.copy_from_slice(rest);
-            words.last()?.store(u32::from_le_bytes(last), Ordering::Release);
+            store(words.last()?, u32::from_le_bytes(last));
         }
         Some(())
     }
+}
+
+/// The one place where a word of the arena changes.
+fn store(word: &AtomicU32, value: u32) {
+    #[cfg(feature = "cut")]
+    crate::cut::count();
+    word.store(value, Ordering::Release);
 }

@@ -81,13 +81,13 @@ impl Engine<'_> {
         actions: &[Action],
     ) -> Result<(), Stopped> {
         let changes = record.changes.clone();
-        let sequence = self.log.record(&mut self.database, record).map_err(from_write)?;
+        let sequence = self.log.record(&mut self.database, record, false).map_err(from_write)?;
         if let Err(stopped) = self.carry_out(&mut Own(monitor), &changes, actions, &[]) {
             let why = format!("{}: {}", stopped.refusal.object, stopped.refusal.reason);
-            let _ = self.log.settle(&mut self.database, sequence, Settled::Refused, &why);
+            let _ = self.log.settle(&mut self.database, &[sequence], Settled::Refused, &why);
             return Err(stopped);
         }
-        Ok(self.settle(sequence, Settled::Committed).map_err(from_write)?)
+        Ok(self.settle(&[sequence], Settled::Committed).map_err(from_write)?)
     }
 
     /// What the monitor's refusal of an action says.

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::{Answer, Operation, Outcome, Range, Refusal, Reply, Target, Transaction};
+use pv_abi::uv::command::{Answer, Operation, Outcome, Refusal, Reply, Target, Transaction};
 use pv_abi::uv::database::{ULTRAVISOR, kind};
 use resource_db::{Database, WriteError};
 use serde::Serialize;
@@ -18,6 +18,7 @@ use crate::describe::{describe, target_of};
 use crate::index::Index;
 use crate::log::{Log, Record, Settled};
 use crate::operations::{self, Caller};
+use crate::pending::{self, Pending, assigned};
 use crate::plan::Plan;
 use crate::reap::Dying;
 use crate::refusal::{from_write, name_of, refusal};
@@ -46,20 +47,6 @@ pub(crate) struct Kept {
     reply: Reply,
 }
 
-/// A transaction that is undone when its owner fails.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    pub(crate) who: u32,
-    pub(crate) request: u64,
-    pub(crate) sequence: u64,
-    /// Partitions it created.
-    pub(crate) created: Vec<u32>,
-    /// Memory it assigned to partitions that it did not create.
-    pub(crate) assigned: Vec<(u32, Range)>,
-    /// Its owner is gone; the rollback waits for this frame.
-    pub(crate) orphaned: Option<Option<u64>>,
-}
-
 /// The transaction engine: the only one that changes the database.
 #[derive(Debug)]
 pub struct Engine<'a> {
@@ -82,6 +69,15 @@ pub(crate) struct Origin {
     pub(crate) who: u32,
     pub(crate) time: u64,
     pub(crate) request: u64,
+    /// Checksum of the request's body; 0 where nobody asked.
+    pub(crate) sum: u32,
+}
+
+impl Origin {
+    /// The origin of a request whose checksum is not known yet, or of what nobody asked for.
+    pub(crate) const fn new(who: u32, time: u64, request: u64) -> Self {
+        Self { who, time, request, sum: 0 }
+    }
 }
 
 impl<'a> Engine<'a> {
@@ -98,9 +94,9 @@ impl<'a> Engine<'a> {
         let log = Log::create(&mut database)?;
         database.set_contents(1)?;
         let mut engine = Self::over(database, log, limits);
-        let origin = Origin { who: ULTRAVISOR, time, request: 0 };
+        let origin = Origin::new(ULTRAVISOR, time, 0);
         let record = engine.new_record(origin, Settled::Committed, what, "first start");
-        engine.log.record(&mut engine.database, record)?;
+        engine.log.record(&mut engine.database, record, false)?;
         Ok(engine)
     }
 
@@ -168,14 +164,16 @@ impl<'a> Engine<'a> {
         request: u64,
         transaction: &Transaction,
     ) -> Reply {
-        let origin = Origin { who, time, request };
-        self.once(origin, transaction, |engine| engine.attempt(monitor, origin, transaction))
+        let origin = Origin::new(who, time, request);
+        self.once(origin, transaction, |engine, origin| {
+            engine.attempt(monitor, origin, transaction)
+        })
     }
 
     /// What a transaction would do; changes nothing.
     #[must_use]
     pub fn dry_run(&self, who: u32, request: u64, transaction: &Transaction) -> Reply {
-        let origin = Origin { who, time: 0, request };
+        let origin = Origin::new(who, 0, request);
         let planned = self.plan(origin, transaction);
         let result = planned.map(|Planned { mut what, .. }| {
             // All of it fits a frame of a channel.
@@ -191,7 +189,7 @@ impl<'a> Engine<'a> {
         &mut self,
         origin: Origin,
         body: &impl Serialize,
-        act: impl FnOnce(&mut Self) -> Result<Answer, Refusal>,
+        act: impl FnOnce(&mut Self, Origin) -> Result<Answer, Refusal>,
     ) -> Reply {
         let Origin { who, request, .. } = origin;
         let sum = postcard::to_allocvec(body).map_or(0, |bytes| crc32fast::hash(&bytes));
@@ -199,15 +197,20 @@ impl<'a> Engine<'a> {
         if let Some(kept) = kept.iter().find(|kept| kept.id == request && kept.sum == sum) {
             return kept.reply.clone();
         }
-        let result = act(self);
+        let result = act(self, Origin { sum, ..origin });
         let reply = Reply { id: request, version: self.database.contents(), result };
+        self.keep(who, sum, reply.clone());
+        reply
+    }
+
+    /// Keeps the reply to a client's request, for retries of the request.
+    pub(crate) fn keep(&mut self, who: u32, sum: u32, reply: Reply) {
         let kept = self.clients.entry(who).or_default();
-        kept.retain(|kept| kept.id != request);
+        kept.retain(|kept| kept.id != reply.id);
         if kept.len() >= KEPT_REPLIES {
             kept.pop_front();
         }
-        kept.push_back(Kept { id: request, sum, reply: reply.clone() });
-        reply
+        kept.push_back(Kept { id: reply.id, sum, reply });
     }
 
     fn attempt(
@@ -237,16 +240,23 @@ impl<'a> Engine<'a> {
         let what = planned.what.join("; ");
         let mut begun = self.new_record(origin, Settled::Begun, &what, &transaction.reason);
         (begun.partitions, begun.changes) = (planned.about, changes);
+        begun.outcomes = outcomes.clone();
         let changes = begun.changes.clone();
-        let sequence = self.log.record(&mut self.database, begun).map_err(from_write)?;
+        let sequence = self.log.record(&mut self.database, begun, transaction.pending);
+        let sequence = sequence.map_err(|error| match error {
+            WriteError::Full(_) if transaction.pending => pending::no_room(origin.who),
+            error => from_write(error),
+        })?;
         self.carry_out(monitor, &changes, &actions, &created).map_err(|stopped| {
             let refusal = stopped.refusal;
             let why = format!("{}: {}: {}", refusal.object, refusal.field, refusal.reason);
-            let _ = self.log.settle(&mut self.database, sequence, Settled::Refused, &why);
+            let _ = self.log.settle(&mut self.database, &[sequence], Settled::Refused, &why);
             refusal
         })?;
         let settled = if transaction.pending { Settled::Pending } else { Settled::Committed };
-        self.settle(sequence, settled).map_err(from_write)?;
+        let mut together = self.records_of(origin.who, &completed);
+        together.push(sequence);
+        self.settle(&together, settled).map_err(from_write)?;
         self.complete(origin.who, &completed);
         if transaction.pending {
             let assigned = assigned(transaction, &outcomes, &created);
@@ -259,11 +269,12 @@ impl<'a> Engine<'a> {
         Ok(Answer::Applied(outcomes))
     }
 
-    /// Counts a transaction that was applied, and writes down how it ended.
-    pub(crate) fn settle(&mut self, sequence: u64, settled: Settled) -> Result<(), WriteError> {
+    /// Writes down how a transaction that was applied ended, with the pending ones that it
+    /// completed, and counts it. Should the ultravisor end in between, recovery counts it.
+    pub(crate) fn settle(&mut self, sequences: &[u64], settled: Settled) -> Result<(), WriteError> {
+        self.log.settle(&mut self.database, sequences, settled, "")?;
         let version = self.database.contents().saturating_add(1);
-        self.database.set_contents(version)?;
-        self.log.settle(&mut self.database, sequence, settled, "")
+        self.database.set_contents(version)
     }
 
     pub(crate) fn plan(
@@ -286,6 +297,7 @@ impl<'a> Engine<'a> {
             let target = target_of(operation, index).and_then(|target| plan.number(target).ok());
             about.extend(target);
         }
+        self.check_pending(origin.who, transaction, &plan)?;
         about.sort_unstable();
         about.dedup();
         Ok(Planned {
@@ -344,37 +356,14 @@ impl<'a> Engine<'a> {
                 format!("send at most {MAX_OPERATIONS}"),
             ));
         }
-        let lasting = transaction.operations.iter().position(|operation| {
-            !matches!(
-                operation,
-                Operation::CreatePartition { .. }
-                    | Operation::AssignMemory { .. }
-                    | Operation::CreateChannel { .. }
-                    | Operation::SetStart { .. }
-            )
-        });
-        match lasting.filter(|_| transaction.pending) {
-            None => Ok(()),
-            Some(index) => Err(Refusal {
-                operation: u32::try_from(index).ok(),
-                ..refusal(
-                    "not-undoable",
-                    "transaction",
-                    "pending",
-                    "this operation cannot be rolled back later",
-                    "put it in a transaction that is not pending",
-                )
-            }),
-        }
+        Ok(())
     }
 
     /// The refusal of a plan made against version `planned`: with what changed since.
     fn stale(&self, planned: u64, version: u64) -> Refusal {
         let since = self.records_from(0).rev().take_while(|r| r.version > planned);
         let mut changed: Vec<String> = since
-            .filter(|r| {
-                matches!(r.settled, Settled::Committed | Settled::Pending | Settled::Monitor)
-            })
+            .filter(Record::is_applied)
             .map(|r| format!("{}: {}", r.version, r.what))
             .take(8)
             .collect();
@@ -389,31 +378,6 @@ impl<'a> Engine<'a> {
         )
     }
 
-    fn check_completed(&self, who: u32, completed: &[u64]) -> Result<(), Refusal> {
-        let pending = |id: &u64| self.pending.iter().any(|p| p.who == who && p.request == *id);
-        match completed.iter().find(|id| !pending(id)) {
-            None => Ok(()),
-            Some(id) => Err(refusal(
-                "not-pending",
-                format!("request {id}"),
-                "request",
-                "the caller has no pending transaction of this id",
-                "name a request that was left pending and was not rolled back",
-            )),
-        }
-    }
-
-    fn complete(&mut self, who: u32, completed: &[u64]) {
-        for &id in completed {
-            let done = |p: &Pending| p.who == who && p.request == id;
-            if let Some(at) = self.pending.iter().position(done) {
-                let pending = self.pending.swap_remove(at);
-                let to = Settled::Committed;
-                let _ = self.log.settle(&mut self.database, pending.sequence, to, "");
-            }
-        }
-    }
-
     /// A record without changes, about no partition.
     pub(crate) fn new_record(
         &self,
@@ -424,7 +388,7 @@ impl<'a> Engine<'a> {
     ) -> Record {
         let version = self.database.contents();
         let version = if settled == Settled::Begun { version.saturating_add(1) } else { version };
-        let Origin { who, time, request } = origin;
+        let Origin { who, time, request, sum } = origin;
         let cut = |text: &str| text.chars().take(1000).collect::<String>();
         let (what, reason) = (cut(what), cut(reason));
         let (partitions, changes) = (Vec::new(), Vec::new());
@@ -439,6 +403,8 @@ impl<'a> Engine<'a> {
             reason,
             partitions,
             changes,
+            sum,
+            outcomes: Vec::new(),
         }
     }
 
@@ -455,7 +421,7 @@ impl<'a> Engine<'a> {
         let mut record = self.new_record(origin, Settled::Refused, &what, &reason);
         record.partitions = partitions;
         // A refusal that does not fit the log is answered all the same.
-        let _ = self.log.record(&mut self.database, record);
+        let _ = self.log.record(&mut self.database, record, false);
     }
 }
 
@@ -471,20 +437,4 @@ pub(crate) struct Planned {
     created: Vec<u32>,
     completed: Vec<u64>,
     destroyed: Vec<u32>,
-}
-
-/// Memory that a transaction assigned to partitions it did not create.
-fn assigned(transaction: &Transaction, outcomes: &[Outcome], created: &[u32]) -> Vec<(u32, Range)> {
-    let mut all = Vec::new();
-    for (operation, outcome) in transaction.operations.iter().zip(outcomes) {
-        if let (
-            Operation::AssignMemory { partition: Target::Number(number), .. },
-            Outcome::Memory(ranges),
-        ) = (operation, outcome)
-            && !created.contains(number)
-        {
-            all.extend(ranges.iter().map(|range| (*number, *range)));
-        }
-    }
-    all
 }

@@ -12,8 +12,9 @@ use pv_abi::uv::command::{Answer, Reply};
 use pv_abi::uv::database::{MONITOR, asked, state};
 
 use crate::carry::Stopped;
-use crate::engine::{Engine, Origin, Pending};
+use crate::engine::{Engine, Origin};
 use crate::log::Settled;
+use crate::pending::Pending;
 use crate::plan::Plan;
 use crate::refusal::label;
 use crate::{Action, Monitor, operations};
@@ -21,8 +22,8 @@ use crate::{Action, Monitor, operations};
 impl Engine<'_> {
     /// Begins a session of a client anew: what it left pending in earlier ones is rolled back.
     pub fn open(&mut self, monitor: &mut dyn Monitor, who: u32, time: u64, request: u64) -> Reply {
-        let origin = Origin { who, time, request };
-        self.once(origin, &"open", |engine| {
+        let origin = Origin::new(who, time, request);
+        self.once(origin, &"open", |engine, _| {
             engine.check_caller(who)?;
             let rolled_back = engine.roll_back_all(monitor, who, time, "its session ended");
             // They are not applied any more, so a retry must not be told that they were.
@@ -82,11 +83,11 @@ impl Engine<'_> {
         time: u64,
         why: &str,
     ) {
-        let origin = Origin { who: pending.who, time, request: pending.request };
+        let origin = Origin::new(pending.who, time, pending.request);
         match self.roll_back(monitor, origin, &pending, why) {
             Ok(()) => {
-                let (sequence, to) = (pending.sequence, Settled::RolledBack);
-                let _ = self.log.settle(&mut self.database, sequence, to, why);
+                let (sequences, to) = ([pending.sequence], Settled::RolledBack);
+                let _ = self.log.settle(&mut self.database, &sequences, to, why);
             }
             Err(stopped) => {
                 pending.orphaned = Some(stopped.frame);
@@ -155,17 +156,17 @@ impl Engine<'_> {
         let what = format!("{}: {}", label(&target), describe_cause(event));
         plan.set_descriptor(target);
         let changes = plan.changes();
-        let origin = Origin { who: MONITOR, time: event.time, request: 0 };
-        let mut record = self.new_record(origin, Settled::Monitor, &what, "");
-        record.version = record.version.saturating_add(1);
+        let origin = Origin::new(MONITOR, event.time, 0);
+        let mut record = self.new_record(origin, Settled::Begun, &what, "");
         (record.partitions, record.changes) = ([event.partition].into(), changes);
         let changes = record.changes.clone();
-        let _ = self.log.record(&mut self.database, record);
+        let sequence = self.log.record(&mut self.database, record, false);
         for change in &changes {
             let _ = self.write(change, true);
         }
-        let version = self.database.contents().saturating_add(1);
-        let _ = self.database.set_contents(version);
+        if let Ok(sequence) = sequence {
+            let _ = self.settle(&[sequence], Settled::Monitor);
+        }
         self.client_failed(monitor, event.partition, event.time);
     }
 }

@@ -31,6 +31,7 @@ mod failure;
 mod index;
 mod log;
 mod operations;
+mod pending;
 mod plan;
 mod query;
 mod reap;

@@ -9,13 +9,17 @@
 //! A payload is a postcard [`Entry`]: a record before its changes are made, then how it ended.
 //! An entry is written whole before the offset after it moves, so that a log that ends in the
 //! middle of an entry does not have that entry.
+//!
+//! The oldest entries make room for new ones. A record that is *open* (begun, or pending under its
+//! owner) is copied to the end before its place is given up: recovery must find it. All pending
+//! records together take a quarter of the ring at most, so a new entry always finds room.
 
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::mem::size_of;
 
-use pv_abi::uv::command::LogRow;
+use pv_abi::uv::command::{LogRow, Outcome};
 use resource_db::{Database, WriteError};
 use serde::{Deserialize, Serialize};
 
@@ -81,9 +85,19 @@ pub struct Record {
     pub partitions: Vec<u32>,
     /// Redo and undo.
     pub changes: Vec<Change>,
+    /// Checksum of the request's body, by which a retry is told from another request.
+    pub sum: u32,
+    /// The answer to the request, one outcome for each operation.
+    pub outcomes: Vec<Outcome>,
 }
 
 impl Record {
+    /// Whether the changes of the record stand in the database.
+    #[must_use]
+    pub const fn is_applied(&self) -> bool {
+        matches!(self.settled, Settled::Committed | Settled::Pending | Settled::Monitor)
+    }
+
     /// As a query shows it.
     #[must_use]
     pub fn row(&self) -> LogRow {
@@ -106,8 +120,8 @@ impl Record {
 enum Entry {
     /// A record.
     Record(Record),
-    /// How the record of that number ended, and why where it was refused.
-    Settled(u64, Settled, String),
+    /// How the records of these numbers ended, together, and why where they were refused.
+    Settled(Vec<u64>, Settled, String),
 }
 
 /// Where the ring's entries are. The ring itself is in the database's log pages.
@@ -119,7 +133,9 @@ pub(crate) struct Log {
     end: u32,
     /// Number of the next record.
     pub(crate) next: u64,
-    /// Where the records are, oldest first, their numbers rising by one.
+    /// Every record from this number on is kept; of those before it, the open ones are.
+    whole_from: u64,
+    /// Where the records are, by rising number.
     places: VecDeque<Place>,
 }
 
@@ -129,18 +145,45 @@ struct Place {
     sequence: u64,
     record: u32,
     settled: Option<u32>,
+    /// Bytes of the record's entry while the record is open, 0 once it has ended.
+    open: u32,
 }
 
-/// The largest payload of an entry.
-fn most(size: u32) -> u32 {
+/// The largest payload of an entry, and the bytes of all records that stay open.
+const fn most(size: u32) -> u32 {
     size / 4
 }
 
+/// What [`Place::open`] is for a record of so many bytes that ended so.
+const fn open_bytes(settled: Settled, bytes: u32) -> u32 {
+    if matches!(settled, Settled::Begun | Settled::Pending) { bytes } else { 0 }
+}
+
+fn encoded(entry: &Entry) -> Result<Vec<u8>, WriteError> {
+    let payload = postcard::to_allocvec(entry).map_err(|_| WriteError::OutOfRange)?;
+    u32::try_from(payload.len()).map_err(|_| WriteError::OutOfRange)?;
+    Ok(payload)
+}
+
+/// The refusal of an entry of so many bytes.
+fn too_long(bytes: u32) -> WriteError {
+    WriteError::Full((bytes / pv_abi::PAGE_SIZE as u32).max(1))
+}
+
+/// Bytes of an entry in the ring, by those of its payload.
+const fn entry_bytes(payload: u32) -> u32 {
+    ENTRY_HEADER + payload.next_multiple_of(8)
+}
+
 impl Log {
+    const fn empty(size: u32, start: u32, end: u32) -> Self {
+        Self { size, start, end, next: 1, whole_from: 1, places: VecDeque::new() }
+    }
+
     /// Makes an empty log.
     pub(crate) fn create(database: &mut Database) -> Result<Self, WriteError> {
         let size = database.log_bytes().saturating_sub(RING) / 8 * 8;
-        let log = Self { size, start: 0, end: 0, next: 1, places: VecDeque::new() };
+        let log = Self::empty(size, 0, 0);
         database.write_log(0, &MAGIC)?;
         log.save(database)?;
         Ok(log)
@@ -160,7 +203,7 @@ impl Log {
         if !head.starts_with(&MAGIC) || !sound {
             return Self::create(database);
         }
-        let mut log = Self { size, start, end, next: 1, places: VecDeque::new() };
+        let mut log = Self::empty(size, start, end);
         let mut at = start;
         while at != end {
             let Some((entry, next)) = log.entry_at(database, at) else {
@@ -170,13 +213,20 @@ impl Log {
             };
             match entry {
                 Entry::Record(record) => {
-                    log.next = record.sequence.saturating_add(1);
-                    let (sequence, settled) = (record.sequence, None);
-                    log.places.push_back(Place { sequence, record: at, settled });
+                    let bytes = (next + log.size - at) % log.size;
+                    log.next = log.next.max(record.sequence.saturating_add(1));
+                    log.place_record(record.sequence, at, open_bytes(record.settled, bytes));
                 }
-                Entry::Settled(sequence, ..) => log.place_settled(sequence, at),
+                Entry::Settled(sequences, settled, _) => log.place_settled(&sequences, settled, at),
             }
             at = next;
+        }
+        log.whole_from = log.next;
+        for place in log.places.iter().rev() {
+            if place.sequence + 1 != log.whole_from {
+                break;
+            }
+            log.whole_from = place.sequence;
         }
         Ok(log)
     }
@@ -186,70 +236,96 @@ impl Log {
         database.write_log(12, &self.end.to_le_bytes())
     }
 
-    /// Appends a record; its number is put in.
+    /// Appends a record; its number is put in. A record that `stays` open counts against the part
+    /// of the ring that is kept for such records.
     pub(crate) fn record(
         &mut self,
         database: &mut Database,
         mut record: Record,
+        stays: bool,
     ) -> Result<u64, WriteError> {
-        let sequence = self.next;
+        let (sequence, settled) = (self.next, record.settled);
         record.sequence = sequence;
-        let at = self.append(database, &Entry::Record(record))?;
-        self.places.push_back(Place { sequence, record: at, settled: None });
+        let payload = encoded(&Entry::Record(record))?;
+        let bytes = entry_bytes(payload.len() as u32);
+        let open: u32 = self.places.iter().map(|place| place.open).sum();
+        if stays && open.saturating_add(bytes) > most(self.size) {
+            return Err(too_long(bytes));
+        }
+        let at = self.append(database, &payload)?;
+        self.place_record(sequence, at, open_bytes(settled, bytes));
         self.next += 1;
         Ok(sequence)
     }
 
-    /// Appends how a record ended.
+    /// Appends how records ended: with one entry, so that all of them end or none.
     pub(crate) fn settle(
         &mut self,
         database: &mut Database,
-        sequence: u64,
+        sequences: &[u64],
         settled: Settled,
         why: &str,
     ) -> Result<(), WriteError> {
         let why = why.chars().take(1000).collect();
-        let at = self.append(database, &Entry::Settled(sequence, settled, why))?;
-        self.place_settled(sequence, at);
+        let at =
+            self.append(database, &encoded(&Entry::Settled(sequences.to_vec(), settled, why))?)?;
+        self.place_settled(sequences, settled, at);
         Ok(())
     }
 
-    fn place(&self, sequence: u64) -> Option<usize> {
-        self.places.binary_search_by_key(&sequence, |place| place.sequence).ok()
-    }
-
-    fn place_settled(&mut self, sequence: u64, at: u32) {
-        if let Some(place) = self.place(sequence).and_then(|index| self.places.get_mut(index)) {
-            place.settled = Some(at);
+    /// Notes where a record is: at the end of the list, or, for a copy, where the record was.
+    fn place_record(&mut self, sequence: u64, record: u32, open: u32) {
+        let place = Place { sequence, record, settled: None, open };
+        match self.places.binary_search_by_key(&sequence, |place| place.sequence) {
+            Ok(index) => self.places.range_mut(index..=index).for_each(|known| *known = place),
+            Err(index) => self.places.insert(index, place),
         }
     }
 
-    /// Appends an entry; returns where it is.
-    fn append(&mut self, database: &mut Database, entry: &Entry) -> Result<u32, WriteError> {
-        let payload = postcard::to_allocvec(entry).map_err(|_| WriteError::OutOfRange)?;
-        let length = u32::try_from(payload.len()).map_err(|_| WriteError::OutOfRange)?;
-        if length > most(self.size) {
-            return Err(WriteError::Full((length / pv_abi::PAGE_SIZE as u32).max(1)));
+    fn place_settled(&mut self, sequences: &[u64], settled: Settled, at: u32) {
+        for sequence in sequences {
+            let index = self.places.binary_search_by_key(sequence, |place| place.sequence);
+            if let Some(place) = index.ok().and_then(|index| self.places.get_mut(index)) {
+                place.settled = Some(at);
+                place.open = open_bytes(settled, place.open);
+            }
         }
+    }
+
+    /// Appends an entry, for which room is made; returns where the entry is.
+    fn append(&mut self, database: &mut Database, payload: &[u8]) -> Result<u32, WriteError> {
+        let bytes = entry_bytes(payload.len() as u32);
+        if payload.len() > most(self.size) as usize {
+            return Err(too_long(bytes));
+        }
+        self.make_room(database, bytes)?;
+        self.write_entry(database, payload)
+    }
+
+    /// Writes an entry behind the newest.
+    fn write_entry(&mut self, database: &mut Database, payload: &[u8]) -> Result<u32, WriteError> {
+        let length = payload.len() as u32;
         let mut bytes = Vec::with_capacity(payload.len() + 16);
         bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
-        bytes.extend_from_slice(&payload);
+        bytes.extend_from_slice(&crc32fast::hash(payload).to_le_bytes());
+        bytes.extend_from_slice(payload);
         bytes.resize(bytes.len().next_multiple_of(8), 0);
-        self.make_room(database, ENTRY_HEADER + length.next_multiple_of(8))?;
         let at = self.end;
         self.write(database, at, &bytes)?;
-        self.end = (at + ENTRY_HEADER + length.next_multiple_of(8)) % self.size;
+        self.end = (at + entry_bytes(length)) % self.size;
         database.write_log(12, &self.end.to_le_bytes())?;
         Ok(at)
     }
 
-    /// Drops the oldest entries until `bytes` bytes fit.
+    /// Drops the oldest entries until `bytes` bytes fit, and a copy of the largest open record
+    /// besides: that room is what open records are copied into.
     fn make_room(&mut self, database: &mut Database, bytes: u32) -> Result<(), WriteError> {
+        let copy = self.places.iter().map(|place| place.open).max().unwrap_or(0);
+        let mut passed = 0;
         loop {
             let used = (self.end + self.size - self.start) % self.size;
-            if self.size - used > bytes {
-                return database.write_log(8, &self.start.to_le_bytes());
+            if self.size - used > bytes + copy {
+                return Ok(());
             }
             let mut length = [0; 4];
             self.read(database, self.start, &mut length)?;
@@ -257,14 +333,42 @@ impl Log {
             if length > most(self.size) {
                 // Nothing behind a damaged entry can be found again.
                 (self.start, self.end) = (0, 0);
+                self.whole_from = self.next;
                 self.places.clear();
                 return self.save(database);
             }
-            if self.places.front().is_some_and(|place| place.record == self.start) {
-                self.places.pop_front();
+            passed += entry_bytes(length);
+            if passed > self.size {
+                return Err(too_long(bytes));
             }
-            self.start = (self.start + ENTRY_HEADER + length.next_multiple_of(8)) % self.size;
+            self.drop_oldest(database, entry_bytes(length))?;
         }
+    }
+
+    /// Gives up the place of the oldest entry, of so many bytes.
+    fn drop_oldest(&mut self, database: &mut Database, bytes: u32) -> Result<(), WriteError> {
+        // Records are in the ring as in the list, but for those that were copied.
+        if self.is_record(database, self.start)
+            && let Some(index) = self.places.iter().position(|place| place.record == self.start)
+            && let Some(&place) = self.places.get(index)
+        {
+            if place.open == 0 {
+                self.places.remove(index);
+                self.whole_from = self.whole_from.max(place.sequence + 1);
+            } else if let Some(record) = self.read_record(database, &place) {
+                let at = self.write_entry(database, &encoded(&Entry::Record(record))?)?;
+                self.place_record(place.sequence, at, place.open);
+            }
+        }
+        self.start = (self.start + bytes) % self.size;
+        database.write_log(8, &self.start.to_le_bytes())
+    }
+
+    /// Whether an entry is a record: the first byte of a postcard enum is its variant.
+    fn is_record(&self, database: &Database, at: u32) -> bool {
+        let mut variant = [1];
+        let read = self.read(database, (at + ENTRY_HEADER) % self.size, &mut variant);
+        read.is_ok() && variant == [0]
     }
 
     fn entry_at(&self, database: &Database, at: u32) -> Option<(Entry, u32)> {
@@ -281,7 +385,7 @@ impl Log {
         if crc32fast::hash(&payload) != sum {
             return None;
         }
-        let next = (at + ENTRY_HEADER + length.next_multiple_of(8)) % self.size;
+        let next = (at + entry_bytes(length)) % self.size;
         Some((postcard::from_bytes(&payload).ok()?, next))
     }
 
@@ -304,9 +408,9 @@ impl Log {
         self.records_from(database, 0).collect()
     }
 
-    /// The oldest number that is kept, and the number the next record gets.
+    /// The number from which on every record is kept, and the number the next record gets.
     pub(crate) fn bounds(&self) -> (u64, u64) {
-        (self.places.front().map_or(self.next, |place| place.sequence), self.next)
+        (self.whole_from, self.next)
     }
 
     /// The records from this number on, each as it ended; read as they are taken.

@@ -151,7 +151,7 @@ impl Engine<'_> {
         let what = self.reap_words(&target, frames - left.min(frames), &dying.held);
         plan_reap(&mut plan, target, &owned, &dying.held);
         let (changes, actions) = (plan.changes(), plan.actions);
-        let origin = Origin { who: ULTRAVISOR, time, request: 0 };
+        let origin = Origin::new(ULTRAVISOR, time, 0);
         let mut record = self.new_record(origin, Settled::Begun, &what, "it was destroyed");
         (record.partitions, record.changes) = ([number].into(), changes);
         self.carry_out_own(monitor, record, &actions)?;

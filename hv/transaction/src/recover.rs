@@ -5,20 +5,22 @@
 
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::Range;
-use pv_abi::uv::database::{BOOT, COMMAND, PartitionDescriptor, state};
+use pv_abi::uv::command::{Answer, Reply};
+use pv_abi::uv::database::{BOOT, COMMAND, MONITOR, PartitionDescriptor, state};
 use resource_db::{Database, WriteError};
 
 use crate::carry::action_of;
 use crate::change::{Change, unpacked};
-use crate::engine::{Engine, Limits, Pending};
+use crate::engine::{Engine, Limits};
 use crate::log::{Log, Record, Settled};
+use crate::pending::Pending;
 use crate::{Action, Monitor};
 
 impl<'a> Engine<'a> {
-    /// Takes over a database and its log: what was begun and not settled is undone, then
-    /// everything that was undone is activated; what was being given up goes on being so; what was
-    /// pending is rolled back, since nobody is left who could complete it. Returns how many
+    /// Takes over a database and its log. What was begun and not settled is undone and then
+    /// activated, but what the monitor did by itself is written once more. What was being given
+    /// up goes on being so. What was pending is rolled back, since nobody is left who could
+    /// complete it. Replies to what was committed are kept again, for retries. Returns how many
     /// transactions were undone or rolled back.
     ///
     /// # Errors
@@ -29,11 +31,19 @@ impl<'a> Engine<'a> {
         monitor: &mut dyn Monitor,
         time: u64,
     ) -> Result<(Self, usize), WriteError> {
+        database.reclaim()?;
         let log = Log::open(&mut database)?;
         let mut engine = Self::over(database, log, limits);
         let records = engine.log.records(&engine.database);
         let mut undone = 0;
         for record in records.iter().rev().filter(|record| record.settled == Settled::Begun) {
+            if record.who == MONITOR {
+                for change in &record.changes {
+                    engine.write(change, true)?;
+                }
+                engine.settle(&[record.sequence], Settled::Monitor)?;
+                continue;
+            }
             // Partitions that will not be there are destroyed while the page map has what is theirs.
             for change in &record.changes {
                 if let Change::Descriptor { number, before, .. } = change
@@ -44,9 +54,22 @@ impl<'a> Engine<'a> {
             }
             engine.take_out(&record.changes, record.changes.len());
             engine.perform_again(monitor, &record.changes);
+            // No replica has applied it, so it counts as never done.
             let why = "the ultravisor restarted before it was done";
-            engine.log.settle(&mut engine.database, record.sequence, Settled::RolledBack, why)?;
+            let sequences = [record.sequence];
+            engine.log.settle(&mut engine.database, &sequences, Settled::Refused, why)?;
             undone += 1;
+        }
+        let version = records.iter().filter(|record| record.is_applied()).map(|r| r.version).max();
+        if version.is_some_and(|version| version > engine.database.contents()) {
+            engine.database.set_contents(version.unwrap_or_default())?;
+        }
+        for record in records.iter().filter(|record| record.settled == Settled::Committed) {
+            if record.request != 0 {
+                let Record { request: id, version, .. } = *record;
+                let result = Ok(Answer::Applied(record.outcomes.clone()));
+                engine.keep(record.who, record.sum, Reply { id, version, result });
+            }
         }
         for number in engine.index.partitions.keys().copied().collect::<Vec<_>>() {
             let dying = engine.database.reader().descriptor(number);
@@ -94,34 +117,5 @@ impl<'a> Engine<'a> {
         for action in again.into_iter().chain(actions) {
             let _ = monitor.perform(action);
         }
-    }
-}
-
-impl Pending {
-    /// What a record of the log left pending.
-    fn of(record: &Record) -> Self {
-        let mut pending = Self {
-            who: record.who,
-            request: record.request,
-            sequence: record.sequence,
-            created: Vec::new(),
-            assigned: Vec::new(),
-            orphaned: None,
-        };
-        for change in &record.changes {
-            if let Change::Descriptor { number, before, .. } = change
-                && before.is_empty()
-            {
-                pending.created.push(*number);
-            }
-        }
-        for change in &record.changes {
-            if let Change::Pages { first, frames, after, .. } = change
-                && !pending.created.contains(after)
-            {
-                pending.assigned.push((*after, Range { first: *first, frames: *frames }));
-            }
-        }
-        pending
     }
 }

@@ -36,8 +36,8 @@ impl Engine<'_> {
         request: u64,
         (sequence, reason): (u64, &str),
     ) -> Reply {
-        let origin = Origin { who, time, request };
-        self.once(origin, &(sequence, reason), |engine| {
+        let origin = Origin::new(who, time, request);
+        self.once(origin, &(sequence, reason), |engine, origin| {
             engine.check_caller(who)?;
             let operations = engine
                 .inverse(sequence)
@@ -64,7 +64,7 @@ impl Engine<'_> {
         let undone = self.records_from(sequence).next().filter(|r| r.sequence == sequence);
         record.partitions = undone.map(|undone| undone.partitions).unwrap_or_default();
         // A refusal that does not fit the log is answered all the same.
-        let _ = self.log.record(&mut self.database, record);
+        let _ = self.log.record(&mut self.database, record, false);
     }
 
     /// Operations that make undone what the record did.
@@ -124,11 +124,8 @@ impl Inverse<'_, '_> {
     fn moved_on(&self, partition: u32, reason: &str) -> Refusal {
         let later = self.engine.records_from(self.record.sequence + 1);
         let about = later.filter(|r| r.partitions.contains(&partition));
-        let made = |r: &Record| {
-            matches!(r.settled, Settled::Committed | Settled::Pending | Settled::Monitor)
-        };
-        let all: Vec<String> =
-            about.filter(made).map(|r| format!("{}: {}", r.sequence, r.what)).collect();
+        let made = about.filter(Record::is_applied);
+        let all: Vec<String> = made.map(|r| format!("{}: {}", r.sequence, r.what)).collect();
         let since = all.get(all.len().saturating_sub(SINCE)..).unwrap_or_default().join("; ");
         let since = if since.is_empty() { since } else { format!("; since then: {since}") };
         let object = format!("record {} ({})", self.record.sequence, self.record.what);

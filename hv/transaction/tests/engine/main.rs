@@ -3,6 +3,7 @@
 //! After every request, done or refused at whatever action, database and monitor must agree.
 
 mod basics;
+mod cut;
 mod fake;
 mod faults;
 mod queries;

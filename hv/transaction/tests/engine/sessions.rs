@@ -3,7 +3,7 @@
 use pv_abi::uv::command::{Answer, Body, Operation, Outcome, Range, Target, Transaction};
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, channel_kind, state};
 
-use crate::fake::{Host, agree, arena, create, create_as, start_at, transaction};
+use crate::fake::{Host, agree, arena, arena_of, create, create_as, start_at, transaction};
 
 fn pending(operations: Vec<Operation>) -> Transaction {
     Transaction { pending: true, ..transaction(operations) }
@@ -229,4 +229,79 @@ fn an_event_of_the_partition_before_is_not_the_next_ones() {
     let log = host.last();
     host.engine.monitor_did(&mut host.monitor, &event);
     assert_eq!((host.descriptor(number).state, host.last()), (state::BUILDING, log));
+}
+
+#[test]
+fn what_a_client_leaves_pending_is_bounded() {
+    // A small log bounds it before the number does.
+    assert!((10..64).contains(&most_pending(128)));
+    assert_eq!(most_pending(1024), 64);
+}
+
+/// How many transactions a client may leave pending with an arena of so many pages.
+fn most_pending(pages: usize) -> usize {
+    let words = arena_of(pages);
+    let mut host = Host::new(&words);
+    let before = host.map();
+    assert_eq!(host.run_as(COMMAND, &pending(vec![])).unwrap_err().code, "empty");
+    let more = |host: &mut Host| {
+        let memory = Operation::AssignMemory { partition: Target::Number(COMMAND), frames: 1 };
+        host.run_as(COMMAND, &pending(vec![memory]))
+    };
+    let mut left = 0;
+    let refusal = loop {
+        match more(&mut host) {
+            Ok(_) => left += 1,
+            Err(refusal) => break refusal,
+        }
+    };
+    assert_eq!(refusal.code, "too-many-pending");
+    // Another client has its own number of them.
+    assert!(left < 64 || host.run(&half("others")).is_ok());
+    // One that is completed makes room for one.
+    let done = Operation::Complete { request: 2 + 1 };
+    host.run_as(COMMAND, &transaction(vec![done])).unwrap();
+    more(&mut host).unwrap();
+    assert_eq!(more(&mut host).unwrap_err().code, "too-many-pending");
+    assert_eq!(host.open().len(), left);
+    host.engine.client_failed(&mut host.monitor, BOOT, 9);
+    let own = |map: &[resource_db::OwnedRange]| -> u64 {
+        map.iter().filter(|range| range.owner.number == COMMAND).map(|range| range.frames).sum()
+    };
+    assert_eq!(own(&host.map()), own(&before) + 1);
+    left
+}
+
+#[test]
+fn what_would_stay_after_a_rollback_is_not_left_pending() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, memory) = host.built("another");
+    let channel = |partition, frame| Operation::CreateChannel {
+        partition,
+        peer: COMMAND,
+        kind: channel_kind::CONSOLE,
+        frame,
+        frames: 1,
+        grant: 0,
+    };
+    let there = Target::Number(number);
+    for operation in [
+        channel(there, memory.first),
+        Operation::SetStart { partition: there, start: start_at(memory.first) },
+        Operation::DestroyPartition { partition: there },
+    ] {
+        let refusal = host.run(&pending(vec![create("new"), operation])).unwrap_err();
+        assert_eq!((refusal.code.as_str(), refusal.operation), ("not-undoable", Some(1)));
+    }
+    // In a partition that goes with the rollback, both may be.
+    let outcomes = host.run(&half("half")).unwrap();
+    let first = range_of(&outcomes).first;
+    let new = Target::Number(number + 1);
+    let start = Operation::SetStart { partition: new, start: start_at(first) };
+    host.run(&pending(vec![channel(new, first + 1), start])).unwrap();
+    host.engine.client_failed(&mut host.monitor, BOOT, 9);
+    agree(&host.engine, &host.monitor);
+    assert!(host.engine.database().reader().descriptor(number + 1).is_err());
+    assert_eq!(host.engine.database().channels().count(), 0);
 }

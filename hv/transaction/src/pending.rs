@@ -1,0 +1,184 @@
+//! What clients left pending: transactions that are applied, and undone when their owner fails.
+//!
+//! Rule: what a client leaves pending is bounded, and all of it is undone by destroying the
+//! partitions that it created and releasing the memory that it assigned.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use pv_abi::uv::command::{Operation, Outcome, Range, Refusal, Target, Transaction};
+use resource_db::Owner;
+
+use crate::change::Change;
+use crate::engine::Engine;
+use crate::log::Record;
+use crate::plan::Plan;
+use crate::refusal::refusal;
+
+/// Transactions that a client may have pending at once. The list of those that were rolled back
+/// fits an answer.
+const MAX_PENDING: usize = 64;
+
+/// A transaction that is undone when its owner fails.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) who: u32,
+    pub(crate) request: u64,
+    pub(crate) sequence: u64,
+    /// Partitions it created.
+    pub(crate) created: Vec<u32>,
+    /// Memory it assigned to partitions that it did not create.
+    pub(crate) assigned: Vec<(u32, Range)>,
+    /// Its owner is gone; the rollback waits for this frame.
+    pub(crate) orphaned: Option<Option<u64>>,
+}
+
+impl Pending {
+    /// What a record of the log left pending.
+    pub(crate) fn of(record: &Record) -> Self {
+        let mut pending = Self {
+            who: record.who,
+            request: record.request,
+            sequence: record.sequence,
+            created: Vec::new(),
+            assigned: Vec::new(),
+            orphaned: None,
+        };
+        for change in &record.changes {
+            if let Change::Descriptor { number, before, .. } = change
+                && before.is_empty()
+            {
+                pending.created.push(*number);
+            }
+        }
+        for change in &record.changes {
+            if let Change::Pages { first, frames, after, .. } = change
+                && let owner = Owner::from_entry(*after)
+                && !pending.created.contains(&owner.number)
+            {
+                let range = Range { first: *first, frames: *frames };
+                pending.assigned.push((owner.number, range));
+            }
+        }
+        pending
+    }
+}
+
+impl Engine<'_> {
+    /// Whether a transaction may be left pending.
+    pub(crate) fn check_pending(
+        &self,
+        who: u32,
+        transaction: &Transaction,
+        plan: &Plan,
+    ) -> Result<(), Refusal> {
+        if !transaction.pending {
+            return Ok(());
+        }
+        if transaction.operations.is_empty() {
+            return Err(refusal(
+                "empty",
+                "transaction",
+                "operations",
+                "it is to be left pending and has none",
+                "send the operations that are to be rolled back, or send it not pending",
+            ));
+        }
+        let mine = || self.pending.iter().filter(|pending| pending.who == who);
+        if mine().count() >= MAX_PENDING {
+            return Err(refusal(
+                "too-many-pending",
+                format!("partition {who}"),
+                "pending transactions",
+                format!("it has {MAX_PENDING}, the most a client may have"),
+                "complete some of them, or open the session anew, which rolls them back",
+            ));
+        }
+        let created = |number: u32| {
+            plan.created.values().any(|created| *created == number)
+                || mine().any(|pending| pending.created.contains(&number))
+        };
+        for (index, operation) in (0u32..).zip(&transaction.operations) {
+            let goes_with_its_partition = match operation {
+                Operation::CreatePartition { .. } | Operation::AssignMemory { .. } => continue,
+                Operation::CreateChannel { partition, .. }
+                | Operation::SetStart { partition, .. } => {
+                    plan.number(*partition).is_ok_and(created)
+                }
+                _ => false,
+            };
+            if !goes_with_its_partition {
+                return Err(Refusal {
+                    operation: Some(index),
+                    ..refusal(
+                        "not-undoable",
+                        "transaction",
+                        "pending",
+                        "this operation cannot be rolled back later",
+                        "put it in a transaction that is not pending",
+                    )
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_completed(&self, who: u32, completed: &[u64]) -> Result<(), Refusal> {
+        match completed.iter().find(|id| self.pending_of(who, **id).is_none()) {
+            None => Ok(()),
+            Some(id) => Err(refusal(
+                "not-pending",
+                format!("request {id}"),
+                "request",
+                "the caller has no pending transaction of this id",
+                "name a request that was left pending and was not rolled back",
+            )),
+        }
+    }
+
+    fn pending_of(&self, who: u32, request: u64) -> Option<&Pending> {
+        self.pending.iter().find(|pending| pending.who == who && pending.request == request)
+    }
+
+    /// The records of a client's pending requests.
+    pub(crate) fn records_of(&self, who: u32, requests: &[u64]) -> Vec<u64> {
+        let pending = requests.iter().filter_map(|id| self.pending_of(who, *id));
+        pending.map(|pending| pending.sequence).collect()
+    }
+
+    /// Requests of a client that a transaction completed are pending no more.
+    pub(crate) fn complete(&mut self, who: u32, completed: &[u64]) {
+        self.pending.retain(|pending| pending.who != who || !completed.contains(&pending.request));
+    }
+}
+
+/// The refusal of a pending transaction whose record the log cannot keep until it is completed.
+pub(crate) fn no_room(who: u32) -> Refusal {
+    refusal(
+        "too-many-pending",
+        format!("partition {who}"),
+        "pending transactions",
+        "records of all that is pending may take a quarter of the log, and this one is too much",
+        "complete what is pending first, or send a transaction of fewer operations",
+    )
+}
+
+/// Memory that a transaction assigned to partitions it did not create.
+pub(crate) fn assigned(
+    transaction: &Transaction,
+    outcomes: &[Outcome],
+    created: &[u32],
+) -> Vec<(u32, Range)> {
+    let mut all = Vec::new();
+    for (operation, outcome) in transaction.operations.iter().zip(outcomes) {
+        if let (
+            Operation::AssignMemory { partition: Target::Number(number), .. },
+            Outcome::Memory(ranges),
+        ) = (operation, outcome)
+            && !created.contains(number)
+        {
+            all.extend(ranges.iter().map(|range| (*number, *range)));
+        }
+    }
+    all
+}

@@ -1,0 +1,294 @@
+//! The ultravisor ends between two stores to the arena, at every place there is, and another takes
+//! over; that one ends on its way, too.
+//!
+//! The engine is compared with what must be: the requests that were carried out whole, in their
+//! order, and nothing of the others.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use pv_abi::uv::calls::{MonitorEvent, cause};
+use pv_abi::uv::command::{Answer, Operation, Target, Transaction};
+use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, state};
+use resource_db::{Database, cut};
+use transaction::Engine;
+
+use crate::fake::{Host, LIMITS, agree, arena_of, create, picture, start_at, transaction};
+
+/// How many of the places are tried: all with `CUT_ALL`, else one of so many, the first of them
+/// another for each scenario.
+const STRIDE: u64 = 23;
+
+/// A partition that is made in the usual way: created pending, built, completed and started.
+struct Life {
+    name: &'static str,
+    /// The old partition that goes when the new one starts.
+    old: u32,
+}
+
+/// The database without versions, and who runs.
+type Looks = (Vec<u8>, Vec<u32>);
+
+fn looks(host: &Host) -> Looks {
+    (picture(&host.engine).0, host.monitor.running.iter().copied().collect())
+}
+
+impl Life {
+    fn created(&self) -> Transaction {
+        let memory = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: 1500 };
+        Transaction { pending: true, ..transaction(vec![create(self.name), memory]) }
+    }
+
+    fn finished(&self, request: u64) -> Transaction {
+        let (new, old) = (Target::Number(self.old + 1), Target::Number(self.old));
+        transaction(vec![
+            Operation::Complete { request },
+            Operation::SetState { partition: new, state: state::RUNNING },
+            Operation::SetState { partition: old, state: state::DYING },
+            Operation::DestroyPartition { partition: old },
+        ])
+    }
+
+    /// All of it.
+    fn live(&self, host: &mut Host) {
+        host.run_as(COMMAND, &self.created()).unwrap();
+        let request = host.next;
+        let number = self.old + 1;
+        let frame = host.map().into_iter().rfind(|range| range.owner.number == number).unwrap();
+        let start = start_at(frame.first + frame.frames - 1);
+        host.ok(vec![Operation::SetStart { partition: Target::Number(number), start }]);
+        host.run_as(COMMAND, &self.finished(request)).unwrap();
+    }
+}
+
+/// Takes over what an ultravisor left, on the same monitor.
+fn take_over<'a>(host: &mut Host<'a>, words: &'a [AtomicU32]) {
+    let database = Database::open(words).unwrap();
+    let (engine, _) = Engine::recover(database, LIMITS, &mut host.monitor, 9).unwrap();
+    host.engine = engine;
+}
+
+/// Runs `scenario` on a host made by `prepare`, ended before store number `at`; returns whether
+/// it was ended. `check` sees the host after recovery, with what it was before the scenario.
+fn end_at(
+    at: u64,
+    prepare: &dyn Fn(&mut Host),
+    scenario: &dyn Fn(&mut Host),
+    check: &dyn Fn(&mut Host, &Looks, u64),
+    again: Option<u64>,
+) -> bool {
+    let words = arena_of(96);
+    let mut host = Host::new(&words);
+    prepare(&mut host);
+    let before = looks(&host);
+    cut::after(Some(at));
+    let ended = catch_unwind(AssertUnwindSafe(|| scenario(&mut host))).is_err();
+    cut::after(None);
+    if !ended {
+        return false;
+    }
+    if let Some(again) = again {
+        cut::after(Some(again));
+        let _ = catch_unwind(AssertUnwindSafe(|| take_over(&mut host, &words)));
+        cut::after(None);
+    }
+    take_over(&mut host, &words);
+    agree(&host.engine, &host.monitor);
+    assert!(!host.engine.waits(), "ended before store {at}");
+    check(&mut host, &before, at);
+    // What comes after finds database and log in order, and no arena page was lost.
+    host.ok(vec![create("later")]);
+    true
+}
+
+/// Ends `scenario` at every place, or every so many; once more during the recovery from it.
+fn end_everywhere(
+    offset: u64,
+    prepare: &dyn Fn(&mut Host),
+    scenario: &dyn Fn(&mut Host),
+    check: &dyn Fn(&mut Host, &Looks, u64),
+) {
+    let stride = if std::env::var_os("CUT_ALL").is_some() { 1 } else { STRIDE };
+    let (mut at, mut ends) = (offset % stride, 0);
+    while end_at(at, prepare, scenario, check, None) {
+        // Somewhere else in the recovery each time.
+        end_at(at, prepare, scenario, check, Some(at.wrapping_mul(7) % 997));
+        at += stride;
+        ends += 1;
+    }
+    assert!(ends > 1000 / stride, "{ends} places");
+}
+
+fn with_old(host: &mut Host) {
+    let (old, _) = host.built("old");
+    let partition = Target::Number(old);
+    host.ok(vec![Operation::SetState { partition, state: state::RUNNING }]);
+}
+
+#[test]
+fn a_partition_takes_anothers_place_or_nothing_happened() {
+    let life = Life { name: "new", old: FIRST_GUEST };
+    end_everywhere(
+        0,
+        &with_old,
+        &|host| {
+            life.live(host);
+        },
+        &|host, before, at| {
+            let now = looks(host);
+            let whole = host.monitor.running.contains(&(FIRST_GUEST + 1));
+            if whole {
+                let gone = host.engine.database().reader().descriptor(FIRST_GUEST).is_err();
+                assert!(gone, "ended before store {at}: the old one is there still");
+                let new = host.descriptor(FIRST_GUEST + 1);
+                assert_eq!(new.state, state::RUNNING);
+            } else {
+                assert!(now == *before, "ended before store {at}: neither whole nor as before");
+            }
+        },
+    );
+}
+
+#[test]
+fn what_the_monitor_did_is_told_whole_or_not_at_all() {
+    let event = MonitorEvent {
+        partition: FIRST_GUEST,
+        cause: cause::UNHANDLED_TRAP,
+        detail: 13,
+        vcpu: 0,
+        address: 0x1000,
+        time: 7,
+    };
+    let crash = |host: &mut Host| {
+        host.monitor.running.remove(&FIRST_GUEST);
+        host.engine.monitor_did(&mut host.monitor, &event);
+    };
+    let mut at = 0;
+    loop {
+        let words = arena_of(96);
+        let mut host = Host::new(&words);
+        with_old(&mut host);
+        cut::after(Some(at));
+        let ended = catch_unwind(AssertUnwindSafe(|| crash(&mut host))).is_err();
+        cut::after(None);
+        if !ended {
+            break;
+        }
+        take_over(&mut host, &words);
+        // An event that was not written down is told again.
+        host.engine.monitor_did(&mut host.monitor, &event);
+        agree(&host.engine, &host.monitor);
+        let (cause, detail) =
+            (host.descriptor(FIRST_GUEST).cause, host.descriptor(FIRST_GUEST).cause_detail);
+        assert_eq!((cause, detail), (cause::UNHANDLED_TRAP, 13), "ended before store {at}");
+        at += 1;
+    }
+    assert!(at > 100, "{at}");
+}
+
+#[test]
+fn a_retry_after_the_takeover_gets_the_reply_that_was_lost() {
+    let request = transaction(vec![create("once")]);
+    let mut at = 0;
+    let (mut carried_out_before, mut after) = (0, 0);
+    loop {
+        let words = arena_of(96);
+        let mut host = Host::new(&words);
+        cut::after(Some(at));
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            host.engine.execute(&mut host.monitor, COMMAND, 1, 77, &request)
+        }));
+        cut::after(None);
+        let ended = done.is_err();
+        take_over(&mut host, &words);
+        let there = host.engine.database().numbers().any(|number| number == FIRST_GUEST);
+        if there {
+            carried_out_before += 1
+        } else {
+            after += 1
+        }
+        let reply = host.engine.execute(&mut host.monitor, COMMAND, 2, 77, &request);
+        assert!(matches!(reply.result, Ok(Answer::Applied(_))), "store {at}: {reply:?}");
+        let guests = host.engine.database().numbers().filter(|n| *n >= FIRST_GUEST).count();
+        assert_eq!(guests, 1, "ended before store {at}: carried out twice, or not at all");
+        // Another request of the same id is another request.
+        let other = transaction(vec![create("other")]);
+        assert!(host.engine.execute(&mut host.monitor, COMMAND, 3, 77, &other).result.is_ok());
+        assert_eq!(
+            host.engine.database().numbers().filter(|n| *n >= FIRST_GUEST).count(),
+            2,
+            "ended before store {at}"
+        );
+        if !ended {
+            break;
+        }
+        at += 1;
+    }
+    assert!(carried_out_before > 1 && after > 100, "{carried_out_before} and {after}");
+}
+
+#[test]
+fn what_is_pending_is_found_however_long_the_log_has_gone_on() {
+    let words = arena_of(96);
+    let mut host = Host::new(&words);
+    let memory = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: 70 };
+    let half = Transaction { pending: true, ..transaction(vec![create("half"), memory]) };
+    let before = looks(&host);
+    host.run_as(COMMAND, &half).unwrap();
+    let request = host.next;
+    // Refused requests of another fill the log, several times over.
+    for _ in 0..2000 {
+        host.run_as(
+            BOOT,
+            &transaction(vec![Operation::DestroyPartition {
+                partition: Target::Number(FIRST_GUEST + 7),
+            }]),
+        )
+        .unwrap_err();
+    }
+    let (oldest, next) = host.engine.log_bounds();
+    assert!(oldest > 1000, "{oldest}: the log has not wrapped");
+    assert!(host.engine.records_from(oldest).count() as u64 == next - oldest);
+    take_over(&mut host, &words);
+    assert!(looks(&host) == before, "what was pending is there for ever");
+    let completed = host.run_as(COMMAND, &transaction(vec![Operation::Complete { request }]));
+    assert_eq!(completed.unwrap_err().code, "not-pending");
+}
+
+#[test]
+fn pages_of_the_arena_are_not_lost() {
+    let words = arena_of(96);
+    let mut host = Host::new(&words);
+    let free = host.engine.database().free_pages();
+    let life = Life { name: "new", old: FIRST_GUEST };
+    with_old(&mut host);
+    drop(host);
+    let image: Vec<u32> = words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
+    let mut at = 5;
+    loop {
+        let words: Vec<AtomicU32> = image.iter().map(|&word| AtomicU32::new(word)).collect();
+        let prepared = arena_of(96);
+        let mut host = Host::new(&prepared);
+        with_old(&mut host);
+        prepared.iter().zip(&words).for_each(|(to, from)| {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        });
+        cut::after(Some(at));
+        let ended = catch_unwind(AssertUnwindSafe(|| life.live(&mut host))).is_err();
+        cut::after(None);
+        take_over(&mut host, &prepared);
+        for number in [FIRST_GUEST, FIRST_GUEST + 1] {
+            let partition = Target::Number(number);
+            let all = vec![
+                Operation::SetState { partition, state: state::DYING },
+                Operation::DestroyPartition { partition },
+            ];
+            let _ = host.run(&transaction(all));
+        }
+        assert_eq!(host.engine.database().free_pages(), free, "ended before store {at}");
+        if !ended {
+            break;
+        }
+        at += 61;
+    }
+}
