@@ -6,9 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use xtask::command_image::FileToSend;
-use xtask::options::BootOptions;
+use xtask::options::{BootOptions, MachineOptions};
 use xtask::workspace;
 
+use crate::Results;
+use crate::boots::{self, Boot};
 use crate::checks::{self, Check};
 use crate::guests::{minimal, minimal_guest};
 use crate::host::Host;
@@ -23,6 +25,43 @@ pub const CHECKS: &[Check] = &[
     Check { name: "kernel-log", run: checks::kernel_log },
     Check { name: "monitor-log", run: checks::monitor_log },
 ];
+
+/// What is checked with an ultravisor that has gone bad.
+const TAKEN: &[Check] = &[
+    Check { name: "takes-instances", run: takes_instances },
+    Check { name: "resources", run: checks::resources },
+    Check { name: "kernel-log", run: checks::kernel_log },
+];
+
+/// Runs the host with such an ultravisor.
+pub fn run(results: &mut Results) {
+    let boot = || {
+        let file = vec![minimal_guest()?];
+        Ok(BootOptions { file, ultravisor_options: "inject=take".into(), ..Default::default() })
+    };
+    let machine = MachineOptions::default();
+    boots::run_wanted(&Boot { name: "bad-ultravisor", machine, boot, checks: TAKEN }, results);
+}
+
+/// An ultravisor gets no frame that ring 0 writes for a partition, and none of the monitor's: what
+/// it says of the instance of a guest that runs is refused, and the guest goes on.
+fn takes_instances(host: &mut Host) -> Result<()> {
+    host.sh(&minimal("victim", "beat 0"))?;
+    host.sh("uvtool console victim | grep -q -m 1 '^beat 2 '")?;
+    let console = host.machine.console()?;
+    let of = |what: &str| {
+        let line = console.lines().rfind(|line| line.contains("injected: ") && line.contains(what));
+        line.with_context(|| format!("no line about {what}"))
+    };
+    let line = of("frames of an instance are busy")?;
+    let words: Vec<_> = line.split_whitespace().collect();
+    let at = words.iter().position(|word| *word == "of").context("no counts")?;
+    let (busy, all) = (words.get(at - 1), words.get(at + 1));
+    ensure!(busy == all, "the ultravisor took frames of an instance: {line}");
+    let line = of("the monitor as a partition")?;
+    ensure!(line.contains("Err(Errno(22))"), "{line}");
+    host.sh("uvtool destroy --forget victim").map(drop)
+}
 
 /// How long the attempts may take; some wait for an event.
 const LIMIT: Duration = Duration::from_secs(240);

@@ -36,6 +36,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     matrix::run,
     cpu::run,
     atomic::run,
+    containment::run,
     grub::run,
     session::run,
     guests::run,

@@ -104,13 +104,22 @@ impl Frame {
         if self.owner() == owner && self.replace(old, old.more_plain()) {
             return self.still_of(owner);
         }
-        self.get_ref_slowly(owner)
+        self.get_ref_slowly(owner, false)
+    }
+
+    /// Takes a reference for the monitor's own use of a frame, whatever its kind:
+    /// [`Frame::put_ref`] gives it back.
+    ///
+    /// # Errors
+    /// As [`Frame::get_ref`], but for the kind.
+    pub fn keep(&self, owner: Owner) -> Result<(), Refused> {
+        self.get_ref_slowly(owner, true)
     }
 
     #[inline(never)]
-    fn get_ref_slowly(&self, owner: Owner) -> Result<(), Refused> {
+    fn get_ref_slowly(&self, owner: Owner, private: bool) -> Result<(), Refused> {
         self.change(|w| {
-            if self.owner() != owner || w.kind() == Kind::Private {
+            if self.owner() != owner || w.kind() == Kind::Private && !private {
                 return Err(Refused::NotOwned);
             }
             if w.has(OWNER_BUSY) {

@@ -243,3 +243,26 @@ fn private_frames_are_refused() {
     assert_eq!(frame.get_ref(1), Err(Refused::NotOwned));
     assert_eq!(frame.get_typed(1, Type::Writable), Err(Refused::NotOwned));
 }
+
+#[test]
+fn an_instance_keeps_its_frames_whatever_their_kind() {
+    for kind in [Kind::Private, Kind::InstanceShared] {
+        let frame = Frame::default();
+        frame.set_owner(0, 5, Kind::Ram).unwrap();
+        assert_eq!(frame.keep(6), Err(Refused::NotOwned), "another's");
+        frame.set_owner(5, 5, kind).unwrap();
+        frame.keep(5).unwrap();
+        for (to, kind) in [(5, Kind::Ram), (6, Kind::Ram), (0, Kind::Private)] {
+            assert_eq!(frame.set_owner(5, to, kind), Err(Refused::InUse));
+        }
+        // What the partition maps and unmaps does not take it.
+        if frame.get_ref(5).is_ok() {
+            assert_eq!(kind, Kind::InstanceShared);
+            assert!(frame.put_ref());
+        }
+        assert_eq!(frame.set_owner(5, 6, Kind::Ram), Err(Refused::InUse));
+        assert!(frame.put_ref());
+        assert!(!frame.put_ref(), "given back once");
+        frame.set_owner(5, 6, Kind::Ram).unwrap();
+    }
+}

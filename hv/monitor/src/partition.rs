@@ -16,20 +16,22 @@
 #![expect(unsafe_code, reason = "lays structures over memory that the database assigned")]
 
 use core::{
+    ops::Range,
     ptr,
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering},
 };
 
 use events::{EventBits, PortCell, PortTable, UpcallWords};
-use frames::Kind;
+use frames::{Frame, Kind, Refused};
 use grants::{GrantTable, MapRecord, MapTable, PinnedEntry};
 use page_tables::{Error, Space};
 use pv_abi::{
     uv::{
         calls::{CAUSES, MonitorEvent},
         database::{
-            INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES, MAX_GRANT_FRAMES, MAX_PARTITION,
-            MAX_VCPUS, PartitionDescriptor, instance_frames, kind, rights, state,
+            FIRST_GUEST, INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES, IO_B, MAX_GRANT_FRAMES,
+            MAX_PARTITION, MAX_VCPUS, PartitionDescriptor, ULTRAVISOR, instance_frames, kind,
+            rights, state,
         },
     },
     xen::{errno, events::NR_VIRQS, grants::ENTRIES_PER_FRAME, mmu::M2P_INVALID},
@@ -152,13 +154,18 @@ pub fn vcpu_at(pointer: *mut Vcpu) -> Option<&'static Vcpu> {
 /// Lays out the instance of a partition that the database describes.
 ///
 /// # Errors
-/// `-EINVAL` where sizes are out of range, `-ENOMEM` where the instance memory is too small or the
-/// machine has no room for more virtual CPUs, `-EPERM` where it is not the partition's memory.
+/// `-EINVAL` where sizes are out of range or the number is no partition's, `-ENOMEM` where the
+/// instance memory is too small or the machine has no room for more virtual CPUs, `-EPERM` where it
+/// is not the partition's memory, `-EBUSY` where some of it is in use.
 pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i64> {
     let (vcpus, grant_frames) = (descriptor.vcpus, descriptor.grant_frames);
     let fits = |count, most| (1..=most).contains(&count);
     let sizes_fit = fits(vcpus, MAX_VCPUS) && fits(grant_frames, MAX_GRANT_FRAMES);
-    if descriptor.number >= MAX_PARTITION || !sizes_fit {
+    // The others stand for memory of the monitor or the firmware, or for nobody's.
+    let number = descriptor.number;
+    let own_number =
+        (ULTRAVISOR..=IO_B).contains(&number) || (FIRST_GUEST..MAX_PARTITION).contains(&number);
+    if !own_number || !sizes_fit {
         return Err(errno::EINVAL);
     }
     let limits = limits(descriptor)?;
@@ -167,23 +174,18 @@ pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i6
         return Err(errno::ENOMEM);
     }
     let first = descriptor.instance_first;
-    for mfn in first..first.checked_add(needed).ok_or(errno::EINVAL)? {
-        let frame = frame(mfn).ok_or(errno::EINVAL)?;
-        if frame.owner() != descriptor.number {
-            return Err(errno::EPERM);
-        }
-        machine::scrub(mfn);
-    }
+    let instance = first..first.checked_add(needed).ok_or(errno::EINVAL)?;
+    keep_frames(descriptor, instance.clone())?;
     let partition = lay_out(descriptor, &limits);
-    share_frames(partition)?;
     for id in 0..vcpus {
         create_vcpu(partition, id).inspect_err(|_| {
             partition.all_vcpus().take(id as usize).for_each(schedule::unregister);
+            release_frames(instance.clone());
         })?;
     }
     time::fill_shared_info(partition);
     let pointer = ptr::from_ref(partition).cast_mut();
-    PARTITIONS[descriptor.number as usize % NUMBERS].store(pointer, Ordering::Release);
+    PARTITIONS[number as usize % NUMBERS].store(pointer, Ordering::Release);
     Ok(partition)
 }
 
@@ -206,8 +208,7 @@ fn instance_slice<T>(mfn: u64, count: usize) -> *mut [T] {
 fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partition {
     let number = descriptor.number;
     let first = descriptor.instance_first;
-    let grant_table =
-        first + u64::from(INSTANCE_FIXED_FRAMES + descriptor.vcpus * INSTANCE_VCPU_FRAMES);
+    let grant_table = grant_table(first, descriptor.vcpus);
     let pinned_count = descriptor.grant_frames as usize * ENTRIES_PER_FRAME;
     let maps = instance_slice::<MapRecord>(first + MAP_RECORDS_FRAME, MAP_RECORDS);
     let pinned = grant_table + u64::from(descriptor.grant_frames);
@@ -247,20 +248,43 @@ fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partit
     }
 }
 
-/// Lets the partition map its shared info and grant frames, and nothing else of the instance.
-fn share_frames(partition: &Partition) -> Result<(), i64> {
-    let owner = partition.number;
-    let end = partition.instance + instance_frames(partition.vcpus, partition.grant_frames);
-    for mfn in partition.instance..end {
-        let frame = frame(mfn).ok_or(errno::EINVAL)?;
-        let shared = partition.is_shared_frame(mfn);
+/// First frame of the grant table of an instance.
+fn grant_table(instance: u64, vcpus: u32) -> u64 {
+    instance + u64::from(INSTANCE_FIXED_FRAMES + vcpus * INSTANCE_VCPU_FRAMES)
+}
+
+/// Makes frames an instance, zeroed, and takes a reference on each: what ring 0 writes stays the
+/// partition's until [`release_frames`], whatever the database says. The partition may map its
+/// shared info and grant frames, and nothing else of the instance.
+fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(), i64> {
+    let owner = descriptor.number;
+    let grants = grant_table(frames.start, descriptor.vcpus);
+    let grants = grants..grants + u64::from(descriptor.grant_frames);
+    for mfn in frames.clone() {
+        let shared = mfn == frames.start + 1 || grants.contains(&mfn);
         let kind = if shared { Kind::InstanceShared } else { Kind::Private };
-        frame.set_owner(owner, owner, kind).map_err(|_| errno::EBUSY)?;
+        let kept = frame(mfn).ok_or(errno::EINVAL).and_then(|frame| {
+            let kept = frame.set_owner(owner, owner, kind).and_then(|()| frame.keep(owner));
+            kept.map_err(|why| if why == Refused::NotOwned { errno::EPERM } else { errno::EBUSY })
+        });
+        if let Err(error) = kept {
+            release_frames(frames.start..mfn);
+            return Err(error);
+        }
+        machine::scrub(mfn);
         if let Some(entry) = platform::m2p().get(mfn as usize) {
             entry.store(M2P_INVALID, Ordering::Relaxed);
         }
     }
     Ok(())
+}
+
+/// Gives back the references on an instance that nobody uses any more.
+pub fn release_frames(frames: Range<u64>) {
+    for mfn in frames {
+        let released = frame(mfn).is_some_and(Frame::put_ref);
+        assert!(released, "frame {mfn:#x} of an instance was not kept");
+    }
 }
 
 fn create_vcpu(partition: &'static Partition, id: u32) -> Result<(), i64> {
@@ -311,6 +335,12 @@ impl Partition {
         self.state.load(Ordering::Acquire) == state::RUNNING
     }
 
+    /// Frames of its instance.
+    #[must_use]
+    pub fn instance_frames(&self) -> Range<u64> {
+        self.instance..self.instance + instance_frames(self.vcpus, self.grant_frames)
+    }
+
     /// Frame of shared info.
     #[must_use]
     pub fn shared_info(&self) -> u64 {
@@ -320,7 +350,7 @@ impl Partition {
     /// First frame of the grant table.
     #[must_use]
     pub fn grant_table(&self) -> u64 {
-        self.instance + u64::from(INSTANCE_FIXED_FRAMES + self.vcpus * INSTANCE_VCPU_FRAMES)
+        grant_table(self.instance, self.vcpus)
     }
 
     /// Uses its grant table.
@@ -332,12 +362,6 @@ impl Partition {
         let entries = unsafe { &*entries };
         let mut pinned = self.pinned.lock();
         act(&mut GrantTable::new(entries, &mut pinned))
-    }
-
-    /// Whether the partition itself may map this frame of the instance.
-    fn is_shared_frame(&self, mfn: u64) -> bool {
-        let grants = self.grant_table();
-        mfn == self.shared_info() || (grants..grants + u64::from(self.grant_frames)).contains(&mfn)
     }
 
     fn vcpu_place(&self, id: u32) -> *mut Vcpu {

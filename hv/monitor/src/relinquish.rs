@@ -30,8 +30,10 @@ pub fn relinquish(partition: &'static Partition) -> Result<(), i64> {
     drop_tables(partition)?;
     end_grants(partition)?;
     partition.all_vcpus().for_each(schedule::unregister);
+    let instance = partition.instance_frames();
     partition::unregister(partition.number);
     cpu::quiesce_others();
+    partition::release_frames(instance);
     Ok(())
 }
 

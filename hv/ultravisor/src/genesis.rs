@@ -46,7 +46,7 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
     for word in options.split_ascii_whitespace() {
         let known = word.strip_prefix("inject=").is_some_and(crate::inject::set);
         if !known {
-            let valid = "inject=refuse:N and inject=sweep, both for tests";
+            let valid = "inject=refuse:N, inject=sweep and inject=take, all for tests";
             return Err(format!("unknown option {word:?}; there are {valid}"));
         }
     }
@@ -70,7 +70,7 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
         None => fill(words, &description, start, limits)
             .map_err(|error| format!("arena of {} pages: {error:?}", start.arena_pages))?,
     };
-    let mut host = Host::new(engine, facts(&description), services);
+    let mut host = Host::new(words, engine, facts(&description), services);
     if first {
         enforce(&mut host).map_err(|(action, errno)| {
             format!("the monitor refuses {action:?} of the first database: errno {errno}")

@@ -5,6 +5,7 @@
 //! from being served.
 
 use alloc::collections::VecDeque;
+use core::sync::atomic::AtomicU32;
 
 use partition_runtime::events::{self, Events, Port, VIRQ_TIMER};
 use partition_runtime::{lead, log, time};
@@ -26,6 +27,8 @@ const DRAIN_ROUNDS: usize = 4;
 pub struct Host {
     /// Database, log and transactions.
     pub engine: Engine<'static>,
+    /// The pages of the database.
+    arena: &'static [AtomicU32],
     facts: Facts,
     /// What is served.
     pub services: Services,
@@ -43,13 +46,19 @@ pub struct Host {
 impl Host {
     /// A host that serves nothing yet.
     #[must_use]
-    pub fn new(engine: Engine<'static>, facts: Facts, services: Services) -> Self {
+    pub fn new(
+        arena: &'static [AtomicU32],
+        engine: Engine<'static>,
+        facts: Facts,
+        services: Services,
+    ) -> Self {
         let timer = events::bind_virq(VIRQ_TIMER);
         let timer = timer.inspect_err(|error| log!("no timer: {error}")).ok();
         Self {
             told: engine.log_bounds().1,
             followed: 0,
             engine,
+            arena,
             facts,
             services,
             events: Events::new(),
@@ -157,6 +166,7 @@ impl Host {
             log!("refused partition {client}: {object}: {field}: {}", refusal.reason);
         }
         self.follow_database();
+        crate::inject::misbehave(self.arena);
         reply
     }
 

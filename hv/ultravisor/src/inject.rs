@@ -1,13 +1,21 @@
-//! A test option: the monitor's refusal of an action, made up here.
+//! Test options: the monitor's refusal of an action, made up here, and an ultravisor gone bad.
 //!
 //! `inject=refuse:N` refuses the N-th action that requests ask of the monitor, from the first
 //! start on. `inject=sweep` refuses the first action asked for by the command partition, then the
 //! second after that refusal, then the third, and so on: whoever repeats a piece of work until it
 //! succeeds has seen it refused at each action.
 //!
+//! `inject=take` tries, after each start of a partition, to take the memory of its instance, and to
+//! make a partition of the monitor's memory; the log says how the monitor answers.
+//!
 //! Rule: nothing is refused that no option asked for, and never what takes something back.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use partition_runtime::hypercall::Errno;
+use partition_runtime::{lead, log};
+use pv_abi::uv::database::{MONITOR, UNASSIGNED, instance_frames, kind, state};
+use resource_db::{Database, Owner, WriteError};
 
 /// The action that is refused; 0: none.
 static AT: AtomicU32 = AtomicU32::new(0);
@@ -18,8 +26,17 @@ static SWEEP: AtomicBool = AtomicBool::new(false);
 /// The command partition asks.
 static COMMAND_ASKS: AtomicBool = AtomicBool::new(false);
 
+/// Memory is taken after each start.
+static TAKES: AtomicBool = AtomicBool::new(false);
+/// A partition that was started; 0: none.
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
 /// Takes the option's value; returns whether it is one.
 pub fn set(value: &str) -> bool {
+    if value == "take" {
+        TAKES.store(true, Ordering::Relaxed);
+        return true;
+    }
     if value == "sweep" {
         SWEEP.store(true, Ordering::Relaxed);
         AT.store(1, Ordering::Relaxed);
@@ -53,4 +70,66 @@ pub fn refuses() -> bool {
     COUNT.store(0, Ordering::Relaxed);
     AT.store(if sweep { at + 1 } else { 0 }, Ordering::Relaxed);
     true
+}
+
+/// Notes that the monitor started a partition.
+pub fn started(number: u32) {
+    if TAKES.load(Ordering::Relaxed) {
+        STARTED.store(number, Ordering::Relaxed);
+    }
+}
+
+/// Tries what an ultravisor must not get done, where a partition was started since.
+pub fn misbehave(arena: &[AtomicU32]) {
+    let number = STARTED.swap(0, Ordering::Relaxed);
+    if number == 0 {
+        return;
+    }
+    match take_instance(arena, number) {
+        Ok((busy, all)) => log!("injected: {busy} of {all} frames of an instance are busy"),
+        Err(error) => log!("injected: the arena: {error:?}"),
+    }
+    match take_monitor(arena) {
+        Ok(answer) => log!("injected: the monitor as a partition: {answer:?}"),
+        Err(error) => log!("injected: the arena: {error:?}"),
+    }
+}
+
+/// Frees each frame of a partition's instance, says so to the monitor, and takes that back. How
+/// many the monitor calls busy, of how many.
+fn take_instance(arena: &[AtomicU32], number: u32) -> Result<(u64, u64), WriteError> {
+    let mut database = Database::open(arena)?;
+    let descriptor = database.reader().descriptor(number)?;
+    let all = instance_frames(descriptor.vcpus, descriptor.grant_frames);
+    let mut busy = 0;
+    for frame in descriptor.instance_first..descriptor.instance_first + all {
+        database.set_owner(frame, 1, Owner { number: UNASSIGNED, io: false })?;
+        let answer = lead::activate_pages(frame, 1);
+        database.set_owner(frame, 1, Owner { number, io: false })?;
+        busy += u64::from(answer == Err(Errno::EBUSY));
+    }
+    Ok((busy, all))
+}
+
+/// Describes the monitor as a guest whose instance lies in the monitor's memory; the answer.
+fn take_monitor(arena: &[AtomicU32]) -> Result<Result<(), Errno>, WriteError> {
+    let mut database = Database::open(arena)?;
+    let before = database.reader().descriptor(MONITOR)?;
+    let mut guest = before;
+    let frames = instance_frames(1, 1);
+    let mut first = 0;
+    loop {
+        let range = database.reader().range_at(first, u64::MAX - first)?;
+        if range.owner.number == MONITOR && !range.owner.io && range.frames >= frames {
+            break;
+        }
+        first += range.frames;
+    }
+    (guest.kind, guest.state) = (kind::GUEST, state::BUILDING);
+    (guest.vcpus, guest.grant_frames) = (1, 1);
+    (guest.instance_first, guest.instance_frames) = (first, frames);
+    database.write_descriptor(&guest)?;
+    let answer = lead::activate_partition(MONITOR);
+    database.write_descriptor(&before)?;
+    Ok(answer)
 }

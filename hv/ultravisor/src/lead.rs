@@ -36,7 +36,9 @@ impl Monitor for Lead<'_> {
             },
             Action::Pages { first, frames } => lead::activate_pages(first, frames),
             Action::Channel(index) => lead::activate_channel(index),
-            Action::Start(number) => lead::start(number),
+            Action::Start(number) => {
+                lead::start(number).inspect(|()| crate::inject::started(number))
+            }
             Action::Stop(number) => lead::stop(number),
             Action::Destroy(number) => {
                 self.services.detach(number);

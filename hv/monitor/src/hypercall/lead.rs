@@ -106,7 +106,8 @@ fn give(mfn: u64, owner: Owner) -> Result<(), i64> {
     if before == MONITOR {
         return Err(errno::EPERM);
     }
-    // A partition's idle frames are on its list, and its instance is in use, for as long as it is.
+    // A partition's idle frames are on its list for as long as it is; what it uses, its instance
+    // among that, has references.
     let kind = frame.word().kind();
     if kind == Kind::Private && partition::find(before).is_some() {
         return Err(errno::EBUSY);
