@@ -3,6 +3,7 @@
 //! `GUESTS` and `CYCLES` in the environment make the Debian guests and the cycles of create and
 //! destroy more than CI has time for.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -74,14 +75,19 @@ fn minimal_options() -> Result<BootOptions> {
 }
 
 fn debian_options() -> Result<BootOptions> {
-    let disk = workspace::build_dir()?.join("guest-initrd.cpio");
-    workspace::write_if_changed(&disk, &ram_disk()?)?;
-    let files = vec![
-        FileToSend { host: kernel::guest_kernel()?.bzimage, guest: KERNEL.into() },
-        FileToSend { host: disk, guest: RAM_DISK.into() },
-    ];
+    let files = debian_files(&kernel::guest_kernel()?.bzimage)?;
     // What is left is for ten guests.
     Ok(BootOptions { file: files, command_memory: Some("1G".into()), ..BootOptions::default() })
+}
+
+/// A kernel and a RAM disk for Debian guests, for the command partition to have them.
+pub fn debian_files(kernel: &Path) -> Result<Vec<FileToSend>> {
+    let disk = workspace::build_dir()?.join("guest-initrd.cpio");
+    workspace::write_if_changed(&disk, &ram_disk()?)?;
+    Ok(vec![
+        FileToSend { host: kernel.to_owned(), guest: KERNEL.into() },
+        FileToSend { host: disk, guest: RAM_DISK.into() },
+    ])
 }
 
 /// What a Debian guest does: says that it is up, and every second how much memory and how many CPUs
@@ -383,7 +389,7 @@ fn with_debian(
 }
 
 /// Debian guests boot to their init, work, are paused, resized, rebooted and shut down, each.
-fn lives(host: &mut Host) -> Result<()> {
+pub fn lives(host: &mut Host) -> Result<()> {
     let names: Vec<_> =
         (1..=number::<u32>("GUESTS", 2)?).map(|index| format!("debian-{index}")).collect();
     let definitions: String = names.iter().map(|name| debian(name, "256M", 2)).collect();

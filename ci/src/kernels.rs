@@ -10,8 +10,8 @@ use xtask::machine::{Event, Machine, NoEvent};
 use xtask::options::{BootOptions, MachineOptions};
 use xtask::{boot_image, guest_image, host, hv_build, kernel, qemu, workspace};
 
-use crate::Results;
 use crate::host::Host;
+use crate::{Results, guests};
 
 /// How long the kernel may take until it has powered off.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -24,8 +24,23 @@ const SCENARIOS: [(&str, Scenario); 3] = [
     ("other-kernel/notes-in-sections", notes_in_sections),
 ];
 
+/// Suites of Debian whose kernels are tried by name, since they are downloaded: each does the work
+/// of the command partition, with guests of its own kind.
+const SUITES: [(&str, &str); 4] = [
+    ("kernels/5.10", "bullseye"),
+    ("kernels/6.1", "bookworm"),
+    ("kernels/6.12", "trixie"),
+    ("kernels/testing", "testing"),
+];
+
 /// Runs the scenarios that were asked for.
 pub fn run(results: &mut Results) {
+    for (name, suite) in SUITES {
+        if !results.words.is_empty() && results.wanted(name) {
+            let start = Instant::now();
+            results.note(name, start, of_suite(suite));
+        }
+    }
     for (name, scenario) in SCENARIOS {
         if results.wanted(name) {
             let start = Instant::now();
@@ -73,6 +88,25 @@ fn command() -> Result<()> {
     let mut host = Host::boot(&MachineOptions::default(), &boot)?;
     let release = host.sh("uname -r")?;
     ensure!(release == kernel.release, "uname -r is {release}, not {}", kernel.release);
+    host.power_off()
+}
+
+/// The kernel of a suite in the command partition's place, and the lives of guests with it.
+fn of_suite(suite: &str) -> Result<()> {
+    let kernel = kernel::of_suite(suite)?;
+    let file = guests::debian_files(&kernel.bzimage)?;
+    let boot = BootOptions {
+        kernel: Some(kernel.bzimage),
+        modules: Some(kernel.modules),
+        command_memory: Some("1G".into()),
+        file,
+        ..BootOptions::default()
+    };
+    let machine = MachineOptions { cpus: 4, memory: "4G".into(), ..MachineOptions::default() };
+    let mut host = Host::boot(&machine, &boot)?;
+    let release = host.sh("uname -r")?;
+    ensure!(release == kernel.release, "uname -r is {release}, not {}", kernel.release);
+    guests::lives(&mut host)?;
     host.power_off()
 }
 

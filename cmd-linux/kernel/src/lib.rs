@@ -112,6 +112,18 @@ fn read(path: &Path) -> Result<Vec<u8>, Problem> {
     if bytes.len() as u64 > MAX_UNPACKED { Err(Problem::TooLarge) } else { Ok(bytes) }
 }
 
+/// Unpacks a file that may be compressed as a whole: a kernel module, for instance; `path` is for
+/// the messages.
+///
+/// # Errors
+/// See [`Problem`].
+pub fn unpack_file(bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>, Error> {
+    let Some(compression) = compression_of(&bytes) else { return Ok(bytes) };
+    let limits = Limits { most: MAX_UNPACKED, expected: 0 };
+    decompress(compression, &bytes, 0, limits)
+        .map_err(|problem| Error { file: path.to_owned(), problem })
+}
+
 /// As [`load`], of a file that was read already; `path` is for the messages.
 ///
 /// # Errors

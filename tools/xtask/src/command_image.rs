@@ -10,14 +10,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::cpio::Archive;
 use crate::kernel::Kernel;
-use crate::modules::Modules;
+use crate::modules::{self, Modules};
 use crate::workspace;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const BUSYBOX: &str = "/bin/busybox";
 
 /// The kernel modules that `uvd` and `/proc/xen` need, with their parameters.
-const MODULES: [(&str, &str); 5] = [
+pub(crate) const MODULES: [(&str, &str); 5] = [
     ("xen-evtchn", ""),
     ("xen-gntdev", ""),
     ("xen-gntalloc", ""),
@@ -131,9 +131,11 @@ fn add_modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
     let names = MODULES.map(|(name, _)| name);
     for file in Modules::find(&kernel.modules)?.in_load_order(&names)? {
         let below = file.strip_prefix(&kernel.modules).context("a module outside its directory")?;
-        let path = format!("lib/modules/{}/{}", kernel.release, below.display());
-        archive.file(&path, 0o644, &workspace::read(&file)?);
-        let is_file = |(name, _): &&(&str, &str)| file.file_stem().is_some_and(|s| s == *name);
+        let below = below.parent().unwrap_or(Path::new(""));
+        let stem = modules::stem(&file);
+        let path = format!("lib/modules/{}/{}/{stem}.ko", kernel.release, below.display());
+        archive.file(&path, 0o644, &modules::contents(&file)?);
+        let is_file = |(name, _): &&(&str, &str)| stem == *name;
         let parameters = MODULES.iter().find(is_file).map_or("", |(_, parameters)| parameters);
         list.push_str(format!("/{path} {parameters}").trim_end());
         list.push('\n');

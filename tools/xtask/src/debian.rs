@@ -15,21 +15,94 @@ const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 /// Where libraries are in a tree; they go to the first of these in the command partition.
 const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
 
+/// Another suite of Debian than this machine's, known to a configuration of apt that is our own. The
+/// archive is the machine's own.
+pub struct Suite {
+    options: Vec<String>,
+}
+
+impl Suite {
+    /// Asks the archive for what a suite has.
+    ///
+    /// # Errors
+    /// This machine has no archive of Debian, or that has no such suite.
+    pub fn new(suite: &str) -> Result<Self> {
+        let directory = workspace::build_dir()?.join("apt").join(suite);
+        for path in ["lists/partial", "cache/archives/partial"] {
+            workspace::directory(directory.join(path))?;
+        }
+        let key = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        let archive = archive()?;
+        let sources = directory.join("sources.list");
+        let line = format!("deb [signed-by={key}] {archive} {suite} main\n");
+        workspace::write_if_changed(&sources, line.as_bytes())?;
+        let place = directory.display();
+        let options = [
+            format!("Dir::Etc::sourcelist={place}/sources.list"),
+            "Dir::Etc::sourceparts=-".into(),
+            format!("Dir::State::lists={place}/lists"),
+            "Dir::State::status=/dev/null".into(),
+            format!("Dir::Cache={place}/cache"),
+            "Acquire::Languages=none".into(),
+            "APT::Sandbox::User=root".into(),
+        ];
+        let options = options.into_iter().flat_map(|option| ["-o".into(), option]).collect();
+        let suite = Self { options };
+        workspace::run(suite.apt("apt-get").args(["update", "-q"]), "asking a suite of Debian")?;
+        Ok(suite)
+    }
+
+    fn apt(&self, program: &str) -> Command {
+        let mut apt = Command::new(program);
+        apt.args(&self.options);
+        apt
+    }
+
+    /// The relations of a package, as apt lists them.
+    ///
+    /// # Errors
+    /// There is no such package.
+    pub fn depends(&self, package: &str) -> Result<String> {
+        workspace::output(self.apt("apt-cache").args(["depends", package]), "asking apt")
+    }
+
+    /// As [`unpack`], from the suite.
+    ///
+    /// # Errors
+    /// A package cannot be downloaded or unpacked.
+    pub fn unpack(&self, packages: &[String], tree: &Path) -> Result<()> {
+        let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+        unpack_by(self.apt("apt-get"), &packages, tree)
+    }
+}
+
+/// Where this machine's packages of Debian come from.
+fn archive() -> Result<String> {
+    let mut apt = Command::new("apt-get");
+    apt.args(["indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"]);
+    let text = workspace::output(&mut apt, "asking apt for its archives")?;
+    let found = text.lines().find_map(|line| line.strip_prefix("Debian "));
+    Ok(found.context("apt knows no archive of Debian; run `apt-get update` as root")?.to_owned())
+}
+
 /// Downloads packages and unpacks them all into the directory `tree`, which appears when it is
 /// complete.
 ///
 /// # Errors
 /// A package cannot be downloaded or unpacked.
 pub fn unpack(packages: &[&str], tree: &Path) -> Result<()> {
+    unpack_by(Command::new("apt-get"), packages, tree)
+}
+
+fn unpack_by(apt: Command, packages: &[&str], tree: &Path) -> Result<()> {
     let work = tree.with_added_extension(format!("{}.part", std::process::id()));
     let work = Scratch::new(work);
     workspace::directory(work.path().to_owned())?;
-    fetch(packages, work.path(), tree)
+    fetch(apt, packages, work.path(), tree)
 }
 
-fn fetch(packages: &[&str], work: &Path, tree: &Path) -> Result<()> {
+fn fetch(mut apt: Command, packages: &[&str], work: &Path, tree: &Path) -> Result<()> {
     eprintln!("xtask: downloading {}", packages.join(" "));
-    let mut apt = Command::new("apt-get");
     // The download needs no rights; without this option apt warns that its sandbox user has none.
     apt.args(["download", "-q", "-o", "APT::Sandbox::User=root"]).args(packages).current_dir(work);
     workspace::run(&mut apt, "downloading Debian packages")?;

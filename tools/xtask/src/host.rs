@@ -92,16 +92,19 @@ fn command_partition(options: &BootOptions) -> Result<Vec<Module>> {
 
 fn other_kernel(file: &Path, options: &BootOptions) -> Result<Vec<Module>> {
     let line = format!("{OTHER_COMMAND_LINE} {}", options.append);
-    let elf = kernel_image::load(file).context("--kernel")?.elf;
+    let bytes = kernel_image::load(file).context("--kernel")?.elf;
     let directory = workspace::directory(workspace::build_dir()?.join("kernels"))?;
-    let elf = workspace::write_named_by_content(&directory, "elf", &elf)?;
+    let elf = workspace::write_named_by_content(&directory, "elf", &bytes)?;
     let initrd = match &options.initrd {
         Some(initrd) => {
             ensure!(options.file.is_empty(), "--file goes into our RAM disk; leave out --initrd");
             ensure!(initrd.is_file(), "--initrd {}: there is no such file", initrd.display());
             initrd.clone()
         }
-        None => self::initrd(&kernel::guest_kernel()?, options)?,
+        None => {
+            let own = kernel::beside(file, &bytes, options.modules.as_deref())?;
+            self::initrd(&own.map_or_else(kernel::guest_kernel, Ok)?, options)?
+        }
     };
     Ok(vec![module("command-kernel", elf, &line), module("command-initrd", initrd, "")])
 }

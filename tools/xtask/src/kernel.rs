@@ -7,9 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::{debian, workspace};
+use crate::{command_image, debian, workspace};
 
 /// A kernel and what belongs to it.
 pub struct Kernel {
@@ -50,6 +50,93 @@ pub fn guest_kernel() -> Result<Kernel> {
         workspace::write_whole(&kernel.elf, &kernel_image::load(&kernel.bzimage)?.elf)?;
     }
     Ok(kernel)
+}
+
+/// The newest kernel of a Debian suite, `bullseye` or `testing`, downloaded on first use from where
+/// this machine's own packages come from.
+///
+/// # Errors
+/// There is no such suite, or the kernel cannot be downloaded or unpacked.
+pub fn of_suite(suite: &str) -> Result<Kernel> {
+    let apt = debian::Suite::new(suite)?;
+    let depends = |package: &str, starts: &[&str]| -> Result<Vec<String>> {
+        let text = apt.depends(package)?;
+        let names = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        let wanted = names.filter(|name| starts.iter().any(|start| name.starts_with(start)));
+        Ok(wanted.map(str::to_owned).collect())
+    };
+    let image = depends("linux-image-amd64", &["linux-image-"])?;
+    let image = image.first().with_context(|| format!("{suite} has no linux-image-amd64"))?;
+    // Newer packages are split.
+    let mut packages = depends(image, &["linux-binary-", "linux-modules-"])?;
+    packages.push(image.clone());
+    let cache = workspace::directory(workspace::build_dir()?.join("kernel"))?;
+    let tree = cache.join(image);
+    if !tree.exists() {
+        apt.unpack(&packages, &tree)?;
+    }
+    let release = image.trim_start_matches("linux-image-");
+    let inside = ["usr/lib/modules", "lib/modules"].map(|path| tree.join(path).join(release));
+    let modules = inside.into_iter().find(|path| path.is_dir()).context("no modules")?;
+    let places = [tree.join(format!("boot/vmlinuz-{release}")), modules.join("vmlinuz")];
+    let bzimage = places.into_iter().find(|path| path.is_file()).context("no kernel")?;
+    Ok(Kernel { release: release.to_owned(), elf: bzimage.clone(), bzimage, modules })
+}
+
+/// The kernel of a file, whose unpacked image is `elf`, with the modules that belong to it: those
+/// below `modules`, else those beside the file, as packages have them, or this machine's. `None`:
+/// it is no Linux.
+///
+/// # Errors
+/// It is a Linux, and its modules are nowhere.
+pub fn beside(file: &Path, elf: &[u8], modules: Option<&Path>) -> Result<Option<Kernel>> {
+    let Some(release) = release(elf) else {
+        ensure!(modules.is_none(), "--modules: {} is no Linux kernel", file.display());
+        return Ok(None);
+    };
+    let places = match modules {
+        Some(directory) => vec![directory.to_owned(), directory.join(&release)],
+        None => {
+            let beside = file.parent().unwrap_or(Path::new("."));
+            vec![beside.to_owned(), beside.join(".."), "/".into()]
+        }
+    };
+    let below = ["", "lib/modules", "usr/lib/modules"];
+    let mut all = places.iter().flat_map(|place| below.map(|path| place.join(path)));
+    let found = all.find_map(|path| {
+        let named = [path.join(&release), path].into_iter();
+        named.filter(|path| path.ends_with(&release)).find(|path| path.join("kernel").is_dir())
+    });
+    if let Some(modules) = found {
+        let (bzimage, elf) = (file.to_owned(), file.to_owned());
+        return Ok(Some(Kernel { release, bzimage, elf, modules }));
+    }
+    let own = if modules.is_none() { guest_kernel().ok() } else { None };
+    match own.filter(|kernel| kernel.release == release) {
+        Some(kernel) => Ok(Some(kernel)),
+        None => bail!(
+            "--kernel {}: this is Linux {release}, and its modules are not {}; the command \
+             partition's RAM disk needs {}: give the package's lib/modules/{release} with \
+             --modules DIR, or another RAM disk with --initrd FILE",
+            file.display(),
+            modules.map_or("beside it".into(), |path| format!("in {}", path.display())),
+            command_image::MODULES.map(|(name, _)| name).join(", ")
+        ),
+    }
+}
+
+/// What `uname -r` prints, as the banner of a Linux kernel has it.
+fn release(elf: &[u8]) -> Option<String> {
+    const BANNER: &[u8] = b"Linux version ";
+    let mut rest = elf;
+    loop {
+        let at = rest.windows(BANNER.len()).position(|bytes| bytes == BANNER)?;
+        rest = &rest[at + BANNER.len()..];
+        let word = rest.split(|byte| !byte.is_ascii_graphic()).next().unwrap_or_default();
+        if word.first().is_some_and(u8::is_ascii_digit) && word.len() < 65 {
+            return Some(String::from_utf8_lossy(word).into_owned());
+        }
+    }
 }
 
 /// Debian's Xen, to compare with, downloaded on first use.
@@ -115,5 +202,37 @@ mod tests {
     fn the_package_is_read_from_the_dependencies() {
         let text = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n";
         assert_eq!(text.lines().find_map(package_in_line), Some("linux-image-6.1.0-56-amd64"));
+    }
+
+    const ELF: &[u8] = b"\x7fELF %s version %s\0Linux version %s\0Linux version 6.9-x (a@b)\0";
+
+    #[test]
+    fn the_release_is_read_from_the_banner() {
+        assert_eq!(release(ELF).as_deref(), Some("6.9-x"));
+        assert_eq!(release(b"\x7fELF hello from a unikernel"), None);
+    }
+
+    #[test]
+    fn modules_are_found_beside_their_kernel() {
+        let root = std::env::temp_dir().join(format!("xtask-beside-{}", std::process::id()));
+        let (file, modules) = (root.join("boot/vmlinuz-6.9-x"), root.join("lib/modules/6.9-x"));
+        fs::create_dir_all(modules.join("kernel")).expect("space");
+        fs::create_dir_all(root.join("boot")).expect("space");
+        let found = |file: &Path, modules: Option<&Path>| {
+            let kernel = beside(file, ELF, modules).expect("beside").expect("Linux");
+            (kernel.release, fs::canonicalize(kernel.modules).expect("a directory"))
+        };
+        let expected = ("6.9-x".to_owned(), fs::canonicalize(&modules).expect("made above"));
+        assert_eq!(found(&file, None), expected);
+        assert_eq!(found(&modules.join("vmlinuz"), None), expected);
+        for directory in [&root, &modules, &root.join("lib/modules")] {
+            assert_eq!(found(Path::new("/elsewhere"), Some(directory)), expected);
+        }
+        let error = beside(Path::new("/elsewhere"), ELF, Some(&root.join("boot")));
+        let error = error.err().expect("no modules").to_string();
+        assert!(error.contains("6.9-x") && error.contains("xen-gntdev"), "{error}");
+        assert!(beside(&file, b"no Linux", None).expect("no Linux").is_none());
+        assert!(beside(&file, b"no Linux", Some(&root)).is_err());
+        fs::remove_dir_all(root).expect("made above");
     }
 }

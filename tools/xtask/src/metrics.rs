@@ -300,8 +300,8 @@ mod tests {
             bare_unsafe: bare,
             ..Metrics::default()
         };
-        assert!(metrics(part(11_500, 500), vec![]).violations().is_empty());
-        assert_eq!(metrics(part(11_501, 500), vec![]).violations().len(), 1);
+        assert!(metrics(part(RING0_LIMIT - 500, 500), vec![]).violations().is_empty());
+        assert_eq!(metrics(part(RING0_LIMIT - 499, 500), vec![]).violations().len(), 1);
         assert_eq!(metrics(part(0, 501), vec!["a.rs:1".into()]).violations().len(), 2);
     }
 

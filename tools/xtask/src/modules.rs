@@ -3,17 +3,33 @@
 //! A module names those it depends on in its `.modinfo` section (`depends=a,b`), so no
 //! `modules.dep` is needed; the package ships none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::workspace;
 
 /// The modules of a kernel, by name with `_` for `-`.
 pub struct Modules {
     files: BTreeMap<String, PathBuf>,
+    /// Those that are part of the kernel itself.
+    built_in: BTreeSet<String>,
+}
+
+/// A module's name, from its file's: compressed ones end in `.ko.xz` or the like.
+pub fn stem(file: &Path) -> String {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    name.split(".ko").next().unwrap_or_default().to_owned()
+}
+
+/// A module's bytes, unpacked.
+///
+/// # Errors
+/// It cannot be read or unpacked.
+pub fn contents(file: &Path) -> Result<Vec<u8>> {
+    Ok(kernel_image::unpack_file(workspace::read(file)?, file)?)
 }
 
 fn canonical(name: &str) -> String {
@@ -21,11 +37,13 @@ fn canonical(name: &str) -> String {
 }
 
 impl Modules {
-    /// Finds the uncompressed modules below `directory` (`lib/modules/<release>`).
+    /// Finds the modules below `directory` (`lib/modules/<release>`).
     ///
     /// # Errors
     /// The directory cannot be read.
     pub fn find(directory: &Path) -> Result<Self> {
+        let list = fs::read_to_string(directory.join("modules.builtin")).unwrap_or_default();
+        let built_in = list.lines().map(|line| canonical(&stem(line.as_ref()))).collect();
         let mut files = BTreeMap::new();
         let mut pending = vec![directory.join("kernel")];
         while let Some(directory) = pending.pop() {
@@ -35,13 +53,12 @@ impl Modules {
                 let path = entry?.path();
                 if path.is_dir() {
                     pending.push(path);
-                } else if path.extension().is_some_and(|e| e == "ko") {
-                    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-                    files.insert(canonical(&stem), path.clone());
+                } else if path.to_string_lossy().contains(".ko") {
+                    files.insert(canonical(&stem(&path)), path);
                 }
             }
         }
-        Ok(Self { files })
+        Ok(Self { files, built_in })
     }
 
     /// The files of `names` and of all that they depend on, each after what it depends on.
@@ -58,7 +75,8 @@ impl Modules {
 
     fn add(&self, name: &str, order: &mut Vec<PathBuf>, depth: usize) -> Result<()> {
         let Some(path) = self.files.get(name) else {
-            bail!("the guest kernel's package has no module {name}");
+            ensure!(self.built_in.contains(name), "the kernel's package has no module {name}");
+            return Ok(());
         };
         if order.contains(path) {
             return Ok(());
@@ -66,7 +84,7 @@ impl Modules {
         if depth > self.files.len() {
             bail!("module {name} depends on itself");
         }
-        for dependency in dependencies(&workspace::read(path)?) {
+        for dependency in dependencies(&contents(path)?) {
             self.add(&canonical(&dependency), order, depth + 1)?;
         }
         order.push(path.clone());
@@ -115,6 +133,8 @@ mod tests {
         );
         let found = order(&root, &["top", "xenfs"]).expect("all are there");
         assert_eq!(found, ["xen-privcmd", "xenfs", "top"]);
+        fs::write(root.join("modules.builtin"), "kernel/drivers/a-part.ko\n").expect("space");
+        assert_eq!(order(&root, &["a-part"]).expect("built in"), [""; 0]);
         fs::remove_dir_all(root).expect("made above");
     }
 

@@ -104,6 +104,10 @@ pub struct BootOptions {
     /// The initial RAM disk of --kernel; the command partition's if it is left out
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub initrd: Option<PathBuf>,
+    /// Modules that belong to --kernel, for the command partition's RAM disk; those beside the
+    /// kernel if it is left out
+    #[arg(long, value_name = "DIR", requires = "kernel", conflicts_with = "initrd")]
+    pub modules: Option<PathBuf>,
     /// Words to add to the kernel's command line
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub append: String,
