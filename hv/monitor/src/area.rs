@@ -6,14 +6,14 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use page_tables::Space;
+use page_tables::{Error, Space};
 use pv_abi::xen::{
     errno,
     mmu::{PTE_ADDRESS, PTE_RW},
 };
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::{guest_memory::is_partition_range, machine, vcpu::Vcpu, walk};
+use crate::{guest_memory::is_partition_range, hypercall::AGAIN, machine, vcpu::Vcpu, walk};
 
 /// Where a record lies: one frame, or two where it crosses into the next page.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,7 +43,7 @@ impl Area {
         if !is_partition_range(va, bytes) {
             return Err(errno::EFAULT);
         }
-        let space = vcpu.partition.space.lock();
+        let space = vcpu.partition.space.lock_or_again()?;
         let first = hold(&space, vcpu, va)?;
         let last = va + bytes - 1;
         let mut area = Self { frames: [first, 0], offset: va & 4095 };
@@ -97,6 +97,9 @@ fn hold(space: &Space, vcpu: &Vcpu, va: u64) -> Result<u64, i64> {
         return Err(errno::EFAULT);
     }
     let mfn = (entry & PTE_ADDRESS) >> 12;
-    let held = machine::hold(vcpu.partition.number, mfn, true).map_err(|_| errno::EFAULT)?;
+    let held = machine::hold(vcpu.partition.number, mfn, true).map_err(|error| match error {
+        Error::Again => AGAIN,
+        _ => errno::EFAULT,
+    })?;
     Ok(held.mfn)
 }

@@ -65,6 +65,10 @@ pub struct CpuLocal {
     pub since: RunningCell<u64>,
     /// Steps of long work, for `schedule::should_yield`.
     pub turns: RunningCell<u32>,
+    /// `quiet` at the last look of long work at the clock, which tells its stay in ring 0.
+    pub stay: RunningCell<u32>,
+    /// When that stay's first look was.
+    pub stay_began: RunningCell<u64>,
     /// Frames loaded into the GDT window, 0: none.
     pub gdt: RunningCell<[u64; 14]>,
     /// Deadline the CPU's timer is set to.
@@ -245,10 +249,15 @@ pub fn flush_since(partition: u32, stamp: u32) {
 /// reference to what was unregistered before is left.
 pub fn quiesce_others() {
     let me = this().index;
-    for other in all().filter(|c| c.index != me && c.is_online()) {
-        let before = other.quiet.load(Ordering::SeqCst);
+    let others = || all().filter(|c| c.index != me && c.is_online());
+    let mut before = [0; MAX_CPUS];
+    for (other, count) in others().zip(&mut before) {
+        *count = other.quiet.load(Ordering::SeqCst);
+        other.reschedule.store(true, Ordering::SeqCst);
         platform::send_ipi(other.index, platform::VECTOR_RESCHEDULE);
-        while other.quiet.load(Ordering::SeqCst) == before {
+    }
+    for (other, count) in others().zip(before) {
+        while other.quiet.load(Ordering::SeqCst) == count {
             relax();
         }
     }

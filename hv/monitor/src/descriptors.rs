@@ -28,7 +28,7 @@ fn put(space: &Space, frames: &[u64]) {
 /// # Errors
 /// An errno where a page is not fit; the old table stays.
 pub fn replace_gdt(vcpu: &Vcpu, frames: &[u64; 14]) -> Result<(), i64> {
-    let mut space = vcpu.partition.space.lock();
+    let mut space = vcpu.partition.space.lock_or_again()?;
     take(&mut space, frames)?;
     let old = vcpu.gdt.replace(*frames);
     if cpu::this().runs(vcpu) {
@@ -58,7 +58,7 @@ pub fn replace_ldt(vcpu: &Vcpu, va: u64, entries: u32) -> Result<(), i64> {
     }
     let pages = u64::from(entries).div_ceil(512);
     let mut frames = [0; 16];
-    let mut space = vcpu.partition.space.lock();
+    let mut space = vcpu.partition.space.lock_or_again()?;
     for (page, slot) in (0..pages).zip(frames.iter_mut()) {
         let entry = crate::walk::kernel_entry(&space, vcpu, va.wrapping_add(page * 4096));
         let mfn = entry.map(|entry| entry >> 12 & 0xff_ffff_ffff);

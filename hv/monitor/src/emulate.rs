@@ -164,10 +164,12 @@ fn write_control(vcpu: &Vcpu, registers: &mut Registers, to: (u8, u8), length: u
         0 => hardware::show_task_switched(vcpu, value & 8 != 0),
         2 => vcpu.info().cr2.store(value, Ordering::Relaxed),
         3 => {
-            let mut space = vcpu.partition.space.lock();
             let root = value >> 12 & 0xff_ffff_ffff;
-            return match hypercall::new_kernel_root(vcpu, &mut space, root) {
-                // Tables have unfinished work: the instruction comes again.
+            let space = vcpu.partition.space.lock_or_again();
+            let loaded =
+                space.and_then(|mut space| hypercall::new_kernel_root(vcpu, &mut space, root));
+            return match loaded {
+                // Tables have unfinished work, or others hold them: the instruction comes again.
                 Err(hypercall::AGAIN) => {
                     registers.rip = registers.rip.wrapping_sub(length.into());
                     true

@@ -3,13 +3,19 @@
 //! Interrupts are off in ring 0, so a CPU that waits must itself go on answering other
 //! CPUs' requests to flush translations: the one it waits for may be waiting for that answer.
 //! Every wait loop of the monitor therefore goes through [`relax`].
-#![expect(unsafe_code, reason = "virtual CPUs pass from one CPU to another as a whole")]
+//!
+//! A lock is fair between its holder and a waiter: a CPU that releases the lock and comes back does
+//! not overtake the CPU that waits. What long work holds is taken by [`SpinLock::lock_or_again`],
+//! whose waiters give up after microseconds.
+#![expect(unsafe_code, reason = "locks, and virtual CPUs that pass from CPU to CPU as a whole")]
 
-use core::{cell::Cell, ops::Deref};
+use core::{
+    cell::{Cell, UnsafeCell},
+    ops::{Deref, DerefMut},
+    sync::atomic::{AtomicU32, Ordering},
+};
 
-use spin::{mutex::SpinMutex, relax::RelaxStrategy};
-
-use crate::cpu;
+use crate::{cpu, hypercall::AGAIN, time};
 
 /// One turn of a wait loop: answers flush requests, then pauses.
 pub fn relax() {
@@ -17,17 +23,120 @@ pub fn relax() {
     core::hint::spin_loop();
 }
 
-/// Waits by [`relax`].
-pub struct Serving;
+/// Nanoseconds that a CPU waits for what long work may hold, before it comes again.
+pub const PATIENCE: u64 = 20_000;
 
-impl RelaxStrategy for Serving {
-    fn relax() {
-        relax();
+/// A mutual-exclusion lock: a queue with room for the holder and one waiter, by tickets. Other CPUs
+/// wait for room in the queue.
+pub struct SpinLock<T> {
+    /// The ticket that the next CPU takes.
+    next: AtomicU32,
+    /// The ticket whose turn it is.
+    serving: AtomicU32,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the value is reached through a guard alone, and one CPU at a time has a guard.
+unsafe impl<T: Send> Sync for SpinLock<T> {}
+
+impl<T> SpinLock<T> {
+    /// A lock that nobody holds.
+    pub const fn new(value: T) -> Self {
+        let (next, serving) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { next, serving, value: UnsafeCell::new(value) }
+    }
+
+    /// Acquires the lock, which is held for short work alone.
+    #[inline]
+    pub fn lock(&self) -> Guard<'_, T> {
+        loop {
+            if let Some(guard) = self.enqueue() {
+                return guard;
+            }
+            relax();
+        }
+    }
+
+    /// Acquires the lock unless that takes long.
+    ///
+    /// # Errors
+    /// [`AGAIN`]: others hold it.
+    #[inline]
+    pub fn lock_or_again(&self) -> Result<Guard<'_, T>, i64> {
+        match self.enqueue() {
+            Some(guard) => Ok(guard),
+            None => self.wait_for_room(),
+        }
+    }
+
+    #[cold]
+    fn wait_for_room(&self) -> Result<Guard<'_, T>, i64> {
+        let end = time::now() + PATIENCE;
+        while time::now() < end {
+            relax();
+            if let Some(guard) = self.enqueue() {
+                return Ok(guard);
+            }
+        }
+        Err(AGAIN)
+    }
+
+    /// Acquires the lock if nobody holds it, or if it is the next CPU's turn; `None`: a CPU waits
+    /// for it already.
+    #[inline]
+    fn enqueue(&self) -> Option<Guard<'_, T>> {
+        let ticket = self.next.load(Ordering::Relaxed);
+        let served = self.serving.load(Ordering::Acquire);
+        if ticket.wrapping_sub(served) > 1 {
+            return None;
+        }
+        let after = ticket.wrapping_add(1);
+        // `serving` only comes closer meanwhile.
+        self.next.compare_exchange(ticket, after, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        if ticket != served {
+            self.wait_for_turn(ticket);
+        }
+        Some(Guard { lock: self })
+    }
+
+    #[cold]
+    fn wait_for_turn(&self, ticket: u32) {
+        while self.serving.load(Ordering::Acquire) != ticket {
+            relax();
+        }
     }
 }
 
-/// A mutual-exclusion lock.
-pub type SpinLock<T> = SpinMutex<T, Serving>;
+/// A lock that is held, until this is dropped.
+pub struct Guard<'a, T> {
+    lock: &'a SpinLock<T>,
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: this CPU holds the lock.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: this CPU holds the lock.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        // Only the holder writes it.
+        let served = self.lock.serving.load(Ordering::Relaxed);
+        self.lock.serving.store(served.wrapping_add(1), Ordering::Release);
+    }
+}
 
 /// State of a virtual CPU that only the CPU which runs it touches, or, while nobody runs it,
 /// the one that is building it or switching to it. Copied in and out whole.

@@ -4,7 +4,11 @@
 use frames::Frame;
 use page_tables::{Error, Machine, Release, Table};
 
-use crate::{cpu, lock::relax, platform, schedule};
+use crate::{
+    cpu,
+    lock::{PATIENCE, relax},
+    platform, schedule, time,
+};
 
 /// The one machine.
 pub struct Host;
@@ -36,7 +40,7 @@ impl Machine for Host {
     }
 
     fn should_yield(&self) -> bool {
-        schedule::should_yield()
+        schedule::should_yield_now()
     }
 
     fn broken(&self, mfn: u64) {
@@ -72,22 +76,19 @@ pub fn scrub(mfn: u64) {
 }
 
 /// Takes a reference on a frame of partition `owner`, so that the monitor may read it, or write it.
-/// Another CPU in the middle of a change needs a flush at most: it is waited for, not for ever.
+/// If another CPU is changing the frame, waits until it is done, for microseconds at most.
 ///
 /// # Errors
 /// As [`page_tables::hold`].
 pub fn hold(owner: u32, mfn: u64, writable: bool) -> Result<Release, Error> {
-    for _ in 0..PATIENCE {
+    let end = time::now() + PATIENCE;
+    loop {
         match page_tables::hold(&Host, owner, mfn, writable) {
-            Err(Error::Again) => relax(),
+            Err(Error::Again) if time::now() < end => relax(),
             other => return other,
         }
     }
-    Err(Error::Again)
 }
-
-/// Turns of waiting for another CPU's change of a frame.
-const PATIENCE: u32 = 1 << 20;
 
 /// Gives the reference on a frame back that [`hold`] took for writing.
 pub fn release_writable(mfn: u64) {

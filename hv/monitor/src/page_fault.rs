@@ -39,7 +39,10 @@ pub fn table_write(vcpu: &Vcpu, registers: &mut Registers, address: u64) -> bool
         return false;
     }
     let exchange = emulate::exchange(registers, address);
-    let mut space = vcpu.partition.space.lock();
+    let Ok(mut space) = vcpu.partition.space.lock_or_again() else {
+        // The instruction comes again.
+        return true;
+    };
     let Some(table) = table_at(&space, vcpu, address) else {
         return false;
     };

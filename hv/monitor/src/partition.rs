@@ -41,7 +41,9 @@ use scheduler::{CpuMask, Group, Limits};
 
 use crate::{
     context::Registers,
-    cpu, hardware, lead_events,
+    cpu, hardware,
+    hypercall::AGAIN,
+    lead_events,
     lock::SpinLock,
     machine, platform, schedule, time,
     vcpu::{InfoArea, Vcpu},
@@ -94,8 +96,6 @@ pub struct Partition {
     pub runstate_update_flag: AtomicBool,
     /// Head of the list of idle frames (ballooned out), 0: none.
     idle: SpinLock<u64>,
-    /// System time up to which its text in the monitor's log is paid for, see `console_io`.
-    pub logged_until: AtomicU64,
     /// Frames of it that a builder has mapped.
     pub built: AtomicU64,
     /// Calls that were refused, by cause: see `PartitionUsage` in the ABI.
@@ -104,6 +104,8 @@ pub struct Partition {
     pub started: AtomicBool,
     /// Frames per domain that were relinquished so far, while it is destroyed.
     pub relinquished: AtomicU64,
+    /// Ports below this one are closed, while it is destroyed.
+    pub closed_ports: AtomicU32,
 }
 const _: () = assert!(size_of::<Partition>() <= 4096);
 
@@ -131,11 +133,6 @@ pub fn find(number: u32) -> Option<&'static Partition> {
     unsafe { pointer.as_ref() }
 }
 
-/// All partitions.
-pub fn all() -> impl Iterator<Item = &'static Partition> {
-    (0..NUMBERS as u32).filter_map(find)
-}
-
 /// Forgets a partition; its memory may be in use until every CPU was in a quiet place.
 pub fn unregister(number: u32) {
     PARTITIONS[number as usize % NUMBERS].store(ptr::null_mut(), Ordering::Release);
@@ -154,9 +151,9 @@ pub fn vcpu_at(pointer: *mut Vcpu) -> Option<&'static Vcpu> {
 /// Lays out the instance of a partition that the database describes.
 ///
 /// # Errors
-/// `-EINVAL` where sizes are out of range or the number is no partition's, `-ENOMEM` where the
-/// instance memory is too small or the machine has no room for more virtual CPUs, `-EPERM` where it
-/// is not the partition's memory, `-EBUSY` where some of it is in use.
+/// [`AGAIN`]: call again. `-EINVAL` where sizes are out of range or the number is no partition's,
+/// `-ENOMEM` where the instance memory is too small or the machine has no room for more virtual
+/// CPUs, `-EPERM` where it is not the partition's memory, `-EBUSY` where some of it is in use.
 pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i64> {
     let (vcpus, grant_frames) = (descriptor.vcpus, descriptor.grant_frames);
     let fits = |count, most| (1..=most).contains(&count);
@@ -233,11 +230,11 @@ fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partit
         pinned: SpinLock::new(pinned),
         runstate_update_flag: AtomicBool::new(false),
         idle: SpinLock::new(0),
-        logged_until: AtomicU64::new(0),
         built: AtomicU64::new(0),
         refusals: [const { AtomicU64::new(0) }; CAUSES],
         started: AtomicBool::new(false),
         relinquished: AtomicU64::new(0),
+        closed_ports: AtomicU32::new(0),
     };
     let place = machine::bytes(descriptor.instance_first).cast::<Partition>();
     // SAFETY: the first instance frame belongs to the partition by the database, is not mapped by
@@ -253,14 +250,26 @@ fn grant_table(instance: u64, vcpus: u32) -> u64 {
     instance + u64::from(INSTANCE_FIXED_FRAMES + vcpus * INSTANCE_VCPU_FRAMES)
 }
 
+/// An instance in the making: the numbers that say which, its first frame before the others, and
+/// the next frame to keep. Between calls it holds a reference on each frame before that.
+static KEEPING: SpinLock<([u64; 4], u64)> = SpinLock::new(([0; 4], 0));
+
 /// Makes frames an instance, zeroed, and takes a reference on each: what ring 0 writes stays the
 /// partition's until [`release_frames`], whatever the database says. The partition may map its
-/// shared info and grant frames, and nothing else of the instance.
+/// shared info and grant frames, and nothing else of the instance. With [`AGAIN`], the same call
+/// goes on; another one gives back what this one took.
 fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(), i64> {
     let owner = descriptor.number;
     let grants = grant_table(frames.start, descriptor.vcpus);
     let grants = grants..grants + u64::from(descriptor.grant_frames);
-    for mfn in frames.clone() {
+    let which = [frames.start, owner.into(), grants.start, grants.end];
+    let mut keeping = KEEPING.lock_or_again()?;
+    let (before, next) = *keeping;
+    if before != which {
+        release_frames(before[0]..next);
+        *keeping = (which, frames.start);
+    }
+    for mfn in keeping.1..frames.end {
         let shared = mfn == frames.start + 1 || grants.contains(&mfn);
         let kind = if shared { Kind::InstanceShared } else { Kind::Private };
         let kept = frame(mfn).ok_or(errno::EINVAL).and_then(|frame| {
@@ -269,13 +278,19 @@ fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(
         });
         if let Err(error) = kept {
             release_frames(frames.start..mfn);
+            *keeping = ([0; 4], 0);
             return Err(error);
         }
         machine::scrub(mfn);
         if let Some(entry) = platform::m2p().get(mfn as usize) {
             entry.store(M2P_INVALID, Ordering::Relaxed);
         }
+        keeping.1 = mfn + 1;
+        if mfn + 1 < frames.end && schedule::should_yield_now() {
+            return Err(AGAIN);
+        }
     }
+    *keeping = ([0; 4], 0);
     Ok(())
 }
 
@@ -510,10 +525,12 @@ pub fn host_failed(number: u32, why: u32, detail: u32) -> ! {
 
 /// Input came in on a serial port: tells the partitions that may read it.
 pub fn serial_interrupt(port: u32) {
-    platform::serial_interrupt(port);
-    for partition in all().filter(|p| p.rights() & rights::SERIAL != 0) {
-        if let Some(vcpu) = partition.vcpu(0) {
-            crate::delivery::raise_virq(vcpu, pv_abi::xen::events::VIRQ_CONSOLE);
-        }
+    if !platform::serial_interrupt(port) {
+        return;
+    }
+    let first_with_right =
+        |vcpu: &&Vcpu| vcpu.id == 0 && vcpu.partition.rights() & rights::SERIAL != 0;
+    for vcpu in schedule::all_vcpus().filter(first_with_right) {
+        crate::delivery::raise_virq(vcpu, pv_abi::xen::events::VIRQ_CONSOLE);
     }
 }

@@ -26,7 +26,7 @@ pub fn relinquish(partition: &'static Partition) -> Result<(), i64> {
     for vcpu in partition.all_vcpus() {
         empty(vcpu)?;
     }
-    close_all(partition);
+    close_all(partition)?;
     drop_tables(partition)?;
     end_grants(partition)?;
     partition.all_vcpus().for_each(schedule::unregister);
@@ -49,7 +49,7 @@ fn empty(vcpu: &Vcpu) -> Result<(), i64> {
     }
     descriptors::replace_gdt(vcpu, &[0; 14])?;
     descriptors::replace_ldt(vcpu, 0, 0)?;
-    let mut space = vcpu.partition.space.lock();
+    let mut space = vcpu.partition.space.lock_or_again()?;
     space.finish(&Host).map_err(errno_of)?;
     for root in [&vcpu.kernel_root, &vcpu.user_root] {
         if root.get() != 0 {
@@ -63,7 +63,7 @@ fn empty(vcpu: &Vcpu) -> Result<(), i64> {
 /// Goes through the frames that the database gives to the partition, and those alone: the machine
 /// may have many more.
 fn drop_tables(partition: &Partition) -> Result<(), i64> {
-    let mut space = partition.space.lock();
+    let mut space = partition.space.lock_or_again()?;
     let mut next = partition.relinquished.load(Ordering::Relaxed);
     let end = platform::frame_table().len() as u64;
     let mut result = space.finish(&Host).map_err(errno_of);
@@ -96,7 +96,7 @@ fn end_grants(partition: &Partition) -> Result<(), i64> {
         let _ = end_use(&record);
         let _ = partition.maps.lock().remove(handle);
         from = handle;
-        if schedule::should_yield() {
+        if schedule::should_yield_now() {
             return Err(AGAIN);
         }
     }

@@ -46,6 +46,11 @@ fn in_slot(slot: u16) -> Option<&'static Vcpu> {
     partition::vcpu_at(VCPUS.get(usize::from(slot))?.load(Ordering::Acquire))
 }
 
+/// The virtual CPUs of all partitions.
+pub fn all_vcpus() -> impl Iterator<Item = &'static Vcpu> {
+    VCPUS.iter().filter_map(|slot| partition::vcpu_at(slot.load(Ordering::Acquire)))
+}
+
 /// A free slot, marked as taken by `claim` until [`register`] fills it.
 pub fn take_slot() -> Option<u32> {
     let claimed = core::ptr::dangling_mut::<Vcpu>();
@@ -233,17 +238,34 @@ pub fn yield_now() {
     cpu::this().reschedule.store(true, Ordering::Release);
 }
 
-/// How often [`should_yield`] is asked for each time that it looks at the clock. A step of any
-/// work takes a few microseconds at most.
-const LOOKS: u32 = 8;
+/// How often [`should_yield`] is asked for each time that it looks at the clock.
+const LOOKS: u32 = 4;
+/// Nanoseconds that work goes on for, from the first look in a stay in ring 0.
+const BUDGET: u64 = 20_000;
 
-/// Whether long work for the present virtual CPU should stop and be continued later.
+/// [`should_yield_now`] for work whose steps are a few hundred instructions.
 pub fn should_yield() -> bool {
     let local = cpu::this();
     let turn = local.turns.get().wrapping_add(1);
     local.turns.set(turn);
     local.reschedule.load(Ordering::Relaxed)
-        || turn.is_multiple_of(LOOKS) && time::now() >= local.timer.get()
+        || local.flush_wanted()
+        || turn.is_multiple_of(LOOKS) && should_yield_now()
+}
+
+/// Whether long work for the present virtual CPU should stop and be continued later: something
+/// asks for this CPU, or the work has had its time.
+pub fn should_yield_now() -> bool {
+    let (local, now) = (cpu::this(), time::now());
+    let stay = local.quiet.load(Ordering::Relaxed);
+    if local.stay.replace(stay) != stay {
+        local.stay_began.set(now);
+    }
+    // 0: the monitor still starts, and nobody waits for this CPU.
+    stay != 0
+        && (local.reschedule.load(Ordering::Relaxed)
+            || local.flush_wanted()
+            || now.saturating_sub(local.stay_began.get()) >= BUDGET)
 }
 
 /// Sets or cancels the single-shot timer of the virtual CPU that runs here.
@@ -282,12 +304,16 @@ fn program_timer(queue: &Queue) {
     }
 }
 
+/// Timers that an interrupt handles.
+const EXPIRED: u32 = 32;
+
 /// The CPU's timer fired: expired timers raise their events, and the slice may be over.
 pub fn timer_interrupt() {
     let local = cpu::this();
     local.timer.set(u64::MAX);
     let now = time::now();
-    loop {
+    // The interrupt comes again at once for those that are left.
+    for _ in 0..EXPIRED {
         let expired = queue(local.index).lock().timers.pop_expired(now);
         let Some(timer) = expired else { break };
         let Some(vcpu) = in_slot(timer / 2) else {

@@ -74,7 +74,7 @@ pub fn has_error_code(vector: u8) -> bool {
 
 fn exception(vcpu: &Vcpu, registers: &mut Registers, vector: u8) {
     match vector {
-        vector::NMI => platform::nmi(),
+        vector::NMI => platform::nmi(false),
         vector::DOUBLE_FAULT | vector::MACHINE_CHECK => platform::fatal_trap(registers),
         vector::GENERAL_PROTECTION => emulate::general_protection(vcpu, registers),
         vector::INVALID_OPCODE => emulate::invalid_opcode(vcpu, registers),
@@ -125,7 +125,7 @@ fn from_monitor(registers: &mut Registers, vector: u8) -> *mut Registers {
         return registers;
     }
     if vector == vector::NMI {
-        platform::nmi();
+        platform::nmi(true);
         return registers;
     }
     if vector == vector::PAGE_FAULT || vector == vector::GENERAL_PROTECTION {

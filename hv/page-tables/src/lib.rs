@@ -23,7 +23,7 @@
 //!
 //! # Long work
 //! A level-4 table may hold 2^27 entries below it. Work over tables stops between entries of
-//! levels 2 and up when [`Machine::should_yield`] says so. Taking a table then returns
+//! levels 2 and up, and after 64 entries of level 1, when [`Machine::should_yield`] says so. Taking a table then returns
 //! [`Error::Again`], and the same call made again carries on. Giving one back never fails: what
 //! is left of the work is remembered in the [`Space`], done by [`Space::finish`], and finished
 //! before any other operation starts.

@@ -133,7 +133,8 @@ impl Request {
 }
 
 /// [`update_entry`] for several entries of frame `table`, in order, up to the first that is
-/// refused. What the frame is, is looked up once. Returns how many were done.
+/// refused. What the frame is, is looked up once. Returns how many were done; with
+/// [`Error::Again`], the rest is to be requested again, and may be none.
 pub fn update_entries<M: Machine>(
     machine: &M,
     space: &mut Space,
@@ -163,10 +164,15 @@ fn update_each<M: Machine>(
             let entry = slot(machine, table, request.index)?;
             frame.note_entry(request.index);
             change_l1(&walk, entry, request.operation(), walk.partition)?;
+            *done += 1;
         } else {
+            // A whole table may have been taken, and another dropped.
             update_entry(machine, space, table, request)?;
+            *done += 1;
+            if machine.should_yield() {
+                return Err(Error::Again);
+            }
         }
-        *done += 1;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@
 //! too: validation meets it again as the next entry, dropping looks there first ([`boundary`]).
 //! Nobody but this state refers to a partial table, so it may always be dropped.
 //!
-//! A table of level 1 is done in one go, 512 entries at most.
+//! In a table of level 1, work stops after [`STRIDE`] entries at the earliest.
 //!
 //! [`boundary`]: Walk::drop_boundary
 
@@ -17,6 +17,9 @@ use crate::machine::{Machine, Space, Table};
 use crate::{Error, table::Present};
 use core::sync::atomic::{AtomicU64, Ordering};
 use frames::{Acquired, Frame, Released, Type};
+
+/// Entries of a level-1 table between two looks at whether to stop.
+const STRIDE: u32 = 64;
 
 /// Work was left undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +30,16 @@ pub(crate) struct Walk<'a, M> {
     pub(crate) machine: &'a M,
     pub(crate) partition: u32,
     pub(crate) io: bool,
-    /// A step was made: stopping is allowed.
-    worked: bool,
+    /// Steps that were made; after the first, stopping is allowed.
+    steps: u32,
+    /// The partition's CPUs were flushed for the foreign frames of the table that is dropped.
+    flushed: bool,
 }
 
 impl<'a, M: Machine> Walk<'a, M> {
     #[inline]
     pub(crate) const fn new(machine: &'a M, space: &Space) -> Self {
-        Self { machine, partition: space.partition, io: space.io, worked: false }
+        Self { machine, partition: space.partition, io: space.io, steps: 0, flushed: false }
     }
 
     /// Frame `mfn`, which must be memory of the partition.
@@ -47,9 +52,11 @@ impl<'a, M: Machine> Walk<'a, M> {
         Ok(frame)
     }
 
+    /// Whether to stop before the next entry of a table of `level`.
     #[inline]
-    fn should_stop(&self) -> bool {
-        self.worked && self.machine.should_yield()
+    fn should_stop(&self, level: u8) -> bool {
+        let may = if level == 1 { self.steps.is_multiple_of(STRIDE) } else { true };
+        may && self.steps != 0 && self.machine.should_yield()
     }
 
     /// Takes what the present level-1 `entry`, of a frame of `owner`, holds.
@@ -93,6 +100,21 @@ impl<'a, M: Machine> Walk<'a, M> {
         put_page(self.machine, frame, mfn, is_writable(entry));
     }
 
+    /// [`Walk::drop_page`] for an entry of a table that is dropped. No CPU can reach any part of
+    /// what this walk drops any more but through translations from before, so the first flush
+    /// is for all foreign frames in it.
+    #[inline(always)]
+    fn drop_page_of_table(&mut self, entry: u64) {
+        let mfn = frame_of(entry);
+        let Some(frame) = self.machine.frame(mfn) else {
+            return;
+        };
+        if !self.flushed {
+            self.flushed = self.flush_foreign(frame);
+        }
+        put_page(self.machine, frame, mfn, is_writable(entry));
+    }
+
     /// The reverse of [`Walk::take_writable`].
     #[inline]
     pub(crate) fn drop_writable(&self, mfn: u64) {
@@ -106,11 +128,14 @@ impl<'a, M: Machine> Walk<'a, M> {
     }
 
     /// Another partition's frame: a later type change would not flush our CPUs, so do it now.
+    /// Returns whether it was one.
     #[inline]
-    fn flush_foreign(&self, frame: &Frame) {
-        if frame.owner() != self.partition {
+    fn flush_foreign(&self, frame: &Frame) -> bool {
+        let foreign = frame.owner() != self.partition;
+        if foreign {
             self.machine.flush_before_retype(self.partition, self.machine.stamp());
         }
+        foreign
     }
 
     /// Takes a typed reference on table `mfn` of `level` and validates it if nobody has.
@@ -133,15 +158,18 @@ impl<'a, M: Machine> Walk<'a, M> {
             if level == 4 && MONITOR_SLOTS.contains(&index) {
                 continue;
             }
-            let stop = level > 1 && self.should_stop();
-            let taken = if stop { Err(Error::Again) } else { self.take_entry(entry, level) };
+            let taken = if self.should_stop(level) {
+                Err(Error::Again)
+            } else {
+                self.take_entry(entry, level)
+            };
             if let Err(error) = taken {
                 set_progress(frame, index);
                 return Err(error);
             }
             frame.note_entry(index);
             force_user(table, index);
-            self.worked = true;
+            self.steps = self.steps.wrapping_add(1);
         }
         if level == 4 {
             self.install_monitor(table);
@@ -195,17 +223,17 @@ impl<'a, M: Machine> Walk<'a, M> {
             if level == 4 && MONITOR_SLOTS.contains(&index) {
                 continue;
             }
-            if level > 1 && self.should_stop() {
+            if self.should_stop(level) {
                 set_progress(frame, index + 1);
                 return Err(Unfinished);
             }
             if level == 1 {
-                self.drop_page(entry);
+                self.drop_page_of_table(entry);
             } else if let Err(unfinished) = self.drop_table(frame_of(entry)) {
                 set_progress(frame, index);
                 return Err(unfinished);
             }
-            self.worked = true;
+            self.steps = self.steps.wrapping_add(1);
         }
         if frame.retire(|| self.machine.stamp()) != Released::Done {
             self.machine.broken(mfn);

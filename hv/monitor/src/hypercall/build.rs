@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Unmapped entries whose references are given back after one flush.
-const BATCH: usize = 64;
+const BATCH: usize = 32;
 
 /// The target of a call: a partition that is being built, here and by the database.
 fn target(number: u64) -> Result<&'static Partition, i64> {
@@ -48,7 +48,7 @@ pub fn map(call: &mut Call) -> Outcome {
     while done < count {
         let (next, outcome) = some(call.vcpu, target, &entries, done, count);
         done = next;
-        let due = outcome.is_ok() && done < count && schedule::should_yield();
+        let due = outcome.is_ok() && done < count && schedule::should_yield_now();
         if due || outcome == Err(AGAIN) {
             return call.go_on::<BuildMap>(2, done);
         }
@@ -68,7 +68,10 @@ fn some(
     let mut gone = Vec::<Release, BATCH>::new();
     let (mut done, mut outcome) = (first, Ok(()));
     {
-        let mut space = vcpu.partition.space.lock();
+        let mut space = match vcpu.partition.space.lock_or_again() {
+            Ok(space) => space,
+            Err(again) => return (first, Err(again)),
+        };
         for index in first..count.min(first + BATCH as u64) {
             let one = entries
                 .read(index)
@@ -145,7 +148,7 @@ pub fn set_m2p(call: &mut Call) -> Outcome {
     let [_, number, first, pfn, count, _] = call.args;
     let partition = target(number)?;
     for index in 0..count {
-        if index % 1024 == 1023 && schedule::should_yield() {
+        if index != 0 && schedule::should_yield() {
             call.args[2] = first + index;
             call.args[3] = pfn.saturating_add(index);
             call.args[4] = count - index;

@@ -1,6 +1,6 @@
 //! `console_io`: raw text from a partition to the monitor's log, before it has a console.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use pv_abi::{
     uv::database::kind,
@@ -14,7 +14,7 @@ use crate::{guest_memory, partition::Partition, platform, time};
 const PIECE: u64 = 256;
 /// Nanoseconds that a guest's byte takes of the log: 4096 bytes a second.
 const BYTE_TIME: u64 = 1_000_000_000 / 4096;
-/// How far a guest may be ahead: 32 KiB at once.
+/// How far guests may be ahead: 32 KiB at once.
 const AHEAD: u64 = 8 * 1_000_000_000;
 
 /// `console_io(command, bytes, buffer)`.
@@ -29,8 +29,9 @@ pub fn console_io(call: &mut Call) -> Outcome {
     let mut text = [0; PIECE as usize];
     let piece = text.get_mut(..now as usize).ok_or(errno::EINVAL)?;
     guest_memory::read_bytes(buffer, piece)?;
-    if may_log(call.vcpu.partition, now) {
-        platform::log_raw(call.vcpu.partition.number, piece);
+    let partition = call.vcpu.partition;
+    if may_log(partition, now) {
+        platform::log_raw(partition.number, piece, partition.kind == kind::GUEST);
     }
     if now < bytes {
         call.args[1] = bytes - now;
@@ -40,8 +41,11 @@ pub fn console_io(call: &mut Call) -> Outcome {
     Ok(0)
 }
 
-/// Whether a partition may write so many bytes now. What guests write beyond their rate is lost: a
-/// line keeps the other CPUs from the log for milliseconds.
+/// System time up to which the text of all guests is paid for.
+static PAID: AtomicU64 = AtomicU64::new(0);
+
+/// Whether a partition may write so many bytes now. What all guests together write beyond their
+/// rate is lost, so that the line has room for the rest.
 fn may_log(partition: &Partition, bytes: u64) -> bool {
     if partition.kind != kind::GUEST {
         return true;
@@ -49,5 +53,5 @@ fn may_log(partition: &Partition, bytes: u64) -> bool {
     let now = time::now();
     let paid =
         |until: u64| Some(until.max(now) + bytes * BYTE_TIME).filter(|to| *to <= now + AHEAD);
-    partition.logged_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid).is_ok()
+    PAID.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid).is_ok()
 }

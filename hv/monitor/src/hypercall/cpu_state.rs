@@ -69,7 +69,7 @@ pub fn update_descriptor(call: &mut Call) -> Outcome {
     if address & 7 != 0 {
         return Err(errno::EINVAL);
     }
-    let mut space = call.vcpu.partition.space.lock();
+    let mut space = call.vcpu.partition.space.lock_or_again()?;
     let index = (address as usize & 4095) / 8;
     page_tables::update_descriptor(&Host, &mut space, address >> 12, index, value)
         .map_err(partition::errno_of)?;

@@ -1,22 +1,33 @@
 //! `event_channel_op`: 2-level event channels. The FIFO form is refused from its first call on, so
 //! that kernels fall back to this one.
 
+use core::sync::atomic::Ordering;
+
 use ::events::{PortUse, bind_interdomain};
 use pv_abi::xen::{errno, events as abi};
-use spin::mutex::SpinMutexGuard;
 
-use super::{Call, Outcome, is_own, mmu::check_foreign, named, update};
+use super::{AGAIN, Call, Outcome, is_own, mmu::check_foreign, named, update};
 use crate::{
     delivery, guest_memory,
+    lock::Guard,
     partition::{self, Partition},
+    schedule,
     vcpu::Vcpu,
 };
 
 type Operation = fn(&Vcpu, u64) -> Outcome;
 
+/// Set in the command of a reset that goes on; the next port is in the bits above the command's.
+const GOES_ON: u64 = 0x7273_7400_0000_0000;
+/// The low bits of the command of a reset that goes on.
+const COMMAND_BITS: u32 = 16;
+
 /// `event_channel_op(command, argument)`.
 pub fn event_channel_op(call: &mut Call) -> Outcome {
     let [command, argument, ..] = call.args;
+    if command & GOES_ON == GOES_ON || command == abi::RESET {
+        return reset(call);
+    }
     let run: Operation = match command {
         abi::BIND_INTERDOMAIN => bind,
         abi::BIND_VIRQ => bind_virq,
@@ -27,7 +38,6 @@ pub fn event_channel_op(call: &mut Call) -> Outcome {
         abi::BIND_IPI => bind_ipi,
         abi::BIND_VCPU => bind_vcpu,
         abi::UNMASK => unmask,
-        abi::RESET => reset,
         _ => return Err(errno::ENOSYS),
     };
     run(call.vcpu, argument)
@@ -37,7 +47,7 @@ fn bind(vcpu: &Vcpu, argument: u64) -> Outcome {
     update(argument, |bind: &mut abi::BindInterdomain| {
         let (local, remote) = (vcpu.partition, named(vcpu, bind.remote_dom)?);
         bind.local_port = {
-            let _locks = lock_both(local, remote);
+            let _locks = lock_both(local, remote)?;
             let (ours, theirs) = (local.ports(), remote.ports());
             bind_interdomain((&ours, local.number), (&theirs, remote.number), bind.remote_port)?
         };
@@ -50,17 +60,17 @@ fn bind(vcpu: &Vcpu, argument: u64) -> Outcome {
 fn lock_both<'a>(
     a: &'a Partition,
     b: &'a Partition,
-) -> (SpinMutexGuard<'a, ()>, Option<SpinMutexGuard<'a, ()>>) {
+) -> Result<(Guard<'a, ()>, Option<Guard<'a, ()>>), i64> {
     if a.number == b.number {
-        return (a.ports_lock.lock(), None);
+        return Ok((a.ports_lock.lock_or_again()?, None));
     }
     let (first, second) = if a.number < b.number { (a, b) } else { (b, a) };
-    (first.ports_lock.lock(), Some(second.ports_lock.lock()))
+    Ok((first.ports_lock.lock_or_again()?, Some(second.ports_lock.lock_or_again()?)))
 }
 
 fn bind_virq(vcpu: &Vcpu, argument: u64) -> Outcome {
     update(argument, |bind: &mut abi::BindVirq| {
-        let _lock = vcpu.partition.ports_lock.lock();
+        let _lock = vcpu.partition.ports_lock.lock_or_again()?;
         bind.port = vcpu.partition.ports().bind_virq(bind.virq, bind.vcpu)?;
         Ok(())
     })
@@ -68,7 +78,7 @@ fn bind_virq(vcpu: &Vcpu, argument: u64) -> Outcome {
 
 fn bind_ipi(vcpu: &Vcpu, argument: u64) -> Outcome {
     update(argument, |bind: &mut abi::BindIpi| {
-        let _lock = vcpu.partition.ports_lock.lock();
+        let _lock = vcpu.partition.ports_lock.lock_or_again()?;
         bind.port = vcpu.partition.ports().bind_ipi(bind.vcpu)?;
         Ok(())
     })
@@ -80,7 +90,7 @@ fn alloc_unbound(vcpu: &Vcpu, argument: u64) -> Outcome {
         let partition = vcpu.partition;
         let own = is_own(vcpu, wanted.remote_dom);
         let remote = if own { partition.number } else { wanted.remote_dom.into() };
-        let _lock = partition.ports_lock.lock();
+        let _lock = partition.ports_lock.lock_or_again()?;
         wanted.port = partition.ports().alloc_unbound(remote)?;
         Ok(())
     })
@@ -89,7 +99,7 @@ fn alloc_unbound(vcpu: &Vcpu, argument: u64) -> Outcome {
 /// Closes a port of a partition; the other end of a connection waits again.
 pub fn close_port(partition: &Partition, port: u32) -> Result<(), i64> {
     let other = {
-        let _lock = partition.ports_lock.lock();
+        let _lock = partition.ports_lock.lock_or_again()?;
         partition.ports().close(port, &partition.event_bits())?
     };
     if let Some((number, remote_port)) = other
@@ -132,7 +142,7 @@ fn status(vcpu: &Vcpu, argument: u64) -> Outcome {
 fn bind_vcpu(vcpu: &Vcpu, argument: u64) -> Outcome {
     let bind: abi::BindVcpu = guest_memory::read(argument)?;
     let partition = vcpu.partition;
-    let _lock = partition.ports_lock.lock();
+    let _lock = partition.ports_lock.lock_or_again()?;
     partition.ports().bind_vcpu(bind.port, bind.vcpu).map(|()| 0)
 }
 
@@ -147,19 +157,43 @@ fn unmask(vcpu: &Vcpu, argument: u64) -> Outcome {
     Ok(0)
 }
 
-fn reset(vcpu: &Vcpu, argument: u64) -> Outcome {
+fn reset(call: &mut Call) -> Outcome {
+    let [command, argument, ..] = call.args;
     let reset: abi::EvtchnReset = guest_memory::read(argument)?;
-    check_foreign(vcpu, reset.dom.into())?;
-    close_all(vcpu.partition);
-    Ok(0)
+    check_foreign(call.vcpu, reset.dom.into())?;
+    let mut next = (command as u32 >> COMMAND_BITS).max(1);
+    close_from(call.vcpu.partition, &mut next).map(|()| 0).inspect_err(|_| {
+        call.args[0] = GOES_ON | u64::from(next) << COMMAND_BITS | abi::RESET;
+    })
 }
 
-/// Closes all ports of a partition.
-pub fn close_all(partition: &Partition) {
+/// Closes the ports of a partition from `next` on.
+///
+/// # Errors
+/// [`AGAIN`]: `next` says where to go on.
+fn close_from(partition: &Partition, next: &mut u32) -> Result<(), i64> {
     let ports = partition.ports();
-    for port in 1..abi::PORTS_2L as u32 {
-        if ports.port(port).is_ok_and(|port| port.used_for != PortUse::Free) {
-            let _ = close_port(partition, port);
+    while *next < abi::PORTS_2L as u32 {
+        if ports.port(*next).is_ok_and(|port| port.used_for != PortUse::Free)
+            && close_port(partition, *next) == Err(AGAIN)
+        {
+            return Err(AGAIN);
+        }
+        *next += 1;
+        if schedule::should_yield() {
+            return Err(AGAIN);
         }
     }
+    Ok(())
+}
+
+/// Closes all ports of a partition that does not run any more.
+///
+/// # Errors
+/// [`AGAIN`]: call again.
+pub fn close_all(partition: &Partition) -> Result<(), i64> {
+    let mut next = partition.closed_ports.load(Ordering::Relaxed).max(1);
+    let closed = close_from(partition, &mut next);
+    partition.closed_ports.store(next, Ordering::Relaxed);
+    closed
 }

@@ -64,8 +64,9 @@ where
     let operations = GuestPointer::<T>::new(list, count)?;
     for index in 0..count {
         // What is unfinished in the caller's tables is no reason to refuse an operation.
-        let finished = finish(&mut call.vcpu.partition.space.lock());
-        if finished.is_err() || index != 0 && schedule::should_yield() {
+        let finished =
+            call.vcpu.partition.space.lock_or_again().and_then(|mut space| finish(&mut space));
+        if finished.is_err() || index != 0 && schedule::should_yield_now() {
             return call.go_on::<T>(1, index);
         }
         let mut operation = operations.read(index)?;
@@ -136,7 +137,7 @@ fn enter(vcpu: &Vcpu, granter: &Partition, record: &MapRecord) -> Result<(), i16
         flags |= PTE_RW;
     }
     flags |= u64::from(record.flags >> abi::GNTMAP_GUEST_AVAIL_SHIFT & 7) << 9;
-    let mut space = vcpu.partition.space.lock();
+    let mut space = vcpu.partition.space.lock_or_again().map_err(|_| abi::GNTST_EAGAIN)?;
     let place = place(&space, vcpu, record.host_addr, record.flags)?;
     let new = u64::from(record.frame) << 12 | flags;
     map_foreign(&Host, &mut space, place.table, place.index, new, granter.number)
@@ -150,8 +151,9 @@ fn unmap_each(call: &mut Call) -> Outcome {
     let operations = GuestPointer::<abi::UnmapGrantRef>::new(list, count)?;
     let mut done = 0;
     while done < count {
-        let finished = finish(&mut call.vcpu.partition.space.lock());
-        if finished.is_err() || done != 0 && schedule::should_yield() {
+        let finished =
+            call.vcpu.partition.space.lock_or_again().and_then(|mut space| finish(&mut space));
+        if finished.is_err() || done != 0 && schedule::should_yield_now() {
             return call.go_on::<abi::UnmapGrantRef>(1, done);
         }
         let end = count.min(done + BATCH as u64);

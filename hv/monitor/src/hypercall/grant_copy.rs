@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "copies between frames through the direct map")]
 
 use grants::Access;
-use page_tables::Release;
+use page_tables::{Error, Release};
 use pv_abi::xen::grants as abi;
 
 use super::named;
@@ -35,10 +35,12 @@ impl End {
         } else {
             return Err(abi::GNTST_PERMISSION_DENIED);
         };
-        machine::hold(owner.number, mfn, writable).map(|held| Self { held, grant }).map_err(|_| {
-            give_back(grant);
-            abi::GNTST_BAD_PAGE
-        })
+        machine::hold(owner.number, mfn, writable).map(|held| Self { held, grant }).map_err(
+            |error| {
+                give_back(grant);
+                if error == Error::Again { abi::GNTST_EAGAIN } else { abi::GNTST_BAD_PAGE }
+            },
+        )
     }
 
     /// Address of a byte of the frame, in the direct map.

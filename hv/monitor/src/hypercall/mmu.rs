@@ -49,7 +49,10 @@ pub fn mmu_update(call: &mut Call) -> Outcome {
 #[inline(never)]
 fn many(call: &mut Call) -> Outcome {
     let partition = call.vcpu.partition;
-    batch(call, |_, requests, count| run(partition, &mut partition.space.lock(), requests, count))
+    batch(call, |_, requests, count| match partition.space.lock_or_again() {
+        Ok(mut space) => run(partition, &mut space, requests, count),
+        Err(again) => (0, Err(again)),
+    })
 }
 
 /// Performs an array of `T` by `run`, which says how many were done; the caller's `done` counts.
@@ -82,7 +85,7 @@ pub fn batch<T: FromBytes + IntoBytes + Immutable>(
 #[inline]
 fn single(call: &mut Call, request: MmuUpdate) -> Outcome {
     let partition = call.vcpu.partition;
-    let mut space = partition.space.lock();
+    let mut space = partition.space.lock_or_again()?;
     finish(&mut space)?;
     if is_entry(&request) {
         update_entry(&Host, &mut space, request.ptr >> 12, entry_request(&request))
@@ -210,7 +213,7 @@ pub fn update_va_mapping(call: &mut Call) -> Outcome {
     let [va, value, flags, ..] = call.args;
     let vcpu = call.vcpu;
     {
-        let mut space = vcpu.partition.space.lock();
+        let mut space = vcpu.partition.space.lock_or_again()?;
         finish(&mut space)?;
         let place = walk::place(&space, vcpu, va).ok_or(errno::EINVAL)?;
         let request = Request { index: place.index, new: value, preserve_ad: false };

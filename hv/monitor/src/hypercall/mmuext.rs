@@ -24,7 +24,10 @@ pub fn mmuext_op(call: &mut Call) -> Outcome {
 }
 
 fn run(vcpu: &'static Vcpu, operations: &GuestPointer<MmuextOp>, count: u64) -> (u64, Outcome) {
-    let mut space = vcpu.partition.space.lock();
+    let mut space = match vcpu.partition.space.lock_or_again() {
+        Ok(space) => space,
+        Err(again) => return (0, Err(again)),
+    };
     if finish(&mut space).is_err() {
         return (0, Err(AGAIN));
     }
@@ -37,7 +40,12 @@ fn run(vcpu: &'static Vcpu, operations: &GuestPointer<MmuextOp>, count: u64) -> 
                 drop(space);
                 let replaced =
                     descriptors::replace_ldt(vcpu, operation.arg1, operation.arg2 as u32);
-                space = vcpu.partition.space.lock();
+                space = match vcpu.partition.space.lock_or_again() {
+                    Ok(space) => space,
+                    Err(again) => {
+                        return (index + u64::from(replaced.is_ok()), replaced.and(Err(again)));
+                    }
+                };
                 replaced
             }
             Ok(operation) => one(vcpu, &mut space, &operation),
@@ -103,7 +111,7 @@ pub fn new_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), i
 /// Gives a virtual CPU that does not run its first kernel root, in place of one that it was given
 /// before and never ran on.
 pub fn set_roots(vcpu: &Vcpu, kernel: u64) -> Result<(), i64> {
-    let mut space = vcpu.partition.space.lock();
+    let mut space = vcpu.partition.space.lock_or_again()?;
     finish(&mut space)?;
     replace_root(&mut space, &vcpu.kernel_root, kernel, || ())
 }

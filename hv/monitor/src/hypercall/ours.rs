@@ -58,8 +58,7 @@ fn serial_write(call: &mut Call) -> Outcome {
     let mut piece = [0; PIECE];
     let piece = piece.get_mut(..bytes).ok_or(errno::EINVAL)?;
     guest_memory::read_bytes(call.args[1], piece)?;
-    platform::serial_write(port, piece);
-    Ok(bytes as u64)
+    Ok(platform::serial_write(port, piece) as u64)
 }
 
 fn serial_read(call: &mut Call) -> Outcome {

@@ -2,11 +2,12 @@
 
 use core::sync::atomic::Ordering;
 
+use page_tables::Error;
 use pv_abi::xen::{errno, time as records, vcpu as abi};
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Call, Outcome, cpu_state::with_callbacks, sched::is_up};
+use super::{AGAIN, Call, Outcome, cpu_state::with_callbacks, sched::is_up};
 use crate::{
     area::Area,
     context::{Registers, flag},
@@ -40,7 +41,7 @@ pub fn vcpu_op(call: &mut Call) -> Outcome {
         _ => return Err(errno::ENOSYS),
     };
     // What registers or initialises reads, checks and replaces state of a virtual CPU.
-    let _held = call.vcpu.partition.vcpus_lock.lock();
+    let _held = call.vcpu.partition.vcpus_lock.lock_or_again()?;
     run(call, target)
 }
 
@@ -49,7 +50,7 @@ fn initialise(call: &mut Call, target: &'static Vcpu) -> Outcome {
         return Err(errno::EEXIST);
     }
     let address = call.args[2];
-    let mut context = CONTEXT.lock();
+    let mut context = CONTEXT.lock_or_again()?;
     guest_memory::read_bytes(address, context.as_mut_bytes())?;
     load_context(target, &context)?;
     target.initialised.store(true, Ordering::Release);
@@ -215,7 +216,10 @@ fn register_info(call: &mut Call, target: &'static Vcpu) -> Outcome {
         return Err(errno::EINVAL);
     }
     let owner = target.partition.number;
-    let held = machine::hold(owner, register.mfn, true).map_err(|_| errno::EINVAL)?;
+    let held = machine::hold(owner, register.mfn, true).map_err(|error| match error {
+        Error::Again => AGAIN,
+        _ => errno::EINVAL,
+    })?;
     let place = (machine::bytes(held.mfn) as u64 + offset) as *mut InfoArea;
     target.move_info(place);
     target.info_frame.store(register.mfn, Ordering::Release);

@@ -114,6 +114,7 @@ pub(super) fn options() -> Options {
 
 /// Says why the monitor cannot start, and stops.
 pub fn refuse(reason: core::fmt::Arguments<'_>) -> ! {
+    log::set_failing();
     error!("cannot start: {reason}");
     power::exit_emulator(false);
     panic::halt()
@@ -164,7 +165,7 @@ extern "C" fn platform_continue(_: u64) -> ! {
         cpus: CPUS.get().map_or(&[], |cpus| cpus),
         pci: PCI.get().map_or(&[], |pci| pci),
     });
-    serial::enable_receive();
+    serial::enable_interrupts();
     announce(boot);
     smp::release();
     crate::start::start(boot)

@@ -1,8 +1,8 @@
 //! The monitor's messages, on the console's serial port.
 //!
 //! `[seconds] uv: text`, one line each; use the macros `error!`, `warn!`, `info!` and `debug!`.
-//! The rule: a line is written whole, whichever CPU writes; only a failing monitor may interrupt
-//! another CPU's line.
+//! The rule: a line is written whole, whichever CPU writes, or is lost and counted; only a failing
+//! monitor may interrupt another CPU's line.
 
 use core::{
     fmt::{self, Write},
@@ -64,7 +64,7 @@ impl Console {
         if FAILING.load(Ordering::Relaxed) {
             serial::write_anyway(serial::CONSOLE, &self.batch);
         } else {
-            serial::write(serial::CONSOLE, &self.batch);
+            let _ = serial::write(serial::CONSOLE, &self.batch);
         }
         self.batch.clear();
     }
@@ -88,9 +88,46 @@ impl Drop for Console {
     }
 }
 
+/// Messages, and pieces of partitions' text, that found no room.
+static LOST: AtomicU32 = AtomicU32::new(0);
+/// Non-maskable interrupts that came while the CPU was in the monitor, and may have held a lock.
+static INTERRUPTED: AtomicU32 = AtomicU32::new(0);
+/// Bytes of a message, at most.
+const LONGEST: usize = 1024;
+
+/// Counts a non-maskable interrupt of unknown cause that came in ring 0; the next message tells it.
+pub fn note_interrupted() {
+    INTERRUPTED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Tells of what was only counted.
+fn tell_counts(console: &mut Console) {
+    for (counter, what) in [
+        (&LOST, "messages were lost: the serial line is slower than they came"),
+        (&INTERRUPTED, "non-maskable interrupts of unknown cause came in the monitor"),
+    ] {
+        let count = counter.swap(0, Ordering::Relaxed);
+        if count != 0 {
+            let _ = writeln!(console, "uv: warning: {count} {what}");
+        }
+    }
+}
+
+/// Whether `bytes` fit into the ring and leave `rest` free; counted if not.
+fn has_room(bytes: usize, rest: usize) -> bool {
+    let fits = FAILING.load(Ordering::Relaxed) || serial::room(serial::CONSOLE) >= bytes + rest;
+    if !fits {
+        LOST.fetch_add(1, Ordering::Relaxed);
+    }
+    fits
+}
+
 /// Writes one message.
 fn write(level: Level, text: fmt::Arguments<'_>) {
     let _line = if FAILING.load(Ordering::Relaxed) { LINE.try_lock() } else { Some(LINE.lock()) };
+    if !has_room(LONGEST, 0) {
+        return;
+    }
     let microseconds = time::now() / 1000;
     let (seconds, rest) = (microseconds / 1_000_000, microseconds % 1_000_000);
     let mark = match level {
@@ -99,6 +136,7 @@ fn write(level: Level, text: fmt::Arguments<'_>) {
         _ => "",
     };
     let mut console = Console::default();
+    tell_counts(&mut console);
     let _ = writeln!(console, "[{seconds:5}.{rest:06}] uv: {mark}{text}");
 }
 
@@ -110,9 +148,17 @@ pub fn log_warning(text: fmt::Arguments<'_>) {
 /// The partition whose text the console's last line is, while that line is unfinished.
 static UNFINISHED: AtomicU32 = AtomicU32::new(0);
 
-/// Writes text that a partition asks to show, its lines marked with the partition's number.
-pub fn log_raw(partition: u32, text: &[u8]) {
+/// Bytes that marks a line of a partition's text, at most.
+const MARK: usize = 24;
+
+/// Writes text that a partition asks to show, its lines marked with the partition's number. Half
+/// of the ring is kept for others where the partition is a guest.
+pub fn log_raw(partition: u32, text: &[u8], is_guest: bool) {
     let _line = LINE.lock();
+    let lines = 1 + text.iter().filter(|byte| **byte == b'\n').count();
+    if !has_room(text.len() + lines * MARK, if is_guest { serial::RING / 2 } else { 0 }) {
+        return;
+    }
     let mut console = Console::default();
     for piece in text.split_inclusive(|&b| b == b'\n') {
         if UNFINISHED.load(Ordering::Relaxed) != partition {

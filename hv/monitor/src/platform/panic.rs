@@ -87,13 +87,18 @@ pub fn stop_host(reason: fmt::Arguments<'_>) -> ! {
     finish()
 }
 
-/// Handles a non-maskable interrupt.
-pub fn nmi() {
+/// Handles a non-maskable interrupt; `in_monitor`: it came in ring 0, where the CPU may hold any
+/// lock.
+pub fn nmi(in_monitor: bool) {
     // Another CPU failed, and stops this one.
     if FAILED.load(Ordering::Acquire) != NOBODY {
         halt();
     }
-    log::warn!("non-maskable interrupt of unknown cause");
+    if in_monitor {
+        log::note_interrupted();
+    } else {
+        log::warn!("non-maskable interrupt of unknown cause");
+    }
 }
 
 /// Stops this CPU for good.

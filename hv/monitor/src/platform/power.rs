@@ -11,6 +11,7 @@ use super::{
     log::{error, info},
     panic,
     ports::{input, output},
+    serial,
 };
 
 /// QEMU's isa-debug-exit device; it exits with twice the value, plus 1.
@@ -27,6 +28,7 @@ pub fn exit_emulator(clean: bool) {
 
 /// Turns the machine off.
 pub fn power_off() -> ! {
+    serial::write_anyway(serial::CONSOLE, b"");
     exit_emulator(true);
     info!("power off");
     soft_off();
@@ -57,6 +59,7 @@ fn soft_off() {
 
 /// Resets the machine.
 pub fn reset() -> ! {
+    serial::write_anyway(serial::CONSOLE, b"");
     exit_emulator(true);
     if let Some(register) = boot::acpi().reset
         && register.space == 1

@@ -1,18 +1,22 @@
 //! The two serial ports (16550, PC addresses).
 //!
-//! Sending is polled, a FIFO at a time, with a bound, so that a dead line cannot hang the
-//! monitor. Receiving is by interrupt into a ring. The rule: no received byte is dropped for want
-//! of room: a full ring stops reading, which holds up the sender.
+//! Once partitions may run, what is sent goes into a ring that transmit interrupts drain, a FIFO
+//! at a time, so nobody waits for the line. Before that, and when the monitor fails, sending is
+//! polled, with a bound, so that a dead line cannot hang the monitor. Receiving is by interrupt
+//! into a ring. The rule: no received byte is dropped for want of room: a full ring stops reading,
+//! which holds up the sender.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use heapless::Deque;
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 use super::ports::{input, output};
 
 /// The console.
 pub const CONSOLE: u32 = 0;
+/// Bytes that wait to be sent, at most.
+pub const RING: usize = 65536;
 
 const DATA: u16 = 0;
 const INTERRUPT_ENABLE: u16 = 1;
@@ -28,6 +32,8 @@ const RECEIVED: u8 = 1;
 const TRANSMIT_EMPTY: u8 = 0x20;
 /// Interrupt enable: received data.
 const RECEIVE_INTERRUPT: u8 = 1;
+/// Interrupt enable: the transmit FIFO is empty.
+const TRANSMIT_INTERRUPT: u8 = 2;
 /// Polls of the line status before bytes are given up.
 const PATIENCE: u32 = 200_000;
 
@@ -35,24 +41,38 @@ struct Port {
     base: u16,
     present: AtomicBool,
     fifo: AtomicU8,
-    sender: Mutex<()>,
-    receiver: Mutex<Receiver>,
+    /// By itself: rings that are zero take no room in the image.
+    line: &'static Mutex<Line>,
 }
 
-struct Receiver {
-    ring: Deque<u8, 4096>,
+struct Line {
+    received: Deque<u8, 4096>,
+    sent: Deque<u8, RING>,
+    /// Interrupts are on: the rings are used.
     enabled: bool,
+    /// A writer found no room.
+    held_up: bool,
+    /// What is in the interrupt enable register.
+    interrupts: u8,
 }
+
+impl Line {
+    const fn new() -> Self {
+        Self {
+            received: Deque::new(),
+            sent: Deque::new(),
+            enabled: false,
+            held_up: false,
+            interrupts: 0,
+        }
+    }
+}
+
+static LINES: [Mutex<Line>; 2] = [const { Mutex::new(Line::new()) }; 2];
 
 impl Port {
-    const fn new(base: u16) -> Self {
-        Self {
-            base,
-            present: AtomicBool::new(false),
-            fifo: AtomicU8::new(1),
-            sender: Mutex::new(()),
-            receiver: Mutex::new(Receiver { ring: Deque::new(), enabled: false }),
-        }
+    const fn new(base: u16, line: &'static Mutex<Line>) -> Self {
+        Self { base, present: AtomicBool::new(false), fifo: AtomicU8::new(1), line }
     }
 
     fn write(&self, register: u16, value: u8) {
@@ -83,10 +103,18 @@ impl Port {
         self.present.store(true, Ordering::Relaxed);
     }
 
+    fn may_send(&self) -> bool {
+        self.read(LINE_STATUS) & TRANSMIT_EMPTY != 0
+    }
+
+    fn fifo(&self) -> usize {
+        usize::from(self.fifo.load(Ordering::Relaxed)).max(1)
+    }
+
+    /// Sends bytes, polled.
     fn send(&self, bytes: &[u8]) {
-        for batch in bytes.chunks(usize::from(self.fifo.load(Ordering::Relaxed)).max(1)) {
-            let ready = (0..PATIENCE).any(|_| self.read(LINE_STATUS) & TRANSMIT_EMPTY != 0);
-            if !ready {
+        for batch in bytes.chunks(self.fifo()) {
+            if !(0..PATIENCE).any(|_| self.may_send()) {
                 return;
             }
             for &byte in batch {
@@ -95,17 +123,41 @@ impl Port {
         }
     }
 
-    /// Moves what the line has into the ring as far as there is room.
-    fn fill(&self, receiver: &mut Receiver) {
-        while !receiver.ring.is_full() && self.read(LINE_STATUS) & RECEIVED != 0 {
-            let _ = receiver.ring.push_back(self.read(DATA));
+    /// Sends what waits, polled.
+    fn flush(&self, line: &mut Line) {
+        while let Some(byte) = line.sent.pop_front() {
+            self.send(&[byte]);
         }
-        let wanted = receiver.enabled && !receiver.ring.is_full();
-        self.write(INTERRUPT_ENABLE, if wanted { RECEIVE_INTERRUPT } else { 0 });
+    }
+
+    /// Moves what was received into its ring as far as there is room. Whoever calls this sees that
+    /// the reader is told.
+    fn fill(&self, line: &mut Line) {
+        while !line.received.is_full() && self.read(LINE_STATUS) & RECEIVED != 0 {
+            let _ = line.received.push_back(self.read(DATA));
+        }
+        self.drain(line);
+    }
+
+    /// Moves a FIFO of what waits onto the line, and asks for the interrupts that are wanted.
+    fn drain(&self, line: &mut Line) {
+        if !line.sent.is_empty() && self.may_send() {
+            for byte in (0..self.fifo()).map_while(|_| line.sent.pop_front()) {
+                self.write(DATA, byte);
+            }
+        }
+        let receive = line.enabled && !line.received.is_full();
+        let transmit = !line.sent.is_empty();
+        let wanted = if receive { RECEIVE_INTERRUPT } else { 0 }
+            | if transmit { TRANSMIT_INTERRUPT } else { 0 };
+        if wanted != line.interrupts {
+            line.interrupts = wanted;
+            self.write(INTERRUPT_ENABLE, wanted);
+        }
     }
 }
 
-static PORTS: [Port; 2] = [Port::new(0x3f8), Port::new(0x2f8)];
+static PORTS: [Port; 2] = [Port::new(0x3f8, &LINES[0]), Port::new(0x2f8, &LINES[1])];
 
 fn present(port: u32) -> Option<&'static Port> {
     PORTS.get(port as usize).filter(|p| p.present.load(Ordering::Relaxed))
@@ -116,56 +168,80 @@ pub fn set_up() {
     PORTS.iter().for_each(Port::set_up);
 }
 
-/// Sends bytes; waits for the line. Bytes that a stuck line does not take are lost.
-pub fn write(port: u32, bytes: &[u8]) {
-    if let Some(port) = present(port) {
-        let _sending = port.sender.lock();
+/// Sends bytes, as many as there is room for; returns how many.
+pub fn write(port: u32, bytes: &[u8]) -> usize {
+    let Some(port) = present(port) else { return bytes.len() };
+    let mut line = port.line.lock();
+    if !line.enabled {
         port.send(bytes);
+        return bytes.len();
     }
+    let taken = bytes.len().min(RING - line.sent.len());
+    for &byte in bytes.iter().take(taken) {
+        let _ = line.sent.push_back(byte);
+    }
+    line.held_up |= taken < bytes.len();
+    port.drain(&mut line);
+    taken
 }
 
-/// Sends bytes even while another CPU sends; for the last words of a failing monitor.
+/// Bytes that [`write`] has room for.
+pub fn room(port: u32) -> usize {
+    present(port).map_or(RING, |port| RING - port.line.lock().sent.len())
+}
+
+/// The line, unless another CPU was stopped while it held it.
+fn take_anyway(port: &Port) -> Option<MutexGuard<'static, Line>> {
+    (0..PATIENCE).find_map(|_| port.line.try_lock())
+}
+
+/// Sends what waits and then these bytes, even while another CPU sends; for the last words.
 pub fn write_anyway(port: u32, bytes: &[u8]) {
     if let Some(port) = present(port) {
-        let _sending = (0..PATIENCE).find_map(|_| port.sender.try_lock());
+        let mut line = take_anyway(port);
+        line.iter_mut().for_each(|line| port.flush(line));
         port.send(bytes);
     }
 }
 
-/// Turns received-data interrupts on.
-pub fn enable_receive() {
+/// Turns interrupts on.
+pub fn enable_interrupts() {
     for port in (0..PORTS.len() as u32).filter_map(present) {
-        let mut receiver = port.receiver.lock();
-        receiver.enabled = true;
-        port.fill(&mut receiver);
+        let mut line = port.line.lock();
+        line.enabled = true;
+        port.fill(&mut line);
     }
 }
 
 /// Takes what a port received; the number of bytes put into `buffer`.
 pub fn read(port: u32, buffer: &mut [u8]) -> usize {
     let Some(port) = present(port) else { return 0 };
-    let mut receiver = port.receiver.lock();
-    let was_full = receiver.ring.is_full();
+    let mut line = port.line.lock();
+    let was_full = line.received.is_full();
     let mut taken = 0;
     for slot in buffer {
-        let Some(byte) = receiver.ring.pop_front() else {
+        let Some(byte) = line.received.pop_front() else {
             break;
         };
         *slot = byte;
         taken += 1;
     }
     if was_full {
-        port.fill(&mut receiver);
+        port.fill(&mut line);
     }
     taken
 }
 
-/// Handles the interrupt of a port.
-pub fn interrupt(port: u32) {
-    if let Some(port) = present(port) {
-        let mut receiver = port.receiver.lock();
-        // Reading the identification acknowledges causes that carry no data.
-        let _ = port.read(FIFO_CONTROL);
-        port.fill(&mut receiver);
-    }
+/// Handles the interrupt of a port; returns whether its reader or its writer has something to do.
+pub fn interrupt(port: u32) -> bool {
+    let Some(port) = present(port) else { return false };
+    let mut line = port.line.lock();
+    // Reading the identification acknowledges causes that carry no data.
+    let _ = port.read(FIFO_CONTROL);
+    // Off and on again: what is still due, or comes meanwhile, is a new edge.
+    port.write(INTERRUPT_ENABLE, 0);
+    line.interrupts = 0;
+    port.fill(&mut line);
+    let goes_on = line.sent.is_empty() && core::mem::take(&mut line.held_up);
+    goes_on || !line.received.is_empty()
 }

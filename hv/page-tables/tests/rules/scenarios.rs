@@ -5,7 +5,7 @@ use crate::machine::Sim;
 use frames::{Kind, Type};
 use page_tables::bits::{A, AVL, D, G, NX, P, PAT_PS, PCD, RW, US};
 use page_tables::{
-    Error, Machine, Operation, Release, Request, Space, drop_range, find_entry, get_base,
+    ENTRIES, Error, Machine, Operation, Release, Request, Space, drop_range, find_entry, get_base,
     get_descriptors, hold, map_foreign, pin, put_base, put_descriptors, release,
     unmap_entry_expect, unpin, update_descriptor, update_entry, update_entry_emulated,
 };
@@ -362,6 +362,42 @@ fn a_granted_page_that_is_overwritten_is_flushed_at_once() {
     assert_eq!(sim.flushes(1), before + 1);
     pin(&sim, &mut Space::new(2, false), 1, OTHERS).unwrap();
     sim.check_caches();
+}
+
+/// 510 flushes, each waited for, would hold up both CPUs.
+#[test]
+fn a_table_of_granted_pages_is_dropped_with_one_flush() {
+    let (sim, mut space) = tree();
+    pin(&sim, &mut space, 1, L1).unwrap();
+    for index in 0..ENTRIES {
+        map_foreign(&sim, &mut space, L1, index, to(OTHERS, RW), 2).unwrap();
+    }
+    let before = sim.flushes(1);
+    unpin(&sim, &mut space, L1).unwrap();
+    assert_eq!(sim.flushes(1), before + 1);
+    assert_eq!(sim.word(OTHERS).references(), 0);
+    pin(&sim, &mut Space::new(2, false), 1, OTHERS).unwrap();
+    sim.check_caches();
+}
+
+/// A full table of level 1 is too much for one go, taken or dropped.
+#[test]
+fn work_on_a_table_of_level_1_stops_and_goes_on() {
+    let (sim, mut space) = tree();
+    (0..ENTRIES).for_each(|index| sim.poke(L1, index, to(DATA, 0)));
+    sim.budget.store(0, Ordering::Relaxed);
+    let mut calls = 1;
+    while pin(&sim, &mut space, 1, L1) == Err(Error::Again) {
+        check(&sim, &Outside::default());
+        calls += 1;
+    }
+    assert_eq!(calls, 8);
+    unpin(&sim, &mut space, L1).unwrap();
+    assert!(space.is_unfinished());
+    while space.finish(&sim).is_err() {
+        check(&sim, &Outside::default());
+    }
+    assert!((0..64).all(|mfn| sim.word(mfn).references() == 0));
 }
 
 /// XSA-234: unmapping checks frame and permission of the entry.
