@@ -88,7 +88,7 @@ pub fn options() -> Result<BootOptions> {
 
 /// Every attempt is refused as it should be, each refusal is recorded with its cause, and the
 /// machine goes on.
-fn hostile(host: &mut Host) -> Result<()> {
+pub fn hostile(host: &mut Host) -> Result<()> {
     let before = refused(host)?;
     attempts(host, "", 1000)?;
     let after = refused(host)?;

@@ -24,10 +24,12 @@ use xtask::machine::{Event, Machine, NoEvent};
 use xtask::options::{BootOptions, MachineOptions};
 use xtask::workspace;
 
-use crate::{Results, number};
+use crate::{Results, number, stay};
 
 /// Seconds that CI spends on it.
 const SECONDS: u64 = 75;
+/// Seconds of the measuring of stays.
+const STAY_SECONDS: u64 = 60;
 /// Programs of a seed.
 const PROGRAMS: u64 = 20_000;
 /// How long the console may be silent: a line comes every few dozen programs.
@@ -44,6 +46,21 @@ pub fn run(results: &mut Results) {
         let result = programs();
         results.note("fuzz/programs", start, result);
     }
+    if results.wanted("fuzz/stay") {
+        let start = Instant::now();
+        results.note("fuzz/stay", start, stay());
+    }
+}
+
+/// The longest stay in ring 0 while programs run; how they end is the other scenario's matter.
+fn stay() -> Result<()> {
+    let file = stay::file("fuzz")?;
+    let guest = Guest { machine: stay::machine(file.path()), ..Guest::build(1)? };
+    let end = Instant::now() + Duration::from_secs(STAY_SECONDS);
+    let ran = guest.run(number("FUZZ_SEED", 1)?, PROGRAMS, 0, None, Some(end))?;
+    println!("{} programs", ran.at);
+    ensure!(ran.at > 0, "no program ran");
+    stay::judge(file.path())
 }
 
 /// How a run ended.

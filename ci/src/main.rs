@@ -19,6 +19,7 @@ mod matrix;
 mod page_tables;
 mod refusals;
 mod session;
+mod stay;
 mod stress;
 
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     session::run,
     guests::run,
     fuzz::run,
+    stay::run,
 ];
 
 /// What ran, and which of it failed.

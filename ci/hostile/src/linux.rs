@@ -101,6 +101,22 @@ pub fn locked_pages(pages: usize) -> Result<Memory> {
     Ok(memory)
 }
 
+/// Maps the first `bytes` of a file again and again, at addresses that follow each other.
+pub fn mapped_again(file: &File, bytes: usize, times: usize) -> Result<u64> {
+    let all = NonZeroUsize::new(bytes * times).context("nothing to map")?;
+    let length = NonZeroUsize::new(bytes).context("nothing to map")?;
+    let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE | MapFlags::MAP_FIXED;
+    // SAFETY: a new mapping at an address of the kernel's choice, then new ones over its parts.
+    unsafe {
+        let start = mmap_anonymous(None, all, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE)?;
+        for index in 0..times {
+            let at = NonZeroUsize::new(start.as_ptr() as usize + index * bytes);
+            mmap(at, length, ProtFlags::PROT_READ, flags, file, 0)?;
+        }
+        Ok(start.as_ptr() as u64)
+    }
+}
+
 /// Stays on one CPU, so on one virtual CPU: some state is a virtual CPU's.
 pub fn stay_on_cpu(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
@@ -133,6 +149,11 @@ impl Hypercalls {
     /// Makes a call with these arguments and zeros in the memory.
     pub fn plain(&self, number: u64, args: [u64; 5]) -> i64 {
         self.memory.clear();
+        self.raw(number, args)
+    }
+
+    /// Makes a call whose arguments name memory that the program has elsewhere, to be read alone.
+    pub fn on_own_memory(&self, number: u64, args: [u64; 5]) -> i64 {
         self.raw(number, args)
     }
 

@@ -9,6 +9,7 @@
 //! partitions  others by number: memory, events, grants
 //! calls       our own calls, processor state, addresses of the monitor
 //! instructions  ring 3 without any call
+//! long        batches that take long, while another virtual CPU goes on
 //! wild        arguments that make no sense
 //! race        two virtual CPUs on the same pages
 //! ```
@@ -23,6 +24,7 @@ mod frames;
 mod ground;
 mod instructions;
 mod linux;
+mod long;
 mod partitions;
 mod race;
 mod report;
@@ -109,6 +111,9 @@ fn run() -> Result<bool> {
     }
     if wanted.has(IDLE) {
         reach_idle(&hypercalls, &stage, &mut report)?;
+    }
+    if wanted.has(long::LONG) {
+        long::all(&hypercalls, &stage.raced, &mut report)?;
     }
     // Not part of all attempts: it was not yet seen to pass on a machine.
     if wanted.is_named(RACE) {
@@ -317,7 +322,7 @@ mod tests {
         ];
         let mut names: Vec<String> = attempts.into_iter().flatten().map(|a| a.name).collect();
         names.extend(instructions::all(stage::DATA_SELECTOR).into_iter().map(|code| code.name));
-        names.extend([RACE, IDLE, "wild arguments of call 1"].map(String::from));
+        names.extend([RACE, IDLE, long::LONG, "wild arguments of call 1"].map(String::from));
         let words = words_of_the_book();
         assert!(words.len() > 40, "{words:?}");
         let absent: Vec<_> =

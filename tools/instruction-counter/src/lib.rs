@@ -5,12 +5,17 @@
 //! of times is instructions and idle time. What is counted here was executed.
 //!
 //! ```text
-//! -plugin libinstruction_counter.so,out=FILE[,profile=on]
+//! -plugin libinstruction_counter.so,out=FILE[,profile=on|,stays=on]
 //!
 //! mark NUMBER COUNT        a line for each mark, instructions since the machine started
 //! at ADDRESS CODE COUNT    with profile=on, after each mark: instructions since the mark before it,
 //!                          by the address at which a translated block begins and by its first
 //!                          instruction (both hexadecimal), which tells address spaces apart
+//!
+//! With stays=on, no marks, but whenever a stay in ring 0 is the longest of its kind so far:
+//! stay COUNT CPU ADDRESS   its instructions, and the address where the CPU came in (hexadecimal)
+//! at ADDRESS COUNT         what of them is the block's that begins at the address
+//! end
 //! ```
 //!
 //! Every instruction adds one to a cell of the block that it was translated in; a mark sums the
@@ -20,6 +25,7 @@
 //! For a machine whose virtual CPUs share one thread: cells are plain memory to QEMU.
 
 mod qemu;
+mod stays;
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -33,6 +39,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 struct Counter {
     out: File,
     profile: bool,
+    /// Stays in ring 0 are wanted, and no marks.
+    stays: bool,
     /// Blocks: the cell of each, and its value at the last mark.
     blocks: HashMap<Key, (&'static AtomicU64, u64)>,
 }
@@ -45,18 +53,23 @@ static COUNTER: OnceLock<Mutex<Counter>> = OnceLock::new();
 impl Counter {
     /// Reads the plugin's arguments.
     fn new<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<Self, String> {
-        let (mut out, mut profile) = (None, false);
+        let (mut out, mut profile, mut stays) = (None, false, false);
         for argument in arguments {
             match argument.split_once('=') {
                 Some(("out", path)) => out = Some(path),
                 Some(("profile", "on")) => profile = true,
                 Some(("profile", "off")) => profile = false,
-                _ => return Err(format!("{argument}: there are out=FILE and profile=on|off")),
+                Some(("stays", "on")) => stays = true,
+                _ => {
+                    return Err(format!(
+                        "{argument}: there are out=FILE, profile=on|off, stays=on"
+                    ));
+                }
             }
         }
         let path = out.ok_or("out=FILE is missing")?;
         let out = File::create(path).map_err(|error| format!("{path}: {error}"))?;
-        Ok(Self { out, profile, blocks: HashMap::new() })
+        Ok(Self { out, profile, stays, blocks: HashMap::new() })
     }
 
     /// The cell of a block. All share one where nobody asks for a profile.
@@ -91,6 +104,9 @@ fn install(plugin: qemu::Plugin, arguments: &[&str]) -> i32 {
             return 1;
         }
     };
+    if counter.stays {
+        return i32::from(!stays::start(plugin, counter.out));
+    }
     // QEMU installs a plugin once.
     if COUNTER.set(Mutex::new(counter)).is_err() {
         return 1;

@@ -127,8 +127,8 @@ impl Instruction<'_> {
 
     /// Has each execution call a function.
     pub fn call(&self, call: OnExecution, data: *mut c_void) {
-        // SAFETY: the instruction lives, and the function as long as the process; the data is a
-        // number, not an address.
+        // SAFETY: the instruction lives, and the function as long as the process; QEMU only
+        // hands the data back.
         unsafe { qemu_plugin_register_vcpu_insn_exec_cb(self.0, call, NO_REGISTERS, data) };
     }
 }

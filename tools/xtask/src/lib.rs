@@ -26,6 +26,7 @@ pub mod prompt;
 pub mod provision;
 pub mod qemu;
 pub mod source;
+pub mod stays;
 pub mod terminal;
 pub mod workspace;
 pub mod xen_tools;

@@ -72,6 +72,9 @@ pub struct MachineOptions {
     /// --icount or one CPU
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
+    /// Write the longest stays in ring 0 into this file; takes --icount or one CPU
+    #[arg(long, value_name = "FILE", conflicts_with = "profile")]
+    pub stays: Option<PathBuf>,
 }
 
 impl Default for MachineOptions {
@@ -88,6 +91,7 @@ impl Default for MachineOptions {
             gdb: false,
             trace_int: None,
             profile: None,
+            stays: None,
         }
     }
 }

@@ -88,11 +88,12 @@ pub fn arguments(
         arguments.text("-d int,cpu_reset");
         arguments.pair("-D", file);
     }
-    if let Some(file) = &machine.profile {
-        ensure!(is_one_thread(machine), "--profile counts in one thread; give --icount");
+    for (option, file) in [("profile", &machine.profile), ("stays", &machine.stays)] {
+        let Some(file) = file else { continue };
+        ensure!(is_one_thread(machine), "--{option} counts in one thread; give --icount");
         let plugin = counter()?;
         let (plugin, file) = (quoted(&plugin), quoted(file));
-        arguments.pair("-plugin", format!("{plugin},out={file},profile=on"));
+        arguments.pair("-plugin", format!("{plugin},out={file},{option}=on"));
     }
     Ok(arguments.list)
 }

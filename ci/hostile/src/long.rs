@@ -1,0 +1,90 @@
+//! Calls with more work than anybody should wait for: another virtual CPU goes on meanwhile.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use anyhow::{Context, Result, anyhow};
+use pv_abi::xen::domid;
+use pv_abi::xen::hypercall as number;
+use pv_abi::xen::mmu::{EXT_TLB_FLUSH_ALL, MmuUpdate, MmuextOp};
+use zerocopy::IntoBytes;
+
+use crate::attempt::Call;
+use crate::frames::update;
+use crate::ground::Page;
+use crate::linux::{self, Hypercalls, stay_on_cpu};
+use crate::report::Report;
+
+/// What the names begin with.
+pub const LONG: &str = "long batch";
+
+/// Bytes of whole requests and whole pages: both 16 and 24 divide it.
+const PATTERN: usize = 12288;
+/// Where the pattern lies before it is mapped.
+const FILE: &str = "/tmp/requests";
+/// Updates that another virtual CPU makes meanwhile, at least.
+const MEANWHILE: u64 = 20;
+
+/// Makes the long calls, while another virtual CPU makes short ones.
+///
+/// # Errors
+/// The memory of the requests cannot be made, or a thread failed.
+pub fn all(hypercalls: &Hypercalls, pages: &[Page], report: &mut Report) -> Result<()> {
+    let [page, ..] = pages else { return Ok(()) };
+    let request = MmuUpdate { ptr: page.mfn << 12, val: 0 };
+    let flush = MmuextOp { cmd: EXT_TLB_FLUSH_ALL, pad: 0, arg1: 0, arg2: 0 };
+    let batches = [
+        ("updates of one entry", number::MMU_UPDATE, request.as_bytes(), 128),
+        ("flushes of all translations", number::MMUEXT_OP, flush.as_bytes(), 16),
+    ];
+    for (what, call, request, times) in batches {
+        let (address, count) = requests(request, times)?;
+        let args = [address, count, 0, domid::SELF.into(), 0];
+        let (result, meanwhile) = beside(*page, || hypercalls.on_own_memory(call, args))?;
+        let held = result == 0 && meanwhile >= MEANWHILE;
+        let expected = format!("0, and {MEANWHILE} updates by another CPU meanwhile");
+        let came = format!("{result}, {meanwhile} updates");
+        let name = format!("{LONG}: {count} {what}");
+        report.line(&name, "XSA-45: no call holds up others", held, &expected, &came);
+    }
+    Ok(())
+}
+
+/// Memory full of this request: its address, and how many there are.
+fn requests(request: &[u8], times: usize) -> Result<(u64, u64)> {
+    let pattern = request.repeat(PATTERN / request.len());
+    File::create(FILE).and_then(|mut file| file.write_all(&pattern)).context(FILE)?;
+    let file = File::open(FILE).context(FILE)?;
+    let address = linux::mapped_again(&file, PATTERN, times)?;
+    std::fs::remove_file(FILE)?;
+    Ok((address, (times * PATTERN / request.len()) as u64))
+}
+
+/// Acts on the first virtual CPU while the second makes updates of one entry, one a call; what came
+/// of the act, and the updates meanwhile.
+fn beside(page: Page, act: impl FnOnce() -> i64) -> Result<(i64, u64)> {
+    let (count, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| -> Result<()> {
+            stay_on_cpu(1)?;
+            let hypercalls = Hypercalls::open()?;
+            let args = update(page.mfn, 1, 0, 0).into();
+            let call = Call { number: number::MMU_UPDATE, args };
+            while !over.load(Ordering::Relaxed) {
+                hypercalls.perform(&call);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        while count.load(Ordering::Relaxed) == 0 && !other.is_finished() {
+            std::thread::yield_now();
+        }
+        let before = count.load(Ordering::Relaxed);
+        let result = act();
+        let meanwhile = count.load(Ordering::Relaxed) - before;
+        over.store(true, Ordering::Relaxed);
+        other.join().map_err(|_| anyhow!("a thread failed"))??;
+        Ok((result, meanwhile))
+    })
+}

@@ -1,0 +1,81 @@
+//! The longest stay in ring 0 while a partition does what it can to make it long.
+//!
+//! Ring 0 runs with interrupts off, so nothing else runs on a CPU while it stays there. Stays are
+//! counted in instructions of the CPU itself (`tools/instruction-counter`), on a machine whose time
+//! is instructions, so the figure does not depend on the test host.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use xtask::interrupt::Scratch;
+use xtask::options::MachineOptions;
+use xtask::{hv_build, stays, workspace};
+
+use crate::Results;
+use crate::boots::{self, Boot};
+use crate::checks::{self, Check};
+use crate::containment;
+use crate::guests::minimal;
+use crate::host::Host;
+
+/// Microseconds of the machine's time that no stay exceeds.
+const BOUND: u64 = 100;
+/// Stays that a failure tells of.
+const TOLD: usize = 8;
+
+const CHECKS: &[Check] = &[
+    Check { name: "hostile", run: containment::hostile },
+    Check { name: "create-destroy", run: create_and_destroy },
+    Check { name: "longest", run: longest },
+    Check { name: "monitor-log", run: checks::monitor_log },
+];
+
+/// A file that stays are written to; it goes with this.
+pub fn file(name: &str) -> Result<Scratch> {
+    let name = format!("stays-{name}-{}", std::process::id());
+    Ok(Scratch::new(workspace::build_dir()?.join(name)))
+}
+
+/// A machine whose stays are written to `file`. One CPU: what another executes meanwhile would
+/// take time of this machine, too.
+pub fn machine(file: &Path) -> MachineOptions {
+    let stays = Some(file.to_owned());
+    MachineOptions { cpus: 1, icount: true, stays, ..MachineOptions::default() }
+}
+
+/// Runs the checks that were asked for.
+pub fn run(results: &mut Results) {
+    let Ok(file) = file("hostile") else { return };
+    let machine = machine(file.path());
+    let boot = Boot { name: "stay", machine, boot: containment::options, checks: CHECKS };
+    boots::run_wanted(&boot, results);
+}
+
+/// A guest whose memory is taken, scrubbed and given back, while it runs.
+fn create_and_destroy(host: &mut Host) -> Result<()> {
+    for name in ["one", "two"] {
+        host.sh(&minimal(name, "spin 0"))?;
+    }
+    for name in ["one", "two"] {
+        host.sh(&format!("uvtool destroy {name} --forget"))?;
+    }
+    Ok(())
+}
+
+fn longest(host: &mut Host) -> Result<()> {
+    judge(host.options.stays.as_deref().context("no file of stays")?)
+}
+
+/// Prints the longest of the stays in a file, which must not exceed the bound.
+///
+/// # Errors
+/// It does; the message has the longest ones.
+pub fn judge(file: &Path) -> Result<()> {
+    let stays = stays::read(file, &hv_build::build()?.monitor)?;
+    let longest = stays.first().context("no stay was written down")?;
+    println!("longest stay in ring 0: {longest}");
+    let too_long: Vec<_> = stays.iter().filter(|stay| stay.microseconds() > BOUND).collect();
+    let told: Vec<_> = too_long.iter().take(TOLD).map(|stay| format!("  {stay}")).collect();
+    ensure!(too_long.is_empty(), "stays of more than {BOUND} \u{b5}s:\n{}", told.join("\n"));
+    Ok(())
+}
