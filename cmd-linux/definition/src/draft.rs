@@ -10,13 +10,8 @@ use crate::issue::{Sink, quoted};
 use crate::units::{self, MAX_CPU, SizeError};
 use crate::value::{Entry, Item, Value};
 
-/// Bytes of a name at most (the descriptor's field, without its final zero).
-pub(crate) const MAX_NAME: usize = 31;
 /// Bytes of a path at most.
-const MAX_PATH: usize = 4095;
-/// What a partition can have of memory: least, and what the page map describes.
-const MEMORY: RangeInclusive<u64> = 1 << 20..=4 << 40;
-const PAGE: u64 = pv_abi::PAGE_SIZE as u64;
+pub(crate) const MAX_PATH: usize = 4095;
 
 /// A value that passed its own checks.
 #[derive(Clone, Debug)]
@@ -90,23 +85,8 @@ impl Field<'_, '_> {
     /// A name, of a partition or a domain.
     pub(crate) fn name(&mut self) -> Option<At<String>> {
         let name = self.plain_text("\"web-1\"")?;
-        let bytes = name.len();
-        if !(1..=MAX_NAME).contains(&bytes) {
-            let problem = format!("{} has {bytes} bytes", quoted(&name));
-            return self.refuse(problem, format!("give 1 to {MAX_NAME} bytes"));
-        }
-        let wrong = name.chars().find(|c| c.is_control() || ['/', '"'].contains(c));
-        if let Some(wrong) = wrong {
-            let problem = format!("{} has {wrong:?} in it", quoted(&name));
-            return self.refuse(problem, "give a name without control characters, '/' and '\"'");
-        }
-        if name.bytes().all(|byte| byte.is_ascii_digit()) {
-            let problem = format!("{} would be taken for a partition's number", quoted(&name));
-            return self.refuse(problem, "give a name with a letter in it");
-        }
-        if name.trim() != name {
-            let problem = format!("{} begins or ends with a space", quoted(&name));
-            return self.refuse(problem, "leave the space out");
+        if let Err(wrong) = rules::name(&name) {
+            return self.refuse(wrong.problem, wrong.way_out);
         }
         self.ok(name)
     }
@@ -166,18 +146,8 @@ impl Field<'_, '_> {
     }
 
     fn memory(&mut self, bytes: u64, shown: &str) -> Option<At<u64>> {
-        let (least, most) = (units::size(*MEMORY.start()), units::size(*MEMORY.end()));
-        let way_out = format!("give {least} to {most}");
-        if bytes < *MEMORY.start() {
-            return self.refuse(format!("{} is less than {least}", quoted(shown)), way_out);
-        }
-        if bytes > *MEMORY.end() {
-            return self.refuse(format!("{} is more than {most}", quoted(shown)), way_out);
-        }
-        if !bytes.is_multiple_of(PAGE) {
-            let problem = format!("{} is no multiple of 4 KiB", quoted(shown));
-            let near = units::size(bytes / PAGE * PAGE);
-            return self.refuse(problem, format!("give {near} or another multiple"));
+        if let Err(wrong) = rules::memory(bytes, shown) {
+            return self.refuse(wrong.problem, wrong.way_out);
         }
         self.ok(bytes)
     }
@@ -207,14 +177,10 @@ impl Field<'_, '_> {
     }
 
     fn within(&mut self, number: i128, limits: RangeInclusive<u32>) -> Option<At<u32>> {
-        let (least, most) = (*limits.start(), *limits.end());
-        let way_out = format!("give {least} to {most}");
-        match u32::try_from(number) {
-            Ok(value) if limits.contains(&value) => self.ok(value),
-            _ if number < i128::from(least) => {
-                self.refuse(format!("{number} is less than {least}"), way_out)
-            }
-            _ => self.refuse(format!("{number} is more than {most}"), way_out),
+        match (rules::within(number, &limits), u32::try_from(number)) {
+            (Ok(()), Ok(value)) => self.ok(value),
+            (Ok(()), Err(_)) => None,
+            (Err(wrong), _) => self.refuse(wrong.problem, wrong.way_out),
         }
     }
 
@@ -264,14 +230,8 @@ impl Field<'_, '_> {
 
 /// A command line that was put together of several fields, or is one.
 pub(crate) fn check_command_line(field: &mut Field<'_, '_>, text: String) -> Option<At<String>> {
-    const MOST: usize = pv_abi::uv::build::MAX_COMMAND_LINE;
-    if text.len() > MOST {
-        let problem = format!("{} bytes are more than {MOST}", text.len());
-        return field.refuse(problem, format!("give at most {MOST} bytes"));
-    }
-    if let Some(wrong) = text.chars().find(|c| c.is_control() && *c != '\t') {
-        let problem = format!("{wrong:?} is in it");
-        return field.refuse(problem, "give one line without control characters");
+    if let Err(wrong) = rules::command_line(&text) {
+        return field.refuse(wrong.problem, wrong.way_out);
     }
     field.ok(text)
 }

@@ -5,7 +5,7 @@ use crate::finish::{Found, finish};
 use crate::issue::{Sink, quoted};
 use crate::suggest;
 use crate::value::{Entry, Value};
-use pv_abi::uv::database::{MAX_GRANT_FRAMES, MAX_VCPUS};
+use pv_abi::uv::database::MAX_VCPUS;
 
 /// Keys of a partition.
 pub(crate) const KEYS: [&str; 12] = [
@@ -140,11 +140,11 @@ fn field(entry: &Entry, name: &str, draft: &mut Draft, sink: &mut Sink<'_>) {
         "command_line" => draft.command_line = field.command_line(),
         "memory" => draft.memory = field.size(),
         "max_memory" => draft.max_memory = field.size(),
-        "vcpus" => draft.vcpus = field.number(1..=MAX_VCPUS),
-        "max_vcpus" => draft.max_vcpus = field.number(1..=MAX_VCPUS),
-        "grant_frames" => draft.grant_frames = field.number(1..=MAX_GRANT_FRAMES),
+        "vcpus" => draft.vcpus = field.number(rules::VCPUS),
+        "max_vcpus" => draft.max_vcpus = field.number(rules::VCPUS),
+        "grant_frames" => draft.grant_frames = field.number(rules::GRANT_FRAMES),
         "domain" => draft.domain = field.name(),
-        "cpu.weight" => draft.weight = field.number(1..=65_535),
+        "cpu.weight" => draft.weight = field.number(rules::WEIGHT),
         "cpu.cap" => draft.cap = field.number(0..=MAX_VCPUS * 100),
         "cpu.affinity" => draft.affinity = field.cpus(),
         "cpu.dedicated" => draft.dedicated = field.boolean(),

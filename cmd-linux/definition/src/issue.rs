@@ -148,10 +148,4 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-/// `text`, quoted for a message: shortened, control characters escaped.
-pub(crate) fn quoted(text: &str) -> String {
-    const MOST_SHOWN: usize = 60;
-    let shown: String = text.chars().take(MOST_SHOWN).collect();
-    let more = if shown.len() < text.len() { "…" } else { "" };
-    format!("{:?}", shown + more)
-}
+pub(crate) use rules::quoted;

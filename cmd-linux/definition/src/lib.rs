@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod changes;
+mod check;
 mod draft;
 mod fields;
 mod finish;
@@ -36,6 +37,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use changes::{FieldChange, changes};
+pub use check::Unfit;
 pub use issue::{Errors, Issue};
 pub use units::{cpus, size};
 pub use write::to_toml;

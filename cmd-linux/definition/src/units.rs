@@ -32,18 +32,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, SizeError> {
     number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)
 }
 
-/// A size as [`parse_size`] takes it, in the largest unit that is exact.
-#[must_use]
-pub fn size(bytes: u64) -> String {
-    const UNITS: [(u32, &str); 4] = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
-    let exact = UNITS
-        .into_iter()
-        .find(|&(shift, _)| bytes >= 1 << shift && bytes.trailing_zeros() >= shift);
-    match exact {
-        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
-        None => format!("{bytes}B"),
-    }
-}
+pub use rules::size;
 
 /// Numbers a physical CPU may have: 0 to this.
 pub(crate) const MAX_CPU: u32 = 255;

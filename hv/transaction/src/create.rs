@@ -42,7 +42,7 @@ pub(crate) fn create(
         return Ok(Outcome::Done);
     };
     let object = format!("new partition \"{}\"", name.escape_default());
-    check_name(plan, &object, name)?;
+    check_name(plan, &object, *kind, name)?;
     check_rights(caller, &object, *kind, *rights)?;
     let number = check_number(plan, &object, *number, *kind)?;
     within(&object, "vcpus", *vcpus, 1, MAX_VCPUS)?;
@@ -95,12 +95,11 @@ fn name_bytes(name: &str) -> [u8; 32] {
     bytes
 }
 
-/// Whether a partition may have this name.
-pub(crate) fn check_name(plan: &Plan, object: &str, name: &str) -> Result<(), Refusal> {
-    let plain = name.chars().all(|c| !c.is_control() && c != '/' && c != '"');
-    if name.is_empty() || name.len() > 31 || !plain {
-        let limit = "1 to 31 bytes without control characters, slash and quote";
-        return Err(invalid(object, "name", format!("{} bytes", name.len()), limit));
+/// Whether a partition of this kind may have this name.
+pub(crate) fn check_name(plan: &Plan, object: &str, of: u32, name: &str) -> Result<(), Refusal> {
+    let fits = if of == kind::GUEST { rules::guest_name(name) } else { rules::name(name) };
+    if let Err(wrong) = fits {
+        return Err(refusal("invalid-value", object, "name", wrong.problem, wrong.way_out));
     }
     match plan.named(&name_bytes(name)).and_then(|number| plan.descriptor(number)) {
         None => Ok(()),

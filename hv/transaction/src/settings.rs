@@ -7,13 +7,13 @@ use alloc::boxed::Box;
 use alloc::format;
 
 use pv_abi::uv::command::{Operation, Outcome, Refusal, Target};
-use pv_abi::uv::database::{PartitionDescriptor, asked, state};
+use pv_abi::uv::database::{PartitionDescriptor, asked, kind, state};
 
 use crate::cpus;
 use crate::create::{check_name, set_name};
 use crate::operations::{Caller, in_state, invalid, modifiable, not_itself, within};
 use crate::plan::Plan;
-use crate::refusal::{label, name_of};
+use crate::refusal::{label, name_of, refusal};
 
 /// The target, where it is not being given up.
 fn living(plan: &Plan, target: Target) -> Result<Box<PartitionDescriptor>, Refusal> {
@@ -72,11 +72,17 @@ pub(crate) fn check_dedicated(
     Err(invalid(object, "cpu_dedicated", "every CPU", limit))
 }
 
-/// Plans [`Operation::Rename`].
+/// Plans [`Operation::Rename`]. The partitions of the host keep their names: people and the log
+/// know them by these.
 pub(crate) fn rename(plan: &mut Plan, partition: Target, name: &str) -> Result<Outcome, Refusal> {
     let mut target = living(plan, partition)?;
     if name_of(&target) != name {
-        check_name(plan, &label(&target), name)?;
+        if target.kind != kind::GUEST {
+            let reason = "it is a partition of the host's own, which keep their names";
+            let way_out = "name a guest; `uvtool list` shows which are guests";
+            return Err(refusal("system-partition", label(&target), "name", reason, way_out));
+        }
+        check_name(plan, &label(&target), target.kind, name)?;
         set_name(&mut target, name);
         plan.set_descriptor(target);
     }

@@ -1,0 +1,266 @@
+//! What a field of a partition may be: one validator for each field.
+//!
+//! A value comes from a file, an option, a request to `uvd`, an undo, or an operation on the
+//! command channel. Rule: all of these ways call the validators here, so that no way takes what
+//! another refuses. What depends on the machine or on other partitions (room, names that are
+//! taken, CPUs) is decided where that is known.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+use alloc::format;
+use alloc::string::String;
+use core::ops::RangeInclusive;
+
+use pv_abi::uv::build::MAX_COMMAND_LINE;
+use pv_abi::uv::database::{MAX_GRANT_FRAMES, MAX_VCPUS};
+
+/// Bytes of a name at most: the descriptor's field, without its final zero.
+pub const MAX_NAME: usize = 31;
+/// Memory that a partition may have, in bytes: the most is what the page map describes.
+pub const MEMORY: RangeInclusive<u64> = 1 << 20..=4 << 40;
+/// Shares of CPU time.
+pub const WEIGHT: RangeInclusive<u32> = 1..=65_535;
+/// Virtual CPUs.
+pub const VCPUS: RangeInclusive<u32> = 1..=MAX_VCPUS;
+/// Frames of a grant table.
+pub const GRANT_FRAMES: RangeInclusive<u32> = 1..=MAX_GRANT_FRAMES;
+/// Names of the partitions that every host has by itself.
+pub const HOST_NAMES: [&str; 5] = ["monitor", "ultravisor", "boot", "command", "firmware"];
+
+const PAGE: u64 = pv_abi::PAGE_SIZE as u64;
+
+/// A value that a field does not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    /// What is wrong with the value, with the limit.
+    pub problem: String,
+    /// What to give instead.
+    pub way_out: String,
+}
+
+fn wrong(problem: String, way_out: impl Into<String>) -> Result<(), Wrong> {
+    Err(Wrong { problem, way_out: way_out.into() })
+}
+
+/// A text for a message: shortened, control characters escaped.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    const MOST_SHOWN: usize = 60;
+    let shown: String = text.chars().take(MOST_SHOWN).collect();
+    let more = if shown.len() < text.len() { "…" } else { "" };
+    format!("{:?}", shown + more)
+}
+
+/// Whether a partition, or a domain, may have this name.
+///
+/// # Errors
+/// It may not, see [`Wrong`].
+pub fn name(name: &str) -> Result<(), Wrong> {
+    let (bytes, shown) = (name.len(), quoted(name));
+    if !(1..=MAX_NAME).contains(&bytes) {
+        return wrong(format!("{shown} has {bytes} bytes"), format!("give 1 to {MAX_NAME} bytes"));
+    }
+    if let Some(unfit) = name.chars().find(|c| c.is_control() || ['/', '"'].contains(c)) {
+        let way_out = "give a name without control characters, '/' and '\"'";
+        return wrong(format!("{shown} has {unfit:?} in it"), way_out);
+    }
+    if let Some(unseen) = name.chars().find(|&c| is_unseen(c)) {
+        let problem = format!("{shown} has U+{:04X} in it, which nobody sees", u32::from(unseen));
+        return wrong(problem, "leave the character out");
+    }
+    if name.bytes().all(|byte| byte.is_ascii_digit()) {
+        let problem = format!("{shown} would be taken for a partition's number");
+        return wrong(problem, "give a name with a letter in it");
+    }
+    if name.trim() != name {
+        return wrong(format!("{shown} begins or ends with a space"), "leave the space out");
+    }
+    Ok(())
+}
+
+/// Characters without a shape: two names that look the same must be the same.
+const fn is_unseen(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+    )
+}
+
+/// Whether a guest may have this name: one that the host has not for itself.
+///
+/// # Errors
+/// It may not, see [`Wrong`].
+pub fn guest_name(name: &str) -> Result<(), Wrong> {
+    self::name(name)?;
+    if HOST_NAMES.contains(&name) {
+        return wrong(
+            format!("{} is a partition of the host's own", quoted(name)),
+            "give another name",
+        );
+    }
+    Ok(())
+}
+
+/// Whether a partition may have so many bytes of memory; `shown` is how they were given.
+///
+/// # Errors
+/// It may not, see [`Wrong`].
+pub fn memory(bytes: u64, shown: &str) -> Result<(), Wrong> {
+    let (least, most) = (size(*MEMORY.start()), size(*MEMORY.end()));
+    let way_out = format!("give {least} to {most}");
+    let shown = quoted(shown);
+    if bytes < *MEMORY.start() {
+        return wrong(format!("{shown} is less than {least}"), way_out);
+    }
+    if bytes > *MEMORY.end() {
+        return wrong(format!("{shown} is more than {most}"), way_out);
+    }
+    if !bytes.is_multiple_of(PAGE) {
+        let near = size(bytes / PAGE * PAGE);
+        let problem = format!("{shown} is no multiple of 4 KiB");
+        return wrong(problem, format!("give {near} or another multiple"));
+    }
+    Ok(())
+}
+
+/// Whether a number is within limits.
+///
+/// # Errors
+/// It is not, see [`Wrong`].
+pub fn within(number: i128, limits: &RangeInclusive<u32>) -> Result<(), Wrong> {
+    let (least, most) = (*limits.start(), *limits.end());
+    let way_out = format!("give {least} to {most}");
+    if number < i128::from(least) {
+        return wrong(format!("{number} is less than {least}"), way_out);
+    }
+    if number > i128::from(most) {
+        return wrong(format!("{number} is more than {most}"), way_out);
+    }
+    Ok(())
+}
+
+/// Percent of one CPU that so many virtual CPUs may be capped at; 0: no cap.
+#[must_use]
+pub const fn cap(vcpus: u32) -> RangeInclusive<u32> {
+    0..=vcpus.saturating_mul(100)
+}
+
+/// Whether a kernel may be told this.
+///
+/// # Errors
+/// It may not, see [`Wrong`].
+pub fn command_line(text: &str) -> Result<(), Wrong> {
+    const MOST: usize = MAX_COMMAND_LINE;
+    if text.len() > MOST {
+        return wrong(
+            format!("{} bytes are more than {MOST}", text.len()),
+            format!("give at most {MOST} bytes"),
+        );
+    }
+    if let Some(unfit) = text.chars().find(|c| c.is_control() && *c != '\t') {
+        let way_out = "give one line without control characters";
+        return wrong(format!("{unfit:?} is in it"), way_out);
+    }
+    Ok(())
+}
+
+/// A size in the largest unit that is exact, such as `256M`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    const UNITS: [(u32, &str); 4] = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
+    let exact = UNITS
+        .into_iter()
+        .find(|&(shift, _)| bytes >= 1 << shift && bytes.trailing_zeros() >= shift);
+    match exact {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => format!("{bytes}B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Names that nothing may have, for the tests of every way in.
+    const BAD: &[&str] = &[
+        "",
+        "19",
+        "0",
+        "00000000000000000000000000000001",
+        " web",
+        "web ",
+        "\tweb",
+        "a\nb",
+        "a\0b",
+        "a\u{1b}[2Jb",
+        "a/b",
+        "a\"b",
+        "w\u{200b}eb",
+        "web\u{202e}",
+        "\u{a0}web",
+        "a-name-of-more-than-thirty-one-b",
+        "\u{7f}",
+        "\u{85}x",
+    ];
+
+    #[test]
+    fn names_that_mislead_are_refused_with_a_way_out() {
+        for name in BAD {
+            let wrong = super::name(name).expect_err(name);
+            assert!(!wrong.problem.is_empty() && !wrong.way_out.is_empty(), "{name:?}");
+            assert!(!wrong.problem.chars().any(char::is_control), "{wrong:?}");
+        }
+        for name in ["web", "web 1", "x1", "1x", "größe", "a-name-of-exactly-thirty-one-by"] {
+            assert_eq!(super::name(name), Ok(()), "{name}");
+            assert_eq!(guest_name(name), Ok(()), "{name}");
+        }
+        for name in HOST_NAMES {
+            assert_eq!(super::name(name), Ok(()), "{name}");
+            assert!(guest_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn memory_is_pages_within_limits() {
+        for (bytes, problem) in [
+            (0, "\"x\" is less than 1M"),
+            ((1 << 20) - 4096, "\"x\" is less than 1M"),
+            ((1 << 20) + 1, "\"x\" is no multiple of 4 KiB"),
+            (u64::MAX, "\"x\" is more than 4T"),
+        ] {
+            assert_eq!(memory(bytes, "x").unwrap_err().problem, problem);
+        }
+        assert_eq!(memory(1 << 20, "x"), Ok(()));
+        assert_eq!(memory(4 << 40, "x"), Ok(()));
+    }
+
+    #[test]
+    fn numbers_and_command_lines_have_limits() {
+        assert_eq!(within(0, &WEIGHT).unwrap_err().way_out, "give 1 to 65535");
+        assert_eq!(within(65_536, &WEIGHT).unwrap_err().problem, "65536 is more than 65535");
+        assert_eq!(within(200, &cap(2)), Ok(()));
+        assert!(within(201, &cap(2)).is_err());
+        assert_eq!(command_line("a\tb"), Ok(()));
+        assert!(command_line("a\nb").is_err());
+        assert!(command_line(&"x".repeat(MAX_COMMAND_LINE + 1)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_that_is_taken_is_seen_and_is_no_number(name in any::<String>()) {
+            if super::name(&name).is_ok() {
+                prop_assert!(name.parse::<u64>().is_err() && name.len() <= MAX_NAME);
+                prop_assert!(!name.chars().any(char::is_control) && name.trim() == name);
+            }
+        }
+    }
+}
