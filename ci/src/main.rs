@@ -9,6 +9,7 @@ mod boots;
 mod checks;
 mod containment;
 mod cpu;
+mod files;
 mod fuzz;
 mod grub;
 mod guests;
@@ -39,6 +40,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     atomic::run,
     containment::run,
     grub::run,
+    files::run,
     session::run,
     guests::run,
     fuzz::run,
@@ -91,6 +93,9 @@ where
 }
 
 fn main() -> ExitCode {
+    if let Some(status) = xtask::serve_if_asked() {
+        return status;
+    }
     let mut results =
         Results { words: std::env::args().skip(1).collect(), passed: 0, failed: Vec::new() };
     if let Err(error) = xtask::interrupt::install() {

@@ -9,14 +9,15 @@
 //! may be compressed in every way that Linux offers.
 //!
 //! The rule it keeps: the file is hostile. It is unpacked into at most [`MAX_UNPACKED`] bytes by
-//! pure Rust code, and whatever is wrong with it is an [`Error`] that names the file, where in it,
-//! and what to do; nothing here panics.
+//! pure Rust code, in a process that has nothing to lose ([`confined`]), and whatever is wrong
+//! with it is an [`Error`] that names the file, where in it, and what to do; nothing here panics.
 //!
 //! Without the feature `check` files are loaded and not checked, and nothing disassembles.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "check")]
 mod check;
+pub mod confined;
 mod error;
 #[cfg(feature = "check")]
 mod kallsyms;
@@ -33,7 +34,6 @@ mod sensitive;
 mod symbols;
 mod unpack;
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -89,7 +89,8 @@ impl Loaded {
     }
 }
 
-/// Reads a kernel file and unpacks it. Whether it can be started is another matter: see
+/// Reads a kernel file and unpacks it in this process, which has to trust it; for files of
+/// strangers there is [`confined`]. Whether it can be started is another matter: see
 /// [`Loaded::check_startable`].
 ///
 /// # Errors
@@ -102,13 +103,9 @@ pub fn load(path: &Path) -> Result<Loaded, Error> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Problem> {
-    // Opening a device or a pipe could block, so the kind comes first.
-    if !std::fs::metadata(path).map_err(Problem::Read)?.is_file() {
-        return Err(Problem::NoFile);
-    }
-    let file = File::open(path).map_err(Problem::Read)?;
+    let file = confined::open(path)?;
     let mut bytes = Vec::new();
-    file.take(MAX_UNPACKED + 1).read_to_end(&mut bytes).map_err(Problem::Read)?;
+    file.take(MAX_UNPACKED + 1).read_to_end(&mut bytes).map_err(unpack::reading)?;
     if bytes.len() as u64 > MAX_UNPACKED { Err(Problem::TooLarge) } else { Ok(bytes) }
 }
 

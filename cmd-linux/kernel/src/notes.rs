@@ -9,10 +9,10 @@ use elf::abi::{PT_NOTE, SHT_NOTE};
 use elf::endian::LittleEndian;
 use elf::note::Note;
 use pv_abi::xen::elfnote;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Where the statements come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoteStyle {
     /// There are none.
@@ -25,7 +25,7 @@ pub enum NoteStyle {
 }
 
 /// The statements. `None`: it is silent about it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notes {
     /// Where they come from.
     pub style: NoteStyle,

@@ -1,12 +1,12 @@
 //! What `uvtool kernel check` tells.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Notes;
 
 /// What a kernel is, what it lacks for a PV start, and the sensitive instructions in it. It is
 /// text for people as [`Display`](std::fmt::Display), and JSON for programs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// The file.
     pub file: String,
@@ -31,7 +31,7 @@ pub struct Report {
 }
 
 /// What a kernel says about a PV start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pv {
     /// The builder takes it.
     pub startable: bool,
@@ -44,7 +44,7 @@ pub struct Pv {
 }
 
 /// A kind of sensitive instruction.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// The instruction, such as `mov cr3, reg`.
     pub instruction: String,
@@ -59,7 +59,7 @@ pub struct Finding {
 }
 
 /// What happens to an instruction that a partition's kernel executes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fate {
     /// A fault, delivered to the kernel.
@@ -75,7 +75,7 @@ pub enum Fate {
 }
 
 /// Where an instruction occurs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// Virtual address of the first.
     pub address: u64,

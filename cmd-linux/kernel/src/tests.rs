@@ -1,6 +1,7 @@
 //! Files as people have them, and as nobody should.
 
 mod compressions;
+mod confined;
 mod debian;
 mod image;
 mod kallsyms;

@@ -36,7 +36,7 @@ pub(crate) fn decompress(
 ) -> Result<Vec<u8>, Problem> {
     let mut rest = stream;
     let unpacked = match compression {
-        Compression::None => Ok(stream.to_vec()),
+        Compression::None => copy(stream),
         Compression::Gzip => collect(flate2::bufread::GzDecoder::new(&mut rest), limits),
         Compression::Bzip2 => collect(bzip2::bufread::BzDecoder::new(&mut rest), limits),
         Compression::Lzma => lzma(&mut rest, limits),
@@ -49,8 +49,14 @@ pub(crate) fn decompress(
         Compression::Zstd => zstd(&mut rest, limits),
     };
     match unpacked {
-        Ok(bytes) if bytes.len() as u64 > limits.most => Err(Problem::Bomb { compression, offset }),
+        Ok(bytes) if bytes.len() as u64 > limits.most => {
+            Err(Problem::Bomb { compression, offset, most: limits.most })
+        }
         Ok(bytes) => Ok(bytes),
+        // A decoder that refuses a dictionary says the same kind, and more.
+        Err(error) if error.kind() == io::ErrorKind::OutOfMemory && error.get_ref().is_none() => {
+            Err(Problem::OutOfMemory)
+        }
         Err(error) => {
             let offset = offset + (stream.len() - rest.len()) as u64;
             Err(Problem::Damaged { compression, offset, reason: one_line(&error) })
@@ -58,11 +64,19 @@ pub(crate) fn decompress(
     }
 }
 
+fn copy(stream: &[u8]) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(stream.len())?;
+    bytes.extend_from_slice(stream);
+    Ok(bytes)
+}
+
 /// All that a decoder gives, but little more than the limit.
 pub(crate) fn collect(decoder: impl Read, limits: Limits) -> io::Result<Vec<u8>> {
     /// More is not reserved for what is only said.
     const RESERVED: u64 = 128 << 20;
-    let mut bytes = Vec::with_capacity(limits.expected.min(limits.most).min(RESERVED) as usize);
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(limits.expected.min(limits.most).min(RESERVED) as usize)?;
     decoder.take(limits.most + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
@@ -87,6 +101,14 @@ fn zstd(stream: &mut &[u8], limits: Limits) -> io::Result<Vec<u8>> {
             Err(damaged("its checksum is wrong"))
         }
         _ => Ok(bytes),
+    }
+}
+
+/// An error while a file is read.
+pub(crate) fn reading(error: io::Error) -> Problem {
+    match error.kind() {
+        io::ErrorKind::OutOfMemory => Problem::OutOfMemory,
+        _ => Problem::Read(error),
     }
 }
 

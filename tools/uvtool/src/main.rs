@@ -37,6 +37,9 @@ use view::version::Version;
 use view::{Names, View};
 
 fn main() -> ExitCode {
+    if let Some(status) = kernel_image::confined::serve_if_asked() {
+        return status;
+    }
     let cli = Cli::parse();
     if let Command::Completion(options) = &cli.command {
         let mut script = Vec::new();

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use kernel_image::confined::Unpacker;
 
 use crate::boot_image::{Module, Payload};
 use crate::hv_build::Images;
@@ -92,7 +93,7 @@ fn command_partition(options: &BootOptions) -> Result<Vec<Module>> {
 
 fn other_kernel(file: &Path, options: &BootOptions) -> Result<Vec<Module>> {
     let line = format!("{OTHER_COMMAND_LINE} {}", options.append);
-    let bytes = kernel_image::load(file).context("--kernel")?.elf;
+    let bytes = Unpacker::default().elf(file, 0).context("--kernel")?.to_vec()?;
     let directory = workspace::directory(workspace::build_dir()?.join("kernels"))?;
     let elf = workspace::write_named_by_content(&directory, "elf", &bytes)?;
     let initrd = match &options.initrd {

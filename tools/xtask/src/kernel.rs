@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use kernel_image::confined::Unpacker;
 
 use crate::{command_image, debian, workspace};
 
@@ -47,7 +48,8 @@ pub fn guest_kernel() -> Result<Kernel> {
         modules: tree.join("lib/modules").join(release),
     };
     if !kernel.elf.exists() {
-        workspace::write_whole(&kernel.elf, &kernel_image::load(&kernel.bzimage)?.elf)?;
+        let elf = Unpacker::default().elf(&kernel.bzimage, 0)?.to_vec()?;
+        workspace::write_whole(&kernel.elf, &elf)?;
     }
     Ok(kernel)
 }

@@ -30,3 +30,5 @@ pub mod stays;
 pub mod terminal;
 pub mod workspace;
 pub mod xen_tools;
+
+pub use kernel_image::confined::serve_if_asked;

@@ -90,6 +90,9 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    if let Some(status) = xtask::serve_if_asked() {
+        return status;
+    }
     let task = Cli::parse().command;
     let failure = match task {
         Task::Exec { .. } => ExitCode::from(exec::STATUS_FAILED),

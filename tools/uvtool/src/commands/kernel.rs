@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use kernel_image::Report;
+use kernel_image::confined::Unpacker;
 
 use crate::source::Error;
 use crate::view::View;
@@ -11,8 +12,8 @@ use crate::{print, shown};
 
 /// Reports what a kernel is; fails where it would not start as a partition's kernel.
 pub fn check(file: &Path, json: bool) -> Result<ExitCode, Error> {
-    let loaded = kernel_image::load(file).map_err(|error| Error::Given(error.to_string()))?;
-    let shown = shown(&kernel_image::check(&loaded), json);
+    let report = Unpacker::default().report(file);
+    let shown = shown(&report.map_err(|error| Error::Given(error.to_string()))?, json);
     Ok(print(shown.output.as_bytes(), shown.problem.as_deref()))
 }
 

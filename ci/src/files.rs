@@ -1,0 +1,105 @@
+//! Files that nobody here wrote, and files that are damaged: whatever they have, `uvd` goes on.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use xtask::command_image::FileToSend;
+use xtask::options::{BootOptions, MachineOptions};
+use xtask::workspace;
+
+use crate::Results;
+use crate::boots::{self, Boot};
+use crate::checks::{self, Check};
+use crate::host::{Host, Output};
+
+const CHECKS: &[Check] = &[
+    Check { name: "bomb", run: bomb },
+    Check { name: "damaged-state", run: damaged_state },
+    Check { name: "kernel-log", run: checks::kernel_log },
+];
+
+/// Bytes that the bomb unpacks to: less than a kernel may have, more than the partition has.
+const BOMB_BYTES: u64 = 500 << 20;
+/// How long a command may take.
+const LIMIT: Duration = Duration::from_secs(120);
+/// Where `uvd` has its state without a disk.
+const STATE: &str = "/run/uvd/state.redb";
+
+/// Runs what was asked for.
+pub fn run(results: &mut Results) {
+    let machine = MachineOptions { memory: "1G".into(), ..MachineOptions::default() };
+    boots::run_wanted(&Boot { name: "files", machine, boot: options, checks: CHECKS }, results);
+}
+
+fn options() -> Result<BootOptions> {
+    let bomb = workspace::build_dir()?.join("bomb.gz");
+    if !bomb.exists() {
+        workspace::write_whole(&bomb, &gzip_of_zeros()?)?;
+    }
+    let file = vec![FileToSend { host: bomb, guest: "/root/bomb.gz".into() }];
+    Ok(BootOptions { file, command_memory: Some("192M".into()), ..BootOptions::default() })
+}
+
+/// The bomb, by the usual tool.
+fn gzip_of_zeros() -> Result<Vec<u8>> {
+    let mut gzip =
+        Command::new("gzip").arg("-9c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut input = gzip.stdin.take().context("gzip takes no input")?;
+    let mut output = gzip.stdout.take().context("gzip has no output")?;
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        output.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    std::io::copy(&mut File::open("/dev/zero")?.take(BOMB_BYTES), &mut input)?;
+    input.flush()?;
+    drop(input);
+    ensure!(gzip.wait()?.success(), "gzip failed");
+    Ok(reader.join().ok().context("no reader")??)
+}
+
+fn run_shell(host: &mut Host, line: &str) -> Result<Output> {
+    host.run(&["sh", "-c", line], b"", LIMIT)
+}
+
+/// A kernel of half a megabyte that unpacks to more memory than there is.
+fn bomb(host: &mut Host) -> Result<()> {
+    let uvd = host.sh("pidof uvd")?;
+    for command in [
+        "uvtool kernel check /root/bomb.gz",
+        "uvtool create --name bomb --kernel /root/bomb.gz --memory 64M",
+        "uvtool create --name bomb --kernel /root/bomb.gz --memory 64M",
+    ] {
+        let output = run_shell(host, command)?;
+        ensure!(output.status == 1, "`{command}` ended with status {}", output.status);
+        for part in ["kernel /root/bomb.gz: ", " MiB", "free", "; give a smaller kernel"] {
+            ensure!(output.stderr.contains(part), "`{command}` lacks {part:?}: {}", output.stderr);
+        }
+    }
+    ensure!(host.sh("pidof uvd")? == uvd, "uvd is another one");
+    let list = host.sh("uvtool list")?;
+    ensure!(list.contains("command") && !list.contains("bomb"), "{list}");
+    Ok(())
+}
+
+/// A state file that makes the store's library panic is set aside, and the log comes back.
+fn damaged_state(host: &mut Host) -> Result<()> {
+    host.sh("uvtool set command --weight 300")?;
+    let damage = |at: u64| {
+        format!("dd if=/dev/urandom of={STATE} bs=512 seek={at} count=1 conv=notrunc 2>/dev/null;")
+    };
+    // Behind the headers, where the library does not look before it goes by what it reads.
+    let all: String = [1, 9, 17, 25, 33].map(damage).concat();
+    for round in 1..=2 {
+        host.sh(&format!("{all} kill -9 $(pidof uvd)"))?;
+        let log = host.sh("uvtool log")?;
+        ensure!(log.contains("weight 300"), "round {round}: the log is not whole: {log}");
+        let aside = host.sh(&format!("ls {STATE}.damaged-{round}"))?;
+        ensure!(!aside.is_empty(), "round {round}: the damaged file is not kept");
+    }
+    let said = host.sh("dmesg | grep 'uvd: state'")?;
+    ensure!(said.contains("is damaged") && said.contains(".damaged-2, and uvd begins"), "{said}");
+    Ok(())
+}

@@ -1,0 +1,292 @@
+//! Kernel files of strangers, unpacked and read by a process that can do nothing else.
+//!
+//! ```text
+//! this process                                  child: /proc/self/exe, hidden argument
+//!   opens the file     --standard input-->        reads it
+//!   makes a memory file <--standard output--      writes the ELF image, or the report
+//!   waits              <--standard error---       writes what is wrong, as one line
+//! ```
+//!
+//! Rule: whatever is in a kernel file, the process that was asked for it goes on. The child has
+//! no more memory than [`room`] says, [`CPU_SECONDS`] of CPU time, no file but those three, and of
+//! the system calls those that [`child`] lists: it opens nothing, connects to nothing and starts
+//! nothing. If the machine is short of memory all the same, the kernel ends the child first.
+//! Every way in which the child ends is a [`Problem`].
+
+pub(crate) mod child;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::Signal;
+
+use crate::{Error, MAX_UNPACKED, Problem};
+
+pub use child::serve_if_asked;
+
+/// CPU time that a child may take. The slowest compression unpacks [`MAX_UNPACKED`] within it.
+const CPU_SECONDS: u64 = 120;
+/// Bytes that a child may say about what is wrong.
+const MOST_WORDS: u64 = 2000;
+/// Bytes of a report.
+#[cfg(feature = "check")]
+const MOST_REPORT: u64 = 32 << 20;
+/// Memory that is left to the rest of the machine at least.
+const RESERVE: u64 = 16 << 20;
+
+/// What a child is to make of a kernel file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Job {
+    /// The ELF image; standard error has the frames that are needed to start it.
+    Elf {
+        /// Bytes of the RAM disk that goes with it.
+        initrd_bytes: u64,
+    },
+    /// A [`crate::Report`], as JSON.
+    #[cfg(feature = "check")]
+    Report,
+}
+
+impl Job {
+    /// As words of a command line.
+    fn words(self) -> [String; 2] {
+        match self {
+            Self::Elf { initrd_bytes } => ["elf".to_owned(), initrd_bytes.to_string()],
+            #[cfg(feature = "check")]
+            Self::Report => ["report".to_owned(), "0".to_owned()],
+        }
+    }
+
+    fn of(word: &str, initrd_bytes: u64) -> Option<Self> {
+        match word {
+            "elf" => Some(Self::Elf { initrd_bytes }),
+            #[cfg(feature = "check")]
+            "report" => Some(Self::Report),
+            _ => None,
+        }
+    }
+}
+
+/// How a child ends.
+mod status {
+    /// Standard error has what is wrong with the file.
+    pub(super) const PROBLEM: u8 = 3;
+    /// The memory did not suffice.
+    pub(super) const MEMORY: u8 = 4;
+}
+
+/// An ELF image in memory that nobody changes any more.
+#[derive(Debug)]
+pub struct Elf {
+    file: File,
+    bytes: u64,
+    frames_needed: u64,
+}
+
+impl Elf {
+    /// The image in a file, and the frames that a partition needs at least to start it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(file: File, frames_needed: u64) -> io::Result<Self> {
+        let bytes = file.metadata()?.len();
+        Ok(Self { file, bytes, frames_needed })
+    }
+
+    /// Frames that a partition needs at least to start it, with the RAM disk it was unpacked for.
+    #[must_use]
+    pub const fn frames_needed(&self) -> u64 {
+        self.frames_needed
+    }
+
+    /// Bytes of the image.
+    #[must_use]
+    pub const fn len(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether the image has no bytes.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Reads from `offset` on, as much as the buffer takes.
+    ///
+    /// # Errors
+    /// The image ends before the buffer does.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    /// All of the image.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn to_vec(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let length = usize::try_from(self.bytes).map_err(io::Error::other)?;
+        bytes.try_reserve_exact(length)?;
+        bytes.resize(length, 0);
+        self.read_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+}
+
+/// Who unpacks: a program that calls [`serve_if_asked`] first of all.
+#[derive(Clone, Debug)]
+pub struct Unpacker {
+    program: PathBuf,
+    room: Option<u64>,
+}
+
+impl Default for Unpacker {
+    /// This program.
+    fn default() -> Self {
+        Self { program: "/proc/self/exe".into(), room: None }
+    }
+}
+
+impl Unpacker {
+    /// Another program, and the bytes of memory that it may take beyond its own.
+    #[must_use]
+    pub fn new(program: impl Into<PathBuf>, room: u64) -> Self {
+        Self { program: program.into(), room: Some(room) }
+    }
+
+    /// Unpacks a kernel file that the builder can start, with a RAM disk of this many bytes.
+    ///
+    /// # Errors
+    /// It cannot be read or started, or is too much for the child.
+    pub fn elf(&self, path: &Path, initrd_bytes: u64) -> Result<Elf, Error> {
+        let made = self.run(path, Job::Elf { initrd_bytes }, MAX_UNPACKED);
+        let made = made.and_then(|(file, words)| {
+            let frames = words.trim().parse();
+            let frames = frames.map_err(|_| Problem::Ended("told no frames".to_owned()))?;
+            Elf::new(file, frames).map_err(Problem::Read)
+        });
+        made.map_err(named(path))
+    }
+
+    /// What [`crate::check`] says of a kernel file.
+    ///
+    /// # Errors
+    /// It cannot be read, is no kernel, or is too much for the child.
+    #[cfg(feature = "check")]
+    pub fn report(&self, path: &Path) -> Result<crate::Report, Error> {
+        let report = self.run(path, Job::Report, MOST_REPORT).and_then(|(file, _)| {
+            let text = Elf::new(file, 0).and_then(|file| file.to_vec()).map_err(Problem::Read)?;
+            let report = serde_json::from_slice::<crate::Report>(&text);
+            report.map_err(|error| Problem::Ended(format!("made no report: {error}")))
+        });
+        let report =
+            report.map(|report| crate::Report { file: path.display().to_string(), ..report });
+        report.map_err(named(path))
+    }
+
+    /// The result of a child, and what it said.
+    fn run(&self, path: &Path, job: Job, most: u64) -> Result<(File, String), Problem> {
+        let input = open(path)?;
+        let room = self.room.unwrap_or_else(room);
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let output = memfd_create("kernel", flags).map_err(|error| Problem::Start(error.into()))?;
+        let output = File::from(output);
+        let [job, initrd_bytes] = job.words();
+        let words = [job, initrd_bytes, room.to_string(), most.to_string()];
+        let (status, words) = self.child(input, &output, &words).map_err(Problem::Start)?;
+        if status.success() {
+            // The child is gone; this holds even if a copy of its file were not.
+            let _ = fcntl(&output, FcntlArg::F_ADD_SEALS(SealFlag::all()));
+            return Ok((output, words));
+        }
+        Err(problem(status, words, room))
+    }
+
+    /// Runs a child to its end; its status, and what it said.
+    fn child(
+        &self,
+        input: File,
+        output: &File,
+        words: &[String],
+    ) -> io::Result<(ExitStatus, String)> {
+        let mut command = Command::new(&self.program);
+        command.arg(child::ARGUMENT).args(words).env_clear().current_dir("/");
+        command.stdin(input).stdout(output.try_clone()?).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let mut said = Vec::new();
+        let read = match child.stderr.take() {
+            Some(stderr) => stderr.take(MOST_WORDS).read_to_end(&mut said),
+            None => Ok(0),
+        };
+        let status = child.wait()?;
+        read?;
+        Ok((status, String::from_utf8_lossy(&said).into_owned()))
+    }
+}
+
+fn named(path: &Path) -> impl FnOnce(Problem) -> Error {
+    move |problem| Error { file: path.to_owned(), problem }
+}
+
+/// Opens a regular file. Opening a pipe or a device must not wait for anybody.
+pub(crate) fn open(path: &Path) -> Result<File, Problem> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    // A directory opens; a socket does not.
+    let file = match options.open(path) {
+        Ok(file) => file,
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Err(Problem::NoFile),
+        Err(error) => return Err(Problem::Read(error)),
+    };
+    let about = file.metadata().map_err(Problem::Read)?;
+    match about.is_file() {
+        false => Err(Problem::NoFile),
+        true if about.len() > MAX_UNPACKED => Err(Problem::TooLarge),
+        true => Ok(file),
+    }
+}
+
+/// Bytes of memory that a child may take: what is free now, less an eighth for everybody else.
+fn room() -> u64 {
+    /// Where the kernel does not tell.
+    const UNKNOWN: u64 = 1 << 30;
+    let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let free = told.lines().find_map(|line| {
+        let kilobytes = line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?;
+        Some(kilobytes.parse::<u64>().ok()? << 10)
+    });
+    let free = free.unwrap_or(UNKNOWN);
+    free.saturating_sub(RESERVE.max(free / 8))
+}
+
+/// What a child's end says about its file.
+pub(crate) fn problem(status: ExitStatus, words: String, room: u64) -> Problem {
+    /// What Rust says before it ends a process that asked for memory in vain.
+    const NO_MEMORY: &str = "memory allocation of ";
+    let signal = status.signal().and_then(|number| Signal::try_from(number).ok());
+    let words = one_line(&words);
+    match (status.code(), signal) {
+        (Some(code), _) if code == i32::from(status::PROBLEM) => Problem::Told(words),
+        (Some(code), _) if code == i32::from(status::MEMORY) => Problem::Memory { room },
+        (_, Some(Signal::SIGABRT)) if words.contains(NO_MEMORY) => Problem::Memory { room },
+        // The child's own limit has another signal: the kernel took it, being short of memory.
+        (_, Some(Signal::SIGKILL)) => Problem::Memory { room },
+        (_, Some(Signal::SIGXCPU)) => Problem::Time { seconds: CPU_SECONDS },
+        _ if words.is_empty() => Problem::Ended(status.to_string()),
+        _ => Problem::Ended(format!("{status}, {words}")),
+    }
+}
+
+/// What a child says may be anything.
+fn one_line(words: &str) -> String {
+    const MOST: usize = 600;
+    let line = words.trim().lines().next().unwrap_or_default();
+    line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST).collect()
+}
