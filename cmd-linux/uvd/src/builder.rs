@@ -3,7 +3,6 @@
 //! Messages and their order: [`pv_abi::uv::build`]. Rule: one build at a time, and what is in the
 //! window stays until the boot partition has answered.
 
-use std::borrow::Cow;
 use std::fs::File as Disk;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
@@ -188,7 +187,7 @@ pub async fn build(
         BuildRequest::Begin {
             protocol: pv_abi::uv::build::PROTOCOL,
             partition: parts.partition,
-            kernel_bytes: parts.kernel.len() as u64,
+            kernel_bytes: parts.kernel.len(),
             initrd_bytes: parts.initrd.as_ref().map_or(0, |(_, bytes)| *bytes),
             command_line: parts.command_line.clone(),
             memory_target: parts.memory_target,
@@ -228,15 +227,14 @@ pub async fn heap(hub: &Hub) -> Result<Option<Heap>, Failure> {
 }
 
 /// Bytes that were wanted.
-fn read(parts: &Parts, file: File, offset: u64, bytes: u64) -> Result<Cow<'_, [u8]>, Failure> {
+fn read(parts: &Parts, file: File, offset: u64, bytes: u64) -> Result<Vec<u8>, Failure> {
     let count = usize::try_from(bytes).ok().filter(|count| *count <= WINDOW_BYTES);
     let count = count.ok_or_else(|| broken("wants more than the window holds"))?;
     match file {
         File::Kernel => {
-            let first = usize::try_from(offset).unwrap_or(usize::MAX);
-            let range = first..first.saturating_add(count);
-            let bytes = parts.kernel.get(range).map(Cow::Borrowed);
-            bytes.ok_or_else(|| broken("wants more than the kernel has"))
+            let mut data = vec![0; count];
+            let read = parts.kernel.read_at(&mut data, offset);
+            read.map_err(|_| broken("wants more than the kernel has")).map(|()| data)
         }
         File::Initrd => {
             let (disk, _) = parts.initrd.as_ref().ok_or_else(|| broken("wants a RAM disk"))?;
@@ -251,7 +249,7 @@ fn read(parts: &Parts, file: File, offset: u64, bytes: u64) -> Result<Cow<'_, [u
                     "ask again once it stays as it is",
                 )
             })?;
-            Ok(Cow::Owned(data))
+            Ok(data)
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Kernels, read and unpacked by threads of their own.
+//! Kernels, read and unpacked by processes of their own, for the files are strangers'.
 //!
-//! Rule: at most [`MOST_KEPT`] unpacked kernels are kept, and one is unpacked at a time, so what
-//! is in memory is bounded.
+//! Rule: whatever is in a file, `uvd` goes on ([`kernel_image::confined`]). At most [`MOST_KEPT`]
+//! unpacked kernels are kept, and the loader unpacks one at a time, so what is in memory is
+//! bounded.
 
 use std::cell::RefCell;
 use std::fs;
@@ -11,6 +12,7 @@ use std::time::SystemTime;
 
 use futures_channel::oneshot;
 use futures_util::lock::Mutex;
+use kernel_image::confined::{Elf, Unpacker};
 use uvd_protocol::Failure;
 
 use crate::hub::refused;
@@ -25,17 +27,19 @@ struct Key {
     path: PathBuf,
     bytes: u64,
     modified: Option<SystemTime>,
+    initrd_bytes: u64,
 }
 
 /// An ELF image.
-pub type Kernel = Arc<Vec<u8>>;
+pub type Kernel = Arc<Elf>;
 
-/// Reads a kernel file and unpacks it, or says what is wrong with it.
-pub type Unpack = fn(&Path) -> Result<Vec<u8>, String>;
+/// Reads a kernel file and unpacks it, for a RAM disk of this many bytes, or says what is wrong
+/// with it.
+pub type Unpack = fn(&Path, u64) -> Result<Elf, String>;
 
-/// What [`kernel_image`] makes of a file.
-pub fn unpack(path: &Path) -> Result<Vec<u8>, String> {
-    kernel_image::load(path).map(|loaded| loaded.elf).map_err(|error| error.to_string())
+/// What a child of this process makes of a file.
+pub fn unpack(path: &Path, initrd_bytes: u64) -> Result<Elf, String> {
+    Unpacker::default().elf(path, initrd_bytes).map_err(|error| error.to_string())
 }
 
 /// See the module's head.
@@ -52,12 +56,13 @@ impl Loader {
         Self { unpack, kept: RefCell::default(), turn: Mutex::new(()), wake }
     }
 
-    /// A kernel, unpacked; `name` is the partition's, for the message. `unpacking` is called
-    /// where it takes a while.
+    /// A kernel, unpacked, for a RAM disk of this many bytes; `name` is the partition's, for the
+    /// message. `unpacking` is called where it takes a while.
     pub async fn kernel(
         &self,
         name: &str,
         path: &Path,
+        initrd_bytes: u64,
         unpacking: impl FnOnce(),
     ) -> Result<Kernel, Failure> {
         let object = format!("partition {name:?}");
@@ -74,7 +79,8 @@ impl Loader {
         };
         let _turn = self.turn.lock().await;
         let about = fs::metadata(path).map_err(unreadable)?;
-        let key = Key { path: path.into(), bytes: about.len(), modified: about.modified().ok() };
+        let (bytes, modified) = (about.len(), about.modified().ok());
+        let key = Key { path: path.into(), bytes, modified, initrd_bytes };
         if let Some(kernel) = self.find(&key) {
             return Ok(kernel);
         }
@@ -83,7 +89,7 @@ impl Loader {
         let (file, wake, unpack) = (path.to_owned(), Arc::clone(&self.wake), self.unpack);
         let thread = std::thread::Builder::new().name("kernel".into());
         let started = thread.spawn(move || {
-            let _ = done.send(unpack(&file));
+            let _ = done.send(unpack(&file, initrd_bytes));
             wake.ring();
         });
         started.map_err(unreadable)?;
@@ -108,7 +114,7 @@ impl Loader {
         Some(kernel)
     }
 
-    fn keep(&self, key: Key, elf: Vec<u8>) -> Kernel {
+    fn keep(&self, key: Key, elf: Elf) -> Kernel {
         let kernel = Arc::new(elf);
         let mut kept = self.kept.borrow_mut();
         kept.retain(|(old, _)| old.path != key.path);

@@ -77,8 +77,23 @@ pub(crate) fn log(text: &str) {
 }
 
 fn main() -> ExitCode {
-    let done = Options::parse(std::env::args_os().skip(1)).map_err(Into::into);
-    match done.and_then(|options| run(&options)) {
+    #[cfg(not(test))]
+    if let Some(status) = state::check::serve_if_asked() {
+        return status;
+    }
+    if let Some(status) = kernel_image::confined::serve_if_asked() {
+        return status;
+    }
+    /// Of wrong usage.
+    const USAGE: u8 = 2;
+    let options = match Options::parse(std::env::args_os().skip(1)) {
+        Ok(options) => options,
+        Err(error) => {
+            log(&error);
+            return ExitCode::from(USAGE);
+        }
+    };
+    match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log(&error.to_string());

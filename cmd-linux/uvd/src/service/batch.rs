@@ -30,7 +30,7 @@ use crate::console::line::Line;
 use crate::hub::{Hub, refused, unexpected};
 use crate::loader::Kernel;
 use crate::log;
-use crate::state::{Edit, Staged};
+use crate::state::{Edit, Record, Staged};
 
 /// How long to wait for what was destroyed to be gone.
 const GONE: Duration = Duration::from_secs(10);
@@ -78,6 +78,7 @@ pub async fn carry_out(
     reporter: &Reporter,
 ) -> Result<Vec<u32>, Failure> {
     let kernels = load(hub, &batch, reporter).await?;
+    let batch = note_needs(hub, batch, &kernels);
     let turn = hub.changes.lock().await;
     hub.ready().await?;
     hub.fault.begin();
@@ -109,9 +110,120 @@ async fn load(hub: &Hub, batch: &Batch, reporter: &Reporter) -> Result<Vec<Kerne
     let mut kernels = Vec::new();
     for Creation { definition, .. } in &batch.creates {
         let tell = || reporter.tell(&definition.name, "unpacking kernel", 0, 0);
-        kernels.push(hub.loader.kernel(&definition.name, &definition.kernel, tell).await?);
+        let initrd_bytes = initrd(definition)?.map_or(0, |(_, bytes)| bytes);
+        let (name, path) = (&definition.name, &definition.kernel);
+        let kernel = hub.loader.kernel(name, path, initrd_bytes, tell).await?;
+        check_memory(definition, &kernel)?;
+        kernels.push(kernel);
     }
     Ok(kernels)
+}
+
+/// Bytes of memory that a kernel needs at least.
+fn least_memory(kernel: &Kernel) -> u64 {
+    kernel.frames_needed().saturating_mul(PAGE_SIZE as u64)
+}
+
+/// Whether a partition has what its kernel needs at least.
+fn check_memory(what: &Definition, kernel: &Kernel) -> Result<(), Failure> {
+    let least = least_memory(kernel);
+    if what.memory >= least {
+        return Ok(());
+    }
+    Err(too_little_memory(&format!("partition {:?}", what.name), what.memory, least))
+}
+
+/// A partition whose kernel would have no room.
+pub fn too_little_memory(object: &str, memory: u64, least: u64) -> Failure {
+    let least = least.next_multiple_of(1 << 20) >> 20;
+    let reason = format!("{} is less than its kernel needs at least", definition::size(memory));
+    refused("invalid-value", object, "memory", &reason, &format!("give {least}M or more"))
+}
+
+/// Puts what the kernels need into the definitions that are kept, for changes later.
+fn note_needs(hub: &Hub, mut batch: Batch, kernels: &[Kernel]) -> Batch {
+    for (creation, kernel) in batch.creates.iter().zip(kernels) {
+        let (name, least) = (&creation.definition.name, least_memory(kernel));
+        let put = batch.edits.iter_mut().find_map(|edit| match edit {
+            Edit::Put(record) if record.definition.name == *name => Some(record),
+            _ => None,
+        });
+        if let Some(record) = put {
+            record.least_memory = least;
+        } else if let Some(record) = hub.state.borrow().records().get(name)
+            && record.least_memory != least
+        {
+            batch.edits.push(Edit::Put(Record { least_memory: least, ..record.clone() }));
+        }
+    }
+    batch
+}
+
+/// Finds out whether a batch would be refused, and changes nothing: by its files, by what the
+/// host has, and by a plan of the ultravisor.
+pub async fn rehearse(hub: &Rc<Hub>, batch: &Batch, reporter: &Reporter) -> Result<(), Failure> {
+    load(hub, batch, reporter).await?;
+    let definitions: Vec<&Definition> = batch.creates.iter().map(|one| &one.definition).collect();
+    let affinities = allocate(hub, &definitions).await?;
+    let operations = creations(&definitions, affinities).chain(batch.changes.iter().cloned());
+    let destroys = batch.destroys.iter().flat_map(destruction);
+    let operations: Vec<Operation> = operations.chain(destroys).collect();
+    if !operations.is_empty() {
+        let body = transaction(&batch.reason, None, false, operations);
+        hub.ask(Body::Plan(body)).await?;
+    }
+    Ok(())
+}
+
+/// CPUs for what is to be created, if there is enough of all. What is known here may be late:
+/// before it refuses, it is made sure of.
+async fn allocate(hub: &Hub, definitions: &[&Definition]) -> Result<Vec<Vec<u32>>, Failure> {
+    if !hub.news.get() {
+        let affinities = allocate::check(hub, definitions).await;
+        if affinities.is_ok() {
+            return affinities;
+        }
+    }
+    session::follow(hub).await?;
+    allocate::check(hub, definitions).await
+}
+
+/// What creates partitions with these CPUs.
+fn creations(
+    definitions: &[&Definition],
+    affinities: Vec<Vec<u32>>,
+) -> impl Iterator<Item = Operation> {
+    let all = definitions.iter().zip(affinities).enumerate();
+    all.flat_map(|(at, (one, cpus))| creation(at as u32, one, cpus)).collect::<Vec<_>>().into_iter()
+}
+
+/// What destroys a partition.
+fn destruction(row: &PartitionRow) -> Vec<Operation> {
+    let partition = Target::Number(row.number);
+    let mut operations = Vec::new();
+    if row.state != state::DYING {
+        operations.push(Operation::SetState { partition, state: state::DYING });
+    }
+    operations.push(Operation::DestroyPartition { partition });
+    operations
+}
+
+/// A definition's RAM disk and its bytes.
+fn initrd(what: &Definition) -> Result<Option<(File, u64)>, Failure> {
+    let Some(path) = &what.initrd else { return Ok(None) };
+    let opened = File::open(path).and_then(|file| {
+        let about = file.metadata()?;
+        match about.is_file() {
+            true => Ok((file, about.len())),
+            false => Err(std::io::Error::other("no regular file")),
+        }
+    });
+    opened.map(Some).map_err(|error| {
+        let reason = format!("{}: {error}", path.display());
+        let object = format!("partition {:?}", what.name);
+        let way_out = "give the path of a RAM disk that is there";
+        refused("no-initrd", &object, "initrd", &reason, way_out)
+    })
 }
 
 async fn in_turn(
@@ -152,14 +264,12 @@ impl Work<'_> {
         }
         let definitions: Vec<&Definition> =
             self.batch.creates.iter().map(|one| &one.definition).collect();
-        let affinities = self.allocate(&definitions).await?;
+        let affinities = allocate(self.hub, &definitions).await?;
         for definition in &definitions {
             self.reporter.tell(&definition.name, "allocating", 0, 0);
         }
-        let operations = definitions.iter().zip(affinities).enumerate();
-        let operations = operations.flat_map(|(at, (one, cpus))| creation(at as u32, one, cpus));
-        let body =
-            transaction(&self.batch.reason, self.batch.planned_at, true, operations.collect());
+        let operations = creations(&definitions, affinities).collect();
+        let body = transaction(&self.batch.reason, self.batch.planned_at, true, operations);
         self.hub.fault.step();
         self.hub.fault.step_when_sent();
         let replied = self.hub.ask(Body::Transaction(body)).await?;
@@ -177,36 +287,9 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// CPUs for what is to be created, if there is enough of all. What is known here may be late:
-    /// before it refuses, it is made sure of.
-    async fn allocate(&self, definitions: &[&Definition]) -> Result<Vec<Vec<u32>>, Failure> {
-        if !self.hub.news.get() {
-            let affinities = allocate::check(self.hub, definitions).await;
-            if affinities.is_ok() {
-                return affinities;
-            }
-        }
-        session::follow(self.hub).await?;
-        allocate::check(self.hub, definitions).await
-    }
-
     async fn build(&self, number: u32, what: &Definition, kernel: Kernel) -> Result<(), Failure> {
-        let initrd = what.initrd.as_ref().map(|path| {
-            let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
-            opened.map(|(bytes, file)| (file, bytes)).map_err(|error| {
-                let reason = format!("{}: {error}", path.display());
-                let object = format!("partition {:?}", what.name);
-                refused(
-                    "no-initrd",
-                    &object,
-                    "initrd",
-                    &reason,
-                    "give the path of a RAM disk that is there",
-                )
-            })
-        });
-        let initrd = initrd.transpose()?;
-        let of = kernel.len() as u64 + initrd.as_ref().map_or(0, |(_, bytes)| *bytes);
+        let initrd = initrd(what)?;
+        let of = kernel.len() + initrd.as_ref().map_or(0, |(_, bytes)| *bytes);
         let parts = Parts {
             partition: number,
             kernel,
@@ -271,13 +354,7 @@ impl Work<'_> {
             operations.extend(starting(creation, *number));
         }
         operations.extend(self.batch.changes.iter().cloned());
-        for row in &self.batch.destroys {
-            let partition = Target::Number(row.number);
-            if row.state != state::DYING {
-                operations.push(Operation::SetState { partition, state: state::DYING });
-            }
-            operations.push(Operation::DestroyPartition { partition });
-        }
+        operations.extend(self.batch.destroys.iter().flat_map(destruction));
         operations
     }
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use definition::Definition;
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::command::{Operation, PartitionRow, Target};
+use pv_abi::uv::database::kind;
 use uvd_protocol::{Failure, ServiceAnswer, Settings};
 
 use super::batch::{self, Batch};
@@ -24,7 +25,18 @@ pub async fn rename(
     let row = find(hub, name).await;
     let name = row.as_ref().map_or(name, |row| row.name.as_str()).to_string();
     let record = hub.state.borrow().records().get(&name).cloned();
-    if hub.state.borrow().records().contains_key(to) && to != name {
+    if to == name && (row.is_ok() || record.is_some()) {
+        return Ok(ServiceAnswer::Done);
+    }
+    if let Ok(row) = &row
+        && row.kind != kind::GUEST
+    {
+        let object = format!("partition {name:?}");
+        let reason = "is the host's own, which keep their names";
+        let way_out = "name a guest partition; see `uvtool list`";
+        return Err(refused("system-partition", &object, "name", reason, way_out));
+    }
+    if hub.state.borrow().records().contains_key(to) {
         let object = format!("partition {name:?}");
         let reason = format!("{to:?} is defined already");
         return Err(refused("name-taken", &object, "name", &reason, "use another name"));
@@ -62,7 +74,7 @@ pub async fn set(
         return set_undefined(hub, &row?, settings, reporter).await;
     };
     let new = changed(&record.definition, settings);
-    check(&object, &record.definition, &new)?;
+    check(&object, &record.definition, &new, record.least_memory)?;
     let changes = match &row {
         Ok(row) => operations(row.number, &record.definition, &new),
         Err(_) => Vec::new(),
@@ -116,29 +128,36 @@ fn changed(old: &Definition, settings: &Settings) -> Definition {
 }
 
 /// What holds of a definition whether it runs or not.
-fn check(object: &str, old: &Definition, new: &Definition) -> Result<(), Failure> {
-    let refuse = |field, reason: String, way_out: String| {
-        Err(refused("invalid-value", object, field, &reason, &way_out))
+fn check(
+    object: &str,
+    old: &Definition,
+    new: &Definition,
+    least_memory: u64,
+) -> Result<(), Failure> {
+    let refuse = |field, reason: &str, way_out: &str| {
+        Err(refused("invalid-value", object, field, reason, way_out))
     };
-    let page = PAGE_SIZE as u64;
-    if new.memory == 0 || new.memory > new.max_memory || !new.memory.is_multiple_of(page) {
-        let most = new.max_memory;
-        let reason = format!("{} bytes asked, at most {most} in pages of {page}", new.memory);
-        return refuse("memory", reason, "destroy it and give it a larger `max_memory`".into());
+    if let Err(unfit) = new.check() {
+        let most = |limit: String, field: &str| {
+            format!("give at most {limit}; for more, destroy it and raise `{field}`")
+        };
+        let way_out = match unfit.field {
+            "memory" if new.memory > new.max_memory => {
+                most(definition::size(new.max_memory), "max_memory")
+            }
+            "vcpus" if new.vcpus > new.max_vcpus => most(new.max_vcpus.to_string(), "max_vcpus"),
+            _ => unfit.way_out,
+        };
+        return refuse(unfit.field, &unfit.problem, &way_out);
     }
-    if new.vcpus == 0 || new.vcpus > new.max_vcpus {
-        let reason = format!("{} asked, 1 to {} may be up", new.vcpus, new.max_vcpus);
-        return refuse("vcpus", reason, "destroy it and give it more `max_vcpus`".into());
-    }
-    if !(1..=65_535).contains(&new.cpu.weight) {
-        let reason = format!("is {}", new.cpu.weight);
-        return refuse("cpu.weight", reason, "give 1 to 65535".into());
+    if new.memory != old.memory && new.memory < least_memory {
+        return Err(batch::too_little_memory(object, new.memory, least_memory));
     }
     // One that was created so was given CPUs by the host's policy.
     if old.cpu != new.cpu && !old.cpu.dedicated && new.cpu.dedicated && new.cpu.affinity.is_empty()
     {
-        let reason = "is set without CPUs".into();
-        return refuse("cpu.dedicated", reason, "name the CPUs with `affinity`".into());
+        let way_out = "name the CPUs with `affinity`";
+        return refuse("cpu.dedicated", "is set without CPUs", way_out);
     }
     Ok(())
 }

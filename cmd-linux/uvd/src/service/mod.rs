@@ -82,8 +82,11 @@ async fn run(
     reporter: &Reporter,
 ) -> Result<Option<ServiceAnswer>, Failure> {
     hub.ready().await?;
+    check(&service)?;
     let answer = match service {
-        Service::Plan { definitions, prune } => plan::answer(hub, &definitions, prune).await?,
+        Service::Plan { definitions, prune } => {
+            plan::answer(hub, &definitions, prune, reporter).await?
+        }
         Service::Apply { definitions, prune, planned_at, reason } => {
             let wanted = plan::Wanted { definitions, prune, planned_at, reason };
             plan::apply(hub, &wanted, reporter).await?
@@ -129,6 +132,29 @@ async fn run(
         Service::Input { .. } | Service::Detach { .. } => ServiceAnswer::Done,
     };
     Ok(Some(answer))
+}
+
+/// Checks what a request gives a partition, by the validators that every other way in has, too.
+fn check(service: &Service) -> Result<(), Failure> {
+    match service {
+        Service::Plan { definitions, .. } | Service::Apply { definitions, .. } => {
+            definitions.iter().try_for_each(check_definition)
+        }
+        Service::Create { definition, .. } => check_definition(definition),
+        Service::Rename { name, to } => rules::guest_name(to).map_err(|wrong| {
+            let object = format!("partition {name:?}");
+            refused("invalid-value", &object, "name", &wrong.problem, &wrong.way_out)
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a definition is within its limits.
+fn check_definition(definition: &Definition) -> Result<(), Failure> {
+    definition.check().map_err(|unfit| {
+        let object = format!("partition {}", rules::quoted(&definition.name));
+        refused("invalid-value", &object, unfit.field, &unfit.problem, &unfit.way_out)
+    })
 }
 
 /// A partition by name, or by number.

@@ -1,7 +1,8 @@
 //! What an apply would do, and doing it.
 //!
 //! Rule: the plan is a function of what is defined, what is there and what should be; whatever
-//! cannot be done while a partition runs is refused as a whole, with the fields.
+//! cannot be done while a partition runs is refused as a whole, with the fields. A plan refuses
+//! what an apply would refuse: both go the same way up to the first change ([`batch::rehearse`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -23,9 +24,12 @@ pub async fn answer(
     hub: &Rc<Hub>,
     definitions: &[Definition],
     prune: bool,
+    reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
     let (version, rows) = hub.partitions().await?;
     let changes = plan(hub.state.borrow().records(), &rows, definitions, prune)?;
+    let batch = batch(hub.state.borrow().records(), &rows, &changes, definitions);
+    batch::rehearse(hub, &batch, reporter).await?;
     Ok(ServiceAnswer::Changes { version, changes })
 }
 
@@ -128,6 +132,10 @@ fn one(
     };
     if !there {
         return Ok(Planned::Create { definition: new.clone() });
+    }
+    if new.memory < record.least_memory {
+        let object = format!("partition {name:?}");
+        return Err(batch::too_little_memory(&object, new.memory, record.least_memory));
     }
     let fields = definition::changes(&record.definition, new);
     if fields.is_empty() {

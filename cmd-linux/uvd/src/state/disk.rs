@@ -28,6 +28,8 @@ const LIVES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lives");
 const MOST_ROWS: u64 = 20_000;
 /// Lives that are kept.
 const MOST_LIVES: u64 = 2_000;
+/// A key that nothing has, written and removed by a check.
+const PROBE: &str = "\0check";
 /// Bytes that the store caches.
 const CACHE: usize = 1 << 20;
 
@@ -97,6 +99,28 @@ impl Disk {
         common(write.open_table(STAGED))?;
         common(write.open_table(LOG))?;
         common(write.open_table(LIVES))?;
+        common(write.commit())
+    }
+
+    /// Goes over every page, reads every value and writes to every table, so that later nothing
+    /// of what is in the file is met for the first time.
+    pub fn exercise(&mut self) -> Result<(), Error> {
+        common(self.database.check_integrity())?;
+        self.records()?;
+        self.staged()?;
+        self.log(u64::MAX)?;
+        self.lives()?;
+        let write = common(self.database.begin_write())?;
+        for table in [RECORDS, STAGED, LIVES] {
+            let mut table = common(write.open_table(table))?;
+            common(table.insert(PROBE, PROBE.as_bytes()))?;
+            common(table.remove(PROBE))?;
+        }
+        {
+            let mut table = common(write.open_table(LOG))?;
+            common(table.insert(u64::MAX, PROBE.as_bytes()))?;
+            common(table.remove(u64::MAX))?;
+        }
         common(write.commit())
     }
 
@@ -183,15 +207,20 @@ impl Disk {
         common(table.get(name))?.map(|value| decode(value.value())).transpose()
     }
 
-    /// Takes over all of another store.
-    pub fn copy(&self, from: &Self) -> Result<(), Error> {
-        let edits: Vec<Edit> = from.records()?.into_values().map(Edit::Put).collect();
-        let read = common(from.database.begin_read())?;
+    fn lives(&self) -> Result<BTreeMap<String, Life>, Error> {
+        let read = common(self.database.begin_read())?;
         let mut lives = BTreeMap::new();
         for entry in common(common(read.open_table(LIVES))?.iter())? {
             let (name, value) = common(entry)?;
             lives.insert(name.value().to_string(), decode(value.value())?);
         }
+        Ok(lives)
+    }
+
+    /// Takes over all of another store.
+    pub fn copy(&self, from: &Self) -> Result<(), Error> {
+        let edits: Vec<Edit> = from.records()?.into_values().map(Edit::Put).collect();
+        let lives = from.lives()?;
         let (staged, rows) = (from.staged()?, from.log(u64::MAX)?);
         let rows: Vec<&LogRow> = rows.iter().collect();
         let staged = Some(staged.as_ref());

@@ -1,14 +1,18 @@
 //! What `uvd` must not forget: definitions, the audit log, whose number was whose when.
 //!
 //! It lies in an embedded store that survives being killed at any moment. Rule: what is asked of
-//! `uvd` does not fail because a disk does. A store that cannot be opened or written is left as
-//! it is, `uvd` says so and goes on in memory with all it knows.
+//! `uvd` does not fail because a disk does. A file that cannot be opened or written is left as
+//! it is, `uvd` says so and goes on in memory with all it knows. A file with damaged contents is
+//! kept under another name, whatever its bytes are ([`check`]), and `uvd` begins a new one, which
+//! the ultravisor's log fills.
 
+pub mod check;
 mod disk;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use check::Wrong;
 use definition::Definition;
 use disk::{Disk, Writing};
 use pv_abi::uv::command::LogRow;
@@ -29,12 +33,15 @@ pub struct Record {
     pub restarting: bool,
     /// How its last run ended.
     pub last_end: Option<End>,
+    /// Bytes of memory that its kernel needs at least; 0: not known.
+    #[serde(default)]
+    pub least_memory: u64,
 }
 
 impl Record {
     /// A record of a new definition.
     pub fn new(definition: Definition, applied: bool) -> Self {
-        Self { definition, applied, restarting: false, last_end: None }
+        Self { definition, applied, restarting: false, last_end: None, least_memory: 0 }
     }
 }
 
@@ -79,11 +86,14 @@ pub struct State {
 impl State {
     /// The store in a file, which is made where there is none.
     pub fn open(path: &Path) -> Self {
-        let opened = Disk::open(path).and_then(|disk| Ok((disk.records()?, disk)));
+        let opened = usable(path).and_then(|()| {
+            let opened = Disk::open(path).and_then(|disk| Ok((disk.records()?, disk)));
+            opened.map_err(|error| error.to_string())
+        });
         let (records, disk, persistent) = match opened {
             Ok((records, disk)) => (records, disk, true),
             Err(error) => {
-                say(path, &error, "move it away or repair the disk, then start uvd anew");
+                say(path, &error, "mend what is named, then start uvd anew");
                 (BTreeMap::new(), Disk::in_memory(), false)
             }
         };
@@ -279,13 +289,30 @@ fn is_unsettled(row: &LogRow) -> bool {
     matches!(row.outcome.as_str(), "begun" | "pending")
 }
 
+/// Sets a damaged file aside; why the file can be neither used nor set aside.
+fn usable(path: &Path) -> Result<(), String> {
+    let wrong = match check::check(path) {
+        Ok(()) => return Ok(()),
+        Err(Wrong::Unusable(why)) => return Err(why),
+        Err(Wrong::Damaged(why)) => why,
+    };
+    let aside = check::set_aside(path)
+        .map_err(|error| format!("is damaged ({wrong}), and cannot be renamed: {error}"))?;
+    let (path, aside) = (path.display(), aside.display());
+    crate::log(&format!(
+        "state: {path}: is damaged: {wrong}; it is kept as {aside}, and uvd begins a new one: the \
+         log comes from the ultravisor, definitions come by `uvtool apply FILE`"
+    ));
+    Ok(())
+}
+
 fn report(result: Result<(), disk::Error>) {
     if let Err(error) = result {
         crate::log(&format!("state: {error}; it is not kept"));
     }
 }
 
-fn say(path: &Path, error: &disk::Error, way_out: &str) {
+fn say(path: &Path, error: &dyn std::fmt::Display, way_out: &str) {
     let path = path.display();
     crate::log(&format!("state: {path}: {error}; uvd goes on without it: {way_out}"));
 }

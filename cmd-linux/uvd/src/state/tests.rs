@@ -92,18 +92,111 @@ fn a_record_without_an_end_does_not_keep_many_from_being_stored() {
     std::fs::remove_file(path).unwrap();
 }
 
+/// The file that a child of the tests checks.
+pub const CHECKED: &str = "UVD_TEST_CHECKED";
+
+/// What a child does; nothing where this is no child.
 #[test]
-fn a_corrupt_file_is_left_as_it_is_and_all_goes_on_in_memory() {
-    let path = own_path("corrupt.redb");
-    std::fs::write(&path, b"this is no store").unwrap();
-    let mut state = State::open(&path);
-    assert!(!state.is_persistent());
-    state.edit(&[Edit::Put(record("a"))]);
-    state.add_log(&[row(1, &[])], Vec::new());
-    assert_eq!((state.records().len(), state.log(9).len()), (1, 1));
-    assert_eq!(std::fs::read(&path).unwrap(), b"this is no store");
-    std::fs::remove_file(path).unwrap();
+fn a_child_checks_what_it_is_told() {
+    if let Some(path) = std::env::var_os(CHECKED) {
+        std::process::exit(check::serve(Path::new(&path)).into());
+    }
 }
+
+/// A store with something in each table.
+fn filled(name: &str) -> PathBuf {
+    let directory = own_path(name);
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("state.redb");
+    let mut state = State::open(&path);
+    let names: Vec<String> = (0..20).map(|number| format!("p{number}")).collect();
+    state.edit(&names.iter().map(|name| Edit::Put(record(name))).collect::<Vec<_>>());
+    let life = Life { number: 16, first: 1, last: None };
+    let rows: Vec<LogRow> = (1..=300).map(|sequence| row(sequence, &[16])).collect();
+    state.add_log(&rows, vec![("p1".into(), life)]);
+    state.store();
+    state.stage(&Staged { request: 7, edits: vec![Edit::Forget("p1".into())] });
+    path
+}
+
+/// Opens a file twice and writes; what is there the second time.
+fn survives(path: &Path) -> usize {
+    let mut state = State::open(path);
+    assert!(state.is_persistent(), "a new store takes the place of a damaged one");
+    let staged = state.staged();
+    state.edit(&[Edit::Put(record("new"))]);
+    state.add_log(&[row(301, &[])], Vec::new());
+    state.store();
+    drop((state.log(u64::MAX), state.life("p1"), staged, state));
+    let aside = check::aside(path).unwrap().len();
+    let state = State::open(path);
+    assert!(state.is_persistent() && state.records().contains_key("new"));
+    assert_eq!(check::aside(path).unwrap().len(), aside, "what was written anew is sound");
+    state.records().len()
+}
+
+#[test]
+fn a_damaged_file_is_kept_under_another_name_and_a_new_one_begins() {
+    let path = filled("aside");
+    for round in 1..=5 {
+        std::fs::write(&path, format!("this is no store {round}")).unwrap();
+        assert_eq!(survives(&path), 1);
+    }
+    let aside = check::aside(&path).unwrap();
+    assert_eq!(aside.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [3, 4, 5]);
+    assert_eq!(std::fs::read(&aside[2].1).unwrap(), b"this is no store 5");
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+}
+
+#[test]
+fn a_sound_file_and_one_that_is_in_use_stay_as_they_are() {
+    let path = filled("sound");
+    let open = State::open(&path);
+    assert_eq!(open.records().len(), 20);
+    assert!(!State::open(&path).is_persistent(), "another uvd has it");
+    drop(open);
+    assert_eq!(State::open(&path).records().len(), 20);
+    assert!(check::aside(&path).unwrap().is_empty());
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+}
+
+/// Every byte of the headers, and bytes everywhere; lengths from none to all.
+#[test]
+fn no_damage_ends_the_process_or_is_met_twice() {
+    let path = filled("damage");
+    let good = std::fs::read(&path).unwrap();
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random % below as u64) as usize
+    };
+    let mut aside = 0;
+    for round in 0..DAMAGES {
+        let mut bytes = good.clone();
+        match round % 4 {
+            0 => bytes.truncate(next(good.len())),
+            1 => bytes[next(4096)] ^= 1 << next(8),
+            2 => (0..=next(30)).for_each(|_| bytes[next(good.len())] = next(256) as u8),
+            _ => {
+                let at = next(good.len());
+                let end = good.len().min(at + next(5000));
+                bytes[at..end].fill(if round % 8 < 4 { 0 } else { 0xff });
+            }
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let there = survives(&path);
+        assert!([1, 2, 20, 21].contains(&there), "round {round}: {there} definitions");
+        aside += usize::from(there == 1);
+    }
+    assert!(aside > DAMAGES / 4, "{aside} of {DAMAGES} were noticed");
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+}
+
+/// How often a file is damaged; each costs two processes.
+const DAMAGES: usize = 60;
 
 /// A disk that takes no more: the process may write no file longer than this. Its own process,
 /// for the limit is one of the process.

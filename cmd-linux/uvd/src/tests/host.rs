@@ -275,6 +275,16 @@ impl Client {
         told
     }
 
+    /// Asks the ultravisor itself, as any client of the command channel may.
+    pub fn transact(&mut self, operation: Operation) -> Told {
+        let (planned_at, reason) = (None, String::new());
+        let body = Transaction { planned_at, pending: false, reason, operations: vec![operation] };
+        let id = self.send(Asked::Ultravisor(Body::Transaction(body)));
+        let told = self.next();
+        assert_eq!(told.id, id);
+        told
+    }
+
     /// Asks and does not wait.
     pub fn begin(&mut self, service: Service) -> u64 {
         self.send(Asked::Service(service))

@@ -7,21 +7,21 @@ use uvd_protocol::{
 
 use super::host::{Client, Host, Order, definition, kernel_file};
 
-fn answer(told: Told) -> ServiceAnswer {
+pub fn answer(told: Told) -> ServiceAnswer {
     match told.result {
         Ok(Answered::Service(answer)) => answer,
         other => panic!("{other:?}"),
     }
 }
 
-fn refusal(told: Told) -> String {
+pub fn refusal(told: Told) -> String {
     match told.result {
         Err(Failure::Refused(refusal)) => uvd_protocol::sentence(&refusal),
         other => panic!("{other:?}"),
     }
 }
 
-fn defined(client: &mut Client) -> Vec<Defined> {
+pub fn defined(client: &mut Client) -> Vec<Defined> {
     match answer(client.ask(Service::Definitions)) {
         ServiceAnswer::Definitions(all) => all,
         other => panic!("{other:?}"),
@@ -35,7 +35,7 @@ fn wait(client: &mut Client, name: &str, until: Until) -> (Option<u32>, Option<E
     }
 }
 
-fn create(client: &mut Client, name: &str, kernel: &std::path::Path) -> u32 {
+pub fn create(client: &mut Client, name: &str, kernel: &std::path::Path) -> u32 {
     let definition = definition(name, kernel);
     match answer(client.ask(Service::Create { definition, paused: false })) {
         ServiceAnswer::Partition(number) => number,
@@ -320,7 +320,10 @@ fn settings_change_partition_and_definition_together() {
     assert_eq!((all[0].definition.name.as_str(), all[0].number), ("www", Some(16)));
     let settings = Settings { memory: Some(1 << 30), ..Settings::default() };
     let text = refusal(client.ask(Service::Set { name: "www".into(), settings }));
-    assert!(text.starts_with("partition \"www\": memory: 1073741824 bytes asked"), "{text}");
+    assert!(
+        text.starts_with("partition \"www\": memory: 1G is more than max_memory = 16M"),
+        "{text}"
+    );
     // One without a definition has its use of CPUs changed, and nothing else.
     let settings = Settings { weight: Some(512), cap: Some(50), ..Settings::default() };
     let command = || "command".to_string();

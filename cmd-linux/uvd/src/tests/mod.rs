@@ -1,6 +1,7 @@
 //! The daemon against the rest of a host in the same process.
 
 mod carrying;
+mod fields;
 mod host;
 mod lifecycle;
 pub mod samples;
@@ -16,6 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_executor::LocalPool;
+use kernel_image::confined::Elf;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use pv_abi::PAGE_SIZE;
 
@@ -83,10 +85,11 @@ pub fn own_path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("uvd-test-{}-{name}", std::process::id()))
 }
 
-/// A kernel is what its file has, and must not be empty.
-fn plain(path: &Path) -> Result<Vec<u8>, String> {
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    if bytes.is_empty() { Err("is empty".into()) } else { Ok(bytes) }
+/// A kernel is what its file has, must not be empty, and needs 8 MiB.
+fn plain(path: &Path, _: u64) -> Result<Elf, String> {
+    let elf = File::open(path).and_then(|file| Elf::new(file, 2048));
+    let elf = elf.map_err(|error| error.to_string())?;
+    if elf.is_empty() { Err("is empty".into()) } else { Ok(elf) }
 }
 
 /// A hub whose jobs run on `pool`, its state in memory, out of everybody's reach.
