@@ -23,6 +23,8 @@ mod session;
 mod stay;
 mod stress;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Instant;
@@ -50,6 +52,8 @@ const SCENARIOS: &[fn(&mut Results)] = &[
 /// What ran, and which of it failed.
 struct Results {
     words: Vec<String>,
+    /// Names that were asked about.
+    names: RefCell<BTreeSet<String>>,
     passed: u32,
     failed: Vec<String>,
 }
@@ -57,12 +61,20 @@ struct Results {
 impl Results {
     /// Whether a scenario of this name was asked for.
     fn wanted(&self, name: &str) -> bool {
+        self.names.borrow_mut().insert(name.to_owned());
         self.words.is_empty() || self.words.iter().any(|word| name.contains(word))
     }
 
     /// Whether a scenario of this name was asked for by a word.
     fn asked_for(&self, name: &str) -> bool {
         !self.words.is_empty() && self.wanted(name)
+    }
+
+    /// The words that no scenario has in its name.
+    fn unknown(&self) -> Vec<&str> {
+        let names = self.names.borrow();
+        let is_known = |word: &str| names.iter().any(|name| name.contains(word));
+        self.words.iter().map(String::as_str).filter(|word| !is_known(word)).collect()
     }
 
     /// Notes and prints how a scenario went.
@@ -96,14 +108,21 @@ fn main() -> ExitCode {
     if let Some(status) = xtask::serve_if_asked() {
         return status;
     }
-    let mut results =
-        Results { words: std::env::args().skip(1).collect(), passed: 0, failed: Vec::new() };
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let names = RefCell::default();
+    let mut results = Results { words, names, passed: 0, failed: Vec::new() };
     if let Err(error) = xtask::interrupt::install() {
         eprintln!("ci: {error:#}");
         return ExitCode::FAILURE;
     }
     for run in SCENARIOS {
         run(&mut results);
+    }
+    let unknown: Vec<String> = results.unknown().into_iter().map(str::to_owned).collect();
+    for word in unknown {
+        println!("no scenario has {word:?} in its name; there are:");
+        results.names.borrow().iter().for_each(|name| println!("  {name}"));
+        results.failed.push(word);
     }
     for name in &results.failed {
         println!("failed: {name}");

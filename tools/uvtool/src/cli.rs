@@ -27,11 +27,6 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// The words that this process was started with. Where they make no sense, says so and ends.
-    pub fn parse() -> Self {
-        Self::try_parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
-    }
-
     /// Reads words, the first of which is the program's name.
     ///
     /// # Errors
@@ -182,7 +177,9 @@ Examples:
   uvtool log -n 5               the last five records of the audit log
   uvtool list --json            for programs
 
-Exit status: 0 done; 1 not done, with the reason on standard error; 2 wrong usage.";
+Exit status: 0 done; 1 not done, with the reason on standard error; 2 wrong usage; 3 the \
+partition that was watched crashed; 124 the time was up.
+With --json a failure is JSON on standard error, too; all of it is in uvtool.schema.json.";
 
 /// A time to wait, in seconds.
 fn seconds(text: &str) -> Result<f64, String> {

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use uvd_protocol::{Answered, End, Service, ServiceAnswer};
 
+use crate::answer;
 use crate::connection::Uvd;
 use crate::source::Error;
 use crate::terminal::Raw;
@@ -97,6 +98,9 @@ fn keys() -> Result<Keys, Error> {
 }
 
 fn show(bytes: &[u8]) -> Result<(), Error> {
+    let line = serde_json::json!({ "output": String::from_utf8_lossy(bytes) });
+    let line = answer::is_json().then(|| answer::json_line(&line));
+    let bytes = line.as_ref().map_or(bytes, String::as_bytes);
     let mut output = std::io::stdout();
     output.write_all(bytes)?;
     Ok(output.flush()?)

@@ -5,8 +5,9 @@
 //! ```
 //!
 //! Rule: answers go to standard output, reasons to standard error; a reason names the object, the
-//! limit and a way out.
+//! limit and a way out. How a command ends is in [`answer`].
 
+mod answer;
 mod cli;
 mod commands;
 mod connection;
@@ -23,6 +24,7 @@ mod words;
 use std::io::Write;
 use std::process::ExitCode;
 
+use answer::Problem;
 use cli::questions::{DiagRequest, KernelRequest};
 use cli::{Cli, Command};
 use connection::Uvd;
@@ -40,13 +42,48 @@ fn main() -> ExitCode {
     if let Some(status) = kernel_image::confined::serve_if_asked() {
         return status;
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse_from(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => return wrong_words(&error),
+    };
+    if cli.how.json {
+        answer::use_json();
+    }
     if let Command::Completion(options) = &cli.command {
         let mut script = Vec::new();
         clap_complete::generate(options.shell, &mut Cli::command(), "uvtool", &mut script);
+        if cli.how.json {
+            script = answer::json_line(&Script::new(options.shell, &script)).into_bytes();
+        }
         return print(&script, None);
     }
-    run(&cli).unwrap_or_else(|error| complain(&error.to_string()))
+    run(&cli).unwrap_or_else(|error| answer::fail(&Problem::from(&error)))
+}
+
+/// A completion script, for programs.
+#[derive(serde::Serialize)]
+struct Script {
+    shell: String,
+    script: String,
+}
+
+impl Script {
+    fn new(shell: clap_complete::Shell, script: &[u8]) -> Self {
+        Self { shell: shell.to_string(), script: String::from_utf8_lossy(script).into_owned() }
+    }
+}
+
+/// Says what is wrong with the words of the command line; or help and version, which are asked
+/// for by words, too.
+fn wrong_words(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|word| word == "--json");
+    if error.exit_code() == 0 || !json {
+        error.exit()
+    }
+    answer::use_json();
+    let text = error.to_string();
+    let text = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
+    answer::fail(&Problem::from(&Error::Usage(text.into())))
 }
 
 fn run(cli: &Cli) -> Result<ExitCode, Error> {
@@ -55,6 +92,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
         let KernelRequest::Check { file } = &options.request;
         return commands::kernel::check(file, json);
     }
+    commands::define::check(&cli.command)?;
     let mut uvd = Uvd::connect(how.socket(), how.timeout(), how.timeout.is_some())?;
     match show(&cli.command, json, &mut uvd)? {
         Some(shown) => Ok(print(shown.output.as_bytes(), shown.problem.as_deref())),
@@ -102,12 +140,7 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Optio
 }
 
 fn shown(view: &impl View, json: bool) -> Shown {
-    let output = if json {
-        // Views are made of numbers, words and lists: JSON can say all of them.
-        serde_json::to_string_pretty(view).unwrap_or_default() + "\n"
-    } else {
-        view.text()
-    };
+    let output = if json { answer::json(view) + "\n" } else { view.text() };
     Shown { output, problem: view.problem() }
 }
 
@@ -123,6 +156,5 @@ fn print(output: &[u8], problem: Option<&str>) -> ExitCode {
 }
 
 fn complain(problem: &str) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "uvtool: {problem}");
-    ExitCode::FAILURE
+    answer::fail(&Problem::sentence("failed", problem))
 }

@@ -1,10 +1,12 @@
 //! How far a long question has come, for who waits at a terminal or reads a log.
 //!
-//! Rule: what ends within a second says nothing; what takes longer says one line a second.
+//! Rule: what ends within a second says nothing; what takes longer says one line a second, and
+//! nothing to a program that reads JSON.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use crate::answer;
 use crate::table::printable;
 
 /// Time between two lines.
@@ -25,7 +27,9 @@ impl Progress {
 
     /// So many of `all` are done.
     pub fn done(&mut self, count: u64, all: u64) {
-        if let Some(line) = self.line(Instant::now(), count, all) {
+        if let Some(line) = self.line(Instant::now(), count, all)
+            && !answer::is_json()
+        {
             let _ = std::io::stderr().write_all(line.as_bytes());
         }
     }
@@ -49,7 +53,9 @@ pub struct Steps {
 impl Steps {
     /// Shows how far it is.
     pub fn show(&mut self, news: &uvd_protocol::Progress) {
-        if let Some(line) = self.line(Instant::now(), news) {
+        if let Some(line) = self.line(Instant::now(), news)
+            && !answer::is_json()
+        {
             let _ = std::io::stderr().write_all(line.as_bytes());
         }
     }

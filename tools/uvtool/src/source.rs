@@ -51,9 +51,15 @@ pub enum Error {
     /// Pages that do not go on.
     #[error("ultravisor: {0}: its pages do not go on; use a uvtool of its version")]
     Stuck(&'static str),
-    /// A file, an option or a definition that was given.
+    /// A file that was given.
     #[error("{0}")]
     Given(String),
+    /// An option or a word that was given.
+    #[error("{0}")]
+    Usage(String),
+    /// A definition that was given.
+    #[error("{0}")]
+    Definition(definition::Errors),
     /// The terminal, or another file of ours.
     #[error("terminal: {0}")]
     Terminal(#[from] io::Error),

@@ -13,17 +13,26 @@ use pv_abi::uv::database::{UNASSIGNED, kind};
 use crate::source::{Error, Source};
 use crate::table::{Align, Table};
 use crate::terminal::Screen;
-use crate::words::{memory, seconds, state_word};
+use crate::words::{bytes, memory, seconds, state_word};
 
 /// Shows the screen every `delay`, `rounds` times (`None`: until a key says to end), on the
 /// terminal where there is one, else one after the other.
-pub fn top(source: &mut impl Source, delay: Duration, rounds: Option<u64>) -> Result<(), Error> {
-    let screen = std::io::stdout().is_terminal().then(Screen::take);
+/// In JSON, each look is one line.
+pub fn top(
+    source: &mut impl Source,
+    delay: Duration,
+    rounds: Option<u64>,
+    json: bool,
+) -> Result<(), Error> {
+    let screen = (!json && std::io::stdout().is_terminal()).then(Screen::take);
     let mut before: Option<Look> = None;
     let mut round = 0;
     loop {
         let look = Look::take(source)?;
-        let text = look.text(before.as_ref());
+        let text = match json {
+            true => crate::answer::json_line(&look.shares(before.as_ref())),
+            false => look.text(before.as_ref()),
+        };
         match &screen {
             Some(screen) => screen.show(&text),
             None => {
@@ -81,6 +90,28 @@ impl Look {
         Ok(Self { at: Instant::now(), rows, machine: source.resources()? })
     }
 
+    /// The same for programs.
+    fn shares(&self, before: Option<&Self>) -> Shares {
+        let elapsed = before.map(|before| self.at.duration_since(before.at).as_nanos());
+        let partitions = self.rows.iter().map(|row| {
+            let was = before.and_then(|look| look.rows.iter().find(|was| was.same(row)));
+            Share {
+                name: row.name.clone(),
+                number: row.number,
+                state: state_word(row.state),
+                cpu_percent: percent(row.cpu_time, was.map(|was| was.cpu_time), elapsed),
+                wait_percent: percent(row.wait_time, was.map(|was| was.wait_time), elapsed),
+                cpu_time_ns: row.cpu_time,
+                vcpus: row.vcpus,
+                vcpus_up: row.vcpus_up,
+                memory_bytes: bytes(row.memory_frames),
+                cpu_weight: row.cpu_weight,
+                cpu_cap_percent: (row.cpu_cap != 0).then_some(row.cpu_cap),
+            }
+        });
+        Shares { partitions: partitions.collect() }
+    }
+
     /// The screen: a line of the machine, then the partitions, the busiest first.
     fn text(&self, before: Option<&Self>) -> String {
         let elapsed = before.map(|before| self.at.duration_since(before.at).as_nanos());
@@ -124,6 +155,27 @@ impl Look {
     }
 }
 
+/// A look, for programs.
+#[derive(serde::Serialize)]
+pub struct Shares {
+    partitions: Vec<Share>,
+}
+
+#[derive(serde::Serialize)]
+struct Share {
+    name: String,
+    number: u32,
+    state: String,
+    cpu_percent: f64,
+    wait_percent: f64,
+    cpu_time_ns: u64,
+    vcpus: u32,
+    vcpus_up: u32,
+    memory_bytes: u64,
+    cpu_weight: u32,
+    cpu_cap_percent: Option<u32>,
+}
+
 const HEADINGS: [(&str, Align); 10] = [
     ("NAME", Align::Left),
     ("NUMBER", Align::Right),
@@ -156,6 +208,13 @@ fn percent(now: u64, before: Option<u64>, elapsed: Option<u128>) -> f64 {
         }
         _ => 0.0,
     }
+}
+
+/// A look at the samples, for the test of the schema.
+#[cfg(test)]
+pub fn sample() -> Shares {
+    let (rows, machine) = (crate::view::samples::partitions(), crate::view::samples::resources());
+    Look { at: Instant::now(), rows, machine }.shares(None)
 }
 
 #[cfg(test)]

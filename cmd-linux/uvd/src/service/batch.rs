@@ -177,7 +177,7 @@ pub async fn rehearse(hub: &Rc<Hub>, batch: &Batch, reporter: &Reporter) -> Resu
 
 /// CPUs for what is to be created, if there is enough of all. What is known here may be late:
 /// before it refuses, it is made sure of.
-async fn allocate(hub: &Hub, definitions: &[&Definition]) -> Result<Vec<Vec<u32>>, Failure> {
+async fn allocate(hub: &Rc<Hub>, definitions: &[&Definition]) -> Result<Vec<Vec<u32>>, Failure> {
     if !hub.news.get() {
         let affinities = allocate::check(hub, definitions).await;
         if affinities.is_ok() {

@@ -2,11 +2,31 @@
 
 use std::path::{Path, PathBuf};
 
-use definition::Definition;
+use definition::{Definition, Policies};
 use uvd_protocol::Settings;
 
+use crate::cli::Command;
 use crate::cli::lifecycle::{Create, Set};
 use crate::source::Error;
+
+/// Checks the words of a command before anybody is asked.
+///
+/// # Errors
+/// [`Error::Usage`].
+pub fn check(command: &Command) -> Result<(), Error> {
+    match command {
+        Command::Create(create) if create.file.is_none() => wanted(create).map(drop),
+        Command::Set(set) => {
+            let settings = settings(set, Some(Policies::default()))?;
+            if settings == Settings::default() {
+                let way_out = "give one of its options, such as --memory 512M; see --help";
+                return Err(Error::Usage(format!("set: there is nothing to set; {way_out}")));
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
 
 /// The definitions in these files; names are unique among all of them.
 pub fn read(files: &[PathBuf]) -> Result<Vec<Definition>, Error> {
@@ -33,7 +53,7 @@ fn read_file(file: &Path) -> Result<Vec<Definition>, Error> {
     let text = std::fs::read_to_string(file).map_err(|error| named(&error))?;
     // Paths in a definition are relative to its directory.
     let file = std::path::absolute(file).map_err(|error| named(&error))?;
-    definition::parse(&text, &file).map_err(|errors| Error::Given(errors.to_string()))
+    definition::parse(&text, &file).map_err(Error::Definition)
 }
 
 /// The one definition that `uvtool create` is given.
@@ -41,7 +61,7 @@ pub fn wanted(create: &Create) -> Result<Definition, Error> {
     let Some(file) = &create.file else {
         let file = std::path::absolute("command line").unwrap_or_default();
         let all = definition::parse(&text_of(create), &file);
-        let mut all = all.map_err(|errors| Error::Given(errors.to_string()))?;
+        let mut all = all.map_err(|errors| Error::Usage(errors.to_string()))?;
         return all.pop().ok_or(Error::Other("a definition"));
     };
     let mut all = read_file(file)?;
@@ -86,7 +106,7 @@ fn text_of(create: &Create) -> String {
 
 /// The settings of `uvtool set`; policies that are not given stay as `now` has them.
 pub fn settings(set: &Set, now: Option<definition::Policies>) -> Result<Settings, Error> {
-    let given = |what: &str, error: String| Error::Given(format!("--{what}: {error}"));
+    let given = |what: &str, error: String| Error::Usage(format!("--{what}: {error}"));
     let memory = set.memory.as_deref().map(crate::quantity::size).transpose();
     let affinity = match set.cpus.as_deref() {
         Some("all") => Some(Vec::new()),

@@ -1,7 +1,7 @@
 //! Commands that take partitions through their lives.
 //!
 //! Rule: a command that ends well says nothing but what was asked for; `create` and `start` say
-//! the partition's number.
+//! the partition's number. In JSON, a command without an answer says that it is done.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use pv_abi::uv::calls::cause;
 use uvd_protocol::{End, Service, ServiceAnswer};
 
 use super::define;
+use crate::answer::{self, status};
 use crate::cli::Command;
 use crate::cli::lifecycle::{Apply, Create};
 use crate::connection::Uvd;
@@ -22,9 +23,6 @@ use crate::view::waited::Waited;
 use crate::view::{Names, View};
 use crate::words::cause_words;
 use crate::{Shown, print, shown, terminal, top};
-
-/// Status of a command that watched a partition crash.
-const CRASHED: u8 = 3;
 
 /// Does it; the status to end with.
 pub fn run(command: &Command, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error> {
@@ -46,7 +44,7 @@ pub fn run(command: &Command, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Err
         }
         Command::Apply(options) => apply(options, json, uvd),
         Command::Top(options) => {
-            top::top(uvd, Duration::from_secs_f64(options.delay), options.rounds)?;
+            top::top(uvd, Duration::from_secs_f64(options.delay), options.rounds, json)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Shutdown(options) => {
@@ -56,10 +54,10 @@ pub fn run(command: &Command, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Err
                 let until = uvd_protocol::Until::Stopped;
                 uvd.service(Service::Wait { name: name.clone(), until })?;
             }
-            Ok(ExitCode::SUCCESS)
+            Ok(say_done(json))
         }
         _ => match simple(command, uvd)? {
-            Some(service) => done(uvd.service(service)?).map(|()| ExitCode::SUCCESS),
+            Some(service) => done(uvd.service(service)?).map(|()| say_done(json)),
             None => view(command, json, uvd).map(print_shown),
         },
     }
@@ -175,24 +173,52 @@ fn watch(name: &str, uvd: &mut Uvd) -> Result<ExitCode, Error> {
 
 /// The status for how a console closed: 0 for a power-off or a reboot, else [`CRASHED`].
 fn closed(closed: &Closed) -> ExitCode {
+    if answer::is_json() {
+        return closed_in_json(closed);
+    }
     match closed {
         Closed::Ended(Some(End { cause, detail })) => {
-            let well = *cause == cause::SHUTDOWN && *detail <= 2;
-            if well || *cause == cause::STOPPED {
+            if is_clean(End { cause: *cause, detail: *detail }) {
                 return ExitCode::SUCCESS;
             }
             if let Some(words) = cause_words(*cause, *detail) {
                 eprintln!("uvtool: the partition crashed: {words}");
             }
-            ExitCode::from(CRASHED)
+            ExitCode::from(status::CRASHED)
         }
         Closed::Ended(None) | Closed::Detached => ExitCode::SUCCESS,
     }
 }
 
+/// The last line of a console in JSON.
+fn closed_in_json(closed: &Closed) -> ExitCode {
+    let (end, detached) = match closed {
+        Closed::Ended(end) => (*end, false),
+        Closed::Detached => (None, true),
+    };
+    let crashed = end.is_some_and(|end| !is_clean(end));
+    let cause = end.and_then(|end| cause_words(end.cause, end.detail));
+    let line = serde_json::json!({ "detached": detached, "cause": cause, "crashed": crashed });
+    let printed = print(answer::json_line(&line).as_bytes(), None);
+    if crashed { ExitCode::from(status::CRASHED) } else { printed }
+}
+
+/// Whether a partition ended as it was asked to.
+fn is_clean(End { cause, detail }: End) -> bool {
+    (cause == cause::SHUTDOWN && detail <= 2) || cause == cause::STOPPED
+}
+
+/// Says in JSON that a command without an answer is done.
+fn say_done(json: bool) -> ExitCode {
+    match json {
+        true => print(answer::json_line(&serde_json::json!({ "done": true })).as_bytes(), None),
+        false => ExitCode::SUCCESS,
+    }
+}
+
 fn tell_number(name: &str, number: u32, json: bool) -> ExitCode {
     let text = if json {
-        format!("{}\n", serde_json::json!({ "name": name, "number": number }))
+        answer::json_line(&serde_json::json!({ "name": name, "number": number }))
     } else {
         format!("{name}: partition {number}\n")
     };

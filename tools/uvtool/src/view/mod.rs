@@ -51,3 +51,6 @@ impl<'a> Names<'a> {
 
 #[cfg(test)]
 pub mod samples;
+
+#[cfg(test)]
+mod schema_tests;

@@ -1,16 +1,53 @@
 //! `uvtool plan` and `uvtool apply`.
 
-use serde::Serialize;
+use definition::FieldChange;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 use uvd_protocol::Planned;
 
 use super::View;
+use super::definitions::Fields;
 use crate::table::printable;
 
 /// What is to be done, or was.
-#[derive(Serialize)]
 pub struct Plan {
     version: u64,
     changes: Vec<Planned>,
+}
+
+/// What becomes of a partition, for programs.
+#[derive(Serialize)]
+struct Row<'a> {
+    name: &'a str,
+    action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    definition: Option<Fields>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fields: Option<&'a [FieldChange]>,
+}
+
+impl Row<'_> {
+    fn of(change: &Planned) -> Row<'_> {
+        let (name, action, definition, fields) = match change {
+            Planned::Create { definition } => {
+                (&definition.name, "create", Some(definition.into()), None)
+            }
+            Planned::Change { name, fields } => (name, "change", None, Some(&fields[..])),
+            Planned::Destroy { name } => (name, "destroy", None, None),
+            Planned::Same { name } => (name, "none", None, None),
+        };
+        Row { name, action, definition, fields }
+    }
+}
+
+impl Serialize for Plan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut plan = serializer.serialize_struct("Plan", 2)?;
+        plan.serialize_field("version", &self.version)?;
+        let rows: Vec<Row<'_>> = self.changes.iter().map(Row::of).collect();
+        plan.serialize_field("changes", &rows)?;
+        plan.end()
+    }
 }
 
 impl Plan {
@@ -71,7 +108,6 @@ impl View for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use definition::FieldChange;
 
     #[test]
     fn each_kind_of_change_has_its_sign() {

@@ -1,0 +1,216 @@
+//! How a command ends: its status, and what it says of a failure, as text or as JSON.
+//!
+//! Rule: with `--json` standard output has JSON and nothing else, and so has standard error: one
+//! object with all that a program needs of a failure. Both are described by
+//! `docs/src/uvtool.schema.json`.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Serialize;
+use serde_json::Value;
+use uvd_protocol::Failure;
+
+use crate::source::Error;
+
+/// How commands end.
+pub mod status {
+    /// Not done; the reason is on standard error.
+    pub const FAILED: u8 = 1;
+    /// Wrong usage; nothing was asked of anybody.
+    pub const USAGE: u8 = 2;
+    /// The partition that was watched crashed.
+    pub const CRASHED: u8 = 3;
+    /// The time was up, as `timeout(1)` says it; what was asked may still be done.
+    pub const TIMED_OUT: u8 = 124;
+}
+
+/// The largest number that every reader of JSON keeps exactly.
+const LARGEST: u64 = (1 << 53) - 1;
+
+/// Whether this process answers in JSON; said once, before it asks anybody.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// This process answers in JSON from now on.
+pub fn use_json() {
+    JSON.store(true, Ordering::Relaxed);
+}
+
+/// Whether this process answers in JSON.
+pub fn is_json() -> bool {
+    JSON.load(Ordering::Relaxed)
+}
+
+/// A failure, for programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// A word that does not change from version to version.
+    pub code: String,
+    /// What it is about, or empty.
+    pub object: String,
+    /// The field of it, or empty.
+    pub field: String,
+    /// What was asked or found, and what is allowed.
+    pub limit: String,
+    /// What to do instead, or empty.
+    pub way_out: String,
+    /// Which operation of a transaction, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<u32>,
+    /// All that is wrong with files of definitions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub issues: Vec<definition::Issue>,
+    /// All of it, for people.
+    pub message: String,
+    /// The status that the command ends with.
+    pub status: u8,
+}
+
+impl Problem {
+    /// A failure that is told in a sentence: the limit, and after the last semicolon the way out.
+    pub fn sentence(code: &str, message: &str) -> Self {
+        let (limit, way_out) = message.rsplit_once("; ").unwrap_or((message, ""));
+        Self {
+            code: code.into(),
+            limit: limit.into(),
+            way_out: way_out.into(),
+            message: message.into(),
+            status: status::FAILED,
+            ..Self::default()
+        }
+    }
+
+    fn with_status(self, status: u8) -> Self {
+        Self { status, ..self }
+    }
+
+    fn about(self, object: &str, field: &str) -> Self {
+        Self { object: object.into(), field: field.into(), ..self }
+    }
+}
+
+impl From<&Error> for Problem {
+    fn from(error: &Error) -> Self {
+        let message = error.to_string();
+        let say = |code| Self::sentence(code, &message);
+        match error {
+            Error::Unreachable { .. } => say("unreachable").about("uvd", "socket"),
+            Error::Conversation(_) => say("conversation").about("uvd", "socket"),
+            Error::Silent(_) => {
+                say("timed-out").about("uvd", "timeout").with_status(status::TIMED_OUT)
+            }
+            Error::Failure(failure) => of_failure(failure, say),
+            Error::Other(_) | Error::Stuck(_) => say("version").about("ultravisor", "answer"),
+            Error::Usage(_) => say("usage").about("command line", "").with_status(status::USAGE),
+            Error::Definition(errors) => {
+                let first = errors.0.first();
+                let object = first.map_or("", |issue| issue.object.as_str());
+                let field = first.map_or("", |issue| issue.field.as_str());
+                Self {
+                    limit: first.map_or_else(String::new, |issue| issue.problem.clone()),
+                    way_out: first.map_or_else(String::new, |issue| issue.way_out.clone()),
+                    issues: errors.0.clone(),
+                    ..say("invalid-definition").about(object, field)
+                }
+            }
+            Error::Given(_) => say("invalid-input"),
+            Error::Terminal(_) => say("terminal").about("terminal", ""),
+            Error::NoSuchPartition { name, .. } => {
+                say("no-such-partition").about(&format!("partition {name:?}"), "name")
+            }
+        }
+    }
+}
+
+fn of_failure(failure: &Failure, say: impl Fn(&'static str) -> Problem) -> Problem {
+    match failure {
+        Failure::Refused(refusal) => Problem {
+            code: refusal.code.clone(),
+            object: refusal.object.clone(),
+            field: refusal.field.clone(),
+            limit: refusal.reason.clone(),
+            way_out: refusal.way_out.clone(),
+            operation: refusal.operation,
+            ..say("")
+        },
+        Failure::NoChannel(_) => say("no-channel").about("uvd", "command channel"),
+        Failure::Timeout(_) => {
+            say("timed-out").about("ultravisor", "timeout").with_status(status::TIMED_OUT)
+        }
+        Failure::TooLarge { .. } => say("too-large").about("request", "bytes"),
+        Failure::Malformed(_) => say("version").about("request", ""),
+        Failure::ShuttingDown => say("shutting-down").about("uvd", ""),
+    }
+}
+
+/// Says what is wrong; the status to end with.
+pub fn fail(problem: &Problem) -> ExitCode {
+    let text = if is_json() {
+        format!("{}\n", json(&serde_json::json!({ "error": problem })))
+    } else {
+        format!("uvtool: {}\n", problem.message)
+    };
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    ExitCode::from(problem.status)
+}
+
+/// JSON of something that is shown; every number in it is one that each reader keeps exactly, or
+/// a string.
+pub fn json(value: &impl Serialize) -> String {
+    // What is shown is made of numbers, words and lists: JSON can say all of them.
+    let mut value = serde_json::to_value(value).unwrap_or_default();
+    make_exact(&mut value);
+    format!("{value:#}")
+}
+
+/// The same in one line.
+pub fn json_line(value: &impl Serialize) -> String {
+    let mut value = serde_json::to_value(value).unwrap_or_default();
+    make_exact(&mut value);
+    format!("{value}\n")
+}
+
+fn make_exact(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            let large = number.as_u64().is_some_and(|number| number > LARGEST)
+                || number.as_i64().is_some_and(|number| number.unsigned_abs() > LARGEST);
+            if large {
+                *value = Value::String(number.to_string());
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(make_exact),
+        Value::Object(fields) => fields.values_mut().for_each(make_exact),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_a_reader_may_round_are_strings() {
+        let value = serde_json::json!([LARGEST, LARGEST + 1, u64::MAX, -1, i64::MIN, 0.5, "x"]);
+        let expected = "[9007199254740991,\"9007199254740992\",\"18446744073709551615\",-1,\
+                        \"-9223372036854775808\",0.5,\"x\"]\n";
+        assert_eq!(json_line(&value), expected);
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_parts_and_a_wait_that_timed_out_has_its_status() {
+        let refusal = crate::view::samples::refusal();
+        let problem = Problem::from(&Error::Failure(Failure::Refused(refusal.clone().into())));
+        let parts = (problem.code, problem.object, problem.field, problem.limit, problem.way_out);
+        let expected =
+            (refusal.code, refusal.object, refusal.field, refusal.reason, refusal.way_out);
+        assert_eq!((parts, problem.status), (expected, status::FAILED));
+        for late in
+            [Error::Failure(Failure::Timeout(5)), Error::Silent(std::time::Duration::from_secs(1))]
+        {
+            assert_eq!(Problem::from(&late).status, status::TIMED_OUT);
+        }
+        assert_eq!(Problem::from(&Error::Usage("x; y".into())).status, status::USAGE);
+    }
+}
