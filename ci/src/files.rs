@@ -87,13 +87,13 @@ fn bomb(host: &mut Host) -> Result<()> {
 /// A state file that makes the store's library panic is set aside, and the log comes back.
 fn damaged_state(host: &mut Host) -> Result<()> {
     host.sh("uvtool set command --weight 300")?;
-    let damage = |at: u64| {
-        format!("dd if=/dev/urandom of={STATE} bs=512 seek={at} count=1 conv=notrunc 2>/dev/null;")
-    };
-    // Behind the headers, where the library does not look before it goes by what it reads.
-    let all: String = [1, 9, 17, 25, 33].map(damage).concat();
+    // All but the header, which says that the rest is sound.
+    let damage = format!(
+        "dd if=/dev/urandom of={STATE} bs=4096 seek=1 count=$(($(stat -c %s {STATE}) / 4096 - 1)) \
+         conv=notrunc 2>/dev/null"
+    );
     for round in 1..=2 {
-        host.sh(&format!("{all} kill -9 $(pidof uvd)"))?;
+        host.sh(&format!("{damage}; kill -9 $(pidof uvd)"))?;
         let log = host.sh("uvtool log")?;
         ensure!(log.contains("weight 300"), "round {round}: the log is not whole: {log}");
         let aside = host.sh(&format!("ls {STATE}.damaged-{round}"))?;

@@ -37,7 +37,7 @@ pub fn run(command: &Command, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Err
             let (name, once) = (options.name.clone(), options.once);
             let request = Service::Console { name, history: !options.no_history, once };
             let typing = !once;
-            if typing && terminal::is_interactive() {
+            if typing && !json && terminal::is_interactive() {
                 eprintln!("uvtool: attached; Ctrl-] detaches");
             }
             Ok(closed(&console::attach(uvd, request, typing)?))
