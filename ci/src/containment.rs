@@ -47,7 +47,7 @@ pub fn run(results: &mut Results) {
 /// it says of the instance of a guest that runs is refused, and the guest goes on.
 fn takes_instances(host: &mut Host) -> Result<()> {
     host.sh(&minimal("victim", "beat 0"))?;
-    host.sh("uvtool console victim | grep -q -m 1 '^beat 2 '")?;
+    host.sh("uvtool console --follow victim | grep -q -m 1 '^beat 2 '")?;
     let console = host.machine.console()?;
     let of = |what: &str| {
         let line = console.lines().rfind(|line| line.contains("injected: ") && line.contains(what));
@@ -113,7 +113,7 @@ fn refused(host: &mut Host) -> Result<Value> {
 /// runs and while it is paused, and the guest goes on.
 fn private(host: &mut Host) -> Result<()> {
     host.sh(&minimal("private", "beat 0"))?;
-    host.sh("uvtool console private | grep -q -m 1 '^beat 1 '")?;
+    host.sh("uvtool console --follow private | grep -q -m 1 '^beat 1 '")?;
     for state in ["running", "paused"] {
         if state == "paused" {
             host.sh("uvtool pause private")?;
@@ -127,7 +127,7 @@ fn private(host: &mut Host) -> Result<()> {
     let before = host.number(count)?;
     host.sh("uvtool unpause private")?;
     // Lines come again, and more than what was on its way.
-    host.sh(&format!("uvtool console private | grep -q -m 1 '^beat {} '", before + 2))?;
+    host.sh(&format!("uvtool console --follow private | grep -q -m 1 '^beat {} '", before + 2))?;
     host.sh("uvtool destroy --forget private")?;
     Ok(())
 }

@@ -319,7 +319,7 @@ fn hostile_neighbour(host: &mut Host) -> Result<()> {
         try_to(host, &format!("uvtool destroy --forget {name}"))?;
         ensure!(!host.machine.console()?.contains("ESCAPE"), "{name} saw what is not its own");
     }
-    let (status, text) = try_to(host, "uvtool console quiet")?;
+    let (status, text) = try_to(host, "uvtool console --follow quiet")?;
     let last = format!("second {SECONDS} ");
     ensure!(text.contains(&last), "the neighbour did not count to its end ({status}): {text}");
     try_to(host, "uvtool destroy --forget quiet")?;
@@ -333,7 +333,7 @@ const SCRIPT: &str = r#"
 cd /tmp
 lines() { uvtool console --once $n | grep -c '^work '; }
 until_line() {
-  timeout 1100 uvtool console $n </dev/null | awk "$1 found {exit} END {exit !found}" && return
+  timeout 1100 uvtool console --follow $n | awk "$1 found {exit} END {exit !found}" && return
   echo "no line in time: $1"; uvtool console --once $n | tail -n 20; return 1
 }
 "#;

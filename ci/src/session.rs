@@ -22,6 +22,8 @@ const CHECKS: &[Check] = &[
     Check { name: "stale-plan", run: stale_plan },
     Check { name: "crash", run: crash },
     Check { name: "paused", run: paused },
+    Check { name: "console", run: console },
+    Check { name: "ways-out", run: ways_out },
     Check { name: "end", run: end },
     Check { name: "resources", run: checks::resources },
     Check { name: "kernel-log", run: checks::kernel_log },
@@ -189,6 +191,62 @@ fn paused(host: &mut Host) -> Result<()> {
     says(host, "unpause later", &[])?;
     says(host, "wait later --timeout 30", &["powered off"])?;
     says(host, "console --once later", &["hello from a minimal guest"]).map(drop)
+}
+
+/// All that is typed arrives; whoever types for a guest that does not read is told.
+fn console(host: &mut Host) -> Result<()> {
+    let create = |name: &str, program: &str| {
+        format!("create --name {name} --kernel {GUEST} --memory 4M --command-line {program}")
+    };
+    says(host, &create("talk", "echo"), &[])?;
+    host.sh("printf 'before the key\\n\\035after' | uvtool console talk")?;
+    host.sh("uvtool console --follow talk | grep -q -m 1 '^before the key'")?;
+    host.sh("(seq 300 | sed 's,.*,line & of them,'; echo quit) | uvtool console talk")?;
+    let all = host.sh("uvtool console --once talk")?;
+    let lines: Vec<&str> = all.lines().filter(|line| line.starts_with("line ")).collect();
+    let expected: Vec<String> = (1..=300).map(|n| format!("line {n} of them")).collect();
+    ensure!(lines == expected, "what was typed is not what arrived: {all}");
+    ensure!(!all.contains("after"), "what stands behind the key was typed: {all}");
+    // The console of this partition, and not of the one before.
+    let text = says(host, &format!("{} --console", create("talk", "hello")), &["hello from"])?;
+    ensure!(!text.contains("line "), "the output of an earlier partition: {text}");
+    says(host, &create("deaf", "idle"), &[])?;
+    let deaf = host.run(&["sh", "-c", "seq 2000 | uvtool console deaf --timeout 3"], b"", LIMIT)?;
+    ensure!(deaf.status == 124, "time was up with status {}: {}", deaf.status, deaf.stderr);
+    has("console deaf", &deaf.stderr, &["may not be read", "--timeout"])?;
+    let wait = uvtool(host, "wait deaf --timeout 1")?;
+    ensure!(wait.0 == 124 && wait.1.contains("has not stopped after"), "{wait:?}");
+    // Whatever it waits in: here a file that nobody writes.
+    host.sh("mkfifo /root/pipe.toml")?;
+    let endless = uvtool(host, "plan --timeout 1 /root/pipe.toml")?;
+    ensure!(endless.0 == 124 && endless.1.contains("--timeout"), "{endless:?}");
+    says(host, "destroy --forget deaf", &[])?;
+    says(host, "destroy --forget talk", &[]).map(drop)
+}
+
+/// Runs `uvtool`, which must refuse, and then the command that it names as the way out.
+fn takes_the_way_out(host: &mut Host, words: &str) -> Result<()> {
+    let (status, text) = uvtool(host, words)?;
+    ensure!(status == 1, "`uvtool {words}` ended with status {status}: {text}");
+    let (_, rest) = text.split_once("`uvtool ").with_context(|| format!("no way out: {text}"))?;
+    let (way_out, _) = rest.split_once('`').context("a command without an end")?;
+    says(host, way_out, &[]).with_context(|| format!("of {text}")).map(drop)
+}
+
+/// What a refusal names as the way out works, also for a name that a shell would take apart.
+fn ways_out(host: &mut Host) -> Result<()> {
+    let create = format!("create --name 'my guest' --kernel {GUEST} --memory 4M");
+    says(host, &format!("{create} --command-line idle --paused"), &[])?;
+    takes_the_way_out(host, "pause 'my guest'")?;
+    takes_the_way_out(host, "unpause 'my guest'")?;
+    takes_the_way_out(host, "set 'my guest' --memory 64M")?;
+    takes_the_way_out(host, "pause 'my guest'")?;
+    takes_the_way_out(host, &create)?;
+    takes_the_way_out(host, "destroy 'my guest'")?;
+    refuses(host, "destroy 'my guest'", &["no such partition"])?;
+    let (status, text) = uvtool(host, &format!("{create} --vcpus 99"))?;
+    ensure!(status == 2, "{status}: {text}");
+    has("create", &text, &["--vcpus: 99 is more than 32"])
 }
 
 /// What is not in the file any more goes, and all is as it was before.

@@ -139,6 +139,13 @@ impl Field<'_, '_> {
 
     /// A size in MiB without a unit.
     pub(crate) fn mebibytes(&mut self) -> Option<At<u64>> {
+        if let Value::Text(text) = &self.item().value
+            && let Ok(bytes @ 0x10_0000..) = units::parse_size(text)
+        {
+            let problem = format!("{} has a unit, and xl.cfg counts in MiB", quoted(text));
+            let way_out = format!("write {} = {}", self.entry.key, bytes >> 20);
+            return self.refuse(problem, way_out);
+        }
         let number = self.integer("256")?;
         let bytes = u64::try_from(number).ok().and_then(|mib| mib.checked_mul(1 << 20));
         let shown = format!("{number} MiB");
@@ -152,12 +159,21 @@ impl Field<'_, '_> {
         self.ok(bytes)
     }
 
-    /// A number, also one in quotes, as xl has it.
+    /// A number as xl has it: in quotes, too, and in base 16 with 0x.
     fn integer(&mut self, example: &str) -> Option<i128> {
-        match &self.item().value {
-            Value::Integer(number) => Some(*number),
-            Value::Text(text) if let Ok(number) = text.trim().parse() => Some(number),
-            _ => self.wrong_kind::<i128>("a number", example).map(|at| at.value),
+        let text = match &self.item().value {
+            Value::Integer(number) => return Some(*number),
+            Value::Text(text) => text.trim_start().to_owned(),
+            _ => return self.wrong_kind::<i128>("a number", example).map(|at| at.value),
+        };
+        match units::parse_c_number(&text) {
+            Ok(number) => Some(number),
+            Err(Some(number)) => {
+                let problem = format!("{} is in base 8 for xl, which is {number}", quoted(&text));
+                let way_out = format!("write {} = {number}, or leave the 0 out", self.entry.key);
+                self.refuse::<i128>(problem, way_out).map(|at| at.value)
+            }
+            Err(None) => self.wrong_kind::<i128>("a number", example).map(|at| at.value),
         }
     }
 

@@ -34,10 +34,11 @@ pub(crate) const REQUIRED: [(&str, &str); 3] =
 /// Partitions in a file at most.
 pub(crate) const MAX_PARTITIONS: usize = 1024;
 
-/// Reads the definitions of a whole file.
-pub(crate) fn read(entries: &[Entry], sink: &mut Sink<'_>) -> Vec<Found> {
+/// Reads the definitions of a file. Where it is not whole, what is missing may stand in a part
+/// that could not be read.
+pub(crate) fn read(entries: &[Entry], is_whole: bool, sink: &mut Sink<'_>) -> Vec<Found> {
     let Some(tables) = entries.iter().find(|entry| entry.key == TABLES) else {
-        return vec![partition(entries, 0, "partition", sink)];
+        return vec![partition(entries, 0, "partition", is_whole, sink)];
     };
     for other in entries.iter().filter(|entry| entry.key != TABLES) {
         let problem = "stands beside [[partition]] tables and belongs to none of them";
@@ -57,7 +58,9 @@ pub(crate) fn read(entries: &[Entry], sink: &mut Sink<'_>) -> Vec<Found> {
     for (index, item) in items.iter().enumerate() {
         let object = format!("partition {}", index + 1);
         match &item.value {
-            Value::Table(table) => found.push(partition(table, item.at, &object, sink)),
+            Value::Table(table) => {
+                found.push(partition(table, item.at, &object, is_whole, sink));
+            }
             other => {
                 let problem = format!("{} is given, a table is needed", other.kind());
                 sink.error(item.at, &object, problem, "head it with a line [[partition]]");
@@ -68,7 +71,13 @@ pub(crate) fn read(entries: &[Entry], sink: &mut Sink<'_>) -> Vec<Found> {
 }
 
 /// Reads one partition; `at` is where it starts, `object` what it is called without a name.
-fn partition(entries: &[Entry], at: usize, object: &str, sink: &mut Sink<'_>) -> Found {
+fn partition(
+    entries: &[Entry],
+    at: usize,
+    object: &str,
+    is_whole: bool,
+    sink: &mut Sink<'_>,
+) -> Found {
     sink.object = name_object(entries).unwrap_or_else(|| object.to_owned());
     let mut draft = Draft::default();
     for entry in entries {
@@ -79,7 +88,7 @@ fn partition(entries: &[Entry], at: usize, object: &str, sink: &mut Sink<'_>) ->
             _ => unknown(entry, "", &KEYS, sink),
         }
     }
-    missing(&REQUIRED, |key| entries.iter().any(|entry| entry.key == key), at, sink);
+    missing(&REQUIRED, |key| !is_whole || entries.iter().any(|entry| entry.key == key), at, sink);
     let found = finish(draft, sink);
     sink.object.clear();
     found
@@ -94,7 +103,7 @@ pub(crate) fn missing(
 ) {
     for (key, example) in required {
         if !has(key) {
-            sink.error(at, key, "missing", format!("add a line like {key} = {example}"));
+            sink.missing(at, key, example);
         }
     }
 }

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// Issues kept of one file; the rest is only counted.
+/// Issues kept of one file; further ones are counted.
 const MOST: usize = 50;
 
 /// One thing that is wrong, or one that was passed over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Issue {
-    /// The file.
+    /// The file; empty: options of a command.
     pub file: PathBuf,
     /// Line, from 1; 0: the file as a whole.
     pub line: usize,
@@ -32,40 +32,58 @@ pub struct Issue {
 
 impl fmt::Display for Issue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
-        if self.line != 0 {
-            write!(f, ":{}:{}", self.line, self.column)?;
+        if !self.file.as_os_str().is_empty() {
+            write!(f, "{}", self.file.display())?;
+            if self.line != 0 {
+                write!(f, ":{}:{}", self.line, self.column)?;
+            }
+            f.write_str(": ")?;
         }
         for part in [&self.object, &self.field].into_iter().filter(|part| !part.is_empty()) {
-            write!(f, ": {part}")?;
+            write!(f, "{part}: ")?;
         }
-        write!(f, ": {}", self.problem)?;
+        write!(f, "{}", self.problem)?;
         if self.way_out.is_empty() { Ok(()) } else { write!(f, "; {}", self.way_out) }
     }
 }
 
-/// Everything that is wrong with a file of definitions.
+/// Everything that is wrong with a file of definitions, and what was passed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Errors(pub Vec<Issue>);
+pub struct Errors {
+    /// What is wrong.
+    pub issues: Vec<Issue>,
+    /// How many more are wrong.
+    pub more: usize,
+    /// What was passed over.
+    pub warnings: Vec<Issue>,
+}
 
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, issue) in self.0.iter().enumerate() {
-            if index != 0 {
-                f.write_str("\n")?;
-            }
-            issue.fmt(f)?;
-        }
-        Ok(())
+        let more = (self.more != 0).then(|| format!("{} more mistakes", self.more));
+        let issues = self.issues.iter().map(Issue::to_string).chain(more);
+        let warnings = self.warnings.iter().map(|issue| format!("warning: {issue}"));
+        f.write_str(&issues.chain(warnings).collect::<Vec<_>>().join("\n"))
     }
 }
 
 impl std::error::Error for Errors {}
 
+/// Where the values come from, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A file.
+    File,
+    /// Options of a command: `max_vcpus` is `--max-vcpus` there.
+    Options,
+}
+
 /// Takes issues in as a file is read.
 pub(crate) struct Sink<'a> {
     file: &'a Path,
     text: &'a str,
+    source: Source,
+    more: usize,
     /// The object that issues are about now.
     pub(crate) object: String,
     pub(crate) errors: Vec<Issue>,
@@ -73,8 +91,26 @@ pub(crate) struct Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    pub(crate) fn new(text: &'a str, file: &'a Path) -> Self {
-        Self { file, text, object: String::new(), errors: Vec::new(), warnings: Vec::new() }
+    pub(crate) fn new(text: &'a str, file: &'a Path, source: Source) -> Self {
+        let (errors, warnings) = (Vec::new(), Vec::new());
+        Self { file, text, source, more: 0, object: String::new(), errors, warnings }
+    }
+
+    /// Says that a required field is missing, with an example of its value.
+    pub(crate) fn missing(&mut self, at: usize, key: &str, example: &str) {
+        let way_out = match self.source {
+            Source::File => format!("add a line like {key} = {example}"),
+            Source::Options => format!("add {} {}", option(key), example.trim_matches('"')),
+        };
+        self.error(at, key, "missing", way_out);
+    }
+
+    /// What was found wrong, if anything was; else what was passed over.
+    pub(crate) fn finish(self) -> Result<Vec<Issue>, Errors> {
+        if self.errors.is_empty() {
+            return Ok(self.warnings);
+        }
+        Err(Errors { issues: self.errors, more: self.more, warnings: self.warnings })
     }
 
     /// The file that is read.
@@ -93,6 +129,8 @@ impl<'a> Sink<'a> {
         if self.errors.len() < MOST {
             let issue = self.issue(at, field, problem.into(), way_out.into());
             self.errors.push(issue);
+        } else {
+            self.more += 1;
         }
     }
 
@@ -111,22 +149,18 @@ impl<'a> Sink<'a> {
     }
 
     fn issue(&self, at: usize, field: &str, problem: String, way_out: String) -> Issue {
-        let (line, column) = position(self.text, at);
-        Issue {
-            file: self.file.to_owned(),
-            line,
-            column,
-            object: self.object.clone(),
-            field: field.to_owned(),
-            problem,
-            way_out,
-        }
+        let object = self.object.clone();
+        let (file, (line, column), field) = match self.source {
+            Source::File => (self.file.to_owned(), position(self.text, at), field.to_owned()),
+            Source::Options => (PathBuf::new(), (0, 0), option(field)),
+        };
+        Issue { file, line, column, object, field, problem, way_out }
     }
 }
 
 /// An issue with a file as a whole.
 pub(crate) fn whole_file(file: &Path, problem: &str, way_out: &str) -> Errors {
-    Errors(vec![Issue {
+    let issue = Issue {
         file: file.to_owned(),
         line: 0,
         column: 0,
@@ -134,7 +168,13 @@ pub(crate) fn whole_file(file: &Path, problem: &str, way_out: &str) -> Errors {
         field: String::new(),
         problem: problem.to_owned(),
         way_out: way_out.to_owned(),
-    }])
+    };
+    Errors { issues: vec![issue], more: 0, warnings: Vec::new() }
+}
+
+/// The option that gives a field.
+fn option(field: &str) -> String {
+    if field.is_empty() { String::new() } else { format!("--{}", field.replace('_', "-")) }
 }
 
 /// Line and column of a byte, from 1.

@@ -27,6 +27,8 @@ mod units;
 mod value;
 mod write;
 mod xl;
+mod xl_cpus;
+mod xl_settings;
 mod xl_text;
 
 use std::collections::HashMap;
@@ -43,7 +45,8 @@ pub use units::{cpus, size};
 pub use write::to_toml;
 
 use finish::Found;
-use issue::{Sink, whole_file};
+use issue::{Sink, Source, whole_file};
+use value::{Entry, Item, Value};
 
 /// The JSON schema of a file in TOML.
 pub const SCHEMA: &str = include_str!("../../../docs/src/definition.schema.json");
@@ -76,7 +79,7 @@ pub struct Definition {
     pub grant_frames: u32,
     /// What happens when it ends.
     pub on: Policies,
-    /// The policy group it belongs to.
+    /// The policy group it belongs to; nothing uses it yet.
     pub domain: Option<String>,
 }
 
@@ -155,20 +158,54 @@ pub struct Reading {
 /// # Errors
 /// All that is wrong, each in a sentence that names file, line, field, limit and a way out.
 pub fn read(text: &str, file: &Path) -> Result<Reading, Errors> {
-    let mut sink = Sink::new(text, file);
+    read_into(text, file, Sink::new(text, file, Source::File))
+}
+
+fn read_into(text: &str, file: &Path, mut sink: Sink<'_>) -> Result<Reading, Errors> {
     let found = if is_xl(text, file) {
-        xl_text::read(text, &mut sink).map(|entries| xl::read(&entries, &mut sink))
+        let settings = xl_text::read(text, &mut sink);
+        xl::read(&settings, &mut sink)
     } else {
-        toml_text::read(text, &mut sink).map(|entries| fields::read(&entries, &mut sink))
+        let (entries, is_whole) = toml_text::read(text, &mut sink);
+        fields::read(&entries, is_whole, &mut sink)
     };
-    let found = found.unwrap_or_default();
     check_names(&found, &mut sink);
     let definitions = found.into_iter().map(|found| found.definition).collect();
-    if sink.errors.is_empty() {
-        Ok(Reading { definitions, warnings: sink.warnings })
-    } else {
-        Err(Errors(sink.errors))
-    }
+    Ok(Reading { definitions, warnings: sink.finish()? })
+}
+
+/// Reads the definition of one partition from values that were given one by one, under the names
+/// of the fields; relative paths are relative to `directory`.
+///
+/// # Errors
+/// All that is wrong, in sentences that name the fields as options.
+pub fn from_options(options: &[(&str, Given)], directory: &Path) -> Result<Definition, Errors> {
+    let entries: Vec<Entry> = options
+        .iter()
+        .map(|(key, given)| {
+            let value = match given {
+                Given::Text(text) => Value::Text(text.clone()),
+                Given::Number(number) => Value::Integer((*number).into()),
+            };
+            Entry { key: (*key).to_owned(), at: 0, item: Item { at: 0, value } }
+        })
+        .collect();
+    let file = directory.join("options");
+    let mut sink = Sink::new("", &file, Source::Options);
+    let mut found = fields::read(&entries, true, &mut sink);
+    sink.finish()?;
+    // One partition was read, without a mistake.
+    let nothing = || whole_file(directory, "no partition", "give its name");
+    found.pop().map(|found| found.definition).ok_or_else(nothing)
+}
+
+/// A value for [`from_options`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// A text, or a size with its unit.
+    Text(String),
+    /// A number.
+    Number(u32),
 }
 
 /// As [`read`], without its warnings.
@@ -182,7 +219,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Vec<Definition>, Errors> {
 /// Reads a file of definitions.
 ///
 /// # Errors
-/// The file cannot be read, is no text or has more than [`MAX_FILE`] bytes; else see [`read`].
+/// The file cannot be read or has more than [`MAX_FILE`] bytes; else see [`read`].
 pub fn load(file: &Path) -> Result<Reading, Errors> {
     let cannot = |error: std::io::Error| {
         whole_file(file, &format!("cannot be read: {error}"), "give a file of definitions")
@@ -191,16 +228,21 @@ pub fn load(file: &Path) -> Result<Reading, Errors> {
     let opened = std::fs::File::open(file).map_err(cannot)?;
     opened.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot)?;
     if bytes.len() as u64 > MAX_FILE {
-        let problem = format!("more than {MAX_FILE} bytes");
+        let problem = format!("has more than {}", size(MAX_FILE));
         return Err(whole_file(file, &problem, "split it into several files"));
     }
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => read(text, file),
-        Err(error) => {
-            let problem = format!("no text: byte {} is not UTF-8", error.valid_up_to());
-            Err(whole_file(file, &problem, "give definitions in TOML or as xl.cfg"))
-        }
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(whole_file(file, "is UTF-16", "save it as UTF-8"));
     }
+    let text = String::from_utf8_lossy(&bytes);
+    let mut sink = Sink::new(&text, file, Source::File);
+    // The first byte that is no UTF-8 stands where the first replacement does.
+    if let Err(error) = std::str::from_utf8(&bytes) {
+        let at = error.valid_up_to();
+        let byte = bytes.get(at).copied().unwrap_or_default();
+        sink.error(at, "", format!("byte {byte:#04x} is no UTF-8"), "save the file as UTF-8");
+    }
+    read_into(&text, file, sink)
 }
 
 /// Whether a file is xl.cfg: by its extension, else by what is in it.
@@ -210,6 +252,7 @@ fn is_xl(text: &str, file: &Path) -> bool {
         Some("cfg" | "xl") => return true,
         _ => {}
     }
+    let text = text.trim_start_matches('\u{feff}');
     match toml_text::try_read(text) {
         Some(entries) => entries.iter().any(|entry| xl::is_own(&entry.key)),
         None => text

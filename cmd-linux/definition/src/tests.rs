@@ -4,6 +4,7 @@ mod good;
 mod properties;
 mod schema;
 mod wrong;
+mod xl;
 
 use std::path::Path;
 

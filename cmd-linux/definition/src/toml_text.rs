@@ -6,8 +6,8 @@ use toml::de::{DeTable, DeValue};
 use crate::issue::Sink;
 use crate::value::{Entry, Item, Value};
 
-/// Reads TOML; what is wrong with its syntax goes into `sink`.
-pub(crate) fn read(text: &str, sink: &mut Sink<'_>) -> Option<Vec<Entry>> {
+/// Reads TOML; what is wrong with its syntax goes into `sink`. The second value: nothing was.
+pub(crate) fn read(text: &str, sink: &mut Sink<'_>) -> (Vec<Entry>, bool) {
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
@@ -16,10 +16,38 @@ pub(crate) fn read(text: &str, sink: &mut Sink<'_>) -> Option<Vec<Entry>> {
         if message.starts_with("duplicate key") {
             sink.error(at, there.trim_matches('"'), "is set twice", "leave one of them out");
         } else {
-            sink.error(at, "", format!("no TOML here: {message}"), "write KEY = VALUE lines");
+            sink.error(at, "", format!("no TOML here: {message}"), way_out(text, at));
         }
     }
-    errors.is_empty().then(|| entries(table.into_inner()))
+    if errors.is_empty() {
+        return (entries(table.into_inner()), true);
+    }
+    // What stands in lines with a mistake is not what its writer meant.
+    let lines: Vec<usize> =
+        errors.iter().map(|one| line(text, one.span().map_or(0, |at| at.start))).collect();
+    let mut entries = entries(table.into_inner());
+    entries.retain(|entry| !lines.contains(&line(text, entry.at)));
+    (entries, false)
+}
+
+/// The line of a byte.
+fn line(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count()
+}
+
+/// The way out for the line of a byte, where its syntax is wrong.
+fn way_out(text: &str, at: usize) -> String {
+    const WAY_OUT: &str = "write KEY = VALUE lines";
+    let Some((key, value)) = text.lines().nth(line(text, at)).and_then(|line| line.split_once('='))
+    else {
+        return WAY_OUT.to_owned();
+    };
+    let value = value.split('#').next().unwrap_or_default().trim();
+    let is_bare = value.chars().all(|c| c.is_alphanumeric() || "./_-+ ".contains(c));
+    if value.is_empty() || !is_bare {
+        return WAY_OUT.to_owned();
+    }
+    format!("write {} = \"{value}\"", key.trim())
 }
 
 /// Whether the text is TOML, with its keys if so.

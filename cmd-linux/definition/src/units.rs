@@ -34,6 +34,28 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, SizeError> {
 
 pub use rules::size;
 
+/// A number as C's `strtol` reads it in base 0, and nothing behind it. Errors: a number in base 8,
+/// or none.
+pub(crate) fn parse_c_number(text: &str) -> Result<i128, Option<i128>> {
+    let (sign, digits) = match text.as_bytes().first() {
+        Some(b'-') => (-1, text.get(1..).unwrap_or_default()),
+        Some(b'+') => (1, text.get(1..).unwrap_or_default()),
+        _ => (1, text),
+    };
+    let radix = |base: u32, digits: &str| {
+        let all = !digits.is_empty() && digits.chars().all(|c| c.is_digit(base));
+        // What no number can hold is the largest.
+        all.then(|| sign * i128::from_str_radix(digits, base).unwrap_or(i128::MAX))
+    };
+    if let Some(digits) = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        return radix(16, digits).ok_or(None);
+    }
+    match digits.strip_prefix('0') {
+        Some(rest) if !rest.is_empty() => Err(radix(8, rest)),
+        _ => radix(10, digits).ok_or(None),
+    }
+}
+
 /// Numbers a physical CPU may have: 0 to this.
 pub(crate) const MAX_CPU: u32 = 255;
 

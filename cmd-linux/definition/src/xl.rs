@@ -1,75 +1,48 @@
 //! The settings of xl.cfg(5) that a partition has, too.
 //!
-//! What would change what the guest sees or gets and is not here is refused; what only tunes
-//! something that does not exist here is passed over with a warning.
+//! What becomes of each setting is in [`xl_settings`]; what is taken has the meaning that xl
+//! gives it, or is refused.
 
 use crate::draft::{At, Draft, Field, check_command_line};
 use crate::fields::{missing, name_object};
 use crate::finish::{Found, finish};
 use crate::issue::{Sink, quoted};
 use crate::value::{Entry, Value};
-use crate::{Policy, suggest};
+use crate::xl_settings::{self, Fate, TAKEN};
+use crate::xl_text::Settings;
+use crate::{Policy, suggest, xl_cpus};
 use pv_abi::uv::database::{MAX_GRANT_FRAMES, MAX_VCPUS};
-
-/// Settings that are taken.
-pub(crate) const TAKEN: [&str; 20] = [
-    "name",
-    "kernel",
-    "ramdisk",
-    "cmdline",
-    "root",
-    "extra",
-    "memory",
-    "maxmem",
-    "vcpus",
-    "maxvcpus",
-    "cpu_weight",
-    "cap",
-    "cpus",
-    "max_grant_frames",
-    "on_poweroff",
-    "on_reboot",
-    "on_crash",
-    "type",
-    "builder",
-    "bootloader",
-];
 
 /// What no partition can be without, and an example.
 const REQUIRED: [(&str, &str); 3] =
     [("name", "\"web-1\""), ("kernel", "\"/boot/vmlinuz\""), ("memory", "256")];
-
-/// Devices: a guest would miss them.
-const DEVICES: [&str; 13] = [
-    "disk", "vif", "vfb", "vtpm", "p9", "pvcalls", "pci", "usbctrl", "usbdev", "vkb", "vsnd",
-    "vdispl", "channel",
-];
-
-/// Settings without a meaning here, and why.
-const PASSED_OVER: [(&str, &str); 12] = [
-    ("uuid", "a partition has a name and a number"),
-    ("seclabel", "a partition's rights are in its descriptor"),
-    ("bootloader_args", "there is no boot loader on the host's side"),
-    ("cpus_soft", "there is no soft affinity"),
-    ("on_watchdog", "there is no watchdog"),
-    ("on_soft_reset", "there is no soft reset"),
-    ("pool", "there are no CPU pools"),
-    ("localtime", "the clock of a partition is in UTC"),
-    ("rtc_timeoffset", "the clock of a partition is in UTC"),
-    ("claim_mode", "memory is assigned before a partition is built"),
-    ("max_maptrack_frames", "partitions do not map grants of others"),
-    ("vuart", "the console is the only serial line"),
-];
+/// PV GRUB, as Debian has it.
+const PV_GRUB: &str = "\"/usr/lib/grub-xen/grub-x86_64-xen.bin\"";
 
 /// Reads the definition of an xl.cfg file.
-pub(crate) fn read(entries: &[Entry], sink: &mut Sink<'_>) -> Vec<Found> {
+pub(crate) fn read(settings: &Settings, sink: &mut Sink<'_>) -> Vec<Found> {
+    let Settings { entries, broken } = settings;
     sink.object = name_object(entries).unwrap_or_else(|| "partition".to_owned());
     let mut draft = Draft::default();
     for entry in entries {
         setting(entry, &mut draft, sink);
     }
     command_line(entries, &mut draft, sink);
-    missing(&REQUIRED, |key| entries.iter().any(|entry| entry.key == key), 0, sink);
+    if let Some(entry) = entries.iter().find(|entry| entry.key == "cpus") {
+        draft.affinity = xl_cpus::read(entry, &draft, sink);
+    }
+    let is_set = |key: &str| {
+        entries.iter().any(|entry| entry.key == key) || broken.iter().any(|one| one == key)
+    };
+    let boots = ["bootloader", "firmware"].iter().find(|key| is_set(key));
+    if let Some(loader) = boots.filter(|_| !is_set("kernel")) {
+        let at = entries.iter().find(|entry| entry.key == *loader).map_or(0, |entry| entry.at);
+        let problem = format!("missing: {loader} would find it in a disk, and runs not here");
+        let way_out = format!("give the path of a kernel, or PV GRUB: kernel = {PV_GRUB}");
+        sink.error(at, "kernel", problem, way_out);
+    }
+    let found_otherwise = |key: &str| key == "kernel" && boots.is_some();
+    missing(&REQUIRED, |key| is_set(key) || found_otherwise(key), 0, sink);
     let found = finish(draft, sink);
     sink.object.clear();
     vec![found]
@@ -77,9 +50,7 @@ pub(crate) fn read(entries: &[Entry], sink: &mut Sink<'_>) -> Vec<Found> {
 
 /// Whether a key occurs in xl.cfg files only.
 pub(crate) fn is_own(key: &str) -> bool {
-    let shared = crate::fields::KEYS.contains(&key);
-    let passed_over = PASSED_OVER.iter().any(|(known, _)| *known == key);
-    !shared && (TAKEN.contains(&key) || DEVICES.contains(&key) || passed_over)
+    !crate::fields::KEYS.contains(&key) && xl_settings::find(key).is_some()
 }
 
 fn setting(entry: &Entry, draft: &mut Draft, sink: &mut Sink<'_>) {
@@ -95,13 +66,12 @@ fn setting(entry: &Entry, draft: &mut Draft, sink: &mut Sink<'_>) {
         "maxvcpus" => draft.max_vcpus = field.loose_number(1..=MAX_VCPUS),
         "cpu_weight" => draft.weight = field.loose_number(1..=65_535),
         "cap" => draft.cap = field.loose_number(0..=MAX_VCPUS * 100),
-        "cpus" => draft.affinity = field.cpus(),
         "max_grant_frames" => draft.grant_frames = field.loose_number(1..=MAX_GRANT_FRAMES),
         "on_poweroff" => draft.poweroff = policy(&mut field),
         "on_reboot" => draft.reboot = policy(&mut field),
         "on_crash" => draft.crash = policy(&mut field),
         "type" | "builder" => check_type(entry, sink),
-        "cmdline" | "root" | "extra" => {}
+        "cmdline" | "root" | "extra" | "cpus" => {}
         _ => other(entry, sink),
     }
 }
@@ -109,39 +79,57 @@ fn setting(entry: &Entry, draft: &mut Draft, sink: &mut Sink<'_>) {
 /// Refuses or passes over what is not taken.
 fn other(entry: &Entry, sink: &mut Sink<'_>) {
     let key = &*entry.key;
-    let empty = matches!(&entry.item.value, Value::List(items) if items.is_empty());
-    if DEVICES.contains(&key) {
-        if !empty {
-            let problem = "partitions have no devices yet";
-            sink.error(entry.at, key, problem, "leave it out, or give an empty list");
+    let is_empty = matches!(&entry.item.value, Value::List(items) if items.is_empty());
+    match xl_settings::find(key) {
+        Some((Fate::Device, _)) if is_empty => {}
+        Some((Fate::Device, reason)) => {
+            sink.error(entry.at, key, reason, "leave it out, or give an empty list");
         }
-    } else if key == "bootloader" {
-        let way_out = "the kernel is read from the file that kernel names";
-        sink.warn(entry.at, key, "passed over: no boot loader runs on the host", way_out);
-    } else if let Some((_, reason)) = PASSED_OVER.iter().find(|(known, _)| *known == key) {
-        sink.warn(entry.at, key, format!("passed over: {reason}"), "");
-    } else {
-        let way_out = match suggest::nearest(key, &TAKEN) {
-            Some(meant) => format!("did you mean {meant}?"),
-            None => format!("taken are {}", TAKEN.join(", ")),
-        };
-        sink.error(entry.at, key, "unknown setting of xl.cfg", way_out);
+        Some((Fate::Only(value), _)) if is_value(&entry.item.value, value) => {}
+        Some((Fate::Only(_), reason)) => sink.error(entry.at, key, reason, "leave it out"),
+        Some((Fate::PassedOver | Fate::Taken, reason)) => {
+            sink.warn(entry.at, key, format!("passed over: {reason}"), "");
+        }
+        None => {
+            let way_out = match suggest::nearest(key, &xl_settings::names()) {
+                Some(meant) => format!("did you mean {meant}?"),
+                None => format!("taken are {}", TAKEN.join(", ")),
+            };
+            sink.error(entry.at, key, "unknown setting of xl.cfg", way_out);
+        }
+    }
+}
+
+/// Whether a value is this one, or one that asks for nothing.
+fn is_value(value: &Value, wanted: &str) -> bool {
+    match value {
+        Value::Integer(number) => *number == 0,
+        Value::Text(text) => text == wanted || ["0", "default", ""].contains(&text.as_str()),
+        _ => false,
     }
 }
 
 fn check_type(entry: &Entry, sink: &mut Sink<'_>) {
     let wanted = if entry.key == "type" { "pv" } else { "generic" };
+    let at = entry.item.at;
     match &entry.item.value {
-        Value::Text(text) if text == wanted || (text == "linux" && wanted == "generic") => {}
-        Value::Text(text) => {
+        Value::Text(text) if text == wanted => {}
+        Value::Text(text) if ["hvm", "pvh"].contains(&&**text) => {
             let problem = format!("{} needs more than a PV partition has", quoted(text));
             let way_out = format!("give \"{wanted}\" and a kernel with CONFIG_XEN_PV");
-            sink.error(entry.item.at, &entry.key, problem, way_out);
+            sink.error(at, &entry.key, problem, way_out);
+        }
+        Value::Text(text) if text == "pv" => {
+            let way_out = "write type = \"pv\", or builder = \"generic\"";
+            sink.error(at, &entry.key, "xl has no builder \"pv\"", way_out);
+        }
+        Value::Text(text) => {
+            let problem = format!("xl has no {} {}", entry.key, quoted(text));
+            sink.error(at, &entry.key, problem, format!("write {} = \"{wanted}\"", entry.key));
         }
         other => {
             let problem = format!("{} is given, a text is needed", other.kind());
-            let way_out = format!("write {} = \"{wanted}\"", entry.key);
-            sink.error(entry.item.at, &entry.key, problem, way_out);
+            sink.error(at, &entry.key, problem, format!("write {} = \"{wanted}\"", entry.key));
         }
     }
 }

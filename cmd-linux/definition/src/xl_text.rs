@@ -1,48 +1,72 @@
-//! The text of an xl.cfg file into values (xl.cfg(5), "SYNTAX").
+//! The text of an xl.cfg file into values (xl.cfg(5), "SYNTAX"), as xl's own scanner and parser
+//! take it (`tools/libs/util/libxlu_cfg_l.l`, `libxlu_cfg_y.y`).
 //!
 //! ```text
 //! KEY = "text" | 'text' | 123 | 0x1f | [ value, ... ]      # comment
 //! ```
 //! Settings end with the line or a semicolon; a list may go over several lines.
+//!
+//! Rule: what xl reads has xl's meaning here, or is refused. What is wrong with one setting does
+//! not hide what is wrong with others: reading goes on with the next line that sets something.
 
 use crate::issue::{Sink, quoted};
+use crate::units;
 use crate::value::{Entry, Item, Value};
 
 /// Lists in lists at most.
 const MAX_DEPTH: usize = 4;
+/// What a file may begin with.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Something that is no xl.cfg: the byte, what is wrong, the way out.
-struct Wrong(usize, String, &'static str);
+/// What is wrong with a setting: the byte, what is wrong, the way out.
+struct Wrong(usize, String, String);
+
+impl Wrong {
+    fn new(at: usize, problem: impl Into<String>, way_out: impl Into<String>) -> Self {
+        Self(at, problem.into(), way_out.into())
+    }
+}
+
+/// What was read.
+pub(crate) struct Settings {
+    /// Settings that are whole.
+    pub(crate) entries: Vec<Entry>,
+    /// Keys of settings that are not, which was told.
+    pub(crate) broken: Vec<String>,
+}
 
 struct Scanner<'a> {
     text: &'a str,
     at: usize,
 }
 
-/// Reads the settings; what is wrong with the syntax goes into `sink`, line by line.
-pub(crate) fn read(text: &str, sink: &mut Sink<'_>) -> Option<Vec<Entry>> {
+/// Reads the settings; what is wrong with the syntax goes into `sink`.
+pub(crate) fn read(text: &str, sink: &mut Sink<'_>) -> Settings {
     let mut scanner = Scanner { text, at: 0 };
-    let mut entries: Vec<Entry> = Vec::new();
-    let mut whole = true;
+    if scanner.peek() == Some(BYTE_ORDER_MARK) {
+        scanner.at = BYTE_ORDER_MARK.len_utf8();
+    }
+    let mut settings = Settings { entries: Vec::new(), broken: Vec::new() };
     while scanner.skip_to_setting() {
-        match scanner.setting() {
-            Ok(entry) if entries.iter().any(|other| other.key == entry.key) => {
-                whole = false;
+        let start = scanner.at;
+        let key = scanner.key().to_owned();
+        match scanner.setting(start, &key) {
+            Ok(entry) if settings.entries.iter().any(|other| other.key == entry.key) => {
                 sink.error(entry.at, &entry.key, "is set twice", "leave one of them out");
             }
-            Ok(entry) => entries.push(entry),
+            Ok(entry) => settings.entries.push(entry),
             Err(Wrong(at, problem, way_out)) => {
-                whole = false;
                 sink.error(at, "", problem, way_out);
-                scanner.skip_line();
+                settings.broken.push(key);
+                scanner.recover(start);
             }
         }
     }
-    whole.then_some(entries)
+    settings
 }
 
-impl Scanner<'_> {
-    fn rest(&self) -> &str {
+impl<'a> Scanner<'a> {
+    fn rest(&self) -> &'a str {
         &self.text[self.at..]
     }
 
@@ -81,63 +105,151 @@ impl Scanner<'_> {
         }
     }
 
-    fn setting(&mut self) -> Result<Entry, Wrong> {
-        const WAY_OUT: &str = "write KEY = VALUE lines";
-        let at = self.at;
-        self.skip_while(|c| c.is_ascii_alphanumeric() || c == '_');
-        let key = self.text[at..self.at].to_owned();
-        if key.is_empty() {
-            return Err(Wrong(at, "no setting here".to_owned(), WAY_OUT));
-        }
-        self.skip_blanks(false);
-        if self.rest().starts_with("+=") {
-            let way_out = "write the whole value with \"=\"";
-            return Err(Wrong(at, format!("{} is added to with \"+=\"", quoted(&key)), way_out));
-        }
-        if self.peek() != Some('=') {
-            return Err(Wrong(at, format!("no \"=\" after {}", quoted(&key)), WAY_OUT));
-        }
-        self.at += 1;
-        self.skip_blanks(false);
-        let item = self.value(0)?;
-        self.skip_blanks(false);
-        match self.peek() {
-            None | Some('\n' | ';') => Ok(Entry { key, at, item }),
-            Some(_) => {
-                let problem = format!("more text after the value of {}", quoted(&key));
-                Err(Wrong(self.at, problem, "put text with spaces in quotes"))
+    /// After a mistake in the setting that begins at `start`: goes to the next line that may set
+    /// something. A list without an end may have swallowed some of those.
+    fn recover(&mut self, start: usize) {
+        let first_end = self.text[start..].find('\n').map_or(self.text.len(), |end| start + end);
+        let in_first = self.at <= first_end;
+        if in_first {
+            let rest = &self.text[self.at..first_end];
+            let in_list = self.text[start..self.at].contains('[') && !rest.contains(']');
+            self.at = first_end;
+            if !in_list {
+                return;
             }
+        } else {
+            self.at = self.text[..self.at].rfind('\n').map_or(0, |end| end + 1);
+        }
+        while self.peek().is_some() {
+            self.skip_while(char::is_whitespace);
+            let at = self.at;
+            let is_key = !self.key().is_empty();
+            self.skip_while(|c| c == ' ' || c == '\t');
+            let is_setting = is_key && (self.peek() == Some('=') || self.rest().starts_with("+="));
+            self.at = at;
+            if is_setting {
+                return;
+            }
+            self.skip_line();
         }
     }
 
-    fn value(&mut self, depth: usize) -> Result<Item, Wrong> {
+    /// Takes a key; empty where there is none.
+    fn key(&mut self) -> &'a str {
+        let at = self.at;
+        if self.peek().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') {
+            self.skip_while(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
+        }
+        &self.text[at..self.at]
+    }
+
+    /// The rest of the setting whose key was taken.
+    fn setting(&mut self, at: usize, key: &str) -> Result<Entry, Wrong> {
+        const WAY_OUT: &str = "write KEY = VALUE lines";
+        if key.is_empty() {
+            return Err(Wrong::new(at, "no setting here", WAY_OUT));
+        }
+        self.skip_blanks(false);
+        if self.rest().starts_with("+=") {
+            let problem = format!("{} is added to with \"+=\"", quoted(key));
+            return Err(Wrong::new(at, problem, "write the whole value with \"=\""));
+        }
+        if self.peek() != Some('=') {
+            let problem = format!("no \"=\" after {}", quoted(key));
+            let way_out = match key {
+                "import" | "from" | "def" | "if" | "for" | "while" | "print" | "try" => {
+                    "xl.cfg is no Python program since Xen 4.1; write KEY = VALUE lines"
+                }
+                _ => WAY_OUT,
+            };
+            return Err(Wrong::new(at, problem, way_out));
+        }
+        self.at += 1;
+        self.skip_blanks(false);
+        let item = self.value(key, 0)?;
+        self.skip_blanks(false);
+        self.end_of(key)?;
+        Ok(Entry { key: key.to_owned(), at, item })
+    }
+
+    /// A setting ends here.
+    fn end_of(&self, key: &str) -> Result<(), Wrong> {
+        let (problem, way_out) = match self.peek() {
+            None | Some('\n' | ';') => return Ok(()),
+            Some('"' | '\'') => {
+                (format!("two texts after {}", quoted(key)), "write them as one text in quotes")
+            }
+            Some('+' | '*' | '%' | '(' | '.' | '-' | '/') => {
+                let problem = format!("{} is an expression", quoted(key));
+                (problem, "xl.cfg has no expressions; write the value that it comes to")
+            }
+            Some(_) => {
+                let problem = format!("more text after the value of {}", quoted(key));
+                (problem, "put text with spaces in quotes")
+            }
+        };
+        Err(Wrong::new(self.at, problem, way_out))
+    }
+
+    fn value(&mut self, key: &str, depth: usize) -> Result<Item, Wrong> {
         let at = self.at;
         let value = match self.peek() {
             Some(quote @ ('"' | '\'')) => Value::Text(self.string(quote)?),
-            Some('[') => Value::List(self.list(depth)?),
-            Some(c) if c.is_ascii_digit() || c == '-' => Value::Integer(self.number()?),
+            Some('[') => Value::List(self.list(key, depth)?),
+            Some(c) if c.is_ascii_digit() || c == '-' => self.number(key)?,
+            Some(c) if c.is_alphabetic() || c == '_' => {
+                self.skip_while(|c| c.is_alphanumeric() || "._-/:".contains(c));
+                let word = &self.text[at..self.at];
+                let way_out = match word {
+                    "True" | "true" | "yes" => "write 1".to_owned(),
+                    "False" | "false" | "no" => "write 0".to_owned(),
+                    "None" | "null" => "leave the setting out".to_owned(),
+                    _ if "([".contains(self.peek().unwrap_or(' ')) => {
+                        "xl.cfg has no expressions; write the value that it comes to".to_owned()
+                    }
+                    word => format!("write {key} = {word:?}"),
+                };
+                return Err(Wrong::new(at, format!("{} is not in quotes", quoted(word)), way_out));
+            }
+            Some('(' | '{') => {
+                let problem = "an expression stands here";
+                let way_out = "xl.cfg has no expressions; write the value that it comes to";
+                return Err(Wrong::new(at, problem, way_out));
+            }
             _ => {
-                let problem = "no value here".to_owned();
-                return Err(Wrong(at, problem, "give a number, a text in quotes or a list"));
+                let way_out = "give a number, a text in quotes or a list";
+                return Err(Wrong::new(at, "no value here", way_out));
             }
         };
         Ok(Item { at, value })
     }
 
-    fn number(&mut self) -> Result<i128, Wrong> {
+    /// A number. For xl it is a text until somebody wants a number of it, so one that begins with
+    /// 0 is kept as a text.
+    fn number(&mut self, key: &str) -> Result<Value, Wrong> {
         let at = self.at;
-        self.skip_while(|c| c.is_ascii_alphanumeric() || c == '-');
+        self.skip_while(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
         let text = &self.text[at..self.at];
+        if text.len() > 1 && text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit()) {
+            return Ok(Value::Text(text.to_owned()));
+        }
         let parsed = match text.strip_prefix("0x") {
             Some(hex) => i128::from_str_radix(hex, 16),
             None => text.parse(),
         };
         match parsed {
-            Ok(number) => Ok(number),
-            Err(error) if *error.kind() == std::num::IntErrorKind::PosOverflow => Ok(i128::MAX),
+            Ok(number) => Ok(Value::Integer(number)),
+            Err(error) if *error.kind() == std::num::IntErrorKind::PosOverflow => {
+                Ok(Value::Integer(i128::MAX))
+            }
             Err(_) => {
-                let problem = format!("{} is no number", quoted(text));
-                Err(Wrong(at, problem, "give a whole number, or a text in quotes"))
+                let way_out = match units::parse_size(text) {
+                    Ok(bytes) if ["memory", "maxmem"].contains(&key) && bytes >= 1 << 20 => {
+                        format!("write {key} = {}, which is in MiB", bytes >> 20)
+                    }
+                    _ => "give a whole number, or a text in quotes".to_owned(),
+                };
+                Err(Wrong::new(at, format!("{} is no number", quoted(text)), way_out))
             }
         }
     }
@@ -148,38 +260,47 @@ impl Scanner<'_> {
         let mut text = String::new();
         while let Some(c) = self.peek() {
             let at = self.at;
-            self.at += c.len_utf8();
+            match c {
+                '\n' => break,
+                _ => self.at += c.len_utf8(),
+            }
             match c {
                 c if c == quote => return Ok(text),
-                '\n' => break,
                 '\\' => text.push(self.escape(at)?),
                 c => text.push(c),
             }
         }
-        self.at = start;
-        Err(Wrong(start, format!("the text has no end: {quote} is missing"), "close the quotes"))
+        let problem = format!("the text has no end: {quote} is missing");
+        Err(Wrong::new(start, problem, "close the quotes"))
     }
 
     /// The character that an escape stands for, of those with a meaning.
     fn escape(&mut self, at: usize) -> Result<char, Wrong> {
         let escaped = self.peek();
-        self.at += escaped.map_or(0, char::len_utf8);
-        match escaped {
-            Some(c @ ('\\' | '"' | '\'')) => Ok(c),
-            Some('n') => Ok('\n'),
-            Some('t') => Ok('\t'),
-            _ => {
-                let problem = "a backslash that escapes nothing".to_owned();
-                Err(Wrong(at, problem, "write \\\\ for a backslash"))
-            }
-        }
+        let way_out = match escaped {
+            Some('x' | '0'..='7') => "write the character itself",
+            _ => "write \\\\ for a backslash",
+        };
+        let meant = match escaped {
+            Some(c @ ('\\' | '"' | '\'')) => c,
+            Some('a') => '\u{7}',
+            Some('b') => '\u{8}',
+            Some('f') => '\u{c}',
+            Some('n') => '\n',
+            Some('r') => '\r',
+            Some('t') => '\t',
+            Some('v') => '\u{b}',
+            _ => return Err(Wrong::new(at, "a backslash that escapes nothing", way_out)),
+        };
+        self.at += 1;
+        Ok(meant)
     }
 
-    fn list(&mut self, depth: usize) -> Result<Vec<Item>, Wrong> {
+    fn list(&mut self, key: &str, depth: usize) -> Result<Vec<Item>, Wrong> {
         let start = self.at;
         if depth == MAX_DEPTH {
             let problem = format!("more than {MAX_DEPTH} lists in one another");
-            return Err(Wrong(start, problem, "write a plain list"));
+            return Err(Wrong::new(start, problem, "write a plain list"));
         }
         self.at += 1;
         let mut items = Vec::new();
@@ -190,21 +311,38 @@ impl Scanner<'_> {
                     self.at += 1;
                     return Ok(items);
                 }
-                None => {
-                    let problem = "the list has no end".to_owned();
-                    return Err(Wrong(start, problem, "close it with ]"));
-                }
-                Some(_) => items.push(self.value(depth + 1)?),
+                None => return Err(no_end(start)),
+                Some(_) => items.push(self.item(key, start, depth)?),
             }
             self.skip_blanks(true);
             match self.peek() {
                 Some(',') => self.at += 1,
                 Some(']') | None => {}
+                Some(_) if self.is_at_setting() => return Err(no_end(start)),
                 Some(_) => {
-                    let problem = "no comma between the values of a list".to_owned();
-                    return Err(Wrong(self.at, problem, "separate them with commas"));
+                    let problem = "no comma between the values of a list";
+                    return Err(Wrong::new(self.at, problem, "separate them with commas"));
                 }
             }
         }
     }
+
+    /// A value in a list that began at `start`.
+    fn item(&mut self, key: &str, start: usize, depth: usize) -> Result<Item, Wrong> {
+        if self.is_at_setting() { Err(no_end(start)) } else { self.value(key, depth + 1) }
+    }
+
+    /// Whether a setting begins here.
+    fn is_at_setting(&mut self) -> bool {
+        let at = self.at;
+        let is_key = !self.key().is_empty();
+        self.skip_while(|c| c == ' ' || c == '\t');
+        let is_setting = is_key && self.peek() == Some('=');
+        self.at = at;
+        is_setting
+    }
+}
+
+fn no_end(start: usize) -> Wrong {
+    Wrong::new(start, "the list has no end", "close it with ]")
 }

@@ -14,9 +14,12 @@
 
 mod frame;
 mod service;
+pub mod way_out;
 
 pub use frame::{FrameError, Frames, encode, read, write};
-pub use service::{Defined, End, Planned, Progress, Service, ServiceAnswer, Settings, Until};
+pub use service::{
+    Defined, End, From, MAX_INPUT, Planned, Progress, Service, ServiceAnswer, Settings, Until,
+};
 
 use pv_abi::uv::command::{Answer, Body, Refusal};
 use serde::{Deserialize, Serialize};
@@ -30,12 +33,16 @@ pub const DEFAULT_TIMEOUT_MS: u32 = 10_000;
 /// Milliseconds that a request may ask for at most (10 minutes).
 pub const MAX_TIMEOUT_MS: u32 = 600_000;
 
+/// Code of a refusal: what was waited for did not come within the time that the client gave.
+pub const TIME_IS_UP: &str = "time-is-up";
+
 /// A client's request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
     /// Chosen by the client; comes back in the answer.
     pub id: u64,
-    /// Milliseconds to wait for the ultravisor; `None`: [`DEFAULT_TIMEOUT_MS`].
+    /// Milliseconds to wait. `None`: [`DEFAULT_TIMEOUT_MS`] for the ultravisor; what `uvd` does by
+    /// itself takes as long as it takes.
     #[serde(default)]
     pub timeout_ms: Option<u32>,
     /// What is asked.
@@ -60,8 +67,8 @@ pub struct Told {
     pub result: Result<Answered, Failure>,
 }
 
-/// An answer. Those but the last one to a request are [`Answered::Progress`] and
-/// [`Answered::Output`].
+/// An answer. Those but the last one to a request are [`Answered::Progress`],
+/// [`Answered::Attached`] and [`Answered::Output`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answered {
     /// The ultravisor's.
@@ -75,6 +82,8 @@ pub enum Answered {
     Service(ServiceAnswer),
     /// The request is under way; more follows.
     Progress(Progress),
+    /// A console is attached: what is typed from now on reaches it; more follows.
+    Attached,
     /// Output of a console; more follows.
     Output(Vec<u8>),
 }
@@ -90,8 +99,9 @@ pub enum Failure {
     NoChannel(String),
     /// The ultravisor did not answer within the time, in milliseconds.
     #[error(
-        "ultravisor: no answer within {0} ms; the request may still be carried out, \
-         ask again with a longer --timeout"
+        "ultravisor: no answer within {}; the request may still be carried out, \
+         ask again with a longer --timeout",
+        seconds(*.0)
     )]
     Timeout(u32),
     /// The request does not fit a frame of the channel: its bytes and the limit.
@@ -108,6 +118,12 @@ pub enum Failure {
     /// `uvd` ends.
     #[error("uvd: is shutting down; ask again when it is back")]
     ShuttingDown,
+}
+
+/// Milliseconds as a person writes seconds: `10 s`, `0.5 s`.
+#[must_use]
+pub fn seconds(milliseconds: u32) -> String {
+    format!("{} s", f64::from(milliseconds) / 1000.0)
 }
 
 /// One sentence: `object: field: reason; way out`, without the parts that are empty.

@@ -7,9 +7,10 @@
 //!   <-------------------- Told { id, Ok | Err }     the last one
 //! ```
 //!
-//! A console that is attached ([`Service::Console`]) is answered with [`Answered::Output`] as long
-//! as there is output, and ends with [`ServiceAnswer::Ended`]; input goes the other way with
-//! requests of their own.
+//! A console that is attached ([`Service::Console`]) is answered with [`Answered::Attached`], then
+//! with [`Answered::Output`] as long as there is output, and ends with [`ServiceAnswer::Ended`].
+//! Input goes the other way with requests of their own. Each is answered when the partition's
+//! kernel has read all of it, so a client that waits for the answer loses nothing.
 
 use definition::{Definition, FieldChange};
 use pv_abi::uv::command::{Heap, LogRow, PartitionRow};
@@ -100,16 +101,17 @@ pub enum Service {
     Console {
         /// Which.
         name: String,
-        /// Begin with what was printed before.
-        history: bool,
+        /// Where its output begins.
+        from: From,
         /// End when there is no more of the history, rather than when the partition stops.
         once: bool,
     },
-    /// Type on a console that this connection is attached to.
+    /// Type on a console that this connection is attached to. The answer comes when the
+    /// partition's kernel has read it; until then no more is taken from this attachment.
     Input {
         /// Id of the [`Service::Console`] request.
         console: u64,
-        /// What was typed.
+        /// What was typed; at most [`MAX_INPUT`] bytes.
         bytes: Vec<u8>,
     },
     /// Detach.
@@ -152,6 +154,20 @@ pub struct Settings {
     /// What happens when it powers off, reboots, crashes.
     pub on: Option<definition::Policies>,
 }
+
+/// Where the output of a console begins for a client that attaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum From {
+    /// The oldest byte that is kept.
+    Oldest,
+    /// The first byte of the partition with this number, not of an earlier one with its name.
+    Partition(u32),
+    /// The next byte that is printed.
+    Now,
+}
+
+/// Bytes of one [`Service::Input`] at most.
+pub const MAX_INPUT: usize = 4096;
 
 /// What to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

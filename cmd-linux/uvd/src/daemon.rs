@@ -209,7 +209,14 @@ impl<'a> Daemon<'a> {
     fn tell_news(&mut self) {
         let clients = &self.clients;
         let has_room = |client| clients.get(&client).is_some_and(Client::has_room);
-        let news = self.hub.consoles.borrow_mut().news(has_room);
+        let (news, answers) = {
+            let mut consoles = self.hub.consoles.borrow_mut();
+            (consoles.news(has_room), consoles.answers())
+        };
+        for (client, id, read) in answers {
+            let result = read.map(|()| ServiceAnswer::Done).map_err(service::unread);
+            self.hub.finish(client, id, result);
+        }
         for ((client, id), one) in news {
             match one {
                 News::Output(bytes) => {

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use futures_channel::oneshot;
 use futures_util::lock::Mutex;
 use kernel_image::confined::{Elf, Unpacker};
-use uvd_protocol::Failure;
+use uvd_protocol::{Failure, way_out};
 
 use crate::hub::refused;
 use crate::wake::Wake;
@@ -66,7 +66,7 @@ impl Loader {
         unpacking: impl FnOnce(),
     ) -> Result<Kernel, Failure> {
         let object = format!("partition {name:?}");
-        let way_out = "see `uvtool kernel check`";
+        let way_out = way_out::with_file(way_out::KERNEL, &path.to_string_lossy());
         let unreadable = |error: std::io::Error| {
             let reason = format!("{}: {error}", path.display());
             refused(
@@ -95,7 +95,7 @@ impl Loader {
         started.map_err(unreadable)?;
         let elf = loaded.await.map_err(|_| Failure::ShuttingDown)?;
         let elf =
-            elf.map_err(|reason| refused("no-kernel", &object, "kernel", &reason, way_out))?;
+            elf.map_err(|reason| refused("no-kernel", &object, "kernel", &reason, &way_out))?;
         Ok(self.keep(key, elf))
     }
 

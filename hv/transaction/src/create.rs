@@ -58,7 +58,7 @@ pub(crate) fn create(
     let frames = instance_frames(*vcpus, *grant_frames);
     let Some(instance) = plan.take_run(frames, number) else {
         let longest = plan.free_frames().1;
-        return Err(no_memory("instance", frames, longest, "frames in one run"));
+        return Err(no_memory("instance", frames, longest, " in one run"));
     };
     descriptor.magic = pv_abi::uv::database::DESCRIPTOR_MAGIC;
     descriptor.number = number;

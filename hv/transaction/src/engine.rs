@@ -374,7 +374,7 @@ impl<'a> Engine<'a> {
             "database",
             "version",
             format!("planned against {planned}, it is now {version}; since then: {changed}"),
-            "read again what the plan depends on and send a new transaction",
+            "plan again; `uvtool log` shows what changed",
         )
     }
 

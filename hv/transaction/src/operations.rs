@@ -5,8 +5,10 @@
 
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
+use pv_abi::PAGE_SIZE;
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::command::{Operation, Outcome, Range, Refusal, Start, Target};
 use pv_abi::uv::database::{PartitionDescriptor, asked, kind, state};
@@ -166,8 +168,23 @@ pub(crate) fn in_state(
         label(target),
         "state",
         format!("it is {}; {doing} needs it {names}", state_name(target.state)),
-        format!("set the state {names} first"),
+        way_to(target, allowed),
     ))
+}
+
+/// What leads from the state that a partition is in, as a command for an operator.
+fn way_to(target: &PartitionDescriptor, allowed: &[u32]) -> String {
+    let number = target.number;
+    match target.state {
+        state::PAUSED => format!("let it run with `uvtool unpause {number}`"),
+        state::RUNNING if allowed.contains(&state::PAUSED) => {
+            format!("pause it with `uvtool pause {number}`")
+        }
+        state::RUNNING | state::SHUTDOWN | state::CRASHED => {
+            format!("give it back with `uvtool destroy {number}`")
+        }
+        _ => format!("see what becomes of it with `uvtool info {number}`"),
+    }
 }
 
 /// The word for a state.
@@ -184,14 +201,26 @@ pub(crate) fn state_name(value: u32) -> &'static str {
     }
 }
 
-pub(crate) fn no_memory(field: &str, asked: u64, left: u64, unit: &str) -> Refusal {
+/// Fewer frames are free than were asked for; `how` says how they must lie, or nothing.
+pub(crate) fn no_memory(field: &str, asked: u64, left: u64, how: &str) -> Refusal {
+    let (asked, left) = (size(asked), size(left));
     refusal(
         "no-memory",
         "memory",
         field,
-        format!("{asked} {unit} were asked, {left} are free"),
-        format!("ask for at most {left}, or release memory first"),
+        format!("{asked}{how} were asked, {left} are free"),
+        format!("ask for at most {left}, or destroy a partition; see `uvtool resources`"),
     )
+}
+
+/// Frames as a person writes memory.
+fn size(frames: u64) -> String {
+    const PER_MIB: u64 = (1 << 20) / PAGE_SIZE as u64;
+    if frames.is_multiple_of(PER_MIB) {
+        format!("{} MiB", frames / PER_MIB)
+    } else {
+        format!("{} KiB", u128::from(frames) * PAGE_SIZE as u128 / 1024)
+    }
 }
 
 fn assign(plan: &mut Plan, partition: Target, frames: u64) -> Result<Outcome, Refusal> {
@@ -203,7 +232,7 @@ fn assign(plan: &mut Plan, partition: Target, frames: u64) -> Result<Outcome, Re
     }
     let Some(ranges) = plan.take_frames(frames, target.number) else {
         let left = plan.free_frames().0;
-        return Err(no_memory("frames", frames, left, "frames"));
+        return Err(no_memory("frames", frames, left, ""));
     };
     // It uses all it has until it is told otherwise.
     if target.memory_target == target.memory_frames {
@@ -250,7 +279,7 @@ pub(crate) fn check_owned(
         label(target),
         "frames",
         format!("frames {:#x} and {} more are {what}", range.first, range.frames.saturating_sub(1)),
-        "ask for `page-map` and name frames that it owns",
+        "name frames that it owns; see `uvtool resources --map`",
     ))
 }
 
@@ -311,7 +340,7 @@ fn set_state(
             label(&target),
             "page_table",
             "it has no start state",
-            "set the start state first",
+            format!("build it first, or give it back with `uvtool destroy {}`", target.number),
         ));
     }
     if wanted != state::RUNNING && was_running {

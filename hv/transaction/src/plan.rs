@@ -178,7 +178,7 @@ impl<'d, 'a> Plan<'d, 'a> {
                 format!("partition {number}"),
                 "number",
                 "there is no partition of this number",
-                "ask for `partitions` and use a number it lists",
+                "use a number that `uvtool list --all` shows",
             )
         })
     }

@@ -56,7 +56,7 @@ pub(crate) fn from_write(error: WriteError) -> Refusal {
             "database",
             "number or frames",
             "outside what the database describes",
-            "ask for `resources` and use what it lists",
+            "use what `uvtool resources` shows",
         ),
         WriteError::Size | WriteError::Read(_) => refusal(
             "database-damaged",

@@ -74,7 +74,7 @@ impl Engine<'_> {
         let found = self.records_from(sequence).next().filter(|r| r.sequence == sequence);
         let Some(record) = found else {
             let reason = format!("the log has {oldest} to {}", next.saturating_sub(1));
-            let way_out = "name a record that `log` lists";
+            let way_out = "name a record that `uvtool log` shows";
             return Err(refusal("no-such-record", object, "sequence", reason, way_out));
         };
         if record.settled != Settled::Committed {

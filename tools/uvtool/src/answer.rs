@@ -104,13 +104,13 @@ impl From<&Error> for Problem {
             Error::Other(_) | Error::Stuck(_) => say("version").about("ultravisor", "answer"),
             Error::Usage(_) => say("usage").about("command line", "").with_status(status::USAGE),
             Error::Definition(errors) => {
-                let first = errors.0.first();
+                let first = errors.issues.first();
                 let object = first.map_or("", |issue| issue.object.as_str());
                 let field = first.map_or("", |issue| issue.field.as_str());
                 Self {
                     limit: first.map_or_else(String::new, |issue| issue.problem.clone()),
                     way_out: first.map_or_else(String::new, |issue| issue.way_out.clone()),
-                    issues: errors.0.clone(),
+                    issues: errors.issues.clone(),
                     ..say("invalid-definition").about(object, field)
                 }
             }
@@ -132,6 +132,11 @@ fn of_failure(failure: &Failure, say: impl Fn(&'static str) -> Problem) -> Probl
             limit: refusal.reason.clone(),
             way_out: refusal.way_out.clone(),
             operation: refusal.operation,
+            status: if refusal.code == uvd_protocol::TIME_IS_UP {
+                status::TIMED_OUT
+            } else {
+                status::FAILED
+            },
             ..say("")
         },
         Failure::NoChannel(_) => say("no-channel").about("uvd", "command channel"),

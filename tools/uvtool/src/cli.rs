@@ -71,9 +71,10 @@ pub struct How {
     /// Print JSON, for programs
     #[arg(long, global = true)]
     pub json: bool,
-    /// Wait at most this long for an answer
+    /// Let the command take this long at most
     ///
-    /// Queries wait 10 seconds without it, and what takes longer by its nature as long as it takes.
+    /// Without it a query waits 10 seconds for its answer, and what takes longer by its nature
+    /// takes as long as it takes. The status is 124 where the time was up.
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<f64>,
     /// Socket that uvd listens on, if not /run/uvd.sock
@@ -189,6 +190,9 @@ fn seconds(text: &str) -> Result<f64, String> {
         _ => Err(format!("takes a number of seconds above 0, at most {most}")),
     }
 }
+
+#[cfg(test)]
+mod ways_out;
 
 #[cfg(test)]
 mod tests {

@@ -1,13 +1,14 @@
 //! The connection to `uvd`.
 //!
 //! Rule: what the ultravisor is asked is answered within the time to wait; what `uvd` does by
-//! itself takes as long as it takes, and its news is shown meanwhile.
+//! itself takes as long as it takes, and its news is shown meanwhile. A time that was given bounds
+//! all that a command asks, together.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pv_abi::uv::command::{Answer, Body, Heap};
 use uvd_protocol::{
@@ -18,21 +19,25 @@ use crate::progress::Steps;
 use crate::source::{self, Error, Source};
 use crate::view::undone::Undone;
 
+/// How much longer than `uvd` waits itself to wait for it, so that its own words arrive.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// A connection to `uvd`.
 pub struct Uvd {
     stream: UnixStream,
     frames: Frames,
     timeout: Duration,
-    /// The time was given, so it holds for everything.
-    strict: bool,
+    /// When all must be answered, where a time was given.
+    deadline: Option<Instant>,
     id: u64,
 }
 
 impl Uvd {
-    /// Connects to the socket. `timeout` bounds queries; with `strict`, all else, too.
+    /// Connects to the socket. `timeout` bounds each query; with `strict`, all there is together.
     pub fn connect(path: &Path, timeout: Duration, strict: bool) -> Result<Self, Error> {
+        let deadline = strict.then(|| Instant::now() + timeout);
         match UnixStream::connect(path) {
-            Ok(stream) => Ok(Self { stream, frames: Frames::default(), timeout, strict, id: 0 }),
+            Ok(stream) => Ok(Self { stream, frames: Frames::default(), timeout, deadline, id: 0 }),
             Err(error) => Err(Error::Unreachable { path: path.into(), error }),
         }
     }
@@ -42,7 +47,7 @@ impl Uvd {
         let id = self.begin(service)?;
         let mut steps = Steps::default();
         loop {
-            match self.answer(id, self.strict.then_some(self.timeout))? {
+            match self.answer(id, self.deadline)? {
                 Answered::Service(answer) => return Ok(answer),
                 Answered::Progress(progress) => steps.show(&progress),
                 _ => return Err(Error::Other("what uvd was asked")),
@@ -70,8 +75,17 @@ impl Uvd {
 
     /// Sends a request to the service; its id.
     pub fn begin(&mut self, service: Service) -> Result<u64, Error> {
-        let timeout = if self.strict { self.timeout.as_millis() } else { MAX_TIMEOUT_MS.into() };
-        self.send(Asked::Service(service), timeout)
+        self.send(Asked::Service(service), self.left())
+    }
+
+    /// When all must be answered, where a time was given.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// What is left of the time that was given.
+    fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// The next answer of those that were received.
@@ -100,19 +114,21 @@ impl Uvd {
         self.stream.as_fd()
     }
 
-    fn send(&mut self, body: Asked, timeout_ms: u128) -> Result<u64, Error> {
+    fn send(&mut self, body: Asked, timeout: Option<Duration>) -> Result<u64, Error> {
         self.id += 1;
-        let timeout_ms = u32::try_from(timeout_ms).ok();
+        let most = |timeout: Duration| u32::try_from(timeout.as_millis()).unwrap_or(MAX_TIMEOUT_MS);
+        let timeout_ms = timeout.map(most);
         write(&self.stream, &Ask { id: self.id, timeout_ms, body })?;
         Ok(self.id)
     }
 
-    /// The next answer to a request.
-    fn answer(&mut self, id: u64, timeout: Option<Duration>) -> Result<Answered, Error> {
-        // Longer than uvd waits itself, so that its own words arrive.
-        let patience = timeout.map(|timeout| timeout + Duration::from_secs(2));
-        self.stream.set_read_timeout(patience).map_err(uvd_protocol::FrameError::from)?;
+    /// The next answer to a request, where it comes by then.
+    fn answer(&mut self, id: u64, until: Option<Instant>) -> Result<Answered, Error> {
         loop {
+            let left = until.map(|until| (until + GRACE).saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(Error::Silent(self.timeout));
+            }
             if let Some(told) = self.buffered()? {
                 // 0: a message of ours that uvd could not read.
                 if told.id == id || told.id == 0 {
@@ -120,14 +136,12 @@ impl Uvd {
                 }
                 continue;
             }
-            self.receive().map_err(|error| match (error, timeout) {
-                (Error::Conversation(uvd_protocol::FrameError::Io(error)), Some(timeout))
-                    if error.kind() == io::ErrorKind::WouldBlock =>
-                {
-                    Error::Silent(timeout)
-                }
-                (other, _) => other,
-            })?;
+            self.stream.set_read_timeout(left).map_err(uvd_protocol::FrameError::from)?;
+            match self.receive() {
+                Err(Error::Conversation(uvd_protocol::FrameError::Io(error)))
+                    if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => received?,
+            }
         }
     }
 }
@@ -138,8 +152,9 @@ fn closed() -> uvd_protocol::FrameError {
 
 impl Source for Uvd {
     fn request(&mut self, body: Body) -> Result<source::Answered, Error> {
-        let id = self.send(Asked::Ultravisor(body), self.timeout.as_millis())?;
-        match self.answer(id, Some(self.timeout))? {
+        let timeout = self.left().unwrap_or(self.timeout);
+        let id = self.send(Asked::Ultravisor(body), Some(timeout))?;
+        match self.answer(id, Some(Instant::now() + timeout))? {
             Answered::Ultravisor { version, answer } => Ok(source::Answered { version, answer }),
             _ => Err(Error::Other("what the ultravisor was asked")),
         }

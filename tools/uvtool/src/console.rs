@@ -1,100 +1,217 @@
-//! Attaching to a console: output of the partition to standard output, keys to the partition.
+//! Attaching to a console: output of the partition to standard output, input to the partition.
 //!
-//! Rule: the terminal is taken only when output may come, and given back before anything else is
-//! printed.
+//! ```text
+//! standard input --> typing --Input--> uvd --> ring --> the partition's kernel
+//!                       ^------------ answer --------------------+
+//! ```
+//!
+//! Rules: input is read once the console is attached, and one piece of it is under way at a time,
+//! so whoever writes to standard input is slowed to the partition's pace. The console is left when
+//! the partition has read all input, or the number of bytes that it may not have read is told. The
+//! terminal is taken while the console is attached, and given back before anything else is printed.
 
-use std::io::{Read, Write};
+mod typing;
+
+use std::fs::File;
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use uvd_protocol::{Answered, End, Service, ServiceAnswer};
+use uvd_protocol::{Answered, End, Failure, MAX_INPUT, Service, ServiceAnswer, Told};
 
 use crate::answer;
 use crate::connection::Uvd;
 use crate::source::Error;
-use crate::terminal::Raw;
+use crate::terminal::{self, Raw};
+use typing::{Keys, Typing};
 
-/// The key that detaches: Ctrl-].
-const DETACH: u8 = 0x1d;
-/// Bytes typed that are sent in one request.
-const PIECE: usize = 512;
-
-/// Why a console ended.
+/// Why a console was left.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Closed {
-    /// The person left.
+pub enum Left {
+    /// The key said so.
     Detached,
+    /// The partition has read all input, and there is no more.
+    InputEnded,
+    /// Whoever read our output has had enough.
+    OutputClosed,
+    /// The time that the command was given is up.
+    TimeIsUp,
     /// Its partition ended, or had nothing more to show.
     Ended(Option<End>),
 }
 
-/// Shows a console until it ends; with `typing`, keys go to the partition.
-pub fn attach(uvd: &mut Uvd, request: Service, typing: bool) -> Result<Closed, Error> {
+/// How a console was left.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// Why.
+    pub left: Left,
+    /// Bytes of input that the partition may not have read.
+    pub unread: usize,
+}
+
+/// What becomes of standard input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// It is not read.
+    Ignored,
+    /// It is typed; at its end the console stays attached.
+    Typed,
+    /// It is typed; at its end the console is left.
+    TypedToTheEnd,
+}
+
+/// Shows a console until it ends or is left.
+pub fn attach(uvd: &mut Uvd, request: Service, input: Input) -> Result<Closed, Error> {
     let id = uvd.begin(request)?;
-    let _raw = typing.then(Raw::take);
-    let mut typing = typing;
-    loop {
-        while let Some(told) = uvd.buffered()? {
-            if told.id != id {
-                continue;
-            }
-            match told.result? {
-                Answered::Output(bytes) => show(&bytes)?,
-                Answered::Service(ServiceAnswer::Ended { end }) => return Ok(Closed::Ended(end)),
-                Answered::Progress(_) => {}
-                _ => return Err(Error::Other("a console")),
-            }
-        }
-        let (answer, key) = wait(uvd, typing)?;
-        if answer {
-            uvd.receive()?;
-        }
-        if key {
-            match keys()? {
-                Keys::None => typing = false,
-                Keys::Detach => return Ok(Closed::Detached),
-                Keys::Typed(bytes) => {
-                    uvd.begin(Service::Input { console: id, bytes })?;
+    let typing = Typing::new(input, std::io::stdin().is_terminal());
+    // Without a buffer of the library's, whose bytes no poll would tell of.
+    let stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let mut console = Console { id, input, stdin, typing, raw: None, active: Instant::now() };
+    let left = match console.run(uvd) {
+        Err(Error::Terminal(error)) if error.kind() == ErrorKind::BrokenPipe => Left::OutputClosed,
+        left => left?,
+    };
+    Ok(Closed { left, unread: console.typing.unread() })
+}
+
+struct Console {
+    /// Id of the request.
+    id: u64,
+    input: Input,
+    stdin: File,
+    typing: Typing,
+    /// The terminal, while it is taken.
+    raw: Option<Raw>,
+    /// When something was printed, or was read by the partition, last.
+    active: Instant,
+}
+
+impl Console {
+    fn run(&mut self, uvd: &mut Uvd) -> Result<Left, Error> {
+        loop {
+            while let Some(told) = uvd.buffered()? {
+                if let Some(end) = self.take(told)? {
+                    return Ok(Left::Ended(end));
                 }
             }
+            self.send(uvd)?;
+            let now = Instant::now();
+            if let Some(left) = self.typing.is_to_leave(now, self.active) {
+                return Ok(left);
+            }
+            if uvd.deadline().is_some_and(|deadline| deadline <= now) {
+                return Ok(Left::TimeIsUp);
+            }
+            let (answer, key) = self.wait(uvd, now)?;
+            if answer {
+                uvd.receive()?;
+            }
+            if key && self.read_keys()? {
+                return Ok(Left::Detached);
+            }
         }
     }
-}
 
-/// Waits for an answer, and for keys; which of them there are.
-fn wait(uvd: &Uvd, typing: bool) -> Result<(bool, bool), Error> {
-    let input = std::io::stdin();
-    let mut fds = vec![PollFd::new(uvd.fd(), PollFlags::POLLIN)];
-    if typing {
-        fds.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
+    /// Takes a message of uvd's; how the console ended, where it did.
+    fn take(&mut self, told: Told) -> Result<Option<Option<End>>, Error> {
+        if self.typing.answered(told.id, told.result.is_ok()) {
+            self.active = Instant::now();
+            return told
+                .result
+                .err()
+                .map_or(Ok(()), |failure| self.not_read(failure))
+                .map(|()| None);
+        }
+        if told.id != self.id && told.id != 0 {
+            return Ok(None);
+        }
+        match told.result? {
+            Answered::Output(bytes) => {
+                show(&bytes)?;
+                self.active = Instant::now();
+            }
+            Answered::Attached => self.attached(),
+            Answered::Service(ServiceAnswer::Ended { end }) => return Ok(Some(end)),
+            Answered::Progress(_) => {}
+            _ => return Err(Error::Other("a console")),
+        }
+        Ok(None)
     }
-    match poll(&mut fds, PollTimeout::NONE) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-        Err(error) => return Err(std::io::Error::from(error).into()),
+
+    fn attached(&mut self) {
+        self.typing.attached();
+        if self.input == Input::Ignored {
+            return;
+        }
+        if terminal::is_interactive() && !answer::is_json() {
+            eprintln!("uvtool: attached; Ctrl-] detaches");
+        }
+        self.raw = Some(Raw::take());
     }
-    let ready = |n: usize| fds.get(n).is_some_and(|fd| fd.any().unwrap_or(false));
-    Ok((ready(0), ready(1)))
-}
 
-/// What came from the keyboard.
-enum Keys {
-    /// There will be no more.
-    None,
-    /// The person wants to leave.
-    Detach,
-    /// For the partition.
-    Typed(Vec<u8>),
-}
+    /// The partition did not read what was sent. That it ended is told by itself; who sits at a
+    /// terminal sees the reason and types on.
+    fn not_read(&self, failure: Failure) -> Result<(), Error> {
+        match &failure {
+            Failure::Refused(refusal) if refusal.code == "console-ended" => Ok(()),
+            _ if self.stdin.is_terminal() => show(format!("\r\n[{failure}]\r\n").as_bytes()),
+            _ => Err(failure.into()),
+        }
+    }
 
-fn keys() -> Result<Keys, Error> {
-    let mut bytes = [0; PIECE];
-    let count = std::io::stdin().read(&mut bytes)?;
-    let typed = bytes.get(..count).unwrap_or_default();
-    Ok(match typed {
-        [] => Keys::None,
-        _ if typed.contains(&DETACH) => Keys::Detach,
-        _ => Keys::Typed(typed.to_vec()),
-    })
+    /// Sends the next piece of input, if none is under way.
+    fn send(&mut self, uvd: &mut Uvd) -> Result<(), Error> {
+        if let Some(bytes) = self.typing.next_piece() {
+            let count = bytes.len();
+            let request = uvd.begin(Service::Input { console: self.id, bytes })?;
+            self.typing.sent(request, count);
+        }
+        Ok(())
+    }
+
+    /// Waits for an answer and for keys; which of them there are.
+    fn wait(&self, uvd: &Uvd, now: Instant) -> Result<(bool, bool), Error> {
+        let output = std::io::stdout();
+        // That nobody reads a pipe any more is told without being asked for.
+        let mut fds = vec![
+            PollFd::new(uvd.fd(), PollFlags::POLLIN),
+            PollFd::new(output.as_fd(), PollFlags::empty()),
+        ];
+        if self.typing.takes_keys() {
+            fds.push(PollFd::new(self.stdin.as_fd(), PollFlags::POLLIN));
+        }
+        let until = uvd.deadline().into_iter().chain(self.typing.leave_at(self.active)).min();
+        let timeout = until.map_or(PollTimeout::NONE, |until| {
+            let left = until.saturating_duration_since(now).as_millis() + 1;
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(std::io::Error::from(error).into()),
+        }
+        let ready = |n: usize| fds.get(n).is_some_and(|fd| fd.any().unwrap_or(false));
+        if ready(1) {
+            return Err(std::io::Error::from(ErrorKind::BrokenPipe).into());
+        }
+        Ok((ready(0), ready(2)))
+    }
+
+    /// Reads keys; whether the person leaves at once.
+    fn read_keys(&mut self) -> Result<bool, Error> {
+        let mut bytes = [0; MAX_INPUT];
+        let count = self.stdin.read(&mut bytes)?;
+        match self.typing.keys(bytes.get(..count).unwrap_or_default()) {
+            Keys::Typed => {}
+            Keys::Dropped => show(b"\x07")?,
+            Keys::LeaveNow => return Ok(true),
+            Keys::LeaveLater(bytes) => show(
+                format!("\r\n[{bytes} bytes are not read yet; Ctrl-] again leaves at once]\r\n")
+                    .as_bytes(),
+            )?,
+        }
+        Ok(false)
+    }
 }
 
 fn show(bytes: &[u8]) -> Result<(), Error> {

@@ -17,6 +17,7 @@ mod quantity;
 mod source;
 mod table;
 mod terminal;
+mod time_limit;
 mod top;
 mod view;
 mod words;
@@ -56,6 +57,9 @@ fn main() -> ExitCode {
             script = answer::json_line(&Script::new(options.shell, &script)).into_bytes();
         }
         return print(&script, None);
+    }
+    if cli.how.timeout.is_some() {
+        time_limit::set(cli.how.timeout());
     }
     run(&cli).unwrap_or_else(|error| answer::fail(&Problem::from(&error)))
 }

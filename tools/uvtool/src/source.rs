@@ -64,7 +64,10 @@ pub enum Error {
     #[error("terminal: {0}")]
     Terminal(#[from] io::Error),
     /// A partition that is not there.
-    #[error("partition {name:?}: no such partition; there are {there}")]
+    #[error(
+        "partition {name:?}: no such partition; there are {there}; `uvtool definitions` shows \
+         those that are not started"
+    )]
     NoSuchPartition {
         /// Name or number asked for.
         name: String,

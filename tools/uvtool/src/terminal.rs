@@ -3,8 +3,27 @@
 //! Rule: what was changed is changed back, however the program ends that can still act.
 
 use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+
+/// The modes of the terminal before it was taken, while it is.
+static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+/// Whether the other screen is shown.
+static OTHER_SCREEN: AtomicBool = AtomicBool::new(false);
+
+/// Gives the terminal back where it is taken, before this process ends from another thread.
+pub fn give_back() {
+    if OTHER_SCREEN.swap(false, Ordering::SeqCst) {
+        Screen::write(LEAVE);
+    }
+    if let Ok(mut before) = BEFORE.lock()
+        && let Some(before) = before.take()
+    {
+        let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &before);
+    }
+}
 
 /// Whether a person sits at both ends.
 pub fn is_interactive() -> bool {
@@ -22,31 +41,35 @@ pub fn confirm(question: &str) -> bool {
 }
 
 /// Standard input without line editing and signals; as it was when this is dropped.
-pub struct Raw(Option<Termios>);
+pub struct Raw(bool);
 
 impl Raw {
     /// Takes the terminal; does nothing where standard input is none.
     pub fn take() -> Self {
         let input = std::io::stdin();
         let Ok(before) = tcgetattr(&input) else {
-            return Self(None);
+            return Self(false);
         };
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
-        match tcsetattr(&input, SetArg::TCSANOW, &raw) {
-            Ok(()) => Self(Some(before)),
-            Err(_) => Self(None),
+        if tcsetattr(&input, SetArg::TCSANOW, &raw).is_err() {
+            return Self(false);
         }
+        if let Ok(mut kept) = BEFORE.lock() {
+            kept.get_or_insert(before);
+        }
+        Self(true)
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        if let Some(before) = &self.0 {
-            let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, before);
-        }
+        give_back();
     }
 }
+
+/// Switches back from the other screen.
+const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 
 /// The other screen of the terminal, without a cursor; the first one again when this is dropped.
 pub struct Screen(Raw);
@@ -55,13 +78,14 @@ impl Screen {
     /// Switches to it.
     pub fn take() -> Self {
         let raw = Raw::take();
+        OTHER_SCREEN.store(true, Ordering::SeqCst);
         Self::write("\x1b[?1049h\x1b[?25l");
         Self(raw)
     }
 
     /// Whether there is a terminal that keys can be read from.
     pub const fn has_keys(&self) -> bool {
-        self.0.0.is_some()
+        self.0.0
     }
 
     /// Shows this text in place of what is there.
@@ -74,11 +98,5 @@ impl Screen {
         let mut output = std::io::stdout();
         let _ = output.write_all(text.as_bytes());
         let _ = output.flush();
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        Self::write("\x1b[?25h\x1b[?1049l");
     }
 }

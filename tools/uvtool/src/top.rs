@@ -16,14 +16,15 @@ use crate::terminal::Screen;
 use crate::words::{bytes, memory, seconds, state_word};
 
 /// Shows the screen every `delay`, `rounds` times (`None`: until a key says to end), on the
-/// terminal where there is one, else one after the other.
-/// In JSON, each look is one line.
+/// terminal where there is one, else one after the other. In JSON, each look is one line. False: it
+/// ended at the time `until`.
 pub fn top(
     source: &mut impl Source,
     delay: Duration,
     rounds: Option<u64>,
     json: bool,
-) -> Result<(), Error> {
+    until: Option<Instant>,
+) -> Result<bool, Error> {
     let screen = (!json && std::io::stdout().is_terminal()).then(Screen::take);
     let mut before: Option<Look> = None;
     let mut round = 0;
@@ -37,14 +38,19 @@ pub fn top(
             Some(screen) => screen.show(&text),
             None => {
                 if crate::print(text.as_bytes(), None) != std::process::ExitCode::SUCCESS {
-                    return Ok(());
+                    return Ok(true);
                 }
             }
         }
         before = Some(look);
         round += 1;
-        if rounds.is_some_and(|rounds| round >= rounds) || pause(screen.as_ref(), delay)? {
-            return Ok(());
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let pause_for = left.map_or(delay, |left| left.min(delay));
+        if rounds.is_some_and(|rounds| round >= rounds) || pause(screen.as_ref(), pause_for)? {
+            return Ok(true);
+        }
+        if until.is_some_and(|until| until <= Instant::now()) {
+            return Ok(false);
         }
     }
 }

@@ -131,14 +131,14 @@ fn an_xl_file_is_read() {
         maxvcpus = 4
         cpu_weight = 512
         cap = 150
-        cpus = [ "0-1",
-                 5, ]        # over lines
+        cpus = "0-2,5,^2"
         on_poweroff = "destroy"
         on_reboot = "restart"
         on_crash = "preserve"
         bootloader = "pygrub"
         uuid = "06ed00fe-1162-4fc4-b5d8-11993ee4a8b9"
-        disk = [ ]
+        disk = [
+               ]        # over lines
     "#;
     let read = read(text, Path::new("/d/web.cfg")).unwrap();
     let expected = Definition {
@@ -156,9 +156,9 @@ fn an_xl_file_is_read() {
     assert_eq!(
         warnings,
         [
-            "/d/web.cfg:19:9: partition \"web\": bootloader: passed over: no boot loader runs on \
+            "/d/web.cfg:18:9: partition \"web\": bootloader: passed over: no boot loader runs on \
              the host; the kernel is read from the file that kernel names",
-            "/d/web.cfg:20:9: partition \"web\": uuid: passed over: a partition has a name and a \
+            "/d/web.cfg:19:9: partition \"web\": uuid: passed over: a partition has a name and a \
              number",
         ]
     );
@@ -200,7 +200,7 @@ fn a_file_that_cannot_be_read_is_named() {
          give a file of definitions"
     );
     let program = load(Path::new("/proc/self/exe")).unwrap_err().to_string();
-    assert!(program.contains("more than 1048576 bytes; split it"), "{program}");
+    assert!(program.contains("has more than 1M; split it"), "{program}");
     let directory = load(Path::new("/")).unwrap_err().to_string();
     assert!(directory.starts_with("/: cannot be read: Is a directory"), "{directory}");
 }

@@ -119,8 +119,8 @@ proptest! {
                     }
                 }
                 Err(errors) => {
-                    prop_assert!(!errors.0.is_empty());
-                    for issue in errors.0 {
+                    prop_assert!(!errors.issues.is_empty());
+                    for issue in errors.issues {
                         prop_assert!(issue.line >= 1 && issue.line <= text.lines().count().max(1) + 1);
                         prop_assert!(!issue.to_string().contains('\n'), "{}", issue);
                     }

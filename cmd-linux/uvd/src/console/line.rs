@@ -34,6 +34,8 @@ pub struct Line {
     port: Box<dyn Port>,
     consumed: u32,
     produced: u32,
+    /// Bytes that were ever typed, those included that the ring held when it was taken over.
+    typed: u64,
 }
 
 impl Line {
@@ -41,7 +43,25 @@ impl Line {
     pub fn new(shared: Shared, port: Box<dyn Port>) -> Self {
         let at = |word: usize| load(shared.words(), word);
         let (consumed, produced) = (at(word::OUT_CONSUMED), at(word::IN_PRODUCED));
-        Self { shared, port, consumed, produced }
+        let mut line = Self { shared, port, consumed, produced, typed: 0 };
+        line.typed = line.unread();
+        line
+    }
+
+    /// Bytes that were ever typed.
+    pub fn typed(&self) -> u64 {
+        self.typed
+    }
+
+    /// Bytes of [`Self::typed`] that the guest's kernel has read.
+    pub fn read(&self) -> u64 {
+        self.typed.saturating_sub(self.unread())
+    }
+
+    /// Bytes in the ring; a full ring where the guest's index makes no sense.
+    fn unread(&self) -> u64 {
+        let consumed = load(self.shared.words(), word::IN_CONSUMED);
+        u64::from(self.produced.wrapping_sub(consumed).min(IN_BYTES))
     }
 
     /// Readable when the guest rang.
@@ -83,6 +103,7 @@ impl Line {
             store(words, word::IN_PRODUCED, self.produced);
             self.port.ring();
         }
+        self.typed += count as u64;
         count
     }
 }
@@ -150,10 +171,12 @@ mod tests {
         let (mut line, guest, _bell) = pair();
         assert_eq!(line.type_in(&[b'x'; 1500]), 1024);
         assert_eq!(line.type_in(b"y"), 0);
+        assert_eq!((line.typed(), line.read()), (1024, 0));
         store(guest.words(), word::IN_CONSUMED, 3);
         assert_eq!(line.type_in(b"abcdef"), 3);
         assert_eq!(byte(guest.words(), 2), b'c');
         assert_eq!(byte(guest.words(), 3), b'x');
+        assert_eq!((line.typed(), line.read()), (1027, 3));
     }
 
     #[test]

@@ -2,25 +2,28 @@
 //!
 //! ```text
 //! guest --ring--> line --> history --> readers, each at its own position
-//! guest <--ring-- line <-- what they type, in the order it comes
+//! guest <--ring-- line <-- typed <-- what they type, in the order it comes
 //! ```
 //!
 //! A console belongs to a name, not to a number: it goes on when its partition is started anew.
-//! Rule: a reader that does not read slows nobody; it is told how much it missed. What is mapped
-//! of a guest is unmapped before the guest is destroyed, for its memory cannot be freed before.
+//! Rule: a reader that does not read slows nobody; it is told how much it missed. Who types waits
+//! until the guest has read, or is told that it will not. What is mapped of a guest is unmapped
+//! before the guest is destroyed, for its memory cannot be freed before.
 
 pub mod history;
 pub mod line;
+pub mod typed;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
 
 use history::History;
 use line::Line;
-use uvd_protocol::End;
+use typed::{Answer, Typed, Unread};
+use uvd_protocol::{End, From};
 
-/// Bytes that may wait to be typed.
-const MOST_TYPED: usize = 4096;
+/// Partitions of a name whose first byte is remembered.
+const MOST_BEGINNINGS: usize = 16;
 /// Bytes of output in one answer.
 const PIECE: usize = 16 * 1024;
 
@@ -41,13 +44,16 @@ pub enum News {
 pub struct Consoles {
     all: BTreeMap<String, Console>,
     readers: BTreeMap<ReaderId, Reader>,
+    answers: Vec<Answer>,
 }
 
 #[derive(Default)]
 struct Console {
     line: Option<Line>,
     history: History,
-    typed: VecDeque<u8>,
+    /// Where the output of each partition of this name began, the newest last.
+    beginnings: VecDeque<(u32, u64)>,
+    typed: Typed,
     /// It will print no more, until it is connected again.
     ended: Option<Option<End>>,
     /// It goes with its last reader.
@@ -62,26 +68,32 @@ struct Reader {
 }
 
 impl Consoles {
-    /// Connects the console of a partition.
-    pub fn connect(&mut self, name: &str, line: Line) {
+    /// Connects the console of the partition with this number.
+    pub fn connect(&mut self, name: &str, number: u32, line: Line) {
         let console = self.all.entry(name.into()).or_default();
         console.line = Some(line);
         (console.ended, console.retired) = (None, false);
-        console.drain();
+        console.begin(number);
+        console.turn(&mut self.answers);
     }
 
     /// Takes the last that was printed and disconnects. Readers stay.
     pub fn disconnect(&mut self, name: &str) {
         if let Some(console) = self.all.get_mut(name) {
-            console.drain();
+            console.turn(&mut self.answers);
             console.line = None;
-            console.typed.clear();
+            console.typed.ring_gone(&mut self.answers);
         }
     }
 
     /// Whether it is connected.
     pub fn is_connected(&self, name: &str) -> bool {
         self.all.get(name).is_some_and(|console| console.line.is_some())
+    }
+
+    /// Whether the output of the partition with this number is on it.
+    pub fn has_begun(&self, name: &str, number: u32) -> bool {
+        self.all.get(name).is_some_and(|console| console.beginning(number).is_some())
     }
 
     /// Names of those that are connected.
@@ -93,8 +105,9 @@ impl Consoles {
     /// Its readers get what is left, and that it ended. A console may end before anyone reads.
     pub fn end(&mut self, name: &str, end: Option<End>) {
         if let Some(console) = self.all.get_mut(name) {
-            console.drain();
+            console.turn(&mut self.answers);
             console.ended = Some(end);
+            console.typed.ended(&mut self.answers);
         }
     }
 
@@ -122,39 +135,59 @@ impl Consoles {
     }
 
     /// Attaches a reader.
-    pub fn attach(&mut self, id: ReaderId, name: &str, history: bool, once: bool) {
+    pub fn attach(&mut self, id: ReaderId, name: &str, from: From, once: bool) {
         let console = self.all.entry(name.into()).or_default();
         console.drain();
         let (start, end) = (console.history.start(), console.history.end());
-        let at = if history { start } else { end };
+        let at = match from {
+            From::Oldest => start,
+            From::Partition(number) => console.beginning(number).unwrap_or(start).max(start),
+            From::Now => end,
+        };
         self.readers.insert(id, Reader { name: name.into(), at, until: once.then_some(end) });
     }
 
     /// Detaches a reader; false: there is none.
     pub fn detach(&mut self, id: ReaderId) -> bool {
-        self.readers.remove(&id).is_some()
+        let Some(reader) = self.readers.remove(&id) else {
+            return false;
+        };
+        if let Some(console) = self.all.get_mut(&reader.name) {
+            console.typed.detached(id, &mut self.answers);
+        }
+        true
     }
 
     /// A client has gone.
     pub fn client_gone(&mut self, client: u64) {
         self.readers.retain(|(of, _), _| *of != client);
+        for console in self.all.values_mut() {
+            console.typed.client_gone(client);
+        }
     }
 
-    /// Types on the console that a reader is attached to; what does not fit comes back.
-    pub fn type_in(&mut self, id: ReaderId, bytes: &[u8]) -> Option<usize> {
-        let reader = self.readers.get(&id)?;
-        let console = self.all.get_mut(&reader.name)?;
-        let fits = bytes.len().min(MOST_TYPED.saturating_sub(console.typed.len()));
-        console.typed.extend(&bytes[..fits]);
-        console.pass_typed();
-        Some(bytes.len() - fits)
+    /// Types on the console that a reader is attached to. What came of it is among the
+    /// [answers](Self::answers) later, unless it is refused here.
+    pub fn type_in(&mut self, id: ReaderId, request: u64, bytes: Vec<u8>) -> Result<(), Unread> {
+        let console = self.readers.get(&id).and_then(|reader| self.all.get_mut(&reader.name));
+        let console = console.ok_or(Unread::NotAttached)?;
+        if console.ended.is_some() {
+            return Err(Unread::Ended(bytes.len()));
+        }
+        console.typed.take(id, request, bytes)?;
+        console.turn(&mut self.answers);
+        Ok(())
+    }
+
+    /// Takes the answers to what was typed.
+    pub fn answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
     }
 
     /// Serves all lines: their events are taken, what was printed is kept.
     pub fn turn(&mut self) {
         for console in self.all.values_mut() {
-            console.drain();
-            console.pass_typed();
+            console.turn(&mut self.answers);
         }
     }
 
@@ -184,11 +217,12 @@ impl Consoles {
         news
     }
 
-    /// Whether a reader whose client has room would be told something.
+    /// Whether somebody would be told something: who typed, or a reader whose client has room.
     pub fn has_news(&self, has_room: impl Fn(u64) -> bool) -> bool {
-        self.readers.iter().any(|((client, _), reader)| {
-            has_room(*client) && self.all.get(&reader.name).is_none_or(|one| reader.is_due(one))
-        })
+        !self.answers.is_empty()
+            || self.readers.iter().any(|((client, _), reader)| {
+                has_room(*client) && self.all.get(&reader.name).is_none_or(|one| reader.is_due(one))
+            })
     }
 
     fn remove_retired(&mut self) {
@@ -207,13 +241,26 @@ impl Console {
         self.history.push(&bytes);
     }
 
-    fn pass_typed(&mut self) {
-        if let Some(line) = &mut self.line
-            && !self.typed.is_empty()
-        {
-            let passed = line.type_in(self.typed.make_contiguous());
-            self.typed.drain(..passed);
+    /// Moves bytes both ways.
+    fn turn(&mut self, answers: &mut Vec<Answer>) {
+        self.drain();
+        if let Some(line) = &mut self.line {
+            self.typed.pass(line, answers);
         }
+    }
+
+    /// Notes where the output of a partition begins. One that is connected again is known.
+    fn begin(&mut self, number: u32) {
+        if self.beginning(number).is_none() {
+            self.beginnings.push_back((number, self.history.end()));
+            let over = self.beginnings.len().saturating_sub(MOST_BEGINNINGS);
+            self.beginnings.drain(..over);
+        }
+    }
+
+    fn beginning(&self, number: u32) -> Option<u64> {
+        let beginning = self.beginnings.iter().find(|(of, _)| *of == number);
+        beginning.map(|(_, at)| *at)
     }
 }
 
@@ -224,9 +271,10 @@ impl Reader {
 
     fn next(&mut self, console: &Console) -> Option<News> {
         let history = &console.history;
-        if self.at < history.start() && self.until.is_none() {
-            let missed = history.start() - self.at;
-            self.at = history.start();
+        let oldest = history.start().min(self.until.unwrap_or(u64::MAX));
+        if self.at < oldest {
+            let missed = oldest - self.at;
+            self.at = oldest;
             let note = format!("\r\n[{missed} bytes of output were not read in time]\r\n");
             return Some(News::Output(note.into_bytes()));
         }

@@ -46,14 +46,14 @@ fn readers_see_the_same_each_from_where_it_came() {
     let mut consoles = Consoles::default();
     let (line, guest, _bell) = line();
     print(&guest, b"one ");
-    consoles.connect("web", line);
-    consoles.attach((1, 7), "web", true, false);
-    consoles.attach((2, 7), "web", false, false);
+    consoles.connect("web", 16, line);
+    consoles.attach((1, 7), "web", From::Oldest, false);
+    consoles.attach((2, 7), "web", From::Now, false);
     print(&guest, b"two");
     consoles.turn();
     assert_eq!(output(&mut consoles, (1, 7)), (b"one two".to_vec(), None));
     assert_eq!(output(&mut consoles, (2, 7)), (b"two".to_vec(), None));
-    consoles.attach((3, 1), "web", true, true);
+    consoles.attach((3, 1), "web", From::Oldest, true);
     assert_eq!(output(&mut consoles, (3, 1)), (b"one two".to_vec(), Some(None)), "once");
     assert!(consoles.detach((1, 7)));
     assert!(!consoles.detach((1, 7)));
@@ -65,14 +65,14 @@ fn readers_see_the_same_each_from_where_it_came() {
 fn an_end_comes_after_all_output_also_to_who_comes_late() {
     let mut consoles = Consoles::default();
     let (line, guest, _bell) = line();
-    consoles.connect("web", line);
-    consoles.attach((1, 1), "web", false, false);
+    consoles.connect("web", 16, line);
+    consoles.attach((1, 1), "web", From::Now, false);
     print(&guest, b"last words");
     let end = Some(End { cause: 1, detail: 3 });
     consoles.end("web", end);
     consoles.disconnect("web");
     assert_eq!(output(&mut consoles, (1, 1)), (b"last words".to_vec(), Some(end)));
-    consoles.attach((2, 1), "web", true, false);
+    consoles.attach((2, 1), "web", From::Oldest, false);
     consoles.retire("web");
     assert_eq!(output(&mut consoles, (2, 1)), (b"last words".to_vec(), Some(end)));
     assert_eq!(consoles.kept("web"), 0, "it went with its last reader");
@@ -82,8 +82,8 @@ fn an_end_comes_after_all_output_also_to_who_comes_late() {
 fn a_reader_that_does_not_read_is_told_how_much_it_missed() {
     let mut consoles = Consoles::default();
     let (line, guest, _bell) = line();
-    consoles.connect("web", line);
-    consoles.attach((1, 1), "web", true, false);
+    consoles.connect("web", 16, line);
+    consoles.attach((1, 1), "web", From::Oldest, false);
     for _ in 0..50 {
         print(&guest, &[b'x'; 2000]);
         consoles.turn();
@@ -99,8 +99,8 @@ fn a_reader_that_does_not_read_is_told_how_much_it_missed() {
 fn a_name_takes_history_and_readers_along() {
     let mut consoles = Consoles::default();
     let (line, guest, _bell) = line();
-    consoles.connect("web", line);
-    consoles.attach((1, 1), "web", false, false);
+    consoles.connect("web", 16, line);
+    consoles.attach((1, 1), "web", From::Now, false);
     consoles.rename("web", "www");
     print(&guest, b"hello");
     consoles.turn();
@@ -108,36 +108,127 @@ fn a_name_takes_history_and_readers_along() {
     assert!(consoles.is_connected("www") && !consoles.is_connected("web"));
 }
 
+#[test]
+fn a_reader_begins_with_the_partition_that_it_asks_for() {
+    let mut consoles = Consoles::default();
+    let (first, guest, _bell) = line();
+    consoles.connect("web", 16, first);
+    print(&guest, b"earlier");
+    consoles.end("web", None);
+    consoles.disconnect("web");
+    let (second, guest, _bell) = line();
+    consoles.connect("web", 17, second);
+    print(&guest, b"this");
+    consoles.attach((1, 1), "web", From::Partition(17), false);
+    assert_eq!(output(&mut consoles, (1, 1)), (b"this".to_vec(), None));
+    consoles.attach((2, 1), "web", From::Partition(16), false);
+    assert_eq!(output(&mut consoles, (2, 1)), (b"earlierthis".to_vec(), None));
+    assert!(consoles.has_begun("web", 17) && !consoles.has_begun("web", 18));
+}
+
+#[test]
+fn who_reads_the_history_once_is_told_what_it_missed_meanwhile() {
+    let mut consoles = Consoles::default();
+    let (line, guest, _bell) = line();
+    consoles.connect("web", 16, line);
+    print(&guest, &[b'a'; 2000]);
+    consoles.attach((1, 1), "web", From::Oldest, true);
+    for _ in 0..40 {
+        print(&guest, &[b'x'; 2000]);
+        consoles.turn();
+    }
+    let (all, end) = output(&mut consoles, (1, 1));
+    assert!(all.starts_with(b"\r\n[2000 bytes of output"), "{all:?}");
+    assert_eq!(end, Some(None));
+}
+
+/// The guest's kernel reads at most so many bytes of what was typed.
+fn read(guest: &Shared, most: u32) -> Vec<u8> {
+    let words = guest.words();
+    let (from, to) = (words[768].load(Ordering::Acquire), words[769].load(Ordering::Acquire));
+    let until = from + most.min(to - from);
+    let byte = |at: usize| words[at % 1024 / 4].load(Ordering::Relaxed).to_le_bytes()[at % 4];
+    let bytes = (from..until).map(|at| byte(at as usize)).collect();
+    words[768].store(until, Ordering::Release);
+    bytes
+}
+
+#[test]
+fn what_is_typed_is_answered_when_it_is_read() {
+    let mut consoles = Consoles::default();
+    let (line, guest, _bell) = line();
+    consoles.connect("web", 16, line);
+    assert_eq!(consoles.type_in((1, 1), 2, b"x".to_vec()), Err(Unread::NotAttached));
+    for client in [1, 2] {
+        consoles.attach((client, 1), "web", From::Now, false);
+    }
+    assert_eq!(consoles.type_in((1, 1), 2, vec![b'x'; 1500]), Ok(()));
+    assert_eq!(consoles.type_in((1, 1), 3, b"y".to_vec()), Err(Unread::Busy));
+    assert_eq!(consoles.type_in((2, 1), 2, b"z".to_vec()), Ok(()));
+    assert_eq!(consoles.type_in((3, 1), 2, vec![]), Err(Unread::NotAttached));
+    assert_eq!(consoles.answers(), []);
+    assert_eq!(read(&guest, 1024).len(), 1024);
+    consoles.turn();
+    assert_eq!(consoles.answers(), [], "476 of the first are in the ring");
+    assert_eq!(read(&guest, 476).len(), 476);
+    consoles.turn();
+    assert!(consoles.has_news(|_| false));
+    assert_eq!(consoles.answers(), [(1, 2, Ok(()))]);
+    assert_eq!(read(&guest, 9), b"z");
+    consoles.turn();
+    assert_eq!(consoles.answers(), [(2, 2, Ok(()))]);
+    let too_long = vec![0; uvd_protocol::MAX_INPUT + 1];
+    assert_eq!(consoles.type_in((1, 1), 4, too_long), Err(Unread::TooLong));
+}
+
+#[test]
+fn who_types_is_told_when_the_guest_ends_or_starts_anew() {
+    let mut consoles = Consoles::default();
+    let (first, _guest, _bell) = line();
+    consoles.connect("web", 16, first);
+    for client in [1, 2, 3, 4] {
+        consoles.attach((client, 1), "web", From::Now, false);
+    }
+    consoles.type_in((1, 1), 2, vec![b'x'; 1030]).unwrap();
+    consoles.type_in((2, 1), 2, b"waits".to_vec()).unwrap();
+    consoles.type_in((3, 1), 2, b"goes".to_vec()).unwrap();
+    consoles.type_in((4, 1), 2, b"detaches".to_vec()).unwrap();
+    consoles.client_gone(3);
+    assert!(consoles.detach((4, 1)));
+    assert_eq!(consoles.answers(), [(4, 2, Err(Unread::Ended(8)))]);
+    consoles.disconnect("web");
+    assert_eq!(consoles.answers(), [(1, 2, Err(Unread::Ended(1030)))]);
+    let (second, guest, _bell) = line();
+    consoles.connect("web", 17, second);
+    assert_eq!(read(&guest, 99), b"waits", "it was not begun, so the next one has it");
+    consoles.type_in((1, 1), 3, b"late".to_vec()).unwrap();
+    consoles.end("web", None);
+    assert_eq!(consoles.answers(), [(2, 2, Ok(())), (1, 3, Err(Unread::Ended(4)))]);
+    assert_eq!(consoles.type_in((1, 1), 4, b"x".to_vec()), Err(Unread::Ended(1)));
+}
+
 proptest! {
     #[test]
-    fn what_is_typed_arrives_in_order_however_slowly_it_is_read(
-        pieces in proptest::collection::vec(1usize..900, 1..12),
-        read in 1u32..1024,
+    fn all_that_is_typed_arrives_in_order_however_slowly_it_is_read(
+        pieces in proptest::collection::vec(1usize..4097, 1..6),
+        most in 1u32..1024,
     ) {
         let mut consoles = Consoles::default();
         let (line, guest, _bell) = line();
-        let words = guest.words();
-        consoles.connect("web", line);
-        consoles.attach((1, 1), "web", false, false);
+        consoles.connect("web", 16, line);
+        consoles.attach((1, 1), "web", From::Now, false);
         let (mut typed, mut arrived) = (Vec::<u8>::new(), Vec::new());
-        let take = |consoles: &mut Consoles, arrived: &mut Vec<u8>| {
-            let (from, to) = (words[768].load(Ordering::Acquire), words[769].load(Ordering::Acquire));
-            let until = from + read.min(to - from);
-            for at in from..until {
-                let at = at as usize % 1024;
-                arrived.push(words[at / 4].load(Ordering::Relaxed).to_le_bytes()[at % 4]);
-            }
-            words[768].store(until, Ordering::Release);
-            consoles.turn();
-            from != to
-        };
         for (at, count) in pieces.into_iter().enumerate() {
             let piece: Vec<u8> = (0..count).map(|n| (n + at) as u8).collect();
-            let over = consoles.type_in((1, 1), &piece).unwrap();
-            typed.extend(&piece[..count - over]);
-            take(&mut consoles, &mut arrived);
+            consoles.type_in((1, 1), at as u64, piece.clone()).unwrap();
+            typed.extend(piece);
+            while arrived.len() < typed.len() {
+                prop_assert_eq!(consoles.answers(), []);
+                arrived.extend(read(&guest, most));
+                consoles.turn();
+            }
+            prop_assert_eq!(consoles.answers(), [(1, at as u64, Ok(()))]);
         }
-        while take(&mut consoles, &mut arrived) {}
         prop_assert_eq!(typed, arrived);
     }
 }

@@ -7,7 +7,7 @@ use definition::Definition;
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::command::{Answer, Body, PartitionRow, Query};
 use pv_abi::uv::database::instance_frames;
-use uvd_protocol::Failure;
+use uvd_protocol::{Failure, way_out};
 
 use crate::hub::{Hub, refused, unexpected};
 
@@ -40,8 +40,8 @@ fn names(definitions: &[&Definition], rows: &[PartitionRow]) -> Result<(), Failu
         if let Some(row) = rows.iter().find(|row| row.name == definition.name) {
             let object = format!("partition {:?}", definition.name);
             let reason = format!("partition {} has it", row.number);
-            let way_out = "destroy that one first, or use another name";
-            return Err(refused("name-taken", &object, "name", &reason, way_out));
+            let way_out = way_out::with_name(way_out::DESTROY, &row.name);
+            return Err(refused("name-taken", &object, "name", &reason, &way_out));
         }
     }
     Ok(())
@@ -58,8 +58,9 @@ fn memory(definitions: &[&Definition], free: u64) -> Result<(), Failure> {
     };
     let reason = format!("{} needed, {} free", mebibytes(asked, true), mebibytes(free, false));
     let way_out = format!(
-        "ask for {} less, or destroy a partition first; see `uvtool resources`",
-        mebibytes(asked - free, true)
+        "ask for {} less, or destroy a partition first; {}",
+        mebibytes(asked - free, true),
+        way_out::RESOURCES
     );
     Err(refused("no-memory", &object, "memory", &reason, &way_out))
 }

@@ -381,7 +381,7 @@ pub fn connect(hub: &Hub, name: &str, number: u32, port: u32) {
     }
     match hub.devices.console(number, port) {
         Ok((shared, port)) => {
-            hub.consoles.borrow_mut().connect(name, Line::new(shared, port));
+            hub.consoles.borrow_mut().connect(name, number, Line::new(shared, port));
         }
         Err(error) => log(&format!("console of {name}: {error}; it is not kept")),
     }

@@ -8,7 +8,7 @@ use definition::Definition;
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::command::{Operation, PartitionRow, Target};
 use pv_abi::uv::database::kind;
-use uvd_protocol::{Failure, ServiceAnswer, Settings};
+use uvd_protocol::{Failure, ServiceAnswer, Settings, way_out};
 
 use super::batch::{self, Batch};
 use super::{Reporter, find};
@@ -101,8 +101,7 @@ async fn set_undefined(
     if let Some((field, _)) = others.iter().find(|(_, given)| *given) {
         let object = format!("partition {:?}", row.name);
         let reason = "was not defined here, so its use of CPUs is all that is changed";
-        let way_out = "leave it out, or name a partition of `uvtool definitions`";
-        return Err(refused("not-defined", &object, field, reason, way_out));
+        return Err(refused("not-defined", &object, field, reason, way_out::DEFINITIONS));
     }
     let partition = Target::Number(row.number);
     let batch = Batch {
@@ -138,16 +137,10 @@ fn check(
         Err(refused("invalid-value", object, field, reason, way_out))
     };
     if let Err(unfit) = new.check() {
-        let most = |limit: String, field: &str| {
-            format!("give at most {limit}; for more, destroy it and raise `{field}`")
-        };
-        let way_out = match unfit.field {
-            "memory" if new.memory > new.max_memory => {
-                most(definition::size(new.max_memory), "max_memory")
-            }
-            "vcpus" if new.vcpus > new.max_vcpus => most(new.max_vcpus.to_string(), "max_vcpus"),
-            _ => unfit.way_out,
-        };
+        let more = unfit.field == "memory" && new.memory > new.max_memory
+            || unfit.field == "vcpus" && new.vcpus > new.max_vcpus;
+        let grow = || way_out::with_name(way_out::DESTROY_TO_GROW, &old.name);
+        let way_out = if more { grow() } else { unfit.way_out };
         return refuse(unfit.field, &unfit.problem, &way_out);
     }
     if new.memory != old.memory && new.memory < least_memory {
@@ -156,8 +149,7 @@ fn check(
     // One that was created so was given CPUs by the host's policy.
     if old.cpu != new.cpu && !old.cpu.dedicated && new.cpu.dedicated && new.cpu.affinity.is_empty()
     {
-        let way_out = "name the CPUs with `affinity`";
-        return refuse("cpu.dedicated", "is set without CPUs", way_out);
+        return refuse("cpu.dedicated", "is set without CPUs", "name the CPUs with --cpus, too");
     }
     Ok(())
 }

@@ -20,13 +20,15 @@ use std::time::{Duration, Instant};
 use batch::{Batch, Creation};
 use definition::Definition;
 use futures_util::future::{Either, select};
-use pv_abi::uv::command::{Body, Operation, PartitionRow, Target};
+use pv_abi::uv::command::{Body, Operation, PartitionRow, Refusal, Target};
 use pv_abi::uv::database::{asked, kind, state};
-use uvd_protocol::{Ask, Failure, MAX_TIMEOUT_MS, Service, ServiceAnswer, Until};
+use uvd_protocol::{Ask, Failure, Service, ServiceAnswer, Until, way_out};
 
 pub use reporter::Reporter;
+pub use show::unread;
 
 use crate::builder;
+use crate::console::typed::Unread;
 use crate::hub::{Hub, refused};
 use crate::state::{Edit, Record};
 
@@ -36,18 +38,17 @@ pub fn start(hub: &Rc<Hub>, client: u64, ask: Ask, service: Service) {
     match service {
         // These are about a request that is under way, in the order they come.
         Service::Input { console, bytes } => {
-            let result = match hub.consoles.borrow_mut().type_in(reader(console), &bytes) {
-                Some(0) => Ok(ServiceAnswer::Done),
-                Some(over) => Err(too_fast(over)),
-                None => Err(not_attached()),
-            };
-            hub.finish(client, ask.id, result);
+            let taken = hub.consoles.borrow_mut().type_in(reader(console), ask.id, bytes);
+            if let Err(unread) = taken {
+                hub.finish(client, ask.id, Err(show::unread(unread)));
+            }
         }
         Service::Detach { console } => {
             let detached = hub.consoles.borrow_mut().detach(reader(console));
             if detached {
                 hub.finish(client, console, Ok(ServiceAnswer::Ended { end: None }));
             }
+            let not_attached = || show::unread(Unread::NotAttached);
             let result = if detached { Ok(ServiceAnswer::Done) } else { Err(not_attached()) };
             hub.finish(client, ask.id, result);
         }
@@ -63,15 +64,6 @@ pub fn start(hub: &Rc<Hub>, client: u64, ask: Ask, service: Service) {
             });
         }
     }
-}
-
-fn too_fast(over: usize) -> Failure {
-    let reason = format!("{over} bytes did not fit, its kernel does not read them");
-    refused("console-full", "console", "input", &reason, "type again once it reads")
-}
-
-fn not_attached() -> Failure {
-    refused("not-attached", "console", "request", "is not attached", "attach to it first")
 }
 
 /// Does what was asked. `None`: it goes on until its end is told elsewhere.
@@ -111,8 +103,8 @@ async fn run(
         Service::Rename { name, to } => live::rename(hub, &name, &to, reporter).await?,
         Service::Set { name, settings } => live::set(hub, &name, &settings, reporter).await?,
         Service::Wait { name, until } => wait(hub, &name, until, ask.timeout_ms).await?,
-        Service::Console { name, history, once } => {
-            show::console(hub, reporter.to(), &name, history, once).await?;
+        Service::Console { name, from, once } => {
+            show::console(hub, reporter.to(), &name, from, once).await?;
             return Ok(None);
         }
         Service::Definitions => {
@@ -176,7 +168,7 @@ fn not_there(hub: &Hub, name: &str, rows: &[PartitionRow]) -> Failure {
             &object,
             "state",
             "is defined and not started",
-            "start it with `uvtool start`",
+            &way_out::with_name(way_out::START, name),
         );
     }
     let there: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
@@ -227,7 +219,7 @@ async fn start_defined(
     let Some(record) = record else {
         let defined: Vec<String> = hub.state.borrow().records().keys().cloned().collect();
         let there = if defined.is_empty() { "none".into() } else { defined.join(", ") };
-        let way_out = format!("defined are: {there}; define it with `uvtool create FILE`");
+        let way_out = format!("defined are: {there}; {}", way_out::CREATE);
         let object = format!("partition {name:?}");
         return Err(refused("not-defined", &object, "name", "is not defined", &way_out));
     };
@@ -251,8 +243,8 @@ async fn destroy(
     let batch = match find(hub, name).await {
         Ok(row) if row.kind != kind::GUEST => {
             let object = format!("partition {name:?}");
-            let way_out = "name a guest partition; see `uvtool list`";
-            return Err(refused("system-partition", &object, "kind", "is the host's own", way_out));
+            let reason = "is the host's own";
+            return Err(refused("system-partition", &object, "kind", reason, way_out::GUEST));
         }
         Ok(row) => Batch {
             reason: format!("destroy {}", row.name),
@@ -262,6 +254,10 @@ async fn destroy(
         },
         Err(_) if defined && forget => {
             Batch { reason: format!("forget {name}"), edits: edits(name), ..Batch::default() }
+        }
+        Err(Failure::Refused(refusal)) if defined => {
+            let way_out = way_out::with_name(way_out::FORGET, name);
+            return Err(Failure::Refused(Box::new(Refusal { way_out, ..*refusal })));
         }
         Err(failure) => return Err(failure),
     };
@@ -305,12 +301,12 @@ async fn wait(
             hub.wait_for_change().await;
         }
     });
-    let Some(most) = timeout_ms.filter(|most| *most < MAX_TIMEOUT_MS) else {
+    let Some(most) = timeout_ms else {
         return Ok(waiting.await);
     };
     let time = hub.sleep_until(Instant::now() + Duration::from_millis(most.into()));
     match select(waiting, Box::pin(time)).await {
         Either::Left((answer, _)) => Ok(answer),
-        Either::Right(_) => Err(Failure::Timeout(most)),
+        Either::Right(_) => Err(show::time_is_up(&name, until, most)),
     }
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use definition::Definition;
 use pv_abi::uv::command::{Operation, PartitionRow};
-use uvd_protocol::{Failure, Planned, ServiceAnswer};
+use uvd_protocol::{Failure, Planned, ServiceAnswer, way_out};
 
 use super::batch::{self, Batch, Creation};
 use super::{Reporter, live};
@@ -72,8 +72,7 @@ async fn apply_once(
         && *planned != version
     {
         let reason = format!("planned at {planned}, is {version}");
-        let way_out = "plan again and look at what changed with `uvtool log`";
-        return Err(refused("stale-plan", "database", "version", &reason, way_out));
+        return Err(refused("stale-plan", "database", "version", &reason, way_out::LOG));
     }
     let changes = plan(hub.state.borrow().records(), &rows, definitions, *prune)?;
     let batch = batch(hub.state.borrow().records(), &rows, &changes, definitions);
@@ -124,9 +123,9 @@ fn one(
     let Some(record) = records.get(&name) else {
         if there {
             let object = format!("partition {name:?}");
-            let way_out = "destroy it first, or use another name";
+            let way_out = way_out::with_name(way_out::DESTROY, &name);
             let reason = "there is one that was not defined here";
-            return Err(refused("name-taken", &object, "name", reason, way_out));
+            return Err(refused("name-taken", &object, "name", reason, &way_out));
         }
         return Ok(Planned::Create { definition: new.clone() });
     };
@@ -150,7 +149,7 @@ fn one(
         "is {}, should be {}, and does not change while the partition is there",
         first.from, first.to
     );
-    let way_out = format!("`uvtool destroy {name}` first, then apply again");
+    let way_out = way_out::with_name(way_out::DESTROY_TO_APPLY, &name);
     let object = format!("partition {name:?}");
     Err(refused("needs-restart", &object, &names.join(", "), &reason, &way_out))
 }

@@ -12,7 +12,7 @@ use definition::{Policies, Policy};
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::command::PartitionRow;
 use pv_abi::uv::database::{kind, state};
-use uvd_protocol::End;
+use uvd_protocol::{End, way_out};
 
 use super::batch::{self, Batch, Creation};
 use super::{Reporter, defined};
@@ -121,8 +121,9 @@ fn deal_with(hub: &Rc<Hub>, restarts: &mut Restarts, row: &PartitionRow, end: En
             None => {
                 log(&format!(
                     "partition {:?}: started anew {MOST} times within {WINDOW:?}; it stays as it \
-                     is, see `uvtool why {}`",
-                    row.name, row.name
+                     is, {}",
+                    row.name,
+                    way_out::with_name(way_out::WHY, &row.name)
                 ));
                 hub.consoles.borrow_mut().end(&row.name, Some(end));
                 return;

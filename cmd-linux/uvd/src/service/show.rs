@@ -2,11 +2,15 @@
 
 use std::rc::Rc;
 
-use pv_abi::uv::command::LogRow;
+use pv_abi::uv::command::{LogRow, Refusal};
 use pv_abi::uv::database::state;
-use uvd_protocol::{Defined, Failure, MAX_MESSAGE, ServiceAnswer, Until};
+use uvd_protocol::{
+    Answered, Defined, Failure, From, MAX_INPUT, MAX_MESSAGE, ServiceAnswer, TIME_IS_UP, Until,
+    seconds, way_out,
+};
 
 use super::policy;
+use crate::console::typed::Unread;
 use crate::hub::{Hub, refused};
 
 /// What is defined.
@@ -27,7 +31,7 @@ pub async fn console(
     hub: &Rc<Hub>,
     reader: Option<(u64, u64)>,
     name: &str,
-    history: bool,
+    from: From,
     once: bool,
 ) -> Result<(), Failure> {
     let name = match super::find(hub, name).await {
@@ -35,25 +39,69 @@ pub async fn console(
         Err(failure) => {
             let defined = hub.state.borrow().records().contains_key(name);
             let kept = hub.consoles.borrow().kept(name) != 0;
-            if !defined && !kept {
-                return Err(failure);
-            }
-            if !history && !once {
-                return Err(failure);
+            match failure {
+                _ if once && (defined || kept) => {}
+                Failure::Refused(refusal) if kept && from == From::Now => {
+                    let way_out = way_out::with_name(way_out::HISTORY, name);
+                    return Err(Failure::Refused(Box::new(Refusal { way_out, ..*refusal })));
+                }
+                _ if kept => {}
+                failure => return Err(failure),
             }
             name.to_string()
         }
     };
     let mut consoles = hub.consoles.borrow_mut();
-    if !consoles.is_connected(&name) && consoles.kept(&name) == 0 && !once {
+    let there = match from {
+        From::Partition(number) => consoles.has_begun(&name, number),
+        From::Oldest | From::Now => consoles.is_connected(&name) || consoles.kept(&name) != 0,
+    };
+    if !there && !once {
         let object = format!("partition {name:?}");
-        let way_out = "only guest partitions that were built by this host have one";
-        return Err(refused("no-console", &object, "console", "has none", way_out));
+        let reason = "has none; guests that were built by this host have";
+        return Err(refused("no-console", &object, "console", reason, way_out::GUEST));
     }
     if let Some(reader) = reader {
-        consoles.attach(reader, &name, history, once);
+        consoles.attach(reader, &name, from, once);
+        hub.tell(reader.0, reader.1, Ok(Answered::Attached), false);
     }
     Ok(())
+}
+
+/// Why a wait ended without what was waited for.
+pub fn time_is_up(name: &str, until: Until, milliseconds: u32) -> Failure {
+    let still = match until {
+        Until::Running => "does not run",
+        Until::Stopped => "has not stopped",
+        Until::Gone => "is still there",
+        Until::Paused => "is not paused",
+    };
+    let object = format!("partition {name:?}");
+    let reason = format!("{still} after {}", seconds(milliseconds));
+    refused(TIME_IS_UP, &object, "state", &reason, "wait again with a longer --timeout")
+}
+
+/// Why what was typed is not read.
+pub fn unread(unread: Unread) -> Failure {
+    let refuse =
+        |code, field, reason: &str, way_out: &str| refused(code, "console", field, reason, way_out);
+    match unread {
+        Unread::NotAttached => {
+            refuse("not-attached", "request", "is not attached", "attach to it first")
+        }
+        Unread::Busy => {
+            let reason = "its kernel has not read what was typed before";
+            refuse("console-busy", "input", reason, "type on when that is answered")
+        }
+        Unread::TooLong => {
+            let reason = format!("more than {MAX_INPUT} bytes at once");
+            refuse("too-large", "input", &reason, "type it in pieces")
+        }
+        Unread::Ended(bytes) => {
+            let reason = format!("it ended before the partition had read all of {bytes} bytes");
+            refuse("console-ended", "input", &reason, way_out::LIST)
+        }
+    }
 }
 
 /// Records that led to a partition's present state.
@@ -66,9 +114,8 @@ pub fn why(hub: &Hub, name: &str) -> Result<ServiceAnswer, Failure> {
         Some(life) => Ok(ServiceAnswer::Log(fitting(state.why(&life)))),
         None => {
             let object = format!("partition {name:?}");
-            let way_out = "see `uvtool list --all` for those that are there";
             let reason = "the log has no partition of this name";
-            Err(refused("no-such-partition", &object, "name", reason, way_out))
+            Err(refused("no-such-partition", &object, "name", reason, way_out::LIST))
         }
     }
 }

@@ -26,7 +26,7 @@ use pv_abi::uv::database::{
 };
 use resource_db::{Database, Owner, PAGE_WORDS};
 use transaction::{Action, Engine, Facts, Gauges, Limits, Monitor};
-use uvd_protocol::{Ask, Asked, Service, Told, read, write};
+use uvd_protocol::{Answered, Ask, Asked, Service, ServiceAnswer, Told, read, write};
 use zerocopy::FromZeros;
 
 use super::{Bell, memory, own_path, start_with};
@@ -226,6 +226,20 @@ impl Host {
         bell.ring();
     }
 
+    /// A guest's kernel reads what was typed.
+    pub fn read(&self, number: u32) -> Vec<u8> {
+        let mut guests = self.guests.lock().unwrap();
+        let (page, bell) = guests.get_mut(&number).expect("its console is not connected");
+        let shared = Shared::map(page, 0, 1).unwrap();
+        let words = shared.words();
+        let (from, to) = (words[768].load(Ordering::Acquire), words[769].load(Ordering::Acquire));
+        let byte = |at: u32| words[at as usize % 1024 / 4].load(Ordering::Relaxed) >> (at % 4 * 8);
+        let bytes = (from..to).map(|at| byte(at) as u8).collect();
+        words[768].store(to, Ordering::Release);
+        bell.ring();
+        bytes
+    }
+
     /// Ends daemon and host.
     pub fn end(mut self) -> Summary {
         use std::io::Write;
@@ -252,7 +266,7 @@ impl Client {
             let told = self.next();
             let news = matches!(
                 told.result,
-                Ok(uvd_protocol::Answered::Progress(_) | uvd_protocol::Answered::Output(_))
+                Ok(Answered::Progress(_) | Answered::Attached | Answered::Output(_))
             );
             if told.id == id && !news {
                 return told;
@@ -263,8 +277,7 @@ impl Client {
     /// Undoes the newest record of the log.
     pub fn undo(&mut self) -> Told {
         let log = self.ask(Service::Log { most: 1 }).result;
-        let Ok(uvd_protocol::Answered::Service(uvd_protocol::ServiceAnswer::Log(rows))) = log
-        else {
+        let Ok(Answered::Service(ServiceAnswer::Log(rows))) = log else {
             panic!("{log:?}");
         };
         let sequence = rows.last().unwrap().sequence;

@@ -2,7 +2,7 @@
 
 use pv_abi::uv::database::state;
 use uvd_protocol::{
-    Answered, Defined, End, Failure, Planned, Service, ServiceAnswer, Settings, Told, Until,
+    Answered, Defined, End, Failure, From, Planned, Service, ServiceAnswer, Settings, Told, Until,
 };
 
 use super::host::{Client, Host, Order, definition, kernel_file};
@@ -143,7 +143,8 @@ fn what_cannot_be_is_refused_with_object_field_limit_and_way_out() {
     let text = refused(&|one| one.name = "web".into());
     assert_eq!(
         text,
-        "partition \"web\": name: partition 16 has it; destroy that one first, or use another name"
+        "partition \"web\": name: partition 16 has it; use another name, or give it back with \
+         `uvtool destroy web`"
     );
     let text = refused(&|one| one.max_memory = 1 << 30);
     assert!(
@@ -246,7 +247,8 @@ fn ends_are_dealt_with_as_the_policies_say() {
     let mut client = host.client();
     create(&mut client, "web", &kernel);
     // A reboot: started anew, with the console's readers attached.
-    let console = client.begin(Service::Console { name: "web".into(), history: true, once: false });
+    let console =
+        client.begin(Service::Console { name: "web".into(), from: From::Oldest, once: false });
     host.print(16, b"before ");
     host.order(Order::End { name: "web".into(), detail: 1 });
     let mut other = host.client();
@@ -262,6 +264,7 @@ fn ends_are_dealt_with_as_the_policies_say() {
         let told = client.next();
         assert_eq!(told.id, console);
         match told.result.unwrap() {
+            Answered::Attached => {}
             Answered::Output(bytes) => output.extend(bytes),
             Answered::Service(ServiceAnswer::Ended { end }) => break end,
             other => panic!("{other:?}"),
@@ -394,6 +397,40 @@ fn one_that_is_created_paused_runs_when_it_is_told_to() {
     let told = other.next();
     assert_eq!(told.id, waiting);
     assert!(matches!(answer(told), ServiceAnswer::Waited { row: Some(_), end: None }));
+    host.end();
+    std::fs::remove_file(kernel).unwrap();
+}
+
+#[test]
+fn what_is_typed_is_answered_when_the_guest_has_read_all_of_it() {
+    let kernel = kernel_file("typed.elf", 100);
+    let host = Host::new("typed");
+    let mut client = host.client();
+    let number = create(&mut client, "web", &kernel);
+    let console =
+        client.begin(Service::Console { name: "web".into(), from: From::Now, once: false });
+    assert_eq!(client.next().result.unwrap(), Answered::Attached);
+    let lines: Vec<u8> = (0..300).flat_map(|line| format!("line {line}\n").into_bytes()).collect();
+    let input = |bytes: &[u8]| Service::Input { console, bytes: bytes.into() };
+    let typed = client.begin(input(&lines));
+    let early = client.ask(input(b"more"));
+    assert!(refusal(early).contains("has not read what was typed before"));
+    let mut arrived = Vec::new();
+    while arrived.len() < lines.len() {
+        arrived.extend(host.read(number));
+    }
+    assert_eq!(
+        client.next(),
+        Told { id: typed, result: Ok(Answered::Service(ServiceAnswer::Done)) }
+    );
+    assert_eq!(arrived, lines);
+    // A guest that ends without reading: who types is told.
+    let unread = client.begin(input(b"unread"));
+    let mut other = host.client();
+    answer(destroy(&mut other, "web", true));
+    let told = client.next();
+    assert_eq!(told.id, unread);
+    assert!(refusal(told).contains("before the partition had read all of 6 bytes"));
     host.end();
     std::fs::remove_file(kernel).unwrap();
 }

@@ -11,7 +11,8 @@ pub struct Plan {
     /// Files with definitions (TOML, or xl.cfg)
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Defined partitions that are not in the files go
+    /// Partitions that an earlier apply defined and that are not in the files go, with their
+    /// definitions
     #[arg(long)]
     pub prune: bool,
 }
@@ -25,7 +26,8 @@ pub struct Apply {
     /// Files with definitions (TOML, or xl.cfg)
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Defined partitions that are not in the files go
+    /// Partitions that an earlier apply defined and that are not in the files go, with their
+    /// definitions
     #[arg(long)]
     pub prune: bool,
     /// Only at the version of the database that `plan` printed, so that what was looked at is
@@ -45,7 +47,7 @@ pub struct Apply {
 pub struct Start {
     /// Its name
     pub name: String,
-    /// Show its console until it stops
+    /// Show its console, from its first byte, until it stops
     #[arg(long)]
     pub console: bool,
 }
@@ -106,7 +108,7 @@ pub struct Definitions;
 
 /// Options of `uvtool console`.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  uvtool console web\n  uvtool console --once web | tail")]
+#[command(after_help = CONSOLE)]
 pub struct Console {
     /// Its name, or its number
     pub name: String,
@@ -116,7 +118,24 @@ pub struct Console {
     /// Print what was printed before, and end
     #[arg(long, conflicts_with = "no_history")]
     pub once: bool,
+    /// Show output until the partition stops, and type nothing
+    #[arg(long, conflicts_with = "once")]
+    pub follow: bool,
 }
+
+const CONSOLE: &str = "\
+Standard input is typed, as fast as the partition reads it. At its end the console is left once \
+the partition has read all of it and has printed nothing for half a second, or after five seconds. \
+Ctrl-] detaches once what stands before it is read; at a terminal, a second Ctrl-] detaches at once.
+
+Status: 0 left, or the partition powered off or rebooted; 1 some input may not have been read; 3 it \
+crashed; 124 the time of --timeout was up.
+
+Examples:
+  uvtool console web
+  echo 'systemctl restart nginx' | uvtool console web
+  uvtool console --follow web | grep -m 1 login:
+  uvtool console --once web | tail";
 
 /// Options of `uvtool wait`.
 #[derive(Args, Debug)]
@@ -184,7 +203,8 @@ pub struct Create {
     /// Leave it paused before its first instruction
     #[arg(long, conflicts_with = "console")]
     pub paused: bool,
-    /// Show its console until it stops; status 0: it powered off, 3: it crashed
+    /// Show its console, from its first byte, until it stops; status 0: it powered off, 3: it
+    /// crashed
     #[arg(long)]
     pub console: bool,
 }

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use definition::{Definition, Policies};
+use definition::{Definition, Given, Policies};
 use uvd_protocol::Settings;
 
+use crate::answer;
 use crate::cli::Command;
 use crate::cli::lifecycle::{Create, Set};
 use crate::source::Error;
@@ -47,22 +48,23 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Definition>, Error> {
 }
 
 fn read_file(file: &Path) -> Result<Vec<Definition>, Error> {
-    let named = |error: &dyn std::fmt::Display| {
-        Error::Given(format!("{}: {error}; give a file with definitions", file.display()))
-    };
-    let text = std::fs::read_to_string(file).map_err(|error| named(&error))?;
-    // Paths in a definition are relative to its directory.
-    let file = std::path::absolute(file).map_err(|error| named(&error))?;
-    definition::parse(&text, &file).map_err(Error::Definition)
+    let reading = definition::load(file).map_err(Error::Definition)?;
+    for warning in reading.warnings {
+        let line = if answer::is_json() {
+            answer::json_line(&serde_json::json!({ "warning": warning }))
+        } else {
+            format!("uvtool: warning: {warning}\n")
+        };
+        eprint!("{line}");
+    }
+    Ok(reading.definitions)
 }
 
 /// The one definition that `uvtool create` is given.
 pub fn wanted(create: &Create) -> Result<Definition, Error> {
     let Some(file) = &create.file else {
-        let file = std::path::absolute("command line").unwrap_or_default();
-        let all = definition::parse(&text_of(create), &file);
-        let mut all = all.map_err(|errors| Error::Usage(errors.to_string()))?;
-        return all.pop().ok_or(Error::Other("a definition"));
+        let given = definition::from_options(&options(create), Path::new(""));
+        return given.map_err(|errors| Error::Usage(errors.to_string()));
     };
     let mut all = read_file(file)?;
     let names: Vec<_> = all.iter().map(|one| one.name.clone()).collect();
@@ -81,8 +83,8 @@ pub fn wanted(create: &Create) -> Result<Definition, Error> {
     })
 }
 
-/// The options as a file would have them, so that they are checked by the same rules.
-fn text_of(create: &Create) -> String {
+/// The options as fields, so that they are checked by the same rules.
+fn options(create: &Create) -> Vec<(&'static str, Given)> {
     let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.to_string_lossy().into_owned());
     let texts = [
         ("name", create.name.clone()),
@@ -91,17 +93,9 @@ fn text_of(create: &Create) -> String {
         ("command_line", create.command_line.clone()),
         ("memory", create.memory.clone()),
     ];
-    let mut text = String::new();
-    for (key, value) in texts {
-        if let Some(value) = value {
-            // A JSON string is a TOML string.
-            text += &format!("{key} = {}\n", serde_json::Value::from(value));
-        }
-    }
-    if let Some(vcpus) = create.vcpus {
-        text += &format!("vcpus = {vcpus}\n");
-    }
-    text
+    let texts = texts.into_iter().filter_map(|(key, text)| Some((key, Given::Text(text?))));
+    let vcpus = create.vcpus.map(|vcpus| ("vcpus", Given::Number(vcpus)));
+    texts.chain(vcpus).collect()
 }
 
 /// The settings of `uvtool set`; policies that are not given stay as `now` has them.
@@ -118,7 +112,8 @@ pub fn settings(set: &Set, now: Option<definition::Policies>) -> Result<Settings
         let Some(mut on) = now else {
             let name = &set.name;
             return Err(Error::Given(format!(
-                "partition {name:?}: is not defined, so it has no policies; create it with uvtool"
+                "partition {name:?}: is not defined, so it has no policies; name a partition of \
+                 `uvtool definitions`"
             )));
         };
         on.poweroff = policies[0].map_or(on.poweroff, Into::into);

@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use pv_abi::uv::calls::cause;
-use uvd_protocol::{End, Service, ServiceAnswer};
+use uvd_protocol::{End, From, Service, ServiceAnswer};
 
 use super::define;
 use crate::answer::{self, status};
 use crate::cli::Command;
 use crate::cli::lifecycle::{Apply, Create};
 use crate::connection::Uvd;
-use crate::console::{self, Closed};
+use crate::console::{self, Closed, Input, Left};
 use crate::source::{Error, Source};
 use crate::view::definitions::Definitions;
 use crate::view::log::Log;
@@ -31,21 +31,24 @@ pub fn run(command: &Command, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Err
         Command::Start(options) => {
             let name = &options.name;
             let number = partition(uvd.service(Service::Start { name: name.clone() })?)?;
-            if options.console { watch(name, uvd) } else { Ok(tell_number(name, number, json)) }
+            if options.console {
+                watch(name, number, uvd)
+            } else {
+                Ok(tell_number(name, number, json))
+            }
         }
         Command::Console(options) => {
             let (name, once) = (options.name.clone(), options.once);
-            let request = Service::Console { name, history: !options.no_history, once };
-            let typing = !once;
-            if typing && !json && terminal::is_interactive() {
-                eprintln!("uvtool: attached; Ctrl-] detaches");
-            }
-            Ok(closed(&console::attach(uvd, request, typing)?))
+            let from = if options.no_history { From::Now } else { From::Oldest };
+            let input = if once || options.follow { Input::Ignored } else { Input::TypedToTheEnd };
+            let closed = console::attach(uvd, Service::Console { name, from, once }, input)?;
+            Ok(self::closed(&closed))
         }
         Command::Apply(options) => apply(options, json, uvd),
         Command::Top(options) => {
-            top::top(uvd, Duration::from_secs_f64(options.delay), options.rounds, json)?;
-            Ok(ExitCode::SUCCESS)
+            let (delay, until) = (Duration::from_secs_f64(options.delay), uvd.deadline());
+            let done = top::top(uvd, delay, options.rounds, json, until)?;
+            Ok(if done { ExitCode::SUCCESS } else { ExitCode::from(status::TIMED_OUT) })
         }
         Command::Shutdown(options) => {
             let name = &options.name;
@@ -97,7 +100,7 @@ fn view(command: &Command, json: bool, uvd: &mut Uvd) -> Result<Shown, Error> {
             let (name, until) = (&options.name, options.until.into());
             match uvd.service(Service::Wait { name: name.clone(), until })? {
                 ServiceAnswer::Waited { row, end } => {
-                    Ok(shown(&Waited::new(name, row.as_ref(), end), json))
+                    Ok(shown(&Waited::new(name, until, row.as_ref(), end), json))
                 }
                 _ => Err(Error::Other("a partition's end")),
             }
@@ -127,7 +130,7 @@ fn create(create: &Create, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error>
     // The console is there when there is a partition, so it is attached to afterwards: what was
     // printed meanwhile is in its history.
     let number = partition(uvd.service(Service::Create { definition, paused: create.paused })?)?;
-    if create.console { watch(&name, uvd) } else { Ok(tell_number(&name, number, json)) }
+    if create.console { watch(&name, number, uvd) } else { Ok(tell_number(&name, number, json)) }
 }
 
 fn apply(options: &Apply, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error> {
@@ -165,42 +168,72 @@ fn plan(uvd: &mut Uvd, request: Service) -> Result<Plan, Error> {
     }
 }
 
-/// Shows the console of a partition until it stops.
-fn watch(name: &str, uvd: &mut Uvd) -> Result<ExitCode, Error> {
-    let request = Service::Console { name: name.into(), history: true, once: false };
-    Ok(closed(&console::attach(uvd, request, true)?))
+/// Shows the console of this partition until it stops, from its first byte on.
+fn watch(name: &str, number: u32, uvd: &mut Uvd) -> Result<ExitCode, Error> {
+    let from = From::Partition(number);
+    let request = Service::Console { name: name.into(), from, once: false };
+    Ok(closed(&console::attach(uvd, request, Input::Typed)?))
 }
 
-/// The status for how a console closed: 0 for a power-off or a reboot, else [`CRASHED`].
+/// Tells what is to be told of a console that was left, and the status for it: 0 for a power-off
+/// or a reboot, [`CRASHED`] for any other end, 1 where input was not read.
 fn closed(closed: &Closed) -> ExitCode {
     if answer::is_json() {
         return closed_in_json(closed);
     }
-    match closed {
-        Closed::Ended(Some(End { cause, detail })) => {
-            if is_clean(End { cause: *cause, detail: *detail }) {
-                return ExitCode::SUCCESS;
+    if closed.unread != 0 {
+        eprintln!("uvtool: console: the last {} bytes of input may not be read", closed.unread);
+    }
+    let read = if closed.unread == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    match closed.left {
+        Left::Ended(Some(End { cause, detail })) => {
+            if is_clean(End { cause, detail }) {
+                return read;
             }
-            if let Some(words) = cause_words(*cause, *detail) {
+            if let Some(words) = cause_words(cause, detail) {
                 eprintln!("uvtool: the partition crashed: {words}");
             }
             ExitCode::from(status::CRASHED)
         }
-        Closed::Ended(None) | Closed::Detached => ExitCode::SUCCESS,
+        Left::Ended(None) | Left::InputEnded => read,
+        Left::Detached | Left::OutputClosed => ExitCode::SUCCESS,
+        Left::TimeIsUp => {
+            eprintln!("uvtool: console: the time is up; give it a longer --timeout, or none");
+            ExitCode::from(status::TIMED_OUT)
+        }
     }
 }
 
-/// The last line of a console in JSON.
+/// The last line of a console in JSON, and a failure where there is one.
 fn closed_in_json(closed: &Closed) -> ExitCode {
-    let (end, detached) = match closed {
-        Closed::Ended(end) => (*end, false),
-        Closed::Detached => (None, true),
+    let end = match closed.left {
+        Left::Ended(end) => end,
+        _ => None,
     };
+    let detached = !matches!(closed.left, Left::Ended(_));
     let crashed = end.is_some_and(|end| !is_clean(end));
     let cause = end.and_then(|end| cause_words(end.cause, end.detail));
     let line = serde_json::json!({ "detached": detached, "cause": cause, "crashed": crashed });
     let printed = print(answer::json_line(&line).as_bytes(), None);
-    if crashed { ExitCode::from(status::CRASHED) } else { printed }
+    if crashed {
+        return ExitCode::from(status::CRASHED);
+    }
+    let fail = |code, status, message: &str| {
+        answer::fail(&answer::Problem { status, ..answer::Problem::sentence(code, message) })
+    };
+    match closed.left {
+        Left::TimeIsUp => {
+            let message = "console: the time is up; give it a longer --timeout, or none";
+            fail("timed-out", status::TIMED_OUT, message)
+        }
+        Left::Detached | Left::OutputClosed => printed,
+        _ if closed.unread != 0 => {
+            let message =
+                format!("console: the last {} bytes of input may not be read", closed.unread);
+            fail("input-unread", status::FAILED, &message)
+        }
+        _ => printed,
+    }
 }
 
 /// Whether a partition ended as it was asked to.

@@ -18,6 +18,16 @@ fn with_uvd<T>(
     act: impl FnOnce(UnixStream, Ask) + Send + 'static,
     query: impl FnOnce(Uvd) -> Result<T, Error>,
 ) -> Result<T, Error> {
+    with_strict_uvd(name, false, act, query)
+}
+
+/// As [`with_uvd`]; `strict`: the time bounds all that is asked.
+fn with_strict_uvd<T>(
+    name: &str,
+    strict: bool,
+    act: impl FnOnce(UnixStream, Ask) + Send + 'static,
+    query: impl FnOnce(Uvd) -> Result<T, Error>,
+) -> Result<T, Error> {
     let name = format!("uvtool-test-{}-{name}.sock", std::process::id());
     let path = std::env::temp_dir().join(name);
     let listener = UnixListener::bind(&path).unwrap();
@@ -26,7 +36,7 @@ fn with_uvd<T>(
         let ask = read(&stream).unwrap();
         act(stream, ask);
     });
-    let answer = Uvd::connect(&path, Duration::from_millis(500), false).and_then(query);
+    let answer = Uvd::connect(&path, Duration::from_millis(500), strict).and_then(query);
     uvd.join().unwrap();
     std::fs::remove_file(path).unwrap();
     answer
@@ -81,4 +91,17 @@ fn news_comes_before_the_answer_of_the_service() {
     };
     let start = |mut uvd: Uvd| uvd.service(Service::Start { name: "web".into() });
     assert_eq!(with_uvd("news", act, start).unwrap(), ServiceAnswer::Partition(17));
+}
+
+#[test]
+fn news_does_not_make_the_time_longer() {
+    let act = |stream: UnixStream, ask: Ask| {
+        let news = Progress { name: "web".into(), step: "building".into(), done: 0, of: 0 };
+        let told = Told { id: ask.id, result: Ok(Answered::Progress(news)) };
+        // Until nobody is there any more.
+        while write(&stream, &told).is_ok() {}
+    };
+    let start = |mut uvd: Uvd| uvd.service(Service::Start { name: "web".into() });
+    let error = with_strict_uvd("endless", true, act, start).unwrap_err();
+    assert!(matches!(error, Error::Silent(_)), "{error}");
 }

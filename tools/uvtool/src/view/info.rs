@@ -191,7 +191,8 @@ Created at        version 12 of the database
         assert_eq!(
             error,
             "partition \"wep\": no such partition; \
-             there are ultravisor, boot, command, monitor, web"
+             there are ultravisor, boot, command, monitor, web; \
+             `uvtool definitions` shows those that are not started"
         );
     }
 

@@ -127,7 +127,10 @@ fn outputs() -> Vec<(&'static str, Value)> {
         ("definitions", of(&super::definitions::Definitions::new(vec![defined]))),
         ("console", json!({ "output": "x" })),
         ("console", json!({ "detached": false, "cause": null, "crashed": false })),
-        ("wait", of(&super::waited::Waited::new("web", rows.last(), end))),
+        (
+            "wait",
+            of(&super::waited::Waited::new("web", uvd_protocol::Until::Stopped, rows.last(), end)),
+        ),
         ("why", log.clone()),
         ("log", log),
         ("undo", of(&super::undone::Undone::new(17, 18, &[]))),

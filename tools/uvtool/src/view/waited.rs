@@ -3,7 +3,7 @@
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::command::PartitionRow;
 use serde::Serialize;
-use uvd_protocol::End;
+use uvd_protocol::{End, Until, way_out};
 
 use super::View;
 use crate::words::{cause_words, state_word};
@@ -16,11 +16,14 @@ pub struct Waited {
     cause: Option<String>,
     #[serde(skip)]
     crashed: bool,
+    /// It is not there, and should be in a state.
+    #[serde(skip)]
+    missed: bool,
 }
 
 impl Waited {
     /// The row as it was last seen, and how it ended.
-    pub fn new(name: &str, row: Option<&PartitionRow>, end: Option<End>) -> Self {
+    pub fn new(name: &str, until: Until, row: Option<&PartitionRow>, end: Option<End>) -> Self {
         let clean = [cause::NONE, cause::STOPPED];
         let crashed = end.is_some_and(|end| match end.cause {
             cause::SHUTDOWN => end.detail > 2,
@@ -31,6 +34,7 @@ impl Waited {
             state: row.map(|row| state_word(row.state)),
             cause: end.and_then(|end| cause_words(end.cause, end.detail)),
             crashed,
+            missed: row.is_none() && matches!(until, Until::Running | Until::Paused),
         }
     }
 }
@@ -46,7 +50,11 @@ impl View for Waited {
 
     fn problem(&self) -> Option<String> {
         let cause = self.cause.as_deref().unwrap_or("unknown cause");
-        self.crashed.then(|| format!("partition {:?}: crashed: {cause}", self.name))
+        if self.crashed {
+            return Some(format!("partition {:?}: crashed: {cause}", self.name));
+        }
+        let start = || way_out::with_name(way_out::START, &self.name);
+        self.missed.then(|| format!("partition {:?}: is not there; {}", self.name, start()))
     }
 }
 
@@ -59,11 +67,14 @@ mod tests {
     fn a_crash_is_a_problem_and_a_power_off_is_none() {
         let rows = samples::partitions();
         let row = rows.iter().find(|row| row.name == "web");
-        let crash = Waited::new("web", row, Some(End { cause: 1, detail: 3 }));
+        let crash = Waited::new("web", Until::Stopped, row, Some(End { cause: 1, detail: 3 }));
         assert!(crash.problem().unwrap().contains("said that it crashed"));
-        let off = Waited::new("web", None, Some(End { cause: 1, detail: 0 }));
+        let off = Waited::new("web", Until::Stopped, None, Some(End { cause: 1, detail: 0 }));
         assert_eq!((off.problem(), off.text().as_str()), (None, "web: gone: it powered off\n"));
-        let trap = Waited::new("web", row, Some(End { cause: 2, detail: 13 }));
+        let trap = Waited::new("web", Until::Stopped, row, Some(End { cause: 2, detail: 13 }));
         assert!(trap.problem().is_some());
+        let missed = Waited::new("web", Until::Running, None, None).problem().unwrap();
+        assert!(missed.ends_with("is not there; start it with `uvtool start web`"), "{missed}");
+        assert_eq!(Waited::new("web", Until::Gone, None, None).problem(), None);
     }
 }

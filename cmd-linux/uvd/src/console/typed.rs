@@ -1,0 +1,109 @@
+//! What is typed on a console, until the guest's kernel has read it.
+//!
+//! ```text
+//! Input --take--> pieces, in the order they came --pass--> ring --read by the kernel--> answer
+//! ```
+//!
+//! Rule: a piece that was taken is answered once: when the kernel has read its last byte, or when
+//! that can no longer be. An attachment has one piece here at most, so memory is bounded by the
+//! number of attachments, and a client that waits for its answer is slowed to the guest's pace.
+
+use std::collections::VecDeque;
+
+use uvd_protocol::MAX_INPUT;
+
+use super::ReaderId;
+use super::line::Line;
+
+/// The pieces of one console.
+#[derive(Default)]
+pub struct Typed(VecDeque<Piece>);
+
+struct Piece {
+    reader: ReaderId,
+    /// The id of the request that brought it.
+    request: u64,
+    bytes: Vec<u8>,
+    /// Bytes that are in the ring, or were read from it.
+    passed: usize,
+    /// What [`Line::read`] reaches when the kernel has read all of it, once all is in the ring.
+    read_at: Option<u64>,
+}
+
+/// Why input was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// The request is not about a console that its client is attached to.
+    NotAttached,
+    /// The piece before it is not read yet.
+    Busy,
+    /// More than [`MAX_INPUT`] bytes.
+    TooLong,
+    /// The partition ended, or was started anew, before its kernel had read this many bytes.
+    Ended(usize),
+}
+
+/// The answer to a piece: the client, the id of its request, and what came of it.
+pub type Answer = (u64, u64, Result<(), Unread>);
+
+impl Typed {
+    /// Takes a piece.
+    pub fn take(&mut self, reader: ReaderId, request: u64, bytes: Vec<u8>) -> Result<(), Unread> {
+        if self.0.iter().any(|piece| piece.reader == reader) {
+            return Err(Unread::Busy);
+        }
+        if bytes.len() > MAX_INPUT {
+            return Err(Unread::TooLong);
+        }
+        self.0.push_back(Piece { reader, request, bytes, passed: 0, read_at: None });
+        Ok(())
+    }
+
+    /// Moves what fits into the ring, and answers the pieces that the kernel has read.
+    pub fn pass(&mut self, line: &mut Line, answers: &mut Vec<Answer>) {
+        for piece in &mut self.0 {
+            piece.passed += line.type_in(&piece.bytes[piece.passed..]);
+            if piece.passed < piece.bytes.len() {
+                break;
+            }
+            piece.read_at.get_or_insert(line.typed());
+        }
+        let read = line.read();
+        while let Some(piece) = self.0.pop_front_if(|one| one.read_at.is_some_and(|at| at <= read))
+        {
+            answers.push((piece.reader.0, piece.request, Ok(())));
+        }
+    }
+
+    /// The ring is gone: what lies in it will not be read. Pieces that were not begun wait for the
+    /// next one.
+    pub fn ring_gone(&mut self, answers: &mut Vec<Answer>) {
+        self.fail(|piece| piece.passed != 0, answers);
+    }
+
+    /// Nobody will read any of it.
+    pub fn ended(&mut self, answers: &mut Vec<Answer>) {
+        self.fail(|_| true, answers);
+    }
+
+    /// An attachment is gone, and what it typed and is not in the ring with it.
+    pub fn detached(&mut self, reader: ReaderId, answers: &mut Vec<Answer>) {
+        self.fail(|piece| piece.reader == reader, answers);
+    }
+
+    /// A client has gone; there is nobody to be answered.
+    pub fn client_gone(&mut self, client: u64) {
+        self.0.retain(|piece| piece.reader.0 != client);
+    }
+
+    fn fail(&mut self, which: impl Fn(&Piece) -> bool, answers: &mut Vec<Answer>) {
+        self.0.retain(|piece| {
+            let fails = which(piece);
+            if fails {
+                let unread = Unread::Ended(piece.bytes.len());
+                answers.push((piece.reader.0, piece.request, Err(unread)));
+            }
+            !fails
+        });
+    }
+}
