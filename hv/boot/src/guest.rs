@@ -448,6 +448,17 @@ fn nothing_begun() -> Refusal {
     refusal("wrong-piece", "build channel", "piece", "no build is under way", way_out)
 }
 
+/// The refusal of what the heap of this partition has no room for.
+pub fn no_memory() -> Refusal {
+    refusal(
+        "no-memory",
+        "build channel",
+        "heap",
+        "the boot partition has no memory for this piece",
+        "build a kernel with fewer notes, or a partition with fewer ranges of memory",
+    )
+}
+
 fn refusal(code: &str, object: &str, field: &str, reason: &str, way_out: &str) -> Refusal {
     Refusal {
         code: code.to_string(),

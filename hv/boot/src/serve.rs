@@ -7,7 +7,7 @@
 
 use crate::command::start_of;
 use crate::failure::Failure;
-use crate::guest::{Ground, Guests, Ports, Window};
+use crate::guest::{Ground, Guests, Ports, Window, no_memory};
 use crate::link::Link;
 use alloc::boxed::Box;
 use alloc::vec;
@@ -18,7 +18,7 @@ use partition_runtime::building::{self, Foreign};
 use partition_runtime::channel::{ChannelError, End};
 use partition_runtime::events::{self, Port};
 use partition_runtime::ring::{Endpoint, RingError, Side};
-use partition_runtime::{log, partition, words};
+use partition_runtime::{heap, log, partition, words};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::build::{PAGES, RING_PAGES, Reply, Request};
 use pv_abi::uv::command::{Operation, Outcome, Target};
@@ -27,6 +27,10 @@ use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
 
 /// Our grant reference of the channel's first page; those of the command channel are below.
 const GRANT: u32 = 64;
+
+/// Bytes of the heap that one step of a build takes at most: a piece of a file, and the plan of
+/// 16 Ki ranges.
+const ROOM: usize = 3 << 20;
 
 /// The server of the build channel.
 pub struct Server {
@@ -120,7 +124,12 @@ impl Server {
             None => match end.receive::<Request>()? {
                 Some(request) => {
                     let mut world = World { link, foreign };
-                    let result = self.guests.handle(&mut world, &self.window, request.body);
+                    let result = if heap::has_room(ROOM) {
+                        self.guests.handle(&mut world, &self.window, request.body)
+                    } else {
+                        self.guests = Guests::default();
+                        Err(no_memory())
+                    };
                     Reply { id: request.id, result }
                 }
                 None => return Ok(false),

@@ -1,16 +1,28 @@
 //! One client: bytes that came in, bytes that go out, its watches and transactions.
 //!
-//! Rule: what is kept for a client is bounded by [`crate::limits`], whatever it sends.
+//! ```text
+//! ring -> input (one message) -> request -> reply  \
+//!         change of a watched node -> queued event -> output -> ring
+//! ```
+//!
+//! Rule: a client is served only while little of its output is unread, so input and output
+//! together fit [`limits::FIXED`] bytes; everything else that is kept for it is charged to it in
+//! the [`Ledger`]. Where an event cannot be kept, its watch is marked: once the queue is empty, an
+//! event that names the watch's own path follows. So after the last change of what it watches, a
+//! client is told at least once, and it has to look at all of it then.
 
-use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::string::{String, ToString};
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::rc::Rc;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use zerocopy::FromBytes;
 
+use crate::ledger::Ledger;
 use crate::limits;
+use crate::overlay::{Notes, Overlay};
 use crate::path::{Path, home};
-use crate::tree::{Permissions, Tree};
 use crate::wire::{HEADER, Header, PAYLOAD_MAX, kind, message};
 
 /// What a watch is on.
@@ -22,48 +34,55 @@ pub(crate) enum Watched {
     Special(String),
 }
 
-/// A watch.
-#[derive(Clone, Debug)]
-pub(crate) struct Watch {
-    pub(crate) on: Watched,
-    pub(crate) token: String,
-    /// Whether events name paths relative to the client's home.
-    pub(crate) relative: bool,
-}
-
-/// A change made in a transaction.
-#[derive(Clone, Debug)]
-pub(crate) enum Change {
-    /// A value was written.
-    Write(Path, Vec<u8>),
-    /// A node was made.
-    Make(Path),
-    /// A node was removed.
-    Remove(Path),
-    /// Permissions were set.
-    Permit(Path, Permissions),
-}
-
-impl Change {
-    /// The node it is about.
-    pub(crate) const fn path(&self) -> &Path {
-        let (Self::Write(path, _) | Self::Make(path) | Self::Remove(path) | Self::Permit(path, _)) =
-            self;
-        path
+impl Watched {
+    /// As events name it.
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Node(path) => path.as_str(),
+            Self::Special(name) => name,
+        }
     }
 }
 
-/// An open transaction.
+/// A watch.
 #[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) on: Watched,
+    pub(crate) token: Box<str>,
+    /// Whether events name paths relative to the client's home.
+    relative: bool,
+    /// An event was not kept.
+    lost: bool,
+}
+
+impl Watch {
+    /// What it costs its client: its path is in the index of all watches, too.
+    pub(crate) const fn cost(path: &str, token: &str) -> usize {
+        limits::WATCH_BYTES + 2 * path.len() + token.len()
+    }
+}
+
+/// An event that was not sent yet: of which watch, and where something happened.
+type Event = (u64, Rc<str>);
+
+const fn event_cost(path: &str) -> usize {
+    limits::EVENT_BYTES + path.len()
+}
+
+/// An open transaction.
+#[derive(Debug, Default)]
 pub(crate) struct Transaction {
-    /// The tree when it began.
-    pub(crate) base: Tree,
-    /// The tree as the client sees it.
-    pub(crate) view: Tree,
-    /// Nodes it looked at or changed.
-    pub(crate) touched: BTreeSet<Path>,
-    /// What it changed, in order.
-    pub(crate) changes: Vec<Change>,
+    /// What it changes.
+    pub(crate) overlay: Overlay,
+    /// What it depends on.
+    pub(crate) notes: Notes,
+}
+
+impl Transaction {
+    /// What it costs its client.
+    pub(crate) const fn bytes(&self) -> usize {
+        limits::TRANSACTION_BYTES + self.overlay.bytes() + self.notes.bytes()
+    }
 }
 
 /// A whole request.
@@ -77,62 +96,124 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) partition: u32,
+    /// Whether it may watch others come and go.
+    pub(crate) privileged: bool,
     input: Vec<u8>,
     output: Vec<u8>,
     /// A message was too long; nothing of the stream can be understood any more.
     pub(crate) broken: bool,
-    pub(crate) watches: Vec<Watch>,
+    pub(crate) watches: BTreeMap<u64, Watch>,
+    next_watch: u64,
+    events: VecDeque<Event>,
+    queued: BTreeSet<Event>,
+    /// Watches that are marked as having lost an event.
+    losers: usize,
     pub(crate) transactions: BTreeMap<u32, Transaction>,
     next_transaction: u32,
 }
 
 impl Connection {
-    pub(crate) const fn new(partition: u32) -> Self {
+    pub(crate) const fn new(partition: u32, privileged: bool) -> Self {
         Self {
             partition,
+            privileged,
             input: Vec::new(),
             output: Vec::new(),
             broken: false,
-            watches: Vec::new(),
+            watches: BTreeMap::new(),
+            next_watch: 1,
+            events: VecDeque::new(),
+            queued: BTreeSet::new(),
+            losers: 0,
             transactions: BTreeMap::new(),
             next_transaction: 1,
         }
     }
 
-    /// Takes bytes in as far as they are wanted; returns how many.
+    /// Takes bytes of one message in, where its reply may be queued; returns how many.
     pub(crate) fn take_in(&mut self, bytes: &[u8]) -> usize {
-        let room = (HEADER + PAYLOAD_MAX).saturating_sub(self.input.len());
-        let taken = bytes.get(..room).unwrap_or(bytes);
-        self.input.extend_from_slice(taken);
-        taken.len()
+        if self.broken || self.output.len() >= limits::UNREAD {
+            return 0;
+        }
+        let mut taken = 0;
+        while let wanted @ 1.. = self.wanted() {
+            let rest = bytes.get(taken..).unwrap_or_default();
+            let piece = rest.get(..wanted).unwrap_or(rest);
+            if piece.is_empty() {
+                break;
+            }
+            self.input.reserve_exact(wanted);
+            self.input.extend_from_slice(piece);
+            taken += piece.len();
+        }
+        taken
     }
 
-    /// The next whole request, where its reply may be queued.
-    pub(crate) fn next_request(&mut self) -> Option<Request> {
-        if self.broken || self.output.len() >= limits::UNREAD {
-            return None;
-        }
-        let (head, rest) = Header::read_from_prefix(&self.input).ok()?;
+    /// Bytes that the message lacks; 0 where it is whole, or is too long.
+    fn wanted(&mut self) -> usize {
+        let Ok((head, rest)) = Header::read_from_prefix(&self.input) else {
+            return HEADER - self.input.len();
+        };
         let length = head.len as usize;
-        if length > PAYLOAD_MAX {
-            self.broken = true;
+        self.broken |= length > PAYLOAD_MAX;
+        if self.broken { 0 } else { length.saturating_sub(rest.len()) }
+    }
+
+    /// The request that came in, where it is whole and its reply may be queued.
+    pub(crate) fn next_request(&mut self) -> Option<Request> {
+        if self.output.len() >= limits::UNREAD || self.wanted() > 0 || self.broken {
             return None;
         }
-        let payload = rest.get(..length)?.to_vec();
-        self.input.drain(..HEADER + length);
+        let mut payload = core::mem::take(&mut self.input);
+        let (head, _) = Header::read_from_prefix(&payload).ok()?;
+        payload.drain(..HEADER);
         Some(Request { head, payload })
     }
 
     pub(crate) fn reply(&mut self, head: Header, payload: &[u8]) {
-        message(&mut self.output, head, payload);
+        message(&mut self.output, head, &[payload]);
     }
 
     pub(crate) fn output(&self) -> &[u8] {
         &self.output
     }
 
-    pub(crate) fn sent(&mut self, bytes: usize) {
+    /// Takes out of the output what the client has read, and lets events follow.
+    pub(crate) fn sent(&mut self, bytes: usize, ledger: &mut Ledger) {
         self.output.drain(..bytes.min(self.output.len()));
+        if self.output.is_empty() {
+            self.output = Vec::new();
+        }
+        self.send_events(ledger);
+    }
+
+    /// Lets events follow what is in the output, while little is.
+    pub(crate) fn send_events(&mut self, ledger: &mut Ledger) {
+        while self.output.len() < limits::UNREAD {
+            let Some(event) = self.events.pop_front() else {
+                return self.send_lost();
+            };
+            self.queued.remove(&event);
+            let (id, path) = event;
+            ledger.release(self.partition, event_cost(&path));
+            if let Some(watch) = self.watches.get(&id) {
+                write_event(&mut self.output, self.partition, &path, watch);
+            }
+        }
+    }
+
+    /// Tells of the watches that lost events.
+    fn send_lost(&mut self) {
+        for watch in self.watches.values_mut() {
+            if self.losers == 0 || self.output.len() >= limits::UNREAD {
+                return;
+            }
+            if core::mem::take(&mut watch.lost) {
+                self.losers -= 1;
+                write_event(&mut self.output, self.partition, watch.on.as_str(), watch);
+            }
+        }
+        self.losers = 0;
     }
 
     /// A number for a new transaction, not 0 and not in use.
@@ -146,34 +227,64 @@ impl Connection {
         }
     }
 
-    /// Queues the event of a watch on a node: `path` is where something happened.
-    pub(crate) fn event(&mut self, path: &str, watch: &Watch) {
-        let home = home(self.partition);
-        let shown = match path.strip_prefix(home.as_str()) {
-            Some(rest) if watch.relative => rest.strip_prefix('/').unwrap_or(rest),
-            _ => path,
+    /// Queues the event of a watch, where the same event does not wait already.
+    pub(crate) fn event(&mut self, path: &Rc<str>, id: u64, ledger: &mut Ledger) {
+        let Some(watch) = self.watches.get_mut(&id) else {
+            return;
         };
-        let mut payload = Vec::with_capacity(shown.len() + watch.token.len() + 2);
-        for text in [shown, &watch.token] {
-            payload.extend_from_slice(text.as_bytes());
-            payload.push(0);
+        let event = (id, path.clone());
+        if watch.lost || self.queued.contains(&event) {
+            return;
         }
-        let room = limits::UNREAD_EVENTS.saturating_sub(self.output.len());
-        if payload.len() <= PAYLOAD_MAX && HEADER + payload.len() <= room {
-            let head = Header { kind: kind::WATCH_EVENT, ..Header::default() };
-            message(&mut self.output, head, &payload);
+        if !ledger.charge(self.partition, event_cost(path)) {
+            watch.lost = true;
+            self.losers += 1;
+            return;
         }
+        self.queued.insert(event.clone());
+        self.events.push_back(event);
     }
 
-    /// Adds a watch and tells of it once.
-    pub(crate) fn add_watch(&mut self, text: &str, on: Watched, token: &str) {
-        let relative = !text.starts_with('/') && !text.starts_with('@');
-        let watch = Watch { on, token: token.to_string(), relative };
-        let path = match &watch.on {
-            Watched::Node(path) => path.to_string(),
-            Watched::Special(name) => name.clone(),
-        };
-        self.event(&path, &watch);
-        self.watches.push(watch);
+    /// Adds a watch; returns its number. Its cost is charged already.
+    pub(crate) fn add_watch(&mut self, on: Watched, token: &str, relative: bool) -> u64 {
+        let id = self.next_watch;
+        self.next_watch += 1;
+        self.watches.insert(id, Watch { on, token: token.into(), relative, lost: false });
+        id
     }
+
+    /// Drops a watch; what waits to be told of it is not told any more.
+    pub(crate) fn remove_watch(&mut self, id: u64, ledger: &mut Ledger) -> Option<Watch> {
+        let watch = self.watches.remove(&id)?;
+        self.losers = self.losers.saturating_sub(usize::from(watch.lost));
+        ledger.release(self.partition, Watch::cost(watch.on.as_str(), &watch.token));
+        Some(watch)
+    }
+
+    /// Drops a transaction, for it to be applied or forgotten.
+    pub(crate) fn close(&mut self, number: u32, ledger: &mut Ledger) -> Option<Transaction> {
+        let transaction = self.transactions.remove(&number)?;
+        ledger.release(self.partition, transaction.bytes());
+        Some(transaction)
+    }
+
+    /// Bytes that are charged for what only this client has.
+    pub(crate) fn bytes(&self) -> usize {
+        let watches = self.watches.values();
+        let watches = watches.map(|watch| Watch::cost(watch.on.as_str(), &watch.token));
+        let events = self.events.iter().map(|(_, path)| event_cost(path));
+        let transactions = self.transactions.values().map(Transaction::bytes);
+        watches.chain(events).chain(transactions).sum()
+    }
+}
+
+/// Writes the event of a watch: `path` is where something happened.
+fn write_event(output: &mut Vec<u8>, partition: u32, path: &str, watch: &Watch) {
+    let home = home(partition);
+    let shown = match path.strip_prefix(home.as_str()) {
+        Some(rest) if watch.relative => rest.strip_prefix('/').unwrap_or(rest),
+        _ => path,
+    };
+    let head = Header { kind: kind::WATCH_EVENT, ..Header::default() };
+    message(output, head, &[shown.as_bytes(), &[0], watch.token.as_bytes(), &[0]]);
 }

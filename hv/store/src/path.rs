@@ -3,9 +3,12 @@
 //! Rule: a [`Path`] is absolute and well-formed, whoever made it: names of letters, digits, `-`,
 //! `_` and `@`, one slash between them, none at the end.
 
+use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
+use core::borrow::Borrow;
 use core::fmt;
+use core::ops::Bound;
 
 use pv_abi::xen::store::{ABS_PATH_MAX, REL_PATH_MAX};
 
@@ -14,7 +17,7 @@ use crate::wire::Error;
 
 /// An absolute, well-formed path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Path(String);
+pub struct Path(Box<str>);
 
 /// The home of a partition: what its relative paths are under.
 #[must_use]
@@ -23,6 +26,11 @@ pub fn home(partition: u32) -> String {
 }
 
 impl Path {
+    /// The path of the root.
+    pub(crate) fn root() -> Self {
+        Self("/".into())
+    }
+
     /// An absolute path.
     ///
     /// # Errors
@@ -38,7 +46,7 @@ impl Path {
         if !sound || text.len() > ABS_PATH_MAX || names.count() > limits::DEPTH {
             return Err(Error::Invalid);
         }
-        Ok(Self(text.to_string()))
+        Ok(Self(text.into()))
     }
 
     /// A path as a client names it: one without a leading slash is under its home.
@@ -55,11 +63,6 @@ impl Path {
         Self::new(&format!("{}/{text}", home(partition)))
     }
 
-    /// Its names, from the root.
-    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
-        self.0.split('/').filter(|name| !name.is_empty())
-    }
-
     /// What it is called.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -69,15 +72,56 @@ impl Path {
     /// Whether it is `other` or below it.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
-        match self.0.strip_prefix(other.0.trim_end_matches('/')) {
+        match self.0.strip_prefix(other.stem()) {
             Some(rest) => rest.is_empty() || rest.starts_with('/'),
             None => false,
         }
     }
 
-    /// A node below this one. `name` is taken from a path, so it is well-formed.
-    pub(crate) fn child(&self, name: &str) -> Self {
-        Self(format!("{}/{name}", self.0.trim_end_matches('/')))
+    /// The path without the slash that only the root ends with.
+    fn stem(&self) -> &str {
+        self.0.trim_end_matches('/')
+    }
+
+    /// What the paths of all nodes below this one begin with.
+    pub(crate) fn prefix(&self) -> String {
+        format!("{}/", self.stem())
+    }
+
+    /// The node above; `None` for the root.
+    pub(crate) fn above(&self) -> Option<Self> {
+        above(&self.0).map(|text| Self(text.into()))
+    }
+
+    /// The texts of this path and of all above it, the root last.
+    pub(crate) fn upwards(&self) -> impl Iterator<Item = &str> {
+        core::iter::successors(Some(&*self.0), |path| above(path))
+    }
+
+    /// The bounds of all paths below this one, in the order of paths. `'0'` follows `'/'`.
+    pub(crate) fn below(&self) -> (Bound<String>, Bound<String>) {
+        let end = format!("{}0", self.stem());
+        (Bound::Excluded(self.prefix()), Bound::Excluded(end))
+    }
+
+    /// Bytes of the path.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// The path above a path; `None` for the root.
+fn above(path: &str) -> Option<&str> {
+    match path.rsplit_once('/')? {
+        (_, "") => None,
+        ("", _) => Some("/"),
+        (above, _) => Some(above),
+    }
+}
+
+impl Borrow<str> for Path {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -3,21 +3,19 @@
 //! Rule: a request either gets its reply or an error reply; nothing it says is kept before it
 //! was checked.
 
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use crate::connection::{Change, Connection, Request, Transaction, Watched};
+use crate::connection::{Connection, Request, Transaction, Watch, Watched};
 use crate::limits;
+use crate::overlay::{Notes, Overlay, Seen, Step, View};
 use crate::path::{Path, home};
-use crate::service::{Store, apply};
-use crate::tree::{Access, Actor, Node, Permissions};
+use crate::service::Store;
+use crate::tree::{Access, Actor, Permissions};
 use crate::wire::{Error, Header, PAYLOAD_MAX, kind, one_string, strings};
 
 const OK: &[u8] = b"OK\0";
-/// Bytes of a token.
-const MAX_TOKEN: usize = 1024;
 
 /// Does a request and queues its reply.
 pub(crate) fn serve(store: &mut Store, partition: u32, request: &Request) {
@@ -32,34 +30,43 @@ pub(crate) fn serve(store: &mut Store, partition: u32, request: &Request) {
             client.reply(head, format!("{}\0", error.name()).as_bytes());
         }
     }
+    client.send_events(&mut store.ledger);
     // A new watch tells once, after its reply.
     if let (kind::WATCH, Ok(_)) = (request.head.kind, &result)
         && let Some([text, token]) = strings(&request.payload).as_deref()
         && let Ok(on) = watched(partition, text)
     {
-        client.add_watch(text, on, token);
+        let relative = !text.starts_with('/') && !text.starts_with('@');
+        store.watch(partition, on, token, relative);
     }
 }
 
 fn dispatch(store: &mut Store, partition: u32, request: &Request) -> Result<Vec<u8>, Error> {
     let payload = request.payload.as_slice();
     let transaction = request.head.tx_id;
+    let keeps = matches!(
+        request.head.kind,
+        kind::WRITE | kind::MKDIR | kind::SET_PERMS | kind::WATCH | kind::TRANSACTION_START
+    );
+    if keeps && store.tight {
+        return Err(Error::NoSpace);
+    }
     let mut scope = Scope { store, partition, transaction };
     match request.head.kind {
         kind::DIRECTORY => scope.directory(payload),
         kind::DIRECTORY_PART => scope.directory_part(payload),
         kind::READ => scope.look(one_string(payload)?, |node| node.value.to_vec()),
-        kind::GET_PERMS => scope.look(one_string(payload)?, |n| permission_text(&n.permissions)),
+        kind::GET_PERMS => scope.look(one_string(payload)?, |n| permission_text(n.permissions)),
         kind::WRITE => scope.write(payload),
         kind::MKDIR => scope.make(payload),
         kind::RM => {
             let path = scope.path(one_string(payload)?)?;
-            scope.change(Change::Remove(path))
+            scope.change(&path, |view, actor| view.remove(actor, &path))
         }
         kind::SET_PERMS => scope.set_permissions(payload),
-        kind::WATCH => watch(scope.client()?, payload),
-        kind::UNWATCH => unwatch(scope.client()?, payload),
-        kind::RESET_WATCHES => reset(scope.client()?),
+        kind::WATCH => scope.watch(payload),
+        kind::UNWATCH => scope.unwatch(payload),
+        kind::RESET_WATCHES => scope.reset(),
         kind::TRANSACTION_START => scope.begin(),
         kind::TRANSACTION_END => scope.end(payload),
         kind::GET_DOMAIN_PATH => {
@@ -90,47 +97,114 @@ impl Scope<'_> {
         self.store.connections.get_mut(&self.partition).ok_or(Error::Absent)
     }
 
-    fn open(&mut self) -> Result<Option<&mut Transaction>, Error> {
-        let number = self.transaction;
-        if number == 0 {
+    /// The transaction of the request; `None` where it is in none.
+    fn open(&self) -> Result<Option<&Transaction>, Error> {
+        if self.transaction == 0 {
             return Ok(None);
         }
-        self.client()?.transactions.get_mut(&number).map(Some).ok_or(Error::Absent)
+        let client = self.store.connections.get(&self.partition).ok_or(Error::Absent)?;
+        client.transactions.get(&self.transaction).map(Some).ok_or(Error::Absent)
     }
 
     fn path(&self, text: &str) -> Result<Path, Error> {
         Path::of_client(self.partition, text)
     }
 
-    /// Looks at a node.
-    fn look<T>(&mut self, text: &str, see: impl FnOnce(&Node) -> T) -> Result<T, Error> {
-        let path = self.path(text)?;
-        let actor = Actor::Client(self.partition);
-        let Some(transaction) = self.open()? else {
-            return self.store.tree.visible(actor, &path, Access::READ).map(see);
-        };
-        note(transaction, &path)?;
-        transaction.view.visible(actor, &path, Access::READ).map(see)
+    /// Looks at the tree as the request sees it.
+    fn view<T>(&self, look: impl FnOnce(View<'_>, Actor) -> Result<T, Error>) -> Result<T, Error> {
+        let (tree, none) = (&self.store.tree, Overlay::default());
+        let overlay = self.open()?.map_or(&none, |transaction| &transaction.overlay);
+        look(View { tree, overlay }, Actor::Client(self.partition))
     }
 
-    /// Makes a change in the tree or the transaction.
-    fn change(&mut self, change: Change) -> Result<Vec<u8>, Error> {
-        let actor = Actor::Client(self.partition);
+    /// Remembers in the transaction, if the request is in one, that it depends on nodes, and on
+    /// the list of names of the first of them if `list`.
+    fn note<'p>(
+        &mut self,
+        paths: impl Iterator<Item = &'p Path> + Clone,
+        list: bool,
+    ) -> Result<(), Error> {
         let Some(transaction) = self.open()? else {
-            return self.store.change(actor, &change).map(|()| OK.to_vec());
+            return Ok(());
         };
-        if transaction.changes.len() >= limits::CHANGES {
+        let new = paths.clone().filter(|path| !transaction.notes.has(path));
+        let (count, cost) =
+            new.fold((0, 0), |(count, cost), path| (count + 1, cost + Notes::cost(path)));
+        if transaction.notes.len() + count > limits::CHANGES {
             return Err(Error::NoSpace);
         }
-        note(transaction, change.path())?;
-        apply(&mut transaction.view, actor, &change)?;
-        transaction.changes.push(change);
+        let (partition, number) = (self.partition, self.transaction);
+        let Store { tree, ledger, connections, .. } = &mut *self.store;
+        if count > 0 && !ledger.charge(partition, cost) {
+            return Err(Error::NoSpace);
+        }
+        let client = connections.get_mut(&partition).ok_or(Error::Absent)?;
+        let transaction = client.transactions.get_mut(&number).ok_or(Error::Absent)?;
+        let before = transaction.notes.bytes();
+        for (index, path) in paths.enumerate() {
+            transaction.notes.note(tree, path, list && index == 0);
+        }
+        let less = (before + cost).saturating_sub(transaction.notes.bytes());
+        ledger.release(partition, less);
+        Ok(())
+    }
+
+    /// Looks at a node.
+    fn look<T>(&mut self, text: &str, see: impl FnOnce(Seen<'_>) -> T) -> Result<T, Error> {
+        let path = self.path(text)?;
+        self.note(core::iter::once(&path), false)?;
+        self.view(|view, actor| view.visible(actor, &path, Access::READ).map(see))
+    }
+
+    /// Makes a change, in the tree or in the transaction.
+    fn change(
+        &mut self,
+        path: &Path,
+        plan: impl FnOnce(View<'_>, Actor) -> Result<Step, Error>,
+    ) -> Result<Vec<u8>, Error> {
+        let step = self.view(plan);
+        if self.transaction == 0 {
+            self.store.commit(Actor::Client(self.partition), Overlay::of(step?))?;
+            return Ok(OK.to_vec());
+        }
+        self.note(core::iter::once(path), false)?;
+        let step = step?;
+        // What is made has the permissions of the deepest node that is there.
+        let above = step.paths().last().and_then(Path::above);
+        self.note(step.paths().chain(&above), false)?;
+        self.keep(step)?;
         Ok(OK.to_vec())
     }
 
+    /// Keeps a change in the transaction.
+    fn keep(&mut self, step: Step) -> Result<(), Error> {
+        let (partition, number) = (self.partition, self.transaction);
+        let Store { ledger, connections, .. } = &mut *self.store;
+        let client = connections.get_mut(&partition).ok_or(Error::Absent)?;
+        let transaction = client.transactions.get_mut(&number).ok_or(Error::Absent)?;
+        let (before, most) = (transaction.overlay.bytes(), step.bytes());
+        if transaction.overlay.len() + step.paths().count() > 2 * limits::CHANGES {
+            return Err(Error::NoSpace);
+        }
+        if !ledger.charge(partition, most) {
+            return Err(Error::NoSpace);
+        }
+        transaction.overlay.take(step);
+        let less = (before + most).saturating_sub(transaction.overlay.bytes());
+        ledger.release(partition, less);
+        Ok(())
+    }
+
     fn directory(&mut self, payload: &[u8]) -> Result<Vec<u8>, Error> {
-        let names = self.look(one_string(payload)?, child_names)?;
-        if names.len() > PAYLOAD_MAX { Err(Error::TooBig) } else { Ok(names) }
+        let path = self.path(one_string(payload)?)?;
+        self.note(core::iter::once(&path), true)?;
+        let mut names = Window::new(0, PAYLOAD_MAX);
+        self.view(|view, actor| {
+            view.visible(actor, &path, Access::READ)?;
+            view.children(actor, &path, |name| names.pass(name));
+            Ok(())
+        })?;
+        if names.passed > PAYLOAD_MAX { Err(Error::TooBig) } else { Ok(names.bytes) }
     }
 
     /// A part of a directory: a count that changes with it, then names from an offset on; an
@@ -141,14 +215,21 @@ impl Scope<'_> {
             return Err(Error::Invalid);
         };
         let offset: usize = offset.parse().map_err(|_| Error::Invalid)?;
-        let mut names = self.look(text, child_names)?;
-        let version =
-            names.iter().fold(5381u32, |sum, &b| sum.wrapping_mul(33).wrapping_add(u32::from(b)));
-        names.push(0);
-        let mut part = format!("{version}\0").into_bytes();
-        let room = PAYLOAD_MAX - part.len();
-        let rest = names.get(offset..).ok_or(Error::Invalid)?;
-        part.extend_from_slice(rest.get(..room).unwrap_or(rest));
+        let path = self.path(text)?;
+        self.note(core::iter::once(&path), true)?;
+        let listed = self.store.tree.get(path.as_str()).map_or(0, |node| node.listed);
+        let mut part = format!("{listed}\0").into_bytes();
+        let mut names = Window::new(offset, PAYLOAD_MAX - part.len());
+        self.view(|view, actor| {
+            view.visible(actor, &path, Access::READ)?;
+            view.children(actor, &path, |name| names.pass(name));
+            Ok(())
+        })?;
+        names.pass("");
+        if offset > names.passed {
+            return Err(Error::Invalid);
+        }
+        part.extend_from_slice(&names.bytes);
         Ok(part)
     }
 
@@ -157,12 +238,13 @@ impl Scope<'_> {
         let (text, value) = payload.split_at(end);
         let text = core::str::from_utf8(text).map_err(|_| Error::Invalid)?;
         let path = self.path(text)?;
-        self.change(Change::Write(path, value.get(1..).unwrap_or_default().to_vec()))
+        let value = value.get(1..).unwrap_or_default();
+        self.change(&path, |view, actor| view.write(actor, &path, Some(value)))
     }
 
     fn make(&mut self, payload: &[u8]) -> Result<Vec<u8>, Error> {
         let path = self.path(one_string(payload)?)?;
-        self.change(Change::Make(path))
+        self.change(&path, |view, actor| view.write(actor, &path, None))
     }
 
     fn set_permissions(&mut self, payload: &[u8]) -> Result<Vec<u8>, Error> {
@@ -170,21 +252,22 @@ impl Scope<'_> {
         let (text, list) = parts.split_first().ok_or(Error::Invalid)?;
         let permissions = parse_permissions(list)?;
         let path = self.path(text)?;
-        self.change(Change::Permit(path, permissions))
+        self.change(&path, |view, actor| view.set_permissions(actor, &path, &permissions))
     }
 
     fn begin(&mut self) -> Result<Vec<u8>, Error> {
         if self.transaction != 0 {
             return Err(Error::Busy);
         }
-        let base = self.store.tree.clone();
-        let client = self.client()?;
-        if client.transactions.len() >= limits::TRANSACTIONS {
+        let Store { ledger, connections, .. } = &mut *self.store;
+        let client = connections.get_mut(&self.partition).ok_or(Error::Absent)?;
+        if client.transactions.len() >= limits::TRANSACTIONS
+            || !ledger.charge(self.partition, limits::TRANSACTION_BYTES)
+        {
             return Err(Error::NoSpace);
         }
         let number = client.transaction_number();
-        let (view, touched, changes) = (base.clone(), BTreeSet::new(), Vec::new());
-        client.transactions.insert(number, Transaction { base, view, touched, changes });
+        client.transactions.insert(number, Transaction::default());
         Ok(format!("{number}\0").into_bytes())
     }
 
@@ -195,57 +278,94 @@ impl Scope<'_> {
             _ => return Err(Error::Invalid),
         };
         let number = self.transaction;
-        let ended = self.client()?.transactions.remove(&number).ok_or(Error::Absent)?;
-        if !commit || ended.changes.is_empty() {
+        let Store { ledger, connections, .. } = &mut *self.store;
+        let client = connections.get_mut(&self.partition).ok_or(Error::Absent)?;
+        let ended = client.close(number, ledger).ok_or(Error::Absent)?;
+        if !commit || ended.overlay.len() == 0 {
             return Ok(OK.to_vec());
         }
-        self.commit(&ended)?;
+        if !ended.notes.hold(&self.store.tree) {
+            return Err(Error::Again);
+        }
+        self.store.commit(Actor::Client(self.partition), ended.overlay)?;
         Ok(OK.to_vec())
     }
 
-    /// Makes the changes of a transaction, where nothing it looked at is different now.
-    fn commit(&mut self, ended: &Transaction) -> Result<(), Error> {
-        let now = &self.store.tree;
-        let same = |path: &Path| match (ended.base.get(path), now.get(path)) {
-            (Some(before), Some(now)) => before.looks_like(now),
-            (before, now) => before.is_none() && now.is_none(),
+    /// Checks a new watch and charges it; it is added after its reply.
+    fn watch(&mut self, payload: &[u8]) -> Result<Vec<u8>, Error> {
+        let parts = strings(payload).ok_or(Error::Invalid)?;
+        let [text, token] = parts.as_slice() else {
+            return Err(Error::Invalid);
         };
-        if !now.is_same(&ended.base) && !ended.touched.iter().all(same) {
-            return Err(Error::Again);
+        let on = watched(self.partition, text)?;
+        if token.len() > limits::TOKEN {
+            return Err(Error::Invalid);
         }
-        let actor = Actor::Client(self.partition);
-        let before = now.clone();
-        let mut after = before.clone();
-        let mut told = Vec::new();
-        for change in &ended.changes {
-            let gone = apply(&mut after, actor, change).map_err(|_| Error::Again)?;
-            told.push(gone);
+        let Store { ledger, connections, .. } = &mut *self.store;
+        let client = connections.get_mut(&self.partition).ok_or(Error::Absent)?;
+        if matches!(on, Watched::Special(_)) && !client.privileged {
+            return Err(Error::Access);
         }
-        self.store.tree = after;
-        for (change, gone) in ended.changes.iter().zip(&told) {
-            self.store.observed(change.path(), actor);
-            self.store.tell(&before, change.path(), gone);
+        if client.watches.values().any(|w| w.on == on && *w.token == **token) {
+            return Err(Error::Exists);
         }
-        Ok(())
+        if client.watches.len() >= limits::WATCHES
+            || !ledger.charge(self.partition, Watch::cost(on.as_str(), token))
+        {
+            return Err(Error::NoSpace);
+        }
+        Ok(OK.to_vec())
+    }
+
+    fn unwatch(&mut self, payload: &[u8]) -> Result<Vec<u8>, Error> {
+        let parts = strings(payload).ok_or(Error::Invalid)?;
+        let [text, token] = parts.as_slice() else {
+            return Err(Error::Invalid);
+        };
+        let on = watched(self.partition, text)?;
+        let mut watches = self.client()?.watches.iter();
+        let found = watches.find(|(_, w)| w.on == on && *w.token == **token);
+        let id = *found.ok_or(Error::Absent)?.0;
+        self.store.unwatch(self.partition, &[id]);
+        Ok(OK.to_vec())
+    }
+
+    /// Forgets watches and transactions, as a kernel asks that was started by another.
+    fn reset(&mut self) -> Result<Vec<u8>, Error> {
+        let client = self.client()?;
+        let watches: Vec<u64> = client.watches.keys().copied().collect();
+        let transactions: Vec<u32> = client.transactions.keys().copied().collect();
+        self.store.unwatch(self.partition, &watches);
+        let Store { ledger, connections, .. } = &mut *self.store;
+        let client = connections.get_mut(&self.partition).ok_or(Error::Absent)?;
+        for number in transactions {
+            client.close(number, ledger);
+        }
+        Ok(OK.to_vec())
     }
 }
 
-/// Remembers that a transaction depends on a node.
-fn note(transaction: &mut Transaction, path: &Path) -> Result<(), Error> {
-    if transaction.touched.len() >= limits::CHANGES && !transaction.touched.contains(path) {
-        return Err(Error::NoSpace);
-    }
-    transaction.touched.insert(path.clone());
-    Ok(())
+/// A piece of a list of names, each ended by a zero byte; no more than the piece is ever kept.
+struct Window {
+    from: usize,
+    room: usize,
+    /// Bytes of all names that passed.
+    passed: usize,
+    bytes: Vec<u8>,
 }
 
-fn child_names(node: &Node) -> Vec<u8> {
-    let mut names = Vec::new();
-    for name in node.children.keys() {
-        names.extend_from_slice(name.as_bytes());
-        names.push(0);
+impl Window {
+    const fn new(from: usize, room: usize) -> Self {
+        Self { from, room, passed: 0, bytes: Vec::new() }
     }
-    names
+
+    /// A name comes by.
+    fn pass(&mut self, name: &str) {
+        let start = self.from.saturating_sub(self.passed).min(name.len() + 1);
+        self.passed += name.len() + 1;
+        let bytes = name.bytes().chain([0]).skip(start);
+        self.bytes.extend(bytes.take(self.room - self.bytes.len()));
+    }
 }
 
 fn permission_text(permissions: &Permissions) -> Vec<u8> {
@@ -277,41 +397,4 @@ fn watched(partition: u32, text: &str) -> Result<Watched, Error> {
         _ if text.starts_with('@') => Err(Error::Invalid),
         _ => Path::of_client(partition, text).map(Watched::Node),
     }
-}
-
-/// Checks a new watch; it is added after its reply.
-fn watch(client: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, Error> {
-    let parts = strings(payload).ok_or(Error::Invalid)?;
-    let [text, token] = parts.as_slice() else {
-        return Err(Error::Invalid);
-    };
-    let on = watched(client.partition, text)?;
-    if token.len() > MAX_TOKEN {
-        return Err(Error::Invalid);
-    }
-    if client.watches.iter().any(|w| w.on == on && w.token == *token) {
-        return Err(Error::Exists);
-    }
-    if client.watches.len() >= limits::WATCHES {
-        return Err(Error::NoSpace);
-    }
-    Ok(OK.to_vec())
-}
-
-fn unwatch(client: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, Error> {
-    let parts = strings(payload).ok_or(Error::Invalid)?;
-    let [text, token] = parts.as_slice() else {
-        return Err(Error::Invalid);
-    };
-    let on = watched(client.partition, text)?;
-    let found = client.watches.iter().position(|w| w.on == on && w.token == *token);
-    client.watches.remove(found.ok_or(Error::Absent)?);
-    Ok(OK.to_vec())
-}
-
-/// Forgets watches and transactions, as a kernel asks that was started by another.
-fn reset(client: &mut Connection) -> Result<Vec<u8>, Error> {
-    client.watches.clear();
-    client.transactions.clear();
-    Ok(OK.to_vec())
 }

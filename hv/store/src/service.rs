@@ -3,16 +3,18 @@
 //! Rule: an event is told only to a client that may read the node it is about, before or after
 //! the change.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use crate::connection::{Change, Connection, Watched};
+use crate::connection::{Connection, Watched};
+use crate::ledger::{Differences, Ledger};
+use crate::overlay::{Entry, Overlay, Step, View};
 use crate::path::Path;
-use crate::tree::{Access, Actor, Permissions, Tree};
+use crate::tree::{Access, Actor, Permissions, Tree, as_str};
 use crate::wire::Error;
-
-/// Changes by clients that are kept for [`Store::take_change`].
-const KEPT_CHANGES: usize = 4096;
 
 /// Why a client is not listened to any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,57 +25,138 @@ pub enum Fault {
     MessageTooLong,
 }
 
+/// What came of bytes that a client sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fed {
+    /// Bytes that were taken.
+    pub taken: usize,
+    /// Whether they made a request whole, and it was served.
+    pub served: bool,
+}
+
+/// A path that the ultravisor wants to know changes of.
+#[derive(Debug)]
+struct Observed {
+    path: Path,
+    changed: bool,
+}
+
 /// The store.
 #[derive(Debug)]
 pub struct Store {
     pub(crate) tree: Tree,
+    pub(crate) ledger: Ledger,
     pub(crate) connections: BTreeMap<u32, Connection>,
-    observed: Vec<Path>,
-    changes: VecDeque<Path>,
+    /// Watches of all clients, by what they are on: client and number.
+    pub(crate) watches: BTreeMap<Box<str>, Vec<(u32, u64)>>,
+    /// Nothing new is kept for clients.
+    pub(crate) tight: bool,
+    observed: Vec<Observed>,
 }
 
 impl Store {
-    /// A store with nothing in it. Its root belongs to `owner`.
+    /// A store with nothing in it. Its root belongs to `owner`; what is kept for all clients
+    /// together stays below `budget` bytes.
     #[must_use]
-    pub fn new(owner: u32) -> Self {
+    pub fn new(owner: u32, budget: usize) -> Self {
+        let root = Path::root();
         Self {
-            tree: Tree::new(owner),
+            tree: Tree::new(root, owner),
+            ledger: Ledger::new(budget),
             connections: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            tight: false,
             observed: Vec::new(),
-            changes: VecDeque::new(),
         }
     }
 
+    /// Whether the budget has room for so many clients more.
+    #[must_use]
+    pub const fn has_room_for(&self, clients: usize) -> bool {
+        self.ledger.has_room_for(clients)
+    }
+
+    /// While this is set, requests that would have more kept are refused.
+    pub const fn set_tight(&mut self, tight: bool) {
+        self.tight = tight;
+    }
+
     /// Lets a partition talk. One that did before starts anew, without watches and transactions.
-    pub fn connect(&mut self, partition: u32) {
-        self.connections.insert(partition, Connection::new(partition));
+    /// Only a privileged one may watch others come and go.
+    pub fn connect(&mut self, partition: u32, privileged: bool) {
+        self.forget(partition);
+        self.ledger.set_connected(partition, true);
+        self.connections.insert(partition, Connection::new(partition, privileged));
         self.happening("@introduceDomain");
     }
 
     /// Forgets a client: what it watches, what it has open, what it has not read.
     pub fn disconnect(&mut self, partition: u32) {
-        if self.connections.remove(&partition).is_some() {
+        if self.forget(partition) {
             self.happening("@releaseDomain");
         }
     }
 
-    /// Takes bytes that a client sent, does the requests that are whole, and returns how many
-    /// bytes were taken. Fewer than there are: the client has replies to read first.
+    fn forget(&mut self, partition: u32) -> bool {
+        let Some(client) = self.connections.remove(&partition) else {
+            return false;
+        };
+        for watch in client.watches.values() {
+            self.unindex(watch.on.as_str(), |&(who, _)| who == partition);
+        }
+        self.ledger.release(partition, client.bytes());
+        self.ledger.set_connected(partition, false);
+        true
+    }
+
+    /// Forgets all that a partition left that is no more: the nodes that it made in others' homes,
+    /// with all below them, and what permissions say of its number. So the number's next owner
+    /// finds nothing.
+    pub fn purge(&mut self, partition: u32) {
+        let owned = |node: &crate::tree::Node| node.permissions.owner == partition;
+        let mut from = Path::root();
+        while let Some(path) = self.tree.find(from.as_str(), owned).cloned() {
+            if self.remove(&path).is_err() {
+                // The root alone cannot be removed, and it is the server's.
+                break;
+            }
+            from = path;
+        }
+        let mut differences = Differences::new();
+        self.tree.drop_named(partition, &mut differences);
+        self.ledger.book(&differences);
+    }
+
+    /// Takes bytes that a client sent, up to the end of a message, and does the request if it is
+    /// whole. No bytes taken: the client has replies to read first.
     ///
     /// # Errors
     /// See [`Fault`]: its bytes cannot be taken any more.
+    pub fn step(&mut self, partition: u32, bytes: &[u8]) -> Result<Fed, Fault> {
+        let client = self.connections.get_mut(&partition).ok_or(Fault::NotConnected)?;
+        let taken = client.take_in(bytes);
+        let request = client.next_request();
+        if client.broken {
+            return Err(Fault::MessageTooLong);
+        }
+        let served = request.is_some();
+        if let Some(request) = request {
+            crate::request::serve(self, partition, &request);
+        }
+        Ok(Fed { taken, served })
+    }
+
+    /// As [`Self::step`], until nothing moves; returns how many bytes were taken.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
     pub fn feed(&mut self, partition: u32, bytes: &[u8]) -> Result<usize, Fault> {
         let mut taken = 0;
         loop {
-            let client = self.connections.get_mut(&partition).ok_or(Fault::NotConnected)?;
-            let rest = bytes.get(taken..).unwrap_or_default();
-            let more = client.take_in(rest);
-            taken += more;
-            match client.next_request() {
-                Some(request) => crate::request::serve(self, partition, &request),
-                None if client.broken => return Err(Fault::MessageTooLong),
-                None if more == 0 => return Ok(taken),
-                None => {}
+            let fed = self.step(partition, bytes.get(taken..).unwrap_or_default())?;
+            taken += fed.taken;
+            if fed.taken == 0 && !fed.served {
+                return Ok(taken);
             }
         }
     }
@@ -84,33 +167,35 @@ impl Store {
         self.connections.get(&partition).map(Connection::output).unwrap_or_default()
     }
 
-    /// Takes what a client has read out of its output.
+    /// Takes what a client has read out of its output; queued events take its place.
     pub fn sent(&mut self, partition: u32, bytes: usize) {
         if let Some(client) = self.connections.get_mut(&partition) {
-            client.sent(bytes);
+            client.sent(bytes, &mut self.ledger);
         }
     }
 
-    /// Tells of changes that clients make at this path or below it; see [`Self::take_change`].
+    /// Tells of changes that clients make at this path, above it or below it; see
+    /// [`Self::take_change`].
     pub fn observe(&mut self, path: Path) {
-        self.observed.push(path);
+        self.observed.push(Observed { path, changed: false });
     }
 
     /// Stops telling of changes below a path.
     pub fn ignore(&mut self, path: &Path) {
-        self.observed.retain(|observed| !observed.is_within(path));
+        self.observed.retain(|observed| !observed.path.is_within(path));
     }
 
-    /// The next observed path that a client changed. When very many were not taken, the oldest
-    /// are lost: look at the values, not at how often they changed.
+    /// The next observed path that clients changed since it was last taken.
     pub fn take_change(&mut self) -> Option<Path> {
-        self.changes.pop_front()
+        let observed = self.observed.iter_mut().find(|observed| observed.changed)?;
+        observed.changed = false;
+        Some(observed.path.clone())
     }
 
     /// A node's value.
     #[must_use]
     pub fn read(&self, path: &Path) -> Option<&[u8]> {
-        Some(&self.tree.get(path)?.value)
+        Some(&self.tree.get(path.as_str())?.value)
     }
 
     /// Writes a value; the nodes that this makes get the permissions of the node above them.
@@ -118,16 +203,16 @@ impl Store {
     /// # Errors
     /// [`Error::NoSpace`]: the value is too long.
     pub fn write(&mut self, path: &Path, value: &[u8]) -> Result<(), Error> {
-        self.change(Actor::Server, &Change::Write(path.clone(), value.to_vec()))
+        self.change(|view| view.write(Actor::Server, path, Some(value)))
     }
 
     /// Makes a node, where it is not there, with these permissions.
     ///
     /// # Errors
     /// None at present.
-    pub fn make(&mut self, path: &Path, permissions: Permissions) -> Result<(), Error> {
-        self.change(Actor::Server, &Change::Make(path.clone()))?;
-        self.change(Actor::Server, &Change::Permit(path.clone(), permissions))
+    pub fn make(&mut self, path: &Path, permissions: &Permissions) -> Result<(), Error> {
+        self.change(|view| view.write(Actor::Server, path, None))?;
+        self.change(|view| view.set_permissions(Actor::Server, path, permissions))
     }
 
     /// Removes a node and all below it.
@@ -135,100 +220,147 @@ impl Store {
     /// # Errors
     /// [`Error::Absent`]: the node above it is not there; [`Error::Invalid`]: it is the root.
     pub fn remove(&mut self, path: &Path) -> Result<(), Error> {
-        self.change(Actor::Server, &Change::Remove(path.clone()))
+        self.change(|view| view.remove(Actor::Server, path))
     }
 
     /// Nodes that count against a partition's limit.
     #[must_use]
     pub fn nodes_of(&self, partition: u32) -> u32 {
-        self.tree.charged(partition)
+        self.ledger.nodes(partition)
     }
 
-    /// Makes a change and tells those who watch.
-    pub(crate) fn change(&mut self, actor: Actor, change: &Change) -> Result<(), Error> {
-        // A version that is kept has the nodes on the way copied, so it is kept only for somebody.
-        let before = self.is_watched(change.path()).then(|| self.tree.clone());
-        let gone = apply(&mut self.tree, actor, change)?;
-        let removed = matches!(change, Change::Remove(_));
-        if !removed || !gone.is_empty() {
-            self.observed(change.path(), actor);
-            if let Some(before) = before {
-                self.tell(&before, change.path(), &gone);
+    /// Bytes that count against a partition's limit.
+    #[must_use]
+    pub fn bytes_of(&self, partition: u32) -> usize {
+        self.ledger.bytes(partition)
+    }
+
+    /// Bytes that are kept at most for all that is in the store.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.ledger.total()
+    }
+
+    /// A change by the server.
+    fn change(&mut self, of: impl FnOnce(View<'_>) -> Result<Step, Error>) -> Result<(), Error> {
+        let overlay = Overlay::default();
+        let step = of(View { tree: &self.tree, overlay: &overlay })?;
+        self.commit(Actor::Server, Overlay::of(step))
+    }
+
+    /// Makes all changes of an overlay, where their owners may have what it needs, and tells those
+    /// who watch.
+    pub(crate) fn commit(&mut self, actor: Actor, mut overlay: Overlay) -> Result<(), Error> {
+        if actor != Actor::Server {
+            overlay.keep_named(|who| self.connections.contains_key(&who));
+        }
+        let differences = overlay.differences(&self.tree);
+        let kept = differences.values().any(|difference| difference.more > difference.less);
+        if actor != Actor::Server && (kept && self.tight || !self.ledger.admits(&differences)) {
+            return Err(Error::NoSpace);
+        }
+        self.ledger.book(&differences);
+        for (path, entry) in overlay.entries() {
+            if actor != Actor::Server {
+                self.note_observed(path);
             }
+            tell(&self.tree, &self.watches, &mut self.connections, &mut self.ledger, path, entry);
+        }
+        self.tree.apply(overlay);
+        for client in self.connections.values_mut() {
+            client.send_events(&mut self.ledger);
         }
         Ok(())
     }
 
-    /// Whether a client watches the node, one above it, or one below it.
-    fn is_watched(&self, path: &Path) -> bool {
-        let concerns = |watched: &Watched| match watched {
-            Watched::Node(on) => path.is_within(on) || on.is_within(path),
-            Watched::Special(_) => false,
+    /// Remembers that a client changed an observed path.
+    fn note_observed(&mut self, path: &Path) {
+        let concerned = |observed: &&mut Observed| {
+            path.is_within(&observed.path) || observed.path.is_within(path)
         };
-        let mut clients = self.connections.values();
-        clients.any(|client| client.watches.iter().any(|watch| concerns(&watch.on)))
+        self.observed.iter_mut().filter(concerned).for_each(|observed| observed.changed = true);
     }
 
-    /// Keeps a change for [`Self::take_change`], where it is an observed one by a client.
-    pub(crate) fn observed(&mut self, path: &Path, actor: Actor) {
-        if actor == Actor::Server
-            || !self.observed.iter().any(|one| path.is_within(one) || one.is_within(path))
-        {
+    /// Adds a watch to a client and tells it once.
+    pub(crate) fn watch(&mut self, partition: u32, on: Watched, token: &str, relative: bool) {
+        let Some(client) = self.connections.get_mut(&partition) else {
             return;
-        }
-        if self.changes.len() >= KEPT_CHANGES {
-            self.changes.pop_front();
-        }
-        self.changes.push_back(path.clone());
+        };
+        let path: Rc<str> = on.as_str().into();
+        let list = self.watches.entry(on.as_str().into()).or_default();
+        let id = client.add_watch(on, token, relative);
+        list.push((partition, id));
+        client.event(&path, id, &mut self.ledger);
+        client.send_events(&mut self.ledger);
     }
 
-    /// Queues the events of a change at `path`, by which the nodes `gone` vanished.
-    pub(crate) fn tell(&mut self, before: &Tree, path: &Path, gone: &[Path]) {
-        let after = &self.tree;
-        for client in self.connections.values_mut() {
-            let reader = Actor::Client(client.partition);
-            let may_see = |path: &Path| {
-                [before, after].iter().any(|tree| tree.visible(reader, path, Access::READ).is_ok())
-            };
-            let mut hits = Vec::new();
-            for watch in &client.watches {
-                let Watched::Node(on) = &watch.on else {
-                    continue;
-                };
-                if path.is_within(on) {
-                    if may_see(path) {
-                        hits.push((path.clone(), watch.clone()));
-                    }
-                } else if gone.contains(on) && may_see(on) {
-                    hits.push((on.clone(), watch.clone()));
-                }
+    /// Drops watches of a client.
+    pub(crate) fn unwatch(&mut self, partition: u32, ids: &[u64]) {
+        for &id in ids {
+            let client = self.connections.get_mut(&partition);
+            let removed = client.and_then(|client| client.remove_watch(id, &mut self.ledger));
+            if let Some(watch) = removed {
+                self.unindex(watch.on.as_str(), |&entry| entry == (partition, id));
             }
-            for (at, watch) in hits {
-                client.event(at.as_str(), &watch);
+        }
+    }
+
+    fn unindex(&mut self, on: &str, gone: impl Fn(&(u32, u64)) -> bool) {
+        if let Some(list) = self.watches.get_mut(on) {
+            list.retain(|entry| !gone(entry));
+            if list.is_empty() {
+                self.watches.remove(on);
+            } else if list.len() * 4 < list.capacity() {
+                list.shrink_to_fit();
             }
         }
     }
 
     /// Tells those who watch for it that something happened.
     fn happening(&mut self, name: &str) {
-        for client in self.connections.values_mut() {
-            let of = |on: &Watched| matches!(on, Watched::Special(special) if special == name);
-            let hits: Vec<_> = client.watches.iter().filter(|w| of(&w.on)).cloned().collect();
-            for watch in hits {
-                client.event(name, &watch);
+        let path: Rc<str> = name.into();
+        for &(who, id) in self.watches.get(name).into_iter().flatten() {
+            if let Some(client) = self.connections.get_mut(&who) {
+                client.event(&path, id, &mut self.ledger);
+                client.send_events(&mut self.ledger);
             }
         }
     }
 }
 
-/// Makes a change in a tree; returns the nodes that vanished. Nothing is changed where it fails.
-pub(crate) fn apply(tree: &mut Tree, actor: Actor, change: &Change) -> Result<Vec<Path>, Error> {
-    match change {
-        Change::Write(path, value) => tree.write(actor, path, Some(value)).map(|()| Vec::new()),
-        Change::Make(path) => tree.write(actor, path, None).map(|()| Vec::new()),
-        Change::Remove(path) => tree.remove(actor, path),
-        Change::Permit(path, permissions) => {
-            tree.set_permissions(actor, path, permissions.clone()).map(|()| Vec::new())
+/// Queues the events of what becomes of a node, before it does.
+fn tell(
+    tree: &Tree,
+    watches: &BTreeMap<Box<str>, Vec<(u32, u64)>>,
+    connections: &mut BTreeMap<u32, Connection>,
+    ledger: &mut Ledger,
+    path: &Path,
+    entry: &Entry,
+) {
+    let before = tree.get(path.as_str()).map(|node| &node.permissions);
+    let (after, told, removes) = match entry {
+        Entry::Gone => (None, true, true),
+        Entry::There(draft) => (Some(&draft.permissions), draft.told, draft.hides),
+    };
+    let mut queue = |at: &Rc<str>, list: &[(u32, u64)], who_may: [Option<&Permissions>; 2]| {
+        for &(who, id) in list {
+            let may_see = who_may.iter().flatten().any(|p| p.allow(who, Access::READ));
+            if let Some(client) = connections.get_mut(&who).filter(|_| may_see) {
+                client.event(at, id, ledger);
+            }
+        }
+    };
+    let at: Rc<str> = path.as_str().into();
+    for on in path.upwards().filter(|_| told) {
+        if let Some(list) = watches.get(on) {
+            queue(&at, list, [before, after]);
+        }
+    }
+    if removes {
+        for (on, list) in watches.range::<str, _>(as_str(&path.below())) {
+            if let Some(node) = tree.get(on) {
+                queue(&on.to_string().into(), list, [Some(&node.permissions), None]);
+            }
         }
     }
 }

@@ -1,20 +1,21 @@
-//! The tree: nodes with a value, permissions and children, shared between versions.
+//! The tree: nodes with a value and permissions, by their paths.
 //!
-//! A node is counted, not copied: a transaction keeps the root it started from, and a change
-//! copies the nodes on the way to what changes. So a snapshot costs one count.
+//! All nodes are in one map in the order of their paths, so what is below a node is one range.
+//! Nodes change in place: no version of the tree is ever kept. A transaction remembers generations
+//! instead (see [`crate::overlay`]).
 //!
-//! Rule: a node's owner is who its quota is charged to; the sum over the tree is kept as the
-//! tree changes.
+//! Rule: a node has a new generation whenever its value or its permissions change, and whenever it
+//! is made; a node's list has one whenever a node directly below it comes or goes.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
-use alloc::rc::Rc;
-use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::ledger::Differences;
 use crate::limits;
+use crate::overlay::{Entry, Overlay};
 use crate::path::Path;
-use crate::wire::Error;
 
 /// What a permission lets a partition do: bit 0 read, bit 1 write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,35 +95,27 @@ impl Permissions {
         let named = self.named.iter().find(|(who, _)| *who == partition);
         named.map_or(self.others, |(_, access)| *access).includes(access)
     }
+
+    /// Bytes that they take beside the node.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.named.capacity() * size_of::<(u32, Access)>()
+    }
 }
 
 /// A node.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Node {
-    pub(crate) value: Rc<[u8]>,
-    pub(crate) permissions: Rc<Permissions>,
-    pub(crate) children: BTreeMap<Rc<str>, Rc<Node>>,
+    pub(crate) value: Box<[u8]>,
+    pub(crate) permissions: Permissions,
+    /// Of the value and the permissions.
+    pub(crate) generation: u64,
+    /// Of the names directly below.
+    pub(crate) listed: u64,
 }
 
-impl Node {
-    fn new(permissions: Rc<Permissions>) -> Self {
-        Self { value: Rc::from([]), permissions, children: BTreeMap::new() }
-    }
-
-    /// Whether a reader of the node itself would notice a difference.
-    pub(crate) fn looks_like(&self, other: &Self) -> bool {
-        self.value == other.value
-            && self.permissions == other.permissions
-            && self.children.keys().eq(other.children.keys())
-    }
-}
-
-/// A version of the tree.
-#[derive(Clone, Debug)]
-pub(crate) struct Tree {
-    root: Rc<Node>,
-    /// Nodes by owner.
-    charged: BTreeMap<u32, u32>,
+/// What a node costs its owner.
+pub(crate) fn cost(path: &Path, value: &[u8], permissions: &Permissions) -> usize {
+    limits::NODE_BYTES + path.bytes() + value.len() + permissions.bytes()
 }
 
 /// Who changes something.
@@ -135,7 +128,7 @@ pub(crate) enum Actor {
 }
 
 impl Actor {
-    fn may(self, permissions: &Permissions, access: Access) -> bool {
+    pub(crate) fn may(self, permissions: &Permissions, access: Access) -> bool {
         match self {
             Self::Server => true,
             Self::Client(partition) => permissions.allow(partition, access),
@@ -143,194 +136,129 @@ impl Actor {
     }
 }
 
+/// The nodes.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    nodes: BTreeMap<Path, Box<Node>>,
+    generation: u64,
+}
+
 impl Tree {
     /// A tree with a root that belongs to `owner` and is nobody else's business.
-    pub(crate) fn new(owner: u32) -> Self {
-        let root = Rc::new(Node::new(Rc::new(Permissions::private(owner))));
-        Self { root, charged: BTreeMap::new() }
+    pub(crate) fn new(root: Path, owner: u32) -> Self {
+        let permissions = Permissions::private(owner);
+        let node = Node { value: Box::default(), permissions, generation: 1, listed: 1 };
+        Self { nodes: BTreeMap::from([(root, Box::new(node))]), generation: 1 }
     }
 
     /// The node of a path.
-    pub(crate) fn get(&self, path: &Path) -> Option<&Node> {
-        path.names().try_fold(&*self.root, |node, name| node.children.get(name).map(|n| &**n))
+    pub(crate) fn get(&self, path: &str) -> Option<&Node> {
+        self.nodes.get(path).map(|node| &**node)
     }
 
-    /// The node of a path, where `actor` may access it. Which error it is does not tell whether
-    /// a node exists that the actor may not see.
-    pub(crate) fn visible(
-        &self,
-        actor: Actor,
+    /// The nodes below a path, in the order of paths.
+    pub(crate) fn below(&self, path: &Path) -> impl Iterator<Item = (&Path, &Node)> {
+        self.nodes.range::<str, _>(as_str(&path.below())).map(|(path, node)| (path, &**node))
+    }
+
+    /// The nodes directly below a path: names, in order, and nodes. Skips what is below those.
+    pub(crate) fn children<'t>(
+        &'t self,
         path: &Path,
-        access: Access,
-    ) -> Result<&Node, Error> {
-        let mut deepest = &*self.root;
-        for name in path.names() {
-            let Some(child) = deepest.children.get(name) else {
-                let seen = actor.may(&deepest.permissions, Access::READ);
-                return Err(if seen { Error::Absent } else { Error::Access });
-            };
-            deepest = child;
+    ) -> impl Iterator<Item = (&'t str, &'t Node)> + use<'t> {
+        let (prefix, bounds) = (path.prefix().len(), path.below());
+        let mut rest = self.nodes.range::<str, _>(as_str(&bounds));
+        core::iter::from_fn(move || {
+            loop {
+                let (path, node) = rest.next()?;
+                let name = path.as_str().get(prefix..)?;
+                let Some((child, _)) = name.split_once('/') else {
+                    return Some((name, &**node));
+                };
+                // Below a node that was listed: go on behind all of that.
+                let end = path.as_str().get(..prefix + child.len()).unwrap_or_default();
+                let next = (core::ops::Bound::Included(alloc::format!("{end}0")), bounds.1.clone());
+                rest = self.nodes.range::<str, _>(as_str(&next));
+            }
+        })
+    }
+
+    /// The first node from this path on that `wanted` picks.
+    pub(crate) fn find(&self, from: &str, wanted: impl Fn(&Node) -> bool) -> Option<&Path> {
+        let mut rest = self
+            .nodes
+            .range::<str, _>((core::ops::Bound::Included(from), core::ops::Bound::Unbounded));
+        rest.find(|(_, node)| wanted(node)).map(|(path, _)| path)
+    }
+
+    const fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
+    fn list_changed(&mut self, below: &str) {
+        let generation = self.next_generation();
+        if let Some(node) = self.nodes.get_mut(below) {
+            node.listed = generation;
         }
-        if actor.may(&deepest.permissions, access) { Ok(deepest) } else { Err(Error::Access) }
     }
 
-    /// Writes a value, making the node and those above it. Without a value the node is only made.
-    pub(crate) fn write(
-        &mut self,
-        actor: Actor,
-        path: &Path,
-        value: Option<&[u8]>,
-    ) -> Result<(), Error> {
-        let missing = self.check_write(actor, path)?;
-        if let (Actor::Client(partition), Some(inherited)) = (actor, &missing) {
-            let used = self.charged.get(&partition).copied().unwrap_or(0);
-            if used.saturating_add(inherited.count) > limits::NODES {
-                return Err(Error::NoSpace);
+    fn remove_below(&mut self, path: &Path) {
+        let bounds = path.below();
+        while let Some((next, _)) = self.nodes.range::<str, _>(as_str(&bounds)).next() {
+            let next = next.clone();
+            self.nodes.remove(&next);
+        }
+    }
+
+    /// Makes the tree what the overlay says.
+    pub(crate) fn apply(&mut self, overlay: Overlay) {
+        for (path, entry) in overlay.into_entries() {
+            let above = path.above();
+            let draft = match entry {
+                Entry::Gone => None,
+                Entry::There(draft) => Some(draft),
+            };
+            if draft.as_ref().is_none_or(|draft| draft.hides) {
+                self.remove_below(&path);
+                self.nodes.remove(&path);
+            }
+            let was_there = self.nodes.contains_key(&path);
+            if let Some(draft) = draft {
+                let generation = self.next_generation();
+                let listed = self.nodes.get(&path).map_or(generation, |node| node.listed);
+                let (value, permissions) = (draft.value, draft.permissions);
+                let node = Node { value, permissions, generation, listed };
+                self.nodes.insert(path, Box::new(node));
+            }
+            if let Some(above) = above.filter(|_| !was_there) {
+                self.list_changed(above.as_str());
             }
         }
-        if value.is_some_and(|value| value.len() > limits::VALUE) {
-            return Err(Error::NoSpace);
-        }
-        let mut node = Rc::make_mut(&mut self.root);
-        for name in path.names() {
-            let permissions = missing.as_ref().map_or(&node.permissions, |m| &m.permissions);
-            let permissions = permissions.clone();
-            let child = node.children.entry(Rc::from(name));
-            node = Rc::make_mut(child.or_insert_with(|| Rc::new(Node::new(permissions))));
-        }
-        if let Some(value) = value {
-            node.value = Rc::from(value);
-        }
-        if let Some(missing) = missing {
-            *self.charged.entry(missing.permissions.owner).or_default() += missing.count;
-        }
-        Ok(())
     }
 
-    /// Whether `actor` may write a path, and what nodes that makes.
-    fn check_write(&self, actor: Actor, path: &Path) -> Result<Option<Missing>, Error> {
-        let mut names = path.names();
-        let mut deepest = &*self.root;
-        let mut missing = 0;
-        for name in names.by_ref() {
-            match deepest.children.get(name) {
-                Some(child) => deepest = child,
-                None => {
-                    missing = 1;
-                    break;
-                }
+    /// Drops what permissions say of a partition; adds what that frees to `differences`.
+    pub(crate) fn drop_named(&mut self, partition: u32, differences: &mut Differences) {
+        let mut generation = self.generation;
+        for node in self.nodes.values_mut() {
+            let permissions = &mut node.permissions;
+            if permissions.named.iter().any(|(who, _)| *who == partition) {
+                let before = permissions.bytes();
+                permissions.named.retain(|(who, _)| *who != partition);
+                permissions.named.shrink_to_fit();
+                let difference = differences.entry(permissions.owner).or_default();
+                difference.less += before.saturating_sub(permissions.bytes());
+                generation += 1;
+                node.generation = generation;
             }
         }
-        missing += u32::try_from(names.count()).unwrap_or(u32::MAX);
-        if !actor.may(&deepest.permissions, Access::WRITE) {
-            return Err(Error::Access);
-        }
-        if missing == 0 {
-            return Ok(None);
-        }
-        let mut permissions = deepest.permissions.clone();
-        if let Actor::Client(owner) = actor
-            && owner != permissions.owner
-        {
-            permissions = Rc::new(Permissions { owner, ..(*permissions).clone() });
-        }
-        Ok(Some(Missing { count: missing, permissions }))
-    }
-
-    /// Removes a node and all below it; returns the paths that are gone, the node's first.
-    /// Removing what is not there is done already, where the node above it is there.
-    pub(crate) fn remove(&mut self, actor: Actor, path: &Path) -> Result<Vec<Path>, Error> {
-        let Some((above, name)) = split_last(path) else {
-            return Err(Error::Invalid);
-        };
-        let parent = self.visible(actor, &above, Access::NONE)?;
-        let Some(node) = parent.children.get(name.as_str()).cloned() else {
-            let writable = actor.may(&parent.permissions, Access::WRITE);
-            return if writable { Ok(Vec::new()) } else { Err(Error::Access) };
-        };
-        if !actor.may(&node.permissions, Access::WRITE) {
-            return Err(Error::Access);
-        }
-        let mut gone = Vec::new();
-        self.uncharge(&node, path, &mut gone);
-        let mut at = Rc::make_mut(&mut self.root);
-        for name in above.names() {
-            let Some(child) = at.children.get_mut(name) else {
-                return Err(Error::Absent);
-            };
-            at = Rc::make_mut(child);
-        }
-        at.children.remove(name.as_str());
-        Ok(gone)
-    }
-
-    fn uncharge(&mut self, node: &Node, path: &Path, gone: &mut Vec<Path>) {
-        self.charge_less(node.permissions.owner);
-        gone.push(path.clone());
-        for (name, child) in &node.children {
-            self.uncharge(child, &path.child(name), gone);
-        }
-    }
-
-    /// Sets a node's permissions. Only the owner may; only the server gives it another owner.
-    pub(crate) fn set_permissions(
-        &mut self,
-        actor: Actor,
-        path: &Path,
-        permissions: Permissions,
-    ) -> Result<(), Error> {
-        let owner = self.visible(actor, path, Access::NONE)?.permissions.owner;
-        if let Actor::Client(partition) = actor
-            && (partition != owner || permissions.owner != owner)
-        {
-            return Err(Error::Access);
-        }
-        self.charge_less(owner);
-        *self.charged.entry(permissions.owner).or_default() += 1;
-        let mut node = Rc::make_mut(&mut self.root);
-        for name in path.names() {
-            let Some(child) = node.children.get_mut(name) else {
-                return Err(Error::Absent);
-            };
-            node = Rc::make_mut(child);
-        }
-        node.permissions = Rc::new(permissions);
-        Ok(())
-    }
-
-    /// A node less is a partition's; of one that has none nothing is kept.
-    fn charge_less(&mut self, owner: u32) {
-        let left = self.charged.get(&owner).copied().unwrap_or(0).saturating_sub(1);
-        if left == 0 {
-            self.charged.remove(&owner);
-        } else {
-            self.charged.insert(owner, left);
-        }
-    }
-
-    /// Nodes charged to a partition.
-    pub(crate) fn charged(&self, partition: u32) -> u32 {
-        self.charged.get(&partition).copied().unwrap_or(0)
-    }
-
-    /// Whether both are the very same version.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Rc::ptr_eq(&self.root, &other.root)
+        self.generation = generation;
     }
 }
 
-/// Nodes that a write makes, and the permissions they get.
-struct Missing {
-    count: u32,
-    permissions: Rc<Permissions>,
-}
-
-/// The node above, and the last name; `None` for the root.
-fn split_last(path: &Path) -> Option<(Path, String)> {
-    let (above, name) = path.as_str().rsplit_once('/')?;
-    if name.is_empty() {
-        return None;
-    }
-    let above = if above.is_empty() { "/" } else { above };
-    Some((Path::new(above).ok()?, name.to_string()))
+/// Bounds of paths as bounds of texts.
+pub(crate) fn as_str(
+    (from, to): &(core::ops::Bound<alloc::string::String>, core::ops::Bound<alloc::string::String>),
+) -> (core::ops::Bound<&str>, core::ops::Bound<&str>) {
+    (from.as_ref().map(|text| text.as_str()), to.as_ref().map(|text| text.as_str()))
 }

@@ -23,7 +23,7 @@ pub enum Error {
     Exists,
     /// There is no such node, watch or transaction.
     Absent,
-    /// A limit of the client is reached.
+    /// A limit of the client is reached, or the memory for all clients is.
     NoSpace,
     /// The transaction met changes by others: do it again.
     Again,
@@ -53,11 +53,13 @@ impl Error {
     }
 }
 
-/// Appends a message.
-pub(crate) fn message(out: &mut Vec<u8>, head: Header, payload: &[u8]) {
-    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+/// Appends a message of these parts.
+pub(crate) fn message(out: &mut Vec<u8>, head: Header, payload: &[&[u8]]) {
+    let bytes: usize = payload.iter().map(|part| part.len()).sum();
+    let len = u32::try_from(bytes).unwrap_or(u32::MAX);
+    out.reserve_exact(HEADER + bytes);
     out.extend_from_slice(Header { len, ..head }.as_bytes());
-    out.extend_from_slice(payload);
+    payload.iter().for_each(|part| out.extend_from_slice(part));
 }
 
 /// Splits a payload into its NUL-terminated strings. `None` where the last is not terminated or

@@ -8,7 +8,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::{Answer, Operation, Outcome, Refusal, Reply, Target, Transaction};
+use pv_abi::uv::command::{
+    Answer, MAX_OPERATIONS, Operation, Outcome, Refusal, Reply, Target, Transaction,
+};
 use pv_abi::uv::database::{ULTRAVISOR, kind};
 use resource_db::{Database, WriteError};
 use serde::Serialize;
@@ -26,8 +28,6 @@ use crate::{Action, Monitor};
 
 /// Replies that are kept for each client.
 const KEPT_REPLIES: usize = 32;
-/// Operations of a transaction at most.
-const MAX_OPERATIONS: usize = 256;
 
 /// Bytes of the sentences about a plan.
 const PLANNED_BYTES: usize = 20 * 1024;
@@ -352,7 +352,7 @@ impl<'a> Engine<'a> {
                 "too-large",
                 "transaction",
                 "operations",
-                format!("{} were sent", transaction.operations.len()),
+                format!("more than {MAX_OPERATIONS} were sent"),
                 format!("send at most {MAX_OPERATIONS}"),
             ));
         }

@@ -17,7 +17,7 @@ use crate::{Engine, cpus, replica};
 
 /// Bytes of an answer about partitions, and of a row at most, without its name and its CPUs.
 const PARTITION_BYTES: usize = 20 * 1024;
-const ROW_BYTES: usize = 128;
+const ROW_BYTES: usize = 144;
 /// Rows of an answer about the page map.
 const MAP_ROWS: usize = 1000;
 /// Bytes of the texts in an answer about the log.
@@ -31,6 +31,10 @@ const DIFFERENCES: usize = 256;
 pub trait Gauges {
     /// What a partition used, where the monitor knows it.
     fn partition(&self, number: u32) -> Option<PartitionUsage>;
+    /// Nanoseconds that the ultravisor spent on what a partition asked of it.
+    fn service_time(&self, _number: u32) -> u64 {
+        0
+    }
     /// What a physical CPU did.
     fn cpu(&self, index: u32) -> Option<CpuUsage>;
     /// Owner of a frame, and whether it is I/O memory; `None` where the monitor keeps nothing.
@@ -77,7 +81,8 @@ fn partitions(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
     let mut room = PARTITION_BYTES;
     for number in numbers.by_ref() {
         let Ok(descriptor) = database.reader().descriptor(number) else { continue };
-        let row = row(&descriptor, engine.limits.cpus, gauges.partition(number));
+        let mut row = row(&descriptor, engine.limits.cpus, gauges.partition(number));
+        row.service_time = gauges.service_time(number);
         let bytes =
             ROW_BYTES + row.name.len() + row.cpu_affinity.len() * 2 + row.refusals.len() * 12;
         rows.push(row);
@@ -109,6 +114,7 @@ fn row(descriptor: &PartitionDescriptor, cpus: u32, usage: Option<PartitionUsage
         asked: descriptor.asked,
         console_port: descriptor.console_port,
         wait_time: usage.wait_time,
+        service_time: 0,
         memory_frames: descriptor.memory_frames,
         instance_frames: descriptor.instance_frames,
         cpu_time: usage.cpu_time,

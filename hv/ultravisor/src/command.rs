@@ -39,8 +39,9 @@ impl CommandChannel {
         Ok(Self { client, words, port, server, waiting: None })
     }
 
-    /// The next request, once the reply to the one before is in the ring.
-    pub fn next(&mut self) -> Option<Request> {
+    /// The next request, once the reply to the one before is in the ring. Without `room` for what a
+    /// request may say, its id alone.
+    pub fn next(&mut self, room: bool) -> Option<Result<Request, u64>> {
         if let Some(reply) = self.waiting.take() {
             self.answer(reply);
             if self.waiting.is_some() {
@@ -49,7 +50,12 @@ impl CommandChannel {
         }
         self.open();
         let server = self.server.as_mut()?;
-        match server.request() {
+        let request = if room {
+            server.request().map(|request| request.map(Ok))
+        } else {
+            server.request_id().map(|id| id.map(Err))
+        };
+        match request {
             Ok(request) => request,
             Err(error) => {
                 self.give_up(error);

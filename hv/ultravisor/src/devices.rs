@@ -77,7 +77,7 @@ pub fn put(services: &mut Services, path: &str, value: impl Display) {
 }
 
 /// Makes a node with these permissions.
-pub fn make(services: &mut Services, path: &str, permissions: Permissions) {
+pub fn make(services: &mut Services, path: &str, permissions: &Permissions) {
     let made = Path::new(path).and_then(|path| services.store.make(&path, permissions));
     if let Err(error) = made {
         log!("store: {path}: {}", error.name());
@@ -117,7 +117,9 @@ fn build_channel(services: &mut Services) {
 
 fn second_console(services: &mut Services, number: u32) {
     let (front, back) = (front(number), back(number));
-    make(services, &back, Permissions::readable_by(ULTRAVISOR, number));
+    make(services, &back, &Permissions::readable_by(ULTRAVISOR, number));
+    // A front end writes its own nodes.
+    make(services, &front, &Permissions::private(number));
     for (name, value) in [("frontend", front.as_str()), ("online", "1"), ("protocol", "raw")] {
         put(services, &format!("{back}/{name}"), value);
     }

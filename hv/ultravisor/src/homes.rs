@@ -9,6 +9,10 @@
 //!
 //! Nodes, units and words are those that a stock kernel's `drivers/xen` reads.
 //!
+//! A home belongs to the ultravisor, and its partition reads it. A kernel writes only where stock
+//! kernels have to, and there it owns the node ([`OWN`]); so nobody who reads a home is misled about its
+//! name, its number or its memory.
+//!
 //! Rule: the database decides and the store follows. What a kernel writes into its home changes
 //! nothing but its home.
 
@@ -28,6 +32,25 @@ use crate::services::Services;
 const FRAME_KIB: u64 = 4;
 /// What `console/limit` says: bytes of output that are kept.
 const CONSOLE_LIMIT: u32 = 1 << 20;
+
+/// What a partition owns of its home, beside the front ends of its devices (`device/…`). The toolstack of
+/// Xen makes the same (`libxl_create.c`), without what only HVM guests have.
+const OWN: [&str; 10] = [
+    // The kernel empties it when it has taken the request.
+    "control/shutdown",
+    "control/sysrq",
+    // The kernel says what it can do.
+    "control/feature-poweroff",
+    "control/feature-reboot",
+    "control/feature-suspend",
+    // For programs in the partition.
+    "data",
+    "attr",
+    "drivers",
+    "feature",
+    // The kernel reports failed devices below it.
+    "error",
+];
 
 /// What the home of a partition says.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,13 +80,20 @@ fn vm(partition: u32) -> String {
 pub fn introduce(services: &mut Services, client: &PartitionDescriptor) {
     let number = client.number;
     let (home, vm) = (home(number), vm(number));
-    make(services, &vm, Permissions::readable_by(ULTRAVISOR, number));
+    make(services, &vm, &Permissions::readable_by(ULTRAVISOR, number));
     put(services, &format!("{vm}/uuid"), vm.trim_start_matches("/vm/"));
-    make(services, &home, Permissions::private(number));
+    make(services, &home, &Permissions::readable_by(ULTRAVISOR, number));
     put(services, &format!("{home}/domid"), number);
     put(services, &format!("{home}/vm"), &vm);
-    for directory in ["control", "device", "data", "error"] {
-        make(services, &format!("{home}/{directory}"), Permissions::private(number));
+    for directory in ["control", "device"] {
+        make(
+            services,
+            &format!("{home}/{directory}"),
+            &Permissions::readable_by(ULTRAVISOR, number),
+        );
+    }
+    for node in OWN {
+        make(services, &format!("{home}/{node}"), &Permissions::private(number));
     }
     if client.console_port != 0 {
         put(services, &format!("{home}/console/type"), "xenconsoled");
@@ -152,6 +182,15 @@ fn write(services: &mut Services, number: u32, before: Option<&Home>, now: &Home
     let path = Path::new(&shutdown);
     let waits = path.is_ok_and(|path| services.store.read(&path).is_some_and(|v| !v.is_empty()));
     if differs(|home| home.asked.into()) || !waits {
+        own(services, &shutdown, number);
         put(services, &shutdown, word);
+    }
+}
+
+/// Makes a node that a partition owns, where the partition removed it.
+fn own(services: &mut Services, path: &str, number: u32) {
+    let there = Path::new(path).is_ok_and(|path| services.store.read(&path).is_some());
+    if !there {
+        make(services, path, &Permissions::private(number));
     }
 }

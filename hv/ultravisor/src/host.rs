@@ -2,24 +2,33 @@
 //!
 //! Rule: a handler does a bounded amount of work and says whether there is more; what is not
 //! finished waits its turn behind the others that have events. So no partition can keep the rest
-//! from being served.
+//! from being served. What is done for guests has a budget of time (see [`crate::budget`]): while
+//! that is empty, guests' rings stay unread and their ports are masked.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::vec::Vec;
 use core::sync::atomic::AtomicU32;
 
 use partition_runtime::events::{self, Events, Port, VIRQ_TIMER};
-use partition_runtime::{lead, log, time};
+use partition_runtime::{heap, lead, log, time};
 use pv_abi::uv::calls::{self, MonitorEvent, cause};
-use pv_abi::uv::command::{Body, Reply, Request};
-use pv_abi::uv::database::rights;
+use pv_abi::uv::command::{Body, Operation, Refusal, Reply, Request};
+use pv_abi::uv::database::{FIRST_GUEST, rights};
 use pv_abi::xen::sched::{REASON_POWEROFF, REASON_REBOOT};
-use transaction::{Engine, Facts};
+use transaction::{Engine, Facts, refusal};
 
+use crate::budget;
 use crate::lead::{Counters, Lead};
 use crate::services::Services;
 
 /// Requests answered at one event.
 const REQUESTS: usize = 4;
+/// Bytes of the heap that reading a request and answering a query take at most: a list whose
+/// length the client made up takes 1 MiB before its end is missed.
+const RECEIVE_ROOM: usize = 3 << 19;
+/// Bytes of the heap that carrying out a transaction takes at most: 256 operations, each with a
+/// descriptor before and after.
+const TRANSACTION_ROOM: usize = 3 << 20;
 /// Times a console is served before the host ends.
 const DRAIN_ROUNDS: usize = 4;
 
@@ -33,8 +42,16 @@ pub struct Host {
     /// What is served.
     pub services: Services,
     events: Events,
-    /// Ports whose handlers have more to do.
+    /// Ports of the host's own whose turn comes, first come, first served.
     turns: VecDeque<Port>,
+    /// Ports of guests whose turn comes when the budget says so.
+    guests: Vec<Port>,
+    /// Those of them that are masked, since they cannot be served now.
+    masked: BTreeSet<Port>,
+    /// The last turn was a guest's.
+    guest_last: bool,
+    /// Guests are served again from this time on.
+    rests: Option<u64>,
     /// The timer, and when it is set to fire.
     timer: Option<(Port, Option<u64>)>,
     /// The number that the log's next record had when clients were told of new ones.
@@ -63,6 +80,10 @@ impl Host {
             services,
             events: Events::new(),
             turns: VecDeque::new(),
+            guests: Vec::new(),
+            masked: BTreeSet::new(),
+            guest_last: false,
+            rests: None,
             timer: timer.map(|port| (port, None)),
         }
     }
@@ -72,26 +93,83 @@ impl Host {
         self.monitor_events();
         loop {
             let port = self.next_turn();
-            if self.handle(port) && !self.turns.contains(&port) {
-                self.turns.push_back(port);
+            let (client, begin) = (self.services.client_at(port), time::now());
+            if self.handle(port) {
+                self.queue(port);
+            }
+            if let Some(who) = client {
+                let spent = time::now().saturating_sub(begin);
+                self.services.budget.spend(who, spent, who >= FIRST_GUEST);
             }
             self.tell_clients(port);
             self.set_timer();
         }
     }
 
-    /// The port whose turn it is: events first come, first served, and those with more to do
-    /// behind them.
-    fn next_turn(&mut self) -> Port {
-        while let Some(port) = self.events.take() {
-            if !self.turns.contains(&port) {
-                self.turns.push_back(port);
+    /// Whether a port's turn is paid by the budget of guests.
+    fn is_guests(&self, port: Port) -> bool {
+        self.services.client_at(port).is_some_and(|who| who >= FIRST_GUEST)
+    }
+
+    /// Has a port wait for its turn, where it does not already.
+    fn queue(&mut self, port: Port) {
+        if self.is_guests(port) {
+            if !self.guests.contains(&port) {
+                self.guests.push(port);
             }
+        } else if !self.turns.contains(&port) {
+            self.turns.push_back(port);
         }
-        match self.turns.pop_front() {
-            Some(port) => port,
-            None => self.events.wait(),
+    }
+
+    /// The port whose turn it is. Where ports of the host's own and of guests wait, turns alternate.
+    fn next_turn(&mut self) -> Port {
+        loop {
+            while let Some(port) = self.events.take() {
+                self.queue(port);
+            }
+            let own_first = self.guest_last || self.guests.is_empty();
+            let own = if own_first { self.turns.pop_front() } else { None };
+            let next = own.or_else(|| self.next_guest()).or_else(|| self.turns.pop_front());
+            if let Some(port) = next {
+                self.guest_last = self.is_guests(port);
+                return port;
+            }
+            self.set_timer();
+            let port = self.events.wait();
+            self.queue(port);
         }
+    }
+
+    /// The guest's port whose turn it is, where guests may be served now; else masks the ports of
+    /// those that wait, so that their events wake nobody.
+    fn next_guest(&mut self) -> Option<Port> {
+        let now = time::now();
+        let due = self.services.budget.due(now);
+        if self.guests.is_empty() {
+            return None;
+        }
+        if due > now && self.timer.is_some() {
+            self.rests = Some(due);
+            for &port in &self.guests {
+                if self.masked.insert(port) {
+                    events::mask(port);
+                }
+            }
+            return None;
+        }
+        let rank = |port: &Port| {
+            let client = self.services.client_at(*port);
+            client.map_or(0, |who| self.services.budget.rank(who))
+        };
+        let ports = self.guests.iter().enumerate();
+        let (index, _) = ports.min_by_key(|(_, port)| rank(port))?;
+        let port = self.guests.remove(index);
+        if self.masked.remove(&port) {
+            // A port that was closed meanwhile needs no events.
+            let _ = events::unmask(port);
+        }
+        Some(port)
     }
 
     /// Handles an event; returns whether there is more to do.
@@ -114,7 +192,7 @@ impl Host {
             return console.serve();
         }
         let more = if let Some(client) = self.services.stores.get_mut(&port) {
-            client.serve(&mut self.services.store)
+            client.serve(&mut self.services.store, time::now().saturating_add(budget::TURN))
         } else {
             self.command(port)
         };
@@ -129,10 +207,11 @@ impl Host {
                 return false;
             };
             let client = channel.client;
-            let Some(request) = channel.next() else {
-                return false;
+            let reply = match channel.next(heap::has_room(RECEIVE_ROOM)) {
+                None => return false,
+                Some(Ok(request)) => self.answer(client, &request),
+                Some(Err(id)) => self.refuse(id, no_memory()),
             };
-            let reply = self.answer(client, &request);
             if let Some(channel) = self.services.commands.get_mut(&port) {
                 channel.answer(reply);
             }
@@ -145,11 +224,19 @@ impl Host {
         self.monitor_events();
         crate::inject::asked_by(client);
         let (now, id) = (time::now(), request.id);
+        if let Some(refusal) = self.lacks_room(&request.body) {
+            return self.refuse(id, refusal);
+        }
         let engine = &mut self.engine;
         let mut lead = Lead { services: &mut self.services };
         let reply = match &request.body {
             Body::Query(query) => {
-                let answer = transaction::query(engine, &self.facts, &Counters, query);
+                let answer = transaction::query(
+                    engine,
+                    &self.facts,
+                    &Counters { budget: &lead.services.budget },
+                    query,
+                );
                 return Reply { id, version: engine.database().contents(), result: Ok(answer) };
             }
             Body::Plan(transaction) => return engine.dry_run(client, id, transaction),
@@ -168,6 +255,41 @@ impl Host {
         self.follow_database();
         crate::inject::misbehave(self.arena);
         reply
+    }
+
+    fn refuse(&self, id: u64, refusal: Refusal) -> Reply {
+        let version = self.engine.database().contents();
+        Reply { id, version, result: Err(refusal) }
+    }
+
+    /// Why there is no memory for a request, where there is none. Requests that give back what
+    /// partitions have are carried out with little, since they are the way out.
+    fn lacks_room(&self, body: &Body) -> Option<Refusal> {
+        let operations = match body {
+            Body::Query(_) => return None,
+            Body::Transaction(transaction) | Body::Plan(transaction) => {
+                transaction.operations.as_slice()
+            }
+            Body::Open | Body::Undo { .. } => &[],
+        };
+        let gives_back = |operation: &Operation| {
+            matches!(
+                operation,
+                Operation::DestroyPartition { .. }
+                    | Operation::SetState { .. }
+                    | Operation::ReleaseMemory { .. }
+                    | Operation::Complete { .. }
+            )
+        };
+        let created =
+            operations.iter().filter(|one| matches!(one, Operation::CreatePartition { .. }));
+        let created = created.count();
+        if created > 0 && !self.services.store.has_room_for(created) {
+            return Some(no_memory());
+        }
+        let small = !operations.is_empty() && operations.iter().all(gives_back);
+        let room = if small { RECEIVE_ROOM } else { TRANSACTION_ROOM };
+        (!heap::has_room(room)).then(no_memory)
     }
 
     /// Serves what the database says now.
@@ -201,17 +323,22 @@ impl Host {
         if let Some((_, set)) = &mut self.timer {
             *set = None;
         }
+        self.rests = None;
+        if !self.engine.waits() {
+            return;
+        }
         let mut lead = Lead { services: &mut self.services };
         self.engine.try_again(&mut lead, time::now());
         self.follow_database();
     }
 
-    /// Has the timer fire when something is to be tried again.
+    /// Has the timer fire when something is to be tried again, and when guests are served again.
     fn set_timer(&mut self) {
-        let Some((_, set)) = self.timer.as_mut().filter(|_| self.engine.waits()) else {
+        let again = self.engine.waits().then(|| self.engine.next_try(time::now())).flatten();
+        let Some(due) = again.into_iter().chain(self.rests).min() else {
             return;
         };
-        let Some(due) = self.engine.next_try(time::now()) else {
+        let Some((_, set)) = &mut self.timer else {
             return;
         };
         if set.is_none_or(|at| due < at) {
@@ -272,4 +399,15 @@ impl Host {
             log!("the monitor does not end the host: {error}");
         }
     }
+}
+
+/// The refusal of what the heap of this partition, or the store's part of it, has no room for.
+fn no_memory() -> Refusal {
+    refusal(
+        "no-memory",
+        "ultravisor",
+        "heap",
+        "what it keeps for partitions leaves no room for this request",
+        "destroy a partition",
+    )
 }

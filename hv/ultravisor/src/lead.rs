@@ -12,6 +12,7 @@ use pv_abi::xen::hypercall::XEN_VERSION;
 use pv_abi::xen::version::VERSION;
 use transaction::{Action, Gauges, Monitor};
 
+use crate::budget::Budget;
 use crate::services::Services;
 
 /// What the monitor answers about a partition that it does not have.
@@ -77,11 +78,18 @@ fn destroy(number: u32) -> Result<(), Errno> {
     }
 }
 
-/// The monitor's counters.
+/// The monitor's counters, and this partition's own.
 #[derive(Clone, Copy, Debug)]
-pub struct Counters;
+pub struct Counters<'b> {
+    /// The time that is spent on partitions here.
+    pub budget: &'b Budget,
+}
 
-impl Gauges for Counters {
+impl Gauges for Counters<'_> {
+    fn service_time(&self, number: u32) -> u64 {
+        self.budget.spent(number)
+    }
+
     fn partition(&self, number: u32) -> Option<PartitionUsage> {
         lead::usage(number).ok()
     }

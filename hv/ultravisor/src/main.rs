@@ -12,11 +12,13 @@
 //! Everything that decides is in pure crates: `resource-db`, `transaction`, `store`. What is here
 //! connects them to rings, ports and the monitor.
 //!
-//! Rule: one event loop, no locks, and nothing that waits inside it.
+//! Rule: one event loop, no locks, and nothing that waits inside it. What a guest makes this
+//! partition do is bounded in bytes (`store::ledger`, `host`) and in time ([`budget`]).
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 extern crate alloc;
 
+mod budget;
 mod command;
 mod console;
 mod devices;

@@ -20,6 +20,7 @@ use pv_abi::xen::events::{VIRQ_CONSOLE, VIRQ_DOM_EXC};
 use resource_db::Reader;
 use store::Store;
 
+use crate::budget::Budget;
 use crate::command::CommandChannel;
 use crate::console::Console;
 use crate::devices::Devices;
@@ -29,12 +30,19 @@ use crate::stores::StoreClient;
 /// The serial line of the command partition's console.
 const CONSOLE_LINE: u32 = 0;
 
+/// What the store may keep for all its clients together: half of the heap.
+fn store_budget() -> usize {
+    usize::try_from(partition_runtime::heap::usage().bytes / 2).unwrap_or(usize::MAX)
+}
+
 /// Everything that is served.
 pub struct Services {
     /// Where grants are mapped.
     pub window: Window,
     /// The store.
     pub store: Store,
+    /// The time that is spent on clients.
+    pub budget: Budget,
     /// Input on a serial line.
     pub serial_port: Port,
     /// The monitor did something by itself.
@@ -64,7 +72,8 @@ impl Services {
         };
         Ok(Self {
             window,
-            store: Store::new(ULTRAVISOR),
+            store: Store::new(ULTRAVISOR, store_budget()),
+            budget: Budget::new(),
             serial_port: bind(VIRQ_CONSOLE)?,
             monitor_port: bind(VIRQ_DOM_EXC)?,
             commands: BTreeMap::new(),
@@ -98,6 +107,7 @@ impl Services {
                 return;
             }
         };
+        self.budget.set_weight(client.number, client.cpu_weight);
         let port = Port(entry.port_b);
         // A port that was never masked is refused nothing by this.
         let _ = events::unmask(port);
@@ -129,7 +139,7 @@ impl Services {
                 let line = StoreClient { partition, ring, port, broken };
                 line.announce();
                 self.stores.insert(port, line);
-                self.store.connect(partition);
+                self.store.connect(partition, client.kind == kind::COMMAND);
                 crate::homes::introduce(self, client);
                 crate::devices::introduce(self, client);
             }
@@ -137,14 +147,23 @@ impl Services {
         }
     }
 
-    /// Sends every store client what it has to read, until nothing moves.
+    /// Sends every store client what it has to read, as far as its ring has room. Their requests
+    /// wait for their own turns.
     pub fn flush_stores(&mut self) {
         crate::devices::follow(self);
         for client in self.stores.values_mut() {
             if !self.store.output(client.partition).is_empty() {
-                client.serve(&mut self.store);
+                client.deliver(&mut self.store);
             }
         }
+    }
+
+    /// The partition that is served at a port.
+    pub fn client_at(&self, port: Port) -> Option<u32> {
+        let store = self.stores.get(&port).map(|client| client.partition);
+        let console = || self.consoles.get(&port).map(|console| console.partition);
+        let command = || self.commands.get(&port).map(|channel| channel.client);
+        store.or_else(console).or_else(command)
     }
 
     /// Unmaps all that is mapped of a partition, closes this end of its channels, and forgets what
@@ -164,11 +183,18 @@ impl Services {
         }
         self.attached.retain(|_, client| *client != partition);
         self.store.disconnect(partition);
+        self.store.purge(partition);
+        self.budget.forget(partition);
     }
 
     /// Has the store say what the database says of these partitions now.
     pub fn follow_database(&mut self, reader: &Reader<'_>, partitions: &BTreeSet<u32>) {
         crate::homes::follow(self, reader, partitions);
+        for &number in partitions {
+            if let Ok(descriptor) = reader.descriptor(number) {
+                self.budget.set_weight(number, descriptor.cpu_weight);
+            }
+        }
         self.flush_stores();
     }
 

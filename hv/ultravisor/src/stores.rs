@@ -2,11 +2,9 @@
 //!
 //! Rule: a client is notified when one of our indices moved, and only then.
 
-use alloc::vec;
-
 use partition_runtime::events::{self, Port};
 use partition_runtime::grants::Mapping;
-use partition_runtime::log;
+use partition_runtime::{heap, log, time};
 use pv_abi::xen::store::{ERROR_PROTO, ERROR_RINGIDX, FEATURE_ERROR, RING_BYTES, StoreRing};
 use store::Store;
 
@@ -25,8 +23,11 @@ const REPLIES: Pipe = Pipe {
     consumed: core::mem::offset_of!(StoreRing, rsp_cons),
 };
 
-/// Times that one event may fill or empty the ring.
-const ROUNDS: usize = 16;
+/// Requests done at one event.
+const REQUESTS_AT_ONCE: usize = 16;
+/// While the heap has no block of so many bytes, the store keeps nothing new for clients. The
+/// ledger of the store has refused long before, unless something else uses up the heap.
+const ROOM: usize = 1 << 20;
 
 /// A store ring that is served.
 #[derive(Debug)]
@@ -53,12 +54,24 @@ impl StoreClient {
         }
     }
 
-    /// Does the requests that are in the ring, a bounded number; returns whether more may be there.
-    pub fn serve(&mut self, store: &mut Store) -> bool {
-        if self.broken {
-            return false;
+    /// Does requests that are in the ring until `until`, at least one and a bounded number; returns
+    /// whether more may be there.
+    pub fn serve(&mut self, store: &mut Store, until: u64) -> bool {
+        let done = if self.broken { return false } else { self.exchange(store, until) };
+        self.end(done)
+    }
+
+    /// Writes into the ring what the client has to read, as far as there is room.
+    pub fn deliver(&mut self, store: &mut Store) {
+        if !self.broken {
+            let done = self.reply(store).map(|sent| (sent > 0, false));
+            self.end(done);
         }
-        let error = match self.exchange(store) {
+    }
+
+    /// Notifies the client where bytes moved, and ends the conversation where they could not.
+    fn end(&mut self, done: Result<(bool, bool), u32>) -> bool {
+        let error = match done {
             Ok((moved, more)) => {
                 if moved {
                     let _ = events::send(self.port);
@@ -74,20 +87,30 @@ impl StoreClient {
         false
     }
 
+    /// Writes replies and events into the ring; returns how many bytes.
+    fn reply(&self, store: &mut Store) -> Result<usize, u32> {
+        let output = store.output(self.partition);
+        let sent = REPLIES.push(self.ring.words(), output).map_err(|Broken| ERROR_RINGIDX)?;
+        store.sent(self.partition, sent);
+        Ok(sent)
+    }
+
     /// Moves bytes; returns whether any moved, and whether more may.
-    fn exchange(&mut self, store: &mut Store) -> Result<(bool, bool), u32> {
-        let index = |Broken| ERROR_RINGIDX;
+    fn exchange(&self, store: &mut Store, until: u64) -> Result<(bool, bool), u32> {
         let words = self.ring.words();
-        let mut piece = vec![0; RING_BYTES];
-        for round in 0..ROUNDS {
-            let count = REQUESTS.peek(words, &mut piece).map_err(index)?;
+        let mut piece = [0; RING_BYTES];
+        let (mut moved, mut served) = (false, 0);
+        store.set_tight(!heap::has_room(ROOM));
+        while served < REQUESTS_AT_ONCE && (served == 0 || time::now() < until) {
+            let sent = self.reply(store)?;
+            let count = REQUESTS.peek(words, &mut piece).map_err(|Broken| ERROR_RINGIDX)?;
             let bytes = piece.get(..count).unwrap_or_default();
-            let taken = store.feed(self.partition, bytes).map_err(|_| ERROR_PROTO)?;
-            REQUESTS.consume(words, taken);
-            let sent = REPLIES.push(words, store.output(self.partition)).map_err(index)?;
-            store.sent(self.partition, sent);
-            if taken == 0 && sent == 0 {
-                return Ok((round > 0, false));
+            let fed = store.step(self.partition, bytes).map_err(|_| ERROR_PROTO)?;
+            REQUESTS.consume(words, fed.taken);
+            served += usize::from(fed.served);
+            moved |= sent > 0 || fed.taken > 0;
+            if sent == 0 && fed.taken == 0 && !fed.served {
+                return Ok((moved, false));
             }
         }
         Ok((true, true))

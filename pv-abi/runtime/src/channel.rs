@@ -82,15 +82,30 @@ impl<'a, B: Bell> End<'a, B> {
     /// # Errors
     /// See [`ChannelError`].
     pub fn receive<T: serde::de::DeserializeOwned>(&mut self) -> Result<Option<T>, ChannelError> {
-        let crowded = self.ring.readable()? > self.ring.ring_bytes() / 2;
-        if !self.ring.receive(&mut self.buffer)? {
+        if !self.receive_frame()? {
             return Ok(None);
         }
-        if crowded {
+        postcard::from_bytes(&self.buffer).map(Some).map_err(|_| ChannelError::Message)
+    }
+
+    /// Takes a message, if there is one, and returns what it begins with.
+    fn receive_start<T: serde::de::DeserializeOwned>(&mut self) -> Result<Option<T>, ChannelError> {
+        if !self.receive_frame()? {
+            return Ok(None);
+        }
+        let start = postcard::take_from_bytes(&self.buffer);
+        start.map(|(start, _)| Some(start)).map_err(|_| ChannelError::Message)
+    }
+
+    /// Takes a frame into the buffer; returns whether there was one.
+    fn receive_frame(&mut self) -> Result<bool, ChannelError> {
+        let crowded = self.ring.readable()? > self.ring.ring_bytes() / 2;
+        let received = self.ring.receive(&mut self.buffer)?;
+        if received && crowded {
             // The other end may be waiting for room.
             self.bell.ring();
         }
-        postcard::from_bytes(&self.buffer).map(Some).map_err(|_| ChannelError::Message)
+        Ok(received)
     }
 }
 
@@ -170,6 +185,19 @@ impl<'a, B: Bell> Server<'a, B> {
         }
     }
 
+    /// Takes a request without looking at what it asks for, if there is one; returns its id. For a
+    /// server that has no memory for the rest of it.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub fn request_id(&mut self) -> Result<Option<u64>, ChannelError> {
+        match self.end.receive_start::<(u16, u64)>()? {
+            Some((PROTOCOL, id)) => Ok(Some(id)),
+            Some((protocol, _)) => Err(ChannelError::Protocol(protocol)),
+            None => Ok(None),
+        }
+    }
+
     /// Sends a reply. Where the ring is full, the caller keeps the reply and tries again when the
     /// client's event comes.
     ///
@@ -218,6 +246,18 @@ mod tests {
             .unwrap();
         assert_eq!(reply.id, 7);
         assert_eq!(bells.get(), 3);
+    }
+
+    #[test]
+    fn a_request_that_is_not_read_still_has_an_id() {
+        let (words, bells) = (pages(), Cell::new(0));
+        let ring = Endpoint::create(&words, Side::Client).unwrap();
+        let mut client = Client::new(ring, Count(&bells), 1 << 40);
+        let id = client.send(Body::Query(Query::Version)).unwrap();
+        let ring = Endpoint::open(&words, Side::Server).unwrap();
+        let mut server = Server::new(ring, Count(&bells));
+        assert_eq!(server.request_id(), Ok(Some(id)));
+        assert_eq!(server.request_id(), Ok(None));
     }
 
     #[test]

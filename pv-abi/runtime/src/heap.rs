@@ -2,6 +2,10 @@
 //!
 //! The account is there so that a partition that never ends can show that it does not grow. It is
 //! kept by what callers ask for; what the allocator puts around that is not in it.
+//!
+//! Rule: an allocation that fails ends the partition, so nothing that somebody else asked for may
+//! fail. Who serves a request looks first whether the heap [`has_room`] for the most that
+//! such a request takes, and refuses it otherwise.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use pv_abi::uv::command::Heap;
@@ -18,6 +22,15 @@ pub fn usage() -> Heap {
 
 #[cfg(all(target_os = "none", feature = "start"))]
 pub(crate) use counted::claim;
+#[cfg(all(target_os = "none", feature = "start"))]
+pub use counted::has_room;
+
+/// Whether the heap has a free block of so many bytes; on a host always.
+#[cfg(not(all(target_os = "none", feature = "start")))]
+#[must_use]
+pub const fn has_room(_bytes: usize) -> bool {
+    true
+}
 
 #[cfg(all(target_os = "none", feature = "start"))]
 mod counted {
@@ -70,6 +83,22 @@ mod counted {
                 add(size);
             }
             place
+        }
+    }
+
+    /// Whether the heap has a free block of so many bytes.
+    #[must_use]
+    pub fn has_room(bytes: usize) -> bool {
+        let Ok(layout) = Layout::from_size_align(bytes.max(1), 16) else {
+            return false;
+        };
+        // SAFETY: the layout is not empty; the block is given back as it came.
+        unsafe {
+            let place = HEAP.0.alloc(layout);
+            if !place.is_null() {
+                HEAP.0.dealloc(place, layout);
+            }
+            !place.is_null()
         }
     }
 

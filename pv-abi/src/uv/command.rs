@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// Version of these messages, the first thing a [`Request`] carries.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 
 /// From a client to the ultravisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,8 +54,39 @@ pub struct Transaction {
     pub pending: bool,
     /// Why, for the audit log.
     pub reason: String,
-    /// What to do, in this order.
+    /// What to do, in this order; at most [`MAX_OPERATIONS`]. A receiver keeps one more, so that
+    /// it can refuse them, and no more: a frame has room for thousands of small ones.
+    #[serde(deserialize_with = "operations")]
     pub operations: Vec<Operation>,
+}
+
+/// Operations of a transaction at most.
+pub const MAX_OPERATIONS: usize = 256;
+
+/// Reads a list of operations to its end, and keeps the first ones.
+fn operations<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Operation>, D::Error> {
+    struct First;
+    impl<'de> serde::de::Visitor<'de> for First {
+        type Value = Vec<Operation>;
+
+        fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+            f.write_str("operations")
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            mut list: A,
+        ) -> Result<Self::Value, A::Error> {
+            let mut first = Vec::new();
+            while let Some(operation) = list.next_element()? {
+                if first.len() <= MAX_OPERATIONS {
+                    first.push(operation);
+                }
+            }
+            Ok(first)
+        }
+    }
+    from.deserialize_seq(First)
 }
 
 /// One change.
@@ -431,6 +462,8 @@ pub struct PartitionRow {
     pub console_port: u32,
     /// Nanoseconds its virtual CPUs were runnable and did not run.
     pub wait_time: u64,
+    /// Nanoseconds that the ultravisor spent on what it asked: store, console, transactions.
+    pub service_time: u64,
     /// Frames of RAM assigned for its own use.
     pub memory_frames: u64,
     /// Frames of its monitor instance.

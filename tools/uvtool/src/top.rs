@@ -107,6 +107,11 @@ impl Look {
                 state: state_word(row.state),
                 cpu_percent: percent(row.cpu_time, was.map(|was| was.cpu_time), elapsed),
                 wait_percent: percent(row.wait_time, was.map(|was| was.wait_time), elapsed),
+                service_percent: percent(
+                    row.service_time,
+                    was.map(|was| was.service_time),
+                    elapsed,
+                ),
                 cpu_time_ns: row.cpu_time,
                 vcpus: row.vcpus,
                 vcpus_up: row.vcpus_up,
@@ -133,12 +138,14 @@ impl Look {
         let mut table = Table::new(&HEADINGS);
         for (cpu, was, row) in lines {
             let wait = percent(row.wait_time, was.map(|was| was.wait_time), elapsed);
+            let service = percent(row.service_time, was.map(|was| was.service_time), elapsed);
             table.row([
                 row.name.clone(),
                 row.number.to_string(),
                 state_word(row.state),
                 format!("{cpu:.1}"),
                 format!("{wait:.1}"),
+                format!("{service:.1}"),
                 seconds(row.cpu_time),
                 format!("{}/{}", row.vcpus_up, row.vcpus),
                 memory(row.memory_frames),
@@ -174,6 +181,7 @@ struct Share {
     state: String,
     cpu_percent: f64,
     wait_percent: f64,
+    service_percent: f64,
     cpu_time_ns: u64,
     vcpus: u32,
     vcpus_up: u32,
@@ -182,12 +190,13 @@ struct Share {
     cpu_cap_percent: Option<u32>,
 }
 
-const HEADINGS: [(&str, Align); 10] = [
+const HEADINGS: [(&str, Align); 11] = [
     ("NAME", Align::Left),
     ("NUMBER", Align::Right),
     ("STATE", Align::Left),
     ("CPU%", Align::Right),
     ("WAIT%", Align::Right),
+    ("SERVICE%", Align::Right),
     ("CPU-TIME", Align::Right),
     ("VCPUS", Align::Right),
     ("MEMORY", Align::Right),

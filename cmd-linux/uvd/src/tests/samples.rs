@@ -29,6 +29,7 @@ pub fn row(number: u32, name: &str) -> PartitionRow {
         asked: 0,
         console_port: 1,
         wait_time: 0,
+        service_time: 0,
         memory_frames: 4096,
         instance_frames: 40,
         cpu_time: 0,

@@ -30,6 +30,7 @@ pub struct Info {
     cpu_dedicated: bool,
     cpu_time_ns: u64,
     wait_time_ns: u64,
+    service_time_ns: u64,
     refused_calls: BTreeMap<String, u64>,
     memory_bytes: u64,
     memory_target_bytes: u64,
@@ -71,6 +72,7 @@ impl Info {
             cpu_dedicated: row.cpu_dedicated,
             cpu_time_ns: row.cpu_time,
             wait_time_ns: row.wait_time,
+            service_time_ns: row.service_time,
             refused_calls: row
                 .refusals
                 .iter()
@@ -133,6 +135,7 @@ impl View for Info {
             ("CPUs", self.cpus_text()),
             ("CPU time", seconds(self.cpu_time_ns)),
             ("Waited for a CPU", seconds(self.wait_time_ns)),
+            ("Served", format!("{} by the ultravisor", seconds(self.service_time_ns))),
             ("Refused calls", self.refused_text()),
             ("Memory", memory(self.row.memory_frames)),
             ("Memory target", or(target, "all of it")),

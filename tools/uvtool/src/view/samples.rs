@@ -27,6 +27,7 @@ pub fn partitions() -> Vec<PartitionRow> {
         asked: 0,
         console_port: 0,
         wait_time: 0,
+        service_time: 0,
         memory_frames,
         instance_frames: 64,
         cpu_time,

@@ -1,0 +1,445 @@
+//! Changes that are not in the tree yet: those of one request, or of an open transaction.
+//!
+//! An [`Overlay`] has the state that each changed node will have, once, however often it was
+//! changed. A [`View`] is the tree as it looks with an overlay over it. A transaction keeps no
+//! version of the tree: it remembers the generation of each node that it looked at, and is refused
+//! at its end where one is another by then.
+//!
+//! Rule: an overlay is applied as a whole or not at all, and what it needs is known before.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::ledger::Differences;
+use crate::limits;
+use crate::path::Path;
+use crate::tree::{Access, Actor, Node, Permissions, Tree, as_str, cost};
+use crate::wire::Error;
+
+/// A node as it will be.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) value: Box<[u8]>,
+    pub(crate) permissions: Permissions,
+    /// The node was removed and made anew: what the tree has below it is gone.
+    pub(crate) hides: bool,
+    /// Those who watch are told; they are not told of nodes that are made on the way to another.
+    pub(crate) told: bool,
+}
+
+/// What becomes of a node.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    /// It is removed, and all below it.
+    Gone,
+    /// It will be like this.
+    There(Draft),
+}
+
+/// A change that a request asks for, checked.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Nothing changes.
+    Nothing,
+    /// These nodes will be like this.
+    Put(Vec<(Path, Draft)>),
+    /// This node is removed; whether the tree has it.
+    Remove(Path, bool),
+}
+
+/// Changes that are not in the tree yet.
+#[derive(Debug, Default)]
+pub(crate) struct Overlay {
+    entries: BTreeMap<Path, Entry>,
+    bytes: usize,
+}
+
+fn entry_cost(path: &Path, entry: &Entry) -> usize {
+    match entry {
+        Entry::Gone => limits::NODE_BYTES + path.bytes(),
+        Entry::There(draft) => cost(path, &draft.value, &draft.permissions),
+    }
+}
+
+impl Step {
+    /// Bytes that an overlay gets at most by it.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Put(drafts) => drafts
+                .iter()
+                .map(|(path, draft)| cost(path, &draft.value, &draft.permissions))
+                .sum(),
+            Self::Remove(path, _) => entry_cost(path, &Entry::Gone),
+        }
+    }
+
+    /// The nodes that it changes.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> + Clone {
+        let (drafts, removed) = match self {
+            Self::Nothing => (&[][..], None),
+            Self::Put(drafts) => (drafts.as_slice(), None),
+            Self::Remove(path, _) => (&[][..], Some(path)),
+        };
+        drafts.iter().map(|(path, _)| path).chain(removed)
+    }
+}
+
+impl Overlay {
+    /// The overlay of a single change.
+    pub(crate) fn of(step: Step) -> Self {
+        let mut overlay = Self::default();
+        overlay.take(step);
+        overlay
+    }
+
+    /// What it costs whoever has it open.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Nodes that it changes.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&Path, &Entry)> {
+        self.entries.iter()
+    }
+
+    pub(crate) fn into_entries(self) -> impl Iterator<Item = (Path, Entry)> {
+        self.entries.into_iter()
+    }
+
+    /// Takes a change in; a change of a node that it has replaces that.
+    pub(crate) fn take(&mut self, step: Step) {
+        match step {
+            Step::Nothing => {}
+            Step::Put(drafts) => {
+                for (path, draft) in drafts {
+                    self.put(path, Entry::There(draft));
+                }
+            }
+            Step::Remove(path, in_tree) => {
+                let bounds = path.below();
+                while let Some((next, _)) = self.entries.range::<str, _>(as_str(&bounds)).next() {
+                    let next = next.clone();
+                    self.drop(&next);
+                }
+                self.drop(&path);
+                if in_tree {
+                    self.put(path, Entry::Gone);
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, path: Path, entry: Entry) {
+        self.drop(&path);
+        self.bytes += entry_cost(&path, &entry);
+        self.entries.insert(path, entry);
+    }
+
+    fn drop(&mut self, path: &Path) {
+        if let Some(entry) = self.entries.remove(path) {
+            self.bytes = self.bytes.saturating_sub(entry_cost(path, &entry));
+        }
+    }
+
+    /// Whether it removes a node above this one that the tree has.
+    fn hides(&self, path: &Path) -> bool {
+        let hides = |entry: &Entry| match entry {
+            Entry::Gone => true,
+            Entry::There(draft) => draft.hides,
+        };
+        !self.entries.is_empty()
+            && path.upwards().skip(1).any(|above| self.entries.get(above).is_some_and(hides))
+    }
+
+    /// Drops permissions for those that `known` does not know.
+    pub(crate) fn keep_named(&mut self, known: impl Fn(u32) -> bool) {
+        for entry in self.entries.values_mut() {
+            if let Entry::There(draft) = entry {
+                draft.permissions.named.retain(|(who, _)| known(*who));
+            }
+        }
+    }
+
+    /// What partitions will have more and less when it is applied.
+    pub(crate) fn differences(&self, tree: &Tree) -> Differences {
+        let mut all = Differences::new();
+        let less = |all: &mut Differences, path: &Path, node: &Node| {
+            let difference = all.entry(node.permissions.owner).or_default();
+            difference.less += cost(path, &node.value, &node.permissions);
+            difference.less_nodes += 1;
+        };
+        for (path, entry) in &self.entries {
+            let removes = match entry {
+                Entry::Gone => true,
+                Entry::There(draft) => draft.hides,
+            };
+            if !self.hides(path) {
+                if let Some(node) = tree.get(path.as_str()) {
+                    less(&mut all, path, node);
+                }
+                if removes {
+                    tree.below(path).for_each(|(path, node)| less(&mut all, path, node));
+                }
+            }
+            if let Entry::There(draft) = entry {
+                let difference = all.entry(draft.permissions.owner).or_default();
+                difference.more += cost(path, &draft.value, &draft.permissions);
+                difference.more_nodes += 1;
+            }
+        }
+        all
+    }
+}
+
+/// A node as a view shows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen<'v> {
+    pub(crate) value: &'v [u8],
+    pub(crate) permissions: &'v Permissions,
+}
+
+/// The tree with an overlay over it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View<'v> {
+    pub(crate) tree: &'v Tree,
+    pub(crate) overlay: &'v Overlay,
+}
+
+impl<'v> View<'v> {
+    /// The node of a path.
+    pub(crate) fn node(&self, path: &Path) -> Option<Seen<'v>> {
+        match self.overlay.entries.get(path) {
+            Some(Entry::Gone) => None,
+            Some(Entry::There(draft)) => {
+                Some(Seen { value: &draft.value, permissions: &draft.permissions })
+            }
+            None => self
+                .in_tree(path)
+                .map(|node| Seen { value: &node.value, permissions: &node.permissions }),
+        }
+    }
+
+    /// The node that the tree has, where the overlay removed none above it.
+    fn in_tree(&self, path: &Path) -> Option<&'v Node> {
+        self.tree.get(path.as_str()).filter(|_| !self.overlay.hides(path))
+    }
+
+    /// The deepest node that is there of a path and those above it.
+    fn deepest(&self, path: &Path) -> Option<(Path, Seen<'v>)> {
+        let mut at = Some(path.clone());
+        while let Some(path) = at {
+            if let Some(seen) = self.node(&path) {
+                return Some((path, seen));
+            }
+            at = path.above();
+        }
+        None
+    }
+
+    /// The node of a path, where `actor` may access it. Which error it is does not tell whether
+    /// a node exists below a node that the actor may not see.
+    pub(crate) fn visible(
+        &self,
+        actor: Actor,
+        path: &Path,
+        access: Access,
+    ) -> Result<Seen<'v>, Error> {
+        if let Some(seen) = self.node(path) {
+            return if actor.may(seen.permissions, access) { Ok(seen) } else { Err(Error::Access) };
+        }
+        let readable =
+            self.deepest(path).is_some_and(|(_, seen)| actor.may(seen.permissions, Access::READ));
+        Err(if readable { Error::Absent } else { Error::Access })
+    }
+
+    /// Has `visit` see the names directly below a node, in order, as far as `actor` may access
+    /// what they name.
+    pub(crate) fn children(&self, actor: Actor, path: &Path, mut visit: impl FnMut(&str)) {
+        let removed = match self.overlay.entries.get(path) {
+            Some(Entry::There(draft)) => draft.hides,
+            _ => false,
+        } || self.overlay.hides(path);
+        let mut old = self.tree.children(path).filter(|_| !removed).peekable();
+        let prefix = path.prefix().len();
+        let bounds = path.below();
+        let new = self.overlay.entries.range::<str, _>(as_str(&bounds));
+        let mut new = new
+            .filter_map(|(path, entry)| Some((path.as_str().get(prefix..)?, entry)))
+            .filter(|(name, _)| !name.contains('/'))
+            .peekable();
+        let mut tell = |name: &str, permissions: &Permissions| {
+            if [Access::READ, Access::WRITE].iter().any(|&access| actor.may(permissions, access)) {
+                visit(name);
+            }
+        };
+        loop {
+            let first = match (old.peek(), new.peek()) {
+                (Some((old, _)), Some((new, _))) => old.cmp(new),
+                (Some(_), None) => core::cmp::Ordering::Less,
+                (None, Some(_)) => core::cmp::Ordering::Greater,
+                (None, None) => return,
+            };
+            if first.is_lt() {
+                if let Some((name, node)) = old.next() {
+                    tell(name, &node.permissions);
+                }
+                continue;
+            }
+            if first.is_eq() {
+                old.next();
+            }
+            if let Some((name, Entry::There(draft))) = new.next() {
+                tell(name, &draft.permissions);
+            }
+        }
+    }
+
+    /// A value written, which makes the node and those above it; without a value the node is only
+    /// made.
+    pub(crate) fn write(
+        &self,
+        actor: Actor,
+        path: &Path,
+        value: Option<&[u8]>,
+    ) -> Result<Step, Error> {
+        let (there, seen) = self.deepest(path).ok_or(Error::Invalid)?;
+        if !actor.may(seen.permissions, Access::WRITE) {
+            return Err(Error::Access);
+        }
+        if value.is_some_and(|value| value.len() > limits::VALUE) {
+            return Err(Error::NoSpace);
+        }
+        if there == *path {
+            let Some(value) = value else {
+                return Ok(Step::Nothing);
+            };
+            let permissions = seen.permissions.clone();
+            return Ok(Step::Put(Vec::from([(
+                path.clone(),
+                self.draft(path, value, permissions),
+            )])));
+        }
+        let mut permissions = seen.permissions.clone();
+        if let Actor::Client(owner) = actor {
+            permissions.owner = owner;
+        }
+        let mut drafts = Vec::new();
+        let mut at = Some(path.clone());
+        while let Some(path) = at.filter(|path| *path != there) {
+            at = path.above();
+            let made = if drafts.is_empty() { value.unwrap_or_default() } else { &[] };
+            let told = drafts.is_empty();
+            let draft = Draft { told, ..self.draft(&path, made, permissions.clone()) };
+            drafts.push((path, draft));
+        }
+        Ok(Step::Put(drafts))
+    }
+
+    fn draft(&self, path: &Path, value: &[u8], permissions: Permissions) -> Draft {
+        let hides = match self.overlay.entries.get(path) {
+            Some(Entry::Gone) => true,
+            Some(Entry::There(draft)) => draft.hides,
+            None => false,
+        };
+        Draft { value: value.into(), permissions, hides, told: true }
+    }
+
+    /// A node removed, and all below it. Removing what is not there is done already, where the node
+    /// above it is there.
+    pub(crate) fn remove(&self, actor: Actor, path: &Path) -> Result<Step, Error> {
+        let above = path.above().ok_or(Error::Invalid)?;
+        let parent = self.visible(actor, &above, Access::NONE)?;
+        let (permissions, step) = match self.node(path) {
+            Some(node) => {
+                let in_tree = self.in_tree(path).is_some();
+                (node.permissions, Step::Remove(path.clone(), in_tree))
+            }
+            None => (parent.permissions, Step::Nothing),
+        };
+        if actor.may(permissions, Access::WRITE) { Ok(step) } else { Err(Error::Access) }
+    }
+
+    /// A node's permissions set. Only the owner may; only the server gives it another owner.
+    pub(crate) fn set_permissions(
+        &self,
+        actor: Actor,
+        path: &Path,
+        permissions: &Permissions,
+    ) -> Result<Step, Error> {
+        let node = self.visible(actor, path, Access::NONE)?;
+        let owner = node.permissions.owner;
+        if let Actor::Client(partition) = actor
+            && (partition != owner || permissions.owner != owner)
+        {
+            return Err(Error::Access);
+        }
+        let draft = self.draft(path, node.value, permissions.clone());
+        Ok(Step::Put(Vec::from([(path.clone(), draft)])))
+    }
+}
+
+/// What a transaction saw of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Noted {
+    /// Of the node; 0 where it was not there.
+    generation: u64,
+    /// Of the list of names, where the transaction read that.
+    listed: Option<u64>,
+}
+
+/// The nodes that an open transaction depends on.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    noted: BTreeMap<Path, Noted>,
+    bytes: usize,
+}
+
+impl Notes {
+    /// What one note costs.
+    pub(crate) const fn cost(path: &Path) -> usize {
+        limits::NODE_BYTES + path.bytes()
+    }
+
+    /// What it costs whoever has the transaction open.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Nodes that are noted.
+    pub(crate) fn len(&self) -> usize {
+        self.noted.len()
+    }
+
+    /// Whether a node is noted.
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        self.noted.contains_key(path)
+    }
+
+    /// Notes a node as the tree has it, once, and its list of names where that was read.
+    pub(crate) fn note(&mut self, tree: &Tree, path: &Path, list: bool) {
+        let node = tree.get(path.as_str());
+        let generation = node.map_or(0, |node| node.generation);
+        let listed = list.then(|| node.map_or(0, |node| node.listed));
+        if let Some(noted) = self.noted.get_mut(path) {
+            noted.listed = noted.listed.or(listed);
+            return;
+        }
+        self.bytes += Self::cost(path);
+        self.noted.insert(path.clone(), Noted { generation, listed });
+    }
+
+    /// Whether all of it is as it was.
+    pub(crate) fn hold(&self, tree: &Tree) -> bool {
+        self.noted.iter().all(|(path, noted)| {
+            let node = tree.get(path.as_str());
+            noted.generation == node.map_or(0, |node| node.generation)
+                && noted.listed.is_none_or(|listed| listed == node.map_or(0, |node| node.listed))
+        })
+    }
+}

@@ -1,0 +1,219 @@
+//! The time that this partition spends on what guests ask of it, booked to each of them.
+//!
+//! ```text
+//! one bucket:  RATE of a CPU, at most BURST saved up       how much is done for guests in all
+//! each guest:  virtual time = time spent / weight          whose turn it is
+//! ```
+//!
+//! This partition runs before all others, so time spent here is taken from whoever else is on its
+//! CPU. All guests together may have [`RATE`] percent of a CPU: whatever they ask, a partition that
+//! asks for nothing keeps the rest of its share. Of that time the waiting guests get parts by
+//! their CPU weights: the guest with the lowest virtual time is served first, and a guest that
+//! was idle comes in at the virtual time of those served now, so it waits for a turn of each
+//! at most, and has saved up nothing. While the bucket is empty guests' rings stay unread.
+//!
+//! What is spent on system partitions is booked and not limited: they are the host's own.
+//!
+//! Rule: the clock is a parameter, and time is spent after the fact; who spent more than was
+//! there is waited for.
+
+use alloc::collections::BTreeMap;
+
+/// Percent of one CPU that guests have for what is done for them.
+pub const RATE: u64 = 8;
+/// Nanoseconds that may be saved up.
+pub const BURST: i64 = 2_000_000;
+/// Nanoseconds that one turn takes, or one request more.
+pub const TURN: u64 = 200_000;
+/// Nanoseconds that a turn costs beside what is measured: the switches to this partition.
+const SWITCHES: u64 = 4_000;
+/// The weight of a guest whose weight is not known.
+const USUAL_WEIGHT: u32 = 256;
+
+/// What is known of a client.
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    weight: u32,
+    /// Nanoseconds spent on it, times 65536, over its weight.
+    virtual_time: u64,
+    /// Nanoseconds spent on it.
+    spent: u64,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self { weight: USUAL_WEIGHT, virtual_time: 0, spent: 0 }
+    }
+}
+
+/// The budget of all guests, and the account of each client.
+#[derive(Debug)]
+pub struct Budget {
+    saved: i64,
+    /// When it was last refilled; the remainder of what that gave.
+    refilled: (u64, u64),
+    /// The virtual time at which the last turn began.
+    virtual_time: u64,
+    clients: BTreeMap<u32, Client>,
+}
+
+impl Budget {
+    /// A full bucket, nobody known.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { saved: BURST, refilled: (0, 0), virtual_time: 0, clients: BTreeMap::new() }
+    }
+
+    /// Sets a client's CPU weight.
+    pub fn set_weight(&mut self, who: u32, weight: u32) {
+        self.clients.entry(who).or_default().weight = weight.max(1);
+    }
+
+    /// Forgets a client that is destroyed.
+    pub fn forget(&mut self, who: u32) {
+        self.clients.remove(&who);
+    }
+
+    /// Nanoseconds spent on a client.
+    #[must_use]
+    pub fn spent(&self, who: u32) -> u64 {
+        self.clients.get(&who).map_or(0, |client| client.spent)
+    }
+
+    /// The time from which on guests may be served; `now` where they may at once.
+    pub fn due(&mut self, now: u64) -> u64 {
+        let (then, rest) = self.refilled;
+        let gained = now.saturating_sub(then).min(1 << 40) * RATE + rest;
+        self.refilled = (now, gained % 100);
+        let gained = i64::try_from(gained / 100).unwrap_or(BURST);
+        self.saved = self.saved.saturating_add(gained).min(BURST);
+        if self.saved > 0 {
+            return now;
+        }
+        let lacks = self.saved.unsigned_abs() + TURN / 4;
+        now.saturating_add(lacks.saturating_mul(100) / RATE)
+    }
+
+    /// Whose turn it is of those who wait: the rank of a client, the lowest first.
+    #[must_use]
+    pub fn rank(&self, who: u32) -> u64 {
+        let virtual_time = self.clients.get(&who).map_or(0, |client| client.virtual_time);
+        virtual_time.max(self.virtual_time)
+    }
+
+    /// Books a turn that took so many nanoseconds. Of a system partition's turn the guests' budget
+    /// is none the less.
+    pub fn spend(&mut self, who: u32, nanoseconds: u64, guest: bool) {
+        let spent = nanoseconds.saturating_add(SWITCHES);
+        let start = self.rank(who);
+        let client = self.clients.entry(who).or_default();
+        client.spent = client.spent.saturating_add(spent);
+        if guest {
+            let part = spent.saturating_mul(65_536) / u64::from(client.weight);
+            client.virtual_time = start.saturating_add(part);
+            self.virtual_time = start;
+            self.saved = self.saved.saturating_sub(i64::try_from(spent).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    /// Clients that ask again after so many nanoseconds, each request taking so many.
+    struct Asks {
+        who: u32,
+        every: u64,
+        takes: u64,
+        due: u64,
+        waited: u64,
+        served: u64,
+    }
+
+    fn asks(who: u32, every: u64, takes: u64) -> Asks {
+        Asks { who, every, takes, due: 0, waited: 0, served: 0 }
+    }
+
+    /// Serves clients for so long; returns the nanoseconds spent.
+    fn serve(budget: &mut Budget, clients: &mut [Asks], end: u64) -> u64 {
+        let (mut now, mut spent) = (0, 0);
+        while now < end {
+            let due = budget.due(now);
+            if due > now {
+                now = due;
+                continue;
+            }
+            let waiting = clients.iter_mut().filter(|client| client.due <= now);
+            let Some(client) = waiting.min_by_key(|client| budget.rank(client.who)) else {
+                now += 10_000;
+                continue;
+            };
+            client.waited = client.waited.max(now - client.due);
+            client.served += client.takes;
+            budget.spend(client.who, client.takes, true);
+            (now, spent) = (now + client.takes, spent + client.takes);
+            client.due = now + client.every;
+        }
+        spent
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn whatever_guests_ask_they_have_their_part_of_a_cpu() {
+        for count in [1, 3, 50] {
+            let mut budget = Budget::new();
+            let mut clients: Vec<_> = (0..count).map(|who| asks(who, 0, 50_000)).collect();
+            let spent = serve(&mut budget, &mut clients, 10 * SECOND);
+            let most = 10 * SECOND * RATE / 100;
+            assert!(spent <= most + BURST.unsigned_abs() + TURN, "{spent} of {most}");
+            assert!(spent > most / 10 * 8, "{spent} of {most}");
+        }
+    }
+
+    #[test]
+    fn guests_that_flood_have_parts_by_their_weights() {
+        let mut budget = Budget::new();
+        budget.set_weight(1, 100);
+        budget.set_weight(2, 300);
+        let mut clients = [asks(1, 0, 50_000), asks(2, 0, 30_000)];
+        serve(&mut budget, &mut clients, 10 * SECOND);
+        let [light, heavy] = clients.map(|client| client.served);
+        // The switches are booked as well, and the heavy one has more of them.
+        assert!((20..=28).contains(&(light * 100 / (light + heavy))), "{light} {heavy}");
+        assert!(budget.spent(1) > light && budget.spent(2) > heavy);
+    }
+
+    #[test]
+    fn a_guest_that_asks_little_is_served_beside_those_that_flood() {
+        let mut budget = Budget::new();
+        let mut clients: Vec<_> = (0..9).map(|who| asks(who, 0, 100_000)).collect();
+        clients.push(asks(9, 100_000_000, 20_000));
+        serve(&mut budget, &mut clients, 10 * SECOND);
+        let innocent = clients.last().unwrap();
+        // Until the turn that is being served is paid for, and a turn of its own is there.
+        assert!(innocent.waited < 10_000_000, "{}", innocent.waited);
+        assert!(innocent.served > 90 * 20_000, "{}", innocent.served);
+    }
+
+    #[test]
+    fn what_the_host_itself_asks_is_booked_and_takes_nothing_from_guests() {
+        let mut budget = Budget::new();
+        budget.spend(3, SECOND, false);
+        assert_eq!(budget.due(5), 5);
+        assert_eq!(budget.spent(3), SECOND + SWITCHES);
+        assert_eq!(budget.rank(3), 0);
+    }
+
+    #[test]
+    fn no_clock_and_no_cost_makes_it_panic() {
+        let mut budget = Budget::new();
+        budget.set_weight(1, 0);
+        budget.spend(1, u64::MAX, true);
+        budget.spend(1, u64::MAX, true);
+        assert!(budget.due(u64::MAX) >= u64::MAX - 1);
+        assert!(budget.due(0) > 0);
+    }
+}
