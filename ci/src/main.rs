@@ -17,6 +17,7 @@ mod host;
 mod interrupts;
 mod kernels;
 mod matrix;
+mod neighbours;
 mod page_tables;
 mod refusals;
 mod session;
@@ -39,6 +40,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     kernels::run,
     matrix::run,
     cpu::run,
+    neighbours::run,
     atomic::run,
     containment::run,
     grub::run,

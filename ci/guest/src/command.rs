@@ -28,6 +28,8 @@ pub enum Program<'a> {
     Balloon(u64),
     /// Set timers at every distance, see the `timers` module, and tell that all were right.
     Timers,
+    /// Ask for things of these kinds for ever; see the `flood` module.
+    Flood(Vec<&'a str>),
     /// Make random calls; see the `fuzz` module.
     Fuzz(Vec<&'a str>),
     /// No program of this name.
@@ -36,7 +38,7 @@ pub enum Program<'a> {
 
 /// Names, for a message.
 pub const NAMES: &str = "hello, spin [SECONDS], beat [SECONDS], echo, crash, reboot, idle, \
-    balloon [TIMES], timers, fuzz SEED COUNT [FIRST [STEPS]]";
+    balloon [TIMES], timers, flood KIND…, fuzz SEED COUNT [FIRST [STEPS]]";
 
 /// The command line as text, as far as it is text.
 pub fn line(info: &StartInfo) -> &str {
@@ -63,6 +65,7 @@ impl<'a> Program<'a> {
             "idle" => Self::Idle,
             "balloon" => Self::Balloon(number(1)),
             "timers" => Self::Timers,
+            "flood" => Self::Flood(rest),
             "fuzz" => Self::Fuzz(rest),
             other => Self::Unknown(other),
         }
@@ -82,6 +85,7 @@ mod tests {
         assert_eq!(Program::parse("beat 3"), Program::Beat(3));
         assert_eq!(Program::parse("balloon x"), Program::Balloon(1));
         assert_eq!(Program::parse("fuzz 1 2 keep=3"), Program::Fuzz(["1", "2", "keep=3"].into()));
+        assert_eq!(Program::parse("flood store"), Program::Flood(["store"].into()));
         assert_eq!(Program::parse("hullo"), Program::Unknown("hullo"));
     }
 }

@@ -15,6 +15,8 @@ mod console;
 #[cfg(target_os = "none")]
 mod entry;
 #[cfg(target_os = "none")]
+mod flood;
+#[cfg(target_os = "none")]
 mod fuzz;
 mod memory;
 mod programs;

@@ -22,6 +22,7 @@ pub fn run(program: Program<'_>) -> ! {
             println!("timers: all were right");
             Shutdown::PowerOff
         }
+        Program::Flood(kinds) => flood(&kinds),
         Program::Fuzz(words) => fuzz(&words),
         Program::Unknown(name) => {
             println!("no program `{name}`; programs are: {NAMES}");
@@ -112,6 +113,17 @@ fn idle() -> ! {
     loop {
         memory::wait();
     }
+}
+
+#[cfg(target_os = "none")]
+fn flood(kinds: &[&str]) -> Shutdown {
+    crate::flood::run(kinds);
+    Shutdown::Crash
+}
+
+#[cfg(not(target_os = "none"))]
+fn flood(_kinds: &[&str]) -> Shutdown {
+    Shutdown::Crash
 }
 
 #[cfg(target_os = "none")]

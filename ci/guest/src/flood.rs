@@ -1,0 +1,163 @@
+//! What a guest can ask for without end, each kind of it a step that is done again and again.
+//!
+//! `flood KIND…` does a step of each kind in turn, for ever. A flood that has to wait for nobody takes all
+//! the CPU time that there is, as `spin` does; so beside an innocent guest each has half of a CPU
+//! at most, and what is done elsewhere because of it is what is looked for.
+#![expect(unsafe_code, reason = "a ring in shared memory")]
+
+use crate::{calls, memory, println};
+use alloc::vec::Vec;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use partition_runtime::time;
+use pv_abi::xen::store::{RING_BYTES, RM, StoreRing, TRANSACTION_START, WATCH, WRITE};
+
+/// Names, for a message.
+pub const NAMES: &str = "store, watch, transaction, events, log, timers, calls";
+
+/// A kind of flood, and what its next step is.
+enum Flood {
+    /// Requests to the store: the first ones, then the last ones for ever, and where it is.
+    Store(Vec<Vec<u8>>, usize, usize),
+    /// Events on the store's port, with nothing in the ring.
+    Events,
+    /// Lines to the monitor's log.
+    Log,
+    /// A timer that is due at once.
+    Timers,
+    /// A call that does nothing.
+    Calls,
+}
+
+/// A request to the store.
+fn request(kind: u32, transaction: u32, payload: &[&[u8]]) -> Vec<u8> {
+    let length: usize = payload.iter().map(|part| part.len()).sum();
+    let words = [kind, 1, transaction, length as u32];
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    payload.iter().for_each(|part| bytes.extend_from_slice(part));
+    bytes
+}
+
+impl Flood {
+    fn of(name: &str) -> Option<Self> {
+        let value = [b'x'; 2000];
+        Some(match name {
+            "store" => Self::Store([request(WRITE, 0, &[b"data/x\0", &value])].into(), 0, 0),
+            // Many watches, all of which each change concerns.
+            "watch" => {
+                let mut all: Vec<_> = (0..100_u8)
+                    .map(|n| {
+                        request(WATCH, 0, &[b"data\0", &[b'0' + n / 10, b'0' + n % 10], b"\0"])
+                    })
+                    .collect();
+                all.push(request(WRITE, 0, &[b"data/x/y\0z"]));
+                all.push(request(RM, 0, &[b"data/x\0"]));
+                Self::Store(all, 100, 0)
+            }
+            // The first transaction of a client has the number 1.
+            "transaction" => {
+                let begin = request(TRANSACTION_START, 0, &[b"\0"]);
+                let names = [b"data/a\0", b"data/b\0", b"data/c\0"];
+                let writes = names.map(|name| request(WRITE, 1, &[name, &value]));
+                Self::Store([begin].into_iter().chain(writes).collect(), 1, 0)
+            }
+            "events" => Self::Events,
+            "log" => Self::Log,
+            "timers" => Self::Timers,
+            "calls" => Self::Calls,
+            _ => return None,
+        })
+    }
+
+    fn step(&mut self, ring: &mut Ring) {
+        match self {
+            Self::Store(requests, repeat, at) => {
+                ring.drop_replies();
+                if ring.is_idle()
+                    && let Some(next) = requests.get(*at)
+                {
+                    ring.begin(next);
+                    *at = if *at + 1 < requests.len() { *at + 1 } else { *repeat };
+                }
+                ring.push();
+            }
+            Self::Events => calls::send(memory::start().store_evtchn),
+            Self::Log => calls::write_emergency(b"a line that nobody asked for\n"),
+            Self::Timers => drop(time::set_timer(0)),
+            Self::Calls => calls::send(0),
+        }
+    }
+}
+
+/// Does steps of these kinds for ever; returns where there is no such kind.
+pub fn run(names: &[&str]) {
+    let floods: Option<Vec<Flood>> = names.iter().map(|name| Flood::of(name)).collect();
+    let Some(mut floods) = floods.filter(|floods| !floods.is_empty()) else {
+        return println!("floods are: {NAMES}");
+    };
+    println!("flood");
+    let timer = calls::bind_timer().expect("the timer");
+    memory::unmask(timer);
+    let mut ring = Ring::open();
+    loop {
+        floods.iter_mut().for_each(|flood| flood.step(&mut ring));
+    }
+}
+
+/// The client's end of the store ring.
+struct Ring {
+    address: u64,
+    /// What is left of a request that is being sent.
+    rest: Vec<u8>,
+}
+
+impl Ring {
+    fn open() -> Self {
+        let address = memory::address_of_machine_frame(memory::start().store_mfn);
+        Self { address, rest: Vec::new() }
+    }
+
+    fn byte(&self, offset: usize) -> &'static AtomicU8 {
+        // SAFETY: the ring's page is mapped writable for as long as the guest runs.
+        unsafe { &*core::ptr::with_exposed_provenance(self.address as usize + offset) }
+    }
+
+    fn index(&self, offset: usize) -> &'static AtomicU32 {
+        // SAFETY: as above; the indices are aligned.
+        unsafe { &*core::ptr::with_exposed_provenance(self.address as usize + offset) }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn begin(&mut self, request: &[u8]) {
+        self.rest.extend_from_slice(request);
+    }
+
+    /// Sends what there is room for.
+    fn push(&mut self) {
+        let consumed = self.index(offset_of!(StoreRing, req_cons)).load(Ordering::Acquire);
+        let produced = self.index(offset_of!(StoreRing, req_prod));
+        let at = produced.load(Ordering::Relaxed);
+        let room = RING_BYTES.saturating_sub(at.wrapping_sub(consumed) as usize);
+        let count = room.min(self.rest.len());
+        for (index, byte) in self.rest.drain(..count).enumerate().collect::<Vec<_>>() {
+            let place = (at as usize).wrapping_add(index) % RING_BYTES;
+            self.byte(offset_of!(StoreRing, req) + place).store(byte, Ordering::Relaxed);
+        }
+        if count > 0 {
+            produced.store(at.wrapping_add(count as u32), Ordering::Release);
+            calls::send(memory::start().store_evtchn);
+        }
+    }
+
+    /// Takes all replies and events, and looks at none.
+    fn drop_replies(&self) {
+        let produced = self.index(offset_of!(StoreRing, rsp_prod)).load(Ordering::Acquire);
+        let consumed = self.index(offset_of!(StoreRing, rsp_cons));
+        if consumed.swap(produced, Ordering::AcqRel) != produced {
+            calls::send(memory::start().store_evtchn);
+        }
+    }
+}
