@@ -20,13 +20,13 @@
 use alloc::collections::BTreeMap;
 
 /// Percent of one CPU that guests have for what is done for them.
-pub const RATE: u64 = 8;
+pub const RATE: u64 = 6;
 /// Nanoseconds that may be saved up.
 pub const BURST: i64 = 2_000_000;
 /// Nanoseconds that one turn takes, or one request more.
 pub const TURN: u64 = 200_000;
 /// Nanoseconds that a turn costs beside what is measured: the switches to this partition.
-const SWITCHES: u64 = 4_000;
+const SWITCHES: u64 = 8_000;
 /// The weight of a guest whose weight is not known.
 const USUAL_WEIGHT: u32 = 256;
 
