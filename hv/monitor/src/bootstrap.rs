@@ -50,8 +50,9 @@ const MODULES: u64 = 0x20_0000_0000;
 const WINDOW: u64 = 0x40_0000_0000;
 /// Pages of the stack.
 const STACK_PAGES: u64 = 32;
-/// Pages of the heap.
-const HEAP_PAGES: u64 = 4096;
+/// Pages of the heap at least, and at most. Between them the ultravisor has a 128th of the machine, since it
+/// keeps something for each partition, and their number is bounded by memory.
+const HEAP_PAGES: [u64; 2] = [4096, 65_536];
 /// Grant frames of the two partitions.
 const GRANT_FRAMES: u32 = 8;
 /// Frames to a 4 MiB entry of the page map.
@@ -201,6 +202,7 @@ struct Plan {
     own: ModuleRecord,
     image: Executable<'static>,
     image_pages: u64,
+    heap_pages: u64,
     tables: u64,
     first: u64,
     instance: u64,
@@ -233,10 +235,13 @@ impl Plan {
             end = end.max(address + bytes);
         }
         let image_pages = (end - BASE).div_ceil(4096);
-        let mapped = image_pages + STACK_PAGES + HEAP_PAGES + mapped_bytes / 4096;
+        let [least, most] = HEAP_PAGES;
+        let wanted = if number == ULTRAVISOR { boot.frames / 128 } else { least };
+        let heap_pages = wanted.clamp(least, most);
+        let mapped = image_pages + STACK_PAGES + heap_pages + mapped_bytes / 4096;
         let tables = mapped / 512 + WINDOW_PAGES / 512 + 24;
         let own = record(module);
-        Self { number, own, image, image_pages, tables, first: 0, instance: 0 }
+        Self { number, own, image, image_pages, heap_pages, tables, first: 0, instance: 0 }
     }
 
     fn stack(&self) -> u64 {
@@ -246,7 +251,7 @@ impl Plan {
         self.stack() + STACK_PAGES
     }
     fn start_block(&self) -> u64 {
-        self.heap() + HEAP_PAGES
+        self.heap() + self.heap_pages
     }
     fn machine(&self) -> u64 {
         self.start_block() + 1
@@ -314,7 +319,7 @@ impl Plan {
             };
             map(tables, start >> 12, end - (start >> 12), flags);
         }
-        map(tables, self.stack(), STACK_PAGES + HEAP_PAGES, READ_WRITE);
+        map(tables, self.stack(), STACK_PAGES + self.heap_pages, READ_WRITE);
         map(tables, self.start_block(), 1 + MACHINE_PAGES, READ_ONLY);
         map(tables, self.first_table(), self.tables, READ_ONLY);
         map(tables, self.command(), COMMAND_PAGES as u64, READ_WRITE);
@@ -341,7 +346,7 @@ impl Plan {
         block.frames = self.frames();
         block.base = BASE;
         block.heap = BASE + (self.heap() << 12);
-        block.heap_bytes = HEAP_PAGES << 12;
+        block.heap_bytes = self.heap_pages << 12;
         block.shared_info = SHARED;
         block.window = WINDOW;
         block.window_tables = window_tables;

@@ -1,7 +1,7 @@
 //! What requests do and what they are refused for.
 
 use pv_abi::uv::calls::{MonitorEvent, cause};
-use pv_abi::uv::command::{Answer, Operation, Outcome, Range, Target, Transaction};
+use pv_abi::uv::command::{Answer, MAX_OPERATIONS, Operation, Outcome, Range, Target, Transaction};
 use pv_abi::uv::database::{
     BOOT, COMMAND, FIRST_GUEST, MAX_MACHINE_VCPUS, MAX_VCPUS, ULTRAVISOR, channel_kind,
     instance_frames, kind, rights, state,
@@ -106,6 +106,21 @@ fn only_boot_and_command_partition_are_heard() {
         let reply = engine.execute(&mut monitor, who, 0, 1, &transaction(vec![create("x")]));
         assert_eq!(reply.result.unwrap_err().code, "not-allowed");
     }
+}
+
+/// A frame has room for thousands of small operations; what is kept of them is bounded while they are
+/// read.
+#[test]
+fn a_frame_full_of_operations_is_refused_and_not_kept() {
+    let operations = vec![Operation::Complete { request: 0 }; 8000];
+    let bytes = postcard::to_allocvec(&transaction(operations)).unwrap();
+    assert!(bytes.len() < pv_abi::uv::channel::MAX_PAYLOAD);
+    let read: Transaction = postcard::from_bytes(&bytes).unwrap();
+    assert_eq!(read.operations.len(), MAX_OPERATIONS + 1);
+    assert!(read.operations.capacity() < 1024);
+    let words = arena();
+    let refusal = Host::new(&words).run(&read).unwrap_err();
+    assert_eq!(refusal.code, "too-large");
 }
 
 #[test]

@@ -171,6 +171,7 @@ CPU cap           150 % of one CPU
 CPUs              all
 CPU time          0.00 s
 Waited for a CPU  0.00 s
+Served            0.00 s by the ultravisor
 Refused calls     15: ENOSYS 1, EPERM 12, other 2
 Memory            1020 KiB
 Memory target     1020 KiB
