@@ -17,16 +17,24 @@
 use crate::{
     balance::MOVE_CREDIT,
     entity::{Entity, Home, before},
+    group::Group,
     heap::Heap,
 };
 
 /// Nanoseconds a virtual CPU runs before it yields to an equal.
 pub const SLICE: u64 = 4_000_000;
-/// Virtual nanoseconds that a sleeper may be ahead of the queue when it wakes.
+/// Virtual nanoseconds that a sleeper may be ahead of the queue when it wakes, and nanoseconds that
+/// it may run before it is not ahead any more: great weight does not make them many, as far as it
+/// is ahead by more than [`WAKE_GRANULARITY`].
 pub const WAKE_CREDIT: u64 = 2_000_000;
 /// Virtual nanoseconds by which a waking virtual CPU must be ahead to preempt at once; nanoseconds
 /// after which it gets its turn if it is not behind.
 pub const WAKE_GRANULARITY: u64 = 500_000;
+
+/// How far a virtual CPU of the partition may be ahead when it wakes.
+fn wake_credit(group: &Group) -> u64 {
+    group.virtual_time(WAKE_CREDIT).clamp(WAKE_GRANULARITY, WAKE_CREDIT)
+}
 
 /// A slot past the capacity of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +148,7 @@ impl<'g, const N: usize> RunQueue<'g, N> {
             Home::New | Home::Same => {
                 entity.group.add_runnable();
                 self.adrift |= idle;
-                WAKE_CREDIT
+                wake_credit(entity.group)
             }
         };
         entity.home = Home::Same;
@@ -264,7 +272,8 @@ impl<'g, const N: usize> RunQueue<'g, N> {
     fn resume_capped(&mut self, now: u64) {
         while let Some(slot) = self.capped.pop_expired(now) {
             self.adrift |= self.is_idle();
-            self.wait_with(slot, WAKE_CREDIT);
+            let credit = self.entity(slot).map_or(0, |entity| wake_credit(entity.group));
+            self.wait_with(slot, credit);
         }
     }
 

@@ -83,6 +83,28 @@ fn one_of_much_weight_preempts_though_it_just_slept() {
     }
 }
 
+/// The command partition weighs as much as 16 guests: it must not run 16 times as long on what it
+/// saved up by sleeping.
+#[test]
+fn great_weight_does_not_make_a_wake_longer() {
+    let mut queue = Queue::new();
+    queue.enqueue(vcpu(1, 4096), 0).unwrap();
+    assert_eq!(queue.pick_next(0), Some(1));
+    let sleeper = queue.block_current(1000).unwrap();
+    let mut now = 1000;
+    queue.enqueue(vcpu(2, 256), now).unwrap();
+    run(&mut queue, &mut now, 100 * SLICE);
+    queue.enqueue(sleeper, now).unwrap();
+    while queue.pick_next(now) != Some(1) {
+        now = queue.next_event().unwrap();
+    }
+    let begin = now;
+    while queue.pick_next(now) == Some(1) {
+        now = queue.next_event().unwrap();
+    }
+    assert!(now - begin <= 16 * WAKE_GRANULARITY + SLICE, "{} ns", now - begin);
+}
+
 #[test]
 fn sleep_is_not_saved_up() {
     let mut queue = Queue::new();
