@@ -133,6 +133,8 @@ pub enum Order {
     },
     /// Refuse the so-many-th action from now on.
     Refuse(u64),
+    /// Answer nothing until the other end sends or is gone.
+    Hold(std::sync::mpsc::Receiver<()>),
     /// End.
     Stop,
 }
@@ -374,6 +376,7 @@ impl Machine {
             while let Ok(order) = orders.try_recv() {
                 match order {
                     Order::Stop => return summary(&engine),
+                    Order::Hold(until) => drop(until.recv()),
                     Order::Refuse(after) => *refuse.lock().unwrap() = Some(after),
                     Order::EndAtOnce { name, detail } => at_once = Some((name, detail)),
                     Order::End { name, detail } => end(&mut engine, &mut monitor, &name, detail),

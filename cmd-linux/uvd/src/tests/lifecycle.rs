@@ -80,12 +80,19 @@ fn a_partition_is_created_of_its_kernel_and_leaves_nothing() {
 #[test]
 fn whoever_destroys_it_first_it_is_gone_for_all() {
     let kernel = kernel_file("twice.elf", 100);
-    let host = Host::new("twice");
+    let mut host = Host::new("twice");
     let mut clients = [host.client(), host.client(), host.client()];
+    let mut last = host.client();
     create(&mut clients[0], "web", &kernel);
+    let (release, held) = std::sync::mpsc::channel();
+    host.order(Order::Hold(held));
     for client in &mut clients {
         client.begin(Service::Destroy { name: "web".into(), forget: true });
     }
+    // The daemon reads its clients in their order: once this is answered, which takes no host, it
+    // has begun on the three.
+    assert!(last.ask(Service::Detach { console: 1 }).result.is_err());
+    drop(release);
     for client in &mut clients {
         match client.next().result {
             Ok(Answered::Service(ServiceAnswer::Done)) => {}
