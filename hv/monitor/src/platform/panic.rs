@@ -21,7 +21,7 @@ use super::{
     log::{self, error},
     memory,
     options::AfterPanic,
-    power,
+    power, serial,
     symbols::Symbols,
 };
 use crate::context::Registers;
@@ -81,6 +81,9 @@ pub fn fatal_trap(registers: &Registers) -> ! {
 /// cannot do without is gone.
 pub fn stop_host(reason: fmt::Arguments<'_>) -> ! {
     FAILED.store(u64::from(apic::initial_id()), Ordering::Release);
+    // A CPU that is stopped while it sends keeps what waits behind it, so that goes first: it may
+    // say why a partition stopped.
+    serial::write_anyway(serial::CONSOLE, &[]);
     log::set_failing();
     apic::stop_others();
     error!("{reason}");
