@@ -1,5 +1,6 @@
 //! Random programs of calls and instructions, on the minimal guest in the command partition's
-//! place.
+//! place. If the guest has three virtual CPUs (`FUZZ_VCPUS=3`), two of them run programs at once, and
+//! the third is there for programs to initialise and to start.
 //!
 //! The guest may end itself, with a cause that the monitor records: then the next programs of the
 //! seed follow on a fresh machine. What must not happen is that the monitor fails, that the machine
@@ -7,14 +8,15 @@
 //! steps that are needed, and printed.
 //!
 //! Bounded by default. A person sets `FUZZ_SECONDS`, `FUZZ_SEED` (the first; each seed has
-//! [`PROGRAMS`]) and `FUZZ_CPUS`, and runs `cargo xtask test fuzz`.
+//! [`PROGRAMS`]), `FUZZ_CPUS` (physical), `FUZZ_VCPUS` (see above) and `FUZZ_ICOUNT`
+//! (1: the same run, instruction by instruction), and runs `cargo xtask test fuzz`.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use fuzz_programs::{Keep, Program, SLOTS, shrink};
+use fuzz_programs::{Keep, OTHER_SLOTS, Program, SLOTS, shrink};
 use pv_abi::uv::start::MODULE_COMMAND_LINE;
 use xtask::boot_image;
 use xtask::cpio::Archive;
@@ -30,6 +32,8 @@ use crate::{Results, number, stay};
 const SECONDS: u64 = 75;
 /// Seconds of the measuring of stays.
 const STAY_SECONDS: u64 = 60;
+/// Virtual CPUs of the guest. With two at work, far fewer programs run in the same time.
+const VCPUS: u32 = 1;
 /// Programs of a seed.
 const PROGRAMS: u64 = 20_000;
 /// How long the console may be silent: a line comes every few dozen programs.
@@ -55,7 +59,7 @@ pub fn run(results: &mut Results) {
 /// The longest stay in ring 0 while programs run; how they end is the other scenario's matter.
 fn stay() -> Result<()> {
     let file = stay::file("fuzz")?;
-    let guest = Guest { machine: stay::machine(file.path()), ..Guest::build(1)? };
+    let guest = Guest { machine: stay::machine(file.path()), ..Guest::build()? };
     let end = Instant::now() + Duration::from_secs(STAY_SECONDS);
     let ran = guest.run(number("FUZZ_SEED", 1)?, PROGRAMS, 0, None, Some(end))?;
     println!("{} programs", ran.at);
@@ -79,19 +83,17 @@ struct Ran {
     end: End,
     /// The last program that it said it was at.
     at: u64,
-    /// Programs that it said it did.
-    programs: u64,
 }
 
 fn programs() -> Result<()> {
     let end = Instant::now() + Duration::from_secs(number("FUZZ_SECONDS", SECONDS)?);
-    let guest = Guest::build(number("FUZZ_CPUS", 2)?)?;
+    let guest = Guest::build()?;
     let (mut seed, mut first) = (number("FUZZ_SEED", 1)?, 0);
     let (mut programs, mut ends) = (0, 0);
     while Instant::now() < end {
         let ran = guest.run(seed, PROGRAMS - first, first, None, Some(end))?;
         match &ran.end {
-            End::Done => (programs, seed, first) = (programs + ran.programs, seed + 1, 0),
+            End::Done => (programs, seed, first) = (programs + ran.at - first, seed + 1, 0),
             End::Itself(line) => {
                 println!("seed {seed}: ended itself after program {}: {line}", ran.at);
                 (programs, ends) = (programs + ran.at - first, ends + 1);
@@ -124,8 +126,9 @@ fn report(guest: &Guest, seed: u64, first: u64, at: u64, what: &str) -> Result<(
         let numbers: Vec<u32> = programs
             .clone()
             .flat_map(|index| {
-                let steps = Program::generate(seed, index).steps.len() as u64;
-                (0..steps).map(move |slot| ((index - from) * SLOTS + slot) as u32)
+                let program = Program::generate(seed, index);
+                let slots: Vec<u64> = program.slots().map(|(slot, _)| slot).collect();
+                slots.into_iter().map(move |slot| ((index - from) * SLOTS + slot) as u32)
             })
             .collect();
         let count = programs.end - programs.start;
@@ -154,8 +157,10 @@ fn report(guest: &Guest, seed: u64, first: u64, at: u64, what: &str) -> Result<(
 fn print_steps(seed: u64, from: u64, numbers: &[u32]) {
     for number in numbers {
         let (index, slot) = (from + u64::from(*number) / SLOTS, u64::from(*number) % SLOTS);
-        if let Some(step) = Program::generate(seed, index).steps.get(slot as usize) {
-            println!("program {index} step {slot}: {step}");
+        let program = Program::generate(seed, index);
+        if let Some((_, step)) = program.slots().find(|(number, _)| *number == slot) {
+            let cpu = slot / OTHER_SLOTS;
+            println!("program {index} step {slot} on virtual CPU {cpu}: {step}");
         }
     }
 }
@@ -165,14 +170,22 @@ struct Guest {
     kernel: PathBuf,
     initrd: PathBuf,
     machine: MachineOptions,
+    vcpus: u32,
 }
 
 impl Guest {
-    fn build(cpus: u64) -> Result<Self> {
+    fn build() -> Result<Self> {
         let initrd = workspace::build_dir()?.join("no-files.cpio");
         workspace::write_if_changed(&initrd, &Archive::new().finish())?;
-        let machine = MachineOptions { cpus: u32::try_from(cpus)?, ..MachineOptions::default() };
-        Ok(Self { kernel: hv_build::guest()?, initrd, machine })
+        let icount = number("FUZZ_ICOUNT", 0)? != 0;
+        let machine =
+            MachineOptions { cpus: number("FUZZ_CPUS", 2)?, icount, ..MachineOptions::default() };
+        Ok(Self {
+            kernel: hv_build::guest()?,
+            initrd,
+            machine,
+            vcpus: number("FUZZ_VCPUS", VCPUS)?,
+        })
     }
 
     /// Runs programs of a seed, all steps or those to keep, until they are done or time is up.
@@ -190,7 +203,7 @@ impl Guest {
             initrd: Some(self.initrd.clone()),
             append: format!("fuzz {seed} {count} {first}{steps}"),
             command_memory: Some("4M".into()),
-            command_vcpus: Some(1),
+            command_vcpus: Some(self.vcpus),
             ..BootOptions::default()
         };
         let image = boot_image::make(&host::payload(&boot, Destination::Qemu)?)?;
@@ -198,7 +211,6 @@ impl Guest {
         let late = wait(&mut machine, end);
         let console = machine.console()?;
         let at = last_number(&console, ": at ").unwrap_or(first);
-        let programs = last_number(&console, ": ").unwrap_or(0);
         let mut end = judge(&console, late);
         if late == Late::No
             && let End::Failed(what) = &mut end
@@ -207,7 +219,7 @@ impl Guest {
             // Not the monitor's fault, as far as can be seen; but then a guest can crash QEMU.
             *what = format!("QEMU itself was ended by signal {signal}; {what}");
         }
-        Ok(Ran { end, at, programs })
+        Ok(Ran { end, at })
     }
 }
 

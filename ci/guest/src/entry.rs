@@ -14,8 +14,8 @@ use pv_abi::xen::start_info::StartInfo;
 use talc::TalcLock;
 use talc::source::Manual;
 
-/// The heap: what is mapped and free after the loader's stack. One virtual CPU and no upcalls, so
-/// the lock is never contended.
+/// The heap: what is mapped and free after the loader's stack. Nobody is interrupted while holding
+/// the lock, but for a virtual CPU that random programs stop; they start it again.
 #[global_allocator]
 static HEAP: TalcLock<spinning_top::RawSpinlock, Manual> = TalcLock::new(Manual);
 
@@ -68,16 +68,20 @@ extern "C" fn start(info: *const StartInfo) -> ! {
     programs::run(command::Program::parse(command::line(info)))
 }
 
-/// A trap ends the guest, but where an attempt of a random program expects it.
+/// A trap ends the guest. Random programs have handlers of their own.
 // SAFETY: the one definition of this symbol in the guest's image.
 #[unsafe(no_mangle)]
 fn __partition_trap(trap: &Trap) -> ! {
     let Trap { vector, code, rip, rsp } = *trap;
-    crate::fuzz::attempt::trapped(vector);
-    let address = memory::fault_address();
+    fault(0, vector, code, rip, rsp)
+}
+
+/// Ends the guest for a trap on a virtual CPU.
+pub fn fault(cpu: usize, vector: u64, code: u64, rip: u64, rsp: u64) -> ! {
+    let address = memory::fault_address(cpu);
     println!(
         "fault: vector {vector}, error code {code:#x}, at {rip:#x}, address {address:#x}, \
-         stack {rsp:#x}"
+         stack {rsp:#x}, virtual CPU {cpu}"
     );
     console::flush();
     shutdown(Shutdown::Crash)

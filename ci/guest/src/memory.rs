@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use partition_runtime::time::Clock;
 use pv_abi::PAGE_SIZE;
 use pv_abi::xen::mmu::{M2P_START, PTE_ACCESSED, PTE_DIRTY, PTE_PRESENT, PTE_RW, PTE_USER};
-use pv_abi::xen::shared_info::{SharedInfo, VcpuInfo};
+use pv_abi::xen::shared_info::{LEGACY_MAX_VCPUS, SharedInfo, VcpuInfo};
 use pv_abi::xen::start_info::StartInfo;
 
 /// Bytes of a page.
@@ -91,9 +91,20 @@ pub fn selector() -> &'static AtomicU64 {
     shared(offset_of!(VcpuInfo, evtchn_pending_sel))
 }
 
-/// Address of the last page fault.
-pub fn fault_address() -> u64 {
-    shared::<AtomicU64>(offset_of!(VcpuInfo, cr2)).load(Ordering::Relaxed)
+/// Where what a virtual CPU shares begins.
+const fn info(cpu: usize) -> usize {
+    cpu % LEGACY_MAX_VCPUS * size_of::<VcpuInfo>()
+}
+
+/// Masks the upcalls of a virtual CPU.
+pub fn mask_upcalls(cpu: usize) {
+    let mask: &AtomicU8 = shared(info(cpu) + offset_of!(VcpuInfo, evtchn_upcall_mask));
+    mask.store(1, Ordering::Release);
+}
+
+/// Address of the last page fault of a virtual CPU.
+pub fn fault_address(cpu: usize) -> u64 {
+    shared::<AtomicU64>(info(cpu) + offset_of!(VcpuInfo, cr2)).load(Ordering::Relaxed)
 }
 
 /// System time in nanoseconds.

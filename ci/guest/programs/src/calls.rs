@@ -22,14 +22,17 @@ pub fn call(random: &mut Random) -> Call {
 }
 
 /// Makes another of a call by which the guest ends or stops itself, and nothing is learned:
-/// shutdown, its only virtual CPU down or with its shared state elsewhere, no trap table.
+/// shutdown, its first virtual CPU down, those that run programs with their shared state elsewhere,
+/// no trap table.
 pub fn tame(call: &mut Call) {
     let is = |word: Word, values: &[u64]| values.iter().any(|value| word == plain(*value));
     let [first, second, ..] = call.args;
     match call.number {
         number::SCHED_OP if is(first, &[2]) => call.args[0] = plain(0),
         number::SET_TRAP_TABLE if is(first, &[0]) => call.args[0] = plain(1),
-        number::VCPU_OP if is(first, &[2, 10]) && is(second, &[0]) => call.args[1] = plain(1),
+        // The second one may stop for a while; the first one starts it again.
+        number::VCPU_OP if is(first, &[2]) && is(second, &[0]) => call.args[1] = plain(1),
+        number::VCPU_OP if is(first, &[10]) && is(second, &[0, 1]) => call.args[1] = plain(2),
         _ => {}
     }
 }
@@ -72,6 +75,19 @@ fn partition(random: &mut Random) -> u64 {
     }
 }
 
+/// When a timer comes: soon, at times that are long gone, at times that nobody lives to see.
+fn deadline(random: &mut Random, within: u64) -> Word {
+    /// 200 years in nanoseconds.
+    const AGES: i64 = 200 * 365 * 86_400 * 1_000_000_000;
+    let soon = Word::Time(random.below(within * 2) as i64 - within as i64);
+    match random.below(8) {
+        0 => plain(random.of(&[0, 1, 1 << 62, (1 << 63) - 1, 1 << 63, u64::MAX - 1, u64::MAX])),
+        1 => Word::Time(random.of(&[AGES, AGES / 2, i64::MAX, i64::MIN, -1_000_000_000, 1, 0])),
+        2 => plain(random.number()),
+        _ => soon,
+    }
+}
+
 /// A grant reference: those that programs write, others, none.
 fn reference(random: &mut Random) -> u64 {
     match random.below(6) {
@@ -80,7 +96,8 @@ fn reference(random: &mut Random) -> u64 {
     }
 }
 
-fn grants(random: &mut Random) -> Call {
+/// Grants: map, unmap, copy, and the rest.
+pub fn grants(random: &mut Random) -> Call {
     let operation = random.of(&[0, 0, 0, 1, 1, 2, 5, 5, 5, 6, 8, 10, 3, 4, 7, 9, 11, 12, 63]);
     let count = 1 + random.below(3);
     let mut memory = Vec::new();
@@ -205,18 +222,18 @@ fn memory(random: &mut Random) -> Call {
 fn vcpus(random: &mut Random) -> Call {
     let operation = match random.below(4) {
         0 => random.below(16),
-        _ => random.of(&[3, 4, 5, 7, 8, 9, 11, 13]),
+        _ => random.of(&[1, 2, 3, 4, 5, 6, 7, 8, 8, 9, 11, 13]),
     };
-    // The guest needs its first virtual CPU, and where that shares its state.
+    // The guest needs its first virtual CPU, and where those that run programs share their state.
     let vcpu = match operation {
-        2 | 10 => 1 + random.below(40),
+        2 => 1 + random.below(3),
+        10 => 2 + random.below(40),
         _ => random.of(&[0, 0, 0, 1, 2, 31, 32, 64, u64::MAX]),
     };
     let memory: Vec<Word> = match operation {
         5 | 13 => [address(random)].into(),
-        8 => {
-            [Word::Time(random.below(2_000_000) as i64 - 1_000_000), plain(random.below(3))].into()
-        }
+        6 => [plain(random.of(&[0, 1, 1000, 100_000, 1_000_000, 1 << 63, u64::MAX]))].into(),
+        8 => [deadline(random, 1_000_000), plain(random.below(3))].into(),
         10 => [Word::FrameNumber(frame(random)), plain(random.below(4200))].into(),
         0 => return initialise(random, vcpu),
         _ => [wild(random), wild(random)].into(),
@@ -260,7 +277,7 @@ fn scheduling(random: &mut Random) -> Call {
     let claimed = random.of(&[0, 1, 2, 2, 128, 129, 0xffff_ffff]);
     let list = if random.once_in(4) { address(random) } else { Word::Memory(24) };
     let ports = plain(port(random) | port(random) << 32);
-    let time = Word::Time(random.below(200_000) as i64 - 100_000);
+    let time = deadline(random, 100_000);
     let memory = match operation {
         3 => [list, plain(claimed), time, ports].into(),
         _ => [wild(random), wild(random)].into(),
@@ -274,10 +291,7 @@ fn scheduling(random: &mut Random) -> Call {
 fn state(random: &mut Random) -> Call {
     let others = [(); 3].map(|()| wild(random));
     let (number, first, second) = match random.below(12) {
-        0..=1 => {
-            let after = random.below(2_000_000) as i64 - 1_000_000;
-            (number::SET_TIMER_OP, Word::Time(after), others[0])
-        }
+        0..=1 => (number::SET_TIMER_OP, deadline(random, 1_000_000), others[0]),
         2 => (number::FPU_TASKSWITCH, plain(random.below(3)), others[0]),
         3..=4 => (number::SET_DEBUGREG, plain(random.below(10)), address(random)),
         5 => (number::SET_DEBUGREG, plain(7), plain(random.bits() & 0xffff_ffff)),

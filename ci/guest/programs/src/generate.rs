@@ -2,14 +2,16 @@
 
 use crate::random::Random;
 use crate::word::{Frame, Place, Word};
-use crate::{calls, tables};
+use crate::{Batch, Requests, batch, calls, store, tables};
 use alloc::vec::Vec;
 use pv_abi::xen::hypercall as number;
 
 /// Steps of a program at most.
 const STEPS: u64 = 12;
 /// Numbers that the steps of a program have in a run: program n has those from n times this.
-pub const SLOTS: u64 = 16;
+pub const SLOTS: u64 = 32;
+/// The first of these that is a step of the second virtual CPU.
+pub const OTHER_SLOTS: u64 = 16;
 
 /// A step of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +54,10 @@ pub enum Step {
     },
     /// The `iret` call with this frame: rax, r11, rcx, flags, rip, cs, rflags, rsp, ss.
     Iret([Word; 9]),
+    /// Messages to the store.
+    Requests(Requests),
+    /// A call on a long list.
+    Batch(Batch),
 }
 
 /// Instructions: a name and the bytes.
@@ -137,8 +143,10 @@ pub const STORES: [(&str, &[u8]); 10] = [
 /// A program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Program {
-    /// What it does.
+    /// What the first virtual CPU does.
     pub steps: Vec<Step>,
+    /// What the second one does at the same time.
+    pub other: Vec<Step>,
 }
 
 impl Program {
@@ -152,7 +160,20 @@ impl Program {
             steps.push(Step::Tables);
         }
         steps.extend((0..count).map(|_| step(&mut random)));
-        Self { steps }
+        let mut other = Vec::new();
+        if random.once_in(2) {
+            let count = 2 + random.below(STEPS - 1);
+            // What waits would wait for ever: the timer is the first virtual CPU's. The store's
+            // ring has one producer.
+            let fits = |step: &Step| !step.may_wait() && !matches!(step, Step::Requests(_));
+            other.extend((0..count).map(|_| step(&mut random)).filter(fits));
+        }
+        Self { steps, other }
+    }
+
+    /// The steps of both virtual CPUs, each with its number among the [`SLOTS`] of the program.
+    pub fn slots(&self) -> impl Iterator<Item = (u64, &Step)> {
+        (0..).zip(&self.steps).chain((OTHER_SLOTS..).zip(&self.other))
     }
 }
 
@@ -164,6 +185,9 @@ impl Step {
             Self::Call { number, memory, .. } => {
                 waits(&Word::Number(*number))
                     || *number == number::MULTICALL && memory.iter().step_by(8).any(waits)
+            }
+            Self::Batch(Batch { number, pattern, .. }) => {
+                *number == number::MULTICALL && pattern.iter().step_by(8).any(waits)
             }
             Self::Code { code, .. } => CODES.get(usize::from(*code)).is_some_and(|c| c.0 == "hlt"),
             _ => false,
@@ -177,6 +201,7 @@ impl Step {
             Self::Call { number: number::MULTICALL, memory, .. } => {
                 memory.iter().step_by(8).skip(1).any(waits)
             }
+            Self::Batch(_) => self.may_wait(),
             _ => false,
         }
     }
@@ -189,12 +214,14 @@ fn waits(call: &Word) -> bool {
 }
 
 fn step(random: &mut Random) -> Step {
-    match random.below(32) {
+    match random.below(36) {
         0..=2 => Step::Grant { index: 8 + random.below(8) as u16, entry: grant_entry(random) },
-        3..=5 => store(random),
+        3..=5 => write(random),
         6..=9 => code(random),
         10 => Step::Iret(iret(random)),
         11..=12 => multicall(random),
+        13..=15 => store::requests(random),
+        16 if random.once_in(2) => batch::batch(random),
         _ => spoilt(random),
     }
 }
@@ -243,7 +270,7 @@ fn multicall(random: &mut Random) -> Step {
     Step::Call { number: number::MULTICALL, args, memory }
 }
 
-fn store(random: &mut Random) -> Step {
+fn write(random: &mut Random) -> Step {
     let how = random.below(STORES.len() as u64) as u8;
     let (address, value) = match random.below(4) {
         // An entry of a table of the program's own.
@@ -421,8 +448,8 @@ mod tests {
         let (mut calls, mut codes, mut stores) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for index in 0..20_000 {
-            for step in Program::generate(1, index).steps {
-                match step {
+            for (_, step) in Program::generate(1, index).slots() {
+                match *step {
                     Step::Call { number, .. } => drop(calls.insert(number)),
                     Step::Code { code, user, .. } => drop(codes.insert((code, user))),
                     Step::Store { how, .. } => drop(stores.insert(how)),
@@ -441,7 +468,7 @@ mod tests {
     #[test]
     fn no_program_stops_the_guest_by_asking_for_it() {
         for index in 0..20_000 {
-            for step in Program::generate(2, index).steps {
+            for (_, step) in Program::generate(2, index).slots() {
                 if let Step::Call { number: number::SCHED_OP, args, .. } = step {
                     assert_ne!(args[0], Word::Number(2));
                 }
@@ -450,11 +477,31 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_steps_are_apart_and_batches_fit_a_page() {
+        let (mut others, mut batches, mut stores) = (0, 0, 0);
+        for index in 0..5000 {
+            let program = Program::generate(4, index);
+            assert!(program.steps.len() as u64 <= OTHER_SLOTS);
+            assert!(program.other.len() as u64 <= SLOTS - OTHER_SLOTS);
+            others += usize::from(!program.other.is_empty());
+            assert!(!program.other.iter().any(Step::may_wait));
+            for (_, step) in program.slots() {
+                stores += usize::from(matches!(step, Step::Requests(_)));
+                if let Step::Batch(batch) = step {
+                    batches += 1;
+                    assert!((1..=crate::PATTERN_WORDS).contains(&batch.pattern.len()));
+                }
+            }
+        }
+        assert!(others > 2000 && batches > 300 && stores > 2000, "{others} {batches} {stores}");
+    }
+
+    #[test]
     fn words_of_memory_lie_in_the_memory() {
         for index in 0..5000 {
-            for step in Program::generate(3, index).steps {
+            for (_, step) in Program::generate(3, index).slots() {
                 if let Step::Call { args, memory, .. } = step {
-                    for word in args.iter().chain(&memory) {
+                    for word in args.iter().chain(memory) {
                         let within = |offset: u16| usize::from(offset) <= memory.len() * 8;
                         assert!(!matches!(word, Word::Memory(offset) if !within(*offset)));
                     }

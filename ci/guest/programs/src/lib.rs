@@ -5,6 +5,9 @@
 //! only the guest that runs it knows. So the same seed is the same program anywhere, and a tool on
 //! any host can print what a guest ran.
 //!
+//! A program has steps for one virtual CPU, and half of the programs have steps for a second one
+//! that does them at the same time. The steps are the seed's; how the two interleave is not.
+//!
 //! Arguments are sane in kind and wild in value: random bytes would be refused by the first check
 //! of every call. What a guest does to end or to stop itself is left out as far as it is known;
 //! what slips through is the guest's own end, never the monitor's.
@@ -14,17 +17,21 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod batch;
 mod calls;
 mod generate;
 mod keep;
 mod random;
 mod shrink;
+mod store;
 mod tables;
 mod text;
 mod word;
 
-pub use generate::{CODES, Program, SLOTS, STORES, Step};
+pub use batch::{Batch, PATTERN_WORDS};
+pub use generate::{CODES, OTHER_SLOTS, Program, SLOTS, STORES, Step};
 pub use keep::Keep;
 pub use random::Random;
 pub use shrink::shrink;
+pub use store::{Message, Requests, Skew, Transaction};
 pub use word::{Frame, PAGES, Place, Role, Word};

@@ -18,6 +18,15 @@ pub fn entry(random: &mut Random) -> Word {
     Word::Entry(frame(random), bits ^ odd)
 }
 
+/// The number of a frame, or of a page of the partition's.
+pub fn frame_or_page(random: &mut Random) -> Word {
+    if random.once_in(2) {
+        Word::FrameNumber(frame(random))
+    } else {
+        Word::Number(random.below(1024))
+    }
+}
+
 /// Whom a call is about.
 fn whom(random: &mut Random) -> Word {
     Word::Number(match random.below(8) {

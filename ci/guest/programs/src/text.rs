@@ -1,6 +1,6 @@
 //! Programs as text, for a report.
 
-use crate::{CODES, Program, STORES, Step, Word};
+use crate::{Batch, CODES, Message, Program, Requests, STORES, Skew, Step, Transaction, Word};
 use core::fmt;
 
 impl fmt::Display for Word {
@@ -12,6 +12,7 @@ impl fmt::Display for Word {
             Self::EntryOf(page, bits) => write!(f, "place of entry of page {page} ^ {bits:#x}"),
             Self::Address(place, offset) => write!(f, "{place:?} + {offset}"),
             Self::Memory(offset) => write!(f, "memory + {offset}"),
+            Self::Batch => f.write_str("the list"),
             Self::Time(after) => write!(f, "now + {after}"),
             Self::Own(shift, bits) => write!(f, "own number << {shift} ^ {bits:#x}"),
         }
@@ -53,14 +54,58 @@ impl fmt::Display for Step {
                 f.write_str("iret by frame ")?;
                 words(f, frame)
             }
+            Self::Requests(requests) => write!(f, "{requests}"),
+            Self::Batch(Batch { number, args, memory, pattern }) => {
+                write!(f, "call {number}(")?;
+                words(f, args)?;
+                f.write_str(") memory: ")?;
+                words(f, memory)?;
+                f.write_str(" list: ")?;
+                words(f, pattern)?;
+                f.write_str(", again and again")
+            }
         }
+    }
+}
+
+/// Shows bytes as text, cut where they get long.
+fn text(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    const SHOWN: usize = 48;
+    let shown = bytes.get(..SHOWN).unwrap_or(bytes);
+    write!(f, "\"{}\"", shown.escape_ascii())?;
+    if shown.len() < bytes.len() { write!(f, "… of {} bytes", bytes.len()) } else { Ok(()) }
+}
+
+impl fmt::Display for Requests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { messages, times, read, skew } = self;
+        write!(f, "store, {times} times:")?;
+        for Message { kind, id: _, transaction, length, payload, cut } in messages {
+            write!(f, " kind {kind} ")?;
+            match transaction {
+                Transaction::Number(0) => {}
+                other => write!(f, "in {other:?} ")?,
+            }
+            text(f, payload)?;
+            if *length as usize != payload.len() {
+                write!(f, " as {length} bytes")?;
+            }
+            if *cut != 0 {
+                write!(f, " without {cut}")?;
+            }
+            f.write_str(";")?;
+        }
+        if *skew != Skew::None {
+            write!(f, " {skew:?};")?;
+        }
+        f.write_str(if *read { " replies read" } else { " replies left" })
     }
 }
 
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, step) in self.steps.iter().enumerate() {
-            writeln!(f, "  {index}: {step}")?;
+        for (slot, step) in self.slots() {
+            writeln!(f, "  {slot}: {step}")?;
         }
         Ok(())
     }

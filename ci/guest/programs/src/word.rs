@@ -69,7 +69,8 @@ pub enum Place {
     Shared,
     /// Of the mapped frame of the grant table.
     Grants,
-    /// Of a stack that holds the frame of a fault, whatever programs do to their pages.
+    /// Of a stack of this virtual CPU that holds the frame of a fault, whatever programs do to
+    /// their pages.
     Stack,
     /// This address.
     At(u64),
@@ -91,6 +92,8 @@ pub enum Word {
     Address(Place, i32),
     /// The address of this byte of the step's own memory.
     Memory(u16),
+    /// The address of the list of a batch.
+    Batch,
     /// System time, so many nanoseconds on.
     Time(i64),
     /// The guest's own partition number, shifted left by so much, with these bits.

@@ -1,19 +1,20 @@
-# Doing a step so that the guest goes on whatever it does. rdi = registers: rax, rcx, rdx, rbx, rsi, rdi,
-# r8, r10, then where rsp (iret) or rip (code) go. Events are let in meanwhile: one that comes ends the
-# attempt, as a fault does; both arrive at __recovered.
+# Doing a step so that the guest goes on whatever it does, once for each virtual CPU: what a step breaks
+# leaves nothing by which a handler could tell the CPU but its own address. rdi = registers: rax, rcx, rdx,
+# rbx, rsi, rdi, r8, r10, then where rsp (iret) or rip (code) go. Events are let in meanwhile: one that
+# comes ends the attempt, as a fault does; both arrive at __recovered_N.
 
         .text
-        .macro  begin
+        .macro  begin cpu
         push    %rbx
         push    %rbp
         push    %r12
         push    %r13
         push    %r14
         push    %r15
-        mov     %rsp, {stack}(%rip)
+        mov     %rsp, {stack}+8*\cpu(%rip)
         mov     64(%rdi), %r12
-        movb    $1, {within}(%rip)
-        movb    $0, {shared}+1(%rip)
+        movb    $1, {within}+\cpu(%rip)
+        movb    $0, {shared}+{info}*\cpu+1(%rip)
         mov     (%rdi), %rax
         mov     8(%rdi), %rcx
         mov     16(%rdi), %rdx
@@ -24,34 +25,35 @@
         mov     40(%rdi), %rdi
         .endm
 
-        .global __attempt_call
-__attempt_call:
-        begin
+        .macro  attempts cpu
+        .global __attempt_call_\cpu
+__attempt_call_\cpu:
+        begin   \cpu
         syscall
-        jmp     __attempted
+        jmp     __attempted_\cpu
 
-        .global __attempt_code
-__attempt_code:
-        begin
+        .global __attempt_code_\cpu
+__attempt_code_\cpu:
+        begin   \cpu
         call    *%r12
-        jmp     __attempted
+        jmp     __attempted_\cpu
 
-        .global __attempt_iret
-__attempt_iret:
-        begin
+        .global __attempt_iret_\cpu
+__attempt_iret_\cpu:
+        begin   \cpu
         mov     %r12, %rsp
         mov     ${iret}, %eax
         syscall
         ud2
 
-__attempted:
-        movb    $1, {shared}+1(%rip)
-        mov     %rax, {result}(%rip)
-        .global __recovered
-__recovered:
-        movb    $1, {shared}+1(%rip)
-        mov     {stack}(%rip), %rsp
-        movb    $0, {within}(%rip)
+__attempted_\cpu:
+        movb    $1, {shared}+{info}*\cpu+1(%rip)
+        mov     %rax, {result}+8*\cpu(%rip)
+        .global __recovered_\cpu
+__recovered_\cpu:
+        movb    $1, {shared}+{info}*\cpu+1(%rip)
+        mov     {stack}+8*\cpu(%rip), %rsp
+        movb    $0, {within}+\cpu(%rip)
         push    $2
         popfq
         pop     %r15
@@ -63,20 +65,67 @@ __recovered:
         ret
 
 # Events, system calls of user mode, failsafe: as traps with numbers of their own.
-        .global __fuzz_upcall
-__fuzz_upcall:
+        .global __fuzz_upcall_\cpu
+__fuzz_upcall_\cpu:
         push    ${event}
-        jmp     __fuzz_entry
-        .global __fuzz_syscall
-__fuzz_syscall:
+        jmp     __fuzz_entry_\cpu
+        .global __fuzz_syscall_\cpu
+__fuzz_syscall_\cpu:
         push    ${system_call}
-        jmp     __fuzz_entry
-        .global __fuzz_failsafe
-__fuzz_failsafe:
+        jmp     __fuzz_entry_\cpu
+        .global __fuzz_failsafe_\cpu
+__fuzz_failsafe_\cpu:
         push    ${failsafe}
-__fuzz_entry:
+__fuzz_entry_\cpu:
         mov     %rsp, %rdi
+        mov     $\cpu, %esi
         xor     %ebp, %ebp
         and     $-16, %rsp
         call    {entered}
+        ud2
+
+# An NMI outside of a step does nothing. Bounce frame from rsp up: rcx, r11, rip, cs, rflags, rsp, ss; the
+# iret hypercall wants rax, r11, rcx and flags below rip.
+__fuzz_nmi_\cpu:
+        cmpb    $0, {within}+\cpu(%rip)
+        jne     1f
+        pop     %rcx
+        pop     %r11
+        push    $0
+        push    %rcx
+        push    %r11
+        push    %rax
+        mov     ${iret}, %eax
+        syscall
+        ud2
+1:      push    $2
+        jmp     __fuzz_entry_\cpu
+
+# A stub for each vector of the CPU.
+        .balign {stub_bytes}
+        .global __fuzz_traps_\cpu
+__fuzz_traps_\cpu:
+        .set    __number, 0
+        .rept   {vectors}
+        .if     __number == 2
+        .byte   0xe9                    # jmp rel32, whatever the distance
+        .long   __fuzz_nmi_\cpu - (. + 4)
+        .else
+        push    $__number
+        .byte   0xe9
+        .long   __fuzz_entry_\cpu - (. + 4)
+        .endif
+        .balign {stub_bytes}
+        .set    __number, __number + 1
+        .endr
+        .endm
+
+        attempts 0
+        attempts 1
+
+# The start of the second virtual CPU, on a stack of its own.
+        .global __other_start
+__other_start:
+        xor     %ebp, %ebp
+        call    {other}
         ud2

@@ -1,12 +1,17 @@
 //! One step, done so that the guest goes on whatever comes of it.
 //!
 //! While a step is *within*, a trap or an event is the step's end: its handler does not return but
-//! takes the stack that was there before. Outside of a step a trap is the guest's own fault.
+//! takes the stack that was there before. Outside of a step a trap is the guest's own fault, but
+//! for an NMI, which one virtual CPU sends to end a step of the other that takes too long.
 #![expect(unsafe_code, reason = "instructions and calls that may do anything")]
 
 use crate::memory;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use pv_abi::xen::hypercall::IRET;
+use partition_runtime::hypercall::{Errno, call};
+use pv_abi::xen::descriptors::FLAT_RING3_CS64;
+use pv_abi::xen::hypercall::{IRET, SET_TRAP_TABLE};
+use pv_abi::xen::shared_info::VcpuInfo;
+use pv_abi::xen::traps::{TRAP_MASK_EVENTS, TrapInfo};
 
 /// What came of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +29,9 @@ pub const SYSTEM_CALL: u64 = 0x101;
 /// Ended by the failsafe callback.
 pub const FAILSAFE: u64 = 0x102;
 
+/// Virtual CPUs that run programs.
+pub const CPUS: usize = 2;
+
 /// Registers that a step starts with, and one that is for the way in.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -37,10 +45,17 @@ pub struct Registers {
 /// Numbers of [`Registers::words`] that arguments of calls go to, in order.
 pub const ARGUMENTS: [usize; 5] = [5, 4, 2, 7, 6];
 
-static STACK: AtomicU64 = AtomicU64::new(0);
-static RESULT: AtomicU64 = AtomicU64::new(0);
-static TRAP: AtomicU64 = AtomicU64::new(0);
-static WITHIN: AtomicBool = AtomicBool::new(false);
+static STACK: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
+static RESULT: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
+static TRAP: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
+static WITHIN: [AtomicBool; CPUS] = [const { AtomicBool::new(false) }; CPUS];
+
+/// Vectors with an entry point: the CPU's own.
+const VECTORS: usize = 32;
+/// Bytes between the entry points of two vectors.
+const STUB_BYTES: u64 = 16;
+/// Vectors that push an error code (Intel SDM vol. 3, table 6-1).
+const WITH_ERROR_CODE: u32 = 1 << 8 | 0x7c00 | 1 << 17;
 
 core::arch::global_asm!(
     include_str!("attempt.S"),
@@ -48,27 +63,64 @@ core::arch::global_asm!(
     result = sym RESULT,
     within = sym WITHIN,
     shared = sym memory::SHARED,
+    info = const size_of::<VcpuInfo>(),
     iret = const IRET,
     event = const EVENT,
     system_call = const SYSTEM_CALL,
     failsafe = const FAILSAFE,
+    vectors = const VECTORS,
+    stub_bytes = const STUB_BYTES,
     entered = sym entered,
+    other = sym super::other::main,
     options(att_syntax),
 );
 
 unsafe extern "C" {
-    fn __attempt_call(registers: *const Registers);
-    fn __attempt_code(registers: *const Registers);
-    fn __attempt_iret(registers: *const Registers);
-    fn __recovered() -> !;
-    fn __fuzz_upcall();
-    fn __fuzz_syscall();
-    fn __fuzz_failsafe();
+    fn __attempt_call_0(registers: *const Registers);
+    fn __attempt_code_0(registers: *const Registers);
+    fn __attempt_iret_0(registers: *const Registers);
+    fn __recovered_0() -> !;
+    fn __fuzz_upcall_0();
+    fn __fuzz_syscall_0();
+    fn __fuzz_failsafe_0();
+    fn __fuzz_traps_0();
+    fn __attempt_call_1(registers: *const Registers);
+    fn __attempt_code_1(registers: *const Registers);
+    fn __attempt_iret_1(registers: *const Registers);
+    fn __recovered_1() -> !;
+    fn __fuzz_upcall_1();
+    fn __fuzz_syscall_1();
+    fn __fuzz_failsafe_1();
+    fn __fuzz_traps_1();
+    fn __other_start();
 }
 
-/// Addresses of the entries for events, system calls and failed returns.
-pub fn entries() -> [u64; 3] {
-    [__fuzz_upcall, __fuzz_syscall, __fuzz_failsafe].map(|entry| entry as *const () as u64)
+/// Addresses of the entries of a virtual CPU for events, system calls and failed returns.
+pub fn entries(cpu: usize) -> [u64; 3] {
+    let entries = match cpu {
+        0 => [__fuzz_upcall_0, __fuzz_syscall_0, __fuzz_failsafe_0],
+        _ => [__fuzz_upcall_1, __fuzz_syscall_1, __fuzz_failsafe_1],
+    };
+    entries.map(|entry| entry as *const () as u64)
+}
+
+/// Where the second virtual CPU starts.
+pub fn other_start() -> u64 {
+    __other_start as *const () as u64
+}
+
+/// Hands in the handlers of the virtual CPU that runs this.
+pub fn register_traps(cpu: usize) -> Result<(), Errno> {
+    // The last entry stays zero.
+    let mut table = [TrapInfo::default(); VECTORS + 1];
+    let first = if cpu == 0 { __fuzz_traps_0 } else { __fuzz_traps_1 } as *const () as u64;
+    for (vector, entry) in (0_u8..).zip(&mut table[..VECTORS]) {
+        let address = first + u64::from(vector) * STUB_BYTES;
+        let (flags, cs) = (TRAP_MASK_EVENTS, FLAT_RING3_CS64);
+        *entry = TrapInfo { vector, flags, cs, pad: 0, address };
+    }
+    // SAFETY: the operation reads the table to its zero entry; the stubs are handlers.
+    unsafe { call(SET_TRAP_TABLE, [table.as_ptr() as u64, 0, 0, 0, 0]) }.map(drop)
 }
 
 /// How a step is done.
@@ -82,39 +134,45 @@ pub enum Way {
     Iret,
 }
 
-/// Does a step.
-pub fn attempt(way: Way, registers: &Registers) -> Outcome {
+/// Does a step on the virtual CPU that runs this.
+pub fn attempt(cpu: usize, way: Way, registers: &Registers) -> Outcome {
     const NONE: u64 = u64::MAX;
-    TRAP.store(NONE, Ordering::Relaxed);
-    RESULT.store(0, Ordering::Relaxed);
+    TRAP[cpu].store(NONE, Ordering::Relaxed);
+    RESULT[cpu].store(0, Ordering::Relaxed);
+    let step = match (way, cpu) {
+        (Way::Call, 0) => __attempt_call_0,
+        (Way::Code, 0) => __attempt_code_0,
+        (Way::Iret, 0) => __attempt_iret_0,
+        (Way::Call, _) => __attempt_call_1,
+        (Way::Code, _) => __attempt_code_1,
+        (Way::Iret, _) => __attempt_iret_1,
+    };
     // SAFETY: none can be had. What a step may break is kept away from what the guest needs: pages
     // and frames that programs name are the program's own. Whatever else breaks ends the guest,
     // which is a test's.
-    unsafe {
-        match way {
-            Way::Call => __attempt_call(registers),
-            Way::Code => __attempt_code(registers),
-            Way::Iret => __attempt_iret(registers),
-        }
-    }
-    match TRAP.load(Ordering::Relaxed) {
-        NONE => Outcome::Returned(RESULT.load(Ordering::Relaxed)),
+    unsafe { step(registers) }
+    match TRAP[cpu].load(Ordering::Relaxed) {
+        NONE => Outcome::Returned(RESULT[cpu].load(Ordering::Relaxed)),
         vector => Outcome::Trapped(vector),
     }
 }
 
-/// Ends the step with a trap; returns where there is none.
-pub fn trapped(vector: u64) {
-    if WITHIN.load(Ordering::Relaxed) {
-        TRAP.store(vector, Ordering::Relaxed);
+/// Ends the step of a virtual CPU with a trap; returns where there is none.
+fn trapped(cpu: usize, vector: u64) {
+    if WITHIN[cpu].load(Ordering::Relaxed) {
+        TRAP[cpu].store(vector, Ordering::Relaxed);
         // SAFETY: within a step, `STACK` is that of the attempt.
-        unsafe { __recovered() }
+        unsafe { if cpu == 0 { __recovered_0() } else { __recovered_1() } }
     }
 }
 
-extern "C" fn entered(frame: *const u64) -> ! {
-    // SAFETY: the entries pass their stack pointer.
-    let vector = unsafe { frame.read() };
-    trapped(vector);
-    panic!("entry {vector:#x} outside of a step");
+/// Words on the stack of an entry: its number, then rcx, r11, an error code where the vector has
+/// one, rip, cs, rflags, rsp, ss.
+extern "C" fn entered(frame: *const [u64; 9], cpu: usize) -> ! {
+    // SAFETY: the entries pass their stack pointer, with at least eight words above.
+    let [vector, words @ ..] = unsafe { frame.read() };
+    trapped(cpu % CPUS, vector);
+    let with_code = vector < 32 && WITH_ERROR_CODE >> vector & 1 != 0;
+    let (code, rest) = if with_code { (words[2], &words[3..]) } else { (0, &words[2..]) };
+    crate::entry::fault(cpu, vector, code, rest[0], rest[3])
 }

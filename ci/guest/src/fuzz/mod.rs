@@ -3,6 +3,7 @@
 //! Runs programs FIRST to FIRST + COUNT - 1 of a seed, each from the same beginning: pages, tables,
 //! entries and ports are put back before it. STEPS (`0-3,17`) keeps these alone, counted over the
 //! run, [`SLOTS`] for each program; the last word has each program or step told before it is done.
+//! If there are two virtual CPUs, the second one does the other steps of a program meanwhile.
 //! A line every 1000 programs tells how far it is:
 //!
 //! ```text
@@ -13,14 +14,17 @@
 //! end the guest itself are legal ends; whoever started it goes on after them.
 
 pub mod attempt;
+mod other;
 mod stage;
+mod store;
 
 use crate::println;
 use alloc::format;
+use alloc::vec::Vec;
 use attempt::Outcome;
-use fuzz_programs::{Keep, Program, SLOTS};
+use fuzz_programs::{Keep, OTHER_SLOTS, Program, SLOTS, Step};
 use partition_runtime::hypercall::Shutdown;
-use stage::Stage;
+use stage::{Actor, Stage};
 
 /// Where it is, is told every so many programs, for whoever has to go on after its end.
 const TOLD: u64 = 50;
@@ -77,24 +81,42 @@ pub fn run(words: &[&str]) -> Shutdown {
     let traced = words.get(4).is_some();
     let steps_traced = words.get(4) == Some(&"steps");
     let mut stage = Stage::set();
+    let mut actor = Actor::new(0);
     let mut counts = Counts::default();
+    let two = other::start();
+    say(&format!("fuzz {seed}: {} virtual CPUs\n", 1 + u32::from(two)));
     for index in first..first.saturating_add(count) {
         let program = Program::generate(seed, index);
         if traced || index.is_multiple_of(TOLD) {
             say(&format!("fuzz {seed}: at {index}\n"));
         }
-        if !stage.restore() {
+        if !stage.restore(&mut actor) {
             say("fuzz: too few pages are left\n");
             return Shutdown::Reboot;
         }
-        for (slot, step) in (0..).zip(&program.steps) {
+        let kept = |slot: &u64| {
             let place = (index - first) * SLOTS + slot;
-            if u32::try_from(place).is_ok_and(|place| keep.has(place)) {
+            u32::try_from(place).is_ok_and(|place| keep.has(place))
+        };
+        let (others, own): (Vec<_>, Vec<_>) = program
+            .slots()
+            .filter(|(slot, _)| kept(slot))
+            .partition(|(slot, _)| *slot >= OTHER_SLOTS);
+        let others: Vec<&Step> = others.into_iter().map(|(_, step)| step).collect();
+        let beside = other::beside(&stage, others, || {
+            for (slot, step) in own {
                 if steps_traced {
                     say(&format!("step {slot}\n"));
                 }
-                counts.note(stage.perform(step));
+                counts.note(stage.perform(&mut actor, step));
             }
+        });
+        let Some(outcomes) = beside else {
+            say("fuzz: the second virtual CPU does not come back\n");
+            return Shutdown::Reboot;
+        };
+        for outcome in outcomes {
+            counts.note(outcome);
         }
         if !stage.knows_its_frames() {
             say("fuzz: a program wrote over what the guest knows of its frames\n");

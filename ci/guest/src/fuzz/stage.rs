@@ -1,20 +1,24 @@
 //! What programs work on: pages, tables, a grant table, a timer, entries; and putting it all back.
 //!
+//! The stage is what both virtual CPUs work on, and is put back by the first one while the second is
+//! idle. An actor is what is a virtual CPU's own.
+//!
 //! Calls made here should succeed; where a program left something that makes them fail, the page
 //! is lost to later programs, and the guest goes on with the others.
 #![expect(unsafe_code, reason = "hypercalls, and pages that programs write")]
 
-use super::attempt::{ARGUMENTS, Outcome, Registers, Way, attempt, entries};
-use super::mix;
+use super::attempt::{self, ARGUMENTS, CPUS, Outcome, Registers, Way, entries, register_traps};
+use super::store::StoreLine;
+use super::{mix, other};
 use crate::memory::{BASE, PAGE, WRITABLE};
 use crate::{calls, memory};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
-use core::sync::atomic::Ordering;
-use fuzz_programs::{CODES, Frame, PAGES, Place, Role, STORES, Step, Word};
-use partition_runtime::{hypercall::call, traps};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use fuzz_programs::{Batch, CODES, Frame, PAGES, PATTERN_WORDS, Place, Role, STORES, Step, Word};
+use partition_runtime::hypercall::call;
 use pv_abi::xen::descriptors::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS};
 use pv_abi::xen::events::{self, EvtchnReset, EvtchnStatus, STATUS_VIRQ};
 use pv_abi::xen::grants::{self, CopyEnd, GrantCopy, SetupTable, UnmapGrantRef};
@@ -31,7 +35,8 @@ const STEP_WORDS: usize = 1024;
 #[repr(C, align(4096))]
 struct Pages<const WORDS: usize>(UnsafeCell<[u64; WORDS]>);
 
-// SAFETY: written between steps alone, by one virtual CPU.
+// SAFETY: plain words, written by volatile stores between steps; those that both virtual CPUs write
+// hold what programs may write, too.
 unsafe impl<const WORDS: usize> Sync for Pages<WORDS> {}
 
 impl<const WORDS: usize> Pages<WORDS> {
@@ -50,25 +55,44 @@ impl<const WORDS: usize> Pages<WORDS> {
         }
     }
 
-    fn read(&self, at: usize) -> u64 {
-        // SAFETY: within the array, by the bound.
-        unsafe { self.0.get().cast::<u64>().add(at % WORDS).read_volatile() }
+    /// The words of the first page.
+    fn words(&self) -> &[AtomicU64; 512] {
+        // SAFETY: an atomic is as its number; the array has a page of them or more, which stays
+        // mapped.
+        unsafe { &*self.0.get().cast() }
     }
 }
 
 /// The memory of a step, and after it a page that nothing is mapped at: a count that is too large
 /// ends there.
-static MEMORY: Pages<{ STEP_WORDS + 512 }> = Pages::new();
+static MEMORY: [Pages<{ STEP_WORDS + 512 }>; CPUS] = [const { Pages::new() }; CPUS];
 /// The code of a step.
-static CODE: Pages<512> = Pages::new();
+static CODE: [Pages<512>; CPUS] = [const { Pages::new() }; CPUS];
 /// Frames for `iret`, below which there is room for a frame of a fault.
-static FRAMES: Pages<512> = Pages::new();
+static FRAMES: [Pages<512>; CPUS] = [const { Pages::new() }; CPUS];
 /// The stack for traps from user mode.
-static TRAPS: Pages<1024> = Pages::new();
+static TRAPS: [Pages<1024>; CPUS] = [const { Pages::new() }; CPUS];
+/// A place for the runstate record between programs.
+static RUNSTATE: [Pages<512>; CPUS] = [const { Pages::new() }; CPUS];
 /// Where the first frame of the grant table is mapped.
 static GRANTS: Pages<512> = Pages::new();
-/// A place for the runstate record between programs.
-static RUNSTATE: Pages<512> = Pages::new();
+/// The list of a batch: mapped again and again at [`LIST`].
+static BATCH: Pages<{ LIST_PAGES * 512 }> = Pages::new();
+/// The stack of the second virtual CPU.
+static OTHER_STACK: Pages<4096> = Pages::new();
+
+/// Pages of [`BATCH`]: entries of 16, 24, 32, 40 and 64 bytes begin anew after as many pages.
+const LIST_PAGES: usize = 15;
+/// Address of the list: gigabytes, the same 2 MiB again and again.
+const LIST: u64 = BASE - LIST_GIGABYTES * GIGABYTE;
+/// Entries of the table of level 3 that lead to the list.
+const LIST_GIGABYTES: u64 = 128;
+const GIGABYTE: u64 = 1 << 30;
+
+/// The end of the second virtual CPU's stack.
+pub fn other_stack() -> u64 {
+    OTHER_STACK.address() + 4096 * 8
+}
 
 /// A grant that a program mapped.
 struct Mapped {
@@ -89,9 +113,16 @@ pub struct Stage {
     grant_frame: u64,
     number: u64,
     last_frame: u64,
-    timer: u32,
+    timer: AtomicU32,
     programs: u64,
+}
+
+/// What is a virtual CPU's own.
+pub struct Actor {
+    cpu: usize,
     mapped: Vec<Mapped>,
+    /// The store's ring: the first one's.
+    store: StoreLine,
 }
 
 fn extended(command: u32, first: u64, second: u64) -> bool {
@@ -123,21 +154,48 @@ impl Stage {
             grant_frame: 0,
             number: 0,
             last_frame: 0,
-            timer: 0,
+            timer: AtomicU32::new(0),
             programs: 0,
-            mapped: Vec::new(),
         };
         for (page, frame) in (stage.first..).zip(&mut stage.frames) {
             *frame = memory::machine_frame(page);
         }
-        let end = MEMORY.address() + STEP_WORDS as u64 * 8;
-        calls::update_va_mapping(end, 0).expect("unmapping a page");
+        for memory in &MEMORY {
+            let end = memory.address() + STEP_WORDS as u64 * 8;
+            calls::update_va_mapping(end, 0).expect("unmapping a page");
+        }
+        stage.map_list();
         stage.own.sort_unstable();
         stage.last_frame = maximum_frame();
         stage.map_grants();
         stage.find_number();
         stage.known = stage.digest();
         stage
+    }
+
+    /// Maps the pages of [`BATCH`] all over the addresses from [`LIST`] on, by two tables.
+    fn map_list(&self) {
+        let tables = self.first + u64::from(PAGES);
+        let [Some(l1), Some(l2)] = [tables, tables + 1].map(memory::machine_frame) else {
+            panic!("no frames for the list's tables");
+        };
+        let link = |table: u64, index: u64, to: u64| {
+            assert!(update(table * PAGE + index * 8, (to * PAGE) | WRITABLE), "mapping the list");
+        };
+        for table in [tables, tables + 1] {
+            calls::update_va_mapping(BASE + table * PAGE, 0).expect("unmapping a page");
+        }
+        let first = (BATCH.address() - BASE) / PAGE;
+        for index in 0..512 {
+            let page = first + index % LIST_PAGES as u64;
+            link(l1, index, memory::machine_frame(page).expect("a page has a frame"));
+            link(l2, index, l1);
+        }
+        let own = (memory::start().pt_base - BASE) / PAGE + 1;
+        let top = memory::machine_frame(own).expect("a page has a frame");
+        for gigabyte in 0..LIST_GIGABYTES {
+            link(top, (LIST + gigabyte * GIGABYTE) >> 30 & 511, l2);
+        }
     }
 
     fn map_grants(&mut self) {
@@ -193,18 +251,13 @@ impl Stage {
         unsafe { core::ptr::with_exposed_provenance::<u64>(place as usize).read_volatile() }
     }
 
-    /// Puts everything back; `false` where too little is left to go on.
-    pub fn restore(&mut self) -> bool {
+    /// Puts everything back, on the first virtual CPU while the second is idle; `false` where too
+    /// little is left to go on.
+    pub fn restore(&mut self, actor: &mut Actor) -> bool {
         self.programs += 1;
-        traps::register().expect("set_trap_table");
-        let [event, system_call, failsafe] = entries();
-        calls::register_upcall(event);
-        for (kind, address) in [(CALLBACK_SYSCALL, system_call), (CALLBACK_FAILSAFE, failsafe)] {
-            calls::register_callback(kind, address).expect("a callback");
-        }
-        self.restore_cpu();
+        actor.restore();
         self.restore_events();
-        if !self.unmap_grants() {
+        if !self.restore_grants() {
             return false;
         }
         for page in 0..PAGES {
@@ -223,65 +276,43 @@ impl Stage {
         usable * 2 >= usize::from(PAGES)
     }
 
-    fn restore_cpu(&self) {
-        let root = memory::machine_frame((memory::start().pt_base - BASE) / PAGE).unwrap_or(0);
-        extended(mmu::EXT_NEW_BASEPTR, root, 0);
-        // User mode sees what the kernel sees: what it may do is the question here.
-        extended(mmu::EXT_NEW_USER_BASEPTR, root, 0);
-        extended(mmu::EXT_SET_LDT, 0, 0);
-        plain(number::SET_GDT, [MEMORY.address(), 0, 0, 0, 0]);
-        plain(number::STACK_SWITCH, [FLAT_RING3_SS.into(), TRAPS.address() + 8192, 0, 0, 0]);
-        plain(number::FPU_TASKSWITCH, [0; 5]);
-        for register in [7, 0, 1, 2, 3] {
-            plain(number::SET_DEBUGREG, [register, 0, 0, 0, 0]);
-        }
-        let area = [RUNSTATE.address(), 0];
-        let place = area.as_ptr() as u64;
-        plain(number::VCPU_OP, [vcpu::REGISTER_RUNSTATE_MEMORY_AREA, 0, place, 0, 0]);
-        plain(number::VCPU_OP, [vcpu::REGISTER_VCPU_TIME_MEMORY_AREA, 0, place + 8, 0, 0]);
-    }
-
     /// Closes the ports of programs from time to time, and starts the clock of this one.
     fn restore_events(&mut self) {
         if self.programs % 32 == 1 {
             let reset = EvtchnReset { dom: domid::SELF };
             let arguments = [events::RESET, (&raw const reset) as u64, 0, 0, 0];
             plain(number::EVENT_CHANNEL_OP, arguments);
-            self.timer = 0;
+            self.timer.store(0, Ordering::Relaxed);
         }
         memory::take_events();
         self.start_clock();
     }
 
     /// Lets the timer come after a while; whether it will.
-    fn start_clock(&mut self) -> bool {
+    fn start_clock(&self) -> bool {
         if !self.has_timer() {
-            self.timer = calls::bind_timer().unwrap_or(0);
+            self.timer.store(calls::bind_timer().unwrap_or(0), Ordering::Relaxed);
         }
-        if self.timer == 0 {
+        let timer = self.timer.load(Ordering::Relaxed);
+        if timer == 0 {
             return false;
         }
-        memory::expect(self.timer);
+        memory::expect(timer);
         let deadline = memory::now() + PROGRAM_TIME;
         plain(number::SET_TIMER_OP, [deadline, 0, 0, 0, 0])
     }
 
     fn has_timer(&self) -> bool {
-        let mut status = EvtchnStatus { dom: domid::SELF, port: self.timer, ..Default::default() };
+        let port = self.timer.load(Ordering::Relaxed);
+        let mut status = EvtchnStatus { dom: domid::SELF, port, ..Default::default() };
         let arguments = [events::STATUS, (&raw mut status) as u64, 0, 0, 0];
-        self.timer != 0
+        port != 0
             && plain(number::EVENT_CHANNEL_OP, arguments)
             && (status.status, status.detail) == (STATUS_VIRQ, events::VIRQ_TIMER)
     }
 
-    /// Unmaps what programs mapped, and clears their entries.
-    fn unmap_grants(&mut self) -> bool {
-        for mapped in self.mapped.drain(..) {
-            let mut unmap = UnmapGrantRef::new_zeroed();
-            (unmap.host_addr, unmap.handle) = (mapped.place, mapped.handle);
-            let arguments = [grants::UNMAP_GRANT_REF.into(), (&raw mut unmap) as u64, 1, 0, 0];
-            plain(number::GRANT_TABLE_OP, arguments);
-        }
+    /// Maps the grant table again, and clears the entries of programs.
+    fn restore_grants(&self) -> bool {
         let entry = (self.grant_frame * PAGE) | WRITABLE;
         let mapped = calls::update_va_mapping(GRANTS.address(), entry).is_ok();
         if mapped {
@@ -382,7 +413,7 @@ impl Stage {
         self.own.binary_search(&frame).is_ok()
     }
 
-    fn word(&self, word: Word) -> u64 {
+    fn word(&self, cpu: usize, word: Word) -> u64 {
         match word {
             Word::Number(value) => value,
             Word::FrameNumber(frame) => self.frame(frame),
@@ -393,91 +424,104 @@ impl Stage {
                     Place::Page(page) => self.address(page),
                     Place::Shared => memory::shared_address(),
                     Place::Grants => GRANTS.address(),
-                    Place::Stack => TRAPS.address(),
+                    Place::Stack => TRAPS[cpu].address(),
                     Place::At(address) => address,
                 };
                 address.wrapping_add_signed(offset.into())
             }
-            Word::Memory(offset) => MEMORY.address() + u64::from(offset),
+            Word::Memory(offset) => MEMORY[cpu].address() + u64::from(offset),
+            Word::Batch => LIST,
             Word::Time(after) => memory::now().wrapping_add_signed(after),
             Word::Own(shift, bits) => (self.number << shift) ^ bits,
         }
     }
 
-    /// Does a step.
-    pub fn perform(&mut self, step: &Step) -> Outcome {
-        if step.may_wait_later() || step.may_wait() && !self.start_clock() {
+    /// Does a step, on the virtual CPU that the actor is of.
+    pub fn perform(&self, actor: &mut Actor, step: &Step) -> Outcome {
+        let cpu = actor.cpu;
+        if step.may_wait_later() || step.may_wait() && !(cpu == 0 && self.start_clock()) {
             return Outcome::Returned(0);
         }
         match step {
             Step::Tables => Outcome::Returned(u64::from(!self.make_tables())),
-            Step::Call { number, args, memory } => self.call(*number, *args, memory),
+            Step::Call { number, args, memory } => self.call(actor, *number, *args, memory),
             Step::Code { code, user, registers } => {
                 let bytes = CODES.get(usize::from(*code)).map_or(&[][..], |code| code.1);
-                self.code(bytes, *user, *registers)
+                self.code(cpu, bytes, *user, *registers)
             }
             Step::Store { how, address, value } => {
                 let bytes = STORES.get(usize::from(*how)).map_or(&[][..], |store| store.1);
                 let mut registers = [Word::default(); 6];
                 (registers[0], registers[5]) = (*value, *address);
-                self.code(bytes, false, registers)
+                self.code(cpu, bytes, false, registers)
             }
-            Step::Grant { index, entry } => {
-                let entry = self.word(*entry);
-                let page = (entry >> 32) as u8;
-                let frame = if entry >> 32 < u64::from(PAGES) {
-                    self.frame(Frame::Page(page))
-                } else {
-                    entry >> 32
-                };
-                // A program may have taken the mapping away.
-                let writable = PTE_PRESENT | PTE_RW;
-                if Self::entry_at(GRANTS.address()) & writable == writable {
-                    GRANTS.write(usize::from(*index) % 512, &[entry & 0xffff_ffff | frame << 32]);
-                }
-                Outcome::Returned(0)
-            }
+            Step::Grant { index, entry } => self.grant(*index, self.word(cpu, *entry)),
             Step::Iret(frame) => {
-                let mut frame = frame.map(|word| self.word(word));
+                let mut frame = frame.map(|word| self.word(cpu, word));
                 // CPUs drop the upper half of an address in 32-bit code. QEMU 7.2 keeps it, and
                 // crashes when a breakpoint is met there.
                 if frame[5] as u16 | 3 == FLAT_RING3_CS32 {
                     frame[4] &= 0xffff_ffff;
                 }
-                iret(&frame, [0; 8])
+                iret(cpu, &frame, [0; 8])
             }
+            Step::Requests(requests) => Outcome::Returned(actor.store.perform(requests)),
+            Step::Batch(batch) => self.batch(actor, batch),
         }
     }
 
-    fn call(&mut self, number: u64, args: [Word; 5], memory: &[Word]) -> Outcome {
-        let words: Vec<u64> = memory.iter().map(|word| self.word(*word)).collect();
+    /// Writes an entry of the grant table.
+    fn grant(&self, index: u16, entry: u64) -> Outcome {
+        let page = (entry >> 32) as u8;
+        let frame = if entry >> 32 < u64::from(PAGES) {
+            self.frame(Frame::Page(page))
+        } else {
+            entry >> 32
+        };
+        // A program may have taken the mapping away.
+        let writable = PTE_PRESENT | PTE_RW;
+        if Self::entry_at(GRANTS.address()) & writable == writable {
+            GRANTS.write(usize::from(index) % 512, &[entry & 0xffff_ffff | frame << 32]);
+        }
+        Outcome::Returned(0)
+    }
+
+    fn call(&self, actor: &mut Actor, number: u64, args: [Word; 5], memory: &[Word]) -> Outcome {
+        let cpu = actor.cpu;
+        let words: Vec<u64> = memory.iter().map(|word| self.word(cpu, *word)).collect();
         // What is read past them is no call and no address.
-        MEMORY.write(0, &[u64::MAX; STEP_WORDS]);
-        MEMORY.write(0, &words);
+        MEMORY[cpu].write(0, &[u64::MAX; STEP_WORDS]);
+        MEMORY[cpu].write(0, &words);
         let mut registers = Registers::default();
         registers.words[0] = number;
         for (register, word) in ARGUMENTS.into_iter().zip(args) {
-            registers.words[register] = self.word(word);
+            registers.words[register] = self.word(cpu, word);
         }
-        let outcome = attempt(Way::Call, &registers);
+        let outcome = attempt(cpu, Way::Call, &registers);
         if number == number::GRANT_TABLE_OP && args[0] == Word::Number(0) {
-            self.note_mapped(memory.len() / 4);
+            let (list, count) = match args[1] {
+                Word::Batch => (&BATCH.words()[..], 8),
+                _ => (&MEMORY[cpu].words()[..], memory.len() / 4),
+            };
+            actor.note_mapped(list, count);
         }
         outcome
     }
 
-    /// Notes what a call on grants mapped, from the operations it left.
-    fn note_mapped(&mut self, count: usize) {
-        for operation in 0..count.min(8) {
-            let [place, status] = [0, 2].map(|word| MEMORY.read(operation * 4 + word));
-            let handle = (status >> 32) as u32;
-            if (status >> 16) as u16 == 0 {
-                self.mapped.push(Mapped { place, handle });
-            }
+    /// Fills the list with the words of a batch and makes the call.
+    fn batch(&self, actor: &mut Actor, batch: &Batch) -> Outcome {
+        let mut pattern = [0; PATTERN_WORDS];
+        let count = batch.pattern.len().clamp(1, PATTERN_WORDS);
+        for (to, word) in pattern.iter_mut().zip(&batch.pattern) {
+            *to = self.word(actor.cpu, *word);
         }
+        for at in (0..LIST_PAGES * 512).step_by(count) {
+            BATCH.write(at, &pattern[..count]);
+        }
+        self.call(actor, batch.number, batch.args, &batch.memory)
     }
 
-    fn code(&self, bytes: &[u8], user: bool, registers: [Word; 6]) -> Outcome {
+    fn code(&self, cpu: usize, bytes: &[u8], user: bool, registers: [Word; 6]) -> Outcome {
         // Returns to the kernel, or ends by a system call.
         let end: &[u8] = if user { &[0x0f, 0x05, 0x0f, 0x0b] } else { &[0xc3] };
         let mut code = [0_u8; 64];
@@ -486,19 +530,20 @@ impl Stage {
         }
         let (words, _) = code.as_chunks::<8>();
         for (at, word) in words.iter().enumerate() {
-            CODE.write(at, &[u64::from_le_bytes(*word)]);
+            CODE[cpu].write(at, &[u64::from_le_bytes(*word)]);
         }
         let mut all = [0; 8];
         for (to, word) in all.iter_mut().zip(registers) {
-            *to = self.word(word);
+            *to = self.word(cpu, word);
         }
+        let place = CODE[cpu].address();
         if user {
             let (cs, ss) = (FLAT_RING3_CS64.into(), FLAT_RING3_SS.into());
             let stack = self.address(7) + 2048;
-            let frame = [all[0], 0, all[1], 0, CODE.address(), cs, 0x202, stack, ss];
-            return iret(&frame, all);
+            let frame = [all[0], 0, all[1], 0, place, cs, 0x202, stack, ss];
+            return iret(cpu, &frame, all);
         }
-        attempt(Way::Code, &Registers { words: all, place: CODE.address() })
+        attempt(cpu, Way::Code, &Registers { words: all, place })
     }
 
     /// Whether what the guest knows of its frames is as it was at its start. Where a program wrote
@@ -529,11 +574,83 @@ impl Stage {
     }
 }
 
+impl Actor {
+    /// That of a virtual CPU.
+    pub fn new(cpu: usize) -> Self {
+        let store = if cpu == 0 { StoreLine::open() } else { StoreLine::default() };
+        Self { cpu: cpu % CPUS, mapped: Vec::new(), store }
+    }
+
+    /// Puts back what is the virtual CPU's own, on that CPU.
+    pub fn restore(&mut self) {
+        let cpu = self.cpu;
+        register_traps(cpu).expect("set_trap_table");
+        let [event, system_call, failsafe] = entries(cpu);
+        calls::register_upcall(event);
+        for (kind, address) in [(CALLBACK_SYSCALL, system_call), (CALLBACK_FAILSAFE, failsafe)] {
+            calls::register_callback(kind, address).expect("a callback");
+        }
+        let root = memory::machine_frame((memory::start().pt_base - BASE) / PAGE).unwrap_or(0);
+        extended(mmu::EXT_NEW_BASEPTR, root, 0);
+        // User mode sees what the kernel sees: what it may do is the question here.
+        extended(mmu::EXT_NEW_USER_BASEPTR, root, 0);
+        extended(mmu::EXT_SET_LDT, 0, 0);
+        plain(number::SET_GDT, [MEMORY[cpu].address(), 0, 0, 0, 0]);
+        let stack = TRAPS[cpu].address() + 8192;
+        plain(number::STACK_SWITCH, [FLAT_RING3_SS.into(), stack, 0, 0, 0]);
+        plain(number::FPU_TASKSWITCH, [0; 5]);
+        for register in [7, 0, 1, 2, 3] {
+            plain(number::SET_DEBUGREG, [register, 0, 0, 0, 0]);
+        }
+        let area = [RUNSTATE[cpu].address(), 0];
+        let (place, vcpu) = (area.as_ptr() as u64, cpu as u64);
+        plain(number::VCPU_OP, [vcpu::REGISTER_RUNSTATE_MEMORY_AREA, vcpu, place, 0, 0]);
+        plain(number::VCPU_OP, [vcpu::REGISTER_VCPU_TIME_MEMORY_AREA, vcpu, place + 8, 0, 0]);
+        plain(number::VCPU_OP, [vcpu::STOP_PERIODIC_TIMER, vcpu, 0, 0, 0]);
+        if cpu != 0 {
+            plain(number::SET_TIMER_OP, [0; 5]);
+        }
+        self.unmap_grants();
+    }
+
+    /// Notes what a call on grants mapped, from the operations it left.
+    fn note_mapped(&mut self, list: &[AtomicU64], count: usize) {
+        for operation in list.chunks_exact(4).take(count.min(8)) {
+            let [place, _, status, _] = operation else { return };
+            let status = status.load(Ordering::Relaxed);
+            if (status >> 16) as u16 == 0 {
+                let handle = (status >> 32) as u32;
+                self.mapped.push(Mapped { place: place.load(Ordering::Relaxed), handle });
+            }
+        }
+    }
+
+    /// Unmaps what programs mapped.
+    fn unmap_grants(&mut self) {
+        for mapped in self.mapped.drain(..) {
+            let mut unmap = UnmapGrantRef::new_zeroed();
+            (unmap.host_addr, unmap.handle) = (mapped.place, mapped.handle);
+            let arguments = [grants::UNMAP_GRANT_REF.into(), (&raw mut unmap) as u64, 1, 0, 0];
+            plain(number::GRANT_TABLE_OP, arguments);
+        }
+    }
+}
+
+/// Does a step, after which the second virtual CPU runs: it may have held the heap's lock.
+fn attempt(cpu: usize, way: Way, registers: &Registers) -> Outcome {
+    let outcome = attempt::attempt(cpu, way, registers);
+    if cpu == 0 {
+        other::revive();
+    }
+    outcome
+}
+
 /// Does the `iret` call with a frame.
-fn iret(frame: &[u64; 9], words: [u64; 8]) -> Outcome {
+fn iret(cpu: usize, frame: &[u64; 9], words: [u64; 8]) -> Outcome {
     const AT: usize = 400;
-    FRAMES.write(AT, frame);
-    attempt(Way::Iret, &Registers { words, place: FRAMES.address() + AT as u64 * 8 })
+    FRAMES[cpu].write(AT, frame);
+    let place = FRAMES[cpu].address() + AT as u64 * 8;
+    attempt(cpu, Way::Iret, &Registers { words, place })
 }
 
 fn maximum_frame() -> u64 {

@@ -1,0 +1,116 @@
+//! Long batches: a call whose list is a few entries, again and again, over gigabytes of addresses.
+//!
+//! The guest maps a few pages again and again, so a list of any length that a call accepts lies in
+//! memory that can be read and written.
+
+use crate::calls;
+use crate::generate::Step;
+use crate::random::Random;
+use crate::tables;
+use crate::word::Word;
+use alloc::vec::Vec;
+use pv_abi::xen::hypercall as number;
+use pv_abi::xen::{domid, memory, mmu};
+
+/// Words that are repeated, at most: a page.
+pub const PATTERN_WORDS: usize = 512;
+
+/// A call on a long list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The call's number.
+    pub number: u64,
+    /// Its arguments.
+    pub args: [Word; 5],
+    /// Words in memory beside the list.
+    pub memory: Vec<Word>,
+    /// The words that are repeated.
+    pub pattern: Vec<Word>,
+}
+
+/// The most entries of a list. The guest's tables would do for 2^32; longer ones were not run often
+/// enough yet to tell a machine that hangs from a slow one.
+const LONGEST: u64 = 500;
+
+/// How many entries a list has.
+fn length(random: &mut Random) -> u64 {
+    let length = match random.below(8) {
+        0 => random.below(1 << 32),
+        1 => return u64::from(mmu::UPDATE_PREEMPTED) | random.below(LONGEST.min(100_000)),
+        2 => random.of(&[1 << 27, 1 << 30, (1 << 31) - 1, 1 << 31, (1 << 32) - 1]),
+        3..=4 => 1 << random.below(24),
+        _ => random.of(&[256, 1000, 4096, 10_000, 65_536]),
+    };
+    length.min(LONGEST)
+}
+
+/// A call on a long list.
+pub fn batch(random: &mut Random) -> Step {
+    let count = Word::Number(length(random));
+    let one = Word::Number(0);
+    let whom = Word::Number(domid::SELF.into());
+    let (number, args, memory, pattern) = match random.below(8) {
+        0..=1 => {
+            let call = tables::update(random);
+            (call.number, [Word::Batch, count, one, whom, one], Vec::new(), call.memory)
+        }
+        2 => {
+            let pattern = flushes(random);
+            (number::MMUEXT_OP, [Word::Batch, count, one, whom, one], Vec::new(), pattern)
+        }
+        3 => {
+            let call = tables::extended(random);
+            (call.number, [Word::Batch, count, one, whom, one], Vec::new(), call.memory)
+        }
+        4 => {
+            let call = calls::grants(random);
+            let [operation, ..] = call.args;
+            (call.number, [operation, Word::Batch, count, one, one], Vec::new(), call.memory)
+        }
+        5 => {
+            let operation = random.of(&[
+                memory::DECREASE_RESERVATION,
+                memory::POPULATE_PHYSMAP,
+                memory::INCREASE_RESERVATION,
+            ]);
+            let memory = [Word::Batch, count, Word::Number(0), whom].into();
+            let pattern = (0..=random.below(4)).map(|_| tables::frame_or_page(random)).collect();
+            let args = [Word::Number(operation), Word::Memory(0), one, one, one];
+            (number::MEMORY_OP, args, memory, pattern)
+        }
+        _ => {
+            let args = [Word::Batch, count, one, one, one];
+            (number::MULTICALL, args, Vec::new(), calls_in_one(random))
+        }
+    };
+    Step::Batch(Batch { number, args, memory, pattern })
+}
+
+/// Operations of three words that are the same wherever the list begins.
+fn flushes(random: &mut Random) -> Vec<Word> {
+    let command = random.of(&[
+        mmu::EXT_TLB_FLUSH_LOCAL,
+        mmu::EXT_INVLPG_LOCAL,
+        mmu::EXT_TLB_FLUSH_ALL,
+        mmu::EXT_INVLPG_ALL,
+        mmu::EXT_TLB_FLUSH_MULTI,
+    ]);
+    [Word::Number(command.into()); 3].into()
+}
+
+/// Calls without memory of their own, and calls on the list itself.
+fn calls_in_one(random: &mut Random) -> Vec<Word> {
+    let mut pattern = Vec::new();
+    // A number of calls that divides a page.
+    for _ in 0..random.of(&[1, 2, 4, 8]) {
+        let call = calls::call(random);
+        let moved = |word: Word| match word {
+            Word::Memory(_) => Word::Batch,
+            other => other,
+        };
+        pattern.extend([Word::Number(call.number), Word::Number(0)]);
+        pattern.extend(call.args.map(moved));
+        pattern.push(Word::Number(0));
+    }
+    pattern
+}

@@ -1,0 +1,143 @@
+//! The second virtual CPU: it does the other steps of a program while the first one does its own.
+//!
+//! The first hands it a job and joins it before it looks at anything or puts anything back, so each
+//! program begins from the same state. What lies between is as it comes: both work on the same
+//! pages, tables, ports and grants. Neither waits for the other without an end: the first starts
+//! the second again and ends its step by an NMI; the second does so if the first waits for an event
+//! that cannot come any more, because a step of the second closed its port.
+#![expect(unsafe_code, reason = "a job that one virtual CPU hands to the other")]
+
+use super::attempt::{self, Outcome};
+use super::stage::{Actor, Stage, other_stack};
+use crate::memory;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use fuzz_programs::Step;
+use partition_runtime::hypercall::{Errno, call, yield_now};
+use pv_abi::xen::descriptors::{FLAT_RING3_CS64, FLAT_RING3_SS};
+use pv_abi::xen::hypercall::VCPU_OP;
+use pv_abi::xen::vcpu::{self, VGCF_IN_KERNEL, VcpuGuestContext};
+use zerocopy::FromZeros;
+
+/// Its number.
+const NUMBER: u64 = 1;
+/// How long a step may take once the first virtual CPU is done, in nanoseconds.
+const STEP_TIME: u64 = 50_000_000;
+/// How long the first virtual CPU may be busy after the second before the second ends its wait.
+const WAIT_TIME: u64 = 500_000_000;
+/// When the second is given up.
+const LOST: u64 = 20_000_000_000;
+
+/// Steps for the second virtual CPU.
+struct Job<'a> {
+    stage: &'a Stage,
+    steps: Vec<&'a Step>,
+    outcomes: Vec<Outcome>,
+}
+
+/// Nothing is to be done.
+const IDLE: u32 = 0;
+/// The job is the second virtual CPU's.
+const HANDED: u32 = 1;
+/// The job is done, and the first virtual CPU has not come for it.
+const DONE: u32 = 2;
+
+static PHASE: AtomicU32 = AtomicU32::new(IDLE);
+static JOB: AtomicPtr<Job<'static>> = AtomicPtr::new(core::ptr::null_mut());
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+fn operation(command: u64, cpu: u64) -> Result<u64, Errno> {
+    // SAFETY: the operations used here touch no memory.
+    unsafe { call(VCPU_OP, [command, cpu, 0, 0, 0]) }
+}
+
+/// Starts the second virtual CPU; `false` if there is none.
+pub fn start() -> bool {
+    if operation(vcpu::IS_UP, NUMBER).is_err() {
+        return false;
+    }
+    let mut context = Box::new(VcpuGuestContext::new_zeroed());
+    context.flags = VGCF_IN_KERNEL;
+    context.user_regs.rip = attempt::other_start();
+    (context.user_regs.cs, context.user_regs.ss) = (FLAT_RING3_CS64, FLAT_RING3_SS);
+    context.user_regs.rflags = 0x202;
+    context.user_regs.rsp = other_stack();
+    let root = memory::machine_frame((memory::start().pt_base - memory::BASE) / memory::PAGE);
+    context.ctrlreg[3] = root.unwrap_or(0) << 12;
+    memory::mask_upcalls(NUMBER as usize);
+    let arguments = [vcpu::INITIALISE, NUMBER, (&raw const *context) as u64, 0, 0];
+    // SAFETY: the operation reads the context, which names the start and the stack of the CPU.
+    let made = unsafe { call(VCPU_OP, arguments) };
+    let started = made.and_then(|_| operation(vcpu::UP, NUMBER)).is_ok();
+    STARTED.store(started, Ordering::Relaxed);
+    started
+}
+
+/// Starts the second virtual CPU again, if a step stopped it.
+pub fn revive() {
+    if STARTED.load(Ordering::Relaxed) {
+        let _ = operation(vcpu::UP, NUMBER);
+    }
+}
+
+/// Has the second virtual CPU do steps while the first one does its own; what came of the former.
+/// `None` if it does not come back.
+pub fn beside(stage: &Stage, steps: Vec<&Step>, own: impl FnOnce()) -> Option<Vec<Outcome>> {
+    if steps.is_empty() || !STARTED.load(Ordering::Relaxed) {
+        own();
+        return Some(Vec::new());
+    }
+    let outcomes = Vec::with_capacity(steps.len());
+    // If the second virtual CPU does not come back, the memory stays its own.
+    let job = Box::into_raw(Box::new(Job { stage, steps, outcomes }));
+    JOB.store(job.cast(), Ordering::Release);
+    PHASE.store(HANDED, Ordering::Release);
+    own();
+    let begin = memory::now();
+    let mut next = begin + STEP_TIME;
+    while PHASE.load(Ordering::Acquire) != DONE {
+        let now = memory::now();
+        if now > begin + LOST {
+            return None;
+        }
+        if now > next {
+            revive();
+            let _ = operation(vcpu::SEND_NMI, NUMBER);
+            next = now + STEP_TIME;
+        }
+        yield_now();
+    }
+    PHASE.store(IDLE, Ordering::Release);
+    // SAFETY: made above, and the second virtual CPU is done with it.
+    Some(unsafe { Box::from_raw(job) }.outcomes)
+}
+
+/// What the second virtual CPU does.
+pub extern "C" fn main() -> ! {
+    let mut actor = Actor::new(NUMBER as usize);
+    actor.restore();
+    let mut since = 0;
+    loop {
+        let now = memory::now();
+        match PHASE.load(Ordering::Acquire) {
+            HANDED => {
+                // SAFETY: the job is this virtual CPU's until it is done, and lives until then.
+                if let Some(job) = unsafe { JOB.load(Ordering::Acquire).as_mut() } {
+                    for step in &job.steps {
+                        job.outcomes.push(job.stage.perform(&mut actor, step));
+                    }
+                }
+                actor.restore();
+                since = memory::now();
+                PHASE.store(DONE, Ordering::Release);
+            }
+            DONE if now > since + WAIT_TIME => {
+                let _ = operation(vcpu::SEND_NMI, 0);
+                since = now;
+            }
+            _ => {}
+        }
+        yield_now();
+    }
+}
