@@ -5,6 +5,7 @@
 //! a word is read without a data race and without `unsafe`. Rule: the reader believes nothing. An
 //! index that leads outside the arena, a table that points at itself and a generation that stays
 //! odd are errors, never panics and never unbounded loops.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![no_std]
 #![forbid(unsafe_code)]
 

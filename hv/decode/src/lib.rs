@@ -7,6 +7,7 @@
 //! hardware would, repeat prefixes except with string I/O, and byte registers ah to bh.
 //!
 //! Facts: Intel SDM vol. 2, chapter 2 (formats), appendix A (opcode map).
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

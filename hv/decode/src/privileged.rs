@@ -7,7 +7,8 @@ use crate::prefixes::Prefixes;
 /// `ud2`, `"xen"`, `cpuid`.
 const FORCED_CPUID: [u8; 7] = [0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2];
 /// Its bytes.
-pub(crate) const FORCED_CPUID_LENGTH: u8 = FORCED_CPUID.len() as u8;
+pub(crate) const FORCED_CPUID_LENGTH: u8 = 7;
+const _: () = assert!(FORCED_CPUID.len() == FORCED_CPUID_LENGTH as usize);
 
 /// The one instruction that is emulated behind the prefix.
 pub(crate) fn forced(bytes: &[u8]) -> Option<Operation> {

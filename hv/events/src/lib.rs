@@ -15,6 +15,7 @@
 //! change a port (allocate, bind, close) are single compare-and-swaps and fail cleanly when two
 //! race, but a caller that wants "lowest free port" or "one port per interrupt" answered exactly
 //! holds its own lock per table. Errors are the negative errno values of the Xen ABI.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(any(test, loom)), no_std)]
 #![forbid(unsafe_code)]
 

@@ -67,7 +67,7 @@ impl Port {
     }
 
     const fn unpack(word: u64) -> Self {
-        let low = word as u32;
+        let low = (word & 0xffff_ffff) as u32;
         let used_for = match word >> 60 {
             FREE => PortUse::Free,
             UNBOUND => PortUse::Unbound { remote: low },
@@ -78,7 +78,7 @@ impl Port {
             IPI => PortUse::Ipi,
             _ => PortUse::Reserved,
         };
-        Self { used_for, vcpu: (word >> 52) as u8 }
+        Self { used_for, vcpu: (word >> 52 & 0xff) as u8 }
     }
 }
 

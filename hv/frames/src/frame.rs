@@ -16,6 +16,8 @@ pub const FLUSH_ALWAYS: u32 = u32::MAX;
 
 /// The part of the stamp that is [`Frame::progress`].
 const PROGRESS: u32 = 0xFFFF;
+/// Where [`Frame::noted`] is in the stamp.
+const USED_SHIFT: u32 = 16;
 
 /// A machine frame's state; 16 bytes, all zero: unowned RAM without type or reference.
 #[repr(C)]
@@ -302,7 +304,7 @@ impl Frame {
     /// reference. Only under the owner's lock.
     #[inline]
     pub fn note_entry(&self, index: usize) {
-        let sixteenth = 1 << (PROGRESS.count_ones() + (index as u32 >> 5 & 15));
+        let sixteenth = (1 << USED_SHIFT) << (index >> 5 & 15);
         self.stamp.store(self.stamp.load(Ordering::Relaxed) | sixteenth, Ordering::Relaxed);
     }
 
@@ -311,7 +313,7 @@ impl Frame {
     #[must_use]
     #[inline]
     pub fn noted(&self) -> u16 {
-        (self.stamp.load(Ordering::Relaxed) >> PROGRESS.count_ones()) as u16
+        (self.stamp.load(Ordering::Relaxed) >> USED_SHIFT & 0xffff) as u16
     }
 
     /// All entries of a partial frame hold their references: it is validated, and the typed

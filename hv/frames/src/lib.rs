@@ -24,6 +24,7 @@
 //! Every transition is a compare-and-swap on one word, so CPUs need no lock for references and
 //! for the type *Writable*. Checked types are only ever taken by the owner's own operations,
 //! which are serialized by the lock of that partition; methods that rely on it say so.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(any(test, loom)), no_std)]
 
 mod frame;

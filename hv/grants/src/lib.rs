@@ -6,6 +6,7 @@
 //! * [`MapTable`]: the mapper's side. A handle names a record of what is mapped where.
 //!
 //! All memory is the caller's. Errors are `GNTST_` codes of [`pv_abi::xen::grants`].
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(any(test, loom)), no_std)]
 #![forbid(unsafe_code)]
 

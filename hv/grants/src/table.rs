@@ -147,7 +147,8 @@ fn set_in_use(shared: &AtomicU64, pinned: &PinnedEntry, by: DomId, access: Acces
 
 /// Whether an entry with this value grants `access` to `by`, now and since its use began.
 fn check(value: u64, pinned: &PinnedEntry, by: DomId, access: Access) -> Result<u32> {
-    let (flags, domid, frame) = (value as u16, (value >> 16) as DomId, (value >> 32) as u32);
+    let (flags, domid, frame) =
+        ((value & 0xffff) as u16, (value >> 16 & 0xffff) as DomId, (value >> 32) as u32);
     if flags & abi::GTF_TYPE_MASK != abi::GTF_PERMIT_ACCESS {
         return Err(abi::GNTST_BAD_GNTREF);
     }

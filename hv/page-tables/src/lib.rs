@@ -27,6 +27,7 @@
 //! [`Error::Again`], and the same call made again carries on. Giving one back never fails: what
 //! is left of the work is remembered in the [`Space`], done by [`Space::finish`], and finished
 //! before any other operation starts.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 
 mod descriptor;
