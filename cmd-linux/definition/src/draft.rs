@@ -3,10 +3,13 @@
 //! Both syntaxes fill a [`Draft`]; what depends on several fields is checked when it is
 //! [finished](crate::finish). A field keeps the name it has in the file, for messages.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use crate::Policy;
 use crate::issue::{Sink, quoted};
+use crate::rows::{Datum, Kind, Row};
 use crate::units::{self, MAX_CPU, SizeError};
 use crate::value::{Entry, Item, Value};
 
@@ -22,26 +25,37 @@ pub(crate) struct At<T> {
     pub(crate) field: String,
 }
 
-/// What was found of a partition.
+impl<T> At<T> {
+    /// The same place, with what the function makes of the value.
+    pub(crate) fn map<U>(self, make: impl FnOnce(T) -> U) -> At<U> {
+        At { value: make(self.value), at: self.at, field: self.field }
+    }
+}
+
+/// What was found of a partition, by the names of the fields.
 #[derive(Debug, Default)]
-pub(crate) struct Draft {
-    pub(crate) name: Option<At<String>>,
-    pub(crate) kernel: Option<At<String>>,
-    pub(crate) initrd: Option<At<String>>,
-    pub(crate) command_line: Option<At<String>>,
-    pub(crate) memory: Option<At<u64>>,
-    pub(crate) max_memory: Option<At<u64>>,
-    pub(crate) vcpus: Option<At<u32>>,
-    pub(crate) max_vcpus: Option<At<u32>>,
-    pub(crate) weight: Option<At<u32>>,
-    pub(crate) cap: Option<At<u32>>,
-    pub(crate) affinity: Option<At<Vec<u32>>>,
-    pub(crate) dedicated: Option<At<bool>>,
-    pub(crate) grant_frames: Option<At<u32>>,
-    pub(crate) poweroff: Option<At<Policy>>,
-    pub(crate) reboot: Option<At<Policy>>,
-    pub(crate) crash: Option<At<Policy>>,
-    pub(crate) domain: Option<At<String>>,
+pub(crate) struct Draft(BTreeMap<&'static str, At<Datum>>);
+
+impl Draft {
+    /// Keeps what was found for a field, if it passed its checks.
+    pub(crate) fn put(&mut self, row: &Row, found: Option<At<Datum>>) {
+        if let Some(found) = found {
+            self.0.insert(row.name, found);
+        }
+    }
+
+    /// What was found for a field.
+    pub(crate) fn get(&self, name: &str) -> Option<&At<Datum>> {
+        self.0.get(name)
+    }
+
+    /// The number that was found for a field.
+    pub(crate) fn number(&self, name: &str) -> Option<u32> {
+        match self.get(name)?.value {
+            Datum::Number(number) => Some(number),
+            _ => None,
+        }
+    }
 }
 
 /// Reads values of one entry, under the field name that messages use.
@@ -52,6 +66,33 @@ pub(crate) struct Field<'a, 'b> {
 }
 
 impl Field<'_, '_> {
+    /// A value of this kind, as TOML has it.
+    pub(crate) fn toml(&mut self, kind: &Kind) -> Option<At<Datum>> {
+        Some(match kind {
+            Kind::GuestName | Kind::GroupName => self.name(kind)?.map(Datum::Text),
+            Kind::Path => self.path()?.map(|path| Datum::Path(PathBuf::from(path))),
+            Kind::CommandLine => self.command_line()?.map(Datum::Text),
+            Kind::Size => self.size()?.map(Datum::Bytes),
+            Kind::Number(limits) | Kind::Percent(limits) => {
+                self.number(limits.clone())?.map(Datum::Number)
+            }
+            Kind::Cpus => self.cpus()?.map(Datum::Cpus),
+            Kind::Truth => self.boolean()?.map(Datum::Truth),
+            Kind::Policy => self.policy()?.map(Datum::Policy),
+        })
+    }
+
+    /// A value of this kind, as xl.cfg has it: sizes in MiB, numbers in quotes too.
+    pub(crate) fn xl(&mut self, kind: &Kind) -> Option<At<Datum>> {
+        match kind {
+            Kind::Size => Some(self.mebibytes()?.map(Datum::Bytes)),
+            Kind::Number(limits) | Kind::Percent(limits) => {
+                Some(self.loose_number(limits.clone())?.map(Datum::Number))
+            }
+            _ => self.toml(kind),
+        }
+    }
+
     fn item(&self) -> &Item {
         &self.entry.item
     }
@@ -82,17 +123,17 @@ impl Field<'_, '_> {
         }
     }
 
-    /// A name, of a partition or a domain.
-    pub(crate) fn name(&mut self) -> Option<At<String>> {
+    /// A name, of a partition or a policy group.
+    fn name(&mut self, kind: &Kind) -> Option<At<String>> {
         let name = self.plain_text("\"web-1\"")?;
-        if let Err(wrong) = rules::name(&name) {
+        if let Err(wrong) = kind.check(&Datum::Text(name.clone())) {
             return self.refuse(wrong.problem, wrong.way_out);
         }
         self.ok(name)
     }
 
     /// The path of a file.
-    pub(crate) fn path(&mut self) -> Option<At<String>> {
+    fn path(&mut self) -> Option<At<String>> {
         let path = self.plain_text("\"/boot/FILE\"")?;
         if path.is_empty() {
             return self.refuse("an empty path", "give the path of a file");
@@ -108,13 +149,13 @@ impl Field<'_, '_> {
     }
 
     /// Text for a kernel.
-    pub(crate) fn command_line(&mut self) -> Option<At<String>> {
+    fn command_line(&mut self) -> Option<At<String>> {
         let text = self.plain_text("\"console=hvc0\"")?;
         check_command_line(self, text)
     }
 
     /// A size with its unit.
-    pub(crate) fn size(&mut self) -> Option<At<u64>> {
+    fn size(&mut self) -> Option<At<u64>> {
         let text = match &self.item().value {
             Value::Integer(number) => {
                 let problem = format!("{number} has no unit");
@@ -138,7 +179,7 @@ impl Field<'_, '_> {
     }
 
     /// A size in MiB without a unit.
-    pub(crate) fn mebibytes(&mut self) -> Option<At<u64>> {
+    fn mebibytes(&mut self) -> Option<At<u64>> {
         if let Value::Text(text) = &self.item().value
             && let Ok(bytes @ 0x10_0000..) = units::parse_size(text)
         {
@@ -178,7 +219,7 @@ impl Field<'_, '_> {
     }
 
     /// A number within limits.
-    pub(crate) fn number(&mut self, limits: RangeInclusive<u32>) -> Option<At<u32>> {
+    fn number(&mut self, limits: RangeInclusive<u32>) -> Option<At<u32>> {
         let number = match &self.item().value {
             Value::Integer(number) => *number,
             _ => self.wrong_kind::<i128>("a number", &limits.start().to_string())?.value,
@@ -187,7 +228,7 @@ impl Field<'_, '_> {
     }
 
     /// A number within limits, also one in quotes.
-    pub(crate) fn loose_number(&mut self, limits: RangeInclusive<u32>) -> Option<At<u32>> {
+    fn loose_number(&mut self, limits: RangeInclusive<u32>) -> Option<At<u32>> {
         let number = self.integer(&limits.start().to_string())?;
         self.within(number, limits)
     }
@@ -201,7 +242,7 @@ impl Field<'_, '_> {
     }
 
     /// `true` or `false`.
-    pub(crate) fn boolean(&mut self) -> Option<At<bool>> {
+    fn boolean(&mut self) -> Option<At<bool>> {
         match self.item().value {
             Value::Boolean(truth) => self.ok(truth),
             _ => self.wrong_kind("true or false", "true"),
@@ -209,7 +250,7 @@ impl Field<'_, '_> {
     }
 
     /// Physical CPUs: `"0-3,5"`, or a list of numbers.
-    pub(crate) fn cpus(&mut self) -> Option<At<Vec<u32>>> {
+    fn cpus(&mut self) -> Option<At<Vec<u32>>> {
         let way_out = format!("give numbers from 0 to {MAX_CPU}, such as \"0-3,5\"");
         let found = match &self.item().value {
             Value::Text(text) if ["all", ""].contains(&text.trim()) => Ok(Vec::new()),
@@ -232,7 +273,7 @@ impl Field<'_, '_> {
     }
 
     /// What to do at an end.
-    pub(crate) fn policy(&mut self) -> Option<At<Policy>> {
+    fn policy(&mut self) -> Option<At<Policy>> {
         let word = self.plain_text("\"destroy\"")?;
         match Policy::of(&word) {
             Some(policy) => self.ok(policy),

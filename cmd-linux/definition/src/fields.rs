@@ -3,34 +3,12 @@
 use crate::draft::{Draft, Field};
 use crate::finish::{Found, finish};
 use crate::issue::{Sink, quoted};
+use crate::rows::{self, ROWS};
 use crate::suggest;
 use crate::value::{Entry, Value};
-use pv_abi::uv::database::MAX_VCPUS;
 
-/// Keys of a partition.
-pub(crate) const KEYS: [&str; 12] = [
-    "name",
-    "kernel",
-    "initrd",
-    "command_line",
-    "memory",
-    "max_memory",
-    "vcpus",
-    "max_vcpus",
-    "cpu",
-    "grant_frames",
-    "on",
-    "domain",
-];
-/// Keys of the table `cpu`.
-pub(crate) const CPU_KEYS: [&str; 4] = ["weight", "cap", "affinity", "dedicated"];
-/// Keys of the table `on`.
-pub(crate) const ON_KEYS: [&str; 3] = ["poweroff", "reboot", "crash"];
 /// The key of the tables in a file with several partitions.
 pub(crate) const TABLES: &str = "partition";
-/// What no partition can be without, and an example.
-pub(crate) const REQUIRED: [(&str, &str); 3] =
-    [("name", "\"web-1\""), ("kernel", "\"/boot/vmlinuz\""), ("memory", "\"256M\"")];
 /// Partitions in a file at most.
 pub(crate) const MAX_PARTITIONS: usize = 1024;
 
@@ -81,14 +59,18 @@ fn partition(
     sink.object = name_object(entries).unwrap_or_else(|| object.to_owned());
     let mut draft = Draft::default();
     for entry in entries {
-        match (&*entry.key, &entry.item.value) {
-            ("cpu", Value::Table(table)) => sub_table(table, "cpu", &CPU_KEYS, &mut draft, sink),
-            ("on", Value::Table(table)) => sub_table(table, "on", &ON_KEYS, &mut draft, sink),
-            (key, _) if KEYS.contains(&key) => field(entry, key, &mut draft, sink),
-            _ => unknown(entry, "", &KEYS, sink),
+        match &entry.item.value {
+            Value::Table(table) if rows::is_table(&entry.key) => {
+                for inner in table {
+                    field(inner, &entry.key, &mut draft, sink);
+                }
+            }
+            _ => field(entry, "", &mut draft, sink),
         }
     }
-    missing(&REQUIRED, |key| !is_whole || entries.iter().any(|entry| entry.key == key), at, sink);
+    let required = ROWS.iter().filter_map(|row| Some((row.name, row.required?)));
+    let has = |key: &str| !is_whole || entries.iter().any(|entry| entry.key == key);
+    missing(required, has, at, sink);
     let found = finish(draft, sink);
     sink.object.clear();
     found
@@ -96,7 +78,7 @@ fn partition(
 
 /// Says which required fields are missing.
 pub(crate) fn missing(
-    required: &[(&str, &str)],
+    required: impl Iterator<Item = (&'static str, &'static str)>,
     has: impl Fn(&str) -> bool,
     at: usize,
     sink: &mut Sink<'_>,
@@ -117,52 +99,19 @@ pub(crate) fn name_object(entries: &[Entry]) -> Option<String> {
     }
 }
 
-fn sub_table(
-    entries: &[Entry],
-    table: &str,
-    keys: &[&str],
-    draft: &mut Draft,
-    sink: &mut Sink<'_>,
-) {
-    for entry in entries {
-        if keys.contains(&&*entry.key) {
-            field(entry, &format!("{table}.{}", entry.key), draft, sink);
-        } else {
-            unknown(entry, table, keys, sink);
-        }
-    }
-}
-
-fn unknown(entry: &Entry, table: &str, keys: &[&str], sink: &mut Sink<'_>) {
+/// Takes the value of one entry of a table, or of the definition itself where the name is empty.
+fn field(entry: &Entry, table: &str, draft: &mut Draft, sink: &mut Sink<'_>) {
     let name = if table.is_empty() { entry.key.clone() } else { format!("{table}.{}", entry.key) };
-    let name = if name.chars().any(char::is_control) { quoted(&name) } else { name };
-    sink.error(entry.at, &name, "unknown key", suggest::way_out(&entry.key, table, keys));
-}
-
-/// Takes the value of one known field, by its full name.
-fn field(entry: &Entry, name: &str, draft: &mut Draft, sink: &mut Sink<'_>) {
-    let mut field = Field { name, entry, sink };
-    match name {
-        "name" => draft.name = field.name(),
-        "kernel" => draft.kernel = field.path(),
-        "initrd" => draft.initrd = field.path(),
-        "command_line" => draft.command_line = field.command_line(),
-        "memory" => draft.memory = field.size(),
-        "max_memory" => draft.max_memory = field.size(),
-        "vcpus" => draft.vcpus = field.number(rules::VCPUS),
-        "max_vcpus" => draft.max_vcpus = field.number(rules::VCPUS),
-        "grant_frames" => draft.grant_frames = field.number(rules::GRANT_FRAMES),
-        "domain" => draft.domain = field.name(),
-        "cpu.weight" => draft.weight = field.number(rules::WEIGHT),
-        "cpu.cap" => draft.cap = field.number(0..=MAX_VCPUS * 100),
-        "cpu.affinity" => draft.affinity = field.cpus(),
-        "cpu.dedicated" => draft.dedicated = field.boolean(),
-        "on.poweroff" => draft.poweroff = field.policy(),
-        "on.reboot" => draft.reboot = field.policy(),
-        "on.crash" => draft.crash = field.policy(),
-        table => {
-            let problem = format!("{} is given, a table is needed", entry.item.value.kind());
-            sink.error(entry.item.at, table, problem, format!("write its fields below [{table}]"));
-        }
+    // A key with a point in it is no name of a field.
+    let row = rows::find(&name).filter(|row| row.place() == (table, &entry.key));
+    if let Some(row) = row {
+        let found = Field { name: row.name, entry, sink }.toml(&row.kind);
+        draft.put(row, found);
+    } else if table.is_empty() && rows::is_table(&name) {
+        let problem = format!("{} is given, a table is needed", entry.item.value.kind());
+        sink.error(entry.item.at, &name, problem, format!("write its fields below [{name}]"));
+    } else {
+        let name = if name.chars().any(char::is_control) { quoted(&name) } else { name };
+        sink.error(entry.at, &name, "unknown key", suggest::way_out(&entry.key, table));
     }
 }

@@ -21,6 +21,7 @@ mod draft;
 mod fields;
 mod finish;
 mod issue;
+mod rows;
 mod suggest;
 mod toml_text;
 mod units;
@@ -42,7 +43,7 @@ pub use changes::{FieldChange, changes};
 pub use check::Unfit;
 pub use issue::{Errors, Issue};
 pub use units::{cpus, size};
-pub use write::to_toml;
+pub use write::{Map, to_json, to_toml};
 
 use finish::Found;
 use issue::{Sink, Source, whole_file};

@@ -2,47 +2,25 @@
 
 use std::cmp::Reverse;
 
-/// Words of xl.cfg and of other habits, and ours.
-const SYNONYMS: [(&str, &str); 22] = [
-    ("ramdisk", "initrd"),
-    ("initramfs", "initrd"),
-    ("extra", "command_line"),
-    ("cmdline", "command_line"),
-    ("append", "command_line"),
-    ("args", "command_line"),
-    ("root", "command_line"),
-    ("maxmem", "max_memory"),
-    ("mem", "memory"),
-    ("ram", "memory"),
-    ("maxvcpus", "max_vcpus"),
-    ("cpu_weight", "cpu.weight"),
-    ("weight", "cpu.weight"),
-    ("cap", "cpu.cap"),
-    ("cpus", "cpu.affinity"),
-    ("affinity", "cpu.affinity"),
-    ("dedicated", "cpu.dedicated"),
-    ("on_poweroff", "on.poweroff"),
-    ("on_reboot", "on.reboot"),
-    ("on_crash", "on.crash"),
-    ("max_grant_frames", "grant_frames"),
-    ("group", "domain"),
-];
+use crate::rows;
+
 /// Devices, which definitions do not have yet.
 const DEVICES: [&str; 9] = ["disk", "disks", "vif", "net", "network", "nics", "pci", "usb", "vfb"];
 
 /// The way out for an unknown key of `table` (empty: the partition itself).
-pub(crate) fn way_out(key: &str, table: &str, known: &[&str]) -> String {
+pub(crate) fn way_out(key: &str, table: &str) -> String {
     let prefix = if table.is_empty() { String::new() } else { format!("{table}.") };
     let plain = key.to_ascii_lowercase().replace('-', "_");
     if table.is_empty() && DEVICES.contains(&&*plain) {
         return "partitions have no devices yet, leave it out".to_owned();
     }
-    if let Some((_, meant)) = SYNONYMS.iter().find(|(word, _)| *word == plain)
-        && (table.is_empty() || meant.starts_with(&prefix))
+    if let Some(row) = rows::meant_by(&plain)
+        && (table.is_empty() || row.place().0 == table)
     {
-        return format!("the field is called {meant} here");
+        return format!("the field is called {} here", row.name);
     }
-    match nearest(&plain, known) {
+    let known = rows::keys(table);
+    match nearest(&plain, &known) {
         Some(meant) => format!("did you mean {prefix}{meant}?"),
         None => format!("known are {}", known.join(", ")),
     }

@@ -1,8 +1,13 @@
-//! Definitions as TOML, the way a person would write them.
+//! Definitions as TOML, the way a person would write them, and as JSON for programs.
 
+use serde_json::Value as Json;
 use toml::{Table, Value};
 
+use crate::rows::{Datum, Kind, ROWS};
 use crate::{Definition, units};
+
+/// The members of a JSON object.
+pub type Map = serde_json::Map<String, Json>;
 
 /// A file that [`parse`](crate::parse) makes these definitions of. What cannot be written as
 /// text, a path that is no UTF-8, is written with replacement characters.
@@ -18,35 +23,61 @@ pub fn to_toml(definitions: &[Definition]) -> String {
 }
 
 fn table(definition: &Definition) -> Table {
-    let text = |text: &str| Value::String(text.to_owned());
-    let number = |number: u32| Value::Integer(i64::from(number));
-    let path = |path: &std::path::Path| Value::String(path.to_string_lossy().into_owned());
-    let cpu = &definition.cpu;
-    let on = &definition.on;
-    let cpu = Table::from_iter([
-        ("weight".to_owned(), number(cpu.weight)),
-        ("cap".to_owned(), number(cpu.cap)),
-        ("affinity".to_owned(), text(&units::cpus(&cpu.affinity))),
-        ("dedicated".to_owned(), Value::Boolean(cpu.dedicated)),
-    ]);
-    let on = Table::from_iter([
-        ("poweroff".to_owned(), text(on.poweroff.word())),
-        ("reboot".to_owned(), text(on.reboot.word())),
-        ("crash".to_owned(), text(on.crash.word())),
-    ]);
-    let fields = [
-        ("name", Some(text(&definition.name))),
-        ("kernel", Some(path(&definition.kernel))),
-        ("initrd", definition.initrd.as_deref().map(path)),
-        ("command_line", Some(text(&definition.command_line))),
-        ("memory", Some(text(&units::size(definition.memory)))),
-        ("max_memory", Some(text(&units::size(definition.max_memory)))),
-        ("vcpus", Some(number(definition.vcpus))),
-        ("max_vcpus", Some(number(definition.max_vcpus))),
-        ("grant_frames", Some(number(definition.grant_frames))),
-        ("domain", definition.domain.as_deref().map(text)),
-        ("cpu", Some(Value::Table(cpu))),
-        ("on", Some(Value::Table(on))),
-    ];
-    fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+    let mut whole = Table::new();
+    for row in &ROWS {
+        let Some(value) = (row.get)(definition) else { continue };
+        let value = match value {
+            Datum::Text(text) => Value::String(text),
+            Datum::Path(path) => Value::String(path.to_string_lossy().into_owned()),
+            Datum::Bytes(bytes) => Value::String(units::size(bytes)),
+            Datum::Number(number) => Value::Integer(number.into()),
+            Datum::Cpus(cpus) => Value::String(units::cpus(&cpus)),
+            Datum::Truth(truth) => Value::Boolean(truth),
+            Datum::Policy(policy) => Value::String(policy.word().to_owned()),
+        };
+        let (table, key) = row.place();
+        if table.is_empty() {
+            whole.insert(key.to_owned(), value);
+        } else if let Value::Table(inner) =
+            whole.entry(table).or_insert_with(|| Value::Table(Table::new()))
+        {
+            inner.insert(key.to_owned(), value);
+        }
+    }
+    whole
+}
+
+/// A definition for programs: a size in bytes and a percentage have the unit in their names, and
+/// no cap is `null`.
+#[must_use]
+pub fn to_json(definition: &Definition) -> Map {
+    let mut whole = Map::new();
+    for row in &ROWS {
+        let json = match (row.get)(definition) {
+            None => Json::Null,
+            Some(Datum::Text(text)) => text.into(),
+            Some(Datum::Path(path)) => path.display().to_string().into(),
+            Some(Datum::Bytes(bytes)) => bytes.into(),
+            Some(Datum::Number(0)) if matches!(row.kind, Kind::Percent(_)) => Json::Null,
+            Some(Datum::Number(number)) => number.into(),
+            Some(Datum::Cpus(cpus)) => cpus.into(),
+            Some(Datum::Truth(truth)) => truth.into(),
+            Some(Datum::Policy(policy)) => policy.word().into(),
+        };
+        let unit = match row.kind {
+            Kind::Size => "_bytes",
+            Kind::Percent(_) => "_percent",
+            _ => "",
+        };
+        let (table, key) = row.place();
+        let key = format!("{key}{unit}");
+        if table.is_empty() {
+            whole.insert(key, json);
+        } else if let Json::Object(inner) =
+            whole.entry(table).or_insert_with(|| Json::Object(Map::new()))
+        {
+            inner.insert(key, json);
+        }
+    }
+    whole
 }

@@ -7,11 +7,11 @@ use crate::draft::{At, Draft, Field, check_command_line};
 use crate::fields::{missing, name_object};
 use crate::finish::{Found, finish};
 use crate::issue::{Sink, quoted};
+use crate::rows::{self, Datum, Kind};
 use crate::value::{Entry, Value};
-use crate::xl_settings::{self, Fate, TAKEN};
+use crate::xl_settings::{self, Fate, TAKEN_OTHERWISE};
 use crate::xl_text::Settings;
-use crate::{Policy, suggest, xl_cpus};
-use pv_abi::uv::database::{MAX_GRANT_FRAMES, MAX_VCPUS};
+use crate::{suggest, xl_cpus};
 
 /// What no partition can be without, and an example.
 const REQUIRED: [(&str, &str); 3] =
@@ -29,7 +29,8 @@ pub(crate) fn read(settings: &Settings, sink: &mut Sink<'_>) -> Vec<Found> {
     }
     command_line(entries, &mut draft, sink);
     if let Some(entry) = entries.iter().find(|entry| entry.key == "cpus") {
-        draft.affinity = xl_cpus::read(entry, &draft, sink);
+        let affinity = xl_cpus::read(entry, &draft, sink);
+        put(&mut draft, "cpu.affinity", affinity.map(|cpus| cpus.map(Datum::Cpus)));
     }
     let is_set = |key: &str| {
         entries.iter().any(|entry| entry.key == key) || broken.iter().any(|one| one == key)
@@ -42,7 +43,7 @@ pub(crate) fn read(settings: &Settings, sink: &mut Sink<'_>) -> Vec<Found> {
         sink.error(at, "kernel", problem, way_out);
     }
     let found_otherwise = |key: &str| key == "kernel" && boots.is_some();
-    missing(&REQUIRED, |key| is_set(key) || found_otherwise(key), 0, sink);
+    missing(REQUIRED.into_iter(), |key| is_set(key) || found_otherwise(key), 0, sink);
     let found = finish(draft, sink);
     sink.object.clear();
     vec![found]
@@ -50,28 +51,30 @@ pub(crate) fn read(settings: &Settings, sink: &mut Sink<'_>) -> Vec<Found> {
 
 /// Whether a key occurs in xl.cfg files only.
 pub(crate) fn is_own(key: &str) -> bool {
-    !crate::fields::KEYS.contains(&key) && xl_settings::find(key).is_some()
+    !rows::keys("").contains(&key) && xl_settings::find(key).is_some()
+}
+
+/// Keeps what was found for a field that several settings give.
+fn put(draft: &mut Draft, name: &str, found: Option<At<Datum>>) {
+    if let Some(row) = rows::find(name) {
+        draft.put(row, found);
+    }
 }
 
 fn setting(entry: &Entry, draft: &mut Draft, sink: &mut Sink<'_>) {
     let name = &*entry.key;
-    let mut field = Field { name, entry, sink };
+    if let Some(row) = rows::of_xl(name) {
+        let mut field = Field { name, entry, sink };
+        let found = match row.kind {
+            Kind::Policy if does_more(&mut field) => None,
+            _ => field.xl(&row.kind),
+        };
+        draft.put(row, found);
+        return;
+    }
     match name {
-        "name" => draft.name = field.name(),
-        "kernel" => draft.kernel = field.path(),
-        "ramdisk" => draft.initrd = field.path(),
-        "memory" => draft.memory = field.mebibytes(),
-        "maxmem" => draft.max_memory = field.mebibytes(),
-        "vcpus" => draft.vcpus = field.loose_number(1..=MAX_VCPUS),
-        "maxvcpus" => draft.max_vcpus = field.loose_number(1..=MAX_VCPUS),
-        "cpu_weight" => draft.weight = field.loose_number(1..=65_535),
-        "cap" => draft.cap = field.loose_number(0..=MAX_VCPUS * 100),
-        "max_grant_frames" => draft.grant_frames = field.loose_number(1..=MAX_GRANT_FRAMES),
-        "on_poweroff" => draft.poweroff = policy(&mut field),
-        "on_reboot" => draft.reboot = policy(&mut field),
-        "on_crash" => draft.crash = policy(&mut field),
         "type" | "builder" => check_type(entry, sink),
-        "cmdline" | "root" | "extra" | "cpus" => {}
+        _ if TAKEN_OTHERWISE.contains(&name) => {}
         _ => other(entry, sink),
     }
 }
@@ -93,7 +96,7 @@ fn other(entry: &Entry, sink: &mut Sink<'_>) {
         None => {
             let way_out = match suggest::nearest(key, &xl_settings::names()) {
                 Some(meant) => format!("did you mean {meant}?"),
-                None => format!("taken are {}", TAKEN.join(", ")),
+                None => format!("taken are {}", xl_settings::taken().join(", ")),
             };
             sink.error(entry.at, key, "unknown setting of xl.cfg", way_out);
         }
@@ -134,22 +137,19 @@ fn check_type(entry: &Entry, sink: &mut Sink<'_>) {
     }
 }
 
-/// A policy; those of xl that do two things are named.
-fn policy(field: &mut Field<'_, '_>) -> Option<At<Policy>> {
-    if let Value::Text(word) = &field.entry.item.value
-        && let Some(plain) = match &**word {
-            "coredump-destroy" => Some("destroy"),
-            "coredump-restart" => Some("restart"),
-            "rename-restart" => Some("preserve"),
-            _ => None,
-        }
-    {
-        let problem = format!("{} does more than there is here", quoted(word));
-        let way_out = format!("give \"{plain}\", or another of destroy, restart and preserve");
-        field.sink.error(field.entry.item.at, field.name, problem, way_out);
-        return None;
-    }
-    field.policy()
+/// Refuses the policies of xl that do two things.
+fn does_more(field: &mut Field<'_, '_>) -> bool {
+    let Value::Text(word) = &field.entry.item.value else { return false };
+    let plain = match &**word {
+        "coredump-destroy" => "destroy",
+        "coredump-restart" => "restart",
+        "rename-restart" => "preserve",
+        _ => return false,
+    };
+    let problem = format!("{} does more than there is here", quoted(word));
+    let way_out = format!("give \"{plain}\", or another of destroy, restart and preserve");
+    field.sink.error(field.entry.item.at, field.name, problem, way_out);
+    true
 }
 
 /// Puts the command line together: `cmdline`, or `root=ROOT EXTRA`.
@@ -174,6 +174,7 @@ fn command_line(entries: &[Entry], draft: &mut Draft, sink: &mut Sink<'_>) {
     }
     if let Some(entry) = first {
         let mut field = Field { name: &entry.key, entry, sink };
-        draft.command_line = check_command_line(&mut field, parts.join(" "));
+        let text = check_command_line(&mut field, parts.join(" "));
+        put(draft, "command_line", text.map(|text| text.map(Datum::Text)));
     }
 }

@@ -23,8 +23,8 @@ pub(crate) fn read(entry: &Entry, draft: &Draft, sink: &mut Sink<'_>) -> Option<
         Value::Text(text) => set(text),
         Value::Integer(number) => set(&number.to_string()),
         Value::List(items) => {
-            let most = draft.max_vcpus.as_ref().or(draft.vcpus.as_ref());
-            let vcpus = most.map_or(1, |most| most.value as usize);
+            let most = draft.number("max_vcpus").or(draft.number("vcpus"));
+            let vcpus = most.map_or(1, |most| most as usize);
             if items.len() > vcpus {
                 let problem = format!("passed over: entries for more than {vcpus} virtual CPUs");
                 sink.warn(at, &field, problem, "");

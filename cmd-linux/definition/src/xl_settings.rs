@@ -18,6 +18,8 @@ pub(crate) enum Fate {
     PassedOver,
 }
 
+use crate::rows::ROWS;
+
 use Fate::{Device, Only, PassedOver, Taken};
 
 /// Settings that have the same fate for the same reason.
@@ -32,28 +34,9 @@ const fn settings(names: &'static [&'static str], fate: Fate, reason: &'static s
     Settings { names, fate, reason }
 }
 
-/// Settings that are taken.
-pub(crate) const TAKEN: [&str; 19] = [
-    "name",
-    "kernel",
-    "ramdisk",
-    "cmdline",
-    "root",
-    "extra",
-    "memory",
-    "maxmem",
-    "vcpus",
-    "maxvcpus",
-    "cpu_weight",
-    "cap",
-    "cpus",
-    "max_grant_frames",
-    "on_poweroff",
-    "on_reboot",
-    "on_crash",
-    "type",
-    "builder",
-];
+/// Settings that are taken and are no field by themselves.
+pub(crate) const TAKEN_OTHERWISE: [&str; 6] =
+    ["cmdline", "root", "extra", "cpus", "type", "builder"];
 
 const HVM: &str = "only an HVM guest has it";
 const SCREEN: &str = "a PV guest has no screen; `uvtool console` shows its console";
@@ -63,9 +46,8 @@ const NO_HARDWARE: &str = "partitions are given no hardware";
 const XM: &str =
     "xl does not know it, it was a setting of xm; put it into extra where the kernel takes it";
 
-/// All that are known.
-pub(crate) const ALL: [Settings; 34] = [
-    settings(&TAKEN, Taken, ""),
+/// All that are known and not taken.
+pub(crate) const ALL: [Settings; 33] = [
     settings(
         &[
             "disk", "vif", "vif2", "vfb", "vtpm", "p9", "pvcalls", "usbctrl", "usbdev", "vkb",
@@ -268,15 +250,21 @@ pub(crate) const ALL: [Settings; 34] = [
     ),
 ];
 
+/// Settings that are taken.
+pub(crate) fn taken() -> Vec<&'static str> {
+    ROWS.iter().filter_map(|row| row.xl).chain(TAKEN_OTHERWISE).collect()
+}
+
 /// What becomes of a setting; `None`: it is unknown.
 pub(crate) fn find(name: &str) -> Option<(Fate, &'static str)> {
     let found = ALL.iter().find(|settings| settings.names.contains(&name));
-    found.map(|settings| (settings.fate, settings.reason))
+    let found = found.map(|settings| (settings.fate, settings.reason));
+    found.or_else(|| taken().contains(&name).then_some((Taken, "")))
 }
 
 /// The names of all, for suggestions.
 pub(crate) fn names() -> Vec<&'static str> {
-    ALL.iter().flat_map(|settings| settings.names).copied().collect()
+    taken().into_iter().chain(ALL.iter().flat_map(|settings| settings.names).copied()).collect()
 }
 
 #[cfg(test)]
@@ -315,6 +303,6 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count, "a setting stands in two rows");
-        assert!(ALL.iter().all(|row| row.fate == Taken || !row.reason.is_empty()));
+        assert!(ALL.iter().all(|row| row.fate != Taken && !row.reason.is_empty()));
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{toml, with};
-use crate::fields::{CPU_KEYS, KEYS, ON_KEYS, REQUIRED};
+use crate::rows::{self, Effect, ROWS};
 use crate::{Definition, SCHEMA};
 
 fn schema() -> Value {
@@ -20,14 +20,32 @@ fn sorted(known: &[&str]) -> Vec<String> {
     known
 }
 
+/// The book tells when a change of each field takes effect.
+#[test]
+fn the_book_has_the_same_effects() {
+    let book = include_str!("../../../../docs/src/definitions.md");
+    let heading = book.find("## What takes effect when").expect("the heading");
+    let line = book[heading..].lines().find(|line| line.starts_with("| `")).expect("the table");
+    let cells: Vec<_> = line.split('|').collect();
+    for row in &ROWS {
+        let (table, key) = row.place();
+        let name = if table.is_empty() { key } else { table };
+        let restart = matches!(row.effect, Effect::Restart);
+        for (cell, expected) in [(cells[1], !restart), (cells[2], restart)] {
+            assert_eq!(cell.contains(&format!("`{name}`")), expected, "{} in {cell}", row.name);
+        }
+    }
+}
+
 #[test]
 fn it_has_the_same_fields() {
     let schema = schema();
     let defs = &schema["$defs"];
-    assert_eq!(keys(&defs["partition"]), sorted(&KEYS));
-    assert_eq!(keys(&defs["cpu"]), sorted(&CPU_KEYS));
-    assert_eq!(keys(&defs["on"]), sorted(&ON_KEYS));
-    let required: Vec<_> = REQUIRED.iter().map(|(key, _)| *key).collect();
+    assert_eq!(keys(&defs["partition"]), sorted(&rows::keys("")));
+    assert_eq!(keys(&defs["cpu"]), sorted(&rows::keys("cpu")));
+    assert_eq!(keys(&defs["on"]), sorted(&rows::keys("on")));
+    let required: Vec<_> =
+        ROWS.iter().filter(|row| row.required.is_some()).map(|row| row.name).collect();
     assert_eq!(defs["partition"]["required"], serde_json::json!(required));
     assert_eq!(
         schema["oneOf"][1]["properties"]["partition"]["maxItems"],

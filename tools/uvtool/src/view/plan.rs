@@ -6,7 +6,6 @@ use serde::{Serialize, Serializer};
 use uvd_protocol::Planned;
 
 use super::View;
-use super::definitions::Fields;
 use crate::table::printable;
 
 /// What is to be done, or was.
@@ -21,7 +20,7 @@ struct Row<'a> {
     name: &'a str,
     action: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    definition: Option<Fields>,
+    definition: Option<definition::Map>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fields: Option<&'a [FieldChange]>,
 }
@@ -30,7 +29,7 @@ impl Row<'_> {
     fn of(change: &Planned) -> Row<'_> {
         let (name, action, definition, fields) = match change {
             Planned::Create { definition } => {
-                (&definition.name, "create", Some(definition.into()), None)
+                (&definition.name, "create", Some(definition::to_json(definition)), None)
             }
             Planned::Change { name, fields } => (name, "change", None, Some(&fields[..])),
             Planned::Destroy { name } => (name, "destroy", None, None),

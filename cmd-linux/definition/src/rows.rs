@@ -1,0 +1,333 @@
+//! The fields of a definition, a row each.
+//!
+//! Keys, both syntaxes, limits, suggestions, TOML, JSON, the list of changes and the check of what
+//! `uvd` receives come from the rows. A new field is a row here, a member of [`Definition`], and a
+//! line in the schema and in the book, which a test compares with the row.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use pv_abi::uv::database::MAX_VCPUS;
+use rules::Wrong;
+
+use crate::units::{self, MAX_CPU};
+use crate::{Definition, Policy};
+
+/// What a field holds, and its limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The name of a partition.
+    GuestName,
+    /// The name of a policy group.
+    GroupName,
+    /// The path of a file.
+    Path,
+    /// One line for a kernel.
+    CommandLine,
+    /// Bytes of memory.
+    Size,
+    /// A number within limits.
+    Number(RangeInclusive<u32>),
+    /// Percent of one CPU, within limits; 0: no limit.
+    Percent(RangeInclusive<u32>),
+    /// Physical CPUs; none: all of them.
+    Cpus,
+    /// Yes or no.
+    Truth,
+    /// What happens at an end.
+    Policy,
+}
+
+/// The value of a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Datum {
+    Text(String),
+    Path(PathBuf),
+    Bytes(u64),
+    Number(u32),
+    Cpus(Vec<u32>),
+    Truth(bool),
+    Policy(Policy),
+}
+
+/// When a change takes effect.
+#[derive(Clone, Copy)]
+pub(crate) enum Effect {
+    /// At once.
+    Live,
+    /// When the partition is started anew.
+    Restart,
+    /// At once where the second definition fits into what the partition has by the first.
+    LiveIf(fn(&Definition, &Definition) -> bool),
+}
+
+/// A field.
+pub(crate) struct Row {
+    /// The name, with the table that the field stands in: `cpu.weight`.
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    /// The example that a message shows where the field is missing and has to be there.
+    pub(crate) required: Option<&'static str>,
+    /// The field whose value is the default.
+    pub(crate) follows: Option<&'static str>,
+    /// The setting of xl.cfg with this meaning, of the same kind.
+    pub(crate) xl: Option<&'static str>,
+    /// Words that people write for the field.
+    pub(crate) synonyms: &'static [&'static str],
+    pub(crate) effect: Effect,
+    /// Reads the value; `None` where the definition leaves the field out.
+    pub(crate) get: fn(&Definition) -> Option<Datum>,
+    /// Writes a value, which is of the row's kind.
+    pub(crate) set: fn(&mut Definition, Datum),
+}
+
+/// The two functions of a row for a member of [`Definition`]: `get` and `set`.
+macro_rules! member {
+    ($datum:ident, optional $($path:ident).+) => {
+        (
+            |definition| definition.$($path).+.clone().map(Datum::$datum),
+            |definition, value| if let Datum::$datum(value) = value {
+                definition.$($path).+ = Some(value);
+            },
+        )
+    };
+    ($datum:ident, $($path:ident).+) => {
+        (
+            |definition| Some(Datum::$datum(definition.$($path).+.clone())),
+            |definition, value| if let Datum::$datum(value) = value {
+                definition.$($path).+ = value;
+            },
+        )
+    };
+}
+
+type Get = fn(&Definition) -> Option<Datum>;
+type Set = fn(&mut Definition, Datum);
+
+/// A row that is neither required nor follows another field.
+const fn row(
+    name: &'static str,
+    kind: Kind,
+    xl: Option<&'static str>,
+    synonyms: &'static [&'static str],
+    effect: Effect,
+    (get, set): (Get, Set),
+) -> Row {
+    Row { name, kind, required: None, follows: None, xl, synonyms, effect, get, set }
+}
+
+impl Row {
+    const fn required(self, example: &'static str) -> Self {
+        Self { required: Some(example), ..self }
+    }
+
+    const fn follows(self, field: &'static str) -> Self {
+        Self { follows: Some(field), ..self }
+    }
+
+    /// The table that the field stands in, or nothing, and its key there.
+    pub(crate) fn place(&self) -> (&'static str, &'static str) {
+        self.name.split_once('.').unwrap_or(("", self.name))
+    }
+}
+
+use Effect::{Live, LiveIf, Restart};
+
+/// All fields, in the order in which a definition is written.
+pub(crate) static ROWS: [Row; 17] = [
+    row("name", Kind::GuestName, Some("name"), &[], Live, member!(Text, name))
+        .required("\"web-1\""),
+    row("kernel", Kind::Path, Some("kernel"), &[], Restart, member!(Path, kernel))
+        .required("\"/boot/vmlinuz\""),
+    row(
+        "initrd",
+        Kind::Path,
+        Some("ramdisk"),
+        &["initramfs"],
+        Restart,
+        member!(Path, optional initrd),
+    ),
+    row(
+        "command_line",
+        Kind::CommandLine,
+        None,
+        &["extra", "cmdline", "append", "args", "root"],
+        Restart,
+        member!(Text, command_line),
+    ),
+    row(
+        "memory",
+        Kind::Size,
+        Some("memory"),
+        &["mem", "ram"],
+        // More than the partition has now needs a restart, whatever the new limit says.
+        LiveIf(|old, new| new.memory <= old.max_memory),
+        member!(Bytes, memory),
+    )
+    .required("\"256M\""),
+    row("max_memory", Kind::Size, Some("maxmem"), &[], Restart, member!(Bytes, max_memory))
+        .follows("memory"),
+    row(
+        "vcpus",
+        Kind::Number(rules::VCPUS),
+        Some("vcpus"),
+        &[],
+        LiveIf(|old, new| new.vcpus <= old.max_vcpus),
+        member!(Number, vcpus),
+    ),
+    row(
+        "max_vcpus",
+        Kind::Number(rules::VCPUS),
+        Some("maxvcpus"),
+        &[],
+        Restart,
+        member!(Number, max_vcpus),
+    )
+    .follows("vcpus"),
+    row(
+        "cpu.weight",
+        Kind::Number(rules::WEIGHT),
+        Some("cpu_weight"),
+        &["weight"],
+        Live,
+        member!(Number, cpu.weight),
+    ),
+    row(
+        "cpu.cap",
+        Kind::Percent(rules::cap(MAX_VCPUS)),
+        Some("cap"),
+        &[],
+        Live,
+        member!(Number, cpu.cap),
+    ),
+    row("cpu.affinity", Kind::Cpus, None, &["cpus", "affinity"], Live, member!(Cpus, cpu.affinity)),
+    row("cpu.dedicated", Kind::Truth, None, &["dedicated"], Live, member!(Truth, cpu.dedicated)),
+    row(
+        "grant_frames",
+        Kind::Number(rules::GRANT_FRAMES),
+        Some("max_grant_frames"),
+        &[],
+        Restart,
+        member!(Number, grant_frames),
+    ),
+    row("on.poweroff", Kind::Policy, Some("on_poweroff"), &[], Live, member!(Policy, on.poweroff)),
+    row("on.reboot", Kind::Policy, Some("on_reboot"), &[], Live, member!(Policy, on.reboot)),
+    row("on.crash", Kind::Policy, Some("on_crash"), &[], Live, member!(Policy, on.crash)),
+    row("domain", Kind::GroupName, None, &["group"], Live, member!(Text, optional domain)),
+];
+
+/// The field with this name.
+pub(crate) fn find(name: &str) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.name == name)
+}
+
+/// The field that this setting of xl.cfg gives, if it is of the same kind there.
+pub(crate) fn of_xl(setting: &str) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.xl == Some(setting))
+}
+
+/// The field that a word means, by its name elsewhere.
+pub(crate) fn meant_by(word: &str) -> Option<&'static Row> {
+    let means = |row: &&Row| row.synonyms.contains(&word) || row.xl == Some(word);
+    ROWS.iter().find(means).filter(|row| row.name != word)
+}
+
+/// The keys of a table; of the whole definition, tables among them, where the name is empty.
+pub(crate) fn keys(table: &str) -> Vec<&'static str> {
+    let mut keys: Vec<_> = ROWS
+        .iter()
+        .filter_map(|row| match row.place() {
+            (other, key) if other == table => Some(key),
+            (other, _) => table.is_empty().then_some(other),
+        })
+        .collect();
+    keys.dedup();
+    keys
+}
+
+/// Whether some fields stand in a table of this name.
+pub(crate) fn is_table(name: &str) -> bool {
+    !name.is_empty() && ROWS.iter().any(|row| row.place().0 == name)
+}
+
+impl Kind {
+    /// Whether a value is within the limits of its kind.
+    pub(crate) fn check(&self, value: &Datum) -> Result<(), Wrong> {
+        match (self, value) {
+            (Self::GuestName, Datum::Text(name)) => rules::guest_name(name),
+            (Self::GroupName, Datum::Text(name)) => rules::name(name),
+            (Self::CommandLine, Datum::Text(text)) => rules::command_line(text),
+            (Self::Path, Datum::Path(path)) => check_path(path),
+            (Self::Size, Datum::Bytes(bytes)) => rules::memory(*bytes, &units::size(*bytes)),
+            (Self::Number(limits) | Self::Percent(limits), Datum::Number(number)) => {
+                rules::within((*number).into(), limits)
+            }
+            (Self::Cpus, Datum::Cpus(cpus)) => check_cpus(cpus),
+            _ => Ok(()),
+        }
+    }
+
+    /// A value in words, for people.
+    pub(crate) fn words(&self, value: &Datum) -> String {
+        match (self, value) {
+            (Self::Percent(_), Datum::Number(0)) => "none".to_owned(),
+            (Self::Percent(_), Datum::Number(percent)) => format!("{percent}%"),
+            (_, Datum::Text(text)) => text.clone(),
+            (_, Datum::Path(path)) => path.display().to_string(),
+            (_, Datum::Bytes(bytes)) => units::size(*bytes),
+            (_, Datum::Number(number)) => number.to_string(),
+            (_, Datum::Cpus(cpus)) if cpus.is_empty() => "all".to_owned(),
+            (_, Datum::Cpus(cpus)) => units::cpus(cpus),
+            (_, Datum::Truth(truth)) => truth.to_string(),
+            (_, Datum::Policy(policy)) => policy.word().to_owned(),
+        }
+    }
+}
+
+fn check_path(path: &std::path::Path) -> Result<(), Wrong> {
+    let problem = match path.as_os_str().as_encoded_bytes() {
+        [] => "an empty path",
+        bytes if bytes.contains(&0) => "a path with a zero byte in it",
+        bytes if bytes.len() > crate::draft::MAX_PATH => "a path of more than 4095 bytes",
+        _ if !path.is_absolute() => "a path that does not begin with a slash",
+        _ => return Ok(()),
+    };
+    Err(Wrong { problem: problem.into(), way_out: "give the absolute path of a file".into() })
+}
+
+fn check_cpus(cpus: &[u32]) -> Result<(), Wrong> {
+    if cpus.iter().all(|cpu| *cpu <= MAX_CPU) && cpus.is_sorted_by(|a, b| a < b) {
+        return Ok(());
+    }
+    let problem = format!("{cpus:?} names no CPUs in order");
+    Err(Wrong { problem, way_out: format!("give rising numbers from 0 to {MAX_CPU}") })
+}
+
+/// What is wrong between the fields of a definition, each by the field to change. `called` tells
+/// how a field is called where the definition was written.
+pub(crate) fn conflicts(
+    definition: &Definition,
+    called: &dyn Fn(&'static str) -> String,
+) -> Vec<(&'static str, Wrong)> {
+    let Definition { memory, max_memory, vcpus, max_vcpus, cpu, .. } = definition;
+    let mut conflicts = Vec::new();
+    if vcpus > max_vcpus {
+        let most = called("max_vcpus");
+        let problem = format!("{vcpus} is more than {most} = {max_vcpus}");
+        let way_out = format!("give 1 to {max_vcpus}, or raise {most}");
+        conflicts.push(("vcpus", Wrong { problem, way_out }));
+    }
+    if memory > max_memory {
+        let (most, shown) = (called("max_memory"), units::size(*max_memory));
+        let problem = format!("{} is more than {most} = {shown}", units::size(*memory));
+        let way_out = format!("give at most {shown}, or raise {most}");
+        conflicts.push(("memory", Wrong { problem, way_out }));
+    }
+    let cap = rules::cap(*max_vcpus);
+    if !cap.contains(&cpu.cap) {
+        let problem = format!("{}% is more than {max_vcpus} virtual CPU(s) can use", cpu.cap);
+        let way_out = format!("give 1 to {}, or 0 for no cap", cap.end());
+        conflicts.push(("cpu.cap", Wrong { problem, way_out }));
+    }
+    conflicts
+}
