@@ -47,6 +47,18 @@ impl std::fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
+impl DecodeError {
+    /// The byte that was dropped because no packet begins with it; `None` where a whole packet
+    /// was dropped.
+    #[must_use]
+    pub fn dropped(&self) -> Option<u8> {
+        match self {
+            Self::UnknownType(byte) | Self::TooLong(byte, _) => Some(*byte),
+            Self::BadLength(..) | Self::BadCommand(_) => None,
+        }
+    }
+}
+
 impl Decoder {
     /// An empty one.
     #[must_use]

@@ -25,6 +25,7 @@ use resource_db::{Database, Owner};
 use transaction::{Action, Engine, Facts, Limits, Monitor};
 use zerocopy::{FromBytes, FromZeros};
 
+use crate::devices::{CONSOLE_LINE, HARNESS_LINE};
 use crate::host::Host;
 use crate::lead::Lead;
 use crate::machine::Description;
@@ -43,19 +44,13 @@ const BOOT_GRANT: u32 = 8;
 /// What is missing or refused, for people.
 pub fn host(start: &'static StartBlock) -> Result<Host, String> {
     let options = partition::module_named("ultravisor").map_or("", |module| module.options);
-    for word in options.split_ascii_whitespace() {
-        let known = word.strip_prefix("inject=").is_some_and(crate::inject::set);
-        if !known {
-            let valid = "inject=refuse:N, inject=sweep and inject=take, all for tests";
-            return Err(format!("unknown option {word:?}; there are {valid}"));
-        }
-    }
+    let command_console = read_options(options)?;
     let description = Description::parse(partition::machine_bytes())?;
     let arena = partition::take_arena().ok_or("the start block names no arena")?;
     let words: &'static [AtomicU32] =
         <[AtomicU32]>::mut_from_bytes(arena).map_err(|_| "the arena is not aligned to pages")?;
     let window = Window::take().ok_or("the start block names no window")?;
-    let mut services = Services::new(window)?;
+    let mut services = Services::new(window, command_console)?;
     let limits = Limits { cpus: description.machine.cpus };
     let known = if start.restarts > 0 { Database::open(words).ok() } else { None };
     let first = known.is_none();
@@ -82,6 +77,25 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
             .map_err(|(_, errno)| format!("the boot partition does not start: errno {errno}"))?;
     }
     Ok(host)
+}
+
+/// Reads the words of the ultravisor's module, and returns the serial line of the command
+/// partition's console.
+fn read_options(words: &str) -> Result<u32, String> {
+    let mut console = CONSOLE_LINE;
+    for word in words.split_ascii_whitespace() {
+        let line = word.strip_prefix("command_console=").and_then(|line| line.parse().ok());
+        match line {
+            Some(line @ (CONSOLE_LINE | HARNESS_LINE)) => console = line,
+            _ if word.strip_prefix("inject=").is_some_and(crate::inject::set) => {}
+            _ => {
+                let valid = "command_console=0 or 1, the serial line of the command partition's \
+                     console, and for tests inject=refuse:N, inject=sweep and inject=take";
+                return Err(format!("unknown option {word:?}; there are {valid}"));
+            }
+        }
+    }
+    Ok(console)
 }
 
 /// Writes the first database and its log's first record.

@@ -27,9 +27,6 @@ use crate::devices::Devices;
 use crate::homes::Homes;
 use crate::stores::StoreClient;
 
-/// The serial line of the command partition's console.
-const CONSOLE_LINE: u32 = 0;
-
 /// What the store may keep for all its clients together: half of the heap.
 fn store_budget() -> usize {
     usize::try_from(partition_runtime::heap::usage().bytes / 2).unwrap_or(usize::MAX)
@@ -57,6 +54,8 @@ pub struct Services {
     pub devices: Devices,
     /// The homes of partitions in the store.
     pub homes: Homes,
+    /// The serial line of the command partition's console.
+    pub command_console: u32,
     /// Channel table entries that are served, and the partition of each.
     attached: BTreeMap<u32, u32>,
 }
@@ -66,12 +65,13 @@ impl Services {
     ///
     /// # Errors
     /// A port that the monitor does not bind.
-    pub fn new(window: Window) -> Result<Self, String> {
+    pub fn new(window: Window, command_console: u32) -> Result<Self, String> {
         let bind = |virq| {
             events::bind_virq(virq).map_err(|error| format!("virtual interrupt {virq}: {error}"))
         };
         Ok(Self {
             window,
+            command_console,
             store: Store::new(ULTRAVISOR, store_budget()),
             budget: Budget::new(),
             serial_port: bind(VIRQ_CONSOLE)?,
@@ -131,7 +131,7 @@ impl Services {
                 self.commands.insert(port, channel);
             }
             channel_kind::CONSOLE => {
-                let serial = (partition == COMMAND).then_some(CONSOLE_LINE);
+                let serial = (partition == COMMAND).then_some(self.command_console);
                 self.consoles.insert(port, Console { partition, ring, port, serial });
             }
             channel_kind::STORE => {

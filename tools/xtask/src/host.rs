@@ -16,6 +16,11 @@ use crate::{command_image, hv_build, provision, qemu, workspace};
 const COMMAND_LINE: &str = "console=hvc0 quiet loglevel=4";
 /// What any other kernel is told before the words of `--append`.
 const OTHER_COMMAND_LINE: &str = "console=hvc0";
+/// What a kernel is told that finds one console only: the harness has it, and no message of the
+/// kernel's comes between its packets.
+const ONE_CONSOLE_COMMAND_LINE: &str = "console=hvc0 uv.shell=0 uv.harness=hvc0 quiet loglevel=1";
+/// What the ultravisor is told then.
+const ON_HARNESS_LINE: &str = "command_console=1 ";
 /// What the kernel is told on the bare machine, where the serial lines are its own.
 const BARE_COMMAND_LINE: &str = "console=ttyS0 uv.console=ttyS0 uv.harness=ttyS1 quiet loglevel=4";
 
@@ -69,14 +74,17 @@ fn write_debugger_script(images: &Images) -> Result<()> {
 fn host(options: &BootOptions, destination: Destination) -> Result<Payload> {
     let images = hv_build::build()?;
     write_debugger_script(&images)?;
-    let mut modules = vec![
-        module("ultravisor", strip(&images.ultravisor)?, &options.ultravisor_options),
-        module("boot", strip(&images.boot)?, &options.all_boot_options()),
-    ];
-    modules.extend(match &options.kernel {
+    let command = match &options.kernel {
         Some(kernel) => other_kernel(kernel, options)?,
         None => command_partition(options)?,
-    });
+    };
+    let own = if command.shares_line { ON_HARNESS_LINE } else { "" };
+    let ultravisor_options = format!("{own}{}", options.ultravisor_options);
+    let mut modules = vec![
+        module("ultravisor", strip(&images.ultravisor)?, &ultravisor_options),
+        module("boot", strip(&images.boot)?, &options.all_boot_options()),
+    ];
+    modules.extend(command.modules);
     let mut monitor_options = options.monitor_options.clone();
     if destination == Destination::Qemu {
         monitor_options.push_str(" debug-exit");
@@ -84,18 +92,29 @@ fn host(options: &BootOptions, destination: Destination) -> Result<Payload> {
     Ok(Payload::Host { monitor: strip(&images.monitor)?, options: monitor_options, modules })
 }
 
-fn command_partition(options: &BootOptions) -> Result<Vec<Module>> {
+/// The command partition's modules.
+struct CommandPartition {
+    modules: [Module; 2],
+    /// Its console is on the harness line, since it finds no other.
+    shares_line: bool,
+}
+
+fn command_partition(options: &BootOptions) -> Result<CommandPartition> {
     let kernel = kernel::guest_kernel()?;
     let line = format!("{COMMAND_LINE} {}", options.append);
     let initrd = initrd(&kernel, options)?;
-    Ok(vec![module("command-kernel", kernel.elf, &line), module("command-initrd", initrd, "")])
+    Ok(CommandPartition { modules: command_modules(kernel.elf, &line, initrd), shares_line: false })
 }
 
-fn other_kernel(file: &Path, options: &BootOptions) -> Result<Vec<Module>> {
-    let line = format!("{OTHER_COMMAND_LINE} {}", options.append);
+fn command_modules(kernel: PathBuf, line: &str, initrd: PathBuf) -> [Module; 2] {
+    [module("command-kernel", kernel, line), module("command-initrd", initrd, "")]
+}
+
+fn other_kernel(file: &Path, options: &BootOptions) -> Result<CommandPartition> {
     let bytes = Unpacker::default().elf(file, 0).context("--kernel")?.to_vec()?;
     let directory = workspace::directory(workspace::build_dir()?.join("kernels"))?;
     let elf = workspace::write_named_by_content(&directory, "elf", &bytes)?;
+    let mut shares_line = false;
     let initrd = match &options.initrd {
         Some(initrd) => {
             ensure!(options.file.is_empty(), "--file goes into our RAM disk; leave out --initrd");
@@ -104,10 +123,14 @@ fn other_kernel(file: &Path, options: &BootOptions) -> Result<Vec<Module>> {
         }
         None => {
             let own = kernel::beside(file, &bytes, options.modules.as_deref())?;
-            self::initrd(&own.map_or_else(kernel::guest_kernel, Ok)?, options)?
+            let own = own.map_or_else(kernel::guest_kernel, Ok)?;
+            shares_line = !kernel::has_second_console(&own.release);
+            self::initrd(&own, options)?
         }
     };
-    Ok(vec![module("command-kernel", elf, &line), module("command-initrd", initrd, "")])
+    let own = if shares_line { ONE_CONSOLE_COMMAND_LINE } else { OTHER_COMMAND_LINE };
+    let line = format!("{own} {}", options.append);
+    Ok(CommandPartition { modules: command_modules(elf, &line, initrd), shares_line })
 }
 
 fn bare(options: &BootOptions) -> Result<Payload> {

@@ -127,6 +127,20 @@ pub fn beside(file: &Path, elf: &[u8], modules: Option<&Path>) -> Result<Option<
     }
 }
 
+/// Whether Linux of this release finds a second console on the store. Before 5.15, `hvc_xen` binds
+/// its event to a port of the other end, and the probe fails (mended in 5.15.137 and 6.1.60:
+/// "hvc/xen: fix event channel handling for secondary consoles").
+#[must_use]
+pub fn has_second_console(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next().and_then(|digits| digits.parse::<u32>().ok());
+    match (number(), number()) {
+        (Some(major), Some(minor)) => (major, minor) >= (5, 15),
+        // What is not Linux is taken at its word.
+        _ => true,
+    }
+}
+
 /// What `uname -r` prints, as the banner of a Linux kernel has it.
 fn release(elf: &[u8]) -> Option<String> {
     const BANNER: &[u8] = b"Linux version ";
@@ -207,6 +221,15 @@ mod tests {
     }
 
     const ELF: &[u8] = b"\x7fELF %s version %s\0Linux version %s\0Linux version 6.9-x (a@b)\0";
+
+    #[test]
+    fn kernels_before_5_15_have_one_console() {
+        for (release, expected) in
+            [("5.10.0-32-amd64", false), ("4.19.0", false), ("5.15.137", true), ("6.1.0-56", true)]
+        {
+            assert_eq!(has_second_console(release), expected, "{release}");
+        }
+    }
 
     #[test]
     fn the_release_is_read_from_the_banner() {

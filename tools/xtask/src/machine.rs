@@ -12,13 +12,14 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use harness_protocol::{Decoder, Packet};
+use harness_protocol::{DecodeError, Decoder, Packet};
 
+use crate::kernel;
 use crate::options::MachineOptions;
 use crate::pipes::Pipes;
 use crate::prompt::Prompt;
@@ -35,7 +36,7 @@ const TAIL_LINES: usize = 25;
 pub enum Event {
     /// A packet came from the command partition.
     Packet(Packet),
-    /// Bytes came on the harness line that are no packet.
+    /// Bytes came on the harness line that are no packet; the console has shown them.
     Noise(String),
     /// QEMU ended; all that the console printed came before.
     Closed,
@@ -62,6 +63,8 @@ pub struct Machine {
     /// The last lines of the console; the last may be unfinished.
     tail: VecDeque<String>,
     log: File,
+    /// The command partition's console is on the harness line, too.
+    shares_line: bool,
     /// Whether the console is shown on standard error as it comes.
     pub show_console: bool,
     /// Where the console is kept.
@@ -125,7 +128,8 @@ impl Machine {
             let _ = sender.send(Event::Closed);
         });
         let tail = VecDeque::new();
-        Ok(Self { qemu, events, line, prompt, tail, log, show_console: false, log_path })
+        let (shares_line, show_console) = (false, false);
+        Ok(Self { qemu, events, line, prompt, tail, log, shares_line, show_console, log_path })
     }
 
     /// The next event, or why there is none until `deadline`.
@@ -133,6 +137,20 @@ impl Machine {
     /// # Errors
     /// See [`NoEvent`].
     pub fn next_event(&mut self, deadline: Option<Instant>) -> Result<Event, NoEvent> {
+        loop {
+            let event = self.receive(deadline)?;
+            match &event {
+                Event::Packet(Packet::Ready(release)) => {
+                    self.shares_line = !kernel::has_second_console(release);
+                }
+                Event::Noise(_) if self.shares_line => continue,
+                _ => {}
+            }
+            return Ok(event);
+        }
+    }
+
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Event, NoEvent> {
         let event = match deadline {
             None => self.events.recv().map_err(|_| NoEvent::Ended),
             Some(deadline) => {
@@ -274,15 +292,66 @@ fn read_packets(mut line: File, events: &Sender<Event>) {
             break;
         }
         decoder.push(&buffer[..count]);
-        loop {
-            let event = match decoder.next_packet() {
-                Ok(None) => break,
-                Ok(Some(packet)) => Event::Packet(packet),
-                Err(error) => Event::Noise(error.to_string()),
-            };
-            if events.send(event).is_err() {
-                return;
+        if send_packets(&mut decoder, events).is_err() {
+            return;
+        }
+    }
+}
+
+/// Sends all packets that are whole, and what stands between them, in order.
+fn send_packets(decoder: &mut Decoder, events: &Sender<Event>) -> Result<(), SendError<Event>> {
+    let mut noise: Option<(Vec<u8>, DecodeError)> = None;
+    loop {
+        let next = decoder.next_packet();
+        match (&next, &mut noise) {
+            (Err(error), Some((bytes, _))) => bytes.extend(error.dropped()),
+            (Err(error), None) => noise = Some((error.dropped().into_iter().collect(), *error)),
+            (Ok(_), _) => {
+                if let Some((bytes, error)) = noise.take() {
+                    events.send(Event::Console(bytes))?;
+                    events.send(Event::Noise(error.to_string()))?;
+                }
             }
         }
+        match next {
+            Ok(Some(packet)) => events.send(Event::Packet(packet))?,
+            Ok(None) => return Ok(()),
+            Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_come_out_of_a_line_that_kernel_messages_are_on() {
+        let ready = Packet::Ready("5.10.0-32-amd64".into());
+        let output = Packet::Output(b"one\n".to_vec());
+        let mut bytes = b"[    0.1] Run /init\r\n".to_vec();
+        bytes.extend(ready.encode());
+        bytes.extend(output.encode());
+        bytes.extend(b"[    5.2] OK\r\n[    5");
+        let (sender, events) = channel();
+        let mut decoder = Decoder::new();
+        for piece in bytes.chunks(3) {
+            decoder.push(piece);
+            send_packets(&mut decoder, &sender).expect("the receiver is there");
+        }
+        drop(sender);
+        let (mut packets, mut console) = (Vec::new(), Vec::new());
+        for event in events {
+            match event {
+                Event::Packet(packet) => packets.push(packet),
+                Event::Console(bytes) => console.extend(bytes),
+                Event::Noise(_) | Event::Closed => {}
+            }
+        }
+        assert_eq!(packets, [ready, output]);
+        assert_eq!(
+            String::from_utf8_lossy(&console),
+            "[    0.1] Run /init\r\n[    5.2] OK\r\n[    5"
+        );
     }
 }
