@@ -18,7 +18,7 @@ use crate::exec::{self, Outcome, Streams};
 use crate::host::{self, Destination};
 use crate::machine::Machine;
 use crate::options::{BootOptions, MachineOptions, Under};
-use crate::{bench_create, bench_paths};
+use crate::{bench_create, bench_paths, bench_scale};
 
 /// Ticks of the counter that an instruction takes.
 pub const TICKS: u64 = 2;
@@ -40,6 +40,8 @@ pub enum What {
         #[arg(long)]
         json: bool,
     },
+    /// Instructions of commands beside many minimal guests, by part of the host
+    Scale(bench_scale::Options),
     /// Instructions of a kernel's paths: system call, fault, mappings, processes
     Paths {
         /// For programs instead of people
@@ -56,6 +58,7 @@ pub fn run(what: &What) -> Result<ExitCode> {
     match what {
         What::Boot { only_hypervisors } => boot(*only_hypervisors).map(status),
         What::Create { json } => bench_create::run(*json).map(status),
+        What::Scale(options) => bench_scale::run(options).map(status),
         What::Paths { json } => bench_paths::run(*json).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -117,9 +120,22 @@ pub(crate) fn output_of(
     boot: &BootOptions,
     command: &[&str],
 ) -> Result<String> {
+    output_within(LIMIT, machine, boot, command)
+}
+
+/// The same, where the boot and the command may take another time.
+///
+/// # Errors
+/// As [`output_of`].
+pub(crate) fn output_within(
+    limit: Duration,
+    machine: &MachineOptions,
+    boot: &BootOptions,
+    command: &[&str],
+) -> Result<String> {
     let image = boot_image::make(&host::payload(boot, Destination::Qemu)?)?;
     let mut machine = Machine::start(machine, &image)?;
-    let deadline = Some(Instant::now() + LIMIT);
+    let deadline = Some(Instant::now() + limit);
     ensure_exited(exec::wait_ready(&mut machine, deadline)?)?;
     let mut output = Output(Vec::new());
     let words = Words::new(command.iter().copied())?;

@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod bench_create;
 pub mod bench_paths;
+pub mod bench_scale;
 pub mod boot_image;
 pub mod checks;
 pub mod command_image;
