@@ -358,6 +358,18 @@ impl<'a> Database<'a> {
         crate::page_map::set_owner(self, first, frames, owner)
     }
 
+    /// Arena pages that changes of owner need at most, each given as first frame, frames and
+    /// owner; none of them is made.
+    ///
+    /// # Errors
+    /// [`WriteError::OutOfRange`]: not all of the frames are in the page map.
+    pub fn pages_for(
+        &self,
+        changes: impl Iterator<Item = (u64, u64, Owner)>,
+    ) -> Result<u32, WriteError> {
+        crate::page_map::pages_for(self, changes)
+    }
+
     /// Arena pages that index pages can still be made of.
     #[must_use]
     pub fn free_pages(&self) -> u32 {

@@ -39,7 +39,7 @@ pub(crate) fn set_owner(
     // What lies past the last frame is nobody's: let it follow the last owner, unsplit.
     let end = if end == limit { MAX_FRAMES } else { end };
     let change = Change { first, end, entry: owner.entry() };
-    let needed = pages_needed(database, &change)?;
+    let needed = pages_needed(database, &change, &mut BTreeSet::new())?;
     let available = database.free_pages();
     if needed > available {
         return Err(WriteError::Full(needed - available));
@@ -73,11 +73,34 @@ pub(crate) fn reclaim(database: &mut Database) -> Result<(), WriteError> {
     Ok(())
 }
 
-/// Index pages that the change splits into being, without those it frees.
-fn pages_needed(database: &Database, change: &Change) -> Result<u32, WriteError> {
-    let [a, b] = [change.first, change.end];
-    let (mut needed, mut split) = (0, [None; 2]);
-    for boundary in [a, b] {
+/// See [`Database::pages_for`].
+pub(crate) fn pages_for(
+    database: &Database,
+    changes: impl Iterator<Item = (u64, u64, Owner)>,
+) -> Result<u32, WriteError> {
+    let limit = database.reader().frames();
+    let (mut needed, mut split) = (0u32, BTreeSet::new());
+    for (first, frames, owner) in changes {
+        let end = first.checked_add(frames).ok_or(WriteError::OutOfRange)?;
+        if frames == 0 || end > limit {
+            return Err(WriteError::OutOfRange);
+        }
+        let end = if end == limit { MAX_FRAMES } else { end };
+        let change = Change { first, end, entry: owner.entry() };
+        needed = needed.saturating_add(pages_needed(database, &change, &mut split)?);
+    }
+    Ok(needed)
+}
+
+/// Index pages that the change splits into being, without those it frees. `split` has the entries,
+/// by tier, that are split already.
+fn pages_needed(
+    database: &Database,
+    change: &Change,
+    split: &mut BTreeSet<(usize, u64)>,
+) -> Result<u32, WriteError> {
+    let mut needed = 0;
+    for boundary in [change.first, change.end] {
         if boundary % TIER_FRAMES[0] == 0 {
             continue;
         }
@@ -85,10 +108,8 @@ fn pages_needed(database: &Database, change: &Change) -> Result<u32, WriteError>
         if entry == change.entry {
             continue;
         }
-        for (level, seen) in split.iter_mut().enumerate().skip(tier) {
-            let slot = boundary / TIER_FRAMES[level];
-            if boundary % TIER_FRAMES[level] != 0 && *seen != Some(slot) {
-                *seen = Some(slot);
+        for (level, size) in TIER_FRAMES.iter().enumerate().skip(tier) {
+            if boundary % size != 0 && split.insert((level, boundary / size)) {
                 needed += 1;
             }
         }

@@ -37,6 +37,15 @@ const PLANNED_BYTES: usize = 20 * 1024;
 pub struct Limits {
     /// Physical CPUs.
     pub cpus: u32,
+    /// Ranges that the memory of all partitions may lie in; each takes some 40 bytes of the heap.
+    pub ranges: u32,
+}
+
+impl Limits {
+    /// Ranges that the memory of one partition may lie in.
+    pub(crate) const fn ranges_of_partition(&self) -> usize {
+        self.ranges as usize / 8
+    }
 }
 
 /// A reply that a retry gets again.
@@ -219,7 +228,13 @@ impl<'a> Engine<'a> {
         origin: Origin,
         transaction: &Transaction,
     ) -> Result<Answer, Refusal> {
-        match self.plan(origin, transaction) {
+        let mut planned = self.plan(origin, transaction);
+        // What is being given back is free for who needs it.
+        let lacks = |refusal: &Refusal| matches!(refusal.code.as_str(), "no-memory" | "too-large");
+        while planned.as_ref().is_err_and(lacks) && self.go_on(monitor, origin.time) {
+            planned = self.plan(origin, transaction);
+        }
+        match planned {
             Ok(planned) => self.commit(monitor, origin, planned, transaction),
             Err(refusal) => {
                 self.log_refused(origin, transaction, &refusal);
@@ -297,6 +312,7 @@ impl<'a> Engine<'a> {
             let target = target_of(operation, index).and_then(|target| plan.number(target).ok());
             about.extend(target);
         }
+        plan.check_room(&self.limits)?;
         self.check_pending(origin.who, transaction, &plan)?;
         about.sort_unstable();
         about.dedup();

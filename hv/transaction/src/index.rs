@@ -32,10 +32,11 @@ pub(crate) struct Index {
     pub(crate) partitions: BTreeMap<u32, Brief>,
     /// Channels in use.
     pub(crate) channels: BTreeMap<u32, ChannelEntry>,
-    /// The page map: ranges as long as can be, by their first frame.
-    ranges: BTreeMap<u64, (u64, Owner)>,
+    /// The page map: ranges as long as can be, by their first frame. A frame number has 30 bits, and
+    /// an owner is kept as the page-map entry that names it: a host may have very many ranges.
+    ranges: BTreeMap<u32, (u32, u32)>,
     /// First frames of the ranges of each owner.
-    owned: BTreeMap<Owner, BTreeSet<u64>>,
+    owned: BTreeMap<u32, BTreeSet<u32>>,
     /// The guest number that came last; of a database just read, the highest.
     pub(crate) last_number: u32,
 }
@@ -100,11 +101,13 @@ impl Index {
     }
 
     fn insert(&mut self, first: u64, frames: u64, owner: Owner) {
-        self.ranges.insert(first, (frames, owner));
-        self.owned.entry(owner).or_default().insert(first);
+        let first = narrow(first);
+        self.ranges.insert(first, (narrow(frames), owner.entry()));
+        self.owned.entry(owner.entry()).or_default().insert(first);
     }
 
     fn remove(&mut self, first: u64) {
+        let first = narrow(first);
         if let Some((_, owner)) = self.ranges.remove(&first)
             && let Some(of) = self.owned.get_mut(&owner)
         {
@@ -120,8 +123,9 @@ impl Index {
         let mut pieces = Vec::new();
         // Those it touches go: what is left of them comes back, and those of its owner join it.
         let from = self.before(first.saturating_sub(1));
-        let touched: Vec<_> = self.ranges.range(from..=end).map(|(&f, &r)| (f, r)).collect();
-        for (piece, (count, of)) in touched {
+        let touched: Vec<OwnedRange> =
+            self.ranges.range(narrow(from)..=narrow(end)).map(owned_range).collect();
+        for OwnedRange { first: piece, frames: count, owner: of } in touched {
             let piece_end = piece.saturating_add(count);
             if piece_end < first {
                 continue;
@@ -147,26 +151,51 @@ impl Index {
 
     /// The first frame of the range that a frame is in.
     fn before(&self, frame: u64) -> u64 {
-        self.ranges.range(..=frame).next_back().map_or(0, |(&first, _)| first)
+        self.ranges.range(..=narrow(frame)).next_back().map_or(0, |(&first, _)| first.into())
+    }
+
+    /// Ranges of all owners.
+    pub(crate) fn ranges(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// Ranges of an owner.
+    pub(crate) fn ranges_of(&self, owner: Owner) -> usize {
+        self.owned.get(&owner.entry()).map_or(0, BTreeSet::len)
+    }
+
+    /// The range that a frame is in.
+    pub(crate) fn range_at(&self, frame: u64) -> Option<OwnedRange> {
+        let found = self.ranges.range(..=narrow(frame)).next_back().map(owned_range);
+        found.filter(|range| frame - range.first < range.frames)
     }
 
     /// Who owns the frames of a range.
     pub(crate) fn pieces(&self, range: Range) -> impl Iterator<Item = OwnedRange> + '_ {
         let end = range.first.saturating_add(range.frames);
-        let all = self.ranges.range(self.before(range.first)..end);
-        all.filter_map(move |(&first, &(frames, owner))| {
-            let stop = first.saturating_add(frames).min(end);
-            let first = first.max(range.first);
-            (first < stop).then(|| OwnedRange { first, frames: stop - first, owner })
+        let from = self.before(range.first);
+        let all = self.ranges.range(narrow(from)..narrow(end.max(from))).map(owned_range);
+        all.filter_map(move |piece| {
+            let stop = piece.first.saturating_add(piece.frames).min(end);
+            let first = piece.first.max(range.first);
+            (first < stop).then(|| OwnedRange { first, frames: stop - first, ..piece })
         })
     }
 
     /// The ranges of an owner, rising.
     pub(crate) fn of_owner(&self, owner: Owner) -> impl Iterator<Item = OwnedRange> + '_ {
-        self.owned.get(&owner).into_iter().flatten().filter_map(move |&first| {
-            let (frames, owner) = *self.ranges.get(&first)?;
-            Some(OwnedRange { first, frames, owner })
-        })
+        self.of_owner_from(owner, 0)
+    }
+
+    /// The ranges of an owner that start at this frame or later, rising.
+    pub(crate) fn of_owner_from(
+        &self,
+        owner: Owner,
+        from: u64,
+    ) -> impl Iterator<Item = OwnedRange> + '_ {
+        let firsts = self.owned.get(&owner.entry()).into_iter();
+        let firsts = firsts.flat_map(move |of| of.range(narrow(from)..));
+        firsts.filter_map(|first| self.ranges.get(first).map(|range| owned_range((first, range))))
     }
 
     /// The partition of this name.
@@ -174,4 +203,13 @@ impl Index {
         let found = self.partitions.iter().filter(move |(_, brief)| brief.name == *name);
         found.map(|(&number, _)| number)
     }
+}
+
+/// A frame or a count of frames: no machine has more than 2^30 (see [`resource_db::MAX_FRAMES`]).
+fn narrow(frames: u64) -> u32 {
+    u32::try_from(frames).unwrap_or(u32::MAX)
+}
+
+fn owned_range((&first, &(frames, owner)): (&u32, &(u32, u32))) -> OwnedRange {
+    OwnedRange { first: first.into(), frames: frames.into(), owner: Owner::from_entry(owner) }
 }

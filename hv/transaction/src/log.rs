@@ -236,6 +236,14 @@ impl Log {
         database.write_log(12, &self.end.to_le_bytes())
     }
 
+    /// Ranges that a record of the ultravisor's own has room for, beside a descriptor and texts.
+    pub(crate) fn ranges_of_record(&self) -> usize {
+        /// Bytes of a range, and of what is beside them, at most.
+        const BYTES: [u32; 2] = [24, 2048];
+        let [range, beside] = BYTES;
+        (most(self.size).saturating_sub(beside) / range).clamp(16, 1024) as usize
+    }
+
     /// Appends a record; its number is put in. A record that `stays` open counts against the part
     /// of the ring that is kept for such records.
     pub(crate) fn record(

@@ -15,11 +15,12 @@ use alloc::vec::Vec;
 
 use pv_abi::uv::command::{Outcome, Range, Refusal, Target};
 use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, PartitionDescriptor, channel_kind};
-use resource_db::{Database, OwnedRange, Owner};
+use resource_db::{Database, OwnedRange, Owner, WriteError};
 
 use crate::change::{Change, packed};
+use crate::engine::Limits;
 use crate::index::{Brief, Index};
-use crate::refusal::refusal;
+use crate::refusal::{from_write, label, refusal};
 use crate::{Action, space};
 
 /// Ranges that one transaction may change, so that its record fits the log.
@@ -230,19 +231,74 @@ impl<'d, 'a> Plan<'d, 'a> {
     /// Takes one run of free frames for `owner`.
     pub(crate) fn take_run(&mut self, frames: u64, owner: u32) -> Option<Range> {
         let range = space::contiguous(self.free(), frames)?;
-        space::take(self.free(), range);
+        space::take(self.free(), &[range]);
         self.move_pages(range, Owner::FREE, Owner::ram(owner));
         Some(range)
     }
 
-    /// Takes free frames for `owner`, in as few extents as there are.
+    /// Takes free frames for `owner`, in as few extents as there are: so many that the transaction
+    /// changes [`MAX_RANGES`] ranges, and one more where those are too few.
     pub(crate) fn take_frames(&mut self, frames: u64, owner: u32) -> Option<Vec<Range>> {
-        let ranges = space::choose(self.free(), frames)?;
+        let most = MAX_RANGES.saturating_sub(self.moved.len());
+        let ranges = space::choose(self.free(), frames, most)?;
+        space::take(self.free(), &ranges);
         for range in &ranges {
-            space::take(self.free(), *range);
             self.move_pages(*range, Owner::FREE, Owner::ram(owner));
         }
         Some(ranges)
+    }
+
+    /// Whether the page map has room for what the plan makes of it: ranges of each partition and of
+    /// all, and index pages. What makes fewer of them is never refused.
+    pub(crate) fn check_room(&self, limits: &Limits) -> Result<(), Refusal> {
+        if self.moved.is_empty() {
+            return Ok(());
+        }
+        let mut more: BTreeMap<u32, i64> = BTreeMap::new();
+        let mut all = 0i64;
+        for moved in &self.moved {
+            let (before, after) = self.more_ranges(moved);
+            *more.entry(moved.before.number).or_default() += before;
+            *more.entry(moved.after.number).or_default() += after;
+            all = all.saturating_add(before).saturating_add(after);
+        }
+        let grown = |has: usize, more: i64| has.saturating_add(usize::try_from(more).unwrap_or(0));
+        let most = limits.ranges_of_partition();
+        for (&number, &more) in more.iter().filter(|(number, more)| **number != 0 && **more > 0) {
+            let ranges = grown(self.index.ranges_of(Owner::ram(number)), more);
+            if ranges > most {
+                let object = self.descriptor(number).map(|partition| label(&partition));
+                return Err(too_many_ranges(&object.unwrap_or_default(), ranges, most));
+            }
+        }
+        let (ranges, most) = (grown(self.index.ranges(), all), limits.ranges as usize);
+        if all > 0 && ranges > most {
+            return Err(too_many_ranges("page map", ranges, most));
+        }
+        let changes =
+            self.moved.iter().map(|moved| (moved.range.first, moved.range.frames, moved.after));
+        let needed = self.database.pages_for(changes).map_err(from_write)?;
+        let free = self.database.free_pages();
+        if needed > free {
+            return Err(from_write(WriteError::Full(needed - free)));
+        }
+        Ok(())
+    }
+
+    /// How many ranges more the owners before and after a change have; a few more than there are,
+    /// where a transaction changes ranges beside each other.
+    fn more_ranges(&self, moved: &Moved) -> (i64, i64) {
+        let end = moved.range.first.saturating_add(moved.range.frames);
+        let at = self.index.range_at(moved.range.first);
+        let before = at.map_or(1, |range| {
+            let front = i64::from(range.first < moved.range.first);
+            front + i64::from(end < range.first.saturating_add(range.frames)) - 1
+        });
+        let joins = |frame: Option<u64>| {
+            let beside = frame.and_then(|frame| self.index.range_at(frame));
+            i64::from(beside.is_some_and(|range| range.owner == moved.after))
+        };
+        (before, 1 - joins(moved.range.first.checked_sub(1)) - joins(Some(end)))
     }
 
     /// Changes the owner of a range that has one owner.
@@ -318,4 +374,15 @@ fn free_ranges(index: &Index) -> Vec<Range> {
     }
     free.retain(|range| range.frames > 0);
     free
+}
+
+/// The refusal of what would leave memory in more ranges than are kept.
+fn too_many_ranges(object: &str, ranges: usize, most: usize) -> Refusal {
+    refusal(
+        "too-many-ranges",
+        object,
+        "ranges",
+        format!("its memory would lie in {ranges} ranges, {most} are kept"),
+        "release whole ranges, or destroy a partition; `uvtool resources --map` shows them",
+    )
 }

@@ -2,14 +2,21 @@
 //!
 //! ```text
 //! DestroyPartition: state dying, committed -> the monitor drops what the partition refers to
-//!     -> channels, memory, descriptor go in a transaction of the ultravisor's own
-//!     -> frames that others still refer to stay its own; tried again until they are free
+//!     -> a pass over its memory: batch by batch, each a transaction of the ultravisor's own
+//!     -> frames that others still refer to stay its own; the next pass tries them again
+//!     -> nothing is left: the descriptor goes with the last batch
 //! ```
+//!
+//! A batch has a bounded number of ranges and frames, so that its record fits the log, however many
+//! pieces the memory lies in, and the loop of the ultravisor goes on between batches. A pass hopes
+//! that nothing is referred to, and finds out frame by frame where the monitor refuses; the passes
+//! after it ask about each frame, since what is left was referred to before.
 //!
 //! Rule: a partition is *dying* in the database until the last frame of it is given back, and what
 //! is dying is tried again for ever, at growing intervals.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -28,18 +35,29 @@ use crate::{Action, Monitor};
 
 /// Nanoseconds until the first repetition; it doubles up to the last.
 const FIRST_WAIT: u64 = 10_000_000;
-const LAST_WAIT: u64 = 1_000_000_000;
-/// Times that one attempt may find more frames in use.
-const ROUNDS: usize = 16;
-/// Frames behind one in use that are looked at.
+pub(crate) const LAST_WAIT: u64 = 1_000_000_000;
+/// Frames of a batch at most.
+const BATCH_FRAMES: u64 = 1 << 18;
+/// Times that the monitor may refuse a batch for one more frame: one for each part of [`LOOK`]
+/// frames, and a few.
+const ROUNDS: usize = 20;
+/// Frames behind one in use that are looked at, and frames that a batch asks about.
 const LOOK: u64 = 16 * 1024;
+/// Batches of one turn of the ultravisor's loop.
+const BATCHES: usize = 8;
+/// Ranges that take as much of a record as a channel entry does.
+const CHANNEL_WEIGHT: usize = 3;
 
 /// A partition that is being given up.
 #[derive(Debug)]
 pub(crate) struct Dying {
     pub(crate) number: u32,
-    /// Frames that something still refers to, as far as known.
-    held: Vec<u64>,
+    /// Where the pass goes on: I/O memory or RAM, which comes first, and the frame.
+    next: (bool, u64),
+    /// Frames before that which something refers to.
+    kept: u64,
+    /// A pass came to its end: what is left was referred to.
+    again: bool,
     /// Nanoseconds between the last attempt and the next.
     wait: u64,
     /// System time of the next attempt.
@@ -47,10 +65,40 @@ pub(crate) struct Dying {
 }
 
 impl Dying {
+    const START: (bool, u64) = (false, 0);
+
+    /// Ends a pass, or gives it up; the next begins later.
     const fn later(&mut self, time: u64) {
+        (self.next, self.kept) = (Self::START, 0);
         self.due = time.saturating_add(self.wait);
         self.wait = if self.wait * 2 > LAST_WAIT { LAST_WAIT } else { self.wait * 2 };
     }
+}
+
+/// What a batch came to.
+enum Step {
+    /// The partition is gone.
+    Gone,
+    /// The pass goes on.
+    More,
+    /// The pass is at its end, and frames are left.
+    End,
+    /// The monitor, or the log, refuses the batch.
+    Refused,
+}
+
+/// What goes back together.
+#[derive(Default)]
+struct Batch {
+    channels: Vec<u32>,
+    pieces: Vec<OwnedRange>,
+    /// Frames that stay, and the first of them.
+    kept: u64,
+    held: Option<u64>,
+    /// Where the next batch begins.
+    next: (bool, u64),
+    /// Nothing is behind this batch.
+    end: bool,
 }
 
 impl Engine<'_> {
@@ -59,28 +107,35 @@ impl Engine<'_> {
         if self.dying.iter().any(|dying| dying.number == number) {
             return;
         }
-        let mut dying = Dying { number, held: Vec::new(), wait: FIRST_WAIT, due: time };
+        let (next, kept, again) = (Dying::START, 0, false);
+        let mut dying = Dying { number, next, kept, again, wait: FIRST_WAIT, due: time };
         if !self.give_back(monitor, &mut dying, time) {
-            dying.later(time);
             self.dying.push(dying);
         }
     }
 
-    /// Tries again what was left because something referred to it. Returns when to call next.
+    /// Tries again what was left because something referred to it, and goes on with what was not
+    /// done in one turn. Returns when to call next.
     pub fn try_again(&mut self, monitor: &mut dyn Monitor, time: u64) -> Option<u64> {
         for mut dying in core::mem::take(&mut self.dying) {
-            if dying.due <= time {
-                let still = |frame: &u64| monitor.in_use(*frame);
-                let waits = !dying.held.is_empty() && dying.held.iter().all(still);
-                if !waits && self.give_back(monitor, &mut dying, time) {
-                    continue;
-                }
-                dying.later(time);
+            if dying.due > time || !self.give_back(monitor, &mut dying, time) {
+                self.dying.push(dying);
             }
-            self.dying.push(dying);
         }
         self.roll_back_orphans(monitor, time);
         self.next_try(time)
+    }
+
+    /// Goes on with a pass that is on its way; returns whether there was one.
+    pub(crate) fn go_on(&mut self, monitor: &mut dyn Monitor, time: u64) -> bool {
+        let Some(index) = self.dying.iter().position(|dying| dying.next != Dying::START) else {
+            return false;
+        };
+        let mut dying = self.dying.remove(index);
+        if !self.give_back(monitor, &mut dying, time) {
+            self.dying.push(dying);
+        }
+        true
     }
 
     /// Whether anything is left to be tried again.
@@ -97,68 +152,173 @@ impl Engine<'_> {
         self.dying.iter().map(|dying| dying.due).chain(orphans).min()
     }
 
-    /// Gives back what nothing refers to; returns whether that was everything.
+    /// Gives back what nothing refers to, for one turn of the loop; returns whether that was
+    /// everything.
     fn give_back(&mut self, monitor: &mut dyn Monitor, dying: &mut Dying, time: u64) -> bool {
-        if monitor.perform(Action::Destroy(dying.number)).is_err() {
+        let destroy = Action::Destroy(dying.number);
+        let begins = dying.next == Dying::START && !dying.again;
+        if begins && monitor.perform(destroy).is_err() {
+            dying.later(time);
             return false;
         }
-        dying.held.retain(|frame| monitor.in_use(*frame));
-        for (_, channel) in self.index.channels.iter().filter(|(_, c)| c.a == dying.number) {
-            let frames = channel.frame..channel.frame.saturating_add(channel.frames.into());
-            dying.held.extend(frames.filter(|frame| monitor.in_use(*frame)));
-        }
-        dying.held.sort_unstable();
-        dying.held.dedup();
-        for _ in 0..ROUNDS {
-            match self.reap(monitor, dying, time) {
-                Ok(()) => return dying.held.is_empty(),
-                Err(Stopped { frame: Some(frame), .. }) if !dying.held.contains(&frame) => {
-                    self.find_held(monitor, dying, frame);
+        for _ in 0..BATCHES {
+            match self.give_back_batch(monitor, dying, time) {
+                Step::Gone => {
+                    self.forget(dying.number);
+                    return true;
                 }
-                Err(_) => return false,
+                Step::More => {}
+                Step::End => {
+                    dying.again = true;
+                    dying.later(time);
+                    return false;
+                }
+                Step::Refused => {
+                    dying.later(time);
+                    return false;
+                }
             }
         }
+        dying.due = time;
         false
     }
 
-    /// Looks for what else is held behind a frame that is: who maps one often maps more.
-    fn find_held(&self, monitor: &mut dyn Monitor, dying: &mut Dying, frame: u64) {
-        dying.held.push(frame);
-        let behind = Range { first: frame.saturating_add(1), frames: LOOK };
-        for piece in self.index.pieces(behind).filter(|p| p.owner == Owner::ram(dying.number)) {
-            let held = (piece.first..piece.first.saturating_add(piece.frames))
-                .filter(|&frame| monitor.in_use(frame));
-            dying.held.extend(held);
+    fn give_back_batch(&mut self, monitor: &mut dyn Monitor, dying: &mut Dying, time: u64) -> Step {
+        let Ok(target) = self.database.reader().descriptor(dying.number).map(Box::new) else {
+            return Step::Gone;
+        };
+        let mut held = self.held_of_channels(monitor, dying.number);
+        for _ in 0..ROUNDS {
+            let mut batch = self.batch(monitor, dying, &mut held, true);
+            if !self.has_room(&batch) {
+                batch = self.batch(monitor, dying, &mut held, false);
+            }
+            let gone = batch.end && dying.kept + batch.kept == 0;
+            match self.reap(monitor, target.clone(), &batch, gone, time) {
+                Ok(()) if gone => return Step::Gone,
+                Ok(()) if batch.end => return Step::End,
+                Ok(()) => {
+                    dying.next = batch.next;
+                    dying.kept = dying.kept.saturating_add(batch.kept);
+                    return Step::More;
+                }
+                Err(Stopped { frame: Some(frame), .. }) if held.insert(frame) => {
+                    self.find_held(monitor, dying.number, frame, &mut held);
+                }
+                Err(_) => return Step::Refused,
+            }
         }
-        dying.held.sort_unstable();
-        dying.held.dedup();
+        Step::Refused
     }
 
-    /// Gives back all but the frames that are held.
-    fn reap(&mut self, monitor: &mut dyn Monitor, dying: &Dying, time: u64) -> Result<(), Stopped> {
+    /// Frames of its channels that something refers to: their other ends may map them still.
+    fn held_of_channels(&self, monitor: &mut dyn Monitor, number: u32) -> BTreeSet<u64> {
+        let mut held = BTreeSet::new();
+        for (_, channel) in self.index.channels.iter().filter(|(_, c)| c.a == number) {
+            let frames = channel.frame..channel.frame.saturating_add(channel.frames.into());
+            held.extend(frames.filter(|frame| monitor.in_use(*frame)));
+        }
+        held
+    }
+
+    /// Looks for what else is held behind a frame that is: who maps one often maps more.
+    fn find_held(
+        &self,
+        monitor: &mut dyn Monitor,
+        number: u32,
+        frame: u64,
+        held: &mut BTreeSet<u64>,
+    ) {
+        let behind = Range { first: frame.saturating_add(1), frames: LOOK };
+        for piece in self.index.pieces(behind).filter(|p| p.owner == Owner::ram(number)) {
+            let frames = piece.first..piece.first.saturating_add(piece.frames);
+            held.extend(frames.filter(|&frame| monitor.in_use(frame)));
+        }
+    }
+
+    /// What goes back next. Where `split` is not allowed, a range with a frame that stays, stays.
+    fn batch(
+        &self,
+        monitor: &mut dyn Monitor,
+        dying: &Dying,
+        held: &mut BTreeSet<u64>,
+        split: bool,
+    ) -> Batch {
         let number = dying.number;
-        let mut plan = Plan::new(&self.database, &self.index);
-        let Some(target) = plan.descriptor(number) else {
-            return Ok(());
-        };
-        let of = |owner| self.index.of_owner(owner);
-        let owned: Vec<OwnedRange> = of(Owner::ram(number)).chain(of(Owner::io(number))).collect();
-        let frames = owned.iter().fold(0u64, |sum, range| sum.saturating_add(range.frames));
-        let left = dying.held.len() as u64;
-        if left > 0 && frames <= left {
+        let most = self.log.ranges_of_record();
+        let channels = self.index.channels.iter();
+        let own = channels.filter(|(_, c)| c.a == number || c.b == number).map(|(&index, _)| index);
+        let mut batch = Batch { next: dying.next, ..Batch::default() };
+        batch.channels = own.take(most / CHANNEL_WEIGHT).collect();
+        let room = most.saturating_sub(batch.channels.len() * CHANNEL_WEIGHT);
+        let (mut frames, mut questions) = (BATCH_FRAMES, LOOK);
+        for io in [false, true].into_iter().filter(|io| *io >= dying.next.0) {
+            let owner = Owner { number, io };
+            let from = if io == dying.next.0 { dying.next.1 } else { 0 };
+            let inside = self.index.range_at(from);
+            let inside = inside.filter(|range| range.owner == owner && range.first < from);
+            let inside = inside.map(|range| OwnedRange {
+                first: from,
+                frames: range.first + range.frames - from,
+                owner,
+            });
+            for range in inside.into_iter().chain(self.index.of_owner_from(owner, from)) {
+                batch.next = (io, range.first);
+                let mut part = OwnedRange { frames: range.frames.min(frames), ..range };
+                if dying.again {
+                    part.frames = part.frames.min(questions);
+                    let all = part.first..part.first.saturating_add(part.frames);
+                    held.extend(all.filter(|&frame| monitor.in_use(frame)));
+                    questions -= part.frames;
+                }
+                if part.frames == 0 || !batch.add(&part, held, split, room) {
+                    return batch;
+                }
+                frames -= part.frames;
+                batch.next = (io, part.first.saturating_add(part.frames));
+                if part.frames < range.frames {
+                    return batch;
+                }
+            }
+        }
+        batch.end = room > 0;
+        batch
+    }
+
+    /// Whether index pages and the index have room for the ranges that a batch splits.
+    fn has_room(&self, batch: &Batch) -> bool {
+        if batch.kept == 0 {
+            return true;
+        }
+        let more = batch.pieces.len().saturating_mul(2);
+        let freed =
+            |piece: &OwnedRange| (piece.first, piece.frames, Owner { number: 0, ..piece.owner });
+        let pages = self.database.pages_for(batch.pieces.iter().map(freed));
+        self.index.ranges().saturating_add(more) <= self.limits.ranges as usize
+            && pages.is_ok_and(|pages| pages <= self.database.free_pages())
+    }
+
+    /// Gives a batch back; the descriptor, too, where the partition is `gone` with it.
+    fn reap(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        target: Box<PartitionDescriptor>,
+        batch: &Batch,
+        gone: bool,
+        time: u64,
+    ) -> Result<(), Stopped> {
+        if !gone && batch.pieces.is_empty() && batch.channels.is_empty() {
             return Ok(());
         }
-        let what = self.reap_words(&target, frames - left.min(frames), &dying.held);
-        plan_reap(&mut plan, target, &owned, &dying.held);
+        let number = target.number;
+        let what = self.reap_words(&target, batch);
+        let mut plan = Plan::new(&self.database, &self.index);
+        plan_reap(&mut plan, target, batch, gone);
         let (changes, actions) = (plan.changes(), plan.actions);
         let origin = Origin::new(ULTRAVISOR, time, 0);
         let mut record = self.new_record(origin, Settled::Begun, &what, "it was destroyed");
         (record.partitions, record.changes) = ([number].into(), changes);
-        self.carry_out_own(monitor, record, &actions)?;
-        if left == 0 {
-            self.forget(number);
-        }
-        Ok(())
+        self.carry_out_own(monitor, record, &actions)
     }
 
     /// Pending transactions are not about a partition any more that is gone: its number may be
@@ -170,9 +330,10 @@ impl Engine<'_> {
         }
     }
 
-    fn reap_words(&self, target: &PartitionDescriptor, frames: u64, held: &[u64]) -> String {
+    fn reap_words(&self, target: &PartitionDescriptor, batch: &Batch) -> String {
+        let frames = batch.pieces.iter().fold(0u64, |sum, piece| sum.saturating_add(piece.frames));
         let all = format!("give back {frames} frames of {}", label(target));
-        let Some(&frame) = held.first() else {
+        let Some(frame) = batch.held else {
             return all;
         };
         let shared = self.index.channels.iter().find(|(_, channel)| {
@@ -184,56 +345,65 @@ impl Engine<'_> {
             || "another partition".into(),
             |with| format!("partition \"{}\" ({})", name_of(&with), with.number),
         );
-        match held.len() {
+        match batch.kept {
             1 => format!("{all}; frame {frame:#x} is still mapped, by {by}"),
             count => format!("{all}; {count} are still mapped, frame {frame:#x} by {by}"),
         }
     }
 }
 
-/// Plans that a partition gives back all but some frames: with none left, its descriptor too.
-fn plan_reap(
-    plan: &mut Plan,
-    mut target: Box<PartitionDescriptor>,
-    owned: &[OwnedRange],
-    held: &[u64],
-) {
+impl Batch {
+    /// Adds a range without the frames that are held; returns whether all of it found room. Where
+    /// it did not, `next` is the first frame that has to come again.
+    fn add(&mut self, range: &OwnedRange, held: &BTreeSet<u64>, split: bool, room: usize) -> bool {
+        let end = range.first.saturating_add(range.frames);
+        let mut inside = held.range(range.first..end).copied().peekable();
+        if !split && inside.peek().is_some() {
+            self.held = self.held.or(inside.next());
+            self.kept = self.kept.saturating_add(range.frames);
+            return true;
+        }
+        let mut first = range.first;
+        for stop in inside.map(Some).chain([None]) {
+            let until = stop.unwrap_or(end);
+            if until > first {
+                if self.pieces.len() >= room {
+                    self.next = (range.owner.io, first);
+                    return false;
+                }
+                self.pieces.push(OwnedRange { first, frames: until - first, owner: range.owner });
+            }
+            if let Some(frame) = stop {
+                self.held = self.held.or(Some(frame));
+                self.kept = self.kept.saturating_add(1);
+                first = frame.saturating_add(1);
+            }
+        }
+        true
+    }
+}
+
+/// Plans that a partition gives a batch back: the last one with its descriptor.
+fn plan_reap(plan: &mut Plan, mut target: Box<PartitionDescriptor>, batch: &Batch, gone: bool) {
     let number = target.number;
-    for (index, _) in plan.channels().into_iter().filter(|(_, c)| c.a == number || c.b == number) {
+    for &index in &batch.channels {
         plan.set_channel(index, ChannelEntry::new_zeroed());
         plan.actions.push(Action::Channel(index));
     }
-    for range in owned {
-        let freed = Owner { number: 0, io: range.owner.io };
-        for piece in without(range, held) {
-            plan.move_pages(piece, range.owner, freed);
-        }
+    let mut left = target.memory_frames.saturating_add(target.instance_frames);
+    for piece in &batch.pieces {
+        let freed = Owner { number: 0, io: piece.owner.io };
+        plan.move_pages(Range { first: piece.first, frames: piece.frames }, piece.owner, freed);
+        left = left.saturating_sub(if piece.owner.io { 0 } else { piece.frames });
     }
-    if held.is_empty() {
+    if gone {
         plan.remove_descriptor(number);
         plan.activate(number);
         return;
     }
-    target.memory_frames = held.len() as u64;
+    target.memory_frames = left;
     (target.memory_target, target.page_table) = (0, 0);
     (target.instance_first, target.instance_frames) = (0, 0);
     (target.console_frame, target.store_frame) = (0, 0);
     plan.set_descriptor(target);
-}
-
-/// The parts of a range between frames that are held.
-fn without(range: &OwnedRange, held: &[u64]) -> Vec<Range> {
-    let end = range.first.saturating_add(range.frames);
-    let mut inside: Vec<u64> =
-        held.iter().copied().filter(|frame| (range.first..end).contains(frame)).collect();
-    inside.sort_unstable();
-    let mut pieces = Vec::new();
-    let mut first = range.first;
-    for frame in inside.into_iter().chain([end]) {
-        if frame > first {
-            pieces.push(Range { first, frames: frame - first });
-        }
-        first = frame.saturating_add(1);
-    }
-    pieces
 }

@@ -30,42 +30,49 @@ pub fn contiguous(free: &[Range], frames: u64) -> Option<Range> {
 }
 
 /// Extents with `frames` frames in all out of the free ranges (disjoint, in any order), or `None`
-/// where there are not so many.
+/// where there are not so many. Where more than `most` extents would be needed, returns the first
+/// of them, one more than `most`.
 #[must_use]
-pub fn choose(free: &[Range], frames: u64) -> Option<Vec<Range>> {
+pub fn choose(free: &[Range], frames: u64, most: usize) -> Option<Vec<Range>> {
+    let all = free.iter().fold(0u64, |sum, range| sum.saturating_add(range.frames));
+    if frames > all {
+        return None;
+    }
     let mut rest: Vec<Range> = free.to_vec();
     rest.sort_unstable_by_key(|range| (core::cmp::Reverse(range.frames), range.first));
     let (mut chosen, mut left) = (Vec::new(), frames);
-    let mut largest = rest.into_iter();
-    while left > 0 {
-        if let Some(range) = contiguous(largest.as_slice(), left) {
+    let mut largest = rest.as_slice();
+    while left > 0 && chosen.len() <= most {
+        let (range, others) = largest.split_first()?;
+        // The ranges fall in size, so those that hold all that is left are the first of them.
+        let fit = largest.partition_point(|range| range.frames >= left);
+        if let Some(range) = contiguous(largest.get(..fit).unwrap_or_default(), left) {
             chosen.push(range);
             break;
         }
-        let range = largest.next()?;
         left = left.checked_sub(range.frames)?;
-        chosen.push(range);
+        chosen.push(*range);
+        largest = others;
     }
     chosen.sort_unstable_by_key(|range| range.first);
     Some(chosen)
 }
 
-/// Takes a range out of free ranges.
-pub(crate) fn take(free: &mut Vec<Range>, taken: Range) {
-    let taken_end = taken.first.saturating_add(taken.frames);
-    let mut pieces = Vec::new();
-    free.retain(|range| {
-        let end = range.first.saturating_add(range.frames);
-        if end <= taken.first || range.first >= taken_end {
-            return true;
+/// Takes ranges, which rise, out of free ranges.
+pub(crate) fn take(free: &mut Vec<Range>, taken: &[Range]) {
+    let mut left = Vec::with_capacity(free.len() + taken.len());
+    for range in free.iter() {
+        let (mut first, end) = (range.first, range.first.saturating_add(range.frames));
+        let behind = taken.partition_point(|one| one.first.saturating_add(one.frames) <= first);
+        for one in taken.iter().skip(behind).take_while(|one| one.first < end) {
+            if one.first > first {
+                left.push(Range { first, frames: one.first - first });
+            }
+            first = one.first.saturating_add(one.frames);
         }
-        if range.first < taken.first {
-            pieces.push(Range { first: range.first, frames: taken.first - range.first });
+        if first < end {
+            left.push(Range { first, frames: end - first });
         }
-        if end > taken_end {
-            pieces.push(Range { first: taken_end, frames: end - taken_end });
-        }
-        false
-    });
-    free.append(&mut pieces);
+    }
+    *free = left;
 }

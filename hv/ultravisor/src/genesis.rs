@@ -51,7 +51,7 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
         <[AtomicU32]>::mut_from_bytes(arena).map_err(|_| "the arena is not aligned to pages")?;
     let window = Window::take().ok_or("the start block names no window")?;
     let mut services = Services::new(window, command_console)?;
-    let limits = Limits { cpus: description.machine.cpus };
+    let limits = Limits { cpus: description.machine.cpus, ranges: ranges() };
     let known = if start.restarts > 0 { Database::open(words).ok() } else { None };
     let first = known.is_none();
     let engine = match known {
@@ -96,6 +96,14 @@ fn read_options(words: &str) -> Result<u32, String> {
         }
     }
     Ok(console)
+}
+
+/// Ranges of memory that the database keeps: what is kept of them beside it takes a twelfth of the
+/// heap at most.
+fn ranges() -> u32 {
+    /// Bytes of the heap for each range.
+    const BYTES: u64 = 512;
+    u32::try_from(partition_runtime::heap::usage().bytes / BYTES).unwrap_or(u32::MAX)
 }
 
 /// Writes the first database and its log's first record.

@@ -416,7 +416,7 @@ fn genesis(words: &[AtomicU32]) -> Engine<'_> {
         descriptor.cpu_allowed[0] = (1 << CPUS) - 1;
         database.write_descriptor(&descriptor).unwrap();
     }
-    Engine::genesis(database, Limits { cpus: CPUS }, 0, "test").unwrap()
+    Engine::genesis(database, Limits { cpus: CPUS, ranges: 16 * 1024 }, 0, "test").unwrap()
 }
 
 fn facts() -> Facts {

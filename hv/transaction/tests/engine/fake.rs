@@ -12,7 +12,7 @@ use transaction::{Action, Engine, Limits, Monitor};
 use zerocopy::{FromZeros, IntoBytes};
 
 pub const FRAMES: u64 = 8192;
-pub const LIMITS: Limits = Limits { cpus: 4 };
+pub const LIMITS: Limits = Limits { cpus: 4, ranges: 16 * 1024 };
 
 pub struct Fake<'a> {
     pub reader: Reader<'a>,
@@ -43,9 +43,12 @@ impl Fake<'_> {
     fn enforce(&mut self, action: Action) -> Result<(), i32> {
         match action {
             Action::Pages { first, frames } => {
-                for range in self.reader.ranges(first).take_while(|r| r.first < first + frames) {
-                    let end = (range.first + range.frames).min(first + frames);
-                    for frame in range.first..end {
+                let mut next = first;
+                while next < first + frames {
+                    let range = self.reader.range_at(next, first + frames - next).unwrap();
+                    let begin = next;
+                    next = (begin + range.frames).min(first + frames);
+                    for frame in begin..next {
                         let held = &mut self.owners[frame as usize];
                         if *held != range.owner && self.in_use.contains(&frame) {
                             return Err(16);
@@ -150,7 +153,12 @@ pub fn system(number: u32, kind: u32, first: u64) -> PartitionDescriptor {
 
 /// A host with ultravisor, boot and command partition, a hole, and the rest free.
 pub fn host(words: &[AtomicU32]) -> (Engine<'_>, Fake<'_>) {
-    let mut database = Database::create(words, FRAMES).unwrap();
+    host_of(words, FRAMES, LIMITS)
+}
+
+/// Such a host with so many frames.
+pub fn host_of(words: &[AtomicU32], frames: u64, limits: Limits) -> (Engine<'_>, Fake<'_>) {
+    let mut database = Database::create(words, frames).unwrap();
     for (number, kind) in SYSTEM {
         let first = u64::from(number) * 64;
         database.set_owner(first, 64, Owner::ram(number)).unwrap();
@@ -158,10 +166,10 @@ pub fn host(words: &[AtomicU32]) -> (Engine<'_>, Fake<'_>) {
     }
     database.set_owner(1500, 100, Owner::io(8)).unwrap();
     let reader = Reader::new(words);
-    let engine = Engine::genesis(database, LIMITS, 0, "genesis").unwrap();
+    let engine = Engine::genesis(database, limits, 0, "genesis").unwrap();
     let fake = Fake {
         reader,
-        owners: (0..FRAMES).map(|frame| reader.owner(frame).unwrap()).collect(),
+        owners: (0..frames).map(|frame| reader.owner(frame).unwrap()).collect(),
         instances: [ULTRAVISOR, BOOT, COMMAND].into(),
         running: [ULTRAVISOR, BOOT, COMMAND].into(),
         complete: [ULTRAVISOR, BOOT, COMMAND].into(),
@@ -269,7 +277,12 @@ pub struct Host<'a> {
 
 impl<'a> Host<'a> {
     pub fn new(words: &'a [AtomicU32]) -> Self {
-        let (engine, monitor) = host(words);
+        Self::of(words, FRAMES, LIMITS)
+    }
+
+    /// A host with so many frames.
+    pub fn of(words: &'a [AtomicU32], frames: u64, limits: Limits) -> Self {
+        let (engine, monitor) = host_of(words, frames, limits);
         Self { engine, monitor, next: 1 }
     }
 

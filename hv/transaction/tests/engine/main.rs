@@ -6,6 +6,7 @@ mod basics;
 mod cut;
 mod fake;
 mod faults;
+mod holes;
 mod queries;
 mod sessions;
 mod settings;
