@@ -7,8 +7,6 @@
 //! On a host target this crate is a stub, so that ordinary tools work on it.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-#[cfg(any(target_os = "none", test))]
-mod elf;
 mod platform;
 
 #[cfg(target_os = "none")]
@@ -19,7 +17,6 @@ use ring0::*;
 #[path = ""]
 mod ring0 {
     pub mod area;
-    pub mod bootstrap;
     pub mod bounce;
     pub mod context;
     pub mod cpu;

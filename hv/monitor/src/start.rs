@@ -1,18 +1,16 @@
-//! From the platform's hand-over to the first partition.
+//! From the loader's hand-over to the first partition.
 #![expect(unsafe_code, reason = "leaves the boot code for the first partition")]
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use handover::{FirstPartition, Handover};
 use pv_abi::uv::database::{ULTRAVISOR, state};
 
 use crate::{
-    bootstrap,
     context::{Registers, flag},
-    cpu,
+    cpu, database,
     hardware::{self, msr},
-    hypercall, leave, partition,
-    platform::{self, Boot},
-    schedule,
+    hypercall, leave, partition, platform, schedule,
 };
 
 /// The first two partitions exist: other CPUs may look for work.
@@ -28,13 +26,14 @@ unsafe extern "C" {
 }
 
 /// The first CPU, when the platform is set up.
-pub fn start(boot: &'static Boot) -> ! {
+pub fn start(handover: &Handover) -> ! {
     hardware::probe();
     cpu::SMAP_ON.store(platform::features().smap, Ordering::Relaxed);
     for index in 0..platform::cpu_count() {
         cpu::prepare(index, &raw const syscall_common as u64);
     }
-    bootstrap::build(boot);
+    database::set_arena(handover.arena.first, handover.arena.count);
+    handover.partitions.iter().for_each(create);
     if let Some(ultravisor) = partition::find(ULTRAVISOR) {
         ultravisor.state.store(state::RUNNING, Ordering::Release);
         if let Some(vcpu) = ultravisor.vcpu(0) {
@@ -44,6 +43,24 @@ pub fn start(boot: &'static Boot) -> ! {
     READY.store(true, Ordering::Release);
     // SAFETY: `run` does not return.
     unsafe { below_frame(run) }
+}
+
+/// Makes one of the first two partitions of what the loader built.
+fn create(first: &FirstPartition) {
+    let number = first.descriptor.number;
+    let fail = |error: i64| -> ! {
+        platform::refuse(format_args!("partition {number} could not be built: error {error}"))
+    };
+    let partition = partition::create(&first.descriptor).unwrap_or_else(|error| fail(error));
+    let Some(vcpu) = partition.vcpu(0) else {
+        return;
+    };
+    let FirstPartition { root, entry, stack, start_block, .. } = *first;
+    let registers =
+        Registers { rdi: start_block, ..Registers::at_start(entry, stack, start_block) };
+    if let Err(error) = hypercall::first_state(vcpu, root, registers) {
+        fail(error);
+    }
 }
 
 /// Every other CPU.

@@ -49,7 +49,7 @@ pub fn fill_shared_info(partition: &Partition) {
         publish(vcpu);
     }
     // Words 384 and 385 of shared info: wc_version and wc_sec, wc_nsec and wc_sec_hi.
-    let wall = platform::boot().wall_clock;
+    let wall = platform::wall_clock();
     let words = machine::table(partition.shared_info());
     words[384].store(2 | wall << 32, Ordering::Release);
     words[385].store(wall >> 32 << 32, Ordering::Release);

@@ -1,7 +1,6 @@
 //! From options to a bootable image: builds every part that the image needs.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use kernel_image::confined::Unpacker;
@@ -81,15 +80,19 @@ fn host(options: &BootOptions, destination: Destination) -> Result<Payload> {
     let own = if command.shares_line { ON_HARNESS_LINE } else { "" };
     let ultravisor_options = format!("{own}{}", options.ultravisor_options);
     let mut modules = vec![
-        module("ultravisor", strip(&images.ultravisor)?, &ultravisor_options),
-        module("boot", strip(&images.boot)?, &options.all_boot_options()),
+        module("ultravisor", hv_build::strip(&images.ultravisor)?, &ultravisor_options),
+        module("boot", hv_build::strip(&images.boot)?, &options.all_boot_options()),
     ];
     modules.extend(command.modules);
     let mut monitor_options = options.monitor_options.clone();
     if destination == Destination::Qemu {
         monitor_options.push_str(" debug-exit");
     }
-    Ok(Payload::Host { monitor: strip(&images.monitor)?, options: monitor_options, modules })
+    Ok(Payload::Host {
+        monitor: hv_build::strip(&images.loader)?,
+        options: monitor_options,
+        modules,
+    })
 }
 
 /// The command partition's modules.
@@ -163,18 +166,4 @@ fn initrd(kernel: &Kernel, options: &BootOptions) -> Result<PathBuf> {
     let image = command_image::build(kernel, &options.file)?;
     let directory = workspace::directory(workspace::build_dir()?.join("initrds"))?;
     workspace::write_named_by_content(&directory, "cpio", &image)
-}
-
-/// The image without its line tables, which only a debugger reads; its symbols stay.
-fn strip(image: &Path) -> Result<PathBuf> {
-    let name = image.file_name().unwrap_or_default();
-    let directory = workspace::directory(workspace::build_dir()?.join("stripped"))?;
-    let scratch = directory.join(name).with_added_extension(std::process::id().to_string());
-    let mut objcopy = Command::new("objcopy");
-    objcopy.arg("--strip-debug").args([image, scratch.as_path()]);
-    workspace::run(&mut objcopy, "removing line tables")?;
-    let stripped = directory.join(name);
-    workspace::write_if_changed(&stripped, &workspace::read(&scratch)?)?;
-    std::fs::remove_file(&scratch)?;
-    Ok(stripped)
 }

@@ -1,4 +1,4 @@
-//! Builds the monitor and the two Rust system partitions for `x86_64-unknown-none`.
+//! Builds the loader, the monitor and the two Rust system partitions for `x86_64-unknown-none`.
 //!
 //! Two toolchains can do it: a rustup toolchain with that target installed, or Debian's `rustc-web`
 //! and `rust-web-src`, which build `core` on the way. The flags are the same, so both give the same
@@ -23,7 +23,9 @@ const RUSTFLAGS: &str = "-C relocation-model=pic -C code-model=small -C linker=l
 /// The images that run without an operating system, as ELF files with symbols.
 #[derive(Clone, Debug)]
 pub struct Images {
-    /// Ring 0; what GRUB starts.
+    /// Ring 0 once; what GRUB starts. The monitor's image is part of it.
+    pub loader: PathBuf,
+    /// Ring 0.
     pub monitor: PathBuf,
     /// The ultravisor partition.
     pub ultravisor: PathBuf,
@@ -96,9 +98,14 @@ pub fn build() -> Result<Images> {
 
 fn build_now() -> Result<Images> {
     let packages = ["-p", "monitor", "-p", "ultravisor", "-p", "boot"];
-    let out = build_packages(&packages, "building the monitor and the system partitions")?;
+    let out = build_packages(&packages, &[], "building the monitor and the system partitions")?;
+    let monitor = out.join("monitor");
+    let embedded = strip(&monitor)?;
+    let image = [("MONITOR_IMAGE", embedded.as_path())];
+    build_packages(&["-p", "loader"], &image, "building the loader")?;
     Ok(Images {
-        monitor: out.join("monitor"),
+        loader: out.join("loader"),
+        monitor,
         ultravisor: out.join("ultravisor"),
         boot: out.join("boot"),
     })
@@ -111,12 +118,13 @@ fn build_now() -> Result<Images> {
 /// # Errors
 /// As for [`build`].
 pub fn guest() -> Result<PathBuf> {
-    let out = build_packages(&["-p", "minimal-guest"], "building the minimal guest")?;
+    let out = build_packages(&["-p", "minimal-guest"], &[], "building the minimal guest")?;
     Ok(out.join("minimal-guest"))
 }
 
-/// Builds packages for bare hardware; the directory that their images are in.
-fn build_packages(packages: &[&str], what: &str) -> Result<PathBuf> {
+/// Builds packages for bare hardware, with files named by environment variables; the directory that
+/// the packages' images are in.
+fn build_packages(packages: &[&str], files: &[(&str, &Path)], what: &str) -> Result<PathBuf> {
     let toolchain = choose()?;
     let (dir, name) = match toolchain {
         Toolchain::Rustup => ("hv-rustup", "the rustup toolchain's target"),
@@ -128,8 +136,26 @@ fn build_packages(packages: &[&str], what: &str) -> Result<PathBuf> {
     command
         .args(["--release", "--target", TARGET])
         .args(packages)
+        .envs(files.iter().copied())
         .env("CARGO_TARGET_DIR", &target_dir)
         .env("RUSTFLAGS", RUSTFLAGS);
     workspace::run(&mut command, what)?;
     Ok(target_dir.join(TARGET).join("release"))
+}
+
+/// The image without its line tables, which only a debugger reads; its symbols stay.
+///
+/// # Errors
+/// objcopy fails, or there is nowhere to put the image.
+pub fn strip(image: &Path) -> Result<PathBuf> {
+    let name = image.file_name().unwrap_or_default();
+    let directory = workspace::directory(workspace::build_dir()?.join("stripped"))?;
+    let scratch = directory.join(name).with_added_extension(std::process::id().to_string());
+    let mut objcopy = Command::new("objcopy");
+    objcopy.arg("--strip-debug").args([image, scratch.as_path()]);
+    workspace::run(&mut objcopy, "removing line tables")?;
+    let stripped = directory.join(name);
+    workspace::write_if_changed(&stripped, &workspace::read(&scratch)?)?;
+    std::fs::remove_file(&scratch)?;
+    Ok(stripped)
 }

@@ -24,7 +24,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build the monitor, the ultravisor and the boot partition
+    /// Build the loader, the monitor, the ultravisor and the boot partition
     Build,
     /// Boot the host in QEMU with the terminal on the command partition's console
     Run {
@@ -163,7 +163,8 @@ fn prepare(boot: &BootOptions, machine: &MachineOptions) -> Result<PathBuf> {
 fn build() -> Result<ExitCode> {
     provision::provision()?;
     let images = hv_build::build()?;
-    for image in [images.monitor, images.ultravisor, images.boot, hv_build::guest()?] {
+    for image in [images.loader, images.monitor, images.ultravisor, images.boot, hv_build::guest()?]
+    {
         println!("{}", image.display());
     }
     Ok(ExitCode::SUCCESS)

@@ -357,7 +357,7 @@ pub fn cpu_usage(call: &mut Call) -> Outcome {
     let present = now.saturating_sub(local.since.get());
     let idle_now = local.is_idle();
     let usage = CpuUsage {
-        apic_id: platform::boot().cpus.get(index as usize).map_or(0, |c| c.apic_id),
+        apic_id: platform::apic_id(index),
         reserved: 0,
         busy: local.busy.load(Ordering::Relaxed) + if idle_now { 0 } else { present },
         idle: local.idle.load(Ordering::Relaxed) + if idle_now { present } else { 0 },

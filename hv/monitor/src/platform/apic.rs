@@ -10,16 +10,11 @@ use core::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
 };
 
-use super::{
-    cpu_area::MAX_CPUS,
-    memory,
-    processor::{features, read_msr, write_msr},
-};
+pub use handover::layout::{VECTOR_COM1, VECTOR_COM2};
+use handover::{Handover, layout::MAX_CPUS};
 
-/// COM1.
-pub const VECTOR_COM1: u8 = 0xe4;
-/// COM2.
-pub const VECTOR_COM2: u8 = 0xe3;
+use super::processor::{features, read_msr, write_msr};
+
 /// This CPU's timer.
 pub const VECTOR_TIMER: u8 = 0xf0;
 /// Another CPU asks for a scheduling decision.
@@ -36,7 +31,6 @@ const MSR_X2APIC: u32 = 0x800;
 const BASE_ON: u64 = 1 << 11;
 const BASE_X2APIC: u64 = 1 << 10;
 
-const ID: u32 = 0x20;
 const TASK_PRIORITY: u32 = 0x80;
 const END_OF_INTERRUPT: u32 = 0xb0;
 const SPURIOUS: u32 = 0xf0;
@@ -69,7 +63,7 @@ fn read(register: u32) -> u32 {
     match REGISTERS.load(Ordering::Relaxed) {
         0 => 0,
         IN_MSRS => read_msr(MSR_X2APIC + register / 16) as u32,
-        // SAFETY: `set_up` mapped the page of registers uncached at that address.
+        // SAFETY: the loader mapped the page of registers uncached at that address.
         base => unsafe { ((base + u64::from(register)) as *const u32).read_volatile() },
     }
 }
@@ -83,16 +77,13 @@ fn write(register: u32, value: u32) {
     }
 }
 
-/// Finds the registers, on the first CPU. `None` when memory is short.
-pub fn set_up(phys: Option<u64>) -> Option<()> {
-    let base = read_msr(MSR_BASE);
-    let registers = if base & BASE_X2APIC != 0 {
-        IN_MSRS
-    } else {
-        memory::map_device(phys.unwrap_or(base & !0xfff), 4096)? as u64
-    };
+/// Takes over the mapped registers and the ids of all CPUs.
+pub fn set_up(handover: &Handover) {
+    let registers = if handover.local_apic == 0 { IN_MSRS } else { handover.local_apic };
     REGISTERS.store(registers, Ordering::Relaxed);
-    Some(())
+    for (place, id) in IDS.iter().zip(&handover.apic_ids) {
+        place.store(*id, Ordering::Relaxed);
+    }
 }
 
 /// Turns this CPU's APIC on, everything masked but what other CPUs send.
@@ -108,27 +99,9 @@ pub fn enable() {
     write(DIVIDE, 0b1011); // by 1
 }
 
-/// The id of this CPU's APIC.
-pub fn id() -> u32 {
-    let id = read(ID);
-    if REGISTERS.load(Ordering::Relaxed) == IN_MSRS { id } else { id >> 24 }
-}
-
 /// The id the CPU had at reset; needs no set-up.
 pub fn initial_id() -> u32 {
     __cpuid(1).ebx >> 24
-}
-
-/// Whether CPUs with this id can be reached.
-pub fn can_reach(id: u32) -> bool {
-    id < 255 || REGISTERS.load(Ordering::Relaxed) == IN_MSRS
-}
-
-/// Records the id of CPU `index`.
-pub fn set_id(index: u32, id: u32) {
-    if let Some(slot) = IDS.get(index as usize) {
-        slot.store(id, Ordering::Relaxed);
-    }
 }
 
 /// The id of CPU `index`.

@@ -7,7 +7,7 @@
 //! are shown), and nothing the CPU takes as the monitor's is in memory a partition can write.
 #![expect(unsafe_code, reason = "descriptor tables are loaded by address")]
 
-use core::{arch::asm, cell::UnsafeCell, ptr};
+use core::{arch::asm, cell::UnsafeCell};
 
 use x86_64::{
     VirtAddr,
@@ -19,10 +19,10 @@ use x86_64::{
     structures::{DescriptorTablePointer, tss::TaskStateSegment},
 };
 
-use super::cpu_area::{self, OWN_DESCRIPTORS, TSS};
+use handover::layout::{OWN_DESCRIPTORS, RING0_CS, TSS};
 
-/// Ring 0, 64-bit code.
-pub const RING0_CS: u16 = 0xe008;
+use super::cpu_area;
+
 /// Ring 0, data and stack.
 pub const RING0_DS: u16 = 0xe010;
 /// Ring 3, 32-bit code.
@@ -45,20 +45,15 @@ const FLAT: [(u16, u64); 5] = [
     (CS64, 0x00af_fb00_0000_ffff),
 ];
 
-/// The interrupt descriptor table, in a section that becomes read-only.
+/// The interrupt descriptor table, in a read-only section.
 #[repr(C, align(4096))]
-struct Interrupts(UnsafeCell<[[u64; 2]; 256]>);
+pub struct Interrupts(UnsafeCell<[[u64; 2]; 256]>);
 
-// SAFETY: written once, by `fill_interrupts`, while one CPU runs; read by CPUs only.
+// SAFETY: the loader fills it before the image is mapped; read by CPUs only.
 unsafe impl Sync for Interrupts {}
 
 #[unsafe(link_section = ".sealed")]
-static INTERRUPTS: Interrupts = Interrupts(UnsafeCell::new([[0; 2]; 256]));
-
-unsafe extern "C" {
-    /// 256 stubs of 16 bytes.
-    safe static trap_stubs: u8;
-}
+pub static INTERRUPTS: Interrupts = Interrupts(UnsafeCell::new([[0; 2]; 256]));
 
 /// The 16-byte system descriptor of a segment (type 2: LDT, 9: available TSS).
 fn system_descriptor(base: u64, limit: u64, kind: u64) -> [u64; 2] {
@@ -77,7 +72,7 @@ fn slot(cpu: u32, selector: u16) -> *mut u64 {
 
 fn put_system(cpu: u32, selector: u16, descriptor: [u64; 2]) {
     // SAFETY: both words lie in the CPU's own descriptor page, mapped writable by
-    // `cpu_area::map`; only that CPU (or the one that starts it) writes them.
+    // the loader; only that CPU (or the one that starts it) writes them.
     unsafe { slot(cpu, selector).cast::<[u64; 2]>().write(descriptor) };
 }
 
@@ -104,47 +99,13 @@ pub fn prepare(cpu: u32) {
     unsafe { (tss as *mut TaskStateSegment).write(state) };
 }
 
-/// Privilege a partition needs to raise `vector` by an instruction.
-fn gate_privilege(vector: usize) -> u64 {
-    if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 }
-}
-
-/// Which interrupt stack `vector` uses; 0: the main one.
-fn gate_stack(vector: usize) -> u64 {
-    match vector {
-        8 => 1,
-        2 => 2,
-        // A debug exception can come in ring 0 before it has a stack of its own (after `mov ss`,
-        // then `syscall`); the last machine check is not to be returned from.
-        1 | 18 => 3,
-        _ => 0,
-    }
-}
-
-/// Fills the interrupt descriptor table; while the temporary page tables are on.
-pub fn fill_interrupts() {
-    let stubs = ptr::from_ref(&trap_stubs) as u64;
-    let table: [[u64; 2]; 256] = core::array::from_fn(|vector| {
-        let stub = stubs + vector as u64 * 16;
-        let kind = 0x8e | gate_privilege(vector) << 5;
-        let low = (stub & 0xffff)
-            | u64::from(RING0_CS) << 16
-            | gate_stack(vector) << 32
-            | kind << 40
-            | (stub >> 16 & 0xffff) << 48;
-        [low, stub >> 32]
-    });
-    // SAFETY: one CPU runs, and the table is not loaded yet.
-    unsafe { INTERRUPTS.0.get().write(table) };
-}
-
 /// Loads all descriptor tables on CPU `cpu`, which this runs on.
 pub fn load(cpu: u32) {
     let base = VirtAddr::new(cpu_area::gdt_window(cpu));
     let gdt = DescriptorTablePointer { limit: GDT_LIMIT, base };
     let base = VirtAddr::new(INTERRUPTS.0.get() as u64);
     let idt = DescriptorTablePointer { limit: 0xfff, base };
-    // SAFETY: `prepare` and `fill_interrupts` wrote the tables; the code and stack segments loaded
+    // SAFETY: `prepare` and the loader wrote the tables; the code and stack segments loaded
     // are flat ones like those in use.
     unsafe {
         lgdt(&gdt);

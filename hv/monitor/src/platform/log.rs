@@ -15,7 +15,7 @@ use spin::Mutex;
 
 use super::{serial, time};
 
-pub use ::log::{Level, LevelFilter, debug, error, info, warn};
+pub use ::log::{Level, LevelFilter, error, info, warn};
 
 static FAILING: AtomicBool = AtomicBool::new(false);
 static LINE: Mutex<()> = Mutex::new(());
@@ -128,16 +128,9 @@ fn write(level: Level, text: fmt::Arguments<'_>) {
     if !has_room(LONGEST, 0) {
         return;
     }
-    let microseconds = time::now() / 1000;
-    let (seconds, rest) = (microseconds / 1_000_000, microseconds % 1_000_000);
-    let mark = match level {
-        Level::Error => "error: ",
-        Level::Warn => "warning: ",
-        _ => "",
-    };
     let mut console = Console::default();
     tell_counts(&mut console);
-    let _ = writeln!(console, "[{seconds:5}.{rest:06}] uv: {mark}{text}");
+    let _ = serial_line::write_message(&mut console, time::now() / 1000, level, text);
 }
 
 /// Writes a warning.

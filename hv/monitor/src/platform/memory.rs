@@ -1,8 +1,8 @@
-//! The monitor's address space and the frames it keeps for itself.
+//! The monitor's address space, as the loader built it.
 //!
 //! The map is the one of the architecture document, "Virtual address space". The rule: what is
-//! mapped after [`set_up`] stays mapped, so addresses from here may be kept for ever; only
-//! per-CPU descriptor-table windows change.
+//! mapped stays mapped, so addresses from here may be kept for ever; only per-CPU
+//! descriptor-table windows change.
 #![expect(unsafe_code, reason = "the frame table and the image are found by address")]
 
 use core::{
@@ -11,88 +11,39 @@ use core::{
 };
 
 use frames::Frame;
-use spin::{Mutex, Once};
-
-use super::{
-    early_frames::{EarlyFrames, FrameRange},
-    paging::{Largest, PageTables, Rights},
-    regions::{FirmwareRegion, kind},
+use handover::{
+    Handover,
+    layout::{DIRECT_MAP, FRAME_TABLE, SLOTS},
 };
+use spin::Once;
 
-/// Machine-to-physical table.
-pub const M2P: u64 = 0xffff_8000_0000_0000;
-/// Device memory.
-const DEVICES: u64 = 0xffff_8083_0000_0000;
-/// Difference between an image address and its physical address (`IMAGE_OFFSET` in monitor.ld).
-const IMAGE_OFFSET: u64 = 0xffff_82d0_8000_0000;
-/// Frame table.
-pub const FRAME_TABLE: u64 = 0xffff_8300_0000_0000;
-/// Direct map of RAM.
-pub const DIRECT_MAP: u64 = 0xffff_8380_0000_0000;
-/// First of the level-4 slots that are the monitor's.
-const FIRST_SLOT: usize = 256;
-/// Frames below this one are reachable through the temporary page tables.
-const TEMPORARY_FRAMES: u64 = 1 << 20;
-
-const MIB_2: u64 = 1 << 21;
-const FRAME_BYTES: u64 = 16;
-const _: () = assert!(size_of::<Frame>() as u64 == FRAME_BYTES);
-
-static EARLY: Mutex<EarlyFrames> = Mutex::new(EarlyFrames::new());
 static SPACE: Once<Space> = Once::new();
 
-/// What [`set_up`] made.
+/// What the loader made.
 #[derive(Debug)]
 struct Space {
-    tables: PageTables,
-    slots: [u64; 16],
+    root: u64,
+    slots: [u64; SLOTS],
     frames: u64,
-    frame_table: u64,
     m2p: u64,
 }
 
 unsafe extern "C" {
     safe static image_text_start: u8;
     safe static image_text_end: u8;
-    safe static image_rodata_end: u8;
     safe static image_sealed_end: u8;
     safe static image_end: u8;
 }
 
-/// Why the machine's memory is of no use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The memory map is too fragmented for the tables.
-    Fragmented,
-    /// No free range is large enough; bytes that were needed.
-    Short(u64),
-}
-
-impl core::fmt::Display for Fault {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::Fragmented => write!(f, "the firmware's memory map has too many pieces"),
-            Self::Short(bytes) => {
-                write!(f, "no free memory range of {} KiB for the monitor's tables", bytes / 1024)
-            }
-        }
-    }
+/// Takes over the address space.
+pub fn set_up(handover: &Handover) {
+    let Handover { root, slots, frames, m2p, .. } = *handover;
+    SPACE.call_once(|| Space { root, slots, frames, m2p });
 }
 
 /// Address of a symbol of the image.
 fn address(symbol: &u8) -> u64 {
     ptr::from_ref(symbol) as u64
-}
-
-/// Physical address of something in the image.
-pub fn image_to_phys(va: u64) -> u64 {
-    va - IMAGE_OFFSET
-}
-
-/// The frames of the image, with its boot sections.
-pub fn image() -> FrameRange {
-    let first = 0x200;
-    FrameRange { first, frames: image_to_phys(address(&image_end)) / 4096 - first }
 }
 
 /// Bounds of the image's code.
@@ -106,171 +57,35 @@ pub fn phys_to_virt(phys: u64) -> *mut u8 {
     DIRECT_MAP.wrapping_add(phys) as *mut u8
 }
 
-/// Bytes of RAM by physical address, for as long as the monitor runs; `None` outside of what
-/// `regions` call RAM or ACPI memory.
-pub fn ram_bytes(phys: u64, bytes: u64, regions: &[FirmwareRegion]) -> Option<&'static [u8]> {
-    let end = phys.checked_add(bytes)?;
-    let inside = |r: &&FirmwareRegion| r.first * 4096 <= phys && end <= r.end() * 4096;
-    regions.iter().filter(|r| is_memory(r)).find(inside)?;
-    if SPACE.get().is_none() && end > TEMPORARY_FRAMES * 4096 {
-        return None;
-    }
-    // SAFETY: the range is RAM in the direct map; callers name ranges that firmware or GRUB
-    // filled and that nobody writes.
-    Some(unsafe { slice::from_raw_parts(phys_to_virt(phys), usize::try_from(bytes).ok()?) })
-}
-
-fn is_memory(region: &FirmwareRegion) -> bool {
-    matches!(region.kind, kind::RAM | kind::ACPI | kind::NVS)
-}
-
-/// One past the highest frame of RAM.
-pub fn frame_count(regions: &[FirmwareRegion]) -> u64 {
-    let ram = regions.iter().filter(|r| r.kind == kind::RAM);
-    ram.map(FirmwareRegion::end).max().unwrap_or(0)
-}
-
-/// Takes frames for good; the first of them, a multiple of `align` (a power of two). While the
-/// platform starts, only; the database owns what is left.
-pub fn take_frames(frames: u64, align: u64) -> Option<u64> {
-    EARLY.lock().take(frames, align)
-}
-
-/// Calls `each` with every range of frames that [`take_frames`] gave away, the image first.
-pub fn monitor_regions(mut each: impl FnMut(FrameRange)) {
-    each(image());
-    let taken = EARLY.lock();
-    taken.taken().iter().for_each(|&range| each(range));
-}
-
-/// Calls `each` with every range of RAM that nobody took, in ascending order.
-pub fn free_regions(mut each: impl FnMut(FrameRange)) {
-    let early = EARLY.lock();
-    early.free().iter().for_each(|&range| each(range));
-}
-
-/// Makes the RAM in `regions` available to [`take_frames`], but for the image and `kept`.
-///
-/// # Errors
-/// When the ranges are too many.
-pub fn start_frames(
-    regions: &[FirmwareRegion],
-    kept: impl Iterator<Item = FrameRange>,
-) -> Result<(), Fault> {
-    let mut early = EARLY.lock();
-    early.add(regions).ok_or(Fault::Fragmented)?;
-    for range in core::iter::once(image()).chain(kept) {
-        early.reserve(range).ok_or(Fault::Fragmented)?;
-    }
-    Ok(())
-}
-
-/// Builds the final page tables, but for the per-CPU areas, and the two tables indexed by
-/// frame. The temporary tables stay on until [`use_tables`].
-///
-/// # Errors
-/// When memory is short.
-pub fn set_up(regions: &[FirmwareRegion]) -> Result<(), Fault> {
-    let tables = PageTables::new().ok_or(Fault::Short(4096))?;
-    map_image(tables)?;
-    map_ram(tables, regions)?;
-    let frames = frame_count(regions);
-    let frame_table = map_table(tables, FRAME_TABLE, frames * FRAME_BYTES, Rights::DATA)?;
-    let m2p = map_table(tables, M2P, frames * 8, Rights::PARTITION_READ)?;
-    // Level-3 tables of all slots in use exist from here on: the slots never change again.
-    for va in [super::cpu_area::AREAS, DEVICES] {
-        tables.entry(va, 3, Rights::DATA).ok_or(Fault::Short(4096))?;
-    }
-    let slots = core::array::from_fn(|i| tables.slot(FIRST_SLOT + i));
-    SPACE.call_once(|| Space { tables, slots, frames, frame_table, m2p });
-    Ok(())
-}
-
-fn map_image(tables: PageTables) -> Result<(), Fault> {
-    let bounds = [
-        (&image_text_start, &image_text_end, Rights::CODE),
-        (&image_text_end, &image_rodata_end, Rights::READ),
-        (&image_rodata_end, &image_sealed_end, Rights::READ),
-        (&image_sealed_end, &image_end, Rights::DATA),
-    ];
-    for (from, to, rights) in bounds {
-        let (from, to) = (address(from), address(to));
-        let mapped = tables.map(from, image_to_phys(from), to - from, rights, Largest::Page);
-        mapped.ok_or(Fault::Short(4096))?;
-    }
-    Ok(())
-}
-
-/// Maps RAM and ACPI memory, around the image.
-fn map_ram(tables: PageTables, regions: &[FirmwareRegion]) -> Result<(), Fault> {
-    let image = image();
-    for region in regions.iter().filter(|r| is_memory(r)) {
-        let before = (region.first, region.end().min(image.first));
-        let after = (region.first.max(image.end()), region.end());
-        for (first, end) in [before, after].into_iter().filter(|(first, end)| first < end) {
-            let (va, bytes) = (DIRECT_MAP + first * 4096, (end - first) * 4096);
-            let mapped = tables.map(va, first * 4096, bytes, Rights::DATA, Largest::OneGib);
-            mapped.ok_or(Fault::Short(4096))?;
-        }
-    }
-    Ok(())
-}
-
-/// Takes and maps memory for a table indexed by frame; its physical address.
-fn map_table(tables: PageTables, va: u64, bytes: u64, rights: Rights) -> Result<u64, Fault> {
-    let bytes = bytes.next_multiple_of(MIB_2);
-    let phys = take_frames(bytes / 4096, MIB_2 / 4096).ok_or(Fault::Short(bytes))? * 4096;
-    tables.map(va, phys, bytes, rights, Largest::TwoMib).ok_or(Fault::Short(4096))?;
-    Ok(phys)
-}
-
-/// Fills all of a table indexed by frame with one word.
-fn fill_table(phys: u64, bytes: u64, word: u64) {
-    let count = bytes.next_multiple_of(MIB_2) as usize / 8;
-    // SAFETY: the range was taken for this table and lies in the direct map; nobody else uses it
-    // yet.
-    unsafe { slice::from_raw_parts_mut(phys_to_virt(phys).cast::<u64>(), count) }.fill(word);
-}
-
 fn space() -> &'static Space {
     SPACE.get().expect("memory is set up first")
-}
-
-/// The monitor's page tables.
-pub(super) fn tables() -> PageTables {
-    space().tables
-}
-
-/// Switches the first CPU to the final page tables, and fills the tables indexed by frame.
-pub fn use_tables() {
-    super::processor::write_cr3(idle_root());
-    let space = space();
-    fill_table(space.frame_table, space.frames * FRAME_BYTES, 0);
-    fill_table(space.m2p, space.frames * 8, !0);
 }
 
 /// Value of CR3 for a CPU that runs no partition: the monitor's own tables.
 #[must_use]
 pub fn idle_root() -> u64 {
-    space().tables.root()
+    space().root
+}
+
+/// Removes the mapping of low memory at its physical address, on this CPU at once.
+pub fn clear_low() {
+    let entry = phys_to_virt(idle_root()).cast::<AtomicU64>();
+    // SAFETY: the first entry of the monitor's level-4 table; it maps nothing that the monitor
+    // uses any more.
+    unsafe { &*entry }.store(0, Ordering::Relaxed);
+    super::processor::reload_cr3();
 }
 
 /// Entries 256 to 271 of every level-4 table.
 #[must_use]
-pub fn monitor_l4_slots() -> &'static [u64; 16] {
+pub fn monitor_l4_slots() -> &'static [u64; SLOTS] {
     &space().slots
-}
-
-/// One past the highest frame of RAM.
-#[must_use]
-pub fn frames() -> u64 {
-    space().frames
 }
 
 /// The record of every frame of RAM, by frame number.
 #[must_use]
 pub fn frame_table() -> &'static [Frame] {
-    // SAFETY: `set_up` mapped and zeroed that many records; all zeros is a valid `Frame`, and it
+    // SAFETY: the loader mapped and zeroed that many records; all zeros is a valid `Frame`, and it
     // changes through atomics only.
     unsafe { slice::from_raw_parts(FRAME_TABLE as *const Frame, space().frames as usize) }
 }
@@ -279,28 +94,8 @@ pub fn frame_table() -> &'static [Frame] {
 #[must_use]
 pub fn m2p() -> &'static [AtomicU64] {
     let base = phys_to_virt(space().m2p).cast::<AtomicU64>();
-    // SAFETY: `set_up` took and filled that many words; they are accessed as atomics only.
+    // SAFETY: the loader took and filled that many words; they are accessed as atomics only.
     unsafe { slice::from_raw_parts(base, space().frames as usize) }
-}
-
-/// Makes frames read-only in the direct map, for all CPUs; before partitions run.
-/// `None` when memory for split tables is short.
-pub fn make_read_only(first: u64, frames: u64) -> Option<()> {
-    tables().protect(DIRECT_MAP + first * 4096, frames, Rights::READ)?;
-    super::processor::reload_cr3();
-    Some(())
-}
-
-/// Maps device memory uncached; the address of `phys`.
-pub fn map_device(phys: u64, bytes: u64) -> Option<*mut u8> {
-    static NEXT: AtomicU64 = AtomicU64::new(DEVICES);
-    let first = phys & !4095;
-    let size = (phys + bytes).next_multiple_of(4096) - first;
-    let va = NEXT.fetch_add(size, Ordering::Relaxed);
-    // The monitor's like its RAM, also where the frame table has it.
-    EARLY.lock().record(FrameRange { first: first / 4096, frames: size / 4096 })?;
-    tables().map(va, first, size, Rights::DEVICE, Largest::Page)?;
-    Some((va + (phys - first)) as *mut u8)
 }
 
 /// Whether a word at `va` lies in stack memory, for backtraces.

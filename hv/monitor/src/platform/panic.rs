@@ -13,15 +13,14 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use handover::layout::{AREA_BYTES, AREAS};
 use rustc_demangle::demangle;
 use spin::Once;
 
 use super::{
-    apic, boot, cpu_area,
+    apic, boot,
     log::{self, error},
-    memory,
-    options::AfterPanic,
-    power, serial,
+    memory, power, serial,
     symbols::Symbols,
 };
 use crate::context::Registers;
@@ -179,7 +178,7 @@ fn show_frame(address: u64) {
 
 fn finish() -> ! {
     power::exit_emulator(false);
-    if boot::options().after_panic == AfterPanic::Reset {
+    if boot::options().is_some_and(|options| options.reset_after_panic != 0) {
         power::reset();
     }
     halt()
@@ -187,10 +186,10 @@ fn finish() -> ! {
 
 /// Whether `va` lies in one of the pages of a CPU's stacks.
 pub(super) fn in_cpu_stack(va: u64) -> bool {
-    let Some(offset) = va.checked_sub(cpu_area::AREAS) else {
+    let Some(offset) = va.checked_sub(AREAS) else {
         return false;
     };
-    let page = offset % cpu_area::AREA_BYTES / 4096;
-    let cpu = (offset / cpu_area::AREA_BYTES) as usize;
+    let page = offset % AREA_BYTES / 4096;
+    let cpu = (offset / AREA_BYTES) as usize;
     cpu < super::cpu_count() as usize && (page >= 8 || matches!(page, 2 | 4 | 6))
 }

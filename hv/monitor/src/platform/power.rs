@@ -6,23 +6,24 @@
 
 use core::arch::asm;
 
+use handover::layout::{DEBUG_EXIT_FAILED, DEBUG_EXIT_PORT};
+use serial_line::ports::{input, output};
+
 use super::{
     boot,
     log::{error, info},
-    panic,
-    ports::{input, output},
-    serial,
+    panic, serial,
 };
 
-/// QEMU's isa-debug-exit device; it exits with twice the value, plus 1.
-const DEBUG_EXIT: u16 = 0xf4;
+/// What QEMU's isa-debug-exit device gets when all is well.
+const DEBUG_EXIT_CLEAN: u8 = 0x10;
 const SLEEP_ENABLE: u16 = 1 << 13;
 const ACPI_MODE: u16 = 1;
 
 /// Leaves the emulator if the option `debug-exit` says so; returns otherwise.
 pub fn exit_emulator(clean: bool) {
-    if boot::options().debug_exit {
-        output(DEBUG_EXIT, if clean { 0x10u8 } else { 0x11 });
+    if boot::options().is_some_and(|options| options.debug_exit != 0) {
+        output(DEBUG_EXIT_PORT, if clean { DEBUG_EXIT_CLEAN } else { DEBUG_EXIT_FAILED });
     }
 }
 
@@ -38,18 +39,18 @@ pub fn power_off() -> ! {
 
 /// Enters the sleep state `\_S5` (ACPI 16.1.5).
 fn soft_off() {
-    let acpi = boot::acpi();
-    let [first, second] = acpi.control_ports;
-    let Some(types) = acpi.off.filter(|_| first != 0) else {
+    let Some(power) = boot::power().filter(|power| power.has_off != 0) else {
         return;
     };
-    if let Some((port, value)) = acpi.enable
-        && input::<u16>(first) & ACPI_MODE == 0
-    {
-        output(port, value);
+    let [first, second] = power.control_ports;
+    if first == 0 {
+        return;
+    }
+    if power.enable_port != 0 && input::<u16>(first) & ACPI_MODE == 0 {
+        output(power.enable_port, power.enable_value);
         let _ = (0..1_000_000).find(|_| input::<u16>(first) & ACPI_MODE != 0);
     }
-    for (port, sleep) in [(first, types[0]), (second, types[1])] {
+    for (port, sleep) in [(first, power.off[0]), (second, power.off[1])] {
         if port != 0 {
             output(port, u16::from(sleep & 7) << 10 | SLEEP_ENABLE);
         }
@@ -61,11 +62,8 @@ fn soft_off() {
 pub fn reset() -> ! {
     serial::write_anyway(serial::CONSOLE, b"");
     exit_emulator(true);
-    if let Some(register) = boot::acpi().reset
-        && register.space == 1
-        && let Ok(port) = u16::try_from(register.address)
-    {
-        output(port, register.value);
+    if let Some(power) = boot::power().filter(|power| power.reset_port != 0) {
+        output(power.reset_port, power.reset_value);
     }
     output(0xcf9u16, 2u8);
     output(0xcf9u16, 6u8);

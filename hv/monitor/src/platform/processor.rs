@@ -1,7 +1,7 @@
 //! Features of the CPUs, and the control registers the monitor runs with.
 //!
 //! The rule: every CPU gets the same settings, made from what the first CPU has; a CPU
-//! that lacks a feature the monitor needs stops the start with a message that names it.
+//! that lacks a feature the monitor needs never gets past the loader.
 #![expect(unsafe_code, reason = "control registers and MSRs")]
 
 use core::{
@@ -11,13 +11,12 @@ use core::{
 
 use spin::Once;
 use x86_64::{
-    PhysAddr, VirtAddr,
+    VirtAddr,
     instructions::tlb,
     registers::{
-        control::{Cr0, Cr0Flags, Cr3, Cr3Flags, Cr4, Cr4Flags, Efer, EferFlags},
+        control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags},
         model_specific::Msr,
     },
-    structures::paging::PhysFrame,
 };
 
 /// Page attribute table as the PV ABI fixes it: WB, WT, UC-, UC, WC, WP, UC, UC.
@@ -68,39 +67,15 @@ pub fn features() -> Features {
     FEATURES.get().copied().unwrap_or_default()
 }
 
-/// (name, register value, bit) of each feature that must be there.
-fn required() -> [(&'static str, u32, u32); 9] {
-    let basic = __cpuid(1).edx;
-    let basic_c = __cpuid(1).ecx;
-    let extended = __cpuid(0x8000_0001).edx;
-    [
-        ("TSC", basic, 4),
-        ("MSR", basic, 5),
-        ("APIC", basic, 9),
-        ("PAT", basic, 16),
-        ("FXSR", basic, 24),
-        ("SSE2", basic, 26),
-        ("CMPXCHG16B", basic_c, 13),
-        ("SYSCALL", extended, 11),
-        ("NX", extended, 20),
-    ]
-}
-
-/// Looks at this CPU; the name of a feature that is missing, if one is.
-///
-/// # Errors
-/// The first feature that the monitor needs and the CPU lacks.
-pub fn detect() -> Result<Features, &'static str> {
-    if let Some((name, _, _)) = required().iter().find(|(_, word, bit)| word & (1 << bit) == 0) {
-        return Err(name);
-    }
+/// Looks at this CPU, which has what the loader demands.
+pub fn detect() {
     let basic = __cpuid(1).ecx;
     let structured = if __cpuid(0).eax >= 7 { Some(__cpuid_count(7, 0)) } else { None };
     let structured = |select: fn(core::arch::x86_64::CpuidResult) -> u32, bit: u32| {
         structured.is_some_and(|leaf| select(leaf) & (1 << bit) != 0)
     };
     let power = __cpuid(0x8000_0000).eax >= 0x8000_0007;
-    Ok(*FEATURES.call_once(|| Features {
+    FEATURES.call_once(|| Features {
         smep: structured(|leaf| leaf.ebx, 7),
         smap: structured(|leaf| leaf.ebx, 20),
         umip: structured(|leaf| leaf.ecx, 2),
@@ -108,7 +83,7 @@ pub fn detect() -> Result<Features, &'static str> {
         gib_pages: __cpuid(0x8000_0001).edx & (1 << 26) != 0,
         tsc_deadline: basic & (1 << 24) != 0,
         invariant_tsc: power && __cpuid(0x8000_0007).edx & (1 << 8) != 0,
-    }))
+    });
 }
 
 /// Sets the control registers of this CPU; its page tables are the final ones.
@@ -158,13 +133,6 @@ pub fn write_msr(msr: u32, value: u64) {
 pub fn read_msr(msr: u32) -> u64 {
     // SAFETY: reading has no effect on memory.
     unsafe { Msr::new(msr).read() }
-}
-
-/// Loads page tables; all their monitor slots are the monitor's.
-pub fn write_cr3(root: u64) {
-    let frame = PhysFrame::containing_address(PhysAddr::new_truncate(root));
-    // SAFETY: the monitor's part is the same in all level-4 tables that are ever loaded.
-    unsafe { Cr3::write(frame, Cr3Flags::empty()) };
 }
 
 /// Drops this CPU's translations.

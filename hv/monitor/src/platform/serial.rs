@@ -6,41 +6,24 @@
 //! into a ring. The rule: no received byte is dropped for want of room: a full ring stops reading,
 //! which holds up the sender.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-
 use heapless::Deque;
+use serial_line::uart::{DATA, FIFO_CONTROL, INTERRUPT_ENABLE, LINE_STATUS, PATIENCE, Uart};
 use spin::{Mutex, MutexGuard};
-
-use super::ports::{input, output};
 
 /// The console.
 pub const CONSOLE: u32 = 0;
 /// Bytes that wait to be sent, at most.
 pub const RING: usize = 65536;
 
-const DATA: u16 = 0;
-const INTERRUPT_ENABLE: u16 = 1;
-const FIFO_CONTROL: u16 = 2;
-const LINE_CONTROL: u16 = 3;
-const MODEM_CONTROL: u16 = 4;
-const LINE_STATUS: u16 = 5;
-const SCRATCH: u16 = 7;
-
 /// Line status: a byte was received.
 const RECEIVED: u8 = 1;
-/// Line status: the transmit FIFO is empty.
-const TRANSMIT_EMPTY: u8 = 0x20;
 /// Interrupt enable: received data.
 const RECEIVE_INTERRUPT: u8 = 1;
 /// Interrupt enable: the transmit FIFO is empty.
 const TRANSMIT_INTERRUPT: u8 = 2;
-/// Polls of the line status before bytes are given up.
-const PATIENCE: u32 = 200_000;
 
 struct Port {
-    base: u16,
-    present: AtomicBool,
-    fifo: AtomicU8,
+    uart: Uart,
     /// By itself: rings that are zero take no room in the image.
     line: &'static Mutex<Line>,
 }
@@ -72,78 +55,30 @@ static LINES: [Mutex<Line>; 2] = [const { Mutex::new(Line::new()) }; 2];
 
 impl Port {
     const fn new(base: u16, line: &'static Mutex<Line>) -> Self {
-        Self { base, present: AtomicBool::new(false), fifo: AtomicU8::new(1), line }
-    }
-
-    fn write(&self, register: u16, value: u8) {
-        output(self.base + register, value);
-    }
-
-    fn read(&self, register: u16) -> u8 {
-        input(self.base + register)
-    }
-
-    fn set_up(&self) {
-        let answers = [0x5a, 0xa5].into_iter().all(|pattern| {
-            self.write(SCRATCH, pattern);
-            self.read(SCRATCH) == pattern
-        });
-        if !answers {
-            return;
-        }
-        self.write(INTERRUPT_ENABLE, 0);
-        self.write(LINE_CONTROL, 0x80);
-        self.write(DATA, 1); // 115,200 baud
-        self.write(INTERRUPT_ENABLE, 0);
-        self.write(LINE_CONTROL, 3); // 8 data bits, no parity, 1 stop bit
-        self.write(FIFO_CONTROL, 0x87); // on, cleared, interrupt at 8 bytes
-        self.write(MODEM_CONTROL, 0x0b); // DTR, RTS, interrupt line on
-        let fifo = if self.read(FIFO_CONTROL) & 0xc0 == 0xc0 { 16 } else { 1 };
-        self.fifo.store(fifo, Ordering::Relaxed);
-        self.present.store(true, Ordering::Relaxed);
-    }
-
-    fn may_send(&self) -> bool {
-        self.read(LINE_STATUS) & TRANSMIT_EMPTY != 0
-    }
-
-    fn fifo(&self) -> usize {
-        usize::from(self.fifo.load(Ordering::Relaxed)).max(1)
-    }
-
-    /// Sends bytes, polled.
-    fn send(&self, bytes: &[u8]) {
-        for batch in bytes.chunks(self.fifo()) {
-            if !(0..PATIENCE).any(|_| self.may_send()) {
-                return;
-            }
-            for &byte in batch {
-                self.write(DATA, byte);
-            }
-        }
+        Self { uart: Uart::new(base), line }
     }
 
     /// Sends what waits, polled.
     fn flush(&self, line: &mut Line) {
         while let Some(byte) = line.sent.pop_front() {
-            self.send(&[byte]);
+            self.uart.send(&[byte]);
         }
     }
 
     /// Moves what was received into its ring as far as there is room. Whoever calls this sees that
     /// the reader is told.
     fn fill(&self, line: &mut Line) {
-        while !line.received.is_full() && self.read(LINE_STATUS) & RECEIVED != 0 {
-            let _ = line.received.push_back(self.read(DATA));
+        while !line.received.is_full() && self.uart.read(LINE_STATUS) & RECEIVED != 0 {
+            let _ = line.received.push_back(self.uart.read(DATA));
         }
         self.drain(line);
     }
 
     /// Moves a FIFO of what waits onto the line, and asks for the interrupts that are wanted.
     fn drain(&self, line: &mut Line) {
-        if !line.sent.is_empty() && self.may_send() {
-            for byte in (0..self.fifo()).map_while(|_| line.sent.pop_front()) {
-                self.write(DATA, byte);
+        if !line.sent.is_empty() && self.uart.may_send() {
+            for byte in (0..self.uart.fifo()).map_while(|_| line.sent.pop_front()) {
+                self.uart.write(DATA, byte);
             }
         }
         let receive = line.enabled && !line.received.is_full();
@@ -152,7 +87,7 @@ impl Port {
             | if transmit { TRANSMIT_INTERRUPT } else { 0 };
         if wanted != line.interrupts {
             line.interrupts = wanted;
-            self.write(INTERRUPT_ENABLE, wanted);
+            self.uart.write(INTERRUPT_ENABLE, wanted);
         }
     }
 }
@@ -160,12 +95,12 @@ impl Port {
 static PORTS: [Port; 2] = [Port::new(0x3f8, &LINES[0]), Port::new(0x2f8, &LINES[1])];
 
 fn present(port: u32) -> Option<&'static Port> {
-    PORTS.get(port as usize).filter(|p| p.present.load(Ordering::Relaxed))
+    PORTS.get(port as usize).filter(|p| p.uart.is_present())
 }
 
 /// Finds and programs the ports: 115,200 baud, 8 bits, no interrupts yet.
 pub fn set_up() {
-    PORTS.iter().for_each(Port::set_up);
+    PORTS.iter().for_each(|port| port.uart.set_up());
 }
 
 /// Sends bytes, as many as there is room for; returns how many.
@@ -173,7 +108,7 @@ pub fn write(port: u32, bytes: &[u8]) -> usize {
     let Some(port) = present(port) else { return bytes.len() };
     let mut line = port.line.lock();
     if !line.enabled {
-        port.send(bytes);
+        port.uart.send(bytes);
         return bytes.len();
     }
     let taken = bytes.len().min(RING - line.sent.len());
@@ -200,7 +135,7 @@ pub fn write_anyway(port: u32, bytes: &[u8]) {
     if let Some(port) = present(port) {
         let mut line = take_anyway(port);
         line.iter_mut().for_each(|line| port.flush(line));
-        port.send(bytes);
+        port.uart.send(bytes);
     }
 }
 
@@ -237,9 +172,9 @@ pub fn interrupt(port: u32) -> bool {
     let Some(port) = present(port) else { return false };
     let mut line = port.line.lock();
     // Reading the identification acknowledges causes that carry no data.
-    let _ = port.read(FIFO_CONTROL);
+    let _ = port.uart.read(FIFO_CONTROL);
     // Off and on again: what is still due, or comes meanwhile, is a new edge.
-    port.write(INTERRUPT_ENABLE, 0);
+    port.uart.write(INTERRUPT_ENABLE, 0);
     line.interrupts = 0;
     port.fill(&mut line);
     let goes_on = line.sent.is_empty() && core::mem::take(&mut line.held_up);

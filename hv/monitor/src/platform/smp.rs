@@ -1,8 +1,8 @@
 //! The other CPUs.
 //!
 //! Each is started on its own, through one page of real-mode code below 1 MiB (`boot.S`,
-//! `trampoline`), which goes straight to the final page tables; while that lasts, the page is
-//! mapped at its physical address, executable and not writable. A CPU that started waits
+//! `trampoline`), which goes straight to the final page tables; while that lasts, these still map
+//! low memory at its physical address, as the loader left them. A CPU that started waits
 //! until the whole platform is set up. The rule: a CPU that does not answer in time is put back to sleep,
 //! warned about, and not used; it cannot come to life later.
 #![expect(unsafe_code, reason = "copies code to memory below 1 MiB")]
@@ -12,11 +12,7 @@ use core::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use super::{
-    apic, cpu_area, descriptors, log, memory,
-    paging::{Largest, Rights},
-    processor, time,
-};
+use super::{apic, cpu_area, descriptors, log, memory, processor, time};
 
 /// How long to wait for a CPU.
 const PATIENCE_NS: u64 = 500_000_000;
@@ -48,8 +44,8 @@ struct Page {
 }
 
 impl Page {
-    /// Copies the code to a free page below 1 MiB and maps it at its physical address.
-    fn new(phys: u64) -> Option<Self> {
+    /// Copies the code to a free page below 1 MiB.
+    fn new(phys: u64) -> Self {
         let page = Self { phys };
         // SAFETY: the page was chosen to hold nothing; the code is shorter than a page.
         unsafe {
@@ -60,8 +56,7 @@ impl Page {
         page.add(offset(&trampoline_far), base);
         page.put(offset(&trampoline_root), memory::idle_root() as u32);
         page.put(offset(&trampoline_function), arrive as *const () as u64);
-        memory::tables().map(phys, phys, 4096, Rights::CODE, Largest::Page)?;
-        Some(page)
+        page
     }
 
     fn at(&self, offset: usize) -> *mut u8 {
@@ -102,9 +97,9 @@ impl Page {
 }
 
 /// Starts CPUs 1 to `count - 1`, whose areas are mapped, through the free page at `page`; calls
-/// `each` with the index of every CPU that came up. `None` when memory is short.
-pub fn start(page: u64, count: u32, mut each: impl FnMut(u32)) -> Option<()> {
-    let page = Page::new(page)?;
+/// `each` with the index of every CPU that came up.
+pub fn start(page: u64, count: u32, mut each: impl FnMut(u32)) {
+    let page = Page::new(page);
     for cpu in 1..count {
         if page.start(cpu) {
             each(cpu);
@@ -112,9 +107,6 @@ pub fn start(page: u64, count: u32, mut each: impl FnMut(u32)) -> Option<()> {
             log::warn!("CPU {cpu} (APIC id {}) does not start; going on without", apic::id_of(cpu));
         }
     }
-    memory::tables().clear_slot(0);
-    processor::reload_cr3();
-    Some(())
 }
 
 /// Lets the CPUs that came up go on to `crate::start_secondary`.
@@ -132,7 +124,7 @@ extern "C" fn arrive(cpu: u32) -> ! {
     while !RELEASED.load(Ordering::Acquire) {
         core::hint::spin_loop();
     }
-    // The trampoline's mapping is gone by now.
+    // The mapping of low memory is gone by now.
     processor::reload_cr3();
     crate::start::start_secondary(cpu)
 }

@@ -9,13 +9,12 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use serial_line::ports::{input, output};
 use spin::Once;
 
 use super::{
-    acpi::Acpi,
     apic,
     clock::{self, Calendar, Scale},
-    ports::{input, output},
     processor::features,
 };
 
@@ -95,18 +94,18 @@ impl Counters {
     }
 }
 
-/// Measures the rates. `None` when no timer runs.
-pub fn set_up(acpi: &Acpi) -> Option<()> {
+/// Measures the rates, by the ACPI timer at `port` if there is one (not 0). `None` when no timer runs.
+pub fn set_up(port: u32) -> Option<()> {
     START.store(tsc(), Ordering::Relaxed);
     apic::start_count();
-    let rates = measure_by_acpi(acpi).or_else(measure_by_interval_timer)?;
+    let rates = measure_by_acpi(port).or_else(measure_by_interval_timer)?;
     RATES.call_once(|| rates);
     Some(())
 }
 
 /// Measures for a fiftieth of a second.
-fn measure_by_acpi(acpi: &Acpi) -> Option<Rates> {
-    let port = acpi.timer_port?;
+fn measure_by_acpi(port: u32) -> Option<Rates> {
+    let port = u16::try_from(port).ok().filter(|&port| port != 0)?;
     let read = || input::<u32>(port) & 0xff_ffff;
     let first = read();
     let begin = (0..PATIENCE).map(|_| read()).find(|&t| t != first)?;

@@ -7,7 +7,7 @@
 
 use heapless::Vec;
 
-use super::regions::{FirmwareRegion, kind};
+use crate::regions::{FirmwareRegion, kind};
 
 /// First frame that may be handed out: what lies below belongs to firmware and real mode.
 const LOWEST: u64 = 0x100;
@@ -102,6 +102,12 @@ impl EarlyFrames {
         &self.free
     }
 
+    /// Frees a range that is neither free nor handed out. `None` where the ranges are too many.
+    pub fn free_also(&mut self, range: FrameRange) -> Option<()> {
+        let at = self.free.partition_point(|free| free.first < range.first);
+        self.free.insert(at, range).ok()
+    }
+
     /// Notes a range that was never free as handed out.
     pub fn record(&mut self, range: FrameRange) -> Option<()> {
         let before = self.taken.iter_mut().find(|t| t.end() == range.first && range.frames == 1);
@@ -151,6 +157,17 @@ mod tests {
         assert_eq!(frames.take(1, 1), Some(0x100));
         assert_eq!(frames.take(0x100, 0x200), Some(0x200));
         assert_eq!(frames.take(0x1000, 1), None);
+    }
+
+    #[test]
+    fn what_is_freed_later_lies_in_order() {
+        let mut frames = EarlyFrames::new();
+        frames.add(&RAM).unwrap();
+        frames.reserve(FrameRange { first: 0x200, frames: 0x10 }).unwrap();
+        frames.free_also(FrameRange { first: 0x200, frames: 0x10 }).unwrap();
+        let firsts = frames.free().iter().map(|range| range.first);
+        assert!(firsts.eq([0x100, 0x200, 0x210, 0x600]));
+        assert_eq!(set(frames.free()), (0x100..0x4f0).chain(0x600..0x900).collect());
     }
 
     proptest! {

@@ -7,7 +7,7 @@
 
 use heapless::Vec;
 
-use super::bytes::{u8_at, u16_at, u32_at, u64_at};
+use crate::bytes::{u8_at, u16_at, u32_at, u64_at};
 
 /// CPUs that are recorded.
 pub const MAX_CPUS: usize = 64;

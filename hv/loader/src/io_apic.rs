@@ -5,10 +5,12 @@
 //! masked controller can raise a spurious interrupt.
 #![expect(unsafe_code, reason = "APIC registers are device memory")]
 
-use super::{
+use handover::layout::{OLD_VECTORS, VECTOR_COM1, VECTOR_COM2};
+use serial_line::ports::output;
+
+use crate::{
     acpi::{Acpi, IoApic},
-    apic, memory,
-    ports::output,
+    memory,
 };
 
 const MASKED: u32 = 1 << 16;
@@ -16,8 +18,6 @@ const LEVEL: u32 = 1 << 15;
 const ACTIVE_LOW: u32 = 1 << 13;
 const VERSION: u32 = 1;
 const FIRST_PIN: u32 = 0x10;
-/// Vectors that the older controllers would use.
-const OLD_VECTORS: [u8; 2] = [0xe0, 0xe8];
 
 /// An I/O APIC's registers: one selects, the other is read or written.
 struct Registers {
@@ -57,10 +57,11 @@ fn map(io_apic: &IoApic) -> Option<Registers> {
     Some(Registers { select: memory::map_device(io_apic.address, 0x20)?.cast() })
 }
 
-/// Masks everything and routes the serial ports; `None` when memory is short.
-pub fn set_up(acpi: &Acpi) -> Option<()> {
+/// Masks everything and routes the serial ports to the CPU with an APIC id; `None` when memory is
+/// short.
+pub fn set_up(acpi: &Acpi, apic_id: u32) -> Option<()> {
     mask_old_controllers();
-    let serial = [(4, apic::VECTOR_COM1), (3, apic::VECTOR_COM2)];
+    let serial = [(4, VECTOR_COM1), (3, VECTOR_COM2)];
     for io_apic in &acpi.io_apics {
         let registers = map(io_apic)?;
         for pin in 0..registers.pins() {
@@ -74,7 +75,7 @@ pub fn set_up(acpi: &Acpi) -> Option<()> {
             if pin < registers.pins() {
                 let polarity = if flags & 3 == 3 { ACTIVE_LOW } else { 0 };
                 let trigger = if flags >> 2 & 3 == 3 { LEVEL } else { 0 };
-                registers.route(pin, u32::from(vector) | polarity | trigger, apic::id_of(0));
+                registers.route(pin, u32::from(vector) | polarity | trigger, apic_id);
             }
         }
     }

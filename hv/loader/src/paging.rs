@@ -8,7 +8,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{memory, processor};
+use handover::layout::DATA_ENTRY;
+
+use crate::{cpu, memory};
 
 /// Bits of a page-table entry (Intel SDM vol. 3, 4.5).
 pub mod bit {
@@ -40,7 +42,7 @@ impl Rights {
     /// Read only, ring 0.
     pub const READ: Self = Self(bit::PRESENT | bit::USED | bit::NX);
     /// Read and write, ring 0.
-    pub const DATA: Self = Self(bit::PRESENT | bit::USED | bit::WRITE | bit::NX);
+    pub const DATA: Self = Self(DATA_ENTRY);
     /// Read and write, ring 0, uncached.
     pub const DEVICE: Self = Self(Self::DATA.0 | bit::UNCACHED);
     /// Read only, ring 3 too.
@@ -49,12 +51,6 @@ impl Rights {
     /// Rights for upper-level entries: everything the leaf may want, executable where it is.
     fn of_tables(self) -> u64 {
         bit::PRESENT | bit::WRITE | bit::USED | (self.0 & bit::USER)
-    }
-
-    /// The level-1 entry for a frame with these rights.
-    #[must_use]
-    pub fn entry(self, frame: u64) -> u64 {
-        (frame << 12) | self.0
     }
 }
 
@@ -76,8 +72,8 @@ fn span(level: u32) -> u64 {
 
 /// The entries of the table at a physical address.
 fn table(phys: u64) -> &'static [AtomicU64; 512] {
-    // SAFETY: only tables that `PageTables` took get here; they are RAM, in the direct map,
-    // never given back, and accessed as atomics only.
+    // SAFETY: only tables that `PageTables` took, and the temporary level-4 table, get here; they
+    // are RAM, in the direct map, never given back, and accessed as atomics only.
     unsafe { &*memory::phys_to_virt(phys).cast() }
 }
 
@@ -103,10 +99,15 @@ impl PageTables {
         table(self.root).get(index).map_or(0, |e| e.load(Ordering::Relaxed))
     }
 
-    /// Removes an entry of the level-4 table.
-    pub fn clear_slot(self, index: usize) {
+    /// The temporary tables, which are in use.
+    pub fn temporary() -> Self {
+        Self { root: cpu::root() }
+    }
+
+    /// Sets an entry of the level-4 table.
+    pub fn set_slot(self, index: usize, value: u64) {
         if let Some(entry) = table(self.root).get(index) {
-            entry.store(0, Ordering::Relaxed);
+            entry.store(value, Ordering::Relaxed);
         }
     }
 
@@ -130,7 +131,7 @@ impl PageTables {
 
     /// Maps `bytes` (a multiple of 4096) at `va` to `phys`; `None` when memory is short.
     pub fn map(self, va: u64, phys: u64, bytes: u64, rights: Rights, max: Largest) -> Option<()> {
-        let no_gib = max == Largest::OneGib && !processor::features().gib_pages;
+        let no_gib = max == Largest::OneGib && !cpu::has_gib_pages();
         let top = if no_gib { 2 } else { max as u32 };
         let mut done = 0;
         while done < bytes {

@@ -1,4 +1,4 @@
-//! The heap the monitor does not have.
+//! The heap that ring 0 does not have.
 //!
 //! Crates shared with partitions link `alloc`, which demands an allocator. The rule: ring 0
 //! never allocates; this one has nothing to give, so an attempt is a panic that names its caller.

@@ -1,10 +1,10 @@
-//! The little of ELF that the monitor needs: the two Rust partitions it loads itself.
+//! The little of ELF that the loader needs: the monitor, and the first two partitions.
 //!
 //! Bounds-checked: a corrupt module is an error that says what is wrong with it.
 
 use ::elf::{
     ElfBytes,
-    abi::{EM_X86_64, ET_EXEC, PT_LOAD},
+    abi::{EM_X86_64, ET_EXEC, PT_LOAD, SHT_SYMTAB},
     endian::LittleEndian,
     file::Class,
     segment::ProgramHeader,
@@ -52,6 +52,17 @@ impl<'a> Executable<'a> {
         }
         let contents = self.file.segment_data(&header);
         Ok((header, contents.map_err(|_| "it is truncated: a segment lies outside the file")?))
+    }
+}
+
+impl<'a> Executable<'a> {
+    /// The symbol table and the names it refers to.
+    pub fn symbols(&self) -> Option<[&'a [u8]; 2]> {
+        let sections = self.file.section_headers()?;
+        let table = sections.iter().find(|section| section.sh_type == SHT_SYMTAB)?;
+        let names = sections.get(table.sh_link as usize).ok()?;
+        let bytes = |section| Some(self.file.section_data(section).ok()?.0);
+        Some([bytes(&table)?, bytes(&names)?])
     }
 }
 

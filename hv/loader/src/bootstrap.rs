@@ -1,8 +1,8 @@
 //! The first two partitions, which nobody else can build: ultravisor and boot partition.
 //!
-//! The monitor sets memory aside (arena, the two partitions, their instances), loads the two
-//! images from GRUB's modules, and describes the machine to the ultravisor. From then on it
-//! decides nothing: the ultravisor makes the database of what it is told here.
+//! The loader sets memory aside (arena, the two partitions, their instances), loads the two
+//! images from GRUB's modules, and describes the machine to the ultravisor, which makes the
+//! database of what it is told here.
 //!
 //! Memory of such a partition, contiguous from its first frame, each page mapped at
 //! `BASE + 4096 * n`: image, stack, heap, start block, machine description, page tables, pages of
@@ -10,6 +10,7 @@
 #![expect(unsafe_code, reason = "fills memory that was just set aside")]
 
 use ::elf::abi::{PF_W, PF_X};
+use handover::{FirstPartition, Frames, Handover};
 use heapless::Vec;
 use pv_abi::{
     uv::{
@@ -20,23 +21,39 @@ use pv_abi::{
             state,
         },
         start::{
-            MODULE_COMMAND_LINE, MODULES as MODULE_RECORDS, Machine, MachineRegion, ModuleRecord,
-            START_MAGIC, StartBlock, WINDOW_PAGES, region_use,
+            MODULE_COMMAND_LINE, MODULES as MODULE_RECORDS, Machine, MachineCpu, MachinePci,
+            MachineRegion, ModuleRecord, START_MAGIC, StartBlock, WINDOW_PAGES, region_use,
         },
     },
     xen::mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_NX, PTE_PRESENT, PTE_RW, PTE_USER},
 };
+use spin::Mutex;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::{
-    context::Registers,
-    database,
     elf::Executable,
-    hypercall,
-    lock::SpinLock,
-    machine, partition,
-    platform::{self, Boot, multiboot2::Module},
+    memory,
+    messages::refuse,
+    multiboot2::Module,
+    regions::{self, FirmwareRegion},
 };
+
+/// The machine as the loader found it.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// The command line.
+    pub command_line: &'static str,
+    /// GRUB's modules.
+    pub modules: &'static [Module],
+    /// Disjoint, sorted ranges of frames as firmware types them.
+    pub regions: &'static [FirmwareRegion],
+    /// One past the highest frame of RAM.
+    pub frames: u64,
+    /// CPUs that firmware lists as usable, index 0 first.
+    pub cpus: &'a [MachineCpu],
+    /// PCI functions.
+    pub pci: &'static [MachinePci],
+}
 
 /// Virtual address of a Rust partition's first page.
 const BASE: u64 = 0x20_0000;
@@ -72,9 +89,9 @@ type Set = Vec<Aside, 32>;
 
 /// Takes frames for `owner`.
 fn take(set: &mut Set, frames: u64, align: u64, owner: u32, usage: u32) -> u64 {
-    let Some(first) = platform::take_frames(frames, align) else {
+    let Some(first) = memory::take_frames(frames, align) else {
         let mib = frames / 256 + 1;
-        platform::refuse(format_args!(
+        refuse(format_args!(
             "memory: {mib} MiB for partition {owner} could not be found in one piece; \
              give the machine at least 512 MiB"
         ))
@@ -86,29 +103,32 @@ fn take(set: &mut Set, frames: u64, align: u64, owner: u32, usage: u32) -> u64 {
 /// Notes an owner in the frame table.
 fn own(set: &mut Set, aside: Aside) {
     for mfn in aside.first..aside.first + aside.frames {
-        if let Some(frame) = machine::frame(mfn) {
+        if let Some(frame) = memory::frame(mfn) {
             let _ = frame.set_owner(frame.owner_word(), aside.owner, frames::Kind::Ram);
         }
     }
     if set.push(aside).is_err() {
-        platform::refuse(format_args!("too many ranges of memory were set aside"));
+        refuse(format_args!("too many ranges of memory were set aside"));
     }
 }
 
-/// Builds the first two partitions; the ultravisor partition can be started.
-pub fn build(boot: &'static Boot) {
+/// Builds the first two partitions, and says in `handover` where they are. Frees the loader's frames
+/// in the page map; none can be taken from then on.
+pub fn build(found: &Found<'_>, handover: &mut Handover) {
     let mut set = Set::new();
-    let pages = (boot.frames / 256).next_multiple_of(BIG).max(BIG);
+    let pages = (found.frames / 256).next_multiple_of(BIG).max(BIG);
     let arena = take(&mut set, pages, BIG, ULTRAVISOR, region_use::ARENA);
-    (arena..arena + pages).for_each(machine::scrub);
-    platform::make_read_only(arena, pages);
-    database::set_arena(arena, pages);
-    let modules = hand_over_modules(&mut set, boot);
-    let first = Plan::new(boot, "boot", BOOT, modules.iter().map(|m| m.bytes).sum());
+    (arena..arena + pages).for_each(memory::scrub);
+    if memory::make_read_only(arena, pages).is_none() {
+        refuse(format_args!("no memory for page tables"));
+    }
+    handover.arena = Frames { first: arena, count: pages };
+    let modules = hand_over_modules(&mut set, found);
+    let first = Plan::new(found, "boot", BOOT, modules.iter().map(|m| m.bytes).sum());
     let first = first.take(&mut set);
-    let second = Plan::new(boot, "ultravisor", ULTRAVISOR, pages << 12).take(&mut set);
-    claim_rest(boot);
-    first.build(|tables, block| {
+    let second = Plan::new(found, "ultravisor", ULTRAVISOR, pages << 12).take(&mut set);
+    claim_rest(found);
+    let first = first.build(|tables, block| {
         for (place, module) in block.modules.iter_mut().skip(1).zip(&modules) {
             *place = *module;
             let pages = module.bytes.div_ceil(4096);
@@ -116,22 +136,28 @@ pub fn build(boot: &'static Boot) {
         }
         block.module_count += modules.len() as u64;
     });
-    describe(boot, &set);
-    second.build(|tables, block| {
+    describe(found, &set);
+    handover.machine = (second.first + second.machine()) << 12;
+    handover.machine_cpus = handover.machine
+        + (size_of::<Machine>() + REGIONS.lock().len() * size_of::<MachineRegion>()) as u64;
+    let machine = second.first + second.machine();
+    let machine_page = second.machine();
+    let second = second.build(|tables, block| {
         tables.map(ARENA, arena, pages, READ_WRITE);
         (block.arena, block.arena_frame, block.arena_pages) = (ARENA, arena, pages);
-        block.machine = BASE + (second.machine() << 12);
+        block.machine = BASE + (machine_page << 12);
         let description = DESCRIPTION.lock();
         block.machine_bytes = description.len() as u64;
-        put(second.first + second.machine(), &description);
+        put(machine, &description);
     });
+    handover.partitions = [first, second];
 }
 
 /// Gives GRUB's modules, but the two partitions' own images, to the boot partition.
-fn hand_over_modules(set: &mut Set, boot: &Boot) -> Vec<ModuleRecord, MODULE_RECORDS> {
+fn hand_over_modules(set: &mut Set, found: &Found<'_>) -> Vec<ModuleRecord, MODULE_RECORDS> {
     let mut records = Vec::new();
     let mut address = MODULES;
-    for module in boot.modules.iter().filter(|m| m.name() != "ultravisor" && m.name() != "boot") {
+    for module in found.modules.iter().filter(|m| m.name() != "ultravisor" && m.name() != "boot") {
         let frames = module.bytes.div_ceil(4096);
         let first = module.start >> 12;
         own(set, Aside { first, frames, owner: BOOT, usage: region_use::MODULE });
@@ -141,12 +167,20 @@ fn hand_over_modules(set: &mut Set, boot: &Boot) -> Vec<ModuleRecord, MODULE_REC
     records
 }
 
+/// The contents of a module.
+fn module_bytes(found: &Found<'_>, module: &Module) -> &'static [u8] {
+    let Module { start, bytes, .. } = *module;
+    memory::ram_bytes(start, bytes, found.regions).unwrap_or_else(|| {
+        refuse(format_args!("{bytes} bytes at {start:#x} are not in RAM, though GRUB says so"))
+    })
+}
+
 /// What a partition is told of a module, but for its contents.
 fn record(module: &Module) -> ModuleRecord {
     let line = module.command_line.as_bytes();
     let mut command_line = [0; MODULE_COMMAND_LINE];
     let Some(place) = command_line.get_mut(..line.len()) else {
-        platform::refuse(format_args!(
+        refuse(format_args!(
             "module {}: its command line has {} bytes; {MODULE_COMMAND_LINE} is the most",
             module.name(),
             line.len()
@@ -159,32 +193,36 @@ fn record(module: &Module) -> ModuleRecord {
 }
 
 /// What is not free RAM and nobody was given belongs to the monitor or the firmware.
-fn claim_rest(boot: &Boot) {
-    platform::monitor_regions(|range| claim(range.first, range.frames, MONITOR));
-    for module in boot.modules {
-        claim(module.start >> 12, module.bytes.div_ceil(4096), MONITOR);
+fn claim_rest(found: &Found<'_>) {
+    memory::taken_regions(|range| claim(found, range.first, range.frames, MONITOR));
+    if memory::free_own_frames().is_none() {
+        refuse(format_args!("{}", memory::Fault::Fragmented));
+    }
+    for module in found.modules {
+        claim(found, module.start >> 12, module.bytes.div_ceil(4096), MONITOR);
     }
     let mut next = 0;
-    platform::free_regions(|range| {
-        claim(next, range.first - next, 0);
+    memory::free_regions(|range| {
+        claim(found, next, range.first - next, 0);
         next = range.first + range.frames;
     });
-    claim(next, boot.frames.saturating_sub(next), 0);
+    claim(found, next, found.frames.saturating_sub(next), 0);
     // Every frame that is not free has an owner but those that no module, image or firmware RAM
     // entry covers: boot information and the low megabyte, which stay the monitor's.
 }
 
 /// Makes `owner` the owner of the frames that have none; 0 stands for the monitor where there is
 /// RAM, and the firmware elsewhere.
-fn claim(first: u64, frames: u64, owner: u32) {
+fn claim(found: &Found<'_>, first: u64, frames: u64, owner: u32) {
     for mfn in first..first + frames {
-        let Some(frame) = machine::frame(mfn) else {
+        let Some(frame) = memory::frame(mfn) else {
             continue;
         };
         if frame.owner_word() == 0 {
-            let ram = platform::boot().regions.iter().any(|r| {
-                r.kind == platform::regions::kind::RAM && (r.first..r.end()).contains(&mfn)
-            });
+            let ram = found
+                .regions
+                .iter()
+                .any(|r| r.kind == regions::kind::RAM && (r.first..r.end()).contains(&mfn));
             let word = match owner {
                 0 if ram => MONITOR,
                 0 => FIRMWARE | frames::OWNER_IO,
@@ -212,15 +250,15 @@ struct Plan {
 const MACHINE_PAGES: u64 = 4;
 
 impl Plan {
-    fn new(boot: &Boot, name: &str, number: u32, mapped_bytes: u64) -> Self {
-        let Some(module) = boot.modules.iter().find(|m| m.name() == name) else {
-            platform::refuse(format_args!(
+    fn new(found: &Found<'_>, name: &str, number: u32, mapped_bytes: u64) -> Self {
+        let Some(module) = found.modules.iter().find(|m| m.name() == name) else {
+            refuse(format_args!(
                 "module {name:?} is missing; add `module2 /boot/{name} {name}` to GRUB's entry"
             ))
         };
-        let file = platform::ram(module.start, module.bytes);
+        let file = module_bytes(found, module);
         let bad = |problem| -> ! {
-            platform::refuse(format_args!(
+            refuse(format_args!(
                 "module {name:?}: {problem}; build it again and reinstall /boot/{name}"
             ))
         };
@@ -236,7 +274,7 @@ impl Plan {
         }
         let image_pages = (end - BASE).div_ceil(4096);
         let [least, most] = HEAP_PAGES;
-        let wanted = if number == ULTRAVISOR { boot.frames / 128 } else { least };
+        let wanted = if number == ULTRAVISOR { found.frames / 128 } else { least };
         let heap_pages = wanted.clamp(least, most);
         let mapped = image_pages + STACK_PAGES + heap_pages + mapped_bytes / 4096;
         let tables = mapped / 512 + WINDOW_PAGES / 512 + 24;
@@ -274,10 +312,10 @@ impl Plan {
         self
     }
 
-    /// Builds the partition, with what `add` maps and says besides, and gives its virtual CPU a
-    /// start state.
-    fn build(&self, add: impl FnOnce(&mut Tables, &mut StartBlock)) {
-        (self.first..self.first + self.frames()).for_each(machine::scrub);
+    /// Builds the partition, with what `add` maps and says besides, and tells how
+    /// its virtual CPU starts.
+    fn build(&self, add: impl FnOnce(&mut Tables, &mut StartBlock)) -> FirstPartition {
+        (self.first..self.first + self.frames()).for_each(memory::scrub);
         let mut tables = Tables {
             next: self.first + self.first_table(),
             end: self.first + self.command(),
@@ -296,7 +334,7 @@ impl Plan {
         let mut block = self.block(window_tables);
         add(&mut tables, &mut block);
         put(self.first + self.start_block(), block.as_bytes());
-        self.create(tables.root);
+        self.first_partition(tables.root)
     }
 
     fn grant_table(&self) -> u64 {
@@ -329,7 +367,7 @@ impl Plan {
         while !rest.is_empty() {
             let within = (offset & 4095) as usize;
             let (now, later) = rest.split_at(rest.len().min(4096 - within));
-            let to = machine::bytes(self.first + (offset >> 12)) as u64 + within as u64;
+            let to = memory::bytes(self.first + (offset >> 12)) as u64 + within as u64;
             // SAFETY: `now` ends within the page; the frame was set aside for this partition.
             unsafe { core::ptr::copy_nonoverlapping(now.as_ptr(), to as *mut u8, now.len()) };
             offset += now.len() as u64;
@@ -358,7 +396,7 @@ impl Plan {
         block
     }
 
-    fn create(&self, root: u64) {
+    fn first_partition(&self, root: u64) -> FirstPartition {
         let mut descriptor = PartitionDescriptor::new_zeroed();
         let is_boot = self.number == BOOT;
         descriptor.number = self.number;
@@ -372,20 +410,9 @@ impl Plan {
         descriptor.memory_frames = self.frames();
         descriptor.instance_first = self.instance;
         descriptor.instance_frames = instance_frames(1, GRANT_FRAMES);
-        let number = self.number;
-        let fail = |error: i64| -> ! {
-            platform::refuse(format_args!("partition {number} could not be built: error {error}"))
-        };
-        let partition = partition::create(&descriptor).unwrap_or_else(|error| fail(error));
-        let Some(vcpu) = partition.vcpu(0) else {
-            return;
-        };
-        let [stack, block] = [self.heap(), self.start_block()].map(|page| BASE + (page << 12));
-        let registers =
-            Registers { rdi: block, ..Registers::at_start(self.image.entry, stack, block) };
-        if let Err(error) = hypercall::first_state(vcpu, root, registers) {
-            fail(error);
-        }
+        let [stack, start_block] =
+            [self.heap(), self.start_block()].map(|page| BASE + (page << 12));
+        FirstPartition { descriptor, root, entry: self.image.entry, stack, start_block }
     }
 }
 
@@ -410,7 +437,7 @@ impl Tables {
 
     fn below(&mut self, table: u64, index: u64) -> u64 {
         use core::sync::atomic::Ordering::Relaxed;
-        let entry = &machine::table(table)[index as usize & 511];
+        let entry = &memory::entries(table)[index as usize & 511];
         if entry.load(Relaxed) == 0 {
             entry.store(self.take() << 12 | TABLE, Relaxed);
         }
@@ -434,7 +461,7 @@ impl Tables {
             let level_3 = self.below(self.root, va >> 39);
             let level_2 = self.below(level_3, va >> 30);
             let level_1 = self.below(level_2, va >> 21);
-            let entry = &machine::table(level_1)[(va >> 12) as usize & 511];
+            let entry = &memory::entries(level_1)[(va >> 12) as usize & 511];
             entry.store((mfn + page) << 12 | flags, core::sync::atomic::Ordering::Relaxed);
         }
     }
@@ -443,60 +470,56 @@ impl Tables {
 /// Copies bytes to frames that were set aside.
 fn put(first: u64, bytes: &[u8]) {
     // SAFETY: callers reserved enough contiguous frames, which the direct map has.
-    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), machine::bytes(first), bytes.len()) };
+    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), memory::bytes(first), bytes.len()) };
 }
 
 /// The machine description as bytes.
 type Description = Vec<u8, { MACHINE_PAGES as usize * 4096 }>;
 
 /// Too large for a stack.
-static DESCRIPTION: SpinLock<Description> = SpinLock::new(Description::new());
-static REGIONS: SpinLock<Vec<MachineRegion, 256>> = SpinLock::new(Vec::new());
+static DESCRIPTION: Mutex<Description> = Mutex::new(Description::new());
+static REGIONS: Mutex<Vec<MachineRegion, 256>> = Mutex::new(Vec::new());
 
 /// Describes the machine, for the ultravisor.
-fn describe(boot: &Boot, set: &Set) {
+fn describe(found: &Found<'_>, set: &Set) {
     let mut regions = REGIONS.lock();
-    for mfn in 0..boot.frames {
-        let found = classify(boot, set, mfn);
+    for mfn in 0..found.frames {
+        let found = classify(found, set, mfn);
         let goes_on = |last: &&mut MachineRegion| {
             **last == MachineRegion { first: last.first, frames: last.frames, ..found }
         };
         if let Some(last) = regions.last_mut().filter(goes_on) {
             last.frames += 1;
         } else if regions.push(found).is_err() {
-            platform::refuse(format_args!("the memory map has too many ranges"));
+            refuse(format_args!("the memory map has too many ranges"));
         }
     }
     let mut description = DESCRIPTION.lock();
     let mut header = Machine::new_zeroed();
     header.regions = regions.len() as u32;
-    header.cpus = boot.cpus.len() as u32;
-    header.pci = boot.pci.len() as u32;
-    header.tsc_khz = boot.tsc_khz;
-    header.frames = boot.frames;
-    header.wall_clock = boot.wall_clock;
-    for (to, from) in header.command_line.iter_mut().zip(boot.command_line.bytes()) {
+    header.cpus = found.cpus.len() as u32;
+    header.pci = found.pci.len() as u32;
+    header.frames = found.frames;
+    for (to, from) in header.command_line.iter_mut().zip(found.command_line.bytes()) {
         *to = from;
     }
     let mut add = |bytes: &[u8]| {
         if description.extend_from_slice(bytes).is_err() {
-            platform::refuse(format_args!(
-                "the machine has too many ranges, CPUs or PCI functions"
-            ));
+            refuse(format_args!("the machine has too many ranges, CPUs or PCI functions"));
         }
     };
     add(header.as_bytes());
     regions.iter().for_each(|region| add(region.as_bytes()));
-    boot.cpus.iter().for_each(|cpu| add(cpu.as_bytes()));
-    boot.pci.iter().for_each(|pci| add(pci.as_bytes()));
+    found.cpus.iter().for_each(|cpu| add(cpu.as_bytes()));
+    found.pci.iter().for_each(|pci| add(pci.as_bytes()));
 }
 
 /// A frame with its owner, use and firmware type.
-fn classify(boot: &Boot, set: &Set, mfn: u64) -> MachineRegion {
-    let firmware = boot.regions.iter().find(|r| (r.first..r.end()).contains(&mfn));
+fn classify(found: &Found<'_>, set: &Set, mfn: u64) -> MachineRegion {
+    let firmware = found.regions.iter().find(|r| (r.first..r.end()).contains(&mfn));
     let firmware_type = firmware.map_or(0, |r| r.kind);
     let aside = set.iter().find(|a| (a.first..a.first + a.frames).contains(&mfn));
-    let word = machine::frame(mfn).map_or(FIRMWARE | frames::OWNER_IO, frames::Frame::owner_word);
+    let word = memory::frame(mfn).map_or(FIRMWARE | frames::OWNER_IO, frames::Frame::owner_word);
     let usage = match aside {
         Some(aside) => aside.usage,
         None if word & frames::OWNER_IO != 0 => region_use::IO,

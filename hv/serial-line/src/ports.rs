@@ -1,6 +1,6 @@
 //! Port I/O.
 //!
-//! The rule: the ports passed here belong to devices of the platform layer (serial, timers,
+//! The rule: the ports passed here belong to devices that ring 0 drives itself (serial, timers,
 //! interrupt controllers, ACPI, PCI configuration), none of which can make the monitor's memory
 //! change by a port access.
 #![expect(unsafe_code, reason = "in and out instructions")]

@@ -9,8 +9,8 @@ use core::fmt;
 use heapless::Vec;
 use pv_abi::uv::start::MODULES;
 
-use super::bytes::{u32_at, u64_at};
-use super::regions::{Region, Regions};
+use crate::bytes::{u32_at, u64_at};
+use crate::regions::{Region, Regions};
 
 /// Value of eax at entry (specification 3.1).
 pub const MAGIC: u32 = 0x36d7_6289;
@@ -36,16 +36,7 @@ impl Module {
     }
 }
 
-/// The ELF section headers of the monitor's own image, as loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sections {
-    /// The headers, `entry_bytes` each.
-    pub headers: &'static [u8],
-    /// Bytes of a header.
-    pub entry_bytes: usize,
-}
-
-/// All that the monitor uses of the information structure.
+/// All that the loader uses of the information structure.
 #[derive(Debug, Default)]
 pub struct Information {
     /// Text after the file name on GRUB's `multiboot2` line.
@@ -56,8 +47,6 @@ pub struct Information {
     pub memory: Regions,
     /// Copy of the root pointer of ACPI, the newer one where there are two.
     pub rsdp: Option<&'static [u8]>,
-    /// The monitor's section headers.
-    pub sections: Option<Sections>,
 }
 
 /// Why the information structure is of no use.
@@ -122,7 +111,6 @@ impl Information {
             1 => self.command_line = text(payload, at)?,
             3 => self.take_module(payload, at)?,
             6 => self.take_memory(payload, at)?,
-            9 => self.take_sections(payload, at)?,
             // The older root pointer counts only where there is no newer one.
             14 => self.rsdp = self.rsdp.or(Some(payload)),
             15 => self.rsdp = Some(payload),
@@ -154,16 +142,6 @@ impl Information {
             };
             self.memory.push(region).map_err(|_| Fault::TooManyRegions)?;
         }
-        Ok(())
-    }
-
-    fn take_sections(&mut self, payload: &'static [u8], at: usize) -> Result<(), Fault> {
-        let cut = Fault::Truncated(at);
-        let count = u32_at(payload, 0).ok_or(cut)? as usize;
-        let entry_bytes = u32_at(payload, 4).ok_or(cut)? as usize;
-        let bytes = count.checked_mul(entry_bytes).ok_or(cut)?;
-        let headers = payload.get(12..).and_then(|rest| rest.get(..bytes)).ok_or(cut)?;
-        self.sections = Some(Sections { headers, entry_bytes });
         Ok(())
     }
 }

@@ -6,7 +6,7 @@
 use heapless::Vec;
 use pv_abi::uv::start::MachinePci;
 
-use super::ports::{input, output};
+use serial_line::ports::{input, output};
 
 const ADDRESS: u16 = 0xcf8;
 const DATA: u16 = 0xcfc;

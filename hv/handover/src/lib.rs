@@ -1,0 +1,176 @@
+//! The contract between the loader and the monitor.
+//!
+//! The loader builds the address space of the [`layout`], loads the monitor's image, which begins
+//! with an [`ImageHeader`], and jumps to the entry point with the address of a [`Handover`] in rdi,
+//! on the main stack of CPU 0, with interrupts off. The two images are built and shipped together.
+//! A different [`VERSION`] means that somebody mixed two builds; both programs refuse it.
+#![cfg_attr(not(test), no_std)]
+
+use pv_abi::uv::database::PartitionDescriptor;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+pub mod layout;
+
+use layout::MAX_CPUS;
+
+/// `b"UVHANDOV"`, little-endian: the first word of a [`Handover`].
+pub const MAGIC: u64 = u64::from_le_bytes(*b"UVHANDOV");
+/// `b"UVMONITR"`, little-endian: the first word of an [`ImageHeader`].
+pub const IMAGE_MAGIC: u64 = u64::from_le_bytes(*b"UVMONITR");
+/// Changes whenever a type or a number of this crate changes its meaning.
+pub const VERSION: u64 = 1;
+
+/// The first bytes of the monitor's image, with the addresses that the loader needs.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ImageHeader {
+    /// [`IMAGE_MAGIC`].
+    pub magic: u64,
+    /// [`VERSION`].
+    pub version: u64,
+    /// `extern "C" fn(&'static Handover) -> !`.
+    pub entry: u64,
+    /// The page of code that every CPU's area shows.
+    pub entry_page: u64,
+    /// 256 stubs of 16 bytes, one for each interrupt vector.
+    pub trap_stubs: u64,
+    /// 4096 zero bytes that the loader makes the interrupt descriptor table.
+    pub interrupts: u64,
+}
+
+/// A range of frames.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Frames {
+    /// First frame.
+    pub first: u64,
+    /// Frames.
+    pub count: u64,
+}
+
+/// A range of bytes in RAM.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Bytes {
+    /// Physical address.
+    pub start: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// The options of the command line that the monitor follows.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Options {
+    /// Least severe messages that are shown: 1 errors, 2 warnings, 3 information, 4 details.
+    pub log_level: u32,
+    /// Not 0: the machine resets after the monitor failed.
+    pub reset_after_panic: u32,
+    /// Not 0: the monitor leaves QEMU through its debug-exit device.
+    pub debug_exit: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The registers that turn the machine off and reset it. A port of 0 stands for none.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Power {
+    /// Ports of the power-management control registers.
+    pub control_ports: [u16; 2],
+    /// Port that turns ACPI mode on.
+    pub enable_port: u16,
+    /// Port that resets the machine.
+    pub reset_port: u16,
+    /// What the monitor writes to `enable_port`.
+    pub enable_value: u8,
+    /// What the monitor writes to `reset_port`.
+    pub reset_value: u8,
+    /// Sleep types of `\_S5` for both control registers.
+    pub off: [u8; 2],
+    /// Not 0: `off` is known.
+    pub has_off: u32,
+}
+
+/// One of the first two partitions: its memory is filled, its tables are built.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FirstPartition {
+    /// The partition.
+    pub descriptor: PartitionDescriptor,
+    /// Frame of the level-4 table.
+    pub root: u64,
+    /// Where virtual CPU 0 starts.
+    pub entry: u64,
+    /// Top of its stack.
+    pub stack: u64,
+    /// Virtual address of the start block.
+    pub start_block: u64,
+}
+
+/// All that the monitor learns from the loader. It lies in frames of the monitor's own.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Handover {
+    /// [`MAGIC`].
+    pub magic: u64,
+    /// [`VERSION`].
+    pub version: u64,
+    /// See [`Options`].
+    pub options: Options,
+    /// Physical address of the monitor's level-4 table, below 4 GiB. Its entry 0 maps the first
+    /// 4 GiB at 0 for the loader, and for CPUs that start; the monitor clears it.
+    pub root: u64,
+    /// Entries 256 to 271 of every level-4 table.
+    pub slots: [u64; layout::SLOTS],
+    /// One past the highest frame of RAM: records of the frame table.
+    pub frames: u64,
+    /// Physical address of the machine-to-physical table.
+    pub m2p: u64,
+    /// Frames of RAM that firmware lists.
+    pub ram_frames: u64,
+    /// Virtual address of the local APICs' registers, or 0 in x2APIC mode.
+    pub local_apic: u64,
+    /// CPUs whose areas are mapped; index 0 is the CPU that runs.
+    pub cpu_count: u32,
+    /// Port of the ACPI timer, or 0.
+    pub timer_port: u32,
+    /// APIC ids by CPU index.
+    pub apic_ids: [u32; MAX_CPUS],
+    /// Addresses of the first level-1 entries of each CPU's GDT window and LDT window.
+    pub windows: [[u64; MAX_CPUS]; 2],
+    /// Physical address of a free page below 1 MiB to start CPUs from, or 0.
+    pub trampoline: u64,
+    /// Symbol table and names of the monitor's image; empty if the image has none.
+    pub symbols: [Bytes; 2],
+    /// The loader's own memory. The monitor scrubs it before a partition runs; the page map has it
+    /// as free.
+    pub loader: Frames,
+    /// The database's arena.
+    pub arena: Frames,
+    /// Physical address of the machine description (`pv_abi::uv::start::Machine`). The monitor fills
+    /// in the rate of the TSC and the date.
+    pub machine: u64,
+    /// Physical address of the CPU records there. The monitor marks the CPUs that came up.
+    pub machine_cpus: u64,
+    /// See [`Power`].
+    pub power: Power,
+    /// The boot partition and the ultravisor partition.
+    pub partitions: [FirstPartition; 2],
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<ImageHeader>() == 48);
+    assert!(size_of::<Power>() == 16);
+    assert!(offset_of!(Handover, options) == 16);
+    assert!(offset_of!(Handover, slots) == 40);
+    assert!(offset_of!(Handover, apic_ids) == 208);
+    assert!(offset_of!(Handover, windows) == 464);
+    assert!(offset_of!(Handover, trampoline) == 1488);
+    assert!(offset_of!(Handover, machine) == 1560);
+    assert!(offset_of!(Handover, partitions) == 1592);
+    assert!(size_of::<FirstPartition>() == size_of::<PartitionDescriptor>() + 32);
+    assert!(size_of::<Handover>() == 1592 + 2 * size_of::<FirstPartition>());
+    assert!(align_of::<Handover>() == 8);
+};

@@ -1,0 +1,42 @@
+//! The loader: in ring 0 once, from GRUB to the monitor.
+//!
+//! It reads what GRUB and the firmware left (multiboot2, ACPI, PCI, the command line), builds what
+//! is built once (the monitor's address space, the areas of CPUs, the first two partitions), hands
+//! over one typed block (`handover::Handover`) and jumps to the monitor's entry point. Nothing of
+//! the loader is left when a partition runs: the monitor scrubs its memory, which is free then.
+//!
+//! On a host target the binary is a stub; what only parses compiles, and is tested, there.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "only tested on the host"))]
+
+mod acpi;
+mod bytes;
+mod early_frames;
+mod elf;
+mod multiboot2;
+mod options;
+mod regions;
+
+#[cfg(target_os = "none")]
+#[path = ""]
+mod ring0 {
+    pub mod areas;
+    pub mod bootstrap;
+    pub mod cpu;
+    pub mod image;
+    pub mod interrupts;
+    pub mod io_apic;
+    pub mod memory;
+    pub mod messages;
+    pub mod paging;
+    pub mod pci;
+    pub mod start;
+}
+#[cfg(target_os = "none")]
+use ring0::*;
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("the loader runs in ring 0: `cargo xtask run` boots it");
+    std::process::exit(2);
+}

@@ -1,0 +1,278 @@
+//! From the boot code's jump to the monitor's entry point.
+//!
+//! Order matters: messages first; then what GRUB passed is read and checked through the temporary
+//! page tables; then frames, the monitor's image and the final page tables; then devices, the areas
+//! of CPUs and the first two partitions, all of which the monitor is told in one block. The rule:
+//! whatever makes a start impossible is one message that says what and how to help, then a stop.
+#![expect(bad_asm_style, reason = "far jumps are clearer in the AT&T syntax")]
+#![expect(unsafe_code, reason = "boot code, and memory that GRUB describes by address")]
+
+use core::arch::{asm, global_asm};
+
+use handover::{Frames, Handover, MAGIC, Options, Power, VERSION, layout::MAX_CPUS};
+use heapless::Vec;
+use log::{debug, info, warn};
+use pv_abi::uv::start::{MachineCpu, MachinePci};
+use spin::Once;
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::{
+    acpi::{self, Acpi},
+    areas,
+    bootstrap::{self, Found},
+    cpu,
+    early_frames::FrameRange,
+    image::{self, Image},
+    io_apic, memory,
+    messages::{self, refuse},
+    multiboot2::{self, Information},
+    options::{self, AfterPanic},
+    pci,
+    regions::{self, FirmwareRegions},
+};
+
+const BOOT_STACK_BYTES: usize = 65536;
+
+global_asm!(
+    include_str!("boot.S"),
+    boot_stack_bytes = const BOOT_STACK_BYTES,
+    loader_start = sym loader_start,
+);
+
+/// Base address and mode of the local APIC.
+const MSR_APIC_BASE: u32 = 0x1b;
+const BASE_X2APIC: u64 = 1 << 10;
+/// The APIC id, in x2APIC mode.
+const MSR_X2APIC_ID: u32 = 0x802;
+/// The APIC id, in memory.
+const APIC_ID: u64 = 0x20;
+
+static INFORMATION: Once<Information> = Once::new();
+static REGIONS: Once<FirmwareRegions> = Once::new();
+static PCI: Once<Vec<MachinePci, { pci::MAX_FUNCTIONS }>> = Once::new();
+
+/// First Rust code: on the boot stack, with the temporary page tables, interrupts off.
+extern "C" fn loader_start(magic: u32, information: u64) -> ! {
+    messages::set_up();
+    messages::set_level(options::Options::default().log_level);
+    if magic != multiboot2::MAGIC {
+        refuse(format_args!(
+            "the loader is not multiboot2 (magic {magic:#x}); use GRUB's multiboot2"
+        ));
+    }
+    let (information, structure) = read_information(information);
+    let options = read_options(information.command_line);
+    info!("Ultravisor {}", env!("CARGO_PKG_VERSION"));
+    if let Some(name) = cpu::missing_feature() {
+        refuse(format_args!("this CPU lacks {name}, which the monitor needs"));
+    }
+    let regions = read_regions(information);
+    let acpi = read_acpi(information);
+    let (image, trampoline) = start_memory(information, structure, regions);
+    memory::use_tables();
+    let mut handover = Handover::new_zeroed();
+    (handover.magic, handover.version) = (MAGIC, VERSION);
+    handover.options = monitor_options(&options);
+    handover.trampoline = trampoline;
+    handover.timer_port = acpi.timer_port.unwrap_or(0).into();
+    handover.power = power(&acpi);
+    handover.symbols = image.symbols();
+    let cpus = start_cpus(&acpi, &options, &image, &mut handover);
+    let found = Found {
+        command_line: information.command_line,
+        modules: &information.modules,
+        regions,
+        frames: memory::frames(),
+        cpus: &cpus,
+        pci: PCI.call_once(pci::enumerate),
+    };
+    hand_over(&found, &image, handover)
+}
+
+/// Builds the first two partitions, and enters the monitor.
+fn hand_over(found: &Found<'_>, image: &Image, mut handover: Handover) -> ! {
+    let pages = size_of::<Handover>().div_ceil(4096) as u64;
+    let Some(block) = memory::take_frames(pages, 1) else {
+        refuse(format_args!("no memory for what the monitor is told"));
+    };
+    bootstrap::build(found, &mut handover);
+    handover.root = memory::root();
+    handover.slots = memory::monitor_slots();
+    (handover.frames, handover.m2p) = (found.frames, memory::m2p());
+    let ram = found.regions.iter().filter(|region| region.kind == regions::kind::RAM);
+    handover.ram_frames = ram.map(|region| region.frames).sum();
+    let own = memory::own_frames();
+    handover.loader = Frames { first: own.first, count: own.frames };
+    let block = memory::phys_to_virt(block << 12);
+    let bytes = handover.as_bytes();
+    // SAFETY: the frames were taken for the block, and the direct map has them.
+    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), block, bytes.len()) };
+    // SAFETY: the monitor's entry point is as `handover` defines it: the image and the stack are
+    // mapped in the tables in use, and the block stays.
+    unsafe {
+        asm!(
+            "mov rsp, {stack}",
+            "xor ebp, ebp",
+            "call {entry}",
+            "ud2",
+            stack = in(reg) areas::main_stack_top(0),
+            entry = in(reg) image.header.entry,
+            in("rdi") block,
+            options(noreturn),
+        )
+    }
+}
+
+fn monitor_options(options: &options::Options) -> Options {
+    Options {
+        log_level: options.log_level as u32,
+        reset_after_panic: (options.after_panic == AfterPanic::Reset).into(),
+        debug_exit: options.debug_exit.into(),
+        reserved: 0,
+    }
+}
+
+/// The ways to turn the machine off and to reset it.
+fn power(acpi: &Acpi) -> Power {
+    let (enable_port, enable_value) = acpi.enable.unwrap_or((0, 0));
+    let reset = acpi.reset.filter(|register| register.space == 1);
+    let reset = reset.and_then(|r| Some((u16::try_from(r.address).ok()?, r.value)));
+    let (reset_port, reset_value) = reset.unwrap_or((0, 0));
+    Power {
+        control_ports: acpi.control_ports,
+        enable_port,
+        reset_port,
+        enable_value,
+        reset_value,
+        off: acpi.off.unwrap_or([0; 2]),
+        has_off: acpi.off.is_some().into(),
+    }
+}
+
+/// Interrupt controllers, and an area for every usable CPU, which gets an index.
+fn start_cpus(
+    acpi: &Acpi,
+    options: &options::Options,
+    image: &Image,
+    handover: &mut Handover,
+) -> Vec<MachineCpu, MAX_CPUS> {
+    let short = || -> ! { refuse(format_args!("no memory for page tables")) };
+    let base = cpu::enable_apic(MSR_APIC_BASE);
+    let in_msrs = base & BASE_X2APIC != 0;
+    let own = if in_msrs {
+        cpu::read_msr(MSR_X2APIC_ID) as u32
+    } else {
+        let phys = acpi.local_apic.unwrap_or(base & !0xfff);
+        let registers = memory::map_device(phys, 4096).unwrap_or_else(|| short()) as u64;
+        handover.local_apic = registers;
+        // SAFETY: the page of registers was just mapped uncached.
+        unsafe { ((registers + APIC_ID) as *const u32).read_volatile() >> 24 }
+    };
+    if io_apic::set_up(acpi, own).is_none() {
+        short();
+    }
+    if acpi.more_cpus > 0 {
+        warn!("{} CPUs more than the monitor can use", acpi.more_cpus);
+    }
+    let others = acpi.cpus.iter().copied().filter(|&id| id != own && (id < 255 || in_msrs));
+    let ids = core::iter::once(own).chain(others);
+    let mut cpus: Vec<MachineCpu, MAX_CPUS> = Vec::new();
+    for (apic_id, index) in ids.zip(0..options.cpus.min(MAX_CPUS as u32)) {
+        let place = index as usize;
+        let Some([gdt, ldt]) = areas::map(index, image.phys(image.header.entry_page)) else {
+            refuse(format_args!("no memory for CPU {index}"));
+        };
+        handover.apic_ids[place] = apic_id;
+        (handover.windows[0][place], handover.windows[1][place]) = (gdt, ldt);
+        let _ = cpus.push(MachineCpu { index, apic_id, flags: 0, reserved: 0 });
+    }
+    handover.cpu_count = cpus.len() as u32;
+    cpus
+}
+
+/// What GRUB passes, and the frames it lies in.
+fn read_information(phys: u64) -> (&'static Information, FrameRange) {
+    // SAFETY: GRUB passes the structure's address; the temporary page tables map the first 4 GiB,
+    // where it lies; its first word is its size, and it is never changed.
+    let bytes = unsafe {
+        let start = memory::phys_to_virt(phys);
+        core::slice::from_raw_parts(start, start.cast::<u32>().read() as usize)
+    };
+    match multiboot2::parse(bytes) {
+        Ok(information) => {
+            (INFORMATION.call_once(|| information), frames_of(phys, bytes.len() as u64))
+        }
+        Err(fault) => refuse(format_args!("{fault}")),
+    }
+}
+
+fn read_options(command_line: &str) -> options::Options {
+    match options::parse(command_line) {
+        Ok(options) => {
+            messages::set_level(options.log_level);
+            messages::set_debug_exit(options.debug_exit);
+            options
+        }
+        Err(unknown) => {
+            let debug_exit = command_line.split_ascii_whitespace().any(|w| w == "debug-exit");
+            messages::set_debug_exit(debug_exit);
+            refuse(format_args!("{unknown}"))
+        }
+    }
+}
+
+fn read_regions(information: &Information) -> &'static FirmwareRegions {
+    let Some(sorted) = regions::firmware_frames(&information.memory) else {
+        refuse(format_args!("{}", memory::Fault::Fragmented));
+    };
+    for region in &sorted {
+        let (first, end, kind) = (region.first << 12, region.end() << 12, region.kind);
+        debug!("memory {first:#012x} to {end:#012x} type {kind}");
+    }
+    REGIONS.call_once(|| sorted)
+}
+
+/// Reads the ACPI tables, which firmware may keep outside of what is mapped later.
+fn read_acpi(information: &Information) -> Acpi {
+    let memory = |phys: u64, bytes: u64| {
+        let end = phys.checked_add(bytes).filter(|&end| end <= 1 << 32)?;
+        // SAFETY: the temporary page tables map the first 4 GiB; firmware's pointers lead to
+        // tables that nobody changes.
+        Some(unsafe {
+            core::slice::from_raw_parts(memory::phys_to_virt(phys), (end - phys) as usize)
+        })
+    };
+    information.rsdp.and_then(|rsdp| acpi::read(rsdp, &memory)).unwrap_or_else(|| {
+        warn!("firmware offers no ACPI tables: one CPU, no serial input, no power-off");
+        Acpi::new()
+    })
+}
+
+/// Frames that hold `bytes` bytes at a physical address.
+fn frames_of(phys: u64, bytes: u64) -> FrameRange {
+    let end = phys.saturating_add(bytes).div_ceil(4096);
+    FrameRange { first: phys / 4096, frames: end - phys / 4096 }
+}
+
+/// Makes frames available, loads the monitor's image and builds its page tables; the image, and
+/// the physical address of a free page below 1 MiB, or 0.
+fn start_memory(
+    information: &'static Information,
+    structure: FrameRange,
+    regions: &FirmwareRegions,
+) -> (Image, u64) {
+    let modules = information.modules.iter().map(|m| frames_of(m.start, m.bytes));
+    let kept = modules.chain([structure]);
+    let low = regions.iter().filter(|r| r.kind == regions::kind::RAM);
+    let low = low.flat_map(|r| r.first.max(1)..r.end().min(0xa0));
+    let free = |&frame: &u64| !kept.clone().any(|k| k.first <= frame && frame < k.end());
+    let trampoline = low.rev().find(free).map_or(0, |frame| frame << 12);
+    let failed = |fault| -> ! { refuse(format_args!("{fault}")) };
+    memory::start_frames(regions, kept).unwrap_or_else(|fault| failed(fault));
+    let image = image::load();
+    memory::set_up(regions, &image).unwrap_or_else(|fault| failed(fault));
+    for module in &information.modules {
+        debug!("module {:#x}, {} bytes: {}", module.start, module.bytes, module.command_line);
+    }
+    (image, trampoline)
+}
