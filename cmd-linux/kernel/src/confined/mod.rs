@@ -218,17 +218,26 @@ impl Unpacker {
     ) -> io::Result<(ExitStatus, String)> {
         let mut command = Command::new(&self.program);
         command.arg(child::ARGUMENT).args(words).env_clear().current_dir("/");
-        command.stdin(input).stdout(output.try_clone()?).stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        let mut said = Vec::new();
-        let read = match child.stderr.take() {
-            Some(stderr) => stderr.take(MOST_WORDS).read_to_end(&mut said),
-            None => Ok(0),
-        };
-        let status = child.wait()?;
-        read?;
-        Ok((status, String::from_utf8_lossy(&said).into_owned()))
+        command.stdin(input).stdout(output.try_clone()?);
+        run_to_end(&mut command, MOST_WORDS)
     }
+}
+
+/// Runs a child to its end; its status, and what it said on standard error, at most so many bytes.
+/// A child that says more finds standard error closed.
+///
+/// # Errors
+/// The system's.
+pub fn run_to_end(command: &mut Command, most_words: u64) -> io::Result<(ExitStatus, String)> {
+    let mut child = command.stderr(Stdio::piped()).spawn()?;
+    let mut said = Vec::new();
+    let read = match child.stderr.take() {
+        Some(stderr) => stderr.take(most_words).read_to_end(&mut said),
+        None => Ok(0),
+    };
+    let status = child.wait()?;
+    read?;
+    Ok((status, String::from_utf8_lossy(&said).into_owned()))
 }
 
 fn named(path: &Path) -> impl FnOnce(Problem) -> Error {

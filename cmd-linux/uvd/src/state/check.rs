@@ -5,13 +5,14 @@
 //! every page, read every value and written to every table. A file at which the child fails is
 //! kept under another name, so that no file can end two processes.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 #[cfg(not(test))]
 use std::process::ExitCode;
 use std::process::{Command, ExitStatus, Stdio};
 
+use kernel_image::confined::run_to_end;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 
@@ -94,7 +95,8 @@ pub fn check(path: &Path) -> Result<(), Wrong> {
     {
         return Ok(());
     }
-    let (status, words) = child(path).map_err(|error| Wrong::Unusable(error.to_string()))?;
+    let ended = run_to_end(command(path).stdin(Stdio::null()), MOST_WORDS);
+    let (status, words) = ended.map_err(|error| Wrong::Unusable(error.to_string()))?;
     judge(status, &words)
 }
 
@@ -114,18 +116,6 @@ fn judge(status: ExitStatus, words: &str) -> Result<(), Wrong> {
         Some(code) if code == i32::from(status::DAMAGED) => Wrong::Damaged(words),
         _ => Wrong::Damaged(format!("its check ended: {status} {words}").trim_end().into()),
     })
-}
-
-fn child(path: &Path) -> io::Result<(ExitStatus, String)> {
-    let mut child = command(path).stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-    let mut said = Vec::new();
-    let read = match child.stderr.take() {
-        Some(stderr) => stderr.take(MOST_WORDS).read_to_end(&mut said),
-        None => Ok(0),
-    };
-    let status = child.wait()?;
-    read?;
-    Ok((status, String::from_utf8_lossy(&said).into_owned()))
 }
 
 #[cfg(not(test))]
