@@ -468,6 +468,7 @@ fn refusal(code: &str, object: &str, field: &str, reason: &str, way_out: &str) -
         reason: reason.to_string(),
         way_out: way_out.to_string(),
     }
+    .bounded()
 }
 
 #[cfg(test)]

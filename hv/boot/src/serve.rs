@@ -41,6 +41,8 @@ pub struct Server {
     /// A reply that did not fit yet.
     waiting: Option<Reply>,
     guests: Guests,
+    /// Errors of the channel so far.
+    errors: u32,
 }
 
 /// The pages behind the ring.
@@ -77,6 +79,7 @@ impl Server {
             end: None,
             waiting: None,
             guests: Guests::default(),
+            errors: 0,
         };
         match link.apply(WHAT, vec![create])?[..] {
             [Outcome::Channel { port, .. }] => server.port = Port(port),
@@ -102,7 +105,11 @@ impl Server {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    log!("build channel: {error}; it is made anew");
+                    // Of many errors few are logged: a client can make as many as it likes.
+                    self.errors = self.errors.saturating_add(1);
+                    if self.errors.is_power_of_two() {
+                        log!("build channel: error {}: {error}; it is made anew", self.errors);
+                    }
                     self.guests = Guests::default();
                     if self.renew().is_err() {
                         self.end = None;

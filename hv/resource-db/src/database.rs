@@ -59,6 +59,8 @@ pub(crate) mod header {
     pub const FREE_CHAIN: usize = 12;
     /// Length of that chain.
     pub const FREE_CHAINED: usize = 13;
+    /// Low and high half of the boot's identity.
+    pub const BOOT: usize = 14;
 }
 
 /// Why a change was not made. Nothing changed then.
@@ -184,6 +186,21 @@ impl<'a> Database<'a> {
             Some(()) => u64::from_le_bytes(bytes),
             None => 0,
         }
+    }
+
+    /// Identity of the boot that the database was made in; 0 where it was given none.
+    #[must_use]
+    pub fn boot(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.words.read(0, header::BOOT, &mut bytes).map_or(0, |()| u64::from_le_bytes(bytes))
+    }
+
+    /// Gives the boot its identity, once, when the database is made.
+    ///
+    /// # Errors
+    /// [`WriteError::Read`]: there is no header.
+    pub fn set_boot(&mut self, identity: u64) -> Result<(), WriteError> {
+        self.set_header_long(header::BOOT, identity)
     }
 
     /// Sets the version of the contents.
@@ -418,6 +435,7 @@ const _: () = {
     assert!(offset_of!(ArenaHeader, frames) == header::FRAMES * 4);
     assert!(offset_of!(ArenaHeader, free_chain) == header::FREE_CHAIN * 4);
     assert!(offset_of!(ArenaHeader, free_chained) == header::FREE_CHAINED * 4);
+    assert!(offset_of!(ArenaHeader, boot) == header::BOOT * 4);
     assert!(offset_of!(PartitionDescriptor, generation) == 4);
     assert!(offset_of!(ChannelEntry, kind) == 4);
 };

@@ -26,12 +26,35 @@ impl Engine<'_> {
         self.once(origin, &"open", |engine, _| {
             engine.check_caller(who)?;
             let rolled_back = engine.roll_back_all(monitor, who, time, "its session ended");
-            // They are not applied any more, so a retry must not be told that they were.
-            if let Some(kept) = engine.clients.get_mut(&who) {
-                kept.retain(|kept| !rolled_back.contains(&kept.id));
-            }
+            engine.forget_replies(who, &rolled_back);
             Ok(Answer::Opened { rolled_back })
         })
+    }
+
+    /// Rolls back what a client left pending under these ids, and leaves the rest pending.
+    pub fn roll_back_requests(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        (who, time): (u32, u64),
+        request: u64,
+        wanted: &[u64],
+    ) -> Reply {
+        let origin = Origin::new(who, time, request);
+        self.once(origin, &("roll back", wanted), |engine, _| {
+            engine.check_caller(who)?;
+            let is_wanted = |pending: &Pending| wanted.contains(&pending.request);
+            let requests = engine.roll_back_those(monitor, (who, time), "given up", is_wanted);
+            engine.forget_replies(who, &requests);
+            Ok(Answer::RolledBack { requests })
+        })
+    }
+
+    /// Drops the replies to requests that were rolled back: a retry must not be told that they
+    /// were applied.
+    fn forget_replies(&mut self, who: u32, rolled_back: &[u64]) {
+        if let Some(kept) = self.clients.get_mut(&who) {
+            kept.retain(|kept| !rolled_back.contains(&kept.id));
+        }
     }
 
     /// Rolls back what partition `who` left pending, since it failed: what it created is
@@ -50,9 +73,21 @@ impl Engine<'_> {
         time: u64,
         why: &str,
     ) -> Vec<u64> {
-        let (mut mine, others) = core::mem::take(&mut self.pending)
-            .into_iter()
-            .partition::<Vec<_>, _>(|pending| pending.who == who && pending.orphaned.is_none());
+        self.roll_back_those(monitor, (who, time), why, |_| true)
+    }
+
+    /// Rolls back those that are wanted of what `who` left pending, newest first.
+    fn roll_back_those(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        (who, time): (u32, u64),
+        why: &str,
+        wanted: impl Fn(&Pending) -> bool,
+    ) -> Vec<u64> {
+        let (mut mine, others) =
+            core::mem::take(&mut self.pending).into_iter().partition::<Vec<_>, _>(|pending| {
+                pending.who == who && pending.orphaned.is_none() && wanted(pending)
+            });
         self.pending = others;
         let mut done = Vec::new();
         while let Some(pending) = mine.pop() {

@@ -6,7 +6,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::{Operation, Outcome, Range, Refusal, Target, Transaction};
+use pv_abi::uv::command::{MAX_PENDING, Operation, Outcome, Range, Refusal, Target, Transaction};
 use resource_db::Owner;
 
 use crate::change::Change;
@@ -14,10 +14,6 @@ use crate::engine::Engine;
 use crate::log::Record;
 use crate::plan::Plan;
 use crate::refusal::refusal;
-
-/// Transactions that a client may have pending at once. The list of those that were rolled back
-/// fits an answer.
-const MAX_PENDING: usize = 64;
 
 /// A transaction that is undone when its owner fails.
 #[derive(Debug)]

@@ -64,6 +64,7 @@ pub fn query(engine: &Engine, facts: &Facts, gauges: &dyn Gauges, query: &Query)
     match query {
         Query::Version => Answer::Version(facts.version.clone()),
         Query::Partitions { after } => partitions(engine, gauges, *after),
+        Query::Partition { name } => partition(engine, gauges, name),
         Query::Resources => Answer::Resources(resources(engine, facts, gauges)),
         Query::PageMap { first, most } => page_map(engine, *first, *most),
         Query::Log { from, most } => log(engine, *from, *most),
@@ -92,6 +93,20 @@ fn partitions(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
         }
     }
     Answer::Partitions { rows, more: numbers.next().is_some() }
+}
+
+fn partition(engine: &Engine, gauges: &dyn Gauges, name: &str) -> Answer {
+    let mut padded = [0; 32];
+    let fits = padded.get_mut(..name.len()).map(|start| start.copy_from_slice(name.as_bytes()));
+    let named = fits.and_then(|()| engine.index.named(&padded).next());
+    let number = named.or_else(|| name.parse().ok());
+    let descriptor = number.and_then(|number| engine.database().reader().descriptor(number).ok());
+    let rows = descriptor.map(|descriptor| {
+        let usage = gauges.partition(descriptor.number);
+        let service_time = gauges.service_time(descriptor.number);
+        PartitionRow { service_time, ..row(&descriptor, engine.limits.cpus, usage) }
+    });
+    Answer::Partitions { rows: rows.into_iter().collect(), more: false }
 }
 
 fn row(descriptor: &PartitionDescriptor, cpus: u32, usage: Option<PartitionUsage>) -> PartitionRow {

@@ -6,7 +6,8 @@ use pv_abi::uv::command::Refusal;
 use pv_abi::uv::database::PartitionDescriptor;
 use resource_db::WriteError;
 
-/// A refusal that blames no operation yet.
+/// A refusal that blames no operation yet. Every refusal of this crate is made here, so the texts
+/// of all are bounded.
 #[must_use]
 pub fn refusal(
     code: &str,
@@ -23,6 +24,7 @@ pub fn refusal(
         reason: reason.into(),
         way_out: way_out.into(),
     }
+    .bounded()
 }
 
 /// The name in a descriptor; what is no UTF-8 is shown as question marks.

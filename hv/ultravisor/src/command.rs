@@ -20,13 +20,24 @@ pub struct CommandChannel {
     port: Port,
     server: Option<Server<'static, Port>>,
     waiting: Option<Reply>,
+    /// Errors of this channel so far.
+    errors: u32,
+}
+
+/// Why a request is not known beyond its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// There is no memory to read it.
+    NoMemory(u64),
+    /// It is no request of this protocol.
+    NotUnderstood(u64),
 }
 
 impl CommandChannel {
     /// A channel whose pages the client made, or will make.
     #[must_use]
     pub const fn of_client(client: u32, words: &'static [AtomicU32], port: Port) -> Self {
-        Self { client, words, port, server: None, waiting: None }
+        Self { client, words, port, server: None, waiting: None, errors: 0 }
     }
 
     /// A channel whose pages are this partition's own.
@@ -36,12 +47,12 @@ impl CommandChannel {
     pub fn own(client: u32, words: &'static [AtomicU32], port: Port) -> Result<Self, RingError> {
         let ring = Endpoint::create(words, Side::Server)?;
         let server = Some(Server::new(ring, port));
-        Ok(Self { client, words, port, server, waiting: None })
+        Ok(Self { client, words, port, server, waiting: None, errors: 0 })
     }
 
     /// The next request, once the reply to the one before is in the ring. Without `room` for what a
     /// request may say, its id alone.
-    pub fn next(&mut self, room: bool) -> Option<Result<Request, u64>> {
+    pub fn next(&mut self, room: bool) -> Option<Result<Request, Unread>> {
         if let Some(reply) = self.waiting.take() {
             self.answer(reply);
             if self.waiting.is_some() {
@@ -51,9 +62,10 @@ impl CommandChannel {
         self.open();
         let server = self.server.as_mut()?;
         let request = if room {
-            server.request().map(|request| request.map(Ok))
+            let request = server.request_or_id();
+            request.map(|request| request.map(|request| request.map_err(Unread::NotUnderstood)))
         } else {
-            server.request_id().map(|id| id.map(Err))
+            server.request_id().map(|id| id.map(|id| Err(Unread::NoMemory(id))))
         };
         match request {
             Ok(request) => request,
@@ -83,9 +95,13 @@ impl CommandChannel {
         }
     }
 
-    /// Leaves the channel until the client's next event; it may have been made anew by then.
+    /// Leaves the channel until the client's next event; it may have been made anew by then. Of many
+    /// errors few are logged, since a client can make as many as it likes.
     fn give_up(&mut self, error: ChannelError) {
-        log!("command channel of partition {}: {error}", self.client);
+        self.errors = self.errors.saturating_add(1);
+        if self.errors.is_power_of_two() {
+            log!("command channel of partition {}: error {}: {error}", self.client, self.errors);
+        }
         (self.server, self.waiting) = (None, None);
     }
 }

@@ -114,6 +114,7 @@ fn fill(
     limits: Limits,
 ) -> Result<Engine<'static>, resource_db::WriteError> {
     let mut database = Database::create(words, description.machine.frames)?;
+    database.set_boot(time::boot_identity())?;
     for region in description.regions {
         let owner = Owner { number: region.owner, io: region.usage == region_use::IO };
         database.set_owner(region.first, region.frames, owner)?;

@@ -18,6 +18,7 @@ use pv_abi::xen::sched::{REASON_POWEROFF, REASON_REBOOT};
 use transaction::{Engine, Facts, refusal};
 
 use crate::budget;
+use crate::command::Unread;
 use crate::lead::{Counters, Lead};
 use crate::services::Services;
 
@@ -210,7 +211,8 @@ impl Host {
             let reply = match channel.next(heap::has_room(RECEIVE_ROOM)) {
                 None => return false,
                 Some(Ok(request)) => self.answer(client, &request),
-                Some(Err(id)) => self.refuse(id, no_memory()),
+                Some(Err(Unread::NoMemory(id))) => self.refuse(id, no_memory()),
+                Some(Err(Unread::NotUnderstood(id))) => self.refuse(id, not_understood()),
             };
             if let Some(channel) = self.services.commands.get_mut(&port) {
                 channel.answer(reply);
@@ -247,6 +249,9 @@ impl Host {
             Body::Undo { sequence, reason } => {
                 engine.undo(&mut lead, (client, now), id, (*sequence, reason))
             }
+            Body::RollBack { requests } => {
+                engine.roll_back_requests(&mut lead, (client, now), id, requests)
+            }
         };
         if let Err(refusal) = &reply.result {
             let (object, field) = (&refusal.object, &refusal.field);
@@ -270,6 +275,8 @@ impl Host {
             Body::Transaction(transaction) | Body::Plan(transaction) => {
                 transaction.operations.as_slice()
             }
+            // Gives back alone, as `gives_back` below.
+            Body::RollBack { .. } => return (!heap::has_room(RECEIVE_ROOM)).then(no_memory),
             Body::Open | Body::Undo { .. } => &[],
         };
         let gives_back = |operation: &Operation| {
@@ -399,6 +406,12 @@ impl Host {
             log!("the monitor does not end the host: {error}");
         }
     }
+}
+
+/// The refusal of a frame that holds no request of this protocol.
+fn not_understood() -> Refusal {
+    let reason = "the frame holds no request of the ultravisor's protocol";
+    refusal("not-understood", "request", "message", reason, "use a client of its version")
 }
 
 /// The refusal of what the heap of this partition, or the store's part of it, has no room for.

@@ -10,9 +10,10 @@
 //! postcard. Neither end makes a hypercall of its own: the event is a [`Bell`].
 
 use crate::ring::{Endpoint, RingError};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use pv_abi::uv::command::{Body, PROTOCOL, Reply, Request};
+use pv_abi::uv::command::{Body, PROTOCOL, Refusal, Reply, Request};
 
 /// Raises the event at the other end of a channel.
 pub trait Bell {
@@ -185,6 +186,22 @@ impl<'a, B: Bell> Server<'a, B> {
         }
     }
 
+    /// Takes a request, if there is one; of a frame that holds no request of this protocol the id,
+    /// where it can be read, so that the client gets an answer.
+    ///
+    /// # Errors
+    /// The ring's, and [`ChannelError::Message`] for a frame without an id.
+    pub fn request_or_id(&mut self) -> Result<Option<Result<Request, u64>>, ChannelError> {
+        match self.request() {
+            Err(ChannelError::Message | ChannelError::Protocol(_)) => {
+                let start = postcard::take_from_bytes::<(u16, u64)>(&self.end.buffer);
+                let id = start.map(|((_, id), _)| id).map_err(|_| ChannelError::Message)?;
+                Ok(Some(Err(id)))
+            }
+            request => request.map(|request| request.map(Ok)),
+        }
+    }
+
     /// Takes a request without looking at what it asks for, if there is one; returns its id. For a
     /// server that has no memory for the rest of it.
     ///
@@ -198,13 +215,32 @@ impl<'a, B: Bell> Server<'a, B> {
         }
     }
 
-    /// Sends a reply. Where the ring is full, the caller keeps the reply and tries again when the
-    /// client's event comes.
+    /// Sends a reply, or a refusal of a few words in place of one that no frame holds. Where the
+    /// ring is full, the caller keeps the reply and tries again when the client's event comes.
     ///
     /// # Errors
     /// See [`ChannelError`].
     pub fn reply(&mut self, reply: &Reply) -> Result<(), ChannelError> {
-        self.end.send(reply)
+        match self.end.send(reply) {
+            Err(ChannelError::Ring(RingError::TooLarge(_))) => {
+                let Reply { id, version, .. } = *reply;
+                self.end.send(&Reply { id, version, result: Err(too_large()) })
+            }
+            sent => sent,
+        }
+    }
+}
+
+/// Why an answer does not come.
+fn too_large() -> Refusal {
+    let text = |text: &str| String::from(text);
+    Refusal {
+        code: text("too-large"),
+        operation: None,
+        object: text("answer"),
+        field: text("bytes"),
+        reason: text("a frame of the channel does not hold it"),
+        way_out: text("ask for less at a time"),
     }
 }
 
@@ -212,6 +248,7 @@ impl<'a, B: Bell> Server<'a, B> {
 mod tests {
     use super::*;
     use crate::ring::Side;
+    use alloc::vec;
     use core::cell::Cell;
     use core::sync::atomic::AtomicU32;
     use pv_abi::PAGE_SIZE;
@@ -249,6 +286,21 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_no_frame_holds_becomes_a_refusal() {
+        let (words, bells) = (pages(), Cell::new(0));
+        let ring = Endpoint::create(&words, Side::Client).unwrap();
+        let mut client = Client::new(ring, Count(&bells), 7);
+        let ring = Endpoint::open(&words, Side::Server).unwrap();
+        let mut server = Server::new(ring, Count(&bells));
+        let what = vec!["x".repeat(30_000)];
+        let reply = Reply { id: 7, version: 3, result: Ok(Answer::Planned { what }) };
+        server.reply(&reply).unwrap();
+        let told = client.poll().unwrap().unwrap();
+        assert_eq!((told.id, told.version), (7, 3));
+        assert_eq!(told.result.unwrap_err().code, "too-large");
+    }
+
+    #[test]
     fn a_request_that_is_not_read_still_has_an_id() {
         let (words, bells) = (pages(), Cell::new(0));
         let ring = Endpoint::create(&words, Side::Client).unwrap();
@@ -268,5 +320,25 @@ mod tests {
         let open = Endpoint::open(&words, Side::Server).unwrap();
         let mut server = Server::new(open, Count(&bells));
         assert_eq!(server.request(), Err(ChannelError::Message));
+    }
+
+    #[test]
+    fn a_frame_that_is_no_message_and_has_an_id_can_be_answered() {
+        let (words, bells) = (pages(), Cell::new(0));
+        let mut ring = Endpoint::create(&words, Side::Client).unwrap();
+        let open = Endpoint::open(&words, Side::Server).unwrap();
+        let mut server = Server::new(open, Count(&bells));
+        let other = postcard::to_allocvec(&(PROTOCOL + 1, 300_u64, 7_u8)).unwrap();
+        let wild = postcard::to_allocvec(&(PROTOCOL, 301_u64, 200_u8)).unwrap();
+        let request = Request { protocol: PROTOCOL, id: 302, body: Body::Query(Query::Version) };
+        let good = postcard::to_allocvec(&request).unwrap();
+        for bytes in [&other[..], &wild, &[0xff; 3], &good] {
+            ring.send(bytes).unwrap();
+        }
+        assert_eq!(server.request_or_id(), Ok(Some(Err(300))));
+        assert_eq!(server.request_or_id(), Ok(Some(Err(301))));
+        assert_eq!(server.request_or_id(), Err(ChannelError::Message));
+        assert_eq!(server.request_or_id(), Ok(Some(Ok(request))));
+        assert_eq!(server.request_or_id(), Ok(None));
     }
 }

@@ -72,6 +72,18 @@ pub fn now() -> u64 {
     clock.map_or(0, |clock| clock.at(tsc))
 }
 
+/// A number that no other boot of this machine has, as far as its clocks tell: the seconds since
+/// 1970 at which it began, and the low half of the time-stamp counter. 0 on a host.
+#[must_use]
+pub fn boot_identity() -> u64 {
+    if partition::try_start().is_none() {
+        return 0;
+    }
+    // SAFETY: reads the time-stamp counter; the ABI has it readable in every ring.
+    let tsc = unsafe { core::arch::x86_64::_rdtsc() };
+    u64::from(partition::shared_info().wall_clock()) << 32 | (tsc & u64::from(u32::MAX))
+}
+
 /// Lets the timer fire at this system time (at once, where it is past).
 ///
 /// # Errors

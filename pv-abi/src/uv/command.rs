@@ -42,6 +42,12 @@ pub enum Body {
         /// Why, for the audit log.
         reason: String,
     },
+    /// Roll back what the caller left pending under these ids, and nothing else. Ids under which
+    /// nothing is pending are passed over.
+    RollBack {
+        /// Ids of the requests.
+        requests: Vec<u64>,
+    },
 }
 
 /// Operations that apply together.
@@ -62,6 +68,10 @@ pub struct Transaction {
 
 /// Operations of a transaction at most.
 pub const MAX_OPERATIONS: usize = 256;
+
+/// Transactions that a client may have pending at once. The list of those that were rolled back
+/// fits an answer.
+pub const MAX_PENDING: usize = 64;
 
 /// Reads a list of operations to its end, and keeps the first ones.
 fn operations<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Operation>, D::Error> {
@@ -295,6 +305,12 @@ pub enum Query {
         /// First frame.
         first: u64,
     },
+    /// One partition: that of this name, or else that with this number in decimal. No row comes
+    /// where there is none.
+    Partition {
+        /// Name or number.
+        name: String,
+    },
 }
 
 /// From the ultravisor.
@@ -315,7 +331,7 @@ pub enum Answer {
     Applied(Vec<Outcome>),
     /// To [`Query::Version`].
     Version(VersionAnswer),
-    /// To [`Query::Partitions`]; `more` when there are further ones.
+    /// To [`Query::Partitions`] and [`Query::Partition`]; `more` when there are further ones.
     Partitions {
         /// Rows by number.
         rows: Vec<PartitionRow>,
@@ -371,6 +387,11 @@ pub enum Answer {
         /// left to the next question.
         differences: Vec<Difference>,
     },
+    /// To [`Body::RollBack`]: ids of the requests that were rolled back.
+    RolledBack {
+        /// In the order of their rollback.
+        requests: Vec<u64>,
+    },
 }
 
 /// What one operation gave.
@@ -406,6 +427,27 @@ pub struct Refusal {
     pub reason: String,
     /// What would work.
     pub way_out: String,
+}
+
+/// Bytes of each text of a refusal at most: whatever a client's names are, its refusal fits a
+/// frame of a channel, and a message of `uvd` with every character escaped.
+pub const MAX_REFUSAL_TEXT: usize = 1000;
+
+impl Refusal {
+    /// The refusal with each text cut to [`MAX_REFUSAL_TEXT`] bytes; a text that was cut ends with
+    /// an ellipsis.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        const ELLIPSIS: &str = "…";
+        let texts = [&mut self.code, &mut self.object, &mut self.field];
+        for text in texts.into_iter().chain([&mut self.reason, &mut self.way_out]) {
+            if text.len() > MAX_REFUSAL_TEXT {
+                text.truncate(text.floor_char_boundary(MAX_REFUSAL_TEXT - ELLIPSIS.len()));
+                text.push_str(ELLIPSIS);
+            }
+        }
+        self
+    }
 }
 
 /// Versions.

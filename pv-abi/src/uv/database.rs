@@ -79,8 +79,11 @@ pub struct ArenaHeader {
     pub free_chain: u32,
     /// Pages on that chain.
     pub free_chained: u32,
+    /// Identity of the host's boot: the ultravisor makes it when it makes the arena, and keeps it
+    /// when it restarts. Sequence numbers of the log, versions and ids are those of this boot.
+    pub boot: u64,
     /// Zero.
-    pub reserved: [u8; 4040],
+    pub reserved: [u8; 4032],
 }
 /// `b"UVARENA1"`, little-endian.
 pub const ARENA_MAGIC: u64 = u64::from_le_bytes(*b"UVARENA1");

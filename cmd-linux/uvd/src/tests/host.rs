@@ -445,6 +445,9 @@ fn answer(engine: &mut Engine<'_>, monitor: &mut Obedient, time: u64, request: &
         Body::Undo { sequence, reason } => {
             engine.undo(monitor, (COMMAND, time), id, (*sequence, reason))
         }
+        Body::RollBack { requests } => {
+            engine.roll_back_requests(monitor, (COMMAND, time), id, requests)
+        }
     }
 }
 

@@ -255,3 +255,33 @@ fn a_record_that_fits_no_answer_comes_without_its_changes() {
     assert_eq!((rows[0].first, rows[0].frames, rows[0].owner), (70, 58, 1));
     assert_eq!(rows.len(), 3);
 }
+
+#[test]
+fn a_partition_is_found_by_name_and_else_by_number() {
+    let words = large();
+    let mut host = crowd(&words, 30);
+    let Answer::Partitions { rows: all, .. } = ask(&host, &Query::Partitions { after: 0 }) else {
+        panic!("another answer");
+    };
+    let find = |host: &Host, name: &str| {
+        let query = Query::Partition { name: name.into() };
+        let Answer::Partitions { mut rows, more: false } = ask(host, &query) else {
+            panic!("another answer");
+        };
+        assert!(rows.len() <= 1);
+        rows.pop()
+    };
+    for row in &all {
+        assert_eq!(find(&host, &row.name).as_ref(), Some(row));
+        // Partitions of the host have their numbers for names here.
+        assert_eq!(find(&host, &row.number.to_string()).as_ref(), Some(row));
+    }
+    let last = all.last().unwrap();
+    for none in ["", "nobody", "0", "32752", "99999999999", &last.name[..5], &"x".repeat(99)] {
+        assert_eq!(find(&host, none), None, "{none:?}");
+    }
+    let partition = Target::Number(last.number);
+    host.ok(vec![Operation::Rename { partition, name: "web".into() }]);
+    assert_eq!(find(&host, "web").unwrap().number, last.number);
+    assert_eq!(find(&host, &last.name), None);
+}

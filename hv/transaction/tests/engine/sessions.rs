@@ -53,6 +53,48 @@ fn a_new_session_rolls_back_what_was_pending() {
 }
 
 #[test]
+fn a_client_gives_up_what_it_names_and_the_rest_stays_pending() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let before = host.map();
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c"] {
+        host.run_as(COMMAND, &half(name)).unwrap();
+        ids.push(host.next);
+    }
+    host.run(&half("d")).unwrap();
+    let of_another = host.next;
+    let wanted = [ids[0], ids[2], of_another, 999_999];
+    let reply = host.engine.roll_back_requests(&mut host.monitor, (COMMAND, 5), 1 << 40, &wanted);
+    assert_eq!(reply.result, Ok(Answer::RolledBack { requests: vec![ids[2], ids[0]] }));
+    let again = host.engine.roll_back_requests(&mut host.monitor, (COMMAND, 6), 1 << 40, &wanted);
+    assert_eq!(again, reply, "a retry");
+    let there = |number: u32| host.engine.database().reader().descriptor(number).is_ok();
+    assert_eq!([0, 1, 2, 3].map(|at| there(FIRST_GUEST + at)), [false, true, false, true]);
+    let of_guest = host.engine.roll_back_requests(&mut host.monitor, (FIRST_GUEST, 6), 1, &[1]);
+    assert!(of_guest.result.is_err());
+    assert_eq!(host.open(), [ids[1]]);
+    host.engine.client_failed(&mut host.monitor, BOOT, 9);
+    assert_eq!(host.map(), before);
+    agree(&host.engine, &host.monitor);
+}
+
+/// A name of control characters, each of which is five when it is shown.
+#[test]
+fn a_refusal_of_the_longest_name_fits_a_frame() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let name = "\u{1}".repeat(5000);
+    let renames = Operation::Rename { partition: Target::Number(COMMAND), name: name.clone() };
+    for operation in [create(&name), renames] {
+        let refused = host.run_as(COMMAND, &transaction(vec![operation])).unwrap_err();
+        let reply = pv_abi::uv::command::Reply { id: 1, version: 1, result: Err(*refused) };
+        let bytes = postcard::to_allocvec(&reply).unwrap().len();
+        assert!(bytes <= pv_abi::uv::channel::MAX_PAYLOAD, "{bytes}");
+    }
+}
+
+#[test]
 fn a_retry_is_answered_in_a_later_session_too_unless_it_was_rolled_back() {
     let words = arena();
     let mut host = Host::new(&words);
