@@ -19,6 +19,7 @@ pub mod way_out;
 pub use frame::{FrameError, Frames, encode, read, write};
 pub use service::{
     Defined, End, From, MAX_INPUT, Planned, Progress, Service, ServiceAnswer, Settings, Until,
+    fitting,
 };
 
 use pv_abi::uv::command::{Answer, Body, Refusal};
@@ -68,7 +69,7 @@ pub struct Told {
 }
 
 /// An answer. Those but the last one to a request are [`Answered::Progress`],
-/// [`Answered::Attached`] and [`Answered::Output`].
+/// [`Answered::Attached`], [`Answered::Output`] and [`Answered::Piece`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answered {
     /// The ultravisor's.
@@ -80,6 +81,9 @@ pub enum Answered {
     },
     /// The service's.
     Service(ServiceAnswer),
+    /// A piece of the service's answer that no message holds; more follows. See
+    /// [`ServiceAnswer::followed_by`].
+    Piece(ServiceAnswer),
     /// The request is under way; more follows.
     Progress(Progress),
     /// A console is attached: what is typed from now on reaches it; more follows.

@@ -16,6 +16,8 @@ use definition::{Definition, FieldChange};
 use pv_abi::uv::command::{Heap, LogRow, PartitionRow};
 use serde::{Deserialize, Serialize};
 
+use crate::MAX_MESSAGE;
+
 /// What is asked of `uvd` itself. Partitions are named by name, or by number in decimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Service {
@@ -88,8 +90,11 @@ pub enum Service {
         /// What to change; what is `None` stays.
         settings: Settings,
     },
-    /// What is defined, whether it runs or not.
-    Definitions,
+    /// What is defined, whether it runs or not, by name; as many as an answer has room for.
+    Definitions {
+        /// Go on after this name.
+        after: Option<String>,
+    },
     /// Wait until the partition is in one of these states, or is gone.
     Wait {
         /// Which.
@@ -125,7 +130,8 @@ pub enum Service {
         /// Which.
         name: String,
     },
-    /// The audit log as `uvd` stored it, which goes further back than the ultravisor's.
+    /// The audit log of this boot as `uvd` stored it, which goes further back than the
+    /// ultravisor's.
     Log {
         /// Records at most, the newest.
         most: u64,
@@ -210,7 +216,12 @@ pub enum ServiceAnswer {
         changes: Vec<Planned>,
     },
     /// To [`Service::Definitions`].
-    Definitions(Vec<Defined>),
+    Definitions {
+        /// By name.
+        defined: Vec<Defined>,
+        /// Ask again after the last one.
+        more: bool,
+    },
     /// To [`Service::Wait`]: the row as it was last seen, and how it ended.
     Waited {
         /// The row; `None`: there is no such partition any more.
@@ -234,6 +245,55 @@ pub enum ServiceAnswer {
         /// Pages that differ although the versions are the same.
         differences: Vec<u32>,
     },
+}
+
+/// Bytes that a list in an answer takes at most; the rest of a message is for what is around it.
+const PIECE_BYTES: usize = MAX_MESSAGE / 4;
+
+/// The first ones of a list that an answer has room for, in bytes of JSON; at least one.
+pub fn fitting<T: Serialize>(all: impl IntoIterator<Item = T>) -> Vec<T> {
+    let (mut fits, mut bytes) = (Vec::new(), 0);
+    for one in all {
+        bytes += serde_json::to_vec(&one).map_or(0, |text| text.len() + 1);
+        if bytes > PIECE_BYTES && !fits.is_empty() {
+            break;
+        }
+        fits.push(one);
+    }
+    fits
+}
+
+impl ServiceAnswer {
+    /// The answer in pieces, each of which fits a message: all but the last are sent as
+    /// [`crate::Answered::Piece`].
+    #[must_use]
+    pub fn pieces(self) -> Vec<Self> {
+        let Self::Changes { version, mut changes } = self else {
+            return vec![self];
+        };
+        let mut pieces = Vec::new();
+        loop {
+            let count = fitting(&changes).len();
+            let rest = changes.split_off(count);
+            pieces.push(Self::Changes { version, changes });
+            if rest.is_empty() {
+                return pieces;
+            }
+            changes = rest;
+        }
+    }
+
+    /// The answer whose next piece is this one.
+    #[must_use]
+    pub fn followed_by(self, next: Self) -> Self {
+        match (self, next) {
+            (Self::Changes { mut changes, .. }, Self::Changes { version, changes: more }) => {
+                changes.extend(more);
+                Self::Changes { version, changes }
+            }
+            (_, next) => next,
+        }
+    }
 }
 
 /// How a partition ended; see [`pv_abi::uv::calls::cause`].

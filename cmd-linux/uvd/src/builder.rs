@@ -217,7 +217,7 @@ pub async fn build(
 
 /// What the boot partition uses of its heap; `None` while it builds.
 pub async fn heap(hub: &Hub) -> Result<Option<Heap>, Failure> {
-    let Some(_turn) = hub.changes.try_lock() else {
+    let Some(_turn) = hub.changes.try_acquire() else {
         return Ok(None);
     };
     match call(hub, BuildRequest::Heap).await? {

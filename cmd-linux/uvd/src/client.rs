@@ -7,9 +7,12 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use uvd_protocol::{Ask, Failure, FrameError, Frames, Told, encode};
+use uvd_protocol::{Ask, Failure, FrameError, Frames, MAX_MESSAGE, Told, encode};
+
+use crate::hub::refused;
 
 /// Requests that a client may have under way.
 const MOST_ASKED: usize = 32;
@@ -28,6 +31,8 @@ pub struct Client {
     asked: usize,
     /// It said all it will; it goes when it has its answers.
     finished: bool,
+    /// When it last asked, or was last answered.
+    active: Instant,
 }
 
 impl Client {
@@ -35,7 +40,12 @@ impl Client {
     pub fn new(stream: UnixStream) -> std::io::Result<Self> {
         stream.set_nonblocking(true)?;
         let (frames, out) = (Frames::default(), VecDeque::new());
-        Ok(Self { stream, frames, out, asked: 0, finished: false })
+        Ok(Self { stream, frames, out, asked: 0, finished: false, active: Instant::now() })
+    }
+
+    /// Since when it has asked for nothing and waited for nothing, where that is so.
+    pub fn idle_since(&self) -> Option<Instant> {
+        (self.asked == 0 && self.out.is_empty()).then_some(self.active)
     }
 
     /// What to wait for, if anything. One that has said all it will is waited for with no flags:
@@ -68,6 +78,7 @@ impl Client {
             match self.frames.next_message() {
                 Ok(Some(ask)) => {
                     self.asked += 1;
+                    self.active = Instant::now();
                     return Some(ask);
                 }
                 Ok(None) if self.fill() => {}
@@ -85,6 +96,7 @@ impl Client {
     /// Answers a request that was taken; `last`: that is all there is to it.
     pub fn tell(&mut self, told: &Told, last: bool) {
         if last {
+            self.active = Instant::now();
             self.asked = self.asked.saturating_sub(1);
         }
         self.put(told);
@@ -130,10 +142,16 @@ impl Client {
         self.put(&Told { id: 0, result: Err(Failure::Malformed(why.into())) });
     }
 
+    /// An answer that no message holds becomes a refusal of a few words.
     fn put(&mut self, told: &Told) {
         let bytes = encode(told).or_else(|error| {
-            let result = Err(Failure::Malformed(format!("its answer: {error}")));
-            encode(&Told { id: told.id, result })
+            let reason = match error {
+                FrameError::TooLong(bytes) => format!("takes {bytes} bytes, at most {MAX_MESSAGE}"),
+                error => error.to_string(),
+            };
+            let refusal =
+                refused("too-large", "answer", "bytes", &reason, "ask for less at a time");
+            encode(&Told { id: told.id, result: Err(refusal) })
         });
         self.out.extend(bytes.unwrap_or_default());
     }

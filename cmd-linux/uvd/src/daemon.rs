@@ -3,7 +3,7 @@
 //! Rule: clients outlive links. Without a command channel every request is answered at once with
 //! the reason, and the channel is looked for again; consoles are served all the time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use futures_executor::LocalPool;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pv_abi::uv::command::Body;
 use uvd_protocol::{
     Answered, Ask, Asked, DEFAULT_TIMEOUT_MS, Failure, MAX_TIMEOUT_MS, ServiceAnswer, Told,
 };
@@ -22,8 +23,8 @@ use crate::hub::{Hub, Session};
 use crate::link::{Link, Outcome, Port, Tag};
 use crate::service;
 
-/// Clients at a time; further ones wait until one goes.
-const MOST_CLIENTS: usize = 64;
+/// Clients at a time. For a further one, the client goes that has been idle longest.
+const MOST_CLIENTS: usize = 256;
 
 /// The socket, its clients, and the jobs they started.
 pub struct Daemon<'a> {
@@ -32,6 +33,8 @@ pub struct Daemon<'a> {
     stop: BorrowedFd<'a>,
     clients: BTreeMap<u64, Client>,
     next_client: u64,
+    /// Requests of clients that wait until a copy of the database is made.
+    held_back: VecDeque<(u64, Ask)>,
     pool: LocalPool,
     hub: Rc<Hub>,
 }
@@ -56,7 +59,14 @@ impl<'a> Daemon<'a> {
         hub: Rc<Hub>,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, stop, clients: BTreeMap::new(), next_client: 1, pool, hub })
+        let (clients, held_back) = (BTreeMap::new(), VecDeque::new());
+        Ok(Self { listener, stop, clients, next_client: 1, held_back, pool, hub })
+    }
+
+    /// What its jobs share.
+    #[cfg(test)]
+    pub fn hub(&self) -> &Rc<Hub> {
+        &self.hub
     }
 
     /// Serves clients over a link until it breaks or the daemon is stopped. Whatever was under
@@ -118,7 +128,7 @@ impl<'a> Daemon<'a> {
             self.turn_others(Instant::now());
             let mut fds = vec![PollFd::new(self.stop, PollFlags::POLLIN)];
             let consoles = self.hub.consoles.borrow();
-            fds.extend(consoles.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            fds.push(PollFd::new(consoles.fd(), PollFlags::POLLIN));
             if wait(fds, Some(until)) {
                 return End::Stopped;
             }
@@ -129,9 +139,15 @@ impl<'a> Daemon<'a> {
     }
 
     fn accept(&mut self) {
-        while self.clients.len() < MOST_CLIENTS
+        while self.has_room()
             && let Ok((stream, _)) = self.listener.accept()
         {
+            if self.clients.len() >= MOST_CLIENTS
+                && let Some(idle) = self.longest_idle()
+            {
+                self.clients.remove(&idle);
+                self.hub.consoles.borrow_mut().client_gone(idle);
+            }
             if let Ok(client) = Client::new(stream) {
                 self.clients.insert(self.next_client, client);
                 self.next_client += 1;
@@ -139,14 +155,39 @@ impl<'a> Daemon<'a> {
         }
     }
 
+    /// Whether another client is let in: there is room, or one that does nothing can go.
+    fn has_room(&self) -> bool {
+        self.clients.len() < MOST_CLIENTS || self.longest_idle().is_some()
+    }
+
+    /// The client that has been idle longest, where one is idle.
+    fn longest_idle(&self) -> Option<u64> {
+        let idle =
+            self.clients.iter().filter_map(|(number, one)| Some((one.idle_since()?, *number)));
+        idle.min().map(|(_, number)| number)
+    }
+
     /// Takes all requests that came.
     fn take_asks<P: Port>(&mut self, mut link: Option<&mut Link<'_, P>>, now: Instant) {
+        let mut asks = VecDeque::new();
+        if !self.hub.copying.get() {
+            asks.append(&mut self.held_back);
+        }
         for (number, client) in &mut self.clients {
             while let Some(ask) = client.next_ask() {
-                let id = ask.id;
-                if let Err(failure) = submit(&self.hub, link.as_deref_mut(), *number, ask, now) {
-                    client.tell(&Told { id, result: Err(failure) }, true);
-                }
+                asks.push_back((*number, ask));
+            }
+        }
+        for (number, ask) in asks {
+            if self.hub.copying.get() && changes_database(&ask) {
+                self.held_back.push_back((number, ask));
+                continue;
+            }
+            let id = ask.id;
+            if let Err(failure) = submit(&self.hub, link.as_deref_mut(), number, ask, now)
+                && let Some(client) = self.clients.get_mut(&number)
+            {
+                client.tell(&Told { id, result: Err(failure) }, true);
             }
         }
         self.flush();
@@ -250,17 +291,27 @@ impl<'a> Daemon<'a> {
         let builder = self.hub.builder.borrow();
         let clients = &self.clients;
         let room = |client| clients.get(&client).is_some_and(Client::has_room);
-        if consoles.has_news(room) {
+        let asks_again = !self.held_back.is_empty() && !self.hub.copying.get();
+        if asks_again || consoles.has_news(room) {
             return wait(vec![PollFd::new(self.stop, PollFlags::POLLIN)], Some(Instant::now()));
         }
         let mut fds = vec![PollFd::new(self.stop, PollFlags::POLLIN)];
-        if self.clients.len() < MOST_CLIENTS {
+        if self.has_room() {
             fds.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
         }
-        let others = consoles.fds().chain(builder.fd()).chain([self.hub.loader.wake().fd()]);
+        let others = [consoles.fd(), self.hub.loader.wake().fd()].into_iter().chain(builder.fd());
         fds.extend(port.into_iter().chain(others).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         fds.extend(self.clients.values().filter_map(Client::poll_fd));
         wait(fds, until.into_iter().chain(self.hub.deadline()).min())
+    }
+}
+
+/// Whether a request may change the database when it is passed on.
+fn changes_database(ask: &Ask) -> bool {
+    match &ask.body {
+        Asked::Ultravisor(body) => !matches!(body, Body::Query(_) | Body::Plan(_)),
+        // What `uvd` does itself waits for its own turn.
+        Asked::Service(_) => false,
     }
 }
 

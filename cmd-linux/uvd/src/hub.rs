@@ -10,14 +10,13 @@
 //! whoever waits for an answer gets one, also when the channel breaks.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 use futures_executor::LocalSpawner;
-use futures_util::lock::Mutex;
 use futures_util::task::LocalSpawnExt;
 use pv_abi::uv::command::{Answer, Body, PartitionRow, Query, Refusal};
 use uvd_protocol::{Answered, Failure, ServiceAnswer, Told};
@@ -30,10 +29,11 @@ use crate::loader::Loader;
 use crate::replica::Replica;
 use crate::service::policy::{self, Watch};
 use crate::state::State;
+use crate::turns::Turns;
 use crate::{devices::Shared, log};
 
 /// Milliseconds that the ultravisor may take for a request of ours.
-const PATIENCE_MS: u32 = 60_000;
+pub const PATIENCE_MS: u32 = 60_000;
 /// See [`Hub::quiet`].
 const QUIET: Duration = Duration::from_millis(200);
 
@@ -48,9 +48,7 @@ pub trait Devices {
 /// An answer of the ultravisor.
 #[derive(Debug)]
 pub struct Replied {
-    /// The request's id.
-    pub id: u64,
-    /// Version of the database after it.
+    /// Version of the database after the request.
     pub version: u64,
     /// The answer.
     pub answer: Answer,
@@ -105,7 +103,11 @@ pub struct Hub {
     /// The request by which the log is followed, while it is under way.
     pub following: Cell<u64>,
     /// Held by a job from its first change to its last.
-    pub changes: Mutex<()>,
+    pub changes: Turns,
+    /// A copy of the database is made: what changes the database waits (see [`Daemon`]).
+    ///
+    /// [`Daemon`]: crate::daemon::Daemon
+    pub copying: Cell<bool>,
     /// Partitions as they were last seen, by number.
     pub rows: RefCell<BTreeMap<u32, PartitionRow>>,
     /// See [`policy::seen`].
@@ -122,6 +124,8 @@ pub struct Hub {
     pub builder: RefCell<Builder>,
     /// See [`Loader`].
     pub loader: Loader,
+    /// Milliseconds that the ultravisor may take for a request of ours.
+    pub patience_ms: Cell<u32>,
     /// How long a request goes on before its client is told how far it is.
     pub quiet: Cell<Duration>,
     /// See [`Fault`].
@@ -153,7 +157,8 @@ impl Hub {
             spawner,
             news: Cell::new(false),
             following: Cell::new(0),
-            changes: Mutex::new(()),
+            changes: Turns::default(),
+            copying: Cell::new(false),
             rows: RefCell::default(),
             watch: RefCell::default(),
             restarting: RefCell::default(),
@@ -162,6 +167,7 @@ impl Hub {
             replica: RefCell::default(),
             builder: RefCell::default(),
             loader,
+            patience_ms: Cell::new(PATIENCE_MS),
             quiet: Cell::new(QUIET),
             fault,
             devices,
@@ -215,26 +221,68 @@ impl Hub {
         }
         let (asker, answer) = oneshot::channel();
         self.askers.borrow_mut().insert(id, asker);
-        self.outgoing.borrow_mut().push_back(Outgoing { id, body, timeout_ms: PATIENCE_MS });
+        let timeout_ms = self.patience_ms.get();
+        self.outgoing.borrow_mut().push_back(Outgoing { id, body, timeout_ms });
         answer.await.unwrap_or(Err(Failure::ShuttingDown))
     }
 
     /// All partitions as they are now, and the version of the database. What ended meanwhile is
     /// dealt with as its policy says, before anybody sees that it ended.
+    ///
+    /// Pages of several versions are read anew, a few times. Then the version is the first page's:
+    /// what is planned by it is refused as stale where a later page tells of a later change.
     pub async fn partitions(self: &Rc<Self>) -> Result<(u64, Vec<PartitionRow>), Failure> {
+        const TRIES: u32 = 4;
+        let mut tries = 0;
+        loop {
+            let (versions, rows) = self.pages_of_partitions().await?;
+            tries += 1;
+            if versions.0 == versions.1 || tries == TRIES {
+                policy::seen(self, &rows);
+                return Ok((versions.0, rows));
+            }
+        }
+    }
+
+    /// One partition by name or number as it is now, where there is one.
+    pub async fn partition(self: &Rc<Self>, name: &str) -> Result<Option<PartitionRow>, Failure> {
+        // No partition has a longer name, and a frame may not hold it.
+        if name.len() > rules::MAX_NAME {
+            return Ok(None);
+        }
+        let query = Query::Partition { name: name.into() };
+        match self.ask(Body::Query(query)).await?.answer {
+            Answer::Partitions { rows, .. } => Ok(rows.into_iter().next()),
+            _ => Err(unexpected("a partition")),
+        }
+    }
+
+    /// Reads partitions again of which a few changed; those that are not there any more go.
+    pub async fn read_again(self: &Rc<Self>, numbers: &BTreeSet<u32>) -> Result<(), Failure> {
+        let mut rows = Vec::new();
+        for number in numbers {
+            rows.extend(self.partition(&number.to_string()).await?);
+        }
+        policy::seen_again(self, numbers, rows);
+        Ok(())
+    }
+
+    /// All partitions, and the versions of the first and the last page of them.
+    async fn pages_of_partitions(&self) -> Result<((u64, u64), Vec<PartitionRow>), Failure> {
         let mut all: Vec<PartitionRow> = Vec::new();
+        let mut first = None;
         loop {
             let after = all.last().map_or(0, |row| row.number);
             let replied = self.ask(Body::Query(Query::Partitions { after })).await?;
             let Answer::Partitions { rows, more } = replied.answer else {
                 return Err(unexpected("partitions"));
             };
+            let first = *first.get_or_insert(replied.version);
             // A reply that does not go on would be asked for without end.
             let more = more && rows.last().is_some_and(|row| row.number > after);
             all.extend(rows);
             if !more {
-                policy::seen(self, &all);
-                return Ok((replied.version, all));
+                return Ok(((first, replied.version), all));
             }
         }
     }
@@ -321,7 +369,7 @@ impl Hub {
             return;
         };
         let replied = result.and_then(|answered| match answered {
-            Answered::Ultravisor { version, answer } => Ok(Replied { id, version, answer }),
+            Answered::Ultravisor { version, answer } => Ok(Replied { version, answer }),
             _ => Err(unexpected("what it was asked")),
         });
         let _ = asker.send(replied);
@@ -351,7 +399,15 @@ impl Hub {
 
     /// Tells a client the last there is to a request.
     pub fn finish(&self, client: u64, id: u64, result: Result<ServiceAnswer, Failure>) {
-        self.tell(client, id, result.map(Answered::Service), true);
+        let mut pieces = match result {
+            Ok(answer) => answer.pieces(),
+            Err(failure) => return self.tell(client, id, Err(failure), true),
+        };
+        let last = pieces.pop().unwrap_or(ServiceAnswer::Done);
+        for piece in pieces {
+            self.tell(client, id, Ok(Answered::Piece(piece)), false);
+        }
+        self.tell(client, id, Ok(Answered::Service(last)), true);
     }
 
     /// Takes what is to be told.
@@ -371,14 +427,15 @@ pub fn unexpected(what: &str) -> Failure {
     )
 }
 
-/// A refusal of ours.
+/// A refusal of ours. Each is made here, so the texts of all are bounded.
 pub fn refused(code: &str, object: &str, field: &str, reason: &str, way_out: &str) -> Failure {
-    Failure::Refused(Box::new(Refusal {
+    let refusal = Refusal {
         code: code.into(),
         operation: None,
         object: object.into(),
         field: field.into(),
         reason: reason.into(),
         way_out: way_out.into(),
-    }))
+    };
+    Failure::Refused(Box::new(refusal.bounded()))
 }

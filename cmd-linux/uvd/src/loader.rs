@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_channel::oneshot;
-use futures_util::lock::Mutex;
 use kernel_image::confined::{Elf, Unpacker};
 use uvd_protocol::{Failure, way_out};
 
 use crate::hub::refused;
+use crate::turns::Turns;
 use crate::wake::Wake;
 
 /// Kernels that are kept unpacked.
@@ -46,14 +46,14 @@ pub fn unpack(path: &Path, initrd_bytes: u64) -> Result<Elf, String> {
 pub struct Loader {
     unpack: Unpack,
     kept: RefCell<Vec<(Key, Kernel)>>,
-    turn: Mutex<()>,
+    turns: Turns,
     wake: Arc<Wake>,
 }
 
 impl Loader {
     /// A loader with nothing kept.
     pub fn new(wake: Arc<Wake>, unpack: Unpack) -> Self {
-        Self { unpack, kept: RefCell::default(), turn: Mutex::new(()), wake }
+        Self { unpack, kept: RefCell::default(), turns: Turns::default(), wake }
     }
 
     /// A kernel, unpacked, for a RAM disk of this many bytes; `name` is the partition's, for the
@@ -77,7 +77,7 @@ impl Loader {
                 "give the path of a kernel that is there",
             )
         };
-        let _turn = self.turn.lock().await;
+        let _turn = self.turns.acquire().await;
         let about = fs::metadata(path).map_err(unreadable)?;
         let (bytes, modified) = (about.len(), about.modified().ok());
         let key = Key { path: path.into(), bytes, modified, initrd_bytes };

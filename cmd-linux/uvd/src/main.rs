@@ -28,6 +28,7 @@ mod service;
 mod state;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod wake;
 mod xenbus;
 
@@ -48,6 +49,7 @@ use futures_executor::LocalPool;
 use hub::Hub;
 use link::Link;
 use loader::Loader;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::getsockopt;
@@ -64,6 +66,9 @@ const COMMAND_PATH: &str = "device/uv-command/0";
 const BUILD_PATH: &str = "device/uv-build/0";
 /// A number in this file orders a fault; see [`fault`].
 const FAULT: &str = "/run/uvd/abort-at";
+/// Descriptors that may be open: the consoles of all partitions that a machine can have, and
+/// clients.
+const DESCRIPTORS: u64 = 40_000;
 /// Time that clients wait for the channel, from the start or from its loss on.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Time between two tries to find the channel within [`PATIENCE`].
@@ -110,6 +115,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let given = given_socket(std::io::stdin().as_fd());
     let own = given.is_none();
     let listener = given.map_or_else(|| listen(&options.socket), Ok)?;
+    raise_limit();
     let pool = LocalPool::new();
     let state = State::open(&options.state);
     let loader = Loader::new(Arc::new(Wake::new()?), loader::unpack);
@@ -122,6 +128,17 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         let _ = std::fs::remove_file(&options.socket);
     }
     Ok(())
+}
+
+/// Each guest's console takes a descriptor, and so does each client.
+fn raise_limit() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    let wanted = soft.max(DESCRIPTORS);
+    if setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted)).is_err() {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 /// Looks for the channel until it is found, and serves clients over it until it breaks.

@@ -3,6 +3,7 @@
 //! Rule: the copy says which records it holds, so that a record is applied once, in order; when
 //! one is missing, the copy is made anew.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use pv_abi::PAGE_SIZE;
@@ -135,6 +136,28 @@ impl Replica {
         let words = words.iter().enumerate().filter(|(at, _)| at % step != own);
         words.map(|(_, word)| word.load(Ordering::Relaxed)).collect()
     }
+}
+
+/// The pages of the log, by the first page of an arena; none where it does not say.
+pub fn log_pages(header: &[u8]) -> Range<u32> {
+    let word = |at: usize| {
+        let bytes = header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(0, u32::from_le_bytes)
+    };
+    let first = word(std::mem::offset_of!(ArenaHeader, log_first));
+    first..first.saturating_add(word(std::mem::offset_of!(ArenaHeader, log_pages)))
+}
+
+/// Identity of the boot, by the first page of an arena; 0 where it does not say.
+pub fn boot_identity(header: &[u8]) -> u64 {
+    const AT: usize = std::mem::offset_of!(ArenaHeader, boot);
+    // The page comes without the zeros at its end.
+    let mut bytes = [0; 8];
+    let there = header.get(AT..).unwrap_or_default();
+    for (to, from) in bytes.iter_mut().zip(there) {
+        *to = *from;
+    }
+    u64::from_le_bytes(bytes)
 }
 
 /// How many of `free` frames are free after a change; none of a range that changes owner differ.

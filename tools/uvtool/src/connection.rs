@@ -46,9 +46,15 @@ impl Uvd {
     pub fn service(&mut self, service: Service) -> Result<ServiceAnswer, Error> {
         let id = self.begin(service)?;
         let mut steps = Steps::default();
+        let mut begun: Option<ServiceAnswer> = None;
+        let joined = |begun: Option<ServiceAnswer>, next| match begun {
+            Some(begun) => begun.followed_by(next),
+            None => next,
+        };
         loop {
             match self.answer(id, self.deadline)? {
-                Answered::Service(answer) => return Ok(answer),
+                Answered::Service(answer) => return Ok(joined(begun, answer)),
+                Answered::Piece(piece) => begun = Some(joined(begun, piece)),
                 Answered::Progress(progress) => steps.show(&progress),
                 _ => return Err(Error::Other("what uvd was asked")),
             }
@@ -57,9 +63,22 @@ impl Uvd {
 
     /// What is defined.
     pub fn definitions(&mut self) -> Result<Vec<Defined>, Error> {
-        match self.service(Service::Definitions)? {
-            ServiceAnswer::Definitions(all) => Ok(all),
-            _ => Err(Error::Other("definitions")),
+        let mut all: Vec<Defined> = Vec::new();
+        loop {
+            let after = all.last().map(|one| one.definition.name.clone());
+            let answer = self.service(Service::Definitions { after: after.clone() })?;
+            let ServiceAnswer::Definitions { defined, more } = answer else {
+                return Err(Error::Other("definitions"));
+            };
+            let names = defined.iter().map(|one| &one.definition.name);
+            if !after.iter().chain(names).is_sorted_by(|a, b| a < b) || (more && defined.is_empty())
+            {
+                return Err(Error::Stuck("definitions"));
+            }
+            all.extend(defined);
+            if !more {
+                return Ok(all);
+            }
         }
     }
 

@@ -29,6 +29,8 @@ use answer::Problem;
 use cli::questions::{DiagRequest, KernelRequest};
 use cli::{Cli, Command};
 use connection::Uvd;
+use pv_abi::uv::command::PartitionRow;
+use pv_abi::uv::database::UNASSIGNED;
 use source::{Error, Source};
 use view::info::Info;
 use view::list::List;
@@ -114,7 +116,16 @@ struct Shown {
 fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Option<Shown>, Error> {
     Ok(Some(match command {
         Command::List(options) => shown(&List::new(&source.partitions()?, options.all), json),
-        Command::Info(options) => shown(&Info::new(&source.partitions()?, &options.name)?, json),
+        Command::Info(options) => {
+            let row = source.partition(&options.name)?;
+            let owner = match row.owner {
+                UNASSIGNED => None,
+                number if number == row.number => Some(row.clone()),
+                number => source.partition(&number.to_string()).ok(),
+            };
+            let rows: Vec<PartitionRow> = owner.into_iter().collect();
+            shown(&Info::new(&row, &Names::new(&rows)), json)
+        }
         Command::Resources(options) if options.verify => {
             let partitions = source.partitions()?;
             let frames = source.resources()?.frames;

@@ -156,6 +156,22 @@ pub trait Source {
         }
     }
 
+    /// One partition, by name or number; where there is none, the names of those that are there.
+    fn partition(&mut self, name: &str) -> Result<PartitionRow, Error> {
+        // No partition has a longer name, and a frame may not hold it.
+        if name.len() <= rules::MAX_NAME {
+            let query = Query::Partition { name: name.into() };
+            let Answer::Partitions { rows, .. } = self.ask(query)?.answer else {
+                return Err(Error::Other("a partition"));
+            };
+            if let Some(row) = rows.into_iter().next() {
+                return Ok(row);
+            }
+        }
+        let there: Vec<String> = self.partitions()?.into_iter().map(|row| row.name).collect();
+        Err(Error::NoSuchPartition { name: name.into(), there: there.join(", ") })
+    }
+
     /// What the machine has.
     fn resources(&mut self) -> Result<ResourcesAnswer, Error> {
         match self.ask(Query::Resources)?.answer {

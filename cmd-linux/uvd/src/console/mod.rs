@@ -10,6 +10,7 @@
 //! until the guest has read, or is told that it will not. What is mapped of a guest is unmapped
 //! before the guest is destroyed, for its memory cannot be freed before.
 
+mod bells;
 pub mod history;
 pub mod line;
 pub mod typed;
@@ -17,6 +18,7 @@ pub mod typed;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
 
+use bells::Bells;
 use history::History;
 use line::Line;
 use typed::{Answer, Typed, Unread};
@@ -45,6 +47,9 @@ pub struct Consoles {
     all: BTreeMap<String, Console>,
     readers: BTreeMap<ReaderId, Reader>,
     answers: Vec<Answer>,
+    bells: Bells,
+    /// Some console is to go with its last reader.
+    retiring: bool,
 }
 
 #[derive(Default)]
@@ -70,6 +75,7 @@ struct Reader {
 impl Consoles {
     /// Connects the console of the partition with this number.
     pub fn connect(&mut self, name: &str, number: u32, line: Line) {
+        self.bells.add(name, line.fd());
         let console = self.all.entry(name.into()).or_default();
         console.line = Some(line);
         (console.ended, console.retired) = (None, false);
@@ -81,7 +87,9 @@ impl Consoles {
     pub fn disconnect(&mut self, name: &str) {
         if let Some(console) = self.all.get_mut(name) {
             console.turn(&mut self.answers);
-            console.line = None;
+            if let Some(line) = console.line.take() {
+                self.bells.remove(name, line.fd());
+            }
             console.typed.ring_gone(&mut self.answers);
         }
     }
@@ -96,12 +104,6 @@ impl Consoles {
         self.all.get(name).is_some_and(|console| console.beginning(number).is_some())
     }
 
-    /// Names of those that are connected.
-    pub fn connected(&self) -> Vec<String> {
-        let connected = self.all.iter().filter(|(_, console)| console.line.is_some());
-        connected.map(|(name, _)| name.clone()).collect()
-    }
-
     /// Its readers get what is left, and that it ended. A console may end before anyone reads.
     pub fn end(&mut self, name: &str, end: Option<End>) {
         if let Some(console) = self.all.get_mut(name) {
@@ -114,6 +116,7 @@ impl Consoles {
     /// It goes by another name.
     pub fn rename(&mut self, from: &str, to: &str) {
         if let Some(console) = self.all.remove(from) {
+            self.bells.rename(from, to);
             self.all.insert(to.into(), console);
         }
         for reader in self.readers.values_mut().filter(|reader| reader.name == from) {
@@ -125,6 +128,7 @@ impl Consoles {
     pub fn retire(&mut self, name: &str) {
         if let Some(console) = self.all.get_mut(name) {
             console.retired = true;
+            self.retiring = true;
         }
         self.remove_retired();
     }
@@ -184,16 +188,19 @@ impl Consoles {
         std::mem::take(&mut self.answers)
     }
 
-    /// Serves all lines: their events are taken, what was printed is kept.
+    /// Serves the lines whose guests rang, some at a time: their events are taken, what was
+    /// printed is kept.
     pub fn turn(&mut self) {
-        for console in self.all.values_mut() {
-            console.turn(&mut self.answers);
+        for name in self.bells.rung() {
+            if let Some(console) = self.all.get_mut(&name) {
+                console.turn(&mut self.answers);
+            }
         }
     }
 
-    /// What to wait for.
-    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.all.values().filter_map(|console| console.line.as_ref().map(Line::fd))
+    /// What to wait for: readable when a guest rang.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.bells.fd()
     }
 
     /// What there is to tell the readers whose client has room.
@@ -226,8 +233,20 @@ impl Consoles {
     }
 
     fn remove_retired(&mut self) {
-        let read = |name: &str| self.readers.values().any(|reader| reader.name == name);
-        self.all.retain(|name, console| !console.retired || read(name));
+        if !self.retiring {
+            return;
+        }
+        let (bells, readers) = (&mut self.bells, &self.readers);
+        let mut left = false;
+        self.all.retain(|name, console| {
+            let stays = !console.retired || readers.values().any(|reader| reader.name == *name);
+            if let Some(line) = console.line.as_ref().filter(|_| !stays) {
+                bells.remove(name, line.fd());
+            }
+            left |= stays && console.retired;
+            stays
+        });
+        self.retiring = left;
     }
 }
 

@@ -12,6 +12,12 @@ fn line() -> (Line, Shared, Bell) {
     (Line::new(ours, Box::new(far)), guest, bell)
 }
 
+/// The guest rings, and all is served.
+fn serve(consoles: &mut Consoles, bell: &mut Bell) {
+    crate::link::Port::ring(bell);
+    consoles.turn();
+}
+
 fn print(guest: &Shared, text: &[u8]) {
     let words = guest.words();
     let from = words[771].load(Ordering::Acquire);
@@ -44,13 +50,13 @@ fn output(consoles: &mut Consoles, id: ReaderId) -> (Vec<u8>, Option<Option<End>
 #[test]
 fn readers_see_the_same_each_from_where_it_came() {
     let mut consoles = Consoles::default();
-    let (line, guest, _bell) = line();
+    let (line, guest, mut bell) = line();
     print(&guest, b"one ");
     consoles.connect("web", 16, line);
     consoles.attach((1, 7), "web", From::Oldest, false);
     consoles.attach((2, 7), "web", From::Now, false);
     print(&guest, b"two");
-    consoles.turn();
+    serve(&mut consoles, &mut bell);
     assert_eq!(output(&mut consoles, (1, 7)), (b"one two".to_vec(), None));
     assert_eq!(output(&mut consoles, (2, 7)), (b"two".to_vec(), None));
     consoles.attach((3, 1), "web", From::Oldest, true);
@@ -81,12 +87,12 @@ fn an_end_comes_after_all_output_also_to_who_comes_late() {
 #[test]
 fn a_reader_that_does_not_read_is_told_how_much_it_missed() {
     let mut consoles = Consoles::default();
-    let (line, guest, _bell) = line();
+    let (line, guest, mut bell) = line();
     consoles.connect("web", 16, line);
     consoles.attach((1, 1), "web", From::Oldest, false);
     for _ in 0..50 {
         print(&guest, &[b'x'; 2000]);
-        consoles.turn();
+        serve(&mut consoles, &mut bell);
     }
     let (all, _) = output(&mut consoles, (1, 1));
     let text = String::from_utf8(all).unwrap();
@@ -98,12 +104,12 @@ fn a_reader_that_does_not_read_is_told_how_much_it_missed() {
 #[test]
 fn a_name_takes_history_and_readers_along() {
     let mut consoles = Consoles::default();
-    let (line, guest, _bell) = line();
+    let (line, guest, mut bell) = line();
     consoles.connect("web", 16, line);
     consoles.attach((1, 1), "web", From::Now, false);
     consoles.rename("web", "www");
     print(&guest, b"hello");
-    consoles.turn();
+    serve(&mut consoles, &mut bell);
     assert_eq!(output(&mut consoles, (1, 1)).0, b"hello");
     assert!(consoles.is_connected("www") && !consoles.is_connected("web"));
 }
@@ -129,13 +135,13 @@ fn a_reader_begins_with_the_partition_that_it_asks_for() {
 #[test]
 fn who_reads_the_history_once_is_told_what_it_missed_meanwhile() {
     let mut consoles = Consoles::default();
-    let (line, guest, _bell) = line();
+    let (line, guest, mut bell) = line();
     consoles.connect("web", 16, line);
     print(&guest, &[b'a'; 2000]);
     consoles.attach((1, 1), "web", From::Oldest, true);
     for _ in 0..40 {
         print(&guest, &[b'x'; 2000]);
-        consoles.turn();
+        serve(&mut consoles, &mut bell);
     }
     let (all, end) = output(&mut consoles, (1, 1));
     assert!(all.starts_with(b"\r\n[2000 bytes of output"), "{all:?}");
@@ -156,7 +162,7 @@ fn read(guest: &Shared, most: u32) -> Vec<u8> {
 #[test]
 fn what_is_typed_is_answered_when_it_is_read() {
     let mut consoles = Consoles::default();
-    let (line, guest, _bell) = line();
+    let (line, guest, mut bell) = line();
     consoles.connect("web", 16, line);
     assert_eq!(consoles.type_in((1, 1), 2, b"x".to_vec()), Err(Unread::NotAttached));
     for client in [1, 2] {
@@ -168,14 +174,14 @@ fn what_is_typed_is_answered_when_it_is_read() {
     assert_eq!(consoles.type_in((3, 1), 2, vec![]), Err(Unread::NotAttached));
     assert_eq!(consoles.answers(), []);
     assert_eq!(read(&guest, 1024).len(), 1024);
-    consoles.turn();
+    serve(&mut consoles, &mut bell);
     assert_eq!(consoles.answers(), [], "476 of the first are in the ring");
     assert_eq!(read(&guest, 476).len(), 476);
-    consoles.turn();
+    serve(&mut consoles, &mut bell);
     assert!(consoles.has_news(|_| false));
     assert_eq!(consoles.answers(), [(1, 2, Ok(()))]);
     assert_eq!(read(&guest, 9), b"z");
-    consoles.turn();
+    serve(&mut consoles, &mut bell);
     assert_eq!(consoles.answers(), [(2, 2, Ok(()))]);
     let too_long = vec![0; uvd_protocol::MAX_INPUT + 1];
     assert_eq!(consoles.type_in((1, 1), 4, too_long), Err(Unread::TooLong));
@@ -214,7 +220,7 @@ proptest! {
         most in 1u32..1024,
     ) {
         let mut consoles = Consoles::default();
-        let (line, guest, _bell) = line();
+        let (line, guest, mut bell) = line();
         consoles.connect("web", 16, line);
         consoles.attach((1, 1), "web", From::Now, false);
         let (mut typed, mut arrived) = (Vec::<u8>::new(), Vec::new());
@@ -225,10 +231,38 @@ proptest! {
             while arrived.len() < typed.len() {
                 prop_assert_eq!(consoles.answers(), []);
                 arrived.extend(read(&guest, most));
-                consoles.turn();
+                serve(&mut consoles, &mut bell);
             }
             prop_assert_eq!(consoles.answers(), [(1, at as u64, Ok(()))]);
         }
         prop_assert_eq!(typed, arrived);
     }
+}
+
+/// A turn serves those that rang; what the others print comes when they ring.
+#[test]
+fn a_turn_is_about_the_consoles_that_rang() {
+    let mut consoles = Consoles::default();
+    let mut guests = Vec::new();
+    for number in 0..100 {
+        let (line, guest, bell) = line();
+        consoles.connect(&format!("g{number}"), number, line);
+        print(&guest, b"x");
+        guests.push((guest, bell));
+    }
+    serve(&mut consoles, &mut guests[7].1);
+    assert_eq!((consoles.kept("g7"), consoles.kept("g8")), (1, 0));
+    assert!(consoles.bells.rung().is_empty(), "served");
+    consoles.rename("g8", "web");
+    for (_, bell) in &mut guests {
+        crate::link::Port::ring(bell);
+    }
+    consoles.disconnect("g9");
+    // Some at a time, until all are served.
+    consoles.turn();
+    consoles.turn();
+    assert!(consoles.bells.rung().is_empty());
+    let kept = |name: &str| consoles.kept(name);
+    assert!((0..100).all(|number| number == 8 || kept(&format!("g{number}")) == 1));
+    assert_eq!((kept("g8"), kept("web")), (0, 1));
 }

@@ -3,6 +3,8 @@
 //! Rule: what cannot be is refused before anything is sent, with what is asked and what is there;
 //! what is sent may still be refused, for the ultravisor decides.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use definition::Definition;
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::command::{Answer, Body, PartitionRow, Query};
@@ -18,13 +20,12 @@ fn frames(what: &Definition) -> u64 {
 
 /// Checks that all of them fit next to those that are there; the CPUs that each gets, none: all.
 pub async fn check(hub: &Hub, definitions: &[&Definition]) -> Result<Vec<Vec<u32>>, Failure> {
-    let rows: Vec<PartitionRow> = hub.rows.borrow().values().cloned().collect();
-    names(definitions, &rows)?;
+    names(definitions, hub.rows.borrow().values())?;
     let free = hub.replica.borrow().free_frames();
     memory(definitions, free.unwrap_or(u64::MAX))?;
     // What the machine has is asked for only where CPUs are to be chosen: all the page map is read.
     if !definitions.iter().any(|one| is_to_be_given_cpus(one)) {
-        return choose(definitions, &rows, &[]);
+        return choose(definitions, hub.rows.borrow().values(), &[]);
     }
     let cpus = match hub.ask(Body::Query(Query::Resources)).await?.answer {
         Answer::Resources(resources) => {
@@ -32,12 +33,20 @@ pub async fn check(hub: &Hub, definitions: &[&Definition]) -> Result<Vec<Vec<u32
         }
         _ => return Err(unexpected("resources")),
     };
-    choose(definitions, &rows, &cpus)
+    choose(definitions, hub.rows.borrow().values(), &cpus)
 }
 
-fn names(definitions: &[&Definition], rows: &[PartitionRow]) -> Result<(), Failure> {
+fn names<'r>(
+    definitions: &[&Definition],
+    rows: impl Iterator<Item = &'r PartitionRow>,
+) -> Result<(), Failure> {
+    let wanted: BTreeSet<&str> = definitions.iter().map(|one| one.name.as_str()).collect();
+    let taken: BTreeMap<&str, &PartitionRow> = rows
+        .filter(|row| wanted.contains(row.name.as_str()))
+        .map(|row| (row.name.as_str(), row))
+        .collect();
     for definition in definitions {
-        if let Some(row) = rows.iter().find(|row| row.name == definition.name) {
+        if let Some(row) = taken.get(definition.name.as_str()) {
             let object = format!("partition {:?}", definition.name);
             let reason = format!("partition {} has it", row.number);
             let way_out = way_out::with_name(way_out::DESTROY, &row.name);
@@ -78,12 +87,12 @@ fn is_to_be_given_cpus(one: &Definition) -> bool {
 
 /// CPUs for each definition. One that wants CPUs for itself and names none gets as many as it
 /// has virtual ones, the last of those that nobody has for itself, and never all.
-fn choose(
+fn choose<'r>(
     definitions: &[&Definition],
-    rows: &[PartitionRow],
+    rows: impl Iterator<Item = &'r PartitionRow>,
     cpus: &[u32],
 ) -> Result<Vec<Vec<u32>>, Failure> {
-    let dedicated = rows.iter().filter(|row| row.cpu_dedicated);
+    let dedicated = rows.filter(|row| row.cpu_dedicated);
     let mut taken: Vec<u32> = dedicated.flat_map(|row| row.cpu_affinity.clone()).collect();
     for one in definitions.iter().filter(|one| one.cpu.dedicated) {
         taken.extend(&one.cpu.affinity);

@@ -1,8 +1,8 @@
 //! Changes that are made together, or not at all.
 //!
 //! ```text
-//! kernels loaded                                     nothing is changed yet
-//! pending: create and assign memory, for all of them
+//! kernels loaded, sizes checked                      nothing is changed yet
+//! pending: create and assign memory, some at a time
 //! each built by the boot partition; consoles connected
 //! edits of definitions staged under the id of what follows
 //! final: start, change live, destroy, complete       now it is so
@@ -10,8 +10,9 @@
 //! ```
 //!
 //! Rule: until the final transaction is committed, the ultravisor rolls all of it back when this
-//! process ends, and [`Body::Open`] does the same when it lives. The staged edits hold exactly
-//! when the log has that transaction as committed.
+//! process ends, and [`Body::RollBack`] does the same when it lives, and touches nothing of other
+//! clients. The staged edits hold exactly when the log has that transaction as committed: where the
+//! reply is lost, the log is asked, at the latest before the next batch.
 
 use std::fs::File;
 use std::rc::Rc;
@@ -20,8 +21,12 @@ use std::time::{Duration, Instant};
 use definition::Definition;
 use futures_util::future::select;
 use pv_abi::PAGE_SIZE;
-use pv_abi::uv::command::{Answer, Body, Operation, Outcome, PartitionRow, Target, Transaction};
-use pv_abi::uv::database::{kind, state};
+use pv_abi::uv::channel::MAX_PAYLOAD;
+use pv_abi::uv::command::{
+    Answer, Body, MAX_OPERATIONS, MAX_PENDING, Operation, Outcome, PROTOCOL, PartitionRow, Request,
+    Target, Transaction,
+};
+use pv_abi::uv::database::{MAX_PARTITION, kind, state};
 use uvd_protocol::Failure;
 
 use super::{Reporter, allocate, session};
@@ -31,7 +36,11 @@ use crate::hub::{Hub, refused, unexpected};
 use crate::loader::Kernel;
 use crate::log;
 use crate::state::{Edit, Record, Staged};
+use crate::turns::Turn;
 
+/// Partitions that one pending transaction creates at most: its reply, the memory of each in
+/// ranges, fits a frame.
+const CREATED_AT_ONCE: usize = 32;
 /// How long to wait for what was destroyed to be gone.
 const GONE: Duration = Duration::from_secs(10);
 
@@ -77,10 +86,31 @@ pub async fn carry_out(
     batch: Batch,
     reporter: &Reporter,
 ) -> Result<Vec<u32>, Failure> {
+    check_sizes(&batch)?;
     let kernels = load(hub, &batch, reporter).await?;
-    let batch = note_needs(hub, batch, &kernels);
-    let turn = hub.changes.lock().await;
+    let turn = take_turn(hub).await?;
+    carry_out_in(hub, turn, (batch, kernels), reporter).await
+}
+
+/// Waits for the turn to change something. Whoever decides by what is there what to change does
+/// so when it has the turn, so that nothing changes in between.
+pub async fn take_turn(hub: &Rc<Hub>) -> Result<Turn, Failure> {
+    let turn = hub.changes.acquire().await;
     hub.ready().await?;
+    session::settle(hub).await?;
+    Ok(turn)
+}
+
+/// As [`carry_out`], in a turn that was taken, with the kernels of what is to be created.
+pub async fn carry_out_in(
+    hub: &Rc<Hub>,
+    turn: Turn,
+    (mut batch, kernels): (Batch, Vec<Kernel>),
+    reporter: &Reporter,
+) -> Result<Vec<u32>, Failure> {
+    check_sizes(&batch)?;
+    refresh(hub, &mut batch)?;
+    let batch = note_needs(hub, batch, &kernels);
     hub.fault.begin();
     let done = in_turn(hub, &batch, &kernels, reporter).await;
     hub.fault.end();
@@ -90,6 +120,30 @@ pub async fn carry_out(
         gone(hub, &batch.destroys).await;
     }
     done
+}
+
+/// What is defined already is started as it is defined by now.
+fn refresh(hub: &Hub, batch: &mut Batch) -> Result<(), Failure> {
+    let state = hub.state.borrow();
+    for creation in &mut batch.creates {
+        let old = &mut creation.definition;
+        let puts = |edit: &Edit| matches!(edit, Edit::Put(one) if one.definition.name == old.name);
+        if batch.edits.iter().any(puts) {
+            continue;
+        }
+        let now = state.records().get(&old.name).map(|record| &record.definition);
+        match now {
+            Some(now) if (&now.kernel, &now.initrd) == (&old.kernel, &old.initrd) => {
+                old.clone_from(now);
+            }
+            _ => {
+                let object = format!("partition {:?}", old.name);
+                let reason = "its definition changed meanwhile";
+                return Err(refused("moved-on", &object, "definition", reason, "ask again"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Waits until what was destroyed is gone, with its names: what somebody still refers to goes
@@ -106,7 +160,8 @@ async fn gone(hub: &Rc<Hub>, destroys: &[PartitionRow]) {
     }
 }
 
-async fn load(hub: &Hub, batch: &Batch, reporter: &Reporter) -> Result<Vec<Kernel>, Failure> {
+/// The kernels of what is to be created, unpacked.
+pub async fn load(hub: &Hub, batch: &Batch, reporter: &Reporter) -> Result<Vec<Kernel>, Failure> {
     let mut kernels = Vec::new();
     for Creation { definition, .. } in &batch.creates {
         let tell = || reporter.tell(&definition.name, "unpacking kernel", 0, 0);
@@ -162,22 +217,54 @@ fn note_needs(hub: &Hub, mut batch: Batch, kernels: &[Kernel]) -> Batch {
 /// Finds out whether a batch would be refused, and changes nothing: by its files, by what the
 /// host has, and by a plan of the ultravisor.
 pub async fn rehearse(hub: &Rc<Hub>, batch: &Batch, reporter: &Reporter) -> Result<(), Failure> {
+    check_sizes(batch)?;
     load(hub, batch, reporter).await?;
     let definitions: Vec<&Definition> = batch.creates.iter().map(|one| &one.definition).collect();
     let affinities = allocate(hub, &definitions).await?;
-    let operations = creations(&definitions, affinities).chain(batch.changes.iter().cloned());
+    let mut pieces = creations(&definitions, affinities);
     let destroys = batch.destroys.iter().flat_map(destruction);
-    let operations: Vec<Operation> = operations.chain(destroys).collect();
-    if !operations.is_empty() {
+    let changes: Vec<Operation> = batch.changes.iter().cloned().chain(destroys).collect();
+    pieces.extend((!changes.is_empty()).then_some(changes));
+    for operations in pieces {
         let body = transaction(&batch.reason, None, false, operations);
         hub.ask(Body::Plan(body)).await?;
     }
     Ok(())
 }
 
+/// Refuses a batch whose transactions would be refused for their size, before anything is built:
+/// too many that are pending at once, and a final one with too many operations or bytes.
+pub fn check_sizes(batch: &Batch) -> Result<(), Failure> {
+    let pieces = batch.creates.len().div_ceil(CREATED_AT_ONCE);
+    // Numbers and ids as long as they can be.
+    let numbers = vec![MAX_PARTITION; batch.creates.len()];
+    let operations = finals(batch, &vec![u64::MAX; pieces], &numbers);
+    let count = operations.len();
+    let body = Body::Transaction(transaction(&batch.reason, Some(u64::MAX), false, operations));
+    let request = Request { protocol: PROTOCOL, id: u64::MAX, body };
+    let bytes = postcard::to_allocvec(&request).map_or(usize::MAX, |bytes| bytes.len());
+    let limits = [
+        ("partitions to create", batch.creates.len(), MAX_PENDING / 2 * CREATED_AT_ONCE),
+        ("operations", count, MAX_OPERATIONS),
+        ("bytes", bytes, MAX_PAYLOAD),
+    ];
+    let object = format!("{} partitions", batch.creates.len() + batch.edits.len());
+    match limits.into_iter().find(|(_, asked, limit)| asked > limit) {
+        None => Ok(()),
+        Some((field, asked, limit)) => {
+            let reason = format!("{asked} in one change, at most {limit}");
+            let way_out = "apply fewer partitions at a time, each file by itself";
+            Err(refused("too-large", &object, field, &reason, way_out))
+        }
+    }
+}
+
 /// CPUs for what is to be created, if there is enough of all. What is known here may be late:
 /// before it refuses, it is made sure of.
 async fn allocate(hub: &Rc<Hub>, definitions: &[&Definition]) -> Result<Vec<Vec<u32>>, Failure> {
+    if definitions.is_empty() {
+        return Ok(Vec::new());
+    }
     if !hub.news.get() {
         let affinities = allocate::check(hub, definitions).await;
         if affinities.is_ok() {
@@ -188,13 +275,14 @@ async fn allocate(hub: &Rc<Hub>, definitions: &[&Definition]) -> Result<Vec<Vec<
     allocate::check(hub, definitions).await
 }
 
-/// What creates partitions with these CPUs.
-fn creations(
-    definitions: &[&Definition],
-    affinities: Vec<Vec<u32>>,
-) -> impl Iterator<Item = Operation> {
-    let all = definitions.iter().zip(affinities).enumerate();
-    all.flat_map(|(at, (one, cpus))| creation(at as u32, one, cpus)).collect::<Vec<_>>().into_iter()
+/// What creates partitions with these CPUs, in pieces for a transaction each.
+fn creations(definitions: &[&Definition], affinities: Vec<Vec<u32>>) -> Vec<Vec<Operation>> {
+    let all: Vec<_> = definitions.iter().zip(affinities).collect();
+    let piece = |piece: &[(&&Definition, Vec<u32>)]| {
+        let each = (0..).zip(piece);
+        each.flat_map(|(at, (one, cpus))| creation(at, one, cpus.clone())).collect()
+    };
+    all.chunks(CREATED_AT_ONCE).map(piece).collect()
 }
 
 /// What destroys a partition.
@@ -232,17 +320,33 @@ async fn in_turn(
     kernels: &[Kernel],
     reporter: &Reporter,
 ) -> Result<Vec<u32>, Failure> {
-    let mut work = Work { hub, batch, reporter, pending: None, numbers: Vec::new() };
+    let mut work = Work { hub, batch, reporter, pending: Vec::new(), numbers: Vec::new() };
     let done = match work.prepare(kernels).await {
         Ok(()) => work.finish().await,
         failed => failed,
     };
     match done {
         Ok(()) => Ok(work.numbers),
-        Err(failure) => {
+        Err(End::Undone(failure)) => {
             work.take_back().await;
             Err(failure)
         }
+        // The next batch, or the next session, finds out.
+        Err(End::Unknown(failure)) => Err(failure),
+    }
+}
+
+/// How a batch failed.
+enum End {
+    /// Nothing of it is done.
+    Undone(Failure),
+    /// It is not known whether all of it is done or nothing.
+    Unknown(Failure),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Undone(failure)
     }
 }
 
@@ -251,14 +355,14 @@ struct Work<'a> {
     hub: &'a Rc<Hub>,
     batch: &'a Batch,
     reporter: &'a Reporter,
-    /// Id of the request that is pending.
-    pending: Option<u64>,
+    /// Ids of the requests that are pending, or may be.
+    pending: Vec<u64>,
     numbers: Vec<u32>,
 }
 
 impl Work<'_> {
     /// Creates what is to be created, pending, and builds it.
-    async fn prepare(&mut self, kernels: &[Kernel]) -> Result<(), Failure> {
+    async fn prepare(&mut self, kernels: &[Kernel]) -> Result<(), End> {
         if self.batch.creates.is_empty() {
             return Ok(());
         }
@@ -268,18 +372,23 @@ impl Work<'_> {
         for definition in &definitions {
             self.reporter.tell(&definition.name, "allocating", 0, 0);
         }
-        let operations = creations(&definitions, affinities).collect();
-        let body = transaction(&self.batch.reason, self.batch.planned_at, true, operations);
-        self.hub.fault.step();
-        self.hub.fault.step_when_sent();
-        let replied = self.hub.ask(Body::Transaction(body)).await?;
-        self.pending = Some(replied.id);
-        let Answer::Applied(outcomes) = replied.answer else {
-            return Err(unexpected("a transaction"));
-        };
-        self.numbers = outcomes.into_iter().filter_map(created).collect();
+        let mut planned_at = self.batch.planned_at;
+        for operations in creations(&definitions, affinities) {
+            let body = transaction(&self.batch.reason, planned_at, true, operations);
+            let id = self.hub.take_id();
+            self.pending.push(id);
+            self.hub.fault.step();
+            self.hub.fault.step_when_sent();
+            let replied = self.hub.ask_as(id, Body::Transaction(body)).await?;
+            let Answer::Applied(outcomes) = replied.answer else {
+                return Err(unexpected("a transaction").into());
+            };
+            self.numbers.extend(outcomes.into_iter().filter_map(created));
+            // The next one goes on from there, and from nothing that came between.
+            planned_at = planned_at.map(|_| replied.version);
+        }
         if self.numbers.len() != definitions.len() {
-            return Err(unexpected("the partitions it created"));
+            return Err(unexpected("the partitions it created").into());
         }
         for (at, definition) in definitions.into_iter().enumerate() {
             self.build(self.numbers[at], definition, Kernel::clone(&kernels[at])).await?;
@@ -305,8 +414,8 @@ impl Work<'_> {
     }
 
     /// Makes it final.
-    async fn finish(&self) -> Result<(), Failure> {
-        let operations = self.operations();
+    async fn finish(&self) -> Result<(), End> {
+        let operations = finals(self.batch, &self.pending, &self.numbers);
         let edits = self.batch.edits.clone();
         if operations.is_empty() {
             self.hub.state.borrow_mut().edit(&edits);
@@ -319,9 +428,10 @@ impl Work<'_> {
             self.reporter.tell(&creation.definition.name, "starting", 0, 0);
         }
         // What is pending was planned already, and building it made versions of its own.
-        let planned_at = self.batch.planned_at.filter(|_| self.pending.is_none());
+        let planned_at = self.batch.planned_at.filter(|_| self.pending.is_empty());
         let body = transaction(&self.batch.reason, planned_at, false, operations);
-        let staged = Staged { request: self.hub.take_id(), edits };
+        let (boot, since) = (self.hub.state.borrow().boot(), self.hub.replica.borrow().next());
+        let staged = Staged { boot, request: self.hub.take_id(), since, edits };
         if !staged.edits.is_empty() {
             self.hub.state.borrow_mut().stage(&staged);
         }
@@ -329,33 +439,30 @@ impl Work<'_> {
         self.hub.fault.step_when_sent();
         let replied = self.hub.ask_as(staged.request, Body::Transaction(body)).await;
         self.hub.fault.step();
-        // Without an answer it is not known which; the next session finds it in the log.
-        let known = matches!(replied, Ok(_) | Err(Failure::Refused(_)));
-        if known && !staged.edits.is_empty() {
-            self.hub.state.borrow_mut().settle(&staged, replied.is_ok());
+        let done = match replied {
+            Ok(_) => Ok(()),
+            Err(Failure::Refused(refusal)) => Err(Failure::Refused(refusal)),
+            // Without an answer the log says which.
+            Err(failure) => match session::is_committed(self.hub, &staged).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(failure),
+                Err(_) => return Err(End::Unknown(failure)),
+            },
+        };
+        if !staged.edits.is_empty() {
+            self.hub.state.borrow_mut().settle(&staged, done.is_ok());
         }
         // Before anybody looks: it may have ended already.
-        for creation in self.batch.creates.iter().filter(|_| replied.is_ok()) {
+        for creation in self.batch.creates.iter().filter(|_| done.is_ok()) {
             let name = &creation.definition.name;
             self.hub.state.borrow_mut().change(name, |record| record.last_end = None);
         }
-        if known && let Err(failure) = session::follow(self.hub).await {
+        if let Err(failure) = session::follow(self.hub).await {
             log(&format!("what was done is read from the log later: {failure}"));
         }
         self.hub.state.borrow_mut().store();
         self.hub.fault.step();
-        replied.map(|_| ())
-    }
-
-    fn operations(&self) -> Vec<Operation> {
-        let mut operations: Vec<Operation> = Vec::new();
-        operations.extend(self.pending.map(|request| Operation::Complete { request }));
-        for (creation, number) in self.batch.creates.iter().zip(&self.numbers) {
-            operations.extend(starting(creation, *number));
-        }
-        operations.extend(self.batch.changes.iter().cloned());
-        operations.extend(self.batch.destroys.iter().flat_map(destruction));
-        operations
+        done.map_err(End::Undone)
     }
 
     /// Nothing of it was done: what is pending goes, and what was disconnected comes back.
@@ -363,8 +470,9 @@ impl Work<'_> {
         for creation in &self.batch.creates {
             self.hub.consoles.borrow_mut().disconnect(&creation.definition.name);
         }
-        if self.pending.is_some()
-            && let Err(failure) = self.hub.ask(Body::Open).await
+        let requests = self.pending.clone();
+        if !requests.is_empty()
+            && let Err(failure) = self.hub.ask(Body::RollBack { requests }).await
         {
             log(&format!("what is pending could not be given up: {failure}"));
         }
@@ -372,6 +480,19 @@ impl Work<'_> {
             connect(self.hub, &row.name, row.number, row.console_port);
         }
     }
+}
+
+/// The operations of the final transaction: it completes what is pending, starts what was created,
+/// changes and destroys.
+fn finals(batch: &Batch, pending: &[u64], numbers: &[u32]) -> Vec<Operation> {
+    let mut operations: Vec<Operation> =
+        pending.iter().map(|request| Operation::Complete { request: *request }).collect();
+    for (creation, number) in batch.creates.iter().zip(numbers) {
+        operations.extend(starting(creation, *number));
+    }
+    operations.extend(batch.changes.iter().cloned());
+    operations.extend(batch.destroys.iter().flat_map(destruction));
+    operations
 }
 
 /// Connects a guest's console, where it has one. That it fails keeps nothing from running.

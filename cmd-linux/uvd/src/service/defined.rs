@@ -16,8 +16,8 @@ use crate::state::{Edit, Record};
 
 /// Takes over what changed of partitions from one look at them to the next.
 pub fn follow(hub: &Hub, old: &BTreeMap<u32, PartitionRow>, rows: &[PartitionRow]) {
-    let host = rows.iter().find(|row| row.number == ULTRAVISOR);
-    let all = host.map(|row| &row.cpu_affinity[..]).unwrap_or_default();
+    let host = hub.rows.borrow().get(&ULTRAVISOR).map(|row| row.cpu_affinity.clone());
+    let all = host.unwrap_or_default();
     for row in rows.iter().filter(|row| row.kind == kind::GUEST) {
         let before = old.get(&row.number).filter(|old| old.created_at == row.created_at);
         let Some(before) = before else { continue };
@@ -25,7 +25,7 @@ pub fn follow(hub: &Hub, old: &BTreeMap<u32, PartitionRow>, rows: &[PartitionRow
         let named = |name: &str| state.records().get(name).cloned();
         let Some(record) = named(&before.name).or_else(|| named(&row.name)) else { continue };
         let mut definition = record.definition.clone();
-        change(&mut definition, before, row, all);
+        change(&mut definition, before, row, &all);
         if definition != record.definition {
             let forgotten = Edit::Forget(record.definition.name.clone());
             state.edit(&[forgotten, Edit::Put(Record { definition, ..record })]);

@@ -14,6 +14,7 @@ use super::batch::{self, Batch};
 use super::{Reporter, find};
 use crate::hub::{Hub, refused};
 use crate::state::{Edit, Record};
+use crate::turns::Turn;
 
 /// Gives a partition another name, running or not.
 pub async fn rename(
@@ -22,6 +23,7 @@ pub async fn rename(
     to: &str,
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
+    let turn = batch::take_turn(hub).await?;
     let row = find(hub, name).await;
     let name = row.as_ref().map_or(name, |row| row.name.as_str()).to_string();
     let record = hub.state.borrow().records().get(&name).cloned();
@@ -54,7 +56,7 @@ pub async fn rename(
         record.definition.name = to.into();
         batch.edits = vec![Edit::Forget(name.clone()), Edit::Put(record)];
     }
-    batch::carry_out(hub, batch, reporter).await?;
+    batch::carry_out_in(hub, turn, (batch, Vec::new()), reporter).await?;
     hub.consoles.borrow_mut().rename(&name, to);
     Ok(ServiceAnswer::Done)
 }
@@ -66,12 +68,13 @@ pub async fn set(
     settings: &Settings,
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
+    let turn = batch::take_turn(hub).await?;
     let row = find(hub, name).await;
     let name = row.as_ref().map_or(name, |row| row.name.as_str()).to_string();
     let record = hub.state.borrow().records().get(&name).cloned();
     let object = format!("partition {name:?}");
     let Some(record) = record else {
-        return set_undefined(hub, &row?, settings, reporter).await;
+        return set_undefined(hub, turn, (&row?, settings), reporter).await;
     };
     let new = changed(&record.definition, settings);
     check(&object, &record.definition, &new, record.least_memory)?;
@@ -85,15 +88,15 @@ pub async fn set(
         edits: vec![Edit::Put(Record { definition: new, ..record })],
         ..Batch::default()
     };
-    batch::carry_out(hub, batch, reporter).await?;
+    batch::carry_out_in(hub, turn, (batch, Vec::new()), reporter).await?;
     Ok(ServiceAnswer::Done)
 }
 
 /// Changes one without a definition, as the command partition is: what it may use of the CPUs.
 async fn set_undefined(
     hub: &Rc<Hub>,
-    row: &PartitionRow,
-    settings: &Settings,
+    turn: Turn,
+    (row, settings): (&PartitionRow, &Settings),
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
     let Settings { memory, vcpus, weight, cap, affinity, dedicated, on } = settings.clone();
@@ -109,7 +112,7 @@ async fn set_undefined(
         changes: vec![Operation::SetCpu { partition, weight, cap, affinity, dedicated }],
         ..Batch::default()
     };
-    batch::carry_out(hub, batch, reporter).await?;
+    batch::carry_out_in(hub, turn, (batch, Vec::new()), reporter).await?;
     Ok(ServiceAnswer::Done)
 }
 

@@ -107,9 +107,11 @@ async fn run(
             show::console(hub, reporter.to(), &name, from, once).await?;
             return Ok(None);
         }
-        Service::Definitions => {
-            hub.partitions().await?;
-            show::definitions(hub)
+        Service::Definitions { after } => {
+            if after.is_none() {
+                hub.partitions().await?;
+            }
+            show::definitions(hub, after.as_deref())
         }
         Service::Why { name } => {
             session::follow(hub).await?;
@@ -117,7 +119,7 @@ async fn run(
         }
         Service::Log { most } => {
             session::follow(hub).await?;
-            ServiceAnswer::Log(show::fitting(hub.state.borrow().log(most)))
+            ServiceAnswer::Log(show::newest(hub.state.borrow().log(most)))
         }
         Service::Replica => session::compare(hub).await?,
         Service::BootHeap => ServiceAnswer::BootHeap(builder::heap(hub).await?),
@@ -151,6 +153,12 @@ fn check_definition(definition: &Definition) -> Result<(), Failure> {
 
 /// A partition by name, or by number.
 pub async fn find(hub: &Rc<Hub>, name: &str) -> Result<PartitionRow, Failure> {
+    // One that ended is dealt with before anybody sees that it did.
+    if let Some(row) = hub.partition(name).await?
+        && policy::end_of(&row).is_none()
+    {
+        return Ok(row);
+    }
     let (_, rows) = hub.partitions().await?;
     let named = rows.iter().position(|row| row.name == name);
     let number = || rows.iter().position(|row| name.parse() == Ok(row.number));

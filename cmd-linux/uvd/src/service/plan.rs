@@ -14,6 +14,7 @@ use uvd_protocol::{Failure, Planned, ServiceAnswer, way_out};
 use super::batch::{self, Batch, Creation};
 use super::{Reporter, live};
 use crate::hub::{Hub, refused};
+use crate::loader::Kernel;
 use crate::state::{Edit, Record};
 
 /// Tries for a plan while the database changes.
@@ -45,7 +46,9 @@ pub struct Wanted {
     pub reason: String,
 }
 
-/// Makes it so. Without a version that somebody looked at, a plan that is stale is made anew.
+/// Makes it so. Kernels are unpacked by a plan of before; what is done is planned in the turn, so
+/// that no other client of this `uvd` makes the plan stale. Without a version that somebody looked
+/// at, a plan that is stale for others' changes is made anew.
 pub async fn apply(
     hub: &Rc<Hub>,
     wanted: &Wanted,
@@ -67,6 +70,8 @@ async fn apply_once(
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
     let Wanted { definitions, prune, planned_at, reason } = wanted;
+    let loaded = load(hub, wanted, reporter).await?;
+    let turn = batch::take_turn(hub).await?;
     let (version, rows) = hub.partitions().await?;
     if let Some(planned) = planned_at
         && *planned != version
@@ -78,13 +83,39 @@ async fn apply_once(
     let batch = batch(hub.state.borrow().records(), &rows, &changes, definitions);
     let batch = Batch { planned_at: Some(version), reason: reason.clone(), ..batch };
     let destroyed: Vec<String> = batch.destroys.iter().map(|row| row.name.clone()).collect();
-    batch::carry_out(hub, batch, reporter).await?;
+    let mut kernels = Vec::new();
+    for creation in &batch.creates {
+        match loaded.get(&creation.definition.name) {
+            Some(kernel) => kernels.push(Kernel::clone(kernel)),
+            None => {
+                let one = Batch { creates: vec![creation.clone()], ..Batch::default() };
+                kernels.extend(batch::load(hub, &one, reporter).await?);
+            }
+        }
+    }
+    batch::carry_out_in(hub, turn, (batch, kernels), reporter).await?;
     for name in &destroyed {
         hub.consoles.borrow_mut().end(name, None);
         hub.consoles.borrow_mut().retire(name);
     }
     let (version, _) = hub.partitions().await?;
     Ok(ServiceAnswer::Changes { version, changes })
+}
+
+/// The kernels of what is to be created as things are, by name.
+async fn load(
+    hub: &Rc<Hub>,
+    wanted: &Wanted,
+    reporter: &Reporter,
+) -> Result<BTreeMap<String, Kernel>, Failure> {
+    let (_, rows) = hub.partitions().await?;
+    let (definitions, prune) = (&wanted.definitions, wanted.prune);
+    let changes = plan(hub.state.borrow().records(), &rows, definitions, prune)?;
+    let batch = batch(hub.state.borrow().records(), &rows, &changes, definitions);
+    batch::check_sizes(&batch)?;
+    let kernels = batch::load(hub, &batch, reporter).await?;
+    let names = batch.creates.into_iter().map(|creation| creation.definition.name);
+    Ok(names.zip(kernels).collect())
 }
 
 /// What would be done, a line for each partition.

@@ -81,21 +81,43 @@ pub struct Watch {
     ended: BTreeSet<(u32, u64)>,
 }
 
-/// Takes over rows that were read: each partition that ended is dealt with once, here, before
-/// anybody who waits sees the row.
+/// Takes over all rows, which were read: each partition that ended is dealt with once, here,
+/// before anybody who waits sees the row.
 pub fn seen(hub: &Rc<Hub>, rows: &[PartitionRow]) {
     let now = rows.iter().map(|row| (row.number, row.clone())).collect();
     let before = hub.rows.replace(now);
-    defined::follow(hub, &before, rows);
+    let there: BTreeSet<(u32, u64)> = rows.iter().map(|row| (row.number, row.created_at)).collect();
+    hub.watch.borrow_mut().ended.retain(|one| there.contains(one));
+    follow(hub, &before, rows);
+}
+
+/// Takes over the rows of partitions with these numbers, which were read again. This takes time
+/// by how many they are, and not by how many there are.
+pub fn seen_again(hub: &Rc<Hub>, numbers: &BTreeSet<u32>, rows: Vec<PartitionRow>) {
+    let mut before = BTreeMap::new();
+    {
+        let mut all = hub.rows.borrow_mut();
+        before.extend(numbers.iter().filter_map(|number| all.remove_entry(number)));
+        all.extend(rows.iter().map(|row| (row.number, row.clone())));
+    }
+    let is_there =
+        |number: u32, at: u64| rows.iter().any(|row| (row.number, row.created_at) == (number, at));
     let mut watch = hub.watch.borrow_mut();
-    watch.ended.retain(|one| rows.iter().any(|row| (row.number, row.created_at) == *one));
+    watch.ended.retain(|&(number, at)| !numbers.contains(&number) || is_there(number, at));
+    drop(watch);
+    follow(hub, &before, &rows);
+}
+
+/// Deals with what changed from one look at partitions to the next.
+fn follow(hub: &Rc<Hub>, before: &BTreeMap<u32, PartitionRow>, rows: &[PartitionRow]) {
+    defined::follow(hub, before, rows);
+    let mut watch = hub.watch.borrow_mut();
     let mut consoles = hub.consoles.borrow_mut();
-    for name in consoles.connected() {
-        let there = rows.iter().find(|row| row.name == name);
+    for row in rows.iter().filter(|row| row.state == state::DYING) {
         // What is mapped of one that goes would keep it from going.
-        if there.is_some_and(|row| row.state == state::DYING) {
-            consoles.disconnect(&name);
-            consoles.end(&name, None);
+        if consoles.is_connected(&row.name) {
+            consoles.disconnect(&row.name);
+            consoles.end(&row.name, None);
         }
     }
     drop(consoles);

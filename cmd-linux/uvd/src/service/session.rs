@@ -3,7 +3,7 @@
 //! ```text
 //! open: what an earlier uvd left pending is rolled back
 //! copy of the database; records from there on        applied, stored
-//! staged edits settled by what the log says of their request
+//! staged edits settled by what the log says of their requests
 //! partitions that run: consoles connected again
 //! for ever: new records -> copy, store, partitions read again -> policies, waiters
 //! ```
@@ -11,6 +11,7 @@
 //! Rule: a record is stored before anybody is told what it did. While a batch is under way its
 //! records are left to it: it takes them over at once, and stores them with its own edits.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -21,13 +22,15 @@ use transaction::Change;
 use uvd_protocol::{Failure, ServiceAnswer};
 
 use super::{batch, policy};
-use crate::hub::{Hub, Session, unexpected};
+use crate::hub::{Hub, Session, refused, unexpected};
 use crate::log;
-use crate::replica::Replica;
-use crate::state::Life;
+use crate::replica::{self, Replica};
+use crate::state::{Edit, Life, Staged};
 
 /// Records that are asked for at a time.
 const RECORDS: u32 = 64;
+/// Partitions that are read again one by one.
+const MOST_AGAIN: usize = 16;
 /// Pages that are asked for at a time.
 const PAGES: u32 = 4096;
 /// Tries for a copy of a database that changes meanwhile.
@@ -89,27 +92,86 @@ async fn open(hub: &Rc<Hub>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Settles the edits of a transaction whose end an earlier `uvd` did not see.
-async fn settle(hub: &Rc<Hub>) -> Result<(), Failure> {
-    let staged = hub.state.borrow().staged();
-    let Some(staged) = staged else {
-        return Ok(());
-    };
-    let mut committed = false;
-    let mut from = 0;
-    loop {
-        let records = records(hub, from).await?;
-        let ours = |row: &&RecordRow| row.row.who == COMMAND && row.row.request == staged.request;
-        committed |= records.rows.iter().filter(ours).any(|one| one.row.outcome == "committed");
-        match records.rows.last() {
-            Some(last) => from = last.row.sequence + 1,
-            None => break,
+/// Settles the edits of transactions whose end was not seen: by an earlier `uvd`, or by this one,
+/// where the reply was lost. Consoles of guests that run after all are connected.
+pub async fn settle(hub: &Rc<Hub>) -> Result<(), Failure> {
+    let all = hub.state.borrow().staged().to_vec();
+    for staged in &all {
+        let committed = is_committed(hub, staged).await?;
+        hub.state.borrow_mut().settle(staged, committed);
+    }
+    if !all.is_empty() {
+        hub.state.borrow_mut().store();
+        let (_, rows) = hub.partitions().await?;
+        reconnect(hub, &rows);
+    }
+    Ok(())
+}
+
+/// Whether a transaction was committed whose reply was not seen. The ultravisor answers in the
+/// order of asking, so a transaction that its log does not have by now is not carried out.
+pub async fn is_committed(hub: &Rc<Hub>, staged: &Staged) -> Result<bool, Failure> {
+    let Staged { boot, request, since, ref edits } = *staged;
+    let is_now = boot == hub.state.borrow().boot();
+    if is_now {
+        match told_by_log(hub, request, since).await? {
+            (Some(outcome), _) if outcome == "begun" => return Err(undecided(request)),
+            (Some(outcome), _) => return Ok(outcome == "committed"),
+            (None, true) => return Ok(false),
+            (None, false) => {}
         }
     }
-    let mut state = hub.state.borrow_mut();
-    state.settle(&staged, committed);
-    state.store();
-    Ok(())
+    let stored = hub.state.borrow().outcome(boot, COMMAND, request);
+    match stored {
+        Some(outcome) => Ok(outcome == "committed"),
+        // The log does not go back so far: what is there decides.
+        None if is_now => {
+            let (_, rows) = hub.partitions().await?;
+            let there = |name: &str| rows.iter().any(|row| row.name == name);
+            Ok(edits.iter().all(|edit| match edit {
+                Edit::Put(record) => there(&record.definition.name),
+                Edit::Forget(name) => !there(name),
+            }))
+        }
+        None => {
+            log(&format!(
+                "request {request} of an earlier boot: the stored log does not say how it ended; \
+                 definitions stay as they were before it, see `uvtool definitions`"
+            ));
+            Ok(false)
+        }
+    }
+}
+
+/// How a request of ours ended by the ultravisor's log, and whether the log goes back to the
+/// record from which on it was looked for.
+async fn told_by_log(
+    hub: &Rc<Hub>,
+    request: u64,
+    since: u64,
+) -> Result<(Option<String>, bool), Failure> {
+    let (mut from, mut complete) = (since, true);
+    loop {
+        let query = Query::Log { from, most: RECORDS };
+        let Answer::Log { rows, oldest, .. } = hub.ask(Body::Query(query)).await?.answer else {
+            return Err(unexpected("the log"));
+        };
+        complete &= oldest <= from;
+        let ours = |row: &&LogRow| row.who == COMMAND && row.request == request;
+        if let Some(row) = rows.iter().rev().find(ours) {
+            return Ok((Some(row.outcome.clone()), complete));
+        }
+        match rows.last() {
+            Some(last) => from = last.sequence + 1,
+            None => return Ok((None, complete)),
+        }
+    }
+}
+
+fn undecided(request: u64) -> Failure {
+    let object = format!("request {request}");
+    let reason = "the ultravisor is still carrying it out";
+    refused("busy", &object, "outcome", reason, "ask again when it is done")
 }
 
 /// Connects the consoles of guests that are there.
@@ -126,7 +188,7 @@ fn reconnect(hub: &Hub, rows: &[PartitionRow]) {
 /// Waits until there may be new records that no batch takes over.
 async fn news(hub: &Rc<Hub>) {
     let late = Instant::now() + LATEST;
-    let none = || !hub.news.get() || hub.changes.try_lock().is_none();
+    let none = || !hub.news.get() || hub.changes.try_acquire().is_none();
     while none() && hub.has_session() && Instant::now() < late {
         let change = Box::pin(hub.wait_for_change());
         select(change, Box::pin(hub.sleep_until(late))).await;
@@ -156,9 +218,9 @@ async fn records_most(hub: &Rc<Hub>, from: u64, most: u32) -> Result<Records, Fa
     }
 }
 
-/// Takes over what the log has since.
+/// Takes over what the log has since. Of few partitions that changed, those are read again.
 pub async fn follow(hub: &Rc<Hub>) -> Result<(), Failure> {
-    let mut changed = false;
+    let mut changed = Changed::default();
     hub.news.set(false);
     loop {
         let from = hub.replica.borrow().next();
@@ -166,29 +228,54 @@ pub async fn follow(hub: &Rc<Hub>) -> Result<(), Failure> {
         if records.oldest > from {
             log(&format!("records {from} to {} of the log were missed", records.oldest - 1));
             copy(hub).await?;
-            changed = true;
+            changed.all = true;
             continue;
         }
         if records.rows.is_empty() {
             break;
         }
-        changed = true;
+        changed.add(records.rows.iter().map(|record| &record.row));
         remember(hub, &records.rows);
         if !take_over(hub, &records) {
             log("a record does not fit the copy of the database, which is made anew");
             copy(hub).await?;
+            changed.all = true;
         }
         if hub.replica.borrow().next() >= records.next {
             break;
         }
     }
-    if changed {
-        settled(hub).await?;
+    if changed.all || !changed.numbers.is_empty() || changed.others {
+        settled(hub, &mut changed).await?;
         hub.state.borrow_mut().store();
-        hub.partitions().await?;
+        if changed.all || changed.numbers.len() > MOST_AGAIN {
+            hub.partitions().await?;
+        } else {
+            hub.read_again(&changed.numbers).await?;
+        }
         hub.changed();
     }
     Ok(())
+}
+
+/// What records say that changed.
+#[derive(Default)]
+struct Changed {
+    /// Partitions by number.
+    numbers: BTreeSet<u32>,
+    /// Something that is about no partition.
+    others: bool,
+    /// All of them may have.
+    all: bool,
+}
+
+impl Changed {
+    fn add<'r>(&mut self, rows: impl Iterator<Item = &'r LogRow>) {
+        for row in rows {
+            self.others |= row.partitions.is_empty();
+            self.numbers.extend(&row.partitions);
+        }
+    }
 }
 
 /// Applies records to the copy of the database; false: it is of no more use.
@@ -199,12 +286,13 @@ fn take_over(hub: &Hub, records: &Records) -> bool {
 }
 
 /// Takes over how records ended that had not when they were read.
-async fn settled(hub: &Rc<Hub>) -> Result<(), Failure> {
+async fn settled(hub: &Rc<Hub>, changed: &mut Changed) -> Result<(), Failure> {
     let open = hub.state.borrow().unsettled();
     for sequence in open {
         let records = records_most(hub, sequence, 1).await?;
         let row = records.rows.first().map(|record| &record.row);
         if let Some(row) = row.filter(|row| row.sequence == sequence) {
+            changed.add(std::iter::once(row));
             hub.state.borrow_mut().add_log(std::slice::from_ref(row), Vec::new());
         }
     }
@@ -216,6 +304,7 @@ fn remember(hub: &Hub, records: &[RecordRow]) {
     let rows: Vec<LogRow> = records.iter().map(|record| record.row.clone()).collect();
     let mut lives: Vec<(String, Life)> = Vec::new();
     let mut state = hub.state.borrow_mut();
+    let boot = state.boot();
     for record in records.iter().filter(|record| took_effect(&record.row)) {
         let sequence = record.row.sequence;
         for bytes in &record.changes {
@@ -232,13 +321,13 @@ fn remember(hub: &Hub, records: &[RecordRow]) {
             if let Some(name) = before {
                 let known = lives.iter().rev().find(|(known, _)| *known == name);
                 let life = known.map(|(_, life)| *life).or_else(|| state.life(&name));
-                let life = life.filter(|life| life.number == number);
-                let life = life.unwrap_or(Life { number, first: 0, last: None });
+                let life = life.filter(|life| (life.boot, life.number) == (boot, number));
+                let life = life.unwrap_or(Life { boot, number, first: 0, last: None });
                 first = life.first;
                 lives.push((name, Life { last: Some(sequence), ..life }));
             }
             if let Some(name) = after {
-                lives.push((name, Life { number, first, last: None }));
+                lives.push((name, Life { boot, number, first, last: None }));
             }
         }
     }
@@ -258,8 +347,16 @@ fn name_of(bytes: &[u8]) -> Option<String> {
     (end != 0).then(|| String::from_utf8_lossy(&name[..end]).into_owned())
 }
 
-/// Makes the copy of the database anew.
+/// Makes the copy of the database anew. Meanwhile what clients would change waits, so that no
+/// stream of transactions keeps the copy from being made.
 async fn copy(hub: &Rc<Hub>) -> Result<(), Failure> {
+    hub.copying.set(true);
+    let copied = try_copy(hub).await;
+    hub.copying.set(false);
+    copied
+}
+
+async fn try_copy(hub: &Rc<Hub>) -> Result<(), Failure> {
     for _ in 0..TRIES {
         let before = records(hub, u64::MAX).await?;
         let pages = arena(hub).await?;
@@ -273,7 +370,7 @@ async fn copy(hub: &Rc<Hub>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Stores the records that were made before the copy.
+/// Stores the records of this boot that were made before the copy.
 async fn backlog(hub: &Rc<Hub>, oldest: u64, next: u64) -> Result<(), Failure> {
     let stored = hub.state.borrow().log(1).last().map_or(0, |row| row.sequence + 1);
     let mut from = stored.max(oldest);
@@ -289,17 +386,30 @@ async fn backlog(hub: &Rc<Hub>, oldest: u64, next: u64) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The pages of the arena. Those of the log are left empty: the records come by themselves, and
+/// no copy looks at them.
 async fn arena(hub: &Rc<Hub>) -> Result<Vec<Vec<u8>>, Failure> {
-    let mut all = Vec::new();
+    let mut all: Vec<Vec<u8>> = Vec::new();
+    let mut log = 0..0;
     loop {
         let first = all.len() as u32;
-        let query = Query::Arena { first, most: PAGES };
+        let most = if first < log.start { log.start - first } else { PAGES };
+        let query = Query::Arena { first, most: most.min(PAGES) };
         let Answer::Arena { pages, contents, .. } = hub.ask(Body::Query(query)).await?.answer
         else {
             return Err(unexpected("the arena"));
         };
         let stuck = contents.is_empty();
         all.extend(contents.into_iter().map(|page| page.into_vec()));
+        if first == 0 {
+            let header = all.first().map_or(&[][..], Vec::as_slice);
+            hub.state.borrow_mut().begin_boot(replica::boot_identity(header));
+            log = replica::log_pages(header);
+            all.truncate(if log.start == 0 { all.len() } else { log.start as usize });
+        }
+        if log.start != 0 && all.len() as u32 == log.start {
+            all.resize(log.end.min(pages) as usize, Vec::new());
+        }
         if stuck || all.len() as u32 >= pages {
             return Ok(all);
         }

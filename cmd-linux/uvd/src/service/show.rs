@@ -1,29 +1,37 @@
 //! What is asked and changes nothing.
 
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::rc::Rc;
 
 use pv_abi::uv::command::{LogRow, Refusal};
 use pv_abi::uv::database::state;
 use uvd_protocol::{
     Answered, Defined, Failure, From, MAX_INPUT, MAX_MESSAGE, ServiceAnswer, TIME_IS_UP, Until,
-    seconds, way_out,
+    fitting, seconds, way_out,
 };
 
 use super::policy;
 use crate::console::typed::Unread;
 use crate::hub::{Hub, refused};
 
-/// What is defined.
-pub fn definitions(hub: &Hub) -> ServiceAnswer {
+/// What is defined, by name after this one, as far as an answer has room.
+pub fn definitions(hub: &Hub, after: Option<&str>) -> ServiceAnswer {
     let (rows, consoles) = (hub.rows.borrow(), hub.consoles.borrow());
     let state = hub.state.borrow();
-    let defined = state.records().iter().map(|(name, record)| Defined {
+    let numbers: BTreeMap<&str, u32> =
+        rows.values().map(|row| (row.name.as_str(), row.number)).collect();
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let all = state.records().range::<str, _>((from, Bound::Unbounded));
+    let defined = fitting(all.map(|(name, record)| Defined {
         definition: record.definition.clone(),
-        number: rows.values().find(|row| row.name == *name).map(|row| row.number),
+        number: numbers.get(name.as_str()).copied(),
         console_bytes: consoles.kept(name),
         last_end: record.last_end,
-    });
-    ServiceAnswer::Definitions(defined.collect())
+    }));
+    let last = defined.last().map(|one| one.definition.name.as_str());
+    let more = last != state.records().last_key_value().map(|(name, _)| name.as_str());
+    ServiceAnswer::Definitions { more: more && last.is_some(), defined }
 }
 
 /// Attaches a console.
@@ -111,7 +119,7 @@ pub fn why(hub: &Hub, name: &str) -> Result<ServiceAnswer, Failure> {
     let name = row.map_or_else(|| name.to_string(), |row| row.name);
     let state = hub.state.borrow();
     match state.life(&name) {
-        Some(life) => Ok(ServiceAnswer::Log(fitting(state.why(&life)))),
+        Some(life) => Ok(ServiceAnswer::Log(newest(state.why(&life)))),
         None => {
             let object = format!("partition {name:?}");
             let reason = "the log has no partition of this name";
@@ -121,7 +129,7 @@ pub fn why(hub: &Hub, name: &str) -> Result<ServiceAnswer, Failure> {
 }
 
 /// The newest records that a message has room for.
-pub fn fitting(mut rows: Vec<LogRow>) -> Vec<LogRow> {
+pub fn newest(mut rows: Vec<LogRow>) -> Vec<LogRow> {
     let mut room = MAX_MESSAGE / 2;
     let fits = rows.iter().rev().take_while(|row| {
         // What JSON adds to the texts, and escapes in them, is covered by the half left over.

@@ -1,6 +1,7 @@
 //! Tables of the store, and what goes in and out of them.
 //!
-//! Values are JSON, so that a later version reads what an earlier one wrote. Rule: whatever
+//! Values are JSON, so that a later version reads what an earlier one wrote. What the ultravisor
+//! counts begins anew with each boot of the host, so keys name the boot, too. Rule: whatever
 //! belongs together is one transaction of the store.
 
 use std::collections::BTreeMap;
@@ -10,24 +11,33 @@ use pv_abi::uv::command::LogRow;
 use redb::backends::InMemoryBackend;
 use redb::{
     Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    TableHandle,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Edit, Life, Record, Staged};
+use super::{Boot, Edit, Life, Record, Staged};
 
 /// Definitions, by name.
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("definitions");
-/// The staged edits, under the empty name.
+/// Staged edits, by boot and request (see [`Staged::key`]).
 const STAGED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("staged");
-/// The audit log, by sequence number.
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+/// The audit log, by boot and sequence number.
+const LOG: TableDefinition<'_, (Boot, u64), &[u8]> = TableDefinition::new("log-of-boots");
+/// The audit log of versions that knew no boots, by sequence number.
+const OLD_LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+/// Boots of the host by their identities, numbered as `uvd` met them, from 1.
+const BOOTS: TableDefinition<'_, u64, Boot> = TableDefinition::new("boots");
 /// The last life by each name.
 const LIVES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lives");
 
 /// Records of the log that are kept.
 const MOST_ROWS: u64 = 20_000;
-/// Lives that are kept.
+/// Lives that are kept, beside those of partitions that are there.
 const MOST_LIVES: u64 = 2_000;
+/// Lives that are left when there were too many.
+const ENOUGH_LIVES: u64 = MOST_LIVES / 4 * 3;
+/// Boots that are remembered.
+const MOST_BOOTS: usize = 1_000;
 /// A key that nothing has, written and removed by a check.
 const PROBE: &str = "\0check";
 /// Bytes that the store caches.
@@ -54,10 +64,14 @@ fn common<T, E: Into<redb::Error>>(result: Result<T, E>) -> Result<T, Error> {
 pub struct Writing<'a> {
     /// Changes to the definitions.
     pub edits: &'a [Edit],
-    /// The staged edits are these now, or none.
-    pub staged: Option<Option<&'a Staged>>,
-    /// Records of the log.
-    pub rows: &'a [&'a LogRow],
+    /// Edits that are staged.
+    pub staged: &'a [Staged],
+    /// Keys of staged edits that were decided on.
+    pub settled: &'a [String],
+    /// The boot that is under way.
+    pub boot: Boot,
+    /// Records of the log, each with its boot.
+    pub rows: &'a [(Boot, &'a LogRow)],
     /// The last lives by these names.
     pub lives: &'a BTreeMap<String, Life>,
 }
@@ -99,7 +113,37 @@ impl Disk {
         common(write.open_table(STAGED))?;
         common(write.open_table(LOG))?;
         common(write.open_table(LIVES))?;
+        common(write.open_table(BOOTS))?;
+        take_over_old(&write)?;
         common(write.commit())
+    }
+
+    /// The number of a boot, by its identity; a boot that was not met before gets the next one.
+    pub fn boot(&self, identity: u64) -> Result<Boot, Error> {
+        let write = common(self.database.begin_write())?;
+        let number = {
+            let mut table = common(write.open_table(BOOTS))?;
+            let known = common(table.get(identity))?.map(|number| number.value());
+            match known {
+                Some(number) => number,
+                None => {
+                    let mut all = Vec::new();
+                    for entry in common(table.iter())? {
+                        let (identity, number) = common(entry)?;
+                        all.push((number.value(), identity.value()));
+                    }
+                    all.sort_unstable();
+                    let number = all.last().map_or(1, |(last, _)| last.saturating_add(1));
+                    for (_, old) in &all[..(all.len() + 1).saturating_sub(MOST_BOOTS)] {
+                        common(table.remove(old))?;
+                    }
+                    common(table.insert(identity, number))?;
+                    number
+                }
+            }
+        };
+        common(write.commit())?;
+        Ok(number)
     }
 
     /// Goes over every page, reads every value and writes to every table, so that later nothing
@@ -108,8 +152,9 @@ impl Disk {
         common(self.database.check_integrity())?;
         self.records()?;
         self.staged()?;
-        self.log(u64::MAX)?;
+        self.all_rows()?;
         self.lives()?;
+        self.boots()?;
         let write = common(self.database.begin_write())?;
         for table in [RECORDS, STAGED, LIVES] {
             let mut table = common(write.open_table(table))?;
@@ -118,8 +163,14 @@ impl Disk {
         }
         {
             let mut table = common(write.open_table(LOG))?;
-            common(table.insert(u64::MAX, PROBE.as_bytes()))?;
-            common(table.remove(u64::MAX))?;
+            common(table.insert((Boot::MAX, u64::MAX), PROBE.as_bytes()))?;
+            common(table.remove((Boot::MAX, u64::MAX)))?;
+            let mut table = common(write.open_table(BOOTS))?;
+            let there = common(table.insert(u64::MAX, Boot::MAX))?.map(|number| number.value());
+            common(match there {
+                Some(number) => table.insert(u64::MAX, number),
+                None => table.remove(u64::MAX),
+            })?;
         }
         common(write.commit())
     }
@@ -152,53 +203,82 @@ impl Disk {
                 }
             }
         }
-        if let Some(staged) = what.staged {
+        if !what.staged.is_empty() || !what.settled.is_empty() {
             let mut table = common(write.open_table(STAGED))?;
-            match staged {
-                Some(staged) => common(table.insert("", encode(staged)?.as_slice()))?,
-                None => common(table.remove(""))?,
-            };
+            for staged in what.staged {
+                common(table.insert(staged.key().as_str(), encode(staged)?.as_slice()))?;
+            }
+            for key in what.settled {
+                common(table.remove(key.as_str()))?;
+            }
         }
         if !what.rows.is_empty() {
             let mut table = common(write.open_table(LOG))?;
-            for row in what.rows {
-                common(table.insert(row.sequence, encode(row)?.as_slice()))?;
+            for (boot, row) in what.rows {
+                common(table.insert((*boot, row.sequence), encode(row)?.as_slice()))?;
             }
             while common(table.len())? > MOST_ROWS {
                 common(table.pop_first())?;
             }
         }
         if !what.lives.is_empty() {
-            write_lives(&mut common(write.open_table(LIVES))?, what.lives)?;
+            write_lives(&mut common(write.open_table(LIVES))?, what.lives, what.boot)?;
         }
         common(write.commit())
     }
 
-    pub fn staged(&self) -> Result<Option<Staged>, Error> {
+    /// All staged edits, in the order of their requests.
+    pub fn staged(&self) -> Result<Vec<Staged>, Error> {
         let read = common(self.database.begin_read())?;
-        let table = common(read.open_table(STAGED))?;
-        common(table.get(""))?.map(|value| decode(value.value())).transpose()
+        let mut all = Vec::new();
+        for entry in common(common(read.open_table(STAGED))?.iter())? {
+            all.push(decode(common(entry)?.1.value())?);
+        }
+        Ok(all)
     }
 
-    pub fn log(&self, most: u64) -> Result<Vec<LogRow>, Error> {
+    /// The newest records of a boot, rising.
+    pub fn log(&self, boot: Boot, most: u64) -> Result<Vec<LogRow>, Error> {
         let read = common(self.database.begin_read())?;
         let table = common(read.open_table(LOG))?;
         let mut rows = Vec::new();
-        for entry in common(table.iter())?.rev().take(usize::try_from(most).unwrap_or(usize::MAX)) {
+        let all = common(table.range((boot, 0)..=(boot, u64::MAX)))?.rev();
+        for entry in all.take(usize::try_from(most).unwrap_or(usize::MAX)) {
             rows.push(decode(common(entry)?.1.value())?);
         }
         rows.reverse();
         Ok(rows)
     }
 
-    pub fn rows(&self, first: u64, last: u64) -> Result<Vec<LogRow>, Error> {
+    /// Records of a boot, from one to another.
+    pub fn rows(&self, boot: Boot, first: u64, last: u64) -> Result<Vec<LogRow>, Error> {
         let read = common(self.database.begin_read())?;
         let table = common(read.open_table(LOG))?;
         let mut rows = Vec::new();
-        for entry in common(table.range(first..=last))? {
+        for entry in common(table.range((boot, first)..=(boot, last)))? {
             rows.push(decode(common(entry)?.1.value())?);
         }
         Ok(rows)
+    }
+
+    fn all_rows(&self) -> Result<Vec<(Boot, LogRow)>, Error> {
+        let read = common(self.database.begin_read())?;
+        let mut rows = Vec::new();
+        for entry in common(common(read.open_table(LOG))?.iter())? {
+            let (key, value) = common(entry)?;
+            rows.push((key.value().0, decode(value.value())?));
+        }
+        Ok(rows)
+    }
+
+    fn boots(&self) -> Result<Vec<(u64, Boot)>, Error> {
+        let read = common(self.database.begin_read())?;
+        let mut boots = Vec::new();
+        for entry in common(common(read.open_table(BOOTS))?.iter())? {
+            let (identity, number) = common(entry)?;
+            boots.push((identity.value(), number.value()));
+        }
+        Ok(boots)
     }
 
     pub fn life(&self, name: &str) -> Result<Option<Life>, Error> {
@@ -220,22 +300,71 @@ impl Disk {
     /// Takes over all of another store.
     pub fn copy(&self, from: &Self) -> Result<(), Error> {
         let edits: Vec<Edit> = from.records()?.into_values().map(Edit::Put).collect();
-        let lives = from.lives()?;
-        let (staged, rows) = (from.staged()?, from.log(u64::MAX)?);
-        let rows: Vec<&LogRow> = rows.iter().collect();
-        let staged = Some(staged.as_ref());
-        self.write(&Writing { edits: &edits, staged, rows: &rows, lives: &lives })
+        let (lives, staged, rows) = (from.lives()?, from.staged()?, from.all_rows()?);
+        let rows: Vec<(Boot, &LogRow)> = rows.iter().map(|(boot, row)| (*boot, row)).collect();
+        let boots = from.boots()?;
+        let boot = boots.iter().map(|(_, number)| *number).max().unwrap_or(0);
+        let (staged, settled) = (&staged[..], &[][..]);
+        let what = Writing { edits: &edits, staged, settled, boot, rows: &rows, lives: &lives };
+        self.write(&what)?;
+        let write = common(self.database.begin_write())?;
+        {
+            let mut table = common(write.open_table(BOOTS))?;
+            for (identity, number) in boots {
+                common(table.insert(identity, number))?;
+            }
+        }
+        common(write.commit())
     }
+}
+
+/// Takes over what versions wrote that knew no boots: it is of boot 0, before all others.
+fn take_over_old(write: &redb::WriteTransaction) -> Result<(), Error> {
+    let mut tables = common(write.list_tables())?;
+    if tables.any(|table| table.name() == OLD_LOG.name()) {
+        let mut new = common(write.open_table(LOG))?;
+        for entry in common(common(write.open_table(OLD_LOG))?.iter())? {
+            let (sequence, value) = common(entry)?;
+            common(new.insert((0, sequence.value()), value.value()))?;
+        }
+        drop(new);
+        common(write.delete_table(OLD_LOG))?;
+    }
+    let mut table = common(write.open_table(STAGED))?;
+    let old = common(table.remove(""))?.map(|value| value.value().to_vec());
+    if let Some(value) = old {
+        let key = decode::<Staged>(&value)?.key();
+        common(table.insert(key.as_str(), value.as_slice()))?;
+    }
+    Ok(())
 }
 
 type Lives<'t> = redb::Table<'t, &'static str, &'static [u8]>;
 
-fn write_lives(table: &mut Lives<'_>, lives: &BTreeMap<String, Life>) -> Result<(), Error> {
+/// Writes lives; of too many the oldest go, but none of a partition that is there.
+fn write_lives(
+    table: &mut Lives<'_>,
+    lives: &BTreeMap<String, Life>,
+    boot: Boot,
+) -> Result<(), Error> {
     for (name, life) in lives {
         common(table.insert(name.as_str(), encode(life)?.as_slice()))?;
     }
-    if common(table.len())? > MOST_LIVES {
-        common(table.retain(|_, value| decode::<Life>(value).is_ok_and(|one| one.last.is_none())))?;
+    if common(table.len())? <= MOST_LIVES {
+        return Ok(());
+    }
+    let mut over = Vec::new();
+    for entry in common(table.iter())? {
+        let (name, value) = common(entry)?;
+        let life: Life = decode(value.value())?;
+        if life.boot != boot || life.last.is_some() {
+            over.push((life.boot, life.last.unwrap_or(life.first), name.value().to_string()));
+        }
+    }
+    over.sort_unstable();
+    let too_many = common(table.len())?.saturating_sub(ENOUGH_LIVES);
+    for (_, _, name) in over.iter().take(usize::try_from(too_many).unwrap_or(usize::MAX)) {
+        common(table.remove(name.as_str()))?;
     }
     Ok(())
 }

@@ -19,6 +19,10 @@ use pv_abi::uv::command::LogRow;
 use serde::{Deserialize, Serialize};
 use uvd_protocol::End;
 
+/// A boot of the host: its number among those that this store met, rising from 1. 0: before the
+/// store knew boots, or not known yet.
+pub type Boot = u64;
+
 /// Rows of the log that are queued at most.
 const MOST_QUEUED: usize = 64;
 
@@ -54,9 +58,12 @@ pub enum Edit {
     Forget(String),
 }
 
-/// When a partition went by a name, in sequence numbers of the log.
+/// When a partition went by a name, in sequence numbers of a boot's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Life {
+    /// The boot.
+    #[serde(default)]
+    pub boot: Boot,
     /// Its number.
     pub number: u32,
     /// The record that created it.
@@ -68,15 +75,31 @@ pub struct Life {
 /// Edits that a transaction decides on: they hold if it was committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Staged {
+    /// The boot that the transaction is of.
+    #[serde(default)]
+    pub boot: Boot,
     /// Id of the transaction's request.
     pub request: u64,
+    /// The transaction's record is not older than this one.
+    #[serde(default)]
+    pub since: u64,
     /// What holds then.
     pub edits: Vec<Edit>,
+}
+
+impl Staged {
+    /// The key that it is stored under: keys rise with boots and requests.
+    fn key(&self) -> String {
+        format!("{:020}/{:020}", self.boot, self.request)
+    }
 }
 
 /// See the module's head.
 pub struct State {
     records: BTreeMap<String, Record>,
+    /// Staged edits that were not decided on.
+    staged: Vec<Staged>,
+    boot: Boot,
     disk: Disk,
     path: PathBuf,
     persistent: bool,
@@ -87,17 +110,36 @@ impl State {
     /// The store in a file, which is made where there is none.
     pub fn open(path: &Path) -> Self {
         let opened = usable(path).and_then(|()| {
-            let opened = Disk::open(path).and_then(|disk| Ok((disk.records()?, disk)));
+            let opened = Disk::open(path);
+            let opened = opened.and_then(|disk| Ok((disk.records()?, disk.staged()?, disk)));
             opened.map_err(|error| error.to_string())
         });
-        let (records, disk, persistent) = match opened {
-            Ok((records, disk)) => (records, disk, true),
+        let (records, staged, disk, persistent) = match opened {
+            Ok((records, staged, disk)) => (records, staged, disk, true),
             Err(error) => {
                 say(path, &error, "mend what is named, then start uvd anew");
-                (BTreeMap::new(), Disk::in_memory(), false)
+                (BTreeMap::new(), Vec::new(), Disk::in_memory(), false)
             }
         };
-        Self { records, disk, path: path.into(), persistent, queue: Queue::default() }
+        let (path, queue) = (path.into(), Queue::default());
+        Self { records, staged, boot: 0, disk, path, persistent, queue }
+    }
+
+    /// The host is in the boot with this identity: what comes from now on is of that boot.
+    pub fn begin_boot(&mut self, identity: u64) {
+        let boot = self.read("boots", self.disk.boot(identity));
+        if boot != self.boot {
+            if !self.queue.rows.is_empty() || !self.queue.lives.is_empty() {
+                self.write(&[], &[]);
+                self.queue.rows.clear();
+            }
+            self.boot = boot;
+        }
+    }
+
+    /// The boot that the host is in.
+    pub fn boot(&self) -> Boot {
+        self.boot
     }
 
     /// The definitions, by name.
@@ -113,12 +155,13 @@ impl State {
 
     /// Writes down what is to hold once the transaction is committed.
     pub fn stage(&mut self, staged: &Staged) {
-        self.write(Some(Some(staged)), &[]);
+        self.staged.push(staged.clone());
+        self.write(std::slice::from_ref(staged), &[]);
     }
 
-    /// What was staged and not settled.
-    pub fn staged(&self) -> Option<Staged> {
-        self.disk.staged().ok().flatten()
+    /// What was staged and not settled, in the order of the requests.
+    pub fn staged(&self) -> &[Staged] {
+        &self.staged
     }
 
     /// The transaction that was staged for was committed, or not. It is written with what comes
@@ -127,13 +170,14 @@ impl State {
         let edits = if committed { &staged.edits[..] } else { &[] };
         self.apply(edits);
         self.queue.edits.extend_from_slice(edits);
-        self.queue.settles = true;
+        self.queue.settled.push(staged.key());
+        self.staged.retain(|one| one.key() != staged.key());
     }
 
     /// Changes definitions at once.
     pub fn edit(&mut self, edits: &[Edit]) {
         self.apply(edits);
-        self.write(None, edits);
+        self.write(&[], edits);
     }
 
     /// Changes one record, where there is one.
@@ -156,8 +200,8 @@ impl State {
 
     /// Writes what is to be written.
     pub fn store(&mut self) {
-        if self.queue.settles || self.queue.written_rows() > 0 {
-            self.write(None, &[]);
+        if !self.queue.settled.is_empty() || self.queue.written_rows() > 0 {
+            self.write(&[], &[]);
         }
     }
 
@@ -167,9 +211,9 @@ impl State {
         open.map(|row| row.sequence).collect()
     }
 
-    /// The newest records, rising.
+    /// The newest records of this boot, rising.
     pub fn log(&self, most: u64) -> Vec<LogRow> {
-        let mut rows = self.with_queued(self.disk.log(most), 0, u64::MAX);
+        let mut rows = self.with_queued(self.disk.log(self.boot, most), 0, u64::MAX);
         rows.drain(..rows.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX)));
         rows
     }
@@ -183,9 +227,26 @@ impl State {
     /// Records about a partition during a life, rising.
     pub fn why(&self, life: &Life) -> Vec<LogRow> {
         let last = life.last.unwrap_or(u64::MAX);
-        let mut rows = self.with_queued(self.disk.rows(life.first, last), life.first, last);
+        let mut rows = self.rows(life.boot, life.first, last);
         rows.retain(|row| row.partitions.contains(&life.number));
         rows
+    }
+
+    /// How a request of a boot ended, by the records of that boot that are stored.
+    pub fn outcome(&self, boot: Boot, who: u32, request: u64) -> Option<String> {
+        let rows = self.rows(boot, 0, u64::MAX);
+        let row = rows.into_iter().rev().find(|row| (row.who, row.request) == (who, request));
+        row.filter(|row| !is_unsettled(row)).map(|row| row.outcome)
+    }
+
+    /// Records of a boot from one to another, rising.
+    fn rows(&self, boot: Boot, first: u64, last: u64) -> Vec<LogRow> {
+        let stored = self.disk.rows(boot, first, last.max(first));
+        if boot == self.boot {
+            self.with_queued(stored, first, last)
+        } else {
+            self.read("the log", stored)
+        }
     }
 
     /// Stored records, and those from `first` to `last` that are queued, which are newer.
@@ -216,17 +277,19 @@ impl State {
     }
 
     /// Writes with what is queued; where the file takes no more, all goes on in memory.
-    fn write(&mut self, staged: Option<Option<&Staged>>, edits: &[Edit]) {
-        let settled = self.queue.settles.then_some(None);
+    fn write(&mut self, staged: &[Staged], edits: &[Edit]) {
         self.queue.edits.extend_from_slice(edits);
-        let rows: Vec<&LogRow> = self.queue.rows.values().take(self.queue.written_rows()).collect();
+        let rows = self.queue.rows.values().take(self.queue.written_rows());
+        let rows: Vec<(Boot, &LogRow)> = rows.map(|row| (self.boot, row)).collect();
         let what = Writing {
             edits: &self.queue.edits,
-            staged: staged.or(settled),
+            staged,
+            settled: &self.queue.settled,
+            boot: self.boot,
             rows: &rows,
             lives: &self.queue.lives,
         };
-        let last = rows.last().map(|row| row.sequence);
+        let last = rows.last().map(|(_, row)| row.sequence);
         if let Err(error) = self.disk.write(&what) {
             if self.persistent {
                 say(&self.path, &error, "make room, then start uvd anew");
@@ -250,9 +313,10 @@ impl State {
             crate::log(&format!("state: {error}; the log that was stored is not at hand"));
         }
         let records: Vec<Edit> = self.records.values().cloned().map(Edit::Put).collect();
-        let lives = BTreeMap::new();
-        let all = Writing { edits: &records, staged: None, rows: &[], lives: &lives };
-        report(self.disk.write(&all));
+        let (lives, staged) = (BTreeMap::new(), &self.staged[..]);
+        let (edits, settled, rows) = (&records[..], &self.queue.settled[..], &[][..]);
+        let boot = self.boot;
+        report(self.disk.write(&Writing { edits, staged, settled, boot, rows, lives: &lives }));
     }
 
     fn read<T: Default>(&self, what: &str, read: Result<T, disk::Error>) -> T {
@@ -267,8 +331,8 @@ impl State {
 #[derive(Default)]
 struct Queue {
     edits: Vec<Edit>,
-    /// The staged edits were decided on.
-    settles: bool,
+    /// Keys of staged edits that were decided on.
+    settled: Vec<String>,
     rows: BTreeMap<u64, LogRow>,
     lives: BTreeMap<String, Life>,
 }

@@ -24,8 +24,8 @@ fn record(name: &str) -> Record {
 fn what_was_written_is_there_again() {
     let path = own_path("again.redb");
     let _ = std::fs::remove_file(&path);
-    let life = Life { number: 16, first: 2, last: Some(4) };
-    let staged = Staged { request: 7, edits: vec![Edit::Forget("a".into())] };
+    let life = Life { boot: 0, number: 16, first: 2, last: Some(4) };
+    let staged = Staged { boot: 0, request: 7, since: 0, edits: vec![Edit::Forget("a".into())] };
     {
         let mut state = State::open(&path);
         assert!(state.is_persistent());
@@ -41,15 +41,119 @@ fn what_was_written_is_there_again() {
     assert_eq!(state.log(2).iter().map(|row| row.sequence).collect::<Vec<_>>(), [3, 5]);
     assert_eq!(state.life("a"), Some(life));
     assert_eq!(state.why(&life), [row(2, &[16])]);
-    assert_eq!(state.staged(), Some(staged.clone()));
+    assert_eq!(state.staged(), std::slice::from_ref(&staged));
     state.settle(&staged, false);
     state.store();
-    assert_eq!((state.staged(), state.records().len()), (None, 2));
+    let stored = |state: &State| state.disk.staged().unwrap();
+    assert_eq!((stored(&state), state.records().len()), (vec![], 2));
     state.stage(&staged);
     state.settle(&staged, true);
-    assert_eq!((state.staged(), state.records().len()), (Some(staged), 1), "not written yet");
+    assert!(state.staged().is_empty());
+    assert_eq!((stored(&state), state.records().len()), (vec![staged], 1), "not written yet");
     state.store();
-    assert_eq!((state.staged(), state.records().len()), (None, 1));
+    assert_eq!((stored(&state), state.records().len()), (vec![], 1));
+    std::fs::remove_file(path).unwrap();
+}
+
+/// Each boot of the host counts its records, partitions and requests anew.
+#[test]
+fn what_is_of_one_boot_is_not_taken_for_anothers() {
+    let path = own_path("boots.redb");
+    let _ = std::fs::remove_file(&path);
+    let mut state = State::open(&path);
+    let named = |state: &State| Life { boot: state.boot(), number: 16, first: 2, last: None };
+    let staged = |state: &State, edits| Staged { boot: state.boot(), request: 7, since: 1, edits };
+    let why = |state: &State, name: &str| -> Vec<String> {
+        state.why(&state.life(name).unwrap()).into_iter().map(|row| row.reason).collect()
+    };
+    for (identity, reason) in [(70, "first"), (30, "second"), (70, "first")] {
+        state.begin_boot(identity);
+        let rows = [1, 2, 3].map(|one| LogRow { reason: reason.into(), ..row(one, &[16]) });
+        let life = named(&state);
+        state.add_log(&rows, vec![(reason.into(), life), ("web".into(), life)]);
+        state.store();
+    }
+    assert_eq!(state.boot(), 1, "a boot that was met before");
+    state.begin_boot(30);
+    assert_eq!(why(&state, "first"), ["first", "first"]);
+    assert_eq!(why(&state, "second"), ["second", "second"]);
+    assert_eq!(state.log(9).len(), 3);
+    assert!(state.log(9).iter().all(|row| row.reason == "second"));
+    assert_eq!(state.outcome(1, 3, 2).as_deref(), Some("committed"));
+    state.stage(&staged(&state, vec![Edit::Put(record("a"))]));
+    state.begin_boot(99);
+    state.stage(&staged(&state, vec![Edit::Put(record("b"))]));
+    drop(state);
+    let mut state = State::open(&path);
+    let all = state.staged().to_vec();
+    assert_eq!(all.iter().map(|one| (one.boot, one.request)).collect::<Vec<_>>(), [(2, 7), (3, 7)]);
+    state.settle(&all[1], true);
+    state.store();
+    drop(state);
+    let state = State::open(&path);
+    assert_eq!((state.staged(), state.records().contains_key("b")), (&all[..1], true));
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_full_table_keeps_what_is_new_and_drops_the_oldest() {
+    let mut state = State::open(Path::new("/dev/null/state"));
+    state.begin_boot(5);
+    let rows: Vec<LogRow> = (100_000..120_000).map(|one| row(one, &[16])).collect();
+    state.add_log(&rows, Vec::new());
+    state.store();
+    state.begin_boot(6);
+    let life = |at: u64, last| Life { boot: 1 + at / 3000, number: 16, first: at, last };
+    let lives = (0..3000).map(|at| (format!("old-{at}"), life(at, Some(at + 1))));
+    let there = (6000..6100).map(|at| (format!("there-{at}"), Life { boot: 2, ..life(at, None) }));
+    let new = (6000..6500).map(|at| (format!("new-{at}"), Life { boot: 2, ..life(at, Some(at)) }));
+    state.add_log(&[row(1, &[16])], lives.collect());
+    state.store();
+    state.add_log(&[row(2, &[16])], there.chain(new).collect());
+    state.store();
+    assert_eq!(state.log(u64::MAX), [row(1, &[16]), row(2, &[16])]);
+    let of_before = state.rows(1, 0, u64::MAX);
+    assert_eq!((of_before.len(), of_before[0].sequence), (19_998, 100_002));
+    assert!((6000..6100).all(|at| state.life(&format!("there-{at}")).is_some()));
+    assert!((6000..6500).all(|at| state.life(&format!("new-{at}")).is_some()));
+    assert!(state.life("old-0").is_none() && state.life("old-2999").is_some());
+}
+
+/// A file of a version that knew no boots.
+#[test]
+fn an_older_file_is_read_and_its_log_is_of_no_boot_that_comes() {
+    use redb::{Database, TableDefinition};
+    const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+    const TEXTS: fn(&'static str) -> TableDefinition<'static, &'static str, &'static [u8]> =
+        TableDefinition::new;
+    let path = own_path("older.redb");
+    let _ = std::fs::remove_file(&path);
+    let database = Database::create(&path).unwrap();
+    let write = database.begin_write().unwrap();
+    let rows = [1, 2].map(|one| (one, serde_json::to_vec(&row(one, &[16])).unwrap()));
+    for (sequence, bytes) in &rows {
+        write.open_table(LOG).unwrap().insert(sequence, bytes.as_slice()).unwrap();
+    }
+    let texts = |table: &'static str, key: &str, text: &str| {
+        write.open_table(TEXTS(table)).unwrap().insert(key, text.as_bytes()).unwrap();
+    };
+    texts("lives", "web", r#"{"number":16,"first":1,"last":2}"#);
+    texts("staged", "", r#"{"request":7,"edits":[{"Forget":"a"}]}"#);
+    texts("definitions", "a", &serde_json::to_string(&record("a")).unwrap());
+    write.commit().unwrap();
+    drop(database);
+    let mut state = State::open(&path);
+    assert!(state.is_persistent() && check::aside(&path).unwrap().is_empty());
+    state.begin_boot(5);
+    assert_eq!((state.boot(), state.log(9), state.records().len()), (1, vec![], 1));
+    assert_eq!(state.why(&state.life("web").unwrap()).len(), 2);
+    let staged = Staged { boot: 0, request: 7, since: 0, edits: vec![Edit::Forget("a".into())] };
+    assert_eq!(state.staged(), std::slice::from_ref(&staged));
+    state.settle(&staged, true);
+    state.store();
+    drop(state);
+    let state = State::open(&path);
+    assert!(state.staged().is_empty() && state.records().is_empty());
     std::fs::remove_file(path).unwrap();
 }
 
@@ -61,7 +165,7 @@ fn records_from_the_first_without_an_end_on_are_at_hand_and_not_stored() {
         |state: &State| -> Vec<u64> { state.log(9).iter().map(|row| row.sequence).collect() };
     let mut state = State::open(&path);
     let pending = LogRow { outcome: "pending".into(), ..row(2, &[16]) };
-    let life = Life { number: 16, first: 2, last: None };
+    let life = Life { boot: 0, number: 16, first: 2, last: None };
     state.add_log(&[row(1, &[]), pending, row(3, &[16])], vec![("a".into(), life)]);
     state.store();
     assert_eq!((sequences(&state), state.unsettled()), (vec![1, 2, 3], vec![2]));
@@ -112,11 +216,11 @@ fn filled(name: &str) -> PathBuf {
     let mut state = State::open(&path);
     let names: Vec<String> = (0..20).map(|number| format!("p{number}")).collect();
     state.edit(&names.iter().map(|name| Edit::Put(record(name))).collect::<Vec<_>>());
-    let life = Life { number: 16, first: 1, last: None };
+    let life = Life { boot: 0, number: 16, first: 1, last: None };
     let rows: Vec<LogRow> = (1..=300).map(|sequence| row(sequence, &[16])).collect();
     state.add_log(&rows, vec![("p1".into(), life)]);
     state.store();
-    state.stage(&Staged { request: 7, edits: vec![Edit::Forget("p1".into())] });
+    state.stage(&Staged { boot: 0, request: 7, since: 0, edits: vec![Edit::Forget("p1".into())] });
     path
 }
 
@@ -124,7 +228,7 @@ fn filled(name: &str) -> PathBuf {
 fn survives(path: &Path) -> usize {
     let mut state = State::open(path);
     assert!(state.is_persistent(), "a new store takes the place of a damaged one");
-    let staged = state.staged();
+    let staged = state.staged().to_vec();
     state.edit(&[Edit::Put(record("new"))]);
     state.add_log(&[row(301, &[])], Vec::new());
     state.store();
@@ -250,7 +354,7 @@ proptest! {
         for (name, put, how) in steps {
             let name = format!("p{name}");
             let edit = if put { Edit::Put(record(&name)) } else { Edit::Forget(name.clone()) };
-            let staged = Staged { request: 1, edits: vec![edit.clone()] };
+            let staged = Staged { boot: 0, request: 1, since: 0, edits: vec![edit.clone()] };
             let holds = match how {
                 0 => { state.edit(&[edit]); true }
                 1 => { state.stage(&staged); state.settle(&staged, true); state.store(); true }

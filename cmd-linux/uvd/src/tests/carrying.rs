@@ -13,8 +13,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use partition_runtime::ring::{Endpoint, Side};
 use pv_abi::uv::channel::COMMAND_PAGES;
 use pv_abi::uv::command::{Answer, Body, Query, Refusal, Reply, Request, Transaction};
-use uvd_protocol::{Answered, Ask, Asked, Failure, Told, read, write};
+use uvd_protocol::{Answered, Ask, Asked, Failure, Service, ServiceAnswer, Told, read, write};
 
+use super::samples::row;
 use super::{Bell, NoDevices, connect, memory, start};
 use crate::daemon::End;
 use crate::devices::Shared;
@@ -53,13 +54,19 @@ impl Scene {
     /// The next request of a client on the channel. What the session asks is refused.
     fn request(&mut self) -> Request {
         loop {
+            let request = self.any_request();
+            if !matches!(request.body, Body::Open | Body::Query(Query::Records { .. })) {
+                return request;
+            }
+            self.reply(request.id, Err(not_here()));
+        }
+    }
+
+    /// The next request on the channel.
+    fn any_request(&mut self) -> Request {
+        loop {
             if self.server.receive(&mut self.buffer).unwrap() {
-                let request: Request = postcard::from_bytes(&self.buffer).unwrap();
-                if !matches!(request.body, Body::Open | Body::Query(Query::Records { .. })) {
-                    return request;
-                }
-                self.reply(request.id, Err(not_here()));
-                continue;
+                return postcard::from_bytes(&self.buffer).unwrap();
             }
             let mut fds = [PollFd::new(self.bell.fd(), PollFlags::POLLIN)];
             let came = poll(&mut fds, PollTimeout::from(20_000u16)).unwrap();
@@ -69,7 +76,11 @@ impl Scene {
     }
 
     fn reply(&mut self, id: u64, result: Result<Answer, Refusal>) {
-        let reply = Reply { id, version: id + 1, result };
+        self.reply_at(id, id + 1, result);
+    }
+
+    fn reply_at(&mut self, id: u64, version: u64, result: Result<Answer, Refusal>) {
+        let reply = Reply { id, version, result };
         self.server.send(&postcard::to_allocvec(&reply).unwrap()).unwrap();
         self.bell.ring();
     }
@@ -414,4 +425,80 @@ fn a_socket_is_private_and_replaces_one_left_behind_but_not_one_in_use() {
     assert!(error.contains("another uvd"), "{error}");
     drop(listener);
     std::fs::remove_file(path).unwrap();
+}
+
+/// Answers what a session asks as it begins, up to `last`, which is answered by the caller.
+fn session_until(scene: &mut Scene, last: impl Fn(&Body) -> bool) -> Request {
+    loop {
+        let request = scene.any_request();
+        if last(&request.body) {
+            return request;
+        }
+        let answer = match &request.body {
+            Body::Open => Answer::Opened { rolled_back: vec![] },
+            Body::Query(Query::Records { .. }) => {
+                Answer::Records { rows: vec![], oldest: 0, next: 0 }
+            }
+            Body::Query(Query::Arena { first, .. }) => {
+                Answer::Arena { first: *first, pages: 1, contents: vec![vec![0; 8].into()] }
+            }
+            Body::Query(Query::Partitions { .. }) => {
+                Answer::Partitions { rows: vec![], more: false }
+            }
+            other => panic!("{other:?}"),
+        };
+        scene.reply_at(request.id, 1, Ok(answer));
+    }
+}
+
+#[test]
+fn what_clients_change_waits_until_a_copy_is_made() {
+    let mut scene = Scene::new("barrier");
+    let arena = |body: &Body| matches!(body, Body::Query(Query::Arena { .. }));
+    let pages = session_until(&mut scene, arena);
+    let client = scene.client();
+    write(&client, &Ask { id: 1, timeout_ms: None, body: Asked::Ultravisor(long_reason(1)) })
+        .unwrap();
+    write(&client, &query(2, Query::Version)).unwrap();
+    // What changes nothing is passed on, and shows that the request before it was read.
+    let version = scene.any_request();
+    assert_eq!(version.body, Body::Query(Query::Version));
+    let contents = vec![vec![0; 8].into()];
+    scene.reply_at(pages.id, 1, Ok(Answer::Arena { first: 0, pages: 1, contents }));
+    let is_change = |body: &Body| matches!(body, Body::Transaction(_));
+    let records = scene.any_request();
+    assert!(matches!(records.body, Body::Query(Query::Records { .. })), "{records:?}");
+    scene.reply_at(records.id, 1, Ok(Answer::Records { rows: vec![], oldest: 0, next: 0 }));
+    let change = session_until(&mut scene, is_change);
+    scene.reply(change.id, Ok(Answer::Applied(vec![])));
+    let told: Told = read(&client).unwrap();
+    assert!(told.id == 1 && told.result.is_ok(), "{told:?}");
+    scene.end();
+}
+
+#[test]
+fn pages_of_several_versions_are_not_taken_for_one() {
+    let mut scene = Scene::new("pages");
+    let client = scene.client();
+    let plan = Service::Plan { definitions: vec![], prune: false };
+    write(&client, &Ask { id: 1, timeout_ms: None, body: Asked::Service(plan) }).unwrap();
+    // Versions of the two pages, look after look; the last but one may be the session's own.
+    for versions in [(5, 6), (6, 6)] {
+        for (page, version) in [versions.0, versions.1].into_iter().enumerate() {
+            let request = scene.request();
+            let Body::Query(Query::Partitions { after }) = request.body else {
+                panic!("{request:?}");
+            };
+            assert_eq!(after, page as u32, "versions {versions:?}");
+            let rows = vec![row(page as u32 + 1, "web")];
+            let answer = Answer::Partitions { rows, more: page == 0 };
+            scene.reply_at(request.id, version, Ok(answer));
+        }
+    }
+    let told: Told = read(&client).unwrap();
+    let Ok(Answered::Service(ServiceAnswer::Changes { version, .. })) = told.result else {
+        panic!("{told:?}");
+    };
+    assert_eq!(version, 6);
+    scene.end();
 }

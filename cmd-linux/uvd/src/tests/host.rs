@@ -19,7 +19,7 @@ use pv_abi::uv::build::{self, BuildReply, BuildRequest, PAGES, RING_PAGES, WINDO
 use pv_abi::uv::calls::{CpuUsage, MonitorEvent, PartitionUsage, cause};
 use pv_abi::uv::channel::COMMAND_PAGES;
 use pv_abi::uv::command::{
-    Body, Heap, Operation, Reply, Request, Start, Target, Transaction, VersionAnswer,
+    Body, Heap, Operation, Query, Reply, Request, Start, Target, Transaction, VersionAnswer,
 };
 use pv_abi::uv::database::{
     BOOT, COMMAND, PartitionDescriptor, ULTRAVISOR, channel_kind, kind, state,
@@ -32,7 +32,7 @@ use zerocopy::FromZeros;
 use super::{Bell, memory, own_path, start_with};
 use crate::daemon::End;
 use crate::devices::Shared;
-use crate::hub::Devices;
+use crate::hub::{Devices, PATIENCE_MS};
 use crate::link::{Link, Port};
 
 /// Frames of the machine: 256 MiB.
@@ -133,6 +133,9 @@ pub enum Order {
     },
     /// Refuse the so-many-th action from now on.
     Refuse(u64),
+    /// Lose the reply to the next transaction that is not left pending, and to so many questions
+    /// about the log after it.
+    LoseReply(u32),
     /// Answer nothing until the other end sends or is gone.
     Hold(std::sync::mpsc::Receiver<()>),
     /// End.
@@ -170,7 +173,19 @@ impl Host {
         Self::with_state(name, state)
     }
 
-    fn with_state(name: &str, state: PathBuf) -> Self {
+    /// A host whose daemon waits so many milliseconds for a reply.
+    pub fn impatient(name: &str, patience_ms: u32) -> Self {
+        let state = own_path(&format!("{name}.redb"));
+        let _ = std::fs::remove_file(&state);
+        Self::with(name, state, patience_ms)
+    }
+
+    /// A host with a daemon that finds this state file.
+    pub fn with_state(name: &str, state: PathBuf) -> Self {
+        Self::with(name, state, PATIENCE_MS)
+    }
+
+    fn with(name: &str, state: PathBuf, patience_ms: u32) -> Self {
         let channel = memory(COMMAND_PAGES);
         let window = memory(PAGES);
         let (command_bell, command_far) = Bell::pair();
@@ -193,6 +208,7 @@ impl Host {
             Reach { guests: Arc::clone(&guests), window, bell: Mutex::new(Some(build_far)) };
         let (socket, stop, daemon) = start_with(name, &state, 1000, reach, move |daemon| {
             let shared = Shared::map(&channel, 0, COMMAND_PAGES as u32).unwrap();
+            daemon.hub().patience_ms.set(patience_ms);
             daemon.serve(Link::open(shared.words(), command_far).unwrap())
         });
         let (daemon, machine) = (Some(daemon), Some(machine));
@@ -264,8 +280,16 @@ impl Client {
     /// Asks, and passes over news until the last answer.
     pub fn ask(&mut self, service: Service) -> Told {
         let id = self.begin(service);
+        let mut begun: Option<ServiceAnswer> = None;
         loop {
-            let told = self.next();
+            let mut told = self.next();
+            if let Ok(Answered::Piece(piece)) = told.result {
+                begun = Some(begun.map_or(piece.clone(), |begun| begun.followed_by(piece)));
+                continue;
+            }
+            if let (Ok(Answered::Service(last)), Some(begun)) = (&mut told.result, &begun) {
+                *last = begun.clone().followed_by(last.clone());
+            }
             let news = matches!(
                 told.result,
                 Ok(Answered::Progress(_) | Answered::Attached | Answered::Output(_))
@@ -294,7 +318,12 @@ impl Client {
     pub fn transact(&mut self, operation: Operation) -> Told {
         let (planned_at, reason) = (None, String::new());
         let body = Transaction { planned_at, pending: false, reason, operations: vec![operation] };
-        let id = self.send(Asked::Ultravisor(Body::Transaction(body)));
+        self.ask_ultravisor(Body::Transaction(body))
+    }
+
+    /// Asks the ultravisor itself.
+    pub fn ask_ultravisor(&mut self, body: Body) -> Told {
+        let id = self.send(Asked::Ultravisor(body));
         let told = self.next();
         assert_eq!(told.id, id);
         told
@@ -346,6 +375,7 @@ impl Machine {
         let mut site = Site::default();
         let mut buffer = Vec::new();
         let (mut time, mut at_once) = (0, None::<(String, u32)>);
+        let mut losses = Losses::default();
         loop {
             time += 1_000_000;
             let mut worked = false;
@@ -355,9 +385,12 @@ impl Machine {
                 if let Some((name, detail)) = at_once.take_if(|(name, _)| runs(&engine, name)) {
                     end(&mut engine, &mut monitor, &name, detail);
                 }
+                worked = true;
+                if losses.takes(&request) {
+                    continue;
+                }
                 server.send(&postcard::to_allocvec(&reply).unwrap()).unwrap();
                 self.command_bell.ring();
-                worked = true;
             }
             while builds.receive(&mut buffer).unwrap() {
                 let request: build::Request = postcard::from_bytes(&buffer).unwrap();
@@ -378,6 +411,7 @@ impl Machine {
                     Order::Stop => return summary(&engine),
                     Order::Hold(until) => drop(until.recv()),
                     Order::Refuse(after) => *refuse.lock().unwrap() = Some(after),
+                    Order::LoseReply(questions) => losses = Losses { armed: true, questions },
                     Order::EndAtOnce { name, detail } => at_once = Some((name, detail)),
                     Order::End { name, detail } => end(&mut engine, &mut monitor, &name, detail),
                 }
@@ -400,8 +434,33 @@ impl Machine {
     }
 }
 
+/// Replies that are lost; see [`Order::LoseReply`].
+#[derive(Default)]
+struct Losses {
+    armed: bool,
+    questions: u32,
+}
+
+impl Losses {
+    /// Whether the reply to this request is lost.
+    fn takes(&mut self, request: &Request) -> bool {
+        match &request.body {
+            Body::Transaction(transaction) if self.armed && !transaction.pending => {
+                self.armed = false;
+                true
+            }
+            Body::Query(Query::Log { .. }) if !self.armed && self.questions > 0 => {
+                self.questions -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
 fn genesis(words: &[AtomicU32]) -> Engine<'_> {
     let mut database = Database::create(words, FRAMES).unwrap();
+    database.set_boot(0x5eed).unwrap();
     let system = [(ULTRAVISOR, kind::ULTRAVISOR), (BOOT, kind::BOOT), (COMMAND, kind::COMMAND)];
     for (number, kind) in system {
         let first = u64::from(number) * 64;

@@ -22,9 +22,18 @@ pub fn refusal(told: Told) -> String {
 }
 
 pub fn defined(client: &mut Client) -> Vec<Defined> {
-    match answer(client.ask(Service::Definitions)) {
-        ServiceAnswer::Definitions(all) => all,
-        other => panic!("{other:?}"),
+    let mut all: Vec<Defined> = Vec::new();
+    loop {
+        let after = all.last().map(|one| one.definition.name.clone());
+        match answer(client.ask(Service::Definitions { after })) {
+            ServiceAnswer::Definitions { defined, more } => {
+                all.extend(defined);
+                if !more {
+                    return all;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 

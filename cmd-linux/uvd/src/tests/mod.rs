@@ -1,9 +1,11 @@
 //! The daemon against the rest of a host in the same process.
 
 mod carrying;
+mod clients;
 mod fields;
 mod host;
 mod lifecycle;
+mod lost;
 pub mod samples;
 
 use std::fs::File;

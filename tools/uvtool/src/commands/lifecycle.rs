@@ -79,7 +79,10 @@ fn simple(command: &Command, uvd: &mut Uvd) -> Result<Option<Service>, Error> {
             Service::Rename { name: options.name.clone(), to: options.to.clone() }
         }
         Command::Set(set) => {
-            let defined = uvd.definitions()?;
+            // Only policies are changed from what they are.
+            let policies = [set.on_poweroff, set.on_reboot, set.on_crash];
+            let some = policies.iter().any(Option::is_some);
+            let defined = if some { uvd.definitions()? } else { Vec::new() };
             let now = defined.iter().find(|one| one.definition.name == set.name);
             let settings = define::settings(set, now.map(|one| one.definition.on))?;
             Service::Set { name: set.name.clone(), settings }

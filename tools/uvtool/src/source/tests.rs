@@ -18,6 +18,11 @@ impl Pages {
                 let more = rows.len() > self.page;
                 Answer::Partitions { rows: rows.into_iter().take(self.page).collect(), more }
             }
+            Query::Partition { name } => {
+                let all = samples::partitions();
+                let rows = all.into_iter().filter(|row| row.name == name).collect();
+                Answer::Partitions { rows, more: false }
+            }
             Query::PageMap { first, .. } => {
                 let rows = samples::map().into_iter().filter(|row| row.first + row.frames > first);
                 // Cut at `first`, and at an index page.
@@ -56,6 +61,19 @@ impl Source for Pages {
         };
         Ok(Answered { version: 1, answer: self.answer(query) })
     }
+}
+
+#[test]
+fn one_that_is_not_there_is_an_error_that_names_the_others() {
+    let mut source = Pages { page: 2, asked: 0 };
+    assert_eq!(source.partition("web").unwrap().name, "web");
+    assert_eq!(source.asked, 1);
+    assert_eq!(
+        source.partition("wep").unwrap_err().to_string(),
+        "partition \"wep\": no such partition; \
+         there are ultravisor, boot, command, monitor, web; \
+         `uvtool definitions` shows those that are not started"
+    );
 }
 
 /// Always the same answer.

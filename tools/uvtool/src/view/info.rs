@@ -6,7 +6,6 @@ use pv_abi::uv::command::PartitionRow;
 use serde::Serialize;
 
 use super::{Names, View};
-use crate::source::Error;
 use crate::table::printable;
 use crate::words::{
     bytes, cause_words, errno_word, kind_word, memory, rights_words, seconds, state_word,
@@ -41,21 +40,8 @@ pub struct Info {
 }
 
 impl Info {
-    /// The partition of this name, or else of this number.
-    pub fn new(rows: &[PartitionRow], wanted: &str) -> Result<Self, Error> {
-        let number = wanted.parse().ok();
-        let found = rows
-            .iter()
-            .find(|row| row.name == wanted)
-            .or_else(|| rows.iter().find(|row| Some(row.number) == number));
-        let Some(row) = found else {
-            let there: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
-            return Err(Error::NoSuchPartition { name: wanted.into(), there: there.join(", ") });
-        };
-        Ok(Self::of(row, &Names::new(rows)))
-    }
-
-    fn of(row: &PartitionRow, names: &Names<'_>) -> Self {
+    /// This partition.
+    pub fn new(row: &PartitionRow, names: &Names<'_>) -> Self {
         Self {
             name: row.name.clone(),
             number: row.number,
@@ -152,9 +138,14 @@ mod tests {
     use super::*;
     use crate::view::samples;
 
+    fn of(name: &str) -> Info {
+        let rows = samples::partitions();
+        Info::new(rows.iter().find(|row| row.name == name).unwrap(), &Names::new(&rows))
+    }
+
     #[test]
     fn every_field_has_its_line() {
-        let text = Info::new(&samples::partitions(), "web").unwrap().text();
+        let text = of("web").text();
         assert_eq!(
             text,
             "\
@@ -182,27 +173,8 @@ Created at        version 12 of the database
     }
 
     #[test]
-    fn a_partition_is_found_by_number_too_but_by_name_first() {
-        let mut rows = samples::partitions();
-        assert_eq!(Info::new(&rows, "3").unwrap().name, "command");
-        rows[0].name = "3".into();
-        assert_eq!(Info::new(&rows, "3").unwrap().number, 1);
-    }
-
-    #[test]
-    fn one_that_is_not_there_is_an_error_that_names_the_others() {
-        let error = Info::new(&samples::partitions(), "wep").err().unwrap().to_string();
-        assert_eq!(
-            error,
-            "partition \"wep\": no such partition; \
-             there are ultravisor, boot, command, monitor, web; \
-             `uvtool definitions` shows those that are not started"
-        );
-    }
-
-    #[test]
     fn programs_get_null_for_none() {
-        let info = Info::new(&samples::partitions(), "ultravisor").unwrap();
+        let info = of("ultravisor");
         let json = serde_json::to_value(&info).unwrap();
         assert_eq!(json["cause"], serde_json::Value::Null);
         assert_eq!(json["cpu_cap_percent"], serde_json::Value::Null);

@@ -15,6 +15,8 @@ pub mod verify;
 pub mod version;
 pub mod waited;
 
+use std::collections::BTreeMap;
+
 use pv_abi::uv::command::PartitionRow;
 use pv_abi::uv::database::UNASSIGNED;
 use serde::Serialize;
@@ -31,12 +33,12 @@ pub trait View: Serialize {
 }
 
 /// Names of partitions by number.
-pub struct Names<'a>(&'a [PartitionRow]);
+pub struct Names<'a>(BTreeMap<u32, &'a str>);
 
 impl<'a> Names<'a> {
     /// The names in these rows.
     pub fn new(rows: &'a [PartitionRow]) -> Self {
-        Self(rows)
+        Self(rows.iter().map(|row| (row.number, row.name.as_str())).collect())
     }
 
     /// The name of a partition; `free` for none, `#N` for one without a row.
@@ -44,8 +46,7 @@ impl<'a> Names<'a> {
         if number == UNASSIGNED {
             return "free".into();
         }
-        let row = self.0.iter().find(|row| row.number == number);
-        row.map_or_else(|| format!("#{number}"), |row| row.name.clone())
+        self.0.get(&number).map_or_else(|| format!("#{number}"), |name| (*name).to_string())
     }
 }
 

@@ -119,6 +119,7 @@ fn outputs() -> Vec<(&'static str, Value)> {
     let plan = || of(&super::plan::Plan::new(3, changes.clone()));
     let log = of(&super::log::Log::new(log, &names));
     let created = text(answer::json_line(&json!({ "name": "web", "number": 16 })));
+    let web = rows.iter().find(|row| row.name == "web").unwrap();
     let mut all = vec![
         ("create", created.clone()),
         ("start", created),
@@ -135,7 +136,7 @@ fn outputs() -> Vec<(&'static str, Value)> {
         ("log", log),
         ("undo", of(&super::undone::Undone::new(17, 18, &[]))),
         ("list", of(&super::list::List::new(&rows, true))),
-        ("info", of(&super::info::Info::new(&rows, "web").unwrap())),
+        ("info", of(&super::info::Info::new(web, &names))),
         ("resources", of(&resources(None))),
         ("resources", of(&resources(Some(samples::map())))),
         ("resources", of(&super::verify::Verified::new(9, 9, &[], &names))),

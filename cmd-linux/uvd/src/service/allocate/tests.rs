@@ -28,7 +28,7 @@ fn who_wants_cpus_of_its_own_and_names_none_gets_the_last_that_are_nobodys() {
     (row.cpu_dedicated, row.cpu_affinity) = (true, vec![3]);
     let named = dedicated("b", 1, &[2]);
     let definitions = [&dedicated("a", 2, &[]), &named];
-    let chosen = choose(&definitions, &[row], &[0, 1, 2, 3, 4, 5]).unwrap();
+    let chosen = choose(&definitions, [row].iter(), &[0, 1, 2, 3, 4, 5]).unwrap();
     assert_eq!(chosen, [vec![4, 5], vec![2]]);
 }
 
@@ -41,7 +41,7 @@ proptest! {
         let definitions: Vec<_> = wants.iter().map(|vcpus| dedicated("x", *vcpus, &[])).collect();
         let definitions: Vec<_> = definitions.iter().collect();
         let cpus: Vec<u32> = (0..cpus).collect();
-        match choose(&definitions, &[], &cpus) {
+        match choose(&definitions, [].iter(), &cpus) {
             Ok(chosen) => {
                 let mut all = chosen.concat();
                 prop_assert_eq!(all.len() as u32, wants.iter().sum::<u32>());

@@ -1,0 +1,170 @@
+//! Many clients, and answers as long as they come.
+
+use std::sync::Barrier;
+
+use pv_abi::uv::command::{Operation, Target};
+use pv_abi::uv::database::COMMAND;
+use uvd_protocol::{Answered, Failure, Planned, Service, ServiceAnswer, Settings, Told};
+
+use super::host::{Client, Host, definition, kernel_file};
+use super::lifecycle::{answer, create, defined};
+use super::own_path;
+use crate::state::{Edit, Record, State};
+
+#[test]
+fn idle_connections_shut_out_nobody() {
+    let host = Host::new("idle");
+    let mut first = host.client();
+    assert!(defined(&mut first).is_empty());
+    let idle: Vec<Client> = (0..300).map(|_| host.client()).collect();
+    let mut last = host.client();
+    assert!(defined(&mut last).is_empty());
+    drop(idle);
+    host.end();
+}
+
+#[test]
+fn all_definitions_are_told_however_many_there_are() {
+    let kernel = kernel_file("many.elf", 100);
+    let path = own_path("many-defined.redb");
+    let _ = std::fs::remove_file(&path);
+    let names = (0..3000).map(|number| format!("p{number:04}"));
+    let all: Vec<_> = names.map(|name| definition(&name, &kernel)).collect();
+    let edits = all.iter().map(|one| Edit::Put(Record::new(one.clone(), true)));
+    State::open(&path).edit(&edits.collect::<Vec<_>>());
+    let host = Host::with_state("many", path);
+    let mut client = host.client();
+    let told: Vec<_> = defined(&mut client).into_iter().map(|one| one.definition).collect();
+    assert!(told == all, "{} of {}", told.len(), all.len());
+    // What an apply of nothing would prune, each with a line of the answer.
+    let plan = Service::Plan { definitions: vec![], prune: true };
+    let ServiceAnswer::Changes { changes, .. } = answer(client.ask(plan)) else { panic!() };
+    assert_eq!(changes.len(), all.len());
+    assert!(changes.iter().all(|one| matches!(one, Planned::Destroy { .. })));
+    host.end();
+    std::fs::remove_file(kernel).unwrap();
+}
+
+#[test]
+fn an_answer_that_no_message_holds_comes_in_pieces() {
+    let kernel = kernel_file("pieces.elf", 100);
+    let mut definition = definition("web", &kernel);
+    definition.command_line = "x".repeat(2000);
+    let create = |number: u32| Planned::Create {
+        definition: definition::Definition { name: format!("p{number}"), ..definition.clone() },
+    };
+    let whole = ServiceAnswer::Changes { version: 7, changes: (0..1500).map(create).collect() };
+    let pieces = whole.clone().pieces();
+    assert!(pieces.len() > 3);
+    for piece in &pieces {
+        let result = Ok(Answered::Piece(piece.clone()));
+        uvd_protocol::encode(&Told { id: 1, result }).unwrap();
+    }
+    assert!(pieces.into_iter().reduce(ServiceAnswer::followed_by) == Some(whole));
+    std::fs::remove_file(kernel).unwrap();
+}
+
+/// A name of control characters, each of which is shown as five.
+#[test]
+fn a_refusal_of_any_name_arrives() {
+    let kernel = kernel_file("control.elf", 100);
+    let host = Host::new("control");
+    let mut client = host.client();
+    create(&mut client, "web", &kernel);
+    for name in ["\u{1}".repeat(5000), "\u{1}".repeat(150_000), "\"".repeat(400_000)] {
+        let to = || name.clone();
+        for service in [
+            Service::Rename { name: "web".into(), to: to() },
+            Service::Rename { name: to(), to: "db".into() },
+            Service::Create { definition: definition(&name, &kernel), paused: false },
+            Service::Start { name: to() },
+            Service::Destroy { name: to(), forget: true },
+            Service::Why { name: to() },
+            Service::Set { name: to(), settings: Settings::default() },
+        ] {
+            let told = client.ask(service);
+            let Err(Failure::Refused(refusal)) = told.result else { panic!("{told:?}") };
+            let texts = [&refusal.object, &refusal.reason, &refusal.way_out];
+            assert!(texts.iter().all(|text| text.len() <= 1000), "{refusal:?}");
+        }
+    }
+    let name = "\u{1}".repeat(5000);
+    let told = client.transact(Operation::Rename { partition: Target::Number(COMMAND), name });
+    assert!(matches!(told.result, Err(Failure::Refused(_))), "{told:?}");
+    assert_eq!(host.end().guests, ["web"]);
+    std::fs::remove_file(kernel).unwrap();
+}
+
+/// Clients that create, change, apply, look and destroy at once; one thread each.
+#[test]
+fn fifty_clients_at_once_are_all_served() {
+    const CLIENTS: usize = 50;
+    const GUESTS: usize = 10;
+    let kernel = kernel_file("fifty.elf", 100);
+    let host = Host::new("fifty");
+    let begin = Barrier::new(CLIENTS);
+    std::thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let (mut client, begin, kernel) = (host.client(), &begin, &kernel);
+            scope.spawn(move || {
+                begin.wait();
+                let name = format!("p{number}");
+                if number < GUESTS {
+                    create(&mut client, &name, kernel);
+                    let weight = Settings { weight: Some(512), ..Settings::default() };
+                    answer(client.ask(Service::Set { name: name.clone(), settings: weight }));
+                    answer(client.ask(Service::Destroy { name, forget: true }));
+                } else if number < GUESTS * 2 {
+                    let partition = Target::Number(COMMAND);
+                    let weight = Some(256 + number as u32);
+                    let (cap, affinity, dedicated) = (None, None, None);
+                    let set = Operation::SetCpu { partition, weight, cap, affinity, dedicated };
+                    client.transact(set).result.unwrap();
+                } else if number < GUESTS * 3 {
+                    let (planned_at, prune, reason) = (None, false, String::new());
+                    let mut one = definition("shared", kernel);
+                    one.cpu.weight = 256 + number as u32;
+                    let definitions = vec![one];
+                    answer(client.ask(Service::Apply { definitions, prune, planned_at, reason }));
+                } else if number < GUESTS * 4 {
+                    let cap = Settings { cap: Some(number as u32), ..Settings::default() };
+                    answer(client.ask(Service::Set { name: "command".into(), settings: cap }));
+                } else {
+                    for _ in 0..5 {
+                        defined(&mut client);
+                    }
+                }
+            });
+        }
+    });
+    let mut client = host.client();
+    let all = defined(&mut client);
+    assert_eq!((all.len(), all[0].definition.name.as_str()), (1, "shared"));
+    let plan = Service::Plan { definitions: vec![all[0].definition.clone()], prune: false };
+    let ServiceAnswer::Changes { changes, .. } = answer(client.ask(plan)) else { panic!() };
+    assert_eq!(changes, [Planned::Same { name: "shared".into() }]);
+    assert_eq!(host.end().guests, ["shared"]);
+    std::fs::remove_file(kernel).unwrap();
+}
+
+/// Two that change one partition at once: its definition says what both made it.
+#[test]
+fn settings_that_are_changed_at_once_are_all_in_the_definition() {
+    let kernel = kernel_file("both.elf", 100);
+    let host = Host::new("both");
+    let (mut client, mut other) = (host.client(), host.client());
+    create(&mut client, "web", &kernel);
+    for round in 1..=20 {
+        let name = || "web".to_string();
+        let weight = Settings { weight: Some(512 + round), ..Settings::default() };
+        let cap = Settings { cap: Some(round), ..Settings::default() };
+        client.begin(Service::Set { name: name(), settings: weight });
+        other.begin(Service::Set { name: name(), settings: cap });
+        client.next().result.unwrap();
+        other.next().result.unwrap();
+        let cpu = defined(&mut client).remove(0).definition.cpu;
+        assert_eq!((cpu.weight, cpu.cap), (512 + round, round));
+    }
+    host.end();
+    std::fs::remove_file(kernel).unwrap();
+}
