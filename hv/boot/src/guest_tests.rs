@@ -384,3 +384,78 @@ proptest! {
         }
     }
 }
+
+/// Messages of the hostile client below.
+const MESSAGES: u32 = 20_000;
+
+/// A client that sends damaged messages, pieces that nobody asked for and kernels that are none;
+/// now and then another guest is built as it should be.
+#[test]
+fn a_flood_of_messages_is_answered_and_guests_are_still_built() {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let file = kernel(70_000);
+    let window = Shared(RefCell::new(vec![0; PIECE as usize]));
+    let (mut world, mut guests) = (World::new(2048), Guests::default());
+    let (mut wanted, mut begun, mut damaged) = (None, 0, 0);
+    for number in 0..MESSAGES {
+        // What was begun is not built again: the client has another partition.
+        if world.descriptor.console_port != 0 && wanted.is_none() {
+            world = World::new(2048);
+        }
+        let few = [0, 1, 176, 65_536, 70_000, u64::MAX, next(), next() % 5000];
+        let mut word = || few[(next() % 8) as usize];
+        let of = if word() % 2 == 0 { File::Kernel } else { File::Initrd };
+        let request = match (wanted.take(), word() % 7) {
+            (Some((file, offset, bytes)), 0..5) => BuildRequest::Data { file, offset, bytes },
+            (_, 0..2) => begin(&file, &[1; 3000], 2048),
+            (_, 2) => BuildRequest::Abort,
+            (_, 3) => BuildRequest::Heap,
+            (_, 4) => BuildRequest::Begin {
+                protocol: word() as u16,
+                partition: GUEST + (word() % 2) as u32,
+                kernel_bytes: word(),
+                initrd_bytes: word(),
+                command_line: "x".repeat((word() % 1100) as usize),
+                memory_target: word(),
+            },
+            _ => BuildRequest::Data { file: of, offset: word(), bytes: word() },
+        };
+        let mut bytes = postcard::to_allocvec(&request).unwrap();
+        if number % 3 == 0 {
+            let at = (word() % bytes.len() as u64) as usize;
+            bytes[at] = word() as u8;
+        }
+        // What is no message is answered by making the ring anew, which gives the build up.
+        let Ok(request) = postcard::from_bytes::<BuildRequest>(&bytes) else {
+            guests = Guests::default();
+            damaged += 1;
+            continue;
+        };
+        match guests.handle(&mut world, &window, request) {
+            Ok(BuildReply::Want { file: of, offset, bytes }) => {
+                assert!(bytes > 0 && bytes <= PIECE);
+                if let (File::Kernel, Some(data)) = (of, file.get(offset as usize..)) {
+                    let length = data.len().min(bytes as usize);
+                    window.0.borrow_mut()[..length].copy_from_slice(&data[..length]);
+                }
+                wanted = Some((of, offset, bytes));
+                begun += 1;
+            }
+            Ok(_) => {}
+            Err(refusal) => assert!(refusal.reason.len() <= 1000 && refusal.object.len() <= 1000),
+        }
+        if number % 2000 == 0 {
+            world = World::new(2048);
+            build(&mut guests, &mut world, [&file, &[7; 100]], 2048).unwrap();
+            world = World::new(2048);
+            wanted = None;
+        }
+    }
+    assert!(begun > 100 && damaged > 100, "{begun} begun, {damaged} damaged");
+}

@@ -7,6 +7,7 @@ mod cut;
 mod fake;
 mod faults;
 mod holes;
+mod hostile;
 mod queries;
 mod sessions;
 mod settings;

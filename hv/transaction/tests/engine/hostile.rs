@@ -1,0 +1,368 @@
+//! A client of a command channel that says anything: whole messages with wild numbers, messages
+//! that are damaged, damaged rings, floods that it does not read the answers to.
+//!
+//! The rings, the server's end and the engine are the real ones. Rule that is tested: each message
+//! that is one is answered, each answer fits its frame, and another client goes on.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use partition_runtime::channel::{Bell, ChannelError, Client, Server};
+use partition_runtime::ring::{Endpoint, RingError, Side};
+use pv_abi::PAGE_SIZE;
+use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
+use pv_abi::uv::channel::COMMAND_PAGES;
+use pv_abi::uv::command::{
+    Answer, Body, Operation, PROTOCOL, Query, Range, Reply, Request, Start, Target, Transaction,
+    VersionAnswer,
+};
+use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, ULTRAVISOR, channel_kind, kind, state};
+use transaction::{Facts, Gauges};
+
+use crate::fake::{Host, agree, arena};
+
+/// Messages of the hostile client; `HOSTILE_MESSAGES` says another number.
+const MESSAGES: u64 = 1_000_000;
+/// Messages between two requests of the other client.
+const BETWEEN: u64 = 500;
+
+struct Silent;
+
+impl Bell for Silent {
+    fn ring(&mut self) {}
+}
+
+struct Nothing;
+
+impl Gauges for Nothing {
+    fn partition(&self, _: u32) -> Option<PartitionUsage> {
+        None
+    }
+
+    fn cpu(&self, _: u32) -> Option<CpuUsage> {
+        None
+    }
+
+    fn frame(&self, _: u64) -> Option<(u32, bool)> {
+        None
+    }
+}
+
+/// Numbers that look like none in particular.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    /// One of a few, often one that is near a limit.
+    fn wild(&mut self) -> u64 {
+        match self.below(6) {
+            0 => self.below(20),
+            1 => u64::from(FIRST_GUEST) + self.below(8),
+            2 => self.below(9000),
+            3 => u64::MAX - self.below(3),
+            4 => 1 << self.below(64),
+            _ => self.next(),
+        }
+    }
+
+    fn number(&mut self) -> u32 {
+        match self.below(4) {
+            0 => self.wild() as u32,
+            _ => FIRST_GUEST + self.below(8) as u32,
+        }
+    }
+
+    fn target(&mut self) -> Target {
+        match self.below(3) {
+            0 => Target::CreatedBy(self.below(4) as u32),
+            _ => Target::Number(self.number()),
+        }
+    }
+
+    fn text(&mut self) -> String {
+        let length = [0, 1, 3, 31, 32, 5000][self.below(6) as usize];
+        let letter = ['a', 'z', '\u{1}', '"', 'ü'][self.below(5) as usize];
+        (0..length).map(|_| letter).chain([(b'a' + self.below(26) as u8) as char]).collect()
+    }
+
+    fn list(&mut self, most: u64) -> Vec<u32> {
+        (0..self.below(most)).map(|_| self.wild() as u32).collect()
+    }
+
+    fn operation(&mut self) -> Operation {
+        let partition = self.target();
+        match self.below(14) {
+            0 | 1 => Operation::CreatePartition {
+                number: (self.below(4) == 0).then(|| self.number()),
+                kind: [kind::GUEST, kind::GUEST, kind::GUEST, self.wild() as u32]
+                    [self.below(4) as usize],
+                rights: [0, 0, 0, self.wild() as u32][self.below(4) as usize],
+                name: self.text(),
+                vcpus: [1, 2, self.wild() as u32][self.below(3) as usize],
+                cpu_weight: [256, self.wild() as u32][self.below(2) as usize],
+                cpu_cap: [0, self.wild() as u32][self.below(2) as usize],
+                cpu_affinity: self.list(3),
+                cpu_dedicated: self.below(8) == 0,
+                grant_frames: [4, self.wild() as u32][self.below(2) as usize],
+            },
+            2 => Operation::AssignMemory { partition, frames: self.wild() },
+            3 => {
+                let ranges =
+                    (0..self.below(4)).map(|_| Range { first: self.wild(), frames: self.wild() });
+                Operation::ReleaseMemory { partition, ranges: ranges.collect() }
+            }
+            4 => Operation::CreateChannel {
+                partition,
+                peer: [ULTRAVISOR, COMMAND, self.wild() as u32][self.below(3) as usize],
+                kind: [channel_kind::CONSOLE, channel_kind::STORE, self.wild() as u32]
+                    [self.below(3) as usize],
+                frame: self.wild(),
+                frames: [1, self.wild() as u32][self.below(2) as usize],
+                grant: self.wild() as u32,
+            },
+            5 => {
+                let mut word = || self.wild();
+                let start = Start {
+                    entry: word(),
+                    stack: word(),
+                    start_info: word(),
+                    page_table: word(),
+                    console_frame: word(),
+                    store_frame: word(),
+                };
+                Operation::SetStart { partition, start }
+            }
+            6 => Operation::SetState { partition, state: self.below(8) as u32 },
+            7 => Operation::SetCpu {
+                partition,
+                weight: Some(self.wild() as u32),
+                cap: (self.below(2) == 0).then(|| self.wild() as u32),
+                affinity: (self.below(2) == 0).then(|| self.list(4)),
+                dedicated: (self.below(4) == 0).then_some(true),
+            },
+            8 => Operation::Rename { partition, name: self.text() },
+            9 => Operation::SetMemoryTarget { partition, frames: self.wild() },
+            10 => Operation::SetVcpusOnline { partition, vcpus: self.wild() as u32 },
+            11 => Operation::Ask { partition, what: self.below(4) as u32 },
+            12 => Operation::DestroyPartition { partition },
+            _ => Operation::Complete { request: self.below(1 << 20) },
+        }
+    }
+
+    fn transaction(&mut self) -> Transaction {
+        Transaction {
+            planned_at: (self.below(16) == 0).then(|| self.wild()),
+            pending: self.below(4) == 0,
+            reason: self.text(),
+            operations: (0..self.below(5)).map(|_| self.operation()).collect(),
+        }
+    }
+
+    fn body(&mut self) -> Body {
+        match self.below(20) {
+            0 => Body::Open,
+            1 => Body::Plan(self.transaction()),
+            2 => Body::Undo { sequence: self.below(1000), reason: self.text() },
+            3 => Body::RollBack {
+                requests: (0..self.below(5)).map(|_| self.below(1 << 20)).collect(),
+            },
+            4 => Body::Query(match self.below(7) {
+                0 => Query::Version,
+                1 => Query::Partitions { after: self.wild() as u32 },
+                2 => Query::Resources,
+                3 => Query::PageMap { first: self.wild(), most: self.wild() as u32 },
+                4 => Query::Arena { first: self.wild() as u32, most: self.wild() as u32 },
+                5 => Query::Log { from: self.wild(), most: self.wild() as u32 },
+                _ => Query::Records { from: self.wild(), most: self.wild() as u32 },
+            }),
+            _ => Body::Transaction(self.transaction()),
+        }
+    }
+
+    /// A message, most often damaged.
+    fn message(&mut self, id: u64) -> Vec<u8> {
+        let id = if self.below(8) == 0 { self.below(1 << 20) } else { id };
+        let protocol = if self.below(50) == 0 { self.next() as u16 } else { PROTOCOL };
+        let request = Request { protocol, id, body: self.body() };
+        let mut bytes = postcard::to_allocvec(&request).unwrap();
+        bytes.truncate(24 * 1024);
+        match self.below(8) {
+            0 => bytes.truncate(self.below(bytes.len() as u64 + 1) as usize),
+            1 => bytes = (0..self.below(200)).map(|_| self.next() as u8).collect(),
+            2..=5 => {
+                for _ in 0..=self.below(4) {
+                    let at = self.below(bytes.len() as u64) as usize;
+                    bytes[at] = self.next() as u8;
+                }
+            }
+            _ => {}
+        }
+        bytes
+    }
+}
+
+/// The server's end of a client's channel, as the ultravisor has it: it is opened again after an
+/// error, and keeps the one reply that had no room.
+struct End<'a> {
+    who: u32,
+    words: &'a [AtomicU32],
+    server: Option<Server<'a, Silent>>,
+    waiting: Option<Reply>,
+}
+
+impl<'a> End<'a> {
+    fn serve(&mut self, host: &mut Host<'_>, facts: &Facts, answered: &mut u64) {
+        loop {
+            if self.server.is_none() {
+                let ring = Endpoint::open(self.words, Side::Server);
+                self.server = ring.ok().map(|ring| Server::new(ring, Silent));
+            }
+            let Some(server) = &mut self.server else { return };
+            let reply = match self.waiting.take() {
+                Some(reply) => reply,
+                None => match server.request_or_id() {
+                    Ok(Some(Ok(request))) => answer(host, facts, self.who, &request),
+                    Ok(Some(Err(id))) => {
+                        let refusal = transaction::refusal("not-understood", "request", "", "", "");
+                        Reply { id, version: 0, result: Err(refusal) }
+                    }
+                    Ok(None) => return,
+                    Err(ChannelError::Message | ChannelError::Protocol(_)) => continue,
+                    Err(ChannelError::Ring(_)) => {
+                        self.server = None;
+                        return;
+                    }
+                },
+            };
+            match server.reply(&reply) {
+                Ok(()) => *answered += 1,
+                Err(ChannelError::Ring(RingError::Full)) => {
+                    self.waiting = Some(reply);
+                    return;
+                }
+                Err(ChannelError::Ring(error)) => {
+                    assert!(!matches!(error, RingError::TooLarge(_)), "{reply:?}");
+                    self.server = None;
+                    return;
+                }
+                Err(error) => panic!("{error}: {reply:?}"),
+            }
+        }
+    }
+}
+
+fn answer(host: &mut Host<'_>, facts: &Facts, who: u32, request: &Request) -> Reply {
+    let (id, engine, monitor) = (request.id, &mut host.engine, &mut host.monitor);
+    match &request.body {
+        Body::Query(query) => {
+            let answer = transaction::query(engine, facts, &Nothing, query);
+            Reply { id, version: engine.database().contents(), result: Ok(answer) }
+        }
+        Body::Plan(transaction) => engine.dry_run(who, id, transaction),
+        Body::Transaction(transaction) => engine.execute(monitor, who, id, id, transaction),
+        Body::Open => engine.open(monitor, who, id, id),
+        Body::Undo { sequence, reason } => engine.undo(monitor, (who, id), id, (*sequence, reason)),
+        Body::RollBack { requests } => engine.roll_back_requests(monitor, (who, id), id, requests),
+    }
+}
+
+fn facts() -> Facts {
+    let version = VersionAnswer {
+        ultravisor: "test".into(),
+        protocol: PROTOCOL,
+        abi: 1,
+        arena: 1,
+        xen: 0,
+        command_line: String::new(),
+    };
+    Facts { version, firmware: vec![], cpus: vec![(0, 0, true)], pci: vec![] }
+}
+
+fn pages() -> Vec<AtomicU32> {
+    (0..COMMAND_PAGES * PAGE_SIZE / 4).map(|_| AtomicU32::new(0)).collect()
+}
+
+#[test]
+fn a_client_that_says_anything_is_answered_and_harms_no_other() {
+    let messages = std::env::var("HOSTILE_MESSAGES").map_or(MESSAGES, |text| text.parse().unwrap());
+    let words = arena();
+    let (mut host, facts, mut random) = (Host::new(&words), facts(), Random(0x9e37_79b9_7f4a_7c15));
+    let (wild, good) = (pages(), pages());
+    let end = |who, words| End { who, words, server: None, waiting: None };
+    let (mut hostile, mut other) = (end(COMMAND, &wild), end(BOOT, &good));
+    let mut ring = Endpoint::create(&wild, Side::Client).unwrap();
+    let mut client = Client::new(Endpoint::create(&good, Side::Client).unwrap(), Silent, 1);
+    let (mut answered, mut told, mut damaged, mut buffer) = (0, 0, 0, Vec::new());
+    for number in 0..messages {
+        match ring.send(&random.message(number + 1)) {
+            // It reads what it was told now and then, or not: then the server waits for it.
+            Err(RingError::Full) => {
+                if random.below(2) == 0 {
+                    while ring.receive(&mut buffer) == Ok(true) {}
+                }
+                hostile.serve(&mut host, &facts, &mut answered);
+                // A ring that it damaged, or whose answers it never reads, is of no more use.
+                if ring.writable().is_ok_and(|bytes| bytes < 32 * 1024) {
+                    ring = Endpoint::create(&wild, Side::Client).unwrap();
+                }
+            }
+            Err(_) => ring = Endpoint::create(&wild, Side::Client).unwrap(),
+            Ok(()) => {}
+        }
+        if random.below(5000) == 0 {
+            let limit = if random.below(2) == 0 { 64 } else { wild.len() as u64 };
+            let at = random.below(limit);
+            wild[at as usize].store(random.wild() as u32, Ordering::Relaxed);
+            damaged += 1;
+        }
+        if random.below(64) == 0 {
+            hostile.serve(&mut host, &facts, &mut answered);
+        }
+        if number % BETWEEN == 0 {
+            hostile.serve(&mut host, &facts, &mut answered);
+            // The other client asks, and changes something of its own.
+            for body in [
+                Body::Query(Query::Partitions { after: 0 }),
+                Body::Transaction(Transaction {
+                    planned_at: None,
+                    pending: false,
+                    reason: "the other client".into(),
+                    operations: vec![Operation::SetCpu {
+                        partition: Target::Number(COMMAND),
+                        weight: Some(256 + (number % 1000) as u32),
+                        cap: None,
+                        affinity: None,
+                        dedicated: None,
+                    }],
+                }),
+            ] {
+                let id = client.send(body).unwrap();
+                other.serve(&mut host, &facts, &mut told);
+                let reply = client.poll().unwrap().unwrap();
+                assert_eq!(reply.id, id);
+                assert!(
+                    matches!(reply.result, Ok(Answer::Partitions { .. } | Answer::Applied(_))),
+                    "{reply:?}"
+                );
+            }
+        }
+        if number % 100_000 == 0 {
+            agree(&host.engine, &host.monitor);
+            if host.descriptor(COMMAND).state != state::RUNNING {
+                panic!("the client stopped itself");
+            }
+        }
+    }
+    agree(&host.engine, &host.monitor);
+    assert!(answered > messages / 8, "{answered} of {messages} answered, {damaged} rings damaged");
+    assert_eq!(told, messages.div_ceil(BETWEEN) * 2);
+}
