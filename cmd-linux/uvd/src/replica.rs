@@ -8,9 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::command::RecordRow;
-use pv_abi::uv::database::{
-    ArenaHeader, CHANNEL_TABLE, CHANNEL_TABLE_PAGES, ChannelEntry, PartitionDescriptor,
-};
+use pv_abi::uv::database::{ArenaHeader, ChannelEntry, PartitionDescriptor};
 use resource_db::{Database, Owner};
 use transaction::Change;
 
@@ -114,8 +112,8 @@ impl Replica {
             return vec![0];
         };
         let mut pages = Vec::new();
-        for page in 1..ours.number_end().max(theirs.number_end()) {
-            let table = CHANNEL_TABLE..CHANNEL_TABLE + CHANNEL_TABLE_PAGES;
+        let table = theirs.channel_pages();
+        for page in 1..table.end {
             let generation = if table.contains(&page) { CHANNEL_WORDS } else { PAGE_WORDS };
             let own = usize::from(!table.contains(&page));
             if self.page(page, generation, own) != other.page(page, generation, own) {

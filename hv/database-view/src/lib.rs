@@ -13,7 +13,6 @@ mod reader;
 mod words;
 
 pub use reader::{
-    DESCRIPTOR_BYTES, MAX_FRAMES, OwnedRange, Owner, ReadError, Reader, channel_place,
-    is_descriptor_number,
+    DESCRIPTOR_BYTES, MAX_FRAMES, OwnedRange, Owner, ReadError, Reader, is_descriptor_number,
 };
 pub use words::{PAGE_WORDS, Words};

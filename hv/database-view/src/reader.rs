@@ -8,8 +8,8 @@
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use pv_abi::uv::database::{
-    ARENA_MAGIC, ARENA_VERSION, CHANNEL_TABLE, CHANNEL_TABLE_PAGES, CHANNELS, ChannelEntry,
-    DESCRIPTOR_MAGIC, ENTRY_IO, ENTRY_NUMBER, ENTRY_SUBALLOCATED, INDEX_ENTRIES, MAX_PARTITION,
+    ARENA_MAGIC, ARENA_VERSION, CHANNELS_IN_PAGE, ChannelEntry, DESCRIPTOR_MAGIC, ENTRY_IO,
+    ENTRY_NUMBER, ENTRY_SUBALLOCATED, INDEX_ENTRIES, MAX_PARTITION, NO_PARTITIONS,
     PartitionDescriptor, PartitionNumber, TIER_FRAMES, UNASSIGNED, channel_kind,
 };
 use zerocopy::{FromZeros, IntoBytes};
@@ -20,9 +20,10 @@ use crate::words::Words;
 const TRIES: usize = 64;
 /// Bytes of a descriptor that carry fields; the rest is zero.
 pub const DESCRIPTOR_BYTES: usize = core::mem::offset_of!(PartitionDescriptor, reserved);
-/// Word of the header that holds the root's index, and of the frame count.
+/// Words of the header: the root's index, the frame count, where the channel table is.
 const HEADER_ROOT: usize = 6;
 const HEADER_FRAMES: usize = 10;
+const HEADER_CHANNELS: [usize; 2] = [16, 17];
 
 /// Why a lookup has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,13 +178,22 @@ impl<'a> Reader<'a> {
     /// [`ReadError::OutOfRange`]: past the table; [`ReadError::Absent`]: the entry is unused;
     /// [`ReadError::Busy`].
     pub fn channel(&self, index: u32) -> Result<ChannelEntry, ReadError> {
-        let (page, word) = channel_place(index).ok_or(ReadError::OutOfRange)?;
+        let (page, word) = self.channel_place(index).ok_or(ReadError::OutOfRange)?;
         let mut entry = ChannelEntry::new_zeroed();
         self.read_stable(page, word, word, entry.as_mut_bytes())?;
         if entry.kind == channel_kind::FREE {
             return Err(ReadError::Absent);
         }
         Ok(entry)
+    }
+
+    /// Page and first word of a channel entry.
+    #[must_use]
+    pub fn channel_place(&self, index: u32) -> Option<(u32, usize)> {
+        let [first, pages] = HEADER_CHANNELS.map(|word| self.words.load(0, word));
+        let page = index / CHANNELS_IN_PAGE;
+        let word = (index % CHANNELS_IN_PAGE) as usize * (size_of::<ChannelEntry>() / 4);
+        (page < pages?).then_some((first?.checked_add(page)?, word))
     }
 
     /// Copies words until the generation was even and the same before and after.
@@ -277,24 +287,13 @@ impl<'a> Reader<'a> {
 
 /// Whether a partition can have this number at all.
 pub fn is_descriptor_number(number: PartitionNumber) -> bool {
-    let table = CHANNEL_TABLE..CHANNEL_TABLE + CHANNEL_TABLE_PAGES;
-    number != UNASSIGNED && number < MAX_PARTITION && !table.contains(&number)
-}
-
-/// Page and first word of a channel entry.
-pub fn channel_place(index: u32) -> Option<(u32, usize)> {
-    const WORDS: usize = size_of::<ChannelEntry>() / 4;
-    let index = index as usize;
-    if index >= CHANNELS {
-        return None;
-    }
-    let per_page = crate::words::PAGE_WORDS / WORDS;
-    let page = CHANNEL_TABLE + u32::try_from(index / per_page).ok()?;
-    Some((page, index % per_page * WORDS))
+    number != UNASSIGNED && number < MAX_PARTITION && !NO_PARTITIONS.contains(&number)
 }
 
 const _: () = {
     use pv_abi::uv::database::ArenaHeader;
     assert!(core::mem::offset_of!(ArenaHeader, page_map_root) == HEADER_ROOT * 4);
     assert!(core::mem::offset_of!(ArenaHeader, frames) == HEADER_FRAMES * 4);
+    assert!(core::mem::offset_of!(ArenaHeader, channels_first) == HEADER_CHANNELS[0] * 4);
+    assert!(core::mem::offset_of!(ArenaHeader, channels_pages) == HEADER_CHANNELS[1] * 4);
 };

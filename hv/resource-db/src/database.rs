@@ -7,8 +7,9 @@
 //! |---|---|
 //! | 0 | header |
 //! | 1 to 8 | descriptors of the well-known partitions |
-//! | 9 to 15 | channel table |
-//! | 16 to R-1 | descriptors of guests: an eighth of the arena, at least 16 |
+//! | 9 to 15 | nothing |
+//! | 16 to C-1 | descriptors of guests: an eighth of the arena, at least 16 |
+//! | C to R-1 | channel table: two entries for each guest, and some for the host's own |
 //! | R | root of the page map |
 //! | R+1 to L | log ring: an eighth of the arena, 4 to 256 pages |
 //! | from there | index pages of the page map, allotted upward and reused through a chain |
@@ -19,18 +20,19 @@
 use core::sync::atomic::AtomicU32;
 
 use pv_abi::uv::database::{
-    ARENA_MAGIC, ARENA_VERSION, CHANNEL_TABLE, CHANNELS, ChannelEntry, DESCRIPTOR_MAGIC,
-    FIRST_GUEST, MAX_PARTITION, PartitionDescriptor, PartitionNumber, channel_kind,
+    ARENA_MAGIC, ARENA_VERSION, CHANNELS_IN_PAGE, ChannelEntry, DESCRIPTOR_MAGIC, FIRST_GUEST,
+    MAX_PARTITION, PartitionDescriptor, PartitionNumber, channel_kind,
 };
 use zerocopy::IntoBytes;
 
-use database_view::{
-    DESCRIPTOR_BYTES, MAX_FRAMES, Owner, ReadError, channel_place, is_descriptor_number,
-};
+use database_view::{DESCRIPTOR_BYTES, MAX_FRAMES, Owner, ReadError, is_descriptor_number};
 use database_view::{PAGE_WORDS, Words};
 
 use crate::Reader;
 use crate::words::WriteWords;
+
+/// Channels that a guest has: its console and its store.
+const GUEST_CHANNELS: u32 = 2;
 
 /// Pages an arena has at least.
 pub const MIN_PAGES: u32 = 64;
@@ -61,6 +63,10 @@ pub(crate) mod header {
     pub const FREE_CHAINED: usize = 13;
     /// Low and high half of the boot's identity.
     pub const BOOT: usize = 14;
+    /// First page of the channel table.
+    pub const CHANNELS_FIRST: usize = 16;
+    /// Pages of the channel table.
+    pub const CHANNELS_PAGES: usize = 17;
 }
 
 /// Why a change was not made. Nothing changed then.
@@ -100,7 +106,10 @@ impl<'a> Database<'a> {
         if pages < MIN_PAGES || frames == 0 || frames > MAX_FRAMES {
             return Err(WriteError::Size);
         }
-        let root = (FIRST_GUEST + (pages / 8).max(16)).min(MAX_PARTITION);
+        let channels_first = (FIRST_GUEST + (pages / 8).max(16)).min(MAX_PARTITION);
+        let guests = channels_first - FIRST_GUEST;
+        let channels_pages = (guests * GUEST_CHANNELS).div_ceil(CHANNELS_IN_PAGE) + 1;
+        let root = channels_first + channels_pages;
         let log_pages = (pages / 8).clamp(4, 256);
         let database = Self { words };
         for page in 0..=root + log_pages {
@@ -109,6 +118,8 @@ impl<'a> Database<'a> {
         let (log_first, free_first) = (root + 1, root + 1 + log_pages);
         database.set_header(header::PAGES, pages)?;
         database.set_header(header::ROOT, root)?;
+        database.set_header(header::CHANNELS_FIRST, channels_first)?;
+        database.set_header(header::CHANNELS_PAGES, channels_pages)?;
         database.set_header(header::LOG_FIRST, log_first)?;
         database.set_header(header::LOG_PAGES, log_pages)?;
         database.set_header(header::FREE_FIRST, free_first)?;
@@ -214,7 +225,20 @@ impl<'a> Database<'a> {
     /// One past the last number that a descriptor can have here.
     #[must_use]
     pub fn number_end(&self) -> PartitionNumber {
-        self.header(header::ROOT).unwrap_or(FIRST_GUEST).min(MAX_PARTITION)
+        self.header(header::CHANNELS_FIRST).unwrap_or(FIRST_GUEST).min(MAX_PARTITION)
+    }
+
+    /// The pages of the channel table.
+    #[must_use]
+    pub fn channel_pages(&self) -> core::ops::Range<u32> {
+        let first = self.header(header::CHANNELS_FIRST).unwrap_or(0);
+        first..first.saturating_add(self.header(header::CHANNELS_PAGES).unwrap_or(0))
+    }
+
+    /// Entries of the channel table.
+    #[must_use]
+    pub fn channel_entries(&self) -> u32 {
+        (self.channel_pages().len() as u32).saturating_mul(CHANNELS_IN_PAGE)
     }
 
     /// The lowest free number for a guest.
@@ -279,7 +303,8 @@ impl<'a> Database<'a> {
     /// # Errors
     /// [`WriteError::OutOfRange`]: past the table.
     pub fn write_channel(&mut self, index: u32, entry: &ChannelEntry) -> Result<(), WriteError> {
-        let (page, word) = channel_place(index).ok_or(WriteError::OutOfRange)?;
+        let place = self.reader().channel_place(index);
+        let (page, word) = place.ok_or(WriteError::OutOfRange)?;
         let after = self.begin(page, word)?;
         let fields = entry.as_bytes().get(4..).unwrap_or_default();
         self.words.write(page, word + 1, fields).ok_or(WriteError::OutOfRange)?;
@@ -289,14 +314,16 @@ impl<'a> Database<'a> {
     /// The channels in use with their indices, rising.
     pub fn channels(&self) -> impl Iterator<Item = (u32, ChannelEntry)> + use<'a> {
         let reader = self.reader();
-        (0..CHANNELS as u32).filter_map(move |index| Some((index, reader.channel(index).ok()?)))
+        (0..self.channel_entries())
+            .filter_map(move |index| Some((index, reader.channel(index).ok()?)))
     }
 
     /// The lowest unused entry of the channel table.
     #[must_use]
     pub fn free_channel(&self) -> Option<u32> {
-        (0..CHANNELS as u32).find(|&index| {
-            channel_place(index).and_then(|(page, word)| self.words.load(page, word + 1))
+        let reader = self.reader();
+        (0..self.channel_entries()).find(|&index| {
+            reader.channel_place(index).and_then(|(page, word)| self.words.load(page, word + 1))
                 == Some(channel_kind::FREE)
         })
     }
@@ -309,10 +336,10 @@ impl<'a> Database<'a> {
         let index = self
             .header(header::FREE_FIRST)
             .unwrap_or(0)
-            .saturating_sub(self.number_end() + 1 + log)
+            .saturating_sub(self.channel_pages().end.saturating_add(1 + log))
             .saturating_sub(self.header(header::FREE_CHAINED).unwrap_or(0));
         let descriptors = u32::try_from(self.numbers().count()).unwrap_or(u32::MAX);
-        let fixed = 1 + (FIRST_GUEST - CHANNEL_TABLE) + 1 + log;
+        let fixed = 1 + self.channel_pages().len() as u32 + 1 + log;
         (pages, fixed.saturating_add(index).saturating_add(descriptors))
     }
 
@@ -436,6 +463,8 @@ const _: () = {
     assert!(offset_of!(ArenaHeader, free_chain) == header::FREE_CHAIN * 4);
     assert!(offset_of!(ArenaHeader, free_chained) == header::FREE_CHAINED * 4);
     assert!(offset_of!(ArenaHeader, boot) == header::BOOT * 4);
+    assert!(offset_of!(ArenaHeader, channels_first) == header::CHANNELS_FIRST * 4);
+    assert!(offset_of!(ArenaHeader, channels_pages) == header::CHANNELS_PAGES * 4);
     assert!(offset_of!(PartitionDescriptor, generation) == 4);
     assert!(offset_of!(ChannelEntry, kind) == 4);
 };

@@ -8,7 +8,7 @@ use alloc::string::ToString;
 
 use pv_abi::uv::command::{Outcome, Range, Refusal, Target};
 use pv_abi::uv::database::{
-    BOOT, CHANNELS, COMMAND, ChannelEntry, PartitionDescriptor, ULTRAVISOR, channel_kind, state,
+    BOOT, COMMAND, ChannelEntry, PartitionDescriptor, ULTRAVISOR, channel_kind, state,
 };
 use zerocopy::FromZeros;
 
@@ -54,7 +54,7 @@ pub(crate) fn create(plan: &mut Plan, caller: Caller, wanted: &Wanted) -> Result
     let references = target.grant_frames.saturating_mul(512);
     within(&object, "grant", grant, 0, references.saturating_sub(frames))?;
     check_owned(plan, &target, share)?;
-    let index = plan.free_channel().ok_or_else(|| full(&object))?;
+    let index = plan.free_channel().ok_or_else(|| full(&object, plan.channel_entries()))?;
     let port = free_port(plan, &target, index);
     match kind {
         channel_kind::CONSOLE => {
@@ -102,12 +102,12 @@ fn check_ends(
     Err(invalid(object, "peer", peer, &limit))
 }
 
-fn full(object: &str) -> Refusal {
+fn full(object: &str, entries: u32) -> Refusal {
     refusal(
         "no-channel",
         object,
         "channel table",
-        format!("all {CHANNELS} entries are in use"),
+        format!("all {entries} entries are in use"),
         "destroy a partition that has channels",
     )
 }
@@ -118,7 +118,7 @@ fn free_port(plan: &Plan, target: &PartitionDescriptor, index: u32) -> u32 {
     if target.state != state::BUILDING {
         return SERVER_PORTS + index;
     }
-    let channels = plan.channels();
+    let channels = plan.channels_of(target.number);
     let used = |port: &u32| channels.iter().any(|(_, c)| c.a == target.number && c.port_a == *port);
     (1..SERVER_PORTS).find(|port| !used(port)).unwrap_or(SERVER_PORTS + index)
 }

@@ -30,8 +30,17 @@ pub(crate) struct Brief {
 pub(crate) struct Index {
     /// Partitions by number.
     pub(crate) partitions: BTreeMap<u32, Brief>,
+    /// Numbers of the partitions by their names.
+    names: BTreeMap<[u8; 32], BTreeSet<u32>>,
+    /// Virtual CPUs of all partitions, and partitions with CPUs of their own.
+    pub(crate) vcpus: u32,
+    pub(crate) dedicated: u32,
     /// Channels in use.
     pub(crate) channels: BTreeMap<u32, ChannelEntry>,
+    /// Entries of the channel table that are not in use.
+    pub(crate) free_channels: BTreeSet<u32>,
+    /// The channels in use by partition, at either end.
+    ends: BTreeSet<(u32, u32)>,
     /// The page map: ranges as long as can be, by their first frame. A frame number has 30 bits, and
     /// an owner is kept as the page-map entry that names it: a host may have very many ranges.
     ranges: BTreeMap<u32, (u32, u32)>,
@@ -48,6 +57,10 @@ impl PartialEq for Index {
             all.map(|(&index, entry)| (index, packed(Some(entry)))).collect()
         };
         self.partitions == other.partitions
+            && self.names == other.names
+            && (self.vcpus, self.dedicated) == (other.vcpus, other.dedicated)
+            && self.free_channels == other.free_channels
+            && self.ends == other.ends
             && channels(self) == channels(other)
             && self.ranges == other.ranges
             && self.owned == other.owned
@@ -61,7 +74,7 @@ impl Index {
         for number in database.numbers() {
             index.read_partition(database, number);
         }
-        index.channels = database.channels().collect();
+        (0..database.channel_entries()).for_each(|entry| index.read_channel(database, entry));
         for range in database.reader().ranges(0) {
             index.insert(range.first, range.frames, range.owner);
         }
@@ -72,12 +85,7 @@ impl Index {
     pub(crate) fn follow(&mut self, database: &Database, change: &Change, redo: bool) {
         match change {
             Change::Descriptor { number, .. } => self.read_partition(database, *number),
-            Change::Channel { index, .. } => {
-                match database.reader().channel(*index) {
-                    Ok(entry) => drop(self.channels.insert(*index, entry)),
-                    Err(_) => drop(self.channels.remove(index)),
-                };
-            }
+            Change::Channel { index, .. } => self.read_channel(database, *index),
             Change::Pages { first, frames, before, after } => {
                 let entry = if redo { *after } else { *before };
                 self.set_owner(*first, *frames, Owner::from_entry(entry));
@@ -85,18 +93,60 @@ impl Index {
         }
     }
 
-    fn read_partition(&mut self, database: &Database, number: u32) {
-        match database.reader().descriptor(number) {
-            Ok(descriptor) => {
-                let dedicated = descriptor.cpu_dedicated != 0;
-                let vcpus = descriptor.vcpus;
-                let brief = Brief { name: descriptor.name, dedicated, vcpus };
-                let known = self.partitions.insert(number, brief).is_some();
-                if !known && number >= FIRST_GUEST {
-                    self.last_number = number;
-                }
+    fn read_channel(&mut self, database: &Database, index: u32) {
+        if let Some(old) = self.channels.remove(&index) {
+            self.ends.remove(&(old.a, index));
+            self.ends.remove(&(old.b, index));
+        }
+        match database.reader().channel(index) {
+            Ok(entry) => {
+                self.free_channels.remove(&index);
+                self.ends.extend([(entry.a, index), (entry.b, index)]);
+                self.channels.insert(index, entry);
             }
-            Err(_) => drop(self.partitions.remove(&number)),
+            Err(_) => drop(self.free_channels.insert(index)),
+        }
+    }
+
+    /// The channels of a partition, at either end.
+    pub(crate) fn channels_of(
+        &self,
+        number: u32,
+    ) -> impl Iterator<Item = (u32, ChannelEntry)> + '_ {
+        let of = self.ends.range((number, 0)..=(number, u32::MAX));
+        of.filter_map(|(_, index)| Some((*index, *self.channels.get(index)?)))
+    }
+
+    /// Forgets a partition; whether it was known.
+    fn forget_partition(&mut self, number: u32) -> bool {
+        let Some(old) = self.partitions.remove(&number) else {
+            return false;
+        };
+        self.vcpus = self.vcpus.saturating_sub(old.vcpus);
+        self.dedicated = self.dedicated.saturating_sub(old.dedicated.into());
+        if let Some(numbers) = self.names.get_mut(&old.name) {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.names.remove(&old.name);
+            }
+        }
+        true
+    }
+
+    fn read_partition(&mut self, database: &Database, number: u32) {
+        let known = self.forget_partition(number);
+        let Ok(descriptor) = database.reader().descriptor(number) else {
+            return;
+        };
+        let dedicated = descriptor.cpu_dedicated != 0;
+        let vcpus = descriptor.vcpus;
+        let brief = Brief { name: descriptor.name, dedicated, vcpus };
+        self.vcpus = self.vcpus.saturating_add(vcpus);
+        self.dedicated = self.dedicated.saturating_add(dedicated.into());
+        self.names.entry(brief.name).or_default().insert(number);
+        self.partitions.insert(number, brief);
+        if !known && number >= FIRST_GUEST {
+            self.last_number = number;
         }
     }
 
@@ -199,9 +249,8 @@ impl Index {
     }
 
     /// The partition of this name.
-    pub(crate) fn named<'i>(&'i self, name: &'i [u8; 32]) -> impl Iterator<Item = u32> + 'i {
-        let found = self.partitions.iter().filter(move |(_, brief)| brief.name == *name);
-        found.map(|(&number, _)| number)
+    pub(crate) fn named(&self, name: &[u8; 32]) -> impl Iterator<Item = u32> + '_ {
+        self.names.get(name).into_iter().flatten().copied()
     }
 }
 

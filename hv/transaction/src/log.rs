@@ -14,7 +14,7 @@
 //! owner) is copied to the end before its place is given up: recovery must find it. All pending
 //! records together take a quarter of the ring at most, so a new entry always finds room.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::mem::size_of;
@@ -137,6 +137,8 @@ pub(crate) struct Log {
     whole_from: u64,
     /// Where the records are, by rising number.
     places: VecDeque<Place>,
+    /// Bytes of the entries of those that are open, by number.
+    open: BTreeMap<u64, u32>,
 }
 
 /// Where a record is, and the entry that says how it ended.
@@ -145,8 +147,6 @@ struct Place {
     sequence: u64,
     record: u32,
     settled: Option<u32>,
-    /// Bytes of the record's entry while the record is open, 0 once it has ended.
-    open: u32,
 }
 
 /// The largest payload of an entry, and the bytes of all records that stay open.
@@ -154,7 +154,7 @@ const fn most(size: u32) -> u32 {
     size / 4
 }
 
-/// What [`Place::open`] is for a record of so many bytes that ended so.
+/// The bytes that count as open of a record of so many bytes that ended so.
 const fn open_bytes(settled: Settled, bytes: u32) -> u32 {
     if matches!(settled, Settled::Begun | Settled::Pending) { bytes } else { 0 }
 }
@@ -177,7 +177,15 @@ const fn entry_bytes(payload: u32) -> u32 {
 
 impl Log {
     const fn empty(size: u32, start: u32, end: u32) -> Self {
-        Self { size, start, end, next: 1, whole_from: 1, places: VecDeque::new() }
+        Self {
+            size,
+            start,
+            end,
+            next: 1,
+            whole_from: 1,
+            places: VecDeque::new(),
+            open: BTreeMap::new(),
+        }
     }
 
     /// Makes an empty log.
@@ -256,7 +264,7 @@ impl Log {
         record.sequence = sequence;
         let payload = encoded(&Entry::Record(record))?;
         let bytes = entry_bytes(payload.len() as u32);
-        let open: u32 = self.places.iter().map(|place| place.open).sum();
+        let open: u32 = self.open.values().sum();
         if stays && open.saturating_add(bytes) > most(self.size) {
             return Err(too_long(bytes));
         }
@@ -283,10 +291,19 @@ impl Log {
 
     /// Notes where a record is: at the end of the list, or, for a copy, where the record was.
     fn place_record(&mut self, sequence: u64, record: u32, open: u32) {
-        let place = Place { sequence, record, settled: None, open };
+        let place = Place { sequence, record, settled: None };
+        self.set_open(sequence, open);
         match self.places.binary_search_by_key(&sequence, |place| place.sequence) {
             Ok(index) => self.places.range_mut(index..=index).for_each(|known| *known = place),
             Err(index) => self.places.insert(index, place),
+        }
+    }
+
+    /// Notes how many bytes of a record are open; 0: it has ended.
+    fn set_open(&mut self, sequence: u64, open: u32) {
+        match open {
+            0 => drop(self.open.remove(&sequence)),
+            _ => drop(self.open.insert(sequence, open)),
         }
     }
 
@@ -295,7 +312,8 @@ impl Log {
             let index = self.places.binary_search_by_key(sequence, |place| place.sequence);
             if let Some(place) = index.ok().and_then(|index| self.places.get_mut(index)) {
                 place.settled = Some(at);
-                place.open = open_bytes(settled, place.open);
+                let open = self.open.get(sequence).map_or(0, |open| open_bytes(settled, *open));
+                self.set_open(*sequence, open);
             }
         }
     }
@@ -328,7 +346,7 @@ impl Log {
     /// Drops the oldest entries until `bytes` bytes fit, and a copy of the largest open record
     /// besides: that room is what open records are copied into.
     fn make_room(&mut self, database: &mut Database, bytes: u32) -> Result<(), WriteError> {
-        let copy = self.places.iter().map(|place| place.open).max().unwrap_or(0);
+        let copy = self.open.values().copied().max().unwrap_or(0);
         let mut passed = 0;
         loop {
             let used = (self.end + self.size - self.start) % self.size;
@@ -343,6 +361,7 @@ impl Log {
                 (self.start, self.end) = (0, 0);
                 self.whole_from = self.next;
                 self.places.clear();
+                self.open.clear();
                 return self.save(database);
             }
             passed += entry_bytes(length);
@@ -360,12 +379,13 @@ impl Log {
             && let Some(index) = self.places.iter().position(|place| place.record == self.start)
             && let Some(&place) = self.places.get(index)
         {
-            if place.open == 0 {
+            let open = self.open.get(&place.sequence).copied().unwrap_or(0);
+            if open == 0 {
                 self.places.remove(index);
                 self.whole_from = self.whole_from.max(place.sequence + 1);
             } else if let Some(record) = self.read_record(database, &place) {
                 let at = self.write_entry(database, &encoded(&Entry::Record(record))?)?;
-                self.place_record(place.sequence, at, place.open);
+                self.place_record(place.sequence, at, open);
             }
         }
         self.start = (self.start + bytes) % self.size;

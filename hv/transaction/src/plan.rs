@@ -106,21 +106,21 @@ impl<'d, 'a> Plan<'d, 'a> {
 
     /// Whether CPUs are dedicated to any partition.
     pub(crate) fn any_dedicated(&self) -> bool {
-        self.untouched().any(|brief| brief.dedicated)
+        let touched = self.touched().filter(|brief| brief.dedicated).count();
+        self.index.dedicated as usize > touched
             || self.descriptors.values().flatten().any(|planned| planned.cpu_dedicated != 0)
     }
 
     /// Virtual CPUs of all partitions.
     pub(crate) fn vcpus(&self) -> u32 {
+        let touched = self.touched().fold(0, |sum: u32, brief| sum.saturating_add(brief.vcpus));
         let planned = self.descriptors.values().flatten().map(|planned| planned.vcpus);
-        self.untouched().map(|brief| brief.vcpus).chain(planned).fold(0, u32::saturating_add)
+        planned.fold(self.index.vcpus.saturating_sub(touched), u32::saturating_add)
     }
 
-    /// The partitions that the plan leaves as they are.
-    fn untouched(&self) -> impl Iterator<Item = &Brief> {
-        let all = self.index.partitions.iter();
-        let untouched = all.filter(|(number, _)| !self.descriptors.contains_key(number));
-        untouched.map(|(_, brief)| brief)
+    /// The partitions that the plan changes or removes, as they are now.
+    fn touched(&self) -> impl Iterator<Item = &Brief> {
+        self.descriptors.keys().filter_map(|number| self.index.partitions.get(number))
     }
 
     /// The partition of this name as the plan has it.
@@ -184,19 +184,25 @@ impl<'d, 'a> Plan<'d, 'a> {
         })
     }
 
-    /// All channels as the plan has them.
-    pub(crate) fn channels(&self) -> Vec<(u32, ChannelEntry)> {
-        let mut all = self.index.channels.clone();
-        all.extend(self.channels.iter().map(|(index, entry)| (*index, *entry)));
-        all.into_iter().filter(|(_, entry)| entry.kind != channel_kind::FREE).collect()
+    /// The channels of a partition, at either end, as the plan has them.
+    pub(crate) fn channels_of(&self, number: u32) -> Vec<(u32, ChannelEntry)> {
+        let untouched = |index: &u32| !self.channels.contains_key(index);
+        let old = self.index.channels_of(number).filter(|(index, _)| untouched(index));
+        let planned = self.channels.iter().map(|(index, entry)| (*index, *entry));
+        let of = |entry: &ChannelEntry| entry.a == number || entry.b == number;
+        let planned = planned.filter(|(_, c)| c.kind != channel_kind::FREE && of(c));
+        old.chain(planned).collect()
+    }
+
+    /// Entries of the channel table.
+    pub(crate) fn channel_entries(&self) -> u32 {
+        self.database.channel_entries()
     }
 
     /// Lowest free channel index that the transaction did not free.
     pub(crate) fn free_channel(&self) -> Option<u32> {
-        let used = |index: &u32| {
-            self.index.channels.contains_key(index) || self.channels.contains_key(index)
-        };
-        (0..pv_abi::uv::database::CHANNELS as u32).find(|index| !used(index))
+        let mut free = self.index.free_channels.iter().copied();
+        free.find(|index| !self.channels.contains_key(index))
     }
 
     pub(crate) fn set_channel(&mut self, index: u32, entry: ChannelEntry) {

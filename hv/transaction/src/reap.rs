@@ -214,7 +214,7 @@ impl Engine<'_> {
     /// Frames of its channels that something refers to: their other ends may map them still.
     fn held_of_channels(&self, monitor: &mut dyn Monitor, number: u32) -> BTreeSet<u64> {
         let mut held = BTreeSet::new();
-        for (_, channel) in self.index.channels.iter().filter(|(_, c)| c.a == number) {
+        for (_, channel) in self.index.channels_of(number).filter(|(_, c)| c.a == number) {
             let frames = channel.frame..channel.frame.saturating_add(channel.frames.into());
             held.extend(frames.filter(|frame| monitor.in_use(*frame)));
         }
@@ -246,8 +246,7 @@ impl Engine<'_> {
     ) -> Batch {
         let number = dying.number;
         let most = self.log.ranges_of_record();
-        let channels = self.index.channels.iter();
-        let own = channels.filter(|(_, c)| c.a == number || c.b == number).map(|(&index, _)| index);
+        let own = self.index.channels_of(number).map(|(index, _)| index);
         let mut batch = Batch { next: dying.next, ..Batch::default() };
         batch.channels = own.take(most / CHANNEL_WEIGHT).collect();
         let room = most.saturating_sub(batch.channels.len() * CHANNEL_WEIGHT);
@@ -336,7 +335,7 @@ impl Engine<'_> {
         let Some(frame) = batch.held else {
             return all;
         };
-        let shared = self.index.channels.iter().find(|(_, channel)| {
+        let shared = self.index.channels_of(target.number).find(|(_, channel)| {
             let frames = channel.frame..channel.frame.saturating_add(channel.frames.into());
             channel.a == target.number && frames.contains(&frame)
         });

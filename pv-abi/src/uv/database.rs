@@ -32,10 +32,8 @@ pub const IO_SERVICE: PartitionNumber = 6;
 pub const MONITOR: PartitionNumber = 7;
 /// Pseudo-partition that owns what the firmware keeps (reserved, ACPI, bad memory).
 pub const FIRMWARE: PartitionNumber = 8;
-/// Arena index of the first page of the channel table.
-pub const CHANNEL_TABLE: u32 = 9;
-/// Pages of the channel table.
-pub const CHANNEL_TABLE_PAGES: u32 = 7;
+/// Arena pages that belong to nothing, up to the first guest's: no partition has these numbers.
+pub const NO_PARTITIONS: core::ops::Range<u32> = 9..FIRST_GUEST;
 /// The lowest number a guest partition may have.
 pub const FIRST_GUEST: PartitionNumber = 16;
 /// Partition numbers stay below this, so that they fit a Xen domid (DOMID_FIRST_RESERVED).
@@ -82,13 +80,17 @@ pub struct ArenaHeader {
     /// Identity of the host's boot: the ultravisor makes it when it makes the arena, and keeps it
     /// when it restarts. Sequence numbers of the log, versions and ids are those of this boot.
     pub boot: u64,
+    /// Arena index of the first page of the channel table.
+    pub channels_first: u32,
+    /// Pages of the channel table, [`CHANNELS_IN_PAGE`] entries each.
+    pub channels_pages: u32,
     /// Zero.
-    pub reserved: [u8; 4032],
+    pub reserved: [u8; 4024],
 }
 /// `b"UVARENA1"`, little-endian.
 pub const ARENA_MAGIC: u64 = u64::from_le_bytes(*b"UVARENA1");
 /// Version of the arena's layout.
-pub const ARENA_VERSION: u32 = 1;
+pub const ARENA_VERSION: u32 = 2;
 
 /// An index page of the page map.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -291,8 +293,8 @@ pub struct ChannelEntry {
     /// Zero.
     pub reserved: [u64; 2],
 }
-/// Entries of the channel table.
-pub const CHANNELS: usize = CHANNEL_TABLE_PAGES as usize * 4096 / 64;
+/// Entries in a page of the channel table.
+pub const CHANNELS_IN_PAGE: u32 = 4096 / 64;
 
 /// Values of [`ChannelEntry::kind`].
 pub mod channel_kind {

@@ -342,3 +342,36 @@ fn a_transaction_that_was_cut_off_is_undone_at_the_next_start() {
     let sequences: Vec<_> = engine.records().0.iter().map(|record| record.sequence).collect();
     assert_eq!(sequences, [1, 2, 3]);
 }
+
+/// Memory and tables of a machine of 8 GiB: a page of the arena to 256 frames.
+#[test]
+fn a_thousand_minimal_guests_fit_eight_gibibytes() {
+    const MACHINE: u64 = 2 << 20;
+    const GUESTS: u32 = 1000;
+    let words = arena_of(MACHINE as usize / 256);
+    let mut host = Host::of(&words, MACHINE, LIMITS);
+    for n in 0..GUESTS {
+        let mut guest = create(&format!("guest-{n}"));
+        if let Operation::CreatePartition { vcpus, .. } = &mut guest {
+            *vcpus = 1;
+        }
+        let partition = Target::CreatedBy(0);
+        let outcomes = host.ok(vec![guest, Operation::AssignMemory { partition, frames: 1024 }]);
+        let [Outcome::Partition(number), Outcome::Memory(ranges)] = &outcomes[..] else {
+            panic!("{outcomes:?}")
+        };
+        let (partition, memory) = (Target::Number(*number), ranges[0].first);
+        let channel = |kind, peer, grant| Operation::CreateChannel {
+            partition,
+            peer,
+            kind,
+            frame: memory + u64::from(grant),
+            frames: 1,
+            grant,
+        };
+        let rings = [(channel_kind::CONSOLE, COMMAND, 1), (channel_kind::STORE, ULTRAVISOR, 2)];
+        host.ok(rings.map(|(kind, peer, grant)| channel(kind, peer, grant)).to_vec());
+    }
+    assert_eq!(host.engine.database().channels().count(), 2 * GUESTS as usize);
+    assert!(host.engine.index_agrees());
+}
