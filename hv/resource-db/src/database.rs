@@ -11,19 +11,20 @@
 //! | 16 to C-1 | descriptors of guests: an eighth of the arena, at least 16 |
 //! | C to R-1 | channel table: two entries for each guest, and some for the host's own |
 //! | R | root of the page map |
-//! | R+1 to L | log ring: an eighth of the arena, 4 to 256 pages |
+//! | R+1 to L | log ring: an eighth of the arena, 4 to 1024 pages |
 //! | from there | index pages of the page map, allotted upward and reused through a chain |
 //!
 //! Rule: a descriptor or channel entry has an odd generation while it is written, and a new index
 //! page is filled before an entry names it.
 
+use alloc::boxed::Box;
 use core::sync::atomic::AtomicU32;
 
 use pv_abi::uv::database::{
     ARENA_MAGIC, ARENA_VERSION, CHANNELS_IN_PAGE, ChannelEntry, DESCRIPTOR_MAGIC, FIRST_GUEST,
     MAX_PARTITION, PartitionDescriptor, PartitionNumber, channel_kind,
 };
-use zerocopy::IntoBytes;
+use zerocopy::{FromZeros, IntoBytes};
 
 use database_view::{DESCRIPTOR_BYTES, MAX_FRAMES, Owner, ReadError, is_descriptor_number};
 use database_view::{PAGE_WORDS, Words};
@@ -36,6 +37,10 @@ const GUEST_CHANNELS: u32 = 2;
 
 /// Pages an arena has at least.
 pub const MIN_PAGES: u32 = 64;
+
+/// Pages of the log ring at most: a quarter of them has room for what a thousand guests leave
+/// pending while they are built.
+const MAX_LOG_PAGES: u32 = 1024;
 
 /// Words of the header.
 pub(crate) mod header {
@@ -110,7 +115,7 @@ impl<'a> Database<'a> {
         let guests = channels_first - FIRST_GUEST;
         let channels_pages = (guests * GUEST_CHANNELS).div_ceil(CHANNELS_IN_PAGE) + 1;
         let root = channels_first + channels_pages;
-        let log_pages = (pages / 8).clamp(4, 256);
+        let log_pages = (pages / 8).clamp(4, MAX_LOG_PAGES);
         let database = Self { words };
         for page in 0..=root + log_pages {
             database.fill(page, 0)?;
@@ -253,6 +258,27 @@ impl<'a> Database<'a> {
         (1..self.number_end()).filter(move |&number| {
             is_descriptor_number(number) && words.load(number, 0) == Some(DESCRIPTOR_MAGIC)
         })
+    }
+
+    /// The descriptor of a partition, though a writer may have ended in the middle of a change of it:
+    /// fields that the change was about are then what they were before or after.
+    ///
+    /// # Errors
+    /// [`WriteError::OutOfRange`]: there is no descriptor of this number.
+    pub fn descriptor_in_part(
+        &self,
+        number: PartitionNumber,
+    ) -> Result<Box<PartitionDescriptor>, WriteError> {
+        let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
+        let bytes = descriptor.as_mut_bytes().get_mut(..DESCRIPTOR_BYTES).unwrap_or_default();
+        if !is_descriptor_number(number) || number >= self.number_end() {
+            return Err(WriteError::OutOfRange);
+        }
+        self.words.read(number, 0, bytes).ok_or(WriteError::OutOfRange)?;
+        if descriptor.magic != DESCRIPTOR_MAGIC {
+            return Err(WriteError::OutOfRange);
+        }
+        Ok(descriptor)
     }
 
     /// Writes a descriptor at its number. Magic and generation are put in here; whatever the

@@ -129,7 +129,9 @@ impl Engine<'_> {
     ) -> Result<(), resource_db::WriteError> {
         match change {
             Change::Channel { index, .. } => drop(self.channels_changed.insert(*index)),
-            Change::Descriptor { number, .. } => drop(self.partitions_changed.insert(*number)),
+            Change::Descriptor { number, .. } | Change::Fields { number, .. } => {
+                self.partitions_changed.insert(*number);
+            }
             Change::Pages { .. } => {}
         }
         if redo {
@@ -196,7 +198,9 @@ impl Engine<'_> {
 /// What makes the monitor look at a change again.
 pub(crate) fn action_of(change: &Change) -> Action {
     match change {
-        Change::Descriptor { number, .. } => Action::Partition(*number),
+        Change::Descriptor { number, .. } | Change::Fields { number, .. } => {
+            Action::Partition(*number)
+        }
         Change::Pages { first, frames, .. } => Action::Pages { first: *first, frames: *frames },
         Change::Channel { index, .. } => Action::Channel(*index),
     }

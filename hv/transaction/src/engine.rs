@@ -8,6 +8,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use pv_abi::uv::channel::MAX_PAYLOAD;
 use pv_abi::uv::command::{
     Answer, MAX_OPERATIONS, Operation, Outcome, Refusal, Reply, Target, Transaction,
 };
@@ -31,6 +32,13 @@ const KEPT_REPLIES: usize = 32;
 
 /// Bytes of the sentences about a plan.
 const PLANNED_BYTES: usize = 20 * 1024;
+
+/// Bytes of a record beside changes, outcomes and texts.
+const RECORD_BYTES: usize = 256;
+/// Bytes of a text in a record: a thousand characters.
+const TEXT_BYTES: usize = 4000;
+/// Bytes of the outcomes in an answer.
+const ANSWER_BYTES: usize = MAX_PAYLOAD - 1024;
 
 /// What the machine allows.
 #[derive(Clone, Copy, Debug)]
@@ -316,8 +324,13 @@ impl<'a> Engine<'a> {
         self.check_pending(origin.who, transaction, &plan)?;
         about.sort_unstable();
         about.dedup();
+        let changes = plan.changes();
+        let texts = what.iter().map(|what| what.len() + 2).sum::<usize>().min(TEXT_BYTES)
+            + transaction.reason.len().min(TEXT_BYTES);
+        let numbers = about.len().saturating_add(plan.completed.len()).saturating_mul(10);
+        self.check_sizes(&changes, &plan.outcomes, texts.saturating_add(numbers))?;
         Ok(Planned {
-            changes: plan.changes(),
+            changes,
             what,
             about,
             created: plan.created.values().copied().collect(),
@@ -326,6 +339,30 @@ impl<'a> Engine<'a> {
             completed: plan.completed,
             destroyed: plan.destroyed,
         })
+    }
+
+    /// Whether the record fits the log, and the answer a frame of a channel.
+    fn check_sizes(
+        &self,
+        changes: &[Change],
+        outcomes: &[Outcome],
+        beside: usize,
+    ) -> Result<(), Refusal> {
+        let answer: usize = outcomes.iter().map(outcome_bytes).sum();
+        let record = changes.iter().map(Change::bytes).sum::<usize>();
+        let record =
+            record.saturating_add(answer).saturating_add(beside).saturating_add(RECORD_BYTES);
+        let sizes = [(answer, ANSWER_BYTES, "answer"), (record, self.log.most(), "record")];
+        match sizes.into_iter().find(|(bytes, most, _)| bytes > most) {
+            None => Ok(()),
+            Some((bytes, most, field)) => Err(refusal(
+                "too-large",
+                "transaction",
+                field,
+                format!("it would take {bytes} bytes, at most {most} can be"),
+                "split it into several transactions",
+            )),
+        }
     }
 
     /// What the partition of an operation is called: its name, where it has one.
@@ -438,6 +475,18 @@ impl<'a> Engine<'a> {
         record.partitions = partitions;
         // A refusal that does not fit the log is answered all the same.
         let _ = self.log.record(&mut self.database, record, false);
+    }
+}
+
+/// Bytes of an outcome in an answer, at most.
+fn outcome_bytes(outcome: &Outcome) -> usize {
+    /// A number of 32 bits and a number of frames, as postcard has them.
+    const NUMBER: usize = 5;
+    1 + match outcome {
+        Outcome::Memory(ranges) => NUMBER + ranges.len() * 2 * NUMBER,
+        Outcome::Channel { .. } => 2 * NUMBER,
+        Outcome::Partition(_) => NUMBER,
+        Outcome::Done => 0,
     }
 }
 

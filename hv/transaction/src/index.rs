@@ -46,6 +46,8 @@ pub(crate) struct Index {
     ranges: BTreeMap<u32, (u32, u32)>,
     /// First frames of the ranges of each owner.
     owned: BTreeMap<u32, BTreeSet<u32>>,
+    /// Frames that nobody gets, rising: the monitor did not take them back.
+    pub(crate) withheld: Vec<Range>,
     /// The guest number that came last; of a database just read, the highest.
     pub(crate) last_number: u32,
 }
@@ -84,7 +86,9 @@ impl Index {
     /// Follows a change that was written.
     pub(crate) fn follow(&mut self, database: &Database, change: &Change, redo: bool) {
         match change {
-            Change::Descriptor { number, .. } => self.read_partition(database, *number),
+            Change::Descriptor { number, .. } | Change::Fields { number, .. } => {
+                self.read_partition(database, *number);
+            }
             Change::Channel { index, .. } => self.read_channel(database, *index),
             Change::Pages { first, frames, before, after } => {
                 let entry = if redo { *after } else { *before };

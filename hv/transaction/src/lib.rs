@@ -42,7 +42,7 @@ mod settings;
 mod space;
 mod undo;
 
-pub use change::Change;
+pub use change::{Change, Part};
 pub use engine::{Engine, Limits};
 pub use log::{Record, Settled};
 pub use query::{Facts, Gauges, query};

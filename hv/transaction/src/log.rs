@@ -244,6 +244,11 @@ impl Log {
         database.write_log(12, &self.end.to_le_bytes())
     }
 
+    /// Bytes of an entry at most.
+    pub(crate) const fn most(&self) -> usize {
+        most(self.size) as usize
+    }
+
     /// Ranges that a record of the ultravisor's own has room for, beside a descriptor and texts.
     pub(crate) fn ranges_of_record(&self) -> usize {
         /// Bytes of a range, and of what is beside them, at most.

@@ -17,7 +17,7 @@ use pv_abi::uv::command::{Outcome, Range, Refusal, Target};
 use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, PartitionDescriptor, channel_kind};
 use resource_db::{Database, OwnedRange, Owner, WriteError};
 
-use crate::change::{Change, packed};
+use crate::change::{Change, of_descriptor, packed};
 use crate::engine::Limits;
 use crate::index::{Brief, Index};
 use crate::refusal::{from_write, label, refusal};
@@ -328,11 +328,7 @@ impl<'d, 'a> Plan<'d, 'a> {
             for descriptor in [&mut before, &mut after].into_iter().flatten() {
                 descriptor.generation = 0;
             }
-            changes.push(Change::Descriptor {
-                number,
-                before: packed(before.as_deref()),
-                after: packed(after.as_deref()),
-            });
+            changes.push(of_descriptor(number, before.as_deref(), after.as_deref()));
         }
         changes.extend(self.moved.iter().map(|moved| Change::Pages {
             first: moved.range.first,

@@ -6,11 +6,11 @@
 use alloc::vec::Vec;
 
 use pv_abi::uv::command::{Answer, Reply};
-use pv_abi::uv::database::{BOOT, COMMAND, MONITOR, PartitionDescriptor, state};
+use pv_abi::uv::database::{BOOT, COMMAND, MONITOR, state};
 use resource_db::{Database, WriteError};
 
 use crate::carry::action_of;
-use crate::change::{Change, unpacked};
+use crate::change::Change;
 use crate::engine::{Engine, Limits};
 use crate::log::{Log, Record, Settled};
 use crate::pending::Pending;
@@ -91,19 +91,19 @@ impl<'a> Engine<'a> {
     fn perform_again(&self, monitor: &mut dyn Monitor, changes: &[Change]) {
         let mut actions = Vec::new();
         for change in changes {
-            match change {
-                Change::Descriptor { before, .. } if before.is_empty() => {}
-                Change::Descriptor { number, after, .. } => {
-                    // What was started or stopped is what it was; what is being built goes on.
-                    let after: PartitionDescriptor = unpacked(after);
-                    let was = self.database.reader().descriptor(*number);
-                    match was.map(|descriptor| (descriptor.vcpus, descriptor.state)) {
-                        Ok((1.., state::RUNNING)) => actions.push(Action::Start(*number)),
-                        Ok((1.., was)) if was != after.state => {
-                            let _ = monitor.perform(Action::Stop(*number));
-                        }
-                        _ => {}
-                    }
+            let number = match change {
+                Change::Descriptor { before, .. } if before.is_empty() => continue,
+                Change::Descriptor { number, .. } | Change::Fields { number, .. } => *number,
+                _ => continue,
+            };
+            // What was started or stopped is what it was; what is being built goes on. One that
+            // was being removed is not said to be in another state.
+            let Ok(was) = self.database.reader().descriptor(number) else { continue };
+            let after = change.around(&was).map_or(state::FREE, |(_, after)| after.state);
+            match (was.vcpus, was.state) {
+                (1.., state::RUNNING) => actions.push(Action::Start(number)),
+                (1.., state) if state != after => {
+                    let _ = monitor.perform(Action::Stop(number));
                 }
                 _ => {}
             }

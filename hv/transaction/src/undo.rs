@@ -11,6 +11,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::mem::offset_of;
 
 use pv_abi::uv::command::{Operation, Range, Refusal, Reply, Target, Transaction};
 use pv_abi::uv::database::{PartitionDescriptor, state};
@@ -135,16 +136,27 @@ impl Inverse<'_, '_> {
 
     fn change(&mut self, change: &Change) -> Result<(), Refusal> {
         match change {
-            Change::Descriptor { number, before, after } => {
+            Change::Descriptor { number, after, .. } => {
                 if after.is_empty() {
                     return Err(never(self.record, "what was given back was scrubbed".into()));
                 }
                 let after: PartitionDescriptor = unpacked(after);
-                let now = self.current(*number, &after)?;
-                if before.is_empty() {
-                    return self.destroy(&now);
+                let now = self.current(*number, after.created_at)?;
+                self.destroy(&now)
+            }
+            Change::Fields { number, created_at, parts } => {
+                // CPUs that it may use because others have some for themselves, or not any more,
+                // are settled by the undo of that.
+                let derived = offset_of!(PartitionDescriptor, cpu_allowed);
+                let derived = derived..derived + size_of::<cpus::Mask>();
+                if parts.iter().all(|part| derived.contains(&usize::from(part.at))) {
+                    return Ok(());
                 }
-                self.fields(&unpacked(before), &after, &now)
+                let now = self.current(*number, *created_at)?;
+                match change.around(&now) {
+                    Some((before, after)) => self.fields(&before, &after, &now),
+                    None => Ok(()),
+                }
             }
             Change::Pages { first, frames, before, after } => {
                 let (before, after) = (Owner::from_entry(*before), Owner::from_entry(*after));
@@ -166,13 +178,9 @@ impl Inverse<'_, '_> {
     }
 
     /// The partition as it is, where it is still the one that the record was about.
-    fn current(
-        &self,
-        number: u32,
-        after: &PartitionDescriptor,
-    ) -> Result<PartitionDescriptor, Refusal> {
+    fn current(&self, number: u32, created_at: u64) -> Result<PartitionDescriptor, Refusal> {
         match self.engine.database().reader().descriptor(number) {
-            Ok(now) if now.created_at == after.created_at => Ok(now),
+            Ok(now) if now.created_at == created_at => Ok(now),
             Ok(now) => {
                 let reason = format!("partition {number} is another now, \"{}\"", name_of(&now));
                 Err(self.moved_on(number, &reason))

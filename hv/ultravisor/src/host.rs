@@ -27,9 +27,10 @@ const REQUESTS: usize = 4;
 /// Bytes of the heap that reading a request and answering a query take at most: a list whose
 /// length the client made up takes 1 MiB before its end is missed.
 const RECEIVE_ROOM: usize = 3 << 19;
-/// Bytes of the heap that carrying out a transaction takes at most: 256 operations, each with a
-/// descriptor before and after.
+/// Bytes of the heap that carrying out a transaction takes at least, and for each operation: its
+/// descriptor is planned, and what differs is logged.
 const TRANSACTION_ROOM: usize = 3 << 20;
+const OPERATION_ROOM: usize = 6 << 10;
 /// Times a console is served before the host ends.
 const DRAIN_ROUNDS: usize = 4;
 
@@ -296,6 +297,7 @@ impl Host {
         }
         let small = !operations.is_empty() && operations.iter().all(gives_back);
         let room = if small { RECEIVE_ROOM } else { TRANSACTION_ROOM };
+        let room = room.max(operations.len().saturating_mul(OPERATION_ROOM));
         (!heap::has_room(room)).then(no_memory)
     }
 

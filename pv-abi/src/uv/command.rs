@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// Version of these messages, the first thing a [`Request`] carries.
-pub const PROTOCOL: u16 = 5;
+pub const PROTOCOL: u16 = 6;
 
 /// From a client to the ultravisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ pub struct Transaction {
 }
 
 /// Operations of a transaction at most.
-pub const MAX_OPERATIONS: usize = 256;
+pub const MAX_OPERATIONS: usize = 4096;
 
 /// Transactions that a client may have pending at once. The list of those that were rolled back
 /// fits an answer.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::select;
 use pv_abi::uv::command::{Answer, Body, LogRow, PartitionRow, Query, RecordRow};
-use pv_abi::uv::database::{COMMAND, PartitionDescriptor, kind, state};
+use pv_abi::uv::database::{COMMAND, kind, state};
 use transaction::Change;
 use uvd_protocol::{Failure, ServiceAnswer};
 
@@ -308,14 +308,10 @@ fn remember(hub: &Hub, records: &[RecordRow]) {
     for record in records.iter().filter(|record| took_effect(&record.row)) {
         let sequence = record.row.sequence;
         for bytes in &record.changes {
-            let Ok(Change::Descriptor { number, before, after }) = postcard::from_bytes(bytes)
-            else {
+            let change = postcard::from_bytes::<Change>(bytes).ok();
+            let Some((number, [before, after])) = change.and_then(|change| change.names()) else {
                 continue;
             };
-            let (before, after) = (name_of(&before), name_of(&after));
-            if before == after {
-                continue;
-            }
             // One that was given another name lives on.
             let mut first = sequence;
             if let Some(name) = before {
@@ -336,15 +332,6 @@ fn remember(hub: &Hub, records: &[RecordRow]) {
 
 fn took_effect(row: &LogRow) -> bool {
     !matches!(row.outcome.as_str(), "refused" | "begun")
-}
-
-/// The name in a descriptor's bytes, where there is a partition.
-fn name_of(bytes: &[u8]) -> Option<String> {
-    const NAME: usize = std::mem::offset_of!(PartitionDescriptor, name);
-    let name = bytes.get(NAME..)?;
-    let name = &name[..name.len().min(32)];
-    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-    (end != 0).then(|| String::from_utf8_lossy(&name[..end]).into_owned())
 }
 
 /// Makes the copy of the database anew. Meanwhile what clients would change waits, so that no

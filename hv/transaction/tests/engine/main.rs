@@ -8,6 +8,7 @@ mod fake;
 mod faults;
 mod holes;
 mod hostile;
+mod many;
 mod queries;
 mod sessions;
 mod settings;

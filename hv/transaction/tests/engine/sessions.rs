@@ -288,7 +288,8 @@ fn most_pending(pages: usize) -> usize {
     assert_eq!(host.run_as(COMMAND, &pending(vec![])).unwrap_err().code, "empty");
     let more = |host: &mut Host| {
         let memory = Operation::AssignMemory { partition: Target::Number(COMMAND), frames: 1 };
-        host.run_as(COMMAND, &pending(vec![memory]))
+        let reason = "because ".repeat(40);
+        host.run_as(COMMAND, &Transaction { reason, ..pending(vec![memory]) })
     };
     let mut left = 0;
     let refusal = loop {
