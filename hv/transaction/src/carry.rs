@@ -151,7 +151,7 @@ impl Engine<'_> {
         }
     }
 
-    fn says_running(&self, number: u32) -> bool {
+    pub(crate) fn says_running(&self, number: u32) -> bool {
         let descriptor = self.database.reader().descriptor(number);
         descriptor.is_ok_and(|descriptor| descriptor.state == state::RUNNING)
     }
@@ -168,9 +168,9 @@ impl Engine<'_> {
         let performed = actions.split_last().map_or(&[][..], |(_, performed)| performed);
         for &action in performed.iter().rev() {
             match action {
-                Action::Start(number) => drop(monitor.perform(Action::Stop(number))),
+                Action::Start(number) => self.enforce(monitor, Action::Stop(number)),
                 Action::Partition(number) if created.contains(&number) => {
-                    let _ = monitor.perform(Action::Destroy(number));
+                    self.enforce(monitor, Action::Destroy(number));
                 }
                 _ => {}
             }
@@ -186,10 +186,10 @@ impl Engine<'_> {
         for action in again {
             match action {
                 Action::Stop(number) if self.says_running(number) => {
-                    let _ = monitor.perform(Action::Start(number));
+                    self.enforce(monitor, Action::Start(number));
                 }
                 Action::Stop(_) | Action::Start(_) | Action::Destroy(_) => {}
-                _ => drop(monitor.perform(action)),
+                _ => self.enforce(monitor, action),
             }
         }
     }

@@ -25,6 +25,7 @@ use crate::pending::{self, Pending, assigned};
 use crate::plan::Plan;
 use crate::reap::Dying;
 use crate::refusal::{from_write, name_of, refusal};
+use crate::refused::Refused;
 use crate::{Action, Monitor};
 
 /// Replies that are kept for each client.
@@ -74,6 +75,8 @@ pub struct Engine<'a> {
     pub(crate) clients: BTreeMap<u32, VecDeque<Kept>>,
     pub(crate) pending: Vec<Pending>,
     pub(crate) dying: Vec<Dying>,
+    /// What the monitor refused to take back.
+    pub(crate) refused: Refused,
     /// Entries of the channel table written since [`Self::take_channels_changed`].
     pub(crate) channels_changed: BTreeSet<u32>,
     /// Descriptors written since [`Self::take_partitions_changed`].
@@ -129,6 +132,7 @@ impl<'a> Engine<'a> {
             clients: BTreeMap::new(),
             pending: Vec::new(),
             dying: Vec::new(),
+            refused: Refused::default(),
         }
     }
 
@@ -283,8 +287,15 @@ impl<'a> Engine<'a> {
         self.complete(origin.who, &completed);
         if transaction.pending {
             let assigned = assigned(transaction, &outcomes, &created);
-            let (who, request, orphaned) = (origin.who, origin.request, None);
-            self.pending.push(Pending { who, request, sequence, created, assigned, orphaned });
+            self.pending.push(Pending {
+                who: origin.who,
+                request: origin.request,
+                sequence,
+                version: self.database.contents(),
+                created,
+                assigned,
+                orphaned: None,
+            });
         }
         for number in planned.destroyed {
             self.bury(monitor, number, origin.time);
@@ -315,6 +326,7 @@ impl<'a> Engine<'a> {
             let named = self.named(&plan, operation, index);
             operations::plan(&mut plan, caller, index, operation)
                 .and_then(|()| self.check_completed(origin.who, &plan.completed))
+                .and_then(|()| self.check_released(origin.who, &plan, operation))
                 .map_err(|refusal| Refusal { operation: Some(index), ..refusal })?;
             what.push(describe(operation, &named, plan.outcomes.last()));
             let target = target_of(operation, index).and_then(|target| plan.number(target).ok());

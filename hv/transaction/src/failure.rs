@@ -148,7 +148,9 @@ impl Engine<'_> {
     ) -> Result<(), Stopped> {
         let mut plan = Plan::new(&self.database, &self.index);
         for &number in &pending.created {
-            if let Some(mut target) = plan.descriptor(number) {
+            let target = plan.descriptor(number);
+            // A number may be another partition's by now.
+            if let Some(mut target) = target.filter(|one| one.created_at <= pending.version) {
                 if target.state == state::RUNNING {
                     plan.actions.push(Action::Stop(number));
                 }
@@ -157,7 +159,7 @@ impl Engine<'_> {
             }
         }
         for &(number, range) in &pending.assigned {
-            operations::release_assigned(&mut plan, number, range);
+            operations::release_assigned(&mut plan, number, range, pending.version);
         }
         let (changes, actions, destroyed) = (plan.changes(), plan.actions, plan.destroyed);
         let what = format!("roll back request {}", pending.request);

@@ -37,6 +37,7 @@ mod query;
 mod reap;
 mod recover;
 mod refusal;
+mod refused;
 mod replica;
 mod settings;
 mod space;

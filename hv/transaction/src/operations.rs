@@ -250,12 +250,37 @@ fn release(plan: &mut Plan, partition: Target, ranges: &[Range]) -> Result<Outco
             return Err(invalid("memory", "frames", range.frames, "1 or more"));
         }
         check_owned(plan, &target, range)?;
+        check_unnamed(plan, &target, range)?;
         plan.move_pages(range, Owner::ram(target.number), Owner::FREE);
         target.memory_frames = target.memory_frames.saturating_sub(range.frames);
     }
     target.memory_target = target.memory_target.min(target.memory_frames);
     plan.set_descriptor(target);
     Ok(Outcome::Done)
+}
+
+/// Whether neither a channel nor the start state of the partition names any of these frames: what
+/// is named has to be there for as long as the partition.
+fn check_unnamed(plan: &Plan, target: &PartitionDescriptor, range: Range) -> Result<(), Refusal> {
+    let end = range.first.saturating_add(range.frames);
+    let inside = |frame: u64| frame != 0 && (range.first..end).contains(&frame);
+    let channel = plan.channels().into_iter().find(|(_, channel)| {
+        let last = channel.frame.saturating_add(channel.frames.into());
+        channel.a == target.number && channel.frame < end && last > range.first
+    });
+    let what = match channel {
+        Some((index, _)) => format!("channel {index}"),
+        None if inside(target.page_table) => "its start state".into(),
+        None if inside(target.console_frame) || inside(target.store_frame) => "a ring".into(),
+        None => return Ok(()),
+    };
+    Err(refusal(
+        "named",
+        label(target),
+        "frames",
+        format!("{what} names some of the frames {:#x} to {:#x}", range.first, end - 1),
+        "release other frames, or destroy the partition",
+    ))
 }
 
 /// Whether the partition owns all these frames, and none of them is its instance's.
@@ -380,10 +405,11 @@ pub(crate) fn destroy(
     Ok(Outcome::Done)
 }
 
-/// Plans that memory assigned by a pending transaction goes back, as far as its partition still
-/// has it.
-pub(crate) fn release_assigned(plan: &mut Plan, number: u32, range: Range) {
-    let Some(mut target) = plan.descriptor(number) else {
+/// Plans that memory assigned by a pending transaction goes back. The partition is another, and
+/// keeps what it has, where it was created after that `version`.
+pub(crate) fn release_assigned(plan: &mut Plan, number: u32, range: Range, version: u64) {
+    let target = plan.descriptor(number).filter(|target| target.created_at <= version);
+    let Some(mut target) = target else {
         return;
     };
     for piece in plan.owners(range).unwrap_or_default() {

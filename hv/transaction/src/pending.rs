@@ -21,6 +21,8 @@ pub(crate) struct Pending {
     pub(crate) who: u32,
     pub(crate) request: u64,
     pub(crate) sequence: u64,
+    /// Version of the database after it.
+    pub(crate) version: u64,
     /// Partitions it created.
     pub(crate) created: Vec<u32>,
     /// Memory it assigned to partitions that it did not create.
@@ -36,6 +38,7 @@ impl Pending {
             who: record.who,
             request: record.request,
             sequence: record.sequence,
+            version: record.version,
             created: Vec::new(),
             assigned: Vec::new(),
             orphaned: None,
@@ -117,6 +120,39 @@ impl Engine<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether none of the memory that an operation releases was assigned by a transaction that is
+    /// pending still: its rollback could not tell that memory from the same memory, assigned again.
+    pub(crate) fn check_released(
+        &self,
+        who: u32,
+        plan: &Plan,
+        operation: &Operation,
+    ) -> Result<(), Refusal> {
+        let Operation::ReleaseMemory { partition, ranges } = operation else {
+            return Ok(());
+        };
+        let number = plan.number(*partition)?;
+        let end = |range: &Range| range.first.saturating_add(range.frames);
+        let released = |range: &Range| {
+            ranges.iter().any(|one| one.first < end(range) && range.first < end(one))
+        };
+        let open = |pending: &&Pending| {
+            let completed = pending.who == who && plan.completed.contains(&pending.request);
+            let mut assigned = pending.assigned.iter();
+            !completed && assigned.any(|(of, range)| *of == number && released(range))
+        };
+        match self.pending.iter().find(open) {
+            None => Ok(()),
+            Some(pending) => Err(refusal(
+                "pending",
+                format!("request {} of partition {}", pending.request, pending.who),
+                "frames",
+                "it assigned some of them, and is not completed",
+                "release them when it is completed; a new session of its client rolls it back",
+            )),
+        }
     }
 
     pub(crate) fn check_completed(&self, who: u32, completed: &[u64]) -> Result<(), Refusal> {

@@ -375,6 +375,9 @@ fn free_ranges(index: &Index) -> Vec<Range> {
         (first.first, first.frames) = (1, first.frames - 1);
     }
     free.retain(|range| range.frames > 0);
+    if !index.withheld.is_empty() {
+        space::take(&mut free, &index.withheld);
+    }
     free
 }
 

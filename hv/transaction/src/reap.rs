@@ -123,6 +123,7 @@ impl Engine<'_> {
             }
         }
         self.roll_back_orphans(monitor, time);
+        self.enforce_again(monitor, time);
         self.next_try(time)
     }
 
@@ -141,7 +142,8 @@ impl Engine<'_> {
     /// Whether anything is left to be tried again.
     #[must_use]
     pub fn waits(&self) -> bool {
-        !self.dying.is_empty() || self.pending.iter().any(|pending| pending.orphaned.is_some())
+        let orphans = self.pending.iter().any(|pending| pending.orphaned.is_some());
+        orphans || !self.dying.is_empty() || !self.refused.is_empty()
     }
 
     /// When [`Self::try_again`] has something to do; `None`: nothing is left.
@@ -149,7 +151,8 @@ impl Engine<'_> {
     pub fn next_try(&self, time: u64) -> Option<u64> {
         let orphans = self.pending.iter().any(|pending| pending.orphaned.is_some());
         let orphans = orphans.then(|| time.saturating_add(LAST_WAIT));
-        self.dying.iter().map(|dying| dying.due).chain(orphans).min()
+        let refused = (!self.refused.is_empty()).then_some(self.refused.due);
+        self.dying.iter().map(|dying| dying.due).chain(orphans).chain(refused).min()
     }
 
     /// Gives back what nothing refers to, for one turn of the loop; returns whether that was

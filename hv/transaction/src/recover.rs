@@ -3,15 +3,16 @@
 //! Rule: nothing is believed to have been done that the log does not say was settled, and what
 //! nobody is left to complete is rolled back.
 
+use alloc::format;
 use alloc::vec::Vec;
 
 use pv_abi::uv::command::{Answer, Reply};
-use pv_abi::uv::database::{BOOT, COMMAND, MONITOR, state};
+use pv_abi::uv::database::{BOOT, COMMAND, MONITOR, ULTRAVISOR, state};
 use resource_db::{Database, WriteError};
 
 use crate::carry::action_of;
 use crate::change::Change;
-use crate::engine::{Engine, Limits};
+use crate::engine::{Engine, Limits, Origin};
 use crate::log::{Log, Record, Settled};
 use crate::pending::Pending;
 use crate::{Action, Monitor};
@@ -84,11 +85,23 @@ impl<'a> Engine<'a> {
         for client in [BOOT, COMMAND] {
             engine.roll_back_all(monitor, client, time, "the ultravisor restarted");
         }
+        engine.begin_epoch(undone, time)?;
         Ok((engine, undone))
     }
 
+    /// Counts a version, so that plans and copies of before are stale, and says why in the log.
+    fn begin_epoch(&mut self, undone: usize, time: u64) -> Result<(), WriteError> {
+        let what = format!("the ultravisor restarted, {undone} transactions undone");
+        let origin = Origin::new(ULTRAVISOR, time, 0);
+        let mut record = self.new_record(origin, Settled::Begun, &what, "");
+        record.settled = Settled::Committed;
+        let version = record.version;
+        self.log.record(&mut self.database, record, false)?;
+        self.database.set_contents(version)
+    }
+
     /// Makes the monitor what the database says about changes that were undone.
-    fn perform_again(&self, monitor: &mut dyn Monitor, changes: &[Change]) {
+    fn perform_again(&mut self, monitor: &mut dyn Monitor, changes: &[Change]) {
         let mut actions = Vec::new();
         for change in changes {
             let number = match change {
@@ -103,7 +116,7 @@ impl<'a> Engine<'a> {
             match (was.vcpus, was.state) {
                 (1.., state::RUNNING) => actions.push(Action::Start(number)),
                 (1.., state) if state != after => {
-                    let _ = monitor.perform(Action::Stop(number));
+                    self.enforce(monitor, Action::Stop(number));
                 }
                 _ => {}
             }
@@ -115,7 +128,7 @@ impl<'a> Engine<'a> {
             _ => 2,
         });
         for action in again.into_iter().chain(actions) {
-            let _ = monitor.perform(action);
+            self.enforce(monitor, action);
         }
     }
 }

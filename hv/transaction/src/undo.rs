@@ -245,11 +245,7 @@ impl Inverse<'_, '_> {
             self.operations.push(Operation::Rename { partition, name: name_of(before) });
         }
         self.cpu(before, after, now)?;
-        if before.memory_target != after.memory_target && !self.moves_memory_of(now.number) {
-            self.same("memory_target", now, after.memory_target, now.memory_target)?;
-            let frames = before.memory_target;
-            self.operations.push(Operation::SetMemoryTarget { partition, frames });
-        }
+        self.memory_target(before, after, now)?;
         if before.vcpus_online != after.vcpus_online {
             self.same("vcpus_online", now, after.vcpus_online, now.vcpus_online)?;
             let vcpus = before.vcpus_online;
@@ -258,6 +254,31 @@ impl Inverse<'_, '_> {
         if before.state != after.state {
             self.state(before, after, now)?;
         }
+        Ok(())
+    }
+
+    /// A target that follows the memory goes back with the memory that is released. One that the
+    /// record set beside it goes back by itself, where it still is what the record made of it.
+    fn memory_target(
+        &mut self,
+        before: &PartitionDescriptor,
+        after: &PartitionDescriptor,
+        now: &PartitionDescriptor,
+    ) -> Result<(), Refusal> {
+        let frames = before.memory_target;
+        if frames == after.memory_target {
+            return Ok(());
+        }
+        if self.moves_memory_of(now.number) {
+            let follows = now.memory_target.min(before.memory_frames) == frames;
+            if follows || now.memory_target != after.memory_target {
+                return Ok(());
+            }
+        } else {
+            self.same("memory_target", now, after.memory_target, now.memory_target)?;
+        }
+        let partition = Target::Number(now.number);
+        self.operations.push(Operation::SetMemoryTarget { partition, frames });
         Ok(())
     }
 

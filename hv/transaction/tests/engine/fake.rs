@@ -27,6 +27,8 @@ pub struct Fake<'a> {
     /// Frames that something refers to.
     pub in_use: BTreeSet<u64>,
     pub refuse_after: Option<usize>,
+    /// A frame that is used from the moment when an action is refused.
+    pub use_at_refusal: Option<u64>,
     /// Ends the ultravisor when so many actions were performed: before the next one, or at once.
     pub cut_after: Option<(usize, bool)>,
 }
@@ -101,6 +103,7 @@ impl Monitor for Fake<'_> {
         match &mut self.refuse_after {
             Some(0) => {
                 self.refuse_after = None;
+                self.in_use.extend(self.use_at_refusal.take());
                 return Err(16);
             }
             Some(left) => *left -= 1,
@@ -177,6 +180,7 @@ pub fn host_of(words: &[AtomicU32], frames: u64, limits: Limits) -> (Engine<'_>,
         cpu: SYSTEM.iter().map(|(number, _)| (*number, (256, 0, ALL))).collect(),
         in_use: BTreeSet::new(),
         refuse_after: None,
+        use_at_refusal: None,
         cut_after: None,
     };
     (engine, fake)

@@ -1,9 +1,9 @@
 //! Clients that go and come back, and memory that others still use when its partition goes.
 
 use pv_abi::uv::command::{Answer, Body, Operation, Outcome, Range, Target, Transaction};
-use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, channel_kind, state};
+use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, ULTRAVISOR, channel_kind, state};
 
-use crate::fake::{Host, agree, arena, arena_of, create, create_as, start_at, transaction};
+use crate::fake::{Host, LIMITS, agree, arena, arena_of, create, create_as, start_at, transaction};
 
 fn pending(operations: Vec<Operation>) -> Transaction {
     Transaction { pending: true, ..transaction(operations) }
@@ -347,4 +347,113 @@ fn what_would_stay_after_a_rollback_is_not_left_pending() {
     agree(&host.engine, &host.monitor);
     assert!(host.engine.database().reader().descriptor(number + 1).is_err());
     assert_eq!(host.engine.database().channels().count(), 0);
+}
+
+#[test]
+fn committed_memory_is_not_taken_by_a_rollback() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, _) = host.built("web");
+    let partition = Target::Number(number);
+    let more = pending(vec![Operation::AssignMemory { partition, frames: 50 }]);
+    let range = range_of(&host.run_as(COMMAND, &more).unwrap());
+    let request = host.next;
+    // The same frames could be assigned again, and then be taken.
+    let release = Operation::ReleaseMemory { partition, ranges: vec![range] };
+    assert_eq!(host.refused(vec![release.clone()]).code, "pending");
+    let both = vec![Operation::Complete { request }, release];
+    host.run_as(COMMAND, &transaction(both)).unwrap();
+    host.ok(vec![Operation::AssignMemory { partition, frames: 50 }]);
+    assert_eq!(host.open(), [0u64; 0]);
+    assert_eq!(host.descriptor(number).memory_frames, 150);
+}
+
+#[test]
+fn a_restart_does_not_roll_back_what_has_the_number_now() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, _) = host.built("web");
+    let partition = Target::Number(number);
+    let more = pending(vec![Operation::AssignMemory { partition, frames: 50 }]);
+    host.run_as(COMMAND, &more).unwrap();
+    host.run_as(COMMAND, &half("half")).unwrap();
+    for number in [number, number + 1] {
+        host.ok(vec![Operation::DestroyPartition { partition: Target::Number(number) }]);
+    }
+    let memory = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: 1000 };
+    host.ok(vec![create_as("new", Some(number)), memory]);
+    host.ok(vec![create_as("newer", Some(number + 1))]);
+    let before = host.map();
+    let database = resource_db::Database::open(&words).unwrap();
+    let recovered = transaction::Engine::recover(database, LIMITS, &mut host.monitor, 9);
+    host.engine = recovered.unwrap().0;
+    agree(&host.engine, &host.monitor);
+    assert_eq!(host.map(), before);
+}
+
+#[test]
+fn frames_that_a_channel_or_the_start_state_names_are_not_released() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, memory) = host.built("web");
+    let partition = Target::Number(number);
+    let ring = |kind, frame, grant| Operation::CreateChannel {
+        partition,
+        peer: ULTRAVISOR,
+        kind,
+        frame,
+        frames: 1,
+        grant,
+    };
+    let (console, store) = (memory.first + 7, memory.first + 9);
+    host.ok(vec![ring(channel_kind::CONSOLE, console, 0), ring(channel_kind::STORE, store, 1)]);
+    for frame in [memory.first, console, store] {
+        let ranges = vec![Range { first: frame, frames: 1 }];
+        let refusal = host.refused(vec![Operation::ReleaseMemory { partition, ranges }]);
+        assert_eq!((refusal.code.as_str(), refusal.field.as_str()), ("named", "frames"));
+    }
+    let ranges = vec![Range { first: memory.first + 10, frames: 20 }];
+    host.ok(vec![Operation::ReleaseMemory { partition, ranges }]);
+}
+
+#[test]
+fn what_the_monitor_does_not_take_back_is_kept_and_tried_again() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, _) = host.built("web");
+    let partition = Target::Number(number);
+    let more = Operation::AssignMemory { partition, frames: 50 };
+    let range = range_of(&host.ok(vec![more.clone()]));
+    host.ok(vec![Operation::ReleaseMemory { partition, ranges: vec![range] }]);
+    // The guest uses a frame before the monitor refuses what comes after.
+    let weight = Operation::SetCpu {
+        partition,
+        weight: Some(99),
+        cap: None,
+        affinity: None,
+        dedicated: None,
+    };
+    host.monitor.refuse_after = Some(1);
+    host.monitor.use_at_refusal = Some(range.first + 3);
+    let request = transaction(vec![more.clone(), weight]);
+    let reply = host.engine.execute(&mut host.monitor, BOOT, 5, 900, &request);
+    assert_eq!(reply.result.unwrap_err().code, "busy");
+    assert_eq!(host.monitor.owners[range.first as usize + 3].number, number);
+    assert!(host.engine.waits(), "it is forgotten");
+    let mut time = host.engine.try_again(&mut host.monitor, 6).unwrap();
+    let said = |host: &Host, words: &str| {
+        host.engine.records().0.iter().filter(|record| record.what.contains(words)).count()
+    };
+    assert_eq!(said(&host, "does not take back frames"), 1);
+    // Nobody gets the frames meanwhile.
+    let reply = host.engine.execute(&mut host.monitor, BOOT, 5, 901, &transaction(vec![more]));
+    let Ok(Answer::Applied(outcomes)) = reply.result else { panic!("{reply:?}") };
+    let other = range_of(&outcomes);
+    assert!(other.first >= range.first + range.frames || range.first >= other.first + 50);
+    time = host.engine.try_again(&mut host.monitor, time).unwrap();
+    host.monitor.in_use.clear();
+    assert_eq!(host.engine.try_again(&mut host.monitor, time), None);
+    assert_eq!(said(&host, "does not take back frames"), 1, "told once");
+    assert_eq!(said(&host, "the monitor took back frames"), 1);
+    agree(&host.engine, &host.monitor);
 }

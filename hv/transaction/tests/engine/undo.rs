@@ -107,3 +107,40 @@ fn where_the_world_has_moved_on_it_is_refused_with_what_happened() {
         assert!(host.undo(sequence).is_err());
     }
 }
+
+#[test]
+fn a_target_that_was_set_beside_more_memory_goes_back() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, _) = host.built("web");
+    let partition = Target::Number(number);
+    host.ok(vec![Operation::SetMemoryTarget { partition, frames: 30 }]);
+    let before = contents(&host);
+    host.ok(vec![
+        Operation::AssignMemory { partition, frames: 50 },
+        Operation::SetMemoryTarget { partition, frames: 120 },
+    ]);
+    host.undo(host.last()).unwrap();
+    assert!(contents(&host) == before, "target {}", host.descriptor(number).memory_target);
+}
+
+#[test]
+fn a_dedication_is_undone_though_a_bystander_is_gone() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, _) = host.built("web");
+    let outcomes = host.ok(vec![create("bystander")]);
+    let Outcome::Partition(bystander) = outcomes[0] else { panic!("{outcomes:?}") };
+    let cpu = Operation::SetCpu {
+        partition: Target::Number(number),
+        weight: None,
+        cap: None,
+        affinity: Some(vec![1]),
+        dedicated: Some(true),
+    };
+    host.ok(vec![cpu]);
+    let dedicated = host.last();
+    host.ok(vec![Operation::DestroyPartition { partition: Target::Number(bystander) }]);
+    host.undo(dedicated).unwrap();
+    assert_eq!(host.descriptor(number).cpu_dedicated, 0);
+}
