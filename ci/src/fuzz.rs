@@ -224,7 +224,7 @@ impl Guest {
 }
 
 /// Why waiting ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Late {
     /// The machine ended.
     No,
@@ -235,15 +235,39 @@ enum Late {
 }
 
 fn wait(machine: &mut Machine, end: Option<Instant>) -> Late {
+    let mut watch = Watch::new(Instant::now(), end);
     loop {
-        let silence = Instant::now() + SILENCE;
-        let deadline = end.map_or(silence, |end| end.min(silence));
-        match machine.next_event(Some(deadline)) {
-            Ok(Event::Closed) | Err(NoEvent::Ended) => return Late::No,
-            Ok(_) => {}
-            Err(NoEvent::TimedOut) if Instant::now() >= silence => return Late::Silent,
-            Err(NoEvent::TimedOut) => return Late::Enough,
+        let event = machine.next_event(Some(watch.silence));
+        if let Some(late) = watch.saw(&event, Instant::now()) {
+            return late;
         }
+    }
+}
+
+/// When waiting ends.
+///
+/// Rule: only a machine that was heard of ends in time. A machine that hangs when its time is up looks
+/// like a machine that is at work, so who waits hears it once more, or finds it silent.
+struct Watch {
+    /// When all that there is time for is done.
+    end: Option<Instant>,
+    /// When the machine has been silent for too long.
+    silence: Instant,
+}
+
+impl Watch {
+    fn new(now: Instant, end: Option<Instant>) -> Self {
+        Self { end, silence: now + SILENCE }
+    }
+
+    /// Takes in what came by `silence`; returns why waiting ends, where it does.
+    fn saw(&mut self, event: &Result<Event, NoEvent>, now: Instant) -> Option<Late> {
+        match event {
+            Ok(Event::Closed) | Err(NoEvent::Ended) => return Some(Late::No),
+            Err(NoEvent::TimedOut) => return Some(Late::Silent),
+            Ok(_) => self.silence = now + SILENCE,
+        }
+        self.end.is_some_and(|end| now >= end).then_some(Late::Enough)
     }
 }
 
@@ -301,6 +325,21 @@ mod tests {
         assert!(matches!(judge("", Late::No), End::Failed(_)));
         let other = format!("ultravisor: partition 2 stopped: cause 2\n{off}");
         assert!(matches!(judge(&other, Late::No), End::Failed(_)));
+    }
+
+    #[test]
+    fn a_machine_that_is_silent_when_its_time_is_up_is_not_done() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let line = || Ok(Event::Console(b"fuzz 1: at 50".to_vec()));
+        let mut watch = Watch::new(start, Some(after(70)));
+        assert_eq!(watch.saw(&line(), after(20)), None);
+        assert_eq!(watch.silence, after(80), "it is waited for, though its time ends before");
+        assert_eq!(watch.saw(&Err(NoEvent::TimedOut), after(80)), Some(Late::Silent));
+        assert_eq!(watch.saw(&line(), after(75)), Some(Late::Enough));
+        let mut watch = Watch::new(start, None);
+        assert_eq!(watch.saw(&line(), after(1000)), None);
+        assert_eq!(watch.saw(&Ok(Event::Closed), after(1001)), Some(Late::No));
     }
 
     #[test]
