@@ -28,20 +28,22 @@ pub struct Batch {
     pub pattern: Vec<Word>,
 }
 
-/// The most entries of a list. The guest's tables would do for 2^32; longer ones were not run often
-/// enough yet to tell a machine that hangs from a slow one.
-const LONGEST: u64 = 500;
+/// The most entries of a list: the guest's tables do for as many. The program's timer ends a list that
+/// takes too long.
+const LONGEST: u64 = (1 << 32) - 1;
+
+/// The most calls of a multicall, which may stop that timer.
+const MOST_CALLS: u64 = 1 << 14;
 
 /// How many entries a list has.
 fn length(random: &mut Random) -> u64 {
-    let length = match random.below(8) {
-        0 => random.below(1 << 32),
-        1 => return u64::from(mmu::UPDATE_PREEMPTED) | random.below(LONGEST.min(100_000)),
-        2 => random.of(&[1 << 27, 1 << 30, (1 << 31) - 1, 1 << 31, (1 << 32) - 1]),
+    match random.below(8) {
+        0 => random.below(LONGEST),
+        1 => u64::from(mmu::UPDATE_PREEMPTED) | random.below(100_000),
+        2 => random.of(&[1 << 27, 1 << 30, (1 << 31) - 1, 1 << 31, LONGEST]),
         3..=4 => 1 << random.below(24),
         _ => random.of(&[256, 1000, 4096, 10_000, 65_536]),
-    };
-    length.min(LONGEST)
+    }
 }
 
 /// A call on a long list.
@@ -79,6 +81,7 @@ pub fn batch(random: &mut Random) -> Step {
             (number::MEMORY_OP, args, memory, pattern)
         }
         _ => {
+            let count = Word::Number(length(random).min(MOST_CALLS));
             let args = [Word::Batch, count, one, one, one];
             (number::MULTICALL, args, Vec::new(), calls_in_one(random))
         }
