@@ -128,8 +128,8 @@ impl<'a> Daemon<'a> {
             self.turn_others(Instant::now());
             let mut fds = vec![PollFd::new(self.stop, PollFlags::POLLIN)];
             let consoles = self.hub.consoles.borrow();
-            fds.push(PollFd::new(consoles.fd(), PollFlags::POLLIN));
-            if wait(fds, Some(until)) {
+            fds.extend(consoles.fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            if wait(fds, consoles.deadline().into_iter().chain([until]).min()) {
                 return End::Stopped;
             }
             if Instant::now() >= until {
@@ -196,7 +196,7 @@ impl<'a> Daemon<'a> {
     /// Moves on everything but the command channel.
     fn turn_others(&mut self, now: Instant) {
         self.hub.loader.wake().take();
-        self.hub.consoles.borrow_mut().turn();
+        self.hub.consoles.borrow_mut().turn(now);
         self.hub.builder.borrow_mut().turn();
         self.hub.ring_timers(now);
         self.pool.run_until_stalled();
@@ -299,10 +299,12 @@ impl<'a> Daemon<'a> {
         if self.has_room() {
             fds.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
         }
-        let others = [consoles.fd(), self.hub.loader.wake().fd()].into_iter().chain(builder.fd());
+        let others =
+            consoles.fd().into_iter().chain([self.hub.loader.wake().fd()]).chain(builder.fd());
         fds.extend(port.into_iter().chain(others).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         fds.extend(self.clients.values().filter_map(Client::poll_fd));
-        wait(fds, until.into_iter().chain(self.hub.deadline()).min())
+        let until = until.into_iter().chain(self.hub.deadline()).chain(consoles.deadline());
+        wait(fds, until.min())
     }
 }
 

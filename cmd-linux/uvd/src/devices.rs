@@ -113,15 +113,16 @@ impl Port for EventPort {
         self.device.as_fd()
     }
 
-    /// Reads the ports that are pending and enables them again.
+    /// Reads the port if it is pending, and enables it again. Once: the other end may ring as often
+    /// as it likes, and an event that comes meanwhile is the next turn's.
     fn take(&mut self) -> bool {
         // There is one that is bound, of four bytes.
-        let (mut ports, mut rung) = ([0; 16], false);
-        while let Ok(read @ 4..) = nix::unistd::read(&self.device, &mut ports) {
-            let _ = nix::unistd::write(&self.device, &ports[..read]);
-            rung = true;
-        }
-        rung
+        let mut ports = [0; 16];
+        let Ok(read @ 4..) = nix::unistd::read(&self.device, &mut ports) else {
+            return false;
+        };
+        let _ = nix::unistd::write(&self.device, &ports[..read]);
+        true
     }
 
     fn ring(&mut self) {

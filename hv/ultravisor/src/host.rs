@@ -2,7 +2,7 @@
 //!
 //! Rule: a handler does a bounded amount of work and says whether there is more; what is not
 //! finished waits its turn behind the others that have events. So no partition can keep the rest
-//! from being served. What is done for guests has a budget of time (see [`crate::budget`]): while
+//! from being served. What is done for guests has a budget of time (see [`budget`]): while
 //! that is empty, guests' rings stay unread and their ports are masked.
 
 use alloc::collections::{BTreeSet, VecDeque};
@@ -17,10 +17,9 @@ use pv_abi::uv::database::{FIRST_GUEST, rights};
 use pv_abi::xen::sched::{REASON_POWEROFF, REASON_REBOOT};
 use transaction::{Engine, Facts, refusal};
 
-use crate::budget;
 use crate::command::Unread;
 use crate::lead::{Counters, Lead};
-use crate::services::Services;
+use crate::services::{SERVICE, Services};
 
 /// Requests answered at one event.
 const REQUESTS: usize = 4;
@@ -194,7 +193,7 @@ impl Host {
             return console.serve();
         }
         let more = if let Some(client) = self.services.stores.get_mut(&port) {
-            client.serve(&mut self.services.store, time::now().saturating_add(budget::TURN))
+            client.serve(&mut self.services.store, time::now().saturating_add(SERVICE.turn))
         } else {
             self.command(port)
         };

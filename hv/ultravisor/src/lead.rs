@@ -4,6 +4,7 @@
 //! mapped of it; else its memory would stay referenced for ever.
 #![expect(unsafe_code, reason = "one hypercall that the runtime has no function for")]
 
+use budget::Budget;
 use partition_runtime::hypercall::{self, Errno};
 use partition_runtime::{lead, log};
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
@@ -12,7 +13,6 @@ use pv_abi::xen::hypercall::XEN_VERSION;
 use pv_abi::xen::version::VERSION;
 use transaction::{Action, Gauges, Monitor};
 
-use crate::budget::Budget;
 use crate::services::Services;
 
 /// What the monitor answers about a partition that it does not have.

@@ -18,7 +18,6 @@
 
 extern crate alloc;
 
-mod budget;
 mod command;
 mod console;
 mod devices;

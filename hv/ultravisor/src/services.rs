@@ -9,6 +9,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use budget::{Budget, Limits};
 use partition_runtime::events::{self, Port};
 use partition_runtime::grants::{self, Mapping};
 use partition_runtime::log;
@@ -20,12 +21,14 @@ use pv_abi::xen::events::{VIRQ_CONSOLE, VIRQ_DOM_EXC};
 use resource_db::Reader;
 use store::Store;
 
-use crate::budget::Budget;
 use crate::command::CommandChannel;
 use crate::console::Console;
 use crate::devices::Devices;
 use crate::homes::Homes;
 use crate::stores::StoreClient;
+
+/// What guests have of a CPU for what this partition does for them.
+pub const SERVICE: Limits = Limits { rate: 6, burst: 2_000_000, turn: 200_000, switches: 8_000 };
 
 /// What the store may keep for all its clients together: half of the heap.
 fn store_budget() -> usize {
@@ -73,7 +76,7 @@ impl Services {
             window,
             command_console,
             store: Store::new(ULTRAVISOR, store_budget()),
-            budget: Budget::new(),
+            budget: Budget::new(SERVICE),
             serial_port: bind(VIRQ_CONSOLE)?,
             monitor_port: bind(VIRQ_DOM_EXC)?,
             commands: BTreeMap::new(),

@@ -6,21 +6,25 @@
 //! ```
 //!
 //! A console belongs to a name, not to a number: it goes on when its partition is started anew.
-//! Rule: a reader that does not read slows nobody; it is told how much it missed. Who types waits
+//! Rule: a guest that prints or rings without end takes little time from others (see [`turns`]); a reader
+//! that does not read slows nobody; it is told how much it missed. Who types waits
 //! until the guest has read, or is told that it will not. What is mapped of a guest is unmapped
 //! before the guest is destroyed, for its memory cannot be freed before.
 
 mod bells;
 pub mod history;
 pub mod line;
+mod turns;
 pub mod typed;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use bells::Bells;
 use history::History;
 use line::Line;
+use turns::Turns;
 use typed::{Answer, Typed, Unread};
 use uvd_protocol::{End, From};
 
@@ -50,11 +54,14 @@ pub struct Consoles {
     bells: Bells,
     /// Some console is to go with its last reader.
     retiring: bool,
+    turns: Turns,
 }
 
 #[derive(Default)]
 struct Console {
     line: Option<Line>,
+    /// The partition that `line` is of.
+    number: u32,
     history: History,
     /// Where the output of each partition of this name began, the newest last.
     beginnings: VecDeque<(u32, u64)>,
@@ -77,7 +84,7 @@ impl Consoles {
     pub fn connect(&mut self, name: &str, number: u32, line: Line) {
         self.bells.add(name, line.fd());
         let console = self.all.entry(name.into()).or_default();
-        console.line = Some(line);
+        (console.line, console.number) = (Some(line), number);
         (console.ended, console.retired) = (None, false);
         console.begin(number);
         console.turn(&mut self.answers);
@@ -91,6 +98,7 @@ impl Consoles {
                 self.bells.remove(name, line.fd());
             }
             console.typed.ring_gone(&mut self.answers);
+            self.turns.forget(console.number);
         }
     }
 
@@ -188,19 +196,36 @@ impl Consoles {
         std::mem::take(&mut self.answers)
     }
 
-    /// Serves the lines whose guests rang, some at a time: their events are taken, what was
-    /// printed is kept.
-    pub fn turn(&mut self) {
-        for name in self.bells.rung() {
+    /// Serves the lines whose guests rang, some at a time and as far as the budget has time, whose turn it
+    /// is first: their events are taken, what was printed is kept. The bells of the others go on ringing.
+    pub fn turn(&mut self, now: Instant) {
+        if !self.turns.may_serve(now) {
+            return;
+        }
+        let mut rung = self.bells.rung();
+        rung.sort_by_key(|name| self.all.get(name).map(|one| self.turns.rank(one.number)));
+        for name in rung {
+            if !self.turns.may_serve(now) {
+                return;
+            }
             if let Some(console) = self.all.get_mut(&name) {
+                let begin = Instant::now();
                 console.turn(&mut self.answers);
+                self.turns.spend(console.number, begin.elapsed());
             }
         }
+        self.turns.may_serve(now);
     }
 
-    /// What to wait for: readable when a guest rang.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.bells.fd()
+    /// What to wait for: readable when a guest rang. Nothing until [the time](Self::deadline) to serve
+    /// consoles again.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.turns.rests().is_none().then(|| self.bells.fd())
+    }
+
+    /// When to serve consoles again, if they rest.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.turns.rests()
     }
 
     /// What there is to tell the readers whose client has room.
@@ -251,21 +276,24 @@ impl Consoles {
 }
 
 impl Console {
-    fn drain(&mut self) {
+    /// Takes what was printed; whether there was any, or an event.
+    fn drain(&mut self) -> bool {
         let Some(line) = &mut self.line else {
-            return;
+            return false;
         };
         let mut bytes = Vec::new();
-        line.drain(&mut bytes);
+        let came = line.drain(&mut bytes);
         self.history.push(&bytes);
+        came
     }
 
-    /// Moves bytes both ways.
-    fn turn(&mut self, answers: &mut Vec<Answer>) {
-        self.drain();
+    /// Moves bytes both ways; whether the guest printed or rang.
+    fn turn(&mut self, answers: &mut Vec<Answer>) -> bool {
+        let came = self.drain();
         if let Some(line) = &mut self.line {
             self.typed.pass(line, answers);
         }
+        came
     }
 
     /// Notes where the output of a partition begins. One that is connected again is known.

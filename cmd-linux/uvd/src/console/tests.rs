@@ -1,8 +1,10 @@
 use super::*;
 use crate::devices::Shared;
+use crate::link::Port;
 use crate::tests::{Bell, memory};
 use proptest::prelude::*;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// A line and the guest's end of it.
 fn line() -> (Line, Shared, Bell) {
@@ -15,7 +17,9 @@ fn line() -> (Line, Shared, Bell) {
 /// The guest rings, and all is served.
 fn serve(consoles: &mut Consoles, bell: &mut Bell) {
     crate::link::Port::ring(bell);
-    consoles.turn();
+    // Where the budget is used up, the turn comes later.
+    let now = Instant::now();
+    consoles.turn(consoles.deadline().map_or(now, |until| now.max(until)));
 }
 
 fn print(guest: &Shared, text: &[u8]) {
@@ -28,6 +32,11 @@ fn print(guest: &Shared, text: &[u8]) {
         words[at / 4].store(u32::from_le_bytes(bytes), Ordering::Relaxed);
     }
     words[771].store(from + text.len() as u32, Ordering::Release);
+}
+
+/// So many seconds from now.
+fn after(seconds: u64) -> Instant {
+    Instant::now() + Duration::from_secs(seconds)
 }
 
 fn output(consoles: &mut Consoles, id: ReaderId) -> (Vec<u8>, Option<Option<End>>) {
@@ -259,10 +268,49 @@ fn a_turn_is_about_the_consoles_that_rang() {
     }
     consoles.disconnect("g9");
     // Some at a time, until all are served.
-    consoles.turn();
-    consoles.turn();
+    (1..=20).for_each(|second| consoles.turn(after(second)));
     assert!(consoles.bells.rung().is_empty());
     let kept = |name: &str| consoles.kept(name);
     assert!((0..100).all(|number| number == 8 || kept(&format!("g{number}")) == 1));
     assert_eq!((kept("g8"), kept("web")), (0, 1));
+}
+
+#[test]
+fn a_guest_that_rings_and_prints_without_end_wakes_nobody_for_most_of_the_time() {
+    let mut consoles = Consoles::default();
+    let ((flood, guest, mut bell), (quiet, other, mut other_bell)) = (line(), line());
+    consoles.connect("flood", 16, flood);
+    consoles.connect("quiet", 17, quiet);
+    consoles.attach((1, 1), "flood", From::Now, false);
+    consoles.attach((2, 1), "quiet", From::Now, false);
+    let (mut now, mut wakes, mut printed) = (Instant::now(), 0, Vec::<u8>::new());
+    let end = now + Duration::from_secs(1);
+    while now < end {
+        // The port is never quiet: whoever waits for it is woken at once.
+        bell.ring();
+        if guest.words()[770].load(Ordering::Acquire) == guest.words()[771].load(Ordering::Acquire)
+        {
+            let piece = format!("{} ", printed.len());
+            print(&guest, piece.as_bytes());
+            printed.extend(piece.as_bytes());
+        }
+        now = match consoles.deadline() {
+            None => now + Duration::from_micros(10),
+            Some(until) => {
+                assert!(consoles.fd().is_none(), "nobody waits for ports meanwhile");
+                now.max(until)
+            }
+        };
+        consoles.turn(now);
+        wakes += 1;
+    }
+    // 2 % of a second in turns of 100 µs at least, and what was saved up.
+    assert!((20..=220).contains(&wakes), "{wakes}");
+    print(&other, b"here");
+    other_bell.ring();
+    let rests = consoles.deadline().unwrap_or(now);
+    consoles.turn(rests);
+    assert_eq!(output(&mut consoles, (2, 1)).0, b"here", "it waits for one turn");
+    consoles.turn(rests + Duration::from_secs(1));
+    assert_eq!(output(&mut consoles, (1, 1)).0, printed, "nothing is lost");
 }

@@ -1,32 +1,43 @@
-//! The time that this partition spends on what guests ask of it, booked to each of them.
+//! The time that a partition spends on what guests ask of it, booked to each of them.
 //!
 //! ```text
-//! one bucket:  RATE of a CPU, at most BURST saved up       how much is done for guests in all
+//! one bucket:  rate of a CPU, at most burst saved up       how much is done for guests in all
 //! each guest:  virtual time = time spent / weight          whose turn it is
 //! ```
 //!
-//! This partition runs before all others, so time spent here is taken from whoever else is on its
-//! CPU. All guests together may have [`RATE`] percent of a CPU: whatever they ask, a partition that
-//! asks for nothing keeps the rest of its share. Of that time the waiting guests get parts by
-//! their CPU weights: the guest with the lowest virtual time is served first, and a guest that
-//! was idle comes in at the virtual time of those served now, so it waits for a turn of each
-//! at most, and has saved up nothing. While the bucket is empty guests' rings stay unread.
+//! A partition that serves guests runs before them, so the time that it spends is taken from whoever
+//! else is on its CPU. All guests together may have [`Limits::rate`] percent of a CPU: whatever they
+//! ask, a guest that asks for nothing keeps the rest of its share. Of that time the waiting guests
+//! get parts by their CPU weights: the guest with the lowest virtual time is served first, and a
+//! guest that was idle comes in at the virtual time of those served now, so it waits for a turn of
+//! each at most, and has saved up nothing. While the bucket is empty guests' rings stay unread.
 //!
 //! What is spent on system partitions is booked and not limited: they are the host's own.
 //!
-//! Rule: the clock is a parameter, and time is spent after the fact; who spent more than was
-//! there is waited for.
+//! The ultravisor has such a budget for the store, and `uvd` has another for consoles.
+//!
+//! Rule: the clock is a parameter, and time is spent after the fact; the guest that spent more than
+//! was there is waited for.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
 
 use alloc::collections::BTreeMap;
 
-/// Percent of one CPU that guests have for what is done for them.
-pub const RATE: u64 = 6;
-/// Nanoseconds that may be saved up.
-pub const BURST: i64 = 2_000_000;
-/// Nanoseconds that one turn takes, or one request more.
-pub const TURN: u64 = 200_000;
-/// Nanoseconds that a turn costs beside what is measured: the switches to this partition.
-const SWITCHES: u64 = 8_000;
+/// How much time there is.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Percent of one CPU that guests have for what is done for them.
+    pub rate: u64,
+    /// Nanoseconds that may be saved up.
+    pub burst: i64,
+    /// Nanoseconds that a turn takes: so much is there when guests are served again.
+    pub turn: u64,
+    /// Nanoseconds that a turn costs beside what is measured: the switches to the partition.
+    pub switches: u64,
+}
+
 /// The weight of a guest whose weight is not known.
 const USUAL_WEIGHT: u32 = 256;
 
@@ -49,6 +60,7 @@ impl Default for Client {
 /// The budget of all guests, and the account of each client.
 #[derive(Debug)]
 pub struct Budget {
+    limits: Limits,
     saved: i64,
     /// When it was last refilled; the remainder of what that gave.
     refilled: (u64, u64),
@@ -60,8 +72,14 @@ pub struct Budget {
 impl Budget {
     /// A full bucket, nobody known.
     #[must_use]
-    pub const fn new() -> Self {
-        Self { saved: BURST, refilled: (0, 0), virtual_time: 0, clients: BTreeMap::new() }
+    pub const fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            saved: limits.burst,
+            refilled: (0, 0),
+            virtual_time: 0,
+            clients: BTreeMap::new(),
+        }
     }
 
     /// Sets a client's CPU weight.
@@ -82,16 +100,17 @@ impl Budget {
 
     /// The time from which on guests may be served; `now` where they may at once.
     pub fn due(&mut self, now: u64) -> u64 {
+        let Limits { rate, burst, turn, .. } = self.limits;
         let (then, rest) = self.refilled;
-        let gained = now.saturating_sub(then).min(1 << 40) * RATE + rest;
+        let gained = now.saturating_sub(then).min(1 << 40) * rate + rest;
         self.refilled = (now, gained % 100);
-        let gained = i64::try_from(gained / 100).unwrap_or(BURST);
-        self.saved = self.saved.saturating_add(gained).min(BURST);
+        let gained = i64::try_from(gained / 100).unwrap_or(burst);
+        self.saved = self.saved.saturating_add(gained).min(burst);
         if self.saved > 0 {
             return now;
         }
-        let lacks = self.saved.unsigned_abs() + TURN / 4;
-        now.saturating_add(lacks.saturating_mul(100) / RATE)
+        let lacks = self.saved.unsigned_abs() + turn / 4;
+        now.saturating_add(lacks.saturating_mul(100) / rate)
     }
 
     /// Whose turn it is of those who wait: the rank of a client, the lowest first.
@@ -104,7 +123,7 @@ impl Budget {
     /// Books a turn that took so many nanoseconds. Of a system partition's turn the guests' budget
     /// is none the less.
     pub fn spend(&mut self, who: u32, nanoseconds: u64, guest: bool) {
-        let spent = nanoseconds.saturating_add(SWITCHES);
+        let spent = nanoseconds.saturating_add(self.limits.switches);
         let start = self.rank(who);
         let client = self.clients.entry(who).or_default();
         client.spent = client.spent.saturating_add(spent);
@@ -121,6 +140,8 @@ impl Budget {
 mod tests {
     use super::*;
     use alloc::vec::Vec;
+
+    const LIMITS: Limits = Limits { rate: 6, burst: 2_000_000, turn: 200_000, switches: 8_000 };
 
     /// Clients that ask again after so many nanoseconds, each request taking so many.
     struct Asks {
@@ -164,18 +185,18 @@ mod tests {
     #[test]
     fn whatever_guests_ask_they_have_their_part_of_a_cpu() {
         for count in [1, 3, 50] {
-            let mut budget = Budget::new();
+            let mut budget = Budget::new(LIMITS);
             let mut clients: Vec<_> = (0..count).map(|who| asks(who, 0, 50_000)).collect();
             let spent = serve(&mut budget, &mut clients, 10 * SECOND);
-            let most = 10 * SECOND * RATE / 100;
-            assert!(spent <= most + BURST.unsigned_abs() + TURN, "{spent} of {most}");
+            let most = 10 * SECOND * LIMITS.rate / 100;
+            assert!(spent <= most + LIMITS.burst.unsigned_abs() + LIMITS.turn, "{spent} of {most}");
             assert!(spent > most / 10 * 8, "{spent} of {most}");
         }
     }
 
     #[test]
     fn guests_that_flood_have_parts_by_their_weights() {
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(LIMITS);
         budget.set_weight(1, 100);
         budget.set_weight(2, 300);
         let mut clients = [asks(1, 0, 50_000), asks(2, 0, 30_000)];
@@ -188,13 +209,13 @@ mod tests {
 
     #[test]
     fn a_guest_that_asks_little_is_served_beside_those_that_flood() {
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(LIMITS);
         let mut clients: Vec<_> = (0..9).map(|who| asks(who, 0, 100_000)).collect();
         clients.push(asks(9, 100_000_000, 20_000));
         serve(&mut budget, &mut clients, 10 * SECOND);
         let innocent = clients.last().unwrap();
         // A turn of each at most is paid for before its own.
-        let turn = (100_000 + SWITCHES) * 100 / RATE;
+        let turn = (100_000 + LIMITS.switches) * 100 / LIMITS.rate;
         assert!(innocent.waited < 10 * turn, "{}", innocent.waited);
         // It asks again 100 ms after each answer.
         assert!(innocent.served > 10 * SECOND / (100_000_000 + 10 * turn) * 20_000);
@@ -202,16 +223,16 @@ mod tests {
 
     #[test]
     fn what_the_host_itself_asks_is_booked_and_takes_nothing_from_guests() {
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(LIMITS);
         budget.spend(3, SECOND, false);
         assert_eq!(budget.due(5), 5);
-        assert_eq!(budget.spent(3), SECOND + SWITCHES);
+        assert_eq!(budget.spent(3), SECOND + LIMITS.switches);
         assert_eq!(budget.rank(3), 0);
     }
 
     #[test]
     fn no_clock_and_no_cost_makes_it_panic() {
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(LIMITS);
         budget.set_weight(1, 0);
         budget.spend(1, u64::MAX, true);
         budget.spend(1, u64::MAX, true);
