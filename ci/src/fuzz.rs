@@ -8,8 +8,9 @@
 //! steps that are needed, and printed.
 //!
 //! Bounded by default. A person sets `FUZZ_SECONDS`, `FUZZ_SEED` (the first; each seed has
-//! [`PROGRAMS`]), `FUZZ_CPUS` (physical), `FUZZ_VCPUS` (see above) and `FUZZ_ICOUNT`
-//! (1: the same run, instruction by instruction), and runs `cargo xtask test fuzz`.
+//! [`PROGRAMS`]), `FUZZ_CPUS` (physical), `FUZZ_VCPUS` (see above), `FUZZ_SILENCE` (seconds after which
+//! a machine without a line has failed; more where other work has the test host's CPUs) and
+//! `FUZZ_ICOUNT` (1: the same run, instruction by instruction), and runs `cargo xtask test fuzz`.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -36,8 +37,8 @@ const STAY_SECONDS: u64 = 60;
 const VCPUS: u32 = 1;
 /// Programs of a seed.
 const PROGRAMS: u64 = 20_000;
-/// How long the console may be silent: a line comes every few dozen programs.
-const SILENCE: Duration = Duration::from_secs(60);
+/// Seconds that the console may be silent: a line comes every few dozen programs.
+const SILENCE: u64 = 60;
 /// Machines that are booted to shrink a run, at most.
 const TRIES: u32 = 60;
 /// Bytes of a list of steps that a command line has room for.
@@ -208,7 +209,7 @@ impl Guest {
         };
         let image = boot_image::make(&host::payload(&boot, Destination::Qemu)?)?;
         let mut machine = Machine::start(&self.machine, &image)?;
-        let late = wait(&mut machine, end);
+        let late = wait(&mut machine, end)?;
         let console = machine.console()?;
         let at = last_number(&console, ": at ").unwrap_or(first);
         let mut end = judge(&console, late);
@@ -234,12 +235,13 @@ enum Late {
     Silent,
 }
 
-fn wait(machine: &mut Machine, end: Option<Instant>) -> Late {
-    let mut watch = Watch::new(Instant::now(), end);
+fn wait(machine: &mut Machine, end: Option<Instant>) -> Result<Late> {
+    let patience = Duration::from_secs(number("FUZZ_SILENCE", SILENCE)?);
+    let mut watch = Watch::new(Instant::now(), patience, end);
     loop {
         let event = machine.next_event(Some(watch.silence));
         if let Some(late) = watch.saw(&event, Instant::now()) {
-            return late;
+            return Ok(late);
         }
     }
 }
@@ -249,6 +251,8 @@ fn wait(machine: &mut Machine, end: Option<Instant>) -> Late {
 /// Rule: only a machine that was heard of ends in time. A machine that hangs when its time is up looks
 /// like a machine that is at work, so who waits hears it once more, or finds it silent.
 struct Watch {
+    /// How long the machine may be silent.
+    patience: Duration,
     /// When all that there is time for is done.
     end: Option<Instant>,
     /// When the machine has been silent for too long.
@@ -256,8 +260,8 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(now: Instant, end: Option<Instant>) -> Self {
-        Self { end, silence: now + SILENCE }
+    fn new(now: Instant, patience: Duration, end: Option<Instant>) -> Self {
+        Self { patience, end, silence: now + patience }
     }
 
     /// Takes in what came by `silence`; returns why waiting ends, where it does.
@@ -265,7 +269,7 @@ impl Watch {
         match event {
             Ok(Event::Closed) | Err(NoEvent::Ended) => return Some(Late::No),
             Err(NoEvent::TimedOut) => return Some(Late::Silent),
-            Ok(_) => self.silence = now + SILENCE,
+            Ok(_) => self.silence = now + self.patience,
         }
         self.end.is_some_and(|end| now >= end).then_some(Late::Enough)
     }
@@ -332,12 +336,12 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let line = || Ok(Event::Console(b"fuzz 1: at 50".to_vec()));
-        let mut watch = Watch::new(start, Some(after(70)));
+        let mut watch = Watch::new(start, Duration::from_secs(60), Some(after(70)));
         assert_eq!(watch.saw(&line(), after(20)), None);
         assert_eq!(watch.silence, after(80), "it is waited for, though its time ends before");
         assert_eq!(watch.saw(&Err(NoEvent::TimedOut), after(80)), Some(Late::Silent));
         assert_eq!(watch.saw(&line(), after(75)), Some(Late::Enough));
-        let mut watch = Watch::new(start, None);
+        let mut watch = Watch::new(start, Duration::from_secs(60), None);
         assert_eq!(watch.saw(&line(), after(1000)), None);
         assert_eq!(watch.saw(&Ok(Event::Closed), after(1001)), Some(Late::No));
     }
