@@ -1,8 +1,10 @@
-//! An innocent guest beside guests that ask without end, all on one CPU with equal weights.
+//! An innocent guest beside guests that ask without end, all on one CPU with equal weights: which
+//! part of its share it keeps, and how long it is ever without the CPU.
 //!
-//! The machine's time is counted in instructions (`-icount`), so shares are the machine's own, whatever
-//! else the test host does. A new kind of flood is a line in [`FLOODS`] and a program of the minimal guest
-//! (`ci/guest/src/flood.rs`).
+//! The machine's time is counted in instructions (`-icount`), so both are the machine's own, whatever
+//! else the test host does. A new kind of flood is a line in [`FLOODS`] and a variant in the minimal
+//! guest (`ci/guest/src/flood`). The table of `docs/src/neighbours.md` is what `neighbours/floods` prints;
+//! `NEIGHBOURS_SECONDS` measures for longer.
 
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use crate::boots::{self, Boot};
 use crate::checks::{self, Check};
 use crate::guests::{minimal, minimal_guest, must};
 use crate::host::Host;
+use crate::number;
 
 /// What is checked, in this order.
 const CHECKS: &[Check] = &[
@@ -24,12 +27,30 @@ const CHECKS: &[Check] = &[
     Check { name: "kernel-log", run: checks::kernel_log },
 ];
 
-/// What guests flood the host with, each alone, then all together. The name of one of them.
-const FLOODS: &[&str] = &["store", "watch", "transaction", "events"];
-/// What an innocent guest keeps of the share that it is due.
+/// What a guest floods the host with; the first is the measure for the others.
+const FLOODS: [&str; 12] = [
+    "compute",
+    "store",
+    "watch",
+    "transaction",
+    "events",
+    "ports",
+    RESET,
+    "console",
+    "log",
+    "timers",
+    "calls",
+    "tables",
+];
+/// The flood after which a guest has no ports for other floods.
+const RESET: &str = "reset";
+/// The least part that an innocent guest keeps of the share that it is due.
 const KEPT: f64 = 0.9;
+/// The longest time that it is without the CPU beside one guest, in nanoseconds. Beside more than one,
+/// each other guest has its slice first.
+const LONGEST: u64 = 20_000_000;
 /// Seconds that are measured over.
-const SECONDS: u64 = 8;
+const SECONDS: u64 = 2;
 /// How long that may take.
 const LIMIT: Duration = Duration::from_secs(500);
 
@@ -75,54 +96,125 @@ fn heap(host: &mut Host) -> Result<u64> {
     row["in_use_bytes"].as_u64().context("no number")
 }
 
-/// The innocent guest keeps its share beside each flood, and beside all of them.
+/// The innocent guest keeps its share and is never long without the CPU: beside a guest for each kind
+/// of flood, beside a guest that does all of it in turn, and beside a guest for each kind at once.
 fn floods(host: &mut Host) -> Result<()> {
     must(host, &minimal("innocent", "spin 0"))?;
+    println!("{}", Row::HEAD);
     let mut bad = Vec::new();
-    for flood in FLOODS {
-        let kept = beside(host, &[flood])?;
-        println!("       beside {flood}: keeps {:.1} % of its share", kept * 100.0);
-        if kept < KEPT {
-            bad.push(format!("{flood} {kept:.3}"));
+    let all: Vec<&str> = FLOODS.into_iter().filter(|flood| *flood != RESET).collect();
+    let crowd = FLOODS.map(|flood| flood.to_owned());
+    let alone = FLOODS.iter().map(|flood| (*flood, std::slice::from_ref(flood)));
+    let alone = alone.map(|(name, flood)| (name, flood.iter().map(|one| (*one).into()).collect()));
+    let wanted: Vec<(&str, Vec<String>)> =
+        alone.chain([("all in one", vec![all.join(" ")]), ("one of each", crowd.into())]).collect();
+    for (name, floods) in wanted {
+        let row = beside(host, &floods)?;
+        println!("{}", row.line(name));
+        if row.kept() < KEPT || floods.len() == 1 && row.longest > LONGEST {
+            bad.push(format!("{name}: keeps {:.3}, longest gap {} ns", row.kept(), row.longest));
         }
     }
-    let kept = beside(host, FLOODS)?;
-    println!("       beside all: keeps {:.1} % of its share", kept * 100.0);
-    if kept < KEPT {
-        bad.push(format!("all {kept:.3}"));
-    }
     must(host, "uvtool destroy --forget innocent")?;
-    ensure!(bad.is_empty(), "an innocent guest keeps less than {KEPT} beside: {bad:?}");
+    ensure!(bad.is_empty(), "an innocent guest has too little beside: {bad:?}");
     Ok(())
 }
 
-/// What part of its share the innocent guest has beside a guest for each of these floods.
-fn beside(host: &mut Host, floods: &[&str]) -> Result<f64> {
-    for flood in floods {
-        must(host, &minimal(&format!("flood-{flood}"), &format!("flood {flood}")))?;
+/// What was measured, in nanoseconds.
+struct Row {
+    ran: u64,
+    waited: u64,
+    longest: u64,
+    /// Guests that flood.
+    guests: usize,
+    /// What the ultravisor booked to them for its services.
+    service: u64,
+    /// CPU time of the guests that flood, the ultravisor, and the command partition, between two
+    /// looks that are further apart than what was measured.
+    others: [u64; 3],
+    /// The time between those looks.
+    around: u64,
+}
+
+impl Row {
+    const HEAD: &'static str = "       | beside | keeps | longest gap | hostile | ultravisor | of it \
+        for them | command |\n       |---|---|---|---|---|---|---|";
+
+    /// The part of its share that the innocent guest had.
+    fn kept(&self) -> f64 {
+        let due = 1.0 / (self.guests as f64 + 1.0);
+        self.ran as f64 / (self.ran + self.waited) as f64 / due
     }
-    let due = 1.0 / (floods.len() as f64 + 1.0);
-    let lines = SECONDS + 1;
+
+    fn line(&self, name: &str) -> String {
+        let percent = |part: u64| 100.0 * part as f64 / self.around as f64;
+        let [hostile, ultravisor, command] = self.others.map(percent);
+        format!(
+            "       | {name} | {:.1} % | {:.1} ms | {hostile:.1} % | {ultravisor:.1} % | {:.1} % | \
+             {command:.1} % |",
+            100.0 * self.kept(),
+            self.longest as f64 / 1e6,
+            percent(self.service),
+        )
+    }
+}
+
+/// What the innocent guest has beside a guest for each of these lists of kinds.
+fn beside(host: &mut Host, floods: &[String]) -> Result<Row> {
+    let seconds = number("NEIGHBOURS_SECONDS", SECONDS)?;
+    let names: Vec<String> = (0..floods.len()).map(|index| format!("flood-{index}")).collect();
+    for (name, kinds) in names.iter().zip(floods) {
+        must(host, &minimal(name, &format!("flood {kinds}")))?;
+    }
+    // The first second that begins after the guests are there is whole, and those after it.
+    let look = "uvtool list --json | tr -d '\\n'; echo; cut -d' ' -f1 /proc/uptime";
     let script = format!(
-        "sleep {lines}; uvtool console --once innocent | grep '^second' | tail -n {SECONDS}"
+        "{look}; sleep {}; {look}; uvtool console --once innocent | grep '^second' | tail -n {seconds}",
+        seconds + 2
     );
     let output = host.run(&["sh", "-c", &script], b"", LIMIT)?;
     ensure!(output.status == 0, "{}{}", output.stdout, output.stderr);
-    let (mut ran, mut waited) = (0.0, 0.0);
-    for line in output.stdout.lines() {
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    let [before, begin, after, end, ref told @ ..] = lines[..] else {
+        anyhow::bail!("not four lines: {}", output.stdout)
+    };
+    let (before, after): (Value, Value) =
+        (serde_json::from_str(before)?, serde_json::from_str(after)?);
+    let used = |name: &str| Ok(cpu_time(&after, name)?.saturating_sub(cpu_time(&before, name)?));
+    let hostile: Result<Vec<u64>> = names.iter().map(|name| used(name)).collect();
+    let around = end.trim().parse::<f64>()? - begin.trim().parse::<f64>()?;
+    let mut row = Row {
+        ran: 0,
+        waited: 0,
+        longest: 0,
+        guests: floods.len(),
+        service: 0,
+        others: [hostile?.iter().sum(), used("ultravisor")?, used("command")?],
+        around: (around * 1e9) as u64,
+    };
+    ensure!(told.len() as u64 == seconds, "the innocent guest printed {} lines", told.len());
+    for line in told {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        let ["second", _, "ran", a, "waited", b, ..] = words[..] else {
+        let ["second", _, "ran", ran, "waited", waited, "longest", longest, ..] = words[..] else {
             anyhow::bail!("the innocent guest prints `{line}`")
         };
-        ran += a.parse::<f64>()?;
-        waited += b.parse::<f64>()?;
+        row.ran += ran.parse::<u64>()?;
+        row.waited += waited.parse::<u64>()?;
+        row.longest = row.longest.max(longest.parse()?);
     }
-    for flood in floods {
-        let served = host.sh(&format!("uvtool info flood-{flood} --json"))?;
-        let served: Value = serde_json::from_str(&served)?;
-        println!("       {flood}: {} ns of service", served["service_time_ns"]);
-        must(host, &format!("uvtool destroy --forget flood-{flood}"))?;
+    ensure!(row.ran > 0, "the innocent guest did not run");
+    for name in &names {
+        let info: Value = serde_json::from_str(&host.sh(&format!("uvtool info {name} --json"))?)?;
+        row.service += info["service_time_ns"].as_u64().context("no service time")?;
+        must(host, &format!("uvtool destroy --forget {name}"))?;
     }
-    ensure!(ran > 0.0, "the innocent guest printed nothing");
-    Ok(ran / (ran + waited) / due)
+    Ok(row)
+}
+
+/// CPU time of a partition in `uvtool list`.
+fn cpu_time(list: &Value, name: &str) -> Result<u64> {
+    let rows = list.as_array().context("uvtool list printed no array")?;
+    let row = rows.iter().find(|row| row["name"] == name).with_context(|| format!("no {name}"))?;
+    ensure!(row["state"] == "running", "{name} does not run: {row}");
+    row["cpu_time_ns"].as_u64().context("no CPU time")
 }

@@ -98,6 +98,14 @@ pub fn write(mut bytes: &[u8]) {
     }
 }
 
+/// Writes what there is room for, and rings whether there was any or not.
+pub fn try_write(bytes: &[u8]) {
+    if let Some(ring) = Ring::get() {
+        ring.put(bytes);
+        calls::send(port());
+    }
+}
+
 /// Waits until the reader has all, for a guest that is about to stop; not for ever.
 pub fn flush() {
     const TRIES: u32 = 100_000;

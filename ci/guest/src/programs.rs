@@ -41,16 +41,19 @@ fn hello() -> Shutdown {
 const SECOND: u64 = 1_000_000_000;
 
 /// Counts. A line a second: which, the nanoseconds within it that this virtual CPU ran and that it
-/// waited for a CPU, and the rounds it did.
+/// waited for a CPU, the longest time between two looks at the clock, and the rounds it did.
 fn spin(seconds: u64) -> Shutdown {
     const RUNNABLE: usize = 1;
     let (mut second, mut rounds) = (0, 0_u64);
     let (mut last, mut before) = (memory::now(), calls::runstate().time);
+    let (mut looked, mut longest) = (last, 0);
     while seconds == 0 || second < seconds {
         for _ in 0..1000 {
             rounds = core::hint::black_box(rounds + 1);
         }
         let now = memory::now();
+        longest = longest.max(now - looked);
+        looked = now;
         if now < last + SECOND {
             continue;
         }
@@ -60,8 +63,8 @@ fn spin(seconds: u64) -> Shutdown {
         let waited = spent(RUNNABLE);
         let ran = (now - last).saturating_sub((RUNNABLE..times.len()).map(spent).sum());
         second += 1;
-        println!("second {second} ran {ran} waited {waited} rounds {rounds}");
-        (before, last) = (times, now);
+        println!("second {second} ran {ran} waited {waited} longest {longest} rounds {rounds}");
+        (before, last, longest) = (times, now, 0);
     }
     Shutdown::PowerOff
 }

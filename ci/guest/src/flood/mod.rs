@@ -3,30 +3,55 @@
 //! `flood KIND…` does a step of each kind in turn, for ever. A flood that has to wait for nobody takes all
 //! the CPU time that there is, as `spin` does; so beside an innocent guest each has half of a CPU
 //! at most, and what is done elsewhere because of it is what is looked for.
-#![expect(unsafe_code, reason = "a ring in shared memory")]
+#![expect(unsafe_code, reason = "a ring in shared memory, and calls over lists")]
 
-use crate::{calls, memory, println};
+mod tables;
+
+use crate::{calls, console, memory, println};
 use alloc::vec::Vec;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use partition_runtime::hypercall::call;
 use partition_runtime::time;
+use pv_abi::xen::events::{self, BindIpi, EvtchnReset, PortArgument};
+use pv_abi::xen::sched::{self, Poll};
 use pv_abi::xen::store::{RING_BYTES, RM, StoreRing, TRANSACTION_START, WATCH, WRITE};
+use pv_abi::xen::version::VERSION;
+use pv_abi::xen::{domid, hypercall as number};
+use tables::Tables;
+use zerocopy::FromZeros;
 
 /// Names, for a message.
-pub const NAMES: &str = "store, watch, transaction, events, log, timers, calls";
+pub const NAMES: &str = "compute, store, watch, transaction, events, ports, reset, console, log, \
+    timers, calls, tables";
+
+/// Events that one step sends to each port.
+const EVENTS: usize = 64;
+/// Calls in one multicall.
+const CALLS: usize = 512;
 
 /// A kind of flood, and what its next step is.
 enum Flood {
+    /// Nothing: the measure for the others, since it takes CPU time as they do.
+    Compute,
     /// Requests to the store: the first ones, then the last ones for ever, and where it is.
     Store(Vec<Vec<u8>>, usize, usize),
-    /// Events on the store's port, with nothing in the ring.
+    /// Events on the ports of the console and the store, with nothing in their rings.
     Events,
+    /// All ports opened, used and closed, after so many steps.
+    Ports(u64),
+    /// All ports opened and closed by one call: those of the console and the store, too.
+    Reset,
+    /// Lines to the console, whether there is room or not.
+    Console,
     /// Lines to the monitor's log.
     Log,
-    /// A timer that is due at once.
+    /// Timers that are due, that come at once and that never come, and polls with such timeouts.
     Timers,
-    /// A call that does nothing.
-    Calls,
+    /// Many calls in one that do next to nothing.
+    Calls(Vec<[u64; 8]>),
+    /// Long lists over page tables.
+    Tables(Tables),
 }
 
 /// A request to the store.
@@ -61,10 +86,18 @@ impl Flood {
                 let writes = names.map(|name| request(WRITE, 1, &[name, &value]));
                 Self::Store([begin].into_iter().chain(writes).collect(), 1, 0)
             }
+            "compute" => Self::Compute,
             "events" => Self::Events,
+            "ports" => Self::Ports(0),
+            "reset" => Self::Reset,
+            "console" => Self::Console,
             "log" => Self::Log,
             "timers" => Self::Timers,
-            "calls" => Self::Calls,
+            "calls" => {
+                let version = [number::XEN_VERSION, 0, VERSION, 0, 0, 0, 0, 0];
+                Self::Calls(core::iter::repeat_n(version, CALLS).collect())
+            }
+            "tables" => Self::Tables(Tables::make()),
             _ => return None,
         })
     }
@@ -81,12 +114,75 @@ impl Flood {
                 }
                 ring.push();
             }
-            Self::Events => calls::send(memory::start().store_evtchn),
+            Self::Compute => {}
+            Self::Events => {
+                for _ in 0..EVENTS {
+                    calls::send(console::port());
+                    calls::send(memory::start().store_evtchn);
+                }
+            }
+            // A step does a few, so that other kinds have their turns.
+            Self::Ports(steps) => {
+                *steps += 1;
+                if steps.is_multiple_of(64) {
+                    open_ports().into_iter().for_each(close);
+                }
+            }
+            Self::Reset => {
+                open_ports();
+                let own = EvtchnReset { dom: domid::SELF };
+                plain(number::EVENT_CHANNEL_OP, [events::RESET, (&raw const own) as u64, 0, 0, 0]);
+            }
+            Self::Console => console::try_write(b"much is said about very little\n"),
             Self::Log => calls::write_emergency(b"a line that nobody asked for\n"),
-            Self::Timers => drop(time::set_timer(0)),
-            Self::Calls => calls::send(0),
+            Self::Timers => set_timers(),
+            Self::Calls(list) => {
+                plain(number::MULTICALL, [list.as_mut_ptr() as u64, CALLS as u64, 0, 0, 0]);
+            }
+            Self::Tables(tables) => tables.step(),
         }
     }
+}
+
+fn plain(number: u64, arguments: [u64; 5]) {
+    // SAFETY: the callers pass structures of their own.
+    let _ = unsafe { call(number, arguments) };
+}
+
+/// Opens ports while there are any, and uses each.
+fn open_ports() -> Vec<u32> {
+    let mut opened = Vec::new();
+    for _ in 0..events::PORTS_2L {
+        let mut ipi = BindIpi { vcpu: 0, port: 0 };
+        plain(number::EVENT_CHANNEL_OP, [events::BIND_IPI, (&raw mut ipi) as u64, 0, 0, 0]);
+        if ipi.port == 0 {
+            break;
+        }
+        calls::send(ipi.port);
+        opened.push(ipi.port);
+    }
+    opened
+}
+
+fn close(port: u32) {
+    let mut close = PortArgument { port };
+    plain(number::EVENT_CHANNEL_OP, [events::CLOSE, (&raw mut close) as u64, 0, 0, 0]);
+}
+
+fn set_timers() {
+    for after in [0, 1, 1000, 1 << 40, 1 << 62] {
+        let _ = time::set_timer(memory::now() + after);
+    }
+    for deadline in [1, u64::MAX, 1 << 63] {
+        let _ = time::set_timer(deadline);
+    }
+    let _ = time::set_timer(memory::now());
+    let mut poll = Poll::new_zeroed();
+    for timeout in [1, memory::now(), memory::now() + 1000] {
+        poll.timeout = timeout;
+        plain(number::SCHED_OP, [sched::POLL, (&raw const poll) as u64, 0, 0, 0]);
+    }
+    memory::take_events();
 }
 
 /// Does steps of these kinds for ever; returns where there is no such kind.
