@@ -1,12 +1,19 @@
 //! What the monitor did to partitions by itself, until the ultravisor takes it into the log.
 
 use heapless::Deque;
-use pv_abi::{uv::calls::MonitorEvent, uv::database::ULTRAVISOR, xen::events::VIRQ_DOM_EXC};
+use pv_abi::{
+    uv::{
+        calls::MonitorEvent,
+        database::{MAX_MACHINE_VCPUS, ULTRAVISOR},
+    },
+    xen::events::VIRQ_DOM_EXC,
+};
 
 use crate::{delivery, lock::SpinLock, partition, platform};
 
-/// Records kept; a partition stops once, so more are lost only while the ultravisor does not run.
-const KEPT: usize = 256;
+/// Records kept: one for each partition that the machine has virtual CPUs for, since a partition
+/// stops once. The ultravisor takes them before it destroys partitions.
+const KEPT: usize = MAX_MACHINE_VCPUS as usize;
 
 static EVENTS: SpinLock<Deque<MonitorEvent, KEPT>> = SpinLock::new(Deque::new());
 
