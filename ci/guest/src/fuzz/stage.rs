@@ -22,7 +22,7 @@ use partition_runtime::hypercall::call;
 use pv_abi::xen::descriptors::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS};
 use pv_abi::xen::events::{self, EvtchnReset, EvtchnStatus, STATUS_VIRQ};
 use pv_abi::xen::grants::{self, CopyEnd, GrantCopy, SetupTable, UnmapGrantRef};
-use pv_abi::xen::mmu::{self, MmuUpdate, MmuextOp, PTE_ADDRESS, PTE_PRESENT, PTE_RW};
+use pv_abi::xen::mmu::{self, MmuUpdate, MmuextOp, PTE_ADDRESS, PTE_NX, PTE_PRESENT, PTE_RW};
 use pv_abi::xen::traps::{CALLBACK_FAILSAFE, CALLBACK_SYSCALL};
 use pv_abi::xen::{domid, hypercall as number, vcpu};
 use zerocopy::FromZeros;
@@ -179,8 +179,10 @@ impl Stage {
         let [Some(l1), Some(l2)] = [tables, tables + 1].map(memory::machine_frame) else {
             panic!("no frames for the list's tables");
         };
+        // Code that goes astray must not run through gigabytes of zeros: they are instructions.
+        let bits = WRITABLE | PTE_NX;
         let link = |table: u64, index: u64, to: u64| {
-            assert!(update(table * PAGE + index * 8, (to * PAGE) | WRITABLE), "mapping the list");
+            assert!(update(table * PAGE + index * 8, (to * PAGE) | bits), "mapping the list");
         };
         for table in [tables, tables + 1] {
             calls::update_va_mapping(BASE + table * PAGE, 0).expect("unmapping a page");
