@@ -1,6 +1,8 @@
 //! The machine as the page-table rules see it: frames, their contents, flushes.
 #![expect(unsafe_code, reason = "frames are reached through the direct map")]
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use frames::Frame;
 use page_tables::{Error, Machine, Release, Table};
 
@@ -9,6 +11,9 @@ use crate::{
     lock::{PATIENCE, relax},
     platform, schedule, time,
 };
+
+/// See [`Machine::memory_end`].
+pub static MEMORY_END: AtomicU64 = AtomicU64::new(0);
 
 /// The one machine.
 pub struct Host;
@@ -41,6 +46,10 @@ impl Machine for Host {
 
     fn should_yield(&self) -> bool {
         schedule::should_yield_now()
+    }
+
+    fn memory_end(&self) -> u64 {
+        MEMORY_END.load(Ordering::Relaxed)
     }
 
     fn broken(&self, mfn: u64) {

@@ -7,10 +7,12 @@
 //!
 //! The global bit is accepted in level 1 and cleared: a write to CR3 flushes all of a partition.
 //!
-//! Entries that are not present are kept as they are, whatever they hold: kernels keep swap
-//! entries and protected-none entries there. (CPUs with the L1 terminal fault speculatively read
-//! memory at the address in such an entry; monitors on them need the level-1 cache flushed on
-//! entry, or core scheduling. The kernel inverts addresses of these entries for the same reason.)
+//! Entries that are not present are kept as they are: kernels keep swap entries and protected-none
+//! entries there. CPUs with the L1 terminal fault speculatively read cached memory at the address in
+//! such an entry; on them it may name no memory ([`Machine::memory_end`]). Kernels invert the
+//! address in these entries for the same reason (Linux since 4.19, on every CPU).
+//!
+//! [`Machine::memory_end`]: crate::Machine::memory_end
 
 use crate::Error;
 
@@ -46,11 +48,14 @@ pub mod bits {
     pub const NX: u64 = 1 << 63;
     /// The frame, times 4096.
     pub const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
+    /// The part of [`ADDRESS`] that the level-1 cache of any CPU with the L1 terminal fault compares:
+    /// a subset names fewer addresses, so what is refused by it is a superset.
+    pub const CACHED: u64 = ADDRESS & ((1 << 44) - 1);
     /// What chooses the cacheability in a level-1 entry.
     pub const CACHE: u64 = PWT | PCD | PAT_PS;
 }
 
-use bits::{A, ADDRESS, AVL, CACHE, D, G, NX, P, RW, US};
+use bits::{A, ADDRESS, AVL, CACHE, CACHED, D, G, NX, P, RW, US};
 
 /// Bits whose change on a present level-1 entry changes no reference (frame and writability stay).
 pub(crate) const HARMLESS: u64 = A | D | AVL | NX | US | G;
@@ -72,16 +77,23 @@ pub(crate) const fn is_writable(entry: u64) -> bool {
     entry & RW != 0
 }
 
-/// A level-1 entry as the CPU is to see it.
+/// An entry that is not present, where memory ends at address `end`; 0: it may hold anything.
 ///
 /// # Errors
-/// [`Error::ReservedBits`] where a present entry has bits it may not have; `io` allows the choice
-/// of cacheability.
+/// [`Error::ReservedBits`] where it names memory.
+#[inline]
+pub(crate) fn absent(entry: u64, end: u64) -> Result<u64, Error> {
+    let address = entry & CACHED;
+    if address != 0 && address < end { Err(Error::ReservedBits) } else { Ok(entry) }
+}
+
+/// A present level-1 entry as the CPU is to see it.
+///
+/// # Errors
+/// [`Error::ReservedBits`] where it has bits it may not have; `io` allows the choice of
+/// cacheability.
 #[inline]
 pub(crate) fn normal_l1(entry: u64, io: bool) -> Result<u64, Error> {
-    if !is_present(entry) {
-        return Ok(entry);
-    }
     let allowed = P | RW | US | A | D | AVL | NX | G | ADDRESS | if io { CACHE } else { 0 };
     if entry & !allowed != 0 {
         return Err(Error::ReservedBits);
@@ -89,15 +101,12 @@ pub(crate) fn normal_l1(entry: u64, io: bool) -> Result<u64, Error> {
     Ok((entry & !G) | US)
 }
 
-/// An entry of level 2, 3 or 4 as the CPU is to see it.
+/// A present entry of level 2, 3 or 4 as the CPU is to see it.
 ///
 /// # Errors
-/// [`Error::ReservedBits`] where a present entry has bits it may not have.
+/// [`Error::ReservedBits`] where it has bits it may not have.
 #[inline]
 pub(crate) fn normal_upper(entry: u64) -> Result<u64, Error> {
-    if !is_present(entry) {
-        return Ok(entry);
-    }
     if entry & !(P | RW | US | A | D | AVL | NX | ADDRESS) != 0 {
         return Err(Error::ReservedBits);
     }

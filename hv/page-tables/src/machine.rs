@@ -29,6 +29,12 @@ pub trait Machine {
     /// Whether long work should stop here. At least one step is made per call regardless.
     fn should_yield(&self) -> bool;
 
+    /// Address of the end of memory, where entries that are not present may name none below it but
+    /// address 0; 0 where they may hold anything.
+    fn memory_end(&self) -> u64 {
+        0
+    }
+
     /// Whether `partition` may map `mfn`, for which there is no [`Frame`], as device memory.
     fn device_memory(&self, partition: u32, mfn: u64) -> bool {
         let _ = (partition, mfn);

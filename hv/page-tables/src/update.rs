@@ -5,7 +5,6 @@
 //! the atomic step found.
 
 use crate::entry::{HARMLESS, MONITOR_SLOTS, bits, frame_of, is_present, is_writable};
-use crate::entry::{normal_l1, normal_upper};
 use crate::walk::{self, Walk, slot};
 use crate::{Error, Machine, Space};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -256,9 +255,9 @@ fn modify_l1<M: Machine>(
     let Some(new) = operation.apply(old) else {
         return Ok(old);
     };
-    let new = normal_l1(new, walk.io)?;
+    let new = walk.normal(new, 1)?;
     let leftover = take_difference(walk, old, new, owner)?;
-    match commit(entry, old, new, operation, |value| normal_l1(value, walk.io)) {
+    match commit(entry, old, new, operation, |value| walk.normal(value, 1)) {
         Ok(found) => {
             give_back(walk, leftover);
             Ok(found)
@@ -278,7 +277,7 @@ fn store_l1<M: Machine>(
     new: u64,
     owner: u32,
 ) -> Result<u64, Error> {
-    let new = normal_l1(new, walk.io)?;
+    let new = walk.normal(new, 1)?;
     let old = entry.load(Ordering::Acquire);
     let leftover = take_difference(walk, old, new, owner)?;
     // Meanwhile the CPU may have set accessed and dirty bits, but nothing that counts.
@@ -373,12 +372,13 @@ fn change_upper<M: Machine>(
     let Some(new) = operation.apply(old) else {
         return Ok(old);
     };
-    let new = normal_upper(new)?;
+    let normal = |space: &Space, value| Walk::new(machine, space).normal(value, level);
+    let new = normal(space, new)?;
     let same = is_present(old) && is_present(new) && frame_of(old) == frame_of(new);
     if is_present(new) && !same {
         walk::take(machine, space, frame_of(new), level - 1)?;
     }
-    match commit(entry, old, new, operation, normal_upper) {
+    match commit(entry, old, new, operation, |value| normal(space, value)) {
         Ok(found) => {
             if is_present(found) && !same {
                 walk::put(machine, space, frame_of(found));

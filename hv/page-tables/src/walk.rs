@@ -153,6 +153,9 @@ impl<'a, M: Machine> Walk<'a, M> {
 
     fn validate(&mut self, mfn: u64, frame: &Frame, level: u8) -> Result<(), Error> {
         let table = self.machine.table(mfn);
+        if frame.progress() == 0 {
+            self.check_absent(table, level)?;
+        }
         let mut entries = Present::from(table, frame.progress());
         while let Some((index, entry)) = entries.next() {
             if level == 4 && MONITOR_SLOTS.contains(&index) {
@@ -181,10 +184,34 @@ impl<'a, M: Machine> Walk<'a, M> {
     /// Checks the present `entry` of a table of `level` and takes what it holds.
     fn take_entry(&mut self, entry: u64, level: u8) -> Result<(), Error> {
         if level == 1 {
-            return self.take_page(entry::normal_l1(entry, self.io)?, self.partition);
+            return self.take_page(self.normal(entry, 1)?, self.partition);
         }
-        let entry = entry::normal_upper(entry)?;
+        let entry = self.normal(entry, level)?;
         self.take_table(frame_of(entry), level - 1)
+    }
+
+    /// An entry of a table of `level` as the CPU is to see it.
+    #[inline(always)]
+    pub(crate) fn normal(&self, entry: u64, level: u8) -> Result<u64, Error> {
+        match (is_present(entry), level) {
+            (false, _) => entry::absent(entry, self.machine.memory_end()),
+            (true, 1) => entry::normal_l1(entry, self.io),
+            (true, _) => entry::normal_upper(entry),
+        }
+    }
+
+    /// Checks the entries of a table of `level` that are not present.
+    fn check_absent(&self, table: &Table, level: u8) -> Result<(), Error> {
+        if self.machine.memory_end() == 0 {
+            return Ok(());
+        }
+        let own = |index: &usize| level < 4 || !MONITOR_SLOTS.contains(index);
+        let entries = table.iter().enumerate().filter(|(index, _)| own(index));
+        let mut entries = entries.map(|(_, entry)| entry.load(Ordering::Relaxed));
+        entries.try_for_each(|entry| match is_present(entry) {
+            true => Ok(()),
+            false => self.normal(entry, level).map(drop),
+        })
     }
 
     fn install_monitor(&self, table: &Table) {

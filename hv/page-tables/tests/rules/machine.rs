@@ -33,6 +33,8 @@ pub struct Sim {
     pub budget: AtomicI64,
     pub slots: [u64; 16],
     pub broken: AtomicBool,
+    /// What `memory_end` says.
+    pub memory_end: AtomicU64,
 }
 
 impl Sim {
@@ -57,6 +59,7 @@ impl Sim {
             budget: AtomicI64::new(-1),
             slots: core::array::from_fn(|i| 60 << 12 | (i as u64) << 52 | bits::P | bits::RW),
             broken: AtomicBool::new(false),
+            memory_end: AtomicU64::new(0),
         }
     }
 
@@ -121,6 +124,10 @@ impl Sim {
 }
 
 impl Machine for Sim {
+    fn memory_end(&self) -> u64 {
+        self.memory_end.load(Ordering::SeqCst)
+    }
+
     fn frame(&self, mfn: u64) -> Option<&Frame> {
         self.frames.get(usize::try_from(mfn).ok()?)
     }

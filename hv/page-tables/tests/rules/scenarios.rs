@@ -95,6 +95,51 @@ fn entries_that_are_not_present_are_kept_as_they_are() {
     check(&sim, &outside);
 }
 
+/// XSA-273: a CPU may read what an entry names that is not present.
+#[test]
+fn absent_entries_name_no_memory_where_the_cpu_would_read_it() {
+    let (sim, mut space, outside) = running();
+    sim.memory_end.store(64 << 12, Ordering::SeqCst);
+    let memory = 63 << 12 | RW | US;
+    let tries = [to(DATA, RW) & !P, memory, memory | NX | 1 << 44 << 2, 1 << 12];
+    for bad in tries {
+        for table in [L1, L2, L4] {
+            let refused = store(&sim, &mut space, table, 9, bad);
+            assert_eq!(refused, Err(Error::ReservedBits), "{bad:#x} in {table}");
+        }
+    }
+    // Nor by taking the present bit away.
+    for operation in [Operation::And(!P), Operation::BitReset(0), Operation::Exchange(memory)] {
+        let refused = update_entry_emulated(&sim, &mut space, L1, 0, operation);
+        assert_eq!(refused, Err(Error::ReservedBits));
+    }
+    // What Linux writes: nothing, a protected-none page and a swap entry, both inverted.
+    let none = !(to(DATA, 0) & !0xfff) & !(0x7ff << 52 | 0xfff) | G;
+    let swap = 3 << 59 | !(1234 << 9 << 5) & ((1 << 59) - 1) & !0x1ff;
+    for good in [0, G | A, none, swap, 64 << 12] {
+        store(&sim, &mut space, L1, 9, good).unwrap();
+        assert_eq!(sim.raw(L1, 9), good);
+    }
+    check(&sim, &outside);
+}
+
+#[test]
+fn a_table_whose_absent_entries_name_memory_is_no_table() {
+    for table in [L4, L3, L2, L1] {
+        let (sim, mut space) = tree();
+        sim.memory_end.store(64 << 12, Ordering::SeqCst);
+        sim.poke(table, 77, to(DATA, 0) & !P);
+        assert_eq!(pin(&sim, &mut space, 4, L4), Err(Error::ReservedBits));
+        for mfn in [L4, L3, L2, L1, DATA] {
+            assert_eq!(sim.word(mfn).references(), 0);
+        }
+        // In the monitor's slots nothing counts.
+        sim.poke(table, 77, 0);
+        sim.poke(L4, 260, to(DATA, 0) & !P);
+        pin(&sim, &mut space, 4, L4).unwrap();
+    }
+}
+
 #[test]
 fn a_kernel_forks() {
     let (sim, mut space, mut outside) = running();
