@@ -133,7 +133,7 @@ fn private(host: &mut Host) -> Result<()> {
 }
 
 /// Makes the attempts whose names have one of the words, at least so many.
-fn attempts(host: &mut Host, words: &str, least: u64) -> Result<()> {
+pub fn attempts(host: &mut Host, words: &str, least: u64) -> Result<()> {
     // The lines stay in the partition: there are thousands, and only those that tell of a failure
     // matter.
     let script = format!(

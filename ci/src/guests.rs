@@ -69,7 +69,8 @@ pub fn minimal_guest() -> Result<FileToSend> {
     Ok(FileToSend { host: hv_build::guest()?, guest: GUEST.into() })
 }
 
-fn minimal_options() -> Result<BootOptions> {
+/// A command partition with the minimal guest.
+pub fn minimal_options() -> Result<BootOptions> {
     let file = vec![minimal_guest()?];
     Ok(BootOptions { file, command_memory: Some("512M".into()), ..Default::default() })
 }

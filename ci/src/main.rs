@@ -16,6 +16,7 @@ mod guests;
 mod host;
 mod interrupts;
 mod kernels;
+mod leaks;
 mod matrix;
 mod neighbours;
 mod page_tables;
@@ -37,6 +38,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     boots::run,
     refusals::run,
     interrupts::run,
+    leaks::run,
     kernels::run,
     matrix::run,
     cpu::run,

@@ -117,6 +117,50 @@ pub fn mapped_again(file: &File, bytes: usize, times: usize) -> Result<u64> {
     }
 }
 
+/// Whether pages keep what they hold while they are protected from everything, copied for a child
+/// and moved: the kernel writes all kinds of entries that are not present for them.
+pub fn keeps_absent_pages() -> Result<bool> {
+    const PAGES: usize = 256;
+    let bytes = NonZeroUsize::new(PAGES * PAGE).context("no pages")?;
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let address = unsafe { mmap_anonymous(None, bytes, access, MapFlags::MAP_PRIVATE)? };
+    let memory = Memory { address, bytes: bytes.get() };
+    let value = |at: usize| at as u64 ^ 0x5a5a_0000;
+    memory
+        .words()
+        .iter()
+        .enumerate()
+        .for_each(|(at, word)| word.store(value(at), Ordering::Relaxed));
+    let protect = |access| {
+        // SAFETY: the mapping is ours, and nothing reads it while it is closed.
+        unsafe { mprotect(address, bytes.get(), access) }
+    };
+    let kept = || {
+        memory
+            .words()
+            .iter()
+            .enumerate()
+            .all(|(at, word)| word.load(Ordering::Relaxed) == value(at))
+    };
+    protect(ProtFlags::PROT_NONE)?;
+    // SAFETY: the child only reads its memory and ends.
+    let child = match unsafe { fork()? } {
+        ForkResult::Child => {
+            let whole = protect(access).is_ok() && kept();
+            // SAFETY: ends the child without running what the parent set up.
+            unsafe { libc::_exit(i32::from(!whole)) }
+        }
+        ForkResult::Parent { child } => child,
+    };
+    // Migration, where the kernel was built with it.
+    let _ = std::fs::write("/proc/sys/vm/compact_memory", "1");
+    let ended = waitpid(child, None)?;
+    protect(access)?;
+    let _ = std::fs::write("/proc/sys/vm/compact_memory", "1");
+    Ok(kept() && ended == WaitStatus::Exited(child, 0))
+}
+
 /// Stays on one CPU, so on one virtual CPU: some state is a virtual CPU's.
 pub fn stay_on_cpu(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();

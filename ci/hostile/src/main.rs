@@ -110,6 +110,11 @@ fn run() -> Result<bool> {
     for attempt in all.iter().flatten().filter(|attempt| wanted.has(&attempt.name)) {
         make(&hypercalls, &stage, attempt, &mut report);
     }
+    if wanted.has(ABSENT) {
+        let kept = linux::keeps_absent_pages()?;
+        let why = "entries that a kernel writes for pages without access";
+        report.line(ABSENT, why, kept, "kept", if kept { "kept" } else { "lost" });
+    }
     map_by_device(&hypercalls, &stage, &wanted, &mut report)?;
     for code in instructions::all(stage::DATA_SELECTOR) {
         if wanted.has(&code.name) {
@@ -151,6 +156,9 @@ fn make(hypercalls: &Hypercalls, stage: &Stage, attempt: &Attempt, report: &mut 
         &attempt.expected.outcome_text(&outcome),
     );
 }
+
+/// Pages without access keep their contents.
+const ABSENT: &str = "control: absent pages";
 
 /// A frame that the partition gave back: still its own, and out of its reach.
 const IDLE: &str = "own idle frame";

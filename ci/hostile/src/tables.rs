@@ -8,7 +8,7 @@ use pv_abi::xen::domid;
 use pv_abi::xen::grants;
 use pv_abi::xen::hypercall as number;
 use pv_abi::xen::memory::{DECREASE_RESERVATION, EXCHANGE};
-use pv_abi::xen::mmu::{self, PTE_PAT, PTE_PCD, PTE_PSE, PTE_PWT};
+use pv_abi::xen::mmu::{self, PTE_PAT, PTE_PCD, PTE_PRESENT, PTE_PSE, PTE_PWT};
 use pv_abi::xen::vcpu::{
     REGISTER_RUNSTATE_MEMORY_AREA, REGISTER_VCPU_TIME_MEMORY_AREA, RegisterArea,
 };
@@ -28,6 +28,7 @@ pub fn attempts(ground: &Ground) -> Vec<Attempt> {
     let mut all = controls(ground);
     all.extend(levels(ground));
     all.extend(bits(ground));
+    all.extend(absent(ground));
     all.extend(writable_tables(ground));
     all.extend(pins(ground));
     all.extend(grants_of_tables(ground));
@@ -111,6 +112,29 @@ fn bits(ground: &Ground) -> Vec<Attempt> {
         level_1("write-through page", PTE_PWT),
         level_1("uncached page", PTE_PCD),
         level_1("page with another attribute", PTE_PAT),
+    ]
+}
+
+/// Entries that are not present: kernels write them with the address inverted. Others are refused
+/// where the CPU would read memory by them, as the caller of this program says.
+fn absent(ground: &Ground) -> Vec<Attempt> {
+    let [l1, l2, ..] = ground.tables;
+    let why = "XSA-273: a CPU reads cached memory at the address in an entry that is not present";
+    let names_memory = match std::env::var_os("ABSENT_REFUSED") {
+        Some(_) => INVALID,
+        None => Expected::Value(0),
+    };
+    let done = Expected::Value(0);
+    let own = writable(ground.data.mfn) & !PTE_PRESENT;
+    let inverted = !(ground.data.mfn << 12) & ((1 << 52) - 4096) | 1 << 8;
+    vec![
+        set("absent: own page", why, l1, 6, own, names_memory),
+        set("absent: page of the monitor", why, l1, 6, 0x300 << 12, names_memory),
+        set("absent: own page in level 2", why, l2, 6, own, names_memory),
+        set("absent: inverted address", why, l1, 6, inverted, done),
+        set("absent: flags alone", why, l1, 6, 1 << 8, done),
+        set("absent: nothing", why, l1, 6, 0, done),
+        set("absent: nothing in level 2", why, l2, 6, 0, done),
     ]
 }
 

@@ -101,6 +101,7 @@ impl EventBits<'_> {
     /// The words of `port` and its bit in them; `None` past the end.
     fn words(&self, port: u32) -> Option<(&AtomicU64, &AtomicU64, u64)> {
         let index = usize::try_from(port / 64).ok()?;
-        Some((self.pending.get(index)?, self.mask.get(index)?, 1 << (port % 64)))
+        let words = (masked::get(self.pending, index)?, masked::get(self.mask, index)?);
+        Some((words.0, words.1, 1 << (port % 64)))
     }
 }

@@ -210,7 +210,7 @@ impl<'a> PortTable<'a> {
         if index == 0 {
             return Err(errno::EINVAL);
         }
-        self.cells.get(index).ok_or(errno::EINVAL)
+        masked::get(self.cells, index).ok_or(errno::EINVAL)
     }
 
     fn vcpu(&self, vcpu: u32) -> Result<u8> {
@@ -224,7 +224,7 @@ impl<'a> PortTable<'a> {
         if vcpu >= self.vcpus || virq >= events::NR_VIRQS {
             return None;
         }
-        self.virqs.get(usize::try_from(vcpu * events::NR_VIRQS + virq).ok()?)
+        masked::get(self.virqs, usize::try_from(vcpu * events::NR_VIRQS + virq).ok()?)
     }
 }
 

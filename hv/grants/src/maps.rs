@@ -73,7 +73,7 @@ impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
     pub fn get(&self, handle: u32) -> Result<MapRecord> {
         usize::try_from(handle)
             .ok()
-            .and_then(|index| self.records.as_ref().get(index).copied())
+            .and_then(|index| masked::get(self.records.as_ref(), index).copied())
             .filter(|record| record.partition != FREE)
             .ok_or(abi::GNTST_BAD_HANDLE)
     }
@@ -100,6 +100,6 @@ impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
     }
 
     fn place(&mut self, handle: u32) -> Option<&mut MapRecord> {
-        self.records.as_mut().get_mut(usize::try_from(handle).ok()?)
+        masked::get_mut(self.records.as_mut(), usize::try_from(handle).ok()?)
     }
 }

@@ -85,8 +85,8 @@ impl<'a> GrantTable<'a> {
     /// granter is changing it.
     pub fn acquire(&mut self, reference: u32, by: DomId, access: Access) -> Result<u32> {
         let index = usize::try_from(reference).map_err(|_| abi::GNTST_BAD_GNTREF)?;
-        let shared = self.entries.get(index).ok_or(abi::GNTST_BAD_GNTREF)?;
-        let pinned = self.pinned.get_mut(index).ok_or(abi::GNTST_BAD_GNTREF)?;
+        let shared = masked::get(self.entries, index).ok_or(abi::GNTST_BAD_GNTREF)?;
+        let pinned = masked::get_mut(self.pinned, index).ok_or(abi::GNTST_BAD_GNTREF)?;
         let mut next = *pinned;
         let count = match access {
             Access::Read => &mut next.readers,
@@ -102,8 +102,8 @@ impl<'a> GrantTable<'a> {
     /// `GNTST_bad_gntref`: there is none.
     pub fn release(&mut self, reference: u32, access: Access) -> Result<()> {
         let index = usize::try_from(reference).map_err(|_| abi::GNTST_BAD_GNTREF)?;
-        let shared = self.entries.get(index).ok_or(abi::GNTST_BAD_GNTREF)?;
-        let pinned = self.pinned.get_mut(index).ok_or(abi::GNTST_BAD_GNTREF)?;
+        let shared = masked::get(self.entries, index).ok_or(abi::GNTST_BAD_GNTREF)?;
+        let pinned = masked::get_mut(self.pinned, index).ok_or(abi::GNTST_BAD_GNTREF)?;
         let count = match access {
             Access::Read => &mut pinned.readers,
             Access::Write => &mut pinned.writers,

@@ -6,7 +6,7 @@
 //! A different [`VERSION`] means that somebody mixed two builds; both programs refuse it.
 #![cfg_attr(not(test), no_std)]
 
-use pv_abi::uv::database::PartitionDescriptor;
+use pv_abi::uv::{database::PartitionDescriptor, start::mitigation};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub mod layout;
@@ -18,7 +18,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"UVHANDOV");
 /// `b"UVMONITR"`, little-endian: the first word of an [`ImageHeader`].
 pub const IMAGE_MAGIC: u64 = u64::from_le_bytes(*b"UVMONITR");
 /// Changes whenever a type or a number of this crate changes its meaning.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// The first bytes of the monitor's image, with the addresses that the loader needs.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -68,8 +68,20 @@ pub struct Options {
     pub reset_after_panic: u32,
     /// Not 0: the monitor leaves QEMU through its debug-exit device.
     pub debug_exit: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// What the monitor does against leaks of the CPU; see [`mitigation`].
+    pub mitigations: u32,
+}
+
+impl Options {
+    /// What IA32_SPEC_CTRL holds (Intel SDM vol. 4, register 48h; AMD has the same bits).
+    #[must_use]
+    pub fn speculation_control(&self) -> u64 {
+        let bit = |what: u32, bit: u32| u64::from(self.mitigations & what != 0) << bit;
+        bit(mitigation::IBRS, 0)
+            | bit(mitigation::STIBP, 1)
+            | bit(mitigation::SSBD, 2)
+            | bit(mitigation::BHI, 10)
+    }
 }
 
 /// The registers that turn the machine off and reset it. A port of 0 stands for none.
@@ -174,3 +186,19 @@ const _: () = {
     assert!(size_of::<Handover>() == 1592 + 2 * size_of::<FirstPartition>());
     assert!(align_of::<Handover>() == 8);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pv_abi::uv::start::mitigation as on;
+
+    #[test]
+    fn speculation_control_has_the_bits_of_the_manuals() {
+        let control = |mitigations| {
+            Options { log_level: 0, reset_after_panic: 0, debug_exit: 0, mitigations }
+                .speculation_control()
+        };
+        assert_eq!(control(on::VERW | on::IBPB | on::AUTO_IBRS), 0);
+        assert_eq!(control(on::IBRS | on::STIBP | on::SSBD | on::BHI), 0x407);
+    }
+}

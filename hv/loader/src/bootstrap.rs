@@ -34,6 +34,7 @@ use crate::{
     elf::Executable,
     memory,
     messages::refuse,
+    mitigations::Seen,
     multiboot2::Module,
     regions::{self, FirmwareRegion},
 };
@@ -53,6 +54,10 @@ pub struct Found<'a> {
     pub cpus: &'a [MachineCpu],
     /// PCI functions.
     pub pci: &'static [MachinePci],
+    /// What the first CPU says of its leaks.
+    pub seen: Seen,
+    /// What the monitor does against them.
+    pub mitigations: u32,
 }
 
 /// Virtual address of a Rust partition's first page.
@@ -500,6 +505,9 @@ fn describe(found: &Found<'_>, set: &Set) {
     header.cpus = found.cpus.len() as u32;
     header.pci = found.pci.len() as u32;
     header.frames = found.frames;
+    header.arch_capabilities = found.seen.capabilities;
+    header.microcode = found.seen.microcode;
+    header.mitigations = found.mitigations;
     for (to, from) in header.command_line.iter_mut().zip(found.command_line.bytes()) {
         *to = from;
     }

@@ -1,7 +1,7 @@
 //! What the loader asks of the CPU it runs on.
 #![expect(unsafe_code, reason = "control registers and MSRs")]
 
-use core::arch::x86_64::__cpuid;
+use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
 
 use x86_64::{
     PhysAddr,
@@ -12,6 +12,11 @@ use x86_64::{
     },
     structures::paging::PhysFrame,
 };
+
+use crate::mitigations::Seen;
+
+const MSR_MICROCODE: u32 = 0x8b;
+const MSR_ARCH_CAPABILITIES: u32 = 0x10a;
 
 /// (name, register value, bit) of each feature that the monitor needs.
 fn required() -> [(&'static str, u32, u32); 9] {
@@ -36,6 +41,56 @@ fn required() -> [(&'static str, u32, u32); 9] {
 pub fn missing_feature() -> Option<&'static str> {
     let missing = required().into_iter().find(|(_, word, bit)| word & (1 << bit) == 0);
     missing.map(|(name, _, _)| name)
+}
+
+/// A leaf of `cpuid`; zeros if the CPU has no such leaf.
+fn leaf(leaf: u32, subleaf: u32) -> CpuidResult {
+    if __cpuid(leaf & 0x8000_0000).eax >= leaf {
+        __cpuid_count(leaf, subleaf)
+    } else {
+        CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 }
+    }
+}
+
+/// What this CPU says of its leaks.
+#[must_use]
+pub fn seen() -> Seen {
+    let (name, basic, structured) = (__cpuid(0).ecx, __cpuid(1), leaf(7, 0));
+    let intel = name == u32::from_le_bytes(*b"ntel");
+    let amd = matches!(&name.to_le_bytes(), b"cAMD" | b"uine");
+    let controls = if structured.eax >= 2 { leaf(7, 2).edx } else { 0 };
+    let capable = intel && structured.edx & 1 << 29 != 0;
+    let more = leaf(0x8000_0021, 0);
+    Seen {
+        amd,
+        basic: [basic.eax, basic.ecx],
+        structured: [structured.edx, controls],
+        extended: leaf(0x8000_0008, 0).ebx,
+        more: [more.eax, more.ecx],
+        capabilities: if capable { read_msr(MSR_ARCH_CAPABILITIES) } else { 0 },
+        microcode: if intel || amd { microcode(intel) } else { 0 },
+        thread_bits: thread_bits(),
+    }
+}
+
+/// Low bits by which the APIC ids of a core's threads differ; AMD's Zen 1 has a leaf of its own.
+fn thread_bits() -> u32 {
+    let (topology, zen) = (leaf(0xb, 0), leaf(0x8000_001e, 0));
+    match topology.ecx >> 8 & 0xff {
+        1 => topology.eax & 31,
+        _ => u32::from(zen.ebx >> 8 & 0xff != 0),
+    }
+}
+
+/// Revision of the microcode (Intel SDM vol. 3, 10.11.7.1).
+fn microcode(intel: bool) -> u32 {
+    if !intel {
+        return read_msr(MSR_MICROCODE) as u32;
+    }
+    // SAFETY: the register is no memory's, and every CPU of Intel with 64 bits has it.
+    unsafe { Msr::new(MSR_MICROCODE).write(0) };
+    let _ = __cpuid(1);
+    (read_msr(MSR_MICROCODE) >> 32) as u32
 }
 
 /// Whether pages may have 1 GiB.

@@ -13,6 +13,7 @@ mod acpi;
 mod bytes;
 mod early_frames;
 mod elf;
+mod mitigations;
 mod multiboot2;
 mod options;
 mod regions;

@@ -7,6 +7,8 @@ use core::fmt;
 
 use log::LevelFilter;
 
+use crate::mitigations::{Choice, NAMES};
+
 /// What to do after the monitor itself failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterPanic {
@@ -27,6 +29,10 @@ pub struct Options {
     pub debug_exit: bool,
     /// CPUs to use at most.
     pub cpus: u32,
+    /// Use every thread of a core, not the first alone.
+    pub smt: bool,
+    /// Mitigations that are chosen.
+    pub mitigations: Choice,
 }
 
 impl Default for Options {
@@ -36,13 +42,15 @@ impl Default for Options {
             after_panic: AfterPanic::Stop,
             debug_exit: false,
             cpus: u32::MAX,
+            smt: true,
+            mitigations: Choice::default(),
         }
     }
 }
 
 /// The valid options, for messages.
-pub const SYNOPSIS: &str =
-    "loglevel=error|warn|info|debug, panic=stop|reset, debug-exit, cpus=NUMBER";
+pub const SYNOPSIS: &str = "loglevel=error|warn|info|debug, panic=stop|reset, debug-exit, \
+    cpus=NUMBER, smt=on|off, mitigations=auto|off";
 
 /// A word that is no option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +58,8 @@ pub struct Unknown<'a>(pub &'a str);
 
 impl fmt::Display for Unknown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unknown option \"{}\" for the monitor; valid options: {SYNOPSIS}", self.0)
+        write!(f, "unknown option \"{}\" for the monitor; valid options: {SYNOPSIS}", self.0)?;
+        NAMES.iter().try_for_each(|(name, _)| write!(f, ", {name}=on|off"))
     }
 }
 
@@ -74,8 +83,9 @@ impl Options {
             ("panic", "stop") => self.after_panic = AfterPanic::Stop,
             ("panic", "reset") => self.after_panic = AfterPanic::Reset,
             ("debug-exit", "") if word == name => self.debug_exit = true,
+            ("smt", "on" | "off") => self.smt = value == "on",
             ("cpus", _) => self.cpus = value.parse().ok().filter(|&n| n > 0)?,
-            _ => return None,
+            _ => self.mitigations.take(name, value)?,
         }
         Some(())
     }
@@ -93,12 +103,14 @@ mod tests {
 
     #[test]
     fn reads_all_options() {
-        let options = parse(" loglevel=debug  panic=reset debug-exit cpus=2 ").unwrap();
+        let options = parse(" loglevel=debug  panic=reset debug-exit cpus=2 smt=off ").unwrap();
         let expected = Options {
             log_level: LevelFilter::Debug,
             after_panic: AfterPanic::Reset,
             debug_exit: true,
             cpus: 2,
+            smt: false,
+            mitigations: Choice::default(),
         };
         assert_eq!(options, expected);
         assert_eq!(parse(""), Ok(Options::default()));
@@ -114,11 +126,15 @@ mod tests {
             "debug-exit=",
             "cpus=0",
             "quiet",
+            "smt",
+            "verw=maybe",
+            "mitigations=on",
         ] {
             let line = std::format!("loglevel=info {word}");
             assert_eq!(parse(&line), Err(Unknown(word)));
             let message = std::format!("{}", Unknown(word));
             assert!(message.contains(word) && message.contains("panic=stop|reset"), "{message}");
+            assert!(message.contains("smt=on|off") && message.contains("l1tf=on|off"), "{message}");
         }
     }
 }

@@ -12,7 +12,7 @@ use core::arch::{asm, global_asm};
 use handover::{Frames, Handover, MAGIC, Options, Power, VERSION, layout::MAX_CPUS};
 use heapless::Vec;
 use log::{debug, info, warn};
-use pv_abi::uv::start::{MachineCpu, MachinePci};
+use pv_abi::uv::start::{CPU_SIBLING, MachineCpu, MachinePci};
 use spin::Once;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -66,18 +66,20 @@ extern "C" fn loader_start(magic: u32, information: u64) -> ! {
     if let Some(name) = cpu::missing_feature() {
         refuse(format_args!("this CPU lacks {name}, which the monitor needs"));
     }
+    let seen = cpu::seen();
+    let mitigations = seen.choose(options.mitigations);
     let regions = read_regions(information);
     let acpi = read_acpi(information);
     let (image, trampoline) = start_memory(information, structure, regions);
     memory::use_tables();
     let mut handover = Handover::new_zeroed();
     (handover.magic, handover.version) = (MAGIC, VERSION);
-    handover.options = monitor_options(&options);
+    handover.options = monitor_options(&options, mitigations);
     handover.trampoline = trampoline;
     handover.timer_port = acpi.timer_port.unwrap_or(0).into();
     handover.power = power(&acpi);
     handover.symbols = image.symbols();
-    let cpus = start_cpus(&acpi, &options, &image, &mut handover);
+    let cpus = start_cpus(&acpi, &options, (&image, seen.thread_bits), &mut handover);
     let found = Found {
         command_line: information.command_line,
         modules: &information.modules,
@@ -85,6 +87,8 @@ extern "C" fn loader_start(magic: u32, information: u64) -> ! {
         frames: memory::frames(),
         cpus: &cpus,
         pci: PCI.call_once(pci::enumerate),
+        seen,
+        mitigations,
     };
     hand_over(&found, &image, handover)
 }
@@ -123,12 +127,12 @@ fn hand_over(found: &Found<'_>, image: &Image, mut handover: Handover) -> ! {
     }
 }
 
-fn monitor_options(options: &options::Options) -> Options {
+fn monitor_options(options: &options::Options, mitigations: u32) -> Options {
     Options {
         log_level: options.log_level as u32,
         reset_after_panic: (options.after_panic == AfterPanic::Reset).into(),
         debug_exit: options.debug_exit.into(),
-        reserved: 0,
+        mitigations,
     }
 }
 
@@ -153,7 +157,7 @@ fn power(acpi: &Acpi) -> Power {
 fn start_cpus(
     acpi: &Acpi,
     options: &options::Options,
-    image: &Image,
+    (image, thread_bits): (&Image, u32),
     handover: &mut Handover,
 ) -> Vec<MachineCpu, MAX_CPUS> {
     let short = || -> ! { refuse(format_args!("no memory for page tables")) };
@@ -177,14 +181,20 @@ fn start_cpus(
     let others = acpi.cpus.iter().copied().filter(|&id| id != own && (id < 255 || in_msrs));
     let ids = core::iter::once(own).chain(others);
     let mut cpus: Vec<MachineCpu, MAX_CPUS> = Vec::new();
-    for (apic_id, index) in ids.zip(0..options.cpus.min(MAX_CPUS as u32)) {
-        let place = index as usize;
+    let core = |id: u32| id >> thread_bits;
+    for apic_id in ids {
+        let sibling = cpus.iter().any(|cpu| core(cpu.apic_id) == core(apic_id));
+        let (place, index) = (cpus.len(), cpus.len() as u32);
+        if index >= options.cpus.min(MAX_CPUS as u32) || sibling && !options.smt {
+            continue;
+        }
         let Some([gdt, ldt]) = areas::map(index, image.phys(image.header.entry_page)) else {
             refuse(format_args!("no memory for CPU {index}"));
         };
         handover.apic_ids[place] = apic_id;
         (handover.windows[0][place], handover.windows[1][place]) = (gdt, ldt);
-        let _ = cpus.push(MachineCpu { index, apic_id, flags: 0, reserved: 0 });
+        let flags = if sibling { CPU_SIBLING } else { 0 };
+        let _ = cpus.push(MachineCpu { index, apic_id, flags, reserved: 0 });
     }
     handover.cpu_count = cpus.len() as u32;
     cpus

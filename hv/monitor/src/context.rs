@@ -130,6 +130,7 @@ const RETURN_FLAGS: u32 = !(flag::IOPL | flag::NT | flag::VM | flag::VIF_VIP) as
 global_asm!(
     include_str!("entry.S"),
     smap = sym cpu::SMAP_ON,
+    verw = sym cpu::VERW_ON,
     trap = sym trap::trap,
     syscall = sym syscall::syscall,
     cs = const offset_of!(Registers, cs),
@@ -138,6 +139,7 @@ global_asm!(
     stack_top = const offset_of!(CpuLocal, stack_top),
     common = const offset_of!(CpuLocal, syscall_common),
     smap_here = const offset_of!(CpuLocal, smap),
+    verw_here = const offset_of!(CpuLocal, verw),
     current = const CpuLocal::CURRENT,
     in_kernel = const offset_of!(Vcpu, held.in_kernel),
     info = const offset_of!(Vcpu, held.info),

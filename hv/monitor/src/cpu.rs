@@ -23,6 +23,8 @@ pub const MAX_CPUS: usize = 64;
 
 /// Non-zero where the CPU has SMAP and the monitor turned it on.
 pub static SMAP_ON: AtomicBool = AtomicBool::new(false);
+/// Non-zero where every way out of ring 0 clears the CPU's buffers.
+pub static VERW_ON: AtomicBool = AtomicBool::new(false);
 
 /// Counts flushes of all CPUs; see [`flush_stamp`].
 static FLUSH_CLOCK: AtomicU32 = AtomicU32::new(1);
@@ -39,6 +41,8 @@ pub struct CpuLocal {
     pub syscall_common: u64,
     /// [`SMAP_ON`], where the entry page reaches it.
     pub smap: bool,
+    /// [`VERW_ON`], where the entry page reaches it.
+    pub verw: bool,
     /// Index of the CPU.
     pub index: u32,
     online: AtomicBool,
@@ -46,6 +50,8 @@ pub struct CpuLocal {
     current: AtomicPtr<Vcpu>,
     /// Number of the partition whose page tables are loaded; 0: none.
     pub loaded: AtomicU32,
+    /// Serial number of the partition that trained the branch predictors.
+    pub trained_by: RunningCell<u64>,
     /// Something asks for a scheduling decision before the partition goes on.
     pub reschedule: AtomicBool,
     /// Counts requests to flush; see [`serve_flush`].
@@ -104,6 +110,7 @@ pub fn prepare(index: u32, syscall_common: u64) {
     let page = platform::cpu_local_page(index);
     let local = CpuLocal {
         smap: SMAP_ON.load(Ordering::Relaxed),
+        verw: VERW_ON.load(Ordering::Relaxed),
         stack_top: (page as u64) + 0x1_0000,
         syscall_common,
         index,

@@ -91,6 +91,9 @@ trap_entry:
 leave_monitor:
     RESTORE_GPRS
     add rsp, 16
+    cmp byte ptr [rip + {verw}], 0
+    je leave_iret
+    verw word ptr [rip + verw_selector]
 .globl leave_iret
 leave_iret:
     iretq
@@ -151,7 +154,10 @@ fast_stores_end:
     lea rsp, [rdx - 56]
     mov rdx, [rip + entry_page - 4096 + {scratch} + 16]
     mov rax, [rip + entry_page - 4096 + {scratch} + 8]
-    sysretq
+    cmp byte ptr [rip + entry_page - 4096 + {verw_here}], 0
+    je 1f
+    verw word ptr [rip + verw_selector]
+1:  sysretq
 
 from_kernel:
     cmp qword ptr [rip + entry_page - 4096 + {scratch} + 8], {iret}
@@ -212,6 +218,9 @@ fast_loads_end:
     pop rax
     pop r11
     pop rcx
+    cmp byte ptr [rip + entry_page - 4096 + {verw_here}], 0
+    je leave_iret_fast
+    verw word ptr [rip + verw_selector]
 .globl leave_iret_fast
 leave_iret_fast:
     iretq
@@ -264,6 +273,9 @@ entry_page_sysenter:
     push 0
     push {vector_sysenter}
     jmp qword ptr [rip + entry_page - 4096 + {common}]
+/* `verw` clears the CPU's buffers where its operand is in memory; any selector that exists will do. */
+verw_selector:
+    .short {flat_ss}
 .balign 4096
 
 .section .text.entry, "ax", @progbits

@@ -8,12 +8,14 @@ use core::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use pv_abi::uv::start::mitigation;
 use x86_64::{
     instructions::segmentation::{DS, ES, FS, GS, Segment},
     registers::xcontrol::XCr0,
 };
 
 use crate::{
+    cpu::CpuLocal,
     platform,
     vcpu::{Segments, Vcpu},
 };
@@ -30,6 +32,8 @@ pub mod msr {
     pub const CSTAR: u32 = 0xC000_0083;
     /// Flags that `syscall` clears.
     pub const SFMASK: u32 = 0xC000_0084;
+    /// Bit 0: indirect branch prediction barrier.
+    pub const PREDICTION_COMMAND: u32 = 0x49;
     /// FS base.
     pub const FS_BASE: u32 = 0xC000_0100;
     /// GS base.
@@ -59,6 +63,14 @@ pub fn load_root(frame: u64) {
     // SAFETY: the frame is a validated level-4 table that this virtual CPU holds a reference to,
     // or the monitor's own; each has the monitor's slots.
     unsafe { asm!("mov cr3, {}", in(reg) frame << 12, options(nostack)) };
+}
+
+/// Makes this CPU forget what other partitions let it predict, before the partition with this serial
+/// number goes on.
+pub fn forget_branches(local: &CpuLocal, serial: u64) {
+    if local.trained_by.replace(serial) != serial && platform::mitigated(mitigation::IBPB) {
+        write_msr(msr::PREDICTION_COMMAND, 1);
+    }
 }
 
 /// DS, ES, FS, GS.
@@ -197,6 +209,9 @@ pub fn save_extended(vcpu: &Vcpu) {
 pub fn load_extended(vcpu: &Vcpu) {
     clear_task_switched();
     let area = vcpu.xsave_area();
+    // SAFETY: loads a word of the area. Some CPUs of AMD do not load the pointers of the last FPU
+    // instruction below: they are overwritten here, so that nobody sees the former owner's.
+    unsafe { asm!("fnclex", "emms", "fild dword ptr [{}]", in(reg) area, options(nostack)) };
     // SAFETY: the area holds what `save_extended` or creation (zeros and default control words)
     // put there, and the partition cannot write it.
     unsafe {

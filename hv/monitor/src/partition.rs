@@ -78,6 +78,8 @@ pub struct Partition {
     pub group: Group,
     /// Grant frames.
     pub grant_frames: u32,
+    /// Number that no other partition gets; numbers and instances come again.
+    pub serial: u64,
     /// First frame of the instance.
     pub instance: u64,
     /// Frames of RAM it has for its own use.
@@ -127,7 +129,7 @@ pub fn errno_of(error: Error) -> i64 {
 /// The partition with this number.
 #[must_use]
 pub fn find(number: u32) -> Option<&'static Partition> {
-    let pointer = PARTITIONS.get(number as usize)?.load(Ordering::Acquire);
+    let pointer = masked::get(&PARTITIONS, number as usize)?.load(Ordering::Acquire);
     // SAFETY: the pointer was published by `create` once the structure was whole; instance memory
     // is not given to another owner while the partition is registered.
     unsafe { pointer.as_ref() }
@@ -197,6 +199,9 @@ fn limits(descriptor: &PartitionDescriptor) -> Result<Limits, i64> {
     possible.then_some(limits).ok_or(errno::EINVAL)
 }
 
+/// The next [`Partition::serial`]; 0 is nobody's.
+static SERIALS: AtomicU64 = AtomicU64::new(1);
+
 /// Where `count` things lie in an instance, from frame `mfn` on.
 fn instance_slice<T>(mfn: u64, count: usize) -> *mut [T] {
     ptr::slice_from_raw_parts_mut(machine::bytes(mfn).cast(), count)
@@ -221,6 +226,7 @@ fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partit
         vcpus: descriptor.vcpus,
         group: Group::new(limits, time::now()),
         grant_frames: descriptor.grant_frames,
+        serial: SERIALS.fetch_add(1, Ordering::Relaxed),
         instance: descriptor.instance_first,
         memory_frames: AtomicU64::new(descriptor.memory_frames),
         space: SpinLock::new(Space::new(number, descriptor.kind == kind::IO)),
@@ -393,8 +399,9 @@ impl Partition {
     /// Its virtual CPU number `id`.
     #[must_use]
     pub fn vcpu(&self, id: u32) -> Option<&'static Vcpu> {
+        let id = masked::index(id as usize, self.vcpus as usize)? as u32;
         // SAFETY: `create` made all of them before it published the partition.
-        (id < self.vcpus).then(|| unsafe { &*self.vcpu_place(id) })
+        Some(unsafe { &*self.vcpu_place(id) })
     }
 
     /// All its virtual CPUs.

@@ -494,6 +494,7 @@ fn switch_in(local: &CpuLocal, vcpu: &'static Vcpu, registers: &mut Registers) {
     local.since.set(now);
     local.set_current(Some(vcpu));
     local.loaded.store(vcpu.partition.number, Ordering::SeqCst);
+    hardware::forget_branches(local, vcpu.partition.serial);
     hardware::load_root(vcpu.root());
     descriptors::load_gdt(vcpu);
     descriptors::load_ldt(vcpu);

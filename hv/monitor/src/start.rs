@@ -4,13 +4,16 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use handover::{FirstPartition, Handover};
-use pv_abi::uv::database::{ULTRAVISOR, state};
+use pv_abi::uv::{
+    database::{ULTRAVISOR, state},
+    start::mitigation,
+};
 
 use crate::{
     context::{Registers, flag},
     cpu, database,
     hardware::{self, msr},
-    hypercall, leave, partition, platform, schedule,
+    hypercall, leave, machine, partition, platform, schedule,
 };
 
 /// The first two partitions exist: other CPUs may look for work.
@@ -29,6 +32,10 @@ unsafe extern "C" {
 pub fn start(handover: &Handover) -> ! {
     hardware::probe();
     cpu::SMAP_ON.store(platform::features().smap, Ordering::Relaxed);
+    cpu::VERW_ON.store(platform::mitigated(mitigation::VERW), Ordering::Relaxed);
+    if platform::mitigated(mitigation::L1TF) {
+        machine::MEMORY_END.store(handover.frames << 12, Ordering::Relaxed);
+    }
     for index in 0..platform::cpu_count() {
         cpu::prepare(index, &raw const syscall_common as u64);
     }

@@ -14,7 +14,7 @@ use pv_abi::uv::database::{
 use zerocopy::FromZeros;
 
 use crate::cpus;
-use crate::operations::{Caller, invalid, no_memory, within};
+use crate::operations::{Caller, invalid, may_run, no_memory, within};
 use crate::plan::Plan;
 use crate::refusal::{label, refusal};
 use crate::settings::check_dedicated;
@@ -44,6 +44,7 @@ pub(crate) fn create(
     let object = format!("new partition \"{}\"", name.escape_default());
     check_name(plan, &object, *kind, name)?;
     check_rights(caller, &object, *kind, *rights)?;
+    may_run(caller, &object, *kind)?;
     let number = check_number(plan, &object, *number, *kind)?;
     within(&object, "vcpus", *vcpus, 1, MAX_VCPUS)?;
     check_room(plan, &object, *vcpus)?;

@@ -48,6 +48,8 @@ pub struct Limits {
     pub cpus: u32,
     /// Ranges that the memory of all partitions may lie in; each takes some 40 bytes of the heap.
     pub ranges: u32,
+    /// Guests may not run: the CPU lets them read all memory.
+    pub meltdown: bool,
 }
 
 impl Limits {

@@ -138,6 +138,21 @@ pub(crate) fn not_itself(caller: Caller, target: &PartitionDescriptor) -> Result
     ))
 }
 
+/// Refuses to run what is not the host's own where ring 3 can read all memory.
+pub(crate) fn may_run(caller: Caller, object: &str, kind: u32) -> Result<(), Refusal> {
+    if !caller.limits.meltdown || kind == kind::COMMAND {
+        return Ok(());
+    }
+    Err(refusal(
+        "meltdown",
+        object,
+        "cpu",
+        "the CPU has Meltdown: a partition could read all memory of the machine",
+        "use another CPU, or add accept=meltdown to the options of the module \"ultravisor\" in \
+         GRUB's entry",
+    ))
+}
+
 fn not_created_here(plan: &Plan, target: &PartitionDescriptor) -> Result<(), Refusal> {
     if !plan.created.values().any(|&number| number == target.number) {
         return Ok(());
@@ -336,6 +351,9 @@ fn set_state(
 ) -> Result<Outcome, Refusal> {
     let mut target = modifiable(plan, partition)?;
     not_itself(caller, &target)?;
+    if wanted == state::RUNNING {
+        may_run(caller, &label(&target), target.kind)?;
+    }
     let number = target.number;
     let was_running = target.state == state::RUNNING;
     let stopped = [state::SHUTDOWN, state::CRASHED];

@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::uv::command::{
-    Answer, CpuRow, Difference, Heap, LogRow, MapRow, MemoryRow, PartitionRow, PciRow, Query,
-    Range, ResourcesAnswer, VersionAnswer,
+    Answer, CpuRow, Difference, Heap, IssuesAnswer, LogRow, MapRow, MemoryRow, PartitionRow,
+    PciRow, Query, Range, ResourcesAnswer, VersionAnswer,
 };
 use pv_abi::uv::database::PartitionDescriptor;
 
@@ -56,6 +56,8 @@ pub struct Facts {
     pub cpus: Vec<(u32, u32, bool)>,
     /// PCI functions.
     pub pci: Vec<PciRow>,
+    /// What the CPU leaks.
+    pub issues: IssuesAnswer,
 }
 
 /// Answers a query.
@@ -70,6 +72,7 @@ pub fn query(engine: &Engine, facts: &Facts, gauges: &dyn Gauges, query: &Query)
         Query::Log { from, most } => log(engine, *from, *most),
         Query::Compare { first } => compare(engine, gauges, *first),
         Query::Arena { first, most } => replica::arena(engine, *first, *most),
+        Query::Issues => Answer::Issues(facts.issues.clone()),
         Query::Records { from, most } => replica::records(engine, *from, *most),
     }
 }

@@ -15,7 +15,7 @@ use partition_runtime::window::Window;
 use partition_runtime::{StartBlock, log, partition, time};
 use pv_abi::uv::calls;
 use pv_abi::uv::channel::COMMAND_PAGES;
-use pv_abi::uv::command::{PROTOCOL, VersionAnswer};
+use pv_abi::uv::command::{IssuesAnswer, PROTOCOL, VersionAnswer};
 use pv_abi::uv::database::{
     ARENA_VERSION, BOOT, ChannelEntry, FIRMWARE, INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES,
     MONITOR, PartitionDescriptor, SYSTEM_CPU_WEIGHT, ULTRAVISOR, channel_kind, kind, rights, state,
@@ -27,6 +27,7 @@ use zerocopy::{FromBytes, FromZeros};
 
 use crate::devices::{CONSOLE_LINE, HARNESS_LINE};
 use crate::host::Host;
+use crate::issues;
 use crate::lead::Lead;
 use crate::machine::Description;
 use crate::services::Services;
@@ -43,15 +44,16 @@ const BOOT_GRANT: u32 = 8;
 /// # Errors
 /// What is missing or refused, for people.
 pub fn host(start: &'static StartBlock) -> Result<Host, String> {
-    let options = partition::module_named("ultravisor").map_or("", |module| module.options);
-    let command_console = read_options(options)?;
+    let options = read_options()?;
     let description = Description::parse(partition::machine_bytes())?;
     let arena = partition::take_arena().ok_or("the start block names no arena")?;
     let words: &'static [AtomicU32] =
         <[AtomicU32]>::mut_from_bytes(arena).map_err(|_| "the arena is not aligned to pages")?;
     let window = Window::take().ok_or("the start block names no window")?;
-    let mut services = Services::new(window, command_console)?;
-    let limits = Limits { cpus: description.machine.cpus, ranges: ranges() };
+    let mut services = Services::new(window, options.command_console)?;
+    let issues = issues::judge(&description, options.accepts_meltdown);
+    let meltdown = !issues.guests_start;
+    let limits = Limits { cpus: description.machine.cpus, ranges: ranges(), meltdown };
     let known = if start.restarts > 0 { Database::open(words).ok() } else { None };
     let first = known.is_none();
     let engine = match known {
@@ -65,7 +67,7 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
         None => fill(words, &description, start, limits)
             .map_err(|error| format!("arena of {} pages: {error:?}", start.arena_pages))?,
     };
-    let mut host = Host::new(words, engine, facts(&description), services);
+    let mut host = Host::new(words, engine, facts(&description, issues), services);
     if first {
         enforce(&mut host).map_err(|(action, errno)| {
             format!("the monitor refuses {action:?} of the first database: errno {errno}")
@@ -79,23 +81,33 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
     Ok(host)
 }
 
-/// Reads the words of the ultravisor's module, and returns the serial line of the command
-/// partition's console.
-fn read_options(words: &str) -> Result<u32, String> {
-    let mut console = CONSOLE_LINE;
+/// What the words of the ultravisor's module choose.
+struct Options {
+    /// The serial line of the command partition's console.
+    command_console: u32,
+    /// Guests may run on a CPU with Meltdown.
+    accepts_meltdown: bool,
+}
+
+/// Reads the words of the ultravisor's module.
+fn read_options() -> Result<Options, String> {
+    let words = partition::module_named("ultravisor").map_or("", |module| module.options);
+    let mut options = Options { command_console: CONSOLE_LINE, accepts_meltdown: false };
     for word in words.split_ascii_whitespace() {
         let line = word.strip_prefix("command_console=").and_then(|line| line.parse().ok());
         match line {
-            Some(line @ (CONSOLE_LINE | HARNESS_LINE)) => console = line,
+            Some(line @ (CONSOLE_LINE | HARNESS_LINE)) => options.command_console = line,
+            _ if word == "accept=meltdown" => options.accepts_meltdown = true,
             _ if word.strip_prefix("inject=").is_some_and(crate::inject::set) => {}
             _ => {
-                let valid = "command_console=0 or 1, the serial line of the command partition's \
-                     console, and for tests inject=refuse:N, inject=sweep and inject=take";
+                let valid = "accept=meltdown, command_console=0 or 1, the serial line of the \
+                     command partition's console, and for tests inject=refuse:N, inject=sweep and \
+                     inject=take";
                 return Err(format!("unknown option {word:?}; there are {valid}"));
             }
         }
     }
-    Ok(console)
+    Ok(options)
 }
 
 /// Ranges of memory that the database keeps: what is kept of them beside it takes a twelfth of the
@@ -204,7 +216,7 @@ fn enforce(host: &mut Host) -> Result<(), (Action, i32)> {
     perform(host, Action::Channel(BOOT_CHANNEL))
 }
 
-fn facts(description: &Description) -> Facts {
+fn facts(description: &Description, issues: IssuesAnswer) -> Facts {
     let cpu = |c: &MachineCpu| (c.index, c.apic_id, c.flags & CPU_ONLINE != 0);
     Facts {
         version: VersionAnswer {
@@ -218,5 +230,6 @@ fn facts(description: &Description) -> Facts {
         firmware: description.firmware(),
         cpus: description.cpus.iter().map(cpu).collect(),
         pci: description.pci_rows(),
+        issues,
     }
 }

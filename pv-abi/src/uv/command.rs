@@ -311,6 +311,8 @@ pub enum Query {
         /// Name or number.
         name: String,
     },
+    /// What the CPU leaks, and what is done against it.
+    Issues,
 }
 
 /// From the ultravisor.
@@ -392,6 +394,8 @@ pub enum Answer {
         /// In the order of their rollback.
         requests: Vec<u64>,
     },
+    /// To [`Query::Issues`].
+    Issues(IssuesAnswer),
 }
 
 /// What one operation gave.
@@ -427,6 +431,47 @@ pub struct Refusal {
     pub reason: String,
     /// What would work.
     pub way_out: String,
+}
+
+/// What the CPU leaks, and what is done against it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuesAnswer {
+    /// Vendor, family, model and stepping of the CPU.
+    pub cpu: String,
+    /// Revision of its microcode.
+    pub microcode: u32,
+    /// Two threads of a core run.
+    pub smt: bool,
+    /// Devices reach memory through an IOMMU.
+    pub iommu: bool,
+    /// Guests may start.
+    pub guests_start: bool,
+    /// All issues that are known.
+    pub issues: Vec<IssueRow>,
+}
+
+/// How this machine stands with an issue of CPUs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssueRow {
+    /// Short and stable.
+    pub name: String,
+    /// The verdict.
+    pub state: IssueState,
+    /// The verdict and what it rests on, for people.
+    pub verdict: String,
+    /// What would change it, where it is open.
+    pub way_out: String,
+}
+
+/// A verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IssueState {
+    /// The CPU does not have the issue.
+    NotAffected,
+    /// It has, and it is stopped.
+    Mitigated,
+    /// It has, and nothing stops it.
+    Open,
 }
 
 /// Bytes of each text of a refusal at most: whatever a client's names are, its refusal fits a

@@ -108,6 +108,36 @@ pub struct Machine {
     pub wall_clock: u64,
     /// The monitor's command line, UTF-8, padded with zeros.
     pub command_line: [u8; 224],
+    /// IA32_ARCH_CAPABILITIES; 0 where the CPU has no such register.
+    pub arch_capabilities: u64,
+    /// Revision of the first CPU's microcode.
+    pub microcode: u32,
+    /// What the monitor does against leaks of the CPU; see [`mitigation`].
+    pub mitigations: u32,
+}
+
+/// Bits of [`Machine::mitigations`]: what the monitor has switched on.
+pub mod mitigation {
+    /// `verw` on every way out of ring 0.
+    pub const VERW: u32 = 1 << 0;
+    /// Indirect branch prediction barrier when a CPU goes from one partition to another.
+    pub const IBPB: u32 = 1 << 1;
+    /// Enhanced IBRS.
+    pub const IBRS: u32 = 1 << 2;
+    /// Automatic IBRS (AMD).
+    pub const AUTO_IBRS: u32 = 1 << 3;
+    /// Indirect branch predictors are not shared with a sibling thread.
+    pub const STIBP: u32 = 1 << 4;
+    /// Branch history of ring 3 does not steer ring 0 (BHI_DIS_S).
+    pub const BHI: u32 = 1 << 5;
+    /// No speculative store bypass.
+    pub const SSBD: u32 = 1 << 6;
+    /// The chicken bit against Zenbleed.
+    pub const ZENBLEED: u32 = 1 << 7;
+    /// Transactional memory is off.
+    pub const NO_TSX: u32 = 1 << 8;
+    /// Entries of page tables that are not present name no memory.
+    pub const L1TF: u32 = 1 << 9;
 }
 
 /// A range of machine frames, disjoint and sorted; all frames below `Machine::frames` are covered.
@@ -151,7 +181,7 @@ pub struct MachineCpu {
     pub index: u32,
     /// Local APIC id.
     pub apic_id: u32,
-    /// [`CPU_ONLINE`].
+    /// [`CPU_ONLINE`], [`CPU_SIBLING`].
     pub flags: u32,
     /// Zero.
     pub reserved: u32,
@@ -159,6 +189,8 @@ pub struct MachineCpu {
 
 /// [`MachineCpu::flags`]: it came up.
 pub const CPU_ONLINE: u32 = 1;
+/// [`MachineCpu::flags`]: it is another thread of a core that was listed before.
+pub const CPU_SIBLING: u32 = 2;
 
 /// A PCI function; 16 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -178,7 +210,7 @@ const _: () = {
     assert!(size_of::<ModuleRecord>() == 32 + MODULE_COMMAND_LINE);
     assert!(size_of::<StartBlock>() == 168 + MODULES * size_of::<ModuleRecord>());
     assert!(size_of::<StartBlock>() <= 4096);
-    assert!(size_of::<Machine>() == 256);
+    assert!(size_of::<Machine>() == 272);
     assert!(size_of::<MachineRegion>() == 32);
     assert!(size_of::<MachineCpu>() == 16);
     assert!(size_of::<MachinePci>() == 16);

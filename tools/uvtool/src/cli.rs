@@ -154,6 +154,7 @@ commands! {
     Info = "info": "Show all that is known of one partition";
     Resources = "resources": "Show memory by owner, CPUs and PCI functions; fails when the sums do not agree";
     Log = "log": "Show the newest records of the audit log, oldest first";
+    Doctor = "doctor": "Show what the CPU leaks and what is done against it; fails where guests do not start";
     Top = "top": "Show what the partitions use, live; q ends";
     Kernel = "kernel": "Look into a kernel image";
     Version = "version": "Show the versions of the parts";

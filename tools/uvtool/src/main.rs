@@ -32,6 +32,7 @@ use connection::Uvd;
 use pv_abi::uv::command::PartitionRow;
 use pv_abi::uv::database::UNASSIGNED;
 use source::{Error, Source};
+use view::doctor::Doctor;
 use view::info::Info;
 use view::list::List;
 use view::log::Log;
@@ -149,6 +150,7 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Optio
             let DiagRequest::Release { partition, first, frames } = options.request;
             shown(&Released::new(source.release(partition, first, frames)?), json)
         }
+        Command::Doctor(options) => shown(&Doctor::new(source.issues()?, options.all), json),
         Command::Version(_) => shown(&Version::new(source.version()?), json),
         _ => return Ok(None),
     }))

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::progress::Progress;
 use pv_abi::uv::command::{
-    Answer, Body, Difference, Heap, LogRow, MapRow, Operation, PartitionRow, Query, Range, Refusal,
-    ResourcesAnswer, Target, Transaction, VersionAnswer,
+    Answer, Body, Difference, Heap, IssuesAnswer, LogRow, MapRow, Operation, PartitionRow, Query,
+    Range, Refusal, ResourcesAnswer, Target, Transaction, VersionAnswer,
 };
 use uvd_protocol::{Failure, FrameError};
 
@@ -133,6 +133,14 @@ pub trait Source {
         match self.ask(Query::Version)?.answer {
             Answer::Version(version) => Ok(version),
             _ => Err(Error::Other("versions")),
+        }
+    }
+
+    /// What the CPU leaks.
+    fn issues(&mut self) -> Result<IssuesAnswer, Error> {
+        match self.ask(Query::Issues)?.answer {
+            Answer::Issues(issues) => Ok(issues),
+            _ => Err(Error::Other("issues of the CPU")),
         }
     }
 

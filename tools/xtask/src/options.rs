@@ -44,6 +44,9 @@ pub struct MachineOptions {
     /// Number of CPUs
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub cpus: u32,
+    /// Threads of a core, among those CPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
+    pub threads: u32,
     /// Memory of the machine, with suffix M or G
     #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = size)]
     pub memory: String,
@@ -82,6 +85,7 @@ impl Default for MachineOptions {
     fn default() -> Self {
         Self {
             cpus: 2,
+            threads: 1,
             memory: "2G".into(),
             cpu_model: "max,-smap".into(),
             firmware: Firmware::default(),

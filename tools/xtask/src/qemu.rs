@@ -66,7 +66,7 @@ pub fn arguments(
     arguments.pair("-accel", accel(machine));
     arguments.pair("-cpu", machine.cpu_model.clone());
     arguments.pair("-m", machine.memory.clone());
-    arguments.pair("-smp", machine.cpus.to_string());
+    arguments.pair("-smp", format!("{},threads={}", machine.cpus, machine.threads));
     if machine.icount {
         arguments.text("-icount shift=1,sleep=off");
     }
@@ -247,7 +247,9 @@ mod tests {
     #[test]
     fn the_machine_is_what_was_asked_for() {
         let line = line(&["--cpus", "4", "--memory", "6G", "--cpu-model", "qemu64"]).expect("fine");
-        for part in ["-smp 4", "-m 6G", "-cpu qemu64", "-accel tcg,thread=multi", "-cdrom a.iso"] {
+        for part in
+            ["-smp 4,threads=1", "-m 6G", "-cpu qemu64", "-accel tcg,thread=multi", "-cdrom a.iso"]
+        {
             assert!(line.contains(part), "{part} is not in {line}");
         }
         assert!(!line.contains("kvm") && !line.contains("-icount"));

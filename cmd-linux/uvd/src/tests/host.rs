@@ -19,7 +19,8 @@ use pv_abi::uv::build::{self, BuildReply, BuildRequest, PAGES, RING_PAGES, WINDO
 use pv_abi::uv::calls::{CpuUsage, MonitorEvent, PartitionUsage, cause};
 use pv_abi::uv::channel::COMMAND_PAGES;
 use pv_abi::uv::command::{
-    Body, Heap, Operation, Query, Reply, Request, Start, Target, Transaction, VersionAnswer,
+    Body, Heap, IssuesAnswer, Operation, Query, Reply, Request, Start, Target, Transaction,
+    VersionAnswer,
 };
 use pv_abi::uv::database::{
     BOOT, COMMAND, PartitionDescriptor, ULTRAVISOR, channel_kind, kind, state,
@@ -475,7 +476,8 @@ fn genesis(words: &[AtomicU32]) -> Engine<'_> {
         descriptor.cpu_allowed[0] = (1 << CPUS) - 1;
         database.write_descriptor(&descriptor).unwrap();
     }
-    Engine::genesis(database, Limits { cpus: CPUS, ranges: 16 * 1024 }, 0, "test").unwrap()
+    let limits = Limits { cpus: CPUS, ranges: 16 * 1024, meltdown: false };
+    Engine::genesis(database, limits, 0, "test").unwrap()
 }
 
 fn facts() -> Facts {
@@ -488,7 +490,15 @@ fn facts() -> Facts {
         command_line: String::new(),
     };
     let cpus = (0..CPUS).map(|cpu| (cpu, cpu, true)).collect();
-    Facts { version, firmware: vec![], cpus, pci: vec![] }
+    let issues = IssuesAnswer {
+        cpu: String::new(),
+        microcode: 0,
+        smt: false,
+        iommu: false,
+        guests_start: true,
+        issues: vec![],
+    };
+    Facts { version, firmware: vec![], cpus, pci: vec![], issues }
 }
 
 fn answer(engine: &mut Engine<'_>, monitor: &mut Obedient, time: u64, request: &Request) -> Reply {

@@ -72,9 +72,9 @@ impl Call<'_> {
 
 type Operation = fn(&mut Call) -> Outcome;
 
-/// The operation with this hypercall number.
+/// The operation with this hypercall number, which is masked before it chooses a branch.
 fn operation(hypercall: u64) -> Option<Operation> {
-    Some(match hypercall {
+    Some(match masked::index(hypercall as usize, 64)? as u64 {
         number::SET_TRAP_TABLE => cpu_state::set_trap_table,
         number::MMU_UPDATE => mmu::mmu_update,
         number::SET_GDT => cpu_state::set_gdt,

@@ -9,6 +9,8 @@ use core::{
     fmt,
 };
 
+use handover::Options;
+use pv_abi::uv::start::mitigation as on;
 use spin::Once;
 use x86_64::{
     VirtAddr,
@@ -19,9 +21,14 @@ use x86_64::{
     },
 };
 
+use super::boot;
+
 /// Page attribute table as the PV ABI fixes it: WB, WT, UC-, UC, WC, WP, UC, UC.
 const PAT: u64 = 0x0000_0501_0007_0406;
 const MSR_PAT: u32 = 0x277;
+const MSR_SPECULATION_CONTROL: u32 = 0x48;
+const MSR_TSX_CONTROL: u32 = 0x122;
+const MSR_DECODE_CONFIGURATION: u32 = 0xc001_1029;
 
 /// Optional features that were found.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,6 +93,26 @@ pub fn detect() {
     });
 }
 
+/// Whether a mitigation is on; the loader chose, by what the first CPU says and the command line.
+#[must_use]
+pub fn mitigated(what: u32) -> bool {
+    boot::options().is_some_and(|options| options.mitigations & what != 0)
+}
+
+/// Switches on what is on for good, on this CPU.
+fn mitigate() {
+    let control = boot::options().map_or(0, Options::speculation_control);
+    if control != 0 {
+        write_msr(MSR_SPECULATION_CONTROL, control);
+    }
+    if mitigated(on::NO_TSX) {
+        write_msr(MSR_TSX_CONTROL, 0b11);
+    }
+    if mitigated(on::ZENBLEED) {
+        write_msr(MSR_DECODE_CONFIGURATION, read_msr(MSR_DECODE_CONFIGURATION) | 1 << 9);
+    }
+}
+
 /// Sets the control registers of this CPU; its page tables are the final ones.
 pub fn set_control_registers() {
     let features = features();
@@ -111,14 +138,16 @@ pub fn set_control_registers() {
         | EferFlags::LONG_MODE_ENABLE
         | EferFlags::LONG_MODE_ACTIVE
         | EferFlags::NO_EXECUTE_ENABLE;
+    let auto_ibrs = u64::from(mitigated(on::AUTO_IBRS)) << 21;
     // SAFETY: the bits of long mode stay as they are; the others only add protection that the
     // final page tables are made for, or instructions the CPU has.
     unsafe {
         Cr4::write_raw(cr4.bits());
         Cr0::write_raw(cr0.bits());
-        Efer::write_raw(efer.bits());
+        Efer::write_raw(efer.bits() | auto_ibrs);
     }
     write_msr(MSR_PAT, PAT);
+    mitigate();
 }
 
 /// Writes a model-specific register. Not for registers that change where memory is or how it is

@@ -7,7 +7,7 @@ use pv_abi::uv::database::{
     instance_frames, kind, rights, state,
 };
 use resource_db::Database;
-use transaction::{Action, Engine, Monitor};
+use transaction::{Action, Engine, Limits, Monitor};
 
 use crate::fake::{
     FRAMES, Host, LIMITS, agree, arena, arena_of, create, create_as, host, picture, transaction,
@@ -45,6 +45,33 @@ fn a_partition_is_built_started_stopped_and_destroyed() {
     host.ok(set(state::DYING));
     host.ok(vec![Operation::DestroyPartition { partition }]);
     assert_eq!(host.engine.database().reader().ranges(0).collect::<Vec<_>>(), before);
+}
+
+#[test]
+fn guests_do_not_run_where_they_could_read_all_memory() {
+    let words = arena();
+    let mut host = Host::of(&words, FRAMES, Limits { meltdown: true, ..LIMITS });
+    let refusal = host.refused(vec![create("web")]);
+    assert_eq!((refusal.code.as_str(), refusal.field.as_str()), ("meltdown", "cpu"));
+    assert!(refusal.object.contains("web") && refusal.way_out.contains("accept=meltdown"));
+    // The command partition is the host's own.
+    for state in [state::PAUSED, state::RUNNING] {
+        host.ok(vec![Operation::SetState { partition: Target::Number(COMMAND), state }]);
+    }
+}
+
+#[test]
+fn a_guest_of_before_does_not_run_on_there() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, _) = host.built("web");
+    let limits = Limits { meltdown: true, ..LIMITS };
+    let database = Database::open(&words).unwrap();
+    let (engine, _) = Engine::recover(database, limits, &mut host.monitor, 9).unwrap();
+    host.engine = engine;
+    let set = |state| vec![Operation::SetState { partition: Target::Number(number), state }];
+    assert_eq!(host.refused(set(state::RUNNING)).code, "meltdown");
+    host.ok(set(state::PAUSED));
 }
 
 #[test]

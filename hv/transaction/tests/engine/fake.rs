@@ -12,7 +12,7 @@ use transaction::{Action, Engine, Limits, Monitor};
 use zerocopy::{FromZeros, IntoBytes};
 
 pub const FRAMES: u64 = 8192;
-pub const LIMITS: Limits = Limits { cpus: 4, ranges: 16 * 1024 };
+pub const LIMITS: Limits = Limits { cpus: 4, ranges: 16 * 1024, meltdown: false };
 
 pub struct Fake<'a> {
     pub reader: Reader<'a>,

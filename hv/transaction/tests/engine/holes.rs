@@ -4,7 +4,7 @@ use pv_abi::uv::command::{Operation, Range, Refusal, Target};
 use pv_abi::uv::database::{BOOT, FIRST_GUEST, state};
 use transaction::Limits;
 
-use crate::fake::{Host, agree, arena_of, create, picture, transaction};
+use crate::fake::{Host, LIMITS, agree, arena_of, create, picture, transaction};
 
 /// Frames of the partition with the holes.
 const MEMORY: u64 = 92_000;
@@ -14,7 +14,7 @@ const HOLES: u64 = 1000;
 const PAGES: usize = 2048;
 
 fn limits(ranges: u32) -> Limits {
-    Limits { cpus: 4, ranges }
+    Limits { ranges, ..LIMITS }
 }
 
 /// A host with a partition of [`MEMORY`] frames, and the first of them.

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU32;
 use pv_abi::uv::calls::{CAUSES, CpuUsage, PartitionUsage};
 use pv_abi::uv::channel::MAX_PAYLOAD;
 use pv_abi::uv::command::{
-    Answer, Operation, Outcome, Query, Reply, Target, Transaction, VersionAnswer,
+    Answer, IssuesAnswer, Operation, Outcome, Query, Reply, Target, Transaction, VersionAnswer,
 };
 use pv_abi::uv::database::{COMMAND, FIRST_GUEST};
 use resource_db::{Database, PAGE_WORDS};
@@ -42,7 +42,15 @@ fn ask(host: &Host, query: &Query) -> Answer {
         xen: 0,
         command_line: String::new(),
     };
-    let facts = Facts { version, firmware: vec![], cpus: vec![], pci: vec![] };
+    let issues = IssuesAnswer {
+        cpu: String::new(),
+        microcode: 0,
+        smt: false,
+        iommu: false,
+        guests_start: true,
+        issues: vec![],
+    };
+    let facts = Facts { version, firmware: vec![], cpus: vec![], pci: vec![], issues };
     fits(transaction::query(&host.engine, &facts, &Full, query))
 }
 

@@ -69,6 +69,16 @@ pub struct Kernel {
     pub request: KernelRequest,
 }
 
+/// Options of `uvtool doctor`.
+#[derive(Args, Debug)]
+#[command(after_help = "Issues that the CPU does not have are shown with --all.\n\n\
+    Examples:\n  uvtool doctor\n  uvtool doctor --json")]
+pub struct Doctor {
+    /// Issues that the CPU does not have, too
+    #[arg(long, short)]
+    pub all: bool,
+}
+
 /// Options of `uvtool version`: none.
 #[derive(Args, Debug)]
 pub struct Version;

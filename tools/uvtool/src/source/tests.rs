@@ -11,6 +11,7 @@ impl Pages {
     fn answer(&self, query: Query) -> Answer {
         match query {
             Query::Version => Answer::Version(samples::version()),
+            Query::Issues => Answer::Issues(samples::issues()),
             Query::Resources => Answer::Resources(samples::resources()),
             Query::Partitions { after } => {
                 let rows = samples::partitions().into_iter().filter(|row| row.number > after);

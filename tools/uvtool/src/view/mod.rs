@@ -4,6 +4,7 @@
 //! line. JSON names carry their unit (`memory_bytes`, `cpu_time_ns`).
 
 pub mod definitions;
+pub mod doctor;
 pub mod info;
 pub mod list;
 pub mod log;

@@ -2,8 +2,8 @@
 
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::command::{
-    CpuRow, Heap, LogRow, MapRow, MemoryRow, PartitionRow, PciRow, Refusal, ResourcesAnswer,
-    VersionAnswer,
+    CpuRow, Heap, IssueRow, IssueState, IssuesAnswer, LogRow, MapRow, MemoryRow, PartitionRow,
+    PciRow, Refusal, ResourcesAnswer, VersionAnswer,
 };
 use pv_abi::uv::database::{kind, rights, state};
 
@@ -114,6 +114,28 @@ pub fn version() -> VersionAnswer {
         arena: 1,
         xen: 4 << 16 | 17,
         command_line: String::new(),
+    }
+}
+
+/// A CPU with Meltdown, and without MDS.
+pub fn issues() -> IssuesAnswer {
+    let row = |name: &str, state, verdict: &str, way_out: &str| IssueRow {
+        name: name.into(),
+        state,
+        verdict: verdict.into(),
+        way_out: way_out.into(),
+    };
+    IssuesAnswer {
+        cpu: "GenuineIntel family 0x6 model 0x2a stepping 7".into(),
+        microcode: 0x2f,
+        smt: true,
+        iommu: false,
+        guests_start: false,
+        issues: vec![
+            row("meltdown", IssueState::Open, "open because of it", "another CPU"),
+            row("l1tf", IssueState::Mitigated, "mitigated by a rule", ""),
+            row("mds", IssueState::NotAffected, "not affected", ""),
+        ],
     }
 }
 

@@ -142,6 +142,7 @@ fn outputs() -> Vec<(&'static str, Value)> {
         ("resources", of(&super::verify::Verified::new(9, 9, &[], &names))),
         ("top", of(&crate::top::sample())),
         ("kernel", of(&report)),
+        ("doctor", of(&super::doctor::Doctor::new(samples::issues(), true))),
         ("version", of(&super::version::Version::new(samples::version()))),
         ("diag", of(&super::released::Released::new(Ok(())))),
         ("diag", of(&super::released::Released::new(Err(samples::refusal())))),

@@ -1,0 +1,75 @@
+//! What the CPU leaks: told at the start, and kept for who asks.
+//!
+//! Rule: the verdicts are those of `cpu-issues`; nothing is judged here. The console gets a line for
+//! each issue that is open, and a line for those that are stopped.
+
+use core::arch::x86_64::__cpuid_count;
+
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use cpu_issues::{Cpu, ISSUES, Issue, Verdict};
+use partition_runtime::log;
+use pv_abi::uv::command::{IssueRow, IssueState, IssuesAnswer};
+use pv_abi::uv::start::{CPU_ONLINE, CPU_SIBLING};
+
+use crate::machine::Description;
+
+/// Judges the machine and says on the console what is open.
+pub fn judge(description: &Description, accepts_meltdown: bool) -> IssuesAnswer {
+    let machine = description.machine;
+    let cpuid = |leaf, subleaf| {
+        let answer = __cpuid_count(leaf, subleaf);
+        [answer.eax, answer.ebx, answer.ecx, answer.edx]
+    };
+    let cpu = Cpu::read(cpuid, machine.arch_capabilities, machine.microcode);
+    let both = CPU_ONLINE | CPU_SIBLING;
+    let smt = description.cpus.iter().any(|cpu| cpu.flags & both == both);
+    let host = cpu_issues::Host { cpu, mitigations: machine.mitigations, smt };
+    let issues: Vec<_> = ISSUES.iter().map(|issue| row(issue, issue.verdict(&host))).collect();
+    let guests_start = accepts_meltdown || !cpu_issues::has_meltdown(&host);
+    let (family, model, stepping) = (cpu.family(), cpu.model(), cpu.stepping());
+    let vendor = cpu.vendor_name();
+    let answer = IssuesAnswer {
+        cpu: format!("{vendor} family {family:#x} model {model:#x} stepping {stepping}"),
+        microcode: cpu.microcode(),
+        smt,
+        // No partition has a device yet; nothing uses one.
+        iommu: false,
+        guests_start,
+        issues,
+    };
+    tell(&answer);
+    answer
+}
+
+fn row(issue: &Issue, verdict: Verdict) -> IssueRow {
+    let state = match verdict {
+        Verdict::NotAffected => IssueState::NotAffected,
+        Verdict::Mitigated(_) => IssueState::Mitigated,
+        Verdict::Open(_) => IssueState::Open,
+    };
+    let way_out = if state == IssueState::Open { issue.way_out } else { "" };
+    IssueRow {
+        name: issue.name.to_string(),
+        state,
+        verdict: verdict.to_string(),
+        way_out: way_out.to_string(),
+    }
+}
+
+fn tell(answer: &IssuesAnswer) {
+    let of = |state| answer.issues.iter().filter(move |issue| issue.state == state);
+    let names: Vec<_> = of(IssueState::Mitigated).map(|issue| issue.name.as_str()).collect();
+    log!("CPU: {}, microcode {:#x}", answer.cpu, answer.microcode);
+    if !names.is_empty() {
+        log!("CPU issues that are mitigated: {}", names.join(", "));
+    }
+    for issue in of(IssueState::Open) {
+        log!("CPU issue {}: {}", issue.name, issue.verdict);
+    }
+    if !answer.guests_start {
+        log!("guests do not start on this CPU unless the option accept=meltdown is given");
+    }
+}
