@@ -17,6 +17,7 @@ mod host;
 mod interrupts;
 mod kernels;
 mod leaks;
+mod loader;
 mod matrix;
 mod neighbours;
 mod page_tables;
@@ -37,6 +38,7 @@ use anyhow::{Context, Result};
 const SCENARIOS: &[fn(&mut Results)] = &[
     boots::run,
     refusals::run,
+    loader::run,
     interrupts::run,
     leaks::run,
     kernels::run,

@@ -20,6 +20,10 @@ pub const IMAGE_MAGIC: u64 = u64::from_le_bytes(*b"UVMONITR");
 /// Changes whenever a type or a number of this crate changes its meaning.
 pub const VERSION: u64 = 2;
 
+/// The loader's image has these bytes at a multiple of their number, and nothing else has. Tests look
+/// for them in memory.
+pub const LOADER_MARK: [u8; 32] = *b"the loader of Ultravisor is here";
+
 /// The first bytes of the monitor's image, with the addresses that the loader needs.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -9,7 +9,7 @@
 
 use core::arch::{asm, global_asm};
 
-use handover::{Frames, Handover, MAGIC, Options, Power, VERSION, layout::MAX_CPUS};
+use handover::{Frames, Handover, LOADER_MARK, MAGIC, Options, Power, VERSION, layout::MAX_CPUS};
 use heapless::Vec;
 use log::{debug, info, warn};
 use pv_abi::uv::start::{CPU_SIBLING, MachineCpu, MachinePci};
@@ -46,6 +46,13 @@ const BASE_X2APIC: u64 = 1 << 10;
 const MSR_X2APIC_ID: u32 = 0x802;
 /// The APIC id, in memory.
 const APIC_ID: u64 = 0x20;
+
+/// What tells tests where the loader is.
+#[repr(C, align(32))]
+struct Mark([u8; 32]);
+
+#[used]
+static MARK: Mark = Mark(LOADER_MARK);
 
 static INFORMATION: Once<Information> = Once::new();
 static REGIONS: Once<FirmwareRegions> = Once::new();

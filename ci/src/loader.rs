@@ -1,0 +1,76 @@
+//! The loader is gone when partitions run: its mark is nowhere in the memory where it was.
+//!
+//! The same look at a machine whose loader has refused to start finds the mark, so that the look
+//! itself is known to work.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use handover::LOADER_MARK;
+use xtask::host::Destination;
+use xtask::machine::{Event, Machine, NoEvent};
+use xtask::options::{BootOptions, MachineOptions};
+use xtask::{boot_image, host, workspace};
+
+use crate::Results;
+
+/// How long it may take until a machine has said what it is looked at for.
+const LIMIT: Duration = Duration::from_secs(120);
+/// Bytes of memory that are looked at, from address 0. The loader lies at 2 MiB.
+const BYTES: usize = 64 << 20;
+
+/// What checks one machine.
+type Scenario = fn() -> Result<()>;
+
+/// Runs the scenarios that were asked for.
+pub fn run(results: &mut Results) {
+    let scenarios: [(&str, Scenario); 2] =
+        [("loader/found-before", found_before), ("loader/gone-after", gone_after)];
+    for (name, run) in scenarios {
+        if results.wanted(name) {
+            let start = Instant::now();
+            results.note(name, start, run());
+        }
+    }
+}
+
+/// A loader that refuses its command line, and so stops, is in memory.
+fn found_before() -> Result<()> {
+    let options = BootOptions { monitor_options: "colour=blue".into(), ..BootOptions::default() };
+    // On a machine that is not QEMU's it cannot leave.
+    let count = marks(&options, Destination::Machine, "cannot start")?;
+    ensure!(count == 1, "{count} marks of the loader, where one is the loader's own");
+    Ok(())
+}
+
+/// Once a partition has said something, no loader is in memory.
+fn gone_after() -> Result<()> {
+    let count = marks(&BootOptions::default(), Destination::Qemu, "[partition 1]")?;
+    ensure!(count == 0, "{count} marks of the loader are still in memory");
+    Ok(())
+}
+
+/// Boots, stops the machine once its console says `text`, and counts the loader's marks.
+fn marks(options: &BootOptions, destination: Destination, text: &str) -> Result<usize> {
+    let image = boot_image::make(&host::payload(options, destination)?)?;
+    let mut machine = Machine::start(&MachineOptions::default(), &image)?;
+    let deadline = Instant::now() + LIMIT;
+    while !machine.console()?.contains(text) {
+        match machine.next_event(Some(deadline)) {
+            Ok(Event::Console(_) | Event::Packet(_) | Event::Noise(_)) => {}
+            Ok(Event::Closed) | Err(NoEvent::TimedOut | NoEvent::Ended) => {
+                bail!("it never says {text:?}; {}", machine.console_tail())
+            }
+        }
+    }
+    machine.prompt.ask("stop")?;
+    let directory = workspace::directory(workspace::build_dir()?.join("memory"))?;
+    let file = directory.join(std::process::id().to_string());
+    let answer = machine.prompt.ask(&format!("pmemsave 0 {BYTES} \"{}\"", file.display()))?;
+    let memory = workspace::read(&file);
+    fs::remove_file(&file)?;
+    let memory = memory?;
+    ensure!(memory.len() == BYTES, "QEMU saved {} bytes: {answer}", memory.len());
+    Ok(memory.chunks_exact(LOADER_MARK.len()).filter(|chunk| *chunk == LOADER_MARK).count())
+}
