@@ -279,7 +279,7 @@ fn release(plan: &mut Plan, partition: Target, ranges: &[Range]) -> Result<Outco
 fn check_unnamed(plan: &Plan, target: &PartitionDescriptor, range: Range) -> Result<(), Refusal> {
     let end = range.first.saturating_add(range.frames);
     let inside = |frame: u64| frame != 0 && (range.first..end).contains(&frame);
-    let channel = plan.channels().into_iter().find(|(_, channel)| {
+    let channel = plan.channels_of(target.number).into_iter().find(|(_, channel)| {
         let last = channel.frame.saturating_add(channel.frames.into());
         channel.a == target.number && channel.frame < end && last > range.first
     });

@@ -12,8 +12,8 @@ use pv_abi::PAGE_SIZE;
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::uv::channel::COMMAND_PAGES;
 use pv_abi::uv::command::{
-    Answer, Body, Operation, PROTOCOL, Query, Range, Reply, Request, Start, Target, Transaction,
-    VersionAnswer,
+    Answer, Body, IssuesAnswer, Operation, PROTOCOL, Query, Range, Reply, Request, Start, Target,
+    Transaction, VersionAnswer,
 };
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, ULTRAVISOR, channel_kind, kind, state};
 use transaction::{Facts, Gauges};
@@ -284,7 +284,15 @@ fn facts() -> Facts {
         xen: 0,
         command_line: String::new(),
     };
-    Facts { version, firmware: vec![], cpus: vec![(0, 0, true)], pci: vec![] }
+    let issues = IssuesAnswer {
+        cpu: "test".into(),
+        microcode: 0,
+        smt: false,
+        iommu: false,
+        guests_start: true,
+        issues: vec![],
+    };
+    Facts { version, firmware: vec![], cpus: vec![(0, 0, true)], pci: vec![], issues }
 }
 
 fn pages() -> Vec<AtomicU32> {
