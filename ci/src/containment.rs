@@ -205,7 +205,9 @@ fn release_in_use(host: &mut Host) -> Result<()> {
     let largest = ranges(&before, "command")?.into_iter().max_by_key(|(_, frames)| *frames);
     let (first, frames) = largest.context("the command partition has no memory")?;
     let middle = first + frames / 2;
-    for range in [(first, frames), (first, 1), (middle, 1024), (middle + 5, 3)] {
+    // All of it has what the channels and the start state name; the rest is in use as it is.
+    refused_as(host, COMMAND, (first, frames), "named")?;
+    for range in [(first, 1), (middle, 1024), (middle + 5, 3)] {
         refused_as(host, COMMAND, range, "busy")?;
     }
     ensure!(memory(host)? == before, "the database is not as before");
