@@ -157,27 +157,32 @@ fn unmap_each(call: &mut Call) -> Outcome {
             return call.go_on::<abi::UnmapGrantRef>(1, done);
         }
         let end = count.min(done + BATCH as u64);
-        unmap_some(call.vcpu, &operations, done..end)?;
-        done = end;
+        done += unmap_some(call.vcpu, &operations, done..end)?;
+        if done < end {
+            return call.go_on::<abi::UnmapGrantRef>(1, done);
+        }
     }
     Ok(0)
 }
 
-/// Unmaps a batch: its entries go, then the translations, then what the entries held.
+/// Unmaps a batch: its entries go, then the translations, then what the entries held. Returns how
+/// many operations have a status now: all, or those before the one that has to come again.
 fn unmap_some(
     vcpu: &Vcpu,
     operations: &GuestPointer<abi::UnmapGrantRef>,
     which: Range<u64>,
-) -> Result<(), i64> {
+) -> Result<u64, i64> {
     let mut begun = Vec::<_, BATCH>::new();
     let mut outcome = Ok(());
     for index in which {
         match operations.read(index) {
-            // As many as the batch has room for.
-            Ok(operation) => {
-                let left = unmap(vcpu, &operation);
-                let _ = begun.push((index, operation, left));
-            }
+            Ok(operation) => match unmap(vcpu, &operation) {
+                // Another virtual CPU has left work in the tables, which is finished first. Kernels
+                // take any status but 0 for a mapping that stays for good.
+                Err(abi::GNTST_EAGAIN) => break,
+                // As many as the batch has room for.
+                left => drop(begun.push((index, operation, left))),
+            },
             Err(fault) => {
                 outcome = Err(fault.into());
                 break;
@@ -187,6 +192,7 @@ fn unmap_some(
     if begun.iter().any(|(_, _, left)| left.is_ok()) {
         cpu::flush_partition(vcpu.partition.number);
     }
+    let count = begun.len() as u64;
     for (index, mut operation, left) in begun {
         operation.status = status(left.and_then(|(released, record)| {
             release(&Host, released);
@@ -194,7 +200,7 @@ fn unmap_some(
         }));
         outcome = outcome.and(operations.write(index, &operation).map_err(i64::from));
     }
-    outcome
+    outcome.map(|()| count)
 }
 
 /// Takes a mapping away; what it held is to be released once the mapper's CPUs are flushed.
