@@ -69,13 +69,13 @@ impl Line {
         self.port.fd()
     }
 
-    /// Takes the events, and one ring's worth of what was printed; whether there was any of either.
-    pub fn drain(&mut self, to: &mut Vec<u8>) -> bool {
-        let rung = self.port.take();
+    /// Takes the events, and one ring's worth of what was printed.
+    pub fn drain(&mut self, to: &mut Vec<u8>) {
+        self.port.take();
         let produced = load(self.shared.words(), word::OUT_PRODUCED);
         let there = produced.wrapping_sub(self.consumed);
         if there == 0 {
-            return rung;
+            return;
         }
         if there <= OUT_BYTES {
             to.extend((0..there).map(|at| {
@@ -86,7 +86,6 @@ impl Line {
         self.consumed = produced;
         store(self.shared.words(), word::OUT_CONSUMED, produced);
         self.port.ring();
-        true
     }
 
     /// Types what fits; how many bytes did.

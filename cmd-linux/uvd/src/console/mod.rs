@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A console belongs to a name, not to a number: it goes on when its partition is started anew.
-//! Rule: a guest that prints or rings without end takes little time from others (see [`turns`]); a reader
+//! Rule: a guest that prints or rings without end takes little time from others (see [`service_time`]); a reader
 //! that does not read slows nobody; it is told how much it missed. Who types waits
 //! until the guest has read, or is told that it will not. What is mapped of a guest is unmapped
 //! before the guest is destroyed, for its memory cannot be freed before.
@@ -14,7 +14,7 @@
 mod bells;
 pub mod history;
 pub mod line;
-mod turns;
+mod service_time;
 pub mod typed;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,7 +24,7 @@ use std::time::Instant;
 use bells::Bells;
 use history::History;
 use line::Line;
-use turns::Turns;
+use service_time::ServiceTime;
 use typed::{Answer, Typed, Unread};
 use uvd_protocol::{End, From};
 
@@ -54,7 +54,7 @@ pub struct Consoles {
     bells: Bells,
     /// Some console is to go with its last reader.
     retiring: bool,
-    turns: Turns,
+    service: ServiceTime,
 }
 
 #[derive(Default)]
@@ -98,7 +98,7 @@ impl Consoles {
                 self.bells.remove(name, line.fd());
             }
             console.typed.ring_gone(&mut self.answers);
-            self.turns.forget(console.number);
+            self.service.forget(console.number);
         }
     }
 
@@ -199,33 +199,33 @@ impl Consoles {
     /// Serves the lines whose guests rang, some at a time and as far as the budget has time, whose turn it
     /// is first: their events are taken, what was printed is kept. The bells of the others go on ringing.
     pub fn turn(&mut self, now: Instant) {
-        if !self.turns.may_serve(now) {
+        if !self.service.may_serve(now) {
             return;
         }
         let mut rung = self.bells.rung();
-        rung.sort_by_key(|name| self.all.get(name).map(|one| self.turns.rank(one.number)));
+        rung.sort_by_key(|name| self.all.get(name).map(|one| self.service.rank(one.number)));
         for name in rung {
-            if !self.turns.may_serve(now) {
+            if !self.service.may_serve(now) {
                 return;
             }
             if let Some(console) = self.all.get_mut(&name) {
                 let begin = Instant::now();
                 console.turn(&mut self.answers);
-                self.turns.spend(console.number, begin.elapsed());
+                self.service.spend(console.number, begin.elapsed());
             }
         }
-        self.turns.may_serve(now);
+        self.service.may_serve(now);
     }
 
     /// What to wait for: readable when a guest rang. Nothing until [the time](Self::deadline) to serve
     /// consoles again.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.turns.rests().is_none().then(|| self.bells.fd())
+        self.service.rests().is_none().then(|| self.bells.fd())
     }
 
     /// When to serve consoles again, if they rest.
     pub fn deadline(&self) -> Option<Instant> {
-        self.turns.rests()
+        self.service.rests()
     }
 
     /// What there is to tell the readers whose client has room.
@@ -276,24 +276,22 @@ impl Consoles {
 }
 
 impl Console {
-    /// Takes what was printed; whether there was any, or an event.
-    fn drain(&mut self) -> bool {
+    /// Takes what was printed.
+    fn drain(&mut self) {
         let Some(line) = &mut self.line else {
-            return false;
+            return;
         };
         let mut bytes = Vec::new();
-        let came = line.drain(&mut bytes);
+        line.drain(&mut bytes);
         self.history.push(&bytes);
-        came
     }
 
-    /// Moves bytes both ways; whether the guest printed or rang.
-    fn turn(&mut self, answers: &mut Vec<Answer>) -> bool {
-        let came = self.drain();
+    /// Moves bytes both ways.
+    fn turn(&mut self, answers: &mut Vec<Answer>) {
+        self.drain();
         if let Some(line) = &mut self.line {
             self.typed.pass(line, answers);
         }
-        came
     }
 
     /// Notes where the output of a partition begins. One that is connected again is known.

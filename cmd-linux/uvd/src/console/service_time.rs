@@ -17,20 +17,20 @@ const LIMITS: Limits = Limits { rate: 2, burst: 2_000_000, turn: 400_000, switch
 const LONGEST: u64 = 500_000;
 
 /// The budget, and when consoles are served again.
-pub struct Turns {
+pub struct ServiceTime {
     budget: Budget,
     /// The beginning of the budget's clock.
     begin: Instant,
     rests: Option<Instant>,
 }
 
-impl Default for Turns {
+impl Default for ServiceTime {
     fn default() -> Self {
         Self { budget: Budget::new(LIMITS), begin: Instant::now(), rests: None }
     }
 }
 
-impl Turns {
+impl ServiceTime {
     /// Whether a console may be served now. If not, [`Self::rests`] says until when.
     pub fn may_serve(&mut self, now: Instant) -> bool {
         let at = nanoseconds(now.saturating_duration_since(self.begin));
