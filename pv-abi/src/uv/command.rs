@@ -434,7 +434,7 @@ pub struct Refusal {
 }
 
 /// What the CPU leaks, and what is done against it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssuesAnswer {
     /// Vendor, family, model and stepping of the CPU.
     pub cpu: String,

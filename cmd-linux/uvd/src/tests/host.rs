@@ -490,14 +490,7 @@ fn facts() -> Facts {
         command_line: String::new(),
     };
     let cpus = (0..CPUS).map(|cpu| (cpu, cpu, true)).collect();
-    let issues = IssuesAnswer {
-        cpu: String::new(),
-        microcode: 0,
-        smt: false,
-        iommu: false,
-        guests_start: true,
-        issues: vec![],
-    };
+    let issues = IssuesAnswer { guests_start: true, ..IssuesAnswer::default() };
     Facts { version, firmware: vec![], cpus, pci: vec![], issues }
 }
 

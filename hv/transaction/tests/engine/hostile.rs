@@ -284,14 +284,7 @@ fn facts() -> Facts {
         xen: 0,
         command_line: String::new(),
     };
-    let issues = IssuesAnswer {
-        cpu: "test".into(),
-        microcode: 0,
-        smt: false,
-        iommu: false,
-        guests_start: true,
-        issues: vec![],
-    };
+    let issues = IssuesAnswer { guests_start: true, ..IssuesAnswer::default() };
     Facts { version, firmware: vec![], cpus: vec![(0, 0, true)], pci: vec![], issues }
 }
 

@@ -42,14 +42,7 @@ fn ask(host: &Host, query: &Query) -> Answer {
         xen: 0,
         command_line: String::new(),
     };
-    let issues = IssuesAnswer {
-        cpu: String::new(),
-        microcode: 0,
-        smt: false,
-        iommu: false,
-        guests_start: true,
-        issues: vec![],
-    };
+    let issues = IssuesAnswer { guests_start: true, ..IssuesAnswer::default() };
     let facts = Facts { version, firmware: vec![], cpus: vec![], pci: vec![], issues };
     fits(transaction::query(&host.engine, &facts, &Full, query))
 }

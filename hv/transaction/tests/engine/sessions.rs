@@ -216,10 +216,9 @@ fn what_was_created_goes_at_once_beside_memory_that_cannot() {
     assert_eq!(host.map(), before);
 }
 
-#[test]
-fn a_number_that_was_given_back_is_not_rolled_back_again() {
-    let words = arena();
-    let mut host = Host::new(&words);
+/// Two partitions whose pending transactions are open still are destroyed, and two others, the
+/// first of which has this memory, get their numbers: the first number.
+fn taken_anew(host: &mut Host, frames: u64) -> u32 {
     let (number, _) = host.built("web");
     let partition = Target::Number(number);
     let more = pending(vec![Operation::AssignMemory { partition, frames: 50 }]);
@@ -229,9 +228,17 @@ fn a_number_that_was_given_back_is_not_rolled_back_again() {
         let partition = Target::Number(number);
         host.ok(vec![Operation::DestroyPartition { partition }]);
     }
-    let memory = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: 500 };
+    let memory = Operation::AssignMemory { partition: Target::CreatedBy(0), frames };
     host.ok(vec![create_as("new", Some(number)), memory]);
     host.ok(vec![create_as("newer", Some(number + 1))]);
+    number
+}
+
+#[test]
+fn a_number_that_was_given_back_is_not_rolled_back_again() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let number = taken_anew(&mut host, 500);
     let before = host.map();
     assert_eq!(host.open().len(), 2);
     assert_eq!(host.map(), before);
@@ -372,17 +379,7 @@ fn committed_memory_is_not_taken_by_a_rollback() {
 fn a_restart_does_not_roll_back_what_has_the_number_now() {
     let words = arena();
     let mut host = Host::new(&words);
-    let (number, _) = host.built("web");
-    let partition = Target::Number(number);
-    let more = pending(vec![Operation::AssignMemory { partition, frames: 50 }]);
-    host.run_as(COMMAND, &more).unwrap();
-    host.run_as(COMMAND, &half("half")).unwrap();
-    for number in [number, number + 1] {
-        host.ok(vec![Operation::DestroyPartition { partition: Target::Number(number) }]);
-    }
-    let memory = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: 1000 };
-    host.ok(vec![create_as("new", Some(number)), memory]);
-    host.ok(vec![create_as("newer", Some(number + 1))]);
+    taken_anew(&mut host, 1000);
     let before = host.map();
     let database = resource_db::Database::open(&words).unwrap();
     let recovered = transaction::Engine::recover(database, LIMITS, &mut host.monitor, 9);
