@@ -57,7 +57,7 @@ const RIGHTS_NEEDED: [(&str, u64); 16] = [
     ("stop a partition", calls::STOP),
     ("destroy a partition", calls::DESTROY),
     ("quiesce a device", calls::QUIESCE_DEVICE),
-    ("take a monitor event", calls::NEXT_EVENT),
+    ("drop a monitor event", calls::NEXT_EVENT),
     ("ask for a frame's owner", calls::FRAME_OWNER),
     ("ask for a partition's usage", calls::USAGE),
     ("ask for a CPU's usage", calls::CPU_USAGE),

@@ -1,4 +1,4 @@
-//! What the monitor did to partitions by itself, until the ultravisor takes it into the log.
+//! What the monitor did to partitions by itself, until the ultravisor has it in the log.
 
 use heapless::Deque;
 use pv_abi::{
@@ -12,14 +12,20 @@ use pv_abi::{
 use crate::{delivery, lock::SpinLock, partition, platform};
 
 /// Records kept: one for each partition that the machine has virtual CPUs for, since a partition
-/// stops once. The ultravisor takes them before it destroys partitions.
+/// stops once. The ultravisor writes them down before it destroys partitions.
 const KEPT: usize = MAX_MACHINE_VCPUS as usize;
 
-static EVENTS: SpinLock<Deque<MonitorEvent, KEPT>> = SpinLock::new(Deque::new());
+static EVENTS: SpinLock<Events> = SpinLock::new(Events { dropped: 0, kept: Deque::new() });
+
+/// The records that may not be written down yet. The oldest has number `dropped` + 1.
+struct Events {
+    dropped: u64,
+    kept: Deque<MonitorEvent, KEPT>,
+}
 
 /// Records an event and tells the ultravisor.
 pub fn record(event: MonitorEvent) {
-    if EVENTS.lock().push_back(event).is_err() {
+    if EVENTS.lock().kept.push_back(event).is_err() {
         platform::log_warning(format_args!("a monitor event was lost: {event:?}"));
     }
     if let Some(vcpu) = partition::find(ULTRAVISOR).and_then(|p| p.vcpu(0)) {
@@ -27,7 +33,11 @@ pub fn record(event: MonitorEvent) {
     }
 }
 
-/// Takes the oldest record.
-pub fn take() -> Option<MonitorEvent> {
-    EVENTS.lock().pop_front()
+/// Drops the records up to number `written`; returns the oldest that is left, with its number.
+pub fn next_after(written: u64) -> Option<(u64, MonitorEvent)> {
+    let mut events = EVENTS.lock();
+    while events.dropped < written && events.kept.pop_front().is_some() {
+        events.dropped += 1;
+    }
+    events.kept.front().map(|event| (events.dropped + 1, *event))
 }

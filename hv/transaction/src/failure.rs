@@ -176,7 +176,8 @@ impl Engine<'_> {
     }
 
     /// Writes down what the monitor did to a partition by itself: state and cause in its
-    /// descriptor, a record in the log, and the rollback of what the partition left pending.
+    /// descriptor, a record in the log, and the rollback of what the partition left pending. An
+    /// event that is written down and told again changes nothing.
     pub fn monitor_did(&mut self, monitor: &mut dyn Monitor, event: &MonitorEvent) {
         let mut plan = Plan::new(&self.database, &self.index);
         let Some(mut target) = plan.descriptor(event.partition) else {
@@ -184,6 +185,12 @@ impl Engine<'_> {
         };
         // An event of a partition that had this number before, or of one that is given up.
         if matches!(target.state, state::BUILDING | state::DYING) {
+            return;
+        }
+        let told = (event.cause, event.detail, event.address);
+        let stopped = matches!(target.state, state::SHUTDOWN | state::CRASHED);
+        if stopped && told == (target.cause, target.cause_detail, target.cause_address) {
+            self.client_failed(monitor, event.partition, event.time);
             return;
         }
         let asked = event.cause == cause::SHUTDOWN && event.detail != SHUTDOWN_CRASH;

@@ -373,14 +373,17 @@ impl Host {
         }
     }
 
-    /// Writes down what the monitor did by itself.
+    /// Writes down what the monitor did by itself. The monitor keeps each record until the next
+    /// call says that it is written down.
     fn monitor_events(&mut self) {
-        while let Ok(Some(event)) = lead::next_event() {
+        let mut written = 0;
+        while let Ok(Some((number, event))) = lead::next_event(written) {
             let (partition, cause, detail) = (event.partition, event.cause, event.detail);
             log!("partition {partition} stopped: cause {cause}, detail {detail:#x}");
             let mut lead = Lead { services: &mut self.services };
             self.engine.monitor_did(&mut lead, &event);
             self.end_host_with(&event);
+            written = number;
         }
     }
 

@@ -85,16 +85,17 @@ pub fn frame_in_use(frame: u64) -> Result<bool, Errno> {
     Ok(plain(calls::FRAME_OWNER, frame, 0)? & calls::FRAME_IN_USE != 0)
 }
 
-/// Takes what the monitor did by itself next, if anything ([`calls::NEXT_EVENT`]).
+/// Reads what the monitor did by itself next, if anything, with its number
+/// ([`calls::NEXT_EVENT`]). Those up to number `written` are not told again; 0 names none.
 ///
 /// # Errors
 /// What the monitor refuses with.
-pub fn next_event() -> Result<Option<MonitorEvent>, Errno> {
+pub fn next_event(written: u64) -> Result<Option<(u64, MonitorEvent)>, Errno> {
     let mut event = MonitorEvent::new_zeroed();
-    let arguments = [calls::NEXT_EVENT, (&raw mut event) as u64, 0, 0, 0];
+    let arguments = [calls::NEXT_EVENT, (&raw mut event) as u64, written, 0, 0];
     // SAFETY: the operation fills the record.
-    let found = unsafe { hypercall::call(calls::HYPERCALL, arguments)? };
-    Ok((found != 0).then_some(event))
+    let number = unsafe { hypercall::call(calls::HYPERCALL, arguments)? };
+    Ok((number != 0).then_some((number, event)))
 }
 
 /// Ends the host ([`calls::END_HOST`]); `how` is one of the `END_` values, the rest says which

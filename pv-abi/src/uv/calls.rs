@@ -35,8 +35,10 @@ pub const STOP: u64 = 4;
 pub const DESTROY: u64 = 5;
 /// Lead: stop a PCI function (`rsi` = segment/bus/device/function) from reaching memory.
 pub const QUIESCE_DEVICE: u64 = 6;
-/// Lead: take the next record of what the monitor did by itself (`rsi` = address of a
-/// [`MonitorEvent`]). Returns 1 and fills it, or 0 where there is none.
+/// Lead: drop the records of what the monitor did by itself up to number `rdx`, which are written
+/// down, and read the oldest that is left (`rsi` = address of a [`MonitorEvent`]). Returns its
+/// number, from 1, and fills it, or 0 where there is none. A record stays until a later call names
+/// its number, so a lead partition that ends in between is told of it again.
 pub const NEXT_EVENT: u64 = 7;
 /// Lead: what the monitor holds of frame `rsi`: bits 29:0 owner, bit 30 not RAM,
 /// [`FRAME_IN_USE`].

@@ -298,12 +298,12 @@ pub fn destroy(call: &mut Call) -> Outcome {
     relinquish::relinquish(partition).map(|()| 0)
 }
 
-/// `NEXT_EVENT(address)`.
+/// `NEXT_EVENT(address, written)`.
 pub fn next_event(call: &mut Call) -> Outcome {
-    match lead_events::take() {
-        Some(event) => {
+    match lead_events::next_after(call.args[2]) {
+        Some((number, event)) => {
             guest_memory::write(call.args[1], &event)?;
-            Ok(1)
+            Ok(number)
         }
         None => Ok(0),
     }

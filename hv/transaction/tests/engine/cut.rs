@@ -175,9 +175,12 @@ fn what_the_monitor_did_is_told_whole_or_not_at_all() {
             break;
         }
         take_over(&mut host, &words);
-        // An event that was not written down is told again.
+        // The monitor tells an event again until it hears that it is written down.
         host.engine.monitor_did(&mut host.monitor, &event);
         agree(&host.engine, &host.monitor);
+        let records = host.engine.records().0;
+        let told = records.iter().filter(|record| record.settled.word() == "monitor");
+        assert_eq!(told.count(), 1, "ended before store {at}");
         let (cause, detail) =
             (host.descriptor(FIRST_GUEST).cause, host.descriptor(FIRST_GUEST).cause_detail);
         assert_eq!((cause, detail), (cause::UNHANDLED_TRAP, 13), "ended before store {at}");
