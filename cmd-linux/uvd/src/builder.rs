@@ -8,6 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use channels::Shared;
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use partition_runtime::ring::{Endpoint, RingError, Side};
@@ -19,7 +20,6 @@ use pv_abi::uv::build::{
 use pv_abi::uv::command::Heap;
 use uvd_protocol::Failure;
 
-use crate::devices::Shared;
 use crate::hub::{Hub, refused};
 use crate::link::Port;
 use crate::loader::Kernel;

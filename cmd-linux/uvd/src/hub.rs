@@ -15,6 +15,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use channels::Shared;
 use futures_channel::oneshot;
 use futures_executor::LocalSpawner;
 use futures_util::task::LocalSpawnExt;
@@ -26,11 +27,11 @@ use crate::console::Consoles;
 use crate::fault::Fault;
 use crate::link::Port;
 use crate::loader::Loader;
+use crate::log;
 use crate::replica::Replica;
 use crate::service::policy::{self, Watch};
 use crate::state::State;
 use crate::turns::Turns;
-use crate::{devices::Shared, log};
 
 /// Milliseconds that the ultravisor may take for a request of ours.
 pub const PATIENCE_MS: u32 = 60_000;

@@ -30,7 +30,6 @@ mod state;
 mod tests;
 mod turns;
 mod wake;
-mod xenbus;
 
 use std::error::Error;
 use std::io::Write;
@@ -43,7 +42,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use daemon::{Daemon, End};
-use devices::{EventPort, Shared};
 use fault::Fault;
 use futures_executor::LocalPool;
 use hub::Hub;
@@ -58,12 +56,7 @@ use options::Options;
 use pv_abi::uv::channel::COMMAND_PAGES;
 use state::State;
 use wake::Wake;
-use xenbus::Store;
 
-/// The command channel's directory in the store, below the partition's own.
-const COMMAND_PATH: &str = "device/uv-command/0";
-/// The build channel's.
-const BUILD_PATH: &str = "device/uv-build/0";
 /// A number in this file orders a fault; see [`fault`].
 const FAULT: &str = "/run/uvd/abort-at";
 /// Descriptors that may be open: the consoles of all partitions that a machine can have, and
@@ -169,7 +162,7 @@ fn keep_open(daemon: &mut Daemon<'_>) -> End {
 
 /// Serves clients over the channel until it breaks; an error means that there is none.
 fn open_and_serve(daemon: &mut Daemon<'_>) -> Result<End, Box<dyn Error>> {
-    let (shared, port) = find(COMMAND_PATH, COMMAND_PAGES)?;
+    let (shared, port) = channels::find(channels::COMMAND_PATH, COMMAND_PAGES)?;
     let link = Link::open(shared.words(), port)?;
     log("command channel: open");
     let end = daemon.serve(link);
@@ -185,20 +178,6 @@ fn given_socket(input: BorrowedFd<'_>) -> Option<UnixListener> {
         Ok(true) => Some(input.try_clone_to_owned().ok()?.into()),
         _ => None,
     }
-}
-
-/// Finds a channel through the store, maps it and binds its port.
-fn find(path: &str, size: usize) -> Result<(Shared, EventPort), Box<dyn Error>> {
-    let mut store = Store::open()?;
-    let mut number = |name: &str| store.number(&format!("{path}/{name}"));
-    let backend = number("backend-id")?;
-    let (reference, pages) = (number("ring-ref")?, number("pages")?);
-    let event = number("event-channel")?;
-    if pages as usize != size {
-        let way_out = "use a uvd of the ultravisor's version";
-        return Err(format!("{path}: has {pages} pages, not {size}; {way_out}").into());
-    }
-    Ok((Shared::map_grants(backend, reference, pages)?, EventPort::bind(backend, event)?))
 }
 
 /// Ids of requests begin with the time, so that they are above those of a `uvd` before.

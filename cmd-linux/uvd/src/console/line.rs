@@ -7,9 +7,9 @@
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use channels::Shared;
 use pv_abi::xen::console;
 
-use crate::devices::Shared;
 use crate::link::Port;
 
 /// Bytes of the ring of what is typed.

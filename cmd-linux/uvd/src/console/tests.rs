@@ -1,7 +1,7 @@
 use super::*;
-use crate::devices::Shared;
 use crate::link::Port;
 use crate::tests::{Bell, memory};
+use channels::Shared;
 use proptest::prelude::*;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

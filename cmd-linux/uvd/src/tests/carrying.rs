@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use channels::Shared;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use partition_runtime::ring::{Endpoint, Side};
 use pv_abi::uv::channel::COMMAND_PAGES;
@@ -18,7 +19,6 @@ use uvd_protocol::{Answered, Ask, Asked, Failure, Service, ServiceAnswer, Told, 
 use super::samples::row;
 use super::{Bell, NoDevices, connect, memory, start};
 use crate::daemon::End;
-use crate::devices::Shared;
 use crate::link::{Link, Port};
 
 /// A running daemon, and the ultravisor's end of its channel.

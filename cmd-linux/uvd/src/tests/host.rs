@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use channels::Shared;
 use definition::{Cpu, Definition, Policies, Policy};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use partition_runtime::ring::{Endpoint, Side};
@@ -32,7 +33,6 @@ use zerocopy::FromZeros;
 
 use super::{Bell, memory, own_path, start_with};
 use crate::daemon::End;
-use crate::devices::Shared;
 use crate::hub::{Devices, PATIENCE_MS};
 use crate::link::{Link, Port};
 

@@ -18,13 +18,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use channels::Shared;
 use futures_executor::LocalPool;
 use kernel_image::confined::Elf;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use pv_abi::PAGE_SIZE;
 
 use crate::daemon::{Daemon, End};
-use crate::devices::Shared;
 use crate::fault::Fault;
 use crate::hub::{Devices, Hub};
 use crate::link::Port;
