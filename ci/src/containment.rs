@@ -19,6 +19,7 @@ use crate::host::Host;
 pub const CHECKS: &[Check] = &[
     Check { name: "hostile", run: hostile },
     Check { name: "private", run: private },
+    Check { name: "channels", run: channels },
     Check { name: "release-in-use", run: release_in_use },
     Check { name: "release-of-others", run: release_of_others },
     Check { name: "resources", run: checks::resources },
@@ -130,6 +131,40 @@ fn private(host: &mut Host) -> Result<()> {
     host.sh(&format!("uvtool console --follow private | grep -q -m 1 '^beat {} '", before + 2))?;
     host.sh("uvtool destroy --forget private")?;
     Ok(())
+}
+
+/// Messages over each channel.
+const MESSAGES: u32 = 10_000;
+
+/// A client that says anything over the command channel and the build channel, in the place of `uvd`,
+/// stops neither server, nor a guest; what it left goes away, and guests are built again.
+fn channels(host: &mut Host) -> Result<()> {
+    let before = memory(host)?;
+    host.sh(&minimal("beside", "beat 0"))?;
+    let flood = format!(
+        "mv /usr/bin/uvd /usr/bin/uvd-kept && mkfifo /run/flood && {{ echo '#!/bin/sh'; \
+         echo 'exec hostile channels {MESSAGES} > /run/flood 2>&1'; }} > /usr/bin/uvd && \
+         chmod +x /usr/bin/uvd && kill $(pidof uvd) && cat /run/flood; \
+         mv /usr/bin/uvd-kept /usr/bin/uvd"
+    );
+    let output = host.run(&["sh", "-c", &flood], b"", LIMIT)?;
+    let last = output.stdout.lines().last().context("it printed nothing")?;
+    let came: Value = serde_json::from_str(last).with_context(|| output.stdout.clone())?;
+    println!("       {came}");
+    for channel in ["command", "build"] {
+        let number = |what: &str| came[channel][what].as_u64().context("no number");
+        ensure!(number("answers")? > u64::from(MESSAGES) / 20, "{channel}: few answers: {came}");
+        ensure!(number("rings_made_anew")? > 0, "{channel}: no ring was made anew: {came}");
+    }
+    // What it made is the command partition's, as that of any client.
+    host.sh(
+        "for guest in $(uvtool list --json | tr ',' '\n' | sed -n 's/.*\"number\": *//p'); do \
+         [ $guest -lt 6 ] || uvtool destroy --forget $guest; done",
+    )?;
+    host.sh(&format!("{} --console", minimal("after", "hello")))?;
+    host.sh("uvtool destroy --forget after")?;
+    ensure!(memory(host)? == before, "the database is not as before");
+    host.sh("uvtool resources --verify").map(drop)
 }
 
 /// Makes the attempts whose names have one of the words, at least so many.

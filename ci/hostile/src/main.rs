@@ -17,9 +17,13 @@
 //! The kernel lets root make any hypercall (`/dev/xen/privcmd`, the module's parameter
 //! `unrestricted=1`): the program stands for a kernel that was taken over. `hostile WORD…` makes
 //! only those attempts whose names contain one of the words.
+//!
+//! `hostile channels COUNT` is another program: it is started in the place of `uvd`, and sends so many
+//! messages over the command channel and the build channel; its last line is what came of it.
 
 mod attempt;
 mod calls;
+mod channel;
 mod frames;
 mod ground;
 mod instructions;
@@ -90,7 +94,14 @@ impl Wanted {
 }
 
 fn run() -> Result<bool> {
-    let wanted = Wanted(std::env::args().skip(1).collect());
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, count] = &words[..]
+        && first == "channels"
+    {
+        report::say(&channel::flood(count.parse().context("COUNT")?)?);
+        return Ok(true);
+    }
+    let wanted = Wanted(words);
     let mut report = Report::default();
     let resources = uvtool(&["resources", "--map", "--json"])?;
     let machine: Machine = serde_json::from_str(&resources).context("uvtool resources --json")?;

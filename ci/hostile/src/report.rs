@@ -36,7 +36,8 @@ impl Report {
     }
 }
 
-fn say(line: &Value) {
+/// Prints a line.
+pub fn say(line: &Value) {
     // Each line is out before the next attempt: the last one tells what ended the host.
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{line}");

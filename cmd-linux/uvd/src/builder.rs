@@ -21,7 +21,7 @@ use pv_abi::uv::command::Heap;
 use uvd_protocol::Failure;
 
 use crate::hub::{Hub, refused};
-use crate::link::Port;
+use crate::link::{self, Port};
 use crate::loader::Kernel;
 
 /// How long the boot partition may take for one step.
@@ -83,6 +83,7 @@ impl Builder {
             Ok(replies) => replies.into_iter().for_each(|reply| self.take(reply)),
             Err(error) => {
                 let failure = broken(&error.to_string());
+                channel.ask_anew(error);
                 self.channel = None;
                 self.give_up(&failure);
             }
@@ -121,6 +122,7 @@ impl Builder {
         let bytes = postcard::to_allocvec(&Request { id, body });
         let bytes = bytes.map_err(|error| Failure::Malformed(error.to_string()))?;
         if let Err(error) = channel.send(&bytes) {
+            channel.ask_anew(error);
             self.channel = None;
             return Err(broken(&error.to_string()));
         }
@@ -148,6 +150,11 @@ impl Channel {
         self.ring()?.send(bytes)?;
         self.port.ring();
         Ok(())
+    }
+
+    fn ask_anew(&mut self, error: RingError) {
+        let words = self.shared.words().get(..RING_WORDS).unwrap_or_default();
+        link::ask_anew(error, words, &mut *self.port);
     }
 
     fn receive(&mut self) -> Result<Vec<Reply>, RingError> {

@@ -14,7 +14,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-use partition_runtime::ring::{Endpoint, RingError, Side};
+use partition_runtime::ring::{self, Endpoint, RingError, Side};
 use pv_abi::uv::channel::MAX_PAYLOAD;
 use pv_abi::uv::command::{Body, PROTOCOL, Reply, Request};
 use uvd_protocol::{Answered, Failure};
@@ -58,6 +58,14 @@ pub enum Tag {
 /// An answer or a failure, and whose it is.
 pub type Outcome = (Tag, Result<Answered, Failure>);
 
+/// Asks the owner of a channel to make it anew, for an error that nothing else mends.
+pub fn ask_anew(error: RingError, words: &[AtomicU32], port: &mut (impl Port + ?Sized)) {
+    if !matches!(error, RingError::Full | RingError::TooLarge(_)) {
+        ring::ask_anew(words);
+        port.ring();
+    }
+}
+
 /// The client's end of a command channel.
 pub struct Link<'a, P> {
     words: &'a [AtomicU32],
@@ -78,9 +86,11 @@ struct Waiting {
 }
 
 impl<'a, P: Port> Link<'a, P> {
-    /// Opens the channel in `words`.
-    pub fn open(words: &'a [AtomicU32], port: P) -> Result<Self, RingError> {
-        let ring = Endpoint::open(words, Side::Client)?;
+    /// Opens the channel in `words`. Where it makes no sense, the ultravisor is asked to make it anew,
+    /// and the next try may find it so.
+    pub fn open(words: &'a [AtomicU32], mut port: P) -> Result<Self, RingError> {
+        let opened = Endpoint::open(words, Side::Client);
+        let ring = opened.inspect_err(|error| ask_anew(*error, words, &mut port))?;
         Ok(Self {
             words,
             ring,
@@ -131,7 +141,7 @@ impl<'a, P: Port> Link<'a, P> {
         match moved {
             Ok(()) => {}
             Err(RingError::Remade) => self.open_again(now)?,
-            Err(error) => return Err(error),
+            Err(error) => self.leave(error, now)?,
         }
         self.expire(now, &mut outcomes);
         Ok((rung, outcomes))
@@ -204,8 +214,19 @@ impl<'a, P: Port> Link<'a, P> {
                 }
             }
             Err(RingError::NotReady) => self.reopen = Some(now + REMAKING),
-            Err(error) => return Err(error),
+            Err(error) => self.leave(error, now)?,
         }
+        Ok(())
+    }
+
+    /// Leaves a channel that makes no sense until the ultravisor has made it anew.
+    fn leave(&mut self, error: RingError, now: Instant) -> Result<(), RingError> {
+        if matches!(error, RingError::TooLarge(_)) {
+            return Err(error);
+        }
+        crate::log(&format!("command channel: {error}; the ultravisor is asked to make it anew"));
+        ask_anew(error, self.words, &mut self.port);
+        self.reopen = Some(now + REMAKING);
         Ok(())
     }
 

@@ -459,6 +459,18 @@ pub fn no_memory() -> Refusal {
     )
 }
 
+/// The refusal of a frame that holds no message of this protocol.
+pub fn not_understood() -> Refusal {
+    refusal(
+        "not-understood",
+        "build channel",
+        "message",
+        "the frame holds no message of the build channel's protocol; a build that was under way is \
+         given up",
+        "use a client of its version",
+    )
+}
+
 fn refusal(code: &str, object: &str, field: &str, reason: &str, way_out: &str) -> Refusal {
     Refusal {
         code: code.to_string(),

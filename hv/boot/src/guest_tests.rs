@@ -431,7 +431,7 @@ fn a_flood_of_messages_is_answered_and_guests_are_still_built() {
             let at = (word() % bytes.len() as u64) as usize;
             bytes[at] = word() as u8;
         }
-        // What is no message is answered by making the ring anew, which gives the build up.
+        // What is no message gives the build up.
         let Ok(request) = postcard::from_bytes::<BuildRequest>(&bytes) else {
             guests = Guests::default();
             damaged += 1;

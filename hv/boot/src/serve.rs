@@ -7,7 +7,7 @@
 
 use crate::command::start_of;
 use crate::failure::Failure;
-use crate::guest::{Ground, Guests, Ports, Window, no_memory};
+use crate::guest::{Ground, Guests, Ports, Window, no_memory, not_understood};
 use crate::link::Link;
 use alloc::boxed::Box;
 use alloc::vec;
@@ -24,6 +24,9 @@ use pv_abi::uv::build::{PAGES, RING_PAGES, Reply, Request};
 use pv_abi::uv::command::{Operation, Outcome, Target};
 use pv_abi::uv::database::{BOOT, COMMAND, PartitionDescriptor, ULTRAVISOR, channel_kind};
 use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
+
+/// The id that a reply has where a message has none that can be read.
+const NO_ID: u64 = 0;
 
 /// Our grant reference of the channel's first page; those of the command channel are below.
 const GRANT: u32 = 64;
@@ -105,11 +108,7 @@ impl Server {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    // Of many errors few are logged: a client can make as many as it likes.
-                    self.errors = self.errors.saturating_add(1);
-                    if self.errors.is_power_of_two() {
-                        log!("build channel: error {}: {error}; it is made anew", self.errors);
-                    }
+                    self.count(error);
                     self.guests = Guests::default();
                     if self.renew().is_err() {
                         self.end = None;
@@ -117,6 +116,14 @@ impl Server {
                     return;
                 }
             }
+        }
+    }
+
+    /// Counts an error. Of many few are logged, since a client can make as many as it likes.
+    fn count(&mut self, error: ChannelError) {
+        self.errors = self.errors.saturating_add(1);
+        if self.errors.is_power_of_two() {
+            log!("build channel: error {}: {error}", self.errors);
         }
     }
 
@@ -128,8 +135,15 @@ impl Server {
         };
         let reply = match self.waiting.take() {
             Some(reply) => reply,
-            None => match end.receive::<Request>()? {
-                Some(request) => {
+            None => match end.receive::<Request>() {
+                // The frame is read, and the ones after it may be requests.
+                Err(error @ ChannelError::Message) => {
+                    self.count(error);
+                    self.guests = Guests::default();
+                    Reply { id: NO_ID, result: Err(not_understood()) }
+                }
+                Err(error) => return Err(error),
+                Ok(Some(request)) => {
                     let mut world = World { link, foreign };
                     let result = if heap::has_room(ROOM) {
                         self.guests.handle(&mut world, &self.window, request.body)
@@ -139,8 +153,11 @@ impl Server {
                     };
                     Reply { id: request.id, result }
                 }
-                None => return Ok(false),
+                Ok(None) => return Ok(false),
             },
+        };
+        let Some(end) = self.end.as_mut() else {
+            return Ok(false);
         };
         match end.send(&reply) {
             Err(ChannelError::Ring(RingError::Full)) => {

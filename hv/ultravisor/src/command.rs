@@ -5,7 +5,7 @@
 
 use core::sync::atomic::AtomicU32;
 
-use partition_runtime::channel::{ChannelError, Server};
+use partition_runtime::channel::{Bell, ChannelError, Server};
 use partition_runtime::events::Port;
 use partition_runtime::log;
 use partition_runtime::ring::{Endpoint, RingError, Side};
@@ -18,11 +18,16 @@ pub struct CommandChannel {
     pub client: u32,
     words: &'static [AtomicU32],
     port: Port,
+    /// Whether the pages are this partition's own, so that nobody else makes the channel anew.
+    own: bool,
     server: Option<Server<'static, Port>>,
     waiting: Option<Reply>,
     /// Errors of this channel so far.
     errors: u32,
 }
+
+/// The id that a reply has where a message has none that can be read.
+const NO_ID: u64 = 0;
 
 /// Why a request is not known beyond its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +42,7 @@ impl CommandChannel {
     /// A channel whose pages the client made, or will make.
     #[must_use]
     pub const fn of_client(client: u32, words: &'static [AtomicU32], port: Port) -> Self {
-        Self { client, words, port, server: None, waiting: None, errors: 0 }
+        Self { client, words, port, own: false, server: None, waiting: None, errors: 0 }
     }
 
     /// A channel whose pages are this partition's own.
@@ -47,7 +52,7 @@ impl CommandChannel {
     pub fn own(client: u32, words: &'static [AtomicU32], port: Port) -> Result<Self, RingError> {
         let ring = Endpoint::create(words, Side::Server)?;
         let server = Some(Server::new(ring, port));
-        Ok(Self { client, words, port, server, waiting: None, errors: 0 })
+        Ok(Self { client, words, port, own: true, server, waiting: None, errors: 0 })
     }
 
     /// The next request, once the reply to the one before is in the ring. Without `room` for what a
@@ -69,6 +74,11 @@ impl CommandChannel {
         };
         match request {
             Ok(request) => request,
+            // The frame is read, and the ones after it may be requests.
+            Err(error @ (ChannelError::Message | ChannelError::Protocol(_))) => {
+                self.count(error);
+                Some(Err(Unread::NotUnderstood(NO_ID)))
+            }
             Err(error) => {
                 self.give_up(error);
                 None
@@ -95,13 +105,23 @@ impl CommandChannel {
         }
     }
 
-    /// Leaves the channel until the client's next event; it may have been made anew by then. Of many
-    /// errors few are logged, since a client can make as many as it likes.
+    /// Makes a channel of our own anew, which the client notices by its epoch; leaves another until the
+    /// client's next event, for the client may have made it anew by then.
     fn give_up(&mut self, error: ChannelError) {
+        self.count(error);
+        (self.server, self.waiting) = (None, None);
+        if self.own {
+            let ring = Endpoint::create(self.words, Side::Server);
+            self.server = ring.ok().map(|ring| Server::new(ring, self.port));
+            self.port.ring();
+        }
+    }
+
+    /// Counts an error. Of many few are logged, since a client can make as many as it likes.
+    fn count(&mut self, error: ChannelError) {
         self.errors = self.errors.saturating_add(1);
         if self.errors.is_power_of_two() {
             log!("command channel of partition {}: error {}: {error}", self.client, self.errors);
         }
-        (self.server, self.waiting) = (None, None);
     }
 }

@@ -137,6 +137,13 @@ fn write_u64(words: &[AtomicU32], at: usize, value: u64) {
     }
 }
 
+/// Asks the owner of a channel's pages to make it anew, from the other side: where an index or a frame
+/// makes no sense, only the owner can. The caller then raises the event; until the owner has heard
+/// it, [`Endpoint::open`] answers [`RingError::NotReady`].
+pub fn ask_anew(words: &[AtomicU32]) {
+    write_u64(words, word::MAGIC, 0);
+}
+
 impl<'a> Endpoint<'a> {
     /// Makes the channel anew, as the owner of its pages: both rings empty, the epoch one up.
     ///
@@ -144,10 +151,7 @@ impl<'a> Endpoint<'a> {
     /// [`RingError::Geometry`].
     pub fn create(words: &'a [AtomicU32], side: Side) -> Result<Self, RingError> {
         let ring_bytes = ring_bytes(words.len())?;
-        let epoch = match read_u64(words, word::MAGIC) {
-            CHANNEL_MAGIC => read_u64(words, word::EPOCH).wrapping_add(1),
-            _ => 1,
-        };
+        let epoch = read_u64(words, word::EPOCH).wrapping_add(1);
         write_u64(words, word::MAGIC, 0);
         for word in &words[word::RESERVED..word::HEADER] {
             word.store(0, Ordering::Release);
