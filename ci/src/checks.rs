@@ -112,10 +112,10 @@ pub fn resources(host: &mut Host) -> Result<()> {
 }
 
 /// Leaves of what `uvtool resources --json` printed what changes by transactions alone: not what
-/// CPUs and heaps used meanwhile.
+/// CPUs and heaps used meanwhile, nor how far the ultravisor's loop is.
 pub fn keep_accounts(resources: &mut Value) -> Result<()> {
     let members = resources.as_object_mut().context("uvtool resources printed no object")?;
-    for used in ["cpus", "heaps"] {
+    for used in ["cpus", "heaps", "unscrubbed_frames", "longest_turn_ns", "long_turns"] {
         members.remove(used).with_context(|| format!("uvtool resources has no {used}"))?;
     }
     Ok(())

@@ -25,6 +25,7 @@ mod refusals;
 mod session;
 mod stay;
 mod stress;
+mod turns;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -45,6 +46,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     matrix::run,
     cpu::run,
     neighbours::run,
+    turns::run,
     atomic::run,
     containment::run,
     grub::run,

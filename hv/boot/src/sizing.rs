@@ -74,6 +74,8 @@ mod tests {
             arena: (0, 0),
             channels: 0,
             heap: Default::default(),
+            unscrubbed: 0,
+            turns: Default::default(),
         }
     }
 

@@ -28,9 +28,11 @@
 #![cfg_attr(not(any(test, loom)), no_std)]
 
 mod frame;
+mod hand_over;
 mod word;
 
 pub use frame::{FLUSH_ALWAYS, Frame};
+pub use hand_over::HandOver;
 pub use word::{COUNT_BITS, REFERENCE_BITS, Word};
 
 /// Number of the partition that owns a frame; 0: nobody.

@@ -84,6 +84,16 @@ pub fn scrub(mfn: u64) {
     unsafe { bytes(mfn).write_bytes(0, 4096) };
 }
 
+/// Overwrites with zeros a frame that has any bit set. One that holds zeros is read alone: a host of
+/// virtual machines provides memory for what was never written only when it is.
+pub fn scrub_used(mfn: u64) {
+    let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
+    let (lines, _) = table(mfn).as_chunks::<8>();
+    if lines.iter().any(|line| line.iter().fold(0, |bits, next| bits | word(next)) != 0) {
+        scrub(mfn);
+    }
+}
+
 /// Takes a reference on a frame of partition `owner`, so that the monitor may read it, or write it.
 /// If another CPU is changing the frame, waits until it is done, for microseconds at most.
 ///

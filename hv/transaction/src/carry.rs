@@ -7,8 +7,8 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::Refusal;
-use pv_abi::uv::database::state;
+use pv_abi::uv::command::{Range, Refusal};
+use pv_abi::uv::database::{UNASSIGNED, state};
 
 use crate::change::Change;
 use crate::engine::Engine;
@@ -30,43 +30,33 @@ impl From<Refusal> for Stopped {
     }
 }
 
-/// A monitor for what nobody asked for: nothing is refused but by itself.
-struct Own<'m>(&'m mut dyn Monitor);
-
-impl Monitor for Own<'_> {
-    fn perform(&mut self, action: Action) -> Result<(), i32> {
-        self.0.perform(action)
-    }
-
-    fn frame_owner(&mut self, frame: u64) -> Option<(u32, bool)> {
-        self.0.frame_owner(frame)
-    }
-
-    fn in_use(&mut self, frame: u64) -> bool {
-        self.0.in_use(frame)
-    }
-}
-
 impl Engine<'_> {
-    /// Applies changes and has them activated; undoes both where one is refused.
-    pub(crate) fn carry_out(
-        &mut self,
-        monitor: &mut dyn Monitor,
-        changes: &[Change],
-        actions: &[Action],
-        created: &[u32],
-    ) -> Result<(), Stopped> {
+    /// Makes the database say what is after changes; none of them, where one is refused.
+    pub(crate) fn write_all(&mut self, changes: &[Change]) -> Result<(), Stopped> {
         for (done, change) in changes.iter().enumerate() {
             if let Err(error) = self.write(change, true) {
                 self.take_out(changes, done);
                 return Err(from_write(error).into());
             }
         }
+        Ok(())
+    }
+
+    /// Applies changes and has them activated; undoes both where one is refused.
+    fn carry_out(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        changes: &[Change],
+        actions: &[Action],
+    ) -> Result<(), Stopped> {
+        self.write_all(changes)?;
         for (done, &action) in actions.iter().enumerate() {
-            if let Err(errno) = monitor.attempt(action) {
+            if let Err(errno) = monitor.perform(action) {
                 let stopped = self.stopped(monitor, action, errno);
-                let performed = actions.get(..=done).unwrap_or_default();
-                self.take_back(monitor, changes, performed, created);
+                let begun = actions.get(..=done).unwrap_or_default();
+                for action in self.take_out_after(monitor, changes, begun, &[]) {
+                    self.enforce(monitor, action);
+                }
                 return Err(stopped);
             }
         }
@@ -82,7 +72,7 @@ impl Engine<'_> {
     ) -> Result<(), Stopped> {
         let changes = record.changes.clone();
         let sequence = self.log.record(&mut self.database, record, false).map_err(from_write)?;
-        if let Err(stopped) = self.carry_out(&mut Own(monitor), &changes, actions, &[]) {
+        if let Err(stopped) = self.carry_out(monitor, &changes, actions) {
             let why = format!("{}: {}", stopped.refusal.object, stopped.refusal.reason);
             let _ = self.log.settle(&mut self.database, &[sequence], Settled::Refused, &why);
             return Err(stopped);
@@ -91,7 +81,7 @@ impl Engine<'_> {
     }
 
     /// What the monitor's refusal of an action says.
-    fn stopped(&self, monitor: &mut dyn Monitor, action: Action, errno: i32) -> Stopped {
+    pub(crate) fn stopped(&self, monitor: &mut dyn Monitor, action: Action, errno: i32) -> Stopped {
         let mut refusal = from_monitor(action, errno);
         let frame = match action {
             Action::Pages { first, frames } if errno == EBUSY => {
@@ -132,7 +122,15 @@ impl Engine<'_> {
             Change::Descriptor { number, .. } | Change::Fields { number, .. } => {
                 self.partitions_changed.insert(*number);
             }
-            Change::Pages { .. } => {}
+            Change::Pages { first, frames, before, after } => {
+                let (from, to) = if redo { (*before, *after) } else { (*after, *before) };
+                let range = Range { first: *first, frames: *frames };
+                if to == UNASSIGNED {
+                    self.unscrubbed.add(range);
+                } else if from == UNASSIGNED {
+                    self.unscrubbed.remove(range);
+                }
+            }
         }
         if redo {
             change.apply(&mut self.database)?;
@@ -156,16 +154,16 @@ impl Engine<'_> {
         descriptor.is_ok_and(|descriptor| descriptor.state == state::RUNNING)
     }
 
-    /// Makes database and monitor what they were before the actions, the last of which was
-    /// refused.
-    fn take_back(
+    /// Makes the database what it was before the actions that were begun, the last of which was
+    /// refused. Returns what the monitor is to enforce then.
+    pub(crate) fn take_out_after(
         &mut self,
         monitor: &mut dyn Monitor,
         changes: &[Change],
-        actions: &[Action],
+        begun: &[Action],
         created: &[u32],
-    ) {
-        let performed = actions.split_last().map_or(&[][..], |(_, performed)| performed);
+    ) -> Vec<Action> {
+        let performed = begun.split_last().map_or(&[][..], |(_, performed)| performed);
         for &action in performed.iter().rev() {
             match action {
                 Action::Start(number) => self.enforce(monitor, Action::Stop(number)),
@@ -177,21 +175,21 @@ impl Engine<'_> {
         }
         self.take_out(changes, changes.len());
         // Memory first, then who lives in it, then what connects them.
-        let mut again: Vec<Action> = actions.iter().rev().copied().collect();
+        let mut again: Vec<Action> = begun.iter().rev().copied().collect();
         again.sort_by_key(|action| match action {
             Action::Pages { .. } => 0,
             Action::Partition(_) => 1,
             _ => 2,
         });
-        for action in again {
-            match action {
-                Action::Stop(number) if self.says_running(number) => {
-                    self.enforce(monitor, Action::Start(number));
-                }
-                Action::Stop(_) | Action::Start(_) | Action::Destroy(_) => {}
-                _ => self.enforce(monitor, action),
+        again.retain_mut(|action| match *action {
+            Action::Stop(number) if self.says_running(number) => {
+                *action = Action::Start(number);
+                true
             }
-        }
+            Action::Stop(_) | Action::Start(_) | Action::Destroy(_) => false,
+            _ => true,
+        });
+        again
     }
 }
 

@@ -7,15 +7,17 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::mem::take;
 
 use pv_abi::uv::channel::MAX_PAYLOAD;
 use pv_abi::uv::command::{
-    Answer, MAX_OPERATIONS, Operation, Outcome, Refusal, Reply, Target, Transaction,
+    Answer, MAX_OPERATIONS, Operation, Outcome, Range, Refusal, Reply, Target, Transaction,
 };
 use pv_abi::uv::database::{ULTRAVISOR, kind};
-use resource_db::{Database, WriteError};
+use resource_db::{Database, OwnedRange, Owner, WriteError};
 use serde::Serialize;
 
+use crate::carry::Stopped;
 use crate::change::Change;
 use crate::describe::{describe, target_of};
 use crate::index::Index;
@@ -26,6 +28,8 @@ use crate::plan::Plan;
 use crate::reap::Dying;
 use crate::refusal::{from_write, name_of, refusal};
 use crate::refused::Refused;
+use crate::under_way::{Begun, Progress, UnderWay, Whose};
+use crate::unscrubbed::Unscrubbed;
 use crate::{Action, Monitor};
 
 /// Replies that are kept for each client.
@@ -77,6 +81,9 @@ pub struct Engine<'a> {
     pub(crate) clients: BTreeMap<u32, VecDeque<Kept>>,
     pub(crate) pending: Vec<Pending>,
     pub(crate) dying: Vec<Dying>,
+    pub(crate) under_way: Option<UnderWay>,
+    /// Free memory that the monitor may have to scrub.
+    pub(crate) unscrubbed: Unscrubbed,
     /// What the monitor refused to take back.
     pub(crate) refused: Refused,
     /// Entries of the channel table written since [`Self::take_channels_changed`].
@@ -124,6 +131,10 @@ impl<'a> Engine<'a> {
 
     pub(crate) fn over(database: Database<'a>, log: Log, limits: Limits) -> Self {
         let index = Index::of(&database);
+        let mut unscrubbed = Unscrubbed::default();
+        for OwnedRange { first, frames, .. } in index.of_owner(Owner::FREE) {
+            unscrubbed.add(Range { first, frames });
+        }
         Self {
             channels_changed: index.channels.keys().copied().collect(),
             partitions_changed: BTreeSet::new(),
@@ -134,6 +145,8 @@ impl<'a> Engine<'a> {
             clients: BTreeMap::new(),
             pending: Vec::new(),
             dying: Vec::new(),
+            under_way: None,
+            unscrubbed,
             refused: Refused::default(),
         }
     }
@@ -147,18 +160,18 @@ impl<'a> Engine<'a> {
     /// The log's records, oldest first, and the number the next one gets.
     #[must_use]
     pub fn records(&self) -> (Vec<Record>, u64) {
-        (self.log.records(&self.database), self.log.next)
+        (self.records_from(0).collect(), self.log_end())
     }
 
     /// The entries of the channel table that were written since the last call; all in use at the
     /// first.
     pub fn take_channels_changed(&mut self) -> BTreeSet<u32> {
-        core::mem::take(&mut self.channels_changed)
+        take(&mut self.channels_changed)
     }
 
     /// The partitions whose descriptors were written since the last call.
     pub fn take_partitions_changed(&mut self) -> BTreeSet<u32> {
-        core::mem::take(&mut self.partitions_changed)
+        take(&mut self.partitions_changed)
     }
 
     /// Whether what is kept beside the database is what the database says.
@@ -170,15 +183,17 @@ impl<'a> Engine<'a> {
     /// The oldest number that the log keeps, and the number its next record gets.
     #[must_use]
     pub fn log_bounds(&self) -> (u64, u64) {
-        self.log.bounds()
+        (self.log.bounds().0, self.log_end())
     }
 
     /// The log's records from this number on, oldest first; read as they are taken.
     pub fn records_from(&self, from: u64) -> impl DoubleEndedIterator<Item = Record> + '_ {
-        self.log.records_from(&self.database, from)
+        let end = self.log_end();
+        self.log.records_from(&self.database, from).filter(move |record| record.sequence < end)
     }
 
-    /// Carries out a transaction of partition `who`, or answers a retry of it.
+    /// Carries out a transaction of partition `who`, or answers a retry of it, however many turns
+    /// that takes.
     pub fn execute(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -187,8 +202,44 @@ impl<'a> Engine<'a> {
         request: u64,
         transaction: &Transaction,
     ) -> Reply {
+        loop {
+            let begun = self.begin(monitor, who, time, request, transaction);
+            if let Some(reply) = self.run_to_its_end(monitor, time, begun) {
+                return reply;
+            }
+        }
+    }
+
+    /// The reply to what was begun; `None`: it is to be begun again.
+    pub(crate) fn run_to_its_end(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        time: u64,
+        begun: Begun,
+    ) -> Option<Reply> {
+        let mut reply = match begun {
+            Begun::Answered(reply) => Some(reply),
+            Begun::UnderWay | Begun::Later => None,
+        };
+        while self.is_busy() {
+            let ended = self.proceed(monitor, time);
+            reply = reply.or(ended.map(|(_, reply)| reply));
+        }
+        reply
+    }
+
+    /// Begins to carry out a transaction of partition `who`, for a turn of the loop, or answers a
+    /// retry of it. Nothing may be under way.
+    pub fn begin(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        who: u32,
+        time: u64,
+        request: u64,
+        transaction: &Transaction,
+    ) -> Begun {
         let origin = Origin::new(who, time, request);
-        self.once(origin, transaction, |engine, origin| {
+        self.begin_once(origin, transaction, |engine, origin| {
             engine.attempt(monitor, origin, transaction)
         })
     }
@@ -207,21 +258,49 @@ impl<'a> Engine<'a> {
         Reply { id: request, version: self.database.contents(), result }
     }
 
-    /// Answers a request, or gives a retry the reply that it had.
+    /// The reply that a request had, where this is a retry; else its origin, with its checksum.
+    fn kept(&self, origin: Origin, body: &impl Serialize) -> Result<Reply, Origin> {
+        let sum = postcard::to_allocvec(body).map_or(0, |bytes| crc32fast::hash(&bytes));
+        let mut kept = self.clients.get(&origin.who).into_iter().flatten();
+        let kept = kept.find(|kept| kept.id == origin.request && kept.sum == sum);
+        kept.map(|kept| kept.reply.clone()).ok_or(Origin { sum, ..origin })
+    }
+
+    /// Answers a request within this turn, or gives a retry the reply that it had.
     pub(crate) fn once(
         &mut self,
         origin: Origin,
         body: &impl Serialize,
-        act: impl FnOnce(&mut Self, Origin) -> Result<Answer, Refusal>,
+        act: impl FnOnce(&mut Self) -> Result<Answer, Refusal>,
     ) -> Reply {
-        let Origin { who, request, .. } = origin;
-        let sum = postcard::to_allocvec(body).map_or(0, |bytes| crc32fast::hash(&bytes));
-        let kept = self.clients.entry(who).or_default();
-        if let Some(kept) = kept.iter().find(|kept| kept.id == request && kept.sum == sum) {
-            return kept.reply.clone();
+        self.kept(origin, body).unwrap_or_else(|origin| {
+            let result = act(self);
+            self.reply_to(origin, result)
+        })
+    }
+
+    /// Begins a request, or gives a retry the reply that it had.
+    pub(crate) fn begin_once(
+        &mut self,
+        origin: Origin,
+        body: &impl Serialize,
+        act: impl FnOnce(&mut Self, Origin) -> Progress,
+    ) -> Begun {
+        let origin = match self.kept(origin, body) {
+            Ok(reply) => return Begun::Answered(reply),
+            Err(origin) => origin,
+        };
+        match act(self, origin) {
+            Progress::Ended(result) => Begun::Answered(self.reply_to(origin, result)),
+            Progress::UnderWay => Begun::UnderWay,
+            Progress::Later => Begun::Later,
         }
-        let result = act(self, Origin { sum, ..origin });
-        let reply = Reply { id: request, version: self.database.contents(), result };
+    }
+
+    /// The reply to a request that has ended, kept for retries.
+    pub(crate) fn reply_to(&mut self, origin: Origin, result: Result<Answer, Refusal>) -> Reply {
+        let Origin { who, request: id, sum, .. } = origin;
+        let reply = Reply { id, version: self.database.contents(), result };
         self.keep(who, sum, reply.clone());
         reply
     }
@@ -241,18 +320,21 @@ impl<'a> Engine<'a> {
         monitor: &mut dyn Monitor,
         origin: Origin,
         transaction: &Transaction,
-    ) -> Result<Answer, Refusal> {
+    ) -> Progress {
         let mut planned = self.plan(origin, transaction);
         // What is being given back is free for who needs it.
         let lacks = |refusal: &Refusal| matches!(refusal.code.as_str(), "no-memory" | "too-large");
-        while planned.as_ref().is_err_and(lacks) && self.go_on(monitor, origin.time) {
+        while planned.as_ref().is_err_and(lacks) && self.reap_on(monitor, origin.time) {
+            if self.is_busy() || monitor.turn_over() {
+                return Progress::Later;
+            }
             planned = self.plan(origin, transaction);
         }
         match planned {
             Ok(planned) => self.commit(monitor, origin, planned, transaction),
             Err(refusal) => {
                 self.log_refused(origin, transaction, &refusal);
-                Err(refusal)
+                Err(refusal).into()
             }
         }
     }
@@ -262,47 +344,34 @@ impl<'a> Engine<'a> {
         &mut self,
         monitor: &mut dyn Monitor,
         origin: Origin,
-        planned: Planned,
+        mut planned: Planned,
         transaction: &Transaction,
-    ) -> Result<Answer, Refusal> {
-        let Planned { changes, actions, outcomes, created, completed, .. } = planned;
+    ) -> Progress {
         let what = planned.what.join("; ");
         let mut begun = self.new_record(origin, Settled::Begun, &what, &transaction.reason);
-        (begun.partitions, begun.changes) = (planned.about, changes);
-        begun.outcomes = outcomes.clone();
-        let changes = begun.changes.clone();
-        let sequence = self.log.record(&mut self.database, begun, transaction.pending);
-        let sequence = sequence.map_err(|error| match error {
-            WriteError::Full(_) if transaction.pending => pending::no_room(origin.who),
-            error => from_write(error),
-        })?;
-        self.carry_out(monitor, &changes, &actions, &created).map_err(|stopped| {
-            let refusal = stopped.refusal;
-            let why = format!("{}: {}: {}", refusal.object, refusal.field, refusal.reason);
-            let _ = self.log.settle(&mut self.database, &[sequence], Settled::Refused, &why);
-            refusal
-        })?;
-        let settled = if transaction.pending { Settled::Pending } else { Settled::Committed };
-        let mut together = self.records_of(origin.who, &completed);
-        together.push(sequence);
-        self.settle(&together, settled).map_err(from_write)?;
-        self.complete(origin.who, &completed);
-        if transaction.pending {
-            let assigned = assigned(transaction, &outcomes, &created);
-            self.pending.push(Pending {
-                who: origin.who,
-                request: origin.request,
-                sequence,
-                version: self.database.contents(),
-                created,
-                assigned,
-                orphaned: None,
-            });
+        begun.partitions = take(&mut planned.about);
+        begun.outcomes.clone_from(&planned.outcomes);
+        let changes = take(&mut planned.changes);
+        begun.changes.clone_from(&changes);
+        let sequence = match self.log.record(&mut self.database, begun, transaction.pending) {
+            Ok(sequence) => sequence,
+            Err(WriteError::Full(_)) if transaction.pending => {
+                return Err(pending::no_room(origin.who)).into();
+            }
+            Err(error) => return Err(from_write(error)).into(),
+        };
+        if let Err(Stopped { refusal, .. }) = self.write_all(&changes) {
+            self.settle_refused(sequence, &refusal);
+            return Err(refusal).into();
         }
-        for number in planned.destroyed {
-            self.bury(monitor, number, origin.time);
+        let assigned = || assigned(transaction, &planned.outcomes, &planned.created);
+        let pending = transaction.pending.then(assigned);
+        let actions = take(&mut planned.actions);
+        let whose = Whose::Request { origin, planned, pending };
+        match self.work_on(monitor, UnderWay::new(sequence, whose, changes, actions)) {
+            Some(work) => self.end_request(monitor, work).into(),
+            None => Progress::UnderWay,
         }
-        Ok(Answer::Applied(outcomes))
     }
 
     /// Writes down how a transaction that was applied ended, with the pending ones that it
@@ -512,8 +581,8 @@ pub(crate) struct Planned {
     pub(crate) what: Vec<String>,
     /// The partitions that its operations name.
     about: Vec<u32>,
-    outcomes: Vec<Outcome>,
-    created: Vec<u32>,
-    completed: Vec<u64>,
-    destroyed: Vec<u32>,
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) created: Vec<u32>,
+    pub(crate) completed: Vec<u64>,
+    pub(crate) destroyed: Vec<u32>,
 }

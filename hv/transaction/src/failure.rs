@@ -23,10 +23,11 @@ impl Engine<'_> {
     /// Begins a session of a client anew: what it left pending in earlier ones is rolled back.
     pub fn open(&mut self, monitor: &mut dyn Monitor, who: u32, time: u64, request: u64) -> Reply {
         let origin = Origin::new(who, time, request);
-        self.once(origin, &"open", |engine, _| {
+        self.once(origin, &"open", |engine| {
             engine.check_caller(who)?;
             let rolled_back = engine.roll_back_all(monitor, who, time, "its session ended");
             engine.forget_replies(who, &rolled_back);
+            engine.reap(monitor, time);
             Ok(Answer::Opened { rolled_back })
         })
     }
@@ -40,11 +41,12 @@ impl Engine<'_> {
         wanted: &[u64],
     ) -> Reply {
         let origin = Origin::new(who, time, request);
-        self.once(origin, &("roll back", wanted), |engine, _| {
+        self.once(origin, &("roll back", wanted), |engine| {
             engine.check_caller(who)?;
             let is_wanted = |pending: &Pending| wanted.contains(&pending.request);
             let requests = engine.roll_back_those(monitor, (who, time), "given up", is_wanted);
             engine.forget_replies(who, &requests);
+            engine.reap(monitor, time);
             Ok(Answer::RolledBack { requests })
         })
     }
@@ -61,7 +63,9 @@ impl Engine<'_> {
     /// destroyed, what it assigned is released. Returns how many transactions that were.
     pub fn client_failed(&mut self, monitor: &mut dyn Monitor, who: u32, time: u64) -> usize {
         self.clients.remove(&who);
-        self.roll_back_all(monitor, who, time, "it failed").len()
+        let rolled_back = self.roll_back_all(monitor, who, time, "it failed").len();
+        self.reap(monitor, time);
+        rolled_back
     }
 
     /// Rolls back what `who` left pending, newest first; what cannot be given back yet is tried
@@ -170,7 +174,7 @@ impl Engine<'_> {
         record.changes = changes;
         self.carry_out_own(monitor, record, &actions)?;
         for number in destroyed {
-            self.bury(monitor, number, origin.time);
+            self.bury(number, origin.time);
         }
         Ok(())
     }

@@ -41,7 +41,9 @@ mod refused;
 mod replica;
 mod settings;
 mod space;
+mod under_way;
 mod undo;
+mod unscrubbed;
 
 pub use change::{Change, Part};
 pub use engine::{Engine, Limits};
@@ -49,6 +51,7 @@ pub use log::{Record, Settled};
 pub use query::{Facts, Gauges, query};
 pub use refusal::{name_of, refusal};
 pub use space::{choose, contiguous};
+pub use under_way::Begun;
 
 /// Something the monitor is to do about what the database says now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +90,19 @@ pub trait Monitor {
     /// As [`Self::perform`].
     fn attempt(&mut self, action: Action) -> Result<(), i32> {
         self.perform(action)
+    }
+
+    /// Drops what a partition refers to, as far as this turn goes; returns whether that was all.
+    ///
+    /// # Errors
+    /// As [`Self::perform`].
+    fn give_up(&mut self, partition: u32) -> Result<bool, i32> {
+        self.perform(Action::Destroy(partition)).map(|()| true)
+    }
+
+    /// Whether the turn of the ultravisor's loop is over: what is left is done in the next.
+    fn turn_over(&mut self) -> bool {
+        false
     }
 
     /// Whose it holds a frame for, and whether as I/O memory; `None` where it keeps nothing. What

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::uv::command::{
     Answer, CpuRow, Difference, Heap, IssuesAnswer, LogRow, MapRow, MemoryRow, PartitionRow,
-    PciRow, Query, Range, ResourcesAnswer, VersionAnswer,
+    PciRow, Query, Range, ResourcesAnswer, Turns, VersionAnswer,
 };
 use pv_abi::uv::database::PartitionDescriptor;
 
@@ -39,6 +39,10 @@ pub trait Gauges {
     fn cpu(&self, index: u32) -> Option<CpuUsage>;
     /// Owner of a frame, and whether it is I/O memory; `None` where the monitor keeps nothing.
     fn frame(&self, frame: u64) -> Option<(u32, bool)>;
+    /// The turns of the ultravisor's loop.
+    fn turns(&self) -> Turns {
+        Turns::default()
+    }
     /// The heap of the ultravisor partition itself.
     fn heap(&self) -> Heap {
         Heap::default()
@@ -169,6 +173,8 @@ fn resources(engine: &Engine, facts: &Facts, gauges: &dyn Gauges) -> ResourcesAn
         arena: database.arena_pages(),
         channels: u32::try_from(engine.index.channels.len()).unwrap_or(u32::MAX),
         heap: gauges.heap(),
+        unscrubbed: engine.unscrubbed(),
+        turns: gauges.turns(),
     }
 }
 

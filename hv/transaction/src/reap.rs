@@ -8,9 +8,10 @@
 //! ```
 //!
 //! A batch has a bounded number of ranges and frames, so that its record fits the log, however many
-//! pieces the memory lies in, and the loop of the ultravisor goes on between batches. A pass hopes
-//! that nothing is referred to, and finds out frame by frame where the monitor refuses; the passes
-//! after it ask about each frame, since what is left was referred to before.
+//! pieces the memory lies in, and that requests wait for one batch at most. A batch that takes longer
+//! than a turn of the ultravisor's loop goes on in the next ([`crate::under_way`]). A pass hopes that
+//! nothing is referred to, and finds out frame by frame where the monitor refuses; the passes after
+//! it ask about each frame, since what is left was referred to before.
 //!
 //! Rule: a partition is *dying* in the database until the last frame of it is given back, and what
 //! is dying is tried again for ever, at growing intervals.
@@ -20,6 +21,7 @@ use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::mem::take;
 
 use pv_abi::uv::command::Range;
 use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, ULTRAVISOR};
@@ -30,21 +32,20 @@ use crate::carry::Stopped;
 use crate::engine::{Engine, Origin};
 use crate::log::Settled;
 use crate::plan::Plan;
-use crate::refusal::{label, name_of};
+use crate::refusal::{from_write, label, name_of};
+use crate::under_way::{UnderWay, Whose};
 use crate::{Action, Monitor};
 
 /// Nanoseconds until the first repetition; it doubles up to the last.
 const FIRST_WAIT: u64 = 10_000_000;
 pub(crate) const LAST_WAIT: u64 = 1_000_000_000;
 /// Frames of a batch at most.
-const BATCH_FRAMES: u64 = 1 << 18;
+const BATCH_FRAMES: u64 = 1 << 16;
 /// Times that the monitor may refuse a batch for one more frame: one for each part of [`LOOK`]
 /// frames, and a few.
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 40;
 /// Frames behind one in use that are looked at, and frames that a batch asks about.
-const LOOK: u64 = 16 * 1024;
-/// Batches of one turn of the ultravisor's loop.
-const BATCHES: usize = 8;
+const LOOK: u64 = 2 * 1024;
 /// Ranges that take as much of a record as a channel entry does.
 const CHANNEL_WEIGHT: usize = 3;
 
@@ -58,6 +59,9 @@ pub(crate) struct Dying {
     kept: u64,
     /// A pass came to its end: what is left was referred to.
     again: bool,
+    /// Frames of the next batch that the monitor refused it for, and how often it did.
+    held: BTreeSet<u64>,
+    rounds: usize,
     /// Nanoseconds between the last attempt and the next.
     wait: u64,
     /// System time of the next attempt.
@@ -67,24 +71,28 @@ pub(crate) struct Dying {
 impl Dying {
     const START: (bool, u64) = (false, 0);
 
+    /// A pass is on its way.
+    fn is_under_way(&self) -> bool {
+        self.next != Self::START || self.rounds > 0
+    }
+
     /// Ends a pass, or gives it up; the next begins later.
-    const fn later(&mut self, time: u64) {
-        (self.next, self.kept) = (Self::START, 0);
+    fn later(&mut self, time: u64) {
+        (self.next, self.kept, self.rounds) = (Self::START, 0, 0);
+        self.held.clear();
         self.due = time.saturating_add(self.wait);
         self.wait = if self.wait * 2 > LAST_WAIT { LAST_WAIT } else { self.wait * 2 };
     }
 }
 
-/// What a batch came to.
-enum Step {
-    /// The partition is gone.
-    Gone,
-    /// The pass goes on.
-    More,
-    /// The pass is at its end, and frames are left.
-    End,
-    /// The monitor, or the log, refuses the batch.
-    Refused,
+/// A batch on its way.
+pub(crate) struct Passing {
+    dying: Dying,
+    batch: Batch,
+    /// The partition is gone with it.
+    gone: bool,
+    /// Frames that are known to be referred to.
+    held: BTreeSet<u64>,
 }
 
 /// What goes back together.
@@ -102,41 +110,52 @@ struct Batch {
 }
 
 impl Engine<'_> {
-    /// Gives up a partition that is dying, now or later.
-    pub(crate) fn bury(&mut self, monitor: &mut dyn Monitor, number: u32, time: u64) {
+    /// Gives up a partition that is dying, as soon as [`Self::reap`] comes to it.
+    pub(crate) fn bury(&mut self, number: u32, time: u64) {
         if self.dying.iter().any(|dying| dying.number == number) {
             return;
         }
         let (next, kept, again) = (Dying::START, 0, false);
-        let mut dying = Dying { number, next, kept, again, wait: FIRST_WAIT, due: time };
-        if !self.give_back(monitor, &mut dying, time) {
-            self.dying.push(dying);
-        }
+        let (held, rounds) = (BTreeSet::new(), 0);
+        let (wait, due) = (FIRST_WAIT, time);
+        self.dying.push(Dying { number, next, kept, again, held, rounds, wait, due });
     }
 
     /// Tries again what was left because something referred to it, and goes on with what was not
     /// done in one turn. Returns when to call next.
     pub fn try_again(&mut self, monitor: &mut dyn Monitor, time: u64) -> Option<u64> {
-        for mut dying in core::mem::take(&mut self.dying) {
-            if dying.due > time || !self.give_back(monitor, &mut dying, time) {
-                self.dying.push(dying);
-            }
+        self.reap(monitor, time);
+        if !self.is_busy() {
+            self.roll_back_orphans(monitor, time);
         }
-        self.roll_back_orphans(monitor, time);
-        self.enforce_again(monitor, time);
+        if !self.is_busy() {
+            self.enforce_again(monitor, time);
+        }
         self.next_try(time)
     }
 
-    /// Goes on with a pass that is on its way; returns whether there was one.
-    pub(crate) fn go_on(&mut self, monitor: &mut dyn Monitor, time: u64) -> bool {
-        let Some(index) = self.dying.iter().position(|dying| dying.next != Dying::START) else {
-            return false;
-        };
-        let mut dying = self.dying.remove(index);
-        if !self.give_back(monitor, &mut dying, time) {
-            self.dying.push(dying);
+    /// Gives back what is due, as far as this turn goes.
+    pub(crate) fn reap(&mut self, monitor: &mut dyn Monitor, time: u64) {
+        while !self.is_busy()
+            && let Some(index) = self.dying.iter().position(|dying| dying.due <= time)
+        {
+            let dying = self.dying.remove(index);
+            self.give_back(monitor, dying, time);
+            if monitor.turn_over() {
+                return;
+            }
         }
-        true
+    }
+
+    /// Goes on with a pass that is on its way, by one batch; returns whether there was one.
+    pub(crate) fn reap_on(&mut self, monitor: &mut dyn Monitor, time: u64) -> bool {
+        let index = self.dying.iter().position(Dying::is_under_way);
+        let dying = index.map(|index| self.dying.remove(index));
+        let found = dying.is_some();
+        if let Some(dying) = dying {
+            self.give_back(monitor, dying, time);
+        }
+        found
     }
 
     /// Whether anything is left to be tried again.
@@ -155,63 +174,110 @@ impl Engine<'_> {
         self.dying.iter().map(|dying| dying.due).chain(orphans).chain(refused).min()
     }
 
-    /// Gives back what nothing refers to, for one turn of the loop; returns whether that was
-    /// everything.
-    fn give_back(&mut self, monitor: &mut dyn Monitor, dying: &mut Dying, time: u64) -> bool {
-        let destroy = Action::Destroy(dying.number);
-        let begins = dying.next == Dying::START && !dying.again;
-        if begins && monitor.perform(destroy).is_err() {
-            dying.later(time);
-            return false;
-        }
-        for _ in 0..BATCHES {
-            match self.give_back_batch(monitor, dying, time) {
-                Step::Gone => {
-                    self.forget(dying.number);
-                    return true;
-                }
-                Step::More => {}
-                Step::End => {
-                    dying.again = true;
-                    dying.later(time);
-                    return false;
-                }
-                Step::Refused => {
-                    dying.later(time);
-                    return false;
-                }
+    /// Gives back a batch of what nothing refers to; the monitor drops what the partition refers to
+    /// before the first.
+    fn give_back(&mut self, monitor: &mut dyn Monitor, mut dying: Dying, time: u64) {
+        if !dying.is_under_way() && !dying.again {
+            match monitor.give_up(dying.number) {
+                Ok(true) => {}
+                Ok(false) => return self.dying.insert(0, dying),
+                Err(_) => return self.try_later(dying, time),
             }
         }
-        dying.due = time;
-        false
+        let Ok(target) = self.database.reader().descriptor(dying.number).map(Box::new) else {
+            return self.forget(dying.number);
+        };
+        let mut held = match dying.rounds {
+            0 => self.held_of_channels(monitor, dying.number),
+            _ => take(&mut dying.held),
+        };
+        let mut batch = self.batch(monitor, &dying, &mut held, true);
+        if !self.has_room(&batch) {
+            batch = self.batch(monitor, &dying, &mut held, false);
+        }
+        let gone = batch.end && dying.kept + batch.kept == 0;
+        let passing = Passing { dying, batch, gone, held };
+        match self.begin_batch(target, passing, time) {
+            Ok(work) => {
+                if let Some(work) = self.work_on(monitor, work) {
+                    self.end_batch(monitor, work, time);
+                }
+            }
+            Err((passing, result)) => self.batch_ended(monitor, passing, result, time),
+        }
     }
 
-    fn give_back_batch(&mut self, monitor: &mut dyn Monitor, dying: &mut Dying, time: u64) -> Step {
-        let Ok(target) = self.database.reader().descriptor(dying.number).map(Box::new) else {
-            return Step::Gone;
-        };
-        let mut held = self.held_of_channels(monitor, dying.number);
-        for _ in 0..ROUNDS {
-            let mut batch = self.batch(monitor, dying, &mut held, true);
-            if !self.has_room(&batch) {
-                batch = self.batch(monitor, dying, &mut held, false);
-            }
-            let gone = batch.end && dying.kept + batch.kept == 0;
-            match self.reap(monitor, target.clone(), &batch, gone, time) {
-                Ok(()) if gone => return Step::Gone,
-                Ok(()) if batch.end => return Step::End,
-                Ok(()) => {
-                    dying.next = batch.next;
-                    dying.kept = dying.kept.saturating_add(batch.kept);
-                    return Step::More;
-                }
-                Err(Stopped { frame: Some(frame), .. }) if held.insert(frame) => {
-                    self.find_held(monitor, dying.number, frame, &mut held);
-                }
-                Err(_) => return Step::Refused,
-            }
+    /// Writes a batch into log and database. Where that is refused, or there is nothing to give back,
+    /// the batch has ended so.
+    fn begin_batch(
+        &mut self,
+        target: Box<PartitionDescriptor>,
+        passing: Passing,
+        time: u64,
+    ) -> Result<UnderWay, (Passing, Result<(), Stopped>)> {
+        let Passing { batch, gone, .. } = &passing;
+        if !gone && batch.pieces.is_empty() && batch.channels.is_empty() {
+            return Err((passing, Ok(())));
         }
-        Step::Refused
+        let number = target.number;
+        let what = self.reap_words(&target, batch);
+        let mut plan = Plan::new(&self.database, &self.index);
+        plan_reap(&mut plan, target, batch, *gone);
+        let (changes, actions) = (plan.changes(), plan.actions);
+        let origin = Origin::new(ULTRAVISOR, time, 0);
+        let mut record = self.new_record(origin, Settled::Begun, &what, "it was destroyed");
+        (record.partitions, record.changes) = ([number].into(), changes.clone());
+        let sequence = match self.log.record(&mut self.database, record, false) {
+            Ok(sequence) => sequence,
+            Err(error) => return Err((passing, Err(from_write(error).into()))),
+        };
+        if let Err(stopped) = self.write_all(&changes) {
+            self.settle_refused(sequence, &stopped.refusal);
+            return Err((passing, Err(stopped)));
+        }
+        Ok(UnderWay::new(sequence, Whose::Dying(passing), changes, actions))
+    }
+
+    /// Writes down how a batch ended, and sees that the pass goes on.
+    pub(crate) fn end_batch(&mut self, monitor: &mut dyn Monitor, work: UnderWay, time: u64) {
+        if let (Whose::Dying(passing), result) = self.settle_batch(work) {
+            self.batch_ended(monitor, passing, result, time);
+        }
+    }
+
+    fn batch_ended(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        passing: Passing,
+        result: Result<(), Stopped>,
+        time: u64,
+    ) {
+        let Passing { mut dying, batch, gone, mut held } = passing;
+        match result {
+            Ok(()) if gone => return self.forget(dying.number),
+            Ok(()) if batch.end => {
+                dying.again = true;
+                return self.try_later(dying, time);
+            }
+            Ok(()) => {
+                (dying.next, dying.rounds) = (batch.next, 0);
+                dying.kept = dying.kept.saturating_add(batch.kept);
+            }
+            Err(Stopped { frame: Some(frame), .. })
+                if dying.rounds < ROUNDS && held.insert(frame) =>
+            {
+                self.find_held(monitor, dying.number, frame, &mut held);
+                (dying.held, dying.rounds) = (held, dying.rounds + 1);
+            }
+            Err(_) => return self.try_later(dying, time),
+        }
+        dying.due = time;
+        self.dying.insert(0, dying);
+    }
+
+    fn try_later(&mut self, mut dying: Dying, time: u64) {
+        dying.later(time);
+        self.dying.push(dying);
     }
 
     /// Frames of its channels that something refers to: their other ends may map them still.
@@ -298,29 +364,6 @@ impl Engine<'_> {
         let pages = self.database.pages_for(batch.pieces.iter().map(freed));
         self.index.ranges().saturating_add(more) <= self.limits.ranges as usize
             && pages.is_ok_and(|pages| pages <= self.database.free_pages())
-    }
-
-    /// Gives a batch back; the descriptor, too, where the partition is `gone` with it.
-    fn reap(
-        &mut self,
-        monitor: &mut dyn Monitor,
-        target: Box<PartitionDescriptor>,
-        batch: &Batch,
-        gone: bool,
-        time: u64,
-    ) -> Result<(), Stopped> {
-        if !gone && batch.pieces.is_empty() && batch.channels.is_empty() {
-            return Ok(());
-        }
-        let number = target.number;
-        let what = self.reap_words(&target, batch);
-        let mut plan = Plan::new(&self.database, &self.index);
-        plan_reap(&mut plan, target, batch, gone);
-        let (changes, actions) = (plan.changes(), plan.actions);
-        let origin = Origin::new(ULTRAVISOR, time, 0);
-        let mut record = self.new_record(origin, Settled::Begun, &what, "it was destroyed");
-        (record.partitions, record.changes) = ([number].into(), changes);
-        self.carry_out_own(monitor, record, &actions)
     }
 
     /// Pending transactions are not about a partition any more that is gone: its number may be

@@ -75,7 +75,7 @@ impl<'a> Engine<'a> {
         for number in engine.index.partitions.keys().copied().collect::<Vec<_>>() {
             let dying = engine.database.reader().descriptor(number);
             if dying.is_ok_and(|descriptor| descriptor.state == state::DYING) {
-                engine.bury(monitor, number, time);
+                engine.bury(number, time);
             }
         }
         for record in records.iter().filter(|record| record.settled == Settled::Pending) {
@@ -86,6 +86,7 @@ impl<'a> Engine<'a> {
             engine.roll_back_all(monitor, client, time, "the ultravisor restarted");
         }
         engine.begin_epoch(undone, time)?;
+        engine.reap(monitor, time);
         Ok((engine, undone))
     }
 

@@ -18,44 +18,75 @@ use pv_abi::uv::database::{PartitionDescriptor, state};
 use resource_db::Owner;
 
 use crate::change::{Change, unpacked};
-use crate::engine::{Engine, Origin};
+use crate::engine::{Engine, Origin, Planned};
 use crate::log::{Record, Settled};
 use crate::operations::state_name;
 use crate::plan::Plan;
 use crate::refusal::{label, name_of, refusal};
+use crate::under_way::Begun;
 use crate::{Monitor, cpus};
 
 /// Records that a refusal lists.
 const SINCE: usize = 8;
 
 impl Engine<'_> {
-    /// Applies the inverse of the committed transaction with this sequence number.
+    /// Applies the inverse of the committed transaction with this sequence number, however many turns
+    /// that takes.
     pub fn undo(
         &mut self,
         monitor: &mut dyn Monitor,
         (who, time): (u32, u64),
         request: u64,
-        (sequence, reason): (u64, &str),
+        what: (u64, &str),
     ) -> Reply {
-        let origin = Origin::new(who, time, request);
-        self.once(origin, &(sequence, reason), |engine, origin| {
-            engine.check_caller(who)?;
-            let operations = engine
-                .inverse(sequence)
-                .inspect_err(|refusal| engine.log_refused_undo(origin, sequence, refusal))?;
-            let reason = match reason {
-                "" => format!("undo of {sequence}"),
-                why => format!("undo of {sequence}: {why}"),
-            };
-            let transaction = Transaction { planned_at: None, pending: false, reason, operations };
-            let planned = engine.plan(origin, &transaction);
-            let mut planned =
-                planned.inspect_err(|why| engine.log_refused_undo(origin, sequence, why))?;
-            if let Some(first) = planned.what.first_mut() {
-                first.insert_str(0, &format!("undo {sequence}: "));
+        loop {
+            let begun = self.begin_undo(monitor, (who, time), request, what);
+            if let Some(reply) = self.run_to_its_end(monitor, time, begun) {
+                return reply;
             }
-            engine.commit(monitor, origin, planned, &transaction)
+        }
+    }
+
+    /// Begins to apply the inverse of the committed transaction with this sequence number, as
+    /// [`Self::begin`] does.
+    pub fn begin_undo(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        (who, time): (u32, u64),
+        request: u64,
+        (sequence, reason): (u64, &str),
+    ) -> Begun {
+        let origin = Origin::new(who, time, request);
+        self.begin_once(origin, &(sequence, reason), |engine, origin| {
+            match engine.planned_undo(origin, sequence, reason) {
+                Ok((planned, transaction)) => engine.commit(monitor, origin, planned, &transaction),
+                Err(refusal) => Err(refusal).into(),
+            }
         })
+    }
+
+    fn planned_undo(
+        &mut self,
+        origin: Origin,
+        sequence: u64,
+        reason: &str,
+    ) -> Result<(Planned, Transaction), Refusal> {
+        self.check_caller(origin.who)?;
+        let operations = self
+            .inverse(sequence)
+            .inspect_err(|refusal| self.log_refused_undo(origin, sequence, refusal))?;
+        let reason = match reason {
+            "" => format!("undo of {sequence}"),
+            why => format!("undo of {sequence}: {why}"),
+        };
+        let transaction = Transaction { planned_at: None, pending: false, reason, operations };
+        let planned = self.plan(origin, &transaction);
+        let mut planned =
+            planned.inspect_err(|why| self.log_refused_undo(origin, sequence, why))?;
+        if let Some(first) = planned.what.first_mut() {
+            first.insert_str(0, &format!("undo {sequence}: "));
+        }
+        Ok((planned, transaction))
     }
 
     fn log_refused_undo(&mut self, origin: Origin, sequence: u64, why: &Refusal) {

@@ -3,6 +3,7 @@
 //! Rule: a request is taken only when the reply to the one before it is in the ring, so a client
 //! that does not read makes nobody else wait and keeps nothing here but one reply.
 
+use alloc::collections::VecDeque;
 use core::sync::atomic::AtomicU32;
 
 use partition_runtime::channel::{Bell, ChannelError, Server};
@@ -21,7 +22,8 @@ pub struct CommandChannel {
     /// Whether the pages are this partition's own, so that nobody else makes the channel anew.
     own: bool,
     server: Option<Server<'static, Port>>,
-    waiting: Option<Reply>,
+    /// Replies that had no room: that of the last request, and that of one under way before.
+    waiting: VecDeque<Reply>,
     /// Errors of this channel so far.
     errors: u32,
 }
@@ -42,7 +44,7 @@ impl CommandChannel {
     /// A channel whose pages the client made, or will make.
     #[must_use]
     pub const fn of_client(client: u32, words: &'static [AtomicU32], port: Port) -> Self {
-        Self { client, words, port, own: false, server: None, waiting: None, errors: 0 }
+        Self { client, words, port, own: false, server: None, waiting: VecDeque::new(), errors: 0 }
     }
 
     /// A channel whose pages are this partition's own.
@@ -52,17 +54,17 @@ impl CommandChannel {
     pub fn own(client: u32, words: &'static [AtomicU32], port: Port) -> Result<Self, RingError> {
         let ring = Endpoint::create(words, Side::Server)?;
         let server = Some(Server::new(ring, port));
-        Ok(Self { client, words, port, own: true, server, waiting: None, errors: 0 })
+        Ok(Self { client, words, port, own: true, server, waiting: VecDeque::new(), errors: 0 })
     }
 
     /// The next request, once the reply to the one before is in the ring. Without `room` for what a
     /// request may say, its id alone.
     pub fn next(&mut self, room: bool) -> Option<Result<Request, Unread>> {
-        if let Some(reply) = self.waiting.take() {
+        for reply in core::mem::take(&mut self.waiting) {
             self.answer(reply);
-            if self.waiting.is_some() {
-                return None;
-            }
+        }
+        if !self.waiting.is_empty() {
+            return None;
         }
         self.open();
         let server = self.server.as_mut()?;
@@ -93,7 +95,7 @@ impl CommandChannel {
         };
         match server.reply(&reply) {
             Ok(()) => {}
-            Err(ChannelError::Ring(RingError::Full)) => self.waiting = Some(reply),
+            Err(ChannelError::Ring(RingError::Full)) => self.waiting.push_back(reply),
             Err(error) => self.give_up(error),
         }
     }
@@ -109,7 +111,8 @@ impl CommandChannel {
     /// client's next event, for the client may have made it anew by then.
     fn give_up(&mut self, error: ChannelError) {
         self.count(error);
-        (self.server, self.waiting) = (None, None);
+        self.server = None;
+        self.waiting.clear();
         if self.own {
             let ring = Endpoint::create(self.words, Side::Server);
             self.server = ring.ok().map(|ring| Server::new(ring, self.port));

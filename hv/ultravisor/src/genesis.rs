@@ -58,7 +58,7 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
     let first = known.is_none();
     let engine = match known {
         Some(database) => {
-            let mut lead = Lead { services: &mut services };
+            let mut lead = Lead { services: &mut services, until: 0 };
             let recovered = Engine::recover(database, limits, &mut lead, time::now());
             let (engine, undone) = recovered.map_err(|error| format!("database: {error:?}"))?;
             log!("restart {}, {undone} transactions undone", start.restarts);
@@ -204,7 +204,7 @@ fn boot_channel(description: &Description) -> Option<ChannelEntry> {
 }
 
 fn perform(host: &mut Host, action: Action) -> Result<(), (Action, i32)> {
-    Lead { services: &mut host.services }.perform(action).map_err(|errno| (action, errno))
+    Lead { services: &mut host.services, until: 0 }.perform(action).map_err(|errno| (action, errno))
 }
 
 /// Has the monitor enforce all of the first database.

@@ -3,7 +3,9 @@
 //! Rule: a handler does a bounded amount of work and says whether there is more; what is not
 //! finished waits its turn behind the others that have events. So no partition can keep the rest
 //! from being served. What is done for guests has a budget of time (see [`budget`]): while
-//! that is empty, guests' rings stay unread and their ports are masked.
+//! that is empty, guests' rings stay unread and their ports are masked. A transaction that takes
+//! the monitor longer than a turn goes on in the next ([`crate::host::work`]); free memory is scrubbed when
+//! nobody's turn comes ([`crate::host::scrub`]).
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -12,15 +14,22 @@ use core::sync::atomic::AtomicU32;
 use partition_runtime::events::{self, Events, Port, VIRQ_TIMER};
 use partition_runtime::{heap, lead, log, time};
 use pv_abi::uv::calls::{self, MonitorEvent, cause};
-use pv_abi::uv::command::{Body, Operation, Refusal, Reply, Request};
-use pv_abi::uv::database::{FIRST_GUEST, rights};
+use pv_abi::uv::command::{Body, Operation, Query, Refusal, Reply, Request, Turns};
+use pv_abi::uv::database::{FIRST_GUEST, ULTRAVISOR, rights};
 use pv_abi::xen::sched::{REASON_POWEROFF, REASON_REBOOT};
-use transaction::{Engine, Facts, refusal};
+use transaction::{Begun, Engine, Facts, refusal};
 
 use crate::command::Unread;
 use crate::lead::{Counters, Lead};
 use crate::services::{SERVICE, Services};
 
+mod scrub;
+mod work;
+
+/// Nanoseconds after which a turn of the loop is over: what is left is done in the next.
+const TURN: u64 = 2_000_000;
+/// A turn of so many nanoseconds counts as long.
+const LONG: u64 = 5_000_000;
 /// Requests answered at one event.
 const REQUESTS: usize = 4;
 /// Bytes of the heap that reading a request and answering a query take at most: a list whose
@@ -59,6 +68,14 @@ pub struct Host {
     told: u64,
     /// The version of the database that is served.
     followed: u64,
+    /// When the present turn began, and how long this partition had waited for a CPU by then.
+    begun: u64,
+    waited: u64,
+    turns_taken: Turns,
+    /// Requests that wait for what is under way, first come, first served; one of each channel.
+    waiting: VecDeque<work::Waiting>,
+    /// Others want the CPU: nothing is scrubbed before this time.
+    pressed: Option<u64>,
 }
 
 impl Host {
@@ -86,6 +103,11 @@ impl Host {
             guest_last: false,
             rests: None,
             timer: timer.map(|port| (port, None)),
+            begun: time::now(),
+            waited: 0,
+            turns_taken: Turns::default(),
+            waiting: VecDeque::new(),
+            pressed: None,
         }
     }
 
@@ -94,17 +116,49 @@ impl Host {
         self.monitor_events();
         loop {
             let port = self.next_turn();
-            let (client, begin) = (self.services.client_at(port), time::now());
-            if self.handle(port) {
-                self.queue(port);
+            self.begin_turn();
+            if let Some(port) = port {
+                self.serve_port(port);
             }
-            if let Some(who) = client {
-                let spent = time::now().saturating_sub(begin);
-                self.services.budget.spend(who, spent, who >= FIRST_GUEST);
-            }
+            // The client whose turn it was is told by its reply.
             self.tell_clients(port);
+            self.go_on();
+            self.tell_clients(None);
             self.set_timer();
+            self.end_turn();
         }
+    }
+
+    fn serve_port(&mut self, port: Port) {
+        let client = self.services.client_at(port);
+        if self.handle(port) {
+            self.queue(port);
+        }
+        if let Some(who) = client {
+            let spent = time::now().saturating_sub(self.begun);
+            self.services.budget.spend(who, spent, who >= FIRST_GUEST);
+        }
+    }
+
+    fn begin_turn(&mut self) {
+        (self.begun, self.waited) = (time::now(), waited());
+    }
+
+    /// Notes how long a turn took, without the time that others had the CPU.
+    fn end_turn(&mut self) {
+        let mut spent = time::now().saturating_sub(self.begun);
+        if spent > self.turns_taken.longest.min(LONG) {
+            spent = spent.saturating_sub(waited().saturating_sub(self.waited));
+        }
+        let taken = &mut self.turns_taken;
+        taken.longest = taken.longest.max(spent);
+        taken.long += u64::from(spent > LONG);
+    }
+
+    /// The lead monitor, until this turn is over.
+    fn lead(&mut self) -> (&mut Engine<'static>, Lead<'_>) {
+        let until = self.begun.saturating_add(TURN);
+        (&mut self.engine, Lead { services: &mut self.services, until })
     }
 
     /// Whether a port's turn is paid by the budget of guests.
@@ -123,8 +177,9 @@ impl Host {
         }
     }
 
-    /// The port whose turn it is. Where ports of the host's own and of guests wait, turns alternate.
-    fn next_turn(&mut self) -> Port {
+    /// The port whose turn it is; `None`: only what is under way has a turn. Where ports of the host's
+    /// own and of guests wait, turns alternate.
+    fn next_turn(&mut self) -> Option<Port> {
         loop {
             while let Some(port) = self.events.take() {
                 self.queue(port);
@@ -134,7 +189,13 @@ impl Host {
             let next = own.or_else(|| self.next_guest()).or_else(|| self.turns.pop_front());
             if let Some(port) = next {
                 self.guest_last = self.is_guests(port);
-                return port;
+                return Some(port);
+            }
+            if self.has_work() {
+                return None;
+            }
+            if self.scrub() {
+                continue;
             }
             self.set_timer();
             let port = self.events.wait();
@@ -204,62 +265,83 @@ impl Host {
     /// Answers what a client asks, as far as its replies fit; returns whether it may ask more.
     fn command(&mut self, port: Port) -> bool {
         for _ in 0..REQUESTS {
+            if self.waits(port) {
+                return false;
+            }
             let Some(channel) = self.services.commands.get_mut(&port) else {
                 return false;
             };
             let client = channel.client;
             let reply = match channel.next(heap::has_room(RECEIVE_ROOM)) {
                 None => return false,
-                Some(Ok(request)) => self.answer(client, &request),
-                Some(Err(Unread::NoMemory(id))) => self.refuse(id, no_memory()),
-                Some(Err(Unread::NotUnderstood(id))) => self.refuse(id, not_understood()),
+                Some(Ok(request)) if self.must_wait(&request.body) => {
+                    self.wait(port, client, request);
+                    return false;
+                }
+                Some(Ok(request)) => match self.answer(client, &request) {
+                    Begun::Later => {
+                        self.wait(port, client, request);
+                        return false;
+                    }
+                    begun => begun,
+                },
+                Some(Err(Unread::NoMemory(id))) => Begun::Answered(self.refuse(id, no_memory())),
+                Some(Err(Unread::NotUnderstood(id))) => {
+                    Begun::Answered(self.refuse(id, not_understood()))
+                }
             };
-            if let Some(channel) = self.services.commands.get_mut(&port) {
-                channel.answer(reply);
+            if !self.answered(port, reply) {
+                return true;
             }
         }
         true
     }
 
-    fn answer(&mut self, client: u32, request: &Request) -> Reply {
+    fn answer(&mut self, client: u32, request: &Request) -> Begun {
         // What stopped before this request has the number that it had then.
         self.monitor_events();
         crate::inject::asked_by(client);
         let (now, id) = (time::now(), request.id);
         if let Some(refusal) = self.lacks_room(&request.body) {
-            return self.refuse(id, refusal);
+            return Begun::Answered(self.refuse(id, refusal));
         }
-        let engine = &mut self.engine;
-        let mut lead = Lead { services: &mut self.services };
-        let reply = match &request.body {
-            Body::Query(query) => {
-                let answer = transaction::query(
-                    engine,
-                    &self.facts,
-                    &Counters { budget: &lead.services.budget },
-                    query,
-                );
-                return Reply { id, version: engine.database().contents(), result: Ok(answer) };
-            }
-            Body::Plan(transaction) => return engine.dry_run(client, id, transaction),
-            Body::Transaction(transaction) => {
-                engine.execute(&mut lead, client, now, id, transaction)
-            }
-            Body::Open => engine.open(&mut lead, client, now, id),
+        if let Body::Query(query) = &request.body {
+            return Begun::Answered(self.answer_query(id, query));
+        }
+        let (engine, mut lead) = self.lead();
+        let begun = match &request.body {
+            Body::Query(_) => return Begun::Later,
+            Body::Plan(transaction) => Begun::Answered(engine.dry_run(client, id, transaction)),
+            Body::Transaction(transaction) => engine.begin(&mut lead, client, now, id, transaction),
+            Body::Open => Begun::Answered(engine.open(&mut lead, client, now, id)),
             Body::Undo { sequence, reason } => {
-                engine.undo(&mut lead, (client, now), id, (*sequence, reason))
+                engine.begin_undo(&mut lead, (client, now), id, (*sequence, reason))
             }
             Body::RollBack { requests } => {
-                engine.roll_back_requests(&mut lead, (client, now), id, requests)
+                let reply = engine.roll_back_requests(&mut lead, (client, now), id, requests);
+                Begun::Answered(reply)
             }
         };
+        if let Begun::Answered(reply) = &begun {
+            self.carried_out(client, reply);
+        }
+        begun
+    }
+
+    fn answer_query(&self, id: u64, query: &Query) -> Reply {
+        let counters = Counters { budget: &self.services.budget, turns: self.turns_taken };
+        let answer = transaction::query(&self.engine, &self.facts, &counters, query);
+        Reply { id, version: self.engine.database().contents(), result: Ok(answer) }
+    }
+
+    /// A request of a client has ended: what is served follows.
+    fn carried_out(&mut self, client: u32, reply: &Reply) {
         if let Err(refusal) = &reply.result {
             let (object, field) = (&refusal.object, &refusal.field);
             log!("refused partition {client}: {object}: {field}: {}", refusal.reason);
         }
         self.follow_database();
         crate::inject::misbehave(self.arena);
-        reply
     }
 
     fn refuse(&self, id: u64, refusal: Refusal) -> Reply {
@@ -313,14 +395,14 @@ impl Host {
         self.services.follow_database(&reader, &partitions);
     }
 
-    /// Tells clients that the log has new records; the one whose turn it was has its reply.
-    fn tell_clients(&mut self, turn: Port) {
+    /// Tells clients that the log has new records, but the one whose turn it was.
+    fn tell_clients(&mut self, turn: Option<Port>) {
         let next = self.engine.log_bounds().1;
         if next == self.told {
             return;
         }
         self.told = next;
-        for &port in self.services.commands.keys().filter(|port| **port != turn) {
+        for &port in self.services.commands.keys().filter(|port| Some(**port) != turn) {
             // A channel whose other end is not bound yet.
             let _ = events::send(port);
         }
@@ -331,19 +413,20 @@ impl Host {
         if let Some((_, set)) = &mut self.timer {
             *set = None;
         }
-        self.rests = None;
-        if !self.engine.waits() {
+        (self.rests, self.pressed) = (None, None);
+        if !self.engine.waits() || self.engine.is_busy() {
             return;
         }
-        let mut lead = Lead { services: &mut self.services };
-        self.engine.try_again(&mut lead, time::now());
+        let (engine, mut lead) = self.lead();
+        engine.try_again(&mut lead, time::now());
         self.follow_database();
     }
 
     /// Has the timer fire when something is to be tried again, and when guests are served again.
     fn set_timer(&mut self) {
         let again = self.engine.waits().then(|| self.engine.next_try(time::now())).flatten();
-        let Some(due) = again.into_iter().chain(self.rests).min() else {
+        let pressed = self.pressed.filter(|_| self.engine.unscrubbed() > 0);
+        let Some(due) = again.into_iter().chain(self.rests).chain(pressed).min() else {
             return;
         };
         let Some((_, set)) = &mut self.timer else {
@@ -373,15 +456,22 @@ impl Host {
         }
     }
 
-    /// Writes down what the monitor did by itself. The monitor keeps each record until the next
-    /// call says that it is written down.
+    /// Writes down what the monitor did by itself, once nothing is under way. The monitor keeps each
+    /// record until the next call says that it is written down.
     fn monitor_events(&mut self) {
         let mut written = 0;
-        while let Ok(Some((number, event))) = lead::next_event(written) {
+        loop {
+            let next = lead::next_event(written);
+            if self.engine.is_busy() {
+                return;
+            }
+            let Ok(Some((number, event))) = next else {
+                return;
+            };
             let (partition, cause, detail) = (event.partition, event.cause, event.detail);
             log!("partition {partition} stopped: cause {cause}, detail {detail:#x}");
-            let mut lead = Lead { services: &mut self.services };
-            self.engine.monitor_did(&mut lead, &event);
+            let (engine, mut lead) = self.lead();
+            engine.monitor_did(&mut lead, &event);
             self.end_host_with(&event);
             written = number;
         }
@@ -410,6 +500,11 @@ impl Host {
             log!("the monitor does not end the host: {error}");
         }
     }
+}
+
+/// Nanoseconds that this partition was ready to run and had no CPU.
+fn waited() -> u64 {
+    lead::usage(ULTRAVISOR).map_or(0, |usage| usage.wait_time)
 }
 
 /// The refusal of a frame that holds no request of this protocol.

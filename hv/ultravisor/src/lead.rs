@@ -6,9 +6,9 @@
 
 use budget::Budget;
 use partition_runtime::hypercall::{self, Errno};
-use partition_runtime::{lead, log};
+use partition_runtime::{lead, log, time};
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
-use pv_abi::uv::command::Heap;
+use pv_abi::uv::command::{Heap, Turns};
 use pv_abi::xen::hypercall::XEN_VERSION;
 use pv_abi::xen::version::VERSION;
 use transaction::{Action, Gauges, Monitor};
@@ -25,6 +25,8 @@ const EIO: i32 = -pv_abi::xen::errno::EIO as i32;
 pub struct Lead<'s> {
     /// What is mapped of partitions.
     pub services: &'s mut Services,
+    /// When the turn of the loop is over.
+    pub until: u64,
 }
 
 impl Monitor for Lead<'_> {
@@ -57,6 +59,20 @@ impl Monitor for Lead<'_> {
         self.perform(action)
     }
 
+    fn give_up(&mut self, partition: u32) -> Result<bool, i32> {
+        self.services.detach(partition);
+        loop {
+            match destroy_in_part(partition) {
+                Ok(false) if !self.turn_over() => {}
+                result => return result.map_err(|errno| errno.0),
+            }
+        }
+    }
+
+    fn turn_over(&mut self) -> bool {
+        time::now() >= self.until
+    }
+
     fn frame_owner(&mut self, frame: u64) -> Option<(u32, bool)> {
         lead::frame_owner(frame).ok()
     }
@@ -68,13 +84,16 @@ impl Monitor for Lead<'_> {
 
 /// Destroying takes as many calls as the partition has tables.
 fn destroy(number: u32) -> Result<(), Errno> {
-    loop {
-        match lead::destroy(number) {
-            Err(Errno::EAGAIN) => {}
-            // It was destroyed before, by a transaction that was refused later on.
-            Err(NO_PARTITION) => return Ok(()),
-            result => return result,
-        }
+    while !destroy_in_part(number)? {}
+    Ok(())
+}
+
+/// Goes on with destroying; returns whether that was all.
+fn destroy_in_part(number: u32) -> Result<bool, Errno> {
+    match lead::destroy(number) {
+        // It was destroyed before, by a transaction that was refused later on.
+        Err(NO_PARTITION) => Ok(true),
+        result => result,
     }
 }
 
@@ -83,6 +102,8 @@ fn destroy(number: u32) -> Result<(), Errno> {
 pub struct Counters<'b> {
     /// The time that is spent on partitions here.
     pub budget: &'b Budget,
+    /// The turns of the loop.
+    pub turns: Turns,
 }
 
 impl Gauges for Counters<'_> {
@@ -100,6 +121,10 @@ impl Gauges for Counters<'_> {
 
     fn frame(&self, frame: u64) -> Option<(u32, bool)> {
         lead::frame_owner(frame).ok()
+    }
+
+    fn turns(&self) -> Turns {
+        self.turns
     }
 
     fn heap(&self) -> Heap {

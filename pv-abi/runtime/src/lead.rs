@@ -51,12 +51,12 @@ pub fn stop(number: u32) -> Result<(), Errno> {
     plain(calls::STOP, number.into(), 0).map(drop)
 }
 
-/// Drops what a partition references ([`calls::DESTROY`]).
+/// Drops what a partition references ([`calls::DESTROY`]); whether that was all. Else call again.
 ///
 /// # Errors
-/// `EAGAIN`: not finished, call again.
-pub fn destroy(number: u32) -> Result<(), Errno> {
-    plain(calls::DESTROY, number.into(), 0).map(drop)
+/// What the monitor refuses with.
+pub fn destroy(number: u32) -> Result<bool, Errno> {
+    plain(calls::DESTROY, number.into(), 0).map(|left| left == 0)
 }
 
 /// Keeps a PCI function from reaching memory ([`calls::QUIESCE_DEVICE`]).

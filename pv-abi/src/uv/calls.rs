@@ -18,7 +18,8 @@ pub const VERSION: u32 = 1;
 /// the monitor has no instance for gets one in the memory it names. Idempotent.
 pub const ACTIVATE_PARTITION: u64 = 0;
 /// Lead: re-read the page map for `rdx` frames from frame `rsi`. Refused with `-EBUSY` where a
-/// frame that changes owner still has references. Frames that leave a partition are scrubbed.
+/// frame that changes owner still has references. A frame that gets an owner holds zeros. A frame
+/// that becomes free does not yet: the next call about it scrubs it, whoever owns it then.
 pub const ACTIVATE_PAGES: u64 = 1;
 /// Lead: re-read channel table entry `rsi`.
 pub const ACTIVATE_CHANNEL: u64 = 2;
@@ -31,7 +32,7 @@ pub const START: u64 = 3;
 pub const STOP: u64 = 4;
 /// Lead: drop every reference that partition `rsi` holds (page tables, grants, events), so that
 /// its memory can be activated for another. The page map must still give it its memory: what is
-/// dropped is found there. `-EAGAIN`: not finished, call again.
+/// dropped is found there. Returns 1 where it is not finished: call again.
 pub const DESTROY: u64 = 5;
 /// Lead: stop a PCI function (`rsi` = segment/bus/device/function) from reaching memory.
 pub const QUIESCE_DEVICE: u64 = 6;

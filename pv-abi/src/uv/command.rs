@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// Version of these messages, the first thing a [`Request`] carries.
-pub const PROTOCOL: u16 = 6;
+pub const PROTOCOL: u16 = 7;
 
 /// From a client to the ultravisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -587,6 +587,19 @@ pub struct ResourcesAnswer {
     pub channels: u32,
     /// The heap of the ultravisor partition.
     pub heap: Heap,
+    /// Free frames that may have to be scrubbed yet, at most.
+    pub unscrubbed: u64,
+    /// The loop of the ultravisor partition.
+    pub turns: Turns,
+}
+
+/// The turns of an event loop since it started: the times between two looks at the events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turns {
+    /// Nanoseconds of the longest, without those that others had the CPU.
+    pub longest: u64,
+    /// Turns above 5 ms.
+    pub long: u64,
 }
 
 /// What a Rust partition uses of its heap.

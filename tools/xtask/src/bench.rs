@@ -67,6 +67,10 @@ fn status(good: bool) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Waits until the memory that is free after the start is scrubbed: that is no part of any command.
+pub(crate) const SCRUBBED: &str = "set -e\nuntil uvtool resources --json | \
+    grep -qE '\"unscrubbed_frames\": *0,?$'; do sleep 0.2; done\n";
+
 /// The machine that all is measured on.
 pub(crate) fn machine() -> MachineOptions {
     MachineOptions { cpus: 1, icount: true, ..MachineOptions::default() }

@@ -142,7 +142,7 @@ fn script(under: Under) -> String {
                 "uvtool create --name minimal --kernel {GUEST} --memory 4M --command-line idle"
             );
             let console = format!("{create} --console");
-            ("set -e\n", create, console, "uvtool destroy --forget minimal".to_owned())
+            (bench::SCRUBBED, create, console, "uvtool destroy --forget minimal".to_owned())
         }
     };
     format!("{start}exec {PROGRAM} {ROUNDS} {create} -- {console} -- {destroy}\n")

@@ -129,7 +129,7 @@ fn measured(options: &Options) -> Result<(String, Vec<Row>)> {
     let command_memory = Some("512M".into());
     let boot = BootOptions { file, command_memory, ..BootOptions::default() };
     let sizes: String = options.guests.iter().map(|size| format!(" {size}")).collect();
-    let script = format!("exec {PROGRAM} {ROUNDS} {GUEST}{sizes}");
+    let script = format!("{}exec {PROGRAM} {ROUNDS} {GUEST}{sizes}", bench::SCRUBBED);
     // Those that the machine boots: the sources may change before it has ended.
     let images = Images::read()?;
     let text = bench::output_within(LIMIT, &machine, &boot, &["sh", "-c", &script])?;

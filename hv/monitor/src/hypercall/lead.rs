@@ -4,12 +4,12 @@
 use core::{array, ops::Range, sync::atomic::Ordering};
 
 use database_view::{Owner, ReadError};
-use frames::{Kind, OWNER_IO, OWNER_NUMBER};
+use frames::{HandOver, Kind, OWNER_IO, OWNER_NUMBER};
 use heapless::Vec;
 use pv_abi::{
     uv::{
         calls::{self, CpuUsage, PartitionUsage},
-        database::{ChannelEntry, MONITOR, UNASSIGNED, channel_kind, state},
+        database::{ChannelEntry, MONITOR, channel_kind, state},
     },
     xen::{
         errno,
@@ -18,7 +18,7 @@ use pv_abi::{
     },
 };
 
-use super::{Call, Outcome, vcpu_op};
+use super::{AGAIN, Call, Outcome, vcpu_op};
 use crate::{
     context::Registers,
     cpu, database, guest_memory, lead_events, machine,
@@ -111,8 +111,9 @@ fn give(frames: Range<u64>, owner: Owner) -> Result<(), i64> {
     }
     // What their CPUs cached of them goes before they hold anything of another's.
     let mut flushed = 0;
-    for before in taken.iter().map(|one| one.before & OWNER_NUMBER) {
-        if before != 0 && before != flushed {
+    for one in taken.iter().filter(|one| one.change.flush) {
+        let before = one.before & OWNER_NUMBER;
+        if before != flushed {
             cpu::flush_since(before, cpu::flush_stamp());
             flushed = before;
         }
@@ -125,50 +126,51 @@ struct Taken {
     mfn: u64,
     /// The owner's word before.
     before: u32,
-    dirty: bool,
+    change: HandOver,
 }
 
 impl Taken {
     fn hand_over(self, owner: Owner) -> Result<(), i64> {
         let frame = machine::frame(self.mfn).ok_or(errno::EINVAL)?;
-        if self.dirty {
-            machine::scrub(self.mfn);
-            if let Some(entry) = platform::m2p().get(self.mfn as usize) {
-                entry.store(u64::MAX, Ordering::Relaxed);
-            }
+        if self.change.scrub {
+            machine::scrub_used(self.mfn);
         }
-        let wanted = owner.entry();
-        let kind = if wanted == UNASSIGNED { Kind::Private } else { Kind::Ram };
-        frame.set_owner(OWNER_IO | MONITOR, wanted, kind).map_err(|_| errno::EBUSY)
+        if self.before & OWNER_IO == 0
+            && let Some(entry) = platform::m2p().get(self.mfn as usize)
+        {
+            entry.store(u64::MAX, Ordering::Relaxed);
+        }
+        let from = OWNER_IO | MONITOR;
+        frame.set_owner(from, owner.entry(), self.change.kind).map_err(|_| errno::EBUSY)
     }
 }
 
-/// Takes a frame from its owner, if nothing refers to it any more; `None`: there is nothing to do.
+/// Takes a frame from its owner, if nothing refers to it any more; `None`: there is nothing left to
+/// do. A frame that needs nothing in between changes its owner at once.
 fn take(mfn: u64, owner: Owner) -> Result<Option<Taken>, i64> {
     let wanted = owner.entry();
     let Some(frame) = machine::frame(mfn) else {
         // Nothing is kept of frames above RAM.
         return if owner.io { Ok(None) } else { Err(errno::EINVAL) };
     };
-    let before = frame.owner_word();
-    if before == wanted {
+    let (before, kind) = (frame.owner_word(), frame.word().kind());
+    let Some(change) = HandOver::of(before, kind, wanted) else {
         return Ok(None);
-    }
+    };
     // What the monitor uses stays the monitor's whatever the database says.
     if before == MONITOR {
         return Err(errno::EPERM);
     }
     // A partition's idle frames are on its list for as long as it is; what it uses, its instance
     // among that, has references.
-    let kind = frame.word().kind();
     if kind == Kind::Private && partition::find(before).is_some() {
         return Err(errno::EBUSY);
     }
-    // Free frames are private once they had an owner, and scrubbed; before, they hold what the
-    // machine left in them.
-    let dirty = before & OWNER_IO == 0 && (before != 0 || kind == Kind::Ram);
-    frame.set_owner(before, OWNER_IO | MONITOR, Kind::Private).map_err(|_| errno::EBUSY)?;
-    Ok(Some(Taken { mfn, before, dirty }))
+    let at_once = !change.scrub && !change.flush;
+    let (next, kind) =
+        if at_once { (wanted, change.kind) } else { (OWNER_IO | MONITOR, Kind::Private) };
+    frame.set_owner(before, next, kind).map_err(|_| errno::EBUSY)?;
+    Ok((!at_once).then_some(Taken { mfn, before, change }))
 }
 
 /// `ACTIVATE_CHANNEL(index)`.
@@ -289,13 +291,16 @@ pub fn stop(call: &mut Call) -> Outcome {
     Ok(0)
 }
 
-/// `DESTROY(number)`.
+/// `DESTROY(number)`. The caller decides whether it goes on at once: it may have others to serve.
 pub fn destroy(call: &mut Call) -> Outcome {
     let partition = partition_in(call.args[1])?;
     if core::ptr::eq(partition, call.vcpu.partition) {
         return Err(errno::EINVAL);
     }
-    relinquish::relinquish(partition).map(|()| 0)
+    match relinquish::relinquish(partition) {
+        Err(AGAIN) => Ok(1),
+        done => done.map(|()| 0),
+    }
 }
 
 /// `NEXT_EVENT(address, written)`.

@@ -29,6 +29,10 @@ pub struct Fake<'a> {
     pub refuse_after: Option<usize>,
     /// A frame that is used from the moment when an action is refused.
     pub use_at_refusal: Option<u64>,
+    /// Each step of the engine is a turn of the loop.
+    pub short_turns: bool,
+    /// The most frames that one action was about.
+    pub largest: u64,
     /// Ends the ultravisor when so many actions were performed: before the next one, or at once.
     pub cut_after: Option<(usize, bool)>,
 }
@@ -45,6 +49,7 @@ impl Fake<'_> {
     fn enforce(&mut self, action: Action) -> Result<(), i32> {
         match action {
             Action::Pages { first, frames } => {
+                self.largest = self.largest.max(frames);
                 let mut next = first;
                 while next < first + frames {
                     let range = self.reader.range_at(next, first + frames - next).unwrap();
@@ -116,6 +121,10 @@ impl Monitor for Fake<'_> {
         self.owners.get(frame as usize).map(|owner| (owner.number, owner.io))
     }
 
+    fn turn_over(&mut self) -> bool {
+        self.short_turns
+    }
+
     fn in_use(&mut self, frame: u64) -> bool {
         self.in_use.contains(&frame)
     }
@@ -181,6 +190,8 @@ pub fn host_of(words: &[AtomicU32], frames: u64, limits: Limits) -> (Engine<'_>,
         in_use: BTreeSet::new(),
         refuse_after: None,
         use_at_refusal: None,
+        short_turns: false,
+        largest: 0,
         cut_after: None,
     };
     (engine, fake)

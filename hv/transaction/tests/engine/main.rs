@@ -12,4 +12,5 @@ mod many;
 mod queries;
 mod sessions;
 mod settings;
+mod turns;
 mod undo;

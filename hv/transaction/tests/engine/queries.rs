@@ -33,7 +33,7 @@ impl Gauges for Full {
     }
 }
 
-fn ask(host: &Host, query: &Query) -> Answer {
+pub fn ask(host: &Host, query: &Query) -> Answer {
     let version = VersionAnswer {
         ultravisor: String::new(),
         protocol: 0,

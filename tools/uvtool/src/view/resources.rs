@@ -26,6 +26,11 @@ pub struct Resources {
     channels: u32,
     /// Of the partitions that have all their memory from the start.
     heaps: Vec<HeapOf>,
+    /// Free frames that are not scrubbed yet, at most.
+    unscrubbed_frames: u64,
+    /// Of the ultravisor's loop, since it started: the longest turn, and turns above 5 ms.
+    longest_turn_ns: u64,
+    long_turns: u64,
     /// What does not agree; empty: all sums do.
     disagreements: Vec<String>,
     /// Ranges of the page map, where asked for.
@@ -119,6 +124,9 @@ impl Resources {
                 .into_iter()
                 .filter_map(|(partition, heap)| heap.map(|heap| heap_of(partition, heap)))
                 .collect(),
+            unscrubbed_frames: answer.unscrubbed,
+            longest_turn_ns: answer.turns.longest,
+            long_turns: answer.turns.long,
             disagreements,
             map: map.map(|rows| rows.iter().map(|row| range(row, names)).collect()),
         }
@@ -252,6 +260,12 @@ impl View for Resources {
         parts.push(format!(
             "Database: {} of {} pages in use. Channels: {}.\n",
             self.arena_pages_used, self.arena_pages, self.channels
+        ));
+        parts.push(format!(
+            "Free memory to be scrubbed yet: {}. Longest turn of the ultravisor: {} us, {} above 5 ms.\n",
+            memory(self.unscrubbed_frames),
+            self.longest_turn_ns / 1000,
+            self.long_turns
         ));
         parts.push(self.heap_text());
         parts.extend(self.map_text());

@@ -1,6 +1,6 @@
 use super::*;
 use crate::view::samples;
-use pv_abi::uv::command::Heap;
+use pv_abi::uv::command::{Heap, Turns};
 
 fn shown(answer: &ResourcesAnswer, map: Option<Vec<MapRow>>) -> Resources {
     let mut partitions = samples::partitions();
@@ -38,6 +38,8 @@ PCI           ID         CLASS       OWNER
 0000:00:01.0  8086:7000  ISA bridge  free
 
 Database: 40 of 512 pages in use. Channels: 3.
+
+Free memory to be scrubbed yet: 2 MiB. Longest turn of the ultravisor: 2500 us, 0 above 5 ms.
 
 HEAP-OF      IN-USE     MOST  BYTES
 ultravisor    1 MiB  1.5 MiB  8 MiB
@@ -111,6 +113,8 @@ fn an_empty_machine_is_shown() {
         arena: (0, 0),
         channels: 0,
         heap: Heap::default(),
+        unscrubbed: 0,
+        turns: Turns::default(),
     };
     let text = shown(&answer, None).text();
     assert!(text.contains("sum") && text.contains("Sums agree: 0 frames"), "{text}");

@@ -3,7 +3,7 @@
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::command::{
     CpuRow, Heap, IssueRow, IssueState, IssuesAnswer, LogRow, MapRow, MemoryRow, PartitionRow,
-    PciRow, Refusal, ResourcesAnswer, VersionAnswer,
+    PciRow, Refusal, ResourcesAnswer, Turns, VersionAnswer,
 };
 use pv_abi::uv::database::{kind, rights, state};
 
@@ -74,6 +74,8 @@ pub fn resources() -> ResourcesAnswer {
         arena: (512, 40),
         channels: 3,
         heap: Heap { bytes: 8 << 20, in_use: 1 << 20, most: 3 << 19 },
+        unscrubbed: 512,
+        turns: Turns { longest: 2_500_000, long: 0 },
     }
 }
 

@@ -1,0 +1,173 @@
+//! What takes the monitor longer than a turn of the ultravisor's loop.
+
+use pv_abi::uv::command::{Answer, Operation, Outcome, Query, Range, Target, Transaction};
+use pv_abi::uv::database::BOOT;
+use resource_db::Owner;
+use transaction::Begun;
+
+use crate::fake::{Host, LIMITS, agree, arena_of, create, picture, transaction};
+use crate::queries::ask;
+
+/// Frames of a host with a partition that takes many turns, and of that partition.
+const FRAMES: u64 = 200_000;
+const LARGE: u64 = 150_000;
+/// Frames that the monitor may be asked about at once.
+const PIECE: u64 = 256;
+
+fn assign(partition: Target, frames: u64) -> Operation {
+    Operation::AssignMemory { partition, frames }
+}
+
+fn large(name: &str) -> Transaction {
+    transaction(vec![create(name), assign(Target::CreatedBy(0), LARGE)])
+}
+
+/// Begins a request in a turn of its own, and goes on turn by turn: how many it took, and the answer.
+fn in_turns(
+    host: &mut Host,
+    request: &Transaction,
+    mut between: impl FnMut(&mut Host),
+) -> (usize, Result<Answer, String>) {
+    host.next += 1;
+    let id = host.next;
+    let mut begun = host.engine.begin(&mut host.monitor, BOOT, 5, id, request);
+    for turns in 1.. {
+        assert!(turns < 10_000);
+        match begun {
+            Begun::Answered(reply) => {
+                return (turns, reply.result.map_err(|refusal| refusal.code));
+            }
+            Begun::UnderWay => {
+                between(host);
+                if let Some((who, reply)) = host.engine.proceed(&mut host.monitor, 5) {
+                    assert_eq!((who, reply.id), (BOOT, id));
+                    begun = Begun::Answered(reply);
+                }
+            }
+            Begun::Later if host.engine.is_busy() => {
+                assert_eq!(host.engine.proceed(&mut host.monitor, 5), None);
+            }
+            Begun::Later => {
+                begun = host.engine.begin(&mut host.monitor, BOOT, 5, id, request);
+            }
+        }
+    }
+    unreachable!()
+}
+
+fn short(words: &[std::sync::atomic::AtomicU32]) -> Host<'_> {
+    let mut host = Host::of(words, FRAMES, LIMITS);
+    host.monitor.short_turns = true;
+    host
+}
+
+#[test]
+fn a_large_partition_is_made_in_turns_and_queries_are_answered_meanwhile() {
+    let words = arena_of(1024);
+    let mut host = short(&words);
+    let last = host.last();
+    let (turns, result) = in_turns(&mut host, &large("large"), |host| {
+        assert!(host.engine.is_busy());
+        let answer = ask(host, &Query::Log { from: 0, most: 100 });
+        let Answer::Log { rows, next, .. } = answer else { panic!("{answer:?}") };
+        assert_eq!((rows.last().unwrap().sequence, next), (last, last + 1));
+    });
+    assert!(matches!(result, Ok(Answer::Applied(_))), "{result:?}");
+    assert!(turns as u64 > LARGE / PIECE, "{turns} turns");
+    assert!(host.monitor.largest <= PIECE);
+    assert_eq!(host.last(), last + 1);
+    agree(&host.engine, &host.monitor);
+}
+
+#[test]
+fn what_is_refused_in_a_later_turn_is_taken_back_in_turns() {
+    let words = arena_of(1024);
+    let mut host = short(&words);
+    let (_, made) = in_turns(&mut host, &large("large"), |_| {});
+    let Ok(Answer::Applied(outcomes)) = made else { panic!("{made:?}") };
+    let (Outcome::Partition(number), Outcome::Memory(ranges)) = (&outcomes[0], &outcomes[1]) else {
+        panic!("{outcomes:?}");
+    };
+    let before = picture(&host.engine);
+    let range = ranges.iter().max_by_key(|range| range.frames).unwrap();
+    host.monitor.in_use.insert(range.first + range.frames - 1);
+    let release = Operation::ReleaseMemory {
+        partition: Target::Number(*number),
+        ranges: vec![Range { ..*range }],
+    };
+    let mut waited = 0;
+    let (turns, result) = in_turns(&mut host, &transaction(vec![release]), |_| waited += 1);
+    assert_eq!(result, Err("busy".into()));
+    assert!(turns as u64 > range.frames / PIECE && waited > 0, "{turns} turns");
+    assert!(host.monitor.largest <= PIECE);
+    assert_eq!(picture(&host.engine), before);
+    agree(&host.engine, &host.monitor);
+}
+
+#[test]
+fn a_large_partition_is_given_back_in_turns_and_others_are_made_in_between() {
+    let words = arena_of(1024);
+    let mut host = short(&words);
+    let (_, made) = in_turns(&mut host, &large("large"), |_| {});
+    let Ok(Answer::Applied(outcomes)) = made else { panic!("{made:?}") };
+    let Outcome::Partition(number) = outcomes[0] else { panic!("{outcomes:?}") };
+    host.ok(vec![Operation::DestroyPartition { partition: Target::Number(number) }]);
+    let (mut turns, mut made) = (0, 0);
+    while host.engine.waits() || host.engine.is_busy() {
+        turns += 1;
+        assert!(turns < 10_000);
+        if host.engine.is_busy() {
+            assert_eq!(host.engine.proceed(&mut host.monitor, 6), None);
+            continue;
+        }
+        if made < 2 {
+            made += 1;
+            let small = transaction(vec![create(&format!("small-{made}"))]);
+            let (_, result) = in_turns(&mut host, &small, |_| {});
+            assert!(result.is_ok(), "{result:?}");
+        }
+        if !host.engine.is_busy() {
+            host.engine.try_again(&mut host.monitor, 6);
+        }
+    }
+    // The first batch went with the request.
+    assert!(turns as u64 > LARGE / PIECE / 2 && made == 2, "{turns} turns, {made} made");
+    assert!(host.monitor.largest <= PIECE);
+    agree(&host.engine, &host.monitor);
+    assert!(host.map().iter().all(|range| range.owner != Owner::ram(number)));
+}
+
+#[test]
+fn who_needs_memory_that_is_being_given_back_waits_for_it_turn_by_turn() {
+    let words = arena_of(1024);
+    let mut host = short(&words);
+    let (_, made) = in_turns(&mut host, &large("first"), |_| {});
+    let Ok(Answer::Applied(outcomes)) = made else { panic!("{made:?}") };
+    let Outcome::Partition(number) = outcomes[0] else { panic!("{outcomes:?}") };
+    host.ok(vec![Operation::DestroyPartition { partition: Target::Number(number) }]);
+    let (turns, result) = in_turns(&mut host, &large("second"), |_| {});
+    assert!(matches!(result, Ok(Answer::Applied(_))), "{result:?}");
+    assert!(turns as u64 > LARGE / PIECE, "{turns} turns");
+    // What nobody gives back is not waited for.
+    let (turns, result) = in_turns(&mut host, &large("second"), |_| {});
+    assert_eq!((turns, result), (1, Err("name-taken".into())));
+}
+
+#[test]
+fn memory_is_to_be_scrubbed_when_it_was_free_at_the_start_or_is_given_back() {
+    let words = arena_of(1024);
+    let mut host = Host::of(&words, FRAMES, LIMITS);
+    let free = |host: &Host| -> u64 {
+        host.map().iter().filter(|range| range.owner == Owner::FREE).map(|r| r.frames).sum()
+    };
+    assert_eq!(host.engine.unscrubbed(), free(&host));
+    while host.engine.next_unscrubbed(1000).is_some() {}
+    let (number, _) = host.built("web");
+    assert_eq!(host.engine.unscrubbed(), 0);
+    let before = free(&host);
+    host.ok(vec![Operation::DestroyPartition { partition: Target::Number(number) }]);
+    assert_eq!(host.engine.unscrubbed(), free(&host) - before);
+    // Who gets it before it is scrubbed gets it scrubbed.
+    host.built("mail");
+    assert!(host.engine.unscrubbed() <= free(&host) - before);
+}

@@ -1,0 +1,107 @@
+//! Transactions that take more than a turn of the loop, and requests that wait for them.
+//!
+//! While one is under way, queries are answered. A request that would change the database, or that
+//! compares it with the monitor, waits; its channel is not read until it has had its turn. So what
+//! waits is one request of each channel.
+//!
+//! Rule: first come, first served.
+
+use partition_runtime::events::Port;
+use partition_runtime::time;
+use pv_abi::uv::command::{Body, Query, Reply, Request};
+use transaction::Begun;
+
+use super::{Host, TURN};
+
+/// A request that waits.
+#[derive(Debug)]
+pub struct Waiting {
+    port: Port,
+    client: u32,
+    request: Request,
+}
+
+impl Host {
+    /// Whether something is to be done that no port stands for.
+    pub(super) fn has_work(&self) -> bool {
+        self.engine.is_busy() || !self.waiting.is_empty()
+    }
+
+    /// Whether a request of a channel waits.
+    pub(super) fn waits(&self, port: Port) -> bool {
+        self.waiting.iter().any(|waiting| waiting.port == port)
+    }
+
+    /// Whether a request has to wait for what is under way, or for others that wait.
+    pub(super) fn must_wait(&self, body: &Body) -> bool {
+        let at_any_time = match body {
+            // Pages of the database are copied, and owners compared, between two transactions.
+            Body::Query(query) => !matches!(query, Query::Arena { .. } | Query::Compare { .. }),
+            Body::Plan(_) => true,
+            _ => false,
+        };
+        !at_any_time && self.has_work()
+    }
+
+    /// Has a request wait.
+    pub(super) fn wait(&mut self, port: Port, client: u32, request: Request) {
+        self.waiting.push_back(Waiting { port, client, request });
+    }
+
+    /// Goes on with what is under way, and begins what waits for it, until the turn is over.
+    pub(super) fn go_on(&mut self) {
+        if self.engine.is_busy() {
+            self.proceed();
+        }
+        while !self.engine.is_busy()
+            && time::now().saturating_sub(self.begun) < TURN
+            && let Some(next) = self.waiting.pop_front()
+        {
+            match self.answer(next.client, &next.request) {
+                Begun::Later => return self.waiting.push_front(next),
+                begun => {
+                    self.answered(next.port, begun);
+                    self.queue(next.port);
+                }
+            }
+        }
+    }
+
+    fn proceed(&mut self) {
+        let (begin, who) = (time::now(), self.engine.asked_by());
+        who.into_iter().for_each(crate::inject::asked_by);
+        let (engine, mut lead) = self.lead();
+        let ended = engine.proceed(&mut lead, time::now());
+        if let Some(who) = who {
+            let spent = time::now().saturating_sub(begin);
+            self.services.budget.spend(who, spent, false);
+        }
+        if let Some((client, reply)) = ended {
+            self.carried_out(client, &reply);
+            self.send(client, reply);
+        }
+        if !self.engine.is_busy() {
+            self.monitor_events();
+            self.follow_database();
+        }
+    }
+
+    /// Sends the reply of a request that ended in a later turn than it began in.
+    fn send(&mut self, client: u32, reply: Reply) {
+        let mut channels = self.services.commands.values_mut();
+        if let Some(channel) = channels.find(|channel| channel.client == client) {
+            channel.answer(reply);
+        }
+    }
+
+    /// Sends the reply that a request has by now; whether it has one.
+    pub(super) fn answered(&mut self, port: Port, begun: Begun) -> bool {
+        let Begun::Answered(reply) = begun else {
+            return false;
+        };
+        if let Some(channel) = self.services.commands.get_mut(&port) {
+            channel.answer(reply);
+        }
+        true
+    }
+}
