@@ -146,6 +146,11 @@ impl Random {
                 0 => Query::Version,
                 1 => Query::Partitions { after: self.wild() as u32 },
                 2 => Query::Resources,
+                3 if self.wild().is_multiple_of(2) => Query::Memory {
+                    partition: self.wild() as u32,
+                    first: self.wild(),
+                    most: self.wild() as u32,
+                },
                 3 => Query::PageMap { first: self.wild(), most: self.wild() as u32 },
                 4 => Query::Arena { first: self.wild() as u32, most: self.wild() as u32 },
                 5 => Query::Log { from: self.wild(), most: self.wild() as u32 },

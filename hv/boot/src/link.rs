@@ -164,7 +164,8 @@ impl Link {
         const MOST: u32 = 1024;
         let (mut first, mut ranges) = (0, Vec::new());
         loop {
-            let rows = match self.call(WHAT, Body::Query(Query::PageMap { first, most: MOST }))? {
+            let query = Query::Memory { partition: owner, first, most: MOST };
+            let rows = match self.call(WHAT, Body::Query(query))? {
                 (_, Answer::PageMap(rows)) => rows,
                 _ => return Err(Failure::Answer(WHAT)),
             };
@@ -176,8 +177,7 @@ impl Link {
                 return Err(Failure::Answer(WHAT));
             }
             first = next;
-            let of = rows.iter().filter(|row| row.owner == owner && !row.io);
-            ranges.extend(of.map(|row| Extent { first: row.first, frames: row.frames }));
+            ranges.extend(rows.iter().map(|row| Extent { first: row.first, frames: row.frames }));
             if ranges.len() > MAX_RANGES {
                 return Err(Failure::Scattered(MAX_RANGES));
             }

@@ -16,5 +16,5 @@ mod reader;
 mod words;
 
 pub use database::{Database, MIN_PAGES, WriteError};
-pub use database_view::{OwnedRange, Owner, PAGE_WORDS, ReadError, Words};
+pub use database_view::{MAX_FRAMES, OwnedRange, Owner, PAGE_WORDS, ReadError, Words};
 pub use reader::{Entries, Ranges, Reader};

@@ -9,8 +9,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use pv_abi::uv::command::Range;
-use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST};
-use resource_db::{Database, OwnedRange, Owner};
+use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, TIER_FRAMES};
+use resource_db::{Database, MAX_FRAMES, OwnedRange, Owner};
 
 use crate::change::{Change, packed};
 
@@ -23,6 +23,49 @@ pub(crate) struct Brief {
     pub(crate) dedicated: bool,
     /// Virtual CPUs it may bring up.
     pub(crate) vcpus: u32,
+}
+
+/// What an owner has of the page map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Entries of each tier.
+    pub(crate) tiers: [u64; TIER_FRAMES.len()],
+    /// Frames.
+    pub(crate) frames: u64,
+}
+
+impl Held {
+    /// What a range takes of a map of so many frames: the shape of the map follows from who owns
+    /// what, with entries as large as can be, and what lies past its end is the last owner's.
+    fn of(first: u64, frames: u64, all: u64) -> Self {
+        let end = first.saturating_add(frames);
+        let mut held = Self { frames, ..Self::default() };
+        held.add(0, first, if end == all { MAX_FRAMES } else { end }, all);
+        held
+    }
+
+    /// Counts the entries of a tier and of those below from a frame to another.
+    fn add(&mut self, tier: usize, first: u64, end: u64, all: u64) {
+        let (Some(size), true) = (TIER_FRAMES.get(tier), first < end) else {
+            return;
+        };
+        let (from, to) = (first.next_multiple_of(*size), end / size * size);
+        if from >= to {
+            return self.add(tier + 1, first, end, all);
+        }
+        if let Some(entries) = self.tiers.get_mut(tier) {
+            *entries += to.min(all).saturating_sub(from).div_ceil(*size);
+        }
+        self.add(tier + 1, first, from, all);
+        self.add(tier + 1, to, end, all);
+    }
+
+    fn change(&mut self, by: &Self, change: impl Fn(u64, u64) -> u64) {
+        for (entries, by) in self.tiers.iter_mut().zip(by.tiers) {
+            *entries = change(*entries, by);
+        }
+        self.frames = change(self.frames, by.frames);
+    }
 }
 
 /// See the module.
@@ -46,6 +89,10 @@ pub(crate) struct Index {
     ranges: BTreeMap<u32, (u32, u32)>,
     /// First frames of the ranges of each owner.
     owned: BTreeMap<u32, BTreeSet<u32>>,
+    /// What each owner has.
+    pub(crate) held: BTreeMap<u32, Held>,
+    /// Frames of the page map.
+    frames: u64,
     /// Frames that nobody gets, rising: the monitor did not take them back.
     pub(crate) withheld: Vec<Range>,
     /// The guest number that came last; of a database just read, the highest.
@@ -66,13 +113,14 @@ impl PartialEq for Index {
             && channels(self) == channels(other)
             && self.ranges == other.ranges
             && self.owned == other.owned
+            && self.held == other.held
     }
 }
 
 impl Index {
     /// What the database says.
     pub(crate) fn of(database: &Database) -> Self {
-        let mut index = Self::default();
+        let mut index = Self { frames: database.reader().frames(), ..Self::default() };
         for number in database.numbers() {
             index.read_partition(database, number);
         }
@@ -155,19 +203,26 @@ impl Index {
     }
 
     fn insert(&mut self, first: u64, frames: u64, owner: Owner) {
+        let more = Held::of(first, frames, self.frames);
+        self.held.entry(owner.entry()).or_default().change(&more, u64::saturating_add);
         let first = narrow(first);
         self.ranges.insert(first, (narrow(frames), owner.entry()));
         self.owned.entry(owner.entry()).or_default().insert(first);
     }
 
     fn remove(&mut self, first: u64) {
-        let first = narrow(first);
-        if let Some((_, owner)) = self.ranges.remove(&first)
-            && let Some(of) = self.owned.get_mut(&owner)
-        {
-            of.remove(&first);
+        let at = narrow(first);
+        let Some((frames, owner)) = self.ranges.remove(&at) else {
+            return;
+        };
+        if let Some(held) = self.held.get_mut(&owner) {
+            held.change(&Held::of(first, frames.into(), self.frames), u64::saturating_sub);
+        }
+        if let Some(of) = self.owned.get_mut(&owner) {
+            of.remove(&at);
             if of.is_empty() {
                 self.owned.remove(&owner);
+                self.held.remove(&owner);
             }
         }
     }

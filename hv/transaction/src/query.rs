@@ -2,7 +2,7 @@
 //!
 //! Rule: an answer fits one frame of a channel; what is longer is given in parts.
 
-use alloc::collections::BTreeMap;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
@@ -11,6 +11,8 @@ use pv_abi::uv::command::{
     PciRow, Query, Range, ResourcesAnswer, Turns, VersionAnswer,
 };
 use pv_abi::uv::database::PartitionDescriptor;
+use resource_db::{OwnedRange, Owner};
+use zerocopy::FromZeros;
 
 use crate::refusal::name_of;
 use crate::{Engine, cpus, replica};
@@ -73,6 +75,10 @@ pub fn query(engine: &Engine, facts: &Facts, gauges: &dyn Gauges, query: &Query)
         Query::Partition { name } => partition(engine, gauges, name),
         Query::Resources => Answer::Resources(resources(engine, facts, gauges)),
         Query::PageMap { first, most } => page_map(engine, *first, *most),
+        Query::Memory { partition, first, most } => {
+            let owner = Owner::ram(*partition);
+            map_rows(engine.index.of_owner_from(owner, *first), *most)
+        }
         Query::Log { from, most } => log(engine, *from, *most),
         Query::Compare { first } => compare(engine, gauges, *first),
         Query::Arena { first, most } => replica::arena(engine, *first, *most),
@@ -87,8 +93,12 @@ fn partitions(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
     let mut numbers = engine.index.partitions.range(after..).map(|(&number, _)| number);
     let mut rows = Vec::new();
     let mut room = PARTITION_BYTES;
+    // One for all: a descriptor is a page.
+    let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
     for number in numbers.by_ref() {
-        let Ok(descriptor) = database.reader().descriptor(number) else { continue };
+        if database.reader().descriptor_into(number, &mut descriptor).is_err() {
+            continue;
+        }
         let mut row = row(&descriptor, engine.limits.cpus, gauges.partition(number));
         row.service_time = gauges.service_time(number);
         let bytes =
@@ -149,24 +159,20 @@ fn row(descriptor: &PartitionDescriptor, cpus: u32, usage: Option<PartitionUsage
 
 fn resources(engine: &Engine, facts: &Facts, gauges: &dyn Gauges) -> ResourcesAnswer {
     let database = engine.database();
-    let mut memory: BTreeMap<(u32, bool), ([u64; 3], u64)> = BTreeMap::new();
-    for (range, tier) in database.reader().entries(0) {
-        let (tiers, frames) = memory.entry((range.owner.number, range.owner.io)).or_default();
-        if let Some(entries) = tiers.get_mut(tier) {
-            *entries += 1;
-        }
-        *frames += range.frames;
-    }
+    let memory = engine.index.held.iter().map(|(&entry, held)| {
+        let Owner { number: owner, io } = Owner::from_entry(entry);
+        MemoryRow { owner, io, tiers: held.tiers, frames: held.frames }
+    });
+    // As a table of the owners, each with its RAM first.
+    let mut memory: Vec<MemoryRow> = memory.collect();
+    memory.sort_unstable_by_key(|row| (row.owner, row.io));
     let cpu = |&(index, apic_id, online): &(u32, u32, bool)| {
         let usage = gauges.cpu(index).unwrap_or_default();
         CpuRow { index, apic_id, online, busy: usage.busy, idle: usage.idle }
     };
     ResourcesAnswer {
         frames: database.reader().frames(),
-        memory: memory
-            .into_iter()
-            .map(|((owner, io), (tiers, frames))| MemoryRow { owner, io, tiers, frames })
-            .collect(),
+        memory,
         firmware: facts.firmware.clone(),
         cpus: facts.cpus.iter().map(cpu).collect(),
         pci: facts.pci.clone(),
@@ -179,7 +185,10 @@ fn resources(engine: &Engine, facts: &Facts, gauges: &dyn Gauges) -> ResourcesAn
 }
 
 fn page_map(engine: &Engine, first: u64, most: u32) -> Answer {
-    let ranges = engine.index.pieces(Range { first, frames: u64::MAX });
+    map_rows(engine.index.pieces(Range { first, frames: u64::MAX }), most)
+}
+
+fn map_rows(ranges: impl Iterator<Item = OwnedRange>, most: u32) -> Answer {
     let rows = ranges.take((most as usize).min(MAP_ROWS)).map(|range| MapRow {
         first: range.first,
         frames: range.frames,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// Version of these messages, the first thing a [`Request`] carries.
-pub const PROTOCOL: u16 = 7;
+pub const PROTOCOL: u16 = 8;
 
 /// From a client to the ultravisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -313,6 +313,16 @@ pub enum Query {
     },
     /// What the CPU leaks, and what is done against it.
     Issues,
+    /// The ranges of RAM that a partition has, those that start at this frame or later, as rows of the
+    /// page map.
+    Memory {
+        /// The partition.
+        partition: u32,
+        /// First frame.
+        first: u64,
+        /// Ranges at most.
+        most: u32,
+    },
 }
 
 /// From the ultravisor.

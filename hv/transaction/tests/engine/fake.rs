@@ -3,13 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU32;
 
-use pv_abi::uv::command::{Answer, Operation, Outcome, Range, Refusal, Start, Target, Transaction};
+use pv_abi::uv::command::{
+    Answer, Operation, Outcome, Query, Range, Refusal, Start, Target, Transaction,
+};
 use pv_abi::uv::database::{
     BOOT, COMMAND, FIRST_GUEST, PartitionDescriptor, ULTRAVISOR, kind, state,
 };
 use resource_db::{Database, Owner, PAGE_WORDS, Reader};
 use transaction::{Action, Engine, Limits, Monitor};
 use zerocopy::{FromZeros, IntoBytes};
+
+use crate::queries::ask_engine;
 
 pub const FRAMES: u64 = 8192;
 pub const LIMITS: Limits = Limits { cpus: 4, ranges: 16 * 1024, meltdown: false };
@@ -199,6 +203,7 @@ pub fn host_of(words: &[AtomicU32], frames: u64, limits: Limits) -> (Engine<'_>,
 
 pub fn agree(engine: &Engine, fake: &Fake) {
     assert!(engine.index_agrees());
+    memory_adds_up(engine);
     let reader = engine.database().reader();
     let mut owned: BTreeMap<u32, u64> = BTreeMap::new();
     for range in reader.ranges(0) {
@@ -228,6 +233,21 @@ pub fn agree(engine: &Engine, fake: &Fake) {
     let channels: BTreeMap<_, _> =
         engine.database().channels().map(|(i, c)| (i, c.as_bytes()[4..].to_vec())).collect();
     assert_eq!(channels, fake.channels);
+}
+
+/// What *resources* answers from counts is what a walk through the page map finds.
+fn memory_adds_up(engine: &Engine) {
+    let Answer::Resources(resources) = ask_engine(engine, &Query::Resources) else {
+        panic!("no resources");
+    };
+    let mut walked: BTreeMap<(u32, bool), ([u64; 3], u64)> = BTreeMap::new();
+    for (range, tier) in engine.database().reader().entries(0) {
+        let (tiers, frames) = walked.entry((range.owner.number, range.owner.io)).or_default();
+        tiers[tier] += 1;
+        *frames += range.frames;
+    }
+    let rows = resources.memory.iter().map(|row| ((row.owner, row.io), (row.tiers, row.frames)));
+    assert_eq!(rows.collect::<Vec<_>>(), walked.into_iter().collect::<Vec<_>>());
 }
 
 /// All that the database says, without generations.

@@ -7,9 +7,9 @@ use pv_abi::uv::channel::MAX_PAYLOAD;
 use pv_abi::uv::command::{
     Answer, IssuesAnswer, Operation, Outcome, Query, Reply, Target, Transaction, VersionAnswer,
 };
-use pv_abi::uv::database::{COMMAND, FIRST_GUEST};
+use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST};
 use resource_db::{Database, PAGE_WORDS};
-use transaction::{Change, Facts, Gauges};
+use transaction::{Change, Engine, Facts, Gauges};
 
 use crate::fake::{Host, agree, arena, create, picture, transaction};
 
@@ -34,6 +34,10 @@ impl Gauges for Full {
 }
 
 pub fn ask(host: &Host, query: &Query) -> Answer {
+    ask_engine(&host.engine, query)
+}
+
+pub fn ask_engine(engine: &Engine, query: &Query) -> Answer {
     let version = VersionAnswer {
         ultravisor: String::new(),
         protocol: 0,
@@ -44,7 +48,7 @@ pub fn ask(host: &Host, query: &Query) -> Answer {
     };
     let issues = IssuesAnswer { guests_start: true, ..IssuesAnswer::default() };
     let facts = Facts { version, firmware: vec![], cpus: vec![], pci: vec![], issues };
-    fits(transaction::query(&host.engine, &facts, &Full, query))
+    fits(transaction::query(engine, &facts, &Full, query))
 }
 
 fn fits(answer: Answer) -> Answer {
@@ -255,6 +259,28 @@ fn a_record_that_fits_no_answer_comes_without_its_changes() {
     };
     assert_eq!((rows[0].first, rows[0].frames, rows[0].owner), (70, 58, 1));
     assert_eq!(rows.len(), 3);
+}
+
+#[test]
+fn the_ranges_of_a_partition_are_those_of_the_page_map() {
+    let words = large();
+    let host = crowd(&words, 30);
+    let Answer::PageMap(all) = ask(&host, &Query::PageMap { first: 0, most: 1000 }) else {
+        panic!("another answer");
+    };
+    for partition in [BOOT, FIRST_GUEST, FIRST_GUEST + 29, FIRST_GUEST + 30] {
+        let (mut first, mut found) = (0, Vec::new());
+        loop {
+            // One at a time.
+            let query = Query::Memory { partition, first, most: 1 };
+            let Answer::PageMap(rows) = ask(&host, &query) else { panic!("another answer") };
+            let Some(row) = rows.into_iter().next() else { break };
+            first = row.first + row.frames;
+            found.push(row);
+        }
+        let of = all.iter().filter(|row| row.owner == partition && !row.io);
+        assert_eq!(found, of.cloned().collect::<Vec<_>>());
+    }
 }
 
 #[test]

@@ -48,7 +48,9 @@ impl Pages {
                 let rows = rows.take(self.page.min(most as usize)).collect();
                 Answer::Log { rows, oldest: 7, next: 50 }
             }
-            Query::Arena { .. } | Query::Records { .. } => panic!("{query:?} is not asked"),
+            Query::Arena { .. } | Query::Records { .. } | Query::Memory { .. } => {
+                panic!("{query:?} is not asked")
+            }
         }
     }
 }
