@@ -4,7 +4,7 @@
 //! the change.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -49,6 +49,8 @@ pub struct Store {
     pub(crate) connections: BTreeMap<u32, Connection>,
     /// Watches of all clients, by what they are on: client and number.
     pub(crate) watches: BTreeMap<Box<str>, Vec<(u32, u64)>>,
+    /// Clients that got something to read since [`Store::take_readers`].
+    readers: BTreeSet<u32>,
     /// Nothing new is kept for clients.
     pub(crate) tight: bool,
     observed: Vec<Observed>,
@@ -65,6 +67,7 @@ impl Store {
             ledger: Ledger::new(budget),
             connections: BTreeMap::new(),
             watches: BTreeMap::new(),
+            readers: BTreeSet::new(),
             tight: false,
             observed: Vec::new(),
         }
@@ -98,6 +101,7 @@ impl Store {
     }
 
     fn forget(&mut self, partition: u32) -> bool {
+        self.readers.remove(&partition);
         let Some(client) = self.connections.remove(&partition) else {
             return false;
         };
@@ -111,15 +115,18 @@ impl Store {
 
     /// Forgets all that a partition left that is no more: the nodes that it made in others' homes,
     /// with all below them, and what permissions say of its number. So the number's next owner
-    /// finds nothing.
+    /// finds nothing. Where there is nothing of it left, that takes the same however many nodes the
+    /// store has.
     pub fn purge(&mut self, partition: u32) {
+        let mut owns = self.ledger.nodes(partition) > 0;
         let owned = |node: &crate::tree::Node| node.permissions.owner == partition;
         let mut from = Path::root();
-        while let Some(path) = self.tree.find(from.as_str(), owned).cloned() {
+        while owns && let Some(path) = self.tree.find(from.as_str(), owned).cloned() {
             if self.remove(&path).is_err() {
                 // The root alone cannot be removed, and it is the server's.
                 break;
             }
+            owns = self.ledger.nodes(partition) > 0;
             from = path;
         }
         let mut differences = Differences::new();
@@ -159,6 +166,12 @@ impl Store {
                 return Ok(taken);
             }
         }
+    }
+
+    /// The clients that got something to read since the last call, replies to requests of their own
+    /// aside.
+    pub fn take_readers(&mut self) -> BTreeSet<u32> {
+        core::mem::take(&mut self.readers)
     }
 
     /// What a client has to read.
@@ -260,17 +273,30 @@ impl Store {
             return Err(Error::NoSpace);
         }
         self.ledger.book(&differences);
+        let mut told = BTreeSet::new();
         for (path, entry) in overlay.entries() {
             if actor != Actor::Server {
                 self.note_observed(path);
             }
-            tell(&self.tree, &self.watches, &mut self.connections, &mut self.ledger, path, entry);
+            let connections = &mut self.connections;
+            tell(&self.tree, &self.watches, path, entry, |who, at, id| {
+                if let Some(client) = connections.get_mut(&who) {
+                    client.event(at, id, &mut self.ledger);
+                    told.insert(who);
+                }
+            });
         }
         self.tree.apply(overlay);
-        for client in self.connections.values_mut() {
-            client.send_events(&mut self.ledger);
-        }
+        told.into_iter().for_each(|who| self.send_events(who));
         Ok(())
+    }
+
+    /// Has a client read its events, as far as its output has room.
+    fn send_events(&mut self, who: u32) {
+        if let Some(client) = self.connections.get_mut(&who) {
+            client.send_events(&mut self.ledger);
+            self.readers.insert(who);
+        }
     }
 
     /// Remembers that a client changed an observed path.
@@ -291,7 +317,7 @@ impl Store {
         let id = client.add_watch(on, token, relative);
         list.push((partition, id));
         client.event(&path, id, &mut self.ledger);
-        client.send_events(&mut self.ledger);
+        self.send_events(partition);
     }
 
     /// Drops watches of a client.
@@ -319,23 +345,22 @@ impl Store {
     /// Tells those who watch for it that something happened.
     fn happening(&mut self, name: &str) {
         let path: Rc<str> = name.into();
-        for &(who, id) in self.watches.get(name).into_iter().flatten() {
+        for (who, id) in self.watches.get(name).cloned().unwrap_or_default() {
             if let Some(client) = self.connections.get_mut(&who) {
                 client.event(&path, id, &mut self.ledger);
-                client.send_events(&mut self.ledger);
+                self.send_events(who);
             }
         }
     }
 }
 
-/// Queues the events of what becomes of a node, before it does.
+/// Tells the events of what becomes of a node, before it does: of which client's watch, and where.
 fn tell(
     tree: &Tree,
     watches: &BTreeMap<Box<str>, Vec<(u32, u64)>>,
-    connections: &mut BTreeMap<u32, Connection>,
-    ledger: &mut Ledger,
     path: &Path,
     entry: &Entry,
+    mut event: impl FnMut(u32, &Rc<str>, u64),
 ) {
     let before = tree.get(path.as_str()).map(|node| &node.permissions);
     let (after, told, removes) = match entry {
@@ -344,9 +369,8 @@ fn tell(
     };
     let mut queue = |at: &Rc<str>, list: &[(u32, u64)], who_may: [Option<&Permissions>; 2]| {
         for &(who, id) in list {
-            let may_see = who_may.iter().flatten().any(|p| p.allow(who, Access::READ));
-            if let Some(client) = connections.get_mut(&who).filter(|_| may_see) {
-                client.event(at, id, ledger);
+            if who_may.iter().flatten().any(|p| p.allow(who, Access::READ)) {
+                event(who, at, id);
             }
         }
     };

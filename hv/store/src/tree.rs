@@ -140,6 +140,8 @@ impl Actor {
 #[derive(Debug)]
 pub(crate) struct Tree {
     nodes: BTreeMap<Path, Box<Node>>,
+    /// How many times permissions name each partition.
+    named: BTreeMap<u32, usize>,
     generation: u64,
 }
 
@@ -148,7 +150,8 @@ impl Tree {
     pub(crate) fn new(root: Path, owner: u32) -> Self {
         let permissions = Permissions::private(owner);
         let node = Node { value: Box::default(), permissions, generation: 1, listed: 1 };
-        Self { nodes: BTreeMap::from([(root, Box::new(node))]), generation: 1 }
+        let (nodes, named) = (BTreeMap::from([(root, Box::new(node))]), BTreeMap::new());
+        Self { nodes, named, generation: 1 }
     }
 
     /// The node of a path.
@@ -207,7 +210,33 @@ impl Tree {
         let bounds = path.below();
         while let Some((next, _)) = self.nodes.range::<str, _>(as_str(&bounds)).next() {
             let next = next.clone();
-            self.nodes.remove(&next);
+            self.remove_one(&next);
+        }
+    }
+
+    fn remove_one(&mut self, path: &Path) {
+        if let Some(node) = self.nodes.remove(path) {
+            self.forget_names(&node.permissions);
+        }
+    }
+
+    fn forget_names(&mut self, permissions: &Permissions) {
+        for (who, _) in &permissions.named {
+            if let Some(times) = self.named.get_mut(who) {
+                *times = times.saturating_sub(1);
+                if *times == 0 {
+                    self.named.remove(who);
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, path: Path, node: Node) {
+        for (who, _) in &node.permissions.named {
+            *self.named.entry(*who).or_default() += 1;
+        }
+        if let Some(before) = self.nodes.insert(path, Box::new(node)) {
+            self.forget_names(&before.permissions);
         }
     }
 
@@ -221,7 +250,7 @@ impl Tree {
             };
             if draft.as_ref().is_none_or(|draft| draft.hides) {
                 self.remove_below(&path);
-                self.nodes.remove(&path);
+                self.remove_one(&path);
             }
             let was_there = self.nodes.contains_key(&path);
             if let Some(draft) = draft {
@@ -229,7 +258,7 @@ impl Tree {
                 let listed = self.nodes.get(&path).map_or(generation, |node| node.listed);
                 let (value, permissions) = (draft.value, draft.permissions);
                 let node = Node { value, permissions, generation, listed };
-                self.nodes.insert(path, Box::new(node));
+                self.insert(path, node);
             }
             if let Some(above) = above.filter(|_| !was_there) {
                 self.list_changed(above.as_str());
@@ -239,6 +268,9 @@ impl Tree {
 
     /// Drops what permissions say of a partition; adds what that frees to `differences`.
     pub(crate) fn drop_named(&mut self, partition: u32, differences: &mut Differences) {
+        if self.named.remove(&partition).is_none() {
+            return;
+        }
         let mut generation = self.generation;
         for node in self.nodes.values_mut() {
             let permissions = &mut node.permissions;

@@ -446,6 +446,36 @@ fn what_a_partition_left_with_others_goes_with_it() {
 }
 
 #[test]
+fn only_clients_that_got_something_to_read_are_named() {
+    let mut store = store();
+    let watch = request(WATCH, 0, b"data\0token\0");
+    for who in [ALICE, BOB] {
+        store.feed(who, &watch).unwrap();
+        messages(&mut store, who);
+    }
+    store.take_readers();
+    store.write(&path("/local/domain/16/data"), b"1").unwrap();
+    assert_eq!(store.take_readers().into_iter().collect::<Vec<_>>(), [BOB]);
+    assert_eq!(messages(&mut store, BOB).len(), 1);
+    assert!(store.take_readers().is_empty());
+    // A change that nobody watches is nobody's.
+    store.write(&path("/local/domain/3/other"), b"1").unwrap();
+    assert!(store.take_readers().is_empty());
+    // Another client's change, too.
+    ok(&mut store, ALICE, WRITE, "other\x002");
+    ok(&mut store, ALICE, SET_PERMS, "other\0n3\0b16\0");
+    store.feed(BOB, &request(WATCH, 0, b"/local/domain/3/other\0token\0")).unwrap();
+    messages(&mut store, BOB);
+    store.take_readers();
+    ok(&mut store, ALICE, WRITE, "other\x003");
+    assert_eq!(store.take_readers().into_iter().collect::<Vec<_>>(), [BOB]);
+    // One that is gone is not.
+    ok(&mut store, ALICE, WRITE, "other\x004");
+    store.disconnect(BOB);
+    assert!(store.take_readers().is_empty());
+}
+
+#[test]
 fn permissions_for_numbers_that_nobody_has_are_void() {
     let mut store = store();
     ok(&mut store, ALICE, WRITE, "data\x001");

@@ -444,14 +444,14 @@ impl Host {
     pub fn attach_channels(&mut self) {
         let changed = self.engine.take_channels_changed();
         let reader = self.engine.database().reader();
-        if changed.iter().any(|&index| reader.channel(index).is_err()) {
-            self.services.keep_attached(|index| reader.channel(index).is_ok());
-        }
         for index in changed {
-            if let Ok(entry) = reader.channel(index)
-                && let Ok(client) = reader.descriptor(entry.a)
-            {
-                self.services.attach(index, &entry, &client);
+            match reader.channel(index) {
+                Ok(entry) => {
+                    if let Ok(client) = reader.descriptor(entry.a) {
+                        self.services.attach(index, &entry, &client);
+                    }
+                }
+                Err(_) => self.services.forget_channel(index),
             }
         }
     }

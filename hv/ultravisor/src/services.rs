@@ -59,8 +59,11 @@ pub struct Services {
     pub homes: Homes,
     /// The serial line of the command partition's console.
     pub command_console: u32,
-    /// Channel table entries that are served, and the partition of each.
+    /// Channel table entries that are served, and the partition of each; both ways.
     attached: BTreeMap<u32, u32>,
+    attached_of: BTreeSet<(u32, u32)>,
+    /// The ports of consoles and stores by partition.
+    ports: BTreeSet<(u32, Port)>,
 }
 
 impl Services {
@@ -85,6 +88,8 @@ impl Services {
             devices: Devices::default(),
             homes: Homes::default(),
             attached: BTreeMap::new(),
+            attached_of: BTreeSet::new(),
+            ports: BTreeSet::new(),
         })
     }
 
@@ -95,18 +100,18 @@ impl Services {
         }
         if entry.b != ULTRAVISOR {
             if entry.b == COMMAND && entry.kind == channel_kind::BUILD {
-                self.attached.insert(index, entry.a);
+                self.note_channel(index, entry.a);
                 crate::devices::set_build_channel(self, entry);
             }
             return;
         }
-        self.attached.insert(index, entry.a);
+        self.note_channel(index, entry.a);
         let references: Vec<u32> = (entry.grant_a..).take(entry.frames as usize).collect();
         let ring = match grants::map(&mut self.window, entry.a as u16, &references) {
             Ok(ring) => ring,
             Err(error) => {
                 log!("channel {index} of partition {}: {error}", entry.a);
-                self.attached.remove(&index);
+                self.forget_channel(index);
                 return;
             }
         };
@@ -136,12 +141,14 @@ impl Services {
             channel_kind::CONSOLE => {
                 let serial = (partition == COMMAND).then_some(self.command_console);
                 self.consoles.insert(port, Console { partition, ring, port, serial });
+                self.ports.insert((partition, port));
             }
             channel_kind::STORE => {
                 let broken = false;
                 let line = StoreClient { partition, ring, port, broken };
                 line.announce();
                 self.stores.insert(port, line);
+                self.ports.insert((partition, port));
                 self.store.connect(partition, client.kind == kind::COMMAND);
                 crate::homes::introduce(self, client);
                 crate::devices::introduce(self, client);
@@ -150,15 +157,23 @@ impl Services {
         }
     }
 
-    /// Sends every store client what it has to read, as far as its ring has room. Their requests
-    /// wait for their own turns.
+    /// Sends store clients what they got to read, as far as their rings have room. Their requests, and
+    /// what found no room, wait for their own turns.
     pub fn flush_stores(&mut self) {
         crate::devices::follow(self);
-        for client in self.stores.values_mut() {
-            if !self.store.output(client.partition).is_empty() {
-                client.deliver(&mut self.store);
+        for partition in self.store.take_readers() {
+            for port in self.ports_of(partition) {
+                if let Some(client) = self.stores.get_mut(&port) {
+                    client.deliver(&mut self.store);
+                }
             }
         }
+    }
+
+    /// The ports of a partition's consoles and stores.
+    fn ports_of(&self, partition: u32) -> Vec<Port> {
+        let of = self.ports.range((partition, Port(0))..=(partition, Port(u32::MAX)));
+        of.map(|&(_, port)| port).collect()
     }
 
     /// The partition that is served at a port.
@@ -174,17 +189,19 @@ impl Services {
     pub fn detach(&mut self, partition: u32) {
         crate::devices::forget(self, partition);
         crate::homes::forget(self, partition);
-        let of = |_: &Port, console: &mut Console| console.partition == partition;
-        for (_, console) in self.consoles.extract_if(.., of).collect::<Vec<_>>() {
-            let _ = events::close(console.port);
-            grants::unmap(&mut self.window, console.ring);
+        for port in self.ports_of(partition) {
+            self.ports.remove(&(partition, port));
+            let console = self.consoles.remove(&port).map(|console| console.ring);
+            let store = self.stores.remove(&port).map(|client| client.ring);
+            for ring in console.into_iter().chain(store) {
+                let _ = events::close(port);
+                grants::unmap(&mut self.window, ring);
+            }
         }
-        let of = |_: &Port, client: &mut StoreClient| client.partition == partition;
-        for (_, client) in self.stores.extract_if(.., of).collect::<Vec<_>>() {
-            let _ = events::close(client.port);
-            grants::unmap(&mut self.window, client.ring);
+        let of = self.attached_of.range((partition, 0)..=(partition, u32::MAX));
+        for (_, index) in of.copied().collect::<Vec<_>>() {
+            self.forget_channel(index);
         }
-        self.attached.retain(|_, client| *client != partition);
         self.store.disconnect(partition);
         self.store.purge(partition);
         self.budget.forget(partition);
@@ -201,8 +218,15 @@ impl Services {
         self.flush_stores();
     }
 
-    /// Forgets channels that are not in the table any more.
-    pub fn keep_attached(&mut self, present: impl Fn(u32) -> bool) {
-        self.attached.retain(|&index, _| present(index));
+    /// Forgets a channel that is not in the table any more.
+    pub fn forget_channel(&mut self, index: u32) {
+        if let Some(partition) = self.attached.remove(&index) {
+            self.attached_of.remove(&(partition, index));
+        }
+    }
+
+    fn note_channel(&mut self, index: u32, partition: u32) {
+        self.attached.insert(index, partition);
+        self.attached_of.insert((partition, index));
     }
 }
