@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::interrupt::{OnSignal, Process};
-use crate::{bench, metrics, provision, workspace};
+use crate::{bench, bench_scale, metrics, provision, workspace};
 
 /// How many tests passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +42,7 @@ pub fn run_all(quick: bool, scenarios: &[String]) -> Result<ExitCode> {
         total.add(step("nested scenarios", || tests(&mut ci)));
         if scenarios.is_empty() {
             total.add(step("boot instructions", boot_instructions));
+            total.add(step("commands beside many guests", commands_beside_guests));
         }
     }
     println!("\n{} passed, {} failed", total.passed, total.failed);
@@ -76,6 +77,12 @@ fn sources() -> Count {
 fn boot_instructions() -> Result<Count> {
     let fewer = bench::boot(true)?;
     Ok(Count { passed: u32::from(fewer), failed: u32::from(!fewer) })
+}
+
+/// What a command costs grows with the partitions beside it within its bound: a short `bench scale`.
+fn commands_beside_guests() -> Result<Count> {
+    let within = bench_scale::run(&bench_scale::Options::short())?;
+    Ok(Count { passed: u32::from(within), failed: u32::from(!within) })
 }
 
 /// The tests of what CPUs share, in every order with at most three preemptions; nearly all bugs
