@@ -1,8 +1,9 @@
 //! Aligned columns.
 //!
-//! Rule: text columns are aligned left, numbers right; no line ends in blanks.
+//! Rule: text columns are aligned left, numbers right; no line ends in blanks. A table may have
+//! thousands of rows, so a cell takes no memory of its own.
 
-use std::fmt::Write;
+use std::fmt::{self, Display, Write};
 
 /// Where a column's cells stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,38 +17,103 @@ pub enum Align {
 /// Rows under a heading.
 #[derive(Clone, Debug)]
 pub struct Table {
-    columns: Vec<Align>,
-    rows: Vec<Vec<String>>,
+    columns: Vec<Column>,
+    /// All cells, one behind the other.
+    text: String,
+    /// The end of each cell in the text, and its width in characters, row by row.
+    cells: Vec<(usize, usize)>,
+}
+
+#[derive(Clone, Debug)]
+struct Column {
+    align: Align,
+    /// Characters of the widest cell.
+    width: usize,
 }
 
 impl Table {
     /// A table with these headings.
     pub fn new(columns: &[(&str, Align)]) -> Self {
-        let heading = columns.iter().map(|(name, _)| (*name).to_string()).collect();
-        Self { columns: columns.iter().map(|(_, align)| *align).collect(), rows: vec![heading] }
+        let all = columns.iter().map(|(_, align)| Column { align: *align, width: 0 });
+        let mut table = Self { columns: all.collect(), text: String::new(), cells: Vec::new() };
+        table.row(columns.iter().map(|(name, _)| name));
+        table
     }
 
     /// Adds a row, a cell per column.
-    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().map(|cell| printable(&cell)).collect());
+    pub fn row(&mut self, cells: impl IntoIterator<Item = impl Display>) {
+        for cell in cells {
+            self.cell(cell);
+        }
+    }
+
+    /// Adds the next cell of a row.
+    pub fn cell(&mut self, cell: impl Display) -> &mut Self {
+        let mut printed = Printable { text: &mut self.text, width: 0 };
+        // Only the cell's own formatting could fail: then it is shown as far as it got.
+        let _ = write!(printed, "{cell}");
+        let width = printed.width;
+        let at = self.cells.len() % self.columns.len().max(1);
+        if let Some(column) = self.columns.get_mut(at) {
+            column.width = column.width.max(width);
+        }
+        self.cells.push((self.text.len(), width));
+        self
     }
 }
 
-impl std::fmt::Display for Table {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let cells = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
-        let widths: Vec<usize> = (0..self.columns.len())
-            .map(|column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0))
-            .collect();
-        for row in &self.rows {
-            let mut line = String::new();
-            for ((cell, width), align) in row.iter().zip(&widths).zip(&self.columns) {
-                match align {
-                    Align::Left => write!(line, "{cell:<width$}  ")?,
-                    Align::Right => write!(line, "{cell:>width$}  ")?,
-                }
+impl Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line_width: usize = self.columns.iter().map(|column| column.width + 2).sum();
+        let mut line = String::with_capacity(line_width);
+        let mut start = 0;
+        for row in self.cells.chunks(self.columns.len().max(1)) {
+            line.clear();
+            for (&(end, width), column) in row.iter().zip(&self.columns) {
+                let cell = self.text.get(start..end).unwrap_or_default();
+                let blanks = column.width.saturating_sub(width);
+                let (before, after) = match column.align {
+                    Align::Left => (0, blanks),
+                    Align::Right => (blanks, 0),
+                };
+                push_blanks(&mut line, before);
+                line.push_str(cell);
+                push_blanks(&mut line, after + 2);
+                start = end;
             }
-            writeln!(f, "{}", line.trim_end())?;
+            line.truncate(line.trim_end().len());
+            line.push('\n');
+            f.write_str(&line)?;
+        }
+        Ok(())
+    }
+}
+
+fn push_blanks(line: &mut String, mut count: usize) {
+    const BLANKS: &str = "                                ";
+    while count != 0 {
+        let some = count.min(BLANKS.len());
+        line.push_str(&BLANKS[..some]);
+        count -= some;
+    }
+}
+
+/// Takes text in without what would move the cursor of a terminal, and counts its characters.
+struct Printable<'t> {
+    text: &'t mut String,
+    width: usize,
+}
+
+impl Write for Printable<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            self.text.push_str(text);
+            self.width += text.len();
+            return Ok(());
+        }
+        for c in text.chars() {
+            self.text.push(if c.is_control() { '?' } else { c });
+            self.width += 1;
         }
         Ok(())
     }
@@ -55,7 +121,10 @@ impl std::fmt::Display for Table {
 
 /// The text without what would move the cursor of a terminal: control characters become `?`.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    let mut printed = String::with_capacity(text.len());
+    // A string takes everything.
+    let _ = Printable { text: &mut printed, width: 0 }.write_str(text);
+    printed
 }
 
 #[cfg(test)]
@@ -66,9 +135,9 @@ mod tests {
     #[test]
     fn columns_are_aligned() {
         let mut table = Table::new(&[("NAME", Align::Left), ("N", Align::Right)]);
-        table.row(["größer".into(), "1".into()]);
-        table.row(["b".into(), "100".into()]);
-        table.row(["a\x1b[2Jb\n".into(), String::new()]);
+        table.row(["größer", "1"]);
+        table.row(["b", "100"]);
+        table.row(["a\x1b[2Jb\n", ""]);
         assert_eq!(table.to_string(), "NAME       N\ngrößer     1\nb        100\na?[2Jb?\n");
     }
 
@@ -77,7 +146,7 @@ mod tests {
         fn every_row_is_one_line(cells in proptest::collection::vec(".*", 0..10)) {
             let mut table = Table::new(&[("A", Align::Left), ("B", Align::Right)]);
             for cell in &cells {
-                table.row([cell.clone(), cell.clone()]);
+                table.row([cell, cell]);
             }
             let text = table.to_string();
             prop_assert_eq!(text.matches('\n').count(), cells.len() + 1);

@@ -13,7 +13,7 @@ use pv_abi::uv::database::{UNASSIGNED, kind};
 use crate::source::{Error, Source};
 use crate::table::{Align, Table};
 use crate::terminal::Screen;
-use crate::words::{bytes, memory, seconds, state_word};
+use crate::words::{Memory, Seconds, Word, bytes, memory, state_word};
 
 /// Shows the screen every `delay`, `rounds` times (`None`: until a key says to end), on the
 /// terminal where there is one, else one after the other. In JSON, each look is one line. False: it
@@ -96,11 +96,17 @@ impl Look {
         Ok(Self { at: Instant::now(), rows, machine: source.resources()? })
     }
 
+    /// The row of the same partition: numbers come again, versions do not.
+    fn same(&self, row: &PartitionRow) -> Option<&PartitionRow> {
+        let at = self.rows.binary_search_by_key(&row.number, |row| row.number).ok()?;
+        self.rows.get(at).filter(|was| was.created_at == row.created_at)
+    }
+
     /// The same for programs.
     fn shares(&self, before: Option<&Self>) -> Shares {
         let elapsed = before.map(|before| self.at.duration_since(before.at).as_nanos());
         let partitions = self.rows.iter().map(|row| {
-            let was = before.and_then(|look| look.rows.iter().find(|was| was.same(row)));
+            let was = before.and_then(|look| look.same(row));
             Share {
                 name: row.name.clone(),
                 number: row.number,
@@ -130,7 +136,7 @@ impl Look {
             .rows
             .iter()
             .map(|row| {
-                let was = before.and_then(|look| look.rows.iter().find(|was| was.same(row)));
+                let was = before.and_then(|look| look.same(row));
                 (percent(row.cpu_time, was.map(|was| was.cpu_time), elapsed), was, row)
             })
             .collect();
@@ -139,19 +145,21 @@ impl Look {
         for (cpu, was, row) in lines {
             let wait = percent(row.wait_time, was.map(|was| was.wait_time), elapsed);
             let service = percent(row.service_time, was.map(|was| was.service_time), elapsed);
-            table.row([
-                row.name.clone(),
-                row.number.to_string(),
-                state_word(row.state),
-                format!("{cpu:.1}"),
-                format!("{wait:.1}"),
-                format!("{service:.1}"),
-                seconds(row.cpu_time),
-                format!("{}/{}", row.vcpus_up, row.vcpus),
-                memory(row.memory_frames),
-                row.cpu_weight.to_string(),
-                if row.cpu_cap == 0 { "-".into() } else { row.cpu_cap.to_string() },
-            ]);
+            table
+                .cell(&row.name)
+                .cell(row.number)
+                .cell(state_word(row.state))
+                .cell(format_args!("{cpu:.1}"))
+                .cell(format_args!("{wait:.1}"))
+                .cell(format_args!("{service:.1}"))
+                .cell(Seconds(row.cpu_time))
+                .cell(format_args!("{}/{}", row.vcpus_up, row.vcpus))
+                .cell(Memory(row.memory_frames))
+                .cell(row.cpu_weight);
+            match row.cpu_cap {
+                0 => table.cell("-"),
+                cap => table.cell(cap),
+            };
         }
         format!("{}\n{table}", self.machine_line(before, elapsed))
     }
@@ -178,7 +186,7 @@ pub struct Shares {
 struct Share {
     name: String,
     number: u32,
-    state: String,
+    state: Word,
     cpu_percent: f64,
     wait_percent: f64,
     service_percent: f64,
@@ -203,17 +211,6 @@ const HEADINGS: [(&str, Align); 11] = [
     ("WEIGHT", Align::Right),
     ("CAP", Align::Right),
 ];
-
-/// Whether two rows are of one partition: numbers come again, versions do not.
-trait Same {
-    fn same(&self, other: &Self) -> bool;
-}
-
-impl Same for PartitionRow {
-    fn same(&self, other: &Self) -> bool {
-        (self.number, self.created_at) == (other.number, other.created_at)
-    }
-}
 
 /// Percent of one CPU between two looks.
 fn percent(now: u64, before: Option<u64>, elapsed: Option<u128>) -> f64 {

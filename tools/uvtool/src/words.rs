@@ -2,14 +2,20 @@
 //!
 //! Rule: a number that has no word yet is shown as the number, never hidden.
 
+use std::borrow::Cow;
+use std::fmt::{self, Display};
+
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::database::{kind, rights, state};
 use pv_abi::xen::errno;
 
 const FRAMES_PER_MIB: u64 = 256;
 
+/// A word, or a number in its place.
+pub type Word = Cow<'static, str>;
+
 /// A kind of partition.
-pub fn kind_word(value: u32) -> String {
+pub fn kind_word(value: u32) -> Word {
     let word = match value {
         kind::PSEUDO => "pseudo",
         kind::ULTRAVISOR => "ultravisor",
@@ -17,13 +23,13 @@ pub fn kind_word(value: u32) -> String {
         kind::COMMAND => "command",
         kind::IO => "io",
         kind::GUEST => "guest",
-        _ => return format!("kind {value}"),
+        _ => return format!("kind {value}").into(),
     };
     word.into()
 }
 
 /// A partition's state.
-pub fn state_word(value: u32) -> String {
+pub fn state_word(value: u32) -> Word {
     let word = match value {
         state::FREE => "free",
         state::BUILDING => "building",
@@ -32,7 +38,7 @@ pub fn state_word(value: u32) -> String {
         state::SHUTDOWN => "shut down",
         state::CRASHED => "crashed",
         state::DYING => "dying",
-        _ => return format!("state {value}"),
+        _ => return format!("state {value}").into(),
     };
     word.into()
 }
@@ -136,12 +142,21 @@ pub fn pci_address(value: u32) -> String {
 
 /// Frames as a quantity of memory: whole MiB, or MiB with one decimal, or KiB below 1 MiB.
 pub fn memory(frames: u64) -> String {
-    let (whole, rest) = (frames / FRAMES_PER_MIB, frames % FRAMES_PER_MIB);
-    match (whole, rest) {
-        (0, 0) => "0 MiB".into(),
-        (0, _) => format!("{} KiB", rest * 4),
-        (_, 0) => format!("{whole} MiB"),
-        _ => format!("{:.1} MiB", frames as f64 / FRAMES_PER_MIB as f64),
+    Memory(frames).to_string()
+}
+
+/// Frames that are shown as by [`memory`].
+pub struct Memory(pub u64);
+
+impl Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, rest) = (self.0 / FRAMES_PER_MIB, self.0 % FRAMES_PER_MIB);
+        match (whole, rest) {
+            (0, 0) => f.write_str("0 MiB"),
+            (0, _) => write!(f, "{} KiB", rest * 4),
+            (_, 0) => write!(f, "{whole} MiB"),
+            _ => write!(f, "{:.1} MiB", self.0 as f64 / FRAMES_PER_MIB as f64),
+        }
     }
 }
 
@@ -164,9 +179,20 @@ pub fn byte_count(bytes: u64) -> String {
     }
 }
 
-/// Nanoseconds as seconds.
+/// Nanoseconds as seconds, rounded to hundredths.
 pub fn seconds(nanoseconds: u64) -> String {
-    format!("{:.2} s", nanoseconds as f64 / 1e9)
+    Seconds(nanoseconds).to_string()
+}
+
+/// Nanoseconds that are shown as by [`seconds`].
+pub struct Seconds(pub u64);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const HUNDREDTH: u64 = 10_000_000;
+        let all = self.0 / HUNDREDTH + u64::from(self.0 % HUNDREDTH >= HUNDREDTH / 2);
+        write!(f, "{}.{:02} s", all / 100, all % 100)
+    }
 }
 
 /// A share in percent; `None` where there is no whole.
@@ -189,6 +215,13 @@ mod tests {
         assert_eq!(texts, ["0 MiB", "4 KiB", "1020 KiB", "1 MiB", "1.0 MiB", "1.5 MiB", "512 MiB"]);
         assert_eq!(memory(u64::MAX), "72057594037927936.0 MiB");
         assert_eq!(bytes(u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn seconds_are_rounded_to_hundredths() {
+        let texts = [0, 4_999_999, 5_000_000, 995_000_000, 12_345_678_901, u64::MAX].map(seconds);
+        let expected = ["0.00 s", "0.00 s", "0.01 s", "1.00 s", "12.35 s", "18446744073.71 s"];
+        assert_eq!(texts, expected);
     }
 
     #[test]

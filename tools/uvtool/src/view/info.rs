@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Names, View};
 use crate::table::printable;
 use crate::words::{
-    bytes, cause_words, errno_word, kind_word, memory, rights_words, seconds, state_word,
+    Word, bytes, cause_words, errno_word, kind_word, memory, rights_words, seconds, state_word,
 };
 
 /// One partition.
@@ -16,8 +16,8 @@ use crate::words::{
 pub struct Info {
     name: String,
     number: u32,
-    kind: String,
-    state: String,
+    kind: Word,
+    state: Word,
     cause: Option<String>,
     rights: Vec<String>,
     owner: String,
@@ -110,8 +110,8 @@ impl View for Info {
         let lines = [
             ("Name", self.name.clone()),
             ("Number", self.number.to_string()),
-            ("Kind", self.kind.clone()),
-            ("State", self.state.clone()),
+            ("Kind", self.kind.to_string()),
+            ("State", self.state.to_string()),
             ("Cause", self.cause.clone().unwrap_or_else(|| "none".into())),
             ("Rights", or(self.rights.join(", "), "none")),
             ("Owner", self.owner_text()),

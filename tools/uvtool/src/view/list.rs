@@ -2,51 +2,45 @@
 
 use pv_abi::uv::command::PartitionRow;
 use pv_abi::uv::database::kind;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::View;
 use crate::table::{Align, Table};
-use crate::words::{bytes, kind_word, memory, seconds, state_word};
+use crate::words::{Memory, Seconds, Word, bytes, kind_word, state_word};
 
 /// The partitions.
-#[derive(Serialize)]
-#[serde(transparent)]
-pub struct List {
-    partitions: Vec<Partition>,
+pub struct List<'a> {
+    rows: Vec<&'a PartitionRow>,
 }
 
-/// A line of the list.
+/// A partition, for programs.
 #[derive(Serialize)]
-struct Partition {
-    name: String,
+struct Partition<'a> {
+    name: &'a str,
     number: u32,
-    kind: String,
-    state: String,
+    kind: Word,
+    state: Word,
     memory_bytes: u64,
-    #[serde(skip)]
-    memory: String,
     vcpus: u32,
     vcpus_up: u32,
     cpu_time_ns: u64,
 }
 
-impl List {
+impl<'a> List<'a> {
     /// A list of these partitions; pseudo-partitions, which never run, only when asked for.
-    pub fn new(rows: &[PartitionRow], pseudo: bool) -> Self {
-        let rows = rows.iter().filter(|row| pseudo || row.kind != kind::PSEUDO);
-        Self { partitions: rows.map(Partition::new).collect() }
+    pub fn new(rows: &'a [PartitionRow], pseudo: bool) -> Self {
+        Self { rows: rows.iter().filter(|row| pseudo || row.kind != kind::PSEUDO).collect() }
     }
 }
 
-impl Partition {
-    fn new(row: &PartitionRow) -> Self {
+impl<'a> Partition<'a> {
+    fn new(row: &'a PartitionRow) -> Self {
         Self {
-            name: row.name.clone(),
+            name: &row.name,
             number: row.number,
             kind: kind_word(row.kind),
             state: state_word(row.state),
             memory_bytes: bytes(row.memory_frames),
-            memory: memory(row.memory_frames),
             vcpus: row.vcpus,
             vcpus_up: row.vcpus_up,
             cpu_time_ns: row.cpu_time,
@@ -54,7 +48,13 @@ impl Partition {
     }
 }
 
-impl View for List {
+impl Serialize for List<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.rows.iter().map(|row| Partition::new(row)))
+    }
+}
+
+impl View for List<'_> {
     fn text(&self) -> String {
         let mut table = Table::new(&[
             ("NAME", Align::Left),
@@ -65,16 +65,15 @@ impl View for List {
             ("VCPUS", Align::Right),
             ("CPU-TIME", Align::Right),
         ]);
-        for one in &self.partitions {
-            table.row([
-                one.name.clone(),
-                one.number.to_string(),
-                one.kind.clone(),
-                one.state.clone(),
-                one.memory.clone(),
-                one.vcpus.to_string(),
-                seconds(one.cpu_time_ns),
-            ]);
+        for row in &self.rows {
+            table
+                .cell(&row.name)
+                .cell(row.number)
+                .cell(kind_word(row.kind))
+                .cell(state_word(row.state))
+                .cell(Memory(row.memory_frames))
+                .cell(row.vcpus)
+                .cell(Seconds(row.cpu_time));
         }
         table.to_string()
     }
@@ -104,7 +103,8 @@ web             16  guest       crashed  1020 KiB      4    0.00 s
 
     #[test]
     fn programs_get_numbers_with_units_in_their_names() {
-        let list = List::new(&samples::partitions()[..1], false);
+        let rows = samples::partitions();
+        let list = List::new(&rows[..1], false);
         let json = serde_json::to_value(&list).unwrap();
         let expected = serde_json::json!([{
             "name": "ultravisor", "number": 1, "kind": "ultravisor", "state": "running",

@@ -6,13 +6,13 @@ use serde::Serialize;
 use uvd_protocol::{End, Until, way_out};
 
 use super::View;
-use crate::words::{cause_words, state_word};
+use crate::words::{Word, cause_words, state_word};
 
 /// What was waited for.
 #[derive(Serialize)]
 pub struct Waited {
     name: String,
-    state: Option<String>,
+    state: Option<Word>,
     cause: Option<String>,
     #[serde(skip)]
     crashed: bool,
