@@ -34,6 +34,7 @@ pub fn changes(old: &Definition, new: &Definition) -> Vec<FieldChange> {
         let (from, to) = (words(row, old), words(row, new));
         FieldChange { field: row.name.to_owned(), from, to, live }
     };
-    let all = ROWS.iter().map(change);
+    let differs = |row: &&Row| (row.get)(old) != (row.get)(new);
+    let all = ROWS.iter().filter(differs).map(change);
     all.filter(|change| change.from != change.to).collect()
 }

@@ -3,13 +3,12 @@
 //! Both syntaxes fill a [`Draft`]; what depends on several fields is checked when it is
 //! [finished](crate::finish). A field keeps the name it has in the file, for messages.
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use crate::Policy;
 use crate::issue::{Sink, quoted};
-use crate::rows::{Datum, Kind, Row};
+use crate::rows::{Datum, Kind, ROWS, Row};
 use crate::units::{self, MAX_CPU, SizeError};
 use crate::value::{Entry, Item, Value};
 
@@ -32,21 +31,27 @@ impl<T> At<T> {
     }
 }
 
-/// What was found of a partition, by the names of the fields.
+/// What was found of a partition, for each of the [`ROWS`].
 #[derive(Debug, Default)]
-pub(crate) struct Draft(BTreeMap<&'static str, At<Datum>>);
+pub(crate) struct Draft([Option<At<Datum<'static>>>; ROWS.len()]);
 
 impl Draft {
     /// Keeps what was found for a field, if it passed its checks.
-    pub(crate) fn put(&mut self, row: &Row, found: Option<At<Datum>>) {
-        if let Some(found) = found {
-            self.0.insert(row.name, found);
+    pub(crate) fn put(&mut self, row: &Row, found: Option<At<Datum<'static>>>) {
+        let place = ROWS.iter().zip(&mut self.0).find(|(one, _)| one.name == row.name);
+        if let (Some((_, place)), Some(found)) = (place, found) {
+            *place = Some(found);
         }
     }
 
     /// What was found for a field.
-    pub(crate) fn get(&self, name: &str) -> Option<&At<Datum>> {
-        self.0.get(name)
+    pub(crate) fn get(&self, name: &str) -> Option<&At<Datum<'static>>> {
+        self.rows().find(|(row, _)| row.name == name)?.1
+    }
+
+    /// All fields with what was found for each.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&'static Row, Option<&At<Datum<'static>>>)> {
+        ROWS.iter().zip(self.0.iter().map(Option::as_ref))
     }
 
     /// The number that was found for a field.
@@ -67,23 +72,25 @@ pub(crate) struct Field<'a, 'b> {
 
 impl Field<'_, '_> {
     /// A value of this kind, as TOML has it.
-    pub(crate) fn toml(&mut self, kind: &Kind) -> Option<At<Datum>> {
+    pub(crate) fn toml(&mut self, kind: &Kind) -> Option<At<Datum<'static>>> {
         Some(match kind {
-            Kind::GuestName | Kind::GroupName => self.name(kind)?.map(Datum::Text),
-            Kind::Path => self.path()?.map(|path| Datum::Path(PathBuf::from(path))),
-            Kind::CommandLine => self.command_line()?.map(Datum::Text),
+            Kind::GuestName | Kind::GroupName => {
+                self.name(kind)?.map(|name| Datum::Text(name.into()))
+            }
+            Kind::Path => self.path()?.map(|path| Datum::Path(PathBuf::from(path).into())),
+            Kind::CommandLine => self.command_line()?.map(|line| Datum::Text(line.into())),
             Kind::Size => self.size()?.map(Datum::Bytes),
             Kind::Number(limits) | Kind::Percent(limits) => {
                 self.number(limits.clone())?.map(Datum::Number)
             }
-            Kind::Cpus => self.cpus()?.map(Datum::Cpus),
+            Kind::Cpus => self.cpus()?.map(|cpus| Datum::Cpus(cpus.into())),
             Kind::Truth => self.boolean()?.map(Datum::Truth),
             Kind::Policy => self.policy()?.map(Datum::Policy),
         })
     }
 
     /// A value of this kind, as xl.cfg has it: sizes in MiB, numbers in quotes too.
-    pub(crate) fn xl(&mut self, kind: &Kind) -> Option<At<Datum>> {
+    pub(crate) fn xl(&mut self, kind: &Kind) -> Option<At<Datum<'static>>> {
         match kind {
             Kind::Size => Some(self.mebibytes()?.map(Datum::Bytes)),
             Kind::Number(limits) | Kind::Percent(limits) => {
@@ -126,7 +133,7 @@ impl Field<'_, '_> {
     /// A name, of a partition or a policy group.
     fn name(&mut self, kind: &Kind) -> Option<At<String>> {
         let name = self.plain_text("\"web-1\"")?;
-        if let Err(wrong) = kind.check(&Datum::Text(name.clone())) {
+        if let Err(wrong) = kind.check(&Datum::from(&name)) {
             return self.refuse(wrong.problem, wrong.way_out);
         }
         self.ok(name)
@@ -194,7 +201,7 @@ impl Field<'_, '_> {
     }
 
     fn memory(&mut self, bytes: u64, shown: &str) -> Option<At<u64>> {
-        if let Err(wrong) = rules::memory(bytes, shown) {
+        if let Err(wrong) = rules::memory(bytes, || shown.to_owned()) {
             return self.refuse(wrong.problem, wrong.way_out);
         }
         self.ok(bytes)

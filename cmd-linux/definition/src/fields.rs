@@ -1,8 +1,11 @@
 //! The keys of a definition in TOML.
 
+use std::borrow::Cow;
+use std::path::Path;
+
 use crate::draft::{Draft, Field};
-use crate::finish::{Found, finish};
-use crate::issue::{Sink, quoted};
+use crate::finish::{Found, directory, finish};
+use crate::issue::{Object, Sink, quoted};
 use crate::rows::{self, ROWS};
 use crate::suggest;
 use crate::value::{Entry, Value};
@@ -14,9 +17,10 @@ pub(crate) const MAX_PARTITIONS: usize = 1024;
 
 /// Reads the definitions of a file. Where it is not whole, what is missing may stand in a part
 /// that could not be read.
-pub(crate) fn read(entries: &[Entry], is_whole: bool, sink: &mut Sink<'_>) -> Vec<Found> {
+pub(crate) fn read<'e>(entries: &'e [Entry], is_whole: bool, sink: &mut Sink<'e>) -> Vec<Found> {
+    let directory = directory(sink.file());
     let Some(tables) = entries.iter().find(|entry| entry.key == TABLES) else {
-        return vec![partition(entries, 0, "partition", is_whole, sink)];
+        return vec![partition(entries, (0, Object::Partition), &directory, is_whole, sink)];
     };
     for other in entries.iter().filter(|entry| entry.key != TABLES) {
         let problem = "stands beside [[partition]] tables and belongs to none of them";
@@ -32,31 +36,32 @@ pub(crate) fn read(entries: &[Entry], is_whole: bool, sink: &mut Sink<'_>) -> Ve
         sink.error(tables.at, TABLES, problem, format!("give 1 to {MAX_PARTITIONS}"));
         return Vec::new();
     }
-    let mut found = Vec::new();
-    for (index, item) in items.iter().enumerate() {
-        let object = format!("partition {}", index + 1);
+    let mut found = Vec::with_capacity(items.len());
+    for (number, item) in (1..).zip(items) {
+        let object = Object::Numbered(number);
         match &item.value {
             Value::Table(table) => {
-                found.push(partition(table, item.at, &object, is_whole, sink));
+                found.push(partition(table, (item.at, object), &directory, is_whole, sink));
             }
             other => {
                 let problem = format!("{} is given, a table is needed", other.kind());
-                sink.error(item.at, &object, problem, "head it with a line [[partition]]");
+                let way_out = "head it with a line [[partition]]";
+                sink.error(item.at, &object.to_string(), problem, way_out);
             }
         }
     }
     found
 }
 
-/// Reads one partition; `at` is where it starts, `object` what it is called without a name.
-fn partition(
-    entries: &[Entry],
-    at: usize,
-    object: &str,
+/// Reads one partition: where it starts, and what it is called without a name.
+fn partition<'e>(
+    entries: &'e [Entry],
+    (at, object): (usize, Object<'e>),
+    directory: &Path,
     is_whole: bool,
-    sink: &mut Sink<'_>,
+    sink: &mut Sink<'e>,
 ) -> Found {
-    sink.object = name_object(entries).unwrap_or_else(|| object.to_owned());
+    sink.object = name_object(entries).unwrap_or(object);
     let mut draft = Draft::default();
     for entry in entries {
         match &entry.item.value {
@@ -71,8 +76,8 @@ fn partition(
     let required = ROWS.iter().filter_map(|row| Some((row.name, row.required?)));
     let has = |key: &str| !is_whole || entries.iter().any(|entry| entry.key == key);
     missing(required, has, at, sink);
-    let found = finish(draft, sink);
-    sink.object.clear();
+    let found = finish(draft, directory, sink);
+    sink.object = Object::File;
     found
 }
 
@@ -91,17 +96,20 @@ pub(crate) fn missing(
 }
 
 /// A partition by its name, where it has one that a message can show.
-pub(crate) fn name_object(entries: &[Entry]) -> Option<String> {
+pub(crate) fn name_object(entries: &[Entry]) -> Option<Object<'_>> {
     let entry = entries.iter().find(|entry| entry.key == "name")?;
     match &entry.item.value {
-        Value::Text(name) if !name.is_empty() => Some(format!("partition {}", quoted(name))),
+        Value::Text(name) if !name.is_empty() => Some(Object::Named(name)),
         _ => None,
     }
 }
 
 /// Takes the value of one entry of a table, or of the definition itself where the name is empty.
 fn field(entry: &Entry, table: &str, draft: &mut Draft, sink: &mut Sink<'_>) {
-    let name = if table.is_empty() { entry.key.clone() } else { format!("{table}.{}", entry.key) };
+    let name: Cow<'_, str> = match table {
+        "" => (&entry.key).into(),
+        table => format!("{table}.{}", entry.key).into(),
+    };
     // A key with a point in it is no name of a field.
     let row = rows::find(&name).filter(|row| row.place() == (table, &entry.key));
     if let Some(row) = row {
@@ -111,7 +119,8 @@ fn field(entry: &Entry, table: &str, draft: &mut Draft, sink: &mut Sink<'_>) {
         let problem = format!("{} is given, a table is needed", entry.item.value.kind());
         sink.error(entry.item.at, &name, problem, format!("write its fields below [{name}]"));
     } else {
-        let name = if name.chars().any(char::is_control) { quoted(&name) } else { name };
+        let is_unshown = name.chars().any(char::is_control);
+        let name = if is_unshown { quoted(&name).into() } else { name };
         sink.error(entry.at, &name, "unknown key", suggest::way_out(&entry.key, table));
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::draft::Draft;
 use crate::issue::Sink;
-use crate::rows::{self, Datum, ROWS};
+use crate::rows::{self, Datum};
 use crate::{Cpu, Definition, Policies, Policy};
 
 /// Frames of a grant table unless the file says otherwise: 2048 grants.
@@ -20,16 +20,17 @@ pub(crate) struct Found {
 
 /// Makes a definition of what was found. Where required fields are missing, that was said before;
 /// then the result only serves to find more errors.
-pub(crate) fn finish(draft: Draft, sink: &mut Sink<'_>) -> Found {
-    let directory = directory(sink.file());
+pub(crate) fn finish(draft: Draft, directory: &Path, sink: &mut Sink<'_>) -> Found {
     let mut definition = Definition::unnamed();
-    definition.kernel.clone_from(&directory);
-    for row in &ROWS {
+    if draft.get("kernel").is_none() {
+        definition.kernel = directory.to_owned();
+    }
+    for (row, found) in draft.rows() {
         let follows = || draft.get(row.follows?);
-        let Some(found) = draft.get(row.name).or_else(follows) else { continue };
-        let value = match found.value.clone() {
-            Datum::Path(path) => Datum::Path(directory.join(path)),
-            other => other,
+        let Some(found) = found.or_else(follows) else { continue };
+        let value = match &found.value {
+            Datum::Path(path) => Datum::Path(directory.join(path).into()),
+            other => other.clone(),
         };
         (row.set)(&mut definition, value);
     }
@@ -38,15 +39,6 @@ pub(crate) fn finish(draft: Draft, sink: &mut Sink<'_>) -> Found {
         // What is in conflict with a field that was refused is not told.
         if let Some(found) = draft.get(field) {
             sink.error(found.at, &found.field, wrong.problem, wrong.way_out);
-        }
-    }
-    // Where a request leaves the CPUs open, `uvd` chooses them; who writes a file names them, so
-    // that the file still says the same when it is applied again.
-    if definition.cpu.dedicated && definition.cpu.affinity.is_empty() {
-        let (problem, way_out) =
-            ("true, and cpu.affinity names no CPUs", "name the CPUs in cpu.affinity");
-        if let Some(found) = draft.get("cpu.dedicated") {
-            sink.error(found.at, &found.field, problem, way_out);
         }
     }
     let name_at = draft.get("name").map_or(0, |name| name.at);
@@ -88,7 +80,7 @@ impl Default for Cpu {
 }
 
 /// The directory that relative paths start from, absolute.
-fn directory(file: &Path) -> PathBuf {
+pub(crate) fn directory(file: &Path) -> PathBuf {
     let parent = file.parent().unwrap_or(Path::new(""));
     std::path::absolute(parent.join(".")).unwrap_or_else(|_| Path::new("/").join(parent))
 }

@@ -78,6 +78,30 @@ pub(crate) enum Source {
     Options,
 }
 
+/// What an issue is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Object<'a> {
+    /// The file.
+    File,
+    /// Its only partition.
+    Partition,
+    /// The partition with this number in it, from 1.
+    Numbered(usize),
+    /// The partition with this name.
+    Named(&'a str),
+}
+
+impl fmt::Display for Object<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File => Ok(()),
+            Self::Partition => f.write_str("partition"),
+            Self::Numbered(number) => write!(f, "partition {number}"),
+            Self::Named(name) => write!(f, "partition {}", quoted(name)),
+        }
+    }
+}
+
 /// Takes issues in as a file is read.
 pub(crate) struct Sink<'a> {
     file: &'a Path,
@@ -85,7 +109,7 @@ pub(crate) struct Sink<'a> {
     source: Source,
     more: usize,
     /// The object that issues are about now.
-    pub(crate) object: String,
+    pub(crate) object: Object<'a>,
     pub(crate) errors: Vec<Issue>,
     pub(crate) warnings: Vec<Issue>,
 }
@@ -93,7 +117,7 @@ pub(crate) struct Sink<'a> {
 impl<'a> Sink<'a> {
     pub(crate) fn new(text: &'a str, file: &'a Path, source: Source) -> Self {
         let (errors, warnings) = (Vec::new(), Vec::new());
-        Self { file, text, source, more: 0, object: String::new(), errors, warnings }
+        Self { file, text, source, more: 0, object: Object::File, errors, warnings }
     }
 
     /// Says that a required field is missing, with an example of its value.
@@ -149,7 +173,7 @@ impl<'a> Sink<'a> {
     }
 
     fn issue(&self, at: usize, field: &str, problem: String, way_out: String) -> Issue {
-        let object = self.object.clone();
+        let object = self.object.to_string();
         let (file, (line, column), field) = match self.source {
             Source::File => (self.file.to_owned(), position(self.text, at), field.to_owned()),
             Source::Options => (PathBuf::new(), (0, 0), option(field)),

@@ -46,7 +46,7 @@ pub use units::{cpus, size};
 pub use write::{Map, to_json, to_toml};
 
 use finish::Found;
-use issue::{Sink, Source, whole_file};
+use issue::{Object, Sink, Source, whole_file};
 use value::{Entry, Item, Value};
 
 /// The JSON schema of a file in TOML.
@@ -162,12 +162,16 @@ pub fn read(text: &str, file: &Path) -> Result<Reading, Errors> {
     read_into(text, file, Sink::new(text, file, Source::File))
 }
 
-fn read_into(text: &str, file: &Path, mut sink: Sink<'_>) -> Result<Reading, Errors> {
+fn read_into(text: &str, file: &Path, sink: Sink<'_>) -> Result<Reading, Errors> {
+    let (settings, entries);
+    // What it is about lies in these.
+    let mut sink = sink;
     let found = if is_xl(text, file) {
-        let settings = xl_text::read(text, &mut sink);
+        settings = xl_text::read(text, &mut sink);
         xl::read(&settings, &mut sink)
     } else {
-        let (entries, is_whole) = toml_text::read(text, &mut sink);
+        let is_whole;
+        (entries, is_whole) = toml_text::read(text, &mut sink);
         fields::read(&entries, is_whole, &mut sink)
     };
     check_names(&found, &mut sink);
@@ -271,13 +275,13 @@ fn check_names(found: &[Found], sink: &mut Sink<'_>) {
         }
         let first = *names.entry(&definition.name).or_insert(index + 1);
         if first != index + 1 {
-            sink.object = format!("partition {}", index + 1);
+            sink.object = Object::Numbered(index + 1);
             let name = issue::quoted(&definition.name);
             let problem = format!("{name} is the name of partition {first}, too");
             sink.error(*name_at, "name", problem, "give it another name");
         }
     }
-    sink.object.clear();
+    sink.object = Object::File;
 }
 
 #[cfg(test)]

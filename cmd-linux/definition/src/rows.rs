@@ -4,8 +4,9 @@
 //! `uvd` receives come from the rows. A new field is a row here, a member of [`Definition`], and a
 //! line in the schema and in the book, which a test compares with the row.
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pv_abi::uv::database::MAX_VCPUS;
 use rules::Wrong;
@@ -38,16 +39,38 @@ pub(crate) enum Kind {
     Policy,
 }
 
-/// The value of a field.
+/// The value of a field, which a definition lends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Datum {
-    Text(String),
-    Path(PathBuf),
+pub(crate) enum Datum<'d> {
+    Text(Cow<'d, str>),
+    Path(Cow<'d, Path>),
     Bytes(u64),
     Number(u32),
-    Cpus(Vec<u32>),
+    Cpus(Cow<'d, [u32]>),
     Truth(bool),
     Policy(Policy),
+}
+
+/// The value of a member of [`Definition`] of this type.
+macro_rules! datum {
+    ($($member:ty => $datum:ident($make:expr);)+) => {
+        $(impl<'d> From<&'d $member> for Datum<'d> {
+            fn from(member: &'d $member) -> Self {
+                let make: fn(&'d $member) -> _ = $make;
+                Datum::$datum(make(member))
+            }
+        })+
+    };
+}
+
+datum! {
+    String => Text(|text| text.into());
+    PathBuf => Path(|path| path.into());
+    u64 => Bytes(|bytes| *bytes);
+    u32 => Number(|number| *number);
+    Vec<u32> => Cpus(|cpus| cpus.into());
+    bool => Truth(|truth| *truth);
+    Policy => Policy(|policy| *policy);
 }
 
 /// When a change takes effect.
@@ -76,33 +99,33 @@ pub(crate) struct Row {
     pub(crate) synonyms: &'static [&'static str],
     pub(crate) effect: Effect,
     /// Reads the value; `None` where the definition leaves the field out.
-    pub(crate) get: fn(&Definition) -> Option<Datum>,
+    pub(crate) get: Get,
     /// Writes a value, which is of the row's kind.
-    pub(crate) set: fn(&mut Definition, Datum),
+    pub(crate) set: Set,
 }
 
 /// The two functions of a row for a member of [`Definition`]: `get` and `set`.
 macro_rules! member {
     ($datum:ident, optional $($path:ident).+) => {
         (
-            |definition| definition.$($path).+.clone().map(Datum::$datum),
+            |definition| definition.$($path).+.as_ref().map(Datum::from),
             |definition, value| if let Datum::$datum(value) = value {
-                definition.$($path).+ = Some(value);
+                definition.$($path).+ = Some(value.into());
             },
         )
     };
     ($datum:ident, $($path:ident).+) => {
         (
-            |definition| Some(Datum::$datum(definition.$($path).+.clone())),
+            |definition| Some(Datum::from(&definition.$($path).+)),
             |definition, value| if let Datum::$datum(value) = value {
-                definition.$($path).+ = value;
+                definition.$($path).+ = value.into();
             },
         )
     };
 }
 
-type Get = fn(&Definition) -> Option<Datum>;
-type Set = fn(&mut Definition, Datum);
+type Get = fn(&Definition) -> Option<Datum<'_>>;
+type Set = fn(&mut Definition, Datum<'_>);
 
 /// A row that is neither required nor follows another field.
 const fn row(
@@ -252,13 +275,13 @@ pub(crate) fn is_table(name: &str) -> bool {
 
 impl Kind {
     /// Whether a value is within the limits of its kind.
-    pub(crate) fn check(&self, value: &Datum) -> Result<(), Wrong> {
+    pub(crate) fn check(&self, value: &Datum<'_>) -> Result<(), Wrong> {
         match (self, value) {
             (Self::GuestName, Datum::Text(name)) => rules::guest_name(name),
             (Self::GroupName, Datum::Text(name)) => rules::name(name),
             (Self::CommandLine, Datum::Text(text)) => rules::command_line(text),
             (Self::Path, Datum::Path(path)) => check_path(path),
-            (Self::Size, Datum::Bytes(bytes)) => rules::memory(*bytes, &units::size(*bytes)),
+            (Self::Size, Datum::Bytes(bytes)) => rules::memory(*bytes, || units::size(*bytes)),
             (Self::Number(limits) | Self::Percent(limits), Datum::Number(number)) => {
                 rules::within((*number).into(), limits)
             }
@@ -268,11 +291,11 @@ impl Kind {
     }
 
     /// A value in words, for people.
-    pub(crate) fn words(&self, value: &Datum) -> String {
+    pub(crate) fn words(&self, value: &Datum<'_>) -> String {
         match (self, value) {
             (Self::Percent(_), Datum::Number(0)) => "none".to_owned(),
             (Self::Percent(_), Datum::Number(percent)) => format!("{percent}%"),
-            (_, Datum::Text(text)) => text.clone(),
+            (_, Datum::Text(text)) => text.clone().into_owned(),
             (_, Datum::Path(path)) => path.display().to_string(),
             (_, Datum::Bytes(bytes)) => units::size(*bytes),
             (_, Datum::Number(number)) => number.to_string(),
@@ -284,7 +307,7 @@ impl Kind {
     }
 }
 
-fn check_path(path: &std::path::Path) -> Result<(), Wrong> {
+fn check_path(path: &Path) -> Result<(), Wrong> {
     let problem = match path.as_os_str().as_encoded_bytes() {
         [] => "an empty path",
         bytes if bytes.contains(&0) => "a path with a zero byte in it",
@@ -328,6 +351,13 @@ pub(crate) fn conflicts(
         let problem = format!("{}% is more than {max_vcpus} virtual CPU(s) can use", cpu.cap);
         let way_out = format!("give 1 to {}, or 0 for no cap", cap.end());
         conflicts.push(("cpu.cap", Wrong { problem, way_out }));
+    }
+    // No CPUs stand for every one, and others need some.
+    if cpu.dedicated && cpu.affinity.is_empty() {
+        let affinity = called("cpu.affinity");
+        let problem = format!("true, and {affinity} names no CPUs");
+        let way_out = format!("name the CPUs in {affinity}");
+        conflicts.push(("cpu.dedicated", Wrong { problem, way_out }));
     }
     conflicts
 }

@@ -27,7 +27,7 @@ fn table(definition: &Definition) -> Table {
     for row in &ROWS {
         let Some(value) = (row.get)(definition) else { continue };
         let value = match value {
-            Datum::Text(text) => Value::String(text),
+            Datum::Text(text) => Value::String(text.into_owned()),
             Datum::Path(path) => Value::String(path.to_string_lossy().into_owned()),
             Datum::Bytes(bytes) => Value::String(units::size(bytes)),
             Datum::Number(number) => Value::Integer(number.into()),
@@ -60,7 +60,7 @@ pub fn to_json(definition: &Definition) -> Map {
             Some(Datum::Bytes(bytes)) => bytes.into(),
             Some(Datum::Number(0)) if matches!(row.kind, Kind::Percent(_)) => Json::Null,
             Some(Datum::Number(number)) => number.into(),
-            Some(Datum::Cpus(cpus)) => cpus.into(),
+            Some(Datum::Cpus(cpus)) => cpus.into_owned().into(),
             Some(Datum::Truth(truth)) => truth.into(),
             Some(Datum::Policy(policy)) => policy.word().into(),
         };

@@ -5,8 +5,8 @@
 
 use crate::draft::{At, Draft, Field, check_command_line};
 use crate::fields::{missing, name_object};
-use crate::finish::{Found, finish};
-use crate::issue::{Sink, quoted};
+use crate::finish::{Found, directory, finish};
+use crate::issue::{Object, Sink, quoted};
 use crate::rows::{self, Datum, Kind};
 use crate::value::{Entry, Value};
 use crate::xl_settings::{self, Fate, TAKEN_OTHERWISE};
@@ -20,9 +20,9 @@ const REQUIRED: [(&str, &str); 3] =
 const PV_GRUB: &str = "\"/usr/lib/grub-xen/grub-x86_64-xen.bin\"";
 
 /// Reads the definition of an xl.cfg file.
-pub(crate) fn read(settings: &Settings, sink: &mut Sink<'_>) -> Vec<Found> {
+pub(crate) fn read<'e>(settings: &'e Settings, sink: &mut Sink<'e>) -> Vec<Found> {
     let Settings { entries, broken } = settings;
-    sink.object = name_object(entries).unwrap_or_else(|| "partition".to_owned());
+    sink.object = name_object(entries).unwrap_or(Object::Partition);
     let mut draft = Draft::default();
     for entry in entries {
         setting(entry, &mut draft, sink);
@@ -30,7 +30,11 @@ pub(crate) fn read(settings: &Settings, sink: &mut Sink<'_>) -> Vec<Found> {
     command_line(entries, &mut draft, sink);
     if let Some(entry) = entries.iter().find(|entry| entry.key == "cpus") {
         let affinity = xl_cpus::read(entry, &draft, sink);
-        put(&mut draft, "cpu.affinity", affinity.map(|cpus| cpus.map(Datum::Cpus)));
+        put(
+            &mut draft,
+            "cpu.affinity",
+            affinity.map(|cpus| cpus.map(|cpus| Datum::Cpus(cpus.into()))),
+        );
     }
     let is_set = |key: &str| {
         entries.iter().any(|entry| entry.key == key) || broken.iter().any(|one| one == key)
@@ -44,8 +48,8 @@ pub(crate) fn read(settings: &Settings, sink: &mut Sink<'_>) -> Vec<Found> {
     }
     let found_otherwise = |key: &str| key == "kernel" && boots.is_some();
     missing(REQUIRED.into_iter(), |key| is_set(key) || found_otherwise(key), 0, sink);
-    let found = finish(draft, sink);
-    sink.object.clear();
+    let found = finish(draft, &directory(sink.file()), sink);
+    sink.object = Object::File;
     vec![found]
 }
 
@@ -55,7 +59,7 @@ pub(crate) fn is_own(key: &str) -> bool {
 }
 
 /// Keeps what was found for a field that several settings give.
-fn put(draft: &mut Draft, name: &str, found: Option<At<Datum>>) {
+fn put(draft: &mut Draft, name: &str, found: Option<At<Datum<'static>>>) {
     if let Some(row) = rows::find(name) {
         draft.put(row, found);
     }
@@ -175,6 +179,6 @@ fn command_line(entries: &[Entry], draft: &mut Draft, sink: &mut Sink<'_>) {
     if let Some(entry) = first {
         let mut field = Field { name: &entry.key, entry, sink };
         let text = check_command_line(&mut field, parts.join(" "));
-        put(draft, "command_line", text.map(|text| text.map(Datum::Text)));
+        put(draft, "command_line", text.map(|text| text.map(|text| Datum::Text(text.into()))));
     }
 }

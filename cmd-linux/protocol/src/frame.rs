@@ -1,10 +1,17 @@
-//! Length-prefixed JSON: for blocking ends ([`read`], [`write`]) and for event loops ([`Frames`]).
+//! Length-prefixed messages: for blocking ends ([`read`], [`write`]) and for event loops
+//! ([`Frames`]).
 
 use std::io::{Read, Write};
 
+use postcard::ser_flavors::Flavor;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::MAX_MESSAGE;
+
+/// Version of the messages: the first byte of each.
+pub const VERSION: u8 = 1;
+/// Bytes before a message: its length.
+const LENGTH: usize = 4;
 
 /// Why a message could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -12,27 +19,91 @@ pub enum FrameError {
     /// The socket failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// A message of this many bytes, more than [`MAX_MESSAGE`]. The stream cannot go on.
-    #[error("message of {0} bytes, the limit is {MAX_MESSAGE}")]
-    TooLong(usize),
-    /// Not the JSON that was expected. The stream can go on.
-    #[error("message not understood: {0}")]
-    Json(#[from] serde_json::Error),
+    /// A message of more than [`MAX_MESSAGE`] bytes. The stream cannot go on.
+    #[error("a message has more than {MAX_MESSAGE} bytes")]
+    TooLong,
+    /// Not the message that was expected, or one of another version. The stream can go on.
+    #[error("a message was not understood")]
+    Unclear,
+}
+
+/// Bytes of a message as they are written, up to the longest.
+struct Bounded(Vec<u8>);
+
+impl Bounded {
+    /// An empty message: room for its length, and the version.
+    fn new() -> Self {
+        let mut bytes = Vec::with_capacity(128);
+        bytes.extend_from_slice(&[0; LENGTH]);
+        bytes.push(VERSION);
+        Self(bytes)
+    }
+}
+
+impl Flavor for Bounded {
+    type Output = Vec<u8>;
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.try_extend(&[byte])
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        if self.0.len() + bytes.len() > LENGTH + MAX_MESSAGE {
+            return Err(postcard::Error::SerializeBufferFull);
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(mut self) -> postcard::Result<Vec<u8>> {
+        let length = (self.0.len() - LENGTH) as u32;
+        if let Some(place) = self.0.first_chunk_mut::<LENGTH>() {
+            *place = length.to_le_bytes();
+        }
+        Ok(self.0)
+    }
 }
 
 /// The bytes of a message.
 ///
 /// # Errors
-/// [`FrameError::TooLong`], or [`FrameError::Json`] for a value that JSON cannot express.
+/// [`FrameError::TooLong`], or [`FrameError::Unclear`] for a path that is no UTF-8.
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
-    let text = serde_json::to_vec(message)?;
-    if text.len() > MAX_MESSAGE {
-        return Err(FrameError::TooLong(text.len()));
+    postcard::serialize_with_flavor(message, Bounded::new()).map_err(|error| match error {
+        postcard::Error::SerializeBufferFull => FrameError::TooLong,
+        _ => FrameError::Unclear,
+    })
+}
+
+/// The bytes of a [`Told`](crate::Told) with an answer of the ultravisor, made of the bytes that
+/// the answer came in: nobody between the ultravisor and the client reads them.
+///
+/// # Errors
+/// [`FrameError::TooLong`].
+pub fn encode_carried(id: u64, version: u64, answer: &[u8]) -> Result<Vec<u8>, FrameError> {
+    /// Numbers of `Ok` and of [`Answered::Ultravisor`](crate::Answered::Ultravisor) on the wire.
+    const ANSWERED: (u32, u32) = (0, 0);
+    let mut message = Bounded::new();
+    let begin = postcard::to_allocvec(&(id, ANSWERED, version)).map_err(|_| FrameError::TooLong)?;
+    for bytes in [&begin, answer] {
+        message.try_extend(bytes).map_err(|_| FrameError::TooLong)?;
     }
-    let mut bytes = Vec::with_capacity(4 + text.len());
-    bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
-    bytes.extend_from_slice(&text);
-    Ok(bytes)
+    message.finalize().map_err(|_| FrameError::TooLong)
+}
+
+/// Bytes that a value takes in a message.
+pub(crate) fn size(value: &impl Serialize) -> usize {
+    let counted = postcard::ser_flavors::Size::default();
+    postcard::serialize_with_flavor(value, counted).unwrap_or(usize::MAX)
+}
+
+/// The message of these bytes.
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
+    let message = bytes.strip_prefix(&[VERSION]).ok_or(FrameError::Unclear)?;
+    match postcard::take_from_bytes(message) {
+        Ok((message, [])) => Ok(message),
+        _ => Err(FrameError::Unclear),
+    }
 }
 
 /// Writes a message.
@@ -48,15 +119,15 @@ pub fn write(mut to: impl Write, message: &impl Serialize) -> Result<(), FrameEr
 /// # Errors
 /// See [`FrameError`]; the end of the stream is an [`FrameError::Io`] of *unexpected end*.
 pub fn read<T: DeserializeOwned>(mut from: impl Read) -> Result<T, FrameError> {
-    let mut length = [0; 4];
+    let mut length = [0; LENGTH];
     from.read_exact(&mut length)?;
     let length = u32::from_le_bytes(length) as usize;
     if length > MAX_MESSAGE {
-        return Err(FrameError::TooLong(length));
+        return Err(FrameError::TooLong);
     }
-    let mut text = vec![0; length];
-    from.read_exact(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    let mut bytes = vec![0; length];
+    from.read_exact(&mut bytes)?;
+    decode(&bytes)
 }
 
 /// Collects bytes as they come and hands out messages.
@@ -77,22 +148,22 @@ impl Frames {
     /// The next message, or `None` where more bytes are needed.
     ///
     /// # Errors
-    /// [`FrameError::Json`]: this message was dropped, call again. [`FrameError::TooLong`]: the
+    /// [`FrameError::Unclear`]: this message was dropped, call again. [`FrameError::TooLong`]: the
     /// stream is of no more use.
     pub fn next_message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let rest = &self.bytes[self.used..];
-        let Some(length) = rest.get(..4).and_then(|bytes| bytes.try_into().ok()) else {
+        let Some((length, rest)) = rest.split_first_chunk::<LENGTH>() else {
             return Ok(None);
         };
-        let length = u32::from_le_bytes(length) as usize;
+        let length = u32::from_le_bytes(*length) as usize;
         if length > MAX_MESSAGE {
-            return Err(FrameError::TooLong(length));
+            return Err(FrameError::TooLong);
         }
-        let Some(text) = rest.get(4..4 + length) else {
+        let Some(bytes) = rest.get(..length) else {
             return Ok(None);
         };
-        let message = serde_json::from_slice(text);
-        self.used += 4 + length;
-        Ok(Some(message?))
+        let message = decode(bytes);
+        self.used += LENGTH + length;
+        message.map(Some)
     }
 }

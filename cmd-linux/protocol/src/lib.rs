@@ -6,20 +6,21 @@
 //!   Told { id, result } <----------------------------------    what the ultravisor replied
 //! ```
 //!
-//! A message is a little-endian u32 length and that many bytes of JSON. A client may have several
-//! requests under way; answers carry the id of their request and come in any order. The rule kept
-//! here: a frame is never longer than [`MAX_MESSAGE`], and a refusal of the ultravisor reaches the
-//! client whole.
+//! A message is a little-endian u32 length and that many bytes: [`VERSION`], and the message in
+//! postcard, as on the command channel, so that `uvd` passes an answer of the ultravisor on as it
+//! came ([`encode_carried`]). A client may have several requests under way; answers carry the id of
+//! their request and come in any order. The rule kept here: a message is never longer than
+//! [`MAX_MESSAGE`], and a refusal of the ultravisor reaches the client whole.
 #![forbid(unsafe_code)]
 
 mod frame;
 mod service;
 pub mod way_out;
 
-pub use frame::{FrameError, Frames, encode, read, write};
+pub use frame::{FrameError, Frames, VERSION, encode, encode_carried, read, write};
 pub use service::{
-    Defined, End, From, MAX_INPUT, Planned, Progress, Service, ServiceAnswer, Settings, Until,
-    fitting,
+    Defined, End, From, MAX_INPUT, Planned, PolicySettings, Progress, Service, ServiceAnswer,
+    Settings, Until, fitting,
 };
 
 use pv_abi::uv::command::{Answer, Body, Refusal};
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where `uvd` listens.
 pub const SOCKET: &str = "/run/uvd.sock";
-/// Bytes of the JSON text of one message at most (1 MiB).
+/// Bytes of one message at most (1 MiB), without its length.
 pub const MAX_MESSAGE: usize = 1024 * 1024;
 /// Milliseconds that a request may take when it does not say.
 pub const DEFAULT_TIMEOUT_MS: u32 = 10_000;
@@ -44,7 +45,6 @@ pub struct Ask {
     pub id: u64,
     /// Milliseconds to wait. `None`: [`DEFAULT_TIMEOUT_MS`] for the ultravisor; what `uvd` does by
     /// itself takes as long as it takes.
-    #[serde(default)]
     pub timeout_ms: Option<u32>,
     /// What is asked.
     pub body: Asked,

@@ -12,11 +12,11 @@
 //! Input goes the other way with requests of their own. Each is answered when the partition's
 //! kernel has read all of it, so a client that waits for the answer loses nothing.
 
-use definition::{Definition, FieldChange};
+use definition::{Definition, FieldChange, Policy};
 use pv_abi::uv::command::{Heap, LogRow, PartitionRow};
 use serde::{Deserialize, Serialize};
 
-use crate::MAX_MESSAGE;
+use crate::{MAX_MESSAGE, frame};
 
 /// What is asked of `uvd` itself. Partitions are named by name, or by number in decimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,8 +157,19 @@ pub struct Settings {
     pub affinity: Option<Vec<u32>>,
     /// Nothing else runs on them.
     pub dedicated: Option<bool>,
-    /// What happens when it powers off, reboots, crashes.
-    pub on: Option<definition::Policies>,
+    /// What happens when it ends by itself.
+    pub on: PolicySettings,
+}
+
+/// Changes to [`definition::Policies`]; what is `None` stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicySettings {
+    /// When it powers off.
+    pub poweroff: Option<Policy>,
+    /// When it reboots.
+    pub reboot: Option<Policy>,
+    /// When it crashes.
+    pub crash: Option<Policy>,
 }
 
 /// Where the output of a console begins for a client that attaches.
@@ -250,11 +261,11 @@ pub enum ServiceAnswer {
 /// Bytes that a list in an answer takes at most; the rest of a message is for what is around it.
 const PIECE_BYTES: usize = MAX_MESSAGE / 4;
 
-/// The first ones of a list that an answer has room for, in bytes of JSON; at least one.
+/// The first ones of a list that an answer has room for; at least one.
 pub fn fitting<T: Serialize>(all: impl IntoIterator<Item = T>) -> Vec<T> {
     let (mut fits, mut bytes) = (Vec::new(), 0);
     for one in all {
-        bytes += serde_json::to_vec(&one).map_or(0, |text| text.len() + 1);
+        bytes += frame::size(&one);
         if bytes > PIECE_BYTES && !fits.is_empty() {
             break;
         }

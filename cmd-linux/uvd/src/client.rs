@@ -10,9 +10,10 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use uvd_protocol::{Ask, Failure, FrameError, Frames, MAX_MESSAGE, Told, encode};
+use uvd_protocol::{Ask, Failure, FrameError, Frames, MAX_MESSAGE, Told, encode, encode_carried};
 
 use crate::hub::refused;
+use crate::link::Carried;
 
 /// Requests that a client may have under way.
 const MOST_ASKED: usize = 32;
@@ -83,10 +84,9 @@ impl Client {
                 }
                 Ok(None) if self.fill() => {}
                 Ok(None) => break,
-                Err(FrameError::Json(error)) => self.reject(&error.to_string()),
                 Err(error) => {
+                    self.finished = !matches!(error, FrameError::Unclear);
                     self.reject(&error.to_string());
-                    self.finished = true;
                 }
             }
         }
@@ -96,10 +96,20 @@ impl Client {
     /// Answers a request that was taken; `last`: that is all there is to it.
     pub fn tell(&mut self, told: &Told, last: bool) {
         if last {
-            self.active = Instant::now();
-            self.asked = self.asked.saturating_sub(1);
+            self.is_answered();
         }
-        self.put(told);
+        self.put(told.id, encode(told));
+    }
+
+    /// Answers a request with what the ultravisor answered.
+    pub fn carry(&mut self, id: u64, reply: &Carried) {
+        self.is_answered();
+        self.put(id, encode_carried(id, reply.version, &reply.answer));
+    }
+
+    fn is_answered(&mut self) {
+        self.active = Instant::now();
+        self.asked = self.asked.saturating_sub(1);
     }
 
     /// Writes what the client takes; false: it is gone, or has all it wanted.
@@ -139,19 +149,17 @@ impl Client {
     }
 
     fn reject(&mut self, why: &str) {
-        self.put(&Told { id: 0, result: Err(Failure::Malformed(why.into())) });
+        let told = Told { id: 0, result: Err(Failure::Malformed(why.into())) };
+        self.put(0, encode(&told));
     }
 
     /// An answer that no message holds becomes a refusal of a few words.
-    fn put(&mut self, told: &Told) {
-        let bytes = encode(told).or_else(|error| {
-            let reason = match error {
-                FrameError::TooLong(bytes) => format!("takes {bytes} bytes, at most {MAX_MESSAGE}"),
-                error => error.to_string(),
-            };
+    fn put(&mut self, id: u64, encoded: Result<Vec<u8>, FrameError>) {
+        let bytes = encoded.or_else(|_| {
+            let reason = format!("takes more than {MAX_MESSAGE} bytes");
             let refusal =
                 refused("too-large", "answer", "bytes", &reason, "ask for less at a time");
-            encode(&Told { id: told.id, result: Err(refusal) })
+            encode(&Told { id, result: Err(refusal) })
         });
         self.out.extend(bytes.unwrap_or_default());
     }

@@ -19,7 +19,7 @@ use uvd_protocol::{
 
 use crate::client::Client;
 use crate::console::News;
-use crate::hub::{Hub, Session};
+use crate::hub::{Hub, Session, Words};
 use crate::link::{Link, Outcome, Port, Tag};
 use crate::service;
 
@@ -230,10 +230,8 @@ impl<'a> Daemon<'a> {
     fn is_news(&self, (tag, result): &Outcome) -> bool {
         match result {
             _ if *tag == Tag::Job(self.hub.following.get()) => false,
-            Ok(Answered::Ultravisor { version, .. }) => {
-                *version != self.hub.replica.borrow().version()
-            }
-            _ => true,
+            Ok(reply) => reply.version != self.hub.replica.borrow().version(),
+            Err(_) => true,
         }
     }
 
@@ -241,7 +239,10 @@ impl<'a> Daemon<'a> {
         for (tag, result) in outcomes {
             match tag {
                 Tag::Job(id) => self.hub.answered(id, result),
-                Tag::Client(client, id) => self.hub.tell(client, id, result, true),
+                Tag::Client(client, id) => match result {
+                    Ok(reply) => self.hub.carry(client, id, reply),
+                    Err(failure) => self.hub.tell(client, id, Err(failure), true),
+                },
             }
         }
     }
@@ -268,7 +269,10 @@ impl<'a> Daemon<'a> {
         }
         for telling in self.hub.tellings() {
             if let Some(client) = self.clients.get_mut(&telling.client) {
-                client.tell(&telling.told, telling.last);
+                match telling.words {
+                    Words::Told { told, last } => client.tell(&told, last),
+                    Words::Carried(id, reply) => client.carry(id, &reply),
+                }
             }
         }
         self.flush();

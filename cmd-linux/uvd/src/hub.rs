@@ -25,11 +25,13 @@ use uvd_protocol::{Answered, Failure, ServiceAnswer, Told};
 use crate::builder::Builder;
 use crate::console::Consoles;
 use crate::fault::Fault;
-use crate::link::Port;
+use crate::link::{Carried, Port};
 use crate::loader::Loader;
 use crate::log;
 use crate::replica::Replica;
+use crate::rows::Rows;
 use crate::service::policy::{self, Watch};
+use crate::service::session;
 use crate::state::State;
 use crate::turns::Turns;
 
@@ -66,13 +68,26 @@ pub struct Outgoing {
 }
 
 /// Something to tell a client.
+#[derive(Debug)]
 pub struct Telling {
     /// Which client.
     pub client: u64,
     /// What.
-    pub told: Told,
-    /// It is the last answer to its request.
-    pub last: bool,
+    pub words: Words,
+}
+
+/// What a client is told.
+#[derive(Debug)]
+pub enum Words {
+    /// A message of ours.
+    Told {
+        /// What.
+        told: Told,
+        /// It is the last answer to its request.
+        last: bool,
+    },
+    /// The ultravisor's answer to the request with this id.
+    Carried(u64, Carried),
 }
 
 /// Whether the ultravisor can be asked.
@@ -109,8 +124,8 @@ pub struct Hub {
     ///
     /// [`Daemon`]: crate::daemon::Daemon
     pub copying: Cell<bool>,
-    /// Partitions as they were last seen, by number.
-    pub rows: RefCell<BTreeMap<u32, PartitionRow>>,
+    /// See [`Rows`].
+    pub rows: RefCell<Rows>,
     /// See [`policy::seen`].
     pub watch: RefCell<Watch>,
     /// Names of partitions that a policy is about to start anew.
@@ -227,20 +242,25 @@ impl Hub {
         answer.await.unwrap_or(Err(Failure::ShuttingDown))
     }
 
-    /// All partitions as they are now, and the version of the database. What ended meanwhile is
-    /// dealt with as its policy says, before anybody sees that it ended.
-    ///
-    /// Pages of several versions are read anew, a few times. Then the version is the first page's:
-    /// what is planned by it is refused as stale where a later page tells of a later change.
-    pub async fn partitions(self: &Rc<Self>) -> Result<(u64, Vec<PartitionRow>), Failure> {
+    /// Brings [`Self::rows`] up to date with the log; the version of the database that they are of.
+    /// Partitions that changed are read, and no others. A change that comes meanwhile may be seen
+    /// already: what is planned by that version is refused as stale then.
+    pub async fn current(self: &Rc<Self>) -> Result<u64, Failure> {
+        session::follow(self).await?;
+        Ok(self.replica.borrow().version())
+    }
+
+    /// Reads all partitions. What ended meanwhile is dealt with as its policy says, before anybody
+    /// sees that it ended. Pages of several versions are read anew, a few times.
+    pub async fn read_all(self: &Rc<Self>) -> Result<(), Failure> {
         const TRIES: u32 = 4;
         let mut tries = 0;
         loop {
             let (versions, rows) = self.pages_of_partitions().await?;
             tries += 1;
             if versions.0 == versions.1 || tries == TRIES {
-                policy::seen(self, &rows);
-                return Ok((versions.0, rows));
+                policy::seen(self, rows);
+                return Ok(());
             }
         }
     }
@@ -365,13 +385,14 @@ impl Hub {
     }
 
     /// Hands an answer to the job that asked.
-    pub fn answered(&self, id: u64, result: Result<Answered, Failure>) {
+    pub fn answered(&self, id: u64, result: Result<Carried, Failure>) {
         let Some(asker) = self.askers.borrow_mut().remove(&id) else {
             return;
         };
-        let replied = result.and_then(|answered| match answered {
-            Answered::Ultravisor { version, answer } => Ok(Replied { version, answer }),
-            _ => Err(unexpected("what it was asked")),
+        let replied = result.and_then(|Carried { version, answer }| {
+            let answer = postcard::from_bytes(&answer);
+            let answer = answer.map_err(|_| unexpected("what it was asked"))?;
+            Ok(Replied { version, answer })
         });
         let _ = asker.send(replied);
     }
@@ -395,7 +416,14 @@ impl Hub {
 
     /// Tells a client.
     pub fn tell(&self, client: u64, id: u64, result: Result<Answered, Failure>, last: bool) {
-        self.tellings.borrow_mut().push_back(Telling { client, told: Told { id, result }, last });
+        let words = Words::Told { told: Told { id, result }, last };
+        self.tellings.borrow_mut().push_back(Telling { client, words });
+    }
+
+    /// Passes what the ultravisor answered on to a client.
+    pub fn carry(&self, client: u64, id: u64, reply: Carried) {
+        let words = Words::Carried(id, reply);
+        self.tellings.borrow_mut().push_back(Telling { client, words });
     }
 
     /// Tells a client the last there is to a request.

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use partition_runtime::ring::{self, Endpoint, RingError, Side};
 use pv_abi::uv::channel::MAX_PAYLOAD;
-use pv_abi::uv::command::{Body, PROTOCOL, Reply, Request};
-use uvd_protocol::{Answered, Failure};
+use pv_abi::uv::command::{Body, PROTOCOL, Refusal, Request};
+use uvd_protocol::Failure;
 
 /// How long to wait for the ultravisor to make the channel anew before looking again.
 const REMAKING: Duration = Duration::from_millis(20);
@@ -55,8 +55,17 @@ pub enum Tag {
     Job(u64),
 }
 
+/// An answer of the ultravisor as it came: what a client asked, the client reads.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// Version of the database after the request.
+    pub version: u64,
+    /// The [`Answer`](pv_abi::uv::command::Answer), in postcard.
+    pub answer: Vec<u8>,
+}
+
 /// An answer or a failure, and whose it is.
-pub type Outcome = (Tag, Result<Answered, Failure>);
+pub type Outcome = (Tag, Result<Carried, Failure>);
 
 /// Asks the owner of a channel to make it anew, for an error that nothing else mends.
 pub fn ask_anew(error: RingError, words: &[AtomicU32], port: &mut (impl Port + ?Sized)) {
@@ -168,15 +177,12 @@ impl<'a, P: Port> Link<'a, P> {
                 self.port.ring();
             }
             // Not understood, or no longer waited for: nobody is there to be told.
-            let Ok(reply) = postcard::from_bytes::<Reply>(&self.buffer) else {
+            let Some((id, result)) = carried(&self.buffer) else {
                 crate::log("a reply of the ultravisor was not understood");
                 continue;
             };
-            if let Some(one) = self.waiting.remove(&reply.id) {
-                let version = reply.version;
-                let result = reply.result.map(|answer| Answered::Ultravisor { version, answer });
-                outcomes
-                    .push((one.tag, result.map_err(|refusal| Failure::Refused(refusal.into()))));
+            if let Some(one) = self.waiting.remove(&id) {
+                outcomes.push((one.tag, result));
             }
         }
     }
@@ -233,5 +239,40 @@ impl<'a, P: Port> Link<'a, P> {
     fn expire(&mut self, now: Instant, outcomes: &mut Vec<Outcome>) {
         let late = self.waiting.extract_if(.., |_, one| one.deadline <= now);
         outcomes.extend(late.map(|(_, one)| (one.tag, Err(Failure::Timeout(one.timeout_ms)))));
+    }
+}
+
+/// The id of a [`Reply`](pv_abi::uv::command::Reply), and its answer, which is not read, or its
+/// refusal.
+fn carried(reply: &[u8]) -> Option<(u64, Result<Carried, Failure>)> {
+    /// Number of `Ok` on the wire.
+    const OK: u32 = 0;
+    let ((id, version, tag), rest) = postcard::take_from_bytes::<(u64, u64, u32)>(reply).ok()?;
+    if tag == OK {
+        return Some((id, Ok(Carried { version, answer: rest.to_vec() })));
+    }
+    let refusal = postcard::from_bytes::<Refusal>(rest).ok()?;
+    Some((id, Err(Failure::Refused(refusal.into()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pv_abi::uv::command::{Answer, Reply};
+
+    #[test]
+    fn a_reply_is_taken_apart_without_reading_its_answer() {
+        let answer = Answer::Opened { rolled_back: vec![3, u64::MAX] };
+        let bytes = postcard::to_allocvec(&answer).unwrap();
+        let reply = Reply { id: 1 << 60, version: 300, result: Ok(answer) };
+        let expected = (1 << 60, Ok(Carried { version: 300, answer: bytes }));
+        assert_eq!(carried(&postcard::to_allocvec(&reply).unwrap()), Some(expected));
+        let Failure::Refused(refusal) = crate::hub::unexpected("a test") else { panic!() };
+        let reply = Reply { id: 2, version: 1, result: Err(*refusal.clone()) };
+        let expected = (2, Err(Failure::Refused(refusal)));
+        assert_eq!(carried(&postcard::to_allocvec(&reply).unwrap()), Some(expected));
+        for cut in [&[][..], &[0x80], &[1, 1], &[1, 1, 1]] {
+            assert_eq!(carried(cut), None);
+        }
     }
 }

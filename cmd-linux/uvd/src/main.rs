@@ -24,6 +24,7 @@ mod link;
 mod loader;
 mod options;
 mod replica;
+mod rows;
 mod service;
 mod state;
 #[cfg(test)]

@@ -58,24 +58,26 @@ pub fn quoted(text: &str) -> String {
 /// # Errors
 /// It may not, see [`Wrong`].
 pub fn name(name: &str) -> Result<(), Wrong> {
-    let (bytes, shown) = (name.len(), quoted(name));
+    let (bytes, shown) = (name.len(), || quoted(name));
     if !(1..=MAX_NAME).contains(&bytes) {
-        return wrong(format!("{shown} has {bytes} bytes"), format!("give 1 to {MAX_NAME} bytes"));
+        let problem = format!("{} has {bytes} bytes", shown());
+        return wrong(problem, format!("give 1 to {MAX_NAME} bytes"));
     }
     if let Some(unfit) = name.chars().find(|c| c.is_control() || ['/', '"'].contains(c)) {
         let way_out = "give a name without control characters, '/' and '\"'";
-        return wrong(format!("{shown} has {unfit:?} in it"), way_out);
+        return wrong(format!("{} has {unfit:?} in it", shown()), way_out);
     }
     if let Some(unseen) = name.chars().find(|&c| is_unseen(c)) {
-        let problem = format!("{shown} has U+{:04X} in it, which nobody sees", u32::from(unseen));
+        let code = u32::from(unseen);
+        let problem = format!("{} has U+{code:04X} in it, which nobody sees", shown());
         return wrong(problem, "leave the character out");
     }
     if name.bytes().all(|byte| byte.is_ascii_digit()) {
-        let problem = format!("{shown} would be taken for a partition's number");
+        let problem = format!("{} would be taken for a partition's number", shown());
         return wrong(problem, "give a name with a letter in it");
     }
     if name.trim() != name {
-        return wrong(format!("{shown} begins or ends with a space"), "leave the space out");
+        return wrong(format!("{} begins or ends with a space", shown()), "leave the space out");
     }
     Ok(())
 }
@@ -113,22 +115,21 @@ pub fn guest_name(name: &str) -> Result<(), Wrong> {
 ///
 /// # Errors
 /// It may not, see [`Wrong`].
-pub fn memory(bytes: u64, shown: &str) -> Result<(), Wrong> {
+pub fn memory(bytes: u64, shown: impl FnOnce() -> String) -> Result<(), Wrong> {
+    if MEMORY.contains(&bytes) && bytes.is_multiple_of(PAGE) {
+        return Ok(());
+    }
     let (least, most) = (size(*MEMORY.start()), size(*MEMORY.end()));
     let way_out = format!("give {least} to {most}");
-    let shown = quoted(shown);
+    let shown = quoted(&shown());
     if bytes < *MEMORY.start() {
         return wrong(format!("{shown} is less than {least}"), way_out);
     }
     if bytes > *MEMORY.end() {
         return wrong(format!("{shown} is more than {most}"), way_out);
     }
-    if !bytes.is_multiple_of(PAGE) {
-        let near = size(bytes / PAGE * PAGE);
-        let problem = format!("{shown} is no multiple of 4 KiB");
-        return wrong(problem, format!("give {near} or another multiple"));
-    }
-    Ok(())
+    let near = size(bytes / PAGE * PAGE);
+    wrong(format!("{shown} is no multiple of 4 KiB"), format!("give {near} or another multiple"))
 }
 
 /// Whether a number is within limits.
@@ -137,12 +138,12 @@ pub fn memory(bytes: u64, shown: &str) -> Result<(), Wrong> {
 /// It is not, see [`Wrong`].
 pub fn within(number: i128, limits: &RangeInclusive<u32>) -> Result<(), Wrong> {
     let (least, most) = (*limits.start(), *limits.end());
-    let way_out = format!("give {least} to {most}");
+    let way_out = || format!("give {least} to {most}");
     if number < i128::from(least) {
-        return wrong(format!("{number} is less than {least}"), way_out);
+        return wrong(format!("{number} is less than {least}"), way_out());
     }
     if number > i128::from(most) {
-        return wrong(format!("{number} is more than {most}"), way_out);
+        return wrong(format!("{number} is more than {most}"), way_out());
     }
     Ok(())
 }
@@ -237,10 +238,10 @@ mod tests {
             ((1 << 20) + 1, "\"x\" is no multiple of 4 KiB"),
             (u64::MAX, "\"x\" is more than 4T"),
         ] {
-            assert_eq!(memory(bytes, "x").unwrap_err().problem, problem);
+            assert_eq!(memory(bytes, || "x".into()).unwrap_err().problem, problem);
         }
-        assert_eq!(memory(1 << 20, "x"), Ok(()));
-        assert_eq!(memory(4 << 40, "x"), Ok(()));
+        assert_eq!(memory(1 << 20, || "x".into()), Ok(()));
+        assert_eq!(memory(4 << 40, || "x".into()), Ok(()));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub mod line;
 mod service_time;
 pub mod typed;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
@@ -52,8 +52,8 @@ pub struct Consoles {
     readers: BTreeMap<ReaderId, Reader>,
     answers: Vec<Answer>,
     bells: Bells,
-    /// Some console is to go with its last reader.
-    retiring: bool,
+    /// Names of consoles that go with their last reader.
+    retired: BTreeSet<String>,
     service: ServiceTime,
 }
 
@@ -68,8 +68,6 @@ struct Console {
     typed: Typed,
     /// It will print no more, until it is connected again.
     ended: Option<Option<End>>,
-    /// It goes with its last reader.
-    retired: bool,
 }
 
 struct Reader {
@@ -85,9 +83,10 @@ impl Consoles {
         self.bells.add(name, line.fd());
         let console = self.all.entry(name.into()).or_default();
         (console.line, console.number) = (Some(line), number);
-        (console.ended, console.retired) = (None, false);
+        console.ended = None;
         console.begin(number);
         console.turn(&mut self.answers);
+        self.retired.remove(name);
     }
 
     /// Takes the last that was printed and disconnects. Readers stay.
@@ -126,6 +125,11 @@ impl Consoles {
         if let Some(console) = self.all.remove(from) {
             self.bells.rename(from, to);
             self.all.insert(to.into(), console);
+            // The name's earlier console, which may be on its way out, is gone with this.
+            self.retired.remove(to);
+            if self.retired.remove(from) {
+                self.retired.insert(to.into());
+            }
         }
         for reader in self.readers.values_mut().filter(|reader| reader.name == from) {
             reader.name = to.into();
@@ -134,9 +138,8 @@ impl Consoles {
 
     /// Forgets a console that ended, once its readers have what is left.
     pub fn retire(&mut self, name: &str) {
-        if let Some(console) = self.all.get_mut(name) {
-            console.retired = true;
-            self.retiring = true;
+        if self.all.contains_key(name) {
+            self.retired.insert(name.into());
         }
         self.remove_retired();
     }
@@ -172,9 +175,11 @@ impl Consoles {
 
     /// A client has gone.
     pub fn client_gone(&mut self, client: u64) {
-        self.readers.retain(|(of, _), _| *of != client);
-        for console in self.all.values_mut() {
-            console.typed.client_gone(client);
+        let attached = (client, 0)..=(client, u64::MAX);
+        for (_, reader) in self.readers.extract_if(attached, |_, _| true) {
+            if let Some(console) = self.all.get_mut(&reader.name) {
+                console.typed.client_gone(client);
+            }
         }
     }
 
@@ -242,7 +247,7 @@ impl Consoles {
         }
         for (id, one) in &news {
             if matches!(one, News::Ended(_)) {
-                self.readers.remove(id);
+                self.detach(*id);
             }
         }
         self.remove_retired();
@@ -258,20 +263,14 @@ impl Consoles {
     }
 
     fn remove_retired(&mut self) {
-        if !self.retiring {
-            return;
-        }
         let (bells, readers) = (&mut self.bells, &self.readers);
-        let mut left = false;
-        self.all.retain(|name, console| {
-            let stays = !console.retired || readers.values().any(|reader| reader.name == *name);
-            if let Some(line) = console.line.as_ref().filter(|_| !stays) {
-                bells.remove(name, line.fd());
+        let is_unread = |name: &String| !readers.values().any(|reader| reader.name == *name);
+        for name in self.retired.extract_if(.., is_unread) {
+            let console = self.all.remove(&name);
+            if let Some(line) = console.and_then(|console| console.line) {
+                bells.remove(&name, line.fd());
             }
-            left |= stays && console.retired;
-            stays
-        });
-        self.retiring = left;
+        }
     }
 }
 

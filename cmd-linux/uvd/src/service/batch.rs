@@ -152,7 +152,7 @@ async fn gone(hub: &Rc<Hub>, destroys: &[PartitionRow]) {
     let until = Instant::now() + GONE;
     let is_there = |old: &PartitionRow| {
         let rows = hub.rows.borrow();
-        rows.get(&old.number).is_some_and(|row| row.created_at == old.created_at)
+        rows.get(old.number).is_some_and(|row| row.created_at == old.created_at)
     };
     while destroys.iter().any(is_there) && hub.has_session() && Instant::now() < until {
         let change = Box::pin(hub.wait_for_change());
@@ -220,8 +220,8 @@ pub async fn rehearse(hub: &Rc<Hub>, batch: &Batch, reporter: &Reporter) -> Resu
     check_sizes(batch)?;
     load(hub, batch, reporter).await?;
     let definitions: Vec<&Definition> = batch.creates.iter().map(|one| &one.definition).collect();
-    let affinities = allocate(hub, &definitions).await?;
-    let mut pieces = creations(&definitions, affinities);
+    allocate(hub, &definitions).await?;
+    let mut pieces = creations(&definitions);
     let destroys = batch.destroys.iter().flat_map(destruction);
     let changes: Vec<Operation> = batch.changes.iter().cloned().chain(destroys).collect();
     pieces.extend((!changes.is_empty()).then_some(changes));
@@ -259,30 +259,22 @@ pub fn check_sizes(batch: &Batch) -> Result<(), Failure> {
     }
 }
 
-/// CPUs for what is to be created, if there is enough of all. What is known here may be late:
-/// before it refuses, it is made sure of.
-async fn allocate(hub: &Rc<Hub>, definitions: &[&Definition]) -> Result<Vec<Vec<u32>>, Failure> {
-    if definitions.is_empty() {
-        return Ok(Vec::new());
-    }
-    if !hub.news.get() {
-        let affinities = allocate::check(hub, definitions).await;
-        if affinities.is_ok() {
-            return affinities;
-        }
+/// Whether there is enough for what is to be created. What is known here may be late: before it
+/// refuses, it is made sure of.
+async fn allocate(hub: &Rc<Hub>, definitions: &[&Definition]) -> Result<(), Failure> {
+    let fits = || allocate::check(hub, definitions);
+    if definitions.is_empty() || (!hub.news.get() && fits().is_ok()) {
+        return Ok(());
     }
     session::follow(hub).await?;
-    allocate::check(hub, definitions).await
+    fits()
 }
 
-/// What creates partitions with these CPUs, in pieces for a transaction each.
-fn creations(definitions: &[&Definition], affinities: Vec<Vec<u32>>) -> Vec<Vec<Operation>> {
-    let all: Vec<_> = definitions.iter().zip(affinities).collect();
-    let piece = |piece: &[(&&Definition, Vec<u32>)]| {
-        let each = (0..).zip(piece);
-        each.flat_map(|(at, (one, cpus))| creation(at, one, cpus.clone())).collect()
-    };
-    all.chunks(CREATED_AT_ONCE).map(piece).collect()
+/// What creates partitions, in pieces for a transaction each.
+fn creations(definitions: &[&Definition]) -> Vec<Vec<Operation>> {
+    let piece =
+        |piece: &[&Definition]| (0..).zip(piece).flat_map(|(at, one)| creation(at, one)).collect();
+    definitions.chunks(CREATED_AT_ONCE).map(piece).collect()
 }
 
 /// What destroys a partition.
@@ -368,12 +360,12 @@ impl Work<'_> {
         }
         let definitions: Vec<&Definition> =
             self.batch.creates.iter().map(|one| &one.definition).collect();
-        let affinities = allocate(self.hub, &definitions).await?;
+        allocate(self.hub, &definitions).await?;
         for definition in &definitions {
             self.reporter.tell(&definition.name, "allocating", 0, 0);
         }
         let mut planned_at = self.batch.planned_at;
-        for operations in creations(&definitions, affinities) {
+        for operations in creations(&definitions) {
             let body = transaction(&self.batch.reason, planned_at, true, operations);
             let id = self.hub.take_id();
             self.pending.push(id);
@@ -515,7 +507,7 @@ fn created(outcome: Outcome) -> Option<u32> {
     }
 }
 
-fn creation(at: u32, what: &Definition, cpus: Vec<u32>) -> [Operation; 2] {
+fn creation(at: u32, what: &Definition) -> [Operation; 2] {
     [
         Operation::CreatePartition {
             number: None,
@@ -525,7 +517,7 @@ fn creation(at: u32, what: &Definition, cpus: Vec<u32>) -> [Operation; 2] {
             vcpus: what.max_vcpus,
             cpu_weight: what.cpu.weight,
             cpu_cap: what.cpu.cap,
-            cpu_affinity: cpus,
+            cpu_affinity: what.cpu.affinity.clone(),
             cpu_dedicated: what.cpu.dedicated,
             grant_frames: what.grant_frames,
         },

@@ -16,7 +16,7 @@ use crate::state::{Edit, Record};
 
 /// Takes over what changed of partitions from one look at them to the next.
 pub fn follow(hub: &Hub, old: &BTreeMap<u32, PartitionRow>, rows: &[PartitionRow]) {
-    let host = hub.rows.borrow().get(&ULTRAVISOR).map(|row| row.cpu_affinity.clone());
+    let host = hub.rows.borrow().get(ULTRAVISOR).map(|row| row.cpu_affinity.clone());
     let all = host.unwrap_or_default();
     for row in rows.iter().filter(|row| row.kind == kind::GUEST) {
         let before = old.get(&row.number).filter(|old| old.created_at == row.created_at);

@@ -100,7 +100,11 @@ async fn set_undefined(
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
     let Settings { memory, vcpus, weight, cap, affinity, dedicated, on } = settings.clone();
-    let others = [("memory", memory.is_some()), ("vcpus", vcpus.is_some()), ("on", on.is_some())];
+    let others = [
+        ("memory", memory.is_some()),
+        ("vcpus", vcpus.is_some()),
+        ("on", on != Default::default()),
+    ];
     if let Some((field, _)) = others.iter().find(|(_, given)| *given) {
         let object = format!("partition {:?}", row.name);
         let reason = "was not defined here, so its use of CPUs is all that is changed";
@@ -125,7 +129,9 @@ fn changed(old: &Definition, settings: &Settings) -> Definition {
     new.cpu.cap = settings.cap.unwrap_or(old.cpu.cap);
     new.cpu.affinity = settings.affinity.clone().unwrap_or(old.cpu.affinity.clone());
     new.cpu.dedicated = settings.dedicated.unwrap_or(old.cpu.dedicated);
-    new.on = settings.on.unwrap_or(old.on);
+    new.on.poweroff = settings.on.poweroff.unwrap_or(old.on.poweroff);
+    new.on.reboot = settings.on.reboot.unwrap_or(old.on.reboot);
+    new.on.crash = settings.on.crash.unwrap_or(old.on.crash);
     new
 }
 
@@ -142,17 +148,15 @@ fn check(
     if let Err(unfit) = new.check() {
         let more = unfit.field == "memory" && new.memory > new.max_memory
             || unfit.field == "vcpus" && new.vcpus > new.max_vcpus;
-        let grow = || way_out::with_name(way_out::DESTROY_TO_GROW, &old.name);
-        let way_out = if more { grow() } else { unfit.way_out };
+        let way_out = match unfit.field {
+            _ if more => way_out::with_name(way_out::DESTROY_TO_GROW, &old.name),
+            "cpu.dedicated" => "name the CPUs with --cpus, too".into(),
+            _ => unfit.way_out,
+        };
         return refuse(unfit.field, &unfit.problem, &way_out);
     }
     if new.memory != old.memory && new.memory < least_memory {
         return Err(batch::too_little_memory(object, new.memory, least_memory));
-    }
-    // One that was created so was given CPUs by the host's policy.
-    if old.cpu != new.cpu && !old.cpu.dedicated && new.cpu.dedicated && new.cpu.affinity.is_empty()
-    {
-        return refuse("cpu.dedicated", "is set without CPUs", "name the CPUs with --cpus, too");
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ mod reporter;
 pub mod session;
 mod show;
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -109,7 +110,7 @@ async fn run(
         }
         Service::Definitions { after } => {
             if after.is_none() {
-                hub.partitions().await?;
+                hub.current().await?;
             }
             show::definitions(hub, after.as_deref())
         }
@@ -153,22 +154,15 @@ fn check_definition(definition: &Definition) -> Result<(), Failure> {
 
 /// A partition by name, or by number.
 pub async fn find(hub: &Rc<Hub>, name: &str) -> Result<PartitionRow, Failure> {
-    // One that ended is dealt with before anybody sees that it did.
-    if let Some(row) = hub.partition(name).await?
-        && policy::end_of(&row).is_none()
-    {
-        return Ok(row);
+    let row = hub.partition(name).await?.ok_or_else(|| not_there(hub, name))?;
+    if policy::end_of(&row).is_some() {
+        // One that ended is dealt with before anybody sees that it did.
+        policy::seen_again(hub, &BTreeSet::from([row.number]), vec![row.clone()]);
     }
-    let (_, rows) = hub.partitions().await?;
-    let named = rows.iter().position(|row| row.name == name);
-    let number = || rows.iter().position(|row| name.parse() == Ok(row.number));
-    match named.or_else(number) {
-        Some(at) => Ok(rows[at].clone()),
-        None => Err(not_there(hub, name, &rows)),
-    }
+    Ok(row)
 }
 
-fn not_there(hub: &Hub, name: &str, rows: &[PartitionRow]) -> Failure {
+fn not_there(hub: &Hub, name: &str) -> Failure {
     let object = format!("partition {name:?}");
     if hub.state.borrow().records().contains_key(name) {
         return refused(
@@ -179,9 +173,21 @@ fn not_there(hub: &Hub, name: &str, rows: &[PartitionRow]) -> Failure {
             &way_out::with_name(way_out::START, name),
         );
     }
-    let there: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
-    let way_out = format!("there are {}", there.join(", "));
+    let rows = hub.rows.borrow();
+    let way_out = format!("there are {}", some_of(rows.values().map(|row| row.name.as_str())));
     refused("no-such-partition", &object, "name", "no such partition", &way_out)
+}
+
+/// The first of these names, and that there are more.
+fn some_of<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    const MOST: usize = 20;
+    let mut names = names.fuse();
+    let mut all = names.by_ref().take(MOST).collect::<Vec<_>>().join(", ");
+    match names.count() {
+        0 => {}
+        more => all += &format!(" and {more} more"),
+    }
+    all
 }
 
 /// One operation on one partition.
@@ -225,8 +231,9 @@ async fn start_defined(
 ) -> Result<ServiceAnswer, Failure> {
     let record = hub.state.borrow().records().get(name).cloned();
     let Some(record) = record else {
-        let defined: Vec<String> = hub.state.borrow().records().keys().cloned().collect();
-        let there = if defined.is_empty() { "none".into() } else { defined.join(", ") };
+        let state = hub.state.borrow();
+        let defined = some_of(state.records().keys().map(String::as_str));
+        let there = if defined.is_empty() { "none" } else { &defined };
         let way_out = format!("defined are: {there}; {}", way_out::CREATE);
         let object = format!("partition {name:?}");
         return Err(refused("not-defined", &object, "name", "is not defined", &way_out));

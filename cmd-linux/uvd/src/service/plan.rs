@@ -4,7 +4,8 @@
 //! cannot be done while a partition runs is refused as a whole, with the fields. A plan refuses
 //! what an apply would refuse: both go the same way up to the first change ([`batch::rehearse`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use definition::Definition;
@@ -15,6 +16,7 @@ use super::batch::{self, Batch, Creation};
 use super::{Reporter, live};
 use crate::hub::{Hub, refused};
 use crate::loader::Kernel;
+use crate::rows::Rows;
 use crate::state::{Edit, Record};
 
 /// Tries for a plan while the database changes.
@@ -27,9 +29,8 @@ pub async fn answer(
     prune: bool,
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
-    let (version, rows) = hub.partitions().await?;
-    let changes = plan(hub.state.borrow().records(), &rows, definitions, prune)?;
-    let batch = batch(hub.state.borrow().records(), &rows, &changes, definitions);
+    let version = hub.current().await?;
+    let (changes, batch) = planned(hub, definitions, prune)?;
     batch::rehearse(hub, &batch, reporter).await?;
     Ok(ServiceAnswer::Changes { version, changes })
 }
@@ -72,15 +73,14 @@ async fn apply_once(
     let Wanted { definitions, prune, planned_at, reason } = wanted;
     let loaded = load(hub, wanted, reporter).await?;
     let turn = batch::take_turn(hub).await?;
-    let (version, rows) = hub.partitions().await?;
+    let version = hub.current().await?;
     if let Some(planned) = planned_at
         && *planned != version
     {
         let reason = format!("planned at {planned}, is {version}");
         return Err(refused("stale-plan", "database", "version", &reason, way_out::LOG));
     }
-    let changes = plan(hub.state.borrow().records(), &rows, definitions, *prune)?;
-    let batch = batch(hub.state.borrow().records(), &rows, &changes, definitions);
+    let (changes, batch) = planned(hub, definitions, *prune)?;
     let batch = Batch { planned_at: Some(version), reason: reason.clone(), ..batch };
     let destroyed: Vec<String> = batch.destroys.iter().map(|row| row.name.clone()).collect();
     let mut kernels = Vec::new();
@@ -98,8 +98,20 @@ async fn apply_once(
         hub.consoles.borrow_mut().end(name, None);
         hub.consoles.borrow_mut().retire(name);
     }
-    let (version, _) = hub.partitions().await?;
+    let version = hub.current().await?;
     Ok(ServiceAnswer::Changes { version, changes })
+}
+
+/// What would be done as things are now, and the batch that does it.
+fn planned(
+    hub: &Hub,
+    definitions: &[Definition],
+    prune: bool,
+) -> Result<(Vec<Planned>, Batch), Failure> {
+    let (state, rows) = (hub.state.borrow(), hub.rows.borrow());
+    let changes = plan(state.records(), &rows, definitions, prune)?;
+    let batch = batch(state.records(), &rows, &changes, definitions);
+    Ok((changes, batch))
 }
 
 /// The kernels of what is to be created as things are, by name.
@@ -108,10 +120,8 @@ async fn load(
     wanted: &Wanted,
     reporter: &Reporter,
 ) -> Result<BTreeMap<String, Kernel>, Failure> {
-    let (_, rows) = hub.partitions().await?;
-    let (definitions, prune) = (&wanted.definitions, wanted.prune);
-    let changes = plan(hub.state.borrow().records(), &rows, definitions, prune)?;
-    let batch = batch(hub.state.borrow().records(), &rows, &changes, definitions);
+    hub.current().await?;
+    let (_, batch) = planned(hub, &wanted.definitions, wanted.prune)?;
     batch::check_sizes(&batch)?;
     let kernels = batch::load(hub, &batch, reporter).await?;
     let names = batch.creates.into_iter().map(|creation| creation.definition.name);
@@ -121,12 +131,12 @@ async fn load(
 /// What would be done, a line for each partition.
 pub fn plan(
     records: &BTreeMap<String, Record>,
-    rows: &[PartitionRow],
+    rows: &Rows,
     definitions: &[Definition],
     prune: bool,
 ) -> Result<Vec<Planned>, Failure> {
-    let mut names = BTreeSet::new();
-    let mut planned = Vec::new();
+    let mut names = HashSet::with_capacity(definitions.len());
+    let mut planned = Vec::with_capacity(definitions.len());
     for definition in definitions {
         if !names.insert(definition.name.as_str()) {
             let object = format!("partition {:?}", definition.name);
@@ -146,11 +156,11 @@ pub fn plan(
 
 fn one(
     records: &BTreeMap<String, Record>,
-    rows: &[PartitionRow],
+    rows: &Rows,
     new: &Definition,
 ) -> Result<Planned, Failure> {
     let name = new.name.clone();
-    let there = rows.iter().any(|row| row.name == name);
+    let there = rows.named(&name).is_some();
     let Some(record) = records.get(&name) else {
         if there {
             let object = format!("partition {name:?}");
@@ -188,12 +198,14 @@ fn one(
 /// The batch that does what was planned.
 fn batch(
     records: &BTreeMap<String, Record>,
-    rows: &[PartitionRow],
+    rows: &Rows,
     planned: &[Planned],
     definitions: &[Definition],
 ) -> Batch {
     let mut batch = Batch::default();
-    let row = |name: &str| rows.iter().find(|row| row.name == name);
+    let by_name = LazyCell::new(|| {
+        definitions.iter().map(|one| (one.name.as_str(), one)).collect::<HashMap<_, _>>()
+    });
     for one in planned {
         match one {
             Planned::Create { definition } => {
@@ -202,8 +214,9 @@ fn batch(
                 batch.edits.push(Edit::Put(Record::new(definition.clone(), true)));
             }
             Planned::Change { name, .. } => {
-                let new = definitions.iter().find(|one| one.name == *name);
-                let (Some(new), Some(old), Some(row)) = (new, records.get(name), row(name)) else {
+                let new = by_name.get(name.as_str()).copied();
+                let (old, row) = (records.get(name), rows.named(name));
+                let (Some(new), Some(old), Some(row)) = (new, old, row) else {
                     continue;
                 };
                 batch.changes.extend(operations(row, old, new));
@@ -211,7 +224,7 @@ fn batch(
                 batch.edits.push(Edit::Put(record));
             }
             Planned::Destroy { name } => {
-                batch.destroys.extend(row(name).cloned());
+                batch.destroys.extend(rows.named(name).cloned());
                 batch.edits.push(Edit::Forget(name.clone()));
             }
             Planned::Same { name } => {

@@ -83,12 +83,11 @@ pub struct Watch {
 
 /// Takes over all rows, which were read: each partition that ended is dealt with once, here,
 /// before anybody who waits sees the row.
-pub fn seen(hub: &Rc<Hub>, rows: &[PartitionRow]) {
-    let now = rows.iter().map(|row| (row.number, row.clone())).collect();
-    let before = hub.rows.replace(now);
+pub fn seen(hub: &Rc<Hub>, rows: Vec<PartitionRow>) {
+    let before = hub.rows.replace(rows.iter().cloned().collect()).into_inner();
     let there: BTreeSet<(u32, u64)> = rows.iter().map(|row| (row.number, row.created_at)).collect();
     hub.watch.borrow_mut().ended.retain(|one| there.contains(one));
-    follow(hub, &before, rows);
+    follow(hub, &before, &rows);
 }
 
 /// Takes over the rows of partitions with these numbers, which were read again. This takes time
@@ -97,13 +96,16 @@ pub fn seen_again(hub: &Rc<Hub>, numbers: &BTreeSet<u32>, rows: Vec<PartitionRow
     let mut before = BTreeMap::new();
     {
         let mut all = hub.rows.borrow_mut();
-        before.extend(numbers.iter().filter_map(|number| all.remove_entry(number)));
-        all.extend(rows.iter().map(|row| (row.number, row.clone())));
+        before.extend(numbers.iter().filter_map(|number| Some((*number, all.remove(*number)?))));
+        rows.iter().for_each(|row| all.insert(row.clone()));
     }
     let is_there =
         |number: u32, at: u64| rows.iter().any(|row| (row.number, row.created_at) == (number, at));
     let mut watch = hub.watch.borrow_mut();
-    watch.ended.retain(|&(number, at)| !numbers.contains(&number) || is_there(number, at));
+    for &number in numbers {
+        let of_number = (number, 0)..=(number, u64::MAX);
+        watch.ended.extract_if(of_number, |&(_, at)| !is_there(number, at)).for_each(drop);
+    }
     drop(watch);
     follow(hub, &before, &rows);
 }
@@ -175,9 +177,9 @@ async fn is_still_there(hub: &Rc<Hub>, row: &PartitionRow) -> bool {
         hub.watch.borrow_mut().ended.remove(&(row.number, row.created_at));
         return false;
     };
-    let rows = hub.partitions().await.map(|(_, rows)| rows).unwrap_or_default();
+    let now = hub.partition(&row.number.to_string()).await.unwrap_or_default();
     let same = |one: &PartitionRow| (one.number, one.created_at) == (row.number, row.created_at);
-    rows.iter().any(|one| same(one) && end_of(one).is_some())
+    now.is_some_and(|one| same(&one) && end_of(&one).is_some())
 }
 
 async fn destroy(hub: Rc<Hub>, row: PartitionRow) {

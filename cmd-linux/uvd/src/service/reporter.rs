@@ -79,14 +79,18 @@ impl Reporter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::Words;
     use crate::tests::hub;
     use futures_executor::LocalPool;
     use std::time::Duration;
 
     fn told(hub: &Hub) -> Vec<(String, u64)> {
         let tellings = hub.tellings().into_iter();
-        let progress = tellings.map(|one| match one.told.result {
-            Ok(Answered::Progress(progress)) => (progress.step, progress.done),
+        let progress = tellings.map(|one| match one.words {
+            Words::Told { told: uvd_protocol::Told { result, .. }, last: false } => match result {
+                Ok(Answered::Progress(progress)) => (progress.step, progress.done),
+                other => panic!("{other:?}"),
+            },
             other => panic!("{other:?}"),
         });
         progress.collect()

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::select;
-use pv_abi::uv::command::{Answer, Body, LogRow, PartitionRow, Query, RecordRow};
+use pv_abi::uv::command::{Answer, Body, LogRow, Query, RecordRow};
 use pv_abi::uv::database::{COMMAND, kind, state};
 use transaction::Change;
 use uvd_protocol::{Failure, ServiceAnswer};
@@ -73,7 +73,7 @@ fn owed(hub: &Hub) -> Vec<String> {
     let owed = state
         .records()
         .iter()
-        .filter(|(name, record)| record.restarting && !rows.values().any(|row| row.name == **name));
+        .filter(|(name, record)| record.restarting && rows.named(name).is_none());
     owed.map(|(name, _)| name.clone()).collect()
 }
 
@@ -87,8 +87,8 @@ async fn open(hub: &Rc<Hub>) -> Result<(), Failure> {
     }
     copy(hub).await?;
     settle(hub).await?;
-    let (_, rows) = hub.partitions().await?;
-    reconnect(hub, &rows);
+    hub.read_all().await?;
+    reconnect(hub);
     Ok(())
 }
 
@@ -102,8 +102,8 @@ pub async fn settle(hub: &Rc<Hub>) -> Result<(), Failure> {
     }
     if !all.is_empty() {
         hub.state.borrow_mut().store();
-        let (_, rows) = hub.partitions().await?;
-        reconnect(hub, &rows);
+        hub.read_all().await?;
+        reconnect(hub);
     }
     Ok(())
 }
@@ -126,8 +126,9 @@ pub async fn is_committed(hub: &Rc<Hub>, staged: &Staged) -> Result<bool, Failur
         Some(outcome) => Ok(outcome == "committed"),
         // The log does not go back so far: what is there decides.
         None if is_now => {
-            let (_, rows) = hub.partitions().await?;
-            let there = |name: &str| rows.iter().any(|row| row.name == name);
+            hub.read_all().await?;
+            let rows = hub.rows.borrow();
+            let there = |name: &str| rows.named(name).is_some();
             Ok(edits.iter().all(|edit| match edit {
                 Edit::Put(record) => there(&record.definition.name),
                 Edit::Forget(name) => !there(name),
@@ -175,8 +176,8 @@ fn undecided(request: u64) -> Failure {
 }
 
 /// Connects the consoles of guests that are there.
-fn reconnect(hub: &Hub, rows: &[PartitionRow]) {
-    for row in rows {
+fn reconnect(hub: &Hub) {
+    for row in hub.rows.borrow().values() {
         let there =
             matches!(row.state, state::RUNNING | state::PAUSED) || policy::end_of(row).is_some();
         if row.kind == kind::GUEST && there {
@@ -232,6 +233,7 @@ pub async fn follow(hub: &Rc<Hub>) -> Result<(), Failure> {
             continue;
         }
         if records.rows.is_empty() {
+            hub.replica.borrow_mut().set_version(records.version);
             break;
         }
         changed.add(records.rows.iter().map(|record| &record.row));
@@ -249,7 +251,7 @@ pub async fn follow(hub: &Rc<Hub>) -> Result<(), Failure> {
         settled(hub, &mut changed).await?;
         hub.state.borrow_mut().store();
         if changed.all || changed.numbers.len() > MOST_AGAIN {
-            hub.partitions().await?;
+            hub.read_all().await?;
         } else {
             hub.read_again(&changed.numbers).await?;
         }

@@ -1,6 +1,5 @@
 //! What is asked and changes nothing.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::rc::Rc;
 
@@ -19,13 +18,11 @@ use crate::hub::{Hub, refused};
 pub fn definitions(hub: &Hub, after: Option<&str>) -> ServiceAnswer {
     let (rows, consoles) = (hub.rows.borrow(), hub.consoles.borrow());
     let state = hub.state.borrow();
-    let numbers: BTreeMap<&str, u32> =
-        rows.values().map(|row| (row.name.as_str(), row.number)).collect();
     let from = after.map_or(Bound::Unbounded, Bound::Excluded);
     let all = state.records().range::<str, _>((from, Bound::Unbounded));
     let defined = fitting(all.map(|(name, record)| Defined {
         definition: record.definition.clone(),
-        number: numbers.get(name.as_str()).copied(),
+        number: rows.named(name).map(|row| row.number),
         console_bytes: consoles.kept(name),
         last_end: record.last_end,
     }));
@@ -114,11 +111,11 @@ pub fn unread(unread: Unread) -> Failure {
 
 /// Records that led to a partition's present state.
 pub fn why(hub: &Hub, name: &str) -> Result<ServiceAnswer, Failure> {
-    let number = name.parse::<u32>().ok();
-    let row = hub.rows.borrow().values().find(|row| Some(row.number) == number).cloned();
-    let name = row.map_or_else(|| name.to_string(), |row| row.name);
+    let rows = hub.rows.borrow();
+    let numbered = name.parse().ok().and_then(|number| rows.get(number));
+    let name = numbered.map_or(name, |row| row.name.as_str());
     let state = hub.state.borrow();
-    match state.life(&name) {
+    match state.life(name) {
         Some(life) => Ok(ServiceAnswer::Log(newest(state.why(&life)))),
         None => {
             let object = format!("partition {name:?}");
@@ -132,7 +129,7 @@ pub fn why(hub: &Hub, name: &str) -> Result<ServiceAnswer, Failure> {
 pub fn newest(mut rows: Vec<LogRow>) -> Vec<LogRow> {
     let mut room = MAX_MESSAGE / 2;
     let fits = rows.iter().rev().take_while(|row| {
-        // What JSON adds to the texts, and escapes in them, is covered by the half left over.
+        // What a message adds to the texts is covered by the half left over.
         let bytes = 200 + row.what.len() + row.reason.len() + row.partitions.len() * 6;
         room = room.saturating_sub(bytes);
         room > 0
@@ -147,7 +144,7 @@ pub fn waited(hub: &Hub, name: &str, until: Until) -> Option<ServiceAnswer> {
     if hub.is_restarting(name) {
         return None;
     }
-    let row = hub.rows.borrow().values().find(|row| row.name == name).cloned();
+    let row = hub.rows.borrow().named(name).cloned();
     let last_end = hub.state.borrow().records().get(name).and_then(|record| record.last_end);
     let Some(row) = row else {
         return Some(ServiceAnswer::Waited { row: None, end: last_end });

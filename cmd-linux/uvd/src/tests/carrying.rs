@@ -1,25 +1,29 @@
 //! Requests that `uvd` carries: the server's end of the command channel is on the test's thread,
 //! which answers when the test says so.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use channels::Shared;
+use futures_executor::LocalPool;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use partition_runtime::ring::{Endpoint, RingError, Side};
 use pv_abi::uv::channel::COMMAND_PAGES;
 use pv_abi::uv::command::{Answer, Body, Query, Refusal, Reply, Request, Transaction};
-use uvd_protocol::{Answered, Ask, Asked, Failure, Service, ServiceAnswer, Told, read, write};
+use uvd_protocol::{Answered, Ask, Asked, Failure, Told, read, write};
 
 use super::samples::row;
 use super::{Bell, NoDevices, connect, memory, start};
 use crate::daemon::End;
-use crate::link::{Link, Port};
+use crate::hub::{Outgoing, Session};
+use crate::link::{Carried, Link, Port};
 
 /// A running daemon, and the ultravisor's end of its channel.
 struct Scene {
@@ -508,27 +512,26 @@ fn what_clients_change_waits_until_a_copy_is_made() {
 
 #[test]
 fn pages_of_several_versions_are_not_taken_for_one() {
-    let mut scene = Scene::new("pages");
-    let client = scene.client();
-    let plan = Service::Plan { definitions: vec![], prune: false };
-    write(&client, &Ask { id: 1, timeout_ms: None, body: Asked::Service(plan) }).unwrap();
-    // Versions of the two pages, look after look; the last but one may be the session's own.
-    for versions in [(5, 6), (6, 6)] {
-        for (page, version) in [versions.0, versions.1].into_iter().enumerate() {
-            let request = scene.request();
-            let Body::Query(Query::Partitions { after }) = request.body else {
-                panic!("{request:?}");
-            };
-            assert_eq!(after, page as u32, "versions {versions:?}");
-            let rows = vec![row(page as u32 + 1, "web")];
-            let answer = Answer::Partitions { rows, more: page == 0 };
-            scene.reply_at(request.id, version, Ok(answer));
-        }
+    let mut pool = LocalPool::new();
+    let hub = super::hub(&pool);
+    hub.set_session(Session::Open);
+    let (reading, read) = (Rc::clone(&hub), Rc::new(Cell::new(false)));
+    let is_read = Rc::clone(&read);
+    hub.spawn(async move { is_read.set(reading.read_all().await.is_ok()) });
+    // Versions of the two pages, look after look.
+    for version in [5, 6, 6, 6] {
+        pool.run_until_stalled();
+        let asked: Vec<Outgoing> = hub.outgoing().into();
+        let [Outgoing { id, body: Body::Query(Query::Partitions { after }), .. }] = asked[..]
+        else {
+            panic!("a page is asked for: {}", asked.len());
+        };
+        assert_eq!((after < 2, read.get()), (true, false));
+        let answer = Answer::Partitions { rows: vec![row(after + 1, "web")], more: after == 0 };
+        let answer = postcard::to_allocvec(&answer).unwrap();
+        hub.answered(id, Ok(Carried { version, answer }));
     }
-    let told: Told = read(&client).unwrap();
-    let Ok(Answered::Service(ServiceAnswer::Changes { version, .. })) = told.result else {
-        panic!("{told:?}");
-    };
-    assert_eq!(version, 6);
-    scene.end();
+    pool.run_until_stalled();
+    assert!(read.get() && !hub.has_outgoing());
+    assert_eq!(hub.rows.borrow().values().count(), 2);
 }

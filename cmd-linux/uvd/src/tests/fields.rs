@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use definition::Definition;
+use definition::{Definition, Policies, Policy};
 use pv_abi::uv::command::{Operation, Refusal, Target};
 use pv_abi::uv::database::{COMMAND, kind};
-use uvd_protocol::{Failure, Service, ServiceAnswer, Settings, Told};
+use uvd_protocol::{Failure, PolicySettings, Service, ServiceAnswer, Settings, Told};
 
 use super::host::{Client, Host, definition, kernel_file};
 use super::lifecycle::{answer, create, defined};
@@ -143,7 +143,7 @@ type Spoil = fn(&mut Definition);
 fn a_bad_value_comes_in_no_way() {
     let kernel = kernel_file("values.elf", 100);
     let (host, mut client) = host_with_two("values", &kernel);
-    let spoils: [(&str, Spoil); 17] = [
+    let spoils: [(&str, Spoil); 18] = [
         ("kernel", |one| one.kernel = "relative".into()),
         ("initrd", |one| one.initrd = Some("".into())),
         ("command_line", |one| one.command_line = "a\nb".into()),
@@ -159,6 +159,7 @@ fn a_bad_value_comes_in_no_way() {
         ("cpu.weight", |one| one.cpu.weight = 0),
         ("cpu.cap", |one| one.cpu.cap = 201),
         ("cpu.affinity", |one| one.cpu.affinity = vec![1, 1]),
+        ("cpu.dedicated", |one| one.cpu.dedicated = true),
         ("grant_frames", |one| one.grant_frames = 65),
         ("domain", |one| one.domain = Some("7".into())),
     ];
@@ -169,7 +170,7 @@ fn a_bad_value_comes_in_no_way() {
             refuses(client.ask(service), field, field);
         }
     }
-    let settings: [(&str, Settings); 9] = [
+    let settings: [(&str, Settings); 10] = [
         ("memory", Settings { memory: Some(0), ..Settings::default() }),
         ("memory", Settings { memory: Some((9 << 20) + 1), ..Settings::default() }),
         // Less than its kernel needs: a create refuses it, too.
@@ -180,6 +181,7 @@ fn a_bad_value_comes_in_no_way() {
         ("cpu.weight", Settings { weight: Some(65_536), ..Settings::default() }),
         ("cpu.cap", Settings { cap: Some(201), ..Settings::default() }),
         ("cpu.affinity", Settings { affinity: Some(vec![300]), ..Settings::default() }),
+        ("cpu.dedicated", Settings { dedicated: Some(true), ..Settings::default() }),
     ];
     for (field, settings) in settings {
         for name in ["web", "stopped"] {
@@ -193,6 +195,23 @@ fn a_bad_value_comes_in_no_way() {
         refuses(client.ask(service.clone()), "memory", "a definition of one that runs");
     }
     assert_eq!(host.end().guests, ["web"]);
+    std::fs::remove_file(kernel).unwrap();
+}
+
+#[test]
+fn a_policy_is_set_alone_by_name_and_by_number() {
+    let kernel = kernel_file("policy.elf", 100);
+    let (host, mut client) = host_with_two("policy", &kernel);
+    let before = definition("web", &kernel).on;
+    let number = defined(&mut client).iter().find_map(|one| one.number).unwrap().to_string();
+    for (name, policy) in [("web", Policy::Destroy), (&number, Policy::Restart)] {
+        let on = PolicySettings { crash: Some(policy), ..PolicySettings::default() };
+        let settings = Settings { on, ..Settings::default() };
+        answer(client.ask(Service::Set { name: name.into(), settings }));
+        let now = defined(&mut client).into_iter().find(|one| one.definition.name == "web");
+        assert_eq!(now.unwrap().definition.on, Policies { crash: policy, ..before });
+    }
+    host.end();
     std::fs::remove_file(kernel).unwrap();
 }
 
@@ -222,7 +241,7 @@ fn a_plan_refuses_what_an_apply_refuses() {
         vec![with(|one| one.initrd = Some("/".into()))],
         vec![definition("new", &empty)],
         vec![with(|one| one.cpu.affinity = vec![200])],
-        vec![with(|one| (one.cpu.dedicated, one.max_vcpus, one.vcpus) = (true, 32, 32))],
+        vec![with(|one| one.cpu.dedicated = true)],
         vec![with(|one| (one.memory, one.max_memory) = (1 << 40, 1 << 40))],
         twice,
         vec![running(|one| one.cpu.affinity = vec![200])],

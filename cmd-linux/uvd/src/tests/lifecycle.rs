@@ -176,8 +176,6 @@ fn what_cannot_be_is_refused_with_object_field_limit_and_way_out() {
     assert!(text.contains("is empty"), "{text}");
     let text = refused(&|one| one.initrd = Some("/no/such/initrd".into()));
     assert!(text.starts_with("partition \"other\": initrd: /no/such/initrd"), "{text}");
-    let text = refused(&|one| (one.cpu.dedicated, one.vcpus, one.max_vcpus) = (true, 4, 4));
-    assert!(text.contains("4 CPUs of its own asked; 4 of 4"), "{text}");
     let text = refusal(client.ask(Service::Start { name: "db".into() }));
     assert!(text.contains("defined are: web"), "{text}");
     let text = refusal(destroy(&mut client, "command", false));

@@ -1,9 +1,10 @@
 //! From files and options to definitions and settings.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use definition::{Definition, Given, Policies};
-use uvd_protocol::Settings;
+use definition::{Definition, Given};
+use uvd_protocol::{PolicySettings, Settings};
 
 use crate::answer;
 use crate::cli::Command;
@@ -18,7 +19,7 @@ pub fn check(command: &Command) -> Result<(), Error> {
     match command {
         Command::Create(create) if create.file.is_none() => wanted(create).map(drop),
         Command::Set(set) => {
-            let settings = settings(set, Some(Policies::default()))?;
+            let settings = settings(set)?;
             if settings == Settings::default() {
                 let way_out = "give one of its options, such as --memory 512M; see --help";
                 return Err(Error::Usage(format!("set: there is nothing to set; {way_out}")));
@@ -32,9 +33,12 @@ pub fn check(command: &Command) -> Result<(), Error> {
 /// The definitions in these files; names are unique among all of them.
 pub fn read(files: &[PathBuf]) -> Result<Vec<Definition>, Error> {
     let mut all: Vec<Definition> = Vec::new();
+    // Within a file, names are unique.
+    let mut names = HashSet::new();
     for file in files {
+        let before = all.len();
         for one in read_file(file)? {
-            if all.iter().any(|other| other.name == one.name) {
+            if names.contains(&one.name) {
                 let name = &one.name;
                 return Err(Error::Given(format!(
                     "{}: partition {name:?}: defined twice in the files given; rename one",
@@ -42,6 +46,9 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Definition>, Error> {
                 )));
             }
             all.push(one);
+        }
+        if files.len() > 1 {
+            names.extend(all[before..].iter().map(|one| one.name.clone()));
         }
     }
     Ok(all)
@@ -98,8 +105,8 @@ fn options(create: &Create) -> Vec<(&'static str, Given)> {
     texts.chain(vcpus).collect()
 }
 
-/// The settings of `uvtool set`; policies that are not given stay as `now` has them.
-pub fn settings(set: &Set, now: Option<definition::Policies>) -> Result<Settings, Error> {
+/// The settings of `uvtool set`.
+pub fn settings(set: &Set) -> Result<Settings, Error> {
     let given = |what: &str, error: String| Error::Usage(format!("--{what}: {error}"));
     let memory = set.memory.as_deref().map(crate::quantity::size).transpose();
     let affinity = match set.cpus.as_deref() {
@@ -107,21 +114,10 @@ pub fn settings(set: &Set, now: Option<definition::Policies>) -> Result<Settings
         Some(list) => Some(crate::quantity::cpus(list).map_err(|e| given("cpus", e))?),
         None => None,
     };
-    let policies = [set.on_poweroff, set.on_reboot, set.on_crash];
-    let on = if policies.iter().any(Option::is_some) {
-        let Some(mut on) = now else {
-            let name = &set.name;
-            return Err(Error::Given(format!(
-                "partition {name:?}: is not defined, so it has no policies; name a partition of \
-                 `uvtool definitions`"
-            )));
-        };
-        on.poweroff = policies[0].map_or(on.poweroff, Into::into);
-        on.reboot = policies[1].map_or(on.reboot, Into::into);
-        on.crash = policies[2].map_or(on.crash, Into::into);
-        Some(on)
-    } else {
-        None
+    let on = PolicySettings {
+        poweroff: set.on_poweroff.map(Into::into),
+        reboot: set.on_reboot.map(Into::into),
+        crash: set.on_crash.map(Into::into),
     };
     Ok(Settings {
         memory: memory.map_err(|e| given("memory", e))?,

@@ -59,7 +59,7 @@ pub fn run(command: &Command, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Err
             }
             Ok(say_done(json))
         }
-        _ => match simple(command, uvd)? {
+        _ => match simple(command)? {
             Some(service) => done(uvd.service(service)?).map(|()| say_done(json)),
             None => view(command, json, uvd).map(print_shown),
         },
@@ -67,7 +67,7 @@ pub fn run(command: &Command, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Err
 }
 
 /// The request of a command that has nothing to show.
-fn simple(command: &Command, uvd: &mut Uvd) -> Result<Option<Service>, Error> {
+fn simple(command: &Command) -> Result<Option<Service>, Error> {
     Ok(Some(match command {
         Command::Reboot(options) => Service::Shutdown { name: options.name.clone(), reboot: true },
         Command::Destroy(options) => {
@@ -79,13 +79,7 @@ fn simple(command: &Command, uvd: &mut Uvd) -> Result<Option<Service>, Error> {
             Service::Rename { name: options.name.clone(), to: options.to.clone() }
         }
         Command::Set(set) => {
-            // Only policies are changed from what they are.
-            let policies = [set.on_poweroff, set.on_reboot, set.on_crash];
-            let some = policies.iter().any(Option::is_some);
-            let defined = if some { uvd.definitions()? } else { Vec::new() };
-            let now = defined.iter().find(|one| one.definition.name == set.name);
-            let settings = define::settings(set, now.map(|one| one.definition.on))?;
-            Service::Set { name: set.name.clone(), settings }
+            Service::Set { name: set.name.clone(), settings: define::settings(set)? }
         }
         _ => return Ok(None),
     }))

@@ -12,13 +12,13 @@ fn records(definitions: &[(Definition, bool)]) -> BTreeMap<String, Record> {
 #[test]
 fn a_name_twice_is_refused() {
     let twice = [samples::definition("a"), samples::definition("a")];
-    let failure = plan(&BTreeMap::new(), &[], &twice, false).unwrap_err().to_string();
+    let failure = plan(&BTreeMap::new(), &Rows::default(), &twice, false).unwrap_err().to_string();
     assert!(failure.starts_with("partition \"a\": name: is defined twice"), "{failure}");
 }
 
 #[test]
 fn a_partition_that_was_not_defined_here_is_not_taken_over() {
-    let rows = [samples::row(16, "a")];
+    let rows = Rows::from_iter([samples::row(16, "a")]);
     let failure = plan(&BTreeMap::new(), &rows, &[samples::definition("a")], false).unwrap_err();
     assert!(failure.to_string().contains("was not defined here"), "{failure}");
 }
@@ -40,7 +40,7 @@ proptest! {
             before.iter().map(|(name, (applied, _, weight))| (named(*name, *weight), *applied)).collect();
         let mut records = records(&defined);
         let running = before.iter().filter(|(_, (_, runs, _))| *runs);
-        let mut rows: Vec<PartitionRow> =
+        let mut rows: Rows =
             running.map(|(name, _)| samples::row(16 + u32::from(*name), &format!("p{name}"))).collect();
         let definitions: Vec<_> = wanted.iter().map(|(name, weight)| named(*name, *weight)).collect();
         let planned = plan(&records, &rows, &definitions, prune).unwrap();
@@ -51,11 +51,12 @@ proptest! {
                 Edit::Forget(name) => drop(records.remove(name)),
             }
         }
-        rows.retain(|row| !batch.destroys.contains(row));
-        rows.extend(batch.creates.iter().map(|one| samples::row(99, &one.definition.name)));
+        batch.destroys.iter().for_each(|row| drop(rows.remove(row.number)));
+        let created = (100..).zip(&batch.creates);
+        created.for_each(|(at, one)| rows.insert(samples::row(at, &one.definition.name)));
         for one in &definitions {
             prop_assert_eq!(&records[&one.name].definition, one);
-            prop_assert!(rows.iter().any(|row| row.name == one.name));
+            prop_assert!(rows.named(&one.name).is_some());
         }
         let again = plan(&records, &rows, &definitions, prune).unwrap();
         let same = |one: &Planned| matches!(one, Planned::Same { .. });
