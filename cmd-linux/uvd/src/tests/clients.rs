@@ -1,12 +1,15 @@
 //! Many clients, and answers as long as they come.
 
+use std::path::Path;
 use std::sync::Barrier;
 
-use pv_abi::uv::command::{Operation, Target};
+use pv_abi::uv::command::{Body, Operation, Query, Target};
 use pv_abi::uv::database::COMMAND;
-use uvd_protocol::{Answered, Failure, Planned, Service, ServiceAnswer, Settings, Told};
+use uvd_protocol::{
+    Answered, Failure, From, Planned, Service, ServiceAnswer, Settings, Told, Until,
+};
 
-use super::host::{Client, Host, definition, kernel_file};
+use super::host::{Client, Host, Order, definition, kernel_file};
 use super::lifecycle::{answer, create, defined};
 use super::own_path;
 use crate::state::{Edit, Record, State};
@@ -132,6 +135,7 @@ fn fifty_clients_at_once_are_all_served() {
                 } else {
                     for _ in 0..5 {
                         defined(&mut client);
+                        client.ask_ultravisor(list()).result.unwrap();
                     }
                 }
             });
@@ -144,6 +148,113 @@ fn fifty_clients_at_once_are_all_served() {
     let ServiceAnswer::Changes { changes, .. } = answer(client.ask(plan)) else { panic!() };
     assert_eq!(changes, [Planned::Same { name: "shared".into() }]);
     assert_eq!(host.end().guests, ["shared"]);
+    std::fs::remove_file(kernel).unwrap();
+}
+
+fn list() -> Body {
+    Body::Query(Query::Partitions { after: 0 })
+}
+
+/// A list that comes after everybody else waits for one question of each of them at most, and for
+/// one transaction: jobs take turns, and the rest of them come after it.
+#[test]
+fn a_list_waits_for_no_job() {
+    const EACH: usize = 8;
+    let kernel = kernel_file("ahead.elf", 100);
+    let mut host = Host::new("ahead");
+    let mut client = host.client();
+    for name in ["a", "b"] {
+        create(&mut client, name, &kernel);
+    }
+    let apply = |weight: usize| {
+        let (planned_at, prune, reason) = (None, false, String::new());
+        let mut one = definition("shared", &kernel);
+        one.cpu.weight = 512 + weight as u32;
+        Service::Apply { definitions: vec![one], prune, planned_at, reason }
+    };
+    let service = |at: usize, number: usize| match at {
+        0 => create_service(&format!("p{number}"), &kernel),
+        1 => apply(number),
+        2 => Service::Plan { definitions: vec![definition("shared", &kernel)], prune: false },
+        3 => {
+            let cap = Settings { cap: Some(number as u32 + 1), ..Settings::default() };
+            Service::Set { name: "command".into(), settings: cap }
+        }
+        4 => Service::Definitions { after: None },
+        _ => Service::Destroy { name: ["a", "b"][number].into(), forget: true },
+    };
+    let asks = (0..5).flat_map(|at| (0..EACH).map(move |number| (at, number)));
+    let asks: Vec<_> = asks.chain([(5, 0), (5, 1)]).collect();
+    let mut others: Vec<Client> = asks.iter().map(|_| host.client()).collect();
+    let (until, held) = std::sync::mpsc::channel();
+    host.order(Order::Hold(held));
+    for ((at, number), other) in asks.iter().zip(&mut others) {
+        other.begin(service(*at, *number));
+    }
+    let begun = host.asked.lock().unwrap().len();
+    let listing = client.begin_ultravisor(list());
+    // This is answered by `uvd` alone, after it has passed the list on.
+    let passed_on = client.begin(Service::Detach { console: 0 });
+    assert_eq!(client.next().id, passed_on);
+    drop(until);
+    let told = client.next();
+    assert_eq!((told.id, told.result.is_ok()), (listing, true));
+    let asked = host.asked.lock().unwrap()[begun..].to_vec();
+    let ahead = asked.iter().take_while(|one| **one != list());
+    let (queries, changes): (Vec<_>, Vec<_>) = ahead.partition(|one| matches!(one, Body::Query(_)));
+    assert!(queries.len() <= asks.len(), "{} of {}", queries.len(), asks.len());
+    assert!(changes.len() <= 1, "{changes:?}");
+    for mut other in others {
+        loop {
+            match other.next().result {
+                Ok(Answered::Progress(_) | Answered::Piece(_)) => {}
+                last => break assert!(last.is_ok(), "{last:?}"),
+            }
+        }
+    }
+    assert_eq!(host.end().guests.len(), EACH + 1);
+    std::fs::remove_file(kernel).unwrap();
+}
+
+fn create_service(name: &str, kernel: &Path) -> Service {
+    Service::Create { definition: definition(name, kernel), paused: false }
+}
+
+/// Nobody reads the rows of all partitions, of whatever guests there are beside one.
+#[test]
+fn what_is_about_some_partitions_reads_no_others() {
+    let kernel = kernel_file("alone.elf", 100);
+    let mut host = Host::new("alone");
+    let mut client = host.client();
+    let names: Vec<String> = (0..10).map(|number| format!("p{number}")).collect();
+    for name in &names {
+        create(&mut client, name, &kernel);
+    }
+    host.asked.lock().unwrap().clear();
+    create(&mut client, "web", &kernel);
+    let weight = Settings { weight: Some(512), ..Settings::default() };
+    answer(client.ask(Service::Set { name: "web".into(), settings: weight }));
+    let (from, once) = (From::Oldest, true);
+    answer(client.ask(Service::Console { name: "web".into(), from, once }));
+    let definitions: Vec<_> = defined(&mut client).into_iter().map(|one| one.definition).collect();
+    assert_eq!(definitions.len(), 11);
+    let plan = Service::Plan { definitions: definitions.clone(), prune: true };
+    let ServiceAnswer::Changes { changes, .. } = answer(client.ask(plan)) else { panic!() };
+    assert!(changes.iter().all(|one| matches!(one, Planned::Same { .. })), "{changes:?}");
+    let (planned_at, prune, reason) = (None, true, String::new());
+    answer(client.ask(Service::Apply { definitions, prune, planned_at, reason }));
+    // One that ended by itself is dealt with before anybody sees that it did.
+    host.order(Order::End { name: "p3".into(), detail: 0 });
+    let gone = Service::Wait { name: "p3".into(), until: Until::Gone };
+    assert!(matches!(answer(client.ask(gone)), ServiceAnswer::Waited { row: None, .. }));
+    answer(client.ask(Service::Destroy { name: "web".into(), forget: true }));
+    answer(client.ask(Service::Why { name: "web".into() }));
+    let told = client.ask(Service::Destroy { name: "nobody".into(), forget: false });
+    assert!(matches!(told.result, Err(Failure::Refused(_))), "{told:?}");
+    let asked = host.asked.lock().unwrap().clone();
+    let lists = asked.iter().filter(|one| matches!(one, Body::Query(Query::Partitions { .. })));
+    assert_eq!(lists.count(), 0, "{asked:?}");
+    assert_eq!(host.end().guests.len(), 9);
     std::fs::remove_file(kernel).unwrap();
 }
 

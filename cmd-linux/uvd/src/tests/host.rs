@@ -94,6 +94,9 @@ type Guests = Arc<Mutex<BTreeMap<u32, (File, Bell)>>>;
 /// Partitions that were built, and of which kernels.
 type Built = Arc<Mutex<Vec<(u32, Vec<u8>)>>>;
 
+/// What the ultravisor was asked, in the order in which it came.
+type Questions = Arc<Mutex<Vec<Body>>>;
+
 /// What the daemon reaches.
 pub struct Reach {
     guests: Guests,
@@ -155,6 +158,8 @@ pub struct Host {
     pub state: PathBuf,
     /// Bytes of kernels that the boot partition was given.
     pub built: Built,
+    /// See [`Questions`].
+    pub asked: Questions,
 }
 
 /// What is left of a host.
@@ -194,13 +199,14 @@ impl Host {
         let (waker, woken) = Bell::pair();
         let (orders, ordered) = std::sync::mpsc::channel();
         let guests = Guests::default();
-        let built = Arc::new(Mutex::new(Vec::new()));
+        let (built, asked) = (Built::default(), Questions::default());
         let (ready, is_ready) = std::sync::mpsc::channel();
         let machine = {
             let (channel, window) = (channel.try_clone().unwrap(), window.try_clone().unwrap());
-            let built = Arc::clone(&built);
+            let (built, asked) = (Arc::clone(&built), Arc::clone(&asked));
             std::thread::spawn(move || {
-                let machine = Machine { channel, window, command_bell, build_bell, woken, built };
+                let machine =
+                    Machine { channel, window, command_bell, build_bell, woken, built, asked };
                 machine.run(&ordered, &ready)
             })
         };
@@ -213,7 +219,7 @@ impl Host {
             daemon.serve(Link::open(shared.words(), command_far).unwrap())
         });
         let (daemon, machine) = (Some(daemon), Some(machine));
-        Self { orders, waker, guests, socket, stop, daemon, machine, state, built }
+        Self { orders, waker, guests, socket, stop, daemon, machine, state, built, asked }
     }
 
     /// A connection to the daemon.
@@ -324,10 +330,15 @@ impl Client {
 
     /// Asks the ultravisor itself.
     pub fn ask_ultravisor(&mut self, body: Body) -> Told {
-        let id = self.send(Asked::Ultravisor(body));
+        let id = self.begin_ultravisor(body);
         let told = self.next();
         assert_eq!(told.id, id);
         told
+    }
+
+    /// Asks the ultravisor itself and does not wait.
+    pub fn begin_ultravisor(&mut self, body: Body) -> u64 {
+        self.send(Asked::Ultravisor(body))
     }
 
     /// Asks and does not wait.
@@ -355,6 +366,7 @@ struct Machine {
     build_bell: Bell,
     woken: Bell,
     built: Built,
+    asked: Questions,
 }
 
 impl Machine {
@@ -382,6 +394,7 @@ impl Machine {
             let mut worked = false;
             while server.receive(&mut buffer).unwrap() {
                 let request: Request = postcard::from_bytes(&buffer).unwrap();
+                self.asked.lock().unwrap().push(request.body.clone());
                 let reply = answer(&mut engine, &mut monitor, time, &request);
                 if let Some((name, detail)) = at_once.take_if(|(name, _)| runs(&engine, name)) {
                     end(&mut engine, &mut monitor, &name, detail);
