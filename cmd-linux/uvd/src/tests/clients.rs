@@ -188,14 +188,13 @@ fn a_list_waits_for_no_job() {
     let mut others: Vec<Client> = asks.iter().map(|_| host.client()).collect();
     let (until, held) = std::sync::mpsc::channel();
     host.order(Order::Hold(held));
+    let begun = host.asked.lock().unwrap().len();
     for ((at, number), other) in asks.iter().zip(&mut others) {
         other.begin(service(*at, *number));
+        is_under_way(other);
     }
-    let begun = host.asked.lock().unwrap().len();
     let listing = client.begin_ultravisor(list());
-    // This is answered by `uvd` alone, after it has passed the list on.
-    let passed_on = client.begin(Service::Detach { console: 0 });
-    assert_eq!(client.next().id, passed_on);
+    is_under_way(&mut client);
     drop(until);
     let told = client.next();
     assert_eq!((told.id, told.result.is_ok()), (listing, true));
@@ -214,6 +213,13 @@ fn a_list_waits_for_no_job() {
     }
     assert_eq!(host.end().guests.len(), EACH + 1);
     std::fs::remove_file(kernel).unwrap();
+}
+
+/// Waits until `uvd` has begun with what the client asked before: it answers this by itself, after
+/// it has passed on what was asked.
+fn is_under_way(client: &mut Client) {
+    let id = client.begin(Service::Detach { console: 0 });
+    while client.next().id != id {}
 }
 
 fn create_service(name: &str, kernel: &Path) -> Service {
