@@ -19,8 +19,8 @@ pub mod way_out;
 
 pub use frame::{FrameError, Frames, VERSION, encode, encode_carried, read, write};
 pub use service::{
-    Defined, End, From, MAX_INPUT, Planned, PolicySettings, Progress, Service, ServiceAnswer,
-    Settings, Until, fitting,
+    Defined, EarlierBoot, End, From, MAX_INPUT, Planned, PolicySettings, Progress, Service,
+    ServiceAnswer, Settings, Until, fitting,
 };
 
 use pv_abi::uv::command::{Answer, Body, Refusal};

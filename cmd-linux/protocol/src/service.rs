@@ -140,6 +140,8 @@ pub enum Service {
     Replica,
     /// How much of its heap the boot partition uses.
     BootHeap,
+    /// The time that `uvd` spent on the consoles of partitions.
+    ConsoleTimes,
 }
 
 /// Live changes; see [`definition::Definition`].
@@ -245,8 +247,17 @@ pub enum ServiceAnswer {
         /// How its partition ended; `None`: it runs, and the console was detached.
         end: Option<End>,
     },
-    /// To [`Service::Why`] and [`Service::Log`].
+    /// To [`Service::Log`].
     Log(Vec<LogRow>),
+    /// To [`Service::Why`].
+    Why {
+        /// The records, by sequence number.
+        rows: Vec<LogRow>,
+        /// The boot that they are of, where it is not the one that the host is in.
+        earlier: Option<EarlierBoot>,
+    },
+    /// To [`Service::ConsoleTimes`]: partitions by number, and nanoseconds since each began.
+    ConsoleTimes(Vec<(u32, u64)>),
     /// To [`Service::BootHeap`]; `None`: it is busy.
     BootHeap(Option<Heap>),
     /// To [`Service::Replica`].
@@ -305,6 +316,17 @@ impl ServiceAnswer {
             (_, next) => next,
         }
     }
+}
+
+/// A boot of the host that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlierBoot {
+    /// Its number among those that `uvd` met, from 1; 0: before boots were told apart.
+    pub number: u64,
+    /// The number of the boot that the host is in.
+    pub now: u64,
+    /// When `uvd` met it first, in seconds since 1970; `None`: that was not written down.
+    pub met: Option<u64>,
 }
 
 /// How a partition ended; see [`pv_abi::uv::calls::cause`].

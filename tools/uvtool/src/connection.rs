@@ -179,6 +179,13 @@ impl Source for Uvd {
         }
     }
 
+    fn console_times(&mut self) -> Vec<(u32, u64)> {
+        match self.service(Service::ConsoleTimes) {
+            Ok(ServiceAnswer::ConsoleTimes(times)) => times,
+            _ => Vec::new(),
+        }
+    }
+
     fn boot_heap(&mut self) -> Option<Heap> {
         match self.service(Service::BootHeap) {
             Ok(ServiceAnswer::BootHeap(heap)) => heap,

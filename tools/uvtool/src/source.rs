@@ -193,6 +193,11 @@ pub trait Source {
         None
     }
 
+    /// Nanoseconds that `uvd` spent on the consoles of partitions, by number, where it can be asked.
+    fn console_times(&mut self) -> Vec<(u32, u64)> {
+        Vec::new()
+    }
+
     /// The whole page map of so many frames.
     fn page_map(&mut self, frames: u64) -> Result<Vec<MapRow>, Error> {
         let mut all: Vec<MapRow> = Vec::new();

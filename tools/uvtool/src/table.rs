@@ -53,6 +53,26 @@ impl Table {
         // Only the cell's own formatting could fail: then it is shown as far as it got.
         let _ = write!(printed, "{cell}");
         let width = printed.width;
+        self.end_cell(width)
+    }
+
+    /// As [`Self::cell`], for long tables: a text.
+    pub fn text(&mut self, cell: &str) -> &mut Self {
+        let mut printed = Printable { text: &mut self.text, width: 0 };
+        // A string takes everything.
+        let _ = printed.write_str(cell);
+        let width = printed.width;
+        self.end_cell(width)
+    }
+
+    /// As [`Self::cell`], for long tables: what is pushed, printable ASCII.
+    pub fn pushed(&mut self, push: impl FnOnce(&mut String)) -> &mut Self {
+        let start = self.text.len();
+        push(&mut self.text);
+        self.end_cell(self.text.len() - start)
+    }
+
+    fn end_cell(&mut self, width: usize) -> &mut Self {
         let at = self.cells.len() % self.columns.len().max(1);
         if let Some(column) = self.columns.get_mut(at) {
             column.width = column.width.max(width);

@@ -2,6 +2,7 @@
 //!
 //! Rule: shares are of the time between two looks; the first look shows none.
 
+use std::collections::HashMap;
 use std::io::{IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -86,6 +87,8 @@ fn pause(screen: Option<&Screen>, delay: Duration) -> Result<bool, Error> {
 struct Look {
     at: Instant,
     rows: Vec<PartitionRow>,
+    /// Nanoseconds that `uvd` spent on consoles, by number.
+    consoles: HashMap<u32, u64>,
     machine: ResourcesAnswer,
 }
 
@@ -93,13 +96,26 @@ impl Look {
     fn take(source: &mut impl Source) -> Result<Self, Error> {
         let mut rows = source.partitions()?;
         rows.retain(|row| row.kind != kind::PSEUDO);
-        Ok(Self { at: Instant::now(), rows, machine: source.resources()? })
+        let consoles = source.console_times().into_iter().collect();
+        Ok(Self { at: Instant::now(), rows, consoles, machine: source.resources()? })
     }
 
     /// The row of the same partition: numbers come again, versions do not.
     fn same(&self, row: &PartitionRow) -> Option<&PartitionRow> {
         let at = self.rows.binary_search_by_key(&row.number, |row| row.number).ok()?;
         self.rows.get(at).filter(|was| was.created_at == row.created_at)
+    }
+
+    /// Nanoseconds that `uvd` spent on the console of a partition.
+    fn console_time(&self, row: &PartitionRow) -> u64 {
+        self.consoles.get(&row.number).copied().unwrap_or(0)
+    }
+
+    /// Percent of one CPU that `uvd` spent on a partition's console since `before`.
+    fn console_share(&self, before: Option<&Self>, row: &PartitionRow) -> f64 {
+        let elapsed = before.map(|before| self.at.duration_since(before.at).as_nanos());
+        let was = before.filter(|look| look.same(row).is_some());
+        percent(self.console_time(row), was.map(|look| look.console_time(row)), elapsed)
     }
 
     /// The same for programs.
@@ -118,6 +134,7 @@ impl Look {
                     was.map(|was| was.service_time),
                     elapsed,
                 ),
+                console_percent: self.console_share(before, row),
                 cpu_time_ns: row.cpu_time,
                 vcpus: row.vcpus,
                 vcpus_up: row.vcpus_up,
@@ -152,6 +169,7 @@ impl Look {
                 .cell(format_args!("{cpu:.1}"))
                 .cell(format_args!("{wait:.1}"))
                 .cell(format_args!("{service:.1}"))
+                .cell(format_args!("{:.1}", self.console_share(before, row)))
                 .cell(Seconds(row.cpu_time))
                 .cell(format_args!("{}/{}", row.vcpus_up, row.vcpus))
                 .cell(Memory(row.memory_frames))
@@ -190,6 +208,7 @@ struct Share {
     cpu_percent: f64,
     wait_percent: f64,
     service_percent: f64,
+    console_percent: f64,
     cpu_time_ns: u64,
     vcpus: u32,
     vcpus_up: u32,
@@ -198,13 +217,14 @@ struct Share {
     cpu_cap_percent: Option<u32>,
 }
 
-const HEADINGS: [(&str, Align); 11] = [
+const HEADINGS: [(&str, Align); 12] = [
     ("NAME", Align::Left),
     ("NUMBER", Align::Right),
     ("STATE", Align::Left),
     ("CPU%", Align::Right),
     ("WAIT%", Align::Right),
     ("SERVICE%", Align::Right),
+    ("CONSOLE%", Align::Right),
     ("CPU-TIME", Align::Right),
     ("VCPUS", Align::Right),
     ("MEMORY", Align::Right),
@@ -226,7 +246,7 @@ fn percent(now: u64, before: Option<u64>, elapsed: Option<u128>) -> f64 {
 #[cfg(test)]
 pub fn sample() -> Shares {
     let (rows, machine) = (crate::view::samples::partitions(), crate::view::samples::resources());
-    Look { at: Instant::now(), rows, machine }.shares(None)
+    Look { at: Instant::now(), rows, consoles: HashMap::new(), machine }.shares(None)
 }
 
 #[cfg(test)]
@@ -240,7 +260,8 @@ mod tests {
         for row in &mut rows {
             row.cpu_time = u64::from(row.number) * factor;
         }
-        Look { at, rows, machine: samples::resources() }
+        let consoles = HashMap::from([(16, factor * 2)]);
+        Look { at, rows, consoles, machine: samples::resources() }
     }
 
     #[test]
@@ -252,6 +273,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().skip(2).collect();
         assert!(lines[0].starts_with("NAME"), "{text}");
         assert!(lines[1].starts_with("web") && lines[1].contains(" 16.0 "), "{text}");
+        assert!(lines[0].contains("CONSOLE%") && lines[1].contains(" 2.0 "), "{text}");
         assert!(lines[2].starts_with("command") && lines[2].contains(" 3.0 "), "{text}");
     }
 

@@ -148,16 +148,36 @@ pub fn memory(frames: u64) -> String {
 /// Frames that are shown as by [`memory`].
 pub struct Memory(pub u64);
 
+impl Memory {
+    /// Adds it to a text.
+    pub fn push_to(&self, text: &mut String) {
+        let (whole, rest) = (self.0 / FRAMES_PER_MIB, self.0 % FRAMES_PER_MIB);
+        if whole == 0 && rest != 0 {
+            push_number(text, rest * 4);
+            return text.push_str(" KiB");
+        }
+        match rest {
+            0 => push_number(text, whole),
+            _ => *text += &format!("{:.1}", self.0 as f64 / FRAMES_PER_MIB as f64),
+        }
+        text.push_str(" MiB");
+    }
+}
+
 impl Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (whole, rest) = (self.0 / FRAMES_PER_MIB, self.0 % FRAMES_PER_MIB);
-        match (whole, rest) {
-            (0, 0) => f.write_str("0 MiB"),
-            (0, _) => write!(f, "{} KiB", rest * 4),
-            (_, 0) => write!(f, "{whole} MiB"),
-            _ => write!(f, "{:.1} MiB", self.0 as f64 / FRAMES_PER_MIB as f64),
-        }
+        let mut text = String::new();
+        self.push_to(&mut text);
+        f.write_str(&text)
     }
+}
+
+/// Adds a number in decimal to a text; a list of a thousand partitions has thousands of them.
+pub fn push_number(text: &mut String, number: u64) {
+    if number >= 10 {
+        push_number(text, number / 10);
+    }
+    text.push(char::from(b'0' + (number % 10) as u8));
 }
 
 /// Bytes of so many frames.
@@ -187,12 +207,48 @@ pub fn seconds(nanoseconds: u64) -> String {
 /// Nanoseconds that are shown as by [`seconds`].
 pub struct Seconds(pub u64);
 
-impl Display for Seconds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Seconds {
+    /// Adds it to a text.
+    pub fn push_to(&self, text: &mut String) {
         const HUNDREDTH: u64 = 10_000_000;
         let all = self.0 / HUNDREDTH + u64::from(self.0 % HUNDREDTH >= HUNDREDTH / 2);
-        write!(f, "{}.{:02} s", all / 100, all % 100)
+        push_number(text, all / 100);
+        text.push('.');
+        push_number(text, all / 10 % 10);
+        push_number(text, all % 10);
+        text.push_str(" s");
     }
+}
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.push_to(&mut text);
+        f.write_str(&text)
+    }
+}
+
+/// A time in seconds since 1970, as RFC 3339 has it.
+pub fn date(seconds: u64) -> String {
+    let (mut days, time) = (seconds / 86_400, seconds % 86_400);
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let mut year = 1970;
+    while days >= 365 + u64::from(is_leap(year)) && year < 9999 {
+        days -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(is_leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if days < length {
+            break;
+        }
+        (days, month) = (days - length, month + 1);
+    }
+    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+    format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", days + 1)
 }
 
 /// A share in percent; `None` where there is no whole.
@@ -222,6 +278,22 @@ mod tests {
         let texts = [0, 4_999_999, 5_000_000, 995_000_000, 12_345_678_901, u64::MAX].map(seconds);
         let expected = ["0.00 s", "0.00 s", "0.01 s", "1.00 s", "12.35 s", "18446744073.71 s"];
         assert_eq!(texts, expected);
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_795_910_399, "2026-11-28T23:59:59Z"),
+            (4_107_542_399, "2100-02-28T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (4_133_980_799, "2100-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(date(seconds), expected);
+        }
+        assert!(date(u64::MAX).starts_with("9999-12-"));
     }
 
     #[test]

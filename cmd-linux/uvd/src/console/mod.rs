@@ -144,6 +144,12 @@ impl Consoles {
         self.remove_retired();
     }
 
+    /// Partitions whose console is connected, and nanoseconds spent on each of them.
+    pub fn times(&self) -> impl Iterator<Item = (u32, u64)> {
+        let connected = self.all.values().filter(|console| console.line.is_some());
+        connected.map(|console| (console.number, self.service.spent(console.number)))
+    }
+
     /// Bytes that are kept.
     pub fn kept(&self, name: &str) -> u64 {
         self.all.get(name).map_or(0, |one| one.history.end() - one.history.start())

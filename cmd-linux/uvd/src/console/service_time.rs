@@ -49,6 +49,11 @@ impl ServiceTime {
         self.budget.rank(number)
     }
 
+    /// Nanoseconds that were spent on a partition's console.
+    pub fn spent(&self, number: u32) -> u64 {
+        self.budget.spent(number)
+    }
+
     /// Books a turn.
     pub fn spend(&mut self, number: u32, took: Duration) {
         self.budget.spend(number, nanoseconds(took).min(LONGEST), true);

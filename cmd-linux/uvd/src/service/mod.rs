@@ -123,6 +123,9 @@ async fn run(
             ServiceAnswer::Log(show::newest(hub.state.borrow().log(most)))
         }
         Service::Replica => session::compare(hub).await?,
+        Service::ConsoleTimes => {
+            ServiceAnswer::ConsoleTimes(hub.consoles.borrow().times().collect())
+        }
         Service::BootHeap => ServiceAnswer::BootHeap(builder::heap(hub).await?),
         Service::Input { .. } | Service::Detach { .. } => ServiceAnswer::Done,
     };

@@ -116,7 +116,10 @@ pub fn why(hub: &Hub, name: &str) -> Result<ServiceAnswer, Failure> {
     let name = numbered.map_or(name, |row| row.name.as_str());
     let state = hub.state.borrow();
     match state.life(name) {
-        Some(life) => Ok(ServiceAnswer::Log(newest(state.why(&life)))),
+        Some(life) => {
+            let (rows, earlier) = (newest(state.why(&life)), state.earlier(life.boot));
+            Ok(ServiceAnswer::Why { rows, earlier })
+        }
         None => {
             let object = format!("partition {name:?}");
             let reason = "the log has no partition of this name";

@@ -27,6 +27,8 @@ const LOG: TableDefinition<'_, (Boot, u64), &[u8]> = TableDefinition::new("log-o
 const OLD_LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 /// Boots of the host by their identities, numbered as `uvd` met them, from 1.
 const BOOTS: TableDefinition<'_, u64, Boot> = TableDefinition::new("boots");
+/// When each boot was met first, in seconds since 1970.
+const MET: TableDefinition<'_, Boot, u64> = TableDefinition::new("boots-met");
 /// The last life by each name.
 const LIVES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lives");
 
@@ -114,12 +116,14 @@ impl Disk {
         common(write.open_table(LOG))?;
         common(write.open_table(LIVES))?;
         common(write.open_table(BOOTS))?;
+        common(write.open_table(MET))?;
         take_over_old(&write)?;
         common(write.commit())
     }
 
-    /// The number of a boot, by its identity; a boot that was not met before gets the next one.
-    pub fn boot(&self, identity: u64) -> Result<Boot, Error> {
+    /// The number of a boot, by its identity; a boot that was not met before gets the next one, and
+    /// is met `now`, in seconds since 1970.
+    pub fn boot(&self, identity: u64, now: u64) -> Result<Boot, Error> {
         let write = common(self.database.begin_write())?;
         let number = {
             let mut table = common(write.open_table(BOOTS))?;
@@ -134,16 +138,31 @@ impl Disk {
                     }
                     all.sort_unstable();
                     let number = all.last().map_or(1, |(last, _)| last.saturating_add(1));
-                    for (_, old) in &all[..(all.len() + 1).saturating_sub(MOST_BOOTS)] {
+                    let mut met = common(write.open_table(MET))?;
+                    for (number, old) in &all[..(all.len() + 1).saturating_sub(MOST_BOOTS)] {
                         common(table.remove(old))?;
+                        common(met.remove(number))?;
                     }
                     common(table.insert(identity, number))?;
+                    common(met.insert(number, now))?;
                     number
                 }
             }
         };
         common(write.commit())?;
         Ok(number)
+    }
+
+    /// When a boot was met first, in seconds since 1970, where that is known.
+    pub fn met(&self, boot: Boot) -> Result<Option<u64>, Error> {
+        let read = common(self.database.begin_read())?;
+        let table = match read.open_table(MET) {
+            // A version that did not write it down made this store.
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            table => common(table)?,
+        };
+        let met = common(table.get(boot))?;
+        Ok(met.map(|seconds| seconds.value()))
     }
 
     /// Goes over every page, reads every value and writes to every table, so that later nothing
@@ -154,7 +173,9 @@ impl Disk {
         self.staged()?;
         self.all_rows()?;
         self.lives()?;
-        self.boots()?;
+        for (_, boot) in self.boots()? {
+            self.met(boot)?;
+        }
         let write = common(self.database.begin_write())?;
         for table in [RECORDS, STAGED, LIVES] {
             let mut table = common(write.open_table(table))?;
@@ -171,6 +192,9 @@ impl Disk {
                 Some(number) => table.insert(u64::MAX, number),
                 None => table.remove(u64::MAX),
             })?;
+            let mut table = common(write.open_table(MET))?;
+            common(table.insert(Boot::MAX, 0))?;
+            common(table.remove(Boot::MAX))?;
         }
         common(write.commit())
     }
@@ -310,8 +334,12 @@ impl Disk {
         let write = common(self.database.begin_write())?;
         {
             let mut table = common(write.open_table(BOOTS))?;
+            let mut met = common(write.open_table(MET))?;
             for (identity, number) in boots {
                 common(table.insert(identity, number))?;
+                if let Some(seconds) = from.met(number)? {
+                    common(met.insert(number, seconds))?;
+                }
             }
         }
         common(write.commit())

@@ -11,13 +11,14 @@ mod disk;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use check::Wrong;
 use definition::Definition;
 use disk::{Disk, Writing};
 use pv_abi::uv::command::LogRow;
 use serde::{Deserialize, Serialize};
-use uvd_protocol::End;
+use uvd_protocol::{EarlierBoot, End};
 
 /// A boot of the host: its number among those that this store met, rising from 1. 0: before the
 /// store knew boots, or not known yet.
@@ -127,7 +128,8 @@ impl State {
 
     /// The host is in the boot with this identity: what comes from now on is of that boot.
     pub fn begin_boot(&mut self, identity: u64) {
-        let boot = self.read("boots", self.disk.boot(identity));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let boot = self.read("boots", self.disk.boot(identity, now.as_secs()));
         if boot != self.boot {
             if !self.queue.rows.is_empty() || !self.queue.lives.is_empty() {
                 self.write(&[], &[]);
@@ -140,6 +142,12 @@ impl State {
     /// The boot that the host is in.
     pub fn boot(&self) -> Boot {
         self.boot
+    }
+
+    /// What is known of a boot, where it is not the one that the host is in.
+    pub fn earlier(&self, boot: Boot) -> Option<EarlierBoot> {
+        let met = || self.read("boots", self.disk.met(boot));
+        (boot != self.boot).then(|| EarlierBoot { number: boot, now: self.boot, met: met() })
     }
 
     /// The definitions, by name.

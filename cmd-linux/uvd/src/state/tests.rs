@@ -75,6 +75,10 @@ fn what_is_of_one_boot_is_not_taken_for_anothers() {
     }
     assert_eq!(state.boot(), 1, "a boot that was met before");
     state.begin_boot(30);
+    let earlier = state.life("first").and_then(|life| state.earlier(life.boot)).unwrap();
+    assert_eq!((earlier.number, earlier.now), (1, 2));
+    assert!(earlier.met.is_some_and(|seconds| seconds > 1_700_000_000), "{earlier:?}");
+    assert_eq!(state.life("second").and_then(|life| state.earlier(life.boot)), None);
     assert_eq!(why(&state, "first"), ["first", "first"]);
     assert_eq!(why(&state, "second"), ["second", "second"]);
     assert_eq!(state.log(9).len(), 3);

@@ -303,7 +303,7 @@ fn a_crash_is_preserved_and_why_tells_of_it() {
     let (state, end) = wait(&mut client, "web", Until::Stopped);
     assert_eq!((state, end), (Some(state::CRASHED), Some(End { cause: 1, detail: 3 })));
     let why = answer(client.ask(Service::Why { name: "web".into() }));
-    let ServiceAnswer::Log(rows) = why else { panic!() };
+    let ServiceAnswer::Why { rows, earlier: None } = why else { panic!() };
     assert!(rows.first().is_some_and(|row| row.reason == "create web"), "{rows:?}");
     assert!(rows.last().is_some_and(|row| row.outcome == "monitor"), "{rows:?}");
     assert!(rows.iter().all(|row| row.outcome != "pending"), "{rows:?}");
@@ -383,7 +383,9 @@ fn what_is_undone_is_undone_in_the_definition() {
     client.undo().result.unwrap();
     assert_eq!(defined(&mut client)[0].definition, first);
     answer(client.ask(Service::Rename { name: "web".into(), to: "www".into() }));
-    let ServiceAnswer::Log(why) = answer(client.ask(Service::Why { name: "www".into() })) else {
+    let ServiceAnswer::Why { rows: why, .. } =
+        answer(client.ask(Service::Why { name: "www".into() }))
+    else {
         panic!();
     };
     assert_eq!(why[0].reason, "create web");

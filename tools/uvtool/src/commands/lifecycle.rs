@@ -103,9 +103,10 @@ fn view(command: &Command, json: bool, uvd: &mut Uvd) -> Result<Shown, Error> {
             }
         }
         Command::Why(options) => match uvd.service(Service::Why { name: options.name.clone() })? {
-            ServiceAnswer::Log(rows) => {
+            ServiceAnswer::Why { rows, earlier } => {
                 let partitions = uvd.partitions()?;
-                Ok(shown(&Log::new(rows, &Names::new(&partitions)), json))
+                let log = Log::new(rows, &Names::new(&partitions)).of_boot(earlier);
+                Ok(shown(&log, json))
             }
             _ => Err(Error::Other("log records")),
         },

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::View;
 use crate::table::{Align, Table};
-use crate::words::{Memory, Seconds, Word, bytes, kind_word, state_word};
+use crate::words::{Memory, Seconds, Word, bytes, kind_word, push_number, state_word};
 
 /// The partitions.
 pub struct List<'a> {
@@ -67,13 +67,13 @@ impl View for List<'_> {
         ]);
         for row in &self.rows {
             table
-                .cell(&row.name)
-                .cell(row.number)
-                .cell(kind_word(row.kind))
-                .cell(state_word(row.state))
-                .cell(Memory(row.memory_frames))
-                .cell(row.vcpus)
-                .cell(Seconds(row.cpu_time));
+                .text(&row.name)
+                .pushed(|text| push_number(text, row.number.into()))
+                .text(&kind_word(row.kind))
+                .text(&state_word(row.state))
+                .pushed(|text| Memory(row.memory_frames).push_to(text))
+                .pushed(|text| push_number(text, row.vcpus.into()))
+                .pushed(|text| Seconds(row.cpu_time).push_to(text));
         }
         table.to_string()
     }

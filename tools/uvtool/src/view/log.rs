@@ -3,14 +3,20 @@
 use pv_abi::uv::command::LogRow;
 use serde::Serialize;
 
+use uvd_protocol::EarlierBoot;
+
 use super::{Names, View};
 use crate::table::{Align, Table};
+use crate::words::date;
 
 /// Records of the audit log, oldest first.
 #[derive(Serialize)]
 #[serde(transparent)]
 pub struct Log {
     records: Vec<Record>,
+    /// The boot that they are of, where it is over.
+    #[serde(skip)]
+    earlier: Option<EarlierBoot>,
 }
 
 /// A record.
@@ -24,6 +30,11 @@ struct Record {
     outcome: String,
     what: String,
     reason: String,
+    /// Of an earlier boot: its number, and when it was met first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot_met: Option<String>,
 }
 
 impl Log {
@@ -38,8 +49,20 @@ impl Log {
             outcome: row.outcome,
             what: row.what,
             reason: row.reason,
+            boot: None,
+            boot_met: None,
         };
-        Self { records: rows.into_iter().map(record).collect() }
+        Self { records: rows.into_iter().map(record).collect(), earlier: None }
+    }
+
+    /// The same records, of an earlier boot, whose beginning their times count from.
+    pub fn of_boot(mut self, earlier: Option<EarlierBoot>) -> Self {
+        for record in &mut self.records {
+            record.boot = earlier.map(|boot| boot.number);
+            record.boot_met = earlier.and_then(|boot| boot.met).map(date);
+        }
+        self.earlier = earlier;
+        self
     }
 }
 
@@ -65,7 +88,14 @@ impl View for Log {
                 record.reason.clone(),
             ]);
         }
-        table.to_string()
+        match self.earlier {
+            None => table.to_string(),
+            Some(EarlierBoot { number, now, met }) => {
+                let met = met.map_or_else(|| "at a time not known".into(), date);
+                let note = "times are since it began";
+                format!("boot {number}, first met {met}; this is boot {now}; {note}\n{table}")
+            }
+        }
     }
 }
 
@@ -86,6 +116,22 @@ RECORD     TIME  WHO      VERSION  OUTCOME    WHAT         REASON
      1  0.500 s  monitor        2  committed  operation 1  because
 "
         );
+    }
+
+    #[test]
+    fn records_of_an_earlier_boot_say_which() {
+        let log = |met| {
+            let boot = EarlierBoot { number: 2, now: 5, met };
+            Log::new(samples::log(1), &Names::new(&[])).of_boot(Some(boot))
+        };
+        let text = log(Some(1_795_902_026)).text();
+        let first = "boot 2, first met 2026-11-28T21:40:26Z; this is boot 5; times are since it \
+                     began\nRECORD ";
+        assert!(text.starts_with(first), "{text}");
+        assert!(log(None).text().starts_with("boot 2, first met at a time not known; "));
+        let json = serde_json::to_value(log(Some(0))).unwrap();
+        assert_eq!(json[0]["boot"], 2);
+        assert_eq!(json[0]["boot_met"], "1970-01-01T00:00:00Z");
     }
 
     #[test]

@@ -117,6 +117,8 @@ fn outputs() -> Vec<(&'static str, Value)> {
         ..kernel_image::Report::default()
     };
     let plan = || of(&super::plan::Plan::new(3, changes.clone()));
+    let boot = uvd_protocol::EarlierBoot { number: 1, now: 2, met: Some(7) };
+    let earlier = super::log::Log::new(log.clone(), &names).of_boot(Some(boot));
     let log = of(&super::log::Log::new(log, &names));
     let created = text(answer::json_line(&json!({ "name": "web", "number": 16 })));
     let web = rows.iter().find(|row| row.name == "web").unwrap();
@@ -133,6 +135,7 @@ fn outputs() -> Vec<(&'static str, Value)> {
             of(&super::waited::Waited::new("web", uvd_protocol::Until::Stopped, rows.last(), end)),
         ),
         ("why", log.clone()),
+        ("why", of(&earlier)),
         ("log", log),
         ("undo", of(&super::undone::Undone::new(17, 18, &[]))),
         ("list", of(&super::list::List::new(&rows, true))),
