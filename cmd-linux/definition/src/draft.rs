@@ -66,7 +66,7 @@ impl Draft {
 /// Reads values of one entry, under the field name that messages use.
 pub(crate) struct Field<'a, 'b> {
     pub(crate) name: &'a str,
-    pub(crate) entry: &'a Entry,
+    pub(crate) entry: &'a Entry<'a>,
     pub(crate) sink: &'a mut Sink<'b>,
 }
 
@@ -100,7 +100,7 @@ impl Field<'_, '_> {
         }
     }
 
-    fn item(&self) -> &Item {
+    fn item(&self) -> &Item<'_> {
         &self.entry.item
     }
 
@@ -125,7 +125,7 @@ impl Field<'_, '_> {
 
     fn plain_text(&mut self, example: &str) -> Option<String> {
         match &self.item().value {
-            Value::Text(text) => Some(text.clone()),
+            Value::Text(text) => Some(text.clone().into_owned()),
             _ => self.wrong_kind::<String>("a text", example).map(|at| at.value),
         }
     }
@@ -300,7 +300,7 @@ pub(crate) fn check_command_line(field: &mut Field<'_, '_>, text: String) -> Opt
     field.ok(text)
 }
 
-fn cpus_of_list(items: &[Item]) -> Result<Vec<u32>, String> {
+fn cpus_of_list(items: &[Item<'_>]) -> Result<Vec<u32>, String> {
     let mut cpus = Vec::new();
     for item in items {
         match &item.value {

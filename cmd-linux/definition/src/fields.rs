@@ -17,7 +17,11 @@ pub(crate) const MAX_PARTITIONS: usize = 1024;
 
 /// Reads the definitions of a file. Where it is not whole, what is missing may stand in a part
 /// that could not be read.
-pub(crate) fn read<'e>(entries: &'e [Entry], is_whole: bool, sink: &mut Sink<'e>) -> Vec<Found> {
+pub(crate) fn read<'e>(
+    entries: &'e [Entry<'_>],
+    is_whole: bool,
+    sink: &mut Sink<'e>,
+) -> Vec<Found> {
     let directory = directory(sink.file());
     let Some(tables) = entries.iter().find(|entry| entry.key == TABLES) else {
         return vec![partition(entries, (0, Object::Partition), &directory, is_whole, sink)];
@@ -55,7 +59,7 @@ pub(crate) fn read<'e>(entries: &'e [Entry], is_whole: bool, sink: &mut Sink<'e>
 
 /// Reads one partition: where it starts, and what it is called without a name.
 fn partition<'e>(
-    entries: &'e [Entry],
+    entries: &'e [Entry<'_>],
     (at, object): (usize, Object<'e>),
     directory: &Path,
     is_whole: bool,
@@ -96,7 +100,7 @@ pub(crate) fn missing(
 }
 
 /// A partition by its name, where it has one that a message can show.
-pub(crate) fn name_object(entries: &[Entry]) -> Option<Object<'_>> {
+pub(crate) fn name_object<'e>(entries: &'e [Entry<'_>]) -> Option<Object<'e>> {
     let entry = entries.iter().find(|entry| entry.key == "name")?;
     match &entry.item.value {
         Value::Text(name) if !name.is_empty() => Some(Object::Named(name)),
@@ -105,9 +109,9 @@ pub(crate) fn name_object(entries: &[Entry]) -> Option<Object<'_>> {
 }
 
 /// Takes the value of one entry of a table, or of the definition itself where the name is empty.
-fn field(entry: &Entry, table: &str, draft: &mut Draft, sink: &mut Sink<'_>) {
+fn field(entry: &Entry<'_>, table: &str, draft: &mut Draft, sink: &mut Sink<'_>) {
     let name: Cow<'_, str> = match table {
-        "" => (&entry.key).into(),
+        "" => Cow::Borrowed(&entry.key),
         table => format!("{table}.{}", entry.key).into(),
     };
     // A key with a point in it is no name of a field.

@@ -129,6 +129,11 @@ impl<'a> Sink<'a> {
         self.error(at, key, "missing", way_out);
     }
 
+    /// Whether nothing was found wrong, and nothing passed over.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.errors.is_empty() && self.warnings.is_empty()
+    }
+
     /// What was found wrong, if anything was; else what was passed over.
     pub(crate) fn finish(self) -> Result<Vec<Issue>, Errors> {
         if self.errors.is_empty() {

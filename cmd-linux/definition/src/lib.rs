@@ -21,6 +21,7 @@ mod draft;
 mod fields;
 mod finish;
 mod issue;
+mod plain;
 mod rows;
 mod suggest;
 mod toml_text;
@@ -166,7 +167,14 @@ fn read_into(text: &str, file: &Path, sink: Sink<'_>) -> Result<Reading, Errors>
     let (settings, entries);
     // What it is about lies in these.
     let mut sink = sink;
-    let found = if is_xl(text, file) {
+    let is_xl = is_xl(text, file);
+    if !is_xl
+        && sink.is_clean()
+        && let Some(definitions) = read_plain(text, file)
+    {
+        return Ok(Reading { definitions, warnings: Vec::new() });
+    }
+    let found = if is_xl {
         settings = xl_text::read(text, &mut sink);
         xl::read(&settings, &mut sink)
     } else {
@@ -179,20 +187,29 @@ fn read_into(text: &str, file: &Path, sink: Sink<'_>) -> Result<Reading, Errors>
     Ok(Reading { definitions, warnings: sink.finish()? })
 }
 
+/// Reads a file of plain lines, if nothing is wrong with it; see [`plain`].
+fn read_plain(text: &str, file: &Path) -> Option<Vec<Definition>> {
+    let entries = plain::read(text)?;
+    let mut sink = Sink::new(text, file, Source::File);
+    let found = fields::read(&entries, true, &mut sink);
+    check_names(&found, &mut sink);
+    sink.is_clean().then(|| found.into_iter().map(|found| found.definition).collect())
+}
+
 /// Reads the definition of one partition from values that were given one by one, under the names
 /// of the fields; relative paths are relative to `directory`.
 ///
 /// # Errors
 /// All that is wrong, in sentences that name the fields as options.
 pub fn from_options(options: &[(&str, Given)], directory: &Path) -> Result<Definition, Errors> {
-    let entries: Vec<Entry> = options
+    let entries: Vec<Entry<'_>> = options
         .iter()
         .map(|(key, given)| {
             let value = match given {
-                Given::Text(text) => Value::Text(text.clone()),
+                Given::Text(text) => Value::Text(text.into()),
                 Given::Number(number) => Value::Integer((*number).into()),
             };
-            Entry { key: (*key).to_owned(), at: 0, item: Item { at: 0, value } }
+            Entry { key: (*key).into(), at: 0, item: Item { at: 0, value } }
         })
         .collect();
     let file = directory.join("options");
@@ -239,10 +256,11 @@ pub fn load(file: &Path) -> Result<Reading, Errors> {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(whole_file(file, "is UTF-16", "save it as UTF-8"));
     }
-    let text = String::from_utf8_lossy(&bytes);
+    let checked = std::str::from_utf8(&bytes);
+    let text = checked.map_or_else(|_| String::from_utf8_lossy(&bytes), Into::into);
     let mut sink = Sink::new(&text, file, Source::File);
     // The first byte that is no UTF-8 stands where the first replacement does.
-    if let Err(error) = std::str::from_utf8(&bytes) {
+    if let Err(error) = checked {
         let at = error.valid_up_to();
         let byte = bytes.get(at).copied().unwrap_or_default();
         sink.error(at, "", format!("byte {byte:#04x} is no UTF-8"), "save the file as UTF-8");

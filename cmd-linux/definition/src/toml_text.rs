@@ -7,7 +7,7 @@ use crate::issue::Sink;
 use crate::value::{Entry, Item, Value};
 
 /// Reads TOML; what is wrong with its syntax goes into `sink`. The second value: nothing was.
-pub(crate) fn read(text: &str, sink: &mut Sink<'_>) -> (Vec<Entry>, bool) {
+pub(crate) fn read<'t>(text: &'t str, sink: &mut Sink<'_>) -> (Vec<Entry<'t>>, bool) {
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
@@ -51,17 +51,17 @@ fn way_out(text: &str, at: usize) -> String {
 }
 
 /// Whether the text is TOML, with its keys if so.
-pub(crate) fn try_read(text: &str) -> Option<Vec<Entry>> {
+pub(crate) fn try_read(text: &str) -> Option<Vec<Entry<'_>>> {
     DeTable::parse(text).ok().map(|table| entries(table.into_inner()))
 }
 
 /// In the order of the file.
-fn entries(table: DeTable<'_>) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = table
+fn entries(table: DeTable<'_>) -> Vec<Entry<'_>> {
+    let mut entries: Vec<Entry<'_>> = table
         .into_iter()
         .map(|(key, value)| Entry {
             at: key.span().start,
-            key: key.into_inner().into_owned(),
+            key: key.into_inner(),
             item: item(value),
         })
         .collect();
@@ -69,10 +69,10 @@ fn entries(table: DeTable<'_>) -> Vec<Entry> {
     entries
 }
 
-fn item(value: Spanned<DeValue<'_>>) -> Item {
+fn item(value: Spanned<DeValue<'_>>) -> Item<'_> {
     let at = value.span().start;
     let value = match value.into_inner() {
-        DeValue::String(text) => Value::Text(text.into_owned()),
+        DeValue::String(text) => Value::Text(text),
         DeValue::Integer(number) => {
             let parsed = i128::from_str_radix(number.as_str(), number.radix());
             Value::Integer(parsed.unwrap_or(i128::MAX))

@@ -65,7 +65,7 @@ fn put(draft: &mut Draft, name: &str, found: Option<At<Datum<'static>>>) {
     }
 }
 
-fn setting(entry: &Entry, draft: &mut Draft, sink: &mut Sink<'_>) {
+fn setting(entry: &Entry<'_>, draft: &mut Draft, sink: &mut Sink<'_>) {
     let name = &*entry.key;
     if let Some(row) = rows::of_xl(name) {
         let mut field = Field { name, entry, sink };
@@ -84,7 +84,7 @@ fn setting(entry: &Entry, draft: &mut Draft, sink: &mut Sink<'_>) {
 }
 
 /// Refuses or passes over what is not taken.
-fn other(entry: &Entry, sink: &mut Sink<'_>) {
+fn other(entry: &Entry<'_>, sink: &mut Sink<'_>) {
     let key = &*entry.key;
     let is_empty = matches!(&entry.item.value, Value::List(items) if items.is_empty());
     match xl_settings::find(key) {
@@ -108,15 +108,15 @@ fn other(entry: &Entry, sink: &mut Sink<'_>) {
 }
 
 /// Whether a value is this one, or one that asks for nothing.
-fn is_value(value: &Value, wanted: &str) -> bool {
+fn is_value(value: &Value<'_>, wanted: &str) -> bool {
     match value {
         Value::Integer(number) => *number == 0,
-        Value::Text(text) => text == wanted || ["0", "default", ""].contains(&text.as_str()),
+        Value::Text(text) => text == wanted || ["0", "default", ""].contains(&&**text),
         _ => false,
     }
 }
 
-fn check_type(entry: &Entry, sink: &mut Sink<'_>) {
+fn check_type(entry: &Entry<'_>, sink: &mut Sink<'_>) {
     let wanted = if entry.key == "type" { "pv" } else { "generic" };
     let at = entry.item.at;
     match &entry.item.value {
@@ -157,7 +157,7 @@ fn does_more(field: &mut Field<'_, '_>) -> bool {
 }
 
 /// Puts the command line together: `cmdline`, or `root=ROOT EXTRA`.
-fn command_line(entries: &[Entry], draft: &mut Draft, sink: &mut Sink<'_>) {
+fn command_line(entries: &[Entry<'_>], draft: &mut Draft, sink: &mut Sink<'_>) {
     let mut parts = Vec::new();
     let mut first = None;
     let whole = entries.iter().any(|entry| entry.key == "cmdline");
@@ -174,7 +174,7 @@ fn command_line(entries: &[Entry], draft: &mut Draft, sink: &mut Sink<'_>) {
             continue;
         }
         first.get_or_insert(entry);
-        parts.push(if key == "root" { format!("root={text}") } else { text.clone() });
+        parts.push(if key == "root" { format!("root={text}") } else { text.clone().into_owned() });
     }
     if let Some(entry) = first {
         let mut field = Field { name: &entry.key, entry, sink };

@@ -17,7 +17,7 @@ type Set = Option<BTreeSet<u32>>;
 type Wrong = (String, String);
 
 /// Reads the setting. How many virtual CPUs there are is in `draft` already.
-pub(crate) fn read(entry: &Entry, draft: &Draft, sink: &mut Sink<'_>) -> Option<At<Vec<u32>>> {
+pub(crate) fn read(entry: &Entry<'_>, draft: &Draft, sink: &mut Sink<'_>) -> Option<At<Vec<u32>>> {
     let (at, field) = (entry.item.at, entry.key.clone());
     let read = match &entry.item.value {
         Value::Text(text) => set(text),
@@ -41,7 +41,7 @@ pub(crate) fn read(entry: &Entry, draft: &Draft, sink: &mut Sink<'_>) -> Option<
     match read {
         Ok(set) => {
             let value = set.map(|set| set.into_iter().collect()).unwrap_or_default();
-            Some(At { value, at, field })
+            Some(At { value, at, field: field.into_owned() })
         }
         Err((problem, way_out)) => {
             sink.error(at, &field, problem, way_out);

@@ -30,7 +30,7 @@ impl Wrong {
 /// What was read.
 pub(crate) struct Settings {
     /// Settings that are whole.
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry<'static>>,
     /// Keys of settings that are not, which was told.
     pub(crate) broken: Vec<String>,
 }
@@ -144,7 +144,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The rest of the setting whose key was taken.
-    fn setting(&mut self, at: usize, key: &str) -> Result<Entry, Wrong> {
+    fn setting(&mut self, at: usize, key: &str) -> Result<Entry<'static>, Wrong> {
         const WAY_OUT: &str = "write KEY = VALUE lines";
         if key.is_empty() {
             return Err(Wrong::new(at, "no setting here", WAY_OUT));
@@ -169,7 +169,7 @@ impl<'a> Scanner<'a> {
         let item = self.value(key, 0)?;
         self.skip_blanks(false);
         self.end_of(key)?;
-        Ok(Entry { key: key.to_owned(), at, item })
+        Ok(Entry { key: key.to_owned().into(), at, item })
     }
 
     /// A setting ends here.
@@ -191,10 +191,10 @@ impl<'a> Scanner<'a> {
         Err(Wrong::new(self.at, problem, way_out))
     }
 
-    fn value(&mut self, key: &str, depth: usize) -> Result<Item, Wrong> {
+    fn value(&mut self, key: &str, depth: usize) -> Result<Item<'static>, Wrong> {
         let at = self.at;
         let value = match self.peek() {
-            Some(quote @ ('"' | '\'')) => Value::Text(self.string(quote)?),
+            Some(quote @ ('"' | '\'')) => Value::Text(self.string(quote)?.into()),
             Some('[') => Value::List(self.list(key, depth)?),
             Some(c) if c.is_ascii_digit() || c == '-' => self.number(key)?,
             Some(c) if c.is_alphabetic() || c == '_' => {
@@ -226,12 +226,12 @@ impl<'a> Scanner<'a> {
 
     /// A number. For xl it is a text until somebody wants a number of it, so one that begins with
     /// 0 is kept as a text.
-    fn number(&mut self, key: &str) -> Result<Value, Wrong> {
+    fn number(&mut self, key: &str) -> Result<Value<'static>, Wrong> {
         let at = self.at;
         self.skip_while(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
         let text = &self.text[at..self.at];
         if text.len() > 1 && text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit()) {
-            return Ok(Value::Text(text.to_owned()));
+            return Ok(Value::Text(text.to_owned().into()));
         }
         let parsed = match text.strip_prefix("0x") {
             Some(hex) => i128::from_str_radix(hex, 16),
@@ -296,7 +296,7 @@ impl<'a> Scanner<'a> {
         Ok(meant)
     }
 
-    fn list(&mut self, key: &str, depth: usize) -> Result<Vec<Item>, Wrong> {
+    fn list(&mut self, key: &str, depth: usize) -> Result<Vec<Item<'static>>, Wrong> {
         let start = self.at;
         if depth == MAX_DEPTH {
             let problem = format!("more than {MAX_DEPTH} lists in one another");
@@ -328,7 +328,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// A value in a list that began at `start`.
-    fn item(&mut self, key: &str, start: usize, depth: usize) -> Result<Item, Wrong> {
+    fn item(&mut self, key: &str, start: usize, depth: usize) -> Result<Item<'static>, Wrong> {
         if self.is_at_setting() { Err(no_end(start)) } else { self.value(key, depth + 1) }
     }
 

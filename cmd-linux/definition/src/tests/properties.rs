@@ -169,3 +169,64 @@ fn lists_in_lists_end() {
         assert!(parse(&deep, Path::new(file)).is_err());
     }
 }
+
+/// Files that are plain, or nearly so.
+fn plain_file() -> impl Strategy<Value = String> {
+    let line = prop_oneof![
+        4 => Just("[[partition]]".to_owned()),
+        4 => "name = \"[a-c]\"",
+        4 => "kernel = \"/[a-c]\"",
+        4 => "memory = \"[1-9]M\"",
+        2 => "vcpus = [0-9]{1,2}",
+        2 => "(command_line|domain|initrd|max_memory) ?= ?\"[ -~é\t]{0,4}\"",
+        1 => "[a-z_.\"=# ]{0,9}[ =\"#\\r\\t]{0,3}[a-z0-9\"']{0,3}",
+        1 => prop::sample::select(vec![
+            "[cpu]", "[[partition]] ", "[[ partition ]]", "[partition]", "partition = 1",
+            "cpu.cap = 1", "vcpus = 00", "vcpus = 1_0", "vcpus = +1", "vcpus = 2 # two",
+            "vcpus=2", "\tvcpus =3\t", "domain = \"\"", "domain = \"\"\"\"\"\"", "domain = 'd'",
+        ]).prop_map(str::to_owned),
+        1 => "#[ -~\t\r]{0,5}",
+        1 => Just(String::new()),
+    ];
+    prop::collection::vec(line, 0..14).prop_map(|lines| lines.join("\n"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// What is read as plain lines is what the TOML library reads.
+    #[test]
+    fn plain_lines_mean_what_they_mean_in_toml(text in plain_file()) {
+        if let Some(plain) = crate::read_plain(&text, Path::new("/d/a.toml")) {
+            let entries = crate::toml_text::try_read(&text);
+            prop_assert!(entries.is_some(), "no TOML: {text:?}");
+            // A comment that is no plain one changes nothing but the way it is read.
+            let odd = format!("{text}\n# \té'");
+            prop_assert!(crate::plain::read(&odd).is_none());
+            let general = parse(&odd, Path::new("/d/a.toml"));
+            prop_assert_eq!(general.unwrap(), plain);
+        }
+    }
+}
+
+#[test]
+fn a_file_of_plain_lines_is_read_as_such_and_told_of_by_the_library() {
+    let file = Path::new("/d/a.toml");
+    let one = |name: &str| {
+        format!("[[partition]]\nname = \"{name}\"\nkernel = \"k\"\nmemory = \"4M\"\nvcpus = 2\n\n")
+    };
+    let text = format!("# two\n{}{}", one("a"), one("b"));
+    let plain = crate::read_plain(&text, file).expect("it is plain");
+    let names: Vec<_> = plain.iter().map(|one| (one.name.as_str(), one.vcpus)).collect();
+    assert_eq!(names, [("a", 2), ("b", 2)]);
+    assert_eq!(parse(&format!("{text}# \té"), file).unwrap(), plain);
+    for wrong in [
+        text.replace("\"b\"", "\"a\""),
+        text.replace("4M", "4"),
+        text.replace("vcpus", "cpus"),
+        format!("name = \"c\"\n{text}"),
+    ] {
+        assert_eq!(crate::read_plain(&wrong, file), None, "{wrong}");
+        assert!(parse(&wrong, file).unwrap_err().issues[0].line > 0, "{wrong}");
+    }
+}
