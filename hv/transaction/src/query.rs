@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::uv::command::{
-    Answer, CpuRow, Difference, Heap, IssuesAnswer, LogRow, MapRow, MemoryRow, PartitionRow,
-    PciRow, Query, Range, ResourcesAnswer, Turns, VersionAnswer,
+    Answer, CpuRow, Difference, Heap, IssuesAnswer, ListRow, LogRow, MapRow, MemoryRow,
+    PartitionRow, PciRow, Query, Range, ResourcesAnswer, Turns, VersionAnswer,
 };
 use pv_abi::uv::database::PartitionDescriptor;
 use resource_db::{OwnedRange, Owner};
@@ -20,6 +20,8 @@ use crate::{Engine, cpus, replica};
 /// Bytes of an answer about partitions, and of a row at most, without its name and its CPUs.
 const PARTITION_BYTES: usize = 21 * 1024;
 const ROW_BYTES: usize = 144;
+/// Bytes of a row of a list at most, without its name.
+const LIST_ROW_BYTES: usize = 48;
 /// Rows of an answer about the page map.
 const MAP_ROWS: usize = 1000;
 /// Bytes of the texts in an answer about the log.
@@ -72,6 +74,7 @@ pub fn query(engine: &Engine, facts: &Facts, gauges: &dyn Gauges, query: &Query)
     match query {
         Query::Version => Answer::Version(facts.version.clone()),
         Query::Partitions { after } => partitions(engine, gauges, *after),
+        Query::List { after } => list(engine, gauges, *after),
         Query::Partition { name } => partition(engine, gauges, name),
         Query::Resources => Answer::Resources(resources(engine, facts, gauges)),
         Query::PageMap { first, most } => page_map(engine, *first, *most),
@@ -110,6 +113,37 @@ fn partitions(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
         }
     }
     Answer::Partitions { rows, more: numbers.next().is_some() }
+}
+
+fn list(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
+    let database = engine.database();
+    let after = after.saturating_add(1);
+    let mut numbers = engine.index.partitions.range(after..).map(|(&number, _)| number);
+    let (mut rows, mut room) = (Vec::new(), PARTITION_BYTES);
+    // One for all: a descriptor is a page.
+    let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
+    for number in numbers.by_ref() {
+        if database.reader().descriptor_into(number, &mut descriptor).is_err() {
+            continue;
+        }
+        let usage = gauges.partition(number).unwrap_or_default();
+        let row = ListRow {
+            number,
+            name: name_of(&descriptor),
+            kind: descriptor.kind,
+            state: descriptor.state,
+            vcpus: descriptor.vcpus,
+            vcpus_up: usage.vcpus_up,
+            memory_frames: descriptor.memory_frames,
+            cpu_time: usage.cpu_time,
+        };
+        room = room.saturating_sub(LIST_ROW_BYTES + row.name.len());
+        rows.push(row);
+        if room < LIST_ROW_BYTES * 2 {
+            break;
+        }
+    }
+    Answer::List { rows, more: numbers.next().is_some() }
 }
 
 fn partition(engine: &Engine, gauges: &dyn Gauges, name: &str) -> Answer {

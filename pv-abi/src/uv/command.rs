@@ -323,6 +323,11 @@ pub enum Query {
         /// Ranges at most.
         most: u32,
     },
+    /// All partitions in short, by number above `after`.
+    List {
+        /// Continue after this number.
+        after: u32,
+    },
 }
 
 /// From the ultravisor.
@@ -406,6 +411,13 @@ pub enum Answer {
     },
     /// To [`Query::Issues`].
     Issues(IssuesAnswer),
+    /// To [`Query::List`]; `more` when there are further ones.
+    List {
+        /// Rows by number.
+        rows: Vec<ListRow>,
+        /// Ask again after the last one.
+        more: bool,
+    },
 }
 
 /// What one operation gave.
@@ -520,6 +532,27 @@ pub struct VersionAnswer {
     pub xen: u32,
     /// The monitor's command line.
     pub command_line: String,
+}
+
+/// A partition in short: a list of a thousand of them costs each what its row costs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListRow {
+    /// Its number.
+    pub number: u32,
+    /// Its name.
+    pub name: String,
+    /// See [`super::database::kind`].
+    pub kind: u32,
+    /// See [`super::database::state`].
+    pub state: u32,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Virtual CPUs that are up.
+    pub vcpus_up: u32,
+    /// Frames assigned to it.
+    pub memory_frames: u64,
+    /// Nanoseconds that it ran.
+    pub cpu_time: u64,
 }
 
 /// A partition as a query shows it.

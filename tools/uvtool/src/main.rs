@@ -116,7 +116,7 @@ struct Shown {
 /// Asks for what a command shows; `None`: it does something.
 fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Option<Shown>, Error> {
     Ok(Some(match command {
-        Command::List(options) => shown(&List::new(&source.partitions()?, options.all), json),
+        Command::List(options) => shown(&List::new(&source.list()?, options.all), json),
         Command::Info(options) => {
             let row = source.partition(&options.name)?;
             let owner = match row.owner {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::progress::Progress;
 use pv_abi::uv::command::{
-    Answer, Body, Difference, Heap, IssuesAnswer, LogRow, MapRow, Operation, PartitionRow, Query,
-    Range, Refusal, ResourcesAnswer, Target, Transaction, VersionAnswer,
+    Answer, Body, Difference, Heap, IssuesAnswer, ListRow, LogRow, MapRow, Operation, PartitionRow,
+    Query, Range, Refusal, ResourcesAnswer, Target, Transaction, VersionAnswer,
 };
 use uvd_protocol::{Failure, FrameError};
 
@@ -156,6 +156,25 @@ pub trait Source {
             let numbers = [after].into_iter().chain(rows.iter().map(|row| row.number));
             if !numbers.is_sorted_by(|a, b| a < b) || (more && rows.is_empty()) {
                 return Err(Error::Stuck("partitions"));
+            }
+            all.extend(rows);
+            if !more {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// All partitions in short, by number.
+    fn list(&mut self) -> Result<Vec<ListRow>, Error> {
+        let mut all: Vec<ListRow> = Vec::new();
+        loop {
+            let after = all.last().map_or(0, |row| row.number);
+            let Answer::List { rows, more } = self.ask(Query::List { after })?.answer else {
+                return Err(Error::Other("a list"));
+            };
+            let numbers = [after].into_iter().chain(rows.iter().map(|row| row.number));
+            if !numbers.is_sorted_by(|a, b| a < b) || (more && rows.is_empty()) {
+                return Err(Error::Stuck("list"));
             }
             all.extend(rows);
             if !more {

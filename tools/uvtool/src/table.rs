@@ -89,17 +89,16 @@ impl Display for Table {
         let mut start = 0;
         for row in self.cells.chunks(self.columns.len().max(1)) {
             line.clear();
+            let mut blanks = 0;
             for (&(end, width), column) in row.iter().zip(&self.columns) {
-                let cell = self.text.get(start..end).unwrap_or_default();
-                let blanks = column.width.saturating_sub(width);
+                let room = column.width.saturating_sub(width);
                 let (before, after) = match column.align {
-                    Align::Left => (0, blanks),
-                    Align::Right => (blanks, 0),
+                    Align::Left => (0, room),
+                    Align::Right => (room, 0),
                 };
-                push_blanks(&mut line, before);
-                line.push_str(cell);
-                push_blanks(&mut line, after + 2);
-                start = end;
+                push_blanks(&mut line, blanks + before);
+                line.push_str(self.text.get(start..end).unwrap_or_default());
+                (blanks, start) = (after + 2, end);
             }
             line.truncate(line.trim_end().len());
             line.push('\n');

@@ -152,7 +152,7 @@ fn fifty_clients_at_once_are_all_served() {
 }
 
 fn list() -> Body {
-    Body::Query(Query::Partitions { after: 0 })
+    Body::Query(Query::List { after: 0 })
 }
 
 /// A list that comes after everybody else waits for one question of each of them at most, and for

@@ -19,6 +19,12 @@ impl Pages {
                 let more = rows.len() > self.page;
                 Answer::Partitions { rows: rows.into_iter().take(self.page).collect(), more }
             }
+            Query::List { after } => {
+                let rows = samples::list().into_iter().filter(|row| row.number > after);
+                let rows: Vec<_> = rows.collect();
+                let more = rows.len() > self.page;
+                Answer::List { rows: rows.into_iter().take(self.page).collect(), more }
+            }
             Query::Partition { name } => {
                 let all = samples::partitions();
                 let rows = all.into_iter().filter(|row| row.name == name).collect();
@@ -93,6 +99,7 @@ fn pages_are_put_together() {
     for page in 1..8 {
         let mut source = Pages { page, asked: 0 };
         assert_eq!(source.partitions().unwrap(), samples::partitions());
+        assert_eq!(source.list().unwrap(), samples::list());
         assert_eq!(source.page_map(262_144).unwrap(), samples::map());
         let (differences, compared) = source.compare(262_144).unwrap();
         assert_eq!((differences.len(), compared), (1, 262_144));
@@ -115,6 +122,8 @@ fn pages_that_do_not_go_on_are_an_error() {
     let rows = samples::partitions();
     let mut again = Same(Answer::Partitions { rows, more: true });
     assert!(matches!(again.partitions(), Err(Error::Stuck(_))));
+    let mut again = Same(Answer::List { rows: samples::list(), more: true });
+    assert!(matches!(again.list(), Err(Error::Stuck(_))));
     let mut empty = Same(Answer::Partitions { rows: vec![], more: true });
     assert!(matches!(empty.partitions(), Err(Error::Stuck(_))));
     assert!(matches!(Same(Answer::PageMap(vec![])).page_map(1), Err(Error::Stuck(_))));

@@ -1,6 +1,6 @@
 //! `uvtool list`.
 
-use pv_abi::uv::command::PartitionRow;
+use pv_abi::uv::command::ListRow;
 use pv_abi::uv::database::kind;
 use serde::{Serialize, Serializer};
 
@@ -10,7 +10,7 @@ use crate::words::{Memory, Seconds, Word, bytes, kind_word, push_number, state_w
 
 /// The partitions.
 pub struct List<'a> {
-    rows: Vec<&'a PartitionRow>,
+    rows: Vec<&'a ListRow>,
 }
 
 /// A partition, for programs.
@@ -28,13 +28,13 @@ struct Partition<'a> {
 
 impl<'a> List<'a> {
     /// A list of these partitions; pseudo-partitions, which never run, only when asked for.
-    pub fn new(rows: &'a [PartitionRow], pseudo: bool) -> Self {
+    pub fn new(rows: &'a [ListRow], pseudo: bool) -> Self {
         Self { rows: rows.iter().filter(|row| pseudo || row.kind != kind::PSEUDO).collect() }
     }
 }
 
 impl<'a> Partition<'a> {
-    fn new(row: &'a PartitionRow) -> Self {
+    fn new(row: &'a ListRow) -> Self {
         Self {
             name: &row.name,
             number: row.number,
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn the_list_is_a_table() {
-        let text = List::new(&samples::partitions(), false).text();
+        let text = List::new(&samples::list(), false).text();
         assert_eq!(
             text,
             "\
@@ -97,13 +97,13 @@ command          3  command     running   800 MiB      2   12.35 s
 web             16  guest       crashed  1020 KiB      4    0.00 s
 "
         );
-        let all = List::new(&samples::partitions(), true).text();
+        let all = List::new(&samples::list(), true).text();
         assert!(all.contains("\nmonitor"), "{all}");
     }
 
     #[test]
     fn programs_get_numbers_with_units_in_their_names() {
-        let rows = samples::partitions();
+        let rows = samples::list();
         let list = List::new(&rows[..1], false);
         let json = serde_json::to_value(&list).unwrap();
         let expected = serde_json::json!([{

@@ -2,8 +2,8 @@
 
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::command::{
-    CpuRow, Heap, IssueRow, IssueState, IssuesAnswer, LogRow, MapRow, MemoryRow, PartitionRow,
-    PciRow, Refusal, ResourcesAnswer, Turns, VersionAnswer,
+    CpuRow, Heap, IssueRow, IssueState, IssuesAnswer, ListRow, LogRow, MapRow, MemoryRow,
+    PartitionRow, PciRow, Refusal, ResourcesAnswer, Turns, VersionAnswer,
 };
 use pv_abi::uv::database::{kind, rights, state};
 
@@ -51,6 +51,21 @@ pub fn partitions() -> Vec<PartitionRow> {
     (web.cpu_weight, web.cpu_cap) = (512, 150);
     web.refusals = vec![(0, 2), (1, 12), (38, 1)];
     rows
+}
+
+/// The same partitions in short.
+pub fn list() -> Vec<ListRow> {
+    let row = |row: PartitionRow| ListRow {
+        number: row.number,
+        name: row.name,
+        kind: row.kind,
+        state: row.state,
+        vcpus: row.vcpus,
+        vcpus_up: row.vcpus_up,
+        memory_frames: row.memory_frames,
+        cpu_time: row.cpu_time,
+    };
+    partitions().into_iter().map(row).collect()
 }
 
 /// A machine of 1 GiB whose sums agree.

@@ -138,7 +138,7 @@ fn outputs() -> Vec<(&'static str, Value)> {
         ("why", of(&earlier)),
         ("log", log),
         ("undo", of(&super::undone::Undone::new(17, 18, &[]))),
-        ("list", of(&super::list::List::new(&rows, true))),
+        ("list", of(&super::list::List::new(&samples::list(), true))),
         ("info", of(&super::info::Info::new(web, &names))),
         ("resources", of(&resources(None))),
         ("resources", of(&resources(Some(samples::map())))),
