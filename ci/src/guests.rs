@@ -24,6 +24,7 @@ use crate::{Results, number};
 const MINIMAL: &[Check] = &[
     Check { name: "hostile-neighbour", run: hostile_neighbour },
     Check { name: "ends", run: ends },
+    Check { name: "instructions", run: instructions },
     Check { name: "cycles", run: cycles },
     Check { name: "hundred", run: hundred },
     Check { name: "resources", run: checks::resources },
@@ -211,6 +212,29 @@ fn ends(host: &mut Host) -> Result<()> {
         try_to(host, &format!("uvtool destroy --forget {name}"))?;
     }
     Ok(())
+}
+
+/// Privileged instructions of a kernel, while another kernel on the same CPU uses FSGSBASE.
+fn instructions(host: &mut Host) -> Result<()> {
+    let mut create = |name: &str, program: &str, more: &str| {
+        let text = definition(name, program) + "cpu.affinity = \"0\"\n";
+        let command = format!("cat > /root/one.toml && uvtool create {more} /root/one.toml");
+        host.run(&["sh", "-c", &command], text.as_bytes(), LIMIT)
+    };
+    let output = create("bases", "bases", "")?;
+    ensure!(output.status == 0, "{}{}", output.stdout, output.stderr);
+    let output = create("tries", "instructions", "--console")?;
+    let says = "instructions: all were right";
+    ensure!(
+        output.status == 0 && output.stdout.contains(says),
+        "the guest ended with status {}: {}{}",
+        output.status,
+        output.stdout,
+        output.stderr
+    );
+    // The other one runs still: it reads what it wrote.
+    ensure!(rows(host, "bases")?.len() == 1, "the other kernel ended");
+    must(host, "uvtool destroy --forget bases && uvtool destroy --forget tries").map(drop)
 }
 
 /// After guests came and went, all memory is where it was.

@@ -28,6 +28,10 @@ pub enum Program<'a> {
     Balloon(u64),
     /// Set timers at every distance, see the `timers` module, and tell that all were right.
     Timers,
+    /// Privileged instructions, see the `instructions` module; tells that all were right.
+    Instructions,
+    /// Use the base of FS by `wrfsbase` for ever.
+    Bases,
     /// Ask for things of these kinds for ever; see the `flood` module.
     Flood(Vec<&'a str>),
     /// Make random calls; see the `fuzz` module.
@@ -38,7 +42,7 @@ pub enum Program<'a> {
 
 /// Names, for a message.
 pub const NAMES: &str = "hello, spin [SECONDS], beat [SECONDS], echo, crash, reboot, idle, \
-    balloon [TIMES], timers, flood KIND…, fuzz SEED COUNT [FIRST [STEPS]]";
+    balloon [TIMES], timers, instructions, bases, flood KIND…, fuzz SEED COUNT [FIRST [STEPS]]";
 
 /// The command line as text, as far as it is text.
 pub fn line(info: &StartInfo) -> &str {
@@ -65,6 +69,8 @@ impl<'a> Program<'a> {
             "idle" => Self::Idle,
             "balloon" => Self::Balloon(number(1)),
             "timers" => Self::Timers,
+            "instructions" => Self::Instructions,
+            "bases" => Self::Bases,
             "flood" => Self::Flood(rest),
             "fuzz" => Self::Fuzz(rest),
             other => Self::Unknown(other),

@@ -5,7 +5,7 @@
 //! *crashed*, with a line on its console.
 #![expect(unsafe_code, reason = "start-up code, the global allocator, trap handlers")]
 
-use crate::{command, console, memory, println, programs};
+use crate::{command, console, instructions, memory, println, programs};
 use core::cell::UnsafeCell;
 use partition_runtime::hypercall::{Shutdown, shutdown};
 use partition_runtime::traps::{self, Trap};
@@ -68,10 +68,12 @@ extern "C" fn start(info: *const StartInfo) -> ! {
     programs::run(command::Program::parse(command::line(info)))
 }
 
-/// A trap ends the guest. Random programs have handlers of their own.
+/// A trap ends the guest, or an attempt that knows how to go on. Random programs have handlers of
+/// their own.
 // SAFETY: the one definition of this symbol in the guest's image.
 #[unsafe(no_mangle)]
 fn __partition_trap(trap: &Trap) -> ! {
+    instructions::resume(trap);
     let Trap { vector, code, rip, rsp } = *trap;
     fault(0, vector, code, rip, rsp)
 }

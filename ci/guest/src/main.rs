@@ -18,6 +18,8 @@ mod entry;
 mod flood;
 #[cfg(target_os = "none")]
 mod fuzz;
+#[cfg(target_os = "none")]
+mod instructions;
 mod memory;
 mod programs;
 mod timers;

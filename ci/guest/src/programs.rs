@@ -22,6 +22,8 @@ pub fn run(program: Program<'_>) -> ! {
             println!("timers: all were right");
             Shutdown::PowerOff
         }
+        Program::Instructions => check_instructions(),
+        Program::Bases => keep_bases(),
         Program::Flood(kinds) => flood(&kinds),
         Program::Fuzz(words) => fuzz(&words),
         Program::Unknown(name) => {
@@ -116,6 +118,29 @@ fn idle() -> ! {
     loop {
         memory::wait();
     }
+}
+
+#[cfg(target_os = "none")]
+fn check_instructions() -> Shutdown {
+    crate::instructions::check();
+    println!("instructions: all were right");
+    Shutdown::PowerOff
+}
+
+#[cfg(target_os = "none")]
+fn keep_bases() -> Shutdown {
+    println!("bases: kept");
+    crate::instructions::keep_bases()
+}
+
+#[cfg(not(target_os = "none"))]
+fn check_instructions() -> Shutdown {
+    Shutdown::Crash
+}
+
+#[cfg(not(target_os = "none"))]
+fn keep_bases() -> Shutdown {
+    Shutdown::Crash
 }
 
 #[cfg(target_os = "none")]

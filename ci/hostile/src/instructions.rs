@@ -29,7 +29,7 @@ pub struct Code {
 }
 
 /// Instructions that only ring 0 may run.
-const PRIVILEGED: [(&str, &[u8]); 31] = [
+const PRIVILEGED: [(&str, &[u8]); 33] = [
     ("cli", &[0xfa]),
     ("sti", &[0xfb]),
     ("hlt", &[0xf4]),
@@ -61,6 +61,9 @@ const PRIVILEGED: [(&str, &[u8]); 31] = [
     ("xsetbv", &[0x0f, 0x01, 0xd1]),
     ("rdpmc", &[0x0f, 0x33]),
     ("rsm", &[0x0f, 0xaa]),
+    // Not of ring 0, but its kernel has not switched it on.
+    ("rdfsbase", &[0xf3, 0x48, 0x0f, 0xae, 0xc0]),
+    ("wrgsbase", &[0xf3, 0x48, 0x0f, 0xae, 0xd8]),
 ];
 
 /// Selectors of rings above: name and selector.
@@ -83,6 +86,7 @@ pub fn all(ldt: u16) -> Vec<Code> {
             ends: Ends::Faults,
         })
         .collect();
+    all.extend(describing());
     all.extend(interrupts());
     all.extend(crate::wild::MONITOR.into_iter().flat_map(memory));
     all.extend(crate::wild::NOT_CANONICAL.map(|address| jump(address, Ends::Faults)));
@@ -100,6 +104,27 @@ pub fn all(ldt: u16) -> Vec<Code> {
         ends: Ends::Somehow,
     });
     all.extend(flags());
+    all
+}
+
+/// Instructions that tell of the CPU's tables: done for a program, without what is the monitor's.
+fn describing() -> Vec<Code> {
+    let code = |name: &str, bytes: &[u8], ends| Code {
+        name: name.into(),
+        stands_for: "what the monitor stores for a program goes where the program may write",
+        bytes: bytes.to_vec(),
+        ends,
+    };
+    let mut all = vec![
+        code("sgdt", &[0x0f, 0x01, 0x44, 0x24, 0xc0], Ends::Returns),
+        code("sidt", &[0x0f, 0x01, 0x4c, 0x24, 0xc0], Ends::Returns),
+        code("sldt", &[0x0f, 0x00, 0xc0], Ends::Returns),
+        code("smsw", &[0x0f, 0x01, 0xe0], Ends::Returns),
+    ];
+    for address in crate::wild::MONITOR.into_iter().chain(crate::wild::NOT_CANONICAL) {
+        let bytes = [load_rax(address), vec![0x0f, 0x01, 0x00]].concat();
+        all.push(code(&format!("sgdt to {address:#x}"), &bytes, Ends::Faults));
+    }
     all
 }
 

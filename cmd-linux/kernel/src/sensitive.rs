@@ -54,10 +54,10 @@ fn move_kind(instruction: &Instruction) -> Option<&'static Kind> {
             _ => kind!(Faults, "mov reg, cr8", "general protection"),
         },
         Code::Mov_dr_r64 | Code::Mov_dr_r32 => {
-            kind!(Hypercall, "mov dr, reg", "general protection; set_debugreg does it")
+            kind!(Emulated, "mov dr, reg", "as set_debugreg")
         }
         Code::Mov_r64_dr | Code::Mov_r32_dr => {
-            kind!(Hypercall, "mov reg, dr", "general protection; get_debugreg does it")
+            kind!(Emulated, "mov reg, dr", "as get_debugreg")
         }
         Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16 | Code::Mov_Sreg_r64m16 => kind!(
             Native,
@@ -116,9 +116,9 @@ fn table_kind(mnemonic: Mnemonic) -> Option<&'static Kind> {
         M::Lldt => kind!(Hypercall, "lldt", "general protection; mmuext_op set_ldt does it"),
         M::Ltr => kind!(Hypercall, "ltr", "general protection; stack_switch sets the stack"),
         M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => kind!(
-            Faults,
+            Emulated,
             "sgdt, sidt, sldt, str, smsw",
-            "general protection where the CPU has UMIP; else they show the monitor's tables"
+            "zeros, and the kernel's CR0; where the CPU has no UMIP they show the monitor's tables"
         ),
         M::Lmsw => kind!(Faults, "lmsw", "general protection"),
         M::Lar | M::Lsl | M::Verr | M::Verw => kind!(
@@ -139,7 +139,8 @@ fn table_kind(mnemonic: Mnemonic) -> Option<&'static Kind> {
         M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => kind!(
             Hypercall,
             "rdfsbase, wrgsbase and the like",
-            "invalid opcode, CPUID does not show FSGSBASE; set_segment_base and the MSRs do it"
+            "invalid opcode until the kernel sets CR4.FSGSBASE, which CPUID does not show; \
+             set_segment_base and the MSRs do it"
         ),
         _ => return None,
     })

@@ -62,6 +62,32 @@ pub enum Operation {
         /// General register.
         register: u8,
     },
+    /// Reads debug register `debug` (0 to 7).
+    ReadDebug {
+        /// Debug register.
+        debug: u8,
+        /// General register.
+        register: u8,
+    },
+    /// Writes debug register `debug` (0 to 7).
+    WriteDebug {
+        /// Debug register.
+        debug: u8,
+        /// General register.
+        register: u8,
+    },
+    /// Stores limit and base of a descriptor table: 2 and 8 bytes.
+    StoreTable {
+        /// Where.
+        memory: Memory,
+    },
+    /// Stores a word that describes the system.
+    StoreSystem {
+        /// Which word.
+        word: SystemWord,
+        /// Where.
+        to: Place,
+    },
     /// Clears CR0.TS.
     Clts,
     /// Writes back and empties the caches.
@@ -140,6 +166,31 @@ impl Size {
     }
 }
 
+/// What `sldt`, `str` and `smsw` store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SystemWord {
+    /// Selector of the local descriptor table.
+    LocalTable,
+    /// Selector of the task state.
+    Task,
+    /// CR0; its low 16 bits where 2 bytes are stored.
+    MachineStatus,
+}
+
+/// A destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A general register: 2, 4 or 8 bytes, 4 bytes clear the rest of it.
+    Register {
+        /// The register.
+        number: u8,
+        /// How much of it.
+        size: Size,
+    },
+    /// 2 bytes of memory.
+    Memory(Memory),
+}
+
 /// An I/O port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
@@ -182,13 +233,17 @@ pub struct Memory {
 impl Memory {
     /// The linear address, given the registers and the address of the next instruction; `None`
     /// where a segment base is added that the caller would have to know.
-    pub fn address(&self, mut register: impl FnMut(u8) -> u64, next: u64) -> Option<u64> {
+    pub fn address(&self, register: impl FnMut(u8) -> u64, next: u64) -> Option<u64> {
+        (self.segment == Segment::Flat).then(|| self.offset(register, next))
+    }
+
+    /// The address without the base of its segment.
+    pub fn offset(&self, mut register: impl FnMut(u8) -> u64, next: u64) -> u64 {
         let base = self.base.map_or(0, &mut register);
         let index = self.index.map_or(0, &mut register).wrapping_mul(u64::from(self.scale));
         let next = if self.rip_relative { next } else { 0 };
         let sum =
             base.wrapping_add(index).wrapping_add_signed(self.displacement).wrapping_add(next);
-        let sum = if self.address_32 { sum & 0xffff_ffff } else { sum };
-        (self.segment == Segment::Flat).then_some(sum)
+        if self.address_32 { sum & 0xffff_ffff } else { sum }
     }
 }

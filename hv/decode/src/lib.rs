@@ -18,7 +18,9 @@ mod prefixes;
 mod privileged;
 mod writes;
 
-pub use instruction::{Instruction, Memory, Operand, Operation, Port, Segment, Size, Write};
+pub use instruction::{
+    Instruction, Memory, Operand, Operation, Place, Port, Segment, Size, SystemWord, Write,
+};
 
 use cursor::Cursor;
 use prefixes::Prefixes;

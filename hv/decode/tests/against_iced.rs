@@ -1,7 +1,7 @@
 //! On arbitrary bytes the decoder agrees with a complete disassembler: what it decodes has that
 //! meaning and length, and what it refuses is nothing it should know.
 
-use decode::{Memory, Operand, Operation, Port, Segment, Size, Write, decode};
+use decode::{Memory, Operand, Operation, Place, Port, Segment, Size, SystemWord, Write, decode};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use proptest::prelude::*;
 
@@ -26,6 +26,7 @@ const OPCODES: &[&[u8]] = &[
     &[0x0f, 0xb0],
     &[0x0f, 0xb1],
     &[0x0f, 0xba],
+    &[0x0f, 0x00],
     &[0x0f, 0x01],
     &[0x0f, 0x06],
     &[0x0f, 0x07],
@@ -193,6 +194,18 @@ fn port(i: &Instruction, operand: u32) -> Port {
     }
 }
 
+/// The first operand, as a destination.
+fn place(i: &Instruction) -> Place {
+    let register = i.op0_register();
+    match i.op0_kind() {
+        OpKind::Register => Place::Register {
+            number: register.full_register().number() as u8,
+            size: size_of(register),
+        },
+        _ => Place::Memory(memory(i)),
+    }
+}
+
 /// What our decoder should say of a disassembled privileged instruction.
 fn expected_privileged(i: &Instruction) -> Option<Operation> {
     let n = |register: Register| register.number() as u8;
@@ -208,6 +221,12 @@ fn expected_privileged(i: &Instruction) -> Option<Operation> {
         Mnemonic::Rdtsc => Operation::Rdtsc,
         Mnemonic::Mov if r1.is_cr() => Operation::ReadControl { control: n(r1), register: n(r0) },
         Mnemonic::Mov if r0.is_cr() => Operation::WriteControl { control: n(r0), register: n(r1) },
+        Mnemonic::Mov if r1.is_dr() => Operation::ReadDebug { debug: n(r1), register: n(r0) },
+        Mnemonic::Mov if r0.is_dr() => Operation::WriteDebug { debug: n(r0), register: n(r1) },
+        Mnemonic::Sgdt | Mnemonic::Sidt => Operation::StoreTable { memory: memory(i) },
+        Mnemonic::Sldt => Operation::StoreSystem { word: SystemWord::LocalTable, to: place(i) },
+        Mnemonic::Str => Operation::StoreSystem { word: SystemWord::Task, to: place(i) },
+        Mnemonic::Smsw => Operation::StoreSystem { word: SystemWord::MachineStatus, to: place(i) },
         Mnemonic::Clts => Operation::Clts,
         Mnemonic::Wbinvd => Operation::Wbinvd,
         Mnemonic::Invd => Operation::Invd,
@@ -236,12 +255,18 @@ fn refused_on_purpose(bytes: &[u8], i: &Instruction) -> bool {
     let strange_control = control.is_some_and(|r| ![0, 2, 3, 4, 8].contains(&r.number()));
     let wide_and_narrow = has(0x66) && prefixes.last().is_some_and(|b| rex(b) && b & 8 != 0);
     let write = expected_write(i).is_some();
+    // Those that tell of the system have a size, like writes.
+    let sized = write
+        || matches!(
+            expected_privileged(i),
+            Some(Operation::StoreTable { .. } | Operation::StoreSystem { .. })
+        );
     rex_not_last
         || is_high_byte(i)
         || strange_control
         || repeat
-        || (!write && wide_and_narrow)
-        || (!write && two_byte && has(0x66))
+        || (!sized && wide_and_narrow)
+        || (!sized && two_byte && has(0x66))
         || (!write && has(0xf0))
 }
 

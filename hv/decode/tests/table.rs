@@ -1,6 +1,9 @@
 //! Real encodings, and near misses that must be refused.
 
-use decode::{Memory, Operand, Operation, Port, Segment, Size, Write, decode, software_interrupt};
+use decode::{
+    Memory, Operand, Operation, Place, Port, Segment, Size, SystemWord, Write, decode,
+    software_interrupt,
+};
 
 /// Memory at a register.
 fn at(base: u8, displacement: i64) -> Memory {
@@ -115,6 +118,29 @@ fn privileged_instructions() {
 }
 
 #[test]
+fn debug_registers_and_what_tells_of_the_system() {
+    assert_eq!(whole(&[0x0f, 0x21, 0xf8]), Operation::ReadDebug { debug: 7, register: 0 });
+    assert_eq!(whole(&[0x41, 0x0f, 0x23, 0xc2]), Operation::WriteDebug { debug: 0, register: 10 });
+    // sgdt (%rax); sidt 8(%rsp)
+    assert_eq!(whole(&[0x0f, 0x01, 0x00]), Operation::StoreTable { memory: at(0, 0) });
+    let memory = at(4, 8);
+    assert_eq!(whole(&[0x0f, 0x01, 0x4c, 0x24, 8]), Operation::StoreTable { memory });
+    let store = |word, to| Operation::StoreSystem { word, to };
+    let register = |number, size| Place::Register { number, size };
+    // sldt %ax; str %ecx; smsw %r9; sldt (%rdi); smsw %gs:(%rdx)
+    let ax = register(0, Size::Word);
+    assert_eq!(whole(&[0x66, 0x0f, 0x00, 0xc0]), store(SystemWord::LocalTable, ax));
+    let ecx = register(1, Size::Double);
+    assert_eq!(whole(&[0x0f, 0x00, 0xc9]), store(SystemWord::Task, ecx));
+    let r9 = register(9, Size::Quad);
+    assert_eq!(whole(&[0x49, 0x0f, 0x01, 0xe1]), store(SystemWord::MachineStatus, r9));
+    let memory = Place::Memory(at(7, 0));
+    assert_eq!(whole(&[0x0f, 0x00, 0x07]), store(SystemWord::LocalTable, memory));
+    let memory = Place::Memory(Memory { segment: Segment::Gs, ..at(2, 0) });
+    assert_eq!(whole(&[0x65, 0x0f, 0x01, 0x22]), store(SystemWord::MachineStatus, memory));
+}
+
+#[test]
 fn what_is_not_emulated_is_refused() {
     let refused: &[&[u8]] = &[
         &[],
@@ -138,23 +164,24 @@ fn what_is_not_emulated_is_refused() {
         &[0x48, 0x40, 0x87, 0x03],
         // ah as source.
         &[0x88, 0x20],
-        // Other operations of the same groups: add, cmp, bt, btc, sgdt, cr1, cr9.
+        // Other operations of the same groups: add, cmp, bt, btc, lgdt, lldt, sldt with a repeat
+        // prefix, cr1, cr9, dr8.
         &[0xf0, 0x80, 0x03, 0xfd],
         &[0x48, 0x83, 0x38, 0x01],
         &[0x0f, 0xba, 0x20, 0x05],
         &[0x0f, 0xba, 0x38, 0x05],
-        &[0x0f, 0x01, 0x00],
+        &[0x0f, 0x01, 0x10],
+        &[0x0f, 0x00, 0xd0],
+        &[0xf3, 0x0f, 0x00, 0x00],
         &[0x0f, 0x20, 0xc8],
         &[0x44, 0x0f, 0x20, 0xc8],
         &[0x44, 0x0f, 0x21, 0xc0],
         // What ring 3 may do itself, or the monitor does not do for it: string I/O, rdtscp, rdpmc,
-        // debug registers, lmsw, invlpg, swapgs, sysret, sysexit, int n, plain cpuid.
+        // lmsw, invlpg, swapgs, sysret, sysexit, int n, plain cpuid.
         &[0xf3, 0x6c],
         &[0x66, 0x6f],
         &[0x0f, 0x01, 0xf9],
         &[0x0f, 0x33],
-        &[0x0f, 0x21, 0xf8],
-        &[0x0f, 0x23, 0xc2],
         &[0x0f, 0x01, 0xf0],
         &[0x0f, 0x01, 0x3f],
         &[0x0f, 0x01, 0xf8],
@@ -200,6 +227,7 @@ fn addresses_add_up() {
     assert_eq!(memory.address(register, 0), Some(0x300 + 0x800 - 0x10));
     let in_gs = Memory { segment: Segment::Gs, ..memory };
     assert_eq!(in_gs.address(register, 0), None);
+    assert_eq!(in_gs.offset(register, 0), 0x300 + 0x800 - 0x10);
     let wrapped = Memory { address_32: true, ..at(0, -1) };
     assert_eq!(wrapped.address(register, 0), Some(0xffff_ffff));
     let relative = Memory { base: None, rip_relative: true, ..at(0, 4) };

@@ -77,6 +77,8 @@ pub struct CpuLocal {
     pub stay_began: RunningCell<u64>,
     /// Frames loaded into the GDT window, 0: none.
     pub gdt: RunningCell<[u64; 14]>,
+    /// Whether CR4.FSGSBASE is on.
+    pub fsgsbase: RunningCell<bool>,
     /// Deadline the CPU's timer is set to.
     pub timer: RunningCell<u64>,
 }

@@ -1,24 +1,33 @@
 //! What a partition's kernel still executes although ring 3 may not: done for it, or refused.
 //!
 //! The kernel replaces nearly all privileged instructions by hypercalls; what is left (early
-//! boot, a few MSRs, `cli` and `sti` in places nobody patched, port probes) arrives here as a
-//! general-protection fault. Nothing here touches the real interrupt flag, control registers
+//! boot, a few MSRs, `cli` and `sti` in places nobody patched, port probes, debug registers) arrives
+//! here as a general-protection fault, as do the instructions that tell of the CPU's tables, which
+//! UMIP keeps from ring 3. Nothing here touches the real interrupt flag, control registers
 //! that matter to the monitor, or a port.
 
 use core::sync::atomic::Ordering;
 
-use decode::{Instruction, Operand, Operation as Op, Port, Size, Write, decode};
+use decode::{
+    Instruction, Memory, Operand, Operation as Op, Place, Port, Segment, Size, SystemWord, Write,
+    decode,
+};
 use page_tables::Operation;
 
 use crate::{
     context::Registers,
-    cpuid, guest_memory, hardware, hypercall, model_registers,
+    cpu, cpuid, guest_memory,
+    hardware::{self, CR4_FSGSBASE},
+    hypercall, model_registers, page_fault, platform,
     trap::{self, vector},
     vcpu::Vcpu,
 };
 
-/// Bits of CR4 that the kernel sees as it set them: DE, TSD, OSFXSR, OSXMMEXCPT, OSXSAVE, PAE.
-const CR4_KEPT: u64 = 1 << 3 | 1 << 2 | 1 << 9 | 1 << 10 | 1 << 18 | 1 << 5;
+/// Bits of CR4 that the kernel sees as it set them: DE, TSD, OSFXSR, OSXMMEXCPT, OSXSAVE, PAE, and
+/// FSGSBASE where the CPU has it.
+const CR4_KEPT: u64 = CR4_DE | 1 << 2 | 1 << 9 | 1 << 10 | 1 << 18 | 1 << 5 | CR4_FSGSBASE;
+/// CR4.DE: debug registers 4 and 5 are no other names of 6 and 7.
+const CR4_DE: u64 = 1 << 3;
 /// What CR0 reads as: PG, AM, WP, NE, ET, MP, PE.
 const CR0_SHOWN: u64 = 0x8005_0033;
 
@@ -35,7 +44,11 @@ pub fn general_protection(vcpu: &Vcpu, registers: &mut Registers) {
     if error & 2 != 0 && software_interrupt(vcpu, registers) {
         return;
     }
-    if error == 0 && privileged(vcpu, registers) {
+    if error == 0
+        && let Some(instruction) = instruction(registers)
+        && (privileged(vcpu, registers, instruction)
+            || describes_system(vcpu, registers, instruction))
+    {
         return;
     }
     trap::inject(vcpu, registers, vector::GENERAL_PROTECTION, Some(error));
@@ -83,12 +96,16 @@ pub fn gate_call(vcpu: &Vcpu, registers: &mut Registers, number: u8, length: u64
 }
 
 /// A privileged instruction; `false`: the fault goes to the kernel.
-fn privileged(vcpu: &Vcpu, registers: &mut Registers) -> bool {
-    let Some(Instruction { operation, length }) = instruction(registers) else {
-        return false;
-    };
+fn privileged(vcpu: &Vcpu, registers: &mut Registers, instruction: Instruction) -> bool {
+    let Instruction { operation, length } = instruction;
     if !vcpu.in_kernel.get() {
         return false;
+    }
+    if matches!(operation, Op::ReadDebug { debug: 4 | 5, .. } | Op::WriteDebug { debug: 4 | 5, .. })
+        && vcpu.cr4.get() & CR4_DE != 0
+    {
+        trap::inject(vcpu, registers, vector::INVALID_OPCODE, None);
+        return true;
     }
     let done = match operation {
         Op::In { port, size } if vcpu.iopl.get() >= 1 => {
@@ -112,9 +129,17 @@ fn privileged(vcpu: &Vcpu, registers: &mut Registers) -> bool {
         Op::WriteControl { control, register } => {
             write_control(vcpu, registers, (control, register), length)
         }
+        Op::ReadDebug { debug, register } => {
+            let value = hypercall::read_debug(vcpu, debug_register(debug));
+            value.map(|value| *registers.general(register) = value).is_ok()
+        }
+        Op::WriteDebug { debug, register } => {
+            let value = *registers.general(register);
+            hypercall::write_debug(vcpu, debug_register(debug), value).is_ok()
+        }
         Op::Xsetbv => set_extended_control(vcpu, registers),
         Op::Rdtsc => {
-            let value = crate::platform::time::tsc();
+            let value = platform::time::tsc();
             registers.rax = value & 0xffff_ffff;
             registers.rdx = value >> 32;
             true
@@ -125,6 +150,70 @@ fn privileged(vcpu: &Vcpu, registers: &mut Registers) -> bool {
         registers.rip = registers.rip.wrapping_add(length.into());
     }
     done
+}
+
+/// The register that a number names: 4 and 5 are 6 and 7.
+fn debug_register(number: u8) -> u64 {
+    u64::from(if matches!(number, 4 | 5) { number + 2 } else { number })
+}
+
+/// An instruction that stores what it tells of the system, which UMIP lets ring 0 alone use; kernels
+/// and their programs, which are not told of UMIP, may. What they see is a system without descriptor
+/// tables and task state: the CPU's own are the monitor's. `false`: it was none of them.
+fn describes_system(vcpu: &Vcpu, registers: &mut Registers, instruction: Instruction) -> bool {
+    if !hardware::is_long_code(registers.cs as u16) {
+        return false;
+    }
+    let Instruction { operation, length } = instruction;
+    let next = registers.rip.wrapping_add(length.into());
+    let stored = match operation {
+        Op::StoreTable { memory } => store(registers, &memory, next, &[0; 10]),
+        Op::StoreSystem { word, to } => {
+            let value = if word == SystemWord::MachineStatus { cr0(vcpu) } else { 0 };
+            match to {
+                Place::Memory(memory) => {
+                    store(registers, &memory, next, &(value as u16).to_le_bytes())
+                }
+                Place::Register { number, size } => {
+                    let register = registers.general(number);
+                    *register = match size {
+                        Size::Byte | Size::Word => *register & !0xffff | value & 0xffff,
+                        Size::Double | Size::Quad => value,
+                    };
+                    Ok(())
+                }
+            }
+        }
+        _ => return false,
+    };
+    match stored {
+        Ok(()) => registers.rip = next,
+        Err(None) => return false,
+        Err(Some(address)) => page_fault::monitor_wrote(vcpu, registers, address),
+    }
+    true
+}
+
+/// Stores bytes for the instruction in front of `next`.
+///
+/// # Errors
+/// The address where a page fault came, `None` for addresses of the monitor.
+fn store(
+    registers: &mut Registers,
+    memory: &Memory,
+    next: u64,
+    bytes: &[u8],
+) -> Result<(), Option<u64>> {
+    let base = match memory.segment {
+        Segment::Flat => 0,
+        Segment::Fs => hardware::read_msr(hardware::msr::FS_BASE),
+        Segment::Gs => hardware::read_msr(hardware::msr::GS_BASE),
+    };
+    let address = base.wrapping_add(memory.offset(|number| *registers.general(number), next));
+    if !guest_memory::is_partition_range(address, bytes.len() as u64) {
+        return Err(None);
+    }
+    guest_memory::write_bytes(address, bytes).map_err(|_| Some(hardware::fault_address()))
 }
 
 /// No port belongs to a partition: it reads all ones. The interval timer's counter reads zero, so
@@ -144,9 +233,14 @@ fn read_port(registers: &mut Registers, port: Port, size: Size) {
     registers.rax = kept | value & mask;
 }
 
+/// CR0 as the kernel sees it.
+fn cr0(vcpu: &Vcpu) -> u64 {
+    CR0_SHOWN | if vcpu.task_switched.get() { 8 } else { 0 }
+}
+
 fn read_control(vcpu: &Vcpu, registers: &mut Registers, control: u8, register: u8) -> bool {
     let value = match control {
-        0 => CR0_SHOWN | if vcpu.task_switched.get() { 8 } else { 0 },
+        0 => cr0(vcpu),
         2 => vcpu.info().cr2.load(Ordering::Relaxed),
         3 => vcpu.kernel_root.get() << 12,
         4 => vcpu.cr4.get() | 1 << 5,
@@ -177,7 +271,11 @@ fn write_control(vcpu: &Vcpu, registers: &mut Registers, to: (u8, u8), length: u
                 outcome => outcome.is_ok(),
             };
         }
-        4 => vcpu.cr4.set(value & CR4_KEPT),
+        4 => {
+            let missing = if platform::features().fsgsbase { 0 } else { CR4_FSGSBASE };
+            vcpu.cr4.set(value & CR4_KEPT & !missing);
+            hardware::load_fsgsbase(cpu::this(), vcpu);
+        }
         _ => return false,
     }
     true

@@ -11,7 +11,7 @@ use core::{
 use pv_abi::uv::start::mitigation;
 use x86_64::{
     instructions::segmentation::{DS, ES, FS, GS, Segment},
-    registers::xcontrol::XCr0,
+    registers::{control::Cr2, xcontrol::XCr0},
 };
 
 use crate::{
@@ -71,6 +71,36 @@ pub fn forget_branches(local: &CpuLocal, serial: u64) {
     if local.trained_by.replace(serial) != serial && platform::mitigated(mitigation::IBPB) {
         write_msr(msr::PREDICTION_COMMAND, 1);
     }
+}
+
+/// CR4.FSGSBASE: `rdfsbase`, `wrfsbase` and the like may be used.
+pub const CR4_FSGSBASE: u64 = 1 << 16;
+
+/// Lets the partition use `wrfsbase` and the like exactly if the kernel of `vcpu`, which runs here,
+/// said so (XSA-293: kernels that did not rely on it that no program changes the bases).
+pub fn load_fsgsbase(local: &CpuLocal, vcpu: &Vcpu) {
+    let wanted = vcpu.cr4.get() & CR4_FSGSBASE != 0;
+    if local.fsgsbase.replace(wanted) != wanted {
+        platform::set_fsgsbase(wanted);
+    }
+}
+
+/// The address that the last page fault of this CPU was at.
+#[must_use]
+pub fn fault_address() -> u64 {
+    Cr2::read_raw()
+}
+
+/// Whether a selector names 64-bit code.
+#[must_use]
+pub fn is_long_code(selector: u16) -> bool {
+    let access: u32;
+    // SAFETY: reads a descriptor of the tables that are loaded, or leaves the register as it is.
+    unsafe {
+        asm!("xor {0:e}, {0:e}", "lar {0:e}, {1:e}", out(reg) access, in(reg) u32::from(selector),
+             options(nomem, nostack));
+    }
+    access & 1 << 21 != 0
 }
 
 /// DS, ES, FS, GS.

@@ -31,6 +31,13 @@ pub fn page_fault(vcpu: &Vcpu, registers: &mut Registers, address: u64) {
     trap::inject(vcpu, registers, vector::PAGE_FAULT, Some(shown));
 }
 
+/// Gives the kernel the page fault of an instruction that the monitor did and that could not write at
+/// `address`.
+pub fn monitor_wrote(vcpu: &Vcpu, registers: &mut Registers, address: u64) {
+    registers.error = WRITE | USER;
+    page_fault(vcpu, registers, address);
+}
+
 /// Does the kernel's write to one of its level-1 tables, if that is what faulted and it is not
 /// refused; `false`: it was none.
 pub fn table_write(vcpu: &Vcpu, registers: &mut Registers, address: u64) -> bool {

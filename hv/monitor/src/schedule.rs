@@ -499,6 +499,7 @@ fn switch_in(local: &CpuLocal, vcpu: &'static Vcpu, registers: &mut Registers) {
     descriptors::load_gdt(vcpu);
     descriptors::load_ldt(vcpu);
     hardware::load_segments(&vcpu.segments.get());
+    hardware::load_fsgsbase(local, vcpu);
     hardware::load_extended(vcpu);
     hardware::load_debug(&vcpu.debug.get());
     *registers = vcpu.registers.get();

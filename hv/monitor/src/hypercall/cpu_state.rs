@@ -139,10 +139,25 @@ pub fn fpu_taskswitch(call: &mut Call) -> Outcome {
     Ok(0)
 }
 
-/// `set_debugreg(register, value)`. Breakpoints may not lie in the monitor's part (XSA-265).
+/// `set_debugreg(register, value)`.
 pub fn set_debug_register(call: &mut Call) -> Outcome {
     let [register, value, ..] = call.args;
-    let mut debug = call.vcpu.debug.get();
+    write_debug(call.vcpu, register, value).map(|()| 0)
+}
+
+/// `get_debugreg(register)`.
+pub fn get_debug_register(call: &mut Call) -> Outcome {
+    read_debug(call.vcpu, call.args[0])
+}
+
+/// Sets a debug register of the virtual CPU that runs here. Breakpoints may not lie in the monitor's
+/// part (XSA-265).
+///
+/// # Errors
+/// `-EPERM` for such a breakpoint, one on ports, and bits that do not exist; `-EINVAL` where there
+/// is no such register.
+pub fn write_debug(vcpu: &Vcpu, register: u64, value: u64) -> Result<(), i64> {
+    let mut debug = vcpu.debug.get();
     match register {
         0..=3 if !is_canonical(value) || (MONITOR_START..MONITOR_END).contains(&value) => {
             return Err(errno::EPERM);
@@ -159,15 +174,18 @@ pub fn set_debug_register(call: &mut Call) -> Outcome {
         }
         _ => return Err(errno::EINVAL),
     }
-    call.vcpu.debug.set(debug);
+    vcpu.debug.set(debug);
     hardware::load_debug(&debug);
-    Ok(0)
+    Ok(())
 }
 
-/// `get_debugreg(register)`.
-pub fn get_debug_register(call: &mut Call) -> Outcome {
-    let debug = call.vcpu.debug.get();
-    match call.args[0] {
+/// A debug register of a virtual CPU.
+///
+/// # Errors
+/// `-EINVAL` where there is no such register.
+pub fn read_debug(vcpu: &Vcpu, register: u64) -> Result<u64, i64> {
+    let debug = vcpu.debug.get();
+    match register {
         n @ (0..=3 | 6 | 7) => Ok(debug[n as usize]),
         _ => Err(errno::EINVAL),
     }

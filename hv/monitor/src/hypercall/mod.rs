@@ -36,6 +36,7 @@ mod sched;
 mod vcpu_op;
 mod version;
 
+pub use cpu_state::{read_debug, write_debug};
 pub use event::close_all;
 pub use grant::end_use;
 pub use lead::first_state;

@@ -45,7 +45,7 @@ mod hardware {
         memory::{frame_table, idle_root, m2p, monitor_l4_slots, phys_to_virt},
         panic::{fatal_trap, nmi, stop_host},
         power::{power_off, reset as restart},
-        processor::{features, invlpg, mitigated, reload_cr3},
+        processor::{features, invlpg, mitigated, reload_cr3, set_fsgsbase},
         serial::{interrupt as serial_interrupt, read as serial_read, write as serial_write},
         time::{now, set_deadline, time_scale, tsc_khz},
     };

@@ -40,6 +40,8 @@ pub struct Features {
     pub smap: bool,
     /// User-mode instruction prevention.
     pub umip: bool,
+    /// Instructions that read and write the bases of FS and GS.
+    pub fsgsbase: bool,
     /// XSAVE.
     pub xsave: bool,
     /// Pages of 1 GiB.
@@ -56,6 +58,7 @@ impl fmt::Display for Features {
             (self.smep, "smep"),
             (self.smap, "smap"),
             (self.umip, "umip"),
+            (self.fsgsbase, "fsgsbase"),
             (self.xsave, "xsave"),
             (self.gib_pages, "pdpe1gb"),
             (self.tsc_deadline, "tsc-deadline"),
@@ -86,6 +89,7 @@ pub fn detect() {
         smep: structured(|leaf| leaf.ebx, 7),
         smap: structured(|leaf| leaf.ebx, 20),
         umip: structured(|leaf| leaf.ecx, 2),
+        fsgsbase: structured(|leaf| leaf.ebx, 0),
         xsave: basic & (1 << 26) != 0,
         gib_pages: __cpuid(0x8000_0001).edx & (1 << 26) != 0,
         tsc_deadline: basic & (1 << 24) != 0,
@@ -124,8 +128,7 @@ pub fn set_control_registers() {
     cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features.smep);
     cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
     cr4.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, features.umip);
-    // Partitions are not told of it, so their programs may not have it either.
-    cr4.remove(Cr4Flags::FSGSBASE);
+    // FSGSBASE is off until the kernel of a partition that runs here turns it on.
     cr4.set(Cr4Flags::OSXSAVE, features.xsave);
     let cr0 = Cr0Flags::PROTECTED_MODE_ENABLE
         | Cr0Flags::MONITOR_COPROCESSOR
@@ -148,6 +151,12 @@ pub fn set_control_registers() {
     }
     write_msr(MSR_PAT, PAT);
     mitigate();
+}
+
+/// Switches CR4.FSGSBASE of this CPU, which has it.
+pub fn set_fsgsbase(on: bool) {
+    // SAFETY: the bit gives ring 3 the bases of FS and GS, which are the partition's at all times.
+    unsafe { Cr4::update(|cr4| cr4.set(Cr4Flags::FSGSBASE, on)) };
 }
 
 /// Writes a model-specific register. Not for registers that change where memory is or how it is
