@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use xtask::command_image::FileToSend;
 use xtask::kernel;
@@ -125,8 +125,13 @@ pub fn keep_accounts(resources: &mut Value) -> Result<()> {
 pub fn kernel_log(host: &mut Host) -> Result<()> {
     let log = host.sh("dmesg")?;
     let bad = ["BUG", "WARN", "Oops", "unhandled", "Call Trace"];
-    let found: Vec<_> = log.lines().filter(|line| bad.iter().any(|w| line.contains(w))).collect();
-    ensure!(found.is_empty(), "the kernel log has:\n{}", found.join("\n"));
+    let lines: Vec<_> = log.lines().collect();
+    let found = lines.iter().position(|line| bad.iter().any(|word| line.contains(word)));
+    if let Some(at) = found {
+        // What led there stands before it.
+        let around = &lines[at.saturating_sub(20)..lines.len().min(at + 40)];
+        bail!("the kernel log has:\n{}", around.join("\n"));
+    }
     Ok(())
 }
 
