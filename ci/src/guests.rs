@@ -201,6 +201,7 @@ fn ends(host: &mut Host) -> Result<()> {
         ("hello", true, "hello from a minimal guest of 4096 KiB"),
         ("balloon", true, "balloon: "),
         ("timers", true, "timers: all were right"),
+        ("grants", true, "grants: all were right"),
         ("crash", false, "panic at "),
         ("nonsense", false, "no program `nonsense`"),
     ] {

@@ -4,7 +4,7 @@
 #![expect(unsafe_code, reason = "hypercalls that read and write memory")]
 
 use partition_runtime::hypercall::{Errno, call};
-use pv_abi::xen::events::{self, BindVirq, PortArgument, VIRQ_TIMER};
+use pv_abi::xen::events::{self, AllocUnbound, BindVirq, EvtchnStatus, PortArgument, VIRQ_TIMER};
 use pv_abi::xen::hypercall as number;
 use pv_abi::xen::memory::{DECREASE_RESERVATION, MemoryReservation, POPULATE_PHYSMAP};
 use pv_abi::xen::mmu::{UVMF_ALL, UVMF_INVLPG};
@@ -62,6 +62,16 @@ pub fn set_timer_op(deadline: u64) {
 pub fn send(port: u32) {
     // The other end may be closed: it then needs no event.
     let _ = with(number::EVENT_CHANNEL_OP, events::SEND, &mut PortArgument { port });
+}
+
+/// Makes a port that waits for a partner.
+pub fn alloc_unbound(wanted: &mut AllocUnbound) -> Result<u64, Errno> {
+    with(number::EVENT_CHANNEL_OP, events::ALLOC_UNBOUND, wanted)
+}
+
+/// What a port is used for.
+pub fn port_status(status: &mut EvtchnStatus) -> Result<u64, Errno> {
+    with(number::EVENT_CHANNEL_OP, events::STATUS, status)
 }
 
 /// Binds the timer of virtual CPU 0; its port.

@@ -28,6 +28,8 @@ pub enum Program<'a> {
     Balloon(u64),
     /// Set timers at every distance, see the `timers` module, and tell that all were right.
     Timers,
+    /// Grants, see the `grants` module; tells that all were right.
+    Grants,
     /// Privileged instructions, see the `instructions` module; tells that all were right.
     Instructions,
     /// Use the base of FS by `wrfsbase` for ever.
@@ -42,7 +44,7 @@ pub enum Program<'a> {
 
 /// Names, for a message.
 pub const NAMES: &str = "hello, spin [SECONDS], beat [SECONDS], echo, crash, reboot, idle, \
-    balloon [TIMES], timers, instructions, bases, flood KIND…, fuzz SEED COUNT [FIRST [STEPS]]";
+    balloon [TIMES], timers, grants, instructions, bases, flood KIND…, fuzz SEED COUNT [FIRST [STEPS]]";
 
 /// The command line as text, as far as it is text.
 pub fn line(info: &StartInfo) -> &str {
@@ -69,6 +71,7 @@ impl<'a> Program<'a> {
             "idle" => Self::Idle,
             "balloon" => Self::Balloon(number(1)),
             "timers" => Self::Timers,
+            "grants" => Self::Grants,
             "instructions" => Self::Instructions,
             "bases" => Self::Bases,
             "flood" => Self::Flood(rest),

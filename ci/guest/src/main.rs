@@ -18,6 +18,7 @@ mod entry;
 mod flood;
 #[cfg(target_os = "none")]
 mod fuzz;
+mod grants;
 #[cfg(target_os = "none")]
 mod instructions;
 mod memory;

@@ -1,7 +1,7 @@
 //! The programs that a command line may name.
 
 use crate::command::{NAMES, Program};
-use crate::{calls, console, memory, println, timers};
+use crate::{calls, console, grants, memory, println, timers};
 use alloc::vec::Vec;
 use partition_runtime::hypercall::{Shutdown, shutdown};
 use partition_runtime::time;
@@ -20,6 +20,11 @@ pub fn run(program: Program<'_>) -> ! {
         Program::Timers => {
             timers::check();
             println!("timers: all were right");
+            Shutdown::PowerOff
+        }
+        Program::Grants => {
+            grants::check();
+            println!("grants: all were right");
             Shutdown::PowerOff
         }
         Program::Instructions => check_instructions(),

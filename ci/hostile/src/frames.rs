@@ -218,13 +218,16 @@ fn forged(ground: &Ground, frame: &Foreign, mfn: u32) -> Vec<Attempt> {
             expected,
         )
     };
-    let map = memory(&map_own(ground, ground.tables[0].mfn << 12));
+    let map = map_own(ground, ground.tables[0].mfn << 12);
+    let refused = Expected::Status(MAP_STATUS, &[grants::GNTST_GENERAL_ERROR]);
+    let device = MapGrantRef { flags: grants::GNTMAP_DEVICE_MAP, ..map };
     vec![
+        attempt("map by a forged grant", grants::MAP_GRANT_REF, memory(&map), refused),
         attempt(
-            "map by a forged grant",
+            "hold for devices by a forged grant",
             grants::MAP_GRANT_REF,
-            map,
-            Expected::Status(MAP_STATUS, &[grants::GNTST_GENERAL_ERROR]),
+            memory(&device),
+            refused,
         ),
         attempt(
             "copy from by a forged grant",
@@ -277,7 +280,7 @@ mod tests {
             let name = format!("{} {:#x}", frame.what, frame.mfn);
             let of = all.iter().filter(|attempt| attempt.name.ends_with(&name)).count();
             // What a grant entry cannot name is not forged; what nobody owns has no owner's copy.
-            let forged = if frame.mfn >> 32 == 0 { 3 } else { 0 };
+            let forged = if frame.mfn >> 32 == 0 { 4 } else { 0 };
             let owned = if frame.owner.is_some() { 2 } else { 0 };
             assert_eq!(of, 17 + forged + owned, "{name}");
         }

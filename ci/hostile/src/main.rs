@@ -199,7 +199,7 @@ fn race(stage: &Stage, report: &mut Report) -> Result<()> {
     /// Steps of each: a second or two.
     const STEPS: u64 = 30_000;
     let why = "XSA-343: state that virtual CPUs share changes as a whole";
-    let done = race::run(&stage.raced, STEPS)?;
+    let done = race::run(&stage.raced, &stage.raced_grants, STEPS)?;
     report.line(RACE, why, done > STEPS / 10, "steps done", &done.to_string());
     for (index, page) in stage.raced.iter().enumerate() {
         let name = format!("page {index} after the race");

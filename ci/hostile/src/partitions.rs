@@ -7,7 +7,8 @@ use pv_abi::xen::events::{
     PortArgument,
 };
 use pv_abi::xen::grants::{
-    self, GetVersion, MapGrantRef, QuerySize, SetVersion, SetupTable, UnmapGrantRef,
+    self, GetVersion, MapGrantRef, QuerySize, SetVersion, SetupTable, UnmapAndReplace,
+    UnmapGrantRef,
 };
 use pv_abi::xen::hypercall as number;
 use pv_abi::xen::memory::{DECREASE_RESERVATION, POPULATE_PHYSMAP};
@@ -19,6 +20,7 @@ use crate::frames::{
     COPY_STATUS, EXTENT_START, MAP_STATUS, copy, end, extended, readable, reservation, update,
 };
 use crate::ground::Ground;
+use crate::wild::MONITOR;
 
 /// Numbers that are not the caller's: system partitions, pseudo-partitions, one that does not
 /// exist, and those that the public headers keep for special uses.
@@ -202,10 +204,9 @@ fn grants_of(ground: &Ground, other: u16, reference: u32) -> Vec<Attempt> {
 }
 
 /// Grant operations that do not exist here, and why they do not.
-const ABSENT: [(u64, &str); 6] = [
+const ABSENT: [(u64, &str); 5] = [
     (grants::DUMP_TABLE, "a table is its owner's business"),
     (grants::TRANSFER, "XSA-214, XSA-284: only a transaction changes owners"),
-    (grants::UNMAP_AND_REPLACE, "one way to end a mapping is enough"),
     (grants::GET_STATUS_FRAMES, "XSA-379, XSA-382: no second version"),
     (grants::SWAP_GRANT_REF, "XSA-230: an entry in use stays where it is"),
     (grants::CACHE_FLUSH, "XSA-232: another architecture's"),
@@ -224,6 +225,13 @@ fn versions() -> Vec<Attempt> {
         Attempt::new(name, "XSA-234", number::GRANT_TABLE_OP, args, expected)
     };
     let mut all: Vec<_> = [0, 1, 4000, u32::MAX].map(unmap).into();
+    for new_addr in MONITOR.into_iter().chain([0, 0x1000]) {
+        let operation =
+            UnmapAndReplace { host_addr: 0x1000, new_addr, handle: 4001, status: 0, pad: 0 };
+        let args = [grants::UNMAP_AND_REPLACE.into(), memory(&operation), 1.into()];
+        let name = format!("replace a mapping by what is at {new_addr:#x}");
+        all.push(Attempt::new(name, "XSA-234", number::GRANT_TABLE_OP, args, expected));
+    }
     let version = |version| {
         let args = [grants::SET_VERSION.into(), memory(&SetVersion { version }), 1.into()];
         let name = format!("grants of version {version}");

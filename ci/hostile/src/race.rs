@@ -7,15 +7,17 @@
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use pv_abi::xen::domid;
 use pv_abi::xen::events::{self, AllocUnbound, BindInterdomain, PortArgument};
-use pv_abi::xen::grants;
+use pv_abi::xen::grants::{self, MapGrantRef, UnmapGrantRef};
 use pv_abi::xen::hypercall as number;
 use pv_abi::xen::mmu::{self, UVMF_ALL, UVMF_TLB_FLUSH};
 
+use zerocopy::FromBytes;
+
 use crate::attempt::{Arg, Call, Outcome, memory};
-use crate::frames::{copy, end, extended, readable, update, writable};
+use crate::frames::{COPY_STATUS, MAP_STATUS, copy, end, extended, readable, update, writable};
 use crate::ground::Page;
 use crate::linux::{Hypercalls, stay_on_cpu};
 
@@ -136,9 +138,59 @@ fn port_of(outcome: &Outcome, offset: usize) -> u32 {
     if outcome.result == 0 { word.map_or(0, |word| u32::from_le_bytes(*word)) } else { 0 }
 }
 
+/// Grants of the raced pages to the partition itself, for reading, and where they are mapped.
+pub struct Grants {
+    /// References.
+    pub references: Vec<u32>,
+    /// Frame of a table of level 1 that is not raced, with room from entry [`Grants::ENTRY`] on.
+    pub table: u64,
+}
+
+impl Grants {
+    /// First entry of the table that is used, one for each virtual CPU.
+    pub const ENTRY: u64 = 256;
+
+    /// Maps the grant with this number on a virtual CPU.
+    fn map(&self, cpu: usize, number: u64) -> Call {
+        let operation = MapGrantRef {
+            host_addr: self.place(cpu),
+            flags: grants::GNTMAP_HOST_MAP | grants::GNTMAP_CONTAINS_PTE | grants::GNTMAP_READONLY,
+            grant_ref: self.references[number as usize % self.references.len()],
+            dom: domid::SELF,
+            ..MapGrantRef::default()
+        };
+        grant_call(grants::MAP_GRANT_REF, memory(&operation))
+    }
+
+    /// Takes a mapping away.
+    fn unmap(&self, cpu: usize, handle: u32) -> Call {
+        let host_addr = self.place(cpu);
+        let operation = UnmapGrantRef { host_addr, handle, ..UnmapGrantRef::default() };
+        grant_call(grants::UNMAP_GRANT_REF, memory(&operation))
+    }
+
+    fn place(&self, cpu: usize) -> u64 {
+        self.table << 12 | (Self::ENTRY + cpu as u64) << 3
+    }
+}
+
+fn grant_call(command: u64, operation: Arg) -> Call {
+    Call { number: number::GRANT_TABLE_OP, args: vec![command.into(), operation, 1.into()] }
+}
+
+/// Fails where the status of a grant operation says that the host is not ready yet, which is
+/// no answer: kernels take it for the end of the matter, and the call can come again.
+fn is_an_answer(outcome: &Outcome, offset: usize) -> Result<i16> {
+    let bytes = outcome.memory.get(offset..).and_then(|bytes| bytes.first_chunk());
+    let status = i16::from_le_bytes(*bytes.context("a status")?);
+    ensure!(status != grants::GNTST_EAGAIN, "a grant operation was told to try again");
+    Ok(status)
+}
+
 /// What virtual CPUs share while they race.
-struct Shared {
+struct Shared<'a> {
     pages: Vec<Page>,
+    grants: &'a Grants,
     /// A port that one of them allocated and the others bind to; 0: none now.
     port: AtomicU32,
     start: Barrier,
@@ -148,11 +200,11 @@ struct Shared {
 /// steps were done.
 ///
 /// # Errors
-/// A virtual CPU has no hypercall device, or a thread failed.
-pub fn run(pages: &[Page], steps: u64) -> Result<u64> {
+/// A virtual CPU has no hypercall device, a grant operation was told to try again, or a thread failed.
+pub fn run(pages: &[Page], grants: &Grants, steps: u64) -> Result<u64> {
     const CPUS: usize = 2;
     let port = AtomicU32::new(0);
-    let shared = Shared { pages: pages.into(), port, start: Barrier::new(CPUS) };
+    let shared = Shared { pages: pages.into(), grants, port, start: Barrier::new(CPUS) };
     std::thread::scope(|scope| {
         let race = |cpu| {
             scope.spawn({
@@ -169,17 +221,24 @@ pub fn run(pages: &[Page], steps: u64) -> Result<u64> {
     })
 }
 
-fn on_cpu(cpu: usize, shared: &Shared, steps: u64) -> Result<u64> {
+fn on_cpu(cpu: usize, shared: &Shared<'_>, steps: u64) -> Result<u64> {
     // Whoever fails here must not leave the other one waiting.
     let ready = stay_on_cpu(cpu).and_then(|()| Hypercalls::open());
     shared.start.wait();
     let hypercalls = ready?;
     let mut race = Race::new(shared.pages.clone(), 0x9e37_79b9 + cpu as u64 * 2);
-    let mut done = 0;
+    let (mut done, mut answers) = (0, Ok(()));
     for step in 0..steps {
-        done += u64::from(hypercalls.perform(&race.step()).result >= 0);
-        if step % 16 == 0 {
-            race_for_ports(&hypercalls, cpu, shared);
+        let call = race.step();
+        let outcome = hypercalls.perform(&call);
+        done += u64::from(outcome.result >= 0);
+        if call.number == number::GRANT_TABLE_OP && outcome.result == 0 {
+            answers = answers.and(is_an_answer(&outcome, COPY_STATUS).map(drop));
+        }
+        match step % 16 {
+            0 => race_for_ports(&hypercalls, cpu, shared),
+            8 => answers = answers.and(map_and_unmap(&hypercalls, cpu, shared, race.below(64))),
+            _ => {}
         }
     }
     shared.start.wait();
@@ -190,12 +249,30 @@ fn on_cpu(cpu: usize, shared: &Shared, steps: u64) -> Result<u64> {
         }
         shared.start.wait();
     }
-    Ok(done)
+    answers.map(|()| done)
+}
+
+/// Maps a grant of a raced page for reading, and takes the mapping away.
+fn map_and_unmap(
+    hypercalls: &Hypercalls,
+    cpu: usize,
+    shared: &Shared<'_>,
+    number: u64,
+) -> Result<()> {
+    let mapped = hypercalls.perform(&shared.grants.map(cpu, number));
+    if is_an_answer(&mapped, MAP_STATUS)? != grants::GNTST_OKAY {
+        return Ok(());
+    }
+    let (map, _) = MapGrantRef::read_from_prefix(&mapped.memory).ok().context("a mapping")?;
+    let unmapped = hypercalls.perform(&shared.grants.unmap(cpu, map.handle));
+    let status = is_an_answer(&unmapped, std::mem::offset_of!(UnmapGrantRef, status))?;
+    ensure!(status == grants::GNTST_OKAY, "unmapping a grant of a raced page: status {status}");
+    Ok(())
 }
 
 /// The first allocates a port and closes it; the other binds to it, sends, and closes its own end.
 /// Nobody closes another's port: the number could be the kernel's by then.
-fn race_for_ports(hypercalls: &Hypercalls, cpu: usize, shared: &Shared) {
+fn race_for_ports(hypercalls: &Hypercalls, cpu: usize, shared: &Shared<'_>) {
     if cpu == 0 {
         let port = port_of(&hypercalls.perform(&allocate_port()), PORT_ALLOCATED);
         shared.port.store(port, Ordering::SeqCst);

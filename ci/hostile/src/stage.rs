@@ -23,6 +23,7 @@ use crate::attempt::{Arg, Call, memory, name_of, with_list};
 use crate::frames::{EXTENT_START, extended, readable, reservation, update, writable};
 use crate::ground::{Foreign, Ground, Page, instance_frames};
 use crate::linux::{Granted, Hypercalls, Memory};
+use crate::race::Grants;
 
 /// Descriptors of the page that is loaded.
 const DESCRIPTORS: u64 = 512;
@@ -43,6 +44,8 @@ pub struct Stage<'h> {
     pub ground: Ground,
     /// Further pages, mapped writable by the kernel: for virtual CPUs to race on.
     pub raced: Vec<Page>,
+    /// Their grants, and the table that these are mapped in.
+    pub raced_grants: Grants,
     /// The partition's own grant table.
     table: Memory,
     /// What the spare entry says between attempts.
@@ -124,9 +127,18 @@ impl<'h> Stage<'h> {
             foreign,
         };
         let spare = table.words()[spare as usize].load(Ordering::Acquire);
-        let raced = raced.to_vec();
-        let stage =
-            Self { hypercalls, ground, raced, table, spare, _granted: granted, _page: page };
+        let raced_grants =
+            Grants { references: granted.references[6..][..RACED].into(), table: l1.mfn };
+        let stage = Self {
+            hypercalls,
+            ground,
+            raced: raced.to_vec(),
+            raced_grants,
+            table,
+            spare,
+            _granted: granted,
+            _page: page,
+        };
         stage.lay_out()?;
         Ok(stage)
     }

@@ -236,7 +236,9 @@ fn grants_of_tables(ground: &Ground) -> Vec<Attempt> {
     let written = "a table is written through the monitor alone";
     let place = "XSA-227: a grant is mapped by an aligned entry of a level-1 table of the caller";
     let mut device = map_own(ground, l1.mfn << 12);
-    device.flags |= grants::GNTMAP_DEVICE_MAP;
+    device.flags = grants::GNTMAP_DEVICE_MAP;
+    let mut nowhere = device;
+    nowhere.flags = 0;
     vec![
         call(
             "grant a table for writing",
@@ -280,11 +282,19 @@ fn grants_of_tables(ground: &Ground) -> Vec<Attempt> {
             refused,
         ),
         call(
-            "map for a device",
-            "a partition without devices maps for none",
-            data,
+            "hold a table for devices, which may write",
+            written,
+            entry,
             grants::MAP_GRANT_REF,
             memory(&device),
+            refused,
+        ),
+        call(
+            "map nowhere",
+            "a mapping has a place, or is for devices",
+            data,
+            grants::MAP_GRANT_REF,
+            memory(&nowhere),
             refused,
         ),
         call(

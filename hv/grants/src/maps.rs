@@ -78,6 +78,13 @@ impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
             .ok_or(abi::GNTST_BAD_HANDLE)
     }
 
+    /// Changes the `GNTMAP_` bits of a record. `GNTST_bad_handle`: there is none.
+    pub fn set_flags(&mut self, handle: u32, flags: u32) -> Result<()> {
+        self.get(handle)?;
+        self.place(handle).ok_or(abi::GNTST_BAD_HANDLE)?.flags = flags;
+        Ok(())
+    }
+
     /// Forgets a record and returns it. `GNTST_bad_handle`: there is none.
     pub fn remove(&mut self, handle: u32) -> Result<MapRecord> {
         let record = self.get(handle)?;

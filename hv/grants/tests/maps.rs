@@ -46,8 +46,18 @@ fn wild_handles_and_partitions_are_refused() {
     let mut table = MapTable::new(vec![MapRecord::EMPTY; 2]);
     assert_eq!(table.get(u32::MAX), Err(abi::GNTST_BAD_HANDLE));
     assert_eq!(table.remove(u32::MAX), Err(abi::GNTST_BAD_HANDLE));
+    assert_eq!(table.set_flags(u32::MAX, 0), Err(abi::GNTST_BAD_HANDLE));
+    assert_eq!(table.set_flags(0, 0), Err(abi::GNTST_BAD_HANDLE));
     assert_eq!(table.insert(record(u32::MAX)), Err(abi::GNTST_BAD_DOMAIN));
     assert_eq!(table.next_used(u32::MAX), None);
     let mut none = MapTable::new(Vec::new());
     assert_eq!(none.insert(record(1)), Err(abi::GNTST_NO_SPACE));
+}
+
+#[test]
+fn flags_of_a_record_change_alone() {
+    let mut table = MapTable::new(vec![MapRecord::EMPTY; 2]);
+    let handle = table.insert(record(3)).unwrap();
+    table.set_flags(handle, 0x55).unwrap();
+    assert_eq!(table.get(handle), Ok(MapRecord { flags: 0x55, ..record(3) }));
 }

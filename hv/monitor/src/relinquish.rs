@@ -9,7 +9,7 @@ use pv_abi::uv::database::state;
 use crate::{
     area::Area,
     cpu, database, descriptors,
-    hypercall::{AGAIN, close_all, end_use},
+    hypercall::{AGAIN, close_all, end_mapping},
     machine::{self, Host},
     partition::{self, Partition, errno_of},
     platform, schedule,
@@ -93,7 +93,7 @@ fn end_grants(partition: &Partition) -> Result<(), i64> {
         let Some((handle, record)) = partition.maps.lock().next_used(from) else {
             return Ok(());
         };
-        let _ = end_use(&record);
+        end_mapping(&record);
         let _ = partition.maps.lock().remove(handle);
         from = handle;
         if schedule::should_yield_now() {

@@ -105,6 +105,33 @@ pub fn unmap_entry_expect<M: Machine>(
     }
 }
 
+/// As [`unmap_entry_expect`] for the entry at `to`, a table and an index in it, which then holds what
+/// the entry at `from` held, and that one is empty. What `from` held goes on holding its reference.
+///
+/// # Errors
+/// As [`unmap_entry_expect`]; [`Error::Invalid`] also where both are the same entry. Nothing is
+/// changed.
+pub fn replace_entry_expect<M: Machine>(
+    machine: &M,
+    space: &mut Space,
+    to: (u64, usize),
+    from: (u64, usize),
+    mfn: u64,
+    writable: bool,
+) -> Result<Release, Error> {
+    space.finish(machine)?;
+    let walk = Walk::new(machine, space);
+    let (entry, source) = (l1_slot(&walk, to.0, to.1)?, l1_slot(&walk, from.0, from.1)?);
+    let maps = |old| is_present(old) && frame_of(old) == mfn && is_writable(old) == writable;
+    if core::ptr::eq(entry, source) || !maps(entry.load(Ordering::Acquire)) {
+        return Err(Error::Invalid);
+    }
+    // Others change neither: the tables are locked. CPUs set accessed and dirty bits alone.
+    let moved = source.swap(0, Ordering::AcqRel);
+    entry.swap(moved, Ordering::AcqRel);
+    Ok(Release { mfn, writable })
+}
+
 /// Gives back what [`unmap_entry_expect`] left (after the CPUs of the partition that had the
 /// entry were flushed) or what [`hold`] took.
 pub fn release<M: Machine>(machine: &M, release: Release) {

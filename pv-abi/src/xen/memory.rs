@@ -35,6 +35,8 @@ pub const MAXIMUM_GPFN: u64 = 14;
 pub const REMOVE_FROM_PHYSMAP: u64 = 15;
 /// [`ADD_TO_PHYSMAP`] for many.
 pub const ADD_TO_PHYSMAP_BATCH: u64 = 23;
+/// Set memory aside for a domain; not offered.
+pub const CLAIM_PAGES: u64 = 24;
 /// Virtual NUMA topology.
 pub const GET_VNUMAINFO: u64 = 26;
 /// Map frames of a resource of a domain.

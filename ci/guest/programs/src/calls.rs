@@ -106,6 +106,7 @@ pub fn grants(random: &mut Random) -> Call {
             0 => memory.extend(map(random)),
             1 => memory.extend(unmap(random)),
             5 => memory.extend(copy(random)),
+            7 => memory.extend(replace(random)),
             2 => memory.extend([
                 plain(partition(random) | random.of(&[0, 1, 4, 32, 33, 0xffff_ffff]) << 32),
                 plain(0),
@@ -143,6 +144,13 @@ fn unmap(random: &mut Random) -> [Word; 3] {
     let place = map_place(random, flags);
     let frame = if random.once_in(2) { plain(0) } else { Word::Entry(frame(random), 0) };
     [place, frame, plain(if random.once_in(8) { random.bits() >> 32 } else { random.below(8) })]
+}
+
+/// A mapping, and what comes in its place.
+fn replace(random: &mut Random) -> [Word; 3] {
+    let [place, _, handle] = unmap(random);
+    let new = if random.once_in(4) { address(random) } else { map_place(random, 2) };
+    [place, new, handle]
 }
 
 fn copy(random: &mut Random) -> Vec<Word> {

@@ -1,20 +1,22 @@
 //! `grant_table_op`: version-1 grants.
 
-use core::ops::Range;
+use core::{mem::offset_of, ops::Range};
 
 use grants::{Access, MapRecord};
 use heapless::Vec;
-use page_tables::{Error, Release, Space, map_foreign, release, unmap_entry_expect};
+use page_tables::{
+    Error, Release, Space, map_foreign, release, replace_entry_expect, unmap_entry_expect,
+};
 use pv_abi::xen::{
     errno, grants as abi,
     mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_PRESENT, PTE_RW, PTE_USER},
 };
 
-use super::{Call, Outcome, grant_copy, is_own, mmu::finish, named, update};
+use super::{AGAIN, Call, Outcome, grant_copy, is_own, mmu::finish, named, update};
 use crate::{
     cpu,
     guest_memory::{self, GuestPointer},
-    machine::Host,
+    machine::{self, Host},
     partition::{self, Partition},
     schedule,
     vcpu::Vcpu,
@@ -27,15 +29,51 @@ const BATCH: usize = 16;
 /// The low bits of the command; the rest is not used.
 const COMMAND: u64 = (1 << abi::COMMAND_BITS) - 1;
 
+/// Why an operation was not performed.
+pub enum Stopped {
+    /// It gets this status.
+    Status(i16),
+    /// Tables of the host are unfinished, or another CPU has them: the call comes again. No status
+    /// says so, since kernels take any but 0 for the end of the matter.
+    Again,
+}
+
+impl From<i16> for Stopped {
+    fn from(status: i16) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        if error == Error::Again { Self::Again } else { Self::Status(abi::GNTST_GENERAL_ERROR) }
+    }
+}
+
+/// The status code of a result.
+///
+/// # Errors
+/// [`AGAIN`].
+fn status(result: Result<(), Stopped>) -> Result<i16, i64> {
+    match result {
+        Ok(()) => Ok(abi::GNTST_OKAY),
+        Err(Stopped::Status(status)) => Ok(status),
+        Err(Stopped::Again) => Err(AGAIN),
+    }
+}
+
 /// `grant_table_op(command, operations, count)`.
 pub fn grant_table_op(call: &mut Call) -> Outcome {
     match call.args[0] & COMMAND {
         abi::MAP_GRANT_REF => each::<abi::MapGrantRef>(call, |vcpu, op| {
-            op.status = status(map(vcpu, op));
+            op.status = status(map(vcpu, op))?;
+            Ok(())
         }),
-        abi::UNMAP_GRANT_REF => unmap_each(call),
+        abi::UNMAP_GRANT_REF => unmap_each(call, unmap),
+        abi::UNMAP_AND_REPLACE => unmap_each(call, replace),
         abi::COPY => each::<abi::GrantCopy>(call, |vcpu, op| {
-            op.status = status(grant_copy::copy(vcpu, op));
+            op.status = status(grant_copy::copy(vcpu, op))?;
+            Ok(())
         }),
         abi::SETUP_TABLE => setup_table(call.vcpu, call.args[1]),
         abi::QUERY_SIZE => query_size(call.vcpu, call.args[1]),
@@ -45,18 +83,8 @@ pub fn grant_table_op(call: &mut Call) -> Outcome {
     }
 }
 
-/// The status code that tells a page-table error.
-fn status_of(error: Error) -> i16 {
-    if error == Error::Again { abi::GNTST_EAGAIN } else { abi::GNTST_GENERAL_ERROR }
-}
-
-/// The status code of a result.
-fn status(result: Result<(), i16>) -> i16 {
-    result.err().unwrap_or(abi::GNTST_OKAY)
-}
-
-/// Performs an array of operations; each gets its own status.
-fn each<T>(call: &mut Call, run: impl Fn(&Vcpu, &mut T)) -> Outcome
+/// Performs an array of operations; each gets its own status, unless the call has to come again.
+fn each<T>(call: &mut Call, run: impl Fn(&Vcpu, &mut T) -> Result<(), i64>) -> Outcome
 where
     T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
 {
@@ -70,7 +98,9 @@ where
             return call.go_on::<T>(1, index);
         }
         let mut operation = operations.read(index)?;
-        run(call.vcpu, &mut operation);
+        if run(call.vcpu, &mut operation).is_err() {
+            return call.go_on::<T>(1, index);
+        }
         operations.write(index, &operation)?;
     }
     Ok(0)
@@ -93,9 +123,9 @@ fn place(space: &Space, vcpu: &Vcpu, host_addr: u64, flags: u32) -> Result<Place
     walk::place(space, vcpu, host_addr).ok_or(abi::GNTST_BAD_VIRT_ADDR)
 }
 
-fn map(vcpu: &Vcpu, op: &mut abi::MapGrantRef) -> Result<(), i16> {
-    if op.flags & abi::GNTMAP_HOST_MAP == 0 || op.flags & abi::GNTMAP_DEVICE_MAP != 0 {
-        return Err(abi::GNTST_GENERAL_ERROR);
+fn map(vcpu: &Vcpu, op: &mut abi::MapGrantRef) -> Result<(), Stopped> {
+    if op.flags & (abi::GNTMAP_HOST_MAP | abi::GNTMAP_DEVICE_MAP) == 0 {
+        return Err(abi::GNTST_GENERAL_ERROR.into());
     }
     let granter = named(vcpu, op.dom).map_err(|_| abi::GNTST_BAD_DOMAIN)?;
     let mapper = vcpu.partition;
@@ -109,8 +139,8 @@ fn map(vcpu: &Vcpu, op: &mut abi::MapGrantRef) -> Result<(), i16> {
         host_addr: op.host_addr,
         tag: 0,
     };
-    let inserted = mapper.maps.lock().insert(record);
-    let mapped = inserted.and_then(|handle| match enter(vcpu, granter, &record) {
+    let inserted = mapper.maps.lock().insert(record).map_err(Stopped::from);
+    let mapped = inserted.and_then(|handle| match hold_and_enter(vcpu, granter, &record) {
         Ok(()) => Ok(handle),
         Err(error) => {
             let _ = mapper.maps.lock().remove(handle);
@@ -130,23 +160,70 @@ fn map(vcpu: &Vcpu, op: &mut abi::MapGrantRef) -> Result<(), i16> {
     }
 }
 
+/// What a mapping holds of the frame for devices.
+fn device_hold(record: &MapRecord) -> Option<Release> {
+    (record.flags & abi::GNTMAP_DEVICE_MAP != 0).then(|| Release {
+        mfn: record.frame.into(),
+        writable: access(record.flags) == Access::Write,
+    })
+}
+
+/// Takes what the mapping holds for devices, and writes the mapper's page-table entry; or neither.
+fn hold_and_enter(vcpu: &Vcpu, granter: &Partition, record: &MapRecord) -> Result<(), Stopped> {
+    let held = device_hold(record)
+        .map(|wanted| machine::hold(granter.number, wanted.mfn, wanted.writable))
+        .transpose()?;
+    if record.flags & abi::GNTMAP_HOST_MAP == 0 {
+        return Ok(());
+    }
+    let entered = enter(vcpu, granter, record);
+    if entered.is_err()
+        && let Some(held) = held
+    {
+        release(&Host, held);
+    }
+    entered
+}
+
 /// Writes the mapper's page-table entry.
-fn enter(vcpu: &Vcpu, granter: &Partition, record: &MapRecord) -> Result<(), i16> {
+fn enter(vcpu: &Vcpu, granter: &Partition, record: &MapRecord) -> Result<(), Stopped> {
     let mut flags = PTE_PRESENT | PTE_USER | PTE_ACCESSED | PTE_DIRTY;
     if access(record.flags) == Access::Write {
         flags |= PTE_RW;
     }
     flags |= u64::from(record.flags >> abi::GNTMAP_GUEST_AVAIL_SHIFT & 7) << 9;
-    let mut space = vcpu.partition.space.lock_or_again().map_err(|_| abi::GNTST_EAGAIN)?;
+    let mut space = vcpu.partition.space.lock_or_again().map_err(|_| Stopped::Again)?;
     let place = place(&space, vcpu, record.host_addr, record.flags)?;
     let new = u64::from(record.frame) << 12 | flags;
-    map_foreign(&Host, &mut space, place.table, place.index, new, granter.number)
-        .map(|_| ())
-        .map_err(status_of)
+    map_foreign(&Host, &mut space, place.table, place.index, new, granter.number)?;
+    Ok(())
 }
 
+/// A mapping of which something was taken away.
+struct Unmapped {
+    /// What its entry held, to be released once the mapper's CPUs are flushed.
+    entry: Option<Release>,
+    /// What it held for devices.
+    device: Option<Release>,
+    /// The use of the grant ends, too.
+    ended: Option<MapRecord>,
+}
+
+impl Unmapped {
+    /// Gives back what the mapping held.
+    fn finish(self) -> Result<(), Stopped> {
+        for held in [self.entry, self.device].into_iter().flatten() {
+            release(&Host, held);
+        }
+        self.ended.map_or(Ok(()), |record| Ok(end_use(&record)?))
+    }
+}
+
+/// Takes a mapping away, as one of the operations says.
+type Unmap = fn(&Vcpu, &abi::UnmapGrantRef) -> Result<Unmapped, Stopped>;
+
 /// Unmaps an array of mappings; each gets its own status.
-fn unmap_each(call: &mut Call) -> Outcome {
+fn unmap_each(call: &mut Call, unmap: Unmap) -> Outcome {
     let [_, list, count, ..] = call.args;
     let operations = GuestPointer::<abi::UnmapGrantRef>::new(list, count)?;
     let mut done = 0;
@@ -157,7 +234,7 @@ fn unmap_each(call: &mut Call) -> Outcome {
             return call.go_on::<abi::UnmapGrantRef>(1, done);
         }
         let end = count.min(done + BATCH as u64);
-        done += unmap_some(call.vcpu, &operations, done..end)?;
+        done += unmap_some(call.vcpu, unmap, &operations, done..end)?;
         if done < end {
             return call.go_on::<abi::UnmapGrantRef>(1, done);
         }
@@ -169,6 +246,7 @@ fn unmap_each(call: &mut Call) -> Outcome {
 /// many operations have a status now: all, or those before the one that has to come again.
 fn unmap_some(
     vcpu: &Vcpu,
+    unmap: Unmap,
     operations: &GuestPointer<abi::UnmapGrantRef>,
     which: Range<u64>,
 ) -> Result<u64, i64> {
@@ -177,11 +255,10 @@ fn unmap_some(
     for index in which {
         match operations.read(index) {
             Ok(operation) => match unmap(vcpu, &operation) {
-                // Another virtual CPU has left work in the tables, which is finished first. Kernels
-                // take any status but 0 for a mapping that stays for good.
-                Err(abi::GNTST_EAGAIN) => break,
+                // Another virtual CPU has left work in the tables, which is finished first.
+                Err(Stopped::Again) => break,
                 // As many as the batch has room for.
-                left => drop(begun.push((index, operation, left))),
+                unmapped => drop(begun.push((index, operation, unmapped))),
             },
             Err(fault) => {
                 outcome = Err(fault.into());
@@ -189,47 +266,101 @@ fn unmap_some(
             }
         }
     }
-    if begun.iter().any(|(_, _, left)| left.is_ok()) {
+    if begun.iter().any(|(_, _, unmapped)| matches!(unmapped, Ok(Unmapped { entry: Some(_), .. })))
+    {
         cpu::flush_partition(vcpu.partition.number);
     }
     let count = begun.len() as u64;
-    for (index, mut operation, left) in begun {
-        operation.status = status(left.and_then(|(released, record)| {
-            release(&Host, released);
-            end_use(&record?)
-        }));
+    for (index, mut operation, unmapped) in begun {
+        operation.status = status(unmapped.and_then(Unmapped::finish))?;
         outcome = outcome.and(operations.write(index, &operation).map_err(i64::from));
     }
     outcome.map(|()| count)
 }
 
-/// Takes a mapping away; what it held is to be released once the mapper's CPUs are flushed.
-fn unmap(vcpu: &Vcpu, op: &abi::UnmapGrantRef) -> Result<(Release, Result<MapRecord, i16>), i16> {
+/// `unmap_grant_ref`: an address that is 0 leaves that part of the mapping.
+fn unmap(vcpu: &Vcpu, op: &abi::UnmapGrantRef) -> Result<Unmapped, Stopped> {
+    take_away(vcpu, op.handle, op.dev_bus_addr, op.host_addr, 0)
+}
+
+/// `unmap_and_replace`: the new address lies where `unmap_grant_ref` has that for devices.
+fn replace(vcpu: &Vcpu, op: &abi::UnmapGrantRef) -> Result<Unmapped, Stopped> {
+    take_away(vcpu, op.handle, 0, op.host_addr, op.dev_bus_addr)
+}
+const _: () = assert!(
+    offset_of!(abi::UnmapAndReplace, new_addr) == offset_of!(abi::UnmapGrantRef, dev_bus_addr)
+        && offset_of!(abi::UnmapAndReplace, handle) == offset_of!(abi::UnmapGrantRef, handle)
+        && offset_of!(abi::UnmapAndReplace, status) == offset_of!(abi::UnmapGrantRef, status)
+);
+
+/// Takes away the part of a mapping that is for devices, if `device_addr` is its address, and that at
+/// `host_addr`, where what `new_addr` maps comes instead; 0: nothing.
+fn take_away(
+    vcpu: &Vcpu,
+    handle: u32,
+    device_addr: u64,
+    host_addr: u64,
+    new_addr: u64,
+) -> Result<Unmapped, Stopped> {
     // Held, so that a handle is given back once.
     let mut maps = vcpu.partition.maps.lock();
-    let record = maps.get(op.handle)?;
-    if op.host_addr != record.host_addr {
-        return Err(abi::GNTST_BAD_VIRT_ADDR);
+    let record = maps.get(handle)?;
+    let device = if device_addr == 0 { None } else { device_hold(&record) };
+    if device.is_some_and(|held| held.mfn << 12 != device_addr) {
+        return Err(abi::GNTST_BAD_DEV_ADDR.into());
     }
-    let released = leave(vcpu, &record)?;
-    Ok((released, maps.remove(op.handle)))
+    let mapped = host_addr != 0 && record.flags & abi::GNTMAP_HOST_MAP != 0;
+    if mapped && host_addr != record.host_addr {
+        return Err(abi::GNTST_BAD_VIRT_ADDR.into());
+    }
+    let entry = if mapped { Some(leave(vcpu, &record, new_addr)?) } else { None };
+    let mut left = record.flags;
+    if mapped {
+        left &= !abi::GNTMAP_HOST_MAP;
+    }
+    if device.is_some() {
+        left &= !abi::GNTMAP_DEVICE_MAP;
+    }
+    let ended = if left & (abi::GNTMAP_HOST_MAP | abi::GNTMAP_DEVICE_MAP) == 0 {
+        maps.remove(handle).ok()
+    } else {
+        maps.set_flags(handle, left)?;
+        None
+    };
+    Ok(Unmapped { entry, device, ended })
+}
+
+/// Ends a mapping of a partition that has no tables any more.
+pub fn end_mapping(record: &MapRecord) {
+    if let Some(held) = device_hold(record) {
+        release(&Host, held);
+    }
+    let _ = end_use(record);
 }
 
 /// The granter's entry is no longer in use by this mapping.
-pub fn end_use(record: &MapRecord) -> Result<(), i16> {
+fn end_use(record: &MapRecord) -> Result<(), i16> {
     // One that is gone has nothing in use; its number is nobody's while its frames are mapped.
     let Some(granter) = partition::find(record.partition) else { return Ok(()) };
     granter.with_grants(|table| table.release(record.reference, access(record.flags)))
 }
 
-/// Clears the mapper's page-table entry, which must still be that mapping (XSA-234).
-fn leave(vcpu: &Vcpu, record: &MapRecord) -> Result<Release, i16> {
-    let mut space = vcpu.partition.space.lock();
-    let place = place(&space, vcpu, record.host_addr, record.flags)?;
+/// Takes the mapper's page-table entry away, which must still be that mapping (XSA-234); what
+/// `new_addr` maps, if it is not 0, comes there.
+fn leave(vcpu: &Vcpu, record: &MapRecord, new_addr: u64) -> Result<Release, Stopped> {
+    let mut space = vcpu.partition.space.lock_or_again().map_err(|_| Stopped::Again)?;
+    let Place { table, index } = place(&space, vcpu, record.host_addr, record.flags)?;
     let writable = access(record.flags) == Access::Write;
     let mfn = record.frame.into();
-    unmap_entry_expect(&Host, &mut space, place.table, place.index, mfn, writable)
-        .map_err(status_of)
+    if new_addr == 0 {
+        return Ok(unmap_entry_expect(&Host, &mut space, table, index, mfn, writable)?);
+    }
+    if record.flags & abi::GNTMAP_CONTAINS_PTE != 0 {
+        return Err(abi::GNTST_GENERAL_ERROR.into());
+    }
+    let from = walk::place(&space, vcpu, new_addr).ok_or(abi::GNTST_BAD_VIRT_ADDR)?;
+    let (to, from) = ((table, index), (from.table, from.index));
+    Ok(replace_entry_expect(&Host, &mut space, to, from, mfn, writable)?)
 }
 
 fn setup_table(vcpu: &Vcpu, argument: u64) -> Outcome {

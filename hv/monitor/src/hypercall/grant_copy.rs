@@ -5,7 +5,7 @@ use grants::Access;
 use page_tables::{Error, Release};
 use pv_abi::xen::grants as abi;
 
-use super::named;
+use super::{grant::Stopped, named};
 use crate::{
     machine::{self, Host},
     partition::Partition,
@@ -22,7 +22,12 @@ struct End {
 }
 
 impl End {
-    fn take(vcpu: &Vcpu, end: &abi::CopyEnd, by_grant: bool, writable: bool) -> Result<Self, i16> {
+    fn take(
+        vcpu: &Vcpu,
+        end: &abi::CopyEnd,
+        by_grant: bool,
+        writable: bool,
+    ) -> Result<Self, Stopped> {
         let owner = named(vcpu, end.domid).map_err(|_| abi::GNTST_BAD_DOMAIN)?;
         let access = if writable { Access::Write } else { Access::Read };
         let (mfn, grant) = if by_grant {
@@ -33,12 +38,12 @@ impl End {
         } else if core::ptr::eq(owner, vcpu.partition) {
             (end.frame, None)
         } else {
-            return Err(abi::GNTST_PERMISSION_DENIED);
+            return Err(abi::GNTST_PERMISSION_DENIED.into());
         };
         machine::hold(owner.number, mfn, writable).map(|held| Self { held, grant }).map_err(
             |error| {
                 give_back(grant);
-                if error == Error::Again { abi::GNTST_EAGAIN } else { abi::GNTST_BAD_PAGE }
+                if error == Error::Again { Stopped::Again } else { abi::GNTST_BAD_PAGE.into() }
             },
         )
     }
@@ -65,12 +70,12 @@ impl Drop for End {
 /// Performs one copy.
 ///
 /// # Errors
-/// A `GNTST_` status.
-pub fn copy(vcpu: &Vcpu, op: &abi::GrantCopy) -> Result<(), i16> {
+/// A `GNTST_` status, or that the call comes again.
+pub fn copy(vcpu: &Vcpu, op: &abi::GrantCopy) -> Result<(), Stopped> {
     let bytes = u64::from(op.len);
     let (from, to) = (u64::from(op.source.offset), u64::from(op.dest.offset));
     if from + bytes > 4096 || to + bytes > 4096 {
-        return Err(abi::GNTST_BAD_COPY_ARG);
+        return Err(abi::GNTST_BAD_COPY_ARG.into());
     }
     let source_end = End::take(vcpu, &op.source, op.flags & abi::GNTCOPY_SOURCE_GREF != 0, false)?;
     let dest_end = End::take(vcpu, &op.dest, op.flags & abi::GNTCOPY_DEST_GREF != 0, true)?;

@@ -28,6 +28,7 @@ pub fn memory_op(call: &mut Call) -> Outcome {
         abi::MAXIMUM_RAM_PAGE => Ok(platform::frame_table().len() as u64 - 1),
         command @ abi::DECREASE_RESERVATION => each(call, command, decrease),
         command @ abi::POPULATE_PHYSMAP => each(call, command, populate),
+        abi::MACHINE_MEMORY_MAP | abi::CLAIM_PAGES => Err(errno::EPERM),
         _ => Err(errno::ENOSYS),
     }
 }

@@ -19,6 +19,10 @@ pub fn physdev_op(call: &mut Call) -> Outcome {
         }
         // No port is ever reached directly, so there is no bitmap to load.
         physdev::SET_IOBITMAP => Ok(0),
+        physdev::APIC_READ
+        | physdev::APIC_WRITE
+        | physdev::ALLOC_IRQ_VECTOR
+        | physdev::PCI_DEVICE_ADD => Err(errno::EPERM),
         _ => Err(errno::ENOSYS),
     }
 }

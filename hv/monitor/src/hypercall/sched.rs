@@ -34,6 +34,7 @@ pub fn sched_op(call: &mut Call) -> Outcome {
             let wanted: sched::Poll = guest_memory::read(argument)?;
             poll(call.vcpu, &wanted)
         }
+        sched::REMOTE_SHUTDOWN | sched::PIN_OVERRIDE => Err(errno::EPERM),
         _ => Err(errno::ENOSYS),
     }
 }

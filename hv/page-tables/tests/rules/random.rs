@@ -6,7 +6,8 @@ use frames::Kind;
 use page_tables::{
     Error, Machine, Operation, Release, Request, Space, bits, drop_range, frame_of, get_base,
     get_descriptors, hold, map_foreign, pin, put_base, put_descriptors, release,
-    unmap_entry_expect, unpin, update_descriptor, update_entry, update_entry_emulated,
+    replace_entry_expect, unmap_entry_expect, unpin, update_descriptor, update_entry,
+    update_entry_emulated,
 };
 use proptest::prelude::*;
 use std::sync::atomic::Ordering;
@@ -21,6 +22,7 @@ pub enum Step {
     PutBase(usize),
     MapForeign(u64, usize, u64),
     Unmap(u64, usize),
+    Replace(u64, usize, u64, usize),
     GetDescriptors(u64),
     PutDescriptors(usize),
     UpdateDescriptor(u64, usize, u64),
@@ -112,6 +114,8 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => (0..4usize).prop_map(Step::PutBase),
         3 => (role(3), index(), value(4)).prop_map(|(t, i, v)| Step::MapForeign(t, i, v)),
         3 => (role(3), index()).prop_map(|(t, i)| Step::Unmap(t, i)),
+        3 => (role(3), index(), role(3), index())
+            .prop_map(|(t, i, u, j)| Step::Replace(t, i, u, j)),
         1 => (1..29u64).prop_map(Step::GetDescriptors),
         1 => (0..4usize).prop_map(Step::PutDescriptors),
         1 => (1..29u64, index(), any::<u64>()).prop_map(|(f, i, d)| Step::UpdateDescriptor(f, i, d)),
@@ -227,6 +231,16 @@ impl<'a> Player<'a> {
                 let (mfn, writable) = (frame_of(entry), entry & bits::RW != 0);
                 let what = unmap_entry_expect(sim, &mut self.space, table, index, mfn, writable)?;
                 assert_eq!(sim.raw(table, index), 0);
+                sim.flush_before_retype(self.space.partition(), sim.stamp());
+                release(sim, what);
+                Ok(())
+            }
+            Step::Replace(table, index, from_table, from) => {
+                let (table, from_table) = (self.mine(table), self.mine(from_table));
+                let entry = sim.raw(table, index);
+                let (mfn, writable) = (frame_of(entry), entry & bits::RW != 0);
+                let (to, from) = ((table, index), (from_table, from));
+                let what = replace_entry_expect(sim, &mut self.space, to, from, mfn, writable)?;
                 sim.flush_before_retype(self.space.partition(), sim.stamp());
                 release(sim, what);
                 Ok(())

@@ -7,7 +7,8 @@ use page_tables::bits::{A, AVL, D, G, NX, P, PAT_PS, PCD, RW, US};
 use page_tables::{
     ENTRIES, Error, Machine, Operation, Release, Request, Space, drop_range, find_entry, get_base,
     get_descriptors, hold, map_foreign, pin, put_base, put_descriptors, release,
-    unmap_entry_expect, unpin, update_descriptor, update_entry, update_entry_emulated,
+    replace_entry_expect, unmap_entry_expect, unpin, update_descriptor, update_entry,
+    update_entry_emulated,
 };
 use std::sync::atomic::Ordering;
 
@@ -459,6 +460,40 @@ fn unmapping_takes_the_right_entry_only() {
     assert_eq!(unmap(600, OTHERS, false), Err(Error::Invalid));
     let what = unmap(4, OTHERS, false).unwrap();
     assert_eq!(sim.word(OTHERS).references(), 1);
+    sim.flush_before_retype(space.partition(), sim.stamp());
+    release(&sim, what);
+    assert_eq!(sim.word(OTHERS).references(), 0);
+    check(&sim, &outside);
+}
+
+/// What comes instead of a mapping keeps its reference, and is nowhere twice.
+#[test]
+fn replacing_moves_an_entry() {
+    let (sim, mut space, mut outside) = running();
+    map_foreign(&sim, &mut space, L1, 4, to(OTHERS, 0), 2).unwrap();
+    outside.granted.push((1, OTHERS, false));
+    store(&sim, &mut space, L1, 5, to(DATA, RW)).unwrap();
+    let mut replace = |to: usize, from: (u64, usize), mfn, writable| {
+        replace_entry_expect(&sim, &mut space, (L1, to), from, mfn, writable)
+    };
+    for (to, from, mfn, writable) in [
+        (4, (L1, 5), OTHERS, true),
+        (4, (L1, 5), OTHERS + 1, false),
+        (6, (L1, 5), OTHERS, false),
+        (4, (L1, 4), OTHERS, false),
+        (4, (L1, 600), OTHERS, false),
+        (600, (L1, 5), OTHERS, false),
+    ] {
+        assert_eq!(replace(to, from, mfn, writable), Err(Error::Invalid), "{to} {from:?}");
+    }
+    for not_level_1 in [L2, DATA] {
+        let outcome = replace(4, (not_level_1, 0), OTHERS, false);
+        assert_eq!(outcome, Err(Error::WrongType), "{not_level_1}");
+    }
+    check(&sim, &outside);
+    let moved = sim.raw(L1, 5);
+    let what = replace(4, (L1, 5), OTHERS, false).unwrap();
+    assert_eq!((sim.raw(L1, 4), sim.raw(L1, 5)), (moved, 0));
     sim.flush_before_retype(space.partition(), sim.stamp());
     release(&sim, what);
     assert_eq!(sim.word(OTHERS).references(), 0);
