@@ -4,6 +4,7 @@
 //! with an [`ImageHeader`], and jumps to the entry point with the address of a [`Handover`] in rdi,
 //! on the main stack of CPU 0, with interrupts off. The two images are built and shipped together.
 //! A different [`VERSION`] means that somebody mixed two builds; both programs refuse it.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 
 use pv_abi::uv::{database::PartitionDescriptor, start::mitigation};

@@ -442,7 +442,7 @@ impl Tables {
 
     fn below(&mut self, table: u64, index: u64) -> u64 {
         use core::sync::atomic::Ordering::Relaxed;
-        let entry = &memory::entries(table)[index as usize & 511];
+        let entry = &memory::entries(table)[narrow::size(index & 511)];
         if entry.load(Relaxed) == 0 {
             entry.store(self.take() << 12 | TABLE, Relaxed);
         }
@@ -479,7 +479,7 @@ fn put(first: u64, bytes: &[u8]) {
 }
 
 /// The machine description as bytes.
-type Description = Vec<u8, { MACHINE_PAGES as usize * 4096 }>;
+type Description = Vec<u8, { narrow::size(MACHINE_PAGES) * 4096 }>;
 
 /// Too large for a stack.
 static DESCRIPTION: Mutex<Description> = Mutex::new(Description::new());
@@ -501,9 +501,10 @@ fn describe(found: &Found<'_>, set: &Set) {
     }
     let mut description = DESCRIPTION.lock();
     let mut header = Machine::new_zeroed();
-    header.regions = regions.len() as u32;
-    header.cpus = found.cpus.len() as u32;
-    header.pci = found.pci.len() as u32;
+    let counts = [regions.len(), found.cpus.len(), found.pci.len()];
+    // None is above the capacity of its list; `Description` is full long before these are.
+    [header.regions, header.cpus, header.pci] =
+        counts.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
     header.frames = found.frames;
     header.arch_capabilities = found.seen.capabilities;
     header.microcode = found.seen.microcode;

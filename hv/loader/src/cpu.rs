@@ -85,12 +85,12 @@ fn thread_bits() -> u32 {
 /// Revision of the microcode (Intel SDM vol. 3, 10.11.7.1).
 fn microcode(intel: bool) -> u32 {
     if !intel {
-        return read_msr(MSR_MICROCODE) as u32;
+        return narrow::low_32(read_msr(MSR_MICROCODE));
     }
     // SAFETY: the register is no memory's, and every CPU of Intel with 64 bits has it.
     unsafe { Msr::new(MSR_MICROCODE).write(0) };
     let _ = __cpuid(1);
-    (read_msr(MSR_MICROCODE) >> 32) as u32
+    narrow::low_32(read_msr(MSR_MICROCODE) >> 32)
 }
 
 /// Whether pages may have 1 GiB.

@@ -40,7 +40,7 @@ fn take(bytes: u64) -> u64 {
     };
     let start = memory::phys_to_virt(first << 12);
     // SAFETY: the frames were just taken and lie in the direct map.
-    unsafe { start.write_bytes(0, (frames << 12) as usize) };
+    unsafe { start.write_bytes(0, narrow::size(frames << 12)) };
     first << 12
 }
 

@@ -7,6 +7,7 @@
 //!
 //! On a host target the binary is a stub; what only parses compiles, and is tested, there.
 #![cfg_attr(target_os = "none", no_std, no_main)]
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "only tested on the host"))]
 
 mod acpi;

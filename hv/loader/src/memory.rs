@@ -194,7 +194,7 @@ fn map_table(tables: PageTables, va: u64, bytes: u64, rights: Rights) -> Result<
 
 /// Fills all of a table indexed by frame with one word.
 fn fill_table(phys: u64, bytes: u64, word: u64) {
-    let count = bytes.next_multiple_of(MIB_2) as usize / 8;
+    let count = narrow::size(bytes.next_multiple_of(MIB_2) / 8);
     // SAFETY: the range was taken for this table and lies in the direct map; nobody else uses it
     // yet.
     unsafe { slice::from_raw_parts_mut(phys_to_virt(phys).cast::<u64>(), count) }.fill(word);
@@ -246,7 +246,7 @@ pub fn frames() -> u64 {
 pub fn frame(mfn: u64) -> Option<&'static Frame> {
     // SAFETY: `set_up` mapped and `use_tables` zeroed that many records; all zeros is a valid
     // `Frame`, and it changes through atomics only.
-    let all = unsafe { slice::from_raw_parts(FRAME_TABLE as *const Frame, frames() as usize) };
+    let all = unsafe { slice::from_raw_parts(FRAME_TABLE as *const Frame, narrow::size(frames())) };
     all.get(usize::try_from(mfn).ok()?)
 }
 

@@ -135,7 +135,7 @@ impl PageTables {
         let top = if no_gib { 2 } else { max as u32 };
         let mut done = 0;
         while done < bytes {
-            let aligned = |level: &u32| ((va + done) | (phys + done)) % span(*level) == 0;
+            let aligned = |level: &u32| ((va + done) | (phys + done)).is_multiple_of(span(*level));
             let fits = |level: &u32| bytes - done >= span(*level);
             let level = (1..=top).rev().find(|level| aligned(level) && fits(level))?;
             let large = if level > 1 { bit::LARGE } else { 0 };

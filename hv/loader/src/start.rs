@@ -171,7 +171,7 @@ fn start_cpus(
     let base = cpu::enable_apic(MSR_APIC_BASE);
     let in_msrs = base & BASE_X2APIC != 0;
     let own = if in_msrs {
-        cpu::read_msr(MSR_X2APIC_ID) as u32
+        narrow::low_32(cpu::read_msr(MSR_X2APIC_ID))
     } else {
         let phys = acpi.local_apic.unwrap_or(base & !0xfff);
         let registers = memory::map_device(phys, 4096).unwrap_or_else(|| short()) as u64;
@@ -191,8 +191,8 @@ fn start_cpus(
     let core = |id: u32| id >> thread_bits;
     for apic_id in ids {
         let sibling = cpus.iter().any(|cpu| core(cpu.apic_id) == core(apic_id));
-        let (place, index) = (cpus.len(), cpus.len() as u32);
-        if index >= options.cpus.min(MAX_CPUS as u32) || sibling && !options.smt {
+        let (place, index) = (cpus.len(), handover.cpu_count);
+        if place >= MAX_CPUS || index >= options.cpus || sibling && !options.smt {
             continue;
         }
         let Some([gdt, ldt]) = areas::map(index, image.phys(image.header.entry_page)) else {
@@ -202,8 +202,8 @@ fn start_cpus(
         (handover.windows[0][place], handover.windows[1][place]) = (gdt, ldt);
         let flags = if sibling { CPU_SIBLING } else { 0 };
         let _ = cpus.push(MachineCpu { index, apic_id, flags, reserved: 0 });
+        handover.cpu_count += 1;
     }
-    handover.cpu_count = cpus.len() as u32;
     cpus
 }
 
@@ -256,7 +256,7 @@ fn read_acpi(information: &Information) -> Acpi {
         // SAFETY: the temporary page tables map the first 4 GiB; firmware's pointers lead to
         // tables that nobody changes.
         Some(unsafe {
-            core::slice::from_raw_parts(memory::phys_to_virt(phys), (end - phys) as usize)
+            core::slice::from_raw_parts(memory::phys_to_virt(phys), narrow::size(end - phys))
         })
     };
     information.rsdp.and_then(|rsdp| acpi::read(rsdp, &memory)).unwrap_or_else(|| {

@@ -6,6 +6,7 @@
 //!
 //! Rule: whatever a partition numbers (ports, grants, virtual CPUs, partitions) is looked up by
 //! [`get`], [`get_mut`] or [`index`].
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 #![expect(unsafe_code, reason = "the compiler would take the mask out: it knows the check")]
 

@@ -64,7 +64,7 @@ impl Registers {
 
     /// Whether the frame was pushed on an entry from ring 3.
     #[must_use]
-    pub fn from_partition(&self) -> bool {
+    pub fn is_from_partition(&self) -> bool {
         self.cs & 3 == 3
     }
 
@@ -123,9 +123,10 @@ pub mod flag {
 
 /// Flags that stay as they were when a system call enters the kernel.
 const ENTRY_FLAGS: u32 =
-    !(flag::TF | flag::NT | flag::RF | flag::VM | flag::AC | flag::DF | flag::IOPL) as u32;
+    !narrow::low_32(flag::TF | flag::NT | flag::RF | flag::VM | flag::AC | flag::DF | flag::IOPL);
 /// Flags that a partition chooses when it returns; the interrupt flag becomes the event mask.
-const RETURN_FLAGS: u32 = !(flag::IOPL | flag::NT | flag::VM | flag::VIF_VIP) as u32 & 0x3f_ffff;
+const RETURN_FLAGS: u32 =
+    narrow::low_32(!(flag::IOPL | flag::NT | flag::VM | flag::VIF_VIP) & 0x3f_ffff);
 
 global_asm!(
     include_str!("entry.S"),

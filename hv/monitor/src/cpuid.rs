@@ -92,7 +92,7 @@ fn leaf_d(subleaf: u32) -> [u32; 4] {
     match subleaf {
         0 => {
             let now = hardware::cpuid(0xd, 0)[1];
-            [states as u32, now, xsave_bytes(states), (states >> 32) as u32]
+            [narrow::low_32(states), now, xsave_bytes(states), narrow::low_32(states >> 32)]
         }
         // XSAVEOPT and XGETBV1 are fine in ring 3; XSAVEC too, XSAVES is not.
         1 => [hardware::cpuid(0xd, 1)[0] & 0b0111, 0, 0, 0],

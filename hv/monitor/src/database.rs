@@ -16,7 +16,7 @@ pub fn set_arena(first: u64, pages: u64) {
     let words = machine::bytes(first).cast::<AtomicU32>();
     // SAFETY: the arena is contiguous RAM in the direct map, set aside for ever; the ultravisor
     // writes it with atomic stores of words, and the reader only loads.
-    let words = unsafe { core::slice::from_raw_parts(words, pages as usize * 1024) };
+    let words = unsafe { core::slice::from_raw_parts(words, narrow::size(pages) * 1024) };
     ARENA.call_once(|| Reader::new(words));
 }
 

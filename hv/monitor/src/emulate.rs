@@ -58,7 +58,8 @@ pub fn general_protection(vcpu: &Vcpu, registers: &mut Registers) {
 pub fn invalid_opcode(vcpu: &Vcpu, registers: &mut Registers) {
     match instruction(registers) {
         Some(Instruction { operation: Op::ForcedCpuid, length }) => {
-            let [a, b, c, d] = cpuid::cpuid(vcpu, registers.rax as u32, registers.rcx as u32);
+            let [leaf, subleaf] = [registers.rax, registers.rcx].map(narrow::low_32);
+            let [a, b, c, d] = cpuid::cpuid(vcpu, leaf, subleaf);
             let words = [a, b, c, d].map(u64::from);
             [registers.rax, registers.rbx, registers.rcx, registers.rdx] = words;
             registers.rip = registers.rip.wrapping_add(length.into());
@@ -161,7 +162,7 @@ fn debug_register(number: u8) -> u64 {
 /// and their programs, which are not told of UMIP, may. What they see is a system without descriptor
 /// tables and task state: the CPU's own are the monitor's. `false`: it was none of them.
 fn describes_system(vcpu: &Vcpu, registers: &mut Registers, instruction: Instruction) -> bool {
-    if !hardware::is_long_code(registers.cs as u16) {
+    if !hardware::is_long_code(narrow::low_16(registers.cs)) {
         return false;
     }
     let Instruction { operation, length } = instruction;
@@ -172,7 +173,7 @@ fn describes_system(vcpu: &Vcpu, registers: &mut Registers, instruction: Instruc
             let value = if word == SystemWord::MachineStatus { cr0(vcpu) } else { 0 };
             match to {
                 Place::Memory(memory) => {
-                    store(registers, &memory, next, &(value as u16).to_le_bytes())
+                    store(registers, &memory, next, &narrow::low_16(value).to_le_bytes())
                 }
                 Place::Register { number, size } => {
                     let register = registers.general(number);
@@ -221,7 +222,7 @@ fn store(
 fn read_port(registers: &mut Registers, port: Port, size: Size) {
     let number = match port {
         Port::Immediate(number) => number.into(),
-        Port::Dx => registers.rdx as u16,
+        Port::Dx => narrow::low_16(registers.rdx),
     };
     let value = if number == 0x42 { 0 } else { u64::MAX };
     let mask = match size {
@@ -289,7 +290,7 @@ fn set_extended_control(vcpu: &Vcpu, registers: &Registers) -> bool {
         && (value & 4 == 0 || value & 2 != 0)
         && (avx512 == 0 || avx512 == 7 && value & 4 != 0);
     let offered = hardware::has_xsave() && value & !hardware::xstates() == 0;
-    if registers.rcx as u32 != 0 || !sound || !offered {
+    if narrow::low_32(registers.rcx) != 0 || !sound || !offered {
         return false;
     }
     vcpu.xcr0.set(value);
@@ -344,8 +345,8 @@ pub fn table_write(registers: &mut Registers, address: u64) -> Option<TableWrite
     if memory.address(|number| *registers.general(number), next)? != address {
         return None;
     }
-    let bits = 8 * u32::from(size.bytes());
-    let shift = 8 * (address as u32 & 7);
+    let bits = 8 * size.bytes();
+    let shift = 8 * narrow::low_8(address & 7);
     if shift + bits > 64 {
         return None;
     }
@@ -359,8 +360,8 @@ pub fn table_write(registers: &mut Registers, address: u64) -> Option<TableWrite
     let operation = match write {
         Write::And(source) => Operation::And((value(source) & width) << shift | !place),
         Write::Or(source) => Operation::Or((value(source) & width) << shift),
-        Write::BitReset { bit } => Operation::BitReset(bit + shift as u8),
-        Write::BitSet { bit } => Operation::BitSet(bit + shift as u8),
+        Write::BitReset { bit } => Operation::BitReset(bit + shift),
+        Write::BitSet { bit } => Operation::BitSet(bit + shift),
         // The rest replaces whole entries.
         _ if bits != 64 => return None,
         Write::Store(source) => Operation::Store(value(source)),
@@ -373,5 +374,11 @@ pub fn table_write(registers: &mut Registers, address: u64) -> Option<TableWrite
             new: *registers.general(register),
         },
     };
-    Some(TableWrite { operation, result, length: length.into(), shift, bits })
+    Some(TableWrite {
+        operation,
+        result,
+        length: length.into(),
+        shift: shift.into(),
+        bits: bits.into(),
+    })
 }

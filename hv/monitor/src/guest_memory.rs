@@ -84,7 +84,7 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPointer<T> {
         first: u64,
         buffer: &'b mut [MaybeUninit<T>; N],
     ) -> Result<&'b [T], Fault> {
-        let count = self.count.saturating_sub(first).min(N as u64) as usize;
+        let count = narrow::size(self.count.saturating_sub(first)).min(N);
         let va = self.va + first * size_of::<T>() as u64;
         let to = buffer.as_mut_ptr().cast::<T>();
         copy(to as u64, va, count * size_of::<T>())?;
@@ -156,7 +156,7 @@ pub fn read_instruction(va: u64, buffer: &mut [u8]) -> usize {
     if read_bytes(va, buffer).is_ok() {
         return buffer.len();
     }
-    let page_rest = (4096 - (va & 4095)) as usize;
+    let page_rest = narrow::size(4096 - (va & 4095));
     let short = page_rest.min(buffer.len());
     let part = buffer.get_mut(..short).unwrap_or_default();
     if read_bytes(va, part).is_ok() { short } else { 0 }
@@ -181,7 +181,7 @@ fn copy(to: u64, from: u64, bytes: usize) -> Result<(), Fault> {
 #[inline]
 fn copy_one<T>(to: u64, from: u64) -> Result<(), Fault> {
     let bytes = size_of::<T>();
-    if bytes % 8 != 0 || bytes > 9 * 8 {
+    if !bytes.is_multiple_of(8) || bytes > 9 * 8 {
         return copy(to, from, bytes);
     }
     let failed: u64;

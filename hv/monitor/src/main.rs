@@ -6,6 +6,7 @@
 //!
 //! On a host target this crate is a stub, so that ordinary tools work on it.
 #![cfg_attr(target_os = "none", no_std, no_main)]
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
 mod platform;
 

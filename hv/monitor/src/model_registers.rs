@@ -11,11 +11,11 @@ use crate::{
 };
 
 /// Memory types of the PAT as the platform programs it (the same as Xen's).
-const PAT: u64 = 0x0005_0100_0704_06;
+const PAT: u64 = 0x0000_0501_0007_0406;
 
 /// `rdmsr`; `false`: the fault goes to the kernel.
 pub fn read(vcpu: &Vcpu, registers: &mut Registers) -> bool {
-    let value = match registers.rcx as u32 {
+    let value = match narrow::low_32(registers.rcx) {
         msr::FS_BASE => hardware::read_msr(msr::FS_BASE),
         msr::GS_BASE => hardware::read_msr(msr::GS_BASE),
         msr::KERNEL_GS_BASE => hardware::read_msr(msr::KERNEL_GS_BASE),
@@ -37,7 +37,7 @@ pub fn read(vcpu: &Vcpu, registers: &mut Registers) -> bool {
 /// `wrmsr`; `false`: the fault goes to the kernel.
 pub fn write(vcpu: &Vcpu, registers: &mut Registers) -> bool {
     let value = registers.rdx << 32 | registers.rax & 0xffff_ffff;
-    match registers.rcx as u32 {
+    match narrow::low_32(registers.rcx) {
         base @ (msr::FS_BASE | msr::GS_BASE | msr::KERNEL_GS_BASE) => {
             if !is_canonical(value) {
                 return false;

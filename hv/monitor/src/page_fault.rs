@@ -84,7 +84,7 @@ fn other_write(registers: &mut Registers, space: &mut Space, table: u64, address
 
 /// Index of the table entry at `address`.
 fn index(address: u64) -> usize {
-    (address as usize & 4095) / 8
+    narrow::entry_index(address)
 }
 
 /// The frame that the kernel has mapped at `address`, if it is a level-1 table.
@@ -131,7 +131,7 @@ fn logic_flags(registers: &mut Registers, result: u64, bits: u32) {
     if result >> (bits - 1) & 1 != 0 {
         flags |= flag::SF;
     }
-    if (result as u8).count_ones() % 2 == 0 {
+    if narrow::low_8(result).count_ones().is_multiple_of(2) {
         flags |= flag::PF;
     }
     registers.rflags = flags;

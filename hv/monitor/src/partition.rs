@@ -194,7 +194,7 @@ fn limits(descriptor: &PartitionDescriptor) -> Result<Limits, i64> {
     if allowed == CpuMask([0; 4]) {
         allowed = CpuMask::ALL;
     }
-    let possible = (0..platform::cpu_count()).any(|cpu| allowed.contains(cpu as u16));
+    let possible = (0..platform::cpu_count()).any(|cpu| allowed.contains(cpu));
     let limits = Limits { weight: descriptor.cpu_weight, cap: descriptor.cpu_cap, allowed };
     possible.then_some(limits).ok_or(errno::EINVAL)
 }
@@ -288,7 +288,7 @@ fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(
             return Err(error);
         }
         machine::scrub(mfn);
-        if let Some(entry) = platform::m2p().get(mfn as usize) {
+        if let Some(entry) = platform::m2p().get(narrow::size(mfn)) {
             entry.store(M2P_INVALID, Ordering::Relaxed);
         }
         keeping.1 = mfn + 1;
@@ -327,7 +327,7 @@ impl Partition {
     /// Its number in the Xen-facing ABI.
     #[must_use]
     pub fn domid(&self) -> u16 {
-        self.number as u16 & 0x7fff
+        (self.number & 0x7fff) as u16
     }
 
     /// Its rights now.
@@ -399,7 +399,7 @@ impl Partition {
     /// Its virtual CPU number `id`.
     #[must_use]
     pub fn vcpu(&self, id: u32) -> Option<&'static Vcpu> {
-        let id = masked::index(id as usize, self.vcpus as usize)? as u32;
+        let id = u32::try_from(masked::index(id as usize, self.vcpus as usize)?).ok()?;
         // SAFETY: `create` made all of them before it published the partition.
         Some(unsafe { &*self.vcpu_place(id) })
     }
@@ -434,7 +434,7 @@ impl Partition {
         let Some(frame) = frame(mfn) else {
             return false;
         };
-        let Some(entry) = platform::m2p().get(mfn as usize) else {
+        let Some(entry) = platform::m2p().get(narrow::size(mfn)) else {
             return false;
         };
         let mut head = self.idle.lock();
@@ -450,7 +450,7 @@ impl Partition {
     pub fn take_idle(&self) -> Option<u64> {
         let mut head = self.idle.lock();
         let mfn = *head;
-        let next = platform::m2p().get(mfn as usize)?.load(Ordering::Relaxed);
+        let next = platform::m2p().get(narrow::size(mfn))?.load(Ordering::Relaxed);
         if mfn == 0 || next & IDLE == 0 {
             return None;
         }

@@ -52,7 +52,7 @@ pub fn all_vcpus() -> impl Iterator<Item = &'static Vcpu> {
 }
 
 /// A free slot, marked as taken by `claim` until [`register`] fills it.
-pub fn take_slot() -> Option<u32> {
+pub fn take_slot() -> Option<u16> {
     let claimed = core::ptr::dangling_mut::<Vcpu>();
     VCPUS
         .iter()
@@ -60,27 +60,27 @@ pub fn take_slot() -> Option<u32> {
             let null = core::ptr::null_mut();
             slot.compare_exchange(null, claimed, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         })
-        .map(|slot| slot as u32)
+        .and_then(|slot| u16::try_from(slot).ok())
 }
 
 /// Fills the slot of a virtual CPU and gives it a place to start.
 pub fn register(vcpu: &'static Vcpu) {
     let group = &vcpu.partition.group;
-    vcpu.entity.set(Some(Entity::new(vcpu.slot as u16, group)));
+    vcpu.entity.set(Some(Entity::new(vcpu.slot, group)));
     vcpu.cpu.store(least_loaded(group), Ordering::Relaxed);
     let pointer = core::ptr::from_ref(vcpu).cast_mut();
-    VCPUS[vcpu.slot as usize % SLOTS].store(pointer, Ordering::Release);
+    VCPUS[usize::from(vcpu.slot) % SLOTS].store(pointer, Ordering::Release);
 }
 
 /// Gives a slot back.
 pub fn unregister(vcpu: &Vcpu) {
     cancel_timers(vcpu);
-    VCPUS[vcpu.slot as usize % SLOTS].store(core::ptr::null_mut(), Ordering::Release);
+    VCPUS[usize::from(vcpu.slot) % SLOTS].store(core::ptr::null_mut(), Ordering::Release);
 }
 
 fn least_loaded(group: &Group) -> u32 {
     cpu::all()
-        .filter(|c| c.is_online() && group.allows(c.index as u16))
+        .filter(|c| c.is_online() && group.allows(c.index))
         .min_by_key(|c| queue(c.index).lock().run.load())
         .map_or(0, |c| c.index)
 }
@@ -133,7 +133,7 @@ pub fn end_wait(vcpu: &Vcpu) -> bool {
 
 /// Number of the timer of a poll.
 fn poll_timer(vcpu: &Vcpu) -> u16 {
-    2 * vcpu.slot as u16 + 1
+    2 * vcpu.slot + 1
 }
 
 /// Puts a virtual CPU that may run into a queue, unless its partition stands still.
@@ -164,7 +164,7 @@ fn is_ready(vcpu: &Vcpu) -> bool {
 /// else stays if it may.
 fn find_place(vcpu: &Vcpu) {
     let group = &vcpu.partition.group;
-    let allowed = |c: &&CpuLocal| group.allows(c.index as u16);
+    let allowed = |c: &&CpuLocal| group.allows(c.index);
     let home = cpu::cpu(vcpu.cpu.load(Ordering::Acquire));
     if allowed(&home) && home.is_idle() {
         return;
@@ -186,7 +186,7 @@ fn find_place(vcpu: &Vcpu) {
 /// place anew, one that runs is looked at by its CPU.
 pub fn reconsider(vcpu: &Vcpu) {
     let waited = with_queue(vcpu, |_, queue| {
-        let entity = queue.run.dequeue(vcpu.slot as u16);
+        let entity = queue.run.dequeue(vcpu.slot);
         entity.inspect(|entity| vcpu.entity.set(Some(*entity))).is_some()
     });
     if waited {
@@ -200,7 +200,7 @@ pub fn reconsider(vcpu: &Vcpu) {
 /// Returns whether no CPU has it any more.
 pub fn withdraw(vcpu: &Vcpu) -> bool {
     let parked = with_queue(vcpu, |_, queue| {
-        if let Some(entity) = queue.run.dequeue(vcpu.slot as u16) {
+        if let Some(entity) = queue.run.dequeue(vcpu.slot) {
             vcpu.entity.set(Some(entity));
             vcpu.enter_runstate(area::RUNSTATE_OFFLINE, time::now());
         }
@@ -270,7 +270,7 @@ pub fn should_yield_now() -> bool {
 
 /// Sets or cancels the single-shot timer of the virtual CPU that runs here.
 pub fn set_timer(vcpu: &Vcpu, deadline: Option<u64>) {
-    let timer = 2 * vcpu.slot as u16;
+    let timer = 2 * vcpu.slot;
     let here = cpu::this().index;
     let before = vcpu.timer_cpu.get();
     if before != here {
@@ -288,7 +288,7 @@ pub fn set_timer(vcpu: &Vcpu, deadline: Option<u64>) {
 fn cancel_timers(vcpu: &Vcpu) {
     for local in cpu::all() {
         let mut held = queue(local.index).lock();
-        held.timers.cancel(2 * vcpu.slot as u16);
+        held.timers.cancel(2 * vcpu.slot);
         held.timers.cancel(poll_timer(vcpu));
     }
 }
@@ -389,7 +389,7 @@ fn decide(
     before: &mut Option<&'static Vcpu>,
     now: u64,
 ) -> Decision {
-    let stays = |vcpu: &Vcpu| is_ready(vcpu) && vcpu.partition.group.allows(local.index as u16);
+    let stays = |vcpu: &Vcpu| is_ready(vcpu) && vcpu.partition.group.allows(local.index);
     let mut next = before.filter(|vcpu| !stays(vcpu)).or_else(|| pick(queue, now));
     while let Some(vcpu) = next {
         if stays(vcpu) {
@@ -436,7 +436,7 @@ fn steal(local: &CpuLocal) -> bool {
     let mut others = (1..count).map(|n| (local.index + n) % count);
     let found = others.find_map(|victim| {
         let mut held = queue(victim).lock();
-        let entity = held.run.steal(local.index as u16)?;
+        let entity = held.run.steal(local.index)?;
         assign(&entity, local.index);
         Some(entity)
     });
@@ -450,16 +450,16 @@ fn balance(local: &CpuLocal) {
     };
     let mut leads = Leads::<MAX_CPUS>::default();
     for other in cpu::all().filter(|c| c.index != local.index && c.is_online()) {
-        leads.note(other.index as u16, queue(other.index).lock().run.lead(position, time::now()));
+        leads.note(other.index, queue(other.index).lock().run.lead(position, time::now()));
     }
     let mut held = queue(local.index).lock();
     let Some((entity, to)) = held.run.give(&leads) else {
         return;
     };
-    assign(&entity, to.into());
+    assign(&entity, to);
     drop(held);
-    if queue(to.into()).lock().run.enqueue(entity, time::now()) == Ok(true) {
-        kick(cpu::cpu(to.into()));
+    if queue(to).lock().run.enqueue(entity, time::now()) == Ok(true) {
+        kick(cpu::cpu(to));
     }
 }
 

@@ -28,7 +28,7 @@ pub extern "C" fn syscall(registers: &mut Registers) -> *mut Registers {
             if vcpu.callbacks.get()[kind] == 0 && kind != callback::SYSCALL {
                 trap::inject(vcpu, registers, vector::GENERAL_PROTECTION, Some(0));
             } else if bounce::system_call(vcpu, registers, kind).is_err() {
-                partition::crash(vcpu, registers, cause::BAD_FRAME, kind as u32);
+                partition::crash(vcpu, registers, cause::BAD_FRAME, narrow::low_32(kind as u64));
             }
         }
     }

@@ -45,8 +45,8 @@ pub mod vector {
 
 /// Called by `entry.S` with the frame of what was interrupted; returns the frame to leave by.
 pub extern "C" fn trap(registers: &mut Registers) -> *mut Registers {
-    let vector = registers.vector as u8;
-    if !registers.from_partition() {
+    let vector = narrow::low_8(registers.vector);
+    if !registers.is_from_partition() {
         return from_monitor(registers, vector);
     }
     if vector == vector::PAGE_FAULT
@@ -128,11 +128,11 @@ fn from_monitor(registers: &mut Registers, vector: u8) -> *mut Registers {
         platform::nmi(true);
         return registers;
     }
-    if vector == vector::PAGE_FAULT || vector == vector::GENERAL_PROTECTION {
-        if let Some(rip) = guest_memory::fixup(registers.rip) {
-            registers.rip = rip;
-            return registers;
-        }
+    if matches!(vector, vector::PAGE_FAULT | vector::GENERAL_PROTECTION)
+        && let Some(rip) = guest_memory::fixup(registers.rip)
+    {
+        registers.rip = rip;
+        return registers;
     }
     if vector == vector::DEBUG {
         // A data breakpoint of the partition hit by the monitor's own access on its behalf, or a

@@ -95,7 +95,7 @@ pub struct Vcpu {
     /// Number in its partition.
     pub id: u32,
     /// Index among all virtual CPUs of the machine.
-    pub slot: u32,
+    pub slot: u16,
     /// Its partition.
     pub partition: &'static Partition,
     /// The rest; reached as if it lay here.
@@ -192,7 +192,7 @@ pub const POLL_ANY: u32 = u32::MAX;
 
 impl Vcpu {
     /// A virtual CPU that is down.
-    pub fn new(partition: &'static Partition, id: u32, slot: u32, info: *mut InfoArea) -> Self {
+    pub fn new(partition: &'static Partition, id: u32, slot: u16, info: *mut InfoArea) -> Self {
         let held = State {
             in_kernel: RunningCell::new(true),
             debug: RunningCell::new([0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400]),

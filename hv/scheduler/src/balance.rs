@@ -46,9 +46,9 @@ impl<const CPUS: usize> Default for Leads<CPUS> {
 
 impl<const CPUS: usize> Leads<CPUS> {
     /// Notes the lead of a CPU, as [`RunQueue::lead`] tells it.
-    pub fn note(&mut self, cpu: u16, lead: i64) {
-        let word = self.known.0.get_mut(usize::from(cpu) / 64);
-        if let (Some(place), Some(word)) = (self.lead.get_mut(usize::from(cpu)), word) {
+    pub fn note(&mut self, cpu: u32, lead: i64) {
+        let word = self.known.0.get_mut(cpu as usize / 64);
+        if let (Some(place), Some(word)) = (self.lead.get_mut(cpu as usize), word) {
             *place = lead;
             *word |= 1 << (cpu % 64);
         }
@@ -58,7 +58,7 @@ impl<const CPUS: usize> Leads<CPUS> {
     }
 
     /// The CPU furthest ahead of `shift` that `entity` may move to, if it is far enough.
-    fn best(&self, entity: &Entity<'_>, shift: i64) -> Option<u16> {
+    fn best(&self, entity: &Entity<'_>, shift: i64) -> Option<u32> {
         let allowed = entity.group.allowed();
         let known = CpuMask(core::array::from_fn(|n| {
             allowed.0.get(n).zip(self.known.0.get(n)).map_or(0, |(a, b)| a & b)
@@ -66,7 +66,7 @@ impl<const CPUS: usize> Leads<CPUS> {
         if known.0 == [0; 4] {
             return None;
         }
-        let cpus = (0u16..).zip(&self.lead).filter(|(cpu, _)| known.contains(*cpu));
+        let cpus = (0u32..).zip(&self.lead).filter(|(cpu, _)| known.contains(*cpu));
         let (cpu, lead) = cpus.max_by_key(|(_, lead)| **lead)?;
         let enough = entity.group.virtual_time(MOVE_LEAD).min(MOVE_LEAD);
         let ahead = *lead == IDLE || u64::try_from(lead.wrapping_sub(shift)).ok()? > enough;
@@ -110,7 +110,7 @@ impl<'g, const N: usize> RunQueue<'g, N> {
 
     /// Gives the most entitled of those that wait and have somewhere better to go, and where that
     /// is. The caller enqueues it there.
-    pub fn give<const CPUS: usize>(&mut self, leads: &Leads<CPUS>) -> Option<(Entity<'g>, u16)> {
+    pub fn give<const CPUS: usize>(&mut self, leads: &Leads<CPUS>) -> Option<(Entity<'g>, u32)> {
         // One that was idle is where the first other is.
         let shift = if self.adrift && leads.first != IDLE { leads.first } else { 0 };
         self.offset = self.offset.wrapping_add(shift.cast_unsigned());
@@ -124,7 +124,7 @@ impl<'g, const N: usize> RunQueue<'g, N> {
 
     /// Gives the most entitled of those that wait and may run on `cpu`, which is idle and enqueues
     /// it.
-    pub fn steal(&mut self, cpu: u16) -> Option<Entity<'g>> {
+    pub fn steal(&mut self, cpu: u32) -> Option<Entity<'g>> {
         let slot = self.waiting.iter().find(|slot| {
             let entity = self.entities.get(usize::from(*slot)).and_then(Option::as_ref);
             entity.is_some_and(|e| e.group.allows(cpu))

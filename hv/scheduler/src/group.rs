@@ -27,8 +27,8 @@ impl CpuMask {
 
     /// Whether `cpu` is in the set.
     #[must_use]
-    pub fn contains(&self, cpu: u16) -> bool {
-        let word = self.0.get(usize::from(cpu) / 64).copied().unwrap_or(0);
+    pub fn contains(&self, cpu: u32) -> bool {
+        let word = self.0.get(cpu as usize / 64).copied().unwrap_or(0);
         word >> (cpu % 64) & 1 == 1
     }
 }
@@ -94,7 +94,7 @@ impl Group {
 
     /// Whether its virtual CPUs may run on `cpu`.
     #[must_use]
-    pub fn allows(&self, cpu: u16) -> bool {
+    pub fn allows(&self, cpu: u32) -> bool {
         self.allowed().contains(cpu)
     }
 

@@ -129,8 +129,10 @@ impl<const N: usize> Heap<N> {
         if let Some(slot) = self.heap.get_mut(place) {
             *slot = number;
         }
-        if let Some(position) = self.position.get_mut(usize::from(number)) {
-            *position = place as u16 + 1;
+        // `new` keeps `N`, and so every place, in 16 bits.
+        let position = self.position.get_mut(usize::from(number));
+        if let (Some(position), Ok(place)) = (position, u16::try_from(place + 1)) {
+            *position = place;
         }
     }
 

@@ -8,6 +8,7 @@
 //! * [`RunQueue`]: one per physical CPU, fair by weight.
 //! * [`RunQueue::give`]: moves between them, so that they are fair together.
 //! * [`TimerQueue`]: deadlines in a binary heap, with cancellation.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

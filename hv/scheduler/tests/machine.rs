@@ -93,7 +93,7 @@ impl Machine {
         let idle = |q: &RunQueue<'static, 128>| q.current().is_none() && q.waiting() == 0;
         let home = vcpu.cpu;
         let mut entity = vcpu.entity.take().unwrap();
-        let may = |cpu: usize| vcpu.group.allows(cpu as u16);
+        let may = |cpu: usize| vcpu.group.allows(cpu as u32);
         if new || !may(home) || !idle(&self.queues[home]) {
             let count = self.queues.len();
             let found = (0..count).find(|c| may(*c) && idle(&self.queues[*c]));
@@ -123,10 +123,10 @@ impl Machine {
         let Some(position) = self.queues[cpu].balance_from(self.now) else { return };
         let mut leads = Leads::<8>::default();
         for other in (0..self.queues.len()).filter(|c| *c != cpu) {
-            leads.note(other as u16, self.queues[other].lead(position, self.now));
+            leads.note(other as u32, self.queues[other].lead(position, self.now));
         }
         if let Some((entity, to)) = self.queues[cpu].give(&leads) {
-            self.arrive(entity, to.into());
+            self.arrive(entity, to as usize);
         }
     }
 
@@ -138,12 +138,12 @@ impl Machine {
                     let count = self.queues.len();
                     let others = (1..count).map(|n| (cpu + n) % count);
                     let found = others.fold(None, |found, other| {
-                        found.or_else(|| self.queues[other].steal(cpu as u16))
+                        found.or_else(|| self.queues[other].steal(cpu as u32))
                     });
                     let Some(entity) = found else { return };
                     self.arrive(entity, cpu);
                 }
-                Some(slot) if !self.vcpus[usize::from(slot)].group.allows(cpu as u16) => {
+                Some(slot) if !self.vcpus[usize::from(slot)].group.allows(cpu as u32) => {
                     let entity = self.queues[cpu].block_current(self.now);
                     self.vcpus[usize::from(slot)].entity = entity;
                     self.place(slot.into(), false);

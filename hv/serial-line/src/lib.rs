@@ -2,6 +2,7 @@
 //! message, and the heap that both do not have.
 //!
 //! On a host target only the form of a message exists.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 
 use core::fmt::{self, Write};

@@ -205,7 +205,7 @@ impl Stage {
         let mut setup = SetupTable::new_zeroed();
         (setup.dom, setup.nr_frames) = (domid::SELF, 1);
         setup.frame_list = list.as_mut_ptr() as u64;
-        let arguments = [grants::SETUP_TABLE.into(), (&raw mut setup) as u64, 1, 0, 0];
+        let arguments = [grants::SETUP_TABLE, (&raw mut setup) as u64, 1, 0, 0];
         plain(number::GRANT_TABLE_OP, arguments);
         self.grant_frame = list[0];
         let entry = (list[0] * PAGE) | WRITABLE;
@@ -221,7 +221,7 @@ impl Stage {
             let end = |frame| CopyEnd { frame, domid: domid::SELF, ..CopyEnd::new_zeroed() };
             (copy.source, copy.dest) = (end(8), end(frame));
             (copy.len, copy.flags) = (8, grants::GNTCOPY_SOURCE_GREF);
-            let arguments = [grants::COPY.into(), (&raw mut copy) as u64, 1, 0, 0];
+            let arguments = [grants::COPY, (&raw mut copy) as u64, 1, 0, 0];
             if plain(number::GRANT_TABLE_OP, arguments) && copy.status == grants::GNTST_OKAY {
                 self.number = number;
                 break;
@@ -636,7 +636,7 @@ impl Actor {
         for mapped in self.mapped.drain(..) {
             let mut unmap = UnmapGrantRef::new_zeroed();
             (unmap.host_addr, unmap.handle) = (mapped.place, mapped.handle);
-            let arguments = [grants::UNMAP_GRANT_REF.into(), (&raw mut unmap) as u64, 1, 0, 0];
+            let arguments = [grants::UNMAP_GRANT_REF, (&raw mut unmap) as u64, 1, 0, 0];
             plain(number::GRANT_TABLE_OP, arguments);
         }
     }

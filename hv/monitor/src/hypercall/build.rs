@@ -162,7 +162,7 @@ pub fn set_m2p(call: &mut Call) -> Outcome {
             }
             continue;
         }
-        let entry = platform::m2p().get(mfn as usize).ok_or(errno::EINVAL)?;
+        let entry = platform::m2p().get(narrow::size(mfn)).ok_or(errno::EINVAL)?;
         entry.store(pfn.wrapping_add(index), Ordering::Relaxed);
     }
     Ok(0)

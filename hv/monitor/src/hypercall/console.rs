@@ -11,7 +11,7 @@ use super::{Call, Outcome};
 use crate::{guest_memory, partition::Partition, platform, time};
 
 /// Bytes written per call at most; the rest continues.
-const PIECE: u64 = 256;
+const PIECE: usize = 256;
 /// Nanoseconds that a guest's byte takes of the log: 4096 bytes a second.
 const BYTE_TIME: u64 = 1_000_000_000 / 4096;
 /// How far guests may be ahead: 32 KiB at once.
@@ -25,9 +25,9 @@ pub fn console_io(call: &mut Call) -> Outcome {
         console::READ => return Ok(0),
         _ => return Err(errno::ENOSYS),
     }
-    let now = bytes.min(PIECE);
-    let mut text = [0; PIECE as usize];
-    let piece = text.get_mut(..now as usize).ok_or(errno::EINVAL)?;
+    let now = bytes.min(PIECE as u64);
+    let mut text = [0; PIECE];
+    let piece = text.get_mut(..narrow::size(now)).ok_or(errno::EINVAL)?;
     guest_memory::read_bytes(buffer, piece)?;
     let partition = call.vcpu.partition;
     if may_log(partition, now) {

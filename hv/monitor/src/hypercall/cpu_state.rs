@@ -70,7 +70,7 @@ pub fn update_descriptor(call: &mut Call) -> Outcome {
         return Err(errno::EINVAL);
     }
     let mut space = call.vcpu.partition.space.lock_or_again()?;
-    let index = (address as usize & 4095) / 8;
+    let index = narrow::entry_index(address);
     page_tables::update_descriptor(&Host, &mut space, address >> 12, index, value)
         .map_err(partition::errno_of)?;
     Ok(0)
@@ -162,7 +162,7 @@ pub fn write_debug(vcpu: &Vcpu, register: u64, value: u64) -> Result<(), i64> {
         0..=3 if !is_canonical(value) || (MONITOR_START..MONITOR_END).contains(&value) => {
             return Err(errno::EPERM);
         }
-        0..=3 => debug[register as usize] = value,
+        0..=3 => debug[narrow::size(register)] = value,
         6 => debug[6] = value & 0xe00f | 0xffff_0ff0,
         // No general detect (bit 13), no I/O breakpoints (R/W = 10).
         7 => {
@@ -186,7 +186,7 @@ pub fn write_debug(vcpu: &Vcpu, register: u64, value: u64) -> Result<(), i64> {
 pub fn read_debug(vcpu: &Vcpu, register: u64) -> Result<u64, i64> {
     let debug = vcpu.debug.get();
     match register {
-        n @ (0..=3 | 6 | 7) => Ok(debug[n as usize]),
+        n @ (0..=3 | 6 | 7) => Ok(debug[narrow::size(n)]),
         _ => Err(errno::EINVAL),
     }
 }
@@ -194,11 +194,11 @@ pub fn read_debug(vcpu: &Vcpu, register: u64) -> Result<u64, i64> {
 /// `set_segment_base(which, value)`.
 pub fn set_segment_base(call: &mut Call) -> Outcome {
     let [which, value, ..] = call.args;
-    let target = match which as u32 {
+    let target = match narrow::low_32(which) {
         SEGBASE_FS => msr::FS_BASE,
         SEGBASE_GS_USER => msr::KERNEL_GS_BASE,
         SEGBASE_GS_KERNEL => msr::GS_BASE,
-        SEGBASE_GS_USER_SEL => return Ok(load_user_gs(value as u16)),
+        SEGBASE_GS_USER_SEL => return Ok(load_user_gs(narrow::low_16(value))),
         _ => return Err(errno::EINVAL),
     };
     // XSA-193: a base that is not canonical would fault in ring 0.
@@ -224,10 +224,10 @@ pub fn vm_assist(call: &mut Call) -> Outcome {
     if command > 1 {
         return Err(errno::ENOSYS);
     }
-    match kind as u32 {
+    match narrow::low_32(kind) {
         assist::WRITABLE_PAGETABLES => Ok(0),
         assist::RUNSTATE_UPDATE_FLAG => {
-            let on = command as u32 == assist::ENABLE;
+            let on = command == u64::from(assist::ENABLE);
             call.vcpu.partition.runstate_update_flag.store(on, Ordering::Relaxed);
             Ok(0)
         }

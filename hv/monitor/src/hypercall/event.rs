@@ -161,7 +161,7 @@ fn reset(call: &mut Call) -> Outcome {
     let [command, argument, ..] = call.args;
     let reset: abi::EvtchnReset = guest_memory::read(argument)?;
     check_foreign(call.vcpu, reset.dom.into())?;
-    let mut next = (command as u32 >> COMMAND_BITS).max(1);
+    let mut next = (narrow::low_32(command) >> COMMAND_BITS).max(1);
     close_from(call.vcpu.partition, &mut next).map(|()| 0).inspect_err(|_| {
         call.args[0] = GOES_ON | u64::from(next) << COMMAND_BITS | abi::RESET;
     })
@@ -173,7 +173,7 @@ fn reset(call: &mut Call) -> Outcome {
 /// [`AGAIN`]: `next` says where to go on.
 fn close_from(partition: &Partition, next: &mut u32) -> Result<(), i64> {
     let ports = partition.ports();
-    while *next < abi::PORTS_2L as u32 {
+    while (*next as usize) < abi::PORTS_2L {
         if ports.port(*next).is_ok_and(|port| port.used_for != PortUse::Free)
             && close_port(partition, *next) == Err(AGAIN)
         {

@@ -118,7 +118,7 @@ fn place(space: &Space, vcpu: &Vcpu, host_addr: u64, flags: u32) -> Result<Place
         if host_addr & 7 != 0 {
             return Err(abi::GNTST_GENERAL_ERROR);
         }
-        return Ok(Place { table: host_addr >> 12, index: (host_addr as usize & 4095) / 8 });
+        return Ok(Place { table: host_addr >> 12, index: narrow::entry_index(host_addr) });
     }
     walk::place(space, vcpu, host_addr).ok_or(abi::GNTST_BAD_VIRT_ADDR)
 }

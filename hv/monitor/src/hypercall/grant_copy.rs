@@ -31,7 +31,7 @@ impl End {
         let owner = named(vcpu, end.domid).map_err(|_| abi::GNTST_BAD_DOMAIN)?;
         let access = if writable { Access::Write } else { Access::Read };
         let (mfn, grant) = if by_grant {
-            let reference = end.frame as u32;
+            let reference = narrow::low_32(end.frame);
             let frame = owner
                 .with_grants(|table| table.acquire(reference, vcpu.partition.domid(), access))?;
             (frame.into(), Some((owner, reference, access)))
@@ -82,6 +82,6 @@ pub fn copy(vcpu: &Vcpu, op: &abi::GrantCopy) -> Result<(), Stopped> {
     let (source, dest) = (source_end.address(from), dest_end.address(to));
     // SAFETY: both frames are RAM held by references of the right kind, and the span lies within
     // a page; partitions may change the bytes meanwhile, which `copy` of bytes tolerates.
-    unsafe { core::ptr::copy(source as *const u8, dest as *mut u8, bytes as usize) };
+    unsafe { core::ptr::copy(source as *const u8, dest as *mut u8, narrow::size(bytes)) };
     Ok(())
 }

@@ -68,7 +68,7 @@ pub fn activate_partition(call: &mut Call) -> Outcome {
 
 /// Frames between two looks at whether to yield, which share a flush; scrubbing makes each cost
 /// half a thousand stores.
-const STRIDE: u64 = 8;
+const STRIDE: usize = 8;
 
 /// Frames whose owner is looked up together, at most.
 const LOOKAHEAD: u64 = 32;
@@ -83,7 +83,7 @@ pub fn activate_pages(call: &mut Call) -> Outcome {
         let range = reader.range_at(frame, (end - frame).min(LOOKAHEAD)).map_err(errno_of)?;
         let stop = range.frames.checked_add(frame).ok_or(errno::EINVAL)?.min(end);
         while frame < stop {
-            let until = stop.min(frame + STRIDE);
+            let until = stop.min(frame + STRIDE as u64);
             give(frame..until, range.owner)?;
             frame = until;
             if frame < end && schedule::should_yield_now() {
@@ -96,7 +96,7 @@ pub fn activate_pages(call: &mut Call) -> Outcome {
 
 /// Makes `owner` the owner of up to [`STRIDE`] frames, up to the first that is refused.
 fn give(frames: Range<u64>, owner: Owner) -> Result<(), i64> {
-    let mut taken = Vec::<_, { STRIDE as usize }>::new();
+    let mut taken = Vec::<_, STRIDE>::new();
     let mut outcome = Ok(());
     for mfn in frames {
         match take(mfn, owner) {
@@ -136,7 +136,7 @@ impl Taken {
             machine::scrub_used(self.mfn);
         }
         if self.before & OWNER_IO == 0
-            && let Some(entry) = platform::m2p().get(self.mfn as usize)
+            && let Some(entry) = platform::m2p().get(narrow::size(self.mfn))
         {
             entry.store(u64::MAX, Ordering::Relaxed);
         }
@@ -320,7 +320,10 @@ pub fn end_host(call: &mut Call) -> Outcome {
     match how {
         calls::END_POWER_OFF => platform::power_off(),
         calls::END_RESTART => platform::restart(),
-        calls::END_FAILED => partition::host_failed(partition as u32, cause as u32, detail as u32),
+        calls::END_FAILED => {
+            let [partition, cause, detail] = [partition, cause, detail].map(narrow::low_32);
+            partition::host_failed(partition, cause, detail)
+        }
         _ => Err(errno::EINVAL),
     }
 }

@@ -96,6 +96,6 @@ fn decrease(partition: &Partition, mfn: u64) -> Option<u64> {
 /// An idle frame comes back, as pseudo-physical frame `pfn`.
 fn populate(partition: &Partition, pfn: u64) -> Option<u64> {
     let mfn = partition.take_idle()?;
-    platform::m2p().get(mfn as usize)?.store(pfn, Ordering::Relaxed);
+    platform::m2p().get(narrow::size(mfn))?.store(pfn, Ordering::Relaxed);
     Some(mfn)
 }

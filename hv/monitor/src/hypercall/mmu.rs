@@ -29,8 +29,8 @@ const CHUNK: usize = 32;
 
 /// Refuses tables and frames of other partitions: nothing that may name them goes through here.
 pub fn check_foreign(vcpu: &Vcpu, foreign: u64) -> Result<(), i64> {
-    let frames = foreign as u16;
-    let tables = (foreign >> 16) as u16;
+    let frames = narrow::low_16(foreign);
+    let tables = narrow::low_16(foreign >> 16);
     let allowed = is_own(vcpu, frames) && (tables == 0 || is_own(vcpu, tables - 1));
     if allowed { Ok(()) } else { Err(errno::EPERM) }
 }
@@ -61,8 +61,9 @@ pub fn batch<T: FromBytes + IntoBytes + Immutable>(
     run: impl FnOnce(&'static Vcpu, &GuestPointer<T>, u64) -> (u64, Outcome),
 ) -> Outcome {
     let [list, count, done, foreign, ..] = call.args;
-    let resumed = count as u32 & UPDATE_PREEMPTED != 0;
-    let count = u64::from(count as u32 & !UPDATE_PREEMPTED);
+    let count = narrow::low_32(count);
+    let resumed = count & UPDATE_PREEMPTED != 0;
+    let count = u64::from(count & !UPDATE_PREEMPTED);
     let before: u32 = if resumed && done != 0 { guest_memory::read(done)? } else { 0 };
     let allowed = check_foreign(call.vcpu, foreign)
         .and_then(|()| GuestPointer::<T>::new(list, count).map_err(i64::from));
@@ -72,7 +73,7 @@ pub fn batch<T: FromBytes + IntoBytes + Immutable>(
     };
     // Also where nothing was done: kernels go on after the count that they find.
     if done != 0 {
-        guest_memory::write(done, &before.wrapping_add(performed as u32))?;
+        guest_memory::write(done, &before.wrapping_add(narrow::low_32(performed)))?;
     }
     if outcome == Err(AGAIN) {
         call.args[0] = list + performed * size_of::<T>() as u64;
@@ -158,7 +159,7 @@ fn several(
             let before = if is_entry(first) { performed } else { 0 };
             return (done as u64 + before, outcome);
         }
-        done += performed as usize;
+        done += narrow::size(performed);
     }
     (done as u64, Ok(()))
 }
@@ -172,7 +173,7 @@ fn is_entry(request: &MmuUpdate) -> bool {
 #[inline]
 fn entry_request(request: &MmuUpdate) -> Request {
     Request {
-        index: (request.ptr as usize & 4095) / 8,
+        index: narrow::entry_index(request.ptr),
         new: request.val,
         preserve_ad: request.ptr & UPDATE_COMMAND_MASK == PT_UPDATE_PRESERVE_AD,
     }
@@ -191,7 +192,7 @@ fn entries(space: &mut Space, table: u64, requests: &[MmuUpdate]) -> (u64, Resul
 fn set_m2p(partition: &Partition, request: &MmuUpdate) -> Result<(), i64> {
     let mfn = request.ptr >> 12;
     let frame = partition::frame(mfn).ok_or(errno::EINVAL)?;
-    let entry = platform::m2p().get(mfn as usize).ok_or(errno::EINVAL)?;
+    let entry = platform::m2p().get(narrow::size(mfn)).ok_or(errno::EINVAL)?;
     // Held, so that it neither becomes idle nor changes hands meanwhile.
     frame.get_ref(partition.number).map_err(|_| errno::EPERM)?;
     entry.store(request.val, Ordering::Relaxed);

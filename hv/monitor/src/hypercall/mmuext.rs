@@ -39,7 +39,7 @@ fn run(vcpu: &'static Vcpu, operations: &GuestPointer<MmuextOp>, count: u64) -> 
             Ok(operation) if operation.cmd == EXT_SET_LDT => {
                 drop(space);
                 let replaced =
-                    descriptors::replace_ldt(vcpu, operation.arg1, operation.arg2 as u32);
+                    descriptors::replace_ldt(vcpu, operation.arg1, narrow::low_32(operation.arg2));
                 space = match vcpu.partition.space.lock_or_again() {
                     Ok(space) => space,
                     Err(again) => {
@@ -63,7 +63,7 @@ fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), i64> 
     let number = vcpu.partition.number;
     match operation.cmd {
         level @ EXT_PIN_L1_TABLE..=EXT_PIN_L4_TABLE => {
-            pin(&Host, space, level as u8 + 1, arg1).map_err(errno_of)?;
+            pin(&Host, space, narrow::low_8(level.into()) + 1, arg1).map_err(errno_of)?;
         }
         EXT_UNPIN_TABLE => unpin(&Host, space, arg1).map_err(errno_of)?,
         EXT_NEW_BASEPTR => new_kernel_root(vcpu, space, arg1)?,

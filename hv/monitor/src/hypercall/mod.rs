@@ -75,7 +75,7 @@ type Operation = fn(&mut Call) -> Outcome;
 
 /// The operation with this hypercall number, which is masked before it chooses a branch.
 fn operation(hypercall: u64) -> Option<Operation> {
-    Some(match masked::index(hypercall as usize, 64)? as u64 {
+    Some(match masked::index(narrow::size(hypercall), 64)? as u64 {
         number::SET_TRAP_TABLE => cpu_state::set_trap_table,
         number::MMU_UPDATE => mmu::mmu_update,
         number::SET_GDT => cpu_state::set_gdt,
@@ -140,7 +140,7 @@ fn perform(call: &mut Call, hypercall: u64) -> Outcome {
         && error != AGAIN
     {
         let [others, causes @ ..] = &call.vcpu.partition.refusals;
-        let count = causes.get(!error as usize).unwrap_or(others);
+        let count = usize::try_from(!error).ok().and_then(|at| causes.get(at)).unwrap_or(others);
         count.fetch_add(1, Ordering::Relaxed);
     }
     outcome

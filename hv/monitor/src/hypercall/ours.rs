@@ -50,7 +50,7 @@ fn piece(call: &Call) -> Result<(u32, usize), i64> {
     if port > 1 {
         return Err(errno::EINVAL);
     }
-    Ok((port as u32, bytes.min(PIECE as u64) as usize))
+    Ok((narrow::low_32(port), narrow::size(bytes).min(PIECE)))
 }
 
 fn serial_write(call: &mut Call) -> Outcome {

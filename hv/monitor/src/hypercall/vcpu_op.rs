@@ -82,7 +82,7 @@ fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Resul
         target.set_gate(gate.vector, if usable { entry } else { target.gate(gate.vector) });
     }
     let mut frames = [0; 14];
-    let pages = context.gdt_ents.div_ceil(512) as usize;
+    let pages = narrow::size(context.gdt_ents.div_ceil(512));
     for (to, from) in frames.iter_mut().zip(context.gdt_frames).take(pages) {
         *to = from;
     }
@@ -102,7 +102,7 @@ fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Resul
         gs_base_other: context.gs_base_user,
     });
     // Kernels give a virtual CPU its I/O privilege level in the flags it starts with.
-    target.iopl.set((context.user_regs.rflags >> 12) as u32 & 3);
+    target.iopl.set(narrow::low_32(context.user_regs.rflags >> 12 & 3));
     target.registers.set(registers_of(&context.user_regs));
     Ok(())
 }

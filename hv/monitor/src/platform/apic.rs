@@ -62,7 +62,7 @@ static IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 fn read(register: u32) -> u32 {
     match REGISTERS.load(Ordering::Relaxed) {
         0 => 0,
-        IN_MSRS => read_msr(MSR_X2APIC + register / 16) as u32,
+        IN_MSRS => narrow::low_32(read_msr(MSR_X2APIC + register / 16)),
         // SAFETY: the loader mapped the page of registers uncached at that address.
         base => unsafe { ((base + u64::from(register)) as *const u32).read_volatile() },
     }

@@ -152,7 +152,7 @@ fn symbols(handover: &Handover) -> Option<Symbols> {
         let start = memory::phys_to_virt(part.start);
         // SAFETY: the loader copied so many bytes there, into frames of the monitor that nobody
         // writes.
-        unsafe { core::slice::from_raw_parts(start, part.bytes as usize) }
+        unsafe { core::slice::from_raw_parts(start, narrow::size(part.bytes)) }
     });
     (!table.is_empty()).then(|| Symbols::new(table, names))
 }

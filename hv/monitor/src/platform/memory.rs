@@ -87,7 +87,7 @@ pub fn monitor_l4_slots() -> &'static [u64; SLOTS] {
 pub fn frame_table() -> &'static [Frame] {
     // SAFETY: the loader mapped and zeroed that many records; all zeros is a valid `Frame`, and it
     // changes through atomics only.
-    unsafe { slice::from_raw_parts(FRAME_TABLE as *const Frame, space().frames as usize) }
+    unsafe { slice::from_raw_parts(FRAME_TABLE as *const Frame, narrow::size(space().frames)) }
 }
 
 /// The machine-to-physical table, by frame number, writable for the monitor.
@@ -95,7 +95,7 @@ pub fn frame_table() -> &'static [Frame] {
 pub fn m2p() -> &'static [AtomicU64] {
     let base = phys_to_virt(space().m2p).cast::<AtomicU64>();
     // SAFETY: the loader took and filled that many words; they are accessed as atomics only.
-    unsafe { slice::from_raw_parts(base, space().frames as usize) }
+    unsafe { slice::from_raw_parts(base, narrow::size(space().frames)) }
 }
 
 /// Whether a word at `va` lies in stack memory, for backtraces.

@@ -152,7 +152,7 @@ fn show_registers(r: &Registers) {
 
 fn show_backtrace(mut frame: u64) {
     for _ in 0..DEPTH {
-        if !memory::is_stack(frame) || !memory::is_stack(frame + 8) || frame % 8 != 0 {
+        if !memory::is_stack(frame) || !memory::is_stack(frame + 8) || !frame.is_multiple_of(8) {
             return;
         }
         // SAFETY: both words lie in stack memory that stays mapped.

@@ -141,7 +141,7 @@ pub fn write_anyway(port: u32, bytes: &[u8]) {
 
 /// Turns interrupts on.
 pub fn enable_interrupts() {
-    for port in (0..PORTS.len() as u32).filter_map(present) {
+    for port in PORTS.iter().filter(|port| port.uart.is_present()) {
         let mut line = port.line.lock();
         line.enabled = true;
         port.fill(&mut line);

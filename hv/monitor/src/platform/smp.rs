@@ -44,19 +44,20 @@ struct Page {
 }
 
 impl Page {
-    /// Copies the code to a free page below 1 MiB.
-    fn new(phys: u64) -> Self {
+    /// Copies the code to a free page below 1 MiB; `None` if the page tables lie above 4 GiB, where
+    /// a CPU that starts cannot load them from.
+    fn new(phys: u64) -> Option<Self> {
         let page = Self { phys };
         // SAFETY: the page was chosen to hold nothing; the code is shorter than a page.
         unsafe {
             ptr::copy_nonoverlapping(&raw const trampoline, page.at(0), offset(&trampoline_end));
         }
-        let base = phys as u32;
+        let base = u32::try_from(phys).ok()?;
         page.add(offset(&trampoline_gdt_pointer) + 2, base);
         page.add(offset(&trampoline_far), base);
-        page.put(offset(&trampoline_root), memory::idle_root() as u32);
+        page.put(offset(&trampoline_root), u32::try_from(memory::idle_root()).ok()?);
         page.put(offset(&trampoline_function), arrive as *const () as u64);
-        page
+        Some(page)
     }
 
     fn at(&self, offset: usize) -> *mut u8 {
@@ -82,7 +83,7 @@ impl Page {
         apic::send_init(id);
         time::wait(10_000_000);
         for patience in [1_000_000, PATIENCE_NS] {
-            apic::send_startup(id, (self.phys >> 12) as u8);
+            apic::send_startup(id, narrow::low_8(self.phys >> 12));
             let end = time::now() + patience;
             while time::now() < end {
                 if ARRIVED.load(Ordering::Acquire) == cpu {
@@ -99,7 +100,10 @@ impl Page {
 /// Starts CPUs 1 to `count - 1`, whose areas are mapped, through the free page at `page`; calls
 /// `each` with the index of every CPU that came up.
 pub fn start(page: u64, count: u32, mut each: impl FnMut(u32)) {
-    let page = Page::new(page);
+    let Some(page) = Page::new(page) else {
+        log::warn!("page tables above 4 GiB: the other CPUs do not start");
+        return;
+    };
     for cpu in 1..count {
         if page.start(cpu) {
             each(cpu);

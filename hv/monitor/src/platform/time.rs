@@ -70,7 +70,7 @@ pub fn time_scale() -> (u64, Scale) {
 /// TSC ticks per millisecond.
 #[must_use]
 pub fn tsc_khz() -> u32 {
-    RATES.get().map_or(0, |r| (r.tsc / 1000) as u32)
+    RATES.get().map_or(0, |r| u32::try_from(r.tsc / 1000).unwrap_or(u32::MAX))
 }
 
 /// Both counters at one time.
@@ -121,8 +121,8 @@ fn measure_by_interval_timer() -> Option<Rates> {
     let gate: u8 = input(GATE);
     output(GATE, gate & !3);
     output(0x43u16, 0xb0u8); // channel 2, low then high byte, interrupt on terminal count
-    output(0x42u16, INTERVAL_TICKS as u8);
-    output(0x42u16, (INTERVAL_TICKS >> 8) as u8);
+    output(0x42u16, narrow::low_8(INTERVAL_TICKS));
+    output(0x42u16, narrow::low_8(INTERVAL_TICKS >> 8));
     output(GATE, gate & !2 | 1);
     let start = Counters::now();
     (0..PATIENCE).find(|_| input::<u8>(GATE) & 0x20 != 0)?;
