@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::interrupt::{OnSignal, Process};
-use crate::{bench, bench_scale, metrics, provision, workspace};
+use crate::{bench, bench_scale, hv_build, metrics, provision, workspace};
 
 /// How many tests passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +57,10 @@ fn sources() -> Count {
         let mut clippy = workspace::cargo("clippy");
         clippy.args(["--workspace", "--all-targets", "--", "-D", "warnings"]);
         command(&mut clippy)
+    }));
+    total.add(step("lints of the bare target", || {
+        hv_build::lint()?;
+        Ok(Count { passed: 1, failed: 0 })
     }));
     total.add(step("unit tests", || {
         let mut cargo = workspace::cargo("test");

@@ -60,13 +60,13 @@ fn choose() -> Result<Toolchain> {
     }
     bail!(
         "no Rust toolchain for {TARGET}: run `rustup target add {TARGET}`, or on Debian 12 \
-         `apt-get install rustc-web cargo-web rust-web-src`"
+         `apt-get install rustc-web cargo-web rust-web-src rust-web-clippy`"
     )
 }
 
-fn cargo_build(toolchain: &Toolchain) -> Command {
+fn cargo(toolchain: &Toolchain, task: &str) -> Command {
     match toolchain {
-        Toolchain::Rustup => workspace::cargo("build"),
+        Toolchain::Rustup => workspace::cargo(task),
         Toolchain::Debian => {
             let mut command = workspace::clean_command("/usr/bin/cargo");
             let path = env::var("PATH").unwrap_or_default();
@@ -74,7 +74,7 @@ fn cargo_build(toolchain: &Toolchain) -> Command {
                 .env("PATH", format!("/usr/bin:{path}"))
                 .env("RUSTC", "/usr/bin/rustc")
                 .env("RUSTC_BOOTSTRAP", "1")
-                .arg("build")
+                .arg(task)
                 .arg("-Zbuild-std=core,alloc,compiler_builtins")
                 .arg("-Zbuild-std-features=compiler-builtins-mem");
             workspace::quiet_unless_watched(&mut command);
@@ -126,21 +126,53 @@ pub fn guest() -> Result<PathBuf> {
 /// the packages' images are in.
 fn build_packages(packages: &[&str], files: &[(&str, &Path)], what: &str) -> Result<PathBuf> {
     let toolchain = choose()?;
-    let (dir, name) = match toolchain {
-        Toolchain::Rustup => ("hv-rustup", "the rustup toolchain's target"),
-        Toolchain::Debian => ("hv", "Debian's rustc-web, building core"),
+    let name = match toolchain {
+        Toolchain::Rustup => "the rustup toolchain's target",
+        Toolchain::Debian => "Debian's rustc-web, building core",
     };
     eprintln!("xtask: building for {TARGET} with {name}");
-    let target_dir = workspace::root().join("target").join(dir);
-    let mut command = cargo_build(&toolchain);
+    let target_dir = target_dir(&toolchain);
+    let mut command = cargo_for_target(&toolchain, "build", packages);
+    command.envs(files.iter().copied());
+    workspace::run(&mut command, what)?;
+    Ok(target_dir.join(TARGET).join("release"))
+}
+
+/// Each toolchain has a directory of its own, since the other's files are of no use to it.
+fn target_dir(toolchain: &Toolchain) -> PathBuf {
+    let name = match toolchain {
+        Toolchain::Rustup => "hv-rustup",
+        Toolchain::Debian => "hv",
+    };
+    workspace::root().join("target").join(name)
+}
+
+/// A task of cargo for packages on bare hardware, with the flags that images are built with.
+fn cargo_for_target(toolchain: &Toolchain, task: &str, packages: &[&str]) -> Command {
+    let mut command = cargo(toolchain, task);
     command
         .args(["--release", "--target", TARGET])
         .args(packages)
-        .envs(files.iter().copied())
-        .env("CARGO_TARGET_DIR", &target_dir)
+        .env("CARGO_TARGET_DIR", target_dir(toolchain))
         .env("RUSTFLAGS", RUSTFLAGS);
-    workspace::run(&mut command, what)?;
-    Ok(target_dir.join(TARGET).join("release"))
+    command
+}
+
+/// Lints what runs without an operating system, as it is built for the machine: on a host target
+/// most of ring 0 is not there to look at. A warning is an error.
+///
+/// # Errors
+/// There is no toolchain for the target, or a lint is not kept.
+pub fn lint() -> Result<()> {
+    let toolchain = choose()?;
+    let host: &[&str] = &["-p", "monitor", "-p", "loader", "-p", "ultravisor", "-p", "boot"];
+    // By itself, as it is built.
+    for packages in [host, &["-p", "minimal-guest"]] {
+        let mut clippy = cargo_for_target(&toolchain, "clippy", packages);
+        clippy.args(["--", "-D", "warnings"]);
+        workspace::run(&mut clippy, "lints")?;
+    }
+    Ok(())
 }
 
 /// The image without its line tables, which only a debugger reads; its symbols stay.

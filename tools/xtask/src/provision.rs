@@ -26,7 +26,7 @@ const PACKAGES: [&str; 11] = [
 ];
 
 /// Needed to build for a target whose `core` no installed toolchain has.
-const TOOLCHAIN_PACKAGES: [&str; 3] = ["cargo-web", "rust-web-src", "rustc-web"];
+const TOOLCHAIN_PACKAGES: [&str; 4] = ["cargo-web", "rust-web-clippy", "rust-web-src", "rustc-web"];
 
 /// Makes sure that all packages are there.
 ///
