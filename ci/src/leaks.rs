@@ -48,7 +48,7 @@ pub fn run(results: &mut Results) {
 }
 
 /// The answer of `uvtool doctor`, and its status.
-fn ask_doctor(host: &mut Host) -> Result<(i32, Value)> {
+pub fn ask_doctor(host: &mut Host) -> Result<(i32, Value)> {
     let (status, text) = guests::try_to(host, "uvtool doctor --all --json 2>/dev/null")?;
     Ok((status, serde_json::from_str(&text).context("uvtool doctor --json")?))
 }

@@ -19,6 +19,7 @@ mod kernels;
 mod leaks;
 mod loader;
 mod matrix;
+mod microcode;
 mod neighbours;
 mod page_tables;
 mod refusals;
@@ -42,6 +43,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     loader::run,
     interrupts::run,
     leaks::run,
+    microcode::run,
     kernels::run,
     matrix::run,
     cpu::run,

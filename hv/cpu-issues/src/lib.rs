@@ -79,7 +79,7 @@ pub fn has_meltdown(host: &Host) -> bool {
     !host.is(models::NO_SPECULATION) && host.lets_faults_through()
 }
 
-const MICROCODE: &str = "a newer microcode, from the firmware";
+const MICROCODE: &str = "a newer microcode, from the firmware or by GRUB's module \"microcode\"";
 const THREADS: &str = "the monitor's option smt=off, and a newer microcode where that is too old";
 const OTHER_CPU: &str = "another CPU";
 

@@ -19,7 +19,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"UVHANDOV");
 /// `b"UVMONITR"`, little-endian: the first word of an [`ImageHeader`].
 pub const IMAGE_MAGIC: u64 = u64::from_le_bytes(*b"UVMONITR");
 /// Changes whenever a type or a number of this crate changes its meaning.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 
 /// The loader's image has these bytes at a multiple of their number, and nothing else has. Tests look
 /// for them in memory.
@@ -109,6 +109,22 @@ pub struct Power {
     pub has_off: u32,
 }
 
+/// The microcode that the first CPU took.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Microcode {
+    /// Leaf 1 `eax` of the first CPU.
+    pub signature: u32,
+    /// The bit of its platform; of Intel's alone.
+    pub platform: u32,
+    /// Revision that it has now.
+    pub revision: u32,
+    /// Not 0: AMD made it, else Intel.
+    pub amd: u32,
+    /// What a CPU loads, in frames of the monitor's own; empty if nothing was loaded.
+    pub update: Bytes,
+}
+
 /// One of the first two partitions: its memory is filled, its tables are built.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -172,6 +188,8 @@ pub struct Handover {
     pub machine_cpus: u64,
     /// See [`Power`].
     pub power: Power,
+    /// See [`Microcode`].
+    pub microcode: Microcode,
     /// The boot partition and the ultravisor partition.
     pub partitions: [FirstPartition; 2],
 }
@@ -180,15 +198,17 @@ const _: () = {
     use core::mem::offset_of;
     assert!(size_of::<ImageHeader>() == 48);
     assert!(size_of::<Power>() == 16);
+    assert!(size_of::<Microcode>() == 32);
     assert!(offset_of!(Handover, options) == 16);
     assert!(offset_of!(Handover, slots) == 40);
     assert!(offset_of!(Handover, apic_ids) == 208);
     assert!(offset_of!(Handover, windows) == 464);
     assert!(offset_of!(Handover, trampoline) == 1488);
     assert!(offset_of!(Handover, machine) == 1560);
-    assert!(offset_of!(Handover, partitions) == 1592);
+    assert!(offset_of!(Handover, microcode) == 1592);
+    assert!(offset_of!(Handover, partitions) == 1624);
     assert!(size_of::<FirstPartition>() == size_of::<PartitionDescriptor>() + 32);
-    assert!(size_of::<Handover>() == 1592 + 2 * size_of::<FirstPartition>());
+    assert!(size_of::<Handover>() == 1624 + 2 * size_of::<FirstPartition>());
     assert!(align_of::<Handover>() == 8);
 };
 

@@ -12,6 +12,7 @@
 use ::elf::abi::{PF_W, PF_X};
 use handover::{FirstPartition, Frames, Handover};
 use heapless::Vec;
+use microcode_file::Outcome;
 use pv_abi::{
     uv::{
         channel::COMMAND_PAGES,
@@ -31,9 +32,11 @@ use spin::Mutex;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::{
+    early_frames::FrameRange,
     elf::Executable,
     memory,
     messages::refuse,
+    microcode_update,
     mitigations::Seen,
     multiboot2::Module,
     regions::{self, FirmwareRegion},
@@ -58,6 +61,8 @@ pub struct Found<'a> {
     pub seen: Seen,
     /// What the monitor does against them.
     pub mitigations: u32,
+    /// What came of the modules with microcode.
+    pub microcode: Outcome,
 }
 
 /// Virtual address of a Rust partition's first page.
@@ -158,11 +163,20 @@ pub fn build(found: &Found<'_>, handover: &mut Handover) {
     handover.partitions = [first, second];
 }
 
-/// Gives GRUB's modules, but the two partitions' own images, to the boot partition.
+/// Modules that partitions are not given.
+const LOADERS_OWN: [&str; 3] = ["ultravisor", "boot", microcode_update::MODULE];
+
+/// Gives GRUB's modules, but the two partitions' own images and microcode, to the boot partition.
 fn hand_over_modules(set: &mut Set, found: &Found<'_>) -> Vec<ModuleRecord, MODULE_RECORDS> {
     let mut records = Vec::new();
     let mut address = MODULES;
-    for module in found.modules.iter().filter(|m| m.name() != "ultravisor" && m.name() != "boot") {
+    for module in found.modules.iter().filter(|m| !LOADERS_OWN.contains(&m.name())) {
+        if records.is_full() {
+            let (name, most) = (module.name(), MODULE_RECORDS);
+            refuse(format_args!(
+                "module {name}: the boot partition takes {most}; leave one out of GRUB's entry"
+            ));
+        }
         let frames = module.bytes.div_ceil(4096);
         let first = module.start >> 12;
         own(set, Aside { first, frames, owner: BOOT, usage: region_use::MODULE });
@@ -200,11 +214,19 @@ fn record(module: &Module) -> ModuleRecord {
 /// What is not free RAM and nobody was given belongs to the monitor or the firmware.
 fn claim_rest(found: &Found<'_>) {
     memory::taken_regions(|range| claim(found, range.first, range.frames, MONITOR));
-    if memory::free_own_frames().is_none() {
-        refuse(format_args!("{}", memory::Fault::Fragmented));
-    }
+    let free = |range| {
+        if memory::free_also(range).is_none() {
+            refuse(format_args!("{}", memory::Fault::Fragmented));
+        }
+    };
+    free(memory::own_frames());
     for module in found.modules {
-        claim(found, module.start >> 12, module.bytes.div_ceil(4096), MONITOR);
+        let (first, frames) = (module.start >> 12, module.bytes.div_ceil(4096));
+        match module.name() {
+            // What the CPUs need of the file was copied.
+            microcode_update::MODULE => free(FrameRange { first, frames }),
+            _ => claim(found, first, frames, MONITOR),
+        }
     }
     let mut next = 0;
     memory::free_regions(|range| {
@@ -509,6 +531,7 @@ fn describe(found: &Found<'_>, set: &Set) {
     header.arch_capabilities = found.seen.capabilities;
     header.microcode = found.seen.microcode;
     header.mitigations = found.mitigations;
+    header.microcode_outcome = found.microcode.to_words();
     for (to, from) in header.command_line.iter_mut().zip(found.command_line.bytes()) {
         *to = from;
     }

@@ -3,6 +3,7 @@
 
 use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
 
+use microcode::Vendor;
 use x86_64::{
     PhysAddr,
     instructions::tlb,
@@ -15,7 +16,6 @@ use x86_64::{
 
 use crate::mitigations::Seen;
 
-const MSR_MICROCODE: u32 = 0x8b;
 const MSR_ARCH_CAPABILITIES: u32 = 0x10a;
 
 /// (name, register value, bit) of each feature that the monitor needs.
@@ -58,6 +58,7 @@ pub fn seen() -> Seen {
     let (name, basic, structured) = (__cpuid(0).ecx, __cpuid(1), leaf(7, 0));
     let intel = name == u32::from_le_bytes(*b"ntel");
     let amd = matches!(&name.to_le_bytes(), b"cAMD" | b"uine");
+    let vendor = if intel { Vendor::Intel } else { Vendor::Amd };
     let controls = if structured.eax >= 2 { leaf(7, 2).edx } else { 0 };
     let capable = intel && structured.edx & 1 << 29 != 0;
     let more = leaf(0x8000_0021, 0);
@@ -68,7 +69,7 @@ pub fn seen() -> Seen {
         extended: leaf(0x8000_0008, 0).ebx,
         more: [more.eax, more.ecx],
         capabilities: if capable { read_msr(MSR_ARCH_CAPABILITIES) } else { 0 },
-        microcode: if intel || amd { microcode(intel) } else { 0 },
+        microcode: if intel || amd { microcode::revision(&ThisCpu, vendor) } else { 0 },
         thread_bits: thread_bits(),
     }
 }
@@ -82,15 +83,23 @@ fn thread_bits() -> u32 {
     }
 }
 
-/// Revision of the microcode (Intel SDM vol. 3, 10.11.7.1).
-fn microcode(intel: bool) -> u32 {
-    if !intel {
-        return narrow::low_32(read_msr(MSR_MICROCODE));
+/// The CPU that the loader runs on, for its microcode.
+pub struct ThisCpu;
+
+impl microcode::Cpu for ThisCpu {
+    fn cpuid(&self, leaf: u32) -> [u32; 4] {
+        let CpuidResult { eax, ebx, ecx, edx } = __cpuid(leaf);
+        [eax, ebx, ecx, edx]
     }
-    // SAFETY: the register is no memory's, and every CPU of Intel with 64 bits has it.
-    unsafe { Msr::new(MSR_MICROCODE).write(0) };
-    let _ = __cpuid(1);
-    narrow::low_32(read_msr(MSR_MICROCODE) >> 32)
+
+    fn read(&self, register: u32) -> u64 {
+        read_msr(register)
+    }
+
+    fn write(&self, register: u32, value: u64) {
+        // SAFETY: the registers of microcode change no memory: the CPU reads what `value` names.
+        unsafe { Msr::new(register).write(value) };
+    }
 }
 
 /// Whether pages may have 1 GiB.

@@ -30,6 +30,7 @@ mod ring0 {
     pub mod io_apic;
     pub mod memory;
     pub mod messages;
+    pub mod microcode_update;
     pub mod paging;
     pub mod pci;
     pub mod start;

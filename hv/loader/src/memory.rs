@@ -115,10 +115,10 @@ pub fn take_frames(frames: u64, align: u64) -> Option<u64> {
     EARLY.lock().take(frames, align)
 }
 
-/// Frees the frames of the loader, which are not to be taken from then on. `None` where the ranges
-/// are too many.
-pub fn free_own_frames() -> Option<()> {
-    EARLY.lock().free_also(own_frames())
+/// Frees frames that were never free, such as the loader's; they are not to be taken from then on.
+/// `None` where the ranges are too many.
+pub fn free_also(range: FrameRange) -> Option<()> {
+    EARLY.lock().free_also(range)
 }
 
 /// Calls `each` with every range of frames that [`take_frames`] gave away.

@@ -25,6 +25,7 @@ use crate::{
     image::{self, Image},
     io_apic, memory,
     messages::{self, refuse},
+    microcode_update,
     multiboot2::{self, Information},
     options::{self, AfterPanic},
     pci,
@@ -73,13 +74,15 @@ extern "C" fn loader_start(magic: u32, information: u64) -> ! {
     if let Some(name) = cpu::missing_feature() {
         refuse(format_args!("this CPU lacks {name}, which the monitor needs"));
     }
-    let seen = cpu::seen();
-    let mitigations = seen.choose(options.mitigations);
     let regions = read_regions(information);
     let acpi = read_acpi(information);
     let (image, trampoline) = start_memory(information, structure, regions);
     memory::use_tables();
     let mut handover = Handover::new_zeroed();
+    let (outcome, loaded) = microcode_update::load(&information.modules, regions);
+    handover.microcode = loaded;
+    let seen = cpu::seen();
+    let mitigations = seen.choose(options.mitigations);
     (handover.magic, handover.version) = (MAGIC, VERSION);
     handover.options = monitor_options(&options, mitigations);
     handover.trampoline = trampoline;
@@ -96,6 +99,7 @@ extern "C" fn loader_start(magic: u32, information: u64) -> ! {
         pci: PCI.call_once(pci::enumerate),
         seen,
         mitigations,
+        microcode: outcome,
     };
     hand_over(&found, &image, handover)
 }

@@ -1,17 +1,14 @@
-//! Files of microcode, as the manufacturers publish them.
+//! Microcode: who a CPU is, and how it gets an update.
 //!
-//! The host takes a file as a module of GRUB, so that leaks of the CPU end for which the firmware is
-//! too old. A file has updates for many CPUs: of Intel, any number behind one another
-//! (`cat /lib/firmware/intel-ucode/*`; Intel SDM vol. 3, 10.11.1); of AMD, containers with a table of
-//! CPUs and patches for them (Linux, `Documentation/arch/x86/microcode.rst` and
-//! `arch/x86/kernel/cpu/microcode/amd.c`).
+//! The loader updates the first CPU before it asks for features, since microcode brings features;
+//! the monitor updates each other CPU when that CPU starts. Both go through [`Cpu`].
 //!
-//! Rule: the file is of a stranger. Every length is checked before it is used, and no byte of an
-//! update is understood: the CPU checks the signature of what it loads.
+//! Rule: what a CPU was given does not count; the revision that it tells afterwards does.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
-/// Whose file it is.
+/// Who made a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vendor {
     /// Intel.
@@ -33,129 +30,108 @@ pub struct Identity {
     pub revision: u32,
 }
 
-/// An update for a CPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Update<'a> {
-    /// Its revision.
-    pub revision: u32,
-    /// What the CPU loads: the address of the first byte goes into the register.
-    pub data: &'a [u8],
+/// Intel: the address of an update starts the load (SDM vol. 4, IA32_BIOS_UPDT_TRIG).
+const INTEL_TRIGGER: u32 = 0x79;
+/// AMD: likewise (Linux, `MSR_AMD64_PATCH_LOADER`).
+const AMD_TRIGGER: u32 = 0xc001_0020;
+/// Revision: bits 32 to 63 at Intel, which needs two steps more (SDM vol. 3, 10.11.7.1); bits 0 to
+/// 31 at AMD.
+const REVISION: u32 = 0x8b;
+/// Intel: bits 50 to 52 are the number of the platform.
+const PLATFORM: u32 = 0x17;
+/// A hypervisor is present: leaf 1 `ecx`.
+const HYPERVISOR: u32 = 1 << 31;
+
+/// The CPU that this runs on.
+pub trait Cpu {
+    /// `eax` to `edx` of a leaf.
+    fn cpuid(&self, leaf: u32) -> [u32; 4];
+    /// Reads a model-specific register.
+    fn read(&self, register: u32) -> u64;
+    /// Writes a model-specific register.
+    fn write(&self, register: u32, value: u64);
 }
 
-/// The file is cut off, or is none of microcode, at this offset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Damaged(pub usize);
+impl Identity {
+    /// Who the CPU is; `None` if neither Intel nor AMD made it.
+    pub fn of(cpu: &impl Cpu) -> Option<Self> {
+        let [_, b, c, d] = cpu.cpuid(0);
+        let name = [b, d, c].map(u32::to_le_bytes);
+        let vendor = match name.as_flattened() {
+            b"GenuineIntel" => Vendor::Intel,
+            b"AuthenticAMD" => Vendor::Amd,
+            _ => return None,
+        };
+        let platform = match vendor {
+            Vendor::Intel => 1 << (cpu.read(PLATFORM) >> 50 & 7),
+            Vendor::Amd => 0,
+        };
+        let [signature, ..] = cpu.cpuid(1);
+        Some(Self { vendor, signature, platform, revision: revision(cpu, vendor) })
+    }
+}
 
-/// The newest update of a file for a CPU; `None` if the file has none that is newer than the CPU's.
+/// Whether a hypervisor says that it is there. Its own host loads the microcode.
+pub fn is_virtual(cpu: &impl Cpu) -> bool {
+    let [_, _, c, _] = cpu.cpuid(1);
+    c & HYPERVISOR != 0
+}
+
+/// The revision that a CPU of this manufacturer has now.
+pub fn revision(cpu: &impl Cpu, vendor: Vendor) -> u32 {
+    let value = match vendor {
+        Vendor::Intel => {
+            cpu.write(REVISION, 0);
+            let _ = cpu.cpuid(1);
+            cpu.read(REVISION) >> 32
+        }
+        Vendor::Amd => cpu.read(REVISION),
+    };
+    (value & 0xffff_ffff) as u32
+}
+
+/// Makes the CPU load the update at a virtual address, 16-byte aligned; the revision that it has
+/// then.
+pub fn load(cpu: &impl Cpu, vendor: Vendor, address: u64) -> u32 {
+    match vendor {
+        Vendor::Intel => cpu.write(INTEL_TRIGGER, address),
+        Vendor::Amd => cpu.write(AMD_TRIGGER, address),
+    }
+    revision(cpu, vendor)
+}
+
+/// Why a CPU is not where the first CPU is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// The first CPU's update is not for it.
+    OtherCpu,
+    /// It did not take the update, and has this revision.
+    NotTaken(u32),
+}
+
+/// Brings a CPU to the revision that the first CPU was brought to. `first` is the first CPU after
+/// that, `address` that of the update.
 ///
 /// # Errors
-/// The file cannot be read to its end.
-pub fn newest<'a>(file: &'a [u8], cpu: &Identity) -> Result<Option<Update<'a>>, Damaged> {
-    let mut best = None;
-    let mut at = 0;
-    while at < file.len() {
-        let piece = file.get(at..).unwrap_or_default();
-        let mut keep = |update: Update<'a>| {
-            let least = best.map_or(cpu.revision, |best: Update| best.revision);
-            if update.revision > least {
-                best = Some(update);
-            }
-        };
-        let bytes = match cpu.vendor {
-            Vendor::Intel => intel(piece, cpu, &mut keep),
-            Vendor::Amd => container(piece, cpu, &mut keep),
-        };
-        at += bytes.filter(|bytes| *bytes > 0).ok_or(Damaged(at))?;
-    }
-    Ok(best)
-}
-
-const INTEL_HEADER: usize = 48;
-/// Sizes that an update has whose header has zeros (before the Pentium 4).
-const OLD_DATA: usize = 2000;
-const OLD_TOTAL: usize = 2048;
-
-/// Reads the update at the front, keeps it if it is for the CPU, and returns its length; `None` if it
-/// is damaged.
-fn intel<'a>(file: &'a [u8], cpu: &Identity, keep: &mut impl FnMut(Update<'a>)) -> Option<usize> {
-    let (header, loader) = (word(file, 0)?, word(file, 20)?);
-    let (data, total) = match (word(file, 28)?, word(file, 32)?) {
-        (0, _) => (OLD_DATA, OLD_TOTAL),
-        (data, total) => (usize::try_from(data).ok()?, usize::try_from(total).ok()?),
+/// The CPU has an older revision than the first, so what is known of the first is not true of it.
+pub fn follow(cpu: &impl Cpu, first: &Identity, address: u64) -> Result<(), Behind> {
+    let same = |own: &Identity| {
+        (own.vendor, own.signature, own.platform) == (first.vendor, first.signature, first.platform)
     };
-    let update = file.get(..total)?;
-    let extended = update.get(INTEL_HEADER.checked_add(data)?..)?;
-    let sum = words(update).fold(0_u32, u32::wrapping_add);
-    if (header, loader, sum, total % 4) != (1, 1, 0, 0) {
-        return None;
+    let own = Identity::of(cpu).filter(same).ok_or(Behind::OtherCpu)?;
+    // Threads of a core share the revision. AMD's second thread takes the update all the same,
+    // since some of it is the thread's own (Linux, `apply_microcode_amd`).
+    let has = match own.vendor {
+        Vendor::Intel => own.revision >= first.revision,
+        Vendor::Amd => own.revision > first.revision,
+    };
+    if has {
+        return Ok(());
     }
-    let is_meant =
-        |signature, platforms: u32| signature == cpu.signature && platforms & cpu.platform != 0;
-    // A table of further CPUs behind the data: count, sum, three words; then three words for each.
-    let rows = extended.get(20..).unwrap_or_default().chunks_exact(12);
-    let count = usize::try_from(word(extended, 0).unwrap_or(0)).ok()?;
-    let mut rows = rows.take(count).filter_map(|row| Some((word(row, 0)?, word(row, 4)?)));
-    let others = rows.any(|(signature, platforms)| is_meant(signature, platforms));
-    if others || is_meant(word(file, 12)?, word(file, 24)?) {
-        keep(Update { revision: word(file, 4)?, data: update.get(INTEL_HEADER..)? });
+    match load(cpu, own.vendor, address) {
+        now if now == first.revision => Ok(()),
+        now => Err(Behind::NotTaken(now)),
     }
-    Some(total)
-}
-
-const AMD_MAGIC: u32 = 0x0041_4d44;
-const TABLE: u32 = 0;
-const PATCH: u32 = 1;
-const AMD_HEADER: usize = 64;
-
-/// Reads the container at the front, keeps its patches for the CPU, and returns its length; `None` if
-/// it is damaged.
-fn container<'a>(
-    file: &'a [u8],
-    cpu: &Identity,
-    keep: &mut impl FnMut(Update<'a>),
-) -> Option<usize> {
-    if word(file, 0)? != AMD_MAGIC {
-        return None;
-    }
-    let (table, mut at) = section(file, 4, TABLE)?;
-    // CPU, two words on errata, then the number by which patches name CPUs; zero ends the table.
-    let mut rows = table
-        .chunks_exact(16)
-        .map_while(|row| word(row, 0).filter(|cpu| *cpu != 0).zip(half(row, 12)));
-    let number = rows.find(|(signature, _)| *signature == cpu.signature).map(|(_, number)| number);
-    while at < file.len() && word(file, at)? != AMD_MAGIC {
-        let (patch, next) = section(file, at, PATCH)?;
-        patch.get(..AMD_HEADER)?;
-        if half(patch, 24) == number {
-            keep(Update { revision: word(patch, 4)?, data: patch });
-        }
-        at = next;
-    }
-    Some(at)
-}
-
-/// The section of this kind at an offset, and the offset behind it.
-fn section(file: &[u8], at: usize, kind: u32) -> Option<(&[u8], usize)> {
-    let bytes = usize::try_from(word(file, at.checked_add(4)?)?).ok()?;
-    let start = at.checked_add(8)?;
-    let end = start.checked_add(bytes)?;
-    if word(file, at)? != kind {
-        return None;
-    }
-    Some((file.get(start..end)?, end))
-}
-
-fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
-    let (words, _) = bytes.as_chunks();
-    words.iter().map(|word| u32::from_le_bytes(*word))
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 #[cfg(test)]

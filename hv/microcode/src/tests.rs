@@ -1,3 +1,5 @@
+use std::cell::{Cell, RefCell};
+
 use super::*;
 
 const SKYLAKE: Identity =
@@ -5,118 +7,97 @@ const SKYLAKE: Identity =
 const ROME: Identity =
     Identity { vendor: Vendor::Amd, signature: 0x83_0f10, platform: 0, revision: 0x830_1000 };
 
-fn bytes(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+/// A CPU that takes updates, or not, and keeps what is written.
+struct Model {
+    name: &'static [u8; 12],
+    signature: u32,
+    revision: Cell<u32>,
+    takes: Option<u32>,
+    written: RefCell<Vec<(u32, u64)>>,
 }
 
-/// An update of Intel's: revision, signature, platforms, and rows of the extended table.
-fn intel(revision: u32, signature: u32, platforms: u32, others: &[(u32, u32)]) -> Vec<u8> {
-    let table = if others.is_empty() { 0 } else { 20 + 12 * others.len() };
-    let total = u32::try_from(48 + 16 + table).unwrap();
-    let mut words = vec![1, revision, 0x0101_2024, signature, 0, 1, platforms, 16, total, 0, 0, 0];
-    words.extend([0xdead_beef; 4]);
-    if !others.is_empty() {
-        words.extend([u32::try_from(others.len()).unwrap(), 0, 0, 0, 0]);
-        others.iter().for_each(|(signature, platforms)| words.extend([*signature, *platforms, 0]));
-    }
-    words[4] = words.iter().fold(0_u32, |sum, word| sum.wrapping_sub(*word));
-    bytes(&words)
-}
-
-/// A container of AMD's: rows of the table, patches by revision and number.
-fn amd(rows: &[(u32, u32)], patches: &[(u32, u32)]) -> Vec<u8> {
-    let table: Vec<_> = rows.iter().flat_map(|(cpu, number)| [*cpu, 0, 0, *number]).collect();
-    let table = [&table[..], &[0; 4]].concat();
-    let mut words = vec![AMD_MAGIC, TABLE, u32::try_from(4 * table.len()).unwrap()];
-    words.extend(table);
-    for (revision, number) in patches {
-        let mut patch = [0; 20];
-        (patch[1], patch[6], patch[19]) = (*revision, *number, 0xdead_beef);
-        words.extend([PATCH, 80]);
-        words.extend(patch);
-    }
-    bytes(&words)
-}
-
-fn revision(file: &[u8], cpu: &Identity) -> Result<Option<u32>, Damaged> {
-    newest(file, cpu).map(|update| update.map(|update| update.revision))
-}
-
-#[test]
-fn intels_newest_for_the_cpu_and_its_platform_is_found() {
-    let file = [
-        intel(0x300, 0x5_0657, 0xff, &[]),
-        intel(0x210, 0x5_0654, 1 << 7, &[]),
-        intel(0x400, 0x5_0654, 1 << 6, &[]),
-        intel(0x220, 0x5_0653, 0xff, &[(1, 1), (0x5_0654, 1 << 7)]),
-        intel(0x215, 0x5_0654, 0xff, &[]),
-    ]
-    .concat();
-    let update = newest(&file, &SKYLAKE).unwrap().unwrap();
-    assert_eq!((update.revision, &update.data[..4]), (0x220, &[0xef, 0xbe, 0xad, 0xde][..]));
-    assert_eq!(revision(&file, &Identity { revision: 0x220, ..SKYLAKE }), Ok(None));
-    assert_eq!(revision(&file, &Identity { platform: 1, ..SKYLAKE }), Ok(Some(0x215)));
-    assert_eq!(revision(&file, &Identity { signature: 0x306c3, ..SKYLAKE }), Ok(None));
-    assert_eq!(revision(&[], &SKYLAKE), Ok(None));
-}
-
-#[test]
-fn amds_newest_for_the_number_of_the_cpu_is_found() {
-    let file = [
-        amd(&[(0x80_0f12, 0x8012)], &[(0x800_1250, 0x8012)]),
-        amd(
-            &[(0x83_0f10, 0x8310), (0x87_0f10, 0x8710)],
-            &[(0x830_1055, 0x8310), (0x830_107b, 0x8310), (0x870_1034, 0x8710)],
-        ),
-    ]
-    .concat();
-    let update = newest(&file, &ROME).unwrap().unwrap();
-    assert_eq!((update.revision, update.data.len()), (0x830_107b, 80));
-    assert_eq!(revision(&file, &Identity { revision: 0x830_107b, ..ROME }), Ok(None));
-    assert_eq!(revision(&file, &Identity { signature: 0x870f10, ..ROME }), Ok(Some(0x870_1034)));
-    // A CPU that the table lacks has no number, and no patch.
-    assert_eq!(revision(&file, &Identity { signature: 0xa0_0f11, ..ROME }), Ok(None));
-}
-
-#[test]
-fn what_is_cut_off_or_changed_is_damaged() {
-    let first = intel(0x210, 0x5_0654, 0xff, &[]);
-    let file = [first.clone(), intel(0x220, 0x5_0654, 0xff, &[(1, 1)])].concat();
-    for length in 1..file.len() {
-        let expected = match length {
-            _ if length == first.len() => Ok(Some(0x210)),
-            _ if length < first.len() => Err(Damaged(0)),
-            _ => Err(Damaged(first.len())),
+impl Model {
+    fn new(identity: &Identity, takes: Option<u32>) -> Self {
+        let name = match identity.vendor {
+            Vendor::Intel => b"GenuineIntel",
+            Vendor::Amd => b"AuthenticAMD",
         };
-        assert_eq!(revision(&file[..length], &SKYLAKE), expected, "{length} bytes");
+        let revision = Cell::new(identity.revision);
+        Self { name, signature: identity.signature, revision, takes, written: RefCell::default() }
     }
-    for at in 0..first.len() {
-        let mut file = first.clone();
-        file[at] ^= 1;
-        assert_eq!(revision(&file, &SKYLAKE), Err(Damaged(0)), "byte {at}");
+
+    /// What was written to registers that start a load.
+    fn loads(&self) -> Vec<(u32, u64)> {
+        self.written.borrow().iter().filter(|(register, _)| *register != 0x8b).copied().collect()
     }
-    let file = amd(&[(0x83_0f10, 0x8310)], &[(0x830_1055, 0x8310)]);
-    // A container without patches is one.
-    let table = 12 + 32;
-    for length in (1..file.len()).filter(|length| *length != table) {
-        assert_eq!(revision(&file[..length], &ROME), Err(Damaged(0)), "{length} bytes");
-    }
-    assert_eq!(revision(&file, &SKYLAKE), Err(Damaged(0)));
-    assert_eq!(revision(&first, &ROME), Err(Damaged(0)));
 }
 
-#[test]
-fn lengths_at_the_end_of_the_range_are_damaged() {
-    for at in [28, 32] {
-        for length in [u32::MAX, u32::MAX - 47, 1 << 31, 3, 1] {
-            let mut file = intel(0x210, 0x5_0654, 0xff, &[]);
-            file[at..at + 4].copy_from_slice(&length.to_le_bytes());
-            assert_eq!(revision(&file, &SKYLAKE), Err(Damaged(0)), "{length:#x} at {at}");
+impl Cpu for Model {
+    fn cpuid(&self, leaf: u32) -> [u32; 4] {
+        let part = |at| u32::from_le_bytes(*self.name[at..].first_chunk().unwrap());
+        match leaf {
+            0 => [0xd, part(0), part(8), part(4)],
+            1 => [self.signature, 0, 0, 0],
+            _ => panic!("leaf {leaf:#x}"),
         }
     }
-    for at in [8, 12 + 32 + 4] {
-        let mut file = amd(&[(0x83_0f10, 0x8310)], &[(0x830_1055, 0x8310)]);
-        file[at..at + 4].fill(0xff);
-        assert_eq!(revision(&file, &ROME), Err(Damaged(0)), "at {at}");
+
+    fn read(&self, register: u32) -> u64 {
+        match register {
+            0x17 => 7 << 50,
+            // Intel's shows the revision only after a zero and `cpuid`.
+            0x8b if self.name == b"AuthenticAMD" => self.revision.get().into(),
+            0x8b => {
+                assert_eq!(self.written.borrow().last(), Some(&(0x8b, 0)));
+                u64::from(self.revision.get()) << 32
+            }
+            _ => panic!("register {register:#x}"),
+        }
+    }
+
+    fn write(&self, register: u32, value: u64) {
+        self.written.borrow_mut().push((register, value));
+        if register != 0x8b
+            && let Some(revision) = self.takes
+        {
+            self.revision.set(revision);
+        }
+    }
+}
+
+#[test]
+fn the_revision_after_a_load_is_what_the_cpu_says() {
+    for (identity, register) in [(SKYLAKE, 0x79), (ROME, 0xc001_0020)] {
+        let cpu = Model::new(&identity, Some(0x999));
+        let found = Identity::of(&cpu).unwrap();
+        assert_eq!((found.signature, found.revision), (identity.signature, identity.revision));
+        assert_eq!(found.platform, identity.platform);
+        assert_eq!(load(&cpu, found.vendor, 0x1000), 0x999);
+        assert_eq!(cpu.loads(), [(register, 0x1000)]);
+        let deaf = Model::new(&identity, None);
+        assert_eq!(load(&deaf, found.vendor, 0x1000), identity.revision);
+    }
+    let hygon = Model { name: b"HygonGenuine", ..Model::new(&ROME, None) };
+    assert_eq!(Identity::of(&hygon).map(|cpu| cpu.signature), None);
+}
+
+#[test]
+fn other_cpus_follow_the_first() {
+    for cpu in [SKYLAKE, ROME] {
+        let first = Identity { revision: cpu.revision + 8, ..cpu };
+        let follow = |model: &Model| follow(model, &first, 0x2000);
+        let behind = Model::new(&cpu, Some(first.revision));
+        assert_eq!((follow(&behind), behind.loads().len()), (Ok(()), 1));
+        // A second thread of the core that was updated before.
+        let thread = Model::new(&first, Some(first.revision));
+        let loads = usize::from(cpu.vendor == Vendor::Amd);
+        assert_eq!((follow(&thread), thread.loads().len()), (Ok(()), loads));
+        let ahead = Identity { revision: first.revision + 1, ..cpu };
+        let ahead = Model::new(&ahead, Some(first.revision));
+        assert_eq!((follow(&ahead), ahead.loads().len()), (Ok(()), 0));
+        let deaf = Model::new(&cpu, None);
+        assert_eq!(follow(&deaf), Err(Behind::NotTaken(cpu.revision)));
+        let other = Model { signature: 0x1234, ..Model::new(&cpu, Some(first.revision)) };
+        assert_eq!((follow(&other), other.loads().len()), (Err(Behind::OtherCpu), 0));
     }
 }

@@ -6,10 +6,11 @@
 use core::arch::x86_64::__cpuid_count;
 
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use cpu_issues::{Cpu, ISSUES, Issue, Verdict};
+use microcode_file::Outcome;
 use partition_runtime::log;
 use pv_abi::uv::command::{IssueRow, IssueState, IssuesAnswer};
 use pv_abi::uv::start::{CPU_ONLINE, CPU_SIBLING};
@@ -34,6 +35,7 @@ pub fn judge(description: &Description, accepts_meltdown: bool) -> IssuesAnswer 
     let answer = IssuesAnswer {
         cpu: format!("{vendor} family {family:#x} model {model:#x} stepping {stepping}"),
         microcode: cpu.microcode(),
+        microcode_update: update(&description.machine.microcode_outcome),
         smt,
         // No partition has a device yet; nothing uses one.
         iommu: false,
@@ -42,6 +44,11 @@ pub fn judge(description: &Description, accepts_meltdown: bool) -> IssuesAnswer 
     };
     tell(&answer);
     answer
+}
+
+/// Where the revision is from.
+fn update(words: &[u32; 2]) -> String {
+    Outcome::from_words(*words).unwrap_or(Outcome::NoModule).to_string()
 }
 
 fn row(issue: &Issue, verdict: Verdict) -> IssueRow {
@@ -62,7 +69,8 @@ fn row(issue: &Issue, verdict: Verdict) -> IssueRow {
 fn tell(answer: &IssuesAnswer) {
     let of = |state| answer.issues.iter().filter(move |issue| issue.state == state);
     let names: Vec<_> = of(IssueState::Mitigated).map(|issue| issue.name.as_str()).collect();
-    log!("CPU: {}, microcode {:#x}", answer.cpu, answer.microcode);
+    let IssuesAnswer { cpu, microcode, microcode_update, .. } = answer;
+    log!("CPU: {cpu}, microcode {microcode:#x}: {microcode_update}");
     if !names.is_empty() {
         log!("CPU issues that are mitigated: {}", names.join(", "));
     }

@@ -462,6 +462,8 @@ pub struct IssuesAnswer {
     pub cpu: String,
     /// Revision of its microcode.
     pub microcode: u32,
+    /// Where that is from, for people.
+    pub microcode_update: String,
     /// Two threads of a core run.
     pub smt: bool,
     /// Devices reach memory through an IOMMU.

@@ -114,6 +114,8 @@ pub struct Machine {
     pub microcode: u32,
     /// What the monitor does against leaks of the CPU; see [`mitigation`].
     pub mitigations: u32,
+    /// What came of the module `microcode`, as `microcode-file` has it in two words.
+    pub microcode_outcome: [u32; 2],
 }
 
 /// Bits of [`Machine::mitigations`]: what the monitor has switched on.
@@ -210,7 +212,7 @@ const _: () = {
     assert!(size_of::<ModuleRecord>() == 32 + MODULE_COMMAND_LINE);
     assert!(size_of::<StartBlock>() == 168 + MODULES * size_of::<ModuleRecord>());
     assert!(size_of::<StartBlock>() <= 4096);
-    assert!(size_of::<Machine>() == 272);
+    assert!(size_of::<Machine>() == 280);
     assert!(size_of::<MachineRegion>() == 32);
     assert!(size_of::<MachineCpu>() == 16);
     assert!(size_of::<MachinePci>() == 16);

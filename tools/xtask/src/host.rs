@@ -84,6 +84,10 @@ fn host(options: &BootOptions, destination: Destination) -> Result<Payload> {
         module("boot", hv_build::strip(&images.boot)?, &options.all_boot_options()),
     ];
     modules.extend(command.modules);
+    if let Some(file) = &options.microcode {
+        ensure!(file.is_file(), "--microcode {}: there is no such file", file.display());
+        modules.push(module("microcode", file.clone(), ""));
+    }
     let mut monitor_options = options.monitor_options.clone();
     if destination == Destination::Qemu {
         monitor_options.push_str(" debug-exit");

@@ -116,6 +116,9 @@ pub struct BootOptions {
     /// kernel if it is left out
     #[arg(long, value_name = "DIR", requires = "kernel", conflicts_with = "initrd")]
     pub modules: Option<PathBuf>,
+    /// Microcode for the CPUs: a file of Intel's or AMD's, or the archive that distributions install
+    #[arg(long, value_name = "FILE")]
+    pub microcode: Option<PathBuf>,
     /// Words to add to the kernel's command line
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub append: String,

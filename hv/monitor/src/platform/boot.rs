@@ -9,7 +9,7 @@
 use core::arch::global_asm;
 
 use ::log::LevelFilter;
-use handover::{Handover, IMAGE_MAGIC, MAGIC, Options, Power, VERSION};
+use handover::{Handover, IMAGE_MAGIC, MAGIC, Microcode, Options, Power, VERSION};
 use pv_abi::uv::start::{CPU_ONLINE, Machine, MachineCpu};
 use spin::Once;
 
@@ -58,6 +58,11 @@ pub(super) fn options() -> Option<&'static Options> {
 /// The ways to turn the machine off, likewise.
 pub(super) fn power() -> Option<&'static Power> {
     HANDOVER.get().map(|handover| &handover.power)
+}
+
+/// The microcode that the first CPU took, likewise.
+pub(super) fn microcode() -> Option<&'static Microcode> {
+    HANDOVER.get().map(|handover| &handover.microcode)
 }
 
 /// Says why the monitor cannot start, and stops.

@@ -27,6 +27,7 @@ mod hardware {
     pub mod descriptors;
     pub mod log;
     pub mod memory;
+    pub mod microcode_update;
     pub mod panic;
     pub mod power;
     pub mod processor;

@@ -12,13 +12,15 @@ use core::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use super::{apic, cpu_area, descriptors, log, memory, processor, time};
+use super::{apic, cpu_area, descriptors, log, memory, microcode_update, processor, time};
 
 /// How long to wait for a CPU.
 const PATIENCE_NS: u64 = 500_000_000;
 
 /// CPU that came up last; 0: none.
 static ARRIVED: AtomicU32 = AtomicU32::new(0);
+/// CPU that has other microcode than the first, last; 0: none.
+static BEHIND: AtomicU32 = AtomicU32::new(0);
 /// The platform is set up; the trampoline is no longer needed.
 static RELEASED: AtomicBool = AtomicBool::new(false);
 
@@ -89,6 +91,11 @@ impl Page {
                 if ARRIVED.load(Ordering::Acquire) == cpu {
                     return true;
                 }
+                if BEHIND.load(Ordering::Acquire) == cpu {
+                    log::warn!("CPU {cpu} does not take the microcode of the first CPU");
+                    apic::send_init(id);
+                    return false;
+                }
                 core::hint::spin_loop();
             }
         }
@@ -120,6 +127,12 @@ pub(super) fn release() {
 
 /// First Rust code of another CPU, on its main stack.
 extern "C" fn arrive(cpu: u32) -> ! {
+    if microcode_update::follow().is_err() {
+        BEHIND.store(cpu, Ordering::Release);
+        loop {
+            core::hint::spin_loop();
+        }
+    }
     processor::set_control_registers();
     descriptors::load(cpu);
     apic::enable();

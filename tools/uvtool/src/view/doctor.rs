@@ -11,6 +11,7 @@ use crate::table::{Align, Table, printable};
 pub struct Doctor {
     cpu: String,
     microcode: u32,
+    microcode_update: String,
     smt: bool,
     iommu: bool,
     guests_start: bool,
@@ -42,6 +43,7 @@ impl Doctor {
         Self {
             cpu: answer.cpu,
             microcode: answer.microcode,
+            microcode_update: answer.microcode_update,
             smt: answer.smt,
             iommu: answer.iommu,
             guests_start: answer.guests_start,
@@ -71,9 +73,10 @@ impl View for Doctor {
             table.row([row.issue.clone(), row.verdict.clone(), way_out]);
         }
         let (cpu, microcode) = (printable(&self.cpu), self.microcode);
+        let update = printable(&self.microcode_update);
         format!(
-            "CPU      {cpu}, microcode {microcode:#x}\nthreads  {threads}\nIOMMU    {iommu}\n\
-             guests   {guests}\n\n{table}"
+            "CPU        {cpu}\nmicrocode  {microcode:#x}: {update}\nthreads    {threads}\n\
+             IOMMU      {iommu}\nguests     {guests}\n\n{table}"
         )
     }
 
@@ -95,10 +98,11 @@ mod tests {
         assert_eq!(
             doctor.text(),
             "\
-CPU      GenuineIntel family 0x6 model 0x2a stepping 7, microcode 0x2f
-threads  two of a core run; the monitor's option smt=off leaves the second alone
-IOMMU    not in use: a device may reach all memory; no partition has a device
-guests   do not start
+CPU        GenuineIntel family 0x6 model 0x2a stepping 7
+microcode  0x2f: no module; the revision is the firmware's
+threads    two of a core run; the monitor's option smt=off leaves the second alone
+IOMMU      not in use: a device may reach all memory; no partition has a device
+guests     do not start
 
 ISSUE     VERDICT              WHAT WOULD CHANGE IT
 meltdown  open because of it   another CPU

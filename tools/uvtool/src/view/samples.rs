@@ -145,6 +145,7 @@ pub fn issues() -> IssuesAnswer {
     IssuesAnswer {
         cpu: "GenuineIntel family 0x6 model 0x2a stepping 7".into(),
         microcode: 0x2f,
+        microcode_update: "no module; the revision is the firmware's".into(),
         smt: true,
         iommu: false,
         guests_start: false,

@@ -1,0 +1,103 @@
+//! What came of a module, as the console and `uvtool doctor` tell it.
+
+use core::fmt;
+
+/// What came of the module `microcode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// GRUB loaded no such module.
+    NoModule,
+    /// The CPU took the update; it had this revision before.
+    Loaded(u32),
+    /// The file is cut off, or is none of microcode, at this offset.
+    Damaged(usize),
+    /// The file has nothing of the CPU's manufacturer.
+    OtherVendor,
+    /// The file has no update for the CPU.
+    OtherCpu,
+    /// The newest update for the CPU has this revision, which the CPU has, or a newer one.
+    NotNewer(u32),
+    /// The update has this revision; the machine is virtual, and its host loads microcode.
+    Virtual(u32),
+    /// The CPU did not take the update with this revision.
+    NotTaken(u32),
+}
+
+impl Outcome {
+    /// As two words of the machine description.
+    #[must_use]
+    pub fn to_words(self) -> [u32; 2] {
+        match self {
+            Self::NoModule => [0, 0],
+            Self::Loaded(before) => [1, before],
+            Self::Damaged(at) => [2, u32::try_from(at).unwrap_or(u32::MAX)],
+            Self::OtherVendor => [3, 0],
+            Self::OtherCpu => [4, 0],
+            Self::NotNewer(revision) => [5, revision],
+            Self::Virtual(revision) => [6, revision],
+            Self::NotTaken(revision) => [7, revision],
+        }
+    }
+
+    /// What two words stand for; `None` if they stand for nothing.
+    #[must_use]
+    pub fn from_words([kind, number]: [u32; 2]) -> Option<Self> {
+        Some(match kind {
+            0 => Self::NoModule,
+            1 => Self::Loaded(number),
+            2 => Self::Damaged(usize::try_from(number).ok()?),
+            3 => Self::OtherVendor,
+            4 => Self::OtherCpu,
+            5 => Self::NotNewer(number),
+            6 => Self::Virtual(number),
+            7 => Self::NotTaken(number),
+            _ => return None,
+        })
+    }
+
+    /// What is told of two modules: what came of the one that is for this CPU's manufacturer, where
+    /// the other is for other machines.
+    #[must_use]
+    pub fn and_then(self, second: Self) -> Self {
+        let weight = |outcome| match outcome {
+            Self::NoModule => 0,
+            Self::OtherVendor => 1,
+            Self::Loaded(_) => 3,
+            _ => 2,
+        };
+        if weight(second) >= weight(self) { second } else { self }
+    }
+
+    /// Whether all is as the operator wants it.
+    #[must_use]
+    pub const fn is_fine(self) -> bool {
+        matches!(self, Self::NoModule | Self::Loaded(_) | Self::NotNewer(_))
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoModule => write!(f, "no module; the revision is the firmware's"),
+            Self::Loaded(before) => {
+                write!(f, "the CPU took the module's update in place of revision {before:#x}")
+            }
+            Self::Damaged(at) => {
+                write!(f, "the module is damaged at byte {at}; copy the file anew")
+            }
+            Self::OtherVendor => write!(f, "the module has nothing of this CPU's manufacturer"),
+            Self::OtherCpu => write!(f, "the module has no update for this CPU"),
+            Self::NotNewer(revision) => {
+                write!(f, "the module's revision {revision:#x} is not newer than the CPU's")
+            }
+            Self::Virtual(revision) => write!(
+                f,
+                "the module has revision {revision:#x}, which is the business of this virtual \
+                 machine's host"
+            ),
+            Self::NotTaken(revision) => {
+                write!(f, "the CPU did not take the module's revision {revision:#x}")
+            }
+        }
+    }
+}
