@@ -9,7 +9,7 @@ use pv_abi::{
     xen::events::VIRQ_DOM_EXC,
 };
 
-use crate::{delivery, lock::SpinLock, partition, platform};
+use crate::{delivery, ending::Ending, lock::SpinLock, partition, platform};
 
 /// Records kept: one for each partition that the machine has virtual CPUs for, since a partition
 /// stops once. The ultravisor writes them down before it destroys partitions.
@@ -23,8 +23,8 @@ struct Events {
     kept: Deque<MonitorEvent, KEPT>,
 }
 
-/// Records an event and tells the ultravisor.
-pub fn record(event: MonitorEvent) {
+/// Records why a partition has stopped, and tells the ultravisor.
+pub fn record(_: Ending, event: MonitorEvent) {
     if EVENTS.lock().kept.push_back(event).is_err() {
         platform::log_warning(format_args!("a monitor event was lost: {event:?}"));
     }

@@ -41,7 +41,9 @@ use scheduler::{CpuMask, Group, Limits};
 
 use crate::{
     context::Registers,
-    cpu, hardware,
+    cpu,
+    ending::Ending,
+    hardware,
     hypercall::AGAIN,
     lead_events,
     lock::SpinLock,
@@ -492,9 +494,9 @@ pub fn upcall(vcpu: &Vcpu) -> UpcallWords<'static> {
 /// Ends a partition that cannot go on, and records why.
 pub fn crash(vcpu: &Vcpu, registers: &Registers, why: u32, detail: u32) {
     let number = vcpu.partition.number;
-    if !end_runs(vcpu.partition, state::CRASHED) {
+    let Some(ending) = end_runs(vcpu.partition, state::CRASHED) else {
         return;
-    }
+    };
     platform::log_warning(format_args!(
         "partition {number}: virtual CPU {} stopped: cause {why}, detail {detail}, error {:#x}, \
          rip {:#x}, rsp {:#x}, cr2 {:#x}, {} mode",
@@ -505,39 +507,38 @@ pub fn crash(vcpu: &Vcpu, registers: &Registers, why: u32, detail: u32) {
         vcpu.info().cr2.load(Ordering::Relaxed),
         if vcpu.in_kernel.get() { "kernel" } else { "user" },
     ));
-    tell(vcpu, why, detail, registers.rip);
+    tell(ending, vcpu, why, detail, registers.rip);
 }
 
 /// Stops the partition of the virtual CPU that runs here, and tells the ultravisor.
 pub fn stop(vcpu: &Vcpu, why: u32, detail: u32, address: u64, to: u32) {
-    if end_runs(vcpu.partition, to) {
-        tell(vcpu, why, detail, address);
+    if let Some(ending) = end_runs(vcpu.partition, to) {
+        tell(ending, vcpu, why, detail, address);
     }
 }
 
-/// Makes the partition's virtual CPUs stop for good. Returns whether this call did it: of those that
-/// stop at once, one says why.
-fn end_runs(partition: &Partition, to: u32) -> bool {
-    let next = |now| (now < state::SHUTDOWN).then_some(to);
-    let ended = partition.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).is_ok();
+/// Makes the partition's virtual CPUs stop for good. `None` if another call did it.
+fn end_runs(partition: &Partition, to: u32) -> Option<Ending> {
+    let ending = Ending::of(&partition.state, to);
     cpu::all().filter(|local| local.is_online()).for_each(schedule::kick);
-    ended
+    ending
 }
 
 /// Tells the ultravisor why the partition of the virtual CPU that runs here has stopped.
-fn tell(vcpu: &Vcpu, why: u32, detail: u32, address: u64) {
+fn tell(ending: Ending, vcpu: &Vcpu, why: u32, detail: u32, address: u64) {
     let partition = vcpu.partition;
     if partition.rights() & (rights::LEAD | rights::BUILD) != 0 {
         host_failed(partition.number, why, detail);
     }
-    lead_events::record(MonitorEvent {
+    let event = MonitorEvent {
         partition: partition.number,
         cause: why,
         detail,
         vcpu: vcpu.id,
         address,
         time: time::now(),
-    });
+    };
+    lead_events::record(ending, event);
 }
 
 /// A partition without which the host cannot go on has stopped.
