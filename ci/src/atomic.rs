@@ -182,8 +182,10 @@ impl Look {
     }
 }
 
-/// Looks; that the sums agree and that the monitor agrees is part of it.
+/// Looks, once the ultravisor has given back what it is giving back, turn by turn; that the sums agree
+/// and that the monitor agrees is part of it.
 fn look(host: &mut Host) -> Result<Look> {
+    must(host, "while uvtool list --all --json | grep -q '\"dying\"'; do sleep 0.1; done")?;
     let command = "uvtool list --json && uvtool definitions --json && uvtool resources --json && \
                    uvtool resources --verify >/dev/null";
     let text = must(host, command)?;
