@@ -40,8 +40,8 @@ const STEPS: [(&str, Bound); 8] = [
     ("info", Bound::Same),
     ("console", Bound::Same),
     ("set", Bound::Same),
-    ("list", Bound::PerGuest(10_000)),
-    ("plan", Bound::PerGuest(28_000)),
+    ("list", Bound::PerGuest(12_000)),
+    ("plan", Bound::PerGuest(32_000)),
     ("resources", Bound::Open),
 ];
 /// Hundredths of a percent that a step of [`Bound::Same`] may take more than beside the fewest guests:
@@ -350,7 +350,7 @@ mod tests {
             row("info", 100, 1027),
             row("info", 1000, 1100),
             row("list", 10, 1000),
-            row("list", 20, 101_000),
+            row("list", 20, 121_000),
             row("resources", 10, 1),
             row("resources", 100, 100),
         ];
@@ -359,16 +359,16 @@ mod tests {
             row("set", 10, 1000),
             row("set", 100, 1028),
             row("plan", 1, 1),
-            row("plan", 2, 28_002),
+            row("plan", 2, 32_002),
         ];
         let told = faults(&bad);
         assert_eq!(
             told,
             [
                 "set beside 100 guests: 1 028, at most 1 027",
-                "plan beside 2 guests: 28 002, at most 28 001"
+                "plan beside 2 guests: 32 002, at most 32 001"
             ]
         );
-        assert!(as_table(&bad).contains("28001") && as_json(&bad).contains("\"all\": 1028"));
+        assert!(as_table(&bad).contains("32001") && as_json(&bad).contains("\"all\": 1028"));
     }
 }
