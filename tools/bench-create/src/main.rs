@@ -13,7 +13,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
+
+/// How long the machine is left alone before a command, for what the command before set off: both
+/// hypervisors scrub what was given back when they have nothing else to do.
+const SETTLE: Duration = Duration::from_millis(300);
 
 type Error = Box<dyn std::error::Error>;
 
@@ -78,6 +83,7 @@ fn destroyed(words: &[String]) -> Result<Duration, Error> {
 
 /// Runs a command that must succeed between two marks; how long it took.
 fn between<const FIRST: u8, const LAST: u8>(words: &[String]) -> Result<Duration, Error> {
+    thread::sleep(SETTLE);
     let start = Instant::now();
     marks::pass::<FIRST>();
     finish(words)?;
@@ -90,6 +96,7 @@ fn first_line(words: &[String]) -> Result<(Duration, Child), Error> {
     let mut command = command(words)?;
     // Its input stays open: the end of it would end the console.
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    thread::sleep(SETTLE);
     let start = Instant::now();
     marks::pass::<{ marks::CREATE_WITH_CONSOLE }>();
     let mut child = command.spawn()?;
