@@ -322,8 +322,9 @@ impl<'a> Engine<'a> {
         transaction: &Transaction,
     ) -> Progress {
         let mut planned = self.plan(origin, transaction);
-        // What is being given back is free for who needs it.
-        let lacks = |refusal: &Refusal| matches!(refusal.code.as_str(), "no-memory" | "too-large");
+        // What is being given back is free for who needs it: memory, names, numbers, virtual CPUs.
+        let codes = ["no-memory", "too-large", "name-taken", "number-taken", "no-vcpus"];
+        let lacks = |refusal: &Refusal| codes.contains(&refusal.code.as_str());
         while planned.as_ref().is_err_and(lacks) && self.reap_on(monitor, origin.time) {
             if self.is_busy() || monitor.turn_over() {
                 return Progress::Later;

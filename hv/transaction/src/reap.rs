@@ -147,9 +147,10 @@ impl Engine<'_> {
         }
     }
 
-    /// Goes on with a pass that is on its way, by one batch; returns whether there was one.
+    /// Goes on with a pass that is due, by one batch; returns whether there was one.
     pub(crate) fn reap_on(&mut self, monitor: &mut dyn Monitor, time: u64) -> bool {
-        let index = self.dying.iter().position(Dying::is_under_way);
+        let is_due = |dying: &Dying| dying.is_under_way() || dying.due <= time;
+        let index = self.dying.iter().position(is_due);
         let dying = index.map(|index| self.dying.remove(index));
         let found = dying.is_some();
         if let Some(dying) = dying {
