@@ -26,6 +26,7 @@ mod refusals;
 mod session;
 mod stay;
 mod stress;
+mod thousand;
 mod turns;
 
 use std::cell::RefCell;
@@ -57,6 +58,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     guests::run,
     fuzz::run,
     stay::run,
+    thousand::run,
 ];
 
 /// What ran, and which of it failed.
