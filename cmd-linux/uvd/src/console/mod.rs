@@ -111,6 +111,12 @@ impl Consoles {
         self.all.get(name).is_some_and(|console| console.beginning(number).is_some())
     }
 
+    /// Whether something is kept that the partition with this number printed, or one after it.
+    pub fn shows(&self, name: &str, number: u32) -> bool {
+        let console = self.all.get(name);
+        console.is_some_and(|one| one.beginning(number).is_some_and(|at| at < one.history.end()))
+    }
+
     /// Its readers get what is left, and that it ended. A console may end before anyone reads.
     pub fn end(&mut self, name: &str, end: Option<End>) {
         if let Some(console) = self.all.get_mut(name) {

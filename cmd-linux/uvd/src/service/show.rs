@@ -39,7 +39,17 @@ pub async fn console(
     from: From,
     once: bool,
 ) -> Result<(), Failure> {
-    let name = match super::find(hub, name).await {
+    let found = super::find(hub, name).await;
+    if let (Err(_), Some((client, id)), From::Partition(number)) = (&found, reader, from)
+        && !hub.consoles.borrow().shows(name, number)
+        && let end @ Some(_) = hub.state.borrow().records().get(name).and_then(|one| one.last_end)
+    {
+        // It ended before anybody saw its console, and its policy destroyed it.
+        hub.tell(client, id, Ok(Answered::Attached), false);
+        hub.finish(client, id, Ok(ServiceAnswer::Ended { end }));
+        return Ok(());
+    }
+    let name = match found {
         Ok(row) => row.name,
         Err(failure) => {
             let defined = hub.state.borrow().records().contains_key(name);

@@ -323,6 +323,26 @@ fn how_one_ended_is_kept_when_it_ended_at_once() {
     std::fs::remove_file(kernel).unwrap();
 }
 
+/// It is gone before its console is asked for: by its policy it is destroyed, and it printed nothing.
+#[test]
+fn the_console_of_one_that_ended_at_once_tells_its_end() {
+    let kernel = kernel_file("gone-at-once.elf", 100);
+    let mut host = Host::new("gone-at-once");
+    let mut client = host.client();
+    host.order(Order::EndAtOnce { name: "web".into(), detail: 0 });
+    create(&mut client, "web", &kernel);
+    wait(&mut client, "web", Until::Gone);
+    let from = From::Partition(16);
+    let console = client.begin(Service::Console { name: "web".into(), from, once: false });
+    let (attached, ended) = (client.next(), client.next());
+    assert_eq!((attached.id, attached.result), (console, Ok(Answered::Attached)));
+    let end = Some(End { cause: 1, detail: 0 });
+    let ended = (ended.id, ended.result);
+    assert_eq!(ended, (console, Ok(Answered::Service(ServiceAnswer::Ended { end }))));
+    host.end();
+    std::fs::remove_file(kernel).unwrap();
+}
+
 #[test]
 fn settings_change_partition_and_definition_together() {
     let kernel = kernel_file("set.elf", 100);
