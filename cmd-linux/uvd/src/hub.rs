@@ -120,6 +120,9 @@ pub struct Hub {
     pub following: Cell<u64>,
     /// Held by a job from its first change to its last.
     pub changes: Turns,
+    /// Who follows the log. Another one that came meanwhile would find no record left, and go on with
+    /// rows that the first has not read again yet.
+    pub followers: Turns,
     /// A copy of the database is made: what changes the database waits (see [`Daemon`]).
     ///
     /// [`Daemon`]: crate::daemon::Daemon
@@ -174,6 +177,7 @@ impl Hub {
             news: Cell::new(false),
             following: Cell::new(0),
             changes: Turns::default(),
+            followers: Turns::default(),
             copying: Cell::new(false),
             rows: RefCell::default(),
             watch: RefCell::default(),

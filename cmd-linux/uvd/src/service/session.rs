@@ -221,6 +221,7 @@ async fn records_most(hub: &Rc<Hub>, from: u64, most: u32) -> Result<Records, Fa
 
 /// Takes over what the log has since. Of few partitions that changed, those are read again.
 pub async fn follow(hub: &Rc<Hub>) -> Result<(), Failure> {
+    let _turn = hub.followers.acquire().await;
     let mut changed = Changed::default();
     hub.news.set(false);
     loop {
