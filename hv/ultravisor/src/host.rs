@@ -305,13 +305,12 @@ impl Host {
         if let Some(refusal) = self.lacks_room(&request.body) {
             return Begun::Answered(self.refuse(id, refusal));
         }
-        if let Body::Query(query) = &request.body {
-            return Begun::Answered(self.answer_query(id, query));
-        }
         let (engine, mut lead) = self.lead();
         let begun = match &request.body {
-            Body::Query(_) => return Begun::Later,
-            Body::Plan(transaction) => Begun::Answered(engine.dry_run(client, id, transaction)),
+            Body::Query(query) => return Begun::Answered(self.answer_query(id, query)),
+            Body::Plan(transaction) => {
+                return Begun::Answered(engine.dry_run(client, id, transaction));
+            }
             Body::Transaction(transaction) => engine.begin(&mut lead, client, now, id, transaction),
             Body::Open => Begun::Answered(engine.open(&mut lead, client, now, id)),
             Body::Undo { sequence, reason } => {
