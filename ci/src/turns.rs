@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use xtask::bench;
 use xtask::options::{BootOptions, MachineOptions};
 
 use crate::Results;
@@ -62,9 +63,7 @@ impl Loop {
 
 /// Waits until all free memory is scrubbed.
 fn settle(host: &mut Host) -> Result<()> {
-    let script = "until uvtool resources --json | grep -qE '\"unscrubbed_frames\": *0,?$'; do \
-        sleep 0.2; done";
-    let output = host.run(&["sh", "-c", script], b"", LIMIT)?;
+    let output = host.run(&["sh", "-c", bench::SCRUBBED], b"", LIMIT)?;
     ensure!(output.status == 0, "{}{}", output.stdout, output.stderr);
     Ok(())
 }

@@ -62,33 +62,12 @@ fn spares(message: &[u8]) -> bool {
     };
     match request.body {
         Body::Transaction(transaction) => {
-            transaction.operations.iter().all(|operation| subject(operation) != Some(COMMAND))
+            let mut targets = transaction.operations.iter().filter_map(Operation::target);
+            targets.all(|target| target != Target::Number(COMMAND))
         }
         // What is undone may be this partition's.
         Body::Undo { .. } => false,
         _ => true,
-    }
-}
-
-/// The partition that an operation names by its number.
-fn subject(operation: &Operation) -> Option<u32> {
-    let target = match operation {
-        Operation::AssignMemory { partition, .. }
-        | Operation::ReleaseMemory { partition, .. }
-        | Operation::CreateChannel { partition, .. }
-        | Operation::SetStart { partition, .. }
-        | Operation::SetState { partition, .. }
-        | Operation::SetCpu { partition, .. }
-        | Operation::Rename { partition, .. }
-        | Operation::SetMemoryTarget { partition, .. }
-        | Operation::SetVcpusOnline { partition, .. }
-        | Operation::Ask { partition, .. }
-        | Operation::DestroyPartition { partition } => partition,
-        Operation::CreatePartition { .. } | Operation::Complete { .. } => return None,
-    };
-    match target {
-        Target::Number(number) => Some(*number),
-        Target::CreatedBy(_) => None,
     }
 }
 

@@ -14,6 +14,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
+use channels::request;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -27,11 +28,6 @@ use crate::attempt::{Arg, Call, Outcome};
 const PAGE: usize = 4096;
 /// Pages that arguments in memory lie in, and zeros.
 const PAGES: usize = 4;
-
-/// `_IOC(_IOC_NONE, kind, number, bytes)` (ioctl.h).
-const fn request(kind: u8, number: u8, bytes: usize) -> libc::Ioctl {
-    (bytes as libc::Ioctl) << 16 | (kind as libc::Ioctl) << 8 | number as libc::Ioctl
-}
 
 /// `struct privcmd_hypercall`: number and five arguments.
 const HYPERCALL: libc::Ioctl = request(b'P', 0, 48);

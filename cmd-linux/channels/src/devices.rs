@@ -23,7 +23,7 @@ const GRANT_DEVICE: &str = "/dev/xen/gntdev";
 const EVENT_DEVICE: &str = "/dev/xen/evtchn";
 
 /// `_IOC(_IOC_NONE, kind, number, bytes)` (ioctl.h).
-const fn request(kind: u8, number: u8, bytes: usize) -> Ioctl {
+pub const fn request(kind: u8, number: u8, bytes: usize) -> Ioctl {
     (bytes as Ioctl) << 16 | (kind as Ioctl) << 8 | number as Ioctl
 }
 

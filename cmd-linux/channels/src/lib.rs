@@ -6,7 +6,7 @@ mod xenbus;
 
 use std::io;
 
-pub use devices::{EventPort, Shared};
+pub use devices::{EventPort, Shared, request};
 pub use xenbus::{Store, StoreError};
 
 /// The command channel's directory in the store, below the partition's own.

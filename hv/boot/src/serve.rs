@@ -21,12 +21,10 @@ use partition_runtime::ring::{Endpoint, RingError, Side};
 use partition_runtime::{heap, log, partition, words};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::build::{PAGES, RING_PAGES, Reply, Request};
+use pv_abi::uv::channel::NO_ID;
 use pv_abi::uv::command::{Operation, Outcome, Target};
 use pv_abi::uv::database::{BOOT, COMMAND, PartitionDescriptor, ULTRAVISOR, channel_kind};
 use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
-
-/// The id that a reply has where a message has none that can be read.
-const NO_ID: u64 = 0;
 
 /// Our grant reference of the channel's first page; those of the command channel are below.
 const GRANT: u32 = 64;

@@ -87,7 +87,7 @@ pub fn revision(cpu: &impl Cpu, vendor: Vendor) -> u32 {
         }
         Vendor::Amd => cpu.read(REVISION),
     };
-    (value & 0xffff_ffff) as u32
+    narrow::low_32(value)
 }
 
 /// Makes the CPU load the update at a virtual address, 16-byte aligned; the revision that it has

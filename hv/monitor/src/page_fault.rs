@@ -57,7 +57,7 @@ pub fn table_write(vcpu: &Vcpu, registers: &mut Registers, address: u64) -> bool
         return other_write(registers, &mut space, table, address);
     };
     let operation = Operation::Exchange(*registers.general(register));
-    match update_entry_emulated(&Host, &mut space, table, index(address), operation) {
+    match update_entry_emulated(&Host, &mut space, table, narrow::entry_index(address), operation) {
         Ok(old) => {
             *registers.general(register) = old;
             registers.rip = registers.rip.wrapping_add(length);
@@ -73,18 +73,14 @@ fn other_write(registers: &mut Registers, space: &mut Space, table: u64, address
     let Some(write) = emulate::table_write(registers, address) else {
         return false;
     };
-    match update_entry_emulated(&Host, space, table, index(address), write.operation) {
+    match update_entry_emulated(&Host, space, table, narrow::entry_index(address), write.operation)
+    {
         Ok(old) => {
             finish(registers, &write, old);
             true
         }
         Err(error) => error == Error::Again,
     }
-}
-
-/// Index of the table entry at `address`.
-fn index(address: u64) -> usize {
-    narrow::entry_index(address)
 }
 
 /// The frame that the kernel has mapped at `address`, if it is a level-1 table.

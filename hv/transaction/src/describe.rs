@@ -13,18 +13,7 @@ use crate::operations::state_name;
 pub(crate) fn target_of(operation: &Operation, index: u32) -> Option<Target> {
     match operation {
         Operation::CreatePartition { .. } => Some(Target::CreatedBy(index)),
-        Operation::AssignMemory { partition, .. }
-        | Operation::ReleaseMemory { partition, .. }
-        | Operation::CreateChannel { partition, .. }
-        | Operation::SetStart { partition, .. }
-        | Operation::SetState { partition, .. }
-        | Operation::SetCpu { partition, .. }
-        | Operation::Rename { partition, .. }
-        | Operation::SetMemoryTarget { partition, .. }
-        | Operation::SetVcpusOnline { partition, .. }
-        | Operation::Ask { partition, .. }
-        | Operation::DestroyPartition { partition } => Some(*partition),
-        Operation::Complete { .. } => None,
+        other => other.target(),
     }
 }
 

@@ -91,45 +91,23 @@ pub fn query(engine: &Engine, facts: &Facts, gauges: &dyn Gauges, query: &Query)
 }
 
 fn partitions(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
-    let database = engine.database();
-    let after = after.saturating_add(1);
-    let mut numbers = engine.index.partitions.range(after..).map(|(&number, _)| number);
-    let mut rows = Vec::new();
-    let mut room = PARTITION_BYTES;
-    // One for all: a descriptor is a page.
-    let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
-    for number in numbers.by_ref() {
-        if database.reader().descriptor_into(number, &mut descriptor).is_err() {
-            continue;
-        }
-        let mut row = row(&descriptor, engine.limits.cpus, gauges.partition(number));
+    let (rows, more) = page(engine, after, ROW_BYTES * 8, |descriptor| {
+        let number = descriptor.number;
+        let mut row = row(descriptor, engine.limits.cpus, gauges.partition(number));
         row.service_time = gauges.service_time(number);
         let bytes =
             ROW_BYTES + row.name.len() + row.cpu_affinity.len() * 2 + row.refusals.len() * 12;
-        rows.push(row);
-        room = room.saturating_sub(bytes);
-        if room < ROW_BYTES * 8 {
-            break;
-        }
-    }
-    Answer::Partitions { rows, more: numbers.next().is_some() }
+        (row, bytes)
+    });
+    Answer::Partitions { rows, more }
 }
 
 fn list(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
-    let database = engine.database();
-    let after = after.saturating_add(1);
-    let mut numbers = engine.index.partitions.range(after..).map(|(&number, _)| number);
-    let (mut rows, mut room) = (Vec::new(), PARTITION_BYTES);
-    // One for all: a descriptor is a page.
-    let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
-    for number in numbers.by_ref() {
-        if database.reader().descriptor_into(number, &mut descriptor).is_err() {
-            continue;
-        }
-        let usage = gauges.partition(number).unwrap_or_default();
+    let (rows, more) = page(engine, after, LIST_ROW_BYTES * 2, |descriptor| {
+        let usage = gauges.partition(descriptor.number).unwrap_or_default();
         let row = ListRow {
-            number,
-            name: name_of(&descriptor),
+            number: descriptor.number,
+            name: name_of(descriptor),
             kind: descriptor.kind,
             state: descriptor.state,
             vcpus: descriptor.vcpus,
@@ -137,13 +115,38 @@ fn list(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
             memory_frames: descriptor.memory_frames,
             cpu_time: usage.cpu_time,
         };
-        room = room.saturating_sub(LIST_ROW_BYTES + row.name.len());
+        let bytes = LIST_ROW_BYTES + row.name.len();
+        (row, bytes)
+    });
+    Answer::List { rows, more }
+}
+
+/// Rows of the partitions above a number, with the bytes of each, until fewer than `least` bytes are
+/// left for the next; whether there are further ones.
+fn page<R>(
+    engine: &Engine,
+    after: u32,
+    least: usize,
+    row: impl Fn(&PartitionDescriptor) -> (R, usize),
+) -> (Vec<R>, bool) {
+    let reader = engine.database().reader();
+    let after = after.saturating_add(1);
+    let mut numbers = engine.index.partitions.range(after..).map(|(&number, _)| number);
+    let (mut rows, mut room) = (Vec::new(), PARTITION_BYTES);
+    // One for all: a descriptor is a page.
+    let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
+    for number in numbers.by_ref() {
+        if reader.descriptor_into(number, &mut descriptor).is_err() {
+            continue;
+        }
+        let (row, bytes) = row(&descriptor);
         rows.push(row);
-        if room < LIST_ROW_BYTES * 2 {
+        room = room.saturating_sub(bytes);
+        if room < least {
             break;
         }
     }
-    Answer::List { rows, more: numbers.next().is_some() }
+    (rows, numbers.next().is_some())
 }
 
 fn partition(engine: &Engine, gauges: &dyn Gauges, name: &str) -> Answer {

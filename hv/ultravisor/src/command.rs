@@ -10,6 +10,7 @@ use partition_runtime::channel::{Bell, ChannelError, Server};
 use partition_runtime::events::Port;
 use partition_runtime::log;
 use partition_runtime::ring::{Endpoint, RingError, Side};
+use pv_abi::uv::channel::NO_ID;
 use pv_abi::uv::command::{Reply, Request};
 
 /// A command channel that is served.
@@ -27,9 +28,6 @@ pub struct CommandChannel {
     /// Errors of this channel so far.
     errors: u32,
 }
-
-/// The id that a reply has where a message has none that can be read.
-const NO_ID: u64 = 0;
 
 /// Why a request is not known beyond its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

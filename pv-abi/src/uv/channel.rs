@@ -19,6 +19,8 @@ pub const COMMAND_PAGES: usize = 17;
 pub const COMMAND_RING_BYTES: usize = 32 * 1024;
 /// The largest payload of one frame.
 pub const MAX_PAYLOAD: usize = 24 * 1024;
+/// The id that a reply has where no id could be read in a message.
+pub const NO_ID: u64 = 0;
 
 /// Header of a channel; the indices are written by one side each.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -223,6 +223,27 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// The partition that it names; `None` where it creates one, or is about requests.
+    #[must_use]
+    pub const fn target(&self) -> Option<Target> {
+        match self {
+            Self::CreatePartition { .. } | Self::Complete { .. } => None,
+            Self::AssignMemory { partition, .. }
+            | Self::ReleaseMemory { partition, .. }
+            | Self::CreateChannel { partition, .. }
+            | Self::SetStart { partition, .. }
+            | Self::SetState { partition, .. }
+            | Self::SetCpu { partition, .. }
+            | Self::Rename { partition, .. }
+            | Self::SetMemoryTarget { partition, .. }
+            | Self::SetVcpusOnline { partition, .. }
+            | Self::Ask { partition, .. }
+            | Self::DestroyPartition { partition } => Some(*partition),
+        }
+    }
+}
+
 /// A partition named in an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {

@@ -92,6 +92,28 @@ pub struct Answered {
     pub answer: Answer,
 }
 
+/// All rows of an answer in pages. `ask` gets those after a number, and says whether there are more;
+/// `what` they are, where that has no end.
+fn pages<R>(
+    what: &'static str,
+    number: impl Fn(&R) -> u32,
+    mut ask: impl FnMut(u32) -> Result<(Vec<R>, bool), Error>,
+) -> Result<Vec<R>, Error> {
+    let mut all: Vec<R> = Vec::new();
+    loop {
+        let after = all.last().map_or(0, &number);
+        let (rows, more) = ask(after)?;
+        let numbers = [after].into_iter().chain(rows.iter().map(&number));
+        if !numbers.is_sorted_by(|a, b| a < b) || (more && rows.is_empty()) {
+            return Err(Error::Stuck(what));
+        }
+        all.extend(rows);
+        if !more {
+            return Ok(all);
+        }
+    }
+}
+
 /// Answers queries.
 pub trait Source {
     /// The answer to one request.
@@ -146,41 +168,26 @@ pub trait Source {
 
     /// All partitions, by number.
     fn partitions(&mut self) -> Result<Vec<PartitionRow>, Error> {
-        let mut all: Vec<PartitionRow> = Vec::new();
-        loop {
-            let after = all.last().map_or(0, |row| row.number);
-            let Answer::Partitions { rows, more } = self.ask(Query::Partitions { after })?.answer
-            else {
-                return Err(Error::Other("partitions"));
-            };
-            let numbers = [after].into_iter().chain(rows.iter().map(|row| row.number));
-            if !numbers.is_sorted_by(|a, b| a < b) || (more && rows.is_empty()) {
-                return Err(Error::Stuck("partitions"));
-            }
-            all.extend(rows);
-            if !more {
-                return Ok(all);
-            }
-        }
+        pages(
+            "partitions",
+            |row: &PartitionRow| row.number,
+            |after| match self.ask(Query::Partitions { after })?.answer {
+                Answer::Partitions { rows, more } => Ok((rows, more)),
+                _ => Err(Error::Other("partitions")),
+            },
+        )
     }
 
     /// All partitions in short, by number.
     fn list(&mut self) -> Result<Vec<ListRow>, Error> {
-        let mut all: Vec<ListRow> = Vec::new();
-        loop {
-            let after = all.last().map_or(0, |row| row.number);
-            let Answer::List { rows, more } = self.ask(Query::List { after })?.answer else {
-                return Err(Error::Other("a list"));
-            };
-            let numbers = [after].into_iter().chain(rows.iter().map(|row| row.number));
-            if !numbers.is_sorted_by(|a, b| a < b) || (more && rows.is_empty()) {
-                return Err(Error::Stuck("list"));
-            }
-            all.extend(rows);
-            if !more {
-                return Ok(all);
-            }
-        }
+        pages(
+            "list",
+            |row: &ListRow| row.number,
+            |after| match self.ask(Query::List { after })?.answer {
+                Answer::List { rows, more } => Ok((rows, more)),
+                _ => Err(Error::Other("a list")),
+            },
+        )
     }
 
     /// One partition, by name or number; where there is none, the names of those that are there.

@@ -68,7 +68,7 @@ fn status(good: bool) -> ExitCode {
 }
 
 /// Waits until the memory that is free after the start is scrubbed: that is no part of any command.
-pub(crate) const SCRUBBED: &str = "set -e\nuntil uvtool resources --json | \
+pub const SCRUBBED: &str = "set -e\nuntil uvtool resources --json | \
     grep -qE '\"unscrubbed_frames\": *0,?$'; do sleep 0.2; done\n";
 
 /// The machine that all is measured on.
