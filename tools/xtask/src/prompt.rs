@@ -1,6 +1,6 @@
 //! QEMU's prompt: commands as a person would type them, answers as text.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -42,7 +42,12 @@ impl Prompt {
         let mut text = Vec::new();
         let mut buffer = [0; 64 * 1024];
         while !text.ends_with(PROMPT.as_bytes()) {
-            let count = self.stream.read(&mut buffer).context("QEMU's prompt does not answer")?;
+            let count = match self.stream.read(&mut buffer) {
+                // A read with a time limit is not begun again by the kernel when a signal, or a
+                // stop and a SIGCONT, cuts it (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read.context("QEMU's prompt does not answer")?,
+            };
             ensure!(count > 0, "QEMU ended instead of answering");
             text.extend_from_slice(&buffer[..count]);
         }

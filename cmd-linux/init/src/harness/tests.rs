@@ -1,6 +1,6 @@
 //! Commands served over a socket pair or a pseudo-terminal, with real processes.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -87,7 +87,12 @@ impl Outside {
                 return packet;
             }
             let mut bytes = [0; 65536];
-            let read = self.line.read(&mut bytes).expect("no packet in time");
+            let read = match self.line.read(&mut bytes) {
+                // A read with a time limit is not begun again by the kernel when the process was
+                // stopped and goes on (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read.expect("no packet in time"),
+            };
             assert_ne!(read, 0, "the line was closed");
             self.decoder.push(&bytes[..read]);
         }
