@@ -5,6 +5,7 @@
 //! results travel on the harness line.
 
 use std::collections::VecDeque;
+use std::fmt::{self, Display, Formatter};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::linux::net::SocketAddrExt;
@@ -183,16 +184,52 @@ impl Machine {
         self.tail.drain(..surplus);
     }
 
-    /// The last lines of the console, for a message.
+    /// The last lines of the console and where the CPUs are, for a message.
     pub fn console_tail(&mut self) -> String {
+        self.note_what_came();
+        let lines = self.tail.iter().map(|line| line.trim_end()).filter(|line| !line.is_empty());
+        let text = lines.map(|line| format!("  | {line}\n")).collect::<String>();
+        let cpus = self.where_cpus_are();
+        format!("the console's last lines ({}):\n{text}{cpus}", self.log_path.display())
+    }
+
+    /// Takes what the console printed so far.
+    fn note_what_came(&mut self) {
         while let Ok(event) = self.events.try_recv() {
             if let Event::Console(bytes) = &event {
                 self.note_console(bytes);
             }
         }
-        let lines = self.tail.iter().map(|line| line.trim_end()).filter(|line| !line.is_empty());
-        let text = lines.map(|line| format!("  | {line}\n")).collect::<String>();
-        format!("the console's last lines ({}):\n{text}", self.log_path.display())
+    }
+
+    /// Where the CPUs of a machine that still runs are, some looks one after the other, as lines: one
+    /// that goes round in a partition, one that waits in ring 0 and one that is halted tell who it is
+    /// that hangs. Empty where the machine has ended.
+    pub fn where_cpus_are(&mut self) -> String {
+        let looks = self.looks(3);
+        looks.iter().flatten().map(|cpu| format!("  {cpu}\n")).collect()
+    }
+
+    /// CPUs that were in ring 0, and not halted, at every one of many looks: no stay in ring 0 is
+    /// that long.
+    pub fn stuck_in_ring_0(&mut self) -> Vec<CpuPlace> {
+        let mut looks = self.looks(40).into_iter();
+        let mut stuck = looks.next().unwrap_or_default();
+        for look in looks {
+            stuck.retain(|cpu| look.iter().any(|now| now.number == cpu.number && now.is_busy()));
+        }
+        stuck.into_iter().filter(CpuPlace::is_busy).collect()
+    }
+
+    fn looks(&mut self, count: u32) -> Vec<Vec<CpuPlace>> {
+        let mut looks = Vec::new();
+        for _ in 0..count {
+            // A machine that has ended has no CPUs.
+            let Ok(registers) = self.prompt.ask("info registers -a") else { break };
+            looks.push(registers.split("CPU#").skip(1).filter_map(CpuPlace::parse).collect());
+            thread::sleep(BETWEEN_LOOKS);
+        }
+        looks
     }
 
     /// All that the console printed so far.
@@ -200,7 +237,7 @@ impl Machine {
     /// # Errors
     /// Its log cannot be read.
     pub fn console(&mut self) -> Result<String> {
-        self.console_tail();
+        self.note_what_came();
         let bytes = workspace::read(&self.log_path)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -275,6 +312,39 @@ fn accept(listener: &UnixListener, qemu: &mut Qemu) -> Result<UnixStream> {
     }
 }
 
+/// Time between two looks at where the CPUs are: enough for a million instructions.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
+/// Where a CPU is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuPlace {
+    number: String,
+    /// The registers that tell it, as QEMU prints them.
+    words: Vec<String>,
+}
+
+impl CpuPlace {
+    /// Reads what QEMU prints of a CPU's registers, from its number on.
+    fn parse(registers: &str) -> Option<Self> {
+        let wanted = ["RIP=", "RSP=", "CPL=", "CR3=", "HLT="];
+        let mut words = registers.split_whitespace();
+        let number = words.next()?.to_owned();
+        let is_wanted = |word: &&str| wanted.iter().any(|name| word.starts_with(name));
+        Some(Self { number, words: words.filter(is_wanted).map(str::to_owned).collect() })
+    }
+
+    /// Whether it is in ring 0 and not halted.
+    fn is_busy(&self) -> bool {
+        ["CPL=0", "HLT=0"].iter().all(|word| self.words.iter().any(|have| have == word))
+    }
+}
+
+impl Display for CpuPlace {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "CPU {}: {}", self.number, self.words.join(" "))
+    }
+}
+
 fn read_console(mut console: impl Read, events: &Sender<Event>) {
     let mut buffer = [0; 4096];
     while let Ok(count) = console.read(&mut buffer) {
@@ -324,6 +394,21 @@ fn send_packets(decoder: &mut Decoder, events: &Sender<Event>) -> Result<(), Sen
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cpu_is_told_in_a_line() {
+        let printed = "1\nRAX=0000000000000001 RBX=0 RCX=2 RDX=3\n\
+            RSI=4 RDI=5 RBP=6 RSP=ffff830000011000\nRIP=ffff82d000001234 RFL=00000046 [---Z-P-] \
+            CPL=0 II=0 A20=1 SMM=0 HLT=1\nCR0=80050033 CR2=0 CR3=0000000001000000 CR4=000006f0\n";
+        let halted = CpuPlace::parse(printed).expect("a number");
+        let line =
+            "CPU 1: RSP=ffff830000011000 RIP=ffff82d000001234 CPL=0 HLT=1 CR3=0000000001000000";
+        assert_eq!(halted.to_string(), line);
+        assert!(!halted.is_busy());
+        let busy = |from, to| CpuPlace::parse(&printed.replace(from, to)).map(|cpu| cpu.is_busy());
+        assert_eq!(busy("HLT=1", "HLT=0"), Some(true));
+        assert_eq!(busy("CPL=0 II=0 A20=1 SMM=0 HLT=1", "CPL=3 HLT=0"), Some(false));
+    }
 
     #[test]
     fn packets_come_out_of_a_line_that_kernel_messages_are_on() {
