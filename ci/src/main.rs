@@ -11,6 +11,7 @@ mod containment;
 mod cpu;
 mod files;
 mod fuzz;
+mod given;
 mod grub;
 mod guests;
 mod host;
@@ -46,6 +47,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     leaks::run,
     microcode::run,
     kernels::run,
+    given::run,
     matrix::run,
     cpu::run,
     neighbours::run,

@@ -1,0 +1,86 @@
+//! A kernel that a person has, by name: small ones that no package has, such as Mini-OS and
+//! Unikraft's, are tried so.
+//!
+//! `KERNEL=FILE KERNEL_SAYS=TEXT [KERNEL_LINE=WORDS] cargo xtask test kernels/given`: it says TEXT as a
+//! guest, lives its life beside the host, and says it in the command partition's place. TEXT is to be
+//! something that it says late and in one piece.
+
+use std::env;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use xtask::boot_image;
+use xtask::command_image::FileToSend;
+use xtask::cpio::Archive;
+use xtask::host::{self, Destination};
+use xtask::machine::{Event, Machine, NoEvent};
+use xtask::options::{BootOptions, MachineOptions};
+use xtask::workspace;
+
+use crate::host::Host;
+use crate::{Results, checks};
+
+const NAME: &str = "kernels/given";
+/// How long it may take until it has said so.
+const LIMIT: Duration = Duration::from_secs(180);
+/// The key that detaches from a console: Ctrl-].
+const DETACH: &str = "\x1d";
+
+/// Runs the scenario, where it was asked for by its whole name.
+pub fn run(results: &mut Results) {
+    if results.asked_for(NAME) && results.words.iter().any(|word| word == NAME) {
+        let start = Instant::now();
+        results.note(NAME, start, given());
+    }
+}
+
+fn given() -> Result<()> {
+    let set = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    let file = set("KERNEL")
+        .context("name the kernel's file in KERNEL, and in KERNEL_SAYS what it says")?;
+    let says =
+        set("KERNEL_SAYS").context("KERNEL_SAYS: a text that the kernel writes to its console")?;
+    let append = set("KERNEL_LINE").unwrap_or_default();
+    let kernel = PathBuf::from(file);
+    let sent = FileToSend { host: kernel.clone(), guest: "/root/given".into() };
+    let boot = BootOptions { file: vec![sent], ..BootOptions::default() };
+    let mut host = Host::boot(&MachineOptions::default(), &boot)?;
+    println!("{}", host.sh("uvtool kernel check /root/given")?);
+    let create = "uvtool create --name given --kernel /root/given --memory 64M --console";
+    let line = format!("{create} --command-line '{append}'");
+    let says: &'static str = says.leak();
+    // Typed to a kernel that has ended meanwhile, the key comes too late and does no harm.
+    host.converse(&["sh", "-c", &line], &[(says, DETACH)], LIMIT)?;
+    // One that has nothing left to do is gone.
+    let lives = "uvtool pause given && uvtool unpause given";
+    host.sh(&format!("if uvtool info given; then {lives} && uvtool destroy --forget given; fi"))?;
+    checks::resources(&mut host)?;
+    checks::monitor_log(&mut host)?;
+    host.power_off()?;
+    in_command_place(kernel, append, says)
+}
+
+/// It gets as far as saying `says` where the command partition would be.
+fn in_command_place(kernel: PathBuf, append: String, says: &str) -> Result<()> {
+    let initrd = workspace::build_dir()?.join("no-files.cpio");
+    workspace::write_if_changed(&initrd, &Archive::new().finish())?;
+    let (kernel, initrd) = (Some(kernel), Some(initrd));
+    let boot = BootOptions { kernel, initrd, append, ..BootOptions::default() };
+    let image = boot_image::make(&host::payload(&boot, Destination::Qemu)?)?;
+    let mut machine = Machine::start(&MachineOptions::default(), &image)?;
+    let deadline = Some(Instant::now() + LIMIT);
+    while !machine.console()?.contains(says) {
+        match machine.next_event(deadline) {
+            Ok(Event::Closed) | Err(NoEvent::Ended) => break,
+            Ok(_) => {}
+            Err(NoEvent::TimedOut) => break,
+        }
+    }
+    ensure!(
+        machine.console()?.contains(says),
+        "it never says {says:?}; {}",
+        machine.console_tail()
+    );
+    Ok(())
+}
