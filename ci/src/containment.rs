@@ -44,8 +44,9 @@ pub fn run(results: &mut Results) {
     boots::run_wanted(&Boot { name: "bad-ultravisor", machine, boot, checks: TAKEN }, results);
 }
 
-/// An ultravisor gets no frame that ring 0 writes for a partition, and none of the monitor's: what
-/// it says of the instance of a guest that runs is refused, and the guest goes on.
+/// An ultravisor gets no frame that ring 0 writes for a partition, none of the monitor's, and no RAM
+/// as I/O memory, which is not scrubbed: what it says of the instance of a guest that runs is refused,
+/// and the guest goes on.
 fn takes_instances(host: &mut Host) -> Result<()> {
     host.sh(&minimal("victim", "beat 0"))?;
     host.sh("uvtool console --follow victim | grep -q -m 1 '^beat 2 '")?;
@@ -61,6 +62,8 @@ fn takes_instances(host: &mut Host) -> Result<()> {
     ensure!(busy == all, "the ultravisor took frames of an instance: {line}");
     let line = of("the monitor as a partition")?;
     ensure!(line.contains("Err(Errno(22))"), "{line}");
+    let line = of("RAM as I/O memory")?;
+    ensure!(line.contains("Err(Errno(1))"), "{line}");
     host.sh("uvtool destroy --forget victim").map(drop)
 }
 

@@ -5,10 +5,18 @@
 //! given back only becomes dirty, which takes no time, and is scrubbed when the database says once
 //! more that nobody owns it, or at the latest when it gets an owner.
 //!
-//! Rule: who asks says nothing about what is clean. A frame that gets an owner holds zeros,
+//! The loader says once which frames are RAM and which are I/O memory or holes, and no frame ever
+//! becomes the other: an I/O partition writes what its map calls I/O memory, and I/O memory is not
+//! scrubbed, so RAM that passed through that name would reach its next owner with those bytes.
+//!
+//! Rule: who asks says nothing about what is clean. A frame of RAM that gets an owner holds zeros,
 //! whatever it was asked for, and in whatever order.
 
 use crate::{Kind, OWNER_IO, OWNER_NUMBER};
+
+/// The refusal of a change that would make I/O memory of RAM, or RAM of I/O memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherMemory;
 
 /// A change of a frame's owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,18 +32,22 @@ pub struct HandOver {
 impl HandOver {
     /// What is to be done to a frame whose owner word is `before`, and which is of `kind`, so that
     /// its owner word may become `wanted`; `None` where there is nothing to do.
-    #[must_use]
-    pub fn of(before: u32, kind: Kind, wanted: u32) -> Option<Self> {
+    ///
+    /// # Errors
+    /// [`OtherMemory`]: one of the words says RAM, and the other says I/O memory.
+    pub fn of(before: u32, kind: Kind, wanted: u32) -> Result<Option<Self>, OtherMemory> {
+        if (before ^ wanted) & OWNER_IO != 0 {
+            return Err(OtherMemory);
+        }
         let dirty = before == 0 && kind == Kind::Ram;
         if before == wanted {
             // Nobody owned it, and nobody will: it is time to scrub it.
-            return dirty.then_some(Self { scrub: true, flush: false, kind: Kind::Private });
+            return Ok(dirty.then_some(Self { scrub: true, flush: false, kind: Kind::Private }));
         }
-        // What lies in I/O memory is the device's, not RAM to be scrubbed.
-        let left = before & OWNER_IO == 0 && before != 0;
-        let kind = if wanted == 0 && !left { Kind::Private } else { Kind::Ram };
-        let scrub = (left || dirty) && wanted != 0;
-        Some(Self { scrub, flush: before & OWNER_NUMBER != 0, kind })
+        // The bytes of I/O memory are the device's, not RAM to be scrubbed.
+        let ram = wanted & OWNER_IO == 0;
+        let scrub = ram && (before != 0 || dirty) && wanted != 0;
+        Ok(Some(Self { scrub, flush: before & OWNER_NUMBER != 0, kind: Kind::Ram }))
     }
 }
 
@@ -54,29 +66,34 @@ mod tests {
 
     impl Model {
         fn give(&mut self, wanted: u32) {
-            let Some(change) = HandOver::of(self.owner, self.kind, wanted) else {
-                assert_eq!(self.owner, wanted);
-                return;
-            };
-            if change.scrub {
-                self.bytes_of = None;
+            match HandOver::of(self.owner, self.kind, wanted) {
+                Ok(Some(change)) => {
+                    if change.scrub {
+                        self.bytes_of = None;
+                    }
+                    (self.owner, self.kind) = (wanted, change.kind);
+                }
+                Ok(None) => assert_eq!(self.owner, wanted),
+                Err(OtherMemory) => assert_ne!((self.owner ^ wanted) & OWNER_IO, 0),
             }
-            (self.owner, self.kind) = (wanted, change.kind);
         }
     }
 
     proptest! {
         #[test]
-        fn whoever_gets_a_frame_finds_zeros(owners in prop::collection::vec(0..4u32, 1..40)) {
+        fn whoever_gets_a_frame_finds_zeros(
+            owners in prop::collection::vec((0..4u32, prop::bool::weighted(0.3)), 1..40)
+        ) {
             // What the machine left in it is nobody's either.
             let mut frame = Model { owner: 0, kind: Kind::Ram, bytes_of: Some(u32::MAX) };
-            for wanted in owners {
-                frame.give(wanted);
-                prop_assert_eq!(frame.owner, wanted);
-                let strange = frame.bytes_of.filter(|of| *of != wanted);
-                if wanted != 0 {
+            for (number, io) in owners {
+                frame.give(if io { OWNER_IO | number } else { number });
+                let owner = frame.owner & OWNER_NUMBER;
+                prop_assert!(io || owner == number);
+                let strange = frame.bytes_of.filter(|of| *of != owner);
+                if owner != 0 {
                     prop_assert_eq!(strange, None);
-                    frame.bytes_of = Some(wanted);
+                    frame.bytes_of = Some(owner);
                 } else if frame.kind == Kind::Private {
                     prop_assert_eq!(strange, None);
                 }
@@ -84,33 +101,43 @@ mod tests {
         }
     }
 
+    fn given(before: u32, kind: Kind, wanted: u32) -> HandOver {
+        HandOver::of(before, kind, wanted).unwrap().unwrap()
+    }
+
     #[test]
     fn a_frame_is_given_back_without_being_scrubbed_and_is_clean_when_looked_at_again() {
-        let back = HandOver::of(5, Kind::Ram, 0).unwrap();
+        let back = given(5, Kind::Ram, 0);
         assert_eq!(back, HandOver { scrub: false, flush: true, kind: Kind::Ram });
-        let again = HandOver::of(0, back.kind, 0).unwrap();
+        let again = given(0, back.kind, 0);
         assert_eq!(again, HandOver { scrub: true, flush: false, kind: Kind::Private });
-        assert_eq!(HandOver::of(0, again.kind, 0), None);
-        let next = HandOver::of(0, again.kind, 6).unwrap();
+        assert_eq!(HandOver::of(0, again.kind, 0), Ok(None));
+        let next = given(0, again.kind, 6);
         assert_eq!(next, HandOver { scrub: false, flush: false, kind: Kind::Ram });
     }
 
     #[test]
     fn a_dirty_frame_that_is_asked_for_is_scrubbed_first() {
-        let asked = HandOver::of(0, Kind::Ram, 6).unwrap();
+        let asked = given(0, Kind::Ram, 6);
         assert_eq!(asked, HandOver { scrub: true, flush: false, kind: Kind::Ram });
-        // From partition to partition, as RAM or as I/O memory.
-        for wanted in [6, OWNER_IO | 6, OWNER_IO] {
-            assert!(HandOver::of(5, Kind::Ram, wanted).unwrap().scrub);
-            assert!(HandOver::of(0, Kind::Ram, wanted).unwrap().scrub);
+        assert!(given(5, Kind::Ram, 6).scrub);
+    }
+
+    #[test]
+    fn io_memory_changes_hands_as_it_is() {
+        for wanted in [OWNER_IO, OWNER_IO | 6] {
+            let change = given(OWNER_IO | 5, Kind::Ram, wanted);
+            assert_eq!(change, HandOver { scrub: false, flush: true, kind: Kind::Ram });
         }
     }
 
     #[test]
-    fn what_is_no_ram_is_not_scrubbed() {
-        for wanted in [0, 5, OWNER_IO | 6] {
-            assert!(!HandOver::of(OWNER_IO | 5, Kind::Ram, wanted).unwrap().scrub);
+    fn ram_is_never_io_memory_whoever_has_it() {
+        for kind in [Kind::Ram, Kind::Private] {
+            for (ram, io) in [(0, 0), (0, 5), (5, 0), (5, 5), (5, 6)] {
+                assert_eq!(HandOver::of(ram, kind, OWNER_IO | io), Err(OtherMemory));
+                assert_eq!(HandOver::of(OWNER_IO | io, kind, ram), Err(OtherMemory));
+            }
         }
-        assert_eq!(HandOver::of(OWNER_IO | 5, Kind::Ram, 0).unwrap().kind, Kind::Private);
     }
 }

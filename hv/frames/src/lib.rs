@@ -32,7 +32,7 @@ mod hand_over;
 mod word;
 
 pub use frame::{FLUSH_ALWAYS, Frame};
-pub use hand_over::HandOver;
+pub use hand_over::{HandOver, OtherMemory};
 pub use word::{COUNT_BITS, REFERENCE_BITS, Word};
 
 /// Number of the partition that owns a frame; 0: nobody.

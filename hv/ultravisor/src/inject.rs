@@ -5,8 +5,9 @@
 //! second after that refusal, then the third, and so on: whoever repeats a piece of work until it
 //! succeeds has seen it refused at each action.
 //!
-//! `inject=take` tries, after each start of a partition, to take the memory of its instance, and to
-//! make a partition of the monitor's memory; the log says how the monitor answers.
+//! `inject=take` tries, after each start of a partition, to take the memory of its instance, to make
+//! a partition of the monitor's memory, and to call free RAM I/O memory; the log says how the monitor
+//! answers.
 //!
 //! Rule: nothing is refused that no option asked for, and never what takes something back.
 
@@ -93,6 +94,10 @@ pub fn misbehave(arena: &[AtomicU32]) {
         Ok(answer) => log!("injected: the monitor as a partition: {answer:?}"),
         Err(error) => log!("injected: the arena: {error:?}"),
     }
+    match call_ram_io(arena, number) {
+        Ok(answer) => log!("injected: RAM as I/O memory: {answer:?}"),
+        Err(error) => log!("injected: the arena: {error:?}"),
+    }
 }
 
 /// Frees each frame of a partition's instance, says so to the monitor, and takes that back. How
@@ -117,14 +122,7 @@ fn take_monitor(arena: &[AtomicU32]) -> Result<Result<(), Errno>, WriteError> {
     let before = database.reader().descriptor(MONITOR)?;
     let mut guest = before;
     let frames = instance_frames(1, 1);
-    let mut first = 0;
-    loop {
-        let range = database.reader().range_at(first, u64::MAX - first)?;
-        if range.owner.number == MONITOR && !range.owner.io && range.frames >= frames {
-            break;
-        }
-        first += range.frames;
-    }
+    let first = first_run(&database, Owner::ram(MONITOR), frames)?;
     (guest.kind, guest.state) = (kind::GUEST, state::BUILDING);
     (guest.vcpus, guest.grant_frames) = (1, 1);
     (guest.instance_first, guest.instance_frames) = (first, frames);
@@ -132,4 +130,27 @@ fn take_monitor(arena: &[AtomicU32]) -> Result<Result<(), Errno>, WriteError> {
     let answer = lead::activate_partition(MONITOR);
     database.write_descriptor(&before)?;
     Ok(answer)
+}
+
+/// Gives a free frame to a partition as I/O memory, says so to the monitor, and takes that back; the
+/// answer.
+fn call_ram_io(arena: &[AtomicU32], number: u32) -> Result<Result<(), Errno>, WriteError> {
+    let mut database = Database::open(arena)?;
+    let frame = first_run(&database, Owner::FREE, 1)?;
+    database.set_owner(frame, 1, Owner::io(number))?;
+    let answer = lead::activate_pages(frame, 1);
+    database.set_owner(frame, 1, Owner::FREE)?;
+    Ok(answer)
+}
+
+/// The first frame of the first range of an owner that has so many frames.
+fn first_run(database: &Database, owner: Owner, frames: u64) -> Result<u64, WriteError> {
+    let mut first = 0;
+    loop {
+        let range = database.reader().range_at(first, u64::MAX - first)?;
+        if range.owner == owner && range.frames >= frames {
+            return Ok(range.first);
+        }
+        first += range.frames;
+    }
 }

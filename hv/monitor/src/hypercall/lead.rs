@@ -4,7 +4,7 @@
 use core::{array, ops::Range, sync::atomic::Ordering};
 
 use database_view::{Owner, ReadError};
-use frames::{HandOver, Kind, OWNER_IO, OWNER_NUMBER};
+use frames::{HandOver, Kind, OWNER_IO, OWNER_NUMBER, OtherMemory};
 use heapless::Vec;
 use pv_abi::{
     uv::{
@@ -154,7 +154,8 @@ fn take(mfn: u64, owner: Owner) -> Result<Option<Taken>, i64> {
         return if owner.io { Ok(None) } else { Err(errno::EINVAL) };
     };
     let (before, kind) = (frame.owner_word(), frame.word().kind());
-    let Some(change) = HandOver::of(before, kind, wanted) else {
+    let change = HandOver::of(before, kind, wanted).map_err(|OtherMemory| errno::EPERM)?;
+    let Some(change) = change else {
         return Ok(None);
     };
     // What the monitor uses stays the monitor's whatever the database says.
