@@ -106,7 +106,7 @@ pub struct Partition {
     pub refusals: [AtomicU64; CAUSES],
     /// Was started once.
     pub started: AtomicBool,
-    /// Frames per domain that were relinquished so far, while it is destroyed.
+    /// Tables in the frames before this one are dropped, while it is destroyed.
     pub relinquished: AtomicU64,
     /// Ports below this one are closed, while it is destroyed.
     pub closed_ports: AtomicU32,

@@ -1,14 +1,14 @@
 //! Giving up a partition: every reference it holds goes, step by step and repeatable, so that the
 //! database can assign its memory to another.
 
-use core::sync::atomic::Ordering;
+use core::{ops::Range, sync::atomic::Ordering};
 
 use page_tables::{drop_range, put_base};
 use pv_abi::uv::database::state;
 
 use crate::{
     area::Area,
-    cpu, database, descriptors,
+    cpu, descriptors,
     hypercall::{AGAIN, close_all, end_mapping},
     machine::{self, Host},
     partition::{self, Partition, errno_of},
@@ -16,18 +16,21 @@ use crate::{
     vcpu::Vcpu,
 };
 
-/// Drops what the partition holds. [`AGAIN`]: call again.
+/// Drops what the partition's page tables in a range of frames hold; where the range is empty, all
+/// else that the partition holds, and the partition. [`AGAIN`]: call again.
 ///
 /// # Errors
 /// [`AGAIN`], or an errno of the page-table rules.
-pub fn relinquish(partition: &'static Partition) -> Result<(), i64> {
+pub fn relinquish(partition: &'static Partition, tables: Range<u64>) -> Result<(), i64> {
     partition.state.store(state::DYING, Ordering::SeqCst);
     partition.all_vcpus().for_each(schedule::expel);
     for vcpu in partition.all_vcpus() {
         empty(vcpu)?;
     }
+    if !tables.is_empty() {
+        return drop_tables(partition, &tables);
+    }
     close_all(partition)?;
-    drop_tables(partition)?;
     end_grants(partition)?;
     partition.all_vcpus().for_each(schedule::unregister);
     let instance = partition.instance_frames();
@@ -60,29 +63,13 @@ fn empty(vcpu: &Vcpu) -> Result<(), i64> {
     Ok(())
 }
 
-/// Goes through the frames that the database gives to the partition, and those alone: the machine
-/// may have many more.
-fn drop_tables(partition: &Partition) -> Result<(), i64> {
+/// Goes on with a range of frames, of which those of others are left alone. Ranges rise, so what lies
+/// before the frame that was reached is done.
+fn drop_tables(partition: &Partition, range: &Range<u64>) -> Result<(), i64> {
     let mut space = partition.space.lock_or_again()?;
-    let mut next = partition.relinquished.load(Ordering::Relaxed);
-    let end = platform::frame_table().len() as u64;
-    let mut result = space.finish(&Host).map_err(errno_of);
-    while next < end && result.is_ok() {
-        // Where the map says nothing, all the rest may be the partition's.
-        let (owner, frames) = match database::reader().entry_at(next) {
-            Ok(range) => (range.owner.number, range.frames),
-            Err(_) => (partition.number, end - next),
-        };
-        let stop = end.min(next + frames);
-        if owner == partition.number {
-            result = drop_range(&Host, &mut space, &mut next, stop).map_err(errno_of);
-        } else {
-            next = stop;
-        }
-        if schedule::should_yield() {
-            result = result.and(Err(AGAIN));
-        }
-    }
+    let end = range.end.min(platform::frame_table().len() as u64);
+    let mut next = partition.relinquished.load(Ordering::Relaxed).max(range.start);
+    let result = drop_range(&Host, &mut space, &mut next, end).map_err(errno_of);
     partition.relinquished.store(next, Ordering::Relaxed);
     result
 }

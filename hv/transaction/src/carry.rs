@@ -168,7 +168,7 @@ impl Engine<'_> {
             match action {
                 Action::Start(number) => self.enforce(monitor, Action::Stop(number)),
                 Action::Partition(number) if created.contains(&number) => {
-                    self.enforce(monitor, Action::Destroy(number));
+                    self.destroy(monitor, number);
                 }
                 _ => {}
             }

@@ -20,6 +20,8 @@
 
 extern crate alloc;
 
+use pv_abi::uv::command::Range;
+
 mod carry;
 mod change;
 mod channels;
@@ -71,7 +73,7 @@ pub enum Action {
     Start(u32),
     /// Keep a partition from running.
     Stop(u32),
-    /// Drop what a partition references.
+    /// Drop what a partition references, beside its page tables ([`Monitor::drop_tables`]).
     Destroy(u32),
 }
 
@@ -92,7 +94,18 @@ pub trait Monitor {
         self.perform(action)
     }
 
-    /// Drops what a partition refers to, as far as this turn goes; returns whether that was all.
+    /// Drops what the page tables of a partition in a range of its memory refer to, as far as this
+    /// turn goes; returns whether that was all. Comes before [`Action::Destroy`], for each range of
+    /// the partition's memory; the ranges rise.
+    ///
+    /// # Errors
+    /// As [`Self::perform`].
+    fn drop_tables(&mut self, partition: u32, range: Range) -> Result<bool, i32> {
+        let _ = (partition, range);
+        Ok(true)
+    }
+
+    /// Drops what else a partition refers to, as far as this turn goes; returns whether that was all.
     ///
     /// # Errors
     /// As [`Self::perform`].

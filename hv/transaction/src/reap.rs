@@ -59,6 +59,8 @@ pub(crate) struct Dying {
     kept: u64,
     /// A pass came to its end: what is left was referred to.
     again: bool,
+    /// The monitor has dropped the tables in the memory before this frame.
+    dropped: u64,
     /// Frames of the next batch that the monitor refused it for, and how often it did.
     held: BTreeSet<u64>,
     rounds: usize,
@@ -118,7 +120,29 @@ impl Engine<'_> {
         let (next, kept, again) = (Dying::START, 0, false);
         let (held, rounds) = (BTreeSet::new(), 0);
         let (wait, due) = (FIRST_WAIT, time);
-        self.dying.push(Dying { number, next, kept, again, held, rounds, wait, due });
+        self.dying.push(Dying { number, next, kept, again, dropped: 0, held, rounds, wait, due });
+    }
+
+    /// Has the monitor drop all that a partition refers to, as far as this turn goes: range by range
+    /// what its page tables refer to, from frame `*dropped` on, which moves on, and then the rest.
+    /// Returns whether that was all.
+    pub(crate) fn drop_references(
+        &self,
+        monitor: &mut dyn Monitor,
+        number: u32,
+        dropped: &mut u64,
+    ) -> Result<bool, i32> {
+        let ranges = self.index.of_owner_from(Owner::ram(number), *dropped);
+        for OwnedRange { first, frames, .. } in ranges {
+            if !monitor.drop_tables(number, Range { first, frames })? {
+                return Ok(false);
+            }
+            *dropped = first.saturating_add(frames);
+            if monitor.turn_over() {
+                return Ok(false);
+            }
+        }
+        monitor.give_up(number)
     }
 
     /// Tries again what was left because something referred to it, and goes on with what was not
@@ -179,7 +203,7 @@ impl Engine<'_> {
     /// before the first.
     fn give_back(&mut self, monitor: &mut dyn Monitor, mut dying: Dying, time: u64) {
         if !dying.is_under_way() && !dying.again {
-            match monitor.give_up(dying.number) {
+            match self.drop_references(monitor, dying.number, &mut dying.dropped) {
                 Ok(true) => {}
                 Ok(false) => return self.dying.insert(0, dying),
                 Err(_) => return self.try_later(dying, time),

@@ -50,7 +50,7 @@ impl<'a> Engine<'a> {
                 if let Change::Descriptor { number, before, .. } = change
                     && before.is_empty()
                 {
-                    let _ = monitor.perform(Action::Destroy(*number));
+                    engine.destroy(monitor, *number);
                 }
             }
             engine.take_out(&record.changes, record.changes.len());

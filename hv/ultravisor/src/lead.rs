@@ -8,7 +8,7 @@ use budget::Budget;
 use partition_runtime::hypercall::{self, Errno};
 use partition_runtime::{lead, log, time};
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
-use pv_abi::uv::command::{Heap, Turns};
+use pv_abi::uv::command::{Heap, Range, Turns};
 use pv_abi::xen::hypercall::XEN_VERSION;
 use pv_abi::xen::version::VERSION;
 use transaction::{Action, Gauges, Monitor};
@@ -45,7 +45,8 @@ impl Monitor for Lead<'_> {
             Action::Stop(number) => lead::stop(number),
             Action::Destroy(number) => {
                 self.services.detach(number);
-                destroy(number)
+                while !part_of_destroying(lead::destroy(number)).map_err(|errno| errno.0)? {}
+                Ok(())
             }
         }
         .map_err(|errno| errno.0)
@@ -59,14 +60,13 @@ impl Monitor for Lead<'_> {
         self.perform(action)
     }
 
+    fn drop_tables(&mut self, partition: u32, range: Range) -> Result<bool, i32> {
+        self.part_by_part(|| lead::drop_tables(partition, range.first, range.frames))
+    }
+
     fn give_up(&mut self, partition: u32) -> Result<bool, i32> {
         self.services.detach(partition);
-        loop {
-            match destroy_in_part(partition) {
-                Ok(false) if !self.turn_over() => {}
-                result => return result.map_err(|errno| errno.0),
-            }
-        }
+        self.part_by_part(|| lead::destroy(partition))
     }
 
     fn turn_over(&mut self) -> bool {
@@ -82,15 +82,22 @@ impl Monitor for Lead<'_> {
     }
 }
 
-/// Destroying takes as many calls as the partition has tables.
-fn destroy(number: u32) -> Result<(), Errno> {
-    while !destroy_in_part(number)? {}
-    Ok(())
+impl Lead<'_> {
+    /// Makes a call that comes to its end in several, until it has or the turn is over; whether it
+    /// has.
+    fn part_by_part(&mut self, call: impl Fn() -> Result<bool, Errno>) -> Result<bool, i32> {
+        loop {
+            match part_of_destroying(call()) {
+                Ok(false) if !self.turn_over() => {}
+                result => return result.map_err(|errno| errno.0),
+            }
+        }
+    }
 }
 
-/// Goes on with destroying; returns whether that was all.
-fn destroy_in_part(number: u32) -> Result<bool, Errno> {
-    match lead::destroy(number) {
+/// Whether destroying has come to its end with this part.
+const fn part_of_destroying(result: Result<bool, Errno>) -> Result<bool, Errno> {
+    match result {
         // It was destroyed before, by a transaction that was refused later on.
         Err(NO_PARTITION) => Ok(true),
         result => result,

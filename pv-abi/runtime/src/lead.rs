@@ -51,12 +51,24 @@ pub fn stop(number: u32) -> Result<(), Errno> {
     plain(calls::STOP, number.into(), 0).map(drop)
 }
 
-/// Drops what a partition references ([`calls::DESTROY`]); whether that was all. Else call again.
+/// Drops what the page tables of a partition in a range of its memory refer to
+/// ([`calls::DESTROY`]); whether that was all. Else call again.
+///
+/// # Errors
+/// What the monitor refuses with.
+pub fn drop_tables(number: u32, first: u64, frames: u64) -> Result<bool, Errno> {
+    let arguments = [calls::DESTROY, number.into(), first, frames, 0];
+    // SAFETY: the operation touches no memory of ours.
+    unsafe { hypercall::call(calls::HYPERCALL, arguments) }.map(|left| left == 0)
+}
+
+/// Drops what else a partition refers to, whose tables are dropped ([`calls::DESTROY`]); whether
+/// that was all. Else call again.
 ///
 /// # Errors
 /// What the monitor refuses with.
 pub fn destroy(number: u32) -> Result<bool, Errno> {
-    plain(calls::DESTROY, number.into(), 0).map(|left| left == 0)
+    drop_tables(number, 0, 0)
 }
 
 /// Keeps a PCI function from reaching memory ([`calls::QUIESCE_DEVICE`]).

@@ -30,9 +30,12 @@ pub const START: u64 = 3;
 /// Lead: stop scheduling the virtual CPUs of partition `rsi`. One that was being built is complete
 /// then: the boot partition may write it no more, and it is refused with `-EBUSY` as [`START`] is.
 pub const STOP: u64 = 4;
-/// Lead: drop every reference that partition `rsi` holds (page tables, grants, events), so that
-/// its memory can be activated for another. The page map must still give it its memory: what is
-/// dropped is found there. Returns 1 where it is not finished: call again.
+/// Lead: stop partition `rsi` for good, and drop the references that it holds, so that its memory can
+/// be activated for another: with `r10` not 0, those of the page tables in the `r10` frames from frame
+/// `rdx` on, as far as the frames are its own; with `r10` 0, all others (grants, events), and the
+/// partition is gone. So the last call follows one for each range of its memory, and the ranges rise.
+/// Tables that no call named stay in use, with what they refer to. Returns 1 where the call is not
+/// finished: make it again.
 pub const DESTROY: u64 = 5;
 /// Lead: stop a PCI function (`rsi` = segment/bus/device/function) from reaching memory.
 pub const QUIESCE_DEVICE: u64 = 6;

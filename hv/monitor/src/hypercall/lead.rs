@@ -292,13 +292,16 @@ pub fn stop(call: &mut Call) -> Outcome {
     Ok(0)
 }
 
-/// `DESTROY(number)`. The caller decides whether it goes on at once: it may have others to serve.
+/// `DESTROY(number, first, count)`. The caller decides whether it goes on at once: it may have others
+/// to serve.
 pub fn destroy(call: &mut Call) -> Outcome {
-    let partition = partition_in(call.args[1])?;
+    let [_, number, first, count, ..] = call.args;
+    let partition = partition_in(number)?;
     if core::ptr::eq(partition, call.vcpu.partition) {
         return Err(errno::EINVAL);
     }
-    match relinquish::relinquish(partition) {
+    let end = first.checked_add(count).ok_or(errno::EINVAL)?;
+    match relinquish::relinquish(partition, first..end) {
         Err(AGAIN) => Ok(1),
         done => done.map(|()| 0),
     }

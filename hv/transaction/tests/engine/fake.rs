@@ -37,6 +37,8 @@ pub struct Fake<'a> {
     pub short_turns: bool,
     /// The most frames that one action was about.
     pub largest: u64,
+    /// Frames whose page tables were dropped, by partition that is being destroyed.
+    pub dropped: BTreeMap<u32, BTreeSet<u64>>,
     /// Ends the ultravisor when so many actions were performed: before the next one, or at once.
     pub cut_after: Option<(usize, bool)>,
 }
@@ -97,6 +99,14 @@ impl Fake<'_> {
                 self.complete.insert(number);
             }
             Action::Destroy(number) => {
+                let dropped = self.dropped.remove(&number).unwrap_or_default();
+                if self.instances.contains(&number) {
+                    let owned =
+                        (0..).zip(&self.owners).filter(|(_, of)| **of == Owner::ram(number));
+                    let left: Vec<u64> = owned.map(|(frame, _)| frame).collect();
+                    let left: Vec<_> = left.iter().filter(|f| !dropped.contains(f)).collect();
+                    assert!(left.is_empty(), "tables of {number} may be in {left:x?}");
+                }
                 self.running.remove(&number);
                 self.complete.remove(&number);
                 self.instances.remove(&number);
@@ -131,6 +141,15 @@ impl Monitor for Fake<'_> {
 
     fn in_use(&mut self, frame: u64) -> bool {
         self.in_use.contains(&frame)
+    }
+
+    fn drop_tables(&mut self, partition: u32, range: Range) -> Result<bool, i32> {
+        let dropped = self.dropped.entry(partition).or_default();
+        // An ultravisor that takes over begins anew.
+        let rises = dropped.last().is_none_or(|last| *last < range.first);
+        assert!(rises || dropped.contains(&range.first), "{range:?} does not rise");
+        dropped.extend(range.first..range.first + range.frames);
+        Ok(true)
     }
 
     fn perform(&mut self, action: Action) -> Result<(), i32> {
@@ -196,6 +215,7 @@ pub fn host_of(words: &[AtomicU32], frames: u64, limits: Limits) -> (Engine<'_>,
         use_at_refusal: None,
         short_turns: false,
         largest: 0,
+        dropped: BTreeMap::new(),
         cut_after: None,
     };
     (engine, fake)
