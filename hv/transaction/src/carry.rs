@@ -12,7 +12,6 @@ use pv_abi::uv::database::{UNASSIGNED, state};
 
 use crate::change::Change;
 use crate::engine::Engine;
-use crate::log::{Record, Settled};
 use crate::refusal::{EBUSY, from_monitor, from_write};
 use crate::{Action, Monitor};
 
@@ -40,44 +39,6 @@ impl Engine<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Applies changes and has them activated; undoes both where one is refused.
-    fn carry_out(
-        &mut self,
-        monitor: &mut dyn Monitor,
-        changes: &[Change],
-        actions: &[Action],
-    ) -> Result<(), Stopped> {
-        self.write_all(changes)?;
-        for (done, &action) in actions.iter().enumerate() {
-            if let Err(errno) = monitor.perform(action) {
-                let stopped = self.stopped(monitor, action, errno);
-                let begun = actions.get(..=done).unwrap_or_default();
-                for action in self.take_out_after(monitor, changes, begun, &[]) {
-                    self.enforce(monitor, action);
-                }
-                return Err(stopped);
-            }
-        }
-        Ok(())
-    }
-
-    /// Carries out what nobody asked for: logs it, has it done and settles it.
-    pub(crate) fn carry_out_own(
-        &mut self,
-        monitor: &mut dyn Monitor,
-        record: Record,
-        actions: &[Action],
-    ) -> Result<(), Stopped> {
-        let changes = record.changes.clone();
-        let sequence = self.log.record(&mut self.database, record, false).map_err(from_write)?;
-        if let Err(stopped) = self.carry_out(monitor, &changes, actions) {
-            let why = format!("{}: {}", stopped.refusal.object, stopped.refusal.reason);
-            let _ = self.log.settle(&mut self.database, &[sequence], Settled::Refused, &why);
-            return Err(stopped);
-        }
-        Ok(self.settle(&[sequence], Settled::Committed).map_err(from_write)?)
     }
 
     /// What the monitor's refusal of an action says.
@@ -154,33 +115,11 @@ impl Engine<'_> {
         descriptor.is_ok_and(|descriptor| descriptor.state == state::RUNNING)
     }
 
-    /// Makes the database what it was before the actions that were begun, the last of which was
-    /// refused. Returns what the monitor is to enforce then.
-    pub(crate) fn take_out_after(
-        &mut self,
-        monitor: &mut dyn Monitor,
-        changes: &[Change],
-        begun: &[Action],
-        created: &[u32],
-    ) -> Vec<Action> {
-        let performed = begun.split_last().map_or(&[][..], |(_, performed)| performed);
-        for &action in performed.iter().rev() {
-            match action {
-                Action::Start(number) => self.enforce(monitor, Action::Stop(number)),
-                Action::Partition(number) if created.contains(&number) => {
-                    self.destroy(monitor, number);
-                }
-                _ => {}
-            }
-        }
-        self.take_out(changes, changes.len());
-        // Memory first, then who lives in it, then what connects them.
+    /// What the monitor is to enforce after these actions were begun, and the database is what it was
+    /// before them.
+    pub(crate) fn again_after(&self, begun: &[Action]) -> Vec<Action> {
         let mut again: Vec<Action> = begun.iter().rev().copied().collect();
-        again.sort_by_key(|action| match action {
-            Action::Pages { .. } => 0,
-            Action::Partition(_) => 1,
-            _ => 2,
-        });
+        again.sort_by_key(rank);
         again.retain_mut(|action| match *action {
             Action::Stop(number) if self.says_running(number) => {
                 *action = Action::Start(number);
@@ -190,6 +129,16 @@ impl Engine<'_> {
             _ => true,
         });
         again
+    }
+}
+
+/// The order in which the monitor follows a database: memory first, then who lives in it, then what
+/// connects them.
+pub(crate) const fn rank(action: &Action) -> u8 {
+    match action {
+        Action::Pages { .. } => 0,
+        Action::Partition(_) => 1,
+        _ => 2,
     }
 }
 

@@ -28,7 +28,7 @@ use crate::plan::Plan;
 use crate::reap::Dying;
 use crate::refusal::{from_write, name_of, refusal};
 use crate::refused::Refused;
-use crate::under_way::{Begun, Progress, UnderWay, Whose};
+use crate::under_way::{Begun, Next, Progress, UnderWay, Whose};
 use crate::unscrubbed::Unscrubbed;
 use crate::{Action, Monitor};
 
@@ -82,6 +82,8 @@ pub struct Engine<'a> {
     pub(crate) pending: Vec<Pending>,
     pub(crate) dying: Vec<Dying>,
     pub(crate) under_way: Option<UnderWay>,
+    /// What is done next, before anything is begun.
+    pub(crate) queue: VecDeque<Next>,
     /// Free memory that the monitor may have to scrub.
     pub(crate) unscrubbed: Unscrubbed,
     /// What the monitor refused to take back.
@@ -146,6 +148,7 @@ impl<'a> Engine<'a> {
             pending: Vec::new(),
             dying: Vec::new(),
             under_way: None,
+            queue: VecDeque::new(),
             unscrubbed,
             refused: Refused::default(),
         }
@@ -266,19 +269,6 @@ impl<'a> Engine<'a> {
         kept.map(|kept| kept.reply.clone()).ok_or(Origin { sum, ..origin })
     }
 
-    /// Answers a request within this turn, or gives a retry the reply that it had.
-    pub(crate) fn once(
-        &mut self,
-        origin: Origin,
-        body: &impl Serialize,
-        act: impl FnOnce(&mut Self) -> Result<Answer, Refusal>,
-    ) -> Reply {
-        self.kept(origin, body).unwrap_or_else(|origin| {
-            let result = act(self);
-            self.reply_to(origin, result)
-        })
-    }
-
     /// Begins a request, or gives a retry the reply that it had.
     pub(crate) fn begin_once(
         &mut self,
@@ -369,10 +359,8 @@ impl<'a> Engine<'a> {
         let pending = transaction.pending.then(assigned);
         let actions = take(&mut planned.actions);
         let whose = Whose::Request { origin, planned, pending };
-        match self.work_on(monitor, UnderWay::new(sequence, whose, changes, actions)) {
-            Some(work) => self.end_request(monitor, work).into(),
-            None => Progress::UnderWay,
-        }
+        let work = UnderWay::new(sequence, whose, changes, actions);
+        self.run(monitor, work, origin.time).into()
     }
 
     /// Writes down how a transaction that was applied ended, with the pending ones that it

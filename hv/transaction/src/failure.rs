@@ -3,36 +3,83 @@
 //! Rule: nothing that the monitor did by itself goes unrecorded, and no half-built partition
 //! outlives the one that was building it.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use pv_abi::uv::calls::{MonitorEvent, cause};
-use pv_abi::uv::command::{Answer, Reply};
+use pv_abi::uv::command::{Answer, Refusal, Reply};
 use pv_abi::uv::database::{MONITOR, asked, state};
 
 use crate::carry::Stopped;
+use crate::change::Change;
 use crate::engine::{Engine, Origin};
 use crate::log::Settled;
 use crate::pending::Pending;
 use crate::plan::Plan;
-use crate::refusal::label;
+use crate::refusal::{from_write, label};
+use crate::under_way::{Begun, Next, UnderWay, Whose};
 use crate::{Action, Monitor, operations};
 
+/// The rollback of a transaction that was left pending.
+#[derive(Debug)]
+pub(crate) struct RollBack {
+    pending: Pending,
+    time: u64,
+    why: String,
+    /// Only the partitions that it created go now: its memory is in use still.
+    created_alone: bool,
+    /// The partitions that are given up with it.
+    destroyed: Vec<u32>,
+}
+
+impl RollBack {
+    fn queued(pending: Pending, time: u64, why: &str) -> Next {
+        let (why, created_alone, destroyed) = (why.into(), false, Vec::new());
+        Next::RollBack(Box::new(Self { pending, time, why, created_alone, destroyed }))
+    }
+
+    /// Whose transaction it was.
+    pub(crate) const fn who(&self) -> u32 {
+        self.pending.who
+    }
+}
+
 impl Engine<'_> {
-    /// Begins a session of a client anew: what it left pending in earlier ones is rolled back.
+    /// Begins a session of a client anew, however many turns that takes.
     pub fn open(&mut self, monitor: &mut dyn Monitor, who: u32, time: u64, request: u64) -> Reply {
+        loop {
+            let begun = self.begin_open(monitor, who, time, request);
+            if let Some(reply) = self.run_to_its_end(monitor, time, begun) {
+                return reply;
+            }
+        }
+    }
+
+    /// Begins a session of a client anew: what it left pending in earlier ones is rolled back, turn by
+    /// turn.
+    pub fn begin_open(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        who: u32,
+        time: u64,
+        request: u64,
+    ) -> Begun {
         let origin = Origin::new(who, time, request);
-        self.once(origin, &"open", |engine| {
-            engine.check_caller(who)?;
-            let rolled_back = engine.roll_back_all(monitor, who, time, "its session ended");
+        self.begin_once(origin, &"open", |engine, origin| {
+            if let Err(refusal) = engine.check_caller(who) {
+                return Err(refusal).into();
+            }
+            let rolled_back = engine.queue_those((who, time), "its session ended", |_| true);
             engine.forget_replies(who, &rolled_back);
-            engine.reap(monitor, time);
-            Ok(Answer::Opened { rolled_back })
+            engine.queue.push_back(Next::Answer(origin, Answer::Opened { rolled_back }));
+            engine.follow_queue(monitor, time).into()
         })
     }
 
-    /// Rolls back what a client left pending under these ids, and leaves the rest pending.
+    /// Rolls back what a client left pending under these ids, however many turns that takes, and
+    /// leaves the rest pending.
     pub fn roll_back_requests(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -40,14 +87,32 @@ impl Engine<'_> {
         request: u64,
         wanted: &[u64],
     ) -> Reply {
+        loop {
+            let begun = self.begin_roll_back_requests(monitor, (who, time), request, wanted);
+            if let Some(reply) = self.run_to_its_end(monitor, time, begun) {
+                return reply;
+            }
+        }
+    }
+
+    /// Begins to roll back what a client left pending under these ids, and leaves the rest pending.
+    pub fn begin_roll_back_requests(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        (who, time): (u32, u64),
+        request: u64,
+        wanted: &[u64],
+    ) -> Begun {
         let origin = Origin::new(who, time, request);
-        self.once(origin, &("roll back", wanted), |engine| {
-            engine.check_caller(who)?;
+        self.begin_once(origin, &("roll back", wanted), |engine, origin| {
+            if let Err(refusal) = engine.check_caller(who) {
+                return Err(refusal).into();
+            }
             let is_wanted = |pending: &Pending| wanted.contains(&pending.request);
-            let requests = engine.roll_back_those(monitor, (who, time), "given up", is_wanted);
+            let requests = engine.queue_those((who, time), "given up", is_wanted);
             engine.forget_replies(who, &requests);
-            engine.reap(monitor, time);
-            Ok(Answer::RolledBack { requests })
+            engine.queue.push_back(Next::Answer(origin, Answer::RolledBack { requests }));
+            engine.follow_queue(monitor, time).into()
         })
     }
 
@@ -59,46 +124,44 @@ impl Engine<'_> {
         }
     }
 
-    /// Rolls back what partition `who` left pending, since it failed: what it created is
-    /// destroyed, what it assigned is released. Returns how many transactions that were.
+    /// Begins to roll back what partition `who` left pending, since it failed: what it created is
+    /// destroyed, what it assigned is released. Nothing may be under way. Returns how many
+    /// transactions that were.
     pub fn client_failed(&mut self, monitor: &mut dyn Monitor, who: u32, time: u64) -> usize {
         self.clients.remove(&who);
-        let rolled_back = self.roll_back_all(monitor, who, time, "it failed").len();
+        let rolled_back = self.queue_those((who, time), "it failed", |_| true).len();
+        self.follow_queue(monitor, time);
         self.reap(monitor, time);
         rolled_back
     }
 
-    /// Rolls back what `who` left pending, newest first; what cannot be given back yet is tried
-    /// again later. Returns the requests.
-    pub(crate) fn roll_back_all(
+    /// Has those that are wanted of what `who` left pending rolled back, newest first; what cannot be
+    /// given back yet is tried again later. Returns the requests.
+    fn queue_those(
         &mut self,
-        monitor: &mut dyn Monitor,
-        who: u32,
-        time: u64,
-        why: &str,
-    ) -> Vec<u64> {
-        self.roll_back_those(monitor, (who, time), why, |_| true)
-    }
-
-    /// Rolls back those that are wanted of what `who` left pending, newest first.
-    fn roll_back_those(
-        &mut self,
-        monitor: &mut dyn Monitor,
         (who, time): (u32, u64),
         why: &str,
         wanted: impl Fn(&Pending) -> bool,
     ) -> Vec<u64> {
-        let (mut mine, others) =
+        let (mine, others) =
             core::mem::take(&mut self.pending).into_iter().partition::<Vec<_>, _>(|pending| {
                 pending.who == who && pending.orphaned.is_none() && wanted(pending)
             });
         self.pending = others;
-        let mut done = Vec::new();
-        while let Some(pending) = mine.pop() {
-            done.push(pending.request);
-            self.roll_back_one(monitor, pending, time, why);
-        }
-        done
+        let requests = mine.iter().rev().map(|pending| pending.request).collect();
+        let queued = mine.into_iter().rev().map(|pending| RollBack::queued(pending, time, why));
+        self.queue.extend(queued);
+        requests
+    }
+
+    /// Has all that is pending rolled back, since the ultravisor restarted; how many transactions
+    /// that are.
+    pub(crate) fn queue_all(&mut self, pending: Vec<Pending>, time: u64) -> usize {
+        let all = pending.len();
+        let why = "the ultravisor restarted";
+        let queued = pending.into_iter().rev().map(|pending| RollBack::queued(pending, time, why));
+        self.queue.extend(queued);
+        all
     }
 
     /// Tries again what could not be rolled back when its owner went.
@@ -110,46 +173,51 @@ impl Engine<'_> {
         for pending in orphans {
             match pending.orphaned.flatten() {
                 Some(frame) if monitor.in_use(frame) => self.pending.push(pending),
-                _ => self.roll_back_one(monitor, pending, time, "its memory was still in use"),
-            }
-        }
-    }
-
-    fn roll_back_one(
-        &mut self,
-        monitor: &mut dyn Monitor,
-        mut pending: Pending,
-        time: u64,
-        why: &str,
-    ) {
-        let origin = Origin::new(pending.who, time, pending.request);
-        match self.roll_back(monitor, origin, &pending, why) {
-            Ok(()) => {
-                let (sequences, to) = ([pending.sequence], Settled::RolledBack);
-                let _ = self.log.settle(&mut self.database, &sequences, to, why);
-            }
-            Err(stopped) => {
-                pending.orphaned = Some(stopped.frame);
-                // Partitions it created go in any case, memory that it assigned when it can.
-                if !pending.created.is_empty() && !pending.assigned.is_empty() {
-                    let assigned = core::mem::take(&mut pending.assigned);
-                    if self.roll_back(monitor, origin, &pending, why).is_ok() {
-                        pending.created.clear();
-                    }
-                    pending.assigned = assigned;
+                _ => {
+                    let why = "its memory was still in use";
+                    self.queue.push_back(RollBack::queued(pending, time, why));
                 }
-                self.pending.push(pending);
             }
         }
+        self.follow_queue(monitor, time);
     }
 
-    fn roll_back(
+    /// Writes a rollback into log and database, or says why it cannot be.
+    pub(crate) fn begin_roll_back(
         &mut self,
-        monitor: &mut dyn Monitor,
-        origin: Origin,
-        pending: &Pending,
-        why: &str,
-    ) -> Result<(), Stopped> {
+        mut back: Box<RollBack>,
+    ) -> Result<UnderWay, (Box<RollBack>, Stopped)> {
+        let (changes, actions, destroyed) = match self.plan_roll_back(&back) {
+            Ok(planned) => planned,
+            Err(refusal) => return Err((back, refusal.into())),
+        };
+        back.destroyed = destroyed;
+        let RollBack { pending, why, time, .. } = &*back;
+        let origin = Origin::new(pending.who, *time, pending.request);
+        let what = format!("roll back request {}", pending.request);
+        let mut record = self.new_record(origin, Settled::Begun, &what, why);
+        record.partitions = pending.created.clone();
+        record.partitions.extend(pending.assigned.iter().map(|(number, _)| *number));
+        record.partitions.dedup();
+        record.changes.clone_from(&changes);
+        let sequence = match self.log.record(&mut self.database, record, false) {
+            Ok(sequence) => sequence,
+            Err(error) => return Err((back, from_write(error).into())),
+        };
+        if let Err(stopped) = self.write_all(&changes) {
+            self.settle_refused(sequence, &stopped.refusal);
+            return Err((back, stopped));
+        }
+        Ok(UnderWay::new(sequence, Whose::RollBack(back), changes, actions))
+    }
+
+    /// Changes and actions of a rollback, and the partitions that are given up after it.
+    #[expect(clippy::type_complexity, reason = "three lists, taken apart at once")]
+    fn plan_roll_back(
+        &self,
+        back: &RollBack,
+    ) -> Result<(Vec<Change>, Vec<Action>, Vec<u32>), Refusal> {
+        let pending = &back.pending;
         let mut plan = Plan::new(&self.database, &self.index);
         for &number in &pending.created {
             let target = plan.descriptor(number);
@@ -162,26 +230,43 @@ impl Engine<'_> {
                 operations::destroy(&mut plan, target)?;
             }
         }
-        for &(number, range) in &pending.assigned {
+        for &(number, range) in pending.assigned.iter().filter(|_| !back.created_alone) {
             operations::release_assigned(&mut plan, number, range, pending.version);
         }
-        let (changes, actions, destroyed) = (plan.changes(), plan.actions, plan.destroyed);
-        let what = format!("roll back request {}", pending.request);
-        let mut record = self.new_record(origin, Settled::Begun, &what, why);
-        record.partitions = pending.created.clone();
-        record.partitions.extend(pending.assigned.iter().map(|(number, _)| *number));
-        record.partitions.dedup();
-        record.changes = changes;
-        self.carry_out_own(monitor, record, &actions)?;
-        for number in destroyed {
-            self.bury(number, origin.time);
+        Ok((plan.changes(), plan.actions, plan.destroyed))
+    }
+
+    /// A rollback has ended so. Partitions that the transaction created go in any case, memory that it
+    /// assigned when it can.
+    pub(crate) fn rolled_back(&mut self, back: RollBack, result: Result<(), Stopped>) {
+        let RollBack { mut pending, time, why, created_alone, destroyed } = back;
+        match result {
+            Ok(()) => {
+                destroyed.into_iter().for_each(|number| self.bury(number, time));
+                if created_alone {
+                    pending.created.clear();
+                    return self.pending.push(pending);
+                }
+                let (sequences, to) = ([pending.sequence], Settled::RolledBack);
+                let _ = self.log.settle(&mut self.database, &sequences, to, &why);
+            }
+            Err(_) if created_alone => self.pending.push(pending),
+            Err(stopped) => {
+                pending.orphaned = Some(stopped.frame);
+                if pending.created.is_empty() || pending.assigned.is_empty() {
+                    return self.pending.push(pending);
+                }
+                let (created_alone, destroyed) = (true, Vec::new());
+                let back = RollBack { pending, time, why, created_alone, destroyed };
+                self.queue.push_front(Next::RollBack(Box::new(back)));
+            }
         }
-        Ok(())
     }
 
     /// Writes down what the monitor did to a partition by itself: state and cause in its
-    /// descriptor, a record in the log, and the rollback of what the partition left pending. An
-    /// event that is written down and told again changes nothing.
+    /// descriptor, a record in the log, and the rollback of what the partition left pending, which may
+    /// take more turns. An event that is written down and told again changes nothing. Nothing may be
+    /// under way.
     pub fn monitor_did(&mut self, monitor: &mut dyn Monitor, event: &MonitorEvent) {
         let mut plan = Plan::new(&self.database, &self.index);
         let Some(mut target) = plan.descriptor(event.partition) else {

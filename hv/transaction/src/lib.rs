@@ -77,6 +77,9 @@ pub enum Action {
     Destroy(u32),
 }
 
+/// What the monitor answers, an errno of the Xen ABI, where an action takes more than this turn.
+pub const AGAIN: i32 = 11;
+
 /// Who enforces the database. Each call may be repeated and must then do nothing more.
 pub trait Monitor {
     /// Does it, or refuses with an errno of the Xen ABI (positive).
@@ -85,12 +88,20 @@ pub trait Monitor {
     /// The errno; nothing was done then.
     fn perform(&mut self, action: Action) -> Result<(), i32>;
 
-    /// Does an action that a request asks for, and that may be refused. Those that take something
-    /// back, or give up what was destroyed, are performed.
+    /// Does an action that a request asks for, and that may be refused, as far as this turn goes.
+    /// Those that take something back, or give up what was destroyed, are performed.
     ///
     /// # Errors
-    /// As [`Self::perform`].
+    /// As [`Self::perform`]; [`AGAIN`]: the action is begun, and is to be resumed.
     fn attempt(&mut self, action: Action) -> Result<(), i32> {
+        self.perform(action)
+    }
+
+    /// Goes on with an action that was attempted, as far as this turn goes.
+    ///
+    /// # Errors
+    /// As [`Self::attempt`].
+    fn resume(&mut self, action: Action) -> Result<(), i32> {
         self.perform(action)
     }
 

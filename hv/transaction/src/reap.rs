@@ -24,7 +24,7 @@ use alloc::vec::Vec;
 use core::mem::take;
 
 use pv_abi::uv::command::Range;
-use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, ULTRAVISOR};
+use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, ULTRAVISOR, state};
 use resource_db::{OwnedRange, Owner};
 use zerocopy::FromZeros;
 
@@ -121,6 +121,16 @@ impl Engine<'_> {
         let (held, rounds) = (BTreeSet::new(), 0);
         let (wait, due) = (FIRST_WAIT, time);
         self.dying.push(Dying { number, next, kept, again, dropped: 0, held, rounds, wait, due });
+    }
+
+    /// Gives up all that the database calls dying.
+    pub(crate) fn bury_all(&mut self, time: u64) {
+        for number in self.index.partitions.keys().copied().collect::<Vec<_>>() {
+            let dying = self.database.reader().descriptor(number);
+            if dying.is_ok_and(|descriptor| descriptor.state == state::DYING) {
+                self.bury(number, time);
+            }
+        }
     }
 
     /// Has the monitor drop all that a partition refers to, as far as this turn goes: range by range
@@ -223,11 +233,7 @@ impl Engine<'_> {
         let gone = batch.end && dying.kept + batch.kept == 0;
         let passing = Passing { dying, batch, gone, held };
         match self.begin_batch(target, passing, time) {
-            Ok(work) => {
-                if let Some(work) = self.work_on(monitor, work) {
-                    self.end_batch(monitor, work, time);
-                }
-            }
+            Ok(work) => drop(self.run(monitor, work, time)),
             Err((passing, result)) => self.batch_ended(monitor, passing, result, time),
         }
     }
@@ -263,14 +269,8 @@ impl Engine<'_> {
         Ok(UnderWay::new(sequence, Whose::Dying(passing), changes, actions))
     }
 
-    /// Writes down how a batch ended, and sees that the pass goes on.
-    pub(crate) fn end_batch(&mut self, monitor: &mut dyn Monitor, work: UnderWay, time: u64) {
-        if let (Whose::Dying(passing), result) = self.settle_batch(work) {
-            self.batch_ended(monitor, passing, result, time);
-        }
-    }
-
-    fn batch_ended(
+    /// A batch has ended so; sees that the pass goes on.
+    pub(crate) fn batch_ended(
         &mut self,
         monitor: &mut dyn Monitor,
         passing: Passing,

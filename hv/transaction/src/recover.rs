@@ -7,14 +7,15 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use pv_abi::uv::command::{Answer, Reply};
-use pv_abi::uv::database::{BOOT, COMMAND, MONITOR, ULTRAVISOR, state};
+use pv_abi::uv::database::{MONITOR, ULTRAVISOR, state};
 use resource_db::{Database, WriteError};
 
-use crate::carry::action_of;
+use crate::carry::{action_of, rank};
 use crate::change::Change;
 use crate::engine::{Engine, Limits, Origin};
 use crate::log::{Log, Record, Settled};
 use crate::pending::Pending;
+use crate::under_way::Next;
 use crate::{Action, Monitor};
 
 impl<'a> Engine<'a> {
@@ -45,20 +46,8 @@ impl<'a> Engine<'a> {
                 engine.settle(&[record.sequence], Settled::Monitor)?;
                 continue;
             }
-            // Partitions that will not be there are destroyed while the page map has what is theirs.
-            for change in &record.changes {
-                if let Change::Descriptor { number, before, .. } = change
-                    && before.is_empty()
-                {
-                    engine.destroy(monitor, *number);
-                }
-            }
-            engine.take_out(&record.changes, record.changes.len());
-            engine.perform_again(monitor, &record.changes);
-            // No replica has applied it, so it counts as never done.
-            let why = "the ultravisor restarted before it was done";
-            let sequences = [record.sequence];
-            engine.log.settle(&mut engine.database, &sequences, Settled::Refused, why)?;
+            let (sequence, changes) = (record.sequence, record.changes.clone());
+            engine.queue.push_back(Next::TakeBack { sequence, changes });
             undone += 1;
         }
         let version = records.iter().filter(|record| record.is_applied()).map(|r| r.version).max();
@@ -72,20 +61,11 @@ impl<'a> Engine<'a> {
                 engine.keep(record.who, record.sum, Reply { id, version, result });
             }
         }
-        for number in engine.index.partitions.keys().copied().collect::<Vec<_>>() {
-            let dying = engine.database.reader().descriptor(number);
-            if dying.is_ok_and(|descriptor| descriptor.state == state::DYING) {
-                engine.bury(number, time);
-            }
-        }
-        for record in records.iter().filter(|record| record.settled == Settled::Pending) {
-            engine.pending.push(Pending::of(record));
-            undone += 1;
-        }
-        for client in [BOOT, COMMAND] {
-            engine.roll_back_all(monitor, client, time, "the ultravisor restarted");
-        }
+        engine.queue.push_back(Next::GiveUp);
+        let pending = records.iter().filter(|record| record.settled == Settled::Pending);
+        undone += engine.queue_all(pending.map(Pending::of).collect(), time);
         engine.begin_epoch(undone, time)?;
+        engine.follow_queue(monitor, time);
         engine.reap(monitor, time);
         Ok((engine, undone))
     }
@@ -101,9 +81,9 @@ impl<'a> Engine<'a> {
         self.database.set_contents(version)
     }
 
-    /// Makes the monitor what the database says about changes that were undone.
-    fn perform_again(&mut self, monitor: &mut dyn Monitor, changes: &[Change]) {
-        let mut actions = Vec::new();
+    /// What makes the monitor follow the database about changes that were undone.
+    pub(crate) fn again_after_restart(&self, changes: &[Change]) -> Vec<Action> {
+        let (mut again, mut starts) = (Vec::new(), Vec::new());
         for change in changes {
             let number = match change {
                 Change::Descriptor { before, .. } if before.is_empty() => continue,
@@ -115,21 +95,15 @@ impl<'a> Engine<'a> {
             let Ok(was) = self.database.reader().descriptor(number) else { continue };
             let after = change.around(&was).map_or(state::FREE, |(_, after)| after.state);
             match (was.vcpus, was.state) {
-                (1.., state::RUNNING) => actions.push(Action::Start(number)),
-                (1.., state) if state != after => {
-                    self.enforce(monitor, Action::Stop(number));
-                }
+                (1.., state::RUNNING) => starts.push(Action::Start(number)),
+                (1.., state) if state != after => again.push(Action::Stop(number)),
                 _ => {}
             }
         }
-        let mut again: Vec<Action> = changes.iter().rev().map(action_of).collect();
-        again.sort_by_key(|action| match action {
-            Action::Pages { .. } => 0,
-            Action::Partition(_) => 1,
-            _ => 2,
-        });
-        for action in again.into_iter().chain(actions) {
-            self.enforce(monitor, action);
-        }
+        let mut follow: Vec<Action> = changes.iter().rev().map(action_of).collect();
+        follow.sort_by_key(rank);
+        again.extend(follow);
+        again.extend(starts);
+        again
     }
 }

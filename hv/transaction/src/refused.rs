@@ -45,13 +45,6 @@ impl Engine<'_> {
         }
     }
 
-    /// Has the monitor drop all that a partition refers to, while the page map has what is its.
-    pub(crate) fn destroy(&mut self, monitor: &mut dyn Monitor, number: u32) {
-        let mut dropped = 0;
-        while self.drop_references(monitor, number, &mut dropped) == Ok(false) {}
-        self.enforce(monitor, Action::Destroy(number));
-    }
-
     /// Asks the monitor again.
     pub(crate) fn enforce_again(&mut self, monitor: &mut dyn Monitor, time: u64) {
         if self.refused.is_empty() || self.refused.due > time {

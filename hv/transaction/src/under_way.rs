@@ -2,8 +2,13 @@
 //!
 //! ```text
 //! record in the log, database -> action, action, … -> settled, reply
-//!                                   | refused: what was done is taken back, action by action
+//!                                   | refused
+//!     -> what was made runs no more, and goes -> the database as it was -> action, action, … -> settled
 //! ```
+//!
+//! A record that was begun when the ultravisor ended is taken back in the same way by the next one.
+//! What is to be done one after the other ([`Next`]: after a restart, or where a client left several
+//! transactions pending) waits in a queue, each with a record of its own.
 //!
 //! An action about memory is performed in pieces of [`PIECE`] frames. Between two steps the monitor's
 //! caller may say that the turn is over ([`Monitor::turn_over`]); [`Engine::proceed`] goes on then.
@@ -13,6 +18,7 @@
 //!
 //! Rule: there is one at a time, and while there is, nobody begins anything.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use pv_abi::uv::command::{Answer, Range, Refusal, Reply};
@@ -20,10 +26,11 @@ use pv_abi::uv::command::{Answer, Range, Refusal, Reply};
 use crate::carry::Stopped;
 use crate::change::Change;
 use crate::engine::{Engine, Origin, Planned};
+use crate::failure::RollBack;
 use crate::log::Settled;
 use crate::pending::Pending;
 use crate::reap::Passing;
-use crate::{Action, Monitor};
+use crate::{AGAIN, Action, Monitor};
 
 /// Frames that the monitor is asked about at once.
 pub(crate) const PIECE: u64 = 256;
@@ -52,18 +59,27 @@ impl From<Result<Answer, Refusal>> for Progress {
     }
 }
 
+impl From<Option<(Origin, Result<Answer, Refusal>)>> for Progress {
+    fn from(ended: Option<(Origin, Result<Answer, Refusal>)>) -> Self {
+        ended.map_or(Self::UnderWay, |(_, result)| Self::Ended(result))
+    }
+}
+
 /// Actions, the first of them done.
 #[derive(Default)]
 pub(crate) struct Steps {
     actions: Vec<Action>,
     next: usize,
-    /// Frames done of the next action, where it is about memory.
+    /// Frames done of the next action, where it is about memory; the frame up to which tables are
+    /// dropped, where it destroys.
     frames: u64,
+    /// The monitor has begun the next action, which takes it several calls.
+    entered: bool,
 }
 
 impl Steps {
     pub(crate) fn of(actions: Vec<Action>) -> Self {
-        Self { actions, next: 0, frames: 0 }
+        Self { actions, ..Self::default() }
     }
 
     /// The next action, or the next piece of it.
@@ -86,7 +102,7 @@ impl Steps {
                 return;
             }
         }
-        (self.next, self.frames) = (self.next.saturating_add(1), 0);
+        (self.next, self.frames, self.entered) = (self.next.saturating_add(1), 0, false);
     }
 
     /// What was begun, the action that was refused with it.
@@ -102,16 +118,55 @@ pub(crate) enum Whose {
     Request { origin: Origin, planned: Planned, pending: Option<Vec<(u32, Range)>> },
     /// A partition's that is given up.
     Dying(Passing),
+    /// The rollback's of a transaction that was left pending.
+    RollBack(Box<RollBack>),
+    /// One that an ultravisor began before this one.
+    Begun,
+}
+
+/// How far a record is.
+enum Stage {
+    /// It is carried out.
+    Forward,
+    /// It is taken back, after these actions were begun: what it started stops, and what it created
+    /// goes while the page map has what is theirs.
+    Clearing(Vec<Action>),
+    /// The database is as it was, and the monitor follows.
+    Back,
 }
 
 /// See the module.
 pub(crate) struct UnderWay {
-    pub(crate) sequence: u64,
-    pub(crate) whose: Whose,
-    pub(crate) changes: Vec<Change>,
-    pub(crate) steps: Steps,
-    /// It was refused, and is taken back.
+    sequence: u64,
+    whose: Whose,
+    changes: Vec<Change>,
+    steps: Steps,
+    stage: Stage,
+    /// Why it was refused.
     stopped: Option<Stopped>,
+}
+
+/// What is done once nothing is under way, before anything else may begin.
+pub(crate) enum Next {
+    /// A record that an ultravisor began before this one is taken back.
+    TakeBack { sequence: u64, changes: Vec<Change> },
+    /// Partitions that the database calls dying are given up.
+    GiveUp,
+    /// What a client left pending is rolled back.
+    RollBack(Box<RollBack>),
+    /// A request is answered: what it asked for stands before this.
+    Answer(Origin, Answer),
+}
+
+impl core::fmt::Debug for Next {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::TakeBack { .. } => "take back",
+            Self::GiveUp => "give up",
+            Self::RollBack(_) => "roll back",
+            Self::Answer(..) => "answer",
+        })
+    }
 }
 
 impl core::fmt::Debug for UnderWay {
@@ -127,36 +182,82 @@ impl UnderWay {
         changes: Vec<Change>,
         actions: Vec<Action>,
     ) -> Self {
-        Self { sequence, whose, changes, steps: Steps::of(actions), stopped: None }
+        let (steps, stage) = (Steps::of(actions), Stage::Forward);
+        Self { sequence, whose, changes, steps, stage, stopped: None }
+    }
+
+    /// What an ultravisor before this one began: the partitions that it created go first.
+    fn begun_before(sequence: u64, changes: Vec<Change>) -> Self {
+        let created = |change: &Change| match change {
+            Change::Descriptor { number, before, .. } if before.is_empty() => Some(*number),
+            _ => None,
+        };
+        let steps = Steps::of(changes.iter().filter_map(created).map(Action::Destroy).collect());
+        let stage = Stage::Clearing(Vec::new());
+        Self { sequence, whose: Whose::Begun, changes, steps, stage, stopped: None }
     }
 
     fn created(&self) -> &[u32] {
         match &self.whose {
             Whose::Request { planned, .. } => &planned.created,
-            Whose::Dying(_) => &[],
+            Whose::Dying(_) | Whose::RollBack(_) | Whose::Begun => &[],
         }
+    }
+
+    /// Whether there is nothing left to do.
+    fn is_done(&self) -> bool {
+        self.steps.piece().is_none() && !matches!(self.stage, Stage::Clearing(_))
+    }
+
+    /// The monitor refused an action: begins to take back what was done.
+    fn stop(&mut self, stopped: Stopped) {
+        self.stopped = Some(stopped);
+        let begun = self.steps.begun().to_vec();
+        let performed = begun.split_last().map_or(&[][..], |(_, performed)| performed);
+        let clears = |action: &Action| match *action {
+            Action::Start(number) => Some(Action::Stop(number)),
+            Action::Partition(number) if self.created().contains(&number) => {
+                Some(Action::Destroy(number))
+            }
+            _ => None,
+        };
+        self.steps = Steps::of(performed.iter().rev().filter_map(clears).collect());
+        self.stage = Stage::Clearing(begun);
     }
 }
 
 impl Engine<'_> {
     /// Whether something is under way. Until it ended, nothing may be begun.
     #[must_use]
-    pub const fn is_busy(&self) -> bool {
-        self.under_way.is_some()
+    pub fn is_busy(&self) -> bool {
+        self.under_way.is_some() || !self.queue.is_empty()
     }
 
-    /// Whose request is under way.
+    /// Whose request is under way, or who pays for what is.
     #[must_use]
     pub fn asked_by(&self) -> Option<u32> {
-        match self.under_way.as_ref()?.whose {
+        let Some(work) = &self.under_way else {
+            return match self.queue.front()? {
+                Next::RollBack(back) => Some(back.who()),
+                Next::Answer(origin, _) => Some(origin.who),
+                Next::TakeBack { .. } | Next::GiveUp => None,
+            };
+        };
+        match &work.whose {
             Whose::Request { origin, .. } => Some(origin.who),
-            Whose::Dying(_) => None,
+            Whose::RollBack(back) => Some(back.who()),
+            Whose::Dying(_) | Whose::Begun => None,
         }
     }
 
     /// The end of the log for who reads it: a record that is under way may be taken back.
     pub(crate) fn log_end(&self) -> u64 {
-        self.under_way.as_ref().map_or(self.log.next, |work| work.sequence)
+        let queued = self.queue.iter().filter_map(|next| match next {
+            Next::TakeBack { sequence, .. } => Some(*sequence),
+            _ => None,
+        });
+        let open = self.under_way.iter().map(|work| work.sequence).chain(queued);
+        open.min().unwrap_or(self.log.next)
     }
 
     /// Free frames that the monitor may have to scrub yet, at most.
@@ -174,46 +275,64 @@ impl Engine<'_> {
     /// Goes on with what is under way, for a turn of the loop. The reply, and whose request it is,
     /// where a request is carried out now.
     pub fn proceed(&mut self, monitor: &mut dyn Monitor, time: u64) -> Option<(u32, Reply)> {
-        let work = self.under_way.take()?;
-        let work = self.work_on(monitor, work)?;
-        match work.whose {
-            Whose::Dying(_) => {
-                self.end_batch(monitor, work, time);
-                None
+        let ended = match self.under_way.take() {
+            None => self.follow_queue(monitor, time),
+            Some(work) => match self.run(monitor, work, time) {
+                None if !monitor.turn_over() => self.follow_queue(monitor, time),
+                ended => ended,
+            },
+        };
+        ended.map(|(origin, result)| (origin.who, self.reply_to(origin, result)))
+    }
+
+    /// Does what is queued, as far as this turn goes. The answer to a request that has ended with it.
+    pub(crate) fn follow_queue(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        time: u64,
+    ) -> Option<(Origin, Result<Answer, Refusal>)> {
+        while self.under_way.is_none()
+            && let Some(next) = self.queue.pop_front()
+        {
+            match next {
+                Next::TakeBack { sequence, changes } => {
+                    let work = UnderWay::begun_before(sequence, changes);
+                    self.run(monitor, work, time);
+                }
+                Next::GiveUp => self.bury_all(time),
+                Next::RollBack(back) => match self.begin_roll_back(back) {
+                    Ok(work) => drop(self.run(monitor, work, time)),
+                    Err((back, stopped)) => self.rolled_back(*back, Err(stopped)),
+                },
+                Next::Answer(origin, answer) => {
+                    self.reap(monitor, time);
+                    return Some((origin, Ok(answer)));
+                }
             }
-            Whose::Request { origin, .. } => {
-                let result = self.end_request(monitor, work);
-                Some((origin.who, self.reply_to(origin, result)))
+            if monitor.turn_over() {
+                break;
             }
         }
+        None
+    }
+
+    /// Performs what is left, as far as this turn goes, and ends what is at its end. The answer to a
+    /// request that has ended.
+    pub(crate) fn run(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        work: UnderWay,
+        time: u64,
+    ) -> Option<(Origin, Result<Answer, Refusal>)> {
+        let work = self.work_on(monitor, work)?;
+        self.end(monitor, work, time)
     }
 
     /// Performs what is left, as far as this turn goes; returns what is at its end.
-    pub(crate) fn work_on(
-        &mut self,
-        monitor: &mut dyn Monitor,
-        mut work: UnderWay,
-    ) -> Option<UnderWay> {
-        while let Some(action) = work.steps.piece() {
-            if work.stopped.is_some() {
-                self.enforce(monitor, action);
-                work.steps.done(action);
-            } else {
-                let result = match work.whose {
-                    Whose::Request { .. } => monitor.attempt(action),
-                    Whose::Dying(_) => monitor.perform(action),
-                };
-                match result {
-                    Ok(()) => work.steps.done(action),
-                    Err(errno) => {
-                        work.stopped = Some(self.stopped(monitor, action, errno));
-                        let (changes, begun) = (&work.changes, work.steps.begun());
-                        let again = self.take_out_after(monitor, changes, begun, work.created());
-                        work.steps = Steps::of(again);
-                    }
-                }
-            }
-            if work.steps.piece().is_some() && monitor.turn_over() {
+    fn work_on(&mut self, monitor: &mut dyn Monitor, mut work: UnderWay) -> Option<UnderWay> {
+        while !work.is_done() {
+            self.step(monitor, &mut work);
+            if !work.is_done() && monitor.turn_over() {
                 self.under_way = Some(work);
                 return None;
             }
@@ -221,20 +340,98 @@ impl Engine<'_> {
         Some(work)
     }
 
-    /// Writes down how a request ended, and does what follows from it.
-    pub(crate) fn end_request(
+    /// Performs an action, or a piece of it; where all are performed that clear the way back, makes
+    /// the database what it was.
+    fn step(&mut self, monitor: &mut dyn Monitor, work: &mut UnderWay) {
+        let Some(action) = work.steps.piece() else {
+            if let Stage::Clearing(begun) = core::mem::replace(&mut work.stage, Stage::Back) {
+                self.take_out(&work.changes, work.changes.len());
+                work.steps = Steps::of(match work.whose {
+                    Whose::Begun => self.again_after_restart(&work.changes),
+                    _ => self.again_after(&begun),
+                });
+            }
+            return;
+        };
+        if !matches!(work.stage, Stage::Forward) {
+            if self.enforce_part(monitor, action, &mut work.steps.frames) {
+                work.steps.done(action);
+            }
+            return;
+        }
+        let result = match work.whose {
+            Whose::Request { .. } if !work.steps.entered => monitor.attempt(action),
+            Whose::Request { .. } => monitor.resume(action),
+            _ => monitor.perform(action),
+        };
+        match result {
+            Ok(()) => work.steps.done(action),
+            Err(AGAIN) => work.steps.entered = true,
+            Err(errno) => work.stop(self.stopped(monitor, action, errno)),
+        }
+    }
+
+    /// Has the monitor follow the database, as far as this turn goes; returns whether that was all.
+    fn enforce_part(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        action: Action,
+        dropped: &mut u64,
+    ) -> bool {
+        if let Action::Destroy(number) = action
+            && self.drop_references(monitor, number, dropped) == Ok(false)
+        {
+            return false;
+        }
+        self.enforce(monitor, action);
+        true
+    }
+
+    /// Writes down how a record ended, and does what follows from it.
+    fn end(
         &mut self,
         monitor: &mut dyn Monitor,
         work: UnderWay,
-    ) -> Result<Answer, Refusal> {
+        time: u64,
+    ) -> Option<(Origin, Result<Answer, Refusal>)> {
         let UnderWay { sequence, whose, stopped, .. } = work;
-        let Whose::Request { origin, planned, pending } = whose else {
-            return Ok(Answer::Applied(Vec::new()));
-        };
-        if let Some(Stopped { refusal, .. }) = stopped {
-            self.settle_refused(sequence, &refusal);
-            return Err(refusal);
+        if let Some(Stopped { refusal, .. }) = &stopped {
+            self.settle_refused(sequence, refusal);
         }
+        let result = stopped.map_or(Ok(()), Err);
+        match whose {
+            Whose::Request { origin, planned, pending } => {
+                let result = result.map_err(|stopped| stopped.refusal);
+                let result = result
+                    .and_then(|()| self.end_request(monitor, sequence, origin, planned, pending));
+                return Some((origin, result));
+            }
+            Whose::Dying(passing) => {
+                let result = result.and_then(|()| self.settle_own(sequence));
+                self.batch_ended(monitor, passing, result, time);
+            }
+            Whose::RollBack(back) => {
+                let result = result.and_then(|()| self.settle_own(sequence));
+                self.rolled_back(*back, result);
+            }
+            Whose::Begun => {
+                // No replica has applied it, so it counts as never done.
+                let why = "the ultravisor restarted before it was done";
+                let _ = self.log.settle(&mut self.database, &[sequence], Settled::Refused, why);
+            }
+        }
+        None
+    }
+
+    /// Writes down that a request was carried out, and does what follows from it.
+    fn end_request(
+        &mut self,
+        monitor: &mut dyn Monitor,
+        sequence: u64,
+        origin: Origin,
+        planned: Planned,
+        pending: Option<Vec<(u32, Range)>>,
+    ) -> Result<Answer, Refusal> {
         let settled = if pending.is_some() { Settled::Pending } else { Settled::Committed };
         let mut together = self.records_of(origin.who, &planned.completed);
         together.push(sequence);
@@ -256,20 +453,10 @@ impl Engine<'_> {
         Ok(Answer::Applied(planned.outcomes))
     }
 
-    /// The outcome of a batch: settled, or why not.
-    pub(crate) fn settle_batch(&mut self, work: UnderWay) -> (Whose, Result<(), Stopped>) {
-        let UnderWay { sequence, whose, stopped, .. } = work;
-        let result = match stopped {
-            Some(stopped) => {
-                self.settle_refused(sequence, &stopped.refusal);
-                Err(stopped)
-            }
-            None => {
-                let settled = self.settle(&[sequence], Settled::Committed);
-                settled.map_err(|error| crate::refusal::from_write(error).into())
-            }
-        };
-        (whose, result)
+    /// Writes down that a record of the ultravisor's own was carried out.
+    fn settle_own(&mut self, sequence: u64) -> Result<(), Stopped> {
+        let settled = self.settle(&[sequence], Settled::Committed);
+        settled.map_err(|error| crate::refusal::from_write(error).into())
     }
 
     pub(crate) fn settle_refused(&mut self, sequence: u64, refusal: &Refusal) {

@@ -73,7 +73,10 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
             format!("the monitor refuses {action:?} of the first database: errno {errno}")
         })?;
     }
-    host.attach_channels();
+    // What an ultravisor before this one began is taken back first.
+    if !host.engine.is_busy() {
+        host.attach_channels();
+    }
     if first {
         perform(&mut host, Action::Start(BOOT))
             .map_err(|(_, errno)| format!("the boot partition does not start: errno {errno}"))?;

@@ -300,6 +300,9 @@ impl Host {
     fn answer(&mut self, client: u32, request: &Request) -> Begun {
         // What stopped before this request has the number that it had then.
         self.monitor_events();
+        if self.must_wait(&request.body) && self.engine.is_busy() {
+            return Begun::Later;
+        }
         crate::inject::asked_by(client);
         let (now, id) = (time::now(), request.id);
         if let Some(refusal) = self.lacks_room(&request.body) {
@@ -312,13 +315,12 @@ impl Host {
                 return Begun::Answered(engine.dry_run(client, id, transaction));
             }
             Body::Transaction(transaction) => engine.begin(&mut lead, client, now, id, transaction),
-            Body::Open => Begun::Answered(engine.open(&mut lead, client, now, id)),
+            Body::Open => engine.begin_open(&mut lead, client, now, id),
             Body::Undo { sequence, reason } => {
                 engine.begin_undo(&mut lead, (client, now), id, (*sequence, reason))
             }
             Body::RollBack { requests } => {
-                let reply = engine.roll_back_requests(&mut lead, (client, now), id, requests);
-                Begun::Answered(reply)
+                engine.begin_roll_back_requests(&mut lead, (client, now), id, requests)
             }
         };
         if let Begun::Answered(reply) = &begun {

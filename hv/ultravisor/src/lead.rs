@@ -11,7 +11,7 @@ use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::uv::command::{Heap, Range, Turns};
 use pv_abi::xen::hypercall::XEN_VERSION;
 use pv_abi::xen::version::VERSION;
-use transaction::{Action, Gauges, Monitor};
+use transaction::{AGAIN, Action, Gauges, Monitor};
 
 use crate::services::Services;
 
@@ -40,12 +40,14 @@ impl Monitor for Lead<'_> {
             Action::Pages { first, frames } => lead::activate_pages(first, frames),
             Action::Channel(index) => lead::activate_channel(index),
             Action::Start(number) => {
-                lead::start(number).inspect(|()| crate::inject::started(number))
+                while !lead::start(number).map_err(|errno| errno.0)? {}
+                crate::inject::started(number);
+                Ok(())
             }
             Action::Stop(number) => lead::stop(number),
             Action::Destroy(number) => {
                 self.services.detach(number);
-                while !part_of_destroying(lead::destroy(number)).map_err(|errno| errno.0)? {}
+                while !or_gone(lead::destroy(number)).map_err(|errno| errno.0)? {}
                 Ok(())
             }
         }
@@ -57,16 +59,27 @@ impl Monitor for Lead<'_> {
             log!("injected: {action:?} refused");
             return Err(EIO);
         }
-        self.perform(action)
+        self.resume(action)
+    }
+
+    fn resume(&mut self, action: Action) -> Result<(), i32> {
+        let Action::Start(number) = action else {
+            return self.perform(action);
+        };
+        if !self.part_by_part(|| lead::start(number))? {
+            return Err(AGAIN);
+        }
+        crate::inject::started(number);
+        Ok(())
     }
 
     fn drop_tables(&mut self, partition: u32, range: Range) -> Result<bool, i32> {
-        self.part_by_part(|| lead::drop_tables(partition, range.first, range.frames))
+        self.part_by_part(|| or_gone(lead::drop_tables(partition, range.first, range.frames)))
     }
 
     fn give_up(&mut self, partition: u32) -> Result<bool, i32> {
         self.services.detach(partition);
-        self.part_by_part(|| lead::destroy(partition))
+        self.part_by_part(|| or_gone(lead::destroy(partition)))
     }
 
     fn turn_over(&mut self) -> bool {
@@ -87,7 +100,7 @@ impl Lead<'_> {
     /// has.
     fn part_by_part(&mut self, call: impl Fn() -> Result<bool, Errno>) -> Result<bool, i32> {
         loop {
-            match part_of_destroying(call()) {
+            match call() {
                 Ok(false) if !self.turn_over() => {}
                 result => return result.map_err(|errno| errno.0),
             }
@@ -96,7 +109,7 @@ impl Lead<'_> {
 }
 
 /// Whether destroying has come to its end with this part.
-const fn part_of_destroying(result: Result<bool, Errno>) -> Result<bool, Errno> {
+const fn or_gone(result: Result<bool, Errno>) -> Result<bool, Errno> {
     match result {
         // It was destroyed before, by a transaction that was refused later on.
         Err(NO_PARTITION) => Ok(true),

@@ -35,12 +35,12 @@ pub fn activate_channel(index: u32) -> Result<(), Errno> {
     plain(calls::ACTIVATE_CHANNEL, index.into(), 0).map(drop)
 }
 
-/// Lets a partition run ([`calls::START`]).
+/// Lets a partition run ([`calls::START`]); whether that was all. Else call again.
 ///
 /// # Errors
 /// What the monitor refuses with.
-pub fn start(number: u32) -> Result<(), Errno> {
-    plain(calls::START, number.into(), 0).map(drop)
+pub fn start(number: u32) -> Result<bool, Errno> {
+    plain(calls::START, number.into(), 0).map(|left| left == 0)
 }
 
 /// Stops scheduling a partition ([`calls::STOP`]).

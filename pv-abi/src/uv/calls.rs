@@ -25,7 +25,7 @@ pub const ACTIVATE_PAGES: u64 = 1;
 pub const ACTIVATE_CHANNEL: u64 = 2;
 /// Lead: let the virtual CPUs of partition `rsi` run. The first time, its page tables are
 /// validated and virtual CPU 0 gets the start state of the descriptor. Refused with `-EBUSY` where
-/// the boot partition has any of its memory mapped.
+/// the boot partition has any of its memory mapped. Returns 1 where it is not finished: call again.
 pub const START: u64 = 3;
 /// Lead: stop scheduling the virtual CPUs of partition `rsi`. One that was being built is complete
 /// then: the boot partition may write it no more, and it is refused with `-EBUSY` as [`START`] is.

@@ -218,7 +218,7 @@ fn permit(a: &Partition, channel: &ChannelEntry) -> Result<(), i64> {
     Ok(())
 }
 
-/// `START(number)`.
+/// `START(number)`. The caller decides whether it goes on at once, as with [`destroy`].
 pub fn start(call: &mut Call) -> Outcome {
     let partition = partition_in(call.args[1])?;
     let startable = |now| matches!(now, state::BUILDING | state::PAUSED | state::RUNNING);
@@ -226,7 +226,10 @@ pub fn start(call: &mut Call) -> Outcome {
         return Err(errno::EPERM);
     }
     if !partition.started.load(Ordering::Acquire) {
-        first_start(partition)?;
+        match first_start(partition) {
+            Err(AGAIN) => return Ok(1),
+            done => done?,
+        }
     }
     // One that is dying, or has crashed meanwhile, stays what it is.
     if !change_state(partition, startable, state::RUNNING)? {

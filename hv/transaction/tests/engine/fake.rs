@@ -10,7 +10,7 @@ use pv_abi::uv::database::{
     BOOT, COMMAND, FIRST_GUEST, PartitionDescriptor, ULTRAVISOR, kind, state,
 };
 use resource_db::{Database, Owner, PAGE_WORDS, Reader};
-use transaction::{Action, Engine, Limits, Monitor};
+use transaction::{AGAIN, Action, Engine, Limits, Monitor};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::queries::ask_engine;
@@ -35,6 +35,8 @@ pub struct Fake<'a> {
     pub use_at_refusal: Option<u64>,
     /// Each step of the engine is a turn of the loop.
     pub short_turns: bool,
+    /// Calls that a start takes beside the one that ends it.
+    pub start_parts: usize,
     /// The most frames that one action was about.
     pub largest: u64,
     /// Frames whose page tables were dropped, by partition that is being destroyed.
@@ -128,6 +130,14 @@ impl Monitor for Fake<'_> {
             Some(left) => *left -= 1,
             None => {}
         }
+        self.resume(action)
+    }
+
+    fn resume(&mut self, action: Action) -> Result<(), i32> {
+        if matches!(action, Action::Start(_)) && self.start_parts > 0 {
+            self.start_parts -= 1;
+            return Err(AGAIN);
+        }
         self.perform(action)
     }
 
@@ -214,6 +224,7 @@ pub fn host_of(words: &[AtomicU32], frames: u64, limits: Limits) -> (Engine<'_>,
         refuse_after: None,
         use_at_refusal: None,
         short_turns: false,
+        start_parts: 0,
         largest: 0,
         dropped: BTreeMap::new(),
         cut_after: None,

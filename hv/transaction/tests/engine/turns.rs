@@ -1,9 +1,12 @@
 //! What takes the monitor longer than a turn of the ultravisor's loop.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicU32;
+
 use pv_abi::uv::command::{Answer, Operation, Outcome, Query, Range, Target, Transaction};
-use pv_abi::uv::database::BOOT;
-use resource_db::Owner;
-use transaction::Begun;
+use pv_abi::uv::database::{BOOT, COMMAND, state};
+use resource_db::{Database, Owner};
+use transaction::{Begun, Engine};
 
 use crate::fake::{Host, LIMITS, agree, arena_of, create, picture, transaction};
 use crate::queries::ask;
@@ -11,6 +14,8 @@ use crate::queries::ask;
 /// Frames of a host with a partition that takes many turns, and of that partition.
 const FRAMES: u64 = 200_000;
 const LARGE: u64 = 150_000;
+/// Frames that a partition gets that is there.
+const MORE: u64 = 60_000;
 /// Frames that the monitor may be asked about at once.
 const PIECE: u64 = 256;
 
@@ -135,6 +140,104 @@ fn a_large_partition_is_given_back_in_turns_and_others_are_made_in_between() {
     assert!(host.monitor.largest <= PIECE);
     agree(&host.engine, &host.monitor);
     assert!(host.map().iter().all(|range| range.owner != Owner::ram(number)));
+}
+
+#[test]
+fn a_start_goes_on_turn_by_turn_and_is_refused_at_its_begin_alone() {
+    let words = arena_of(1024);
+    let mut host = short(&words);
+    let (number, _) = host.built("web");
+    let partition = Target::Number(number);
+    let start = transaction(vec![Operation::SetState { partition, state: state::RUNNING }]);
+    (host.monitor.start_parts, host.monitor.refuse_after) = (10, Some(0));
+    let (_, result) = in_turns(&mut host, &start, |_| {});
+    assert!(result.is_err() && host.monitor.start_parts == 10, "{result:?}");
+    host.monitor.refuse_after = Some(5);
+    let (turns, result) = in_turns(&mut host, &start, |_| {});
+    assert!(matches!(result, Ok(Answer::Applied(_))), "{result:?}");
+    assert!(turns > 10 && host.monitor.refuse_after.is_some(), "{turns} turns");
+    agree(&host.engine, &host.monitor);
+}
+
+/// Memory for a partition that is there, left pending.
+fn grown<'a>(words: &'a [AtomicU32]) -> (Host<'a>, u32) {
+    let mut host = short(words);
+    let (number, _) = host.built("web");
+    let more =
+        Transaction { pending: true, ..transaction(vec![assign(Target::Number(number), MORE)]) };
+    host.run_as(COMMAND, &more).unwrap();
+    (host, number)
+}
+
+#[test]
+fn what_a_session_left_pending_is_rolled_back_in_turns_and_then_it_is_answered() {
+    let words = arena_of(1024);
+    let (mut host, number) = grown(&words);
+    let id = host.next;
+    let mut begun = host.engine.begin_open(&mut host.monitor, COMMAND, 5, id + 1);
+    host.monitor.largest = 0;
+    let mut turns = 0;
+    while matches!(begun, Begun::UnderWay) {
+        turns += 1;
+        assert!(turns < 10_000 && host.engine.is_busy());
+        if let Some((who, reply)) = host.engine.proceed(&mut host.monitor, 5) {
+            assert_eq!(who, COMMAND);
+            begun = Begun::Answered(reply);
+        }
+    }
+    let Begun::Answered(reply) = begun else { panic!("{begun:?}") };
+    assert_eq!((reply.id, reply.result), (id + 1, Ok(Answer::Opened { rolled_back: vec![id] })));
+    assert!(turns >= MORE / PIECE && host.monitor.largest <= PIECE, "{turns} turns");
+    assert_eq!(host.descriptor(number).memory_frames, 100);
+    agree(&host.engine, &host.monitor);
+    assert!(!host.engine.is_busy());
+    // A retry is answered at once.
+    let again = host.engine.begin_open(&mut host.monitor, COMMAND, 6, id + 1);
+    assert!(matches!(again, Begun::Answered(_)), "{again:?}");
+}
+
+#[test]
+fn what_a_failed_client_left_pending_is_rolled_back_in_turns() {
+    let words = arena_of(1024);
+    let (mut host, number) = grown(&words);
+    host.monitor.largest = 0;
+    assert_eq!(host.engine.client_failed(&mut host.monitor, COMMAND, 9), 1);
+    let mut turns = 0;
+    while host.engine.is_busy() {
+        turns += 1;
+        assert_eq!(host.engine.proceed(&mut host.monitor, 9), None);
+    }
+    assert!(turns >= MORE / PIECE && host.monitor.largest <= PIECE, "{turns} turns");
+    assert_eq!(host.descriptor(number).memory_frames, 100);
+    agree(&host.engine, &host.monitor);
+}
+
+#[test]
+fn a_restarted_ultravisor_takes_back_in_turns_what_was_begun_and_what_was_pending() {
+    let words = arena_of(1024);
+    let (mut host, number) = grown(&words);
+    let before = host.map();
+    // The next one ends with half of the memory handed over.
+    host.monitor.cut_after = Some((200, true));
+    let memory = assign(Target::CreatedBy(0), 2 * MORE);
+    let request = transaction(vec![create("large"), memory]);
+    let cut = catch_unwind(AssertUnwindSafe(|| host.run(&request)));
+    assert!(cut.is_err() && host.map() != before);
+    host.monitor.largest = 0;
+    let database = Database::open(&words).unwrap();
+    let (engine, undone) = Engine::recover(database, LIMITS, &mut host.monitor, 9).unwrap();
+    host.engine = engine;
+    assert_eq!(undone, 2);
+    let (mut turns, last) = (0, host.engine.log_bounds().1);
+    while host.engine.is_busy() {
+        turns += 1;
+        assert!(turns < 10_000);
+        assert_eq!(host.engine.proceed(&mut host.monitor, 9), None);
+    }
+    assert!(host.engine.log_bounds().1 > last, "the record that is taken back was shown");
+    assert!(turns >= (MORE + MORE) / PIECE && host.monitor.largest <= PIECE, "{turns} turns");
+    assert_eq!(host.descriptor(number).memory_frames, 100);
+    agree(&host.engine, &host.monitor);
 }
 
 #[test]
