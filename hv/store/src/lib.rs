@@ -20,6 +20,7 @@ extern crate alloc;
 
 mod connection;
 mod ledger;
+mod nodes;
 mod overlay;
 mod path;
 mod request;

@@ -13,8 +13,9 @@ use alloc::vec::Vec;
 
 use crate::ledger::Differences;
 use crate::limits;
+use crate::nodes::as_str;
 use crate::path::Path;
-use crate::tree::{Access, Actor, Node, Permissions, Tree, as_str, cost};
+use crate::tree::{Access, Actor, Node, Permissions, Tree, cost};
 use crate::wire::Error;
 
 /// A node as it will be.

@@ -11,9 +11,10 @@ use alloc::vec::Vec;
 
 use crate::connection::{Connection, Watched};
 use crate::ledger::{Differences, Ledger};
+use crate::nodes::as_str;
 use crate::overlay::{Entry, Overlay, Step, View};
 use crate::path::Path;
-use crate::tree::{Access, Actor, Permissions, Tree, as_str};
+use crate::tree::{Access, Actor, Permissions, Tree};
 use crate::wire::Error;
 
 /// Why a client is not listened to any more.

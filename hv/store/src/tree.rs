@@ -1,6 +1,6 @@
 //! The tree: nodes with a value and permissions, by their paths.
 //!
-//! All nodes are in one map in the order of their paths, so what is below a node is one range.
+//! Nodes are in maps in the order of their paths ([`crate::nodes`]), so what is below a node is a range.
 //! Nodes change in place: no version of the tree is ever kept. A transaction remembers generations
 //! instead (see [`crate::overlay`]).
 //!
@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 
 use crate::ledger::Differences;
 use crate::limits;
+use crate::nodes::Nodes;
 use crate::overlay::{Entry, Overlay};
 use crate::path::Path;
 
@@ -139,7 +140,7 @@ impl Actor {
 /// The nodes.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    nodes: BTreeMap<Path, Box<Node>>,
+    nodes: Nodes,
     /// How many times permissions name each partition.
     named: BTreeMap<u32, usize>,
     generation: u64,
@@ -150,48 +151,32 @@ impl Tree {
     pub(crate) fn new(root: Path, owner: u32) -> Self {
         let permissions = Permissions::private(owner);
         let node = Node { value: Box::default(), permissions, generation: 1, listed: 1 };
-        let (nodes, named) = (BTreeMap::from([(root, Box::new(node))]), BTreeMap::new());
+        let (mut nodes, named) = (Nodes::default(), BTreeMap::new());
+        nodes.insert(root, node);
         Self { nodes, named, generation: 1 }
     }
 
     /// The node of a path.
     pub(crate) fn get(&self, path: &str) -> Option<&Node> {
-        self.nodes.get(path).map(|node| &**node)
+        self.nodes.get(path)
     }
 
-    /// The nodes below a path, in the order of paths.
+    /// The nodes below a path.
     pub(crate) fn below(&self, path: &Path) -> impl Iterator<Item = (&Path, &Node)> {
-        self.nodes.range::<str, _>(as_str(&path.below())).map(|(path, node)| (path, &**node))
+        self.nodes.below(path)
     }
 
-    /// The nodes directly below a path: names, in order, and nodes. Skips what is below those.
+    /// The nodes directly below a path: names, in order, and nodes.
     pub(crate) fn children<'t>(
         &'t self,
         path: &Path,
     ) -> impl Iterator<Item = (&'t str, &'t Node)> + use<'t> {
-        let (prefix, bounds) = (path.prefix().len(), path.below());
-        let mut rest = self.nodes.range::<str, _>(as_str(&bounds));
-        core::iter::from_fn(move || {
-            loop {
-                let (path, node) = rest.next()?;
-                let name = path.as_str().get(prefix..)?;
-                let Some((child, _)) = name.split_once('/') else {
-                    return Some((name, &**node));
-                };
-                // Below a node that was listed: go on behind all of that.
-                let end = path.as_str().get(..prefix + child.len()).unwrap_or_default();
-                let next = (core::ops::Bound::Included(alloc::format!("{end}0")), bounds.1.clone());
-                rest = self.nodes.range::<str, _>(as_str(&next));
-            }
-        })
+        self.nodes.children(path)
     }
 
     /// The first node from this path on that `wanted` picks.
     pub(crate) fn find(&self, from: &str, wanted: impl Fn(&Node) -> bool) -> Option<&Path> {
-        let mut rest = self
-            .nodes
-            .range::<str, _>((core::ops::Bound::Included(from), core::ops::Bound::Unbounded));
-        rest.find(|(_, node)| wanted(node)).map(|(path, _)| path)
+        self.nodes.find(from, wanted)
     }
 
     const fn next_generation(&mut self) -> u64 {
@@ -207,11 +192,8 @@ impl Tree {
     }
 
     fn remove_below(&mut self, path: &Path) {
-        let bounds = path.below();
-        while let Some((next, _)) = self.nodes.range::<str, _>(as_str(&bounds)).next() {
-            let next = next.clone();
-            self.remove_one(&next);
-        }
+        let below: Vec<Path> = self.nodes.below(path).map(|(path, _)| path.clone()).collect();
+        below.iter().for_each(|path| self.remove_one(path));
     }
 
     fn remove_one(&mut self, path: &Path) {
@@ -235,7 +217,7 @@ impl Tree {
         for (who, _) in &node.permissions.named {
             *self.named.entry(*who).or_default() += 1;
         }
-        if let Some(before) = self.nodes.insert(path, Box::new(node)) {
+        if let Some(before) = self.nodes.insert(path, node) {
             self.forget_names(&before.permissions);
         }
     }
@@ -252,10 +234,10 @@ impl Tree {
                 self.remove_below(&path);
                 self.remove_one(&path);
             }
-            let was_there = self.nodes.contains_key(&path);
+            let was_there = self.nodes.get(path.as_str()).is_some();
             if let Some(draft) = draft {
                 let generation = self.next_generation();
-                let listed = self.nodes.get(&path).map_or(generation, |node| node.listed);
+                let listed = self.nodes.get(path.as_str()).map_or(generation, |node| node.listed);
                 let (value, permissions) = (draft.value, draft.permissions);
                 let node = Node { value, permissions, generation, listed };
                 self.insert(path, node);
@@ -286,11 +268,4 @@ impl Tree {
         }
         self.generation = generation;
     }
-}
-
-/// Bounds of paths as bounds of texts.
-pub(crate) fn as_str(
-    (from, to): &(core::ops::Bound<alloc::string::String>, core::ops::Bound<alloc::string::String>),
-) -> (core::ops::Bound<&str>, core::ops::Bound<&str>) {
-    (from.as_ref().map(|text| text.as_str()), to.as_ref().map(|text| text.as_str()))
 }
