@@ -30,8 +30,10 @@ impl From<Refusal> for Stopped {
 }
 
 impl Engine<'_> {
-    /// Makes the database say what is after changes; none of them, where one is refused.
-    pub(crate) fn write_all(&mut self, changes: &[Change]) -> Result<(), Stopped> {
+    /// Makes the database say what is after changes, which `payer` pays for; none of them, where one
+    /// is refused.
+    pub(crate) fn write_all(&mut self, changes: &[Change], payer: u32) -> Result<(), Stopped> {
+        self.payer = payer;
         for (done, change) in changes.iter().enumerate() {
             if let Err(error) = self.write(change, true) {
                 self.take_out(changes, done);
@@ -87,7 +89,7 @@ impl Engine<'_> {
                 let (from, to) = if redo { (*before, *after) } else { (*after, *before) };
                 let range = Range { first: *first, frames: *frames };
                 if to == UNASSIGNED {
-                    self.unscrubbed.add(range);
+                    self.unscrubbed.add(range, self.payer);
                 } else if from == UNASSIGNED {
                     self.unscrubbed.remove(range);
                 }

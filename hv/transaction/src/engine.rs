@@ -86,6 +86,8 @@ pub struct Engine<'a> {
     pub(crate) queue: VecDeque<Next>,
     /// Free memory that the monitor may have to scrub.
     pub(crate) unscrubbed: Unscrubbed,
+    /// Who pays for what is written now.
+    pub(crate) payer: u32,
     /// What the monitor refused to take back.
     pub(crate) refused: Refused,
     /// Entries of the channel table written since [`Self::take_channels_changed`].
@@ -135,7 +137,7 @@ impl<'a> Engine<'a> {
         let index = Index::of(&database);
         let mut unscrubbed = Unscrubbed::default();
         for OwnedRange { first, frames, .. } in index.of_owner(Owner::FREE) {
-            unscrubbed.add(Range { first, frames });
+            unscrubbed.add(Range { first, frames }, ULTRAVISOR);
         }
         Self {
             channels_changed: index.channels.keys().copied().collect(),
@@ -150,6 +152,7 @@ impl<'a> Engine<'a> {
             under_way: None,
             queue: VecDeque::new(),
             unscrubbed,
+            payer: ULTRAVISOR,
             refused: Refused::default(),
         }
     }
@@ -351,7 +354,7 @@ impl<'a> Engine<'a> {
             }
             Err(error) => return Err(from_write(error)).into(),
         };
-        if let Err(Stopped { refusal, .. }) = self.write_all(&changes) {
+        if let Err(Stopped { refusal, .. }) = self.write_all(&changes, origin.who) {
             self.settle_refused(sequence, &refusal);
             return Err(refusal).into();
         }

@@ -204,7 +204,7 @@ impl Engine<'_> {
             Ok(sequence) => sequence,
             Err(error) => return Err((back, from_write(error).into())),
         };
-        if let Err(stopped) = self.write_all(&changes) {
+        if let Err(stopped) = self.write_all(&changes, origin.who) {
             self.settle_refused(sequence, &stopped.refusal);
             return Err((back, stopped));
         }

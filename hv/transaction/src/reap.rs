@@ -53,6 +53,8 @@ const CHANNEL_WEIGHT: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Dying {
     pub(crate) number: u32,
+    /// Who pays for what giving it up takes: who made the partition.
+    pub(crate) payer: u32,
     /// Where the pass goes on: I/O memory or RAM, which comes first, and the frame.
     next: (bool, u64),
     /// Frames before that which something refers to.
@@ -89,7 +91,7 @@ impl Dying {
 
 /// A batch on its way.
 pub(crate) struct Passing {
-    dying: Dying,
+    pub(crate) dying: Dying,
     batch: Batch,
     /// The partition is gone with it.
     gone: bool,
@@ -120,7 +122,11 @@ impl Engine<'_> {
         let (next, kept, again) = (Dying::START, 0, false);
         let (held, rounds) = (BTreeSet::new(), 0);
         let (wait, due) = (FIRST_WAIT, time);
-        self.dying.push(Dying { number, next, kept, again, dropped: 0, held, rounds, wait, due });
+        let made = self.database.reader().descriptor(number);
+        let payer = made.map_or(ULTRAVISOR, |descriptor| descriptor.owner);
+        let dropped = 0;
+        let dying = Dying { number, payer, next, kept, again, dropped, held, rounds, wait, due };
+        self.dying.push(dying);
     }
 
     /// Gives up all that the database calls dying.
@@ -262,7 +268,7 @@ impl Engine<'_> {
             Ok(sequence) => sequence,
             Err(error) => return Err((passing, Err(from_write(error).into()))),
         };
-        if let Err(stopped) = self.write_all(&changes) {
+        if let Err(stopped) = self.write_all(&changes, passing.dying.payer) {
             self.settle_refused(sequence, &stopped.refusal);
             return Err((passing, Err(stopped)));
         }

@@ -246,7 +246,8 @@ impl Engine<'_> {
         match &work.whose {
             Whose::Request { origin, .. } => Some(origin.who),
             Whose::RollBack(back) => Some(back.who()),
-            Whose::Dying(_) | Whose::Begun => None,
+            Whose::Dying(passing) => Some(passing.dying.payer),
+            Whose::Begun => None,
         }
     }
 
@@ -267,8 +268,9 @@ impl Engine<'_> {
     }
 
     /// Frames, at most so many, that the monitor is to look at once more, since they may be free and
-    /// not scrubbed.
-    pub fn next_unscrubbed(&mut self, most: u64) -> Option<Range> {
+    /// not scrubbed; and who pays for that: who had them given back, or the ultravisor for what was
+    /// free when the host started.
+    pub fn next_unscrubbed(&mut self, most: u64) -> Option<(Range, u32)> {
         self.unscrubbed.take(most)
     }
 

@@ -1,12 +1,13 @@
 //! Which free memory the monitor may not have scrubbed yet.
 //!
 //! Memory that is given back becomes free at once, and is scrubbed when the ultravisor has nothing
-//! else to do: it has the monitor look at the free frames once more. The monitor knows what is
+//! else to do: it has the monitor look at the free frames once more. The time that takes is booked to
+//! who had the memory given back, who is kept with each range. The monitor knows what is
 //! clean and scrubs what it hands out dirty, so what is kept here is a matter of time alone: a
 //! range too many costs a look, a range too few costs its next owner the wait.
 //!
 //! Rule: a bounded number of ranges is kept. Where there are more, ranges beside each other become
-//! one, with what lies between them.
+//! one, with what lies between them, and with one payer.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -19,8 +20,8 @@ const MOST: usize = 256;
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Unscrubbed {
-    /// Frames by the first of them; no range touches the next.
-    ranges: BTreeMap<u64, u64>,
+    /// Frames, and who pays for them, by the first of them; ranges that touch have not one payer.
+    ranges: BTreeMap<u64, (u64, u32)>,
     /// Frames of all ranges.
     frames: u64,
 }
@@ -31,17 +32,18 @@ impl Unscrubbed {
         self.frames
     }
 
-    fn put(&mut self, first: u64, end: u64) {
+    fn put(&mut self, first: u64, end: u64, payer: u32) {
         if first < end {
-            self.ranges.insert(first, end - first);
+            self.ranges.insert(first, (end - first, payer));
             self.frames = self.frames.saturating_add(end - first);
         }
     }
 
-    fn drop_range(&mut self, first: u64) -> Option<(u64, u64)> {
-        let frames = self.ranges.remove(&first)?;
+    /// Takes out the range that starts at a frame: its ends and payer.
+    fn drop_range(&mut self, first: u64) -> Option<(u64, u64, u32)> {
+        let (frames, payer) = self.ranges.remove(&first)?;
         self.frames = self.frames.saturating_sub(frames);
-        Some((first, first.saturating_add(frames)))
+        Some((first, first.saturating_add(frames), payer))
     }
 
     /// The last range that starts at a frame or before it.
@@ -53,18 +55,21 @@ impl Unscrubbed {
     fn touched(&self, first: u64, end: u64) -> Vec<u64> {
         let from = self.before(first).unwrap_or(first);
         let ranges = self.ranges.range(from..=end);
-        ranges.filter(|(at, frames)| *at + *frames >= first).map(|(&at, _)| at).collect()
+        ranges.filter(|(at, (frames, _))| *at + *frames >= first).map(|(&at, _)| at).collect()
     }
 
-    /// Frames became free.
-    pub(crate) fn add(&mut self, range: Range) {
+    /// Frames became free, and `payer` pays for them.
+    pub(crate) fn add(&mut self, range: Range, payer: u32) {
+        self.remove(range);
         let (mut first, mut end) = (range.first, range.first.saturating_add(range.frames));
         for at in self.touched(first, end) {
-            if let Some((other, other_end)) = self.drop_range(at) {
+            if self.ranges.get(&at).is_some_and(|(_, other)| *other == payer)
+                && let Some((other, other_end, _)) = self.drop_range(at)
+            {
                 (first, end) = (first.min(other), end.max(other_end));
             }
         }
-        self.put(first, end);
+        self.put(first, end, payer);
         self.join(first);
     }
 
@@ -76,8 +81,8 @@ impl Unscrubbed {
         let other = first.checked_sub(1).and_then(|frame| self.before(frame));
         let other = other.or_else(|| self.ranges.range(first + 1..).next().map(|(&at, _)| at));
         let ends = other.and_then(|other| self.drop_range(other)).zip(self.drop_range(first));
-        if let Some(((a, a_end), (b, b_end))) = ends {
-            self.put(a.min(b), a_end.max(b_end));
+        if let Some(((a, a_end, _), (b, b_end, payer))) = ends {
+            self.put(a.min(b), a_end.max(b_end), payer);
         }
     }
 
@@ -85,21 +90,21 @@ impl Unscrubbed {
     pub(crate) fn remove(&mut self, range: Range) {
         let end = range.first.saturating_add(range.frames);
         for at in self.touched(range.first, end) {
-            if let Some((first, stop)) = self.drop_range(at) {
-                self.put(first, stop.min(range.first));
-                self.put(first.max(end), stop);
+            if let Some((first, stop, payer)) = self.drop_range(at) {
+                self.put(first, stop.min(range.first), payer);
+                self.put(first.max(end), stop, payer);
                 self.join(first.max(end));
             }
         }
     }
 
-    /// Takes the first frames out, at most so many.
-    pub(crate) fn take(&mut self, most: u64) -> Option<Range> {
+    /// Takes the first frames out, at most so many, and who pays for them.
+    pub(crate) fn take(&mut self, most: u64) -> Option<(Range, u32)> {
         let first = *self.ranges.first_key_value()?.0;
-        let (first, end) = self.drop_range(first)?;
+        let (first, end, payer) = self.drop_range(first)?;
         let stop = end.min(first.saturating_add(most));
-        self.put(stop, end);
-        Some(Range { first, frames: stop - first })
+        self.put(stop, end, payer);
+        Some((Range { first, frames: stop - first }, payer))
     }
 }
 
@@ -107,13 +112,12 @@ impl Unscrubbed {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     const FRAMES: u64 = 4096;
 
     #[derive(Clone, Copy, Debug)]
     enum Step {
-        Add(u64, u64),
+        Add(u64, u64, u32),
         Remove(u64, u64),
         Take(u64),
     }
@@ -121,41 +125,48 @@ mod tests {
     fn step(longest: u64) -> impl Strategy<Value = Step> {
         let range = (0..FRAMES, 1..longest);
         prop_oneof![
-            4 => range.clone().prop_map(|(first, frames)| Step::Add(first, frames)),
+            4 => (range.clone(), 1..4u32).prop_map(|((at, frames), who)| Step::Add(at, frames, who)),
             2 => range.prop_map(|(first, frames)| Step::Remove(first, frames)),
             1 => (1..longest).prop_map(Step::Take),
         ]
     }
 
     /// What is kept, and what should be.
-    fn after(steps: &[Step]) -> (Unscrubbed, BTreeSet<u64>) {
-        let (mut kept, mut model) = (Unscrubbed::default(), BTreeSet::new());
+    fn after(steps: &[Step]) -> (Unscrubbed, BTreeMap<u64, u32>) {
+        let (mut kept, mut model) = (Unscrubbed::default(), BTreeMap::new());
         for step in steps {
             match *step {
-                Step::Add(first, frames) => {
-                    kept.add(Range { first, frames });
-                    model.extend(first..first + frames);
+                Step::Add(first, frames, payer) => {
+                    kept.add(Range { first, frames }, payer);
+                    model.extend((first..first + frames).map(|frame| (frame, payer)));
                 }
                 Step::Remove(first, frames) => {
                     kept.remove(Range { first, frames });
-                    model.retain(|frame| !(first..first + frames).contains(frame));
+                    model.retain(|frame, _| !(first..first + frames).contains(frame));
                 }
                 Step::Take(most) => {
                     let taken = kept.take(most);
                     assert_eq!(taken.is_none(), model.is_empty());
-                    let Some(Range { first, frames }) = taken else { continue };
-                    assert!(first <= *model.first().unwrap() && frames <= most);
-                    model.retain(|frame| !(first..first + frames).contains(frame));
+                    let Some((Range { first, frames }, payer)) = taken else { continue };
+                    assert!(first <= *model.first_key_value().unwrap().0 && frames <= most);
+                    let few = kept.ranges.len() < MOST;
+                    let mut paid = model.range(first..first + frames).map(|(_, who)| *who);
+                    assert!(!few || paid.all(|who| who == payer), "{first:#x} for {payer}");
+                    model.retain(|frame, _| !(first..first + frames).contains(frame));
                 }
             }
             assert!(kept.ranges.len() <= MOST);
-            assert_eq!(kept.frames(), kept.ranges.values().sum::<u64>());
+            assert_eq!(kept.frames(), kept.ranges.values().map(|(frames, _)| frames).sum::<u64>());
         }
         (kept, model)
     }
 
-    fn frames(kept: &Unscrubbed) -> BTreeSet<u64> {
-        kept.ranges.iter().flat_map(|(&first, &frames)| first..first + frames).collect()
+    fn frames(kept: &Unscrubbed) -> BTreeMap<u64, u32> {
+        let ranges = kept.ranges.iter();
+        let paid = |(&first, &(frames, who)): (&u64, &(u64, u32))| {
+            (first..first + frames).map(move |frame| (frame, who))
+        };
+        ranges.flat_map(paid).collect()
     }
 
     proptest! {
@@ -171,18 +182,19 @@ mod tests {
             let adds: Vec<Step> =
                 steps.into_iter().filter(|step| !matches!(step, Step::Take(_))).collect();
             let (kept, model) = after(&adds);
-            prop_assert!(frames(&kept).is_superset(&model));
+            let kept = frames(&kept);
+            prop_assert!(model.keys().all(|frame| kept.contains_key(frame)));
         }
     }
 
     #[test]
     fn pieces_are_taken_from_the_first_frame_on() {
         let mut kept = Unscrubbed::default();
-        kept.add(Range { first: 100, frames: 10 });
-        kept.add(Range { first: 0, frames: 5 });
-        assert_eq!(kept.take(3), Some(Range { first: 0, frames: 3 }));
-        assert_eq!(kept.take(3), Some(Range { first: 3, frames: 2 }));
-        assert_eq!(kept.take(100), Some(Range { first: 100, frames: 10 }));
+        kept.add(Range { first: 100, frames: 10 }, 3);
+        kept.add(Range { first: 0, frames: 5 }, 1);
+        assert_eq!(kept.take(3), Some((Range { first: 0, frames: 3 }, 1)));
+        assert_eq!(kept.take(3), Some((Range { first: 3, frames: 2 }, 1)));
+        assert_eq!(kept.take(100), Some((Range { first: 100, frames: 10 }, 3)));
         assert_eq!((kept.take(1), kept.frames()), (None, 0));
     }
 }

@@ -3,6 +3,8 @@
 use pv_abi::uv::command::{Operation, Target};
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, ULTRAVISOR, asked, channel_kind, state};
 
+use transaction::Change;
+
 use crate::fake::{ALL, Host, agree, arena, create};
 
 fn cpu(number: u32, affinity: Option<Vec<u32>>, dedicated: Option<bool>) -> Operation {
@@ -97,6 +99,42 @@ fn shares_names_and_targets_change_while_it_runs() {
     assert_eq!(host.descriptor(number).asked, asked::NOTHING);
     let ask = Operation::Ask { partition, what: asked::REBOOT };
     assert_eq!(host.refused(vec![ask]).code, "wrong-state");
+}
+
+/// A descriptor has 320 bytes in use and more; what a change of it takes of the log is what differs.
+#[test]
+fn a_descriptor_that_stays_is_logged_by_the_bytes_that_differ() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (number, _) = host.built("web");
+    let partition = Target::Number(number);
+    let weight = |weight| Operation::SetCpu {
+        partition,
+        weight: Some(weight),
+        cap: None,
+        affinity: None,
+        dedicated: None,
+    };
+    // With the bytes of a name, before and after; of what else changes eight bytes each.
+    for (operation, most) in [
+        (Operation::SetState { partition, state: state::RUNNING }, 16),
+        (weight(512), 16),
+        (Operation::Rename { partition, name: "www".into() }, 64),
+        (Operation::SetMemoryTarget { partition, frames: 60 }, 16),
+        (Operation::SetVcpusOnline { partition, vcpus: 1 }, 16),
+        (Operation::Ask { partition, what: asked::REBOOT }, 16),
+        (Operation::SetState { partition, state: state::PAUSED }, 32),
+    ] {
+        host.ok(vec![operation.clone()]);
+        let record = host.engine.records().0.pop().unwrap();
+        let [change] = &record.changes[..] else { panic!("{operation:?}: {:?}", record.changes) };
+        let Change::Fields { number: of, parts, .. } = change else {
+            panic!("{operation:?} is logged as {change:?}");
+        };
+        let bytes: usize = parts.iter().map(|part| part.before.len() + part.after.len()).sum();
+        assert_eq!(*of, number);
+        assert!((1..=most).contains(&bytes), "{operation:?}: {bytes} bytes, {parts:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU32;
 
 use pv_abi::uv::command::{Answer, Operation, Outcome, Query, Range, Target, Transaction};
-use pv_abi::uv::database::{BOOT, COMMAND, state};
+use pv_abi::uv::database::{BOOT, COMMAND, ULTRAVISOR, state};
 use resource_db::{Database, Owner};
 use transaction::{Begun, Engine};
 
@@ -264,7 +264,9 @@ fn memory_is_to_be_scrubbed_when_it_was_free_at_the_start_or_is_given_back() {
         host.map().iter().filter(|range| range.owner == Owner::FREE).map(|r| r.frames).sum()
     };
     assert_eq!(host.engine.unscrubbed(), free(&host));
-    while host.engine.next_unscrubbed(1000).is_some() {}
+    while let Some((_, payer)) = host.engine.next_unscrubbed(1000) {
+        assert_eq!(payer, ULTRAVISOR);
+    }
     let (number, _) = host.built("web");
     assert_eq!(host.engine.unscrubbed(), 0);
     let before = free(&host);
@@ -273,4 +275,8 @@ fn memory_is_to_be_scrubbed_when_it_was_free_at_the_start_or_is_given_back() {
     // Who gets it before it is scrubbed gets it scrubbed.
     host.built("mail");
     assert!(host.engine.unscrubbed() <= free(&host) - before);
+    // Who had it made pays for it.
+    while let Some((_, payer)) = host.engine.next_unscrubbed(1000) {
+        assert_eq!(payer, BOOT);
+    }
 }
