@@ -4,7 +4,8 @@
 //! replica: Arena, page by page, until the version stays the same -> Records from there on
 //! ```
 //!
-//! Rule: an answer fits one frame of a channel.
+//! Rule: an answer fits one frame of a channel, and takes a part of a turn of the ultravisor's loop,
+//! however empty the arena is.
 
 use alloc::vec::Vec;
 
@@ -18,13 +19,16 @@ use crate::change::without_zeros;
 /// Bytes of an answer at most, without what is around them: a frame has room for 24 KiB.
 const BYTES: usize = 20 * 1024;
 
+/// Pages that are read for an answer at most; each takes some microseconds, even if it is empty.
+const PAGES: usize = 128;
+
 /// Answers [`pv_abi::uv::command::Query::Arena`].
 pub(crate) fn arena(engine: &Engine, first: u32, most: u32) -> Answer {
     let database = engine.database();
     let pages = database.pages();
     let mut contents: Vec<ByteBuf> = Vec::new();
     let (mut content, mut bytes) = ([0; PAGE_SIZE], 0);
-    for page in (first..pages).take(most as usize) {
+    for page in (first..pages).take(PAGES.min(most as usize)) {
         if database.read_page(page, &mut content).is_none() {
             break;
         }

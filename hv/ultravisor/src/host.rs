@@ -155,6 +155,10 @@ impl Host {
         taken.long += u64::from(spent > LONG);
     }
 
+    fn turn_over(&self) -> bool {
+        time::now().saturating_sub(self.begun) >= TURN
+    }
+
     /// The lead monitor, until this turn is over.
     fn lead(&mut self) -> (&mut Engine<'static>, Lead<'_>) {
         let until = self.begun.saturating_add(TURN);
@@ -262,11 +266,15 @@ impl Host {
         more
     }
 
-    /// Answers what a client asks, as far as its replies fit; returns whether it may ask more.
+    /// Answers what a client asks, as far as its replies fit and this turn goes; returns whether it
+    /// may ask more.
     fn command(&mut self, port: Port) -> bool {
-        for _ in 0..REQUESTS {
+        for answered in 0..REQUESTS {
             if self.waits(port) {
                 return false;
+            }
+            if answered > 0 && self.turn_over() {
+                return true;
             }
             let Some(channel) = self.services.commands.get_mut(&port) else {
                 return false;

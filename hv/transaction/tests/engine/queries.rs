@@ -11,7 +11,7 @@ use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST};
 use resource_db::{Database, PAGE_WORDS};
 use transaction::{Change, Engine, Facts, Gauges};
 
-use crate::fake::{Host, agree, arena, create, picture, transaction};
+use crate::fake::{Host, LIMITS, agree, arena, arena_of, create, picture, transaction};
 
 /// A monitor whose counters are as large as can be.
 struct Full;
@@ -159,6 +159,19 @@ fn a_plan_of_many_operations_is_told_in_a_frame() {
     assert_eq!(what.len(), 256);
     assert!(what[0].contains("weight 65535 cap 100 CPUs 0, 2"), "{}", what[0]);
     fits(Answer::Planned { what });
+}
+
+/// Empty pages take next to no room in an answer, and as long to read as others.
+#[test]
+fn a_part_of_the_arena_is_answered_however_empty_it_is() {
+    let words = arena_of(2048);
+    let host = Host::of(&words, 200_000, LIMITS);
+    let query = Query::Arena { first: 1000, most: u32::MAX };
+    let Answer::Arena { contents, pages, .. } = ask(&host, &query) else {
+        panic!("another answer")
+    };
+    assert!(contents.iter().all(|page| page.is_empty()) && pages == 2048);
+    assert_eq!(contents.len(), 128);
 }
 
 /// A copy of the database made of answers alone.

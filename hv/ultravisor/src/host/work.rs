@@ -11,7 +11,7 @@ use partition_runtime::time;
 use pv_abi::uv::command::{Body, Query, Reply, Request};
 use transaction::Begun;
 
-use super::{Host, TURN};
+use super::Host;
 
 /// A request that waits.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Host {
             self.proceed();
         }
         while !self.engine.is_busy()
-            && time::now().saturating_sub(self.begun) < TURN
+            && !self.turn_over()
             && let Some(next) = self.waiting.pop_front()
         {
             match self.answer(next.client, &next.request) {
