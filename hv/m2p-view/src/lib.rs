@@ -1,0 +1,319 @@
+//! The machine-to-physical table as one partition may see it: the entries of its own frames, and
+//! [`INVALID`] for every other frame.
+//!
+//! The *master* table has the entries of all frames. Nobody has it mapped as a whole: each partition
+//! has page tables of its own below level-4 slot 256, which are a cache. The monitor fills it at
+//! read faults, and may forget any part of it at any time.
+//!
+//! ```text
+//! L4[256] -> L3 -> L2 -> a 2 MiB page of the master: all 2^18 frames of a region are own
+//!                    \-> L1 -> a page of the master: all 512 frames of a chunk are own
+//!                          |-> a copy:                some are
+//!                          \-> the invalid page:      none is
+//! ```
+//!
+//! Tables and copies are [`FRAMES`] frames of the partition's instance, so no partition takes room
+//! from another. The oldest table or copy makes room for the next one.
+//!
+//! # Rules
+//! 1. Whoever takes a frame from the partition changes the owner first, then calls [`View::lost`],
+//!    then flushes the partition's CPUs, and only then gives the frame to somebody else. A fault
+//!    that looks at the owner before is undone by `lost`; one that looks later sees the new owner.
+//! 2. Entries of the master that belong to the partition change by [`View::set`] alone, which
+//!    writes the copy too.
+//! 3. A table or copy is used for something else only after a flush of the partition's CPUs. A
+//!    frame that is a copy is never a table: the partition chooses the words in it.
+//! 4. The count of own frames of a region is never too high. Frames that the partition had before
+//!    it was created are not counted, which costs a table and nothing else.
+//!
+//! The caller serializes all operations on one view: keep it inside a lock.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+#[cfg(test)]
+mod tests;
+
+/// A page of 512 words: a page table, or a part of the machine-to-physical table.
+pub type Page = [AtomicU64; 512];
+
+/// What the view shows for a frame that is not the partition's.
+pub const INVALID: u64 = u64::MAX;
+
+/// Level-1 tables of a view: regions of 2^18 frames (1 GiB) that are seen at once and not wholly
+/// own.
+pub const TABLES: usize = 8;
+/// Copies of a view: chunks of 512 frames (2 MiB) that are seen at once and partly own.
+pub const COPIES: usize = 6;
+/// Frames that a view needs: the level-3 and the level-2 table, level-1 tables, copies.
+pub const FRAMES: u64 = 2 + (TABLES + COPIES) as u64;
+
+/// Regions whose own frames are counted.
+const COUNTED: usize = 512;
+/// Frames of a region.
+const REGION: u32 = 1 << 18;
+/// No chunk or region.
+const NEVER: u64 = u64::MAX;
+
+/// Bits of page-table entries (Intel SDM vol. 3, 4.5). A table is present, for ring 3 to read, and
+/// accessed, so that the CPU never writes to it.
+const TABLE: u64 = 0x25;
+/// A page is not executable either.
+const LEAF: u64 = TABLE | 1 << 63;
+/// A page of 2 MiB.
+const LARGE: u64 = 1 << 7;
+/// The frame's address.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// The machine as the view of one partition sees it.
+pub trait Machine {
+    /// Frames that the master table has entries for.
+    fn frames(&self) -> u64;
+    /// First frame of the master table, a multiple of 512.
+    fn master(&self) -> u64;
+    /// Frame of a page whose words are all [`INVALID`], for ever.
+    fn invalid(&self) -> u64;
+    /// Whether machine frame `mfn` is the partition's now, as RAM.
+    fn is_own(&self, mfn: u64) -> bool;
+    /// The words of a frame of the view or of the master table.
+    fn page(&self, frame: u64) -> &Page;
+    /// Returns once no CPU has any translation of the partition from before the call.
+    fn flush(&self);
+}
+
+/// Frames that are used in turn, and what each is for: a chunk or a region, by number.
+#[derive(Debug)]
+struct Turns<const N: usize> {
+    next: usize,
+    used_for: [u64; N],
+}
+
+impl<const N: usize> Turns<N> {
+    const fn new() -> Self {
+        Self { next: 0, used_for: [NEVER; N] }
+    }
+
+    /// Uses the next frame for `what`: its index, and what it was used for.
+    fn take(&mut self, what: u64) -> (u64, u64) {
+        let index = self.next;
+        self.next = (index + 1) % N;
+        let before =
+            self.used_for.get_mut(index).map_or(NEVER, |old| core::mem::replace(old, what));
+        (index as u64, before)
+    }
+}
+
+/// The view of one partition.
+#[derive(Debug)]
+pub struct View {
+    /// First of its frames.
+    first: u64,
+    /// Entry of the level-3 table that leads to the level-2 table.
+    top: u64,
+    tables: Turns<TABLES>,
+    copies: Turns<COPIES>,
+    /// Own frames by region, or fewer.
+    own: [u32; COUNTED],
+}
+
+/// The chunk of a frame.
+fn chunk_of(mfn: u64) -> u64 {
+    mfn >> 9
+}
+
+/// The region of a chunk.
+fn region_of(chunk: u64) -> u64 {
+    chunk >> 9
+}
+
+fn frame_of(entry: u64) -> u64 {
+    (entry & ADDRESS) >> 12
+}
+
+/// Word `index`, modulo 512, of a page.
+fn word(page: &Page, index: u64) -> &AtomicU64 {
+    &page[narrow::size(index & 511)]
+}
+
+impl View {
+    /// An empty view. Its [`FRAMES`] frames begin at `first` and hold zeros.
+    #[must_use]
+    pub const fn new(first: u64) -> Self {
+        let (tables, copies) = (Turns::new(), Turns::new());
+        Self { first, top: 0, tables, copies, own: [0; COUNTED] }
+    }
+
+    /// The level-4 entry of a view whose frames begin at `first`.
+    #[must_use]
+    pub const fn slot(first: u64) -> u64 {
+        first << 12 | TABLE
+    }
+
+    /// Makes the entry of frame `mfn` readable; false where the table has none. Work: a look at 512
+    /// frames, a copy and a cleared table of 512 words, and three flushes, at most.
+    pub fn fill<M: Machine>(&mut self, machine: &M, mfn: u64) -> bool {
+        if mfn >= machine.frames() {
+            return false;
+        }
+        let chunk = chunk_of(mfn);
+        self.turn_to(machine, region_of(chunk) >> 9);
+        let upper = self.upper(machine, region_of(chunk));
+        let found = upper.load(Ordering::Relaxed);
+        if found & LARGE != 0 {
+            return true;
+        }
+        if found == 0 && self.is_whole(region_of(chunk)) {
+            let page = machine.master() + (region_of(chunk) << 9);
+            upper.store(page << 12 | LEAF | LARGE, Ordering::Release);
+            return true;
+        }
+        let table = if found == 0 { self.new_table(machine, chunk) } else { frame_of(found) };
+        let entry = word(machine.page(table), chunk);
+        if entry.load(Ordering::Relaxed) == 0 {
+            let page = self.page_for(machine, chunk);
+            entry.store(page << 12 | LEAF, Ordering::Release);
+        }
+        true
+    }
+
+    /// Sets the entry of frame `mfn`, an own one, in the master table and where the view shows it.
+    pub fn set<M: Machine>(&mut self, machine: &M, mfn: u64, pfn: u64) {
+        if mfn >= machine.frames() {
+            return;
+        }
+        let chunk = chunk_of(mfn);
+        word(machine.page(machine.master() + chunk), mfn).store(pfn, Ordering::Relaxed);
+        let shown = self.entry(machine, chunk).map(|entry| frame_of(entry.load(Ordering::Relaxed)));
+        if let Some(frame) = shown.filter(|frame| self.is_copy(*frame)) {
+            word(machine.page(frame), mfn).store(pfn, Ordering::Relaxed);
+        }
+    }
+
+    /// Frames have become the partition's. True: the view may have shown one of them as another's,
+    /// and its CPUs have to flush before they see it.
+    #[must_use]
+    pub fn gained<M: Machine>(&mut self, machine: &M, mfns: &[u64]) -> bool {
+        let (mut stale, mut forgotten) = (false, NEVER);
+        for mfn in mfns {
+            if let Some(count) = self.count(*mfn) {
+                *count = (*count + 1).min(REGION);
+            }
+            let chunk = chunk_of(*mfn);
+            if chunk != forgotten {
+                stale |= self.forget(machine, chunk);
+                forgotten = chunk;
+            }
+        }
+        stale
+    }
+
+    /// Frame `mfn` is no longer the partition's. Its CPUs have to flush before it has a new owner.
+    pub fn lost<M: Machine>(&mut self, machine: &M, mfn: u64) {
+        if let Some(count) = self.count(mfn) {
+            *count = count.saturating_sub(1);
+        }
+        let _ = self.forget(machine, chunk_of(mfn));
+    }
+
+    fn count(&mut self, mfn: u64) -> Option<&mut u32> {
+        self.own.get_mut(narrow::size(region_of(chunk_of(mfn))))
+    }
+
+    fn is_whole(&self, region: u64) -> bool {
+        self.own.get(narrow::size(region)) == Some(&REGION)
+    }
+
+    fn is_copy(&self, frame: u64) -> bool {
+        (self.first + 2 + TABLES as u64..self.first + FRAMES).contains(&frame)
+    }
+
+    /// Makes entry `top` of the level-3 table the one that leads to the level-2 table.
+    fn turn_to<M: Machine>(&mut self, machine: &M, top: u64) {
+        let (upmost, below) = (machine.page(self.first), self.first + 1);
+        if top != self.top {
+            word(upmost, self.top).store(0, Ordering::Relaxed);
+            clear(machine.page(below));
+            machine.flush();
+            self.top = top;
+        }
+        word(upmost, top).store(below << 12 | TABLE, Ordering::Release);
+    }
+
+    /// The level-2 entry of a region below the present [`View::top`].
+    fn upper<'m, M: Machine>(&self, machine: &'m M, region: u64) -> &'m AtomicU64 {
+        word(machine.page(self.first + 1), region)
+    }
+
+    /// The level-1 entry of a chunk, where a level-1 table is there for it.
+    fn entry<'m, M: Machine>(&self, machine: &'m M, chunk: u64) -> Option<&'m AtomicU64> {
+        let region = region_of(chunk);
+        let upper = self.upper(machine, region).load(Ordering::Relaxed);
+        let there = region >> 9 == self.top && upper != 0 && upper & LARGE == 0;
+        there.then(|| word(machine.page(frame_of(upper)), chunk))
+    }
+
+    /// Removes what leads to a chunk's words; whether something did.
+    fn forget<M: Machine>(&self, machine: &M, chunk: u64) -> bool {
+        if let Some(entry) = self.entry(machine, chunk) {
+            return entry.swap(0, Ordering::AcqRel) != 0;
+        }
+        if region_of(chunk) >> 9 != self.top {
+            return false;
+        }
+        // A large page, or nothing.
+        self.upper(machine, region_of(chunk)).swap(0, Ordering::AcqRel) != 0
+    }
+
+    /// An empty level-1 table for a chunk's region.
+    fn new_table<M: Machine>(&mut self, machine: &M, chunk: u64) -> u64 {
+        let region = region_of(chunk);
+        let (index, before) = self.tables.take(region);
+        let table = self.first + 2 + index;
+        if before != NEVER {
+            let upper = self.upper(machine, before);
+            if frame_of(upper.load(Ordering::Relaxed)) == table {
+                upper.store(0, Ordering::Relaxed);
+            }
+            machine.flush();
+            clear(machine.page(table));
+        }
+        self.upper(machine, region).store(table << 12 | TABLE, Ordering::Release);
+        table
+    }
+
+    /// The page that shows a chunk.
+    fn page_for<M: Machine>(&mut self, machine: &M, chunk: u64) -> u64 {
+        let mfns = chunk << 9..(chunk + 1) << 9;
+        match mfns.clone().filter(|mfn| machine.is_own(*mfn)).count() {
+            0 => machine.invalid(),
+            512 => machine.master() + chunk,
+            _ => self.new_copy(machine, chunk),
+        }
+    }
+
+    /// A copy of the own entries of a chunk.
+    fn new_copy<M: Machine>(&mut self, machine: &M, chunk: u64) -> u64 {
+        let (index, before) = self.copies.take(chunk);
+        let copy = self.first + 2 + TABLES as u64 + index;
+        if before != NEVER {
+            if let Some(entry) = self.entry(machine, before)
+                && frame_of(entry.load(Ordering::Relaxed)) == copy
+            {
+                entry.store(0, Ordering::Relaxed);
+            }
+            machine.flush();
+        }
+        let words = machine.page(machine.master() + chunk).iter().zip(machine.page(copy));
+        for (mfn, (from, to)) in (chunk << 9..).zip(words) {
+            let own = machine.is_own(mfn);
+            to.store(if own { from.load(Ordering::Relaxed) } else { INVALID }, Ordering::Relaxed);
+        }
+        copy
+    }
+}
+
+fn clear(page: &Page) {
+    page.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+}
