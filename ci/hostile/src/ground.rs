@@ -140,6 +140,7 @@ pub fn instance_frames(grant_table: u64, grant_frames: u64, vcpus: u32) -> Vec<F
         ("own instance: partition", first),
         ("own instance: event ports", first + 2),
         ("own instance: map records", first + 11),
+        ("own instance: table of its view", first + 32),
         ("own instance: virtual CPU", first + fixed),
         ("own instance: grants in use", grant_table + grant_frames),
     ];
@@ -195,9 +196,9 @@ mod tests {
 
     #[test]
     fn the_instance_lies_before_and_after_the_grant_table() {
-        let frames = instance_frames(0x100 + 32 + 8, 4, 2);
+        let frames = instance_frames(0x100 + 48 + 8, 4, 2);
         let mfns: Vec<u64> = frames.iter().map(|frame| frame.mfn).collect();
-        assert_eq!(mfns, [0x100, 0x102, 0x10b, 0x120, 0x128 + 4]);
+        assert_eq!(mfns, [0x100, 0x102, 0x10b, 0x120, 0x130, 0x138 + 4]);
     }
 
     #[test]

@@ -2,8 +2,6 @@
 //!
 //! The map is the one of the architecture document, "Virtual address space".
 
-/// Machine-to-physical table.
-pub const M2P: u64 = 0xffff_8000_0000_0000;
 /// Areas of CPUs.
 pub const AREAS: u64 = 0xffff_8080_0000_0000;
 /// GDT windows of CPUs.
@@ -17,7 +15,8 @@ pub const FRAME_TABLE: u64 = 0xffff_8300_0000_0000;
 /// Direct map of RAM.
 pub const DIRECT_MAP: u64 = 0xffff_8380_0000_0000;
 
-/// First of the level-4 slots that are the monitor's.
+/// First of the level-4 slots that are the monitor's. It is each partition's view of the
+/// machine-to-physical table, and empty in the monitor's own tables.
 pub const FIRST_SLOT: usize = 256;
 /// Level-4 slots that are the monitor's.
 pub const SLOTS: usize = 16;

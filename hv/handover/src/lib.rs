@@ -19,7 +19,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"UVHANDOV");
 /// `b"UVMONITR"`, little-endian: the first word of an [`ImageHeader`].
 pub const IMAGE_MAGIC: u64 = u64::from_le_bytes(*b"UVMONITR");
 /// Changes whenever a type or a number of this crate changes its meaning.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 
 /// The loader's image has these bytes at a multiple of their number, and nothing else has. Tests look
 /// for them in memory.
@@ -158,7 +158,8 @@ pub struct Handover {
     pub slots: [u64; layout::SLOTS],
     /// One past the highest frame of RAM: records of the frame table.
     pub frames: u64,
-    /// Physical address of the machine-to-physical table.
+    /// Physical address of the machine-to-physical table, a multiple of 2 MiB. After the table's last
+    /// page comes one that holds nothing but ones.
     pub m2p: u64,
     /// Frames of RAM that firmware lists.
     pub ram_frames: u64,

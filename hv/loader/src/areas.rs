@@ -36,6 +36,6 @@ pub fn map(cpu: u32, entry_page: u64) -> Option<[u64; 2]> {
     tables.map(area + 4096, entry_page, 4096, Rights::CODE, Largest::Page)?;
     page(gdt + OWN_DESCRIPTORS)?;
     page(gdt + TSS)?;
-    let first = |base| Some(tables.entry(base, 1, Rights::DATA)?.as_ptr() as u64);
+    let first = |base| Some(tables.entry(base, 1)?.as_ptr() as u64);
     Some([first(gdt)?, first(ldt)?])
 }

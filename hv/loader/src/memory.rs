@@ -12,7 +12,7 @@ use core::{
 };
 
 use frames::Frame;
-use handover::layout::{AREAS, DEVICES, DIRECT_MAP, FIRST_SLOT, FRAME_TABLE, M2P, SLOTS};
+use handover::layout::{AREAS, DEVICES, DIRECT_MAP, FIRST_SLOT, FRAME_TABLE, SLOTS};
 use spin::{Mutex, Once};
 
 use crate::{
@@ -159,11 +159,14 @@ pub fn set_up(regions: &[FirmwareRegion], image: &Image) -> Result<(), Fault> {
     image.map(tables).ok_or(Fault::Short(4096))?;
     map_ram(tables, regions, image.frames)?;
     let frames = frame_count(regions);
-    let frame_table = map_table(tables, FRAME_TABLE, frames * FRAME_BYTES, Rights::DATA)?;
-    let m2p = map_table(tables, M2P, frames * 8, Rights::PARTITION_READ)?;
+    let frame_table = take_table(frames * FRAME_BYTES)?;
+    let bytes = (frames * FRAME_BYTES).next_multiple_of(MIB_2);
+    let mapped = tables.map(FRAME_TABLE, frame_table, bytes, Rights::DATA, Largest::TwoMib);
+    mapped.ok_or(Fault::Short(4096))?;
+    let m2p = take_table(m2p_bytes(frames))?;
     // Level-3 tables of all slots in use exist from here on: the slots never change again.
     for va in [AREAS, DEVICES] {
-        tables.entry(va, 3, Rights::DATA).ok_or(Fault::Short(4096))?;
+        tables.entry(va, 3).ok_or(Fault::Short(4096))?;
     }
     tables.set_slot(0, PageTables::temporary().slot(0));
     SPACE.call_once(|| Space { tables, frames, frame_table, m2p });
@@ -184,12 +187,16 @@ fn map_ram(tables: PageTables, regions: &[FirmwareRegion], image: FrameRange) ->
     Ok(())
 }
 
-/// Takes and maps memory for a table indexed by frame; its physical address.
-fn map_table(tables: PageTables, va: u64, bytes: u64, rights: Rights) -> Result<u64, Fault> {
+/// Takes memory for a table indexed by frame; its physical address.
+fn take_table(bytes: u64) -> Result<u64, Fault> {
     let bytes = bytes.next_multiple_of(MIB_2);
-    let phys = take_frames(bytes / 4096, MIB_2 / 4096).ok_or(Fault::Short(bytes))? * 4096;
-    tables.map(va, phys, bytes, rights, Largest::TwoMib).ok_or(Fault::Short(4096))?;
-    Ok(phys)
+    let first = take_frames(bytes / 4096, MIB_2 / 4096).ok_or(Fault::Short(bytes))?;
+    Ok(first * 4096)
+}
+
+/// Bytes of the machine-to-physical table, with the page of ones after it.
+fn m2p_bytes(frames: u64) -> u64 {
+    frames * 8 + 4096
 }
 
 /// Fills all of a table indexed by frame with one word.
@@ -214,7 +221,7 @@ pub fn use_tables() {
     cpu::set_root(root());
     let space = space();
     fill_table(space.frame_table, space.frames * FRAME_BYTES, 0);
-    fill_table(space.m2p, space.frames * 8, !0);
+    fill_table(space.m2p, m2p_bytes(space.frames), !0);
 }
 
 /// Physical address of the monitor's level-4 table.

@@ -1,9 +1,9 @@
 //! The monitor's own page tables.
 //!
-//! Slots 256 to 271 of every level-4 table are the monitor's and point to the same level-3
+//! Slots 257 to 271 of every level-4 table are the monitor's and point to the same level-3
 //! tables, so what is mapped here is mapped in every address space. The rule: no page is both
-//! writable and executable, and the only pages a partition can reach are the machine-to-physical
-//! table's, which it can only read.
+//! writable and executable, and no partition can reach one. Slot 256, each partition's view of the
+//! machine-to-physical table, is empty here.
 #![expect(unsafe_code, reason = "page tables are reached through the direct map")]
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -18,8 +18,6 @@ pub mod bit {
     pub const PRESENT: u64 = 1;
     /// Writable.
     pub const WRITE: u64 = 1 << 1;
-    /// Ring 3 may use it.
-    pub const USER: u64 = 1 << 2;
     /// With `PWT`: PAT entry 3, uncached.
     pub const UNCACHED: u64 = 1 << 3 | 1 << 4;
     /// Accessed and dirty, set beforehand so that the CPU never writes to our entries.
@@ -45,13 +43,8 @@ impl Rights {
     pub const DATA: Self = Self(DATA_ENTRY);
     /// Read and write, ring 0, uncached.
     pub const DEVICE: Self = Self(Self::DATA.0 | bit::UNCACHED);
-    /// Read only, ring 3 too.
-    pub const PARTITION_READ: Self = Self(Self::READ.0 | bit::USER);
-
-    /// Rights for upper-level entries: everything the leaf may want, executable where it is.
-    fn of_tables(self) -> u64 {
-        bit::PRESENT | bit::WRITE | bit::USED | (self.0 & bit::USER)
-    }
+    /// For upper-level entries: everything that a leaf may want.
+    const TABLE: Self = Self(bit::PRESENT | bit::WRITE | bit::USED);
 }
 
 /// The largest page a mapping may use.
@@ -112,7 +105,7 @@ impl PageTables {
     }
 
     /// The entry for `va` at `level`, making or splitting tables on the way down.
-    pub fn entry(self, va: u64, level: u32, rights: Rights) -> Option<&'static AtomicU64> {
+    pub fn entry(self, va: u64, level: u32) -> Option<&'static AtomicU64> {
         let mut here = self.root;
         for above in (level + 1..=4).rev() {
             let entry = &table(here)[index(va, above)];
@@ -124,7 +117,7 @@ impl PageTables {
             } else {
                 value & bit::ADDRESS
             };
-            entry.store(here | rights.of_tables() | (value & bit::USER), Ordering::Relaxed);
+            entry.store(here | Rights::TABLE.0, Ordering::Relaxed);
         }
         Some(&table(here)[index(va, level)])
     }
@@ -139,7 +132,7 @@ impl PageTables {
             let fits = |level: &u32| bytes - done >= span(*level);
             let level = (1..=top).rev().find(|level| aligned(level) && fits(level))?;
             let large = if level > 1 { bit::LARGE } else { 0 };
-            let entry = self.entry(va + done, level, rights)?;
+            let entry = self.entry(va + done, level)?;
             entry.store((phys + done) | rights.0 | large, Ordering::Relaxed);
             done += span(level);
         }
@@ -149,7 +142,7 @@ impl PageTables {
     /// Sets new rights for 4 KiB pages that are mapped; `None` when memory is short.
     pub fn protect(self, va: u64, pages: u64, rights: Rights) -> Option<()> {
         for page in 0..pages {
-            let entry = self.entry(va + page * 4096, 1, rights)?;
+            let entry = self.entry(va + page * 4096, 1)?;
             let value = entry.load(Ordering::Relaxed);
             if value & bit::PRESENT != 0 {
                 entry.store((value & bit::ADDRESS) | rights.0, Ordering::Relaxed);

@@ -9,6 +9,7 @@ use page_tables::{Error, Machine, Release, Table};
 use crate::{
     cpu,
     lock::{PATIENCE, relax},
+    partition::{self, Partition},
     platform, schedule, time,
 };
 
@@ -40,8 +41,10 @@ impl Machine for Host {
         cpu::flush_stamp()
     }
 
-    fn monitor_slots(&self) -> &[u64; 16] {
-        platform::monitor_l4_slots()
+    fn monitor_slots(&self, partition: u32) -> [u64; 16] {
+        let mut slots = *platform::monitor_l4_slots();
+        slots[0] = partition::find(partition).map_or(0, Partition::view_slot);
+        slots
     }
 
     fn should_yield(&self) -> bool {

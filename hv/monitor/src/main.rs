@@ -44,6 +44,7 @@ mod ring0 {
     pub mod time;
     pub mod trap;
     pub mod vcpu;
+    pub mod view;
     pub mod walk;
 }
 

@@ -23,6 +23,12 @@ const USER: u64 = 4;
 /// A reserved bit was set.
 const RESERVED: u64 = 8;
 
+/// Whether a page fault from ring 3 was a read where no page is.
+#[inline]
+pub fn is_absent_read(registers: &Registers) -> bool {
+    registers.error == USER
+}
+
 /// Gives a page fault from ring 3 to the partition's kernel.
 pub fn page_fault(vcpu: &Vcpu, registers: &mut Registers, address: u64) {
     // The hardware sees ring 3; the kernel wants to know about its own two modes.

@@ -10,7 +10,8 @@
 //! 2..10    event ports (4096 words of 8 bytes)
 //! 10       ports of virtual interrupts
 //! 11..32   records of what it has mapped of others' grants
-//! 32..     four per virtual CPU: Vcpu, trap table, extended state (2)
+//! 32..48   its view of the machine-to-physical table: page tables, and copies of parts
+//! 48..     four per virtual CPU: Vcpu, trap table, extended state (2)
 //! then     grant frames, then as many frames that say what of them is in use
 //! ```
 #![expect(unsafe_code, reason = "lays structures over memory that the database assigned")]
@@ -24,6 +25,7 @@ use core::{
 use events::{EventBits, PortCell, PortTable, UpcallWords};
 use frames::{Frame, Kind, Refused};
 use grants::{GrantTable, MapRecord, MapTable, PinnedEntry};
+use m2p_view::View;
 use page_tables::{Error, Space};
 use pv_abi::{
     uv::{
@@ -49,6 +51,7 @@ use crate::{
     lock::SpinLock,
     machine, platform, schedule, time,
     vcpu::{InfoArea, Vcpu},
+    view,
 };
 
 pub use machine::frame;
@@ -63,6 +66,10 @@ static PARTITIONS: [AtomicPtr<Partition>; NUMBERS] =
 const MAP_RECORDS_FRAME: u64 = 11;
 /// Grant-map records: what frames 11 to 31 hold.
 const MAP_RECORDS: usize = 21 * 4096 / size_of::<MapRecord>();
+
+/// First instance frame of the view of the machine-to-physical table.
+const VIEW_FRAME: u64 = 32;
+const _: () = assert!(VIEW_FRAME + m2p_view::FRAMES == INSTANCE_FIXED_FRAMES as u64);
 
 /// A partition.
 #[repr(C)]
@@ -100,6 +107,8 @@ pub struct Partition {
     pub runstate_update_flag: AtomicBool,
     /// Head of the list of idle frames (ballooned out), 0: none.
     idle: SpinLock<u64>,
+    /// What it sees of the machine-to-physical table.
+    pub view: SpinLock<View>,
     /// Frames of it that a builder has mapped.
     pub built: AtomicU64,
     /// Calls that were refused, by cause: see `PartitionUsage` in the ABI.
@@ -238,6 +247,7 @@ fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partit
         pinned: SpinLock::new(pinned),
         runstate_update_flag: AtomicBool::new(false),
         idle: SpinLock::new(0),
+        view: SpinLock::new(View::new(descriptor.instance_first + VIEW_FRAME)),
         built: AtomicU64::new(0),
         refusals: [const { AtomicU64::new(0) }; CAUSES],
         started: AtomicBool::new(false),
@@ -370,6 +380,12 @@ impl Partition {
         self.instance + 1
     }
 
+    /// Level-4 entry 256 of its page tables.
+    #[must_use]
+    pub fn view_slot(&self) -> u64 {
+        View::slot(self.instance + VIEW_FRAME)
+    }
+
     /// First frame of the grant table.
     #[must_use]
     pub fn grant_table(&self) -> u64 {
@@ -436,14 +452,11 @@ impl Partition {
         let Some(frame) = frame(mfn) else {
             return false;
         };
-        let Some(entry) = platform::m2p().get(narrow::size(mfn)) else {
-            return false;
-        };
         let mut head = self.idle.lock();
         if frame.set_owner(self.number, self.number, Kind::Private).is_err() {
             return false;
         }
-        entry.store(IDLE | *head, Ordering::Relaxed);
+        view::set(self, mfn, IDLE | *head);
         *head = mfn;
         true
     }

@@ -19,6 +19,7 @@ use crate::{
     context::{Registers, flag},
     cpu, emulate, guest_memory, hardware, leave, page_fault, partition, platform, schedule,
     vcpu::Vcpu,
+    view,
 };
 
 /// Exception vectors (Intel SDM vol. 3, table 6-1).
@@ -54,7 +55,8 @@ pub extern "C" fn trap(registers: &mut Registers) -> *mut Registers {
     {
         // Read before another fault can happen, on the partition's memory.
         let address = Cr2::read_raw();
-        if page_fault::table_write(vcpu, registers, address) {
+        if page_fault::table_write(vcpu, registers, address) || view::read(vcpu, registers, address)
+        {
             // What others ask of this CPU meanwhile comes by interrupt, once ring 3 goes on.
             return registers;
         }

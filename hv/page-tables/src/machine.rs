@@ -23,8 +23,9 @@ pub trait Machine {
     /// The flush clock now. A flush that begins later has a greater stamp.
     fn stamp(&self) -> u32;
 
-    /// Values of level-4 entries 256 to 271: the monitor's part of every address space.
-    fn monitor_slots(&self) -> &[u64; 16];
+    /// Values of level-4 entries 256 to 271 in the tables of `partition`: the monitor's part of every
+    /// address space.
+    fn monitor_slots(&self, partition: u32) -> [u64; 16];
 
     /// Whether long work should stop here. At least one step is made per call regardless.
     fn should_yield(&self) -> bool;

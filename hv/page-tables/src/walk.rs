@@ -215,10 +215,9 @@ impl<'a, M: Machine> Walk<'a, M> {
     }
 
     fn install_monitor(&self, table: &Table) {
-        for (entry, value) in
-            table.iter().skip(MONITOR_SLOTS.start).zip(self.machine.monitor_slots())
-        {
-            entry.store(*value, Ordering::Release);
+        let slots = self.machine.monitor_slots(self.partition);
+        for (entry, value) in table.iter().skip(MONITOR_SLOTS.start).zip(slots) {
+            entry.store(value, Ordering::Release);
         }
     }
 

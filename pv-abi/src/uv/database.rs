@@ -251,7 +251,7 @@ pub const COMMAND_CPU_WEIGHT: u32 = 4096;
 pub const MAX_GRANT_FRAMES: u32 = 64;
 
 /// Frames that a monitor instance needs for a partition of this size: [`INSTANCE_FIXED_FRAMES`]
-/// for its control block, shared info and event ports, [`INSTANCE_VCPU_FRAMES`] for the state and
+/// for its control block, shared info, event ports and view of the machine-to-physical table, [`INSTANCE_VCPU_FRAMES`] for the state and
 /// save area of each virtual CPU, and two per grant frame: the frame itself and the records of
 /// mapped grants. What lies where in them is the monitor's business.
 #[must_use]
@@ -259,7 +259,7 @@ pub const fn instance_frames(vcpus: u32, grant_frames: u32) -> u64 {
     (INSTANCE_FIXED_FRAMES + vcpus * INSTANCE_VCPU_FRAMES + grant_frames * 2) as u64
 }
 /// Frames of an instance that do not depend on its size.
-pub const INSTANCE_FIXED_FRAMES: u32 = 32;
+pub const INSTANCE_FIXED_FRAMES: u32 = 48;
 /// Frames of an instance per virtual CPU.
 pub const INSTANCE_VCPU_FRAMES: u32 = 4;
 

@@ -21,8 +21,9 @@ use crate::{
     guest_memory::GuestPointer,
     machine::{Host, frame},
     partition::{self, Partition, errno_of},
-    platform, schedule,
+    schedule,
     vcpu::Vcpu,
+    view::Viewer,
     walk,
 };
 
@@ -147,6 +148,7 @@ fn one(
 pub fn set_m2p(call: &mut Call) -> Outcome {
     let [_, number, first, pfn, count, _] = call.args;
     let partition = target(number)?;
+    let mut view = (pfn != IDLE).then(|| partition.view.lock());
     for index in 0..count {
         if index != 0 && schedule::should_yield() {
             call.args[2] = first + index;
@@ -156,14 +158,11 @@ pub fn set_m2p(call: &mut Call) -> Outcome {
         }
         let mfn = first.checked_add(index).ok_or(errno::EINVAL)?;
         partition.check_own(mfn)?;
-        if pfn == IDLE {
-            if !partition.make_idle(mfn) {
-                return Err(errno::EBUSY);
-            }
-            continue;
+        match &mut view {
+            Some(view) => view.set(&Viewer(partition.number), mfn, pfn.wrapping_add(index)),
+            None if partition.make_idle(mfn) => {}
+            None => return Err(errno::EBUSY),
         }
-        let entry = platform::m2p().get(narrow::size(mfn)).ok_or(errno::EINVAL)?;
-        entry.store(pfn.wrapping_add(index), Ordering::Relaxed);
     }
     Ok(0)
 }

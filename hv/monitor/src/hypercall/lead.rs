@@ -25,6 +25,7 @@ use crate::{
     partition::{self, Partition},
     platform, relinquish, schedule, time,
     vcpu::{Vcpu, run},
+    view,
 };
 
 fn errno_of(error: ReadError) -> i64 {
@@ -96,13 +97,16 @@ pub fn activate_pages(call: &mut Call) -> Outcome {
 
 /// Makes `owner` the owner of up to [`STRIDE`] frames, up to the first that is refused.
 fn give(frames: Range<u64>, owner: Owner) -> Result<(), i64> {
-    let mut taken = Vec::<_, STRIDE>::new();
+    let (mut taken, mut given) = (Vec::<_, STRIDE>::new(), Vec::<_, STRIDE>::new());
     let mut outcome = Ok(());
     for mfn in frames {
         match take(mfn, owner) {
             // As many as there is room for.
-            Ok(Some(one)) => drop(taken.push(one)),
-            Ok(None) => {}
+            Ok(Change::Begun(one)) => drop(taken.push(one)),
+            Ok(Change::Made) => {
+                let _ = given.push(mfn);
+            }
+            Ok(Change::None) => {}
             Err(error) => {
                 outcome = Err(error);
                 break;
@@ -118,7 +122,26 @@ fn give(frames: Range<u64>, owner: Owner) -> Result<(), i64> {
             flushed = before;
         }
     }
-    taken.into_iter().try_for_each(|one| one.hand_over(owner)).and(outcome)
+    let handed = taken.into_iter().try_for_each(|one| {
+        let mfn = one.mfn;
+        one.hand_over(owner)?;
+        let _ = given.push(mfn);
+        Ok(())
+    });
+    if !owner.io {
+        view::gained(owner.number, &given);
+    }
+    handed.and(outcome)
+}
+
+/// How far [`take`] came.
+enum Change {
+    /// There is nothing to do.
+    None,
+    /// The frame is the new owner's.
+    Made,
+    /// The frame has left its owner.
+    Begun(Taken),
 }
 
 /// A frame on its way to another owner; nobody can reach it.
@@ -145,18 +168,18 @@ impl Taken {
     }
 }
 
-/// Takes a frame from its owner, if nothing refers to it any more; `None`: there is nothing left to
-/// do. A frame that needs nothing in between changes its owner at once.
-fn take(mfn: u64, owner: Owner) -> Result<Option<Taken>, i64> {
+/// Takes a frame from its owner, if nothing refers to it any more. A frame that needs nothing in
+/// between changes its owner at once.
+fn take(mfn: u64, owner: Owner) -> Result<Change, i64> {
     let wanted = owner.entry();
     let Some(frame) = machine::frame(mfn) else {
         // Nothing is kept of frames above RAM.
-        return if owner.io { Ok(None) } else { Err(errno::EINVAL) };
+        return if owner.io { Ok(Change::None) } else { Err(errno::EINVAL) };
     };
     let (before, kind) = (frame.owner_word(), frame.word().kind());
     let change = HandOver::of(before, kind, wanted).map_err(|OtherMemory| errno::EPERM)?;
     let Some(change) = change else {
-        return Ok(None);
+        return Ok(Change::None);
     };
     // What the monitor uses stays the monitor's whatever the database says.
     if before == MONITOR {
@@ -171,7 +194,9 @@ fn take(mfn: u64, owner: Owner) -> Result<Option<Taken>, i64> {
     let (next, kind) =
         if at_once { (wanted, change.kind) } else { (OWNER_IO | MONITOR, Kind::Private) };
     frame.set_owner(before, next, kind).map_err(|_| errno::EBUSY)?;
-    Ok((!at_once).then_some(Taken { mfn, before, change }))
+    // Before the flush, which the old owner's CPUs owe for this too.
+    view::lost(before, mfn);
+    Ok(if at_once { Change::Made } else { Change::Begun(Taken { mfn, before, change }) })
 }
 
 /// `ACTIVATE_CHANNEL(index)`.

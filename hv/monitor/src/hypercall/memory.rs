@@ -11,6 +11,7 @@ use crate::{
     partition::Partition,
     platform, schedule,
     vcpu::Vcpu,
+    view,
 };
 
 /// The low bits of the command; the rest is where a continued call goes on.
@@ -96,6 +97,6 @@ fn decrease(partition: &Partition, mfn: u64) -> Option<u64> {
 /// An idle frame comes back, as pseudo-physical frame `pfn`.
 fn populate(partition: &Partition, pfn: u64) -> Option<u64> {
     let mfn = partition.take_idle()?;
-    platform::m2p().get(narrow::size(mfn))?.store(pfn, Ordering::Relaxed);
+    view::set(partition, mfn, pfn);
     Some(mfn)
 }

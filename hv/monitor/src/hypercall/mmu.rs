@@ -1,6 +1,6 @@
 //! Page-table updates: `mmu_update` and `update_va_mapping`.
 
-use core::{mem::MaybeUninit, sync::atomic::Ordering};
+use core::mem::MaybeUninit;
 
 use page_tables::{Request, Space, update_entries, update_entry};
 use pv_abi::xen::{
@@ -21,7 +21,7 @@ use crate::{
     partition::{self, Partition, errno_of},
     platform, schedule,
     vcpu::Vcpu,
-    walk,
+    view, walk,
 };
 
 /// Updates that are read together, and between two looks at whether to yield.
@@ -192,10 +192,9 @@ fn entries(space: &mut Space, table: u64, requests: &[MmuUpdate]) -> (u64, Resul
 fn set_m2p(partition: &Partition, request: &MmuUpdate) -> Result<(), i64> {
     let mfn = request.ptr >> 12;
     let frame = partition::frame(mfn).ok_or(errno::EINVAL)?;
-    let entry = platform::m2p().get(narrow::size(mfn)).ok_or(errno::EINVAL)?;
     // Held, so that it neither becomes idle nor changes hands meanwhile.
     frame.get_ref(partition.number).map_err(|_| errno::EPERM)?;
-    entry.store(request.val, Ordering::Relaxed);
+    view::set(partition, mfn, request.val);
     let _ = frame.put_ref();
     Ok(())
 }

@@ -16,6 +16,7 @@ use crate::{
     partition::errno_of,
     platform, schedule,
     vcpu::Vcpu,
+    view,
 };
 
 /// `mmuext_op(operations, count, done, foreign)`.
@@ -67,7 +68,10 @@ fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), i64> 
         }
         EXT_UNPIN_TABLE => unpin(&Host, space, arg1).map_err(errno_of)?,
         EXT_NEW_BASEPTR => new_kernel_root(vcpu, space, arg1)?,
-        EXT_NEW_USER_BASEPTR => replace_root(space, &vcpu.user_root, arg1, || ())?,
+        EXT_NEW_USER_BASEPTR => {
+            replace_root(space, &vcpu.user_root, arg1, || ())?;
+            view::hide_from_user(vcpu);
+        }
         EXT_TLB_FLUSH_LOCAL => cpu::flush_here(),
         EXT_INVLPG_LOCAL if is_canonical(arg1) => platform::invlpg(arg1),
         EXT_INVLPG_LOCAL => {}

@@ -90,6 +90,13 @@ pub fn frame_table() -> &'static [Frame] {
     unsafe { slice::from_raw_parts(FRAME_TABLE as *const Frame, narrow::size(space().frames)) }
 }
 
+/// First frame of the machine-to-physical table, which is mapped nowhere but in the direct map and,
+/// in parts, in the partitions' views. After its last page comes one that holds nothing but ones.
+#[must_use]
+pub fn m2p_frame() -> u64 {
+    space().m2p >> 12
+}
+
 /// The machine-to-physical table, by frame number, writable for the monitor.
 #[must_use]
 pub fn m2p() -> &'static [AtomicU64] {

@@ -43,7 +43,7 @@ mod hardware {
         boot::{apic_id, cpu_count, refuse, wall_clock},
         cpu_area::{cpu_local_page, set_gdt_frames, set_ldt_frames},
         log::{log_raw, log_warning},
-        memory::{frame_table, idle_root, m2p, monitor_l4_slots, phys_to_virt},
+        memory::{frame_table, idle_root, m2p, m2p_frame, monitor_l4_slots, phys_to_virt},
         panic::{fatal_trap, nmi, stop_host},
         power::{power_off, reset as restart},
         processor::{features, invlpg, mitigated, reload_cr3, set_fsgsbase},

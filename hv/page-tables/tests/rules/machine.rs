@@ -150,8 +150,8 @@ impl Machine for Sim {
         self.clock.load(Ordering::SeqCst)
     }
 
-    fn monitor_slots(&self) -> &[u64; 16] {
-        &self.slots
+    fn monitor_slots(&self, _: u32) -> [u64; 16] {
+        self.slots
     }
 
     fn should_yield(&self) -> bool {

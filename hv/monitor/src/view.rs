@@ -1,0 +1,106 @@
+//! The machine-to-physical table as partitions see it: each its own entries and no others.
+//!
+//! The rule: a partition's view changes under its lock, and in the order that
+//! [`m2p_view`] asks for. The view is for the kernel alone: a fault in user mode fills nothing, and
+//! the tables of user mode do not lead there.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use m2p_view::{Machine, Page};
+use page_tables::MONITOR_SLOTS;
+use pv_abi::xen::mmu::{M2P_END, M2P_START};
+
+use crate::{
+    context::Registers,
+    cpu, machine, page_fault,
+    partition::{self, Partition},
+    platform,
+    vcpu::Vcpu,
+};
+
+/// The machine as the view of the partition with this number sees it.
+pub struct Viewer(pub u32);
+
+impl Machine for Viewer {
+    fn frames(&self) -> u64 {
+        platform::m2p().len() as u64
+    }
+
+    fn master(&self) -> u64 {
+        platform::m2p_frame()
+    }
+
+    fn invalid(&self) -> u64 {
+        platform::m2p_frame() + self.frames().div_ceil(512)
+    }
+
+    #[inline]
+    fn is_own(&self, mfn: u64) -> bool {
+        machine::frame(mfn).is_some_and(|frame| frame.owner_word() == self.0)
+    }
+
+    fn page(&self, frame: u64) -> &Page {
+        machine::table(frame)
+    }
+
+    fn flush(&self) {
+        cpu::flush_partition(self.0);
+    }
+}
+
+/// The level-4 entry of the view in a table of a partition.
+fn slot(root: u64) -> &'static AtomicU64 {
+    &machine::table(root)[MONITOR_SLOTS.start]
+}
+
+/// Makes an entry readable that the kernel of `vcpu` read and that is not there yet; `false`: that
+/// was not what faulted, or there is no such entry.
+pub fn read(vcpu: &Vcpu, registers: &Registers, address: u64) -> bool {
+    let in_view = (M2P_START..M2P_END).contains(&address);
+    if !in_view || !page_fault::is_absent_read(registers) || !vcpu.in_kernel.get() {
+        return false;
+    }
+    let partition = vcpu.partition;
+    let Ok(mut view) = partition.view.lock_or_again() else {
+        // The instruction comes again.
+        return true;
+    };
+    if !view.fill(&Viewer(partition.number), (address - M2P_START) / 8) {
+        return false;
+    }
+    // The virtual CPU holds the table. It may have served user mode before.
+    slot(vcpu.kernel_root.get()).store(partition.view_slot(), Ordering::Release);
+    true
+}
+
+/// Keeps the view out of the tables that user mode runs on, unless the kernel runs on them too.
+#[inline]
+pub fn hide_from_user(vcpu: &Vcpu) {
+    let root = vcpu.user_root.get();
+    if root != 0 && root != vcpu.kernel_root.get() {
+        slot(root).store(0, Ordering::Release);
+    }
+}
+
+/// Sets the entry of a frame that is the partition's.
+pub fn set(partition: &Partition, mfn: u64, pfn: u64) {
+    partition.view.lock().set(&Viewer(partition.number), mfn, pfn);
+}
+
+/// Frames have become the RAM of partition `owner`, if it is one.
+pub fn gained(owner: u32, mfns: &[u64]) {
+    let Some(partition) = partition::find(owner).filter(|_| !mfns.is_empty()) else {
+        return;
+    };
+    if partition.view.lock().gained(&Viewer(owner), mfns) {
+        cpu::flush_partition(owner);
+    }
+}
+
+/// A frame has left the owner whose word was `before`, if that was RAM of a partition. The caller
+/// flushes the partition's CPUs before the frame gets another owner.
+pub fn lost(before: u32, mfn: u64) {
+    if let Some(partition) = partition::find(before) {
+        partition.view.lock().lost(&Viewer(before), mfn);
+    }
+}
