@@ -25,6 +25,7 @@ const MINIMAL: &[Check] = &[
     Check { name: "hostile-neighbour", run: hostile_neighbour },
     Check { name: "ends", run: ends },
     Check { name: "instructions", run: instructions },
+    Check { name: "view", run: view },
     Check { name: "cycles", run: cycles },
     Check { name: "hundred", run: hundred },
     Check { name: "resources", run: checks::resources },
@@ -236,6 +237,33 @@ fn instructions(host: &mut Host) -> Result<()> {
     // The other one runs still: it reads what it wrote.
     ensure!(rows(host, "bases")?.len() == 1, "the other kernel ended");
     must(host, "uvtool destroy --forget bases && uvtool destroy --forget tries").map(drop)
+}
+
+/// A guest reads in the machine-to-physical table where its own frames are, and nothing of others:
+/// beside neighbours that come and go, and while it gives memory back and takes it again.
+fn view(host: &mut Host) -> Result<()> {
+    let wait = |line: &str| format!("uvtool console --follow sees | grep -q -m 1 '^{line}'");
+    must(host, &minimal("before", "beat 0"))?;
+    must(host, &minimal("sees", "view 0"))?;
+    must(host, &wait("view 3: "))?;
+    must(host, &minimal("after", "beat 0"))?;
+    must(host, &wait("view 5: "))?;
+    must(host, "uvtool destroy --forget before && uvtool destroy --forget after")?;
+    must(host, &minimal("again", "hello"))?;
+    must(host, &wait("view 8: "))?;
+    let console = must(host, "uvtool console --once sees")?;
+    let looks: Vec<_> = console.lines().filter(|line| line.starts_with("view ")).collect();
+    ensure!(looks.len() >= 8, "few looks: {console}");
+    for line in looks {
+        ensure!(line.contains(" strange 0 "), "it sees what is not its own: {line}");
+        let count = |what: &str| -> Result<u64> {
+            let rest = line.split_once(what).with_context(|| line.to_owned())?.1;
+            Ok(rest.split_whitespace().next().context("no number")?.parse()?)
+        };
+        // 4 MiB, whether the balloon has some of it or not.
+        ensure!(count(" own ")? + count(" idle ")? == 1024, "it does not see all its own: {line}");
+    }
+    must(host, "uvtool destroy --forget sees; uvtool destroy --forget again").map(drop)
 }
 
 /// After guests came and went, all memory is where it was.

@@ -6,7 +6,9 @@
 use partition_runtime::hypercall::{Errno, call};
 use pv_abi::xen::events::{self, AllocUnbound, BindVirq, EvtchnStatus, PortArgument, VIRQ_TIMER};
 use pv_abi::xen::hypercall as number;
-use pv_abi::xen::memory::{DECREASE_RESERVATION, MemoryReservation, POPULATE_PHYSMAP};
+use pv_abi::xen::memory::{
+    DECREASE_RESERVATION, MACHPHYS_MAPPING, MachphysMapping, MemoryReservation, POPULATE_PHYSMAP,
+};
 use pv_abi::xen::mmu::{UVMF_ALL, UVMF_INVLPG};
 use pv_abi::xen::time::RunstateInfo;
 use pv_abi::xen::traps::{
@@ -111,6 +113,13 @@ fn reservation(command: u64, list: &mut [u64]) -> Result<u64, Errno> {
 /// Gives machine frames back, which nothing may map; how many were.
 pub fn give_back(machine_frames: &mut [u64]) -> Result<u64, Errno> {
     reservation(DECREASE_RESERVATION, machine_frames)
+}
+
+/// The last machine frame that the machine-to-physical table has an entry for.
+pub fn last_machine_frame() -> u64 {
+    let mut mapping = MachphysMapping::default();
+    with(number::MEMORY_OP, MACHPHYS_MAPPING, &mut mapping).expect("machphys_mapping");
+    mapping.max_mfn
 }
 
 /// Takes memory for pseudo-physical frames, whose numbers are replaced by machine frames; how many.

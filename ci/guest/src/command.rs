@@ -30,6 +30,9 @@ pub enum Program<'a> {
     Timers,
     /// Grants, see the `grants` module; tells that all were right.
     Grants,
+    /// Look at the machine-to-physical table each second, so many times, 0: for ever; see the `view`
+    /// module.
+    View(u64),
     /// Privileged instructions, see the `instructions` module; tells that all were right.
     Instructions,
     /// Use the base of FS by `wrfsbase` for ever.
@@ -44,7 +47,7 @@ pub enum Program<'a> {
 
 /// Names, for a message.
 pub const NAMES: &str = "hello, spin [SECONDS], beat [SECONDS], echo, crash, reboot, idle, \
-    balloon [TIMES], timers, grants, instructions, bases, flood KIND…, fuzz SEED COUNT [FIRST [STEPS]]";
+    balloon [TIMES], timers, grants, view [TIMES], instructions, bases, flood KIND…, fuzz SEED COUNT [FIRST [STEPS]]";
 
 /// The command line as text, as far as it is text.
 pub fn line(info: &StartInfo) -> &str {
@@ -72,6 +75,7 @@ impl<'a> Program<'a> {
             "balloon" => Self::Balloon(number(1)),
             "timers" => Self::Timers,
             "grants" => Self::Grants,
+            "view" => Self::View(number(0)),
             "instructions" => Self::Instructions,
             "bases" => Self::Bases,
             "flood" => Self::Flood(rest),
@@ -92,6 +96,7 @@ mod tests {
         assert_eq!(Program::parse("console=hvc0 spin 5"), Program::Spin(5));
         assert_eq!(Program::parse("spin"), Program::Spin(0));
         assert_eq!(Program::parse("beat 3"), Program::Beat(3));
+        assert_eq!(Program::parse("view 2"), Program::View(2));
         assert_eq!(Program::parse("balloon x"), Program::Balloon(1));
         assert_eq!(Program::parse("fuzz 1 2 keep=3"), Program::Fuzz(["1", "2", "keep=3"].into()));
         assert_eq!(Program::parse("flood store"), Program::Flood(["store"].into()));

@@ -24,6 +24,7 @@ mod instructions;
 mod memory;
 mod programs;
 mod timers;
+mod view;
 
 #[cfg(not(target_os = "none"))]
 fn main() {

@@ -1,7 +1,7 @@
 //! The programs that a command line may name.
 
 use crate::command::{NAMES, Program};
-use crate::{calls, console, grants, memory, println, timers};
+use crate::{calls, console, grants, memory, println, timers, view};
 use alloc::vec::Vec;
 use partition_runtime::hypercall::{Shutdown, shutdown};
 use partition_runtime::time;
@@ -25,6 +25,11 @@ pub fn run(program: Program<'_>) -> ! {
         Program::Grants => {
             grants::check();
             println!("grants: all were right");
+            Shutdown::PowerOff
+        }
+        Program::View(times) => {
+            grants::check();
+            view::watch(times);
             Shutdown::PowerOff
         }
         Program::Instructions => check_instructions(),
