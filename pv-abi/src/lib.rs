@@ -15,6 +15,13 @@
 
 extern crate alloc;
 
+/// Asserts at which byte of a structure each of its fields begins.
+macro_rules! assert_offsets {
+    ($structure:ident { $($field:ident: $offset:expr),+ $(,)? }) => {
+        $(assert!(core::mem::offset_of!($structure, $field) == $offset);)+
+    };
+}
+
 pub mod uv;
 pub mod xen;
 

@@ -180,7 +180,27 @@ pub struct CpuUsage {
 
 const _: () = {
     assert!(size_of::<BuildMap>() == 16);
+    assert_offsets!(BuildMap { va: 0, frame: 8 });
     assert!(size_of::<MonitorEvent>() == 32);
+    assert_offsets!(MonitorEvent {
+        partition: 0,
+        cause: 4,
+        detail: 8,
+        vcpu: 12,
+        address: 16,
+        time: 24
+    });
     assert!(size_of::<PartitionUsage>() == 384);
+    assert_offsets!(PartitionUsage {
+        cpu_time: 0,
+        vcpus_up: 8,
+        state: 12,
+        hypercalls: 16,
+        frames_in_use: 24,
+        wait_time: 32,
+        reserved: 40,
+        refusals: 64
+    });
     assert!(size_of::<CpuUsage>() == 32);
+    assert_offsets!(CpuUsage { apic_id: 0, reserved: 4, busy: 8, idle: 16, switches: 24 });
 };

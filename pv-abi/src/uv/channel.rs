@@ -48,4 +48,16 @@ pub const CHANNEL_MAGIC: u64 = u64::from_le_bytes(*b"UVCHAN01");
 /// Offset of the request ring in the channel's pages.
 pub const REQUEST_RING: usize = 4096;
 
-const _: () = assert!(size_of::<ChannelHeader>() == 40);
+const _: () = {
+    assert!(size_of::<ChannelHeader>() == 40);
+    assert_offsets!(ChannelHeader {
+        magic: 0,
+        epoch: 8,
+        ring_bytes: 16,
+        reserved: 20,
+        request_produced: 24,
+        request_consumed: 28,
+        response_produced: 32,
+        response_consumed: 36
+    });
+};

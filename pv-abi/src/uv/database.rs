@@ -312,7 +312,25 @@ pub mod channel_kind {
 
 const _: () = {
     assert!(size_of::<ArenaHeader>() == 4096);
+    assert_offsets!(ArenaHeader {
+        magic: 0,
+        version: 8,
+        pages: 12,
+        contents: 16,
+        page_map_root: 24,
+        log_first: 28,
+        log_pages: 32,
+        free_first: 36,
+        frames: 40,
+        free_chain: 48,
+        free_chained: 52,
+        boot: 56,
+        channels_first: 64,
+        channels_pages: 68,
+        reserved: 72
+    });
     assert!(size_of::<IndexPage>() == 4096);
+    assert_offsets!(IndexPage { entry: 0 });
     assert!(size_of::<PartitionDescriptor>() == 4096);
     assert!(core::mem::offset_of!(PartitionDescriptor, name) == 24);
     assert!(core::mem::offset_of!(PartitionDescriptor, cpu_affinity) == 72);
@@ -320,4 +338,17 @@ const _: () = {
     assert!(core::mem::offset_of!(PartitionDescriptor, page_table) == 152);
     assert!(core::mem::offset_of!(PartitionDescriptor, cpu_allowed) == 216);
     assert!(size_of::<ChannelEntry>() == 64);
+    assert_offsets!(ChannelEntry {
+        generation: 0,
+        kind: 4,
+        a: 8,
+        port_a: 12,
+        b: 16,
+        port_b: 20,
+        grant_a: 24,
+        frames: 28,
+        frame: 32,
+        epoch: 40,
+        reserved: 48
+    });
 };

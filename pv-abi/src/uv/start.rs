@@ -210,10 +210,65 @@ pub struct MachinePci {
 
 const _: () = {
     assert!(size_of::<ModuleRecord>() == 32 + MODULE_COMMAND_LINE);
+    assert_offsets!(ModuleRecord {
+        address: 0,
+        bytes: 8,
+        frame: 16,
+        command_line_bytes: 24,
+        command_line: 32
+    });
     assert!(size_of::<StartBlock>() == 168 + MODULES * size_of::<ModuleRecord>());
+    assert_offsets!(StartBlock {
+        magic: 0,
+        number: 8,
+        restarts: 12,
+        first_frame: 16,
+        frames: 24,
+        base: 32,
+        heap: 40,
+        heap_bytes: 48,
+        shared_info: 56,
+        window: 64,
+        window_tables: 72,
+        window_pages: 80,
+        command_pages: 88,
+        command_page_count: 96,
+        grant_table: 104,
+        grant_frames: 112,
+        arena: 120,
+        arena_frame: 128,
+        arena_pages: 136,
+        machine: 144,
+        machine_bytes: 152,
+        module_count: 160,
+        modules: 168
+    });
     assert!(size_of::<StartBlock>() <= 4096);
     assert!(size_of::<Machine>() == 280);
+    assert_offsets!(Machine {
+        regions: 0,
+        cpus: 4,
+        pci: 8,
+        tsc_khz: 12,
+        frames: 16,
+        wall_clock: 24,
+        command_line: 32,
+        arch_capabilities: 256,
+        microcode: 264,
+        mitigations: 268,
+        microcode_outcome: 272
+    });
     assert!(size_of::<MachineRegion>() == 32);
+    assert_offsets!(MachineRegion {
+        first: 0,
+        frames: 8,
+        owner: 16,
+        usage: 20,
+        firmware_type: 24,
+        reserved: 28
+    });
     assert!(size_of::<MachineCpu>() == 16);
+    assert_offsets!(MachineCpu { index: 0, apic_id: 4, flags: 8, reserved: 12 });
     assert!(size_of::<MachinePci>() == 16);
+    assert_offsets!(MachinePci { address: 0, id: 4, class: 8, reserved: 12 });
 };

@@ -276,6 +276,7 @@ const _: () = {
     assert!(size_of::<UnmapGrantRef>() == 24);
     assert!(offset_of!(UnmapGrantRef, status) == 20);
     assert!(size_of::<UnmapAndReplace>() == 24);
+    assert_offsets!(UnmapAndReplace { host_addr: 0, new_addr: 8, handle: 16, status: 20, pad: 22 });
     assert!(size_of::<SetupTable>() == 24);
     assert!(offset_of!(SetupTable, status) == 8);
     assert!(offset_of!(SetupTable, frame_list) == 16);
@@ -286,5 +287,7 @@ const _: () = {
     assert!(size_of::<QuerySize>() == 16);
     assert!(offset_of!(QuerySize, status) == 12);
     assert!(size_of::<SetVersion>() == 4);
+    assert_offsets!(SetVersion { version: 0 });
     assert!(size_of::<GetVersion>() == 8);
+    assert_offsets!(GetVersion { dom: 0, pad: 2, version: 4 });
 };

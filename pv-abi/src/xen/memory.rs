@@ -142,11 +142,13 @@ const _: () = {
     assert!(offset_of!(MemoryReservation, extent_order) == 16);
     assert!(offset_of!(MemoryReservation, domid) == 24);
     assert!(size_of::<MemoryExchange>() == 72);
+    assert_offsets!(MemoryExchange { give: 0, take: 32, nr_exchanged: 64 });
     assert!(size_of::<MemoryMap>() == 16);
     assert!(offset_of!(MemoryMap, buffer) == 8);
     assert!(size_of::<E820Entry>() == 20);
     assert!(offset_of!(E820Entry, kind) == 16);
     assert!(size_of::<MachphysMapping>() == 24);
+    assert_offsets!(MachphysMapping { v_start: 0, v_end: 8, max_mfn: 16 });
     assert!(size_of::<MachphysMfnList>() == 24);
     assert!(offset_of!(MachphysMfnList, nr_extents) == 16);
 };

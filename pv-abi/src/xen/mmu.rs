@@ -143,6 +143,7 @@ pub const UVMF_ALL: u64 = 1 << 2;
 
 const _: () = {
     assert!(size_of::<MmuUpdate>() == 16);
+    assert_offsets!(MmuUpdate { ptr: 0, val: 8 });
     assert!(size_of::<MmuextOp>() == 24);
     assert!(core::mem::offset_of!(MmuextOp, arg1) == 8);
     assert!(core::mem::offset_of!(MmuextOp, arg2) == 16);

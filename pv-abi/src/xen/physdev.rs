@@ -65,6 +65,9 @@ pub struct SetIobitmap {
 
 const _: () = {
     assert!(size_of::<IrqStatusQuery>() == 8);
+    assert_offsets!(IrqStatusQuery { irq: 0, flags: 4 });
     assert!(size_of::<SetIopl>() == 4);
+    assert_offsets!(SetIopl { iopl: 0 });
     assert!(size_of::<SetIobitmap>() == 16);
+    assert_offsets!(SetIobitmap { bitmap: 0, nr_ports: 8, pad: 12 });
 };

@@ -80,8 +80,11 @@ pub struct RemoteShutdown {
 
 const _: () = {
     assert!(size_of::<Shutdown>() == 4);
+    assert_offsets!(Shutdown { reason: 0 });
     assert!(size_of::<Poll>() == 24);
     assert!(core::mem::offset_of!(Poll, timeout) == 16);
     assert!(size_of::<Watchdog>() == 8);
+    assert_offsets!(Watchdog { id: 0, timeout: 4 });
     assert!(size_of::<RemoteShutdown>() == 8);
+    assert_offsets!(RemoteShutdown { domain_id: 0, pad: 2, reason: 4 });
 };

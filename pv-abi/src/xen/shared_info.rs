@@ -77,6 +77,14 @@ const _: () = {
     assert!(offset_of!(VcpuInfo, cr2) == 16);
     assert!(offset_of!(VcpuInfo, time) == 32);
     assert!(size_of::<ArchSharedInfo>() == 48);
+    assert_offsets!(ArchSharedInfo {
+        max_pfn: 0,
+        pfn_to_mfn_frame_list_list: 8,
+        nmi_reason: 16,
+        p2m_cr3: 24,
+        p2m_vaddr: 32,
+        p2m_generation: 40
+    });
     assert!(size_of::<SharedInfo>() == 3136);
     assert!(offset_of!(SharedInfo, evtchn_pending) == 2048);
     assert!(offset_of!(SharedInfo, evtchn_mask) == 2560);

@@ -120,4 +120,5 @@ const _: () = {
     assert!(offset_of!(StoreRing, server_features) == 2064);
     assert!(offset_of!(StoreRing, error) == 2072);
     assert!(size_of::<Header>() == 16);
+    assert_offsets!(Header { kind: 0, req_id: 4, tx_id: 8, len: 12 });
 };

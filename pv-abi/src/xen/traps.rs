@@ -101,6 +101,7 @@ const _: () = {
     assert!(size_of::<CallbackRegister>() == 16);
     assert!(core::mem::offset_of!(CallbackRegister, address) == 8);
     assert!(size_of::<CallbackUnregister>() == 4);
+    assert_offsets!(CallbackUnregister { kind: 0, unused: 2 });
     assert!(size_of::<IretContext>() == 72);
     assert!(core::mem::offset_of!(IretContext, rip) == 32);
 };

@@ -165,8 +165,11 @@ pub const VGCF_ONLINE: u64 = 1 << 5;
 const _: () = {
     use core::mem::offset_of;
     assert!(size_of::<RegisterArea>() == 8);
+    assert_offsets!(RegisterArea { address: 0 });
     assert!(size_of::<SetSingleshotTimer>() == 16);
+    assert_offsets!(SetSingleshotTimer { timeout_abs_ns: 0, flags: 8, pad: 12 });
     assert!(size_of::<RegisterVcpuInfo>() == 16);
+    assert_offsets!(RegisterVcpuInfo { mfn: 0, offset: 8, reserved: 12 });
     assert!(size_of::<CpuUserRegs>() == 200);
     assert!(offset_of!(CpuUserRegs, rax) == 80);
     assert!(offset_of!(CpuUserRegs, rip) == 128);

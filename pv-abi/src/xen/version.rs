@@ -60,5 +60,12 @@ pub struct FeatureInfo {
 
 const _: () = {
     assert!(size_of::<CompileInfo>() == 144);
+    assert_offsets!(CompileInfo {
+        compiler: 0,
+        compile_by: 64,
+        compile_domain: 80,
+        compile_date: 112
+    });
     assert!(size_of::<FeatureInfo>() == 8);
+    assert_offsets!(FeatureInfo { submap_idx: 0, submap: 4 });
 };
