@@ -63,8 +63,8 @@ impl Part {
 pub struct Metrics {
     programs: Vec<Program>,
     unsafe_blocks: usize,
-    /// Unsafe blocks without a SAFETY comment, as `file:line`.
-    bare_unsafe: Vec<String>,
+    /// Members of the workspace that do not keep its lints.
+    without_lints: Vec<String>,
     /// Lines of each function, tests included, with its place and name.
     functions: Vec<(usize, String)>,
     /// Lines of each file, with its name.
@@ -89,10 +89,20 @@ pub fn measure() -> Result<Metrics> {
         programs.push(Program { name, limit, parts });
     }
     let mut metrics = Metrics { programs, ..Metrics::default() };
+    let name = |file: &Path| {
+        let name = file.strip_prefix(workspace::root()).unwrap_or(file);
+        name.display().to_string()
+    };
     for directory in ["hv", "pv-abi", "ioserver", "cmd-linux", "tools", "ci"] {
-        for file in files(&workspace::root().join(directory), "rs")? {
-            let name = file.strip_prefix(workspace::root()).unwrap_or(&file);
-            metrics.count(&name.display().to_string(), &source_lines(&file)?);
+        let directory = workspace::root().join(directory);
+        for file in files(&directory, "rs")? {
+            metrics.count(&name(&file), &source_lines(&file)?);
+        }
+        for manifest in files(&directory, "toml")? {
+            let is_manifest = manifest.ends_with("Cargo.toml");
+            if is_manifest && !takes_over_lints(&fs::read_to_string(&manifest)?) {
+                metrics.without_lints.push(name(&manifest));
+            }
         }
     }
     metrics.functions.sort_unstable();
@@ -112,6 +122,13 @@ fn crates_of(program: &str) -> Result<Vec<(String, PathBuf)>> {
     Ok(crates)
 }
 
+/// Whether a manifest takes over the workspace's lints, which demand among others that every unsafe
+/// block has its SAFETY comment.
+fn takes_over_lints(manifest: &str) -> bool {
+    let mut lines = manifest.lines().map(str::trim);
+    lines.any(|line| line == "[lints]") && lines.next() == Some("workspace = true")
+}
+
 /// `name vVERSION (DIRECTORY)`, which only the workspace's own crates have.
 fn crate_in_line(line: &str) -> Option<(String, PathBuf)> {
     let (name, rest) = line.split_once(' ')?;
@@ -121,7 +138,7 @@ fn crate_in_line(line: &str) -> Option<(String, PathBuf)> {
 }
 
 /// The files with this extension below `directory`, sorted.
-fn files(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn files(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut pending = vec![directory.to_path_buf()];
     while let Some(directory) = pending.pop() {
@@ -141,7 +158,7 @@ fn files(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn source_lines(file: &Path) -> Result<Vec<Line>> {
+pub(crate) fn source_lines(file: &Path) -> Result<Vec<Line>> {
     let text = fs::read_to_string(file);
     Ok(source::lines(&text.with_context(|| format!("cannot read {}", file.display()))?))
 }
@@ -209,12 +226,7 @@ impl Metrics {
             let place = format!("{file}:{}: {}", function.line + 1, function.name);
             self.functions.push((function.length, place));
         }
-        for (line, has_comment) in source::unsafe_blocks(lines) {
-            self.unsafe_blocks += 1;
-            if !has_comment {
-                self.bare_unsafe.push(format!("{file}:{}", line + 1));
-            }
-        }
+        self.unsafe_blocks += source::unsafe_blocks(lines);
     }
 
     /// Lines that so many of 100 functions have at most.
@@ -247,8 +259,7 @@ impl Metrics {
         }
         let assembly = self.assembly();
         text.push_str(&format!("assembly lines: {assembly} of at most {ASSEMBLY_LIMIT}\n"));
-        let (blocks, bare) = (self.unsafe_blocks, self.bare_unsafe.len());
-        text.push_str(&format!("unsafe blocks: {blocks}, without a SAFETY comment: {bare}\n"));
+        text.push_str(&format!("unsafe blocks: {}\n", self.unsafe_blocks));
         let [half, most] = [50, 95].map(|of_100| self.function_lines(of_100));
         let (function, file) = (longest(&self.functions), longest(&self.files));
         text.push_str(&format!(
@@ -269,7 +280,9 @@ impl Metrics {
             let lines = self.assembly();
             found.push(format!("ring 0 has {lines} lines of assembly, more than {ASSEMBLY_LIMIT}"));
         }
-        found.extend(self.bare_unsafe.iter().map(|at| format!("{at}: unsafe, but no SAFETY")));
+        found.extend(self.without_lints.iter().map(|manifest| {
+            format!("{manifest}: add `[lints]` with `workspace = true`, or no lint is kept there")
+        }));
         let usual = self.function_lines(95);
         if usual > USUAL_FUNCTION_LIMIT {
             let limit = USUAL_FUNCTION_LIMIT;
@@ -323,15 +336,22 @@ mod tests {
     #[test]
     fn limits_are_enforced() {
         let part = |rust, assembly| Part { name: "monitor".into(), rust, assembly };
-        let metrics = |part, bare| Metrics {
+        let metrics = |part, without_lints| Metrics {
             programs: vec![Program { name: "monitor", limit: 1000, parts: vec![part] }],
             unsafe_blocks: 1,
-            bare_unsafe: bare,
+            without_lints,
             ..Metrics::default()
         };
         assert!(metrics(part(500, 500), vec![]).violations().is_empty());
         assert_eq!(metrics(part(501, 500), vec![]).violations().len(), 1);
-        assert_eq!(metrics(part(0, 501), vec!["a.rs:1".into()]).violations().len(), 2);
+        assert_eq!(metrics(part(0, 501), vec!["a/Cargo.toml".into()]).violations().len(), 2);
+    }
+
+    #[test]
+    fn members_keep_the_workspaces_lints() {
+        assert!(takes_over_lints("[package]\nname = \"a\"\n\n[lints]\nworkspace = true\n"));
+        assert!(!takes_over_lints("[package]\nlicense.workspace = true\n"));
+        assert!(!takes_over_lints("[lints]\n[lints.clippy]\nall = \"warn\"\nworkspace = true\n"));
     }
 
     #[test]
