@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::interrupt::{OnSignal, Process};
-use crate::{bench, bench_scale, hv_build, metrics, provision, workspace};
+use crate::{bench, bench_scale, floors, hv_build, metrics, provision, workspace};
 
 /// How many tests passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +74,7 @@ fn sources() -> Count {
     }));
     total.add(step("model tests", || tests(&mut model_tests())));
     total.add(step("limits", limits));
+    total.add(step("floors of the monitor", floors));
     total
 }
 
@@ -126,7 +127,21 @@ fn limits() -> Result<Count> {
     for violation in &violations {
         println!("over the limit: {violation}");
     }
-    Ok(Count { passed: 1 - u32::from(!violations.is_empty()), failed: violations.len() as u32 })
+    Ok(count(&violations))
+}
+
+fn floors() -> Result<Count> {
+    let floors = floors::check()?;
+    print!("{}", floors.report());
+    for violation in floors.violations() {
+        println!("{violation}");
+    }
+    Ok(count(floors.violations()))
+}
+
+/// A check that passes as one test, or fails once for each violation.
+fn count(violations: &[String]) -> Count {
+    Count { passed: u32::from(violations.is_empty()), failed: violations.len() as u32 }
 }
 
 /// Runs a command that prints the results of tests, passes its output on, and adds them up.

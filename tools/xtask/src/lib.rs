@@ -13,6 +13,7 @@ pub mod command_image;
 pub mod cpio;
 pub mod debian;
 pub mod exec;
+pub mod floors;
 pub mod guest_image;
 pub mod host;
 pub mod hv_build;

@@ -11,8 +11,8 @@ use xtask::exec::{self, Outcome};
 use xtask::host::Destination;
 use xtask::options::{BootOptions, MachineOptions};
 use xtask::{
-    bench, boot_image, checks, guest_image, host, hv_build, interrupt, kernel, metrics, provision,
-    terminal,
+    bench, boot_image, checks, floors, guest_image, host, hv_build, interrupt, kernel, metrics,
+    provision, terminal,
 };
 
 #[derive(Parser)]
@@ -173,7 +173,10 @@ fn build() -> Result<ExitCode> {
 fn count() -> Result<ExitCode> {
     let metrics = metrics::measure()?;
     print!("{}", metrics.report());
-    let violations = metrics.violations();
+    let floors = floors::check()?;
+    print!("{}", floors.report());
+    let mut violations = metrics.violations();
+    violations.extend_from_slice(floors.violations());
     if !violations.is_empty() {
         bail!("over the limits: {}", violations.join("; "));
     }
