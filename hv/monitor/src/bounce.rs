@@ -6,6 +6,8 @@
 
 use core::sync::atomic::Ordering;
 
+use pv_abi::xen::traps::VGCF_IN_SYSCALL;
+
 use crate::{
     context::{Registers, flag, selector},
     guest_memory::{self, Fault},
@@ -205,6 +207,3 @@ pub fn interrupt_return(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fa
     }
     Ok(())
 }
-
-/// `iret_context.flags`: rcx and r11 are not restored.
-const VGCF_IN_SYSCALL: u64 = 1 << 8;

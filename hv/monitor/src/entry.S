@@ -3,7 +3,22 @@
  * Rule: the guest's registers lie in one `Registers` frame at the top of the CPU's main stack;
  * Rust gets its address and returns the address of the frame to leave by. GS belongs to the
  * guest at all times: a CPU finds its `CpuLocal` by masking rsp.
+ *
+ * The main stack of a CPU, from its top down, and who writes each part:
+ *
+ *     stack_top ->
+ *         ss rsp rflags cs rip              the CPU, or the entry page where the CPU writes none
+ *         error code, or 0                  the CPU, or the stub of the vector
+ *         vector, or a pseudo-vector        the stub, or the entry page (`context.rs` has the numbers)
+ *         rdi rsi rdx rcx rax r8 to r11
+ *         rbx rbp r12 to r15                SAVE_GPRS
+ *     rsp -> here begins `Registers`
+ *         frames of the monitor's Rust functions
+ *
+ * Names in braces are constants, and addresses of Rust functions, that `context.rs` hands in.
  */
+
+/* Pushes the general registers: the lower part of `Registers`. */
 .macro SAVE_GPRS
     push rdi
     push rsi
@@ -21,6 +36,8 @@
     push r14
     push r15
 .endm
+
+/* The reverse of SAVE_GPRS. */
 .macro RESTORE_GPRS
     pop r15
     pop r14
@@ -39,7 +56,8 @@
     pop rdi
 .endm
 
-/* 256 stubs of 16 bytes: vector, and 0 where the CPU pushes no error code (8, 10-14, 17, 21, 29, 30 do). */
+/* 256 stubs of 16 bytes. A stub pushes its vector, and before that 0 if the CPU pushes no error code for
+ * the vector: bit n of `error_codes` says that it does for vector n. */
 .section .text.entry, "ax", @progbits
 .globl trap_stubs
 .balign 16
@@ -47,26 +65,28 @@ trap_stubs:
 .set vector, 0
 .rept 256
     .balign 16
-    .if !((vector == 8) || (vector >= 10 && vector <= 14) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30))
+    .if (vector > 31) || ((({error_codes} >> (vector & 31)) & 1) == 0)
         push 0
     .endif
     push vector
-    .if vector == 1 || vector == 2
-        jmp trap_entry_aside
+    .if vector == {vector_debug} || vector == {vector_nmi}
+        jmp trap_entry_own_stack
     .else
         jmp trap_entry
     .endif
     .set vector, vector + 1
 .endr
 
-/* Vectors with a stack of their own: a partition's frame moves to the main stack. */
-trap_entry_aside:
+/* Debug exceptions and NMIs come in on a stack of their own. The frame of a partition (cs of ring 3)
+ * moves to the main stack; the monitor's own frame stays.
+ * In: rsp = the vector's words on that stack. rbx = first the area of this CPU, then the new frame. */
+trap_entry_own_stack:
     cld
     SAVE_GPRS
     test byte ptr [rsp + {cs}], 3
     jz 2f
     mov rbx, rsp
-    and rbx, -65536
+    and rbx, -{area_bytes}
     mov rbx, [rbx + {stack_top}]
     sub rbx, {frame}
     mov rdi, rbx
@@ -76,6 +96,8 @@ trap_entry_aside:
     mov rsp, rbx
     jmp 2f
 
+/* All other vectors. In: rsp = the vector's words on the main stack, or below them if the monitor itself
+ * was interrupted. rdi = the frame; rbp = 0 ends backtraces; rax returns the frame to leave by. */
 trap_entry:
     cld
     SAVE_GPRS
@@ -87,6 +109,9 @@ trap_entry:
     xor ebp, ebp
     call {trap}
     mov rsp, rax
+
+/* Leaves by the `Registers` frame at rsp. The words of vector and error code are passed over. A fault
+ * at `leave_iret` is the partition's (`trap::failed_return`). */
 .globl leave_monitor
 leave_monitor:
     RESTORE_GPRS
@@ -98,8 +123,9 @@ leave_monitor:
 leave_iret:
     iretq
 
-/* `syscall` comes in through the entry page of the CPU's own area (one physical page, mapped at
- * area + 4096 everywhere), so rip-relative addresses reach that CPU's CpuLocal.
+/* `syscall` comes in through the entry page of the CPU's own area. The page is one physical page, mapped
+ * behind the first page of every area, so the rip-relative address `.Larea + FIELD` reaches the field of
+ * that CPU's `CpuLocal`.
  *
  * Two cases never reach Rust: a system call of user mode, which becomes a frame on the kernel's
  * stack, and the kernel's `iret` hypercall. Whatever is unusual (events masked or pending, an
@@ -109,175 +135,201 @@ leave_iret:
 .balign 4096
 .globl entry_page
 entry_page:
-    mov [rip + entry_page - 4096 + {scratch}], rsp
-    mov rsp, [rip + entry_page - 4096 + {stack_top}]
-    mov [rip + entry_page - 4096 + {scratch} + 8], rax
-    mov rax, [rip + entry_page - 4096 + {current}]
+.set .Larea, entry_page - 4096
+    /* In, by the CPU: rcx = rip and r11 = rflags of the partition; rsp is still the partition's.
+     * From here on rax = the virtual CPU that runs. */
+    mov [rip + .Larea + {kept_rsp}], rsp
+    mov rsp, [rip + .Larea + {stack_top}]
+    mov [rip + .Larea + {kept_rax}], rax
+    mov rax, [rip + .Larea + {current}]
     cmp byte ptr [rax + {in_kernel}], 0
     jne from_kernel
-    mov [rip + entry_page - 4096 + {scratch} + 16], rdx
+
+    /* A system call of user mode. rdx = `vcpu_info` (nothing is changed yet: events must not be masked),
+     * then the stack that the frame goes on, aligned and checked before; 0 if it is not. */
+    mov [rip + .Larea + {kept_rdx}], rdx
     mov rdx, [rax + {info}]
-    cmp byte ptr [rdx + 1], 0
+    cmp byte ptr [rdx + {upcall_mask}], 0
     jne slow_rdx
     mov rdx, [rax + {fast_stack}]
     test rdx, rdx
     jz slow_rdx
+    /* To the kernel's page tables and GS base. */
     mov byte ptr [rax + {in_kernel}], 1
     swapgs
     mov rdx, [rax + {kernel_root}]
-    shl rdx, 12
+    shl rdx, {page_shift}
     mov cr3, rdx
     mov rdx, [rax + {fast_stack}]
-    cmp byte ptr [rip + entry_page - 4096 + {smap_here}], 0
+    cmp byte ptr [rip + .Larea + {smap_here}], 0
     je 1f
     stac
+    /* The frame, below rdx. A fault up to `fast_stores_end` ends the partition. */
 .globl fast_stores
 1:
 fast_stores:
-    mov [rdx - 56], rcx
-    mov [rdx - 48], r11
-    mov [rdx - 40], rcx
-    mov qword ptr [rdx - 32], {flat_cs}
-    mov [rdx - 24], r11
-    mov rcx, [rip + entry_page - 4096 + {scratch}]
-    mov [rdx - 16], rcx
-    mov qword ptr [rdx - 8], {flat_ss}
+    mov [rdx - {bounce} + {bounce_rcx}], rcx
+    mov [rdx - {bounce} + {bounce_r11}], r11
+    mov [rdx - {bounce} + {bounce_rip}], rcx
+    mov qword ptr [rdx - {bounce} + {bounce_cs}], {flat_cs}
+    mov [rdx - {bounce} + {bounce_rflags}], r11
+    mov rcx, [rip + .Larea + {kept_rsp}]
+    mov [rdx - {bounce} + {bounce_rsp}], rcx
+    mov qword ptr [rdx - {bounce} + {bounce_ss}], {flat_ss}
 .globl fast_stores_end
 fast_stores_end:
-    cmp byte ptr [rip + entry_page - 4096 + {smap_here}], 0
+    cmp byte ptr [rip + .Larea + {smap_here}], 0
     je 1f
     clac
+    /* Masks events. Out, for `sysretq`: rcx = the kernel's entry, r11 = rflags, rsp = the frame. */
 1:  mov rcx, [rax + {info}]
-    mov byte ptr [rcx + 1], 1
+    mov byte ptr [rcx + {upcall_mask}], 1
     mov rcx, [rax + {syscall_callback}]
     and r11d, {entry_flags}
-    lea rsp, [rdx - 56]
-    mov rdx, [rip + entry_page - 4096 + {scratch} + 16]
-    mov rax, [rip + entry_page - 4096 + {scratch} + 8]
-    cmp byte ptr [rip + entry_page - 4096 + {verw_here}], 0
+    lea rsp, [rdx - {bounce}]
+    mov rdx, [rip + .Larea + {kept_rdx}]
+    mov rax, [rip + .Larea + {kept_rax}]
+    cmp byte ptr [rip + .Larea + {verw_here}], 0
     je 1f
     verw word ptr [rip + verw_selector]
 1:  sysretq
 
+    /* A hypercall. `iret` alone is done here; rcx = its nine words (`iret_context`) on the kernel's stack,
+     * which must lie above the monitor's part of the address space. */
 from_kernel:
-    cmp qword ptr [rip + entry_page - 4096 + {scratch} + 8], {iret}
+    cmp qword ptr [rip + .Larea + {kept_rax}], {iret}
     jne slow
-    mov [rip + entry_page - 4096 + {scratch} + 24], rcx
-    mov [rip + entry_page - 4096 + {scratch} + 32], r11
-    mov rcx, [rip + entry_page - 4096 + {scratch}]
+    mov [rip + .Larea + {kept_rcx}], rcx
+    mov [rip + .Larea + {kept_r11}], r11
+    mov rcx, [rip + .Larea + {kept_rsp}]
     movabs r11, {monitor_end}
     cmp rcx, r11
     jb slow_iret
-    cmp byte ptr [rip + entry_page - 4096 + {smap_here}], 0
+    cmp byte ptr [rip + .Larea + {smap_here}], 0
     je 1f
     stac
+    /* Makes a `ReturnFrame` on the main stack. A return from a system call, which keeps rcx and r11, goes
+     * the long way. A fault up to `fast_loads_end` continues at `slow_iret`, which starts over. */
 .globl fast_loads
 1:
 fast_loads:
-    test byte ptr [rcx + 25], 1
+    test byte ptr [rcx + {iret_flags} + 1], {in_syscall} >> 8
     jnz slow_iret
-    push [rcx + 64]
+    push [rcx + {iret_ss}]
     or dword ptr [rsp], 3
-    push [rcx + 56]
-    mov r11, [rcx + 48]
+    push [rcx + {iret_rsp}]
+    mov r11, [rcx + {iret_rflags}]
     and r11d, {return_flags}
-    or r11d, 2
+    or r11d, {flag_fixed}
     push r11
-    push [rcx + 40]
-    push [rcx + 32]
-    push [rcx + 16]
-    push [rcx + 8]
-    push [rcx]
+    push [rcx + {iret_cs}]
+    push [rcx + {iret_rip}]
+    push [rcx + {iret_rcx}]
+    push [rcx + {iret_r11}]
+    push [rcx + {iret_rax}]
 .globl fast_loads_end
 fast_loads_end:
-    cmp byte ptr [rip + entry_page - 4096 + {smap_here}], 0
+    cmp byte ptr [rip + .Larea + {smap_here}], 0
     je 1f
     clac
+    /* The interrupt flag becomes the event mask. r11 = `vcpu_info`. */
 1:  mov r11, [rax + {info}]
     xor ecx, ecx
-    test dword ptr [rsp + 40], 0x200
+    test dword ptr [rsp + {return_rflags}], {flag_if}
     jz 2f
     /* Locked: the mask must be seen open before pending is looked at. */
-    xchg cl, [r11 + 1]
-    cmp byte ptr [r11], 0
+    xchg cl, [r11 + {upcall_mask}]
+    cmp byte ptr [r11 + {upcall_pending}], 0
     jne slow_iret
     jmp 3f
-2:  mov byte ptr [r11 + 1], 1
-    or dword ptr [rsp + 40], 0x200
-3:  mov ecx, [rsp + 32]
+2:  mov byte ptr [r11 + {upcall_mask}], 1
+    or dword ptr [rsp + {return_rflags}], {flag_if}
+    /* A cs of ring 3 means user mode: to the page tables and the GS base of user mode, if there are any. */
+3:  mov ecx, [rsp + {return_cs}]
     not ecx
     test ecx, 3
     jnz 4f
     mov rcx, [rax + {user_root}]
-    shl rcx, 12
+    shl rcx, {page_shift}
     jz slow_iret
     mov byte ptr [rax + {in_kernel}], 0
     swapgs
     mov cr3, rcx
-4:  or dword ptr [rsp + 32], 3
+    /* Whatever the kernel wrote, it returns to ring 3. */
+4:  or dword ptr [rsp + {return_cs}], 3
     pop rax
     pop r11
     pop rcx
-    cmp byte ptr [rip + entry_page - 4096 + {verw_here}], 0
+    cmp byte ptr [rip + .Larea + {verw_here}], 0
     je leave_iret_fast
     verw word ptr [rip + verw_selector]
+    /* A fault here is the partition's, as at `leave_iret`. */
 .globl leave_iret_fast
 leave_iret_fast:
     iretq
 
+    /* The long way: registers become again what they were at `syscall`, rsp is the main stack, and the five
+     * words that the CPU would have pushed for an exception are written in its place. */
 slow_rdx:
-    mov rdx, [rip + entry_page - 4096 + {scratch} + 16]
+    mov rdx, [rip + .Larea + {kept_rdx}]
     jmp slow
 .globl slow_iret
 slow_iret:
-    mov rsp, [rip + entry_page - 4096 + {stack_top}]
-    mov rcx, [rip + entry_page - 4096 + {scratch} + 24]
-    mov r11, [rip + entry_page - 4096 + {scratch} + 32]
-    cmp byte ptr [rip + entry_page - 4096 + {smap_here}], 0
+    mov rsp, [rip + .Larea + {stack_top}]
+    mov rcx, [rip + .Larea + {kept_rcx}]
+    mov r11, [rip + .Larea + {kept_r11}]
+    cmp byte ptr [rip + .Larea + {smap_here}], 0
     je slow
     clac
 slow:
-    mov rax, [rip + entry_page - 4096 + {scratch} + 8]
+    mov rax, [rip + .Larea + {kept_rax}]
     push {flat_ss}
-    push qword ptr [rip + entry_page - 4096 + {scratch}]
+    push qword ptr [rip + .Larea + {kept_rsp}]
     push r11
     push {flat_cs}
     push rcx
     push 0
     push {vector_syscall}
-    jmp qword ptr [rip + entry_page - 4096 + {common}]
+    jmp qword ptr [rip + .Larea + {common}]
+
+    /* `syscall` from compatibility mode: as `slow`, at once. */
 .balign 64
 .globl entry_page_compat
 entry_page_compat:
-    mov [rip + entry_page - 4096 + {scratch}], rsp
-    mov rsp, [rip + entry_page - 4096 + {stack_top}]
+    mov [rip + .Larea + {kept_rsp}], rsp
+    mov rsp, [rip + .Larea + {stack_top}]
     push {flat_ss}
-    push qword ptr [rip + entry_page - 4096 + {scratch}]
+    push qword ptr [rip + .Larea + {kept_rsp}]
     push r11
     push {flat_cs32}
     push rcx
     push 0
     push {vector_syscall32}
-    jmp qword ptr [rip + entry_page - 4096 + {common}]
+    jmp qword ptr [rip + .Larea + {common}]
+
+    /* `sysenter`: the CPU has loaded rsp with the main stack and tells neither rip, rsp nor flags.
+     * Unlike `syscall`, it leaves trap, nested-task and alignment flags as they were. */
 .balign 64
 .globl entry_page_sysenter
 entry_page_sysenter:
-    /* Unlike `syscall`, it leaves trap, nested-task and alignment flags as they were. */
-    push 2
+    push {flag_fixed}
     popfq
     push {flat_ss}
     push 0
-    push 0x200
+    push {flag_if}
     push 0
     push 0
     push 0
     push {vector_sysenter}
-    jmp qword ptr [rip + entry_page - 4096 + {common}]
+    jmp qword ptr [rip + .Larea + {common}]
+
 /* `verw` clears the CPU's buffers where its operand is in memory; any selector that exists will do. */
 verw_selector:
     .short {flat_ss}
 .balign 4096
 
+/* Where the entry page goes on. In: rsp = the vector's words on the main stack. rax returns the frame to
+ * leave by. */
 .section .text.entry, "ax", @progbits
 .globl syscall_common
 syscall_common:
@@ -288,7 +340,8 @@ syscall_common:
     mov rsp, rax
     jmp leave_monitor
 
-/* fn(to rdi, from rsi, bytes rdx) -> bytes not copied. A fault between the labels ends it. */
+/* fn(to rdi, from rsi, bytes rdx) -> 0 in rax, or 1 if a part is not copied. A fault of one of the two
+ * `rep` instructions continues at `guest_copy_fault`. */
 .globl guest_copy
 guest_copy:
     mov rcx, rdx
