@@ -167,6 +167,7 @@ global_asm!(
     smap = sym cpu::SMAP_ON,
     verw = sym cpu::VERW_ON,
     trap = sym trap::trap,
+    failed_return = sym trap::failed_return,
     syscall = sym syscall::syscall,
     cs = const offset_of!(Registers, cs),
     frame = const size_of::<Registers>(),

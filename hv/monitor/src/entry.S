@@ -18,6 +18,22 @@
  * Names in braces are constants, and addresses of Rust functions, that `context.rs` hands in.
  */
 
+/* A fault of the instructions from the first address to before the second continues at the third; at 0
+ * the partition is ended (`recovery.rs`). */
+.macro RECOVER from, to, at
+    .pushsection .recoveries, "a"
+    .quad \from, \to, \at
+    .popsection
+.endm
+
+/* Executes the instruction if the byte at the address is not 0. */
+.macro IF_SET address, instruction:vararg
+    cmp byte ptr [rip + \address], 0
+    je 9f
+    \instruction
+9:
+.endm
+
 /* Pushes the general registers: the lower part of `Registers`. */
 .macro SAVE_GPRS
     push rdi
@@ -101,27 +117,32 @@ trap_entry_own_stack:
 trap_entry:
     cld
     SAVE_GPRS
-2:
-    cmp byte ptr [rip + {smap}], 0
-    je 1f
-    clac
-1:  mov rdi, rsp
+2:  IF_SET {smap}, clac
+    mov rdi, rsp
     xor ebp, ebp
     call {trap}
     mov rsp, rax
 
-/* Leaves by the `Registers` frame at rsp. The words of vector and error code are passed over. A fault
- * at `leave_iret` is the partition's (`trap::failed_return`). */
+/* Leaves by the `Registers` frame at rsp. The words of vector and error code are passed over. */
 .globl leave_monitor
 leave_monitor:
     RESTORE_GPRS
     add rsp, 16
-    cmp byte ptr [rip + {verw}], 0
-    je leave_iret
-    verw word ptr [rip + verw_selector]
-.globl leave_iret
-leave_iret:
-    iretq
+    IF_SET {verw}, verw word ptr [rip + verw_selector]
+1:  iretq
+2:  RECOVER 1b, 2b, return_failed
+
+/* The CPU refused the partition's cs, ss or rflags. In: as at `iretq`, so the five words at rsp are the upper
+ * end of the frame, and the general registers are the partition's. */
+return_failed:
+    push 0
+    push 0
+    SAVE_GPRS
+    mov rdi, rsp
+    xor ebp, ebp
+    call {failed_return}
+    mov rsp, rax
+    jmp leave_monitor
 
 /* `syscall` comes in through the entry page of the CPU's own area. The page is one physical page, mapped
  * behind the first page of every area, so the rip-relative address `.Larea + FIELD` reaches the field of
@@ -161,14 +182,9 @@ entry_page:
     shl rdx, {page_shift}
     mov cr3, rdx
     mov rdx, [rax + {fast_stack}]
-    cmp byte ptr [rip + .Larea + {smap_here}], 0
-    je 1f
-    stac
-    /* The frame, below rdx. A fault up to `fast_stores_end` ends the partition. */
-.globl fast_stores
-1:
-fast_stores:
-    mov [rdx - {bounce} + {bounce_rcx}], rcx
+    IF_SET .Larea+{smap_here}, stac
+    /* The frame, below rdx. */
+1:  mov [rdx - {bounce} + {bounce_rcx}], rcx
     mov [rdx - {bounce} + {bounce_r11}], r11
     mov [rdx - {bounce} + {bounce_rip}], rcx
     mov qword ptr [rdx - {bounce} + {bounce_cs}], {flat_cs}
@@ -176,23 +192,18 @@ fast_stores:
     mov rcx, [rip + .Larea + {kept_rsp}]
     mov [rdx - {bounce} + {bounce_rsp}], rcx
     mov qword ptr [rdx - {bounce} + {bounce_ss}], {flat_ss}
-.globl fast_stores_end
-fast_stores_end:
-    cmp byte ptr [rip + .Larea + {smap_here}], 0
-    je 1f
-    clac
+2:  RECOVER 1b, 2b, 0
+    IF_SET .Larea+{smap_here}, clac
     /* Masks events. Out, for `sysretq`: rcx = the kernel's entry, r11 = rflags, rsp = the frame. */
-1:  mov rcx, [rax + {info}]
+    mov rcx, [rax + {info}]
     mov byte ptr [rcx + {upcall_mask}], 1
     mov rcx, [rax + {syscall_callback}]
     and r11d, {entry_flags}
     lea rsp, [rdx - {bounce}]
     mov rdx, [rip + .Larea + {kept_rdx}]
     mov rax, [rip + .Larea + {kept_rax}]
-    cmp byte ptr [rip + .Larea + {verw_here}], 0
-    je 1f
-    verw word ptr [rip + verw_selector]
-1:  sysretq
+    IF_SET .Larea+{verw_here}, verw word ptr [rip + verw_selector]
+    sysretq
 
     /* A hypercall. `iret` alone is done here; rcx = its nine words (`iret_context`) on the kernel's stack,
      * which must lie above the monitor's part of the address space. */
@@ -205,15 +216,10 @@ from_kernel:
     movabs r11, {monitor_end}
     cmp rcx, r11
     jb slow_iret
-    cmp byte ptr [rip + .Larea + {smap_here}], 0
-    je 1f
-    stac
+    IF_SET .Larea+{smap_here}, stac
     /* Makes a `ReturnFrame` on the main stack. A return from a system call, which keeps rcx and r11, goes
-     * the long way. A fault up to `fast_loads_end` continues at `slow_iret`, which starts over. */
-.globl fast_loads
-1:
-fast_loads:
-    test byte ptr [rcx + {iret_flags} + 1], {in_syscall} >> 8
+     * the long way. */
+1:  test byte ptr [rcx + {iret_flags} + 1], {in_syscall} >> 8
     jnz slow_iret
     push [rcx + {iret_ss}]
     or dword ptr [rsp], 3
@@ -227,13 +233,10 @@ fast_loads:
     push [rcx + {iret_rcx}]
     push [rcx + {iret_r11}]
     push [rcx + {iret_rax}]
-.globl fast_loads_end
-fast_loads_end:
-    cmp byte ptr [rip + .Larea + {smap_here}], 0
-    je 1f
-    clac
+2:  RECOVER 1b, 2b, slow_iret
+    IF_SET .Larea+{smap_here}, clac
     /* The interrupt flag becomes the event mask. r11 = `vcpu_info`. */
-1:  mov r11, [rax + {info}]
+    mov r11, [rax + {info}]
     xor ecx, ecx
     test dword ptr [rsp + {return_rflags}], {flag_if}
     jz 2f
@@ -260,27 +263,20 @@ fast_loads_end:
     pop rax
     pop r11
     pop rcx
-    cmp byte ptr [rip + .Larea + {verw_here}], 0
-    je leave_iret_fast
-    verw word ptr [rip + verw_selector]
-    /* A fault here is the partition's, as at `leave_iret`. */
-.globl leave_iret_fast
-leave_iret_fast:
-    iretq
+    IF_SET .Larea+{verw_here}, verw word ptr [rip + verw_selector]
+1:  iretq
+2:  RECOVER 1b, 2b, return_failed
 
     /* The long way: registers become again what they were at `syscall`, rsp is the main stack, and the five
      * words that the CPU would have pushed for an exception are written in its place. */
 slow_rdx:
     mov rdx, [rip + .Larea + {kept_rdx}]
     jmp slow
-.globl slow_iret
 slow_iret:
     mov rsp, [rip + .Larea + {stack_top}]
     mov rcx, [rip + .Larea + {kept_rcx}]
     mov r11, [rip + .Larea + {kept_r11}]
-    cmp byte ptr [rip + .Larea + {smap_here}], 0
-    je slow
-    clac
+    IF_SET .Larea+{smap_here}, clac
 slow:
     mov rax, [rip + .Larea + {kept_rax}]
     push {flat_ss}
@@ -340,33 +336,21 @@ syscall_common:
     mov rsp, rax
     jmp leave_monitor
 
-/* fn(to rdi, from rsi, bytes rdx) -> 0 in rax, or 1 if a part is not copied. A fault of one of the two
- * `rep` instructions continues at `guest_copy_fault`. */
+/* fn(to rdi, from rsi, bytes rdx) -> 0 in rax, or 1 if a fault ended the copy. */
 .globl guest_copy
 guest_copy:
     mov rcx, rdx
     shr rcx, 3
     and edx, 7
-    cmp byte ptr [rip + {smap}], 0
-    je 1f
-    stac
-.globl guest_copy_words
-1:
-guest_copy_words:
-    rep movsq
+    IF_SET {smap}, stac
+    mov eax, 1
+1:  rep movsq
     mov ecx, edx
-.globl guest_copy_bytes
-guest_copy_bytes:
     rep movsb
     xor eax, eax
-    jmp 2f
-.globl guest_copy_fault
-guest_copy_fault:
-    mov eax, 1
-2:  cmp byte ptr [rip + {smap}], 0
-    je 3f
-    clac
-3:  ret
+2:  RECOVER 1b, 2b, 2b
+    IF_SET {smap}, clac
+    ret
 
 /* fn(function rdi): calls it, never to return, with the top of the stack left free for the guest frame. */
 .globl below_frame

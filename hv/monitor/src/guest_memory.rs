@@ -9,7 +9,7 @@ use core::{arch::asm, marker::PhantomData, mem::MaybeUninit};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::cpu;
+use crate::{cpu, recovery::recover};
 
 /// The partition's address was not mapped, or not as needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,16 +164,11 @@ pub fn read_instruction(va: u64, buffer: &mut [u8]) -> usize {
 
 unsafe extern "C" {
     fn guest_copy(to: u64, from: u64, bytes: usize) -> u64;
-    static guest_copy_words: u8;
-    static guest_copy_bytes: u8;
-    static guest_copy_fault: u8;
-    static guest_faults_start: Recovery;
-    static guest_faults_end: Recovery;
 }
 
 fn copy(to: u64, from: u64, bytes: usize) -> Result<(), Fault> {
     // SAFETY: one side is the monitor's own object of that size, the other was checked to lie in
-    // the partition's part of the address space; a fault there is recovered by `fixup`.
+    // the partition's part of the address space; a fault there is in the table of `recovery`.
     if unsafe { guest_copy(to, from, bytes) } == 0 { Ok(()) } else { Err(Fault) }
 }
 
@@ -185,7 +180,7 @@ fn copy_one<T>(to: u64, from: u64) -> Result<(), Fault> {
         return copy(to, from, bytes);
     }
     let failed: u64;
-    // SAFETY: as for `copy`. A fault at `3` continues at `4`: what is listed in `.guest_faults`.
+    // SAFETY: as for `copy`. A fault from `3` on continues at `4`.
     unsafe {
         asm!(
             "cmp byte ptr [rip + {smap}], 0",
@@ -203,9 +198,7 @@ fn copy_one<T>(to: u64, from: u64) -> Result<(), Fault> {
             "je 5f",
             "clac",
             "5:",
-            ".pushsection .guest_faults, \"a\"",
-            ".quad 3b, 4b",
-            ".popsection",
+            recover!("3b", "4b", "4b"),
             smap = sym cpu::SMAP_ON,
             words = const size_of::<T>() / 8,
             failed = out(reg) failed,
@@ -216,28 +209,4 @@ fn copy_one<T>(to: u64, from: u64) -> Result<(), Fault> {
         );
     }
     if failed == 0 { Ok(()) } else { Err(Fault) }
-}
-
-/// Instructions of a [`copy_one`], and where a fault in them continues, which is past them.
-#[repr(C)]
-struct Recovery {
-    start: u64,
-    end: u64,
-}
-
-/// Where a fault of the monitor at `rip` continues, if it happened in [`copy`] or [`copy_one`].
-#[must_use]
-pub fn fixup(rip: u64) -> Option<u64> {
-    let (first, end) = (&raw const guest_faults_start, &raw const guest_faults_end);
-    let count = (end as usize - first as usize) / size_of::<Recovery>();
-    // SAFETY: the linker script puts these symbols around what `copy_one` lists.
-    let list = unsafe { core::slice::from_raw_parts(first, count) };
-    if let Some(found) = list.iter().find(|r| (r.start..r.end).contains(&rip)) {
-        return Some(found.end);
-    }
-    let (words, bytes, fault) =
-        (&raw const guest_copy_words, &raw const guest_copy_bytes, &raw const guest_copy_fault);
-    let in_words = rip >= words as u64 && rip < words as u64 + 3;
-    let in_bytes = rip >= bytes as u64 && rip < bytes as u64 + 2;
-    (in_words || in_bytes).then_some(fault as u64)
 }

@@ -17,6 +17,7 @@ use x86_64::{
 use crate::{
     cpu::CpuLocal,
     platform,
+    recovery::recover,
     vcpu::{Segments, Vcpu},
 };
 
@@ -126,19 +127,18 @@ pub fn load_selector(register: Data, selector: u16) -> bool {
     }
 }
 
-/// Loads a selector, or says that it faulted: the trap handler recognises the instruction, sets r9
-/// and continues at r8.
+/// Loads a selector; `false` if the CPU refused it.
 fn try_load_selector(register: Data, selector: u16) -> bool {
     let failed: u64;
     let value = u64::from(selector);
     macro_rules! load {
         ($register:literal) => {
-            asm!("lea r8, [rip + 3f]", "xor r9d, r9d", concat!("2: mov ", $register, ", {0:e}"),
-                 "3:", in(reg) value, out("r8") _, out("r9") failed, options(nostack))
+            asm!("mov {1:e}, 1", concat!("2: mov ", $register, ", {0:e}"), "xor {1:e}, {1:e}", "3:",
+                 recover!("2b", "3b", "3b"), in(reg) value, out(reg) failed, options(nostack))
         };
     }
     // SAFETY: loading DS, ES, FS or GS does not affect ring 0 in long mode, and a fault continues
-    // behind the load with r9 set.
+    // at `3` with the register that says so still set.
     unsafe {
         match register {
             Data::Ds => load!("ds"),

@@ -10,6 +10,7 @@
 
 mod ending;
 mod platform;
+mod recovery;
 
 #[cfg(target_os = "none")]
 use ring0::*;

@@ -1,14 +1,9 @@
 //! Exceptions and interrupts.
 //!
 //! From ring 3 an exception is emulated, or given to the partition's kernel, or ends the
-//! partition. From ring 0 it is recovered (guest memory, selector loads, the final `iretq`), or
-//! it is a broken invariant of the monitor and stops the host. Interrupts only leave a note: what
+//! partition. From ring 0 it is recovered ([`crate::recovery`] lists where), or it is a broken
+//! invariant of the monitor and stops the host. Interrupts only leave a note: what
 //! they ask for is done in [`crate::leave`], before ring 3 goes on.
-#![expect(
-    unsafe_code,
-    reason = "looks at its own instructions and at the frame of a failed return"
-)]
-
 use core::sync::atomic::Ordering;
 
 use pv_abi::uv::calls::cause;
@@ -17,7 +12,9 @@ use x86_64::registers::control::Cr2;
 use crate::{
     bounce,
     context::{Registers, flag},
-    cpu, emulate, guest_memory, hardware, leave, page_fault, partition, platform, schedule,
+    cpu, emulate, hardware, leave, page_fault, partition, platform,
+    recovery::{self, Recovery},
+    schedule,
     vcpu::Vcpu,
     view,
 };
@@ -134,12 +131,6 @@ fn from_monitor(registers: &mut Registers, vector: u8) -> *mut Registers {
         platform::nmi(true);
         return registers;
     }
-    if matches!(vector, vector::PAGE_FAULT | vector::GENERAL_PROTECTION)
-        && let Some(rip) = guest_memory::fixup(registers.rip)
-    {
-        registers.rip = rip;
-        return registers;
-    }
     if vector == vector::DEBUG {
         // A data breakpoint of the partition hit by the monitor's own access on its behalf, or a
         // single step that a `sysenter` carried into ring 0.
@@ -147,88 +138,27 @@ fn from_monitor(registers: &mut Registers, vector: u8) -> *mut Registers {
         registers.rflags &= !flag::TF;
         return registers;
     }
-    if matches!(vector, 11..=14) && is_selector_load(registers.rip) {
-        registers.rip = registers.r8;
-        registers.r9 = 1;
-        return registers;
+    // What the CPU raises for a selector, a stack, an address or a page.
+    let recovery = if matches!(vector, 11..=14) { recovery::at(registers.rip) } else { None };
+    match (recovery, cpu::current()) {
+        (Some(Recovery::ContinueAt(rip)), _) => {
+            registers.rip = rip;
+            registers
+        }
+        (Some(Recovery::EndPartition), Some(vcpu)) => {
+            partition::crash(vcpu, registers, cause::BAD_FRAME, 0);
+            leave::leave(registers)
+        }
+        _ => platform::fatal_trap(registers),
     }
-    if let Some(vcpu) = fault_in_entry(registers) {
-        return vcpu;
-    }
-    let rip = registers.rip;
-    if rip == &raw const leave_iret as u64
-        || entry_offset(rip) == Some(offset(&raw const leave_iret_fast))
+}
+
+/// Called by `entry.S` if the CPU refused the partition's cs, ss or flags in the last `iretq`, with the
+/// frame that the monitor was leaving by: the partition's kernel is told. Returns the frame to leave by.
+pub extern "C" fn failed_return(registers: &mut Registers) -> *mut Registers {
+    if let Some(vcpu) = cpu::current()
+        && bounce::failsafe(vcpu, registers).is_err()
     {
-        return failed_return(registers);
-    }
-    platform::fatal_trap(registers)
-}
-
-unsafe extern "C" {
-    static leave_iret: u8;
-    static entry_page: u8;
-    static leave_iret_fast: u8;
-    static fast_stores: u8;
-    static fast_stores_end: u8;
-    static fast_loads: u8;
-    static fast_loads_end: u8;
-    static slow_iret: u8;
-}
-
-/// Offset of a symbol in the entry page.
-fn offset(symbol: *const u8) -> u64 {
-    symbol as u64 - &raw const entry_page as u64
-}
-
-/// Offset of `rip` in this CPU's view of the entry page.
-fn entry_offset(rip: u64) -> Option<u64> {
-    let page = core::ptr::from_ref(cpu::this()) as u64 + 4096;
-    rip.checked_sub(page).filter(|offset| *offset < 4096)
-}
-
-/// A fault on the partition's memory in the fast paths: the long way reads an `iret` frame again
-/// and finds the fault itself; a kernel stack that cannot be written ends the partition.
-fn fault_in_entry(registers: &mut Registers) -> Option<*mut Registers> {
-    let at = entry_offset(registers.rip)?;
-    if (offset(&raw const fast_loads)..offset(&raw const fast_loads_end)).contains(&at) {
-        registers.rip += offset(&raw const slow_iret) - at;
-        return Some(registers);
-    }
-    if (offset(&raw const fast_stores)..offset(&raw const fast_stores_end)).contains(&at) {
-        let vcpu = cpu::current()?;
-        partition::crash(vcpu, registers, cause::BAD_FRAME, 0);
-        return Some(leave::leave(registers));
-    }
-    None
-}
-
-/// Whether the monitor was loading DS, ES, FS or GS at `rip` (`mov sreg, r32`: 8E, with a REX.B
-/// prefix for r8 to r15).
-fn is_selector_load(rip: u64) -> bool {
-    // SAFETY: the monitor was executing there, so two bytes of its text can be read.
-    let [first, second] = unsafe { (rip as *const [u8; 2]).read_unaligned() };
-    first == 0x8e || first == 0x41 && second == 0x8e
-}
-
-/// The CPU refused the partition's cs, ss or flags in the last `iretq`: its kernel is told.
-fn failed_return(registers: &Registers) -> *mut Registers {
-    // SAFETY: at `leave_iret` rsp pointed at the five words of the return frame, which lie at the
-    // top of this CPU's main stack.
-    let frame = unsafe { &*(registers.rsp as *const [u64; 5]) };
-    let [rip, cs, rflags, rsp, ss] = *frame;
-    let restored = Registers { rip, cs, rflags, rsp, ss, vector: 0, error: 0, ..*registers };
-    let top = (cpu::this().stack_top - size_of::<Registers>() as u64) as *mut Registers;
-    // SAFETY: the guest frame at the top of the stack is dead (it was just popped), and this
-    // function's own stack lies below the trap frame of the failed return. That frame begins
-    // below the five words, so the copy may overlap it; it was read before.
-    let registers = unsafe {
-        top.write(restored);
-        &mut *top
-    };
-    let Some(vcpu) = cpu::current() else {
-        return registers;
-    };
-    if bounce::failsafe(vcpu, registers).is_err() {
         partition::crash(vcpu, registers, cause::BAD_FRAME, 0);
     }
     leave::leave(registers)

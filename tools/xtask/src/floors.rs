@@ -16,7 +16,7 @@ use crate::{metrics, workspace};
 /// The floors, from the lowest up, each with its modules. A folder is one module.
 const FLOORS: [(&str, &[&str]); 7] = [
     ("platform", &["platform"]),
-    ("cpu", &["cpu", "hardware", "lock", "time"]),
+    ("cpu", &["cpu", "hardware", "lock", "recovery", "time"]),
     ("memory", &["database", "guest_memory", "machine", "walk"]),
     ("partition", &["ending", "lead_events", "partition"]),
     (
