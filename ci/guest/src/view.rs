@@ -99,7 +99,8 @@ fn set_entries() {
     for page in (0..memory::start().nr_pages).step_by(37).filter(own) {
         let Some(frame) = memory::machine_frame(page) else { continue };
         for value in [0x1234_5678, page] {
-            let mut request = MmuUpdate { ptr: frame * memory::PAGE | MACHPHYS_UPDATE, val: value };
+            let mut request =
+                MmuUpdate { ptr: (frame * memory::PAGE) | MACHPHYS_UPDATE, val: value };
             let arguments = [(&raw mut request) as u64, 1, 0, domid::SELF.into(), 0];
             // SAFETY: changes an entry of the table that nothing else reads meanwhile.
             let done = unsafe { call(number::MMU_UPDATE, arguments) };

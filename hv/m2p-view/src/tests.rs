@@ -172,7 +172,7 @@ fn any_frame() -> impl Strategy<Value = u64> {
     let regions =
         prop_oneof![6 => 0..12u64, 1 => Just(511u64), 1 => 512..514u64, 1 => Just(599u64)];
     (regions, prop_oneof![Just(0u64), Just(1), Just(2), Just(511)], 0..3u64)
-        .prop_map(|(region, chunk, frame)| region << 18 | chunk << 9 | frame * 205)
+        .prop_map(|(region, chunk, frame)| (region << 18) | (chunk << 9) | (frame * 205))
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -205,7 +205,7 @@ proptest! {
             // What a CPU remembers from before is right, too.
             let seen: Vec<u64> = sim.cpus[0].borrow().pages.keys().copied().collect();
             for chunk in seen {
-                (0..3).for_each(|frame| sim.check(&mut view, chunk << 9 | frame * 205));
+                (0..3).for_each(|frame| sim.check(&mut view, (chunk << 9) | (frame * 205)));
             }
         }
     }
