@@ -5,12 +5,11 @@
 //! `\_S5`, is found by its bytes in the DSDT. The rule: a table that does not check out is
 //! as good as absent; what is absent has a default or a warning where it is used.
 
+use handover::layout::MAX_CPUS;
 use heapless::Vec;
 
 use crate::bytes::{u8_at, u16_at, u32_at, u64_at};
 
-/// CPUs that are recorded.
-pub const MAX_CPUS: usize = 64;
 /// Bytes of the header that all tables share.
 const HEADER: usize = 36;
 /// Larger tables are taken for damaged.

@@ -13,7 +13,7 @@ use pv_abi::xen::{
 };
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::{guest_memory::is_partition_range, hypercall::AGAIN, machine, vcpu::Vcpu, walk};
+use crate::{guest_memory::is_partition_range, lock::AGAIN, machine, vcpu::Vcpu, walk};
 
 /// Where a record lies: one frame, or two where it crosses into the next page.
 #[derive(Clone, Copy, Debug, Default)]

@@ -18,8 +18,7 @@ use crate::{
     vcpu::Vcpu,
 };
 
-/// Physical CPUs the monitor can use.
-pub const MAX_CPUS: usize = 64;
+pub use handover::layout::MAX_CPUS;
 
 /// Non-zero where the CPU has SMAP and the monitor turned it on.
 pub static SMAP_ON: AtomicBool = AtomicBool::new(false);

@@ -8,6 +8,9 @@ use pv_abi::{uv::calls, xen::cpuid as leaf};
 
 use crate::{hardware, vcpu::Vcpu};
 
+/// Version of the ABI that is answered: 4.17, `major << 16 | minor`.
+pub const XEN_VERSION: u32 = 4 << 16 | 17;
+
 /// The word with these bits.
 const fn bits(mut numbers: &[u32]) -> u32 {
     let mut word = 0;
@@ -117,7 +120,7 @@ fn hypervisor(offset: u32, subleaf: u32) -> [u32; 4] {
     let [b, c, d] = leaf::SIGNATURE;
     match offset {
         0 => [leaf::FIRST_LEAF + leaf::MAX_LEAVES, b, c, d],
-        leaf::LEAF_VERSION => [crate::hypercall::XEN_VERSION, 0, 0, 0],
+        leaf::LEAF_VERSION => [XEN_VERSION, 0, 0, 0],
         // No page by MSR: who builds a partition fills the page that its kernel's notes name.
         leaf::LEAF_HYPERCALL_PAGE => [0, 0, leaf::FEATURE_PRESERVE_AD, 0],
         leaf::LEAF_TIME if subleaf == 0 => [1, 0, crate::time::tsc_khz(), 0],

@@ -15,7 +15,13 @@ use core::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use crate::{cpu, hypercall::AGAIN, time};
+use pv_abi::xen::errno;
+
+use crate::{cpu, time};
+
+/// The outcome of work that is not finished: the call, or the instruction that faulted, comes again.
+/// Never returned to a partition.
+pub const AGAIN: i64 = errno::ERESTART;
 
 /// One turn of a wait loop: answers flush requests, then pauses.
 pub fn relax() {

@@ -3,15 +3,14 @@
 //! Reads of unknown registers fault (kernels recover); the few that early boot takes for granted
 //! have a value.
 
+use pv_abi::xen::mmu::PAGE_ATTRIBUTES;
+
 use crate::{
     context::Registers,
     guest_memory::is_canonical,
     hardware::{self, msr},
     vcpu::Vcpu,
 };
-
-/// Memory types of the PAT as the platform programs it (the same as Xen's).
-const PAT: u64 = 0x0000_0501_0007_0406;
 
 /// `rdmsr`; `false`: the fault goes to the kernel.
 pub fn read(vcpu: &Vcpu, registers: &mut Registers) -> bool {
@@ -24,7 +23,7 @@ pub fn read(vcpu: &Vcpu, registers: &mut Registers) -> bool {
         msr::EFER => 0xd01,
         // APIC base: enabled, at the usual place, the first CPU's bit.
         0x1b => 0xfee0_0800 | if vcpu.id == 0 { 0x100 } else { 0 },
-        0x277 => PAT,
+        0x277 => PAGE_ATTRIBUTES,
         // Microcode revision, platform id, misc enable, machine-check capabilities and status.
         0x8b | 0x17 | 0x1a0 | 0x179 | 0x17a => 0,
         _ => return false,
@@ -50,7 +49,7 @@ pub fn write(vcpu: &Vcpu, registers: &mut Registers) -> bool {
         }
         // Microcode revision, PAT as it is.
         0x8b => {}
-        0x277 if value == PAT => {}
+        0x277 if value == PAGE_ATTRIBUTES => {}
         _ => return false,
     }
     true

@@ -31,6 +31,10 @@ pub const PTE_AVAILABLE_HIGH: u64 = 0x7ff << 52;
 pub const PTE_NX: u64 = 1 << 63;
 /// Entry bits of the machine address.
 pub const PTE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// The page attribute table (IA32_PAT) that entries with [`PTE_PAT`] and the two cache bits select from,
+/// on every CPU: write-back, write-through, uncached-minus, uncached, write-combining, write-protected,
+/// uncached, uncached.
+pub const PAGE_ATTRIBUTES: u64 = 0x0000_0501_0007_0406;
 /// Bit that marks a kernel mapping among level-1 entries that all have [`PTE_USER`]; kernels read
 /// it back and write it again.
 pub const PTE_GUEST_KERNEL: u64 = 1 << 52;

@@ -45,13 +45,10 @@ const FLOORS: [(&str, &[&str]); 7] = [
 
 /// The uses that still run up: a file, and the module that it uses.
 const REMAINING: &[(&str, &str)] = &[
-    ("area", "hypercall"),
     ("cpu", "vcpu"),
-    ("cpuid", "hypercall"),
     ("emulate", "hypercall"),
     ("hardware", "vcpu"),
     ("lead_events", "delivery"),
-    ("lock", "hypercall"),
     ("machine", "partition"),
     ("machine", "schedule"),
     ("partition", "context"),

@@ -36,6 +36,7 @@ mod sched;
 mod vcpu_op;
 mod version;
 
+pub use crate::lock::AGAIN;
 pub use cpu_state::{read_debug, write_debug};
 pub use event::close_all;
 pub use grant::end_mapping;
@@ -43,10 +44,6 @@ pub use lead::first_state;
 pub use mmuext::{new_kernel_root, set_roots};
 pub use sched::block;
 pub use vcpu_op::bring_up;
-pub use version::XEN_VERSION;
-
-/// Not finished: execute the hypercall again.
-pub const AGAIN: i64 = errno::ERESTART;
 
 /// What an operation returns: a value, or a negative errno.
 pub type Outcome = Result<u64, i64>;

@@ -3,10 +3,7 @@
 use pv_abi::xen::{errno, features, version};
 
 use super::{Call, Outcome, update};
-use crate::guest_memory;
-
-/// Version of the ABI that is answered: 4.17, `major << 16 | minor`.
-pub const XEN_VERSION: u32 = 4 << 16 | 17;
+use crate::{cpuid::XEN_VERSION, guest_memory};
 
 /// Features of submap 0.
 const FEATURES: u32 = 1 << features::MMU_PT_UPDATE_PRESERVE_AD

@@ -10,7 +10,7 @@ use core::{
 };
 
 use handover::Options;
-use pv_abi::uv::start::mitigation as on;
+use pv_abi::{uv::start::mitigation as on, xen::mmu::PAGE_ATTRIBUTES};
 use spin::Once;
 use x86_64::{
     VirtAddr,
@@ -23,8 +23,6 @@ use x86_64::{
 
 use super::boot;
 
-/// Page attribute table as the PV ABI fixes it: WB, WT, UC-, UC, WC, WP, UC, UC.
-const PAT: u64 = 0x0000_0501_0007_0406;
 const MSR_PAT: u32 = 0x277;
 const MSR_SPECULATION_CONTROL: u32 = 0x48;
 const MSR_TSX_CONTROL: u32 = 0x122;
@@ -149,7 +147,7 @@ pub fn set_control_registers() {
         Cr0::write_raw(cr0.bits());
         Efer::write_raw(efer.bits() | auto_ibrs);
     }
-    write_msr(MSR_PAT, PAT);
+    write_msr(MSR_PAT, PAGE_ATTRIBUTES);
     mitigate();
 }
 
