@@ -269,7 +269,7 @@ impl Watch {
         Self { patience, end, silence: now + patience }
     }
 
-    /// Takes in what came by `silence`; returns why waiting ends, where it does.
+    /// Records an event, or the silence up to `silence`. Returns why the wait ends, if it does.
     fn saw(&mut self, event: &Result<Event, NoEvent>, now: Instant) -> Option<Late> {
         match event {
             Ok(Event::Closed) | Err(NoEvent::Ended) => return Some(Late::No),

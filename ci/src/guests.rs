@@ -83,7 +83,7 @@ fn debian_options() -> Result<BootOptions> {
     Ok(BootOptions { file: files, command_memory: Some("1G".into()), ..BootOptions::default() })
 }
 
-/// A kernel and a RAM disk for Debian guests, for the command partition to have them.
+/// A kernel and a RAM disk for Debian guests, to be sent to the command partition.
 pub fn debian_files(kernel: &Path) -> Result<Vec<FileToSend>> {
     let disk = workspace::build_dir()?.join("guest-initrd.cpio");
     workspace::write_if_changed(&disk, &ram_disk()?)?;

@@ -67,7 +67,7 @@ impl Streams for Collected {
     }
 }
 
-/// Types an answer whenever the output has what it answers.
+/// Types an answer whenever the output has the question.
 struct Dialogue {
     /// What is to come, in this order, and the answers.
     turns: VecDeque<(&'static str, &'static str)>,

@@ -93,7 +93,7 @@ fn absent_entries(host: &mut Host) -> Result<()> {
     containment::attempts(host, "absent control", 10)
 }
 
-/// A guest runs.
+/// Checks that a guest runs.
 fn guest(host: &mut Host) -> Result<()> {
     let command = format!("{} --console", guests::minimal("one", "hello"));
     let output = guests::must(host, &command)?;

@@ -66,7 +66,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
 /// What ran, and which of it failed.
 struct Results {
     words: Vec<String>,
-    /// Names that were asked about.
+    /// Names of the scenarios that exist, as far as [`Results::wanted`] was asked about them.
     names: RefCell<BTreeSet<String>>,
     passed: u32,
     failed: Vec<String>,

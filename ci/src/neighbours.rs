@@ -130,8 +130,8 @@ struct Row {
     guests: usize,
     /// What the ultravisor booked to them for its services.
     service: u64,
-    /// CPU time of the guests that flood, the ultravisor, and the command partition, between two
-    /// looks that are further apart than what was measured.
+    /// CPU time between two samples of the guests that flood, of the ultravisor and of the command
+    /// partition. The samples lie further apart than the measured time.
     others: [u64; 3],
     /// The time between those looks.
     around: u64,

@@ -122,7 +122,8 @@ pub fn last_machine_frame() -> u64 {
     mapping.max_mfn
 }
 
-/// Takes memory for pseudo-physical frames, whose numbers are replaced by machine frames; how many.
+/// Populates pseudo-physical frames and replaces their numbers by those of the machine frames.
+/// Returns how many frames were populated.
 pub fn take_back(frames: &mut [u64]) -> Result<u64, Errno> {
     reservation(POPULATE_PHYSMAP, frames)
 }

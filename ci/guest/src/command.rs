@@ -11,8 +11,8 @@ use pv_abi::xen::start_info::StartInfo;
 pub enum Program<'a> {
     /// Print a line and power off.
     Hello,
-    /// Count, and tell each second how much CPU time there was; ends after so many seconds, 0:
-    /// never.
+    /// Counts, and prints each second how much CPU time the guest had. Ends after so many seconds;
+    /// 0: never.
     Spin(u64),
     /// Compute a little each second and be idle else; ends after so many seconds, 0: never.
     Beat(u64),

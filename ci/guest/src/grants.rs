@@ -114,7 +114,7 @@ impl Stage {
         replace.status
     }
 
-    /// Maps page `n` at its own address, as it was at first.
+    /// Maps page `n` at its own address again, as at the start.
     fn restore(&self, n: u64) {
         let entry = (self.frame(n) * memory::PAGE) | memory::WRITABLE;
         calls::update_va_mapping(self.address(n), entry).expect("mapping a page");

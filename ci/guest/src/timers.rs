@@ -48,7 +48,8 @@ fn is_not_due(port: u32, far: u64, set: impl Fn(u64)) {
     assert!(!memory::take_events(), "a timer at {far:#x} fired at {now}");
 }
 
-/// The time of a poll that an event ended, or that ended `at_once`, does not end a later wait.
+/// Checks that the timeout of a poll that an event ended, or that ended `at_once`, does not end a
+/// later wait.
 fn leaves_nothing(port: u32, at_once: bool) {
     let event = memory::now() + 5 * MILLISECOND;
     time::set_timer(event).expect("setting the timer");

@@ -107,7 +107,8 @@ pub fn all(ldt: u16) -> Vec<Code> {
     all
 }
 
-/// Instructions that tell of the CPU's tables: done for a program, without what is the monitor's.
+/// Instructions that read the CPU's tables. The monitor executes them for a program and leaves out
+/// what belongs to the monitor.
 fn describing() -> Vec<Code> {
     let code = |name: &str, bytes: &[u8], ends| Code {
         name: name.into(),

@@ -187,7 +187,7 @@ fn is_an_answer(outcome: &Outcome, offset: usize) -> Result<i16> {
     Ok(status)
 }
 
-/// What virtual CPUs share while they race.
+/// The memory that the virtual CPUs share while they race.
 struct Shared<'a> {
     pages: Vec<Page>,
     grants: &'a Grants,

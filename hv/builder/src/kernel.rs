@@ -30,7 +30,7 @@ pub enum KernelError {
     Loader,
     /// A note or a name of `__xen_guest` has a value that makes no sense.
     Note(&'static str),
-    /// It does not say that it was made for the interface version xen-3.0.
+    /// The kernel does not name the interface version xen-3.0.
     Version,
     /// It needs a feature that a PV partition does not have.
     Feature,

@@ -35,7 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What should be true of the frame.
+/// The state that the model says the frame has.
 #[derive(Debug)]
 struct Model {
     owner: u32,

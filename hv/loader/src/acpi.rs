@@ -125,7 +125,7 @@ impl Acpi {
         }
     }
 
-    /// Reads one table; what is cut short is taken as far as it goes.
+    /// Reads one table. If the table is cut short, reads the entries that are whole.
     fn take_table(&mut self, phys: u64, memory: Memory<'_>) {
         let Some(table) = table(phys, memory) else {
             return;

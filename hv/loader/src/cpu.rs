@@ -83,7 +83,7 @@ fn thread_bits() -> u32 {
     }
 }
 
-/// The CPU that the loader runs on, for its microcode.
+/// The CPU that the loader runs on. Takes a microcode update.
 pub struct ThisCpu;
 
 impl microcode::Cpu for ThisCpu {

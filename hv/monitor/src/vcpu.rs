@@ -191,7 +191,7 @@ const _: () = assert!(size_of::<Vcpu>() <= 4096);
 pub const POLL_ANY: u32 = u32::MAX;
 
 impl Vcpu {
-    /// A virtual CPU that is down.
+    /// Makes a virtual CPU that is down.
     pub fn new(partition: &'static Partition, id: u32, slot: u16, info: *mut InfoArea) -> Self {
         let held = State {
             in_kernel: RunningCell::new(true),

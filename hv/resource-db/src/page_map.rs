@@ -147,7 +147,7 @@ fn apply(
     Ok(())
 }
 
-/// The index page under an entry, made where there is none.
+/// Returns the index page under an entry. Makes the page if there is none.
 fn descend(
     database: &mut Database,
     table: u32,
@@ -174,7 +174,7 @@ fn merge(database: &mut Database, table: u32, slot: usize, below: u32) -> Result
     database.give_page(below)
 }
 
-/// Frees the index pages under an entry that nothing names any more.
+/// Frees the index pages under an entry that no longer names them.
 fn release(database: &mut Database, entry: u32, tier: usize) -> Result<(), WriteError> {
     if entry & ENTRY_SUBALLOCATED == 0 {
         return Ok(());

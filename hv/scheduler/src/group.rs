@@ -75,8 +75,8 @@ impl Group {
         group
     }
 
-    /// Changes the limits; what runs is charged by them from its next charge on. Returns whether
-    /// they differ from what they were.
+    /// Changes the limits. A virtual CPU that runs is charged by the new limits from its next
+    /// charge on. Returns whether the limits changed.
     pub fn set(&self, limits: &Limits, now: u64) -> bool {
         let weight = limits.weight.max(1);
         let mut changed = self.weight.swap(weight, Relaxed) != weight;

@@ -268,7 +268,7 @@ impl<'g, const N: usize> RunQueue<'g, N> {
         None
     }
 
-    /// Lets those wait again whose partition has new budget.
+    /// Enqueues the virtual CPUs whose partition has budget again.
     fn resume_capped(&mut self, now: u64) {
         while let Some(slot) = self.capped.pop_expired(now) {
             self.adrift |= self.is_idle();

@@ -30,7 +30,7 @@ use crate::wire::{HEADER, Header, PAYLOAD_MAX, kind, message};
 pub(crate) enum Watched {
     /// A node and all below it.
     Node(Path),
-    /// A happening, `@introduceDomain` or the like.
+    /// A special path that names an event: `@introduceDomain` or `@releaseDomain`.
     Special(String),
 }
 

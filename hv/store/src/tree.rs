@@ -81,7 +81,7 @@ impl Permissions {
         Self { owner, others: Access::NONE, named: Vec::new() }
     }
 
-    /// The owner may do everything, `reader` read.
+    /// Permissions by which the owner may do everything and `reader` may read.
     #[must_use]
     pub fn readable_by(owner: u32, reader: u32) -> Self {
         Self { owner, others: Access::NONE, named: vec![(reader, Access::READ)] }

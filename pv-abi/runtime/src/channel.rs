@@ -118,8 +118,8 @@ pub struct Client<'a, B> {
 }
 
 impl<'a, B: Bell> Client<'a, B> {
-    /// A client whose requests are numbered from `first_id` (a number never used before on this
-    /// channel: the server answers a number again that it has answered).
+    /// Makes a client whose requests are numbered from `first_id`. The number must be new on this
+    /// channel: the server repeats its answer to a number that it has answered before.
     pub fn new(ring: Endpoint<'a>, bell: B, first_id: u64) -> Self {
         Self { end: End::new(ring, bell), next_id: first_id }
     }

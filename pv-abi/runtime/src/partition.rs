@@ -86,7 +86,7 @@ fn module(record: &'static ModuleRecord) -> Module {
     Module { name, options: options.trim(), bytes, frame: record.frame }
 }
 
-/// The machine description (the ultravisor's only; else empty).
+/// The machine description. Only the ultravisor has one; for other partitions the slice is empty.
 #[must_use]
 pub fn machine_bytes() -> &'static [u8] {
     let start = start();

@@ -118,7 +118,7 @@ pub struct Machine {
     pub microcode_outcome: [u32; 2],
 }
 
-/// Bits of [`Machine::mitigations`]: what the monitor has switched on.
+/// Bits of [`Machine::mitigations`]: the mitigations that the monitor has switched on.
 pub mod mitigation {
     /// `verw` on every way out of ring 0.
     pub const VERW: u32 = 1 << 0;

@@ -32,7 +32,7 @@ pub const EFAULT: i64 = -14;
 pub const EBUSY: i64 = -16;
 /// Exists already.
 pub const EEXIST: i64 = -17;
-/// Across a boundary that cannot be crossed.
+/// An operation across two devices or domains that must stay within one.
 pub const EXDEV: i64 = -18;
 /// No such device.
 pub const ENODEV: i64 = -19;

@@ -149,7 +149,7 @@ pub const VIRQ_TIMER: u32 = 0;
 pub const VIRQ_DEBUG: u32 = 1;
 /// Input on the emergency console.
 pub const VIRQ_CONSOLE: u32 = 2;
-/// Something befell another domain.
+/// An exception of another domain.
 pub const VIRQ_DOM_EXC: u32 = 3;
 /// Trace buffer.
 pub const VIRQ_TBUF: u32 = 4;

@@ -78,7 +78,7 @@ fn sources() -> Count {
     total
 }
 
-/// A boot takes fewer instructions than on Debian's Xen.
+/// Checks that a boot takes fewer instructions than on Debian's Xen.
 fn boot_instructions() -> Result<Count> {
     let fewer = bench::boot(true)?;
     Ok(Count { passed: u32::from(fewer), failed: u32::from(!fewer) })

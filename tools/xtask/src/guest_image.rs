@@ -18,7 +18,7 @@ use crate::workspace;
 
 const BUSYBOX: &str = "/bin/busybox";
 const INIT: &[u8] = include_bytes!("guest-init.sh");
-/// Init is a script, so the machine ends by the system call, without asking it.
+/// Commands that end the machine by the system call. They do not ask init, which is a script.
 const END: [(&str, &[u8]); 3] = [
     ("sbin/poweroff", b"#!/bin/sh\nexec busybox poweroff -f\n"),
     ("sbin/reboot", b"#!/bin/sh\nexec busybox reboot -f\n"),

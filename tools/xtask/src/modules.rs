@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::workspace;
 
-/// The modules of a kernel, by name with `_` for `-`.
+/// The modules of a kernel by name. Names have `_` in place of `-`.
 pub struct Modules {
     files: BTreeMap<String, PathBuf>,
     /// Those that are part of the kernel itself.

@@ -19,7 +19,7 @@ pub enum Firmware {
 /// How QEMU runs the machine's instructions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Accel {
-    /// By translation; works everywhere.
+    /// QEMU translates every instruction (TCG). Works everywhere.
     #[default]
     Tcg,
     /// On the CPU; only where /dev/kvm works.

@@ -6,9 +6,9 @@
 /// One line of a source file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Line {
-    /// What is code, without the insides of literals.
+    /// The code, without the insides of literals.
     pub code: String,
-    /// What is comment.
+    /// The text of comments.
     pub comment: String,
     /// Whether it belongs to an item under `#[cfg(test)]`.
     pub test: bool,

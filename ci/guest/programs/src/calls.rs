@@ -21,9 +21,9 @@ pub fn call(random: &mut Random) -> Call {
     call
 }
 
-/// Makes another of a call by which the guest ends or stops itself, and nothing is learned:
-/// shutdown, its first virtual CPU down, those that run programs with their shared state elsewhere,
-/// no trap table.
+/// Changes a call that would end or stop the guest and teach nothing: a shutdown, its first virtual
+/// CPU taken down, another place for the shared state of a virtual CPU that runs programs, no trap
+/// table.
 pub fn tame(call: &mut Call) {
     let is = |word: Word, values: &[u64]| values.iter().any(|value| word == plain(*value));
     let [first, second, ..] = call.args;
@@ -121,7 +121,8 @@ pub fn grants(random: &mut Random) -> Call {
     call
 }
 
-/// Where a grant is mapped, by the flags: an address, or the place of an entry.
+/// Where a grant is mapped. The flags say which it is: an address, or the place of a page-table
+/// entry.
 fn map_place(random: &mut Random, flags: u64) -> Word {
     match (flags & 0x10 != 0, random.below(8)) {
         (_, 0) => address(random),

@@ -30,7 +30,7 @@ impl Random {
         self.below(times) == 0
     }
 
-    /// One of these, which are not none.
+    /// Returns one of the choices, of which there is at least one.
     pub fn of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len() as u64) as usize]
     }

@@ -117,7 +117,7 @@ pub struct Stage {
     programs: u64,
 }
 
-/// What is a virtual CPU's own.
+/// The state of one virtual CPU.
 pub struct Actor {
     cpu: usize,
     mapped: Vec<Mapped>,
@@ -552,13 +552,14 @@ impl Stage {
         attempt(cpu, Way::Code, &Registers { words: all, place })
     }
 
-    /// Whether what the guest knows of its frames is as it was at its start. Where a program wrote
-    /// over it, nothing can be said of escapes.
+    /// Whether the guest's record of its frames is unchanged since its start. If a program wrote
+    /// over the record, the guest cannot judge escapes.
     pub fn knows_its_frames(&self) -> bool {
         self.digest() == self.known
     }
 
-    /// Tells apart what the guest knows of its frames, and by what it finds its tables.
+    /// Returns a digest of the guest's record of its frames and of the addresses by which it finds
+    /// its tables.
     fn digest(&self) -> u64 {
         let start = memory::start();
         let found = [start.nr_pages, start.shared_info, start.pt_base, start.mfn_list];
@@ -587,7 +588,7 @@ impl Actor {
         Self { cpu: cpu % CPUS, mapped: Vec::new(), store }
     }
 
-    /// Puts back what is the virtual CPU's own, on that CPU.
+    /// Restores the state of this virtual CPU. Runs on that virtual CPU.
     pub fn restore(&mut self) {
         let cpu = self.cpu;
         register_traps(cpu).expect("set_trap_table");

@@ -209,7 +209,7 @@ impl Unpacker {
         Err(problem(status, words, room))
     }
 
-    /// Runs a child to its end; its status, and what it said.
+    /// Runs a child to its end. Returns its exit status and its output.
     fn child(
         &self,
         input: File,

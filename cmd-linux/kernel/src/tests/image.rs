@@ -147,7 +147,7 @@ fn section_header(section: &Section, name: u32, at: u64, length: u64) -> [u8; 64
     header
 }
 
-/// Where the payload of [`bzimage`] starts.
+/// Offset of the payload in the image of [`bzimage`].
 pub(super) const PAYLOAD_AT: usize = 3 * 512 + 0x100;
 
 /// A `bzImage` with this stream; `size` follows it, unless it is gzip's, which ends with its own.

@@ -125,7 +125,7 @@ pub fn room(port: u32) -> usize {
     present(port).map_or(RING, |port| RING - port.line.lock().sent.len())
 }
 
-/// The line, unless another CPU was stopped while it held it.
+/// Returns the line, or `None` if a CPU was stopped while it held the line.
 fn take_anyway(port: &Port) -> Option<MutexGuard<'static, Line>> {
     (0..PATIENCE).find_map(|_| port.line.try_lock())
 }
