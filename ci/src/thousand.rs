@@ -1,4 +1,5 @@
-//! A thousand minimal guests on 8 GiB: made by one apply, seen to run, and taken away by another.
+//! A thousand minimal guests on 8 GiB: made by one apply, seen to run, changed and changed back, and
+//! taken away by another apply.
 //!
 //! It takes minutes, so it runs only by name.
 
@@ -11,7 +12,7 @@ use xtask::options::MachineOptions;
 use crate::Results;
 use crate::boots::{self, Boot};
 use crate::checks::{self, Check};
-use crate::guests::{definition, minimal_options, must};
+use crate::guests::{definition, minimal_options, must, try_to};
 use crate::host::Host;
 
 const CHECKS: &[Check] = &[
@@ -23,6 +24,8 @@ const CHECKS: &[Check] = &[
 
 /// Guests.
 const COUNT: usize = 1000;
+/// Bytes that a refusal of an undo may have.
+const MOST_SAID: usize = 2000;
 /// How long one step may take.
 const LIMIT: Duration = Duration::from_secs(1800);
 
@@ -56,7 +59,12 @@ fn thousand(host: &mut Host) -> Result<()> {
     }
     ensure!(count == COUNT, "{count} of {COUNT} guests run");
     ensure!(ran == COUNT, "{ran} of {COUNT} guests had the CPU");
+    let planned = must(host, "uvtool plan --prune /root/all.toml")?;
+    let nothing =
+        format!("0 to create, 0 to change, 0 to destroy, {} as they should be", COUNT + 1);
+    ensure!(planned.contains(&nothing), "{planned}");
     let records = must(host, "uvtool log --json")?;
+    undo(host, &all)?;
     let start = Instant::now();
     apply(host, &keeper)?;
     println!(
@@ -70,6 +78,49 @@ fn thousand(host: &mut Host) -> Result<()> {
     let after = accounts(host)?;
     ensure!(before == after, "before: {before}\nafter: {after}");
     must(host, "uvtool destroy --forget keeper").map(drop)
+}
+
+/// What started a thousand kernels is not undone, and says so in a few words; a change of a thousand
+/// weights is.
+fn undo(host: &mut Host, all: &str) -> Result<()> {
+    let (started, before) = (last_apply(host)?, weight(host)?);
+    let (status, said) = try_to(host, &format!("uvtool undo {started}"))?;
+    ensure!(status != 0 && said.contains("does not become building again"), "{status}: {said}");
+    ensure!(said.len() < MOST_SAID, "{said}");
+    let heavier = "[[partition]]\ncpu = { weight = 300 }\n";
+    apply_some(host, &all.replace("[[partition]]\n", heavier))?;
+    ensure!(weight(host)? == 300 && before != 300, "{before}");
+    let changed = last_apply(host)?;
+    must(host, &format!("uvtool undo {changed}"))?;
+    let after = weight(host)?;
+    ensure!(before == after, "before: {before}, after: {after}");
+    // As they are defined, too.
+    apply_some(host, all)
+}
+
+/// CPU weight of the last of them.
+fn weight(host: &mut Host) -> Result<u64> {
+    let info: Value = serde_json::from_str(&must(host, "uvtool info --json many-1000")?)?;
+    info["cpu_weight"].as_u64().context("no weight is told")
+}
+
+/// The newest record of the log that is of an apply and was committed.
+fn last_apply(host: &mut Host) -> Result<u64> {
+    let records: Value = serde_json::from_str(&must(host, "uvtool log --json")?)?;
+    let of_apply = |record: &&Value| {
+        let reason = record["reason"].as_str().unwrap_or_default();
+        record["outcome"] == "committed" && reason.starts_with("apply")
+    };
+    let newest = records.as_array().context("no log")?.iter().rev().find(of_apply);
+    newest.and_then(|record| record["sequence"].as_u64()).context("no apply was committed")
+}
+
+/// Makes these definitions true, and leaves others alone.
+fn apply_some(host: &mut Host, definitions: &str) -> Result<()> {
+    let command = "cat > /root/some.toml && uvtool apply /root/some.toml";
+    let output = host.run(&["sh", "-c", command], definitions.as_bytes(), LIMIT)?;
+    ensure!(output.status == 0, "`{command}`: {}{}", output.stdout, output.stderr);
+    Ok(())
 }
 
 /// Makes these definitions true in one transaction, and nothing else.

@@ -35,8 +35,9 @@ use crate::{Action, Monitor};
 /// Replies that are kept for each client.
 const KEPT_REPLIES: usize = 32;
 
-/// Bytes of the sentences about a plan.
+/// Bytes of the sentences about a plan, and of each at least.
 const PLANNED_BYTES: usize = 20 * 1024;
+const SENTENCE_BYTES: usize = 64;
 
 /// Bytes of a record beside changes, outcomes and texts.
 const RECORD_BYTES: usize = 256;
@@ -255,12 +256,7 @@ impl<'a> Engine<'a> {
     pub fn dry_run(&self, who: u32, request: u64, transaction: &Transaction) -> Reply {
         let origin = Origin::new(who, 0, request);
         let planned = self.plan(origin, transaction);
-        let result = planned.map(|Planned { mut what, .. }| {
-            // All of it fits a frame of a channel.
-            let most = (PLANNED_BYTES / what.len().max(1)).max(64);
-            what.iter_mut().for_each(|what| what.truncate(what.floor_char_boundary(most)));
-            Answer::Planned { what }
-        });
+        let result = planned.map(|Planned { what, .. }| Answer::Planned { what: shortened(what) });
         Reply { id: request, version: self.database.contents(), result }
     }
 
@@ -551,6 +547,20 @@ impl<'a> Engine<'a> {
         // A refusal that does not fit the log is answered all the same.
         let _ = self.log.record(&mut self.database, record, false);
     }
+}
+
+/// The sentences of a plan, as many and as much of each as a frame of a channel holds; the last of too
+/// many says how many more there are.
+fn shortened(mut what: Vec<String>) -> Vec<String> {
+    const MOST: usize = PLANNED_BYTES / SENTENCE_BYTES;
+    if what.len() > MOST {
+        let more = what.len() - (MOST - 1);
+        what.truncate(MOST - 1);
+        what.push(format!("and {more} operations more"));
+    }
+    let most = PLANNED_BYTES / what.len().max(1);
+    what.iter_mut().for_each(|what| what.truncate(what.floor_char_boundary(most)));
+    what
 }
 
 /// Bytes of an outcome in an answer, at most.

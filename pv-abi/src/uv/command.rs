@@ -396,7 +396,7 @@ pub enum Answer {
     },
     /// To [`Body::Plan`]: what the transaction would do, a sentence for each operation.
     Planned {
-        /// For people.
+        /// For people. Where an answer does not hold all, the last says how many more there are.
         what: Vec<String>,
     },
     /// To [`Query::Arena`].

@@ -174,6 +174,33 @@ fn a_part_of_the_arena_is_answered_however_empty_it_is() {
     assert_eq!(contents.len(), 128);
 }
 
+#[test]
+fn a_plan_of_more_operations_than_a_frame_holds_says_how_many_more_there_are() {
+    let words = large();
+    let host = crowd(&words, 1);
+    let partition = Target::Number(FIRST_GUEST);
+    let operation = Operation::SetCpu {
+        partition,
+        weight: Some(7),
+        cap: None,
+        affinity: None,
+        dedicated: None,
+    };
+    for count in [320, 321, 4096] {
+        let plan = transaction(vec![operation.clone(); count]);
+        let Ok(Answer::Planned { what }) = host.engine.dry_run(COMMAND, 1, &plan).result else {
+            panic!("no plan");
+        };
+        let told = what.iter().filter(|one| one.contains("weight 7")).count();
+        match what.len() - told {
+            0 => assert_eq!(told, count),
+            1 => assert_eq!(what[told], format!("and {} operations more", count - told)),
+            _ => panic!("{what:?}"),
+        }
+        fits(Answer::Planned { what });
+    }
+}
+
 /// A copy of the database made of answers alone.
 struct Replica {
     words: Vec<AtomicU32>,
