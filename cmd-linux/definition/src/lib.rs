@@ -189,11 +189,7 @@ fn read_into(text: &str, file: &Path, sink: Sink<'_>) -> Result<Reading, Errors>
 
 /// Reads a file of plain lines, if nothing is wrong with it; see [`plain`].
 fn read_plain(text: &str, file: &Path) -> Option<Vec<Definition>> {
-    let entries = plain::read(text)?;
-    let mut sink = Sink::new(text, file, Source::File);
-    let found = fields::read(&entries, true, &mut sink);
-    check_names(&found, &mut sink);
-    sink.is_clean().then(|| found.into_iter().map(|found| found.definition).collect())
+    plain::read(text, &finish::directory(file))
 }
 
 /// Reads the definition of one partition from values that were given one by one, under the names

@@ -1,70 +1,123 @@
 //! Files of plain lines, which are read at a fraction of the time that TOML in general takes.
 //!
 //! A file of a thousand partitions is `[[partition]]` lines and lines of a key with a text without
-//! escapes, a number, `true` or `false`. Rule: what is read here is TOML, and means the same there;
-//! whatever is not plain, or not right, is read again by the TOML library, from which all messages
-//! come.
+//! escapes, a number, `true` or `false`. Rule: what is read here is TOML, means the same there, and is
+//! checked by the same validators; whatever is not plain, or not right, is read again by the TOML
+//! library, from which all messages come.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
+use std::path::Path;
 
-use crate::fields::TABLES;
-use crate::value::{Entry, Item, Value};
+use crate::fields::MAX_PARTITIONS;
+use crate::rows::{self, Datum, Kind, ROWS, Row};
+use crate::{Definition, Policy, units};
 
 /// Digits of a number at most.
-const DIGITS: usize = 18;
+const DIGITS: usize = 9;
 
-/// The keys of a file, their places left open; `None`: it is not plain.
-pub(crate) fn read(text: &str) -> Option<Vec<Entry<'_>>> {
-    let (mut whole, mut tables): (Vec<Entry<'_>>, Vec<Item<'_>>) = (Vec::new(), Vec::new());
-    for line in text.split('\n') {
-        let line = line.trim_matches([' ', '\t']);
-        if line.is_empty() || (line.starts_with('#') && !line.bytes().any(is_control)) {
-            continue;
-        }
+/// The definitions of a file in this directory; `None`: it is not plain, or something is wrong.
+pub(crate) fn read(text: &str, directory: &Path) -> Option<Vec<Definition>> {
+    let mut all = Vec::new();
+    let (mut partition, mut is_headed) = (Partition::new(), false);
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.bytes().position(|byte| byte == b'\n').unwrap_or(rest.len());
+        let line = rest.get(..end)?.trim_matches([' ', '\t']);
+        rest = rest.get(end + 1..).unwrap_or_default();
         if line == "[[partition]]" {
-            tables.push(item(Value::Table(Vec::new())));
-            continue;
+            // Keys before the first table belong to no partition.
+            let last = std::mem::replace(&mut partition, Partition::new());
+            match is_headed {
+                true => all.push(last.finish()?),
+                false if last.found == 0 => is_headed = true,
+                false => return None,
+            }
+        } else if !line.is_empty() && !line.starts_with('#') {
+            partition.line(line, directory)?;
+        } else if line.bytes().any(is_control) {
+            return None;
         }
-        let (key, value) = setting(line)?;
-        let entries = match tables.last_mut() {
-            Some(Item { value: Value::Table(entries), .. }) => entries,
-            _ => &mut whole,
+    }
+    all.push(partition.finish()?);
+    let mut names = HashSet::with_capacity(all.len());
+    let is_right = all.len() <= MAX_PARTITIONS && all.iter().all(|one| names.insert(&one.name));
+    is_right.then_some(all)
+}
+
+/// A partition as far as it was read.
+struct Partition {
+    definition: Definition,
+    /// The fields that were found: bit N for row N.
+    found: u32,
+}
+
+const _: () = assert!(ROWS.len() <= u32::BITS as usize);
+
+impl Partition {
+    fn new() -> Self {
+        Self { definition: Definition::unnamed(), found: 0 }
+    }
+
+    /// Takes a line `key = value`; `None`: it is not plain, or wrong.
+    fn line(&mut self, line: &str, directory: &Path) -> Option<()> {
+        let at = line.bytes().position(|byte| byte == b'=')?;
+        let (key, value) = (line.get(..at)?, line.get(at + 1..)?);
+        let (key, value) =
+            (key.trim_end_matches([' ', '\t']), value.trim_start_matches([' ', '\t']));
+        let index = ROWS.iter().position(|row| row.name == key && !key.contains('.'))?;
+        let (row, bit) = (ROWS.get(index)?, 1 << index);
+        if self.found & bit != 0 {
+            return None;
+        }
+        self.found |= bit;
+        let value = datum(row, value, directory)?;
+        row.kind.check(&value).ok()?;
+        (row.set)(&mut self.definition, value);
+        Some(())
+    }
+
+    /// The definition, with what follows from what was found; `None`: something is wrong.
+    fn finish(mut self) -> Option<Definition> {
+        for (index, row) in (0u32..).zip(&ROWS) {
+            if self.found & 1 << index != 0 {
+                continue;
+            }
+            if row.required.is_some() {
+                return None;
+            }
+            let Some(source) = row.follows.and_then(rows::find) else { continue };
+            let value = match (source.get)(&self.definition)? {
+                Datum::Bytes(bytes) => Datum::Bytes(bytes),
+                Datum::Number(number) => Datum::Number(number),
+                _ => return None,
+            };
+            (row.set)(&mut self.definition, value);
+        }
+        let conflicts = rows::conflicts(&self.definition, &str::to_owned);
+        conflicts.is_empty().then_some(self.definition)
+    }
+}
+
+/// A value as the kind of its row has it.
+fn datum<'t>(row: &Row, value: &'t str, directory: &Path) -> Option<Datum<'t>> {
+    let Some(rest) = value.strip_prefix('"') else {
+        return match (&row.kind, value) {
+            (Kind::Truth, "true") => Some(Datum::Truth(true)),
+            (Kind::Truth, "false") => Some(Datum::Truth(false)),
+            (Kind::Number(_) | Kind::Percent(_), _) => plain_number(value).map(Datum::Number),
+            _ => None,
         };
-        if entries.iter().any(|entry| entry.key == key) {
-            return None;
-        }
-        entries.push(Entry { key: Cow::Borrowed(key), at: 0, item: item(value) });
-    }
-    if !tables.is_empty() {
-        if whole.iter().any(|entry| entry.key == TABLES) {
-            return None;
-        }
-        whole.push(Entry { key: TABLES.into(), at: 0, item: item(Value::List(tables)) });
-    }
-    Some(whole)
-}
-
-fn item(value: Value<'_>) -> Item<'_> {
-    Item { at: 0, value }
-}
-
-/// A line `key = value`.
-fn setting(line: &str) -> Option<(&str, Value<'_>)> {
-    let (key, value) = line.split_once('=')?;
-    let (key, value) = (key.trim_end_matches([' ', '\t']), value.trim_start_matches([' ', '\t']));
-    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    if key.is_empty() || !key.bytes().all(is_bare) {
-        return None;
-    }
-    let value = match value {
-        "true" => Value::Boolean(true),
-        "false" => Value::Boolean(false),
-        _ => match value.strip_prefix('"') {
-            Some(rest) => Value::Text(Cow::Borrowed(plain_text(rest)?)),
-            None => Value::Integer(plain_number(value)?),
-        },
     };
-    Some((key, value))
+    let text = plain_text(rest)?;
+    match row.kind {
+        Kind::GuestName | Kind::GroupName | Kind::CommandLine => Some(Datum::Text(text.into())),
+        Kind::Path if text.starts_with('/') => Some(Datum::Path(Path::new(text).into())),
+        Kind::Path if !text.is_empty() => Some(Datum::Path(Cow::Owned(directory.join(text)))),
+        Kind::Size => units::parse_size(text).ok().map(Datum::Bytes),
+        Kind::Policy => Policy::of(text).map(Datum::Policy),
+        _ => None,
+    }
 }
 
 /// A text up to its closing quote, without escapes.
@@ -75,7 +128,7 @@ fn plain_text(rest: &str) -> Option<&str> {
 }
 
 /// A number in decimal, without a sign.
-fn plain_number(digits: &str) -> Option<i128> {
+fn plain_number(digits: &str) -> Option<u32> {
     let is_plain = digits.len() <= DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     (is_plain && (digits == "0" || !digits.starts_with('0'))).then(|| digits.parse().ok())?
 }

@@ -59,6 +59,12 @@ pub fn quoted(text: &str) -> String {
 /// It may not, see [`Wrong`].
 pub fn name(name: &str) -> Result<(), Wrong> {
     let (bytes, shown) = (name.len(), || quoted(name));
+    // In a name of plain characters, as most are, nothing else can be wrong.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let is_letter = |byte: u8| !byte.is_ascii_digit();
+    if bytes <= MAX_NAME && name.bytes().all(is_plain) && name.bytes().any(is_letter) {
+        return Ok(());
+    }
     if !(1..=MAX_NAME).contains(&bytes) {
         let problem = format!("{} has {bytes} bytes", shown());
         return wrong(problem, format!("give 1 to {MAX_NAME} bytes"));
