@@ -130,6 +130,11 @@ pub fn read<T: DeserializeOwned>(mut from: impl Read) -> Result<T, FrameError> {
     decode(&bytes)
 }
 
+/// Bytes that are read at a time, where nothing is known of the message: most are shorter.
+const LEAST_READ: usize = 512;
+/// Bytes that are read at a time at most.
+const MOST_READ: usize = 64 * 1024;
+
 /// Collects bytes as they come and hands out messages.
 #[derive(Debug, Default)]
 pub struct Frames {
@@ -143,6 +148,25 @@ impl Frames {
         self.bytes.drain(..self.used);
         self.used = 0;
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Reads once from a stream: what the message at hand lacks, or a little where that is not known.
+    /// Returns how many bytes came; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn read_from(&mut self, mut from: impl Read) -> std::io::Result<usize> {
+        self.push(&[]);
+        let there = self.bytes.len();
+        let whole = self
+            .bytes
+            .first_chunk::<LENGTH>()
+            .map_or(0, |length| LENGTH.saturating_add(u32::from_le_bytes(*length) as usize));
+        let wanted = whole.saturating_sub(there).clamp(LEAST_READ, MOST_READ);
+        self.bytes.resize(there + wanted, 0);
+        let read = from.read(self.bytes.get_mut(there..).unwrap_or_default());
+        self.bytes.truncate(there + *read.as_ref().unwrap_or(&0));
+        read
     }
 
     /// The next message, or `None` where more bytes are needed.

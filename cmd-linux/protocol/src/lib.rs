@@ -13,10 +13,12 @@
 //! [`MAX_MESSAGE`], and a refusal of the ultravisor reaches the client whole.
 #![forbid(unsafe_code)]
 
+mod definitions;
 mod frame;
 mod service;
 pub mod way_out;
 
+pub use definitions::{Definitions, Packed, Unclear, packed};
 pub use frame::{FrameError, Frames, VERSION, encode, encode_carried, read, write};
 pub use service::{
     Defined, EarlierBoot, End, From, MAX_INPUT, Planned, PolicySettings, Progress, Service,

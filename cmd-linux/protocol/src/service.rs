@@ -16,7 +16,7 @@ use definition::{Definition, FieldChange, Policy};
 use pv_abi::uv::command::{Heap, LogRow, PartitionRow};
 use serde::{Deserialize, Serialize};
 
-use crate::{MAX_MESSAGE, frame};
+use crate::{Definitions, MAX_MESSAGE, frame};
 
 /// What is asked of `uvd` itself. Partitions are named by name, or by number in decimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub enum Service {
     /// What [`Service::Apply`] of these definitions would do; changes nothing.
     Plan {
         /// What should be.
-        definitions: Vec<Definition>,
+        definitions: Definitions,
         /// Partitions that were defined by an earlier apply and are not among them go.
         prune: bool,
     },
@@ -32,7 +32,7 @@ pub enum Service {
     /// needs a restart.
     Apply {
         /// What should be.
-        definitions: Vec<Definition>,
+        definitions: Definitions,
         /// As in [`Service::Plan`].
         prune: bool,
         /// The version that the plan shown to a person was made at; refused when it is stale.

@@ -35,6 +35,9 @@ const WINDOW_BYTES: usize = WINDOW_PAGES * PAGE_SIZE;
 #[derive(Default)]
 pub struct Builder {
     channel: Option<Channel>,
+    /// What is on its way to the window, kept from build to build: a new one would be filled with
+    /// zeros each time.
+    data: Vec<u8>,
     waiting: Option<(u64, oneshot::Sender<Result<BuildReply, Failure>>)>,
 }
 
@@ -201,22 +204,37 @@ pub async fn build(
         },
     )
     .await?;
+    let mut data = std::mem::take(&mut hub.builder.borrow_mut().data);
+    let built = hand_over(hub, parts, &mut data, &mut reply, &mut progress).await;
+    hub.builder.borrow_mut().data = data;
+    built
+}
+
+/// Hands over what is wanted until the partition is built.
+async fn hand_over(
+    hub: &Hub,
+    parts: &Parts,
+    data: &mut Vec<u8>,
+    reply: &mut BuildReply,
+    progress: &mut impl FnMut(u64),
+) -> Result<Built, Failure> {
     let mut given = 0;
     loop {
-        match reply {
+        match *reply {
             BuildReply::Built { console_port, .. } => return Ok(Built { console_port }),
             BuildReply::Aborted => return Err(broken("gave the build up")),
             BuildReply::Heap(_) => return Err(broken("answers another question")),
             BuildReply::Want { file, offset, bytes } => {
-                let wanted = read(parts, file, offset, bytes);
-                let Ok(data) = wanted else {
-                    let _ = call(hub, BuildRequest::Abort).await;
-                    return Err(wanted.err().unwrap_or(Failure::ShuttingDown));
-                };
-                hub.builder.borrow_mut().fill(&data);
+                match read(parts, (file, offset, bytes), data) {
+                    Ok(data) => hub.builder.borrow_mut().fill(data),
+                    Err(failure) => {
+                        let _ = call(hub, BuildRequest::Abort).await;
+                        return Err(failure);
+                    }
+                }
                 given += bytes;
                 progress(given);
-                reply = call(hub, BuildRequest::Data { file, offset, bytes }).await?;
+                *reply = call(hub, BuildRequest::Data { file, offset, bytes }).await?;
             }
         }
     }
@@ -233,20 +251,24 @@ pub async fn heap(hub: &Hub) -> Result<Option<Heap>, Failure> {
     }
 }
 
-/// Bytes that were wanted.
-fn read(parts: &Parts, file: File, offset: u64, bytes: u64) -> Result<Vec<u8>, Failure> {
+/// Reads the bytes that were wanted into `data`, which is as long as the most that was.
+fn read<'d>(
+    parts: &Parts,
+    (file, offset, bytes): (File, u64, u64),
+    data: &'d mut Vec<u8>,
+) -> Result<&'d [u8], Failure> {
     let count = usize::try_from(bytes).ok().filter(|count| *count <= WINDOW_BYTES);
     let count = count.ok_or_else(|| broken("wants more than the window holds"))?;
+    data.resize(data.len().max(count), 0);
+    let data = data.get_mut(..count).unwrap_or_default();
     match file {
         File::Kernel => {
-            let mut data = vec![0; count];
-            let read = parts.kernel.read_at(&mut data, offset);
-            read.map_err(|_| broken("wants more than the kernel has")).map(|()| data)
+            let read = parts.kernel.read_at(data, offset);
+            read.map_err(|_| broken("wants more than the kernel has"))?;
         }
         File::Initrd => {
             let (disk, _) = parts.initrd.as_ref().ok_or_else(|| broken("wants a RAM disk"))?;
-            let mut data = vec![0; count];
-            disk.read_exact_at(&mut data, offset).map_err(|error| {
+            disk.read_exact_at(data, offset).map_err(|error| {
                 let reason = format!("changed while it was read: {error}");
                 refused(
                     "no-initrd",
@@ -256,7 +278,7 @@ fn read(parts: &Parts, file: File, offset: u64, bytes: u64) -> Result<Vec<u8>, F
                     "ask again once it stays as it is",
                 )
             })?;
-            Ok(data)
         }
     }
+    Ok(data)
 }

@@ -4,7 +4,7 @@
 //! answers, or has [`MOST_ASKED`] requests under way, is not read from.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
@@ -17,8 +17,6 @@ use crate::link::Carried;
 
 /// Requests that a client may have under way.
 const MOST_ASKED: usize = 32;
-/// Bytes that are read at a time: most requests are a few hundred.
-const READ: usize = 4 * 1024;
 /// Bytes of answers that may wait for a client.
 const MOST_WAITING: usize = 4 * 1024 * 1024;
 /// Bytes of answers after which output of consoles waits.
@@ -131,19 +129,15 @@ impl Client {
 
     /// Reads what is there; false: nothing came.
     fn fill(&mut self) -> bool {
-        let mut bytes = [0; READ];
         loop {
-            match self.stream.read(&mut bytes) {
+            match self.frames.read_from(&self.stream) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Ok(0) | Err(_) => {
                     self.finished = true;
                     return false;
                 }
-                Ok(read) => {
-                    self.frames.push(&bytes[..read]);
-                    return true;
-                }
+                Ok(_) => return true,
             }
         }
     }

@@ -329,10 +329,10 @@ fn submit<P: Port>(
     ask: Ask,
     now: Instant,
 ) -> Result<(), Failure> {
-    let (id, timeout_ms) = (ask.id, ask.timeout_ms);
-    match ask.body.clone() {
+    let Ask { id, timeout_ms, body } = ask;
+    match body {
         Asked::Service(service) => {
-            service::start(hub, client, ask, service);
+            service::start(hub, client, (id, timeout_ms), service);
             Ok(())
         }
         Asked::Ultravisor(body) => {

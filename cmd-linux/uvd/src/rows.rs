@@ -25,6 +25,11 @@ impl Rows {
         self.get(*self.by_name.get(name)?)
     }
 
+    /// Whether there is a partition with this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     /// All of them, by number.
     pub fn values(&self) -> impl Iterator<Item = &PartitionRow> {
         self.by_number.values()

@@ -132,7 +132,8 @@ fn page<R>(
     let reader = engine.database().reader();
     let after = after.saturating_add(1);
     let mut numbers = engine.index.partitions.range(after..).map(|(&number, _)| number);
-    let (mut rows, mut room) = (Vec::new(), PARTITION_BYTES);
+    let most = engine.index.partitions.len().min(PARTITION_BYTES / least.max(1));
+    let (mut rows, mut room) = (Vec::with_capacity(most), PARTITION_BYTES);
     // One for all: a descriptor is a page.
     let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
     for number in numbers.by_ref() {

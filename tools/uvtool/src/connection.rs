@@ -4,7 +4,7 @@
 //! itself takes as long as it takes, and its news is shown meanwhile. A time that was given bounds
 //! all that a command asks, together.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -114,14 +114,10 @@ impl Uvd {
 
     /// Waits for bytes and takes them.
     pub fn receive(&mut self) -> Result<(), Error> {
-        let mut bytes = [0; 16 * 1024];
         loop {
-            match self.stream.read(&mut bytes) {
+            match self.frames.read_from(&self.stream) {
                 Ok(0) => return Err(closed().into()),
-                Ok(count) => {
-                    self.frames.push(bytes.get(..count).unwrap_or_default());
-                    return Ok(());
-                }
+                Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(uvd_protocol::FrameError::from(error).into()),
             }

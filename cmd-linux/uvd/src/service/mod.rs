@@ -23,7 +23,7 @@ use definition::Definition;
 use futures_util::future::{Either, select};
 use pv_abi::uv::command::{Body, Operation, PartitionRow, Refusal, Target};
 use pv_abi::uv::database::{asked, kind, state};
-use uvd_protocol::{Ask, Failure, Service, ServiceAnswer, Until, way_out};
+use uvd_protocol::{Failure, Service, ServiceAnswer, Until, way_out};
 
 pub use reporter::Reporter;
 pub use show::unread;
@@ -34,14 +34,14 @@ use crate::hub::{Hub, refused};
 use crate::state::{Edit, Record};
 
 /// Starts on a request.
-pub fn start(hub: &Rc<Hub>, client: u64, ask: Ask, service: Service) {
+pub fn start(hub: &Rc<Hub>, client: u64, (id, timeout_ms): (u64, Option<u32>), service: Service) {
     let reader = |console| (client, console);
     match service {
         // These are about a request that is under way, in the order they come.
         Service::Input { console, bytes } => {
-            let taken = hub.consoles.borrow_mut().type_in(reader(console), ask.id, bytes);
+            let taken = hub.consoles.borrow_mut().type_in(reader(console), id, bytes);
             if let Err(unread) = taken {
-                hub.finish(client, ask.id, Err(show::unread(unread)));
+                hub.finish(client, id, Err(show::unread(unread)));
             }
         }
         Service::Detach { console } => {
@@ -51,13 +51,13 @@ pub fn start(hub: &Rc<Hub>, client: u64, ask: Ask, service: Service) {
             }
             let not_attached = || show::unread(Unread::NotAttached);
             let result = if detached { Ok(ServiceAnswer::Done) } else { Err(not_attached()) };
-            hub.finish(client, ask.id, result);
+            hub.finish(client, id, result);
         }
         service => {
-            let (hub, id) = (Rc::clone(hub), ask.id);
+            let hub = Rc::clone(hub);
             hub.clone().spawn(async move {
                 let reporter = Reporter::new(&hub, client, id);
-                match run(&hub, service, &ask, &reporter).await {
+                match run(&hub, service, timeout_ms, &reporter).await {
                     Ok(None) => {}
                     Ok(Some(answer)) => hub.finish(client, id, Ok(answer)),
                     Err(failure) => hub.finish(client, id, Err(failure)),
@@ -71,7 +71,7 @@ pub fn start(hub: &Rc<Hub>, client: u64, ask: Ask, service: Service) {
 async fn run(
     hub: &Rc<Hub>,
     service: Service,
-    ask: &Ask,
+    timeout_ms: Option<u32>,
     reporter: &Reporter,
 ) -> Result<Option<ServiceAnswer>, Failure> {
     hub.ready().await?;
@@ -103,7 +103,7 @@ async fn run(
         }
         Service::Rename { name, to } => live::rename(hub, &name, &to, reporter).await?,
         Service::Set { name, settings } => live::set(hub, &name, &settings, reporter).await?,
-        Service::Wait { name, until } => wait(hub, &name, until, ask.timeout_ms).await?,
+        Service::Wait { name, until } => wait(hub, &name, until, timeout_ms).await?,
         Service::Console { name, from, once } => {
             show::console(hub, reporter.to(), &name, from, once).await?;
             return Ok(None);
@@ -132,12 +132,10 @@ async fn run(
     Ok(Some(answer))
 }
 
-/// Checks what a request gives a partition, by the validators that every other way in has, too.
+/// Checks what a request gives a partition, by the validators that every other way in has, too. The
+/// definitions of a plan are checked where they are read.
 fn check(service: &Service) -> Result<(), Failure> {
     match service {
-        Service::Plan { definitions, .. } | Service::Apply { definitions, .. } => {
-            definitions.iter().try_for_each(check_definition)
-        }
         Service::Create { definition, .. } => check_definition(definition),
         Service::Rename { name, to } => rules::guest_name(to).map_err(|wrong| {
             let object = format!("partition {name:?}");

@@ -3,21 +3,23 @@
 //! Rule: the plan is a function of what is defined, what is there and what should be; whatever
 //! cannot be done while a partition runs is refused as a whole, with the fields. A plan refuses
 //! what an apply would refuse: both go the same way up to the first change ([`batch::rehearse`]).
+//!
+//! Of a thousand definitions most are as they should be, so each is compared by its bytes first, and
+//! only what differs is read, checked and compared field by field.
 
-use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use definition::Definition;
 use pv_abi::uv::command::{Operation, PartitionRow};
-use uvd_protocol::{Failure, Planned, ServiceAnswer, way_out};
+use uvd_protocol::{Definitions, Failure, Packed, Planned, ServiceAnswer, way_out};
 
 use super::batch::{self, Batch, Creation};
-use super::{Reporter, live};
+use super::{Reporter, check_definition, live};
 use crate::hub::{Hub, refused};
 use crate::loader::Kernel;
 use crate::rows::Rows;
-use crate::state::{Edit, Record};
+use crate::state::{Edit, Kept, Record};
 
 /// Tries for a plan while the database changes.
 const TRIES: u32 = 5;
@@ -25,12 +27,12 @@ const TRIES: u32 = 5;
 /// Answers what would be done.
 pub async fn answer(
     hub: &Rc<Hub>,
-    definitions: &[Definition],
+    definitions: &Definitions,
     prune: bool,
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
     let version = hub.current().await?;
-    let (changes, batch) = planned(hub, definitions, prune)?;
+    let Plan { changes, batch, .. } = planned(hub, definitions, prune)?;
     batch::rehearse(hub, &batch, reporter).await?;
     Ok(ServiceAnswer::Changes { version, changes })
 }
@@ -38,7 +40,7 @@ pub async fn answer(
 /// What an apply makes so.
 pub struct Wanted {
     /// The partitions that should be there, and how.
-    pub definitions: Vec<Definition>,
+    pub definitions: Definitions,
     /// Those that were applied before and are not wanted any more go.
     pub prune: bool,
     /// The version of the database that somebody saw a plan of.
@@ -80,8 +82,9 @@ async fn apply_once(
         let reason = format!("planned at {planned}, is {version}");
         return Err(refused("stale-plan", "database", "version", &reason, way_out::LOG));
     }
-    let (changes, batch) = planned(hub, definitions, *prune)?;
-    let batch = Batch { planned_at: Some(version), reason: reason.clone(), ..batch };
+    let Plan { changes, batch, applied } = planned(hub, definitions, *prune)?;
+    let mut batch = Batch { planned_at: Some(version), reason: reason.clone(), ..batch };
+    batch.edits.extend(hub.state.borrow().with_applied(&applied));
     let destroyed: Vec<String> = batch.destroys.iter().map(|row| row.name.clone()).collect();
     let mut kernels = Vec::new();
     for creation in &batch.creates {
@@ -103,15 +106,9 @@ async fn apply_once(
 }
 
 /// What would be done as things are now, and the batch that does it.
-fn planned(
-    hub: &Hub,
-    definitions: &[Definition],
-    prune: bool,
-) -> Result<(Vec<Planned>, Batch), Failure> {
+fn planned(hub: &Hub, definitions: &Definitions, prune: bool) -> Result<Plan, Failure> {
     let (state, rows) = (hub.state.borrow(), hub.rows.borrow());
-    let changes = plan(state.records(), &rows, definitions, prune)?;
-    let batch = batch(state.records(), &rows, &changes, definitions);
-    Ok((changes, batch))
+    plan((state.records(), state.kept()), &rows, definitions, prune)
 }
 
 /// The kernels of what is to be created as things are, by name.
@@ -121,37 +118,101 @@ async fn load(
     reporter: &Reporter,
 ) -> Result<BTreeMap<String, Kernel>, Failure> {
     hub.current().await?;
-    let (_, batch) = planned(hub, &wanted.definitions, wanted.prune)?;
+    let Plan { batch, .. } = planned(hub, &wanted.definitions, wanted.prune)?;
     batch::check_sizes(&batch)?;
     let kernels = batch::load(hub, &batch, reporter).await?;
     let names = batch.creates.into_iter().map(|creation| creation.definition.name);
     Ok(names.zip(kernels).collect())
 }
 
-/// What would be done, a line for each partition.
+/// A plan.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// What would be done, a line for each partition.
+    pub changes: Vec<Planned>,
+    /// The batch that does it.
+    pub batch: Batch,
+    /// Names of those that are as they should be, and were not applied from a file before.
+    pub applied: Vec<String>,
+}
+
+/// What would be done.
 pub fn plan(
-    records: &BTreeMap<String, Record>,
+    (records, kept): (&BTreeMap<String, Record>, &HashMap<String, Kept>),
     rows: &Rows,
-    definitions: &[Definition],
+    definitions: &Definitions,
     prune: bool,
-) -> Result<Vec<Planned>, Failure> {
-    let mut names = HashSet::with_capacity(definitions.len());
-    let mut planned = Vec::with_capacity(definitions.len());
-    for definition in definitions {
-        if !names.insert(definition.name.as_str()) {
-            let object = format!("partition {:?}", definition.name);
+) -> Result<Plan, Failure> {
+    let mut names = HashSet::with_capacity(kept.len());
+    let mut plan = Plan::default();
+    for packed in definitions.iter() {
+        let packed = packed.map_err(|error| Failure::Malformed(error.to_string()))?;
+        let name = packed.name;
+        if !names.insert(name) {
+            let object = format!("partition {name:?}");
             let way_out = "give each partition a name of its own";
             return Err(refused("name-taken", &object, "name", "is defined twice", way_out));
         }
-        planned.push(one(records, rows, definition)?);
+        match kept.get(name).filter(|kept| kept.bytes == packed.bytes && rows.has(name)) {
+            Some(kept) => plan.same(name, kept.applied),
+            None => plan.one(records, rows, packed)?,
+        }
     }
     if prune {
         let gone = records
             .iter()
             .filter(|(name, record)| record.applied && !names.contains(name.as_str()));
-        planned.extend(gone.map(|(name, _)| Planned::Destroy { name: name.clone() }));
+        gone.for_each(|(name, _)| plan.destroy(rows, name));
     }
-    Ok(planned)
+    Ok(plan)
+}
+
+impl Plan {
+    /// One that is as it should be.
+    fn same(&mut self, name: &str, applied: bool) {
+        self.changes.push(Planned::Same { name: name.into() });
+        if !applied {
+            self.applied.push(name.into());
+        }
+    }
+
+    /// One that goes.
+    fn destroy(&mut self, rows: &Rows, name: &str) {
+        self.changes.push(Planned::Destroy { name: name.into() });
+        self.batch.destroys.extend(rows.named(name).cloned());
+        self.batch.edits.push(Edit::Forget(name.into()));
+    }
+
+    /// One that may be new, or differ.
+    fn one(
+        &mut self,
+        records: &BTreeMap<String, Record>,
+        rows: &Rows,
+        packed: Packed<'_>,
+    ) -> Result<(), Failure> {
+        let new = packed.read().map_err(|error| Failure::Malformed(error.to_string()))?;
+        check_definition(&new)?;
+        let (planned, old) = (one(records, rows, &new)?, records.get(&new.name));
+        match &planned {
+            Planned::Create { .. } => {
+                let creation = Creation { definition: new.clone(), paused: false };
+                self.batch.creates.push(creation);
+                self.batch.edits.push(Edit::Put(Record::new(new, true)));
+            }
+            Planned::Change { .. } => {
+                if let (Some(old), Some(row)) = (old, rows.named(&new.name)) {
+                    self.batch.changes.extend(operations(row, old, &new));
+                    let record = Record { definition: new, applied: true, ..old.clone() };
+                    self.batch.edits.push(Edit::Put(record));
+                }
+            }
+            Planned::Destroy { .. } | Planned::Same { .. } => {
+                self.applied.extend(old.filter(|old| !old.applied).map(|_| new.name));
+            }
+        }
+        self.changes.push(planned);
+        Ok(())
+    }
 }
 
 fn one(
@@ -193,48 +254,6 @@ fn one(
     let way_out = way_out::with_name(way_out::DESTROY_TO_APPLY, &name);
     let object = format!("partition {name:?}");
     Err(refused("needs-restart", &object, &names.join(", "), &reason, &way_out))
-}
-
-/// The batch that does what was planned.
-fn batch(
-    records: &BTreeMap<String, Record>,
-    rows: &Rows,
-    planned: &[Planned],
-    definitions: &[Definition],
-) -> Batch {
-    let mut batch = Batch::default();
-    let by_name = LazyCell::new(|| {
-        definitions.iter().map(|one| (one.name.as_str(), one)).collect::<HashMap<_, _>>()
-    });
-    for one in planned {
-        match one {
-            Planned::Create { definition } => {
-                let creation = Creation { definition: definition.clone(), paused: false };
-                batch.creates.push(creation);
-                batch.edits.push(Edit::Put(Record::new(definition.clone(), true)));
-            }
-            Planned::Change { name, .. } => {
-                let new = by_name.get(name.as_str()).copied();
-                let (old, row) = (records.get(name), rows.named(name));
-                let (Some(new), Some(old), Some(row)) = (new, old, row) else {
-                    continue;
-                };
-                batch.changes.extend(operations(row, old, new));
-                let record = Record { definition: new.clone(), applied: true, ..old.clone() };
-                batch.edits.push(Edit::Put(record));
-            }
-            Planned::Destroy { name } => {
-                batch.destroys.extend(rows.named(name).cloned());
-                batch.edits.push(Edit::Forget(name.clone()));
-            }
-            Planned::Same { name } => {
-                let record = records.get(name).filter(|record| !record.applied);
-                let applied = record.map(|record| Record { applied: true, ..record.clone() });
-                batch.edits.extend(applied.map(Edit::Put));
-            }
-        }
-    }
-    batch
 }
 
 fn operations(row: &PartitionRow, old: &Record, new: &Definition) -> Vec<Operation> {

@@ -9,7 +9,7 @@
 pub mod check;
 mod disk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -47,6 +47,26 @@ impl Record {
     /// A record of a new definition.
     pub fn new(definition: Definition, applied: bool) -> Self {
         Self { definition, applied, restarting: false, last_end: None, least_memory: 0 }
+    }
+}
+
+/// What a plan looks at first of a record whose partition has the memory that its kernel needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The definition, as [`uvd_protocol::packed`] has it.
+    pub bytes: Vec<u8>,
+    /// See [`Record::applied`].
+    pub applied: bool,
+}
+
+impl Kept {
+    /// What is kept of a record; `None`: a plan has to look at all of it.
+    pub fn of(record: &Record) -> Option<Self> {
+        let fits = record.definition.memory >= record.least_memory;
+        fits.then(|| Self {
+            bytes: uvd_protocol::packed(&record.definition),
+            applied: record.applied,
+        })
     }
 }
 
@@ -98,6 +118,8 @@ impl Staged {
 /// See the module's head.
 pub struct State {
     records: BTreeMap<String, Record>,
+    /// Of the records.
+    kept: HashMap<String, Kept>,
     /// Staged edits that were not decided on.
     staged: Vec<Staged>,
     boot: Boot,
@@ -123,7 +145,9 @@ impl State {
             }
         };
         let (path, queue) = (path.into(), Queue::default());
-        Self { records, staged, boot: 0, disk, path, persistent, queue }
+        let of = |(name, record): (&String, &Record)| Some((name.clone(), Kept::of(record)?));
+        let kept = records.iter().filter_map(of).collect();
+        Self { records, kept, staged, boot: 0, disk, path, persistent, queue }
     }
 
     /// The host is in the boot with this identity: what comes from now on is of that boot.
@@ -153,6 +177,18 @@ impl State {
     /// The definitions, by name.
     pub fn records(&self) -> &BTreeMap<String, Record> {
         &self.records
+    }
+
+    /// Edits by which the records of these names are of definitions that were applied from a file.
+    pub fn with_applied(&self, names: &[String]) -> Vec<Edit> {
+        let records = names.iter().filter_map(|name| self.records.get(name));
+        let applied = records.map(|record| Record { applied: true, ..record.clone() });
+        applied.map(Edit::Put).collect()
+    }
+
+    /// What is kept of the records in short, by name.
+    pub fn kept(&self) -> &HashMap<String, Kept> {
+        &self.kept
     }
 
     /// Whether a restart of `uvd` finds what is written now.
@@ -275,10 +311,16 @@ impl State {
         for edit in edits {
             match edit {
                 Edit::Put(record) => {
-                    self.records.insert(record.definition.name.clone(), record.clone());
+                    let name = &record.definition.name;
+                    match Kept::of(record) {
+                        Some(kept) => drop(self.kept.insert(name.clone(), kept)),
+                        None => drop(self.kept.remove(name)),
+                    }
+                    self.records.insert(name.clone(), record.clone());
                 }
                 Edit::Forget(name) => {
                     self.records.remove(name);
+                    self.kept.remove(name);
                 }
             }
         }

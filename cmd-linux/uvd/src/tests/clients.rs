@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use pv_abi::uv::command::{Body, Operation, Query, Target};
 use pv_abi::uv::database::COMMAND;
 use uvd_protocol::{
-    Answered, Failure, From, Planned, Service, ServiceAnswer, Settings, Told, Until,
+    Answered, Definitions, Failure, From, Planned, Service, ServiceAnswer, Settings, Told, Until,
 };
 
 use super::host::{Client, Host, Order, definition, kernel_file};
@@ -40,7 +40,7 @@ fn all_definitions_are_told_however_many_there_are() {
     let told: Vec<_> = defined(&mut client).into_iter().map(|one| one.definition).collect();
     assert!(told == all, "{} of {}", told.len(), all.len());
     // What an apply of nothing would prune, each with a line of the answer.
-    let plan = Service::Plan { definitions: vec![], prune: true };
+    let plan = Service::Plan { definitions: Definitions::default(), prune: true };
     let ServiceAnswer::Changes { changes, .. } = answer(client.ask(plan)) else { panic!() };
     assert_eq!(changes.len(), all.len());
     assert!(changes.iter().all(|one| matches!(one, Planned::Destroy { .. })));
@@ -127,7 +127,7 @@ fn fifty_clients_at_once_are_all_served() {
                     let (planned_at, prune, reason) = (None, false, String::new());
                     let mut one = definition("shared", kernel);
                     one.cpu.weight = 256 + number as u32;
-                    let definitions = vec![one];
+                    let definitions = [one].into();
                     answer(client.ask(Service::Apply { definitions, prune, planned_at, reason }));
                 } else if number < GUESTS * 4 {
                     let cap = Settings { cap: Some(number as u32), ..Settings::default() };
@@ -144,7 +144,7 @@ fn fifty_clients_at_once_are_all_served() {
     let mut client = host.client();
     let all = defined(&mut client);
     assert_eq!((all.len(), all[0].definition.name.as_str()), (1, "shared"));
-    let plan = Service::Plan { definitions: vec![all[0].definition.clone()], prune: false };
+    let plan = Service::Plan { definitions: [all[0].definition.clone()].into(), prune: false };
     let ServiceAnswer::Changes { changes, .. } = answer(client.ask(plan)) else { panic!() };
     assert_eq!(changes, [Planned::Same { name: "shared".into() }]);
     assert_eq!(host.end().guests, ["shared"]);
@@ -170,12 +170,12 @@ fn a_list_waits_for_no_job() {
         let (planned_at, prune, reason) = (None, false, String::new());
         let mut one = definition("shared", &kernel);
         one.cpu.weight = 512 + weight as u32;
-        Service::Apply { definitions: vec![one], prune, planned_at, reason }
+        Service::Apply { definitions: [one].into(), prune, planned_at, reason }
     };
     let service = |at: usize, number: usize| match at {
         0 => create_service(&format!("p{number}"), &kernel),
         1 => apply(number),
-        2 => Service::Plan { definitions: vec![definition("shared", &kernel)], prune: false },
+        2 => Service::Plan { definitions: [definition("shared", &kernel)].into(), prune: false },
         3 => {
             let cap = Settings { cap: Some(number as u32 + 1), ..Settings::default() };
             Service::Set { name: "command".into(), settings: cap }
@@ -244,6 +244,7 @@ fn what_is_about_some_partitions_reads_no_others() {
     answer(client.ask(Service::Console { name: "web".into(), from, once }));
     let definitions: Vec<_> = defined(&mut client).into_iter().map(|one| one.definition).collect();
     assert_eq!(definitions.len(), 11);
+    let definitions = Definitions::from(definitions);
     let plan = Service::Plan { definitions: definitions.clone(), prune: true };
     let ServiceAnswer::Changes { changes, .. } = answer(client.ask(plan)) else { panic!() };
     assert!(changes.iter().all(|one| matches!(one, Planned::Same { .. })), "{changes:?}");

@@ -5,7 +5,7 @@ use std::path::Path;
 use definition::{Definition, Policies, Policy};
 use pv_abi::uv::command::{Operation, Refusal, Target};
 use pv_abi::uv::database::{COMMAND, kind};
-use uvd_protocol::{Failure, PolicySettings, Service, ServiceAnswer, Settings, Told};
+use uvd_protocol::{Definitions, Failure, PolicySettings, Service, ServiceAnswer, Settings, Told};
 
 use super::host::{Client, Host, definition, kernel_file};
 use super::lifecycle::{answer, create, defined};
@@ -29,7 +29,7 @@ fn rename(name: &str, to: &str) -> Service {
 }
 
 fn files(definition: &Definition) -> [Service; 3] {
-    let definitions = vec![definition.clone()];
+    let definitions = Definitions::from([definition.clone()]);
     let (planned_at, reason, prune) = (None, String::new(), false);
     [
         Service::Create { definition: definition.clone(), paused: false },
@@ -249,12 +249,13 @@ fn a_plan_refuses_what_an_apply_refuses() {
         vec![definition("new", &kernel), running(|one| one.cpu.affinity = vec![200])],
     ] {
         let apply = Service::Apply {
-            definitions: definitions.clone(),
+            definitions: Definitions::from(&definitions),
             prune: false,
             planned_at: None,
             reason: String::new(),
         };
         let applied = refusal(client.ask(apply));
+        let definitions = Definitions::from(definitions);
         let planned = refusal(client.ask(Service::Plan { definitions, prune: false }));
         let part = |one: Refusal| (one.code, one.object, one.field, one.reason, one.way_out);
         assert_eq!(part(planned), part(applied));

@@ -2,7 +2,8 @@
 
 use pv_abi::uv::database::state;
 use uvd_protocol::{
-    Answered, Defined, End, Failure, From, Planned, Service, ServiceAnswer, Settings, Told, Until,
+    Answered, Defined, Definitions, End, Failure, From, Planned, Service, ServiceAnswer, Settings,
+    Told, Until,
 };
 
 use super::host::{Client, Host, Order, definition, kernel_file};
@@ -198,7 +199,7 @@ fn whatever_the_monitor_refuses_there_is_all_of_it_or_nothing() {
     for after in 0..200 {
         host.order(Order::Refuse(after));
         let apply = Service::Apply {
-            definitions: definitions.clone(),
+            definitions: Definitions::from(&definitions),
             prune: false,
             planned_at: None,
             reason: "test".into(),
@@ -226,7 +227,7 @@ fn an_apply_creates_changes_and_prunes() {
     let mut client = host.client();
     create(&mut client, "mine", &kernel);
     let apply = |definitions: &[definition::Definition], planned_at| Service::Apply {
-        definitions: definitions.to_vec(),
+        definitions: definitions.into(),
         prune: true,
         planned_at,
         reason: "apply test.toml".into(),
@@ -237,7 +238,7 @@ fn an_apply_creates_changes_and_prunes() {
     };
     assert!(changes.iter().all(|one| matches!(one, Planned::Create { .. })));
     both[0].cpu.weight = 512;
-    let plan = Service::Plan { definitions: both[..1].to_vec(), prune: true };
+    let plan = Service::Plan { definitions: both[..1].into(), prune: true };
     let ServiceAnswer::Changes { version, changes } = answer(client.ask(plan)) else { panic!() };
     assert!(matches!(&changes[0], Planned::Change { name, .. } if name == "a"), "{changes:?}");
     assert_eq!(changes[1], Planned::Destroy { name: "b".into() });
@@ -412,7 +413,7 @@ fn what_is_undone_is_undone_in_the_definition() {
     client.undo().result.unwrap();
     let all = defined(&mut client);
     assert_eq!((all.len(), &all[0].definition, all[0].number), (1, &first, Some(16)));
-    let plan = Service::Plan { definitions: vec![first], prune: false };
+    let plan = Service::Plan { definitions: [first].into(), prune: false };
     let ServiceAnswer::Changes { changes, .. } = answer(client.ask(plan)) else { panic!() };
     assert_eq!(changes, [Planned::Same { name: "web".into() }]);
     host.end();

@@ -2,7 +2,7 @@
 
 use pv_abi::uv::command::{Answer, Body, Operation, Query, Transaction};
 use pv_abi::uv::database::{kind, state};
-use uvd_protocol::{Answered, Failure, Service, ServiceAnswer, Told};
+use uvd_protocol::{Answered, Definitions, Failure, Service, ServiceAnswer, Told};
 
 use super::host::{Client, Host, Order, definition, kernel_file};
 use super::lifecycle::{answer, create, defined, refusal};
@@ -102,12 +102,13 @@ fn a_batch_that_is_too_large_is_refused_before_anything_is_built() {
     create(&mut client, "web", &kernel);
     let names = (0..2100).map(|number| format!("p{number}"));
     let definitions: Vec<_> = names.map(|name| definition(&name, &kernel)).collect();
+    let definitions = Definitions::from(definitions);
     let (planned_at, reason, prune) = (None, String::new(), false);
     for service in [
         Service::Plan { definitions: definitions.clone(), prune },
         Service::Apply { definitions, prune, planned_at, reason: reason.clone() },
         Service::Apply {
-            definitions: vec![definition("one", &kernel)],
+            definitions: [definition("one", &kernel)].into(),
             prune,
             planned_at,
             reason: "x".repeat(30_000),

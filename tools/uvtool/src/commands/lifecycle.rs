@@ -89,7 +89,7 @@ fn simple(command: &Command) -> Result<Option<Service>, Error> {
 fn view(command: &Command, json: bool, uvd: &mut Uvd) -> Result<Shown, Error> {
     match command {
         Command::Plan(options) => {
-            let definitions = define::read(&options.files)?;
+            let definitions = define::read(&options.files)?.into();
             Ok(shown(&plan(uvd, Service::Plan { definitions, prune: options.prune })?, json))
         }
         Command::Definitions(_) => Ok(shown(&Definitions::new(uvd.definitions()?), json)),
@@ -104,8 +104,8 @@ fn view(command: &Command, json: bool, uvd: &mut Uvd) -> Result<Shown, Error> {
         }
         Command::Why(options) => match uvd.service(Service::Why { name: options.name.clone() })? {
             ServiceAnswer::Why { rows, earlier } => {
-                let partitions = uvd.partitions()?;
-                let log = Log::new(rows, &Names::new(&partitions)).of_boot(earlier);
+                let partitions = uvd.list()?;
+                let log = Log::new(rows, &Names::of_list(&partitions)).of_boot(earlier);
                 Ok(shown(&log, json))
             }
             _ => Err(Error::Other("log records")),
@@ -133,7 +133,7 @@ fn create(create: &Create, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error>
 
 fn apply(options: &Apply, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error> {
     let Apply { files, prune, at, yes, reason } = options;
-    let (definitions, prune) = (define::read(files)?, *prune);
+    let (definitions, prune) = (uvd_protocol::Definitions::from(define::read(files)?), *prune);
     let planned = plan(uvd, Service::Plan { definitions: definitions.clone(), prune })?;
     let goes: Vec<&str> = planned.destroyed().collect();
     if !goes.is_empty() && !yes {

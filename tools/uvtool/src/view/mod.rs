@@ -18,7 +18,7 @@ pub mod waited;
 
 use std::collections::BTreeMap;
 
-use pv_abi::uv::command::PartitionRow;
+use pv_abi::uv::command::{ListRow, PartitionRow};
 use pv_abi::uv::database::UNASSIGNED;
 use serde::Serialize;
 
@@ -39,6 +39,11 @@ pub struct Names<'a>(BTreeMap<u32, &'a str>);
 impl<'a> Names<'a> {
     /// The names in these rows.
     pub fn new(rows: &'a [PartitionRow]) -> Self {
+        Self(rows.iter().map(|row| (row.number, row.name.as_str())).collect())
+    }
+
+    /// The names in a list.
+    pub fn of_list(rows: &'a [ListRow]) -> Self {
         Self(rows.iter().map(|row| (row.number, row.name.as_str())).collect())
     }
 
