@@ -34,13 +34,21 @@ impl Cli {
     pub fn try_parse_from(
         words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
-        let mut command = Self::command();
+        let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+        // A command that comes first is the only one that has to be known.
+        let named = words.get(1).and_then(|word| word.to_str());
+        let mut command = Self::with_commands(named.filter(|name| Command::NAMES.contains(name)));
         let mut matches = command.try_get_matches_from_mut(words)?;
         Self::read(&mut matches).map_err(|error| error.format(&mut command))
     }
 
     /// All that can be asked.
     pub fn command() -> clap::Command {
+        Self::with_commands(None)
+    }
+
+    /// What can be asked by the command of this name, or by all.
+    fn with_commands(only: Option<&str>) -> clap::Command {
         // Options come first: they bring the first line of their own help along.
         let command = How::augment_args(clap::Command::new("uvtool"))
             .mut_args(|option| option.global(false))
@@ -52,7 +60,7 @@ impl Cli {
             .subcommand_required(true)
             .arg_required_else_help(true)
             .after_help(EXAMPLES);
-        Command::add_all(command)
+        Command::add(command, only)
     }
 
     fn read(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
@@ -114,12 +122,19 @@ macro_rules! commands {
         }
 
         impl Command {
-            /// Adds them to a command line, without their options: those come when one is used.
-            fn add_all(command: clap::Command) -> clap::Command {
-                command$(.subcommand(
-                    clap::Command::new($name).about($about)$(.hide(stringify!($hidden) == "hidden"))?
-                        .defer(|one| How::augment_args($options::augment_args(one)).about($about)),
-                ))*
+            /// Their names.
+            const NAMES: &[&str] = &[$($name),*];
+
+            /// Adds them, or the one of this name, to a command line, without their options: those
+            /// come when one is used.
+            fn add(mut command: clap::Command, only: Option<&str>) -> clap::Command {
+                $(if only.is_none_or(|only| only == $name) {
+                    command = command.subcommand(
+                        clap::Command::new($name).about($about)$(.hide(stringify!($hidden) == "hidden"))?
+                            .defer(|one| How::augment_args($options::augment_args(one)).about($about)),
+                    );
+                })*
+                command
             }
 
             /// The one by this name.
@@ -226,6 +241,20 @@ mod tests {
         assert_eq!((both.timeout, both.socket(), both.json), (Some(5.0), Path::new("/a"), false));
         let below = how(&["kernel", "--socket", "/a", "check", "file", "--json"]);
         assert_eq!((below.socket(), below.json), (Path::new("/a"), true));
+    }
+
+    #[test]
+    fn a_command_that_comes_first_is_read_as_among_all() {
+        for name in Command::NAMES {
+            for words in [&["uvtool", name, "--help"][..], &["uvtool", name, "--no-such"]] {
+                let alone = Cli::try_parse_from(words.iter().copied()).unwrap_err();
+                let among = Cli::command().try_get_matches_from(words.iter().copied()).unwrap_err();
+                assert_eq!(alone.to_string(), among.to_string());
+            }
+        }
+        // The first word may be the value of an option.
+        let words = ["uvtool", "--socket", "list", "info", "web"];
+        assert!(matches!(Cli::try_parse_from(words).unwrap().command, Command::Info(_)));
     }
 
     #[test]

@@ -4,8 +4,13 @@
 //! cli -> commands, source -> connection (uvd's socket) -> view -> text or JSON
 //! ```
 //!
+//! A command is over in a millisecond, so it begins without the start-up of Rust's standard library
+//! ([`start`]), which reads the process's memory map and makes a stack for faults.
+//!
 //! Rule: answers go to standard output, reasons to standard error; a reason names the object, the
 //! limit and a way out. How a command ends is in [`answer`].
+
+#![cfg_attr(not(test), no_main)]
 
 mod answer;
 mod cli;
@@ -15,6 +20,8 @@ mod console;
 mod progress;
 mod quantity;
 mod source;
+#[cfg(not(test))]
+mod start;
 mod table;
 mod terminal;
 mod time_limit;
@@ -42,7 +49,9 @@ use view::verify::Verified;
 use view::version::Version;
 use view::{Names, View};
 
-fn main() -> ExitCode {
+/// Does what the words of the command line say; the status to end with.
+#[cfg_attr(test, expect(dead_code, reason = "a test has a main function of its own"))]
+fn run_words() -> ExitCode {
     if let Some(status) = kernel_image::confined::serve_if_asked() {
         return status;
     }
@@ -128,23 +137,23 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Optio
             shown(&Info::new(&row, &Names::new(&rows)), json)
         }
         Command::Resources(options) if options.verify => {
-            let partitions = source.partitions()?;
+            let partitions = source.list()?;
             let frames = source.resources()?.frames;
             let (found, compared) = source.compare(frames)?;
-            let names = Names::new(&partitions);
+            let names = Names::of_list(&partitions);
             shown(&Verified::new(frames, compared, &found, &names), json)
         }
         Command::Resources(options) => {
-            let partitions = source.partitions()?;
+            let partitions = source.list()?;
             let answer = source.resources()?;
             let map = if options.map { Some(source.page_map(answer.frames)?) } else { None };
             let boot = source.boot_heap();
-            shown(&Resources::new(&answer, boot, &Names::new(&partitions), map), json)
+            shown(&Resources::new(&answer, boot, &Names::of_list(&partitions), map), json)
         }
         Command::Log(options) => {
-            let partitions = source.partitions()?;
+            let partitions = source.list()?;
             let rows = source.log(options.lines)?;
-            shown(&Log::new(rows, &Names::new(&partitions)), json)
+            shown(&Log::new(rows, &Names::of_list(&partitions)), json)
         }
         Command::Diag(options) => {
             let DiagRequest::Release { partition, first, frames } = options.request;

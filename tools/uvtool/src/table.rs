@@ -14,6 +14,9 @@ pub enum Align {
     Right,
 }
 
+/// Bytes of a line for which there is room from the start.
+const USUAL_LINE: usize = 160;
+
 /// Rows under a heading.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -82,29 +85,37 @@ impl Table {
     }
 }
 
-impl Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Table {
+    /// The lines of the table.
+    pub fn lines(&self) -> String {
         let line_width: usize = self.columns.iter().map(|column| column.width + 2).sum();
-        let mut line = String::with_capacity(line_width);
+        let lines = self.cells.len() / self.columns.len().max(1) + 1;
+        // A cell of the last column may be long, and most are not.
+        let mut all = String::with_capacity(lines * line_width.min(USUAL_LINE));
         let mut start = 0;
         for row in self.cells.chunks(self.columns.len().max(1)) {
-            line.clear();
-            let mut blanks = 0;
+            let (begin, mut blanks) = (all.len(), 0);
             for (&(end, width), column) in row.iter().zip(&self.columns) {
                 let room = column.width.saturating_sub(width);
                 let (before, after) = match column.align {
                     Align::Left => (0, room),
                     Align::Right => (room, 0),
                 };
-                push_blanks(&mut line, blanks + before);
-                line.push_str(self.text.get(start..end).unwrap_or_default());
+                push_blanks(&mut all, blanks + before);
+                all.push_str(self.text.get(start..end).unwrap_or_default());
                 (blanks, start) = (after + 2, end);
             }
-            line.truncate(line.trim_end().len());
-            line.push('\n');
-            f.write_str(&line)?;
+            let line = all.get(begin..).unwrap_or_default();
+            all.truncate(begin + line.trim_end().len());
+            all.push('\n');
         }
-        Ok(())
+        all
+    }
+}
+
+impl Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines())
     }
 }
 
@@ -112,7 +123,7 @@ fn push_blanks(line: &mut String, mut count: usize) {
     const BLANKS: &str = "                                ";
     while count != 0 {
         let some = count.min(BLANKS.len());
-        line.push_str(&BLANKS[..some]);
+        line.push_str(BLANKS.get(..some).unwrap_or_default());
         count -= some;
     }
 }

@@ -69,13 +69,13 @@ impl View for List<'_> {
             table
                 .text(&row.name)
                 .pushed(|text| push_number(text, row.number.into()))
-                .text(&kind_word(row.kind))
-                .text(&state_word(row.state))
+                .pushed(|text| text.push_str(&kind_word(row.kind)))
+                .pushed(|text| text.push_str(&state_word(row.state)))
                 .pushed(|text| Memory(row.memory_frames).push_to(text))
                 .pushed(|text| push_number(text, row.vcpus.into()))
                 .pushed(|text| Seconds(row.cpu_time).push_to(text));
         }
-        table.to_string()
+        table.lines()
     }
 }
 

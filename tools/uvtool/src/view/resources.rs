@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::{Names, View};
 use crate::table::{Align, Table};
 use crate::words::{
-    byte_count, bytes, firmware_word, memory, pci_address, pci_class_word, percent, percent_text,
+    self, byte_count, bytes, firmware_word, memory, pci_address, pci_class_word, percent,
+    percent_text, push_number,
 };
 
 /// The machine.
@@ -143,15 +144,14 @@ impl Resources {
             ("SHARE", Align::Right),
         ]);
         for row in &self.memory {
-            table.row([
-                row.owner.clone(),
-                if row.io { "I/O".into() } else { "RAM".into() },
-                row.entries_4gib.to_string(),
-                row.entries_4mib.to_string(),
-                row.entries_4kib.to_string(),
-                memory(row.frames),
-                percent_text(row.percent),
-            ]);
+            table
+                .text(&row.owner)
+                .text(if row.io { "I/O" } else { "RAM" })
+                .pushed(|text| push_number(text, row.entries_4gib))
+                .pushed(|text| push_number(text, row.entries_4mib))
+                .pushed(|text| push_number(text, row.entries_4kib))
+                .pushed(|text| words::Memory(row.frames).push_to(text))
+                .text(&percent_text(row.percent));
         }
         let tier = |of: fn(&Memory) -> u64| sum(self.memory.iter().map(of)).to_string();
         let frames = sum(self.memory.iter().map(|row| row.frames));
@@ -293,11 +293,11 @@ fn check(answer: &ResourcesAnswer, names: &Names<'_>) -> Vec<String> {
     let mut beyond: u128 = 0;
     for row in &answer.memory {
         let entries = tier_frames(row);
-        let owner = names.of(row.owner);
         match entries.checked_sub(u128::from(row.frames)) {
             Some(more) => beyond += more,
             None => found.push(format!(
-                "the entries of {owner} cover {entries} frames, it has {}",
+                "the entries of {} cover {entries} frames, it has {}",
+                names.of(row.owner),
                 row.frames
             )),
         }
