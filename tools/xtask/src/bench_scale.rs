@@ -40,9 +40,9 @@ const STEPS: [(&str, Bound); 8] = [
     ("info", Bound::Same),
     ("console", Bound::Same),
     ("set", Bound::Same),
-    ("list", Bound::PerGuest(12_000)),
-    ("plan", Bound::PerGuest(32_000)),
-    ("resources", Bound::Open),
+    ("list", Bound::PerGuest(6_500)),
+    ("plan", Bound::PerGuest(13_200)),
+    ("resources", Bound::PerGuest(11_100)),
 ];
 /// Hundredths of a percent that a step of [`Bound::Same`] may take more than beside the fewest guests:
 /// what two runs differ by, and for the guests that are more, up to [`MANY`] of them. So a few guests
@@ -350,7 +350,7 @@ mod tests {
             row("info", 100, 1027),
             row("info", 1000, 1100),
             row("list", 10, 1000),
-            row("list", 20, 121_000),
+            row("list", 20, 66_000),
             row("resources", 10, 1),
             row("resources", 100, 100),
         ];
@@ -359,16 +359,16 @@ mod tests {
             row("set", 10, 1000),
             row("set", 100, 1028),
             row("plan", 1, 1),
-            row("plan", 2, 32_002),
+            row("plan", 2, 13_202),
         ];
         let told = faults(&bad);
         assert_eq!(
             told,
             [
                 "set beside 100 guests: 1 028, at most 1 027",
-                "plan beside 2 guests: 32 002, at most 32 001"
+                "plan beside 2 guests: 13 202, at most 13 201"
             ]
         );
-        assert!(as_table(&bad).contains("32001") && as_json(&bad).contains("\"all\": 1028"));
+        assert!(as_table(&bad).contains("13201") && as_json(&bad).contains("\"all\": 1028"));
     }
 }

@@ -102,7 +102,7 @@ fn a_definition_is_as_it_should_be_by_its_bytes_alone() {
     short.least_memory = one.memory + 1;
     assert_eq!(Kept::of(&short), None);
     let records = BTreeMap::from([("a".to_owned(), short)]);
-    let failure = planned(&records, &rows, &[one.clone()], false).unwrap_err();
+    let failure = planned(&records, &rows, std::slice::from_ref(&one), false).unwrap_err();
     assert!(failure.to_string().contains("is less than its kernel needs"), "{failure}");
 }
 
