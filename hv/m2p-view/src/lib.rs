@@ -50,6 +50,9 @@ pub const COPIES: usize = 6;
 /// Frames that a view needs: the level-3 and the level-2 table, level-1 tables, copies.
 pub const FRAMES: u64 = 2 + (TABLES + COPIES) as u64;
 
+/// The frames, from the first on, that hold zeros when a view is made: tables of levels 3 and 2.
+pub const ZEROED: u64 = 2;
+
 /// Regions whose own frames are counted.
 const COUNTED: usize = 512;
 /// Frames of a region.
@@ -75,8 +78,9 @@ pub trait Machine {
     fn master(&self) -> u64;
     /// Frame of a page whose words are all [`INVALID`], for ever.
     fn invalid(&self) -> u64;
-    /// Whether machine frame `mfn` is the partition's now, as RAM.
-    fn is_own(&self, mfn: u64) -> bool;
+    /// The frames of a chunk that are the partition's now, as RAM: bit `n` of word `m` for frame
+    /// `64 * m + n` of the chunk.
+    fn own(&self, chunk: u64) -> [u64; 8];
     /// The words of a frame of the view or of the master table.
     fn page(&self, frame: u64) -> &Page;
     /// Returns once no CPU has any translation of the partition from before the call.
@@ -93,6 +97,10 @@ struct Turns<const N: usize> {
 impl<const N: usize> Turns<N> {
     const fn new() -> Self {
         Self { next: 0, used_for: [NEVER; N] }
+    }
+
+    fn is_unused(&self) -> bool {
+        self.used_for[0] == NEVER
     }
 
     /// Uses the next frame for `what`: its index, and what it was used for.
@@ -138,7 +146,7 @@ fn word(page: &Page, index: u64) -> &AtomicU64 {
 }
 
 impl View {
-    /// An empty view. Its [`FRAMES`] frames begin at `first` and hold zeros.
+    /// An empty view. Its [`FRAMES`] frames begin at `first`; the first [`ZEROED`] hold zeros.
     #[must_use]
     pub const fn new(first: u64) -> Self {
         let (tables, copies) = (Turns::new(), Turns::new());
@@ -185,6 +193,10 @@ impl View {
         }
         let chunk = chunk_of(mfn);
         word(machine.page(machine.master() + chunk), mfn).store(pfn, Ordering::Relaxed);
+        // Most entries are set before the partition looks at any.
+        if self.copies.is_unused() {
+            return;
+        }
         let shown = self.entry(machine, chunk).map(|entry| frame_of(entry.load(Ordering::Relaxed)));
         if let Some(frame) = shown.filter(|frame| self.is_copy(*frame)) {
             word(machine.page(frame), mfn).store(pfn, Ordering::Relaxed);
@@ -195,16 +207,14 @@ impl View {
     /// and its CPUs have to flush before they see it.
     #[must_use]
     pub fn gained<M: Machine>(&mut self, machine: &M, mfns: &[u64]) -> bool {
-        let (mut stale, mut forgotten) = (false, NEVER);
-        for mfn in mfns {
+        let mut stale = false;
+        for together in mfns.chunk_by(|mfn, next| chunk_of(*mfn) == chunk_of(*next)) {
+            let Some(mfn) = together.first() else { continue };
             if let Some(count) = self.count(*mfn) {
-                *count = (*count + 1).min(REGION);
+                let more = u32::try_from(together.len()).unwrap_or(0);
+                *count = (*count + more).min(REGION);
             }
-            let chunk = chunk_of(*mfn);
-            if chunk != forgotten {
-                stale |= self.forget(machine, chunk);
-                forgotten = chunk;
-            }
+            stale |= self.forget(machine, chunk_of(*mfn));
         }
         stale
     }
@@ -277,24 +287,24 @@ impl View {
                 upper.store(0, Ordering::Relaxed);
             }
             machine.flush();
-            clear(machine.page(table));
         }
+        clear(machine.page(table));
         self.upper(machine, region).store(table << 12 | TABLE, Ordering::Release);
         table
     }
 
     /// The page that shows a chunk.
     fn page_for<M: Machine>(&mut self, machine: &M, chunk: u64) -> u64 {
-        let mfns = chunk << 9..(chunk + 1) << 9;
-        match mfns.clone().filter(|mfn| machine.is_own(*mfn)).count() {
+        let own = machine.own(chunk);
+        match own.iter().map(|word| word.count_ones()).sum() {
             0 => machine.invalid(),
             512 => machine.master() + chunk,
-            _ => self.new_copy(machine, chunk),
+            _ => self.new_copy(machine, chunk, own),
         }
     }
 
-    /// A copy of the own entries of a chunk.
-    fn new_copy<M: Machine>(&mut self, machine: &M, chunk: u64) -> u64 {
+    /// A copy of the `own` entries of a chunk.
+    fn new_copy<M: Machine>(&mut self, machine: &M, chunk: u64, own: [u64; 8]) -> u64 {
         let (index, before) = self.copies.take(chunk);
         let copy = self.first + 2 + TABLES as u64 + index;
         if before != NEVER {
@@ -306,9 +316,11 @@ impl View {
             machine.flush();
         }
         let words = machine.page(machine.master() + chunk).iter().zip(machine.page(copy));
-        for (mfn, (from, to)) in (chunk << 9..).zip(words) {
-            let own = machine.is_own(mfn);
-            to.store(if own { from.load(Ordering::Relaxed) } else { INVALID }, Ordering::Relaxed);
+        for (index, (from, to)) in (0_u64..).zip(words) {
+            let bits = own[narrow::size(index >> 6 & 7)];
+            let shown =
+                if bits >> (index & 63) & 1 != 0 { from.load(Ordering::Relaxed) } else { INVALID };
+            to.store(shown, Ordering::Relaxed);
         }
         copy
     }

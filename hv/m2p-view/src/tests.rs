@@ -37,15 +37,17 @@ impl Machine for Sim {
     fn invalid(&self) -> u64 {
         MASTER + RAM.div_ceil(512)
     }
-    fn is_own(&self, mfn: u64) -> bool {
-        match self.chunks.borrow().get(&(mfn >> 9)) {
-            Some(chunk) => chunk[mfn as usize & 511],
-            None => self.regions.borrow().contains(&(mfn >> 18)),
-        }
+    fn own(&self, chunk: u64) -> [u64; 8] {
+        let bit = |mfn: u64| u64::from(self.is_own(mfn));
+        std::array::from_fn(|word| {
+            let first = chunk << 9 | (word as u64) << 6;
+            (0..64).map(|index| bit(first + index) << index).sum()
+        })
     }
     fn page(&self, frame: u64) -> &Page {
         assert!((FIRST..FIRST + FRAMES).contains(&frame) || frame >= MASTER, "frame {frame}");
-        let content = if frame < MASTER { 0 } else { INVALID };
+        // What is not said to be zero may hold anything.
+        let content = if (FIRST..FIRST + ZEROED).contains(&frame) { 0 } else { INVALID };
         let new = || &*Box::leak(Box::new([const { AtomicU64::new(0) }; 512]));
         self.pages.borrow_mut().entry(frame).or_insert_with(|| {
             let page = new();
@@ -60,6 +62,13 @@ impl Machine for Sim {
 }
 
 impl Sim {
+    fn is_own(&self, mfn: u64) -> bool {
+        match self.chunks.borrow().get(&(mfn >> 9)) {
+            Some(chunk) => chunk[mfn as usize & 511],
+            None => self.regions.borrow().contains(&(mfn >> 18)),
+        }
+    }
+
     fn new() -> Self {
         Self {
             pages: RefCell::default(),

@@ -272,7 +272,7 @@ fn grant_table(instance: u64, vcpus: u32) -> u64 {
 /// the next frame to keep. Between calls it holds a reference on each frame before that.
 static KEEPING: SpinLock<([u64; 4], u64)> = SpinLock::new(([0; 4], 0));
 
-/// Makes frames an instance, zeroed, and takes a reference on each: what ring 0 writes stays the
+/// Makes frames an instance, zeroed but for tables and copies of the view, and takes a reference on each: what ring 0 writes stays the
 /// partition's until [`release_frames`], whatever the database says. The partition may map its
 /// shared info and grant frames, and nothing else of the instance. With [`AGAIN`], the same call
 /// goes on; another one gives back what this one took.
@@ -280,6 +280,8 @@ fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(
     let owner = descriptor.number;
     let grants = grant_table(frames.start, descriptor.vcpus);
     let grants = grants..grants + u64::from(descriptor.grant_frames);
+    let view = frames.start + VIEW_FRAME;
+    let unused = view + m2p_view::ZEROED..view + m2p_view::FRAMES;
     let which = [frames.start, owner.into(), grants.start, grants.end];
     let mut keeping = KEEPING.lock_or_again()?;
     let (before, next) = *keeping;
@@ -299,7 +301,10 @@ fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(
             *keeping = ([0; 4], 0);
             return Err(error);
         }
-        machine::scrub(mfn);
+        // The view clears its own.
+        if !unused.contains(&mfn) {
+            machine::scrub(mfn);
+        }
         if let Some(entry) = platform::m2p().get(narrow::size(mfn)) {
             entry.store(M2P_INVALID, Ordering::Relaxed);
         }

@@ -34,9 +34,15 @@ impl Machine for Viewer {
         platform::m2p_frame() + self.frames().div_ceil(512)
     }
 
-    #[inline]
-    fn is_own(&self, mfn: u64) -> bool {
-        machine::frame(mfn).is_some_and(|frame| frame.owner_word() == self.0)
+    fn own(&self, chunk: u64) -> [u64; 8] {
+        let frames = platform::frame_table();
+        let of_word = |word: usize| {
+            let first = (narrow::size(chunk) << 9) + (word << 6);
+            let frames = frames.iter().skip(first).take(64).enumerate();
+            let own = frames.filter(|(_, frame)| frame.owner_word() == self.0);
+            own.fold(0, |bits, (index, _)| bits | 1 << index)
+        };
+        core::array::from_fn(of_word)
     }
 
     fn page(&self, frame: u64) -> &Page {
@@ -55,9 +61,15 @@ fn slot(root: u64) -> &'static AtomicU64 {
 
 /// Makes an entry readable that the kernel of `vcpu` read and that is not there yet; `false`: that
 /// was not what faulted, or there is no such entry.
+#[inline]
 pub fn read(vcpu: &Vcpu, registers: &Registers, address: u64) -> bool {
-    let in_view = (M2P_START..M2P_END).contains(&address);
-    if !in_view || !page_fault::is_absent_read(registers) || !vcpu.in_kernel.get() {
+    (M2P_START..M2P_END).contains(&address) && show(vcpu, registers, address)
+}
+
+#[cold]
+#[inline(never)]
+fn show(vcpu: &Vcpu, registers: &Registers, address: u64) -> bool {
+    if !page_fault::is_absent_read(registers) || !vcpu.in_kernel.get() {
         return false;
     }
     let partition = vcpu.partition;

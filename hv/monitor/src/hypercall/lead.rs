@@ -194,8 +194,10 @@ fn take(mfn: u64, owner: Owner) -> Result<Change, i64> {
     let (next, kind) =
         if at_once { (wanted, change.kind) } else { (OWNER_IO | MONITOR, Kind::Private) };
     frame.set_owner(before, next, kind).map_err(|_| errno::EBUSY)?;
-    // Before the flush, which the old owner's CPUs owe for this too.
-    view::lost(before, mfn);
+    if before != 0 {
+        // Before the flush, which the old owner's CPUs owe for this too.
+        view::lost(before, mfn);
+    }
     Ok(if at_once { Change::Made } else { Change::Begun(Taken { mfn, before, change }) })
 }
 
