@@ -68,7 +68,7 @@ fn run_words() -> ExitCode {
         if cli.how.json {
             script = answer::json_line(&Script::new(options.shell, &script)).into_bytes();
         }
-        return print(&script, None);
+        return print(&script);
     }
     if cli.how.timeout.is_some() {
         time_limit::set(cli.how.timeout());
@@ -111,7 +111,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
     commands::define::check(&cli.command)?;
     let mut uvd = Uvd::connect(how.socket(), how.timeout(), how.timeout.is_some())?;
     match show(&cli.command, json, &mut uvd)? {
-        Some(shown) => Ok(print(shown.output.as_bytes(), shown.problem.as_deref())),
+        Some(shown) => Ok(shown.print()),
         None => commands::lifecycle::run(&cli.command, json, &mut uvd),
     }
 }
@@ -119,7 +119,18 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
 /// What a command prints, and what is wrong with it.
 struct Shown {
     output: String,
-    problem: Option<String>,
+    problem: Option<Problem>,
+}
+
+impl Shown {
+    /// Prints it; the status to end with.
+    fn print(self) -> ExitCode {
+        let printed = print(self.output.as_bytes());
+        match self.problem {
+            Some(problem) if printed == ExitCode::SUCCESS => answer::fail(&problem),
+            _ => printed,
+        }
+    }
 }
 
 /// Asks for what a command shows; `None`: it does something.
@@ -167,20 +178,20 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Optio
 
 fn shown(view: &impl View, json: bool) -> Shown {
     let output = if json { answer::json(view) + "\n" } else { view.text() };
-    Shown { output, problem: view.problem() }
+    let problem = |message: String| Problem {
+        status: view.status(),
+        ..Problem::sentence("failed", &message)
+    };
+    Shown { output, problem: view.problem().map(problem) }
 }
 
-fn print(output: &[u8], problem: Option<&str>) -> ExitCode {
-    let written = std::io::stdout().write_all(output);
-    match (written, problem) {
+fn print(output: &[u8]) -> ExitCode {
+    match std::io::stdout().write_all(output) {
         // Whoever read our output has had enough.
-        (Err(error), _) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
-        (Err(error), _) => complain(&format!("standard output: {error}")),
-        (Ok(()), Some(problem)) => complain(problem),
-        (Ok(()), None) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Err(error) => {
+            answer::fail(&Problem::sentence("failed", &format!("standard output: {error}")))
+        }
+        Ok(()) => ExitCode::SUCCESS,
     }
-}
-
-fn complain(problem: &str) -> ExitCode {
-    answer::fail(&Problem::sentence("failed", problem))
 }

@@ -38,7 +38,7 @@ pub fn top(
         match &screen {
             Some(screen) => screen.show(&text),
             None => {
-                if crate::print(text.as_bytes(), None) != std::process::ExitCode::SUCCESS {
+                if crate::print(text.as_bytes()) != std::process::ExitCode::SUCCESS {
                     return Ok(true);
                 }
             }

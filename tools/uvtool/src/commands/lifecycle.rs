@@ -61,7 +61,7 @@ pub fn run(command: &Command, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Err
         }
         _ => match simple(command)? {
             Some(service) => done(uvd.service(service)?).map(|()| say_done(json)),
-            None => view(command, json, uvd).map(print_shown),
+            None => view(command, json, uvd).map(Shown::print),
         },
     }
 }
@@ -118,10 +118,6 @@ fn view(command: &Command, json: bool, uvd: &mut Uvd) -> Result<Shown, Error> {
     }
 }
 
-fn print_shown(shown: Shown) -> ExitCode {
-    print(shown.output.as_bytes(), shown.problem.as_deref())
-}
-
 fn create(create: &Create, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error> {
     let definition = define::wanted(create)?;
     let name = definition.name.clone();
@@ -156,7 +152,7 @@ fn apply(options: &Apply, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error> 
         reason.clone()
     };
     let applied = plan(uvd, Service::Apply { definitions, prune, planned_at, reason })?;
-    Ok(print_shown(shown(&applied, json)))
+    Ok(shown(&applied, json).print())
 }
 
 fn plan(uvd: &mut Uvd, request: Service) -> Result<Plan, Error> {
@@ -212,7 +208,7 @@ fn closed_in_json(closed: &Closed) -> ExitCode {
     let crashed = end.is_some_and(|end| !is_clean(end));
     let cause = end.and_then(|end| cause_words(end.cause, end.detail));
     let line = serde_json::json!({ "detached": detached, "cause": cause, "crashed": crashed });
-    let printed = print(answer::json_line(&line).as_bytes(), None);
+    let printed = print(answer::json_line(&line).as_bytes());
     if crashed {
         return ExitCode::from(status::CRASHED);
     }
@@ -242,7 +238,7 @@ fn is_clean(End { cause, detail }: End) -> bool {
 /// Says in JSON that a command without an answer is done.
 fn say_done(json: bool) -> ExitCode {
     match json {
-        true => print(answer::json_line(&serde_json::json!({ "done": true })).as_bytes(), None),
+        true => print(answer::json_line(&serde_json::json!({ "done": true })).as_bytes()),
         false => ExitCode::SUCCESS,
     }
 }
@@ -253,7 +249,7 @@ fn tell_number(name: &str, number: u32, json: bool) -> ExitCode {
     } else {
         format!("{name}: partition {number}\n")
     };
-    print(text.as_bytes(), None)
+    print(text.as_bytes())
 }
 
 fn partition(answer: ServiceAnswer) -> Result<u32, Error> {

@@ -22,6 +22,8 @@ use pv_abi::uv::command::{ListRow, PartitionRow};
 use pv_abi::uv::database::UNASSIGNED;
 use serde::Serialize;
 
+use crate::answer::status;
+
 /// What a command shows.
 pub trait View: Serialize {
     /// For people; ends with a newline.
@@ -30,6 +32,11 @@ pub trait View: Serialize {
     /// What is wrong with what is shown, if anything: the command then fails.
     fn problem(&self) -> Option<String> {
         None
+    }
+
+    /// The status to end with where there is a problem.
+    fn status(&self) -> u8 {
+        status::FAILED
     }
 }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 use uvd_protocol::{End, Until, way_out};
 
 use super::View;
+use crate::answer::status;
 use crate::words::{Word, cause_words, state_word};
 
 /// What was waited for.
@@ -56,6 +57,10 @@ impl View for Waited {
         let start = || way_out::with_name(way_out::START, &self.name);
         self.missed.then(|| format!("partition {:?}: is not there; {}", self.name, start()))
     }
+
+    fn status(&self) -> u8 {
+        if self.crashed { status::CRASHED } else { status::FAILED }
+    }
 }
 
 #[cfg(test)]
@@ -69,11 +74,14 @@ mod tests {
         let row = rows.iter().find(|row| row.name == "web");
         let crash = Waited::new("web", Until::Stopped, row, Some(End { cause: 1, detail: 3 }));
         assert!(crash.problem().unwrap().contains("said that it crashed"));
+        assert_eq!(crash.status(), status::CRASHED);
         let off = Waited::new("web", Until::Stopped, None, Some(End { cause: 1, detail: 0 }));
         assert_eq!((off.problem(), off.text().as_str()), (None, "web: gone: it powered off\n"));
         let trap = Waited::new("web", Until::Stopped, row, Some(End { cause: 2, detail: 13 }));
         assert!(trap.problem().is_some());
-        let missed = Waited::new("web", Until::Running, None, None).problem().unwrap();
+        let missed = Waited::new("web", Until::Running, None, None);
+        assert_eq!(missed.status(), status::FAILED);
+        let missed = missed.problem().unwrap();
         assert!(missed.ends_with("is not there; start it with `uvtool start web`"), "{missed}");
         assert_eq!(Waited::new("web", Until::Gone, None, None).problem(), None);
     }
