@@ -63,6 +63,15 @@ impl<T> SpinLock<T> {
         }
     }
 
+    /// Acquires the lock if nobody holds it or waits for it.
+    #[inline]
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        let served = self.serving.load(Ordering::Acquire);
+        let after = served.wrapping_add(1);
+        let taken = self.next.compare_exchange(served, after, Ordering::Acquire, Ordering::Relaxed);
+        taken.ok().map(|_| Guard { lock: self })
+    }
+
     /// Acquires the lock unless that takes long.
     ///
     /// # Errors

@@ -73,16 +73,24 @@ fn show(vcpu: &Vcpu, registers: &Registers, address: u64) -> bool {
         return false;
     }
     let partition = vcpu.partition;
-    let Ok(mut view) = partition.view.lock_or_again() else {
+    // Not as a waiter: whoever waits for the lock of a view waits for one fill at most.
+    let Some(mut view) = partition.view.try_lock() else {
         // The instruction comes again.
         return true;
     };
     if !view.fill(&Viewer(partition.number), (address - M2P_START) / 8) {
         return false;
     }
-    // The virtual CPU holds the table. It may have served user mode before.
-    slot(vcpu.kernel_root.get()).store(partition.view_slot(), Ordering::Release);
+    // The virtual CPU holds the table. Another may run user mode on it, and have taken the slot away.
+    lead_from(vcpu, vcpu.kernel_root.get());
     true
+}
+
+/// Makes a table that is to be a kernel root of `vcpu` lead to the view of its partition as it is now.
+/// A table that stayed validated may lead to where another life of the partition had its instance.
+#[inline]
+pub fn lead_from(vcpu: &Vcpu, root: u64) {
+    slot(root).store(vcpu.partition.view_slot(), Ordering::Release);
 }
 
 /// Keeps the view out of the tables that user mode runs on, unless the kernel runs on them too.

@@ -109,7 +109,12 @@ pub fn new_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), i
     if mfn == 0 {
         return Err(errno::EINVAL);
     }
-    replace_root(space, &vcpu.kernel_root, mfn, || hardware::load_root(mfn))
+    replace_root(space, &vcpu.kernel_root, mfn, || {
+        view::lead_from(vcpu, mfn);
+        hardware::load_root(mfn);
+    })?;
+    view::hide_from_user(vcpu);
+    Ok(())
 }
 
 /// Gives a virtual CPU that does not run its first kernel root, in place of one that it was given
@@ -117,5 +122,5 @@ pub fn new_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), i
 pub fn set_roots(vcpu: &Vcpu, kernel: u64) -> Result<(), i64> {
     let mut space = vcpu.partition.space.lock_or_again()?;
     finish(&mut space)?;
-    replace_root(&mut space, &vcpu.kernel_root, kernel, || ())
+    replace_root(&mut space, &vcpu.kernel_root, kernel, || view::lead_from(vcpu, kernel))
 }
