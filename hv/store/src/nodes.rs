@@ -82,7 +82,7 @@ impl Nodes {
     /// The homes that are below a path, where it is above all homes.
     fn homes_below(&self, path: &Path) -> impl Iterator<Item = (&Path, &Node)> {
         let above = HOMES.starts_with(&path.prefix());
-        let homes = self.homes.values().filter(move |_| above);
+        let homes = above.then(|| self.homes.values()).into_iter().flatten();
         homes.flat_map(|map| map.iter().map(|(path, node)| (path, &**node)))
     }
 
