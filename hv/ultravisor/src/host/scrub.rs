@@ -3,7 +3,8 @@
 //! The monitor knows which free frames are clean. Here is known where to look: what was free when the
 //! host started, and what was given back since.
 //!
-//! Rule: it is idle time that is spent, and what it takes is booked to who had the memory given back.
+//! Rule: it is idle time that is spent, and what it takes is booked to whoever made the partition that
+//! had the memory.
 //! Where another wanted the CPU during a piece, scrubbing rests for several times as long as the piece
 //! took: so it takes a ninth of one CPU from others at most, and `SERVICE%` shows whose that is.
 
@@ -33,7 +34,8 @@ impl Host {
         // Frames that the monitor did not take back are tried again by the engine.
         let _ = lead::activate_pages(range.first, range.frames);
         self.end_turn();
-        let spent = time::now().saturating_sub(begin);
+        let others = waited().saturating_sub(self.waited);
+        let spent = time::now().saturating_sub(begin).saturating_sub(others);
         self.services.budget.spend(payer, spent, false);
         hypercall::yield_now();
         if waited().saturating_sub(self.waited) > SWITCH {
