@@ -210,18 +210,16 @@ impl Machine {
         looks.iter().flatten().map(|cpu| format!("  {cpu}\n")).collect()
     }
 
-    /// CPUs that were in ring 0, and not halted, at every one of many looks: no stay in ring 0 is
-    /// that long.
-    pub fn stuck_in_ring_0(&mut self) -> Vec<CpuPlace> {
-        let mut looks = self.looks(40).into_iter();
-        let mut stuck = looks.next().unwrap_or_default();
-        for look in looks {
-            stuck.retain(|cpu| look.iter().any(|now| now.number == cpu.number && now.is_busy()));
-        }
-        stuck.into_iter().filter(CpuPlace::is_busy).collect()
+    /// Whether a machine that is silent is so because a partition goes round in ring 3: at most of many
+    /// looks some CPU runs it, and no CPU is in ring 0, not halted, at all of them.
+    ///
+    /// False where all CPUs are halted, where the monitor is at work between the partition's steps, and
+    /// where the machine does not answer.
+    pub fn goes_round_in_a_partition(&mut self) -> bool {
+        goes_round_in_a_partition(&self.looks(LOOKS))
     }
 
-    fn looks(&mut self, count: u32) -> Vec<Vec<CpuPlace>> {
+    fn looks(&mut self, count: usize) -> Vec<Vec<CpuPlace>> {
         let mut looks = Vec::new();
         for _ in 0..count {
             // A machine that has ended has no CPUs.
@@ -315,6 +313,19 @@ fn accept(listener: &UnixListener, qemu: &mut Qemu) -> Result<UnixStream> {
 /// Time between two looks at where the CPUs are: enough for a million instructions.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
+/// Looks that tell who goes round.
+const LOOKS: usize = 40;
+
+fn goes_round_in_a_partition(looks: &[Vec<CpuPlace>]) -> bool {
+    let is = |look: &[CpuPlace], number: &str, what: fn(&CpuPlace) -> bool| {
+        look.iter().any(|cpu| cpu.number == number && what(cpu))
+    };
+    let stays_in_ring_0 =
+        |cpu: &CpuPlace| looks.iter().all(|look| is(look, &cpu.number, CpuPlace::is_busy));
+    let in_ring_3 = looks.iter().filter(|look| look.iter().any(CpuPlace::is_in_ring_3)).count();
+    looks.len() == LOOKS && in_ring_3 > LOOKS / 2 && !looks.iter().flatten().any(stays_in_ring_0)
+}
+
 /// Where a CPU is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuPlace {
@@ -335,7 +346,15 @@ impl CpuPlace {
 
     /// Whether it is in ring 0 and not halted.
     fn is_busy(&self) -> bool {
-        ["CPL=0", "HLT=0"].iter().all(|word| self.words.iter().any(|have| have == word))
+        self.has("CPL=0") && self.has("HLT=0")
+    }
+
+    fn is_in_ring_3(&self) -> bool {
+        self.has("CPL=3")
+    }
+
+    fn has(&self, word: &str) -> bool {
+        self.words.iter().any(|have| have == word)
     }
 }
 
@@ -407,6 +426,16 @@ mod tests {
         assert!(!halted.is_busy());
         let busy = |from, to| CpuPlace::parse(&printed.replace(from, to)).map(|cpu| cpu.is_busy());
         assert_eq!(busy("HLT=1", "HLT=0"), Some(true));
+        let guest = CpuPlace::parse("0 RIP=1 CPL=3 HLT=0").expect("a number");
+        let monitor = CpuPlace::parse("0 RIP=2 CPL=0 HLT=0").expect("a number");
+        let round = |cpus: &[&CpuPlace]| {
+            let looks = (0..LOOKS).map(|n| vec![cpus[n % cpus.len()].clone(), halted.clone()]);
+            goes_round_in_a_partition(&looks.collect::<Vec<_>>())
+        };
+        assert!(round(&[&guest]) && round(&[&guest, &guest, &monitor]));
+        assert!(!round(&[&monitor]) && !round(&[&halted]));
+        assert!(!round(&[&monitor, &monitor, &guest]), "the monitor, time and again");
+        assert!(!goes_round_in_a_partition(&[]), "no answer");
         assert_eq!(busy("CPL=0 II=0 A20=1 SMM=0 HLT=1", "CPL=3 HLT=0"), Some(false));
     }
 
