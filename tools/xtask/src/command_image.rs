@@ -14,6 +14,8 @@ use crate::modules::{self, Modules};
 use crate::workspace;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// How they are compiled; in the workspace's manifest.
+const PROFILE: &str = "command";
 const BUSYBOX: &str = "/bin/busybox";
 
 /// The kernel modules that `uvd` and `/proc/xen` need, with their parameters.
@@ -69,15 +71,11 @@ pub fn build_static(package: &str) -> Result<PathBuf> {
 fn build_packages(packages: &[&str], what: &str) -> Result<PathBuf> {
     let target_dir = workspace::root().join("target/cmd");
     let mut cargo = workspace::cargo("build");
-    cargo.args(["--release", "--target", TARGET]);
+    cargo.args(["--profile", PROFILE, "--target", TARGET]);
     cargo.args(packages.iter().flat_map(|package| ["-p", package]));
-    cargo
-        .env("CARGO_TARGET_DIR", &target_dir)
-        .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
-        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
-        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    cargo.env("CARGO_TARGET_DIR", &target_dir).env("RUSTFLAGS", "-C target-feature=+crt-static");
     workspace::run(&mut cargo, what)?;
-    Ok(target_dir.join(TARGET).join("release"))
+    Ok(target_dir.join(TARGET).join(PROFILE))
 }
 
 /// Builds the RAM disk for `kernel`, with `files` in it.
