@@ -1,8 +1,8 @@
 //! The kernel's grant and event-channel devices, and memory that another partition shares.
 //!
 //! Numbers and layouts are those of `gntdev.h` and `evtchn.h` among Xen's public headers. Rule:
-//! shared memory is seen as atomic words only, for the other side writes it at any time; a mapping
-//! lives as long as the borrow of its words.
+//! shared memory is accessed as atomic words only, because the other side may write to it at any
+//! time; a mapping lives as long as the borrow of its words.
 #![expect(unsafe_code, reason = "mmap and ioctl")]
 
 use std::ffi::c_void;
@@ -71,10 +71,10 @@ impl Shared {
             .map_err(|error| named(GRANT_DEVICE, "mapping the grants", error))
     }
 
-    /// The memory.
+    /// The shared memory, as words.
     pub fn words(&self) -> &[AtomicU32] {
-        // SAFETY: the mapping is page-aligned, this long, readable and writable, and there until
-        // self is dropped. Atomic words may be changed by others.
+        // the mapping is page-aligned, readable and writable, `bytes` long, and stays until `self`
+        // is dropped. Others may change atomic words. Atomic words may be changed by others.
         unsafe { std::slice::from_raw_parts(self.address.as_ptr().cast(), self.bytes.get() / 4) }
     }
 }
@@ -86,7 +86,7 @@ impl Drop for Shared {
     }
 }
 
-/// An event port that is bound to one of another partition.
+/// A local event port, bound to a port of another partition.
 pub struct EventPort {
     device: File,
     port: u32,
@@ -102,15 +102,15 @@ impl EventPort {
         Ok(Self { device, port: port.cast_unsigned() })
     }
 
-    /// What is readable when the port is pending.
+    /// The descriptor that becomes readable when the port is pending.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
     }
 
-    /// Reads the port if it is pending, and enables it again. Once: the other end may ring as often
-    /// as it likes, and an event that comes meanwhile is the next turn's.
+    /// Reads the port if it is pending, and enables it again. Reads at most one event: the other
+    /// end may ring as often as it likes, and a later event is left for the next call.
     pub fn take(&mut self) -> bool {
-        // There is one that is bound, of four bytes.
+        // One port is bound, and its number takes four bytes.
         let mut ports = [0; 16];
         let Ok(read @ 4..) = nix::unistd::read(&self.device, &mut ports) else {
             return false;
@@ -121,7 +121,7 @@ impl EventPort {
 
     /// Raises the event at the other end.
     pub fn ring(&mut self) {
-        // SAFETY: the kernel reads the word. A closed other end is no error to us.
+        // SAFETY: A closed other end is no error here. A closed other end is no error to us.
         let _ = unsafe { notify(self.device.as_raw_fd(), &self.port) };
     }
 }

@@ -1,5 +1,5 @@
-//! Channels to other partitions, from a program in the command partition: found in the store, mapped
-//! and bound through the kernel's devices.
+//! Channels to other partitions, for a program in the command partition: this crate finds them in
+//! the store, and maps and binds them through the kernel's devices.
 
 mod devices;
 mod xenbus;
@@ -11,23 +11,23 @@ pub use xenbus::{Store, StoreError};
 
 /// The command channel's directory in the store, below the partition's own.
 pub const COMMAND_PATH: &str = "device/uv-command/0";
-/// The build channel's.
+/// The build channel's directory in the store, below the partition's own.
 pub const BUILD_PATH: &str = "device/uv-build/0";
 
-/// Why a channel could not be had.
+/// Why a channel could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    /// The store does not tell where it is.
+    /// The store does not say where the channel is.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It has another size than this program knows.
+    /// The channel has another size than this program expects.
     #[error("{path}: has {pages} pages, not {wanted}; use a uvd of the ultravisor's version")]
     Size {
-        /// Its directory.
+        /// The channel's directory.
         path: String,
-        /// The pages it has.
+        /// The pages that the channel has.
         pages: u32,
-        /// Those it should have.
+        /// The pages that it should have.
         wanted: usize,
     },
     /// A device refused.
@@ -35,7 +35,7 @@ pub enum FindError {
     Device(#[from] io::Error),
 }
 
-/// Finds the channel of a directory in the store, of so many pages; maps it and binds its port.
+/// Finds the channel of `wanted` pages in this directory of the store, maps it and binds its port.
 ///
 /// # Errors
 /// See [`FindError`].

@@ -1,8 +1,9 @@
 //! The store, through the kernel's `/dev/xen/xenbus`.
 //!
 //! A request is a header `{type, request id, transaction id, length}` of four u32 and a body; the
-//! reply has the same shape and the same request id (`xs_wire.h` of Xen's public headers). Rule:
-//! a reply is believed only with the id that was asked with; watch events in between are skipped.
+//! reply has the same shape and the same request id (`xs_wire.h` of Xen's public headers). Rule: a
+//! reply is accepted only if it carries the id of the request; watch events that arrive in between
+//! are skipped.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -26,7 +27,7 @@ pub enum StoreError {
     /// The device failed.
     #[error("{DEVICE}: {0}")]
     Io(#[from] io::Error),
-    /// The store's own reason for this path: an errno name.
+    /// The store refused the path; the reason is the name of an errno.
     #[error("store: {path}: {reason}")]
     Refused {
         /// The path that was asked for.
@@ -75,7 +76,7 @@ impl<D: Read + Write> Store<D> {
     pub fn read(&mut self, path: &str) -> Result<String, StoreError> {
         self.id = self.id.wrapping_add(1);
         let body = [path.as_bytes(), b"\0"].concat();
-        // In one piece: the kernel takes a message per write.
+        // Written in one piece, because the kernel takes one message per write.
         self.device.write_all(&message(kind::READ, self.id, &body))?;
         loop {
             let (kind, id, body) = self.receive(path)?;
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
     use std::io::Cursor;
 
-    /// A device with replies laid out beforehand.
+    /// A device with replies prepared beforehand.
     struct Fake {
         replies: Cursor<Vec<u8>>,
         written: Vec<Vec<u8>>,

@@ -14,12 +14,12 @@ pub struct FieldChange {
     pub from: String,
     /// Its value after.
     pub to: String,
-    /// It can be changed while the partition runs.
+    /// Whether the field can be changed while the partition runs.
     pub live: bool,
 }
 
-/// The fields that differ, in the order in which a definition is written. What is not
-/// [live](FieldChange::live) takes effect when the partition is started anew.
+/// The fields that differ, in the order in which a definition is written. A field that is not
+/// [live](FieldChange::live) takes effect when the partition is restarted.
 #[must_use]
 pub fn changes(old: &Definition, new: &Definition) -> Vec<FieldChange> {
     let words = |row: &Row, definition: &Definition| {

@@ -1,5 +1,5 @@
-//! Whether a definition is within its limits, wherever it comes from: a request to `uvd` need not
-//! have been read from a file.
+//! Checks whether a definition is within its limits, wherever it comes from: a request to `uvd`
+//! need not come from a file.
 
 use rules::Wrong;
 
@@ -13,7 +13,7 @@ pub struct Unfit {
     pub field: &'static str,
     /// What is wrong with its value, with the limit.
     pub problem: String,
-    /// What to give instead.
+    /// The value to give instead.
     pub way_out: String,
 }
 
@@ -21,7 +21,7 @@ impl Definition {
     /// Checks every field against the limits that can be known without the machine.
     ///
     /// # Errors
-    /// The first that is not within them.
+    /// Returns the first field that is not within its limits.
     pub fn check(&self) -> Result<(), Unfit> {
         let unfit = |field, Wrong { problem, way_out }| Unfit { field, problem, way_out };
         for row in &ROWS {

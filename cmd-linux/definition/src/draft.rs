@@ -1,7 +1,8 @@
-//! Fields of one partition as they are found, each checked by itself against its limits.
+//! The fields of one partition as the parser finds them. Each is checked by itself against its
+//! limits.
 //!
-//! Both syntaxes fill a [`Draft`]; what depends on several fields is checked when it is
-//! [finished](crate::finish). A field keeps the name it has in the file, for messages.
+//! Both syntaxes fill a [`Draft`]; checks that involve several fields are made when the draft is
+//! [finished](crate::finish). A field keeps the name that it has in the file, for messages.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -25,18 +26,18 @@ pub(crate) struct At<T> {
 }
 
 impl<T> At<T> {
-    /// The same place, with what the function makes of the value.
+    /// Applies `make` to the value and keeps the field's name and place.
     pub(crate) fn map<U>(self, make: impl FnOnce(T) -> U) -> At<U> {
         At { value: make(self.value), at: self.at, field: self.field }
     }
 }
 
-/// What was found of a partition, for each of the [`ROWS`].
+/// What the file says about a partition, for each of the [`ROWS`].
 #[derive(Debug, Default)]
 pub(crate) struct Draft([Option<At<Datum<'static>>>; ROWS.len()]);
 
 impl Draft {
-    /// Keeps what was found for a field, if it passed its checks.
+    /// Stores the value that was found for a field, if it passed its checks.
     pub(crate) fn put(&mut self, row: &Row, found: Option<At<Datum<'static>>>) {
         let place = ROWS.iter().zip(&mut self.0).find(|(one, _)| one.name == row.name);
         if let (Some((_, place)), Some(found)) = (place, found) {
@@ -44,12 +45,12 @@ impl Draft {
         }
     }
 
-    /// What was found for a field.
+    /// The value that was found for a field.
     pub(crate) fn get(&self, name: &str) -> Option<&At<Datum<'static>>> {
         self.rows().find(|(row, _)| row.name == name)?.1
     }
 
-    /// All fields with what was found for each.
+    /// All fields, each with the value that was found for it.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (&'static Row, Option<&At<Datum<'static>>>)> {
         ROWS.iter().zip(self.0.iter().map(Option::as_ref))
     }
@@ -71,7 +72,7 @@ pub(crate) struct Field<'a, 'b> {
 }
 
 impl Field<'_, '_> {
-    /// A value of this kind, as TOML has it.
+    /// Reads a value of this kind in TOML's notation.
     pub(crate) fn toml(&mut self, kind: &Kind) -> Option<At<Datum<'static>>> {
         Some(match kind {
             Kind::GuestName | Kind::GroupName => {
@@ -89,7 +90,8 @@ impl Field<'_, '_> {
         })
     }
 
-    /// A value of this kind, as xl.cfg has it: sizes in MiB, numbers in quotes too.
+    /// Reads a value of this kind in xl.cfg's notation: sizes are in MiB, and numbers may stand in
+    /// quotes.
     pub(crate) fn xl(&mut self, kind: &Kind) -> Option<At<Datum<'static>>> {
         match kind {
             Kind::Size => Some(self.mebibytes()?.map(Datum::Bytes)),
@@ -130,7 +132,7 @@ impl Field<'_, '_> {
         }
     }
 
-    /// A name, of a partition or a policy group.
+    /// Reads the name of a partition or a policy group.
     fn name(&mut self, kind: &Kind) -> Option<At<String>> {
         let name = self.plain_text("\"web-1\"")?;
         if let Err(wrong) = kind.check(&Datum::from(&name)) {
@@ -139,7 +141,7 @@ impl Field<'_, '_> {
         self.ok(name)
     }
 
-    /// The path of a file.
+    /// Reads the path of a file.
     fn path(&mut self) -> Option<At<String>> {
         let path = self.plain_text("\"/boot/FILE\"")?;
         if path.is_empty() {
@@ -155,13 +157,13 @@ impl Field<'_, '_> {
         self.ok(path)
     }
 
-    /// Text for a kernel.
+    /// Reads one line of text for a kernel.
     fn command_line(&mut self) -> Option<At<String>> {
         let text = self.plain_text("\"console=hvc0\"")?;
         check_command_line(self, text)
     }
 
-    /// A size with its unit.
+    /// Reads a size with its unit.
     fn size(&mut self) -> Option<At<u64>> {
         let text = match &self.item().value {
             Value::Integer(number) => {
@@ -185,7 +187,7 @@ impl Field<'_, '_> {
         }
     }
 
-    /// A size in MiB without a unit.
+    /// Reads a size in MiB without a unit.
     fn mebibytes(&mut self) -> Option<At<u64>> {
         if let Value::Text(text) = &self.item().value
             && let Ok(bytes @ 0x10_0000..) = units::parse_size(text)
@@ -207,7 +209,7 @@ impl Field<'_, '_> {
         self.ok(bytes)
     }
 
-    /// A number as xl has it: in quotes, too, and in base 16 with 0x.
+    /// Reads a number in xl's notation: it may stand in quotes, and 0x marks base 16.
     fn integer(&mut self, example: &str) -> Option<i128> {
         let text = match &self.item().value {
             Value::Integer(number) => return Some(*number),
@@ -225,7 +227,7 @@ impl Field<'_, '_> {
         }
     }
 
-    /// A number within limits.
+    /// Reads a number within limits.
     fn number(&mut self, limits: RangeInclusive<u32>) -> Option<At<u32>> {
         let number = match &self.item().value {
             Value::Integer(number) => *number,
@@ -234,7 +236,7 @@ impl Field<'_, '_> {
         self.within(number, limits)
     }
 
-    /// A number within limits, also one in quotes.
+    /// Reads a number within limits; quotes are allowed.
     fn loose_number(&mut self, limits: RangeInclusive<u32>) -> Option<At<u32>> {
         let number = self.integer(&limits.start().to_string())?;
         self.within(number, limits)
@@ -248,7 +250,7 @@ impl Field<'_, '_> {
         }
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     fn boolean(&mut self) -> Option<At<bool>> {
         match self.item().value {
             Value::Boolean(truth) => self.ok(truth),
@@ -256,7 +258,7 @@ impl Field<'_, '_> {
         }
     }
 
-    /// Physical CPUs: `"0-3,5"`, or a list of numbers.
+    /// Reads physical CPUs: `"0-3,5"`, or a list of numbers.
     fn cpus(&mut self) -> Option<At<Vec<u32>>> {
         let way_out = format!("give numbers from 0 to {MAX_CPU}, such as \"0-3,5\"");
         let found = match &self.item().value {
@@ -279,7 +281,7 @@ impl Field<'_, '_> {
         }
     }
 
-    /// What to do at an end.
+    /// Reads the action for the end of a partition.
     fn policy(&mut self) -> Option<At<Policy>> {
         let word = self.plain_text("\"destroy\"")?;
         match Policy::of(&word) {
@@ -292,7 +294,7 @@ impl Field<'_, '_> {
     }
 }
 
-/// A command line that was put together of several fields, or is one.
+/// Checks a command line, whether one field gave it or several.
 pub(crate) fn check_command_line(field: &mut Field<'_, '_>, text: String) -> Option<At<String>> {
     if let Err(wrong) = rules::command_line(&text) {
         return field.refuse(wrong.problem, wrong.way_out);

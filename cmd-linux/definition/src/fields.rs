@@ -15,8 +15,8 @@ pub(crate) const TABLES: &str = "partition";
 /// Partitions in a file at most.
 pub(crate) const MAX_PARTITIONS: usize = 1024;
 
-/// Reads the definitions of a file. Where it is not whole, what is missing may stand in a part
-/// that could not be read.
+/// Reads the definitions of a file. If the file is not whole, a field that seems missing may stand
+/// in a part that could not be read.
 pub(crate) fn read<'e>(
     entries: &'e [Entry<'_>],
     is_whole: bool,
@@ -57,7 +57,8 @@ pub(crate) fn read<'e>(
     found
 }
 
-/// Reads one partition: where it starts, and what it is called without a name.
+/// Reads one partition: `at` is where it starts, and `unnamed` what messages call it if it has no
+/// name.
 fn partition<'e>(
     entries: &'e [Entry<'_>],
     (at, object): (usize, Object<'e>),
@@ -99,7 +100,7 @@ pub(crate) fn missing(
     }
 }
 
-/// A partition by its name, where it has one that a message can show.
+/// The partition by its name, if it has a name that a message can show.
 pub(crate) fn name_object<'e>(entries: &'e [Entry<'_>]) -> Option<Object<'e>> {
     let entry = entries.iter().find(|entry| entry.key == "name")?;
     match &entry.item.value {
@@ -108,13 +109,13 @@ pub(crate) fn name_object<'e>(entries: &'e [Entry<'_>]) -> Option<Object<'e>> {
     }
 }
 
-/// Takes the value of one entry of a table, or of the definition itself where the name is empty.
+/// Reads the value of one entry of a table; an empty table name means the definition itself.
 fn field(entry: &Entry<'_>, table: &str, draft: &mut Draft, sink: &mut Sink<'_>) {
     let name: Cow<'_, str> = match table {
         "" => Cow::Borrowed(&entry.key),
         table => format!("{table}.{}", entry.key).into(),
     };
-    // A key with a point in it is no name of a field.
+    // A key that contains a point names no field.
     let row = rows::find(&name).filter(|row| row.place() == (table, &entry.key));
     if let Some(row) = row {
         let found = Field { name: row.name, entry, sink }.toml(&row.kind);

@@ -1,4 +1,5 @@
-//! From what was found to a definition: defaults, and the limits between fields.
+//! Turns what the parser found into a definition: adds defaults and checks the limits between
+//! fields.
 
 use std::path::{Path, PathBuf};
 
@@ -7,9 +8,9 @@ use crate::issue::Sink;
 use crate::rows::{self, Datum};
 use crate::{Cpu, Definition, Policies, Policy};
 
-/// Frames of a grant table unless the file says otherwise: 2048 grants.
+/// Default number of frames of a grant table: 4 frames hold 2048 grants.
 pub(crate) const GRANT_FRAMES: u32 = 4;
-/// Share of CPU time unless the file says otherwise.
+/// Default share of CPU time.
 pub(crate) const WEIGHT: u32 = 256;
 
 /// A definition, and where its name stands.
@@ -18,8 +19,8 @@ pub(crate) struct Found {
     pub(crate) name_at: usize,
 }
 
-/// Makes a definition of what was found. Where required fields are missing, that was said before;
-/// then the result only serves to find more errors.
+/// Makes a definition of the fields that were found. Missing required fields have been reported
+/// before; the result then only serves to find more errors.
 pub(crate) fn finish(draft: Draft, directory: &Path, sink: &mut Sink<'_>) -> Found {
     let mut definition = Definition::unnamed();
     if draft.get("kernel").is_none() {
@@ -36,7 +37,7 @@ pub(crate) fn finish(draft: Draft, directory: &Path, sink: &mut Sink<'_>) -> Fou
     }
     let called = |field: &'static str| draft.get(field).map_or(field.into(), |f| f.field.clone());
     for (field, wrong) in rows::conflicts(&definition, &called) {
-        // What is in conflict with a field that was refused is not told.
+        // No conflict is reported with a field that was refused.
         if let Some(found) = draft.get(field) {
             sink.error(found.at, &found.field, wrong.problem, wrong.way_out);
         }
@@ -46,7 +47,7 @@ pub(crate) fn finish(draft: Draft, directory: &Path, sink: &mut Sink<'_>) -> Fou
 }
 
 impl Definition {
-    /// A definition of the defaults, and nothing for what has none.
+    /// A definition of the defaults; a field without a default is empty.
     pub(crate) fn unnamed() -> Self {
         Self {
             name: String::new(),
@@ -66,14 +67,14 @@ impl Definition {
 }
 
 impl Default for Policies {
-    /// What powers off or crashes goes, what reboots starts anew.
+    /// A partition that powers off or crashes is destroyed; a partition that reboots is restarted.
     fn default() -> Self {
         Self { poweroff: Policy::Destroy, reboot: Policy::Restart, crash: Policy::Destroy }
     }
 }
 
 impl Default for Cpu {
-    /// The usual share of any CPU.
+    /// The default share, on any CPU.
     fn default() -> Self {
         Self { weight: WEIGHT, cap: 0, affinity: Vec::new(), dedicated: false }
     }

@@ -1,24 +1,24 @@
-//! What is wrong with a file of definitions, in sentences.
+//! The mistakes in a file of definitions, as sentences.
 //!
-//! The rule they keep: each names the file with line and column, the object, the field, what is
-//! wrong with its limit, and a way out.
+//! Rule: each sentence names the file with line and column, the object, the field, what is wrong,
+//! the limit, and a way out.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// Issues kept of one file; further ones are counted.
+/// The most issues kept for one file; further ones are counted.
 const MOST: usize = 50;
 
-/// One thing that is wrong, or one that was passed over.
+/// One mistake, or one setting that was ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Issue {
-    /// The file; empty: options of a command.
+    /// The file; empty for the options of a command.
     pub file: PathBuf,
-    /// Line, from 1; 0: the file as a whole.
+    /// Line, from 1; 0 means the file as a whole.
     pub line: usize,
-    /// Column in characters, from 1; 0: the file as a whole.
+    /// Column in characters, from 1; 0 means the file as a whole.
     pub column: usize,
     /// Which partition, or empty.
     pub object: String,
@@ -47,14 +47,14 @@ impl fmt::Display for Issue {
     }
 }
 
-/// Everything that is wrong with a file of definitions, and what was passed over.
+/// All mistakes in a file of definitions, and the settings that were ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Errors {
-    /// What is wrong.
+    /// The mistakes.
     pub issues: Vec<Issue>,
-    /// How many more are wrong.
+    /// How many mistakes there are beyond these.
     pub more: usize,
-    /// What was passed over.
+    /// The settings that were ignored.
     pub warnings: Vec<Issue>,
 }
 
@@ -74,7 +74,7 @@ impl std::error::Error for Errors {}
 pub(crate) enum Source {
     /// A file.
     File,
-    /// Options of a command: `max_vcpus` is `--max-vcpus` there.
+    /// Options of a command: `max_vcpus` is written `--max-vcpus` there.
     Options,
 }
 
@@ -83,9 +83,9 @@ pub(crate) enum Source {
 pub(crate) enum Object<'a> {
     /// The file.
     File,
-    /// Its only partition.
+    /// The only partition of the file.
     Partition,
-    /// The partition with this number in it, from 1.
+    /// The partition with this number in the file, from 1.
     Numbered(usize),
     /// The partition with this name.
     Named(&'a str),
@@ -102,13 +102,13 @@ impl fmt::Display for Object<'_> {
     }
 }
 
-/// Takes issues in as a file is read.
+/// Collects issues while a file is read.
 pub(crate) struct Sink<'a> {
     file: &'a Path,
     text: &'a str,
     source: Source,
     more: usize,
-    /// The object that issues are about now.
+    /// The object that the next issues are about.
     pub(crate) object: Object<'a>,
     pub(crate) errors: Vec<Issue>,
     pub(crate) warnings: Vec<Issue>,
@@ -120,7 +120,7 @@ impl<'a> Sink<'a> {
         Self { file, text, source, more: 0, object: Object::File, errors, warnings }
     }
 
-    /// Says that a required field is missing, with an example of its value.
+    /// Reports that a required field is missing, with an example of its value.
     pub(crate) fn missing(&mut self, at: usize, key: &str, example: &str) {
         let way_out = match self.source {
             Source::File => format!("add a line like {key} = {example}"),
@@ -129,12 +129,12 @@ impl<'a> Sink<'a> {
         self.error(at, key, "missing", way_out);
     }
 
-    /// Whether nothing was found wrong, and nothing passed over.
+    /// Whether the file has no mistakes and no ignored settings.
     pub(crate) fn is_clean(&self) -> bool {
         self.errors.is_empty() && self.warnings.is_empty()
     }
 
-    /// What was found wrong, if anything was; else what was passed over.
+    /// Returns the mistakes as an error, or, if there are none, the settings that were ignored.
     pub(crate) fn finish(self) -> Result<Vec<Issue>, Errors> {
         if self.errors.is_empty() {
             return Ok(self.warnings);
@@ -147,7 +147,7 @@ impl<'a> Sink<'a> {
         self.file
     }
 
-    /// Something is wrong at byte `at`.
+    /// Reports a mistake at byte `at`.
     pub(crate) fn error(
         &mut self,
         at: usize,
@@ -163,7 +163,7 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Something at byte `at` is passed over.
+    /// Reports that the setting at byte `at` is ignored.
     pub(crate) fn warn(
         &mut self,
         at: usize,

@@ -1,4 +1,4 @@
-//! What a partition should be, as a person writes it down.
+//! Definitions of partitions, as a person writes them.
 //!
 //! ```text
 //! TOML   --toml_text--> values --fields--+
@@ -7,12 +7,11 @@
 //! ```
 //!
 //! A file in TOML defines one partition with its keys, or several with `[[partition]]` tables; its
-//! fields are in [`SCHEMA`]. An xl.cfg file defines one, with what the two formats have in common.
+//! fields are in [`SCHEMA`]. An xl.cfg file defines one partition, as far as the two formats agree.
 //!
-//! The rule it keeps: a [`Definition`] that was read is within all limits that can be known
-//! without the machine, and whatever is wrong with a file is an [`Issue`] that names the place,
-//! the object, the field, the limit and a way out. All issues of a file are told at once. No input
-//! panics.
+//! Rule: a [`Definition`] that was read is within all limits that can be known without the machine,
+//! and every mistake in a file is an [`Issue`] that names the place, the object, the field, the
+//! limit and a way out. All issues of a file are reported at once. No input panics.
 #![forbid(unsafe_code)]
 
 mod changes;
@@ -65,23 +64,23 @@ pub struct Definition {
     pub kernel: PathBuf,
     /// The RAM disk, an absolute path.
     pub initrd: Option<PathBuf>,
-    /// For the kernel; at most 1023 bytes.
+    /// One line for the kernel, at most 1023 bytes.
     pub command_line: String,
-    /// Bytes its kernel uses at the start; a multiple of 4 KiB.
+    /// Bytes that the kernel uses at the start; a multiple of 4 KiB.
     pub memory: u64,
-    /// Bytes it is given, at least `memory`.
+    /// Bytes that the partition is given, at least `memory`.
     pub max_memory: u64,
-    /// Virtual CPUs up at the start, 1 to `max_vcpus`.
+    /// Virtual CPUs that are up at the start, 1 to `max_vcpus`.
     pub vcpus: u32,
-    /// Virtual CPUs it may bring up, 1 to 32.
+    /// Virtual CPUs that the partition may bring up, 1 to 32.
     pub max_vcpus: u32,
     /// CPU time.
     pub cpu: Cpu,
-    /// Frames of its grant table, 1 to 64.
+    /// Frames of the partition's grant table, 1 to 64.
     pub grant_frames: u32,
-    /// What happens when it ends.
+    /// What happens when the partition ends.
     pub on: Policies,
-    /// The policy group it belongs to; nothing uses it yet.
+    /// The policy group of the partition; nothing uses it yet.
     pub domain: Option<String>,
 }
 
@@ -90,22 +89,22 @@ pub struct Definition {
 pub struct Cpu {
     /// Relative share, 1 to 65535.
     pub weight: u32,
-    /// Percent of one CPU at most; 0: no cap.
+    /// Percent of one CPU at most; 0 means no cap.
     pub cap: u32,
-    /// Physical CPUs, sorted; empty: all.
+    /// Physical CPUs, sorted; an empty list means all.
     pub affinity: Vec<u32>,
-    /// Nothing else runs on them.
+    /// Whether nothing else runs on these CPUs.
     pub dedicated: bool,
 }
 
 /// What happens when a partition ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policies {
-    /// When it powers off.
+    /// When the partition powers off.
     pub poweroff: Policy,
-    /// When it reboots.
+    /// When the partition reboots.
     pub reboot: Policy,
-    /// When it crashes.
+    /// When the partition crashes.
     pub crash: Policy,
 }
 
@@ -113,18 +112,18 @@ pub struct Policies {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
-    /// All it has is given back.
+    /// The partition is destroyed: all its resources are released.
     Destroy,
-    /// It is started anew.
+    /// The partition is restarted.
     Restart,
-    /// It stays as it is.
+    /// The partition stays as it is.
     Preserve,
 }
 
 impl Policy {
     const ALL: [Self; 3] = [Self::Destroy, Self::Restart, Self::Preserve];
 
-    /// As it is written.
+    /// The policy as a definition writes it.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -145,27 +144,27 @@ impl fmt::Display for Policy {
     }
 }
 
-/// What a file of definitions says.
+/// The contents of a file of definitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
     /// The definitions, at least one.
     pub definitions: Vec<Definition>,
-    /// What was passed over.
+    /// The settings that were ignored.
     pub warnings: Vec<Issue>,
 }
 
-/// Reads definitions, TOML or xl.cfg; `file` is for the messages and tells the format, and
-/// relative paths are relative to its directory.
+/// Reads definitions in TOML or xl.cfg; `file` is named in messages, decides the format, and is
+/// where relative paths start.
 ///
 /// # Errors
-/// All that is wrong, each in a sentence that names file, line, field, limit and a way out.
+/// All mistakes, each in a sentence that names file, line, field, limit and a way out.
 pub fn read(text: &str, file: &Path) -> Result<Reading, Errors> {
     read_into(text, file, Sink::new(text, file, Source::File))
 }
 
 fn read_into(text: &str, file: &Path, sink: Sink<'_>) -> Result<Reading, Errors> {
     let (settings, entries);
-    // What it is about lies in these.
+    // The objects that the sink names live in this block.
     let mut sink = sink;
     let is_xl = is_xl(text, file);
     if !is_xl
@@ -192,11 +191,11 @@ fn read_plain(text: &str, file: &Path) -> Option<Vec<Definition>> {
     plain::read(text, &finish::directory(file))
 }
 
-/// Reads the definition of one partition from values that were given one by one, under the names
-/// of the fields; relative paths are relative to `directory`.
+/// Reads the definition of one partition from single values under the names of the fields; relative
+/// paths are relative to `directory`.
 ///
 /// # Errors
-/// All that is wrong, in sentences that name the fields as options.
+/// All mistakes, in sentences that name the fields as options.
 pub fn from_options(options: &[(&str, Given)], directory: &Path) -> Result<Definition, Errors> {
     let entries: Vec<Entry<'_>> = options
         .iter()
@@ -212,7 +211,7 @@ pub fn from_options(options: &[(&str, Given)], directory: &Path) -> Result<Defin
     let mut sink = Sink::new("", &file, Source::Options);
     let mut found = fields::read(&entries, true, &mut sink);
     sink.finish()?;
-    // One partition was read, without a mistake.
+    // One partition was read without a mistake.
     let nothing = || whole_file(directory, "no partition", "give its name");
     found.pop().map(|found| found.definition).ok_or_else(nothing)
 }
@@ -226,7 +225,7 @@ pub enum Given {
     Number(u32),
 }
 
-/// As [`read`], without its warnings.
+/// Does what [`read`] does, and drops the warnings.
 ///
 /// # Errors
 /// See [`read`].
@@ -237,7 +236,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Vec<Definition>, Errors> {
 /// Reads a file of definitions.
 ///
 /// # Errors
-/// The file cannot be read or has more than [`MAX_FILE`] bytes; else see [`read`].
+/// The file cannot be read or has more than [`MAX_FILE`] bytes; for all others see [`read`].
 pub fn load(file: &Path) -> Result<Reading, Errors> {
     let cannot = |error: std::io::Error| {
         whole_file(file, &format!("cannot be read: {error}"), "give a file of definitions")
@@ -255,7 +254,7 @@ pub fn load(file: &Path) -> Result<Reading, Errors> {
     let checked = std::str::from_utf8(&bytes);
     let text = checked.map_or_else(|_| String::from_utf8_lossy(&bytes), Into::into);
     let mut sink = Sink::new(&text, file, Source::File);
-    // The first byte that is no UTF-8 stands where the first replacement does.
+    // The first byte that is not UTF-8 stands where the first replacement character stands.
     if let Err(error) = checked {
         let at = error.valid_up_to();
         let byte = bytes.get(at).copied().unwrap_or_default();
@@ -264,7 +263,7 @@ pub fn load(file: &Path) -> Result<Reading, Errors> {
     read_into(&text, file, sink)
 }
 
-/// Whether a file is xl.cfg: by its extension, else by what is in it.
+/// Whether a file is xl.cfg, by its extension, or else by its contents.
 fn is_xl(text: &str, file: &Path) -> bool {
     match file.extension().and_then(|extension| extension.to_str()) {
         Some("toml") => return false,
@@ -280,7 +279,7 @@ fn is_xl(text: &str, file: &Path) -> bool {
     }
 }
 
-/// Names are unique in a file.
+/// Checks that names are unique in the file.
 fn check_names(found: &[Found], sink: &mut Sink<'_>) {
     let mut names = HashMap::new();
     for (index, Found { definition, name_at }) in found.iter().enumerate() {

@@ -1,9 +1,9 @@
-//! Files of plain lines, which are read at a fraction of the time that TOML in general takes.
+//! Files of plain lines, which this module reads in a fraction of the time that general TOML takes.
 //!
 //! A file of a thousand partitions is `[[partition]]` lines and lines of a key with a text without
-//! escapes, a number, `true` or `false`. Rule: what is read here is TOML, means the same there, and is
-//! checked by the same validators; whatever is not plain, or not right, is read again by the TOML
-//! library, from which all messages come.
+//! escapes, a number, `true` or `false`. Rule: what is read here is TOML, has the same meaning as
+//! in TOML, and passes the same validators; a file that is not plain, or has a mistake, is read
+//! again by the TOML library, from which all messages come.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -16,7 +16,8 @@ use crate::{Definition, Policy, units};
 /// Digits of a number at most.
 const DIGITS: usize = 9;
 
-/// The definitions of a file in this directory; `None`: it is not plain, or something is wrong.
+/// Reads the definitions of a file in this directory; `None` if the file is not plain or has a
+/// mistake.
 pub(crate) fn read(text: &str, directory: &Path) -> Option<Vec<Definition>> {
     let mut all = Vec::new();
     let (mut partition, mut is_headed) = (Partition::new(), false);
@@ -45,10 +46,10 @@ pub(crate) fn read(text: &str, directory: &Path) -> Option<Vec<Definition>> {
     is_right.then_some(all)
 }
 
-/// A partition as far as it was read.
+/// A partition, as far as it has been read.
 struct Partition {
     definition: Definition,
-    /// The fields that were found: bit N for row N.
+    /// The fields that were found: bit N stands for row N.
     found: u32,
 }
 
@@ -59,7 +60,7 @@ impl Partition {
         Self { definition: Definition::unnamed(), found: 0 }
     }
 
-    /// Takes a line `key = value`; `None`: it is not plain, or wrong.
+    /// Takes a line `key = value`; `None` if the line is not plain or is wrong.
     fn line(&mut self, line: &str, directory: &Path) -> Option<()> {
         let at = line.bytes().position(|byte| byte == b'=')?;
         let (key, value) = (line.get(..at)?, line.get(at + 1..)?);
@@ -77,7 +78,7 @@ impl Partition {
         Some(())
     }
 
-    /// The definition, with what follows from what was found; `None`: something is wrong.
+    /// Makes the definition of the fields found; `None` if there is a mistake.
     fn finish(mut self) -> Option<Definition> {
         for (index, row) in (0u32..).zip(&ROWS) {
             if self.found & 1 << index != 0 {
@@ -99,7 +100,7 @@ impl Partition {
     }
 }
 
-/// A value as the kind of its row has it.
+/// Converts a value to the kind of its row.
 fn datum<'t>(row: &Row, value: &'t str, directory: &Path) -> Option<Datum<'t>> {
     let Some(rest) = value.strip_prefix('"') else {
         return match (&row.kind, value) {
@@ -120,14 +121,14 @@ fn datum<'t>(row: &Row, value: &'t str, directory: &Path) -> Option<Datum<'t>> {
     }
 }
 
-/// A text up to its closing quote, without escapes.
+/// Reads a text up to its closing quote, without escapes.
 fn plain_text(rest: &str) -> Option<&str> {
     let text = rest.strip_suffix('"')?;
     let is_odd = |byte: u8| byte == b'"' || byte == b'\\' || is_control(byte);
     (!text.bytes().any(is_odd)).then_some(text)
 }
 
-/// A number in decimal, without a sign.
+/// Reads a decimal number without a sign.
 fn plain_number(digits: &str) -> Option<u32> {
     let is_plain = digits.len() <= DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     (is_plain && (digits == "0" || !digits.starts_with('0'))).then(|| digits.parse().ok())?

@@ -1,8 +1,8 @@
 //! The fields of a definition, a row each.
 //!
-//! Keys, both syntaxes, limits, suggestions, TOML, JSON, the list of changes and the check of what
-//! `uvd` receives come from the rows. A new field is a row here, a member of [`Definition`], and a
-//! line in the schema and in the book, which a test compares with the row.
+//! The rows are the source of the keys, both syntaxes, limits, suggestions, TOML, JSON, the list of
+//! changes, and the check of what `uvd` receives. A new field is a row here, a member of
+//! [`Definition`], and a line in the schema and in the book, which a test compares with the row.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -29,17 +29,17 @@ pub(crate) enum Kind {
     Size,
     /// A number within limits.
     Number(RangeInclusive<u32>),
-    /// Percent of one CPU, within limits; 0: no limit.
+    /// Percent of one CPU, within limits; 0 means no limit.
     Percent(RangeInclusive<u32>),
-    /// Physical CPUs; none: all of them.
+    /// Physical CPUs; an empty list means all of them.
     Cpus,
     /// Yes or no.
     Truth,
-    /// What happens at an end.
+    /// What happens when a partition ends.
     Policy,
 }
 
-/// The value of a field, which a definition lends.
+/// The value of a field, borrowed from a definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Datum<'d> {
     Text(Cow<'d, str>),
@@ -76,35 +76,35 @@ datum! {
 /// When a change takes effect.
 #[derive(Clone, Copy)]
 pub(crate) enum Effect {
-    /// At once.
+    /// The change takes effect at once.
     Live,
-    /// When the partition is started anew.
+    /// The change takes effect when the partition is restarted.
     Restart,
-    /// At once where the second definition fits into what the partition has by the first.
+    /// At once if the function holds for the old and the new definition; otherwise after a restart.
     LiveIf(fn(&Definition, &Definition) -> bool),
 }
 
 /// A field.
 pub(crate) struct Row {
-    /// The name, with the table that the field stands in: `cpu.weight`.
+    /// The name, with the table that the field stands in, such as `cpu.weight`.
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
-    /// The example that a message shows where the field is missing and has to be there.
+    /// For a required field, the example that a message shows if the field is missing.
     pub(crate) required: Option<&'static str>,
-    /// The field whose value is the default.
+    /// The field whose value is this field's default.
     pub(crate) follows: Option<&'static str>,
     /// The setting of xl.cfg with this meaning, of the same kind.
     pub(crate) xl: Option<&'static str>,
     /// Words that people write for the field.
     pub(crate) synonyms: &'static [&'static str],
     pub(crate) effect: Effect,
-    /// Reads the value; `None` where the definition leaves the field out.
+    /// Reads the value; `None` if the definition leaves the field out.
     pub(crate) get: Get,
-    /// Writes a value, which is of the row's kind.
+    /// Writes a value of the row's kind.
     pub(crate) set: Set,
 }
 
-/// The two functions of a row for a member of [`Definition`]: `get` and `set`.
+/// The functions `get` and `set` of a row for a member of [`Definition`].
 macro_rules! member {
     ($datum:ident, optional $($path:ident).+) => {
         (
@@ -148,7 +148,7 @@ impl Row {
         Self { follows: Some(field), ..self }
     }
 
-    /// The table that the field stands in, or nothing, and its key there.
+    /// The table that the field stands in (empty if none), and its key there.
     pub(crate) fn place(&self) -> (&'static str, &'static str) {
         self.name.split_once('.').unwrap_or(("", self.name))
     }
@@ -183,7 +183,7 @@ pub(crate) static ROWS: [Row; 17] = [
         Kind::Size,
         Some("memory"),
         &["mem", "ram"],
-        // More than the partition has now needs a restart, whatever the new limit says.
+        // More memory than the partition has now needs a restart, whatever the new limit says.
         LiveIf(|old, new| new.memory <= old.max_memory),
         member!(Bytes, memory),
     )
@@ -244,18 +244,19 @@ pub(crate) fn find(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.name == name)
 }
 
-/// The field that this setting of xl.cfg gives, if it is of the same kind there.
+/// The field that this setting of xl.cfg gives, if both have the same kind.
 pub(crate) fn of_xl(setting: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.xl == Some(setting))
 }
 
-/// The field that a word means, by its name elsewhere.
+/// The field that a word means, if other tools use that word for it.
 pub(crate) fn meant_by(word: &str) -> Option<&'static Row> {
     let means = |row: &&Row| row.synonyms.contains(&word) || row.xl == Some(word);
     ROWS.iter().find(means).filter(|row| row.name != word)
 }
 
-/// The keys of a table; of the whole definition, tables among them, where the name is empty.
+/// The keys of a table; an empty name stands for the whole definition, whose tables are among the
+/// keys.
 pub(crate) fn keys(table: &str) -> Vec<&'static str> {
     let mut keys: Vec<_> = ROWS
         .iter()
@@ -290,7 +291,7 @@ impl Kind {
         }
     }
 
-    /// A value in words, for people.
+    /// The value in words, for people.
     pub(crate) fn words(&self, value: &Datum<'_>) -> String {
         match (self, value) {
             (Self::Percent(_), Datum::Number(0)) => "none".to_owned(),
@@ -326,8 +327,8 @@ fn check_cpus(cpus: &[u32]) -> Result<(), Wrong> {
     Err(Wrong { problem, way_out: format!("give rising numbers from 0 to {MAX_CPU}") })
 }
 
-/// What is wrong between the fields of a definition, each by the field to change. `called` tells
-/// how a field is called where the definition was written.
+/// Finds conflicts between the fields of a definition; each names the field to change. `called`
+/// gives the name of a field in the place where the definition was written.
 pub(crate) fn conflicts(
     definition: &Definition,
     called: &dyn Fn(&'static str) -> String,
@@ -352,7 +353,7 @@ pub(crate) fn conflicts(
         let way_out = format!("give 1 to {}, or 0 for no cap", cap.end());
         conflicts.push(("cpu.cap", Wrong { problem, way_out }));
     }
-    // No CPUs stand for every one, and others need some.
+    // An empty list stands for every CPU, and other partitions need some.
     if cpu.dedicated && cpu.affinity.is_empty() {
         let affinity = called("cpu.affinity");
         let problem = format!("true, and {affinity} names no CPUs");

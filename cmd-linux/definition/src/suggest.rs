@@ -1,13 +1,13 @@
-//! What an unknown key was probably meant to be.
+//! Guesses which key an unknown key was meant to be.
 
 use std::cmp::Reverse;
 
 use crate::rows;
 
-/// Devices, which definitions do not have yet.
+/// Keys for devices, which definitions do not have yet.
 const DEVICES: [&str; 9] = ["disk", "disks", "vif", "net", "network", "nics", "pci", "usb", "vfb"];
 
-/// The way out for an unknown key of `table` (empty: the partition itself).
+/// The way out for an unknown key of `table`; an empty `table` is the partition itself.
 pub(crate) fn way_out(key: &str, table: &str) -> String {
     let prefix = if table.is_empty() { String::new() } else { format!("{table}.") };
     let plain = key.to_ascii_lowercase().replace('-', "_");
@@ -26,7 +26,7 @@ pub(crate) fn way_out(key: &str, table: &str) -> String {
     }
 }
 
-/// The known word that is nearest, if it is near enough to be a slip of the finger.
+/// The nearest known word, if it is near enough to be a typing mistake.
 pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     const LONGEST: usize = 40;
     if word.len() > LONGEST {
@@ -40,7 +40,7 @@ pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|(_, known)| known)
 }
 
-/// Bytes at the start that are the same.
+/// The number of equal bytes at the start of both words.
 fn same_start(one: &str, other: &str) -> usize {
     one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count()
 }

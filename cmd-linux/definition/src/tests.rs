@@ -1,4 +1,4 @@
-//! Definitions read and written; what is wrong with them is in [`wrong`].
+//! Definitions that are read and written; [`wrong`] has the mistakes.
 
 mod good;
 mod properties;
@@ -15,7 +15,7 @@ fn toml(text: &str) -> Result<Vec<Definition>, Errors> {
     crate::parse(text, Path::new("/d/a.toml"))
 }
 
-/// A definition with nothing but what is required, and these lines.
+/// A definition with the required fields and these lines.
 fn with(lines: &str) -> String {
     format!("name = \"web\"\nkernel = \"/k\"\nmemory = \"256M\"\n{lines}\n")
 }

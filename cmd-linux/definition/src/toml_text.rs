@@ -1,4 +1,4 @@
-//! TOML text into values.
+//! Reads TOML text into values.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -6,7 +6,8 @@ use toml::de::{DeTable, DeValue};
 use crate::issue::Sink;
 use crate::value::{Entry, Item, Value};
 
-/// Reads TOML; what is wrong with its syntax goes into `sink`. The second value: nothing was.
+/// Reads TOML; mistakes in its syntax go into `sink`. The second value is true if there was no
+/// mistake.
 pub(crate) fn read<'t>(text: &'t str, sink: &mut Sink<'_>) -> (Vec<Entry<'t>>, bool) {
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
@@ -22,7 +23,7 @@ pub(crate) fn read<'t>(text: &'t str, sink: &mut Sink<'_>) -> (Vec<Entry<'t>>, b
     if errors.is_empty() {
         return (entries(table.into_inner()), true);
     }
-    // What stands in lines with a mistake is not what its writer meant.
+    // A value on a line with a mistake may not be what its writer meant.
     let lines: Vec<usize> =
         errors.iter().map(|one| line(text, one.span().map_or(0, |at| at.start))).collect();
     let mut entries = entries(table.into_inner());
@@ -35,7 +36,7 @@ fn line(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
-/// The way out for the line of a byte, where its syntax is wrong.
+/// The way out for a syntax mistake on the line of this byte.
 fn way_out(text: &str, at: usize) -> String {
     const WAY_OUT: &str = "write KEY = VALUE lines";
     let Some((key, value)) = text.lines().nth(line(text, at)).and_then(|line| line.split_once('='))
@@ -50,12 +51,12 @@ fn way_out(text: &str, at: usize) -> String {
     format!("write {} = \"{value}\"", key.trim())
 }
 
-/// Whether the text is TOML, with its keys if so.
+/// Returns the keys if the text is TOML.
 pub(crate) fn try_read(text: &str) -> Option<Vec<Entry<'_>>> {
     DeTable::parse(text).ok().map(|table| entries(table.into_inner()))
 }
 
-/// In the order of the file.
+/// The entries in the order of the file.
 fn entries(table: DeTable<'_>) -> Vec<Entry<'_>> {
     let mut entries: Vec<Entry<'_>> = table
         .into_iter()

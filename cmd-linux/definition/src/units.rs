@@ -1,17 +1,17 @@
-//! Sizes and lists of CPUs as text.
+//! Reads and writes sizes and lists of CPUs.
 
-/// Why a size is none.
+/// Why a text is not a size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SizeError {
     /// Not a number with a unit.
     Form,
     /// No unit.
     NoUnit,
-    /// More than 64 bits of bytes.
+    /// The size in bytes needs more than 64 bits.
     TooLarge,
 }
 
-/// Bytes from `256M`, `1 GiB`, `4096B`: powers of 1024.
+/// Reads a size such as `256M`, `1 GiB` or `4096B` in bytes; units are powers of 1024.
 pub(crate) fn parse_size(text: &str) -> Result<u64, SizeError> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -34,8 +34,8 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, SizeError> {
 
 pub use rules::size;
 
-/// A number as C's `strtol` reads it in base 0, and nothing behind it. Errors: a number in base 8,
-/// or none.
+/// Reads a number as C's `strtol` does in base 0, with nothing after it. The error is the number in
+/// base 8, or `None` if the text is not a number.
 pub(crate) fn parse_c_number(text: &str) -> Result<i128, Option<i128>> {
     let (sign, digits) = match text.as_bytes().first() {
         Some(b'-') => (-1, text.get(1..).unwrap_or_default()),
@@ -44,7 +44,7 @@ pub(crate) fn parse_c_number(text: &str) -> Result<i128, Option<i128>> {
     };
     let radix = |base: u32, digits: &str| {
         let all = !digits.is_empty() && digits.chars().all(|c| c.is_digit(base));
-        // What no number can hold is the largest.
+        // A number that is too large becomes the largest.
         all.then(|| sign * i128::from_str_radix(digits, base).unwrap_or(i128::MAX))
     };
     if let Some(digits) = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
@@ -56,10 +56,10 @@ pub(crate) fn parse_c_number(text: &str) -> Result<i128, Option<i128>> {
     }
 }
 
-/// Numbers a physical CPU may have: 0 to this.
+/// The highest number that a physical CPU may have; the lowest is 0.
 pub(crate) const MAX_CPU: u32 = 255;
 
-/// CPUs from `0-3,5`, in that order; the error is the part that makes no sense.
+/// Reads CPUs such as `0-3,5`, in that order; the error is the part that makes no sense.
 pub(crate) fn parse_cpus(text: &str) -> Result<Vec<u32>, String> {
     let mut cpus = Vec::new();
     for part in text.split(',').map(str::trim) {
@@ -73,7 +73,7 @@ pub(crate) fn parse_cpus(text: &str) -> Result<Vec<u32>, String> {
     Ok(cpus)
 }
 
-/// CPUs as [`parse_cpus`] takes them.
+/// Writes CPUs in the form that [`parse_cpus`] reads.
 #[must_use]
 pub fn cpus(cpus: &[u32]) -> String {
     let mut parts = Vec::new();

@@ -1,4 +1,4 @@
-//! Values with their place in the file: what both syntaxes are read into.
+//! Values with their place in the file, which both syntaxes produce.
 
 use std::borrow::Cow;
 
@@ -6,12 +6,12 @@ use std::borrow::Cow;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value<'t> {
     Text(Cow<'t, str>),
-    /// A number of any size; what no `i128` can hold is the largest.
+    /// A number of any size; a number that no `i128` can hold becomes the largest.
     Integer(i128),
     Boolean(bool),
     List(Vec<Item<'t>>),
     Table(Vec<Entry<'t>>),
-    /// Of a kind that no field has: what it is called.
+    /// A value of a kind that no field has; the text names the kind.
     Other(&'static str),
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Entry<'t> {
 }
 
 impl Value<'_> {
-    /// What it is called in a message.
+    /// The kind, as a message names it.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "a text",

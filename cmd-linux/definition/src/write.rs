@@ -9,8 +9,8 @@ use crate::{Definition, units};
 /// The members of a JSON object.
 pub type Map = serde_json::Map<String, Json>;
 
-/// A file that [`parse`](crate::parse) makes these definitions of. What cannot be written as
-/// text, a path that is no UTF-8, is written with replacement characters.
+/// Writes a file that [`parse`](crate::parse) reads back as these definitions. A path that is not
+/// UTF-8 is written with replacement characters.
 #[must_use]
 pub fn to_toml(definitions: &[Definition]) -> String {
     match definitions {
@@ -47,8 +47,7 @@ fn table(definition: &Definition) -> Table {
     whole
 }
 
-/// A definition for programs: a size in bytes and a percentage have the unit in their names, and
-/// no cap is `null`.
+/// A definition for programs: names of sizes and percentages say the unit, and no cap is `null`.
 #[must_use]
 pub fn to_json(definition: &Definition) -> Map {
     let mut whole = Map::new();

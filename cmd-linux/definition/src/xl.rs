@@ -1,7 +1,7 @@
 //! The settings of xl.cfg(5) that a partition has, too.
 //!
-//! What becomes of each setting is in [`xl_settings`]; what is taken has the meaning that xl
-//! gives it, or is refused.
+//! [`xl_settings`] says what becomes of each setting; a setting that is taken has the meaning that
+//! xl gives it, or is refused.
 
 use crate::draft::{At, Draft, Field, check_command_line};
 use crate::fields::{missing, name_object};
@@ -13,7 +13,7 @@ use crate::xl_settings::{self, Fate, TAKEN_OTHERWISE};
 use crate::xl_text::Settings;
 use crate::{suggest, xl_cpus};
 
-/// What no partition can be without, and an example.
+/// The settings that every partition needs, each with an example.
 const REQUIRED: [(&str, &str); 3] =
     [("name", "\"web-1\""), ("kernel", "\"/boot/vmlinuz\""), ("memory", "256")];
 /// PV GRUB, as Debian has it.
@@ -58,7 +58,7 @@ pub(crate) fn is_own(key: &str) -> bool {
     !rows::keys("").contains(&key) && xl_settings::find(key).is_some()
 }
 
-/// Keeps what was found for a field that several settings give.
+/// Stores the value of a field that several settings can give.
 fn put(draft: &mut Draft, name: &str, found: Option<At<Datum<'static>>>) {
     if let Some(row) = rows::find(name) {
         draft.put(row, found);
@@ -83,7 +83,7 @@ fn setting(entry: &Entry<'_>, draft: &mut Draft, sink: &mut Sink<'_>) {
     }
 }
 
-/// Refuses or passes over what is not taken.
+/// Refuses or ignores a setting that is not taken.
 fn other(entry: &Entry<'_>, sink: &mut Sink<'_>) {
     let key = &*entry.key;
     let is_empty = matches!(&entry.item.value, Value::List(items) if items.is_empty());
@@ -107,7 +107,7 @@ fn other(entry: &Entry<'_>, sink: &mut Sink<'_>) {
     }
 }
 
-/// Whether a value is this one, or one that asks for nothing.
+/// Whether the value is `wanted`, or a value that asks for nothing.
 fn is_value(value: &Value<'_>, wanted: &str) -> bool {
     match value {
         Value::Integer(number) => *number == 0,
@@ -141,7 +141,7 @@ fn check_type(entry: &Entry<'_>, sink: &mut Sink<'_>) {
     }
 }
 
-/// Refuses the policies of xl that do two things.
+/// Refuses the policies of xl that ask for two actions.
 fn does_more(field: &mut Field<'_, '_>) -> bool {
     let Value::Text(word) = &field.entry.item.value else { return false };
     let plain = match &**word {
@@ -156,7 +156,7 @@ fn does_more(field: &mut Field<'_, '_>) -> bool {
     true
 }
 
-/// Puts the command line together: `cmdline`, or `root=ROOT EXTRA`.
+/// Makes the command line from `cmdline`, or from `root=ROOT EXTRA`.
 fn command_line(entries: &[Entry<'_>], draft: &mut Draft, sink: &mut Sink<'_>) {
     let mut parts = Vec::new();
     let mut first = None;

@@ -1,8 +1,8 @@
 //! The setting `cpus` of xl.cfg.
 //!
-//! A text is the set for all virtual CPUs: numbers and ranges, taken away again with `^`. A list
-//! has a set for each virtual CPU, which is taken where all of them are the same: a partition has
-//! one set.
+//! A text is one set for all virtual CPUs: numbers and ranges, of which `^` removes some. A list
+//! has a set for each virtual CPU. It is accepted only if all sets are equal, because a partition
+//! has one set.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ use crate::issue::{Sink, quoted};
 use crate::units::{self, MAX_CPU};
 use crate::value::{Entry, Value};
 
-/// A set of CPUs; `None`: all of the machine's.
+/// A set of CPUs; `None` means all of the machine's.
 type Set = Option<BTreeSet<u32>>;
-/// What is wrong, and the way out.
+/// The mistake, and the way out.
 type Wrong = (String, String);
 
-/// Reads the setting. How many virtual CPUs there are is in `draft` already.
+/// Reads the setting. `draft` already has the number of virtual CPUs.
 pub(crate) fn read(entry: &Entry<'_>, draft: &Draft, sink: &mut Sink<'_>) -> Option<At<Vec<u32>>> {
     let (at, field) = (entry.item.at, entry.key.clone());
     let read = match &entry.item.value {
@@ -54,9 +54,9 @@ fn numbers() -> String {
     format!("give numbers from 0 to {MAX_CPU}, such as \"0-3,^1\"")
 }
 
-/// The set that all virtual CPUs have, the first of them a set of its own each.
+/// The one set that all virtual CPUs share; `sets` has a set for each of the first virtual CPUs.
 fn one(sets: &[Set], vcpus: usize) -> Result<Set, Wrong> {
-    // Those without an entry may use all.
+    // Virtual CPUs without an entry may use all CPUs.
     let rest = (sets.len() < vcpus).then_some(&None);
     let all = || sets.iter().chain(rest);
     let first = all().next().cloned().flatten();

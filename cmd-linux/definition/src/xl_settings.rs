@@ -1,20 +1,20 @@
-//! All settings of xl.cfg(5) of Xen 4.17, those that its parser knows beside, and what becomes of
-//! each here.
+//! All settings of xl.cfg(5) of Xen 4.17, the further ones that its parser knows, and what becomes
+//! of each here.
 //!
-//! Rule: a setting that would change what the guest sees or gets and is not here is refused. A
-//! setting that xl passes over for a PV guest, or that only tunes what does not exist here, is
-//! passed over with the reason.
+//! Rule: a setting that does not exist here and would change what the guest sees or gets is
+//! refused. A setting that xl ignores for a PV guest, or that only tunes something that does not
+//! exist here, is ignored, and the message gives the reason.
 
 /// What becomes of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Its value is taken.
+    /// The value is taken.
     Taken,
     /// Refused unless it is an empty list.
     Device,
-    /// Refused unless it says what is so here in any case: 0, an empty list, or this word.
+    /// Refused unless the value describes what holds here anyway: 0, an empty list, or this word.
     Only(&'static str),
-    /// Passed over with a warning.
+    /// Ignored, with a warning.
     PassedOver,
 }
 
@@ -26,7 +26,7 @@ use Fate::{Device, Only, PassedOver, Taken};
 pub(crate) struct Settings {
     names: &'static [&'static str],
     fate: Fate,
-    /// Why, and what does it here where something does.
+    /// The reason, and what replaces the settings here, if anything does.
     pub(crate) reason: &'static str,
 }
 
@@ -34,7 +34,7 @@ const fn settings(names: &'static [&'static str], fate: Fate, reason: &'static s
     Settings { names, fate, reason }
 }
 
-/// Settings that are taken and are no field by themselves.
+/// Settings that are taken but are not a field of their own.
 pub(crate) const TAKEN_OTHERWISE: [&str; 6] =
     ["cmdline", "root", "extra", "cpus", "type", "builder"];
 
@@ -46,7 +46,7 @@ const NO_HARDWARE: &str = "partitions are given no hardware";
 const XM: &str =
     "xl does not know it, it was a setting of xm; put it into extra where the kernel takes it";
 
-/// All that are known and not taken.
+/// All known settings that are not taken.
 pub(crate) const ALL: [Settings; 33] = [
     settings(
         &[
@@ -255,14 +255,14 @@ pub(crate) fn taken() -> Vec<&'static str> {
     ROWS.iter().filter_map(|row| row.xl).chain(TAKEN_OTHERWISE).collect()
 }
 
-/// What becomes of a setting; `None`: it is unknown.
+/// What becomes of a setting; `None` if it is unknown.
 pub(crate) fn find(name: &str) -> Option<(Fate, &'static str)> {
     let found = ALL.iter().find(|settings| settings.names.contains(&name));
     let found = found.map(|settings| (settings.fate, settings.reason));
     found.or_else(|| taken().contains(&name).then_some((Taken, "")))
 }
 
-/// The names of all, for suggestions.
+/// The names of all settings, for suggestions.
 pub(crate) fn names() -> Vec<&'static str> {
     taken().into_iter().chain(ALL.iter().flat_map(|settings| settings.names).copied()).collect()
 }
@@ -271,7 +271,7 @@ pub(crate) fn names() -> Vec<&'static str> {
 mod tests {
     use super::*;
 
-    /// The settings that xl's parser of Xen 4.17 asks for (`tools/xl/xl_parse.c`).
+    /// The settings that xl's parser in Xen 4.17 looks up (`tools/xl/xl_parse.c`).
     const OF_XL: &str = "acpi acpi_firmware acpi_laptop_slate acpi_s3 acpi_s4 altp2m altp2mhvm apic \
         bios bios_path_override boot bootloader bootloader_args builder cap channel cmdline \
         cpu_weight cpuid cpus cpus_soft device_model device_model_args device_model_override \

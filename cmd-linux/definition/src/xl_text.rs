@@ -1,24 +1,24 @@
-//! The text of an xl.cfg file into values (xl.cfg(5), "SYNTAX"), as xl's own scanner and parser
-//! take it (`tools/libs/util/libxlu_cfg_l.l`, `libxlu_cfg_y.y`).
+//! Reads the text of an xl.cfg file into values (xl.cfg(5), "SYNTAX"), as xl's own scanner and
+//! parser do (`tools/libs/util/libxlu_cfg_l.l`, `libxlu_cfg_y.y`).
 //!
 //! ```text
 //! KEY = "text" | 'text' | 123 | 0x1f | [ value, ... ]      # comment
 //! ```
 //! Settings end with the line or a semicolon; a list may go over several lines.
 //!
-//! Rule: what xl reads has xl's meaning here, or is refused. What is wrong with one setting does
-//! not hide what is wrong with others: reading goes on with the next line that sets something.
+//! Rule: text that xl accepts has xl's meaning here, or is refused. A mistake in one setting does
+//! not hide mistakes in others: reading goes on with the next line that sets something.
 
 use crate::issue::{Sink, quoted};
 use crate::units;
 use crate::value::{Entry, Item, Value};
 
-/// Lists in lists at most.
+/// The deepest nesting of lists.
 const MAX_DEPTH: usize = 4;
-/// What a file may begin with.
+/// A file may begin with this character.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// What is wrong with a setting: the byte, what is wrong, the way out.
+/// A mistake in a setting: its byte, what is wrong, the way out.
 struct Wrong(usize, String, String);
 
 impl Wrong {
@@ -31,7 +31,7 @@ impl Wrong {
 pub(crate) struct Settings {
     /// Settings that are whole.
     pub(crate) entries: Vec<Entry<'static>>,
-    /// Keys of settings that are not, which was told.
+    /// Keys of settings that are not whole; the mistakes have been reported.
     pub(crate) broken: Vec<String>,
 }
 
@@ -40,7 +40,7 @@ struct Scanner<'a> {
     at: usize,
 }
 
-/// Reads the settings; what is wrong with the syntax goes into `sink`.
+/// Reads the settings; mistakes in the syntax go into `sink`.
 pub(crate) fn read(text: &str, sink: &mut Sink<'_>) -> Settings {
     let mut scanner = Scanner { text, at: 0 };
     if scanner.peek() == Some(BYTE_ORDER_MARK) {
@@ -83,7 +83,7 @@ impl<'a> Scanner<'a> {
         self.skip_while(|c| c != '\n');
     }
 
-    /// Skips blanks, and comments; over lines, too, if `lines`.
+    /// Skips blanks and comments; if `lines` is set, also line ends.
     fn skip_blanks(&mut self, lines: bool) {
         loop {
             self.skip_while(|c| c.is_whitespace() && (lines || c != '\n'));
@@ -105,8 +105,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// After a mistake in the setting that begins at `start`: goes to the next line that may set
-    /// something. A list without an end may have swallowed some of those.
+    /// Recovers from a mistake in the setting that begins at `start`: goes to the next line that
+    /// may set something. A list without an end may have swallowed some such lines.
     fn recover(&mut self, start: usize) {
         let first_end = self.text[start..].find('\n').map_or(self.text.len(), |end| start + end);
         let in_first = self.at <= first_end;
@@ -134,7 +134,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Takes a key; empty where there is none.
+    /// Reads a key; empty if there is none.
     fn key(&mut self) -> &'a str {
         let at = self.at;
         if self.peek().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') {
@@ -143,7 +143,7 @@ impl<'a> Scanner<'a> {
         &self.text[at..self.at]
     }
 
-    /// The rest of the setting whose key was taken.
+    /// Reads the rest of the setting whose key has been read.
     fn setting(&mut self, at: usize, key: &str) -> Result<Entry<'static>, Wrong> {
         const WAY_OUT: &str = "write KEY = VALUE lines";
         if key.is_empty() {
@@ -172,7 +172,7 @@ impl<'a> Scanner<'a> {
         Ok(Entry { key: key.to_owned().into(), at, item })
     }
 
-    /// A setting ends here.
+    /// Checks that the setting ends here.
     fn end_of(&self, key: &str) -> Result<(), Wrong> {
         let (problem, way_out) = match self.peek() {
             None | Some('\n' | ';') => return Ok(()),
@@ -224,8 +224,8 @@ impl<'a> Scanner<'a> {
         Ok(Item { at, value })
     }
 
-    /// A number. For xl it is a text until somebody wants a number of it, so one that begins with
-    /// 0 is kept as a text.
+    /// Reads a number. For xl a number is text until it is used as a number, so a number that
+    /// begins with 0 is kept as text.
     fn number(&mut self, key: &str) -> Result<Value<'static>, Wrong> {
         let at = self.at;
         self.skip_while(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
@@ -274,7 +274,8 @@ impl<'a> Scanner<'a> {
         Err(Wrong::new(start, problem, "close the quotes"))
     }
 
-    /// The character that an escape stands for, of those with a meaning.
+    /// Reads an escape and returns the character it stands for; escapes without a meaning are
+    /// refused.
     fn escape(&mut self, at: usize) -> Result<char, Wrong> {
         let escaped = self.peek();
         let way_out = match escaped {
@@ -327,7 +328,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A value in a list that began at `start`.
+    /// Reads a value in a list that began at `start`.
     fn item(&mut self, key: &str, start: usize, depth: usize) -> Result<Item<'static>, Wrong> {
         if self.is_at_setting() { Err(no_end(start)) } else { self.value(key, depth + 1) }
     }

@@ -1,8 +1,7 @@
-//! From bytes to packets, as they trickle in.
+//! Decodes bytes into packets as the bytes arrive.
 //!
-//! Rule: a byte that cannot begin a packet is dropped alone, so that noise before the first
-//! packet costs no more than itself; a whole packet with a payload that makes no sense is dropped
-//! as a whole.
+//! Rule: a byte that cannot begin a packet is dropped alone, so noise before the first packet costs
+//! only itself; a whole packet with an invalid payload is dropped as a whole.
 
 use crate::{HEADER_BYTES, MAX_PAYLOAD, Packet, Words, WordsError, kind};
 
@@ -10,7 +9,7 @@ use crate::{HEADER_BYTES, MAX_PAYLOAD, Packet, Words, WordsError, kind};
 #[derive(Debug, Default)]
 pub struct Decoder {
     bytes: Vec<u8>,
-    /// Bytes at the front that are dealt with.
+    /// Bytes at the front that have been decoded.
     used: usize,
 }
 
@@ -22,9 +21,9 @@ pub enum DecodeError {
     /// A packet of this type claims this length, more than [`MAX_PAYLOAD`]; the type byte was
     /// dropped.
     TooLong(u8, u32),
-    /// A packet of this type has a payload of this length that it cannot have; it was dropped.
+    /// A packet of this type cannot have a payload of this length; it was dropped.
     BadLength(u8, usize),
-    /// A command that is none; it was dropped.
+    /// The words of a command are invalid; the packet was dropped.
     BadCommand(WordsError),
 }
 
@@ -48,8 +47,8 @@ impl std::fmt::Display for DecodeError {
 impl std::error::Error for DecodeError {}
 
 impl DecodeError {
-    /// The byte that was dropped because no packet begins with it; `None` where a whole packet
-    /// was dropped.
+    /// The byte that was dropped because no packet begins with it; `None` if a whole packet was
+    /// dropped.
     #[must_use]
     pub fn dropped(&self) -> Option<u8> {
         match self {
@@ -60,21 +59,21 @@ impl DecodeError {
 }
 
 impl Decoder {
-    /// An empty one.
+    /// An empty decoder.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes bytes that came in. Call [`Decoder::next_packet`] until it has none before the next
-    /// push, and the memory held stays bounded.
+    /// Takes bytes that came in. To keep the memory bounded, call [`Decoder::next_packet`] until it
+    /// returns `None` before the next push.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.used);
         self.used = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next packet, or `None` where more bytes are needed.
+    /// The next packet, or `None` if more bytes are needed.
     ///
     /// # Errors
     /// See [`DecodeError`]; call again to go on.

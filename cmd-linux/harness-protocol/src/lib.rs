@@ -1,4 +1,4 @@
-//! The packets of the harness line, for both of its ends.
+//! The packets of the harness line, for both ends of it.
 //!
 //! The harness line is a raw, 8-bit clean byte stream between `uv-init` in the command partition
 //! and the program that booted the machine. It carries one command at a time:
@@ -14,9 +14,9 @@
 //!   P -------------------------->        powers off (or another C)
 //! ```
 //!
-//! A packet is `type: u8, length: u32 little-endian, payload`. The rule kept here: whatever bytes
-//! come in, decoding ends in a packet, a wait for more, or an error after which decoding can go
-//! on; memory held is bounded by [`MAX_PAYLOAD`].
+//! A packet is `type: u8, length: u32 little-endian, payload`. Rule: whatever bytes arrive,
+//! decoding gives a packet, a wait for more, or an error after which decoding can go on; the memory
+//! held is bounded by [`MAX_PAYLOAD`].
 #![forbid(unsafe_code)]
 
 mod decode;
@@ -43,7 +43,7 @@ mod kind {
 /// One packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet {
-    /// `R`, from the partition: it takes a command now. The kernel's release.
+    /// `R`, from the partition: it is ready for a command; the payload is the kernel's release.
     Ready(String),
     /// `C`, to the partition: run this.
     Command(Words),
@@ -53,7 +53,8 @@ pub enum Packet {
     Error(Vec<u8>),
     /// `X`, from the partition: the command's exit status (128 + n for signal n).
     Exit(i32),
-    /// `I`, to the partition: bytes for the command's standard input; empty: end of file.
+    /// `I`, to the partition: bytes for the command's standard input; an empty payload means end of
+    /// file.
     Input(Vec<u8>),
     /// `K`, to the partition: send the command this signal.
     Signal(i32),
@@ -61,8 +62,8 @@ pub enum Packet {
     PowerOff,
 }
 
-/// The words of a command: at least one, the first not empty, no word with a NUL byte, and all
-/// of them with their separators within [`MAX_PAYLOAD`].
+/// The words of a command. There is at least one, the first is not empty, no word has a NUL byte,
+/// and all of them with their separators fit into [`MAX_PAYLOAD`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Words(Vec<Vec<u8>>);
 
@@ -73,7 +74,7 @@ pub enum WordsError {
     Empty,
     /// The word of this index (from 0) contains a NUL byte.
     Nul(usize),
-    /// They take this many bytes, more than [`MAX_PAYLOAD`].
+    /// The words take this many bytes, more than [`MAX_PAYLOAD`].
     TooLong(usize),
 }
 
@@ -119,8 +120,8 @@ impl Words {
 }
 
 impl Packet {
-    /// The bytes of the packet. Output, error and input longer than [`MAX_PAYLOAD`] become as
-    /// many packets as it takes; a longer kernel release is cut.
+    /// The bytes of the packet. Output, error and input longer than [`MAX_PAYLOAD`] are split into
+    /// several packets; a longer kernel release is cut.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -152,7 +153,7 @@ fn put(bytes: &mut Vec<u8>, kind: u8, payload: &[u8]) {
     bytes.extend_from_slice(payload);
 }
 
-/// Appends the packets of a stretch of a stream; an empty stretch is one empty packet.
+/// Appends the packets of a part of a stream; an empty part becomes one empty packet.
 fn put_stream(bytes: &mut Vec<u8>, kind: u8, data: &[u8]) {
     if data.is_empty() {
         put(bytes, kind, data);

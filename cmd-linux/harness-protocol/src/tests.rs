@@ -57,7 +57,7 @@ proptest! {
     #[test]
     fn any_bytes_end_in_packets_or_errors(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
         for packet in decode(&bytes, &[7]).into_iter().flatten() {
-            // What came out can be sent again, and means the same.
+            // A decoded packet can be encoded again, and means the same.
             prop_assert_eq!(decode(&packet.encode(), &[1000]), vec![Ok(packet)]);
         }
     }

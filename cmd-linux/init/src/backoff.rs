@@ -1,16 +1,16 @@
-//! When to start a program again that ended.
+//! Decides when to restart a program that ended.
 //!
-//! Rule: one that keeps ending is started ever more rarely, at most every [`LONGEST`]; one that
-//! ran for [`STEADY`] counts as sound again.
+//! Rule: a program that keeps ending is restarted ever more rarely, at least every [`LONGEST`]; a
+//! program that ran for [`STEADY`] counts as sound again.
 
 use std::time::Duration;
 
 /// Wait before the first restart.
 pub const FIRST: Duration = Duration::from_millis(100);
-/// Wait at most: less than a client of `uvd` waits for its answer.
+/// The longest wait. It is shorter than a client of `uvd` waits for its answer.
 pub const LONGEST: Duration = Duration::from_secs(5);
-/// A program that ran this long had started well. One that ends every so often is started again
-/// every so often, which keeps no CPU busy.
+/// A program that ran this long had started well. A program that ends after each such time is
+/// restarted each time, which keeps no CPU busy.
 pub const STEADY: Duration = Duration::from_secs(1);
 
 /// State of the policy for one program.
@@ -20,7 +20,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The program ended after it ran for `ran`: how long to wait before it is started again.
+    /// Records that the program ended after it ran for `ran`; returns the wait before its restart.
     pub fn ended(&mut self, ran: Duration) -> Duration {
         if ran >= STEADY {
             self.failures = 0;

@@ -1,6 +1,6 @@
-//! What is done once, before anything runs: file systems, kernel modules, names, loopback.
+//! Prepares the system once, before anything runs: file systems, kernel modules, names, loopback.
 //!
-//! Rule: a step that fails is reported and the next one is tried. A shell on a half-made system
+//! Rule: if a step fails, it is reported, and the next one is tried. A shell on a half-made system
 //! is worth more than none.
 
 use std::fs;
@@ -13,7 +13,7 @@ use nix::mount::{MsFlags, mount};
 use crate::words::{self, Options};
 use crate::{notice, system, warning};
 
-/// The list of kernel modules: a path per line, in order; what follows the path is parameters.
+/// The list of kernel modules: a path per line, in order; parameters follow the path.
 const MODULES: &str = "/etc/uv-modules";
 /// The command partition's host name.
 const HOST_NAME: &str = "command";
@@ -31,10 +31,11 @@ const MOUNTS: [(&str, &str, MsFlags, &str); 6] = [
 ];
 const NOTHING_RUNS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
-/// Does all of it; returns what the kernel command line asks for.
+/// Does all steps, and returns what the kernel command line asks for.
 pub fn prepare() -> Options {
     mount_all();
-    // Messages of a burst would be dropped else. Only the kernel log suffers where this fails.
+    // The kernel would otherwise drop messages of a burst. If this fails, only the kernel log
+    // suffers.
     let _ = fs::write("/proc/sys/kernel/printk_devkmsg", "on\n");
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let (options, problems) = words::parse(&line);
@@ -62,7 +63,7 @@ fn mount_all() {
         let done = fs::create_dir_all(target)
             .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
             .and_then(|()| mount(Some(kind), target, Some(kind), flags, Some(options)));
-        // Busy: the kernel mounted it (devtmpfs) already.
+        // Busy means that the kernel has already mounted it (devtmpfs).
         if let Err(error) = done
             && error != Errno::EBUSY
         {
@@ -74,7 +75,7 @@ fn mount_all() {
     }
 }
 
-/// Paths and parameters of a list of modules; `#` begins a comment.
+/// The paths and parameters in a list of modules; `#` begins a comment.
 fn modules(list: &str) -> impl Iterator<Item = (&str, &str)> {
     list.lines().filter_map(|line| {
         let line = line.split('#').next().unwrap_or_default().trim();

@@ -1,11 +1,11 @@
-//! Processes that ended.
+//! Reaps processes that ended.
 
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// Takes the next process that ended, ours or one that lost its parent, with its exit status.
-/// `None`: none for now.
+/// Reaps the next process that ended, our child or an orphan, and returns its exit status. `None`
+/// if no process has ended.
 pub fn reap() -> Option<(Pid, i32)> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -31,7 +31,7 @@ pub fn wait_for(pid: Pid) -> i32 {
     }
 }
 
-/// The process and its exit status as shells count: 128 + n for signal n.
+/// The process and its exit status in the shell's notation: 128 + n for signal n.
 fn ended(status: WaitStatus) -> Option<(Pid, i32)> {
     match status {
         WaitStatus::Exited(pid, status) => Some((pid, status)),

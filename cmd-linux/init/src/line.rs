@@ -1,9 +1,9 @@
-//! The harness line, from the wait for its terminal to the loss of it.
+//! The harness line, from the wait for its terminal until the line is lost.
 //!
-//! The kernel makes all the names `/dev/hvc*` at once, and finds the second console some time
-//! later, when its driver has talked to the store; until then opening it says `ENODEV`. The
-//! driver core tells of the moment by a *bind* event (kobject_uevent). Rule: the line is tried on
-//! every event, and every [`RETRY`] during the first [`PATIENCE`], should an event be lost.
+//! The kernel makes all the names `/dev/hvc*` at once, but finds the second console some time
+//! later, when its driver has talked to the store. Until then, opening it fails with `ENODEV`. The
+//! driver core announces the console with a *bind* event (kobject_uevent). Rule: opening is tried
+//! on every event, and, in case an event is lost, every [`RETRY`] during the first [`PATIENCE`].
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ impl Line {
         Self { name, events, retry: Some(now), give_up: now + PATIENCE, session: None }
     }
 
-    /// What to wait for before the next turn.
+    /// Adds the descriptors to wait for before the next turn.
     pub fn poll_fds<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
         match (&self.session, &self.events) {
             (Some(session), _) => session.poll_fds(fds),
@@ -50,12 +50,12 @@ impl Line {
         }
     }
 
-    /// When to take a turn without an event.
+    /// The time at which a turn is due without an event.
     pub fn deadline(&self) -> Option<Instant> {
         self.retry
     }
 
-    /// Does all that can be done now; true: power off.
+    /// Does all that can be done now; true means power off.
     pub fn turn(&mut self, now: Instant) -> bool {
         let event = self.events.as_ref().is_some_and(take_events);
         let due = self.retry.is_some_and(|retry| retry <= now);
@@ -79,7 +79,7 @@ impl Line {
         }
     }
 
-    /// Notes that a process ended; false where it is not the line's command.
+    /// Notes that a process ended; false if it is not the line's command.
     pub fn child_ended(&mut self, pid: Pid, status: i32) -> bool {
         self.session.as_mut().is_some_and(|session| session.child_ended(pid, status))
     }
@@ -103,7 +103,8 @@ impl Line {
         }
     }
 
-    /// Not there yet is no news; anything else is, and so is the end of patience.
+    /// Logs the error, unless it says that the terminal is not there yet and [`PATIENCE`] is not
+    /// over.
     fn not_there(&self, error: &std::io::Error) {
         let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
         let absent = matches!(errno, Errno::ENODEV | Errno::ENOENT | Errno::ENXIO | Errno::EIO);
@@ -113,17 +114,17 @@ impl Line {
     }
 }
 
-/// A socket that tells of the kernel's devices.
+/// A socket that receives events of the kernel's devices.
 fn device_events() -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let protocol = SockProtocol::NetlinkKObjectUEvent;
     let socket = socket(AddressFamily::Netlink, SockType::Datagram, flags, protocol)?;
-    // Group 1: what the kernel itself tells.
+    // Group 1 has the kernel's own events.
     bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &NetlinkAddr::new(0, 1))?;
     Ok(socket)
 }
 
-/// Takes all events that wait; true where there was one, or where some were lost.
+/// Takes all waiting events; true if there was an event, or if some were lost.
 fn take_events(events: &OwnedFd) -> bool {
     let mut any = false;
     let mut bytes = [0; 4096];

@@ -6,8 +6,8 @@
 //!                        +-- one command at a time for the harness line hvc1
 //! ```
 //!
-//! One thread, one event loop: signals come through a descriptor, and everything that is waited
-//! for is in one poll. Rule: nothing but the end of the machine ends this program.
+//! One thread runs one event loop: signals arrive through a descriptor, and one poll waits for
+//! everything. Rule: only the end of the machine ends this program.
 
 mod backoff;
 mod boot;
@@ -46,13 +46,14 @@ fn main() -> ExitCode {
     let options = boot::prepare();
     match signals() {
         Ok(signals) => run(Init::new(options), &signals),
-        // The kernel stops with a message when the first process ends; there is nothing better.
+        // The kernel stops with a message when the first process ends. There is nothing better to
+        // do.
         Err(error) => warning!("signals: {}", error.desc()),
     }
     ExitCode::FAILURE
 }
 
-/// The signals that are handled come through this descriptor.
+/// The descriptor through which the handled signals arrive.
 fn signals() -> nix::Result<SignalFd> {
     let set: SigSet =
         [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGUSR2]
@@ -62,7 +63,7 @@ fn signals() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
-/// Everything that is looked after.
+/// Everything that this process looks after.
 struct Init {
     services: Vec<Service>,
     line: Option<Line>,
@@ -86,7 +87,7 @@ impl Init {
     fn turn(&mut self) -> Option<End> {
         let now = Instant::now();
         while let Some((pid, status)) = children::reap() {
-            // A process that is nobody's had lost its parent.
+            // A process that belongs to nobody here was an orphan.
             let _ = self.line.as_mut().is_some_and(|line| line.child_ended(pid, status))
                 || self.services.iter_mut().any(|one| one.child_ended(pid, status, now));
         }
@@ -106,12 +107,12 @@ impl Init {
         let deadlines = self.services.iter().filter_map(Service::deadline);
         let deadlines = deadlines.chain(self.line.as_ref().and_then(Line::deadline));
         let timeout = deadlines.min().map_or(PollTimeout::NONE, timeout);
-        // Interrupted or not: the turn that follows looks at everything.
+        // An interruption makes no difference: the next turn looks at everything.
         let _ = poll(&mut fds, timeout);
     }
 }
 
-/// The time until `deadline`, rounded up, so that it has come after the wait.
+/// The time until `deadline`, rounded up, so that the deadline has passed after the wait.
 fn timeout(deadline: Instant) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now()).as_millis();
     PollTimeout::try_from(left.saturating_add(1)).unwrap_or(PollTimeout::MAX)
@@ -134,8 +135,8 @@ fn run(mut init: Init, signals: &SignalFd) {
     }
 }
 
-/// The socket that `uvd` serves. It is ours, so that it is there before the first client, and
-/// stays while `uvd` is started again: clients wait instead of failing.
+/// The socket that `uvd` serves. This process owns it, so that it exists before the first client
+/// and stays while `uvd` is restarted. Clients then wait instead of failing.
 fn uvd_socket() -> std::io::Result<OwnedFd> {
     let socket = UnixListener::bind(uvd_protocol::SOCKET)?;
     std::fs::set_permissions(uvd_protocol::SOCKET, PermissionsExt::from_mode(0o600))?;

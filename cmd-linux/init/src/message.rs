@@ -1,4 +1,4 @@
-//! Messages go to the kernel log, where they stand in order with the kernel's own.
+//! Writes messages to the kernel log, where they stand in order with the kernel's own.
 //!
 //! Rule: a message is one write, so that it is one record; failing to log never stops anything.
 
@@ -20,7 +20,7 @@ pub fn log(level: u8, text: &str) {
     }
 }
 
-/// The kernel log as standard output of a program; nothing where there is none.
+/// The kernel log as the standard output of a program; null if there is no kernel log.
 pub fn stdio() -> Stdio {
     open().map_or_else(|_| Stdio::null(), Stdio::from)
 }

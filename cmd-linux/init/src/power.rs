@@ -1,4 +1,4 @@
-//! The end: processes are told, the machine is powered off or started again.
+//! Ends the system: tells processes to end, then powers off or reboots the machine.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -22,12 +22,12 @@ pub enum End {
     PowerOff,
     /// Start again.
     Reboot,
-    /// Stop, power on.
+    /// Stop, with the power on.
     Halt,
 }
 
 impl End {
-    /// What busybox's `poweroff`, `reboot` and `halt` mean by a signal to process 1.
+    /// The end that busybox's `poweroff`, `reboot` or `halt` asks for with a signal to process 1.
     pub fn of_signal(signal: Signal) -> Option<Self> {
         match signal {
             Signal::SIGUSR2 => Some(Self::PowerOff),
@@ -42,7 +42,7 @@ impl End {
 pub fn end(how: End, signals: &SignalFd) -> Result<Infallible, Errno> {
     notice!("{how:?}");
     let everyone = Pid::from_raw(-1);
-    // An interactive shell ignores the first, and takes the second.
+    // An interactive shell ignores SIGTERM and obeys SIGHUP.
     for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCONT] {
         let _ = kill(everyone, signal);
     }
@@ -58,7 +58,7 @@ pub fn end(how: End, signals: &SignalFd) -> Result<Infallible, Errno> {
     reboot(mode).inspect_err(|error| warning!("{how:?}: {}", error.desc()))
 }
 
-/// Waits until there is no process but this one.
+/// Waits until this is the only process.
 fn all_ended(signals: &SignalFd, until: Instant) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::os::fd::AsFd;

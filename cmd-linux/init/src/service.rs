@@ -28,7 +28,7 @@ enum State {
     Waiting {
         until: Instant,
     },
-    /// It is not installed.
+    /// The program is not installed.
     Missing,
 }
 
@@ -43,7 +43,7 @@ impl Service {
         Self { name, start: Box::new(start), backoff: Backoff::default(), state }
     }
 
-    /// Starts it when it is due.
+    /// Starts the program when it is due.
     pub fn tick(&mut self, now: Instant) {
         if self.deadline().is_none_or(|until| until > now) {
             return;
@@ -62,7 +62,7 @@ impl Service {
         };
     }
 
-    /// When [`Service::tick`] has something to do.
+    /// The time at which [`Service::tick`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Waiting { until } => Some(until),
@@ -70,7 +70,7 @@ impl Service {
         }
     }
 
-    /// Notes that a process ended; false where it is not this one.
+    /// Notes that a process ended; false if it is not this service's.
     pub fn child_ended(&mut self, pid: Pid, status: i32, now: Instant) -> bool {
         let State::Running { pid: own, since } = self.state else {
             return false;
@@ -85,7 +85,7 @@ impl Service {
         true
     }
 
-    /// Asks it to end.
+    /// Asks the program to end.
     pub fn terminate(&self) {
         if let State::Running { pid, .. } = self.state {
             let _ = kill(pid, Signal::SIGTERM);

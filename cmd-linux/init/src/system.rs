@@ -19,9 +19,9 @@ nix::ioctl_write_int_bad!(set_controlling_terminal, TIOCSCTTY as nix::libc::Ioct
 nix::ioctl_readwrite_bad!(interface_flags, SIOCGIFFLAGS as nix::libc::Ioctl, ifreq);
 nix::ioctl_readwrite_bad!(set_interface_flags, SIOCSIFFLAGS as nix::libc::Ioctl, ifreq);
 
-/// Lets the command run in a session of its own, so that it has its own process group and no
-/// terminal of ours, and with no signal blocked: it would inherit those that we take through a
-/// descriptor.
+/// Makes the command run in a session of its own, with its own process group, without our terminal,
+/// and with no signal blocked. Otherwise it would inherit the blocked signals that we take through
+/// a descriptor.
 pub fn in_own_session(command: &mut Command) {
     // SAFETY: both calls are async-signal-safe; the empty set lies on the stack.
     unsafe {
@@ -33,8 +33,8 @@ pub fn in_own_session(command: &mut Command) {
     }
 }
 
-/// Lets the command run in a session of its own with its standard input, which must be a
-/// terminal, as the controlling terminal.
+/// Makes the command run in a session of its own; its standard input, which must be a terminal,
+/// becomes the controlling terminal.
 pub fn with_terminal(command: &mut Command) {
     in_own_session(command);
     // SAFETY: the ioctl is async-signal-safe; it takes an integer and touches no memory of ours.
@@ -49,7 +49,7 @@ pub fn with_terminal(command: &mut Command) {
 /// Brings the loopback interface up.
 pub fn loopback_up() -> io::Result<()> {
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // SAFETY: ifreq is plain old data; all zeros is a value of it.
+    // SAFETY: all zeros is a valid value of it. all zeros is a value of it.
     let mut request: ifreq = unsafe { std::mem::zeroed() };
     // SAFETY: the name is the only member of its union.
     let name = unsafe { &mut request.ifr_ifrn.ifrn_name };
@@ -65,7 +65,7 @@ pub fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// The time-stamp counter.
+/// Reads the time-stamp counter.
 #[must_use]
 pub fn time_stamp() -> u64 {
     // SAFETY: every x86-64 processor has the counter, and reading it has no effect.

@@ -13,13 +13,13 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use crate::{harness, system};
 
 /// Opens a terminal below `/dev` without waiting and without making it a controlling terminal.
-/// A console that the kernel has not found yet is `ENODEV`, though its name is there.
+/// Opening a console that the kernel has not found yet fails with `ENODEV`, though its name exists.
 fn open(name: &str) -> io::Result<File> {
     let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
     File::options().read(true).write(true).custom_flags(flags.bits()).open(format!("/dev/{name}"))
 }
 
-/// Takes all meaning from the bytes of a terminal.
+/// Makes a terminal raw: no byte has a special meaning.
 pub fn make_raw(terminal: &impl AsFd) -> nix::Result<()> {
     let mut settings = tcgetattr(terminal)?;
     cfmakeraw(&mut settings);
@@ -36,7 +36,7 @@ pub fn harness_line(name: &str) -> io::Result<OwnedFd> {
 /// Starts a login shell on a terminal, which becomes its controlling terminal.
 pub fn start_shell(name: &str) -> io::Result<Child> {
     let terminal = open(name)?;
-    // Opened without waiting, but the shell waits for its input.
+    // The terminal was opened without waiting, but the shell must wait for its input.
     fcntl(&terminal, FcntlArg::F_SETFL(OFlag::empty()))?;
     let mut shell = Command::new("/bin/sh");
     shell.arg0("-sh").current_dir("/root").env_clear();
@@ -46,10 +46,10 @@ pub fn start_shell(name: &str) -> io::Result<Child> {
     shell.stdout(Stdio::from(terminal.try_clone()?));
     shell.stderr(Stdio::from(terminal.try_clone()?)).stdin(Stdio::from(terminal));
     system::with_terminal(&mut shell);
-    // Told by whoever measures how long a boot takes.
+    // A measurement of the boot time reads this stamp.
     let _ = std::fs::write(SHELL_STAMP, format!("{}\n", system::time_stamp()));
     shell.spawn()
 }
 
-/// Has the time-stamp counter when the shell was last started.
+/// Holds the time-stamp counter of the last start of the shell.
 const SHELL_STAMP: &str = "/run/uv-shell-tsc";

@@ -1,16 +1,16 @@
-//! What the kernel command line says to `uv-init`.
+//! The words of the kernel command line that `uv-init` obeys.
 //!
-//! Rule: a word that begins with `uv.` and is not understood is reported, never ignored silently;
-//! every other word belongs to the kernel or to others.
+//! Rule: a word that begins with `uv.` and is not understood is always reported; every other word
+//! belongs to the kernel or to other programs.
 
-/// What may be set.
+/// The options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// `uv.shell=0`: no shell on the console.
     pub shell: bool,
     /// `uv.console=NAME`: terminal of the shell, below `/dev`.
     pub console: String,
-    /// `uv.harness=NAME`: the harness line, below `/dev`; empty: none.
+    /// `uv.harness=NAME`: the harness line, below `/dev`; empty if there is none.
     pub harness: String,
 }
 

@@ -1,8 +1,8 @@
-//! Goes over what is executable in a kernel.
+//! Checks the executable parts of a kernel.
 //!
-//! Code is read from its start to its end, instruction by instruction, so data among it counts as
-//! code, and a sensitive instruction that nobody can reach counts as well: a finding says where to
-//! look, not that something goes wrong.
+//! Code is read from start to end, instruction by instruction. Data within it counts as code, and a
+//! sensitive instruction that is never reached counts as well: a finding says where to look, not
+//! that something goes wrong.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -17,12 +17,12 @@ use crate::sensitive::{FORCED_CPUID, Kind, kind_of};
 use crate::symbols::Symbols;
 use crate::{Container, Finding, Loaded, NoteStyle, Notes, Place, Pv, Report};
 
-/// The section of Linux that instructions are patched from.
+/// The section from which Linux patches instructions.
 const ALTERNATIVES: &str = ".altinstr_replacement";
-/// Parts that are looked at, at most.
+/// The most parts that are checked.
 const MAX_PARTS: usize = 256;
 
-/// Disassembles what is executable in a kernel, and tells what would become of it here.
+/// Disassembles the executable parts of a kernel, and reports what would become of it here.
 #[must_use]
 pub fn check(loaded: &Loaded) -> Report {
     let container = match loaded.container {
@@ -52,7 +52,7 @@ fn pv(loaded: &Loaded) -> Pv {
     Pv { startable: reasons.is_empty(), remarks: remarks(&notes), reasons, notes }
 }
 
-/// What is special about the notes.
+/// Remarks on what is special about the notes.
 fn remarks(notes: &Notes) -> Vec<String> {
     if notes.style == NoteStyle::Absent {
         return Vec::new();
@@ -86,14 +86,14 @@ fn remarks(notes: &Notes) -> Vec<String> {
     remarks
 }
 
-/// Something executable.
+/// An executable part of the image.
 struct Part<'a> {
     name: String,
     address: u64,
     bytes: &'a [u8],
 }
 
-/// Executable sections, or where none is marked so, executable segments.
+/// The executable sections, or, if none is marked so, the executable segments.
 fn parts<'a>(
     elf: &ElfBytes<'a, LittleEndian>,
     image: &'a [u8],
@@ -143,10 +143,10 @@ fn slice(image: &[u8], offset: u64, length: u64) -> Option<&[u8]> {
     image.get(start..start.checked_add(usize::try_from(length).ok()?)?)
 }
 
-/// How often and where first, by function.
+/// The count and the first address, by function.
 type Places = BTreeMap<(u64, String), (u64, u64)>;
 
-/// What was found of a kind, by the address of the kind's description.
+/// The findings of one kind, by the address of the kind's description.
 #[derive(Default)]
 struct Findings {
     by_kind: HashMap<&'static str, (&'static Kind, Places)>,
@@ -156,7 +156,7 @@ impl Findings {
     fn add(&mut self, kind: &'static Kind, address: u64, part: &Part<'_>, symbols: &Symbols) {
         let (_, places) = self.by_kind.entry(kind.name).or_insert_with(|| (kind, Places::new()));
         let place = match symbols.at(address) {
-            // A symbol before the part is of another one.
+            // A symbol before the part belongs to another part.
             Some((start, name)) if start >= part.address => (start, name.to_owned()),
             _ => (part.address, part.name.clone()),
         };
@@ -164,7 +164,7 @@ impl Findings {
         *count += 1;
     }
 
-    /// The harmful first.
+    /// The findings, harmful ones first.
     fn finish(self) -> Vec<Finding> {
         let mut found: Vec<_> = self.by_kind.into_values().collect();
         found.sort_by_key(|(kind, _)| *kind);
@@ -204,7 +204,7 @@ fn disassemble<'a>(elf: &ElfBytes<'a, LittleEndian>, image: &'a [u8], report: &m
 
 /// Decodes one part; returns how many instructions it has.
 fn sweep(bytes: &[u8], part: &Part<'_>, symbols: &Symbols, findings: &mut Findings) -> u64 {
-    /// What follows `ud2` in the forced-emulation prefix.
+    /// The bytes that follow `ud2` in the forced-emulation prefix.
     const PREFIX: &[u8] = b"xen\x0f\xa2";
     let mut decoder = Decoder::with_ip(64, bytes, part.address, DecoderOptions::NONE);
     let mut instruction = Instruction::default();
@@ -215,7 +215,7 @@ fn sweep(bytes: &[u8], part: &Part<'_>, symbols: &Symbols, findings: &mut Findin
         let next = decoder.position();
         if instruction.mnemonic() == Mnemonic::Ud2 && bytes[next..].starts_with(PREFIX) {
             findings.add(FORCED_CPUID, instruction.ip(), part, symbols);
-            // Within the bytes, as was just seen.
+            // The position is within the bytes, as was just checked.
             let _ = decoder.set_position(next + PREFIX.len());
             decoder.set_ip(part.address.wrapping_add((next + PREFIX.len()) as u64));
         } else if let Some(kind) = kind_of(&instruction) {

@@ -1,4 +1,4 @@
-//! Why a file is no kernel for a partition: the file, where in it, and the way out.
+//! Why a file is no kernel for a partition: names the file, the place in it, and the way out.
 
 use std::fmt;
 use std::io;
@@ -20,69 +20,69 @@ pub struct Error {
 /// What is wrong with a kernel file. Offsets are bytes from its start.
 #[derive(Debug)]
 pub enum Problem {
-    /// It cannot be read.
+    /// The file cannot be read.
     Read(io::Error),
-    /// It is a directory or a device.
+    /// The path is a directory or a device.
     NoFile,
-    /// It has more than [`MAX_UNPACKED`] bytes.
+    /// The file has more than [`MAX_UNPACKED`] bytes.
     TooLarge,
-    /// It is no kernel image, or a damaged `bzImage`.
+    /// The file is no kernel image, or a damaged `bzImage`.
     Image(ImageError),
-    /// Its compressed part is damaged or cut off.
+    /// The compressed part is damaged or cut off.
     Damaged {
-        /// How it is compressed.
+        /// The compression.
         compression: Compression,
-        /// About where.
+        /// The approximate place of the damage.
         offset: u64,
-        /// What the decompressor found.
+        /// The decompressor's reason.
         reason: String,
     },
-    /// It unpacks to more than it may.
+    /// The file unpacks to more bytes than allowed.
     Bomb {
-        /// How it is compressed.
+        /// The compression.
         compression: Compression,
         /// Where the compressed part starts.
         offset: u64,
-        /// Bytes that it may unpack to.
+        /// The most bytes that it may unpack to.
         most: u64,
     },
-    /// To unpack it takes more memory than this process may have.
+    /// Unpacking takes more memory than this process may have.
     OutOfMemory,
-    /// To unpack it takes more memory than is free for it.
+    /// Unpacking takes more memory than is free for it.
     Memory {
         /// Bytes that are free for it.
         room: u64,
     },
-    /// To unpack it takes more CPU time than it may.
+    /// Unpacking takes more CPU time than allowed.
     Time {
-        /// Seconds that it may take.
+        /// The limit in seconds.
         seconds: u64,
     },
-    /// The process that unpacks it cannot be started.
+    /// The process that unpacks the file cannot be started.
     Start(io::Error),
-    /// The process that unpacks it ended, and how.
+    /// The process that unpacks the file ended; the text says how.
     Ended(String),
-    /// What the process that unpacks it said: the text of another problem.
+    /// The message of the process that unpacks the file, which is the text of another problem.
     Told(String),
-    /// It unpacks to another size than it says.
+    /// The file unpacks to another size than it states.
     Size {
-        /// Bytes it unpacked to.
+        /// Bytes that it unpacked to.
         got: u64,
-        /// Bytes it says.
+        /// Bytes that it states.
         wanted: u64,
     },
-    /// What was compressed is no ELF image.
+    /// The unpacked contents are no ELF image.
     Contents {
-        /// How it was compressed.
+        /// The compression.
         compression: Compression,
         /// Where the compressed part starts.
         offset: u64,
     },
-    /// It cannot be started as a partition's kernel.
+    /// The image cannot be started as a partition's kernel.
     Kernel(KernelError),
 }
 
-/// The way out where memory is short.
+/// The way out if memory is short.
 const LESS: &str = "give a smaller kernel, or this machine more memory \
                     (the command partition: boot option command_memory=)";
 
@@ -138,5 +138,5 @@ impl fmt::Display for Problem {
     }
 }
 
-// What lies behind an error is in its message.
+// The message already includes the source of an error.
 impl std::error::Error for Error {}

@@ -1,4 +1,4 @@
-//! The symbol table that a Linux kernel carries for itself, found by its shape.
+//! Finds the symbol table that a Linux kernel carries for itself, by its shape.
 //!
 //! ```text
 //! up to 6.3:  offsets  base  count  names  markers  [order]  tokens  token index
@@ -7,30 +7,30 @@
 //!
 //! Names are strings of tokens, byte by byte; `markers` are the offsets of every 256th name,
 //! `tokens` 256 strings, `token index` their offsets; the first character of a name is its type.
-//! Addresses are 32-bit offsets: from `base`, or where any is negative (up to 6.14), `base - 1 -
-//! offset` for these and the offset itself, per-CPU data, for the others. (Linux,
+//! Addresses are 32-bit offsets from `base`. If any is negative (up to 6.14), the negative ones
+//! mean `base - 1 - offset`, and the others, per-CPU data, are the address itself. (Linux,
 //! `scripts/kallsyms.c` and `kernel/kallsyms.c`.)
 //!
-//! The rule it keeps: nothing is guessed. Each part is found by what it must be given the one
-//! before, and where that does not come out there are no symbols.
+//! Rule: nothing is guessed. Each part is found by the shape that it must have, given the part
+//! before it; if a part does not fit, there are no symbols.
 
 use std::ops::Range;
 
 /// Symbols of a kernel at most.
 const MAX_SYMBOLS: usize = 1 << 20;
-/// Bytes of a name with its length at most, as an average: to bound a search.
+/// The largest average of the bytes of a name with its length; it bounds a search.
 const MAX_AVERAGE: usize = 64;
 /// Bytes from the count to the tokens at most.
 const MAX_DISTANCE: usize = 32 << 20;
-/// Names looked at in the search at most.
+/// The most names that the search looks at.
 const MAX_STEPS: usize = 50_000_000;
-/// Bytes of a number in the order of the names.
+/// Bytes of one number in the table of the names' order.
 const ORDER_BYTES: usize = 3;
 const TOKENS: usize = 256;
 /// Names from one marker to the next.
 const STEP: usize = 256;
 
-/// Functions of a kernel with their addresses, if it has such a table.
+/// The functions of a kernel with their addresses, if the kernel has such a table.
 pub(crate) fn find(image: &[u8]) -> Option<Vec<(u64, String)>> {
     digit_tokens(image).find_map(|digits| {
         let tokens = Tokens::around(image, digits)?;
@@ -41,7 +41,7 @@ pub(crate) fn find(image: &[u8]) -> Option<Vec<(u64, String)>> {
     })
 }
 
-/// Places that look like the tokens of the ten digits.
+/// The places that look like the tokens of the ten digits.
 fn digit_tokens(image: &[u8]) -> impl Iterator<Item = usize> {
     const DIGITS: &[u8] = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\0";
     image.windows(DIGITS.len()).enumerate().filter(|(_, w)| *w == DIGITS).map(|(at, _)| at)
@@ -61,9 +61,9 @@ fn u64_at(image: &[u8], at: usize) -> Option<u64> {
 
 /// The 256 tokens.
 struct Tokens {
-    /// Where the first is.
+    /// The offset of the first token.
     start: usize,
-    /// Where their index ends.
+    /// The offset at which their index ends.
     end: usize,
     texts: Vec<Range<usize>>,
 }
@@ -71,7 +71,7 @@ struct Tokens {
 impl Tokens {
     /// The table in which the token of `'0'` is at `digits`.
     fn around(image: &[u8], digits: usize) -> Option<Self> {
-        /// A token is a part of a name.
+        /// The longest token; a token is a part of a name.
         const LONGEST: usize = 128;
         let mut start = digits;
         for _ in 0..usize::from(b'0') {
@@ -80,7 +80,8 @@ impl Tokens {
             let before = image.get(window..end)?.iter().rposition(|byte| *byte == 0)?;
             start = window + before + 1;
         }
-        // What is before the first token is padding or the end of the markers: it may be any.
+        // The bytes before the first token are padding or the end of the markers, so they may have
+        // any value.
         let mut texts = Vec::with_capacity(TOKENS);
         let mut at = start;
         for _ in 0..TOKENS {
@@ -100,15 +101,15 @@ impl Tokens {
     }
 }
 
-/// Where the names are.
+/// The place of the names.
 struct Names {
-    /// The first.
+    /// The offset of the first name.
     start: usize,
     count: usize,
 }
 
 impl Names {
-    /// The names that end, with what follows them, where the tokens start.
+    /// Finds the names that, with the tables after them, end where the tokens start.
     fn before(image: &[u8], tokens: usize) -> Option<Self> {
         let nearest = tokens & !7;
         let mut steps = 0;
@@ -124,7 +125,7 @@ impl Names {
         })
     }
 
-    /// Whether the names are followed by their markers, perhaps by their order, and the tokens.
+    /// Whether the markers, perhaps the order, and the tokens follow the names.
     fn check(&self, image: &[u8], tokens: usize) -> Option<bool> {
         let mut marked = Vec::with_capacity(self.count / STEP + 1);
         let mut at = self.start;
@@ -163,8 +164,8 @@ impl Names {
     }
 }
 
-/// Where the tokens of the name at `at` start and end: behind its length of one byte, or of two
-/// where the first has its top bit set.
+/// The start and end of the tokens of the name at `at`. Its length is before them, in one byte, or
+/// in two if the first has its top bit set.
 fn name(image: &[u8], at: usize) -> Option<(usize, usize)> {
     let low = usize::from(*image.get(at)?);
     if low & 0x80 == 0 {
@@ -174,7 +175,7 @@ fn name(image: &[u8], at: usize) -> Option<(usize, usize)> {
     Some((at + 2, at + 2 + (low & 0x7f | high << 7)))
 }
 
-/// The addresses, from before the names or from behind the tokens.
+/// The addresses, which stand before the names or after the tokens.
 fn addresses(image: &[u8], tokens: &Tokens, names: &Names) -> Option<Vec<u64>> {
     let bytes = names.count.checked_mul(4)?;
     let count_at = names.start.checked_sub(8)?;
@@ -186,7 +187,7 @@ fn addresses(image: &[u8], tokens: &Tokens, names: &Names) -> Option<Vec<u64>> {
 }
 
 fn based(image: &[u8], offsets: usize, base: usize, count: usize) -> Option<Vec<u64>> {
-    /// Where Linux is linked to, at the lowest.
+    /// The lowest address that Linux is linked to.
     const LOWEST: u64 = 0xffff_ffff_8000_0000;
     let base = u64_at(image, base)?;
     if base < LOWEST {
@@ -204,7 +205,7 @@ fn based(image: &[u8], offsets: usize, base: usize, count: usize) -> Option<Vec<
     Some(offsets.into_iter().map(address).collect())
 }
 
-/// Those of code: types t, T, w and W.
+/// The symbols of code, of types t, T, w and W.
 fn functions(addresses: Vec<u64>, texts: Vec<String>) -> Vec<(u64, String)> {
     let code = |text: &str| text.starts_with(['t', 'T', 'w', 'W']);
     addresses

@@ -1,16 +1,16 @@
-//! A kernel file, as an operator names it, and what it would do as a partition's kernel.
+//! Reads a kernel file that an operator names, and says what it would do as a partition's kernel.
 //!
 //! ```text
 //! file --load--> ELF image, how it was packed, its PV notes
 //!                  --check--> what is missing for a PV start, and the sensitive instructions
 //! ```
 //!
-//! A file may be an ELF image or a `bzImage`, as it is or compressed as a whole; what is inside
-//! may be compressed in every way that Linux offers.
+//! A file may be an ELF image or a `bzImage`, as it is or compressed as a whole; its contents may
+//! be compressed in every way that Linux offers.
 //!
-//! The rule it keeps: the file is hostile. It is unpacked into at most [`MAX_UNPACKED`] bytes by
-//! pure Rust code, in a process that has nothing to lose ([`confined`]), and whatever is wrong
-//! with it is an [`Error`] that names the file, where in it, and what to do; nothing here panics.
+//! Rule: the file is hostile. Pure Rust code unpacks it into at most [`MAX_UNPACKED`] bytes, in a
+//! process that has nothing to lose ([`confined`]). Every problem is an [`Error`] that names the
+//! file, the place in it, and what to do; nothing here panics.
 //!
 //! Without the feature `check` files are loaded and not checked, and nothing disassembles.
 #![forbid(unsafe_code)]
@@ -49,38 +49,38 @@ pub use report::{Fate, Finding, Place, Pv, Report};
 
 use unpack::{Limits, compression_of, decompress};
 
-/// Bytes of a kernel file at most, and of what it unpacks to.
+/// The most bytes of a kernel file, and of its unpacked contents.
 pub const MAX_UNPACKED: u64 = 512 << 20;
 
 /// A kernel, ready for the builder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
-    /// The file it was read from.
+    /// The file that the kernel was read from.
     pub file: PathBuf,
     /// The ELF image, unpacked.
     pub elf: Vec<u8>,
-    /// How the file had it.
+    /// The container that the image was in.
     pub container: Container,
-    /// How it was compressed.
+    /// The compression.
     pub compression: Compression,
-    /// What it says about a PV start.
+    /// What the kernel says about a PV start.
     pub notes: Notes,
 }
 
-/// What a kernel file is.
+/// The kind of a kernel file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Container {
-    /// An ELF image, as it is or compressed as a whole.
+    /// An ELF image, uncompressed or compressed as a whole.
     Elf,
     /// A `bzImage`.
     BzImage,
 }
 
 impl Loaded {
-    /// Whether the builder can start it as a partition's kernel.
+    /// Checks that the builder can start the image as a partition's kernel.
     ///
     /// # Errors
-    /// It cannot: [`Problem::Kernel`].
+    /// [`Problem::Kernel`] if the builder cannot.
     pub fn check_startable(&self) -> Result<(), Error> {
         match builder::Kernel::parse(&self.elf) {
             Ok(_) => Ok(()),
@@ -89,12 +89,12 @@ impl Loaded {
     }
 }
 
-/// Reads a kernel file and unpacks it in this process, which has to trust it; for files of
-/// strangers there is [`confined`]. Whether it can be started is another matter: see
+/// Reads a kernel file and unpacks it in this process, which therefore has to trust the file; for
+/// untrusted files there is [`confined`]. It does not check that the image can be started: see
 /// [`Loaded::check_startable`].
 ///
 /// # Errors
-/// It cannot be read, is too large, or is no kernel; see [`Problem`].
+/// The file cannot be read, is too large, or is no kernel; see [`Problem`].
 pub fn load(path: &Path) -> Result<Loaded, Error> {
     match read(path) {
         Ok(bytes) => unpack(bytes, path),
@@ -109,8 +109,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Problem> {
     if bytes.len() as u64 > MAX_UNPACKED { Err(Problem::TooLarge) } else { Ok(bytes) }
 }
 
-/// Unpacks a file that may be compressed as a whole: a kernel module, for instance; `path` is for
-/// the messages.
+/// Unpacks a file that may be compressed as a whole, such as a kernel module; messages name `path`.
 ///
 /// # Errors
 /// See [`Problem`].
@@ -121,7 +120,7 @@ pub fn unpack_file(bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>, Error> {
         .map_err(|problem| Error { file: path.to_owned(), problem })
 }
 
-/// As [`load`], of a file that was read already; `path` is for the messages.
+/// Does what [`load`] does, with the bytes of a file; messages name `path`.
 ///
 /// # Errors
 /// See [`load`].
@@ -129,7 +128,7 @@ pub fn unpack(bytes: Vec<u8>, path: &Path) -> Result<Loaded, Error> {
     unpack_within(bytes, path, MAX_UNPACKED)
 }
 
-/// As [`unpack`], with another limit.
+/// Does what [`unpack`] does, with another limit.
 fn unpack_within(bytes: Vec<u8>, path: &Path, most: u64) -> Result<Loaded, Error> {
     match open(bytes, most) {
         Ok((elf, container, compression)) => {
@@ -169,7 +168,7 @@ fn open_image(bytes: Vec<u8>, most: u64) -> Result<(Vec<u8>, Container, Compress
 fn open_payload(file: &[u8], payload: &Payload<'_>, most: u64) -> Result<Vec<u8>, Problem> {
     let Payload { compression, bytes, unpacked: wanted } = *payload;
     let start = bytes.as_ptr().addr() - file.as_ptr().addr();
-    // The size after a stream is that of its own trailer where gzip made it.
+    // The size after a gzip stream is that of gzip's own trailer.
     let trailer = if compression == Compression::Gzip { 4 } else { 0 };
     let stream = file.get(start..start + bytes.len() + trailer).unwrap_or(bytes);
     let offset = start as u64;

@@ -9,7 +9,7 @@ use std::io;
 use crate::unpack::{Limits, array, collect, damaged, next};
 
 const LEGACY: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
-/// Uncompressed bytes of a block at most.
+/// The most uncompressed bytes of a block.
 const BLOCK: usize = 8 << 20;
 
 /// Unpacks a frame.

@@ -11,9 +11,9 @@ use std::io;
 use crate::unpack::{array, damaged, next};
 
 const MAGIC: &[u8] = b"\x89LZO\0\r\n\x1a\n";
-/// Uncompressed bytes of a block at most.
+/// The most uncompressed bytes of a block.
 const MAX_BLOCK: usize = 64 << 20;
-/// From this version of the format on there are a needed version, a level and long times.
+/// From this version on, the format has a needed version, a level and long times.
 const VERSION_WITH_LEVEL: u16 = 0x0940;
 
 /// Flags of the header.
@@ -26,7 +26,7 @@ mod flag {
     pub(super) const FILTER: u32 = 1 << 11;
 }
 
-/// Unpacks a file to little more than `most` bytes.
+/// Unpacks a file; stops soon after `most` bytes.
 pub(crate) fn unpack(stream: &mut &[u8], most: u64) -> io::Result<Vec<u8>> {
     let flags = header(stream)?;
     let mut unpacked = Vec::new();

@@ -1,8 +1,8 @@
 //! What a kernel says about a PV start: ELF notes of the owner "Xen" (public `elfnote.h`), or the
 //! older text section `__xen_guest`.
 //!
-//! This is read for people; the builder reads what it needs by itself. So what makes no sense is
-//! passed over here, and told by the builder.
+//! These values are for people; the builder reads the notes it needs by itself. An invalid note is
+//! therefore skipped here, and the builder reports it.
 
 use elf::ElfBytes;
 use elf::abi::{PT_NOTE, SHT_NOTE};
@@ -11,11 +11,11 @@ use elf::note::Note;
 use pv_abi::xen::elfnote;
 use serde::{Deserialize, Serialize};
 
-/// Where the statements come from.
+/// The source of the notes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoteStyle {
-    /// There are none.
+    /// The image has none.
     #[default]
     Absent,
     /// ELF notes of the owner "Xen".
@@ -24,16 +24,16 @@ pub enum NoteStyle {
     GuestSection,
 }
 
-/// The statements. `None`: it is silent about it.
+/// The notes. `None` means that the kernel does not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notes {
-    /// Where they come from.
+    /// The source of the notes.
     pub style: NoteStyle,
     /// Name of the system.
     pub guest_os: Option<String>,
     /// Version of the system.
     pub guest_version: Option<String>,
-    /// Loader it was made for.
+    /// The loader that the kernel was made for.
     pub loader: Option<String>,
     /// Interface version.
     pub xen_version: Option<String>,
@@ -41,7 +41,7 @@ pub struct Notes {
     pub features: Option<String>,
     /// Features as a bit mask.
     pub supported_features: Option<u32>,
-    /// Virtual address to enter at.
+    /// Virtual address of the entry point.
     pub entry: Option<u64>,
     /// Virtual address of pseudo-physical address 0.
     pub virt_base: Option<u64>,
@@ -51,20 +51,20 @@ pub struct Notes {
     pub hypercall_page: Option<u64>,
     /// Virtual address for the table of machine frames.
     pub init_p2m: Option<u64>,
-    /// The initial RAM disk may lie unmapped.
+    /// Whether the initial RAM disk may lie unmapped.
     pub mod_start_pfn: Option<bool>,
     /// Lowest address of the hypervisor's hole.
     pub hv_start_low: Option<u64>,
-    /// Entry of a hardware-virtualized start.
+    /// Entry point of a hardware-virtualized start.
     pub phys32_entry: Option<u64>,
-    /// The symbol table shall lie behind the kernel: "yes".
+    /// "yes" if the symbol table shall lie behind the kernel.
     pub bsd_symtab: Option<String>,
 }
 
 type Elf<'a> = ElfBytes<'a, LittleEndian>;
 
 impl Notes {
-    /// Reads the notes of an ELF image; of one that is damaged, what can be read.
+    /// Reads the notes of an ELF image; from a damaged image, it reads as much as possible.
     #[must_use]
     pub fn read(image: &[u8]) -> Self {
         let mut notes = Self::default();
@@ -136,7 +136,7 @@ impl Notes {
         }
     }
 
-    /// Takes `NAME=VALUE,NAME=VALUE`, numbers in C's notation, the hypercall page by number.
+    /// Reads `NAME=VALUE,NAME=VALUE`: numbers in C's notation, the hypercall page as a page number.
     fn read_text(&mut self, section: &str) {
         self.style = NoteStyle::GuestSection;
         for part in section.trim_end_matches('\0').split(',') {
@@ -164,14 +164,14 @@ impl Notes {
     }
 }
 
-/// A note's number: 1, 2, 4 or 8 bytes, little-endian.
+/// A note's number of 1, 2, 4 or 8 bytes, little-endian.
 fn number(value: &[u8]) -> Option<u64> {
     let mut bytes = [0; 8];
     bytes.get_mut(..value.len())?.copy_from_slice(value);
     matches!(value.len(), 1 | 2 | 4 | 8).then(|| u64::from_le_bytes(bytes))
 }
 
-/// A note's text, without what a terminal would not show.
+/// A note's text, without characters that a terminal cannot show.
 fn text(value: &[u8]) -> String {
     const MOST: usize = 256;
     let text = value.split(|byte| *byte == 0).next().unwrap_or(&[]);

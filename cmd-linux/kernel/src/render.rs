@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use crate::{Fate, Finding, NoteStyle, Notes, Report};
 
-/// Functions shown of each kind of instruction; `--json` has all.
+/// The most functions shown for each kind of instruction; `--json` shows all.
 const PLACES: usize = 6;
 
 impl Display for Report {

@@ -1,45 +1,45 @@
-//! What `uvtool kernel check` tells.
+//! The report of `uvtool kernel check`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Notes;
 
-/// What a kernel is, what it lacks for a PV start, and the sensitive instructions in it. It is
-/// text for people as [`Display`](std::fmt::Display), and JSON for programs.
+/// The kind of a kernel, the features that it lacks for a PV start, and its sensitive instructions.
+/// [`Display`](std::fmt::Display) makes text for people, and serde JSON for programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// The file.
     pub file: String,
     /// `bzImage` or `ELF image`.
     pub container: String,
-    /// How it was compressed, in words.
+    /// The compression, in words.
     pub compression: String,
     /// Bytes of the ELF image.
     pub elf_bytes: u64,
-    /// About a PV start.
+    /// What the kernel says about a PV start.
     pub pv: Pv,
-    /// Bytes of executable parts, as far as they were disassembled.
+    /// Bytes of executable code that were disassembled.
     pub code_bytes: u64,
-    /// Instructions in them.
+    /// Instructions in this code.
     pub instructions: u64,
-    /// Where the names of functions come from.
+    /// The source of the names of functions.
     pub symbols: String,
     /// Sentences about what the counts mean.
     pub remarks: Vec<String>,
-    /// Sensitive instructions, the harmful first.
+    /// Sensitive instructions, harmful ones first.
     pub findings: Vec<Finding>,
 }
 
 /// What a kernel says about a PV start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pv {
-    /// The builder takes it.
+    /// Whether the builder takes it.
     pub startable: bool,
-    /// Why not.
+    /// The reasons why the builder does not take it.
     pub reasons: Vec<String>,
-    /// What it says.
+    /// The kernel's notes.
     pub notes: Notes,
-    /// Sentences about what is special or missing and does not prevent a start.
+    /// Sentences about special or missing notes that do not prevent a start.
     pub remarks: Vec<String>,
 }
 
@@ -50,11 +50,11 @@ pub struct Finding {
     pub instruction: String,
     /// What happens to it in a partition.
     pub fate: Fate,
-    /// The same, in a sentence.
+    /// What happens to it, in a sentence.
     pub meaning: String,
     /// How often it occurs.
     pub count: u64,
-    /// Where, the function with most of them first.
+    /// The functions it occurs in, those with most of them first.
     pub places: Vec<Place>,
 }
 
@@ -62,25 +62,25 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fate {
-    /// A fault, delivered to the kernel.
+    /// The instruction faults, and the fault is delivered to the kernel.
     Faults,
-    /// A fault, delivered to the kernel; there is a hypercall that does the same.
+    /// The instruction faults, and the fault is delivered to the kernel; a hypercall does the same.
     Hypercall,
-    /// Done without effect.
+    /// The instruction has no effect.
     Ignored,
-    /// The monitor does what it asks, as far as the meaning says.
+    /// The monitor emulates the instruction, as far as the meaning says.
     Emulated,
-    /// Done by the processor in ring 3, with what that means there.
+    /// The processor executes the instruction in ring 3, with the effect that it has there.
     Native,
 }
 
 /// Where an instruction occurs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// Virtual address of the first.
+    /// Virtual address of the first occurrence.
     pub address: u64,
     /// The function, or the section or segment where no name is known.
     pub symbol: String,
-    /// How often in it.
+    /// How often the instruction occurs in it.
     pub count: u64,
 }

@@ -1,8 +1,8 @@
-//! The instructions that do something else in ring 3 than on a bare machine, and what that is
+//! The instructions that behave differently in ring 3 than on a bare machine, and how they behave
 //! here.
 //!
 //! The facts are those of the book's ABI chapter ("Instructions done for a kernel") and of the
-//! soundness tables (CR4); what ring 3 does by itself is in the Intel SDM, vol. 2.
+//! soundness tables (CR4); the Intel SDM, vol. 2, says what ring 3 does by itself.
 
 use iced_x86::{Code, Instruction, Mnemonic, Register};
 
@@ -22,11 +22,11 @@ macro_rules! kind {
     };
 }
 
-/// What `cpuid` behind the forced-emulation prefix is.
+/// The kind of `cpuid` behind the forced-emulation prefix.
 pub(crate) static FORCED_CPUID: &Kind =
     kind!(Emulated, "ud2; \"xen\"; cpuid", "the monitor's answer, with its CPUID policy");
 
-/// What an instruction is, if it is sensitive.
+/// The kind of an instruction, if it is sensitive.
 pub(crate) fn kind_of(instruction: &Instruction) -> Option<&'static Kind> {
     move_kind(instruction)
         .or_else(|| flag_and_time_kind(instruction.mnemonic()))
@@ -184,7 +184,7 @@ fn port_and_cache_kind(mnemonic: Mnemonic) -> Option<&'static Kind> {
     })
 }
 
-/// Virtualization and the rest of what only ring 0 may do.
+/// Virtualization, and the other instructions that only ring 0 may execute.
 fn other_kind(mnemonic: Mnemonic) -> Option<&'static Kind> {
     use Mnemonic as M;
     Some(match mnemonic {

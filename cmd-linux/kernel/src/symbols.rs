@@ -1,4 +1,4 @@
-//! Names for addresses: the symbol table where the image has one, else the kernel's own.
+//! Names for addresses, from the image's symbol table, or else from the kernel's own.
 
 use elf::ElfBytes;
 use elf::abi::{STT_FUNC, STT_NOTYPE};
@@ -11,7 +11,7 @@ use crate::kallsyms;
 pub(crate) struct Symbols {
     /// Sorted by address.
     sorted: Vec<(u64, String)>,
-    /// Where they come from.
+    /// The source of the names.
     pub(crate) source: &'static str,
 }
 
@@ -26,7 +26,7 @@ impl Symbols {
             source = "nowhere: the image has no symbols";
         }
         sorted.sort();
-        // Of several names for an address the last is as good as any other.
+        // If several symbols have the same address, any of them will do.
         sorted.dedup_by(|later, first| later.0 == first.0);
         Self { sorted, source }
     }

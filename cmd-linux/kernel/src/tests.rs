@@ -1,4 +1,4 @@
-//! Files as people have them, and as nobody should.
+//! Kernel files as they occur, and hostile ones.
 
 mod compressions;
 mod confined;
@@ -12,12 +12,12 @@ use std::path::Path;
 
 use crate::{Error, Loaded};
 
-/// What becomes of a file `/k` with these bytes.
+/// The result for a file `/k` with these bytes.
 fn unpack(bytes: &[u8]) -> Result<Loaded, Error> {
     crate::unpack(bytes.to_vec(), Path::new("/k"))
 }
 
-/// What a person is told about a file that is refused.
+/// The message about a file that is refused.
 fn told(bytes: &[u8]) -> String {
     unpack(bytes).map(|_| ()).expect_err("refused").to_string()
 }

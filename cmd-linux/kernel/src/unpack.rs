@@ -1,7 +1,7 @@
 //! Compressed streams, as Linux and its tools write them.
 //!
-//! The rule it keeps: whatever a stream says, no more than [`Limits::most`] bytes come out, and
-//! dictionaries stay within [`DICTIONARY`].
+//! Rule: whatever a stream says, at most [`Limits::most`] bytes come out, and dictionaries stay
+//! within [`DICTIONARY`].
 
 use std::io::{self, Read};
 
@@ -10,19 +10,19 @@ use builder::Compression;
 use crate::error::Problem;
 use crate::{lz4, lzop};
 
-/// Memory for a dictionary at most. Linux uses 32 MiB (xz) and 128 MiB (zstd -22).
+/// The most memory for a dictionary. Linux uses 32 MiB (xz) and 128 MiB (zstd -22).
 const DICTIONARY: u64 = 160 << 20;
 
-/// What a stream may become.
+/// The limits of what a stream may unpack to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Bytes at most.
     pub(crate) most: u64,
-    /// Bytes it is said to become, where that is known; only to reserve memory.
+    /// The size that the stream states, if it does; it is used only to reserve memory.
     pub(crate) expected: u64,
 }
 
-/// How `bytes` are compressed, by the first of them.
+/// The compression of `bytes`, known by the first of them.
 pub(crate) fn compression_of(bytes: &[u8]) -> Option<Compression> {
     Compression::of(bytes).filter(|compression| *compression != Compression::None)
 }
@@ -53,7 +53,7 @@ pub(crate) fn decompress(
             Err(Problem::Bomb { compression, offset, most: limits.most })
         }
         Ok(bytes) => Ok(bytes),
-        // A decoder that refuses a dictionary says the same kind, and more.
+        // A decoder that refuses a dictionary returns the same kind, with a source.
         Err(error) if error.kind() == io::ErrorKind::OutOfMemory && error.get_ref().is_none() => {
             Err(Problem::OutOfMemory)
         }
@@ -71,9 +71,9 @@ fn copy(stream: &[u8]) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// All that a decoder gives, but little more than the limit.
+/// Reads all that a decoder returns, and stops soon after the limit.
 pub(crate) fn collect(decoder: impl Read, limits: Limits) -> io::Result<Vec<u8>> {
-    /// More is not reserved for what is only said.
+    /// The most memory that is reserved for a size that is only stated.
     const RESERVED: u64 = 128 << 20;
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(limits.expected.min(limits.most).min(RESERVED) as usize)?;
@@ -87,7 +87,7 @@ fn lzma(stream: &mut &[u8], limits: Limits) -> io::Result<Vec<u8>> {
     collect(decoder, limits)
 }
 
-/// The library reads the checksum and leaves it to its caller to compare.
+/// Unpacks zstd. The library reads the checksum and leaves its comparison to the caller.
 fn zstd(stream: &mut &[u8], limits: Limits) -> io::Result<Vec<u8>> {
     use ruzstd::decoding::StreamingDecoder;
     let mut decoder = StreamingDecoder::new_with_max_window_size(stream, DICTIONARY)
@@ -95,7 +95,7 @@ fn zstd(stream: &mut &[u8], limits: Limits) -> io::Result<Vec<u8>> {
     let bytes = collect(&mut decoder, limits)?;
     let decoder = decoder.into_frame_decoder();
     match decoder.get_checksum_from_data() {
-        // Of a bomb not all was read.
+        // Of a bomb, not all bytes were read.
         _ if bytes.len() as u64 > limits.most => Ok(bytes),
         Some(sum) if decoder.get_calculated_checksum() != Some(sum) => {
             Err(damaged("its checksum is wrong"))
@@ -127,7 +127,7 @@ pub(crate) fn damaged(reason: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason.into())
 }
 
-/// The next `count` bytes of a stream, which go.
+/// Takes the next `count` bytes of a stream.
 pub(crate) fn next<'a>(stream: &mut &'a [u8], count: usize) -> io::Result<&'a [u8]> {
     let (head, tail) = stream
         .split_at_checked(count)
@@ -136,7 +136,7 @@ pub(crate) fn next<'a>(stream: &mut &'a [u8], count: usize) -> io::Result<&'a [u
     Ok(head)
 }
 
-/// The next bytes, as an array.
+/// Takes the next bytes as an array.
 pub(crate) fn array<const BYTES: usize>(stream: &mut &[u8]) -> io::Result<[u8; BYTES]> {
     let mut bytes = [0; BYTES];
     bytes.copy_from_slice(next(stream, BYTES)?);

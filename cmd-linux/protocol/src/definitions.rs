@@ -1,9 +1,9 @@
-//! Definitions as they travel: each as its bytes, which are read only where they have to be.
+//! Definitions in their transport form: each as its bytes, which are decoded only if necessary.
 //!
-//! A file of a thousand partitions is sent again and again, and most of them are as they should be. So
-//! `uvd` compares the bytes of a definition with those of the one that it keeps, and reads what differs.
-//! Rule: equal bytes are equal definitions; definitions that are equal have equal bytes where they were
-//! packed here.
+//! Clients send a file of a thousand partitions again and again, and most of them are unchanged. So
+//! `uvd` compares the bytes of a definition with those of the definition that it keeps, and decodes
+//! only those that differ. Rule: equal bytes are equal definitions; equal definitions that were
+//! packed here have equal bytes.
 
 use definition::Definition;
 use serde::{Deserialize, Serialize};
@@ -12,17 +12,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Definitions {
-    /// Each in postcard, whose first field is the name.
+    /// Each definition in postcard, whose first field is the name.
     #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,
 }
 
-/// A definition that was not read yet.
+/// A definition that has not been decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packed<'a> {
-    /// Its name.
+    /// The definition's name.
     pub name: &'a str,
-    /// All of it.
+    /// The whole definition, with the name.
     pub bytes: &'a [u8],
 }
 
@@ -31,7 +31,7 @@ pub struct Packed<'a> {
 #[error("a definition was not understood")]
 pub struct Unclear;
 
-/// Bytes of a length, least significant first.
+/// Size of a length in bytes; it is little-endian.
 const LENGTH: usize = 4;
 
 impl Definitions {
@@ -40,8 +40,8 @@ impl Definitions {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; LENGTH]);
         let bytes = std::mem::take(&mut self.bytes);
-        // What has no bytes, such as a path that is no UTF-8, is not understood by who reads it, and
-        // nothing behind it is.
+        // A definition that cannot be encoded, such as one with a path that is not UTF-8, is
+        // invalid for the reader, and so is everything behind it.
         let Ok(bytes) = postcard::to_extend(one, bytes) else {
             self.bytes = vec![0; LENGTH];
             return;
@@ -53,7 +53,7 @@ impl Definitions {
         }
     }
 
-    /// All of them, in order; what makes no sense ends them.
+    /// All definitions, in order; invalid bytes end the iteration.
     pub fn iter(&self) -> impl Iterator<Item = Result<Packed<'_>, Unclear>> {
         let mut rest = self.bytes.as_slice();
         std::iter::from_fn(move || {
@@ -67,7 +67,7 @@ impl Definitions {
     }
 }
 
-/// The first definition, and what follows it.
+/// Splits off the first definition.
 fn split(bytes: &[u8]) -> Option<(Packed<'_>, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<LENGTH>()?;
     let (bytes, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
@@ -75,17 +75,17 @@ fn split(bytes: &[u8]) -> Option<(Packed<'_>, &[u8])> {
     Some((Packed { name, bytes }, rest))
 }
 
-/// The bytes of a definition; none where it has none.
+/// The bytes of a definition; empty if it cannot be encoded.
 #[must_use]
 pub fn packed(one: &Definition) -> Vec<u8> {
     postcard::to_allocvec(one).unwrap_or_default()
 }
 
 impl Packed<'_> {
-    /// Reads it.
+    /// Decodes the definition.
     ///
     /// # Errors
-    /// [`Unclear`].
+    /// [`Unclear`] if the bytes are no definition.
     pub fn read(&self) -> Result<Definition, Unclear> {
         match postcard::take_from_bytes(self.bytes) {
             Ok((definition, [])) => Ok(definition),

@@ -19,19 +19,20 @@ pub enum FrameError {
     /// The socket failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// A message of more than [`MAX_MESSAGE`] bytes. The stream cannot go on.
+    /// A message of more than [`MAX_MESSAGE`] bytes. The stream cannot be used any more.
     #[error("a message has more than {MAX_MESSAGE} bytes")]
     TooLong,
-    /// Not the message that was expected, or one of another version. The stream can go on.
+    /// Another message than the expected one, or one of another version. The stream can still be
+    /// used.
     #[error("a message was not understood")]
     Unclear,
 }
 
-/// Bytes of a message as they are written, up to the longest.
+/// The bytes of a message while it is written, up to the longest.
 struct Bounded(Vec<u8>);
 
 impl Bounded {
-    /// An empty message: room for its length, and the version.
+    /// An empty message: room for its length, then the version.
     fn new() -> Self {
         let mut bytes = Vec::with_capacity(128);
         bytes.extend_from_slice(&[0; LENGTH]);
@@ -64,7 +65,7 @@ impl Flavor for Bounded {
     }
 }
 
-/// The bytes of a message.
+/// Encodes a message.
 ///
 /// # Errors
 /// [`FrameError::TooLong`], or [`FrameError::Unclear`] for a path that is no UTF-8.
@@ -75,13 +76,14 @@ pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
     })
 }
 
-/// The bytes of a [`Told`](crate::Told) with an answer of the ultravisor, made of the bytes that
-/// the answer came in: nobody between the ultravisor and the client reads them.
+/// Encodes a [`Told`](crate::Told) with an answer of the ultravisor, from the bytes in which the
+/// answer came; nobody between the ultravisor and the client decodes them.
 ///
 /// # Errors
 /// [`FrameError::TooLong`].
 pub fn encode_carried(id: u64, version: u64, answer: &[u8]) -> Result<Vec<u8>, FrameError> {
-    /// Numbers of `Ok` and of [`Answered::Ultravisor`](crate::Answered::Ultravisor) on the wire.
+    /// The numbers of `Ok` and of [`Answered::Ultravisor`](crate::Answered::Ultravisor) on the
+    /// wire.
     const ANSWERED: (u32, u32) = (0, 0);
     let mut message = Bounded::new();
     let begin = postcard::to_allocvec(&(id, ANSWERED, version)).map_err(|_| FrameError::TooLong)?;
@@ -97,7 +99,7 @@ pub(crate) fn size(value: &impl Serialize) -> usize {
     postcard::serialize_with_flavor(value, counted).unwrap_or(usize::MAX)
 }
 
-/// The message of these bytes.
+/// Decodes a message.
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
     let message = bytes.strip_prefix(&[VERSION]).ok_or(FrameError::Unclear)?;
     match postcard::take_from_bytes(message) {
@@ -117,7 +119,7 @@ pub fn write(mut to: impl Write, message: &impl Serialize) -> Result<(), FrameEr
 /// Waits for a message and reads it.
 ///
 /// # Errors
-/// See [`FrameError`]; the end of the stream is an [`FrameError::Io`] of *unexpected end*.
+/// See [`FrameError`]; the end of the stream is a [`FrameError::Io`] of *unexpected end*.
 pub fn read<T: DeserializeOwned>(mut from: impl Read) -> Result<T, FrameError> {
     let mut length = [0; LENGTH];
     from.read_exact(&mut length)?;
@@ -130,12 +132,13 @@ pub fn read<T: DeserializeOwned>(mut from: impl Read) -> Result<T, FrameError> {
     decode(&bytes)
 }
 
-/// Bytes that are read at a time, where nothing is known of the message: most are shorter.
+/// Bytes that are read at a time while the length of the message is unknown; most messages are
+/// shorter.
 const LEAST_READ: usize = 512;
-/// Bytes that are read at a time at most.
+/// The most bytes that are read at a time.
 const MOST_READ: usize = 64 * 1024;
 
-/// Collects bytes as they come and hands out messages.
+/// Collects bytes as they arrive and hands out messages.
 #[derive(Debug, Default)]
 pub struct Frames {
     bytes: Vec<u8>,
@@ -143,18 +146,18 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Takes bytes that came in.
+    /// Takes bytes that arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.used);
         self.used = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Reads once from a stream: what the message at hand lacks, or a little where that is not known.
-    /// Returns how many bytes came; 0 is the end of the stream.
+    /// Reads once from a stream: the bytes that the current message still lacks, or a few if its
+    /// length is unknown. Returns how many bytes were read; 0 is the end of the stream.
     ///
     /// # Errors
-    /// The stream's.
+    /// The error of the stream.
     pub fn read_from(&mut self, mut from: impl Read) -> std::io::Result<usize> {
         self.push(&[]);
         let there = self.bytes.len();
@@ -172,8 +175,8 @@ impl Frames {
     /// The next message, or `None` where more bytes are needed.
     ///
     /// # Errors
-    /// [`FrameError::Unclear`]: this message was dropped, call again. [`FrameError::TooLong`]: the
-    /// stream is of no more use.
+    /// [`FrameError::Unclear`]: this message was dropped; call again. [`FrameError::TooLong`]: the
+    /// stream cannot be used any more.
     pub fn next_message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let rest = &self.bytes[self.used..];
         let Some((length, rest)) = rest.split_first_chunk::<LENGTH>() else {

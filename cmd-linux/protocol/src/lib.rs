@@ -1,4 +1,4 @@
-//! What `uvd` and its clients in the command partition say to each other.
+//! The protocol between `uvd` and its clients in the command partition.
 //!
 //! ```text
 //! uvtool                     /run/uvd.sock                     uvd
@@ -7,10 +7,10 @@
 //! ```
 //!
 //! A message is a little-endian u32 length and that many bytes: [`VERSION`], and the message in
-//! postcard, as on the command channel, so that `uvd` passes an answer of the ultravisor on as it
-//! came ([`encode_carried`]). A client may have several requests under way; answers carry the id of
-//! their request and come in any order. The rule kept here: a message is never longer than
-//! [`MAX_MESSAGE`], and a refusal of the ultravisor reaches the client whole.
+//! postcard, as on the command channel, so that `uvd` can pass on an answer of the ultravisor
+//! unchanged ([`encode_carried`]). A client may have several requests under way; answers carry the
+//! id of their request and come in any order. Rule: a message is never longer than [`MAX_MESSAGE`],
+//! and a refusal of the ultravisor reaches the client whole.
 #![forbid(unsafe_code)]
 
 mod definitions;
@@ -28,16 +28,16 @@ pub use service::{
 use pv_abi::uv::command::{Answer, Body, Refusal};
 use serde::{Deserialize, Serialize};
 
-/// Where `uvd` listens.
+/// The socket on which `uvd` listens.
 pub const SOCKET: &str = "/run/uvd.sock";
 /// Bytes of one message at most (1 MiB), without its length.
 pub const MAX_MESSAGE: usize = 1024 * 1024;
-/// Milliseconds that a request may take when it does not say.
+/// The time limit in milliseconds of a request that gives none.
 pub const DEFAULT_TIMEOUT_MS: u32 = 10_000;
-/// Milliseconds that a request may ask for at most (10 minutes).
+/// The longest time limit in milliseconds that a request may give (10 minutes).
 pub const MAX_TIMEOUT_MS: u32 = 600_000;
 
-/// Code of a refusal: what was waited for did not come within the time that the client gave.
+/// Code of a refusal: the awaited event did not come within the client's time limit.
 pub const TIME_IS_UP: &str = "time-is-up";
 
 /// A client's request.
@@ -45,33 +45,33 @@ pub const TIME_IS_UP: &str = "time-is-up";
 pub struct Ask {
     /// Chosen by the client; comes back in the answer.
     pub id: u64,
-    /// Milliseconds to wait. `None`: [`DEFAULT_TIMEOUT_MS`] for the ultravisor; what `uvd` does by
-    /// itself takes as long as it takes.
+    /// The time limit in milliseconds. `None` means [`DEFAULT_TIMEOUT_MS`] for the ultravisor, and
+    /// no limit for what `uvd` does by itself.
     pub timeout_ms: Option<u32>,
-    /// What is asked.
+    /// The request itself.
     pub body: Asked,
 }
 
-/// What is asked, and of whom.
+/// A request to the ultravisor or to `uvd`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Asked {
-    /// Of the ultravisor; `uvd` carries it as it is.
+    /// To the ultravisor; `uvd` passes it on unchanged.
     Ultravisor(Body),
-    /// Of `uvd`.
+    /// To `uvd`.
     Service(Service),
 }
 
 /// An answer to an [`Ask`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
-    /// Id of the request; 0 where the request could not be read.
+    /// Id of the request; 0 if the request could not be decoded.
     pub id: u64,
-    /// What came of it.
+    /// The outcome.
     pub result: Result<Answered, Failure>,
 }
 
-/// An answer. Those but the last one to a request are [`Answered::Progress`],
-/// [`Answered::Attached`], [`Answered::Output`] and [`Answered::Piece`].
+/// An answer. All answers to a request but the last are [`Answered::Progress`],
+/// [`Answered::Attached`], [`Answered::Output`] or [`Answered::Piece`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answered {
     /// The ultravisor's.
@@ -83,12 +83,12 @@ pub enum Answered {
     },
     /// The service's.
     Service(ServiceAnswer),
-    /// A piece of the service's answer that no message holds; more follows. See
+    /// A piece of a service's answer that is too long for one message; more follows. See
     /// [`ServiceAnswer::followed_by`].
     Piece(ServiceAnswer),
     /// The request is under way; more follows.
     Progress(Progress),
-    /// A console is attached: what is typed from now on reaches it; more follows.
+    /// A console is attached: from now on typed bytes reach it; more follows.
     Attached,
     /// Output of a console; more follows.
     Output(Vec<u8>),
@@ -110,29 +110,29 @@ pub enum Failure {
         seconds(*.0)
     )]
     Timeout(u32),
-    /// The request does not fit a frame of the channel: its bytes and the limit.
+    /// The request does not fit a frame of the channel.
     #[error("request: takes {bytes} bytes, the limit is {limit}; split it")]
     TooLarge {
-        /// Bytes it takes.
+        /// The request's bytes.
         bytes: u64,
-        /// Bytes it may take.
+        /// The most bytes that a request may have.
         limit: u64,
     },
-    /// `uvd` could not make sense of the message.
+    /// `uvd` could not decode the message.
     #[error("request: {0}; use a uvtool of uvd's version")]
     Malformed(String),
-    /// `uvd` ends.
+    /// `uvd` is ending.
     #[error("uvd: is shutting down; ask again when it is back")]
     ShuttingDown,
 }
 
-/// Milliseconds as a person writes seconds: `10 s`, `0.5 s`.
+/// Milliseconds in seconds, as a person writes them: `10 s`, `0.5 s`.
 #[must_use]
 pub fn seconds(milliseconds: u32) -> String {
     format!("{} s", f64::from(milliseconds) / 1000.0)
 }
 
-/// One sentence: `object: field: reason; way out`, without the parts that are empty.
+/// One sentence, `object: field: reason; way out`, without the parts that are empty.
 #[must_use]
 pub fn sentence(refusal: &Refusal) -> String {
     let parts = [&refusal.object, &refusal.field, &refusal.reason];

@@ -1,4 +1,5 @@
-//! What `uvd` does by itself: it keeps definitions, and takes partitions through their lives.
+//! The requests that `uvd` serves by itself: it keeps definitions, and takes partitions through
+//! their lives.
 //!
 //! ```text
 //! uvtool                                     uvd
@@ -9,8 +10,8 @@
 //!
 //! A console that is attached ([`Service::Console`]) is answered with [`Answered::Attached`], then
 //! with [`Answered::Output`] as long as there is output, and ends with [`ServiceAnswer::Ended`].
-//! Input goes the other way with requests of their own. Each is answered when the partition's
-//! kernel has read all of it, so a client that waits for the answer loses nothing.
+//! Input goes the other way, in requests of its own. Each is answered when the partition's kernel
+//! has read all of it, so a client that waits for the answer loses nothing.
 
 use definition::{Definition, FieldChange, Policy};
 use pv_abi::uv::command::{Heap, LogRow, PartitionRow};
@@ -18,210 +19,215 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Definitions, MAX_MESSAGE, frame};
 
-/// What is asked of `uvd` itself. Partitions are named by name, or by number in decimal.
+/// A request to `uvd` itself. Partitions are named by name, or by number in decimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Service {
-    /// What [`Service::Apply`] of these definitions would do; changes nothing.
+    /// Plan: says what [`Service::Apply`] of these definitions would do, and changes nothing.
     Plan {
-        /// What should be.
+        /// The wanted definitions.
         definitions: Definitions,
-        /// Partitions that were defined by an earlier apply and are not among them go.
+        /// Destroy the partitions that an earlier apply defined and that these definitions leave
+        /// out.
         prune: bool,
     },
-    /// Make these definitions true, all of them or none: create, change live, or refuse what
-    /// needs a restart.
+    /// Apply these definitions, all of them or none: create, change live, or refuse what needs a
+    /// restart.
     Apply {
-        /// What should be.
+        /// The wanted definitions.
         definitions: Definitions,
         /// As in [`Service::Plan`].
         prune: bool,
-        /// The version that the plan shown to a person was made at; refused when it is stale.
+        /// The version of the plan that a person saw; the apply is refused if the database has
+        /// changed since.
         planned_at: Option<u64>,
-        /// Why, for the audit log.
+        /// The reason, for the audit log.
         reason: String,
     },
     /// Create one partition and start it.
     Create {
-        /// What it is.
+        /// The partition's definition.
         definition: Definition,
         /// Leave it paused before its first instruction.
         paused: bool,
     },
-    /// Start what is defined and does not run.
+    /// Start a partition that is defined and does not run.
     Start {
-        /// Which.
+        /// The partition's name.
         name: String,
     },
-    /// Ask its kernel to power off, or to reboot.
+    /// Ask the partition's kernel to power off, or to reboot.
     Shutdown {
-        /// Which.
+        /// The partition's name.
         name: String,
         /// Reboot rather than power off.
         reboot: bool,
     },
-    /// Give back all it has, running or not. Its definition stays unless `forget`.
+    /// Destroy a partition, running or not, and release all its resources. Its definition stays
+    /// unless `forget` is set.
     Destroy {
-        /// Which.
+        /// The partition's name.
         name: String,
         /// Forget the definition, too.
         forget: bool,
     },
-    /// Stop running it, keeping everything.
+    /// Stop a partition from running, and keep everything else.
     Pause {
-        /// Which.
+        /// The partition's name.
         name: String,
     },
-    /// Let a paused one run on.
+    /// Let a paused partition run again.
     Unpause {
-        /// Which.
+        /// The partition's name.
         name: String,
     },
-    /// Give it another name.
+    /// Rename a partition.
     Rename {
-        /// Which.
+        /// The partition's name.
         name: String,
         /// The new name.
         to: String,
     },
-    /// Change it live, and its definition.
+    /// Change a partition live, and its definition.
     Set {
-        /// Which.
+        /// The partition's name.
         name: String,
-        /// What to change; what is `None` stays.
+        /// The changes; a value of `None` stays.
         settings: Settings,
     },
-    /// What is defined, whether it runs or not, by name; as many as an answer has room for.
+    /// The definitions, whether their partitions run or not, by name; as many as fit into an
+    /// answer.
     Definitions {
-        /// Go on after this name.
+        /// List the names after this one.
         after: Option<String>,
     },
     /// Wait until the partition is in one of these states, or is gone.
     Wait {
-        /// Which.
+        /// The partition's name.
         name: String,
-        /// What for.
+        /// The awaited state.
         until: Until,
     },
     /// Attach to a console.
     Console {
-        /// Which.
+        /// The partition's name.
         name: String,
-        /// Where its output begins.
+        /// Where the output begins.
         from: From,
-        /// End when there is no more of the history, rather than when the partition stops.
+        /// End at the end of the history, rather than when the partition stops.
         once: bool,
     },
-    /// Type on a console that this connection is attached to. The answer comes when the
-    /// partition's kernel has read it; until then no more is taken from this attachment.
+    /// Type on a console that this connection is attached to. The answer comes when the partition's
+    /// kernel has read it; until then this attachment takes no more input.
     Input {
         /// Id of the [`Service::Console`] request.
         console: u64,
-        /// What was typed; at most [`MAX_INPUT`] bytes.
+        /// The typed bytes, at most [`MAX_INPUT`].
         bytes: Vec<u8>,
     },
-    /// Detach.
+    /// Detach from a console.
     Detach {
         /// Id of the [`Service::Console`] request.
         console: u64,
     },
-    /// Records of the audit log about a partition, of those `uvd` stored: those that led to its
-    /// present state, by sequence number. Also of one that is gone, by its last name.
+    /// The stored records of the audit log that led to a partition's present state, by sequence
+    /// number. A partition that is gone can be named, too, by its last name.
     Why {
-        /// Which.
+        /// The partition's name.
         name: String,
     },
-    /// The audit log of this boot as `uvd` stored it, which goes further back than the
+    /// The audit log of this boot as `uvd` stored it, which reaches further back than the
     /// ultravisor's.
     Log {
-        /// Records at most, the newest.
+        /// The most records to return; the newest are returned.
         most: u64,
     },
     /// Compare the replica of the database with the master.
     Replica,
-    /// How much of its heap the boot partition uses.
+    /// Ask how much of its heap the boot partition uses.
     BootHeap,
-    /// The time that `uvd` spent on the consoles of partitions.
+    /// Ask how much time `uvd` spent on the consoles of partitions.
     ConsoleTimes,
 }
 
 /// Live changes; see [`definition::Definition`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Bytes its kernel is to use.
+    /// Bytes that the partition's kernel is to use.
     pub memory: Option<u64>,
-    /// Virtual CPUs up.
+    /// Virtual CPUs that are to be up.
     pub vcpus: Option<u32>,
     /// CPU weight.
     pub weight: Option<u32>,
     /// CPU cap in percent of one CPU.
     pub cap: Option<u32>,
-    /// Physical CPUs; empty: all.
+    /// Physical CPUs; an empty list means all.
     pub affinity: Option<Vec<u32>>,
-    /// Nothing else runs on them.
+    /// Whether nothing else runs on these CPUs.
     pub dedicated: Option<bool>,
-    /// What happens when it ends by itself.
+    /// What happens when the partition ends by itself.
     pub on: PolicySettings,
 }
 
-/// Changes to [`definition::Policies`]; what is `None` stays.
+/// Changes to [`definition::Policies`]; a value of `None` stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicySettings {
-    /// When it powers off.
+    /// When the partition powers off.
     pub poweroff: Option<Policy>,
-    /// When it reboots.
+    /// When the partition reboots.
     pub reboot: Option<Policy>,
-    /// When it crashes.
+    /// When the partition crashes.
     pub crash: Option<Policy>,
 }
 
 /// Where the output of a console begins for a client that attaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum From {
-    /// The oldest byte that is kept.
+    /// At the oldest byte that is kept.
     Oldest,
-    /// The first byte of the partition with this number, not of an earlier one with its name.
+    /// At the first byte of the partition with this number, and not of an earlier partition with
+    /// its name.
     Partition(u32),
-    /// The next byte that is printed.
+    /// At the next byte that is printed.
     Now,
 }
 
-/// Bytes of one [`Service::Input`] at most.
+/// The most bytes of one [`Service::Input`].
 pub const MAX_INPUT: usize = 4096;
 
-/// What to wait for.
+/// The state to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Until {
-    /// It runs.
+    /// The partition runs.
     Running,
-    /// It has powered off, crashed, or is gone.
+    /// The partition has powered off, crashed, or is gone.
     Stopped,
-    /// There is no such partition.
+    /// The partition does not exist.
     Gone,
-    /// It is paused.
+    /// The partition is paused.
     Paused,
 }
 
-/// How far a request is.
+/// The progress of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The partition it is about.
+    /// The partition that the request is about.
     pub name: String,
-    /// What is being done: `unpacking kernel`, `allocating`, `building`, `starting`.
+    /// The current step: `unpacking kernel`, `allocating`, `building`, `starting`.
     pub step: String,
-    /// Done, in bytes or steps.
+    /// The bytes or steps that are done.
     pub done: u64,
-    /// Of how many; 0: not known.
+    /// The total of bytes or steps; 0 if it is not known.
     pub of: u64,
 }
 
 /// Answers to [`Service`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceAnswer {
-    /// Nothing to tell.
+    /// The request was carried out; there is nothing else to say.
     Done,
     /// The partition's number.
     Partition(u32),
-    /// To plan and apply: the version it was planned at, or is in now, and what changes.
+    /// To plan and apply: the version of the plan, or after the apply, and the changes.
     Changes {
         /// Version of the database.
         version: u64,
@@ -230,21 +236,21 @@ pub enum ServiceAnswer {
     },
     /// To [`Service::Definitions`].
     Definitions {
-        /// By name.
+        /// The definitions, by name.
         defined: Vec<Defined>,
-        /// Ask again after the last one.
+        /// There are more; ask again after the last one.
         more: bool,
     },
-    /// To [`Service::Wait`]: the row as it was last seen, and how it ended.
+    /// To [`Service::Wait`]: the row as it was last read, and how the partition ended.
     Waited {
-        /// The row; `None`: there is no such partition any more.
+        /// The row; `None` if the partition does not exist any more.
         row: Option<PartitionRow>,
-        /// How it ended, where it did.
+        /// How the partition ended, if it did.
         end: Option<End>,
     },
     /// A console has no more output.
     Ended {
-        /// How its partition ended; `None`: it runs, and the console was detached.
+        /// How the console's partition ended; `None` if it still runs and the console was detached.
         end: Option<End>,
     },
     /// To [`Service::Log`].
@@ -253,12 +259,13 @@ pub enum ServiceAnswer {
     Why {
         /// The records, by sequence number.
         rows: Vec<LogRow>,
-        /// The boot that they are of, where it is not the one that the host is in.
+        /// The boot that the records belong to, if it is not the host's current boot.
         earlier: Option<EarlierBoot>,
     },
-    /// To [`Service::ConsoleTimes`]: partitions by number, and nanoseconds since each began.
+    /// To [`Service::ConsoleTimes`]: the number of each partition, and the nanoseconds spent on it
+    /// since it began.
     ConsoleTimes(Vec<(u32, u64)>),
-    /// To [`Service::BootHeap`]; `None`: it is busy.
+    /// To [`Service::BootHeap`]; `None` if the boot partition is busy.
     BootHeap(Option<Heap>),
     /// To [`Service::Replica`].
     Replica {
@@ -269,10 +276,10 @@ pub enum ServiceAnswer {
     },
 }
 
-/// Bytes that a list in an answer takes at most; the rest of a message is for what is around it.
+/// The most bytes of a list in an answer; the rest of a message is for the parts around the list.
 const PIECE_BYTES: usize = MAX_MESSAGE / 4;
 
-/// The first ones of a list that an answer has room for; at least one.
+/// The first items of a list that fit into an answer, but at least one.
 pub fn fitting<T: Serialize>(all: impl IntoIterator<Item = T>) -> Vec<T> {
     let (mut fits, mut bytes) = (Vec::new(), 0);
     for one in all {
@@ -305,7 +312,7 @@ impl ServiceAnswer {
         }
     }
 
-    /// The answer whose next piece is this one.
+    /// Joins the answer and its next piece.
     #[must_use]
     pub fn followed_by(self, next: Self) -> Self {
         match (self, next) {
@@ -318,14 +325,15 @@ impl ServiceAnswer {
     }
 }
 
-/// A boot of the host that is over.
+/// An earlier boot of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EarlierBoot {
-    /// Its number among those that `uvd` met, from 1; 0: before boots were told apart.
+    /// Its number among the boots that `uvd` saw, from 1; 0 for records from before `uvd`
+    /// distinguished boots.
     pub number: u64,
-    /// The number of the boot that the host is in.
+    /// The number of the host's current boot.
     pub now: u64,
-    /// When `uvd` met it first, in seconds since 1970; `None`: that was not written down.
+    /// The time at which `uvd` first saw it, in seconds since 1970; `None` if it was not stored.
     pub met: Option<u64>,
 }
 
@@ -341,39 +349,39 @@ pub struct End {
 /// A partition that is defined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Defined {
-    /// What it is.
+    /// The definition.
     pub definition: Definition,
-    /// Its number, where it is there.
+    /// The partition's number, if it exists.
     pub number: Option<u32>,
-    /// The console's bytes that are kept.
+    /// The bytes kept of its console.
     pub console_bytes: u64,
-    /// How its last run ended, where it did.
+    /// How its last run ended, if it did.
     pub last_end: Option<End>,
 }
 
 /// What a plan does about one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Planned {
-    /// Created and started.
+    /// The partition is created and started.
     Create {
-        /// What it will be.
+        /// Its definition.
         definition: Definition,
     },
-    /// Changed live.
+    /// The partition is changed live.
     Change {
-        /// Which.
+        /// The partition's name.
         name: String,
         /// Fields that change.
         fields: Vec<FieldChange>,
     },
-    /// Destroyed and forgotten.
+    /// The partition is destroyed and its definition forgotten.
     Destroy {
-        /// Which.
+        /// The partition's name.
         name: String,
     },
-    /// As it should be.
+    /// The partition is already as wanted.
     Same {
-        /// Which.
+        /// The partition's name.
         name: String,
     },
 }

@@ -13,7 +13,7 @@ fn ask(id: u64) -> Ask {
 #[test]
 fn the_layout_is_length_version_and_message() {
     let bytes = encode(&ask(7)).unwrap();
-    // Id, no timeout, ultravisor, query, partitions, after.
+    // The bytes are: id, no timeout, ultravisor, query, partitions, after.
     assert_eq!(bytes, [7, 0, 0, 0, VERSION, 7, 0, 0, 1, 1, 7]);
     assert_eq!(read::<Ask>(&bytes[..]).unwrap(), ask(7));
 }

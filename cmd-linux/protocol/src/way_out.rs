@@ -1,43 +1,43 @@
-//! Ways out that are commands of `uvtool`, in one place.
+//! All ways out that are commands of `uvtool`, in one place.
 //!
-//! Rule: a way out names a command that works as it stands, with the partition's name in it. A
-//! test of `uvtool` runs each of [`ALL`] through its command line, and looks for others in the
-//! messages of every crate.
+//! Rule: a way out names a command that works as it stands, with the partition's name in it. A test
+//! of `uvtool` runs each of [`ALL`] through its command line, and searches the messages of every
+//! crate for others.
 
-/// What stands for the partition's name.
+/// The placeholder for the partition's name.
 const NAME: &str = "NAME";
 
-/// Start what is defined.
+/// Start a partition that is defined.
 pub const START: &str = "start it with `uvtool start NAME`";
-/// Forget what is defined and not there.
+/// Forget the definition of a partition that does not exist.
 pub const FORGET: &str = "forget its definition with `uvtool destroy --forget NAME`";
-/// Look at what a partition printed that is not there any more.
+/// Show what a partition that is gone printed.
 pub const HISTORY: &str = "see what it printed with `uvtool console --once NAME`";
-/// Give back what has this name.
+/// Destroy the partition that has this name.
 pub const DESTROY: &str = "use another name, or give it back with `uvtool destroy NAME`";
-/// Give it back so that it starts with another definition.
+/// Destroy the partition so that it starts with another definition.
 pub const DESTROY_TO_APPLY: &str = "give it back with `uvtool destroy NAME`, then apply again";
-/// Give it back so that it is created with larger limits.
+/// Destroy the partition so that it is created with larger limits.
 pub const DESTROY_TO_GROW: &str =
     "ask for less, or give it back with `uvtool destroy NAME` and create it with a higher limit";
-/// Find out which partitions there are.
+/// List the partitions.
 pub const LIST: &str = "see `uvtool list --all`";
-/// Find out which are defined.
+/// List the definitions.
 pub const DEFINITIONS: &str = "leave it out, or name a partition of `uvtool definitions`";
-/// Define it.
+/// Define the partition.
 pub const CREATE: &str = "define it with `uvtool create FILE`";
-/// Look at what changed.
+/// Show what changed.
 pub const LOG: &str = "plan again; `uvtool log` shows what changed";
-/// Look at what is free.
+/// Show what is free.
 pub const RESOURCES: &str = "see `uvtool resources`";
-/// Find out how a partition ended.
+/// Show how a partition ended.
 pub const WHY: &str = "see `uvtool why NAME`";
-/// Name a guest.
+/// Name a guest partition.
 pub const GUEST: &str = "name a guest partition; see `uvtool list`";
-/// Look into a kernel.
+/// Examine a kernel.
 pub const KERNEL: &str = "see `uvtool kernel check FILE`";
 
-/// All of them.
+/// All ways out.
 pub const ALL: [&str; 14] = [
     START,
     FORGET,
@@ -55,19 +55,19 @@ pub const ALL: [&str; 14] = [
     KERNEL,
 ];
 
-/// A way out with a partition's name in it, as a shell takes it.
+/// A way out with a partition's name in it, quoted for a shell.
 #[must_use]
 pub fn with_name(way_out: &str, name: &str) -> String {
     way_out.replace(NAME, &shell_word(name))
 }
 
-/// A way out with a file's name in it, as a shell takes it.
+/// A way out with a file's name in it, quoted for a shell.
 #[must_use]
 pub fn with_file(way_out: &str, file: &str) -> String {
     way_out.replace("FILE", &shell_word(file))
 }
 
-/// A word that a shell takes as this text.
+/// The text as one word for a shell.
 fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,@%+=".contains(c);
     if !text.is_empty() && text.chars().all(plain) && !text.starts_with('-') {

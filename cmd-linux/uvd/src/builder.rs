@@ -1,7 +1,7 @@
-//! The build channel's client: a kernel and a RAM disk on their way to the boot partition.
+//! The client of the build channel: it hands a kernel and a RAM disk to the boot partition.
 //!
-//! Messages and their order: [`pv_abi::uv::build`]. Rule: one build at a time, and what is in the
-//! window stays until the boot partition has answered.
+//! [`pv_abi::uv::build`] has the messages and their order. Rule: there is one build at a time, and
+//! the window stays unchanged until the boot partition has answered.
 
 use std::fs::File as Disk;
 use std::os::fd::BorrowedFd;
@@ -24,19 +24,19 @@ use crate::hub::{Hub, refused};
 use crate::link::{self, Port};
 use crate::loader::Kernel;
 
-/// How long the boot partition may take for one step.
+/// The longest time that the boot partition may take for one step.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Words before the window.
 const RING_WORDS: usize = RING_PAGES * PAGE_SIZE / 4;
 /// Bytes of the window.
 const WINDOW_BYTES: usize = WINDOW_PAGES * PAGE_SIZE;
 
-/// The channel, once it was looked for.
+/// The channel, once it was opened.
 #[derive(Default)]
 pub struct Builder {
     channel: Option<Channel>,
-    /// What is on its way to the window, kept from build to build: a new one would be filled with
-    /// zeros each time.
+    /// A buffer for the bytes of the window. It is kept from build to build, because a new one
+    /// would be filled with zeros each time.
     data: Vec<u8>,
     waiting: Option<(u64, oneshot::Sender<Result<BuildReply, Failure>>)>,
 }
@@ -46,7 +46,7 @@ struct Channel {
     port: Box<dyn Port>,
 }
 
-/// What a partition is built of.
+/// The parts that a partition is built from.
 pub struct Parts {
     /// The partition's number.
     pub partition: u32,
@@ -54,26 +54,26 @@ pub struct Parts {
     pub kernel: Kernel,
     /// The RAM disk and its bytes.
     pub initrd: Option<(Disk, u64)>,
-    /// For the kernel.
+    /// The kernel's command line.
     pub command_line: String,
-    /// Frames that its kernel is to use at first.
+    /// Frames that the partition's kernel is to use at first.
     pub memory_target: u64,
 }
 
-/// What was built.
+/// The result of a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Built {
-    /// Event port of its console, 0: none.
+    /// Event port of its console; 0 if it has none.
     pub console_port: u32,
 }
 
 impl Builder {
-    /// To wait for.
+    /// The descriptor to wait for.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.channel.as_ref().map(|channel| channel.port.fd())
     }
 
-    /// Takes the replies that came.
+    /// Takes the replies that arrived.
     pub fn turn(&mut self) {
         let Some(channel) = &mut self.channel else {
             return;
@@ -93,7 +93,7 @@ impl Builder {
         }
     }
 
-    /// Fails what is under way.
+    /// Fails the current request.
     pub fn give_up(&mut self, failure: &Failure) {
         if let Some((_, waiter)) = self.waiting.take() {
             let _ = waiter.send(Err(failure.clone()));
@@ -144,7 +144,7 @@ impl Builder {
 }
 
 impl Channel {
-    /// The ring as it is now: the boot partition may have made it anew.
+    /// The ring in its present state, since the boot partition may have re-created it.
     fn ring(&self) -> Result<Endpoint<'_>, RingError> {
         Endpoint::open(self.shared.words().get(..RING_WORDS).unwrap_or_default(), Side::Client)
     }
@@ -164,7 +164,7 @@ impl Channel {
         let (mut replies, mut buffer) = (Vec::new(), Vec::new());
         let mut ring = self.ring()?;
         while ring.receive(&mut buffer)? {
-            // What is not understood answers nothing that was asked.
+            // A reply that cannot be decoded answers no request.
             replies.extend(postcard::from_bytes::<Reply>(&buffer));
         }
         Ok(replies)
@@ -185,8 +185,8 @@ async fn call(hub: &Hub, body: BuildRequest) -> Result<BuildReply, Failure> {
     }
 }
 
-/// Builds a partition; the caller holds [`Hub::changes`], so there is one build at a time.
-/// `progress` is told the bytes that were handed over.
+/// Builds a partition. The caller holds [`Hub::changes`], so there is one build at a time.
+/// `progress` is called with the bytes handed over so far.
 pub async fn build(
     hub: &Hub,
     parts: &Parts,
@@ -210,7 +210,7 @@ pub async fn build(
     built
 }
 
-/// Hands over what is wanted until the partition is built.
+/// Hands over the bytes that the boot partition asks for, until the partition is built.
 async fn hand_over(
     hub: &Hub,
     parts: &Parts,
@@ -240,7 +240,7 @@ async fn hand_over(
     }
 }
 
-/// What the boot partition uses of its heap; `None` while it builds.
+/// How much of its heap the boot partition uses; `None` while it builds.
 pub async fn heap(hub: &Hub) -> Result<Option<Heap>, Failure> {
     let Some(_turn) = hub.changes.try_acquire() else {
         return Ok(None);
@@ -251,7 +251,7 @@ pub async fn heap(hub: &Hub) -> Result<Option<Heap>, Failure> {
     }
 }
 
-/// Reads the bytes that were wanted into `data`, which is as long as the most that was.
+/// Reads the requested bytes into `data`, whose length is that of the largest request so far.
 fn read<'d>(
     parts: &Parts,
     (file, offset, bytes): (File, u64, u64),

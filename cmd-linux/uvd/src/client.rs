@@ -1,7 +1,7 @@
 //! A client on the Unix socket.
 //!
-//! Rule: nothing here blocks, and memory held for a client is bounded: one that does not read its
-//! answers, or has [`MOST_ASKED`] requests under way, is not read from.
+//! Rule: nothing here blocks, and the memory held for a client is bounded: a client that does not
+//! read its answers, or has [`MOST_ASKED`] requests under way, is not read from.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};
@@ -15,11 +15,11 @@ use uvd_protocol::{Ask, Failure, FrameError, Frames, MAX_MESSAGE, Told, encode, 
 use crate::hub::refused;
 use crate::link::Carried;
 
-/// Requests that a client may have under way.
+/// The most requests that a client may have under way.
 const MOST_ASKED: usize = 32;
-/// Bytes of answers that may wait for a client.
+/// The most bytes of answers that may wait for a client.
 const MOST_WAITING: usize = 4 * 1024 * 1024;
-/// Bytes of answers after which output of consoles waits.
+/// Bytes of waiting answers above which console output waits.
 const ENOUGH_WAITING: usize = 128 * 1024;
 
 /// A connected client.
@@ -28,28 +28,29 @@ pub struct Client {
     frames: Frames,
     out: VecDeque<u8>,
     asked: usize,
-    /// It said all it will; it goes when it has its answers.
+    /// The client sends no more requests; it is dropped when it has its answers.
     finished: bool,
-    /// When it last asked, or was last answered.
+    /// The time of its last request or last answer.
     active: Instant,
 }
 
 impl Client {
-    /// A client on a stream, which becomes non-blocking.
+    /// A client on a stream, which is made non-blocking.
     pub fn new(stream: UnixStream) -> std::io::Result<Self> {
         stream.set_nonblocking(true)?;
         let (frames, out) = (Frames::default(), VecDeque::new());
         Ok(Self { stream, frames, out, asked: 0, finished: false, active: Instant::now() })
     }
 
-    /// Since when it has asked for nothing and waited for nothing, where that is so.
+    /// The time since when the client has no request under way and sent none; `None` if it is not
+    /// idle.
     pub fn idle_since(&self) -> Option<Instant> {
         (self.asked == 0 && self.out.is_empty()).then_some(self.active)
     }
 
-    /// What to wait for, if anything. One that has said all it will is waited for with no flags:
-    /// that it has hung up is told with none. Else one that has hung up with requests unread
-    /// would wake every wait at once.
+    /// The descriptor and events to wait for, if any. For a client that sends no more requests, no
+    /// events are set: poll reports a hang-up even without. Otherwise a client that hung up with
+    /// unread requests would end every wait at once.
     pub fn poll_fd(&self) -> Option<PollFd<'_>> {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::POLLIN, self.takes_more());
@@ -57,7 +58,7 @@ impl Client {
         (self.finished || !flags.is_empty()).then(|| PollFd::new(self.stream.as_fd(), flags))
     }
 
-    /// Whether there is nobody any more who could be told anything.
+    /// Whether the client has hung up, so that nobody reads the answers.
     pub fn has_hung_up(&self) -> bool {
         let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
         let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
@@ -66,12 +67,12 @@ impl Client {
             && fds[0].revents().is_some_and(|events| events.intersects(gone))
     }
 
-    /// Whether it takes more output of consoles.
+    /// Whether the client takes more console output.
     pub fn has_room(&self) -> bool {
         self.out.len() < ENOUGH_WAITING
     }
 
-    /// The next request, if one is there.
+    /// The next request, if one has arrived.
     pub fn next_ask(&mut self) -> Option<Ask> {
         while self.takes_more() {
             match self.frames.next_message() {
@@ -91,7 +92,7 @@ impl Client {
         None
     }
 
-    /// Answers a request that was taken; `last`: that is all there is to it.
+    /// Answers a request; `last` marks the last answer to it.
     pub fn tell(&mut self, told: &Told, last: bool) {
         if last {
             self.is_answered();
@@ -99,7 +100,7 @@ impl Client {
         self.put(told.id, encode(told));
     }
 
-    /// Answers a request with what the ultravisor answered.
+    /// Passes on the ultravisor's answer to a request.
     pub fn carry(&mut self, id: u64, reply: &Carried) {
         self.is_answered();
         self.put(id, encode_carried(id, reply.version, &reply.answer));
@@ -110,7 +111,7 @@ impl Client {
         self.asked = self.asked.saturating_sub(1);
     }
 
-    /// Writes what the client takes; false: it is gone, or has all it wanted.
+    /// Writes as much as the client takes; false if the client is gone or has all its answers.
     pub fn flush(&mut self) -> bool {
         while !self.out.is_empty() {
             match self.stream.write(self.out.as_slices().0) {
@@ -127,7 +128,7 @@ impl Client {
         !self.finished && self.asked < MOST_ASKED && self.out.len() < MOST_WAITING
     }
 
-    /// Reads what is there; false: nothing came.
+    /// Reads the available bytes; false if none came.
     fn fill(&mut self) -> bool {
         loop {
             match self.frames.read_from(&self.stream) {
@@ -147,7 +148,7 @@ impl Client {
         self.put(0, encode(&told));
     }
 
-    /// An answer that no message holds becomes a refusal of a few words.
+    /// Queues an answer; an answer too long for a message becomes a short refusal.
     fn put(&mut self, id: u64, encoded: Result<Vec<u8>, FrameError>) {
         let bytes = encoded.or_else(|_| {
             let reason = format!("takes more than {MAX_MESSAGE} bytes");

@@ -1,7 +1,7 @@
-//! The event loop between clients, jobs, the channels and the consoles.
+//! The event loop that connects clients, jobs, the channels and the consoles.
 //!
-//! Rule: clients outlive links. Without a command channel every request is answered at once with
-//! the reason, and the channel is looked for again; consoles are served all the time.
+//! Rule: clients outlive links. Without a command channel, every request is answered at once with
+//! the reason, and `uvd` keeps looking for the channel. Consoles are served all the time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -23,35 +23,36 @@ use crate::hub::{Hub, Session, Words};
 use crate::link::{Link, Outcome, Port, Tag};
 use crate::service;
 
-/// Clients at a time. For a further one, the client goes that has been idle longest.
+/// The most clients at a time. A further client takes the place of the one that has been idle
+/// longest.
 const MOST_CLIENTS: usize = 256;
 
 /// The socket, its clients, and the jobs they started.
 pub struct Daemon<'a> {
     listener: UnixListener,
-    /// Readable when the daemon is to end.
+    /// Readable when the daemon shall end.
     stop: BorrowedFd<'a>,
     clients: BTreeMap<u64, Client>,
     next_client: u64,
-    /// Requests of clients that wait until a copy of the database is made.
+    /// Requests of clients that wait until a copy of the database has been made.
     held_back: VecDeque<(u64, Ask)>,
     pool: LocalPool,
     hub: Rc<Hub>,
 }
 
-/// Why serving ended.
+/// Why serving a link ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
-    /// The daemon is to end.
+    /// The daemon shall end.
     Stopped,
-    /// The channel is of no more use, and why.
+    /// The channel cannot be used any more; the text says why.
     Broken(String),
     /// It is time to look for a channel.
     Due,
 }
 
 impl<'a> Daemon<'a> {
-    /// A daemon on a socket; `pool` is what the jobs of `hub` run on.
+    /// A daemon on a socket; `pool` runs the jobs of `hub`.
     pub fn new(
         listener: UnixListener,
         stop: BorrowedFd<'a>,
@@ -63,14 +64,14 @@ impl<'a> Daemon<'a> {
         Ok(Self { listener, stop, clients, next_client: 1, held_back, pool, hub })
     }
 
-    /// What its jobs share.
+    /// The state that its jobs share.
     #[cfg(test)]
     pub fn hub(&self) -> &Rc<Hub> {
         &self.hub
     }
 
-    /// Serves clients over a link until it breaks or the daemon is stopped. Whatever was under
-    /// way then is answered with the failure.
+    /// Serves clients over a link until it breaks or the daemon is stopped. Every request that is
+    /// under way then is answered with the failure.
     pub fn serve<P: Port>(&mut self, mut link: Link<'_, P>) -> End {
         self.hub.set_session(Session::Opening);
         self.hub.spawn(service::session::run(Rc::clone(&self.hub)));
@@ -87,8 +88,8 @@ impl<'a> Daemon<'a> {
     }
 
     fn serve_until<P: Port>(&mut self, link: &mut Link<'_, P>) -> End {
-        // The session's first request goes before any of a client's, so that nobody is shown what
-        // an earlier `uvd` left half done.
+        // The session's first request goes before those of clients, so that no client sees what an
+        // earlier `uvd` left unfinished.
         let mut turned = self.turn_link(link, Instant::now());
         while turned.is_ok() {
             self.tell_news();
@@ -122,7 +123,7 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Lets clients wait, until it is time to look for a channel.
+    /// Lets clients wait for an answer until it is time to look for a channel.
     pub fn pause(&mut self, until: Instant) -> End {
         loop {
             self.turn_others(Instant::now());
@@ -155,19 +156,19 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Whether another client is let in: there is room, or one that does nothing can go.
+    /// Whether another client can be accepted: there is room, or an idle client can be dropped.
     fn has_room(&self) -> bool {
         self.clients.len() < MOST_CLIENTS || self.longest_idle().is_some()
     }
 
-    /// The client that has been idle longest, where one is idle.
+    /// The client that has been idle longest, if any is idle.
     fn longest_idle(&self) -> Option<u64> {
         let idle =
             self.clients.iter().filter_map(|(number, one)| Some((one.idle_since()?, *number)));
         idle.min().map(|(_, number)| number)
     }
 
-    /// Takes all requests that came.
+    /// Takes all requests that arrived.
     fn take_asks<P: Port>(&mut self, mut link: Option<&mut Link<'_, P>>, now: Instant) {
         let mut asks = VecDeque::new();
         if !self.hub.copying.get() {
@@ -193,7 +194,7 @@ impl<'a> Daemon<'a> {
         self.flush();
     }
 
-    /// Moves on everything but the command channel.
+    /// Advances everything but the command channel.
     fn turn_others(&mut self, now: Instant) {
         self.hub.loader.wake().take();
         self.hub.consoles.borrow_mut().turn(now);
@@ -202,7 +203,8 @@ impl<'a> Daemon<'a> {
         self.pool.run_until_stalled();
     }
 
-    /// Sends what jobs ask, and hands them their answers, until they wait for something else.
+    /// Sends the requests of jobs, and hands them their answers, until they wait for something
+    /// else.
     fn turn_link<P: Port>(&mut self, link: &mut Link<'_, P>, now: Instant) -> Result<(), String> {
         loop {
             for one in self.hub.outgoing() {
@@ -226,7 +228,7 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Whether an answer says that the log has more than was taken over.
+    /// Whether an answer says that the log has records that were not taken over.
     fn is_news(&self, (tag, result): &Outcome) -> bool {
         match result {
             _ if *tag == Tag::Job(self.hub.following.get()) => false,
@@ -247,7 +249,7 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Tells clients what jobs and consoles have to tell.
+    /// Sends clients the news of jobs and consoles.
     fn tell_news(&mut self) {
         let clients = &self.clients;
         let has_room = |client| clients.get(&client).is_some_and(Client::has_room);
@@ -289,7 +291,7 @@ impl<'a> Daemon<'a> {
         });
     }
 
-    /// Waits for something to do; true: the daemon is to end.
+    /// Waits for something to do; true if the daemon shall end.
     fn wait(&mut self, port: Option<BorrowedFd<'_>>, until: Option<Instant>) -> bool {
         let consoles = self.hub.consoles.borrow();
         let builder = self.hub.builder.borrow();
@@ -316,12 +318,12 @@ impl<'a> Daemon<'a> {
 fn changes_database(ask: &Ask) -> bool {
     match &ask.body {
         Asked::Ultravisor(body) => !matches!(body, Body::Query(_) | Body::Plan(_)),
-        // What `uvd` does itself waits for its own turn.
+        // The requests that `uvd` serves itself wait for their own turn.
         Asked::Service(_) => false,
     }
 }
 
-/// Passes a request on; an error is its answer.
+/// Passes a request on; the error, if any, is its answer.
 fn submit<P: Port>(
     hub: &Rc<Hub>,
     link: Option<&mut Link<'_, P>>,
@@ -346,13 +348,13 @@ fn submit<P: Port>(
     }
 }
 
-/// Waits until one of the descriptors is ready; true: the first one is.
+/// Waits until one of the descriptors is ready; true if the first one is.
 fn wait(mut fds: Vec<PollFd<'_>>, until: Option<Instant>) -> bool {
     let timeout = until.map_or(PollTimeout::NONE, |until| {
         let left = until.saturating_duration_since(Instant::now());
         let up = u128::from(!left.is_zero());
         PollTimeout::try_from(left.as_millis() + up).unwrap_or(PollTimeout::MAX)
     });
-    // Interrupted: the next round looks at everything.
+    // If interrupted, the next round looks at everything.
     poll(&mut fds, timeout).is_ok() && fds[0].any().unwrap_or(false)
 }

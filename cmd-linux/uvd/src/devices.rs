@@ -1,4 +1,4 @@
-//! The devices of the kernel, as the daemon's.
+//! The kernel's devices, as the daemon uses them.
 
 use std::io;
 use std::os::fd::BorrowedFd;

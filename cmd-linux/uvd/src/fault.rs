@@ -1,10 +1,11 @@
-//! An end on purpose, for tests: `uvd` aborts right before a step of a job.
+//! Faults on order, for tests: `uvd` aborts right before a step of a job.
 //!
-//! The file named by [`Fault::new`] holds a number N. It is read and removed when a job begins to
-//! change something; from then on steps are counted, and the process aborts at step N (from 1).
-//! Steps are: before a request to the ultravisor or to the boot partition; when one to the
-//! ultravisor is on its way; when the last was answered; when definitions follow it. As the file
-//! is gone then, the `uvd` that init starts next lives.
+//! The file named by [`Fault::new`] holds a number N. The file is read and removed when a job
+//! begins to change something. From then on steps are counted, and the process aborts at step N
+//! (from 1). The steps are: before a request to the ultravisor or to the boot partition; when a
+//! request to the ultravisor has been sent; when the last request has been answered; and, if
+//! definitions change after it, when they have. The file is gone by then, so the `uvd` that init
+//! starts next does not abort.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -13,17 +14,17 @@ use std::path::PathBuf;
 pub struct Fault {
     order: PathBuf,
     left: Cell<Option<u64>>,
-    /// It strikes when what is about to be sent is on its way.
+    /// Set while the next step comes when the request has been sent.
     waits: Cell<bool>,
 }
 
 impl Fault {
-    /// Faults are ordered by this file.
+    /// Tests order faults with this file.
     pub fn new(order: PathBuf) -> Self {
         Self { order, left: Cell::new(None), waits: Cell::new(false) }
     }
 
-    /// A job begins: its first step is 1.
+    /// Notes that a job begins; its first step is 1.
     pub fn begin(&self) {
         if let Ok(text) = std::fs::read_to_string(&self.order) {
             let _ = std::fs::remove_file(&self.order);
@@ -31,33 +32,33 @@ impl Fault {
         }
     }
 
-    /// The job is over.
+    /// Notes that the job is over.
     pub fn end(&self) {
         self.left.set(None);
     }
 
-    /// A step is about to be taken, or was.
+    /// Counts a step that is about to be taken, or was taken.
     pub fn step(&self) {
         if self.is_this() {
             strike();
         }
     }
 
-    /// A step is that what the job asks next is on its way to the ultravisor.
+    /// Counts a step when the job's next request has been sent to the ultravisor.
     pub fn step_when_sent(&self) {
         if self.is_this() {
             self.waits.set(true);
         }
     }
 
-    /// What jobs asked is on its way.
+    /// Notes that the requests of jobs have been sent.
     pub fn sent(&self) {
         if self.waits.get() {
             strike();
         }
     }
 
-    /// Counts a step; whether it is the one.
+    /// Counts a step; true if it is the ordered one.
     fn is_this(&self) -> bool {
         let left = self.left.get();
         self.left.set(left.map(|left| left.saturating_sub(1)));

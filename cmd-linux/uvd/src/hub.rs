@@ -1,13 +1,14 @@
-//! What all jobs share: the way to the ultravisor and the boot partition, consoles, definitions.
+//! The state that all jobs share: the way to the ultravisor and the boot partition, consoles,
+//! definitions.
 //!
 //! ```text
 //! event loop --events--> hub --wakes--> jobs (async functions on one thread)
 //!            <-requests-     <-asks----
 //! ```
 //!
-//! A job is a straight line of code that waits where it must; the event loop moves it on. All of
-//! it runs on one thread, so between two waits a job is alone. Rule: nothing here blocks, and
-//! whoever waits for an answer gets one, also when the channel breaks.
+//! A job is straight-line code that waits where it must; the event loop advances it. All jobs run
+//! on one thread, so between two waits a job is alone. Rule: nothing here blocks, and a job that
+//! waits for an answer gets one, even if the channel breaks.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -35,12 +36,12 @@ use crate::service::session;
 use crate::state::State;
 use crate::turns::Turns;
 
-/// Milliseconds that the ultravisor may take for a request of ours.
+/// The time limit in milliseconds for a request of `uvd` to the ultravisor.
 pub const PATIENCE_MS: u32 = 60_000;
 /// See [`Hub::quiet`].
 const QUIET: Duration = Duration::from_millis(200);
 
-/// What `uvd` reaches of other partitions.
+/// The resources of other partitions that `uvd` uses.
 pub trait Devices {
     /// Maps the console ring of a guest and binds its port.
     fn console(&self, number: u32, port: u32) -> std::io::Result<(Shared, Box<dyn Port>)>;
@@ -61,43 +62,43 @@ pub struct Replied {
 pub struct Outgoing {
     /// Its id.
     pub id: u64,
-    /// What is asked.
+    /// The request.
     pub body: Body,
-    /// Milliseconds that it may take.
+    /// Its time limit in milliseconds.
     pub timeout_ms: u32,
 }
 
-/// Something to tell a client.
+/// A message for a client.
 #[derive(Debug)]
 pub struct Telling {
-    /// Which client.
+    /// The client.
     pub client: u64,
-    /// What.
+    /// The message.
     pub words: Words,
 }
 
-/// What a client is told.
+/// The contents of a message for a client.
 #[derive(Debug)]
 pub enum Words {
-    /// A message of ours.
+    /// A message of `uvd`.
     Told {
-        /// What.
+        /// The message.
         told: Told,
-        /// It is the last answer to its request.
+        /// Whether it is the last answer to its request.
         last: bool,
     },
     /// The ultravisor's answer to the request with this id.
     Carried(u64, Carried),
 }
 
-/// Whether the ultravisor can be asked.
+/// Whether the ultravisor accepts requests.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Session {
-    /// No, and why.
+    /// It does not; the text says why.
     None(String),
-    /// What was left from before is being cleared up.
+    /// The session is clearing up what an earlier one left.
     Opening,
-    /// Yes.
+    /// It does.
     Open,
 }
 
@@ -114,16 +115,17 @@ pub struct Hub {
     changed: RefCell<Vec<oneshot::Sender<()>>>,
     session: RefCell<Session>,
     spawner: LocalSpawner,
-    /// Something may have happened that the log tells of.
+    /// Set when something may have happened that the log records.
     pub news: Cell<bool>,
-    /// The request by which the log is followed, while it is under way.
+    /// The id of the request that follows the log, while it is under way.
     pub following: Cell<u64>,
-    /// Held by a job from its first change to its last.
+    /// A job holds this from its first change to its last.
     pub changes: Turns,
-    /// Who follows the log. Another one that came meanwhile would find no record left, and go on with
-    /// rows that the first has not read again yet.
+    /// The job that follows the log holds this. A second follower would find no new record, and go
+    /// on with rows that the first has not read again yet.
     pub followers: Turns,
-    /// A copy of the database is made: what changes the database waits (see [`Daemon`]).
+    /// Set while a copy of the database is made; requests that change the database wait (see
+    /// [`Daemon`]).
     ///
     /// [`Daemon`]: crate::daemon::Daemon
     pub copying: Cell<bool>,
@@ -131,7 +133,7 @@ pub struct Hub {
     pub rows: RefCell<Rows>,
     /// See [`policy::seen`].
     pub watch: RefCell<Watch>,
-    /// Names of partitions that a policy is about to start anew.
+    /// Names of partitions that a policy is about to restart.
     restarting: RefCell<Vec<String>>,
     /// See [`Consoles`].
     pub consoles: RefCell<Consoles>,
@@ -143,9 +145,9 @@ pub struct Hub {
     pub builder: RefCell<Builder>,
     /// See [`Loader`].
     pub loader: Loader,
-    /// Milliseconds that the ultravisor may take for a request of ours.
+    /// The time limit in milliseconds for a request of `uvd` to the ultravisor.
     pub patience_ms: Cell<u32>,
-    /// How long a request goes on before its client is told how far it is.
+    /// The time after which a client is told the progress of its request.
     pub quiet: Cell<Duration>,
     /// See [`Fault`].
     pub fault: Fault,
@@ -154,8 +156,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A hub without a session. Requests get ids from `first_id`, which must be above those of
-    /// an earlier `uvd`: the ultravisor takes an id that it knows for a retry.
+    /// A hub without a session. Requests get ids from `first_id` on. It must be above the ids of an
+    /// earlier `uvd`, because the ultravisor takes a known id for a retry.
     pub fn new(
         first_id: u64,
         spawner: LocalSpawner,
@@ -194,13 +196,13 @@ impl Hub {
         })
     }
 
-    /// A policy is about to start a partition anew. It may be so twice at a time: one that ended
-    /// at once is dealt with before the start that it ended after is done.
+    /// Notes that a policy is about to restart a partition. Two restarts of a name may overlap: a
+    /// partition that ended at once is handled before the start that it ended after is complete.
     pub fn begin_restart(&self, name: &str) {
         self.restarting.borrow_mut().push(name.into());
     }
 
-    /// A policy started a partition anew, or gave it up.
+    /// Notes that a policy restarted a partition, or gave up.
     pub fn end_restart(&self, name: &str) {
         let mut restarting = self.restarting.borrow_mut();
         if let Some(at) = restarting.iter().position(|one| one == name) {
@@ -210,7 +212,7 @@ impl Hub {
         self.changed();
     }
 
-    /// Whether a policy is about to start a partition anew.
+    /// Whether a policy is about to restart a partition.
     pub fn is_restarting(&self, name: &str) -> bool {
         self.restarting.borrow().iter().any(|one| one == name)
     }
@@ -222,19 +224,19 @@ impl Hub {
         }
     }
 
-    /// An id for a request, rising.
+    /// A new id for a request; ids rise.
     pub fn take_id(&self) -> u64 {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         id
     }
 
-    /// Asks the ultravisor.
+    /// Sends a request to the ultravisor and waits for the answer.
     pub async fn ask(&self, body: Body) -> Result<Replied, Failure> {
         self.ask_as(self.take_id(), body).await
     }
 
-    /// Asks the ultravisor with an id that was taken before.
+    /// Does what [`Self::ask`] does, with an id that was taken before.
     pub async fn ask_as(&self, id: u64, body: Body) -> Result<Replied, Failure> {
         if let Session::None(why) = &*self.session.borrow() {
             return Err(Failure::NoChannel(why.clone()));
@@ -246,16 +248,17 @@ impl Hub {
         answer.await.unwrap_or(Err(Failure::ShuttingDown))
     }
 
-    /// Brings [`Self::rows`] up to date with the log; the version of the database that they are of.
-    /// Partitions that changed are read, and no others. A change that comes meanwhile may be seen
-    /// already: what is planned by that version is refused as stale then.
+    /// Brings [`Self::rows`] up to date with the log; returns the version of the database that they
+    /// show. Only the partitions that changed are read. The rows may already show a later change; a
+    /// plan made for the returned version is then refused as stale.
     pub async fn current(self: &Rc<Self>) -> Result<u64, Failure> {
         session::follow(self).await?;
         Ok(self.replica.borrow().version())
     }
 
-    /// Reads all partitions. What ended meanwhile is dealt with as its policy says, before anybody
-    /// sees that it ended. Pages of several versions are read anew, a few times.
+    /// Reads all partitions. The policy of each partition that ended meanwhile is applied before
+    /// any client sees the end. If the pages are of several versions, they are read again, a few
+    /// times.
     pub async fn read_all(self: &Rc<Self>) -> Result<(), Failure> {
         const TRIES: u32 = 4;
         let mut tries = 0;
@@ -269,9 +272,9 @@ impl Hub {
         }
     }
 
-    /// One partition by name or number as it is now, where there is one.
+    /// The present row of a partition, by name or number, if it exists.
     pub async fn partition(self: &Rc<Self>, name: &str) -> Result<Option<PartitionRow>, Failure> {
-        // No partition has a longer name, and a frame may not hold it.
+        // No partition has a longer name, and a longer name may not fit a frame.
         if name.len() > rules::MAX_NAME {
             return Ok(None);
         }
@@ -282,7 +285,7 @@ impl Hub {
         }
     }
 
-    /// Reads partitions again of which a few changed; those that are not there any more go.
+    /// Reads the partitions with these numbers again; those that no longer exist are removed.
     pub async fn read_again(self: &Rc<Self>, numbers: &BTreeSet<u32>) -> Result<(), Failure> {
         let mut rows = Vec::new();
         for number in numbers {
@@ -292,7 +295,7 @@ impl Hub {
         Ok(())
     }
 
-    /// All partitions, and the versions of the first and the last page of them.
+    /// All partitions, and the versions of the first and last page of rows.
     async fn pages_of_partitions(&self) -> Result<((u64, u64), Vec<PartitionRow>), Failure> {
         let mut all: Vec<PartitionRow> = Vec::new();
         let mut first = None;
@@ -303,7 +306,7 @@ impl Hub {
                 return Err(unexpected("partitions"));
             };
             let first = *first.get_or_insert(replied.version);
-            // A reply that does not go on would be asked for without end.
+            // A reply that makes no progress would lead to an endless loop.
             let more = more && rows.last().is_some_and(|row| row.number > after);
             all.extend(rows);
             if !more {
@@ -321,7 +324,7 @@ impl Hub {
         let _ = rung.await;
     }
 
-    /// Waits until something changed: partitions, news, the session.
+    /// Waits until partitions, the news or the session changed.
     pub async fn wait_for_change(&self) {
         let (waiter, changed) = oneshot::channel();
         {
@@ -332,7 +335,7 @@ impl Hub {
         let _ = changed.await;
     }
 
-    /// Wakes who waits for a change.
+    /// Wakes the jobs that wait for a change.
     pub fn changed(&self) {
         for waiter in self.changed.take() {
             let _ = waiter.send(());
@@ -351,7 +354,7 @@ impl Hub {
         }
     }
 
-    /// The session is now this.
+    /// Sets the state of the session.
     pub fn set_session(&self, session: Session) {
         if let Session::None(why) = &session {
             let failure = Failure::NoChannel(why.clone());
@@ -365,12 +368,12 @@ impl Hub {
         self.changed();
     }
 
-    /// Whether something is to be sent.
+    /// Whether requests wait to be sent.
     pub fn has_outgoing(&self) -> bool {
         !self.outgoing.borrow().is_empty()
     }
 
-    /// Why the ultravisor cannot be asked, where it cannot.
+    /// An error with the reason if the ultravisor accepts no requests.
     pub fn usable(&self) -> Result<(), Failure> {
         match &*self.session.borrow() {
             Session::None(why) => Err(Failure::NoChannel(why.clone())),
@@ -378,12 +381,12 @@ impl Hub {
         }
     }
 
-    /// Whether the session is there, open or opening.
+    /// Whether there is a session, open or opening.
     pub fn has_session(&self) -> bool {
         !matches!(*self.session.borrow(), Session::None(_))
     }
 
-    /// Takes what is to be sent.
+    /// Takes the requests to be sent.
     pub fn outgoing(&self) -> VecDeque<Outgoing> {
         self.outgoing.take()
     }
@@ -401,7 +404,7 @@ impl Hub {
         let _ = asker.send(replied);
     }
 
-    /// Rings the timers that are due.
+    /// Wakes the timers that are due.
     pub fn ring_timers(&self, now: Instant) {
         let mut timers = self.timers.borrow_mut();
         while let Some(first) = timers.first_entry()
@@ -411,26 +414,26 @@ impl Hub {
         }
     }
 
-    /// When the next timer is due.
+    /// The time at which the next timer is due.
     pub fn deadline(&self) -> Option<Instant> {
         let mut timers = self.timers.borrow_mut();
         timers.retain(|_, timer| !timer.is_canceled());
         timers.first_key_value().map(|((when, _), _)| *when)
     }
 
-    /// Tells a client.
+    /// Sends a message to a client.
     pub fn tell(&self, client: u64, id: u64, result: Result<Answered, Failure>, last: bool) {
         let words = Words::Told { told: Told { id, result }, last };
         self.tellings.borrow_mut().push_back(Telling { client, words });
     }
 
-    /// Passes what the ultravisor answered on to a client.
+    /// Passes an answer of the ultravisor on to a client.
     pub fn carry(&self, client: u64, id: u64, reply: Carried) {
         let words = Words::Carried(id, reply);
         self.tellings.borrow_mut().push_back(Telling { client, words });
     }
 
-    /// Tells a client the last there is to a request.
+    /// Sends a client the last answer to a request.
     pub fn finish(&self, client: u64, id: u64, result: Result<ServiceAnswer, Failure>) {
         let mut pieces = match result {
             Ok(answer) => answer.pieces(),
@@ -443,13 +446,13 @@ impl Hub {
         self.tell(client, id, Ok(Answered::Service(last)), true);
     }
 
-    /// Takes what is to be told.
+    /// Takes the messages for clients.
     pub fn tellings(&self) -> VecDeque<Telling> {
         self.tellings.take()
     }
 }
 
-/// The ultravisor answered another question.
+/// The failure for an answer of the ultravisor that does not match the request.
 pub fn unexpected(what: &str) -> Failure {
     refused(
         "not-understood",
@@ -460,7 +463,7 @@ pub fn unexpected(what: &str) -> Failure {
     )
 }
 
-/// A refusal of ours. Each is made here, so the texts of all are bounded.
+/// Makes a refusal of `uvd`. All refusals of `uvd` are made here, so their texts are bounded.
 pub fn refused(code: &str, object: &str, field: &str, reason: &str, way_out: &str) -> Failure {
     let refusal = Refusal {
         code: code.into(),

@@ -1,13 +1,13 @@
-//! Requests under way on the command channel.
+//! The requests that are under way on the command channel.
 //!
 //! ```text
 //! submit(body, ..) -> waiting [+ unsent while the ring is full] -> ring, event
 //! turn(now)        <- answers by id, failures of those whose time is up
 //! ```
 //!
-//! Rule: every request that was submitted ends in exactly one answer or failure. When the
-//! ultravisor makes the channel anew (it was restarted), what waits is sent again under the same
-//! id, so that it is answered and not repeated.
+//! Rule: every submitted request ends in exactly one answer or failure. When the ultravisor
+//! re-creates the channel (it was restarted), waiting requests are sent again under the same ids,
+//! so that they are answered and not repeated.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
@@ -19,14 +19,14 @@ use pv_abi::uv::channel::MAX_PAYLOAD;
 use pv_abi::uv::command::{Body, PROTOCOL, Refusal, Request};
 use uvd_protocol::Failure;
 
-/// How long to wait for the ultravisor to make the channel anew before looking again.
+/// The time between two looks at whether the ultravisor has re-created the channel.
 const REMAKING: Duration = Duration::from_millis(20);
 
-/// An event port: the bell of a channel.
+/// An event port, which is the bell of a channel.
 pub trait Port {
-    /// Readable when there is an event.
+    /// The descriptor, which is readable when there is an event.
     fn fd(&self) -> BorrowedFd<'_>;
-    /// Takes the events; whether there were any.
+    /// Takes the events; true if there were any.
     fn take(&mut self) -> bool;
     /// Raises the event at the other end.
     fn ring(&mut self);
@@ -46,16 +46,16 @@ impl Port for Box<dyn Port> {
     }
 }
 
-/// Who asked.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tag {
     /// A client, and the id of its request.
     Client(u64, u64),
-    /// A job, by the id of the request on the channel.
+    /// A job, by the id of the request on the channel. the client that sent the request decodes it.
     Job(u64),
 }
 
-/// An answer of the ultravisor as it came: what a client asked, the client reads.
+/// An answer of the ultravisor in its encoded form; the client that sent the request decodes it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Carried {
     /// Version of the database after the request.
@@ -64,10 +64,10 @@ pub struct Carried {
     pub answer: Vec<u8>,
 }
 
-/// An answer or a failure, and whose it is.
+/// An answer or a failure, and the sender of the request.
 pub type Outcome = (Tag, Result<Carried, Failure>);
 
-/// Asks the owner of a channel to make it anew, for an error that nothing else mends.
+/// Asks the owner of a channel to re-create it, if no other way repairs this error.
 pub fn ask_anew(error: RingError, words: &[AtomicU32], port: &mut (impl Port + ?Sized)) {
     if !matches!(error, RingError::Full | RingError::TooLarge(_)) {
         ring::ask_anew(words);
@@ -82,7 +82,7 @@ pub struct Link<'a, P> {
     port: P,
     waiting: BTreeMap<u64, Waiting>,
     unsent: VecDeque<u64>,
-    /// When to look whether the channel has been made anew.
+    /// The time at which to look whether the channel has been re-created.
     reopen: Option<Instant>,
     buffer: Vec<u8>,
 }
@@ -95,8 +95,8 @@ struct Waiting {
 }
 
 impl<'a, P: Port> Link<'a, P> {
-    /// Opens the channel in `words`. Where it makes no sense, the ultravisor is asked to make it anew,
-    /// and the next try may find it so.
+    /// Opens the channel in `words`. If the channel is invalid, this asks the ultravisor to
+    /// re-create it, and a later try may succeed.
     pub fn open(words: &'a [AtomicU32], mut port: P) -> Result<Self, RingError> {
         let opened = Endpoint::open(words, Side::Client);
         let ring = opened.inspect_err(|error| ask_anew(*error, words, &mut port))?;
@@ -116,8 +116,8 @@ impl<'a, P: Port> Link<'a, P> {
         &self.port
     }
 
-    /// Takes a request; it is sent by the next turn. Ids rise, also over links: the ultravisor
-    /// takes an id that it knows for a retry.
+    /// Takes a request, which the next turn sends. Ids must rise, also from link to link, because
+    /// the ultravisor takes a known id for a retry.
     pub fn submit(
         &mut self,
         tag: Tag,
@@ -138,8 +138,9 @@ impl<'a, P: Port> Link<'a, P> {
         Ok(())
     }
 
-    /// Sends what fits, takes what came, gives up what is late; also, whether the bell had rung.
-    /// An error means that the channel is of no more use.
+    /// Sends the requests that fit, takes the answers that arrived, and gives up late requests;
+    /// also returns whether the bell had rung. An error means that the channel cannot be used any
+    /// more.
     pub fn turn(&mut self, now: Instant) -> Result<(bool, Vec<Outcome>), RingError> {
         let rung = self.port.take();
         let mut outcomes = Vec::new();
@@ -156,19 +157,19 @@ impl<'a, P: Port> Link<'a, P> {
         Ok((rung, outcomes))
     }
 
-    /// When the next turn is due without an event.
+    /// The time at which the next turn is due without an event.
     pub fn deadline(&self) -> Option<Instant> {
         self.waiting.values().map(|one| one.deadline).chain(self.reopen).min()
     }
 
-    /// Ends all that is under way with a failure.
+    /// Ends all requests under way with a failure.
     pub fn fail_all(self, failure: &Failure) -> Vec<Outcome> {
         self.waiting.into_values().map(|one| (one.tag, Err(failure.clone()))).collect()
     }
 
     fn receive(&mut self, outcomes: &mut Vec<Outcome>) -> Result<(), RingError> {
         loop {
-            // The other side may be waiting for room for its largest frame.
+            // The other side may be waiting for space for its largest frame.
             let room = self.ring.ring_bytes().saturating_sub(self.ring.readable()?);
             if !self.ring.receive(&mut self.buffer)? {
                 return Ok(());
@@ -176,7 +177,7 @@ impl<'a, P: Port> Link<'a, P> {
             if room < MAX_PAYLOAD as u32 + 8 {
                 self.port.ring();
             }
-            // Not understood, or no longer waited for: nobody is there to be told.
+            // The reply cannot be decoded, or no one waits for it any more.
             let Some((id, result)) = carried(&self.buffer) else {
                 crate::log("a reply of the ultravisor was not understood");
                 continue;
@@ -190,7 +191,7 @@ impl<'a, P: Port> Link<'a, P> {
     fn send(&mut self) -> Result<(), RingError> {
         let mut sent = false;
         while let Some(id) = self.unsent.front() {
-            // One whose time was up is not sent any more.
+            // A request whose time is up is not sent any more.
             if let Some(one) = self.waiting.get(id) {
                 match self.ring.send(&one.bytes) {
                     Ok(()) => sent = true,
@@ -206,8 +207,8 @@ impl<'a, P: Port> Link<'a, P> {
         Ok(())
     }
 
-    /// Opens the channel that was made anew and sends again what waits; where it is not ready
-    /// yet, looks again soon.
+    /// Opens the re-created channel and sends waiting requests again; if it is not ready yet, sets
+    /// the time of the next look.
     fn open_again(&mut self, now: Instant) -> Result<(), RingError> {
         match Endpoint::open(self.words, Side::Client) {
             Ok(ring) => {
@@ -225,7 +226,7 @@ impl<'a, P: Port> Link<'a, P> {
         Ok(())
     }
 
-    /// Leaves a channel that makes no sense until the ultravisor has made it anew.
+    /// Leaves an invalid channel until the ultravisor has re-created it.
     fn leave(&mut self, error: RingError, now: Instant) -> Result<(), RingError> {
         if matches!(error, RingError::TooLarge(_)) {
             return Err(error);
@@ -242,7 +243,7 @@ impl<'a, P: Port> Link<'a, P> {
     }
 }
 
-/// The id of a [`Reply`](pv_abi::uv::command::Reply), and its answer, which is not read, or its
+/// The id of a [`Reply`](pv_abi::uv::command::Reply), with its answer, which stays encoded, or its
 /// refusal.
 fn carried(reply: &[u8]) -> Option<(u64, Result<Carried, Failure>)> {
     /// Number of `Ok` on the wire.

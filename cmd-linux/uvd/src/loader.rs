@@ -1,8 +1,7 @@
-//! Kernels, read and unpacked by processes of their own, for the files are strangers'.
+//! Loads kernels: processes of their own read and unpack the files, because these are untrusted.
 //!
-//! Rule: whatever is in a file, `uvd` goes on ([`kernel_image::confined`]). At most [`MOST_KEPT`]
-//! unpacked kernels are kept, and the loader unpacks one at a time, so what is in memory is
-//! bounded.
+//! Rule: whatever a file contains, `uvd` goes on ([`kernel_image::confined`]). The loader keeps at
+//! most [`MOST_KEPT`] unpacked kernels and unpacks one at a time, so the memory is bounded.
 
 use std::cell::RefCell;
 use std::fs;
@@ -18,10 +17,10 @@ use crate::hub::refused;
 use crate::turns::Turns;
 use crate::wake::Wake;
 
-/// Kernels that are kept unpacked.
+/// The most kernels that are kept unpacked.
 const MOST_KEPT: usize = 2;
 
-/// Which file, as it was when it was read.
+/// Identifies a file, and its state when it was read.
 #[derive(Clone, PartialEq, Eq)]
 struct Key {
     path: PathBuf,
@@ -33,11 +32,11 @@ struct Key {
 /// An ELF image.
 pub type Kernel = Arc<Elf>;
 
-/// Reads a kernel file and unpacks it, for a RAM disk of this many bytes, or says what is wrong
-/// with it.
+/// Reads a kernel file and unpacks it for a RAM disk of this many bytes; the error says what is
+/// wrong with the file.
 pub type Unpack = fn(&Path, u64) -> Result<Elf, String>;
 
-/// What a child of this process makes of a file.
+/// Unpacks a file in a child of this process.
 pub fn unpack(path: &Path, initrd_bytes: u64) -> Result<Elf, String> {
     Unpacker::default().elf(path, initrd_bytes).map_err(|error| error.to_string())
 }
@@ -51,13 +50,13 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// A loader with nothing kept.
+    /// A loader that keeps nothing yet.
     pub fn new(wake: Arc<Wake>, unpack: Unpack) -> Self {
         Self { unpack, kept: RefCell::default(), turns: Turns::default(), wake }
     }
 
-    /// A kernel, unpacked, for a RAM disk of this many bytes; `name` is the partition's, for the
-    /// message. `unpacking` is called where it takes a while.
+    /// An unpacked kernel for a RAM disk of this many bytes; messages name the partition `name`.
+    /// `unpacking` is called if unpacking is needed.
     pub async fn kernel(
         &self,
         name: &str,
@@ -99,7 +98,7 @@ impl Loader {
         Ok(self.keep(key, elf))
     }
 
-    /// What wakes the event loop when a kernel is there.
+    /// Wakes the event loop when a kernel is ready.
     pub fn wake(&self) -> &Wake {
         &self.wake
     }
@@ -107,7 +106,7 @@ impl Loader {
     fn find(&self, key: &Key) -> Option<Kernel> {
         let mut kept = self.kept.borrow_mut();
         let at = kept.iter().position(|(kept, _)| kept == key)?;
-        // The one used last is the last to go.
+        // The kernel used last is removed last.
         let found = kept.remove(at);
         let kernel = Arc::clone(&found.1);
         kept.push(found);

@@ -5,13 +5,13 @@
 //! others -----------------+-- uvd -- shared pages, event port -- ultravisor partition
 //! ```
 //!
-//! The channel is found through the store (`device/uv-command/0`), its pages are mapped with the
-//! kernel's grant device and its event port is bound with the event-channel device.
+//! `uvd` finds the channel through the store (`device/uv-command/0`), maps its pages with the
+//! kernel's grant device, and binds its event port with the event-channel device.
 //!
-//! `uvd` carries requests of clients to the ultravisor as they are, and takes partitions through
-//! their lives itself ([`service`]): it plans, has the boot partition build, keeps consoles,
-//! definitions, the audit log and a copy of the database. Rule: every request ends in one answer
-//! or failure, and whatever ends `uvd`, what it was doing is done whole or not at all.
+//! `uvd` carries requests of clients to the ultravisor unchanged, and takes partitions through
+//! their lives itself ([`service`]): it plans, has the boot partition build, and keeps consoles,
+//! definitions, the audit log and a copy of the database. Rule: every request ends in one answer or
+//! failure. However `uvd` ends, each change under way is made as a whole or not at all.
 
 mod builder;
 mod client;
@@ -60,14 +60,14 @@ use wake::Wake;
 
 /// A number in this file orders a fault; see [`fault`].
 const FAULT: &str = "/run/uvd/abort-at";
-/// Descriptors that may be open: the consoles of all partitions that a machine can have, and
-/// clients.
+/// The limit of open descriptors. It suffices for clients and for the consoles of all partitions
+/// that a machine can have.
 const DESCRIPTORS: u64 = 40_000;
-/// Time that clients wait for the channel, from the start or from its loss on.
+/// The time that clients wait for the channel, after the start or after its loss.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Time between two tries to find the channel within [`PATIENCE`].
+/// The time between two tries to find the channel within [`PATIENCE`].
 const SHORT_RETRY: Duration = Duration::from_millis(50);
-/// Time between two tries after it.
+/// The time between two tries after [`PATIENCE`].
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Writes a line to standard error, in one piece.
@@ -83,7 +83,7 @@ fn main() -> ExitCode {
     if let Some(status) = kernel_image::confined::serve_if_asked() {
         return status;
     }
-    /// Of wrong usage.
+    /// The exit status for wrong usage.
     const USAGE: u8 = 2;
     let options = match Options::parse(std::env::args_os().skip(1)) {
         Ok(options) => options,
@@ -124,7 +124,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Each guest's console takes a descriptor, and so does each client.
+/// Raises the limit of descriptors, because each guest's console and each client takes one.
 fn raise_limit() {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return;
@@ -148,7 +148,7 @@ fn keep_open(daemon: &mut Daemon<'_>) -> End {
         let end = if now < patience {
             daemon.pause(now + SHORT_RETRY)
         } else {
-            // Once for each reason: it is tried again and again.
+            // Each reason is logged once, although the search goes on.
             if said != why {
                 log(&format!("command channel: {why}; trying again every {RETRY:?}"));
                 said.clone_from(&why);
@@ -161,7 +161,7 @@ fn keep_open(daemon: &mut Daemon<'_>) -> End {
     }
 }
 
-/// Serves clients over the channel until it breaks; an error means that there is none.
+/// Serves clients over the channel until it breaks; the error means that there is no channel.
 fn open_and_serve(daemon: &mut Daemon<'_>) -> Result<End, Box<dyn Error>> {
     let (shared, port) = channels::find(channels::COMMAND_PATH, COMMAND_PAGES)?;
     let link = Link::open(shared.words(), port)?;
@@ -173,7 +173,7 @@ fn open_and_serve(daemon: &mut Daemon<'_>) -> Result<End, Box<dyn Error>> {
     Ok(end)
 }
 
-/// The socket that whoever started us listens on, where standard input is one.
+/// The listening socket that the parent process passed as standard input, if it did.
 fn given_socket(input: BorrowedFd<'_>) -> Option<UnixListener> {
     match getsockopt(&input, AcceptConn) {
         Ok(true) => Some(input.try_clone_to_owned().ok()?.into()),
@@ -181,7 +181,7 @@ fn given_socket(input: BorrowedFd<'_>) -> Option<UnixListener> {
     }
 }
 
-/// Ids of requests begin with the time, so that they are above those of a `uvd` before.
+/// The first id of requests, made from the time, so that it is above those of an earlier `uvd`.
 fn first_id() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX / 2)

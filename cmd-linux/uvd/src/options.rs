@@ -1,11 +1,11 @@
-//! What `uvd` is started with.
+//! The command-line options of `uvd`.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// A directory on a disk, where the machine has one mounted there.
+/// A directory on a disk, if the machine has a disk mounted there.
 const DISK: &str = "/var/lib/uvd";
-/// The store's file there, or in memory.
+/// The name of the store's file in either directory.
 const FILE: &str = "state.redb";
 /// The directory in memory.
 const MEMORY: &str = "/run/uvd";
@@ -20,7 +20,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads the words of a command line.
+    /// Parses the words of a command line.
     pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let mut words = words;
         let mut options =
@@ -42,7 +42,7 @@ impl Options {
     }
 }
 
-/// On the disk where one is mounted, else in memory.
+/// The default store: on the disk if a disk is mounted, or else in memory.
 fn default_state(disk: &Path) -> PathBuf {
     use std::os::unix::fs::MetadataExt;
     let device = |path: &Path| std::fs::metadata(path).ok().map(|about| about.dev());

@@ -1,7 +1,7 @@
-//! A copy of the resource database, kept up to date by the log.
+//! A copy of the resource database, which the log keeps up to date.
 //!
-//! Rule: the copy says which records it holds, so that a record is applied once, in order; when
-//! one is missing, the copy is made anew.
+//! Rule: the copy knows which records it holds, so a record is applied once, in order; if a record
+//! is missing, the copy is made anew.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,12 +25,13 @@ pub struct Replica {
     words: Vec<AtomicU32>,
     version: u64,
     next: u64,
-    /// Free frames of RAM; `None`: it is no database.
+    /// Free frames of RAM; `None` if the pages are no database.
     free: Option<u64>,
 }
 
 impl Replica {
-    /// A copy from pages without the zeros at their ends, and the next record it needs.
+    /// Makes a copy from pages whose trailing zeros are left out; `next` is the next record it
+    /// needs.
     pub fn new(pages: &[Vec<u8>], version: u64, next: u64) -> Self {
         let mut words = Vec::with_capacity(pages.len() * PAGE_WORDS);
         for (count, page) in (1..).zip(pages) {
@@ -52,17 +53,17 @@ impl Replica {
         Some(free.map(|(range, _)| range.frames).sum())
     }
 
-    /// The record it needs next.
+    /// The next record that the copy needs.
     pub fn next(&self) -> u64 {
         self.next
     }
 
-    /// Version of the database it is a copy of.
+    /// The version of the database that it is a copy of.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Applies a record; false: the copy is of no more use.
+    /// Applies a record; false if the copy cannot be used any more.
     pub fn apply(&mut self, record: &RecordRow) -> bool {
         if record.row.sequence < self.next {
             return true;
@@ -74,7 +75,7 @@ impl Replica {
         if record.row.outcome == "refused" {
             return true;
         }
-        // A record that has no room in an answer comes without its changes.
+        // A record too long for an answer comes without its changes.
         if record.changes.is_empty() && !record.row.partitions.is_empty() {
             return false;
         }
@@ -93,7 +94,7 @@ impl Replica {
         true
     }
 
-    /// All records of this version were applied.
+    /// Notes that all records of this version were applied.
     pub fn set_version(&mut self, version: u64) {
         self.version = version;
     }
@@ -103,9 +104,9 @@ impl Replica {
         self.free
     }
 
-    /// The pages on which it differs from another copy: descriptors, the channel table, and the
-    /// root of the page map for all of it, how much of it is free included. Generations and the
-    /// log are the master's own.
+    /// The pages on which it differs from another copy. Descriptors and the channel table are
+    /// compared; the root stands for the whole page map, with its free frames. Generations and the
+    /// log belong to the master alone and are not compared.
     pub fn differences(&self, other: &Self) -> Vec<u32> {
         let (Ok(ours), Ok(theirs)) = (Database::open(&self.words), Database::open(&other.words))
         else {
@@ -127,7 +128,7 @@ impl Replica {
         pages
     }
 
-    /// A page without its generations: word `own` of every `step` words.
+    /// A page without its generations, which are word `own` of every `step` words.
     fn page(&self, page: u32, step: usize, own: usize) -> Vec<u32> {
         let first = page as usize * PAGE_WORDS;
         let words = self.words.get(first..first + PAGE_WORDS).unwrap_or_default();
@@ -136,7 +137,7 @@ impl Replica {
     }
 }
 
-/// The pages of the log, by the first page of an arena; none where it does not say.
+/// The pages of the log, read from the first page of an arena; empty if the page does not say.
 pub fn log_pages(header: &[u8]) -> Range<u32> {
     let word = |at: usize| {
         let bytes = header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
@@ -146,10 +147,10 @@ pub fn log_pages(header: &[u8]) -> Range<u32> {
     first..first.saturating_add(word(std::mem::offset_of!(ArenaHeader, log_pages)))
 }
 
-/// Identity of the boot, by the first page of an arena; 0 where it does not say.
+/// The identity of the boot, read from the first page of an arena; 0 if the page does not say.
 pub fn boot_identity(header: &[u8]) -> u64 {
     const AT: usize = std::mem::offset_of!(ArenaHeader, boot);
-    // The page comes without the zeros at its end.
+    // The page comes without its trailing zeros.
     let mut bytes = [0; 8];
     let there = header.get(AT..).unwrap_or_default();
     for (to, from) in bytes.iter_mut().zip(there) {
@@ -158,7 +159,8 @@ pub fn boot_identity(header: &[u8]) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// How many of `free` frames are free after a change; none of a range that changes owner differ.
+/// The number of free frames after a change; all frames of a range that changes owner have the same
+/// owner before.
 fn after(free: u64, change: &Change) -> u64 {
     let Change::Pages { frames, before, after, .. } = *change else {
         return free;

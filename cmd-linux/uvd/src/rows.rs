@@ -1,6 +1,6 @@
-//! Partitions as they were last seen, found by number and by name.
+//! Partitions as they were last read, found by number and by name.
 //!
-//! Rule: finding a partition takes no time by how many there are.
+//! Rule: the time to find a partition does not depend on how many there are.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +10,7 @@ use pv_abi::uv::command::PartitionRow;
 #[derive(Default)]
 pub struct Rows {
     by_number: BTreeMap<u32, PartitionRow>,
-    /// While names change hands, one of two partitions of a name.
+    /// While names are exchanged, it has one of two partitions with the same name.
     by_name: HashMap<String, u32>,
 }
 
@@ -30,19 +30,19 @@ impl Rows {
         self.by_name.contains_key(name)
     }
 
-    /// All of them, by number.
+    /// All rows, by number.
     pub fn values(&self) -> impl Iterator<Item = &PartitionRow> {
         self.by_number.values()
     }
 
-    /// Takes a row over.
+    /// Inserts a row.
     pub fn insert(&mut self, row: PartitionRow) {
         self.remove(row.number);
         self.by_name.insert(row.name.clone(), row.number);
         self.by_number.insert(row.number, row);
     }
 
-    /// Forgets a partition; its row.
+    /// Removes a partition and returns its row.
     pub fn remove(&mut self, number: u32) -> Option<PartitionRow> {
         let row = self.by_number.remove(&number)?;
         if self.by_name.get(&row.name) == Some(&number) {

@@ -1,8 +1,8 @@
-//! A lock for jobs that is first come, first served.
+//! A first-come, first-served lock for jobs.
 //!
-//! Rule: who gives the turn up hands it to the job that has waited longest, so a job that comes
-//! meanwhile cannot overtake. The turn travels through the channel that its next owner waits on:
-//! a job that stopped waiting drops it, and so hands it on.
+//! Rule: the job that releases the turn hands it to the job that has waited longest, so a job that
+//! comes later cannot overtake. The turn travels through the channel that its next owner waits on.
+//! A job that stopped waiting drops the turn, and so hands it on.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -20,7 +20,7 @@ struct Queue {
     waiting: RefCell<VecDeque<oneshot::Sender<Turn>>>,
 }
 
-/// The turn; dropping it gives it up.
+/// The turn; dropping it releases it.
 pub struct Turn(Option<Rc<Queue>>);
 
 impl Turns {
@@ -39,7 +39,7 @@ impl Turns {
         }
     }
 
-    /// The turn, where nobody has it.
+    /// Takes the turn if nobody has it.
     pub fn try_acquire(&self) -> Option<Turn> {
         (!self.0.taken.replace(true)).then(|| Turn(Some(Rc::clone(&self.0))))
     }
@@ -58,7 +58,7 @@ impl Drop for Turn {
             };
             match next.send(Turn(Some(Rc::clone(&queue)))) {
                 Ok(()) => return,
-                // It does not wait any more: the turn is still here.
+                // The job does not wait any more, so the turn is still here.
                 Err(mut turn) => drop(turn.0.take()),
             }
         }
@@ -89,7 +89,7 @@ mod tests {
             pool.spawner().spawn_local(async { _ = job.await }).unwrap();
         }
         pool.run_until_stalled();
-        // One leaves while it waits, one when the turn is on its way to it.
+        // One job leaves while it waits, the other when the turn is on its way to it.
         jobs[2].abort();
         pool.run_until_stalled();
         drop(first);

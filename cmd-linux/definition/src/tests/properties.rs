@@ -1,4 +1,4 @@
-//! What holds for any input.
+//! Properties that hold for any input.
 
 use std::path::Path;
 
@@ -129,7 +129,7 @@ proptest! {
         }
     }
 
-    /// A file in which one byte went wrong.
+    /// A file in which one byte is damaged.
     #[test]
     fn damaged_files_do_not_panic(definition in partition(), at: prop::sample::Index, byte: u8) {
         let mut bytes = to_toml(&[definition]).into_bytes();
@@ -170,7 +170,7 @@ fn lists_in_lists_end() {
     }
 }
 
-/// Files that are plain, or nearly so.
+/// Files of plain lines, or nearly so.
 fn plain_file() -> impl Strategy<Value = String> {
     let line = prop_oneof![
         4 => Just("[[partition]]".to_owned()),
@@ -194,13 +194,13 @@ fn plain_file() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// What is read as plain lines is what the TOML library reads.
+    /// A file read as plain lines gives what the TOML library reads from it.
     #[test]
     fn plain_lines_mean_what_they_mean_in_toml(text in plain_file()) {
         if let Some(plain) = crate::read_plain(&text, Path::new("/d/a.toml")) {
             let entries = crate::toml_text::try_read(&text);
             prop_assert!(entries.is_some(), "no TOML: {text:?}");
-            // A comment that is no plain one changes nothing but the way it is read.
+            // A comment that is not plain changes only the way in which the file is read.
             let odd = format!("{text}\n# \té'");
             prop_assert!(crate::read_plain(&odd, Path::new("/d/a.toml")).is_none());
             let general = parse(&odd, Path::new("/d/a.toml"));

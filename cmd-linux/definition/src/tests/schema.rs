@@ -1,4 +1,4 @@
-//! The published schema says what the reader does: each of its limits is tried from both sides.
+//! The published schema agrees with the reader: each limit is tried from both sides.
 
 use serde_json::Value;
 
@@ -56,7 +56,7 @@ fn it_has_the_same_fields() {
     }
 }
 
-/// A definition in which this field has this value, and everything that depends on it room.
+/// A definition in which this field has this value, and the fields that depend on it fit.
 fn set(field: &str, value: &str) -> String {
     let room = ["max_vcpus = 32", "cpu.affinity = [0]", "max_memory = \"4T\""];
     let line = format!("{field} = {value}");
@@ -154,7 +154,7 @@ fn words_truths_and_sizes_are_the_same() {
     }
 }
 
-/// A default in the schema is what the reader makes of a field that is not there.
+/// If a field is left out, the reader uses the schema's default.
 #[test]
 fn defaults_are_the_same() {
     let plain = toml(&with("")).expect("right");

@@ -1,10 +1,10 @@
-//! Wrong input: each line asserts the whole of what a person is told.
+//! Wrong input: each line asserts the whole message that a person gets.
 
 use std::path::Path;
 
 use super::with;
 
-/// What is told of a file, in its directory `/d`.
+/// The messages about a file in the directory `/d`.
 fn told(file: &str, text: &str) -> String {
     match crate::parse(text, &Path::new("/d").join(file)) {
         Ok(definitions) => format!("accepted: {definitions:?}"),
@@ -12,8 +12,8 @@ fn told(file: &str, text: &str) -> String {
     }
 }
 
-/// Cases in which a line is added to a definition that is whole: the line, and what is told.
-/// The line is the fourth of the file.
+/// Cases in which a line is added to a whole definition: the line, and the messages. The line is
+/// the fourth of the file.
 const LINES: &[(&str, &str)] = &[
     ("vcpu = 2", r#"/d/a.toml:4:1: partition "web": vcpu: unknown key; did you mean vcpus?"#),
     (

@@ -1,4 +1,4 @@
-//! xl.cfg as people write it: what is read, and each mistake.
+//! xl.cfg files as people write them: the values read, and each mistake.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use crate::{load, read};
 
 const WHOLE: &str = "name = 'web'\nkernel = '/k'\nmemory = 256\n";
 
-/// All that is told of a text: mistakes, and what was passed over.
+/// All messages about a text: mistakes and ignored settings.
 fn told(text: &str) -> Vec<String> {
     match read(text, Path::new("/d/a.cfg")) {
         Ok(reading) => reading.warnings.iter().map(|one| format!("warning: {one}")).collect(),
@@ -14,13 +14,13 @@ fn told(text: &str) -> Vec<String> {
     }
 }
 
-/// What is told of a line below a definition that is whole, without the file's name.
+/// The messages about a line below a whole definition, without the file's name.
 fn told_of(line: &str) -> String {
     let all = told(&format!("{WHOLE}{line}\n"));
     all.join(" | ").replace("/d/a.cfg:", "").replace("partition \"web\": ", "")
 }
 
-/// Lines, and what is told of them: nothing where they have xl's meaning here.
+/// Lines and their messages; no message means that the line has xl's meaning here.
 const LINES: &[(&str, &str)] = &[
     ("vcpus = '2'; maxvcpus = 0x4 # four", ""),
     ("cpus = 3", ""),
@@ -96,7 +96,7 @@ const LINES: &[(&str, &str)] = &[
         "cpus = \"3-1\"",
         "4:8: cpus: \"3-1\" names no CPU; give numbers from 0 to 255, such as \"0-3,^1\"",
     ),
-    // Settings that are not here.
+    // Settings that do not exist here.
     (
         "vnc = 1",
         "warning: 4:1: vnc: passed over: a PV guest has no screen; `uvtool console` shows its console",
@@ -135,7 +135,7 @@ const LINES: &[(&str, &str)] = &[
         "4:11: builder: xl has no builder \"linux\"; write builder = \"generic\"",
     ),
     ("vcpuss = 2", "4:1: vcpuss: unknown setting of xl.cfg; did you mean vcpus?"),
-    // A mistake does not hide the next, or what is passed over.
+    // A mistake hides neither the next mistake nor an ignored setting.
     (
         "cap = \nvnc = 1\nvcpus = 99",
         "4:7: no value here; give a number, a text in quotes or a list | \

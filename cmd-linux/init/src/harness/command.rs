@@ -1,7 +1,7 @@
 //! A command that the harness runs: its process and the three pipes to it.
 //!
 //! Rule: nothing here blocks. What the command wrote before it ended is read before its end is
-//! told; what its left-over children write afterwards is not waited for.
+//! reported; the output of children that it left behind is not waited for.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 
 use crate::system;
 
-/// Where commands find programs.
+/// The directories in which commands find programs.
 pub const PATH: &str = "/bin:/sbin:/usr/bin:/usr/sbin";
 /// Bytes read from a pipe at a time.
 const PIECE: usize = 32 * 1024;
@@ -31,7 +31,7 @@ pub struct Running {
     pid: Pid,
     input: Option<OwnedFd>,
     queue: VecDeque<u8>,
-    /// No more input comes.
+    /// Whether no more input comes.
     input_ends: bool,
     output: Stream,
     error: Stream,
@@ -41,14 +41,14 @@ pub struct Running {
 /// The reading end of a pipe from the command.
 struct Stream {
     fd: Option<OwnedFd>,
-    /// Bytes to read still, once the command has ended: what a pipe holds at most. So a child
-    /// that it left behind and that writes on and on does not keep the end from being told.
+    /// Bytes still to read once the command has ended: at most what a pipe holds. So a child that
+    /// it left behind and that keeps writing cannot delay the report of the end.
     left: Option<usize>,
 }
 
-/// Why a command could not be started, with the exit status that says so.
+/// Why a command could not be started, with its exit status.
 pub struct NotStarted {
-    /// 127: no such program; 126: not one that can be run.
+    /// 127 if there is no such program; 126 if it cannot be executed.
     pub status: i32,
     /// A sentence for its standard error.
     pub message: String,
@@ -77,7 +77,7 @@ impl Running {
         })
     }
 
-    /// Its process, which leads its process group.
+    /// The process ID, which is also that of its process group.
     pub fn pid(&self) -> Pid {
         self.pid
     }
@@ -87,7 +87,7 @@ impl Running {
         killpg(self.pid, Signal::try_from(number)?)
     }
 
-    /// Takes bytes for its standard input; none: the end.
+    /// Queues bytes for the command's standard input; an empty slice is the end.
     pub fn give(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             self.input_ends = true;
@@ -96,12 +96,12 @@ impl Running {
         }
     }
 
-    /// Bytes of input that it has not taken yet.
+    /// Bytes of input that the command has not taken yet.
     pub fn backlog(&self) -> usize {
         self.queue.len()
     }
 
-    /// Writes what it takes of its input.
+    /// Writes as much input as the command takes.
     pub fn feed(&mut self) {
         while let Some(input) = &self.input
             && !self.queue.is_empty()
@@ -110,7 +110,7 @@ impl Running {
                 Ok(written) => drop(self.queue.drain(..written)),
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR) => {}
-                // It closed its standard input: nobody reads the rest.
+                // The command closed its standard input, so nobody reads the rest.
                 Err(_) => {
                     self.queue.clear();
                     self.input = None;
@@ -122,14 +122,15 @@ impl Running {
         }
     }
 
-    /// Notes that its process ended.
+    /// Notes that the command's process ended.
     pub fn ended(&mut self, status: i32) {
         self.status = Some(status);
         self.output.left = Some(PIPE_BYTES);
         self.error.left = Some(PIPE_BYTES);
     }
 
-    /// Reads its output, piece by piece, until there is none for now or `take` says stop (false).
+    /// Reads the command's output, piece by piece, until there is none for now or `take` returns
+    /// false.
     pub fn read_output(&mut self, mut take: impl FnMut(Packet) -> bool) {
         let mut go_on = true;
         while go_on {
@@ -144,17 +145,18 @@ impl Running {
         }
     }
 
-    /// Its exit status, once it ended. All that it wrote must have been read before.
+    /// The command's exit status, once the command ended. All its output must have been read
+    /// before.
     pub fn status(&self) -> Option<i32> {
         self.status
     }
 
-    /// Its standard input, when it has bytes to take.
+    /// The command's standard input, if bytes wait for it.
     pub fn wants_input(&self) -> Option<BorrowedFd<'_>> {
         self.input.as_ref().filter(|_| !self.queue.is_empty()).map(AsFd::as_fd)
     }
 
-    /// Its standard output and error, as far as they are open.
+    /// The command's standard output and error, as far as they are open.
     pub fn outputs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.output.fd.iter().chain(&self.error.fd).map(AsFd::as_fd)
     }
@@ -174,11 +176,11 @@ impl Stream {
         Self { fd: fd.and_then(nonblocking), left: None }
     }
 
-    /// Reads what is there, at most a piece. Closes at the end of file.
+    /// Reads at most a piece of what is there. Closes the pipe at the end of file.
     fn read(&mut self) -> Option<Vec<u8>> {
         let mut bytes = vec![0; PIECE.min(self.left.unwrap_or(PIECE))];
         loop {
-            // An empty buffer reads nothing, which counts as the end of file too.
+            // A read into an empty buffer returns nothing, which would count as the end of file.
             match nix::unistd::read(self.fd.as_ref()?, &mut bytes) {
                 Ok(0) => self.fd = None,
                 Ok(read) => {

@@ -42,20 +42,20 @@ pub struct Session {
     home: PathBuf,
 }
 
-/// What a turn came to.
+/// The result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// Everything that can be done now is done.
+    /// Nothing more can be done now.
     Idle,
     /// The other end wants the machine powered off.
     PowerOff,
-    /// The line is gone.
+    /// The line is lost.
     Lost(Errno),
 }
 
 impl Session {
-    /// Serves a line, which is raw already. Commands run in the directory `home`. Says that it
-    /// is ready, with the kernel's release.
+    /// Serves a line that is already raw. Commands run in the directory `home`. Sends the ready
+    /// packet with the kernel's release.
     pub fn new(line: OwnedFd, release: &str, home: PathBuf) -> nix::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&line, FcntlArg::F_GETFL)?);
         fcntl(&line, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
@@ -63,7 +63,7 @@ impl Session {
         Ok(Self { line, decoder: Decoder::new(), out, command: None, home })
     }
 
-    /// What to wait for before the next turn.
+    /// Adds the descriptors to wait for before the next turn.
     pub fn poll_fds<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
         let mut line = PollFlags::empty();
         line.set(PollFlags::POLLIN, self.takes_packets());
@@ -92,7 +92,7 @@ impl Session {
         }
     }
 
-    /// Notes that a process ended; false where it is not the command's.
+    /// Notes that a process ended; false if it is not the command's.
     pub fn child_ended(&mut self, pid: Pid, status: i32) -> bool {
         match &mut self.command {
             Some(command) if command.pid() == pid => {
@@ -109,7 +109,7 @@ impl Session {
         self.command.as_ref().map(Running::pid)
     }
 
-    /// Ends the command that runs, because the line is gone.
+    /// Ends the running command, because the line is lost.
     pub fn hang_up(&self) {
         if let Some(command) = &self.command {
             let _ = command.signal(nix::libc::SIGHUP);
@@ -138,7 +138,8 @@ impl Session {
         Turn::Idle
     }
 
-    /// Obeys the packets that came; true: power off. Noise is one message, however long it is.
+    /// Obeys the packets that arrived; true means power off. A stretch of noise gives one message,
+    /// however long it is.
     fn obey_all(&mut self) -> bool {
         let mut noise: Option<(DecodeError, u32)> = None;
         let power_off = loop {
@@ -184,7 +185,8 @@ impl Session {
         }
     }
 
-    /// Moves the command's output to the line, and tells its end after the last of it.
+    /// Moves the command's output to the line, and reports the command's end after all of its
+    /// output.
     fn take_output(&mut self) {
         let Some(command) = &mut self.command else {
             return;
@@ -198,7 +200,7 @@ impl Session {
                 room
             });
         }
-        // Where there is room left, the pipes are empty.
+        // If there is room left, the pipes are empty.
         if let Some(status) = command.status().filter(|_| room) {
             self.command = None;
             self.say(&Packet::Exit(status));
@@ -209,7 +211,7 @@ impl Session {
         self.out.extend(packet.encode());
     }
 
-    /// Writes what the line takes.
+    /// Writes as much as the line takes.
     fn flush(&mut self) -> nix::Result<()> {
         while !self.out.is_empty() {
             match nix::unistd::write(&self.line, self.out.as_slices().0) {

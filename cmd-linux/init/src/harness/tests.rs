@@ -14,11 +14,10 @@ use nix::unistd::Pid;
 
 use super::*;
 
-/// Serves a line on a thread, the way `main` does, until the other end closes it or wants the
-/// power off.
+/// Serves a line on a thread, as `main` does, until the other end closes it or wants power off.
 fn serve(line: OwnedFd) -> std::thread::JoinHandle<Turn> {
     std::thread::spawn(move || {
-        // As in the first process, where signals come through a descriptor.
+        // Signals are blocked as in the first process, which receives them through a descriptor.
         SigSet::all().thread_block().unwrap();
         let mut session = Session::new(line, "6.1.0-test", PathBuf::from("/")).unwrap();
         let (wake, wake_far) = UnixStream::pair().unwrap();
@@ -57,7 +56,7 @@ fn wait_for(pid: Pid, mut wake: UnixStream) -> Receiver<i32> {
     receiver
 }
 
-/// The outer end.
+/// The outer end of the line.
 struct Outside {
     line: UnixStream,
     decoder: Decoder,
@@ -88,8 +87,8 @@ impl Outside {
             }
             let mut bytes = [0; 65536];
             let read = match self.line.read(&mut bytes) {
-                // A read with a time limit is not begun again by the kernel when the process was
-                // stopped and goes on (signal(7)).
+                // The kernel does not restart a read with a time limit after the process was
+                // stopped and continued (signal(7)).
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 read => read.expect("no packet in time"),
             };
@@ -98,7 +97,7 @@ impl Outside {
         }
     }
 
-    /// All packets up to the exit: output, error, status.
+    /// Reads all packets up to the exit and returns output, error and status.
     fn finish(&mut self) -> (Vec<u8>, Vec<u8>, i32) {
         let (mut output, mut error) = (Vec::new(), Vec::new());
         loop {
@@ -220,7 +219,7 @@ fn a_child_left_behind_does_not_keep_the_end_from_being_told() {
     let (output, _, status) = outside.outcome(&["sh", "-c", "sleep 1000 & echo $!; exit 4"]);
     assert_eq!(status, 4);
     outside.outcome(&["kill", output.trim()]);
-    // One that writes on and on ends with its pipe.
+    // A child that keeps writing ends when its pipe is closed.
     assert_eq!(outside.outcome(&["sh", "-c", "yes & exit 5"]).2, 5);
 }
 

@@ -1,4 +1,4 @@
-//! The child's part: gives up all that it does not need, and only then looks at the file.
+//! The child's part: it gives up every right that it does not need, and only then reads the file.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,13 +21,13 @@ use seccompiler::{
 use super::{CPU_SECONDS, Job, status};
 use crate::{MAX_UNPACKED, Problem};
 
-/// The hidden argument that a child is started with.
+/// The hidden argument that starts a child.
 pub(super) const ARGUMENT: &str = "unpack-kernel-of-stranger";
-/// Bytes that leave the child's memory for the file at a time.
+/// Bytes that are moved from the child's memory to the file at a time.
 const PIECE: usize = 4 << 20;
 
-/// If this process was started as a child of [`super::Unpacker`], does its work and returns how
-/// the process is to end. A program that unpacks kernels calls it before anything else.
+/// If [`super::Unpacker`] started this process as a child, does the work and returns the exit code
+/// of the process. A program that unpacks kernels calls this function before anything else.
 #[must_use]
 pub fn serve_if_asked() -> Option<ExitCode> {
     let mut words = std::env::args_os().skip(1);
@@ -63,7 +63,7 @@ fn serve(job: Job, room: u64, most: u64) -> ExitCode {
     }
 }
 
-/// The kernel file, and where the result goes.
+/// The kernel file, and the file for the result.
 fn files() -> io::Result<(File, File)> {
     let input = io::stdin().as_fd().try_clone_to_owned()?;
     Ok((input.into(), io::stdout().as_fd().try_clone_to_owned()?.into()))
@@ -72,7 +72,7 @@ fn files() -> io::Result<(File, File)> {
 /// Gives up everything but the open files, memory and time.
 pub(crate) fn confine(room: u64, most: u64) -> io::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
-    // Where memory is short in spite of the limit, the child goes and nobody else.
+    // If memory is short in spite of the limit, the kernel ends the child and no other process.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let own = own_memory()?;
     let filter = filter()?;
@@ -81,12 +81,12 @@ pub(crate) fn confine(room: u64, most: u64) -> io::Result<()> {
     limit(Resource::RLIMIT_FSIZE, most)?;
     limit(Resource::RLIMIT_CORE, 0)?;
     limit(Resource::RLIMIT_NOFILE, 0)?;
-    // The soft limit is the one with a signal of its own.
+    // Only the soft limit has a signal of its own.
     setrlimit(Resource::RLIMIT_CPU, CPU_SECONDS, CPU_SECONDS + 1)?;
     apply_filter(&filter).map_err(io::Error::other)
 }
 
-/// Bytes of address space that this process has already.
+/// Bytes of address space that this process already uses.
 fn own_memory() -> io::Result<u64> {
     let told = std::fs::read_to_string("/proc/self/statm")?;
     let pages = told.split(' ').next().and_then(|word| word.parse::<u64>().ok());
@@ -94,8 +94,8 @@ fn own_memory() -> io::Result<u64> {
     Ok(pages * pv_abi::PAGE_SIZE as u64)
 }
 
-/// The system calls that remain: memory without code in it, reading and writing what is open,
-/// and ending. All others fail.
+/// The system calls that remain: memory without code, reading and writing open files, and exit. All
+/// others fail.
 fn filter() -> io::Result<BpfProgram> {
     const PROTECTION: u8 = 2;
     const FREE: &[i64] = &[
@@ -147,7 +147,7 @@ fn work(job: Job, input: File, output: &File, room: u64) -> Result<(), Problem> 
     if bytes.len() as u64 > MAX_UNPACKED {
         return Err(Problem::TooLarge);
     }
-    // The message is made by whoever knows the file's name.
+    // The parent, which knows the file's name, makes the message.
     let file = Path::new("");
     let most = MAX_UNPACKED.min(room);
     let loaded = crate::unpack_within(bytes, file, most).map_err(|error| error.problem)?;
@@ -169,8 +169,8 @@ fn work(job: Job, input: File, output: &File, room: u64) -> Result<(), Problem> 
     give(made, output).map_err(Problem::Read)
 }
 
-/// Writes the bytes to the file, last piece first, and gives the memory of each back: only one of
-/// both has it.
+/// Writes the bytes to the file, last piece first, and frees each piece at once, so that only one
+/// of the two holds it.
 fn give(mut bytes: Vec<u8>, output: &File) -> io::Result<()> {
     while !bytes.is_empty() {
         let from = bytes.len().saturating_sub(PIECE);

@@ -1,4 +1,4 @@
-//! Kernel files of strangers, unpacked and read by a process that can do nothing else.
+//! Unpacks and reads untrusted kernel files in a process that can do nothing else.
 //!
 //! ```text
 //! this process                                  child: /proc/self/exe, hidden argument
@@ -7,11 +7,11 @@
 //!   waits              <--standard error---       writes what is wrong, as one line
 //! ```
 //!
-//! Rule: whatever is in a kernel file, the process that was asked for it goes on. The child has
-//! no more memory than [`room`] says, [`CPU_SECONDS`] of CPU time, no file but those three, and of
-//! the system calls those that [`child`] lists: it opens nothing, connects to nothing and starts
-//! nothing. If the machine is short of memory all the same, the kernel ends the child first.
-//! Every way in which the child ends is a [`Problem`].
+//! Rule: whatever a kernel file contains, the process that was asked to read it goes on. The child
+//! has no more memory than [`room`] says, [`CPU_SECONDS`] of CPU time, its three open files, and
+//! the system calls that [`child`] lists: it opens nothing, connects to nothing and starts nothing.
+//! If the machine still runs short of memory, the kernel ends the child first. Every way in which
+//! the child ends is a [`Problem`].
 
 pub(crate) mod child;
 
@@ -31,20 +31,21 @@ use crate::{Error, MAX_UNPACKED, Problem};
 
 pub use child::serve_if_asked;
 
-/// CPU time that a child may take. The slowest compression unpacks [`MAX_UNPACKED`] within it.
+/// CPU time that a child may take. The slowest compression unpacks [`MAX_UNPACKED`] within this
+/// time.
 const CPU_SECONDS: u64 = 120;
-/// Bytes that a child may say about what is wrong.
+/// The longest message of a child, in bytes.
 const MOST_WORDS: u64 = 2000;
-/// Bytes of a report.
+/// The longest report, in bytes.
 #[cfg(feature = "check")]
 const MOST_REPORT: u64 = 32 << 20;
-/// Memory that is left to the rest of the machine at least.
+/// Memory that at least stays free for the rest of the machine.
 const RESERVE: u64 = 16 << 20;
 
-/// What a child is to make of a kernel file.
+/// The result that a child is to make of a kernel file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Job {
-    /// The ELF image; standard error has the frames that are needed to start it.
+    /// The ELF image; standard error says how many frames are needed to start it.
     Elf {
         /// Bytes of the RAM disk that goes with it.
         initrd_bytes: u64,
@@ -55,7 +56,7 @@ enum Job {
 }
 
 impl Job {
-    /// As words of a command line.
+    /// The job as words of a command line.
     fn words(self) -> [String; 2] {
         match self {
             Self::Elf { initrd_bytes } => ["elf".to_owned(), initrd_bytes.to_string()],
@@ -74,15 +75,15 @@ impl Job {
     }
 }
 
-/// How a child ends.
+/// Exit statuses of a child.
 mod status {
-    /// Standard error has what is wrong with the file.
+    /// Standard error says what is wrong with the file.
     pub(super) const PROBLEM: u8 = 3;
     /// The memory did not suffice.
     pub(super) const MEMORY: u8 = 4;
 }
 
-/// An ELF image in memory that nobody changes any more.
+/// An ELF image in memory that nobody can change any more.
 #[derive(Debug)]
 pub struct Elf {
     file: File,
@@ -91,16 +92,18 @@ pub struct Elf {
 }
 
 impl Elf {
-    /// The image in a file, and the frames that a partition needs at least to start it.
+    /// Wraps the image in a file; `frames_needed` is the least number of frames that a partition
+    /// needs to start it.
     ///
     /// # Errors
-    /// The system's.
+    /// An error of the system.
     pub fn new(file: File, frames_needed: u64) -> io::Result<Self> {
         let bytes = file.metadata()?.len();
         Ok(Self { file, bytes, frames_needed })
     }
 
-    /// Frames that a partition needs at least to start it, with the RAM disk it was unpacked for.
+    /// The least number of frames that a partition needs to start the image, with the RAM disk it
+    /// was unpacked for.
     #[must_use]
     pub const fn frames_needed(&self) -> u64 {
         self.frames_needed
@@ -118,7 +121,7 @@ impl Elf {
         self.bytes == 0
     }
 
-    /// Reads from `offset` on, as much as the buffer takes.
+    /// Fills the buffer with the bytes from `offset` on.
     ///
     /// # Errors
     /// The image ends before the buffer does.
@@ -126,10 +129,10 @@ impl Elf {
         self.file.read_exact_at(buffer, offset)
     }
 
-    /// All of the image.
+    /// Reads the whole image.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// There is not enough memory.
     pub fn to_vec(&self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let length = usize::try_from(self.bytes).map_err(io::Error::other)?;
@@ -140,7 +143,7 @@ impl Elf {
     }
 }
 
-/// Who unpacks: a program that calls [`serve_if_asked`] first of all.
+/// Unpacks kernel files with a program that calls [`serve_if_asked`] first of all.
 #[derive(Clone, Debug)]
 pub struct Unpacker {
     program: PathBuf,
@@ -148,23 +151,24 @@ pub struct Unpacker {
 }
 
 impl Default for Unpacker {
-    /// This program.
+    /// Uses this program.
     fn default() -> Self {
         Self { program: "/proc/self/exe".into(), room: None }
     }
 }
 
 impl Unpacker {
-    /// Another program, and the bytes of memory that it may take beyond its own.
+    /// Uses another program; `room` is the memory in bytes that it may take beyond its own.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>, room: u64) -> Self {
         Self { program: program.into(), room: Some(room) }
     }
 
-    /// Unpacks a kernel file that the builder can start, with a RAM disk of this many bytes.
+    /// Unpacks a kernel file into an image that the builder can start with a RAM disk of this many
+    /// bytes.
     ///
     /// # Errors
-    /// It cannot be read or started, or is too much for the child.
+    /// The file cannot be read or started, or needs more than the child may use.
     pub fn elf(&self, path: &Path, initrd_bytes: u64) -> Result<Elf, Error> {
         let made = self.run(path, Job::Elf { initrd_bytes }, MAX_UNPACKED);
         let made = made.and_then(|(file, words)| {
@@ -175,10 +179,10 @@ impl Unpacker {
         made.map_err(named(path))
     }
 
-    /// What [`crate::check`] says of a kernel file.
+    /// The report of [`crate::check`] about a kernel file.
     ///
     /// # Errors
-    /// It cannot be read, is no kernel, or is too much for the child.
+    /// The file cannot be read, is no kernel, or needs more than the child may use.
     #[cfg(feature = "check")]
     pub fn report(&self, path: &Path) -> Result<crate::Report, Error> {
         let report = self.run(path, Job::Report, MOST_REPORT).and_then(|(file, _)| {
@@ -191,7 +195,7 @@ impl Unpacker {
         report.map_err(named(path))
     }
 
-    /// The result of a child, and what it said.
+    /// Runs a child; returns its result and its message.
     fn run(&self, path: &Path, job: Job, most: u64) -> Result<(File, String), Problem> {
         let input = open(path)?;
         let room = self.room.unwrap_or_else(room);
@@ -202,7 +206,7 @@ impl Unpacker {
         let words = [job, initrd_bytes, room.to_string(), most.to_string()];
         let (status, words) = self.child(input, &output, &words).map_err(Problem::Start)?;
         if status.success() {
-            // The child is gone; this holds even if a copy of its file were not.
+            // The child has ended. The seals hold even if a copy of its descriptor is still open.
             let _ = fcntl(&output, FcntlArg::F_ADD_SEALS(SealFlag::all()));
             return Ok((output, words));
         }
@@ -223,11 +227,11 @@ impl Unpacker {
     }
 }
 
-/// Runs a child to its end; its status, and what it said on standard error, at most so many bytes.
-/// A child that says more finds standard error closed.
+/// Runs a child to its end; returns its status and its standard error, of which at most
+/// `most_words` bytes are read. A child that writes more finds standard error closed.
 ///
 /// # Errors
-/// The system's.
+/// An error of the system.
 pub fn run_to_end(command: &mut Command, most_words: u64) -> io::Result<(ExitStatus, String)> {
     let mut child = command.stderr(Stdio::piped()).spawn()?;
     let mut said = Vec::new();
@@ -244,11 +248,11 @@ fn named(path: &Path) -> impl FnOnce(Problem) -> Error {
     move |problem| Error { file: path.to_owned(), problem }
 }
 
-/// Opens a regular file. Opening a pipe or a device must not wait for anybody.
+/// Opens a regular file. Opening a pipe or a device must not block.
 pub(crate) fn open(path: &Path) -> Result<File, Problem> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    // A directory opens; a socket does not.
+    // Opening a directory succeeds; opening a socket fails.
     let file = match options.open(path) {
         Ok(file) => file,
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Err(Problem::NoFile),
@@ -262,9 +266,9 @@ pub(crate) fn open(path: &Path) -> Result<File, Problem> {
     }
 }
 
-/// Bytes of memory that a child may take: what is free now, less an eighth for everybody else.
+/// The memory in bytes that a child may take: what is free now, less an eighth for other processes.
 fn room() -> u64 {
-    /// Where the kernel does not tell.
+    /// The value if the kernel does not tell.
     const UNKNOWN: u64 = 1 << 30;
     let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let free = told.lines().find_map(|line| {
@@ -275,9 +279,9 @@ fn room() -> u64 {
     free.saturating_sub(RESERVE.max(free / 8))
 }
 
-/// What a child's end says about its file.
+/// The problem with the file that a child's end tells.
 pub(crate) fn problem(status: ExitStatus, words: String, room: u64) -> Problem {
-    /// What Rust says before it ends a process that asked for memory in vain.
+    /// Rust writes this before it ends a process whose allocation failed.
     const NO_MEMORY: &str = "memory allocation of ";
     let signal = status.signal().and_then(|number| Signal::try_from(number).ok());
     let words = one_line(&words);
@@ -285,7 +289,8 @@ pub(crate) fn problem(status: ExitStatus, words: String, room: u64) -> Problem {
         (Some(code), _) if code == i32::from(status::PROBLEM) => Problem::Told(words),
         (Some(code), _) if code == i32::from(status::MEMORY) => Problem::Memory { room },
         (_, Some(Signal::SIGABRT)) if words.contains(NO_MEMORY) => Problem::Memory { room },
-        // The child's own limit has another signal: the kernel took it, being short of memory.
+        // The child's own limit has another signal, so the kernel ended the child because memory
+        // was short.
         (_, Some(Signal::SIGKILL)) => Problem::Memory { room },
         (_, Some(Signal::SIGXCPU)) => Problem::Time { seconds: CPU_SECONDS },
         _ if words.is_empty() => Problem::Ended(status.to_string()),
@@ -293,7 +298,7 @@ pub(crate) fn problem(status: ExitStatus, words: String, room: u64) -> Problem {
     }
 }
 
-/// What a child says may be anything.
+/// A child may write anything.
 fn one_line(words: &str) -> String {
     const MOST: usize = 600;
     let line = words.trim().lines().next().unwrap_or_default();

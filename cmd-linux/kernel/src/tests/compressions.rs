@@ -30,8 +30,8 @@ const FIXTURES: &[(&str, Compression, &[u8])] = fixtures! {
     "contents.zst": Zstd,
 };
 
-/// Something that begins as an ELF image and goes on as code with many calls, so that the filter
-/// for x86 code changes it; with stretches that repeat and some that do not.
+/// Contents that begin as an ELF image and go on as code with many calls, so that the filter for
+/// x86 code changes them; some stretches repeat and some do not.
 fn contents() -> Vec<u8> {
     let mut bytes = b"\x7fELF\x02\x01\x01\0".to_vec();
     let mut random = 1_u32;
@@ -73,7 +73,7 @@ fn each_is_unpacked_in_a_bzimage() {
     assert_eq!(plain.compression, Compression::None);
 }
 
-/// Formats of blocks, of which Linux makes many and the contents here only one.
+/// Formats made of blocks: Linux writes many blocks, and the contents here fill only one.
 #[test]
 fn blocks_follow_one_another() {
     let twice = contents().repeat(2);
@@ -120,7 +120,7 @@ fn a_bomb_ends_at_the_limit() {
     }
 }
 
-/// Zeros for ever, of which not many may be asked for.
+/// An endless stream of zeros, of which only so many may be read.
 struct Endless {
     left: usize,
 }
@@ -209,13 +209,13 @@ fn files_that_cannot_be_read_are_told() {
     assert_eq!(told("/dev/zero"), "kernel /dev/zero: no regular file; give a kernel file");
 }
 
-/// A wrong byte in a stream with checksums is noticed, or changes nothing.
+/// A wrong byte in a stream with checksums is detected, or changes nothing.
 #[test]
 fn damage_is_not_taken_for_contents() {
     let contents = contents();
     let mut noticed = 0;
     for (name, compression, bytes) in FIXTURES {
-        // LZMA alone and legacy LZ4 have no checksums.
+        // Raw LZMA and legacy LZ4 have no checksums.
         if *compression == Compression::Lzma || *name == "contents.legacy.lz4" {
             continue;
         }
@@ -235,7 +235,8 @@ fn damage_is_not_taken_for_contents() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// A byte or a few wrong: an error or, where no checksum covers it, other bytes; never a panic.
+    /// A few wrong bytes lead to an error or, if no checksum covers them, to other contents; never
+    /// to a panic.
     #[test]
     fn damaged_streams_do_not_panic(
         which in 0..FIXTURES.len(),
@@ -244,7 +245,7 @@ proptest! {
     ) {
         let mut bytes = FIXTURES[which].2.to_vec();
         for (at, byte) in damage {
-            // The start is where the sizes are.
+            // The sizes stand at the start.
             let at = at.index(bytes.len() * 2) % bytes.len().min(if byte & 1 == 0 { 64 } else { usize::MAX });
             bytes[at] = byte;
         }

@@ -1,4 +1,4 @@
-//! What a confined process can still do.
+//! Tests what a confined process can still do.
 
 use std::fs::File;
 use std::net::{TcpStream, UdpSocket};
@@ -13,7 +13,7 @@ use crate::confined::{self, problem};
 
 const CHILD: &str = "KERNEL_TEST_CONFINED";
 
-/// In a process of its own, for there is no way back.
+/// The test runs in a process of its own, because confinement cannot be undone.
 #[test]
 fn a_confined_process_opens_connects_and_starts_nothing() {
     if std::env::var_os(CHILD).is_none() {

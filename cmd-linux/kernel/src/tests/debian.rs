@@ -1,4 +1,4 @@
-//! Debian's kernel as its package has it, where `cargo xtask` has downloaded it before.
+//! Debian's kernel as its package ships it, if `cargo xtask` has downloaded it before.
 
 use std::path::{Path, PathBuf};
 

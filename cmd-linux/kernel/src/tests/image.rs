@@ -1,6 +1,6 @@
-//! Small ELF images and `bzImage`s, made here.
+//! Makes small ELF images and `bzImage`s.
 
-/// An ELF image with one segment at `BASE`, and what was asked for.
+/// An ELF image with one segment at `BASE`, and the requested parts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Elf {
     pub(super) code: Vec<u8>,
@@ -9,7 +9,7 @@ pub(super) struct Elf {
     pub(super) symbols: Vec<(&'static str, u64)>,
     /// Contents of a section `__xen_guest`.
     pub(super) guest_section: Option<&'static str>,
-    /// No section `.text`: only the segment is executable.
+    /// If set, there is no section `.text`: only the segment is executable.
     pub(super) bare: bool,
 }
 
@@ -35,7 +35,7 @@ impl Section {
 }
 
 impl Elf {
-    /// What a PV kernel says at least.
+    /// An image with the least that a PV kernel says.
     pub(super) fn startable(code: &[u8]) -> Self {
         let notes = vec![
             (1, BASE.to_le_bytes().to_vec()),
@@ -150,7 +150,8 @@ fn section_header(section: &Section, name: u32, at: u64, length: u64) -> [u8; 64
 /// Offset of the payload in the image of [`bzimage`].
 pub(super) const PAYLOAD_AT: usize = 3 * 512 + 0x100;
 
-/// A `bzImage` with this stream; `size` follows it, unless it is gzip's, which ends with its own.
+/// A `bzImage` with this stream. `size` follows the stream, except for gzip, which ends with its
+/// own size.
 pub(super) fn bzimage(stream: &[u8], size: usize) -> Vec<u8> {
     let mut file = vec![0; PAYLOAD_AT];
     file[0x1f1] = 2;

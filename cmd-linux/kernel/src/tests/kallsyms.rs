@@ -1,4 +1,4 @@
-//! A kernel's own symbol table, made here in both of its layouts.
+//! Makes a kernel's own symbol table in both of its layouts.
 
 use proptest::prelude::*;
 
@@ -6,12 +6,13 @@ use crate::kallsyms::find;
 
 const BASE: u64 = 0xffff_ffff_8100_0000;
 
-/// Parts in their order.
+/// The order of the parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Layout {
-    /// Up to 6.3, addresses first, per-CPU data among them; with the order of names or without.
+    /// Up to 6.3: addresses first, with per-CPU data among them, and with or without the order of
+    /// names.
     Old { order: bool },
-    /// After.
+    /// After 6.3.
     New,
 }
 
@@ -33,7 +34,7 @@ fn part(parts: &mut Vec<u8>, bytes: impl IntoIterator<Item = u8>) {
     pad(parts);
 }
 
-/// A table of these symbols: type and name, and address.
+/// The table of these symbols, each with type and name, and address.
 fn table(symbols: &[(String, u64)], layout: Layout) -> Vec<u8> {
     let (mut names, mut markers, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
     for (index, (name, address)) in symbols.iter().enumerate() {

@@ -1,11 +1,11 @@
-//! Sensitive instructions: each kind is found, named and told.
+//! Sensitive instructions: the check finds, names and reports each kind.
 
 use super::image::{BASE, Elf};
 use super::unpack;
 use crate::Fate::{Emulated, Faults, Hypercall, Ignored, Native};
 use crate::{Fate, Place, Report, check};
 
-/// Instructions with what is told of them.
+/// Instructions, and what is reported of each.
 const INSTRUCTIONS: &[(&[u8], &str, Fate)] = &[
     (b"\xfa", "cli", Ignored),
     (b"\xfb", "sti", Ignored),
@@ -83,7 +83,8 @@ fn each_instruction_is_named_and_told() {
     }
 }
 
-/// What the monitor's own decoder takes is what is told to be done by the monitor.
+/// The instructions that the monitor's own decoder accepts are those reported as done by the
+/// monitor.
 #[test]
 fn what_is_told_is_what_the_monitor_decodes() {
     for (bytes, name, fate) in INSTRUCTIONS {

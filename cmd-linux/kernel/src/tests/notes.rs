@@ -100,7 +100,7 @@ fn a_kernel_without_notes_is_told() {
 }
 
 proptest! {
-    /// Any damage to an image: no panic, and never more code than there are bytes.
+    /// No damage to an image leads to a panic, or to more code than there are bytes.
     #[test]
     fn damaged_images_do_not_panic(
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
@@ -110,7 +110,7 @@ proptest! {
         let mut elf = Elf::startable(b"\xfa\xfb\xf4\x0f\x22\xd8\xc3");
         elf.symbols = vec![("start", 0), ("idle", 2)];
         let mut image = elf.build();
-        // Most of the file is padding: aim at the rest.
+        // Most of the file is padding, so aim at the rest.
         let aim = |at: prop::sample::Index| {
             let at = at.index(0x1000);
             if at < 0x100 { at } else { at + 0xe00 }

@@ -1,7 +1,7 @@
-//! The bells of all consoles behind one descriptor.
+//! Waits for the bells of all consoles through one descriptor.
 //!
-//! Rule: a turn of the event loop takes time by how many guests rang, and not by how many there
-//! are.
+//! Rule: the time of a turn of the event loop depends on how many guests rang, and not on how many
+//! exist.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,7 +10,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::log;
 
-/// Bells that one turn looks at; the kernel names others at the next turn.
+/// The most bells that one turn handles; the kernel reports the others at the next turn.
 const AT_A_TIME: usize = 64;
 
 /// See the module's head.
@@ -23,7 +23,7 @@ pub struct Bells {
 
 impl Default for Bells {
     fn default() -> Self {
-        // A process that has no descriptor left as it starts can serve nobody.
+        // A process that has no free descriptor at its start can serve nobody.
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC);
         let epoll = epoll.unwrap_or_else(|error| panic!("no descriptor for consoles: {error}"));
         Self { epoll, names: BTreeMap::new(), numbers: BTreeMap::new(), next: 0 }
@@ -31,7 +31,7 @@ impl Default for Bells {
 }
 
 impl Bells {
-    /// Waits for a console's bell, too, in place of one that the console had before.
+    /// Adds a console's bell, in place of an earlier bell of that console.
     pub fn add(&mut self, name: &str, bell: BorrowedFd<'_>) {
         self.forget(name);
         let number = self.next;
@@ -44,13 +44,13 @@ impl Bells {
         self.numbers.insert(name.into(), number);
     }
 
-    /// Waits for a console's bell no more. A bell that is closed goes by itself.
+    /// Stops waiting for a console's bell. A bell that is closed is removed by the kernel.
     pub fn remove(&mut self, name: &str, bell: BorrowedFd<'_>) {
         let _ = self.epoll.delete(bell);
         self.forget(name);
     }
 
-    /// A console goes by another name.
+    /// Renames a console.
     pub fn rename(&mut self, from: &str, to: &str) {
         if let Some(number) = self.numbers.remove(from) {
             self.names.insert(number, to.into());
@@ -58,7 +58,7 @@ impl Bells {
         }
     }
 
-    /// Names of consoles that rang, some at a time. A bell rings until its console is served.
+    /// The names of some consoles that rang. A bell stays reported until its console is served.
     pub fn rung(&self) -> Vec<String> {
         let mut events = [EpollEvent::empty(); AT_A_TIME];
         let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
@@ -66,7 +66,7 @@ impl Bells {
         rung.cloned().collect()
     }
 
-    /// Readable when a bell rang.
+    /// The descriptor, which is readable when a bell rang.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }

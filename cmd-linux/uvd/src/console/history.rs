@@ -1,10 +1,10 @@
-//! What a console printed, the last of it.
+//! Keeps the last bytes that a console printed.
 //!
-//! Rule: a position counts all bytes that were ever printed, so a reader knows what it missed.
+//! Rule: a position counts all bytes that were ever printed, so a reader knows how many it missed.
 
 use std::collections::VecDeque;
 
-/// Bytes kept of a console.
+/// Bytes kept for each console.
 pub const KEPT: usize = 64 * 1024;
 
 /// The last [`KEPT`] bytes.
@@ -15,7 +15,7 @@ pub struct History {
 }
 
 impl History {
-    /// Adds what was printed.
+    /// Adds printed bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.end += bytes.len() as u64;
         let bytes = &bytes[bytes.len().saturating_sub(KEPT)..];
@@ -34,7 +34,7 @@ impl History {
         self.end
     }
 
-    /// Bytes from a position on, at most so many; from the oldest kept where that is later.
+    /// At most `most` bytes from a position on, or from the oldest kept byte if that is later.
     pub fn read(&self, from: u64, most: usize) -> Vec<u8> {
         let skip = from.saturating_sub(self.start()) as usize;
         self.bytes.iter().skip(skip).take(most).copied().collect()

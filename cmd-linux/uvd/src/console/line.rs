@@ -1,8 +1,8 @@
 //! The ring of a guest's console, as the Xen ABI has it (`struct xencons_interface`).
 //!
-//! Rule: the guest writes its end at any time and is not trusted. Our indices are kept here and
-//! never read back; an index of the guest's that makes no sense costs it what it printed, and
-//! nobody else anything.
+//! Rule: the guest may write its end at any time and is not trusted. Our indices are kept here and
+//! never read back. If the guest's index is invalid, the guest loses its output, and nobody else is
+//! affected.
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,12 +12,12 @@ use pv_abi::xen::console;
 
 use crate::link::Port;
 
-/// Bytes of the ring of what is typed.
+/// Bytes of the ring for typed input.
 const IN_BYTES: u32 = console::IN_BYTES as u32;
-/// Bytes of the ring of what is printed, behind the former.
+/// Bytes of the ring for printed output, which follows the input ring.
 const OUT_BYTES: u32 = console::OUT_BYTES as u32;
 
-/// Words of the page: its indices.
+/// Word offsets of the indices in the page.
 mod word {
     use pv_abi::xen::console::ConsoleRing;
     use std::mem::offset_of;
@@ -28,18 +28,18 @@ mod word {
     pub const OUT_PRODUCED: usize = offset_of!(ConsoleRing, out_prod) / 4;
 }
 
-/// A console ring that is mapped, and its event port.
+/// A mapped console ring and its event port.
 pub struct Line {
     shared: Shared,
     port: Box<dyn Port>,
     consumed: u32,
     produced: u32,
-    /// Bytes that were ever typed, those included that the ring held when it was taken over.
+    /// Bytes that were ever typed, including those in the ring when it was taken over.
     typed: u64,
 }
 
 impl Line {
-    /// Takes over a ring where an earlier server left it.
+    /// Takes over a ring in the state in which an earlier server left it.
     pub fn new(shared: Shared, port: Box<dyn Port>) -> Self {
         let at = |word: usize| load(shared.words(), word);
         let (consumed, produced) = (at(word::OUT_CONSUMED), at(word::IN_PRODUCED));
@@ -58,18 +58,19 @@ impl Line {
         self.typed.saturating_sub(self.unread())
     }
 
-    /// Bytes in the ring; a full ring where the guest's index makes no sense.
+    /// Bytes in the ring that the guest has not read; if the guest's index is invalid, the ring
+    /// counts as full.
     fn unread(&self) -> u64 {
         let consumed = load(self.shared.words(), word::IN_CONSUMED);
         u64::from(self.produced.wrapping_sub(consumed).min(IN_BYTES))
     }
 
-    /// Readable when the guest rang.
+    /// The descriptor, which is readable when the guest rang.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.port.fd()
     }
 
-    /// Takes the events, and one ring's worth of what was printed.
+    /// Takes the events, and at most one ring of printed output.
     pub fn drain(&mut self, to: &mut Vec<u8>) {
         self.port.take();
         let produced = load(self.shared.words(), word::OUT_PRODUCED);
@@ -88,11 +89,11 @@ impl Line {
         self.port.ring();
     }
 
-    /// Types what fits; how many bytes did.
+    /// Types the bytes that fit; returns how many fitted.
     pub fn type_in(&mut self, bytes: &[u8]) -> usize {
         let words = self.shared.words();
         let used = self.produced.wrapping_sub(load(words, word::IN_CONSUMED));
-        // Out of step by the guest's doing: its own loss.
+        // If the guest put the indices out of step, it is the guest's loss.
         let room = IN_BYTES.saturating_sub(used);
         let count = bytes.len().min(room as usize);
         for &byte in &bytes[..count] {
@@ -123,7 +124,7 @@ fn byte(words: &[AtomicU32], at: u32) -> u8 {
     word.to_le_bytes()[at as usize % 4]
 }
 
-/// Writes a byte of the ring that only we write.
+/// Writes a byte of the ring that only this side writes.
 fn put(words: &[AtomicU32], at: u32, byte: u8) {
     if let Some(word) = words.get(at as usize / 4) {
         let mut bytes = word.load(Ordering::Relaxed).to_le_bytes();
@@ -137,7 +138,7 @@ mod tests {
     use super::*;
     use crate::tests::{Bell, memory};
 
-    /// The guest's end of a line.
+    /// A line, the guest's page and the guest's bell.
     fn pair() -> (Line, Shared, Bell) {
         let page = memory(1);
         let (ours, theirs) = (Shared::map(&page, 0, 1).unwrap(), Shared::map(&page, 0, 1).unwrap());

@@ -1,15 +1,16 @@
-//! Consoles of guests: drained always, kept for a while, shown to whoever is attached.
+//! The consoles of guests: always drained, kept for a while, and shown to attached readers.
 //!
 //! ```text
 //! guest --ring--> line --> history --> readers, each at its own position
 //! guest <--ring-- line <-- typed <-- what they type, in the order it comes
 //! ```
 //!
-//! A console belongs to a name, not to a number: it goes on when its partition is started anew.
-//! Rule: a guest that prints or rings without end takes little time from others (see [`service_time`]); a reader
-//! that does not read slows nobody; it is told how much it missed. Who types waits
-//! until the guest has read, or is told that it will not. What is mapped of a guest is unmapped
-//! before the guest is destroyed, for its memory cannot be freed before.
+//! A console belongs to a name, not to a number: it continues when its partition is restarted.
+//! Rule: a guest that prints or rings without end takes little time from others (see
+//! [`service_time`]). A reader that does not read slows nobody, and is told how much it missed. A
+//! client that types waits until the guest has read the input, or learns that the guest will not. A
+//! guest's pages are unmapped before the guest is destroyed, because its memory cannot be freed
+//! before.
 
 mod bells;
 pub mod history;
@@ -28,20 +29,20 @@ use service_time::ServiceTime;
 use typed::{Answer, Typed, Unread};
 use uvd_protocol::{End, From};
 
-/// Partitions of a name whose first byte is remembered.
+/// The most partitions of one name whose first byte is remembered.
 const MOST_BEGINNINGS: usize = 16;
 /// Bytes of output in one answer.
 const PIECE: usize = 16 * 1024;
 
-/// Who reads: a client and the id of its request.
+/// A reader: its client, and the id of its request.
 pub type ReaderId = (u64, u64);
 
-/// What a reader is told.
+/// What a reader is sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
     /// Output.
     Output(Vec<u8>),
-    /// No more comes.
+    /// The console has ended.
     Ended(Option<End>),
 }
 
@@ -52,7 +53,7 @@ pub struct Consoles {
     readers: BTreeMap<ReaderId, Reader>,
     answers: Vec<Answer>,
     bells: Bells,
-    /// Names of consoles that go with their last reader.
+    /// Names of consoles that are removed with their last reader.
     retired: BTreeSet<String>,
     service: ServiceTime,
 }
@@ -60,20 +61,20 @@ pub struct Consoles {
 #[derive(Default)]
 struct Console {
     line: Option<Line>,
-    /// The partition that `line` is of.
+    /// The number of the partition that `line` belongs to.
     number: u32,
     history: History,
-    /// Where the output of each partition of this name began, the newest last.
+    /// Where the output of each partition of this name begins, newest last.
     beginnings: VecDeque<(u32, u64)>,
     typed: Typed,
-    /// It will print no more, until it is connected again.
+    /// Set when the console prints no more until it is connected again.
     ended: Option<Option<End>>,
 }
 
 struct Reader {
     name: String,
     at: u64,
-    /// Ends where the history ended when it came.
+    /// The end of the history when the reader attached, at which the reader ends.
     until: Option<u64>,
 }
 
@@ -89,7 +90,7 @@ impl Consoles {
         self.retired.remove(name);
     }
 
-    /// Takes the last that was printed and disconnects. Readers stay.
+    /// Takes the last printed bytes and disconnects. Readers stay attached.
     pub fn disconnect(&mut self, name: &str) {
         if let Some(console) = self.all.get_mut(name) {
             console.turn(&mut self.answers);
@@ -101,23 +102,24 @@ impl Consoles {
         }
     }
 
-    /// Whether it is connected.
+    /// Whether the console is connected.
     pub fn is_connected(&self, name: &str) -> bool {
         self.all.get(name).is_some_and(|console| console.line.is_some())
     }
 
-    /// Whether the output of the partition with this number is on it.
+    /// Whether the console has output of the partition with this number.
     pub fn has_begun(&self, name: &str, number: u32) -> bool {
         self.all.get(name).is_some_and(|console| console.beginning(number).is_some())
     }
 
-    /// Whether something is kept that the partition with this number printed, or one after it.
+    /// Whether any kept output is from the partition with this number or a later one.
     pub fn shows(&self, name: &str, number: u32) -> bool {
         let console = self.all.get(name);
         console.is_some_and(|one| one.beginning(number).is_some_and(|at| at < one.history.end()))
     }
 
-    /// Its readers get what is left, and that it ended. A console may end before anyone reads.
+    /// Ends a console: its readers get the rest of the output, and then the end. A console may end
+    /// before any reader attaches.
     pub fn end(&mut self, name: &str, end: Option<End>) {
         if let Some(console) = self.all.get_mut(name) {
             console.turn(&mut self.answers);
@@ -126,12 +128,12 @@ impl Consoles {
         }
     }
 
-    /// It goes by another name.
+    /// Renames a console.
     pub fn rename(&mut self, from: &str, to: &str) {
         if let Some(console) = self.all.remove(from) {
             self.bells.rename(from, to);
             self.all.insert(to.into(), console);
-            // The name's earlier console, which may be on its way out, is gone with this.
+            // An earlier console of this name, which may be about to be removed, is gone with this.
             self.retired.remove(to);
             if self.retired.remove(from) {
                 self.retired.insert(to.into());
@@ -142,7 +144,7 @@ impl Consoles {
         }
     }
 
-    /// Forgets a console that ended, once its readers have what is left.
+    /// Removes a console that ended, once its readers have the rest of the output.
     pub fn retire(&mut self, name: &str) {
         if self.all.contains_key(name) {
             self.retired.insert(name.into());
@@ -156,7 +158,7 @@ impl Consoles {
         connected.map(|console| (console.number, self.service.spent(console.number)))
     }
 
-    /// Bytes that are kept.
+    /// Bytes that are kept of a console.
     pub fn kept(&self, name: &str) -> u64 {
         self.all.get(name).map_or(0, |one| one.history.end() - one.history.start())
     }
@@ -174,7 +176,7 @@ impl Consoles {
         self.readers.insert(id, Reader { name: name.into(), at, until: once.then_some(end) });
     }
 
-    /// Detaches a reader; false: there is none.
+    /// Detaches a reader; false if it is not attached.
     pub fn detach(&mut self, id: ReaderId) -> bool {
         let Some(reader) = self.readers.remove(&id) else {
             return false;
@@ -185,7 +187,7 @@ impl Consoles {
         true
     }
 
-    /// A client has gone.
+    /// Detaches the readers of a client that has gone.
     pub fn client_gone(&mut self, client: u64) {
         let attached = (client, 0)..=(client, u64::MAX);
         for (_, reader) in self.readers.extract_if(attached, |_, _| true) {
@@ -195,8 +197,8 @@ impl Consoles {
         }
     }
 
-    /// Types on the console that a reader is attached to. What came of it is among the
-    /// [answers](Self::answers) later, unless it is refused here.
+    /// Types on the console that a reader is attached to. Unless it is refused here, the outcome
+    /// comes later in the [answers](Self::answers).
     pub fn type_in(&mut self, id: ReaderId, request: u64, bytes: Vec<u8>) -> Result<(), Unread> {
         let console = self.readers.get(&id).and_then(|reader| self.all.get_mut(&reader.name));
         let console = console.ok_or(Unread::NotAttached)?;
@@ -208,13 +210,14 @@ impl Consoles {
         Ok(())
     }
 
-    /// Takes the answers to what was typed.
+    /// Takes the answers to typed input.
     pub fn answers(&mut self) -> Vec<Answer> {
         std::mem::take(&mut self.answers)
     }
 
-    /// Serves the lines whose guests rang, some at a time and as far as the budget has time, whose turn it
-    /// is first: their events are taken, what was printed is kept. The bells of the others go on ringing.
+    /// Serves the lines whose guests rang, some at a time, lowest rank first, as far as the time
+    /// budget allows: takes their events and keeps their output. The bells of the others keep
+    /// ringing.
     pub fn turn(&mut self, now: Instant) {
         if !self.service.may_serve(now) {
             return;
@@ -234,18 +237,18 @@ impl Consoles {
         self.service.may_serve(now);
     }
 
-    /// What to wait for: readable when a guest rang. Nothing until [the time](Self::deadline) to serve
-    /// consoles again.
+    /// The descriptor to wait for, which is readable when a guest rang. `None` while the consoles
+    /// rest until [the deadline](Self::deadline).
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.service.rests().is_none().then(|| self.bells.fd())
     }
 
-    /// When to serve consoles again, if they rest.
+    /// The time at which consoles are served again, if they rest.
     pub fn deadline(&self) -> Option<Instant> {
         self.service.rests()
     }
 
-    /// What there is to tell the readers whose client has room.
+    /// The news for the readers whose client has room.
     pub fn news(&mut self, has_room: impl Fn(u64) -> bool) -> Vec<(ReaderId, News)> {
         let mut news = Vec::new();
         for (id, reader) in &mut self.readers {
@@ -266,7 +269,7 @@ impl Consoles {
         news
     }
 
-    /// Whether somebody would be told something: who typed, or a reader whose client has room.
+    /// Whether there is an answer to typed input, or news for a reader whose client has room.
     pub fn has_news(&self, has_room: impl Fn(u64) -> bool) -> bool {
         !self.answers.is_empty()
             || self.readers.iter().any(|((client, _), reader)| {
@@ -287,7 +290,7 @@ impl Consoles {
 }
 
 impl Console {
-    /// Takes what was printed.
+    /// Takes the printed output.
     fn drain(&mut self) {
         let Some(line) = &mut self.line else {
             return;
@@ -305,7 +308,8 @@ impl Console {
         }
     }
 
-    /// Notes where the output of a partition begins. One that is connected again is known.
+    /// Notes where the output of a partition begins. A partition that is connected again is already
+    /// known.
     fn begin(&mut self, number: u32) {
         if self.beginning(number).is_none() {
             self.beginnings.push_back((number, self.history.end()));

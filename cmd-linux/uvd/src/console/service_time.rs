@@ -1,25 +1,27 @@
-//! Which consoles are served when: all guests together have a budget of time.
+//! Decides when a console is served: all guests together have a budget of time.
 //!
-//! The command partition goes before guests, so the time that `uvd` spends on a guest's console is
-//! taken from the other guests. The rule is that of the ultravisor's services (see [`budget`]). While
-//! the budget is used up, no console is served, and nobody waits for their ports: the kernel keeps
-//! a port masked from its first event until that event is taken, so a guest that rings on wakes nobody.
-//! What a guest prints meanwhile stays in its ring, and the guest waits for room.
+//! The command partition runs before guests, so the time that `uvd` spends on a guest's console is
+//! taken from the other guests. The rule is that of the ultravisor's services (see [`budget`]).
+//! While the budget is used up, no console is served, and nobody waits for their ports. The kernel
+//! keeps a port masked from its first event until that event is taken, so a guest that keeps
+//! ringing wakes nobody. What a guest prints meanwhile stays in its ring, and the guest waits for
+//! space.
 
 use std::time::{Duration, Instant};
 
 use budget::{Budget, Limits};
 
-/// What guests have of a CPU for what is done on their consoles: less than the ultravisor's part,
-/// for a ring of 2 KiB is read at once.
+/// The share of a CPU that guests have for work on their consoles. It is less than the ultravisor's
+/// part, because a ring of 2 KiB is read at once.
 const LIMITS: Limits = Limits { rate: 2, burst: 2_000_000, turn: 400_000, switches: 100_000 };
-/// Nanoseconds that a turn takes at most; what is more is somebody else's turn on the CPU.
+/// The most nanoseconds that a turn is charged; a longer time means that something else ran on the
+/// CPU.
 const LONGEST: u64 = 500_000;
 
 /// The budget, and when consoles are served again.
 pub struct ServiceTime {
     budget: Budget,
-    /// The beginning of the budget's clock.
+    /// The start of the budget's clock.
     begin: Instant,
     rests: Option<Instant>,
 }
@@ -31,7 +33,7 @@ impl Default for ServiceTime {
 }
 
 impl ServiceTime {
-    /// Whether a console may be served now. If not, [`Self::rests`] says until when.
+    /// Whether a console may be served now. If not, [`Self::rests`] says when it may be.
     pub fn may_serve(&mut self, now: Instant) -> bool {
         let at = nanoseconds(now.saturating_duration_since(self.begin));
         let due = self.budget.due(at);
@@ -39,12 +41,12 @@ impl ServiceTime {
         self.rests.is_none()
     }
 
-    /// When consoles are served again, if they are not served now.
+    /// The time at which consoles are served again, if they are not served now.
     pub fn rests(&self) -> Option<Instant> {
         self.rests
     }
 
-    /// The rank of a partition: of those that wait, the lowest goes first.
+    /// The rank of a partition; among those that wait, the lowest rank goes first.
     pub fn rank(&self, number: u32) -> u64 {
         self.budget.rank(number)
     }
@@ -54,7 +56,7 @@ impl ServiceTime {
         self.budget.spent(number)
     }
 
-    /// Books a turn.
+    /// Charges a turn.
     pub fn spend(&mut self, number: u32, took: Duration) {
         self.budget.spend(number, nanoseconds(took).min(LONGEST), true);
     }

@@ -14,10 +14,10 @@ fn line() -> (Line, Shared, Bell) {
     (Line::new(ours, Box::new(far)), guest, bell)
 }
 
-/// The guest rings, and all is served.
+/// Makes the guest ring, and serves everything.
 fn serve(consoles: &mut Consoles, bell: &mut Bell) {
     crate::link::Port::ring(bell);
-    // Where the budget is used up, the turn comes later.
+    // If the budget is used up, the turn comes later.
     let now = Instant::now();
     consoles.turn(consoles.deadline().map_or(now, |until| now.max(until)));
 }
@@ -34,7 +34,7 @@ fn print(guest: &Shared, text: &[u8]) {
     words[771].store(from + text.len() as u32, Ordering::Release);
 }
 
-/// So many seconds from now.
+/// The time after `seconds` from now.
 fn after(seconds: u64) -> Instant {
     Instant::now() + Duration::from_secs(seconds)
 }
@@ -157,7 +157,7 @@ fn who_reads_the_history_once_is_told_what_it_missed_meanwhile() {
     assert_eq!(end, Some(None));
 }
 
-/// The guest's kernel reads at most so many bytes of what was typed.
+/// Reads, as the guest's kernel, at most `most` bytes of typed input.
 fn read(guest: &Shared, most: u32) -> Vec<u8> {
     let words = guest.words();
     let (from, to) = (words[768].load(Ordering::Acquire), words[769].load(Ordering::Acquire));
@@ -248,7 +248,7 @@ proptest! {
     }
 }
 
-/// A turn serves those that rang; what the others print comes when they ring.
+/// A turn serves the consoles that rang; the output of others is taken when they ring.
 #[test]
 fn a_turn_is_about_the_consoles_that_rang() {
     let mut consoles = Consoles::default();
@@ -267,7 +267,7 @@ fn a_turn_is_about_the_consoles_that_rang() {
         crate::link::Port::ring(bell);
     }
     consoles.disconnect("g9");
-    // Some at a time, until all are served.
+    // A turn serves some of them, so several turns serve all.
     (1..=20).for_each(|second| consoles.turn(after(second)));
     assert!(consoles.bells.rung().is_empty());
     let kept = |name: &str| consoles.kept(name);
@@ -286,7 +286,7 @@ fn a_guest_that_rings_and_prints_without_end_wakes_nobody_for_most_of_the_time()
     let (mut now, mut wakes, mut printed) = (Instant::now(), 0, Vec::<u8>::new());
     let end = now + Duration::from_secs(1);
     while now < end {
-        // The port is never quiet: whoever waits for it is woken at once.
+        // The port is never quiet, so a waiter is woken at once.
         bell.ring();
         if guest.words()[770].load(Ordering::Acquire) == guest.words()[771].load(Ordering::Acquire)
         {
@@ -304,7 +304,7 @@ fn a_guest_that_rings_and_prints_without_end_wakes_nobody_for_most_of_the_time()
         consoles.turn(now);
         wakes += 1;
     }
-    // 2 % of a second in turns of 100 µs at least, and what was saved up.
+    // The bounds are 2 % of a second in turns of at least 100 µs, and the saved-up time.
     assert!((20..=220).contains(&wakes), "{wakes}");
     print(&other, b"here");
     other_bell.ring();

@@ -1,12 +1,12 @@
-//! What is typed on a console, until the guest's kernel has read it.
+//! Holds input typed on a console until the guest's kernel has read it.
 //!
 //! ```text
 //! Input --take--> pieces, in the order they came --pass--> ring --read by the kernel--> answer
 //! ```
 //!
-//! Rule: a piece that was taken is answered once: when the kernel has read its last byte, or when
-//! that can no longer be. An attachment has one piece here at most, so memory is bounded by the
-//! number of attachments, and a client that waits for its answer is slowed to the guest's pace.
+//! Rule: an accepted piece is answered once: when the kernel has read its last byte, or when it
+//! cannot be read any more. An attachment has at most one piece here, so memory is bounded by the
+//! number of attachments, and a client that waits for its answer goes at the guest's pace.
 
 use std::collections::VecDeque;
 
@@ -21,29 +21,31 @@ pub struct Typed(VecDeque<Piece>);
 
 struct Piece {
     reader: ReaderId,
-    /// The id of the request that brought it.
+    /// The id of the piece's request.
     request: u64,
     bytes: Vec<u8>,
-    /// Bytes that are in the ring, or were read from it.
+    /// Bytes that were put into the ring.
     passed: usize,
-    /// What [`Line::read`] reaches when the kernel has read all of it, once all is in the ring.
+    /// The value of [`Line::read`] at which the kernel has read the whole piece; set once all of it
+    /// is in the ring.
     read_at: Option<u64>,
 }
 
 /// Why input was not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unread {
-    /// The request is not about a console that its client is attached to.
+    /// The request does not name a console that its client is attached to.
     NotAttached,
-    /// The piece before it is not read yet.
+    /// The piece before it has not been read yet.
     Busy,
     /// More than [`MAX_INPUT`] bytes.
     TooLong,
-    /// The partition ended, or was started anew, before its kernel had read this many bytes.
+    /// The partition ended, or was restarted, before its kernel had read the piece of this many
+    /// bytes.
     Ended(usize),
 }
 
-/// The answer to a piece: the client, the id of its request, and what came of it.
+/// The answer to a piece: the client, the id of its request, and the outcome.
 pub type Answer = (u64, u64, Result<(), Unread>);
 
 impl Typed {
@@ -59,7 +61,7 @@ impl Typed {
         Ok(())
     }
 
-    /// Moves what fits into the ring, and answers the pieces that the kernel has read.
+    /// Moves as much as fits into the ring, and answers the pieces that the kernel has read.
     pub fn pass(&mut self, line: &mut Line, answers: &mut Vec<Answer>) {
         for piece in &mut self.0 {
             piece.passed += line.type_in(&piece.bytes[piece.passed..]);
@@ -75,23 +77,23 @@ impl Typed {
         }
     }
 
-    /// The ring is gone: what lies in it will not be read. Pieces that were not begun wait for the
-    /// next one.
+    /// The ring is gone, and what lies in it will not be read. Pieces that were not begun wait for
+    /// the next ring.
     pub fn ring_gone(&mut self, answers: &mut Vec<Answer>) {
         self.fail(|piece| piece.passed != 0, answers);
     }
 
-    /// Nobody will read any of it.
+    /// Answers all pieces, because nobody will read them.
     pub fn ended(&mut self, answers: &mut Vec<Answer>) {
         self.fail(|_| true, answers);
     }
 
-    /// An attachment is gone, and what it typed and is not in the ring with it.
+    /// Removes an attachment, with its typed input that is not in the ring.
     pub fn detached(&mut self, reader: ReaderId, answers: &mut Vec<Answer>) {
         self.fail(|piece| piece.reader == reader, answers);
     }
 
-    /// A client has gone; there is nobody to be answered.
+    /// Removes the pieces of a client that has gone, without an answer.
     pub fn client_gone(&mut self, client: u64) {
         self.0.retain(|piece| piece.reader.0 != client);
     }

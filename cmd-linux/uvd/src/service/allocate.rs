@@ -1,7 +1,7 @@
-//! The host's allocation policy: whether there is enough.
+//! The host's allocation policy: checks whether there are enough resources.
 //!
-//! Rule: what cannot be is refused before anything is sent, with what is asked and what is there;
-//! what is sent may still be refused, for the ultravisor decides.
+//! Rule: a request that cannot succeed is refused before anything is sent, with the wanted and the
+//! free amounts. A request that is sent may still be refused, because the ultravisor decides.
 
 use definition::Definition;
 use pv_abi::PAGE_SIZE;
@@ -16,7 +16,7 @@ fn frames(what: &Definition) -> u64 {
     what.max_memory / PAGE_SIZE as u64 + instance_frames(what.max_vcpus, what.grant_frames)
 }
 
-/// Checks that all of them fit next to those that are there.
+/// Checks that all definitions fit next to the existing partitions.
 pub fn check(hub: &Hub, definitions: &[&Definition]) -> Result<(), Failure> {
     names(definitions, &hub.rows.borrow())?;
     let free = hub.replica.borrow().free_frames();

@@ -1,4 +1,4 @@
-//! Changes that are made together, or not at all.
+//! Changes that are made together or not at all.
 //!
 //! ```text
 //! kernels loaded, sizes checked                      nothing is changed yet
@@ -9,10 +9,10 @@
 //! edits settled
 //! ```
 //!
-//! Rule: until the final transaction is committed, the ultravisor rolls all of it back when this
-//! process ends, and [`Body::RollBack`] does the same when it lives, and touches nothing of other
-//! clients. The staged edits hold exactly when the log has that transaction as committed: where the
-//! reply is lost, the log is asked, at the latest before the next batch.
+//! Rule: until the final transaction is committed, the batch can be rolled back. If this process
+//! ends, the ultravisor does it; if it lives, [`Body::RollBack`] does it. Neither touches changes
+//! of other clients. The staged edits hold exactly if the log shows that transaction as committed.
+//! If the reply is lost, the log is read, at the latest before the next batch.
 
 use std::fs::File;
 use std::rc::Rc;
@@ -38,39 +38,39 @@ use crate::log;
 use crate::state::{Edit, Record, Staged};
 use crate::turns::Turn;
 
-/// Partitions that one pending transaction creates at most: its reply, the memory of each in
-/// ranges, fits a frame.
+/// The most partitions that one pending transaction creates, so that its reply, with the memory
+/// ranges of each, fits a frame.
 const CREATED_AT_ONCE: usize = 32;
-/// How long to wait for what was destroyed to be gone.
+/// The longest wait until destroyed partitions are gone.
 const GONE: Duration = Duration::from_secs(10);
 
 /// A partition to create.
 #[derive(Clone, Debug)]
 pub struct Creation {
-    /// What it is.
+    /// Its definition.
     pub definition: Definition,
-    /// It does not run yet.
+    /// Whether the partition stays paused at first.
     pub paused: bool,
 }
 
-/// What is done together.
+/// The parts of a batch.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Why, for the audit log.
+    /// The reason, for the audit log.
     pub reason: String,
     /// The version of the database that it was planned at.
     pub planned_at: Option<u64>,
     /// Partitions to create.
     pub creates: Vec<Creation>,
-    /// Operations on partitions that are there.
+    /// Operations on existing partitions.
     pub changes: Vec<Operation>,
     /// Partitions to destroy.
     pub destroys: Vec<PartitionRow>,
-    /// Definitions as they are then.
+    /// Edits of the definitions that hold afterwards.
     pub edits: Vec<Edit>,
 }
 
-/// A transaction.
+/// Makes a transaction.
 pub fn transaction(
     reason: &str,
     planned_at: Option<u64>,
@@ -80,7 +80,7 @@ pub fn transaction(
     Transaction { planned_at, pending, reason: reason.into(), operations }
 }
 
-/// Does all of it, or nothing; the numbers of the partitions that were created.
+/// Carries out the whole batch, or nothing; returns the numbers of the created partitions.
 pub async fn carry_out(
     hub: &Rc<Hub>,
     batch: Batch,
@@ -92,8 +92,8 @@ pub async fn carry_out(
     carry_out_in(hub, turn, (batch, kernels), reporter).await
 }
 
-/// Waits for the turn to change something. Whoever decides by what is there what to change does
-/// so when it has the turn, so that nothing changes in between.
+/// Waits for the turn to change the system. A job that decides from the present state what to
+/// change decides while it holds the turn, so that nothing changes in between.
 pub async fn take_turn(hub: &Rc<Hub>) -> Result<Turn, Failure> {
     let turn = hub.changes.acquire().await;
     hub.ready().await?;
@@ -101,7 +101,8 @@ pub async fn take_turn(hub: &Rc<Hub>) -> Result<Turn, Failure> {
     Ok(turn)
 }
 
-/// As [`carry_out`], in a turn that was taken, with the kernels of what is to be created.
+/// Does what [`carry_out`] does, within a turn that the caller holds, with the kernels of the
+/// partitions to create.
 pub async fn carry_out_in(
     hub: &Rc<Hub>,
     turn: Turn,
@@ -122,7 +123,7 @@ pub async fn carry_out_in(
     done
 }
 
-/// What is defined already is started as it is defined by now.
+/// Replaces the definitions of partitions that are already defined by their present definitions.
 fn refresh(hub: &Hub, batch: &mut Batch) -> Result<(), Failure> {
     let state = hub.state.borrow();
     for creation in &mut batch.creates {
@@ -146,8 +147,8 @@ fn refresh(hub: &Hub, batch: &mut Batch) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits until what was destroyed is gone, with its names: what somebody still refers to goes
-/// when it is let go of.
+/// Waits until the destroyed partitions are gone and their names free; a partition that others
+/// still refer to goes when they let go of it.
 async fn gone(hub: &Rc<Hub>, destroys: &[PartitionRow]) {
     let until = Instant::now() + GONE;
     let is_there = |old: &PartitionRow| {
@@ -160,7 +161,7 @@ async fn gone(hub: &Rc<Hub>, destroys: &[PartitionRow]) {
     }
 }
 
-/// The kernels of what is to be created, unpacked.
+/// The unpacked kernels of the partitions to create.
 pub async fn load(hub: &Hub, batch: &Batch, reporter: &Reporter) -> Result<Vec<Kernel>, Failure> {
     let mut kernels = Vec::new();
     for Creation { definition, .. } in &batch.creates {
@@ -174,12 +175,12 @@ pub async fn load(hub: &Hub, batch: &Batch, reporter: &Reporter) -> Result<Vec<K
     Ok(kernels)
 }
 
-/// Bytes of memory that a kernel needs at least.
+/// The least memory in bytes that a kernel needs.
 fn least_memory(kernel: &Kernel) -> u64 {
     kernel.frames_needed().saturating_mul(PAGE_SIZE as u64)
 }
 
-/// Whether a partition has what its kernel needs at least.
+/// Checks that a partition has the least memory that its kernel needs.
 fn check_memory(what: &Definition, kernel: &Kernel) -> Result<(), Failure> {
     let least = least_memory(kernel);
     if what.memory >= least {
@@ -188,14 +189,14 @@ fn check_memory(what: &Definition, kernel: &Kernel) -> Result<(), Failure> {
     Err(too_little_memory(&format!("partition {:?}", what.name), what.memory, least))
 }
 
-/// A partition whose kernel would have no room.
+/// The failure for a partition with too little memory for its kernel.
 pub fn too_little_memory(object: &str, memory: u64, least: u64) -> Failure {
     let least = least.next_multiple_of(1 << 20) >> 20;
     let reason = format!("{} is less than its kernel needs at least", definition::size(memory));
     refused("invalid-value", object, "memory", &reason, &format!("give {least}M or more"))
 }
 
-/// Puts what the kernels need into the definitions that are kept, for changes later.
+/// Stores the least memory of the kernels with the definitions, for later changes.
 fn note_needs(hub: &Hub, mut batch: Batch, kernels: &[Kernel]) -> Batch {
     for (creation, kernel) in batch.creates.iter().zip(kernels) {
         let (name, least) = (&creation.definition.name, least_memory(kernel));
@@ -214,8 +215,8 @@ fn note_needs(hub: &Hub, mut batch: Batch, kernels: &[Kernel]) -> Batch {
     batch
 }
 
-/// Finds out whether a batch would be refused, and changes nothing: by its files, by what the
-/// host has, and by a plan of the ultravisor.
+/// Checks whether a batch would be refused, and changes nothing: checks its files, the host's
+/// resources, and a plan of the ultravisor.
 pub async fn rehearse(hub: &Rc<Hub>, batch: &Batch, reporter: &Reporter) -> Result<(), Failure> {
     check_sizes(batch)?;
     load(hub, batch, reporter).await?;
@@ -232,11 +233,11 @@ pub async fn rehearse(hub: &Rc<Hub>, batch: &Batch, reporter: &Reporter) -> Resu
     Ok(())
 }
 
-/// Refuses a batch whose transactions would be refused for their size, before anything is built:
-/// too many that are pending at once, and a final one with too many operations or bytes.
+/// Refuses a batch whose transactions would be refused for their size, before anything is built: if
+/// too many are pending at once, or the final one has too many operations or bytes.
 pub fn check_sizes(batch: &Batch) -> Result<(), Failure> {
     let pieces = batch.creates.len().div_ceil(CREATED_AT_ONCE);
-    // Numbers and ids as long as they can be.
+    // The numbers and ids are as long as they can be.
     let numbers = vec![MAX_PARTITION; batch.creates.len()];
     let operations = finals(batch, &vec![u64::MAX; pieces], &numbers);
     let count = operations.len();
@@ -259,8 +260,8 @@ pub fn check_sizes(batch: &Batch) -> Result<(), Failure> {
     }
 }
 
-/// Whether there is enough for what is to be created. What is known here may be late: before it
-/// refuses, it is made sure of.
+/// Checks that there are enough resources for the partitions to create. The values known here may
+/// be out of date, so they are read again before a refusal.
 async fn allocate(hub: &Rc<Hub>, definitions: &[&Definition]) -> Result<(), Failure> {
     let fits = || allocate::check(hub, definitions);
     if definitions.is_empty() || (!hub.news.get() && fits().is_ok()) {
@@ -270,14 +271,14 @@ async fn allocate(hub: &Rc<Hub>, definitions: &[&Definition]) -> Result<(), Fail
     fits()
 }
 
-/// What creates partitions, in pieces for a transaction each.
+/// The operations that create partitions, split into one list for each transaction.
 fn creations(definitions: &[&Definition]) -> Vec<Vec<Operation>> {
     let piece =
         |piece: &[&Definition]| (0..).zip(piece).flat_map(|(at, one)| creation(at, one)).collect();
     definitions.chunks(CREATED_AT_ONCE).map(piece).collect()
 }
 
-/// What destroys a partition.
+/// The operations that destroy a partition.
 fn destruction(row: &PartitionRow) -> Vec<Operation> {
     let partition = Target::Number(row.number);
     let mut operations = Vec::new();
@@ -288,7 +289,7 @@ fn destruction(row: &PartitionRow) -> Vec<Operation> {
     operations
 }
 
-/// A definition's RAM disk and its bytes.
+/// Opens a definition's RAM disk; returns the file and its size in bytes.
 fn initrd(what: &Definition) -> Result<Option<(File, u64)>, Failure> {
     let Some(path) = &what.initrd else { return Ok(None) };
     let opened = File::open(path).and_then(|file| {
@@ -330,9 +331,9 @@ async fn in_turn(
 
 /// How a batch failed.
 enum End {
-    /// Nothing of it is done.
+    /// Nothing of the batch is done.
     Undone(Failure),
-    /// It is not known whether all of it is done or nothing.
+    /// It is not known whether the whole batch is done or nothing.
     Unknown(Failure),
 }
 
@@ -353,7 +354,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Creates what is to be created, pending, and builds it.
+    /// Creates the partitions as pending, and builds them.
     async fn prepare(&mut self, kernels: &[Kernel]) -> Result<(), End> {
         if self.batch.creates.is_empty() {
             return Ok(());
@@ -376,7 +377,8 @@ impl Work<'_> {
                 return Err(unexpected("a transaction").into());
             };
             self.numbers.extend(outcomes.into_iter().filter_map(created));
-            // The next one goes on from there, and from nothing that came between.
+            // The next transaction is planned at this version, so that no change of others comes
+            // between.
             planned_at = planned_at.map(|_| replied.version);
         }
         if self.numbers.len() != definitions.len() {
@@ -405,7 +407,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Makes it final.
+    /// Commits the final transaction.
     async fn finish(&self) -> Result<(), End> {
         let operations = finals(self.batch, &self.pending, &self.numbers);
         let edits = self.batch.edits.clone();
@@ -419,7 +421,7 @@ impl Work<'_> {
         for creation in &self.batch.creates {
             self.reporter.tell(&creation.definition.name, "starting", 0, 0);
         }
-        // What is pending was planned already, and building it made versions of its own.
+        // The pending changes were planned already, and the build itself raised the version.
         let planned_at = self.batch.planned_at.filter(|_| self.pending.is_empty());
         let body = transaction(&self.batch.reason, planned_at, false, operations);
         let (boot, since) = (self.hub.state.borrow().boot(), self.hub.replica.borrow().next());
@@ -434,7 +436,7 @@ impl Work<'_> {
         let done = match replied {
             Ok(_) => Ok(()),
             Err(Failure::Refused(refusal)) => Err(Failure::Refused(refusal)),
-            // Without an answer the log says which.
+            // If there is no answer, the log says whether it was committed.
             Err(failure) => match session::is_committed(self.hub, &staged).await {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(failure),
@@ -444,7 +446,7 @@ impl Work<'_> {
         if !staged.edits.is_empty() {
             self.hub.state.borrow_mut().settle(&staged, done.is_ok());
         }
-        // Before anybody looks: it may have ended already.
+        // This comes before anybody looks, because the partition may have ended already.
         for creation in self.batch.creates.iter().filter(|_| done.is_ok()) {
             let name = &creation.definition.name;
             self.hub.state.borrow_mut().change(name, |record| record.last_end = None);
@@ -457,7 +459,8 @@ impl Work<'_> {
         done.map_err(End::Undone)
     }
 
-    /// Nothing of it was done: what is pending goes, and what was disconnected comes back.
+    /// Rolls the batch back: removes pending partitions, and reconnects the consoles that were
+    /// disconnected.
     async fn take_back(&self) {
         for creation in &self.batch.creates {
             self.hub.consoles.borrow_mut().disconnect(&creation.definition.name);
@@ -474,8 +477,8 @@ impl Work<'_> {
     }
 }
 
-/// The operations of the final transaction: it completes what is pending, starts what was created,
-/// changes and destroys.
+/// The operations of the final transaction: it completes the pending changes, starts the created
+/// partitions, changes and destroys.
 fn finals(batch: &Batch, pending: &[u64], numbers: &[u32]) -> Vec<Operation> {
     let mut operations: Vec<Operation> =
         pending.iter().map(|request| Operation::Complete { request: *request }).collect();
@@ -487,7 +490,7 @@ fn finals(batch: &Batch, pending: &[u64], numbers: &[u32]) -> Vec<Operation> {
     operations
 }
 
-/// Connects a guest's console, where it has one. That it fails keeps nothing from running.
+/// Connects a guest's console, if the guest has one. If that fails, the guest still runs.
 pub fn connect(hub: &Hub, name: &str, number: u32, port: u32) {
     if port == 0 || hub.consoles.borrow().is_connected(name) {
         return;

@@ -1,8 +1,8 @@
-//! Definitions follow their partitions.
+//! Keeps definitions in step with their partitions.
 //!
-//! A partition is changed through its definition, and otherwise: by an undo, or by a client that
-//! asks the ultravisor itself. Rule: whatever changed it, its definition says what it is now, so
-//! that a plan shows what an apply would change.
+//! A partition changes through its definition, but also by an undo, or by a client that sends a
+//! request to the ultravisor itself. Rule: whatever changed the partition, its definition describes
+//! its present state, so a plan shows what an apply would change.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use pv_abi::uv::database::{ULTRAVISOR, kind};
 use crate::hub::Hub;
 use crate::state::{Edit, Record};
 
-/// Takes over what changed of partitions from one look at them to the next.
+/// Takes over the changes of partitions from one reading to the next.
 pub fn follow(hub: &Hub, old: &BTreeMap<u32, PartitionRow>, rows: &[PartitionRow]) {
     let host = hub.rows.borrow().get(ULTRAVISOR).map(|row| row.cpu_affinity.clone());
     let all = host.unwrap_or_default();
@@ -36,7 +36,7 @@ pub fn follow(hub: &Hub, old: &BTreeMap<u32, PartitionRow>, rows: &[PartitionRow
     }
 }
 
-/// Makes a definition say what changed of its partition on a host with all these CPUs.
+/// Puts the changes of a partition into its definition; `all` are the CPUs of the host.
 fn change(what: &mut Definition, before: &PartitionRow, now: &PartitionRow, all: &[u32]) {
     if before.name != now.name {
         what.name.clone_from(&now.name);
@@ -56,7 +56,7 @@ fn change(what: &mut Definition, before: &PartitionRow, now: &PartitionRow, all:
     if before.memory_target != now.memory_target {
         what.memory = now.memory_target * PAGE_SIZE as u64;
     }
-    // No CPUs stand for every one.
+    // An empty list stands for every CPU.
     let said = if what.cpu.affinity.is_empty() { all } else { &what.cpu.affinity };
     if before.cpu_affinity != now.cpu_affinity && said != now.cpu_affinity {
         let every = now.cpu_affinity == all;

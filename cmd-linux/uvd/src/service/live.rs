@@ -1,4 +1,4 @@
-//! Changes of a partition while it runs.
+//! Changes a partition while it runs.
 //!
 //! Rule: the partition and its definition change together, in one transaction.
 
@@ -16,7 +16,7 @@ use crate::hub::{Hub, refused};
 use crate::state::{Edit, Record};
 use crate::turns::Turn;
 
-/// Gives a partition another name, running or not.
+/// Renames a partition, running or not.
 pub async fn rename(
     hub: &Rc<Hub>,
     name: &str,
@@ -61,7 +61,7 @@ pub async fn rename(
     Ok(ServiceAnswer::Done)
 }
 
-/// Changes what is set.
+/// Changes the values that are set.
 pub async fn set(
     hub: &Rc<Hub>,
     name: &str,
@@ -92,7 +92,7 @@ pub async fn set(
     Ok(ServiceAnswer::Done)
 }
 
-/// Changes one without a definition, as the command partition is: what it may use of the CPUs.
+/// Changes the CPU settings of a partition without a definition, such as the command partition.
 async fn set_undefined(
     hub: &Rc<Hub>,
     turn: Turn,
@@ -120,7 +120,7 @@ async fn set_undefined(
     Ok(ServiceAnswer::Done)
 }
 
-/// A definition with what is set.
+/// The definition with the changes in `settings`.
 fn changed(old: &Definition, settings: &Settings) -> Definition {
     let mut new = old.clone();
     new.memory = settings.memory.unwrap_or(old.memory);
@@ -135,7 +135,7 @@ fn changed(old: &Definition, settings: &Settings) -> Definition {
     new
 }
 
-/// What holds of a definition whether it runs or not.
+/// Checks the rules that hold whether the partition runs or not.
 fn check(
     object: &str,
     old: &Definition,
@@ -161,7 +161,7 @@ fn check(
     Ok(())
 }
 
-/// What makes a partition of one definition one of another.
+/// The operations that turn a partition of the old definition into one of the new definition.
 pub fn operations(number: u32, old: &Definition, new: &Definition) -> Vec<Operation> {
     let partition = Target::Number(number);
     let mut operations = Vec::new();

@@ -1,8 +1,7 @@
-//! What clients ask of `uvd` itself: each request is a job.
+//! The requests that `uvd` serves itself: each is a job.
 //!
-//! Rule: a job goes on when its client goes away. What it changes it changes in one transaction,
-//! or in a pending one that is completed at the end, so that whenever it ends early, all of it
-//! is undone.
+//! Rule: a job continues when its client goes away. A job makes its changes in one transaction, or
+//! in a pending one that is completed at the end, so if it ends early, all of them are undone.
 
 pub mod allocate;
 pub mod batch;
@@ -33,11 +32,12 @@ use crate::console::typed::Unread;
 use crate::hub::{Hub, refused};
 use crate::state::{Edit, Record};
 
-/// Starts on a request.
+/// Starts the job for a request.
 pub fn start(hub: &Rc<Hub>, client: u64, (id, timeout_ms): (u64, Option<u32>), service: Service) {
     let reader = |console| (client, console);
     match service {
-        // These are about a request that is under way, in the order they come.
+        // These requests are about a request that is under way, so they are served in the order in
+        // which they arrive.
         Service::Input { console, bytes } => {
             let taken = hub.consoles.borrow_mut().type_in(reader(console), id, bytes);
             if let Err(unread) = taken {
@@ -67,7 +67,8 @@ pub fn start(hub: &Rc<Hub>, client: u64, (id, timeout_ms): (u64, Option<u32>), s
     }
 }
 
-/// Does what was asked. `None`: it goes on until its end is told elsewhere.
+/// Carries out a request. `None` means that the request goes on and another part of `uvd` sends its
+/// last answer.
 async fn run(
     hub: &Rc<Hub>,
     service: Service,
@@ -132,7 +133,7 @@ async fn run(
     Ok(Some(answer))
 }
 
-/// Checks what a request gives a partition, by the validators that every other way in has, too. The
+/// Checks the values of a request with the same validators that every other way in uses. The
 /// definitions of a plan are checked where they are read.
 fn check(service: &Service) -> Result<(), Failure> {
     match service {
@@ -145,7 +146,7 @@ fn check(service: &Service) -> Result<(), Failure> {
     }
 }
 
-/// Whether a definition is within its limits.
+/// Checks that a definition is within its limits.
 fn check_definition(definition: &Definition) -> Result<(), Failure> {
     definition.check().map_err(|unfit| {
         let object = format!("partition {}", rules::quoted(&definition.name));
@@ -153,11 +154,11 @@ fn check_definition(definition: &Definition) -> Result<(), Failure> {
     })
 }
 
-/// A partition by name, or by number.
+/// Finds a partition by name, or by number.
 pub async fn find(hub: &Rc<Hub>, name: &str) -> Result<PartitionRow, Failure> {
     let row = hub.partition(name).await?.ok_or_else(|| not_there(hub, name))?;
     if policy::end_of(&row).is_some() {
-        // One that ended is dealt with before anybody sees that it did.
+        // If the partition ended, its policy is applied before any client sees the end.
         policy::seen_again(hub, &BTreeSet::from([row.number]), vec![row.clone()]);
     }
     Ok(row)
@@ -179,7 +180,7 @@ fn not_there(hub: &Hub, name: &str) -> Failure {
     refused("no-such-partition", &object, "name", "no such partition", &way_out)
 }
 
-/// The first of these names, and that there are more.
+/// The first of these names, and a mark if there are more.
 fn some_of<'n>(names: impl Iterator<Item = &'n str>) -> String {
     const MOST: usize = 20;
     let mut names = names.fuse();
@@ -191,7 +192,7 @@ fn some_of<'n>(names: impl Iterator<Item = &'n str>) -> String {
     all
 }
 
-/// One operation on one partition.
+/// Carries out one operation on one partition.
 async fn one(
     hub: &Rc<Hub>,
     name: &str,
@@ -279,7 +280,8 @@ async fn destroy(
     };
     let name = batch.destroys.first().map_or(name, |row| row.name.as_str()).to_string();
     match batch::carry_out(hub, batch.clone(), reporter).await {
-        // It went by itself meanwhile, or somebody else was faster: what was asked for is so.
+        // The partition went by itself meanwhile, or another client was faster; the wanted state is
+        // reached.
         Err(Failure::Refused(refusal))
             if refusal.code == "no-such-partition" && !batch.destroys.is_empty() =>
         {
@@ -295,7 +297,7 @@ async fn destroy(
     Ok(ServiceAnswer::Done)
 }
 
-/// Waits for a state.
+/// Waits until a partition reaches a state.
 async fn wait(
     hub: &Rc<Hub>,
     name: &str,

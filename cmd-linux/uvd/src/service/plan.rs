@@ -1,11 +1,12 @@
-//! What an apply would do, and doing it.
+//! Plans an apply, and carries it out.
 //!
-//! Rule: the plan is a function of what is defined, what is there and what should be; whatever
-//! cannot be done while a partition runs is refused as a whole, with the fields. A plan refuses
-//! what an apply would refuse: both go the same way up to the first change ([`batch::rehearse`]).
+//! Rule: the plan is a function of the definitions, the existing partitions and the wanted
+//! definitions. A change that is not possible while a partition runs makes the whole plan refused,
+//! and the refusal names the fields. A plan refuses what an apply would refuse, because both take
+//! the same path up to the first change ([`batch::rehearse`]).
 //!
-//! Of a thousand definitions most are as they should be, so each is compared by its bytes first, and
-//! only what differs is read, checked and compared field by field.
+//! Most of a thousand definitions are unchanged, so each is compared by its bytes first, and only
+//! those that differ are decoded, checked and compared field by field.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
@@ -21,10 +22,10 @@ use crate::loader::Kernel;
 use crate::rows::Rows;
 use crate::state::{Edit, Kept, Record};
 
-/// Tries for a plan while the database changes.
+/// The most tries for a plan while the database changes.
 const TRIES: u32 = 5;
 
-/// Answers what would be done.
+/// Answers with the changes that an apply would make.
 pub async fn answer(
     hub: &Rc<Hub>,
     definitions: &Definitions,
@@ -37,21 +38,21 @@ pub async fn answer(
     Ok(ServiceAnswer::Changes { version, changes })
 }
 
-/// What an apply makes so.
+/// The wanted state of an apply.
 pub struct Wanted {
-    /// The partitions that should be there, and how.
+    /// The definitions of the wanted partitions.
     pub definitions: Definitions,
-    /// Those that were applied before and are not wanted any more go.
+    /// Whether to destroy partitions that were applied before and are not wanted any more.
     pub prune: bool,
-    /// The version of the database that somebody saw a plan of.
+    /// The version of the database at which somebody saw a plan.
     pub planned_at: Option<u64>,
-    /// Why, for the audit log.
+    /// The reason, for the audit log.
     pub reason: String,
 }
 
-/// Makes it so. Kernels are unpacked by a plan of before; what is done is planned in the turn, so
-/// that no other client of this `uvd` makes the plan stale. Without a version that somebody looked
-/// at, a plan that is stale for others' changes is made anew.
+/// Applies the definitions. An earlier plan decides which kernels to unpack. The changes are
+/// planned again within the turn, so that no other client of this `uvd` makes the plan stale. If
+/// the client named no version, a plan that others' changes made stale is made again.
 pub async fn apply(
     hub: &Rc<Hub>,
     wanted: &Wanted,
@@ -105,13 +106,13 @@ async fn apply_once(
     Ok(ServiceAnswer::Changes { version, changes })
 }
 
-/// What would be done as things are now, and the batch that does it.
+/// The changes that would be made in the present state, and the batch that makes them.
 fn planned(hub: &Hub, definitions: &Definitions, prune: bool) -> Result<Plan, Failure> {
     let (state, rows) = (hub.state.borrow(), hub.rows.borrow());
     plan((state.records(), state.kept()), &rows, definitions, prune)
 }
 
-/// The kernels of what is to be created as things are, by name.
+/// The kernels of the partitions that would be created now, by name.
 async fn load(
     hub: &Rc<Hub>,
     wanted: &Wanted,
@@ -128,15 +129,15 @@ async fn load(
 /// A plan.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// What would be done, a line for each partition.
+    /// The changes, one line for each partition.
     pub changes: Vec<Planned>,
-    /// The batch that does it.
+    /// The batch that makes them.
     pub batch: Batch,
-    /// Names of those that are as they should be, and were not applied from a file before.
+    /// Names of partitions that are as wanted, but were not applied from a file before.
     pub applied: Vec<String>,
 }
 
-/// What would be done.
+/// Makes the plan.
 pub fn plan(
     (records, kept): (&BTreeMap<String, Record>, &HashMap<String, Kept>),
     rows: &Rows,
@@ -168,7 +169,7 @@ pub fn plan(
 }
 
 impl Plan {
-    /// One that is as it should be.
+    /// Adds a partition that is as wanted.
     fn same(&mut self, name: &str, applied: bool) {
         self.changes.push(Planned::Same { name: name.into() });
         if !applied {
@@ -176,14 +177,14 @@ impl Plan {
         }
     }
 
-    /// One that goes.
+    /// Adds a partition to destroy.
     fn destroy(&mut self, rows: &Rows, name: &str) {
         self.changes.push(Planned::Destroy { name: name.into() });
         self.batch.destroys.extend(rows.named(name).cloned());
         self.batch.edits.push(Edit::Forget(name.into()));
     }
 
-    /// One that may be new, or differ.
+    /// Adds a partition that may be new, or differ.
     fn one(
         &mut self,
         records: &BTreeMap<String, Record>,

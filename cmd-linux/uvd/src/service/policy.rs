@@ -1,8 +1,8 @@
-//! What is done with a partition that ended by itself.
+//! Applies the policy of a partition that ended by itself.
 //!
-//! Rule: a loop of restarts is bounded. The first restart is at once, each further one within a
-//! minute waits twice as long as the one before, and after [`MOST`] in a minute the partition
-//! stays as it is for somebody to look at.
+//! Rule: a loop of restarts is bounded. The first restart is immediate. Each further restart within
+//! a minute waits twice as long as the one before, and after [`MOST`] in a minute the partition
+//! stays as it is for an operator to examine.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -19,11 +19,11 @@ use super::{Reporter, defined};
 use crate::hub::Hub;
 use crate::log;
 
-/// Restarts within [`WINDOW`] at most.
+/// The most restarts within [`WINDOW`].
 pub const MOST: usize = 5;
-/// The time that restarts are counted over.
+/// The time over which restarts are counted.
 pub const WINDOW: Duration = Duration::from_secs(60);
-/// How long the second restart within the window waits.
+/// The wait before the second restart within the window.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// Reasons of a shutdown (`SHUTDOWN_*` of Xen's public headers).
@@ -33,14 +33,14 @@ mod reason {
     pub const SUSPEND: u32 = 2;
 }
 
-/// How a partition ended, where it did so by itself.
+/// How a partition ended, if it ended by itself.
 pub fn end_of(row: &PartitionRow) -> Option<End> {
     let ended = matches!(row.state, state::SHUTDOWN | state::CRASHED)
         && !matches!(row.cause, cause::NONE | cause::STOPPED);
     ended.then_some(End { cause: row.cause, detail: row.cause_detail })
 }
 
-/// What the policies say about an end.
+/// The policy for this end.
 pub fn policy(on: &Policies, end: End) -> Policy {
     match (end.cause, end.detail) {
         (cause::SHUTDOWN, reason::POWER_OFF) => on.poweroff,
@@ -55,7 +55,7 @@ pub fn policy(on: &Policies, end: End) -> Policy {
 pub struct Restarts(BTreeMap<String, VecDeque<Instant>>);
 
 impl Restarts {
-    /// How long to wait before starting a partition anew; `None`: too often.
+    /// The wait before the next restart of a partition; `None` if there were too many.
     pub fn next(&mut self, name: &str, now: Instant) -> Option<Duration> {
         self.0.retain(|_, times| {
             times.retain(|time| now.saturating_duration_since(*time) < WINDOW);
@@ -73,16 +73,16 @@ impl Restarts {
     }
 }
 
-/// What was dealt with already.
+/// The ends that were handled already.
 #[derive(Debug, Default)]
 pub struct Watch {
     restarts: Restarts,
-    /// Partitions whose end was dealt with: number, and the version they were created at.
+    /// Partitions whose end was handled, by number and the version they were created at.
     ended: BTreeSet<(u32, u64)>,
 }
 
-/// Takes over all rows, which were read: each partition that ended is dealt with once, here,
-/// before anybody who waits sees the row.
+/// Takes over all rows after they were read. Each partition that ended is handled once, here,
+/// before a waiting client sees its row.
 pub fn seen(hub: &Rc<Hub>, rows: Vec<PartitionRow>) {
     let before = hub.rows.replace(rows.iter().cloned().collect()).into_inner();
     let there: BTreeSet<(u32, u64)> = rows.iter().map(|row| (row.number, row.created_at)).collect();
@@ -90,8 +90,8 @@ pub fn seen(hub: &Rc<Hub>, rows: Vec<PartitionRow>) {
     follow(hub, &before, &rows);
 }
 
-/// Takes over the rows of partitions with these numbers, which were read again. This takes time
-/// by how many they are, and not by how many there are.
+/// Takes over the rows of partitions with these numbers after they were read again. The time
+/// depends on how many these are, and not on how many partitions exist.
 pub fn seen_again(hub: &Rc<Hub>, numbers: &BTreeSet<u32>, rows: Vec<PartitionRow>) {
     let mut before = BTreeMap::new();
     {
@@ -110,13 +110,13 @@ pub fn seen_again(hub: &Rc<Hub>, numbers: &BTreeSet<u32>, rows: Vec<PartitionRow
     follow(hub, &before, &rows);
 }
 
-/// Deals with what changed from one look at partitions to the next.
+/// Handles the changes of partitions from one reading to the next.
 fn follow(hub: &Rc<Hub>, before: &BTreeMap<u32, PartitionRow>, rows: &[PartitionRow]) {
     defined::follow(hub, before, rows);
     let mut watch = hub.watch.borrow_mut();
     let mut consoles = hub.consoles.borrow_mut();
     for row in rows.iter().filter(|row| row.state == state::DYING) {
-        // What is mapped of one that goes would keep it from going.
+        // A mapped page of a partition would keep the partition from being destroyed.
         if consoles.is_connected(&row.name) {
             consoles.disconnect(&row.name);
             consoles.end(&row.name, None);
@@ -170,9 +170,9 @@ fn giving_up(row: &PartitionRow, what: &str) -> Batch {
     Batch { reason, destroys: vec![row.clone()], ..Batch::default() }
 }
 
-/// Whether the partition that ended is still there, as it ended.
+/// Whether the partition that ended still exists in the same state.
 async fn is_still_there(hub: &Rc<Hub>, row: &PartitionRow) -> bool {
-    // The session may be opening still. Without one it is dealt with in the next.
+    // The session may still be opening. Without a session, the end is handled in the next one.
     let Ok(()) = hub.ready().await else {
         hub.watch.borrow_mut().ended.remove(&(row.number, row.created_at));
         return false;
@@ -202,7 +202,7 @@ async fn restart(hub: Rc<Hub>, row: PartitionRow, wait: Duration) {
         hub.end_restart(&name);
         return;
     }
-    // From here on it is owed a start, whatever becomes of this process.
+    // From here on the partition must be started, whatever happens to this process.
     hub.state.borrow_mut().change(&name, |record| record.restarting = true);
     let batch = giving_up(&row, "policy: restart");
     let gone = batch::carry_out(&hub, batch, &Reporter::nobody(&hub)).await;
@@ -216,7 +216,7 @@ async fn restart(hub: Rc<Hub>, row: PartitionRow, wait: Duration) {
     hub.end_restart(&name);
 }
 
-/// Starts a partition that a policy gave up to start it anew.
+/// Starts a partition that a policy destroyed in order to restart it.
 pub async fn start_owed(hub: &Rc<Hub>, name: &str) {
     let record = hub.state.borrow().records().get(name).cloned();
     let Some(record) = record else {

@@ -1,7 +1,8 @@
-//! How far a request is, for the client that made it.
+//! Reports the progress of a request to the client that sent it.
 //!
-//! Rule: what is over before a person could read it says nothing on the way, for every word of it
-//! wakes the client. What takes longer tells where it is then, and from there on each step.
+//! Rule: a request that is over before a person could read a message reports no progress, because
+//! each message wakes the client. A longer request reports its present step then, and from there on
+//! each step.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,10 +14,10 @@ use uvd_protocol::{Answered, Progress};
 
 use crate::hub::Hub;
 
-/// Tells a client how far its request is.
+/// Reports to a client the progress of its request.
 pub struct Reporter {
     hub: Rc<Hub>,
-    /// Whom; `None`: nobody asked.
+    /// The client; `None` if no client sent a request.
     told: Option<Told>,
 }
 
@@ -24,21 +25,21 @@ struct Told {
     client: u64,
     /// Id of its request.
     id: u64,
-    /// From when on each step is told at once.
+    /// The time from which on each step is reported at once.
     from: Instant,
     /// The last step before that.
     early: Rc<RefCell<Option<Progress>>>,
-    /// Goes away with the request.
+    /// Dropped with the request.
     _request: oneshot::Sender<()>,
 }
 
 impl Reporter {
-    /// One for a job that nobody asked for.
+    /// A reporter for a job that no client started.
     pub fn nobody(hub: &Rc<Hub>) -> Self {
         Self { hub: Rc::clone(hub), told: None }
     }
 
-    /// One for a client's request that begins now.
+    /// A reporter for a client's request that begins now.
     pub fn new(hub: &Rc<Hub>, client: u64, id: u64) -> Self {
         let from = Instant::now() + hub.quiet.get();
         let early = Rc::new(RefCell::new(None));
@@ -61,7 +62,7 @@ impl Reporter {
         self.told.as_ref().map(|told| (told.client, told.id))
     }
 
-    /// Tells.
+    /// Reports a step.
     pub fn tell(&self, name: &str, step: &str, done: u64, of: u64) {
         let Some(told) = &self.told else {
             return;

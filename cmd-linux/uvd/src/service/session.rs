@@ -1,4 +1,4 @@
-//! A session with the ultravisor: begun by clearing up, then following the log.
+//! A session with the ultravisor: it first clears up, then follows the log.
 //!
 //! ```text
 //! open: what an earlier uvd left pending is rolled back
@@ -8,7 +8,7 @@
 //! for ever: new records -> copy, store, partitions read again -> policies, waiters
 //! ```
 //!
-//! Rule: a record is stored before anybody is told what it did. While a batch is under way its
+//! Rule: a record is stored before any client learns of its effect. While a batch is under way, its
 //! records are left to it: it takes them over at once, and stores them with its own edits.
 
 use std::collections::BTreeSet;
@@ -27,15 +27,16 @@ use crate::log;
 use crate::replica::{self, Replica};
 use crate::state::{Edit, Life, Staged};
 
-/// Records that are asked for at a time.
+/// Records that are requested at a time.
 const RECORDS: u32 = 64;
-/// Partitions that are read again one by one.
+/// The most partitions that are read again one by one.
 const MOST_AGAIN: usize = 16;
-/// Pages that are asked for at a time.
+/// Pages that are requested at a time.
 const PAGES: u32 = 4096;
-/// Tries for a copy of a database that changes meanwhile.
+/// The most tries for a copy of a database that changes meanwhile.
 const TRIES: u32 = 10;
-/// How long news may be late: an event that comes together with a reply is taken for the reply's.
+/// The longest delay of news: an event that comes together with a reply counts as the reply's
+/// event.
 const LATEST: Duration = Duration::from_secs(1);
 
 /// Runs a session until the channel breaks.
@@ -67,7 +68,7 @@ pub async fn run(hub: Rc<Hub>) {
     }
 }
 
-/// Partitions that a policy gave up and did not start again.
+/// Partitions that a policy destroyed and has not restarted yet.
 fn owed(hub: &Hub) -> Vec<String> {
     let (state, rows) = (hub.state.borrow(), hub.rows.borrow());
     let owed = state
@@ -92,8 +93,8 @@ async fn open(hub: &Rc<Hub>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Settles the edits of transactions whose end was not seen: by an earlier `uvd`, or by this one,
-/// where the reply was lost. Consoles of guests that run after all are connected.
+/// Settles the staged edits of transactions whose end neither an earlier `uvd` nor this one saw,
+/// since the reply was lost. Consoles of guests that run after all are connected.
 pub async fn settle(hub: &Rc<Hub>) -> Result<(), Failure> {
     let all = hub.state.borrow().staged().to_vec();
     for staged in &all {
@@ -108,8 +109,9 @@ pub async fn settle(hub: &Rc<Hub>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a transaction was committed whose reply was not seen. The ultravisor answers in the
-/// order of asking, so a transaction that its log does not have by now is not carried out.
+/// Whether a transaction whose reply was not seen has been committed. The ultravisor answers in the
+/// order of the requests, so a transaction that its log does not show by now will not be carried
+/// out.
 pub async fn is_committed(hub: &Rc<Hub>, staged: &Staged) -> Result<bool, Failure> {
     let Staged { boot, request, since, ref edits } = *staged;
     let is_now = boot == hub.state.borrow().boot();
@@ -124,7 +126,7 @@ pub async fn is_committed(hub: &Rc<Hub>, staged: &Staged) -> Result<bool, Failur
     let stored = hub.state.borrow().outcome(boot, COMMAND, request);
     match stored {
         Some(outcome) => Ok(outcome == "committed"),
-        // The log does not go back so far: what is there decides.
+        // The log does not reach back so far, so the existing partitions decide.
         None if is_now => {
             hub.read_all().await?;
             let rows = hub.rows.borrow();
@@ -144,8 +146,8 @@ pub async fn is_committed(hub: &Rc<Hub>, staged: &Staged) -> Result<bool, Failur
     }
 }
 
-/// How a request of ours ended by the ultravisor's log, and whether the log goes back to the
-/// record from which on it was looked for.
+/// How a request of `uvd` ended by the ultravisor's log, and whether the log reaches back to the
+/// record where the search began.
 async fn told_by_log(
     hub: &Rc<Hub>,
     request: u64,
@@ -175,7 +177,7 @@ fn undecided(request: u64) -> Failure {
     refused("busy", &object, "outcome", reason, "ask again when it is done")
 }
 
-/// Connects the consoles of guests that are there.
+/// Connects the consoles of existing guests.
 fn reconnect(hub: &Hub) {
     for row in hub.rows.borrow().values() {
         let there =
@@ -219,7 +221,7 @@ async fn records_most(hub: &Rc<Hub>, from: u64, most: u32) -> Result<Records, Fa
     }
 }
 
-/// Takes over what the log has since. Of few partitions that changed, those are read again.
+/// Takes over the new records of the log. If few partitions changed, only those are read again.
 pub async fn follow(hub: &Rc<Hub>) -> Result<(), Failure> {
     let _turn = hub.followers.acquire().await;
     let mut changed = Changed::default();
@@ -261,14 +263,14 @@ pub async fn follow(hub: &Rc<Hub>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What records say that changed.
+/// The changes that records describe.
 #[derive(Default)]
 struct Changed {
     /// Partitions by number.
     numbers: BTreeSet<u32>,
-    /// Something that is about no partition.
+    /// Something changed that concerns no partition.
     others: bool,
-    /// All of them may have.
+    /// All partitions may have changed.
     all: bool,
 }
 
@@ -281,14 +283,14 @@ impl Changed {
     }
 }
 
-/// Applies records to the copy of the database; false: it is of no more use.
+/// Applies records to the copy of the database; false if the copy cannot be used any more.
 fn take_over(hub: &Hub, records: &Records) -> bool {
     let mut replica = hub.replica.borrow_mut();
     replica.set_version(records.version);
     records.rows.iter().all(|record| replica.apply(record))
 }
 
-/// Takes over how records ended that had not when they were read.
+/// Takes over the outcome of records that had none when they were read.
 async fn settled(hub: &Rc<Hub>, changed: &mut Changed) -> Result<(), Failure> {
     let open = hub.state.borrow().unsettled();
     for sequence in open {
@@ -302,7 +304,7 @@ async fn settled(hub: &Rc<Hub>, changed: &mut Changed) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes over records and the lives that begin and end with them.
+/// Stores records, and the lives that begin and end with them.
 fn remember(hub: &Hub, records: &[RecordRow]) {
     let rows: Vec<LogRow> = records.iter().map(|record| record.row.clone()).collect();
     let mut lives: Vec<(String, Life)> = Vec::new();
@@ -315,7 +317,7 @@ fn remember(hub: &Hub, records: &[RecordRow]) {
             let Some((number, [before, after])) = change.and_then(|change| change.names()) else {
                 continue;
             };
-            // One that was given another name lives on.
+            // A renamed partition lives on.
             let mut first = sequence;
             if let Some(name) = before {
                 let known = lives.iter().rev().find(|(known, _)| *known == name);
@@ -337,8 +339,8 @@ fn took_effect(row: &LogRow) -> bool {
     !matches!(row.outcome.as_str(), "refused" | "begun")
 }
 
-/// Makes the copy of the database anew. Meanwhile what clients would change waits, so that no
-/// stream of transactions keeps the copy from being made.
+/// Makes the copy of the database anew. Changes by clients wait meanwhile, so that no stream of
+/// transactions can prevent the copy.
 async fn copy(hub: &Rc<Hub>) -> Result<(), Failure> {
     hub.copying.set(true);
     let copied = try_copy(hub).await;
@@ -360,7 +362,7 @@ async fn try_copy(hub: &Rc<Hub>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Stores the records of this boot that were made before the copy.
+/// Stores the records of this boot that are older than the copy.
 async fn backlog(hub: &Rc<Hub>, oldest: u64, next: u64) -> Result<(), Failure> {
     let stored = hub.state.borrow().log(1).last().map_or(0, |row| row.sequence + 1);
     let mut from = stored.max(oldest);
@@ -376,8 +378,8 @@ async fn backlog(hub: &Rc<Hub>, oldest: u64, next: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The pages of the arena. Those of the log are left empty: the records come by themselves, and
-/// no copy looks at them.
+/// The pages of the arena. The pages of the log are left empty: the records are read separately,
+/// and no copy uses these pages.
 async fn arena(hub: &Rc<Hub>) -> Result<Vec<Vec<u8>>, Failure> {
     let mut all: Vec<Vec<u8>> = Vec::new();
     let mut log = 0..0;

@@ -1,4 +1,4 @@
-//! What is asked and changes nothing.
+//! Requests that change nothing.
 
 use std::ops::Bound;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use super::policy;
 use crate::console::typed::Unread;
 use crate::hub::{Hub, refused};
 
-/// What is defined, by name after this one, as far as an answer has room.
+/// The definitions, by name after this one, as many as fit into an answer.
 pub fn definitions(hub: &Hub, after: Option<&str>) -> ServiceAnswer {
     let (rows, consoles) = (hub.rows.borrow(), hub.consoles.borrow());
     let state = hub.state.borrow();
@@ -31,7 +31,7 @@ pub fn definitions(hub: &Hub, after: Option<&str>) -> ServiceAnswer {
     ServiceAnswer::Definitions { more: more && last.is_some(), defined }
 }
 
-/// Attaches a console.
+/// Attaches to a console.
 pub async fn console(
     hub: &Rc<Hub>,
     reader: Option<(u64, u64)>,
@@ -44,7 +44,7 @@ pub async fn console(
         && !hub.consoles.borrow().shows(name, number)
         && let end @ Some(_) = hub.state.borrow().records().get(name).and_then(|one| one.last_end)
     {
-        // It ended before anybody saw its console, and its policy destroyed it.
+        // The partition ended before anybody saw its console, and its policy destroyed it.
         hub.tell(client, id, Ok(Answered::Attached), false);
         hub.finish(client, id, Ok(ServiceAnswer::Ended { end }));
         return Ok(());
@@ -83,7 +83,7 @@ pub async fn console(
     Ok(())
 }
 
-/// Why a wait ended without what was waited for.
+/// The failure of a wait whose time is up.
 pub fn time_is_up(name: &str, until: Until, milliseconds: u32) -> Failure {
     let still = match until {
         Until::Running => "does not run",
@@ -96,7 +96,7 @@ pub fn time_is_up(name: &str, until: Until, milliseconds: u32) -> Failure {
     refused(TIME_IS_UP, &object, "state", &reason, "wait again with a longer --timeout")
 }
 
-/// Why what was typed is not read.
+/// The failure for typed input that was not read.
 pub fn unread(unread: Unread) -> Failure {
     let refuse =
         |code, field, reason: &str, way_out: &str| refused(code, "console", field, reason, way_out);
@@ -119,7 +119,7 @@ pub fn unread(unread: Unread) -> Failure {
     }
 }
 
-/// Records that led to a partition's present state.
+/// The records that led to a partition's present state.
 pub fn why(hub: &Hub, name: &str) -> Result<ServiceAnswer, Failure> {
     let rows = hub.rows.borrow();
     let numbered = name.parse().ok().and_then(|number| rows.get(number));
@@ -138,11 +138,11 @@ pub fn why(hub: &Hub, name: &str) -> Result<ServiceAnswer, Failure> {
     }
 }
 
-/// The newest records that a message has room for.
+/// The newest records that fit into a message.
 pub fn newest(mut rows: Vec<LogRow>) -> Vec<LogRow> {
     let mut room = MAX_MESSAGE / 2;
     let fits = rows.iter().rev().take_while(|row| {
-        // What a message adds to the texts is covered by the half left over.
+        // The half of the message that is left over covers what the encoding adds to the texts.
         let bytes = 200 + row.what.len() + row.reason.len() + row.partitions.len() * 6;
         room = room.saturating_sub(bytes);
         room > 0

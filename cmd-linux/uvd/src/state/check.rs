@@ -1,9 +1,9 @@
-//! Whether a state file can be used, found out by a process that may break at it.
+//! Checks whether a state file can be used, in a process that the file may crash.
 //!
-//! The store's library ends its process at some damage, and a damaged length may ask for any
-//! memory or time. Rule: `uvd` opens a file only after a child of it has opened it, gone over
-//! every page, read every value and written to every table. A file at which the child fails is
-//! kept under another name, so that no file can end two processes.
+//! The store's library aborts its process at some damage, and a damaged length may ask for any
+//! amount of memory or time. Rule: `uvd` opens a file only after a child has opened it, walked
+//! every page, read every value and written to every table. A file at which the child fails is kept
+//! under another name, so that no file can end two processes.
 
 use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -18,41 +18,41 @@ use nix::sys::signal::Signal;
 
 use super::disk::{Disk, Error};
 
-/// The hidden argument that a child is started with, before the file's name.
+/// The hidden argument that starts a child, before the file's name.
 #[cfg(not(test))]
 const ARGUMENT: &str = "check-state-file";
-/// Files that are kept under other names.
+/// The most files that are kept under other names.
 const MOST_ASIDE: usize = 3;
 /// CPU time that a check may take.
 const SECONDS: u64 = 60;
-/// Address space and longest file, beside what the file has.
+/// The limit of address space and of file size, beyond the file's own size.
 const ROOM: u64 = 256 << 20;
-/// Bytes that a child may say.
+/// The longest message of a child, in bytes.
 const MOST_WORDS: u64 = 1000;
 
-/// How a child ends.
+/// Exit statuses of a child.
 mod status {
     pub(super) const DAMAGED: u8 = 3;
     pub(super) const UNUSABLE: u8 = 4;
 }
 
-/// What is wrong with a file.
+/// Why a file cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Wrong {
-    /// What it has.
+    /// The contents are damaged.
     Damaged(String),
-    /// Where it is: it may be sound.
+    /// The place is unusable; the contents may be sound.
     Unusable(String),
 }
 
-/// If this process was started to check a file, does so and returns how it is to end.
+/// If this process was started to check a file, checks it and returns the exit code.
 #[cfg(not(test))]
 pub fn serve_if_asked() -> Option<ExitCode> {
     let mut words = std::env::args_os().skip(1);
     (words.next()? == ARGUMENT).then(|| serve(Path::new(&words.next().unwrap_or_default())).into())
 }
 
-/// Checks a file within limits; the status to end with.
+/// Checks a file within limits; returns the exit status.
 pub fn serve(path: &Path) -> u8 {
     let room = ROOM + 4 * std::fs::metadata(path).map_or(0, |about| about.len());
     for (resource, limit) in [
@@ -61,7 +61,7 @@ pub fn serve(path: &Path) -> u8 {
         (Resource::RLIMIT_CPU, SECONDS),
         (Resource::RLIMIT_CORE, 0),
     ] {
-        // A limit that is lower already stays.
+        // A limit that is already lower stays.
         let _ = setrlimit(resource, limit, limit);
     }
     match Disk::open(path).and_then(|mut disk| disk.exercise()) {
@@ -73,7 +73,7 @@ pub fn serve(path: &Path) -> u8 {
     }
 }
 
-/// Whether an error says nothing of what is in the file.
+/// Whether an error says nothing about the contents of the file.
 fn is_about_place(error: &Error) -> bool {
     match error {
         Error::Store(redb::Error::DatabaseAlreadyOpen) => true,
@@ -88,7 +88,7 @@ fn is_about_place(error: &Error) -> bool {
     }
 }
 
-/// Checks a file by a child. One that is not there or empty becomes a new store.
+/// Checks a file in a child. A file that is missing or empty becomes a new store.
 pub fn check(path: &Path) -> Result<(), Wrong> {
     if std::fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() == 0)
         || matches!(std::fs::metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
@@ -105,8 +105,8 @@ fn judge(status: ExitStatus, words: &str) -> Result<(), Wrong> {
     if status.success() {
         return Ok(());
     }
-    // The check's own limits end it by other signals: somebody else did, or the kernel, which
-    // was short of memory.
+    // The check's own limits use other signals, so somebody else ended it, or the kernel, because
+    // memory was short.
     let ended = [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGINT].map(|signal| signal as i32);
     if status.signal().is_some_and(|signal| ended.contains(&signal)) {
         return Err(Wrong::Unusable(format!("its check ended: {status}")));
@@ -125,7 +125,7 @@ fn command(path: &Path) -> Command {
     command
 }
 
-/// A test's child is the program of the tests, which runs one of them.
+/// In tests, the child is the test program, which runs one of its tests.
 #[cfg(test)]
 fn command(path: &Path) -> Command {
     let mut command = Command::new("/proc/self/exe");
@@ -134,8 +134,8 @@ fn command(path: &Path) -> Command {
     command
 }
 
-/// Gives a file another name, `NAME.damaged-N`, and removes the oldest of too many such files;
-/// the new name.
+/// Renames a file to `NAME.damaged-N`, removes the oldest of too many such files, and returns the
+/// new name.
 pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let mut there = aside(path)?;
     let number = there.last().map_or(1, |(number, _)| number + 1);
@@ -149,7 +149,7 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
     Ok(name.into())
 }
 
-/// The files that were set aside, by their rising numbers.
+/// The files that were renamed so, by rising number.
 pub fn aside(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let prefix = format!("{}.damaged-", path.file_name().unwrap_or_default().display());

@@ -1,8 +1,8 @@
-//! Tables of the store, and what goes in and out of them.
+//! The tables of the store, and how values are written to and read from them.
 //!
-//! Values are JSON, so that a later version reads what an earlier one wrote. What the ultravisor
-//! counts begins anew with each boot of the host, so keys name the boot, too. Rule: whatever
-//! belongs together is one transaction of the store.
+//! Values are JSON, so that a later version can read what an earlier one wrote. The ultravisor's
+//! counters restart with each boot of the host, so keys name the boot, too. Rule: changes that
+//! belong together are one transaction of the store.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,26 +23,26 @@ const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("definiti
 const STAGED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("staged");
 /// The audit log, by boot and sequence number.
 const LOG: TableDefinition<'_, (Boot, u64), &[u8]> = TableDefinition::new("log-of-boots");
-/// The audit log of versions that knew no boots, by sequence number.
+/// The audit log of versions that did not record boots, by sequence number.
 const OLD_LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
-/// Boots of the host by their identities, numbered as `uvd` met them, from 1.
+/// Boots of the host by their identities, numbered from 1 in the order in which `uvd` saw them.
 const BOOTS: TableDefinition<'_, u64, Boot> = TableDefinition::new("boots");
-/// When each boot was met first, in seconds since 1970.
+/// The time at which `uvd` first saw each boot, in seconds since 1970.
 const MET: TableDefinition<'_, Boot, u64> = TableDefinition::new("boots-met");
-/// The last life by each name.
+/// The last life of each name.
 const LIVES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lives");
 
-/// Records of the log that are kept.
+/// The most records of the log that are kept.
 const MOST_ROWS: u64 = 20_000;
-/// Lives that are kept, beside those of partitions that are there.
+/// The most lives that are kept, in addition to those of existing partitions.
 const MOST_LIVES: u64 = 2_000;
-/// Lives that are left when there were too many.
+/// The lives that are left after a removal of old ones.
 const ENOUGH_LIVES: u64 = MOST_LIVES / 4 * 3;
-/// Boots that are remembered.
+/// The most boots that are remembered.
 const MOST_BOOTS: usize = 1_000;
-/// A key that nothing has, written and removed by a check.
+/// A key that no entry has; a check writes and removes it.
 const PROBE: &str = "\0check";
-/// Bytes that the store caches.
+/// Bytes of the store's cache.
 const CACHE: usize = 1 << 20;
 
 /// Why the store failed.
@@ -51,30 +51,30 @@ pub enum Error {
     /// The store's own reason.
     #[error("{0}")]
     Store(#[from] redb::Error),
-    /// A value that is not what it should be.
+    /// A value that cannot be decoded.
     #[error("a value in it makes no sense: {0}")]
     Value(#[from] serde_json::Error),
 }
 
-/// Turns each of the store's errors into its common one.
+/// Turns each of the store's error types into the common one.
 fn common<T, E: Into<redb::Error>>(result: Result<T, E>) -> Result<T, Error> {
     result.map_err(|error| Error::Store(error.into()))
 }
 
-/// What is written together.
+/// Everything that is written together.
 #[derive(Clone, Copy)]
 pub struct Writing<'a> {
     /// Changes to the definitions.
     pub edits: &'a [Edit],
-    /// Edits that are staged.
+    /// Edits to stage.
     pub staged: &'a [Staged],
-    /// Keys of staged edits that were decided on.
+    /// Keys of staged edits whose transaction was decided.
     pub settled: &'a [String],
-    /// The boot that is under way.
+    /// The current boot.
     pub boot: Boot,
     /// Records of the log, each with its boot.
     pub rows: &'a [(Boot, &'a LogRow)],
-    /// The last lives by these names.
+    /// The last lives of these names.
     pub lives: &'a BTreeMap<String, Life>,
 }
 
@@ -84,7 +84,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// The store in a file.
+    /// Opens the store in a file.
     pub fn open(path: &Path) -> Result<Self, Error> {
         if let Some(directory) = path.parent() {
             common(std::fs::create_dir_all(directory))?;
@@ -95,7 +95,7 @@ impl Disk {
         Ok(disk)
     }
 
-    /// A store that is there, to read: nothing is made in it.
+    /// Opens an existing store for reading, and creates nothing in it.
     pub fn reopen(path: &Path) -> Result<Self, Error> {
         Ok(Self { database: common(Builder::new().set_cache_size(CACHE).open(path))? })
     }
@@ -103,7 +103,7 @@ impl Disk {
     /// An empty store in memory.
     pub fn in_memory() -> Self {
         let made = Builder::new().set_cache_size(CACHE).create_with_backend(InMemoryBackend::new());
-        // Memory refuses nothing but memory, and then the process ends anyway.
+        // A store in memory fails only if memory runs out, and then the process ends anyway.
         let disk = Self { database: made.unwrap_or_else(|error| panic!("memory: {error}")) };
         let _ = disk.make_tables();
         disk
@@ -121,8 +121,8 @@ impl Disk {
         common(write.commit())
     }
 
-    /// The number of a boot, by its identity; a boot that was not met before gets the next one, and
-    /// is met `now`, in seconds since 1970.
+    /// The number of a boot, by its identity. A boot that was not seen before gets the next number,
+    /// and the time `now`, in seconds since 1970.
     pub fn boot(&self, identity: u64, now: u64) -> Result<Boot, Error> {
         let write = common(self.database.begin_write())?;
         let number = {
@@ -153,11 +153,11 @@ impl Disk {
         Ok(number)
     }
 
-    /// When a boot was met first, in seconds since 1970, where that is known.
+    /// The time at which a boot was first seen, in seconds since 1970, if it is known.
     pub fn met(&self, boot: Boot) -> Result<Option<u64>, Error> {
         let read = common(self.database.begin_read())?;
         let table = match read.open_table(MET) {
-            // A version that did not write it down made this store.
+            // The version that made this store did not record it.
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
             table => common(table)?,
         };
@@ -165,8 +165,8 @@ impl Disk {
         Ok(met.map(|seconds| seconds.value()))
     }
 
-    /// Goes over every page, reads every value and writes to every table, so that later nothing
-    /// of what is in the file is met for the first time.
+    /// Walks every page, reads every value and writes to every table, so that nothing in the file
+    /// is read for the first time later.
     pub fn exercise(&mut self) -> Result<(), Error> {
         common(self.database.check_integrity())?;
         self.records()?;
@@ -261,7 +261,7 @@ impl Disk {
         Ok(all)
     }
 
-    /// The newest records of a boot, rising.
+    /// The newest records of a boot, in rising order.
     pub fn log(&self, boot: Boot, most: u64) -> Result<Vec<LogRow>, Error> {
         let read = common(self.database.begin_read())?;
         let table = common(read.open_table(LOG))?;
@@ -321,7 +321,7 @@ impl Disk {
         Ok(lives)
     }
 
-    /// Takes over all of another store.
+    /// Copies all of another store.
     pub fn copy(&self, from: &Self) -> Result<(), Error> {
         let edits: Vec<Edit> = from.records()?.into_values().map(Edit::Put).collect();
         let (lives, staged, rows) = (from.lives()?, from.staged()?, from.all_rows()?);
@@ -346,7 +346,8 @@ impl Disk {
     }
 }
 
-/// Takes over what versions wrote that knew no boots: it is of boot 0, before all others.
+/// Takes over the records of versions that did not record boots; they belong to boot 0, before all
+/// others.
 fn take_over_old(write: &redb::WriteTransaction) -> Result<(), Error> {
     let mut tables = common(write.list_tables())?;
     if tables.any(|table| table.name() == OLD_LOG.name()) {
@@ -369,7 +370,7 @@ fn take_over_old(write: &redb::WriteTransaction) -> Result<(), Error> {
 
 type Lives<'t> = redb::Table<'t, &'static str, &'static [u8]>;
 
-/// Writes lives; of too many the oldest go, but none of a partition that is there.
+/// Writes lives; if there are too many, removes the oldest, but none of an existing partition.
 fn write_lives(
     table: &mut Lives<'_>,
     lives: &BTreeMap<String, Life>,

@@ -1,10 +1,11 @@
-//! What `uvd` must not forget: definitions, the audit log, whose number was whose when.
+//! The persistent state of `uvd`: definitions, the audit log, and which partition had which name
+//! when.
 //!
-//! It lies in an embedded store that survives being killed at any moment. Rule: what is asked of
-//! `uvd` does not fail because a disk does. A file that cannot be opened or written is left as
-//! it is, `uvd` says so and goes on in memory with all it knows. A file with damaged contents is
-//! kept under another name, whatever its bytes are ([`check`]), and `uvd` begins a new one, which
-//! the ultravisor's log fills.
+//! It lies in an embedded store that survives a kill at any moment. Rule: a request to `uvd` does
+//! not fail because a disk fails. If a file cannot be opened or written, it is left as it is, and
+//! `uvd` logs this and goes on in memory with all it knows. If a file's contents are damaged, the
+//! file is kept under another name ([`check`]), and `uvd` begins a new one, which the ultravisor's
+//! log fills.
 
 pub mod check;
 mod disk;
@@ -20,25 +21,25 @@ use pv_abi::uv::command::LogRow;
 use serde::{Deserialize, Serialize};
 use uvd_protocol::{EarlierBoot, End};
 
-/// A boot of the host: its number among those that this store met, rising from 1. 0: before the
-/// store knew boots, or not known yet.
+/// A boot of the host, by its number among the boots that this store saw, from 1. 0 is for records
+/// from before the store distinguished boots, and while the boot is not known yet.
 pub type Boot = u64;
 
-/// Rows of the log that are queued at most.
+/// The most rows of the log that are queued.
 const MOST_QUEUED: usize = 64;
 
-/// What is kept of a definition.
+/// The stored state of a definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// What it should be.
+    /// The definition.
     pub definition: Definition,
-    /// It was applied from a file, so a later apply may prune it.
+    /// Whether it was applied from a file, so that a later apply may prune it.
     pub applied: bool,
-    /// A policy is starting it anew: it is started when `uvd` finds it gone.
+    /// Set while a policy restarts the partition: if `uvd` then finds it gone, it starts it.
     pub restarting: bool,
     /// How its last run ended.
     pub last_end: Option<End>,
-    /// Bytes of memory that its kernel needs at least; 0: not known.
+    /// The least memory in bytes that its kernel needs; 0 if it is not known.
     #[serde(default)]
     pub least_memory: u64,
 }
@@ -50,17 +51,18 @@ impl Record {
     }
 }
 
-/// What a plan looks at first of a record whose partition has the memory that its kernel needs.
+/// The part of a record that a plan compares first. Such a record's partition has the memory that
+/// its kernel needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// The definition, as [`uvd_protocol::packed`] has it.
+    /// The definition, encoded by [`uvd_protocol::packed`].
     pub bytes: Vec<u8>,
     /// See [`Record::applied`].
     pub applied: bool,
 }
 
 impl Kept {
-    /// What is kept of a record; `None`: a plan has to look at all of it.
+    /// The kept part of a record; `None` if a plan has to look at the whole record.
     pub fn of(record: &Record) -> Option<Self> {
         let fits = record.definition.memory >= record.least_memory;
         fits.then(|| Self {
@@ -73,43 +75,43 @@ impl Kept {
 /// A change to the definitions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Edit {
-    /// This is so now.
+    /// This record replaces the one of its name.
     Put(Record),
     /// This name is forgotten.
     Forget(String),
 }
 
-/// When a partition went by a name, in sequence numbers of a boot's log.
+/// The time in which a partition had a name, in sequence numbers of a boot's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Life {
     /// The boot.
     #[serde(default)]
     pub boot: Boot,
-    /// Its number.
+    /// The partition's number.
     pub number: u32,
-    /// The record that created it.
+    /// The record with which it began.
     pub first: u64,
-    /// The record that ended that.
+    /// The record with which it ended.
     pub last: Option<u64>,
 }
 
-/// Edits that a transaction decides on: they hold if it was committed.
+/// Edits that depend on a transaction: they hold if it is committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Staged {
-    /// The boot that the transaction is of.
+    /// The boot that the transaction belongs to.
     #[serde(default)]
     pub boot: Boot,
     /// Id of the transaction's request.
     pub request: u64,
-    /// The transaction's record is not older than this one.
+    /// The transaction's record is this one or a later one.
     #[serde(default)]
     pub since: u64,
-    /// What holds then.
+    /// The edits.
     pub edits: Vec<Edit>,
 }
 
 impl Staged {
-    /// The key that it is stored under: keys rise with boots and requests.
+    /// The key in the store; keys rise with boots and requests.
     fn key(&self) -> String {
         format!("{:020}/{:020}", self.boot, self.request)
     }
@@ -118,9 +120,9 @@ impl Staged {
 /// See the module's head.
 pub struct State {
     records: BTreeMap<String, Record>,
-    /// Of the records.
+    /// The kept parts of the records.
     kept: HashMap<String, Kept>,
-    /// Staged edits that were not decided on.
+    /// Staged edits whose transaction is undecided.
     staged: Vec<Staged>,
     boot: Boot,
     disk: Disk,
@@ -130,7 +132,7 @@ pub struct State {
 }
 
 impl State {
-    /// The store in a file, which is made where there is none.
+    /// Opens the store in a file, which is created if it does not exist.
     pub fn open(path: &Path) -> Self {
         let opened = usable(path).and_then(|()| {
             let opened = Disk::open(path);
@@ -150,7 +152,8 @@ impl State {
         Self { records, kept, staged, boot: 0, disk, path, persistent, queue }
     }
 
-    /// The host is in the boot with this identity: what comes from now on is of that boot.
+    /// Notes that the host is in the boot with this identity; all later records belong to that
+    /// boot.
     pub fn begin_boot(&mut self, identity: u64) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let boot = self.read("boots", self.disk.boot(identity, now.as_secs()));
@@ -163,12 +166,12 @@ impl State {
         }
     }
 
-    /// The boot that the host is in.
+    /// The host's current boot.
     pub fn boot(&self) -> Boot {
         self.boot
     }
 
-    /// What is known of a boot, where it is not the one that the host is in.
+    /// The stored facts about a boot, if it is not the host's current boot.
     pub fn earlier(&self, boot: Boot) -> Option<EarlierBoot> {
         let met = || self.read("boots", self.disk.met(boot));
         (boot != self.boot).then(|| EarlierBoot { number: boot, now: self.boot, met: met() })
@@ -179,37 +182,37 @@ impl State {
         &self.records
     }
 
-    /// Edits by which the records of these names are of definitions that were applied from a file.
+    /// Edits that mark the records of these names as applied from a file.
     pub fn with_applied(&self, names: &[String]) -> Vec<Edit> {
         let records = names.iter().filter_map(|name| self.records.get(name));
         let applied = records.map(|record| Record { applied: true, ..record.clone() });
         applied.map(Edit::Put).collect()
     }
 
-    /// What is kept of the records in short, by name.
+    /// The kept parts of the records, by name.
     pub fn kept(&self) -> &HashMap<String, Kept> {
         &self.kept
     }
 
-    /// Whether a restart of `uvd` finds what is written now.
+    /// Whether a restart of `uvd` finds the present state.
     #[cfg(test)]
     pub fn is_persistent(&self) -> bool {
         self.persistent
     }
 
-    /// Writes down what is to hold once the transaction is committed.
+    /// Stores edits that hold once the transaction is committed.
     pub fn stage(&mut self, staged: &Staged) {
         self.staged.push(staged.clone());
         self.write(std::slice::from_ref(staged), &[]);
     }
 
-    /// What was staged and not settled, in the order of the requests.
+    /// The staged edits that are not settled, in the order of their requests.
     pub fn staged(&self) -> &[Staged] {
         &self.staged
     }
 
-    /// The transaction that was staged for was committed, or not. It is written with what comes
-    /// next, or by [`Self::store`]: until then the log says the same.
+    /// Settles staged edits after their transaction was committed or was not. The result is written
+    /// with the next change, or by [`Self::store`]; until then the log gives the same answer.
     pub fn settle(&mut self, staged: &Staged, committed: bool) {
         let edits = if committed { &staged.edits[..] } else { &[] };
         self.apply(edits);
@@ -224,7 +227,7 @@ impl State {
         self.write(&[], edits);
     }
 
-    /// Changes one record, where there is one.
+    /// Changes one record, if it exists.
     pub fn change(&mut self, name: &str, change: impl FnOnce(&mut Record)) {
         if let Some(record) = self.records.get(name) {
             let mut record = record.clone();
@@ -235,40 +238,40 @@ impl State {
         }
     }
 
-    /// Takes over records of the log, and lives that began or ended with them; written by
-    /// [`Self::store`].
+    /// Takes over records of the log, and the lives that began or ended with them; [`Self::store`]
+    /// writes them.
     pub fn add_log(&mut self, rows: &[LogRow], lives: Vec<(String, Life)>) {
         self.queue.rows.extend(rows.iter().map(|row| (row.sequence, row.clone())));
         self.queue.lives.extend(lives);
     }
 
-    /// Writes what is to be written.
+    /// Writes the queue.
     pub fn store(&mut self) {
         if !self.queue.settled.is_empty() || self.queue.written_rows() > 0 {
             self.write(&[], &[]);
         }
     }
 
-    /// Records whose end was not known when they were taken over.
+    /// Records whose outcome was not known when they were taken over.
     pub fn unsettled(&self) -> Vec<u64> {
         let open = self.queue.rows.values().filter(|row| is_unsettled(row));
         open.map(|row| row.sequence).collect()
     }
 
-    /// The newest records of this boot, rising.
+    /// The newest records of this boot, in rising order.
     pub fn log(&self, most: u64) -> Vec<LogRow> {
         let mut rows = self.with_queued(self.disk.log(self.boot, most), 0, u64::MAX);
         rows.drain(..rows.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX)));
         rows
     }
 
-    /// The last life by a name.
+    /// The last life of a name.
     pub fn life(&self, name: &str) -> Option<Life> {
         let queued = self.queue.lives.get(name).copied();
         queued.or_else(|| self.read("lives", self.disk.life(name)))
     }
 
-    /// Records about a partition during a life, rising.
+    /// The records about a partition during a life, in rising order.
     pub fn why(&self, life: &Life) -> Vec<LogRow> {
         let last = life.last.unwrap_or(u64::MAX);
         let mut rows = self.rows(life.boot, life.first, last);
@@ -276,14 +279,14 @@ impl State {
         rows
     }
 
-    /// How a request of a boot ended, by the records of that boot that are stored.
+    /// The outcome of a request of a boot, by the stored records of that boot.
     pub fn outcome(&self, boot: Boot, who: u32, request: u64) -> Option<String> {
         let rows = self.rows(boot, 0, u64::MAX);
         let row = rows.into_iter().rev().find(|row| (row.who, row.request) == (who, request));
         row.filter(|row| !is_unsettled(row)).map(|row| row.outcome)
     }
 
-    /// Records of a boot from one to another, rising.
+    /// Records of a boot from `first` to `last`, in rising order.
     fn rows(&self, boot: Boot, first: u64, last: u64) -> Vec<LogRow> {
         let stored = self.disk.rows(boot, first, last.max(first));
         if boot == self.boot {
@@ -293,7 +296,7 @@ impl State {
         }
     }
 
-    /// Stored records, and those from `first` to `last` that are queued, which are newer.
+    /// The stored records, followed by the newer, queued ones from `first` to `last`.
     fn with_queued(
         &self,
         stored: Result<Vec<LogRow>, disk::Error>,
@@ -326,7 +329,7 @@ impl State {
         }
     }
 
-    /// Writes with what is queued; where the file takes no more, all goes on in memory.
+    /// Writes these edits and the queue; if the file accepts no more, goes on in memory.
     fn write(&mut self, staged: &[Staged], edits: &[Edit]) {
         self.queue.edits.extend_from_slice(edits);
         let rows = self.queue.rows.values().take(self.queue.written_rows());
@@ -344,7 +347,7 @@ impl State {
             if self.persistent {
                 say(&self.path, &error, "make room, then start uvd anew");
                 self.persistent = false;
-                // After an error the store says nothing more until it is opened again.
+                // After an error the store refuses everything until it is opened again.
                 self.disk = Disk::in_memory();
                 self.fill();
                 report(self.disk.write(&what));
@@ -357,7 +360,7 @@ impl State {
         self.queue = Queue { rows, ..Queue::default() };
     }
 
-    /// Puts all that is known into a store in memory.
+    /// Writes the whole state into a store in memory.
     fn fill(&self) {
         if let Err(error) = Disk::reopen(&self.path).and_then(|old| self.disk.copy(&old)) {
             crate::log(&format!("state: {error}; the log that was stored is not at hand"));
@@ -377,19 +380,20 @@ impl State {
     }
 }
 
-/// What is written together with what comes next.
+/// Changes that are written together with the next one.
 #[derive(Default)]
 struct Queue {
     edits: Vec<Edit>,
-    /// Keys of staged edits that were decided on.
+    /// Keys of staged edits whose transaction was decided.
     settled: Vec<String>,
     rows: BTreeMap<u64, LogRow>,
     lives: BTreeMap<String, Life>,
 }
 
 impl Queue {
-    /// How many of its rows are written next: those before the first whose end is not known, for
-    /// a later `uvd` asks for all after the last that it finds. They do not become too many.
+    /// The number of queued rows to write next. These are the rows before the first whose outcome
+    /// is unknown, because a later `uvd` requests all after the last that it finds. The number of
+    /// rows that wait is bounded.
     fn written_rows(&self) -> usize {
         if self.rows.len() > MOST_QUEUED {
             return self.rows.len();
@@ -398,12 +402,12 @@ impl Queue {
     }
 }
 
-/// Whether it is not known how a record ends.
+/// Whether the outcome of a record is unknown.
 fn is_unsettled(row: &LogRow) -> bool {
     matches!(row.outcome.as_str(), "begun" | "pending")
 }
 
-/// Sets a damaged file aside; why the file can be neither used nor set aside.
+/// Renames a damaged file; the error says why the file can be neither used nor renamed.
 fn usable(path: &Path) -> Result<(), String> {
     let wrong = match check::check(path) {
         Ok(()) => return Ok(()),

@@ -123,7 +123,7 @@ fn a_full_table_keeps_what_is_new_and_drops_the_oldest() {
     assert!(state.life("old-0").is_none() && state.life("old-2999").is_some());
 }
 
-/// A file of a version that knew no boots.
+/// A file of a version that did not record boots.
 #[test]
 fn an_older_file_is_read_and_its_log_is_of_no_boot_that_comes() {
     use redb::{Database, TableDefinition};
@@ -203,7 +203,7 @@ fn a_record_without_an_end_does_not_keep_many_from_being_stored() {
 /// The file that a child of the tests checks.
 pub const CHECKED: &str = "UVD_TEST_CHECKED";
 
-/// What a child does; nothing where this is no child.
+/// The body of a child; it does nothing in the parent.
 #[test]
 fn a_child_checks_what_it_is_told() {
     if let Some(path) = std::env::var_os(CHECKED) {
@@ -228,7 +228,7 @@ fn filled(name: &str) -> PathBuf {
     path
 }
 
-/// Opens a file twice and writes; what is there the second time.
+/// Opens a file twice and writes; returns how much is there the second time.
 fn survives(path: &Path) -> usize {
     let mut state = State::open(path);
     assert!(state.is_persistent(), "a new store takes the place of a damaged one");
@@ -269,7 +269,8 @@ fn a_sound_file_and_one_that_is_in_use_stay_as_they_are() {
     std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
 }
 
-/// Every byte of the headers, and bytes everywhere; lengths from none to all.
+/// Damages every byte of the headers, and bytes everywhere; cuts the file at lengths from none to
+/// all.
 #[test]
 fn no_damage_ends_the_process_or_is_met_twice() {
     let path = filled("damage");
@@ -303,11 +304,11 @@ fn no_damage_ends_the_process_or_is_met_twice() {
     std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
 }
 
-/// How often a file is damaged; each costs two processes.
+/// How often a file is damaged; each time costs two processes.
 const DAMAGES: usize = 60;
 
-/// A disk that takes no more: the process may write no file longer than this. Its own process,
-/// for the limit is one of the process.
+/// Simulates a full disk: the process may write no file longer than this. The test runs in its own
+/// process, because the limit applies to a process.
 #[test]
 fn a_full_disk_loses_nothing() {
     use nix::sys::resource::{Resource, setrlimit};
@@ -328,7 +329,7 @@ fn a_full_disk_loses_nothing() {
     state.add_log(&[row(1, &[])], Vec::new());
     assert!(state.is_persistent());
     let limit = std::fs::metadata(&path).unwrap().len();
-    // Else the signal ends the process.
+    // Otherwise the signal would end the process.
     nix::sys::signal::SigSet::from(nix::sys::signal::Signal::SIGXFSZ).thread_block().unwrap();
     setrlimit(Resource::RLIMIT_FSIZE, limit, limit).unwrap();
     let mut count = 0;

@@ -1,4 +1,4 @@
-//! Requests that `uvd` carries: the server's end of the command channel is on the test's thread,
+//! Requests that `uvd` carries. The server's end of the command channel is on the test's thread,
 //! which answers when the test says so.
 
 use std::cell::Cell;
@@ -39,7 +39,7 @@ struct Scene {
 impl Scene {
     fn new(name: &str) -> Self {
         let file = memory(COMMAND_PAGES);
-        // As long as the process: the server's end borrows it.
+        // It lives as long as the process, because the server's end borrows it.
         let shared = Box::leak(Box::new(Shared::map(&file, 0, COMMAND_PAGES as u32).unwrap()));
         let words = shared.words();
         let server = Endpoint::create(words, Side::Server).unwrap();
@@ -55,7 +55,7 @@ impl Scene {
         connect(&self.socket)
     }
 
-    /// The next request of a client on the channel. What the session asks is refused.
+    /// The next request of a client on the channel. Requests of the session are refused.
     fn request(&mut self) -> Request {
         loop {
             let request = self.any_request();
@@ -79,7 +79,7 @@ impl Scene {
         }
     }
 
-    /// Waits until the channel is to be made anew.
+    /// Waits until the daemon asks for a re-created channel.
     fn asked_anew(&mut self) {
         while Endpoint::open(self.words, Side::Server).err() != Some(RingError::NotReady) {
             let mut fds = [PollFd::new(self.bell.fd(), PollFlags::POLLIN)];
@@ -292,7 +292,7 @@ fn a_channel_that_makes_no_sense_is_made_anew_and_goes_on() {
     let client = scene.client();
     write(&client, &query(1, Query::Version)).unwrap();
     let before = scene.request();
-    // Responses produced: beyond the ring.
+    // This index of produced responses lies beyond the ring.
     scene.words[8].store(0x1234_5678, Ordering::Release);
     scene.bell.ring();
     scene.asked_anew();
@@ -306,7 +306,7 @@ fn a_channel_that_makes_no_sense_is_made_anew_and_goes_on() {
     scene.end();
 }
 
-/// Whatever a `uvd` before this one left in the header: the size of the rings, and the indices.
+/// Tests what an earlier `uvd` may leave in the header: the size of the rings, and the indices.
 #[test]
 fn a_channel_that_cannot_be_opened_is_to_be_made_anew() {
     let file = memory(COMMAND_PAGES);
@@ -358,7 +358,7 @@ fn a_message_that_makes_no_sense_is_answered_and_the_client_goes_on() {
     scene.reply(request.id, Ok(log_answer(1)));
     let told: Told = read(&client).unwrap();
     assert_eq!(told.id, 2);
-    // A length beyond all measure ends the client, and no other.
+    // An invalid length ends this client, and no other.
     client.write_all(&[0xff; 4]).unwrap();
     let told: Told = read(&client).unwrap();
     assert!(matches!(told.result, Err(Failure::Malformed(_))));
@@ -461,7 +461,7 @@ fn a_socket_is_private_and_replaces_one_left_behind_but_not_one_in_use() {
     std::fs::remove_file(path).unwrap();
 }
 
-/// Answers what a session asks as it begins, up to `last`, which is answered by the caller.
+/// Answers the first requests of a session up to `last`, which the caller answers.
 fn session_until(scene: &mut Scene, last: impl Fn(&Body) -> bool) -> Request {
     loop {
         let request = scene.any_request();
@@ -494,7 +494,7 @@ fn what_clients_change_waits_until_a_copy_is_made() {
     write(&client, &Ask { id: 1, timeout_ms: None, body: Asked::Ultravisor(long_reason(1)) })
         .unwrap();
     write(&client, &query(2, Query::Version)).unwrap();
-    // What changes nothing is passed on, and shows that the request before it was read.
+    // A request that changes nothing is passed on, which shows that the request before it was read.
     let version = scene.any_request();
     assert_eq!(version.body, Body::Query(Query::Version));
     let contents = vec![vec![0; 8].into()];
@@ -518,7 +518,7 @@ fn pages_of_several_versions_are_not_taken_for_one() {
     let (reading, read) = (Rc::clone(&hub), Rc::new(Cell::new(false)));
     let is_read = Rc::clone(&read);
     hub.spawn(async move { is_read.set(reading.read_all().await.is_ok()) });
-    // Versions of the two pages, look after look.
+    // The versions of the two pages, at each reading.
     for version in [5, 6, 6, 6] {
         pool.run_until_stalled();
         let asked: Vec<Outgoing> = hub.outgoing().into();

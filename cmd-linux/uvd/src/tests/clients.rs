@@ -1,4 +1,4 @@
-//! Many clients, and answers as long as they come.
+//! Tests with many clients, and with the longest answers.
 
 use std::path::Path;
 use std::sync::Barrier;
@@ -39,7 +39,7 @@ fn all_definitions_are_told_however_many_there_are() {
     let mut client = host.client();
     let told: Vec<_> = defined(&mut client).into_iter().map(|one| one.definition).collect();
     assert!(told == all, "{} of {}", told.len(), all.len());
-    // What an apply of nothing would prune, each with a line of the answer.
+    // The partitions that an apply of nothing would prune; each has a line in the answer.
     let plan = Service::Plan { definitions: Definitions::default(), prune: true };
     let ServiceAnswer::Changes { changes, .. } = answer(client.ask(plan)) else { panic!() };
     assert_eq!(changes.len(), all.len());
@@ -67,7 +67,7 @@ fn an_answer_that_no_message_holds_comes_in_pieces() {
     std::fs::remove_file(kernel).unwrap();
 }
 
-/// A name of control characters, each of which is shown as five.
+/// A name of control characters, each of which takes five characters in a message.
 #[test]
 fn a_refusal_of_any_name_arrives() {
     let kernel = kernel_file("control.elf", 100);
@@ -155,8 +155,8 @@ fn list() -> Body {
     Body::Query(Query::List { after: 0 })
 }
 
-/// A list that comes after everybody else waits for one question of each of them at most, and for
-/// one transaction: jobs take turns, and the rest of them come after it.
+/// A list request waits for at most one request of each earlier job, and for one transaction: jobs
+/// take turns, and the rest of them comes after it.
 #[test]
 fn a_list_waits_for_no_job() {
     const EACH: usize = 8;
@@ -215,8 +215,8 @@ fn a_list_waits_for_no_job() {
     std::fs::remove_file(kernel).unwrap();
 }
 
-/// Waits until `uvd` has begun with what the client asked before: it answers this by itself, after
-/// it has passed on what was asked.
+/// Waits until `uvd` has begun the client's earlier request: `uvd` answers this one by itself,
+/// after it has passed on the earlier one.
 fn is_under_way(client: &mut Client) {
     let id = client.begin(Service::Detach { console: 0 });
     while client.next().id != id {}
@@ -226,7 +226,7 @@ fn create_service(name: &str, kernel: &Path) -> Service {
     Service::Create { definition: definition(name, kernel), paused: false }
 }
 
-/// Nobody reads the rows of all partitions, of whatever guests there are beside one.
+/// A request about one guest does not read the rows of all partitions.
 #[test]
 fn what_is_about_some_partitions_reads_no_others() {
     let kernel = kernel_file("alone.elf", 100);
@@ -250,7 +250,7 @@ fn what_is_about_some_partitions_reads_no_others() {
     assert!(changes.iter().all(|one| matches!(one, Planned::Same { .. })), "{changes:?}");
     let (planned_at, prune, reason) = (None, true, String::new());
     answer(client.ask(Service::Apply { definitions, prune, planned_at, reason }));
-    // One that ended by itself is dealt with before anybody sees that it did.
+    // The policy of a partition that ended by itself is applied before any client sees the end.
     host.order(Order::End { name: "p3".into(), detail: 0 });
     let gone = Service::Wait { name: "p3".into(), until: Until::Gone };
     assert!(matches!(answer(client.ask(gone)), ServiceAnswer::Waited { row: None, .. }));
@@ -265,7 +265,7 @@ fn what_is_about_some_partitions_reads_no_others() {
     std::fs::remove_file(kernel).unwrap();
 }
 
-/// Two that change one partition at once: its definition says what both made it.
+/// Two clients change one partition at once; its definition shows both changes.
 #[test]
 fn settings_that_are_changed_at_once_are_all_in_the_definition() {
     let kernel = kernel_file("both.elf", 100);

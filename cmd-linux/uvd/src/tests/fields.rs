@@ -1,4 +1,4 @@
-//! What a field of a partition may be is the same for every way in.
+//! The limits of a partition's field are the same for every way in.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ fn refusal(told: Told) -> Refusal {
     }
 }
 
-/// Refused for a field, with its limit and a way out.
+/// Asserts a refusal that names the field, its limit and a way out.
 fn refuses(told: Told, field: &str, what: &str) {
     let refusal = refusal(told);
     assert_eq!((&*refusal.code, &*refusal.field), ("invalid-value", field), "{what}: {refusal:?}");
@@ -38,7 +38,7 @@ fn files(definition: &Definition) -> [Service; 3] {
     ]
 }
 
-/// One that runs, and one that is defined and does not.
+/// A host with a partition that runs, and one that is defined and does not run.
 fn host_with_two(name: &str, kernel: &Path) -> (Host, Client) {
     let host = Host::new(name);
     let mut client = host.client();
@@ -136,7 +136,7 @@ fn the_same_name_changes_nothing() {
     std::fs::remove_file(kernel).unwrap();
 }
 
-/// Something that is wrong with a definition.
+/// Makes a definition wrong.
 type Spoil = fn(&mut Definition);
 
 #[test]
@@ -173,7 +173,7 @@ fn a_bad_value_comes_in_no_way() {
     let settings: [(&str, Settings); 10] = [
         ("memory", Settings { memory: Some(0), ..Settings::default() }),
         ("memory", Settings { memory: Some((9 << 20) + 1), ..Settings::default() }),
-        // Less than its kernel needs: a create refuses it, too.
+        // This is less than its kernel needs; a create refuses it, too.
         ("memory", Settings { memory: Some(4 << 20), ..Settings::default() }),
         ("memory", Settings { memory: Some(1 << 30), ..Settings::default() }),
         ("vcpus", Settings { vcpus: Some(0), ..Settings::default() }),
@@ -215,7 +215,8 @@ fn a_policy_is_set_alone_by_name_and_by_number() {
     std::fs::remove_file(kernel).unwrap();
 }
 
-/// Whatever an apply would refuse by the files and the host, a plan refuses in the same words.
+/// If an apply would be refused because of the files or the host, a plan is refused in the same
+/// words.
 #[test]
 fn a_plan_refuses_what_an_apply_refuses() {
     let kernel = kernel_file("agree.elf", 100);

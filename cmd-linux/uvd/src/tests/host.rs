@@ -1,5 +1,5 @@
 //! A host for the daemon: the real transaction engine behind a command channel, a monitor that
-//! does as it is told, and a boot partition that takes what it wants of a kernel.
+//! obeys, and a boot partition that takes the kernel bytes that it asks for.
 
 #![expect(clippy::result_large_err, reason = "a refusal is the answer itself")]
 
@@ -36,11 +36,11 @@ use crate::daemon::End;
 use crate::hub::{Devices, PATIENCE_MS};
 use crate::link::{Link, Port};
 
-/// Frames of the machine: 256 MiB.
+/// Frames of the machine, which is 256 MiB.
 const FRAMES: u64 = 65_536;
 const CPUS: u32 = 4;
 
-/// A monitor that does as it is told, until the test says otherwise.
+/// A monitor that obeys until the test says otherwise.
 struct Obedient {
     refuse: Arc<Mutex<Option<u64>>>,
 }
@@ -88,16 +88,16 @@ impl Gauges for Obedient {
     }
 }
 
-/// Consoles of guests: page and the guest's end of the bell, by number.
+/// Consoles of guests, by number: the page, and the guest's end of the bell.
 type Guests = Arc<Mutex<BTreeMap<u32, (File, Bell)>>>;
 
-/// Partitions that were built, and of which kernels.
+/// Partitions that were built, each with its kernel.
 type Built = Arc<Mutex<Vec<(u32, Vec<u8>)>>>;
 
-/// What the ultravisor was asked, in the order in which it came.
+/// The requests that the ultravisor received, in order.
 type Questions = Arc<Mutex<Vec<Body>>>;
 
-/// What the daemon reaches.
+/// The devices that the daemon uses.
 pub struct Reach {
     guests: Guests,
     window: File,
@@ -119,7 +119,7 @@ impl Devices for Reach {
     }
 }
 
-/// What the test tells the host to do.
+/// What the test can order from the host.
 pub enum Order {
     /// A guest ends by itself.
     End {
@@ -128,21 +128,21 @@ pub enum Order {
         /// Detail of its shutdown.
         detail: u32,
     },
-    /// A guest ends by itself as soon as it runs, before anybody is told that it does.
+    /// A guest ends by itself as soon as it runs, before any client learns that it runs.
     EndAtOnce {
         /// Its name.
         name: String,
         /// Detail of its shutdown.
         detail: u32,
     },
-    /// Refuse the so-many-th action from now on.
+    /// Make the monitor refuse the action with this number, counted from now.
     Refuse(u64),
-    /// Lose the reply to the next transaction that is not left pending, and to so many questions
+    /// Lose the reply to the next transaction that is not left pending, and to this many requests
     /// about the log after it.
     LoseReply(u32),
-    /// Answer nothing until the other end sends or is gone.
+    /// Answer nothing until the other end sends or is dropped.
     Hold(std::sync::mpsc::Receiver<()>),
-    /// End.
+    /// Stop.
     Stop,
 }
 
@@ -162,7 +162,7 @@ pub struct Host {
     pub asked: Questions,
 }
 
-/// What is left of a host.
+/// The state of a host at its end.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Summary {
     /// Names of its guests.
@@ -179,14 +179,14 @@ impl Host {
         Self::with_state(name, state)
     }
 
-    /// A host whose daemon waits so many milliseconds for a reply.
+    /// A host whose daemon waits this many milliseconds for a reply.
     pub fn impatient(name: &str, patience_ms: u32) -> Self {
         let state = own_path(&format!("{name}.redb"));
         let _ = std::fs::remove_file(&state);
         Self::with(name, state, patience_ms)
     }
 
-    /// A host with a daemon that finds this state file.
+    /// A host with a daemon that uses this state file.
     pub fn with_state(name: &str, state: PathBuf) -> Self {
         Self::with(name, state, PATIENCE_MS)
     }
@@ -227,13 +227,13 @@ impl Host {
         Client { stream: super::connect(&self.socket), id: 0 }
     }
 
-    /// Has the host do something.
+    /// Gives the host an order.
     pub fn order(&mut self, order: Order) {
         self.orders.send(order).unwrap();
         self.waker.ring();
     }
 
-    /// A guest prints.
+    /// Prints as a guest.
     pub fn print(&self, number: u32, text: &[u8]) {
         let mut guests = self.guests.lock().unwrap();
         let (page, bell) = guests.get_mut(&number).expect("its console is not connected");
@@ -251,7 +251,7 @@ impl Host {
         bell.ring();
     }
 
-    /// A guest's kernel reads what was typed.
+    /// Reads the typed input as a guest's kernel.
     pub fn read(&self, number: u32) -> Vec<u8> {
         let mut guests = self.guests.lock().unwrap();
         let (page, bell) = guests.get_mut(&number).expect("its console is not connected");
@@ -265,7 +265,7 @@ impl Host {
         bytes
     }
 
-    /// Ends daemon and host.
+    /// Ends the daemon and the host.
     pub fn end(mut self) -> Summary {
         use std::io::Write;
         let _ = self.stop.write(b"!");
@@ -284,7 +284,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Asks, and passes over news until the last answer.
+    /// Sends a request, and skips all answers before the last.
     pub fn ask(&mut self, service: Service) -> Told {
         let id = self.begin(service);
         let mut begun: Option<ServiceAnswer> = None;
@@ -321,14 +321,14 @@ impl Client {
         told
     }
 
-    /// Asks the ultravisor itself, as any client of the command channel may.
+    /// Sends a transaction to the ultravisor itself, as any client of the command channel may.
     pub fn transact(&mut self, operation: Operation) -> Told {
         let (planned_at, reason) = (None, String::new());
         let body = Transaction { planned_at, pending: false, reason, operations: vec![operation] };
         self.ask_ultravisor(Body::Transaction(body))
     }
 
-    /// Asks the ultravisor itself.
+    /// Sends a request to the ultravisor itself.
     pub fn ask_ultravisor(&mut self, body: Body) -> Told {
         let id = self.begin_ultravisor(body);
         let told = self.next();
@@ -336,12 +336,12 @@ impl Client {
         told
     }
 
-    /// Asks the ultravisor itself and does not wait.
+    /// Sends a request to the ultravisor itself and does not wait.
     pub fn begin_ultravisor(&mut self, body: Body) -> u64 {
         self.send(Asked::Ultravisor(body))
     }
 
-    /// Asks and does not wait.
+    /// Sends a request and does not wait.
     pub fn begin(&mut self, service: Service) -> u64 {
         self.send(Asked::Service(service))
     }
@@ -448,7 +448,7 @@ impl Machine {
     }
 }
 
-/// Replies that are lost; see [`Order::LoseReply`].
+/// Replies to lose; see [`Order::LoseReply`].
 #[derive(Default)]
 struct Losses {
     armed: bool,
@@ -526,7 +526,7 @@ fn answer(engine: &mut Engine<'_>, monitor: &mut Obedient, time: u64, request: &
     }
 }
 
-/// A guest ends by itself.
+/// Makes a guest end by itself.
 fn end(engine: &mut Engine<'_>, monitor: &mut Obedient, name: &str, detail: u32) {
     let partition = number_of(engine, name).expect("no such guest");
     let event =
@@ -556,7 +556,7 @@ fn summary(engine: &Engine<'_>) -> Summary {
     Summary { guests, free: free.map(|range| range.frames).sum() }
 }
 
-/// A build under way: the kernel is wanted in pieces of a page, then the RAM disk as a whole.
+/// A build under way: it asks for the kernel in pieces of a page, then for the RAM disk as a whole.
 #[derive(Default)]
 struct Site {
     partition: u32,
@@ -647,7 +647,7 @@ impl Site {
     }
 }
 
-/// A kernel file of so many bytes that passes for one.
+/// A file of this many bytes that passes for a kernel.
 pub fn kernel_file(name: &str, bytes: usize) -> PathBuf {
     let path = own_path(name);
     let mut text = vec![0u8; bytes];
@@ -659,7 +659,7 @@ pub fn kernel_file(name: &str, bytes: usize) -> PathBuf {
     path
 }
 
-/// A definition of 16 MiB.
+/// A definition with 16 MiB of memory.
 pub fn definition(name: &str, kernel: &Path) -> Definition {
     let all = Policy::Destroy;
     Definition {

@@ -1,4 +1,4 @@
-//! Lives of partitions, from a client's requests to what the host has in the end.
+//! Lives of partitions, from a client's requests to the final state of the host.
 
 use pv_abi::uv::database::state;
 use uvd_protocol::{
@@ -99,8 +99,8 @@ fn whoever_destroys_it_first_it_is_gone_for_all() {
     for client in &mut clients {
         client.begin(Service::Destroy { name: "web".into(), forget: true });
     }
-    // The daemon reads its clients in their order: once this is answered, which takes no host, it
-    // has begun on the three.
+    // The daemon reads its clients in order. Once it has answered this request, which needs no
+    // host, it has begun the three.
     assert!(last.ask(Service::Detach { console: 1 }).result.is_err());
     drop(release);
     for client in &mut clients {
@@ -261,7 +261,7 @@ fn ends_are_dealt_with_as_the_policies_say() {
     let mut host = Host::new("policy");
     let mut client = host.client();
     create(&mut client, "web", &kernel);
-    // A reboot: started anew, with the console's readers attached.
+    // After a reboot the partition is restarted, and the console's readers stay attached.
     let console =
         client.begin(Service::Console { name: "web".into(), from: From::Oldest, once: false });
     host.print(16, b"before ");
@@ -324,7 +324,8 @@ fn how_one_ended_is_kept_when_it_ended_at_once() {
     std::fs::remove_file(kernel).unwrap();
 }
 
-/// It is gone before its console is asked for: by its policy it is destroyed, and it printed nothing.
+/// The partition is gone before its console is requested: its policy destroyed it, and it printed
+/// nothing.
 #[test]
 fn the_console_of_one_that_ended_at_once_tells_its_end() {
     let kernel = kernel_file("gone-at-once.elf", 100);
@@ -362,7 +363,7 @@ fn settings_change_partition_and_definition_together() {
         text.starts_with("partition \"www\": memory: 1G is more than max_memory = 16M"),
         "{text}"
     );
-    // One without a definition has its use of CPUs changed, and nothing else.
+    // For a partition without a definition only the CPU settings can be changed.
     let settings = Settings { weight: Some(512), cap: Some(50), ..Settings::default() };
     let command = || "command".to_string();
     answer(client.ask(Service::Set { name: command(), settings }));
@@ -461,7 +462,7 @@ fn what_is_typed_is_answered_when_the_guest_has_read_all_of_it() {
         Told { id: typed, result: Ok(Answered::Service(ServiceAnswer::Done)) }
     );
     assert_eq!(arrived, lines);
-    // A guest that ends without reading: who types is told.
+    // If a guest ends without reading, the client that types is told.
     let unread = client.begin(input(b"unread"));
     let mut other = host.client();
     answer(destroy(&mut other, "web", true));

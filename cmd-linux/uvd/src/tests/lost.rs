@@ -1,4 +1,4 @@
-//! Replies that are lost, and batches that are given up.
+//! Lost replies, and batches that are given up.
 
 use pv_abi::uv::command::{Answer, Body, Operation, Query, Transaction};
 use pv_abi::uv::database::{kind, state};
@@ -7,7 +7,7 @@ use uvd_protocol::{Answered, Definitions, Failure, Service, ServiceAnswer, Told}
 use super::host::{Client, Host, Order, definition, kernel_file};
 use super::lifecycle::{answer, create, defined, refusal};
 
-/// Long enough for an answer that comes.
+/// The wait for a reply; it is long enough for a reply that comes.
 const PATIENCE_MS: u32 = 3000;
 
 fn numbers(client: &mut Client) -> Vec<(String, Option<u32>)> {
@@ -42,7 +42,7 @@ fn an_end_that_nobody_saw_is_settled_before_the_next_batch() {
     let named = |name: &str, number| (name.to_string(), Some(number));
     assert_eq!(numbers(&mut client), [named("db", 17), named("web", 16)]);
     host.print(16, b"its console is connected");
-    // The same for a change that the monitor refuses: the definition stays as it was.
+    // The same for a change that the monitor refuses: the definition stays unchanged.
     host.order(Order::LoseReply(1));
     let told = client.ask(Service::Rename { name: "web".into(), to: "db2".into() });
     assert_eq!(told.result, Err(Failure::Timeout(PATIENCE_MS)));
@@ -83,7 +83,7 @@ fn a_batch_that_is_given_up_takes_nothing_of_other_clients_with_it() {
     let (planned_at, reason, operations) = (None, String::new(), vec![theirs]);
     let pending = Transaction { planned_at, pending: true, reason, operations };
     other.ask_ultravisor(Body::Transaction(pending)).result.unwrap();
-    // The console channel of the build.
+    // This action opens the console channel of the build.
     host.order(Order::Refuse(3));
     let service = Service::Create { definition: definition("web", &kernel), paused: false };
     refusal(client.ask(service));
@@ -93,7 +93,7 @@ fn a_batch_that_is_given_up_takes_nothing_of_other_clients_with_it() {
     std::fs::remove_file(kernel).unwrap();
 }
 
-/// Whatever a batch is too large for, nothing of it is begun.
+/// If a batch is too large in any respect, no part of it is begun.
 #[test]
 fn a_batch_that_is_too_large_is_refused_before_anything_is_built() {
     let kernel = kernel_file("large.elf", 100);

@@ -1,4 +1,4 @@
-//! The daemon against the rest of a host in the same process.
+//! Tests the daemon against the rest of a host in the same process.
 
 mod carrying;
 mod clients;
@@ -32,7 +32,7 @@ use crate::loader::Loader;
 use crate::state::State;
 use crate::wake::Wake;
 
-/// A file of so many pages of memory.
+/// A file in memory with this many pages.
 pub fn memory(pages: usize) -> File {
     let file = File::from(memfd_create("channel", MFdFlags::MFD_CLOEXEC).unwrap());
     file.set_len((pages * PAGE_SIZE) as u64).unwrap();
@@ -82,24 +82,24 @@ impl Devices for NoDevices {
     }
 }
 
-/// A path of this test process's own.
+/// A path that only this test process uses.
 pub fn own_path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("uvd-test-{}-{name}", std::process::id()))
 }
 
-/// A kernel is what its file has, must not be empty, and needs 8 MiB.
+/// Takes the file's contents as the kernel, which must not be empty and needs 8 MiB.
 fn plain(path: &Path, _: u64) -> Result<Elf, String> {
     let elf = File::open(path).and_then(|file| Elf::new(file, 2048));
     let elf = elf.map_err(|error| error.to_string())?;
     if elf.is_empty() { Err("is empty".into()) } else { Ok(elf) }
 }
 
-/// A hub whose jobs run on `pool`, its state in memory, out of everybody's reach.
+/// A hub whose jobs run on `pool`, with its state in memory, where nothing else reaches it.
 pub fn hub(pool: &LocalPool) -> Rc<Hub> {
     hub_with(pool, Path::new("/dev/null/state"), 1000, NoDevices)
 }
 
-/// A hub that tells how far a request is from the first step on.
+/// A hub that reports the progress of a request from the first step on.
 fn hub_with(
     pool: &LocalPool,
     state: &Path,
@@ -113,7 +113,7 @@ fn hub_with(
     hub
 }
 
-/// Starts a thread with a daemon that runs `body`, its state in memory.
+/// Starts a thread with a daemon that runs `body`, with its state in memory.
 pub fn start(
     name: &str,
     devices: impl Devices + Send + 'static,
@@ -122,7 +122,7 @@ pub fn start(
     start_with(name, Path::new("/dev/null/state"), 1000, devices, body)
 }
 
-/// As [`start`], with a state file and the first id of requests.
+/// Does what [`start`] does, with a state file and the first id of requests.
 pub fn start_with(
     name: &str,
     state: &Path,

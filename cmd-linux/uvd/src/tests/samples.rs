@@ -1,10 +1,10 @@
-//! Things of the kind that tests need.
+//! Sample values for tests.
 
 use definition::Definition;
 use pv_abi::uv::command::PartitionRow;
 use pv_abi::uv::database::{kind, state};
 
-/// A definition of 16 MiB.
+/// A definition with 16 MiB of memory.
 pub fn definition(name: &str) -> Definition {
     super::host::definition(name, "/kernel".as_ref())
 }

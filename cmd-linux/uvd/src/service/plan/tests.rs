@@ -9,7 +9,7 @@ fn records(definitions: &[(Definition, bool)]) -> BTreeMap<String, Record> {
     definitions.iter().map(record).collect()
 }
 
-/// A plan with records of these.
+/// A plan with these records.
 fn planned(
     records: &BTreeMap<String, Record>,
     rows: &Rows,
@@ -37,7 +37,7 @@ fn a_partition_that_was_not_defined_here_is_not_taken_over() {
 }
 
 proptest! {
-    /// Whatever was there before: once the plan is carried out, planning again changes nothing.
+    /// Whatever the state before, once the plan is carried out, another plan changes nothing.
     #[test]
     fn a_plan_reaches_what_should_be(
         before in proptest::collection::btree_map(0u8..8, (any::<bool>(), any::<bool>(), 1u32..4), 0..8),
@@ -86,7 +86,7 @@ fn a_definition_is_as_it_should_be_by_its_bytes_alone() {
     let one = samples::definition("a");
     let records = records(&[(one.clone(), true)]);
     let plan_of = |bytes: &[u8], rows: &Rows| {
-        // Records that no plan gets through: only the bytes are looked at.
+        // The planner would fail on these records, so only the bytes are compared.
         let kept = Kept { bytes: bytes.into(), applied: true };
         let kept = HashMap::from([("a".to_owned(), kept)]);
         plan((&BTreeMap::new(), &kept), rows, &[one.clone()].into(), false)
@@ -97,7 +97,7 @@ fn a_definition_is_as_it_should_be_by_its_bytes_alone() {
     assert!(plan_of(b"another", &rows).is_err(), "it was not looked at");
     let gone = plan_of(&uvd_protocol::packed(&one), &Rows::default()).unwrap();
     assert!(matches!(gone.changes[..], [Planned::Create { .. }]), "{gone:?}");
-    // Too little memory for its kernel is refused although nothing changes.
+    // A partition with too little memory for its kernel is refused although nothing changes.
     let mut short = records["a"].clone();
     short.least_memory = one.memory + 1;
     assert_eq!(Kept::of(&short), None);
