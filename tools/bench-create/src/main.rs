@@ -1,4 +1,4 @@
-//! Creates and destroys a guest, several times, and tells how long each step took.
+//! Creates and destroys a guest several times, and reports how long each step took.
 //!
 //! ```text
 //! bench-create TIMES CREATE… -- CREATE WITH CONSOLE… -- DESTROY…
@@ -7,22 +7,22 @@
 //!           mark CREATE_WITH_CONSOLE, run it until its first line, mark FIRST_LINE, run DESTROY
 //! ```
 //!
-//! It prints `created NS`, `destroyed NS`, `first-line NS` for each round: nanoseconds of the
-//! machine's clock. Instructions are counted outside the machine, by the marks that are passed
-//! here and by the guest ([`marks`]).
+//! It prints `created NS`, `destroyed NS`, `first-line NS` for each round, in nanoseconds of the
+//! machine's clock. QEMU counts the instructions outside the machine, by the marks that this
+//! program and the guest pass ([`marks`]).
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the machine is left alone before a command, for what the command before set off: both
-/// hypervisors scrub what was given back when they have nothing else to do.
+/// How long the machine is left alone before a command, so that the work of the command before is
+/// over: both hypervisors scrub released memory when they are idle.
 const SETTLE: Duration = Duration::from_millis(300);
 
 type Error = Box<dyn std::error::Error>;
 
-/// What the guest prints first.
+/// The first line that the guest prints.
 const LINE: &str = "idle";
 
 fn main() -> ExitCode {
@@ -64,7 +64,7 @@ fn command(words: &[String]) -> Result<Command, Error> {
     Ok(command)
 }
 
-/// Runs a command that must succeed; what it prints is not looked at.
+/// Runs a command that must succeed, and ignores its output.
 fn finish(words: &[String]) -> Result<(), Error> {
     let status = command(words)?.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
     if !status.success() {
@@ -81,7 +81,7 @@ fn destroyed(words: &[String]) -> Result<Duration, Error> {
     between::<{ marks::DESTROY }, { marks::DESTROYED }>(words)
 }
 
-/// Runs a command that must succeed between two marks; how long it took.
+/// Runs a command that must succeed between two marks; returns how long it took.
 fn between<const FIRST: u8, const LAST: u8>(words: &[String]) -> Result<Duration, Error> {
     thread::sleep(SETTLE);
     let start = Instant::now();
@@ -91,10 +91,10 @@ fn between<const FIRST: u8, const LAST: u8>(words: &[String]) -> Result<Duration
     Ok(start.elapsed())
 }
 
-/// Runs a command that shows the guest's console until its first line is there.
+/// Runs a command that shows the guest's console until the first line appears.
 fn first_line(words: &[String]) -> Result<(Duration, Child), Error> {
     let mut command = command(words)?;
-    // Its input stays open: the end of it would end the console.
+    // Its input stays open, because the end of it would end the console.
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     thread::sleep(SETTLE);
     let start = Instant::now();

@@ -1,11 +1,11 @@
-//! What the kernel's paths that a hypervisor makes longer cost: system call, page fault, change and
-//! removal of mappings, new processes, a switch of processes.
+//! Measures those paths of the kernel that a hypervisor makes longer: system call, page fault,
+//! change and removal of mappings, new processes, a switch of processes.
 //!
-//! It prints a line `NAME TICKS TIMES` for each: ticks of the time-stamp counter, for one time, and
-//! how many times it was done between a mark and the next. On a machine whose counter counts
-//! instructions, ticks are instructions. Every path is walked once before it is measured, so that
-//! nothing is done for the first time. All mappings are of 4 KiB pages, which is what a
-//! paravirtual guest has: a kernel without a hypervisor that took huge pages would do other work.
+//! It prints a line `NAME TICKS TIMES` for each path: the ticks of the time-stamp counter for one
+//! repetition, and the number of repetitions between two marks. On a machine whose counter counts
+//! instructions, ticks are instructions. Every path runs once before it is measured, so that
+//! first-time work is not counted. All mappings use 4 KiB pages, as a paravirtual guest does; a
+//! kernel without a hypervisor that took huge pages would do other work.
 #![expect(unsafe_code, reason = "fork, and mappings that no safe type stands for")]
 
 use std::ffi::{CStr, CString};
@@ -26,7 +26,7 @@ const PAGE: usize = 4096;
 const PAGES: usize = 1000;
 /// Pages of the small mapping.
 const FEW_PAGES: usize = 16;
-/// The argument of the program that is executed only to end.
+/// The argument that makes the program end at once.
 const END: &CStr = c"end";
 
 fn main() -> ExitCode {
@@ -45,15 +45,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a path takes.
+/// The cost of a path.
 struct Row {
     name: &'static str,
-    /// For one time.
+    /// The ticks of one repetition.
     ticks: u64,
     times: u64,
 }
 
-/// All paths.
+/// Measures all paths.
 fn measure() -> Result<Vec<Row>, Error> {
     let mut rows = vec![row("syscall", 1000, system_call)?];
     rows.extend(pages()?);
@@ -66,13 +66,13 @@ fn measure() -> Result<Vec<Row>, Error> {
     Ok(rows)
 }
 
-/// The time-stamp counter.
+/// Reads the time-stamp counter.
 fn ticks() -> u64 {
-    // SAFETY: every x86-64 CPU has the instruction, and Linux leaves it to its programs.
+    // SAFETY: every x86-64 CPU has the instruction, and Linux allows its programs to use it.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// A path that is walked so many times.
+/// Measures a path; `action` is repeated this many times.
 fn row(
     name: &'static str,
     times: u64,
@@ -81,7 +81,7 @@ fn row(
     at_once(name, times, || (0..times).try_for_each(|_| action()))
 }
 
-/// A path that `action` walks so many times, between two marks.
+/// Measures a path that one call of `action`, between two marks, repeats this many times.
 fn at_once(
     name: &'static str,
     times: u64,
@@ -138,7 +138,7 @@ fn system_call() -> Result<(), Error> {
     Ok(())
 }
 
-/// What is done to many pages at once, per page.
+/// Measures operations on many pages at once, per page.
 fn pages() -> Result<[Row; 3], Error> {
     const TIMES: u64 = PAGES as u64;
     let mut mapping = Mapping::new(PAGES)?;
@@ -158,7 +158,7 @@ fn map_touch_unmap() -> Result<(), Error> {
     mapping.unmap()
 }
 
-/// Runs `action` in a child, which ends with its status, and waits for it.
+/// Runs `action` in a child, which ends with the returned status, and waits for it.
 fn in_child(action: impl FnOnce() -> i32) -> Result<(), Error> {
     // SAFETY: this program has one thread, so the child may do what the parent may.
     match unsafe { fork()? } {
@@ -170,12 +170,12 @@ fn in_child(action: impl FnOnce() -> i32) -> Result<(), Error> {
     }
 }
 
-/// Becomes this program again, which then ends; the status if that fails.
+/// Executes this program again, which then ends; returns a status only if that fails.
 fn execute(program: &CStr) -> i32 {
     execv(program, &[program, END]).map_or(1, |never| match never {})
 }
 
-/// Sends a byte to a child and back, so many times.
+/// Sends a byte to a child and back, this many times.
 fn round_trips(count: u64) -> Result<Row, Error> {
     let ((mut there, mut to_child), (mut back, mut to_parent)) = (pipe()?, pipe()?);
     // SAFETY: this program has one thread, so the child may do what the parent may.

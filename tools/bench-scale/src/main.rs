@@ -18,13 +18,13 @@ use std::time::Duration;
 
 type Error = Box<dyn std::error::Error>;
 
-/// The guest that the steps create and destroy, and the one that they look at.
+/// The guest that the steps create, inspect and destroy.
 const EXTRA: &str = "scale-extra";
 const FIRST: &str = "scale-1";
 /// The file with the definitions of all guests.
 const DEFINITIONS: &str = "/root/scale.toml";
-/// How long the machine is left alone before a step, for what the step before set off. A machine
-/// that waits counts no instructions.
+/// How long the machine is left alone before a step, so that the work of the step before is over. A
+/// machine that waits counts no instructions.
 const SETTLE: Duration = Duration::from_millis(300);
 
 fn main() -> ExitCode {
@@ -58,7 +58,7 @@ fn run(words: &[String]) -> Result<(), Error> {
         let all: String = (1..=count).map(|index| definition(index, kernel)).collect();
         fs::write(DEFINITIONS, all)?;
         for round in 0..rounds {
-            // Another value each time, so that there is something to change.
+            // The value differs each time, so that there is something to change.
             let weight = (200 + size + round).to_string();
             steps(size, kernel, &weight)?;
         }
@@ -66,7 +66,7 @@ fn run(words: &[String]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Does each step once, with `size` guests there.
+/// Does each step once, beside `size` guests.
 fn steps(size: u32, kernel: &str, weight: &str) -> Result<(), Error> {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let steps = [

@@ -1,8 +1,9 @@
-//! A plugin of QEMU's translator that counts the instructions that a machine executes, in all its
-//! rings and address spaces, and writes the count down whenever the machine passes a mark.
+//! A plugin for QEMU's translator. It counts the instructions that a machine executes in all its
+//! rings and address spaces, and writes the count whenever the machine passes a mark.
 //!
-//! Why not the machine's clock: under `-icount` it goes on while the CPU is halted, so a difference
-//! of times is instructions and idle time. What is counted here was executed.
+//! The machine's clock would not do: under `-icount` it goes on while the CPU is halted, so a
+//! difference of times is instructions and idle time. This plugin counts only executed
+//! instructions.
 //!
 //! ```text
 //! -plugin libinstruction_counter.so,out=FILE[,profile=on|,stays=on]
@@ -19,10 +20,11 @@
 //! ```
 //!
 //! Every instruction adds one to a cell of the block that it was translated in; a mark sums the
-//! cells. An instruction that faults is counted again when it is executed anew, and a repeated
+//! cells. An instruction that faults is counted again when it is executed again, and a repeated
 //! string instruction counts once for each repetition, as under `-icount`.
 //!
-//! For a machine whose virtual CPUs share one thread: cells are plain memory to QEMU.
+//! The plugin works only if all virtual CPUs of the machine share one thread, because cells are
+//! plain memory to QEMU.
 
 mod qemu;
 mod stays;
@@ -35,17 +37,17 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// What is counted, and where it is written to.
+/// The counts, and the file that they are written to.
 struct Counter {
     out: File,
     profile: bool,
-    /// Stays in ring 0 are wanted, and no marks.
+    /// Whether stays in ring 0 are recorded instead of marks.
     stays: bool,
-    /// Blocks: the cell of each, and its value at the last mark.
+    /// The blocks: each has its cell, and the cell's value at the last mark.
     blocks: HashMap<Key, (&'static AtomicU64, u64)>,
 }
 
-/// By what blocks are told apart: address and first instruction.
+/// Identifies a block: its address and its first instruction.
 type Key = (u64, Vec<u8>);
 
 static COUNTER: OnceLock<Mutex<Counter>> = OnceLock::new();
@@ -72,14 +74,14 @@ impl Counter {
         Ok(Self { out, profile, stays, blocks: HashMap::new() })
     }
 
-    /// The cell of a block. All share one where nobody asks for a profile.
+    /// Returns the cell of a block. If no profile is wanted, all blocks share one cell.
     fn cell(&mut self, block: &qemu::Block) -> &'static AtomicU64 {
         let first = block.instructions().next().filter(|_| self.profile);
         let key = first.map_or((0, Vec::new()), |code| (block.address(), code.bytes().to_vec()));
         self.blocks.entry(key).or_insert_with(|| (Box::leak(Box::default()), 0)).0
     }
 
-    /// Writes a mark down.
+    /// Writes the counts at a mark.
     fn mark(&mut self, number: u64) -> std::io::Result<()> {
         let (mut total, mut text) = (0_u64, String::new());
         for ((address, code), (cell, last)) in &mut self.blocks {
@@ -95,7 +97,7 @@ impl Counter {
     }
 }
 
-/// Starts the plugin; the status is 0 where it counts.
+/// Starts the plugin; returns 0 if it counts.
 fn install(plugin: qemu::Plugin, arguments: &[&str]) -> i32 {
     let counter = match Counter::new(arguments.iter().copied()) {
         Ok(counter) => counter,
@@ -115,7 +117,7 @@ fn install(plugin: qemu::Plugin, arguments: &[&str]) -> i32 {
     0
 }
 
-/// Has every instruction of a block counted, and its marks written down.
+/// Instruments a translated block: every instruction is counted, and its marks are written.
 fn translated(block: &qemu::Block) {
     let Some(counter) = COUNTER.get() else {
         return;
@@ -129,7 +131,7 @@ fn translated(block: &qemu::Block) {
     }
 }
 
-/// Called when a mark is executed.
+/// QEMU calls this when a mark is executed.
 extern "C" fn passed(_cpu: u32, number: *mut c_void) {
     let Some(counter) = COUNTER.get() else {
         return;

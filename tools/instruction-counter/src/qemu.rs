@@ -1,8 +1,8 @@
-//! QEMU's interface for plugins, as far as it is used: version 1, that of QEMU 4.2 to 8.
+//! QEMU's interface for plugins, as far as this plugin uses it: version 1, of QEMU 4.2 to 8.
 //!
-//! Facts: QEMU's `docs/devel/tcg-plugins.rst` and the names that the program exports. Rule: what
-//! QEMU lends during a translation is seen through [`Block`] and [`Instruction`], which end with
-//! the translation.
+//! It follows QEMU's `docs/devel/tcg-plugins.rst` and the names that the program exports. Rule:
+//! data that QEMU lends during a translation is visible only through [`Block`] and [`Instruction`],
+//! which end with the translation.
 #![expect(unsafe_code, reason = "calls from and into a C program")]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -10,12 +10,13 @@ use std::marker::PhantomData;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
-/// Stands for this plugin towards QEMU.
+/// QEMU's identifier of this plugin.
 pub type Plugin = u64;
-/// Called when an instruction is executed: with the virtual CPU, and what was given.
+/// A function that QEMU calls when an instruction is executed, with the virtual CPU and the
+/// registered data.
 pub type OnExecution = extern "C" fn(u32, *mut c_void);
 
-/// Adds to a 64-bit word.
+/// QEMU's operation that adds to a 64-bit word.
 const ADD_U64: c_int = 0;
 /// The callback reads no registers.
 const NO_REGISTERS: c_int = 0;
@@ -41,7 +42,7 @@ unsafe extern "C" {
     );
 }
 
-/// Something of QEMU's.
+/// A pointer to an object of QEMU's.
 type Handle = *mut c_void;
 
 /// Tells QEMU which interface the plugin was made for.
@@ -49,10 +50,10 @@ type Handle = *mut c_void;
 #[unsafe(no_mangle)]
 pub static qemu_plugin_version: c_int = 1;
 
-/// Called by QEMU once, before the machine starts.
+/// QEMU calls this once, before the machine starts.
 ///
 /// # Safety
-/// To be called by QEMU.
+/// Only QEMU may call it.
 // SAFETY: no other symbol of a plugin has this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qemu_plugin_install(
@@ -72,10 +73,11 @@ pub unsafe extern "C" fn qemu_plugin_install(
 
 static ON_TRANSLATION: OnceLock<fn(&Block)> = OnceLock::new();
 
-/// Has `call` called for each block that is translated.
+/// Registers `call` for each block that QEMU translates.
 pub fn on_translation(plugin: Plugin, call: fn(&Block)) {
     let _ = ON_TRANSLATION.set(call);
-    // SAFETY: `plugin` is what QEMU gave us, and the function stays as long as the process.
+    // SAFETY: `plugin` is the identifier that QEMU gave, and the function lives as long as the
+    // process.
     unsafe { qemu_plugin_register_vcpu_tb_trans_cb(plugin, translation) };
 }
 
@@ -118,16 +120,16 @@ impl Instruction<'_> {
         }
     }
 
-    /// Has each execution add one to a cell.
+    /// Adds one to a cell at each execution.
     pub fn count(&self, cell: &'static AtomicU64) {
-        // SAFETY: the instruction lives, and so does the cell, for ever. It is written by the one
-        // thread that runs the machine's CPUs, in which it is read, too.
+        // SAFETY: the instruction lives, and the cell lives for ever. The one thread that runs the
+        // machine's CPUs writes the cell, and reads it, too.
         unsafe { qemu_plugin_register_vcpu_insn_exec_inline(self.0, ADD_U64, cell.as_ptr(), 1) };
     }
 
-    /// Has each execution call a function.
+    /// Calls a function at each execution.
     pub fn call(&self, call: OnExecution, data: *mut c_void) {
-        // SAFETY: the instruction lives, and the function as long as the process; QEMU only
+        // SAFETY: the instruction lives, and the function lives as long as the process; QEMU only
         // hands the data back.
         unsafe { qemu_plugin_register_vcpu_insn_exec_cb(self.0, call, NO_REGISTERS, data) };
     }

@@ -1,13 +1,14 @@
 //! The longest stays in ring 0: how many instructions a CPU executes from its entry into the
 //! monitor until it leaves for ring 3, or halts.
 //!
-//! Counted are the instructions of the CPU itself. What other CPUs execute while it waits for them
-//! is theirs, so the count does not depend on how QEMU shares its one thread among the CPUs.
+//! Only the CPU's own instructions count. Instructions that other CPUs execute while this CPU waits
+//! for them are theirs, so the count does not depend on how QEMU shares its one thread among the
+//! CPUs.
 //!
 //! A block of the monitor's part of the address space is in ring 0. `iretq`, `sysretq` and `hlt`
-//! there may end a stay; it has ended if the CPU's next block there is a way in: a stub of a vector,
-//! which begins with a push of a constant, or the entry page, which begins by saving rsp. (An
-//! `iretq` from a fault that ring 0 recovers goes on elsewhere.)
+//! there may end a stay. It has ended if the CPU's next block there is an entry: a stub of a
+//! vector, which begins with a push of a constant, or the entry page, which begins by saving rsp.
+//! (An `iretq` from a fault that ring 0 recovers from continues elsewhere in ring 0.)
 
 #![expect(unsafe_code, reason = "QEMU hands addresses of blocks back")]
 
@@ -23,9 +24,10 @@ use crate::qemu;
 
 /// Addresses of ring 0: level-4 slots 256 to 271.
 const RING_0: Range<u64> = 0xffff_8000_0000_0000..0xffff_8800_0000_0000;
-/// Shorter stays are not written down.
+/// Shorter stays are not recorded.
 const LEAST: u64 = 2_000;
-/// Starts of the first instruction of a way in: `push imm8`, `push imm32`, `mov [rip + ..], rsp`.
+/// First bytes of the first instruction of an entry: `push imm8`, `push imm32`, `mov [rip + ..],
+/// rsp`.
 const ENTRIES: [&[u8]; 3] = [&[0x6a], &[0x68], &[0x48, 0x89, 0x25]];
 /// `iretq`, `sysretq`, `hlt`.
 const EXITS: [&[u8]; 3] = [&[0x48, 0xcf], &[0x48, 0x0f, 0x07], &[0xf4]];
@@ -37,28 +39,28 @@ struct Block {
     is_entry: bool,
 }
 
-/// What a CPU does.
+/// The state of a CPU.
 #[derive(Default)]
 struct Cpu {
-    /// It left ring 0 once: what it did before was the monitor's start.
+    /// Whether it has left ring 0 once; before that, it ran the monitor's start-up.
     started: bool,
-    /// It executed a way out.
+    /// Whether it executed an exit.
     left: bool,
     instructions: u64,
     blocks: Vec<&'static Block>,
 }
 
-/// What is kept of all CPUs.
+/// The state of all CPUs.
 struct Stays {
     out: File,
     cpus: Vec<Cpu>,
-    /// The longest stay by its way in and the block that took most of it.
+    /// The longest stay by its entry and the block that took most of it.
     longest: HashMap<(u64, u64), u64>,
 }
 
 static STAYS: OnceLock<Mutex<Stays>> = OnceLock::new();
 
-/// Starts to write stays to `out`.
+/// Starts recording stays in `out`.
 pub fn start(plugin: qemu::Plugin, out: File) -> bool {
     let stays = Stays { out, cpus: Vec::new(), longest: HashMap::new() };
     let first = STAYS.set(Mutex::new(stays)).is_ok();
@@ -84,7 +86,7 @@ fn translated(block: &qemu::Block) {
     }
 }
 
-/// Acts on what is known of a CPU.
+/// Calls `act` with the state of a CPU.
 fn with(cpu: u32, act: impl FnOnce(&mut Stays, usize)) {
     let Some(stays) = STAYS.get() else {
         return;
@@ -97,9 +99,9 @@ fn with(cpu: u32, act: impl FnOnce(&mut Stays, usize)) {
     act(&mut stays, cpu);
 }
 
-/// Called when a CPU begins a block of ring 0.
+/// QEMU calls this when a CPU begins a block of ring 0.
 extern "C" fn executed(cpu: u32, block: *mut c_void) {
-    // SAFETY: `translated` passes blocks that stay for ever and never change.
+    // SAFETY: `translated` passes blocks that live for ever and never change.
     let block: &'static Block = unsafe { &*block.cast() };
     with(cpu, |stays, cpu| {
         let state = &mut stays.cpus[cpu];
@@ -114,7 +116,7 @@ extern "C" fn executed(cpu: u32, block: *mut c_void) {
     });
 }
 
-/// Called when a CPU is about to execute a way out of ring 0.
+/// QEMU calls this when a CPU is about to execute an exit of ring 0.
 extern "C" fn left(cpu: u32, _: *mut c_void) {
     with(cpu, |stays, cpu| {
         let state = &mut stays.cpus[cpu];
@@ -123,13 +125,13 @@ extern "C" fn left(cpu: u32, _: *mut c_void) {
 }
 
 impl Stays {
-    /// Writes the stay that has ended down, if it is the longest of its kind by a twentieth.
+    /// Records the stay that has ended, if it is the longest of its kind by a twentieth.
     fn note(&mut self, cpu: usize) {
         let state = &mut self.cpus[cpu];
         let count = std::mem::take(&mut state.instructions);
         let blocks = std::mem::take(&mut state.blocks);
         let Some(entry) = blocks.first().filter(|_| count >= LEAST) else {
-            // The room stays for the next.
+            // The allocation is kept for the next stay.
             state.blocks = blocks;
             state.blocks.clear();
             return;

@@ -1,8 +1,8 @@
-//! Marks: instructions that do nothing, by which a program inside the machine shows QEMU's
+//! Marks are instructions without effect. With them, a program inside the machine shows QEMU's
 //! instruction counter (`tools/instruction-counter`) where it is.
 //!
-//! A mark is a no-operation with an operand that no compiler makes: it touches neither memory nor
-//! registers, needs no privilege, and is harmless on a machine that has no counter. So the same
+//! A mark is a no-operation with an operand that no compiler generates: it touches neither memory
+//! nor registers, needs no privilege, and is harmless on a machine without a counter. So the same
 //! program can be counted in a process, in a kernel and in a guest, on any hypervisor.
 //!
 //! ```text
@@ -30,12 +30,12 @@ pub const DESTROYED: u8 = 6;
 /// A command that creates a guest and shows its console is about to be started.
 pub const CREATE_WITH_CONSOLE: u8 = 7;
 
-/// What is to be looked at begins, for a profile.
+/// The part to profile begins.
 pub const BEGIN: u8 = 8;
-/// It has ended.
+/// The part to profile has ended.
 pub const END: u8 = 9;
 
-/// The number of the mark that an instruction is, if it is one.
+/// The number of the mark, if the instruction is a mark.
 pub fn number(instruction: &[u8]) -> Option<u8> {
     let displacement = instruction.strip_prefix(&OPCODE)?;
     let [number, rest @ ..] = u32::from_le_bytes(displacement.try_into().ok()?).to_le_bytes();
@@ -47,8 +47,8 @@ pub fn number(instruction: &[u8]) -> Option<u8> {
 #[inline(always)]
 #[expect(unsafe_code, reason = "an instruction that no function stands for")]
 pub fn pass<const NUMBER: u8>() {
-    // SAFETY: a no-operation: its operand is computed and not used. What the compiler knows of
-    // memory ends here, so that nothing that was to come before is done after.
+    // SAFETY: the instruction is a no-operation, whose operand is computed and not used. The
+    // compiler does not move memory accesses across it.
     unsafe {
         core::arch::asm!(
             "nop dword ptr [rax + rax + {displacement}]",
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn marks_are_told_from_other_instructions() {
         assert_eq!(number(&[0x0f, 0x1f, 0x84, 0, 7, 0x4d, 0x56, 0x55]), Some(7));
-        // What assemblers fill gaps with.
+        // Assemblers fill gaps with this instruction.
         assert_eq!(number(&[0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0]), None);
         assert_eq!(number(&[0x0f, 0x1f, 0x84, 0, 7, 0x4d, 0x56]), None);
         assert_eq!(number(&[0x90]), None);
@@ -81,7 +81,8 @@ mod tests {
         }
         passes();
         let start = passes as *const () as *const u8;
-        // SAFETY: the code of this program is longer than what is read behind a function's start.
+        // SAFETY: the code of this program goes on for more than 64 bytes after the function's
+        // start.
         let code = unsafe { core::slice::from_raw_parts(start, 64) };
         assert_eq!(code.windows(8).find_map(number), Some(9));
     }

@@ -1,8 +1,7 @@
-//! How a command ends: its status, and what it says of a failure, as text or as JSON.
+//! How a command ends: its status, and its report of a failure, as text or as JSON.
 //!
-//! Rule: with `--json` standard output has JSON and nothing else, and so has standard error: one
-//! object with all that a program needs of a failure. Both are described by
-//! `docs/src/uvtool.schema.json`.
+//! Rule: with `--json`, standard output has only JSON, and so has standard error: one object with
+//! all that a program needs to know about a failure. `docs/src/uvtool.schema.json` describes both.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -14,25 +13,25 @@ use uvd_protocol::Failure;
 
 use crate::source::Error;
 
-/// How commands end.
+/// Exit statuses of commands.
 pub mod status {
-    /// Not done; the reason is on standard error.
+    /// The command failed; standard error has the reason.
     pub const FAILED: u8 = 1;
-    /// Wrong usage; nothing was asked of anybody.
+    /// Wrong usage; no request was sent.
     pub const USAGE: u8 = 2;
     /// The partition that was watched crashed.
     pub const CRASHED: u8 = 3;
-    /// The time was up, as `timeout(1)` says it; what was asked may still be done.
+    /// The time was up, with the status of `timeout(1)`; the request may still be carried out.
     pub const TIMED_OUT: u8 = 124;
 }
 
-/// The largest number that every reader of JSON keeps exactly.
+/// The largest number that every reader of JSON keeps exactly (2^53 - 1).
 const LARGEST: u64 = (1 << 53) - 1;
 
-/// Whether this process answers in JSON; said once, before it asks anybody.
+/// Whether this process answers in JSON; set once, before the first request.
 static JSON: AtomicBool = AtomicBool::new(false);
 
-/// This process answers in JSON from now on.
+/// Makes this process answer in JSON from now on.
 pub fn use_json() {
     JSON.store(true, Ordering::Relaxed);
 }
@@ -47,28 +46,29 @@ pub fn is_json() -> bool {
 pub struct Problem {
     /// A word that does not change from version to version.
     pub code: String,
-    /// What it is about, or empty.
+    /// The object that it is about, or empty.
     pub object: String,
-    /// The field of it, or empty.
+    /// The field of the object, or empty.
     pub field: String,
-    /// What was asked or found, and what is allowed.
+    /// The requested or found value, and the limit.
     pub limit: String,
     /// What to do instead, or empty.
     pub way_out: String,
-    /// Which operation of a transaction, from 0.
+    /// The index of the operation in a transaction, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<u32>,
-    /// All that is wrong with files of definitions.
+    /// All mistakes in files of definitions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub issues: Vec<definition::Issue>,
-    /// All of it, for people.
+    /// The whole failure, for people.
     pub message: String,
     /// The status that the command ends with.
     pub status: u8,
 }
 
 impl Problem {
-    /// A failure that is told in a sentence: the limit, and after the last semicolon the way out.
+    /// Makes a failure from a sentence, which has the limit and, after the last semicolon, the way
+    /// out.
     pub fn sentence(code: &str, message: &str) -> Self {
         let (limit, way_out) = message.rsplit_once("; ").unwrap_or((message, ""));
         Self {
@@ -149,7 +149,7 @@ fn of_failure(failure: &Failure, say: impl Fn(&'static str) -> Problem) -> Probl
     }
 }
 
-/// Says what is wrong; the status to end with.
+/// Reports a failure; returns the exit status.
 pub fn fail(problem: &Problem) -> ExitCode {
     let text = if is_json() {
         format!("{}\n", json(&serde_json::json!({ "error": problem })))
@@ -160,16 +160,15 @@ pub fn fail(problem: &Problem) -> ExitCode {
     ExitCode::from(problem.status)
 }
 
-/// JSON of something that is shown; every number in it is one that each reader keeps exactly, or
-/// a string.
+/// A value as JSON; a number that some reader of JSON would not keep exactly becomes a string.
 pub fn json(value: &impl Serialize) -> String {
-    // What is shown is made of numbers, words and lists: JSON can say all of them.
+    // Values to show consist of numbers, words and lists, all of which JSON can express.
     let mut value = serde_json::to_value(value).unwrap_or_default();
     make_exact(&mut value);
     format!("{value:#}")
 }
 
-/// The same in one line.
+/// A value as JSON in one line.
 pub fn json_line(value: &impl Serialize) -> String {
     let mut value = serde_json::to_value(value).unwrap_or_default();
     make_exact(&mut value);

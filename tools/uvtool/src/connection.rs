@@ -1,8 +1,8 @@
 //! The connection to `uvd`.
 //!
-//! Rule: what the ultravisor is asked is answered within the time to wait; what `uvd` does by
-//! itself takes as long as it takes, and its news is shown meanwhile. A time that was given bounds
-//! all that a command asks, together.
+//! Rule: a request to the ultravisor is answered within the time limit. Requests that `uvd` serves
+//! itself take as long as they need, and their progress is shown meanwhile. A given time limit
+//! bounds all requests of a command together.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,7 +19,7 @@ use crate::progress::Steps;
 use crate::source::{self, Error, Source};
 use crate::view::undone::Undone;
 
-/// How much longer than `uvd` waits itself to wait for it, so that its own words arrive.
+/// How much longer than `uvd` itself to wait for `uvd`, so that its own message arrives.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A connection to `uvd`.
@@ -27,13 +27,14 @@ pub struct Uvd {
     stream: UnixStream,
     frames: Frames,
     timeout: Duration,
-    /// When all must be answered, where a time was given.
+    /// The time by which all requests must be answered, if a time limit was given.
     deadline: Option<Instant>,
     id: u64,
 }
 
 impl Uvd {
-    /// Connects to the socket. `timeout` bounds each query; with `strict`, all there is together.
+    /// Connects to the socket. `timeout` bounds each query; with `strict`, it bounds all requests
+    /// together.
     pub fn connect(path: &Path, timeout: Duration, strict: bool) -> Result<Self, Error> {
         let deadline = strict.then(|| Instant::now() + timeout);
         match UnixStream::connect(path) {
@@ -42,7 +43,7 @@ impl Uvd {
         }
     }
 
-    /// Has `uvd` do something, showing its news; the last answer.
+    /// Sends a request to `uvd` and shows its progress; returns the last answer.
     pub fn service(&mut self, service: Service) -> Result<ServiceAnswer, Error> {
         let id = self.begin(service)?;
         let mut steps = Steps::default();
@@ -61,7 +62,7 @@ impl Uvd {
         }
     }
 
-    /// What is defined.
+    /// Reads all definitions.
     pub fn definitions(&mut self) -> Result<Vec<Defined>, Error> {
         let mut all: Vec<Defined> = Vec::new();
         loop {
@@ -92,27 +93,27 @@ impl Uvd {
         }
     }
 
-    /// Sends a request to the service; its id.
+    /// Sends a request to the service; returns its id.
     pub fn begin(&mut self, service: Service) -> Result<u64, Error> {
         self.send(Asked::Service(service), self.left())
     }
 
-    /// When all must be answered, where a time was given.
+    /// The time by which all requests must be answered, if a time limit was given.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// What is left of the time that was given.
+    /// The rest of the time limit, if one was given.
     fn left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// The next answer of those that were received.
+    /// The next answer that has been received.
     pub fn buffered(&mut self) -> Result<Option<Told>, Error> {
         Ok(self.frames.next_message()?)
     }
 
-    /// Waits for bytes and takes them.
+    /// Waits for bytes and reads them.
     pub fn receive(&mut self) -> Result<(), Error> {
         loop {
             match self.frames.read_from(&self.stream) {
@@ -124,7 +125,7 @@ impl Uvd {
         }
     }
 
-    /// What to wait on for answers.
+    /// The descriptor to wait on for answers.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
@@ -137,7 +138,7 @@ impl Uvd {
         Ok(self.id)
     }
 
-    /// The next answer to a request, where it comes by then.
+    /// Waits until `until` for the next answer to a request.
     fn answer(&mut self, id: u64, until: Option<Instant>) -> Result<Answered, Error> {
         loop {
             let left = until.map(|until| (until + GRACE).saturating_duration_since(Instant::now()));
@@ -145,7 +146,7 @@ impl Uvd {
                 return Err(Error::Silent(self.timeout));
             }
             if let Some(told) = self.buffered()? {
-                // 0: a message of ours that uvd could not read.
+                // The id 0 means a message of ours that `uvd` could not decode.
                 if told.id == id || told.id == 0 {
                     return Ok(told.result?);
                 }

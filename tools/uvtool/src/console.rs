@@ -1,4 +1,5 @@
-//! Attaching to a console: output of the partition to standard output, input to the partition.
+//! Attaches to a console: the partition's output goes to standard output, and standard input goes
+//! to the partition.
 //!
 //! ```text
 //! standard input --> typing --Input--> uvd --> ring --> the partition's kernel
@@ -6,9 +7,10 @@
 //! ```
 //!
 //! Rules: input is read once the console is attached, and one piece of it is under way at a time,
-//! so whoever writes to standard input is slowed to the partition's pace. The console is left when
-//! the partition has read all input, or the number of bytes that it may not have read is told. The
-//! terminal is taken while the console is attached, and given back before anything else is printed.
+//! so the program that writes to standard input is slowed to the partition's pace. The console is
+//! left when the partition has read all input; otherwise, the number of bytes that it may not have
+//! read is reported. The terminal is in raw mode while the console is attached, and restored before
+//! anything else is printed.
 
 mod typing;
 
@@ -29,35 +31,35 @@ use typing::{Keys, Typing};
 /// Why a console was left.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Left {
-    /// The key said so.
+    /// The user typed the detach key.
     Detached,
     /// The partition has read all input, and there is no more.
     InputEnded,
-    /// Whoever read our output has had enough.
+    /// The reader of standard output closed it.
     OutputClosed,
-    /// The time that the command was given is up.
+    /// The command's time limit has passed.
     TimeIsUp,
-    /// Its partition ended, or had nothing more to show.
+    /// Its partition ended, or has no more output to show.
     Ended(Option<End>),
 }
 
 /// How a console was left.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Closed {
-    /// Why.
+    /// The reason.
     pub left: Left,
     /// Bytes of input that the partition may not have read.
     pub unread: usize,
 }
 
-/// What becomes of standard input.
+/// What is done with standard input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     /// It is not read.
     Ignored,
-    /// It is typed; at its end the console stays attached.
+    /// It is typed; when it ends, the console stays attached.
     Typed,
-    /// It is typed; at its end the console is left.
+    /// It is typed; when it ends, the console is left.
     TypedToTheEnd,
 }
 
@@ -65,7 +67,7 @@ pub enum Input {
 pub fn attach(uvd: &mut Uvd, request: Service, input: Input) -> Result<Closed, Error> {
     let id = uvd.begin(request)?;
     let typing = Typing::new(input, std::io::stdin().is_terminal());
-    // Without a buffer of the library's, whose bytes no poll would tell of.
+    // This file has no buffer of the standard library, because poll does not report buffered bytes.
     let stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let mut console = Console { id, input, stdin, typing, raw: None, active: Instant::now() };
     let left = match console.run(uvd) {
@@ -81,9 +83,9 @@ struct Console {
     input: Input,
     stdin: File,
     typing: Typing,
-    /// The terminal, while it is taken.
+    /// Raw mode of the terminal, while it lasts.
     raw: Option<Raw>,
-    /// When something was printed, or was read by the partition, last.
+    /// The last time that something was printed, or read by the partition.
     active: Instant,
 }
 
@@ -113,7 +115,7 @@ impl Console {
         }
     }
 
-    /// Takes a message of uvd's; how the console ended, where it did.
+    /// Handles a message of `uvd`; returns how the console ended, if it did.
     fn take(&mut self, told: Told) -> Result<Option<Option<End>>, Error> {
         if self.typing.answered(told.id, told.result.is_ok()) {
             self.active = Instant::now();
@@ -150,8 +152,8 @@ impl Console {
         self.raw = Some(Raw::take());
     }
 
-    /// The partition did not read what was sent. That it ended is told by itself; who sits at a
-    /// terminal sees the reason and types on.
+    /// Handles input that the partition did not read. Another message reports a partition's end; a
+    /// user at a terminal sees the reason and goes on typing.
     fn not_read(&self, failure: Failure) -> Result<(), Error> {
         match &failure {
             Failure::Refused(refusal) if refusal.code == "console-ended" => Ok(()),
@@ -170,10 +172,10 @@ impl Console {
         Ok(())
     }
 
-    /// Waits for an answer and for keys; which of them there are.
+    /// Waits for an answer and for keys; returns which of them there are.
     fn wait(&self, uvd: &Uvd, now: Instant) -> Result<(bool, bool), Error> {
         let output = std::io::stdout();
-        // That nobody reads a pipe any more is told without being asked for.
+        // Poll reports that nobody reads a pipe any more, even if no event is requested.
         let mut fds = vec![
             PollFd::new(uvd.fd(), PollFlags::POLLIN),
             PollFd::new(output.as_fd(), PollFlags::empty()),
@@ -197,7 +199,7 @@ impl Console {
         Ok((ready(0), ready(2)))
     }
 
-    /// Reads keys; whether the person leaves at once.
+    /// Reads keys; returns whether the user leaves at once.
     fn read_keys(&mut self) -> Result<bool, Error> {
         let mut bytes = [0; MAX_INPUT];
         let count = self.stdin.read(&mut bytes)?;

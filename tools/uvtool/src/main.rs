@@ -1,4 +1,4 @@
-//! `uvtool`: what a person or a program in the command partition asks the ultravisor.
+//! `uvtool`: the command line for people and programs in the command partition.
 //!
 //! ```text
 //! cli -> commands, source -> connection (uvd's socket) -> view -> text or JSON
@@ -7,8 +7,8 @@
 //! A command is over in a millisecond, so it begins without the start-up of Rust's standard library
 //! ([`start`]), which reads the process's memory map and makes a stack for faults.
 //!
-//! Rule: answers go to standard output, reasons to standard error; a reason names the object, the
-//! limit and a way out. How a command ends is in [`answer`].
+//! Rule: answers go to standard output, and failures to standard error; a failure names the object,
+//! the limit and a way out. [`answer`] says how a command ends.
 
 #![cfg_attr(not(test), no_main)]
 
@@ -49,7 +49,7 @@ use view::verify::Verified;
 use view::version::Version;
 use view::{Names, View};
 
-/// Does what the words of the command line say; the status to end with.
+/// Carries out the command line; returns the exit status.
 #[cfg_attr(test, expect(dead_code, reason = "a test has a main function of its own"))]
 fn run_words() -> ExitCode {
     if let Some(status) = kernel_image::confined::serve_if_asked() {
@@ -89,8 +89,8 @@ impl Script {
     }
 }
 
-/// Says what is wrong with the words of the command line; or help and version, which are asked
-/// for by words, too.
+/// Reports a mistake in the command line, or prints help or the version, which clap reports in the
+/// same way.
 fn wrong_words(error: &clap::Error) -> ExitCode {
     let json = std::env::args_os().any(|word| word == "--json");
     if error.exit_code() == 0 || !json {
@@ -116,14 +116,14 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
     }
 }
 
-/// What a command prints, and what is wrong with it.
+/// The text that a command prints, and its problem, if any.
 struct Shown {
     output: String,
     problem: Option<Problem>,
 }
 
 impl Shown {
-    /// Prints it; the status to end with.
+    /// Prints it; returns the exit status.
     fn print(self) -> ExitCode {
         let printed = print(self.output.as_bytes());
         match self.problem {
@@ -133,7 +133,7 @@ impl Shown {
     }
 }
 
-/// Asks for what a command shows; `None`: it does something.
+/// Makes the view of a command that only shows something; `None` for other commands.
 fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Option<Shown>, Error> {
     Ok(Some(match command {
         Command::List(options) => shown(&List::new(&source.list()?, options.all), json),
@@ -187,7 +187,7 @@ fn shown(view: &impl View, json: bool) -> Shown {
 
 fn print(output: &[u8]) -> ExitCode {
     match std::io::stdout().write_all(output) {
-        // Whoever read our output has had enough.
+        // The reader of standard output closed it.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(error) => {
             answer::fail(&Problem::sentence("failed", &format!("standard output: {error}")))

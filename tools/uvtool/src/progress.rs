@@ -1,7 +1,7 @@
-//! How far a long question has come, for who waits at a terminal or reads a log.
+//! Shows the progress of a long request to a user at a terminal or a reader of a log.
 //!
-//! Rule: what ends within a second says nothing; what takes longer says one line a second, and
-//! nothing to a program that reads JSON.
+//! Rule: a request that ends within a second shows nothing; a longer one shows a line each second,
+//! and nothing to a program that reads JSON.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -12,20 +12,20 @@ use crate::table::printable;
 /// Time between two lines.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Tells on standard error how much is done.
+/// Reports on standard error how much is done.
 pub struct Progress {
     doing: &'static str,
     due: Instant,
 }
 
 impl Progress {
-    /// Begins to do something; `doing` is what the lines begin with.
+    /// Begins an activity; each line begins with `doing`.
     pub fn new(doing: &'static str) -> Self {
         let due = Instant::now() + INTERVAL;
         Self { doing, due }
     }
 
-    /// So many of `all` are done.
+    /// Notes that `count` of `all` are done.
     pub fn done(&mut self, count: u64, all: u64) {
         if let Some(line) = self.line(Instant::now(), count, all)
             && !answer::is_json()
@@ -44,14 +44,14 @@ impl Progress {
     }
 }
 
-/// Shows the news of a request of several steps: a line a second of those that take longer.
+/// Shows the progress of a request of several steps, with a line each second for long steps.
 #[derive(Default)]
 pub struct Steps {
     last: Option<(String, String, Instant)>,
 }
 
 impl Steps {
-    /// Shows how far it is.
+    /// Shows this progress.
     pub fn show(&mut self, news: &uvd_protocol::Progress) {
         if let Some(line) = self.line(Instant::now(), news)
             && !answer::is_json()

@@ -1,9 +1,9 @@
 //! Quantities on the command line: sizes of memory, lists of CPUs.
 
-/// Physical CPUs of a machine at most, as the ultravisor has them.
+/// The most physical CPUs of a machine, as in the ultravisor.
 const CPUS: u32 = 256;
 
-/// Bytes: a number of them, or one with K, M, G or T for powers of 1024.
+/// Parses a number of bytes; K, M, G or T stand for powers of 1024.
 pub fn size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match text.get(digits.len()..).unwrap_or_default() {
@@ -22,7 +22,7 @@ fn wrong_size(text: &str) -> String {
     format!("{text:?} is no size; give a number of bytes, or one with K, M or G, as in 256M")
 }
 
-/// CPUs: numbers and ranges, as in `0-2,5`; sorted, each once.
+/// Parses CPUs: numbers and ranges, as in `0-2,5`; the result is sorted and has each CPU once.
 pub fn cpus(text: &str) -> Result<Vec<u32>, String> {
     let wrong = || format!("{text:?} is no list of CPUs; give numbers and ranges, as in 0-2,5");
     let mut all = std::collections::BTreeSet::new();

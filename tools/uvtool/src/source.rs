@@ -1,7 +1,7 @@
-//! Where answers come from: `uvd`, or what a test lays out.
+//! The source of answers: `uvd`, or answers that a test prepared.
 //!
-//! Rule: long answers come in pages; the pages are put together here, and an ultravisor whose
-//! pages do not go on is an error, not an endless loop.
+//! Rule: long answers come in pages, which are joined here. If the pages of an ultravisor make no
+//! progress, that is an error, not an endless loop.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,9 +14,9 @@ use pv_abi::uv::command::{
 };
 use uvd_protocol::{Failure, FrameError};
 
-/// Rows of the page map, and of the log, to ask for at a time.
+/// Rows of the page map, or of the log, to request at a time.
 const PAGE: u32 = 200;
-/// Differences after which a comparison is not gone on with.
+/// The number of differences after which a comparison stops.
 const MOST_DIFFERENCES: usize = 1000;
 
 /// Why there is no answer.
@@ -31,13 +31,13 @@ pub enum Error {
     Unreachable {
         /// Path of the socket.
         path: PathBuf,
-        /// The system's reason.
+        /// `uvd` went away, or sent something that is no answer.
         error: io::Error,
     },
     /// `uvd` went away, or sent what is no answer.
     #[error("uvd: {0}; see `dmesg | grep uvd`")]
     Conversation(#[from] FrameError),
-    /// `uvd` did not answer.
+    /// `uvd` or the ultravisor failed the request and gave a reason.
     #[error(
         "uvd: no answer within {0:?}; ask again with a longer --timeout, or see `dmesg | grep uvd`"
     )]
@@ -45,33 +45,33 @@ pub enum Error {
     /// `uvd` or the ultravisor answered with a reason.
     #[error(transparent)]
     Failure(#[from] Failure),
-    /// The answer to another question.
+    /// The answer belongs to another request.
     #[error("ultravisor: answered something else than {0}; use a uvtool of its version")]
     Other(&'static str),
-    /// Pages that do not go on.
+    /// The pages of an answer make no progress.
     #[error("ultravisor: {0}: its pages do not go on; use a uvtool of its version")]
     Stuck(&'static str),
-    /// A file that was given.
+    /// A given file is wrong.
     #[error("{0}")]
     Given(String),
-    /// An option or a word that was given.
+    /// A given option or argument is wrong.
     #[error("{0}")]
     Usage(String),
-    /// A definition that was given.
+    /// A given definition is wrong.
     #[error("{0}")]
     Definition(definition::Errors),
-    /// The terminal, or another file of ours.
+    /// The terminal, or another file of this process, failed.
     #[error("terminal: {0}")]
     Terminal(#[from] io::Error),
-    /// A partition that is not there.
+    /// A partition that does not exist.
     #[error(
         "partition {name:?}: no such partition; there are {there}; `uvtool definitions` shows \
          those that are not started"
     )]
     NoSuchPartition {
-        /// Name or number asked for.
+        /// The requested name or number.
         name: String,
-        /// Names of those that are there.
+        /// Names of the existing partitions.
         there: String,
     },
 }
@@ -92,8 +92,8 @@ pub struct Answered {
     pub answer: Answer,
 }
 
-/// All rows of an answer in pages. `ask` gets those after a number, and says whether there are more;
-/// `what` they are, where that has no end.
+/// Collects all rows of an answer in pages. `ask` returns the rows after a number, and whether
+/// there are more; `what` names the rows in the error for pages that make no progress.
 fn pages<R>(
     what: &'static str,
     number: impl Fn(&R) -> u32,
@@ -124,7 +124,8 @@ pub trait Source {
         self.request(Body::Query(query))
     }
 
-    /// Gives frames of a partition back, in a transaction of one operation; or why it was refused.
+    /// Releases frames of a partition in a transaction of one operation; the inner error is the
+    /// refusal.
     fn release(
         &mut self,
         partition: u32,
@@ -150,7 +151,7 @@ pub trait Source {
         }
     }
 
-    /// The versions.
+    /// Reads the versions.
     fn version(&mut self) -> Result<VersionAnswer, Error> {
         match self.ask(Query::Version)?.answer {
             Answer::Version(version) => Ok(version),
@@ -158,7 +159,7 @@ pub trait Source {
         }
     }
 
-    /// What the CPU leaks.
+    /// Reads the CPU's leaks.
     fn issues(&mut self) -> Result<IssuesAnswer, Error> {
         match self.ask(Query::Issues)?.answer {
             Answer::Issues(issues) => Ok(issues),
@@ -166,7 +167,7 @@ pub trait Source {
         }
     }
 
-    /// All partitions, by number.
+    /// Reads all partitions, by number.
     fn partitions(&mut self) -> Result<Vec<PartitionRow>, Error> {
         pages(
             "partitions",
@@ -178,7 +179,7 @@ pub trait Source {
         )
     }
 
-    /// All partitions in short, by number.
+    /// Reads the short rows of all partitions, by number.
     fn list(&mut self) -> Result<Vec<ListRow>, Error> {
         pages(
             "list",
@@ -190,9 +191,10 @@ pub trait Source {
         )
     }
 
-    /// One partition, by name or number; where there is none, the names of those that are there.
+    /// Reads one partition, by name or number; if it does not exist, the error has the names of the
+    /// existing partitions.
     fn partition(&mut self, name: &str) -> Result<PartitionRow, Error> {
-        // No partition has a longer name, and a frame may not hold it.
+        // No partition has a longer name, and a longer name may not fit a frame.
         if name.len() <= rules::MAX_NAME {
             let query = Query::Partition { name: name.into() };
             let Answer::Partitions { rows, .. } = self.ask(query)?.answer else {
@@ -206,7 +208,7 @@ pub trait Source {
         Err(Error::NoSuchPartition { name: name.into(), there: there.join(", ") })
     }
 
-    /// What the machine has.
+    /// Reads the machine's resources.
     fn resources(&mut self) -> Result<ResourcesAnswer, Error> {
         match self.ask(Query::Resources)?.answer {
             Answer::Resources(resources) => Ok(resources),
@@ -214,17 +216,18 @@ pub trait Source {
         }
     }
 
-    /// The heap of the boot partition, where it can be asked.
+    /// Reads the boot partition's use of its heap, if the source can tell.
     fn boot_heap(&mut self) -> Option<Heap> {
         None
     }
 
-    /// Nanoseconds that `uvd` spent on the consoles of partitions, by number, where it can be asked.
+    /// Reads the nanoseconds that `uvd` spent on the consoles of partitions, by number, if the
+    /// source can tell.
     fn console_times(&mut self) -> Vec<(u32, u64)> {
         Vec::new()
     }
 
-    /// The whole page map of so many frames.
+    /// Reads the whole page map of a machine with this many frames.
     fn page_map(&mut self, frames: u64) -> Result<Vec<MapRow>, Error> {
         let mut all: Vec<MapRow> = Vec::new();
         let mut first = 0;
@@ -249,8 +252,8 @@ pub trait Source {
         Ok(all)
     }
 
-    /// Where the database and the lead monitor disagree, and the first frame that was not looked
-    /// at: all were, unless they disagree on very many.
+    /// Reads the differences between the database and the lead monitor, and the first frame that
+    /// was not compared. If the differences are not too many, all frames are compared.
     fn compare(&mut self, frames: u64) -> Result<(Vec<Difference>, u64), Error> {
         let (mut all, mut first) = (Vec::new(), 0);
         let mut progress = Progress::new("comparing frames");
@@ -269,14 +272,14 @@ pub trait Source {
         Ok((all, first))
     }
 
-    /// The newest log records, at most so many, oldest first.
+    /// Reads at most `most` of the newest log records, oldest first.
     fn log(&mut self, most: u64) -> Result<Vec<LogRow>, Error> {
         let (_, oldest, next) = self.log_page(0, 1)?;
         let mut from = oldest.max(next.saturating_sub(most));
         let mut all = Vec::new();
         while from < next {
             let (rows, oldest, _) = self.log_page(from, PAGE)?;
-            // The ring may have overtaken us.
+            // The ring may have overwritten the record that comes next.
             from = from.max(oldest);
             let rows: Vec<LogRow> = rows.into_iter().filter(|row| row.sequence >= from).collect();
             let Some(last) = rows.last() else { break };
@@ -287,7 +290,7 @@ pub trait Source {
         Ok(all)
     }
 
-    /// A page of the log: records, the oldest kept, the next to come.
+    /// Reads a page of the log: the records, the oldest kept number, and the next new number.
     fn log_page(&mut self, from: u64, most: u32) -> Result<(Vec<LogRow>, u64, u64), Error> {
         match self.ask(Query::Log { from, most })?.answer {
             Answer::Log { rows, oldest, next } => Ok((rows, oldest, next)),
@@ -296,7 +299,7 @@ pub trait Source {
     }
 }
 
-/// Adds a range; one that goes on where the last ended, with the same owner, makes it longer.
+/// Adds a range; if it continues the last range and has the same owner, the last range grows.
 fn append(all: &mut Vec<MapRow>, row: MapRow) {
     match all.last_mut() {
         Some(last) if (last.owner, last.io) == (row.owner, row.io) => last.frames += row.frames,

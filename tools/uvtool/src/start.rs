@@ -1,9 +1,9 @@
-//! The entry of the program, called by the C library.
+//! The entry point of the program, which the C library calls.
 //!
-//! Rule: what the standard library does before `main` and a command needs is done here: the three
-//! standard streams are open, so that no socket takes the place of one, and a write to a pipe that
-//! nobody reads is an error, not the end of the process. Nothing needs the rest: a stack that
-//! overflows ends the process with SIGSEGV, without a message.
+//! Rule: this module does those tasks of the standard library before `main` that a command needs:
+//! it opens the three standard streams, so that no socket takes their place, and it makes a write
+//! to a pipe that nobody reads an error, not the end of the process. No command needs the other
+//! tasks; a stack overflow ends the process with SIGSEGV, without a message.
 #![expect(unsafe_code, reason = "the entry that the C library calls, and a signal")]
 
 use std::ffi::{c_char, c_int};
@@ -19,9 +19,9 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 #[unsafe(no_mangle)]
 extern "C" fn main(_: c_int, _: *const *const c_char) -> c_int {
     open_streams();
-    // SAFETY: to ignore a signal runs no code of ours.
+    // SAFETY: to ignore a signal runs no code of this program.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) };
-    // What is buffered for standard output is written on the way.
+    // `exit` flushes standard output.
     std::process::exit(number(crate::run_words()))
 }
 

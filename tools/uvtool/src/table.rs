@@ -1,11 +1,11 @@
-//! Aligned columns.
+//! Prints aligned columns.
 //!
-//! Rule: text columns are aligned left, numbers right; no line ends in blanks. A table may have
-//! thousands of rows, so a cell takes no memory of its own.
+//! Rule: text is aligned left and numbers right; no line ends in blanks. A table may have thousands
+//! of rows, so a cell has no allocation of its own.
 
 use std::fmt::{self, Display, Write};
 
-/// Where a column's cells stand.
+/// How a column is aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
     /// Text.
@@ -14,14 +14,14 @@ pub enum Align {
     Right,
 }
 
-/// Bytes of a line for which there is room from the start.
+/// Bytes reserved for a line.
 const USUAL_LINE: usize = 160;
 
 /// Rows under a heading.
 #[derive(Clone, Debug)]
 pub struct Table {
     columns: Vec<Column>,
-    /// All cells, one behind the other.
+    /// The text of all cells, one after the other.
     text: String,
     /// The end of each cell in the text, and its width in characters, row by row.
     cells: Vec<(usize, usize)>,
@@ -43,7 +43,7 @@ impl Table {
         table
     }
 
-    /// Adds a row, a cell per column.
+    /// Adds a row, with a cell for each column.
     pub fn row(&mut self, cells: impl IntoIterator<Item = impl Display>) {
         for cell in cells {
             self.cell(cell);
@@ -53,22 +53,22 @@ impl Table {
     /// Adds the next cell of a row.
     pub fn cell(&mut self, cell: impl Display) -> &mut Self {
         let mut printed = Printable { text: &mut self.text, width: 0 };
-        // Only the cell's own formatting could fail: then it is shown as far as it got.
+        // Only the cell's own formatting could fail, and then the cell shows the text up to there.
         let _ = write!(printed, "{cell}");
         let width = printed.width;
         self.end_cell(width)
     }
 
-    /// As [`Self::cell`], for long tables: a text.
+    /// Does what [`Self::cell`] does, for a text in a long table.
     pub fn text(&mut self, cell: &str) -> &mut Self {
         let mut printed = Printable { text: &mut self.text, width: 0 };
-        // A string takes everything.
+        // Writing to a string cannot fail.
         let _ = printed.write_str(cell);
         let width = printed.width;
         self.end_cell(width)
     }
 
-    /// As [`Self::cell`], for long tables: what is pushed, printable ASCII.
+    /// Does what [`Self::cell`] does, for printable ASCII that `push` adds to a long table.
     pub fn pushed(&mut self, push: impl FnOnce(&mut String)) -> &mut Self {
         let start = self.text.len();
         push(&mut self.text);
@@ -90,7 +90,7 @@ impl Table {
     pub fn lines(&self) -> String {
         let line_width: usize = self.columns.iter().map(|column| column.width + 2).sum();
         let lines = self.cells.len() / self.columns.len().max(1) + 1;
-        // A cell of the last column may be long, and most are not.
+        // A cell of the last column may be long, but most are not.
         let mut all = String::with_capacity(lines * line_width.min(USUAL_LINE));
         let mut start = 0;
         for row in self.cells.chunks(self.columns.len().max(1)) {
@@ -128,7 +128,8 @@ fn push_blanks(line: &mut String, mut count: usize) {
     }
 }
 
-/// Takes text in without what would move the cursor of a terminal, and counts its characters.
+/// Adds text, replaces characters that would move the cursor of a terminal, and counts the
+/// characters.
 struct Printable<'t> {
     text: &'t mut String,
     width: usize,
@@ -149,10 +150,11 @@ impl Write for Printable<'_> {
     }
 }
 
-/// The text without what would move the cursor of a terminal: control characters become `?`.
+/// The text with each control character, which would move the cursor of a terminal, replaced by
+/// `?`.
 pub fn printable(text: &str) -> String {
     let mut printed = String::with_capacity(text.len());
-    // A string takes everything.
+    // Writing to a string cannot fail.
     let _ = Printable { text: &mut printed, width: 0 }.write_str(text);
     printed
 }

@@ -1,6 +1,6 @@
-//! The terminal that uvtool runs on: whether there is one, and taking it over for a while.
+//! The terminal of `uvtool`: detects it, and changes its modes for a while.
 //!
-//! Rule: what was changed is changed back, however the program ends that can still act.
+//! Rule: however the program ends, if it can still act, it undoes its changes.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-/// The modes of the terminal before it was taken, while it is.
+/// The terminal's modes before raw mode; set while raw mode lasts.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
-/// Whether the other screen is shown.
+/// Whether the alternate screen is shown.
 static OTHER_SCREEN: AtomicBool = AtomicBool::new(false);
 
-/// Gives the terminal back where it is taken, before this process ends from another thread.
+/// Restores the terminal before another thread ends this process.
 pub fn give_back() {
     if OTHER_SCREEN.swap(false, Ordering::SeqCst) {
         Screen::write(LEAVE);
@@ -25,12 +25,12 @@ pub fn give_back() {
     }
 }
 
-/// Whether a person sits at both ends.
+/// Whether a user sits at both standard input and output.
 pub fn is_interactive() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
-/// Asks a question that is answered with yes or no; anything but `y` and `yes` is no.
+/// Asks a question; `y` and `yes` mean yes, and any other answer means no.
 pub fn confirm(question: &str) -> bool {
     let mut error = std::io::stderr();
     let _ = write!(error, "{question} [y/N] ");
@@ -40,11 +40,11 @@ pub fn confirm(question: &str) -> bool {
     read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
-/// Standard input without line editing and signals; as it was when this is dropped.
+/// Standard input without line editing and signals; dropping this restores it.
 pub struct Raw(bool);
 
 impl Raw {
-    /// Takes the terminal; does nothing where standard input is none.
+    /// Switches to raw mode; does nothing if standard input is no terminal.
     pub fn take() -> Self {
         let input = std::io::stdin();
         let Ok(before) = tcgetattr(&input) else {
@@ -68,14 +68,15 @@ impl Drop for Raw {
     }
 }
 
-/// Switches back from the other screen.
+/// Switches back from the alternate screen.
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 
-/// The other screen of the terminal, without a cursor; the first one again when this is dropped.
+/// The alternate screen of the terminal, without a cursor; dropping this shows the normal screen
+/// again.
 pub struct Screen(Raw);
 
 impl Screen {
-    /// Switches to it.
+    /// Switches to the alternate screen.
     pub fn take() -> Self {
         let raw = Raw::take();
         OTHER_SCREEN.store(true, Ordering::SeqCst);
@@ -88,7 +89,7 @@ impl Screen {
         self.0.0
     }
 
-    /// Shows this text in place of what is there.
+    /// Replaces the contents of the screen by this text.
     pub fn show(&self, text: &str) {
         let lines = text.replace('\n', "\x1b[K\r\n");
         Self::write(&format!("\x1b[H{lines}\x1b[J"));

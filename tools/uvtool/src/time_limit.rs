@@ -1,18 +1,18 @@
-//! The end of a command whose time is up, whatever it waits in.
+//! Ends a command whose time is up, whatever it waits for.
 //!
-//! What waits for `uvd` ends in time by itself, with words about what it waited for. This is for
-//! everything else: a file that is a pipe, a question that nobody answers, a `uvd` that does not
-//! take requests.
+//! A wait for `uvd` ends in time by itself, with a message about the wait. This module is for all
+//! other waits: a file that is a pipe, a question that nobody answers, a `uvd` that accepts no
+//! requests.
 
 use std::time::Duration;
 
 use crate::answer::{Problem, fail, status};
 use crate::terminal;
 
-/// How much longer than its time a command has to end by itself.
+/// The additional time in which a command may still end by itself.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Ends this process a little after `limit`, unless it ended before.
+/// Ends this process shortly after `limit`, unless it has ended before.
 pub fn set(limit: Duration) {
     let end = move || {
         std::thread::sleep(limit + GRACE);
@@ -22,6 +22,6 @@ pub fn set(limit: Duration) {
         fail(&Problem { status: status::TIMED_OUT, ..Problem::sentence("timed-out", &message) });
         std::process::exit(status::TIMED_OUT.into());
     };
-    // Without a thread the command is not bounded here, as most of it is elsewhere.
+    // If no thread can start, this limit does not hold, but most waits have one of their own.
     let _ = std::thread::Builder::new().spawn(end);
 }

@@ -1,6 +1,6 @@
-//! `uvtool top`: a live screen of what the partitions use.
+//! `uvtool top`: a live screen of the resources that partitions use.
 //!
-//! Rule: shares are of the time between two looks; the first look shows none.
+//! Rule: shares refer to the time between two samples, so the first sample shows none.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Read};
@@ -16,9 +16,9 @@ use crate::table::{Align, Table};
 use crate::terminal::Screen;
 use crate::words::{Memory, Seconds, Word, bytes, memory, state_word};
 
-/// Shows the screen every `delay`, `rounds` times (`None`: until a key says to end), on the
-/// terminal where there is one, else one after the other. In JSON, each look is one line. False: it
-/// ended at the time `until`.
+/// Shows the screen every `delay`, `rounds` times (`None`: until a key ends it), in place on a
+/// terminal, or else one screen after the other. In JSON, each sample is one line. Returns false if
+/// it ended at the time `until`.
 pub fn top(
     source: &mut impl Source,
     delay: Duration,
@@ -56,7 +56,7 @@ pub fn top(
     }
 }
 
-/// Waits for the next look; true: a key says to end.
+/// Waits for the next sample; true if a key ends the screen.
 fn pause(screen: Option<&Screen>, delay: Duration) -> Result<bool, Error> {
     if !screen.is_some_and(Screen::has_keys) {
         std::thread::sleep(delay);
@@ -83,7 +83,7 @@ fn pause(screen: Option<&Screen>, delay: Duration) -> Result<bool, Error> {
     }
 }
 
-/// What there was at one time.
+/// A sample of the machine's state.
 struct Look {
     at: Instant,
     rows: Vec<PartitionRow>,
@@ -100,7 +100,7 @@ impl Look {
         Ok(Self { at: Instant::now(), rows, consoles, machine: source.resources()? })
     }
 
-    /// The row of the same partition: numbers come again, versions do not.
+    /// The row of the same partition in this sample: numbers are reused, versions are not.
     fn same(&self, row: &PartitionRow) -> Option<&PartitionRow> {
         let at = self.rows.binary_search_by_key(&row.number, |row| row.number).ok()?;
         self.rows.get(at).filter(|was| was.created_at == row.created_at)
@@ -118,7 +118,7 @@ impl Look {
         percent(self.console_time(row), was.map(|look| look.console_time(row)), elapsed)
     }
 
-    /// The same for programs.
+    /// The shares of all partitions, for programs.
     fn shares(&self, before: Option<&Self>) -> Shares {
         let elapsed = before.map(|before| self.at.duration_since(before.at).as_nanos());
         let partitions = self.rows.iter().map(|row| {
@@ -146,7 +146,7 @@ impl Look {
         Shares { partitions: partitions.collect() }
     }
 
-    /// The screen: a line of the machine, then the partitions, the busiest first.
+    /// The screen: a line about the machine, then the partitions, busiest first.
     fn text(&self, before: Option<&Self>) -> String {
         let elapsed = before.map(|before| self.at.duration_since(before.at).as_nanos());
         let mut lines: Vec<_> = self
@@ -194,7 +194,7 @@ impl Look {
     }
 }
 
-/// A look, for programs.
+/// A sample, for programs.
 #[derive(serde::Serialize)]
 pub struct Shares {
     partitions: Vec<Share>,
@@ -232,7 +232,7 @@ const HEADINGS: [(&str, Align); 12] = [
     ("CAP", Align::Right),
 ];
 
-/// Percent of one CPU between two looks.
+/// Percent of one CPU between two samples.
 fn percent(now: u64, before: Option<u64>, elapsed: Option<u128>) -> f64 {
     match (before, elapsed) {
         (Some(before), Some(elapsed)) if elapsed > 0 => {
@@ -242,7 +242,7 @@ fn percent(now: u64, before: Option<u64>, elapsed: Option<u128>) -> f64 {
     }
 }
 
-/// A look at the samples, for the test of the schema.
+/// The view of the sample rows, for the test of the schema.
 #[cfg(test)]
 pub fn sample() -> Shares {
     let (rows, machine) = (crate::view::samples::partitions(), crate::view::samples::resources());

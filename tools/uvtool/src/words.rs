@@ -1,6 +1,6 @@
-//! Numbers of the ABI in words, and quantities with their units.
+//! Words for numbers of the ABI, and quantities with their units.
 //!
-//! Rule: a number that has no word yet is shown as the number, never hidden.
+//! Rule: a number without a word is shown as the number, never hidden.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display};
@@ -11,10 +11,10 @@ use pv_abi::xen::errno;
 
 const FRAMES_PER_MIB: u64 = 256;
 
-/// A word, or a number in its place.
+/// A word, or the number if it has no word.
 pub type Word = Cow<'static, str>;
 
-/// A kind of partition.
+/// The word for a kind of partition.
 pub fn kind_word(value: u32) -> Word {
     let word = match value {
         kind::PSEUDO => "pseudo",
@@ -28,7 +28,7 @@ pub fn kind_word(value: u32) -> Word {
     word.into()
 }
 
-/// A partition's state.
+/// The word for a partition's state.
 pub fn state_word(value: u32) -> Word {
     let word = match value {
         state::FREE => "free",
@@ -43,7 +43,7 @@ pub fn state_word(value: u32) -> Word {
     word.into()
 }
 
-/// The rights that are set.
+/// The words for the rights that are set.
 pub fn rights_words(value: u32) -> Vec<String> {
     let known = [
         (rights::LEAD, "lead"),
@@ -60,7 +60,8 @@ pub fn rights_words(value: u32) -> Vec<String> {
     words
 }
 
-/// Why a hypercall was refused, by its errno without the sign; 0: by one of those above.
+/// The word for the errno of a refused hypercall, without its sign; 0 stands for all errnos above
+/// those that are counted one by one.
 pub fn errno_word(value: u32) -> String {
     match errno::name(-i64::from(value)) {
         Some(name) => name.into(),
@@ -69,7 +70,7 @@ pub fn errno_word(value: u32) -> String {
     }
 }
 
-/// Why a partition was stopped; `None`: it was not.
+/// Why a partition was stopped; `None` if it was not.
 pub fn cause_words(value: u32, detail: u32) -> Option<String> {
     Some(match value {
         cause::NONE => return None,
@@ -89,7 +90,7 @@ pub fn cause_words(value: u32, detail: u32) -> Option<String> {
     })
 }
 
-/// A type of the firmware's memory map (multiboot2).
+/// The word for a type of the firmware's memory map (multiboot2).
 pub fn firmware_word(value: u32) -> String {
     let word = match value {
         0 => "not described",
@@ -103,7 +104,7 @@ pub fn firmware_word(value: u32) -> String {
     word.into()
 }
 
-/// A PCI class register: base class, subclass, interface, revision, a byte each.
+/// The word for a PCI class register, whose bytes are base class, subclass, interface and revision.
 pub fn pci_class_word(class: u32) -> String {
     let word = match class >> 16 {
         0x0101 => "IDE controller",
@@ -140,16 +141,17 @@ pub fn pci_address(value: u32) -> String {
     format!("{segment:04x}:{bus:02x}:{:02x}.{}", value >> 3 & 0x1f, value & 7)
 }
 
-/// Frames as a quantity of memory: whole MiB, or MiB with one decimal, or KiB below 1 MiB.
+/// A number of frames as a quantity of memory: in whole MiB, in MiB with one decimal, or in KiB
+/// below 1 MiB.
 pub fn memory(frames: u64) -> String {
     Memory(frames).to_string()
 }
 
-/// Frames that are shown as by [`memory`].
+/// Frames, shown in the form of [`memory`].
 pub struct Memory(pub u64);
 
 impl Memory {
-    /// Adds it to a text.
+    /// Adds the quantity to a text.
     pub fn push_to(&self, text: &mut String) {
         let (whole, rest) = (self.0 / FRAMES_PER_MIB, self.0 % FRAMES_PER_MIB);
         if whole == 0 && rest != 0 {
@@ -172,7 +174,8 @@ impl Display for Memory {
     }
 }
 
-/// Adds a number in decimal to a text; a list of a thousand partitions has thousands of them.
+/// Adds a number in decimal to a text; it is fast, because a list of a thousand partitions has
+/// thousands of numbers.
 pub fn push_number(text: &mut String, number: u64) {
     if number >= 10 {
         push_number(text, number / 10);
@@ -180,12 +183,12 @@ pub fn push_number(text: &mut String, number: u64) {
     text.push(char::from(b'0' + (number % 10) as u8));
 }
 
-/// Bytes of so many frames.
+/// The bytes in this many frames.
 pub fn bytes(frames: u64) -> u64 {
     frames.saturating_mul(4096)
 }
 
-/// A small quantity of memory: MiB or KiB with one decimal where it is not whole, or bytes.
+/// A small quantity of memory: in MiB or KiB, with one decimal if it is not whole, or in bytes.
 pub fn byte_count(bytes: u64) -> String {
     let (unit, word) = match bytes {
         ..1024 => return format!("{bytes} B"),
@@ -204,11 +207,11 @@ pub fn seconds(nanoseconds: u64) -> String {
     Seconds(nanoseconds).to_string()
 }
 
-/// Nanoseconds that are shown as by [`seconds`].
+/// Nanoseconds, shown in the form of [`seconds`].
 pub struct Seconds(pub u64);
 
 impl Seconds {
-    /// Adds it to a text.
+    /// Adds the time to a text.
     pub fn push_to(&self, text: &mut String) {
         const HUNDREDTH: u64 = 10_000_000;
         let all = self.0 / HUNDREDTH + u64::from(self.0 % HUNDREDTH >= HUNDREDTH / 2);
@@ -228,7 +231,7 @@ impl Display for Seconds {
     }
 }
 
-/// A time in seconds since 1970, as RFC 3339 has it.
+/// A time in seconds since 1970, in the form of RFC 3339.
 pub fn date(seconds: u64) -> String {
     let (mut days, time) = (seconds / 86_400, seconds % 86_400);
     let is_leap = |year: u64| {
@@ -251,7 +254,7 @@ pub fn date(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", days + 1)
 }
 
-/// A share in percent; `None` where there is no whole.
+/// A share in percent; `None` if the whole is 0.
 pub fn percent(part: u64, whole: u64) -> Option<f64> {
     (whole != 0).then(|| part as f64 * 100.0 / whole as f64)
 }

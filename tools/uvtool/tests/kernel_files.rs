@@ -1,4 +1,5 @@
-//! Kernel files of strangers: `uvtool kernel check`, and its child with less memory than there is.
+//! Untrusted kernel files: `uvtool kernel check`, and its child, which has less memory than the
+//! machine.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::stat::Mode;
 
 const UVTOOL: &str = env!("CARGO_BIN_EXE_uvtool");
-/// Memory for a child, and what a bomb unpacks to.
+/// Memory for a child, and the size that a bomb unpacks to.
 const ROOM: u64 = 24 << 20;
 const BOMB: usize = 48 << 20;
 
@@ -21,7 +22,7 @@ fn bytes(name: &str) -> Vec<u8> {
     std::fs::read(fixture(name)).unwrap()
 }
 
-/// A file of this test's own.
+/// A file that only this test uses.
 fn file(name: &str, bytes: &[u8]) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::write(&path, bytes).unwrap();
@@ -32,7 +33,7 @@ fn check(path: &Path) -> Output {
     Command::new(UVTOOL).args(["kernel", "check"]).arg(path).output().unwrap()
 }
 
-/// Blocks of a file, as often as they unpack to a bomb.
+/// The blocks of a file, repeated until they make a bomb.
 fn repeated(name: &str, header: usize, trailer: usize) -> Vec<u8> {
     let one = bytes(name);
     let block = &one[header..one.len() - trailer];
@@ -51,7 +52,7 @@ fn gzip() -> Vec<u8> {
     encoder.write_all(&whole).and_then(|()| encoder.finish()).unwrap()
 }
 
-/// Something that unpacks to more than there is room for, in each of the seven compressions.
+/// Files that unpack to more than fits, in each of the seven compressions.
 fn bombs() -> Vec<(&'static str, Vec<u8>)> {
     let lzo = bytes("contents.lzo");
     let size = 60_136_u32.to_be_bytes();
@@ -80,12 +81,12 @@ fn no_bomb_takes_more_memory_than_there_is_room_for() {
             assert!(text.contains("; give a smaller kernel, or this machine more"), "{text}");
         }
     }
-    // In KiB, of the largest child: its program, and its room.
+    // The size in KiB of the largest child: its program, and its memory limit.
     let largest = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
     assert!(largest < (ROOM as i64 + (48 << 20)) >> 10, "{largest} KiB");
 }
 
-/// What a child says is what this process says of the same file.
+/// A child reports what this process reports about the same file.
 #[test]
 fn a_child_tells_the_same_as_its_parent() {
     let mut files: Vec<PathBuf> = Vec::new();

@@ -1,4 +1,4 @@
-//! How commands end: the status, and what a program is told.
+//! How commands end: the exit status, and the message for programs.
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ fn uvtool(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_uvtool")).args(words).output().unwrap()
 }
 
-/// The error that a program reads, of a command that ended with this status.
+/// The JSON error of a command that must end with this status.
 fn error(words: &[&str], status: i32) -> Value {
     let output = uvtool(&[words, &["--json"]].concat());
     assert_eq!(output.status.code(), Some(status), "{words:?}: {output:?}");
@@ -21,7 +21,7 @@ fn error(words: &[&str], status: i32) -> Value {
     error["error"].take()
 }
 
-/// A `uvd` that fails one request, each time it is asked.
+/// A `uvd` that fails one request on each of `times` connections.
 fn failing(name: &str, failure: Failure, times: usize) -> PathBuf {
     let socket = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = std::fs::remove_file(&socket);

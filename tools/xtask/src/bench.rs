@@ -1,8 +1,9 @@
 //! `cargo xtask bench`: instructions, counted exactly by QEMU's deterministic clock.
 //!
 //! Under `-icount shift=1` an instruction takes two ticks of the time-stamp counter, so counters
-//! read inside the machine are instruction counts; the speed of this machine does not matter.
-//! Each figure stands next to that of the same kernel on Debian's Xen and on no hypervisor.
+//! that are read inside the machine give instruction counts, and the speed of the host machine does
+//! not matter. Each figure stands next to the figures of the same kernel on Debian's Xen and on no
+//! hypervisor.
 
 use std::fs::File;
 use std::io::Write;
@@ -20,9 +21,9 @@ use crate::machine::Machine;
 use crate::options::{BootOptions, MachineOptions, Under};
 use crate::{bench_create, bench_paths, bench_scale};
 
-/// Ticks of the counter that an instruction takes.
+/// Ticks of the counter for each instruction.
 pub const TICKS: u64 = 2;
-/// How long one boot may take.
+/// The time limit of one boot.
 const LIMIT: Duration = Duration::from_secs(420);
 
 /// What can be measured.
@@ -50,7 +51,7 @@ pub enum What {
     },
 }
 
-/// Measures and prints.
+/// Measures and prints the result.
 ///
 /// # Errors
 /// A machine does not come up.
@@ -67,16 +68,18 @@ fn status(good: bool) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Waits until the memory that is free after the start is scrubbed: that is no part of any command.
+/// Waits until the memory that is free after the start is scrubbed, because the scrubbing belongs
+/// to no command.
 pub const SCRUBBED: &str = "set -e\nuntil uvtool resources --json | \
     grep -qE '\"unscrubbed_frames\": *0,?$'; do sleep 0.2; done\n";
 
-/// The machine that all is measured on.
+/// The machine for all measurements.
 pub(crate) fn machine() -> MachineOptions {
     MachineOptions { cpus: 1, icount: true, ..MachineOptions::default() }
 }
 
-/// Measures boots and prints the counts; `true`: ours takes fewer instructions than Xen's.
+/// Measures boots and prints the counts; returns `true` if a boot of our host takes fewer
+/// instructions than one of Xen.
 ///
 /// # Errors
 /// A machine does not come up.
@@ -93,10 +96,10 @@ pub fn boot(only_hypervisors: bool) -> Result<bool> {
     Ok(ours < xen)
 }
 
-/// Boots once and returns how many instructions that took.
+/// Boots once and returns the number of instructions.
 ///
 /// # Errors
-/// The machine does not come up, or says nothing of its counter.
+/// The machine does not come up, or does not report its counter.
 pub fn boot_instructions(under: Under) -> Result<u64> {
     let boot = BootOptions { under, ..BootOptions::default() };
     let image = boot_image::make(&host::payload(&boot, Destination::Qemu)?)?;
@@ -115,7 +118,7 @@ pub fn boot_instructions(under: Under) -> Result<u64> {
     Ok(shell.saturating_sub(jump) / TICKS)
 }
 
-/// What a command prints on a fresh machine.
+/// Runs a command on a fresh machine and returns its output.
 ///
 /// # Errors
 /// The machine does not come up, or the command fails.
@@ -127,7 +130,7 @@ pub(crate) fn output_of(
     output_within(LIMIT, machine, boot, command)
 }
 
-/// The same, where the boot and the command may take another time.
+/// Does what [`output_of`] does, with another time limit for the boot and the command.
 ///
 /// # Errors
 /// As [`output_of`].
@@ -167,7 +170,7 @@ pub(crate) fn mark_in_line(line: &str) -> Option<(u8, u64)> {
     Some((number.parse().ok()?, count.parse().ok()?))
 }
 
-/// A number with its thousands apart.
+/// A number with its thousands separated.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -180,7 +183,7 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-/// Keeps what a command prints, and shows what it complains of.
+/// Keeps a command's standard output, and shows its standard error.
 struct Output(Vec<u8>);
 
 impl Streams for Output {

@@ -1,8 +1,9 @@
-//! `cargo xtask bench create`: what the creation of a guest costs the whole machine, on our host and
-//! on Debian's Xen, with the same guest kernel, by the command that a person would give.
+//! `cargo xtask bench create`: the cost of creating a guest for the whole machine, on our host and
+//! on Debian's Xen, with the same guest kernel and the commands that a user would type.
 //!
-//! Instructions are those that the machine executed, counted by QEMU's translator from mark to mark
-//! ([`marks`]), so a CPU that waits counts nothing. Times are the machine's and include waiting.
+//! The instructions are those that the machine executed. QEMU's translator counts them from mark to
+//! mark ([`marks`]), so a waiting CPU counts nothing. Times are by the machine's clock and include
+//! waiting.
 
 use std::path::Path;
 
@@ -13,19 +14,19 @@ use crate::interrupt::Scratch;
 use crate::options::{BootOptions, MachineOptions, Under};
 use crate::{bench, command_image, hv_build, workspace, xen_tools};
 
-/// Where the program, the guest and its definition for `xl` are in the command partition.
+/// Paths of the program, the guest and its definition for `xl` in the command partition.
 const PROGRAM: &str = "/root/bench-create";
 const GUEST: &str = "/root/guest";
 const XL_FILE: &str = "/root/guest.cfg";
-/// The definition for `xl`: nothing but what the guest needs.
+/// The definition for `xl`, with the least that the guest needs.
 const XL_TEXT: &str = "name = \"minimal\"\nkernel = \"/root/guest\"\nextra = \"idle\"\nmemory = 4\n\
     maxmem = 4\nvcpus = 1\n";
-/// Of this, the middle one is the figure: the first has caches to fill.
+/// The number of rounds, of which the median is the figure; the first round fills caches.
 const ROUNDS: usize = 5;
-/// Ours is to take this part of what Xen takes.
+/// Our host should take at most this fraction of the instructions that Xen takes.
 const TARGET: f64 = 0.1;
 
-/// What is measured.
+/// A measured step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// From the start of the command to the guest's first instruction.
@@ -34,14 +35,14 @@ enum Step {
     Created,
     /// To the first line of the guest's console, shown by the command.
     FirstLine,
-    /// From the start of the other command to its end.
+    /// From the start of the destroying command to its end.
     Destroyed,
 }
 
 impl Step {
     const ALL: [Self; 4] = [Self::Started, Self::Created, Self::FirstLine, Self::Destroyed];
 
-    /// Its name in the program's output and for programs, and for people.
+    /// Its name in the program's output and in JSON, and its name for people.
     fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Started => ("started", "create, to the guest's first instruction"),
@@ -52,15 +53,15 @@ impl Step {
     }
 }
 
-/// What a step takes.
+/// The cost of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Figures {
     instructions: u64,
-    /// None where nobody in the machine sees the end of the step.
+    /// `None` if nobody in the machine sees the end of the step.
     nanoseconds: Option<u64>,
 }
 
-/// A step on both.
+/// A step on both hosts.
 #[derive(Clone, Copy, Debug)]
 struct Row {
     step: Step,
@@ -127,7 +128,7 @@ fn files(program: &Path, under: Under) -> Result<Vec<FileToSend>> {
     Ok(files)
 }
 
-/// What runs in the command partition, or in Xen's first domain.
+/// The script for the command partition, or for Xen's first domain.
 fn script(under: Under) -> String {
     let (start, create, console, destroy) = match under {
         Under::Xen => {
@@ -148,7 +149,7 @@ fn script(under: Under) -> String {
     format!("{start}exec {PROGRAM} {ROUNDS} {create} -- {console} -- {destroy}\n")
 }
 
-/// Instructions from the beginning of a step to its end, for each time that it was done.
+/// Instructions from the beginning of a step to its end, for each round.
 fn instructions(marks: &str, step: Step) -> Vec<u64> {
     let (from, to) = match step {
         Step::Started => (marks::CREATE, marks::GUEST_STARTED),
@@ -169,7 +170,7 @@ fn instructions(marks: &str, step: Step) -> Vec<u64> {
     counts
 }
 
-/// Times of a step in the program's output: `NAME NANOSECONDS`.
+/// Times of a step from the lines `NAME NANOSECONDS` of the program's output.
 fn times(text: &str, name: &str) -> Vec<u64> {
     let time = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
     text.lines().filter_map(time).collect()
@@ -222,7 +223,7 @@ fn as_json(rows: &[Row]) -> String {
 mod tests {
     use super::*;
 
-    /// Two rounds; the guest of the second starts after its command has ended.
+    /// Two rounds; in the second, the guest starts after its command has ended.
     const MARKS: &str = "mark 1 100\nat fff0 7\nmark 2 150\nmark 3 170\nmark 5 200\nmark 6 210\n\
         mark 7 300\nmark 2 340\nmark 4 390\nmark 5 400\nmark 6 430\n\
         mark 1 500\nmark 3 510\nmark 2 540\nmark 5 600\nmark 6 650\n";

@@ -1,11 +1,12 @@
-//! `cargo xtask bench paths`: what a kernel's paths cost on our host, on no hypervisor and on
-//! Debian's Xen, with the same kernel and program, in instructions.
+//! `cargo xtask bench paths`: the cost of a kernel's paths in instructions, on our host, on no
+//! hypervisor and on Debian's Xen, with the same kernel and program.
 //!
-//! On our host those of ring 0 are told apart, by where they lie: what is left of the overhead is
-//! the kernel's own paravirtual code, which a stock kernel runs on any hypervisor of this ABI.
+//! On our host, the instructions of ring 0 are counted separately, by their addresses. The rest of
+//! the overhead is the kernel's own paravirtual code, which a stock kernel runs on any hypervisor
+//! of this ABI.
 //!
-//! Our host is measured three times: with the mitigations that the CPU asks for, with none, and with
-//! all that it can do. An emulated CPU leaks nothing, so it asks for few.
+//! Our host is measured three times: with the mitigations that the CPU needs, with none, and with
+//! all that it supports. An emulated CPU leaks nothing, so it needs few.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -20,12 +21,12 @@ use crate::{bench, command_image, workspace};
 /// Addresses of ring 0: level-4 slots 256 to 271.
 const RING_0: Range<u64> = 0xffff_8000_0000_0000..0xffff_8800_0000_0000;
 
-/// Where the program is in the command partition.
+/// The program's path in the command partition.
 const PROGRAM: &str = "/root/bench-paths";
-/// The program runs alone: once `uvd` has its copy of the database, and stopped, as it would look
-/// for an ultravisor every second where there is none.
+/// Runs the program alone: waits until `uvd` has its copy of the database, then stops `uvd`,
+/// because without an ultravisor it would look for one every second.
 const SCRIPT: &str = "sleep 5; kill -STOP $(pidof uvd); exec /root/bench-paths";
-/// Names in the program's output, and for people.
+/// The paths by their names in the program's output, and for people.
 const PATHS: [(&str, &str); 8] = [
     ("syscall", "null system call"),
     ("fault", "anonymous fault"),
@@ -37,7 +38,7 @@ const PATHS: [(&str, &str); 8] = [
     ("pipe-round-trip", "pipe round trip"),
 ];
 
-/// The monitor's options on our host, in the order of [`Row::ours`], and what people call them.
+/// The monitor's options on our host, in the order of [`Row::ours`], and their names for people.
 const MITIGATIONS: [(&str, &str); 3] = [
     ("", "as the CPU asks"),
     ("mitigations=off", "off"),
@@ -48,7 +49,7 @@ const MITIGATIONS: [(&str, &str); 3] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ours {
     all: u64,
-    /// Those of ring 0 among them.
+    /// The instructions of ring 0 among them.
     ring_0: u64,
 }
 
@@ -61,12 +62,12 @@ struct Row {
 }
 
 impl Row {
-    /// Our overhead over that of Xen; none where Xen has none.
+    /// Our overhead divided by Xen's; `None` if Xen has no overhead.
     fn ratio(self) -> Option<f64> {
         self.over_xen(self.ours[0].all)
     }
 
-    /// The same with a monitor that takes no time.
+    /// The same ratio for a monitor that takes no time.
     fn least(self) -> Option<f64> {
         let Ours { all, ring_0 } = self.ours[0];
         self.over_xen(all.saturating_sub(ring_0))
@@ -78,10 +79,10 @@ impl Row {
     }
 }
 
-/// A path as the program measured it: instructions of one time, and how many times.
+/// A measured path: the instructions of one repetition, and the number of repetitions.
 type Measured = (u64, u64);
 
-/// Measures all paths on the three and prints a table, or JSON.
+/// Measures all paths on the three hosts and prints a table, or JSON.
 ///
 /// # Errors
 /// A machine does not come up, or the program fails.
@@ -103,7 +104,7 @@ pub fn run(json: bool) -> Result<()> {
     Ok(())
 }
 
-/// What the program measured on our host, in the order of [`PATHS`].
+/// The program's figures on our host, in the order of [`PATHS`].
 fn measured_ours(program: &Path, monitor_options: &str) -> Result<[Ours; PATHS.len()]> {
     let profile =
         Scratch::new(workspace::build_dir()?.join(format!("profile-{}", std::process::id())));
@@ -118,7 +119,7 @@ fn measured_ours(program: &Path, monitor_options: &str) -> Result<[Ours; PATHS.l
     Ok(std::array::from_fn(path))
 }
 
-/// What the program measured, in the order of [`PATHS`].
+/// The program's figures, in the order of [`PATHS`].
 fn measured(
     program: &Path,
     boot: BootOptions,
@@ -133,7 +134,7 @@ fn measured(
     parse(&text).with_context(|| format!("the benchmark printed {text:?}"))
 }
 
-/// The figures in the program's output, which has ticks.
+/// Converts the program's output, which has ticks, to figures.
 fn parse(text: &str) -> Result<[Measured; PATHS.len()]> {
     let mut all = [(0, 0); PATHS.len()];
     for (figures, (name, _)) in all.iter_mut().zip(PATHS) {
@@ -147,7 +148,8 @@ fn parse(text: &str) -> Result<[Measured; PATHS.len()]> {
     Ok(all)
 }
 
-/// Instructions of ring 0 between the marks around each path, the last time that all were walked.
+/// Instructions of ring 0 between the marks around each path, from the last repetition of all
+/// paths.
 fn in_ring_0(profile: &str) -> Result<[u64; PATHS.len()]> {
     let mut walked = Vec::new();
     let mut inside = None;
@@ -200,7 +202,7 @@ fn as_table(rows: &Rows) -> String {
     text
 }
 
-/// Our host with the mitigations that the CPU asks for, with none, and with all.
+/// The table of our host with the mitigations that the CPU needs, with none, and with all.
 fn mitigations_table(rows: &Rows) -> String {
     let line = |name: &str, columns: &[String]| {
         let columns: String = columns.iter().map(|column| format!(" {column:>20}")).collect();

@@ -1,9 +1,9 @@
-//! `cargo xtask bench scale`: what commands cost the whole machine beside 10, 100, 400 and 1,000
-//! minimal guests, in instructions, by part of the host.
+//! `cargo xtask bench scale`: the cost of commands for the whole machine beside 10, 100, 400 and
+//! 1,000 minimal guests, in instructions, by part of the host.
 //!
-//! Counted is from the moment before the command is started to its end, as in
-//! [`crate::bench_create`]. Whose an instruction is, is told by its address; the ultravisor and the
-//! boot partition have the same addresses, so there by the code that lies there.
+//! Instructions count from just before the start of a command to its end, as in
+//! [`crate::bench_create`]. The address of an instruction tells the part. The ultravisor and the
+//! boot partition have the same addresses, so these two are told apart by the code at the address.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -19,21 +19,21 @@ use crate::interrupt::Scratch;
 use crate::options::{BootOptions, MachineOptions};
 use crate::{bench, command_image, hv_build, workspace};
 
-/// Where the program and the guest are in the command partition.
+/// Paths of the program and the guest in the command partition.
 const PROGRAM: &str = "/root/bench-scale";
 const GUEST: &str = "/root/guest";
-/// Of so many rounds the middle one is the figure.
+/// The number of rounds, of which the median is the figure.
 const ROUNDS: usize = 3;
-/// How long the machine may take.
+/// The time limit of the machine.
 const LIMIT: Duration = Duration::from_secs(3600);
 /// Guests that fit a machine of 2 GiB.
 const FEW: u32 = 200;
-/// Addresses of ring 0, of the kernel of the command partition, and of the system partitions.
+/// Addresses of ring 0, of the command partition's kernel, and of the system partitions.
 const RING_0: Range<u64> = 0xffff_8000_0000_0000..0xffff_8800_0000_0000;
 const KERNEL: Range<u64> = RING_0.end..u64::MAX;
 const SYSTEM: Range<u64> = 0x20_0000..0x100_0000;
 
-/// What is done, and what bound it has.
+/// The steps with their bounds.
 const STEPS: [(&str, Bound); 8] = [
     ("create", Bound::Same),
     ("destroy", Bound::Open),
@@ -44,9 +44,9 @@ const STEPS: [(&str, Bound); 8] = [
     ("plan", Bound::PerGuest(13_200)),
     ("resources", Bound::PerGuest(11_100)),
 ];
-/// Hundredths of a percent that a step of [`Bound::Same`] may take more than beside the fewest guests:
-/// what two runs differ by, and for the guests that are more, up to [`MANY`] of them. So a few guests
-/// show a walk through all of them.
+/// How much more, in hundredths of a percent, a step of [`Bound::Same`] may take than beside the
+/// fewest guests. It covers the difference between two runs, and, up to [`MANY`] guests, the cost
+/// of the additional guests. So a walk through all guests shows even with few guests.
 const NOISE: u64 = 200;
 const GROWTH: u64 = 800;
 const MANY: u64 = 990;
@@ -54,17 +54,17 @@ const MANY: u64 = 990;
 /// How the cost of a step may grow with the number of guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bound {
-    /// As little as beside the fewest guests.
+    /// The cost stays that beside the fewest guests.
     Same,
-    /// So many instructions more for each guest.
+    /// The cost may grow by this many instructions for each guest.
     PerGuest(u64),
     Open,
 }
 
-/// Whose instructions are told apart.
+/// The parts whose instructions are counted separately.
 const PARTS: [&str; 5] = ["ring 0", "ultravisor", "boot", "kernel", "programs"];
 
-/// A step beside so many guests: instructions of each part.
+/// A step beside `guests` guests, with the instructions of each part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Row {
     guests: u32,
@@ -96,7 +96,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// As `cargo xtask test` measures: little enough for every change, and enough to see a walk.
+    /// The options of `cargo xtask test`: few enough guests for every change, and enough to show a
+    /// walk.
     #[must_use]
     pub fn short() -> Self {
         Self { guests: vec![10, 60], memory: None, profile: None, json: false }
@@ -121,7 +122,7 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(faults.is_empty() && rows.iter().any(|row| options.guests.last() == Some(&row.guests)))
 }
 
-/// What the program printed, and the rows of it.
+/// Runs the program; returns its output, and the rows made from it.
 fn measured(options: &Options) -> Result<(String, Vec<Row>)> {
     let program = command_image::build_static("bench-scale")?;
     let name = format!("scale-{}", std::process::id());
@@ -142,7 +143,8 @@ fn measured(options: &Options) -> Result<(String, Vec<Row>)> {
     let boot = BootOptions { file, command_memory, ..BootOptions::default() };
     let sizes: String = options.guests.iter().map(|size| format!(" {size}")).collect();
     let script = format!("{}exec {PROGRAM} {ROUNDS} {GUEST}{sizes}", bench::SCRUBBED);
-    // Those that the machine boots: the sources may change before it has ended.
+    // These are the images that the machine boots, read now because the sources may change before
+    // it has ended.
     let images = Images::read()?;
     let text = bench::output_within(LIMIT, &machine, &boot, &["sh", "-c", &script])?;
     let profile = String::from_utf8(workspace::read(profile)?)?;
@@ -160,7 +162,7 @@ impl Images {
         Ok(Self([flat(&built.ultravisor)?, flat(&built.boot)?]))
     }
 
-    /// The part that executes a block: its address and the bytes of its first instruction.
+    /// The part that executes a block, which has this address and this first instruction.
     fn part(&self, address: u64, code: &[u8]) -> usize {
         if RING_0.contains(&address) {
             return 0;
@@ -177,7 +179,7 @@ impl Images {
     }
 }
 
-/// The loaded bytes of an ELF file from [`SYSTEM`]'s start on.
+/// The bytes that an ELF file loads, from [`SYSTEM`]'s start on.
 fn flat_image(file: &[u8]) -> Result<Vec<u8>> {
     let word = |at: usize, bytes: usize| -> Result<u64> {
         let field = file.get(at..at + bytes).context("the image is short")?;
@@ -199,7 +201,7 @@ fn flat_image(file: &[u8]) -> Result<Vec<u8>> {
     Ok(image)
 }
 
-/// The rows, in the order of the program's lines: of the rounds of a step the one in the middle.
+/// The rows in the order of the program's lines, with the median round of each step.
 fn rows(text: &str, profile: &str, images: &Images) -> Result<Vec<Row>> {
     let lines = text.lines().filter_map(|line| line.strip_prefix("step ")?.split_once(' '));
     let counts = counts(profile, images)?;
@@ -221,11 +223,11 @@ fn rows(text: &str, profile: &str, images: &Images) -> Result<Vec<Row>> {
     Ok(rounds.iter().map(|all| all[all.len() / 2].clone()).collect())
 }
 
-/// Instructions of each part from each mark BEGIN to the mark END behind it, whatever marks a guest
-/// passes in between.
+/// Instructions of each part from each mark BEGIN to the next mark END, regardless of the marks
+/// that a guest passes in between.
 fn counts(profile: &str, images: &Images) -> Result<Vec<[u64; PARTS.len()]>> {
     let (mut all, mut begun, mut parts) = (Vec::new(), false, [0; PARTS.len()]);
-    // What stands behind a mark was executed before it: marks end what they count.
+    // The blocks listed after a mark were executed before it, because a mark ends its count.
     for piece in profile.split("mark ").skip(1) {
         let number = piece.split(' ').next().and_then(|number| number.parse::<u8>().ok());
         for line in piece.lines().skip(1).filter(|_| begun) {
@@ -253,7 +255,7 @@ fn block_in_line(line: &str) -> Option<(u64, Vec<u8>, u64)> {
     Some((u64::from_str_radix(address, 16).ok()?, code, count.parse().ok()?))
 }
 
-/// What passes its bound, as sentences.
+/// The steps that exceed their bounds, as sentences.
 fn faults(rows: &[Row]) -> Vec<String> {
     let mut faults = Vec::new();
     for (step, bound) in STEPS {

@@ -1,7 +1,7 @@
 //! The bootable image: GRUB, the monitor and its modules, for BIOS and UEFI machines alike.
 //!
-//! An image is named after what is in it, so one that exists needs no building, and two boots at
-//! the same time cannot disturb each other.
+//! An image is named after its contents, so an existing image need not be built again, and two
+//! boots at the same time cannot disturb each other.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use crate::interrupt::Scratch;
 use crate::workspace;
 
-/// The GRUB modules that the image carries; all others would only make it larger.
+/// The GRUB modules in the image; any other module would only make it larger.
 const GRUB_MODULES: &str = "all_video configfile echo fat halt gzio iso9660 linux multiboot2 normal \
     part_gpt part_msdos rdmsr reboot search serial terminal test";
 
@@ -23,13 +23,13 @@ const GRUB_MODULES: &str = "all_video configfile echo fat halt gzio iso9660 linu
 pub struct Module {
     /// The first word of its command line, by which the monitor knows it.
     pub name: String,
-    /// Where it is on this machine.
+    /// Its path on this machine.
     pub file: PathBuf,
     /// The rest of its command line.
     pub options: String,
 }
 
-/// What GRUB starts.
+/// The payload that GRUB starts.
 #[derive(Clone, Debug)]
 pub enum Payload {
     /// The host: the monitor and its modules.
@@ -41,7 +41,7 @@ pub enum Payload {
         /// Its modules.
         modules: Vec<Module>,
     },
-    /// A Linux kernel on the bare machine, to compare with.
+    /// A Linux kernel on the bare machine, for comparison.
     Linux {
         /// The `bzImage`.
         kernel: PathBuf,
@@ -50,7 +50,7 @@ pub enum Payload {
         /// Its initial RAM disk.
         initrd: PathBuf,
     },
-    /// Xen with a Linux kernel as its first domain, to compare with.
+    /// Xen with a Linux kernel as its first domain, for comparison.
     Xen {
         /// The hypervisor.
         xen: PathBuf,
@@ -65,11 +65,12 @@ pub enum Payload {
     },
 }
 
-/// What the menu entry prints last: the time-stamp counter when GRUB jumps.
+/// The text that the menu entry prints last, before the value of the time-stamp counter when GRUB
+/// jumps.
 pub const JUMP_MARK: &str = "time-stamp counter at the jump: 0x";
 
 impl Payload {
-    /// The files of the image: name below `/boot`, and where it is on this machine.
+    /// The files of the image: the name below `/boot`, and the path on this machine.
     fn files(&self) -> Vec<(&str, &Path)> {
         match self {
             Self::Host { monitor, modules, .. } => {
@@ -134,7 +135,7 @@ fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-_=.,:/+@%".contains(c)
 }
 
-/// Makes the image, or finds it made, and returns where it is.
+/// Makes the image unless it exists, and returns its path.
 ///
 /// # Errors
 /// A file is missing, or GRUB's tools fail.
@@ -172,7 +173,8 @@ fn write(payload: &Payload, image: &Path) -> Result<()> {
     workspace::directory(boot.join("grub"))?;
     fs::write(boot.join("grub/grub.cfg"), payload.grub_config())?;
     for (name, file) in payload.files() {
-        // A link would be followed by xorriso only with an option that grub-mkrescue sets itself.
+        // xorriso would follow a symbolic link only with an option that grub-mkrescue sets itself,
+        // so hard links are used.
         let linked = fs::hard_link(file, boot.join(name));
         linked
             .or_else(|_| fs::copy(file, boot.join(name)).map(drop))

@@ -1,7 +1,7 @@
-//! `cargo xtask test`: every check there is, in the order of what they cost.
+//! `cargo xtask test`: runs all checks, cheapest first.
 //!
-//! A check that fails does not stop the ones after it, so that one run tells all there is to tell.
-//! The last line printed is `N passed, N failed`.
+//! A check that fails does not stop the later ones, so that one run shows all failures. The last
+//! line printed is `N passed, N failed`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
@@ -29,7 +29,7 @@ impl Count {
 /// Runs all checks; `quick` leaves out those that boot a machine.
 ///
 /// # Errors
-/// A package that is needed is missing.
+/// A required package is missing.
 pub fn run_all(quick: bool, scenarios: &[String]) -> Result<ExitCode> {
     provision::provision()?;
     let mut total = Count::default();
@@ -65,8 +65,8 @@ fn sources() -> Count {
     total.add(step("unit tests", || {
         let mut cargo = workspace::cargo("test");
         cargo.args(["--workspace", "--no-fail-fast"]);
-        // A commit passes or fails, the same on every machine. `PROPTEST_RNG_SEED` and
-        // `PROPTEST_CASES` in the environment look elsewhere and for longer.
+        // By default the seed is fixed, so that a commit passes or fails alike on every machine.
+        // `PROPTEST_RNG_SEED` and `PROPTEST_CASES` in the environment select other and more cases.
         if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
             cargo.env("PROPTEST_RNG_SEED", "1");
         }
@@ -84,14 +84,15 @@ fn boot_instructions() -> Result<Count> {
     Ok(Count { passed: u32::from(fewer), failed: u32::from(!fewer) })
 }
 
-/// What a command costs grows with the partitions beside it within its bound: a short `bench scale`.
+/// Checks with a short `bench scale` that the cost of a command grows with the number of partitions
+/// only within its bound.
 fn commands_beside_guests() -> Result<Count> {
     let within = bench_scale::run(&bench_scale::Options::short())?;
     Ok(Count { passed: u32::from(within), failed: u32::from(!within) })
 }
 
-/// The tests of what CPUs share, in every order with at most three preemptions; nearly all bugs
-/// show with two, and all orders would take hours.
+/// The tests of data that CPUs share, in every order with at most three preemptions. Nearly all
+/// bugs show with two, and all orders would take hours.
 fn model_tests() -> Command {
     let mut cargo = workspace::cargo("test");
     cargo
@@ -102,7 +103,7 @@ fn model_tests() -> Command {
     cargo
 }
 
-/// Runs one check, says how it went, and counts it as one test if it has none of its own.
+/// Runs one check, prints its result, and counts it as one test if it has no tests of its own.
 fn step(name: &str, check: impl FnOnce() -> Result<Count>) -> Count {
     println!("\n== {name}");
     let start = Instant::now();
@@ -154,15 +155,15 @@ fn tests(command: &mut Command) -> Result<Count> {
         println!("{line}");
         total.add(results(&line).unwrap_or_default());
     }
-    // Also a run that ended before it could count is a failure.
+    // A run that ended before it could count is also a failure.
     if !child.wait()?.success() && total.failed == 0 {
         total.failed = 1;
     }
     Ok(total)
 }
 
-/// The counts in a line of cargo's test runner (`test result: ok. 3 passed; 0 failed; …`) or of
-/// our own (`3 passed, 0 failed`).
+/// The counts in a line of cargo's test runner (`test result: ok. 3 passed; 0 failed; …`) or of our
+/// own checks (`3 passed, 0 failed`).
 fn results(line: &str) -> Option<Count> {
     let counts = match line.strip_prefix("test result: ") {
         Some(rest) => rest.split_once(". ")?.1,

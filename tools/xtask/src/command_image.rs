@@ -1,5 +1,5 @@
-//! The initial RAM disk of the command partition: our init, `uvd`, `uvtool`, a busybox and the
-//! kernel modules that reach the ultravisor.
+//! The initial RAM disk of the command partition: our init, `uvd`, `uvtool`, a busybox, and the
+//! kernel modules for access to the ultravisor.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -27,7 +27,7 @@ pub(crate) const MODULES: [(&str, &str); 5] = [
     ("xenfs", ""),
 ];
 
-/// The users: root, and one without rights, for programs that refuse to run as root.
+/// The users: root, and one without privileges, for programs that refuse to run as root.
 const USERS: &str =
     "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
 const GROUPS: &str = "root:x:0:\nnogroup:x:65534:\n";
@@ -35,9 +35,9 @@ const GROUPS: &str = "root:x:0:\nnogroup:x:65534:\n";
 /// A host file for the command partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileToSend {
-    /// Where it is on this machine; a directory brings all below it.
+    /// Its path on this machine; a directory includes everything below it.
     pub host: PathBuf,
-    /// Where it goes, as an absolute path.
+    /// Its absolute path in the command partition.
     pub guest: String,
 }
 
@@ -55,12 +55,12 @@ impl std::str::FromStr for FileToSend {
     }
 }
 
-/// Builds our programs, statically linked, and returns the directory that they are in.
+/// Builds our programs, statically linked, and returns their directory.
 fn build_programs() -> Result<PathBuf> {
     build_packages(&["uv-init", "uvd", "uvtool"], "building the programs of the command partition")
 }
 
-/// Builds a program for tests or benchmarks, statically linked, and returns where it is.
+/// Builds a program for tests or benchmarks, statically linked, and returns its path.
 ///
 /// # Errors
 /// It does not build.
@@ -122,8 +122,8 @@ fn add_busybox(archive: &mut Archive) -> Result<()> {
     Ok(())
 }
 
-/// Adds the modules, and `/etc/uv-modules`: a line each, in load order, the path and then the
-/// parameters.
+/// Adds the modules, and `/etc/uv-modules`, which has a line for each in load order: the path, then
+/// the parameters.
 fn add_modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
     let mut list = String::new();
     let names = MODULES.map(|(name, _)| name);
@@ -154,7 +154,7 @@ pub fn archive_of(files: &[FileToSend]) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// Adds a file, or a directory with all below it.
+/// Adds a file, or a directory with everything below it.
 pub(crate) fn add_file(archive: &mut Archive, file: &FileToSend) -> Result<()> {
     if !file.host.exists() {
         bail!("--file {}: there is no such file", file.host.display());
@@ -164,7 +164,7 @@ pub(crate) fn add_file(archive: &mut Archive, file: &FileToSend) -> Result<()> {
 
 fn add_tree(archive: &mut Archive, host: &Path, guest: &str) -> Result<()> {
     let name = || format!("cannot read {}", host.display());
-    // The links of a tree stay links; a file that was asked for by name is followed.
+    // Symbolic links within a tree stay links; a file that is named itself is followed.
     if host.is_dir() {
         archive.directory(guest);
         for entry in fs::read_dir(host).with_context(name)? {

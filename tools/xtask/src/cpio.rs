@@ -1,8 +1,8 @@
 //! Writes archives in the `newc` cpio format, which Linux unpacks as its initial RAM disk.
 //!
 //! The layout is that of the kernel's `Documentation/driver-api/early-userspace/buffer-format.rst`:
-//! a 110-byte header of hexadecimal fields, the name with its NUL, the data, each padded to
-//! 4 bytes; the entry `TRAILER!!!` ends an archive. Archives may follow one another, and a later
+//! a 110-byte header of hexadecimal fields, the name with its NUL, and the data, each padded to 4
+//! bytes. The entry `TRAILER!!!` ends an archive. Archives may follow one another, and a later
 //! entry replaces an earlier one of the same name.
 
 use std::collections::BTreeSet;
@@ -12,8 +12,8 @@ const REGULAR: u32 = 0o100_000;
 const SYMLINK: u32 = 0o120_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
 
-/// An archive in the making. Paths are relative to the root, without a leading slash; the
-/// directories above an entry are made when they are missing.
+/// An archive under construction. Paths are relative to the root, without a leading slash; missing
+/// directories above an entry are added.
 #[derive(Default)]
 pub struct Archive {
     bytes: Vec<u8>,
@@ -22,7 +22,7 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// An empty one.
+    /// An empty archive.
     pub fn new() -> Self {
         Self::default()
     }

@@ -1,4 +1,4 @@
-//! Debian packages that are downloaded and unpacked, not installed.
+//! Downloads and unpacks Debian packages, without installing them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,22 +10,23 @@ use crate::command_image::FileToSend;
 use crate::interrupt::Scratch;
 use crate::workspace;
 
-/// Where the loader of programs is, in a tree and in the command partition.
+/// The path of the program loader, in a tree and in the command partition.
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
-/// Where libraries are in a tree; they go to the first of these in the command partition.
+/// The directories of libraries in a tree; in the command partition, all libraries go to the first
+/// of these.
 const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
 
-/// Another suite of Debian than this machine's, known to a configuration of apt that is our own. The
-/// archive is the machine's own.
+/// Another suite of Debian than this machine's, for which apt gets a configuration of its own. The
+/// archive is the one that this machine uses.
 pub struct Suite {
     options: Vec<String>,
 }
 
 impl Suite {
-    /// Asks the archive for what a suite has.
+    /// Fetches the package lists of a suite.
     ///
     /// # Errors
-    /// This machine has no archive of Debian, or that has no such suite.
+    /// This machine has no archive of Debian, or the archive has no such suite.
     pub fn new(suite: &str) -> Result<Self> {
         let directory = workspace::build_dir()?.join("apt").join(suite);
         for path in ["lists/partial", "cache/archives/partial"] {
@@ -66,7 +67,7 @@ impl Suite {
         workspace::output(self.apt("apt-cache").args(["depends", package]), "asking apt")
     }
 
-    /// As [`unpack`], from the suite.
+    /// Does what [`unpack`] does, with packages of the suite.
     ///
     /// # Errors
     /// A package cannot be downloaded or unpacked.
@@ -76,7 +77,7 @@ impl Suite {
     }
 }
 
-/// Where this machine's packages of Debian come from.
+/// The archive of this machine's Debian packages.
 fn archive() -> Result<String> {
     let mut apt = Command::new("apt-get");
     apt.args(["indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"]);
@@ -103,7 +104,8 @@ fn unpack_by(apt: Command, packages: &[&str], tree: &Path) -> Result<()> {
 
 fn fetch(mut apt: Command, packages: &[&str], work: &Path, tree: &Path) -> Result<()> {
     eprintln!("xtask: downloading {}", packages.join(" "));
-    // The download needs no rights; without this option apt warns that its sandbox user has none.
+    // The download needs no privileges; without this option, apt warns that its sandbox user has
+    // none.
     apt.args(["download", "-q", "-o", "APT::Sandbox::User=root"]).args(packages).current_dir(work);
     workspace::run(&mut apt, "downloading Debian packages")?;
     let whole = work.join("tree");
@@ -118,7 +120,7 @@ fn fetch(mut apt: Command, packages: &[&str], work: &Path, tree: &Path) -> Resul
     fs::rename(&whole, tree).with_context(|| format!("cannot make {}", tree.display()))
 }
 
-/// The packages that `package` depends on, all the way down, and itself.
+/// The package, and all packages that it depends on, directly or indirectly.
 ///
 /// # Errors
 /// Apt does not know it.
@@ -130,8 +132,8 @@ pub fn closure(package: &str) -> Result<Vec<String>> {
     Ok(names(&text))
 }
 
-/// Programs of unpacked packages as files for the command partition, at their places there, with
-/// the loader and the libraries they need.
+/// The files of programs from unpacked packages for the command partition, at their usual paths,
+/// with the loader and the libraries they need.
 ///
 /// # Errors
 /// A program or a library is missing.
@@ -156,7 +158,8 @@ pub fn programs(tree: &Path, programs: &[&str]) -> Result<Vec<FileToSend>> {
     Ok(files)
 }
 
-/// The loader in `tree`; its usual name there is a link that leads out of the tree.
+/// The loader in `tree`; it is not found by its usual name, which is a link that leads out of the
+/// tree.
 fn loader(tree: &Path) -> Result<PathBuf> {
     let named = tree.join(LOADER);
     let target = fs::read_link(&named).with_context(|| named.display().to_string())?;
@@ -166,14 +169,14 @@ fn loader(tree: &Path) -> Result<PathBuf> {
     })
 }
 
-/// `NAME => FILE (ADDRESS)`; the loader itself is not among them.
+/// The file in a line `NAME => FILE (ADDRESS)`; the loader itself has no such line.
 fn library_in_line(line: &str) -> Option<PathBuf> {
     let (name, file) = line.split_once(" => ")?;
     let file = file.split_once(" (")?.0;
     (!name.contains("ld-linux")).then(|| file.into())
 }
 
-/// The names of real packages: the lines that are not indented.
+/// The names of real packages, which are the lines without indentation.
 fn names(text: &str) -> Vec<String> {
     let name = |line: &&str| line.starts_with(|c: char| c.is_ascii_alphanumeric());
     let mut names: Vec<_> = text.lines().filter(name).map(str::to_owned).collect();

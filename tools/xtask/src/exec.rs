@@ -1,4 +1,4 @@
-//! `cargo xtask exec`: one command in the command partition of a fresh host.
+//! `cargo xtask exec`: runs one command in the command partition of a fresh host.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -21,29 +21,29 @@ pub const STATUS_FAILED: u8 = 125;
 /// How the command ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// With this status.
+    /// The command ended with this status.
     Exited(i32),
-    /// Not within the time; the message says where it was.
+    /// The command did not end in time; the message says how far it got.
     TimedOut(String),
 }
 
-/// Where the command's streams come from and go to.
+/// The sources and sinks of the command's streams.
 pub trait Streams {
-    /// Bytes of its standard output.
+    /// Takes bytes of the command's standard output.
     ///
     /// # Errors
     /// Nobody reads them any more.
     fn output(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Bytes of its standard error.
+    /// Takes bytes of the command's standard error.
     ///
     /// # Errors
     /// Nobody reads them any more.
     fn error(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Starts to send its standard input, in packets, on this line.
+    /// Starts to send the command's standard input, in packets, on this line.
     fn start_input(&mut self, line: File);
 }
 
-/// Our own streams.
+/// The streams of this process.
 pub struct OwnStreams;
 
 impl Streams for OwnStreams {
@@ -58,7 +58,7 @@ impl Streams for OwnStreams {
     }
 
     fn start_input(&mut self, mut line: File) {
-        // It ends with the process; a line that is closed ends it earlier.
+        // The thread ends with the process, or earlier if the line is closed.
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             loop {
@@ -97,7 +97,7 @@ pub fn exec(
     Ok(outcome)
 }
 
-/// Waits until the command partition takes commands; the status is 0 then.
+/// Waits until the command partition accepts commands, and then returns status 0.
 ///
 /// # Errors
 /// The machine stopped.
@@ -119,7 +119,7 @@ pub fn wait_ready(machine: &mut Machine, deadline: Option<Instant>) -> Result<Ou
 /// Runs a command on a machine that is ready.
 ///
 /// # Errors
-/// The machine stopped, or a stream of ours is closed.
+/// The machine stopped, or a stream of this process is closed.
 pub fn run_command(
     machine: &mut Machine,
     words: Words,

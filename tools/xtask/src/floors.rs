@@ -1,9 +1,9 @@
 //! The floors of the monitor: which of its modules may use which.
 //!
 //! A module stands on a floor and uses modules of its own floor and of the floors below. The check
-//! reads the paths that begin with `crate::` in every file of `hv/monitor/src`, tests left out, and
+//! reads the paths that begin with `crate::` in every file of `hv/monitor/src` except tests, and
 //! reports a use that runs up. [`REMAINING`] lists the uses that still run up. That list only
-//! shrinks: a use that is gone must leave the list too.
+//! shrinks: a use that no longer exists must be removed from the list.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -75,7 +75,7 @@ struct Use {
     module: String,
 }
 
-/// What the check found.
+/// The result of the check.
 #[derive(Debug, Default)]
 pub struct Floors {
     /// Uses of another module.
@@ -86,13 +86,13 @@ pub struct Floors {
 }
 
 impl Floors {
-    /// How many uses there are and how many run up, for people.
+    /// The number of uses, and how many run up, as text.
     pub fn report(&self) -> String {
         let (uses, up) = (self.uses, self.up);
         format!("uses between modules of the monitor: {uses}, of which {up} run up a floor\n")
     }
 
-    /// The uses that break the rule, in words; empty if none does.
+    /// The uses that break the rule, as sentences; empty if there are none.
     pub fn violations(&self) -> &[String] {
         &self.violations
     }
@@ -148,7 +148,7 @@ fn first_names(path: &str) -> Vec<String> {
             _ => {}
         }
     }
-    // After a comma at the end comes no name.
+    // No name follows a comma at the end.
     names.retain(|name| !name.is_empty());
     names
 }
@@ -233,7 +233,7 @@ mod tests {
         let [violation] = judge(&up, &[]).violations.try_into().expect("one");
         assert!(violation.contains("platform uses start of the higher floor start"), "{violation}");
         assert!(judge(&up, &[("platform/smp", "start")]).violations.is_empty());
-        // The list names files, so another file of the same module may not.
+        // The list names files, so it does not allow the use in another file of the same module.
         assert_eq!(judge(&up, &[("platform/boot", "start")]).violations.len(), 2);
     }
 

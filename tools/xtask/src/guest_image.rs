@@ -1,9 +1,9 @@
-//! The RAM disk of a stock Linux guest for tests: a busybox and an init that does what the kernel's
-//! command line says (its words are listed at the head of `guest-init.sh`).
+//! The RAM disk of a stock Linux guest for tests: a busybox, and an init that obeys the kernel's
+//! command line (the head of `guest-init.sh` lists its words).
 //!
-//! The kernel is the guest kernel of [`crate::kernel`], unmodified. Balloon, virtual CPUs that come
-//! and go, power off and reboot on request are in the kernel itself; it starts `/sbin/poweroff` and
-//! `/sbin/reboot` for the last two.
+//! The kernel is the guest kernel of [`crate::kernel`], unmodified. The kernel itself handles the
+//! balloon, virtual CPUs that come and go, and requests to power off and reboot; for the last two
+//! it starts `/sbin/poweroff` and `/sbin/reboot`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,17 +18,18 @@ use crate::workspace;
 
 const BUSYBOX: &str = "/bin/busybox";
 const INIT: &[u8] = include_bytes!("guest-init.sh");
-/// Commands that end the machine by the system call. They do not ask init, which is a script.
+/// Commands that end the machine by the system call. They do not ask init to do it, because init is
+/// a script.
 const END: [(&str, &[u8]); 3] = [
     ("sbin/poweroff", b"#!/bin/sh\nexec busybox poweroff -f\n"),
     ("sbin/reboot", b"#!/bin/sh\nexec busybox reboot -f\n"),
     ("sbin/halt", b"#!/bin/sh\nexec busybox halt -f\n"),
 ];
-/// Applets that are replaced by those above.
+/// Applets that the commands above replace.
 const REPLACED: [&str; 4] = ["busybox", "poweroff", "reboot", "halt"];
 
-/// Builds the RAM disk with these kernel modules (loaded when it starts) and files in it, and
-/// returns where it is.
+/// Builds the RAM disk with these kernel modules (loaded at the start) and files, and returns its
+/// path.
 ///
 /// # Errors
 /// A module or a file is missing.
@@ -63,7 +64,7 @@ fn archive(kernel: &Kernel, modules: &[&str], files: &[FileToSend]) -> Result<Ve
     Ok(archive.finish())
 }
 
-/// Adds modules with those that they depend on, and the list by which init loads them.
+/// Adds modules and their dependencies, and the list by which init loads them.
 fn add_modules(archive: &mut Archive, kernel: &Kernel, modules: &[&str]) -> Result<()> {
     let mut list = String::new();
     for file in Modules::find(&kernel.modules)?.in_load_order(modules)? {

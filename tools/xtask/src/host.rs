@@ -1,4 +1,4 @@
-//! From options to a bootable image: builds every part that the image needs.
+//! Turns options into a bootable image, and builds every part that the image needs.
 
 use std::path::{Path, PathBuf};
 
@@ -11,33 +11,34 @@ use crate::kernel::{self, Kernel};
 use crate::options::{BootOptions, Under};
 use crate::{command_image, hv_build, provision, qemu, workspace};
 
-/// What the command partition's kernel is told unless `--kernel` names another.
+/// The command line of the command partition's kernel, unless `--kernel` names another kernel.
 const COMMAND_LINE: &str = "console=hvc0 quiet loglevel=4";
-/// What any other kernel is told before the words of `--append`.
+/// The command line of any other kernel, before the words of `--append`.
 const OTHER_COMMAND_LINE: &str = "console=hvc0";
-/// What a kernel is told that finds one console only: the harness has it, and no message of the
-/// kernel's comes between its packets.
+/// The command line of a kernel that finds only one console: the harness has that console, and no
+/// kernel message comes between its packets.
 const ONE_CONSOLE_COMMAND_LINE: &str = "console=hvc0 uv.shell=0 uv.harness=hvc0 quiet loglevel=1";
-/// What the ultravisor is told then.
+/// The ultravisor's option for such a kernel.
 const ON_HARNESS_LINE: &str = "command_console=1 ";
-/// What the kernel is told on the bare machine, where the serial lines are its own.
+/// The kernel's command line on the bare machine, where it owns the serial lines.
 const BARE_COMMAND_LINE: &str = "console=ttyS0 uv.console=ttyS0 uv.harness=ttyS1 quiet loglevel=4";
 
-/// What the kernel is told as Xen's first domain: the console is Xen's, COM2 its own.
+/// The kernel's command line as Xen's first domain: Xen owns the console, and the kernel owns COM2.
 const XEN_COMMAND_LINE: &str = "console=hvc0 uv.harness=ttyS1 quiet loglevel=4";
-/// What Xen is told: its console on COM1, half a gigabyte for the domain, all else as it comes.
+/// Xen's options: its console is on COM1 and the domain's memory is fixed; all other options keep
+/// their defaults.
 const XEN_OPTIONS: &str = "console=com1 com1=115200,8n1 dom0_mem=768M,max:768M noreboot";
 
-/// Where an image is to boot.
+/// The place where an image boots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// QEMU, which the monitor leaves through the debug-exit device when it ends.
+    /// QEMU; when the monitor ends, it leaves QEMU through the debug-exit device.
     Qemu,
-    /// A real machine, or a virtual one that others make.
+    /// A real machine, or a virtual machine that another program runs.
     Machine,
 }
 
-/// Builds all that the options ask for, and says what GRUB is to start.
+/// Builds all that the options need, and returns the payload for GRUB.
 ///
 /// # Errors
 /// A package is missing, something does not build, or a file cannot be read.
@@ -53,7 +54,7 @@ pub fn payload(options: &BootOptions, destination: Destination) -> Result<Payloa
 /// The script that gives gdb the symbols of the monitor and the partitions.
 ///
 /// # Errors
-/// There is nowhere to put it.
+/// The script cannot be written.
 pub fn debugger_script() -> Result<PathBuf> {
     Ok(workspace::build_dir()?.join("gdbinit"))
 }
@@ -102,7 +103,7 @@ fn host(options: &BootOptions, destination: Destination) -> Result<Payload> {
 /// The command partition's modules.
 struct CommandPartition {
     modules: [Module; 2],
-    /// Its console is on the harness line, since it finds no other.
+    /// Whether its console is on the harness line, because its kernel finds no other console.
     shares_line: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Builds the loader, the monitor and the two Rust system partitions for `x86_64-unknown-none`.
 //!
 //! Two toolchains can do it: a rustup toolchain with that target installed, or Debian's `rustc-web`
-//! and `rust-web-src`, which build `core` on the way. The flags are the same, so both give the same
+//! and `rust-web-src`, which build `core` as well. The flags are the same, so both give the same
 //! kind of image: position-independent code, linked statically by GNU ld with the script that each
 //! package's `build.rs` names, with frame pointers for backtraces.
 
@@ -23,9 +23,9 @@ const RUSTFLAGS: &str = "-C relocation-model=pic -C code-model=small -C linker=l
 /// The images that run without an operating system, as ELF files with symbols.
 #[derive(Clone, Debug)]
 pub struct Images {
-    /// Ring 0 once; what GRUB starts. The monitor's image is part of it.
+    /// The loader, which runs once in ring 0; GRUB starts it. The monitor's image is part of it.
     pub loader: PathBuf,
-    /// Ring 0.
+    /// The monitor, which runs in ring 0.
     pub monitor: PathBuf,
     /// The ultravisor partition.
     pub ultravisor: PathBuf,
@@ -33,7 +33,7 @@ pub struct Images {
     pub boot: PathBuf,
 }
 
-/// Who provides `core` for the target.
+/// The source of `core` for the target.
 enum Toolchain {
     /// A rustup toolchain with the target installed.
     Rustup,
@@ -83,7 +83,7 @@ fn cargo(toolchain: &Toolchain, task: &str) -> Command {
     }
 }
 
-/// Builds the images, once in the life of this process, and returns where they are.
+/// Builds the images, at most once in this process, and returns their paths.
 ///
 /// # Errors
 /// There is no toolchain for the target, or the build fails.
@@ -111,19 +111,19 @@ fn build_now() -> Result<Images> {
     })
 }
 
-/// Builds the minimal guest, a PV kernel for tests, and returns where it is.
+/// Builds the minimal guest, a PV kernel for tests, and returns its path.
 ///
-/// It is built by itself: it shares the partitions' runtime without their start-up.
+/// It is built separately, because it shares the partitions' runtime without their start-up code.
 ///
 /// # Errors
-/// As for [`build`].
+/// The errors of [`build`].
 pub fn guest() -> Result<PathBuf> {
     let out = build_packages(&["-p", "minimal-guest"], &[], "building the minimal guest")?;
     Ok(out.join("minimal-guest"))
 }
 
-/// Builds packages for bare hardware, with files named by environment variables; the directory that
-/// the packages' images are in.
+/// Builds packages for bare hardware, with files named by environment variables; returns the
+/// directory of the images.
 fn build_packages(packages: &[&str], files: &[(&str, &Path)], what: &str) -> Result<PathBuf> {
     let toolchain = choose()?;
     let name = match toolchain {
@@ -138,7 +138,7 @@ fn build_packages(packages: &[&str], files: &[(&str, &Path)], what: &str) -> Res
     Ok(target_dir.join(TARGET).join("release"))
 }
 
-/// Each toolchain has a directory of its own, since the other's files are of no use to it.
+/// The build directory of a toolchain; the other toolchain cannot use its files.
 fn target_dir(toolchain: &Toolchain) -> PathBuf {
     let name = match toolchain {
         Toolchain::Rustup => "hv-rustup",
@@ -147,7 +147,7 @@ fn target_dir(toolchain: &Toolchain) -> PathBuf {
     workspace::root().join("target").join(name)
 }
 
-/// A task of cargo for packages on bare hardware, with the flags that images are built with.
+/// A cargo command for packages on bare hardware, with the flags for images.
 fn cargo_for_target(toolchain: &Toolchain, task: &str, packages: &[&str]) -> Command {
     let mut command = cargo(toolchain, task);
     command
@@ -158,15 +158,15 @@ fn cargo_for_target(toolchain: &Toolchain, task: &str, packages: &[&str]) -> Com
     command
 }
 
-/// Lints what runs without an operating system, as it is built for the machine: on a host target
-/// most of ring 0 is not there to look at. A warning is an error.
+/// Lints the code that runs without an operating system for its real target, because a host target
+/// leaves out most of ring 0. A warning is an error.
 ///
 /// # Errors
-/// There is no toolchain for the target, or a lint is not kept.
+/// There is no toolchain for the target, or a lint fails.
 pub fn lint() -> Result<()> {
     let toolchain = choose()?;
     let host: &[&str] = &["-p", "monitor", "-p", "loader", "-p", "ultravisor", "-p", "boot"];
-    // By itself, as it is built.
+    // The guest is linted separately, as it is built.
     for packages in [host, &["-p", "minimal-guest"]] {
         let mut clippy = cargo_for_target(&toolchain, "clippy", packages);
         clippy.args(["--", "-D", "warnings"]);
@@ -175,10 +175,10 @@ pub fn lint() -> Result<()> {
     Ok(())
 }
 
-/// The image without its line tables, which only a debugger reads; its symbols stay.
+/// Removes the line tables, which only a debugger reads, from an image; its symbols stay.
 ///
 /// # Errors
-/// objcopy fails, or there is nowhere to put the image.
+/// objcopy fails, or the image cannot be written.
 pub fn strip(image: &Path) -> Result<PathBuf> {
     let name = image.file_name().unwrap_or_default();
     let directory = workspace::directory(workspace::build_dir()?.join("stripped"))?;

@@ -1,13 +1,14 @@
-//! What happens on Ctrl-C, and on the other signals that end a program, at any time.
+//! Handles Ctrl-C, and the other signals that end a program, at any time.
 //!
-//! Rule: every process that we start is noted here before it runs and until it was waited for, so
-//! that a signal finds all of them: QEMU is killed, others get the signal and may clean up after
-//! themselves. Then what lies about in temporary places is removed, the terminal gets its modes
-//! back, and we end with status 128 + the signal. A second signal kills whatever still runs.
+//! Rule: every process that we start is registered here before it runs and until it has been waited
+//! for, so that a signal finds all of them. QEMU is killed; other processes get the signal and may
+//! clean up after themselves. Then temporary files are removed, the terminal gets its modes back,
+//! and this process ends with status 128 + the signal. A second signal kills all processes that
+//! still run.
 //!
 //! The list is locked while a process starts and while an ended one is collected. The thread that
-//! handles the first signal takes the lock for good: nothing starts after it, and no process id
-//! that it signals can be another's by then.
+//! handles the first signal takes the lock for ever: nothing starts after it, and no process id
+//! that it signals can have been reused.
 
 use std::fs;
 use std::io::{self, Read};
@@ -25,7 +26,7 @@ use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// What must not be left behind.
+/// Everything that has to be cleaned up.
 struct Left {
     processes: Vec<(Pid, OnSignal)>,
     scratch: Vec<PathBuf>,
@@ -40,7 +41,7 @@ fn left() -> MutexGuard<'static, Left> {
     LEFT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a process gets when we get a signal.
+/// What a process gets when this process gets a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnSignal {
     /// The same signal.
@@ -49,7 +50,7 @@ pub enum OnSignal {
     Kill,
 }
 
-/// The signal that came, or 0. It is set before any other thread can learn of the signal, even
+/// The signal that arrived, or 0. It is set before any other thread can learn of the signal, even
 /// from a child that the same Ctrl-C ended.
 fn came() -> &'static Arc<AtomicUsize> {
     static CAME: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
@@ -75,7 +76,7 @@ pub fn install() -> Result<()> {
     Ok(())
 }
 
-/// The signals that whoever started us wants ignored (`nohup`), a bit each from signal 1.
+/// The signals that the parent process wants ignored (`nohup`), with a bit for each, from signal 1.
 fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -95,7 +96,7 @@ fn handle(signals: &mut Signals) {
             OnSignal::Forward => Signal::try_from(signal).unwrap_or(Signal::SIGTERM),
             OnSignal::Kill => Signal::SIGKILL,
         };
-        // It fails only for one that has ended, or that another user runs (sudo).
+        // This fails only if the process has ended, or if another user runs it (sudo).
         let _ = kill(*pid, sent);
     }
     let pids: Vec<_> = processes.into_iter().map(|(pid, _)| pid).collect();
@@ -117,27 +118,26 @@ fn handle(signals: &mut Signals) {
     }
 }
 
-/// Waits until a process has ended, and leaves it to be collected, so that its number stays its
-/// own.
+/// Waits until a process has ended, and does not reap it, so that its id is not reused.
 fn until_ended(pid: Pid) {
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
 }
 
-/// Stays here for good if a signal came: its handler ends us. Called before an error is reported
-/// that the signal may have caused.
+/// Blocks for ever if a signal arrived, because its handler ends this process. Called before
+/// reporting an error that the signal may have caused.
 pub fn stay_if_signalled() {
     while came().load(Ordering::SeqCst) != 0 {
         thread::park();
     }
 }
 
-/// A process of ours.
+/// A process that this process started.
 pub struct Process {
     child: Child,
 }
 
 impl Process {
-    /// Starts a process that gets this when we get a signal.
+    /// Starts a process; `on_signal` says what it gets when this process gets a signal.
     ///
     /// # Errors
     /// It cannot be started.
@@ -148,15 +148,15 @@ impl Process {
         Ok(Self { child })
     }
 
-    /// The process, to take its streams. Wait for it with [`Process::wait`].
+    /// The process, whose streams the caller may take. Wait for it with [`Process::wait`].
     pub fn streams(&mut self) -> &mut Child {
         &mut self.child
     }
 
-    /// Waits until it ends. After a signal it does not return.
+    /// Waits until the process ends. After a signal it does not return.
     ///
     /// # Errors
-    /// The operating system refuses to tell.
+    /// The operating system fails the wait.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         loop {
             if let Some(status) = self.try_wait()? {
@@ -166,10 +166,10 @@ impl Process {
         }
     }
 
-    /// How it ended, if it has. After a signal it does not return.
+    /// The exit status, if the process has ended. After a signal it does not return.
     ///
     /// # Errors
-    /// The operating system refuses to tell.
+    /// The operating system fails the wait.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         let mut held = left();
         let ended = self.child.try_wait()?;
@@ -182,9 +182,9 @@ impl Process {
         Ok(ended)
     }
 
-    /// Kills it and waits for its end.
+    /// Kills the process and waits for its end.
     pub fn kill(&mut self) {
-        // Both fail only when it has ended.
+        // Both calls fail only if the process has ended.
         let _ = self.child.kill();
         let _ = self.wait();
     }
@@ -196,14 +196,14 @@ impl Drop for Process {
     }
 }
 
-/// The kernel's process ids fit.
+/// The kernel's process ids fit the type.
 fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(child.id() as i32)
 }
 
-/// What a process printed, and how it ended.
+/// The output of a process, and its exit status.
 pub struct Output {
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
     /// Its standard output.
     pub stdout: Vec<u8>,
@@ -232,18 +232,18 @@ fn output_with(command: &mut Command, input: Stdio) -> io::Result<Output> {
 
 fn read_all(stream: Option<impl Read>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // A stream that breaks off ends there.
+    // If a stream breaks off, its output ends there.
     let _ = stream.map(|mut stream| stream.read_to_end(&mut bytes));
     bytes
 }
 
-/// A file or directory that is removed when this is dropped, and on a signal.
+/// A file or directory that is removed when this value is dropped, and on a signal.
 pub struct Scratch {
     path: PathBuf,
 }
 
 impl Scratch {
-    /// Notes a path, whether or not something is there yet.
+    /// Registers a path, whether or not it exists yet.
     pub fn new(path: PathBuf) -> Self {
         left().scratch.push(path.clone());
         Self { path }
@@ -263,21 +263,22 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes what is at `path`, if something is.
+/// Removes the file or directory at `path`, if there is one.
 fn remove(path: &Path) {
-    // What cannot be removed lies in `build` or a place for temporary files.
+    // A path that cannot be removed lies in `build` or in a directory for temporary files, where it
+    // does no harm.
     let _ = match path.is_dir() {
         true => fs::remove_dir_all(path),
         false => fs::remove_file(path),
     };
 }
 
-/// The modes that the terminal had before something changed them. Dropping it gives them back,
-/// and so does a signal.
+/// The modes that the terminal had before something changed them. Dropping this value restores
+/// them, and so does a signal.
 pub struct Terminal(());
 
 impl Terminal {
-    /// Remembers the modes of the terminal on standard input, where it is one.
+    /// Remembers the modes of the terminal on standard input, if standard input is a terminal.
     pub fn remember() -> Self {
         let mut stty = Command::new("stty");
         stty.arg("-g");
@@ -298,7 +299,7 @@ impl Drop for Terminal {
 
 fn set_modes(modes: Option<&str>) {
     if let Some(modes) = modes {
-        // There is nothing to be done about a terminal that is gone.
+        // Nothing can be done for a terminal that is gone.
         let _ = Command::new("stty").arg(modes).stderr(Stdio::null()).status();
     }
 }

@@ -1,7 +1,7 @@
-//! The guest kernel: Debian's, from its package, unmodified.
+//! The guest kernel: Debian's, unmodified from its package.
 //!
 //! The package is downloaded and unpacked, not installed. The ELF image inside its `bzImage` is
-//! unpacked here, once and byte for byte, so that no boot pays for the decompression.
+//! unpacked here once, byte for byte, so that no boot pays for the decompression.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use kernel_image::confined::Unpacker;
 
 use crate::{command_image, debian, workspace};
 
-/// A kernel and what belongs to it.
+/// A kernel and its files.
 pub struct Kernel {
     /// What `uname -r` prints.
     pub release: String,
@@ -27,7 +27,7 @@ pub struct Kernel {
 /// The guest kernel, downloaded on first use.
 ///
 /// # Errors
-/// It is not there yet and cannot be downloaded or unpacked.
+/// It has not been downloaded yet and cannot be downloaded or unpacked.
 pub fn guest_kernel() -> Result<Kernel> {
     let cache = workspace::directory(workspace::build_dir()?.join("kernel"))?;
     let current = cache.join("current");
@@ -54,8 +54,8 @@ pub fn guest_kernel() -> Result<Kernel> {
     Ok(kernel)
 }
 
-/// The newest kernel of a Debian suite, `bullseye` or `testing`, downloaded on first use from where
-/// this machine's own packages come from.
+/// The newest kernel of a Debian suite, `bullseye` or `testing`, downloaded on first use from the
+/// archive that this machine uses.
 ///
 /// # Errors
 /// There is no such suite, or the kernel cannot be downloaded or unpacked.
@@ -69,7 +69,7 @@ pub fn of_suite(suite: &str) -> Result<Kernel> {
     };
     let image = depends("linux-image-amd64", &["linux-image-"])?;
     let image = image.first().with_context(|| format!("{suite} has no linux-image-amd64"))?;
-    // Newer packages are split.
+    // Newer kernels are split into several packages.
     let mut packages = depends(image, &["linux-binary-", "linux-modules-"])?;
     packages.push(image.clone());
     let cache = workspace::directory(workspace::build_dir()?.join("kernel"))?;
@@ -85,12 +85,11 @@ pub fn of_suite(suite: &str) -> Result<Kernel> {
     Ok(Kernel { release: release.to_owned(), elf: bzimage.clone(), bzimage, modules })
 }
 
-/// The kernel of a file, whose unpacked image is `elf`, with the modules that belong to it: those
-/// below `modules`, else those beside the file, as packages have them, or this machine's. `None`:
-/// it is no Linux.
+/// The kernel in a file, whose unpacked image is `elf`, with its modules: those below `modules`, or
+/// else those beside the file, as in a package, or this machine's. `None` if it is no Linux.
 ///
 /// # Errors
-/// It is a Linux, and its modules are nowhere.
+/// It is a Linux kernel, and its modules are not found.
 pub fn beside(file: &Path, elf: &[u8], modules: Option<&Path>) -> Result<Option<Kernel>> {
     let Some(release) = release(elf) else {
         ensure!(modules.is_none(), "--modules: {} is no Linux kernel", file.display());
@@ -128,7 +127,7 @@ pub fn beside(file: &Path, elf: &[u8], modules: Option<&Path>) -> Result<Option<
 }
 
 /// Whether Linux of this release finds a second console on the store. Before 5.15, `hvc_xen` binds
-/// its event to a port of the other end, and the probe fails (mended in 5.15.137 and 6.1.60:
+/// its event to a port of the other end, and the probe fails (fixed in 5.15.137 and 6.1.60:
 /// "hvc/xen: fix event channel handling for secondary consoles").
 #[must_use]
 pub fn has_second_console(release: &str) -> bool {
@@ -136,12 +135,12 @@ pub fn has_second_console(release: &str) -> bool {
     let mut number = || numbers.next().and_then(|digits| digits.parse::<u32>().ok());
     match (number(), number()) {
         (Some(major), Some(minor)) => (major, minor) >= (5, 15),
-        // What is not Linux is taken at its word.
+        // For a kernel other than Linux, a second console is assumed.
         _ => true,
     }
 }
 
-/// What `uname -r` prints, as the banner of a Linux kernel has it.
+/// The output of `uname -r`, taken from the banner of a Linux kernel.
 fn release(elf: &[u8]) -> Option<String> {
     const BANNER: &[u8] = b"Linux version ";
     let mut rest = elf;
@@ -155,23 +154,24 @@ fn release(elf: &[u8]) -> Option<String> {
     }
 }
 
-/// Debian's Xen, to compare with, downloaded on first use.
+/// Debian's Xen, for comparison, downloaded on first use.
 ///
 /// # Errors
-/// It is not there yet and cannot be downloaded or unpacked.
+/// It has not been downloaded yet and cannot be downloaded or unpacked.
 pub fn xen() -> Result<PathBuf> {
     from_package("xen-hypervisor-4.17-amd64", "xen", "boot/xen-4.17-amd64.gz")
 }
 
-/// Debian's GRUB for PV guests, a kernel that finds and starts another, downloaded on first use.
+/// Debian's GRUB for PV guests, a kernel that finds and starts another kernel, downloaded on first
+/// use.
 ///
 /// # Errors
-/// It is not there yet and cannot be downloaded or unpacked.
+/// It has not been downloaded yet and cannot be downloaded or unpacked.
 pub fn pv_grub() -> Result<PathBuf> {
     from_package("grub-xen-host", "grub-xen", "usr/lib/grub-xen/grub-x86_64-xen.bin")
 }
 
-/// A file of a package that is unpacked below `build/DIRECTORY`, downloaded on first use.
+/// A file from a package that is unpacked below `build/DIRECTORY`, downloaded on first use.
 fn from_package(package: &str, directory: &str, file: &str) -> Result<PathBuf> {
     let tree = workspace::directory(workspace::build_dir()?.join(directory))?.join(package);
     let file = tree.join(file);

@@ -1,6 +1,6 @@
-//! What `cargo xtask` does: builds the host, makes its bootable image, boots it in QEMU.
+//! The tasks of `cargo xtask`: it builds the host, makes its bootable image, and boots it in QEMU.
 //!
-//! It is a library so that the nested scenarios of `ci` stand on the same code as the commands.
+//! It is a library so that the nested scenarios of `ci` use the same code as the commands.
 #![forbid(unsafe_code)]
 
 pub mod bench;

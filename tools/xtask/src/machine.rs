@@ -1,8 +1,8 @@
-//! A machine that runs: its console as text, and the harness line to the command partition.
+//! A running machine: its console as text, and the harness line to the command partition.
 //!
-//! Three threads feed one queue of events: the console, the line's packets, and whoever waits on
-//! the queue learns of either's end. Nothing here guesses at console text; commands and their
-//! results travel on the harness line.
+//! Three threads feed one queue of events: one reads the console, one the line's packets, and the
+//! reader of the queue learns when either ends. Nothing here interprets console text; commands and
+//! their results travel on the harness line.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Display, Formatter};
@@ -27,34 +27,34 @@ use crate::prompt::Prompt;
 use crate::qemu::{self, Console, Lines, Qemu};
 use crate::workspace;
 
-/// How long a machine may take to power off.
+/// The longest time that a machine may take to power off.
 const GRACE: Duration = Duration::from_secs(20);
 /// Lines of the console that a message about a failure shows.
 const TAIL_LINES: usize = 25;
 
-/// Something that the machine did.
+/// An event of the machine.
 #[derive(Debug)]
 pub enum Event {
     /// A packet came from the command partition.
     Packet(Packet),
-    /// Bytes came on the harness line that are no packet; the console has shown them.
+    /// Bytes that are no packet arrived on the harness line; the console has shown them.
     Noise(String),
-    /// QEMU ended; all that the console printed came before.
+    /// QEMU ended; all console output came before.
     Closed,
     /// The console printed this.
     Console(Vec<u8>),
 }
 
-/// Why waiting for an event ended without one.
+/// Why a wait ended without an event.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NoEvent {
     /// The deadline passed.
     TimedOut,
-    /// The machine is gone.
+    /// The machine has ended.
     Ended,
 }
 
-/// A running machine. Dropping it ends it.
+/// A running machine. Dropping it ends the machine.
 pub struct Machine {
     qemu: Qemu,
     events: Receiver<Event>,
@@ -64,15 +64,15 @@ pub struct Machine {
     /// The last lines of the console; the last may be unfinished.
     tail: VecDeque<String>,
     log: File,
-    /// The command partition's console is on the harness line, too.
+    /// Whether the command partition's console is on the harness line, too.
     shares_line: bool,
-    /// Whether the console is shown on standard error as it comes.
+    /// Whether console output is shown on standard error as it arrives.
     pub show_console: bool,
-    /// Where the console is kept.
+    /// The path of the console's log.
     pub log_path: PathBuf,
 }
 
-/// Listens on an abstract socket with a name that no other has, and returns the name.
+/// Listens on an abstract socket with a unique name, and returns the name.
 fn listen() -> Result<(UnixListener, String)> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -82,11 +82,11 @@ fn listen() -> Result<(UnixListener, String)> {
     Ok((listener, name))
 }
 
-/// Opens the log of a console: `build/console.log`, or one with our process id in its name where
-/// another machine is using that.
+/// Opens the log of a console: `build/console.log`, or, if another machine uses that, a file with
+/// this process's id in its name.
 ///
 /// # Errors
-/// It cannot be made.
+/// The log cannot be created.
 pub fn open_log() -> Result<(File, PathBuf)> {
     let directory = workspace::build_dir()?;
     let own = format!("console-{}.log", std::process::id());
@@ -104,7 +104,7 @@ pub fn open_log() -> Result<(File, PathBuf)> {
 }
 
 impl Machine {
-    /// Boots `image`. Call it from a thread that stays while the machine is wanted.
+    /// Boots `image`. The thread that calls this must live as long as the machine.
     ///
     /// # Errors
     /// QEMU cannot be started, or ends at once.
@@ -116,7 +116,7 @@ impl Machine {
         let (log, log_path) = open_log()?;
         let mut qemu = Qemu::start(&arguments, &Console::Output)?;
         let console = qemu.take_console().context("QEMU has no output")?;
-        // QEMU opens the harness line before it connects to this.
+        // QEMU opens the harness line before it connects to this socket.
         let prompt = Prompt::new(accept(&for_prompt, &mut qemu)?);
         let (reader, line) = pipes.open()?;
         let (sender, events) = channel();
@@ -124,7 +124,7 @@ impl Machine {
         let console = thread::spawn(move || read_console(console, &of_console));
         thread::spawn(move || {
             read_packets(reader, &sender);
-            // Whoever learns of the end may look at all that the console printed.
+            // A reader that learns of the end may then read all console output.
             let _ = console.join();
             let _ = sender.send(Event::Closed);
         });
@@ -133,7 +133,7 @@ impl Machine {
         Ok(Self { qemu, events, line, prompt, tail, log, shares_line, show_console, log_path })
     }
 
-    /// The next event, or why there is none until `deadline`.
+    /// The next event, or the reason why none came until `deadline`.
     ///
     /// # Errors
     /// See [`NoEvent`].
@@ -169,7 +169,7 @@ impl Machine {
     }
 
     fn note_console(&mut self, bytes: &[u8]) {
-        // A console that cannot be kept must not end the machine.
+        // A failure to write the log must not end the machine.
         let _ = self.log.write_all(bytes);
         if self.show_console {
             let _ = io::stderr().write_all(bytes);
@@ -184,7 +184,7 @@ impl Machine {
         self.tail.drain(..surplus);
     }
 
-    /// The last lines of the console and where the CPUs are, for a message.
+    /// The last lines of the console and the positions of the CPUs, for a message.
     pub fn console_tail(&mut self) -> String {
         self.note_what_came();
         let lines = self.tail.iter().map(|line| line.trim_end()).filter(|line| !line.is_empty());
@@ -193,7 +193,7 @@ impl Machine {
         format!("the console's last lines ({}):\n{text}{cpus}", self.log_path.display())
     }
 
-    /// Takes what the console printed so far.
+    /// Takes the console output up to now.
     fn note_what_came(&mut self) {
         while let Ok(event) = self.events.try_recv() {
             if let Event::Console(bytes) = &event {
@@ -202,9 +202,9 @@ impl Machine {
         }
     }
 
-    /// Where the CPUs of a machine that still runs are, some looks one after the other, as lines: one
-    /// that goes round in a partition, one that waits in ring 0 and one that is halted tell who it is
-    /// that hangs. Empty where the machine has ended.
+    /// The positions of the CPUs of a running machine as lines, sampled several times. They show
+    /// what hangs: a CPU that loops in a partition, one that waits in ring 0, or one that is
+    /// halted. Empty if the machine has ended.
     pub fn where_cpus_are(&mut self) -> String {
         let looks = self.looks(3);
         looks.iter().flatten().map(|cpu| format!("  {cpu}\n")).collect()
@@ -230,10 +230,10 @@ impl Machine {
         looks
     }
 
-    /// All that the console printed so far.
+    /// All console output up to now.
     ///
     /// # Errors
-    /// Its log cannot be read.
+    /// The log cannot be read.
     pub fn console(&mut self) -> Result<String> {
         self.note_what_came();
         let bytes = workspace::read(&self.log_path)?;
@@ -259,7 +259,7 @@ impl Machine {
     /// Waits until QEMU has ended.
     ///
     /// # Errors
-    /// It does not within a generous time.
+    /// QEMU does not end within a generous time.
     pub fn ended(&mut self) -> Result<ExitStatus> {
         match self.qemu.wait(Some(GRACE))? {
             Some(status) => Ok(status),
@@ -267,8 +267,8 @@ impl Machine {
         }
     }
 
-    /// Asks the command partition to power off and waits for the machine to end; `false` when it
-    /// had to be killed.
+    /// Asks the command partition to power off and waits for the machine to end; returns `false` if
+    /// the machine had to be killed.
     pub fn power_off(&mut self) -> bool {
         let asked = self.send(&Packet::PowerOff);
         let deadline = Instant::now() + GRACE;
@@ -291,7 +291,7 @@ impl Drop for Machine {
     }
 }
 
-/// Waits until QEMU has connected; it does so before it starts the machine.
+/// Waits until QEMU has connected, which it does before it starts the machine.
 fn accept(listener: &UnixListener, qemu: &mut Qemu) -> Result<UnixStream> {
     const POLL: Duration = Duration::from_millis(5);
     listener.set_nonblocking(true)?;
@@ -310,7 +310,7 @@ fn accept(listener: &UnixListener, qemu: &mut Qemu) -> Result<UnixStream> {
     }
 }
 
-/// Time between two looks at where the CPUs are: enough for a million instructions.
+/// Time between two samples of the CPUs' positions, enough for a million instructions.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// Looks that tell who goes round.
@@ -330,12 +330,12 @@ fn goes_round_in_a_partition(looks: &[Vec<CpuPlace>]) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuPlace {
     number: String,
-    /// The registers that tell it, as QEMU prints them.
+    /// The registers that show the position, as QEMU prints them.
     words: Vec<String>,
 }
 
 impl CpuPlace {
-    /// Reads what QEMU prints of a CPU's registers, from its number on.
+    /// Parses QEMU's output for one CPU's registers, from the CPU's number on.
     fn parse(registers: &str) -> Option<Self> {
         let wanted = ["RIP=", "RSP=", "CPL=", "CR3=", "HLT="];
         let mut words = registers.split_whitespace();
@@ -344,7 +344,7 @@ impl CpuPlace {
         Some(Self { number, words: words.filter(is_wanted).map(str::to_owned).collect() })
     }
 
-    /// Whether it is in ring 0 and not halted.
+    /// Whether the CPU is in ring 0 and not halted.
     fn is_busy(&self) -> bool {
         self.has("CPL=0") && self.has("HLT=0")
     }
@@ -387,7 +387,7 @@ fn read_packets(mut line: File, events: &Sender<Event>) {
     }
 }
 
-/// Sends all packets that are whole, and what stands between them, in order.
+/// Sends all whole packets, and the bytes between them, in order.
 fn send_packets(decoder: &mut Decoder, events: &Sender<Event>) -> Result<(), SendError<Event>> {
     let mut noise: Option<(Vec<u8>, DecodeError)> = None;
     loop {

@@ -9,20 +9,19 @@ use anyhow::{Context, Result};
 use crate::source::{self, Line};
 use crate::workspace;
 
-/// The programs that run in ring 0, with the lines of code that each may have at most, the crates
-/// that it links included: the monitor, which stays, and the loader, which runs once, before any
-/// partition.
+/// The programs that run in ring 0, each with its limit of lines of code, linked crates included.
+/// The monitor stays; the loader runs once, before any partition.
 const PROGRAMS: [(&str, usize); 2] = [("monitor", 12_000), ("loader", 3_500)];
-/// Crates of declarations (layouts and numbers of the ABI): counted, but not as code that runs in
-/// ring 0.
+/// Crates of declarations (layouts and numbers of the ABI), which are counted, but not as code that
+/// runs in ring 0.
 const DECLARATIONS: [&str; 1] = ["pv-abi"];
-/// Lines of assembly in all of ring 0, at most.
+/// The most lines of assembly in all of ring 0.
 const ASSEMBLY_LIMIT: usize = 500;
-/// Lines of a function, at most.
+/// The most lines of a function.
 const FUNCTION_LIMIT: usize = 100;
-/// Lines of 95 of 100 functions, at most.
+/// The most lines that 95 of 100 functions may have.
 const USUAL_FUNCTION_LIMIT: usize = 35;
-/// Lines of a file, at most.
+/// The most lines of a file.
 const FILE_LIMIT: usize = 800;
 
 /// A program that runs in ring 0.
@@ -38,14 +37,14 @@ impl Program {
         self.parts.iter().map(|part| part.assembly).sum()
     }
 
-    /// All lines of code, assembly among them.
+    /// All lines of code, including assembly.
     fn total(&self) -> usize {
         let code = self.parts.iter().filter(|part| !part.is_declarations());
         code.map(|part| part.rust).sum::<usize>() + self.assembly()
     }
 }
 
-/// One of the crates that a program is made of.
+/// One of the crates in a program.
 struct Part {
     name: String,
     rust: usize,
@@ -58,14 +57,14 @@ impl Part {
     }
 }
 
-/// What was counted.
+/// The counts.
 #[derive(Default)]
 pub struct Metrics {
     programs: Vec<Program>,
     unsafe_blocks: usize,
-    /// Members of the workspace that do not keep its lints.
+    /// Members of the workspace that do not inherit its lints.
     without_lints: Vec<String>,
-    /// Lines of each function, tests included, with its place and name.
+    /// Lines of each function, including tests, with its place and name.
     functions: Vec<(usize, String)>,
     /// Lines of each file, with its name.
     files: Vec<(usize, String)>,
@@ -74,7 +73,7 @@ pub struct Metrics {
 /// Counts the source tree.
 ///
 /// # Errors
-/// It cannot be read, or cargo cannot say what ring 0 links.
+/// The tree cannot be read, or cargo cannot say what ring 0 links.
 pub fn measure() -> Result<Metrics> {
     let mut programs = Vec::new();
     for (name, limit) in PROGRAMS {
@@ -122,14 +121,15 @@ fn crates_of(program: &str) -> Result<Vec<(String, PathBuf)>> {
     Ok(crates)
 }
 
-/// Whether a manifest takes over the workspace's lints, which demand among others that every unsafe
-/// block has its SAFETY comment.
+/// Whether a manifest inherits the workspace's lints, which among others demand a SAFETY comment
+/// for every unsafe block.
 fn takes_over_lints(manifest: &str) -> bool {
     let mut lines = manifest.lines().map(str::trim);
     lines.any(|line| line == "[lints]") && lines.next() == Some("workspace = true")
 }
 
-/// `name vVERSION (DIRECTORY)`, which only the workspace's own crates have.
+/// The name and directory in a line `name vVERSION (DIRECTORY)`, which only the workspace's own
+/// crates have.
 fn crate_in_line(line: &str) -> Option<(String, PathBuf)> {
     let (name, rest) = line.split_once(' ')?;
     let (_, directory) = rest.split_once(" (/")?;
@@ -187,7 +187,7 @@ fn test_modules(file: &Path, lines: &[Line]) -> Vec<PathBuf> {
     declared.flat_map(|module| [module.with_extension("rs"), module]).collect()
 }
 
-/// Lines of `.S` files that are neither blank nor comment. A label or directive counts.
+/// Lines of `.S` files that are neither blank nor comment. Labels and directives count.
 fn assembly_lines(directory: &Path) -> Result<usize> {
     let mut count = 0;
     for file in files(directory, "S")? {
@@ -220,7 +220,7 @@ fn count_assembly(text: &str) -> usize {
 
 impl Metrics {
     fn count(&mut self, file: &str, lines: &[Line]) {
-        // After the last newline a line is empty.
+        // The last line, after the last newline, is empty.
         self.files.push((lines.len() - 1, file.to_owned()));
         for function in source::functions(lines) {
             let place = format!("{file}:{}: {}", function.line + 1, function.name);
@@ -229,7 +229,7 @@ impl Metrics {
         self.unsafe_blocks += source::unsafe_blocks(lines);
     }
 
-    /// Lines that so many of 100 functions have at most.
+    /// The number of lines that `of_100` of 100 functions do not exceed.
     fn function_lines(&self, of_100: usize) -> usize {
         let at = (self.functions.len() * of_100).div_ceil(100).saturating_sub(1);
         self.functions.get(at).map_or(0, |(length, _)| *length)
@@ -239,7 +239,7 @@ impl Metrics {
         self.programs.iter().map(Program::assembly).sum()
     }
 
-    /// The table, for people.
+    /// The table of counts, as text.
     pub fn report(&self) -> String {
         let mut text = String::new();
         for program in &self.programs {
@@ -269,7 +269,7 @@ impl Metrics {
         text
     }
 
-    /// What is over a limit, in words; empty when all is well.
+    /// The counts that exceed a limit, as sentences; empty if there are none.
     pub fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();
         for program in self.programs.iter().filter(|program| program.total() > program.limit) {
@@ -299,7 +299,7 @@ impl Metrics {
     }
 }
 
-/// The longest of what is sorted by length.
+/// The longest item of a list that is sorted by length.
 fn longest(all: &[(usize, String)]) -> String {
     let (length, place) = all.last().map_or((0, ""), |(length, place)| (*length, place));
     format!("the longest {length} ({place})")

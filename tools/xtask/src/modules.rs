@@ -1,7 +1,7 @@
-//! Which kernel modules the command partition needs, and in which order they load.
+//! Finds the kernel modules that the command partition needs, and their load order.
 //!
-//! A module names those it depends on in its `.modinfo` section (`depends=a,b`), so no
-//! `modules.dep` is needed; the package ships none.
+//! A module names its dependencies in its `.modinfo` section (`depends=a,b`), so no `modules.dep`
+//! is needed; the package ships none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,20 +14,21 @@ use crate::workspace;
 /// The modules of a kernel by name. Names have `_` in place of `-`.
 pub struct Modules {
     files: BTreeMap<String, PathBuf>,
-    /// Those that are part of the kernel itself.
+    /// Modules that are built into the kernel.
     built_in: BTreeSet<String>,
 }
 
-/// A module's name, from its file's: compressed ones end in `.ko.xz` or the like.
+/// A module's name, taken from its file name; names of compressed modules end in `.ko.xz` or the
+/// like.
 pub fn stem(file: &Path) -> String {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     name.split(".ko").next().unwrap_or_default().to_owned()
 }
 
-/// A module's bytes, unpacked.
+/// The unpacked bytes of a module.
 ///
 /// # Errors
-/// It cannot be read or unpacked.
+/// The file cannot be read or unpacked.
 pub fn contents(file: &Path) -> Result<Vec<u8>> {
     Ok(kernel_image::unpack_file(workspace::read(file)?, file)?)
 }
@@ -61,10 +62,10 @@ impl Modules {
         Ok(Self { files, built_in })
     }
 
-    /// The files of `names` and of all that they depend on, each after what it depends on.
+    /// The files of `names` and of all their dependencies, each after its dependencies.
     ///
     /// # Errors
-    /// A module is not there or cannot be read.
+    /// A module is missing or cannot be read.
     pub fn in_load_order(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
         let mut order = Vec::new();
         for name in names {

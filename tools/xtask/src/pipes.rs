@@ -11,17 +11,17 @@ use anyhow::{Context, Result};
 use crate::interrupt::Scratch;
 use crate::workspace;
 
-/// The pipes and the directory that holds them. Dropping it removes the names; whoever has a pipe
-/// open keeps it.
+/// The pipes and the directory that holds them. Dropping it removes the names; an open pipe stays
+/// open.
 pub struct Pipes {
     directory: Scratch,
 }
 
 impl Pipes {
-    /// Makes the pipes in a directory that only we can enter.
+    /// Makes the pipes in a directory that only this user can enter.
     ///
     /// # Errors
-    /// There is nowhere to put them.
+    /// The pipes cannot be created.
     pub fn make() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -40,15 +40,15 @@ impl Pipes {
         Ok(pipes)
     }
 
-    /// What the other end opens, with `.in` (to it) and `.out` (from it) after it.
+    /// The path for the other end, which appends `.in` (to it) and `.out` (from it).
     pub fn path(&self) -> PathBuf {
         self.directory.path().join("line")
     }
 
-    /// Opens our ends, to read from and to write to, when the other end has both open.
+    /// Opens our ends, one to read and one to write, once the other end has both open.
     ///
     /// # Errors
-    /// They are gone.
+    /// The pipes are gone.
     pub fn open(self) -> Result<(File, File)> {
         let path = self.path();
         let reader = File::open(path.with_extension("out")).context("the harness line is gone")?;

@@ -1,4 +1,4 @@
-//! QEMU's prompt: commands as a person would type them, answers as text.
+//! QEMU's prompt, which takes commands as a user would type them and returns answers as text.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 const PROMPT: &str = "(qemu) ";
-/// How long QEMU may take for an answer; a page-table dump has many lines.
+/// The longest time for an answer of QEMU; a page-table dump has many lines.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The connection to QEMU's prompt.
@@ -21,7 +21,7 @@ impl Prompt {
         Self { stream, greeted: false }
     }
 
-    /// Gives QEMU a command and returns what it prints.
+    /// Gives QEMU a command and returns its output.
     ///
     /// # Errors
     /// QEMU ended, or does not answer.
@@ -33,7 +33,7 @@ impl Prompt {
         }
         self.stream.write_all(format!("{command}\n").as_bytes())?;
         let answer = self.until_prompt()?;
-        // The first line is the command, echoed as it was edited.
+        // The first line is the command, echoed in the form in which QEMU's editor shows it.
         let (_, answer) = answer.split_once("\r\n").unwrap_or(("", ""));
         Ok(answer.replace('\r', ""))
     }
@@ -43,8 +43,8 @@ impl Prompt {
         let mut buffer = [0; 64 * 1024];
         while !text.ends_with(PROMPT.as_bytes()) {
             let count = match self.stream.read(&mut buffer) {
-                // A read with a time limit is not begun again by the kernel when a signal, or a
-                // stop and a SIGCONT, cuts it (signal(7)).
+                // The kernel does not restart a read with a time limit after a signal, or a stop
+                // and a SIGCONT, interrupts it (signal(7)).
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 read => read.context("QEMU's prompt does not answer")?,
             };

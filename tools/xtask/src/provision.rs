@@ -1,7 +1,7 @@
-//! The Debian packages that building and booting the host takes.
+//! Provides the Debian packages that building and booting the host needs.
 //!
-//! What is missing is installed where that needs no password; else the error is the one line that
-//! a person has to run.
+//! Missing packages are installed if that needs no password; otherwise the error is the one command
+//! that the user has to run.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::{hv_build, interrupt, workspace};
 
-/// Needed whatever the toolchain.
+/// Packages for every toolchain.
 const PACKAGES: [&str; 11] = [
     "binutils",
     "busybox-static",
@@ -25,10 +25,10 @@ const PACKAGES: [&str; 11] = [
     "xorriso",
 ];
 
-/// Needed to build for a target whose `core` no installed toolchain has.
+/// Packages to build for a target whose `core` no installed toolchain has.
 const TOOLCHAIN_PACKAGES: [&str; 4] = ["cargo-web", "rust-web-clippy", "rust-web-src", "rustc-web"];
 
-/// Makes sure that all packages are there.
+/// Makes sure that all packages are installed.
 ///
 /// # Errors
 /// Some are missing and cannot be installed; the message says what to run.
@@ -59,16 +59,15 @@ fn missing_packages() -> Vec<&'static str> {
     let wanted: Vec<_> = PACKAGES.iter().chain(toolchain).copied().collect();
     let mut query = Command::new("dpkg-query");
     query.args(["-W", "-f", "${Package} ${Version} ${db:Status-Status}\n"]).args(&wanted);
-    // It fails where one package is unknown, and still lists the others.
+    // The query fails if a package is unknown, but still lists the others.
     let listed = interrupt::output(&mut query).map(|out| out.stdout).unwrap_or_default();
     let listed = String::from_utf8_lossy(&listed);
     let usable: Vec<_> = listed.lines().filter_map(usable_package).collect();
     wanted.into_iter().filter(|name| !usable.contains(name)).collect()
 }
 
-/// The name in a line `NAME VERSION STATUS`, where the package is installed and, if it belongs to
-/// the toolchain, not older than the sources ask for: Debian 12 had an older one before its
-/// updates.
+/// The name in a line `NAME VERSION STATUS`, if the package is installed and, for a package of the
+/// toolchain, not older than the sources need; Debian 12 had an older one before its updates.
 fn usable_package(line: &str) -> Option<&str> {
     let mut words = line.split(' ');
     let (name, version) = (words.next()?, words.next()?);
@@ -83,7 +82,8 @@ fn release(version: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// How to start `apt-get` with the right to install, if there is a way without a password.
+/// Returns a function that makes an `apt-get` command with the right to install, if that is
+/// possible without a password.
 fn privileged_apt() -> Option<impl FnMut() -> Command> {
     let id = workspace::output(Command::new("id").arg("-u"), "asking who runs this").ok()?;
     let root = id.trim() == "0";
@@ -101,7 +101,7 @@ fn privileged_apt() -> Option<impl FnMut() -> Command> {
     })
 }
 
-/// On a system that is not Debian, only the programs can be looked for.
+/// Checks only that the programs exist, for systems other than Debian.
 fn check_programs() -> Result<()> {
     const PROGRAMS: [&str; 5] =
         ["qemu-system-x86_64", "grub-mkrescue", "xorriso", "mformat", "busybox"];
@@ -113,7 +113,7 @@ fn check_programs() -> Result<()> {
     bail!("programs are missing: {}; install what your system calls them", missing.join(", "))
 }
 
-/// Where `name` is on the path, if it is.
+/// The path of the program `name`, if it is in `PATH`.
 pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())

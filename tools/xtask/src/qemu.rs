@@ -1,6 +1,6 @@
-//! QEMU's command line, and a QEMU that cannot outlive us.
+//! QEMU's command line, and a QEMU process that cannot outlive this one.
 //!
-//! A started QEMU is killed when its [`Qemu`] is dropped, when a signal ends us
+//! QEMU is killed when its [`Qemu`] is dropped, when a signal ends this process
 //! ([`crate::interrupt`]), and by the kernel when the thread that started it ends for any other
 //! reason (`setpriv --pdeathsig`).
 
@@ -21,27 +21,27 @@ const UEFI_FIRMWARE: [&str; 2] = ["/usr/share/ovmf/OVMF.fd", "/usr/share/OVMF/OV
 /// The port of `--gdb`.
 pub const GDB_PORT: u16 = 1234;
 
-/// The status with which QEMU ends when the monitor powers the machine off (it writes 0x10 to the
-/// debug-exit device, which makes `value << 1 | 1` of it).
+/// QEMU's exit status when the monitor powers the machine off (it writes 0x10 to the debug-exit
+/// device, which turns it into `value << 1 | 1`).
 pub const STATUS_POWER_OFF: i32 = 0x10 << 1 | 1;
-/// The status with which QEMU ends when the monitor stops the machine after an error (0x11).
+/// QEMU's exit status when the monitor stops the machine after an error (0x11).
 pub const STATUS_STOPPED: i32 = 0x11 << 1 | 1;
 
-/// Where the first serial line goes.
+/// The destination of the first serial line.
 pub enum Console {
-    /// To the terminal that we were started from; a copy goes to this file.
+    /// The terminal of this process; a copy goes to this file.
     Terminal(PathBuf),
-    /// To QEMU's standard output.
+    /// QEMU's standard output.
     Output,
 }
 
-/// The lines by which a program talks with the machine.
+/// The lines between a program and the machine.
 #[derive(Clone, Debug, Default)]
 pub struct Lines {
-    /// The second serial line: named pipes with this path and `.in` or `.out` after it. A pipe
-    /// holds 64 KiB of single bytes; a socket would be full after a few hundred.
+    /// The path of the second serial line's named pipes, which have `.in` or `.out` appended. A
+    /// pipe holds 64 KiB of single bytes; a socket would be full after a few hundred.
     pub harness: Option<PathBuf>,
-    /// QEMU's prompt: the abstract Unix socket of this name, on which we listen.
+    /// The name of the abstract Unix socket for QEMU's prompt, on which this process listens.
     pub prompt: Option<String>,
 }
 
@@ -50,7 +50,7 @@ pub struct Qemu {
     process: Process,
 }
 
-/// The arguments of QEMU for `machine`, booting `image`.
+/// The arguments that make QEMU boot `image` on `machine`.
 ///
 /// # Errors
 /// A file is missing, or a port is in use.
@@ -98,7 +98,7 @@ pub fn arguments(
     Ok(arguments.list)
 }
 
-/// Builds the plugin that counts instructions, and returns where it is.
+/// Builds the plugin that counts instructions, and returns its path.
 fn counter() -> Result<PathBuf> {
     let target_dir = workspace::root().join("target/plugin");
     let mut cargo = workspace::cargo("build");
@@ -176,16 +176,16 @@ impl Arguments {
     }
 }
 
-/// A path inside a list of QEMU properties, where a comma is written twice.
+/// A path for a list of QEMU properties, in which a comma is doubled.
 fn quoted(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
 impl Qemu {
-    /// Starts QEMU. Call it from a thread that stays while QEMU is wanted.
+    /// Starts QEMU. The thread that calls this must live as long as QEMU.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// QEMU cannot be started.
     pub fn start(arguments: &[OsString], console: &Console) -> Result<Self> {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]).args(arguments);
@@ -196,15 +196,15 @@ impl Qemu {
         Ok(Self { process: process.context("cannot start QEMU through setpriv")? })
     }
 
-    /// The console's output, once, when it was asked for.
+    /// Takes the console's output, which is there if it was requested, and only once.
     pub fn take_console(&mut self) -> Option<std::process::ChildStdout> {
         self.process.streams().stdout.take()
     }
 
-    /// Waits for QEMU to end, for this long at most.
+    /// Waits at most this long for QEMU to end.
     ///
     /// # Errors
-    /// The operating system refuses to tell.
+    /// The operating system fails the wait.
     pub fn wait(&mut self, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
         const POLL: Duration = Duration::from_millis(20);
         let start = Instant::now();
@@ -219,7 +219,7 @@ impl Qemu {
         }
     }
 
-    /// Ends QEMU now.
+    /// Kills QEMU.
     pub fn kill(&mut self) {
         self.process.kill();
     }

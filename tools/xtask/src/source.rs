@@ -1,7 +1,7 @@
-//! Reads Rust source just well enough to count it: what is code, what is comment, what is test.
+//! Reads Rust source just well enough to count its code, comments and tests.
 //!
-//! Comments become blanks and literals become empty, line by line, so that braces and words that
-//! are left are the program's own.
+//! Comments become blanks and literals become empty, line by line, so the remaining braces and
+//! words are the program's own.
 
 /// One line of a source file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,12 +10,12 @@ pub struct Line {
     pub code: String,
     /// The text of comments.
     pub comment: String,
-    /// Whether it belongs to an item under `#[cfg(test)]`.
+    /// Whether the line belongs to an item under `#[cfg(test)]`.
     pub test: bool,
 }
 
 impl Line {
-    /// Whether the line counts as one of code.
+    /// Whether the line counts as code.
     pub fn counts(&self) -> bool {
         !self.test && !self.code.trim().is_empty()
     }
@@ -45,7 +45,7 @@ struct Scanner<'a> {
 }
 
 impl Scanner<'_> {
-    /// Takes `count` bytes; newlines among them begin lines.
+    /// Takes `count` bytes; newlines among them start new lines.
     fn take(&mut self, count: usize) {
         let (taken, rest) = self.rest.split_at(count);
         let comment = matches!(self.state, State::LineComment | State::BlockComment { .. });
@@ -136,7 +136,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Whether the last character taken belongs to a word, so that an `r` that follows does too.
+    /// Whether the last character belongs to a word, so that a following `r` belongs to it, too.
     fn after_word(&self) -> bool {
         let last = self.lines.last().and_then(|line| line.code.chars().last());
         last.is_some_and(|c| c.is_alphanumeric() || c == '_')
@@ -150,7 +150,7 @@ fn raw_start(rest: &str) -> Option<usize> {
     after[hashes..].starts_with('"').then_some(hashes)
 }
 
-/// The length of a character literal that begins here; a lifetime is none.
+/// The length of a character literal that begins here; a lifetime is not a literal.
 fn character(rest: &str) -> Option<usize> {
     let inside = rest.strip_prefix('\'')?;
     if let Some(escape) = inside.strip_prefix('\\') {
@@ -175,7 +175,8 @@ fn mark_tests(lines: &mut [Line]) {
     }
 }
 
-/// The last line of the item that begins at `start`: where its braces close, or its semicolon.
+/// The last line of the item that begins at `start`, on which its braces close, or its semicolon
+/// stands.
 fn end_of_item(lines: &[Line], start: usize) -> usize {
     let mut depth = 0_u32;
     for (index, line) in lines.iter().enumerate().skip(start) {
@@ -202,13 +203,13 @@ fn end_of_item(lines: &[Line], start: usize) -> usize {
 pub struct Function {
     /// Its name.
     pub name: String,
-    /// The line it begins on, from 0.
+    /// The line on which it begins, from 0.
     pub line: usize,
-    /// Its lines, from that one to the one on which its braces close.
+    /// The number of its lines, up to the one on which its braces close.
     pub length: usize,
 }
 
-/// The functions that have a body, those within others included.
+/// All functions with a body, including nested ones.
 pub fn functions(lines: &[Line]) -> Vec<Function> {
     let mut found = Vec::new();
     for (line, name) in
@@ -222,7 +223,7 @@ pub fn functions(lines: &[Line]) -> Vec<Function> {
     found
 }
 
-/// The name of the function that is declared on a line.
+/// The name of the function declared on a line.
 fn declared(line: &Line) -> Option<&str> {
     let (before, after) = line.code.split_once("fn ")?;
     let name = after.split(|c: char| !c.is_alphanumeric() && c != '_').next()?;

@@ -1,5 +1,5 @@
-//! The longest stays in ring 0, as the plugin that counts instructions writes them down, with the
-//! names of what they executed.
+//! Reads the longest stays in ring 0, as the counting plugin wrote them, and names the code that
+//! was executed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,24 +10,24 @@ use anyhow::{Context, Result};
 
 use crate::workspace;
 
-/// Nanoseconds of an instruction under `-icount shift=1`.
+/// Nanoseconds for each instruction under `-icount shift=1`.
 const NANOSECONDS: u64 = 2;
-/// Bytes of a stub of a vector.
+/// Bytes of a vector's stub.
 const STUB: u64 = 16;
-/// Names of a stay that are told.
+/// The most names shown for a stay.
 const NAMES: usize = 4;
 
 /// A stay in ring 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stay {
-    /// Instructions that the CPU executed, those of others not counted.
+    /// Instructions that the CPU itself executed.
     pub instructions: u64,
-    /// What the CPU came in by, and what it executed most of.
+    /// The entry that the CPU took, and the code that took most of the stay.
     pub cause: String,
 }
 
 impl Stay {
-    /// Microseconds of the machine's time under `-icount`.
+    /// The stay in microseconds of the machine's time under `-icount`.
     #[must_use]
     pub fn microseconds(&self) -> u64 {
         self.instructions * NANOSECONDS / 1000
@@ -45,7 +45,7 @@ impl fmt::Display for Stay {
 struct Symbols(BTreeMap<u64, String>);
 
 impl Symbols {
-    /// Reads those of an ELF file.
+    /// Reads the functions of an ELF file.
     fn of(image: &Path) -> Result<Self> {
         let mut nm = Command::new("nm");
         nm.args(["--demangle", "--defined-only"]).arg(image);
@@ -57,7 +57,7 @@ impl Symbols {
             let mut words = line.splitn(3, ' ');
             let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
             let address = u64::from_str_radix(address, 16).ok()?;
-            // The last word of a path may be a hash.
+            // The last part of a path may be a hash.
             let hash = |word: &str| word.len() == 17 && word.starts_with('h');
             let path = name.rsplit_once("::").filter(|(_, word)| hash(word));
             let name = path.map_or(name, |(path, _)| path);
@@ -76,7 +76,7 @@ impl Symbols {
     }
 }
 
-/// The stays in `file`, each the longest of its kind, the longest first.
+/// The stays in `file`, the longest of each kind, longest first.
 ///
 /// # Errors
 /// The file or the monitor's image cannot be read.
@@ -88,7 +88,7 @@ pub fn read(file: &Path, monitor: &Path) -> Result<Vec<Stay>> {
 fn parse(text: &str, symbols: &Symbols) -> Result<Vec<Stay>> {
     let stubs = symbols.address("trap_stubs")?;
     let mut longest = BTreeMap::<String, u64>::new();
-    // A stay that is still being written has no end.
+    // A stay that is still being written has no end line.
     for stay in text.split("end\n").filter(|stay| stay.ends_with('\n') || stay.is_empty()) {
         let mut lines = stay.lines();
         let Some(head) = lines.next() else { continue };

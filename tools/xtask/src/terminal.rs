@@ -1,4 +1,4 @@
-//! `cargo xtask run`: a host with the terminal on the command partition's console.
+//! `cargo xtask run`: boots a host and connects the terminal to the command partition's console.
 
 use std::io::{IsTerminal, stdin};
 use std::path::Path;

@@ -1,8 +1,8 @@
-//! Where things lie in the source tree, and how a child process is run.
+//! Paths in the source tree, and ways to run a child process.
 //!
-//! The rule kept here: a cargo that is started from `cargo xtask` sees none of the outer cargo's
-//! environment (toolchain choice, flags, target directory), so that the same command builds the
-//! same thing from a shell, from an editor and from CI.
+//! Rule: a cargo that `cargo xtask` starts sees none of the outer cargo's environment (toolchain
+//! choice, flags, target directory), so that the same command builds the same thing from a shell,
+//! from an editor and from CI.
 
 use std::env;
 use std::fs;
@@ -21,10 +21,11 @@ pub fn root() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_path_buf()
 }
 
-/// The directory of everything that xtask makes and keeps: kernel, images, logs. Git ignores it.
+/// The directory of everything that xtask makes and keeps, such as kernel, images and logs. Git
+/// ignores it.
 ///
 /// # Errors
-/// It cannot be made.
+/// The directory cannot be created.
 pub fn build_dir() -> Result<PathBuf> {
     directory(root().join("build"))
 }
@@ -32,7 +33,7 @@ pub fn build_dir() -> Result<PathBuf> {
 /// Makes a directory and its parents, and returns its path.
 ///
 /// # Errors
-/// It cannot be made.
+/// The directory cannot be created.
 pub fn directory(path: PathBuf) -> Result<PathBuf> {
     fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
     Ok(path)
@@ -41,15 +42,16 @@ pub fn directory(path: PathBuf) -> Result<PathBuf> {
 /// Reads a file; the error names it.
 ///
 /// # Errors
-/// It cannot be read.
+/// The file cannot be read.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Writes a file unless it has these bytes already, so that its time of change tells the truth.
+/// Writes a file unless it has these bytes already, so that its modification time is that of the
+/// last change.
 ///
 /// # Errors
-/// It cannot be written.
+/// The file cannot be written.
 pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
     if fs::read(path).is_ok_and(|old| old == bytes) {
         return Ok(());
@@ -57,10 +59,10 @@ pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
     write_whole(path, bytes)
 }
 
-/// Writes a file so that whoever reads it sees all of it or what was there before.
+/// Writes a file atomically: a reader sees either the whole new contents or the old ones.
 ///
 /// # Errors
-/// It cannot be written.
+/// The file cannot be written.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let partial = path.with_added_extension(format!("{}.part", std::process::id()));
     fs::write(&partial, bytes)
@@ -68,11 +70,11 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Writes a file whose name is a number made from its bytes, drops those that were not used for
-/// the longest time, and returns its path. Users with other bytes do not disturb each other.
+/// Writes a file named by a hash of its bytes, removes the files that were unused for the longest
+/// time, and returns its path. Users with other bytes do not disturb each other.
 ///
 /// # Errors
-/// It cannot be written.
+/// The file cannot be written.
 pub fn write_named_by_content(directory: &Path, extension: &str, bytes: &[u8]) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
@@ -83,18 +85,18 @@ pub fn write_named_by_content(directory: &Path, extension: &str, bytes: &[u8]) -
     Ok(path)
 }
 
-/// Files of one kind that are kept in a cache.
+/// The most files of one kind in a cache.
 const KEPT_FILES: usize = 8;
 
-/// Makes `path` the last that [`drop_old`] drops.
+/// Marks `path` as used, so that [`drop_old`] removes it last.
 pub fn mark_used(path: &Path) {
     let stamp = path.with_added_extension("used");
-    // It only orders what is dropped.
+    // The stamp only sets the order of removal, so a failure does no harm.
     let _ = fs::write(stamp, b"");
 }
 
-/// Removes the files with this extension that were not used for the longest time. A running
-/// machine keeps its own open.
+/// Removes the files with this extension that were unused for the longest time. A running machine
+/// keeps its files open.
 pub fn drop_old(directory: &Path, extension: &str) {
     let Ok(entries) = fs::read_dir(directory) else {
         return;
@@ -145,9 +147,10 @@ pub fn clean_command(program: &str) -> Command {
     command
 }
 
-/// The cargo that this xtask was started by, with the user's toolchain choice, running `task`.
+/// A command for the cargo that started this xtask, with the user's toolchain choice, running
+/// `task`.
 ///
-/// It is quiet but for warnings where nobody watches its progress.
+/// If nobody watches its progress, it prints only warnings.
 pub fn cargo(task: &str) -> Command {
     let mut command = clean_command("cargo");
     if let Some(name) = env::var_os("RUSTUP_TOOLCHAIN") {
@@ -165,7 +168,7 @@ pub fn quiet_unless_watched(cargo: &mut Command) {
     }
 }
 
-/// Runs `command` to its end; its output goes to standard error, and an error names what failed.
+/// Runs `command` to its end; its output goes to standard error, and `what` names it in an error.
 ///
 /// # Errors
 /// The program cannot be started or does not end with status 0.
@@ -181,7 +184,7 @@ pub fn run(command: &mut Command, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs `command` and returns its standard output; an error carries its standard error.
+/// Runs `command` and returns its standard output; an error includes its standard error.
 ///
 /// # Errors
 /// The program cannot be started or does not end with status 0.

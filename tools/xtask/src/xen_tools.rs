@@ -1,8 +1,8 @@
-//! Xen's own tools in the first domain, to create guests on Xen as a person would.
+//! Xen's own tools in the first domain, to create guests on Xen as a user would.
 //!
 //! The programs come from Debian's packages, unmodified, and travel in the RAM disk beside ours.
-//! [`START`] does what Debian's init script does, without what no guest here needs (QEMU as a
-//! backend of devices, hotplug).
+//! [`START`] does what Debian's init script does, except for the parts that no guest here needs
+//! (QEMU as a backend of devices, hotplug).
 
 use anyhow::Result;
 
@@ -32,8 +32,8 @@ const PACKAGES: [&str; 20] = [
     "xenstore-utils",
     "zlib1g",
 ];
-/// The tools: the command itself, Debian's first choice of a store daemon, the console's daemon and
-/// its client, and what registers the first domain.
+/// The tools: the command itself, Debian's default store daemon, the console's daemon and its
+/// client, and the program that registers the first domain.
 const PROGRAMS: [&str; 5] = [
     "usr/lib/xen-4.17/bin/xl",
     "usr/lib/xen-4.17/bin/oxenstored",
@@ -46,11 +46,11 @@ const LOADED_LATE: &str = "lib/x86_64-linux-gnu/libgcc_s.so.1";
 /// Their settings, as Debian ships them.
 const SETTINGS: [&str; 2] = ["etc/xen/oxenstored.conf", "etc/xen/xl.conf"];
 
-/// The command.
+/// The path of `xl`.
 pub const XL: &str = "/usr/lib/xen-4.17/bin/xl";
 
-/// Shell commands that start the daemons. `uvd`, which finds no ultravisor here, would look for one
-/// every second: it is stopped.
+/// Shell commands that start the daemons. `uvd` finds no ultravisor here and would look for one
+/// every second, so it is stopped.
 pub const START: &str = "\
 set -e
 kill -STOP $(pidof uvd)
@@ -63,10 +63,10 @@ $bin/xen-init-dom0
 $bin/xenconsoled --pid-file /run/xenconsoled.pid
 ";
 
-/// The tools as files for the first domain; they are downloaded on first use.
+/// The tools as files for the first domain, downloaded on first use.
 ///
 /// # Errors
-/// The packages cannot be had.
+/// The packages cannot be downloaded.
 pub fn files() -> Result<Vec<FileToSend>> {
     let tree = workspace::directory(workspace::build_dir()?.join("packages"))?.join("xen-tools");
     if !tree.exists() {

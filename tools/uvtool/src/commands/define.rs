@@ -1,4 +1,4 @@
-//! From files and options to definitions and settings.
+//! Makes definitions and settings from files and options.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::cli::Command;
 use crate::cli::lifecycle::{Create, Set};
 use crate::source::Error;
 
-/// Checks the words of a command before anybody is asked.
+/// Checks the arguments of a command before any request is sent.
 ///
 /// # Errors
 /// [`Error::Usage`].
@@ -30,7 +30,7 @@ pub fn check(command: &Command) -> Result<(), Error> {
     }
 }
 
-/// The definitions in these files; names are unique among all of them.
+/// Reads the definitions in these files; names are unique among all of them.
 pub fn read(files: &[PathBuf]) -> Result<Vec<Definition>, Error> {
     let mut all: Vec<Definition> = Vec::new();
     // Within a file, names are unique.
@@ -67,7 +67,7 @@ fn read_file(file: &Path) -> Result<Vec<Definition>, Error> {
     Ok(reading.definitions)
 }
 
-/// The one definition that `uvtool create` is given.
+/// The one definition for `uvtool create`.
 pub fn wanted(create: &Create) -> Result<Definition, Error> {
     let Some(file) = &create.file else {
         let given = definition::from_options(&options(create), Path::new(""));
@@ -90,7 +90,7 @@ pub fn wanted(create: &Create) -> Result<Definition, Error> {
     })
 }
 
-/// The options as fields, so that they are checked by the same rules.
+/// Turns the options into fields, so that the same rules check them.
 fn options(create: &Create) -> Vec<(&'static str, Given)> {
     let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.to_string_lossy().into_owned());
     let texts = [

@@ -10,7 +10,7 @@ use crate::shown;
 use crate::source::Error;
 use crate::view::View;
 
-/// Reports what a kernel is; fails where it would not start as a partition's kernel.
+/// Reports on a kernel; fails if it would not start as a partition's kernel.
 pub fn check(file: &Path, json: bool) -> Result<ExitCode, Error> {
     let report = Unpacker::default().report(file);
     let shown = shown(&report.map_err(|error| Error::Given(error.to_string()))?, json);

@@ -1,7 +1,7 @@
 //! Commands that take partitions through their lives.
 //!
-//! Rule: a command that ends well says nothing but what was asked for; `create` and `start` say
-//! the partition's number. In JSON, a command without an answer says that it is done.
+//! Rule: a command that succeeds prints only the requested answer; `create` and `start` print the
+//! partition's number. In JSON, a command without an answer reports that it is done.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::view::{Names, View};
 use crate::words::cause_words;
 use crate::{Shown, print, shown, terminal, top};
 
-/// Does it; the status to end with.
+/// Carries out the command; returns the exit status.
 pub fn run(command: &Command, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error> {
     match command {
         Command::Create(create) => self::create(create, json, uvd),
@@ -66,7 +66,7 @@ pub fn run(command: &Command, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Err
     }
 }
 
-/// The request of a command that has nothing to show.
+/// The request of a command that shows nothing.
 fn simple(command: &Command) -> Result<Option<Service>, Error> {
     Ok(Some(match command {
         Command::Reboot(options) => Service::Shutdown { name: options.name.clone(), reboot: true },
@@ -85,7 +85,7 @@ fn simple(command: &Command) -> Result<Option<Service>, Error> {
     }))
 }
 
-/// What a command shows.
+/// Makes the view that a command shows.
 fn view(command: &Command, json: bool, uvd: &mut Uvd) -> Result<Shown, Error> {
     match command {
         Command::Plan(options) => {
@@ -121,8 +121,8 @@ fn view(command: &Command, json: bool, uvd: &mut Uvd) -> Result<Shown, Error> {
 fn create(create: &Create, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error> {
     let definition = define::wanted(create)?;
     let name = definition.name.clone();
-    // The console is there when there is a partition, so it is attached to afterwards: what was
-    // printed meanwhile is in its history.
+    // The console exists once the partition exists, so it is attached afterwards; the history has
+    // what was printed meanwhile.
     let number = partition(uvd.service(Service::Create { definition, paused: create.paused })?)?;
     if create.console { watch(&name, number, uvd) } else { Ok(tell_number(&name, number, json)) }
 }
@@ -162,15 +162,15 @@ fn plan(uvd: &mut Uvd, request: Service) -> Result<Plan, Error> {
     }
 }
 
-/// Shows the console of this partition until it stops, from its first byte on.
+/// Shows the console of this partition from its first byte on, until the partition stops.
 fn watch(name: &str, number: u32, uvd: &mut Uvd) -> Result<ExitCode, Error> {
     let from = From::Partition(number);
     let request = Service::Console { name: name.into(), from, once: false };
     Ok(closed(&console::attach(uvd, request, Input::Typed)?))
 }
 
-/// Tells what is to be told of a console that was left, and the status for it: 0 for a power-off
-/// or a reboot, [`CRASHED`] for any other end, 1 where input was not read.
+/// Reports how a console was left, and returns the status: 0 after a power-off or a reboot,
+/// [`CRASHED`] after any other end, 1 if input was not read.
 fn closed(closed: &Closed) -> ExitCode {
     if answer::is_json() {
         return closed_in_json(closed);
@@ -198,7 +198,7 @@ fn closed(closed: &Closed) -> ExitCode {
     }
 }
 
-/// The last line of a console in JSON, and a failure where there is one.
+/// Prints the last line of a console in JSON, and a failure if there is one.
 fn closed_in_json(closed: &Closed) -> ExitCode {
     let end = match closed.left {
         Left::Ended(end) => end,
@@ -230,12 +230,12 @@ fn closed_in_json(closed: &Closed) -> ExitCode {
     }
 }
 
-/// Whether a partition ended as it was asked to.
+/// Whether a partition ended by a power-off or a reboot.
 fn is_clean(End { cause, detail }: End) -> bool {
     (cause == cause::SHUTDOWN && detail <= 2) || cause == cause::STOPPED
 }
 
-/// Says in JSON that a command without an answer is done.
+/// Reports in JSON that a command without an answer is done.
 fn say_done(json: bool) -> ExitCode {
     match json {
         true => print(answer::json_line(&serde_json::json!({ "done": true })).as_bytes()),

@@ -1,4 +1,4 @@
-//! What commands do that is more than a question and its answer.
+//! The commands that do more than send a request and show its answer.
 
 pub mod define;
 pub mod kernel;

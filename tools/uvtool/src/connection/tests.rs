@@ -12,7 +12,7 @@ fn no_uvd_is_an_error_with_a_way_out() {
     assert!(error.contains("does uvd run?"), "{error}");
 }
 
-/// A `uvd` that reads one request and then does as it is told.
+/// Runs a `uvd` that reads one request and then does what the test says.
 fn with_uvd<T>(
     name: &str,
     act: impl FnOnce(UnixStream, Ask) + Send + 'static,
@@ -21,7 +21,7 @@ fn with_uvd<T>(
     with_strict_uvd(name, false, act, query)
 }
 
-/// As [`with_uvd`]; `strict`: the time bounds all that is asked.
+/// Does what [`with_uvd`] does; with `strict`, the time bounds all requests together.
 fn with_strict_uvd<T>(
     name: &str,
     strict: bool,
@@ -98,7 +98,7 @@ fn news_does_not_make_the_time_longer() {
     let act = |stream: UnixStream, ask: Ask| {
         let news = Progress { name: "web".into(), step: "building".into(), done: 0, of: 0 };
         let told = Told { id: ask.id, result: Ok(Answered::Progress(news)) };
-        // Until nobody is there any more.
+        // Writes until the other end is closed.
         while write(&stream, &told).is_ok() {}
     };
     let start = |mut uvd: Uvd| uvd.service(Service::Start { name: "web".into() });

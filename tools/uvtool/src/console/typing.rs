@@ -1,4 +1,5 @@
-//! Input on its way to a partition's console: what is read, sent, and read by the partition.
+//! Tracks input on its way to a partition's console: the bytes read, sent, and read by the
+//! partition.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +9,10 @@ use super::{Input, Left};
 
 /// The key that detaches: Ctrl-].
 const DETACH: u8 = 0x1d;
-/// Bytes of input that wait here at most. A pipe is not read meanwhile; keys beyond are dropped
-/// and counted, so that Ctrl-] is still seen.
+/// The most bytes of input that wait here. A pipe is not read while they wait; further keys are
+/// dropped and counted, so that Ctrl-] is still seen.
 const MOST_WAITING: usize = 64 * 1024;
-/// After the end of input the console is left when it printed nothing for this long …
+/// After the end of input, the console is left when it has printed nothing for this long …
 const QUIET: Duration = Duration::from_millis(500);
 /// … and after this long in any case.
 const LAST: Duration = Duration::from_secs(5);
@@ -21,14 +22,14 @@ pub struct Typing {
     input: Input,
     is_terminal: bool,
     is_attached: bool,
-    /// Read from standard input and not sent.
+    /// Bytes that were read from standard input and not sent.
     waiting: Vec<u8>,
-    /// The request that is not answered, and its bytes.
+    /// The unanswered request, and its number of bytes.
     under_way: Option<(u64, usize)>,
     /// Bytes that were dropped, or that the partition did not read.
     lost: usize,
     leaving: Option<Leaving>,
-    /// When all input was read by the partition, and no more could come.
+    /// The time when the partition had read all input and no more could come.
     all_read: Option<Instant>,
 }
 
@@ -39,21 +40,21 @@ enum Leaving {
     EndOfInput,
 }
 
-/// What keys came to.
+/// The result of handling keys.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Keys {
-    /// They are typed, or there are no more.
+    /// All keys were taken, or the input ended.
     Typed,
-    /// Some were dropped: the partition does not read.
+    /// Some keys were dropped, because the partition does not read.
     Dropped,
-    /// The person leaves once so many bytes are read.
+    /// The user leaves once this many bytes are read.
     LeaveLater(usize),
-    /// The person leaves at once.
+    /// The user leaves at once.
     LeaveNow,
 }
 
 impl Typing {
-    /// Nothing was typed yet.
+    /// The state before anything is typed.
     pub fn new(input: Input, is_terminal: bool) -> Self {
         Self {
             input,
@@ -67,19 +68,19 @@ impl Typing {
         }
     }
 
-    /// The console is attached: input may be read.
+    /// Notes that the console is attached, so that input may be read.
     pub fn attached(&mut self) {
         self.is_attached = true;
     }
 
-    /// Whether standard input is to be read.
+    /// Whether standard input should be read.
     pub fn takes_keys(&self) -> bool {
         let room = self.leaving.is_none() && self.waiting.len() < MOST_WAITING;
         let may_detach = self.is_terminal && self.leaving != Some(Leaving::EndOfInput);
         self.is_attached && self.input != Input::Ignored && (room || may_detach)
     }
 
-    /// Takes what was read; nothing: there is no more.
+    /// Handles bytes from standard input; an empty slice means the end.
     pub fn keys(&mut self, bytes: &[u8]) -> Keys {
         if bytes.is_empty() {
             self.leaving.get_or_insert(Leaving::EndOfInput);
@@ -106,7 +107,7 @@ impl Typing {
         if room < typed.len() { Keys::Dropped } else { Keys::Typed }
     }
 
-    /// The next piece to send, if none is under way; [`Self::sent`] is told of it.
+    /// The next piece to send, if none is under way; the caller then calls [`Self::sent`].
     pub fn next_piece(&mut self) -> Option<Vec<u8>> {
         if self.under_way.is_some() || self.waiting.is_empty() || !self.is_attached {
             return None;
@@ -115,12 +116,13 @@ impl Typing {
         Some(self.waiting.drain(..count).collect())
     }
 
-    /// A piece of so many bytes went with this request.
+    /// Notes that this request sent a piece of `count` bytes.
     pub fn sent(&mut self, request: u64, count: usize) {
         self.under_way = Some((request, count));
     }
 
-    /// A request was answered: the partition read its piece, or did not; false: it had none.
+    /// Notes that a request was answered, and whether the partition read its piece; false if the
+    /// request had no piece.
     pub fn answered(&mut self, request: u64, read: bool) -> bool {
         match self.under_way.take_if(|(id, _)| *id == request) {
             Some((_, count)) => {
@@ -136,7 +138,8 @@ impl Typing {
         self.waiting.len() + self.under_way.map_or(0, |(_, count)| count) + self.lost
     }
 
-    /// Why the console is to be left now, where it is; `active`: when something happened last.
+    /// The reason to leave the console now, if there is one; `active` is the last time that
+    /// something happened.
     pub fn is_to_leave(&mut self, now: Instant, active: Instant) -> Option<Left> {
         let leaving = self.leaving?;
         if self.under_way.is_some() || !self.waiting.is_empty() {
@@ -152,8 +155,8 @@ impl Typing {
         }
     }
 
-    /// When the console is to be left unless something happens: the output that the last of the
-    /// input led to had its chance.
+    /// The time to leave the console unless something happens; by then, the output that the last
+    /// input caused has had time to appear.
     pub fn leave_at(&self, active: Instant) -> Option<Instant> {
         let all_read = self.all_read.filter(|_| self.input == Input::TypedToTheEnd)?;
         Some((active.max(all_read) + QUIET).min(all_read + LAST))
@@ -171,7 +174,7 @@ mod tests {
         typing
     }
 
-    /// Sends and answers pieces until there are none; all of them.
+    /// Sends and answers pieces until there are none; returns their bytes.
     fn deliver(typing: &mut Typing) -> Vec<u8> {
         let mut all = Vec::new();
         while let Some(piece) = typing.next_piece() {

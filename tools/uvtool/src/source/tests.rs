@@ -32,7 +32,7 @@ impl Pages {
             }
             Query::PageMap { first, .. } => {
                 let rows = samples::map().into_iter().filter(|row| row.first + row.frames > first);
-                // Cut at `first`, and at an index page.
+                // The rows are split at `first`, and at an index page.
                 let rows = rows.flat_map(|mut row| {
                     let end = row.first + row.frames;
                     row.first = row.first.max(first);
@@ -85,7 +85,7 @@ fn one_that_is_not_there_is_an_error_that_names_the_others() {
     );
 }
 
-/// Always the same answer.
+/// Always gives the same answer.
 struct Same(Answer);
 
 impl Source for Same {
@@ -146,7 +146,7 @@ fn the_answer_to_another_question_is_an_error() {
     assert!(matches!(source.compare(1), Err(Error::Other(_))));
 }
 
-/// Refuses what it was asked, and keeps it.
+/// Refuses the request, and keeps it.
 struct Refuses(Option<Body>);
 
 impl Source for Refuses {

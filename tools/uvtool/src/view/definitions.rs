@@ -7,7 +7,7 @@ use super::View;
 use crate::table::{Align, Table};
 use crate::words::cause_words;
 
-/// What is defined.
+/// The definitions.
 #[derive(Serialize)]
 #[serde(transparent)]
 pub struct Definitions {
@@ -26,7 +26,7 @@ struct Row {
 }
 
 impl Definitions {
-    /// These definitions.
+    /// A view of these definitions.
     pub fn new(all: Vec<Defined>) -> Self {
         let row = |one: &Defined| Row {
             definition: definition::to_json(&one.definition),

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::View;
 use crate::table::{Align, Table, printable};
 
-/// What the CPU leaks, and what is done against it.
+/// What the CPU leaks, and the mitigations.
 #[derive(Serialize)]
 pub struct Doctor {
     cpu: String,
@@ -27,7 +27,8 @@ struct Row {
 }
 
 impl Doctor {
-    /// What the ultravisor answered; without `all`, only the issues that the CPU has.
+    /// A view of the ultravisor's answer; without `all`, it has only the issues that affect this
+    /// CPU.
     pub fn new(answer: IssuesAnswer, all: bool) -> Self {
         let shown = |row: &IssueRow| all || row.state != IssueState::NotAffected;
         let row = |row: IssueRow| Row {

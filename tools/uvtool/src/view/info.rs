@@ -40,7 +40,7 @@ pub struct Info {
 }
 
 impl Info {
-    /// This partition.
+    /// A view of this partition.
     pub fn new(row: &PartitionRow, names: &Names<'_>) -> Self {
         Self {
             name: row.name.clone(),

@@ -27,7 +27,8 @@ struct Partition<'a> {
 }
 
 impl<'a> List<'a> {
-    /// A list of these partitions; pseudo-partitions, which never run, only when asked for.
+    /// A view of these partitions; pseudo-partitions, which never run, are shown only if `pseudo`
+    /// is set.
     pub fn new(rows: &'a [ListRow], pseudo: bool) -> Self {
         Self { rows: rows.iter().filter(|row| pseudo || row.kind != kind::PSEUDO).collect() }
     }

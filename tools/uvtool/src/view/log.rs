@@ -14,7 +14,7 @@ use crate::words::date;
 #[serde(transparent)]
 pub struct Log {
     records: Vec<Record>,
-    /// The boot that they are of, where it is over.
+    /// The boot of the records, if it is an earlier one.
     #[serde(skip)]
     earlier: Option<EarlierBoot>,
 }
@@ -30,7 +30,7 @@ struct Record {
     outcome: String,
     what: String,
     reason: String,
-    /// Of an earlier boot: its number, and when it was met first.
+    /// For an earlier boot, its number, and when `uvd` first saw it.
     #[serde(skip_serializing_if = "Option::is_none")]
     boot: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,7 +38,7 @@ struct Record {
 }
 
 impl Log {
-    /// These records.
+    /// A view of these records.
     pub fn new(rows: Vec<LogRow>, names: &Names<'_>) -> Self {
         let record = |row: LogRow| Record {
             sequence: row.sequence,
@@ -55,7 +55,7 @@ impl Log {
         Self { records: rows.into_iter().map(record).collect(), earlier: None }
     }
 
-    /// The same records, of an earlier boot, whose beginning their times count from.
+    /// Marks the records as those of an earlier boot; their times count from its start.
     pub fn of_boot(mut self, earlier: Option<EarlierBoot>) -> Self {
         for record in &mut self.records {
             record.boot = earlier.map(|boot| boot.number);

@@ -1,7 +1,7 @@
-//! What the commands show: for programs (JSON) and for people (text), from one value.
+//! The views of commands: each has one value, shown to programs as JSON and to people as text.
 //!
-//! Rule: a view is made from answers alone and printed by no one here, so that tests see every
-//! line. JSON names carry their unit (`memory_bytes`, `cpu_time_ns`).
+//! Rule: a view is made from answers alone and prints nothing itself, so that tests see every line.
+//! Names in JSON carry their unit (`memory_bytes`, `cpu_time_ns`).
 
 pub mod definitions;
 pub mod doctor;
@@ -24,17 +24,17 @@ use serde::Serialize;
 
 use crate::answer::status;
 
-/// What a command shows.
+/// The view of a command.
 pub trait View: Serialize {
-    /// For people; ends with a newline.
+    /// The text for people, which ends with a newline.
     fn text(&self) -> String;
 
-    /// What is wrong with what is shown, if anything: the command then fails.
+    /// The problem with the shown state, if any; the command then fails.
     fn problem(&self) -> Option<String> {
         None
     }
 
-    /// The status to end with where there is a problem.
+    /// The exit status if there is a problem.
     fn status(&self) -> u8 {
         status::FAILED
     }

@@ -8,13 +8,13 @@ use uvd_protocol::Planned;
 use super::View;
 use crate::table::printable;
 
-/// What is to be done, or was.
+/// The changes that are planned, or were made.
 pub struct Plan {
     version: u64,
     changes: Vec<Planned>,
 }
 
-/// What becomes of a partition, for programs.
+/// The change of a partition, for programs.
 #[derive(Serialize)]
 struct Row<'a> {
     name: &'a str,
@@ -50,12 +50,12 @@ impl Serialize for Plan {
 }
 
 impl Plan {
-    /// These changes, planned at a version of the database.
+    /// A view of these changes, planned at a version of the database.
     pub const fn new(version: u64, changes: Vec<Planned>) -> Self {
         Self { version, changes }
     }
 
-    /// The version it was planned at.
+    /// The version of the plan.
     pub const fn version(&self) -> u64 {
         self.version
     }

@@ -1,4 +1,4 @@
-//! `uvtool diag release`: what came of giving memory back.
+//! `uvtool diag release`: the result of releasing memory.
 
 use pv_abi::uv::command::Refusal;
 use serde::Serialize;
@@ -6,7 +6,7 @@ use uvd_protocol::sentence;
 
 use super::View;
 
-/// Done, or refused with a reason.
+/// The memory was released, or the release was refused with a reason.
 #[derive(Serialize)]
 pub struct Released {
     released: bool,
@@ -15,7 +15,7 @@ pub struct Released {
 }
 
 impl Released {
-    /// What the ultravisor answered.
+    /// A view of the ultravisor's answer.
     pub fn new(result: Result<(), Refusal>) -> Self {
         Self { released: result.is_ok(), refusal: result.err() }
     }

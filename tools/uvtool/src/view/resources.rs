@@ -1,7 +1,7 @@
-//! `uvtool resources`: what the machine has, and who has it.
+//! `uvtool resources`: the machine's resources, and their owners.
 //!
-//! Rule: sums are made here from the rows, and compared with what the page map describes; a
-//! difference is shown and makes the command fail.
+//! Rule: sums are computed here from the rows, and compared with the page map; a difference is
+//! shown and makes the command fail.
 
 use pv_abi::uv::command::{CpuRow, Heap, MapRow, MemoryRow, PciRow, ResourcesAnswer};
 use pv_abi::uv::database::TIER_FRAMES;
@@ -25,16 +25,17 @@ pub struct Resources {
     arena_pages: u32,
     arena_pages_used: u32,
     channels: u32,
-    /// Of the partitions that have all their memory from the start.
+    /// The heaps of the partitions that have all their memory from the start.
     heaps: Vec<HeapOf>,
-    /// Free frames that are not scrubbed yet, at most.
+    /// The most free frames that may not be scrubbed yet.
     unscrubbed_frames: u64,
-    /// Of the ultravisor's loop, since it started: the longest turn, and turns above 5 ms.
+    /// The longest turn of the ultravisor's loop since it started, and the number of turns above 5
+    /// ms.
     longest_turn_ns: u64,
     long_turns: u64,
-    /// What does not agree; empty: all sums do.
+    /// The disagreements; empty if all sums agree.
     disagreements: Vec<String>,
-    /// Ranges of the page map, where asked for.
+    /// Ranges of the page map, if they were requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     map: Option<Vec<Range>>,
 }
@@ -97,8 +98,8 @@ struct Range {
 }
 
 impl Resources {
-    /// The machine as the ultravisor describes it; `boot` where the heap of the boot partition is
-    /// known, `map` where the ranges are wanted.
+    /// A view of the machine as the ultravisor describes it; `boot` is the heap of the boot
+    /// partition, if known, and `map` the ranges, if requested.
     pub fn new(
         answer: &ResourcesAnswer,
         boot: Option<Heap>,
@@ -283,7 +284,7 @@ const fn heap_of(partition: &'static str, heap: Heap) -> HeapOf {
     HeapOf { partition, bytes, in_use_bytes: in_use, most_bytes: most }
 }
 
-/// What does not agree in an answer.
+/// The disagreements within an answer.
 fn check(answer: &ResourcesAnswer, names: &Names<'_>) -> Vec<String> {
     let mut found = Vec::new();
     let owned = sum(answer.memory.iter().map(|row| row.frames));
@@ -302,14 +303,14 @@ fn check(answer: &ResourcesAnswer, names: &Names<'_>) -> Vec<String> {
             )),
         }
     }
-    // One entry, the last, may reach past the last frame.
+    // Only one entry, the last, may reach past the last frame.
     if beyond >= u128::from(TIER_FRAMES[0]) {
         found.push(format!("the entries cover {beyond} frames more than the owners have"));
     }
     found
 }
 
-/// What does not agree between the ranges and the owners' rows.
+/// The disagreements between the ranges and the owners' rows.
 fn check_map(answer: &ResourcesAnswer, map: &[MapRow], names: &Names<'_>) -> Option<String> {
     let wrong = answer.memory.iter().find_map(|row| {
         let ranges = map.iter().filter(|range| (range.owner, range.io) == (row.owner, row.io));

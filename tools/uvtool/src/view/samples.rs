@@ -1,4 +1,4 @@
-//! Answers for tests.
+//! Sample answers for tests.
 
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::command::{
@@ -53,7 +53,7 @@ pub fn partitions() -> Vec<PartitionRow> {
     rows
 }
 
-/// The same partitions in short.
+/// The short rows of the same partitions.
 pub fn list() -> Vec<ListRow> {
     let row = |row: PartitionRow| ListRow {
         number: row.number,
@@ -106,7 +106,7 @@ pub fn map() -> Vec<MapRow> {
     ]
 }
 
-/// So many log records.
+/// This many log records.
 pub fn log(count: u64) -> Vec<LogRow> {
     let row = |sequence| LogRow {
         sequence,

@@ -1,4 +1,4 @@
-//! What each command prints for programs is what the published schema says.
+//! Checks that the JSON of each command matches the published schema.
 
 use serde_json::{Value, json};
 use uvd_protocol::{Defined, End, Failure, Planned};
@@ -10,7 +10,7 @@ use crate::source::Error;
 
 const SCHEMA: &str = include_str!("../../../../docs/src/uvtool.schema.json");
 
-/// What of a value is not as a schema says, by its place.
+/// The first place where a value does not match a schema, if any.
 fn mismatch(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<String> {
     if let Some(name) = schema["$ref"].as_str() {
         return mismatch(root, root.pointer(&name[1..]).expect(name), value, at);
@@ -78,7 +78,7 @@ fn definition() -> definition::Definition {
     definition::parse(text, "/d.toml".as_ref()).unwrap().remove(0)
 }
 
-/// What the commands print, by their names.
+/// The JSON of the commands, by their names.
 fn outputs() -> Vec<(&'static str, Value)> {
     let rows = samples::partitions();
     let names = Names::new(&rows);

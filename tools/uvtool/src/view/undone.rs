@@ -14,7 +14,7 @@ pub struct Undone {
 }
 
 impl Undone {
-    /// The record, and the version of the database with its inverse.
+    /// A view of the record, and of the version of the database with its inverse.
     pub const fn new(record: u64, version: u64, outcomes: &[Outcome]) -> Self {
         Self { record, version, operations: outcomes.len() }
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Names, View};
 use crate::table::{Align, Table};
 
-/// What the database and the lead monitor say of each frame.
+/// The comparison of the database with the lead monitor, frame by frame.
 #[derive(Serialize)]
 pub struct Verified {
     frames: u64,
@@ -14,7 +14,7 @@ pub struct Verified {
     differences: Vec<Row>,
 }
 
-/// A frame of which they say different things.
+/// A frame on which they differ.
 #[derive(Serialize)]
 struct Row {
     frame: u64,
@@ -23,7 +23,7 @@ struct Row {
 }
 
 impl Verified {
-    /// Of `frames`, the first `compared` were looked at.
+    /// A view of a comparison that covered the first `compared` of `frames`.
     pub fn new(frames: u64, compared: u64, found: &[Difference], names: &Names<'_>) -> Self {
         let owner = |(number, io): (u32, bool)| {
             let kind = if io { "I/O" } else { "RAM" };

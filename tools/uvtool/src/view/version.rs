@@ -19,7 +19,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// The ultravisor's versions, and our own.
+    /// A view of the ultravisor's versions, and this program's own.
     pub fn new(answer: VersionAnswer) -> Self {
         Self {
             uvtool: env!("CARGO_PKG_VERSION"),

@@ -9,7 +9,7 @@ use super::View;
 use crate::answer::status;
 use crate::words::{Word, cause_words, state_word};
 
-/// What was waited for.
+/// The result of a wait.
 #[derive(Serialize)]
 pub struct Waited {
     name: String,
@@ -17,13 +17,13 @@ pub struct Waited {
     cause: Option<String>,
     #[serde(skip)]
     crashed: bool,
-    /// It is not there, and should be in a state.
+    /// Whether the partition is gone although another state was awaited.
     #[serde(skip)]
     missed: bool,
 }
 
 impl Waited {
-    /// The row as it was last seen, and how it ended.
+    /// A view of the row as it was last read, and of how the partition ended.
     pub fn new(name: &str, until: Until, row: Option<&PartitionRow>, end: Option<End>) -> Self {
         let clean = [cause::NONE, cause::STOPPED];
         let crashed = end.is_some_and(|end| match end.cause {
