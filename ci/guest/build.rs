@@ -1,4 +1,5 @@
-//! Links the guest as a PV kernel: its own linker script, for bare hardware alone.
+//! Links the guest as a PV kernel with a linker script of its own, if it is built for bare
+//! hardware.
 
 fn main() {
     println!("cargo:rerun-if-changed=guest.ld");
@@ -8,7 +9,7 @@ fn main() {
         println!("cargo:rustc-link-arg-bins=-T{directory}/guest.ld");
         println!("cargo:rustc-link-arg-bins=-zmax-page-size=4096");
         println!("cargo:rustc-link-arg-bins=--build-id=none");
-        // What is sent to a host to start it is the file: small.
+        // Starting the guest sends this file to a host, so it should be small.
         println!("cargo:rustc-link-arg-bins=--strip-all");
     }
 }

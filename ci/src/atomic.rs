@@ -1,7 +1,7 @@
-//! Ten partitions in one apply, cut short everywhere: all of them are there, or none.
+//! Ten partitions in one apply, interrupted at every step: afterwards all of them exist, or none.
 //!
-//! A neighbour is there all the time, so that what is compared are the accounts of a host at work.
-//! After each cut the page accounts must be those of before, and the monitor's own.
+//! A neighbour exists all the time, so the compared accounts are those of a host at work. After
+//! each interruption the page accounts must equal those before, and the monitor's own.
 
 use std::fmt::Write;
 
@@ -15,40 +15,42 @@ use crate::checks::{self, Check};
 use crate::guests::{definition, minimal_guest, must, try_to};
 use crate::host::Host;
 
-/// What is checked while `uvd` is killed.
+/// Checks in which `uvd` is killed.
 const KILLED: &[Check] = &[
     Check { name: "uvd-killed", run: uvd_killed },
     Check { name: "kernel-log", run: checks::kernel_log },
     Check { name: "monitor-log", run: checks::monitor_log },
 ];
 
-/// The same at each step, which takes longer.
+/// The same check at each step, which takes longer.
 const KILLED_EVERYWHERE: &[Check] =
     &[Check { name: "uvd-killed-everywhere", run: uvd_killed_everywhere }];
 
-/// What is checked while the ultravisor refuses.
+/// Checks in which the ultravisor refuses.
 const REFUSED: &[Check] = &[Check { name: "ultravisor-refuses", run: ultravisor_refuses }];
 
 /// Partitions of the apply.
 const COUNT: usize = 10;
-/// Each of them is a message or more to the boot partition, and the transactions come on top.
+/// The least number of steps: each partition takes at least two messages to the boot partition, and
+/// the transactions are additional.
 const FEWEST_STEPS: usize = 2 * COUNT + 5;
-/// For each of them the monitor enforces a partition, its memory and its start.
+/// The least number of actions: for each partition, the monitor enforces its creation, its memory
+/// and its start.
 const FEWEST_ACTIONS: usize = 3 * COUNT;
-/// More than there are, so that a loop that does not get on ends.
+/// More steps than there are, so that a loop without progress ends.
 const MOST: usize = 300;
-/// The first steps: the first transaction and all that is done for one partition.
+/// The first steps: the first transaction, and everything for one partition.
 const FIRST_STEPS: usize = 8;
 /// The last steps: the last transaction.
 const LAST_STEPS: usize = 4;
-/// After so many cuts the apply is let through, and its partitions go again.
+/// After this many interruptions the apply is allowed to succeed, and its partitions are destroyed.
 const LET_THROUGH: usize = 8;
-/// The apply.
+/// The command of the apply.
 const APPLY: &str = "uvtool apply /root/ten.toml";
 
-/// Runs what was asked for.
+/// Runs the requested checks.
 pub fn run(results: &mut Results) {
-    // Little memory: all of it is compared with the monitor's accounts.
+    // The machine has little memory, because all of it is compared with the monitor's accounts.
     let machine = || MachineOptions { memory: "768M".into(), ..MachineOptions::default() };
     let boot = |boot, checks| Boot { name: "atomic", machine: machine(), boot, checks };
     boots::run_wanted(&boot(options, KILLED), results);
@@ -67,7 +69,7 @@ fn refusing() -> Result<BootOptions> {
     Ok(BootOptions { ultravisor_options: "inject=sweep".into(), ..options()? })
 }
 
-/// Kills `uvd` at the first steps of the apply, at some amid it and at the last ones.
+/// Kills `uvd` at the first steps of the apply, at some steps in its middle, and at the last ones.
 fn uvd_killed(host: &mut Host) -> Result<()> {
     kill_at_steps(host, FIRST_STEPS)
 }
@@ -77,8 +79,9 @@ fn uvd_killed_everywhere(host: &mut Host) -> Result<()> {
     kill_at_steps(host, 1)
 }
 
-/// Kills `uvd` at the first steps, then at every `stride`th. Where that is past the last step, it
-/// goes back, so that the last steps are among those, until the apply has no further one.
+/// Kills `uvd` at the first steps, then at every `stride`th step until the apply has no further
+/// one. A step past the last one is replaced by an earlier one, so that the last steps are
+/// included.
 fn kill_at_steps(host: &mut Host, stride: usize) -> Result<()> {
     let before = prepare(host)?;
     let (mut step, mut hit, mut stride, mut hits) = (1, 0, stride, 0);
@@ -102,8 +105,8 @@ fn kill_at_steps(host: &mut Host, stride: usize) -> Result<()> {
     bail!("the apply has {MOST} steps and more")
 }
 
-/// Applies, with `uvd` to end at this step; whether there was such a step. Either way there is
-/// nothing of the apply left.
+/// Runs the apply, with `uvd` killed at this step; returns whether the step exists. In both cases,
+/// nothing of the apply is left.
 fn kill_at(host: &mut Host, step: usize, before: &Value) -> Result<bool> {
     let (status, text) = try_to(host, &format!("echo {step} > /run/uvd/abort-at && {APPLY}"))?;
     let hit = status != 0;
@@ -118,7 +121,8 @@ fn kill_at(host: &mut Host, step: usize, before: &Value) -> Result<bool> {
     Ok(hit)
 }
 
-/// The ultravisor refuses at each action of the apply, until none is left that it did not refuse.
+/// Makes the ultravisor refuse each action of the apply in turn, until every action was refused
+/// once.
 fn ultravisor_refuses(host: &mut Host) -> Result<()> {
     let before = prepare(host)?;
     for action in 1..MOST {
@@ -136,7 +140,7 @@ fn ultravisor_refuses(host: &mut Host) -> Result<()> {
     bail!("the apply has {MOST} actions and more")
 }
 
-/// Writes the definitions and starts the neighbour; the accounts then.
+/// Writes the definitions and starts the neighbour; returns the accounts afterwards.
 fn prepare(host: &mut Host) -> Result<Value> {
     let definition = |name: &str| definition(name, "idle");
     let mut ten = String::new();
@@ -148,18 +152,18 @@ fn prepare(host: &mut Host) -> Result<Value> {
         host,
         &format!("cat > /root/ten.toml <<'END'\n{ten}END\ncat > /root/one.toml <<'END'\n{one}END"),
     )?;
-    // With the ultravisor refusing, this one, too, takes several tries.
+    // While the ultravisor refuses, this apply, too, takes several tries.
     must(host, "for i in $(seq 20); do uvtool apply /root/one.toml && exit 0; done; exit 1")?;
     Ok(look(host)?.accounts)
 }
 
-/// What there is.
+/// The state of the host.
 struct Look {
     /// Partitions of the apply, with their states.
     there: Vec<(String, String)>,
-    /// How many of them are defined.
+    /// How many of them have a definition.
     defined: usize,
-    /// Who has which memory.
+    /// The memory of each owner.
     accounts: Value,
 }
 
@@ -182,8 +186,8 @@ impl Look {
     }
 }
 
-/// Looks, once the ultravisor has given back what it is giving back, turn by turn; that the sums agree
-/// and that the monitor agrees is part of it.
+/// Reads the state once the ultravisor has released all memory, turn by turn; also checks that the
+/// sums agree, and that the monitor agrees.
 fn look(host: &mut Host) -> Result<Look> {
     must(host, "while uvtool list --all --json | grep -q '\"dying\"'; do sleep 0.1; done")?;
     let command = "uvtool list --json && uvtool definitions --json && uvtool resources --json && \
@@ -203,7 +207,7 @@ fn look(host: &mut Host) -> Result<Look> {
     Ok(Look { there, defined, accounts })
 }
 
-/// Gives back what the apply made.
+/// Destroys the partitions that the apply made.
 fn prune(host: &mut Host, before: &Value) -> Result<()> {
     must(host, "uvtool apply --yes --prune /root/one.toml")?;
     look(host)?.ensure_none(before)

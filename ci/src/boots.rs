@@ -1,6 +1,6 @@
-//! The machines that must come up, and what is checked on each.
+//! The machines that must come up, and the checks on each.
 //!
-//! A file of scenarios of its own makes a [`Boot`] and gives it to [`run_wanted`].
+//! A separate file of scenarios makes a [`Boot`] and gives it to [`run_wanted`].
 
 use std::time::Instant;
 
@@ -15,17 +15,17 @@ use crate::stress;
 
 /// One machine and the checks that share it.
 pub struct Boot {
-    /// What it is called; a check's name follows it after a slash.
+    /// Its name; a check's name follows it after a slash.
     pub name: &'static str,
-    /// What QEMU makes.
+    /// The machine that QEMU emulates.
     pub machine: MachineOptions,
-    /// What is booted; called only when the machine is wanted.
+    /// Makes the options of the boot; called only if the machine is wanted.
     pub boot: fn() -> Result<BootOptions>,
-    /// What is checked, in this order.
+    /// The checks, in this order.
     pub checks: &'static [Check],
 }
 
-/// Machines that differ in what QEMU makes: name, CPUs, memory, CPU model, firmware.
+/// Machines with different hardware: name, CPUs, memory, CPU model, firmware.
 const MACHINES: [(&str, u32, &str, &str, Firmware); 4] = [
     ("one-cpu", 1, "1G", "max,-smap", Firmware::Bios),
     ("four-cpus", 4, "6G", "max,-smap", Firmware::Bios),
@@ -42,7 +42,7 @@ fn all() -> Vec<Boot> {
         boot: || Ok(checks::usual_options()),
         checks: checks::USUAL,
     };
-    // One machine where device memory lies past all RAM, and one where it lies amid it.
+    // On one machine device memory lies past all RAM, and on the other it lies in its middle.
     let contained = [("containment", "2G"), ("containment-6g", "6G")].map(|(name, memory)| Boot {
         name,
         machine: MachineOptions { memory: memory.into(), ..machine() },
@@ -66,14 +66,14 @@ fn all() -> Vec<Boot> {
     std::iter::once(usual).chain(others).chain(contained).chain([stress]).collect()
 }
 
-/// Runs the boots that were asked for.
+/// Runs the requested boots.
 pub fn run(results: &mut Results) {
     for boot in all() {
         run_wanted(&boot, results);
     }
 }
 
-/// Boots the machine and checks what was asked for of it, if anything was.
+/// Boots the machine and runs the requested checks on it, if any.
 pub fn run_wanted(boot: &Boot, results: &mut Results) {
     let name = |check: &Check| format!("{}/{}", boot.name, check.name);
     let wanted: Vec<_> = boot.checks.iter().filter(|c| results.wanted(&name(c))).collect();

@@ -1,4 +1,4 @@
-//! What is checked on a host that is up, a dozen lines each.
+//! The checks on a running host, a dozen lines each.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use crate::page_tables;
 
 /// One check.
 pub struct Check {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
-    /// Does it.
+    /// Runs the check.
     pub run: fn(&mut Host) -> Result<()>,
 }
 
@@ -23,7 +23,7 @@ const fn check(name: &'static str, run: fn(&mut Host) -> Result<()>) -> Check {
     Check { name, run }
 }
 
-/// What holds on every machine.
+/// Checks for every machine.
 pub const EVERY: &[Check] = &[
     check("cpus", cpus),
     check("partitions", partitions),
@@ -32,7 +32,7 @@ pub const EVERY: &[Check] = &[
     check("monitor-log", monitor_log),
 ];
 
-/// What is checked on the usual machine.
+/// Checks for the usual machine.
 pub const USUAL: &[Check] = &[
     check("kernel", unmodified_kernel),
     check("cpus", cpus),
@@ -47,7 +47,7 @@ pub const USUAL: &[Check] = &[
     check("monitor-log", monitor_log),
 ];
 
-/// What the usual machine is booted with.
+/// The boot options of the usual machine.
 pub fn usual_options() -> BootOptions {
     let file = FileToSend { host: "/etc/debian_version".into(), guest: "/root/sent/file".into() };
     BootOptions { file: vec![file], ..BootOptions::default() }
@@ -62,7 +62,7 @@ fn unmodified_kernel(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// The command partition has its CPUs, and they run at once.
+/// Checks that the command partition has its CPUs, and that they run at the same time.
 fn cpus(host: &mut Host) -> Result<()> {
     let count = host.number("nproc")?;
     let cpus = u64::from(host.options.cpus);
@@ -88,7 +88,7 @@ fn status(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// Every byte value reaches a command, in order.
+/// Checks that every byte value reaches a command, in order.
 fn input(host: &mut Host) -> Result<()> {
     let data = (0..=255).cycle().take(65_536).collect::<Vec<u8>>();
     let back = host.run(&["od", "-An", "-v", "-tu1", "-w256"], &data, SOON)?;
@@ -104,15 +104,15 @@ fn file(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// Every page is somebody's, and the monitor and the database agree on whose.
+/// Checks that every page has an owner, and that the monitor and the database agree on it.
 pub fn resources(host: &mut Host) -> Result<()> {
     host.sh("uvtool resources && uvtool resources --json")?;
     host.sh("uvtool resources --verify")?;
     Ok(())
 }
 
-/// Leaves of what `uvtool resources --json` printed what changes by transactions alone: not what
-/// CPUs and heaps used meanwhile, nor how far the ultravisor's loop is.
+/// Keeps only those parts of the output of `uvtool resources --json` that only transactions change:
+/// not the usage of CPUs and heaps, nor the counters of the ultravisor's loop.
 pub fn keep_accounts(resources: &mut Value) -> Result<()> {
     let members = resources.as_object_mut().context("uvtool resources printed no object")?;
     for used in ["cpus", "heaps", "unscrubbed_frames", "longest_turn_ns", "long_turns"] {
@@ -121,21 +121,21 @@ pub fn keep_accounts(resources: &mut Value) -> Result<()> {
     Ok(())
 }
 
-/// The kernel of the command partition complains of nothing.
+/// Checks that the command partition's kernel logged no complaint.
 pub fn kernel_log(host: &mut Host) -> Result<()> {
     let log = host.sh("dmesg")?;
     let bad = ["BUG", "WARN", "Oops", "unhandled", "Call Trace"];
     let lines: Vec<_> = log.lines().collect();
     let found = lines.iter().position(|line| bad.iter().any(|word| line.contains(word)));
     if let Some(at) = found {
-        // What led there stands before it.
+        // The lines before it show the cause.
         let around = &lines[at.saturating_sub(20)..lines.len().min(at + 40)];
         bail!("the kernel log has:\n{}", around.join("\n"));
     }
     Ok(())
 }
 
-/// The monitor has no error to tell, and no warning.
+/// Checks that the monitor logged no error and no warning.
 pub fn monitor_log(host: &mut Host) -> Result<()> {
     let console = host.machine.console()?;
     let bad = ["uv: error", "uv: warn", "panic"];

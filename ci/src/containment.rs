@@ -1,5 +1,5 @@
-//! What a partition must not be able to do, tried: `hostile` makes the calls of a kernel that was
-//! taken over, and memory that is in use is asked to be given away.
+//! Attempts to do what a partition must not be able to do: `hostile` makes the calls of a kernel
+//! that was taken over, and the ultravisor is asked to release memory that is in use.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::checks::{self, Check};
 use crate::guests::{minimal, minimal_guest};
 use crate::host::Host;
 
-/// What is checked, in this order: after what was tried, all must be as before.
+/// The checks, in this order; after the attempts, everything must be as before.
 pub const CHECKS: &[Check] = &[
     Check { name: "hostile", run: hostile },
     Check { name: "private", run: private },
@@ -27,7 +27,7 @@ pub const CHECKS: &[Check] = &[
     Check { name: "monitor-log", run: checks::monitor_log },
 ];
 
-/// What is checked with an ultravisor that has gone bad.
+/// The checks with a compromised ultravisor.
 const TAKEN: &[Check] = &[
     Check { name: "takes-instances", run: takes_instances },
     Check { name: "resources", run: checks::resources },
@@ -44,9 +44,9 @@ pub fn run(results: &mut Results) {
     boots::run_wanted(&Boot { name: "bad-ultravisor", machine, boot, checks: TAKEN }, results);
 }
 
-/// An ultravisor gets no frame that ring 0 writes for a partition, none of the monitor's, and no RAM
-/// as I/O memory, which is not scrubbed: what it says of the instance of a guest that runs is refused,
-/// and the guest goes on.
+/// Checks that the ultravisor gets no frame that ring 0 writes for a partition, none of the
+/// monitor's, and no RAM as I/O memory, which is not scrubbed. Its requests for the instance of a
+/// running guest are refused, and the guest goes on.
 fn takes_instances(host: &mut Host) -> Result<()> {
     host.sh(&minimal("victim", "beat 0"))?;
     host.sh("uvtool console --follow victim | grep -q -m 1 '^beat 2 '")?;
@@ -67,14 +67,14 @@ fn takes_instances(host: &mut Host) -> Result<()> {
     host.sh("uvtool destroy --forget victim").map(drop)
 }
 
-/// How long the attempts may take; some wait for an event.
+/// The time limit of the attempts, some of which wait for an event.
 const LIMIT: Duration = Duration::from_secs(240);
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// A command partition with `hostile` in it.
 ///
 /// # Errors
-/// It does not build.
+/// A program does not build.
 pub fn options() -> Result<BootOptions> {
     let target_dir = workspace::root().join("target/hostile");
     let mut cargo = workspace::cargo("build");
@@ -90,8 +90,8 @@ pub fn options() -> Result<BootOptions> {
     Ok(BootOptions { file, command_vcpus: Some(2), ..BootOptions::default() })
 }
 
-/// Every attempt is refused as it should be, each refusal is recorded with its cause, and the
-/// machine goes on.
+/// Checks that every attempt is refused as expected, that each refusal is recorded with its cause,
+/// and that the machine goes on.
 pub fn hostile(host: &mut Host) -> Result<()> {
     let before = refused(host)?;
     attempts(host, "", 1000)?;
@@ -113,8 +113,8 @@ fn refused(host: &mut Host) -> Result<Value> {
     Ok(json(host, "uvtool info command --json")?["refused_calls"].take())
 }
 
-/// The command partition, which administers a guest, reaches none of the guest's memory while it
-/// runs and while it is paused, and the guest goes on.
+/// Checks that the command partition, which administers a guest, reaches none of the guest's memory
+/// while the guest runs or is paused, and that the guest goes on.
 fn private(host: &mut Host) -> Result<()> {
     host.sh(&minimal("private", "beat 0"))?;
     host.sh("uvtool console --follow private | grep -q -m 1 '^beat 1 '")?;
@@ -130,7 +130,7 @@ fn private(host: &mut Host) -> Result<()> {
     let count = "uvtool console --once private | grep -c '^beat '";
     let before = host.number(count)?;
     host.sh("uvtool unpause private")?;
-    // Lines come again, and more than what was on its way.
+    // Lines arrive again, and more than those that were already in transit.
     host.sh(&format!("uvtool console --follow private | grep -q -m 1 '^beat {} '", before + 2))?;
     host.sh("uvtool destroy --forget private")?;
     Ok(())
@@ -139,8 +139,9 @@ fn private(host: &mut Host) -> Result<()> {
 /// Messages over each channel.
 const MESSAGES: u32 = 10_000;
 
-/// A client that says anything over the command channel and the build channel, in the place of `uvd`,
-/// stops neither server, nor a guest; what it left goes away, and guests are built again.
+/// Checks that a client that sends arbitrary messages over the command channel and the build
+/// channel, in place of `uvd`, stops neither a server nor a guest. What it left is removed, and
+/// guests can be built again.
 fn channels(host: &mut Host) -> Result<()> {
     let before = memory(host)?;
     host.sh(&minimal("beside", "beat 0"))?;
@@ -159,7 +160,7 @@ fn channels(host: &mut Host) -> Result<()> {
         ensure!(number("answers")? > u64::from(MESSAGES) / 20, "{channel}: few answers: {came}");
         ensure!(number("rings_made_anew")? > 0, "{channel}: no ring was made anew: {came}");
     }
-    // What it made is the command partition's, as that of any client.
+    // The partitions that it made belong to the command partition, as those of any client do.
     host.sh(
         "for guest in $(uvtool list --json | tr ',' '\n' | sed -n 's/.*\"number\": *//p'); do \
          [ $guest -lt 6 ] || uvtool destroy --forget $guest; done",
@@ -170,9 +171,9 @@ fn channels(host: &mut Host) -> Result<()> {
     host.sh("uvtool resources --verify").map(drop)
 }
 
-/// Makes the attempts whose names have one of the words, at least so many.
+/// Makes the attempts whose names have one of the words; there must be at least `least`.
 pub fn attempts(host: &mut Host, words: &str, least: u64) -> Result<()> {
-    // The lines stay in the partition: there are thousands, and only those that tell of a failure
+    // The lines stay in the partition, because there are thousands, and only those of failures
     // matter.
     let script = format!(
         "hostile {words} > /tmp/attempts; status=$?; \
@@ -192,14 +193,14 @@ fn json(host: &mut Host, command: &str) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("`{command}` printed no JSON"))
 }
 
-/// Memory as the database has it: everything but what CPUs and heaps used meanwhile.
+/// The database's view of memory, without the usage of CPUs and heaps.
 fn memory(host: &mut Host) -> Result<Value> {
     let mut resources = json(host, "uvtool resources --map --json")?;
     checks::keep_accounts(&mut resources)?;
     Ok(resources)
 }
 
-/// The ranges of an owner in the page map: first frame and frames.
+/// The ranges of an owner in the page map: the first frame, and the number of frames.
 fn ranges(memory: &Value, owner: &str) -> Result<Vec<(u64, u64)>> {
     let rows = memory["map"].as_array().context("no page map")?;
     let of = rows.iter().filter(|row| row["owner"] == owner);
@@ -207,7 +208,7 @@ fn ranges(memory: &Value, owner: &str) -> Result<Vec<(u64, u64)>> {
     of.map(|row| range(row).context("a range without numbers")).collect()
 }
 
-/// Asks to release frames, which must be refused; the refusal.
+/// Asks to release frames, which must be refused; returns the refusal.
 fn refusal(host: &mut Host, partition: u32, (first, frames): (u64, u64)) -> Result<Value> {
     let command = format!(
         "uvtool diag release --partition {partition} --first {first} --frames {frames} --json"
@@ -236,14 +237,15 @@ fn refused_as(host: &mut Host, partition: u32, range: (u64, u64), code: &str) ->
 /// The number of the command partition.
 const COMMAND: u32 = 3;
 
-/// Memory that the command partition uses is not given back, whole or in parts, and nothing of it
-/// changes.
+/// Checks that memory in use by the command partition is not released, whole or in parts, and that
+/// nothing of it changes.
 fn release_in_use(host: &mut Host) -> Result<()> {
     let before = memory(host)?;
     let largest = ranges(&before, "command")?.into_iter().max_by_key(|(_, frames)| *frames);
     let (first, frames) = largest.context("the command partition has no memory")?;
     let middle = first + frames / 2;
-    // All of it has what the channels and the start state name; the rest is in use as it is.
+    // The whole memory includes frames that the channels and the start state name; the rest is
+    // simply in use.
     refused_as(host, COMMAND, (first, frames), "named")?;
     for range in [(first, 1), (middle, 1024), (middle + 5, 3)] {
         refused_as(host, COMMAND, range, "busy")?;
@@ -253,7 +255,7 @@ fn release_in_use(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// Memory of others is not the command partition's to release, nor are instances.
+/// Checks that the command partition can release neither memory of others nor instances.
 fn release_of_others(host: &mut Host) -> Result<()> {
     let before = memory(host)?;
     for (number, owner) in [(1, "ultravisor"), (2, "boot"), (7, "monitor"), (8, "firmware")] {
@@ -266,7 +268,7 @@ fn release_of_others(host: &mut Host) -> Result<()> {
         refused_as(host, COMMAND, (first, frames), "not-owner")?;
         refused_as(host, 0, (first, frames), "no-such-partition")?;
     }
-    // Of its own memory, that which its monitor instance lives in.
+    // This range of its own memory holds its monitor instance.
     let smallest = ranges(&before, "command")?.into_iter().min_by_key(|(_, frames)| *frames);
     let (instance, _) = smallest.context("the command partition has no memory")?;
     refused_as(host, COMMAND, (instance, 1), "not-owner")?;

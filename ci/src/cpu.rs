@@ -1,8 +1,8 @@
-//! CPU time: weights, caps and dedicated CPUs, set while the guests run and compute.
+//! CPU time: weights, caps and dedicated CPUs, changed while the guests run and compute.
 //!
-//! Each share is taken from the monitor's accounts (`uvtool list`) and from what the guests print: a line
-//! a second with the time that they ran and that they waited for a CPU. Both are the machine's time, so a
-//! busy test host makes slices longer and leaves shares as they are.
+//! Each share is taken from the monitor's accounts (`uvtool list`) and from the output of the
+//! guests: a line each second with the time that they ran and that they waited for a CPU. Both are
+//! in the machine's time, so a busy test host makes slices longer, but does not change shares.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::checks::{self, Check};
 use crate::guests::{minimal, minimal_guest};
 use crate::host::Host;
 
-/// What is checked, in this order.
+/// The checks, in this order.
 const CHECKS: &[Check] = &[
     Check { name: "weights", run: weights },
     Check { name: "cap", run: cap },
@@ -25,12 +25,12 @@ const CHECKS: &[Check] = &[
     Check { name: "monitor-log", run: checks::monitor_log },
 ];
 
-/// Seconds that are measured over.
+/// The measured time in seconds.
 const SECONDS: u64 = 10;
-/// How long two samples may take.
+/// The time limit for two samples.
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// Runs the checks that were asked for.
+/// Runs the requested checks.
 pub fn run(results: &mut Results) {
     let machine = MachineOptions { cpus: 3, ..MachineOptions::default() };
     boots::run_wanted(&Boot { name: "cpu-time", machine, boot: options, checks: CHECKS }, results);
@@ -41,7 +41,7 @@ fn options() -> Result<BootOptions> {
     Ok(BootOptions { file: vec![minimal_guest()?], ..BootOptions::default() })
 }
 
-/// Makes guests that compute for ever, and has them run on these CPUs.
+/// Starts guests that compute for ever on these CPUs.
 fn compute(host: &mut Host, names: &[&str], cpus: &str) -> Result<()> {
     for name in names {
         let create = minimal(name, "spin 0");
@@ -50,12 +50,12 @@ fn compute(host: &mut Host, names: &[&str], cpus: &str) -> Result<()> {
     Ok(())
 }
 
-/// Gives back what the guests have.
+/// Destroys the guests.
 fn end(host: &mut Host, names: &[&str]) -> Result<()> {
     names.iter().try_for_each(|name| host.sh(&format!("uvtool destroy {name} --forget")).map(drop))
 }
 
-/// `uvtool list` at one time.
+/// The output of `uvtool list` at one time.
 struct Sample(Value);
 
 impl Sample {
@@ -67,7 +67,7 @@ impl Sample {
     }
 }
 
-/// Two samples, [`SECONDS`] apart or a little more.
+/// Takes two samples, [`SECONDS`] apart or a little more.
 fn sample_twice(host: &mut Host) -> Result<(Sample, Sample)> {
     let script =
         format!("one() {{ uvtool list --json | tr -d '\\n'; echo; }}; one; sleep {SECONDS}; one");
@@ -84,7 +84,7 @@ fn used((before, after): &(Sample, Sample), names: &[&str]) -> Result<f64> {
     names.iter().map(one).sum()
 }
 
-/// What fractions of the last [`SECONDS`] it says it ran, and it waited.
+/// The fractions of the last [`SECONDS`] that the guest itself says it ran and waited.
 fn own_view(host: &mut Host, name: &str) -> Result<(f64, f64)> {
     let text =
         host.sh(&format!("uvtool console --once {name} | grep '^second' | tail -n {SECONDS}"))?;
@@ -99,12 +99,13 @@ fn own_view(host: &mut Host, name: &str) -> Result<(f64, f64)> {
         lines += 1;
     }
     ensure!(lines == SECONDS, "{name} printed {lines} lines");
-    // A line comes when a second has passed, which is later the more the guest waits.
+    // A line comes after at least a second, and the later the more the guest waits.
     Ok((ran / (ran + waited), waited / (ran + waited)))
 }
 
-/// The share of a partition is as wanted, within `by`, by both accounts. The clock of the monitor's is
-/// the time of partitions that together fill a CPU, since it is read with the rest.
+/// Checks that the share of a partition is as wanted, within `by`, in both accounts. For the
+/// monitor's account, the clock is the CPU time of partitions that together fill a CPU, because it
+/// is read at the same moment.
 fn has(
     host: &mut Host,
     samples: &(Sample, Sample),
@@ -120,10 +121,12 @@ fn has(
     Ok(())
 }
 
-/// Two that compute on one CPU have it one to three, then, changed while they run, one to one.
+/// Checks that two guests computing on one CPU share it one to three and, after a change while they
+/// run, one to one.
 fn weights(host: &mut Host) -> Result<()> {
     let names = ["light", "heavy"];
-    // What it takes of a CPU is nobody's share of it; how much depends on the test host.
+    // The command partition's CPU time would be in nobody's share, and its amount depends on the
+    // test host. how much depends on the test host.
     host.sh("uvtool set command --cpus 0")?;
     compute(host, &names, "1")?;
     host.sh("uvtool set light --weight 100 && uvtool set heavy --weight 300")?;
@@ -138,14 +141,14 @@ fn weights(host: &mut Host) -> Result<()> {
     end(host, &names)
 }
 
-/// A cap of a fifth of a CPU holds, on a CPU that is idle otherwise and on one that is not.
+/// Checks that a cap of a fifth of a CPU holds, on an otherwise idle CPU and on a busy one.
 fn cap(host: &mut Host) -> Result<()> {
     let names = ["capped", "other"];
     compute(host, &names, "1")?;
     host.sh("uvtool set capped --cap 20 && uvtool set other --cpus 2 && sleep 2")?;
     let samples = sample_twice(host)?;
-    // A CPU of a busy test host wakes late, and that time is lost to the guest: what it must not
-    // have is more than its cap and 1 % of a CPU.
+    // A CPU of a busy test host wakes late, and the guest loses that time; but it must not exceed
+    // its cap by more than 1 % of a CPU.
     has(host, &samples, &["other"], "capped", (0.19, 0.02))?;
     has(host, &samples, &["other"], "other", (1.0, 0.03))?;
     host.sh("uvtool set other --cpus 1 && sleep 2")?;
@@ -155,14 +158,15 @@ fn cap(host: &mut Host) -> Result<()> {
     end(host, &names)
 }
 
-/// A CPU dedicated to one runs nothing else, though others compute on all CPUs and go on.
+/// Checks that a CPU dedicated to one guest runs nothing else, while others compute on all CPUs and
+/// go on.
 fn dedicated(host: &mut Host) -> Result<()> {
     let others = ["a", "b", "c"];
     compute(host, &others, "all")?;
     compute(host, &["alone"], "2")?;
     host.sh("uvtool set alone --dedicated true && sleep 1")?;
     let samples = sample_twice(host)?;
-    // It wants to run all the time: what else ran on its CPU made it wait.
+    // The guest always wants to run, so anything else that ran on its CPU would have made it wait.
     let (_, waited) = own_view(host, "alone")?;
     ensure!(waited < 0.002, "alone waited {waited:.4} of the time");
     let ran = used(&samples, &["alone"])?;

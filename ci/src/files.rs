@@ -1,4 +1,4 @@
-//! Files that nobody here wrote, and files that are damaged: whatever they have, `uvd` goes on.
+//! Untrusted and damaged files: whatever they contain, `uvd` goes on.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -21,14 +21,15 @@ const CHECKS: &[Check] = &[
     Check { name: "kernel-log", run: checks::kernel_log },
 ];
 
-/// Bytes that the bomb unpacks to: less than a kernel may have, more than the partition has.
+/// The size that the bomb unpacks to: less than the limit for a kernel, more than the partition
+/// has.
 const BOMB_BYTES: u64 = 500 << 20;
-/// How long a command may take.
+/// The time limit of a command.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Where `uvd` has its state without a disk.
+/// The path of `uvd`'s state without a disk.
 const STATE: &str = "/run/uvd/state.redb";
 
-/// Runs what was asked for.
+/// Runs the requested checks.
 pub fn run(results: &mut Results) {
     let machine = MachineOptions { memory: "1G".into(), ..MachineOptions::default() };
     boots::run_wanted(&Boot { name: "files", machine, boot: options, checks: CHECKS }, results);
@@ -43,7 +44,7 @@ fn options() -> Result<BootOptions> {
     Ok(BootOptions { file, command_memory: Some("192M".into()), ..BootOptions::default() })
 }
 
-/// The bomb, by the usual tool.
+/// Makes the bomb with the usual tool.
 fn gzip_of_zeros() -> Result<Vec<u8>> {
     let mut gzip =
         Command::new("gzip").arg("-9c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -64,7 +65,7 @@ fn run_shell(host: &mut Host, line: &str) -> Result<Output> {
     host.run(&["sh", "-c", line], b"", LIMIT)
 }
 
-/// A kernel of half a megabyte that unpacks to more memory than there is.
+/// Checks a kernel of half a megabyte that unpacks to more memory than there is.
 fn bomb(host: &mut Host) -> Result<()> {
     let uvd = host.sh("pidof uvd")?;
     for command in [
@@ -84,10 +85,11 @@ fn bomb(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// A state file that makes the store's library panic is set aside, and the log comes back.
+/// Checks that a state file that makes the store's library panic is renamed, and that the log is
+/// restored.
 fn damaged_state(host: &mut Host) -> Result<()> {
     host.sh("uvtool set command --weight 300")?;
-    // All but the header, which says that the rest is sound.
+    // Everything is damaged except the header, which says that the rest is sound.
     let damage = format!(
         "dd if=/dev/urandom of={STATE} bs=4096 seek=1 count=$(($(stat -c %s {STATE}) / 4096 - 1)) \
          conv=notrunc 2>/dev/null"

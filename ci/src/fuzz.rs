@@ -1,16 +1,16 @@
-//! Random programs of calls and instructions, on the minimal guest in the command partition's
-//! place. If the guest has three virtual CPUs (`FUZZ_VCPUS=3`), two of them run programs at once, and
-//! the third is there for programs to initialise and to start.
+//! Random programs of calls and instructions, on the minimal guest in place of the command
+//! partition. If the guest has three virtual CPUs (`FUZZ_VCPUS=3`), two of them run programs at
+//! once, and programs may initialise and start the third.
 //!
-//! The guest may end itself, with a cause that the monitor records: then the next programs of the
-//! seed follow on a fresh machine. What must not happen is that the monitor fails, that a CPU
-//! stays in ring 0, or that the guest sees a frame that is not its own; then the run is shrunk to the
-//! steps that are needed, and printed.
+//! The guest may end itself, with a cause that the monitor records; the next programs of the seed
+//! then run on a fresh machine. It is a failure if the monitor fails, if a CPU stays in ring 0, or
+//! if the guest sees a frame that is not its own. The run is then shrunk to the needed steps, and
+//! printed.
 //!
-//! Bounded by default. A person sets `FUZZ_SECONDS`, `FUZZ_SEED` (the first; each seed has
-//! [`PROGRAMS`]), `FUZZ_CPUS` (physical), `FUZZ_VCPUS` (see above), `FUZZ_SILENCE` (seconds after which
-//! a machine without a line has failed; more where other work has the test host's CPUs) and
-//! `FUZZ_ICOUNT` (1: the same run, instruction by instruction), and runs `cargo xtask test fuzz`.
+//! The run is bounded by default. To change it, set `FUZZ_SECONDS`, `FUZZ_SEED` (the first; each
+//! seed has [`PROGRAMS`]), `FUZZ_CPUS` (physical), `FUZZ_VCPUS` (see above), `FUZZ_SILENCE`
+//! (seconds without a line after which a machine has failed; set more on a busy test host) and
+//! `FUZZ_ICOUNT` (1: the same run, instruction by instruction), and run `cargo xtask test fuzz`.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -29,19 +29,19 @@ use xtask::workspace;
 
 use crate::{Results, number, stay};
 
-/// Seconds that CI spends on it.
+/// The time in seconds that CI spends on it.
 const SECONDS: u64 = 75;
-/// Seconds of the measuring of stays.
+/// The time in seconds for the measurement of stays.
 const STAY_SECONDS: u64 = 60;
-/// Virtual CPUs of the guest. With two at work, far fewer programs run in the same time.
+/// Virtual CPUs of the guest. With two that run programs, far fewer programs run in the same time.
 const VCPUS: u32 = 1;
 /// Programs of a seed.
 const PROGRAMS: u64 = 20_000;
-/// Seconds that the console may be silent: a line comes every few dozen programs.
+/// Seconds that the console may be silent; normally a line comes every few dozen programs.
 const SILENCE: u64 = 60;
-/// Machines that are booted to shrink a run, at most.
+/// The most machines that are booted to shrink a run.
 const TRIES: u32 = 60;
-/// Bytes of a list of steps that a command line has room for.
+/// The most bytes of a list of steps that fit a command line.
 const LIST_BYTES: usize = MODULE_COMMAND_LINE - 64;
 
 /// Runs random programs.
@@ -57,7 +57,7 @@ pub fn run(results: &mut Results) {
     }
 }
 
-/// The longest stay in ring 0 while programs run; how they end is the other scenario's matter.
+/// Measures the longest stay in ring 0 while programs run; the other scenario judges how they end.
 fn stay() -> Result<()> {
     let file = stay::file("fuzz")?;
     let guest = Guest { machine: stay::machine(file.path()), ..Guest::build()? };
@@ -71,18 +71,18 @@ fn stay() -> Result<()> {
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum End {
-    /// It did all its programs.
+    /// The guest ran all its programs.
     Done,
-    /// It ended itself; the line that says how.
+    /// The guest ended itself; the line says how.
     Itself(String),
-    /// Something that must not be; the lines that tell.
+    /// The run failed; the lines describe it.
     Failed(String),
 }
 
 /// A run that ended.
 struct Ran {
     end: End,
-    /// The last program that it said it was at.
+    /// The last program that the guest reported.
     at: u64,
 }
 
@@ -98,7 +98,8 @@ fn programs() -> Result<()> {
             End::Itself(line) => {
                 println!("seed {seed}: ended itself after program {}: {line}", ran.at);
                 (programs, ends) = (programs + ran.at - first, ends + 1);
-                // What it died of lies before the next number it would have told.
+                // The program that ended it lies before the next number that it would have
+                // reported.
                 first = ran.at + STEP;
             }
             End::Failed(what) => {
@@ -115,13 +116,14 @@ fn programs() -> Result<()> {
     Ok(())
 }
 
-/// The guest tells every so many programs where it is.
+/// The number of programs between two reports of the guest.
 const STEP: u64 = 50;
 
-/// Finds the steps that are needed and prints them.
+/// Finds the needed steps and prints them.
 fn report(guest: &Guest, seed: u64, first: u64, at: u64, what: &str) -> Result<()> {
     println!("seed {seed}, programs {first} to {}: {what}", at + STEP);
-    // The programs since it was last heard of, alone; if those do not do it, all before them too.
+    // First try only the programs since the last report; if those do not fail, try all before them,
+    // too.
     for from in [at, first] {
         let programs = from..at + STEP;
         let numbers: Vec<u32> = programs
@@ -141,7 +143,7 @@ fn report(guest: &Guest, seed: u64, first: u64, at: u64, what: &str) -> Result<(
             }
             left -= 1;
             let ran = guest.run(seed, count, from, Some(&keep), None);
-            // Another way to fail, such as not to start at all, is not what is looked for.
+            // Another kind of failure, such as a failed start, does not count.
             ran.is_ok_and(|ran| matches!(&ran.end, End::Failed(how) if kind(how) == kind(what)))
         };
         if fails(&numbers) {
@@ -166,7 +168,7 @@ fn print_steps(seed: u64, from: u64, numbers: &[u32]) {
     }
 }
 
-/// The guest and the machine it runs on.
+/// The guest, and the machine it runs on.
 struct Guest {
     kernel: PathBuf,
     initrd: PathBuf,
@@ -189,7 +191,8 @@ impl Guest {
         })
     }
 
-    /// Runs programs of a seed, all steps or those to keep, until they are done or time is up.
+    /// Runs programs of a seed, with all steps or only those to keep, until they are done or time
+    /// is up.
     fn run(
         &self,
         seed: u64,
@@ -222,21 +225,21 @@ impl Guest {
             && let End::Failed(what) = &mut end
             && let Some(signal) = machine.ended()?.signal()
         {
-            // Not the monitor's fault, as far as can be seen; but then a guest can crash QEMU.
+            // This is probably not the monitor's fault, but it means that a guest can crash QEMU.
             *what = format!("QEMU itself was ended by signal {signal}; {what}");
         }
         Ok(Ran { end, at })
     }
 }
 
-/// Why waiting ended.
+/// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Late {
     /// The machine ended.
     No,
-    /// Time for all is up.
+    /// The time for the whole run is up.
     Enough,
-    /// It was silent for too long.
+    /// The machine was silent for too long.
     Silent,
 }
 
@@ -251,16 +254,17 @@ fn wait(machine: &mut Machine, end: Option<Instant>) -> Result<Late> {
     }
 }
 
-/// When waiting ends.
+/// The time at which a wait ends.
 ///
-/// Rule: only a machine that was heard of ends in time. A machine that hangs when its time is up looks
-/// like a machine that is at work, so who waits hears it once more, or finds it silent.
+/// Rule: a wait ends for lack of time only right after a sign of life. At the end of its time, a
+/// machine that hangs looks like a machine at work, so the reader waits for one more event, or
+/// finds the machine silent.
 struct Watch {
     /// How long the machine may be silent.
     patience: Duration,
-    /// When all that there is time for is done.
+    /// The end of the time for the whole run.
     end: Option<Instant>,
-    /// When the machine has been silent for too long.
+    /// The time from which on the machine counts as silent for too long.
     silence: Instant,
 }
 
@@ -286,11 +290,11 @@ fn last_number(console: &str, mark: &str) -> Option<u64> {
     lines.filter_map(|line| line.rsplit_once(mark)?.1.split(' ').next()?.parse().ok()).next()
 }
 
-/// What must not be on the console.
+/// Texts that must not appear on the console.
 const BAD: [&str; 4] =
     ["the monitor failed", "ESCAPE", "partition 1 stopped", "partition 2 stopped"];
 
-/// What kind of failure a text tells of.
+/// The kind of failure that a text describes.
 fn kind(text: &str) -> Option<&'static str> {
     BAD.into_iter().find(|bad| text.contains(bad))
 }

@@ -1,9 +1,9 @@
-//! A kernel that a person has, by name: small ones that no package has, such as Mini-OS and
-//! Unikraft's, are tried so.
+//! Tests a kernel that the user has, by name, such as Mini-OS or a Unikraft image, which no package
+//! has.
 //!
-//! `KERNEL=FILE KERNEL_SAYS=TEXT [KERNEL_LINE=WORDS] cargo xtask test kernels/given`: it says TEXT as a
-//! guest, lives its life beside the host, and says it in the command partition's place. TEXT is to be
-//! something that it says late and in one piece.
+//! `KERNEL=FILE KERNEL_SAYS=TEXT [KERNEL_LINE=WORDS] cargo xtask test kernels/given`: the kernel
+//! prints TEXT as a guest, goes through a guest's life beside the host, and prints TEXT in place of
+//! the command partition. TEXT should be something that it prints late and in one piece.
 
 use std::env;
 use std::path::PathBuf;
@@ -22,12 +22,12 @@ use crate::host::Host;
 use crate::{Results, checks};
 
 const NAME: &str = "kernels/given";
-/// How long it may take until it has said so.
+/// The longest time until it prints the text.
 const LIMIT: Duration = Duration::from_secs(180);
 /// The key that detaches from a console: Ctrl-].
 const DETACH: &str = "\x1d";
 
-/// Runs the scenario, where it was asked for by its whole name.
+/// Runs the scenario, if it was requested by its whole name.
 pub fn run(results: &mut Results) {
     if results.asked_for(NAME) && results.words.iter().any(|word| word == NAME) {
         let start = Instant::now();
@@ -50,9 +50,9 @@ fn given() -> Result<()> {
     let create = "uvtool create --name given --kernel /root/given --memory 64M --console";
     let line = format!("{create} --command-line '{append}'");
     let says: &'static str = says.leak();
-    // Typed to a kernel that has ended meanwhile, the key comes too late and does no harm.
+    // If the kernel has ended meanwhile, the key comes too late and does no harm.
     host.converse(&["sh", "-c", &line], &[(says, DETACH)], LIMIT)?;
-    // One that has nothing left to do is gone.
+    // A kernel that has nothing left to do is gone.
     let lives = "uvtool pause given && uvtool unpause given";
     host.sh(&format!("if uvtool info given; then {lives} && uvtool destroy --forget given; fi"))?;
     checks::resources(&mut host)?;
@@ -61,7 +61,7 @@ fn given() -> Result<()> {
     in_command_place(kernel, append, says)
 }
 
-/// It gets as far as saying `says` where the command partition would be.
+/// Checks that the kernel prints `says` in place of the command partition.
 fn in_command_place(kernel: PathBuf, append: String, says: &str) -> Result<()> {
     let initrd = workspace::build_dir()?.join("no-files.cpio");
     workspace::write_if_changed(&initrd, &Archive::new().finish())?;

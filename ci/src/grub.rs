@@ -1,4 +1,4 @@
-//! Debian's PV GRUB as a guest: a kernel that is not Linux, and that somebody types to.
+//! Debian's PV GRUB as a guest: a kernel that is not Linux, and that reads typed input.
 
 use std::time::Duration;
 
@@ -12,21 +12,21 @@ use crate::boots::{self, Boot};
 use crate::checks::{self, Check};
 use crate::host::Host;
 
-/// What is checked, in this order.
+/// The checks, in this order.
 const CHECKS: &[Check] = &[
     Check { name: "prompt", run: prompt },
     Check { name: "resources", run: checks::resources },
     Check { name: "monitor-log", run: checks::monitor_log },
 ];
 
-/// Where the command partition has it.
+/// Its path in the command partition.
 const GRUB: &str = "/root/grub";
-/// How long it may take until it has answered. It draws its console one character at a time.
+/// The longest time until it has answered. It draws its console one character at a time.
 const LIMIT: Duration = Duration::from_secs(120);
 /// The key that detaches from a console: Ctrl-].
 const DETACH: &str = "\x1d";
 
-/// Runs the checks that were asked for.
+/// Runs the requested checks.
 pub fn run(results: &mut Results) {
     let machine = MachineOptions { memory: "1G".into(), ..MachineOptions::default() };
     boots::run_wanted(&Boot { name: "grub", machine, boot: options, checks: CHECKS }, results);
@@ -37,11 +37,11 @@ fn options() -> Result<BootOptions> {
     Ok(BootOptions { file: vec![file], ..BootOptions::default() })
 }
 
-/// It comes to its prompt, and answers what is typed.
+/// Checks that it shows its prompt, and answers typed input.
 fn prompt(host: &mut Host) -> Result<()> {
     host.sh(&format!("uvtool create --name grub --kernel {GRUB} --memory 64M"))?;
-    // What is typed it echoes in pieces, each with its place on the screen, so the word in one
-    // piece is the command's.
+    // GRUB echoes typed input in pieces, each with its place on the screen, so a word in one piece
+    // is the command's output.
     let turns = [("grub> ", "echo hello\r"), ("hello", ""), ("grub> ", DETACH)];
     host.converse(&["uvtool", "console", "grub"], &turns, LIMIT)?;
     host.sh("uvtool destroy --forget grub")?;

@@ -1,7 +1,7 @@
-//! Guests: minimal ones in numbers, a hostile one beside a well-behaved one, stock Debian kernels.
+//! Guests: many minimal ones, a hostile one beside a well-behaved one, and stock Debian kernels.
 //!
-//! `GUESTS` and `CYCLES` in the environment make the Debian guests and the cycles of create and
-//! destroy more than CI has time for.
+//! `GUESTS` and `CYCLES` in the environment set more Debian guests and more cycles of create and
+//! destroy than CI has time for.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,8 +19,8 @@ use crate::checks::{self, Check};
 use crate::host::Host;
 use crate::{Results, number};
 
-/// What is checked with minimal guests, in this order; the first one only by name, for the time it
-/// takes.
+/// The checks with minimal guests, in this order; the first one runs only by name, because it takes
+/// long.
 const MINIMAL: &[Check] = &[
     Check { name: "hostile-neighbour", run: hostile_neighbour },
     Check { name: "ends", run: ends },
@@ -32,7 +32,7 @@ const MINIMAL: &[Check] = &[
     Check { name: "kernel-log", run: checks::kernel_log },
 ];
 
-/// What is checked with Debian guests, in this order; the first one only by name.
+/// The checks with Debian guests, in this order; the first one runs only by name.
 const DEBIAN: &[Check] = &[
     Check { name: "lives", run: lives },
     Check { name: "wide", run: wide },
@@ -41,18 +41,17 @@ const DEBIAN: &[Check] = &[
     Check { name: "monitor-log", run: checks::monitor_log },
 ];
 
-/// Where the command partition has the minimal guest.
+/// The path of the minimal guest in the command partition.
 pub const GUEST: &str = "/root/guest";
-/// Where it has Debian's kernel and a RAM disk for it.
+/// The paths of Debian's kernel and of a RAM disk for it.
 const KERNEL: &str = "/root/vmlinuz";
 const RAM_DISK: &str = "/root/initrd";
-/// How long guests may take that compute.
+/// The time limit for guests that compute.
 const LIMIT: Duration = Duration::from_secs(300);
-/// How long Debian guests may take for a step of their lives: ten of them share two CPUs that are
-/// interpreted.
+/// The time limit for a step of Debian guests' lives: ten of them share two emulated CPUs.
 const DEBIAN_LIMIT: Duration = Duration::from_secs(1200);
 
-/// Runs what is wanted; what takes long only by name.
+/// Runs the requested checks; long ones run only by name.
 pub fn run(results: &mut Results) {
     let by_name = !results.words.is_empty();
     let wanted = |checks: &'static [Check]| checks.get(usize::from(!by_name)..).unwrap_or_default();
@@ -66,7 +65,7 @@ pub fn run(results: &mut Results) {
     boots::run_wanted(&boot, results);
 }
 
-/// The minimal guest, for the command partition to have it.
+/// The minimal guest as a file for the command partition.
 pub fn minimal_guest() -> Result<FileToSend> {
     Ok(FileToSend { host: hv_build::guest()?, guest: GUEST.into() })
 }
@@ -79,7 +78,7 @@ pub fn minimal_options() -> Result<BootOptions> {
 
 fn debian_options() -> Result<BootOptions> {
     let files = debian_files(&kernel::guest_kernel()?.bzimage)?;
-    // What is left is for ten guests.
+    // The rest of the memory is for ten guests.
     Ok(BootOptions { file: files, command_memory: Some("1G".into()), ..BootOptions::default() })
 }
 
@@ -93,8 +92,8 @@ pub fn debian_files(kernel: &Path) -> Result<Vec<FileToSend>> {
     ])
 }
 
-/// What a Debian guest does: says that it is up, and every second how much memory and how many CPUs
-/// it has, and a checksum of something it computed.
+/// The init of a Debian guest: it says that it is up, and prints every second its memory, its
+/// number of CPUs, and a checksum that it computed.
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -108,8 +107,8 @@ while :; do
 done
 ";
 
-/// A RAM disk with busybox and [`INIT`]. The kernel runs `/sbin/poweroff` and `/sbin/reboot` when
-/// it is asked to end.
+/// A RAM disk with busybox and [`INIT`]. The kernel runs `/sbin/poweroff` or `/sbin/reboot` on a
+/// request to power off or reboot.
 fn ram_disk() -> Result<Vec<u8>> {
     let busybox = workspace::read("/bin/busybox".as_ref())?;
     let mut archive = Archive::new();
@@ -126,7 +125,7 @@ fn ram_disk() -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// Runs a command, however long it takes within [`LIMIT`]; its status and its output.
+/// Runs a command within [`LIMIT`]; returns its status and its output.
 pub fn try_to(host: &mut Host, command: &str) -> Result<(i32, String)> {
     let output = host.run(&["sh", "-c", command], b"", LIMIT)?;
     Ok((output.status, output.stdout + &output.stderr))
@@ -139,7 +138,7 @@ pub fn must(host: &mut Host, command: &str) -> Result<String> {
     Ok(output)
 }
 
-/// The command that makes a minimal guest, which runs a program.
+/// The command that creates a minimal guest running a program.
 pub fn minimal(name: &str, program: &str) -> String {
     format!("uvtool create --name {name} --kernel {GUEST} --memory 4M --command-line '{program}'")
 }
@@ -152,13 +151,13 @@ pub fn definition(name: &str, program: &str) -> String {
     )
 }
 
-/// Definitions of minimal guests `PREFIX-1`, `PREFIX-2` and so on.
+/// Definitions of the minimal guests `PREFIX-1`, `PREFIX-2` and so on.
 fn definitions(prefix: &str, count: u32, program: &str) -> String {
     (1..=count).map(|index| definition(&format!("{prefix}-{index}"), program)).collect()
 }
 
-/// Makes these definitions true in one transaction, and nothing else but `stays-1`: a file with
-/// definitions has one at least.
+/// Applies these definitions and that of `stays-1`, and no others, in one transaction; a file needs
+/// at least one definition.
 fn apply(host: &mut Host, others: &str) -> Result<()> {
     let command = "cat > /root/all.toml && uvtool apply --prune --yes /root/all.toml";
     let all = definitions("stays", 1, "idle") + others;
@@ -167,7 +166,7 @@ fn apply(host: &mut Host, others: &str) -> Result<()> {
     Ok(())
 }
 
-/// Frames of each owner that keeps running: what must be as before once guests are gone.
+/// Frames of each owner that keeps running; they must be as before once guests are gone.
 fn accounts(host: &mut Host) -> Result<Value> {
     let mut all = resources(host)?;
     checks::keep_accounts(&mut all)?;
@@ -179,7 +178,7 @@ fn resources(host: &mut Host) -> Result<Value> {
     serde_json::from_str(&text).context("uvtool resources --json")
 }
 
-/// Bytes in use of the heaps of the ultravisor and the boot partition, which have all their memory
+/// Bytes in use in the heaps of the ultravisor and the boot partition, which have all their memory
 /// from the start.
 fn heaps(host: &mut Host) -> Result<[u64; 2]> {
     let all = resources(host)?;
@@ -191,12 +190,13 @@ fn heaps(host: &mut Host) -> Result<[u64; 2]> {
     both.map(|(a, b)| [a, b]).with_context(|| format!("no heaps: {}", all["heaps"]))
 }
 
-/// Kilobytes that `uvd` has in memory.
+/// Memory of `uvd` in kilobytes.
 fn daemon_memory(host: &mut Host) -> Result<u64> {
     host.number("sed -n 's/VmRSS:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$(pidof uvd)/status")
 }
 
-/// A guest that powers off ends the command with 0, one that crashes does not, and both tell.
+/// Checks that a guest that powers off ends the command with 0, that one that crashes does not, and
+/// that both are reported.
 fn ends(host: &mut Host) -> Result<()> {
     for (program, well, says) in [
         ("hello", true, "hello from a minimal guest of 4096 KiB"),
@@ -216,7 +216,7 @@ fn ends(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// Privileged instructions of a kernel, while another kernel on the same CPU uses FSGSBASE.
+/// Checks privileged instructions of a kernel, while another kernel on the same CPU uses FSGSBASE.
 fn instructions(host: &mut Host) -> Result<()> {
     let mut create = |name: &str, program: &str, more: &str| {
         let text = definition(name, program) + "cpu.affinity = \"0\"\n";
@@ -234,13 +234,13 @@ fn instructions(host: &mut Host) -> Result<()> {
         output.stdout,
         output.stderr
     );
-    // The other one runs still: it reads what it wrote.
+    // The other kernel still runs, so it reads back what it wrote.
     ensure!(rows(host, "bases")?.len() == 1, "the other kernel ended");
     must(host, "uvtool destroy --forget bases && uvtool destroy --forget tries").map(drop)
 }
 
-/// A guest reads in the machine-to-physical table where its own frames are, and nothing of others:
-/// beside neighbours that come and go, and while it gives memory back and takes it again.
+/// Checks that a guest reads in the machine-to-physical table where its own frames are, and nothing
+/// of others, while neighbours come and go, and while it releases memory and takes it again.
 fn view(host: &mut Host) -> Result<()> {
     let wait = |line: &str| format!("uvtool console --follow sees | grep -q -m 1 '^{line}'");
     must(host, &minimal("before", "beat 0"))?;
@@ -260,18 +260,18 @@ fn view(host: &mut Host) -> Result<()> {
             let rest = line.split_once(what).with_context(|| line.to_owned())?.1;
             Ok(rest.split_whitespace().next().context("no number")?.parse()?)
         };
-        // 4 MiB, whether the balloon has some of it or not.
+        // The guest has 4 MiB, whether or not the balloon has taken some of it.
         ensure!(count(" own ")? + count(" idle ")? == 1024, "it does not see all its own: {line}");
     }
     must(host, "uvtool destroy --forget sees; uvtool destroy --forget again").map(drop)
 }
 
-/// After guests came and went, all memory is where it was.
+/// Checks that all memory is back where it was after guests came and went.
 fn cycles(host: &mut Host) -> Result<()> {
-    /// Guests that come and go in one transaction each.
+    /// The number of guests that one transaction creates or destroys.
     const BATCH: u32 = 20;
-    /// Bytes that the heaps of the ultravisor and the boot partition may have grown by: the first
-    /// remembers where each record of the log is, and the log is a ring.
+    /// Bytes that the heaps of the ultravisor and the boot partition may have grown by. The
+    /// ultravisor remembers where each record of the log is, and the log is a ring.
     const SLACK: [u64; 2] = [512 << 10, 16 << 10];
     let count = number::<u32>("CYCLES", 40)?;
     let cycle = |name: &str| {
@@ -297,13 +297,13 @@ fn cycles(host: &mut Host) -> Result<()> {
     let grown =
         heaps_after.iter().zip(heaps_before).map(|(after, before)| after.saturating_sub(before));
     ensure!(grown.zip(SLACK).all(|(grown, slack)| grown <= slack), "a heap has grown");
-    // What a log and a copy of the database grow by; a leak per cycle would be more.
+    // This is the growth of a log and a copy of the database; a leak in each cycle would be more.
     let limit = daemon + 1024 + u64::from(count) * 2;
     ensure!(daemon_after <= limit, "uvd had {daemon} KiB, after {count} cycles {daemon_after}");
     must(host, "uvtool destroy --forget stays-1").map(drop)
 }
 
-/// Rows of running partitions whose names begin so, from `uvtool list`.
+/// Rows of the running partitions whose names begin with `prefix`, from `uvtool list`.
 fn rows(host: &mut Host, prefix: &str) -> Result<Vec<Value>> {
     let text = host.sh("uvtool list --json")?;
     let Value::Array(mut rows) = serde_json::from_str(&text).context("uvtool list --json")? else {
@@ -316,13 +316,13 @@ fn rows(host: &mut Host, prefix: &str) -> Result<Vec<Value>> {
     Ok(rows)
 }
 
-/// CPU time of each in nanoseconds, by number.
+/// The CPU time in nanoseconds of each row, in the same order.
 fn cpu_times(rows: &[Value]) -> Vec<u64> {
     rows.iter().filter_map(|row| row["cpu_time_ns"].as_u64()).collect()
 }
 
-/// A hundred guests run at once, some of which take all the CPU time they get, and all memory
-/// comes back. That the command partition is not kept from its work by them is part of it.
+/// Checks that a hundred guests run at once, that some of them take all the CPU time they get, and
+/// that all memory comes back. They must not keep the command partition from its work.
 fn hundred(host: &mut Host) -> Result<()> {
     const SPINNING: u32 = 16;
     const BEATING: u32 = 84;
@@ -338,7 +338,7 @@ fn hundred(host: &mut Host) -> Result<()> {
     told("all created");
     let there = rows(host, "many-")?;
     ensure!(there.len() == ALL, "{} guests run", there.len());
-    // Each of them goes on computing.
+    // Each of them keeps computing.
     let (first, since) = (cpu_times(&there), Instant::now());
     loop {
         let now = cpu_times(&rows(host, "many-")?);
@@ -360,7 +360,7 @@ fn hundred(host: &mut Host) -> Result<()> {
     must(host, "uvtool destroy --forget stays-1").map(drop)
 }
 
-/// The ends that the log has words for, of a partition that the monitor saw end.
+/// The words in the log for the ends of a partition that the monitor saw.
 const ENDS: [&str; 8] = [
     "powered off",
     "asked to be rebooted",
@@ -372,13 +372,13 @@ const ENDS: [&str; 8] = [
     "page-table state",
 ];
 
-/// Whether what `uvtool why` printed says how a partition ended.
+/// Whether the output of `uvtool why` says how a partition ended.
 fn names_an_end(why: &str) -> bool {
     ENDS.iter().any(|end| why.contains(end))
 }
 
-/// A guest that does what it can beside one that counts: the second is not disturbed, and each end
-/// of the first has a cause.
+/// Checks a hostile guest beside one that counts: the second is not disturbed, and each end of the
+/// first has a cause.
 fn hostile_neighbour(host: &mut Host) -> Result<()> {
     const SECONDS: u32 = 25;
     must(host, &minimal("quiet", &format!("spin {SECONDS}")))?;
@@ -397,9 +397,9 @@ fn hostile_neighbour(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// What the scripts about Debian guests share. `lines` counts the lines that a guest printed about
-/// its work; `until_line` follows its console, over restarts too, until an awk program says `found`.
-/// Nothing is asked again and again: that would take the CPUs that the guests boot on.
+/// Functions for the scripts about Debian guests. `lines` counts the lines that a guest printed
+/// about its work; `until_line` follows its console, also over restarts, until an awk program says
+/// `found`. The scripts do not poll, because that would take the CPUs that the guests boot on.
 const SCRIPT: &str = r#"
 cd /tmp
 lines() { uvtool console --once $n | grep -c '^work '; }
@@ -409,7 +409,7 @@ until_line() {
 }
 "#;
 
-/// Runs a script for each guest, all at once; its name is `$n`.
+/// Runs a script for each guest, all at once; `$n` is the guest's name.
 fn for_each(host: &mut Host, names: &[String], what: &str, script: &str) -> Result<()> {
     let start = Instant::now();
     let names = names.join(" ");
@@ -433,7 +433,8 @@ fn debian(name: &str, memory: &str, vcpus: u32) -> String {
     )
 }
 
-/// Starts Debian guests, has `live` done with them, and shuts them down; all memory comes back.
+/// Starts Debian guests, runs `live` on them, and shuts them down; checks that all memory comes
+/// back.
 fn with_debian(
     host: &mut Host,
     names: &[String],
@@ -459,7 +460,8 @@ fn with_debian(
     Ok(())
 }
 
-/// Debian guests boot to their init, work, are paused, resized, rebooted and shut down, each.
+/// Checks that Debian guests boot to their init and work, and that each can be paused, resized,
+/// rebooted and shut down.
 pub fn lives(host: &mut Host) -> Result<()> {
     let names: Vec<_> =
         (1..=number::<u32>("GUESTS", 2)?).map(|index| format!("debian-{index}")).collect();
@@ -472,7 +474,7 @@ pub fn lives(host: &mut Host) -> Result<()> {
     })
 }
 
-/// A Debian guest of as many virtual CPUs as there can be brings all of them up, and works.
+/// Checks that a Debian guest with the most virtual CPUs brings all of them up, and works.
 fn wide(host: &mut Host) -> Result<()> {
     let names = ["debian-wide".to_owned()];
     let definition = debian(&names[0], "512M", MAX_VCPUS);
@@ -482,16 +484,17 @@ fn wide(host: &mut Host) -> Result<()> {
     })
 }
 
-/// A guest that is up works, on both its CPUs.
+/// Waits until a guest works on both its CPUs.
 const WORK: &str = r#"until_line '/^work .* cpus 2 / {found = ++n == 2}'"#;
 
-/// A paused guest prints nothing but what was on its way, and goes on.
+/// Checks that a paused guest prints only what was already in transit, and that it goes on
+/// afterwards.
 const PAUSE: &str = r#"
 uvtool pause $n && sleep 1 && a=$(lines) && sleep 4 && b=$(lines) &&
 if [ $a != $b ]; then echo "went on while it was paused: $a, $b"; exit 1; fi
 uvtool unpause $n && until_line "/^work / {found = ++n > $b}""#;
 
-/// A guest that is given less memory has less, and has it again when it is given it back.
+/// Checks that a guest with less memory sees less, and sees all of it again once it is given back.
 const RESIZE: &str = r#"
 m=$(uvtool console --once $n | awk '/^work / {m = $4} END {print m + 0}') && [ $m -gt 150000 ] &&
 uvtool set $n --memory 192M &&
@@ -499,7 +502,7 @@ until_line "/^work / {found = \$4 < $((m - 60000))}" &&
 uvtool set $n --memory 256M &&
 until_line "/^work / {less += \$4 < $((m - 60000)); found = less && \$4 >= $((m - 1000))}""#;
 
-/// A guest that reboots is up for less long than before, and works again.
+/// Checks that a rebooted guest has been up for less time than before, and works again.
 const REBOOT: &str = r#"
 uvtool reboot $n &&
 until_line '/^work .* cpus 2 / {again += $8 + 0 < last; last = $8 + 0; found = again}'"#;

@@ -1,4 +1,4 @@
-//! The typed harness: a host that was booted, and what its command partition answers.
+//! The typed harness: a booted host, and the answers of its command partition.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,20 +13,20 @@ use xtask::machine::{Event, Machine};
 use xtask::options::{BootOptions, MachineOptions};
 use xtask::{boot_image, host};
 
-/// How long a boot may take on a slow machine.
+/// The time limit of a boot on a slow machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
-/// How long a command may take unless its check says otherwise.
+/// The time limit of a command, unless its check sets another.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
-/// A host that runs.
+/// A running host.
 pub struct Host {
     /// The machine.
     pub machine: Machine,
-    /// What it was booted with.
+    /// The options of the machine.
     pub options: MachineOptions,
 }
 
-/// What a command left.
+/// The result of a command.
 #[derive(Debug, Default)]
 pub struct Output {
     /// Its exit status.
@@ -37,7 +37,7 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// Collects output and sends the input given.
+/// Collects output and sends the given input.
 #[derive(Default)]
 struct Collected {
     input: Vec<u8>,
@@ -59,7 +59,7 @@ impl Streams for Collected {
     fn start_input(&mut self, mut line: File) {
         let end = Packet::Input(Vec::new());
         let data = Packet::Input(std::mem::take(&mut self.input));
-        // A line that is closed shows as the end of the machine.
+        // A closed line shows later as the end of the machine.
         let _ = line.write_all(&data.encode());
         if data != end {
             let _ = line.write_all(&end.encode());
@@ -67,11 +67,11 @@ impl Streams for Collected {
     }
 }
 
-/// Types an answer whenever the output has the question.
+/// Types an answer whenever the output has the expected text.
 struct Dialogue {
-    /// What is to come, in this order, and the answers.
+    /// The expected texts, in this order, with their answers.
     turns: VecDeque<(&'static str, &'static str)>,
-    /// Where to look for the next.
+    /// The offset at which the search for the next text begins.
     from: usize,
     line: Option<File>,
     all: String,
@@ -105,10 +105,10 @@ impl Streams for Dialogue {
 }
 
 impl Host {
-    /// Builds and boots a host and waits until it takes commands.
+    /// Builds and boots a host, and waits until it accepts commands.
     ///
     /// # Errors
-    /// It does not come up; the message has the console's last lines.
+    /// The host does not come up; the message has the console's last lines.
     pub fn boot(options: &MachineOptions, boot: &BootOptions) -> Result<Self> {
         let image = boot_image::make(&host::payload(boot, Destination::Qemu)?)?;
         let mut machine = Machine::start(options, &image)?;
@@ -121,7 +121,7 @@ impl Host {
     /// Runs a command with this input and time limit.
     ///
     /// # Errors
-    /// It does not end, or the machine does.
+    /// The command does not end in time, or the machine ends.
     pub fn run(&mut self, words: &[&str], input: &[u8], limit: Duration) -> Result<Output> {
         let mut streams = Collected { input: input.to_vec(), ..Collected::default() };
         let deadline = Some(Instant::now() + limit);
@@ -140,12 +140,11 @@ impl Host {
         }
     }
 
-    /// Runs a command and, whenever its output has the next of what is expected, types the answer
-    /// to it; all that it printed.
+    /// Runs a command, and types the next answer whenever its output has the next expected text;
+    /// returns the whole output.
     ///
     /// # Errors
-    /// Something that was expected did not come, the command failed or does not end, or the
-    /// machine ends.
+    /// An expected text did not come, the command failed or does not end, or the machine ends.
     pub fn converse(
         &mut self,
         words: &[&str],
@@ -172,11 +171,11 @@ impl Host {
         }
     }
 
-    /// Kills the command that runs, so that the machine takes another.
+    /// Kills the running command, so that the machine can take another.
     fn end_command(&mut self) {
         const SIGKILL: i32 = 9;
         let deadline = Some(Instant::now() + COMMAND_LIMIT);
-        // A machine that does not answer fails at the next command.
+        // If the machine does not answer, the next command fails.
         let _ = self.machine.send(&Packet::Signal(SIGKILL));
         while let Ok(event) = self.machine.next_event(deadline) {
             if matches!(event, Event::Packet(Packet::Exit(_)) | Event::Closed) {
@@ -188,7 +187,7 @@ impl Host {
     /// Runs a shell command that must succeed, and returns its output without the last newline.
     ///
     /// # Errors
-    /// It fails, does not end, or the machine ends.
+    /// The command fails, does not end, or the machine ends.
     pub fn sh(&mut self, command: &str) -> Result<String> {
         let output = self.run(&["sh", "-c", command], b"", COMMAND_LIMIT)?;
         ensure!(
@@ -201,20 +200,20 @@ impl Host {
         Ok(output.stdout.trim_end().to_owned())
     }
 
-    /// Powers the host off; it must do so by itself.
+    /// Powers the host off, which must happen by itself.
     ///
     /// # Errors
-    /// It had to be killed.
+    /// The machine had to be killed.
     pub fn power_off(mut self) -> Result<()> {
         let off = self.machine.power_off();
         ensure!(off, "the host did not power off; {}", self.machine.console_tail());
         Ok(())
     }
 
-    /// The words of a line of output, as numbers.
+    /// The output of a command, as a number.
     ///
     /// # Errors
-    /// One is no number.
+    /// The output is not a number.
     pub fn number(&mut self, command: &str) -> Result<u64> {
         let text = self.sh(command)?;
         text.parse().with_context(|| format!("`{command}` printed {text:?}, not a number"))

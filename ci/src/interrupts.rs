@@ -1,10 +1,9 @@
-//! Ctrl-C at every stage of `cargo xtask exec` and `run`: nothing is left behind.
+//! Ctrl-C at every stage of `cargo xtask exec` and `run` must leave nothing behind.
 //!
-//! Each case has a terminal of its own (which controls no session, so that no hang-up hides what
-//! was left), waits until a stage has begun, and sends the signal: SIGINT to the whole process
-//! group, as a terminal does, and SIGTERM to the one process, as `kill` does. At the moment that
-//! `xtask` has ended there must be no QEMU of its, no file in its place for temporary files, and
-//! the terminal's modes must be what they were.
+//! Each case has its own terminal (which controls no session, so that no hang-up hides leftovers),
+//! waits until a stage has begun, and sends the signal: SIGINT to the whole process group, as a
+//! terminal does, and SIGTERM to the one process, as `kill` does. At the moment `xtask` has ended,
+//! it must have left no QEMU and no temporary file, and the terminal's modes must be as before.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -26,9 +25,9 @@ use xtask::workspace;
 
 use crate::Results;
 
-/// How long until a stage is reached.
+/// The longest time until a stage is reached.
 const STAGE_LIMIT: Duration = Duration::from_secs(180);
-/// How long until `xtask` has ended after the signal; a package manager would take longest.
+/// The longest time from the signal to the end of `xtask`; a package manager would take longest.
 const END_LIMIT: Duration = Duration::from_secs(60);
 /// A variable that all processes of a case inherit.
 const MARK: &str = "UV_INTERRUPTED_CASE";
@@ -40,7 +39,7 @@ const EXEC: &[&str] = &["exec", "--verbose", "--", "true"];
 const EXEC_LONG: &[&str] = &["exec", "--", "sh", "-c", "echo begun; sleep 1000"];
 const RUN: &[&str] = &["run"];
 
-/// Name, what is run, what it prints when the stage has begun, the signal.
+/// The cases: name, command, output that shows that the stage has begun, and signal.
 const CASES: [(&str, &[&str], &str, Signal); 9] = [
     ("exec-build", EXEC, BUILD, Signal::SIGINT),
     ("exec-build-term", EXEC, BUILD, Signal::SIGTERM),
@@ -53,7 +52,7 @@ const CASES: [(&str, &[&str], &str, Signal); 9] = [
     ("run-command", RUN, PROMPT, Signal::SIGINT),
 ];
 
-/// Runs the cases that were asked for.
+/// Runs the requested cases.
 pub fn run(results: &mut Results) {
     for (name, words, stage, signal) in CASES {
         let name = format!("interrupt/{name}");
@@ -65,7 +64,7 @@ pub fn run(results: &mut Results) {
     }
 }
 
-/// What an `xtask` on a terminal of its own did.
+/// An event of an `xtask` on its own terminal.
 enum Event {
     Printed(Vec<u8>),
     Ended(std::io::Result<ExitStatus>),
@@ -101,18 +100,18 @@ fn start(
     events: Sender<Event>,
 ) -> Result<Pid> {
     let cargo: Command = workspace::cargo("run");
-    // A shell that runs us in the background has SIGINT ignored, and `xtask` keeps to that.
+    // If a shell runs this in the background, it ignores SIGINT, and `xtask` would inherit that.
     let mut command = workspace::clean_command("env");
     command.envs(cargo.get_envs().filter_map(|(name, value)| Some((name, value?))));
     command.arg("--default-signal=INT,TERM,HUP").arg(cargo.get_program()).args(cargo.get_args());
     command.args(["--package", "xtask", "--"]).args(words);
     command.env(MARK, mark).env("TMPDIR", temporary).process_group(0);
     command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave.try_clone()?);
-    // It is not noted with `xtask::interrupt`: it must end by itself.
+    // It is not registered with `xtask::interrupt`, because it must end by itself.
     let mut child = command.spawn().context("cannot start cargo")?;
     let pid = Pid::from_raw(child.id() as i32);
     thread::spawn(move || {
-        // The receiver is gone where the case has failed.
+        // If the case has failed, the receiver is gone.
         let _ = events.send(Event::Ended(child.wait()));
     });
     Ok(pid)
@@ -127,7 +126,7 @@ fn read(mut terminal: File, events: &Sender<Event>) {
     }
 }
 
-/// Collects what is printed until `enough` says so or the process ends.
+/// Collects output until `enough` returns true or the process ends.
 fn until(
     events: &Receiver<Event>,
     limit: Duration,
@@ -173,7 +172,7 @@ fn check_nothing_left(mark: &str, temporary: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The QEMUs of this case that run.
+/// The running QEMUs of this case.
 fn marked_processes(mark: &str) -> Result<Vec<String>> {
     let variable = format!("{MARK}={mark}");
     let marked = |directory: &Path| {

@@ -1,4 +1,4 @@
-//! `--kernel`: another kernel in the command partition's place; and kernels of other shapes.
+//! `--kernel`: another kernel in place of the command partition's; also kernels with other layouts.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use xtask::{boot_image, guest_image, host, hv_build, kernel, qemu, workspace};
 use crate::host::Host;
 use crate::{Results, guests};
 
-/// How long the kernel may take until it has powered off.
+/// The longest time until the kernel has powered off.
 const LIMIT: Duration = Duration::from_secs(180);
 
 type Scenario = fn() -> Result<()>;
@@ -24,8 +24,8 @@ const SCENARIOS: [(&str, Scenario); 3] = [
     ("other-kernel/notes-in-sections", notes_in_sections),
 ];
 
-/// Suites of Debian whose kernels are tried by name, since they are downloaded: each does the work
-/// of the command partition, with guests of its own kind.
+/// Suites of Debian whose kernels are tested only by name, because they have to be downloaded. Each
+/// does the work of the command partition, with guests of its own kind.
 const SUITES: [(&str, &str); 4] = [
     ("kernels/5.10", "bullseye"),
     ("kernels/6.1", "bookworm"),
@@ -33,7 +33,7 @@ const SUITES: [(&str, &str); 4] = [
     ("kernels/testing", "testing"),
 ];
 
-/// Runs the scenarios that were asked for.
+/// Runs the requested scenarios.
 pub fn run(results: &mut Results) {
     for (name, suite) in SUITES {
         if !results.words.is_empty() && results.wanted(name) {
@@ -49,7 +49,8 @@ pub fn run(results: &mut Results) {
     }
 }
 
-/// A packed kernel with a RAM disk of its own does its work, and the machine ends with it.
+/// Checks that a packed kernel with its own RAM disk does its work, and that the machine ends with
+/// it.
 fn power_off() -> Result<()> {
     let kernel = kernel::guest_kernel()?;
     let boot = BootOptions {
@@ -81,7 +82,8 @@ fn wait_for_end(machine: &mut Machine) -> Result<()> {
     }
 }
 
-/// Without a RAM disk of its own a kernel gets the command partition's, and takes commands.
+/// Checks that a kernel without its own RAM disk gets the command partition's, and accepts
+/// commands.
 fn command() -> Result<()> {
     let kernel = kernel::guest_kernel()?;
     let boot = BootOptions { kernel: Some(kernel.bzimage), ..BootOptions::default() };
@@ -91,7 +93,8 @@ fn command() -> Result<()> {
     host.power_off()
 }
 
-/// The kernel of a suite in the command partition's place, and the lives of guests with it.
+/// Checks the kernel of a suite in place of the command partition's, and the lives of guests with
+/// it.
 fn of_suite(suite: &str) -> Result<()> {
     let kernel = kernel::of_suite(suite)?;
     let file = guests::debian_files(&kernel.bzimage)?;
@@ -110,8 +113,8 @@ fn of_suite(suite: &str) -> Result<()> {
     host.power_off()
 }
 
-/// A kernel whose notes are found in sections alone, and that does not say where it is entered,
-/// starts as a guest: `uvtool kernel check` and the boot partition agree.
+/// Checks that a kernel whose notes are only in sections, and that has no entry note, starts as a
+/// guest, and that `uvtool kernel check` and the boot partition agree.
 fn notes_in_sections() -> Result<()> {
     let mut elf = workspace::read(&hv_build::guest()?)?;
     forget_segment_and_entry(&mut elf)?;
@@ -126,7 +129,8 @@ fn notes_in_sections() -> Result<()> {
     host.power_off()
 }
 
-/// Makes the note segment of an ELF image an unused one, and its note ENTRY one of no meaning.
+/// Turns the note segment of an ELF image into an unused one, and its note ENTRY into one without
+/// meaning.
 fn forget_segment_and_entry(elf: &mut [u8]) -> Result<()> {
     let entry = [4_u32, 8, elfnote::ENTRY].map(u32::to_le_bytes).concat();
     let entry = [&entry, &elfnote::OWNER[..]].concat();

@@ -1,7 +1,7 @@
-//! What is done against leaks of the CPU: forced on, and a CPU on which guests do not start.
+//! Mitigations against leaks of the CPU: all forced on, and a CPU on which guests do not start.
 //!
-//! An emulated CPU leaks nothing: what is shown is that a host works with everything on, that the
-//! rules that come with it hold, and what people are told.
+//! An emulated CPU leaks nothing. The checks show that a host works with everything on, that the
+//! additional rules hold, and what users are told.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -12,7 +12,7 @@ use crate::checks::{self, Check};
 use crate::host::Host;
 use crate::{Results, containment, guests};
 
-/// Runs what is wanted.
+/// Runs the requested checks.
 pub fn run(results: &mut Results) {
     let machine = MachineOptions::default;
     let forced = Boot {
@@ -60,7 +60,7 @@ fn state(doctor: &Value, issue: &str) -> Option<String> {
     Some(row["state"].as_str()?.into())
 }
 
-/// The table agrees with what was printed at the start.
+/// Checks that the table agrees with the messages at the start.
 fn doctor(host: &mut Host) -> Result<()> {
     let (status, doctor) = ask_doctor(host)?;
     ensure!(status == 0 && doctor["guests_start"] == true, "{doctor}");
@@ -76,7 +76,7 @@ fn doctor(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// Of each core one thread runs.
+/// Checks that only one thread of each core runs.
 fn siblings(host: &mut Host) -> Result<()> {
     let text = host.sh("uvtool resources --json")?;
     let resources: Value = serde_json::from_str(&text)?;
@@ -86,7 +86,7 @@ fn siblings(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// The rule for entries that are not present holds, and Linux lives with it.
+/// Checks that the rule for entries that are not present holds, and that Linux works with it.
 fn absent_entries(host: &mut Host) -> Result<()> {
     host.sh("mv /usr/bin/hostile /usr/bin/tries && printf '#!/bin/sh\nABSENT_REFUSED=1 exec \
              /usr/bin/tries \"$@\"\n' > /usr/bin/hostile && chmod +x /usr/bin/hostile")?;
@@ -101,7 +101,7 @@ fn guest(host: &mut Host) -> Result<()> {
     host.sh("uvtool destroy --forget one").map(drop)
 }
 
-/// Guests do not start, and everybody says why.
+/// Checks that guests do not start, and that every message says why.
 fn refused(host: &mut Host) -> Result<()> {
     let (status, output) = guests::try_to(host, &guests::minimal("one", "hello"))?;
     for word in ["Meltdown", "accept=meltdown"] {
@@ -110,7 +110,7 @@ fn refused(host: &mut Host) -> Result<()> {
     let (status, doctor) = ask_doctor(host)?;
     ensure!(status == 1 && doctor["guests_start"] == false, "{doctor}");
     ensure!(state(&doctor, "meltdown").as_deref() == Some("open"), "{doctor}");
-    // The monitor does by itself what such a CPU needs.
+    // The monitor itself does what such a CPU needs.
     ensure!(state(&doctor, "l1tf").as_deref() == Some("mitigated"), "{doctor}");
     let console = host.machine.console()?;
     ensure!(console.contains("CPU issue meltdown: open because"), "the console says nothing of it");

@@ -1,7 +1,8 @@
-//! The loader is gone when partitions run: its mark is nowhere in the memory where it was.
+//! Checks that the loader is gone when partitions run: its mark is nowhere in the memory in which
+//! it was.
 //!
-//! The same look at a machine whose loader has refused to start finds the mark, so that the look
-//! itself is known to work.
+//! The same search on a machine whose loader has refused to start finds the mark, which shows that
+//! the search works.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -15,15 +16,15 @@ use xtask::{boot_image, host, workspace};
 
 use crate::Results;
 
-/// How long it may take until a machine has said what it is looked at for.
+/// The longest time until a machine has printed the awaited text.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Bytes of memory that are looked at, from address 0. The loader lies at 2 MiB.
+/// Bytes of memory that are searched, from address 0. The loader lies at 2 MiB.
 const BYTES: usize = 64 << 20;
 
-/// What checks one machine.
+/// The check of one machine.
 type Scenario = fn() -> Result<()>;
 
-/// Runs the scenarios that were asked for.
+/// Runs the requested scenarios.
 pub fn run(results: &mut Results) {
     let scenarios: [(&str, Scenario); 2] =
         [("loader/found-before", found_before), ("loader/gone-after", gone_after)];
@@ -35,16 +36,16 @@ pub fn run(results: &mut Results) {
     }
 }
 
-/// A loader that refuses its command line, and so stops, is in memory.
+/// Checks that a loader that refuses its command line, and so stops, is found in memory.
 fn found_before() -> Result<()> {
     let options = BootOptions { monitor_options: "colour=blue".into(), ..BootOptions::default() };
-    // On a machine that is not QEMU's it cannot leave.
+    // On a machine other than QEMU it cannot exit.
     let count = marks(&options, Destination::Machine, "cannot start")?;
     ensure!(count == 1, "{count} marks of the loader, where one is the loader's own");
     Ok(())
 }
 
-/// Once a partition has said something, no loader is in memory.
+/// Checks that no loader is in memory once a partition has printed something.
 fn gone_after() -> Result<()> {
     let count = marks(&BootOptions::default(), Destination::Qemu, "[partition 1]")?;
     ensure!(count == 0, "{count} marks of the loader are still in memory");

@@ -1,4 +1,4 @@
-//! Nested scenarios: the whole host in QEMU, looked at from inside and from outside.
+//! Nested scenarios: the whole host in QEMU, observed from inside and from outside.
 //!
 //! A *boot* is one machine with the checks that share it; a *refusal* is a machine that must stop
 //! with one clear message. `ci [WORD]…` runs those whose names contain one of the words. The last
@@ -38,7 +38,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-/// What each file of scenarios runs, in this order: a line for each.
+/// The function of each file of scenarios, in this order.
 const SCENARIOS: &[fn(&mut Results)] = &[
     boots::run,
     refusals::run,
@@ -63,35 +63,35 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     thousand::run,
 ];
 
-/// What ran, and which of it failed.
+/// The scenarios that ran, and those that failed.
 struct Results {
     words: Vec<String>,
-    /// Names of the scenarios that exist, as far as [`Results::wanted`] was asked about them.
+    /// Names of all scenarios that [`Results::wanted`] was asked about.
     names: RefCell<BTreeSet<String>>,
     passed: u32,
     failed: Vec<String>,
 }
 
 impl Results {
-    /// Whether a scenario of this name was asked for.
+    /// Whether a scenario of this name is requested.
     fn wanted(&self, name: &str) -> bool {
         self.names.borrow_mut().insert(name.to_owned());
         self.words.is_empty() || self.words.iter().any(|word| name.contains(word))
     }
 
-    /// Whether a scenario of this name was asked for by a word.
+    /// Whether a word requests a scenario of this name.
     fn asked_for(&self, name: &str) -> bool {
         !self.words.is_empty() && self.wanted(name)
     }
 
-    /// The words that no scenario has in its name.
+    /// The words that are in no scenario's name.
     fn unknown(&self) -> Vec<&str> {
         let names = self.names.borrow();
         let is_known = |word: &str| names.iter().any(|name| name.contains(word));
         self.words.iter().map(String::as_str).filter(|word| !is_known(word)).collect()
     }
 
-    /// Notes and prints how a scenario went.
+    /// Records and prints the result of a scenario.
     fn note(&mut self, name: &str, start: Instant, result: Result<()>) {
         let seconds = start.elapsed().as_secs_f32();
         match result {
@@ -107,7 +107,7 @@ impl Results {
     }
 }
 
-/// A number in the environment, or the default where it is not set.
+/// A number from the environment, or the default if it is not set.
 fn number<T: FromStr>(name: &str, default: T) -> Result<T>
 where
     T::Err: std::error::Error + Send + Sync + 'static,

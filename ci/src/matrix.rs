@@ -1,5 +1,5 @@
-//! Every combination of CPUs, memory, CPU model and firmware that the host is made for. It takes as
-//! long as all other scenarios together, so it runs only when asked for: `cargo xtask test matrix`.
+//! Every combination of CPUs, memory, CPU model and firmware that the host supports. It takes as
+//! long as all other scenarios together, so it runs only on request: `cargo xtask test matrix`.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ const MEMORY: [&str; 2] = ["1G", "6G"];
 const MODELS: [&str; 2] = ["qemu64", "max,-smap"];
 const FIRMWARE: [(&str, Firmware); 2] = [("bios", Firmware::Bios), ("uefi", Firmware::Uefi)];
 
-/// Runs the machines that were asked for by name.
+/// Runs the machines that were requested by name.
 pub fn run(results: &mut Results) {
     for (name, machine) in machines() {
         if results.asked_for(&name) {
@@ -43,7 +43,7 @@ fn machines() -> Vec<(String, MachineOptions)> {
     machines
 }
 
-/// Boots it; what holds on every machine holds on it, and it powers off.
+/// Boots the machine, runs the checks for every machine, and powers it off.
 fn check(machine: &MachineOptions) -> Result<()> {
     let mut host = Host::boot(machine, &BootOptions::default())?;
     for check in EVERY {

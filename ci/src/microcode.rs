@@ -1,8 +1,8 @@
-//! The module `microcode`: found, matched with the CPU, and told, whatever it has.
+//! The module `microcode` is found, matched with the CPU, and reported, whatever its contents.
 //!
-//! An emulated CPU ignores the register that loads an update, so no scenario gets as far as a CPU
-//! with a new revision: `hv/microcode` has that on a model of a CPU. Here the file goes all the way
-//! from GRUB to the register, and what came of it to the console and to `uvtool doctor`.
+//! An emulated CPU ignores the register that loads an update, so no scenario reaches a new
+//! revision; `hv/microcode` tests that on a model of a CPU. Here the file goes all the way from
+//! GRUB to the register, and the result to the console and to `uvtool doctor`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,18 +21,18 @@ use crate::checks::Check;
 use crate::host::Host;
 use crate::leaks::ask_doctor;
 
-/// How long it may take until a partition runs.
+/// The longest time until a partition runs.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Leaf 1 `eax` of QEMU's SandyBridge.
+/// The value of leaf 1 `eax` of QEMU's SandyBridge.
 const SANDY_BRIDGE: u32 = 0x2_06a1;
-/// Without the bit by which QEMU says that the machine is virtual.
+/// This model lacks the bit by which QEMU says that the machine is virtual.
 const AS_ON_METAL: &str = "SandyBridge,-smap,-hypervisor";
 
-/// Name, CPU model, the module's file, what is told of it.
+/// Name, CPU model, the module's file, and the expected report.
 type Scenario = (&'static str, &'static str, fn() -> Vec<u8>, &'static str);
 
-/// Scenarios that end once the ultravisor has told what came of the module.
+/// Scenarios that end once the ultravisor has reported on the module.
 const TOLD: [Scenario; 5] = [
     (
         "microcode/not-taken",
@@ -66,7 +66,7 @@ const TOLD: [Scenario; 5] = [
     ),
 ];
 
-/// Runs what is wanted.
+/// Runs the requested scenarios.
 pub fn run(results: &mut Results) {
     for (name, model, file, told) in TOLD {
         if results.wanted(name) {
@@ -86,14 +86,14 @@ pub fn run(results: &mut Results) {
     boots::run_wanted(&shown, results);
 }
 
-/// An update of Intel's for every platform of a CPU (SDM vol. 3, 10.11.1).
+/// An Intel update for every platform of a CPU (SDM vol. 3, 10.11.1).
 fn intel(revision: u32, signature: u32) -> Vec<u8> {
     let mut words = [1, revision, 0, signature, 0, 1, 0xff, 16, 64, 0, 0, 0, 7, 7, 7, 7];
     words[4] = words.iter().fold(0_u32, |sum, word| sum.wrapping_sub(*word));
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// As distributions install the file.
+/// The file in the form in which distributions install it.
 fn archive(file: &[u8]) -> Vec<u8> {
     let mut archive = Archive::new();
     archive.file("kernel/x86/microcode/GenuineIntel.bin", 0o644, file);
@@ -108,7 +108,8 @@ fn options(name: &str, file: &[u8]) -> Result<BootOptions> {
     Ok(BootOptions { microcode: Some(path), ..BootOptions::default() })
 }
 
-/// The loader says it, the ultravisor says it, and so the host starts all the same.
+/// Checks that the loader and the ultravisor report it, which shows that the host starts all the
+/// same.
 fn is_told(name: &str, model: &str, file: &[u8], told: &str) -> Result<()> {
     let options = options(name.rsplit('/').next().unwrap_or(name), file)?;
     let image = boot_image::make(&host::payload(&options, Destination::Qemu)?)?;
@@ -130,7 +131,7 @@ fn is_told(name: &str, model: &str, file: &[u8], told: &str) -> Result<()> {
     Ok(())
 }
 
-/// In a virtual machine the update is its host's business, and `uvtool doctor` says so.
+/// Checks that in a virtual machine `uvtool doctor` leaves the update to the machine's host.
 fn doctor(host: &mut Host) -> Result<()> {
     let (_, doctor) = ask_doctor(host)?;
     let told = "the module has revision 0x2f, which is the business of this virtual machine's host";

@@ -1,10 +1,10 @@
-//! An innocent guest beside guests that ask without end, all on one CPU with equal weights: which
-//! part of its share it keeps, and how long it is ever without the CPU.
+//! An innocent guest beside guests that make requests without end, all on one CPU with equal
+//! weights: how much of its share it keeps, and how long it is ever without the CPU.
 //!
-//! The machine's time is counted in instructions (`-icount`), so both are the machine's own, whatever
-//! else the test host does. A new kind of flood is a line in [`FLOODS`] and a variant in the minimal
-//! guest (`ci/guest/src/flood`). The table of `docs/src/neighbours.md` is what `neighbours/floods` prints;
-//! `NEIGHBOURS_SECONDS` measures for longer.
+//! The machine's time is counted in instructions (`-icount`), so both figures are independent of
+//! the test host. A new kind of flood is a line in [`FLOODS`] and a variant in the minimal guest
+//! (`ci/guest/src/flood`). `neighbours/floods` prints the table of `docs/src/neighbours.md`;
+//! `NEIGHBOURS_SECONDS` sets a longer measurement.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::guests::{minimal, minimal_guest, must};
 use crate::host::Host;
 use crate::number;
 
-/// What is checked, in this order.
+/// The checks, in this order.
 const CHECKS: &[Check] = &[
     Check { name: "memory", run: memory },
     Check { name: "floods", run: floods },
@@ -27,7 +27,7 @@ const CHECKS: &[Check] = &[
     Check { name: "kernel-log", run: checks::kernel_log },
 ];
 
-/// What a guest floods the host with; the first is the measure for the others.
+/// The kinds of floods; the first is the baseline for the others.
 const FLOODS: [&str; 12] = [
     "compute",
     "store",
@@ -42,19 +42,19 @@ const FLOODS: [&str; 12] = [
     "calls",
     "tables",
 ];
-/// The flood after which a guest has no ports for other floods.
+/// A flood that leaves a guest without ports for other floods.
 const RESET: &str = "reset";
-/// The least part that an innocent guest keeps of the share that it is due.
+/// The least part of its due share that an innocent guest must keep.
 const KEPT: f64 = 0.9;
-/// The longest time that it is without the CPU beside one guest, in nanoseconds. Beside more than one,
-/// each other guest has its slice first.
+/// The longest time in nanoseconds that it may be without the CPU beside one guest. Beside more
+/// than one, each other guest has its slice first.
 const LONGEST: u64 = 20_000_000;
-/// Seconds that are measured over.
+/// The measured time in seconds.
 const SECONDS: u64 = 2;
-/// How long that may take.
+/// The time limit of a measurement.
 const LIMIT: Duration = Duration::from_secs(500);
 
-/// Runs the checks that were asked for.
+/// Runs the requested checks.
 pub fn run(results: &mut Results) {
     let machine = MachineOptions { cpus: 1, icount: true, ..MachineOptions::default() };
     let boot = Boot { name: "neighbours", machine, boot: options, checks: CHECKS };
@@ -66,8 +66,8 @@ fn options() -> Result<BootOptions> {
     Ok(BootOptions { file: vec![minimal_guest()?], ..BootOptions::default() })
 }
 
-/// Four guests write without end in transactions that stay open, as the issue that this keeps out
-/// did; the host goes on, and what they had comes back.
+/// Checks four guests that write without end in transactions that stay open, which once exhausted
+/// memory: the host goes on, and their memory comes back.
 fn memory(host: &mut Host) -> Result<()> {
     let before = heap(host)?;
     let names = ["a", "b", "c", "d"];
@@ -96,8 +96,9 @@ fn heap(host: &mut Host) -> Result<u64> {
     row["in_use_bytes"].as_u64().context("no number")
 }
 
-/// The innocent guest keeps its share and is never long without the CPU: beside a guest for each kind
-/// of flood, beside a guest that does all of it in turn, and beside a guest for each kind at once.
+/// Checks that the innocent guest keeps its share and is never long without the CPU: beside a guest
+/// for each kind of flood, beside a guest that makes all floods in turn, and beside a guest for
+/// each kind at once.
 fn floods(host: &mut Host) -> Result<()> {
     must(host, &minimal("innocent", "spin 0"))?;
     println!("{}", Row::HEAD);
@@ -121,19 +122,19 @@ fn floods(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// What was measured, in nanoseconds.
+/// The measured times, in nanoseconds.
 struct Row {
     ran: u64,
     waited: u64,
     longest: u64,
-    /// Guests that flood.
+    /// The number of guests that flood.
     guests: usize,
-    /// What the ultravisor booked to them for its services.
+    /// The time of the ultravisor's services that was charged to them.
     service: u64,
-    /// CPU time between two samples of the guests that flood, of the ultravisor and of the command
-    /// partition. The samples lie further apart than the measured time.
+    /// CPU time of the flooding guests, of the ultravisor and of the command partition between two
+    /// samples. The samples lie further apart than the measured time.
     others: [u64; 3],
-    /// The time between those looks.
+    /// The time between the samples.
     around: u64,
 }
 
@@ -141,7 +142,7 @@ impl Row {
     const HEAD: &'static str = "       | beside | keeps | longest gap | hostile | ultravisor | of it \
         for them | command |\n       |---|---|---|---|---|---|---|";
 
-    /// The part of its share that the innocent guest had.
+    /// The part of its share that the innocent guest kept.
     fn kept(&self) -> f64 {
         let due = 1.0 / (self.guests as f64 + 1.0);
         self.ran as f64 / (self.ran + self.waited) as f64 / due
@@ -160,16 +161,16 @@ impl Row {
     }
 }
 
-/// What the innocent guest has beside a guest for each of these lists of kinds.
+/// Measures the innocent guest beside a guest for each of these lists of kinds.
 fn beside(host: &mut Host, floods: &[String]) -> Result<Row> {
     let seconds = number("NEIGHBOURS_SECONDS", SECONDS)?;
     let names: Vec<String> = (0..floods.len()).map(|index| format!("flood-{index}")).collect();
     for (name, kinds) in names.iter().zip(floods) {
         must(host, &minimal(name, &format!("flood {kinds}")))?;
     }
-    // The seconds that are measured begin after the first look and end before the second one: a look
-    // is work of the command partition, which goes before guests. The last second that the innocent
-    // guest tells may have begun before the sleep ended and ended within what came after.
+    // The measured seconds begin after the first sample and end before the second one, because a
+    // sample is work of the command partition, which runs before guests. The last second that the
+    // innocent guest reports may have begun before the sleep ended, and ended during later work.
     let look = "uvtool list --json | tr -d '\\n'; echo; cut -d' ' -f1 /proc/uptime";
     let tail = format!("tail -n {} | head -n {seconds}", seconds + 1);
     let script = format!(

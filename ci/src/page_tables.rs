@@ -1,8 +1,9 @@
-//! The live page tables, as QEMU walks them.
+//! Checks the live page tables, as QEMU walks them.
 //!
-//! `info tlb` prints one line a page: `ADDRESS: FRAME FLAGS`, and of the flags `X` (no execution),
-//! `G`, `P` (large page), `D`, `A`, `C`, `T`, `U` (ring 3 may) and `W`; `-` where one is clear.
-//! The flags are those of the last level, with which the monitor's tables give every right.
+//! `info tlb` prints a line for each page, `ADDRESS: FRAME FLAGS`. The flags are `X` (no
+//! execution), `G`, `P` (large page), `D`, `A`, `C`, `T`, `U` (ring 3 may) and `W`; `-` stands for
+//! a clear flag. The flags are those of the last level; the upper levels of the monitor's tables
+//! grant every right.
 
 use anyhow::{Context, Result, ensure};
 
@@ -13,7 +14,7 @@ const MONITOR: std::ops::Range<u64> = 0xffff_8000_0000_0000..0xffff_8800_0000_00
 /// The machine-to-physical table, which partitions read.
 const FRAME_NUMBERS: std::ops::Range<u64> = 0xffff_8000_0000_0000..0xffff_8080_0000_0000;
 
-/// A page that is mapped.
+/// A mapped page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Page {
     address: u64,
@@ -34,7 +35,7 @@ fn page(line: &str) -> Option<Page> {
     })
 }
 
-/// The monitor's pages, as the CPU that runs now sees them.
+/// The monitor's pages in the current CPU's address space.
 fn monitor_pages(host: &mut Host) -> Result<Vec<Page>> {
     let dump = host.machine.prompt.ask("info tlb")?;
     let pages: Vec<_> = dump.lines().filter_map(page).collect();
@@ -44,7 +45,7 @@ fn monitor_pages(host: &mut Host) -> Result<Vec<Page>> {
     Ok(monitors)
 }
 
-/// No page of the monitor is both writable and executable.
+/// Checks that no page of the monitor is both writable and executable.
 pub fn write_xor_execute(host: &mut Host) -> Result<()> {
     let pages = monitor_pages(host)?;
     let bad: Vec<_> = pages.iter().filter(|page| page.writable && page.executable).collect();
@@ -52,7 +53,8 @@ pub fn write_xor_execute(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// Ring 3 reaches no page of the monitor but the table of frame numbers, and that it only reads.
+/// Checks that ring 3 reaches no page of the monitor except the table of frame numbers, which it
+/// can only read.
 pub fn monitor_out_of_reach(host: &mut Host) -> Result<()> {
     let pages = monitor_pages(host)?;
     let allowed = |page: &Page| FRAME_NUMBERS.contains(&page.address) && !page.writable;

@@ -1,4 +1,4 @@
-//! Machines that must not come up: each stops with one message that names what is wrong.
+//! Machines that must not come up: each stops with one message that names the fault.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,18 +12,18 @@ use xtask::{host, qemu, workspace};
 
 use crate::Results;
 
-/// How long it may take until the machine has stopped.
+/// The longest time until the machine has stopped.
 const LIMIT: Duration = Duration::from_secs(120);
-/// How long it may take from the message to the stop.
+/// The longest time from the message to the stop.
 const SOON: Duration = Duration::from_secs(5);
 
-/// A change to a module of what is booted.
+/// A change to a module of the boot.
 type Change = fn(&mut Payload, &str) -> Result<()>;
 
-/// What is said of what cannot start.
+/// The part that all messages of a host that cannot start have.
 const NO_START: &str = "cannot start";
 
-/// Modules that are not what they should be: name, change, module, what the message says.
+/// Wrong modules: name, change, module, and parts of the message.
 const MODULES: [(&str, Change, &str, &[&str]); 11] = [
     ("no-ultravisor", leave_out, "ultravisor", &[NO_START, "\"ultravisor\" is missing"]),
     ("no-boot", leave_out, "boot", &[NO_START, "\"boot\" is missing"]),
@@ -38,7 +38,7 @@ const MODULES: [(&str, Change, &str, &[&str]); 11] = [
     ("kernel-without-pv", without_pv, "command-kernel", &[NO_START, "command-kernel:", "Xen PV"]),
 ];
 
-/// Machines that cannot hold a host: name, memory, CPU model, what the message says.
+/// Machines that cannot hold a host: name, memory, CPU model, and parts of the message.
 const MACHINES: [(&str, &str, &str, &[&str]); 4] = [
     ("too-little-memory", "96M", "max,-smap", &[NO_START, "memory:", "give the machine at least"]),
     ("too-little-for-command", "160M", "max,-smap", &[NO_START, "too little memory:", "free"]),
@@ -46,19 +46,19 @@ const MACHINES: [(&str, &str, &str, &[&str]); 4] = [
     ("no-long-mode", "2G", "qemu32", &["this CPU has no", "64-bit"]),
 ];
 
-/// One machine that must stop.
+/// A machine that must stop.
 struct Refusal {
     name: &'static str,
     machine: MachineOptions,
     boot: BootOptions,
-    /// A module to change, and how.
+    /// The module to change, and the change.
     change: Option<(Change, &'static str)>,
-    /// What the message on the serial line must contain.
+    /// Texts that the message on the serial line must contain.
     says: &'static [&'static str],
 }
 
 impl Refusal {
-    /// A machine like any other, but for what the caller changes.
+    /// A usual machine, which the caller then changes.
     fn new(name: &'static str, says: &'static [&'static str]) -> Self {
         let (machine, boot) = (MachineOptions::default(), BootOptions::default());
         Self { name, machine, boot, change: None, says }
@@ -81,7 +81,7 @@ fn all() -> Vec<Refusal> {
     all
 }
 
-/// Command lines with a word that nobody knows.
+/// Command lines with an unknown word.
 fn options() -> [Refusal; 3] {
     const UNKNOWN: &[&str] = &["unknown option", "colour=blue"];
     let refusal = |name, boot| Refusal { boot, ..Refusal::new(name, UNKNOWN) };
@@ -94,7 +94,7 @@ fn options() -> [Refusal; 3] {
     ]
 }
 
-/// Runs the refusals that were asked for.
+/// Runs the requested refusals.
 pub fn run(results: &mut Results) {
     for refusal in all() {
         let name = format!("refusal/{}", refusal.name);
@@ -179,7 +179,7 @@ fn leave_out(payload: &mut Payload, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Puts other bytes in the place of a module's.
+/// Replaces the bytes of a module.
 fn replace(payload: &mut Payload, name: &str, how: &str, bytes: &[u8]) -> Result<()> {
     let directory = workspace::directory(workspace::build_dir()?.join("refusals"))?;
     let changed = directory.join(format!("{how}-{name}"));
@@ -193,20 +193,20 @@ fn bytes_of(payload: &mut Payload, name: &str) -> Result<Vec<u8>> {
     workspace::read(file)
 }
 
-/// Half of the module is missing.
+/// Cuts off half of the module.
 fn cut(payload: &mut Payload, name: &str) -> Result<()> {
     let bytes = bytes_of(payload, name)?;
     replace(payload, name, "short", &bytes[..bytes.len() / 2])
 }
 
-/// The module begins with bytes that mean nothing.
+/// Makes the module begin with meaningless bytes.
 fn spoil(payload: &mut Payload, name: &str) -> Result<()> {
     let mut bytes = bytes_of(payload, name)?;
     bytes.iter_mut().take(4096).for_each(|byte| *byte ^= 0x5a);
     replace(payload, name, "corrupt", &bytes)
 }
 
-/// The kernel is a proper ELF image, and knows nothing of the guest ABI: the monitor itself.
+/// Takes the monitor itself as the kernel: a valid ELF image that does not support the guest ABI.
 fn without_pv(payload: &mut Payload, name: &str) -> Result<()> {
     let Payload::Host { monitor, .. } = &*payload else { bail!("no host is booted") };
     let bytes = workspace::read(monitor)?;

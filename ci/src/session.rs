@@ -1,6 +1,6 @@
-//! A session that a person would have: files, plans, changes, a mistake that is undone, a crash.
+//! A typical session: files, plans, changes, a mistake that is undone, and a crash.
 //!
-//! What is checked is what it says: names, outcomes, reasons; not how it is laid out.
+//! The names, outcomes and reasons in the output are checked, but not its layout.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::checks::{self, Check};
 use crate::guests::{GUEST, definition, minimal_guest};
 use crate::host::Host;
 
-/// What is checked, in this order; each goes on where the one before it ended.
+/// The checks, in this order; each continues where the one before it ended.
 const CHECKS: &[Check] = &[
     Check { name: "apply", run: apply },
     Check { name: "change", run: change },
@@ -29,12 +29,12 @@ const CHECKS: &[Check] = &[
     Check { name: "kernel-log", run: checks::kernel_log },
 ];
 
-/// How long a command may take.
+/// The time limit of a command.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Where the definitions are.
+/// The path of the definitions.
 const SHOP: &str = "/root/shop.toml";
 
-/// Runs what was asked for.
+/// Runs the requested checks.
 pub fn run(results: &mut Results) {
     let machine = MachineOptions { memory: "1G".into(), ..MachineOptions::default() };
     boots::run_wanted(&Boot { name: "session", machine, boot: options, checks: CHECKS }, results);
@@ -44,14 +44,14 @@ fn options() -> Result<BootOptions> {
     Ok(BootOptions { file: vec![minimal_guest()?], ..BootOptions::default() })
 }
 
-/// Runs `uvtool`; its status and all that it printed.
+/// Runs `uvtool`; returns its status and its whole output.
 fn uvtool(host: &mut Host, words: &str) -> Result<(i32, String)> {
     let line = format!("uvtool {words}");
     let output = host.run(&["sh", "-c", &line], b"", LIMIT)?;
     Ok((output.status, output.stdout + &output.stderr))
 }
 
-/// Runs `uvtool`, which must do what it is asked for and say all of this.
+/// Runs `uvtool`, which must succeed and print all of these texts.
 fn says(host: &mut Host, words: &str, all: &[&str]) -> Result<String> {
     let (status, text) = uvtool(host, words)?;
     ensure!(status == 0, "`uvtool {words}` ended with status {status}: {text}");
@@ -59,7 +59,7 @@ fn says(host: &mut Host, words: &str, all: &[&str]) -> Result<String> {
     Ok(text)
 }
 
-/// Runs `uvtool`, which must refuse and say all of this.
+/// Runs `uvtool`, which must refuse and print all of these texts.
 fn refuses(host: &mut Host, words: &str, all: &[&str]) -> Result<()> {
     let (status, text) = uvtool(host, words)?;
     ensure!(status == 1, "`uvtool {words}` ended with status {status}: {text}");
@@ -73,7 +73,7 @@ fn has(words: &str, text: &str, all: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// What `uvtool` prints as JSON.
+/// Runs `uvtool` and returns its JSON.
 fn json(host: &mut Host, words: &str) -> Result<Value> {
     let text = says(host, &format!("{words} --json"), &[])?;
     serde_json::from_str(&text).with_context(|| format!("uvtool {words} --json: {text}"))
@@ -87,14 +87,14 @@ fn field(rows: &Value, name: &str, pointer: &str) -> Result<Value> {
     Ok(row.pointer(pointer).cloned().unwrap_or_default())
 }
 
-/// Writes definitions of idle guests, each with what its definition says beyond that.
+/// Writes definitions of idle guests, each with additional lines.
 fn write(host: &mut Host, partitions: &[(&str, &str)]) -> Result<()> {
     let one = |(name, more): &(&str, &str)| format!("{}{more}\n", definition(name, "idle"));
     let text: String = partitions.iter().map(one).collect();
     host.sh(&format!("cat > {SHOP} <<'END'\n{text}END")).map(drop)
 }
 
-/// A plan shows what an apply then does.
+/// Checks that a plan shows what an apply then does.
 fn apply(host: &mut Host) -> Result<()> {
     write(host, &[("web", ""), ("db", "")])?;
     let plan = says(host, &format!("plan {SHOP}"), &["+ web", "+ db", "2 to create"])?;
@@ -109,7 +109,8 @@ fn apply(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// A changed file shows as its change alone; names and shares change while the guests run.
+/// Checks that a plan for a changed file shows only the change, and that names and shares change
+/// while the guests run.
 fn change(host: &mut Host) -> Result<()> {
     write(host, &[("web", ""), ("db", "[partition.cpu]\nweight = 512"), ("cache", "")])?;
     let change = ["+ cache", "~ db", "cpu.weight: 256 -> 512", "1 as they should be"];
@@ -127,7 +128,7 @@ fn change(host: &mut Host) -> Result<()> {
     refuses(host, "set command --memory 64M", &["\"command\"", "memory", "not defined here"])
 }
 
-/// The newest record whose reason has this.
+/// The newest record whose reason contains `reason`.
 fn record(host: &mut Host, reason: &str) -> Result<u64> {
     let log = json(host, "log")?;
     let mut rows = log.as_array().context("no records")?.iter().rev();
@@ -136,7 +137,8 @@ fn record(host: &mut Host, reason: &str) -> Result<u64> {
     found["sequence"].as_u64().context("a record without a number")
 }
 
-/// A mistake is undone, in the definition as well; undone it is but once.
+/// Checks that a mistake is undone, in the definition as well, and that a record can be undone only
+/// once.
 fn undo(host: &mut Host) -> Result<()> {
     let set = record(host, "set www")?;
     says(host, &format!("undo {set} --reason 'a mistake'"), &["is undone"])?;
@@ -152,7 +154,7 @@ fn undo(host: &mut Host) -> Result<()> {
     refuses(host, "undo 0", &["record 0"])
 }
 
-/// What was looked at is what is done, or nothing is.
+/// Checks that an apply does what its plan showed, or nothing.
 fn stale_plan(host: &mut Host) -> Result<()> {
     write(host, &[("web", ""), ("db", ""), ("cache", "")])?;
     let version = json(host, &format!("plan {SHOP}"))?["version"].as_u64().context("no version")?;
@@ -166,7 +168,7 @@ fn stale_plan(host: &mut Host) -> Result<()> {
         .map(drop)
 }
 
-/// A guest that crashes says so: to who watches, and afterwards.
+/// Checks that the crash of a guest is reported, to a user who watches it and afterwards.
 fn crash(host: &mut Host) -> Result<()> {
     let create = format!("create --name test --kernel {GUEST} --memory 4M --command-line crash");
     let (status, text) = uvtool(host, &format!("{create} --console"))?;
@@ -180,7 +182,7 @@ fn crash(host: &mut Host) -> Result<()> {
     refuses(host, "destroy test", &["\"test\"", "no such partition", "web"])
 }
 
-/// One that is created paused has not run, and runs when it is told to.
+/// Checks that a partition that is created paused has not run, and runs once it is unpaused.
 fn paused(host: &mut Host) -> Result<()> {
     let create = format!("create --name later --kernel {GUEST} --memory 4M --command-line hello");
     says(host, &format!("{create} --paused"), &["later"])?;
@@ -193,7 +195,8 @@ fn paused(host: &mut Host) -> Result<()> {
     says(host, "console --once later", &["hello from a minimal guest"]).map(drop)
 }
 
-/// All that is typed arrives; whoever types for a guest that does not read is told.
+/// Checks that all typed input arrives, and that a user who types to a guest that does not read is
+/// told.
 fn console(host: &mut Host) -> Result<()> {
     let create = |name: &str, program: &str| {
         format!("create --name {name} --kernel {GUEST} --memory 4M --command-line {program}")
@@ -207,7 +210,7 @@ fn console(host: &mut Host) -> Result<()> {
     let expected: Vec<String> = (1..=300).map(|n| format!("line {n} of them")).collect();
     ensure!(lines == expected, "what was typed is not what arrived: {all}");
     ensure!(!all.contains("after"), "what stands behind the key was typed: {all}");
-    // The console of this partition, and not of the one before.
+    // The console shows the output of this partition, and not of the one before.
     let text = says(host, &format!("{} --console", create("talk", "hello")), &["hello from"])?;
     ensure!(!text.contains("line "), "the output of an earlier partition: {text}");
     says(host, &create("deaf", "idle"), &[])?;
@@ -216,7 +219,7 @@ fn console(host: &mut Host) -> Result<()> {
     has("console deaf", &deaf.stderr, &["may not be read", "--timeout"])?;
     let wait = uvtool(host, "wait deaf --timeout 1")?;
     ensure!(wait.0 == 124 && wait.1.contains("has not stopped after"), "{wait:?}");
-    // Whatever it waits in: here a file that nobody writes.
+    // The time limit holds for every wait: here for a file that nobody writes.
     host.sh("mkfifo /root/pipe.toml")?;
     let endless = uvtool(host, "plan --timeout 1 /root/pipe.toml")?;
     ensure!(endless.0 == 124 && endless.1.contains("--timeout"), "{endless:?}");
@@ -224,7 +227,7 @@ fn console(host: &mut Host) -> Result<()> {
     says(host, "destroy --forget talk", &[]).map(drop)
 }
 
-/// Runs `uvtool`, which must refuse, and then the command that it names as the way out.
+/// Runs `uvtool`, which must refuse, and then the command that the refusal names as the way out.
 fn takes_the_way_out(host: &mut Host, words: &str) -> Result<()> {
     let (status, text) = uvtool(host, words)?;
     ensure!(status == 1, "`uvtool {words}` ended with status {status}: {text}");
@@ -233,7 +236,7 @@ fn takes_the_way_out(host: &mut Host, words: &str) -> Result<()> {
     says(host, way_out, &[]).with_context(|| format!("of {text}")).map(drop)
 }
 
-/// What a refusal names as the way out works, also for a name that a shell would take apart.
+/// Checks that the way out in a refusal works, also for a name that a shell would split.
 fn ways_out(host: &mut Host) -> Result<()> {
     let create = format!("create --name 'my guest' --kernel {GUEST} --memory 4M");
     says(host, &format!("{create} --command-line idle --paused"), &[])?;
@@ -249,7 +252,8 @@ fn ways_out(host: &mut Host) -> Result<()> {
     has("create", &text, &["--vcpus: 99 is more than 32"])
 }
 
-/// What is not in the file any more goes, and all is as it was before.
+/// Checks that a partition that is not in the file any more is destroyed, and that everything is as
+/// before.
 fn end(host: &mut Host) -> Result<()> {
     write(host, &[("db", "")])?;
     refuses(host, &format!("apply --prune {SHOP}"), &["would destroy", "web", "cache", "--yes"])?;

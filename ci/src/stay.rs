@@ -1,8 +1,8 @@
-//! The longest stay in ring 0 while a partition does what it can to make it long.
+//! The longest stay in ring 0 while a partition tries to make it long.
 //!
-//! Ring 0 runs with interrupts off, so nothing else runs on a CPU while it stays there. Stays are
-//! counted in instructions of the CPU itself (`tools/instruction-counter`), on a machine whose time
-//! is instructions, so the figure does not depend on the test host.
+//! Ring 0 runs with interrupts off, so nothing else runs on a CPU during a stay. Stays are counted
+//! in instructions of the CPU itself (`tools/instruction-counter`), on a machine whose time is
+//! instructions, so the figure does not depend on the test host.
 
 use std::path::Path;
 
@@ -18,9 +18,9 @@ use crate::containment;
 use crate::guests::minimal;
 use crate::host::Host;
 
-/// Microseconds of the machine's time that no stay exceeds.
+/// The limit of a stay, in microseconds of the machine's time.
 const BOUND: u64 = 100;
-/// Stays that a failure tells of.
+/// The most stays that a failure lists.
 const TOLD: usize = 8;
 
 const CHECKS: &[Check] = &[
@@ -30,20 +30,20 @@ const CHECKS: &[Check] = &[
     Check { name: "monitor-log", run: checks::monitor_log },
 ];
 
-/// A file that stays are written to; it goes with this.
+/// A file for stays, which is removed when this value is dropped.
 pub fn file(name: &str) -> Result<Scratch> {
     let name = format!("stays-{name}-{}", std::process::id());
     Ok(Scratch::new(workspace::build_dir()?.join(name)))
 }
 
-/// A machine whose stays are written to `file`. One CPU: what another executes meanwhile would
-/// take time of this machine, too.
+/// A machine whose stays are written to `file`. It has one CPU, because instructions of another CPU
+/// would take time of this machine, too.
 pub fn machine(file: &Path) -> MachineOptions {
     let stays = Some(file.to_owned());
     MachineOptions { cpus: 1, icount: true, stays, ..MachineOptions::default() }
 }
 
-/// Runs the checks that were asked for.
+/// Runs the requested checks.
 pub fn run(results: &mut Results) {
     let Ok(file) = file("hostile") else { return };
     let machine = machine(file.path());
@@ -51,7 +51,8 @@ pub fn run(results: &mut Results) {
     boots::run_wanted(&boot, results);
 }
 
-/// A guest whose memory is taken, scrubbed and given back, while it runs.
+/// Measures stays while a guest is created and destroyed: its memory is taken, scrubbed and
+/// released.
 fn create_and_destroy(host: &mut Host) -> Result<()> {
     for name in ["one", "two"] {
         host.sh(&minimal(name, "spin 0"))?;
@@ -66,10 +67,10 @@ fn longest(host: &mut Host) -> Result<()> {
     judge(host.options.stays.as_deref().context("no file of stays")?)
 }
 
-/// Prints the longest of the stays in a file, which must not exceed the bound.
+/// Prints the longest of the stays in a file, which must not exceed the limit.
 ///
 /// # Errors
-/// It does; the message has the longest ones.
+/// A stay exceeds the limit; the message has the longest ones.
 pub fn judge(file: &Path) -> Result<()> {
     let stays = stays::read(file, &hv_build::build()?.monitor)?;
     let longest = stays.first().context("no stay was written down")?;

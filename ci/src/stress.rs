@@ -1,7 +1,7 @@
 //! Debian's `stress-ng` in the command partition.
 //!
-//! `STRESS_SECONDS` in the environment makes each stressor longer than CI has time for: 43 are ten
-//! minutes in all.
+//! `STRESS_SECONDS` in the environment sets a longer time for each stressor than CI can spend: 43
+//! gives ten minutes in all.
 //!
 //! The program and the libraries it needs come from Debian's packages, unmodified, and travel in
 //! the RAM disk.
@@ -16,20 +16,20 @@ use crate::checks::{self, Check};
 use crate::host::Host;
 use crate::number;
 
-/// What runs, one after the other.
+/// The stressors, which run one after the other.
 const STRESSORS: [&str; 14] = [
     "cpu", "fork", "vfork", "exec", "mmap", "mremap", "mprotect", "vm", "signal", "pipe", "switch",
     "timer", "fp", "clone",
 ];
-/// Of these, those that refuse to run as root; they run as a user without rights.
+/// The stressors that refuse to run as root; they run as a user without privileges.
 const NOT_AS_ROOT: [&str; 1] = ["exec"];
-/// Processes of each stressor.
+/// The number of processes of each stressor.
 const WORKERS: &str = "2";
-/// Seconds for each.
+/// The time in seconds for each.
 const SECONDS: u64 = 8;
 const PROGRAM: &str = "/usr/bin/stress-ng";
 
-/// What is checked on the machine with `stress-ng`.
+/// The checks on the machine with `stress-ng`.
 pub const CHECKS: &[Check] = &[
     Check { name: "stressors", run: stressors },
     Check { name: "kernel-log", run: checks::kernel_log },
@@ -39,7 +39,7 @@ pub const CHECKS: &[Check] = &[
 /// A command partition of two virtual CPUs with `stress-ng` in it.
 ///
 /// # Errors
-/// The packages cannot be had.
+/// The packages cannot be downloaded.
 pub fn options() -> Result<BootOptions> {
     let tree = workspace::directory(workspace::build_dir()?.join("packages"))?.join("stress-ng");
     if !tree.exists() {
@@ -62,7 +62,7 @@ fn stressors(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// Runs one stressor, which must have done something.
+/// Runs one stressor, which must complete at least one operation.
 fn run(host: &mut Host, stressor: &str) -> Result<()> {
     let seconds = number("STRESS_SECONDS", SECONDS)?;
     let (option, time) = (format!("--{stressor}"), format!("{seconds}s"));
@@ -73,19 +73,19 @@ fn run(host: &mut Host, stressor: &str) -> Result<()> {
     words.extend(["--verify", "--metrics-brief", "--temp-path", "/tmp"]);
     words.extend([option.as_str(), WORKERS, "-t", &time]);
     let (option, size) = (format!("--{stressor}-bytes"), format!("{}m", seconds * 2));
-    // One operation on what these take by default is longer than a run on a busy machine.
+    // With their default sizes, one operation of these takes longer than a run on a busy machine.
     if ["mmap", "mremap", "vm"].contains(&stressor) {
         words.extend([option.as_str(), &size]);
     }
     let output = host.run(&words, b"", Duration::from_secs(seconds * 3 + 30))?;
     ensure!(output.status == 0, "status {}\n{}", output.status, output.stderr);
     let said = output.stdout + &output.stderr;
-    // A stressor that was skipped is no error to stress-ng.
+    // stress-ng does not report a skipped stressor as an error.
     ensure!(operations(&said, stressor) > 0, "it did not run:\n{said}");
     Ok(())
 }
 
-/// How many operations the table of metrics says that the stressor did.
+/// The number of operations of the stressor in the table of metrics.
 fn operations(said: &str, stressor: &str) -> u64 {
     let metrics = said.lines().filter(|line| line.contains(" metrc: "));
     let count = |line: &str| {

@@ -1,5 +1,5 @@
-//! A thousand minimal guests on 8 GiB: made by one apply, seen to run, changed and changed back, and
-//! taken away by another apply.
+//! A thousand minimal guests on 8 GiB: created by one apply, seen to run, changed and changed back,
+//! and destroyed by another apply.
 //!
 //! It takes minutes, so it runs only by name.
 
@@ -22,14 +22,14 @@ const CHECKS: &[Check] = &[
     Check { name: "monitor-log", run: checks::monitor_log },
 ];
 
-/// Guests.
+/// The number of guests.
 const COUNT: usize = 1000;
-/// Bytes that a refusal of an undo may have.
+/// The most bytes in the refusal of an undo.
 const MOST_SAID: usize = 2000;
-/// How long one step may take.
+/// The time limit of a step.
 const LIMIT: Duration = Duration::from_secs(1800);
 
-/// Runs the checks, where they were asked for by name.
+/// Runs the checks, if they were requested by name.
 pub fn run(results: &mut Results) {
     let machine = MachineOptions { memory: "8G".into(), ..MachineOptions::default() };
     let boot = Boot { name: "guests-8g", machine, boot: minimal_options, checks: CHECKS };
@@ -73,15 +73,15 @@ fn thousand(host: &mut Host) -> Result<()> {
         start.elapsed().as_secs_f32()
     );
     ensure!(records.contains("many-1000"), "the log does not tell of the guests");
-    // Memory is given back in turns of the ultravisor's loop.
+    // Memory is released in turns of the ultravisor's loop.
     must(host, "while uvtool list --all --json | grep -q '\"many-'; do sleep 1; done")?;
     let after = accounts(host)?;
     ensure!(before == after, "before: {before}\nafter: {after}");
     must(host, "uvtool destroy --forget keeper").map(drop)
 }
 
-/// What started a thousand kernels is not undone, and says so in a few words; a change of a thousand
-/// weights is.
+/// Checks that the start of a thousand kernels cannot be undone, and is refused in a short message,
+/// but that a change of a thousand weights can.
 fn undo(host: &mut Host, all: &str) -> Result<()> {
     let (started, before) = (last_apply(host)?, weight(host)?);
     let (status, said) = try_to(host, &format!("uvtool undo {started}"))?;
@@ -94,17 +94,17 @@ fn undo(host: &mut Host, all: &str) -> Result<()> {
     must(host, &format!("uvtool undo {changed}"))?;
     let after = weight(host)?;
     ensure!(before == after, "before: {before}, after: {after}");
-    // As they are defined, too.
+    // This also restores the definitions.
     apply_some(host, all)
 }
 
-/// CPU weight of the last of them.
+/// CPU weight of the last guest.
 fn weight(host: &mut Host) -> Result<u64> {
     let info: Value = serde_json::from_str(&must(host, "uvtool info --json many-1000")?)?;
     info["cpu_weight"].as_u64().context("no weight is told")
 }
 
-/// The newest record of the log that is of an apply and was committed.
+/// The newest committed record of an apply in the log.
 fn last_apply(host: &mut Host) -> Result<u64> {
     let records: Value = serde_json::from_str(&must(host, "uvtool log --json")?)?;
     let of_apply = |record: &&Value| {
@@ -115,7 +115,7 @@ fn last_apply(host: &mut Host) -> Result<u64> {
     newest.and_then(|record| record["sequence"].as_u64()).context("no apply was committed")
 }
 
-/// Makes these definitions true, and leaves others alone.
+/// Applies these definitions, and leaves others alone.
 fn apply_some(host: &mut Host, definitions: &str) -> Result<()> {
     let command = "cat > /root/some.toml && uvtool apply /root/some.toml";
     let output = host.run(&["sh", "-c", command], definitions.as_bytes(), LIMIT)?;
@@ -123,7 +123,7 @@ fn apply_some(host: &mut Host, definitions: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes these definitions true in one transaction, and nothing else.
+/// Applies these definitions, and no others, in one transaction.
 fn apply(host: &mut Host, definitions: &str) -> Result<()> {
     let command = "cat > /root/all.toml && uvtool apply --prune --yes /root/all.toml";
     let output = host.run(&["sh", "-c", command], definitions.as_bytes(), LIMIT)?;

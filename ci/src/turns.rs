@@ -1,11 +1,13 @@
-//! A large partition is made and given back, and nobody waits for that: the ultravisor's loop comes
-//! round every few milliseconds, and answers others meanwhile.
+//! Checks that nobody waits while a large partition is created and destroyed: the ultravisor's loop
+//! turns every few milliseconds, and answers others meanwhile.
 //!
-//! What is scrubbed after it, in idle time, is booked to the client that had it given back.
+//! The time to scrub its memory afterwards, in idle time, is charged to the client that destroyed
+//! it.
 //!
-//! The machine's time is counted in instructions (`-icount`), so a turn takes what it takes, whatever
-//! else the test host does. The same with 16 GiB takes minutes, so it runs only by name; it needs
-//! little of the test host's memory, since what was never written is only read.
+//! The machine's time is counted in instructions (`-icount`), so a turn takes the same time
+//! whatever else the test host does. The same check with 16 GiB takes minutes, so it runs only by
+//! name. It needs little of the test host's memory, because memory that was never written is only
+//! read.
 
 use std::time::Duration;
 
@@ -32,15 +34,15 @@ const CHECKS_16G: &[Check] = &[
     Check { name: "kernel-log", run: checks::kernel_log },
 ];
 
-/// What a partition of this size would hold the loop for, were it made in one turn, is a quarter of a
-/// second: lists that are answered meanwhile.
+/// The least number of lists that must be answered meanwhile; created in one turn, a partition of
+/// this size would hold the loop for a quarter of a second.
 const LISTS: u64 = 3;
-/// How long a step may take.
+/// The time limit of a step.
 const LIMIT: Duration = Duration::from_secs(1200);
-/// Nanoseconds that a look at a free frame takes at least: it has 512 words.
+/// The least nanoseconds to check a free frame, which has 512 words.
 const LOOK: u64 = 500;
 
-/// Runs the checks that were asked for.
+/// Runs the requested checks.
 pub fn run(results: &mut Results) {
     let machine = || MachineOptions { cpus: 1, icount: true, ..MachineOptions::default() };
     let boot = Boot { name: "turns", machine: machine(), boot: options, checks: CHECKS };
@@ -56,7 +58,7 @@ fn options() -> Result<BootOptions> {
     Ok(BootOptions { file: vec![minimal_guest()?], command_memory, ..BootOptions::default() })
 }
 
-/// What `uvtool resources` says of the loop and of memory to be scrubbed.
+/// The state of the loop, and of memory to scrub, in `uvtool resources`.
 struct Loop {
     unscrubbed: u64,
     longest: u64,
@@ -82,7 +84,8 @@ fn settle(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command while another client lists partitions over and over; how many lists were answered.
+/// Runs a command while another client lists partitions over and over; returns how many lists were
+/// answered.
 fn beside_lists(host: &mut Host, command: &str) -> Result<u64> {
     let script = format!(
         "rm -f /run/lists; (while uvtool list > /dev/null; do echo >> /run/lists; done) & \
@@ -103,7 +106,7 @@ fn service(host: &mut Host) -> Result<u64> {
     row["service_time_ns"].as_u64().with_context(|| format!("no service time: {row}"))
 }
 
-/// Most of what the usual machine has free.
+/// Uses most of the free memory of the usual machine.
 fn large(host: &mut Host) -> Result<()> {
     comes_and_goes(host, "1536M")
 }
@@ -112,7 +115,7 @@ fn sixteen(host: &mut Host) -> Result<()> {
     comes_and_goes(host, "16G")
 }
 
-/// Makes a partition of clean memory, gives it back, and makes it again of memory that is not
+/// Creates a partition from clean memory, destroys it, and creates it again from memory that is not
 /// scrubbed yet.
 fn comes_and_goes(host: &mut Host, memory: &str) -> Result<()> {
     settle(host)?;

@@ -1,6 +1,6 @@
-//! The hypercalls of an ordinary kernel that the programs need, with types.
+//! Typed wrappers of the hypercalls that the programs need, as an ordinary kernel makes them.
 //!
-//! Rule: what the fuzzer asks for does not go through here; these are calls that should succeed.
+//! Rule: the fuzzer's calls do not go through here; these calls should succeed.
 #![expect(unsafe_code, reason = "hypercalls that read and write memory")]
 
 use partition_runtime::hypercall::{Errno, call};
@@ -22,14 +22,14 @@ fn with<T>(number: u64, command: u64, argument: &mut T) -> Result<u64, Errno> {
     unsafe { call(number, [command, (&raw mut *argument) as u64, 0, 0, 0]) }
 }
 
-/// Sets the entry for a kind of callback; it masks events.
+/// Sets the entry point for a kind of callback, which masks events.
 pub fn register_callback(kind: u16, address: u64) -> Result<(), Errno> {
     let flags = CALLBACKF_MASK_EVENTS;
     let mut callback = CallbackRegister { kind, flags, pad: 0, address };
     with(number::CALLBACK_OP, CALLBACKOP_REGISTER, &mut callback).map(drop)
 }
 
-/// Sets the entry for events.
+/// Sets the entry point for events.
 pub fn register_upcall(address: u64) {
     register_callback(CALLBACK_EVENT, address).expect("the event callback");
 }
@@ -41,20 +41,20 @@ pub fn update_va_mapping(address: u64, entry: u64) -> Result<(), Errno> {
     unsafe { call(number::UPDATE_VA_MAPPING, [address, entry, flags, 0, 0]) }.map(drop)
 }
 
-/// Hands the virtual CPU back until an event is pending.
+/// Yields the virtual CPU until an event is pending.
 pub fn block() {
     // SAFETY: touches no memory.
     let _ = unsafe { call(number::SCHED_OP, [sched::BLOCK, 0, 0, 0, 0]) };
 }
 
-/// Waits until the event of a port is pending, masked or not, or the time is there.
+/// Waits until the event of a port is pending, masked or not, or until the time `timeout`.
 pub fn poll(port: u32, timeout: u64) {
     let ports = (&raw const port) as u64;
     let mut poll = sched::Poll { ports, nr_ports: 1, pad: 0, timeout };
     with(number::SCHED_OP, sched::POLL, &mut poll).expect("poll");
 }
 
-/// Sets the timer in the older form; 0 stops it.
+/// Sets the timer with the older call; 0 stops it.
 pub fn set_timer_op(deadline: u64) {
     // SAFETY: touches no memory.
     unsafe { call(number::SET_TIMER_OP, [deadline, 0, 0, 0, 0]) }.expect("set_timer_op");
@@ -62,28 +62,28 @@ pub fn set_timer_op(deadline: u64) {
 
 /// Raises the event of a port.
 pub fn send(port: u32) {
-    // The other end may be closed: it then needs no event.
+    // If the other end is closed, it needs no event.
     let _ = with(number::EVENT_CHANNEL_OP, events::SEND, &mut PortArgument { port });
 }
 
-/// Makes a port that waits for a partner.
+/// Allocates a port that waits for a partner.
 pub fn alloc_unbound(wanted: &mut AllocUnbound) -> Result<u64, Errno> {
     with(number::EVENT_CHANNEL_OP, events::ALLOC_UNBOUND, wanted)
 }
 
-/// What a port is used for.
+/// Reads the status of a port.
 pub fn port_status(status: &mut EvtchnStatus) -> Result<u64, Errno> {
     with(number::EVENT_CHANNEL_OP, events::STATUS, status)
 }
 
-/// Binds the timer of virtual CPU 0; its port.
+/// Binds the timer of virtual CPU 0; returns its port.
 pub fn bind_timer() -> Result<u32, Errno> {
     let mut bind = BindVirq { virq: VIRQ_TIMER, vcpu: 0, port: 0 };
     with(number::EVENT_CHANNEL_OP, events::BIND_VIRQ, &mut bind)?;
     Ok(bind.port)
 }
 
-/// Times in each state of this virtual CPU.
+/// Reads the times in each state of this virtual CPU.
 pub fn runstate() -> RunstateInfo {
     let mut info = RunstateInfo::default();
     let address = (&raw mut info) as u64;
@@ -110,12 +110,12 @@ fn reservation(command: u64, list: &mut [u64]) -> Result<u64, Errno> {
     with(number::MEMORY_OP, command, &mut argument)
 }
 
-/// Gives machine frames back, which nothing may map; how many were.
+/// Releases machine frames, which nothing may map; returns how many were released.
 pub fn give_back(machine_frames: &mut [u64]) -> Result<u64, Errno> {
     reservation(DECREASE_RESERVATION, machine_frames)
 }
 
-/// The last machine frame that the machine-to-physical table has an entry for.
+/// The last machine frame that has an entry in the machine-to-physical table.
 pub fn last_machine_frame() -> u64 {
     let mut mapping = MachphysMapping::default();
     with(number::MEMORY_OP, MACHPHYS_MAPPING, &mut mapping).expect("machphys_mapping");

@@ -1,7 +1,8 @@
-//! The command line: which program runs, and its numbers.
+//! The command line, which names the program and its numbers.
 //!
 //! The first word that has no `=` and no `.` in it is the program's name, the words after it are
-//! numbers for it. So what a loader puts before the program, such as `console=hvc0`, does no harm.
+//! numbers for it. So words that a loader puts before the program, such as `console=hvc0`, do no
+//! harm.
 
 use alloc::vec::Vec;
 use pv_abi::xen::start_info::StartInfo;
@@ -11,52 +12,54 @@ use pv_abi::xen::start_info::StartInfo;
 pub enum Program<'a> {
     /// Print a line and power off.
     Hello,
-    /// Counts, and prints each second how much CPU time the guest had. Ends after so many seconds;
-    /// 0: never.
+    /// Count, and print each second how much CPU time the guest had. Ends after this many seconds;
+    /// 0 means never.
     Spin(u64),
-    /// Compute a little each second and be idle else; ends after so many seconds, 0: never.
+    /// Compute a little each second and be idle otherwise; ends after this many seconds, 0 means
+    /// never.
     Beat(u64),
-    /// Print what is typed, until a line `quit`.
+    /// Print the typed lines, until a line `quit`.
     Echo,
     /// Panic.
     Crash,
-    /// Ask to be started again.
+    /// Ask to be restarted.
     Reboot,
     /// Wait for ever.
     Idle,
-    /// Give half of the free memory back and take it again, so many times.
+    /// Release half of the free memory and take it again, this many times.
     Balloon(u64),
-    /// Set timers at every distance, see the `timers` module, and tell that all were right.
+    /// Set timers at every distance (see the `timers` module), and report that all were right.
     Timers,
-    /// Grants, see the `grants` module; tells that all were right.
+    /// Test grants (see the `grants` module), and report that all were right.
     Grants,
-    /// Look at the machine-to-physical table each second, so many times, 0: for ever; see the `view`
-    /// module.
+    /// Check the machine-to-physical table each second, this many times, 0 for ever (see the `view`
+    /// module).
     View(u64),
-    /// Privileged instructions, see the `instructions` module; tells that all were right.
+    /// Test privileged instructions (see the `instructions` module), and report that all were
+    /// right.
     Instructions,
-    /// Use the base of FS by `wrfsbase` for ever.
+    /// Change the base of FS with `wrfsbase` for ever.
     Bases,
-    /// Ask for things of these kinds for ever; see the `flood` module.
+    /// Make requests of these kinds for ever (see the `flood` module).
     Flood(Vec<&'a str>),
-    /// Make random calls; see the `fuzz` module.
+    /// Make random calls (see the `fuzz` module).
     Fuzz(Vec<&'a str>),
-    /// No program of this name.
+    /// The name of a program that does not exist.
     Unknown(&'a str),
 }
 
-/// Names, for a message.
+/// The names of all programs, for a message.
 pub const NAMES: &str = "hello, spin [SECONDS], beat [SECONDS], echo, crash, reboot, idle, \
     balloon [TIMES], timers, grants, view [TIMES], instructions, bases, flood KIND…, fuzz SEED COUNT [FIRST [STEPS]]";
 
-/// The command line as text, as far as it is text.
+/// The command line, up to the first byte that is not text.
 pub fn line(info: &StartInfo) -> &str {
     let bytes = info.cmd_line.split(|byte| *byte == 0).next().unwrap_or_default();
     core::str::from_utf8(bytes).unwrap_or_default()
 }
 
 impl<'a> Program<'a> {
-    /// Reads a command line; no program: [`Program::Hello`].
+    /// Parses a command line; without a program it is [`Program::Hello`].
     pub fn parse(line: &'a str) -> Self {
         let mut words = line.split_ascii_whitespace().skip_while(|word| word.contains(['=', '.']));
         let Some(name) = words.next() else {

@@ -1,7 +1,7 @@
-//! The console: the ring that the loader made, or the monitor's log where there is none.
+//! The console: the ring that the loader made, or the monitor's log if there is no ring.
 //!
-//! Indices run freely and are the other side's to write as well, so none of them is trusted: a
-//! length that makes no sense counts as an empty or a full ring.
+//! Indices run freely, and the other side writes some of them, so none is trusted: an invalid
+//! length counts as an empty or a full ring.
 #![expect(unsafe_code, reason = "a ring in shared memory")]
 
 use crate::{calls, memory};
@@ -12,11 +12,11 @@ use partition_runtime::hypercall::yield_now;
 use pv_abi::xen::console::{ConsoleRing, IN_BYTES, OUT_BYTES};
 use pv_abi::xen::start_info::StartInfo;
 
-/// Address of the ring, 0: none.
+/// Address of the ring; 0 if there is none.
 static RING: AtomicU64 = AtomicU64::new(0);
 static PORT: AtomicU32 = AtomicU32::new(0);
 
-/// Takes the ring that start info names.
+/// Opens the ring that start info names.
 pub fn open(info: &StartInfo) {
     if info.console_mfn != 0 && info.console_evtchn != 0 {
         PORT.store(info.console_evtchn, Ordering::Relaxed);
@@ -25,7 +25,7 @@ pub fn open(info: &StartInfo) {
     }
 }
 
-/// The ring's port; 0: none.
+/// The ring's port; 0 if there is none.
 pub fn port() -> u32 {
     PORT.load(Ordering::Relaxed)
 }
@@ -50,7 +50,7 @@ impl Ring {
         unsafe { &*core::ptr::with_exposed_provenance(self.0 as usize + offset) }
     }
 
-    /// Puts bytes as far as there is room; how many.
+    /// Puts as many bytes as fit; returns how many.
     fn put(self, bytes: &[u8]) -> usize {
         let consumed = self.index(offset_of!(ConsoleRing, out_cons)).load(Ordering::Acquire);
         let produced = self.index(offset_of!(ConsoleRing, out_prod));
@@ -83,7 +83,7 @@ impl Ring {
     }
 }
 
-/// Writes bytes; where the ring is full, waits for its reader.
+/// Writes bytes; if the ring is full, waits for its reader.
 pub fn write(mut bytes: &[u8]) {
     let Some(ring) = Ring::get() else {
         return calls::write_emergency(bytes);
@@ -98,7 +98,7 @@ pub fn write(mut bytes: &[u8]) {
     }
 }
 
-/// Writes what there is room for, and rings whether there was any or not.
+/// Writes as many bytes as fit, and rings in any case.
 pub fn try_write(bytes: &[u8]) {
     if let Some(ring) = Ring::get() {
         ring.put(bytes);
@@ -106,7 +106,8 @@ pub fn try_write(bytes: &[u8]) {
     }
 }
 
-/// Waits until the reader has all, for a guest that is about to stop; not for ever.
+/// Waits until the reader has read everything, for a guest that is about to stop; the wait is
+/// bounded.
 pub fn flush() {
     const TRIES: u32 = 100_000;
     for _ in 0..TRIES {
@@ -117,19 +118,19 @@ pub fn flush() {
     }
 }
 
-/// Writes to the monitor's log, for when there is no ring yet.
+/// Writes to the monitor's log, before there is a ring.
 pub fn emergency(text: &str) {
     calls::write_emergency(text.as_bytes());
 }
 
-/// Takes a byte of input, if there is one. `None` for ever where there is no ring.
+/// Reads a byte of input, if there is one. Always `None` if there is no ring.
 pub fn read() -> Option<u8> {
     let byte = Ring::get()?.take()?;
     calls::send(port());
     Some(byte)
 }
 
-/// Text, as whole writes.
+/// Formats text into complete writes.
 struct Writer;
 
 impl fmt::Write for Writer {

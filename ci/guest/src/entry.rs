@@ -1,8 +1,9 @@
-//! Start-up: from the loader's jump to the program that the command line names; panics and faults.
+//! Start-up, from the loader's jump to the program that the command line names; also panics and
+//! faults.
 //!
-//! The loader enters `_start` (`entry.S`) in kernel mode, with events masked and everything mapped
-//! that the image, start info, rings and page tables are in. Whatever goes wrong ends the guest as
-//! *crashed*, with a line on its console.
+//! The loader enters `_start` (`entry.S`) in kernel mode, with events masked and the image, start
+//! info, rings and page tables mapped. Every failure ends the guest as *crashed*, with a line on
+//! its console.
 #![expect(unsafe_code, reason = "start-up code, the global allocator, trap handlers")]
 
 use crate::{command, console, instructions, memory, println, programs};
@@ -14,8 +15,9 @@ use pv_abi::xen::start_info::StartInfo;
 use talc::TalcLock;
 use talc::source::Manual;
 
-/// The heap: what is mapped and free after the loader's stack. Nobody is interrupted while holding
-/// the lock, but for a virtual CPU that random programs stop; they start it again.
+/// The heap, which lies in the mapped, free memory after the loader's stack. Only a virtual CPU
+/// that random programs stop can be interrupted while it holds the lock, and the programs start it
+/// again.
 #[global_allocator]
 static HEAP: TalcLock<spinning_top::RawSpinlock, Manual> = TalcLock::new(Manual);
 
@@ -25,7 +27,7 @@ const STACK_BYTES: usize = 32 * 1024;
 #[repr(C, align(16))]
 struct Stack(UnsafeCell<[u8; STACK_BYTES]>);
 
-// SAFETY: only the CPU's stack pointer leads to it.
+// SAFETY: only the CPU's stack pointer refers to it.
 unsafe impl Sync for Stack {}
 
 static STACK: Stack = Stack(UnsafeCell::new([0; STACK_BYTES]));
@@ -46,13 +48,13 @@ core::arch::global_asm!(
     options(att_syntax),
 );
 
-/// Called once by `_start` with the address of start info.
+/// `_start` calls this once, with the address of start info.
 extern "C" fn start(info: *const StartInfo) -> ! {
     // SAFETY: the loader passes the address of a page that stays mapped and that nobody writes.
     let Some(info) = (unsafe { info.as_ref() }) else {
         shutdown(Shutdown::Crash);
     };
-    // SAFETY: called once, with what the loader passed.
+    // SAFETY: called once, with the loader's page.
     unsafe { memory::set_start(info) };
     traps::register().expect("set_trap_table");
     traps::register_upcall().expect("the event callback");
@@ -68,8 +70,8 @@ extern "C" fn start(info: *const StartInfo) -> ! {
     programs::run(command::Program::parse(command::line(info)))
 }
 
-/// A trap ends the guest, or an attempt that knows how to go on. Random programs have handlers of
-/// their own.
+/// Handles a trap: it ends the guest, or the attempt in which it came. Random programs have
+/// handlers of their own.
 // SAFETY: the one definition of this symbol in the guest's image.
 #[unsafe(no_mangle)]
 fn __partition_trap(trap: &Trap) -> ! {
@@ -78,7 +80,7 @@ fn __partition_trap(trap: &Trap) -> ! {
     fault(0, vector, code, rip, rsp)
 }
 
-/// Ends the guest for a trap on a virtual CPU.
+/// Ends the guest after a trap on a virtual CPU.
 pub fn fault(cpu: usize, vector: u64, code: u64, rip: u64, rsp: u64) -> ! {
     let address = memory::fault_address(cpu);
     println!(
@@ -89,7 +91,7 @@ pub fn fault(cpu: usize, vector: u64, code: u64, rip: u64, rsp: u64) -> ! {
     shutdown(Shutdown::Crash)
 }
 
-/// A panic ends the guest; the message names the place.
+/// Ends the guest after a panic; the message names the place.
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     match info.location() {

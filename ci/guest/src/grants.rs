@@ -1,5 +1,5 @@
-//! Grants of a partition to itself, mapped for its kernel and for devices, taken away in parts, and
-//! replaced by other mappings.
+//! Tests grants of a partition to itself: mapped for its kernel and for devices, removed in parts,
+//! and replaced by other mappings.
 #![expect(unsafe_code, reason = "grant operations and pages that move")]
 
 use crate::{calls, memory};
@@ -10,19 +10,19 @@ use pv_abi::xen::grants::{self as abi, MapGrantRef, SetupTable, UnmapAndReplace,
 use pv_abi::xen::{domid, hypercall as number};
 
 const BOTH: u32 = abi::GNTMAP_HOST_MAP | abi::GNTMAP_DEVICE_MAP;
-/// Entries of the grant table that are used here, after the reserved ones.
+/// The first entry of the grant table that is used here, after the reserved ones.
 const FIRST: u32 = abi::RESERVED_ENTRIES;
 
-/// What the checks work with.
+/// The state of the checks.
 struct Stage {
     own: u16,
-    /// Address that the grant table is mapped at.
+    /// Address of the mapped grant table.
     table: u64,
-    /// First of the pages that are free: each is mapped at its own address.
+    /// The first free page; each free page is mapped at its own address.
     page: u64,
 }
 
-/// Checks all of it; panics where something is not so.
+/// Checks everything; panics if a check fails.
 pub fn check() {
     let stage = Stage::make();
     stage.for_devices();
@@ -77,7 +77,7 @@ impl Stage {
         memory::machine_frame(frame).expect("a page has a frame")
     }
 
-    /// Grants free page `n` to the partition itself by entry `FIRST + n`.
+    /// Grants free page `n` to the partition itself with entry `FIRST + n`.
     fn grant(&self, n: u64, flags: u16) {
         let flags = u64::from(abi::GTF_PERMIT_ACCESS | flags);
         let entry = flags | u64::from(self.own) << 16 | self.frame(n) << 32;
@@ -114,13 +114,14 @@ impl Stage {
         replace.status
     }
 
-    /// Maps page `n` at its own address again, as at the start.
+    /// Maps page `n` at its own address again, as it was at the start.
     fn restore(&self, n: u64) {
         let entry = (self.frame(n) * memory::PAGE) | memory::WRITABLE;
         calls::update_va_mapping(self.address(n), entry).expect("mapping a page");
     }
 
-    /// For devices alone: no page-table entry, an address, and a hold on the frame.
+    /// Maps a grant for devices only: there is an address and a reference on the frame, but no
+    /// page-table entry.
     fn for_devices(&self) {
         self.grant(0, 0);
         let none = self.map(0, 0, 0);
@@ -128,7 +129,7 @@ impl Stage {
         let map = self.map(0, abi::GNTMAP_DEVICE_MAP, 0);
         assert_eq!((map.status, map.dev_bus_addr), (0, self.frame(0) * memory::PAGE));
         assert!(self.in_use(0));
-        // What a device may write stays the partition's memory.
+        // A page that a device may write stays the partition's memory.
         calls::update_va_mapping(self.address(0), 0).expect("unmapping a page");
         let mut frames = [self.frame(0)];
         assert_eq!(calls::give_back(&mut frames), Ok(0), "the frame that a device may write");
@@ -137,7 +138,7 @@ impl Stage {
         assert!(!self.in_use(0));
         assert_eq!(self.unmap(map.handle, 0, map.dev_bus_addr), abi::GNTST_BAD_HANDLE);
         self.restore(0);
-        // For reading alone.
+        // The grant is read-only.
         self.grant(0, abi::GTF_READONLY);
         let write = self.map(0, abi::GNTMAP_DEVICE_MAP, 0);
         assert_eq!(write.status, abi::GNTST_GENERAL_ERROR, "writing what is granted to read");
@@ -146,7 +147,7 @@ impl Stage {
         assert!(!self.in_use(0));
     }
 
-    /// Both ways at once, taken away one by one, in either order.
+    /// Maps a grant both ways at once, and removes the two parts in either order.
     fn in_parts(&self) {
         let place = self.address(1);
         for host_first in [true, false] {
@@ -167,7 +168,7 @@ impl Stage {
             assert!(!self.in_use(0), "nothing is left");
             assert_eq!(host(map.handle), abi::GNTST_BAD_HANDLE);
         }
-        // A place that cannot be mapped at leaves nothing behind.
+        // A failed mapping at an invalid address leaves nothing behind.
         let nowhere = self.map(0, BOTH, 0xffff_8000_0000_0000);
         assert_eq!(nowhere.status, abi::GNTST_BAD_VIRT_ADDR);
         assert!(!self.in_use(0));
@@ -182,7 +183,7 @@ impl Stage {
         self.restore(0);
     }
 
-    /// A mapping of a grant gives way to what another address maps.
+    /// A mapping of a grant is replaced by the mapping of another address.
     fn replaced(&self) {
         let (place, other) = (self.address(1), self.address(2));
         self.grant(0, 0);
@@ -201,7 +202,7 @@ impl Stage {
         assert_eq!(words(place)[0].load(Ordering::SeqCst), 22, "the page of the other address");
         assert!(calls::update_va_mapping(place, 0).is_ok());
         assert_eq!(self.replace(map.handle, place, other), abi::GNTST_BAD_HANDLE);
-        // With nothing to put there it is unmapped.
+        // Without a replacement, the address is unmapped.
         let map = self.map(0, abi::GNTMAP_HOST_MAP, place);
         assert_eq!((map.status, self.replace(map.handle, place, 0)), (0, 0));
         assert!(!self.in_use(0));
@@ -209,7 +210,7 @@ impl Stage {
         self.restore(2);
     }
 
-    /// As many in one call as have to be done in pieces.
+    /// Makes one call with so many operations that it is done in pieces.
     fn many(&self) {
         const COUNT: usize = 30;
         let mut maps = [MapGrantRef::default(); COUNT];
@@ -237,7 +238,7 @@ impl Stage {
     }
 }
 
-/// The partition's own number: the partner of a port that waits for the partition itself.
+/// The partition's own number, read as the partner of a port that waits for the partition itself.
 fn own_number() -> u16 {
     let mut wanted =
         AllocUnbound { dom: domid::SELF, remote_dom: domid::SELF, ..AllocUnbound::default() };

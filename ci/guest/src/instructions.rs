@@ -1,7 +1,7 @@
-//! Privileged instructions that a kernel may use although it runs in ring 3, and what of them is
-//! refused; FSGSBASE, which follows the kernel that turned it on.
+//! Tests privileged instructions that a kernel may use although it runs in ring 3, their refusals,
+//! and FSGSBASE, which is available only to the kernel that enabled it.
 //!
-//! Each is tried with a way back: a trap that comes meanwhile ends the attempt, not the guest.
+//! Each attempt can recover: a trap in it ends the attempt, not the guest.
 #![expect(unsafe_code, reason = "privileged instructions")]
 
 use crate::{calls, memory};
@@ -11,15 +11,15 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use partition_runtime::time;
 use partition_runtime::traps::Trap;
 
-/// Where an attempt goes on after a trap; 0: there is none.
+/// The address at which an attempt continues after a trap; 0 outside of an attempt.
 static RESUME: AtomicU64 = AtomicU64::new(0);
-/// The stack pointer of that place.
+/// The stack pointer for that address.
 static STACK: AtomicU64 = AtomicU64::new(0);
-/// The vector of the last trap; [`NONE`]: none came.
+/// The vector of the last trap; [`NONE`] if there was none.
 static VECTOR: AtomicU64 = AtomicU64::new(NONE);
 const NONE: u64 = u64::MAX;
 
-/// Ends the attempt that a trap came in; returns where it came in none.
+/// Ends the attempt in which a trap came; returns if there is no attempt.
 pub fn resume(trap: &Trap) {
     let place = RESUME.swap(0, Ordering::Relaxed);
     if place == 0 {
@@ -33,7 +33,8 @@ pub fn resume(trap: &Trap) {
     }
 }
 
-/// Does an instruction with words in rax and rdi; what rax is then, or the vector of the trap.
+/// Executes an instruction with given values of rax and rdi; returns rax, or the vector of the
+/// trap.
 macro_rules! attempt {
     ($code:literal, $rax:expr, $rdi:expr) => {{
         let (mut rax, rdi): (u64, u64) = ($rax, $rdi);
@@ -71,10 +72,10 @@ const CR4_DE: u64 = 1 << 3;
 const CR4_FSGSBASE: u64 = 1 << 16;
 const MILLISECOND: u64 = 1_000_000;
 
-/// Times that the guest waits while it looks at what is switched with it.
+/// How often the guest waits while it checks state that is switched with the guest.
 const TURNS: u32 = 100;
 
-/// Checks all of it; panics where something is not so.
+/// Checks everything; panics if a check fails.
 pub fn check() {
     memory::upcall_mask().store(1, Ordering::Release);
     let timer = Timer::new();
@@ -96,7 +97,7 @@ pub fn keep_bases() -> ! {
     }
 }
 
-/// The timer's event.
+/// The port of the timer's event.
 struct Timer(u32);
 
 impl Timer {
@@ -106,7 +107,7 @@ impl Timer {
         Self(port)
     }
 
-    /// Gives the CPU away for a millisecond.
+    /// Yields the CPU for a millisecond.
     fn wait(&self) {
         memory::expect(self.0);
         time::set_timer(memory::now() + MILLISECOND).expect("setting the timer");
@@ -140,7 +141,7 @@ fn debug_registers(timer: &Timer) {
     }
     assert_eq!(attempt!("mov dr7, rax", 0, 0), Ok(0));
     assert_eq!(write(), Ok(1), "no breakpoint");
-    // The monitor's addresses, and those that are none.
+    // These addresses are the monitor's, or not canonical.
     for address in [0xffff_8000_0000_0000, 0xffff_82d0_8000_0000, 0xffff_87ff_ffff_ffff, 1 << 47] {
         let refused = [
             attempt!("mov dr0, rax", address, 0),
@@ -164,15 +165,15 @@ fn debug_registers(timer: &Timer) {
     set_cr4(0);
 }
 
-/// Sets CR4 and sees that it reads so.
+/// Sets CR4 and checks that it reads back the same.
 fn set_cr4(value: u64) {
     assert_eq!(attempt!("mov cr4, rax", value, 0), Ok(value));
     let read = attempt!("mov rax, cr4", 0, 0);
     assert_eq!(read.map(|read| read & (CR4_DE | CR4_FSGSBASE)), Ok(value), "CR4");
 }
 
-/// What tells of descriptor tables, task and CR0; the answers are the monitor's where the CPU keeps
-/// them from ring 3.
+/// Tests the instructions that read descriptor tables, task and CR0; the monitor answers them if
+/// the CPU denies them to ring 3.
 fn tables() {
     if __cpuid_count(7, 0).ecx & 1 << 2 == 0 {
         return;
@@ -193,7 +194,7 @@ fn tables() {
     assert_eq!(attempt!("sldt eax", !0, 0), Ok(0));
     assert_eq!(attempt!("str ax", !0, 0), Ok(!0xffff));
     assert_eq!(attempt!("smsw rax", !0, 0), Ok(0x8005_0033));
-    // What faults is the kernel's to know.
+    // The kernel learns of the fault.
     assert_eq!(attempt!("sgdt [rdi]", 0, 0x7000), Err(PAGE_FAULT));
     assert!((0x7000..0x700a).contains(&memory::fault_address(0)), "the address of the fault");
     for address in [0xffff_8000_0000_0000, 0xffff_82d0_8000_0000, 1 << 47] {
@@ -206,8 +207,8 @@ fn has_bases() -> bool {
     __cpuid(0).eax >= 7 && __cpuid_count(7, 0).ebx & 1 != 0
 }
 
-/// The instructions for the bases of FS and GS are there while the kernel says so, whatever other
-/// kernels say meanwhile (XSA-293).
+/// Tests that the instructions for the bases of FS and GS work as long as this kernel enables them,
+/// whatever other kernels set meanwhile (XSA-293).
 fn bases(timer: &Timer) {
     let read = || attempt!("rdfsbase rax", 0, 0);
     if !has_bases() {

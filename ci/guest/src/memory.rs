@@ -1,4 +1,4 @@
-//! Memory as the loader left it: start info, the frame table, the shared page, the free pages.
+//! Memory as the loader left it: start info, the frame table, the shared page, and the free pages.
 //!
 //! ```text
 //! base  kernel | frame table | start info, rings | page tables | stack | free, mapped | free …
@@ -25,20 +25,20 @@ pub const WRITABLE: u64 = PTE_PRESENT | PTE_RW | PTE_USER | PTE_ACCESSED | PTE_D
 
 static START: AtomicPtr<StartInfo> = AtomicPtr::new(core::ptr::null_mut());
 
-/// A page to see the shared page at.
+/// A page whose address is used to map the shared page.
 #[repr(C, align(4096))]
 pub struct Place(UnsafeCell<[u8; PAGE_SIZE]>);
 
-// SAFETY: nobody looks at the page itself.
+// SAFETY: nobody accesses the page itself.
 unsafe impl Sync for Place {}
 
-/// The page shared with the monitor, seen from here.
+/// The address at which the page shared with the monitor is mapped.
 pub static SHARED: Place = Place(UnsafeCell::new([0; PAGE_SIZE]));
 
-/// Takes start info.
+/// Stores the address of start info.
 ///
 /// # Safety
-/// To be called once, with the page that the loader made.
+/// Call this once, with the page that the loader made.
 pub unsafe fn set_start(info: &'static StartInfo) {
     START.store(core::ptr::from_ref(info).cast_mut(), Ordering::Release);
 }
@@ -61,7 +61,7 @@ fn shared<T>(offset: usize) -> &'static T {
     unsafe { &*SHARED.0.get().cast::<u8>().add(offset).cast() }
 }
 
-/// Where the shared page is seen.
+/// The address of the mapped shared page.
 pub fn shared_address() -> u64 {
     SHARED.0.get() as u64
 }
@@ -76,7 +76,7 @@ pub fn masked() -> &'static [AtomicU64; 64] {
     shared(offset_of!(SharedInfo, evtchn_mask))
 }
 
-/// Whether an upcall is owed to virtual CPU 0.
+/// Whether an upcall to virtual CPU 0 is pending.
 pub fn upcall_pending() -> &'static AtomicU8 {
     shared(offset_of!(VcpuInfo, evtchn_upcall_pending))
 }
@@ -86,12 +86,12 @@ pub fn upcall_mask() -> &'static AtomicU8 {
     shared(offset_of!(VcpuInfo, evtchn_upcall_mask))
 }
 
-/// Words of [`pending`] to look at.
+/// The bits that select words of [`pending`].
 pub fn selector() -> &'static AtomicU64 {
     shared(offset_of!(VcpuInfo, evtchn_pending_sel))
 }
 
-/// Where what a virtual CPU shares begins.
+/// Offset of a virtual CPU's part of the shared page.
 const fn info(cpu: usize) -> usize {
     cpu % LEGACY_MAX_VCPUS * size_of::<VcpuInfo>()
 }
@@ -110,21 +110,21 @@ pub fn fault_address(cpu: usize) -> u64 {
 /// System time in nanoseconds.
 pub fn now() -> u64 {
     let words: &[AtomicU32; 8] = shared(offset_of!(VcpuInfo, time));
-    // SAFETY: reads the time-stamp counter; the ABI has it readable in every ring.
+    // SAFETY: reads the time-stamp counter, which the ABI makes readable in every ring.
     let tsc = unsafe { core::arch::x86_64::_rdtsc() };
     Clock::read(words).map_or(0, |clock| clock.at(tsc))
 }
 
-/// Lets the events of a port come.
+/// Unmasks the events of a port.
 pub fn unmask(port: u32) {
     if let Some(word) = masked().get(port as usize / 64) {
         word.fetch_and(!(1 << (port % 64)), Ordering::AcqRel);
     }
 }
 
-/// Lets the event of a port come and end a wait. An upcall follows only where pending and selector
-/// bits were clear before, and programs write over these words: they are cleared, unless an event
-/// is pending anyway.
+/// Lets the event of a port arrive and end a wait. An upcall follows only if the pending and
+/// selector bits were clear before. Programs write to these words, so they are cleared here, unless
+/// an event is pending anyway.
 pub fn expect(port: u32) {
     if upcall_pending().load(Ordering::Acquire) == 0 {
         selector().store(0, Ordering::Release);
@@ -135,7 +135,7 @@ pub fn expect(port: u32) {
     unmask(port);
 }
 
-/// Takes all pending events; whether there were some.
+/// Takes all pending events; returns whether there were any.
 pub fn take_events() -> bool {
     let some = upcall_pending().swap(0, Ordering::AcqRel) != 0;
     selector().swap(0, Ordering::AcqRel);
@@ -153,7 +153,7 @@ pub fn wait() {
     }
 }
 
-/// The table of machine frames: an entry per pseudo-physical frame.
+/// The table of machine frames, with an entry for each pseudo-physical frame.
 pub fn machine_frames() -> &'static [AtomicU64] {
     let (address, count) = (start().mfn_list as usize, start().nr_pages as usize);
     // SAFETY: the loader's table, mapped for ever, with an entry per page.
@@ -166,7 +166,7 @@ pub fn machine_frame(frame: u64) -> Option<u64> {
     Some(entry.load(Ordering::Relaxed))
 }
 
-/// Address that a machine frame of the kernel's mapping has.
+/// The address of a machine frame in the kernel's mapping.
 pub fn address_of_machine_frame(frame: u64) -> u64 {
     let place = M2P_START + frame * 8;
     // SAFETY: the monitor's table, readable, has an entry for every frame of ours.
@@ -174,13 +174,14 @@ pub fn address_of_machine_frame(frame: u64) -> u64 {
     BASE + pfn * PAGE
 }
 
-/// First pseudo-physical frame after the loader's stack: what is free begins here. The stack comes
-/// right after the page tables.
+/// The first pseudo-physical frame after the loader's stack, where free memory begins. The stack
+/// comes right after the page tables.
 fn first_free() -> u64 {
     (start().pt_base - BASE) / PAGE + start().nr_pt_frames + 1
 }
 
-/// The end of what the loader mapped: 512 KiB or more after the stack, up to a multiple of 4 MiB.
+/// The end of the loader's mapping: at least 512 KiB after the stack, rounded up to a multiple of 4
+/// MiB.
 fn end_of_mapping() -> u64 {
     (first_free() + 128).next_multiple_of(1024).min(start().nr_pages)
 }
@@ -188,12 +189,12 @@ fn end_of_mapping() -> u64 {
 /// Bytes of the heap.
 const HEAP_BYTES: u64 = 256 * 1024;
 
-/// Address and bytes of the heap.
+/// Address and size in bytes of the heap.
 pub fn heap() -> (u64, u64) {
     (BASE + first_free() * PAGE, HEAP_BYTES)
 }
 
-/// Free frames that are mapped: the first, and how many.
+/// The mapped free frames: the first, and their number.
 pub fn free_pages() -> (u64, u64) {
     let first = first_free() + HEAP_BYTES / PAGE;
     (first, end_of_mapping().saturating_sub(first))

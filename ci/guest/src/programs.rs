@@ -1,4 +1,4 @@
-//! The programs that a command line may name.
+//! The programs that a command line can name.
 
 use crate::command::{NAMES, Program};
 use crate::{calls, console, grants, memory, println, timers, view};
@@ -52,8 +52,9 @@ fn hello() -> Shutdown {
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Counts. A line a second: which, the nanoseconds within it that this virtual CPU ran and that it
-/// waited for a CPU, the longest time between two looks at the clock, and the rounds it did.
+/// Counts for CPU time. Prints a line each second: its number, the nanoseconds in it that this
+/// virtual CPU ran and that it waited for a CPU, the longest time between two readings of the
+/// clock, and the number of rounds.
 fn spin(seconds: u64) -> Shutdown {
     const RUNNABLE: usize = 1;
     let (mut second, mut rounds) = (0, 0_u64);
@@ -69,7 +70,8 @@ fn spin(seconds: u64) -> Shutdown {
         if now < last + SECOND {
             continue;
         }
-        // Whatever is no other state's is time that it ran, this stretch included.
+        // All time that no other state accounts for is time that it ran, including the current
+        // stretch.
         let times = calls::runstate().time;
         let spent = |state: usize| times[state].wrapping_sub(before[state]);
         let waited = spent(RUNNABLE);
@@ -81,7 +83,7 @@ fn spin(seconds: u64) -> Shutdown {
     Shutdown::PowerOff
 }
 
-/// Computes a little, says which second it is, and waits for the next one.
+/// Computes a little, prints the number of the second, and waits for the next one.
 fn beat(seconds: u64) -> Shutdown {
     const ROUNDS: u64 = 10_000;
     let timer = calls::bind_timer().expect("the timer");
@@ -174,7 +176,7 @@ fn fuzz(_words: &[&str]) -> Shutdown {
     Shutdown::Crash
 }
 
-/// Gives half of the free pages back and takes them again.
+/// Releases half of the free pages and takes them again.
 fn balloon(times: u64) -> Shutdown {
     let (first, count) = memory::free_pages();
     let (first, count) = (first + count / 2, count / 2);

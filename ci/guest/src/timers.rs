@@ -1,5 +1,5 @@
-//! Timers and polls at every distance: what a deadline says is what happens, and nothing is left of
-//! a wait that ended.
+//! Tests timers and polls at every distance: each deadline has its effect, and a wait that ended
+//! leaves nothing behind.
 
 use crate::{calls, memory};
 use partition_runtime::time;
@@ -7,7 +7,7 @@ use partition_runtime::time;
 const MILLISECOND: u64 = 1_000_000;
 const YEAR: u64 = 31_557_600 * 1_000_000_000;
 
-/// Checks all of it; panics where something is not so.
+/// Checks everything; panics if a check fails.
 pub fn check() {
     let port = calls::bind_timer().expect("the timer");
     memory::unmask(port);
@@ -29,7 +29,7 @@ pub fn check() {
     leaves_nothing(port, true);
 }
 
-/// A poll until `far` ends with the event of the timer.
+/// Checks that the event of the timer ends a poll until `far`.
 fn waits_until_the_event(port: u32, far: u64) {
     let due = memory::now() + 5 * MILLISECOND;
     time::set_timer(due).expect("setting the timer");
@@ -38,7 +38,7 @@ fn waits_until_the_event(port: u32, far: u64) {
     assert!(memory::take_events() && now >= due, "a poll until {far:#x} ended {now} before {due}");
 }
 
-/// A timer that is set to `far` does not fire within a poll of a few milliseconds.
+/// Checks that a timer set to `far` does not fire within a poll of a few milliseconds.
 fn is_not_due(port: u32, far: u64, set: impl Fn(u64)) {
     set(far);
     let end = memory::now() + 5 * MILLISECOND;
@@ -48,8 +48,8 @@ fn is_not_due(port: u32, far: u64, set: impl Fn(u64)) {
     assert!(!memory::take_events(), "a timer at {far:#x} fired at {now}");
 }
 
-/// Checks that the timeout of a poll that an event ended, or that ended `at_once`, does not end a
-/// later wait.
+/// Checks that the timeout of a poll does not end a later wait, if an event ended the poll, or if
+/// the poll ended `at_once`.
 fn leaves_nothing(port: u32, at_once: bool) {
     let event = memory::now() + 5 * MILLISECOND;
     time::set_timer(event).expect("setting the timer");

@@ -1,5 +1,5 @@
-//! What this guest sees of the machine-to-physical table: the entries of its own frames, and nothing
-//! of others.
+//! Checks what this guest sees of the machine-to-physical table: the entries of its own frames, and
+//! nothing of others.
 #![expect(unsafe_code, reason = "reads the monitor's table, and sets entries in it")]
 
 use crate::{calls, memory, println};
@@ -11,11 +11,11 @@ use pv_abi::xen::mmu::{M2P_INVALID, M2P_START, MACHPHYS_UPDATE, MmuUpdate};
 use pv_abi::xen::{domid, hypercall as number};
 
 const SECOND: u64 = 1_000_000_000;
-/// The monitor's mark on the entries of frames that a partition gave back.
+/// The monitor's mark on the entries of frames that a partition released.
 const IDLE: u64 = 1 << 62;
 
-/// Looks at all of it each second, so many times, 0: for ever. Before every other look it gives half
-/// of the free pages back.
+/// Reads the whole table each second, this many times; 0 means for ever. Before every other reading
+/// it releases half of the free pages.
 pub fn watch(times: u64) {
     let timer = calls::bind_timer().expect("the timer");
     memory::unmask(timer);
@@ -40,15 +40,15 @@ pub fn watch(times: u64) {
     }
 }
 
-/// Entry of a machine frame.
+/// The entry of a machine frame.
 fn entry(frame: u64) -> u64 {
     let place = core::ptr::with_exposed_provenance::<u64>((M2P_START + frame * 8) as usize);
     // SAFETY: the ABI has the table readable up to the last machine frame.
     unsafe { place.read_volatile() }
 }
 
-/// Counts entries: own frames with the right number, frames that were given back, and all others
-/// that tell anything.
+/// Counts entries and prints the counts: own frames with the right number, released frames, and all
+/// others that have a value.
 fn tell(time: u64, last: u64) {
     let (mut own, mut idle, mut strange, mut example) = (0, 0, 0, None);
     for frame in 0..=last {
@@ -68,7 +68,7 @@ fn tell(time: u64, last: u64) {
     println!("view {time}: own {own} idle {idle} strange {strange} {example:x?}");
 }
 
-/// Gives pages back; their machine frames.
+/// Releases pages; returns their machine frames.
 fn give_back(first: u64, count: u64) -> Vec<u64> {
     let mut frames = Vec::new();
     for page in first..first + count {
@@ -81,7 +81,7 @@ fn give_back(first: u64, count: u64) -> Vec<u64> {
     frames
 }
 
-/// Takes memory for these pages again; as many as `frames`.
+/// Takes memory for these pages again, as many as there are `frames`.
 fn take_back(first: u64, frames: &mut [u64]) {
     frames.iter_mut().zip(first..).for_each(|(place, page)| *place = page);
     assert_eq!(calls::take_back(frames), Ok(frames.len() as u64));
@@ -93,7 +93,7 @@ fn take_back(first: u64, frames: &mut [u64]) {
     }
 }
 
-/// What is written to an entry is what is read there, in every part of the memory.
+/// Checks that each written entry reads back the same, in every part of the memory.
 fn set_entries() {
     let own = |page: &u64| memory::machine_frame(*page).is_some_and(|mfn| mfn != M2P_INVALID);
     for page in (0..memory::start().nr_pages).step_by(37).filter(own) {

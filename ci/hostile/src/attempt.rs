@@ -1,7 +1,7 @@
-//! One attempt: a call, what it stands for, and what must come of it.
+//! One attempt: a call, the danger it stands for, and the required outcome.
 //!
 //! Rule: an attempt is data. What is tried and what is expected is decided without a machine, so
-//! that tests on any host see all of it; making the call is somebody else's business.
+//! that tests on any host can check all of it. Another module makes the call.
 
 use std::fmt::Write;
 
@@ -11,17 +11,18 @@ use zerocopy::{Immutable, IntoBytes};
 /// An argument of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Arg {
-    /// Passed as it is.
+    /// This value is passed.
     Value(u64),
-    /// Put into memory that the call may write; its address is passed.
+    /// The bytes are put into memory that the call may write, and their address is passed.
     Memory(Vec<u8>),
-    /// The same; the word at offset `pointer` becomes the address of the byte at offset `target`.
+    /// Like [`Arg::Memory`], but the word at offset `pointer` becomes the address of the byte at
+    /// offset `target`.
     Linked {
-        /// What is put into memory.
+        /// The bytes to put into memory.
         bytes: Vec<u8>,
         /// Offset of the word.
         pointer: usize,
-        /// Offset of what it points to.
+        /// Offset of the byte that the word points to.
         target: usize,
     },
 }
@@ -37,7 +38,7 @@ pub fn memory<T: IntoBytes + Immutable + ?Sized>(value: &T) -> Arg {
     Arg::Memory(value.as_bytes().to_vec())
 }
 
-/// A structure, and after it a list that its word at offset `pointer` leads to.
+/// A structure, followed by a list to which the structure's word at offset `pointer` points.
 pub fn with_list<T: IntoBytes + Immutable>(value: &T, pointer: usize, list: &[u64]) -> Arg {
     let mut bytes = value.as_bytes().to_vec();
     let target = bytes.len();
@@ -50,25 +51,25 @@ pub fn with_list<T: IntoBytes + Immutable>(value: &T, pointer: usize, list: &[u6
 pub struct Call {
     /// Its number.
     pub number: u64,
-    /// Its arguments, five at most; the others are 0.
+    /// Its arguments, at most five; the others are 0.
     pub args: Vec<Arg>,
 }
 
-/// What a call left.
+/// The result of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The value in rax.
     pub result: i64,
-    /// Memory of the first argument that is memory, as the call left it.
+    /// The contents, after the call, of the first argument that is memory.
     pub memory: Vec<u8>,
 }
 
-/// What must come of a call.
+/// The required outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// One of these errors.
     Refused(&'static [i64]),
-    /// This value: a count of what was done, or a harmless success.
+    /// This value, which is a count of completed operations, or a harmless success.
     Value(i64),
     /// The call itself succeeds, and the signed 16-bit status at this offset of its memory is one
     /// of these.
@@ -76,7 +77,7 @@ pub enum Expected {
 }
 
 impl Expected {
-    /// Whether this is what came.
+    /// Whether the outcome is as expected.
     pub fn held(self, outcome: &Outcome) -> bool {
         match self {
             Self::Refused(errors) => errors.contains(&outcome.result),
@@ -88,7 +89,7 @@ impl Expected {
         }
     }
 
-    /// What is expected, in words.
+    /// The expected outcome, in words.
     pub fn text(self) -> String {
         match self {
             Self::Refused(errors) => list(errors.iter().map(|error| name_of(*error))),
@@ -99,7 +100,7 @@ impl Expected {
         }
     }
 
-    /// What came, in the same words.
+    /// The actual outcome, in the same words.
     pub fn outcome_text(self, outcome: &Outcome) -> String {
         match self {
             Self::Status(offset, _) if outcome.result == 0 => match status(outcome, offset) {
@@ -130,18 +131,18 @@ pub fn name_of(result: i64) -> String {
     errno::name(result).map_or_else(|| result.to_string(), Into::into)
 }
 
-/// A call, what it stands for, and what must come of it.
+/// A call, the danger it stands for, and the required outcome.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    /// Unique.
+    /// The name, which is unique.
     pub name: String,
-    /// The danger it stands for: an advisory on Xen where one fits, else the rule it breaks.
+    /// The danger it stands for: a Xen advisory if one fits, or else the rule it breaks.
     pub stands_for: &'static str,
     /// The call.
     pub call: Call,
-    /// What must come of it.
+    /// The required outcome.
     pub expected: Expected,
-    /// What the spare entry of the partition's own grant table says during the call.
+    /// The contents of the spare entry of the partition's own grant table during the call.
     pub grant: Option<u64>,
 }
 
@@ -164,16 +165,16 @@ impl Attempt {
     }
 }
 
-/// What a frame that is another's, or nobody's, is refused with: not the caller's, or no frame at
-/// all.
+/// The refusals for a frame that belongs to another partition, or to nobody: not the caller's, or
+/// no frame at all.
 pub const NOT_YOURS: Expected = Expected::Refused(&[errno::EPERM, errno::EINVAL]);
-/// Not permitted.
+/// The call is not permitted.
 pub const FORBIDDEN: Expected = Expected::Refused(&[errno::EPERM]);
-/// Makes no sense.
+/// The arguments are invalid.
 pub const INVALID: Expected = Expected::Refused(&[errno::EINVAL]);
-/// An address that is not the caller's to name, or has nothing.
+/// The address is not one that the caller may name, or nothing is mapped there.
 pub const FAULT: Expected = Expected::Refused(&[errno::EFAULT]);
-/// There is no such operation.
+/// The operation does not exist.
 pub const NO_SUCH_CALL: Expected = Expected::Refused(&[errno::ENOSYS]);
 
 #[cfg(test)]

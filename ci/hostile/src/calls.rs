@@ -1,5 +1,5 @@
-//! Attempts on everything that is not memory of a frame: our own calls, what a processor would
-//! hold, and structures whose inner addresses are the monitor's.
+//! Attempts that do not concern the memory of a frame: the ultravisor's own calls, CPU state, and
+//! structures whose inner addresses are the monitor's.
 
 use pv_abi::uv::calls;
 use pv_abi::xen::console;
@@ -48,7 +48,7 @@ fn attempt<const N: usize>(
     Attempt::new(name, stands_for, number, args, expected)
 }
 
-/// Calls that take a right which the command partition does not have.
+/// Calls that need a right which the command partition does not have.
 const RIGHTS_NEEDED: [(&str, u64); 16] = [
     ("activate a partition", calls::ACTIVATE_PARTITION),
     ("activate pages", calls::ACTIVATE_PAGES),
@@ -92,8 +92,8 @@ fn lead_calls() -> Vec<Attempt> {
     all
 }
 
-/// What the host's control is in the ABI this one is compatible with: it does not exist here, and
-/// what is for the first domain alone there is refused in the same words.
+/// Calls that control a Xen host. This control does not exist here, and operations that Xen
+/// reserves for the first domain are refused in the same words.
 fn control_calls() -> Vec<Attempt> {
     let why = "control of the host is a transaction to the ultravisor";
     let calls = [
@@ -168,7 +168,7 @@ fn segments() -> Vec<Attempt> {
     all
 }
 
-/// Entry points and stacks that the CPU could not use.
+/// Entry points and stacks that the CPU cannot use.
 fn entries() -> Vec<Attempt> {
     let why = "XSA-7: ring 0 returns to canonical addresses alone";
     let mut all = Vec::new();
@@ -272,7 +272,7 @@ fn limits() -> Vec<Attempt> {
     ]
 }
 
-/// The monitor's address as an argument.
+/// Calls with a monitor address as an argument.
 fn direct_addresses(address: u64) -> Vec<Attempt> {
     let why = "XSA-29: an address of the monitor is no argument";
     let own = u64::from(domid::SELF);
@@ -302,7 +302,7 @@ fn direct_addresses(address: u64) -> Vec<Attempt> {
     calls.map(one).into()
 }
 
-/// The monitor's address inside of a structure.
+/// Calls with a monitor address inside a structure.
 fn inner_addresses(address: u64) -> Vec<Attempt> {
     let why = "XSA-29: an address of the monitor is none in a structure either";
     let map = MemoryMap { nr_entries: 1, pad: 0, buffer: address };

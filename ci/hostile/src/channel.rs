@@ -1,7 +1,8 @@
-//! A client of the command channel and of the build channel that says anything, in the place of `uvd`.
+//! A client of the command channel and of the build channel that sends arbitrary messages, in place
+//! of `uvd`.
 //!
-//! The rings are damaged, too, and answers are read now and then. Rule: what would stop or starve the
-//! partition that this runs in, which its own kernel may ask for, is left out ([`spares`]).
+//! It also damages the rings, and reads answers only now and then. Rule: messages are left out if
+//! they would stop or starve the partition that this runs in, as its own kernel may ([`spares`]).
 
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -17,14 +18,14 @@ use pv_abi::uv::database::COMMAND;
 use serde_json::{Value, json};
 use wild_messages::Random;
 
-/// Words of a ring, at the start of its channel.
+/// Words of the ring pages, at the start of a channel.
 const RING_WORDS: usize = COMMAND_PAGES * pv_abi::PAGE_SIZE / 4;
-/// Words at the start of a ring that rule it.
+/// Words of the ring's header, at its start.
 const HEADER_WORDS: u64 = 16;
-/// How long a server may take to make a ring anew, or to read a full one, before it counts as one
-/// that does not answer.
+/// How long a server may take to re-create a ring, or to read a full one, before it counts as
+/// silent.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at a ring.
+/// The time between two looks at a ring.
 const LOOK: Duration = Duration::from_millis(1);
 
 struct Channel {
@@ -35,7 +36,8 @@ struct Channel {
     remade: u64,
 }
 
-/// Sends so many messages over each of both channels; what came, or why a server is silent.
+/// Sends this many messages over each of the two channels; returns the counts of answers, or why a
+/// server is silent.
 pub fn flood(messages: u64) -> Result<Value> {
     let mut command = Channel::find(COMMAND_PATH, COMMAND_PAGES)?;
     let mut build = Channel::find(BUILD_PATH, build::PAGES)?;
@@ -55,7 +57,8 @@ pub fn flood(messages: u64) -> Result<Value> {
     Ok(json!({ "command": told(&command), "build": told(&build) }))
 }
 
-/// Whether a message leaves this partition as it is. What is no request changes nothing.
+/// Whether a message leaves this partition as it is. A message that is no valid request changes
+/// nothing.
 fn spares(message: &[u8]) -> bool {
     let Ok(request) = postcard::from_bytes::<Request>(message) else {
         return true;
@@ -65,7 +68,7 @@ fn spares(message: &[u8]) -> bool {
             let mut targets = transaction.operations.iter().filter_map(Operation::target);
             targets.all(|target| target != Target::Number(COMMAND))
         }
-        // What is undone may be this partition's.
+        // The undone change may be this partition's.
         Body::Undo { .. } => false,
         _ => true,
     }
@@ -77,7 +80,7 @@ impl Channel {
         Ok(Self { shared, port, messages: 0, answers: 0, remade: 0 })
     }
 
-    /// Sends a message as soon as there is room and a ring; damages the ring now and then.
+    /// Sends a message as soon as there is a ring with space; damages the ring now and then.
     fn say(&mut self, message: &[u8], random: &mut Random) -> Result<()> {
         let words = &self.shared.words()[..RING_WORDS];
         let looks = PATIENCE.as_millis() / LOOK.as_millis();
@@ -113,7 +116,7 @@ impl Channel {
                     return Ok(());
                 }
                 Ok(false) => {}
-                // The server makes it anew.
+                // The server re-creates the ring.
                 Err(RingError::NotReady) => {}
                 Err(_) => {
                     ring::ask_anew(words);

@@ -1,5 +1,5 @@
-//! Attempts on frames that are another's: to map them, to write them, to have them used as a
-//! table, to move them, to read and write them through grants.
+//! Attempts on frames of others: to map them, to write them, to have them used as a table, to move
+//! them, and to read and write them through grants.
 
 use pv_abi::xen::domid;
 use pv_abi::xen::grants::{self, CopyEnd, GrantCopy, MapGrantRef};
@@ -20,13 +20,13 @@ pub fn writable(mfn: u64) -> u64 {
     readable(mfn) | PTE_RW
 }
 
-/// Arguments of `mmu_update` with one request of this partition.
+/// Arguments of `mmu_update` with one request about this partition.
 pub fn update(table: u64, index: u64, command: u64, val: u64) -> [Arg; 4] {
     let request = MmuUpdate { ptr: table << 12 | index << 3 | command, val };
     [memory(&request), 1.into(), 0.into(), u64::from(domid::SELF).into()]
 }
 
-/// Arguments of `mmuext_op` with one operation of this partition.
+/// Arguments of `mmuext_op` with one operation about this partition.
 pub fn extended(cmd: u32, arg1: u64, arg2: u64) -> [Arg; 4] {
     let operation = MmuextOp { cmd, pad: 0, arg1, arg2 };
     [memory(&operation), 1.into(), 0.into(), u64::from(domid::SELF).into()]
@@ -36,7 +36,7 @@ pub fn extended(cmd: u32, arg1: u64, arg2: u64) -> [Arg; 4] {
 pub const MAP_STATUS: usize = std::mem::offset_of!(MapGrantRef, status);
 /// Offset of the status in an operation that copies.
 pub const COPY_STATUS: usize = std::mem::offset_of!(GrantCopy, status);
-/// What a copy is refused with: not permitted, no such partition, no such page.
+/// The refusals of a copy: not permitted, no such partition, no such page.
 pub const NO_COPY: Expected = Expected::Status(
     COPY_STATUS,
     &[grants::GNTST_PERMISSION_DENIED, grants::GNTST_BAD_DOMAIN, grants::GNTST_BAD_PAGE],
@@ -61,7 +61,7 @@ fn named(what: &str, frame: &Foreign) -> String {
     format!("{what}: {} {:#x}", frame.what, frame.mfn)
 }
 
-/// Entries of own tables that name the frame, and entries in the frame.
+/// Attempts with entries in own tables that name the frame, and with entries in the frame.
 fn entries(ground: &Ground, frame: &Foreign) -> Vec<Attempt> {
     let (mfn, [l1, l2, ..]) = (frame.mfn, ground.tables);
     let attempt = |what, stands_for, args| {
@@ -109,7 +109,7 @@ fn entries(ground: &Ground, frame: &Foreign) -> Vec<Attempt> {
     ]
 }
 
-/// The frame in the place of a table.
+/// Attempts that use the frame as a table.
 fn tables(frame: &Foreign) -> Vec<Attempt> {
     let attempt = |what, cmd| {
         Attempt::new(
@@ -133,7 +133,7 @@ fn tables(frame: &Foreign) -> Vec<Attempt> {
             NOT_YOURS,
         ),
     ];
-    // Frame 0 stands for "none" in these two, and a kernel may have none.
+    // Frame 0 means "none" in these two, which a kernel may pass.
     if frame.mfn != 0 {
         all.push(attempt("load as user root", mmu::EXT_NEW_USER_BASEPTR));
         all.push(Attempt::new(
@@ -147,7 +147,7 @@ fn tables(frame: &Foreign) -> Vec<Attempt> {
     all
 }
 
-/// The frame given back, as if it were the caller's.
+/// Attempts to release the frame, as if it were the caller's.
 fn moves(frame: &Foreign) -> Vec<Attempt> {
     let reservation = reservation(domid::SELF, 0, 1);
     vec![Attempt::new(
@@ -162,7 +162,8 @@ fn moves(frame: &Foreign) -> Vec<Attempt> {
 /// Offset of the address of the list of frames.
 pub const EXTENT_START: usize = std::mem::offset_of!(MemoryReservation, extent_start);
 
-/// So many extents of a partition's memory, of 2^order frames each; the list is still to be named.
+/// A reservation of this many extents of a partition's memory, of 2^order frames each; the caller
+/// still adds the list.
 pub fn reservation(domid: u16, extent_order: u32, nr_extents: u64) -> MemoryReservation {
     MemoryReservation {
         extent_start: 0,
@@ -174,7 +175,7 @@ pub fn reservation(domid: u16, extent_order: u32, nr_extents: u64) -> MemoryRese
     }
 }
 
-/// The frame through grants and copies.
+/// Attempts to reach the frame through grants and copies.
 fn copies(ground: &Ground, frame: &Foreign) -> Vec<Attempt> {
     let own = end(ground.data.mfn, domid::SELF);
     let mut all = Vec::new();
@@ -200,7 +201,7 @@ fn copies(ground: &Ground, frame: &Foreign) -> Vec<Attempt> {
     all
 }
 
-/// An entry of the own grant table that grants what is not its own.
+/// Attempts with an entry in the own grant table that grants a frame of others.
 fn forged(ground: &Ground, frame: &Foreign, mfn: u32) -> Vec<Attempt> {
     let own_number = ground.number as u16;
     let entry =
@@ -244,7 +245,7 @@ fn forged(ground: &Ground, frame: &Foreign, mfn: u32) -> Vec<Attempt> {
     ]
 }
 
-/// The spare grant, mapped for writing by the entry at machine address `entry`.
+/// Maps the spare grant for writing, with the entry at machine address `entry`.
 pub fn map_own(ground: &Ground, entry: u64) -> MapGrantRef {
     MapGrantRef {
         host_addr: entry,
@@ -257,7 +258,7 @@ pub fn map_own(ground: &Ground, entry: u64) -> MapGrantRef {
     }
 }
 
-/// One end of a copy: a frame, or a grant reference, of a partition.
+/// One end of a copy, given by a frame or grant reference of a partition.
 pub fn end(frame: u64, domid: u16) -> CopyEnd {
     CopyEnd { frame, domid, offset: 0, pad: 0 }
 }
@@ -279,7 +280,8 @@ mod tests {
         for frame in &ground.foreign {
             let name = format!("{} {:#x}", frame.what, frame.mfn);
             let of = all.iter().filter(|attempt| attempt.name.ends_with(&name)).count();
-            // What a grant entry cannot name is not forged; what nobody owns has no owner's copy.
+            // A frame that a grant entry cannot name is not forged, and a frame without an owner
+            // has no owner's copy.
             let forged = if frame.mfn >> 32 == 0 { 4 } else { 0 };
             let owned = if frame.owner.is_some() { 2 } else { 0 };
             assert_eq!(of, 17 + forged + owned, "{name}");

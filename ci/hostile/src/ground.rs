@@ -1,5 +1,5 @@
-//! What the attempts stand on: frames of the partition that the program knows by their machine
-//! numbers, and frames that are none of its business.
+//! The objects of the attempts: frames of the partition that the program knows by their machine
+//! numbers, and frames that it must not reach.
 //!
 //! ```text
 //! uvtool resources --map   ranges by owner: what is foreign
@@ -12,11 +12,11 @@ use anyhow::{Context, Result};
 use pv_abi::uv::database::{INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES};
 use serde::Deserialize;
 
-/// Where Linux has all of its memory mapped when it runs without address randomization, which
+/// The address of Linux's map of all its memory when it runs without address randomization, which
 /// needs the boot stub that PV kernels skip.
 pub const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
 
-/// A page of the partition that nothing maps but its kernel's direct map.
+/// A page of the partition that only its kernel's direct map maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
     /// Machine frame.
@@ -35,21 +35,20 @@ impl Page {
 /// A frame that the partition must not reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Foreign {
-    /// Whose, or what it is.
+    /// The owner, or the kind of frame.
     pub what: String,
     /// Machine frame.
     pub mfn: u64,
-    /// Partition number of its owner, where one owns it.
+    /// Partition number of its owner, if it has one.
     pub owner: Option<u32>,
 }
 
-/// Everything the attempts name.
+/// Everything that the attempts name.
 #[derive(Clone, Debug)]
 pub struct Ground {
     /// The partition's own number.
     pub number: u32,
-    /// A page that is a pinned table of each level, 1 first; each leads to the one before by its
-    /// entry 0.
+    /// Four pinned tables, one for each level from 1 on; entry 0 of each links to the one before.
     pub tables: [Page; 4],
     /// A page of descriptors that is loaded as the local descriptor table.
     pub descriptors: Page,
@@ -90,11 +89,11 @@ struct Resources {
 /// The name that frames without an owner have.
 const FREE: &str = "free";
 
-/// Frames of others, from the output of `uvtool resources --map --json`: of each range the first
-/// and the last, and frames that no map describes.
+/// Frames of others, from the output of `uvtool resources --map --json`: the first and the last of
+/// each range, and frames outside the map.
 ///
 /// # Errors
-/// The text is no such output.
+/// The text is not such output.
 pub fn foreign_frames(json: &str, own: &str) -> Result<Vec<Foreign>> {
     let resources: Resources =
         serde_json::from_str(json).context("uvtool resources --map --json")?;
@@ -117,7 +116,7 @@ pub fn foreign_frames(json: &str, own: &str) -> Result<Vec<Foreign>> {
     Ok(found)
 }
 
-/// Device memory and frames that are not there.
+/// Frames of device memory, and frames that do not exist.
 fn nowhere(frames: u64) -> Vec<Foreign> {
     let places = [
         ("I/O APIC", 0xfec00),
@@ -130,9 +129,9 @@ fn nowhere(frames: u64) -> Vec<Foreign> {
     places.map(foreign).into()
 }
 
-/// Frames of the partition's own monitor instance that it must not reach, from where its grant
-/// table lies: the partition structure, event ports, map records, a virtual CPU, and what is in
-/// use of its grants.
+/// Frames of the partition's own monitor instance that it must not reach, computed from the place
+/// of its grant table: the partition structure, event ports, map records, a virtual CPU, and the
+/// in-use marks of its grants.
 pub fn instance_frames(grant_table: u64, grant_frames: u64, vcpus: u32) -> Vec<Foreign> {
     let fixed = u64::from(INSTANCE_FIXED_FRAMES);
     let first = grant_table - fixed - u64::from(vcpus * INSTANCE_VCPU_FRAMES);
@@ -152,7 +151,7 @@ pub fn instance_frames(grant_table: u64, grant_frames: u64, vcpus: u32) -> Vec<F
 pub mod samples {
     use super::*;
 
-    /// A ground without a machine.
+    /// A ground for tests without a machine.
     pub fn ground() -> Ground {
         let page = |n: u64| Page { mfn: 0x9000 + n, pfn: 0x800 + n };
         let mut foreign = foreign_frames(RESOURCES, "command").expect("well formed");
@@ -168,7 +167,7 @@ pub mod samples {
         }
     }
 
-    /// What `uvtool` prints, shortened.
+    /// The output of `uvtool`, shortened.
     pub const RESOURCES: &str = r#"{ "frames": 524255,
         "memory": [{"owner": "free", "number": 0}, {"owner": "ultravisor", "number": 1},
                    {"owner": "command", "number": 3}],

@@ -1,30 +1,30 @@
-//! What ring 3 tries without any call: privileged instructions, software interrupts, addresses of
-//! the monitor, flags and selectors that make ring 0's own instructions fault.
+//! Attempts of ring 3 without any call: privileged instructions, software interrupts, addresses of
+//! the monitor, and flags and selectors that make ring 0's own instructions fault.
 //!
-//! Each is a few bytes of machine code that a child runs. Rule: the child's end is all that is
-//! looked at; the host and the kernel must outlive it.
+//! Each is a few bytes of machine code that a child runs. Rule: only the child's end is checked;
+//! the host and the kernel must outlive it.
 
-/// How a child may end.
+/// The allowed ends of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ends {
-    /// By a signal: the instruction faulted.
+    /// It ends by a signal, because the instruction faulted.
     Faults,
-    /// By a signal, or by returning from the code: both leave the host as it was.
+    /// It ends by a signal, or by returning from the code; both leave the host as it was.
     Somehow,
-    /// By returning from the code.
+    /// It ends by returning from the code.
     Returns,
 }
 
-/// Machine code, what it stands for, and how it must end.
+/// Machine code, the danger it stands for, and its required end.
 #[derive(Clone, Debug)]
 pub struct Code {
-    /// Unique.
+    /// The name, which is unique.
     pub name: String,
     /// The danger it stands for.
     pub stands_for: &'static str,
-    /// The bytes; a return instruction is put after them.
+    /// The bytes; a return instruction follows them.
     pub bytes: Vec<u8>,
-    /// How it must end.
+    /// The required end.
     pub ends: Ends,
 }
 
@@ -61,12 +61,12 @@ const PRIVILEGED: [(&str, &[u8]); 33] = [
     ("xsetbv", &[0x0f, 0x01, 0xd1]),
     ("rdpmc", &[0x0f, 0x33]),
     ("rsm", &[0x0f, 0xaa]),
-    // Not of ring 0, but its kernel has not switched it on.
+    // Ring 3 could run this one, but the kernel has not enabled it.
     ("rdfsbase", &[0xf3, 0x48, 0x0f, 0xae, 0xc0]),
     ("wrgsbase", &[0xf3, 0x48, 0x0f, 0xae, 0xd8]),
 ];
 
-/// Selectors of rings above: name and selector.
+/// Selectors of more privileged rings, with their names.
 const SELECTORS: [(&str, u16); 4] = [
     ("ring 0 code of the kernel's table", 0x10),
     ("flat ring 0 stack", 0xe028),
@@ -74,8 +74,8 @@ const SELECTORS: [(&str, u16); 4] = [
     ("task state of the CPU", 0xe040),
 ];
 
-/// All code that a child is to run. `ldt`: a selector of a data segment, present and not accessed,
-/// in the local descriptor table.
+/// All code that a child is to run. `ldt` is the selector of a data segment, present and not
+/// accessed, in the local descriptor table.
 pub fn all(ldt: u16) -> Vec<Code> {
     let mut all: Vec<_> = PRIVILEGED
         .iter()
@@ -129,7 +129,7 @@ fn describing() -> Vec<Code> {
     all
 }
 
-/// `int n` of vectors that the hardware, the monitor and the kernel use.
+/// `int n` with vectors that the hardware, the monitor and the kernel use.
 fn interrupts() -> Vec<Code> {
     let code = |vector: u8| Code {
         name: format!("int {vector:#x}"),
@@ -154,7 +154,7 @@ fn jump(address: u64, ends: Ends) -> Code {
     }
 }
 
-/// Reading, writing and running what lies at an address of the monitor.
+/// Reads, writes and executes an address of the monitor.
 fn memory(address: u64) -> Vec<Code> {
     let code = |what: &str, bytes: &[u8], ends| Code {
         name: format!("{what} {address:#x}"),
@@ -163,7 +163,7 @@ fn memory(address: u64) -> Vec<Code> {
         ends,
     };
     vec![
-        // The machine-to-physical table is for kernels.
+        // The machine-to-physical table is readable for kernels only.
         code("read", &[0x48, 0x8b, 0x00], Ends::Faults),
         code("write", &[0x48, 0x89, 0x00], Ends::Faults),
         code("add, locked,", &[0xf0, 0x48, 0x01, 0x00], Ends::Faults),
@@ -172,7 +172,7 @@ fn memory(address: u64) -> Vec<Code> {
     ]
 }
 
-/// `iretq` and far returns to rings above.
+/// `iretq` and far returns to more privileged rings.
 fn returns() -> Vec<Code> {
     // push 0x2b; push rsp; push 0x202; push <cs>; call +0; iretq
     let iret = |cs: u8| {

@@ -1,8 +1,8 @@
-//! The Linux side: the hypercall device, the grant devices, the page map, children.
+//! The Linux side: the hypercall device, the grant devices, the page map, and children.
 //!
 //! Numbers and layouts are those of `privcmd.h` and `gntalloc.h` among Xen's public headers. The
-//! kernel passes hypercalls on as they are; addresses in them are the program's own, which the
-//! kernel's page tables map too.
+//! kernel passes hypercalls on unchanged. Addresses in them are the program's own, which the
+//! kernel's page tables map, too.
 #![expect(unsafe_code, reason = "ioctl, mmap, fork and machine code")]
 
 use std::ffi::c_void;
@@ -26,7 +26,7 @@ use crate::attempt::{Arg, Call, Outcome};
 
 /// Bytes of a page.
 const PAGE: usize = 4096;
-/// Pages that arguments in memory lie in, and zeros.
+/// Pages for arguments in memory; the rest is zeros.
 const PAGES: usize = 4;
 
 /// `struct privcmd_hypercall`: number and five arguments.
@@ -39,7 +39,8 @@ const ALLOC_GRANTS: libc::Ioctl = request(b'G', 5, 24);
 nix::ioctl_readwrite_bad!(map_batch, MAP_BATCH, [u64; 4]);
 nix::ioctl_readwrite_bad!(alloc_grants, ALLOC_GRANTS, u32);
 
-/// Memory of the program, seen as atomic words: the kernel, the monitor and others write it.
+/// Memory of the program, accessed as atomic words, because the kernel, the monitor and others
+/// write to it.
 pub struct Memory {
     address: NonNull<c_void>,
     bytes: usize,
@@ -56,7 +57,7 @@ impl Memory {
         unsafe { std::slice::from_raw_parts(self.address.as_ptr().cast(), self.bytes) }
     }
 
-    /// Its words.
+    /// The memory, as words.
     pub fn words(&self) -> &[AtomicU64] {
         // SAFETY: as for `bytes`; a mapping is aligned to pages.
         unsafe { std::slice::from_raw_parts(self.address.as_ptr().cast(), self.bytes / 8) }
@@ -78,7 +79,7 @@ impl Memory {
     }
 }
 
-/// Pages of the program that stay in memory, and after them one that nothing is mapped at.
+/// Pages of the program that stay in memory, followed by an unmapped page.
 pub fn locked_pages(pages: usize) -> Result<Memory> {
     let bytes = pages * PAGE;
     let all = NonZeroUsize::new(bytes + PAGE).context("no pages")?;
@@ -97,7 +98,7 @@ pub fn locked_pages(pages: usize) -> Result<Memory> {
     Ok(memory)
 }
 
-/// Maps the first `bytes` of a file again and again, at addresses that follow each other.
+/// Maps the first `bytes` of a file `times` times, at consecutive addresses.
 pub fn mapped_again(file: &File, bytes: usize, times: usize) -> Result<u64> {
     let all = NonZeroUsize::new(bytes * times).context("nothing to map")?;
     let length = NonZeroUsize::new(bytes).context("nothing to map")?;
@@ -113,8 +114,8 @@ pub fn mapped_again(file: &File, bytes: usize, times: usize) -> Result<u64> {
     }
 }
 
-/// Whether pages keep what they hold while they are protected from everything, copied for a child
-/// and moved: the kernel writes all kinds of entries that are not present for them.
+/// Whether pages keep their contents while they are protected from all access, copied for a child,
+/// and moved. For these, the kernel writes all kinds of entries that are not present.
 pub fn keeps_absent_pages() -> Result<bool> {
     const PAGES: usize = 256;
     let bytes = NonZeroUsize::new(PAGES * PAGE).context("no pages")?;
@@ -129,7 +130,7 @@ pub fn keeps_absent_pages() -> Result<bool> {
         .enumerate()
         .for_each(|(at, word)| word.store(value(at), Ordering::Relaxed));
     let protect = |access| {
-        // SAFETY: the mapping is ours, and nothing reads it while it is closed.
+        // SAFETY: the mapping is ours, and nothing reads it while it is inaccessible.
         unsafe { mprotect(address, bytes.get(), access) }
     };
     let kept = || {
@@ -149,7 +150,7 @@ pub fn keeps_absent_pages() -> Result<bool> {
         }
         ForkResult::Parent { child } => child,
     };
-    // Migration, where the kernel was built with it.
+    // This triggers migration, if the kernel was built with it.
     let _ = std::fs::write("/proc/sys/vm/compact_memory", "1");
     let ended = waitpid(child, None)?;
     protect(access)?;
@@ -157,7 +158,8 @@ pub fn keeps_absent_pages() -> Result<bool> {
     Ok(kept() && ended == WaitStatus::Exited(child, 0))
 }
 
-/// Stays on one CPU, so on one virtual CPU: some state is a virtual CPU's.
+/// Binds this thread to one CPU, and so to one virtual CPU, because some state belongs to a virtual
+/// CPU.
 pub fn stay_on_cpu(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
@@ -181,18 +183,18 @@ impl Hypercalls {
         Ok(Self { device: open("/dev/xen/privcmd")?, memory: locked_pages(PAGES)? })
     }
 
-    /// Where arguments in memory lie, and how many bytes.
+    /// The address and size in bytes of the memory for arguments.
     pub fn memory(&self) -> (u64, u64) {
         (self.memory.address(), self.memory.bytes as u64)
     }
 
-    /// Makes a call with these arguments and zeros in the memory.
+    /// Makes a call with these arguments, and with zeros in the memory.
     pub fn plain(&self, number: u64, args: [u64; 5]) -> i64 {
         self.memory.clear();
         self.raw(number, args)
     }
 
-    /// Makes a call whose arguments name memory that the program has elsewhere, to be read alone.
+    /// Makes a call whose arguments name other memory of the program, which the call only reads.
     pub fn on_own_memory(&self, number: u64, args: [u64; 5]) -> i64 {
         self.raw(number, args)
     }
@@ -200,16 +202,16 @@ impl Hypercalls {
     fn raw(&self, number: u64, args: [u64; 5]) -> i64 {
         let [a, b, c, d, e] = args;
         let call = [number, a, b, c, d, e];
-        // The wrapper of ioctl would cut the result to 32 bits.
-        // SAFETY: the kernel reads the six words; what the call itself writes is the memory that
-        // its arguments name, which only this program's buffer is readable and writable at.
+        // The wrapper of ioctl would truncate the result to 32 bits. SAFETY: the kernel reads the
+        // six words; what the call itself writes is the memory that its arguments name, which only
+        // this program's buffer is readable and writable at.
         let result = unsafe {
             libc::syscall(libc::SYS_ioctl, self.device.as_raw_fd(), HYPERCALL, call.as_ptr())
         };
         if result == -1 { -i64::from(Errno::last_raw()) } else { result }
     }
 
-    /// Makes a call and returns what it left.
+    /// Makes a call and returns its outcome.
     pub fn perform(&self, call: &Call) -> Outcome {
         self.memory.clear();
         let (mut args, mut offset, mut first) = ([0; 5], 0, None);
@@ -236,7 +238,7 @@ impl Hypercalls {
         Outcome { result, memory: memory.unwrap_or_default() }
     }
 
-    /// Maps frames of a partition; the memory, and an errno or 0 for each.
+    /// Maps frames of a partition; returns the memory, and for each frame an errno or 0.
     pub fn map(&self, domid: u16, frames: &[u64]) -> Result<(Memory, Vec<i32>)> {
         let bytes = frames.len() * PAGE;
         let length = NonZeroUsize::new(bytes).context("no frames")?;
@@ -258,9 +260,9 @@ impl Hypercalls {
     }
 }
 
-/// Pages of the kernel that are granted, but mapped by nobody.
+/// Pages of the kernel that are granted, but that nobody maps.
 pub struct Granted {
-    /// The grants go when it is closed.
+    /// Closing the device ends the grants.
     _device: File,
     /// A grant reference for each.
     pub references: Vec<u32>,
@@ -269,7 +271,7 @@ pub struct Granted {
 }
 
 impl Granted {
-    /// Takes pages, granted to a partition.
+    /// Allocates pages that are granted to a partition.
     pub fn take(domid: u16, count: usize) -> Result<Self> {
         let device = open("/dev/xen/gntalloc")?;
         const WRITABLE: u32 = 1;
@@ -285,7 +287,7 @@ impl Granted {
     }
 }
 
-/// Pseudo-physical frames of a device's pages, which are mapped for as long as it takes to ask.
+/// Pseudo-physical frames of a device's pages, which are mapped only for this question.
 fn frames_of(device: &File, offset: i64, count: usize) -> Result<Vec<u64>> {
     let length = NonZeroUsize::new(count * PAGE).context("no pages")?;
     let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -312,16 +314,16 @@ fn frames_of(device: &File, offset: i64, count: usize) -> Result<Vec<u64>> {
 pub enum Ended {
     /// It returned from the code.
     Returned,
-    /// This signal.
+    /// This signal ended it.
     Signal(i32),
 }
 
-/// Runs machine code in a child. A child that ends in no way within ten seconds is an error.
+/// Runs machine code in a child. A child that does not end within ten seconds is an error.
 pub fn run_code(code: &[u8]) -> Result<Ended> {
     let length = NonZeroUsize::new(PAGE).context("no page")?;
     let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE | ProtFlags::PROT_EXEC;
-    // SAFETY: a new page at an address of the kernel's choice; the code is put at its end, so
-    // that what is cut short meets the end of the page.
+    // SAFETY: this makes a new page at an address of the kernel's choice. The code is put at its
+    // end, so that a truncated instruction meets the end of the page.
     let (page, entry) = unsafe {
         let page = mmap_anonymous(None, length, access, MapFlags::MAP_PRIVATE)?;
         let entry = page.as_ptr().cast::<u8>().add(PAGE - code.len() - 1);
@@ -333,7 +335,7 @@ pub fn run_code(code: &[u8]) -> Result<Ended> {
     match unsafe { fork()? } {
         ForkResult::Child => {
             nix::unistd::alarm::set(10);
-            // SAFETY: code of ours, ended by a return; what it breaks is the child's.
+            // SAFETY: the code is ours and ends with a return; damage affects only the child.
             unsafe {
                 let run: extern "C" fn() = std::mem::transmute(entry);
                 run();

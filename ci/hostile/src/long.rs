@@ -1,4 +1,4 @@
-//! Calls with more work than anybody should wait for: another virtual CPU goes on meanwhile.
+//! Very long calls, during which another virtual CPU must make progress.
 
 use std::fs::File;
 use std::io::Write;
@@ -16,24 +16,24 @@ use crate::ground::Page;
 use crate::linux::{self, Hypercalls, stay_on_cpu};
 use crate::report::Report;
 
-/// What the names begin with.
+/// The beginning of the names of these attempts.
 pub const LONG: &str = "long batch";
 
-/// Bytes of whole requests and whole pages: both 16 and 24 divide it.
+/// Bytes of a pattern of whole requests and whole pages; 16 and 24 divide it.
 const PATTERN: usize = 12288;
-/// Where the pattern lies before it is mapped.
+/// The file with the pattern, before it is mapped.
 const FILE: &str = "/tmp/requests";
-/// Updates that another virtual CPU makes during one of the calls, at least.
+/// The fewest updates that another virtual CPU must make during one of the calls.
 const MEANWHILE: u64 = 20;
-/// Calls that are made for that: a virtual CPU may have lost its CPU during one of them.
+/// How many calls are tried for that, because a virtual CPU may lose its CPU during one of them.
 const CALLS: usize = 64;
 
-/// Makes the long calls, while another virtual CPU makes short ones. Where both share the one CPU of
-/// the machine, whether the other has its turn meanwhile is the scheduler's matter, and the long
-/// call only has to end.
+/// Makes the long calls, while another virtual CPU makes short ones. If both share the machine's
+/// only CPU, the scheduler decides whether the other one runs meanwhile, and the long call only has
+/// to end.
 ///
 /// # Errors
-/// The memory of the requests cannot be made, or a thread failed.
+/// The memory of the requests cannot be mapped, or a thread failed.
 pub fn all(
     hypercalls: &Hypercalls,
     pages: &[Page],
@@ -61,7 +61,7 @@ pub fn all(
     Ok(())
 }
 
-/// Memory full of this request: its address, and how many there are.
+/// Fills memory with this request; returns its address and the number of requests.
 fn requests(request: &[u8], times: usize) -> Result<(u64, u64)> {
     let pattern = request.repeat(PATTERN / request.len());
     File::create(FILE).and_then(|mut file| file.write_all(&pattern)).context(FILE)?;
@@ -71,8 +71,9 @@ fn requests(request: &[u8], times: usize) -> Result<(u64, u64)> {
     Ok((address, (times * PATTERN / request.len()) as u64))
 }
 
-/// Acts on the first virtual CPU while the second makes updates of one entry, one a call, until the
-/// second has made enough during one act; what came of the last act, and the most updates.
+/// Runs `act` on the first virtual CPU while the second updates one entry, one update for each
+/// call, until the second has made at least `least` updates during one run. Returns the result of
+/// the last run, and the most updates.
 fn beside(page: Page, least: u64, act: &dyn Fn() -> i64) -> Result<(i64, u64)> {
     let (count, over) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {

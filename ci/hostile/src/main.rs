@@ -1,7 +1,7 @@
-//! A program for tests that runs in the command partition, as root, and tries what containment
-//! forbids: `hostile` prints a line of JSON for each attempt (`name`, `stands_for`, `held`,
-//! `expected`, `came`) and a last one with the counts, and ends with status 1 where an attempt
-//! succeeded or was refused with another error than it should be.
+//! A test program that runs in the command partition, as root, and attempts what containment
+//! forbids. `hostile` prints a line of JSON for each attempt (`name`, `stands_for`, `held`,
+//! `expected`, `came`) and a last one with the counts. It ends with status 1 if an attempt
+//! succeeded or was refused with another error than expected.
 //!
 //! ```text
 //! frames      memory of others: map, write, link, pin, load, give back, copy, grant
@@ -15,11 +15,11 @@
 //! ```
 //!
 //! The kernel lets root make any hypercall (`/dev/xen/privcmd`, the module's parameter
-//! `unrestricted=1`): the program stands for a kernel that was taken over. `hostile WORD…` makes
+//! `unrestricted=1`), so the program represents a kernel that was taken over. `hostile WORD…` makes
 //! only those attempts whose names contain one of the words.
 //!
-//! `hostile channels COUNT` is another program: it is started in the place of `uvd`, and sends so many
-//! messages over the command channel and the build channel; its last line is what came of it.
+//! `hostile channels COUNT` is another program: it runs in place of `uvd`, and sends this many
+//! messages over the command channel and the build channel; its last line is the result.
 
 mod attempt;
 mod calls;
@@ -55,14 +55,14 @@ use wild::Wild;
 /// The partition that the program runs in.
 const OWN: &str = "command";
 
-/// What `uvtool info --json` tells of it.
+/// The fields of `uvtool info --json` that are used.
 #[derive(Deserialize)]
 struct Info {
     number: u32,
     vcpus: u32,
 }
 
-/// What `uvtool resources --json` tells of the machine.
+/// The fields of `uvtool resources --json` that are used.
 #[derive(Deserialize)]
 struct Machine {
     cpus: Vec<serde::de::IgnoredAny>,
@@ -79,7 +79,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What was asked for: all, or attempts with one of these words in their names.
+/// The wanted attempts: all, or those with one of these words in their names.
 struct Wanted(Vec<String>);
 
 impl Wanted {
@@ -87,7 +87,7 @@ impl Wanted {
         self.0.is_empty() || self.is_named(name)
     }
 
-    /// Whether one of the words asks for it.
+    /// Whether one of the words names it.
     fn is_named(&self, name: &str) -> bool {
         self.0.iter().any(|word| name.contains(word))
     }
@@ -138,7 +138,7 @@ fn run() -> Result<bool> {
     if wanted.has(long::LONG) {
         long::all(&hypercalls, &stage.raced, machine.cpus.len(), &mut report)?;
     }
-    // Not part of all attempts: it was not yet seen to pass on a machine.
+    // It is not part of all attempts, because it has not yet been seen to pass on a machine.
     if wanted.is_named(RACE) {
         race(&stage, &mut report)?;
     }
@@ -168,13 +168,14 @@ fn make(hypercalls: &Hypercalls, stage: &Stage, attempt: &Attempt, report: &mut 
     );
 }
 
-/// Pages without access keep their contents.
+/// The name of the check that pages without access keep their contents.
 const ABSENT: &str = "control: absent pages";
 
-/// A frame that the partition gave back: still its own, and out of its reach.
+/// The name for a frame that the partition released: it still belongs to the partition, but is out
+/// of its reach.
 const IDLE: &str = "own idle frame";
 
-/// Attempts on an idle frame, and on giving it to others while the monitor keeps it for the
+/// Attempts on an idle frame, and attempts to give it to others while the monitor keeps it for the
 /// partition.
 fn reach_idle(hypercalls: &Hypercalls, stage: &Stage, report: &mut Report) -> Result<()> {
     stage.give_back(stage.ground.data)?;
@@ -190,13 +191,13 @@ fn reach_idle(hypercalls: &Hypercalls, stage: &Stage, report: &mut Report) -> Re
     Ok(())
 }
 
-/// Two virtual CPUs at once.
+/// The name of the attempt with two virtual CPUs at once.
 const RACE: &str = "race on the same pages";
 
-/// Lets two virtual CPUs change the same pages. Afterwards nothing may hold on to one: each is
-/// given back and taken again.
+/// Lets two virtual CPUs change the same pages. Afterwards nothing may hold a reference to a page:
+/// each page is released and taken again.
 fn race(stage: &Stage, report: &mut Report) -> Result<()> {
-    /// Steps of each: a second or two.
+    /// Steps of each virtual CPU, which take a second or two.
     const STEPS: u64 = 30_000;
     let why = "XSA-343: state that virtual CPUs share changes as a whole";
     let done = race::run(&stage.raced, &stage.raced_grants, STEPS)?;
@@ -214,7 +215,7 @@ fn race(stage: &Stage, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Asks the ultravisor to release a frame; the code of the refusal.
+/// Asks the ultravisor to release a frame; returns the code of the refusal.
 fn release(partition: u32, frame: u64) -> Result<String> {
     let (partition, frame) = (partition.to_string(), frame.to_string());
     let mut uvtool = Command::new("uvtool");
@@ -225,7 +226,7 @@ fn release(partition: u32, frame: u64) -> Result<String> {
     Ok(answer["refusal"]["code"].as_str().unwrap_or("released").to_owned())
 }
 
-/// Foreign frames through the kernel's own way of mapping them.
+/// Attempts to map foreign frames by the kernel's own interface.
 fn map_by_device(
     hypercalls: &Hypercalls,
     stage: &Stage,
@@ -264,8 +265,8 @@ fn run_code(code: &Code, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Makes calls that make no sense. What comes back is only counted: the kernel cuts it to 32 bits,
-/// and some calls return any value.
+/// Makes calls with wild arguments. Results are only counted, because the kernel truncates them to
+/// 32 bits, and some calls return any value.
 fn be_wild(hypercalls: &Hypercalls, wanted: &Wanted, report: &mut Report) {
     let (zeros, bytes) = hypercalls.memory();
     let wild = Wild { zeros, bytes, frames: 1 << 24 };
@@ -293,10 +294,10 @@ fn be_wild(hypercalls: &Hypercalls, wanted: &Wanted, report: &mut Report) {
     }
 }
 
-/// Puts back what calls of this number may have changed of the virtual CPU.
+/// Restores state of the virtual CPU that calls with this number may have changed.
 fn settle(hypercalls: &Hypercalls, call_number: u64) {
     if Wild::stops_timer(call_number) {
-        // A time that is past: the kernel gets its interrupt and sets the next one.
+        // This time is past, so the kernel gets its interrupt and sets the timer again.
         hypercalls.plain(number::SET_TIMER_OP, [1, 0, 0, 0, 0]);
     }
     if call_number == number::SET_DEBUGREG {

@@ -1,4 +1,4 @@
-//! Attempts on other partitions by their numbers: their memory, events and grants.
+//! Attempts on other partitions by number: on their memory, events and grants.
 
 use pv_abi::xen::domid;
 use pv_abi::xen::errno;
@@ -22,15 +22,15 @@ use crate::frames::{
 use crate::ground::Ground;
 use crate::wild::MONITOR;
 
-/// Numbers that are not the caller's: system partitions, pseudo-partitions, one that does not
-/// exist, and those that the public headers keep for special uses.
+/// Partition numbers of others: system partitions, pseudo-partitions, one that does not exist, and
+/// those that the public headers reserve for special uses.
 const OTHERS: [u16; 12] =
     [0, 1, 2, 4, 6, 7, 8, 16, domid::IO, domid::XEN, domid::INVALID, domid::IDLE];
 
-/// Grant references that nobody has granted: reserved ones, ends of frames, past the end.
+/// Grant references without a grant: reserved ones, the last ones of frames, and ones past the end.
 const REFERENCES: [u32; 7] = [0, 1, 7, 511, 32_767, 32_768, u32::MAX];
 
-/// Ports at other partitions: none waits for the caller.
+/// Ports of other partitions, none of which waits for the caller.
 const PORTS: [u32; 14] = [0, 1, 2, 3, 4, 5, 8, 16, 256, 257, 258, 4095, 4096, u32::MAX];
 
 const NOBODYS: &str = "what a partition shares, it shares by its own act";
@@ -114,7 +114,7 @@ fn events_of(other: u16) -> Vec<Attempt> {
     all
 }
 
-/// Ports of the caller that are not there, and what cannot be bound.
+/// Attempts with ports that the caller does not have, and with bindings that are not possible.
 fn own_events() -> Vec<Attempt> {
     let mut all = Vec::new();
     let why = "XSA-359: a port is checked before its table is";
@@ -203,7 +203,7 @@ fn grants_of(ground: &Ground, other: u16, reference: u32) -> Vec<Attempt> {
     ]
 }
 
-/// Grant operations that do not exist here, and why they do not.
+/// Grant operations that do not exist here, and the reason.
 const ABSENT: [(u64, &str); 5] = [
     (grants::DUMP_TABLE, "a table is its owner's business"),
     (grants::TRANSFER, "XSA-214, XSA-284: only a transaction changes owners"),
@@ -212,7 +212,7 @@ const ABSENT: [(u64, &str); 5] = [
     (grants::CACHE_FLUSH, "XSA-232: another architecture's"),
 ];
 
-/// Handles of mappings that are not there, and the second version of grants.
+/// Attempts with handles of mappings that do not exist, and with the second version of grants.
 fn versions() -> Vec<Attempt> {
     let offset = std::mem::offset_of!(UnmapGrantRef, status);
     let expected =

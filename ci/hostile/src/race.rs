@@ -1,8 +1,8 @@
-//! Two virtual CPUs that change the same pages at the same time: tables, pins, descriptors,
-//! mappings for writing and for reading, grants, ports.
+//! A race of two virtual CPUs that change the same pages: tables, pins, descriptors, writable and
+//! read-only mappings, grants, ports.
 //!
-//! Each step is an ordinary right of a kernel, done or refused. What is looked at is the end: the
-//! CPUs go on, and nothing holds on to the pages when all is undone.
+//! Each step is within an ordinary kernel's rights, and is done or refused. Only the end is
+//! checked: the CPUs go on, and nothing holds a reference to the pages when everything is undone.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,19 +21,19 @@ use crate::frames::{COPY_STATUS, MAP_STATUS, copy, end, extended, readable, upda
 use crate::ground::Page;
 use crate::linux::{Hypercalls, stay_on_cpu};
 
-/// Entries of a table that are used.
+/// The number of entries of a table that are used.
 const ENTRIES: u64 = 4;
 /// A flat data segment of ring 3.
 const SEGMENT: u64 = 0x00cf_f300_0000_ffff;
 
-/// Chooses steps; the same seed chooses the same.
+/// Chooses steps; the same seed gives the same choice.
 pub struct Race {
     pages: Vec<Page>,
     state: u64,
 }
 
 impl Race {
-    /// Steps on these pages.
+    /// A race on these pages.
     pub fn new(pages: Vec<Page>, seed: u64) -> Self {
         Self { pages, state: seed | 1 }
     }
@@ -82,7 +82,7 @@ impl Race {
         }
     }
 
-    /// What undoes all steps; made after the virtual CPUs have stopped, on each of them.
+    /// The calls that undo all steps; each virtual CPU makes them after both have stopped.
     pub fn undo(&self) -> Vec<Call> {
         let mut all = vec![operation(extended(mmu::EXT_SET_LDT, 0, 0))];
         let pages = || self.pages.iter();
@@ -106,12 +106,12 @@ fn directly(page: Page, entry: u64) -> Call {
     Call { number: number::UPDATE_VA_MAPPING, args: args.into() }
 }
 
-/// Where [`allocate_port`] leaves the port.
+/// Offset at which [`allocate_port`] leaves the port.
 const PORT_ALLOCATED: usize = std::mem::offset_of!(AllocUnbound, port);
-/// Where [`bind_port`] leaves the port.
+/// Offset at which [`bind_port`] leaves the port.
 const PORT_BOUND: usize = std::mem::offset_of!(BindInterdomain, local_port);
 
-/// A port of the caller that waits for the caller.
+/// Allocates a port of the caller that waits for the caller itself.
 fn allocate_port() -> Call {
     let argument = AllocUnbound { dom: domid::SELF, remote_dom: domid::SELF, port: 0 };
     port_call(events::ALLOC_UNBOUND, memory(&argument))
@@ -132,22 +132,23 @@ fn port_call(command: u64, argument: Arg) -> Call {
     Call { number: number::EVENT_CHANNEL_OP, args: vec![command.into(), argument] }
 }
 
-/// The port that a call left at `offset`; 0: none.
+/// The port that a call left at `offset`; 0 if there is none.
 fn port_of(outcome: &Outcome, offset: usize) -> u32 {
     let word = outcome.memory.get(offset..).and_then(|bytes| bytes.first_chunk());
     if outcome.result == 0 { word.map_or(0, |word| u32::from_le_bytes(*word)) } else { 0 }
 }
 
-/// Grants of the raced pages to the partition itself, for reading, and where they are mapped.
+/// Grants of the raced pages to the partition itself, for reading, and the place where they are
+/// mapped.
 pub struct Grants {
-    /// References.
+    /// The grant references.
     pub references: Vec<u32>,
-    /// Frame of a table of level 1 that is not raced, with room from entry [`Grants::ENTRY`] on.
+    /// Frame of a level-1 table that is not raced and is free from entry [`Grants::ENTRY`] on.
     pub table: u64,
 }
 
 impl Grants {
-    /// First entry of the table that is used, one for each virtual CPU.
+    /// The first used entry of the table; each virtual CPU has one.
     pub const ENTRY: u64 = 256;
 
     /// Maps the grant with this number on a virtual CPU.
@@ -162,7 +163,7 @@ impl Grants {
         grant_call(grants::MAP_GRANT_REF, memory(&operation))
     }
 
-    /// Takes a mapping away.
+    /// Removes a mapping.
     fn unmap(&self, cpu: usize, handle: u32) -> Call {
         let host_addr = self.place(cpu);
         let operation = UnmapGrantRef { host_addr, handle, ..UnmapGrantRef::default() };
@@ -178,8 +179,8 @@ fn grant_call(command: u64, operation: Arg) -> Call {
     Call { number: number::GRANT_TABLE_OP, args: vec![command.into(), operation, 1.into()] }
 }
 
-/// Fails where the status of a grant operation says that the host is not ready yet, which is
-/// no answer: kernels take it for the end of the matter, and the call can come again.
+/// Returns the status of a grant operation. Fails if it says that the host is not ready yet,
+/// because kernels would take that for a final answer although the call can be repeated.
 fn is_an_answer(outcome: &Outcome, offset: usize) -> Result<i16> {
     let bytes = outcome.memory.get(offset..).and_then(|bytes| bytes.first_chunk());
     let status = i16::from_le_bytes(*bytes.context("a status")?);
@@ -191,16 +192,17 @@ fn is_an_answer(outcome: &Outcome, offset: usize) -> Result<i16> {
 struct Shared<'a> {
     pages: Vec<Page>,
     grants: &'a Grants,
-    /// A port that one of them allocated and the others bind to; 0: none now.
+    /// A port that one of them allocated and the others bind to; 0 if there is none now.
     port: AtomicU32,
     start: Barrier,
 }
 
-/// Races on `pages` with two virtual CPUs, `steps` steps each, and undoes it all; how many of the
-/// steps were done.
+/// Races on `pages` with two virtual CPUs, `steps` steps each, and undoes everything; returns how
+/// many steps were done.
 ///
 /// # Errors
-/// A virtual CPU has no hypercall device, a grant operation was told to try again, or a thread failed.
+/// A virtual CPU has no hypercall device, a grant operation answered "try again", or a thread
+/// failed.
 pub fn run(pages: &[Page], grants: &Grants, steps: u64) -> Result<u64> {
     const CPUS: usize = 2;
     let port = AtomicU32::new(0);
@@ -222,7 +224,7 @@ pub fn run(pages: &[Page], grants: &Grants, steps: u64) -> Result<u64> {
 }
 
 fn on_cpu(cpu: usize, shared: &Shared<'_>, steps: u64) -> Result<u64> {
-    // Whoever fails here must not leave the other one waiting.
+    // A failing thread must not leave the other one waiting.
     let ready = stay_on_cpu(cpu).and_then(|()| Hypercalls::open());
     shared.start.wait();
     let hypercalls = ready?;
@@ -242,7 +244,7 @@ fn on_cpu(cpu: usize, shared: &Shared<'_>, steps: u64) -> Result<u64> {
         }
     }
     shared.start.wait();
-    // What one virtual CPU holds may be what the other cannot undo yet.
+    // A reference that one virtual CPU holds may keep the other from undoing a step at first.
     for _ in 0..3 {
         for call in race.undo() {
             hypercalls.perform(&call);
@@ -252,7 +254,7 @@ fn on_cpu(cpu: usize, shared: &Shared<'_>, steps: u64) -> Result<u64> {
     answers.map(|()| done)
 }
 
-/// Maps a grant of a raced page for reading, and takes the mapping away.
+/// Maps a grant of a raced page for reading, and removes the mapping.
 fn map_and_unmap(
     hypercalls: &Hypercalls,
     cpu: usize,
@@ -270,8 +272,9 @@ fn map_and_unmap(
     Ok(())
 }
 
-/// The first allocates a port and closes it; the other binds to it, sends, and closes its own end.
-/// Nobody closes another's port: the number could be the kernel's by then.
+/// The first virtual CPU allocates a port and closes it; the other binds to it, sends, and closes
+/// its own end. Neither closes the other's port, because the number might belong to the kernel by
+/// then.
 fn race_for_ports(hypercalls: &Hypercalls, cpu: usize, shared: &Shared<'_>) {
     if cpu == 0 {
         let port = port_of(&hypercalls.perform(&allocate_port()), PORT_ALLOCATED);

@@ -1,10 +1,10 @@
-//! What is printed: a line of JSON for each attempt, and one for all.
+//! Prints a line of JSON for each attempt, and a last one for all.
 
 use std::io::Write;
 
 use serde_json::{Value, json};
 
-/// Counts and prints.
+/// Counts attempts and prints their lines.
 #[derive(Default)]
 pub struct Report {
     attempts: u64,
@@ -21,14 +21,14 @@ impl Report {
         );
     }
 
-    /// Prints a line of its own making.
+    /// Prints a line that the caller made.
     pub fn print(&mut self, held: bool, line: &Value) {
         self.attempts += 1;
         self.failed += u64::from(!held);
         say(line);
     }
 
-    /// Prints the last line; whether all held.
+    /// Prints the last line; returns whether all attempts held.
     pub fn finish(self) -> bool {
         let held = self.attempts - self.failed;
         say(&json!({ "attempts": self.attempts, "held": held, "failed": self.failed }));
@@ -38,7 +38,8 @@ impl Report {
 
 /// Prints a line.
 pub fn say(line: &Value) {
-    // Each line is out before the next attempt: the last one tells what ended the host.
+    // Each line is written before the next attempt, so that the last line tells which attempt ended
+    // the host.
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{line}");
     let _ = out.flush();

@@ -1,4 +1,4 @@
-//! Laying out the [`Ground`] on the machine, and clearing it away.
+//! Sets up the [`Ground`] on the machine, and removes it.
 //!
 //! ```text
 //! granted pages:  L1 <- L2 <- L3 <- L4   descriptors   data
@@ -6,8 +6,8 @@
 //!                 pinned / loaded
 //! ```
 //!
-//! Rule: every step is an ordinary right of a kernel, checked to be done; what is changed under
-//! the kernel's feet is put back before the program ends.
+//! Rule: every step is within an ordinary kernel's rights, and is checked to succeed. Changes to
+//! the kernel's own state are undone before the program ends.
 
 use std::sync::atomic::Ordering;
 
@@ -25,30 +25,30 @@ use crate::ground::{Foreign, Ground, Page, instance_frames};
 use crate::linux::{Granted, Hypercalls, Memory};
 use crate::race::Grants;
 
-/// Descriptors of the page that is loaded.
+/// The number of descriptors in the loaded page.
 const DESCRIPTORS: u64 = 512;
-/// Index of a data segment there, present and not accessed.
+/// Index of a data segment in it, present and not accessed.
 const DATA_SEGMENT: u64 = 3;
-/// Selector of that segment: in the local table, for ring 3.
+/// Selector of that segment, in the local table, for ring 3.
 pub const DATA_SELECTOR: u16 = (DATA_SEGMENT as u16) << 3 | 4 | 3;
 /// A flat data segment of ring 3 that was not accessed.
 const NOT_ACCESSED: u64 = 0x00cf_f200_0000_ffff;
 
-/// Pages that virtual CPUs race on.
+/// Pages that the virtual CPUs race on.
 const RACED: usize = 5;
 
-/// The ground and what keeps it there.
+/// The ground, and the resources that keep it valid.
 pub struct Stage<'h> {
     hypercalls: &'h Hypercalls,
-    /// What the attempts name.
+    /// The objects that the attempts name.
     pub ground: Ground,
-    /// Further pages, mapped writable by the kernel: for virtual CPUs to race on.
+    /// Further pages, mapped writable by the kernel, for the race of virtual CPUs.
     pub raced: Vec<Page>,
-    /// Their grants, and the table that these are mapped in.
+    /// The grants of these pages, and the table that maps them.
     pub raced_grants: Grants,
     /// The partition's own grant table.
     table: Memory,
-    /// What the spare entry says between attempts.
+    /// The value of the spare entry between attempts.
     spare: u64,
     _granted: Granted,
     _page: Memory,
@@ -85,7 +85,7 @@ fn grant_frames(hypercalls: &Hypercalls) -> Result<Vec<u64>> {
     Ok(frames)
 }
 
-/// Pages that are granted and what the grant table says of each.
+/// The granted pages, with the frame that the grant table has for each.
 fn pages(granted: &Granted, table: &Memory) -> Result<Vec<Page>> {
     let page = |(reference, pfn): (&u32, &u64)| {
         let entry = table.words().get(*reference as usize);
@@ -98,7 +98,7 @@ fn pages(granted: &Granted, table: &Memory) -> Result<Vec<Page>> {
 }
 
 impl<'h> Stage<'h> {
-    /// Lays it out. `foreign`: frames of others; those of the own instance are added.
+    /// Sets up the stage. `foreign` are frames of others; those of the own instance are added.
     pub fn set(
         hypercalls: &'h Hypercalls,
         number: u32,
@@ -175,7 +175,7 @@ impl<'h> Stage<'h> {
         must(self.hypercalls, "writing a descriptor", number::UPDATE_DESCRIPTOR, args)
     }
 
-    /// Clears it away: everything is as the kernel left it.
+    /// Removes the stage, so that everything is as the kernel left it.
     pub fn clear(self) -> Result<()> {
         let args = extended(mmu::EXT_SET_LDT, 0, 0);
         must(self.hypercalls, "unloading descriptors", number::MMUEXT_OP, args)?;
@@ -189,7 +189,7 @@ impl<'h> Stage<'h> {
         Ok(())
     }
 
-    /// Gives a page back, as a kernel does that shrinks: nothing maps it, and it is idle.
+    /// Releases a page, as a kernel that shrinks does: nothing maps it, and it is idle.
     pub fn give_back(&self, page: Page) -> Result<()> {
         let args = [page.address(), 0, UVMF_TLB_FLUSH | UVMF_ALL].map(Arg::from);
         must(self.hypercalls, "unmapping a page", number::UPDATE_VA_MAPPING, args)?;
@@ -198,7 +198,7 @@ impl<'h> Stage<'h> {
         Ok(())
     }
 
-    /// Takes an idle frame in the place of a page; whether it is the one given back.
+    /// Takes an idle frame for a page; returns whether it is the frame that was released.
     pub fn take_back(&self, page: Page) -> Result<bool> {
         let (done, mfn) = self.balloon(POPULATE_PHYSMAP, page.pfn);
         if done != 1 {
@@ -208,7 +208,7 @@ impl<'h> Stage<'h> {
         Ok(mfn == page.mfn)
     }
 
-    /// A balloon call for one frame: what it returned, and what the list has then.
+    /// A balloon call for one frame; returns its result, and the list's entry afterwards.
     fn balloon(&self, command: u64, frame: u64) -> (i64, u64) {
         let list = with_list(&reservation(domid::SELF, 0, 1), EXTENT_START, &[frame]);
         let call = Call { number: number::MEMORY_OP, args: vec![command.into(), list] };
@@ -217,7 +217,7 @@ impl<'h> Stage<'h> {
         (outcome.result, u64::from_le_bytes(word))
     }
 
-    /// Makes the spare entry of the grant table say `entry`, or what it said at first.
+    /// Sets the spare entry of the grant table to `entry`, or to its first value.
     pub fn set_grant(&self, entry: Option<u64>) {
         if let Some(place) = self.table.words().get(self.ground.grant as usize) {
             place.store(entry.unwrap_or(self.spare), Ordering::SeqCst);

@@ -1,8 +1,8 @@
-//! Attempts on the rules of page tables and descriptor tables, with frames that are the caller's
-//! own: what may refer to what, and what may be written.
+//! Attempts on the rules of page tables and descriptor tables with the caller's own frames: which
+//! references and which writes are allowed.
 //!
 //! Attempts whose names begin with `control` must succeed: they show that the others are refused
-//! for what they try, and not for naming the wrong place.
+//! for what they attempt, and not for naming a wrong place.
 
 use pv_abi::xen::domid;
 use pv_abi::xen::grants;
@@ -69,7 +69,7 @@ fn controls(ground: &Ground) -> Vec<Attempt> {
     ]
 }
 
-/// Links between tables of the wrong levels, and the monitor's slots.
+/// Attempts with links between tables of wrong levels, and with the monitor's slots.
 fn levels(ground: &Ground) -> Vec<Attempt> {
     let [l1, l2, l3, l4] = ground.tables;
     let linear = "XSA-240: no table refers to one of its own level";
@@ -95,7 +95,7 @@ fn levels(ground: &Ground) -> Vec<Attempt> {
     all
 }
 
-/// Bits that an entry may not have.
+/// Attempts with forbidden bits in an entry.
 fn bits(ground: &Ground) -> Vec<Attempt> {
     let [l1, l2, l3, l4] = ground.tables;
     let large = "XSA-148: no large page, on a new entry or an old one";
@@ -115,12 +115,13 @@ fn bits(ground: &Ground) -> Vec<Attempt> {
     ]
 }
 
-/// Entries that are not present: kernels write them with the address inverted. Others are refused
-/// where the CPU would read memory by them, as the caller of this program says.
+/// Attempts with entries that are not present. Kernels write such entries with the address
+/// inverted. Other forms are refused if they would let the CPU read memory; the caller of this
+/// program says whether they would.
 fn absent(ground: &Ground) -> Vec<Attempt> {
     let [l1, l2, ..] = ground.tables;
     let why = "XSA-273: a CPU reads cached memory at the address in an entry that is not present";
-    // Without the rule these are controls: each goes through.
+    // Without the rule, these attempts are controls and must succeed.
     let (kind, names_memory) = match std::env::var_os("ABSENT_REFUSED") {
         Some(_) => ("", INVALID),
         None => ("control: ", Expected::Value(0)),
@@ -140,7 +141,7 @@ fn absent(ground: &Ground) -> Vec<Attempt> {
     ]
 }
 
-/// Ways to write a table that is in use.
+/// Attempts to write a table that is in use.
 fn writable_tables(ground: &Ground) -> Vec<Attempt> {
     let why = "a table is written through the monitor alone";
     let l1 = ground.tables[0];
@@ -172,7 +173,7 @@ fn writable_tables(ground: &Ground) -> Vec<Attempt> {
     all
 }
 
-/// Pins, roots and giving back of frames that are in use.
+/// Attempts with pins and roots, and to release frames that are in use.
 fn pins(ground: &Ground) -> Vec<Attempt> {
     let [l1, _, _, l4] = ground.tables;
     let extended = |name: &str, why, cmd, mfn, expected| {
@@ -211,7 +212,7 @@ fn pins(ground: &Ground) -> Vec<Attempt> {
     ]
 }
 
-/// Tables as the target of own grants and copies.
+/// Attempts to use tables as the target of own grants and copies.
 fn grants_of_tables(ground: &Ground) -> Vec<Attempt> {
     let l1 = ground.tables[0];
     let entry =
@@ -312,7 +313,7 @@ fn grants_of_tables(ground: &Ground) -> Vec<Attempt> {
     ]
 }
 
-/// Descriptors, present, that would lead out of ring 3: name and value.
+/// Present descriptors that would lead out of ring 3, with their names.
 const BAD_DESCRIPTORS: [(&str, u64); 6] = [
     ("available task state", 0x0000_8900_0000_0067),
     ("busy task state", 0x0000_8b00_0000_0067),
@@ -349,7 +350,8 @@ fn descriptors(ground: &Ground) -> Vec<Attempt> {
     all
 }
 
-/// Pages of the monitor: of each kind, and over the direct map of four GiB, which is of large pages.
+/// Pages of the monitor: one of each kind, and pages over four GiB of the direct map, which has
+/// large pages.
 fn monitor_pages() -> Vec<u64> {
     const GIB: u64 = 1 << 30;
     const MONITOR_DIRECT_MAP: u64 = 0xffff_8380_0000_0000;
@@ -362,10 +364,10 @@ fn monitor_pages() -> Vec<u64> {
     all
 }
 
-/// The last pages before an end of the address space; two pages from here reach past it.
+/// The last pages before an end of the address space; two pages from here reach past the end.
 const EDGES: [u64; 2] = [0x0000_7fff_ffff_f000, 0xffff_ffff_ffff_f000];
 
-/// Maps a grant of one's own at an address that is not the partition's.
+/// Maps an own grant at an address that is not the partition's.
 fn grant_at(ground: &Ground, address: u64) -> Attempt {
     let mut operation = map_own(ground, address);
     operation.flags = grants::GNTMAP_HOST_MAP;
@@ -382,7 +384,7 @@ fn grant_at(ground: &Ground, address: u64) -> Attempt {
     }
 }
 
-/// Addresses that are not the partition's, and operations that do not exist.
+/// Attempts with addresses that are not the partition's, and with operations that do not exist.
 fn elsewhere(ground: &Ground) -> Vec<Attempt> {
     let monitor = "addresses of the monitor are not the partition's to map";
     let entry = writable(ground.data.mfn);

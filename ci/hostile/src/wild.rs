@@ -1,9 +1,9 @@
-//! Calls with arguments that make no sense: every number, every place of an argument, addresses of
-//! every kind.
+//! Calls with wild arguments: every number, every position of an argument, and addresses of every
+//! kind.
 //!
-//! What comes back does not matter, as long as something does, and the kernel and the host go on.
-//! Rule: the program breaks nothing of its own kernel, for then a crash would say nothing; what
-//! would is left out ([`Wild::is_spared`]) and counted.
+//! The results do not matter, as long as each call returns, and the kernel and the host go on.
+//! Rule: the program breaks nothing of its own kernel, because a crash would then prove nothing;
+//! calls that would are left out ([`Wild::is_spared`]) and counted.
 
 use pv_abi::xen::hypercall as number;
 use pv_abi::xen::{console, events, physdev, sched, vcpu};
@@ -21,11 +21,11 @@ pub const MONITOR: [u64; 8] = [
     0xffff_87ff_ffff_fff8,
 ];
 
-/// Addresses that no CPU takes.
+/// Addresses that are not canonical.
 pub const NOT_CANONICAL: [u64; 3] =
     [0x0000_8000_0000_0000, 0x8000_0000_0000_0000, 0xffff_7fff_ffff_fff8];
 
-/// Other addresses and numbers: nothing mapped there, ends of ranges, counts, sign changes.
+/// Other addresses and numbers: unmapped addresses, ends of ranges, counts, sign changes.
 const OTHERS: [u64; 17] = [
     0,
     1,
@@ -46,10 +46,10 @@ const OTHERS: [u64; 17] = [
     u64::MAX,
 ];
 
-/// An address that nothing is mapped at.
+/// An unmapped address.
 const NOWHERE: u64 = 0x7000;
 
-/// Numbers of calls, and of the commands of those that have commands.
+/// The number of call numbers, and of command numbers of calls with commands.
 const NUMBERS: u64 = 64;
 /// Calls whose first argument is a command.
 const COMMANDS: [u64; 11] = [
@@ -65,15 +65,15 @@ const COMMANDS: [u64; 11] = [
     number::PHYSDEV_OP,
     number::ARCH_0,
 ];
-/// Arguments of a call.
+/// The number of arguments of a call.
 const ARGUMENTS: usize = 5;
 
-/// What the calls may know of the program that makes them.
+/// What the calls may use of the program that makes them.
 #[derive(Clone, Copy, Debug)]
 pub struct Wild {
     /// Address of memory that holds zeros.
     pub zeros: u64,
-    /// Bytes of it; after it nothing is mapped.
+    /// The number of its bytes; nothing is mapped after it.
     pub bytes: u64,
     /// One past the highest machine frame that may be the partition's own.
     pub frames: u64,
@@ -83,7 +83,7 @@ pub struct Wild {
 pub type WildCall = (u64, [u64; ARGUMENTS]);
 
 impl Wild {
-    /// All calls of one number, those that are spared too.
+    /// All calls of one number, including those that are spared.
     pub fn calls(self, number: u64) -> Vec<WildCall> {
         let values = self.values();
         let mut all = Vec::new();
@@ -106,7 +106,7 @@ impl Wild {
         all
     }
 
-    /// All numbers.
+    /// All call numbers.
     pub fn numbers() -> impl Iterator<Item = u64> {
         0..NUMBERS
     }
@@ -122,29 +122,30 @@ impl Wild {
         (self.zeros..self.zeros + self.bytes - 1).contains(&address)
     }
 
-    /// Whether a call would change what the own kernel lives on.
+    /// Whether a call would change state that the own kernel needs.
     pub fn is_spared(self, (number, args): WildCall) -> bool {
         let [a, b, c, ..] = args;
         match number {
-            // Gates, stacks, entry points, descriptor tables, the return frame.
+            // This would change gates, stacks, entry points, descriptor tables, or the return
+            // frame.
             number::SET_TRAP_TABLE => a == 0 || self.is_readable(a),
             number::SET_GDT => b == 0 || self.is_readable(a),
             number::STACK_SWITCH | number::SET_CALLBACKS | number::IRET => true,
             number::CALLBACK_OP => self.is_readable(b),
-            // A list of zeros is a call that clears the gates.
+            // A list of zeros is a call that removes the gates.
             number::MULTICALL => self.is_readable(a),
-            // The kernel does not expect to have no FPU.
+            // The kernel does not expect to lose the FPU.
             number::FPU_TASKSWITCH => a != 0,
             number::SET_DEBUGREG => a == 7,
             number::SET_SEGMENT_BASE => a as u32 <= 3,
-            // What is the partition's own is written as asked.
+            // A descriptor in the partition's own frame would be written.
             number::UPDATE_DESCRIPTOR => a >> 12 < self.frames,
             number::UPDATE_VA_MAPPING => (self.zeros..self.zeros + self.bytes).contains(&a),
-            // Text without end on the console.
+            // This would print endless text on the console.
             number::CONSOLE_IO => a == console::WRITE && self.is_readable(c),
             number::SCHED_OP | number::SCHED_OP_COMPAT => a == sched::SHUTDOWN,
             number::VCPU_OP => self.is_vcpu_spared(a, c),
-            // A port nobody would close.
+            // Nobody would close this port.
             number::EVENT_CHANNEL_OP => a == events::BIND_IPI && self.is_readable(b),
             number::PHYSDEV_OP => a == physdev::SET_IOPL && self.is_readable(b),
             _ => false,

@@ -1,5 +1,5 @@
-//! Messages for the command channel and the build channel that no client sends in earnest: whole ones
-//! with wild numbers, and damaged ones. For tests of the servers.
+//! Messages for the command channel and the build channel that no proper client sends: whole ones
+//! with wild numbers, and damaged ones. They serve tests of the servers.
 
 use pv_abi::uv::build::{self, BuildRequest, File};
 use pv_abi::uv::command::{
@@ -7,16 +7,16 @@ use pv_abi::uv::command::{
 };
 use pv_abi::uv::database::{COMMAND, FIRST_GUEST, ULTRAVISOR, channel_kind, kind};
 
-/// Numbers that look like none in particular.
+/// A generator of pseudo-random numbers.
 pub struct Random(u64);
 
 impl Random {
-    /// Numbers that follow from `seed`.
+    /// The numbers that follow from `seed`.
     pub fn new(seed: u64) -> Self {
         Self(seed | 1)
     }
 
-    /// The next one, any of them.
+    /// The next number, of any value.
     pub fn word(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -24,12 +24,12 @@ impl Random {
         self.0
     }
 
-    /// One below `limit`.
+    /// A number below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.word() % limit
     }
 
-    /// One of a few, often one that is near a limit.
+    /// One of a few numbers, often one near a limit.
     pub fn wild(&mut self) -> u64 {
         match self.below(6) {
             0 => self.below(20),
@@ -160,7 +160,7 @@ impl Random {
         }
     }
 
-    /// A message of the command channel, most often damaged.
+    /// A message of the command channel, usually damaged.
     pub fn command_message(&mut self, id: u64) -> Vec<u8> {
         let id = if self.below(8) == 0 { self.below(1 << 20) } else { id };
         let protocol = if self.below(50) == 0 { self.word() as u16 } else { PROTOCOL };
@@ -171,7 +171,7 @@ impl Random {
         bytes
     }
 
-    /// A message of the build channel, most often damaged.
+    /// A message of the build channel, usually damaged.
     pub fn build_message(&mut self, id: u64) -> Vec<u8> {
         let file = if self.below(2) == 0 { File::Kernel } else { File::Initrd };
         let body = match self.below(6) {

@@ -1,6 +1,6 @@
-//! Long batches: a call whose list is a few entries, again and again, over gigabytes of addresses.
+//! Long batches: calls whose list repeats a few entries over gigabytes of addresses.
 //!
-//! The guest maps a few pages again and again, so a list of any length that a call accepts lies in
+//! The guest maps a few pages many times, so a list of any length that a call accepts lies in
 //! memory that can be read and written.
 
 use crate::calls;
@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use pv_abi::xen::hypercall as number;
 use pv_abi::xen::{domid, memory, mmu};
 
-/// Words that are repeated, at most: a page.
+/// The most words in the repeated pattern, which fill a page.
 pub const PATTERN_WORDS: usize = 512;
 
 /// A call on a long list.
@@ -22,20 +22,20 @@ pub struct Batch {
     pub number: u64,
     /// Its arguments.
     pub args: [Word; 5],
-    /// Words in memory beside the list.
+    /// Words in memory outside the list.
     pub memory: Vec<Word>,
-    /// The words that are repeated.
+    /// The words of the repeated pattern.
     pub pattern: Vec<Word>,
 }
 
-/// The most entries of a list: the guest's tables do for as many. The program's timer ends a list that
-/// takes too long.
+/// The most entries of a list; the guest's tables cover this many. The program's timer ends a list
+/// that takes too long.
 const LONGEST: u64 = (1 << 32) - 1;
 
 /// The most calls of a multicall, which may stop that timer.
 const MOST_CALLS: u64 = 1 << 14;
 
-/// How many entries a list has.
+/// Chooses the number of entries of a list.
 fn length(random: &mut Random) -> u64 {
     match random.below(8) {
         0 => random.below(LONGEST),
@@ -89,7 +89,7 @@ pub fn batch(random: &mut Random) -> Step {
     Step::Batch(Batch { number, args, memory, pattern })
 }
 
-/// Operations of three words that are the same wherever the list begins.
+/// Operations of three words with the same meaning wherever the list begins.
 fn flushes(random: &mut Random) -> Vec<Word> {
     let command = random.of(&[
         mmu::EXT_TLB_FLUSH_LOCAL,
@@ -101,10 +101,10 @@ fn flushes(random: &mut Random) -> Vec<Word> {
     [Word::Number(command.into()); 3].into()
 }
 
-/// Calls without memory of their own, and calls on the list itself.
+/// Calls without memory of their own, and calls on the list itself, for a multicall.
 fn calls_in_one(random: &mut Random) -> Vec<Word> {
     let mut pattern = Vec::new();
-    // A number of calls that divides a page.
+    // The number of calls divides a page.
     for _ in 0..random.of(&[1, 2, 4, 8]) {
         let call = calls::call(random);
         let moved = |word: Word| match word {

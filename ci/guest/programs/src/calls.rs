@@ -1,4 +1,4 @@
-//! Calls other than those on tables, an entry of [`call`] each.
+//! Makes calls other than those on tables; each call has an entry in [`call`].
 
 use crate::generate::{address, frame, selector, wild};
 use crate::random::Random;
@@ -21,16 +21,16 @@ pub fn call(random: &mut Random) -> Call {
     call
 }
 
-/// Changes a call that would end or stop the guest and teach nothing: a shutdown, its first virtual
-/// CPU taken down, another place for the shared state of a virtual CPU that runs programs, no trap
-/// table.
+/// Changes a call that would end or stop the guest without testing anything: a shutdown, taking
+/// down its first virtual CPU, moving the shared state of a virtual CPU that runs programs, or
+/// removing the trap table.
 pub fn tame(call: &mut Call) {
     let is = |word: Word, values: &[u64]| values.iter().any(|value| word == plain(*value));
     let [first, second, ..] = call.args;
     match call.number {
         number::SCHED_OP if is(first, &[2]) => call.args[0] = plain(0),
         number::SET_TRAP_TABLE if is(first, &[0]) => call.args[0] = plain(1),
-        // The second one may stop for a while; the first one starts it again.
+        // The second virtual CPU may stop for a while, because the first one starts it again.
         number::VCPU_OP if is(first, &[2]) && is(second, &[0]) => call.args[1] = plain(1),
         number::VCPU_OP if is(first, &[10]) && is(second, &[0, 1]) => call.args[1] = plain(2),
         _ => {}
@@ -60,7 +60,7 @@ fn plain(value: u64) -> Word {
     Word::Number(value)
 }
 
-/// A call with a command and a structure in memory; one in ten names another place instead.
+/// A call with a command and a structure in memory; one in ten names another address instead.
 fn command(random: &mut Random, number: u64, command: u64, memory: Vec<Word>) -> Call {
     let place = if random.once_in(10) { address(random) } else { Word::Memory(0) };
     let args = [plain(command), place, wild(random), wild(random), wild(random)];
@@ -75,7 +75,7 @@ fn partition(random: &mut Random) -> u64 {
     }
 }
 
-/// When a timer comes: soon, at times that are long gone, at times that nobody lives to see.
+/// The time of a timer: soon, long past, or so far in the future that it never comes.
 fn deadline(random: &mut Random, within: u64) -> Word {
     /// 200 years in nanoseconds.
     const AGES: i64 = 200 * 365 * 86_400 * 1_000_000_000;
@@ -88,7 +88,7 @@ fn deadline(random: &mut Random, within: u64) -> Word {
     }
 }
 
-/// A grant reference: those that programs write, others, none.
+/// A grant reference: one that programs write, another one, or an invalid one.
 fn reference(random: &mut Random) -> u64 {
     match random.below(6) {
         0 => random.of(&[0, 1, 7, 511, 512, 2047, 2048, 0xffff, 0xffff_ffff]),
@@ -96,7 +96,7 @@ fn reference(random: &mut Random) -> u64 {
     }
 }
 
-/// Grants: map, unmap, copy, and the rest.
+/// A call on grants: map, unmap, copy, or another.
 pub fn grants(random: &mut Random) -> Call {
     let operation = random.of(&[0, 0, 0, 1, 1, 2, 5, 5, 5, 6, 8, 10, 3, 4, 7, 9, 11, 12, 63]);
     let count = 1 + random.below(3);
@@ -121,8 +121,8 @@ pub fn grants(random: &mut Random) -> Call {
     call
 }
 
-/// Where a grant is mapped. The flags say which it is: an address, or the place of a page-table
-/// entry.
+/// Where a grant is mapped. Depending on the flags, this is an address or the location of a
+/// page-table entry.
 fn map_place(random: &mut Random, flags: u64) -> Word {
     match (flags & 0x10 != 0, random.below(8)) {
         (_, 0) => address(random),
@@ -147,7 +147,7 @@ fn unmap(random: &mut Random) -> [Word; 3] {
     [place, frame, plain(if random.once_in(8) { random.bits() >> 32 } else { random.below(8) })]
 }
 
-/// A mapping, and what comes in its place.
+/// A mapping, and the entry that replaces it.
 fn replace(random: &mut Random) -> [Word; 3] {
     let [place, _, handle] = unmap(random);
     let new = if random.once_in(4) { address(random) } else { map_place(random, 2) };
@@ -183,7 +183,7 @@ fn port(random: &mut Random) -> u64 {
 
 fn events(random: &mut Random) -> Call {
     let operation = match random.below(20) {
-        // It closes what the guest itself needs.
+        // This operation closes ports that the guest itself needs.
         0 if random.once_in(8) => 10,
         1 => 11 + random.below(8),
         _ => random.of(&[0, 0, 1, 3, 4, 4, 4, 5, 6, 6, 6, 7, 7, 8, 9, 9]),
@@ -223,7 +223,7 @@ fn memory(random: &mut Random) -> Call {
             _ => Word::FrameNumber(frame(random)),
         });
     }
-    // A call that is continued carries its progress in the upper bits.
+    // A continued call carries its progress in the upper bits.
     let resumed = if random.once_in(10) { random.number() << 6 } else { 0 };
     command(random, number::MEMORY_OP, operation | resumed, memory)
 }
@@ -233,7 +233,7 @@ fn vcpus(random: &mut Random) -> Call {
         0 => random.below(16),
         _ => random.of(&[1, 2, 3, 4, 5, 6, 7, 8, 8, 9, 11, 13]),
     };
-    // The guest needs its first virtual CPU, and where those that run programs share their state.
+    // The guest needs its first virtual CPU, and the shared state of those that run programs.
     let vcpu = match operation {
         2 => 1 + random.below(3),
         10 => 2 + random.below(40),
@@ -252,7 +252,7 @@ fn vcpus(random: &mut Random) -> Call {
     call
 }
 
-/// `initialise`: a context of 646 words, of which some are set.
+/// `initialise` with a context of 646 words, some of which are set.
 fn initialise(random: &mut Random, vcpu: u64) -> Call {
     let mut memory: Vec<Word> = Vec::new();
     memory.resize(646, plain(0));
@@ -296,7 +296,7 @@ fn scheduling(random: &mut Random) -> Call {
     command(random, number, operation, memory)
 }
 
-/// Timers, the FPU, debug registers, segment bases, the stack for traps.
+/// Calls on timers, the FPU, debug registers, segment bases, or the stack for traps.
 fn state(random: &mut Random) -> Call {
     let others = [(); 3].map(|()| wild(random));
     let (number, first, second) = match random.below(12) {
@@ -307,7 +307,7 @@ fn state(random: &mut Random) -> Call {
         6 => (number::GET_DEBUGREG, plain(random.below(10)), others[0]),
         7..=9 => (number::SET_SEGMENT_BASE, plain(random.below(5)), address(random)),
         10 => (number::SET_SEGMENT_BASE, plain(3), plain(selector(random))),
-        // A stack that cannot be used ends the guest at its next trap from user mode.
+        // An unusable stack ends the guest at its next trap from user mode.
         _ if random.once_in(16) => (number::STACK_SWITCH, plain(selector(random)), address(random)),
         _ => {
             let stack = Word::Address(Place::Stack, 2048 + random.below(32) as i32);
@@ -317,8 +317,8 @@ fn state(random: &mut Random) -> Call {
     Call { number, args: [first, second, others[0], others[1], others[2]], memory: Vec::new() }
 }
 
-/// Trap tables and callbacks. Vectors of the CPU keep the guest's own handlers: without them its
-/// next fault ends it.
+/// Calls on trap tables and callbacks. The CPU's vectors keep the guest's own handlers, because the
+/// guest's next fault would end it otherwise.
 fn entries(random: &mut Random) -> Call {
     if random.once_in(2) {
         let mut memory = Vec::new();
@@ -346,7 +346,7 @@ fn entries(random: &mut Random) -> Call {
     command(random, number::CALLBACK_OP, operation, memory)
 }
 
-/// Version, assists, I/O privilege, the emergency console.
+/// Calls on version, assists, I/O privilege, or the emergency console.
 fn small(random: &mut Random) -> Call {
     let memory: Vec<Word> = [wild(random), wild(random), wild(random), wild(random)].into();
     match random.below(4) {
@@ -364,7 +364,7 @@ fn small(random: &mut Random) -> Call {
             Call { number: number::VM_ASSIST, args, memory: Vec::new() }
         }
         _ => {
-            // What is written goes to the machine's console: an empty line at most.
+            // Output goes to the machine's console, so it is at most an empty line.
             let operation = random.of(&[0, 1, 1, 2, 99]);
             let count = if operation == 0 { random.below(2) } else { random.number() };
             let args = [plain(operation), plain(count), Word::Memory(0), memory[0], memory[1]];
@@ -373,12 +373,12 @@ fn small(random: &mut Random) -> Call {
     }
 }
 
-/// Numbers that are no calls, superseded ones, and ours.
+/// Calls with unused, superseded, or the ultravisor's own numbers.
 fn unknown(random: &mut Random) -> Call {
     let number = match random.below(4) {
         0 => random.number(),
         1 => 48,
-        // The way back has a frame on the stack, not arguments: a step of its own.
+        // `iret` takes a frame on the stack instead of arguments, so it is a step of its own.
         _ => [random.below(50), 7][usize::from(random.once_in(8))],
     };
     let others = [number::IRET, number::SCHED_OP, number::SET_TRAP_TABLE];

@@ -1,4 +1,4 @@
-//! From a seed to a program.
+//! Generates a program from a seed.
 
 use crate::random::Random;
 use crate::word::{Frame, Place, Word};
@@ -6,17 +6,18 @@ use crate::{Batch, Requests, batch, calls, store, tables};
 use alloc::vec::Vec;
 use pv_abi::xen::hypercall as number;
 
-/// Steps of a program at most.
+/// The most steps of a program.
 const STEPS: u64 = 12;
-/// Numbers that the steps of a program have in a run: program n has those from n times this.
+/// The number of step slots for each program in a run; program n has the slots from n times this
+/// on.
 pub const SLOTS: u64 = 32;
-/// The first of these that is a step of the second virtual CPU.
+/// The first slot of a program for steps of the second virtual CPU.
 pub const OTHER_SLOTS: u64 = 16;
 
 /// A step of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Make a table of each level in pages 0 to 3, each leading to the one before, and pin them.
+    /// Make a table of each level in pages 0 to 3, each linking to the one before, and pin them.
     Tables,
     /// A hypercall.
     Call {
@@ -29,27 +30,27 @@ pub enum Step {
     },
     /// Instructions of [`CODES`].
     Code {
-        /// Which.
+        /// The index in [`CODES`].
         code: u8,
-        /// Whether in user mode.
+        /// Whether it runs in user mode.
         user: bool,
         /// rax, rcx, rdx, rbx, rsi, rdi.
         registers: [Word; 6],
     },
     /// A write of [`STORES`] by the kernel.
     Store {
-        /// Which.
+        /// The index in [`STORES`].
         how: u8,
-        /// Where.
+        /// The address.
         address: Word,
-        /// What.
+        /// The value.
         value: Word,
     },
     /// Write an entry of the grant table.
     Grant {
-        /// Which.
+        /// The index of the entry.
         index: u16,
-        /// Flags, partition, frame.
+        /// The flags, partition and frame.
         entry: Word,
     },
     /// The `iret` call with this frame: rax, r11, rcx, flags, rip, cs, rflags, rsp, ss.
@@ -60,7 +61,7 @@ pub enum Step {
     Batch(Batch),
 }
 
-/// Instructions: a name and the bytes.
+/// Instructions, each with a name and its bytes.
 pub const CODES: [(&str, &[u8]); 72] = [
     ("cli", &[0xfa]),
     ("sti", &[0xfb]),
@@ -136,7 +137,7 @@ pub const CODES: [(&str, &[u8]); 72] = [
     ("verw ax", &[0x0f, 0x00, 0xe8]),
 ];
 
-/// Writes by a kernel: a name, and instructions that write rax at the address in rdi.
+/// Writes by a kernel, each with a name and the instructions that write rax at the address in rdi.
 pub const STORES: [(&str, &[u8]); 10] = [
     ("mov word", &[0x48, 0x89, 0x07]),
     ("mov half", &[0x89, 0x07]),
@@ -153,9 +154,9 @@ pub const STORES: [(&str, &[u8]); 10] = [
 /// A program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Program {
-    /// What the first virtual CPU does.
+    /// The steps of the first virtual CPU.
     pub steps: Vec<Step>,
-    /// What the second one does at the same time.
+    /// The steps of the second virtual CPU, which run at the same time.
     pub other: Vec<Step>,
 }
 
@@ -173,22 +174,22 @@ impl Program {
         let mut other = Vec::new();
         if random.once_in(2) {
             let count = 2 + random.below(STEPS - 1);
-            // What waits would wait for ever: the timer is the first virtual CPU's. The store's
-            // ring has one producer.
+            // A step that waits would wait for ever, because only the first virtual CPU has a
+            // timer. The store's ring has one producer.
             let fits = |step: &Step| !step.may_wait() && !matches!(step, Step::Requests(_));
             other.extend((0..count).map(|_| step(&mut random)).filter(fits));
         }
         Self { steps, other }
     }
 
-    /// The steps of both virtual CPUs, each with its number among the [`SLOTS`] of the program.
+    /// The steps of both virtual CPUs, each with its slot among the [`SLOTS`] of the program.
     pub fn slots(&self) -> impl Iterator<Item = (u64, &Step)> {
         (0..).zip(&self.steps).chain((OTHER_SLOTS..).zip(&self.other))
     }
 }
 
 impl Step {
-    /// Whether a virtual CPU may wait in it until an event comes.
+    /// Whether a virtual CPU may wait for an event in this step.
     #[must_use]
     pub fn may_wait(&self) -> bool {
         match self {
@@ -204,7 +205,7 @@ impl Step {
         }
     }
 
-    /// Whether it may do something else before it waits: stop the timer, and wait for ever.
+    /// Whether this step may stop the timer and then wait for ever.
     #[must_use]
     pub fn may_wait_later(&self) -> bool {
         match self {
@@ -236,7 +237,7 @@ fn step(random: &mut Random) -> Step {
     }
 }
 
-/// A call, one in four with a word of it spoilt.
+/// A call; in one of four, a word is spoilt.
 fn spoilt(random: &mut Random) -> Step {
     let mut call = calls::call(random);
     if random.once_in(4) {
@@ -252,7 +253,7 @@ fn spoilt(random: &mut Random) -> Step {
     Step::Call { number: call.number, args: call.args, memory: call.memory }
 }
 
-/// Calls in one, with memory of their own behind them.
+/// A multicall, with the memory of its calls behind it.
 fn multicall(random: &mut Random) -> Step {
     let count = 1 + random.below(5);
     let mut memory = Vec::new();
@@ -271,7 +272,7 @@ fn multicall(random: &mut Random) -> Step {
     }
     memory.extend(behind);
     let claimed = if random.once_in(8) { random.number() } else { count };
-    // Pages of zeros would be calls that take all trap handlers away.
+    // Pages of zeros would be calls that remove all trap handlers.
     let place = match address(random) {
         place @ Word::Number(_) if random.once_in(4) => place,
         _ => Word::Memory(0),
@@ -283,7 +284,7 @@ fn multicall(random: &mut Random) -> Step {
 fn write(random: &mut Random) -> Step {
     let how = random.below(STORES.len() as u64) as u8;
     let (address, value) = match random.below(4) {
-        // An entry of a table of the program's own.
+        // This is an entry of one of the program's own tables.
         0..=1 => {
             let page = random.below(5) as u8;
             let entry = random.of(&[0, 8, 16, 4088]);
@@ -295,7 +296,7 @@ fn write(random: &mut Random) -> Step {
     Step::Store { how, address, value }
 }
 
-/// Model-specific registers worth a try.
+/// Model-specific registers that programs try.
 const REGISTERS: [u64; 18] = [
     0x10,
     0x1b,
@@ -325,7 +326,7 @@ fn code(random: &mut Random) -> Step {
             let register = random.of(&REGISTERS) + random.below(4);
             registers[1] = Word::Number(register);
         }
-        // As much as they like, they must not go on for ever.
+        // They may repeat often, but must not go on for ever.
         "rep insb" | "rep outsb" | "rep movsb" => registers[1] = Word::Number(random.below(5000)),
         "int f0h" | "cpuid" | "forced cpuid" if random.once_in(2) => {
             registers[0] = Word::Number(random.of(&[0, 1, 7, 0xd, 0x4000_0000, 0x8000_0001]));
@@ -338,7 +339,7 @@ fn code(random: &mut Random) -> Step {
     Step::Code { code, user: random.once_in(3), registers }
 }
 
-/// A selector: null, flat, of a table of the guest's own, of the monitor's, out of bounds.
+/// A selector: null, flat, of one of the guest's own tables, of the monitor's, or out of bounds.
 pub fn selector(random: &mut Random) -> u64 {
     match random.below(4) {
         0 => random.of(&[0, 3, 0xe02b, 0xe033, 0xe023, 0xe028, 0xe030]),
@@ -356,7 +357,7 @@ fn iret(random: &mut Random) -> [Word; 9] {
     let ss = plain(if random.once_in(2) { 0xe02b } else { selector(random) });
     let [rax, r11, rcx] = [(); 3].map(|()| wild(random));
     let how = plain(random.of(&[0, 0x100, u64::MAX]));
-    // Kernel mode goes on with this stack: it has to hold the frame of the next fault.
+    // Kernel mode continues on this stack, so it has to hold the frame of the next fault.
     let rsp = Word::Address(Place::Stack, 2048 + random.below(64) as i32);
     [rax, r11, rcx, how, rip, cs, flags, rsp, ss]
 }
@@ -368,7 +369,7 @@ fn grant_entry(random: &mut Random) -> Word {
         0..=3 => u64::from(random.below(16) as u8),
         _ => random.bits() >> 40,
     };
-    // The guest puts the frame of page `n` in place of n, and its own number.
+    // The guest replaces n by the frame of page `n`, and fills in its own number.
     if random.once_in(4) {
         Word::Number(flags | random.below(16) << 16 | frame << 32)
     } else {
@@ -391,7 +392,7 @@ pub fn frame(random: &mut Random) -> Frame {
     }
 }
 
-/// Addresses that are nobody's, or the monitor's.
+/// Addresses that belong to nobody, or to the monitor.
 const ELSEWHERE: [u64; 20] = [
     0,
     8,
@@ -429,7 +430,7 @@ pub fn address(random: &mut Random) -> Word {
     }
 }
 
-/// Anything.
+/// A word of any kind.
 pub fn wild(random: &mut Random) -> Word {
     match random.below(8) {
         0..=3 => Word::Number(random.number()),

@@ -1,9 +1,9 @@
-//! Which steps of a run are kept: what a shrunk run is told by.
+//! Selects the steps of a run to keep, which describe a shrunk run.
 
 use alloc::vec::Vec;
 use core::fmt;
 
-/// Sorted numbers, as text `0-3,7`; no text is all.
+/// Sorted numbers in the text form `0-3,7`; an empty text means all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keep(Option<Vec<(u32, u32)>>);
 
@@ -21,7 +21,7 @@ impl Keep {
         Self(Some(ranges))
     }
 
-    /// Reads text; `None` where it is none of this form.
+    /// Parses the text form; `None` if the text has another form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let range = |part: &str| {

@@ -1,16 +1,17 @@
-//! Random programs of hypercalls and instructions: made from a seed, told apart, shrunk.
+//! Random programs of hypercalls and instructions: made from a seed, and shrunk.
 //!
 //! A [`Program`] is data: calls whose arguments are *words* such as "the frame of page 3 as an
-//! entry with these bits" or "four bytes before the end of page 5". Where pages and frames lie,
-//! only the guest that runs it knows. So the same seed is the same program anywhere, and a tool on
+//! entry with these bits" or "four bytes before the end of page 5". Only the guest that runs it
+//! knows where pages and frames lie. So the same seed is the same program anywhere, and a tool on
 //! any host can print what a guest ran.
 //!
 //! A program has steps for one virtual CPU, and half of the programs have steps for a second one
-//! that does them at the same time. The steps are the seed's; how the two interleave is not.
+//! that executes them at the same time. The seed determines the steps, but not how the two
+//! interleave.
 //!
-//! Arguments are sane in kind and wild in value: random bytes would be refused by the first check
-//! of every call. What a guest does to end or to stop itself is left out as far as it is known;
-//! what slips through is the guest's own end, never the monitor's.
+//! Arguments have a sane kind and a wild value, because the first check of every call would refuse
+//! random bytes. Known ways in which a guest ends or stops itself are left out; an unknown way is
+//! the guest's own end, never the monitor's.
 #![no_std]
 
 extern crate alloc;

@@ -1,11 +1,11 @@
-//! Random numbers: the same seed gives the same ones everywhere (splitmix64).
+//! Random numbers that are the same everywhere for the same seed (splitmix64).
 
 /// A source of random numbers.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// Numbers of a seed.
+    /// The numbers of a seed.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
@@ -25,7 +25,7 @@ impl Random {
         self.bits() % end.max(1)
     }
 
-    /// True once in so many times.
+    /// Returns true once in `times` calls on average.
     pub fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
@@ -35,7 +35,7 @@ impl Random {
         choices[self.below(choices.len() as u64) as usize]
     }
 
-    /// A number of a random size: small ones and ones at powers of two are frequent.
+    /// A number of random size; small numbers and powers of two are frequent.
     pub fn number(&mut self) -> u64 {
         let shift = self.below(64) as u32;
         match self.below(5) {

@@ -1,10 +1,10 @@
-//! Shrinking: of the steps of a run that fails, the fewest that still fail.
+//! Shrinks a failing run to the fewest steps that still fail.
 
 use alloc::vec::Vec;
 
-/// Leaves out steps as long as `fails` holds of the rest: halves first, then smaller and smaller
-/// parts, down to single steps. The result fails, and leaving out any one step of it makes it pass
-/// (where `fails` is a matter of the steps alone). `numbers` as a whole must fail.
+/// Removes steps as long as the rest still `fails`: halves first, then smaller and smaller parts,
+/// down to single steps. The result fails, and passes without any one of its steps (if only the
+/// steps decide whether it fails). All of `numbers` together must fail.
 pub fn shrink(mut numbers: Vec<u32>, mut fails: impl FnMut(&[u32]) -> bool) -> Vec<u32> {
     let mut size = numbers.len().div_ceil(2).max(1);
     while !numbers.is_empty() {

@@ -1,4 +1,5 @@
-//! Messages to the store: well-formed ones of all kinds, spoilt ones, and a ring out of step.
+//! Messages to the store: well-formed ones of all kinds, spoilt ones, and a ring whose indices are
+//! out of step.
 
 use crate::generate::Step;
 use crate::random::Random;
@@ -12,9 +13,9 @@ use pv_abi::xen::store::{
 /// The transaction that a message belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transaction {
-    /// The transaction with this number; 0: none.
+    /// The transaction with this number; 0 means none.
     Number(u32),
-    /// One of those that the guest opened last.
+    /// One of the transactions that the guest opened last.
     Open(u8),
 }
 
@@ -27,18 +28,18 @@ pub struct Message {
     pub id: u32,
     /// The transaction.
     pub transaction: Transaction,
-    /// The length that the header tells.
+    /// The length in the header.
     pub length: u32,
-    /// What follows the header.
+    /// The bytes after the header.
     pub payload: Vec<u8>,
-    /// Bytes that are left out at the end. The next request completes them with zeros.
+    /// The number of bytes left out at the end. The next request completes them with zeros.
     pub cut: u16,
 }
 
 /// What a request does to the indices of the ring once its messages are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skew {
-    /// Nothing.
+    /// Leaves them as they are.
     None,
     /// Adds this to the count of bytes produced.
     Produced(u32),
@@ -46,20 +47,20 @@ pub enum Skew {
     Consumed(u32),
 }
 
-/// Some messages, written one after the other.
+/// Several messages, written one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requests {
     /// The messages.
     pub messages: Vec<Message>,
-    /// How often all of them are written.
+    /// How often the whole sequence is written.
     pub times: u16,
-    /// Whether replies are read afterwards.
+    /// Whether the guest reads replies afterwards.
     pub read: bool,
-    /// What becomes of the indices.
+    /// The change of the indices.
     pub skew: Skew,
 }
 
-/// Kinds that are frequent: those that hold memory or work at the server.
+/// Frequent kinds, which use memory or time of the server.
 const FREQUENT: [u32; 14] = [
     kind::WRITE,
     kind::WRITE,
@@ -83,7 +84,7 @@ pub fn requests(random: &mut Random) -> Step {
     let messages = (0..count).map(|_| message(random)).collect();
     let times = random.of(&[1, 1, 1, 1, 1, 2, 8, 32]);
     let read = random.once_in(3);
-    // The server stops to listen to a ring whose indices are out of step: only now and then.
+    // The server ignores a ring whose indices are out of step, so this is rare.
     let skew = match random.below(400) {
         0 => Skew::Produced(random.number() as u32),
         1 => Skew::Consumed(random.number() as u32),
@@ -108,7 +109,7 @@ fn message(random: &mut Random) -> Message {
         spoil(random, &mut payload);
     }
     payload.truncate(PAYLOAD_MAX);
-    // The server gives a client up whose message is too long: only now and then.
+    // The server drops a client whose message is too long, so this is rare.
     let length = match random.below(400) {
         0 => random.number() as u32,
         1..=4 => random.below(PAYLOAD_MAX as u64 + 1) as u32,
@@ -180,7 +181,7 @@ fn name(random: &mut Random) -> String {
     }
 }
 
-/// A path: in the guest's home, in that of others, somewhere else, none at all.
+/// A path: in the guest's home, in another's, somewhere else, or an invalid one.
 fn path(random: &mut Random) -> String {
     let mut path: String = match random.below(16) {
         0 => return random.of(&["@introduceDomain", "@releaseDomain", "@x", "@", ""]).into(),
@@ -200,7 +201,7 @@ fn path(random: &mut Random) -> String {
     path
 }
 
-/// Makes bytes other than a client should send: control characters, no end, no text, too few.
+/// Makes bytes wrong: with control characters, without an end, without text, or too short.
 fn spoil(random: &mut Random, payload: &mut Vec<u8>) {
     let at = random.below(payload.len() as u64) as usize;
     match random.below(4) {
@@ -215,7 +216,7 @@ fn spoil(random: &mut Random, payload: &mut Vec<u8>) {
 }
 
 impl Message {
-    /// The bytes that the guest writes, in the transaction with this number.
+    /// The bytes that the guest writes, within the transaction with this number.
     #[must_use]
     pub fn bytes(&self, transaction: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -227,14 +228,14 @@ impl Message {
         bytes
     }
 
-    /// Bytes that the server waits for after those of [`Message::bytes`]; `None` if the server
-    /// gives up on the message.
+    /// The number of bytes that the server still awaits after those of [`Message::bytes`]; `None`
+    /// if the server gives up on the message.
     #[must_use]
     pub fn owed(&self) -> Option<u32> {
         let header = size_of::<Header>() as u32;
         let written = (header + self.payload.len() as u32).saturating_sub(self.cut.into());
         if written < header {
-            // Zeros complete the header; its length is the last word.
+            // Zeros complete the header, whose last word is the length.
             return Some(header - written);
         }
         let valid = self.length as usize <= PAYLOAD_MAX;

@@ -9,7 +9,7 @@ use pv_abi::xen::domid;
 use pv_abi::xen::hypercall as number;
 use pv_abi::xen::mmu;
 
-/// An entry: mostly of a frame of the program's own, with bits that make sense.
+/// An entry, mostly of one of the program's own frames, with valid bits.
 pub fn entry(random: &mut Random) -> Word {
     const BITS: [u64; 12] =
         [0, 1, 5, 7, 7, 7, 0x67, 0x27, 0x25, 0x87, 0x107, 0x8000_0000_0000_0007];
@@ -18,7 +18,7 @@ pub fn entry(random: &mut Random) -> Word {
     Word::Entry(frame(random), bits ^ odd)
 }
 
-/// The number of a frame, or of a page of the partition's.
+/// The number of a frame, or of one of the partition's pages.
 pub fn frame_or_page(random: &mut Random) -> Word {
     if random.once_in(2) {
         Word::FrameNumber(frame(random))
@@ -27,7 +27,7 @@ pub fn frame_or_page(random: &mut Random) -> Word {
     }
 }
 
-/// Whom a call is about.
+/// The partition that a call is about.
 fn whom(random: &mut Random) -> Word {
     Word::Number(match random.below(8) {
         0 => random.below(16),
@@ -38,7 +38,8 @@ fn whom(random: &mut Random) -> Word {
     })
 }
 
-/// Arguments of a call with a list: the list, how many, where the count goes, whom.
+/// Arguments of a call with a list: the list, its length, the place of the count, and the
+/// partition.
 fn listed(random: &mut Random, number: u64, list: Vec<Word>, words: u64) -> Call {
     let count = list.len() as u64 / words;
     let claimed = match random.below(12) {
@@ -51,7 +52,7 @@ fn listed(random: &mut Random, number: u64, list: Vec<Word>, words: u64) -> Call
     Call { number, args, memory: list }
 }
 
-/// `mmu_update`: entries of tables of every level, of tables in use, of plain pages.
+/// `mmu_update` of entries in tables of every level, in tables in use, and in plain pages.
 pub fn update(random: &mut Random) -> Call {
     let mut list = Vec::new();
     for _ in 0..=random.below(4) {
@@ -64,7 +65,7 @@ pub fn update(random: &mut Random) -> Call {
         };
         list.push(match random.below(10) {
             0 => Word::EntryOf(random.below(16) as u8, command),
-            // The frames of the kernel's own tables are read by all, and written by nobody.
+            // The kernel's own tables are mapped for reading, and are never written.
             _ if matches!(target, Frame::Table(_)) => Word::Entry(target, 0x900 | command),
             _ => Word::Entry(target, place | command),
         });
@@ -77,7 +78,7 @@ pub fn update(random: &mut Random) -> Call {
     listed(random, number::MMU_UPDATE, list, 2)
 }
 
-/// `mmuext_op`: pins, roots, flushes, descriptor tables.
+/// `mmuext_op` on pins, roots, flushes and descriptor tables.
 pub fn extended(random: &mut Random) -> Call {
     let mut list = Vec::new();
     for _ in 0..=random.below(3) {
@@ -109,12 +110,12 @@ pub fn extended(random: &mut Random) -> Call {
     listed(random, number::MMUEXT_OP, list, 3)
 }
 
-/// A root: the guest's own, the one that programs make, or none at all.
+/// A root: the guest's own, one that programs make, or an invalid one.
 fn root(random: &mut Random) -> Frame {
     random.of(&[Frame::Table(4), Frame::Page(3), Frame::Page(2), Frame::Page(5), Frame::Past(0)])
 }
 
-/// `update_va_mapping` of pages of the program, or of anything.
+/// `update_va_mapping` of pages of the program, or of any address.
 pub fn one(random: &mut Random) -> Call {
     let place = match random.below(3) {
         0 => address(random),
@@ -133,7 +134,7 @@ pub fn one(random: &mut Random) -> Call {
     Call { number, args, memory: Vec::new() }
 }
 
-/// A descriptor: flat segments, system descriptors, gates, wild ones.
+/// A descriptor: a flat segment, a system descriptor, a gate, or a wild one.
 fn descriptor(random: &mut Random) -> u64 {
     const KNOWN: [u64; 12] = [
         0x00cf_fa00_0000_ffff,

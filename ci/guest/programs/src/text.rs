@@ -1,4 +1,4 @@
-//! Programs as text, for a report.
+//! Shows programs as text, for a report.
 
 use crate::{Batch, CODES, Message, Program, Requests, STORES, Skew, Step, Transaction, Word};
 use core::fmt;
@@ -68,7 +68,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// Shows bytes as text, cut where they get long.
+/// Shows bytes as text, shortened if they are many.
 fn text(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     const SHOWN: usize = 48;
     let shown = bytes.get(..SHOWN).unwrap_or(bytes);

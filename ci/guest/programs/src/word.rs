@@ -1,12 +1,12 @@
-//! Words: values that depend on where the guest's pages and frames lie.
+//! Words are values that depend on where the guest's pages and frames lie.
 
-/// Pages that programs work on.
+/// The pages for programs.
 pub const PAGES: u8 = 16;
 
-/// What a page is at the start of a program.
+/// The role of a page at the start of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Mapped writable; where the program asks for tables, the table of level so much.
+    /// Mapped writable; if the program makes tables, this is the table of this level.
     Table(u8),
     /// Mapped writable; meant for descriptors.
     Descriptors,
@@ -14,12 +14,12 @@ pub enum Role {
     Data,
     /// Mapped for reading only.
     ReadOnly,
-    /// Its frame is there and not mapped.
+    /// The frame exists and is not mapped.
     Unmapped,
 }
 
 impl Role {
-    /// What page `index` is.
+    /// The role of page `index`.
     #[must_use]
     pub const fn of(index: u8) -> Self {
         match index {
@@ -38,9 +38,9 @@ impl Role {
 /// A machine frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// That of a page.
+    /// The frame of a page.
     Page(u8),
-    /// The page shared with the monitor.
+    /// The page that is shared with the monitor.
     Shared,
     /// Start info.
     StartInfo,
@@ -48,55 +48,56 @@ pub enum Frame {
     Console,
     /// The store ring.
     Store,
-    /// The first frame of the grant table, and so many after it (its instance lies around it).
+    /// The frame this far from the first frame of the grant table (the partition's instance lies
+    /// around it).
     Grants(i8),
-    /// The kernel's own table of level so much.
+    /// The kernel's own table of this level.
     Table(u8),
-    /// One that is not the guest's, out of all that there are.
+    /// A frame that is not the guest's, chosen among all of the machine.
     Foreign(u32),
-    /// This one.
+    /// The frame with this number.
     At(u64),
-    /// So many after the machine's last.
+    /// The frame this far after the machine's last.
     Past(u8),
 }
 
 /// An address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Of a page.
+    /// In a page.
     Page(u8),
-    /// Of the page shared with the monitor.
+    /// In the page that is shared with the monitor.
     Shared,
-    /// Of the mapped frame of the grant table.
+    /// In the mapped frame of the grant table.
     Grants,
-    /// Of a stack of this virtual CPU that holds the frame of a fault, whatever programs do to
+    /// In a stack of this virtual CPU that can hold the frame of a fault, whatever programs do to
     /// their pages.
     Stack,
     /// This address.
     At(u64),
 }
 
-/// A value that the guest works out.
+/// A value that the guest computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Word {
-    /// As it is.
+    /// The number itself.
     Number(u64),
     /// The number of a frame.
     FrameNumber(Frame),
-    /// The address of a frame with these bits added by *exclusive or*: an entry, or the place of
-    /// one.
+    /// The address of a frame, xor these bits: an entry, or the location of one.
     Entry(Frame, u64),
-    /// The place of the entry that maps a page in the kernel's own level-1 table, with these bits.
+    /// The location of the entry that maps a page in the kernel's own level-1 table, with these
+    /// bits.
     EntryOf(u8, u64),
-    /// An address, so many bytes on.
+    /// An address, plus this many bytes.
     Address(Place, i32),
     /// The address of this byte of the step's own memory.
     Memory(u16),
     /// The address of the list of a batch.
     Batch,
-    /// System time, so many nanoseconds on.
+    /// System time, plus this many nanoseconds.
     Time(i64),
-    /// The guest's own partition number, shifted left by so much, with these bits.
+    /// The guest's own partition number, shifted left by this much, with these bits.
     Own(u8, u64),
 }
 

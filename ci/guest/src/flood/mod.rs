@@ -1,8 +1,8 @@
-//! What a guest can ask for without end, each kind of it a step that is done again and again.
+//! Floods of requests that a guest can make without end; each kind has a step that is repeated.
 //!
-//! `flood KIND…` does a step of each kind in turn, for ever. A flood that has to wait for nobody takes all
-//! the CPU time that there is, as `spin` does; so beside an innocent guest each has half of a CPU
-//! at most, and what is done elsewhere because of it is what is looked for.
+//! `flood KIND…` repeats for ever, with a step of each kind in turn. A flood that waits for nobody
+//! takes all the CPU time that it gets, as `spin` does. Beside an innocent guest, each then has at
+//! most half of a CPU, so the test looks for work that the flood causes elsewhere.
 #![expect(unsafe_code, reason = "a ring in shared memory, and calls over lists")]
 
 mod tables;
@@ -21,7 +21,7 @@ use pv_abi::xen::{domid, hypercall as number};
 use tables::Tables;
 use zerocopy::FromZeros;
 
-/// Names, for a message.
+/// Names of the kinds, for a message.
 pub const NAMES: &str = "compute, store, watch, transaction, events, ports, reset, console, log, \
     timers, calls, tables";
 
@@ -30,25 +30,26 @@ const EVENTS: usize = 64;
 /// Calls in one multicall.
 const CALLS: usize = 512;
 
-/// A kind of flood, and what its next step is.
+/// A kind of flood, and the state of its next step.
 enum Flood {
-    /// Nothing: the measure for the others, since it takes CPU time as they do.
+    /// No request; this is the baseline for the others, since it takes CPU time as they do.
     Compute,
-    /// Requests to the store: the first ones, then the last ones for ever, and where it is.
+    /// Requests to the store: the first ones once, then the rest for ever. The numbers are where
+    /// the repeated part begins, and the next request.
     Store(Vec<Vec<u8>>, usize, usize),
     /// Events on the ports of the console and the store, with nothing in their rings.
     Events,
-    /// All ports opened, used and closed, after so many steps.
+    /// All ports opened, used, and closed after this many steps.
     Ports(u64),
-    /// All ports opened and closed by one call: those of the console and the store, too.
+    /// All ports opened, and closed by one call, including those of the console and the store.
     Reset,
-    /// Lines to the console, whether there is room or not.
+    /// Lines to the console, even if there is no room.
     Console,
     /// Lines to the monitor's log.
     Log,
-    /// Timers that are due, that come at once and that never come, and polls with such timeouts.
+    /// Timers that are due, that come at once, or that never come, and polls with such timeouts.
     Timers,
-    /// Many calls in one that do next to nothing.
+    /// Multicalls of many calls that do next to nothing.
     Calls(Vec<[u64; 8]>),
     /// Long lists over page tables.
     Tables(Tables),
@@ -68,7 +69,7 @@ impl Flood {
         let value = [b'x'; 2000];
         Some(match name {
             "store" => Self::Store([request(WRITE, 0, &[b"data/x\0", &value])].into(), 0, 0),
-            // Many watches, all of which each change concerns.
+            // There are many watches, and each change concerns all of them.
             "watch" => {
                 let mut all: Vec<_> = (0..100_u8)
                     .map(|n| {
@@ -79,7 +80,7 @@ impl Flood {
                 all.push(request(RM, 0, &[b"data/x\0"]));
                 Self::Store(all, 100, 0)
             }
-            // The first transaction of a client has the number 1.
+            // The first transaction of a client has number 1.
             "transaction" => {
                 let begin = request(TRANSACTION_START, 0, &[b"\0"]);
                 let names = [b"data/a\0", b"data/b\0", b"data/c\0"];
@@ -121,7 +122,7 @@ impl Flood {
                     calls::send(memory::start().store_evtchn);
                 }
             }
-            // A step does a few, so that other kinds have their turns.
+            // A step opens only a few ports, so that other kinds get their turns.
             Self::Ports(steps) => {
                 *steps += 1;
                 if steps.is_multiple_of(64) {
@@ -149,7 +150,7 @@ fn plain(number: u64, arguments: [u64; 5]) {
     let _ = unsafe { call(number, arguments) };
 }
 
-/// Opens ports while there are any, and uses each.
+/// Opens ports as long as there are any, and uses each.
 fn open_ports() -> Vec<u32> {
     let mut opened = Vec::new();
     for _ in 0..events::PORTS_2L {
@@ -185,7 +186,7 @@ fn set_timers() {
     memory::take_events();
 }
 
-/// Does steps of these kinds for ever; returns where there is no such kind.
+/// Repeats steps of these kinds for ever; returns if a kind does not exist.
 pub fn run(names: &[&str]) {
     let floods: Option<Vec<Flood>> = names.iter().map(|name| Flood::of(name)).collect();
     let Some(mut floods) = floods.filter(|floods| !floods.is_empty()) else {
@@ -203,7 +204,7 @@ pub fn run(names: &[&str]) {
 /// The client's end of the store ring.
 struct Ring {
     address: u64,
-    /// What is left of a request that is being sent.
+    /// The rest of a request that is being sent.
     rest: Vec<u8>,
 }
 
@@ -231,7 +232,7 @@ impl Ring {
         self.rest.extend_from_slice(request);
     }
 
-    /// Sends what there is room for.
+    /// Sends as much as fits.
     fn push(&mut self) {
         let consumed = self.index(offset_of!(StoreRing, req_cons)).load(Ordering::Acquire);
         let produced = self.index(offset_of!(StoreRing, req_prod));
@@ -248,7 +249,7 @@ impl Ring {
         }
     }
 
-    /// Takes all replies and events, and looks at none.
+    /// Takes all replies and events, and ignores them.
     fn drop_replies(&self) {
         let produced = self.index(offset_of!(StoreRing, rsp_prod)).load(Ordering::Acquire);
         let consumed = self.index(offset_of!(StoreRing, rsp_cons));

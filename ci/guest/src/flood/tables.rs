@@ -1,4 +1,4 @@
-//! Long lists of changes of a page table, of pins, and of flushes on all CPUs.
+//! Long lists of page-table changes, of pins, and of flushes on all CPUs.
 #![expect(unsafe_code, reason = "hypercalls over long lists")]
 
 use crate::memory::{BASE, PAGE, WRITABLE};
@@ -13,7 +13,7 @@ const LIST: u64 = 2048;
 /// Flushes in one call.
 const FLUSHES: usize = 64;
 
-/// A table that maps one page as often as it can, and the lists that change and pin the table.
+/// A table that maps one page in every entry, and the lists that change and pin the table.
 pub struct Tables {
     /// The table's machine frame.
     table: u64,
@@ -32,7 +32,7 @@ fn list<T>(number: u64, entries: &[T]) {
 }
 
 impl Tables {
-    /// Makes the table out of two free pages.
+    /// Makes the table from two free pages.
     pub fn make() -> Self {
         let (first, _) = memory::free_pages();
         let [table, page] = [first, first + 1].map(|pfn| memory::machine_frame(pfn).unwrap_or(0));
@@ -55,7 +55,7 @@ impl Tables {
         Self { table, updates: (0..LIST).map(update).collect(), pins: (0..LIST).map(pin).collect() }
     }
 
-    /// Pins and unpins, changes while it is pinned, and flushes.
+    /// Pins and unpins the table, changes it while it is pinned, and flushes.
     pub fn step(&self) {
         list(number::MMUEXT_OP, &self.pins);
         list(number::MMUEXT_OP, &self.pins[..1]);

@@ -1,8 +1,8 @@
-//! One step, done so that the guest goes on whatever comes of it.
+//! Performs one step in such a way that the guest goes on whatever happens.
 //!
-//! While a step is *within*, a trap or an event is the step's end: its handler does not return but
-//! takes the stack that was there before. Outside of a step a trap is the guest's own fault, but
-//! for an NMI, which one virtual CPU sends to end a step of the other that takes too long.
+//! While a step is *within*, a trap or an event ends the step: its handler does not return, but
+//! restores the earlier stack. Outside of a step a trap is the guest's own fault, except for an
+//! NMI: one virtual CPU sends it to end a step of the other that takes too long.
 #![expect(unsafe_code, reason = "instructions and calls that may do anything")]
 
 use crate::memory;
@@ -13,26 +13,26 @@ use pv_abi::xen::hypercall::{IRET, SET_TRAP_TABLE};
 use pv_abi::xen::shared_info::VcpuInfo;
 use pv_abi::xen::traps::{TRAP_MASK_EVENTS, TrapInfo};
 
-/// What came of a step.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It returned with this in rax.
+    /// The step returned with this value in rax.
     Returned(u64),
-    /// A trap with this vector ended it; numbers past 255 are [`EVENT`] and those after it.
+    /// A trap with this vector ended the step; numbers from [`EVENT`] on stand for other ends.
     Trapped(u64),
 }
 
-/// Ended by an event.
+/// An event ended the step.
 pub const EVENT: u64 = 0x100;
-/// Ended by a system call of user mode.
+/// A system call of user mode ended the step.
 pub const SYSTEM_CALL: u64 = 0x101;
-/// Ended by the failsafe callback.
+/// The failsafe callback ended the step.
 pub const FAILSAFE: u64 = 0x102;
 
 /// Virtual CPUs that run programs.
 pub const CPUS: usize = 2;
 
-/// Registers that a step starts with, and one that is for the way in.
+/// The registers that a step starts with, and its address.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Registers {
@@ -42,7 +42,7 @@ pub struct Registers {
     pub place: u64,
 }
 
-/// Numbers of [`Registers::words`] that arguments of calls go to, in order.
+/// Indices in [`Registers::words`] of the arguments of calls, in order.
 pub const ARGUMENTS: [usize; 5] = [5, 4, 2, 7, 6];
 
 static STACK: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
@@ -50,7 +50,7 @@ static RESULT: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
 static TRAP: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
 static WITHIN: [AtomicBool; CPUS] = [const { AtomicBool::new(false) }; CPUS];
 
-/// Vectors with an entry point: the CPU's own.
+/// Vectors with an entry point, which are the CPU's own.
 const VECTORS: usize = 32;
 /// Bytes between the entry points of two vectors.
 const STUB_BYTES: u64 = 16;
@@ -95,7 +95,7 @@ unsafe extern "C" {
     fn __other_start();
 }
 
-/// Addresses of the entries of a virtual CPU for events, system calls and failed returns.
+/// Addresses of a virtual CPU's entry points for events, system calls and failed returns.
 pub fn entries(cpu: usize) -> [u64; 3] {
     let entries = match cpu {
         0 => [__fuzz_upcall_0, __fuzz_syscall_0, __fuzz_failsafe_0],
@@ -104,14 +104,14 @@ pub fn entries(cpu: usize) -> [u64; 3] {
     entries.map(|entry| entry as *const () as u64)
 }
 
-/// Where the second virtual CPU starts.
+/// The address at which the second virtual CPU starts.
 pub fn other_start() -> u64 {
     __other_start as *const () as u64
 }
 
-/// Hands in the handlers of the virtual CPU that runs this.
+/// Registers the trap handlers of the current virtual CPU.
 pub fn register_traps(cpu: usize) -> Result<(), Errno> {
-    // The last entry stays zero.
+    // The last entry stays zero and ends the table.
     let mut table = [TrapInfo::default(); VECTORS + 1];
     let first = if cpu == 0 { __fuzz_traps_0 } else { __fuzz_traps_1 } as *const () as u64;
     for (vector, entry) in (0_u8..).zip(&mut table[..VECTORS]) {
@@ -123,7 +123,7 @@ pub fn register_traps(cpu: usize) -> Result<(), Errno> {
     unsafe { call(SET_TRAP_TABLE, [table.as_ptr() as u64, 0, 0, 0, 0]) }.map(drop)
 }
 
-/// How a step is done.
+/// How a step is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// A hypercall.
@@ -134,7 +134,7 @@ pub enum Way {
     Iret,
 }
 
-/// Does a step on the virtual CPU that runs this.
+/// Executes a step on the current virtual CPU.
 pub fn attempt(cpu: usize, way: Way, registers: &Registers) -> Outcome {
     const NONE: u64 = u64::MAX;
     TRAP[cpu].store(NONE, Ordering::Relaxed);
@@ -147,9 +147,9 @@ pub fn attempt(cpu: usize, way: Way, registers: &Registers) -> Outcome {
         (Way::Code, _) => __attempt_code_1,
         (Way::Iret, _) => __attempt_iret_1,
     };
-    // SAFETY: none can be had. What a step may break is kept away from what the guest needs: pages
-    // and frames that programs name are the program's own. Whatever else breaks ends the guest,
-    // which is a test's.
+    // SAFETY: this cannot be guaranteed. What a step may break is kept away from what the guest
+    // needs: programs name only their own pages and frames. Any other damage ends the guest, which
+    // only serves tests.
     unsafe { step(registers) }
     match TRAP[cpu].load(Ordering::Relaxed) {
         NONE => Outcome::Returned(RESULT[cpu].load(Ordering::Relaxed)),
@@ -157,17 +157,17 @@ pub fn attempt(cpu: usize, way: Way, registers: &Registers) -> Outcome {
     }
 }
 
-/// Ends the step of a virtual CPU with a trap; returns where there is none.
+/// Ends the current step of a virtual CPU after a trap; returns if there is none.
 fn trapped(cpu: usize, vector: u64) {
     if WITHIN[cpu].load(Ordering::Relaxed) {
         TRAP[cpu].store(vector, Ordering::Relaxed);
-        // SAFETY: within a step, `STACK` is that of the attempt.
+        // SAFETY: within a step, `STACK` holds the stack of the attempt.
         unsafe { if cpu == 0 { __recovered_0() } else { __recovered_1() } }
     }
 }
 
-/// Words on the stack of an entry: its number, then rcx, r11, an error code where the vector has
-/// one, rip, cs, rflags, rsp, ss.
+/// Handles an entry. Its stack has the entry's number, then rcx, r11, an error code if the vector
+/// has one, rip, cs, rflags, rsp, ss.
 extern "C" fn entered(frame: *const [u64; 9], cpu: usize) -> ! {
     // SAFETY: the entries pass their stack pointer, with at least eight words above.
     let [vector, words @ ..] = unsafe { frame.read() };

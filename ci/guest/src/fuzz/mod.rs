@@ -1,17 +1,17 @@
 //! `fuzz SEED COUNT [FIRST [STEPS [programs|steps]]]`: random programs of calls and instructions.
 //!
-//! Runs programs FIRST to FIRST + COUNT - 1 of a seed, each from the same beginning: pages, tables,
-//! entries and ports are put back before it. STEPS (`0-3,17`) keeps these alone, counted over the
-//! run, [`SLOTS`] for each program; the last word has each program or step told before it is done.
-//! If there are two virtual CPUs, the second one does the other steps of a program meanwhile.
-//! A line every 1000 programs tells how far it is:
+//! Runs programs FIRST to FIRST + COUNT - 1 of a seed, each from the same initial state: pages,
+//! tables, entries and ports are restored before it. STEPS (`0-3,17`) keeps only these steps,
+//! counted over the run, with [`SLOTS`] for each program. The last word makes the guest announce
+//! each program or step before it runs. If there are two virtual CPUs, the second one executes the
+//! other steps of a program at the same time. A line every 1000 programs reports the progress:
 //!
 //! ```text
 //! fuzz 1: 2000 programs, 7803 done, 12403 refused, 4711 trapped, digest 1b5c…
 //! ```
 //!
-//! Lines go to the monitor's log: a program may close the console's port. The seed's programs that
-//! end the guest itself are legal ends; whoever started it goes on after them.
+//! Lines go to the monitor's log, because a program may close the console's port. A program may
+//! legally end the guest itself; the test that started the guest continues after it.
 
 pub mod attempt;
 mod other;
@@ -26,10 +26,10 @@ use fuzz_programs::{Keep, OTHER_SLOTS, Program, SLOTS, Step};
 use partition_runtime::hypercall::Shutdown;
 use stage::{Actor, Stage};
 
-/// Where it is, is told every so many programs, for whoever has to go on after its end.
+/// The number of programs between two reports, by which a test can continue after the guest's end.
 const TOLD: u64 = 50;
 
-/// What came of the steps so far.
+/// The outcomes of the steps so far.
 #[derive(Default)]
 struct Counts {
     done: u64,
@@ -58,7 +58,7 @@ impl Counts {
     }
 }
 
-/// A digest with a word more.
+/// Adds a word to a digest.
 fn mix(digest: u64, word: u64) -> u64 {
     (digest ^ word).wrapping_mul(0x0000_0100_0000_01b3)
 }

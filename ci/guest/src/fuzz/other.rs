@@ -1,9 +1,10 @@
-//! The second virtual CPU: it does the other steps of a program while the first one does its own.
+//! The second virtual CPU, which executes the other steps of a program while the first one executes
+//! its own.
 //!
-//! The first hands it a job and joins it before it looks at anything or puts anything back, so each
-//! program begins from the same state. What lies between is as it comes: both work on the same
-//! pages, tables, ports and grants. Neither waits for the other without an end: the first starts
-//! the second again and ends its step by an NMI; the second does so if the first waits for an event
+//! The first hands it a job, and joins it before it checks or restores anything, so each program
+//! begins from the same state. The interleaving in between is not determined: both work on the same
+//! pages, tables, ports and grants. Neither waits for the other without a bound. The first restarts
+//! the second and ends its step by an NMI. The second does the same if the first waits for an event
 //! that cannot come any more, because a step of the second closed its port.
 #![expect(unsafe_code, reason = "a job that one virtual CPU hands to the other")]
 
@@ -22,11 +23,12 @@ use zerocopy::FromZeros;
 
 /// Its number.
 const NUMBER: u64 = 1;
-/// How long a step may take once the first virtual CPU is done, in nanoseconds.
+/// The longest time in nanoseconds for a step once the first virtual CPU is done.
 const STEP_TIME: u64 = 50_000_000;
-/// How long the first virtual CPU may be busy after the second before the second ends its wait.
+/// The time in nanoseconds after which the second, once it is done, ends a wait of the first
+/// virtual CPU.
 const WAIT_TIME: u64 = 500_000_000;
-/// When the second is given up.
+/// The time in nanoseconds after which the second is given up.
 const LOST: u64 = 20_000_000_000;
 
 /// Steps for the second virtual CPU.
@@ -36,11 +38,11 @@ struct Job<'a> {
     outcomes: Vec<Outcome>,
 }
 
-/// Nothing is to be done.
+/// There is no job.
 const IDLE: u32 = 0;
-/// The job is the second virtual CPU's.
+/// The second virtual CPU has the job.
 const HANDED: u32 = 1;
-/// The job is done, and the first virtual CPU has not come for it.
+/// The job is done, and the first virtual CPU has not taken it back yet.
 const DONE: u32 = 2;
 
 static PHASE: AtomicU32 = AtomicU32::new(IDLE);
@@ -52,7 +54,7 @@ fn operation(command: u64, cpu: u64) -> Result<u64, Errno> {
     unsafe { call(VCPU_OP, [command, cpu, 0, 0, 0]) }
 }
 
-/// Starts the second virtual CPU; `false` if there is none.
+/// Starts the second virtual CPU; `false` if it does not exist.
 pub fn start() -> bool {
     if operation(vcpu::IS_UP, NUMBER).is_err() {
         return false;
@@ -74,22 +76,22 @@ pub fn start() -> bool {
     started
 }
 
-/// Starts the second virtual CPU again, if a step stopped it.
+/// Restarts the second virtual CPU, if a step stopped it.
 pub fn revive() {
     if STARTED.load(Ordering::Relaxed) {
         let _ = operation(vcpu::UP, NUMBER);
     }
 }
 
-/// Has the second virtual CPU do steps while the first one does its own; what came of the former.
-/// `None` if it does not come back.
+/// Makes the second virtual CPU execute steps while the first one runs `own`; returns the outcomes
+/// of `steps`. `None` if the second does not come back.
 pub fn beside(stage: &Stage, steps: Vec<&Step>, own: impl FnOnce()) -> Option<Vec<Outcome>> {
     if steps.is_empty() || !STARTED.load(Ordering::Relaxed) {
         own();
         return Some(Vec::new());
     }
     let outcomes = Vec::with_capacity(steps.len());
-    // If the second virtual CPU does not come back, the memory stays its own.
+    // If the second virtual CPU does not come back, it keeps the memory.
     let job = Box::into_raw(Box::new(Job { stage, steps, outcomes }));
     JOB.store(job.cast(), Ordering::Release);
     PHASE.store(HANDED, Ordering::Release);
@@ -113,7 +115,7 @@ pub fn beside(stage: &Stage, steps: Vec<&Step>, own: impl FnOnce()) -> Option<Ve
     Some(unsafe { Box::from_raw(job) }.outcomes)
 }
 
-/// What the second virtual CPU does.
+/// The main loop of the second virtual CPU.
 pub extern "C" fn main() -> ! {
     let mut actor = Actor::new(NUMBER as usize);
     actor.restore();
@@ -122,7 +124,8 @@ pub extern "C" fn main() -> ! {
         let now = memory::now();
         match PHASE.load(Ordering::Acquire) {
             HANDED => {
-                // SAFETY: the job is this virtual CPU's until it is done, and lives until then.
+                // SAFETY: the job belongs to this virtual CPU until it is done, and lives until
+                // then.
                 if let Some(job) = unsafe { JOB.load(Ordering::Acquire).as_mut() } {
                     for step in &job.steps {
                         job.outcomes.push(job.stage.perform(&mut actor, step));

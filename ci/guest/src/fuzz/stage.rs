@@ -1,10 +1,11 @@
-//! What programs work on: pages, tables, a grant table, a timer, entries; and putting it all back.
+//! The objects that programs work on (pages, tables, a grant table, a timer, entries), and their
+//! restoration.
 //!
-//! The stage is what both virtual CPUs work on, and is put back by the first one while the second is
-//! idle. An actor is what is a virtual CPU's own.
+//! Both virtual CPUs work on the stage, and the first one restores it while the second is idle. An
+//! actor is the state of one virtual CPU.
 //!
-//! Calls made here should succeed; where a program left something that makes them fail, the page
-//! is lost to later programs, and the guest goes on with the others.
+//! Calls made here should succeed. If an earlier program makes one fail, the page is lost to later
+//! programs, and the guest goes on with the others.
 #![expect(unsafe_code, reason = "hypercalls, and pages that programs write")]
 
 use super::attempt::{self, ARGUMENTS, CPUS, Outcome, Registers, Way, entries, register_traps};
@@ -27,16 +28,16 @@ use pv_abi::xen::traps::{CALLBACK_FAILSAFE, CALLBACK_SYSCALL};
 use pv_abi::xen::{domid, hypercall as number, vcpu};
 use zerocopy::FromZeros;
 
-/// How long a program may take, or a step that waits, in nanoseconds.
+/// The longest time in nanoseconds for a program, or for a step that waits.
 const PROGRAM_TIME: u64 = 50_000_000;
-/// Words of memory that a step may have.
+/// The most words of memory for a step.
 const STEP_WORDS: usize = 1024;
 
 #[repr(C, align(4096))]
 struct Pages<const WORDS: usize>(UnsafeCell<[u64; WORDS]>);
 
-// SAFETY: plain words, written by volatile stores between steps; those that both virtual CPUs write
-// hold what programs may write, too.
+// SAFETY: these are plain words, written by volatile stores between steps; those that both virtual
+// CPUs write have contents that programs may write, too.
 unsafe impl<const WORDS: usize> Sync for Pages<WORDS> {}
 
 impl<const WORDS: usize> Pages<WORDS> {
@@ -63,29 +64,28 @@ impl<const WORDS: usize> Pages<WORDS> {
     }
 }
 
-/// The memory of a step, and after it a page that nothing is mapped at: a count that is too large
-/// ends there.
+/// The memory of a step, and after it an unmapped page, which stops a count that is too large.
 static MEMORY: [Pages<{ STEP_WORDS + 512 }>; CPUS] = [const { Pages::new() }; CPUS];
 /// The code of a step.
 static CODE: [Pages<512>; CPUS] = [const { Pages::new() }; CPUS];
-/// Frames for `iret`, below which there is room for a frame of a fault.
+/// Frames for `iret`, with space below for the frame of a fault.
 static FRAMES: [Pages<512>; CPUS] = [const { Pages::new() }; CPUS];
 /// The stack for traps from user mode.
 static TRAPS: [Pages<1024>; CPUS] = [const { Pages::new() }; CPUS];
 /// A place for the runstate record between programs.
 static RUNSTATE: [Pages<512>; CPUS] = [const { Pages::new() }; CPUS];
-/// Where the first frame of the grant table is mapped.
+/// The mapping of the grant table's first frame.
 static GRANTS: Pages<512> = Pages::new();
-/// The list of a batch: mapped again and again at [`LIST`].
+/// The list of a batch, which is mapped many times at [`LIST`].
 static BATCH: Pages<{ LIST_PAGES * 512 }> = Pages::new();
 /// The stack of the second virtual CPU.
 static OTHER_STACK: Pages<4096> = Pages::new();
 
-/// Pages of [`BATCH`]: entries of 16, 24, 32, 40 and 64 bytes begin anew after as many pages.
+/// Pages of [`BATCH`]; a whole number of entries of 16, 24, 32, 40 and 64 bytes fills them.
 const LIST_PAGES: usize = 15;
-/// Address of the list: gigabytes, the same 2 MiB again and again.
+/// Address of the list: gigabytes that map the same 2 MiB again and again.
 const LIST: u64 = BASE - LIST_GIGABYTES * GIGABYTE;
-/// Entries of the table of level 3 that lead to the list.
+/// Entries of the level-3 table that lead to the list.
 const LIST_GIGABYTES: u64 = 128;
 const GIGABYTE: u64 = 1 << 30;
 
@@ -104,11 +104,12 @@ struct Mapped {
 pub struct Stage {
     /// Pseudo-physical number of the first page.
     first: u64,
-    /// Machine frames of the pages; `None`: lost.
+    /// Machine frames of the pages; `None` if the frame is lost.
     frames: [Option<u64>; PAGES as usize],
     /// All frames that the guest had at its start, sorted.
     own: Vec<u64>,
-    /// Digest of what escapes are judged by: programs may write any memory of the guest's.
+    /// Digest of the data by which escapes are judged, because programs may write any memory of the
+    /// guest.
     known: u64,
     grant_frame: u64,
     number: u64,
@@ -121,19 +122,20 @@ pub struct Stage {
 pub struct Actor {
     cpu: usize,
     mapped: Vec<Mapped>,
-    /// The store's ring: the first one's.
+    /// The store's ring, which only the first virtual CPU uses.
     store: StoreLine,
 }
 
 fn extended(command: u32, first: u64, second: u64) -> bool {
     let operation = MmuextOp { cmd: command, pad: 0, arg1: first, arg2: second };
     let arguments = [(&raw const operation) as u64, 1, 0, u64::from(domid::SELF), 0];
-    // SAFETY: pins, unpins and loads what programs use; the guest's own tables stay loaded.
+    // SAFETY: this pins, unpins and loads tables that programs use; the guest's own tables stay
+    // loaded.
     unsafe { call(number::MMUEXT_OP, arguments) }.is_ok()
 }
 
 fn plain(number: u64, arguments: [u64; 5]) -> bool {
-    // SAFETY: as for `extended`: state of programs, set back to what the guest starts with.
+    // SAFETY: as for `extended`; this resets state of programs to what the guest starts with.
     unsafe { call(number, arguments) }.is_ok()
 }
 
@@ -143,7 +145,7 @@ fn update(place: u64, value: u64) -> bool {
 }
 
 impl Stage {
-    /// Sets it up.
+    /// Sets up the stage.
     pub fn set() -> Self {
         let (first, _) = memory::free_pages();
         let mut stage = Self {
@@ -173,13 +175,14 @@ impl Stage {
         stage
     }
 
-    /// Maps the pages of [`BATCH`] all over the addresses from [`LIST`] on, by two tables.
+    /// Maps the pages of [`BATCH`] throughout the addresses from [`LIST`] on, with two tables.
     fn map_list(&self) {
         let tables = self.first + u64::from(PAGES);
         let [Some(l1), Some(l2)] = [tables, tables + 1].map(memory::machine_frame) else {
             panic!("no frames for the list's tables");
         };
-        // Code that goes astray must not run through gigabytes of zeros: they are instructions.
+        // The list is not executable, because stray code could otherwise run through gigabytes of
+        // zeros, which are valid instructions.
         let bits = WRITABLE | PTE_NX;
         let link = |table: u64, index: u64, to: u64| {
             assert!(update(table * PAGE + index * 8, (to * PAGE) | bits), "mapping the list");
@@ -212,7 +215,7 @@ impl Stage {
         calls::update_va_mapping(GRANTS.address(), entry).expect("mapping the grant table");
     }
 
-    /// A copy by a grant to oneself works only where the entry names the own number.
+    /// Finds the guest's own number: a grant copy to itself works only if the entry names it.
     fn find_number(&mut self) {
         let frame = self.frames[5].unwrap_or(0);
         for number in 0..4096_u64 {
@@ -246,15 +249,15 @@ impl Stage {
         Self::entry_at(self.address(page))
     }
 
-    /// The entry that maps an address of the kernel's.
+    /// The entry that maps an address of the kernel.
     fn entry_at(address: u64) -> u64 {
         let place = memory::start().pt_base + 3 * PAGE + (address - BASE) / PAGE * 8;
-        // SAFETY: the loader's level-1 tables lie one after the other, and may be read.
+        // SAFETY: the loader's level-1 tables lie one after the other, and are mapped for reading.
         unsafe { core::ptr::with_exposed_provenance::<u64>(place as usize).read_volatile() }
     }
 
-    /// Puts everything back, on the first virtual CPU while the second is idle; `false` where too
-    /// little is left to go on.
+    /// Restores everything, on the first virtual CPU while the second is idle; returns `false` if
+    /// too little is left to go on.
     pub fn restore(&mut self, actor: &mut Actor) -> bool {
         self.programs += 1;
         actor.restore();
@@ -267,7 +270,7 @@ impl Stage {
                 extended(mmu::EXT_UNPIN_TABLE, frame, 0);
             }
         }
-        // A table is let go once none that leads to it is left.
+        // A table can be released once no other table links to it.
         for _ in 0..4 {
             let done = (0..PAGES).filter(|page| self.map(*page)).count();
             if done == usize::from(PAGES) {
@@ -278,7 +281,7 @@ impl Stage {
         usable * 2 >= usize::from(PAGES)
     }
 
-    /// Closes the ports of programs from time to time, and starts the clock of this one.
+    /// Closes the ports of programs from time to time, and starts the clock of the next program.
     fn restore_events(&mut self) {
         if self.programs % 32 == 1 {
             let reset = EvtchnReset { dom: domid::SELF };
@@ -290,7 +293,7 @@ impl Stage {
         self.start_clock();
     }
 
-    /// Lets the timer come after a while; whether it will.
+    /// Sets the timer; returns whether it will come.
     fn start_clock(&self) -> bool {
         if !self.has_timer() {
             self.timer.store(calls::bind_timer().unwrap_or(0), Ordering::Relaxed);
@@ -323,7 +326,7 @@ impl Stage {
         mapped
     }
 
-    /// Maps a page writable; where its frame is gone, with another.
+    /// Maps a page writable; if its frame is gone, maps another frame.
     fn map(&mut self, page: u8) -> bool {
         let index = usize::from(page);
         if self.frames[index].is_some_and(|frame| self.map_as(page, frame, WRITABLE)) {
@@ -343,7 +346,7 @@ impl Stage {
         calls::update_va_mapping(self.address(page), (frame * PAGE) | bits).is_ok()
     }
 
-    /// Clears a page that is mapped and gives it its role.
+    /// Clears a mapped page and gives it its role.
     fn settle(&mut self, page: u8) -> bool {
         let Some(frame) = self.frames[usize::from(page)] else {
             return false;
@@ -354,7 +357,7 @@ impl Stage {
             return false;
         }
         let address = core::ptr::with_exposed_provenance_mut::<u8>(self.address(page) as usize);
-        // SAFETY: mapped writable, as its entry says, and nobody's but the programs'.
+        // SAFETY: the page is mapped writable, as its entry says, and only programs use it.
         unsafe { address.write_bytes(0, PAGE as usize) };
         match Role::of(page) {
             Role::ReadOnly => self.map_as(page, frame, WRITABLE & !PTE_RW),
@@ -410,7 +413,8 @@ impl Stage {
         }
     }
 
-    /// Whether a frame is the guest's; its machine-to-physical entry is what programs make of it.
+    /// Whether a frame is the guest's; its machine-to-physical entry does not tell, because
+    /// programs may change it.
     fn is_own(&self, frame: u64) -> bool {
         self.own.binary_search(&frame).is_ok()
     }
@@ -438,13 +442,14 @@ impl Stage {
         }
     }
 
-    /// Does a step, on the virtual CPU that the actor is of.
+    /// Executes a step on the actor's virtual CPU.
     pub fn perform(&self, actor: &mut Actor, step: &Step) -> Outcome {
         let cpu = actor.cpu;
         if step.may_wait_later() || step.may_wait() && !(cpu == 0 && self.start_clock()) {
             return Outcome::Returned(0);
         }
-        // A list may be longer than anybody has time for. The other virtual CPU's ends by an NMI.
+        // A list may take too long, so the clock is started. A list of the other virtual CPU is
+        // ended by an NMI instead.
         if cpu == 0 && matches!(step, Step::Batch(_)) && !self.start_clock() {
             return Outcome::Returned(0);
         }
@@ -484,7 +489,7 @@ impl Stage {
         } else {
             entry >> 32
         };
-        // A program may have taken the mapping away.
+        // A program may have removed the mapping.
         let writable = PTE_PRESENT | PTE_RW;
         if Self::entry_at(GRANTS.address()) & writable == writable {
             GRANTS.write(usize::from(index) % 512, &[entry & 0xffff_ffff | frame << 32]);
@@ -495,7 +500,7 @@ impl Stage {
     fn call(&self, actor: &mut Actor, number: u64, args: [Word; 5], memory: &[Word]) -> Outcome {
         let cpu = actor.cpu;
         let words: Vec<u64> = memory.iter().map(|word| self.word(cpu, *word)).collect();
-        // What is read past them is no call and no address.
+        // Words read beyond the step's own are no valid call and no address.
         MEMORY[cpu].write(0, &[u64::MAX; STEP_WORDS]);
         MEMORY[cpu].write(0, &words);
         let mut registers = Registers::default();
@@ -528,7 +533,7 @@ impl Stage {
     }
 
     fn code(&self, cpu: usize, bytes: &[u8], user: bool, registers: [Word; 6]) -> Outcome {
-        // Returns to the kernel, or ends by a system call.
+        // The code returns to the kernel, or ends by a system call.
         let end: &[u8] = if user { &[0x0f, 0x05, 0x0f, 0x0b] } else { &[0xc3] };
         let mut code = [0_u8; 64];
         for (to, from) in code.iter_mut().zip(bytes.iter().chain(end)) {
@@ -567,7 +572,7 @@ impl Stage {
         all.fold(self.own.len() as u64, |digest, word| mix(digest, *word))
     }
 
-    /// Whether a page of the stage shows something that is not the guest's.
+    /// The first evidence, if any, that a page of the stage shows memory that is not the guest's.
     pub fn escaped(&self) -> Option<String> {
         let start = memory::start();
         (0..PAGES).find_map(|page| {
@@ -582,7 +587,7 @@ impl Stage {
 }
 
 impl Actor {
-    /// That of a virtual CPU.
+    /// The actor of a virtual CPU.
     pub fn new(cpu: usize) -> Self {
         let store = if cpu == 0 { StoreLine::open() } else { StoreLine::default() };
         Self { cpu: cpu % CPUS, mapped: Vec::new(), store }
@@ -599,7 +604,8 @@ impl Actor {
         }
         let root = memory::machine_frame((memory::start().pt_base - BASE) / PAGE).unwrap_or(0);
         extended(mmu::EXT_NEW_BASEPTR, root, 0);
-        // User mode sees what the kernel sees: what it may do is the question here.
+        // User mode gets the kernel's address space, because the question is what user mode may do
+        // in it.
         extended(mmu::EXT_NEW_USER_BASEPTR, root, 0);
         extended(mmu::EXT_SET_LDT, 0, 0);
         plain(number::SET_GDT, [MEMORY[cpu].address(), 0, 0, 0, 0]);
@@ -620,7 +626,7 @@ impl Actor {
         self.unmap_grants();
     }
 
-    /// Notes what a call on grants mapped, from the operations it left.
+    /// Notes the mappings that a call on grants made, from the operations it left.
     fn note_mapped(&mut self, list: &[AtomicU64], count: usize) {
         for operation in list.chunks_exact(4).take(count.min(8)) {
             let [place, _, status, _] = operation else { return };
@@ -632,7 +638,7 @@ impl Actor {
         }
     }
 
-    /// Unmaps what programs mapped.
+    /// Removes the grant mappings of programs.
     fn unmap_grants(&mut self) {
         for mapped in self.mapped.drain(..) {
             let mut unmap = UnmapGrantRef::new_zeroed();
@@ -643,7 +649,7 @@ impl Actor {
     }
 }
 
-/// Does a step, after which the second virtual CPU runs: it may have held the heap's lock.
+/// Executes a step, then restarts the second virtual CPU, which may have held the heap's lock.
 fn attempt(cpu: usize, way: Way, registers: &Registers) -> Outcome {
     let outcome = attempt::attempt(cpu, way, registers);
     if cpu == 0 {
@@ -652,7 +658,7 @@ fn attempt(cpu: usize, way: Way, registers: &Registers) -> Outcome {
     outcome
 }
 
-/// Does the `iret` call with a frame.
+/// Makes the `iret` call with a frame.
 fn iret(cpu: usize, frame: &[u64; 9], words: [u64; 8]) -> Outcome {
     const AT: usize = 400;
     FRAMES[cpu].write(AT, frame);

@@ -1,6 +1,6 @@
-//! The store's ring as programs write to it: all there is, in step or out of step.
+//! The store's ring as programs write to it, with any messages, in step or out of step.
 //!
-//! Rule: nothing here waits for long, and nothing that comes back is trusted.
+//! Rule: waits here are short, and replies are not trusted.
 #![expect(unsafe_code, reason = "a ring in shared memory")]
 
 use crate::{calls, memory};
@@ -10,35 +10,35 @@ use fuzz_programs::{Message, Requests, Skew, Transaction};
 use partition_runtime::hypercall::yield_now;
 use pv_abi::xen::store::{Header, RING_BYTES, StoreRing, TRANSACTION_START};
 
-/// Times that a step gives the CPU away to have room for more, or more to read.
+/// How often a step yields the CPU to get space, or more to read.
 const PATIENCE: u32 = 40;
-/// Transactions that are remembered.
+/// The number of remembered transactions.
 const OPEN: usize = 8;
 const HEADER: usize = size_of::<Header>();
 
-/// The ring, and what the guest knows of both streams.
+/// The ring, and the guest's positions in both streams.
 #[derive(Default)]
 pub struct StoreLine {
-    /// Address of the ring; 0: there is none.
+    /// Address of the ring; 0 if there is none.
     ring: u64,
     port: u32,
     /// How often the step may still wait.
     patience: u32,
-    /// Zeros that complete the message which was cut.
+    /// The number of zeros that complete a shortened message.
     owed: u32,
-    /// Numbers of transactions that were opened last.
+    /// Numbers of the transactions that were opened last.
     open: [u32; OPEN],
     opened: usize,
-    /// The header of the reply that comes in, and how much of it is there.
+    /// The header of the incoming reply, and how much of it has arrived.
     header: [u8; HEADER],
     have: usize,
-    /// Bytes of the reply's body that are to come, and the number in it.
+    /// Bytes of the reply's body still to come, and the number in it.
     left: u32,
     number: u32,
 }
 
 impl StoreLine {
-    /// Takes the ring that start info names.
+    /// Opens the ring that start info names.
     pub fn open() -> Self {
         let start = memory::start();
         if start.store_mfn == 0 || start.store_evtchn == 0 {
@@ -63,7 +63,7 @@ impl StoreLine {
         unsafe { &*core::ptr::with_exposed_provenance(self.ring as usize + offset) }
     }
 
-    /// Writes the messages of a step; how many bytes were written.
+    /// Writes the messages of a step; returns how many bytes were written.
     pub fn perform(&mut self, requests: &Requests) -> u64 {
         if self.ring == 0 {
             return 0;
@@ -103,13 +103,13 @@ impl StoreLine {
         let zeros = core::iter::repeat_n(0, left as usize);
         let all = left as usize + bytes.len();
         let written = self.put(zeros.chain(bytes));
-        // What had no room is owed, too; which bytes it is does not matter.
+        // Bytes that did not fit are owed, too; zeros will do for them.
         let missing = (all as u64 - written) as u32;
         self.owed = message.owed().map_or(0, |owed| owed + missing);
         written
     }
 
-    /// Puts bytes as long as there is room within some patience; how many.
+    /// Puts bytes as long as there is space, within limited patience; returns how many.
     fn put(&mut self, bytes: impl Iterator<Item = u8>) -> u64 {
         let consumed = self.index(offset_of!(StoreRing, req_cons));
         let produced = self.index(offset_of!(StoreRing, req_prod));
@@ -131,7 +131,7 @@ impl StoreLine {
         count
     }
 
-    /// Reads the replies that are there.
+    /// Reads the available replies.
     fn read(&mut self) {
         let consumed = self.index(offset_of!(StoreRing, rsp_cons));
         while self.patience > 0 {
