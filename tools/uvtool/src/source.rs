@@ -31,18 +31,18 @@ pub enum Error {
     Unreachable {
         /// Path of the socket.
         path: PathBuf,
-        /// `uvd` went away, or sent something that is no answer.
+        /// The system's reason.
         error: io::Error,
     },
-    /// `uvd` went away, or sent what is no answer.
+    /// `uvd` went away, or sent something that is no answer.
     #[error("uvd: {0}; see `dmesg | grep uvd`")]
     Conversation(#[from] FrameError),
-    /// `uvd` or the ultravisor failed the request and gave a reason.
+    /// `uvd` did not answer.
     #[error(
         "uvd: no answer within {0:?}; ask again with a longer --timeout, or see `dmesg | grep uvd`"
     )]
     Silent(Duration),
-    /// `uvd` or the ultravisor answered with a reason.
+    /// `uvd` or the ultravisor failed the request and gave a reason.
     #[error(transparent)]
     Failure(#[from] Failure),
     /// The answer belongs to another request.

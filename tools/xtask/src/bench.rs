@@ -133,7 +133,7 @@ pub(crate) fn output_of(
 /// Does what [`output_of`] does, with another time limit for the boot and the command.
 ///
 /// # Errors
-/// As [`output_of`].
+/// The errors of [`output_of`].
 pub(crate) fn output_within(
     limit: Duration,
     machine: &MachineOptions,

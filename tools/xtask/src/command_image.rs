@@ -63,7 +63,7 @@ fn build_programs() -> Result<PathBuf> {
 /// Builds a program for tests or benchmarks, statically linked, and returns its path.
 ///
 /// # Errors
-/// It does not build.
+/// The program does not build.
 pub fn build_static(package: &str) -> Result<PathBuf> {
     Ok(build_packages(&[package], "building a static program")?.join(package))
 }

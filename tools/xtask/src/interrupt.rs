@@ -140,7 +140,7 @@ impl Process {
     /// Starts a process; `on_signal` says what it gets when this process gets a signal.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// The process cannot be started.
     pub fn start(command: &mut Command, on_signal: OnSignal) -> io::Result<Self> {
         let mut held = left();
         let child = command.spawn()?;
@@ -214,7 +214,7 @@ pub struct Output {
 /// Runs a process without input to its end and keeps what it prints.
 ///
 /// # Errors
-/// It cannot be started.
+/// The process cannot be started.
 pub fn output(command: &mut Command) -> io::Result<Output> {
     output_with(command, Stdio::null())
 }
