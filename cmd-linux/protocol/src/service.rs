@@ -35,7 +35,7 @@ pub enum Service {
     Apply {
         /// The wanted definitions.
         definitions: Definitions,
-        /// As in [`Service::Plan`].
+        /// See [`Service::Plan`].
         prune: bool,
         /// The version of the plan that a person saw; the apply is refused if the database has
         /// changed since.

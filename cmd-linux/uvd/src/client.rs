@@ -42,8 +42,8 @@ impl Client {
         Ok(Self { stream, frames, out, asked: 0, finished: false, active: Instant::now() })
     }
 
-    /// The time since when the client has no request under way and sent none; `None` if it is not
-    /// idle.
+    /// The time since which the client has been idle, without a request under way; `None` if it is
+    /// not idle.
     pub fn idle_since(&self) -> Option<Instant> {
         (self.asked == 0 && self.out.is_empty()).then_some(self.active)
     }

@@ -91,14 +91,14 @@ pub enum Words {
     Carried(u64, Carried),
 }
 
-/// Whether the ultravisor accepts requests.
+/// The state of the session with the ultravisor.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Session {
-    /// It does not; the text says why.
+    /// There is no session; the text says why.
     None(String),
     /// The session is clearing up what an earlier one left.
     Opening,
-    /// It does.
+    /// The session is open, and the ultravisor accepts requests.
     Open,
 }
 

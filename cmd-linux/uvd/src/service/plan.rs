@@ -1,7 +1,7 @@
 //! Plans an apply, and carries it out.
 //!
 //! Rule: the plan is a function of the definitions, the existing partitions and the wanted
-//! definitions. A change that is not possible while a partition runs makes the whole plan refused,
+//! definitions. If one change is not possible while its partition runs, the whole plan is refused,
 //! and the refusal names the fields. A plan refuses what an apply would refuse, because both take
 //! the same path up to the first change ([`batch::rehearse`]).
 //!

@@ -93,8 +93,8 @@ async fn open(hub: &Rc<Hub>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Settles the staged edits of transactions whose end neither an earlier `uvd` nor this one saw,
-/// since the reply was lost. Consoles of guests that run after all are connected.
+/// Settles the staged edits of transactions whose end was not seen, by an earlier `uvd`, or by this
+/// one if the reply was lost. Consoles of guests that run after all are connected.
 pub async fn settle(hub: &Rc<Hub>) -> Result<(), Failure> {
     let all = hub.state.borrow().staged().to_vec();
     for staged in &all {

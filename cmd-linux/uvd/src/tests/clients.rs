@@ -156,7 +156,7 @@ fn list() -> Body {
 }
 
 /// A list request waits for at most one request of each earlier job, and for one transaction: jobs
-/// take turns, and the rest of them comes after it.
+/// take turns, and their later requests come after the list.
 #[test]
 fn a_list_waits_for_no_job() {
     const EACH: usize = 8;
