@@ -268,7 +268,7 @@ pub(crate) fn open(path: &Path) -> Result<File, Problem> {
 
 /// The memory in bytes that a child may take: what is free now, less an eighth for other processes.
 fn room() -> u64 {
-    /// The value if the kernel does not tell.
+    /// The free memory to assume if the kernel does not report it.
     const UNKNOWN: u64 = 1 << 30;
     let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let free = told.lines().find_map(|line| {
