@@ -1,8 +1,8 @@
 //! A running machine: its console as text, and the harness line to the command partition.
 //!
-//! Two threads feed one queue of events: one reads the console, the other the line's packets and, at
-//! the end of both, sends [`Event::Closed`]. Nothing here interprets console text; commands and their
-//! results travel on the harness line.
+//! Two threads feed one queue of events: one reads the console, the other the line's packets and,
+//! at the end of both, sends [`Event::Closed`]. Nothing here interprets console text; commands and
+//! their results travel on the harness line.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Display, Formatter};
