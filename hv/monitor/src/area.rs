@@ -1,7 +1,8 @@
-//! A small record that a kernel registered by virtual address for the monitor to keep current.
+//! Small records in a partition's memory: a kernel registers each by virtual address, and the
+//! monitor keeps it up to date.
 //!
-//! The address is resolved once and its frames are held by writable references, so that the
-//! record can be written whatever page tables are loaded.
+//! The monitor resolves the address once and holds the frames by writable references, so it can
+//! write the record whatever page tables are loaded.
 #![expect(unsafe_code, reason = "writes a partition's memory through the direct map")]
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -23,19 +24,21 @@ pub struct Area {
 }
 
 impl Area {
-    /// No record.
+    /// The area of a kernel that registered no record.
     pub const NONE: Self = Self { frames: [0; 2], offset: 0 };
 
-    /// Whether there is none.
+    /// Returns whether no record is registered.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.frames[0] == 0
     }
 
-    /// Resolves `bytes` at `va` in the kernel's tables and takes references.
+    /// Resolves the `bytes` bytes at `va` in the kernel's page tables and takes a reference on each
+    /// frame.
     ///
     /// # Errors
-    /// `-EFAULT` where it is not writable memory of the partition, `-EINVAL` where misaligned.
+    /// `-EFAULT` if the range is not writable memory of the partition, `-EINVAL` if it is
+    /// misaligned.
     pub fn new(vcpu: &Vcpu, va: u64, bytes: u64) -> Result<Self, i64> {
         if va & 7 != 0 || bytes > 4096 {
             return Err(errno::EINVAL);
@@ -59,7 +62,7 @@ impl Area {
         Ok(area)
     }
 
-    /// Gives the references back.
+    /// Releases the references on the frames.
     pub fn release(self) {
         for mfn in self.frames.into_iter().filter(|mfn| *mfn != 0) {
             machine::release_writable(mfn);

@@ -1,8 +1,10 @@
-//! Entering a partition's kernel: exceptions, events and system calls as frames on its stack.
+//! Entries into a partition's kernel: the monitor writes exceptions, events and system calls as
+//! frames on the kernel's stack.
 //!
-//! The frame is the ABI's (public header `arch-x86/xen-x86_64.h` and the facts in the book's ABI
-//! chapter): low to high `rcx r11 [error] rip cs|saved_mask<<32 rflags rsp ss`. The whole span
-//! is checked against the monitor's part of the address space before a word is written.
+//! The ABI defines the frame (public header `arch-x86/xen-x86_64.h`, and the book's ABI chapter),
+//! from low to high addresses: `rcx r11 [error] rip cs|saved_mask<<32 rflags rsp ss`. Before it
+//! writes a word, the monitor checks that the whole span lies outside its own part of the address
+//! space.
 
 use core::sync::atomic::Ordering;
 
@@ -17,9 +19,9 @@ use crate::{
 
 /// Callback types of the public header `callback.h`.
 pub mod callback {
-    /// Events.
+    /// An event is pending.
     pub const EVENT: usize = 0;
-    /// A segment load or return of the monitor failed.
+    /// A selector load or a return by the monitor failed.
     pub const FAILSAFE: usize = 1;
     /// 64-bit `syscall` from user mode.
     pub const SYSCALL: usize = 2;
@@ -35,7 +37,7 @@ const CLEARED: u64 = flag::TF | flag::NT | flag::RF | flag::VM | flag::AC;
 /// Raises exception `vector` in the partition.
 ///
 /// # Errors
-/// [`Fault`] when there is no handler or its stack is unusable: the partition cannot go on.
+/// [`Fault`] if there is no handler or its stack is unusable; the partition cannot continue then.
 #[inline]
 pub fn exception(
     vcpu: &Vcpu,
@@ -82,7 +84,7 @@ fn by_callback(
     enter(vcpu, registers, address, mask_events, None)
 }
 
-/// Delivers the failsafe callback: the frame names the selectors that could not be loaded.
+/// Delivers the failsafe callback, whose frame holds the selectors that could not be loaded.
 ///
 /// # Errors
 /// As for [`exception`].
@@ -123,8 +125,8 @@ struct Saved {
     rflags: u64,
 }
 
-/// Loads the kernel's page tables and GS base if need be; returns what the frame shows of cs and
-/// rflags, and the stack that the frame goes on.
+/// Loads the kernel's page tables and GS base if the partition was in user mode. Returns the `cs`
+/// and `rflags` that the frame shows, and the stack that the frame goes on.
 fn switch_to_kernel(vcpu: &Vcpu, registers: &Registers) -> (Saved, u64) {
     let from_kernel = vcpu.in_kernel.get();
     let masked = vcpu.info().upcall_mask.load(Ordering::Relaxed) != 0;
@@ -165,24 +167,25 @@ fn finish(vcpu: &Vcpu, registers: &mut Registers, address: u64, mask_events: boo
     registers.rflags &= !CLEARED;
 }
 
-/// User mode to kernel mode: page tables and GS base.
+/// Switches the page tables and the GS base from user mode to kernel mode.
 pub fn to_kernel_mode(vcpu: &Vcpu) {
     vcpu.in_kernel.set(true);
     hardware::swap_gs();
     hardware::load_root(vcpu.kernel_root.get());
 }
 
-/// Kernel mode to user mode.
+/// Switches the page tables and the GS base from kernel mode to user mode.
 pub fn to_user_mode(vcpu: &Vcpu) {
     vcpu.in_kernel.set(false);
     hardware::swap_gs();
     hardware::load_root(vcpu.user_root.get());
 }
 
-/// The `iret` hypercall: takes the nine words at rsp (`iret_context` of the public header).
+/// The `iret` hypercall: reads nine words at rsp (`iret_context` of the public header) and returns
+/// by them.
 ///
 /// # Errors
-/// [`Fault`] where the frame cannot be read, or names user mode and there are no user tables.
+/// [`Fault`] if the frame cannot be read, or if it names user mode and there are no user tables.
 pub fn interrupt_return(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fault> {
     let [rax, r11, rcx, flags, rip, cs, rflags, rsp, ss]: [u64; 9] =
         guest_memory::read(registers.rsp)?;

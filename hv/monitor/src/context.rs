@@ -1,7 +1,7 @@
 //! The registers of a virtual CPU as they lie on the main stack while the monitor runs.
 //!
-//! The layout is fixed by `entry.S`: the CPU pushes the upper five words, a stub the vector and
-//! (where the CPU does not) an error code, `SAVE_GPRS` the rest.
+//! `entry.S` fixes the layout: the CPU pushes the upper five words, a stub pushes the vector and
+//! (where the CPU does not) an error code, and `SAVE_GPRS` pushes the rest.
 
 #![expect(unsafe_code, reason = "assembly")]
 
@@ -32,7 +32,7 @@ pub const VECTOR_SYSCALL32: u64 = 0x101;
 /// Pseudo-vector: `sysenter`.
 pub const VECTOR_SYSENTER: u64 = 0x102;
 
-/// Guest registers, low address first.
+/// Guest registers, from the lowest address up.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes)]
 #[repr(C)]
 pub struct Registers {
@@ -63,7 +63,7 @@ const _: () = assert!(size_of::<Registers>() == 176);
 const _: () = assert!(offset_of!(Registers, rax) == 8 * 10 && offset_of!(Registers, rsp) == 8 * 20);
 
 impl Registers {
-    /// What a kernel starts with: entry, stack, and the address that it finds in rsi.
+    /// The registers that a kernel starts with: its entry point, its stack, and an address in rsi.
     #[must_use]
     pub fn at_start(rip: u64, rsp: u64, rsi: u64) -> Self {
         let (cs, ss) = (selector::CS64, selector::SS);
@@ -129,15 +129,15 @@ pub mod flag {
     pub const VIF_VIP: u64 = 3 << 19;
 }
 
-/// Flags that stay as they were when a system call enters the kernel.
+/// Flags that a system call leaves unchanged when it enters the kernel.
 const ENTRY_FLAGS: u32 =
     !narrow::low_32(flag::TF | flag::NT | flag::RF | flag::VM | flag::AC | flag::DF | flag::IOPL);
-/// Flags that a partition chooses when it returns; the interrupt flag becomes the event mask.
+/// Flags that a partition may set when it returns; the interrupt flag becomes the event mask.
 const RETURN_FLAGS: u32 =
     narrow::low_32(!(flag::IOPL | flag::NT | flag::VM | flag::VIF_VIP) & 0x3f_ffff);
 
-/// What a system call of user mode leaves on the kernel's stack: the frame of [`crate::bounce`] without
-/// an error code.
+/// The frame that a system call from user mode leaves on the kernel's stack: that of
+/// [`crate::bounce`] without an error code.
 #[repr(C)]
 struct BounceFrame {
     rcx: u64,
@@ -149,7 +149,8 @@ struct BounceFrame {
     ss: u64,
 }
 
-/// What the `iret` hypercall makes of its [`IretContext`] on the main stack, to pop and to return by.
+/// The frame that the `iret` hypercall builds from its [`IretContext`] on the main stack, to
+/// restore the registers and to return.
 #[repr(C)]
 struct ReturnFrame {
     rax: u64,

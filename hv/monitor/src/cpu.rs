@@ -1,8 +1,9 @@
-//! What each physical CPU knows: its current virtual CPU, its flush mailbox, its accounts.
+//! The local data of each physical CPU: its current virtual CPU, its flush mailbox, its time
+//! accounts.
 //!
-//! Flushing translations: [`flush_partition`] asks every CPU that has the partition's page tables
-//! loaded, by a flag and an interrupt, and waits; a CPU answers from the interrupt, or from
-//! any wait loop (`lock::relax`). A global clock counts flushes, so that a page-table change
+//! To flush translations, [`flush_partition`] sets a flag and sends an interrupt to every CPU that
+//! has the partition's page tables loaded, and waits. A CPU answers from the interrupt handler, or
+//! from any wait loop (`lock::relax`). A global clock counts flushes, so that a page-table change
 //! can tell whether a CPU flushed since a mapping went away.
 #![expect(unsafe_code, reason = "per-CPU areas are found by address")]
 
@@ -20,65 +21,65 @@ use crate::{
 
 pub use handover::layout::MAX_CPUS;
 
-/// Non-zero where the CPU has SMAP and the monitor turned it on.
+/// Non-zero if the CPU has SMAP and the monitor turned it on.
 pub static SMAP_ON: AtomicBool = AtomicBool::new(false);
-/// Non-zero where every way out of ring 0 clears the CPU's buffers.
+/// Non-zero if every way out of ring 0 clears the CPU's buffers.
 pub static VERW_ON: AtomicBool = AtomicBool::new(false);
 
-/// Counts flushes of all CPUs; see [`flush_stamp`].
+/// Counts the flushes of all CPUs; see [`flush_stamp`].
 static FLUSH_CLOCK: AtomicU32 = AtomicU32::new(1);
 
-/// First page of a CPU's area.
+/// The first page of a CPU's area.
 #[derive(Default)]
 #[repr(C)]
 pub struct CpuLocal {
-    /// Where the entry page keeps rsp, rax, rdx, rcx and r11 of the partition for a moment.
+    /// Where the entry page briefly saves the partition's rsp, rax, rdx, rcx and r11.
     pub scratch: [u64; 5],
     /// Top of the main stack.
     pub stack_top: u64,
     /// Address of `syscall_common`.
     pub syscall_common: u64,
-    /// [`SMAP_ON`], where the entry page reaches it.
+    /// A copy of [`SMAP_ON`] that the entry page can reach.
     pub smap: bool,
-    /// [`VERW_ON`], where the entry page reaches it.
+    /// A copy of [`VERW_ON`] that the entry page can reach.
     pub verw: bool,
     /// Index of the CPU.
     pub index: u32,
     online: AtomicBool,
-    /// The virtual CPU it runs, null when idle.
+    /// The virtual CPU that the CPU runs; null when idle.
     current: AtomicPtr<Vcpu>,
-    /// Number of the partition whose page tables are loaded; 0: none.
+    /// Number of the partition whose page tables are loaded; 0 if none.
     pub loaded: AtomicU32,
     /// Serial number of the partition that trained the branch predictors.
     pub trained_by: RunningCell<u64>,
-    /// Something asks for a scheduling decision before the partition goes on.
+    /// Set when a scheduling decision is due before the partition continues.
     pub reschedule: AtomicBool,
-    /// Counts requests to flush; see [`serve_flush`].
+    /// Counts requests to flush translations; see [`serve_flush`].
     flush_requested: AtomicU32,
-    /// The last request that is done.
+    /// The last flush request that the CPU has served.
     flush_done: AtomicU32,
     flushed_at: AtomicU32,
-    /// Counts the times it was in no operation of the monitor.
+    /// Counts the times when the CPU was in no operation of the monitor (its quiescent points).
     pub quiet: AtomicU32,
     /// Nanoseconds that partitions ran.
     pub busy: AtomicU64,
-    /// Nanoseconds of idling.
+    /// Nanoseconds that the CPU was idle.
     pub idle: AtomicU64,
     /// Context switches.
     pub switches: AtomicU64,
-    /// When the current stretch (busy or idle) began.
+    /// When the present period (busy or idle) began.
     pub since: RunningCell<u64>,
-    /// Steps of long work, for `schedule::should_yield`.
+    /// Counts the steps of long work, for `schedule::should_yield`.
     pub turns: RunningCell<u32>,
-    /// `quiet` at the last look of long work at the clock, which tells its stay in ring 0.
+    /// The value of `quiet` when long work last read the clock; it identifies the stay in ring 0.
     pub stay: RunningCell<u32>,
-    /// When that stay's first look was.
+    /// When long work first read the clock in that stay.
     pub stay_began: RunningCell<u64>,
-    /// Frames loaded into the GDT window, 0: none.
+    /// Frames loaded into the GDT window; 0 stands for none.
     pub gdt: RunningCell<[u64; 14]>,
     /// Whether CR4.FSGSBASE is on.
     pub fsgsbase: RunningCell<bool>,
-    /// Deadline the CPU's timer is set to.
+    /// The deadline that the CPU's timer is set to.
     pub timer: RunningCell<u64>,
 }
 
@@ -89,7 +90,7 @@ pub fn cpu(index: u32) -> &'static CpuLocal {
     unsafe { &*platform::cpu_local_page(index).cast::<CpuLocal>() }
 }
 
-/// The local data of the CPU this runs on.
+/// The local data of the CPU that runs this code.
 pub fn this() -> &'static CpuLocal {
     let stack: u64;
     // SAFETY: reads rsp; every stack of the monitor lies in the CPU's own 64 KiB area.
@@ -98,7 +99,7 @@ pub fn this() -> &'static CpuLocal {
     unsafe { &*((stack & !0xFFFF) as *const CpuLocal) }
 }
 
-/// The virtual CPU that runs here.
+/// The virtual CPU that runs on this CPU.
 pub fn current() -> Option<&'static Vcpu> {
     let vcpu = this().current.load(Ordering::Relaxed);
     // SAFETY: `current` is set by the scheduler only, to virtual CPUs whose partition cannot be
@@ -106,7 +107,7 @@ pub fn current() -> Option<&'static Vcpu> {
     unsafe { vcpu.as_ref() }
 }
 
-/// Writes the first page of a CPU's area; before the CPU starts.
+/// Writes the first page of a CPU's area, before that CPU starts.
 pub fn prepare(index: u32, syscall_common: u64) {
     let page = platform::cpu_local_page(index);
     let local = CpuLocal {
@@ -127,46 +128,46 @@ impl CpuLocal {
     /// Offset of the pointer to the current virtual CPU.
     pub const CURRENT: usize = core::mem::offset_of!(CpuLocal, current);
 
-    /// Makes `vcpu` the current one.
+    /// Makes `vcpu` the current virtual CPU.
     pub fn set_current(&self, vcpu: Option<&'static Vcpu>) {
         let pointer = vcpu.map_or(ptr::null_mut(), |v| ptr::from_ref(v).cast_mut());
         self.current.store(pointer, Ordering::Release);
     }
-    /// The virtual CPU that CPU runs, to compare with; it may change at any time.
+    /// Returns whether this CPU runs `vcpu`; the answer may be outdated at once.
     pub fn runs(&self, vcpu: &Vcpu) -> bool {
         ptr::eq(self.current.load(Ordering::Acquire), vcpu)
     }
-    /// Whether that CPU is idle now.
+    /// Returns whether this CPU is idle now.
     pub fn is_idle(&self) -> bool {
         self.online.load(Ordering::Acquire) && self.current.load(Ordering::Acquire).is_null()
     }
-    /// Announces the CPU to the others.
+    /// Marks the CPU as online, so that other CPUs use it.
     pub fn set_online(&self) {
         self.online.store(true, Ordering::Release);
     }
-    /// Whether requests to flush wait; only for the CPU itself.
+    /// Returns whether flush requests are pending; only the CPU itself may call this.
     #[inline]
     pub fn flush_wanted(&self) -> bool {
         self.flush_requested.load(Ordering::SeqCst) != self.flush_done.load(Ordering::Relaxed)
     }
-    /// Counts in [`CpuLocal::quiet`]; only for the CPU itself.
+    /// Counts a quiescent point in [`CpuLocal::quiet`]; only the CPU itself may call this.
     pub fn note_quiet(&self) {
         let count = self.quiet.load(Ordering::Relaxed).wrapping_add(1);
         self.quiet.store(count, Ordering::Release);
     }
-    /// Whether it runs.
+    /// Returns whether the CPU is online.
     pub fn is_online(&self) -> bool {
         self.online.load(Ordering::Acquire)
     }
 }
 
-/// All CPUs the platform found.
+/// All CPUs that the platform found.
 pub fn all() -> impl Iterator<Item = &'static CpuLocal> {
     (0..platform::cpu_count()).map(cpu)
 }
 
-/// The flush clock now. A CPU whose last flush is later than a stamp taken after a mapping was
-/// removed cannot hold that mapping.
+/// The present time of the flush clock. A CPU whose last flush is later than a stamp taken after a
+/// mapping was removed cannot hold that mapping.
 pub fn flush_stamp() -> u32 {
     fence(Ordering::SeqCst);
     FLUSH_CLOCK.load(Ordering::SeqCst)
@@ -177,13 +178,14 @@ pub fn flush_here() {
     let time = FLUSH_CLOCK.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
     platform::reload_cr3();
     this().flushed_at.store(time, Ordering::SeqCst);
-    // Times compare over half of the clock's range: no CPU's last flush falls so far behind.
+    // Times are compared over half of the clock's range, so no CPU's last flush may fall that far
+    // behind.
     if time.is_multiple_of(1 << 29) {
         flush_others(|_| true);
     }
 }
 
-/// Answers the flush requests made to this CPU so far.
+/// Serves the flush requests made to this CPU so far.
 pub fn serve_flush() {
     let local = this();
     if local.flush_wanted() {
@@ -193,7 +195,7 @@ pub fn serve_flush() {
     }
 }
 
-/// Makes every other CPU for which `wanted` holds flush, and waits until all have.
+/// Makes every other CPU for which `wanted` holds flush its translations, and waits until all have.
 fn flush_others(wanted: impl Fn(&CpuLocal) -> bool) {
     fence(Ordering::SeqCst);
     let me = this().index;
@@ -208,7 +210,7 @@ fn flush_others(wanted: impl Fn(&CpuLocal) -> bool) {
     }
     while asked != 0 {
         let other = cpu(asked.trailing_zeros());
-        // This request, or one that others made since.
+        // This request, or a later one by another CPU.
         let request = other.flush_requested.load(Ordering::SeqCst);
         while (other.flush_done.load(Ordering::SeqCst).wrapping_sub(request) as i32) < 0 {
             relax();
@@ -217,7 +219,7 @@ fn flush_others(wanted: impl Fn(&CpuLocal) -> bool) {
     }
 }
 
-/// Flushes all translations of a partition, everywhere.
+/// Flushes all translations of a partition, on every CPU.
 pub fn flush_partition(partition: u32) {
     if this().loaded.load(Ordering::Relaxed) == partition {
         flush_here();
@@ -225,7 +227,7 @@ pub fn flush_partition(partition: u32) {
     flush_others(|c| c.loaded.load(Ordering::SeqCst) == partition);
 }
 
-/// Flushes the CPUs that run the virtual CPUs in `mask` (bits by virtual CPU) of a partition.
+/// Flushes the CPUs that run those virtual CPUs of a partition whose bits are set in `mask`.
 pub fn flush_vcpus(partition: u32, mask: u64) {
     let runs = |c: &CpuLocal| {
         c.loaded.load(Ordering::SeqCst) == partition && {
@@ -241,7 +243,7 @@ pub fn flush_vcpus(partition: u32, mask: u64) {
     flush_others(runs);
 }
 
-/// Flushes wherever a translation of `partition` that was removed at `stamp` may live on.
+/// Flushes every CPU that may still hold a translation of `partition` that was removed at `stamp`.
 pub fn flush_since(partition: u32, stamp: u32) {
     let stale = |c: &CpuLocal| {
         let last = c.flushed_at.load(Ordering::SeqCst);
@@ -253,8 +255,8 @@ pub fn flush_since(partition: u32, stamp: u32) {
     flush_others(stale);
 }
 
-/// Waits until every other CPU has left whatever it did in the monitor when this was called: no
-/// reference to what was unregistered before is left.
+/// Waits until every other CPU has left the operation of the monitor that it was in when this was
+/// called. After that, no CPU holds a reference to an object that was unregistered before.
 pub fn quiesce_others() {
     let me = this().index;
     let others = || all().filter(|c| c.index != me && c.is_online());

@@ -1,17 +1,17 @@
-//! What a partition's kernel is told of the CPU (through the forced-emulation prefix).
+//! The CPU features that a partition's kernel sees (through the forced-emulation prefix).
 //!
-//! A feature is hidden when the kernel would act on it by an instruction that ring 3 cannot
-//! execute, or by state that the monitor does not switch. Programs that run `cpuid` themselves
+//! The monitor hides a feature if the kernel would use it through an instruction that ring 3 cannot
+//! execute, or through state that the monitor does not switch. Programs that run `cpuid` themselves
 //! see the CPU's own answer.
 
 use pv_abi::{uv::calls, xen::cpuid as leaf};
 
 use crate::{hardware, vcpu::Vcpu};
 
-/// Version of the ABI that is answered: 4.17, `major << 16 | minor`.
+/// The ABI version that the monitor reports: 4.17, as `major << 16 | minor`.
 pub const XEN_VERSION: u32 = 4 << 16 | 17;
 
-/// The word with these bits.
+/// A word with the bits of these numbers set.
 const fn bits(mut numbers: &[u32]) -> u32 {
     let mut word = 0;
     while let [first, rest @ ..] = numbers {
@@ -21,26 +21,26 @@ const fn bits(mut numbers: &[u32]) -> u32 {
     word
 }
 
-/// Bits of leaf 1 ecx: MONITOR, DS-CPL, VMX, SMX, EIST, TM2, SDBG, PDCM, PCID, DCA, x2APIC,
+/// Hidden bits of leaf 1 ecx: MONITOR, DS-CPL, VMX, SMX, EIST, TM2, SDBG, PDCM, PCID, DCA, x2APIC,
 /// TSC-deadline.
 const HIDDEN_1C: u32 = bits(&[3, 4, 5, 6, 7, 8, 11, 15, 17, 18, 21, 24]);
-/// Bits of leaf 1 edx: VME, PSE, MCE, MTRR, PGE, MCA, PSE36, DS, ACPI, TM, PBE.
+/// Hidden bits of leaf 1 edx: VME, PSE, MCE, MTRR, PGE, MCA, PSE36, DS, ACPI, TM, PBE.
 const HIDDEN_1D: u32 = bits(&[1, 3, 7, 12, 13, 14, 17, 21, 22, 29, 31]);
-/// Bits of leaf 7 ebx that stay: BMI1, HLE no, AVX2, FDP, BMI2, ERMS, RDSEED, ADX, CLFLUSHOPT,
-/// CLWB, SHA, and AVX-512 parts.
+/// Visible bits of leaf 7 ebx: BMI1, AVX2, FDP, BMI2, ERMS, RDSEED, ADX, CLFLUSHOPT, CLWB, SHA, and
+/// AVX-512 parts; not HLE.
 const SHOWN_7B: u32 = bits(&[3, 5, 6, 8, 9, 16, 17, 18, 19, 21, 23, 24, 28, 29, 30, 31]);
-/// Bits of leaf 7 ecx that stay: AVX512-VBMI, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG,
-/// VPOPCNTDQ, RDPID.
+/// Visible bits of leaf 7 ecx: AVX512-VBMI, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG, VPOPCNTDQ,
+/// RDPID.
 const SHOWN_7C: u32 = bits(&[1, 6, 8, 9, 10, 11, 12, 14, 22]);
-/// Bits of leaf 0x8000_0001 ecx: SVM, extended APIC space, OSVW, IBS, SKINIT, WDT, LWP, NODEID,
-/// TOPOEXT, performance counters, MONITORX.
+/// Hidden bits of leaf 0x8000_0001 ecx: SVM, extended APIC space, OSVW, IBS, SKINIT, WDT, LWP,
+/// NODEID, TOPOEXT, performance counters, MONITORX.
 const HIDDEN_81C: u32 = bits(&[2, 3, 9, 10, 12, 13, 15, 19, 22, 23, 24, 26, 27, 28, 29]);
-/// Bits of leaf 0x8000_0001 edx: VME, PSE, MCE, MTRR, PGE, MCA, PSE36, 1 GiB pages.
+/// Hidden bits of leaf 0x8000_0001 edx: VME, PSE, MCE, MTRR, PGE, MCA, PSE36, 1 GiB pages.
 const HIDDEN_81D: u32 = bits(&[1, 3, 7, 12, 13, 14, 17, 26]);
-/// XSAVE, OSXSAVE, FMA, F16C, AVX: what leaf 1 ecx says where there is no XSAVE.
+/// Bits of leaf 1 ecx that need XSAVE, hidden on a CPU without it: XSAVE, OSXSAVE, FMA, F16C, AVX.
 const XSAVE_1C: u32 = bits(&[12, 26, 27, 28, 29]);
 
-/// The four registers for `cpuid` with `eax` and `ecx`.
+/// The four registers that `cpuid` with `eax` and `ecx` returns to the kernel.
 #[must_use]
 pub fn cpuid(vcpu: &Vcpu, eax: u32, ecx: u32) -> [u32; 4] {
     match eax {
@@ -71,7 +71,7 @@ pub fn cpuid(vcpu: &Vcpu, eax: u32, ecx: u32) -> [u32; 4] {
 fn leaf_1(vcpu: &Vcpu) -> [u32; 4] {
     let [a, b, c, d] = hardware::cpuid(1, 0);
     let mut c = c & !HIDDEN_1C | 1 << 31;
-    // The kernel looks for OSXSAVE before it sets CR4.OSXSAVE itself.
+    // The kernel checks OSXSAVE before it sets CR4.OSXSAVE itself.
     c = if hardware::has_xsave() { c | 1 << 27 } else { c & !XSAVE_1C };
     [a, b & 0x00ff_ffff | vcpu.id << 24, c, d & !HIDDEN_1D]
 }
@@ -97,7 +97,7 @@ fn leaf_d(subleaf: u32) -> [u32; 4] {
             let now = hardware::cpuid(0xd, 0)[1];
             [narrow::low_32(states), now, xsave_bytes(states), narrow::low_32(states >> 32)]
         }
-        // XSAVEOPT and XGETBV1 are fine in ring 3; XSAVEC too, XSAVES is not.
+        // XSAVEOPT, XSAVEC and XGETBV1 work in ring 3; XSAVES does not.
         1 => [hardware::cpuid(0xd, 1)[0] & 0b0111, 0, 0, 0],
         n @ 2..=62 if states & 1 << n != 0 => hardware::cpuid(0xd, n),
         _ => [0; 4],
@@ -121,7 +121,8 @@ fn hypervisor(offset: u32, subleaf: u32) -> [u32; 4] {
     match offset {
         0 => [leaf::FIRST_LEAF + leaf::MAX_LEAVES, b, c, d],
         leaf::LEAF_VERSION => [XEN_VERSION, 0, 0, 0],
-        // No page by MSR: who builds a partition fills the page that its kernel's notes name.
+        // No MSR sets the hypercall page: the builder of a partition fills the page that its
+        // kernel's notes name.
         leaf::LEAF_HYPERCALL_PAGE => [0, 0, leaf::FEATURE_PRESERVE_AD, 0],
         leaf::LEAF_TIME if subleaf == 0 => [1, 0, crate::time::tsc_khz(), 0],
         leaf::LEAF_PV => [0, 44, 0, 0],

@@ -1,4 +1,4 @@
-//! The resource database as the monitor sees it: read-only, and only when told to look.
+//! The resource database as the monitor sees it: read-only, and read only when the ultravisor asks.
 
 #![expect(unsafe_code, reason = "the arena is memory that another partition writes")]
 
@@ -11,7 +11,7 @@ use crate::machine;
 
 static ARENA: Once<Reader<'static>> = Once::new();
 
-/// Says where the arena lies, by first frame and pages; once.
+/// Sets where the arena lies, by its first frame and its number of pages; called once.
 pub fn set_arena(first: u64, pages: u64) {
     let words = machine::bytes(first).cast::<AtomicU32>();
     // SAFETY: the arena is contiguous RAM in the direct map, set aside for ever; the ultravisor

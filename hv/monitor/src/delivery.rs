@@ -11,7 +11,7 @@ use crate::{
     vcpu::{POLL_ANY, Vcpu, run},
 };
 
-/// Makes the event of `port` pending in `partition`, and sees that virtual CPU `id` looks.
+/// Makes the event of `port` pending in `partition`, and notifies virtual CPU `id`.
 pub fn raise(partition: &Partition, port: u32, id: u32) {
     let Some(vcpu) = partition.vcpu(id) else {
         return;
@@ -25,7 +25,7 @@ pub fn raise(partition: &Partition, port: u32, id: u32) {
     }
 }
 
-/// Sees that a virtual CPU looks at its pending events.
+/// Makes a virtual CPU check its pending events.
 pub fn kick(vcpu: &Vcpu) {
     if vcpu.info().upcall_mask.load(Ordering::SeqCst) != 0 {
         return;
@@ -40,7 +40,7 @@ pub fn kick(vcpu: &Vcpu) {
     }
 }
 
-/// A blocked virtual CPU has its events unmasked, so only polls need to be looked for.
+/// A blocked virtual CPU has its events unmasked, so only polling virtual CPUs need a search.
 fn wake_pollers(partition: &Partition, port: u32) {
     for vcpu in partition.all_vcpus() {
         let polls = vcpu.polls.load(Ordering::SeqCst);
@@ -50,17 +50,17 @@ fn wake_pollers(partition: &Partition, port: u32) {
     }
 }
 
-/// Raises a virtual interrupt of a virtual CPU, or of its partition, where it is bound.
+/// Raises a virtual interrupt of a virtual CPU, or of its partition, if a port is bound to it.
 pub fn raise_virq(vcpu: &Vcpu, virq: u32) {
     if let Some((port, target)) = vcpu.partition.ports().virq(virq, vcpu.id) {
         raise(vcpu.partition, port, target.into());
     }
 }
 
-/// Sends on a port.
+/// Sends an event on a port.
 ///
 /// # Errors
-/// `-EINVAL`: not a port to send on.
+/// `-EINVAL` if the port cannot send.
 pub fn send(partition: &Partition, port: u32) -> Result<(), i64> {
     match partition.ports().send(port)? {
         Delivery::Local { vcpu } => raise(partition, port, vcpu.into()),

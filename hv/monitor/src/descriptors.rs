@@ -1,11 +1,11 @@
-//! Segment descriptor tables of virtual CPUs: taking their pages, and loading them.
+//! Segment descriptor tables of virtual CPUs: taking references on their pages, and loading them.
 
 use page_tables::{Space, get_descriptors, put_descriptors};
 use pv_abi::xen::errno;
 
 use crate::{cpu, machine::Host, partition::errno_of, platform, vcpu::Vcpu};
 
-/// Takes references on pages of descriptors (0: none), on all or none of them.
+/// Takes references on descriptor pages (0 stands for none). If one fails, takes none.
 fn take(space: &mut Space, frames: &[u64]) -> Result<(), i64> {
     for (index, &mfn) in frames.iter().enumerate().filter(|(_, mfn)| **mfn != 0) {
         if let Err(error) = get_descriptors(&Host, space, mfn) {
@@ -16,17 +16,18 @@ fn take(space: &mut Space, frames: &[u64]) -> Result<(), i64> {
     Ok(())
 }
 
-/// Gives them back.
+/// Releases the references of [`take`].
 fn put(space: &Space, frames: &[u64]) {
     for &mfn in frames.iter().filter(|mfn| **mfn != 0) {
         put_descriptors(&Host, space, mfn);
     }
 }
 
-/// Makes `frames` (0: none) the descriptor table of `vcpu`, which runs here or not at all.
+/// Makes `frames` (0 stands for none) the descriptor table of `vcpu`, which runs on this CPU or on
+/// none.
 ///
 /// # Errors
-/// An errno where a page is not fit; the old table stays.
+/// An errno if a page is unsuitable; the old table stays in use.
 pub fn replace_gdt(vcpu: &Vcpu, frames: &[u64; 14]) -> Result<(), i64> {
     let mut space = vcpu.partition.space.lock_or_again()?;
     take(&mut space, frames)?;
@@ -38,7 +39,7 @@ pub fn replace_gdt(vcpu: &Vcpu, frames: &[u64; 14]) -> Result<(), i64> {
     Ok(())
 }
 
-/// Puts the table of `vcpu` into this CPU's window, where it differs from what is there.
+/// Shows the table of `vcpu` in this CPU's GDT window, where the frames differ from those shown.
 pub fn load_gdt(vcpu: &Vcpu) {
     let local = cpu::this();
     let wanted = vcpu.gdt.get();
@@ -48,10 +49,11 @@ pub fn load_gdt(vcpu: &Vcpu) {
     }
 }
 
-/// Makes `entries` descriptors at `va` the local descriptor table of `vcpu`, which runs here or not at all.
+/// Makes the `entries` descriptors at `va` the local descriptor table of `vcpu`, which runs on this
+/// CPU or on none.
 ///
 /// # Errors
-/// An errno where a page is not fit; the old table stays.
+/// An errno if a page is unsuitable; the old table stays in use.
 pub fn replace_ldt(vcpu: &Vcpu, va: u64, entries: u32) -> Result<(), i64> {
     if entries > 8192 || va & 4095 != 0 {
         return Err(errno::EINVAL);

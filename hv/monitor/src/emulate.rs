@@ -1,10 +1,11 @@
-//! What a partition's kernel still executes although ring 3 may not: done for it, or refused.
+//! Instructions that a partition's kernel executes although ring 3 may not: the monitor emulates or
+//! refuses them.
 //!
-//! The kernel replaces nearly all privileged instructions by hypercalls; what is left (early
-//! boot, a few MSRs, `cli` and `sti` in places nobody patched, port probes, debug registers) arrives
-//! here as a general-protection fault, as do the instructions that tell of the CPU's tables, which
-//! UMIP keeps from ring 3. Nothing here touches the real interrupt flag, control registers
-//! that matter to the monitor, or a port.
+//! The kernel replaces nearly all privileged instructions by hypercalls. The rest (early boot, a
+//! few MSRs, unpatched `cli` and `sti`, port probes, debug registers) arrive here as
+//! general-protection faults. So do the instructions that reveal the CPU's tables, which UMIP
+//! denies to ring 3. Emulation never touches the real interrupt flag, a control register that
+//! matters to the monitor, or a port.
 
 use core::sync::atomic::Ordering;
 
@@ -23,22 +24,22 @@ use crate::{
     vcpu::Vcpu,
 };
 
-/// Bits of CR4 that the kernel sees as it set them: DE, TSD, OSFXSR, OSXMMEXCPT, OSXSAVE, PAE, and
-/// FSGSBASE where the CPU has it.
+/// Bits of CR4 that the kernel reads back as it set them: DE, TSD, OSFXSR, OSXMMEXCPT, OSXSAVE,
+/// PAE, and FSGSBASE where the CPU has it.
 const CR4_KEPT: u64 = CR4_DE | 1 << 2 | 1 << 9 | 1 << 10 | 1 << 18 | 1 << 5 | CR4_FSGSBASE;
-/// CR4.DE: debug registers 4 and 5 are no other names of 6 and 7.
+/// CR4.DE: debug registers 4 and 5 are not aliases of 6 and 7.
 const CR4_DE: u64 = 1 << 3;
-/// What CR0 reads as: PG, AM, WP, NE, ET, MP, PE.
+/// The value that CR0 reads as: PG, AM, WP, NE, ET, MP, PE.
 const CR0_SHOWN: u64 = 0x8005_0033;
 
-/// The bytes at rip, decoded.
+/// Decodes the instruction at rip.
 fn instruction(registers: &Registers) -> Option<Instruction> {
     let mut bytes = [0; decode::MAX_LENGTH];
     let length = guest_memory::read_instruction(registers.rip, &mut bytes);
     decode(bytes.get(..length)?)
 }
 
-/// A general-protection fault from ring 3.
+/// Handles a general-protection fault from ring 3.
 pub fn general_protection(vcpu: &Vcpu, registers: &mut Registers) {
     let error = registers.error;
     if error & 2 != 0 && software_interrupt(vcpu, registers) {
@@ -54,7 +55,8 @@ pub fn general_protection(vcpu: &Vcpu, registers: &mut Registers) {
     trap::inject(vcpu, registers, vector::GENERAL_PROTECTION, Some(error));
 }
 
-/// An invalid opcode from ring 3: `cpuid` behind the prefix that asks for the hypervisor's answer.
+/// Handles an invalid opcode from ring 3: emulates `cpuid` behind the prefix that asks for the
+/// hypervisor's answer.
 pub fn invalid_opcode(vcpu: &Vcpu, registers: &mut Registers) {
     match instruction(registers) {
         Some(Instruction { operation: Op::ForcedCpuid, length }) => {
@@ -68,8 +70,8 @@ pub fn invalid_opcode(vcpu: &Vcpu, registers: &mut Registers) {
     }
 }
 
-/// `int n` through a gate that only the monitor may use: the kernel's own gate decides. The
-/// instruction says which one; emulators get the error code wrong.
+/// Handles `int n` through a gate that only the monitor may use: the kernel's own gate decides. The
+/// number comes from the instruction, since emulators get the error code wrong.
 fn software_interrupt(vcpu: &Vcpu, registers: &mut Registers) -> bool {
     let mut bytes = [0; decode::MAX_LENGTH];
     let length = guest_memory::read_instruction(registers.rip, &mut bytes);
@@ -83,8 +85,8 @@ fn software_interrupt(vcpu: &Vcpu, registers: &mut Registers) -> bool {
     true
 }
 
-/// The instruction `int number` of `length` bytes was executed: the kernel's own gate says whether
-/// it may be used from where it was; if not, the fault is the one that hardware would raise.
+/// Handles the instruction `int number` of `length` bytes. The kernel's own gate says whether the
+/// present mode may use it; if not, the kernel gets the fault that hardware would raise.
 pub fn gate_call(vcpu: &Vcpu, registers: &mut Registers, number: u8, length: u64) {
     let gate = vcpu.gate(number);
     let needed = if vcpu.in_kernel.get() { 1 } else { 3 };
@@ -96,7 +98,7 @@ pub fn gate_call(vcpu: &Vcpu, registers: &mut Registers, number: u8, length: u64
     trap::inject(vcpu, registers, vector::GENERAL_PROTECTION, Some(error));
 }
 
-/// A privileged instruction; `false`: the fault goes to the kernel.
+/// Emulates a privileged instruction. Returns `false` if the fault goes to the kernel.
 fn privileged(vcpu: &Vcpu, registers: &mut Registers, instruction: Instruction) -> bool {
     let Instruction { operation, length } = instruction;
     if !vcpu.in_kernel.get() {
@@ -113,7 +115,8 @@ fn privileged(vcpu: &Vcpu, registers: &mut Registers, instruction: Instruction) 
             read_port(registers, port, size);
             true
         }
-        // Kernels use the last two before they have replaced them; the event mask is what counts.
+        // Kernels execute `cli` and `sti` before they have patched them; only the event mask
+        // counts.
         Op::Out { .. } | Op::Cli | Op::Sti => vcpu.iopl.get() >= 1,
         Op::Wbinvd | Op::Invd => true,
         Op::Hlt => {
@@ -153,14 +156,15 @@ fn privileged(vcpu: &Vcpu, registers: &mut Registers, instruction: Instruction) 
     done
 }
 
-/// The register that a number names: 4 and 5 are 6 and 7.
+/// The debug register that a number names: 4 and 5 are aliases of 6 and 7.
 fn debug_register(number: u8) -> u64 {
     u64::from(if matches!(number, 4 | 5) { number + 2 } else { number })
 }
 
-/// An instruction that stores what it tells of the system, which UMIP lets ring 0 alone use; kernels
-/// and their programs, which are not told of UMIP, may. What they see is a system without descriptor
-/// tables and task state: the CPU's own are the monitor's. `false`: it was none of them.
+/// Emulates an instruction that stores part of the system's state and that UMIP denies to ring 3.
+/// Kernels and their programs do not see UMIP, so they may use it. They see a system without
+/// descriptor tables and task state, since the CPU's own are the monitor's. Returns `false` if the
+/// instruction is another one.
 fn describes_system(vcpu: &Vcpu, registers: &mut Registers, instruction: Instruction) -> bool {
     if !hardware::is_long_code(narrow::low_16(registers.cs)) {
         return false;
@@ -195,10 +199,10 @@ fn describes_system(vcpu: &Vcpu, registers: &mut Registers, instruction: Instruc
     true
 }
 
-/// Stores bytes for the instruction in front of `next`.
+/// Stores bytes for the instruction that ends at `next`.
 ///
 /// # Errors
-/// The address where a page fault came, `None` for addresses of the monitor.
+/// The address of the page fault, or `None` for an address of the monitor.
 fn store(
     registers: &mut Registers,
     memory: &Memory,
@@ -217,8 +221,8 @@ fn store(
     guest_memory::write_bytes(address, bytes).map_err(|_| Some(hardware::fault_address()))
 }
 
-/// No port belongs to a partition: it reads all ones. The interval timer's counter reads zero, so
-/// that kernels do not calibrate by it for a hundred thousand reads.
+/// Reads a port. No port belongs to a partition, so it reads all ones. The interval timer's counter
+/// reads zero, since a kernel would otherwise calibrate by it for a hundred thousand reads.
 fn read_port(registers: &mut Registers, port: Port, size: Size) {
     let number = match port {
         Port::Immediate(number) => number.into(),
@@ -251,7 +255,8 @@ fn read_control(vcpu: &Vcpu, registers: &mut Registers, control: u8, register: u
     true
 }
 
-/// A write from a general register to a control register, by an instruction of `length` bytes.
+/// Emulates a move of a general register to a control register, by an instruction of `length`
+/// bytes.
 fn write_control(vcpu: &Vcpu, registers: &mut Registers, to: (u8, u8), length: u8) -> bool {
     let (control, register) = to;
     let value = *registers.general(register);
@@ -264,7 +269,8 @@ fn write_control(vcpu: &Vcpu, registers: &mut Registers, to: (u8, u8), length: u
             let loaded =
                 space.and_then(|mut space| hypercall::new_kernel_root(vcpu, &mut space, root));
             return match loaded {
-                // Tables have unfinished work, or others hold them: the instruction comes again.
+                // The tables have unfinished work, or another CPU holds them: the instruction runs
+                // again.
                 Err(hypercall::AGAIN) => {
                     registers.rip = registers.rip.wrapping_sub(length.into());
                     true
@@ -282,7 +288,7 @@ fn write_control(vcpu: &Vcpu, registers: &mut Registers, to: (u8, u8), length: u
     true
 }
 
-/// `xsetbv`: XCR0 within what is offered; SSE and AVX parts depend on each other.
+/// `xsetbv`: sets XCR0 within the offered components; the SSE and AVX parts depend on each other.
 fn set_extended_control(vcpu: &Vcpu, registers: &Registers) -> bool {
     let value = registers.rdx << 32 | registers.rax & 0xffff_ffff;
     let avx512 = value >> 5 & 7;
@@ -300,21 +306,22 @@ fn set_extended_control(vcpu: &Vcpu, registers: &Registers) -> bool {
 
 /// A write to a page table, decoded.
 pub struct TableWrite {
-    /// What it does to the 8-byte entry.
+    /// The operation on the 8-byte entry.
     pub operation: Operation,
-    /// Register that gets the old value.
+    /// The register that receives the old value.
     pub result: Option<u8>,
-    /// Bytes of the instruction.
+    /// Length of the instruction in bytes.
     pub length: u64,
-    /// Position in the entry and width of what the instruction names, in bits.
+    /// Position of the instruction's operand in the entry, in bits.
     pub shift: u32,
-    /// See `shift`.
+    /// Width of the operand, in bits.
     pub bits: u32,
 }
 
-/// Looks for the one instruction with which kernels clear entries, before anything is decoded:
-/// `xchg [address], r64` (48 or 4C, 87, ModRM), the address in one of the first eight registers,
-/// with a displacement of 8 bits or none. The register's number, and the bytes of the instruction.
+/// Recognises, without decoding, the one instruction with which kernels clear entries:
+/// `xchg [address], r64` (48 or 4C, 87, ModRM), with the address in one of the first eight
+/// registers and a displacement of 8 bits or none. Returns the number of the register operand, and
+/// the length of the instruction in bytes.
 #[inline]
 pub fn exchange(registers: &mut Registers, address: u64) -> Option<(u8, u64)> {
     let code: u64 = guest_memory::read(registers.rip).ok()?;
@@ -362,7 +369,7 @@ pub fn table_write(registers: &mut Registers, address: u64) -> Option<TableWrite
         Write::Or(source) => Operation::Or((value(source) & width) << shift),
         Write::BitReset { bit } => Operation::BitReset(bit + shift),
         Write::BitSet { bit } => Operation::BitSet(bit + shift),
-        // The rest replaces whole entries.
+        // The other operations replace whole entries.
         _ if bits != 64 => return None,
         Write::Store(source) => Operation::Store(value(source)),
         Write::Exchange { register } => {

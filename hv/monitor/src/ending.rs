@@ -1,22 +1,23 @@
-//! A partition's runs end once, and the ultravisor is told once.
+//! A partition stops once, and the monitor reports it to the ultravisor once.
 //!
-//! Several virtual CPUs may find at the same time that their partition cannot go on. Rule: whoever
-//! takes the state from one that may run to one that never does has the [`Ending`], and an event is
-//! recorded with it alone. So the queue of events never holds two of a partition.
+//! Several virtual CPUs may find at the same time that their partition cannot continue. Rule: the
+//! caller that changes the state from one in which the partition may run to one in which it never
+//! does gets the [`Ending`], and only its holder records an event. So the queue of events never
+//! holds two events of one partition.
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "only tested on the host"))]
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use pv_abi::uv::database::state;
 
-/// The right to say why a partition has stopped.
+/// The right to record why a partition has stopped.
 #[must_use]
 #[derive(Debug)]
 pub struct Ending(());
 
 impl Ending {
-    /// Takes a partition's state to `to`, in which it runs no more. `None` if it was in such a state
-    /// before; its state stays.
+    /// Changes a partition's state to `to`, in which it never runs. Returns `None`, and keeps the
+    /// state, if the partition was in such a state already.
     pub fn of(partition_state: &AtomicU32, to: u32) -> Option<Self> {
         let next = |now| (now < state::SHUTDOWN).then_some(to);
         let before = partition_state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);

@@ -1,8 +1,8 @@
-//! Reading and writing a partition's memory by the addresses it gives.
+//! Reads and writes of a partition's memory at addresses that the partition supplies.
 //!
-//! The addresses are allegations: [`GuestPointer`] is checked against the monitor's half of the
-//! address space once, when it is made, and every access may still fault, which ends the copy
-//! with [`Fault`] and nothing worse. The partition's kernel page tables must be loaded.
+//! The addresses are allegations: [`GuestPointer`] is checked against the monitor's part of the
+//! address space once, when it is made. Every access may still fault; the fault ends the copy with
+//! [`Fault`] and does no other harm. The partition's kernel page tables must be loaded.
 #![expect(unsafe_code, reason = "copies by raw address with fault recovery")]
 
 use core::{arch::asm, marker::PhantomData, mem::MaybeUninit};
@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{cpu, recovery::recover};
 
-/// The partition's address was not mapped, or not as needed.
+/// The partition's address is not mapped, or not with the access needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault;
 
@@ -19,10 +19,10 @@ pub struct Fault;
 const LOWER_END: u64 = 0x0000_8000_0000_0000;
 /// First address of the monitor's part of the address space.
 pub const MONITOR_START: u64 = 0xffff_8000_0000_0000;
-/// First address past it.
+/// First address past the monitor's part.
 pub const MONITOR_END: u64 = 0xffff_8800_0000_0000;
 
-/// Whether `bytes` from `va` are canonical and outside the monitor's part.
+/// Returns whether the `bytes` bytes from `va` are canonical and outside the monitor's part.
 #[must_use]
 #[inline]
 pub fn is_partition_range(va: u64, bytes: u64) -> bool {
@@ -32,7 +32,7 @@ pub fn is_partition_range(va: u64, bytes: u64) -> bool {
     end <= LOWER_END || va >= MONITOR_END
 }
 
-/// Whether `va` is canonical.
+/// Returns whether `va` is canonical.
 #[must_use]
 #[inline]
 pub fn is_canonical(va: u64) -> bool {
@@ -47,10 +47,10 @@ pub struct GuestPointer<T> {
 }
 
 impl<T: FromBytes + IntoBytes + Immutable> GuestPointer<T> {
-    /// Checks `count` elements from `va`.
+    /// Checks the range of `count` elements from `va`.
     ///
     /// # Errors
-    /// [`Fault`] where the range is not the partition's part of the address space.
+    /// [`Fault`] if the range is not in the partition's part of the address space.
     #[inline]
     pub fn new(va: u64, count: u64) -> Result<Self, Fault> {
         let bytes = count.checked_mul(size_of::<T>() as u64).ok_or(Fault)?;
@@ -64,7 +64,7 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPointer<T> {
     /// Reads element `index`.
     ///
     /// # Errors
-    /// [`Fault`] past the end or where memory is not mapped.
+    /// [`Fault`] past the end, or if the memory is not mapped.
     #[inline]
     pub fn read(&self, index: u64) -> Result<T, Fault> {
         let va = self.address(index)?;
@@ -74,10 +74,10 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPointer<T> {
         Ok(unsafe { value.assume_init() })
     }
 
-    /// Reads elements from `first` on, as many as there are and as fit into `buffer`.
+    /// Reads elements from `first` on, until the array ends or `buffer` is full.
     ///
     /// # Errors
-    /// [`Fault`] where memory is not mapped.
+    /// [`Fault`] if the memory is not mapped.
     #[inline]
     pub fn read_some<'b, const N: usize>(
         &self,
@@ -88,14 +88,14 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPointer<T> {
         let va = self.va + first * size_of::<T>() as u64;
         let to = buffer.as_mut_ptr().cast::<T>();
         copy(to as u64, va, count * size_of::<T>())?;
-        // SAFETY: so many were just written, and `FromBytes`: any bytes are a value.
+        // SAFETY: the copy just wrote that many elements, and `FromBytes`: any bytes are a value.
         Ok(unsafe { core::slice::from_raw_parts(to, count) })
     }
 
     /// Writes element `index`.
     ///
     /// # Errors
-    /// [`Fault`] past the end or where memory is not mapped writable.
+    /// [`Fault`] past the end, or if the memory is not mapped writable.
     #[inline]
     pub fn write(&self, index: u64, value: &T) -> Result<(), Fault> {
         let va = self.address(index)?;
@@ -168,11 +168,12 @@ unsafe extern "C" {
 
 fn copy(to: u64, from: u64, bytes: usize) -> Result<(), Fault> {
     // SAFETY: one side is the monitor's own object of that size, the other was checked to lie in
-    // the partition's part of the address space; a fault there is in the table of `recovery`.
+    // the partition's part of the address space; a fault on it is in the table of `recovery`.
     if unsafe { guest_copy(to, from, bytes) } == 0 { Ok(()) } else { Err(Fault) }
 }
 
-/// Copies one `T`; a small one of whole words in place, since most of what hypercalls read is.
+/// Copies one `T`. Copies a small one of whole words inline, since most arguments of hypercalls are
+/// such.
 #[inline]
 fn copy_one<T>(to: u64, from: u64) -> Result<(), Fault> {
     let bytes = size_of::<T>();

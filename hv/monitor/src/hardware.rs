@@ -1,6 +1,6 @@
 //! Control registers, model-specific registers and extended state, as thin named functions.
 //!
-//! The book's soundness chapter lists who may touch each of them; here is the only code that does.
+//! The book's soundness chapter lists who may touch each of them; only this module does.
 #![expect(unsafe_code, reason = "privileged instructions")]
 
 use core::{
@@ -53,7 +53,7 @@ pub mod msr {
 
 pub use crate::platform::processor::{read_msr, write_msr};
 
-/// Exchanges GS base and the other GS base: the two modes of a partition have one each.
+/// Exchanges the GS base with the inactive one: each mode of a partition has its own.
 pub fn swap_gs() {
     // SAFETY: the monitor does not use GS.
     unsafe { GS::swap() };
@@ -66,19 +66,19 @@ pub fn load_root(frame: u64) {
     unsafe { asm!("mov cr3, {}", in(reg) frame << 12, options(nostack)) };
 }
 
-/// Makes this CPU forget what other partitions let it predict, before the partition with this serial
-/// number goes on.
+/// Issues a branch-prediction barrier if another partition trained this CPU's predictors, before
+/// the partition with serial number `serial` runs.
 pub fn forget_branches(local: &CpuLocal, serial: u64) {
     if local.trained_by.replace(serial) != serial && platform::mitigated(mitigation::IBPB) {
         write_msr(msr::PREDICTION_COMMAND, 1);
     }
 }
 
-/// CR4.FSGSBASE: `rdfsbase`, `wrfsbase` and the like may be used.
+/// CR4.FSGSBASE: ring 3 may use `rdfsbase`, `wrfsbase` and the like.
 pub const CR4_FSGSBASE: u64 = 1 << 16;
 
-/// Lets the partition use `wrfsbase` and the like exactly if the kernel of `vcpu`, which runs here,
-/// said so (XSA-293: kernels that did not rely on it that no program changes the bases).
+/// Sets CR4.FSGSBASE exactly if the kernel of `vcpu`, which runs on this CPU, turned it on
+/// (XSA-293: other kernels rely on programs being unable to change the bases).
 pub fn load_fsgsbase(local: &CpuLocal, vcpu: &Vcpu) {
     let wanted = vcpu.cr4.get() & CR4_FSGSBASE != 0;
     if local.fsgsbase.replace(wanted) != wanted {
@@ -86,13 +86,13 @@ pub fn load_fsgsbase(local: &CpuLocal, vcpu: &Vcpu) {
     }
 }
 
-/// The address that the last page fault of this CPU was at.
+/// The address of this CPU's last page fault.
 #[must_use]
 pub fn fault_address() -> u64 {
     Cr2::read_raw()
 }
 
-/// Whether a selector names 64-bit code.
+/// Returns whether a selector names 64-bit code.
 #[must_use]
 pub fn is_long_code(selector: u16) -> bool {
     let access: u32;
@@ -104,7 +104,7 @@ pub fn is_long_code(selector: u16) -> bool {
     access & 1 << 21 != 0
 }
 
-/// DS, ES, FS, GS.
+/// The selectors in DS, ES, FS and GS.
 #[must_use]
 pub fn data_selectors() -> [u16; 4] {
     [DS::get_reg().0, ES::get_reg().0, FS::get_reg().0, GS::get_reg().0]
@@ -119,7 +119,7 @@ pub enum Data {
     Gs,
 }
 
-/// Loads a selector; one that faults leaves the null selector, and `false` is returned.
+/// Loads a selector. If that faults, loads the null selector and returns `false`.
 pub fn load_selector(register: Data, selector: u16) -> bool {
     try_load_selector(register, selector) || {
         try_load_selector(register, 0);
@@ -127,7 +127,7 @@ pub fn load_selector(register: Data, selector: u16) -> bool {
     }
 }
 
-/// Loads a selector; `false` if the CPU refused it.
+/// Loads a selector. Returns `false` if the CPU refuses it.
 fn try_load_selector(register: Data, selector: u16) -> bool {
     let failed: u64;
     let value = u64::from(selector);
@@ -150,7 +150,7 @@ fn try_load_selector(register: Data, selector: u16) -> bool {
     failed == 0
 }
 
-/// Saves FS, GS, the bases and selectors of the partition that has run.
+/// Saves the segment selectors and the FS and GS bases of the partition that has run.
 #[must_use]
 pub fn save_segments() -> Segments {
     let [ds, es, fs, gs] = data_selectors();
@@ -165,7 +165,7 @@ pub fn save_segments() -> Segments {
     }
 }
 
-/// Loads them; selectors that no longer can be loaded become null.
+/// Loads the selectors and bases; a selector that can no longer be loaded becomes null.
 pub fn load_segments(segments: &Segments) {
     load_selector(Data::Ds, segments.ds);
     load_selector(Data::Es, segments.es);
@@ -179,17 +179,17 @@ pub fn load_segments(segments: &Segments) {
 static HAS_TSC_AUX: AtomicBool = AtomicBool::new(false);
 static XSTATES: AtomicU64 = AtomicU64::new(3);
 
-/// State components that fit the 8 KiB save area: x87, SSE, AVX, MPX no, AVX-512, PKRU no.
+/// State components that fit the 8 KiB save area: x87, SSE, AVX and AVX-512; not MPX, not PKRU.
 const XSTATES_KNOWN: u64 = 0b1110_0111;
 
-/// CPUID.
+/// Executes CPUID.
 #[must_use]
 pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);
     [r.eax, r.ebx, r.ecx, r.edx]
 }
 
-/// Finds what the CPU has; once, before partitions run.
+/// Detects the CPU's features; called once, before partitions run.
 pub fn probe() {
     let extended = cpuid(0x8000_0001, 0)[3];
     let rdpid = cpuid(7, 0)[2] & 1 << 22 != 0;
@@ -201,13 +201,13 @@ pub fn probe() {
     }
 }
 
-/// Whether XSAVE is there.
+/// Returns whether the CPU has XSAVE.
 #[must_use]
 pub fn has_xsave() -> bool {
     platform::features().xsave
 }
 
-/// State components a partition may enable.
+/// The state components that a partition may enable.
 #[must_use]
 pub fn xstates() -> u64 {
     XSTATES.load(Ordering::Relaxed)
@@ -239,8 +239,8 @@ pub fn save_extended(vcpu: &Vcpu) {
 pub fn load_extended(vcpu: &Vcpu) {
     clear_task_switched();
     let area = vcpu.xsave_area();
-    // SAFETY: loads a word of the area. Some CPUs of AMD do not load the pointers of the last FPU
-    // instruction below: they are overwritten here, so that nobody sees the former owner's.
+    // SAFETY: loads a word of the area. Some AMD CPUs do not load the pointers of the last FPU
+    // instruction below: this overwrites them, so that a partition never sees those of another.
     unsafe { asm!("fnclex", "emms", "fild dword ptr [{}]", in(reg) area, options(nostack)) };
     // SAFETY: the area holds what `save_extended` or creation (zeros and default control words)
     // put there, and the partition cannot write it.
@@ -261,7 +261,7 @@ pub fn load_extended(vcpu: &Vcpu) {
     }
 }
 
-/// Whether `rdtscp` or `rdpid` exist, and so TSC_AUX.
+/// Returns whether the CPU has `rdtscp` or `rdpid`, and so TSC_AUX.
 #[must_use]
 pub fn has_tsc_aux() -> bool {
     HAS_TSC_AUX.load(Ordering::Relaxed)
@@ -283,7 +283,7 @@ pub fn reset_extended(vcpu: &Vcpu) {
 
 /// Sets CR0.TS, so that the partition's next FPU instruction traps.
 pub fn set_task_switched() {
-    // SAFETY: TS only makes FPU instructions trap; the monitor has none but in this module.
+    // SAFETY: TS only makes FPU instructions trap; the monitor has none outside this module.
     unsafe {
         asm!("mov {0}, cr0", "or {0}, 8", "mov cr0, {0}", out(reg) _, options(nomem, nostack));
     }
@@ -295,7 +295,7 @@ pub fn clear_task_switched() {
     unsafe { asm!("clts", options(nomem, nostack)) };
 }
 
-/// Makes the partition see CR0.TS set or clear, and its FPU instructions trap accordingly.
+/// Sets or clears CR0.TS as the partition sees it, and makes its FPU instructions trap accordingly.
 pub fn show_task_switched(vcpu: &Vcpu, set: bool) {
     vcpu.task_switched.set(set);
     if set {
@@ -334,7 +334,7 @@ pub fn take_debug_status() -> u64 {
     value
 }
 
-/// Waits for an interrupt with interrupts on; off again after.
+/// Turns interrupts on, waits for one, and turns them off again.
 pub fn halt() {
     // SAFETY: interrupts that arrive find handlers that run on the present stack.
     unsafe { asm!("sti", "hlt", "cli", options(nomem)) };

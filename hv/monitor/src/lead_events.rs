@@ -1,4 +1,5 @@
-//! What the monitor did to partitions by itself, until the ultravisor has it in the log.
+//! Events that the monitor caused in partitions by itself, kept until the ultravisor has logged
+//! them.
 
 use heapless::Deque;
 use pv_abi::{
@@ -11,19 +12,19 @@ use pv_abi::{
 
 use crate::{delivery, ending::Ending, lock::SpinLock, partition, platform};
 
-/// Records kept: one for each partition that the machine has virtual CPUs for, since a partition
-/// stops once. The ultravisor writes them down before it destroys partitions.
+/// Most events kept: one per partition that the machine has virtual CPUs for, since a partition
+/// stops once. The ultravisor logs the events before it destroys the partitions.
 const KEPT: usize = MAX_MACHINE_VCPUS as usize;
 
 static EVENTS: SpinLock<Events> = SpinLock::new(Events { dropped: 0, kept: Deque::new() });
 
-/// The records that may not be written down yet. The oldest has number `dropped` + 1.
+/// The events that may not be in the log yet. The oldest has number `dropped` + 1.
 struct Events {
     dropped: u64,
     kept: Deque<MonitorEvent, KEPT>,
 }
 
-/// Records why a partition has stopped, and tells the ultravisor.
+/// Records why a partition has stopped, and notifies the ultravisor.
 pub fn record(_: Ending, event: MonitorEvent) {
     if EVENTS.lock().kept.push_back(event).is_err() {
         platform::log_warning(format_args!("a monitor event was lost: {event:?}"));
@@ -33,7 +34,7 @@ pub fn record(_: Ending, event: MonitorEvent) {
     }
 }
 
-/// Drops the records up to number `written`; returns the oldest that is left, with its number.
+/// Drops the events up to number `written`. Returns the oldest one left, with its number.
 pub fn next_after(written: u64) -> Option<(u64, MonitorEvent)> {
     let mut events = EVENTS.lock();
     while events.dropped < written && events.kept.pop_front().is_some() {

@@ -1,4 +1,5 @@
-//! The last thing before ring 3: scheduling, pending events, and flags no partition may have.
+//! The last steps before ring 3: scheduling, pending events, and clearing the flags that no
+//! partition may have.
 
 use core::sync::atomic::Ordering;
 
@@ -12,10 +13,10 @@ use crate::{
     trap::{self, vector},
 };
 
-/// Flags that are the monitor's: interrupts on, the rest off.
+/// Flags that the monitor controls: it sets the interrupt flag and clears these.
 const FORCED_OFF: u64 = flag::IOPL | flag::NT | flag::VM | flag::VIF_VIP;
 
-/// Does what is due and returns the frame to leave by.
+/// Does the work that is due, and returns the frame to return to ring 3 by.
 #[inline]
 pub fn leave(registers: &mut Registers) -> *mut Registers {
     let local = cpu::this();

@@ -1,11 +1,11 @@
 //! Spin locks for ring 0.
 //!
-//! Interrupts are off in ring 0, so a CPU that waits must itself go on answering other
-//! CPUs' requests to flush translations: the one it waits for may be waiting for that answer.
-//! Every wait loop of the monitor therefore goes through [`relax`].
+//! Interrupts are off in ring 0, so a CPU that waits must itself keep serving other CPUs' requests
+//! to flush translations: the CPU it waits for may be waiting for that flush. Every wait loop of
+//! the monitor therefore goes through [`relax`].
 //!
 //! A lock is fair between its holder and a waiter: a CPU that releases the lock and comes back does
-//! not overtake the CPU that waits. What long work holds is taken by [`SpinLock::lock_or_again`],
+//! not overtake the waiter. A lock that long work holds is acquired by [`SpinLock::lock_or_again`],
 //! whose waiters give up after microseconds.
 #![expect(unsafe_code, reason = "locks, and virtual CPUs that pass from CPU to CPU as a whole")]
 
@@ -19,21 +19,21 @@ use pv_abi::xen::errno;
 
 use crate::{cpu, time};
 
-/// The outcome of work that is not finished: the call, or the instruction that faulted, comes again.
-/// Never returned to a partition.
+/// The result of unfinished work: the call, or the instruction that faulted, runs again. A
+/// partition never sees this value.
 pub const AGAIN: i64 = errno::ERESTART;
 
-/// One turn of a wait loop: answers flush requests, then pauses.
+/// One turn of a wait loop: serves flush requests, then pauses.
 pub fn relax() {
     cpu::serve_flush();
     core::hint::spin_loop();
 }
 
-/// Nanoseconds that a CPU waits for what long work may hold, before it comes again.
+/// Nanoseconds that a CPU waits for a lock that long work may hold, before it returns [`AGAIN`].
 pub const PATIENCE: u64 = 20_000;
 
-/// A mutual-exclusion lock: a queue with room for the holder and one waiter, by tickets. Other CPUs
-/// wait for room in the queue.
+/// A mutual-exclusion lock: a ticket queue with room for the holder and one waiter. Other CPUs spin
+/// until the queue has room.
 pub struct SpinLock<T> {
     /// The ticket that the next CPU takes.
     next: AtomicU32,
@@ -46,13 +46,13 @@ pub struct SpinLock<T> {
 unsafe impl<T: Send> Sync for SpinLock<T> {}
 
 impl<T> SpinLock<T> {
-    /// A lock that nobody holds.
+    /// Makes a lock that no CPU holds.
     pub const fn new(value: T) -> Self {
         let (next, serving) = (AtomicU32::new(0), AtomicU32::new(0));
         Self { next, serving, value: UnsafeCell::new(value) }
     }
 
-    /// Acquires the lock, which is held for short work alone.
+    /// Acquires the lock. Use it only where every holder does short work.
     #[inline]
     pub fn lock(&self) -> Guard<'_, T> {
         loop {
@@ -75,7 +75,7 @@ impl<T> SpinLock<T> {
     /// Acquires the lock unless that takes long.
     ///
     /// # Errors
-    /// [`AGAIN`]: others hold it.
+    /// [`AGAIN`] if other CPUs hold the lock or wait for it.
     #[inline]
     pub fn lock_or_again(&self) -> Result<Guard<'_, T>, i64> {
         match self.enqueue() {
@@ -96,8 +96,8 @@ impl<T> SpinLock<T> {
         Err(AGAIN)
     }
 
-    /// Acquires the lock if nobody holds it, or if it is the next CPU's turn; `None`: a CPU waits
-    /// for it already.
+    /// Acquires the lock if no CPU waits for it, after waiting for the holder. Returns `None` if
+    /// another CPU waits already.
     #[inline]
     fn enqueue(&self) -> Option<Guard<'_, T>> {
         let ticket = self.next.load(Ordering::Relaxed);
@@ -106,7 +106,7 @@ impl<T> SpinLock<T> {
             return None;
         }
         let after = ticket.wrapping_add(1);
-        // `serving` only comes closer meanwhile.
+        // Meanwhile `serving` can only advance towards this ticket.
         self.next.compare_exchange(ticket, after, Ordering::Acquire, Ordering::Relaxed).ok()?;
         if ticket != served {
             self.wait_for_turn(ticket);
@@ -122,7 +122,7 @@ impl<T> SpinLock<T> {
     }
 }
 
-/// A lock that is held, until this is dropped.
+/// A held lock, released when this is dropped.
 pub struct Guard<'a, T> {
     lock: &'a SpinLock<T>,
 }
@@ -147,14 +147,14 @@ impl<T> DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        // Only the holder writes it.
+        // Only the holder writes `serving`.
         let served = self.lock.serving.load(Ordering::Relaxed);
         self.lock.serving.store(served.wrapping_add(1), Ordering::Release);
     }
 }
 
-/// State of a virtual CPU that only the CPU which runs it touches, or, while nobody runs it,
-/// the one that is building it or switching to it. Copied in and out whole.
+/// State of a virtual CPU. Only the CPU that runs the virtual CPU accesses it, or, while none does,
+/// the CPU that builds it or switches to it. The value is copied in and out whole.
 #[derive(Default)]
 #[repr(transparent)]
 pub struct RunningCell<T: Copy>(Cell<T>);
@@ -164,7 +164,7 @@ pub struct RunningCell<T: Copy>(Cell<T>);
 unsafe impl<T: Copy + Send> Sync for RunningCell<T> {}
 
 impl<T: Copy> RunningCell<T> {
-    /// A cell with `value`.
+    /// Makes a cell that holds `value`.
     pub const fn new(value: T) -> Self {
         Self(Cell::new(value))
     }

@@ -1,4 +1,4 @@
-//! The machine as the page-table rules see it: frames, their contents, flushes.
+//! The machine as the page-table rules see it: frames, their contents, and flushes.
 #![expect(unsafe_code, reason = "frames are reached through the direct map")]
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use crate::{
 /// See [`Machine::memory_end`].
 pub static MEMORY_END: AtomicU64 = AtomicU64::new(0);
 
-/// The one machine.
+/// The physical machine.
 pub struct Host;
 
 impl Machine for Host {
@@ -60,14 +60,14 @@ impl Machine for Host {
     }
 }
 
-/// What the monitor knows of frame `mfn`; `None`: no RAM there.
+/// The record of frame `mfn`. Returns `None` if no RAM is there.
 #[must_use]
 #[inline(always)]
 pub fn frame(mfn: u64) -> Option<&'static Frame> {
     platform::frame_table().get(usize::try_from(mfn).ok()?)
 }
 
-/// Contents of a frame that [`frame`] knows, as words that CPUs may change at any time.
+/// The contents of a frame that [`frame`] knows, as words that CPUs may change at any time.
 #[must_use]
 pub fn table(mfn: u64) -> &'static Table {
     let address = platform::phys_to_virt(mfn << 12).cast::<Table>();
@@ -75,7 +75,7 @@ pub fn table(mfn: u64) -> &'static Table {
     unsafe { &*address }
 }
 
-/// Bytes of a frame in the direct map.
+/// The address of a frame's bytes in the direct map.
 #[must_use]
 pub fn bytes(mfn: u64) -> *mut u8 {
     platform::phys_to_virt(mfn << 12)
@@ -87,22 +87,23 @@ pub fn scrub(mfn: u64) {
     unsafe { bytes(mfn).write_bytes(0, 4096) };
 }
 
-/// Overwrites with zeros a frame that has any bit set. One that holds zeros is read alone: a host of
-/// virtual machines provides memory for what was never written only when it is.
+/// Overwrites a frame with zeros if any bit is set. A frame of zeros is only read: a host of
+/// virtual machines backs memory only once it is written.
 pub fn scrub_used(mfn: u64) {
-    // SAFETY: the frame is RAM in the direct map, aligned, and the caller made sure that nobody else
-    // uses it.
+    // SAFETY: the frame is RAM in the direct map, aligned, and the caller made sure that nobody
+    // else uses it.
     let lines = unsafe { &*bytes(mfn).cast::<[[u64; 8]; 64]>() };
     if lines.iter().any(|line| line.iter().fold(0, |bits, next| bits | next) != 0) {
         scrub(mfn);
     }
 }
 
-/// Takes a reference on a frame of partition `owner`, so that the monitor may read it, or write it.
-/// If another CPU is changing the frame, waits until it is done, for microseconds at most.
+/// Takes a reference on a frame of partition `owner`, so that the monitor may read it, or write it
+/// if `writable`. If another CPU is changing the frame, waits until it is done, for microseconds at
+/// most.
 ///
 /// # Errors
-/// As [`page_tables::hold`].
+/// The same as [`page_tables::hold`].
 pub fn hold(owner: u32, mfn: u64, writable: bool) -> Result<Release, Error> {
     let end = time::now() + PATIENCE;
     loop {
@@ -113,7 +114,7 @@ pub fn hold(owner: u32, mfn: u64, writable: bool) -> Result<Release, Error> {
     }
 }
 
-/// Gives the reference on a frame back that [`hold`] took for writing.
+/// Releases the reference that [`hold`] took for writing.
 pub fn release_writable(mfn: u64) {
     page_tables::release(&Host, Release { mfn, writable: true });
 }

@@ -1,8 +1,8 @@
 //! The monitor: the only code in ring 0.
 //!
-//! It switches between partitions and contains them, and decides nothing: what a partition has
-//! and may do is what the resource database says, which the ultravisor partition writes and the
-//! monitor only reads. See the book's architecture and soundness chapters.
+//! It switches between partitions and isolates them, and makes no policy. The resource database
+//! says what a partition has and may do; the ultravisor partition writes the database, and the
+//! monitor only reads it. See the book's architecture and soundness chapters.
 //!
 //! On a host target this crate is a stub, so that ordinary tools work on it.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -15,7 +15,7 @@ mod recovery;
 #[cfg(target_os = "none")]
 use ring0::*;
 
-/// What exists on bare hardware only.
+/// The modules that exist on bare hardware only.
 #[cfg(target_os = "none")]
 #[path = ""]
 mod ring0 {

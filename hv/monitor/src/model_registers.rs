@@ -1,7 +1,7 @@
 //! Model-specific registers as a partition's kernel sees them.
 //!
-//! Reads of unknown registers fault (kernels recover); the few that early boot takes for granted
-//! have a value.
+//! Reads of unknown registers fault, from which kernels recover; the few registers that early boot
+//! takes for granted have a value.
 
 use pv_abi::xen::mmu::PAGE_ATTRIBUTES;
 
@@ -12,7 +12,7 @@ use crate::{
     vcpu::Vcpu,
 };
 
-/// `rdmsr`; `false`: the fault goes to the kernel.
+/// Emulates `rdmsr`. Returns `false` if the fault goes to the kernel.
 pub fn read(vcpu: &Vcpu, registers: &mut Registers) -> bool {
     let value = match narrow::low_32(registers.rcx) {
         msr::FS_BASE => hardware::read_msr(msr::FS_BASE),
@@ -21,7 +21,7 @@ pub fn read(vcpu: &Vcpu, registers: &mut Registers) -> bool {
         msr::TSC_AUX if hardware::has_tsc_aux() => vcpu.tsc_aux.get(),
         // EFER: SCE, LME, LMA, NX.
         msr::EFER => 0xd01,
-        // APIC base: enabled, at the usual place, the first CPU's bit.
+        // APIC base: enabled, at the usual address; bit 8 marks the first CPU.
         0x1b => 0xfee0_0800 | if vcpu.id == 0 { 0x100 } else { 0 },
         0x277 => PAGE_ATTRIBUTES,
         // Microcode revision, platform id, misc enable, machine-check capabilities and status.
@@ -33,7 +33,7 @@ pub fn read(vcpu: &Vcpu, registers: &mut Registers) -> bool {
     true
 }
 
-/// `wrmsr`; `false`: the fault goes to the kernel.
+/// Emulates `wrmsr`. Returns `false` if the fault goes to the kernel.
 pub fn write(vcpu: &Vcpu, registers: &mut Registers) -> bool {
     let value = registers.rdx << 32 | registers.rax & 0xffff_ffff;
     match narrow::low_32(registers.rcx) {
@@ -47,7 +47,7 @@ pub fn write(vcpu: &Vcpu, registers: &mut Registers) -> bool {
             vcpu.tsc_aux.set(value);
             hardware::write_msr(msr::TSC_AUX, value);
         }
-        // Microcode revision, PAT as it is.
+        // Writes of the microcode revision are ignored, as are writes of the present PAT.
         0x8b => {}
         0x277 if value == PAGE_ATTRIBUTES => {}
         _ => return false,

@@ -1,4 +1,5 @@
-//! Page faults of partitions: writes to page tables are done for the kernel, the rest is its own.
+//! Page faults of partitions: the monitor performs the kernel's writes to page tables, and gives
+//! all other faults to the kernel.
 
 use core::sync::atomic::Ordering;
 
@@ -16,36 +17,36 @@ use crate::{
 
 /// Page-fault error code: the page was present.
 const PRESENT: u64 = 1;
-/// It was a write.
+/// The access was a write.
 const WRITE: u64 = 2;
-/// In user mode.
+/// The access was in user mode.
 const USER: u64 = 4;
-/// A reserved bit was set.
+/// A reserved bit was set in an entry.
 const RESERVED: u64 = 8;
 
-/// Whether a page fault from ring 3 was a read where no page is.
+/// Returns whether a page fault from ring 3 was a read of an absent page.
 #[inline]
 pub fn is_absent_read(registers: &Registers) -> bool {
     registers.error == USER
 }
 
-/// Gives a page fault from ring 3 to the partition's kernel.
+/// Injects a page fault from ring 3 into the partition's kernel.
 pub fn page_fault(vcpu: &Vcpu, registers: &mut Registers, address: u64) {
-    // The hardware sees ring 3; the kernel wants to know about its own two modes.
+    // The hardware sees ring 3; the kernel needs to know which of its own two modes faulted.
     let shown = if vcpu.in_kernel.get() { registers.error & !USER } else { registers.error | USER };
     vcpu.info().cr2.store(address, Ordering::Relaxed);
     trap::inject(vcpu, registers, vector::PAGE_FAULT, Some(shown));
 }
 
-/// Gives the kernel the page fault of an instruction that the monitor did and that could not write at
-/// `address`.
+/// Injects a page fault into the kernel for an instruction that the monitor emulated and that could
+/// not write at `address`.
 pub fn monitor_wrote(vcpu: &Vcpu, registers: &mut Registers, address: u64) {
     registers.error = WRITE | USER;
     page_fault(vcpu, registers, address);
 }
 
-/// Does the kernel's write to one of its level-1 tables, if that is what faulted and it is not
-/// refused; `false`: it was none.
+/// Performs the kernel's write to one of its level-1 tables, if that caused the fault and the write
+/// is allowed. Returns `false` otherwise.
 pub fn table_write(vcpu: &Vcpu, registers: &mut Registers, address: u64) -> bool {
     let write_protected = registers.error & (PRESENT | WRITE | RESERVED) == PRESENT | WRITE;
     if !write_protected || !vcpu.in_kernel.get() {
@@ -53,7 +54,7 @@ pub fn table_write(vcpu: &Vcpu, registers: &mut Registers, address: u64) -> bool
     }
     let exchange = emulate::exchange(registers, address);
     let Ok(mut space) = vcpu.partition.space.lock_or_again() else {
-        // The instruction comes again.
+        // The instruction runs again.
         return true;
     };
     let Some(table) = table_at(&space, vcpu, address) else {
@@ -73,7 +74,7 @@ pub fn table_write(vcpu: &Vcpu, registers: &mut Registers, address: u64) -> bool
     }
 }
 
-/// Does a write to a level-1 table by any other instruction.
+/// Performs a write to a level-1 table by any other instruction.
 #[inline(never)]
 fn other_write(registers: &mut Registers, space: &mut Space, table: u64, address: u64) -> bool {
     let Some(write) = emulate::table_write(registers, address) else {
@@ -98,7 +99,7 @@ fn table_at(space: &Space, vcpu: &Vcpu, address: u64) -> Option<u64> {
     is_table.then_some(mfn)
 }
 
-/// Registers, flags and instruction pointer after the write.
+/// Sets the registers, flags and instruction pointer as they are after the write.
 fn finish(registers: &mut Registers, write: &emulate::TableWrite, old: u64) {
     if let Some(number) = write.result {
         *registers.general(number) = old;
@@ -122,7 +123,7 @@ fn finish(registers: &mut Registers, write: &emulate::TableWrite, old: u64) {
     registers.rip = registers.rip.wrapping_add(write.length);
 }
 
-/// Flags of a logical operation with this result.
+/// Sets the flags for a logical operation with this result.
 fn logic_flags(registers: &mut Registers, result: u64, bits: u32) {
     let kept = !(flag::CF | flag::PF | flag::ZF | flag::SF | flag::OF);
     let mut flags = registers.rflags & kept;

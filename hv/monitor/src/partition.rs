@@ -1,18 +1,18 @@
-//! A partition as its monitor instance knows it.
+//! A partition as its monitor instance represents it.
 //!
-//! All of it lies in the instance memory that the database assigned along with the partition
-//! (`instance_frames` in the ABI): nothing here is allocated, and no partition can exhaust
-//! another's. Frames of the instance:
+//! All of it lies in the instance memory that the database assigned with the partition
+//! (`instance_frames` in the ABI). The monitor allocates nothing for it, so no partition can
+//! exhaust another's memory. Frames of the instance:
 //!
 //! ```text
 //! 0        Partition (this structure)
 //! 1        shared info
 //! 2..10    event ports (4096 words of 8 bytes)
 //! 10       ports of virtual interrupts
-//! 11..32   records of what it has mapped of others' grants
+//! 11..32   records of the grants of others that it has mapped
 //! 32..48   its view of the machine-to-physical table: page tables, and copies of parts
 //! 48..     four per virtual CPU: Vcpu, trap table, extended state (2)
-//! then     grant frames, then as many frames that say what of them is in use
+//! then     grant frames, then as many frames with the use counts of its grants
 //! ```
 #![expect(unsafe_code, reason = "lays structures over memory that the database assigned")]
 
@@ -56,7 +56,7 @@ use crate::{
 
 pub use machine::frame;
 
-/// Partition numbers the monitor has room for; a domid is 15 bits.
+/// Most partition numbers: a domid has 15 bits.
 const NUMBERS: usize = 0x8000;
 
 static PARTITIONS: [AtomicPtr<Partition>; NUMBERS] =
@@ -64,7 +64,7 @@ static PARTITIONS: [AtomicPtr<Partition>; NUMBERS] =
 
 /// First instance frame of the grant-map records.
 const MAP_RECORDS_FRAME: u64 = 11;
-/// Grant-map records: what frames 11 to 31 hold.
+/// Number of grant-map records that frames 11 to 31 hold.
 const MAP_RECORDS: usize = 21 * 4096 / size_of::<MapRecord>();
 
 /// First instance frame of the view of the machine-to-physical table.
@@ -81,51 +81,51 @@ pub struct Partition {
     rights: AtomicU32,
     /// See `state` in the ABI.
     pub state: AtomicU32,
-    /// Virtual CPUs it may have.
+    /// Number of virtual CPUs it may have.
     pub vcpus: u32,
     /// Its account of CPU time.
     pub group: Group,
-    /// Grant frames.
+    /// Number of its grant frames.
     pub grant_frames: u32,
-    /// Number that no other partition gets; numbers and instances come again.
+    /// A number that no other partition ever gets; partition numbers and instances are reused.
     pub serial: u64,
     /// First frame of the instance.
     pub instance: u64,
-    /// Frames of RAM it has for its own use.
+    /// Frames of RAM for the partition's own use.
     pub memory_frames: AtomicU64,
-    /// Page tables: the lock that serializes everything about them.
+    /// Its page tables; this lock serializes all work on them.
     pub space: SpinLock<Space>,
-    /// Changes of virtual CPUs by others than themselves.
+    /// Serializes changes of a virtual CPU by others than itself.
     pub vcpus_lock: SpinLock<()>,
-    /// Binding and closing of event ports.
+    /// Serializes binding and closing of event ports.
     pub ports_lock: SpinLock<()>,
-    /// What it has mapped of others' grants.
+    /// The grants of others that it has mapped.
     pub maps: SpinLock<MapTable<&'static mut [MapRecord]>>,
-    /// What is in use of its own grants.
+    /// The use counts of its own grants.
     pinned: SpinLock<&'static mut [PinnedEntry]>,
-    /// The runstate areas carry the update flag.
+    /// Whether its runstate areas carry the update flag.
     pub runstate_update_flag: AtomicBool,
-    /// Head of the list of idle frames (ballooned out), 0: none.
+    /// Head of the list of idle (ballooned out) frames; 0 if it is empty.
     idle: SpinLock<u64>,
-    /// What it sees of the machine-to-physical table.
+    /// Its view of the machine-to-physical table.
     pub view: SpinLock<View>,
-    /// Frames of it that a builder has mapped.
+    /// Frames of the partition that a builder has mapped.
     pub built: AtomicU64,
-    /// Calls that were refused, by cause: see `PartitionUsage` in the ABI.
+    /// Refused calls by cause; see `PartitionUsage` in the ABI.
     pub refusals: [AtomicU64; CAUSES],
-    /// Was started once.
+    /// Whether it was ever started.
     pub started: AtomicBool,
-    /// Tables in the frames before this one are dropped, while it is destroyed.
+    /// While it is destroyed: the tables in the frames before this one are dropped.
     pub relinquished: AtomicU64,
-    /// Ports below this one are closed, while it is destroyed.
+    /// While it is destroyed: the ports below this one are closed.
     pub closed_ports: AtomicU32,
 }
 const _: () = assert!(size_of::<Partition>() <= 4096);
 
-/// Machine-to-physical entry of an idle frame; the rest is the next idle frame.
+/// Marks the machine-to-physical entry of an idle frame; the other bits hold the next idle frame.
 const IDLE: u64 = 1 << 62;
 
-/// The errno that tells a page-table error.
+/// The errno for a page-table error.
 #[must_use]
 pub fn errno_of(error: Error) -> i64 {
     match error {
@@ -146,7 +146,8 @@ pub fn find(number: u32) -> Option<&'static Partition> {
     unsafe { pointer.as_ref() }
 }
 
-/// Forgets a partition; its memory may be in use until every CPU was in a quiet place.
+/// Removes a partition from the registry. Other CPUs may use its memory until each has passed a
+/// quiescent point.
 pub fn unregister(number: u32) {
     PARTITIONS[number as usize % NUMBERS].store(ptr::null_mut(), Ordering::Release);
 }
@@ -164,14 +165,14 @@ pub fn vcpu_at(pointer: *mut Vcpu) -> Option<&'static Vcpu> {
 /// Lays out the instance of a partition that the database describes.
 ///
 /// # Errors
-/// [`AGAIN`]: call again. `-EINVAL` where sizes are out of range or the number is no partition's,
-/// `-ENOMEM` where the instance memory is too small or the machine has no room for more virtual
-/// CPUs, `-EPERM` where it is not the partition's memory, `-EBUSY` where some of it is in use.
+/// [`AGAIN`] if the caller must call again, `-EINVAL` if sizes are out of range or the number is no
+/// partition's, `-ENOMEM` if the instance memory is too small or the machine has no room for more
+/// virtual CPUs, `-EPERM` if the memory is not the partition's, `-EBUSY` if some of it is in use.
 pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i64> {
     let (vcpus, grant_frames) = (descriptor.vcpus, descriptor.grant_frames);
     let fits = |count, most| (1..=most).contains(&count);
     let sizes_fit = fits(vcpus, MAX_VCPUS) && fits(grant_frames, MAX_GRANT_FRAMES);
-    // The others stand for memory of the monitor or the firmware, or for nobody's.
+    // The other numbers stand for memory of the monitor or the firmware, or for free memory.
     let number = descriptor.number;
     let own_number =
         (ULTRAVISOR..=IO_B).contains(&number) || (FIRST_GUEST..MAX_PARTITION).contains(&number);
@@ -199,7 +200,7 @@ pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i6
     Ok(partition)
 }
 
-/// What a descriptor says of CPU time.
+/// The limits of CPU time in a descriptor.
 fn limits(descriptor: &PartitionDescriptor) -> Result<Limits, i64> {
     let mut allowed = CpuMask(descriptor.cpu_allowed);
     if allowed == CpuMask([0; 4]) {
@@ -210,10 +211,10 @@ fn limits(descriptor: &PartitionDescriptor) -> Result<Limits, i64> {
     possible.then_some(limits).ok_or(errno::EINVAL)
 }
 
-/// The next [`Partition::serial`]; 0 is nobody's.
+/// The next [`Partition::serial`]; 0 is never used.
 static SERIALS: AtomicU64 = AtomicU64::new(1);
 
-/// Where `count` things lie in an instance, from frame `mfn` on.
+/// The `count` objects that lie in an instance from frame `mfn` on.
 fn instance_slice<T>(mfn: u64, count: usize) -> *mut [T] {
     ptr::slice_from_raw_parts_mut(machine::bytes(mfn).cast(), count)
 }
@@ -268,14 +269,15 @@ fn grant_table(instance: u64, vcpus: u32) -> u64 {
     instance + u64::from(INSTANCE_FIXED_FRAMES + vcpus * INSTANCE_VCPU_FRAMES)
 }
 
-/// An instance in the making: the numbers that say which, its first frame before the others, and
-/// the next frame to keep. Between calls it holds a reference on each frame before that.
+/// An instance in the making: the numbers that identify it (its first frame comes first), and the
+/// next frame to keep. Between calls the monitor holds a reference on each frame before that one.
 static KEEPING: SpinLock<([u64; 4], u64)> = SpinLock::new(([0; 4], 0));
 
-/// Makes frames an instance, zeroed but for tables and copies of the view, and takes a reference on each: what ring 0 writes stays the
-/// partition's until [`release_frames`], whatever the database says. The partition may map its
-/// shared info and grant frames, and nothing else of the instance. With [`AGAIN`], the same call
-/// goes on; another one gives back what this one took.
+/// Makes `frames` an instance, zeroed except for the tables and copies of the view, and takes a
+/// reference on each. So the frames that ring 0 writes stay the partition's until
+/// [`release_frames`], whatever the database says. The partition may map its shared info and grant
+/// frames, and nothing else of the instance. After [`AGAIN`], the same call continues; a call for
+/// another instance releases the frames that this one took.
 fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(), i64> {
     let owner = descriptor.number;
     let grants = grant_table(frames.start, descriptor.vcpus);
@@ -301,7 +303,7 @@ fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(
             *keeping = ([0; 4], 0);
             return Err(error);
         }
-        // The view clears its own.
+        // The view clears its own frames.
         if !unused.contains(&mfn) {
             machine::scrub(mfn);
         }
@@ -317,7 +319,7 @@ fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(
     Ok(())
 }
 
-/// Gives back the references on an instance that nobody uses any more.
+/// Releases the references on the frames of an instance that is no longer in use.
 pub fn release_frames(frames: Range<u64>) {
     for mfn in frames {
         let released = frame(mfn).is_some_and(Frame::put_ref);
@@ -341,22 +343,22 @@ fn create_vcpu(partition: &'static Partition, id: u32) -> Result<(), i64> {
 }
 
 impl Partition {
-    /// Its number in the Xen-facing ABI.
+    /// Its domid, the number in the Xen-facing ABI.
     #[must_use]
     pub fn domid(&self) -> u16 {
         (self.number & 0x7fff) as u16
     }
 
-    /// Its rights now.
+    /// Its present rights.
     #[must_use]
     pub fn rights(&self) -> u32 {
         self.rights.load(Ordering::Relaxed)
     }
 
-    /// Takes over what a changed descriptor says and the instance can follow.
+    /// Takes over the changes in a descriptor that the instance can follow.
     ///
     /// # Errors
-    /// `-EINVAL`: none of the CPUs allowed exists.
+    /// `-EINVAL` if none of the allowed CPUs exists.
     pub fn update(&self, descriptor: &PartitionDescriptor) -> Result<(), i64> {
         let limits = limits(descriptor)?;
         self.rights.store(descriptor.rights, Ordering::Relaxed);
@@ -367,19 +369,19 @@ impl Partition {
         Ok(())
     }
 
-    /// Whether its virtual CPUs may run.
+    /// Returns whether its virtual CPUs may run.
     #[must_use]
     pub fn runs(&self) -> bool {
         self.state.load(Ordering::Acquire) == state::RUNNING
     }
 
-    /// Frames of its instance.
+    /// The frames of its instance.
     #[must_use]
     pub fn instance_frames(&self) -> Range<u64> {
         self.instance..self.instance + instance_frames(self.vcpus, self.grant_frames)
     }
 
-    /// Frame of shared info.
+    /// The frame of shared info.
     #[must_use]
     pub fn shared_info(&self) -> u64 {
         self.instance + 1
@@ -397,7 +399,7 @@ impl Partition {
         grant_table(self.instance, self.vcpus)
     }
 
-    /// Uses its grant table.
+    /// Calls `act` with the partition's grant table.
     pub fn with_grants<R>(&self, act: impl FnOnce(&mut GrantTable) -> R) -> R {
         let count = self.grant_frames as usize * ENTRIES_PER_FRAME;
         let entries = instance_slice::<AtomicU64>(self.grant_table(), count);
@@ -413,7 +415,7 @@ impl Partition {
         machine::bytes(self.instance + u64::from(frame)).cast()
     }
 
-    /// Where shared info has the `vcpu_info` of virtual CPU `id`.
+    /// The place in shared info of the `vcpu_info` of virtual CPU `id`.
     #[must_use]
     pub fn info_in_shared(&self, id: u32) -> *mut InfoArea {
         (machine::bytes(self.shared_info()) as u64 + 64 * u64::from(id)) as *mut InfoArea
@@ -443,7 +445,7 @@ impl Partition {
         unsafe { PortTable::new(&*cells, &*virqs, self.vcpus) }
     }
 
-    /// Pending and mask bits in shared info.
+    /// The pending and mask bits in shared info.
     #[must_use]
     pub fn event_bits(&self) -> EventBits<'static> {
         let words = &machine::table(self.shared_info())[256..384];
@@ -451,8 +453,9 @@ impl Partition {
         EventBits { pending, mask }
     }
 
-    /// Takes a frame out of the populated set, if nothing refers to it. Idle frames form a list
-    /// through their machine-to-physical entries; nobody can map them.
+    /// Removes a frame from the populated set, if no reference to it is left. Returns whether it
+    /// did. Idle frames form a list through their machine-to-physical entries; no partition can map
+    /// them.
     pub fn make_idle(&self, mfn: u64) -> bool {
         let Some(frame) = frame(mfn) else {
             return false;
@@ -466,7 +469,7 @@ impl Partition {
         true
     }
 
-    /// Takes an idle frame back into the populated set.
+    /// Returns an idle frame to the populated set.
     pub fn take_idle(&self) -> Option<u64> {
         let mut head = self.idle.lock();
         let mfn = *head;
@@ -478,14 +481,15 @@ impl Partition {
         if frame.owner_word() != self.number || frame.word().kind() != Kind::Private {
             return None;
         }
-        // While nobody can map it.
+        // The frame is scrubbed while no partition can map it.
         machine::scrub(mfn);
         frame.set_owner(self.number, self.number, Kind::Ram).ok()?;
         *head = next & !IDLE;
         Some(mfn)
     }
 
-    /// A builder has one frame of it less. What it unmaps of a channel was never counted.
+    /// Counts one mapped frame of the partition less for its builder. Frames of a channel are
+    /// unmapped too, but were never counted.
     pub fn forget_built(&self) {
         let less = |count: u64| count.checked_sub(1);
         let _ = self.built.fetch_update(Ordering::SeqCst, Ordering::Relaxed, less);
@@ -494,7 +498,7 @@ impl Partition {
     /// Checks that frame `mfn` is RAM of this partition.
     ///
     /// # Errors
-    /// `-EINVAL`: no such frame; `-EPERM`: another's.
+    /// `-EINVAL` if there is no such frame, `-EPERM` if it is another's.
     pub fn check_own(&self, mfn: u64) -> Result<(), i64> {
         let frame = frame(mfn).ok_or(errno::EINVAL)?;
         let ordinary = frame.word().kind() == Kind::Ram;
@@ -502,14 +506,14 @@ impl Partition {
     }
 }
 
-/// What an upcall of this virtual CPU is told by.
+/// The words that signal a pending upcall to this virtual CPU.
 #[must_use]
 pub fn upcall(vcpu: &Vcpu) -> UpcallWords<'static> {
     let info = vcpu.info();
     UpcallWords { upcall_pending: &info.upcall_pending, selector: &info.pending_sel }
 }
 
-/// Ends a partition that cannot go on, and records why.
+/// Ends a partition that cannot continue, and records why.
 pub fn crash(vcpu: &Vcpu, registers: &Registers, why: u32, detail: u32) {
     let number = vcpu.partition.number;
     let Some(ending) = end_runs(vcpu.partition, state::CRASHED) else {
@@ -528,21 +532,22 @@ pub fn crash(vcpu: &Vcpu, registers: &Registers, why: u32, detail: u32) {
     tell(ending, vcpu, why, detail, registers.rip);
 }
 
-/// Stops the partition of the virtual CPU that runs here, and tells the ultravisor.
+/// Stops the partition of the virtual CPU that runs on this CPU, and notifies the ultravisor.
 pub fn stop(vcpu: &Vcpu, why: u32, detail: u32, address: u64, to: u32) {
     if let Some(ending) = end_runs(vcpu.partition, to) {
         tell(ending, vcpu, why, detail, address);
     }
 }
 
-/// Makes the partition's virtual CPUs stop for good. `None` if another call did it.
+/// Stops the partition's virtual CPUs for good. Returns `None` if another call has done it.
 fn end_runs(partition: &Partition, to: u32) -> Option<Ending> {
     let ending = Ending::of(&partition.state, to);
     cpu::all().filter(|local| local.is_online()).for_each(schedule::kick);
     ending
 }
 
-/// Tells the ultravisor why the partition of the virtual CPU that runs here has stopped.
+/// Records why the partition of the virtual CPU that runs on this CPU has stopped, for the
+/// ultravisor.
 fn tell(ending: Ending, vcpu: &Vcpu, why: u32, detail: u32, address: u64) {
     let partition = vcpu.partition;
     if partition.rights() & (rights::LEAD | rights::BUILD) != 0 {
@@ -559,14 +564,14 @@ fn tell(ending: Ending, vcpu: &Vcpu, why: u32, detail: u32, address: u64) {
     lead_events::record(ending, event);
 }
 
-/// A partition without which the host cannot go on has stopped.
+/// Stops the host, since a partition that it needs has stopped.
 pub fn host_failed(number: u32, why: u32, detail: u32) -> ! {
     platform::stop_host(format_args!(
         "partition {number} has stopped (cause {why}, detail {detail}); the host cannot go on"
     ))
 }
 
-/// Input came in on a serial port: tells the partitions that may read it.
+/// Notifies the partitions that may read a serial port that input has arrived.
 pub fn serial_interrupt(port: u32) {
     if !platform::serial_interrupt(port) {
         return;

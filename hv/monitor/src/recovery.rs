@@ -1,15 +1,15 @@
-//! The faults that ring 0 expects, and where it goes on after each.
+//! The faults that ring 0 expects, and where the monitor continues after each.
 //!
-//! An instruction may fault because of what a partition gave: an address, a selector, a return
+//! An instruction may fault because of a value from a partition: an address, a selector, a return
 //! frame. Rule: every such instruction has a row in one table, which `RECOVER` in `entry.S` and
-//! [`recover!`] in Rust add to. A fault of any other instruction is a broken invariant.
+//! [`recover!`] in Rust add to. A fault at any other instruction is a broken invariant.
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "only tested on the host"))]
 #![cfg_attr(
     target_os = "none",
     expect(unsafe_code, reason = "reads the table that the linker puts together")
 )]
 
-/// Lines of assembly for a row: a fault from the first label to before the second continues at the
+/// Assembly for a row of the table: a fault from the first label up to the second continues at the
 /// third.
 #[cfg(target_os = "none")]
 macro_rules! recover {
@@ -33,7 +33,7 @@ pub(crate) use recover;
 pub enum Recovery {
     /// The monitor continues at this address.
     ContinueAt(u64),
-    /// The partition cannot go on and ends.
+    /// The partition cannot continue and ends.
     EndPartition,
 }
 
@@ -41,25 +41,26 @@ pub enum Recovery {
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Row {
-    /// First instruction.
+    /// Address of the first instruction.
     from: u64,
-    /// The end of the instructions.
+    /// Address past the last instruction.
     to: u64,
-    /// Where a fault in them continues; 0: the partition ends.
+    /// Where a fault in them continues; 0 ends the partition.
     at: u64,
 }
 
-/// A page of code that runs at another address than the image has it at.
+/// A page of code that runs at another address than the one it has in the image.
 #[derive(Clone, Copy)]
 struct Alias {
     /// The page in the image.
     image: u64,
-    /// Where it runs.
+    /// The address where it runs.
     runs: u64,
 }
 
 impl Alias {
-    /// Moves an address of the page at `from` to the page at `to`; leaves every other address.
+    /// Moves an address in the page at `from` to the page at `to`; returns any other address
+    /// unchanged.
     fn moved(address: u64, from: u64, to: u64) -> u64 {
         match address.checked_sub(from) {
             Some(offset) if offset < 4096 => to + offset,
@@ -68,19 +69,19 @@ impl Alias {
     }
 }
 
-/// The recovery of a fault at `rip`, by the rows of a table.
+/// The recovery from a fault at `rip`, by the rows of a table.
 fn look_up(rows: &[Row], page: Alias, rip: u64) -> Option<Recovery> {
     let in_image = Alias::moved(rip, page.runs, page.image);
     let row = rows.iter().find(|row| (row.from..row.to).contains(&in_image))?;
     Some(match row.at {
         0 => Recovery::EndPartition,
-        // A row of the page stays in the page where it continues there.
+        // A fault in the page continues in the page, unless the row leads out of it.
         at if in_image != rip => Recovery::ContinueAt(Alias::moved(at, page.image, page.runs)),
         at => Recovery::ContinueAt(at),
     })
 }
 
-/// The recovery of a fault of the monitor at `rip`; `None` if no fault is expected there.
+/// The recovery from a fault of the monitor at `rip`. Returns `None` if no fault is expected there.
 #[cfg(target_os = "none")]
 #[must_use]
 pub fn at(rip: u64) -> Option<Recovery> {
@@ -127,7 +128,7 @@ mod tests {
         assert_eq!(at(0xa010), Some(Recovery::ContinueAt(0xa800)));
         assert_eq!(at(0xa01f), Some(Recovery::ContinueAt(0xa800)));
         assert_eq!(at(0xa020), None);
-        // Out of the page, to the image's own address.
+        // This row leads out of the page, to the image's own address.
         assert_eq!(at(0xa030), Some(Recovery::ContinueAt(0x200)));
     }
 

@@ -1,4 +1,4 @@
-//! Giving up a partition: every reference it holds goes, step by step and repeatable, so that the
+//! Takes a partition apart: releases every reference it holds, in repeatable steps, so that the
 //! database can assign its memory to another.
 
 use core::{ops::Range, sync::atomic::Ordering};
@@ -16,8 +16,9 @@ use crate::{
     vcpu::Vcpu,
 };
 
-/// Drops what the partition's page tables in a range of frames hold; where the range is empty, all
-/// else that the partition holds, and the partition. [`AGAIN`]: call again.
+/// Drops the references that the partition's page tables in a range of frames hold. If the range is
+/// empty, releases everything else that the partition holds, and unregisters the partition. The
+/// caller repeats the call while it returns [`AGAIN`].
 ///
 /// # Errors
 /// [`AGAIN`], or an errno of the page-table rules.
@@ -63,8 +64,8 @@ fn empty(vcpu: &Vcpu) -> Result<(), i64> {
     Ok(())
 }
 
-/// Goes on with a range of frames, of which those of others are left alone. Ranges rise, so what lies
-/// before the frame that was reached is done.
+/// Continues with a range of frames, and skips those of other owners. The ranges of successive
+/// calls ascend, so the part before the last frame reached is done.
 fn drop_tables(partition: &Partition, range: &Range<u64>) -> Result<(), i64> {
     let mut space = partition.space.lock_or_again()?;
     let end = range.end.min(platform::frame_table().len() as u64);

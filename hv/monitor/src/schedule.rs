@@ -1,9 +1,9 @@
-//! Which virtual CPU each physical CPU runs, and its timers.
+//! Chooses which virtual CPU each physical CPU runs, and keeps its timers.
 //!
-//! Every virtual CPU belongs to one physical CPU's queue at a time (`Vcpu::cpu`); all changes of
-//! its scheduling state and its runstate happen under that queue's lock. No CPU holds the locks
-//! of two queues. Interrupts and other CPUs only set `CpuLocal::reschedule`; [`schedule`] decides,
-//! on the way back to ring 3. What is fair is the pure crate's business (`scheduler`).
+//! Every virtual CPU belongs to one physical CPU's queue at a time (`Vcpu::cpu`). Its scheduling
+//! state and its runstate change only under that queue's lock. No CPU holds the locks of two
+//! queues. Interrupts and other CPUs only set `CpuLocal::reschedule`; [`schedule`] decides, on the
+//! way back to ring 3. The pure crate `scheduler` decides what is fair.
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -22,11 +22,11 @@ use crate::{
     vcpu::{Vcpu, run},
 };
 
-/// Virtual CPUs of the whole machine.
+/// Virtual CPUs that the whole machine has room for.
 pub const SLOTS: usize = MAX_MACHINE_VCPUS as usize;
 
-/// A CPU's run queue and timers; timer `2 n` is the single-shot timer of slot `n`, `2 n + 1` the
-/// timeout of its poll.
+/// A CPU's run queue and timers. Timer `2 n` is the single-shot timer of slot `n`, and `2 n + 1` is
+/// the timeout of its poll.
 struct Queue {
     run: RunQueue<'static, SLOTS>,
     timers: TimerQueue<{ 2 * SLOTS }>,
@@ -51,7 +51,7 @@ pub fn all_vcpus() -> impl Iterator<Item = &'static Vcpu> {
     VCPUS.iter().filter_map(|slot| partition::vcpu_at(slot.load(Ordering::Acquire)))
 }
 
-/// A free slot, marked as taken by `claim` until [`register`] fills it.
+/// Finds a free slot, which `claim` marks as taken until [`register`] fills it.
 pub fn take_slot() -> Option<u16> {
     let claimed = core::ptr::dangling_mut::<Vcpu>();
     VCPUS
@@ -63,7 +63,7 @@ pub fn take_slot() -> Option<u16> {
         .and_then(|slot| u16::try_from(slot).ok())
 }
 
-/// Fills the slot of a virtual CPU and gives it a place to start.
+/// Fills the slot of a virtual CPU, and chooses a CPU for it to start on.
 pub fn register(vcpu: &'static Vcpu) {
     let group = &vcpu.partition.group;
     vcpu.entity.set(Some(Entity::new(vcpu.slot, group)));
@@ -72,7 +72,7 @@ pub fn register(vcpu: &'static Vcpu) {
     VCPUS[usize::from(vcpu.slot) % SLOTS].store(pointer, Ordering::Release);
 }
 
-/// Gives a slot back.
+/// Frees a virtual CPU's slot.
 pub fn unregister(vcpu: &Vcpu) {
     cancel_timers(vcpu);
     VCPUS[usize::from(vcpu.slot) % SLOTS].store(core::ptr::null_mut(), Ordering::Release);
@@ -96,12 +96,12 @@ fn with_queue<R>(vcpu: &Vcpu, act: impl FnOnce(u32, &mut Queue) -> R) -> R {
     }
 }
 
-/// Acts while no CPU changes the scheduling state or the runstate of a virtual CPU.
+/// Calls `act` while no CPU can change the scheduling state or the runstate of a virtual CPU.
 pub fn while_still<R>(vcpu: &Vcpu, act: impl FnOnce() -> R) -> R {
     with_queue(vcpu, |_, _| act())
 }
 
-/// Makes a CPU decide anew what it runs.
+/// Makes a CPU take a new scheduling decision.
 pub fn kick(local: &CpuLocal) {
     local.reschedule.store(true, Ordering::Release);
     if local.index != cpu::this().index {
@@ -109,15 +109,16 @@ pub fn kick(local: &CpuLocal) {
     }
 }
 
-/// Ends a virtual CPU's wait for events, if it waits.
+/// Wakes a virtual CPU, if it waits for events.
 pub fn wake(vcpu: &Vcpu) {
     if vcpu.state.load(Ordering::SeqCst) == run::BLOCKED && end_wait(vcpu) {
         make_runnable(vcpu);
     }
 }
 
-/// Ends a wait, and returns whether there was one; nothing of a poll is left. While the lock of its
-/// queue is held the virtual CPU cannot go on, so no later wait loses its timer or its port.
+/// Ends a wait, and returns whether there was one. Clears the timer and the port of a poll. While
+/// the lock of its queue is held the virtual CPU cannot run on, so no later wait loses its timer or
+/// its port.
 pub fn end_wait(vcpu: &Vcpu) -> bool {
     let (from, to) = (run::BLOCKED, run::RUNNABLE);
     with_queue(vcpu, |_, queue| {
@@ -131,12 +132,12 @@ pub fn end_wait(vcpu: &Vcpu) -> bool {
     })
 }
 
-/// Number of the timer of a poll.
+/// Number of the timer for the timeout of a poll.
 fn poll_timer(vcpu: &Vcpu) -> u16 {
     2 * vcpu.slot + 1
 }
 
-/// Puts a virtual CPU that may run into a queue, unless its partition stands still.
+/// Enqueues a virtual CPU that may run, unless its partition stands still.
 pub fn make_runnable(vcpu: &Vcpu) {
     find_place(vcpu);
     let look = with_queue(vcpu, |home, queue| {
@@ -155,13 +156,13 @@ pub fn make_runnable(vcpu: &Vcpu) {
     }
 }
 
-/// Whether a virtual CPU may run, as far as it and its partition are concerned.
+/// Returns whether the states of a virtual CPU and its partition let it run.
 fn is_ready(vcpu: &Vcpu) -> bool {
     vcpu.partition.runs() && vcpu.state.load(Ordering::SeqCst) == run::RUNNABLE
 }
 
-/// A virtual CPU in no queue stays where it was if that CPU is idle, else goes to an idle one,
-/// else stays if it may.
+/// Chooses the CPU of a virtual CPU that is in no queue: its present CPU if that is idle, else an
+/// idle CPU, else its present CPU if allowed, else the least loaded one.
 fn find_place(vcpu: &Vcpu) {
     let group = &vcpu.partition.group;
     let allowed = |c: &&CpuLocal| group.allows(c.index);
@@ -182,8 +183,8 @@ fn find_place(vcpu: &Vcpu) {
     });
 }
 
-/// Sees that a virtual CPU follows limits of its partition that changed: one that waits finds a
-/// place anew, one that runs is looked at by its CPU.
+/// Applies changed limits of the partition to a virtual CPU: a waiting one is placed anew, and the
+/// CPU of a running one takes a new decision.
 pub fn reconsider(vcpu: &Vcpu) {
     let waited = with_queue(vcpu, |_, queue| {
         let entity = queue.run.dequeue(vcpu.slot);
@@ -196,15 +197,15 @@ pub fn reconsider(vcpu: &Vcpu) {
     }
 }
 
-/// Takes a virtual CPU that may no longer run out of its queue; the CPU that runs it is told.
-/// Returns whether no CPU has it any more.
+/// Dequeues a virtual CPU that may no longer run, or notifies the CPU that runs it. Returns whether
+/// no CPU has it any more.
 pub fn withdraw(vcpu: &Vcpu) -> bool {
     let parked = with_queue(vcpu, |_, queue| {
         if let Some(entity) = queue.run.dequeue(vcpu.slot) {
             vcpu.entity.set(Some(entity));
             vcpu.enter_runstate(area::RUNSTATE_OFFLINE, time::now());
         }
-        // One that is chosen, runs, or is on its way to another CPU has its entity there.
+        // A virtual CPU that is chosen, runs, or moves to another CPU has its entity elsewhere.
         vcpu.entity.get().is_some() && !vcpu.on_cpu.load(Ordering::Acquire)
     });
     if !parked {
@@ -213,17 +214,17 @@ pub fn withdraw(vcpu: &Vcpu) -> bool {
     parked
 }
 
-/// Withdraws a virtual CPU of a partition that stands still, and waits until no CPU has it. Only
-/// for the lead monitor's caller, which no other CPU waits for.
+/// Withdraws a virtual CPU of a stopped partition, and waits until no CPU has it. Only for calls of
+/// the lead monitor, whose caller no other CPU waits for.
 pub fn expel(vcpu: &Vcpu) {
     while !withdraw(vcpu) {
         relax();
     }
 }
 
-/// The virtual CPU that runs here waits for an event, until `deadline` at most.
+/// Blocks the virtual CPU that runs on this CPU until an event comes, or until `deadline`.
 pub fn block(vcpu: &Vcpu, deadline: Option<u64>) {
-    // The timer first: from the store on, others may end the wait.
+    // The timer is set first: after the store below, others may end the wait.
     if let Some(deadline) = deadline {
         let home = cpu::this().index;
         queue(home).lock().timers.set(poll_timer(vcpu), deadline.min(FAR));
@@ -232,18 +233,18 @@ pub fn block(vcpu: &Vcpu, deadline: Option<u64>) {
     cpu::this().reschedule.store(true, Ordering::Release);
 }
 
-/// The virtual CPU that runs here lets others go first.
+/// Makes the virtual CPU that runs on this CPU let others run first.
 pub fn yield_now() {
     queue(cpu::this().index).lock().run.yield_current(time::now());
     cpu::this().reschedule.store(true, Ordering::Release);
 }
 
-/// How often [`should_yield`] is asked for each time that it looks at the clock.
+/// Calls of [`should_yield`] for each reading of the clock.
 const LOOKS: u32 = 4;
-/// Nanoseconds that work goes on for, from the first look in a stay in ring 0.
+/// Nanoseconds that work may continue, from the first reading of the clock in a stay in ring 0.
 const BUDGET: u64 = 20_000;
 
-/// [`should_yield_now`] for work whose steps are a few hundred instructions.
+/// The same as [`should_yield_now`], for work whose steps take a few hundred instructions.
 pub fn should_yield() -> bool {
     let local = cpu::this();
     let turn = local.turns.get().wrapping_add(1);
@@ -253,22 +254,22 @@ pub fn should_yield() -> bool {
         || turn.is_multiple_of(LOOKS) && should_yield_now()
 }
 
-/// Whether long work for the present virtual CPU should stop and be continued later: something
-/// asks for this CPU, or the work has had its time.
+/// Returns whether long work for the present virtual CPU should stop and continue later: this CPU
+/// has other work due, or the time is used up.
 pub fn should_yield_now() -> bool {
     let (local, now) = (cpu::this(), time::now());
     let stay = local.quiet.load(Ordering::Relaxed);
     if local.stay.replace(stay) != stay {
         local.stay_began.set(now);
     }
-    // 0: the monitor still starts, and nobody waits for this CPU.
+    // A stay of 0 means that the monitor still starts, and no CPU waits for this one.
     stay != 0
         && (local.reschedule.load(Ordering::Relaxed)
             || local.flush_wanted()
             || now.saturating_sub(local.stay_began.get()) >= BUDGET)
 }
 
-/// Sets or cancels the single-shot timer of the virtual CPU that runs here.
+/// Sets or cancels the single-shot timer of the virtual CPU that runs on this CPU.
 pub fn set_timer(vcpu: &Vcpu, deadline: Option<u64>) {
     let timer = 2 * vcpu.slot;
     let here = cpu::this().index;
@@ -293,7 +294,7 @@ fn cancel_timers(vcpu: &Vcpu) {
     }
 }
 
-/// Sets this CPU's timer to the next thing due.
+/// Sets this CPU's hardware timer to the earliest deadline.
 fn program_timer(queue: &Queue) {
     let local = cpu::this();
     let timer = queue.timers.next().map_or(u64::MAX, |(deadline, _)| deadline);
@@ -304,15 +305,16 @@ fn program_timer(queue: &Queue) {
     }
 }
 
-/// Timers that an interrupt handles.
+/// Most expired timers that one interrupt handles.
 const EXPIRED: u32 = 32;
 
-/// The CPU's timer fired: expired timers raise their events, and the slice may be over.
+/// Handles the CPU's timer interrupt: raises the events of expired timers; the time slice may be
+/// over.
 pub fn timer_interrupt() {
     let local = cpu::this();
     local.timer.set(u64::MAX);
     let now = time::now();
-    // The interrupt comes again at once for those that are left.
+    // The interrupt comes again at once if expired timers are left.
     for _ in 0..EXPIRED {
         let expired = queue(local.index).lock().timers.pop_expired(now);
         let Some(timer) = expired else { break };
@@ -332,7 +334,7 @@ pub fn timer_interrupt() {
     program_timer(&held);
 }
 
-/// Decides who runs on this CPU, and makes `registers` that one's.
+/// Decides which virtual CPU runs on this CPU, and puts its registers into `registers`.
 pub fn schedule(registers: &mut Registers) {
     let local = cpu::this();
     loop {
@@ -357,15 +359,15 @@ pub fn schedule(registers: &mut Registers) {
     }
 }
 
-/// What a look at the queue came to.
+/// The result of a look at the queue.
 enum Decision {
     Run(&'static Vcpu),
-    /// This one may not run here any more: it is to find another place first.
+    /// This virtual CPU may no longer run here, and must be placed elsewhere first.
     Displaced(&'static Vcpu),
     Idle,
 }
 
-/// The next virtual CPU for this CPU, by its queue or from another's.
+/// The next virtual CPU for this CPU, from its queue or from another CPU's.
 fn choose(local: &CpuLocal, mut before: Option<&'static Vcpu>) -> Option<&'static Vcpu> {
     balance(local);
     loop {
@@ -382,7 +384,8 @@ fn choose(local: &CpuLocal, mut before: Option<&'static Vcpu>) -> Option<&'stati
     }
 }
 
-/// Looks at this CPU's queue; `before` is the one that runs here, none once it has left the queue.
+/// Chooses from this CPU's queue. `before` is the virtual CPU that runs here, or `None` once it has
+/// left the queue.
 fn decide(
     local: &CpuLocal,
     queue: &mut Queue,
@@ -430,7 +433,7 @@ fn resting(vcpu: &Vcpu) -> u32 {
     }
 }
 
-/// Takes a waiting virtual CPU from another queue into this CPU's, which is empty.
+/// Moves a waiting virtual CPU from another queue into this CPU's, which is empty.
 fn steal(local: &CpuLocal) -> bool {
     let count = platform::cpu_count();
     let mut others = (1..count).map(|n| (local.index + n) % count);
@@ -443,7 +446,7 @@ fn steal(local: &CpuLocal) -> bool {
     found.is_some_and(|entity| queue(local.index).lock().run.enqueue(entity, time::now()).is_ok())
 }
 
-/// Gives a virtual CPU that waits here to a CPU that is further on than this one.
+/// Migrates a waiting virtual CPU from this queue to a CPU whose virtual time is ahead.
 fn balance(local: &CpuLocal) {
     let Some(position) = queue(local.index).lock().run.balance_from(time::now()) else {
         return;
@@ -463,7 +466,7 @@ fn balance(local: &CpuLocal) {
     }
 }
 
-/// A virtual CPU taken out of a queue, whose lock is still held, belongs to `cpu` from now on.
+/// Makes `cpu` the CPU of a virtual CPU that was taken out of a queue, whose lock is still held.
 fn assign(entity: &Entity<'_>, cpu: u32) {
     if let Some(vcpu) = in_slot(entity.slot) {
         vcpu.cpu.store(cpu, Ordering::Release);
@@ -518,7 +521,8 @@ fn idle(local: &CpuLocal) {
     }
 }
 
-/// A CPU without a partition to run begins here; `registers` is the frame at the top of its stack.
+/// The entry of a CPU that has no partition to run yet; `registers` is the frame at the top of its
+/// stack.
 pub fn begin(registers: &mut Registers) {
     let local = cpu::this();
     local.since.set(time::now());

@@ -16,7 +16,7 @@ use crate::{
     hypercall, leave, machine, partition, platform, schedule,
 };
 
-/// The first two partitions exist: other CPUs may look for work.
+/// Set when the first two partitions exist: other CPUs may look for work then.
 static READY: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
@@ -28,7 +28,7 @@ unsafe extern "C" {
     static entry_page_sysenter: u8;
 }
 
-/// The first CPU, when the platform is set up.
+/// Starts the monitor on the first CPU, once the platform is set up.
 pub fn start(handover: &Handover) -> ! {
     hardware::probe();
     cpu::SMAP_ON.store(platform::features().smap, Ordering::Relaxed);
@@ -52,7 +52,7 @@ pub fn start(handover: &Handover) -> ! {
     unsafe { below_frame(run) }
 }
 
-/// Makes one of the first two partitions of what the loader built.
+/// Creates one of the first two partitions from the memory that the loader filled.
 fn create(first: &FirstPartition) {
     let number = first.descriptor.number;
     let fail = |error: i64| -> ! {
@@ -70,7 +70,7 @@ fn create(first: &FirstPartition) {
     }
 }
 
-/// Every other CPU.
+/// Starts the monitor on every other CPU.
 pub fn start_secondary(_index: u32) -> ! {
     while !READY.load(Ordering::Acquire) {
         core::hint::spin_loop();
@@ -79,7 +79,7 @@ pub fn start_secondary(_index: u32) -> ! {
     unsafe { below_frame(run) }
 }
 
-/// Turns this CPU over to partitions.
+/// Runs partitions on this CPU from now on.
 extern "C" fn run() -> ! {
     set_syscall_entries();
     let frame = (cpu::this().stack_top - size_of::<Registers>() as u64) as *mut Registers;
@@ -93,11 +93,11 @@ extern "C" fn run() -> ! {
     }
 }
 
-/// Flags that a `syscall` clears: those that would change how ring 0 runs.
+/// Flags that `syscall` clears: those that would change how ring 0 runs.
 const SYSCALL_CLEARS: u64 =
     flag::TF | flag::IF | flag::DF | flag::IOPL | flag::NT | flag::AC | flag::RF | flag::VM;
 
-/// Points `syscall` and `sysenter` at this CPU's view of the entry page.
+/// Points `syscall` and `sysenter` at this CPU's mapping of the entry page.
 fn set_syscall_entries() {
     let area = core::ptr::from_ref(cpu::this()) as u64;
     let base = &raw const entry_page as u64;

@@ -1,5 +1,5 @@
-//! The `syscall` and `sysenter` instructions: a hypercall from kernel mode, a system call for the
-//! partition's kernel from user mode.
+//! The `syscall` and `sysenter` instructions: from kernel mode they are hypercalls, from user mode
+//! system calls for the partition's kernel.
 
 use pv_abi::uv::calls::cause;
 
@@ -10,7 +10,7 @@ use crate::{
     trap::{self, vector},
 };
 
-/// Called by `entry.S`; returns the frame to leave by.
+/// Called by `entry.S`. Returns the frame to return to ring 3 by.
 pub extern "C" fn syscall(registers: &mut Registers) -> *mut Registers {
     if let Some(vcpu) = cpu::current() {
         if vcpu.in_kernel.get() {

@@ -1,7 +1,7 @@
 //! System time: nanoseconds since the monitor started, from the time-stamp counter.
 //!
-//! All CPUs' counters run alike, so the record that kernels read (`vcpu_time_info`) is written
-//! once and holds for ever: time = (tsc - start) * multiplier >> (32 - shift).
+//! The counters of all CPUs run alike, so the record that kernels read (`vcpu_time_info`) is
+//! written once and holds for ever: time = (tsc - start) * multiplier >> (32 - shift).
 
 use core::sync::atomic::Ordering;
 
@@ -27,7 +27,7 @@ pub fn record() -> VcpuTimeInfo {
     }
 }
 
-/// Writes the record to where the kernel of `vcpu` looks for it.
+/// Writes the time record to the places where the kernel of `vcpu` reads it.
 pub fn publish(vcpu: &Vcpu) {
     let record = record();
     let words = zerocopy::IntoBytes::as_bytes(&record).chunks_exact(4);
@@ -43,7 +43,7 @@ pub fn publish(vcpu: &Vcpu) {
     }
 }
 
-/// Gives a new partition its wall clock and time records.
+/// Writes the wall clock and the time records of a new partition.
 pub fn fill_shared_info(partition: &Partition) {
     for vcpu in partition.all_vcpus() {
         publish(vcpu);

@@ -1,9 +1,9 @@
 //! Exceptions and interrupts.
 //!
-//! From ring 3 an exception is emulated, or given to the partition's kernel, or ends the
-//! partition. From ring 0 it is recovered ([`crate::recovery`] lists where), or it is a broken
-//! invariant of the monitor and stops the host. Interrupts only leave a note: what
-//! they ask for is done in [`crate::leave`], before ring 3 goes on.
+//! An exception from ring 3 is emulated, or injected into the partition's kernel, or ends the
+//! partition. An exception from ring 0 is recovered ([`crate::recovery`] lists where), or it is a
+//! broken invariant of the monitor and stops the host. Interrupt handlers only leave a note;
+//! [`crate::leave`] does the work before ring 3 continues.
 use core::sync::atomic::Ordering;
 
 use pv_abi::uv::calls::cause;
@@ -27,7 +27,7 @@ pub mod vector {
     pub const NMI: u8 = 2;
     /// Invalid opcode.
     pub const INVALID_OPCODE: u8 = 6;
-    /// No FPU.
+    /// The FPU is not available.
     pub const DEVICE_NOT_AVAILABLE: u8 = 7;
     /// Double fault.
     pub const DOUBLE_FAULT: u8 = 8;
@@ -41,7 +41,8 @@ pub mod vector {
     pub const MACHINE_CHECK: u8 = 18;
 }
 
-/// Called by `entry.S` with the frame of what was interrupted; returns the frame to leave by.
+/// Called by `entry.S` with the frame of the interrupted code. Returns the frame to leave ring 0
+/// by.
 pub extern "C" fn trap(registers: &mut Registers) -> *mut Registers {
     let vector = narrow::low_8(registers.vector);
     if !registers.is_from_partition() {
@@ -50,11 +51,11 @@ pub extern "C" fn trap(registers: &mut Registers) -> *mut Registers {
     if vector == vector::PAGE_FAULT
         && let Some(vcpu) = cpu::current()
     {
-        // Read before another fault can happen, on the partition's memory.
+        // CR2 is read before an access to the partition's memory can fault again.
         let address = Cr2::read_raw();
         if page_fault::table_write(vcpu, registers, address) || view::read(vcpu, registers, address)
         {
-            // What others ask of this CPU meanwhile comes by interrupt, once ring 3 goes on.
+            // Requests of other CPUs come by interrupt, once ring 3 continues.
             return registers;
         }
         page_fault::page_fault(vcpu, registers, address);
@@ -66,11 +67,11 @@ pub extern "C" fn trap(registers: &mut Registers) -> *mut Registers {
     leave::leave(registers)
 }
 
-/// The exceptions that the CPU pushes an error code for, a bit each (Intel SDM vol. 3, table 6-1; 29 and
-/// 30 are AMD's). The stubs in `entry.S` go by it too.
+/// The exceptions for which the CPU pushes an error code, as one bit each (Intel SDM vol. 3, table
+/// 6-1; 29 and 30 are AMD's). The stubs in `entry.S` use it too.
 pub const WITH_ERROR_CODE: u32 = 1 << 8 | 0b1_1111 << 10 | 1 << 17 | 1 << 21 | 1 << 29 | 1 << 30;
 
-/// Whether the CPU pushes an error code for this exception.
+/// Returns whether the CPU pushes an error code for this exception.
 pub fn has_error_code(vector: u8) -> bool {
     vector < 32 && WITH_ERROR_CODE >> vector & 1 != 0
 }
@@ -102,14 +103,14 @@ fn exception(vcpu: &Vcpu, registers: &mut Registers, vector: u8) {
     }
 }
 
-/// Raises an exception in the partition, or ends the partition if it cannot take it.
+/// Injects an exception into the partition, or ends the partition if it cannot take the exception.
 pub fn inject(vcpu: &Vcpu, registers: &mut Registers, vector: u8, error: Option<u64>) {
     if bounce::exception(vcpu, registers, vector, error).is_err() {
         partition::crash(vcpu, registers, cause::UNHANDLED_TRAP, vector.into());
     }
 }
 
-/// Notes an interrupt.
+/// Notes an interrupt, to be handled before ring 3 continues.
 fn interrupt(vector: u8) {
     platform::end_of_interrupt(vector);
     match vector {
@@ -132,13 +133,13 @@ fn from_monitor(registers: &mut Registers, vector: u8) -> *mut Registers {
         return registers;
     }
     if vector == vector::DEBUG {
-        // A data breakpoint of the partition hit by the monitor's own access on its behalf, or a
-        // single step that a `sysenter` carried into ring 0.
+        // The monitor's access on the partition's behalf hit the partition's data breakpoint, or
+        // `sysenter` carried a single step into ring 0.
         let _ = hardware::take_debug_status();
         registers.rflags &= !flag::TF;
         return registers;
     }
-    // What the CPU raises for a selector, a stack, an address or a page.
+    // The exceptions that a bad selector, stack, address or page causes.
     let recovery = if matches!(vector, 11..=14) { recovery::at(registers.rip) } else { None };
     match (recovery, cpu::current()) {
         (Some(Recovery::ContinueAt(rip)), _) => {
@@ -153,8 +154,9 @@ fn from_monitor(registers: &mut Registers, vector: u8) -> *mut Registers {
     }
 }
 
-/// Called by `entry.S` if the CPU refused the partition's cs, ss or flags in the last `iretq`, with the
-/// frame that the monitor was leaving by: the partition's kernel is told. Returns the frame to leave by.
+/// Called by `entry.S` if the CPU refused the partition's cs, ss or flags in the last `iretq`, with
+/// the frame that the monitor was returning by. The partition's kernel gets a failsafe callback.
+/// Returns the frame to leave ring 0 by.
 pub extern "C" fn failed_return(registers: &mut Registers) -> *mut Registers {
     if let Some(vcpu) = cpu::current()
         && bounce::failsafe(vcpu, registers).is_err()

@@ -1,8 +1,8 @@
-//! A virtual CPU: the state of the processor a partition's kernel believes it has.
+//! A virtual CPU: the processor state as a partition's kernel sees it.
 //!
-//! Lives in its partition's instance memory: this structure in the first frame, the trap table in
+//! It lies in its partition's instance memory: this structure in the first frame, the trap table in
 //! the second, the XSAVE area in the other two. Fields in a `RunningCell` belong to the CPU that
-//! runs it; fields that others touch are atomics.
+//! runs it. Fields that other CPUs access are atomics.
 #![expect(unsafe_code, reason = "virtual CPUs lie in memory that the database assigned")]
 
 use core::{
@@ -33,7 +33,8 @@ pub mod run {
     pub const BLOCKED: u32 = 3;
 }
 
-/// `vcpu_info` of the public header `xen.h`, as both sides change it at once.
+/// `vcpu_info` of the public header `xen.h`; the monitor and the partition may change it at the
+/// same time.
 #[repr(C)]
 pub struct InfoArea {
     /// An event is pending.
@@ -41,7 +42,7 @@ pub struct InfoArea {
     /// Events are masked.
     pub upcall_mask: AtomicU8,
     reserved: [u8; 6],
-    /// Selects words of the pending bitmap.
+    /// Selects the words of the pending bitmap that have events.
     pub pending_sel: AtomicU64,
     /// Faulting address of the last page fault.
     pub cr2: AtomicU64,
@@ -51,7 +52,8 @@ pub struct InfoArea {
 }
 const _: () = assert!(size_of::<InfoArea>() == 64);
 
-/// What a partition's kernel registered for a vector (`trap_info` of `xen.h`); no address: none.
+/// The handler that a partition's kernel registered for a vector (`trap_info` of `xen.h`); an
+/// address of 0 means none.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Gate {
@@ -59,7 +61,7 @@ pub struct Gate {
     pub address: u64,
     /// Code selector.
     pub cs: u16,
-    /// Bits 1:0 lowest privilege that may raise it by `int`; bit 2: mask events.
+    /// Bits 1:0 are the lowest privilege that may raise the vector by `int`; bit 2 masks events.
     pub flags: u16,
     reserved: u32,
 }
@@ -72,7 +74,7 @@ impl Gate {
     }
 }
 
-/// Callbacks by their type number in `callback.h`.
+/// Number of callbacks, which are indexed by their type in `callback.h`.
 pub const CALLBACKS: usize = 8;
 
 /// Segment state of a virtual CPU that is not running.
@@ -85,7 +87,7 @@ pub struct Segments {
     pub fs_base: u64,
     /// Base in use in the present mode.
     pub gs_base: u64,
-    /// Base of the other mode (user while in kernel mode and the reverse).
+    /// The base of the other mode (of user mode while in kernel mode, and the reverse).
     pub gs_base_other: u64,
 }
 
@@ -98,7 +100,7 @@ pub struct Vcpu {
     pub slot: u16,
     /// Its partition.
     pub partition: &'static Partition,
-    /// The rest; reached as if it lay here.
+    /// Its state, whose fields the virtual CPU dereferences to.
     pub held: State,
 }
 
@@ -109,23 +111,23 @@ impl Deref for Vcpu {
     }
 }
 
-/// What a virtual CPU holds and is, nearly all of it zero at first.
+/// The state of a virtual CPU, nearly all of it zero at first.
 #[derive(Default)]
 #[repr(C)]
 pub struct State {
     /// See [`run`].
     pub state: AtomicU32,
-    /// Its context is on a CPU's stack: nobody else may load it.
+    /// Set while its context is on a CPU's stack: no other CPU may load it.
     pub on_cpu: AtomicBool,
     /// The physical CPU it belongs to.
     pub cpu: AtomicU32,
-    /// Was given a start state.
+    /// Whether it has been given a start state.
     pub initialised: AtomicBool,
-    /// Port that a poll waits for; 0: none; [`POLL_ANY`]: several.
+    /// Port that a poll waits for; 0 for none, [`POLL_ANY`] for several.
     pub polls: AtomicU32,
-    /// Its place in a run queue, while it is in none.
+    /// Its scheduling entity, while it is in no run queue.
     pub entity: RunningCell<Option<Entity<'static>>>,
-    /// Physical CPU whose timer queue has its timer.
+    /// The physical CPU whose timer queue has its timer.
     pub timer_cpu: RunningCell<u32>,
     /// Guest registers while it has no CPU.
     pub registers: RunningCell<Registers>,
@@ -137,14 +139,14 @@ pub struct State {
     pub user_root: RunningCell<u64>,
     /// Stack for entries from user mode.
     pub kernel_stack: RunningCell<u64>,
-    /// What the entry page uses of `kernel_stack`: aligned, and with the whole frame outside the
-    /// monitor's part; 0 where system calls take the long way.
+    /// The copy of `kernel_stack` that the entry page uses: aligned, and with the whole frame
+    /// outside the monitor's part; 0 if system calls take the slow path.
     pub fast_stack: RunningCell<u64>,
     /// Segments while it has no CPU.
     pub segments: RunningCell<Segments>,
     /// Addresses of the callbacks by type.
     pub callbacks: RunningCell<[u64; CALLBACKS]>,
-    /// Bit per callback type: mask events on entry.
+    /// One bit per callback type: mask events on entry.
     pub callback_masks: RunningCell<u32>,
     /// The kernel's view of CR0.TS.
     pub task_switched: RunningCell<bool>,
@@ -168,26 +170,26 @@ pub struct State {
     pub info: AtomicPtr<InfoArea>,
     /// Frame of a registered `vcpu_info`; 0: in shared info.
     pub info_frame: AtomicU64,
-    /// Where the kernel wants its runstate.
+    /// Where the kernel wants the runstate record.
     pub runstate_area: RunningCell<Area>,
-    /// Where it wants a copy of the time record.
+    /// Where the kernel wants a copy of the time record.
     pub time_area: RunningCell<Area>,
     /// Odd while the runstate changes.
     runstate_version: AtomicU32,
     /// Present runstate.
     pub runstate: AtomicU32,
-    /// When it began.
+    /// When the present runstate began, in system time.
     runstate_entry: AtomicU64,
     /// Nanoseconds spent running, runnable, blocked, offline (the ABI's order).
     runstate_time: [AtomicU64; 4],
-    /// A non-maskable interrupt is wanted.
+    /// Set while a non-maskable interrupt is pending.
     pub nmi_pending: AtomicBool,
     /// Hypercalls it made.
     pub hypercalls: AtomicU64,
 }
 const _: () = assert!(size_of::<Vcpu>() <= 4096);
 
-/// [`Vcpu::polls`]: any event ends the poll.
+/// The value of [`Vcpu::polls`] with which any event ends the poll.
 pub const POLL_ANY: u32 = u32::MAX;
 
 impl Vcpu {
@@ -204,7 +206,7 @@ impl Vcpu {
         Self { id, slot, partition, held }
     }
 
-    /// Says whether the entry page may handle system calls: the kernel has a handler that wants
+    /// Enables or disables the assembly fast path for system calls. It needs a handler that wants
     /// events masked, and a stack that can be written without another check.
     pub fn update_fast_path(&self) {
         let stack = self.kernel_stack.get() & !0xf;
@@ -222,7 +224,7 @@ impl Vcpu {
         unsafe { &*self.info.load(Ordering::Acquire) }
     }
 
-    /// Continues its `vcpu_info` at `place`, with the mask of the present one.
+    /// Moves its `vcpu_info` to `place`, and keeps the present event mask.
     pub fn move_info(&self, place: *mut InfoArea) {
         let old = self.info();
         // SAFETY: inside one frame of the partition that is held by a writable reference from now
@@ -234,14 +236,14 @@ impl Vcpu {
         self.info.store(place, Ordering::SeqCst);
     }
 
-    /// Whether an event waits and may be delivered.
+    /// Returns whether an event is pending and unmasked.
     pub fn event_deliverable(&self) -> bool {
         let info = self.info();
         info.upcall_pending.load(Ordering::Acquire) != 0
             && info.upcall_mask.load(Ordering::Acquire) == 0
     }
 
-    /// Whether any event waits.
+    /// Returns whether any event is pending.
     pub fn event_pending(&self) -> bool {
         self.info().upcall_pending.load(Ordering::Acquire) != 0
     }
@@ -268,7 +270,8 @@ impl Vcpu {
         (core::ptr::from_ref(self) as u64 + 2 * 4096) as *mut u8
     }
 
-    /// Notes a change of runstate and tells the kernel. Only under the lock of its queue.
+    /// Records a change of the runstate, and publishes it to the kernel. The caller holds the lock
+    /// of its queue.
     pub fn enter_runstate(&self, state: u32, now: u64) {
         let version = self.runstate_version.load(Ordering::Relaxed);
         self.runstate_version.store(version.wrapping_add(1), Ordering::Relaxed);
@@ -284,7 +287,7 @@ impl Vcpu {
         self.publish_runstate();
     }
 
-    /// The runstate record as the ABI lays it out, its times up to the last change.
+    /// The runstate record as the ABI lays it out, with times up to the last change.
     fn runstate_info(&self) -> RunstateInfo {
         loop {
             let version = self.runstate_version.load(Ordering::Acquire);
@@ -302,7 +305,7 @@ impl Vcpu {
         }
     }
 
-    /// The runstate record with its times up to now.
+    /// The runstate record with times up to now.
     pub fn runstate_now(&self) -> RunstateInfo {
         let mut info = self.runstate_info();
         if let Some(time) = info.time.get_mut(info.state as usize) {
@@ -311,7 +314,8 @@ impl Vcpu {
         info
     }
 
-    /// Writes the runstate to where the kernel wants it. Only under the lock of its queue.
+    /// Writes the runstate record to where the kernel wants it. The caller holds the lock of its
+    /// queue.
     pub fn publish_runstate(&self) {
         let area = self.runstate_area.get();
         if area.is_none() {
@@ -331,7 +335,7 @@ impl Vcpu {
         }
     }
 
-    /// Root to load in the present mode.
+    /// The level-4 table to load in the present mode.
     pub fn root(&self) -> u64 {
         if self.in_kernel.get() { self.kernel_root.get() } else { self.user_root.get() }
     }

@@ -1,8 +1,9 @@
-//! The machine-to-physical table as partitions see it: each its own entries and no others.
+//! The partitions' views of the machine-to-physical table: each partition sees its own entries and
+//! no others.
 //!
-//! The rule: a partition's view changes under its lock, and in the order that
-//! [`m2p_view`] asks for. The view is for the kernel alone: a fault in user mode fills nothing, and
-//! the tables of user mode do not lead there.
+//! The rule: a partition's view changes under its lock, and in the order that [`m2p_view`] asks
+//! for. Only the kernel has the view: a fault in user mode fills nothing, and the tables of user
+//! mode do not lead there.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -59,8 +60,8 @@ fn slot(root: u64) -> &'static AtomicU64 {
     &machine::table(root)[MONITOR_SLOTS.start]
 }
 
-/// Makes an entry readable that the kernel of `vcpu` read and that is not there yet; `false`: that
-/// was not what faulted, or there is no such entry.
+/// Fills in an entry of the view that the kernel of `vcpu` tried to read. Returns `false` if the
+/// fault has another cause, or if there is no such entry.
 #[inline]
 pub fn read(vcpu: &Vcpu, registers: &Registers, address: u64) -> bool {
     (M2P_START..M2P_END).contains(&address) && show(vcpu, registers, address)
@@ -102,12 +103,13 @@ pub fn hide_from_user(vcpu: &Vcpu) {
     }
 }
 
-/// Sets the entry of a frame that is the partition's.
+/// Sets the entry of a frame that belongs to the partition.
 pub fn set(partition: &Partition, mfn: u64, pfn: u64) {
     partition.view.lock().set(&Viewer(partition.number), mfn, pfn);
 }
 
-/// Frames have become the RAM of partition `owner`, if it is one.
+/// Updates the view after frames have become the RAM of partition `owner`, if `owner` is a
+/// partition.
 pub fn gained(owner: u32, mfns: &[u64]) {
     let Some(partition) = partition::find(owner).filter(|_| !mfns.is_empty()) else {
         return;
@@ -117,8 +119,8 @@ pub fn gained(owner: u32, mfns: &[u64]) {
     }
 }
 
-/// A frame has left the owner whose word was `before`, if that was RAM of a partition. The caller
-/// flushes the partition's CPUs before the frame gets another owner.
+/// Updates the view after a frame has left the owner with the word `before`, if it was RAM of a
+/// partition. The caller flushes the partition's CPUs before the frame gets another owner.
 pub fn lost(before: u32, mfn: u64) {
     if let Some(partition) = partition::find(before) {
         partition.view.lock().lost(&Viewer(before), mfn);

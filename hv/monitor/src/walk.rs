@@ -1,7 +1,7 @@
-//! Finding the entry that maps an address, in a partition's validated tables.
+//! Finds the entry that maps an address, in a partition's validated tables.
 //!
-//! The rule: a walk needs the partition's [`Space`], so its page-table lock is held, and reads
-//! nothing but validated tables of the partition, see [`page_tables::find_entry`].
+//! The rule: a walk needs the partition's [`Space`], so the page-table lock is held, and it reads
+//! only validated tables of the partition; see [`page_tables::find_entry`].
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,14 +23,15 @@ pub struct Place {
 }
 
 impl Place {
-    /// The entry.
+    /// The entry as an atomic word.
     #[must_use]
     pub fn entry(self) -> &'static AtomicU64 {
         &machine::table(self.table)[self.index & 511]
     }
 }
 
-/// The level-1 entry for `va` in the kernel's tables of `vcpu`; `None` for the monitor's addresses.
+/// The place of the level-1 entry for `va` in the kernel's tables of `vcpu`. Returns `None` for the
+/// monitor's addresses.
 #[must_use]
 #[inline]
 pub fn place(space: &Space, vcpu: &Vcpu, va: u64) -> Option<Place> {

@@ -1,4 +1,4 @@
-//! Building a partition: the boot partition writes the memory of one that does not run yet.
+//! Building a partition: the boot partition writes the memory of a partition that does not run yet.
 
 use core::sync::atomic::Ordering;
 
@@ -27,10 +27,11 @@ use crate::{
     walk,
 };
 
-/// Unmapped entries whose references are given back after one flush.
+/// Unmapped entries whose references are released after one flush.
 const BATCH: usize = 32;
 
-/// The target of a call: a partition that is being built, here and by the database.
+/// The target of a call: a partition that the database and the monitor both have in the state
+/// *building*.
 fn target(number: u64) -> Result<&'static Partition, i64> {
     let number = u32::try_from(number).map_err(|_| errno::ESRCH)?;
     let partition = partition::find(number).ok_or(errno::ESRCH)?;
@@ -58,7 +59,8 @@ pub fn map(call: &mut Call) -> Outcome {
     Ok(count)
 }
 
-/// Does entries from `first` on, up to a batch; returns where to go on, and what stopped it.
+/// Processes a batch of entries from `first` on. Returns where to continue, and the error that
+/// stopped it.
 fn some(
     vcpu: &Vcpu,
     target: Result<&Partition, i64>,
@@ -80,7 +82,7 @@ fn some(
                 .and_then(|entry| one(vcpu, &mut space, target, &entry));
             match one {
                 Ok(Some(released)) => {
-                    // As many as the batch has room for.
+                    // The batch has room for all of them.
                     let _ = gone.push(released);
                 }
                 Ok(None) => {}
@@ -99,7 +101,7 @@ fn some(
     (done, outcome)
 }
 
-/// Gives back the reference of an entry that no CPU has any more.
+/// Releases the reference of an entry once no CPU caches its translation.
 fn give_back(released: Release) {
     let owner = frame(released.mfn).and_then(|frame| partition::find(frame.owner()));
     release(&Host, released);
@@ -122,8 +124,8 @@ fn one(
         }
         let flags = PTE_PRESENT | PTE_RW | PTE_USER | PTE_ACCESSED | PTE_DIRTY | PTE_NX;
         let new = entry.frame << 12 & PTE_ADDRESS | flags;
-        // It is counted before the state is looked at; *start* looks at the count after it has set
-        // the state.
+        // The count of mapped frames rises before the state is read; *start* sets the state before
+        // it reads the count.
         let target = target?;
         target.built.fetch_add(1, Ordering::SeqCst);
         let mapped = if target.state.load(Ordering::SeqCst) == state::BUILDING {

@@ -1,4 +1,5 @@
-//! `console_io`: raw text from a partition to the monitor's log, before it has a console.
+//! `console_io`: writes raw text of a partition to the monitor's log, before the partition has a
+//! console.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,11 +11,11 @@ use pv_abi::{
 use super::{Call, Outcome};
 use crate::{guest_memory, partition::Partition, platform, time};
 
-/// Bytes written per call at most; the rest continues.
+/// Most bytes that one call writes; the call is then continued.
 const PIECE: usize = 256;
-/// Nanoseconds that a guest's byte takes of the log: 4096 bytes a second.
+/// Nanoseconds that each byte of a guest's text costs: 4096 bytes a second.
 const BYTE_TIME: u64 = 1_000_000_000 / 4096;
-/// How far guests may be ahead: 32 KiB at once.
+/// How far, in nanoseconds, guests may be ahead of their rate: 32 KiB at once.
 const AHEAD: u64 = 8 * 1_000_000_000;
 
 /// `console_io(command, bytes, buffer)`.
@@ -44,8 +45,8 @@ pub fn console_io(call: &mut Call) -> Outcome {
 /// System time up to which the text of all guests is paid for.
 static PAID: AtomicU64 = AtomicU64::new(0);
 
-/// Whether a partition may write so many bytes now. What all guests together write beyond their
-/// rate is lost, so that the line has room for the rest.
+/// Returns whether a partition may write `bytes` bytes now. The monitor drops text that all guests
+/// together write beyond their rate, so that the serial line has room for other messages.
 fn may_log(partition: &Partition, bytes: u64) -> bool {
     if partition.kind != kind::GUEST {
         return true;

@@ -1,4 +1,4 @@
-//! Calls that set what a processor would hold: gates, stacks, segments, debug registers.
+//! Calls that set virtual processor state: gates, stacks, segments, debug registers.
 
 use core::sync::atomic::Ordering;
 
@@ -21,11 +21,11 @@ use crate::{
     vcpu::{CALLBACKS, Gate, Vcpu},
 };
 
-/// Gates a call may set at most: a table has 256.
+/// Most gates that one call may set; a table has 256.
 const MOST_GATES: u64 = 257;
 
-/// `set_trap_table(TrapInfo *list)`: sets gates up to the first without an address; a null list
-/// clears all.
+/// `set_trap_table(TrapInfo *list)`: sets gates until the first entry without an address; a null
+/// list clears all gates.
 pub fn set_trap_table(call: &mut Call) -> Outcome {
     let [list, ..] = call.args;
     if list == 0 {
@@ -47,7 +47,7 @@ pub fn set_trap_table(call: &mut Call) -> Outcome {
     Ok(0)
 }
 
-/// `set_gdt(u64 *frames, entries)`.
+/// `set_gdt(u64 *frames, entries)`: replaces the descriptor table.
 pub fn set_gdt(call: &mut Call) -> Outcome {
     let [list, entries, ..] = call.args;
     let pages = entries.div_ceil(512);
@@ -76,7 +76,7 @@ pub fn update_descriptor(call: &mut Call) -> Outcome {
     Ok(0)
 }
 
-/// `stack_switch(ss, sp)`: the stack for entries from user mode.
+/// `stack_switch(ss, sp)`: sets the kernel's stack for entries from user mode.
 pub fn stack_switch(call: &mut Call) -> Outcome {
     let [_, stack, ..] = call.args;
     if !is_canonical(stack) {
@@ -87,7 +87,7 @@ pub fn stack_switch(call: &mut Call) -> Outcome {
     Ok(0)
 }
 
-/// `set_callbacks(event, failsafe, syscall)`, the older form of `callback_op`.
+/// `set_callbacks(event, failsafe, syscall)`: the older form of `callback_op`.
 pub fn set_callbacks(call: &mut Call) -> Outcome {
     let [event, failsafe, syscall, ..] = call.args;
     if ![event, failsafe, syscall].into_iter().all(is_canonical) {
@@ -150,12 +150,12 @@ pub fn get_debug_register(call: &mut Call) -> Outcome {
     read_debug(call.vcpu, call.args[0])
 }
 
-/// Sets a debug register of the virtual CPU that runs here. Breakpoints may not lie in the monitor's
-/// part (XSA-265).
+/// Sets a debug register of the virtual CPU that runs on this CPU. A breakpoint in the monitor's
+/// part of the address space is refused (XSA-265).
 ///
 /// # Errors
-/// `-EPERM` for such a breakpoint, one on ports, and bits that do not exist; `-EINVAL` where there
-/// is no such register.
+/// `-EPERM` for such a breakpoint, for an I/O breakpoint, and for bits that do not exist; `-EINVAL`
+/// if there is no such register.
 pub fn write_debug(vcpu: &Vcpu, register: u64, value: u64) -> Result<(), i64> {
     let mut debug = vcpu.debug.get();
     match register {
@@ -182,7 +182,7 @@ pub fn write_debug(vcpu: &Vcpu, register: u64, value: u64) -> Result<(), i64> {
 /// A debug register of a virtual CPU.
 ///
 /// # Errors
-/// `-EINVAL` where there is no such register.
+/// `-EINVAL` if there is no such register.
 pub fn read_debug(vcpu: &Vcpu, register: u64) -> Result<u64, i64> {
     let debug = vcpu.debug.get();
     match register {
@@ -217,7 +217,8 @@ fn load_user_gs(selector: u16) -> u64 {
     0
 }
 
-/// `vm_assist(command, type)`: what Linux asks for is always on, or has no meaning here.
+/// `vm_assist(command, type)`: accepts what Linux asks for, which is always on or has no meaning
+/// here.
 pub fn vm_assist(call: &mut Call) -> Outcome {
     use features::assist;
     let [command, kind, ..] = call.args;
@@ -235,7 +236,7 @@ pub fn vm_assist(call: &mut Call) -> Outcome {
     }
 }
 
-/// `iret`: returns to what the frame at rsp says.
+/// `iret`: returns by the frame at rsp.
 pub fn iret(call: &mut Call) -> Outcome {
     if bounce::interrupt_return(call.vcpu, call.registers).is_err() {
         partition::crash(call.vcpu, call.registers, cause::BAD_FRAME, 0);

@@ -1,5 +1,5 @@
-//! `event_channel_op`: 2-level event channels. The FIFO form is refused from its first call on, so
-//! that kernels fall back to this one.
+//! `event_channel_op`: 2-level event channels. The monitor refuses the first call of the FIFO form,
+//! so kernels fall back to the 2-level form.
 
 use core::sync::atomic::Ordering;
 
@@ -17,9 +17,9 @@ use crate::{
 
 type Operation = fn(&Vcpu, u64) -> Outcome;
 
-/// Set in the command of a reset that goes on; the next port is in the bits above the command's.
+/// Marks the command of a reset that continues; the bits above the command's hold the next port.
 const GOES_ON: u64 = 0x7273_7400_0000_0000;
-/// The low bits of the command of a reset that goes on.
+/// Width of the command of a reset that continues.
 const COMMAND_BITS: u32 = 16;
 
 /// `event_channel_op(command, argument)`.
@@ -96,7 +96,8 @@ fn alloc_unbound(vcpu: &Vcpu, argument: u64) -> Outcome {
     })
 }
 
-/// Closes a port of a partition; the other end of a connection waits again.
+/// Closes a port of a partition; the other end of a connection becomes unbound and waits for a new
+/// peer.
 pub fn close_port(partition: &Partition, port: u32) -> Result<(), i64> {
     let other = {
         let _lock = partition.ports_lock.lock_or_again()?;
@@ -110,7 +111,7 @@ pub fn close_port(partition: &Partition, port: u32) -> Result<(), i64> {
     Ok(())
 }
 
-/// The port that an operation with no other argument names.
+/// Reads the port from an argument that holds nothing else.
 fn port(argument: u64) -> Result<u32, i64> {
     Ok(guest_memory::read::<abi::PortArgument>(argument)?.port)
 }
@@ -170,7 +171,7 @@ fn reset(call: &mut Call) -> Outcome {
 /// Closes the ports of a partition from `next` on.
 ///
 /// # Errors
-/// [`AGAIN`]: `next` says where to go on.
+/// Returns [`AGAIN`] if the work is not finished: `next` says where to continue.
 fn close_from(partition: &Partition, next: &mut u32) -> Result<(), i64> {
     let ports = partition.ports();
     while (*next as usize) < abi::PORTS_2L {
@@ -187,10 +188,10 @@ fn close_from(partition: &Partition, next: &mut u32) -> Result<(), i64> {
     Ok(())
 }
 
-/// Closes all ports of a partition that does not run any more.
+/// Closes all ports of a partition that no longer runs.
 ///
 /// # Errors
-/// [`AGAIN`]: call again.
+/// Returns [`AGAIN`] if the work is not finished; the caller calls again.
 pub fn close_all(partition: &Partition) -> Result<(), i64> {
     let mut next = partition.closed_ports.load(Ordering::Relaxed).max(1);
     let closed = close_from(partition, &mut next);

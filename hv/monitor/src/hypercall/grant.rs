@@ -23,18 +23,18 @@ use crate::{
     walk::{self, Place},
 };
 
-/// Mappings that are taken away with one flush.
+/// Mappings that are removed with one flush.
 const BATCH: usize = 16;
 
-/// The low bits of the command; the rest is not used.
+/// The low bits that hold the command; the other bits are ignored.
 const COMMAND: u64 = (1 << abi::COMMAND_BITS) - 1;
 
 /// Why an operation was not performed.
 pub enum Stopped {
-    /// It gets this status.
+    /// The operation gets this status.
     Status(i16),
-    /// Tables of the host are unfinished, or another CPU has them: the call comes again. No status
-    /// says so, since kernels take any but 0 for the end of the matter.
+    /// Page tables are unfinished, or another CPU holds them: the call runs again. No status can
+    /// say so, since kernels take every status but 0 as final.
     Again,
 }
 
@@ -50,7 +50,7 @@ impl From<Error> for Stopped {
     }
 }
 
-/// The status code of a result.
+/// The status code for a result.
 ///
 /// # Errors
 /// [`AGAIN`].
@@ -83,7 +83,7 @@ pub fn grant_table_op(call: &mut Call) -> Outcome {
     }
 }
 
-/// Performs an array of operations; each gets its own status, unless the call has to come again.
+/// Performs an array of operations. Each gets its own status, unless the call has to run again.
 fn each<T>(call: &mut Call, run: impl Fn(&Vcpu, &mut T) -> Result<(), i64>) -> Outcome
 where
     T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
@@ -91,7 +91,7 @@ where
     let [_, list, count, ..] = call.args;
     let operations = GuestPointer::<T>::new(list, count)?;
     for index in 0..count {
-        // What is unfinished in the caller's tables is no reason to refuse an operation.
+        // Unfinished work in the caller's tables is no reason to refuse an operation.
         let finished =
             call.vcpu.partition.space.lock_or_again().and_then(|mut space| finish(&mut space));
         if finished.is_err() || index != 0 && schedule::should_yield_now() {
@@ -106,12 +106,12 @@ where
     Ok(0)
 }
 
-/// Whether a mapping with these `GNTMAP_` flags may write.
+/// The access that a mapping with these `GNTMAP_` flags has.
 fn access(flags: u32) -> Access {
     if flags & abi::GNTMAP_READONLY != 0 { Access::Read } else { Access::Write }
 }
 
-/// Where a mapping goes: by the address of the entry, or by the virtual address.
+/// Where a mapping's entry lies: at a given machine address, or where a virtual address leads.
 fn place(space: &Space, vcpu: &Vcpu, host_addr: u64, flags: u32) -> Result<Place, i16> {
     if flags & abi::GNTMAP_CONTAINS_PTE != 0 {
         // XSA-227: an entry is eight aligned bytes.
@@ -160,7 +160,7 @@ fn map(vcpu: &Vcpu, op: &mut abi::MapGrantRef) -> Result<(), Stopped> {
     }
 }
 
-/// What a mapping holds of the frame for devices.
+/// The reference that a mapping holds on the frame for device access, if any.
 fn device_hold(record: &MapRecord) -> Option<Release> {
     (record.flags & abi::GNTMAP_DEVICE_MAP != 0).then(|| Release {
         mfn: record.frame.into(),
@@ -168,7 +168,8 @@ fn device_hold(record: &MapRecord) -> Option<Release> {
     })
 }
 
-/// Takes what the mapping holds for devices, and writes the mapper's page-table entry; or neither.
+/// Takes the reference for device access and writes the mapper's page-table entry. If one fails,
+/// does neither.
 fn hold_and_enter(vcpu: &Vcpu, granter: &Partition, record: &MapRecord) -> Result<(), Stopped> {
     let held = device_hold(record)
         .map(|wanted| machine::hold(granter.number, wanted.mfn, wanted.writable))
@@ -199,18 +200,18 @@ fn enter(vcpu: &Vcpu, granter: &Partition, record: &MapRecord) -> Result<(), Sto
     Ok(())
 }
 
-/// A mapping of which something was taken away.
+/// A mapping of which a part was removed.
 struct Unmapped {
-    /// What its entry held, to be released once the mapper's CPUs are flushed.
+    /// The reference that its entry held, to be released once the mapper's CPUs are flushed.
     entry: Option<Release>,
-    /// What it held for devices.
+    /// The reference that it held for device access.
     device: Option<Release>,
-    /// The use of the grant ends, too.
+    /// The mapping's record, if its use of the grant ends too.
     ended: Option<MapRecord>,
 }
 
 impl Unmapped {
-    /// Gives back what the mapping held.
+    /// Releases what the mapping held.
     fn finish(self) -> Result<(), Stopped> {
         for held in [self.entry, self.device].into_iter().flatten() {
             release(&Host, held);
@@ -219,10 +220,10 @@ impl Unmapped {
     }
 }
 
-/// Takes a mapping away, as one of the operations says.
+/// Removes a mapping as one of the operations asks.
 type Unmap = fn(&Vcpu, &abi::UnmapGrantRef) -> Result<Unmapped, Stopped>;
 
-/// Unmaps an array of mappings; each gets its own status.
+/// Unmaps an array of mappings. Each gets its own status.
 fn unmap_each(call: &mut Call, unmap: Unmap) -> Outcome {
     let [_, list, count, ..] = call.args;
     let operations = GuestPointer::<abi::UnmapGrantRef>::new(list, count)?;
@@ -242,8 +243,9 @@ fn unmap_each(call: &mut Call, unmap: Unmap) -> Outcome {
     Ok(0)
 }
 
-/// Unmaps a batch: its entries go, then the translations, then what the entries held. Returns how
-/// many operations have a status now: all, or those before the one that has to come again.
+/// Unmaps a batch: clears the entries, flushes the translations, then releases the references.
+/// Returns how many operations have a status now: all of them, or those before the first that has
+/// to run again.
 fn unmap_some(
     vcpu: &Vcpu,
     unmap: Unmap,
@@ -255,9 +257,10 @@ fn unmap_some(
     for index in which {
         match operations.read(index) {
             Ok(operation) => match unmap(vcpu, &operation) {
-                // Another virtual CPU has left work in the tables, which is finished first.
+                // Another virtual CPU has left unfinished work in the tables, which must be
+                // finished first.
                 Err(Stopped::Again) => break,
-                // As many as the batch has room for.
+                // The batch has room for all of them.
                 unmapped => drop(begun.push((index, operation, unmapped))),
             },
             Err(fault) => {
@@ -278,12 +281,13 @@ fn unmap_some(
     outcome.map(|()| count)
 }
 
-/// `unmap_grant_ref`: an address that is 0 leaves that part of the mapping.
+/// `unmap_grant_ref`: an address of 0 keeps that part of the mapping.
 fn unmap(vcpu: &Vcpu, op: &abi::UnmapGrantRef) -> Result<Unmapped, Stopped> {
     take_away(vcpu, op.handle, op.dev_bus_addr, op.host_addr, 0)
 }
 
-/// `unmap_and_replace`: the new address lies where `unmap_grant_ref` has that for devices.
+/// `unmap_and_replace`: the new address lies in the field where `unmap_grant_ref` has the device
+/// address.
 fn replace(vcpu: &Vcpu, op: &abi::UnmapGrantRef) -> Result<Unmapped, Stopped> {
     take_away(vcpu, op.handle, 0, op.host_addr, op.dev_bus_addr)
 }
@@ -293,8 +297,9 @@ const _: () = assert!(
         && offset_of!(abi::UnmapAndReplace, status) == offset_of!(abi::UnmapGrantRef, status)
 );
 
-/// Takes away the part of a mapping that is for devices, if `device_addr` is its address, and that at
-/// `host_addr`, where what `new_addr` maps comes instead; 0: nothing.
+/// Removes the device part of a mapping if `device_addr` is its address, and the host part at
+/// `host_addr`. An address of 0 keeps that part. If `new_addr` is not 0, what it maps moves to
+/// `host_addr`.
 fn take_away(
     vcpu: &Vcpu,
     handle: u32,
@@ -302,7 +307,7 @@ fn take_away(
     host_addr: u64,
     new_addr: u64,
 ) -> Result<Unmapped, Stopped> {
-    // Held, so that a handle is given back once.
+    // The lock is held to the end, so that no handle is released twice.
     let mut maps = vcpu.partition.maps.lock();
     let record = maps.get(handle)?;
     let device = if device_addr == 0 { None } else { device_hold(&record) };
@@ -330,7 +335,7 @@ fn take_away(
     Ok(Unmapped { entry, device, ended })
 }
 
-/// Ends a mapping of a partition that has no tables any more.
+/// Ends a mapping of a partition that no longer has page tables.
 pub fn end_mapping(record: &MapRecord) {
     if let Some(held) = device_hold(record) {
         release(&Host, held);
@@ -338,15 +343,16 @@ pub fn end_mapping(record: &MapRecord) {
     let _ = end_use(record);
 }
 
-/// The granter's entry is no longer in use by this mapping.
+/// Ends this mapping's use of the granter's entry.
 fn end_use(record: &MapRecord) -> Result<(), i16> {
-    // One that is gone has nothing in use; its number is nobody's while its frames are mapped.
+    // A granter that is gone has no entry in use. Its number is not reassigned while its frames are
+    // mapped.
     let Some(granter) = partition::find(record.partition) else { return Ok(()) };
     granter.with_grants(|table| table.release(record.reference, access(record.flags)))
 }
 
-/// Takes the mapper's page-table entry away, which must still be that mapping (XSA-234); what
-/// `new_addr` maps, if it is not 0, comes there.
+/// Clears the mapper's page-table entry, which must still be that mapping (XSA-234). If `new_addr`
+/// is not 0, moves what it maps there.
 fn leave(vcpu: &Vcpu, record: &MapRecord, new_addr: u64) -> Result<Release, Stopped> {
     let mut space = vcpu.partition.space.lock_or_again().map_err(|_| Stopped::Again)?;
     let Place { table, index } = place(&space, vcpu, record.host_addr, record.flags)?;
@@ -392,7 +398,7 @@ fn query_size(vcpu: &Vcpu, argument: u64) -> Outcome {
     })
 }
 
-/// Version 2 does not exist here (its status frames were the source of several advisories).
+/// Refuses version 2, which does not exist here (its status frames caused several advisories).
 fn set_version(argument: u64) -> Outcome {
     let wanted: abi::SetVersion = guest_memory::read(argument)?;
     guest_memory::write(argument, &abi::SetVersion { version: 1 })?;

@@ -1,4 +1,4 @@
-//! Grant copies: bytes between two frames, each granted or the caller's own.
+//! Grant copies: copy bytes between two frames, each granted or the caller's own.
 #![expect(unsafe_code, reason = "copies between frames through the direct map")]
 
 use grants::Access;
@@ -12,10 +12,10 @@ use crate::{
     vcpu::Vcpu,
 };
 
-/// A use of a grant: the granter, its reference, how.
+/// A use of a grant: the granter, the grant reference, and the access.
 type Grant = Option<(&'static Partition, u32, Access)>;
 
-/// One end of a copy, held until dropped.
+/// One end of a copy. It holds its frame until dropped.
 struct End {
     held: Release,
     grant: Grant,
@@ -48,7 +48,7 @@ impl End {
         )
     }
 
-    /// Address of a byte of the frame, in the direct map.
+    /// The address in the direct map of a byte of the frame.
     fn address(&self, offset: u64) -> u64 {
         machine::bytes(self.held.mfn) as u64 + offset
     }
@@ -70,7 +70,7 @@ impl Drop for End {
 /// Performs one copy.
 ///
 /// # Errors
-/// A `GNTST_` status, or that the call comes again.
+/// A `GNTST_` status, or [`Stopped::Again`] if the call has to run again.
 pub fn copy(vcpu: &Vcpu, op: &abi::GrantCopy) -> Result<(), Stopped> {
     let bytes = u64::from(op.len);
     let (from, to) = (u64::from(op.source.offset), u64::from(op.dest.offset));
@@ -80,8 +80,8 @@ pub fn copy(vcpu: &Vcpu, op: &abi::GrantCopy) -> Result<(), Stopped> {
     let source_end = End::take(vcpu, &op.source, op.flags & abi::GNTCOPY_SOURCE_GREF != 0, false)?;
     let dest_end = End::take(vcpu, &op.dest, op.flags & abi::GNTCOPY_DEST_GREF != 0, true)?;
     let (source, dest) = (source_end.address(from), dest_end.address(to));
-    // SAFETY: both frames are RAM held by references of the right kind, and the span lies within
-    // a page; partitions may change the bytes meanwhile, which `copy` of bytes tolerates.
+    // SAFETY: both frames are RAM held by references of the right kind, and the span lies within a
+    // page; partitions may change the bytes meanwhile, which a copy of bytes tolerates.
     unsafe { core::ptr::copy(source as *const u8, dest as *mut u8, narrow::size(bytes)) };
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The lead monitor: enforce what the database says. No call takes a resource as an argument; each
-//! names a place in the database to read again, and is idempotent.
+//! Calls of the lead monitor, which enforces what the database says. No call takes a resource as an
+//! argument. Each names a place in the database to read again, and is idempotent.
 
 use core::{array, ops::Range, sync::atomic::Ordering};
 
@@ -67,11 +67,11 @@ pub fn activate_partition(call: &mut Call) -> Outcome {
     Ok(0)
 }
 
-/// Frames between two looks at whether to yield, which share a flush; scrubbing makes each cost
-/// half a thousand stores.
+/// Frames between two checks whether to yield; they share a flush. Scrubbing costs 512 stores a
+/// frame.
 const STRIDE: usize = 8;
 
-/// Frames whose owner is looked up together, at most.
+/// Most frames whose owner is looked up together.
 const LOOKAHEAD: u64 = 32;
 
 /// `ACTIVATE_PAGES(first, count)`.
@@ -95,13 +95,13 @@ pub fn activate_pages(call: &mut Call) -> Outcome {
     Ok(0)
 }
 
-/// Makes `owner` the owner of up to [`STRIDE`] frames, up to the first that is refused.
+/// Makes `owner` the owner of up to [`STRIDE`] frames. Stops at the first frame that is refused.
 fn give(frames: Range<u64>, owner: Owner) -> Result<(), i64> {
     let (mut taken, mut given) = (Vec::<_, STRIDE>::new(), Vec::<_, STRIDE>::new());
     let mut outcome = Ok(());
     for mfn in frames {
         match take(mfn, owner) {
-            // As many as there is room for.
+            // `taken` has room for all of them.
             Ok(Change::Begun(one)) => drop(taken.push(one)),
             Ok(Change::Made) => {
                 let _ = given.push(mfn);
@@ -113,7 +113,7 @@ fn give(frames: Range<u64>, owner: Owner) -> Result<(), i64> {
             }
         }
     }
-    // What their CPUs cached of them goes before they hold anything of another's.
+    // The old owners' CPUs drop their translations before a frame holds another partition's data.
     let mut flushed = 0;
     for one in taken.iter().filter(|one| one.change.flush) {
         let before = one.before & OWNER_NUMBER;
@@ -134,20 +134,20 @@ fn give(frames: Range<u64>, owner: Owner) -> Result<(), i64> {
     handed.and(outcome)
 }
 
-/// How far [`take`] came.
+/// How far the change of a frame's owner by [`take`] came.
 enum Change {
     /// There is nothing to do.
     None,
-    /// The frame is the new owner's.
+    /// The frame belongs to the new owner.
     Made,
-    /// The frame has left its owner.
+    /// The frame has left its old owner.
     Begun(Taken),
 }
 
-/// A frame on its way to another owner; nobody can reach it.
+/// A frame between two owners; no partition can reach it.
 struct Taken {
     mfn: u64,
-    /// The owner's word before.
+    /// The frame's owner word before.
     before: u32,
     change: HandOver,
 }
@@ -168,12 +168,12 @@ impl Taken {
     }
 }
 
-/// Takes a frame from its owner, if nothing refers to it any more. A frame that needs nothing in
-/// between changes its owner at once.
+/// Takes a frame from its owner, if no reference to it is left. A frame that needs neither flush
+/// nor scrubbing changes its owner at once.
 fn take(mfn: u64, owner: Owner) -> Result<Change, i64> {
     let wanted = owner.entry();
     let Some(frame) = machine::frame(mfn) else {
-        // Nothing is kept of frames above RAM.
+        // The monitor keeps no record of frames above RAM.
         return if owner.io { Ok(Change::None) } else { Err(errno::EINVAL) };
     };
     let (before, kind) = (frame.owner_word(), frame.word().kind());
@@ -181,12 +181,12 @@ fn take(mfn: u64, owner: Owner) -> Result<Change, i64> {
     let Some(change) = change else {
         return Ok(Change::None);
     };
-    // What the monitor uses stays the monitor's whatever the database says.
+    // The monitor's own frames stay the monitor's, whatever the database says.
     if before == MONITOR {
         return Err(errno::EPERM);
     }
-    // A partition's idle frames are on its list for as long as it is; what it uses, its instance
-    // among that, has references.
+    // A partition's idle frames stay on its list as long as it exists. The frames it uses, its
+    // instance among them, have references.
     if kind == Kind::Private && partition::find(before).is_some() {
         return Err(errno::EBUSY);
     }
@@ -195,7 +195,7 @@ fn take(mfn: u64, owner: Owner) -> Result<Change, i64> {
         if at_once { (wanted, change.kind) } else { (OWNER_IO | MONITOR, Kind::Private) };
     frame.set_owner(before, next, kind).map_err(|_| errno::EBUSY)?;
     if before != 0 {
-        // Before the flush, which the old owner's CPUs owe for this too.
+        // This comes before the flush, which the old owner's CPUs need for the view too.
         view::lost(before, mfn);
     }
     Ok(if at_once { Change::Made } else { Change::Begun(Taken { mfn, before, change }) })
@@ -206,7 +206,7 @@ pub fn activate_channel(call: &mut Call) -> Outcome {
     let index = number_in(call.args[1])?;
     let channel = match database::reader().channel(index) {
         Ok(channel) if channel.kind != channel_kind::FREE => channel,
-        // A channel that is no more: its ports are closed by the partitions, or go with them.
+        // The channel is gone: the partitions close its ports, or the ports go with them.
         Ok(_) | Err(ReadError::Absent) => return Ok(0),
         Err(error) => return Err(errno_of(error)),
     };
@@ -223,7 +223,7 @@ pub fn activate_channel(call: &mut Call) -> Outcome {
     Ok(0)
 }
 
-/// Writes the grant entries of a channel's frames.
+/// Writes the grant entries for a channel's frames.
 fn permit(a: &Partition, channel: &ChannelEntry) -> Result<(), i64> {
     for n in 0..channel.frames {
         let mfn = channel.frame + u64::from(n);
@@ -236,7 +236,7 @@ fn permit(a: &Partition, channel: &ChannelEntry) -> Result<(), i64> {
         let entry = u64::from(GTF_PERMIT_ACCESS) | u64::from(channel.b & 0x7fff) << 16 | mfn << 32;
         let table = machine::table(a.grant_table() + u64::from(page));
         let place = &table[reference as usize % 512];
-        // An entry that is in use says the same already.
+        // An entry that is in use holds the same values already.
         let in_use = 3 << 3;
         if place.load(Ordering::Acquire) & !in_use != entry {
             place.store(entry, Ordering::Release);
@@ -245,7 +245,8 @@ fn permit(a: &Partition, channel: &ChannelEntry) -> Result<(), i64> {
     Ok(())
 }
 
-/// `START(number)`. The caller decides whether it goes on at once, as with [`destroy`].
+/// `START(number)`. If the work is not finished, the caller decides whether to continue at once, as
+/// with [`destroy`].
 pub fn start(call: &mut Call) -> Outcome {
     let partition = partition_in(call.args[1])?;
     let startable = |now| matches!(now, state::BUILDING | state::PAUSED | state::RUNNING);
@@ -258,7 +259,7 @@ pub fn start(call: &mut Call) -> Outcome {
             done => done?,
         }
     }
-    // One that is dying, or has crashed meanwhile, stays what it is.
+    // A partition that is dying, or has crashed meanwhile, keeps its state.
     if !change_state(partition, startable, state::RUNNING)? {
         return Err(errno::EPERM);
     }
@@ -268,8 +269,8 @@ pub fn start(call: &mut Call) -> Outcome {
     Ok(0)
 }
 
-/// Changes the state where it is one of those; whether it was. From here on the memory is the
-/// partition's own, so not while a builder has any of it mapped.
+/// Changes the state to `to` if `from` accepts the present state. Returns whether it did. From then
+/// on the memory is the partition's own, so this fails while a builder has any of it mapped.
 fn change_state(partition: &Partition, from: fn(u32) -> bool, to: u32) -> Result<bool, i64> {
     let next = |now| from(now).then_some(to);
     match partition.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next) {
@@ -296,7 +297,7 @@ fn first_start(partition: &Partition) -> Result<(), i64> {
 /// Validates the page tables under `root` and gives virtual CPU 0 its start state.
 ///
 /// # Errors
-/// [`AGAIN`], or why the tables are refused.
+/// [`AGAIN`], or the reason why the tables are refused.
 pub fn first_state(vcpu: &Vcpu, root: u64, registers: Registers) -> Result<(), i64> {
     if vcpu.kernel_root.get() == 0 {
         super::set_roots(vcpu, root)?;
@@ -322,8 +323,8 @@ pub fn stop(call: &mut Call) -> Outcome {
     Ok(0)
 }
 
-/// `DESTROY(number, first, count)`. The caller decides whether it goes on at once: it may have others
-/// to serve.
+/// `DESTROY(number, first, count)`. If the work is not finished, the caller decides whether to
+/// continue at once, since it may have other requests to serve.
 pub fn destroy(call: &mut Call) -> Outcome {
     let [_, number, first, count, ..] = call.args;
     let partition = partition_in(number)?;

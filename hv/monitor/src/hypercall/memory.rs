@@ -1,5 +1,5 @@
-//! `memory_op`: the memory map a kernel is told, the machine-to-physical table, and ballooning
-//! within what the database assigned.
+//! `memory_op`: the memory map for a kernel, the machine-to-physical table, and ballooning within
+//! the memory that the database assigned.
 
 use core::sync::atomic::Ordering;
 
@@ -14,7 +14,7 @@ use crate::{
     view,
 };
 
-/// The low bits of the command; the rest is where a continued call goes on.
+/// The low bits that hold the command; the other bits say where a continued call resumes.
 const COMMAND: u64 = (1 << abi::COMMAND_BITS) - 1;
 
 /// `memory_op(command, argument)`.
@@ -34,7 +34,7 @@ pub fn memory_op(call: &mut Call) -> Outcome {
     }
 }
 
-/// One range of RAM from 0: no hole for a kernel to work around.
+/// Reports one range of RAM from address 0, without holes.
 fn memory_map(vcpu: &Vcpu, argument: u64) -> Outcome {
     update(argument, |map: &mut abi::MemoryMap| {
         if map.nr_entries == 0 {
@@ -57,7 +57,7 @@ fn machphys_mapping(argument: u64) -> Outcome {
     Ok(0)
 }
 
-/// Reads the reservation of a balloon call; only single frames of the caller.
+/// Reads the reservation of a balloon call. Accepts only single frames of the caller.
 fn reservation(call: &Call) -> Result<abi::MemoryReservation, i64> {
     let reservation: abi::MemoryReservation = guest_memory::read(call.args[1])?;
     if reservation.extent_order != 0 {
@@ -67,7 +67,8 @@ fn reservation(call: &Call) -> Result<abi::MemoryReservation, i64> {
     Ok(reservation)
 }
 
-/// Does `one` for each extent of a balloon call; how many were done, up to the first that was not.
+/// Calls `one` for each extent of a balloon call. Returns how many were done before the first
+/// failure.
 fn each(call: &mut Call, command: u64, one: fn(&Partition, u64) -> Option<u64>) -> Outcome {
     let reservation = reservation(call)?;
     let list = GuestPointer::<u64>::new(reservation.extent_start, reservation.nr_extents)?;
@@ -89,12 +90,12 @@ fn each(call: &mut Call, command: u64, one: fn(&Partition, u64) -> Option<u64>) 
     Ok(reservation.nr_extents)
 }
 
-/// A frame leaves the populated set: nothing may refer to it.
+/// Removes a frame from the populated set, if no reference to it is left.
 fn decrease(partition: &Partition, mfn: u64) -> Option<u64> {
     (partition.check_own(mfn).is_ok() && partition.make_idle(mfn)).then_some(mfn)
 }
 
-/// An idle frame comes back, as pseudo-physical frame `pfn`.
+/// Returns an idle frame to the populated set, as pseudo-physical frame `pfn`.
 fn populate(partition: &Partition, pfn: u64) -> Option<u64> {
     let mfn = partition.take_idle()?;
     view::set(partition, mfn, pfn);

@@ -24,10 +24,10 @@ use crate::{
     view, walk,
 };
 
-/// Updates that are read together, and between two looks at whether to yield.
+/// Updates that are read together; between two such batches the call checks whether to yield.
 const CHUNK: usize = 32;
 
-/// Refuses tables and frames of other partitions: nothing that may name them goes through here.
+/// Refuses a call that names the tables or frames of another partition.
 pub fn check_foreign(vcpu: &Vcpu, foreign: u64) -> Result<(), i64> {
     let frames = narrow::low_16(foreign);
     let tables = narrow::low_16(foreign >> 16);
@@ -35,7 +35,8 @@ pub fn check_foreign(vcpu: &Vcpu, foreign: u64) -> Result<(), i64> {
     if allowed { Ok(()) } else { Err(errno::EPERM) }
 }
 
-/// `mmu_update(requests, count, done, foreign)`. Stops at the first error; `done` counts.
+/// `mmu_update(requests, count, done, foreign)`. Stops at the first error; `done` counts the
+/// requests performed.
 pub fn mmu_update(call: &mut Call) -> Outcome {
     let [list, count, done, foreign, ..] = call.args;
     if count == 1 && done == 0 {
@@ -55,7 +56,8 @@ fn many(call: &mut Call) -> Outcome {
     })
 }
 
-/// Performs an array of `T` by `run`, which says how many were done; the caller's `done` counts.
+/// Performs an array of `T` by `run`, which returns how many elements it performed, and adds that
+/// to the caller's `done`.
 pub fn batch<T: FromBytes + IntoBytes + Immutable>(
     call: &mut Call,
     run: impl FnOnce(&'static Vcpu, &GuestPointer<T>, u64) -> (u64, Outcome),
@@ -71,7 +73,7 @@ pub fn batch<T: FromBytes + IntoBytes + Immutable>(
         Ok(elements) => run(call.vcpu, &elements, count),
         Err(error) => (0, Err(error)),
     };
-    // Also where nothing was done: kernels go on after the count that they find.
+    // The count is written even if it is 0: kernels continue after the count that they find.
     if done != 0 {
         guest_memory::write(done, &before.wrapping_add(narrow::low_32(performed)))?;
     }
@@ -82,7 +84,7 @@ pub fn batch<T: FromBytes + IntoBytes + Immutable>(
     outcome
 }
 
-/// Performs the request of a call that has only one: nearly all calls on a page fault.
+/// Performs the request of a call that has only one, as nearly all calls on a page fault have.
 #[inline]
 fn single(call: &mut Call, request: MmuUpdate) -> Outcome {
     let partition = call.vcpu.partition;
@@ -101,7 +103,7 @@ fn single(call: &mut Call, request: MmuUpdate) -> Outcome {
     Ok(0)
 }
 
-/// Performs requests; returns how many were done.
+/// Performs requests. Returns how many were performed.
 fn run(
     partition: &Partition,
     space: &mut Space,
@@ -121,7 +123,7 @@ fn run(
         let many = if count - done > 1 { requests.read_some(done, &mut buffer).ok() } else { None };
         let chunk = match many {
             Some(chunk) => chunk,
-            // One, or what comes before a fault.
+            // Reads a single request, or the requests before the one that faults.
             None => match requests.read(done) {
                 Ok(request) => {
                     one = [request];
@@ -139,7 +141,7 @@ fn run(
     (count, finish(space).map(|()| 0))
 }
 
-/// Performs requests, those for one table together; returns how many were done.
+/// Performs requests, together those for one table. Returns how many were performed.
 #[inline]
 fn several(
     partition: &Partition,
@@ -164,7 +166,7 @@ fn several(
     (done as u64, Ok(()))
 }
 
-/// Whether the request is for a page-table entry.
+/// Returns whether the request is for a page-table entry.
 #[inline]
 fn is_entry(request: &MmuUpdate) -> bool {
     request.ptr & UPDATE_COMMAND_MASK != MACHPHYS_UPDATE
@@ -179,7 +181,7 @@ fn entry_request(request: &MmuUpdate) -> Request {
     }
 }
 
-/// Performs the requests at the front that are for entries of `table`.
+/// Performs the leading requests that are for entries of `table`.
 #[inline]
 fn entries(space: &mut Space, table: u64, requests: &[MmuUpdate]) -> (u64, Result<(), i64>) {
     let together = |request: &&MmuUpdate| is_entry(request) && request.ptr >> 12 == table;
@@ -192,14 +194,14 @@ fn entries(space: &mut Space, table: u64, requests: &[MmuUpdate]) -> (u64, Resul
 fn set_m2p(partition: &Partition, request: &MmuUpdate) -> Result<(), i64> {
     let mfn = request.ptr >> 12;
     let frame = partition::frame(mfn).ok_or(errno::EINVAL)?;
-    // Held, so that it neither becomes idle nor changes hands meanwhile.
+    // The reference keeps the frame from becoming idle or changing its owner meanwhile.
     frame.get_ref(partition.number).map_err(|_| errno::EPERM)?;
     view::set(partition, mfn, request.val);
     let _ = frame.put_ref();
     Ok(())
 }
 
-/// Carries on with what is unfinished in the partition's tables.
+/// Continues the unfinished work in the partition's page tables.
 #[inline]
 pub fn finish(space: &mut Space) -> Result<(), i64> {
     if !space.is_unfinished() {

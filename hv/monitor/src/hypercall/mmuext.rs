@@ -1,4 +1,4 @@
-//! `mmuext_op`: pins, base pointers, flushes, local descriptor tables.
+//! `mmuext_op`: pins, base pointers, flushes, and local descriptor tables.
 
 use page_tables::{Space, get_base, pin, put_base, unpin};
 use pv_abi::xen::{errno, mmu::*};
@@ -79,14 +79,15 @@ fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), i64> 
             cpu::flush_vcpus(number, guest_memory::read(arg2)?);
         }
         EXT_TLB_FLUSH_ALL | EXT_INVLPG_ALL => cpu::flush_partition(number),
-        // Only a partition with device memory has anything in the caches that matters.
+        // Only a partition with device memory needs to flush the caches.
         EXT_FLUSH_CACHE | EXT_FLUSH_CACHE_GLOBAL => return Err(errno::EPERM),
         _ => return Err(errno::ENOSYS),
     }
     Ok(())
 }
 
-/// Makes `mfn` (0: none) what `root` holds; what it held is given back, once `loaded` was called.
+/// Makes `root` hold `mfn` (0 stands for none), calls `loaded`, and then releases the frame that
+/// `root` held before.
 fn replace_root(
     space: &mut Space,
     root: &RunningCell<u64>,
@@ -117,8 +118,8 @@ pub fn new_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), i
     Ok(())
 }
 
-/// Gives a virtual CPU that does not run its first kernel root, in place of one that it was given
-/// before and never ran on.
+/// Sets the first kernel root of a virtual CPU that does not run; it replaces a root that was set
+/// before and never used.
 pub fn set_roots(vcpu: &Vcpu, kernel: u64) -> Result<(), i64> {
     let mut space = vcpu.partition.space.lock_or_again()?;
     finish(&mut space)?;

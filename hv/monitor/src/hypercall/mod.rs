@@ -1,8 +1,9 @@
 //! Hypercalls: one function per operation, found through tables.
 //!
-//! An operation returns a value, a negative errno, or [`AGAIN`]: it did part of its work,
-//! changed its arguments to name the rest, and the instruction is executed once more, after
-//! whatever else is due. No operation of the monitor runs unboundedly long for a partition.
+//! An operation returns a value, a negative errno, or [`AGAIN`]. With [`AGAIN`] it has done part of
+//! its work and changed its arguments to name the rest; the partition executes the instruction once
+//! more, after other due work. No operation of the monitor runs for an unbounded time on behalf of
+//! a partition.
 
 use core::{mem::offset_of, sync::atomic::Ordering};
 
@@ -45,22 +46,22 @@ pub use mmuext::{new_kernel_root, set_roots};
 pub use sched::block;
 pub use vcpu_op::bring_up;
 
-/// What an operation returns: a value, or a negative errno.
+/// The result of an operation: a value, or a negative errno.
 pub type Outcome = Result<u64, i64>;
 
 /// A call in progress.
 pub struct Call<'a> {
-    /// Who called.
+    /// The virtual CPU that made the call.
     pub vcpu: &'static Vcpu,
-    /// Its registers (the arguments are in `args`, not here).
+    /// The caller's registers (the arguments are in `args`, not here).
     pub registers: &'a mut Registers,
-    /// Arguments in order; changed for [`AGAIN`].
+    /// The arguments in order; an operation changes them before it returns [`AGAIN`].
     pub args: [u64; 6],
 }
 
 impl Call<'_> {
-    /// [`AGAIN`], for what is left of an array of `T` whose address and length are the arguments
-    /// from `list` on, after `done` elements.
+    /// Returns [`AGAIN`] for the rest of an array of `T` after `done` elements. The arguments
+    /// `list` and `list + 1` are the array's address and length.
     fn go_on<T>(&mut self, list: usize, done: u64) -> Outcome {
         self.args[list] += done * size_of::<T>() as u64;
         self.args[list + 1] -= done;
@@ -70,7 +71,7 @@ impl Call<'_> {
 
 type Operation = fn(&mut Call) -> Outcome;
 
-/// The operation with this hypercall number, which is masked before it chooses a branch.
+/// The operation with this hypercall number. The number is masked before it selects a table entry.
 fn operation(hypercall: u64) -> Option<Operation> {
     Some(match masked::index(narrow::size(hypercall), 64)? as u64 {
         number::SET_TRAP_TABLE => cpu_state::set_trap_table,
@@ -99,8 +100,8 @@ fn operation(hypercall: u64) -> Option<Operation> {
         number::EVENT_CHANNEL_OP => event::event_channel_op,
         number::PHYSDEV_OP => physdev::physdev_op,
         number::ARCH_0 => ours::operation,
-        // The host's control, which is no call here. Kernels and tools tell that they are not the
-        // first domain by this answer.
+        // Calls to control the host do not exist here. By this answer, kernels and tools detect
+        // that they are not the first domain.
         number::PLATFORM_OP | number::SYSCTL | number::DOMCTL | number::KEXEC_OP => {
             |_| Err(errno::EPERM)
         }
@@ -110,7 +111,7 @@ fn operation(hypercall: u64) -> Option<Operation> {
 
 /// Performs the hypercall that `registers` name.
 pub fn dispatch(vcpu: &'static Vcpu, registers: &mut Registers) {
-    // Counted by the CPU that runs it alone.
+    // Only the CPU that runs the virtual CPU writes this counter.
     let count = vcpu.hypercalls.load(Ordering::Relaxed) + 1;
     vcpu.hypercalls.store(count, Ordering::Relaxed);
     let hypercall = registers.rax;
@@ -129,7 +130,7 @@ pub fn dispatch(vcpu: &'static Vcpu, registers: &mut Registers) {
     }
 }
 
-/// Performs one call. A refusal is counted by its cause, the caller's errno.
+/// Performs one call. Counts a refusal by its cause, the caller's errno.
 #[inline(always)]
 fn perform(call: &mut Call, hypercall: u64) -> Outcome {
     let outcome = operation(hypercall).map_or(Err(errno::ENOSYS), |run| run(call));
@@ -155,15 +156,15 @@ impl From<Fault> for i64 {
     }
 }
 
-/// Whether domid `id` of a call names the caller itself.
+/// Returns whether domid `id` of a call names the caller itself.
 pub fn is_own(vcpu: &Vcpu, id: u16) -> bool {
     id == domid::SELF || id == vcpu.partition.domid()
 }
 
-/// The partition with this domid, for calls that name one; [`domid::SELF`] is the caller.
+/// The partition with domid `id`, for calls that name a partition; [`domid::SELF`] is the caller.
 ///
 /// # Errors
-/// `-ESRCH`.
+/// `-ESRCH` if there is no such partition.
 pub fn named(vcpu: &Vcpu, id: u16) -> Result<&'static Partition, i64> {
     if is_own(vcpu, id) {
         return Ok(vcpu.partition);
@@ -171,7 +172,7 @@ pub fn named(vcpu: &Vcpu, id: u16) -> Result<&'static Partition, i64> {
     partition::find(id.into()).ok_or(errno::ESRCH)
 }
 
-/// Performs an operation on a structure at `address` that the caller reads back.
+/// Performs an operation on the structure at `address`, and writes it back for the caller.
 fn update<T>(address: u64, act: impl FnOnce(&mut T) -> Result<(), i64>) -> Outcome
 where
     T: FromBytes + IntoBytes + Immutable,
@@ -182,8 +183,8 @@ where
     Ok(0)
 }
 
-/// Runs an array of calls; each gets its own result. Ends early when one of them leaves kernel
-/// mode (XSA-213).
+/// Runs an array of calls, each with its own result. Stops early when a call leaves kernel mode
+/// (XSA-213).
 fn multicall(call: &mut Call) -> Outcome {
     let [list, count, ..] = call.args;
     let entries = GuestPointer::<MulticallEntry>::new(list, count)?;

@@ -1,4 +1,4 @@
-//! Our own calls: what each is and who may make it. See `pv_abi::uv::calls`.
+//! Our own calls: the operation of each, and the right it needs. See `pv_abi::uv::calls`.
 
 use pv_abi::{
     uv::{calls, database::rights},
@@ -10,7 +10,7 @@ use crate::{guest_memory, platform};
 
 type Operation = fn(&mut Call) -> Outcome;
 
-/// The call with this number, and the right it takes.
+/// The operation with this number, and the right it needs.
 fn find(number: u64) -> Option<(u32, Operation)> {
     Some(match number {
         calls::ACTIVATE_PARTITION => (rights::LEAD, lead::activate_partition),
@@ -32,7 +32,7 @@ fn find(number: u64) -> Option<(u32, Operation)> {
     })
 }
 
-/// Hypercall 48: the first argument names the operation.
+/// Hypercall 48, whose first argument names the operation.
 pub fn operation(call: &mut Call) -> Outcome {
     let (right, run) = find(call.args[0]).ok_or(errno::ENOSYS)?;
     if call.vcpu.partition.rights() & right == 0 {
@@ -41,10 +41,10 @@ pub fn operation(call: &mut Call) -> Outcome {
     run(call)
 }
 
-/// Bytes copied per call.
+/// Bytes copied in one call.
 const PIECE: usize = 512;
 
-/// The port and how many bytes `(_, buffer, bytes, port)` are for.
+/// Reads the port and the number of bytes from the arguments `(_, buffer, bytes, port)`.
 fn piece(call: &Call) -> Result<(u32, usize), i64> {
     let [_, _, bytes, port, ..] = call.args;
     if port > 1 {

@@ -1,4 +1,4 @@
-//! `physdev_op`: a partition without devices has an I/O privilege level and nothing else.
+//! `physdev_op`: a partition without devices can only set its I/O privilege level.
 
 use pv_abi::xen::{errno, physdev};
 
@@ -17,7 +17,7 @@ pub fn physdev_op(call: &mut Call) -> Outcome {
             call.vcpu.iopl.set(set.iopl);
             Ok(0)
         }
-        // No port is ever reached directly, so there is no bitmap to load.
+        // A partition never reaches a port directly, so there is no bitmap to load.
         physdev::SET_IOBITMAP => Ok(0),
         physdev::APIC_READ
         | physdev::APIC_WRITE

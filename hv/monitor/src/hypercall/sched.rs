@@ -1,4 +1,4 @@
-//! `sched_op`: yielding, waiting, shutting down.
+//! `sched_op`: yield, wait, shut down.
 
 use core::sync::atomic::Ordering;
 
@@ -39,18 +39,18 @@ pub fn sched_op(call: &mut Call) -> Outcome {
     }
 }
 
-/// Unmasks events and waits for one; returns at once where one is pending.
+/// Unmasks events and waits for one. Returns at once if an event is pending.
 pub fn block(vcpu: &Vcpu) -> u64 {
     vcpu.info().upcall_mask.store(0, Ordering::SeqCst);
     schedule::block(vcpu, None);
-    // An event that came before the state changed did not wake it.
+    // An event that came before the state changed has not woken the virtual CPU.
     if vcpu.event_pending() {
         schedule::wake(vcpu);
     }
     0
 }
 
-/// Waits until one of the ports is pending, masked or not, or the time is there.
+/// Waits until an event is pending on one of the ports, masked or not, or until the deadline.
 fn poll(vcpu: &Vcpu, wanted: &sched::Poll) -> Outcome {
     if wanted.nr_ports > sched::MAX_POLL_PORTS {
         return Err(errno::EINVAL);
@@ -65,7 +65,7 @@ fn poll(vcpu: &Vcpu, wanted: &sched::Poll) -> Outcome {
     for index in 0..wanted.nr_ports.into() {
         match ports.read(index) {
             Ok(port) => ready |= bits.is_pending(port),
-            // The rest may fault, too, and each fault costs a thousand instructions.
+            // The other reads may fault too, and each fault costs a thousand instructions.
             Err(_) => {
                 ready = true;
                 break;
@@ -85,7 +85,7 @@ pub fn set_timer(call: &mut Call) -> Outcome {
     Ok(0)
 }
 
-/// Whether a virtual CPU was brought up.
+/// Returns whether a virtual CPU was brought up.
 pub fn is_up(vcpu: &Vcpu) -> bool {
     vcpu.state.load(Ordering::Acquire) != run::DOWN
 }

@@ -1,4 +1,4 @@
-//! `vcpu_op`: bringing virtual CPUs up and down, and the records they register.
+//! `vcpu_op`: brings virtual CPUs up and down, and registers their records.
 
 use core::sync::atomic::Ordering;
 
@@ -40,7 +40,7 @@ pub fn vcpu_op(call: &mut Call) -> Outcome {
         abi::REGISTER_VCPU_TIME_MEMORY_AREA => register_time,
         _ => return Err(errno::ENOSYS),
     };
-    // What registers or initialises reads, checks and replaces state of a virtual CPU.
+    // These operations read, check and then replace the state of a virtual CPU.
     let _held = call.vcpu.partition.vcpus_lock.lock_or_again()?;
     run(call, target)
 }
@@ -57,11 +57,11 @@ fn initialise(call: &mut Call, target: &'static Vcpu) -> Outcome {
     Ok(0)
 }
 
-/// Five kilobytes that would be much of a stack.
+/// A static, since five kilobytes would take much of the stack.
 static CONTEXT: crate::lock::SpinLock<abi::VcpuGuestContext> =
     crate::lock::SpinLock::new(zerocopy::transmute!([0u8; size_of::<abi::VcpuGuestContext>()]));
 
-/// Takes the start state of a virtual CPU from what its kernel wrote, checked.
+/// Checks the start state that a kernel wrote for a virtual CPU, and takes it over.
 fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Result<(), i64> {
     let bases = [
         context.fs_base,
@@ -101,13 +101,14 @@ fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Resul
         gs_base: context.gs_base_kernel,
         gs_base_other: context.gs_base_user,
     });
-    // Kernels give a virtual CPU its I/O privilege level in the flags it starts with.
+    // Kernels pass a virtual CPU's I/O privilege level in its first flags.
     target.iopl.set(narrow::low_32(context.user_regs.rflags >> 12 & 3));
     target.registers.set(registers_of(&context.user_regs));
     Ok(())
 }
 
-/// The general registers lie in the same order in both; the rest is forced into ring 3.
+/// Converts the registers. The general registers have the same order in both structures; the other
+/// registers are forced to ring-3 values.
 fn registers_of(r: &abi::CpuUserRegs) -> Registers {
     let (general, _) = Registers::read_from_prefix(r.as_bytes()).unwrap_or_default();
     Registers {
@@ -159,7 +160,7 @@ fn register_runstate(call: &mut Call, target: &'static Vcpu) -> Outcome {
     let register: abi::RegisterArea = guest_memory::read(call.args[2])?;
     let bytes = size_of::<records::RunstateInfo>() as u64;
     let new = Area::new(call.vcpu, register.address, bytes)?;
-    // Whoever changes its runstate writes to the area.
+    // A CPU that changes the runstate also writes to the area.
     let old = schedule::while_still(target, || {
         let old = target.runstate_area.get();
         target.runstate_area.set(new);
@@ -204,7 +205,7 @@ fn stop_timer(call: &mut Call, target: &'static Vcpu) -> Outcome {
     Ok(0)
 }
 
-/// Moves a virtual CPU's `vcpu_info` out of shared info; once.
+/// Moves a virtual CPU's `vcpu_info` out of shared info; allowed once.
 fn register_info(call: &mut Call, target: &'static Vcpu) -> Outcome {
     let register: abi::RegisterVcpuInfo = guest_memory::read(call.args[2])?;
     let offset = u64::from(register.offset);

@@ -1,18 +1,18 @@
-//! What the monitor says of itself, as the ABI it is compatible with asks.
+//! The monitor's version and features, in the form of the ABI it is compatible with.
 
 use pv_abi::xen::{errno, features, version};
 
 use super::{Call, Outcome, update};
 use crate::{cpuid::XEN_VERSION, guest_memory};
 
-/// Features of submap 0.
+/// Features in submap 0.
 const FEATURES: u32 = 1 << features::MMU_PT_UPDATE_PRESERVE_AD
     | 1 << features::PAE_PGDIR_ABOVE_4GB
     | 1 << features::HIGHMEM_ASSIST
     | 1 << features::GNTTAB_MAP_AVAIL_BITS;
 
-/// `xen_version(command, argument)`. Command 0 also serves kernels as a call that does nothing
-/// but let pending events in.
+/// `xen_version(command, argument)`. Command 0 also serves kernels as a call that only lets pending
+/// events in.
 pub fn xen_version(call: &mut Call) -> Outcome {
     let [command, argument, ..] = call.args;
     let put =

@@ -1,7 +1,7 @@
 //! Local APICs: interrupts between CPUs, and each CPU's timer.
 //!
-//! Registers are in memory, or in MSRs where firmware left the x2APIC mode on (Intel SDM vol. 3,
-//! chapter 11). The rule: interrupts the monitor does not know are masked at their source, and
+//! The registers lie in memory, or in MSRs if firmware left x2APIC mode on (Intel SDM vol. 3,
+//! chapter 11). The rule: interrupts that the monitor does not know are masked at their source, and
 //! every vector that can arrive has a name here.
 #![expect(unsafe_code, reason = "APIC registers are device memory")]
 
@@ -19,15 +19,15 @@ use super::processor::{features, read_msr, write_msr};
 pub const VECTOR_TIMER: u8 = 0xf0;
 /// Another CPU asks for a scheduling decision.
 pub const VECTOR_RESCHEDULE: u8 = 0xf1;
-/// Another CPU asks to drop translations.
+/// Another CPU asks this CPU to flush translations.
 pub const VECTOR_FLUSH: u8 = 0xf2;
-/// An interrupt that vanished before it was taken; not to be acknowledged.
+/// An interrupt that vanished before the CPU took it; it must not be acknowledged.
 pub const VECTOR_SPURIOUS: u8 = 0xff;
 
 const MSR_BASE: u32 = 0x1b;
 const MSR_DEADLINE: u32 = 0x6e0;
 const MSR_X2APIC: u32 = 0x800;
-/// Base register: the APIC is on; it is in x2APIC mode.
+/// Bits of the base register: the APIC is enabled, and it is in x2APIC mode.
 const BASE_ON: u64 = 1 << 11;
 const BASE_X2APIC: u64 = 1 << 10;
 
@@ -53,7 +53,7 @@ const PENDING: u32 = 1 << 12;
 const ALL_BUT_SELF: u32 = 3 << 18;
 const TIMER_DEADLINE: u32 = 2 << 17;
 
-/// Address of the registers; 0: not set up; 1: x2APIC mode.
+/// Address of the registers; 0 if not set up, 1 in x2APIC mode.
 static REGISTERS: AtomicU64 = AtomicU64::new(0);
 const IN_MSRS: u64 = 1;
 /// APIC ids by CPU index.
@@ -86,7 +86,7 @@ pub fn set_up(handover: &Handover) {
     }
 }
 
-/// Turns this CPU's APIC on, everything masked but what other CPUs send.
+/// Enables this CPU's APIC, with everything masked except interrupts from other CPUs.
 pub fn enable() {
     let mode = if REGISTERS.load(Ordering::Relaxed) == IN_MSRS { BASE_X2APIC } else { 0 };
     write_msr(MSR_BASE, read_msr(MSR_BASE) | BASE_ON | mode);
@@ -99,7 +99,7 @@ pub fn enable() {
     write(DIVIDE, 0b1011); // by 1
 }
 
-/// The id the CPU had at reset; needs no set-up.
+/// The APIC id of this CPU at reset; needs no set-up.
 pub fn initial_id() -> u32 {
     __cpuid(1).ebx >> 24
 }
@@ -111,7 +111,7 @@ pub fn id_of(index: u32) -> u32 {
 
 fn command(target: u32, command: u32) {
     if REGISTERS.load(Ordering::Relaxed) == IN_MSRS {
-        // What was written before must be visible to the target when the interrupt arrives.
+        // Earlier writes must be visible to the target when the interrupt arrives.
         fence(Ordering::SeqCst);
         write_msr(MSR_X2APIC + COMMAND / 16, u64::from(target) << 32 | u64::from(command));
         return;
@@ -134,7 +134,7 @@ pub fn stop_others() {
     }
 }
 
-/// Puts the CPU with an APIC id into the state in which it waits for [`send_startup`].
+/// Puts the CPU with APIC id `id` into the state in which it waits for [`send_startup`].
 pub fn send_init(id: u32) {
     command(id, ASSERT | MODE_INIT);
 }
@@ -151,18 +151,18 @@ pub fn end_of_interrupt(vector: u8) {
     }
 }
 
-/// Starts the timer from its highest count, without interrupt, to be measured.
+/// Starts the timer from its highest count, without interrupt, so that its rate can be measured.
 pub fn start_count() {
     write(TIMER, MASKED);
     write(INITIAL_COUNT, u32::MAX);
 }
 
-/// What [`start_count`]'s timer still has to count.
+/// The remaining count of the timer that [`start_count`] started.
 pub fn count() -> u32 {
     read(CURRENT_COUNT)
 }
 
-/// Readies this CPU's timer for [`set_count`] or [`set_tsc_deadline`].
+/// Prepares this CPU's timer for [`set_count`] or [`set_tsc_deadline`].
 pub fn enable_timer() {
     write(INITIAL_COUNT, 0);
     let mode = if features().tsc_deadline { TIMER_DEADLINE } else { 0 };
@@ -171,12 +171,12 @@ pub fn enable_timer() {
     fence(Ordering::SeqCst);
 }
 
-/// Lets this CPU's timer fire after `count` ticks; 0: never.
+/// Sets this CPU's timer to fire after `count` ticks; 0 disarms it.
 pub fn set_count(count: u32) {
     write(INITIAL_COUNT, count);
 }
 
-/// Lets this CPU's timer fire when the TSC reaches a value; 0: never.
+/// Sets this CPU's timer to fire when the TSC reaches `tsc`; 0 disarms it.
 pub fn set_tsc_deadline(tsc: u64) {
     write_msr(MSR_DEADLINE, tsc);
 }

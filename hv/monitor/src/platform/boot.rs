@@ -1,8 +1,9 @@
-//! The start, from the loader's jump to `crate::start`.
+//! The start of the platform, from the loader's jump to the call of `crate::start`.
 //!
-//! Order matters: messages first; then this CPU's registers and tables; interrupt controllers,
-//! time, the other CPUs; then the loader and its mapping of low memory go. The rule: whatever
-//! makes a start impossible is one message that says what and how to help, then a stop.
+//! Order matters: first the messages; then this CPU's registers and tables; then interrupt
+//! controllers, time and the other CPUs. Last, the loader and its mapping of low memory go. The
+//! rule: whatever makes a start impossible ends in one message, which says the cause and the
+//! remedy, and a stop.
 #![expect(bad_asm_style, reason = "far jumps are clearer in the AT&T syntax")]
 #![expect(unsafe_code, reason = "takes over what the loader left, by address")]
 
@@ -32,7 +33,7 @@ global_asm!(
 static HANDOVER: Once<&'static Handover> = Once::new();
 static WALL_CLOCK: Once<u64> = Once::new();
 
-/// CPUs that have an area, whether they run or not.
+/// Number of CPUs that have an area, whether they run or not.
 #[must_use]
 pub fn cpu_count() -> u32 {
     HANDOVER.get().map_or(1, |handover| handover.cpu_count)
@@ -50,22 +51,22 @@ pub fn wall_clock() -> u64 {
     WALL_CLOCK.get().copied().unwrap_or(0)
 }
 
-/// The options, once the loader's block is taken over.
+/// The options, once the loader's hand-over block is copied.
 pub(super) fn options() -> Option<&'static Options> {
     HANDOVER.get().map(|handover| &handover.options)
 }
 
-/// The ways to turn the machine off, likewise.
+/// The ways to turn the machine off, once the hand-over block is copied.
 pub(super) fn power() -> Option<&'static Power> {
     HANDOVER.get().map(|handover| &handover.power)
 }
 
-/// The microcode that the first CPU took, likewise.
+/// The microcode that the first CPU loaded, once the hand-over block is copied.
 pub(super) fn microcode() -> Option<&'static Microcode> {
     HANDOVER.get().map(|handover| &handover.microcode)
 }
 
-/// Says why the monitor cannot start, and stops.
+/// Logs why the monitor cannot start, and stops.
 pub fn refuse(reason: core::fmt::Arguments<'_>) -> ! {
     log::set_failing();
     error!("cannot start: {reason}");
@@ -73,7 +74,8 @@ pub fn refuse(reason: core::fmt::Arguments<'_>) -> ! {
     panic::halt()
 }
 
-/// The entry point: on the main stack of CPU 0, with the final page tables, interrupts off.
+/// The entry point. It runs on the main stack of CPU 0, with the final page tables and interrupts
+/// off.
 extern "C" fn platform_start(handover: &'static Handover) -> ! {
     serial::set_up();
     if (handover.magic, handover.version) != (MAGIC, VERSION) {
@@ -102,7 +104,7 @@ extern "C" fn platform_start(handover: &'static Handover) -> ! {
     crate::start::start(handover)
 }
 
-/// Local APIC, and time.
+/// Sets up the local APIC and time.
 fn start_interrupts(handover: &Handover) {
     apic::set_up(handover);
     apic::enable();
@@ -112,7 +114,8 @@ fn start_interrupts(handover: &Handover) {
     apic::enable_timer();
 }
 
-/// Starts the other CPUs, and completes the machine description: which CPUs came up, and time.
+/// Starts the other CPUs, and completes the machine description with time and the CPUs that came
+/// up.
 fn start_cpus(handover: &Handover) {
     WALL_CLOCK.call_once(time::wall_clock);
     let machine = memory::phys_to_virt(handover.machine).cast::<Machine>();
@@ -141,13 +144,13 @@ fn start_cpus(handover: &Handover) {
     info!("{}", processor::features());
 }
 
-/// Removes the loader's mapping of low memory, and the loader. CPUs that wait to be released still
-/// have the mapping in their caches; they drop it before they go on.
+/// Removes the loader's mapping of low memory, and frees the loader's frames. CPUs that wait for
+/// their release still cache the mapping; they flush it before they continue.
 fn drop_loader(handover: &Handover) {
     memory::clear_low();
     let loader = &handover.loader;
     for mfn in loader.first..loader.first + loader.count {
-        // SAFETY: the frames were the loader's, which has ended; nobody has been given them yet.
+        // SAFETY: the frames were the loader's, which has ended; they have no new owner yet.
         unsafe { memory::phys_to_virt(mfn << 12).write_bytes(0, 4096) };
     }
 }
@@ -155,7 +158,7 @@ fn drop_loader(handover: &Handover) {
 fn symbols(handover: &Handover) -> Option<Symbols> {
     let [table, names] = handover.symbols.map(|part| {
         let start = memory::phys_to_virt(part.start);
-        // SAFETY: the loader copied so many bytes there, into frames of the monitor that nobody
+        // SAFETY: the loader copied that many bytes there, into frames of the monitor that nobody
         // writes.
         unsafe { core::slice::from_raw_parts(start, narrow::size(part.bytes)) }
     });

@@ -1,19 +1,19 @@
 //! Arithmetic of clocks: TSC ticks to nanoseconds and back, calendar time to seconds.
 //!
-//! The rule: one scale, in the form the PV ABI gives to partitions (`vcpu_time_info` of the public
-//! header `xen.h`), is used for the monitor's time and for theirs, so that both agree exactly.
+//! The rule: the monitor and the partitions use one scale, in the form that the PV ABI gives to
+//! partitions (`vcpu_time_info` of the public header `xen.h`), so that their times agree exactly.
 
 /// Ticks to nanoseconds: `(ticks shifted left by shift) * multiplier / 2^32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scale {
     /// Multiplier, in units of 2^-32.
     pub multiplier: u32,
-    /// Left shift; negative: right.
+    /// Left shift; a negative number shifts right.
     pub shift: i8,
 }
 
 impl Scale {
-    /// The scale of a counter of `hertz` ticks a second, more than 0.
+    /// The scale of a counter of `hertz` ticks a second, which must be more than 0.
     #[must_use]
     pub fn of(hertz: u64) -> Self {
         const SECOND: u64 = 1_000_000_000;
@@ -31,7 +31,7 @@ impl Scale {
         Self { multiplier: u32::try_from(multiplier).unwrap_or(u32::MAX), shift }
     }
 
-    /// Nanoseconds of `ticks`.
+    /// Converts `ticks` to nanoseconds.
     #[must_use]
     pub fn nanoseconds(self, ticks: u64) -> u64 {
         let shift = u32::from(self.shift.unsigned_abs());
@@ -41,16 +41,17 @@ impl Scale {
     }
 }
 
-/// How many nanoseconds ahead a timer of the hardware is set at most. An interrupt that is early
-/// only sets it again.
+/// Most nanoseconds ahead that a hardware timer is set. An interrupt that comes too early only sets
+/// the timer again.
 pub const LONGEST_WAIT: u64 = 2_000_000_000;
 
-/// Ticks of a counter of `hertz` ticks a second from `now` until `deadline`, or as near to it as
-/// [`LONGEST_WAIT`] allows; at least 1.
+/// Ticks of a counter of `hertz` ticks a second from `now` until `deadline`, capped at
+/// [`LONGEST_WAIT`]; at least 1.
 #[must_use]
 pub fn ticks_until(deadline: u64, now: u64, hertz: u64) -> u64 {
     let wait = deadline.saturating_sub(now).min(LONGEST_WAIT);
-    // One more: the clock rounds down, and must have reached the deadline at the interrupt.
+    // One tick more, since the clock rounds down and must have reached the deadline at the
+    // interrupt.
     wait.saturating_mul(hertz) / 1_000_000_000 + 1
 }
 
@@ -72,7 +73,7 @@ pub struct Calendar {
 }
 
 impl Calendar {
-    /// Seconds since the start of 1970; `None` for what is no date from then on.
+    /// Seconds since the start of 1970. Returns `None` if this is no date from then on.
     #[must_use]
     pub fn seconds(&self) -> Option<u64> {
         let in_range = (1970..=2999).contains(&self.year)
@@ -134,7 +135,7 @@ mod tests {
     }
 
     proptest! {
-        /// At the interrupt the clock shows the deadline, as exactly as the scale allows.
+        /// When the timer interrupts, the clock shows the deadline, as exactly as the scale allows.
         #[test]
         fn a_deadline_is_when_the_clock_shows_it(
             hertz in 1_000_000u64..9_000_000_000,
@@ -147,8 +148,8 @@ mod tests {
             // The scale keeps the first 30 bits of the rate and 32 of the multiplier: the clock
             // runs fast by up to 2^-30 of the wait, or slow by up to 2^-32 of it.
             let (fast, slow) = ((wait >> 30) + 1, (wait >> 32) + 1);
-            // Each of the two readings loses up to 1 ns, and up to 1 ns of ticks that are shifted
-            // out. The wait is one tick longer than it has to be.
+            // Each of the two readings loses up to 1 ns by rounding, and up to 1 ns in ticks that
+            // are shifted out. The wait is one tick longer than it has to be.
             let reading = 2;
             let tick = 1_000_000_000 / hertz + 1;
             prop_assert!(after + slow + reading >= now + wait, "{after} {now} {wait}");

@@ -1,4 +1,4 @@
-//! Each CPU's own memory: its local data, its stacks, its windows for descriptor tables.
+//! The memory of each CPU: its local data, its stacks, its windows for descriptor tables.
 //!
 //! | page of the area | holds |
 //! |---|---|
@@ -9,8 +9,8 @@
 //! | 6 | stack for machine checks |
 //! | 8 to 15 | main stack |
 //!
-//! Pages 3, 5 and 7 are absent; page 1 is not writable. The rule: a stack that overflows
-//! faults; and `rsp & !0xFFFF` finds the local data from any stack.
+//! Pages 3, 5 and 7 are absent; page 1 is not writable. The rules: a stack that overflows faults,
+//! and `rsp & !0xFFFF` finds the local data from any stack.
 //!
 //! The GDT window is 64 KiB too: pages 0 to 13 show the partition's descriptor frames, page 14 the
 //! monitor's descriptors, page 15 (beyond the table's limit) the TSS. The LDT window shows up to
@@ -26,9 +26,9 @@ use handover::{
 
 use super::processor;
 
-/// Frames of a partition's GDT.
+/// Most frames of a partition's GDT.
 pub const GDT_FRAMES: usize = 14;
-/// Frames of a partition's LDT.
+/// Most frames of a partition's LDT.
 pub const LDT_FRAMES: usize = 16;
 /// Tops of the stacks for double fault, NMI, machine check, as offsets in the area.
 pub const IST_TOPS: [u64; 3] = [0x3000, 0x5000, 0x7000];
@@ -74,7 +74,7 @@ pub fn set_up(handover: &Handover) {
     }
 }
 
-/// Where the level-1 entries of the windows are, by CPU.
+/// The place of the level-1 entries of the windows, by CPU.
 struct Window {
     first_entries: [AtomicU64; MAX_CPUS],
 }
@@ -82,7 +82,7 @@ struct Window {
 static WINDOWS: [Window; 2] =
     [const { Window { first_entries: [const { AtomicU64::new(0) }; MAX_CPUS] } }; 2];
 
-/// Shows `count` frames in a window; what changes is flushed on this CPU.
+/// Shows `count` frames in a window, and flushes the changed translations on this CPU.
 fn show(window: &Window, cpu: u32, base: u64, count: usize, frames: &[u64]) {
     let Some(first) = window.first_entries.get(cpu as usize) else {
         return;
@@ -104,14 +104,14 @@ fn show(window: &Window, cpu: u32, base: u64, count: usize, frames: &[u64]) {
     }
 }
 
-/// Shows the frames of a partition's GDT, at most [`GDT_FRAMES`], in the window of the CPU this
-/// runs on; windows keep nothing else.
+/// Shows the frames of a partition's GDT, at most [`GDT_FRAMES`], in the window of `cpu`, the CPU
+/// that runs this. Frames shown before go.
 pub fn set_gdt_frames(cpu: u32, frames: &[u64]) {
     show(&WINDOWS[0], cpu, gdt_window(cpu), GDT_FRAMES, frames);
 }
 
-/// Shows the frames of a partition's LDT, at most [`LDT_FRAMES`], in the window of the CPU this
-/// runs on, and loads an LDT of `entries` descriptors (0: none).
+/// Shows the frames of a partition's LDT, at most [`LDT_FRAMES`], in the window of `cpu`, the CPU
+/// that runs this, and loads an LDT of `entries` descriptors (0 for none).
 pub fn set_ldt_frames(cpu: u32, frames: &[u64], entries: u32) {
     show(&WINDOWS[1], cpu, ldt_window(cpu), LDT_FRAMES, frames);
     super::descriptors::load_ldt(cpu, entries);

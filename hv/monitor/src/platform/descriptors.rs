@@ -1,10 +1,10 @@
 //! Segment descriptors, task state and interrupt descriptors.
 //!
-//! The GDT a CPU uses is the window of `cpu_area`: a partition's own frames, and at 0xe000
-//! the monitor's page with the flat selectors that the PV ABI promises
-//! (`arch-x86/xen-x86_64.h`). The interrupt descriptor table is one for all CPUs. The rule: a
-//! partition's descriptors never have a privilege above 3 (its frames are checked before they
-//! are shown), and nothing the CPU takes as the monitor's is in memory a partition can write.
+//! The GDT of a CPU is the window of `cpu_area`: it holds the partition's own frames, and at 0xe000
+//! the monitor's page with the flat selectors that the PV ABI promises (`arch-x86/xen-x86_64.h`).
+//! All CPUs share one interrupt descriptor table. The rule: a partition's descriptors all have
+//! privilege level 3, since its frames are checked before they are shown. A partition cannot write
+//! memory from which the CPU takes the monitor's descriptors.
 #![expect(unsafe_code, reason = "descriptor tables are loaded by address")]
 
 use core::{arch::asm, cell::UnsafeCell};
@@ -36,7 +36,8 @@ const LDT_SELECTOR: u16 = 0xe050;
 /// Last byte of the GDT.
 const GDT_LIMIT: u16 = 0xefff;
 
-/// (selector, descriptor): accessed bits are set, so that the CPU does not write them.
+/// Pairs of selector and descriptor. The accessed bits are set, so that the CPU does not write
+/// them.
 const FLAT: [(u16, u64); 5] = [
     (RING0_CS, 0x00af_9b00_0000_ffff),
     (RING0_DS, 0x00cf_9300_0000_ffff),
@@ -49,7 +50,7 @@ const FLAT: [(u16, u64); 5] = [
 #[repr(C, align(4096))]
 pub struct Interrupts(UnsafeCell<[[u64; 2]; 256]>);
 
-// SAFETY: the loader fills it before the image is mapped; read by CPUs only.
+// SAFETY: the loader fills it before the image is mapped; afterwards only CPUs read it.
 unsafe impl Sync for Interrupts {}
 
 #[unsafe(link_section = ".sealed")]
@@ -89,7 +90,7 @@ pub fn prepare(cpu: u32) {
         TSS_SELECTOR,
         system_descriptor(tss, size_of::<TaskStateSegment>() as u64 - 1, 9),
     );
-    // Without an I/O bitmap: its offset is the end of the segment.
+    // There is no I/O bitmap: its offset is the end of the segment.
     let mut state = TaskStateSegment::new();
     state.privilege_stack_table[0] = VirtAddr::new(cpu_area::main_stack_top(cpu));
     for (index, top) in cpu_area::IST_TOPS.into_iter().enumerate() {
@@ -99,7 +100,7 @@ pub fn prepare(cpu: u32) {
     unsafe { (tss as *mut TaskStateSegment).write(state) };
 }
 
-/// Loads all descriptor tables on CPU `cpu`, which this runs on.
+/// Loads all descriptor tables on `cpu`, the CPU that runs this.
 pub fn load(cpu: u32) {
     let base = VirtAddr::new(cpu_area::gdt_window(cpu));
     let gdt = DescriptorTablePointer { limit: GDT_LIMIT, base };
@@ -121,8 +122,8 @@ pub fn load(cpu: u32) {
     load_ldt(cpu, 0);
 }
 
-/// Loads an LDT of `entries` descriptors (0: none) from the LDT window of CPU `cpu`, which this
-/// runs on.
+/// Loads an LDT of `entries` descriptors (0 for none) from the LDT window of `cpu`, the CPU that
+/// runs this.
 pub fn load_ldt(cpu: u32, entries: u32) {
     let selector = if entries == 0 {
         0

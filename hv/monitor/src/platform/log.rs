@@ -1,8 +1,8 @@
-//! The monitor's messages, on the console's serial port.
+//! Writes the monitor's messages to the console's serial port.
 //!
-//! `[seconds] uv: text`, one line each; use the macros `error!`, `warn!`, `info!` and `debug!`.
-//! The rule: a line is written whole, whichever CPU writes, or is lost and counted; only a failing
-//! monitor may interrupt another CPU's line.
+//! Each is one line, `[seconds] uv: text`; use the macros `error!`, `warn!`, `info!` and `debug!`.
+//! The rule: whichever CPU writes a line, it is written whole, or dropped and counted. Only a
+//! failing monitor may interrupt another CPU's line.
 
 use core::{
     fmt::{self, Write},
@@ -41,12 +41,12 @@ pub fn set_level(level: LevelFilter) {
     ::log::set_max_level(level);
 }
 
-/// From now on, lines do not wait for other CPUs.
+/// Stops waiting for other CPUs before a line is written; for a failing monitor.
 pub fn set_failing() {
     FAILING.store(true, Ordering::Relaxed);
 }
 
-/// Collects bytes so that they leave a FIFO at a time.
+/// Collects bytes so that they are sent a FIFO at a time.
 #[derive(Default)]
 struct Console {
     batch: Vec<u8, 128>,
@@ -88,19 +88,20 @@ impl Drop for Console {
     }
 }
 
-/// Messages, and pieces of partitions' text, that found no room.
+/// Dropped messages and pieces of partitions' text, for which there was no room.
 static LOST: AtomicU32 = AtomicU32::new(0);
-/// Non-maskable interrupts that came while the CPU was in the monitor, and may have held a lock.
+/// Non-maskable interrupts that came while the CPU was in the monitor and may have held a lock.
 static INTERRUPTED: AtomicU32 = AtomicU32::new(0);
-/// Bytes of a message, at most.
+/// Most bytes of a message.
 const LONGEST: usize = 1024;
 
-/// Counts a non-maskable interrupt of unknown cause that came in ring 0; the next message tells it.
+/// Counts a non-maskable interrupt of unknown cause that came in ring 0; the next message reports
+/// it.
 pub fn note_interrupted() {
     INTERRUPTED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Tells of what was only counted.
+/// Reports the events that were only counted.
 fn tell_counts(console: &mut Console) {
     for (counter, what) in [
         (&LOST, "messages were lost: the serial line is slower than they came"),
@@ -113,7 +114,7 @@ fn tell_counts(console: &mut Console) {
     }
 }
 
-/// Whether `bytes` fit into the ring and leave `rest` free; counted if not.
+/// Returns whether `bytes` fit into the ring and leave `rest` free. If not, counts a loss.
 fn has_room(bytes: usize, rest: usize) -> bool {
     let fits = FAILING.load(Ordering::Relaxed) || serial::room(serial::CONSOLE) >= bytes + rest;
     if !fits {
@@ -138,14 +139,14 @@ pub fn log_warning(text: fmt::Arguments<'_>) {
     warn!("{text}");
 }
 
-/// The partition whose text the console's last line is, while that line is unfinished.
+/// The partition whose text is the console's last line, while that line is unfinished.
 static UNFINISHED: AtomicU32 = AtomicU32::new(0);
 
-/// Bytes that marks a line of a partition's text, at most.
+/// Most bytes of the mark at the start of a line of a partition's text.
 const MARK: usize = 24;
 
-/// Writes text that a partition asks to show, its lines marked with the partition's number. Half
-/// of the ring is kept for others where the partition is a guest.
+/// Writes text for a partition, and marks its lines with the partition's number. A guest's text
+/// leaves half of the ring free for others.
 pub fn log_raw(partition: u32, text: &[u8], is_guest: bool) {
     let _line = LINE.lock();
     let lines = 1 + text.iter().filter(|byte| **byte == b'\n').count();

@@ -1,8 +1,7 @@
 //! The monitor's address space, as the loader built it.
 //!
-//! The map is the one of the architecture document, "Virtual address space". The rule: what is
-//! mapped stays mapped, so addresses from here may be kept for ever; only per-CPU
-//! descriptor-table windows change.
+//! The map is in the architecture document, "Virtual address space". The rule: a mapping stays for
+//! ever, so addresses from here may be kept; only the per-CPU windows for descriptor tables change.
 #![expect(unsafe_code, reason = "the frame table and the image are found by address")]
 
 use core::{
@@ -19,7 +18,7 @@ use spin::Once;
 
 static SPACE: Once<Space> = Once::new();
 
-/// What the loader made.
+/// The address space that the loader made.
 #[derive(Debug)]
 struct Space {
     root: u64,
@@ -51,7 +50,7 @@ pub fn image_text() -> core::ops::Range<u64> {
     address(&image_text_start)..address(&image_text_end)
 }
 
-/// The direct map's address of a physical address.
+/// The address of physical address `phys` in the direct map.
 #[must_use]
 pub fn phys_to_virt(phys: u64) -> *mut u8 {
     DIRECT_MAP.wrapping_add(phys) as *mut u8
@@ -67,7 +66,7 @@ pub fn idle_root() -> u64 {
     space().root
 }
 
-/// Removes the mapping of low memory at its physical address, on this CPU at once.
+/// Removes the identity mapping of low memory, and flushes it on this CPU.
 pub fn clear_low() {
     let entry = phys_to_virt(idle_root()).cast::<AtomicU64>();
     // SAFETY: the first entry of the monitor's level-4 table; it maps nothing that the monitor
@@ -90,8 +89,8 @@ pub fn frame_table() -> &'static [Frame] {
     unsafe { slice::from_raw_parts(FRAME_TABLE as *const Frame, narrow::size(space().frames)) }
 }
 
-/// First frame of the machine-to-physical table, which is mapped nowhere but in the direct map and,
-/// in parts, in the partitions' views. After its last page comes one that holds nothing but ones.
+/// First frame of the machine-to-physical table, which is mapped only in the direct map and, in
+/// parts, in the partitions' views. A page of ones follows its last page.
 #[must_use]
 pub fn m2p_frame() -> u64 {
     space().m2p >> 12
@@ -105,7 +104,7 @@ pub fn m2p() -> &'static [AtomicU64] {
     unsafe { slice::from_raw_parts(base, narrow::size(space().frames)) }
 }
 
-/// Whether a word at `va` lies in stack memory, for backtraces.
+/// Returns whether a word at `va` lies in stack memory; for backtraces.
 pub(super) fn is_stack(va: u64) -> bool {
     let data = address(&image_sealed_end)..address(&image_end) - 7;
     data.contains(&va) || super::panic::in_cpu_stack(va)

@@ -1,7 +1,7 @@
-//! The other CPUs get the microcode that the loader gave to the first.
+//! Gives the other CPUs the microcode that the loader gave to the first CPU.
 //!
-//! Rule: what was judged of the first CPU is true of every CPU that runs. So a CPU that does not come
-//! to the first CPU's revision is not used.
+//! Rule: the loader's findings about the first CPU hold for every CPU that runs. So a CPU that does
+//! not reach the first CPU's revision is not used.
 
 use core::arch::x86_64::__cpuid;
 
@@ -9,7 +9,7 @@ use microcode::{Behind, Cpu, Identity, Vendor};
 
 use super::{boot, memory, processor};
 
-/// The CPU that this runs on.
+/// The CPU that runs this code.
 struct ThisCpu;
 
 impl Cpu for ThisCpu {
@@ -27,10 +27,11 @@ impl Cpu for ThisCpu {
     }
 }
 
-/// Brings this CPU to where the first CPU is, before its registers are set: some exist only then.
+/// Updates this CPU to the revision of the first CPU. It comes before the registers are set, since
+/// some exist only then.
 ///
 /// # Errors
-/// It is not there.
+/// [`Behind`] if this CPU has not reached that revision.
 pub fn follow() -> Result<(), Behind> {
     match boot::microcode() {
         Some(first) if first.update.bytes > 0 => {

@@ -1,12 +1,12 @@
-//! The machine: everything between the firmware and the monitor proper.
+//! The platform: everything between the firmware and the rest of the monitor.
 //!
 //! The platform takes over what the loader made (an address space, the areas of CPUs, a record of
 //! the machine), starts the other CPUs, and gives the rest of the monitor time, interrupts between
 //! CPUs, two serial lines, and a way out. It calls `crate::start` on the first CPU and
-//! `crate::start_secondary` on the others, and uses the symbols `trap_stubs` and `entry_page`. The rule: all of it is set up once and policy-free; after the start only
-//! per-CPU state changes here.
+//! `crate::start_secondary` on the others, and uses the symbols `trap_stubs` and `entry_page`. The
+//! rule: the platform is set up once and has no policy; after the start only per-CPU state changes.
 //!
-//! What only computes (`clock`, `symbols`) also compiles, and is tested, on the host.
+//! Modules that only compute (`clock`, `symbols`) also compile on the host, where they are tested.
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "only tested on the host"))]
 
 pub mod clock;
@@ -15,7 +15,7 @@ mod symbols;
 #[cfg(target_os = "none")]
 pub use hardware::*;
 
-/// What exists on bare hardware only.
+/// The modules that exist on bare hardware only.
 #[cfg(target_os = "none")]
 #[path = ""]
 mod hardware {

@@ -1,9 +1,9 @@
-//! The end: a broken invariant or an exception in the monitor itself.
+//! The end of the monitor: a broken invariant, or an exception in the monitor itself.
 //!
-//! The first CPU that fails stops the others by a non-maskable interrupt, says why, prints
-//! registers and a backtrace with names, and halts or resets. The rule: nothing here waits
-//! without a bound, takes a lock for granted, or trusts the stack it came on; it reports from a
-//! stack of its own.
+//! The first CPU that fails stops the others by a non-maskable interrupt, logs the reason, prints
+//! registers and a backtrace with names, and halts or resets the machine. The rule: code here waits
+//! only with a bound, assumes no lock to be free, and does not trust the stack it was called on; it
+//! reports from a stack of its own.
 #![expect(unsafe_code, reason = "walks stack frames")]
 
 use core::{
@@ -25,17 +25,17 @@ use super::{
 };
 use crate::context::Registers;
 
-/// Frames of a backtrace.
+/// Most frames in a backtrace.
 const DEPTH: usize = 32;
 const STACK_BYTES: usize = 16384;
-/// No CPU failed yet.
+/// Stands for "no CPU has failed".
 const NOBODY: u64 = u64::MAX;
 
 /// The CPU that failed first, by APIC id.
 static FAILED: AtomicU64 = AtomicU64::new(NOBODY);
 static SYMBOLS: Once<Symbols> = Once::new();
 
-/// Where the report runs.
+/// The stack that the report runs on.
 #[repr(C, align(4096))]
 struct Stack([u8; STACK_BYTES]);
 static mut STACK: Stack = Stack([0; STACK_BYTES]);
@@ -45,7 +45,7 @@ unsafe extern "C" {
     fn on_stack(stack: u64, function: extern "C" fn(u64) -> !, argument: u64) -> !;
 }
 
-/// What the report shows.
+/// The data of a report.
 struct Failure<'a> {
     reason: fmt::Arguments<'a>,
     registers: Option<&'a Registers>,
@@ -76,12 +76,11 @@ pub fn fatal_trap(registers: &Registers) -> ! {
     fail(&Failure { reason, registers: Some(registers), frame: registers.rbp })
 }
 
-/// Ends the monitor for a reason that is not its own failure: a part of the host that it
-/// cannot do without is gone.
+/// Stops the host although the monitor has not failed: a part that the host needs is gone.
 pub fn stop_host(reason: fmt::Arguments<'_>) -> ! {
     FAILED.store(u64::from(apic::initial_id()), Ordering::Release);
-    // A CPU that is stopped while it sends keeps what waits behind it, so that goes first: it may
-    // say why a partition stopped.
+    // If this CPU is stopped while it sends, the text behind it in the ring stays there. So that
+    // text is sent first: it may say why a partition stopped.
     serial::write_anyway(serial::CONSOLE, &[]);
     log::set_failing();
     apic::stop_others();
@@ -89,8 +88,8 @@ pub fn stop_host(reason: fmt::Arguments<'_>) -> ! {
     finish()
 }
 
-/// Handles a non-maskable interrupt; `in_monitor`: it came in ring 0, where the CPU may hold any
-/// lock.
+/// Handles a non-maskable interrupt. `in_monitor` says that it came in ring 0, where the CPU may
+/// hold any lock.
 pub fn nmi(in_monitor: bool) {
     // Another CPU failed, and stops this one.
     if FAILED.load(Ordering::Acquire) != NOBODY {
@@ -115,7 +114,7 @@ fn fail(failure: &Failure<'_>) -> ! {
     let me = u64::from(apic::initial_id());
     match FAILED.compare_exchange(NOBODY, me, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {}
-        // Failed while reporting a failure: whatever was printed must do.
+        // This CPU failed while it reported a failure: what it has printed must do.
         Err(first) if first == me => finish(),
         Err(_) => halt(),
     }
@@ -123,7 +122,7 @@ fn fail(failure: &Failure<'_>) -> ! {
     apic::stop_others();
     let top = (&raw const STACK) as u64 + STACK_BYTES as u64;
     // SAFETY: only the first CPU that fails gets here, once, so the stack is free; the old stack,
-    // with `failure` on it, stays as it is since nothing returns to it.
+    // with `failure` on it, stays as it is since no code returns to it.
     unsafe { on_stack(top, report, core::ptr::from_ref(failure) as u64) }
 }
 
@@ -184,7 +183,7 @@ fn finish() -> ! {
     halt()
 }
 
-/// Whether `va` lies in one of the pages of a CPU's stacks.
+/// Returns whether `va` lies in one of the pages of a CPU's stacks.
 pub(super) fn in_cpu_stack(va: u64) -> bool {
     let Some(offset) = va.checked_sub(AREAS) else {
         return false;

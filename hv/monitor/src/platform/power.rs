@@ -1,7 +1,7 @@
-//! Ways out: power off, reset, and out of the emulator.
+//! Ways to end: power off, reset, and exit from the emulator.
 //!
-//! The rule: each way is followed by the next more drastic one, so the machine never goes on
-//! running a monitor that has said it is done.
+//! The rule: if a way fails, the next more drastic one follows, so the machine never continues to
+//! run a monitor that has ended.
 #![expect(unsafe_code, reason = "the last way to reset is a fault that cannot be handled")]
 
 use core::arch::asm;
@@ -15,7 +15,7 @@ use super::{
     panic, serial,
 };
 
-/// What QEMU's isa-debug-exit device gets when all is well.
+/// The value for QEMU's isa-debug-exit device on a clean end.
 const DEBUG_EXIT_CLEAN: u8 = 0x10;
 const SLEEP_ENABLE: u16 = 1 << 13;
 const ACPI_MODE: u16 = 1;

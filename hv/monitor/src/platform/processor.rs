@@ -1,7 +1,7 @@
-//! Features of the CPUs, and the control registers the monitor runs with.
+//! CPU features, and the control registers that the monitor runs with.
 //!
-//! The rule: every CPU gets the same settings, made from what the first CPU has; a CPU
-//! that lacks a feature the monitor needs never gets past the loader.
+//! The rule: every CPU gets the same settings, made from the features of the first CPU. A CPU that
+//! lacks a feature the monitor needs never gets past the loader.
 #![expect(unsafe_code, reason = "control registers and MSRs")]
 
 use core::{
@@ -75,7 +75,7 @@ pub fn features() -> Features {
     FEATURES.get().copied().unwrap_or_default()
 }
 
-/// Looks at this CPU, which has what the loader demands.
+/// Detects the features of this CPU. The loader has checked the required ones.
 pub fn detect() {
     let basic = __cpuid(1).ecx;
     let structured = if __cpuid(0).eax >= 7 { Some(__cpuid_count(7, 0)) } else { None };
@@ -95,13 +95,14 @@ pub fn detect() {
     });
 }
 
-/// Whether a mitigation is on; the loader chose, by what the first CPU says and the command line.
+/// Returns whether a mitigation is on. The loader chose by the first CPU's features and the command
+/// line.
 #[must_use]
 pub fn mitigated(what: u32) -> bool {
     boot::options().is_some_and(|options| options.mitigations & what != 0)
 }
 
-/// Switches on what is on for good, on this CPU.
+/// Turns on this CPU's permanent mitigations.
 fn mitigate() {
     let control = boot::options().map_or(0, Options::speculation_control);
     if control != 0 {
@@ -115,7 +116,7 @@ fn mitigate() {
     }
 }
 
-/// Sets the control registers of this CPU; its page tables are the final ones.
+/// Sets the control registers of this CPU, once its final page tables are loaded.
 pub fn set_control_registers() {
     let features = features();
     let mut cr4 = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION
@@ -151,14 +152,14 @@ pub fn set_control_registers() {
     mitigate();
 }
 
-/// Switches CR4.FSGSBASE of this CPU, which has it.
+/// Turns CR4.FSGSBASE of this CPU, which has it, on or off.
 pub fn set_fsgsbase(on: bool) {
     // SAFETY: the bit gives ring 3 the bases of FS and GS, which are the partition's at all times.
     unsafe { Cr4::update(|cr4| cr4.set(Cr4Flags::FSGSBASE, on)) };
 }
 
 /// Writes a model-specific register. Not for registers that change where memory is or how it is
-/// protected: those are this module's.
+/// protected: only this module writes those.
 pub fn write_msr(msr: u32, value: u64) {
     // SAFETY: callers write registers that exist and do not change the monitor's address space.
     unsafe { Msr::new(msr).write(value) };
@@ -171,12 +172,12 @@ pub fn read_msr(msr: u32) -> u64 {
     unsafe { Msr::new(msr).read() }
 }
 
-/// Drops this CPU's translations.
+/// Flushes this CPU's translations.
 pub fn reload_cr3() {
     tlb::flush_all();
 }
 
-/// Drops this CPU's translation of one page.
+/// Flushes this CPU's translation of one page.
 pub fn invlpg(va: u64) {
     tlb::flush(VirtAddr::new_truncate(va));
 }

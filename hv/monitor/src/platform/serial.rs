@@ -1,10 +1,10 @@
 //! The two serial ports (16550, PC addresses).
 //!
-//! Once partitions may run, what is sent goes into a ring that transmit interrupts drain, a FIFO
-//! at a time, so nobody waits for the line. Before that, and when the monitor fails, sending is
-//! polled, with a bound, so that a dead line cannot hang the monitor. Receiving is by interrupt
-//! into a ring. The rule: no received byte is dropped for want of room: a full ring stops reading,
-//! which holds up the sender.
+//! Once partitions may run, output goes into a ring that transmit interrupts drain, a FIFO at a
+//! time, so no CPU waits for the line. Before that, and when the monitor fails, output is polled,
+//! with a bound, so that a dead line cannot hang the monitor. Input goes into a ring by interrupt.
+//! The rule: no received byte is dropped for want of room: if the ring is full, the monitor stops
+//! reading, which holds up the sender.
 
 use heapless::Deque;
 use serial_line::uart::{DATA, FIFO_CONTROL, INTERRUPT_ENABLE, LINE_STATUS, PATIENCE, Uart};
@@ -12,7 +12,7 @@ use spin::{Mutex, MutexGuard};
 
 /// The console.
 pub const CONSOLE: u32 = 0;
-/// Bytes that wait to be sent, at most.
+/// Most bytes that wait to be sent.
 pub const RING: usize = 65536;
 
 /// Line status: a byte was received.
@@ -24,18 +24,18 @@ const TRANSMIT_INTERRUPT: u8 = 2;
 
 struct Port {
     uart: Uart,
-    /// By itself: rings that are zero take no room in the image.
+    /// A separate static: rings that are zero take no room in the image.
     line: &'static Mutex<Line>,
 }
 
 struct Line {
     received: Deque<u8, 4096>,
     sent: Deque<u8, RING>,
-    /// Interrupts are on: the rings are used.
+    /// Interrupts are on, and the rings are used.
     enabled: bool,
-    /// A writer found no room.
+    /// Whether a writer found no room.
     held_up: bool,
-    /// What is in the interrupt enable register.
+    /// The value of the interrupt enable register.
     interrupts: u8,
 }
 
@@ -58,15 +58,15 @@ impl Port {
         Self { uart: Uart::new(base), line }
     }
 
-    /// Sends what waits, polled.
+    /// Sends all bytes in the transmit ring by polling.
     fn flush(&self, line: &mut Line) {
         while let Some(byte) = line.sent.pop_front() {
             self.uart.send(&[byte]);
         }
     }
 
-    /// Moves what was received into its ring as far as there is room. Whoever calls this sees that
-    /// the reader is told.
+    /// Moves received bytes into the receive ring as far as there is room. The caller must notify
+    /// the reader.
     fn fill(&self, line: &mut Line) {
         while !line.received.is_full() && self.uart.read(LINE_STATUS) & RECEIVED != 0 {
             let _ = line.received.push_back(self.uart.read(DATA));
@@ -74,7 +74,8 @@ impl Port {
         self.drain(line);
     }
 
-    /// Moves a FIFO of what waits onto the line, and asks for the interrupts that are wanted.
+    /// Moves up to one FIFO of the transmit ring onto the line, and enables the interrupts that are
+    /// needed.
     fn drain(&self, line: &mut Line) {
         if !line.sent.is_empty() && self.uart.may_send() {
             for byte in (0..self.uart.fifo()).map_while(|_| line.sent.pop_front()) {
@@ -103,7 +104,7 @@ pub fn set_up() {
     PORTS.iter().for_each(|port| port.uart.set_up());
 }
 
-/// Sends bytes, as many as there is room for; returns how many.
+/// Queues bytes to be sent, as many as there is room for. Returns how many.
 pub fn write(port: u32, bytes: &[u8]) -> usize {
     let Some(port) = present(port) else { return bytes.len() };
     let mut line = port.line.lock();
@@ -130,7 +131,8 @@ fn take_anyway(port: &Port) -> Option<MutexGuard<'static, Line>> {
     (0..PATIENCE).find_map(|_| port.line.try_lock())
 }
 
-/// Sends what waits and then these bytes, even while another CPU sends; for the last words.
+/// Sends the bytes in the transmit ring and then these, even while another CPU sends; for a failing
+/// monitor.
 pub fn write_anyway(port: u32, bytes: &[u8]) {
     if let Some(port) = present(port) {
         let mut line = take_anyway(port);
@@ -148,7 +150,7 @@ pub fn enable_interrupts() {
     }
 }
 
-/// Takes what a port received; the number of bytes put into `buffer`.
+/// Moves bytes that a port received into `buffer`. Returns how many.
 pub fn read(port: u32, buffer: &mut [u8]) -> usize {
     let Some(port) = present(port) else { return 0 };
     let mut line = port.line.lock();
@@ -173,7 +175,8 @@ pub fn interrupt(port: u32) -> bool {
     let mut line = port.line.lock();
     // Reading the identification acknowledges causes that carry no data.
     let _ = port.uart.read(FIFO_CONTROL);
-    // Off and on again: what is still due, or comes meanwhile, is a new edge.
+    // Disables and enables the interrupts, so that a cause that is still due, or arises meanwhile,
+    // makes a new edge.
     port.uart.write(INTERRUPT_ENABLE, 0);
     line.interrupts = 0;
     port.fill(&mut line);

@@ -1,10 +1,10 @@
 //! The other CPUs.
 //!
 //! Each is started on its own, through one page of real-mode code below 1 MiB (`boot.S`,
-//! `trampoline`), which goes straight to the final page tables; while that lasts, these still map
-//! low memory at its physical address, as the loader left them. A CPU that started waits
-//! until the whole platform is set up. The rule: a CPU that does not answer in time is put back to sleep,
-//! warned about, and not used; it cannot come to life later.
+//! `trampoline`). That code goes straight to the final page tables, which until then still contain
+//! the loader's identity mapping of low memory. A CPU that started waits until the whole platform
+//! is set up. The rule: a CPU that does not answer in time is reset by an INIT, reported in a
+//! warning, and not used; it cannot come to life later.
 #![expect(unsafe_code, reason = "copies code to memory below 1 MiB")]
 
 use core::{
@@ -14,14 +14,14 @@ use core::{
 
 use super::{apic, cpu_area, descriptors, log, memory, microcode_update, processor, time};
 
-/// How long to wait for a CPU.
+/// How long to wait for a CPU, in nanoseconds.
 const PATIENCE_NS: u64 = 500_000_000;
 
-/// CPU that came up last; 0: none.
+/// The CPU that came up last; 0 if none.
 static ARRIVED: AtomicU32 = AtomicU32::new(0);
-/// CPU that has other microcode than the first, last; 0: none.
+/// The last CPU whose microcode differs from the first CPU's; 0 if none.
 static BEHIND: AtomicU32 = AtomicU32::new(0);
-/// The platform is set up; the trampoline is no longer needed.
+/// Set when the platform is set up; the trampoline is no longer needed then.
 static RELEASED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
@@ -40,14 +40,14 @@ fn offset(symbol: &u8) -> usize {
     ptr::from_ref(symbol) as usize - ptr::from_ref(&trampoline) as usize
 }
 
-/// The trampoline's copy.
+/// The copy of the trampoline.
 struct Page {
     phys: u64,
 }
 
 impl Page {
-    /// Copies the code to a free page below 1 MiB; `None` if the page tables lie above 4 GiB, where
-    /// a CPU that starts cannot load them from.
+    /// Copies the code to a free page below 1 MiB. Returns `None` if the page tables lie above 4
+    /// GiB, where a starting CPU cannot load them.
     fn new(phys: u64) -> Option<Self> {
         let page = Self { phys };
         // SAFETY: the page was chosen to hold nothing; the code is shorter than a page.
@@ -77,7 +77,7 @@ impl Page {
         self.put(offset, value.wrapping_add(base));
     }
 
-    /// Starts CPU `cpu`; whether it came up.
+    /// Starts CPU `cpu`. Returns whether it came up.
     fn start(&self, cpu: u32) -> bool {
         self.put(offset(&trampoline_cpu), cpu);
         self.put(offset(&trampoline_stack), cpu_area::main_stack_top(cpu));
@@ -125,7 +125,7 @@ pub(super) fn release() {
     RELEASED.store(true, Ordering::Release);
 }
 
-/// First Rust code of another CPU, on its main stack.
+/// The first Rust code of another CPU, on its main stack.
 extern "C" fn arrive(cpu: u32) -> ! {
     if microcode_update::follow().is_err() {
         BEHIND.store(cpu, Ordering::Release);

@@ -1,8 +1,8 @@
 //! Names of the monitor's functions, for backtraces.
 //!
-//! The loader leaves the symbol table of the monitor's image and the names it refers to (ELF-64
-//! object file format, "Symbol table").
-//! The rule: everything is read through bounds; a bad table yields no names.
+//! The loader keeps the symbol table and the string table of the monitor's image (ELF-64 object
+//! file format, "Symbol table"). The rule: all reads are bounds-checked; a bad table yields no
+//! names.
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -28,7 +28,7 @@ pub struct Symbols {
 }
 
 impl Symbols {
-    /// Names from the bytes of both tables.
+    /// Takes the bytes of both tables.
     #[must_use]
     pub fn new(table: &'static [u8], names: &'static [u8]) -> Self {
         Self { table, names }

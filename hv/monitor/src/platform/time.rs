@@ -1,8 +1,8 @@
 //! Time: the TSC as nanoseconds since the start, this CPU's one-shot timer, the date.
 //!
-//! The TSC's rate is measured once against the ACPI timer, or where there is none against the
-//! interval timer. The rule: `now` never goes back on one CPU, and all CPUs use one scale; they
-//! are expected to have synchronous TSCs.
+//! The monitor measures the TSC's rate once, against the ACPI timer or, if there is none, the
+//! interval timer. The rule: `now` never goes back on one CPU, and all CPUs use one scale; they are
+//! expected to have synchronous TSCs.
 
 use core::{
     arch::x86_64::_rdtsc,
@@ -24,7 +24,7 @@ const ACPI_HERTZ: u64 = 3_579_545;
 const INTERVAL_HERTZ: u64 = 1_193_182;
 /// Ticks of the interval timer to measure for; they fit in 16 bits.
 const INTERVAL_TICKS: u64 = INTERVAL_HERTZ / 50;
-/// Polls of a timer after which it counts as stopped.
+/// Polls of a timer after which the monitor considers it stopped.
 const PATIENCE: u32 = 10_000_000;
 
 /// Rates of the counters.
@@ -73,7 +73,7 @@ pub fn tsc_khz() -> u32 {
     RATES.get().map_or(0, |r| u32::try_from(r.tsc / 1000).unwrap_or(u32::MAX))
 }
 
-/// Both counters at one time.
+/// Both counters, read at the same time.
 #[derive(Clone, Copy)]
 struct Counters {
     tsc: u64,
@@ -85,7 +85,8 @@ impl Counters {
         Self { tsc: tsc(), apic: apic::count() }
     }
 
-    /// Rates, when `self` was `ticks` of a counter of `hertz` before `end`.
+    /// The rates, where the time from `self` to `end` is `ticks` of a counter of `hertz` ticks a
+    /// second.
     fn rates(self, end: Self, ticks: u64, hertz: u64) -> Option<Rates> {
         let per_second = |n: u64| n.checked_mul(hertz)?.checked_div(ticks);
         let tsc = per_second(end.tsc.checked_sub(self.tsc)?)?;
@@ -94,7 +95,8 @@ impl Counters {
     }
 }
 
-/// Measures the rates, by the ACPI timer at `port` if there is one (not 0). `None` when no timer runs.
+/// Measures the rates, by the ACPI timer at `port` if there is one (not 0). Returns `None` if no
+/// timer runs.
 pub fn set_up(port: u32) -> Option<()> {
     START.store(tsc(), Ordering::Relaxed);
     apic::start_count();
@@ -115,7 +117,7 @@ fn measure_by_acpi(port: u32) -> Option<Rates> {
     start.rates(Counters::now(), ticks, ACPI_HERTZ)
 }
 
-/// Lets channel 2 of the interval timer (8254) count down, its output off the loudspeaker.
+/// Starts channel 2 of the interval timer (8254), with its output off the loudspeaker.
 fn measure_by_interval_timer() -> Option<Rates> {
     const GATE: u16 = 0x61;
     let gate: u8 = input(GATE);
@@ -131,7 +133,7 @@ fn measure_by_interval_timer() -> Option<Rates> {
     start.rates(end, INTERVAL_TICKS, INTERVAL_HERTZ)
 }
 
-/// Waits; before partitions run.
+/// Waits by polling; used before partitions run.
 pub fn wait(nanoseconds: u64) {
     let end = now() + nanoseconds;
     while now() < end {
@@ -139,9 +141,9 @@ pub fn wait(nanoseconds: u64) {
     }
 }
 
-/// Sets this CPU's timer to interrupt ([`apic::VECTOR_TIMER`]) at a time of [`now`]; `None`:
-/// never. It fires early where the time is further than [`clock::LONGEST_WAIT`] or than the timer
-/// can count, and at once for a time that has passed.
+/// Sets this CPU's timer to interrupt ([`apic::VECTOR_TIMER`]) at a time of [`now`]; `None` disarms
+/// it. The timer fires early if the time is further away than [`clock::LONGEST_WAIT`] or than it
+/// can count, and at once if the time has passed.
 pub fn set_deadline(deadline: Option<u64>) {
     let Some(rates) = RATES.get() else { return };
     let here = tsc();
@@ -161,7 +163,7 @@ fn clock_register(register: u8) -> u8 {
     input(0x71u16)
 }
 
-/// Seconds since 1970 at time 0, by the real-time clock; 0 if it shows no date.
+/// Seconds since 1970 at time 0, by the real-time clock. Returns 0 if it shows no date.
 #[must_use]
 pub fn wall_clock() -> u64 {
     const UPDATING: u8 = 0x80;
@@ -169,7 +171,7 @@ pub fn wall_clock() -> u64 {
         let _ = (0..100_000).find(|_| clock_register(10) & UPDATING == 0);
         [0, 2, 4, 7, 8, 9].map(clock_register)
     };
-    // Two equal readings in a row were not torn by an update.
+    // If two readings in a row are equal, no update tore them.
     let mut registers = read();
     for _ in 0..4 {
         let again = read();
@@ -182,7 +184,7 @@ pub fn wall_clock() -> u64 {
     seconds.saturating_sub(now() / 1_000_000_000)
 }
 
-/// Date from the registers: binary or BCD, 24 or 12 hours, as status register B says.
+/// The date in the registers: binary or BCD, 24 or 12 hours, as status register B says.
 fn clock_date(registers: [u8; 6], status: u8) -> Calendar {
     let number = |value: u8| {
         let value = u32::from(value);
