@@ -1,8 +1,8 @@
-//! Making a plan true: database first, then the monitor, action by action.
+//! Puts a plan into effect: first in the database, then in the monitor, action by action.
 //!
-//! Rule: what a monitor refused is undone, in reverse, before anybody is answered. Every action of
-//! a request can be taken back; what cannot, giving up a partition, is done when the request is
-//! committed (see [`crate::reap`]).
+//! Rule: if a monitor refuses an action, all actions are undone in reverse order before the client
+//! gets an answer. Every action of a request can be undone. The one that cannot, giving up a
+//! partition, waits until the request is committed (see [`crate::reap`]).
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -15,11 +15,11 @@ use crate::engine::Engine;
 use crate::refusal::{EBUSY, from_monitor, from_write};
 use crate::{Action, Monitor};
 
-/// Why a plan was not made true. Everything is as it was.
+/// Why a plan was not put into effect. Everything is as it was before.
 pub(crate) struct Stopped {
-    /// The answer.
+    /// The refusal to answer with.
     pub(crate) refusal: Refusal,
-    /// The frame that something still refers to, where that was the reason.
+    /// The frame that is still referred to, if that was the reason.
     pub(crate) frame: Option<u64>,
 }
 
@@ -30,8 +30,7 @@ impl From<Refusal> for Stopped {
 }
 
 impl Engine<'_> {
-    /// Makes the database say what is after changes, which `payer` pays for; none of them, where one
-    /// is refused.
+    /// Writes changes into the database, at the expense of `payer`. If one is refused, writes none.
     pub(crate) fn write_all(&mut self, changes: &[Change], payer: u32) -> Result<(), Stopped> {
         self.payer = payer;
         for (done, change) in changes.iter().enumerate() {
@@ -43,7 +42,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// What the monitor's refusal of an action says.
+    /// The reason for a stop, from the monitor's refusal of an action.
     pub(crate) fn stopped(&self, monitor: &mut dyn Monitor, action: Action, errno: i32) -> Stopped {
         let mut refusal = from_monitor(action, errno);
         let frame = match action {
@@ -58,7 +57,8 @@ impl Engine<'_> {
         Stopped { refusal, frame }
     }
 
-    /// The frame that a range was refused for: the monitor goes from the first to the last.
+    /// The first frame of a range that the monitor refused: it goes through a range from first to
+    /// last.
     fn first_held(&self, monitor: &mut dyn Monitor, first: u64, frames: u64) -> Option<u64> {
         let reader = self.database.reader();
         let (mut low, mut high) = (0, frames);
@@ -74,7 +74,7 @@ impl Engine<'_> {
         (low < frames).then_some(first + low)
     }
 
-    /// Makes the database say what is after a change, or what was before it.
+    /// Writes the state after a change into the database, or with `redo` false the state before it.
     pub(crate) fn write(
         &mut self,
         change: &Change,
@@ -104,10 +104,10 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Makes the database say what was before the first `done` changes.
+    /// Takes the first `done` changes out of the database again.
     pub(crate) fn take_out(&mut self, changes: &[Change], done: usize) {
         for change in changes.iter().take(done).rev() {
-            // Undoing needs no more arena pages than there were, so it is not refused.
+            // Undoing needs no more arena pages than before, so the database does not refuse it.
             let _ = self.write(change, false);
         }
     }
@@ -117,8 +117,8 @@ impl Engine<'_> {
         descriptor.is_ok_and(|descriptor| descriptor.state == state::RUNNING)
     }
 
-    /// What the monitor is to enforce after these actions were begun, and the database is what it was
-    /// before them.
+    /// The actions that make the monitor follow the restored database, after these actions were
+    /// begun.
     pub(crate) fn again_after(&self, begun: &[Action]) -> Vec<Action> {
         let mut again: Vec<Action> = begun.iter().rev().copied().collect();
         again.sort_by_key(rank);
@@ -134,8 +134,8 @@ impl Engine<'_> {
     }
 }
 
-/// The order in which the monitor follows a database: memory first, then who lives in it, then what
-/// connects them.
+/// The order in which the monitor follows a database: memory first, then the partitions in it, then
+/// the channels that connect them.
 pub(crate) const fn rank(action: &Action) -> u8 {
     match action {
         Action::Pages { .. } => 0,
@@ -144,7 +144,7 @@ pub(crate) const fn rank(action: &Action) -> u8 {
     }
 }
 
-/// What makes the monitor look at a change again.
+/// The action that makes the monitor read a change.
 pub(crate) fn action_of(change: &Change) -> Action {
     match change {
         Change::Descriptor { number, .. } | Change::Fields { number, .. } => {

@@ -1,6 +1,6 @@
-//! A change to the database as the log keeps it: what was, and what is after it.
+//! A change to the database as the log records it: the state before and the state after.
 //!
-//! Rule: applying or undoing a change twice is the same as once.
+//! Rule: applying or undoing a change twice has the same effect as once.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,26 +11,26 @@ use resource_db::{Database, Owner, WriteError};
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// One change. Bytes are those of the structure up to its last non-zero byte; none: it is not
-/// there.
+/// One change. The bytes are those of the structure up to its last non-zero byte; no bytes mean
+/// that it does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// A partition descriptor.
     Descriptor {
         /// Its number.
         number: u32,
-        /// What it was.
+        /// Its bytes before.
         #[serde(with = "serde_bytes")]
         before: Vec<u8>,
-        /// What it becomes.
+        /// Its bytes after.
         #[serde(with = "serde_bytes")]
         after: Vec<u8>,
     },
-    /// Page-map entries of frames that have one owner before and after.
+    /// Page-map entries of frames that share one owner before and one after.
     Pages {
         /// First frame.
         first: u64,
-        /// Frames.
+        /// Number of frames.
         frames: u64,
         /// Entry before.
         before: u32,
@@ -41,18 +41,20 @@ pub enum Change {
     Channel {
         /// Its index.
         index: u32,
-        /// What it was.
+        /// Its bytes before.
         #[serde(with = "serde_bytes")]
         before: Vec<u8>,
-        /// What it becomes.
+        /// Its bytes after.
         #[serde(with = "serde_bytes")]
         after: Vec<u8>,
     },
-    /// Fields of a descriptor that stays: a transaction may change a thousand of them.
+    /// Fields of a descriptor that continues to exist; a transaction may change a thousand such
+    /// descriptors.
     Fields {
         /// Its number.
         number: u32,
-        /// The version it was created at, by which it is told from another of this number.
+        /// The version it was created at, which distinguishes it from another partition with this
+        /// number.
         created_at: u64,
         /// The bytes that differ.
         parts: Vec<Part>,
@@ -62,23 +64,23 @@ pub enum Change {
 /// Bytes of a descriptor that a change replaces.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    /// Offset of the first.
+    /// Offset of the first byte.
     pub at: u16,
-    /// What they were.
+    /// The bytes before.
     #[serde(with = "serde_bytes")]
     pub before: Vec<u8>,
-    /// What they become, as many.
+    /// The bytes after; their number is the same.
     #[serde(with = "serde_bytes")]
     pub after: Vec<u8>,
 }
 
-/// Bytes of a part, but for names: a field of eight bytes differs as a whole.
+/// Bytes of a part, except for a name: a field of eight bytes is logged as a whole.
 const PART: usize = 8;
-/// Where the name of a descriptor is; a name differs as a whole.
+/// The place of the name in a descriptor; a name is logged as a whole.
 const NAME: core::ops::Range<usize> = offset_of!(PartitionDescriptor, name)
     ..offset_of!(PartitionDescriptor, name) + size_of::<[u8; 32]>();
 
-/// The change that makes one descriptor of another, or of none; generations are not compared.
+/// The change from one descriptor to another, or from none. Generations are not compared.
 pub(crate) fn of_descriptor(
     number: u32,
     before: Option<&PartitionDescriptor>,
@@ -106,7 +108,8 @@ pub(crate) fn of_descriptor(
     Change::Fields { number, created_at: new.created_at, parts }
 }
 
-/// The descriptor with what a change says of its parts.
+/// The descriptor with its parts set to the state after the change, or before it if `redo` is
+/// false.
 fn patched(mut descriptor: PartitionDescriptor, parts: &[Part], redo: bool) -> PartitionDescriptor {
     for part in parts {
         let bytes = if redo { &part.after } else { &part.before };
@@ -119,12 +122,13 @@ fn patched(mut descriptor: PartitionDescriptor, parts: &[Part], redo: bool) -> P
     descriptor
 }
 
-/// The bytes that a change keeps of a structure.
+/// The bytes of a structure that a change keeps.
 pub(crate) fn packed(value: Option<&(impl IntoBytes + zerocopy::Immutable)>) -> Vec<u8> {
     without_zeros(value.map(IntoBytes::as_bytes).unwrap_or_default()).to_vec()
 }
 
-/// Bytes without the zeros at their end: most of a page is zeros, so eight are looked at at a time.
+/// The bytes without trailing zeros. Most of a page is zeros, so this compares eight bytes at a
+/// time.
 pub(crate) fn without_zeros(bytes: &[u8]) -> &[u8] {
     let (rest, words) = bytes.as_rchunks::<8>();
     let last = words.iter().rposition(|word| u64::from_ne_bytes(*word) != 0);
@@ -134,7 +138,7 @@ pub(crate) fn without_zeros(bytes: &[u8]) -> &[u8] {
     bytes.get(..end).unwrap_or_default()
 }
 
-/// The structure that a change keeps the bytes of.
+/// The structure whose bytes a change keeps.
 pub(crate) fn unpacked<T: FromZeros + IntoBytes + zerocopy::FromBytes>(bytes: &[u8]) -> T {
     let mut value = T::new_zeroed();
     for (to, from) in value.as_mut_bytes().iter_mut().zip(bytes) {
@@ -144,23 +148,24 @@ pub(crate) fn unpacked<T: FromZeros + IntoBytes + zerocopy::FromBytes>(bytes: &[
 }
 
 impl Change {
-    /// Makes the database say what is after the change.
+    /// Writes the state after the change into the database.
     ///
     /// # Errors
-    /// What the database refuses with; it is unchanged then.
+    /// The database's error; it is unchanged then.
     pub fn apply(&self, database: &mut Database) -> Result<(), WriteError> {
         self.write(database, true)
     }
 
-    /// Makes the database say what was before the change.
+    /// Writes the state before the change into the database.
     ///
     /// # Errors
-    /// As [`Self::apply`].
+    /// The same as [`Self::apply`].
     pub fn undo(&self, database: &mut Database) -> Result<(), WriteError> {
         self.write(database, false)
     }
 
-    /// The descriptor before and after the change of one that stays, made of what it is now.
+    /// The descriptor before and after a change that neither creates nor removes it, reconstructed
+    /// from its present state.
     pub(crate) fn around(
         &self,
         now: &PartitionDescriptor,
@@ -176,8 +181,8 @@ impl Change {
         }
     }
 
-    /// The partition of a descriptor that comes, goes, or has another name: its number, and its name
-    /// before and after, `None` while it is not there.
+    /// The partition whose descriptor a change creates, removes or renames: its number, and its
+    /// name before and after, `None` while it does not exist.
     #[must_use]
     pub fn names(&self) -> Option<(u32, [Option<String>; 2])> {
         let name = |bytes: &[u8]| {
@@ -202,9 +207,9 @@ impl Change {
         (before != after).then_some((number, names))
     }
 
-    /// Bytes in a record, at most.
+    /// Most bytes that the change takes in a record.
     pub(crate) fn bytes(&self) -> usize {
-        /// Numbers and lengths beside the bytes.
+        /// Bytes for numbers and lengths beside the data.
         const BESIDE: usize = 24;
         BESIDE
             + match self {

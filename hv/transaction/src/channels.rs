@@ -1,7 +1,7 @@
-//! Channels between a partition and who serves it.
+//! Channels between a partition and its server.
 //!
-//! Rule: the shared frames are the partition's own, and the other end is the ultravisor or, where
-//! guests are looked after by it, the command partition.
+//! Rule: the shared frames are the partition's own. The other end is the ultravisor or, if the
+//! command partition serves the guests, the command partition.
 
 use alloc::format;
 use alloc::string::ToString;
@@ -17,10 +17,10 @@ use crate::operations::{Caller, check_owned, in_state, invalid, modifiable, with
 use crate::plan::Plan;
 use crate::refusal::{label, refusal};
 
-/// First port at the ultravisor's end; its own ports are below.
+/// First port for channels at the server's end; its own ports are below.
 const SERVER_PORTS: u32 = 256;
 
-/// What is asked of a channel.
+/// The parameters of a requested channel.
 pub(crate) struct Wanted {
     /// The partition whose frames are shared.
     pub(crate) partition: Target,
@@ -30,14 +30,14 @@ pub(crate) struct Wanted {
     pub(crate) kind: u32,
     /// The frames.
     pub(crate) share: Range,
-    /// First grant reference.
+    /// The first grant reference.
     pub(crate) grant: u32,
 }
 
 /// Plans a channel.
 pub(crate) fn create(plan: &mut Plan, caller: Caller, wanted: &Wanted) -> Result<Outcome, Refusal> {
     let Wanted { partition, peer, kind, share, grant } = *wanted;
-    // The boot partition's own pages, for kernels on their way to it.
+    // The pages are the boot partition's own; kernels pass through them.
     let build = kind == channel_kind::BUILD;
     let own = build && caller.number == BOOT && plan.number(partition)? == BOOT;
     let mut target = if own { plan.target(partition)? } else { modifiable(plan, partition)? };
@@ -75,7 +75,7 @@ pub(crate) fn create(plan: &mut Plan, caller: Caller, wanted: &Wanted) -> Result
     Ok(Outcome::Channel { index, port })
 }
 
-/// Whether a channel of this kind may be between these two.
+/// Checks that a channel of this kind is allowed between these two partitions.
 fn check_ends(
     plan: &Plan,
     object: &str,
@@ -112,8 +112,9 @@ fn full(object: &str, entries: u32) -> Refusal {
     )
 }
 
-/// A port at the client's end: from 1 upward while nothing runs in it; afterwards its kernel
-/// takes the low ones, and the channel gets one that it has not reached.
+/// Chooses a port at the client's end. Before the partition runs, this is the lowest free port from
+/// 1 upward. Afterwards its kernel allocates the low ports, so the channel gets a port that the
+/// kernel has not reached.
 fn free_port(plan: &Plan, target: &PartitionDescriptor, index: u32) -> u32 {
     if target.state != state::BUILDING {
         return SERVER_PORTS + index;

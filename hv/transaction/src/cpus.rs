@@ -1,7 +1,7 @@
-//! Which physical CPUs a partition may use: what was asked for, without what is dedicated to others.
+//! Which physical CPUs a partition may use: its requested CPUs without those dedicated to others.
 //!
-//! Rule: whoever changes an affinity or a dedication settles all partitions at once, and no
-//! partition is ever left without a CPU.
+//! Rule: a change of an affinity or a dedication settles all partitions at once, and leaves no
+//! partition without a CPU.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -15,10 +15,10 @@ use crate::operations::invalid;
 use crate::plan::Plan;
 use crate::refusal::{label, refusal};
 
-/// A bit for each physical CPU.
+/// One bit for each physical CPU.
 pub(crate) type Mask = [u64; 4];
 
-/// The bits of a list of CPUs; of none: all there are.
+/// The mask for a list of CPUs; an empty list stands for all CPUs.
 pub(crate) fn mask(object: &str, wanted: &[u32], cpus: u32) -> Result<Mask, Refusal> {
     if wanted.is_empty() {
         return Ok(all(cpus));
@@ -35,7 +35,7 @@ pub(crate) fn mask(object: &str, wanted: &[u32], cpus: u32) -> Result<Mask, Refu
     Ok(mask)
 }
 
-/// Every CPU of so many.
+/// The mask of the first `cpus` CPUs.
 pub(crate) fn all(cpus: u32) -> Mask {
     let mut mask = [0u64; 4];
     for cpu in 0..cpus.min(256) {
@@ -46,7 +46,7 @@ pub(crate) fn all(cpus: u32) -> Mask {
     mask
 }
 
-/// The CPUs of a mask; those of [`all`] are an empty list, as in a request.
+/// The CPUs in a mask; the mask of [`all`] becomes an empty list, as in a request.
 pub(crate) fn list(mask: &Mask, cpus: u32) -> Vec<u32> {
     if *mask == all(cpus) { Vec::new() } else { bits(mask).collect() }
 }
@@ -57,7 +57,7 @@ fn bits(mask: &Mask) -> impl Iterator<Item = u32> + '_ {
         .filter_map(|cpu| u32::try_from(cpu).ok())
 }
 
-/// For people: `0, 2 to 5`.
+/// A mask as text, for example `0, 2 to 5`.
 pub(crate) fn words(mask: &Mask) -> String {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for cpu in bits(mask) {
@@ -89,10 +89,10 @@ fn or(a: &Mask, b: &Mask) -> Mask {
     core::array::from_fn(|i| a.get(i).unwrap_or(&0) | b.get(i).unwrap_or(&0))
 }
 
-/// Plans what each partition may use now; `object` is who is blamed.
+/// Plans the CPUs that each partition may use now. A refusal names `object`.
 ///
 /// # Errors
-/// CPUs that two would have for themselves, or a partition that would have none.
+/// Two partitions would have the same dedicated CPU, or a partition would have none.
 pub(crate) fn settle(plan: &mut Plan, object: &str) -> Result<(), Refusal> {
     let lives =
         |d: &PartitionDescriptor| d.vcpus > 0 && d.instance_frames > 0 && d.state != state::DYING;

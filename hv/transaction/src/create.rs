@@ -1,7 +1,7 @@
-//! Creating a partition: its number, name, rights and shape.
+//! Creates a partition: its number, name, rights and sizes.
 //!
-//! Rule: rights are given only by who may give them, and never those of the ultravisor or the
-//! boot partition.
+//! Rule: only a caller that may give a right can give it, and nobody can give the rights of the
+//! ultravisor or the boot partition.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -19,7 +19,7 @@ use crate::plan::Plan;
 use crate::refusal::{label, refusal};
 use crate::settings::check_dedicated;
 
-/// Plans that a partition is created, in state *building*, with its instance's memory.
+/// Plans the creation of a partition, in state *building*, with the memory of its instance.
 pub(crate) fn create(
     plan: &mut Plan,
     caller: Caller,
@@ -83,7 +83,7 @@ pub(crate) fn create(
     Ok(Outcome::Partition(number))
 }
 
-/// Puts a checked name into a descriptor.
+/// Writes a name that was checked into a descriptor.
 pub(crate) fn set_name(descriptor: &mut PartitionDescriptor, name: &str) {
     descriptor.name = name_bytes(name);
 }
@@ -96,7 +96,7 @@ fn name_bytes(name: &str) -> [u8; 32] {
     bytes
 }
 
-/// Whether a partition of this kind may have this name.
+/// Checks that a partition of this kind may have this name.
 pub(crate) fn check_name(plan: &Plan, object: &str, of: u32, name: &str) -> Result<(), Refusal> {
     let fits = if of == kind::GUEST { rules::guest_name(name) } else { rules::name(name) };
     if let Err(wrong) = fits {
@@ -126,7 +126,7 @@ fn check_rights(caller: Caller, object: &str, of: u32, wanted: u32) -> Result<()
     Err(invalid(object, "rights", format!("{wanted:#x}"), &limit))
 }
 
-/// Whether the machine has room for so many more virtual CPUs.
+/// Checks that the machine has room for `vcpus` more virtual CPUs.
 fn check_room(plan: &Plan, object: &str, vcpus: u32) -> Result<(), Refusal> {
     let left = MAX_MACHINE_VCPUS.saturating_sub(plan.vcpus());
     if vcpus <= left {

@@ -1,4 +1,4 @@
-//! Operations in words, for the log and for people who plan.
+//! Descriptions of operations, for the log and for people who plan.
 
 use alloc::format;
 use alloc::string::String;
@@ -9,7 +9,7 @@ use pv_abi::uv::database::{asked, channel_kind};
 use crate::cpus;
 use crate::operations::state_name;
 
-/// The partition an operation is about.
+/// The partition that an operation concerns.
 pub(crate) fn target_of(operation: &Operation, index: u32) -> Option<Target> {
     match operation {
         Operation::CreatePartition { .. } => Some(Target::CreatedBy(index)),
@@ -17,7 +17,7 @@ pub(crate) fn target_of(operation: &Operation, index: u32) -> Option<Target> {
     }
 }
 
-/// Frames of 4 KiB in words.
+/// An amount of memory, in frames of 4 KiB, as text.
 fn memory(frames: u64) -> String {
     match (frames.is_multiple_of(256), frames) {
         (true, _) => format!("{} MiB", frames / 256),
@@ -26,7 +26,7 @@ fn memory(frames: u64) -> String {
     }
 }
 
-/// What an operation does; `named` is what its partition is called.
+/// Describes an operation; `named` is the name of its partition.
 pub(crate) fn describe(operation: &Operation, named: &str, outcome: Option<&Outcome>) -> String {
     match operation {
         Operation::CreatePartition { name, vcpus, .. } => match outcome {

@@ -1,7 +1,7 @@
-//! Carrying transactions out: cache, log, database, monitor, in that order.
+//! Carries transactions out: reply cache, log, database, monitor, in that order.
 //!
-//! Rule: the record is in the log before the first word of the database changes, and a request
-//! that was answered is not carried out again.
+//! Rule: the record is in the log before the first word of the database changes, and a request that
+//! was answered is never carried out again.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
@@ -32,39 +32,39 @@ use crate::under_way::{Begun, Next, Progress, UnderWay, Whose};
 use crate::unscrubbed::Unscrubbed;
 use crate::{Action, Monitor};
 
-/// Replies that are kept for each client.
+/// Replies that the engine keeps for each client.
 const KEPT_REPLIES: usize = 32;
 
-/// Bytes of the sentences about a plan, and of each at least.
+/// Most bytes of all sentences about a plan; and the least share of each.
 const PLANNED_BYTES: usize = 20 * 1024;
 const SENTENCE_BYTES: usize = 64;
 
-/// Bytes of a record beside changes, outcomes and texts.
+/// Bytes of a record beside its changes, outcomes and texts.
 const RECORD_BYTES: usize = 256;
-/// Bytes of a text in a record: a thousand characters.
+/// Most bytes of a text in a record: a thousand characters.
 const TEXT_BYTES: usize = 4000;
-/// Bytes of the outcomes in an answer.
+/// Most bytes of the outcomes in an answer.
 const ANSWER_BYTES: usize = MAX_PAYLOAD - 1024;
 
-/// What the machine allows.
+/// The limits of the machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Physical CPUs.
+    /// Number of physical CPUs.
     pub cpus: u32,
-    /// Ranges that the memory of all partitions may lie in; each takes some 40 bytes of the heap.
+    /// Most ranges for the memory of all partitions; each takes some 40 bytes of the heap.
     pub ranges: u32,
-    /// Guests may not run: the CPU lets them read all memory.
+    /// Whether guests may not run, because the CPU lets them read all memory.
     pub meltdown: bool,
 }
 
 impl Limits {
-    /// Ranges that the memory of one partition may lie in.
+    /// Most ranges for the memory of one partition.
     pub(crate) const fn ranges_of_partition(&self) -> usize {
         self.ranges as usize / 8
     }
 }
 
-/// A reply that a retry gets again.
+/// A reply that is kept, so that a retry gets it again.
 #[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) id: u64,
@@ -72,7 +72,7 @@ pub(crate) struct Kept {
     reply: Reply,
 }
 
-/// The transaction engine: the only one that changes the database.
+/// The transaction engine; nothing else changes the database.
 #[derive(Debug)]
 pub struct Engine<'a> {
     pub(crate) database: Database<'a>,
@@ -83,13 +83,13 @@ pub struct Engine<'a> {
     pub(crate) pending: Vec<Pending>,
     pub(crate) dying: Vec<Dying>,
     pub(crate) under_way: Option<UnderWay>,
-    /// What is done next, before anything is begun.
+    /// The work to do next, before any other may begin.
     pub(crate) queue: VecDeque<Next>,
     /// Free memory that the monitor may have to scrub.
     pub(crate) unscrubbed: Unscrubbed,
-    /// Who pays for what is written now.
+    /// The partition that pays for the present writes.
     pub(crate) payer: u32,
-    /// What the monitor refused to take back.
+    /// Actions that the monitor refused to take back.
     pub(crate) refused: Refused,
     /// Entries of the channel table written since [`Self::take_channels_changed`].
     pub(crate) channels_changed: BTreeSet<u32>,
@@ -97,28 +97,28 @@ pub struct Engine<'a> {
     pub(crate) partitions_changed: BTreeSet<u32>,
 }
 
-/// Who asked, when, under which id.
+/// The client of a request, its time, and its id.
 #[derive(Clone, Copy)]
 pub(crate) struct Origin {
     pub(crate) who: u32,
     pub(crate) time: u64,
     pub(crate) request: u64,
-    /// Checksum of the request's body; 0 where nobody asked.
+    /// Checksum of the request's body; 0 if no client made the request.
     pub(crate) sum: u32,
 }
 
 impl Origin {
-    /// The origin of a request whose checksum is not known yet, or of what nobody asked for.
+    /// The origin of a request whose checksum is not known yet, or of the ultravisor's own work.
     pub(crate) const fn new(who: u32, time: u64, request: u64) -> Self {
         Self { who, time, request, sum: 0 }
     }
 }
 
 impl<'a> Engine<'a> {
-    /// Takes a database that was just filled; writes the log's first record.
+    /// Takes over a newly filled database, and writes the log's first record.
     ///
     /// # Errors
-    /// What the database refuses the log with.
+    /// The database's error, if it refuses the log.
     pub fn genesis(
         mut database: Database<'a>,
         limits: Limits,
@@ -158,20 +158,20 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// The database, to read.
+    /// The database, for reading.
     #[must_use]
     pub const fn database(&self) -> &Database<'a> {
         &self.database
     }
 
-    /// The log's records, oldest first, and the number the next one gets.
+    /// The log's records, oldest first, and the number of the next record.
     #[must_use]
     pub fn records(&self) -> (Vec<Record>, u64) {
         (self.records_from(0).collect(), self.log_end())
     }
 
-    /// The entries of the channel table that were written since the last call; all in use at the
-    /// first.
+    /// The entries of the channel table written since the last call; the first call returns all
+    /// entries in use.
     pub fn take_channels_changed(&mut self) -> BTreeSet<u32> {
         take(&mut self.channels_changed)
     }
@@ -181,26 +181,27 @@ impl<'a> Engine<'a> {
         take(&mut self.partitions_changed)
     }
 
-    /// Whether what is kept beside the database is what the database says.
+    /// Returns whether the index agrees with the database.
     #[must_use]
     pub fn index_agrees(&self) -> bool {
         Index::of(&self.database) == self.index
     }
 
-    /// The oldest number that the log keeps, and the number its next record gets.
+    /// The oldest number that the log keeps, and the number of the next record.
     #[must_use]
     pub fn log_bounds(&self) -> (u64, u64) {
         (self.log.bounds().0, self.log_end())
     }
 
-    /// The log's records from this number on, oldest first; read as they are taken.
+    /// The log's records from number `from` on, oldest first. Each is read when the iterator
+    /// reaches it.
     pub fn records_from(&self, from: u64) -> impl DoubleEndedIterator<Item = Record> + '_ {
         let end = self.log_end();
         self.log.records_from(&self.database, from).filter(move |record| record.sequence < end)
     }
 
-    /// Carries out a transaction of partition `who`, or answers a retry of it, however many turns
-    /// that takes.
+    /// Carries out a transaction of partition `who`, or answers a retry of it, in as many turns as
+    /// needed.
     pub fn execute(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -217,7 +218,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// The reply to what was begun; `None`: it is to be begun again.
+    /// Runs the work that was begun to its end. Returns its reply, or `None` if the request must
+    /// begin again.
     pub(crate) fn run_to_its_end(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -235,8 +237,8 @@ impl<'a> Engine<'a> {
         reply
     }
 
-    /// Begins to carry out a transaction of partition `who`, for a turn of the loop, or answers a
-    /// retry of it. Nothing may be under way.
+    /// Begins to carry out a transaction of partition `who`, for one turn of the loop, or answers a
+    /// retry of it. No other work may be under way.
     pub fn begin(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -251,7 +253,7 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// What a transaction would do; changes nothing.
+    /// Answers what a transaction would do, and changes nothing.
     #[must_use]
     pub fn dry_run(&self, who: u32, request: u64, transaction: &Transaction) -> Reply {
         let origin = Origin::new(who, 0, request);
@@ -260,7 +262,7 @@ impl<'a> Engine<'a> {
         Reply { id: request, version: self.database.contents(), result }
     }
 
-    /// The reply that a request had, where this is a retry; else its origin, with its checksum.
+    /// The kept reply, if this is a retry; else the request's origin with its checksum.
     fn kept(&self, origin: Origin, body: &impl Serialize) -> Result<Reply, Origin> {
         let sum = postcard::to_allocvec(body).map_or(0, |bytes| crc32fast::hash(&bytes));
         let mut kept = self.clients.get(&origin.who).into_iter().flatten();
@@ -268,7 +270,7 @@ impl<'a> Engine<'a> {
         kept.map(|kept| kept.reply.clone()).ok_or(Origin { sum, ..origin })
     }
 
-    /// Begins a request, or gives a retry the reply that it had.
+    /// Begins a request, or answers a retry with the kept reply.
     pub(crate) fn begin_once(
         &mut self,
         origin: Origin,
@@ -286,7 +288,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// The reply to a request that has ended, kept for retries.
+    /// Makes the reply to a finished request, and keeps it for retries.
     pub(crate) fn reply_to(&mut self, origin: Origin, result: Result<Answer, Refusal>) -> Reply {
         let Origin { who, request: id, sum, .. } = origin;
         let reply = Reply { id, version: self.database.contents(), result };
@@ -294,7 +296,7 @@ impl<'a> Engine<'a> {
         reply
     }
 
-    /// Keeps the reply to a client's request, for retries of the request.
+    /// Keeps the reply to a client's request, for retries.
     pub(crate) fn keep(&mut self, who: u32, sum: u32, reply: Reply) {
         let kept = self.clients.entry(who).or_default();
         kept.retain(|kept| kept.id != reply.id);
@@ -311,7 +313,8 @@ impl<'a> Engine<'a> {
         transaction: &Transaction,
     ) -> Progress {
         let mut planned = self.plan(origin, transaction);
-        // What is being given back is free for who needs it: memory, names, numbers, virtual CPUs.
+        // These refusals may pass once a dying partition has released its memory, name, number or
+        // virtual CPUs.
         let codes = ["no-memory", "too-large", "name-taken", "number-taken", "no-vcpus"];
         let lacks = |refusal: &Refusal| codes.contains(&refusal.code.as_str());
         while planned.as_ref().is_err_and(lacks) && self.reap_on(monitor, origin.time) {
@@ -329,7 +332,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Carries out what was planned: record, database, monitor, and then what cannot be refused.
+    /// Carries out a plan: writes the record and the database, lets the monitor act, and then does
+    /// the part that cannot be refused.
     pub(crate) fn commit(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -362,8 +366,8 @@ impl<'a> Engine<'a> {
         self.run(monitor, work, origin.time).into()
     }
 
-    /// Writes down how a transaction that was applied ended, with the pending ones that it
-    /// completed, and counts it. Should the ultravisor end in between, recovery counts it.
+    /// Logs how an applied transaction ended, together with the pending ones that it completed, and
+    /// counts them. If the ultravisor ends in between, recovery counts them.
     pub(crate) fn settle(&mut self, sequences: &[u64], settled: Settled) -> Result<(), WriteError> {
         self.log.settle(&mut self.database, sequences, settled, "")?;
         let version = self.database.contents().saturating_add(1);
@@ -412,7 +416,7 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Whether the record fits the log, and the answer a frame of a channel.
+    /// Checks that the record fits the log, and that the answer fits a frame of a channel.
     fn check_sizes(
         &self,
         changes: &[Change],
@@ -436,7 +440,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// What the partition of an operation is called: its name, where it has one.
+    /// The name of the partition of an operation, if it has a name.
     fn named(&self, plan: &Plan, operation: &Operation, index: u32) -> String {
         let Some(target) = target_of(operation, index) else {
             return String::new();
@@ -483,7 +487,8 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// The refusal of a plan made against version `planned`: with what changed since.
+    /// The refusal of a plan that was made against version `planned`; it lists what has changed
+    /// since.
     fn stale(&self, planned: u64, version: u64) -> Refusal {
         let since = self.records_from(0).rev().take_while(|r| r.version > planned);
         let mut changed: Vec<String> = since
@@ -502,7 +507,7 @@ impl<'a> Engine<'a> {
         )
     }
 
-    /// A record without changes, about no partition.
+    /// A record without changes that concerns no partition.
     pub(crate) fn new_record(
         &self,
         origin: Origin,
@@ -544,13 +549,13 @@ impl<'a> Engine<'a> {
         let reason = format!("{}: {}: {}", why.object, why.field, why.reason);
         let mut record = self.new_record(origin, Settled::Refused, &what, &reason);
         record.partitions = partitions;
-        // A refusal that does not fit the log is answered all the same.
+        // A refusal that does not fit the log is still answered.
         let _ = self.log.record(&mut self.database, record, false);
     }
 }
 
-/// The sentences of a plan, as many and as much of each as a frame of a channel holds; the last of too
-/// many says how many more there are.
+/// Shortens the sentences of a plan, in number and length, to fit a frame of a channel. If some are
+/// left out, the last says how many.
 fn shortened(mut what: Vec<String>) -> Vec<String> {
     const MOST: usize = PLANNED_BYTES / SENTENCE_BYTES;
     if what.len() > MOST {
@@ -563,9 +568,9 @@ fn shortened(mut what: Vec<String>) -> Vec<String> {
     what
 }
 
-/// Bytes of an outcome in an answer, at most.
+/// Most bytes of an outcome in an answer.
 fn outcome_bytes(outcome: &Outcome) -> usize {
-    /// A number of 32 bits and a number of frames, as postcard has them.
+    /// Most bytes of a number of 32 bits, or of a number of frames, in postcard.
     const NUMBER: usize = 5;
     1 + match outcome {
         Outcome::Memory(ranges) => NUMBER + ranges.len() * 2 * NUMBER,
@@ -575,7 +580,7 @@ fn outcome_bytes(outcome: &Outcome) -> usize {
     }
 }
 
-/// What a plan comes to.
+/// The result of a plan.
 pub(crate) struct Planned {
     changes: Vec<Change>,
     actions: Vec<Action>,

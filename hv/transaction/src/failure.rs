@@ -1,7 +1,8 @@
-//! When a partition stops by itself: what it left pending is rolled back, and why is written down.
+//! When a partition stops by itself, its pending transactions are rolled back, and the cause is
+//! logged.
 //!
-//! Rule: nothing that the monitor did by itself goes unrecorded, and no half-built partition
-//! outlives the one that was building it.
+//! Rule: every act of the monitor by itself is recorded, and no half-built partition outlives its
+//! builder.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -28,9 +29,10 @@ pub(crate) struct RollBack {
     pending: Pending,
     time: u64,
     why: String,
-    /// Only the partitions that it created go now: its memory is in use still.
+    /// Only the partitions that it created are removed now, since memory that it assigned is still
+    /// in use.
     created_alone: bool,
-    /// The partitions that are given up with it.
+    /// The partitions that are destroyed with it.
     destroyed: Vec<u32>,
 }
 
@@ -40,14 +42,14 @@ impl RollBack {
         Next::RollBack(Box::new(Self { pending, time, why, created_alone, destroyed }))
     }
 
-    /// Whose transaction it was.
+    /// The client whose transaction it was.
     pub(crate) const fn who(&self) -> u32 {
         self.pending.who
     }
 }
 
 impl Engine<'_> {
-    /// Begins a session of a client anew, however many turns that takes.
+    /// Opens a new session of a client, in as many turns as needed.
     pub fn open(&mut self, monitor: &mut dyn Monitor, who: u32, time: u64, request: u64) -> Reply {
         loop {
             let begun = self.begin_open(monitor, who, time, request);
@@ -57,8 +59,8 @@ impl Engine<'_> {
         }
     }
 
-    /// Begins a session of a client anew: what it left pending in earlier ones is rolled back, turn by
-    /// turn.
+    /// Begins to open a new session of a client: rolls back, turn by turn, what it left pending in
+    /// earlier sessions.
     pub fn begin_open(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -78,8 +80,8 @@ impl Engine<'_> {
         })
     }
 
-    /// Rolls back what a client left pending under these ids, however many turns that takes, and
-    /// leaves the rest pending.
+    /// Rolls back a client's pending transactions with these ids, in as many turns as needed, and
+    /// leaves the others pending.
     pub fn roll_back_requests(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -95,7 +97,8 @@ impl Engine<'_> {
         }
     }
 
-    /// Begins to roll back what a client left pending under these ids, and leaves the rest pending.
+    /// Begins to roll back a client's pending transactions with these ids, and leaves the others
+    /// pending.
     pub fn begin_roll_back_requests(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -116,17 +119,17 @@ impl Engine<'_> {
         })
     }
 
-    /// Drops the replies to requests that were rolled back: a retry must not be told that they
-    /// were applied.
+    /// Drops the replies to requests that were rolled back: a retry must not learn that they were
+    /// applied.
     fn forget_replies(&mut self, who: u32, rolled_back: &[u64]) {
         if let Some(kept) = self.clients.get_mut(&who) {
             kept.retain(|kept| !rolled_back.contains(&kept.id));
         }
     }
 
-    /// Begins to roll back what partition `who` left pending, since it failed: what it created is
-    /// destroyed, what it assigned is released. Nothing may be under way. Returns how many
-    /// transactions that were.
+    /// Begins to roll back the pending transactions of partition `who`, which failed: destroys what
+    /// they created and releases what they assigned. No other work may be under way. Returns the
+    /// number of these transactions.
     pub fn client_failed(&mut self, monitor: &mut dyn Monitor, who: u32, time: u64) -> usize {
         self.clients.remove(&who);
         let rolled_back = self.queue_those((who, time), "it failed", |_| true).len();
@@ -135,8 +138,8 @@ impl Engine<'_> {
         rolled_back
     }
 
-    /// Has those that are wanted of what `who` left pending rolled back, newest first; what cannot be
-    /// given back yet is tried again later. Returns the requests.
+    /// Queues the rollback of those pending transactions of `who` that are `wanted`, newest first.
+    /// Memory that cannot be released yet is tried again later. Returns their request ids.
     fn queue_those(
         &mut self,
         (who, time): (u32, u64),
@@ -154,8 +157,8 @@ impl Engine<'_> {
         requests
     }
 
-    /// Has all that is pending rolled back, since the ultravisor restarted; how many transactions
-    /// that are.
+    /// Queues the rollback of all pending transactions, since the ultravisor restarted. Returns
+    /// their number.
     pub(crate) fn queue_all(&mut self, pending: Vec<Pending>, time: u64) -> usize {
         let all = pending.len();
         let why = "the ultravisor restarted";
@@ -164,7 +167,7 @@ impl Engine<'_> {
         all
     }
 
-    /// Tries again what could not be rolled back when its owner went.
+    /// Tries again the rollbacks that were not possible when their owner ended.
     pub(crate) fn roll_back_orphans(&mut self, monitor: &mut dyn Monitor, time: u64) {
         let (orphans, others) = core::mem::take(&mut self.pending)
             .into_iter()
@@ -182,7 +185,7 @@ impl Engine<'_> {
         self.follow_queue(monitor, time);
     }
 
-    /// Writes a rollback into log and database, or says why it cannot be.
+    /// Writes a rollback into log and database, or reports why that is impossible.
     pub(crate) fn begin_roll_back(
         &mut self,
         mut back: Box<RollBack>,
@@ -211,7 +214,7 @@ impl Engine<'_> {
         Ok(UnderWay::new(sequence, Whose::RollBack(back), changes, actions))
     }
 
-    /// Changes and actions of a rollback, and the partitions that are given up after it.
+    /// Returns the changes and actions of a rollback, and the partitions to give up after it.
     #[expect(clippy::type_complexity, reason = "three lists, taken apart at once")]
     fn plan_roll_back(
         &self,
@@ -221,7 +224,7 @@ impl Engine<'_> {
         let mut plan = Plan::new(&self.database, &self.index);
         for &number in &pending.created {
             let target = plan.descriptor(number);
-            // A number may be another partition's by now.
+            // The number may belong to another partition by now.
             if let Some(mut target) = target.filter(|one| one.created_at <= pending.version) {
                 if target.state == state::RUNNING {
                     plan.actions.push(Action::Stop(number));
@@ -236,8 +239,8 @@ impl Engine<'_> {
         Ok((plan.changes(), plan.actions, plan.destroyed))
     }
 
-    /// A rollback has ended so. Partitions that the transaction created go in any case, memory that it
-    /// assigned when it can.
+    /// Handles the end of a rollback, with its result. Partitions that the transaction created are
+    /// removed in any case, and memory that it assigned once that is possible.
     pub(crate) fn rolled_back(&mut self, back: RollBack, result: Result<(), Stopped>) {
         let RollBack { mut pending, time, why, created_alone, destroyed } = back;
         match result {
@@ -263,16 +266,16 @@ impl Engine<'_> {
         }
     }
 
-    /// Writes down what the monitor did to a partition by itself: state and cause in its
-    /// descriptor, a record in the log, and the rollback of what the partition left pending, which may
-    /// take more turns. An event that is written down and told again changes nothing. Nothing may be
-    /// under way.
+    /// Records an act of the monitor by itself: the state and cause in the partition's descriptor,
+    /// and a record in the log. Begins to roll back what the partition left pending, which may take
+    /// more turns. An event that is reported again after it was recorded changes nothing. No other
+    /// work may be under way.
     pub fn monitor_did(&mut self, monitor: &mut dyn Monitor, event: &MonitorEvent) {
         let mut plan = Plan::new(&self.database, &self.index);
         let Some(mut target) = plan.descriptor(event.partition) else {
             return;
         };
-        // An event of a partition that had this number before, or of one that is given up.
+        // The event concerns an earlier partition with this number, or one that is being given up.
         if matches!(target.state, state::BUILDING | state::DYING) {
             return;
         }
@@ -307,7 +310,7 @@ impl Engine<'_> {
 /// `SHUTDOWN_crash` of the public `sched.h`.
 const SHUTDOWN_CRASH: u32 = 3;
 
-/// The cause of a stop in words.
+/// The cause of a stop as text.
 fn describe_cause(event: &MonitorEvent) -> String {
     let (vcpu, address) = (event.vcpu, event.address);
     match (event.cause, event.detail) {

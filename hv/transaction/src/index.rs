@@ -1,9 +1,10 @@
-//! What is looked up often of the database: names, channels, and ranges of memory by owner.
+//! An index of what is often looked up in the database: names, channels, and ranges of memory by
+//! owner.
 //!
-//! It is derived from the database and follows every change of it, so that planning takes time by
-//! what a request changes and not by the size of the machine.
+//! It is derived from the database and follows every change of it. So the time to plan depends on
+//! what a request changes, not on the size of the machine.
 //!
-//! Rule: [`Index::of`] the database is what it says at any time.
+//! Rule: the index equals [`Index::of`] the database at any time.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -14,29 +15,30 @@ use resource_db::{Database, MAX_FRAMES, OwnedRange, Owner};
 
 use crate::change::{Change, packed};
 
-/// What is kept of a partition.
+/// The part of a descriptor that the index keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Brief {
     /// As in its descriptor.
     pub(crate) name: [u8; 32],
-    /// CPUs are dedicated to it.
+    /// Whether CPUs are dedicated to it.
     pub(crate) dedicated: bool,
-    /// Virtual CPUs it may bring up.
+    /// Number of virtual CPUs that it may bring up.
     pub(crate) vcpus: u32,
 }
 
-/// What an owner has of the page map.
+/// What an owner holds in the page map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Held {
-    /// Entries of each tier.
+    /// Entries in each tier.
     pub(crate) tiers: [u64; TIER_FRAMES.len()],
-    /// Frames.
+    /// Number of frames.
     pub(crate) frames: u64,
 }
 
 impl Held {
-    /// What a range takes of a map of so many frames: the shape of the map follows from who owns
-    /// what, with entries as large as can be, and what lies past its end is the last owner's.
+    /// The entries that a range takes in a map of `all` frames. Ownership determines the shape of
+    /// the map, with entries as large as possible; the part past the map's end counts for the last
+    /// owner.
     fn of(first: u64, frames: u64, all: u64) -> Self {
         let end = first.saturating_add(frames);
         let mut held = Self { frames, ..Self::default() };
@@ -44,7 +46,7 @@ impl Held {
         held
     }
 
-    /// Counts the entries of a tier and of those below from a frame to another.
+    /// Counts the entries from one frame to another, in a tier and the tiers below.
     fn add(&mut self, tier: usize, first: u64, end: u64, all: u64) {
         let (Some(size), true) = (TIER_FRAMES.get(tier), first < end) else {
             return;
@@ -68,34 +70,36 @@ impl Held {
     }
 }
 
-/// See the module.
+/// The index; see the module.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     /// Partitions by number.
     pub(crate) partitions: BTreeMap<u32, Brief>,
-    /// Numbers of the partitions by their names.
+    /// Numbers of the partitions, by name.
     names: BTreeMap<[u8; 32], BTreeSet<u32>>,
-    /// Virtual CPUs of all partitions, and partitions with CPUs of their own.
+    /// Virtual CPUs of all partitions, and the number of partitions with dedicated CPUs.
     pub(crate) vcpus: u32,
     pub(crate) dedicated: u32,
     /// Channels in use.
     pub(crate) channels: BTreeMap<u32, ChannelEntry>,
     /// Entries of the channel table that are not in use.
     pub(crate) free_channels: BTreeSet<u32>,
-    /// The channels in use by partition, at either end.
+    /// The channels in use, by the partition at either end.
     ends: BTreeSet<(u32, u32)>,
-    /// The page map: ranges as long as can be, by their first frame. A frame number has 30 bits, and
-    /// an owner is kept as the page-map entry that names it: a host may have very many ranges.
+    /// The page map as maximal ranges, by their first frame. To save memory, since a host may have
+    /// very many ranges, a frame number has 32 bits and an owner is kept as the page-map entry that
+    /// names it.
     ranges: BTreeMap<u32, (u32, u32)>,
     /// First frames of the ranges of each owner.
     owned: BTreeMap<u32, BTreeSet<u32>>,
-    /// What each owner has.
+    /// The totals of each owner.
     pub(crate) held: BTreeMap<u32, Held>,
     /// Frames of the page map.
     frames: u64,
-    /// Frames that nobody gets, rising: the monitor did not take them back.
+    /// Frames that are assigned to nobody, in ascending order, because the monitor has not taken
+    /// them back.
     pub(crate) withheld: Vec<Range>,
-    /// The guest number that came last; of a database just read, the highest.
+    /// The guest number assigned last; after a database was read, the highest in it.
     pub(crate) last_number: u32,
 }
 
@@ -118,7 +122,7 @@ impl PartialEq for Index {
 }
 
 impl Index {
-    /// What the database says.
+    /// Builds the index of a database.
     pub(crate) fn of(database: &Database) -> Self {
         let mut index = Self { frames: database.reader().frames(), ..Self::default() };
         for number in database.numbers() {
@@ -131,7 +135,7 @@ impl Index {
         index
     }
 
-    /// Follows a change that was written.
+    /// Updates the index after a change was written.
     pub(crate) fn follow(&mut self, database: &Database, change: &Change, redo: bool) {
         match change {
             Change::Descriptor { number, .. } | Change::Fields { number, .. } => {
@@ -169,7 +173,7 @@ impl Index {
         of.filter_map(|(_, index)| Some((*index, *self.channels.get(index)?)))
     }
 
-    /// Forgets a partition; whether it was known.
+    /// Removes a partition. Returns whether the index had it.
     fn forget_partition(&mut self, number: u32) -> bool {
         let Some(old) = self.partitions.remove(&number) else {
             return false;
@@ -230,7 +234,8 @@ impl Index {
     fn set_owner(&mut self, first: u64, frames: u64, owner: Owner) {
         let (mut start, mut end) = (first, first.saturating_add(frames));
         let mut pieces = Vec::new();
-        // Those it touches go: what is left of them comes back, and those of its owner join it.
+        // Removes the ranges that it touches, then adds their remains again, joined with neighbours
+        // of the same owner.
         let from = self.before(first.saturating_sub(1));
         let touched: Vec<OwnedRange> =
             self.ranges.range(narrow(from)..=narrow(end)).map(owned_range).collect();
@@ -258,28 +263,28 @@ impl Index {
         self.insert(start, end - start, owner);
     }
 
-    /// The first frame of the range that a frame is in.
+    /// The first frame of the range that contains a frame.
     fn before(&self, frame: u64) -> u64 {
         self.ranges.range(..=narrow(frame)).next_back().map_or(0, |(&first, _)| first.into())
     }
 
-    /// Ranges of all owners.
+    /// Number of ranges of all owners.
     pub(crate) fn ranges(&self) -> usize {
         self.ranges.len()
     }
 
-    /// Ranges of an owner.
+    /// Number of ranges of an owner.
     pub(crate) fn ranges_of(&self, owner: Owner) -> usize {
         self.owned.get(&owner.entry()).map_or(0, BTreeSet::len)
     }
 
-    /// The range that a frame is in.
+    /// The range that contains a frame.
     pub(crate) fn range_at(&self, frame: u64) -> Option<OwnedRange> {
         let found = self.ranges.range(..=narrow(frame)).next_back().map(owned_range);
         found.filter(|range| frame - range.first < range.frames)
     }
 
-    /// Who owns the frames of a range.
+    /// The pieces of a range, with their owners.
     pub(crate) fn pieces(&self, range: Range) -> impl Iterator<Item = OwnedRange> + '_ {
         let end = range.first.saturating_add(range.frames);
         let from = self.before(range.first);
@@ -291,12 +296,12 @@ impl Index {
         })
     }
 
-    /// The ranges of an owner, rising.
+    /// The ranges of an owner, in ascending order.
     pub(crate) fn of_owner(&self, owner: Owner) -> impl Iterator<Item = OwnedRange> + '_ {
         self.of_owner_from(owner, 0)
     }
 
-    /// The ranges of an owner that start at this frame or later, rising.
+    /// The ranges of an owner that start at `first` or later, in ascending order.
     pub(crate) fn of_owner_from(
         &self,
         owner: Owner,
@@ -307,13 +312,14 @@ impl Index {
         firsts.filter_map(|first| self.ranges.get(first).map(|range| owned_range((first, range))))
     }
 
-    /// The partition of this name.
+    /// The partitions with this name.
     pub(crate) fn named(&self, name: &[u8; 32]) -> impl Iterator<Item = u32> + '_ {
         self.names.get(name).into_iter().flatten().copied()
     }
 }
 
-/// A frame or a count of frames: no machine has more than 2^30 (see [`resource_db::MAX_FRAMES`]).
+/// Narrows a frame or a count of frames: no machine has more than 2^30 (see
+/// [`resource_db::MAX_FRAMES`]).
 fn narrow(frames: u64) -> u32 {
     u32::try_from(frames).unwrap_or(u32::MAX)
 }

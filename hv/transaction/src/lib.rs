@@ -6,11 +6,11 @@
 //!         -> settled: committed | refused: undo, activate what was -> reply
 //! ```
 //!
-//! The crate decides and writes; it makes no call to the machine. What the monitor must do is
-//! asked of a [`Monitor`] that is passed in, and the time is a parameter. A record that was begun
-//! and never settled is undone by [`Engine::recover`].
+//! The crate decides and writes; it never calls the machine. The caller passes in a [`Monitor`],
+//! which performs the actions, and the time. [`Engine::recover`] undoes a record that was begun and
+//! never settled.
 //!
-//! Rule: after a request the database is either what the request asked for, or what it was.
+//! Rule: after a request the database is either as the request asked, or as it was before.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![expect(
@@ -55,7 +55,7 @@ pub use refusal::{name_of, refusal};
 pub use space::{choose, contiguous};
 pub use under_way::Begun;
 
-/// Something the monitor is to do about what the database says now.
+/// An action by which the monitor follows the present database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Re-read a descriptor.
@@ -64,75 +64,79 @@ pub enum Action {
     Pages {
         /// First frame.
         first: u64,
-        /// Frames.
+        /// Number of frames.
         frames: u64,
     },
     /// Re-read a channel entry.
     Channel(u32),
     /// Let a partition run.
     Start(u32),
-    /// Keep a partition from running.
+    /// Stop a partition from running.
     Stop(u32),
-    /// Drop what a partition references, beside its page tables ([`Monitor::drop_tables`]).
+    /// Drop what a partition refers to, except by its page tables ([`Monitor::drop_tables`]).
     Destroy(u32),
 }
 
-/// What the monitor answers, an errno of the Xen ABI, where an action takes more than this turn.
+/// The monitor's answer, an errno of the Xen ABI, if an action takes more than this turn.
 pub const AGAIN: i32 = 11;
 
-/// Who enforces the database. Each call may be repeated and must then do nothing more.
+/// The interface to the monitor, which enforces the database. Each call may be repeated, and has no
+/// further effect then.
 pub trait Monitor {
-    /// Does it, or refuses with an errno of the Xen ABI (positive).
+    /// Performs an action.
     ///
     /// # Errors
-    /// The errno; nothing was done then.
+    /// A positive errno of the Xen ABI; nothing was done then.
     fn perform(&mut self, action: Action) -> Result<(), i32>;
 
-    /// Does an action that a request asks for, and that may be refused, as far as this turn goes.
-    /// Those that take something back, or give up what was destroyed, are performed.
+    /// Performs, as far as this turn goes, an action that a request asks for and that may be
+    /// refused. Actions that undo others, or give up what was destroyed, use [`Self::perform`]
+    /// instead.
     ///
     /// # Errors
-    /// As [`Self::perform`]; [`AGAIN`]: the action is begun, and is to be resumed.
+    /// As [`Self::perform`]; [`AGAIN`] if the action has begun and must be resumed.
     fn attempt(&mut self, action: Action) -> Result<(), i32> {
         self.perform(action)
     }
 
-    /// Goes on with an action that was attempted, as far as this turn goes.
+    /// Continues an attempted action, as far as this turn goes.
     ///
     /// # Errors
-    /// As [`Self::attempt`].
+    /// The same as [`Self::attempt`].
     fn resume(&mut self, action: Action) -> Result<(), i32> {
         self.perform(action)
     }
 
     /// Drops what the page tables of a partition in a range of its memory refer to, as far as this
-    /// turn goes; returns whether that was all. Comes before [`Action::Destroy`], for each range of
-    /// the partition's memory; the ranges rise.
+    /// turn goes. Returns whether that was all. The caller does this before [`Action::Destroy`],
+    /// for each range of the partition's memory, in ascending order.
     ///
     /// # Errors
-    /// As [`Self::perform`].
+    /// The same as [`Self::perform`].
     fn drop_tables(&mut self, partition: u32, range: Range) -> Result<bool, i32> {
         let _ = (partition, range);
         Ok(true)
     }
 
-    /// Drops what else a partition refers to, as far as this turn goes; returns whether that was all.
+    /// Drops everything else that a partition refers to, as far as this turn goes. Returns whether
+    /// that was all.
     ///
     /// # Errors
-    /// As [`Self::perform`].
+    /// The same as [`Self::perform`].
     fn give_up(&mut self, partition: u32) -> Result<bool, i32> {
         self.perform(Action::Destroy(partition)).map(|()| true)
     }
 
-    /// Whether the turn of the ultravisor's loop is over: what is left is done in the next.
+    /// Returns whether the turn of the ultravisor's loop is over; the rest is done in the next.
     fn turn_over(&mut self) -> bool {
         false
     }
 
-    /// Whose it holds a frame for, and whether as I/O memory; `None` where it keeps nothing. What
-    /// it was given of a range that it refused is the part before the frame it refused for.
+    /// The owner that the monitor has for a frame, and whether the frame is I/O memory. Returns
+    /// `None` if the monitor has no record. If it refused a range, it has taken over the part
+    /// before the frame it refused.
     fn frame_owner(&mut self, frame: u64) -> Option<(u32, bool)>;
 
-    /// Whether anything refers to a frame.
+    /// Returns whether anything refers to a frame.
     fn in_use(&mut self, frame: u64) -> bool;
 }

@@ -6,13 +6,12 @@
 //!     64   the ring: entries of { u32 length, u32 CRC-32 of the payload, payload, zeros to 8 }
 //! ```
 //!
-//! A payload is a postcard [`Entry`]: a record before its changes are made, then how it ended.
-//! An entry is written whole before the offset after it moves, so that a log that ends in the
-//! middle of an entry does not have that entry.
+//! A payload is a postcard [`Entry`]: a record before its changes are made, and later how it ended.
+//! An entry is written whole before the end offset moves, so an interrupted write leaves no entry.
 //!
-//! The oldest entries make room for new ones. A record that is *open* (begun, or pending under its
-//! owner) is copied to the end before its place is given up: recovery must find it. All pending
-//! records together take a quarter of the ring at most, so a new entry always finds room.
+//! The oldest entries make room for new ones. Before the place of an *open* record (begun, or
+//! pending under its owner) is reused, the record is copied to the end: recovery must find it. All
+//! pending records together take at most a quarter of the ring, so a new entry always finds room.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
@@ -33,22 +32,22 @@ const ENTRY_HEADER: u32 = 2 * size_of::<u32>() as u32;
 /// How a record ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Settled {
-    /// Written ahead; not ended.
+    /// Written ahead, and not ended.
     Begun,
     /// Applied and activated.
     Committed,
-    /// Not done, or undone.
+    /// Not carried out, or undone.
     Refused,
     /// Applied and activated, until its owner completes it or fails.
     Pending,
-    /// Was pending and is undone.
+    /// Was pending and has been undone.
     RolledBack,
-    /// The monitor did it by itself.
+    /// An act of the monitor by itself.
     Monitor,
 }
 
 impl Settled {
-    /// The word in [`LogRow::outcome`].
+    /// The word for it in [`LogRow::outcome`].
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -65,40 +64,40 @@ impl Settled {
 /// A transaction in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Sequence number, rising by one.
+    /// Sequence number; each record's is one higher than the last.
     pub sequence: u64,
     /// System time in nanoseconds.
     pub time: u64,
-    /// The partition that asked.
+    /// The partition that made the request.
     pub who: u32,
     /// Id of its request.
     pub request: u64,
     /// Version of the database after it.
     pub version: u64,
-    /// What is known when the record is written.
+    /// How it has ended, as far as known when the record is written.
     pub settled: Settled,
-    /// What is done, for people.
+    /// What it does, for people.
     pub what: String,
-    /// Why, or why not.
+    /// The reason for it, or for its refusal.
     pub reason: String,
-    /// Partitions it was about, by number.
+    /// The partitions it concerns, by number.
     pub partitions: Vec<u32>,
-    /// Redo and undo.
+    /// Its changes, for redo and undo.
     pub changes: Vec<Change>,
-    /// Checksum of the request's body, by which a retry is told from another request.
+    /// Checksum of the request's body, which distinguishes a retry from another request.
     pub sum: u32,
     /// The answer to the request, one outcome for each operation.
     pub outcomes: Vec<Outcome>,
 }
 
 impl Record {
-    /// Whether the changes of the record stand in the database.
+    /// Returns whether the changes of the record are in the database.
     #[must_use]
     pub const fn is_applied(&self) -> bool {
         matches!(self.settled, Settled::Committed | Settled::Pending | Settled::Monitor)
     }
 
-    /// As a query shows it.
+    /// The record as a query shows it.
     #[must_use]
     pub fn row(&self) -> LogRow {
         LogRow {
@@ -115,33 +114,33 @@ impl Record {
     }
 }
 
-/// What the ring holds.
+/// An entry of the ring.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Entry {
     /// A record.
     Record(Record),
-    /// How the records of these numbers ended, together, and why where they were refused.
+    /// How the records with these numbers ended, together, and the reason if they were refused.
     Settled(Vec<u64>, Settled, String),
 }
 
-/// Where the ring's entries are. The ring itself is in the database's log pages.
+/// The places of the ring's entries. The ring itself is in the database's log pages.
 #[derive(Debug)]
 pub(crate) struct Log {
     /// Bytes of the ring, a multiple of 8.
     size: u32,
     start: u32,
     end: u32,
-    /// Number of the next record.
+    /// The number of the next record.
     pub(crate) next: u64,
-    /// Every record from this number on is kept; of those before it, the open ones are.
+    /// Every record from this number on is kept; of the earlier ones, only the open records are.
     whole_from: u64,
-    /// Where the records are, by rising number.
+    /// The places of the records, by ascending number.
     places: VecDeque<Place>,
-    /// Bytes of the entries of those that are open, by number.
+    /// Bytes of the entries of the open records, by number.
     open: BTreeMap<u64, u32>,
 }
 
-/// Where a record is, and the entry that says how it ended.
+/// The place of a record, and of the entry that says how it ended.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     sequence: u64,
@@ -149,12 +148,12 @@ struct Place {
     settled: Option<u32>,
 }
 
-/// The largest payload of an entry, and the bytes of all records that stay open.
+/// The largest payload of an entry, which is also the most bytes of all records that stay open.
 const fn most(size: u32) -> u32 {
     size / 4
 }
 
-/// The bytes that count as open of a record of so many bytes that ended so.
+/// How many of a record's `bytes` count as open, if it ended as `settled`.
 const fn open_bytes(settled: Settled, bytes: u32) -> u32 {
     if matches!(settled, Settled::Begun | Settled::Pending) { bytes } else { 0 }
 }
@@ -165,12 +164,12 @@ fn encoded(entry: &Entry) -> Result<Vec<u8>, WriteError> {
     Ok(payload)
 }
 
-/// The refusal of an entry of so many bytes.
+/// The refusal of an entry of `bytes` bytes.
 fn too_long(bytes: u32) -> WriteError {
     WriteError::Full((bytes / pv_abi::PAGE_SIZE as u32).max(1))
 }
 
-/// Bytes of an entry in the ring, by those of its payload.
+/// Bytes of an entry in the ring, with `payload` bytes of payload.
 const fn entry_bytes(payload: u32) -> u32 {
     ENTRY_HEADER + payload.next_multiple_of(8)
 }
@@ -197,7 +196,7 @@ impl Log {
         Ok(log)
     }
 
-    /// Takes over the log that is there.
+    /// Takes over an existing log.
     pub(crate) fn open(database: &mut Database) -> Result<Self, WriteError> {
         let mut head = [0; 16];
         database.read_log(0, &mut head)?;
@@ -244,21 +243,21 @@ impl Log {
         database.write_log(12, &self.end.to_le_bytes())
     }
 
-    /// Bytes of an entry at most.
+    /// Most bytes of an entry.
     pub(crate) const fn most(&self) -> usize {
         most(self.size) as usize
     }
 
-    /// Ranges that a record of the ultravisor's own has room for, beside a descriptor and texts.
+    /// Most ranges in a record of the ultravisor's own, beside a descriptor and texts.
     pub(crate) fn ranges_of_record(&self) -> usize {
-        /// Bytes of a range, and of what is beside them, at most.
+        /// Most bytes of a range, and of everything beside the ranges.
         const BYTES: [u32; 2] = [24, 2048];
         let [range, beside] = BYTES;
         (most(self.size).saturating_sub(beside) / range).clamp(16, 1024) as usize
     }
 
-    /// Appends a record; its number is put in. A record that `stays` open counts against the part
-    /// of the ring that is kept for such records.
+    /// Appends a record, with its number filled in. A record that `stays` open counts against the
+    /// part of the ring for open records.
     pub(crate) fn record(
         &mut self,
         database: &mut Database,
@@ -279,7 +278,7 @@ impl Log {
         Ok(sequence)
     }
 
-    /// Appends how records ended: with one entry, so that all of them end or none.
+    /// Appends how records ended, in one entry, so that all of them end or none.
     pub(crate) fn settle(
         &mut self,
         database: &mut Database,
@@ -294,7 +293,8 @@ impl Log {
         Ok(())
     }
 
-    /// Notes where a record is: at the end of the list, or, for a copy, where the record was.
+    /// Notes the place of a record: a new one at the end of the list, a copy in place of its
+    /// original.
     fn place_record(&mut self, sequence: u64, record: u32, open: u32) {
         let place = Place { sequence, record, settled: None };
         self.set_open(sequence, open);
@@ -304,7 +304,7 @@ impl Log {
         }
     }
 
-    /// Notes how many bytes of a record are open; 0: it has ended.
+    /// Notes how many bytes of a record are open; 0 if it has ended.
     fn set_open(&mut self, sequence: u64, open: u32) {
         match open {
             0 => drop(self.open.remove(&sequence)),
@@ -323,7 +323,7 @@ impl Log {
         }
     }
 
-    /// Appends an entry, for which room is made; returns where the entry is.
+    /// Makes room for an entry and appends it. Returns its place.
     fn append(&mut self, database: &mut Database, payload: &[u8]) -> Result<u32, WriteError> {
         let bytes = entry_bytes(payload.len() as u32);
         if payload.len() > most(self.size) as usize {
@@ -333,7 +333,7 @@ impl Log {
         self.write_entry(database, payload)
     }
 
-    /// Writes an entry behind the newest.
+    /// Writes an entry after the newest.
     fn write_entry(&mut self, database: &mut Database, payload: &[u8]) -> Result<u32, WriteError> {
         let length = payload.len() as u32;
         let mut bytes = Vec::with_capacity(payload.len() + 16);
@@ -348,8 +348,8 @@ impl Log {
         Ok(at)
     }
 
-    /// Drops the oldest entries until `bytes` bytes fit, and a copy of the largest open record
-    /// besides: that room is what open records are copied into.
+    /// Drops the oldest entries until there is room for `bytes` bytes and for a copy of the largest
+    /// open record, since open records are copied into that room.
     fn make_room(&mut self, database: &mut Database, bytes: u32) -> Result<(), WriteError> {
         let copy = self.open.values().copied().max().unwrap_or(0);
         let mut passed = 0;
@@ -362,7 +362,7 @@ impl Log {
             self.read(database, self.start, &mut length)?;
             let length = u32::from_le_bytes(length);
             if length > most(self.size) {
-                // Nothing behind a damaged entry can be found again.
+                // Entries behind a damaged one cannot be found again.
                 (self.start, self.end) = (0, 0);
                 self.whole_from = self.next;
                 self.places.clear();
@@ -377,9 +377,9 @@ impl Log {
         }
     }
 
-    /// Gives up the place of the oldest entry, of so many bytes.
+    /// Frees the place of the oldest entry, which has `bytes` bytes.
     fn drop_oldest(&mut self, database: &mut Database, bytes: u32) -> Result<(), WriteError> {
-        // Records are in the ring as in the list, but for those that were copied.
+        // Records lie in the ring in the order of the list, except those that were copied.
         if self.is_record(database, self.start)
             && let Some(index) = self.places.iter().position(|place| place.record == self.start)
             && let Some(&place) = self.places.get(index)
@@ -397,7 +397,7 @@ impl Log {
         database.write_log(8, &self.start.to_le_bytes())
     }
 
-    /// Whether an entry is a record: the first byte of a postcard enum is its variant.
+    /// Returns whether an entry is a record: the first byte of a postcard enum is its variant.
     fn is_record(&self, database: &Database, at: u32) -> bool {
         let mut variant = [1];
         let read = self.read(database, (at + ENTRY_HEADER) % self.size, &mut variant);
@@ -436,17 +436,18 @@ impl Log {
         database.read_log(RING, tail)
     }
 
-    /// The records that are kept, oldest first, each as it ended.
+    /// The kept records, oldest first, each as it ended.
     pub(crate) fn records(&self, database: &Database) -> Vec<Record> {
         self.records_from(database, 0).collect()
     }
 
-    /// The number from which on every record is kept, and the number the next record gets.
+    /// The number from which on every record is kept, and the number of the next record.
     pub(crate) fn bounds(&self) -> (u64, u64) {
         (self.whole_from, self.next)
     }
 
-    /// The records from this number on, each as it ended; read as they are taken.
+    /// The records from number `from` on, each as it ended. Each is read when the iterator reaches
+    /// it.
     pub(crate) fn records_from<'l>(
         &'l self,
         database: &'l Database<'_>,

@@ -1,7 +1,7 @@
-//! What each operation asks of the plan, and what it is refused for.
+//! Plans each operation, and refuses those that are not allowed.
 //!
 //! Rule: every value of the request is checked here, against the database and the limits, before
-//! anything is written. The monitor checks again what is its business.
+//! anything is written. The monitor checks again what it is responsible for.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -19,12 +19,12 @@ use crate::plan::{MAX_RANGES, Plan};
 use crate::refusal::{label, refusal};
 use crate::{Action, channels, cpus, create, settings};
 
-/// Who asks, and within which limits.
+/// The caller of a request, and the limits for it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Caller<'l> {
     /// Its number.
     pub(crate) number: u32,
-    /// What the machine allows.
+    /// The limits of the machine.
     pub(crate) limits: &'l Limits,
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn plan(
     Ok(())
 }
 
-/// A value outside what its field allows.
+/// The refusal of a value outside the limits of its field.
 pub(crate) fn invalid(
     object: &str,
     field: &str,
@@ -110,7 +110,7 @@ pub(crate) fn within(
     Err(invalid(object, field, asked, &format!("{from} to {to}")))
 }
 
-/// The target, where it is one that transactions may change.
+/// The target partition, if transactions may change it.
 pub(crate) fn modifiable(plan: &Plan, target: Target) -> Result<Box<PartitionDescriptor>, Refusal> {
     let descriptor = plan.target(target)?;
     if matches!(descriptor.kind, kind::PSEUDO | kind::ULTRAVISOR | kind::BOOT) {
@@ -138,7 +138,7 @@ pub(crate) fn not_itself(caller: Caller, target: &PartitionDescriptor) -> Result
     ))
 }
 
-/// Refuses to run what is not the host's own where ring 3 can read all memory.
+/// Refuses to run a partition that is not the host's own if ring 3 can read all memory.
 pub(crate) fn may_run(caller: Caller, object: &str, kind: u32) -> Result<(), Refusal> {
     if !caller.limits.meltdown || kind == kind::COMMAND {
         return Ok(());
@@ -174,7 +174,7 @@ pub(crate) fn in_state(
     if allowed.contains(&target.state) {
         return Ok(());
     }
-    // Nobody can make it one that is being built again.
+    // No operation brings a partition back into the state *building*.
     let is_way = |state: &&u32| allowed.len() == 1 || **state != state::BUILDING;
     let names: Vec<_> = allowed.iter().filter(is_way).map(|&state| state_name(state)).collect();
     let names = names.join(" or ");
@@ -187,7 +187,7 @@ pub(crate) fn in_state(
     ))
 }
 
-/// What leads from the state that a partition is in, as a command for an operator.
+/// The command by which an operator gets a partition from its state into an allowed one.
 fn way_to(target: &PartitionDescriptor, allowed: &[u32]) -> String {
     let number = target.number;
     match target.state {
@@ -216,7 +216,7 @@ pub(crate) fn state_name(value: u32) -> &'static str {
     }
 }
 
-/// Fewer frames are free than were asked for; `how` says how they must lie, or nothing.
+/// The refusal if fewer frames are free than requested; `how` says how they must lie, or is empty.
 pub(crate) fn no_memory(field: &str, asked: u64, left: u64, how: &str) -> Refusal {
     let (asked, left) = (size(asked), size(left));
     refusal(
@@ -228,7 +228,7 @@ pub(crate) fn no_memory(field: &str, asked: u64, left: u64, how: &str) -> Refusa
     )
 }
 
-/// Frames as a person writes memory.
+/// An amount of memory as a person writes it.
 fn size(frames: u64) -> String {
     const PER_MIB: u64 = (1 << 20) / PAGE_SIZE as u64;
     if frames.is_multiple_of(PER_MIB) {
@@ -249,7 +249,8 @@ fn assign(plan: &mut Plan, partition: Target, frames: u64) -> Result<Outcome, Re
         let left = plan.free_frames().0;
         return Err(no_memory("frames", frames, left, ""));
     };
-    // It uses all it has until it is told otherwise.
+    // A target equal to the memory stays so: the partition uses all its memory until told
+    // otherwise.
     if target.memory_target == target.memory_frames {
         target.memory_target = target.memory_target.saturating_add(frames);
     }
@@ -274,8 +275,8 @@ fn release(plan: &mut Plan, partition: Target, ranges: &[Range]) -> Result<Outco
     Ok(Outcome::Done)
 }
 
-/// Whether neither a channel nor the start state of the partition names any of these frames: what
-/// is named has to be there for as long as the partition.
+/// Checks that no channel and no start state of the partition names any of these frames: frames
+/// that are named must exist for as long as the partition.
 fn check_unnamed(plan: &Plan, target: &PartitionDescriptor, range: Range) -> Result<(), Refusal> {
     let end = range.first.saturating_add(range.frames);
     let inside = |frame: u64| frame != 0 && (range.first..end).contains(&frame);
@@ -298,7 +299,7 @@ fn check_unnamed(plan: &Plan, target: &PartitionDescriptor, range: Range) -> Res
     ))
 }
 
-/// Whether the partition owns all these frames, and none of them is its instance's.
+/// Checks that the partition owns all these frames, and that none of them is in its instance.
 pub(crate) fn check_owned(
     plan: &Plan,
     target: &PartitionDescriptor,
@@ -404,8 +405,8 @@ fn set_state(
     Ok(Outcome::Done)
 }
 
-/// Plans that a partition gives everything back, which it does when the transaction is committed.
-/// It must not be running.
+/// Plans that a partition gives everything back once the transaction is committed. It must not be
+/// running.
 pub(crate) fn destroy(
     plan: &mut Plan,
     mut target: Box<PartitionDescriptor>,
@@ -423,8 +424,8 @@ pub(crate) fn destroy(
     Ok(Outcome::Done)
 }
 
-/// Plans that memory assigned by a pending transaction goes back. The partition is another, and
-/// keeps what it has, where it was created after that `version`.
+/// Plans the release of memory that a pending transaction assigned. If the partition was created
+/// after `version`, it is another one, and keeps its memory.
 pub(crate) fn release_assigned(plan: &mut Plan, number: u32, range: Range, version: u64) {
     let target = plan.descriptor(number).filter(|target| target.created_at <= version);
     let Some(mut target) = target else {

@@ -1,6 +1,6 @@
-//! What clients left pending: transactions that are applied, and undone when their owner fails.
+//! Pending transactions of clients: they are applied, and undone if their owner fails.
 //!
-//! Rule: what a client leaves pending is bounded, and all of it is undone by destroying the
+//! Rule: what a client leaves pending is bounded, and all of it can be undone by destroying the
 //! partitions that it created and releasing the memory that it assigned.
 
 use alloc::format;
@@ -27,12 +27,12 @@ pub(crate) struct Pending {
     pub(crate) created: Vec<u32>,
     /// Memory it assigned to partitions that it did not create.
     pub(crate) assigned: Vec<(u32, Range)>,
-    /// Its owner is gone; the rollback waits for this frame.
+    /// Set if its owner is gone; the inner frame, if any, is the one that the rollback waits for.
     pub(crate) orphaned: Option<Option<u64>>,
 }
 
 impl Pending {
-    /// What a record of the log left pending.
+    /// The pending transaction in a record of the log.
     pub(crate) fn of(record: &Record) -> Self {
         let mut pending = Self {
             who: record.who,
@@ -64,7 +64,7 @@ impl Pending {
 }
 
 impl Engine<'_> {
-    /// Whether a transaction may be left pending.
+    /// Checks that a transaction may be left pending.
     pub(crate) fn check_pending(
         &self,
         who: u32,
@@ -122,8 +122,8 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Whether none of the memory that an operation releases was assigned by a transaction that is
-    /// pending still: its rollback could not tell that memory from the same memory, assigned again.
+    /// Checks that no pending transaction assigned any of the memory that an operation releases:
+    /// its rollback could not distinguish that memory from the same memory, assigned again.
     pub(crate) fn check_released(
         &self,
         who: u32,
@@ -178,13 +178,13 @@ impl Engine<'_> {
         pending.map(|pending| pending.sequence).collect()
     }
 
-    /// Requests of a client that a transaction completed are pending no more.
+    /// Removes the requests of a client that a transaction completed from the pending ones.
     pub(crate) fn complete(&mut self, who: u32, completed: &[u64]) {
         self.pending.retain(|pending| pending.who != who || !completed.contains(&pending.request));
     }
 }
 
-/// The refusal of a pending transaction whose record the log cannot keep until it is completed.
+/// The refusal of a pending transaction whose record does not fit the log's room for open records.
 pub(crate) fn no_room(who: u32) -> Refusal {
     refusal(
         "too-many-pending",

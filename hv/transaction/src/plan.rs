@@ -1,12 +1,12 @@
-//! A plan: what a transaction would make of the database, worked out beside it.
+//! A plan: the changes that a transaction would make to the database, worked out beside it.
 //!
-//! Operations are planned in their order on an overlay, so that each sees what those before it
-//! do. Nothing is written. The result is a list of changes for the log and the database, and a
+//! Operations are planned in order on an overlay, so that each sees the effects of those before it.
+//! The plan writes nothing. The result is a list of changes for the log and the database, and a
 //! list of actions for the monitor.
 //!
-//! Rule: the monitor acts when all of the plan is in the database, so nothing in it may depend on
-//! a state in between. Memory, numbers and channel entries that a transaction gives back are not
-//! handed out again by the same transaction.
+//! Rule: the monitor acts when all of the plan is in the database, so the plan may not depend on a
+//! state in between. Memory, numbers and channel entries that a transaction releases are not handed
+//! out again by the same transaction.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -23,10 +23,10 @@ use crate::index::{Brief, Index};
 use crate::refusal::{from_write, label, refusal};
 use crate::{Action, space};
 
-/// Ranges that one transaction may change, so that its record fits the log.
+/// Most ranges that one transaction may change, so that its record fits the log.
 pub(crate) const MAX_RANGES: usize = 1024;
 
-/// Frames that change owner.
+/// Frames that change their owner.
 #[derive(Clone, Copy, Debug)]
 struct Moved {
     range: Range,
@@ -34,7 +34,7 @@ struct Moved {
     after: Owner,
 }
 
-/// See the module.
+/// A plan; see the module.
 pub(crate) struct Plan<'d, 'a> {
     database: &'d Database<'a>,
     index: &'d Index,
@@ -42,20 +42,20 @@ pub(crate) struct Plan<'d, 'a> {
     channels: BTreeMap<u32, ChannelEntry>,
     moved: Vec<Moved>,
     free: Option<Vec<Range>>,
-    /// What the monitor is to do, in order.
+    /// The actions for the monitor, in order.
     pub(crate) actions: Vec<Action>,
-    /// Partitions created, by operation.
+    /// Partitions created, by the index of the operation.
     pub(crate) created: BTreeMap<u32, u32>,
     /// Partitions that give everything back once the transaction is committed.
     pub(crate) destroyed: Vec<u32>,
-    /// Requests of the caller that are completed.
+    /// Requests of the caller that this transaction completes.
     pub(crate) completed: Vec<u64>,
-    /// An outcome per operation.
+    /// One outcome per operation.
     pub(crate) outcomes: Vec<Outcome>,
 }
 
 impl<'d, 'a> Plan<'d, 'a> {
-    /// A plan beside a database, with the index of it.
+    /// An empty plan on a database and its index.
     pub(crate) fn new(database: &'d Database<'a>, index: &'d Index) -> Self {
         Self {
             database,
@@ -80,7 +80,7 @@ impl<'d, 'a> Plan<'d, 'a> {
         self.database.contents().saturating_add(1)
     }
 
-    /// The descriptor of a partition as the plan has it.
+    /// The descriptor of a partition, as the plan leaves it.
     pub(crate) fn descriptor(&self, number: u32) -> Option<Box<PartitionDescriptor>> {
         match self.descriptors.get(&number) {
             Some(planned) => planned.clone(),
@@ -96,7 +96,7 @@ impl<'d, 'a> Plan<'d, 'a> {
         self.descriptors.insert(number, None);
     }
 
-    /// Has the monitor look at a descriptor, once, when all of the plan is in the database.
+    /// Makes the monitor read a descriptor, once, when all of the plan is in the database.
     pub(crate) fn activate(&mut self, number: u32) {
         let action = Action::Partition(number);
         if !self.actions.contains(&action) {
@@ -104,26 +104,26 @@ impl<'d, 'a> Plan<'d, 'a> {
         }
     }
 
-    /// Whether CPUs are dedicated to any partition.
+    /// Returns whether CPUs are dedicated to any partition.
     pub(crate) fn any_dedicated(&self) -> bool {
         let touched = self.touched().filter(|brief| brief.dedicated).count();
         self.index.dedicated as usize > touched
             || self.descriptors.values().flatten().any(|planned| planned.cpu_dedicated != 0)
     }
 
-    /// Virtual CPUs of all partitions.
+    /// Number of virtual CPUs of all partitions.
     pub(crate) fn vcpus(&self) -> u32 {
         let touched = self.touched().fold(0, |sum: u32, brief| sum.saturating_add(brief.vcpus));
         let planned = self.descriptors.values().flatten().map(|planned| planned.vcpus);
         planned.fold(self.index.vcpus.saturating_sub(touched), u32::saturating_add)
     }
 
-    /// The partitions that the plan changes or removes, as they are now.
+    /// The partitions that the plan changes or removes, as they are in the database.
     fn touched(&self) -> impl Iterator<Item = &Brief> {
         self.descriptors.keys().filter_map(|number| self.index.partitions.get(number))
     }
 
-    /// The partition of this name as the plan has it.
+    /// The partition with this name, as the plan leaves it.
     pub(crate) fn named(&self, name: &[u8; 32]) -> Option<u32> {
         let old = self.index.named(name).find(|number| !self.descriptors.contains_key(number));
         old.or_else(|| {
@@ -132,27 +132,27 @@ impl<'d, 'a> Plan<'d, 'a> {
         })
     }
 
-    /// All partitions as the plan has them.
+    /// All partitions, as the plan leaves them.
     pub(crate) fn partitions(&self) -> impl Iterator<Item = Box<PartitionDescriptor>> + '_ {
         let old = self.index.partitions.keys().filter(|n| !self.descriptors.contains_key(n));
         let old = old.filter_map(|&n| self.descriptor(n));
         old.chain(self.descriptors.values().flatten().cloned())
     }
 
-    /// Whether a number is free now, and the transaction did not free it.
+    /// Returns whether a number is free now, and was not freed by this transaction.
     pub(crate) fn is_free(&self, number: u32) -> bool {
         !self.descriptors.contains_key(&number) && !self.index.partitions.contains_key(&number)
     }
 
-    /// A free number for a guest: the next after the one that came last, so that a number comes
-    /// again as late as can be. Grants and ports of others may still name what had it before.
+    /// A free number for a guest: the next after the last assigned one, so that a number is reused
+    /// as late as possible. Grants and ports of other partitions may still name its earlier owner.
     pub(crate) fn free_number(&self) -> Option<u32> {
         let after = self.index.last_number.saturating_add(1).max(FIRST_GUEST);
         let later = after..self.number_end();
         later.chain(FIRST_GUEST..after).find(|&number| self.is_free(number))
     }
 
-    /// The number an operation names.
+    /// The partition number that an operation names.
     pub(crate) fn number(&self, target: Target) -> Result<u32, Refusal> {
         match target {
             Target::Number(number) => Ok(number),
@@ -170,7 +170,7 @@ impl<'d, 'a> Plan<'d, 'a> {
         }
     }
 
-    /// The partition an operation names.
+    /// The partition that an operation names.
     pub(crate) fn target(&self, target: Target) -> Result<Box<PartitionDescriptor>, Refusal> {
         let number = self.number(target)?;
         self.descriptor(number).ok_or_else(|| {
@@ -184,7 +184,7 @@ impl<'d, 'a> Plan<'d, 'a> {
         })
     }
 
-    /// The channels of a partition, at either end, as the plan has them.
+    /// The channels of a partition, at either end, as the plan leaves them.
     pub(crate) fn channels_of(&self, number: u32) -> Vec<(u32, ChannelEntry)> {
         let untouched = |index: &u32| !self.channels.contains_key(index);
         let old = self.index.channels_of(number).filter(|(index, _)| untouched(index));
@@ -194,12 +194,12 @@ impl<'d, 'a> Plan<'d, 'a> {
         old.chain(planned).collect()
     }
 
-    /// Entries of the channel table.
+    /// Number of entries of the channel table.
     pub(crate) fn channel_entries(&self) -> u32 {
         self.database.channel_entries()
     }
 
-    /// Lowest free channel index that the transaction did not free.
+    /// The lowest channel index that is free and that this transaction did not free.
     pub(crate) fn free_channel(&self) -> Option<u32> {
         let mut free = self.index.free_channels.iter().copied();
         free.find(|index| !self.channels.contains_key(index))
@@ -209,7 +209,8 @@ impl<'d, 'a> Plan<'d, 'a> {
         self.channels.insert(index, entry);
     }
 
-    /// Who owns the frames of a range as the plan has it, or `None` where the map ends before.
+    /// The owners of the frames of a range, as the plan leaves them. Returns `None` if the map ends
+    /// within the range.
     pub(crate) fn owners(&self, range: Range) -> Option<Vec<OwnedRange>> {
         let end = range.first.checked_add(range.frames)?;
         if range.frames == 0 || end > self.database.reader().frames() {
@@ -227,7 +228,7 @@ impl<'d, 'a> Plan<'d, 'a> {
         self.free.get_or_insert_with(|| free_ranges(index))
     }
 
-    /// Frames that are free as the plan has it, and the longest run of them.
+    /// The number of free frames, as the plan leaves them, and the longest run of them.
     pub(crate) fn free_frames(&mut self) -> (u64, u64) {
         let free = self.free();
         let longest = free.iter().map(|range| range.frames).max();
@@ -242,8 +243,9 @@ impl<'d, 'a> Plan<'d, 'a> {
         Some(range)
     }
 
-    /// Takes free frames for `owner`, in as few extents as there are: so many that the transaction
-    /// changes [`MAX_RANGES`] ranges, and one more where those are too few.
+    /// Takes free frames for `owner` in as few extents as possible. They may bring the ranges that
+    /// the transaction changes up to [`MAX_RANGES`]; if more are needed, returns one extent too
+    /// many.
     pub(crate) fn take_frames(&mut self, frames: u64, owner: u32) -> Option<Vec<Range>> {
         let most = MAX_RANGES.saturating_sub(self.moved.len());
         let ranges = space::choose(self.free(), frames, most)?;
@@ -254,8 +256,8 @@ impl<'d, 'a> Plan<'d, 'a> {
         Some(ranges)
     }
 
-    /// Whether the page map has room for what the plan makes of it: ranges of each partition and of
-    /// all, and index pages. What makes fewer of them is never refused.
+    /// Checks that the page map has room for the plan: ranges of each partition, ranges of all, and
+    /// index pages. A plan that reduces them is never refused.
     pub(crate) fn check_room(&self, limits: &Limits) -> Result<(), Refusal> {
         if self.moved.is_empty() {
             return Ok(());
@@ -291,8 +293,8 @@ impl<'d, 'a> Plan<'d, 'a> {
         Ok(())
     }
 
-    /// How many ranges more the owners before and after a change have; a few more than there are,
-    /// where a transaction changes ranges beside each other.
+    /// How many more ranges the owners before and after a change have. The count may be slightly
+    /// too high if a transaction changes adjacent ranges.
     fn more_ranges(&self, moved: &Moved) -> (i64, i64) {
         let end = moved.range.first.saturating_add(moved.range.frames);
         let at = self.index.range_at(moved.range.first);
@@ -313,12 +315,12 @@ impl<'d, 'a> Plan<'d, 'a> {
         self.actions.push(Action::Pages { first: range.first, frames: range.frames });
     }
 
-    /// Ranges that change owner so far.
+    /// Number of ranges that change owner so far.
     pub(crate) fn ranges(&self) -> usize {
         self.moved.len()
     }
 
-    /// What is to be logged and applied, in order.
+    /// The changes to log and apply, in order.
     pub(crate) fn changes(&self) -> Vec<Change> {
         let reader = self.database.reader();
         let mut changes = Vec::new();
@@ -352,7 +354,7 @@ impl<'d, 'a> Plan<'d, 'a> {
     }
 }
 
-/// A piece with what `moved` makes of it.
+/// A piece, split by the part whose owner `moved` changes.
 fn overlay(piece: OwnedRange, moved: &Moved) -> impl Iterator<Item = OwnedRange> + use<> {
     let end = piece.first + piece.frames;
     let a = moved.range.first.clamp(piece.first, end);
@@ -365,7 +367,7 @@ fn overlay(piece: OwnedRange, moved: &Moved) -> impl Iterator<Item = OwnedRange>
     })
 }
 
-/// Free RAM. Frame 0 is never handed out: 0 stands for "none" in a descriptor.
+/// The ranges of free RAM. Frame 0 is never handed out: 0 stands for "none" in a descriptor.
 fn free_ranges(index: &Index) -> Vec<Range> {
     let mut free: Vec<Range> = index
         .of_owner(Owner::FREE)
@@ -381,7 +383,7 @@ fn free_ranges(index: &Index) -> Vec<Range> {
     free
 }
 
-/// The refusal of what would leave memory in more ranges than are kept.
+/// The refusal of a change that would leave memory in too many ranges.
 fn too_many_ranges(object: &str, ranges: usize, most: usize) -> Refusal {
     refusal(
         "too-many-ranges",

@@ -1,6 +1,6 @@
-//! Queries: what the database, the log and the monitor's counters say.
+//! Queries: answers from the database, the log and the monitor's counters.
 //!
-//! Rule: an answer fits one frame of a channel; what is longer is given in parts.
+//! Rule: an answer fits one frame of a channel; a longer one is given in parts.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -17,33 +17,34 @@ use zerocopy::FromZeros;
 use crate::refusal::name_of;
 use crate::{Engine, cpus, replica};
 
-/// Bytes of an answer about partitions, and of a row at most, without its name and its CPUs.
+/// Most bytes of an answer about partitions, and of one row without its name and its CPUs.
 const PARTITION_BYTES: usize = 21 * 1024;
 const ROW_BYTES: usize = 144;
-/// Bytes of a row of a list at most, without its name.
+/// Most bytes of a row of a list, without its name.
 const LIST_ROW_BYTES: usize = 48;
-/// Rows of an answer about the page map.
+/// Most rows of an answer about the page map.
 const MAP_ROWS: usize = 1000;
-/// Bytes of the texts in an answer about the log.
+/// Most bytes of the texts in an answer about the log.
 const LOG_TEXT: usize = 12 * 1024;
 
-/// Frames that one comparison looks at, and differences that it lists.
+/// Most frames that one comparison covers, and most differences that it lists.
 const COMPARED_FRAMES: u64 = 16 * 1024;
 const DIFFERENCES: usize = 256;
 
-/// What the monitor counts and holds.
+/// The counters and records of the monitor.
 pub trait Gauges {
-    /// What a partition used, where the monitor knows it.
+    /// The usage of a partition, if the monitor knows it.
     fn partition(&self, number: u32) -> Option<PartitionUsage>;
-    /// Nanoseconds that the ultravisor spent on what a partition asked of it.
+    /// Nanoseconds that the ultravisor spent on requests of a partition.
     fn service_time(&self, _number: u32) -> u64 {
         0
     }
-    /// What a physical CPU did.
+    /// The usage of a physical CPU.
     fn cpu(&self, index: u32) -> Option<CpuUsage>;
-    /// Owner of a frame, and whether it is I/O memory; `None` where the monitor keeps nothing.
+    /// The owner of a frame, and whether it is I/O memory. Returns `None` if the monitor has no
+    /// record.
     fn frame(&self, frame: u64) -> Option<(u32, bool)>;
-    /// The turns of the ultravisor's loop.
+    /// The statistics of the ultravisor's loop.
     fn turns(&self) -> Turns {
         Turns::default()
     }
@@ -53,18 +54,18 @@ pub trait Gauges {
     }
 }
 
-/// What is known of the machine beside the database.
+/// Facts about the machine that are not in the database.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// Versions and the command line.
     pub version: VersionAnswer,
-    /// The firmware's memory map: type and frames.
+    /// The firmware's memory map: pairs of a type and a number of frames.
     pub firmware: Vec<(u32, u64)>,
     /// CPUs: index, local APIC id, online.
     pub cpus: Vec<(u32, u32, bool)>,
     /// PCI functions.
     pub pci: Vec<PciRow>,
-    /// What the CPU leaks.
+    /// The known leaks of the CPU.
     pub issues: IssuesAnswer,
 }
 
@@ -121,8 +122,8 @@ fn list(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
     Answer::List { rows, more }
 }
 
-/// Rows of the partitions above a number, with the bytes of each, until fewer than `least` bytes are
-/// left for the next; whether there are further ones.
+/// Collects rows of the partitions above a number, with the bytes of each, until fewer than `least`
+/// bytes are left for the next row. Returns whether more rows follow.
 fn page<R>(
     engine: &Engine,
     after: u32,
@@ -134,7 +135,7 @@ fn page<R>(
     let mut numbers = engine.index.partitions.range(after..).map(|(&number, _)| number);
     let most = engine.index.partitions.len().min(PARTITION_BYTES / least.max(1));
     let (mut rows, mut room) = (Vec::with_capacity(most), PARTITION_BYTES);
-    // One for all: a descriptor is a page.
+    // One buffer for all, since a descriptor is a page.
     let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
     for number in numbers.by_ref() {
         if reader.descriptor_into(number, &mut descriptor).is_err() {
@@ -201,7 +202,7 @@ fn resources(engine: &Engine, facts: &Facts, gauges: &dyn Gauges) -> ResourcesAn
         let Owner { number: owner, io } = Owner::from_entry(entry);
         MemoryRow { owner, io, tiers: held.tiers, frames: held.frames }
     });
-    // As a table of the owners, each with its RAM first.
+    // The rows are sorted by owner, each with its RAM first.
     let mut memory: Vec<MemoryRow> = memory.collect();
     memory.sort_unstable_by_key(|row| (row.owner, row.io));
     let cpu = |&(index, apic_id, online): &(u32, u32, bool)| {
@@ -251,7 +252,7 @@ fn log(engine: &Engine, from: u64, most: u32) -> Answer {
     Answer::Log { rows, oldest, next }
 }
 
-/// The monitor keeps nothing of frames beyond RAM; what the database calls I/O memory there is no
+/// The monitor has no record of frames beyond RAM, so I/O memory in the database there is no
 /// difference.
 fn compare(engine: &Engine, gauges: &dyn Gauges, first: u64) -> Answer {
     let reader = engine.database().reader();

@@ -1,4 +1,5 @@
-//! Giving up a partition that was destroyed: all it has goes back, as soon as nothing refers to it.
+//! Gives up a partition that was destroyed: all its resources are released as soon as nothing
+//! refers to them.
 //!
 //! ```text
 //! DestroyPartition: state dying, committed -> the monitor drops what the partition refers to
@@ -7,14 +8,14 @@
 //!     -> nothing is left: the descriptor goes with the last batch
 //! ```
 //!
-//! A batch has a bounded number of ranges and frames, so that its record fits the log, however many
-//! pieces the memory lies in, and that requests wait for one batch at most. A batch that takes longer
-//! than a turn of the ultravisor's loop goes on in the next ([`crate::under_way`]). A pass hopes that
-//! nothing is referred to, and finds out frame by frame where the monitor refuses; the passes after
-//! it ask about each frame, since what is left was referred to before.
+//! A batch has a bounded number of ranges and frames. So its record fits the log, however many
+//! pieces the memory lies in, and requests wait for one batch at most. A batch that takes longer
+//! than a turn of the ultravisor's loop continues in the next ([`crate::under_way`]). The first
+//! pass assumes that nothing refers to the frames, and learns of a frame in use when the monitor
+//! refuses it. Later passes ask about each frame, since the remaining ones were in use before.
 //!
-//! Rule: a partition is *dying* in the database until the last frame of it is given back, and what
-//! is dying is tried again for ever, at growing intervals.
+//! Rule: a partition is *dying* in the database until its last frame is released, and the engine
+//! tries that again for ever, at growing intervals.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
@@ -36,34 +37,34 @@ use crate::refusal::{from_write, label, name_of};
 use crate::under_way::{UnderWay, Whose};
 use crate::{Action, Monitor};
 
-/// Nanoseconds until the first repetition; it doubles up to the last.
+/// Nanoseconds until the first repetition, and the longest interval, up to which it doubles.
 const FIRST_WAIT: u64 = 10_000_000;
 pub(crate) const LAST_WAIT: u64 = 1_000_000_000;
-/// Frames of a batch at most.
+/// Most frames of a batch.
 const BATCH_FRAMES: u64 = 1 << 16;
-/// Times that the monitor may refuse a batch for one more frame: one for each part of [`LOOK`]
-/// frames, and a few.
+/// How often the monitor may refuse a batch for one more frame: once for each part of [`LOOK`]
+/// frames, and a few times more.
 const ROUNDS: usize = 40;
-/// Frames behind one in use that are looked at, and frames that a batch asks about.
+/// Frames checked after a frame in use, and frames that a batch asks about.
 const LOOK: u64 = 2 * 1024;
-/// Ranges that take as much of a record as a channel entry does.
+/// Number of ranges that take as much of a record as a channel entry.
 const CHANNEL_WEIGHT: usize = 3;
 
 /// A partition that is being given up.
 #[derive(Debug)]
 pub(crate) struct Dying {
     pub(crate) number: u32,
-    /// Who pays for what giving it up takes: who made the partition.
+    /// The partition that pays for the work: the one that created this partition.
     pub(crate) payer: u32,
-    /// Where the pass goes on: I/O memory or RAM, which comes first, and the frame.
+    /// Where the pass continues: whether in RAM (first) or I/O memory, and at which frame.
     next: (bool, u64),
-    /// Frames before that which something refers to.
+    /// Frames before that place that are still referred to.
     kept: u64,
-    /// A pass came to its end: what is left was referred to.
+    /// Set when a pass has ended: the remaining frames were in use then.
     again: bool,
     /// The monitor has dropped the tables in the memory before this frame.
     dropped: u64,
-    /// Frames of the next batch that the monitor refused it for, and how often it did.
+    /// The frames for which the monitor refused the next batch.
     held: BTreeSet<u64>,
     rounds: usize,
     /// Nanoseconds between the last attempt and the next.
@@ -75,12 +76,12 @@ pub(crate) struct Dying {
 impl Dying {
     const START: (bool, u64) = (false, 0);
 
-    /// A pass is on its way.
+    /// Returns whether a pass is under way.
     fn is_under_way(&self) -> bool {
         self.next != Self::START || self.rounds > 0
     }
 
-    /// Ends a pass, or gives it up; the next begins later.
+    /// Ends or abandons a pass; the next begins later.
     fn later(&mut self, time: u64) {
         (self.next, self.kept, self.rounds) = (Self::START, 0, 0);
         self.held.clear();
@@ -89,32 +90,32 @@ impl Dying {
     }
 }
 
-/// A batch on its way.
+/// A batch that is under way.
 pub(crate) struct Passing {
     pub(crate) dying: Dying,
     batch: Batch,
-    /// The partition is gone with it.
+    /// Whether the partition is removed with it.
     gone: bool,
-    /// Frames that are known to be referred to.
+    /// Frames known to be in use.
     held: BTreeSet<u64>,
 }
 
-/// What goes back together.
+/// Resources that are released together.
 #[derive(Default)]
 struct Batch {
     channels: Vec<u32>,
     pieces: Vec<OwnedRange>,
-    /// Frames that stay, and the first of them.
+    /// Number of frames that stay, and the first of them.
     kept: u64,
     held: Option<u64>,
     /// Where the next batch begins.
     next: (bool, u64),
-    /// Nothing is behind this batch.
+    /// Set if nothing follows this batch.
     end: bool,
 }
 
 impl Engine<'_> {
-    /// Gives up a partition that is dying, as soon as [`Self::reap`] comes to it.
+    /// Marks a dying partition to be given up; [`Self::reap`] does the work.
     pub(crate) fn bury(&mut self, number: u32, time: u64) {
         if self.dying.iter().any(|dying| dying.number == number) {
             return;
@@ -129,7 +130,7 @@ impl Engine<'_> {
         self.dying.push(dying);
     }
 
-    /// Gives up all that the database calls dying.
+    /// Marks all partitions that are dying in the database to be given up.
     pub(crate) fn bury_all(&mut self, time: u64) {
         for number in self.index.partitions.keys().copied().collect::<Vec<_>>() {
             let dying = self.database.reader().descriptor(number);
@@ -139,9 +140,9 @@ impl Engine<'_> {
         }
     }
 
-    /// Has the monitor drop all that a partition refers to, as far as this turn goes: range by range
-    /// what its page tables refer to, from frame `*dropped` on, which moves on, and then the rest.
-    /// Returns whether that was all.
+    /// Makes the monitor drop everything that a partition refers to, as far as this turn goes:
+    /// first, range by range, what its page tables refer to, from frame `*dropped` on, which
+    /// advances; then the rest. Returns whether that was all.
     pub(crate) fn drop_references(
         &self,
         monitor: &mut dyn Monitor,
@@ -161,8 +162,8 @@ impl Engine<'_> {
         monitor.give_up(number)
     }
 
-    /// Tries again what was left because something referred to it, and goes on with what was not
-    /// done in one turn. Returns when to call next.
+    /// Tries again the work that waits for references to end, and continues the work that did not
+    /// fit in one turn. Returns when to call next.
     pub fn try_again(&mut self, monitor: &mut dyn Monitor, time: u64) -> Option<u64> {
         self.reap(monitor, time);
         if !self.is_busy() {
@@ -174,7 +175,7 @@ impl Engine<'_> {
         self.next_try(time)
     }
 
-    /// Gives back what is due, as far as this turn goes.
+    /// Releases the resources that are due, as far as this turn goes.
     pub(crate) fn reap(&mut self, monitor: &mut dyn Monitor, time: u64) {
         while !self.is_busy()
             && let Some(index) = self.dying.iter().position(|dying| dying.due <= time)
@@ -187,7 +188,7 @@ impl Engine<'_> {
         }
     }
 
-    /// Goes on with a pass that is due, by one batch; returns whether there was one.
+    /// Continues a pass that is due by one batch. Returns whether there was one.
     pub(crate) fn reap_on(&mut self, monitor: &mut dyn Monitor, time: u64) -> bool {
         let is_due = |dying: &Dying| dying.is_under_way() || dying.due <= time;
         let index = self.dying.iter().position(is_due);
@@ -199,14 +200,14 @@ impl Engine<'_> {
         found
     }
 
-    /// Whether anything is left to be tried again.
+    /// Returns whether work is left to be tried again.
     #[must_use]
     pub fn waits(&self) -> bool {
         let orphans = self.pending.iter().any(|pending| pending.orphaned.is_some());
         orphans || !self.dying.is_empty() || !self.refused.is_empty()
     }
 
-    /// When [`Self::try_again`] has something to do; `None`: nothing is left.
+    /// When [`Self::try_again`] has work to do. Returns `None` if none is left.
     #[must_use]
     pub fn next_try(&self, time: u64) -> Option<u64> {
         let orphans = self.pending.iter().any(|pending| pending.orphaned.is_some());
@@ -215,8 +216,8 @@ impl Engine<'_> {
         self.dying.iter().map(|dying| dying.due).chain(orphans).chain(refused).min()
     }
 
-    /// Gives back a batch of what nothing refers to; the monitor drops what the partition refers to
-    /// before the first.
+    /// Releases a batch of resources that nothing refers to. Before the first batch, the monitor
+    /// drops what the partition refers to.
     fn give_back(&mut self, monitor: &mut dyn Monitor, mut dying: Dying, time: u64) {
         if !dying.is_under_way() && !dying.again {
             match self.drop_references(monitor, dying.number, &mut dying.dropped) {
@@ -244,8 +245,8 @@ impl Engine<'_> {
         }
     }
 
-    /// Writes a batch into log and database. Where that is refused, or there is nothing to give back,
-    /// the batch has ended so.
+    /// Writes a batch into log and database. If that is refused, or there is nothing to release,
+    /// the batch ends at once.
     fn begin_batch(
         &mut self,
         target: Box<PartitionDescriptor>,
@@ -275,7 +276,7 @@ impl Engine<'_> {
         Ok(UnderWay::new(sequence, Whose::Dying(passing), changes, actions))
     }
 
-    /// A batch has ended so; sees that the pass goes on.
+    /// Handles the end of a batch, and schedules the rest of the pass.
     pub(crate) fn batch_ended(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -311,7 +312,7 @@ impl Engine<'_> {
         self.dying.push(dying);
     }
 
-    /// Frames of its channels that something refers to: their other ends may map them still.
+    /// Frames of its channels that are in use: the other ends may still map them.
     fn held_of_channels(&self, monitor: &mut dyn Monitor, number: u32) -> BTreeSet<u64> {
         let mut held = BTreeSet::new();
         for (_, channel) in self.index.channels_of(number).filter(|(_, c)| c.a == number) {
@@ -321,7 +322,7 @@ impl Engine<'_> {
         held
     }
 
-    /// Looks for what else is held behind a frame that is: who maps one often maps more.
+    /// Looks for further frames in use behind one: a partition that maps one often maps more.
     fn find_held(
         &self,
         monitor: &mut dyn Monitor,
@@ -336,7 +337,8 @@ impl Engine<'_> {
         }
     }
 
-    /// What goes back next. Where `split` is not allowed, a range with a frame that stays, stays.
+    /// The next batch to release. If `split` is false, a range that contains a frame in use stays
+    /// whole.
     fn batch(
         &self,
         monitor: &mut dyn Monitor,
@@ -384,7 +386,7 @@ impl Engine<'_> {
         batch
     }
 
-    /// Whether index pages and the index have room for the ranges that a batch splits.
+    /// Returns whether index pages and the index have room for the ranges that a batch splits.
     fn has_room(&self, batch: &Batch) -> bool {
         if batch.kept == 0 {
             return true;
@@ -397,8 +399,8 @@ impl Engine<'_> {
             && pages.is_ok_and(|pages| pages <= self.database.free_pages())
     }
 
-    /// Pending transactions are not about a partition any more that is gone: its number may be
-    /// another's soon.
+    /// Removes a partition that is gone from the pending transactions: its number may soon be
+    /// another's.
     fn forget(&mut self, number: u32) {
         for pending in &mut self.pending {
             pending.created.retain(|created| *created != number);
@@ -429,8 +431,8 @@ impl Engine<'_> {
 }
 
 impl Batch {
-    /// Adds a range without the frames that are held; returns whether all of it found room. Where
-    /// it did not, `next` is the first frame that has to come again.
+    /// Adds a range without the frames in use. Returns whether all of it found room. If not, `next`
+    /// is the first frame to continue with.
     fn add(&mut self, range: &OwnedRange, held: &BTreeSet<u64>, split: bool, room: usize) -> bool {
         let end = range.first.saturating_add(range.frames);
         let mut inside = held.range(range.first..end).copied().peekable();
@@ -459,7 +461,7 @@ impl Batch {
     }
 }
 
-/// Plans that a partition gives a batch back: the last one with its descriptor.
+/// Plans the release of a batch; with the last one, the descriptor is removed.
 fn plan_reap(plan: &mut Plan, mut target: Box<PartitionDescriptor>, batch: &Batch, gone: bool) {
     let number = target.number;
     for &index in &batch.channels {

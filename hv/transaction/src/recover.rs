@@ -1,7 +1,7 @@
-//! Taking over a database from an ultravisor that is no more.
+//! Takes over the database of an ultravisor that has ended.
 //!
-//! Rule: nothing is believed to have been done that the log does not say was settled, and what
-//! nobody is left to complete is rolled back.
+//! Rule: only work that the log says was settled counts as done, and work that nobody is left to
+//! complete is rolled back.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -19,14 +19,14 @@ use crate::under_way::Next;
 use crate::{Action, Monitor};
 
 impl<'a> Engine<'a> {
-    /// Takes over a database and its log. What was begun and not settled is undone and then
-    /// activated, but what the monitor did by itself is written once more. What was being given
-    /// up goes on being so. What was pending is rolled back, since nobody is left who could
-    /// complete it. Replies to what was committed are kept again, for retries. Returns how many
-    /// transactions were undone or rolled back.
+    /// Takes over a database and its log. A record that was begun and not settled is undone and
+    /// then activated; an act of the monitor by itself is written once more instead. Partitions
+    /// that were being given up continue to be. Pending transactions are rolled back, since nobody
+    /// is left who could complete them. Replies to committed transactions are kept again, for
+    /// retries. Returns how many transactions were undone or rolled back.
     ///
     /// # Errors
-    /// What the database refuses with.
+    /// The database's error.
     pub fn recover(
         mut database: Database<'a>,
         limits: Limits,
@@ -70,7 +70,7 @@ impl<'a> Engine<'a> {
         Ok((engine, undone))
     }
 
-    /// Counts a version, so that plans and copies of before are stale, and says why in the log.
+    /// Increments the version, so that earlier plans and copies are stale, and logs the reason.
     fn begin_epoch(&mut self, undone: usize, time: u64) -> Result<(), WriteError> {
         let what = format!("the ultravisor restarted, {undone} transactions undone");
         let origin = Origin::new(ULTRAVISOR, time, 0);
@@ -81,7 +81,7 @@ impl<'a> Engine<'a> {
         self.database.set_contents(version)
     }
 
-    /// What makes the monitor follow the database about changes that were undone.
+    /// The actions that make the monitor follow the database after changes were undone.
     pub(crate) fn again_after_restart(&self, changes: &[Change]) -> Vec<Action> {
         let (mut again, mut starts) = (Vec::new(), Vec::new());
         for change in changes {
@@ -90,8 +90,8 @@ impl<'a> Engine<'a> {
                 Change::Descriptor { number, .. } | Change::Fields { number, .. } => *number,
                 _ => continue,
             };
-            // What was started or stopped is what it was; what is being built goes on. One that
-            // was being removed is not said to be in another state.
+            // A partition that was started or stopped gets its old state back, and one that is
+            // being built continues to be. The state of a partition that was being removed stays.
             let Ok(was) = self.database.reader().descriptor(number) else { continue };
             let after = change.around(&was).map_or(state::FREE, |(_, after)| after.state);
             match (was.vcpus, was.state) {

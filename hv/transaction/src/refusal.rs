@@ -1,4 +1,4 @@
-//! Refusals: which object, which field, which limit, and what would work instead.
+//! Refusals: each names the object, the field, the limit, and what would work instead.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -6,8 +6,8 @@ use pv_abi::uv::command::Refusal;
 use pv_abi::uv::database::PartitionDescriptor;
 use resource_db::WriteError;
 
-/// A refusal that blames no operation yet. Every refusal of this crate is made here, so the texts
-/// of all are bounded.
+/// Makes a refusal that names no operation yet. Every refusal of this crate is made here, which
+/// bounds the length of its texts.
 #[must_use]
 pub fn refusal(
     code: &str,
@@ -27,7 +27,7 @@ pub fn refusal(
     .bounded()
 }
 
-/// The name in a descriptor; what is no UTF-8 is shown as question marks.
+/// The name in a descriptor; bytes that are not UTF-8 are shown as question marks.
 #[must_use]
 pub fn name_of(descriptor: &PartitionDescriptor) -> String {
     let end = descriptor.name.iter().position(|&byte| byte == 0);
@@ -38,12 +38,12 @@ pub fn name_of(descriptor: &PartitionDescriptor) -> String {
     }
 }
 
-/// How a refusal names a partition.
+/// The text by which a refusal names a partition.
 pub(crate) fn label(descriptor: &PartitionDescriptor) -> String {
     format!("partition \"{}\" ({})", name_of(descriptor), descriptor.number)
 }
 
-/// The database has no room, or contradicts itself.
+/// The refusal if the database has no room, or contradicts itself.
 pub(crate) fn from_write(error: WriteError) -> Refusal {
     match error {
         WriteError::Full(more) => refusal(
@@ -70,7 +70,7 @@ pub(crate) fn from_write(error: WriteError) -> Refusal {
     }
 }
 
-/// The monitor said no.
+/// The refusal if the monitor refused an action.
 pub(crate) fn from_monitor(action: crate::Action, errno: i32) -> Refusal {
     use crate::Action;
     let (object, field) = match action {
@@ -95,6 +95,6 @@ pub(crate) fn from_monitor(action: crate::Action, errno: i32) -> Refusal {
 
 /// Errno values of the Xen ABI (public `errno.h`).
 const ENOMEM: i32 = 12;
-/// Something still refers to it.
+/// Something still refers to the frame or partition.
 pub(crate) const EBUSY: i32 = 16;
 const EINVAL: i32 = 22;

@@ -1,11 +1,11 @@
-//! What the monitor refused to take back: the database is as it was before a transaction, and the
-//! monitor is not.
+//! Actions that the monitor refused to take back: the database is as it was before a transaction,
+//! but the monitor is not.
 //!
-//! A guest may use a frame in the moment before its transaction is undone. The frame is free in the
-//! database then, and the guest's in the monitor, which `uvtool resources --verify` shows.
+//! For example, a guest may use a frame just before its transaction is undone. The frame is then
+//! free in the database, and the guest's in the monitor; `uvtool resources --verify` shows that.
 //!
-//! Rule: the monitor is asked again for ever, both ends of it are logged, and frames that the
-//! monitor did not take back are given to nobody.
+//! Rule: the engine asks the monitor again for ever, logs the begin and the end, and assigns frames
+//! that the monitor did not take back to nobody.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -19,11 +19,11 @@ use crate::reap::LAST_WAIT;
 use crate::refusal::from_monitor;
 use crate::{Action, Monitor};
 
-/// See the module.
+/// The refused actions; see the module.
 #[derive(Debug, Default)]
 pub(crate) struct Refused {
     actions: Vec<Action>,
-    /// So many of them, the first, are in the log.
+    /// How many of them, from the first on, are in the log.
     logged: usize,
     /// System time of the next attempt.
     pub(crate) due: u64,
@@ -36,7 +36,7 @@ impl Refused {
 }
 
 impl Engine<'_> {
-    /// Has the monitor look at the database, which is as it was; keeps what it refuses.
+    /// Makes the monitor follow the restored database, and keeps the actions that it refuses.
     pub(crate) fn enforce(&mut self, monitor: &mut dyn Monitor, action: Action) {
         if monitor.perform(action).is_err() && !self.refused.actions.contains(&action) {
             self.refused.actions.push(action);
@@ -91,7 +91,7 @@ impl Engine<'_> {
         let _ = self.log.record(&mut self.database, record, false);
     }
 
-    /// Keeps the frames that the monitor did not take back from being assigned.
+    /// Withholds the frames that the monitor did not take back from assignment.
     fn withhold(&mut self) {
         let ranges = self.refused.actions.iter().filter_map(|action| match *action {
             Action::Pages { first, frames } => Some(Range { first, frames }),

@@ -1,11 +1,11 @@
-//! What a replica of the database is made of: pages of the arena, and the records since.
+//! The data for a replica of the database: pages of the arena, and the records since.
 //!
 //! ```text
 //! replica: Arena, page by page, until the version stays the same -> Records from there on
 //! ```
 //!
-//! Rule: an answer fits one frame of a channel, and takes a part of a turn of the ultravisor's loop,
-//! however empty the arena is.
+//! Rule: an answer fits one frame of a channel, and takes only a part of a turn of the ultravisor's
+//! loop, even if the arena is empty.
 
 use alloc::vec::Vec;
 
@@ -16,10 +16,10 @@ use serde_bytes::ByteBuf;
 use crate::Engine;
 use crate::change::without_zeros;
 
-/// Bytes of an answer at most, without what is around them: a frame has room for 24 KiB.
+/// Most bytes of an answer without its frame, which has room for 24 KiB.
 const BYTES: usize = 20 * 1024;
 
-/// Pages that are read for an answer at most; each takes some microseconds, even if it is empty.
+/// Most pages read for an answer; each takes some microseconds, even if it is empty.
 const PAGES: usize = 128;
 
 /// Answers [`pv_abi::uv::command::Query::Arena`].

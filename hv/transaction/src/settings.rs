@@ -1,7 +1,7 @@
-//! What is changed of a partition that is there: CPU shares, name, memory target, virtual CPUs.
+//! Changes to existing partitions: CPU shares, name, memory target, virtual CPUs.
 //!
-//! Rule: what only its kernel is told is written into the descriptor and nothing else; the store
-//! follows the database.
+//! Rule: a setting that only the partition's kernel acts on is written into the descriptor and
+//! nowhere else; the store follows the database.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -15,7 +15,7 @@ use crate::operations::{Caller, in_state, invalid, modifiable, not_itself, withi
 use crate::plan::Plan;
 use crate::refusal::{label, name_of, refusal};
 
-/// The target, where it is not being given up.
+/// The target partition, if it is not being given up.
 fn living(plan: &Plan, target: Target) -> Result<Box<PartitionDescriptor>, Refusal> {
     let target = modifiable(plan, target)?;
     let living = [state::BUILDING, state::RUNNING, state::PAUSED, state::SHUTDOWN, state::CRASHED];
@@ -58,7 +58,7 @@ pub(crate) fn set_cpu(
     Ok(Outcome::Done)
 }
 
-/// Whether it names the CPUs that it has for itself.
+/// Checks that a partition with dedicated CPUs names them.
 pub(crate) fn check_dedicated(
     object: &str,
     target: &PartitionDescriptor,
@@ -72,8 +72,8 @@ pub(crate) fn check_dedicated(
     Err(invalid(object, "cpu_dedicated", "every CPU", limit))
 }
 
-/// Plans [`Operation::Rename`]. The partitions of the host keep their names: people and the log
-/// know them by these.
+/// Plans [`Operation::Rename`]. The partitions of the host keep their names, by which people and
+/// the log know them.
 pub(crate) fn rename(plan: &mut Plan, partition: Target, name: &str) -> Result<Outcome, Refusal> {
     let mut target = living(plan, partition)?;
     if name_of(&target) != name {

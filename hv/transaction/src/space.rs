@@ -1,7 +1,7 @@
-//! Which free frames a request gets.
+//! Chooses the free frames for a request.
 //!
-//! Rule: the fewest extents, and where there is a choice whole 4 MiB entries stay whole: a large
-//! request starts at a 4 MiB boundary, a small one comes out of the smallest range that holds it.
+//! Rule: choose the fewest extents, and keep 4 MiB entries whole where possible: a large request
+//! starts at a 4 MiB boundary, and a small one comes out of the smallest range that holds it.
 
 use alloc::vec::Vec;
 use pv_abi::uv::command::Range;
@@ -10,7 +10,7 @@ use pv_abi::uv::database::TIER_FRAMES;
 /// Frames of an entry that is worth keeping whole.
 const LARGE: u64 = TIER_FRAMES[1];
 
-/// Where in `range` a run of `frames` frames starts, the range being long enough.
+/// Where a run of `frames` frames starts in `range`, which is long enough.
 fn start_in(range: Range, frames: u64) -> u64 {
     let aligned = range.first.next_multiple_of(LARGE);
     let end = range.first.saturating_add(range.frames);
@@ -21,7 +21,7 @@ fn start_in(range: Range, frames: u64) -> u64 {
     }
 }
 
-/// A run of `frames` frames out of the free ranges, or `None`.
+/// A run of `frames` frames out of the free ranges, or `None` if there is none.
 #[must_use]
 pub fn contiguous(free: &[Range], frames: u64) -> Option<Range> {
     let fits = free.iter().filter(|range| frames > 0 && range.frames >= frames);
@@ -30,8 +30,8 @@ pub fn contiguous(free: &[Range], frames: u64) -> Option<Range> {
 }
 
 /// Extents with `frames` frames in all out of the free ranges (disjoint, in any order), or `None`
-/// where there are not so many. Where more than `most` extents would be needed, returns the first
-/// of them, one more than `most`.
+/// if there are not enough. If more than `most` extents would be needed, returns the first `most` +
+/// 1 of them.
 #[must_use]
 pub fn choose(free: &[Range], frames: u64, most: usize) -> Option<Vec<Range>> {
     let all = free.iter().fold(0u64, |sum, range| sum.saturating_add(range.frames));
@@ -44,7 +44,8 @@ pub fn choose(free: &[Range], frames: u64, most: usize) -> Option<Vec<Range>> {
     let mut largest = rest.as_slice();
     while left > 0 && chosen.len() <= most {
         let (range, others) = largest.split_first()?;
-        // The ranges fall in size, so those that hold all that is left are the first of them.
+        // The ranges are sorted by falling size, so those that hold all the remaining frames come
+        // first.
         let fit = largest.partition_point(|range| range.frames >= left);
         if let Some(range) = contiguous(largest.get(..fit).unwrap_or_default(), left) {
             chosen.push(range);
@@ -58,7 +59,7 @@ pub fn choose(free: &[Range], frames: u64, most: usize) -> Option<Vec<Range>> {
     Some(chosen)
 }
 
-/// Takes ranges, which rise, out of free ranges.
+/// Removes `taken`, which is in ascending order, from the free ranges.
 pub(crate) fn take(free: &mut Vec<Range>, taken: &[Range]) {
     let mut left = Vec::with_capacity(free.len() + taken.len());
     for range in free.iter() {

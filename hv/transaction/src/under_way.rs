@@ -1,4 +1,5 @@
-//! What takes the monitor longer than a turn of the ultravisor's loop, and so goes on in the next.
+//! Work that takes the monitor longer than one turn of the ultravisor's loop, and continues in the
+//! next.
 //!
 //! ```text
 //! record in the log, database -> action, action, … -> settled, reply
@@ -6,17 +7,17 @@
 //!     -> what was made runs no more, and goes -> the database as it was -> action, action, … -> settled
 //! ```
 //!
-//! A record that was begun when the ultravisor ended is taken back in the same way by the next one.
-//! What is to be done one after the other ([`Next`]: after a restart, or where a client left several
-//! transactions pending) waits in a queue, each with a record of its own.
+//! If the ultravisor ends before such a record does, the next ultravisor takes the record back in
+//! the same way. Consecutive work ([`Next`]: after a restart, or if a client left several
+//! transactions pending) waits in a queue, with one record for each item.
 //!
-//! An action about memory is performed in pieces of [`PIECE`] frames. Between two steps the monitor's
-//! caller may say that the turn is over ([`Monitor::turn_over`]); [`Engine::proceed`] goes on then.
-//! Meanwhile the database says what will be, and the record has not ended, so queries are answered,
-//! and nothing else changes the database: a second record would be planned on the first one, which
-//! may be taken back.
+//! An action about memory is performed in pieces of [`PIECE`] frames. Between two steps the
+//! monitor's caller may say that the turn is over ([`Monitor::turn_over`]); [`Engine::proceed`]
+//! continues in the next. Meanwhile the database shows the result, and the record is open. Queries
+//! are answered, but nothing else changes the database: a second record would be planned on the
+//! first, which may be taken back.
 //!
-//! Rule: there is one at a time, and while there is, nobody begins anything.
+//! Rule: at most one record is under way, and meanwhile no other work begins.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -32,21 +33,21 @@ use crate::pending::Pending;
 use crate::reap::Passing;
 use crate::{AGAIN, Action, Monitor};
 
-/// Frames that the monitor is asked about at once.
+/// Most frames in one action of the monitor.
 pub(crate) const PIECE: u64 = 256;
 
-/// What came of a request.
+/// The result of beginning a request.
 #[derive(Debug)]
 pub enum Begun {
-    /// It is answered.
+    /// The request is answered.
     Answered(Reply),
-    /// It is carried out, and takes more turns ([`Engine::proceed`]).
+    /// The request is being carried out, and takes more turns ([`Engine::proceed`]).
     UnderWay,
-    /// Memory that it needs is being given back: begin it again, in a turn to come.
+    /// Memory that the request needs is still being released: begin it again in a later turn.
     Later,
 }
 
-/// What a request comes to within the engine.
+/// The state of a request within the engine.
 pub(crate) enum Progress {
     Ended(Result<Answer, Refusal>),
     UnderWay,
@@ -65,15 +66,15 @@ impl From<Option<(Origin, Result<Answer, Refusal>)>> for Progress {
     }
 }
 
-/// Actions, the first of them done.
+/// A list of actions, of which the first are done.
 #[derive(Default)]
 pub(crate) struct Steps {
     actions: Vec<Action>,
     next: usize,
-    /// Frames done of the next action, where it is about memory; the frame up to which tables are
-    /// dropped, where it destroys.
+    /// Progress of the next action: for memory, the frames done; for a destroy, the frame up to
+    /// which tables are dropped.
     frames: u64,
-    /// The monitor has begun the next action, which takes it several calls.
+    /// The monitor has begun the next action, which takes several calls.
     entered: bool,
 }
 
@@ -92,7 +93,7 @@ impl Steps {
         Some(Action::Pages { first: first.saturating_add(self.frames), frames: left.min(PIECE) })
     }
 
-    /// The piece is done.
+    /// Notes that `piece` is done.
     pub(crate) fn done(&mut self, piece: Action) {
         if let (Action::Pages { frames: piece, .. }, Some(Action::Pages { frames, .. })) =
             (piece, self.actions.get(self.next))
@@ -105,56 +106,56 @@ impl Steps {
         (self.next, self.frames, self.entered) = (self.next.saturating_add(1), 0, false);
     }
 
-    /// What was begun, the action that was refused with it.
+    /// The actions that were begun, including the one that was refused.
     fn begun(&self) -> &[Action] {
         let end = self.next.saturating_add(1).min(self.actions.len());
         self.actions.get(..end).unwrap_or_default()
     }
 }
 
-/// Whose record it is.
+/// What a record under way belongs to.
 pub(crate) enum Whose {
-    /// A request's.
+    /// A request of a client.
     Request { origin: Origin, planned: Planned, pending: Option<Vec<(u32, Range)>> },
-    /// A partition's that is given up.
+    /// A partition that is being given up.
     Dying(Passing),
-    /// The rollback's of a transaction that was left pending.
+    /// The rollback of a pending transaction.
     RollBack(Box<RollBack>),
-    /// One that an ultravisor began before this one.
+    /// A record that an earlier ultravisor began.
     Begun,
 }
 
-/// How far a record is.
+/// The stage of a record under way.
 enum Stage {
-    /// It is carried out.
+    /// It is being carried out.
     Forward,
-    /// It is taken back, after these actions were begun: what it started stops, and what it created
-    /// goes while the page map has what is theirs.
+    /// It is being taken back, after these actions were begun: what it started stops, and what it
+    /// created is removed while the page map still has its memory.
     Clearing(Vec<Action>),
-    /// The database is as it was, and the monitor follows.
+    /// The database is restored, and the monitor follows it.
     Back,
 }
 
-/// See the module.
+/// A record under way; see the module.
 pub(crate) struct UnderWay {
     sequence: u64,
     whose: Whose,
     changes: Vec<Change>,
     steps: Steps,
     stage: Stage,
-    /// Why it was refused.
+    /// The reason for its refusal, if it was refused.
     stopped: Option<Stopped>,
 }
 
-/// What is done once nothing is under way, before anything else may begin.
+/// Work to do once no record is under way, before any other may begin.
 pub(crate) enum Next {
-    /// A record that an ultravisor began before this one is taken back.
+    /// Takes back a record that an earlier ultravisor began.
     TakeBack { sequence: u64, changes: Vec<Change> },
-    /// Partitions that the database calls dying are given up.
+    /// Gives up the partitions that are dying in the database.
     GiveUp,
-    /// What a client left pending is rolled back.
+    /// Rolls back a pending transaction.
     RollBack(Box<RollBack>),
-    /// A request is answered: what it asked for stands before this.
+    /// Answers a request, whose work comes before this in the queue.
     Answer(Origin, Answer),
 }
 
@@ -186,7 +187,8 @@ impl UnderWay {
         Self { sequence, whose, changes, steps, stage, stopped: None }
     }
 
-    /// What an ultravisor before this one began: the partitions that it created go first.
+    /// Takes back what an earlier ultravisor began; the partitions that it created are removed
+    /// first.
     fn begun_before(sequence: u64, changes: Vec<Change>) -> Self {
         let created = |change: &Change| match change {
             Change::Descriptor { number, before, .. } if before.is_empty() => Some(*number),
@@ -204,12 +206,12 @@ impl UnderWay {
         }
     }
 
-    /// Whether there is nothing left to do.
+    /// Returns whether no action is left.
     fn is_done(&self) -> bool {
         self.steps.piece().is_none() && !matches!(self.stage, Stage::Clearing(_))
     }
 
-    /// The monitor refused an action: begins to take back what was done.
+    /// Begins to take back the actions, since the monitor refused one.
     fn stop(&mut self, stopped: Stopped) {
         self.stopped = Some(stopped);
         let begun = self.steps.begun().to_vec();
@@ -227,13 +229,13 @@ impl UnderWay {
 }
 
 impl Engine<'_> {
-    /// Whether something is under way. Until it ended, nothing may be begun.
+    /// Returns whether a record is under way. Until it ends, no other may begin.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.under_way.is_some() || !self.queue.is_empty()
     }
 
-    /// Whose request is under way, or who pays for what is.
+    /// The client whose request is under way, or the partition that pays for the work under way.
     #[must_use]
     pub fn asked_by(&self) -> Option<u32> {
         let Some(work) = &self.under_way else {
@@ -251,7 +253,7 @@ impl Engine<'_> {
         }
     }
 
-    /// The end of the log for who reads it: a record that is under way may be taken back.
+    /// The end of the log for readers: a record that is under way may be taken back.
     pub(crate) fn log_end(&self) -> u64 {
         let queued = self.queue.iter().filter_map(|next| match next {
             Next::TakeBack { sequence, .. } => Some(*sequence),
@@ -261,21 +263,21 @@ impl Engine<'_> {
         open.min().unwrap_or(self.log.next)
     }
 
-    /// Free frames that the monitor may have to scrub yet, at most.
+    /// Most free frames that the monitor may still have to scrub.
     #[must_use]
     pub const fn unscrubbed(&self) -> u64 {
         self.unscrubbed.frames()
     }
 
-    /// Frames, at most so many, that the monitor is to look at once more, since they may be free and
-    /// not scrubbed; and who pays for that: who had them given back, or the ultravisor for what was
-    /// free when the host started.
+    /// Takes at most `most` free frames that the monitor must check, since they may not be scrubbed
+    /// yet. Also returns who pays: the partition that had them released, or the ultravisor for
+    /// frames that were free when the host started.
     pub fn next_unscrubbed(&mut self, most: u64) -> Option<(Range, u32)> {
         self.unscrubbed.take(most)
     }
 
-    /// Goes on with what is under way, for a turn of the loop. The reply, and whose request it is,
-    /// where a request is carried out now.
+    /// Continues the work under way, for one turn of the loop. If a request has ended with it,
+    /// returns its client and the reply.
     pub fn proceed(&mut self, monitor: &mut dyn Monitor, time: u64) -> Option<(u32, Reply)> {
         let ended = match self.under_way.take() {
             None => self.follow_queue(monitor, time),
@@ -287,7 +289,8 @@ impl Engine<'_> {
         ended.map(|(origin, result)| (origin.who, self.reply_to(origin, result)))
     }
 
-    /// Does what is queued, as far as this turn goes. The answer to a request that has ended with it.
+    /// Does the queued work, as far as this turn goes. Returns the answer to a request that has
+    /// ended with it.
     pub(crate) fn follow_queue(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -318,8 +321,8 @@ impl Engine<'_> {
         None
     }
 
-    /// Performs what is left, as far as this turn goes, and ends what is at its end. The answer to a
-    /// request that has ended.
+    /// Performs the remaining actions, as far as this turn goes, and ends the record once all are
+    /// done. Returns the answer to a request that has ended.
     pub(crate) fn run(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -330,7 +333,8 @@ impl Engine<'_> {
         self.end(monitor, work, time)
     }
 
-    /// Performs what is left, as far as this turn goes; returns what is at its end.
+    /// Performs the remaining actions, as far as this turn goes. Returns the record if all are
+    /// done.
     fn work_on(&mut self, monitor: &mut dyn Monitor, mut work: UnderWay) -> Option<UnderWay> {
         while !work.is_done() {
             self.step(monitor, &mut work);
@@ -342,8 +346,8 @@ impl Engine<'_> {
         Some(work)
     }
 
-    /// Performs an action, or a piece of it; where all are performed that clear the way back, makes
-    /// the database what it was.
+    /// Performs an action, or a piece of it. After the last action that clears the way back,
+    /// restores the database.
     fn step(&mut self, monitor: &mut dyn Monitor, work: &mut UnderWay) {
         let Some(action) = work.steps.piece() else {
             if let Stage::Clearing(begun) = core::mem::replace(&mut work.stage, Stage::Back) {
@@ -373,7 +377,8 @@ impl Engine<'_> {
         }
     }
 
-    /// Has the monitor follow the database, as far as this turn goes; returns whether that was all.
+    /// Makes the monitor follow the database, as far as this turn goes. Returns whether that was
+    /// all.
     fn enforce_part(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -389,7 +394,7 @@ impl Engine<'_> {
         true
     }
 
-    /// Writes down how a record ended, and does what follows from it.
+    /// Logs how a record ended, and does what follows from that.
     fn end(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -417,7 +422,7 @@ impl Engine<'_> {
                 self.rolled_back(*back, result);
             }
             Whose::Begun => {
-                // No replica has applied it, so it counts as never done.
+                // No replica has applied it, so it counts as never carried out.
                 let why = "the ultravisor restarted before it was done";
                 let _ = self.log.settle(&mut self.database, &[sequence], Settled::Refused, why);
             }
@@ -425,7 +430,7 @@ impl Engine<'_> {
         None
     }
 
-    /// Writes down that a request was carried out, and does what follows from it.
+    /// Logs that a request was carried out, and does what follows from that.
     fn end_request(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -455,7 +460,7 @@ impl Engine<'_> {
         Ok(Answer::Applied(planned.outcomes))
     }
 
-    /// Writes down that a record of the ultravisor's own was carried out.
+    /// Logs that a record of the ultravisor's own was carried out.
     fn settle_own(&mut self, sequence: u64) -> Result<(), Stopped> {
         let settled = self.settle(&[sequence], Settled::Committed);
         settled.map_err(|error| crate::refusal::from_write(error).into())

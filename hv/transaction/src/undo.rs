@@ -1,12 +1,12 @@
-//! Undoing a committed transaction: its inverse, as a transaction of its own.
+//! Undoes a committed transaction: applies its inverse, as a transaction of its own.
 //!
-//! A field goes back to what it was where it still is what the transaction made of it. Memory that
-//! was assigned is released. A partition that was created is destroyed, where it does not run.
-//! What is gone stays gone: memory that was released or destroyed was scrubbed, and a kernel that
+//! A field gets its old value back if it still has the value that the transaction gave it. Memory
+//! that was assigned is released. A partition that was created is destroyed, unless it runs. Some
+//! effects are final: memory that was released or destroyed has been scrubbed, and a kernel that
 //! has run or was asked something has taken notice.
 //!
-//! Rule: all of it or nothing, through the same operations as every other request, so that what
-//! they check is checked.
+//! Rule: undo does all of it or nothing, through the same operations as every other request, so
+//! that the same checks apply.
 
 use alloc::format;
 use alloc::string::String;
@@ -26,12 +26,12 @@ use crate::refusal::{label, name_of, refusal};
 use crate::under_way::Begun;
 use crate::{Monitor, cpus};
 
-/// Records that a refusal lists.
+/// Most records that a refusal lists.
 const SINCE: usize = 8;
 
 impl Engine<'_> {
-    /// Applies the inverse of the committed transaction with this sequence number, however many turns
-    /// that takes.
+    /// Applies the inverse of the committed transaction with this sequence number, in as many turns
+    /// as needed.
     pub fn undo(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -95,11 +95,11 @@ impl Engine<'_> {
         let mut record = self.new_record(origin, Settled::Refused, &what, &reason);
         let undone = self.records_from(sequence).next().filter(|r| r.sequence == sequence);
         record.partitions = undone.map(|undone| undone.partitions).unwrap_or_default();
-        // A refusal that does not fit the log is answered all the same.
+        // A refusal that does not fit the log is still answered.
         let _ = self.log.record(&mut self.database, record, false);
     }
 
-    /// Operations that make undone what the record did.
+    /// The operations that undo the record.
     fn inverse(&self, sequence: u64) -> Result<Vec<Operation>, Refusal> {
         let object = format!("record {sequence}");
         let (oldest, next) = self.log_bounds();
@@ -124,13 +124,13 @@ impl Engine<'_> {
     }
 }
 
-/// It can never be undone.
+/// The refusal of a record that can never be undone.
 fn never(record: &Record, reason: String) -> Refusal {
     let object = format!("record {} ({})", record.sequence, record.what);
     refusal("not-undoable", object, "undo", reason, "make the change that you want, by its name")
 }
 
-/// A record that is being turned round.
+/// A record whose inverse is being built.
 struct Inverse<'e, 'a> {
     engine: &'e Engine<'a>,
     record: &'e Record,
@@ -152,7 +152,7 @@ impl Inverse<'_, '_> {
         })
     }
 
-    /// It could be undone when it was made, and cannot be now.
+    /// The refusal of a record that could once be undone, but not now.
     fn moved_on(&self, partition: u32, reason: &str) -> Refusal {
         let later = self.engine.records_from(self.record.sequence + 1);
         let about = later.filter(|r| r.partitions.contains(&partition));
@@ -176,8 +176,8 @@ impl Inverse<'_, '_> {
                 self.destroy(&now)
             }
             Change::Fields { number, created_at, parts } => {
-                // CPUs that it may use because others have some for themselves, or not any more,
-                // are settled by the undo of that.
+                // CPUs that other partitions' dedications took or gave back are settled by the undo
+                // of those.
                 let derived = offset_of!(PartitionDescriptor, cpu_allowed);
                 let derived = derived..derived + size_of::<cpus::Mask>();
                 if parts.iter().all(|part| derived.contains(&usize::from(part.at))) {
@@ -208,7 +208,7 @@ impl Inverse<'_, '_> {
         }
     }
 
-    /// The partition as it is, where it is still the one that the record was about.
+    /// The partition in its present state, if it is still the one that the record concerns.
     fn current(&self, number: u32, created_at: u64) -> Result<PartitionDescriptor, Refusal> {
         match self.engine.database().reader().descriptor(number) {
             Ok(now) if now.created_at == created_at => Ok(now),
@@ -288,8 +288,8 @@ impl Inverse<'_, '_> {
         Ok(())
     }
 
-    /// A target that follows the memory goes back with the memory that is released. One that the
-    /// record set beside it goes back by itself, where it still is what the record made of it.
+    /// A target that equals the memory goes back with the memory that is released. A target that
+    /// the record set separately goes back by itself, if it still has the record's value.
     fn memory_target(
         &mut self,
         before: &PartitionDescriptor,
@@ -367,7 +367,7 @@ impl Inverse<'_, '_> {
         Ok(())
     }
 
-    /// Whether a field still is what the record made of it.
+    /// Checks that a field still has the value that the record gave it.
     fn same<T: PartialEq + core::fmt::Display>(
         &self,
         field: &str,

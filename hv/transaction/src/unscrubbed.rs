@@ -1,33 +1,33 @@
-//! Which free memory the monitor may not have scrubbed yet.
+//! The free memory that the monitor may not have scrubbed yet.
 //!
-//! Memory that is given back becomes free at once, and is scrubbed when the ultravisor has nothing
-//! else to do: it has the monitor look at the free frames once more. The time that takes is booked to
-//! who had the memory given back, who is kept with each range. The monitor knows what is
-//! clean and scrubs what it hands out dirty, so what is kept here is a matter of time alone: a
-//! range too many costs a look, a range too few costs its next owner the wait.
+//! Released memory becomes free at once. When the ultravisor has nothing else to do, it lets the
+//! monitor check the free frames once more, which scrubs them. The time for that is charged to the
+//! partition that had the memory released, which is kept with each range. The monitor knows which
+//! frames are clean, and scrubs dirty frames before it hands them out. So an error here costs only
+//! time: a surplus range costs a check, and a missing range costs its next owner the wait.
 //!
-//! Rule: a bounded number of ranges is kept. Where there are more, ranges beside each other become
-//! one, with what lies between them, and with one payer.
+//! Rule: a bounded number of ranges is kept. If there are more, neighbouring ranges are joined,
+//! together with the frames between them, under one payer.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use pv_abi::uv::command::Range;
 
-/// Ranges that are kept.
+/// Most ranges that are kept.
 const MOST: usize = 256;
 
-/// See the module.
+/// The ranges; see the module.
 #[derive(Debug, Default)]
 pub(crate) struct Unscrubbed {
-    /// Frames, and who pays for them, by the first of them; ranges that touch have not one payer.
+    /// Number of frames and their payer, by first frame; ranges that touch have different payers.
     ranges: BTreeMap<u64, (u64, u32)>,
-    /// Frames of all ranges.
+    /// Number of frames in all ranges.
     frames: u64,
 }
 
 impl Unscrubbed {
-    /// Frames that may be dirty, at most.
+    /// Most frames that may be dirty.
     pub(crate) const fn frames(&self) -> u64 {
         self.frames
     }
@@ -39,26 +39,26 @@ impl Unscrubbed {
         }
     }
 
-    /// Takes out the range that starts at a frame: its ends and payer.
+    /// Removes the range that starts at a frame. Returns its ends and its payer.
     fn drop_range(&mut self, first: u64) -> Option<(u64, u64, u32)> {
         let (frames, payer) = self.ranges.remove(&first)?;
         self.frames = self.frames.saturating_sub(frames);
         Some((first, first.saturating_add(frames), payer))
     }
 
-    /// The last range that starts at a frame or before it.
+    /// The last range that starts at or before a frame.
     fn before(&self, frame: u64) -> Option<u64> {
         self.ranges.range(..=frame).next_back().map(|(&first, _)| first)
     }
 
-    /// The ranges that touch or overlap what lies between two frames.
+    /// The ranges that touch or overlap the frames between two bounds.
     fn touched(&self, first: u64, end: u64) -> Vec<u64> {
         let from = self.before(first).unwrap_or(first);
         let ranges = self.ranges.range(from..=end);
         ranges.filter(|(at, (frames, _))| *at + *frames >= first).map(|(&at, _)| at).collect()
     }
 
-    /// Frames became free, and `payer` pays for them.
+    /// Adds frames that became free, for which `payer` pays.
     pub(crate) fn add(&mut self, range: Range, payer: u32) {
         self.remove(range);
         let (mut first, mut end) = (range.first, range.first.saturating_add(range.frames));
@@ -73,7 +73,7 @@ impl Unscrubbed {
         self.join(first);
     }
 
-    /// Makes a range one with that before it, or behind it, where there are too many.
+    /// Joins a range with one of its neighbours if there are too many.
     fn join(&mut self, first: u64) {
         if self.ranges.len() <= MOST {
             return;
@@ -86,7 +86,7 @@ impl Unscrubbed {
         }
     }
 
-    /// Frames have an owner: the monitor scrubbed them.
+    /// Removes frames that got an owner: the monitor has scrubbed them.
     pub(crate) fn remove(&mut self, range: Range) {
         let end = range.first.saturating_add(range.frames);
         for at in self.touched(range.first, end) {
@@ -98,7 +98,7 @@ impl Unscrubbed {
         }
     }
 
-    /// Takes the first frames out, at most so many, and who pays for them.
+    /// Takes out the first frames, at most `most`, with their payer.
     pub(crate) fn take(&mut self, most: u64) -> Option<(Range, u32)> {
         let first = *self.ranges.first_key_value()?.0;
         let (first, end, payer) = self.drop_range(first)?;
@@ -131,7 +131,7 @@ mod tests {
         ]
     }
 
-    /// What is kept, and what should be.
+    /// The ranges kept after these steps, and those expected.
     fn after(steps: &[Step]) -> (Unscrubbed, BTreeMap<u64, u32>) {
         let (mut kept, mut model) = (Unscrubbed::default(), BTreeMap::new());
         for step in steps {
@@ -178,7 +178,7 @@ mod tests {
 
         #[test]
         fn of_very_many_ranges_none_is_forgotten(steps in prop::collection::vec(step(3), 1..1500)) {
-            // Those that were taken as part of a larger range are clean without being asked for.
+            // Frames that were taken as part of a larger range are clean without being asked for.
             let adds: Vec<Step> =
                 steps.into_iter().filter(|step| !matches!(step, Step::Take(_))).collect();
             let (kept, model) = after(&adds);

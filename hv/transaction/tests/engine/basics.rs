@@ -1,4 +1,4 @@
-//! What requests do and what they are refused for.
+//! What requests do, and why they are refused.
 
 use pv_abi::uv::calls::{MonitorEvent, cause};
 use pv_abi::uv::command::{Answer, MAX_OPERATIONS, Operation, Outcome, Range, Target, Transaction};
@@ -84,7 +84,7 @@ fn what_is_built_can_be_paused_before_its_first_instruction() {
     assert_eq!(host.refused(set(FIRST_GUEST, state::PAUSED)).code, "no-start-state");
     let (number, _) = host.built("web");
     assert!(!host.monitor.complete.contains(&number));
-    // What is refused behind it does not start it.
+    // A refused operation after the start undoes the start.
     let memory = Operation::AssignMemory { partition: Target::Number(number), frames: 1 };
     host.monitor.refuse_after = Some(1);
     let both = [set(number, state::PAUSED), vec![memory]].concat();
@@ -105,7 +105,7 @@ fn a_retry_is_answered_and_not_repeated() {
     let again = engine.execute(&mut monitor, COMMAND, 2, 7, &create);
     assert_eq!(first, again);
     assert!(first.result.is_ok());
-    // The same id with another content is a client that started anew.
+    // A request with the same id and another body comes from a client that started anew.
     let other = transaction(vec![]);
     assert_eq!(
         engine.execute(&mut monitor, COMMAND, 3, 7, &other).result,
@@ -135,8 +135,8 @@ fn only_boot_and_command_partition_are_heard() {
     }
 }
 
-/// A frame has room for thousands of small operations; what is kept of them is bounded while they are
-/// read.
+/// A frame has room for thousands of small operations; the memory for them is bounded while they
+/// are read.
 #[test]
 fn a_frame_full_of_operations_is_refused_and_not_kept() {
     let operations = vec![Operation::Complete { request: 0 }; 8000];
@@ -230,7 +230,7 @@ fn a_machine_has_room_for_so_many_virtual_cpus() {
     };
     let few = (MAX_MACHINE_VCPUS / MAX_VCPUS / 2) as usize;
     let some = |set: char| (0..few).map(|n| large(format!("{set}{n}"))).collect::<Vec<_>>();
-    // Those of the same transaction count, too.
+    // Operations of the same transaction count, too.
     let refusal = host.refused([some('a'), some('b')].concat());
     assert_eq!((refusal.code.as_str(), refusal.field.as_str()), ("no-vcpus", "vcpus"));
     host.ok(some('a'));
@@ -361,7 +361,7 @@ fn a_transaction_that_was_cut_off_is_undone_at_the_next_start() {
     let database = Database::open(&words).unwrap();
     let (mut engine, undone) = Engine::recover(database, LIMITS, &mut monitor, 0).unwrap();
     assert_eq!(undone, 1);
-    // The database is as it was, and plans and copies of before are stale.
+    // The database is as it was, and earlier plans and copies are stale.
     assert_eq!(picture(&engine), (before.0, before.1 + 1));
     agree(&engine, &monitor);
     let reply = engine.execute(&mut monitor, BOOT, 2, 2, &transaction(vec![create("web")]));
@@ -371,7 +371,7 @@ fn a_transaction_that_was_cut_off_is_undone_at_the_next_start() {
     assert_eq!(sequences, [1, 2, 3, 4]);
 }
 
-/// Memory and tables of a machine of 8 GiB: a page of the arena to 256 frames.
+/// Memory and tables of a machine of 8 GiB: one arena page per 256 frames.
 #[test]
 fn a_thousand_minimal_guests_fit_eight_gibibytes() {
     const MACHINE: u64 = 2 << 20;

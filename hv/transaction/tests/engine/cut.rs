@@ -1,8 +1,8 @@
-//! The ultravisor ends between two stores to the arena, at every place there is, and another takes
-//! over; that one ends on its way, too.
+//! The ultravisor ends between two stores to the arena, at every possible place, and another takes
+//! over; that one may be cut off, too.
 //!
-//! The engine is compared with what must be: the requests that were carried out whole, in their
-//! order, and nothing of the others.
+//! The result must contain the requests that were carried out whole, in their order, and nothing of
+//! the others.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,18 +15,18 @@ use transaction::Engine;
 
 use crate::fake::{Host, LIMITS, agree, arena_of, create, picture, start_at, transaction};
 
-/// How many of the places are tried: all with `CUT_ALL`, else one of so many, the first of them
-/// another for each scenario.
+/// How many of the places are tried: all with `CUT_ALL`, else one in this many, with another first
+/// place for each scenario.
 const STRIDE: u64 = 23;
 
 /// A partition that is made in the usual way: created pending, built, completed and started.
 struct Life {
     name: &'static str,
-    /// The old partition that goes when the new one starts.
+    /// The old partition that is destroyed when the new one starts.
     old: u32,
 }
 
-/// The database without versions, and who runs.
+/// The database without versions, and the partitions that run.
 type Looks = (Vec<u8>, Vec<u32>);
 
 fn looks(host: &Host) -> Looks {
@@ -49,7 +49,7 @@ impl Life {
         ])
     }
 
-    /// All of it.
+    /// Carries out all of these steps.
     fn live(&self, host: &mut Host) {
         host.run_as(COMMAND, &self.created()).unwrap();
         let request = host.next;
@@ -61,15 +61,16 @@ impl Life {
     }
 }
 
-/// Takes over what an ultravisor left, on the same monitor.
+/// Takes over from an ultravisor that ended, with the same monitor.
 fn take_over<'a>(host: &mut Host<'a>, words: &'a [AtomicU32]) {
     let database = Database::open(words).unwrap();
     let (engine, _) = Engine::recover(database, LIMITS, &mut host.monitor, 9).unwrap();
     host.engine = engine;
 }
 
-/// Runs `scenario` on a host made by `prepare`, ended before store number `at`; returns whether
-/// it was ended. `check` sees the host after recovery, with what it was before the scenario.
+/// Runs `scenario` on a host made by `prepare`, and ends it before store number `at`. Returns
+/// whether it was ended. `check` sees the host after recovery, with its state from before the
+/// scenario.
 fn end_at(
     at: u64,
     prepare: &dyn Fn(&mut Host),
@@ -96,12 +97,13 @@ fn end_at(
     agree(&host.engine, &host.monitor);
     assert!(!host.engine.waits(), "ended before store {at}");
     check(&mut host, &before, at);
-    // What comes after finds database and log in order, and no arena page was lost.
+    // Later requests find database and log in order, and no arena page is lost.
     host.ok(vec![create("later")]);
     true
 }
 
-/// Ends `scenario` at every place, or every so many; once more during the recovery from it.
+/// Ends `scenario` at every place, or at one in [`STRIDE`], and once more during the recovery from
+/// that.
 fn end_everywhere(
     offset: u64,
     prepare: &dyn Fn(&mut Host),
@@ -111,7 +113,7 @@ fn end_everywhere(
     let stride = if std::env::var_os("CUT_ALL").is_some() { 1 } else { STRIDE };
     let (mut at, mut ends) = (offset % stride, 0);
     while end_at(at, prepare, scenario, check, None) {
-        // Somewhere else in the recovery each time.
+        // The recovery is cut at another place each time.
         end_at(at, prepare, scenario, check, Some(at.wrapping_mul(7) % 997));
         at += stride;
         ends += 1;
@@ -175,7 +177,7 @@ fn what_the_monitor_did_is_told_whole_or_not_at_all() {
             break;
         }
         take_over(&mut host, &words);
-        // The monitor tells an event again until it hears that it is written down.
+        // The monitor reports an event again until it hears that it is recorded.
         host.engine.monitor_did(&mut host.monitor, &event);
         agree(&host.engine, &host.monitor);
         let records = host.engine.records().0;
@@ -214,7 +216,7 @@ fn a_retry_after_the_takeover_gets_the_reply_that_was_lost() {
         assert!(matches!(reply.result, Ok(Answer::Applied(_))), "store {at}: {reply:?}");
         let guests = host.engine.database().numbers().filter(|n| *n >= FIRST_GUEST).count();
         assert_eq!(guests, 1, "ended before store {at}: carried out twice, or not at all");
-        // Another request of the same id is another request.
+        // A request with the same id and another body is another request.
         let other = transaction(vec![create("other")]);
         assert!(host.engine.execute(&mut host.monitor, COMMAND, 3, 77, &other).result.is_ok());
         assert_eq!(
@@ -239,7 +241,7 @@ fn what_is_pending_is_found_however_long_the_log_has_gone_on() {
     let before = looks(&host);
     host.run_as(COMMAND, &half).unwrap();
     let request = host.next;
-    // Refused requests of another fill the log, several times over.
+    // Refused requests of another client fill the log, several times over.
     for _ in 0..2000 {
         host.run_as(
             BOOT,

@@ -1,4 +1,4 @@
-//! A monitor that keeps what it was told to enforce, and a host on top of it.
+//! A monitor that records what it was told to enforce, and a host on top of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU32;
@@ -23,25 +23,25 @@ pub struct Fake<'a> {
     pub owners: Vec<Owner>,
     pub instances: BTreeSet<u32>,
     pub running: BTreeSet<u32>,
-    /// Those that the boot partition may write no more.
+    /// Partitions that the boot partition may no longer write.
     pub complete: BTreeSet<u32>,
     pub channels: BTreeMap<u32, Vec<u8>>,
     /// Weight, cap and CPUs of each partition.
     pub cpu: BTreeMap<u32, (u32, u32, [u64; 4])>,
-    /// Frames that something refers to.
+    /// Frames that are in use.
     pub in_use: BTreeSet<u64>,
     pub refuse_after: Option<usize>,
-    /// A frame that is used from the moment when an action is refused.
+    /// A frame that comes into use at the moment when an action is refused.
     pub use_at_refusal: Option<u64>,
-    /// Each step of the engine is a turn of the loop.
+    /// Whether each step of the engine ends a turn of the loop.
     pub short_turns: bool,
-    /// Calls that a start takes beside the one that ends it.
+    /// Calls that a start takes before the one that completes it.
     pub start_parts: usize,
-    /// The most frames that one action was about.
+    /// The most frames in one action so far.
     pub largest: u64,
-    /// Frames whose page tables were dropped, by partition that is being destroyed.
+    /// Frames whose page tables were dropped, by the partition that is being destroyed.
     pub dropped: BTreeMap<u32, BTreeSet<u64>>,
-    /// Ends the ultravisor when so many actions were performed: before the next one, or at once.
+    /// Ends the ultravisor after this many actions: at once if true, else before the next action.
     pub cut_after: Option<(usize, bool)>,
 }
 
@@ -155,7 +155,7 @@ impl Monitor for Fake<'_> {
 
     fn drop_tables(&mut self, partition: u32, range: Range) -> Result<bool, i32> {
         let dropped = self.dropped.entry(partition).or_default();
-        // An ultravisor that takes over begins anew.
+        // An ultravisor that takes over begins with the first range again.
         let rises = dropped.last().is_none_or(|last| *last < range.first);
         assert!(rises || dropped.contains(&range.first), "{range:?} does not rise");
         dropped.extend(range.first..range.first + range.frames);
@@ -171,7 +171,7 @@ impl Monitor for Fake<'_> {
     }
 }
 
-/// Its partitions.
+/// The system partitions of a host.
 const SYSTEM: [(u32, u32); 3] =
     [(ULTRAVISOR, kind::ULTRAVISOR), (BOOT, kind::BOOT), (COMMAND, kind::COMMAND)];
 /// The CPUs of [`LIMITS`].
@@ -196,12 +196,12 @@ pub fn system(number: u32, kind: u32, first: u64) -> PartitionDescriptor {
     descriptor
 }
 
-/// A host with ultravisor, boot and command partition, a hole, and the rest free.
+/// A host with ultravisor, boot and command partition, a hole in its memory, and the rest free.
 pub fn host(words: &[AtomicU32]) -> (Engine<'_>, Fake<'_>) {
     host_of(words, FRAMES, LIMITS)
 }
 
-/// Such a host with so many frames.
+/// The same host with `frames` frames.
 pub fn host_of(words: &[AtomicU32], frames: u64, limits: Limits) -> (Engine<'_>, Fake<'_>) {
     let mut database = Database::create(words, frames).unwrap();
     for (number, kind) in SYSTEM {
@@ -266,7 +266,7 @@ pub fn agree(engine: &Engine, fake: &Fake) {
     assert_eq!(channels, fake.channels);
 }
 
-/// What *resources* answers from counts is what a walk through the page map finds.
+/// Checks that the counts behind *resources* agree with a walk through the page map.
 fn memory_adds_up(engine: &Engine) {
     let Answer::Resources(resources) = ask_engine(engine, &Query::Resources) else {
         panic!("no resources");
@@ -281,7 +281,7 @@ fn memory_adds_up(engine: &Engine) {
     assert_eq!(rows.collect::<Vec<_>>(), walked.into_iter().collect::<Vec<_>>());
 }
 
-/// All that the database says, without generations.
+/// The contents of the database without generations.
 pub fn picture(engine: &Engine) -> (Vec<u8>, u64) {
     let (reader, database) = (engine.database().reader(), engine.database());
     let mut bytes = Vec::new();
@@ -304,7 +304,7 @@ pub fn create(name: &str) -> Operation {
     create_as(name, None)
 }
 
-/// Creates a partition with a number of the caller's choice.
+/// Creates a partition with a number that the caller chooses.
 pub fn create_as(name: &str, number: Option<u32>) -> Operation {
     Operation::CreatePartition {
         number,
@@ -346,7 +346,7 @@ impl<'a> Host<'a> {
         Self::of(words, FRAMES, LIMITS)
     }
 
-    /// A host with so many frames.
+    /// A host with `frames` frames.
     pub fn of(words: &'a [AtomicU32], frames: u64, limits: Limits) -> Self {
         let (engine, monitor) = host_of(words, frames, limits);
         Self { engine, monitor, next: 1 }
@@ -381,7 +381,7 @@ impl<'a> Host<'a> {
         refusal
     }
 
-    /// Begins a session of the command partition anew; the requests that were rolled back.
+    /// Opens a new session of the command partition. Returns the requests that were rolled back.
     pub fn open(&mut self) -> Vec<u64> {
         self.next += 1;
         let reply = self.engine.open(&mut self.monitor, COMMAND, 5, self.next);
@@ -413,7 +413,7 @@ impl<'a> Host<'a> {
         self.engine.database().reader().descriptor(number).unwrap()
     }
 
-    /// Who owns what.
+    /// The ranges of the page map with their owners.
     pub fn map(&self) -> Vec<resource_db::OwnedRange> {
         self.engine.database().reader().ranges(0).collect()
     }

@@ -42,7 +42,8 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// Puts frames that a partition really has into an operation, so that more of them are done.
+/// Replaces the frames in an operation by frames that a partition really has, so that more
+/// operations succeed.
 fn aim(engine: &Engine, operation: Operation) -> Operation {
     let owned = |target: &Target, at: u64| match target {
         Target::Number(number) => {
@@ -117,7 +118,7 @@ fn ten() -> Transaction {
     Transaction { pending: true, ..transaction(operations) }
 }
 
-/// What follows when they are built: they are completed and run, and an old one goes.
+/// The transaction after the ten are built: it completes and starts them, and destroys an old one.
 fn finish(request: u64, old: u32) -> Transaction {
     let mut operations = vec![Operation::Complete { request }];
     for n in 0..10 {
@@ -130,7 +131,7 @@ fn finish(request: u64, old: u32) -> Transaction {
     transaction(operations)
 }
 
-/// A host with an old partition that runs, and a way to make ten others from there.
+/// A host with an old partition that runs, before ten others are made.
 fn before_ten(words: &[AtomicU32]) -> (Host<'_>, u32) {
     let mut host = Host::new(words);
     let (old, _) = host.built("old");
@@ -139,7 +140,7 @@ fn before_ten(words: &[AtomicU32]) -> (Host<'_>, u32) {
     (host, old)
 }
 
-/// Each of the ten has a start state, set by the boot partition.
+/// Sets a start state for each of the ten, from the boot partition.
 fn build(host: &mut Host) {
     for number in FIRST_GUEST + 1..FIRST_GUEST + 11 {
         let frame = host.map().into_iter().rfind(|range| range.owner.number == number).unwrap();
@@ -168,7 +169,7 @@ fn ten_partitions_come_as_a_whole_or_not_at_all_wherever_they_are_refused() {
             assert!(host.engine.database().reader().descriptor(old).is_err());
             break;
         }
-        // The session ends: what was pending goes, and all is as it was.
+        // The session ends: pending work is rolled back, and all is as it was.
         host.open();
         assert!((picture(&host.engine).0, host.map()) == before, "refused at action {steps}");
         assert!(host.monitor.running.contains(&old) && !host.engine.waits());
@@ -189,7 +190,7 @@ fn a_session_that_dies_after_any_step_leaves_nothing() {
         let request = host.next;
         for number in (FIRST_GUEST + 1..FIRST_GUEST + 11).take(steps) {
             let start = start_at(host.descriptor(number).instance_first + 48);
-            // Built as far as that.
+            // Builds as many as exist.
             let _ = host.run(&transaction(vec![Operation::SetStart {
                 partition: Target::Number(number),
                 start,
@@ -216,7 +217,7 @@ fn an_ultravisor_that_ends_before_any_action_is_followed_by_one_that_finishes_or
 
 #[test]
 fn an_ultravisor_that_ends_after_any_action_is_followed_by_one_that_finishes_or_undoes() {
-    // After the last action nothing but the log's last word on it is missing.
+    // After the last action only the log's final entry about it is missing.
     end_at_each_action(true);
 }
 
@@ -246,7 +247,7 @@ fn end_at_each_action(at_once: bool) {
         } else {
             assert!((picture(&host.engine).0, host.map()) == before, "ended at action {steps}");
         }
-        // What comes after finds the log in order.
+        // Later requests find the log in order.
         host.ok(vec![create("later")]);
         if !cut {
             assert!(whole);

@@ -1,4 +1,4 @@
-//! Memory in very many pieces: counted, refused, and given back piece by piece.
+//! Memory in very many pieces: counted, refused, and released piece by piece.
 
 use pv_abi::uv::command::{Operation, Range, Refusal, Target};
 use pv_abi::uv::database::{BOOT, FIRST_GUEST, state};
@@ -10,14 +10,14 @@ use crate::fake::{Host, LIMITS, agree, arena_of, create, picture, transaction};
 const MEMORY: u64 = 92_000;
 /// Frames that one request releases, each between two that stay.
 const HOLES: u64 = 1000;
-/// Arena pages: the log of so many has room for a thousand ranges in a record.
+/// Arena pages: this many give a log with room for a thousand ranges in a record.
 const PAGES: usize = 2048;
 
 fn limits(ranges: u32) -> Limits {
     Limits { ranges, ..LIMITS }
 }
 
-/// A host with a partition of [`MEMORY`] frames, and the first of them.
+/// A host with a partition of [`MEMORY`] frames. Also returns the first of them.
 fn with_memory(words: &[std::sync::atomic::AtomicU32], ranges: u32) -> (Host<'_>, u64) {
     let mut host = Host::of(words, 100_000, limits(ranges));
     let memory = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: MEMORY };
@@ -31,7 +31,8 @@ fn release(host: &mut Host, first: u64) -> Result<(), Box<Refusal>> {
     let ranges = (0..HOLES).map(|n| Range { first: first + 2 * n, frames: 1 }).collect();
     let partition = Target::Number(FIRST_GUEST);
     let request = transaction(vec![Operation::ReleaseMemory { partition, ranges }]);
-    // Database and monitor are compared at the end: each time takes long with so many ranges.
+    // Database and monitor are compared only at the end, since a comparison takes long with so many
+    // ranges.
     host.next += 1;
     let reply = host.engine.execute(&mut host.monitor, BOOT, 5, host.next, &request);
     reply.result.map(drop).map_err(Box::new)
@@ -41,7 +42,7 @@ fn destroy(host: &mut Host) {
     host.ok(vec![Operation::DestroyPartition { partition: Target::Number(FIRST_GUEST) }]);
 }
 
-/// Tries again until nothing is left to be tried now; returns how often.
+/// Tries again until nothing is due. Returns how often.
 fn try_again(host: &mut Host, time: u64) -> usize {
     let mut times = 0;
     loop {
@@ -99,7 +100,7 @@ fn ranges_are_counted_for_each_partition_and_for_the_host() {
     assert_eq!(done, 2, "2,048 ranges of a partition on a host of 16,384");
     assert_eq!((refusal.code.as_str(), refusal.field.as_str()), ("too-many-ranges", "ranges"));
     assert!(refusal.object.contains("holes") && refusal.reason.contains("2048"), "{refusal:?}");
-    // The ways out: whole ranges, and all of it.
+    // Two ways out: release whole ranges, or all of them.
     let whole = host.map().into_iter().filter(|range| range.owner.number == FIRST_GUEST);
     let whole = whole.filter(|range| range.frames == 1).nth(3).unwrap().first;
     let ranges = vec![Range { first: whole, frames: 1 }];
@@ -139,7 +140,7 @@ fn a_host_has_room_for_so_many_ranges_of_all_together() {
 
 #[test]
 fn alternate_frames_that_another_keeps_mapped_are_all_that_is_kept() {
-    // A smaller log, which has no room for so many ranges in a record.
+    // A smaller log has no room for so many ranges in a record.
     let words = arena_of(512);
     let (mut host, first) = with_memory(&words, 1 << 20);
     let before = host.engine.database().free_pages();
@@ -159,7 +160,7 @@ fn alternate_frames_that_another_keeps_mapped_are_all_that_is_kept() {
         try_again(&mut host, time);
     }
     assert_eq!(host.last(), last);
-    // They come back when nobody maps them any more, first some, then all.
+    // The frames are released when nobody maps them any more, first some, then all.
     for frame in held.take(4_000) {
         host.monitor.in_use.remove(&frame);
     }

@@ -1,8 +1,8 @@
-//! A client of a command channel that says anything: whole messages with wild numbers, messages
-//! that are damaged, damaged rings, floods that it does not read the answers to.
+//! A hostile client of a command channel: valid messages with wild numbers, damaged messages,
+//! damaged rings, and floods whose answers it does not read.
 //!
-//! The rings, the server's end and the engine are the real ones. Rule that is tested: each message
-//! that is one is answered, each answer fits its frame, and another client goes on.
+//! The rings, the server's end and the engine are the real ones. Tested rule: each valid message is
+//! answered, each answer fits its frame, and another client is not disturbed.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,7 +21,7 @@ use wild_messages::Random;
 
 use crate::fake::{Host, agree, arena};
 
-/// Messages of the hostile client; `HOSTILE_MESSAGES` says another number.
+/// Messages of the hostile client; `HOSTILE_MESSAGES` overrides the number.
 const MESSAGES: u64 = 1_000_000;
 /// Messages between two requests of the other client.
 const BETWEEN: u64 = 500;
@@ -48,8 +48,8 @@ impl Gauges for Nothing {
     }
 }
 
-/// The server's end of a client's channel, as the ultravisor has it: it is opened again after an
-/// error, and keeps the one reply that had no room.
+/// The server's end of a client's channel, as the ultravisor has it: it is reopened after an error,
+/// and keeps the one reply that had no room.
 struct End<'a> {
     who: u32,
     words: &'a [AtomicU32],
@@ -144,13 +144,13 @@ fn a_client_that_says_anything_is_answered_and_harms_no_other() {
     let (mut answered, mut told, mut damaged, mut buffer) = (0, 0, 0, Vec::new());
     for number in 0..messages {
         match ring.send(&random.command_message(number + 1)) {
-            // It reads what it was told now and then, or not: then the server waits for it.
+            // The client reads its answers only now and then; the server waits for it.
             Err(RingError::Full) => {
                 if random.below(2) == 0 {
                     while ring.receive(&mut buffer) == Ok(true) {}
                 }
                 hostile.serve(&mut host, &facts, &mut answered);
-                // A ring that it damaged, or whose answers it never reads, is of no more use.
+                // The test replaces a ring that the client damaged or never reads.
                 if ring.writable().is_ok_and(|bytes| bytes < 32 * 1024) {
                     ring = Endpoint::create(&wild, Side::Client).unwrap();
                 }
@@ -169,7 +169,7 @@ fn a_client_that_says_anything_is_answered_and_harms_no_other() {
         }
         if number % BETWEEN == 0 {
             hostile.serve(&mut host, &facts, &mut answered);
-            // The other client asks, and changes something of its own.
+            // The other client queries, and changes something of its own.
             for body in [
                 Body::Query(Query::Partitions { after: 0 }),
                 Body::Transaction(Transaction {

@@ -1,6 +1,6 @@
-//! The engine against a monitor that keeps what it was told to enforce.
+//! The engine against a monitor that records what it was told to enforce.
 //!
-//! After every request, done or refused at whatever action, database and monitor must agree.
+//! After every request, carried out or refused at any action, database and monitor must agree.
 
 mod basics;
 mod cut;

@@ -15,7 +15,7 @@ const BATCH: u32 = 32;
 const PAGES: usize = 8192;
 const LIMITS: Limits = Limits { cpus: 4, ranges: 64 * 1024, meltdown: false };
 
-/// Creates them in batches that are left pending, as a client does; returns its requests.
+/// Creates them in batches that stay pending, as a client does. Returns its requests.
 fn created(host: &mut Host) -> Vec<u64> {
     let mut requests = Vec::new();
     for first in (0..GUESTS).step_by(BATCH as usize) {
@@ -42,13 +42,13 @@ fn created(host: &mut Host) -> Vec<u64> {
         let start = Operation::SetStart { partition, start: start_at(end) };
         host.next += 1;
         let start = transaction(vec![start]);
-        // A partition may have several ranges: the last of them counts.
+        // A partition may have several ranges; its last range is used.
         let _ = host.engine.execute(&mut host.monitor, COMMAND, 5, host.next, &start);
     }
     requests
 }
 
-/// They are completed, get a target, and run.
+/// The transaction that completes them, sets a target for each, and starts them.
 fn finished(requests: &[u64]) -> Transaction {
     let mut operations: Vec<Operation> =
         requests.iter().map(|&request| Operation::Complete { request }).collect();
@@ -84,7 +84,7 @@ fn a_thousand_partitions_start_as_a_whole_or_not_at_all() {
     host.run_as(COMMAND, &all).unwrap();
     assert_eq!(host.monitor.running.len(), 3 + GUESTS as usize);
     assert_eq!(host.open(), [0u64; 0], "nothing of it is pending any more");
-    // Another ultravisor takes over, and all of them go.
+    // Another ultravisor takes over, and rolls all of them back.
     let database = Database::open(&words).unwrap();
     (host.engine, _) = Engine::recover(database, LIMITS, &mut host.monitor, 9).unwrap();
     agree(&host.engine, &host.monitor);

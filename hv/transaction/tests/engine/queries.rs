@@ -1,4 +1,4 @@
-//! Answers: whole, in parts that each fit a frame of a channel.
+//! Answers, whole or in parts that each fit a frame of a channel.
 
 use std::sync::atomic::AtomicU32;
 
@@ -13,7 +13,7 @@ use transaction::{Change, Engine, Facts, Gauges};
 
 use crate::fake::{Host, LIMITS, agree, arena, arena_of, create, picture, transaction};
 
-/// A monitor whose counters are as large as can be.
+/// A monitor whose counters have their largest values.
 struct Full;
 
 impl Gauges for Full {
@@ -67,7 +67,7 @@ fn long_name(n: u32) -> String {
     format!("guest-with-a-very-long-name-{n:03}")
 }
 
-/// A host with so many guests whose rows are as long as can be, made twenty at a time.
+/// A host with `guests` guests whose rows are as long as possible, created twenty at a time.
 fn crowd(words: &[AtomicU32], guests: u32) -> Host<'_> {
     let mut host = Host::new(words);
     for first in (0..guests).step_by(20) {
@@ -161,7 +161,7 @@ fn a_plan_of_many_operations_is_told_in_a_frame() {
     fits(Answer::Planned { what });
 }
 
-/// Empty pages take next to no room in an answer, and as long to read as others.
+/// Empty pages take next to no room in an answer, but as long to read as others.
 #[test]
 fn a_part_of_the_arena_is_answered_however_empty_it_is() {
     let words = arena_of(2048);
@@ -201,7 +201,7 @@ fn a_plan_of_more_operations_than_a_frame_holds_says_how_many_more_there_are() {
     }
 }
 
-/// A copy of the database made of answers alone.
+/// A copy of the database built only from answers.
 struct Replica {
     words: Vec<AtomicU32>,
     next: u64,
@@ -256,7 +256,7 @@ impl Replica {
         }
     }
 
-    /// As the database of a host would be told.
+    /// The page map as the database of a host would report it.
     fn map(&self) -> Vec<resource_db::OwnedRange> {
         resource_db::Reader::new(&self.words).ranges(0).collect()
     }
@@ -335,7 +335,7 @@ fn the_ranges_of_a_partition_are_those_of_the_page_map() {
     for partition in [BOOT, FIRST_GUEST, FIRST_GUEST + 29, FIRST_GUEST + 30] {
         let (mut first, mut found) = (0, Vec::new());
         loop {
-            // One at a time.
+            // Asks for one range at a time.
             let query = Query::Memory { partition, first, most: 1 };
             let Answer::PageMap(rows) = ask(&host, &query) else { panic!("another answer") };
             let Some(row) = rows.into_iter().next() else { break };
@@ -364,7 +364,7 @@ fn a_partition_is_found_by_name_and_else_by_number() {
     };
     for row in &all {
         assert_eq!(find(&host, &row.name).as_ref(), Some(row));
-        // Partitions of the host have their numbers for names here.
+        // In this test the names of the host's partitions are their numbers.
         assert_eq!(find(&host, &row.number.to_string()).as_ref(), Some(row));
     }
     let last = all.last().unwrap();

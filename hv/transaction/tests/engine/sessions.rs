@@ -1,4 +1,5 @@
-//! Clients that go and come back, and memory that others still use when its partition goes.
+//! Clients that end and come back, and memory that others still use when its partition is
+//! destroyed.
 
 use pv_abi::uv::command::{Answer, Body, Operation, Outcome, Range, Target, Transaction};
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, ULTRAVISOR, channel_kind, state};
@@ -28,7 +29,7 @@ fn a_new_session_rolls_back_what_was_pending() {
     let before = host.map();
     host.run_as(COMMAND, &half("a")).unwrap();
     let first = host.next;
-    // The boot partition builds in it; that goes with it.
+    // The boot partition has begun to build in it; that is rolled back too.
     let memory = range_of(&host.run_as(COMMAND, &half("b")).unwrap());
     let partition = Target::Number(FIRST_GUEST + 1);
     let channel = Operation::CreateChannel {
@@ -40,7 +41,7 @@ fn a_new_session_rolls_back_what_was_pending() {
         grant: 0,
     };
     host.ok(vec![channel, Operation::SetStart { partition, start: start_at(memory.first + 1) }]);
-    // Another's pending work stays.
+    // Pending work of another client stays.
     host.run(&half("c")).unwrap();
     assert_eq!(host.open(), [first + 1, first]);
     assert!(host.engine.database().reader().descriptor(FIRST_GUEST).is_err());
@@ -79,7 +80,7 @@ fn a_client_gives_up_what_it_names_and_the_rest_stays_pending() {
     agree(&host.engine, &host.monitor);
 }
 
-/// A name of control characters, each of which is five when it is shown.
+/// The name consists of control characters, each of which is shown as five characters.
 #[test]
 fn a_refusal_of_the_longest_name_fits_a_frame() {
     let words = arena();
@@ -125,7 +126,7 @@ fn a_plan_changes_nothing_and_says_what_it_would_do() {
     assert_eq!(host.engine.dry_run(COMMAND, 1, &stale).result.unwrap_err().code, "stale-plan");
     assert_eq!((host.last(), host.map()), (log, before));
     agree(&host.engine, &host.monitor);
-    // What a request asks has one reading.
+    // The body of a request has exactly one reading.
     assert_ne!(Body::Plan(half("web")), Body::Transaction(half("web")));
 }
 
@@ -148,7 +149,7 @@ fn what_is_still_mapped_keeps_a_partition_dying_until_it_is_not() {
     host.monitor.in_use.extend([memory.first + 7, memory.first + 50]);
     let dying = Operation::SetState { partition, state: state::DYING };
     host.ok(vec![dying, Operation::DestroyPartition { partition }]);
-    // All but the two frames is given back at once, and the log says who holds them.
+    // All frames but two are released at once, and the log says who holds those.
     let left = host.descriptor(number);
     assert_eq!((left.state, left.memory_frames, left.instance_frames), (state::DYING, 2, 0));
     assert_eq!(host.engine.database().channels().count(), 0);
@@ -159,7 +160,7 @@ fn what_is_still_mapped_keeps_a_partition_dying_until_it_is_not() {
     assert_eq!(told.partitions, [number]);
     let refused = host.refused(vec![Operation::Rename { partition, name: "x".into() }]);
     assert_eq!(refused.code, "wrong-state");
-    // Asked again, nothing happens that is not already under way.
+    // A second request has no further effect.
     host.ok(vec![Operation::DestroyPartition { partition }]);
     let (mut time, log) = (5, host.last());
     for _ in 0..4 {
@@ -216,8 +217,8 @@ fn what_was_created_goes_at_once_beside_memory_that_cannot() {
     assert_eq!(host.map(), before);
 }
 
-/// Two partitions whose pending transactions are open still are destroyed, and two others, the
-/// first of which has this memory, get their numbers: the first number.
+/// Destroys two partitions with open pending transactions. Two new partitions get their numbers;
+/// the first has this memory. Returns the first number.
 fn taken_anew(host: &mut Host, frames: u64) -> u32 {
     let (number, _) = host.built("web");
     let partition = Target::Number(number);
@@ -282,12 +283,12 @@ fn an_event_of_the_partition_before_is_not_the_next_ones() {
 
 #[test]
 fn what_a_client_leaves_pending_is_bounded() {
-    // A small log bounds it before the number does.
+    // A small log sets a lower bound than the fixed number.
     assert!((10..64).contains(&most_pending(128)));
     assert_eq!(most_pending(1024), 64);
 }
 
-/// How many transactions a client may leave pending with an arena of so many pages.
+/// How many transactions a client may leave pending with an arena of `pages` pages.
 fn most_pending(pages: usize) -> usize {
     let words = arena_of(pages);
     let mut host = Host::new(&words);
@@ -306,9 +307,9 @@ fn most_pending(pages: usize) -> usize {
         }
     };
     assert_eq!(refusal.code, "too-many-pending");
-    // Another client has its own number of them.
+    // Another client has its own limit.
     assert!(left < 64 || host.run(&half("others")).is_ok());
-    // One that is completed makes room for one.
+    // Completing one makes room for one.
     let done = Operation::Complete { request: 2 + 1 };
     host.run_as(COMMAND, &transaction(vec![done])).unwrap();
     more(&mut host).unwrap();
@@ -344,7 +345,7 @@ fn what_would_stay_after_a_rollback_is_not_left_pending() {
         let refusal = host.run(&pending(vec![create("new"), operation])).unwrap_err();
         assert_eq!((refusal.code.as_str(), refusal.operation), ("not-undoable", Some(1)));
     }
-    // In a partition that goes with the rollback, both may be.
+    // In a partition that is removed by the rollback, both are allowed.
     let outcomes = host.run(&half("half")).unwrap();
     let first = range_of(&outcomes).first;
     let new = Target::Number(number + 1);
@@ -365,7 +366,7 @@ fn committed_memory_is_not_taken_by_a_rollback() {
     let more = pending(vec![Operation::AssignMemory { partition, frames: 50 }]);
     let range = range_of(&host.run_as(COMMAND, &more).unwrap());
     let request = host.next;
-    // The same frames could be assigned again, and then be taken.
+    // The same frames could be assigned again, and the rollback would then take them.
     let release = Operation::ReleaseMemory { partition, ranges: vec![range] };
     assert_eq!(host.refused(vec![release.clone()]).code, "pending");
     let both = vec![Operation::Complete { request }, release];
@@ -422,7 +423,7 @@ fn what_the_monitor_does_not_take_back_is_kept_and_tried_again() {
     let more = Operation::AssignMemory { partition, frames: 50 };
     let range = range_of(&host.ok(vec![more.clone()]));
     host.ok(vec![Operation::ReleaseMemory { partition, ranges: vec![range] }]);
-    // The guest uses a frame before the monitor refuses what comes after.
+    // The guest uses a frame before the monitor refuses the next action.
     let weight = Operation::SetCpu {
         partition,
         weight: Some(99),

@@ -1,4 +1,4 @@
-//! What is changed of partitions that are there.
+//! Changes to existing partitions.
 
 use pv_abi::uv::command::{Operation, Target};
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, ULTRAVISOR, asked, channel_kind, state};
@@ -47,7 +47,7 @@ fn nobody_is_left_without_a_cpu() {
     assert_eq!(refusal.code, "no-cpu");
     assert!(refusal.reason.contains("\"db\" (17)"), "{}", refusal.reason);
     assert!(refusal.reason.contains("may use 3, dedicated to others would be 2 to 3"));
-    // Of all CPUs, none would be left to the system partitions.
+    // If all CPUs were dedicated, none would be left for the system partitions.
     host.ok(vec![cpu(web, Some(vec![0, 1]), Some(true))]);
     assert_eq!(host.refused(vec![cpu(db, Some(vec![2, 3]), Some(true))]).code, "no-cpu");
     assert_eq!(host.refused(vec![cpu(db, Some(vec![1, 2]), Some(true))]).code, "cpu-taken");
@@ -77,7 +77,7 @@ fn shares_names_and_targets_change_while_it_runs() {
     assert_eq!((now.vcpus_online, now.asked), (1, asked::REBOOT));
     host.ok(vec![Operation::AssignMemory { partition, frames: 8 }]);
     assert_eq!(host.descriptor(number).memory_target, 60);
-    // The name that was given up is free, the new one is not.
+    // The old name is free again, and the new one is not.
     host.ok(vec![create("web")]);
     let refused = |host: &mut Host, operation| host.refused(vec![operation]).field;
     let name = |name: &str| Operation::Rename { partition, name: name.into() };
@@ -101,7 +101,7 @@ fn shares_names_and_targets_change_while_it_runs() {
     assert_eq!(host.refused(vec![ask]).code, "wrong-state");
 }
 
-/// A descriptor has 320 bytes in use and more; what a change of it takes of the log is what differs.
+/// A descriptor uses more than 320 bytes; a change of it logs only those that differ.
 #[test]
 fn a_descriptor_that_stays_is_logged_by_the_bytes_that_differ() {
     let words = arena();
@@ -115,7 +115,7 @@ fn a_descriptor_that_stays_is_logged_by_the_bytes_that_differ() {
         affinity: None,
         dedicated: None,
     };
-    // With the bytes of a name, before and after; of what else changes eight bytes each.
+    // A rename logs the bytes of the name, before and after; other changes log eight bytes each.
     for (operation, most) in [
         (Operation::SetState { partition, state: state::RUNNING }, 16),
         (weight(512), 16),

@@ -1,4 +1,4 @@
-//! What takes the monitor longer than a turn of the ultravisor's loop.
+//! Work that takes the monitor longer than a turn of the ultravisor's loop.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU32;
@@ -11,12 +11,12 @@ use transaction::{Begun, Engine};
 use crate::fake::{Host, LIMITS, agree, arena_of, create, picture, transaction};
 use crate::queries::ask;
 
-/// Frames of a host with a partition that takes many turns, and of that partition.
+/// Frames of a host, and of one partition in it that takes many turns.
 const FRAMES: u64 = 200_000;
 const LARGE: u64 = 150_000;
-/// Frames that a partition gets that is there.
+/// Frames that an existing partition gets in addition.
 const MORE: u64 = 60_000;
-/// Frames that the monitor may be asked about at once.
+/// Most frames in one action of the monitor.
 const PIECE: u64 = 256;
 
 fn assign(partition: Target, frames: u64) -> Operation {
@@ -27,7 +27,8 @@ fn large(name: &str) -> Transaction {
     transaction(vec![create(name), assign(Target::CreatedBy(0), LARGE)])
 }
 
-/// Begins a request in a turn of its own, and goes on turn by turn: how many it took, and the answer.
+/// Begins a request in a turn of its own, and continues turn by turn. Returns the number of turns
+/// and the answer.
 fn in_turns(
     host: &mut Host,
     request: &Transaction,
@@ -135,7 +136,7 @@ fn a_large_partition_is_given_back_in_turns_and_others_are_made_in_between() {
             host.engine.try_again(&mut host.monitor, 6);
         }
     }
-    // The first batch went with the request.
+    // The first batch was done with the request.
     assert!(turns as u64 > LARGE / PIECE / 2 && made == 2, "{turns} turns, {made} made");
     assert!(host.monitor.largest <= PIECE);
     agree(&host.engine, &host.monitor);
@@ -159,7 +160,7 @@ fn a_start_goes_on_turn_by_turn_and_is_refused_at_its_begin_alone() {
     agree(&host.engine, &host.monitor);
 }
 
-/// Memory for a partition that is there, left pending.
+/// A host with a partition whose additional memory is pending.
 fn grown<'a>(words: &'a [AtomicU32]) -> (Host<'a>, u32) {
     let mut host = short(words);
     let (number, _) = host.built("web");
@@ -217,7 +218,7 @@ fn a_restarted_ultravisor_takes_back_in_turns_what_was_begun_and_what_was_pendin
     let words = arena_of(1024);
     let (mut host, number) = grown(&words);
     let before = host.map();
-    // The next one ends with half of the memory handed over.
+    // The next ultravisor ends with half of the memory handed over.
     host.monitor.cut_after = Some((200, true));
     let memory = assign(Target::CreatedBy(0), 2 * MORE);
     let request = transaction(vec![create("large"), memory]);
@@ -251,7 +252,7 @@ fn who_needs_a_name_and_memory_that_are_being_given_back_waits_for_them_turn_by_
     let (turns, result) = in_turns(&mut host, &large("first"), |_| {});
     assert!(matches!(result, Ok(Answer::Applied(_))), "{result:?}");
     assert!(turns as u64 > LARGE / PIECE, "{turns} turns");
-    // What nobody gives back is not waited for.
+    // Memory that nobody releases is not waited for.
     let (_, result) = in_turns(&mut host, &large("first"), |_| {});
     assert_eq!(result, Err("name-taken".into()));
 }
@@ -272,10 +273,10 @@ fn memory_is_to_be_scrubbed_when_it_was_free_at_the_start_or_is_given_back() {
     let before = free(&host);
     host.ok(vec![Operation::DestroyPartition { partition: Target::Number(number) }]);
     assert_eq!(host.engine.unscrubbed(), free(&host) - before);
-    // Who gets it before it is scrubbed gets it scrubbed.
+    // A new owner gets memory scrubbed, even before its turn to be scrubbed.
     host.built("mail");
     assert!(host.engine.unscrubbed() <= free(&host) - before);
-    // Who had it made pays for it.
+    // The client that had it created pays for it.
     while let Some((_, payer)) = host.engine.next_unscrubbed(1000) {
         assert_eq!(payer, BOOT);
     }

@@ -5,7 +5,7 @@ use pv_abi::uv::database::{FIRST_GUEST, asked, state};
 
 use crate::fake::{Host, arena, create, create_as, picture};
 
-/// All that the database says but its version.
+/// The contents of the database without its version.
 fn contents(host: &Host) -> Vec<u8> {
     picture(&host.engine).0
 }
@@ -98,7 +98,7 @@ fn where_the_world_has_moved_on_it_is_refused_with_what_happened() {
         let code = host.undo(sequence).unwrap_err().code;
         assert!(["moved-on", "not-undoable"].contains(&code.as_str()), "{code}");
     }
-    // Another partition of the same number is not the one that was created.
+    // Another partition with the same number is not the one that was created.
     host.ok(vec![create_as("web", Some(number))]);
     assert_eq!(host.descriptor(FIRST_GUEST).number, number);
     let refusal = host.undo(created).unwrap_err();
