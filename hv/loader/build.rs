@@ -1,4 +1,4 @@
-//! When the loader is built for bare hardware: hands the linker script to the linker, and the
+//! When the loader is built for bare hardware, hands the linker script to the linker, and the
 //! monitor's image to the compiler.
 
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ fn main() {
     }
     let directory = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     println!("cargo:rustc-link-arg-bins=-T{directory}/loader.ld");
-    // GRUB goes by physical addresses; pages of 4 KiB keep the file small.
+    // GRUB loads by physical addresses; pages of 4 KiB keep the file small.
     println!("cargo:rustc-link-arg-bins=-zmax-page-size=4096");
     println!("cargo:rustc-link-arg-bins=--build-id=none");
-    // Where nobody names an image, such as in an editor, an empty one lets the code compile.
+    // If no image is named, as in an editor, an empty one lets the code compile.
     let image = env::var("MONITOR_IMAGE").map(PathBuf::from).unwrap_or_else(|_| {
         let empty = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("empty");
         fs::write(&empty, []).expect("OUT_DIR can be written");

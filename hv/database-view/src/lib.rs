@@ -1,10 +1,10 @@
 //! The resource database as a monitor sees it: read-only.
 //!
-//! This is all of the database that ring 0 links. The arena is a slice of
-//! [`AtomicU32`](core::sync::atomic::AtomicU32): another partition writes it at the same time, and
-//! a word is read without a data race and without `unsafe`. Rule: the reader believes nothing. An
-//! index that leads outside the arena, a table that points at itself and a generation that stays
-//! odd are errors, never panics and never unbounded loops.
+//! Ring 0 links only this part of the database. The arena is a slice of
+//! [`AtomicU32`](core::sync::atomic::AtomicU32): another partition may write it at the same time,
+//! and atomics read a word without a data race and without `unsafe`. Rule: the reader trusts no
+//! word of the arena. An index that leads outside the arena, a table that points at itself, and a
+//! generation that stays odd are errors. They never cause a panic or an unbounded loop.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,9 +1,9 @@
-//! Looking things up in an arena that somebody else writes.
+//! Lookups in an arena that another partition writes.
 //!
-//! Monitors use this in ring 0: nothing is allocated, nothing panics, every loop has a bound that
-//! does not depend on the contents. A descriptor or channel entry is a seqlock: the copy that is
-//! returned was whole. The page map is not: its entries are single words, and who calls
-//! *activate* has finished writing.
+//! Monitors use this in ring 0: it allocates nothing, never panics, and every loop has a bound that
+//! does not depend on the contents. Each descriptor or channel entry is protected by a seqlock, so
+//! a returned copy is consistent. The page map is not: its entries are single words, and the caller
+//! of *activate* has finished writing.
 
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
@@ -20,32 +20,32 @@ use crate::words::Words;
 const TRIES: usize = 64;
 /// Bytes of a descriptor that carry fields; the rest is zero.
 pub const DESCRIPTOR_BYTES: usize = core::mem::offset_of!(PartitionDescriptor, reserved);
-/// Words of the header: the root's index, the frame count, where the channel table is.
+/// Words of the header: the root's index, the frame count, and the place of the channel table.
 const HEADER_ROOT: usize = 6;
 const HEADER_FRAMES: usize = 10;
 const HEADER_CHANNELS: [usize; 2] = [16, 17];
 
-/// Why a lookup has no answer.
+/// Why a lookup failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadError {
-    /// Page 0 is no arena header of the version that this code knows.
+    /// Page 0 is not an arena header of a version that this code knows.
     NotAnArena,
-    /// The number, frame or index asked for cannot exist.
+    /// The requested number, frame or index cannot exist.
     OutOfRange,
-    /// A word of the arena leads outside it, or says what the layout does not allow.
+    /// A word of the arena leads outside it, or violates the layout.
     Malformed,
-    /// It was being written all the time.
+    /// The entry was being written during all tries.
     Busy,
-    /// There is no descriptor or channel of that number.
+    /// There is no descriptor or channel with this number.
     Absent,
 }
 
-/// Who owns a frame.
+/// The owner of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owner {
-    /// Partition number; [`UNASSIGNED`]: free.
+    /// Partition number; [`UNASSIGNED`] if the frame is free.
     pub number: PartitionNumber,
-    /// I/O memory or a hole rather than RAM.
+    /// Whether it is I/O memory or a hole rather than RAM.
     pub io: bool,
 }
 
@@ -65,27 +65,27 @@ impl Owner {
         Self { number, io: true }
     }
 
-    /// The page-map entry that says so.
+    /// The page-map entry for this owner.
     #[must_use]
     pub const fn entry(self) -> u32 {
         self.number & ENTRY_NUMBER | if self.io { ENTRY_IO } else { 0 }
     }
 
-    /// What a page-map entry that is not suballocated says.
+    /// The owner in a page-map entry that is not suballocated.
     #[must_use]
     pub const fn from_entry(entry: u32) -> Self {
         Self { number: entry & ENTRY_NUMBER, io: entry & ENTRY_IO != 0 }
     }
 }
 
-/// Frames in a row with one owner.
+/// Consecutive frames with one owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnedRange {
     /// First frame.
     pub first: u64,
-    /// Frames.
+    /// Number of frames.
     pub frames: u64,
-    /// Whose they are.
+    /// Their owner.
     pub owner: Owner,
 }
 
@@ -95,27 +95,27 @@ pub struct Reader<'a> {
     words: Words<'a>,
 }
 
-/// Frames that the root of the page map can describe.
+/// Most frames that the root of the page map can describe.
 pub const MAX_FRAMES: u64 = TIER_FRAMES[0] * INDEX_ENTRIES as u64;
 
 impl<'a> Reader<'a> {
-    /// Reads from the words of an arena. The caller keeps them mapped; another partition may be
+    /// A reader of the words of an arena. The caller keeps them mapped; another partition may be
     /// writing them at any time.
     #[must_use]
     pub const fn new(words: &'a [AtomicU32]) -> Self {
         Self { words: Words::new(words) }
     }
 
-    /// A reader of the same words as a view of them.
+    /// A reader of the words of a view.
     #[must_use]
     pub const fn over(words: Words<'a>) -> Self {
         Self { words }
     }
 
-    /// Whether page 0 is a header that this code understands.
+    /// Checks that page 0 is a header that this code understands.
     ///
     /// # Errors
-    /// [`ReadError::NotAnArena`] otherwise.
+    /// [`ReadError::NotAnArena`] if it is not.
     pub fn check(&self) -> Result<(), ReadError> {
         let mut magic = [0; 8];
         self.words.read(0, 0, &mut magic).ok_or(ReadError::NotAnArena)?;
@@ -136,23 +136,23 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The descriptor of a partition. It is a page: prefer [`Self::descriptor_into`] where the
-    /// stack is short.
+    /// The descriptor of a partition. The result is a whole page: prefer [`Self::descriptor_into`]
+    /// if the stack is short.
     ///
     /// # Errors
-    /// As [`Self::descriptor_into`].
+    /// The same as [`Self::descriptor_into`].
     pub fn descriptor(&self, number: PartitionNumber) -> Result<PartitionDescriptor, ReadError> {
         let mut descriptor = PartitionDescriptor::new_zeroed();
         self.descriptor_into(number, &mut descriptor)?;
         Ok(descriptor)
     }
 
-    /// Copies the descriptor of a partition; `out.number` is the number asked for. Everything
-    /// else is what the ultravisor wrote, unchecked.
+    /// Copies the descriptor of a partition. `out.number` is checked to be `number`; every other
+    /// field is as the ultravisor wrote it, unchecked.
     ///
     /// # Errors
-    /// [`ReadError::OutOfRange`]: no partition can have this number; [`ReadError::Absent`]: none
-    /// has; [`ReadError::Busy`]; [`ReadError::Malformed`].
+    /// [`ReadError::OutOfRange`] if no partition can have this number, [`ReadError::Absent`] if none
+    /// has it, [`ReadError::Busy`], [`ReadError::Malformed`].
     pub fn descriptor_into(
         &self,
         number: PartitionNumber,
@@ -175,7 +175,7 @@ impl<'a> Reader<'a> {
     /// Entry `index` of the channel table.
     ///
     /// # Errors
-    /// [`ReadError::OutOfRange`]: past the table; [`ReadError::Absent`]: the entry is unused;
+    /// [`ReadError::OutOfRange`] past the end of the table, [`ReadError::Absent`] if the entry is unused,
     /// [`ReadError::Busy`].
     pub fn channel(&self, index: u32) -> Result<ChannelEntry, ReadError> {
         let (page, word) = self.channel_place(index).ok_or(ReadError::OutOfRange)?;
@@ -187,7 +187,7 @@ impl<'a> Reader<'a> {
         Ok(entry)
     }
 
-    /// Page and first word of a channel entry.
+    /// The page and the first word of a channel entry.
     #[must_use]
     pub fn channel_place(&self, index: u32) -> Option<(u32, usize)> {
         let [first, pages] = HEADER_CHANNELS.map(|word| self.words.load(0, word));
@@ -196,7 +196,7 @@ impl<'a> Reader<'a> {
         (page < pages?).then_some((first?.checked_add(page)?, word))
     }
 
-    /// Copies words until the generation was even and the same before and after.
+    /// Copies words until the generation was even and equal before and after the copy.
     fn read_stable(
         &self,
         page: u32,
@@ -219,19 +219,19 @@ impl<'a> Reader<'a> {
         Err(ReadError::Busy)
     }
 
-    /// Who owns a frame.
+    /// The owner of a frame.
     ///
     /// # Errors
-    /// [`ReadError::OutOfRange`]: the page map does not describe it; [`ReadError::Malformed`].
+    /// [`ReadError::OutOfRange`] if the page map does not describe the frame, [`ReadError::Malformed`].
     pub fn owner(&self, frame: u64) -> Result<Owner, ReadError> {
         Ok(self.entry_at(frame)?.owner)
     }
 
-    /// The page-map entry that describes a frame: its owner, and the frames from `frame` to the
-    /// end of what the entry describes. Takes constant time.
+    /// The part of a page-map entry from `frame` on: the owner, and the frames up to the end of the
+    /// entry. Takes constant time.
     ///
     /// # Errors
-    /// As [`Self::owner`].
+    /// The same as [`Self::owner`].
     pub fn entry_at(&self, frame: u64) -> Result<OwnedRange, ReadError> {
         let limit = self.frames();
         if frame >= limit {
@@ -243,11 +243,11 @@ impl<'a> Reader<'a> {
         Ok(OwnedRange { first: frame, frames: left, owner: Owner::from_entry(entry) })
     }
 
-    /// Frames from `frame` on that have one owner, at most `most` (and at least one). Takes time
-    /// by the entries it passes, so by `most`.
+    /// Frames from `frame` on that have one owner: at least one, and at most `most`. The time
+    /// depends on the number of entries, which `most` bounds.
     ///
     /// # Errors
-    /// As [`Self::owner`]; [`ReadError::OutOfRange`] where `most` is 0.
+    /// The same as [`Self::owner`]; [`ReadError::OutOfRange`] if `most` is 0.
     pub fn range_at(&self, frame: u64, most: u64) -> Result<OwnedRange, ReadError> {
         if most == 0 {
             return Err(ReadError::OutOfRange);
@@ -267,7 +267,8 @@ impl<'a> Reader<'a> {
         Ok(range)
     }
 
-    /// The entry of a frame that is not suballocated, and its tier (0: 4 GiB, 1: 4 MiB, 2: 4 KiB).
+    /// The entry that describes a frame, which is not suballocated, and its tier (0: 4 GiB, 1: 4
+    /// MiB, 2: 4 KiB).
     pub fn walk(&self, frame: u64) -> Result<(u32, usize), ReadError> {
         let mut table = self.words.load(0, HEADER_ROOT).ok_or(ReadError::NotAnArena)?;
         for (tier, size) in TIER_FRAMES.iter().enumerate() {
@@ -285,7 +286,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether a partition can have this number at all.
+/// Returns whether a partition can have this number at all.
 pub fn is_descriptor_number(number: PartitionNumber) -> bool {
     number != UNASSIGNED && number < MAX_PARTITION && !NO_PARTITIONS.contains(&number)
 }

@@ -1,6 +1,7 @@
-//! The arena as words: bounds-checked access to memory that another partition may be reading.
+//! The arena as words: bounds-checked access to memory that another partition may access at the
+//! same time.
 //!
-//! Rule: every access names an arena page and a word in it, and one that lies outside is `None`.
+//! Rule: every access names an arena page and a word in it, and returns `None` outside the arena.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,19 +13,19 @@ pub const PAGE_WORDS: usize = pv_abi::PAGE_SIZE / 4;
 pub struct Words<'a>(&'a [AtomicU32]);
 
 impl<'a> Words<'a> {
-    /// A view of whole pages; words past the last whole page are left out.
+    /// A view of the whole pages in `words`; words past the last whole page are left out.
     #[must_use]
     pub const fn new(words: &'a [AtomicU32]) -> Self {
         Self(words)
     }
 
-    /// Whole pages in the view, at most 2^30.
+    /// Number of whole pages in the view, at most 2^30.
     #[must_use]
     pub fn pages(&self) -> u32 {
         u32::try_from(self.0.len() / PAGE_WORDS).unwrap_or(u32::MAX).min(1 << 30)
     }
 
-    /// The words of a page that `bytes` bytes from word `first` on lie in.
+    /// The words of a page that hold `bytes` bytes from word `first` on.
     #[must_use]
     pub fn span(&self, page: u32, first: usize, bytes: usize) -> Option<&'a [AtomicU32]> {
         let end = first.checked_add(bytes.div_ceil(4))?;
@@ -35,7 +36,7 @@ impl<'a> Words<'a> {
         self.0.get(start.checked_add(first)?..start.checked_add(end)?)
     }
 
-    /// Reads a word, acquiring what was written before it was stored.
+    /// Loads a word with acquire ordering.
     #[must_use]
     pub fn load(&self, page: u32, word: usize) -> Option<u32> {
         Some(self.span(page, word, 4)?.first()?.load(Ordering::Acquire))

@@ -1,9 +1,9 @@
-//! The few facts the monitor takes from ACPI: CPUs, interrupt controllers, the timer, power.
+//! The few facts that the monitor takes from ACPI: CPUs, interrupt controllers, the timer, power.
 //!
-//! Tables are found from the root pointer, checked by their checksums, and read through bounds
-//! (ACPI Specification 6.4, chapters 5.2 and 7.4). The one thing that would need an interpreter,
-//! `\_S5`, is found by its bytes in the DSDT. The rule: a table that does not check out is
-//! as good as absent; what is absent has a default or a warning where it is used.
+//! The reader finds tables from the root pointer, verifies their checksums, and checks all bounds
+//! (ACPI Specification 6.4, chapters 5.2 and 7.4). Only `\_S5` would need an interpreter; the
+//! reader finds it by its bytes in the DSDT. The rule: a table that is invalid counts as absent.
+//! For absent data there is a default, or a warning where it is used.
 
 use handover::layout::MAX_CPUS;
 use heapless::Vec;
@@ -12,10 +12,10 @@ use crate::bytes::{u8_at, u16_at, u32_at, u64_at};
 
 /// Bytes of the header that all tables share.
 const HEADER: usize = 36;
-/// Larger tables are taken for damaged.
+/// A table larger than this counts as damaged.
 const MAX_TABLE: u32 = 1 << 24;
 
-/// Reads physical memory; `None` where there is none that can be read.
+/// Reads physical memory. Returns `None` if the range is not readable memory.
 pub type Memory<'a> = &'a dyn Fn(u64, u64) -> Option<&'static [u8]>;
 
 /// An I/O APIC.
@@ -27,7 +27,7 @@ pub struct IoApic {
     pub first: u32,
 }
 
-/// An ISA interrupt that is wired elsewhere than to the pin of its number.
+/// An ISA interrupt that is not wired to the pin of its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Override {
     /// The ISA interrupt.
@@ -38,18 +38,18 @@ pub struct Override {
     pub flags: u16,
 }
 
-/// A register that is written to reset the machine.
+/// The register that resets the machine when written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResetRegister {
     /// 0: memory, 1: port, 2: PCI configuration space.
     pub space: u8,
     /// Address in that space.
     pub address: u64,
-    /// What to write.
+    /// The value to write.
     pub value: u8,
 }
 
-/// What was found.
+/// The facts found in the tables.
 #[derive(Debug)]
 pub struct Acpi {
     /// APIC ids of usable CPUs.
@@ -64,13 +64,13 @@ pub struct Acpi {
     pub overrides: Vec<Override, 16>,
     /// Port of the 3.579545 MHz timer.
     pub timer_port: Option<u16>,
-    /// Ports of the power-management control registers, 0: none.
+    /// Ports of the power-management control registers; 0 if there is none.
     pub control_ports: [u16; 2],
     /// Port and value that turn ACPI mode on, if that is needed.
     pub enable: Option<(u16, u8)>,
     /// Sleep types of `\_S5` for both control registers.
     pub off: Option<[u8; 2]>,
-    /// How to reset.
+    /// The reset register, if there is one.
     pub reset: Option<ResetRegister>,
 }
 
@@ -108,7 +108,7 @@ pub fn read(rsdp: &[u8], memory: Memory<'_>) -> Option<Acpi> {
 }
 
 impl Acpi {
-    /// Nothing.
+    /// Makes an empty record.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -192,7 +192,7 @@ impl Acpi {
         Some(())
     }
 
-    /// Pin and flags of an ISA interrupt.
+    /// The pin and flags of an ISA interrupt.
     #[must_use]
     pub fn isa_interrupt(&self, irq: u8) -> (u32, u16) {
         let wired = self.overrides.iter().find(|o| o.irq == irq);
@@ -200,11 +200,12 @@ impl Acpi {
     }
 }
 
-/// The sleep types in `Name (_S5, Package () { a, b, … })`, encoded as 20.2.5 says.
+/// The sleep types in `Name (_S5, Package () { a, b, … })`, encoded as in 20.2.5.
 fn soft_off(dsdt: &[u8]) -> Option<[u8; 2]> {
     let at = dsdt.windows(5).position(|w| w == b"_S5_\x12")?;
     let package = dsdt.get(at + 5..)?;
-    // Package length: 1 to 4 bytes, by the top bits of the first; then the element count.
+    // The package length takes 1 to 4 bytes, by the top bits of the first; the element count
+    // follows.
     let lead = usize::from(u8_at(package, 0)? >> 6) + 1;
     let mut elements = package.get(lead + 1..)?;
     let mut next = || {

@@ -17,8 +17,8 @@ pub fn main_stack_top(cpu: u32) -> u64 {
     AREAS + (u64::from(cpu) + 1) * AREA_BYTES
 }
 
-/// Maps area and windows of a CPU, the entry page from its physical address; addresses of the first
-/// level-1 entries of both windows. `None` when memory is short.
+/// Maps the area and windows of a CPU, and the entry page from its physical address. Returns the
+/// addresses of the first level-1 entries of both windows. Returns `None` if memory is short.
 pub fn map(cpu: u32, entry_page: u64) -> Option<[u64; 2]> {
     let tables = memory::tables();
     let offset = u64::from(cpu) * AREA_BYTES;

@@ -1,10 +1,11 @@
-//! The first two partitions, which nobody else can build: ultravisor and boot partition.
+//! Builds the first two partitions, which no partition can build: the ultravisor and the boot
+//! partition.
 //!
-//! The loader sets memory aside (arena, the two partitions, their instances), loads the two
-//! images from GRUB's modules, and describes the machine to the ultravisor, which makes the
-//! database of what it is told here.
+//! The loader reserves memory (arena, the two partitions, their instances), loads the two images
+//! from GRUB's modules, and describes the machine to the ultravisor, which makes the database from
+//! that description.
 //!
-//! Memory of such a partition, contiguous from its first frame, each page mapped at
+//! The memory of such a partition is contiguous from its first frame, and page n is mapped at
 //! `BASE + 4096 * n`: image, stack, heap, start block, machine description, page tables, pages of
 //! the command channel.
 #![expect(unsafe_code, reason = "fills memory that was just set aside")]
@@ -49,7 +50,7 @@ pub struct Found<'a> {
     pub command_line: &'static str,
     /// GRUB's modules.
     pub modules: &'static [Module],
-    /// Disjoint, sorted ranges of frames as firmware types them.
+    /// Disjoint, sorted ranges of frames with their firmware types.
     pub regions: &'static [FirmwareRegion],
     /// One past the highest frame of RAM.
     pub frames: u64,
@@ -57,35 +58,35 @@ pub struct Found<'a> {
     pub cpus: &'a [MachineCpu],
     /// PCI functions.
     pub pci: &'static [MachinePci],
-    /// What the first CPU says of its leaks.
+    /// What the first CPU reports about its leaks.
     pub seen: Seen,
-    /// What the monitor does against them.
+    /// The mitigations that the monitor turns on.
     pub mitigations: u32,
-    /// What came of the modules with microcode.
+    /// The result of loading the microcode modules.
     pub microcode: Outcome,
 }
 
 /// Virtual address of a Rust partition's first page.
 const BASE: u64 = 0x20_0000;
-/// Where shared info and, behind it, the grant table are mapped.
+/// Where shared info is mapped, with the grant table behind it.
 const SHARED: u64 = 0x30_0000_0000;
 /// Where the arena is mapped.
 const ARENA: u64 = 0x10_0000_0000;
 /// Where modules are mapped.
 const MODULES: u64 = 0x20_0000_0000;
-/// Where the window is.
+/// Where the window for other partitions' memory begins.
 const WINDOW: u64 = 0x40_0000_0000;
 /// Pages of the stack.
 const STACK_PAGES: u64 = 32;
-/// Pages of the heap at least, and at most. Between them the ultravisor has a 128th of the machine, since it
-/// keeps something for each partition, and their number is bounded by memory.
+/// Least and most pages of the heap. Between the limits the ultravisor gets a 128th of the
+/// machine's memory: it keeps data for each partition, and memory limits their number.
 const HEAP_PAGES: [u64; 2] = [4096, 65_536];
 /// Grant frames of the two partitions.
 const GRANT_FRAMES: u32 = 8;
-/// Frames to a 4 MiB entry of the page map.
+/// Frames in a 4 MiB entry of the page map.
 const BIG: u64 = 1024;
 
-/// A range of frames that was set aside, and for whom.
+/// A reserved range of frames, and its owner.
 #[derive(Clone, Copy)]
 struct Aside {
     first: u64,
@@ -94,10 +95,10 @@ struct Aside {
     usage: u32,
 }
 
-/// All that was set aside.
+/// All reserved ranges.
 type Set = Vec<Aside, 32>;
 
-/// Takes frames for `owner`.
+/// Reserves frames for `owner`. Returns the first frame.
 fn take(set: &mut Set, frames: u64, align: u64, owner: u32, usage: u32) -> u64 {
     let Some(first) = memory::take_frames(frames, align) else {
         let mib = frames / 256 + 1;
@@ -110,7 +111,7 @@ fn take(set: &mut Set, frames: u64, align: u64, owner: u32, usage: u32) -> u64 {
     first
 }
 
-/// Notes an owner in the frame table.
+/// Writes the owner into the frame table.
 fn own(set: &mut Set, aside: Aside) {
     for mfn in aside.first..aside.first + aside.frames {
         if let Some(frame) = memory::frame(mfn) {
@@ -122,8 +123,8 @@ fn own(set: &mut Set, aside: Aside) {
     }
 }
 
-/// Builds the first two partitions, and says in `handover` where they are. Frees the loader's frames
-/// in the page map; none can be taken from then on.
+/// Builds the first two partitions, and describes them in `handover`. Afterwards the loader's
+/// frames are free in the page map, and no frames can be reserved.
 pub fn build(found: &Found<'_>, handover: &mut Handover) {
     let mut set = Set::new();
     let pages = (found.frames / 256).next_multiple_of(BIG).max(BIG);
@@ -163,10 +164,11 @@ pub fn build(found: &Found<'_>, handover: &mut Handover) {
     handover.partitions = [first, second];
 }
 
-/// Modules that partitions are not given.
+/// Modules that no partition gets.
 const LOADERS_OWN: [&str; 3] = ["ultravisor", "boot", microcode_update::MODULE];
 
-/// Gives GRUB's modules, but the two partitions' own images and microcode, to the boot partition.
+/// Gives GRUB's modules, except the images of the two partitions and the microcode, to the boot
+/// partition.
 fn hand_over_modules(set: &mut Set, found: &Found<'_>) -> Vec<ModuleRecord, MODULE_RECORDS> {
     let mut records = Vec::new();
     let mut address = MODULES;
@@ -194,7 +196,7 @@ fn module_bytes(found: &Found<'_>, module: &Module) -> &'static [u8] {
     })
 }
 
-/// What a partition is told of a module, but for its contents.
+/// A partition's record of a module, without the place of its contents.
 fn record(module: &Module) -> ModuleRecord {
     let line = module.command_line.as_bytes();
     let mut command_line = [0; MODULE_COMMAND_LINE];
@@ -211,7 +213,7 @@ fn record(module: &Module) -> ModuleRecord {
     ModuleRecord { address: MODULES, bytes: 0, frame, command_line_bytes, command_line }
 }
 
-/// What is not free RAM and nobody was given belongs to the monitor or the firmware.
+/// Gives all frames that are neither free RAM nor reserved to the monitor or the firmware.
 fn claim_rest(found: &Found<'_>) {
     memory::taken_regions(|range| claim(found, range.first, range.frames, MONITOR));
     let free = |range| {
@@ -223,7 +225,7 @@ fn claim_rest(found: &Found<'_>) {
     for module in found.modules {
         let (first, frames) = (module.start >> 12, module.bytes.div_ceil(4096));
         match module.name() {
-            // What the CPUs need of the file was copied.
+            // The part of the file that the CPUs need was copied.
             microcode_update::MODULE => free(FrameRange { first, frames }),
             _ => claim(found, first, frames, MONITOR),
         }
@@ -234,12 +236,12 @@ fn claim_rest(found: &Found<'_>) {
         next = range.first + range.frames;
     });
     claim(found, next, found.frames.saturating_sub(next), 0);
-    // Every frame that is not free has an owner but those that no module, image or firmware RAM
-    // entry covers: boot information and the low megabyte, which stay the monitor's.
+    // Every frame that is not free has an owner, except frames that no module, image or firmware
+    // RAM entry covers: boot information and the low megabyte, which stay the monitor's.
 }
 
-/// Makes `owner` the owner of the frames that have none; 0 stands for the monitor where there is
-/// RAM, and the firmware elsewhere.
+/// Makes `owner` the owner of those frames that have none. 0 stands for the monitor if there is
+/// RAM, and for the firmware otherwise.
 fn claim(found: &Found<'_>, first: u64, frames: u64, owner: u32) {
     for mfn in first..first + frames {
         let Some(frame) = memory::frame(mfn) else {
@@ -260,10 +262,10 @@ fn claim(found: &Found<'_>, first: u64, frames: u64, owner: u32) {
     }
 }
 
-/// Sizes and places of a partition to be built.
+/// The sizes and places of a partition to be built.
 struct Plan {
     number: u32,
-    /// Its own options; its image stays with the monitor, pristine.
+    /// The partition's own options; its image stays with the monitor, unchanged.
     own: ModuleRecord,
     image: Executable<'static>,
     image_pages: u64,
@@ -273,7 +275,7 @@ struct Plan {
     instance: u64,
 }
 
-/// Room for the machine description.
+/// Pages for the machine description.
 const MACHINE_PAGES: u64 = 4;
 
 impl Plan {
@@ -339,8 +341,8 @@ impl Plan {
         self
     }
 
-    /// Builds the partition, with what `add` maps and says besides, and tells how
-    /// its virtual CPU starts.
+    /// Builds the partition; `add` maps and records what is special to it. Returns how its virtual
+    /// CPU starts.
     fn build(&self, add: impl FnOnce(&mut Tables, &mut StartBlock)) -> FirstPartition {
         (self.first..self.first + self.frames()).for_each(memory::scrub);
         let mut tables = Tables {
@@ -368,7 +370,7 @@ impl Plan {
         self.instance + u64::from(INSTANCE_FIXED_FRAMES + INSTANCE_VCPU_FRAMES)
     }
 
-    /// Maps the partition's own frames; page tables and start block read-only.
+    /// Maps the partition's own frames; its page tables and start block are read-only.
     fn map_own(&self, tables: &mut Tables) {
         let map = |tables: &mut Tables, page, pages, flags| {
             tables.map(BASE + (page << 12), self.first + page, pages, flags);
@@ -448,7 +450,7 @@ const READ_WRITE: u64 = READ_ONLY | PTE_RW;
 const EXECUTE: u64 = READ_ONLY & !PTE_NX;
 const TABLE: u64 = PTE_PRESENT | PTE_RW | PTE_USER | PTE_ACCESSED | PTE_DIRTY;
 
-/// Page tables of a partition in the making.
+/// The page tables of a partition under construction.
 struct Tables {
     next: u64,
     end: u64,
@@ -471,7 +473,7 @@ impl Tables {
         entry.load(Relaxed) >> 12 & 0xff_ffff_ffff
     }
 
-    /// Level-1 tables of the window, contiguous; the first one's frame.
+    /// Makes the level-1 tables of the window, which are contiguous. Returns the first one's frame.
     fn window(&mut self) -> u64 {
         let level_3 = self.below(self.root, WINDOW >> 39);
         let level_2 = self.below(level_3, WINDOW >> 30);
@@ -494,7 +496,7 @@ impl Tables {
     }
 }
 
-/// Copies bytes to frames that were set aside.
+/// Copies bytes to reserved frames.
 fn put(first: u64, bytes: &[u8]) {
     // SAFETY: callers reserved enough contiguous frames, which the direct map has.
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), memory::bytes(first), bytes.len()) };
@@ -503,7 +505,7 @@ fn put(first: u64, bytes: &[u8]) {
 /// The machine description as bytes.
 type Description = Vec<u8, { narrow::size(MACHINE_PAGES) * 4096 }>;
 
-/// Too large for a stack.
+/// A static, since it is too large for a stack.
 static DESCRIPTION: Mutex<Description> = Mutex::new(Description::new());
 static REGIONS: Mutex<Vec<MachineRegion, 256>> = Mutex::new(Vec::new());
 
@@ -524,7 +526,7 @@ fn describe(found: &Found<'_>, set: &Set) {
     let mut description = DESCRIPTION.lock();
     let mut header = Machine::new_zeroed();
     let counts = [regions.len(), found.cpus.len(), found.pci.len()];
-    // None is above the capacity of its list; `Description` is full long before these are.
+    // No count exceeds the capacity of its list, since `Description` is full long before.
     [header.regions, header.cpus, header.pci] =
         counts.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
     header.frames = found.frames;
@@ -546,7 +548,7 @@ fn describe(found: &Found<'_>, set: &Set) {
     found.pci.iter().for_each(|pci| add(pci.as_bytes()));
 }
 
-/// A frame with its owner, use and firmware type.
+/// The description of a frame: its owner, use and firmware type.
 fn classify(found: &Found<'_>, set: &Set, mfn: u64) -> MachineRegion {
     let firmware = found.regions.iter().find(|r| (r.first..r.end()).contains(&mfn));
     let firmware_type = firmware.map_or(0, |r| r.kind);

@@ -1,6 +1,6 @@
-//! Little-endian fields of what firmware and GRUB hand over.
+//! Little-endian fields in structures from firmware and GRUB.
 
-/// The bytes of a field, if there are so many.
+/// The bytes of a field. Returns `None` if it does not fit in `bytes`.
 fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }

@@ -1,4 +1,4 @@
-//! What the loader asks of the CPU it runs on.
+//! The loader's accesses to the CPU that it runs on.
 #![expect(unsafe_code, reason = "control registers and MSRs")]
 
 use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
@@ -18,7 +18,7 @@ use crate::mitigations::Seen;
 
 const MSR_ARCH_CAPABILITIES: u32 = 0x10a;
 
-/// (name, register value, bit) of each feature that the monitor needs.
+/// The name, register value and bit of each feature that the monitor needs.
 fn required() -> [(&'static str, u32, u32); 9] {
     let basic = __cpuid(1).edx;
     let basic_c = __cpuid(1).ecx;
@@ -36,14 +36,14 @@ fn required() -> [(&'static str, u32, u32); 9] {
     ]
 }
 
-/// The name of a feature that the monitor needs and this CPU lacks.
+/// The name of a feature that the monitor needs and this CPU lacks, if any.
 #[must_use]
 pub fn missing_feature() -> Option<&'static str> {
     let missing = required().into_iter().find(|(_, word, bit)| word & (1 << bit) == 0);
     missing.map(|(name, _, _)| name)
 }
 
-/// A leaf of `cpuid`; zeros if the CPU has no such leaf.
+/// A leaf of `cpuid`, or zeros if the CPU has no such leaf.
 fn leaf(leaf: u32, subleaf: u32) -> CpuidResult {
     if __cpuid(leaf & 0x8000_0000).eax >= leaf {
         __cpuid_count(leaf, subleaf)
@@ -52,7 +52,7 @@ fn leaf(leaf: u32, subleaf: u32) -> CpuidResult {
     }
 }
 
-/// What this CPU says of its leaks.
+/// What this CPU reports about its leaks.
 #[must_use]
 pub fn seen() -> Seen {
     let (name, basic, structured) = (__cpuid(0).ecx, __cpuid(1), leaf(7, 0));
@@ -74,7 +74,8 @@ pub fn seen() -> Seen {
     }
 }
 
-/// Low bits by which the APIC ids of a core's threads differ; AMD's Zen 1 has a leaf of its own.
+/// Number of low bits in which the APIC ids of a core's threads differ; AMD's Zen 1 has a leaf of
+/// its own for it.
 fn thread_bits() -> u32 {
     let (topology, zen) = (leaf(0xb, 0), leaf(0x8000_001e, 0));
     match topology.ecx >> 8 & 0xff {
@@ -83,7 +84,7 @@ fn thread_bits() -> u32 {
     }
 }
 
-/// The CPU that the loader runs on. Takes a microcode update.
+/// The CPU that the loader runs on. It can load a microcode update.
 pub struct ThisCpu;
 
 impl microcode::Cpu for ThisCpu {
@@ -102,7 +103,7 @@ impl microcode::Cpu for ThisCpu {
     }
 }
 
-/// Whether pages may have 1 GiB.
+/// Returns whether the CPU supports pages of 1 GiB.
 #[must_use]
 pub fn has_gib_pages() -> bool {
     __cpuid(0x8000_0001).edx & (1 << 26) != 0
@@ -121,19 +122,19 @@ pub fn root() -> u64 {
     Cr3::read().0.start_address().as_u64()
 }
 
-/// Loads page tables that map the loader, like the ones in use.
+/// Loads page tables; like those in use, they must map the loader.
 pub fn set_root(root: u64) {
     let frame = PhysFrame::containing_address(PhysAddr::new_truncate(root));
     // SAFETY: callers pass tables with the loader's mapping of low memory and the direct map.
     unsafe { Cr3::write(frame, Cr3Flags::empty()) };
 }
 
-/// Drops this CPU's translations.
+/// Flushes this CPU's translations.
 pub fn drop_translations() {
     tlb::flush_all();
 }
 
-/// Turns this CPU's APIC on by its base register; what that says.
+/// Enables this CPU's APIC through its base register. Returns the register's value.
 #[must_use]
 pub fn enable_apic(register: u32) -> u64 {
     const ON: u64 = 1 << 11;

@@ -1,15 +1,14 @@
 //! Machine frames before there is a resource database.
 //!
-//! The monitor takes what it needs for itself from the firmware's memory map while it starts;
-//! afterwards every frame belongs to whom the database says. The rule: a frame is handed out
-//! at most once, and never one that holds something (image, modules, boot information, the first
-//! MiB).
+//! While the monitor starts, it takes its frames out of the firmware's memory map. Afterwards the
+//! database says who owns each frame. The rule: a frame is handed out at most once, and never while
+//! it holds data (image, modules, boot information, the first MiB).
 
 use heapless::Vec;
 
 use crate::regions::{FirmwareRegion, kind};
 
-/// First frame that may be handed out: what lies below belongs to firmware and real mode.
+/// First frame that may be handed out: frames below belong to firmware and real mode.
 const LOWEST: u64 = 0x100;
 
 /// A range of frames.
@@ -17,7 +16,7 @@ const LOWEST: u64 = 0x100;
 pub struct FrameRange {
     /// First frame.
     pub first: u64,
-    /// Frames.
+    /// Number of frames.
     pub frames: u64,
 }
 
@@ -29,7 +28,7 @@ impl FrameRange {
     }
 }
 
-/// The free ranges, and those handed out.
+/// The free ranges, and the ranges handed out.
 #[derive(Debug, Default)]
 pub struct EarlyFrames {
     free: Vec<FrameRange, 256>,
@@ -37,13 +36,13 @@ pub struct EarlyFrames {
 }
 
 impl EarlyFrames {
-    /// Nothing free.
+    /// Makes an empty record without free frames.
     #[must_use]
     pub const fn new() -> Self {
         Self { free: Vec::new(), taken: Vec::new() }
     }
 
-    /// All RAM above the first MiB becomes free. `None` where the ranges are too many.
+    /// Frees all RAM above the first MiB. Returns `None` if there are too many ranges.
     pub fn add(&mut self, regions: &[FirmwareRegion]) -> Option<()> {
         for region in regions.iter().filter(|r| r.kind == kind::RAM) {
             let first = region.first.max(LOWEST);
@@ -55,8 +54,8 @@ impl EarlyFrames {
         Some(())
     }
 
-    /// Takes a given range, as far as it is free, out of the free frames. `None` where the ranges
-    /// become too many.
+    /// Removes a range, as far as it is free, from the free frames. Returns `None` if there are too
+    /// many ranges then.
     pub fn reserve(&mut self, range: FrameRange) -> Option<()> {
         let mut index = 0;
         while let Some(&free) = self.free.get(index) {
@@ -65,7 +64,7 @@ impl EarlyFrames {
             if first < end {
                 self.cut(index, FrameRange { first, frames: end - first })?;
             }
-            // After a cut, the entry here is another one, or what was left of this one.
+            // After a cut, this index holds another entry, or the rest of this one.
             if self.free.get(index) == Some(&free) || first < end && free.first < first {
                 index += 1;
             }
@@ -89,26 +88,26 @@ impl EarlyFrames {
         Some(first)
     }
 
-    /// Ranges that were handed out by [`take`](Self::take); single frames that follow one
-    /// another are joined.
+    /// The ranges handed out by [`take`](Self::take); successive single frames are joined.
     #[must_use]
     pub fn taken(&self) -> &[FrameRange] {
         &self.taken
     }
 
-    /// Ranges still free, in ascending order.
+    /// The ranges that are still free, in ascending order.
     #[must_use]
     pub fn free(&self) -> &[FrameRange] {
         &self.free
     }
 
-    /// Frees a range that is neither free nor handed out. `None` where the ranges are too many.
+    /// Frees a range that is neither free nor handed out. Returns `None` if there are too many
+    /// ranges then.
     pub fn free_also(&mut self, range: FrameRange) -> Option<()> {
         let at = self.free.partition_point(|free| free.first < range.first);
         self.free.insert(at, range).ok()
     }
 
-    /// Notes a range that was never free as handed out.
+    /// Records a range that was never free as handed out.
     pub fn record(&mut self, range: FrameRange) -> Option<()> {
         let before = self.taken.iter_mut().find(|t| t.end() == range.first && range.frames == 1);
         if let Some(before) = before {

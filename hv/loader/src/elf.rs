@@ -1,6 +1,7 @@
-//! The little of ELF that the loader needs: the monitor, and the first two partitions.
+//! An ELF reader with the few features that the loader needs for the monitor and the first two
+//! partitions.
 //!
-//! Bounds-checked: a corrupt module is an error that says what is wrong with it.
+//! All accesses are bounds-checked: for a corrupt module it returns an error that names the defect.
 
 use ::elf::{
     ElfBytes,
@@ -13,14 +14,14 @@ use ::elf::{
 /// Why a module cannot be loaded.
 pub type Problem = &'static str;
 
-/// A loadable segment: its header, and what of it the file has; the rest is zero.
+/// A loadable segment: its header, and the bytes that the file has for it; the rest is zero.
 pub type Segment<'a> = (ProgramHeader, &'a [u8]);
 
 /// An ELF64 executable for x86-64.
 #[derive(Debug)]
 pub struct Executable<'a> {
     file: ElfBytes<'a, LittleEndian>,
-    /// Where it starts.
+    /// Its entry point.
     pub entry: u64,
 }
 
@@ -56,7 +57,7 @@ impl<'a> Executable<'a> {
 }
 
 impl<'a> Executable<'a> {
-    /// The symbol table and the names it refers to.
+    /// The symbol table, and the string table that it refers to.
     pub fn symbols(&self) -> Option<[&'a [u8]; 2]> {
         let sections = self.file.section_headers()?;
         let table = sections.iter().find(|section| section.sh_type == SHT_SYMTAB)?;

@@ -1,4 +1,4 @@
-//! The monitor's image, which is part of the loader's own.
+//! The monitor's image, which is part of the loader's image.
 #![expect(unsafe_code, reason = "fills frames that were just taken")]
 
 use ::elf::abi::{PF_W, PF_X};
@@ -20,7 +20,7 @@ static FILE: &[u8] = include_bytes!(env!("MONITOR_IMAGE"));
 #[derive(Debug)]
 pub struct Image {
     file: Executable<'static>,
-    /// What the image says of itself.
+    /// The header at the start of the image.
     pub header: ImageHeader,
     /// Its frames.
     pub frames: FrameRange,
@@ -32,7 +32,7 @@ fn bad(problem: &str) -> ! {
     refuse(format_args!("the monitor's image: {problem}; build the loader again"))
 }
 
-/// Takes `bytes` of zeros; their physical address.
+/// Takes `bytes` of zeroed memory. Returns its physical address.
 fn take(bytes: u64) -> u64 {
     let frames = bytes.div_ceil(4096).max(1);
     let Some(first) = memory::take_frames(frames, 1) else {
@@ -51,8 +51,8 @@ fn put(phys: u64, bytes: &[u8]) {
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
 }
 
-/// Puts the image into frames, with the interrupt descriptor table; through the temporary page
-/// tables.
+/// Copies the image into frames and fills in the interrupt descriptor table, through the temporary
+/// page tables.
 pub fn load() -> Image {
     let file = Executable::new(FILE).unwrap_or_else(|problem| bad(problem));
     let segments = || file.segments().map(|segment| segment.unwrap_or_else(|problem| bad(problem)));
@@ -76,12 +76,12 @@ pub fn load() -> Image {
 }
 
 impl Image {
-    /// Physical address of something in the image.
+    /// The physical address of an address in the image.
     pub fn phys(&self, va: u64) -> u64 {
         (self.frames.first << 12) + (va - self.base)
     }
 
-    /// Maps each segment with its rights; `None` when memory is short.
+    /// Maps each segment with its rights. Returns `None` if memory is short.
     pub fn map(&self, tables: PageTables) -> Option<()> {
         for (header, _) in self.file.segments().flatten() {
             let rights = match header.p_flags {
@@ -95,7 +95,8 @@ impl Image {
         Some(())
     }
 
-    /// Copies symbol table and names to frames of their own; empty where the image has none.
+    /// Copies the symbol and string tables to frames of their own. Both are empty if the image has
+    /// none.
     pub fn symbols(&self) -> [Bytes; 2] {
         self.file.symbols().unwrap_or([&[]; 2]).map(|bytes| {
             let start = take(bytes.len() as u64);

@@ -2,24 +2,24 @@
 
 use handover::layout::RING0_CS;
 
-/// Privilege a partition needs to raise `vector` by an instruction.
+/// The privilege that a partition needs to raise `vector` by an instruction.
 fn gate_privilege(vector: usize) -> u64 {
     if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 }
 }
 
-/// Which interrupt stack `vector` uses; 0: the main one.
+/// The interrupt stack that `vector` uses; 0 is the main stack.
 fn gate_stack(vector: usize) -> u64 {
     match vector {
         8 => 1,
         2 => 2,
         // A debug exception can come in ring 0 before it has a stack of its own (after `mov ss`,
-        // then `syscall`); the last machine check is not to be returned from.
+        // then `syscall`). Machine checks share the stack, since the last one never returns.
         1 | 18 => 3,
         _ => 0,
     }
 }
 
-/// The table, for stubs of 16 bytes from an address on.
+/// The table for stubs of 16 bytes each, which start at address `stubs`.
 #[must_use]
 pub fn table(stubs: u64) -> [[u64; 2]; 256] {
     core::array::from_fn(|vector| {

@@ -1,8 +1,8 @@
 //! I/O APICs, and the older interrupt controllers they replace.
 //!
-//! The rule: every pin is masked but those of the two serial ports, which interrupt CPU 0; the
-//! older controllers are masked and moved off the exceptions' vectors, where even a
-//! masked controller can raise a spurious interrupt.
+//! The rule: every pin is masked except those of the two serial ports, which interrupt CPU 0. The
+//! older controllers are masked and moved off the exceptions' vectors, since even a masked
+//! controller can raise a spurious interrupt.
 #![expect(unsafe_code, reason = "APIC registers are device memory")]
 
 use handover::layout::{OLD_VECTORS, VECTOR_COM1, VECTOR_COM2};
@@ -19,7 +19,7 @@ const ACTIVE_LOW: u32 = 1 << 13;
 const VERSION: u32 = 1;
 const FIRST_PIN: u32 = 0x10;
 
-/// An I/O APIC's registers: one selects, the other is read or written.
+/// An I/O APIC's two registers: one selects, and the other is read or written.
 struct Registers {
     select: *mut u32,
 }
@@ -41,7 +41,7 @@ impl Registers {
         }
     }
 
-    /// Sets where a pin leads: the low word of its entry, and the APIC id of the CPU.
+    /// Sets the target of a pin: the low word of its entry, and the APIC id of the CPU.
     fn route(&self, pin: u32, low: u32, id: u32) {
         self.write(FIRST_PIN + pin * 2, MASKED);
         self.write(FIRST_PIN + pin * 2 + 1, id << 24);
@@ -57,8 +57,8 @@ fn map(io_apic: &IoApic) -> Option<Registers> {
     Some(Registers { select: memory::map_device(io_apic.address, 0x20)?.cast() })
 }
 
-/// Masks everything and routes the serial ports to the CPU with an APIC id; `None` when memory is
-/// short.
+/// Masks all pins, and routes the serial ports to the CPU with APIC id `apic_id`. Returns `None` if
+/// memory is short.
 pub fn set_up(acpi: &Acpi, apic_id: u32) -> Option<()> {
     mask_old_controllers();
     let serial = [(4, VECTOR_COM1), (3, VECTOR_COM2)];

@@ -1,11 +1,12 @@
-//! The loader: in ring 0 once, from GRUB to the monitor.
+//! The loader: it runs once in ring 0, between GRUB and the monitor.
 //!
-//! It reads what GRUB and the firmware left (multiboot2, ACPI, PCI, the command line), builds what
-//! is built once (the monitor's address space, the areas of CPUs, the first two partitions), hands
-//! over one typed block (`handover::Handover`) and jumps to the monitor's entry point. Nothing of
-//! the loader is left when a partition runs: the monitor scrubs its memory, which is free then.
+//! It reads the data that GRUB and the firmware left (multiboot2, ACPI, PCI, the command line), and
+//! builds what is built only once (the monitor's address space, the areas of CPUs, the first two
+//! partitions). Then it hands over one typed block (`handover::Handover`) and jumps to the
+//! monitor's entry point. Nothing of the loader is left when a partition runs: the monitor scrubs
+//! its memory and frees it.
 //!
-//! On a host target the binary is a stub; what only parses compiles, and is tested, there.
+//! On a host target the binary is a stub; the parsers compile there, and are tested there.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "only tested on the host"))]

@@ -1,9 +1,9 @@
-//! The frames that are given away before there is a resource database, and the monitor's address
-//! space, which is made of them.
+//! The frames that are handed out before there is a resource database, and the monitor's address
+//! space, which is built from them.
 //!
-//! The map is the one of the architecture document, "Virtual address space". The loader itself runs
-//! where it was loaded: the temporary page tables of the boot code, and entry 0 of the final ones
-//! until the monitor clears it, map the first 4 GiB at 0.
+//! The map is in the architecture document, "Virtual address space". The loader itself runs where
+//! it was loaded. The first 4 GiB are mapped at address 0: by the temporary page tables of the boot
+//! code, and by entry 0 of the final ones until the monitor clears it.
 #![expect(unsafe_code, reason = "the frame table and the image are found by address")]
 
 use core::{
@@ -33,7 +33,7 @@ const _: () = assert!(size_of::<Frame>() as u64 == FRAME_BYTES);
 static EARLY: Mutex<EarlyFrames> = Mutex::new(EarlyFrames::new());
 static SPACE: Once<Space> = Once::new();
 
-/// What [`set_up`] made.
+/// The address space that [`set_up`] made.
 #[derive(Debug)]
 struct Space {
     tables: PageTables,
@@ -47,12 +47,12 @@ unsafe extern "C" {
     safe static image_end: u8;
 }
 
-/// Why the machine's memory is of no use.
+/// Why the machine's memory cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The memory map is too fragmented for the tables.
     Fragmented,
-    /// No free range is large enough; bytes that were needed.
+    /// No free range has this many bytes.
     Short(u64),
 }
 
@@ -72,21 +72,21 @@ fn address(symbol: &u8) -> u64 {
     ptr::from_ref(symbol) as u64
 }
 
-/// The frames of the loader.
+/// The frames that the loader occupies.
 #[must_use]
 pub fn own_frames() -> FrameRange {
     let first = address(&image_start) / 4096;
     FrameRange { first, frames: address(&image_end) / 4096 - first }
 }
 
-/// The direct map's address of a physical address.
+/// The address of physical address `phys` in the direct map.
 #[must_use]
 pub fn phys_to_virt(phys: u64) -> *mut u8 {
     DIRECT_MAP.wrapping_add(phys) as *mut u8
 }
 
-/// Bytes of RAM by physical address, which nobody writes; `None` outside of what
-/// `regions` call RAM or ACPI memory.
+/// Bytes of RAM at a physical address, which nobody writes. Returns `None` outside the RAM and ACPI
+/// memory in `regions`.
 pub fn ram_bytes(phys: u64, bytes: u64, regions: &[FirmwareRegion]) -> Option<&'static [u8]> {
     let end = phys.checked_add(bytes)?;
     let inside = |r: &&FirmwareRegion| r.first * 4096 <= phys && end <= r.end() * 4096;
@@ -109,14 +109,14 @@ pub fn frame_count(regions: &[FirmwareRegion]) -> u64 {
     ram.map(FirmwareRegion::end).max().unwrap_or(0)
 }
 
-/// Takes frames for good; the first of them, a multiple of `align` (a power of two). While the
-/// platform starts, only; the database owns what is left.
+/// Takes frames for good. Returns the first, a multiple of `align` (a power of two). Only while the
+/// platform starts; afterwards the database owns the rest.
 pub fn take_frames(frames: u64, align: u64) -> Option<u64> {
     EARLY.lock().take(frames, align)
 }
 
-/// Frees frames that were never free, such as the loader's; they are not to be taken from then on.
-/// `None` where the ranges are too many.
+/// Frees frames that were never free, such as the loader's. No frames may be taken from then on.
+/// Returns `None` if there are too many ranges.
 pub fn free_also(range: FrameRange) -> Option<()> {
     EARLY.lock().free_also(range)
 }
@@ -127,16 +127,16 @@ pub fn taken_regions(mut each: impl FnMut(FrameRange)) {
     taken.taken().iter().for_each(|&range| each(range));
 }
 
-/// Calls `each` with every range of RAM that nobody took, in ascending order.
+/// Calls `each` with every range of RAM that is still free, in ascending order.
 pub fn free_regions(mut each: impl FnMut(FrameRange)) {
     let early = EARLY.lock();
     early.free().iter().for_each(|&range| each(range));
 }
 
-/// Makes the RAM in `regions` available to [`take_frames`], but for the loader and `kept`.
+/// Makes the RAM in `regions` available to [`take_frames`], except the loader's frames and `kept`.
 ///
 /// # Errors
-/// When the ranges are too many.
+/// [`Fault::Fragmented`] if there are too many ranges.
 pub fn start_frames(
     regions: &[FirmwareRegion],
     kept: impl Iterator<Item = FrameRange>,
@@ -149,11 +149,11 @@ pub fn start_frames(
     Ok(())
 }
 
-/// Builds the final page tables, but for the per-CPU areas, and the two tables indexed by
-/// frame. The temporary tables stay on until [`use_tables`].
+/// Builds the final page tables, except the per-CPU areas, and the two tables indexed by frame. The
+/// temporary tables stay in use until [`use_tables`].
 ///
 /// # Errors
-/// When memory is short.
+/// [`Fault::Short`] if memory is short.
 pub fn set_up(regions: &[FirmwareRegion], image: &Image) -> Result<(), Fault> {
     let tables = PageTables::new().ok_or(Fault::Short(4096))?;
     image.map(tables).ok_or(Fault::Short(4096))?;
@@ -164,7 +164,7 @@ pub fn set_up(regions: &[FirmwareRegion], image: &Image) -> Result<(), Fault> {
     let mapped = tables.map(FRAME_TABLE, frame_table, bytes, Rights::DATA, Largest::TwoMib);
     mapped.ok_or(Fault::Short(4096))?;
     let m2p = take_table(m2p_bytes(frames))?;
-    // Level-3 tables of all slots in use exist from here on: the slots never change again.
+    // From here on the level-3 tables of all used slots exist: the slots never change again.
     for va in [AREAS, DEVICES] {
         tables.entry(va, 3).ok_or(Fault::Short(4096))?;
     }
@@ -187,19 +187,19 @@ fn map_ram(tables: PageTables, regions: &[FirmwareRegion], image: FrameRange) ->
     Ok(())
 }
 
-/// Takes memory for a table indexed by frame; its physical address.
+/// Takes memory for a table indexed by frame. Returns its physical address.
 fn take_table(bytes: u64) -> Result<u64, Fault> {
     let bytes = bytes.next_multiple_of(MIB_2);
     let first = take_frames(bytes / 4096, MIB_2 / 4096).ok_or(Fault::Short(bytes))?;
     Ok(first * 4096)
 }
 
-/// Bytes of the machine-to-physical table, with the page of ones after it.
+/// Size in bytes of the machine-to-physical table, including the page of ones after it.
 fn m2p_bytes(frames: u64) -> u64 {
     frames * 8 + 4096
 }
 
-/// Fills all of a table indexed by frame with one word.
+/// Fills a table indexed by frame with one word.
 fn fill_table(phys: u64, bytes: u64, word: u64) {
     let count = narrow::size(bytes.next_multiple_of(MIB_2) / 8);
     // SAFETY: the range was taken for this table and lies in the direct map; nobody else uses it
@@ -248,7 +248,7 @@ pub fn frames() -> u64 {
     space().frames
 }
 
-/// The record of frame `mfn`; `None`: no RAM there.
+/// The record of frame `mfn`. Returns `None` if no RAM is there.
 #[must_use]
 pub fn frame(mfn: u64) -> Option<&'static Frame> {
     // SAFETY: `set_up` mapped and `use_tables` zeroed that many records; all zeros is a valid
@@ -257,13 +257,13 @@ pub fn frame(mfn: u64) -> Option<&'static Frame> {
     all.get(usize::try_from(mfn).ok()?)
 }
 
-/// Bytes of a frame in the direct map.
+/// The address of a frame's bytes in the direct map.
 #[must_use]
 pub fn bytes(mfn: u64) -> *mut u8 {
     phys_to_virt(mfn << 12)
 }
 
-/// The entries of a page table that was taken.
+/// The entries of a page table in a frame that was taken.
 #[must_use]
 pub fn entries(mfn: u64) -> &'static [AtomicU64; 512] {
     // SAFETY: the frame is RAM in the direct map; contents are only accessed atomically.
@@ -276,21 +276,21 @@ pub fn scrub(mfn: u64) {
     unsafe { bytes(mfn).write_bytes(0, 4096) };
 }
 
-/// Makes frames read-only in the direct map, for all CPUs; before partitions run.
-/// `None` when memory for split tables is short.
+/// Makes frames read-only in the direct map, for all CPUs, before partitions run. Returns `None` if
+/// memory for split tables is short.
 pub fn make_read_only(first: u64, frames: u64) -> Option<()> {
     tables().protect(DIRECT_MAP + first * 4096, frames, Rights::READ)?;
     cpu::drop_translations();
     Some(())
 }
 
-/// Maps device memory uncached; the address of `phys`.
+/// Maps device memory uncached. Returns the virtual address of `phys`.
 pub fn map_device(phys: u64, bytes: u64) -> Option<*mut u8> {
     static NEXT: AtomicU64 = AtomicU64::new(DEVICES);
     let first = phys & !4095;
     let size = (phys + bytes).next_multiple_of(4096) - first;
     let va = NEXT.fetch_add(size, Ordering::Relaxed);
-    // The monitor's like its RAM, also where the frame table has it.
+    // Device memory is the monitor's like its RAM, also in the frame table.
     EARLY.lock().record(FrameRange { first: first / 4096, frames: size / 4096 })?;
     tables().map(va, first, size, Rights::DEVICE, Largest::Page)?;
     Some((va + (phys - first)) as *mut u8)

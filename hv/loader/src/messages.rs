@@ -1,7 +1,7 @@
-//! The loader's messages on COM1, and its one way to stop.
+//! The loader's messages on COM1, and its only way to stop.
 //!
-//! The rule: whatever makes a start impossible is one message that says what and how to help, then
-//! a stop.
+//! The rule: whatever makes a start impossible ends in one message, which says the cause and the
+//! remedy, and a stop.
 #![expect(unsafe_code, reason = "stops the CPU")]
 
 use core::{
@@ -50,7 +50,7 @@ impl log::Log for Messages {
     fn flush(&self) {}
 }
 
-/// Finds the line.
+/// Finds and programs the serial port.
 pub fn set_up() {
     LINE.set_up();
     let _ = log::set_logger(&Messages);
@@ -61,12 +61,12 @@ pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// A refusal leaves QEMU, too.
+/// Sets whether a refusal also exits QEMU.
 pub fn set_debug_exit(on: bool) {
     DEBUG_EXIT.store(on, Ordering::Relaxed);
 }
 
-/// Says why there is no start, and stops.
+/// Logs why there is no start, and stops.
 pub fn refuse(reason: fmt::Arguments<'_>) -> ! {
     error!("cannot start: {reason}");
     if DEBUG_EXIT.load(Ordering::Relaxed) {

@@ -1,7 +1,7 @@
-//! Microcode from GRUB's modules, for the first CPU.
+//! Loads microcode from GRUB's modules on the first CPU.
 //!
-//! Rule: the CPU has its update before anybody asks it for features or leaks, and the file is no
-//! reason not to start: what came of it is a line on the console and a word to the ultravisor.
+//! Rule: the CPU gets its update before its features or leaks are read. A bad file never prevents
+//! the start: the result is one line on the console, and a record for the ultravisor.
 #![expect(unsafe_code, reason = "copies the update to where the CPU reads it")]
 
 use handover::{Bytes, Microcode};
@@ -15,8 +15,8 @@ use crate::{cpu::ThisCpu, memory, messages::refuse, multiboot2::Module, regions:
 /// The name of the modules.
 pub const MODULE: &str = "microcode";
 
-/// Loads the newest update that the modules have for this CPU. What came of it, and what the other
-/// CPUs follow.
+/// Loads the newest update in the modules for this CPU. Returns the result, and the microcode that
+/// the other CPUs must load.
 pub fn load(modules: &[Module], regions: &FirmwareRegions) -> (Outcome, Microcode) {
     let (mut outcome, mut loaded) = (Outcome::NoModule, Microcode::new_zeroed());
     for module in modules.iter().filter(|module| module.name() == MODULE) {
@@ -37,7 +37,8 @@ pub fn load(modules: &[Module], regions: &FirmwareRegions) -> (Outcome, Microcod
     (outcome, loaded)
 }
 
-/// Loads what one module has; the revision before, and what the CPU has now.
+/// Loads the update in one module. Returns the revision before, and the microcode that the CPU has
+/// now.
 fn load_one(module: &Module, regions: &FirmwareRegions) -> Result<(u32, Microcode), Outcome> {
     let file = memory::ram_bytes(module.start, module.bytes, regions);
     let cpu = Identity::of(&ThisCpu).ok_or(Outcome::OtherVendor)?;
@@ -56,8 +57,8 @@ fn load_one(module: &Module, regions: &FirmwareRegions) -> Result<(u32, Microcod
     Ok((before, Microcode { signature, platform, revision, amd, update: place }))
 }
 
-/// Copies the update to frames of the monitor's own: aligned as the CPU wants it, and there when the
-/// other CPUs start.
+/// Copies the update to frames of the monitor: aligned as the CPU needs it, and still there when
+/// the other CPUs start.
 fn keep(update: &Update<'_>) -> Bytes {
     let bytes = update.data.len() as u64;
     let Some(first) = memory::take_frames(bytes.div_ceil(4096), 1) else {

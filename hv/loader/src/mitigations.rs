@@ -1,12 +1,12 @@
-//! What is switched on against leaks of the CPU.
+//! The mitigations against leaks of the CPU.
 //!
-//! The first CPU's feature bits and the command line decide, once, and the monitor makes every CPU
-//! do the same. Whether that is enough is not judged here: the ultravisor does, by `hv/cpu-issues`.
-//! The rule: nothing is on that the CPU lacks, and every default is on where the CPU asks for it.
+//! The feature bits of the first CPU and the command line decide, once, and the monitor makes every
+//! CPU do the same. The ultravisor judges whether that is enough, by `hv/cpu-issues`. The rule: a
+//! mitigation that the CPU lacks stays off, and every default is on if the CPU needs it.
 
 use pv_abi::uv::start::mitigation as on;
 
-/// Words of the command line, `NAME=on` and `NAME=off`, and what they switch.
+/// The words of the command line, `NAME=on` and `NAME=off`, and the mitigation of each.
 pub const NAMES: [(&str, u32); 9] = [
     ("verw", on::VERW),
     ("ibpb", on::IBPB),
@@ -19,17 +19,17 @@ pub const NAMES: [(&str, u32); 9] = [
     ("l1tf", on::L1TF),
 ];
 
-/// What the command line says of mitigations.
+/// The choices on the command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
-    /// On where the CPU can, whatever the default is.
+    /// Mitigations to turn on if the CPU has them, whatever the default.
     pub on: u32,
-    /// Off.
+    /// Mitigations to turn off.
     pub off: u32,
 }
 
 impl Choice {
-    /// Takes a word; a later one overrides an earlier one.
+    /// Records a word; a later one overrides an earlier one.
     pub fn take(&mut self, name: &str, value: &str) -> Option<()> {
         let bits = match (name, value) {
             ("mitigations", "auto" | "off") => u32::MAX,
@@ -46,10 +46,10 @@ impl Choice {
     }
 }
 
-/// What the first CPU says of itself.
+/// What the first CPU reports about itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
-    /// AMD or Hygon made it.
+    /// Whether AMD or Hygon made the CPU.
     pub amd: bool,
     /// Leaf 1 `eax` and `ecx`.
     pub basic: [u32; 2],
@@ -63,7 +63,7 @@ pub struct Seen {
     pub capabilities: u64,
     /// Revision of the microcode.
     pub microcode: u32,
-    /// Threads of a core have APIC ids that differ in so many low bits.
+    /// Number of low bits in which the APIC ids of a core's threads differ.
     pub thread_bits: u32,
 }
 
@@ -76,11 +76,11 @@ impl Seen {
         self.capabilities & bits == bits
     }
 
-    /// What it can do.
+    /// The mitigations that the CPU supports.
     fn can(&self) -> u32 {
         let [basic, extended] = [self.structured[0], self.extended].map(u64::from);
         let has = |word: u64, bit: u32, what: u32| if word >> bit & 1 != 0 { what } else { 0 };
-        // The chicken bits of a hypervisor's CPU are the hypervisor's.
+        // Under a hypervisor, the chicken bits are the hypervisor's.
         let zen_2 = self.amd && self.family() == 0x17 && self.basic[1] >> 31 == 0;
         let zen_2 = zen_2 && !matches!(self.basic[0] >> 16 & 0xf, 0 | 1 | 2 | 5);
         has(basic, 26, on::IBPB)
@@ -98,8 +98,9 @@ impl Seen {
             | on::L1TF
     }
 
-    /// Whether buffers keep what `verw` clears: MD_CLEAR without MDS_NO, FB_CLEAR without all three
-    /// bits of MMIO stale data, RFDS_CLEAR without RFDS_NO; Zen 3 and 4 without both bits of TSA.
+    /// Returns whether the CPU has buffers that `verw` must clear: MD_CLEAR without MDS_NO,
+    /// FB_CLEAR without all three bits of MMIO stale data, RFDS_CLEAR without RFDS_NO; Zen 3 and 4
+    /// without both bits of TSA.
     fn owes_verw(&self) -> bool {
         let md_clear = self.structured[0] & 1 << 10 != 0;
         md_clear && !self.capable(1 << 5)
@@ -108,7 +109,7 @@ impl Seen {
             || self.amd && self.family() == 0x19 && self.more[1] & 0b110 != 0b110
     }
 
-    /// What is on where nobody chooses.
+    /// The mitigations that are on by default.
     fn wanted(&self) -> u32 {
         let off = on::SSBD
             | if self.owes_verw() { 0 } else { on::VERW }
@@ -117,7 +118,7 @@ impl Seen {
         !off
     }
 
-    /// What is switched on.
+    /// The mitigations to turn on.
     #[must_use]
     pub fn choose(&self, choice: Choice) -> u32 {
         (self.wanted() & !choice.off | choice.on) & self.can()

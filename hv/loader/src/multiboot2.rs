@@ -1,8 +1,8 @@
-//! What GRUB hands over: the multiboot2 information structure.
+//! The multiboot2 information structure, which GRUB hands over.
 //!
-//! A list of tags (type u32, size u32, payload; each starts on an 8-byte boundary), from the
+//! It is a list of tags (type u32, size u32, payload; each starts on an 8-byte boundary), from the
 //! *Multiboot2 Specification* 2.0, chapter 3.6. The rule: the parser reads only the bytes it was
-//! given, and what does not fit its tables is an error with a name, not a silent loss.
+//! given, and data that does not fit its tables is a named error, not a silent loss.
 
 use core::fmt;
 
@@ -14,8 +14,8 @@ use crate::regions::{Region, Regions};
 
 /// Value of eax at entry (specification 3.1).
 pub const MAGIC: u32 = 0x36d7_6289;
-/// Modules that the loader takes: those of the start block, the images of the two partitions, and
-/// microcode of both manufacturers.
+/// Most modules that the loader takes: those of the start block, the images of the two partitions,
+/// and microcode of both manufacturers.
 pub const MAX_MODULES: usize = MODULES + 4;
 
 /// A module that GRUB loaded.
@@ -25,7 +25,7 @@ pub struct Module {
     pub start: u64,
     /// Bytes.
     pub bytes: u64,
-    /// First word: its name; the rest: its options.
+    /// Its name as the first word, and its options as the rest.
     pub command_line: &'static str,
 }
 
@@ -37,25 +37,25 @@ impl Module {
     }
 }
 
-/// All that the loader uses of the information structure.
+/// Everything that the loader uses of the information structure.
 #[derive(Debug, Default)]
 pub struct Information {
     /// Text after the file name on GRUB's `multiboot2` line.
     pub command_line: &'static str,
     /// Modules in the order they were loaded.
     pub modules: Vec<Module, MAX_MODULES>,
-    /// The memory map as firmware gave it, unsorted.
+    /// The firmware's memory map, unsorted.
     pub memory: Regions,
-    /// Copy of the root pointer of ACPI, the newer one where there are two.
+    /// Copy of the root pointer of ACPI, the newer one if there are two.
     pub rsdp: Option<&'static [u8]>,
 }
 
-/// Why the information structure is of no use.
+/// Why the information structure cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A tag or the structure ends before its contents; byte offset.
+    /// A tag or the structure ends before its contents, at this byte offset.
     Truncated(usize),
-    /// A text is not UTF-8; byte offset of the tag.
+    /// The text of the tag at this byte offset is not UTF-8.
     NotText(usize),
     /// More than [`MAX_MODULES`] modules.
     TooManyModules,
@@ -84,10 +84,10 @@ fn text(bytes: &'static [u8], offset: usize) -> Result<&'static str, Fault> {
     core::str::from_utf8(text).map_err(|_| Fault::NotText(offset))
 }
 
-/// Reads the structure, `bytes` long from its first field (`total_size`).
+/// Reads the structure, whose `bytes` start with its first field (`total_size`).
 ///
 /// # Errors
-/// [`Fault`] names what is missing or too much.
+/// The [`Fault`] that makes it unusable.
 pub fn parse(bytes: &'static [u8]) -> Result<Information, Fault> {
     let mut information = Information::default();
     let mut offset = 8;
@@ -112,7 +112,7 @@ impl Information {
             1 => self.command_line = text(payload, at)?,
             3 => self.take_module(payload, at)?,
             6 => self.take_memory(payload, at)?,
-            // The older root pointer counts only where there is no newer one.
+            // The older root pointer counts only if there is no newer one.
             14 => self.rsdp = self.rsdp.or(Some(payload)),
             15 => self.rsdp = Some(payload),
             _ => {}

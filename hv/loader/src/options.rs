@@ -9,29 +9,29 @@ use log::LevelFilter;
 
 use crate::mitigations::{Choice, NAMES};
 
-/// What to do after the monitor itself failed.
+/// What to do after the monitor itself has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterPanic {
-    /// Stay, for someone to read the message.
+    /// Halt, so that someone can read the message.
     Stop,
     /// Reset the machine.
     Reset,
 }
 
-/// The options with their defaults filled in.
+/// The options, with defaults filled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Least severe messages that are shown.
+    /// The least severe level of messages that are shown.
     pub log_level: LevelFilter,
     /// What follows a panic.
     pub after_panic: AfterPanic,
     /// Leave QEMU through its debug-exit device (port 0xf4) instead of power-off.
     pub debug_exit: bool,
-    /// CPUs to use at most.
+    /// Most CPUs to use.
     pub cpus: u32,
-    /// Use every thread of a core, not the first alone.
+    /// Use every thread of a core, not only the first.
     pub smt: bool,
-    /// Mitigations that are chosen.
+    /// The mitigations chosen.
     pub mitigations: Choice,
 }
 
@@ -52,7 +52,7 @@ impl Default for Options {
 pub const SYNOPSIS: &str = "loglevel=error|warn|info|debug, panic=stop|reset, debug-exit, \
     cpus=NUMBER, smt=on|off, mitigations=auto|off";
 
-/// A word that is no option.
+/// A word that is not a valid option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unknown<'a>(pub &'a str);
 
@@ -66,7 +66,7 @@ impl fmt::Display for Unknown<'_> {
 /// Reads the command line.
 ///
 /// # Errors
-/// The first word that is no option, or has no valid value.
+/// The first word that is no option, or has an invalid value.
 pub fn parse(command_line: &str) -> Result<Options, Unknown<'_>> {
     let mut options = Options::default();
     for word in command_line.split_ascii_whitespace() {

@@ -1,9 +1,9 @@
 //! The monitor's own page tables.
 //!
-//! Slots 257 to 271 of every level-4 table are the monitor's and point to the same level-3
-//! tables, so what is mapped here is mapped in every address space. The rule: no page is both
-//! writable and executable, and no partition can reach one. Slot 256, each partition's view of the
-//! machine-to-physical table, is empty here.
+//! Slots 257 to 271 of every level-4 table belong to the monitor and point to the same level-3
+//! tables, so a mapping made here exists in every address space. The rule: no page is both writable
+//! and executable, and no partition can access one. Slot 256, which holds each partition's view of
+//! the machine-to-physical table, is empty here.
 #![expect(unsafe_code, reason = "page tables are reached through the direct map")]
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -18,11 +18,11 @@ pub mod bit {
     pub const PRESENT: u64 = 1;
     /// Writable.
     pub const WRITE: u64 = 1 << 1;
-    /// With `PWT`: PAT entry 3, uncached.
+    /// With `PWT`, selects PAT entry 3: uncached.
     pub const UNCACHED: u64 = 1 << 3 | 1 << 4;
-    /// Accessed and dirty, set beforehand so that the CPU never writes to our entries.
+    /// Accessed and dirty, set in advance so that the CPU never writes to our entries.
     pub const USED: u64 = 1 << 5 | 1 << 6;
-    /// A large page rather than a table.
+    /// A large page, not a table.
     pub const LARGE: u64 = 1 << 7;
     /// Not executable.
     pub const NX: u64 = 1 << 63;
@@ -30,7 +30,7 @@ pub mod bit {
     pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 }
 
-/// What a mapping allows.
+/// The access that a mapping allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rights(u64);
 
@@ -43,7 +43,7 @@ impl Rights {
     pub const DATA: Self = Self(DATA_ENTRY);
     /// Read and write, ring 0, uncached.
     pub const DEVICE: Self = Self(Self::DATA.0 | bit::UNCACHED);
-    /// For upper-level entries: everything that a leaf may want.
+    /// Rights of upper-level entries: everything that a leaf may need.
     const TABLE: Self = Self(bit::PRESENT | bit::WRITE | bit::USED);
 }
 
@@ -54,7 +54,7 @@ pub enum Largest {
     Page = 1,
     /// Up to 2 MiB.
     TwoMib = 2,
-    /// Up to 1 GiB, where the CPU has it.
+    /// Up to 1 GiB, if the CPU supports it.
     OneGib = 3,
 }
 
@@ -65,19 +65,19 @@ fn span(level: u32) -> u64 {
 
 /// The entries of the table at a physical address.
 fn table(phys: u64) -> &'static [AtomicU64; 512] {
-    // SAFETY: only tables that `PageTables` took, and the temporary level-4 table, get here; they
-    // are RAM, in the direct map, never given back, and accessed as atomics only.
+    // SAFETY: callers pass only tables that `PageTables` took, and the temporary level-4 table;
+    // they are RAM, in the direct map, never given back, and accessed as atomics only.
     unsafe { &*memory::phys_to_virt(phys).cast() }
 }
 
-/// A set of page tables, by their level-4 table.
+/// A set of page tables, named by its level-4 table.
 #[derive(Clone, Copy, Debug)]
 pub struct PageTables {
     root: u64,
 }
 
 impl PageTables {
-    /// An empty set; `None` when memory is short.
+    /// Makes an empty set. Returns `None` if memory is short.
     pub fn new() -> Option<Self> {
         Some(Self { root: new_table()? })
     }
@@ -92,7 +92,7 @@ impl PageTables {
         table(self.root).get(index).map_or(0, |e| e.load(Ordering::Relaxed))
     }
 
-    /// The temporary tables, which are in use.
+    /// The temporary tables that are in use.
     pub fn temporary() -> Self {
         Self { root: cpu::root() }
     }
@@ -104,7 +104,7 @@ impl PageTables {
         }
     }
 
-    /// The entry for `va` at `level`, making or splitting tables on the way down.
+    /// The entry for `va` at `level`; makes or splits tables on the way down.
     pub fn entry(self, va: u64, level: u32) -> Option<&'static AtomicU64> {
         let mut here = self.root;
         for above in (level + 1..=4).rev() {
@@ -122,7 +122,7 @@ impl PageTables {
         Some(&table(here)[index(va, level)])
     }
 
-    /// Maps `bytes` (a multiple of 4096) at `va` to `phys`; `None` when memory is short.
+    /// Maps `bytes` (a multiple of 4096) at `va` to `phys`. Returns `None` if memory is short.
     pub fn map(self, va: u64, phys: u64, bytes: u64, rights: Rights, max: Largest) -> Option<()> {
         let no_gib = max == Largest::OneGib && !cpu::has_gib_pages();
         let top = if no_gib { 2 } else { max as u32 };
@@ -139,7 +139,7 @@ impl PageTables {
         Some(())
     }
 
-    /// Sets new rights for 4 KiB pages that are mapped; `None` when memory is short.
+    /// Sets new rights for mapped 4 KiB pages. Returns `None` if memory is short.
     pub fn protect(self, va: u64, pages: u64, rights: Rights) -> Option<()> {
         for page in 0..pages {
             let entry = self.entry(va + page * 4096, 1)?;
@@ -156,7 +156,7 @@ fn index(va: u64, level: u32) -> usize {
     (va >> (12 + 9 * (level - 1)) & 511) as usize
 }
 
-/// A zeroed frame for a table; its physical address.
+/// Takes a zeroed frame for a table. Returns its physical address.
 fn new_table() -> Option<u64> {
     let phys = memory::take_frames(1, 1)? << 12;
     for entry in table(phys) {
@@ -165,7 +165,7 @@ fn new_table() -> Option<u64> {
     Some(phys)
 }
 
-/// A table with the same mappings as the large page `value` of a level-`level` table.
+/// Makes a table with the same mappings as the large page `value` of a level-`level` table.
 fn split(value: u64, level: u32) -> Option<u64> {
     let phys = new_table()?;
     let large = if level > 2 { bit::LARGE } else { 0 };

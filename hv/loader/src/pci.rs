@@ -1,7 +1,8 @@
 //! The PCI functions of the machine.
 //!
-//! Found through configuration mechanism 1 (PCI Local Bus Specification 3.0, 3.2.2.3.2). The rule:
-//! only identification registers are read; devices are left as they are.
+//! The loader finds them through configuration mechanism 1 (PCI Local Bus Specification 3.0,
+//! 3.2.2.3.2). The rule: the loader reads only identification registers, and leaves devices as they
+//! are.
 
 use heapless::Vec;
 use pv_abi::uv::start::MachinePci;
@@ -11,12 +12,12 @@ use serial_line::ports::{input, output};
 const ADDRESS: u16 = 0xcf8;
 const DATA: u16 = 0xcfc;
 const ENABLE: u32 = 1 << 31;
-/// What a slot without a device reads as.
+/// The value that a slot without a device reads as.
 const ABSENT: u32 = 0xffff_ffff;
 /// Header type: the device has more than one function.
 const SEVERAL_FUNCTIONS: u32 = 0x80 << 16;
 
-/// Functions that are recorded.
+/// Most functions that are recorded.
 pub const MAX_FUNCTIONS: usize = 256;
 
 /// Reads a configuration register of a function (bus << 8 | device << 3 | function).
@@ -25,7 +26,7 @@ fn read(function: u32, register: u32) -> u32 {
     input(DATA)
 }
 
-/// All functions of segment 0, in order; what does not fit is not recorded.
+/// All functions of segment 0, in order; functions beyond [`MAX_FUNCTIONS`] are not recorded.
 #[must_use]
 pub fn enumerate() -> Vec<MachinePci, MAX_FUNCTIONS> {
     let mut found = Vec::new();

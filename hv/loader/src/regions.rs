@@ -1,12 +1,12 @@
-//! The firmware's memory map, made fit for use.
+//! The firmware's memory map, sorted and without overlaps.
 //!
-//! Firmware may list regions unsorted and overlapping. [`firmware_frames`] makes of them disjoint
-//! ranges of whole frames in ascending order. The rule: a frame counts as RAM only if all of
-//! it is RAM and no other entry claims any byte of it.
+//! Firmware may list regions unsorted and overlapping. [`firmware_frames`] turns them into disjoint
+//! ranges of whole frames in ascending order. The rule: a frame counts as RAM only if all of it is
+//! RAM and no other entry claims any byte of it.
 
 use heapless::Vec;
 
-/// Regions held, raw and sorted.
+/// Most regions, raw and sorted.
 pub const MAX_REGIONS: usize = 128;
 
 /// Types of a region (multiboot2 specification 3.6.8).
@@ -21,18 +21,18 @@ pub mod kind {
     pub const DEFECTIVE: u32 = 5;
 }
 
-/// A range of bytes as firmware lists it.
+/// A range of bytes in the firmware's list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Region {
     /// First physical address.
     pub start: u64,
-    /// Bytes.
+    /// Number of bytes.
     pub bytes: u64,
     /// See [`kind`].
     pub kind: u32,
 }
 
-/// Firmware's list.
+/// The firmware's list.
 pub type Regions = Vec<Region, MAX_REGIONS>;
 
 /// A range of whole frames of one kind.
@@ -40,7 +40,7 @@ pub type Regions = Vec<Region, MAX_REGIONS>;
 pub struct FirmwareRegion {
     /// First frame.
     pub first: u64,
-    /// Frames.
+    /// Number of frames.
     pub frames: u64,
     /// See [`kind`].
     pub kind: u32,
@@ -57,7 +57,7 @@ impl FirmwareRegion {
 /// Disjoint, sorted ranges.
 pub type FirmwareRegions = Vec<FirmwareRegion, MAX_REGIONS>;
 
-/// Frames that a region covers: RAM inward, everything else outward to frame bounds.
+/// The frames that a region covers: RAM is rounded inward to whole frames, everything else outward.
 fn frame_bounds(region: &Region) -> (u64, u64) {
     let end = region.start.saturating_add(region.bytes);
     if region.kind == kind::RAM {
@@ -67,7 +67,7 @@ fn frame_bounds(region: &Region) -> (u64, u64) {
     }
 }
 
-/// Which of two claims to a frame holds: the more restrictive one.
+/// The rank of a kind: of two claims to a frame, the more restrictive one wins.
 fn weight(kind: u32) -> u32 {
     match kind {
         kind::RAM => 1,
@@ -78,12 +78,12 @@ fn weight(kind: u32) -> u32 {
     }
 }
 
-/// Disjoint ranges in ascending order; `None` when they are more than [`MAX_REGIONS`].
+/// Disjoint ranges in ascending order. Returns `None` if there are more than [`MAX_REGIONS`].
 #[must_use]
 pub fn firmware_frames(regions: &Regions) -> Option<FirmwareRegions> {
     let mut sorted = FirmwareRegions::new();
     let mut from = 0;
-    // Each turn handles the stretch from `from` to the next bound of any region.
+    // Each turn handles the frames from `from` to the next bound of any region.
     loop {
         let bounds = regions.iter().flat_map(|r| {
             let (first, end) = frame_bounds(r);

@@ -1,9 +1,10 @@
 //! From the boot code's jump to the monitor's entry point.
 //!
-//! Order matters: messages first; then what GRUB passed is read and checked through the temporary
-//! page tables; then frames, the monitor's image and the final page tables; then devices, the areas
-//! of CPUs and the first two partitions, all of which the monitor is told in one block. The rule:
-//! whatever makes a start impossible is one message that says what and how to help, then a stop.
+//! Order matters: first the messages; then the data from GRUB is read and checked through the
+//! temporary page tables; then come frames, the monitor's image and the final page tables; then
+//! devices, the areas of CPUs and the first two partitions. One block tells the monitor of all of
+//! them. The rule: whatever makes a start impossible ends in one message, which says the cause and
+//! the remedy, and a stop.
 #![expect(bad_asm_style, reason = "far jumps are clearer in the AT&T syntax")]
 #![expect(unsafe_code, reason = "boot code, and memory that GRUB describes by address")]
 
@@ -48,7 +49,7 @@ const MSR_X2APIC_ID: u32 = 0x802;
 /// The APIC id, in memory.
 const APIC_ID: u64 = 0x20;
 
-/// What tells tests where the loader is.
+/// A mark by which tests find the loader in memory.
 #[repr(C, align(32))]
 struct Mark([u8; 32]);
 
@@ -59,7 +60,8 @@ static INFORMATION: Once<Information> = Once::new();
 static REGIONS: Once<FirmwareRegions> = Once::new();
 static PCI: Once<Vec<MachinePci, { pci::MAX_FUNCTIONS }>> = Once::new();
 
-/// First Rust code: on the boot stack, with the temporary page tables, interrupts off.
+/// The first Rust code. It runs on the boot stack, with the temporary page tables and interrupts
+/// off.
 extern "C" fn loader_start(magic: u32, information: u64) -> ! {
     messages::set_up();
     messages::set_level(options::Options::default().log_level);
@@ -164,7 +166,7 @@ fn power(acpi: &Acpi) -> Power {
     }
 }
 
-/// Interrupt controllers, and an area for every usable CPU, which gets an index.
+/// Sets up the interrupt controllers, and an index and an area for every usable CPU.
 fn start_cpus(
     acpi: &Acpi,
     options: &options::Options,
@@ -211,7 +213,7 @@ fn start_cpus(
     cpus
 }
 
-/// What GRUB passes, and the frames it lies in.
+/// The data from GRUB, and the frames that it lies in.
 fn read_information(phys: u64) -> (&'static Information, FrameRange) {
     // SAFETY: GRUB passes the structure's address; the temporary page tables map the first 4 GiB,
     // where it lies; its first word is its size, and it is never changed.
@@ -253,7 +255,7 @@ fn read_regions(information: &Information) -> &'static FirmwareRegions {
     REGIONS.call_once(|| sorted)
 }
 
-/// Reads the ACPI tables, which firmware may keep outside of what is mapped later.
+/// Reads the ACPI tables, which firmware may keep outside the memory that is mapped later.
 fn read_acpi(information: &Information) -> Acpi {
     let memory = |phys: u64, bytes: u64| {
         let end = phys.checked_add(bytes).filter(|&end| end <= 1 << 32)?;
@@ -269,14 +271,14 @@ fn read_acpi(information: &Information) -> Acpi {
     })
 }
 
-/// Frames that hold `bytes` bytes at a physical address.
+/// The frames that hold `bytes` bytes at a physical address.
 fn frames_of(phys: u64, bytes: u64) -> FrameRange {
     let end = phys.saturating_add(bytes).div_ceil(4096);
     FrameRange { first: phys / 4096, frames: end - phys / 4096 }
 }
 
-/// Makes frames available, loads the monitor's image and builds its page tables; the image, and
-/// the physical address of a free page below 1 MiB, or 0.
+/// Makes frames available, loads the monitor's image and builds its page tables. Returns the image,
+/// and the physical address of a free page below 1 MiB, or 0.
 fn start_memory(
     information: &'static Information,
     structure: FrameRange,

@@ -1,16 +1,16 @@
-//! Indices that stay within their table while the CPU speculates, too.
+//! Table indices that stay in bounds even while the CPU speculates.
 //!
-//! A bounds check is a branch, and a CPU that predicts it wrongly reads past the table with an index
-//! that a partition chose (Spectre, variant 1). So an index that a partition names is also masked by
-//! data: past the end it becomes 0 (Linux does the same by `array_index_nospec`).
+//! A bounds check is a branch. A CPU that mispredicts it reads past the table with an index that a
+//! partition chose (Spectre, variant 1). So an index from a partition is also masked by data: past
+//! the end it becomes 0 (Linux does the same in `array_index_nospec`).
 //!
-//! Rule: whatever a partition numbers (ports, grants, virtual CPUs, partitions) is looked up by
-//! [`get`], [`get_mut`] or [`index`].
+//! Rule: every lookup by a number from a partition (ports, grants, virtual CPUs, partitions) goes
+//! through [`get`], [`get_mut`] or [`index`].
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 #![expect(unsafe_code, reason = "the compiler would take the mask out: it knows the check")]
 
-/// The index, where it is below `length`; 0 for a CPU that is wrong about that.
+/// Returns the index if it is below `length`. A CPU that mispredicts this sees 0.
 #[must_use]
 #[inline(always)]
 pub fn index(index: usize, length: usize) -> Option<usize> {
@@ -26,14 +26,14 @@ pub fn index(index: usize, length: usize) -> Option<usize> {
     Some(index & mask)
 }
 
-/// The element of a table at an index that a partition named.
+/// The element of a table at an index that a partition supplied.
 #[must_use]
 #[inline(always)]
 pub fn get<T>(table: &[T], at: usize) -> Option<&T> {
     table.get(index(at, table.len())?)
 }
 
-/// [`get`], to change it.
+/// The same as [`get`], for a mutable reference.
 #[must_use]
 #[inline(always)]
 pub fn get_mut<T>(table: &mut [T], at: usize) -> Option<&mut T> {

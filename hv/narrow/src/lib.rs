@@ -1,18 +1,18 @@
-//! Numbers that get narrower in ring 0, and the part that is kept.
+//! Explicit narrowing of numbers in ring 0.
 //!
-//! `as` drops high bits silently, and a dropped bit turned a check of one number into the use of
-//! another more than once. So `clippy::cast_possible_truncation` is on in every crate that ring 0
+//! `as` drops high bits silently. More than once, a dropped bit made a check of one number guard
+//! the use of another. So `clippy::cast_possible_truncation` is on in every crate that ring 0
 //! links. A number whose high bits would be an error goes through `try_from`. These functions are
-//! for the rest: a register of 64 bits of which the ABI or the manual defines the low part, and an
-//! index, for which `u64` and `usize` are the same.
+//! for the other cases: a register of 64 bits of which the ABI or the manual defines the low part,
+//! and an index, for which `u64` and `usize` are the same.
 //!
-//! Rule: no function here loses a bit that its name does not give up.
+//! Rule: a function here drops only the bits that its name says.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
-/// The same number, to index or to count bytes of memory. That no bit is lost is checked by types:
-/// on a CPU whose addresses are shorter this does not compile.
+/// The same number, as an index or a count of bytes in memory. Types prove that no bit is lost:
+/// this does not compile for a CPU with shorter addresses.
 #[must_use]
 #[inline(always)]
 pub const fn size(number: u64) -> usize {
@@ -40,7 +40,7 @@ pub const fn low_8(number: u64) -> u8 {
     (number & 0xff) as u8
 }
 
-/// Index of the entry of 8 bytes that is at an address within a page of 4 KiB.
+/// The index in a 4 KiB page of the 8-byte entry at `address`.
 #[must_use]
 #[inline(always)]
 pub const fn entry_index(address: u64) -> usize {

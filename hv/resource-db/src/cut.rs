@@ -1,9 +1,9 @@
-//! For tests: ends the writer of the arena before a store of the test's choice, as a crash would.
+//! For tests: ends the writer of the arena before a chosen store, as a crash would.
 
 use std::cell::Cell;
 use std::panic::resume_unwind;
 
-/// The writer was ended by [`after`].
+/// The panic payload with which [`after`] ends the writer.
 #[derive(Debug)]
 pub struct Cut;
 
@@ -12,14 +12,14 @@ thread_local! {
     static DONE: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Ends this thread's writer, by unwinding with [`Cut`], before the store that follows `stores`
-/// others; `None` lets it go on. Returns how many stores were made since the last call.
+/// Ends this thread's writer, by unwinding with [`Cut`], after `stores` further stores and before
+/// the next one. `None` disables that. Returns the number of stores since the last call.
 pub fn after(stores: Option<u64>) -> u64 {
     LEFT.set(stores);
     DONE.replace(0)
 }
 
-/// Counts a store that is about to be made.
+/// Counts a store that is about to happen.
 pub(crate) fn count() {
     match LEFT.get() {
         Some(0) => {

@@ -1,21 +1,21 @@
-//! Writing the arena: header, descriptors, channel table, log pages.
+//! Writes the arena: header, descriptors, channel table, log pages.
 //!
-//! One writer exists, the ultravisor partition; `&mut self` says so. The arena's pages are laid
-//! out once, by [`Database::create`]:
+//! There is one writer, the ultravisor partition, which `&mut self` expresses. [`Database::create`]
+//! fixes the layout of the arena's pages:
 //!
 //! | pages | what |
 //! |---|---|
 //! | 0 | header |
 //! | 1 to 8 | descriptors of the well-known partitions |
-//! | 9 to 15 | nothing |
+//! | 9 to 15 | unused |
 //! | 16 to C-1 | descriptors of guests: an eighth of the arena, at least 16 |
 //! | C to R-1 | channel table: two entries for each guest, and some for the host's own |
 //! | R | root of the page map |
 //! | R+1 to L | log ring: an eighth of the arena, 4 to 1024 pages |
-//! | from there | index pages of the page map, allotted upward and reused through a chain |
+//! | from there | index pages of the page map, allocated upward and reused through a chain |
 //!
-//! Rule: a descriptor or channel entry has an odd generation while it is written, and a new index
-//! page is filled before an entry names it.
+//! Rule: the generation of a descriptor or channel entry is odd while it is written, and a new
+//! index page is filled before an entry names it.
 
 use alloc::boxed::Box;
 use core::sync::atomic::AtomicU32;
@@ -32,23 +32,23 @@ use database_view::{PAGE_WORDS, Words};
 use crate::Reader;
 use crate::words::WriteWords;
 
-/// Channels that a guest has: its console and its store.
+/// Channels of each guest: its console and its store.
 const GUEST_CHANNELS: u32 = 2;
 
-/// Pages an arena has at least.
+/// Least pages of an arena.
 pub const MIN_PAGES: u32 = 64;
 
-/// Pages of the log ring at most: a quarter of them has room for what a thousand guests leave
-/// pending while they are built.
+/// Most pages of the log ring: a quarter of them has room for the pending transactions of a
+/// thousand guests that are being built.
 const MAX_LOG_PAGES: u32 = 1024;
 
-/// Words of the header.
+/// Indices of the header's words.
 pub(crate) mod header {
     /// Low and high half of the magic number.
     pub const MAGIC: usize = 0;
     /// Layout version.
     pub const VERSION: usize = 2;
-    /// Pages of the arena.
+    /// Number of pages of the arena.
     pub const PAGES: usize = 3;
     /// Low and high half of the version of the contents.
     pub const CONTENTS: usize = 4;
@@ -56,13 +56,13 @@ pub(crate) mod header {
     pub const ROOT: usize = 6;
     /// First page of the log ring.
     pub const LOG_FIRST: usize = 7;
-    /// Pages of the log ring.
+    /// Number of pages of the log ring.
     pub const LOG_PAGES: usize = 8;
-    /// First index page that was never allotted.
+    /// First index page that was never allocated.
     pub const FREE_FIRST: usize = 9;
     /// Low and high half of the frame count.
     pub const FRAMES: usize = 10;
-    /// First page of the chain of freed pages.
+    /// First page of the chain of freed index pages.
     pub const FREE_CHAIN: usize = 12;
     /// Length of that chain.
     pub const FREE_CHAINED: usize = 13;
@@ -70,11 +70,11 @@ pub(crate) mod header {
     pub const BOOT: usize = 14;
     /// First page of the channel table.
     pub const CHANNELS_FIRST: usize = 16;
-    /// Pages of the channel table.
+    /// Number of pages of the channel table.
     pub const CHANNELS_PAGES: usize = 17;
 }
 
-/// Why a change was not made. Nothing changed then.
+/// Why a change was refused. The arena is unchanged then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteError {
     /// The arena has fewer than [`MIN_PAGES`] pages, or the machine more frames than the page map
@@ -82,7 +82,7 @@ pub enum WriteError {
     Size,
     /// The number, frame or index cannot exist.
     OutOfRange,
-    /// Not enough arena pages are left: this many more are needed.
+    /// The arena has too few free pages: this many more are needed.
     Full(u32),
     /// The arena contradicts its layout.
     Read(ReadError),
@@ -101,7 +101,7 @@ pub struct Database<'a> {
 }
 
 impl<'a> Database<'a> {
-    /// Makes an empty database: no partition, no channel, all `frames` frames free RAM.
+    /// Makes an empty database: no partition, no channel, and all `frames` frames are free RAM.
     ///
     /// # Errors
     /// [`WriteError::Size`].
@@ -134,10 +134,10 @@ impl<'a> Database<'a> {
         Ok(database)
     }
 
-    /// Takes over a database that was there before.
+    /// Takes over an existing database.
     ///
     /// # Errors
-    /// [`WriteError::Read`] with [`ReadError::NotAnArena`] where there is none.
+    /// [`WriteError::Read`] with [`ReadError::NotAnArena`] if there is none.
     pub fn open(words: &'a [AtomicU32]) -> Result<Self, WriteError> {
         let database = Self { words: Words::new(words) };
         database.reader().check()?;
@@ -153,12 +153,12 @@ impl<'a> Database<'a> {
     /// may leave such pages.
     ///
     /// # Errors
-    /// [`WriteError::Read`] where the page map names pages outside of the arena.
+    /// [`WriteError::Read`] if the page map names pages outside the arena.
     pub fn reclaim(&mut self) -> Result<(), WriteError> {
         crate::page_map::reclaim(self)
     }
 
-    /// The reading side.
+    /// A reader of the same arena.
     #[must_use]
     pub const fn reader(&self) -> Reader<'a> {
         Reader::over(self.words)
@@ -188,7 +188,7 @@ impl<'a> Database<'a> {
         self.words.read(index, 0, out)
     }
 
-    /// Arena pages.
+    /// Number of pages in the arena.
     #[must_use]
     pub fn pages(&self) -> u32 {
         self.header(header::PAGES).unwrap_or(0)
@@ -204,17 +204,17 @@ impl<'a> Database<'a> {
         }
     }
 
-    /// Identity of the boot that the database was made in; 0 where it was given none.
+    /// Identity of the boot in which the database was made; 0 if it has none.
     #[must_use]
     pub fn boot(&self) -> u64 {
         let mut bytes = [0; 8];
         self.words.read(0, header::BOOT, &mut bytes).map_or(0, |()| u64::from_le_bytes(bytes))
     }
 
-    /// Gives the boot its identity, once, when the database is made.
+    /// Sets the identity of the boot; called once, when the database is made.
     ///
     /// # Errors
-    /// [`WriteError::Read`]: there is no header.
+    /// [`WriteError::Read`] if there is no header.
     pub fn set_boot(&mut self, identity: u64) -> Result<(), WriteError> {
         self.set_header_long(header::BOOT, identity)
     }
@@ -222,12 +222,12 @@ impl<'a> Database<'a> {
     /// Sets the version of the contents.
     ///
     /// # Errors
-    /// [`WriteError::Read`] where the arena is too short to have a header.
+    /// [`WriteError::Read`] if the arena is too short for a header.
     pub fn set_contents(&mut self, version: u64) -> Result<(), WriteError> {
         self.set_header_long(header::CONTENTS, version)
     }
 
-    /// One past the last number that a descriptor can have here.
+    /// One past the highest number that a descriptor can have in this arena.
     #[must_use]
     pub fn number_end(&self) -> PartitionNumber {
         self.header(header::CHANNELS_FIRST).unwrap_or(FIRST_GUEST).min(MAX_PARTITION)
@@ -240,7 +240,7 @@ impl<'a> Database<'a> {
         first..first.saturating_add(self.header(header::CHANNELS_PAGES).unwrap_or(0))
     }
 
-    /// Entries of the channel table.
+    /// Number of entries in the channel table.
     #[must_use]
     pub fn channel_entries(&self) -> u32 {
         (self.channel_pages().len() as u32).saturating_mul(CHANNELS_IN_PAGE)
@@ -252,7 +252,7 @@ impl<'a> Database<'a> {
         (FIRST_GUEST..self.number_end()).find(|&n| self.words.load(n, 0) == Some(0))
     }
 
-    /// The numbers of all partitions, rising.
+    /// The numbers of all partitions, in ascending order.
     pub fn numbers(&self) -> impl Iterator<Item = PartitionNumber> + use<'a> {
         let words = self.words;
         (1..self.number_end()).filter(move |&number| {
@@ -260,11 +260,11 @@ impl<'a> Database<'a> {
         })
     }
 
-    /// The descriptor of a partition, though a writer may have ended in the middle of a change of it:
-    /// fields that the change was about are then what they were before or after.
+    /// The descriptor of a partition, even if a writer ended in the middle of a change. Fields that
+    /// the change affected have then their old or their new value.
     ///
     /// # Errors
-    /// [`WriteError::OutOfRange`]: there is no descriptor of this number.
+    /// [`WriteError::OutOfRange`] if there is no descriptor with this number.
     pub fn descriptor_in_part(
         &self,
         number: PartitionNumber,
@@ -281,20 +281,20 @@ impl<'a> Database<'a> {
         Ok(descriptor)
     }
 
-    /// Writes a descriptor at its number. Magic and generation are put in here; whatever the
-    /// fields say is taken as it is.
+    /// Writes a descriptor to the place of its number. This sets the magic number and the
+    /// generation; all other fields are written as they are.
     ///
     /// # Errors
-    /// [`WriteError::OutOfRange`]: the arena has no place for a descriptor of this number.
+    /// [`WriteError::OutOfRange`] if the arena has no place for a descriptor with this number.
     pub fn write_descriptor(&mut self, descriptor: &PartitionDescriptor) -> Result<(), WriteError> {
         let bytes = descriptor.as_bytes().get(..DESCRIPTOR_BYTES).unwrap_or_default();
         self.replace_descriptor(descriptor.number, DESCRIPTOR_MAGIC, bytes)
     }
 
-    /// Removes a descriptor: its number is free again.
+    /// Removes a descriptor, which frees its number.
     ///
     /// # Errors
-    /// As [`Self::write_descriptor`].
+    /// The same as [`Self::write_descriptor`].
     pub fn remove_descriptor(&mut self, number: PartitionNumber) -> Result<(), WriteError> {
         self.replace_descriptor(number, 0, &[0; DESCRIPTOR_BYTES])
     }
@@ -319,15 +319,15 @@ impl<'a> Database<'a> {
     fn begin(&self, page: u32, word: usize) -> Result<u32, WriteError> {
         let odd = self.words.load(page, word).ok_or(WriteError::OutOfRange)? | 1;
         self.words.store(page, word, odd).ok_or(WriteError::OutOfRange)?;
-        // The stores that follow must not be seen before the odd generation.
+        // Readers must see the odd generation before any of the stores that follow.
         core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
         Ok(odd.wrapping_add(1))
     }
 
-    /// Writes entry `index` of the channel table; kind *free* empties it.
+    /// Writes entry `index` of the channel table; an entry of kind *free* clears it.
     ///
     /// # Errors
-    /// [`WriteError::OutOfRange`]: past the table.
+    /// [`WriteError::OutOfRange`] past the end of the table.
     pub fn write_channel(&mut self, index: u32, entry: &ChannelEntry) -> Result<(), WriteError> {
         let place = self.reader().channel_place(index);
         let (page, word) = place.ok_or(WriteError::OutOfRange)?;
@@ -337,7 +337,7 @@ impl<'a> Database<'a> {
         self.words.store(page, word, after).ok_or(WriteError::OutOfRange)
     }
 
-    /// The channels in use with their indices, rising.
+    /// The channels in use with their indices, in ascending order.
     pub fn channels(&self) -> impl Iterator<Item = (u32, ChannelEntry)> + use<'a> {
         let reader = self.reader();
         (0..self.channel_entries())
@@ -354,7 +354,7 @@ impl<'a> Database<'a> {
         })
     }
 
-    /// Arena pages: all of them, and those that hold something.
+    /// Number of arena pages: all of them, and those in use.
     #[must_use]
     pub fn arena_pages(&self) -> (u32, u32) {
         let pages = self.pages();
@@ -369,7 +369,7 @@ impl<'a> Database<'a> {
         (pages, fixed.saturating_add(index).saturating_add(descriptors))
     }
 
-    /// Bytes of the log ring.
+    /// Size of the log ring in bytes.
     #[must_use]
     pub fn log_bytes(&self) -> u32 {
         self.header(header::LOG_PAGES).unwrap_or(0).saturating_mul(pv_abi::PAGE_SIZE as u32)
@@ -378,7 +378,7 @@ impl<'a> Database<'a> {
     /// Reads from the log pages. `offset` is in bytes, a multiple of 4.
     ///
     /// # Errors
-    /// [`WriteError::OutOfRange`]: outside the log pages, or not a multiple of 4.
+    /// [`WriteError::OutOfRange`] if the bytes lie outside the log pages, or the offset is not a multiple of 4.
     pub fn read_log(&self, offset: u32, out: &mut [u8]) -> Result<(), WriteError> {
         self.log_words(offset, out.len(), |page, word, range| {
             self.words.read(page, word, out.get_mut(range)?)
@@ -389,14 +389,14 @@ impl<'a> Database<'a> {
     /// padded with zeros.
     ///
     /// # Errors
-    /// As [`Self::read_log`].
+    /// The same as [`Self::read_log`].
     pub fn write_log(&mut self, offset: u32, bytes: &[u8]) -> Result<(), WriteError> {
         self.log_words(offset, bytes.len(), |page, word, range| {
             self.words.write(page, word, bytes.get(range)?)
         })
     }
 
-    /// Splits bytes of the log into pieces that each lie in one page.
+    /// Splits a part of the log into pieces that each lie in one page.
     fn log_words(
         &self,
         offset: u32,
@@ -422,17 +422,17 @@ impl<'a> Database<'a> {
     /// Makes `owner` the owner of `frames` frames from `first` on.
     ///
     /// # Errors
-    /// [`WriteError::OutOfRange`]: not all of them are in the page map; [`WriteError::Full`]: no
-    /// arena pages are left to describe it.
+    /// [`WriteError::OutOfRange`] if some of them are not in the page map; [`WriteError::Full`] if no
+    /// arena pages are left to describe the change.
     pub fn set_owner(&mut self, first: u64, frames: u64, owner: Owner) -> Result<(), WriteError> {
         crate::page_map::set_owner(self, first, frames, owner)
     }
 
-    /// Arena pages that changes of owner need at most, each given as first frame, frames and
-    /// owner; none of them is made.
+    /// Most arena pages that changes of owner would need. Each change is given as first frame,
+    /// number of frames, and owner; none is made.
     ///
     /// # Errors
-    /// [`WriteError::OutOfRange`]: not all of the frames are in the page map.
+    /// [`WriteError::OutOfRange`] if some of the frames are not in the page map.
     pub fn pages_for(
         &self,
         changes: impl Iterator<Item = (u64, u64, Owner)>,
@@ -440,7 +440,7 @@ impl<'a> Database<'a> {
         crate::page_map::pages_for(self, changes)
     }
 
-    /// Arena pages that index pages can still be made of.
+    /// Number of arena pages that can still become index pages.
     #[must_use]
     pub fn free_pages(&self) -> u32 {
         let pages = self.header(header::PAGES).unwrap_or(0);

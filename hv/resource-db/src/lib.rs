@@ -1,8 +1,8 @@
 //! The resource database: one arena of pages that says who owns what.
 //!
-//! The ultravisor partition writes it through [`Database`]; monitors map the same pages read-only
-//! and look things up through [`Reader`], which is a crate of its own. The layout is
-//! [`pv_abi::uv::database`].
+//! The ultravisor partition writes it through [`Database`]. Monitors map the same pages read-only,
+//! and look things up through the crate `database-view`, which [`Reader`] extends.
+//! [`pv_abi::uv::database`] defines the layout.
 #![cfg_attr(not(any(test, feature = "cut")), no_std)]
 #![forbid(unsafe_code)]
 

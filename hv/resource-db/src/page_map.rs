@@ -1,10 +1,10 @@
 //! The page map: three tiers of entries, kept as large as the owners allow.
 //!
-//! A range is set by splitting the entries at its two ends, writing whole entries between them,
-//! and merging every index page that became uniform. The shape of the map is therefore a function
-//! of who owns what, not of how it came to be: undoing a change gives back the pages it took.
+//! To set a range, the writer splits the entries at its two ends, writes whole entries between
+//! them, and merges every index page that became uniform. So the shape of the map depends only on
+//! who owns what, not on its history: undoing a change gives back the pages it took.
 //!
-//! Rule: how many index pages a change needs is known before the first word is written.
+//! Rule: the number of index pages that a change needs is known before the first word is written.
 
 use alloc::collections::BTreeSet;
 use alloc::vec;
@@ -16,7 +16,7 @@ use database_view::{MAX_FRAMES, Owner, ReadError};
 use crate::database::{Database, WriteError, header};
 use crate::words::WriteWords;
 
-/// Frames from `first` to `end` that become `entry`.
+/// Frames from `first` to `end` that get the entry `entry`.
 #[derive(Clone, Copy)]
 struct Change {
     first: u64,
@@ -36,7 +36,7 @@ pub(crate) fn set_owner(
     if frames == 0 || end > limit || owner.number > ENTRY_NUMBER {
         return Err(WriteError::OutOfRange);
     }
-    // What lies past the last frame is nobody's: let it follow the last owner, unsplit.
+    // Nobody owns what lies past the last frame: it follows the last owner, to avoid a split.
     let end = if end == limit { MAX_FRAMES } else { end };
     let change = Change { first, end, entry: owner.entry() };
     let needed = pages_needed(database, &change, &mut BTreeSet::new())?;
@@ -48,8 +48,8 @@ pub(crate) fn set_owner(
     apply(database, root, 0, 0, &change)
 }
 
-/// See [`Database::reclaim`]: the writer had taken a page that it did not use yet, or stopped using
-/// a page that it had not freed yet.
+/// See [`Database::reclaim`]: the writer had allocated a page that it did not use yet, or had not
+/// yet freed a page that it stopped using.
 pub(crate) fn reclaim(database: &mut Database) -> Result<(), WriteError> {
     let first = database.header(header::LOG_FIRST)? + database.header(header::LOG_PAGES)?;
     let end = database.header(header::FREE_FIRST)?;
@@ -92,8 +92,8 @@ pub(crate) fn pages_for(
     Ok(needed)
 }
 
-/// Index pages that the change splits into being, without those it frees. `split` has the entries,
-/// by tier, that are split already.
+/// Index pages that the change's splits create, without those it frees. `split` contains the
+/// entries, by tier, that are split already.
 fn pages_needed(
     database: &Database,
     change: &Change,
@@ -147,7 +147,7 @@ fn apply(
     Ok(())
 }
 
-/// Returns the index page under an entry. Makes the page if there is none.
+/// Returns the index page under an entry, and makes it if there is none.
 fn descend(
     database: &mut Database,
     table: u32,
@@ -163,7 +163,7 @@ fn descend(
     Ok(page)
 }
 
-/// Replaces an index page whose entries are all alike by one entry.
+/// Replaces an index page whose entries are all equal by one entry.
 fn merge(database: &mut Database, table: u32, slot: usize, below: u32) -> Result<(), WriteError> {
     let first = database.words.load(below, 0).ok_or(ReadError::Malformed)?;
     let alike = (1..INDEX_ENTRIES).all(|i| database.words.load(below, i) == Some(first));

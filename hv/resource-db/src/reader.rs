@@ -1,8 +1,9 @@
-//! Looking things up, and walking the page map in order.
+//! Lookups, and walks through the page map in order.
 //!
-//! What monitors look up is [`database_view::Reader`]; they never walk, so that is here.
+//! Monitors use only the lookups of [`database_view::Reader`]; they never walk, so the walks are
+//! here.
 //!
-//! Rule: every step moves on by at least a frame, so a walk ends whatever the arena holds.
+//! Rule: every step advances by at least a frame, so a walk ends whatever the arena contains.
 
 use core::{ops::Deref, sync::atomic::AtomicU32};
 
@@ -19,7 +20,7 @@ impl<'a> Deref for Reader<'a> {
     }
 }
 
-/// The entries of a page map, rising; see [`Reader::entries`].
+/// The entries of a page map, in ascending order; see [`Reader::entries`].
 #[derive(Clone, Debug)]
 pub struct Entries<'a> {
     reader: Reader<'a>,
@@ -27,7 +28,7 @@ pub struct Entries<'a> {
 }
 
 impl Iterator for Entries<'_> {
-    /// What an entry describes, and its tier (0: 4 GiB, 1: 4 MiB, 2: 4 KiB).
+    /// The range that an entry describes, and its tier (0: 4 GiB, 1: 4 MiB, 2: 4 KiB).
     type Item = (OwnedRange, usize);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -38,7 +39,7 @@ impl Iterator for Entries<'_> {
     }
 }
 
-/// The ranges of a page map, rising; see [`Reader::ranges`].
+/// The ranges of a page map, in ascending order; see [`Reader::ranges`].
 #[derive(Clone, Debug)]
 pub struct Ranges<'a> {
     reader: Reader<'a>,
@@ -56,25 +57,27 @@ impl Iterator for Ranges<'_> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads from the words of an arena, as [`database_view::Reader::new`].
+    /// A reader of the words of an arena; see [`database_view::Reader::new`].
     #[must_use]
     pub const fn new(words: &'a [AtomicU32]) -> Self {
         Self(database_view::Reader::new(words))
     }
 
-    /// A reader of the same words as a view of them.
+    /// A reader of the words of a view.
     #[must_use]
     pub const fn over(words: Words<'a>) -> Self {
         Self(database_view::Reader::over(words))
     }
 
-    /// The entries from frame `first` on, with their tiers. The first may be cut.
+    /// The entries from frame `first` on, with their tiers. The first one may begin at `first`
+    /// instead of its own start.
     #[must_use]
     pub const fn entries(&self, first: u64) -> Entries<'a> {
         Entries { reader: *self, next: first }
     }
 
-    /// The largest ranges of one owner, from frame `first` on. The first may be cut.
+    /// The maximal ranges of one owner, from frame `first` on. The first one may begin at `first`
+    /// instead of its own start.
     #[must_use]
     pub const fn ranges(&self, first: u64) -> Ranges<'a> {
         Ranges { reader: *self, next: first }

@@ -1,12 +1,12 @@
-//! Writing the arena's words: what the reader that ring 0 links does not have.
+//! Writes to the arena's words, which the reader that ring 0 links does not have.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use database_view::Words;
 
-/// Bounds-checked writes to arena pages; `None`: outside.
+/// Bounds-checked writes to arena pages. They return `None` outside the arena.
 pub(crate) trait WriteWords {
-    /// Writes a word, releasing what was written before.
+    /// Stores a word with release ordering.
     fn store(&self, page: u32, word: usize, value: u32) -> Option<()>;
 
     /// Copies bytes into the words of a page, from word `first` on; a partial last word is padded
@@ -35,7 +35,7 @@ impl WriteWords for Words<'_> {
     }
 }
 
-/// The one place where a word of the arena changes.
+/// The only place where a word of the arena changes.
 fn store(word: &AtomicU32, value: u32) {
     #[cfg(feature = "cut")]
     crate::cut::count();

@@ -1,4 +1,4 @@
-//! The database against models that are too simple to be wrong.
+//! Compares the database with models that are too simple to be wrong.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -7,14 +7,14 @@ use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, PartitionDescriptor, chann
 use resource_db::{Database, MIN_PAGES, Owner, PAGE_WORDS, ReadError, Reader, WriteError};
 use zerocopy::FromZeros;
 
-/// Two root entries and a bit, so that every tier and the cut end occur.
+/// Two root entries and a part, so that every tier and the cut end occur.
 const FRAMES: u64 = 2 * (1 << 20) + 3000;
 
 fn arena(pages: u32) -> Vec<AtomicU32> {
     (0..pages as usize * PAGE_WORDS).map(|_| AtomicU32::new(0)).collect()
 }
 
-/// Boundaries at all alignments: most of them near an entry's edge.
+/// Boundaries at all alignments, most of them near an entry's edge.
 fn boundary() -> impl Strategy<Value = u64> {
     let near = |unit: u64| {
         (0..=FRAMES / unit, 0..5u64).prop_map(move |(n, d)| (n * unit + d).saturating_sub(2))
@@ -61,7 +61,7 @@ proptest! {
         let ranges: Vec<_> =
             reader.ranges(0).map(|r| (r.first, r.frames, r.owner.entry())).collect();
         prop_assert_eq!(&ranges, &expected);
-        // Entries are as large as they can be.
+        // Every entry is as large as possible.
         for (range, tier) in reader.entries(0) {
             let size = [1u64 << 20, 1 << 10, 1][tier];
             let up = size << 10;
@@ -71,7 +71,7 @@ proptest! {
                 prop_assert!(whole.frames < around.end - around.start);
             }
         }
-        // And nothing leaks: one owner of everything needs no index page.
+        // No page leaks: one owner of everything needs no index page.
         database.set_owner(0, FRAMES, Owner::ram(1)).unwrap();
         prop_assert_eq!(database.free_pages(), all_free);
     }
@@ -266,7 +266,7 @@ fn channels_fill_the_table_and_no_more() {
         count += 1;
     }
     assert_eq!(count, database.channel_entries() as usize);
-    // Two for each guest that has a number, and some for the host's own.
+    // There are two entries for each guest number, and some for the host's own channels.
     assert!(database.channel_entries() > 2 * (database.number_end() - FIRST_GUEST));
     assert_eq!(Reader::new(&words).channel(77).unwrap().port_a, 77);
     assert_eq!(database.write_channel(count as u32, &entry), Err(WriteError::OutOfRange));

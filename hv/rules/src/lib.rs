@@ -1,9 +1,9 @@
-//! What a field of a partition may be: one validator for each field.
+//! The values that a field of a partition may have: one validator for each field.
 //!
 //! A value comes from a file, an option, a request to `uvd`, an undo, or an operation on the
-//! command channel. Rule: all of these ways call the validators here, so that no way takes what
-//! another refuses. What depends on the machine or on other partitions (room, names that are
-//! taken, CPUs) is decided where that is known.
+//! command channel. Rule: all of these paths call the validators here, so that none accepts a value
+//! that another refuses. Limits that depend on the machine or on other partitions (room, taken
+//! names, CPUs) are checked where those are known.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -16,27 +16,27 @@ use core::ops::RangeInclusive;
 use pv_abi::uv::build::MAX_COMMAND_LINE;
 use pv_abi::uv::database::{MAX_GRANT_FRAMES, MAX_VCPUS};
 
-/// Bytes of a name at most: the descriptor's field, without its final zero.
+/// Most bytes of a name: the descriptor's field without its final zero.
 pub const MAX_NAME: usize = 31;
-/// Memory that a partition may have, in bytes: the most is what the page map describes.
+/// Limits of a partition's memory, in bytes; the maximum is what the page map describes.
 pub const MEMORY: RangeInclusive<u64> = 1 << 20..=4 << 40;
-/// Shares of CPU time.
+/// Limits of a partition's share of CPU time.
 pub const WEIGHT: RangeInclusive<u32> = 1..=65_535;
-/// Virtual CPUs.
+/// Limits of the number of virtual CPUs.
 pub const VCPUS: RangeInclusive<u32> = 1..=MAX_VCPUS;
-/// Frames of a grant table.
+/// Limits of the number of frames in a grant table.
 pub const GRANT_FRAMES: RangeInclusive<u32> = 1..=MAX_GRANT_FRAMES;
-/// Names of the partitions that every host has by itself.
+/// Names of the partitions that every host has.
 pub const HOST_NAMES: [&str; 5] = ["monitor", "ultravisor", "boot", "command", "firmware"];
 
 const PAGE: u64 = pv_abi::PAGE_SIZE as u64;
 
-/// A value that a field does not take.
+/// A value that a field does not accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong {
-    /// What is wrong with the value, with the limit.
+    /// The defect of the value, with the limit.
     pub problem: String,
-    /// What to give instead.
+    /// The value to give instead.
     pub way_out: String,
 }
 
@@ -44,7 +44,7 @@ fn wrong(problem: String, way_out: impl Into<String>) -> Result<(), Wrong> {
     Err(Wrong { problem, way_out: way_out.into() })
 }
 
-/// A text for a message: shortened, control characters escaped.
+/// A text quoted for a message: shortened, with control characters escaped.
 #[must_use]
 pub fn quoted(text: &str) -> String {
     const MOST_SHOWN: usize = 60;
@@ -53,13 +53,13 @@ pub fn quoted(text: &str) -> String {
     format!("{:?}", shown + more)
 }
 
-/// Whether a partition, or a domain, may have this name.
+/// Checks that a partition, or a domain, may have this name.
 ///
 /// # Errors
-/// It may not, see [`Wrong`].
+/// The reason why it may not; see [`Wrong`].
 pub fn name(name: &str) -> Result<(), Wrong> {
     let (bytes, shown) = (name.len(), || quoted(name));
-    // In a name of plain characters, as most are, nothing else can be wrong.
+    // In a name of plain characters, which most are, nothing else can be wrong.
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let is_letter = |byte: u8| !byte.is_ascii_digit();
     if bytes <= MAX_NAME && name.bytes().all(is_plain) && name.bytes().any(is_letter) {
@@ -88,7 +88,7 @@ pub fn name(name: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Characters without a shape: two names that look the same must be the same.
+/// Returns whether a character has no shape: two names that look the same must be the same.
 const fn is_unseen(c: char) -> bool {
     matches!(
         c,
@@ -102,10 +102,10 @@ const fn is_unseen(c: char) -> bool {
     )
 }
 
-/// Whether a guest may have this name: one that the host has not for itself.
+/// Checks that a guest may have this name, which no partition of the host has.
 ///
 /// # Errors
-/// It may not, see [`Wrong`].
+/// The reason why it may not; see [`Wrong`].
 pub fn guest_name(name: &str) -> Result<(), Wrong> {
     self::name(name)?;
     if HOST_NAMES.contains(&name) {
@@ -117,10 +117,11 @@ pub fn guest_name(name: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Whether a partition may have so many bytes of memory; `shown` is how they were given.
+/// Checks that a partition may have this many bytes of memory; `shown` is the text that the user
+/// gave.
 ///
 /// # Errors
-/// It may not, see [`Wrong`].
+/// The reason why it may not; see [`Wrong`].
 pub fn memory(bytes: u64, shown: impl FnOnce() -> String) -> Result<(), Wrong> {
     if MEMORY.contains(&bytes) && bytes.is_multiple_of(PAGE) {
         return Ok(());
@@ -138,10 +139,10 @@ pub fn memory(bytes: u64, shown: impl FnOnce() -> String) -> Result<(), Wrong> {
     wrong(format!("{shown} is no multiple of 4 KiB"), format!("give {near} or another multiple"))
 }
 
-/// Whether a number is within limits.
+/// Checks that a number is within limits.
 ///
 /// # Errors
-/// It is not, see [`Wrong`].
+/// The reason why it is not; see [`Wrong`].
 pub fn within(number: i128, limits: &RangeInclusive<u32>) -> Result<(), Wrong> {
     let (least, most) = (*limits.start(), *limits.end());
     let way_out = || format!("give {least} to {most}");
@@ -154,16 +155,16 @@ pub fn within(number: i128, limits: &RangeInclusive<u32>) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Percent of one CPU that so many virtual CPUs may be capped at; 0: no cap.
+/// The percentages of one CPU at which `vcpus` virtual CPUs may be capped; 0 means no cap.
 #[must_use]
 pub const fn cap(vcpus: u32) -> RangeInclusive<u32> {
     0..=vcpus.saturating_mul(100)
 }
 
-/// Whether a kernel may be told this.
+/// Checks that a kernel may get this command line.
 ///
 /// # Errors
-/// It may not, see [`Wrong`].
+/// The reason why it may not; see [`Wrong`].
 pub fn command_line(text: &str) -> Result<(), Wrong> {
     const MOST: usize = MAX_COMMAND_LINE;
     if text.len() > MOST {
@@ -197,7 +198,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Names that nothing may have, for the tests of every way in.
+    /// Names that every way in must refuse, for the tests of each.
     const BAD: &[&str] = &[
         "",
         "19",

@@ -1,7 +1,7 @@
 //! Command channels: requests in, replies out.
 //!
-//! Rule: a request is taken only when the reply to the one before it is in the ring, so a client
-//! that does not read makes nobody else wait and keeps nothing here but one reply.
+//! Rule: the server reads a request only once the reply to the one before it is in the ring. So a
+//! client that does not read delays nobody else, and costs the memory of one reply.
 
 use alloc::collections::VecDeque;
 use core::sync::atomic::AtomicU32;
@@ -13,28 +13,29 @@ use partition_runtime::ring::{Endpoint, RingError, Side};
 use pv_abi::uv::channel::NO_ID;
 use pv_abi::uv::command::{Reply, Request};
 
-/// A command channel that is served.
+/// The server's end of a command channel.
 #[derive(Debug)]
 pub struct CommandChannel {
     /// The client.
     pub client: u32,
     words: &'static [AtomicU32],
     port: Port,
-    /// Whether the pages are this partition's own, so that nobody else makes the channel anew.
+    /// Whether the pages are this partition's own, so that only this partition can reset the
+    /// channel.
     own: bool,
     server: Option<Server<'static, Port>>,
-    /// Replies that had no room: that of the last request, and that of one under way before.
+    /// Replies that had no room: the last request's, and that of an earlier one that was under way.
     waiting: VecDeque<Reply>,
     /// Errors of this channel so far.
     errors: u32,
 }
 
-/// Why a request is not known beyond its id.
+/// Why a request is known by its id alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unread {
     /// There is no memory to read it.
     NoMemory(u64),
-    /// It is no request of this protocol.
+    /// It is not a request of this protocol.
     NotUnderstood(u64),
 }
 
@@ -48,15 +49,15 @@ impl CommandChannel {
     /// A channel whose pages are this partition's own.
     ///
     /// # Errors
-    /// The pages cannot be a channel.
+    /// The pages cannot hold a channel.
     pub fn own(client: u32, words: &'static [AtomicU32], port: Port) -> Result<Self, RingError> {
         let ring = Endpoint::create(words, Side::Server)?;
         let server = Some(Server::new(ring, port));
         Ok(Self { client, words, port, own: true, server, waiting: VecDeque::new(), errors: 0 })
     }
 
-    /// The next request, once the reply to the one before is in the ring. Without `room` for what a
-    /// request may say, its id alone.
+    /// The next request, once the reply to the one before is in the ring. If `room` is false, there
+    /// is no memory for its body, and only its id is returned.
     pub fn next(&mut self, room: bool) -> Option<Result<Request, Unread>> {
         for reply in core::mem::take(&mut self.waiting) {
             self.answer(reply);
@@ -74,7 +75,7 @@ impl CommandChannel {
         };
         match request {
             Ok(request) => request,
-            // The frame is read, and the ones after it may be requests.
+            // The bad frame is read; the frames after it may be valid requests.
             Err(error @ (ChannelError::Message | ChannelError::Protocol(_))) => {
                 self.count(error);
                 Some(Err(Unread::NotUnderstood(NO_ID)))
@@ -86,7 +87,7 @@ impl CommandChannel {
         }
     }
 
-    /// Sends a reply, or keeps it until there is room.
+    /// Sends a reply, or keeps it until the ring has room.
     pub fn answer(&mut self, reply: Reply) {
         let Some(server) = self.server.as_mut() else {
             return;
@@ -105,8 +106,8 @@ impl CommandChannel {
         }
     }
 
-    /// Makes a channel of our own anew, which the client notices by its epoch; leaves another until the
-    /// client's next event, for the client may have made it anew by then.
+    /// Resets a channel in our own pages, which the client notices by its epoch. Leaves another
+    /// channel alone until the client's next event, by when the client may have reset it.
     fn give_up(&mut self, error: ChannelError) {
         self.count(error);
         self.server = None;
@@ -118,7 +119,7 @@ impl CommandChannel {
         }
     }
 
-    /// Counts an error. Of many few are logged, since a client can make as many as it likes.
+    /// Counts an error. Logs only a few of many, since a client can cause as many as it likes.
     fn count(&mut self, error: ChannelError) {
         self.errors = self.errors.saturating_add(1);
         if self.errors.is_power_of_two() {

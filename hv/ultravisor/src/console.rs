@@ -1,7 +1,8 @@
-//! Console rings: what a kernel prints goes to a serial line, what is typed there comes back.
+//! Console rings: a kernel's output goes to a serial line, and input from the line goes to the
+//! kernel.
 //!
-//! Rule: output is taken out of the ring as far as the line took it, and input is taken off the
-//! line as far as the ring has room. So nothing is kept here, and nothing is lost here.
+//! Rule: the ultravisor takes output from the ring only as far as the line accepts it, and input
+//! from the line only as far as the ring has room. So it buffers nothing and loses nothing.
 
 use core::sync::atomic::AtomicU32;
 
@@ -24,27 +25,27 @@ const OUTPUT: Pipe = Pipe {
     produced: core::mem::offset_of!(ConsoleRing, out_prod),
     consumed: core::mem::offset_of!(ConsoleRing, out_cons),
 };
-/// Bytes moved at a time: what one serial call takes.
+/// Bytes moved at a time: as many as one serial call takes.
 const PIECE: usize = 512;
-/// Pieces moved at one event, each way.
+/// Pieces moved per event, in each direction.
 const PIECES: usize = 8;
 
-/// A console ring that is served.
+/// The server's end of a console ring.
 #[derive(Debug)]
 pub struct Console {
-    /// Whose it is.
+    /// The partition that the ring belongs to.
     pub partition: u32,
     /// The ring's page.
     pub ring: Mapping,
     /// The event of the ring.
     pub port: Port,
-    /// The serial line it is on; `None`: its output is dropped.
+    /// The serial line that it is connected to. If `None`, its output is dropped.
     pub serial: Option<u32>,
 }
 
 impl Console {
-    /// Moves a bounded amount, both ways; returns whether more may be there. A ring whose indices
-    /// are nonsense is left alone.
+    /// Moves a bounded amount in both directions. Returns whether more may be left. Does nothing if
+    /// the ring's indices contradict each other.
     pub fn serve(&self) -> bool {
         let words = self.ring.words();
         let output = self.take_output(words).unwrap_or_default();
@@ -55,7 +56,7 @@ impl Console {
         output.more || input.more
     }
 
-    /// The kernel may have been waiting for room where there was none.
+    /// The kernel may have waited because the ring was full.
     fn take_output(&self, words: &[AtomicU32]) -> Result<Moved, Broken> {
         let mut moved = Moved::default();
         let mut piece = [0; PIECE];
@@ -95,11 +96,11 @@ impl Console {
     }
 }
 
-/// What came of moving bytes one way.
+/// The result of moving bytes in one direction.
 #[derive(Clone, Copy, Debug, Default)]
 struct Moved {
-    /// The kernel has to look.
+    /// Whether the kernel must be notified.
     notify: bool,
-    /// There may be more to move.
+    /// Whether more may be left to move.
     more: bool,
 }

@@ -1,16 +1,16 @@
-//! Devices that are negotiated through the store: the backend's half, played here.
+//! Devices that are negotiated through the store: this module plays the backend.
 //!
 //! ```text
 //! hvc1:  backend state 2 -> kernel writes ring-ref, port, state 3 -> ring mapped, port bound
 //!        -> backend state 4 -> kernel writes state 4
 //! ```
 //!
-//! The command partition has three: a second console on the harness line, and the nodes that tell
-//! `uvd` where its command channel and the build channel are. Nodes and states are those that a stock kernel's xenbus
-//! reads and writes.
+//! The command partition has three devices: a second console on the harness line, and the nodes
+//! that tell `uvd` where its command channel and the build channel are. A stock kernel's xenbus
+//! reads and writes the same nodes and states.
 //!
-//! Rule: what a kernel wrote into the store is read when it is used, checked then, and never
-//! names another partition than the one that wrote it.
+//! Rule: a value that a kernel wrote into the store is read when it is used, and checked then. It
+//! never names a partition other than its writer.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -34,10 +34,10 @@ use crate::services::Services;
 pub const CONSOLE_LINE: u32 = 0;
 /// The serial line of the harness.
 pub const HARNESS_LINE: u32 = 1;
-/// The first reference in this partition's grant table of the command partition's channel.
+/// The first grant reference of the command partition's channel, in this partition's grant table.
 const CHANNEL_GRANT: u32 = 64;
 
-/// States of a device's end (public `io/xenbus.h`).
+/// The states of one end of a device (public `io/xenbus.h`).
 mod state {
     pub const INITIALISING: u32 = 1;
     pub const INIT_WAIT: u32 = 2;
@@ -47,7 +47,7 @@ mod state {
     pub const CLOSED: u32 = 6;
 }
 
-/// What is connected.
+/// The connected devices.
 #[derive(Debug, Default)]
 pub struct Devices {
     /// The port of the harness line's ring.
@@ -56,11 +56,11 @@ pub struct Devices {
     channel: Option<Port>,
     /// The boot partition's channel to the command partition.
     build: Option<ChannelEntry>,
-    /// The command channel's pages, made once: address and words.
+    /// The pages of the command channel, allocated once: their address and words.
     pages: Option<(u64, &'static [AtomicU32])>,
 }
 
-/// Where the second console of a partition is.
+/// The store path of a partition's second console.
 fn front(partition: u32) -> String {
     format!("{}/device/console/1", home(partition))
 }
@@ -69,7 +69,7 @@ fn back(partition: u32) -> String {
     format!("{}/backend/console/{partition}/1", home(ULTRAVISOR))
 }
 
-/// Writes a node; what is written here is well-formed and short.
+/// Writes a node. Values written here are well-formed and short.
 pub fn put(services: &mut Services, path: &str, value: impl Display) {
     let written =
         Path::new(path).and_then(|path| services.store.write(&path, value.to_string().as_bytes()));
@@ -91,10 +91,10 @@ fn get<T: FromStr>(services: &Services, path: &str) -> Option<T> {
     core::str::from_utf8(value).ok()?.trim().parse().ok()
 }
 
-/// Writes the devices that a partition finds when its xenbus comes up.
+/// Writes the nodes of the devices that a partition finds when its xenbus comes up.
 pub fn introduce(services: &mut Services, client: &PartitionDescriptor) {
     if client.kind == kind::COMMAND {
-        // A line has one ring, so that no byte goes to the wrong end.
+        // A line has one ring, so that no byte goes to the wrong reader.
         if services.command_console != HARNESS_LINE {
             second_console(services, client.number);
         }
@@ -103,7 +103,7 @@ pub fn introduce(services: &mut Services, client: &PartitionDescriptor) {
     }
 }
 
-/// Remembers the build channel, and tells the command partition where it is.
+/// Keeps the entry of the build channel, and tells the command partition where it is.
 pub fn set_build_channel(services: &mut Services, entry: &ChannelEntry) {
     services.devices.build = Some(*entry);
     build_channel(services);
@@ -123,7 +123,7 @@ fn build_channel(services: &mut Services) {
 fn second_console(services: &mut Services, number: u32) {
     let (front, back) = (front(number), back(number));
     make(services, &back, &Permissions::readable_by(ULTRAVISOR, number));
-    // A front end writes its own nodes.
+    // The front end writes its own nodes.
     make(services, &front, &Permissions::private(number));
     for (name, value) in [("frontend", front.as_str()), ("online", "1"), ("protocol", "raw")] {
         put(services, &format!("{back}/{name}"), value);
@@ -140,7 +140,7 @@ fn second_console(services: &mut Services, number: u32) {
     }
 }
 
-/// Makes the channel that `uvd` finds, in pages of this partition.
+/// Makes the channel that `uvd` looks for, in pages of this partition.
 fn command_channel(services: &mut Services) {
     match make_channel(&mut services.devices) {
         Ok((port, channel)) => {
@@ -175,25 +175,25 @@ fn make_channel(devices: &mut Devices) -> Result<(Port, CommandChannel), String>
     Ok((port, channel))
 }
 
-/// Takes the channel back from a command partition that is destroyed.
+/// Closes the channel to a command partition that is destroyed.
 fn drop_channel(services: &mut Services) {
     if let Some(port) = services.devices.channel.take() {
         services.commands.remove(&port);
         let _ = events::close(port);
     }
     for reference in (CHANNEL_GRANT..).take(COMMAND_PAGES) {
-        // Destroying the partition drops what it still has mapped.
+        // The destruction of the partition unmaps what it still has mapped.
         let _ = grants::revoke(reference);
     }
 }
 
-/// Looks at what kernels changed of their devices.
+/// Handles changes that kernels made to their devices.
 pub fn follow(services: &mut Services) {
     while services.store.take_change().is_some() {
         let wanted: Option<u32> = get(services, &format!("{}/state", front(COMMAND)));
         match (wanted, services.devices.harness) {
             (Some(state::INITIALISED | state::CONNECTED), None) => connect(services, COMMAND),
-            // A kernel that shuts down waits for this end to close as well.
+            // A kernel that shuts down waits until this end closes as well.
             (Some(state::CLOSING), Some(_)) => {
                 put(services, &format!("{}/state", back(COMMAND)), state::CLOSING);
             }
@@ -247,7 +247,7 @@ fn disconnect(services: &mut Services) {
     let _ = events::close(port);
 }
 
-/// Forgets a partition that is destroyed.
+/// Drops the state of a partition that is destroyed.
 pub fn forget(services: &mut Services, number: u32) {
     if number == COMMAND {
         disconnect(services);
@@ -255,7 +255,7 @@ pub fn forget(services: &mut Services, number: u32) {
     }
     if let Ok(path) = Path::new(&format!("{}/backend/console/{number}", home(ULTRAVISOR))) {
         services.store.ignore(&path);
-        // What is not there need not be removed.
+        // A node that does not exist need not be removed.
         let _ = services.store.remove(&path);
     }
 }

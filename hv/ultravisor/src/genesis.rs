@@ -1,10 +1,10 @@
-//! From the start block to a running host: the database is made, and the boot partition started.
+//! From the start block to a running host: makes the database, and starts the boot partition.
 //!
-//! The database is written whole before the monitor is asked to look at any of it. A restarted
-//! ultravisor finds the database there and takes it over instead.
+//! The database is written whole before the monitor reads any of it. A restarted ultravisor finds
+//! the database and takes it over instead.
 //!
-//! Rule: what the monitor has in use is described as the monitor described it; nothing is
-//! invented here but names and shares.
+//! Rule: the database describes the monitor's memory and devices as the monitor reported them; only
+//! names and shares are chosen here.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -34,15 +34,15 @@ use crate::services::Services;
 
 /// Entry of the channel table for the boot partition's command channel.
 const BOOT_CHANNEL: u32 = 0;
-/// Its port at this end; those of later channels follow.
+/// Its port at the ultravisor's end; the ports of later channels follow.
 const FIRST_SERVER_PORT: u32 = 256;
-/// Its grant references in the boot partition's table.
+/// Its first grant reference in the boot partition's table.
 const BOOT_GRANT: u32 = 8;
 
-/// Makes a host that is ready to serve, the boot partition running.
+/// Makes a host that is ready to serve, with the boot partition running.
 ///
 /// # Errors
-/// What is missing or refused, for people.
+/// What is missing or was refused, as text for people.
 pub fn host(start: &'static StartBlock) -> Result<Host, String> {
     let options = read_options()?;
     let description = Description::parse(partition::machine_bytes())?;
@@ -73,7 +73,7 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
             format!("the monitor refuses {action:?} of the first database: errno {errno}")
         })?;
     }
-    // What an ultravisor before this one began is taken back first.
+    // If the last ultravisor left a transaction open, that is undone first.
     if !host.engine.is_busy() {
         host.attach_channels();
     }
@@ -84,15 +84,15 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
     Ok(host)
 }
 
-/// What the words of the ultravisor's module choose.
+/// The options on the ultravisor's module line.
 struct Options {
     /// The serial line of the command partition's console.
     command_console: u32,
-    /// Guests may run on a CPU with Meltdown.
+    /// Whether guests may run on a CPU with Meltdown.
     accepts_meltdown: bool,
 }
 
-/// Reads the words of the ultravisor's module.
+/// Reads the options on the ultravisor's module line.
 fn read_options() -> Result<Options, String> {
     let words = partition::module_named("ultravisor").map_or("", |module| module.options);
     let mut options = Options { command_console: CONSOLE_LINE, accepts_meltdown: false };
@@ -113,10 +113,10 @@ fn read_options() -> Result<Options, String> {
     Ok(options)
 }
 
-/// Ranges of memory that the database keeps: what is kept of them beside it takes a twelfth of the
-/// heap at most.
+/// Most ranges of memory that the database keeps: the index of them takes at most a twelfth of the
+/// heap.
 fn ranges() -> u32 {
-    /// Bytes of the heap for each range.
+    /// Bytes of the heap for each range, with the margin.
     const BYTES: u64 = 512;
     u32::try_from(partition_runtime::heap::usage().bytes / BYTES).unwrap_or(u32::MAX)
 }
@@ -194,7 +194,7 @@ fn descriptor(
     descriptor
 }
 
-/// The boot partition's command channel: the last pages of its memory.
+/// The boot partition's command channel, in the last pages of its memory.
 fn boot_channel(description: &Description) -> Option<ChannelEntry> {
     let memory = description.last_region(BOOT, region_use::RAM)?;
     let mut entry = ChannelEntry::new_zeroed();
@@ -210,7 +210,7 @@ fn perform(host: &mut Host, action: Action) -> Result<(), (Action, i32)> {
     Lead { services: &mut host.services, until: 0 }.perform(action).map_err(|errno| (action, errno))
 }
 
-/// Has the monitor enforce all of the first database.
+/// Makes the monitor enforce all of the first database.
 fn enforce(host: &mut Host) -> Result<(), (Action, i32)> {
     perform(host, Action::Partition(ULTRAVISOR))?;
     perform(host, Action::Partition(BOOT))?;

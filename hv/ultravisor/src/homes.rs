@@ -1,4 +1,5 @@
-//! The homes of partitions in the store: what a kernel reads of itself, kept as the database says.
+//! The homes of partitions in the store: what a kernel reads about its own partition, kept equal to
+//! the database.
 //!
 //! ```text
 //! descriptor: name            -> name, /vm/UUID/name
@@ -7,14 +8,14 @@
 //!             asked           -> control/shutdown           emptied by the kernel that takes it
 //! ```
 //!
-//! Nodes, units and words are those that a stock kernel's `drivers/xen` reads.
+//! A stock kernel's `drivers/xen` reads the same nodes, units and words.
 //!
 //! A home belongs to the ultravisor, and its partition reads it. A kernel writes only where stock
-//! kernels have to, and there it owns the node ([`OWN`]); so nobody who reads a home is misled about its
-//! name, its number or its memory.
+//! kernels must, and owns those nodes ([`OWN`]). So a reader of a home can trust its name, its
+//! number and its memory.
 //!
-//! Rule: the database decides and the store follows. What a kernel writes into its home changes
-//! nothing but its home.
+//! Rule: the database decides and the store follows. A kernel that writes into its home changes
+//! only its home.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -30,16 +31,16 @@ use crate::services::Services;
 
 /// KiB of a frame.
 const FRAME_KIB: u64 = 4;
-/// What `console/limit` says: bytes of output that are kept.
+/// The value of `console/limit`: bytes of output that are kept.
 const CONSOLE_LIMIT: u32 = 1 << 20;
 
-/// What a partition owns of its home, beside the front ends of its devices (`device/…`). The toolstack of
-/// Xen makes the same (`libxl_create.c`), without what only HVM guests have.
+/// The nodes of its home that a partition owns, beside the front ends of its devices (`device/…`).
+/// Xen's toolstack makes the same nodes (`libxl_create.c`), except those only for HVM guests.
 const OWN: [&str; 10] = [
-    // The kernel empties it when it has taken the request.
+    // The kernel empties it to accept the request.
     "control/shutdown",
     "control/sysrq",
-    // The kernel says what it can do.
+    // The kernel announces what it supports.
     "control/feature-poweroff",
     "control/feature-reboot",
     "control/feature-suspend",
@@ -52,10 +53,10 @@ const OWN: [&str; 10] = [
     "error",
 ];
 
-/// What the home of a partition says.
+/// What the home of a partition was last written from.
 #[derive(Debug, PartialEq, Eq)]
 struct Home {
-    /// Of the descriptor that it was written from.
+    /// The generation of that descriptor.
     generation: u32,
     name: String,
     memory_frames: u64,
@@ -65,18 +66,18 @@ struct Home {
     asked: u32,
 }
 
-/// The homes that there are.
+/// The homes in the store.
 #[derive(Debug, Default)]
 pub struct Homes {
     homes: BTreeMap<u32, Home>,
 }
 
-/// Where the name and UUID of a partition are.
+/// The store path of the name and UUID of a partition.
 fn vm(partition: u32) -> String {
     format!("/vm/00000000-0000-0000-0000-{partition:012x}")
 }
 
-/// Writes what a kernel finds of itself when its xenbus comes up.
+/// Writes the home that a kernel finds when its xenbus comes up.
 pub fn introduce(services: &mut Services, client: &PartitionDescriptor) {
     let number = client.number;
     let (home, vm) = (home(number), vm(number));
@@ -107,7 +108,7 @@ pub fn introduce(services: &mut Services, client: &PartitionDescriptor) {
     show(services, client);
 }
 
-/// Has the homes of these partitions say what the database says now.
+/// Updates the homes of these partitions from the database.
 pub fn follow(services: &mut Services, reader: &Reader<'_>, numbers: &BTreeSet<u32>) {
     for &number in numbers {
         if services.homes.homes.contains_key(&number)
@@ -118,19 +119,19 @@ pub fn follow(services: &mut Services, reader: &Reader<'_>, numbers: &BTreeSet<u
     }
 }
 
-/// Forgets a partition that is destroyed.
+/// Drops the home of a partition that is destroyed.
 pub fn forget(services: &mut Services, number: u32) {
     services.homes.homes.remove(&number);
     for path in [home(number), vm(number)] {
         if let Ok(path) = Path::new(&path) {
             services.store.ignore(&path);
-            // What is not there need not be removed.
+            // A node that does not exist need not be removed.
             let _ = services.store.remove(&path);
         }
     }
 }
 
-/// Writes the nodes that say something else than the descriptor.
+/// Writes the nodes that differ from the descriptor.
 fn show(services: &mut Services, descriptor: &PartitionDescriptor) {
     let number = descriptor.number;
     let before = services.homes.homes.get(&number);
@@ -177,8 +178,8 @@ fn write(services: &mut Services, number: u32, before: Option<&Home>, now: &Home
         _ => return,
     };
     let shutdown = format!("{home}/control/shutdown");
-    // A kernel that took it, and is still there when its descriptor is written again, is asked
-    // again.
+    // If the kernel accepted the request but has not stopped, it is asked again when its descriptor
+    // is next written.
     let path = Path::new(&shutdown);
     let waits = path.is_ok_and(|path| services.store.read(&path).is_some_and(|v| !v.is_empty()));
     if differs(|home| home.asked.into()) || !waits {
@@ -187,7 +188,7 @@ fn write(services: &mut Services, number: u32, before: Option<&Home>, now: &Home
     }
 }
 
-/// Makes a node that a partition owns, where the partition removed it.
+/// Makes a node that a partition owns, if the partition removed it.
 fn own(services: &mut Services, path: &str, number: u32) {
     let there = Path::new(path).is_ok_and(|path| services.store.read(&path).is_some());
     if !there {

@@ -1,11 +1,11 @@
 //! The event loop.
 //!
-//! Rule: a handler does a bounded amount of work and says whether there is more; what is not
-//! finished waits its turn behind the others that have events. So no partition can keep the rest
-//! from being served. What is done for guests has a budget of time (see [`budget`]): while
-//! that is empty, guests' rings stay unread and their ports are masked. A transaction that takes
-//! the monitor longer than a turn goes on in the next ([`crate::host::work`]); free memory is scrubbed when
-//! nobody's turn comes ([`crate::host::scrub`]).
+//! Rule: a handler does a bounded amount of work and returns whether more is left. Unfinished work
+//! goes to the end of the queue of ports with events. So no partition can keep the others from
+//! being served. Work for guests has a time budget (see [`budget`]). While the budget is empty,
+//! guests' rings stay unread and their ports are masked. A transaction that takes the monitor
+//! longer than a turn continues in the next ([`crate::host::work`]). The loop scrubs free memory
+//! when no port waits ([`crate::host::scrub`]).
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -26,60 +26,61 @@ use crate::services::{SERVICE, Services};
 mod scrub;
 mod work;
 
-/// Nanoseconds after which a turn of the loop is over: what is left is done in the next.
+/// Nanoseconds after which a turn of the loop ends; the rest is done in the next.
 const TURN: u64 = 2_000_000;
-/// A turn of so many nanoseconds counts as long.
+/// A turn of at least this many nanoseconds counts as long.
 const LONG: u64 = 5_000_000;
-/// Requests answered at one event.
+/// Requests answered per event.
 const REQUESTS: usize = 4;
-/// Bytes of the heap that reading a request and answering a query take at most: a list whose
-/// length the client made up takes 1 MiB before its end is missed.
+/// Most bytes of the heap to read a request and answer a query: a list with a false length takes 1
+/// MiB before its missing end is noticed.
 const RECEIVE_ROOM: usize = 3 << 19;
-/// Bytes of the heap that carrying out a transaction takes at least, and for each operation: its
-/// descriptor is planned, and what differs is logged.
+/// Least bytes of the heap to carry out a transaction, and bytes for each operation, whose
+/// descriptor is planned and whose differences are logged.
 const TRANSACTION_ROOM: usize = 3 << 20;
 const OPERATION_ROOM: usize = 6 << 10;
-/// Times a console is served before the host ends.
+/// How often a console is served before the host ends.
 const DRAIN_ROUNDS: usize = 4;
 
-/// All that the ultravisor has.
+/// The whole state of the ultravisor.
 pub struct Host {
     /// Database, log and transactions.
     pub engine: Engine<'static>,
     /// The pages of the database.
     arena: &'static [AtomicU32],
     facts: Facts,
-    /// What is served.
+    /// The channels and devices that are served.
     pub services: Services,
     events: Events,
-    /// Ports of the host's own whose turn comes, first come, first served.
+    /// Ports of the host's own partitions that wait for a turn, first come, first served.
     turns: VecDeque<Port>,
-    /// Ports of guests whose turn comes when the budget says so.
+    /// Ports of guests that wait for a turn; the budget decides the order.
     guests: Vec<Port>,
-    /// Those of them that are masked, since they cannot be served now.
+    /// Those guests' ports that are masked, since they cannot be served now.
     masked: BTreeSet<Port>,
-    /// The last turn was a guest's.
+    /// Whether the last turn was a guest's.
     guest_last: bool,
-    /// Guests are served again from this time on.
+    /// If guests are not served now, when they are served again.
     rests: Option<u64>,
-    /// The timer, and when it is set to fire.
+    /// The timer's port, and the time that it is set to.
     timer: Option<(Port, Option<u64>)>,
-    /// The number that the log's next record had when clients were told of new ones.
+    /// The number of the log's next record when clients were last notified.
     told: u64,
-    /// The version of the database that is served.
+    /// The version of the database that the services follow.
     followed: u64,
     /// When the present turn began, and how long this partition had waited for a CPU by then.
     begun: u64,
     waited: u64,
     turns_taken: Turns,
-    /// Requests that wait for what is under way, first come, first served; one of each channel.
+    /// Requests that wait for the one under way, first come, first served; at most one of each
+    /// channel.
     waiting: VecDeque<work::Waiting>,
-    /// Others want the CPU: nothing is scrubbed before this time.
+    /// If other partitions want the CPU: no scrubbing before this time.
     pressed: Option<u64>,
 }
 
 impl Host {
-    /// A host that serves nothing yet.
+    /// Makes a host that serves nothing yet.
     #[must_use]
     pub fn new(
         arena: &'static [AtomicU32],
@@ -120,7 +121,7 @@ impl Host {
             if let Some(port) = port {
                 self.serve_port(port);
             }
-            // The client whose turn it was is told by its reply.
+            // The client whose turn it was learns of new records from its reply.
             self.tell_clients(port);
             self.go_on();
             self.tell_clients(None);
@@ -144,7 +145,7 @@ impl Host {
         (self.begun, self.waited) = (time::now(), waited());
     }
 
-    /// Notes how long a turn took, without the time that others had the CPU.
+    /// Records the length of a turn, without the time in which other partitions had the CPU.
     fn end_turn(&mut self) {
         let mut spent = time::now().saturating_sub(self.begun);
         if spent > self.turns_taken.longest.min(LONG) {
@@ -159,18 +160,18 @@ impl Host {
         time::now().saturating_sub(self.begun) >= TURN
     }
 
-    /// The lead monitor, until this turn is over.
+    /// The lead monitor, usable until this turn is over.
     fn lead(&mut self) -> (&mut Engine<'static>, Lead<'_>) {
         let until = self.begun.saturating_add(TURN);
         (&mut self.engine, Lead { services: &mut self.services, until })
     }
 
-    /// Whether a port's turn is paid by the budget of guests.
+    /// Returns whether the guests' budget pays for a port's turn.
     fn is_guests(&self, port: Port) -> bool {
         self.services.client_at(port).is_some_and(|who| who >= FIRST_GUEST)
     }
 
-    /// Has a port wait for its turn, where it does not already.
+    /// Queues a port for a turn, unless it is queued already.
     fn queue(&mut self, port: Port) {
         if self.is_guests(port) {
             if !self.guests.contains(&port) {
@@ -181,8 +182,8 @@ impl Host {
         }
     }
 
-    /// The port whose turn it is; `None`: only what is under way has a turn. Where ports of the host's
-    /// own and of guests wait, turns alternate.
+    /// The port of the next turn. Returns `None` if only the request under way has work. If ports
+    /// of both the host and guests wait, turns alternate between them.
     fn next_turn(&mut self) -> Option<Port> {
         loop {
             while let Some(port) = self.events.take() {
@@ -207,8 +208,8 @@ impl Host {
         }
     }
 
-    /// The guest's port whose turn it is, where guests may be served now; else masks the ports of
-    /// those that wait, so that their events wake nobody.
+    /// The guest's port of the next turn, if guests may be served now. Otherwise masks the waiting
+    /// ports, so that their events wake nobody.
     fn next_guest(&mut self) -> Option<Port> {
         let now = time::now();
         let due = self.services.budget.due(now);
@@ -238,7 +239,7 @@ impl Host {
         Some(port)
     }
 
-    /// Handles an event; returns whether there is more to do.
+    /// Handles an event. Returns whether more work is left.
     fn handle(&mut self, port: Port) -> bool {
         if port == self.services.serial_port {
             let consoles = self.services.consoles.values();
@@ -266,8 +267,8 @@ impl Host {
         more
     }
 
-    /// Answers what a client asks, as far as its replies fit and this turn goes; returns whether it
-    /// may ask more.
+    /// Answers requests of a client, as far as its replies fit and this turn goes. Returns whether
+    /// more requests may be waiting.
     fn command(&mut self, port: Port) -> bool {
         for answered in 0..REQUESTS {
             if self.waits(port) {
@@ -306,7 +307,8 @@ impl Host {
     }
 
     fn answer(&mut self, client: u32, request: &Request) -> Begun {
-        // What stopped before this request has the number that it had then.
+        // Events are handled first: a partition that stopped before this request had its number
+        // then.
         self.monitor_events();
         if self.must_wait(&request.body) && self.engine.is_busy() {
             return Begun::Later;
@@ -343,7 +345,7 @@ impl Host {
         Reply { id, version: self.engine.database().contents(), result: Ok(answer) }
     }
 
-    /// A request of a client has ended: what is served follows.
+    /// Updates the services after a client's request has ended.
     fn carried_out(&mut self, client: u32, reply: &Reply) {
         if let Err(refusal) = &reply.result {
             let (object, field) = (&refusal.object, &refusal.field);
@@ -358,15 +360,15 @@ impl Host {
         Reply { id, version, result: Err(refusal) }
     }
 
-    /// Why there is no memory for a request, where there is none. Requests that give back what
-    /// partitions have are carried out with little, since they are the way out.
+    /// The refusal of a request for lack of memory, if memory is short. Requests that release
+    /// resources of partitions are carried out with little memory, since they are the way out.
     fn lacks_room(&self, body: &Body) -> Option<Refusal> {
         let operations = match body {
             Body::Query(_) => return None,
             Body::Transaction(transaction) | Body::Plan(transaction) => {
                 transaction.operations.as_slice()
             }
-            // Gives back alone, as `gives_back` below.
+            // A rollback only releases resources, as `gives_back` below.
             Body::RollBack { .. } => return (!heap::has_room(RECEIVE_ROOM)).then(no_memory),
             Body::Open | Body::Undo { .. } => &[],
         };
@@ -391,7 +393,7 @@ impl Host {
         (!heap::has_room(room)).then(no_memory)
     }
 
-    /// Serves what the database says now.
+    /// Updates the services from the database.
     fn follow_database(&mut self) {
         let version = self.engine.database().contents();
         if version == self.followed {
@@ -404,7 +406,7 @@ impl Host {
         self.services.follow_database(&reader, &partitions);
     }
 
-    /// Tells clients that the log has new records, but the one whose turn it was.
+    /// Notifies clients that the log has new records, except the client whose turn it was.
     fn tell_clients(&mut self, turn: Option<Port>) {
         let next = self.engine.log_bounds().1;
         if next == self.told {
@@ -412,12 +414,12 @@ impl Host {
         }
         self.told = next;
         for &port in self.services.commands.keys().filter(|port| Some(**port) != turn) {
-            // A channel whose other end is not bound yet.
+            // The other end of the channel may not be bound yet.
             let _ = events::send(port);
         }
     }
 
-    /// Tries again what could not be given back.
+    /// Tries again to release what could not be released.
     fn try_again(&mut self) {
         if let Some((_, set)) = &mut self.timer {
             *set = None;
@@ -431,7 +433,7 @@ impl Host {
         self.follow_database();
     }
 
-    /// Has the timer fire when something is to be tried again, and when guests are served again.
+    /// Sets the timer to the earliest of the next retry and the time when guests are served again.
     fn set_timer(&mut self) {
         let again = self.engine.waits().then(|| self.engine.next_try(time::now())).flatten();
         let pressed = self.pressed.filter(|_| self.engine.unscrubbed() > 0);
@@ -449,7 +451,7 @@ impl Host {
         }
     }
 
-    /// Serves the channels that the table has now, as far as it changed.
+    /// Serves the channels in the table, as far as it has changed.
     pub fn attach_channels(&mut self) {
         let changed = self.engine.take_channels_changed();
         let reader = self.engine.database().reader();
@@ -465,8 +467,8 @@ impl Host {
         }
     }
 
-    /// Writes down what the monitor did by itself, once nothing is under way. The monitor keeps each
-    /// record until the next call says that it is written down.
+    /// Logs the events that the monitor caused by itself, once no request is under way. The monitor
+    /// keeps each event until the next call confirms that it is logged.
     fn monitor_events(&mut self) {
         let mut written = 0;
         loop {
@@ -486,8 +488,8 @@ impl Host {
         }
     }
 
-    /// The host ends with a partition that has the right to end it, once all that partition
-    /// printed is out.
+    /// Ends the host if the partition that stopped has the right to end it, once its console output
+    /// is sent.
     fn end_host_with(&self, event: &MonitorEvent) {
         let stopped = self.engine.database().reader().descriptor(event.partition);
         if !stopped.is_ok_and(|d| d.rights & rights::HOST_POWER != 0) {
@@ -495,7 +497,7 @@ impl Host {
         }
         let consoles = self.services.consoles.values();
         for console in consoles.filter(|c| c.partition == event.partition) {
-            // A ring holds 2 KiB; its partition writes no more.
+            // A ring holds 2 KiB, and its partition writes no more.
             for _ in 0..DRAIN_ROUNDS {
                 console.serve();
             }
@@ -511,7 +513,7 @@ impl Host {
     }
 }
 
-/// Nanoseconds that this partition was ready to run and had no CPU.
+/// Nanoseconds in which this partition was ready to run but had no CPU.
 fn waited() -> u64 {
     lead::usage(ULTRAVISOR).map_or(0, |usage| usage.wait_time)
 }
@@ -522,7 +524,8 @@ fn not_understood() -> Refusal {
     refusal("not-understood", "request", "message", reason, "use a client of its version")
 }
 
-/// The refusal of what the heap of this partition, or the store's part of it, has no room for.
+/// The refusal of a request for which the heap of this partition, or the store's part of it, has no
+/// room.
 fn no_memory() -> Refusal {
     refusal(
         "no-memory",

@@ -1,15 +1,15 @@
-//! Test options: the monitor's refusal of an action, made up here, and an ultravisor gone bad.
+//! Test options: simulated refusals by the monitor, and a misbehaving ultravisor.
 //!
-//! `inject=refuse:N` refuses the N-th action that requests ask of the monitor, from the first
-//! start on. `inject=sweep` refuses the first action asked for by the command partition, then the
-//! second after that refusal, then the third, and so on: whoever repeats a piece of work until it
-//! succeeds has seen it refused at each action.
+//! `inject=refuse:N` refuses the N-th action that requests ask of the monitor, from the first start
+//! on. `inject=sweep` refuses the first action that the command partition asks for, then the second
+//! after that refusal, then the third, and so on: a client that repeats a piece of work until it
+//! succeeds has seen a refusal at each action.
 //!
-//! `inject=take` tries, after each start of a partition, to take the memory of its instance, to make
-//! a partition of the monitor's memory, and to call free RAM I/O memory; the log says how the monitor
-//! answers.
+//! `inject=take` tries, after each start of a partition, to take the memory of its instance, to
+//! create a partition in the monitor's memory, and to declare free RAM I/O memory; the log shows
+//! the monitor's answers.
 //!
-//! Rule: nothing is refused that no option asked for, and never what takes something back.
+//! Rule: only what an option asks for is refused, and never an action that undoes another.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -18,21 +18,21 @@ use partition_runtime::{lead, log};
 use pv_abi::uv::database::{MONITOR, UNASSIGNED, instance_frames, kind, state};
 use resource_db::{Database, Owner, WriteError};
 
-/// The action that is refused; 0: none.
+/// The number of the action to refuse; 0 for none.
 static AT: AtomicU32 = AtomicU32::new(0);
-/// Actions since the last that was refused.
+/// Actions since the last one refused.
 static COUNT: AtomicU32 = AtomicU32::new(0);
-/// Each refusal is one action later than the one before.
+/// Whether each refusal comes one action later than the one before.
 static SWEEP: AtomicBool = AtomicBool::new(false);
-/// The command partition asks.
+/// Whether the command partition asks for the present actions.
 static COMMAND_ASKS: AtomicBool = AtomicBool::new(false);
 
-/// Memory is taken after each start.
+/// Whether the test tries to take memory after each start.
 static TAKES: AtomicBool = AtomicBool::new(false);
-/// A partition that was started; 0: none.
+/// A partition that was just started; 0 for none.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
-/// Takes the option's value; returns whether it is one.
+/// Sets the option. Returns whether its value is valid.
 pub fn set(value: &str) -> bool {
     if value == "take" {
         TAKES.store(true, Ordering::Relaxed);
@@ -52,13 +52,13 @@ pub fn set(value: &str) -> bool {
     }
 }
 
-/// Who asks for the actions that come.
+/// Notes the client that asks for the following actions.
 pub fn asked_by(client: u32) {
     let command = client == pv_abi::uv::database::COMMAND;
     COMMAND_ASKS.store(command, Ordering::Relaxed);
 }
 
-/// Whether the next action is refused.
+/// Returns whether to refuse the next action.
 pub fn refuses() -> bool {
     let at = AT.load(Ordering::Relaxed);
     let sweep = SWEEP.load(Ordering::Relaxed);
@@ -80,7 +80,7 @@ pub fn started(number: u32) {
     }
 }
 
-/// Tries what an ultravisor must not get done, where a partition was started since.
+/// Tries what an ultravisor must not be able to do, if a partition was started since the last call.
 pub fn misbehave(arena: &[AtomicU32]) {
     let number = STARTED.swap(0, Ordering::Relaxed);
     if number == 0 {
@@ -100,8 +100,8 @@ pub fn misbehave(arena: &[AtomicU32]) {
     }
 }
 
-/// Frees each frame of a partition's instance, says so to the monitor, and takes that back. How
-/// many the monitor calls busy, of how many.
+/// Frees each frame of a partition's instance, activates that in the monitor, and undoes it.
+/// Returns how many frames the monitor refused as busy, and how many there are.
 fn take_instance(arena: &[AtomicU32], number: u32) -> Result<(u64, u64), WriteError> {
     let mut database = Database::open(arena)?;
     let descriptor = database.reader().descriptor(number)?;
@@ -116,7 +116,8 @@ fn take_instance(arena: &[AtomicU32], number: u32) -> Result<(u64, u64), WriteEr
     Ok((busy, all))
 }
 
-/// Describes the monitor as a guest whose instance lies in the monitor's memory; the answer.
+/// Describes the monitor as a guest whose instance lies in the monitor's memory. Returns the
+/// monitor's answer.
 fn take_monitor(arena: &[AtomicU32]) -> Result<Result<(), Errno>, WriteError> {
     let mut database = Database::open(arena)?;
     let before = database.reader().descriptor(MONITOR)?;
@@ -132,8 +133,8 @@ fn take_monitor(arena: &[AtomicU32]) -> Result<Result<(), Errno>, WriteError> {
     Ok(answer)
 }
 
-/// Gives a free frame to a partition as I/O memory, says so to the monitor, and takes that back; the
-/// answer.
+/// Gives a free frame to a partition as I/O memory, activates that in the monitor, and undoes it.
+/// Returns the monitor's answer.
 fn call_ram_io(arena: &[AtomicU32], number: u32) -> Result<Result<(), Errno>, WriteError> {
     let mut database = Database::open(arena)?;
     let frame = first_run(&database, Owner::FREE, 1)?;
@@ -143,7 +144,7 @@ fn call_ram_io(arena: &[AtomicU32], number: u32) -> Result<Result<(), Errno>, Wr
     Ok(answer)
 }
 
-/// The first frame of the first range of an owner that has so many frames.
+/// The first frame of the first range of an owner that has `frames` frames.
 fn first_run(database: &Database, owner: Owner, frames: u64) -> Result<u64, WriteError> {
     let mut first = 0;
     loop {

@@ -1,7 +1,7 @@
-//! What the CPU leaks: told at the start, and kept for who asks.
+//! The known leaks of the CPU: logged at the start, and kept for queries.
 //!
-//! Rule: the verdicts are those of `cpu-issues`; nothing is judged here. The console gets a line for
-//! each issue that is open, and a line for those that are stopped.
+//! Rule: the verdicts come from `cpu-issues`; this module judges nothing. The console gets a line
+//! for each open issue, and one line for all that are mitigated.
 
 use core::arch::x86_64::__cpuid_count;
 
@@ -17,7 +17,7 @@ use pv_abi::uv::start::{CPU_ONLINE, CPU_SIBLING};
 
 use crate::machine::Description;
 
-/// Judges the machine and says on the console what is open.
+/// Judges the machine, and logs the open issues.
 pub fn judge(description: &Description, accepts_meltdown: bool) -> IssuesAnswer {
     let machine = description.machine;
     let cpuid = |leaf, subleaf| {
@@ -37,7 +37,7 @@ pub fn judge(description: &Description, accepts_meltdown: bool) -> IssuesAnswer 
         microcode: cpu.microcode(),
         microcode_update: update(&description.machine.microcode_outcome),
         smt,
-        // No partition has a device yet; nothing uses one.
+        // No partition has a device yet, so no IOMMU is used.
         iommu: false,
         guests_start,
         issues,
@@ -46,7 +46,7 @@ pub fn judge(description: &Description, accepts_meltdown: bool) -> IssuesAnswer 
     answer
 }
 
-/// Where the revision is from.
+/// The source of the microcode revision, as text.
 fn update(words: &[u32; 2]) -> String {
     Outcome::from_words(*words).unwrap_or(Outcome::NoModule).to_string()
 }

@@ -1,7 +1,7 @@
 //! The lead monitor as the transaction engine sees it.
 //!
-//! Rule: before the monitor drops what a partition references, this partition drops what it has
-//! mapped of it; else its memory would stay referenced for ever.
+//! Rule: before the monitor drops what a partition refers to, this partition unmaps what it has
+//! mapped of that partition; otherwise its memory would stay referenced for ever.
 #![expect(unsafe_code, reason = "one hypercall that the runtime has no function for")]
 
 use budget::Budget;
@@ -15,15 +15,15 @@ use transaction::{AGAIN, Action, Gauges, Monitor};
 
 use crate::services::Services;
 
-/// What the monitor answers about a partition that it does not have.
+/// The monitor's answer about a partition that it does not have.
 const NO_PARTITION: Errno = Errno(pv_abi::xen::errno::ESRCH.unsigned_abs() as i32);
 
-/// What an action is refused with that a test option refuses.
+/// The errno for an action that a test option refuses.
 const EIO: i32 = -pv_abi::xen::errno::EIO as i32;
 
 /// Calls the lead monitor.
 pub struct Lead<'s> {
-    /// What is mapped of partitions.
+    /// The services, which have memory of partitions mapped.
     pub services: &'s mut Services,
     /// When the turn of the loop is over.
     pub until: u64,
@@ -33,7 +33,7 @@ impl Monitor for Lead<'_> {
     fn perform(&mut self, action: Action) -> Result<(), i32> {
         match action {
             Action::Partition(number) => match lead::activate_partition(number) {
-                // It is not in the database and not in the monitor: that agrees.
+                // The partition is in neither the database nor the monitor, so the two agree.
                 Err(Errno::ENOENT) => Ok(()),
                 result => result,
             },
@@ -96,8 +96,8 @@ impl Monitor for Lead<'_> {
 }
 
 impl Lead<'_> {
-    /// Makes a call that comes to its end in several, until it has or the turn is over; whether it
-    /// has.
+    /// Repeats a call that takes several parts, until it is done or the turn is over. Returns
+    /// whether it is done.
     fn part_by_part(&mut self, call: impl Fn() -> Result<bool, Errno>) -> Result<bool, i32> {
         loop {
             match call() {
@@ -108,7 +108,7 @@ impl Lead<'_> {
     }
 }
 
-/// Whether destroying has come to its end with this part.
+/// Treats a partition that is gone as destroyed to the end.
 const fn or_gone(result: Result<bool, Errno>) -> Result<bool, Errno> {
     match result {
         // It was destroyed before, by a transaction that was refused later on.
@@ -120,9 +120,9 @@ const fn or_gone(result: Result<bool, Errno>) -> Result<bool, Errno> {
 /// The monitor's counters, and this partition's own.
 #[derive(Clone, Copy, Debug)]
 pub struct Counters<'b> {
-    /// The time that is spent on partitions here.
+    /// The time that this partition spends on clients.
     pub budget: &'b Budget,
-    /// The turns of the loop.
+    /// Statistics of the loop's turns.
     pub turns: Turns,
 }
 
@@ -152,7 +152,7 @@ impl Gauges for Counters<'_> {
     }
 }
 
-/// What the monitor answers for the Xen ABI: major << 16 | minor; 0 where it does not.
+/// The version of the Xen ABI that the monitor reports: major << 16 | minor; 0 if it reports none.
 pub fn xen_version() -> u32 {
     // SAFETY: the operation touches no memory.
     let version = unsafe { hypercall::call(XEN_VERSION, [VERSION, 0, 0, 0, 0]) };

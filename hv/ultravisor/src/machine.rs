@@ -1,7 +1,7 @@
-//! The machine description that the monitor hands over, read from its bytes.
+//! Reads the machine description that the monitor hands over.
 //!
-//! Rule: the lengths that the description names are checked against the bytes there are, and its
-//! regions must cover every frame once; the database is built from nothing else.
+//! Rule: the lengths in the description are checked against its size, and its regions must cover
+//! every frame once; the database is built only from it.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -16,9 +16,9 @@ use zerocopy::FromBytes;
 /// The parts of a machine description.
 #[derive(Clone, Copy, Debug)]
 pub struct Description<'a> {
-    /// Its head.
+    /// Its header.
     pub machine: &'a Machine,
-    /// Memory, rising, without gaps.
+    /// Memory regions, in ascending order, without gaps.
     pub regions: &'a [MachineRegion],
     /// CPUs.
     pub cpus: &'a [MachineCpu],
@@ -27,10 +27,10 @@ pub struct Description<'a> {
 }
 
 impl<'a> Description<'a> {
-    /// Takes a description apart.
+    /// Splits a description into its parts.
     ///
     /// # Errors
-    /// What is wrong with it, for people.
+    /// What is wrong with the description, as text for people.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, String> {
         let short = |what: &str| format!("the machine description ends inside its {what}");
         let (machine, rest) = Machine::ref_from_prefix(bytes).map_err(|_| short("head"))?;
@@ -77,7 +77,7 @@ impl<'a> Description<'a> {
         self.regions.iter().rfind(|region| region.owner == owner && region.usage == usage)
     }
 
-    /// Frames of RAM that a partition has for its own use.
+    /// Frames of RAM for a partition's own use.
     #[must_use]
     pub fn memory_frames(&self, owner: u32) -> u64 {
         let own = |r: &&MachineRegion| {
@@ -86,7 +86,7 @@ impl<'a> Description<'a> {
         self.regions.iter().filter(own).map(|region| region.frames).sum()
     }
 
-    /// Frames by the firmware's type.
+    /// Number of frames of each firmware type.
     #[must_use]
     pub fn firmware(&self) -> Vec<(u32, u64)> {
         let mut types = BTreeMap::new();
@@ -131,7 +131,7 @@ mod tests {
         let mut bytes = machine.as_bytes().to_vec();
         regions.iter().for_each(|region| bytes.extend_from_slice(region.as_bytes()));
         bytes.resize(bytes.len() + cpus as usize * size_of::<MachineCpu>(), 0);
-        // As pages are, aligned.
+        // Aligned, as pages are.
         bytes.chunks(8).map(|chunk| u64::from_ne_bytes(chunk.try_into().unwrap())).collect()
     }
 

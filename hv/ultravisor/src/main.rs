@@ -9,11 +9,11 @@
 //!     the monitor's events -> descriptor and log
 //! ```
 //!
-//! Everything that decides is in pure crates: `resource-db`, `transaction`, `store`. What is here
-//! connects them to rings, ports and the monitor.
+//! The decisions are in pure crates: `resource-db`, `transaction`, `store`. This crate connects
+//! them to rings, ports and the monitor.
 //!
-//! Rule: one event loop, no locks, and nothing that waits inside it. What a guest makes this
-//! partition do is bounded in bytes (`store::ledger`, `host`) and in time ([`budget`]).
+//! Rule: there is one event loop, without locks, and nothing in it blocks. The work and memory that
+//! a guest can cause here are bounded, in bytes (`store::ledger`, `host`) and in time ([`budget`]).
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 extern crate alloc;

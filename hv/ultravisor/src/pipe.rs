@@ -1,6 +1,6 @@
 //! One direction of a byte ring in memory that a guest shares.
 //!
-//! The console and store rings of the Xen ABI are two of these each. Indices run freely; an index
+//! Each console or store ring of the Xen ABI consists of two of these. Indices run freely; an index
 //! modulo the size is a position.
 //!
 //! Rule: indices that contradict each other are an error, never an access outside the buffer.
@@ -14,13 +14,13 @@ pub struct Pipe {
     pub buffer: usize,
     /// Bytes of the buffer, a power of two.
     pub size: u32,
-    /// Byte offset of the index of what was produced.
+    /// Byte offset of the producer's index.
     pub produced: usize,
-    /// Byte offset of the index of what was consumed.
+    /// Byte offset of the consumer's index.
     pub consumed: usize,
 }
 
-/// The guest wrote indices that cannot be.
+/// The guest wrote impossible indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
 
@@ -35,7 +35,7 @@ impl Pipe {
         }
     }
 
-    /// Bytes that are there to read.
+    /// Number of bytes that can be read.
     ///
     /// # Errors
     /// See [`Broken`].
@@ -45,7 +45,7 @@ impl Pipe {
         if used > self.size { Err(Broken) } else { Ok(used) }
     }
 
-    /// Bytes that there is room to write.
+    /// Number of bytes that can be written.
     ///
     /// # Errors
     /// See [`Broken`].
@@ -58,7 +58,7 @@ impl Pipe {
         (byte / 4, (byte % 4) as u32 * 8)
     }
 
-    /// Copies what is there to read, without taking it; returns how many bytes.
+    /// Copies the readable bytes without consuming them. Returns their number.
     ///
     /// # Errors
     /// See [`Broken`].
@@ -75,14 +75,14 @@ impl Pipe {
         Ok(count)
     }
 
-    /// Takes bytes that were peeked at.
+    /// Consumes bytes that were copied by [`Self::peek`].
     pub fn consume(&self, words: &[AtomicU32], bytes: usize) {
         if let (Ok(first), Ok(bytes)) = (Self::index(words, self.consumed), u32::try_from(bytes)) {
             Self::set_index(words, self.consumed, first.wrapping_add(bytes));
         }
     }
 
-    /// Writes as many bytes as there is room for; returns how many.
+    /// Writes as many bytes as there is room for. Returns their number.
     ///
     /// # Errors
     /// See [`Broken`].

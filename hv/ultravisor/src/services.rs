@@ -1,7 +1,7 @@
-//! What is served to partitions: by port, and by partition.
+//! The services for partitions: by port, and by partition.
 //!
-//! Rule: what is mapped of a partition is in one of these tables, so that [`Services::detach`]
-//! finds all of it.
+//! Rule: everything that is mapped of a partition is in one of these tables, so that
+//! [`Services::detach`] finds all of it.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -27,25 +27,25 @@ use crate::devices::Devices;
 use crate::homes::Homes;
 use crate::stores::StoreClient;
 
-/// What guests have of a CPU for what this partition does for them.
+/// The share of a CPU that this partition may spend on guests.
 pub const SERVICE: Limits = Limits { rate: 6, burst: 2_000_000, turn: 200_000, switches: 8_000 };
 
-/// What the store may keep for all its clients together: half of the heap.
+/// Most bytes that the store may keep for all its clients together: half of the heap.
 fn store_budget() -> usize {
     usize::try_from(partition_runtime::heap::usage().bytes / 2).unwrap_or(usize::MAX)
 }
 
-/// Everything that is served.
+/// All services.
 pub struct Services {
     /// Where grants are mapped.
     pub window: Window,
     /// The store.
     pub store: Store,
-    /// The time that is spent on clients.
+    /// The time spent on clients.
     pub budget: Budget,
-    /// Input on a serial line.
+    /// The port that signals input on a serial line.
     pub serial_port: Port,
-    /// The monitor did something by itself.
+    /// The port that signals an event that the monitor caused by itself.
     pub monitor_port: Port,
     /// Command channels.
     pub commands: BTreeMap<Port, CommandChannel>,
@@ -59,7 +59,7 @@ pub struct Services {
     pub homes: Homes,
     /// The serial line of the command partition's console.
     pub command_console: u32,
-    /// Channel table entries that are served, and the partition of each; both ways.
+    /// The channel table entries that are served, with the partition of each; and the reverse.
     attached: BTreeMap<u32, u32>,
     attached_of: BTreeSet<(u32, u32)>,
     /// The ports of consoles and stores by partition.
@@ -67,7 +67,7 @@ pub struct Services {
 }
 
 impl Services {
-    /// Nothing is served yet; the ports of the monitor are bound.
+    /// Makes the services, with none attached yet, and binds the monitor's ports.
     ///
     /// # Errors
     /// A port that the monitor does not bind.
@@ -93,7 +93,7 @@ impl Services {
         })
     }
 
-    /// Serves a channel, where it is not served yet.
+    /// Serves a channel, unless it is served already.
     pub fn attach(&mut self, index: u32, entry: &ChannelEntry, client: &PartitionDescriptor) {
         if self.attached.contains_key(&index) {
             return;
@@ -117,7 +117,7 @@ impl Services {
         };
         self.budget.set_weight(client.number, client.cpu_weight);
         let port = Port(entry.port_b);
-        // A port that was never masked is refused nothing by this.
+        // Unmasking a port that is not masked has no effect.
         let _ = events::unmask(port);
         self.serve(entry, port, ring, client);
     }
@@ -131,7 +131,8 @@ impl Services {
     ) {
         let partition = entry.a;
         match entry.kind {
-            // Only the boot partition's, so that what is never unmapped is bounded.
+            // Only the boot partition's channel, so that the pages that are never unmapped are
+            // bounded.
             channel_kind::COMMAND if client.kind == kind::BOOT => {
                 // The pages of a command channel stay mapped as long as this partition runs.
                 let ring: &'static Mapping = Box::leak(Box::new(ring));
@@ -157,8 +158,8 @@ impl Services {
         }
     }
 
-    /// Sends store clients what they got to read, as far as their rings have room. Their requests, and
-    /// what found no room, wait for their own turns.
+    /// Sends replies and events to store clients, as far as their rings have room. Their requests,
+    /// and the rest of the replies, wait for the clients' own turns.
     pub fn flush_stores(&mut self) {
         crate::devices::follow(self);
         for partition in self.store.take_readers() {
@@ -176,7 +177,7 @@ impl Services {
         of.map(|&(_, port)| port).collect()
     }
 
-    /// The partition that is served at a port.
+    /// The partition served at a port.
     pub fn client_at(&self, port: Port) -> Option<u32> {
         let store = self.stores.get(&port).map(|client| client.partition);
         let console = || self.consoles.get(&port).map(|console| console.partition);
@@ -184,8 +185,8 @@ impl Services {
         store.or_else(console).or_else(command)
     }
 
-    /// Unmaps all that is mapped of a partition, closes this end of its channels, and forgets what
-    /// it wrote into the store.
+    /// Unmaps everything that is mapped of a partition, closes this end of its channels, and drops
+    /// what it wrote into the store.
     pub fn detach(&mut self, partition: u32) {
         crate::devices::forget(self, partition);
         crate::homes::forget(self, partition);
@@ -207,7 +208,7 @@ impl Services {
         self.budget.forget(partition);
     }
 
-    /// Has the store say what the database says of these partitions now.
+    /// Updates the store from the database, for these partitions.
     pub fn follow_database(&mut self, reader: &Reader<'_>, partitions: &BTreeSet<u32>) {
         crate::homes::follow(self, reader, partitions);
         for &number in partitions {
@@ -218,7 +219,7 @@ impl Services {
         self.flush_stores();
     }
 
-    /// Forgets a channel that is not in the table any more.
+    /// Drops a channel that is no longer in the table.
     pub fn forget_channel(&mut self, index: u32) {
         if let Some(partition) = self.attached.remove(&index) {
             self.attached_of.remove(&(partition, index));

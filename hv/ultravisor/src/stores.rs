@@ -1,6 +1,6 @@
 //! Store rings: the bytes between a kernel's xenbus and the store.
 //!
-//! Rule: a client is notified when one of our indices moved, and only then.
+//! Rule: a client is notified exactly when one of our indices has moved.
 
 use partition_runtime::events::{self, Port};
 use partition_runtime::grants::Mapping;
@@ -23,27 +23,27 @@ const REPLIES: Pipe = Pipe {
     consumed: core::mem::offset_of!(StoreRing, rsp_cons),
 };
 
-/// Requests done at one event.
+/// Requests handled per event.
 const REQUESTS_AT_ONCE: usize = 16;
-/// While the heap has no block of so many bytes, the store keeps nothing new for clients. The
-/// ledger of the store has refused long before, unless something else uses up the heap.
+/// If the heap has no free block of this many bytes, the store accepts no new data from clients.
+/// The store's ledger refuses long before that, unless something else uses up the heap.
 const ROOM: usize = 1 << 20;
 
-/// A store ring that is served.
+/// The server's end of a store ring.
 #[derive(Debug)]
 pub struct StoreClient {
-    /// Whose it is.
+    /// The partition that the ring belongs to.
     pub partition: u32,
     /// The ring's page.
     pub ring: Mapping,
     /// The event of the ring.
     pub port: Port,
-    /// It broke the protocol and is not listened to any more.
+    /// Whether the client broke the protocol; its requests are no longer read then.
     pub broken: bool,
 }
 
 impl StoreClient {
-    /// Tells the client what this server can do.
+    /// Announces this server's features to the client.
     pub fn announce(&self) {
         self.set(core::mem::offset_of!(StoreRing, server_features), FEATURE_ERROR);
     }
@@ -54,14 +54,14 @@ impl StoreClient {
         }
     }
 
-    /// Does requests that are in the ring until `until`, at least one and a bounded number; returns
-    /// whether more may be there.
+    /// Handles requests in the ring until time `until`: at least one, and a bounded number. Returns
+    /// whether more may be left.
     pub fn serve(&mut self, store: &mut Store, until: u64) -> bool {
         let done = if self.broken { return false } else { self.exchange(store, until) };
         self.end(done)
     }
 
-    /// Writes into the ring what the client has to read, as far as there is room.
+    /// Writes pending replies and events into the ring, as far as there is room.
     pub fn deliver(&mut self, store: &mut Store) {
         if !self.broken {
             let done = self.reply(store).map(|sent| (sent > 0, false));
@@ -69,7 +69,7 @@ impl StoreClient {
         }
     }
 
-    /// Notifies the client where bytes moved, and ends the conversation where they could not.
+    /// Notifies the client if bytes moved. Ends the conversation if an error occurred.
     fn end(&mut self, done: Result<(bool, bool), u32>) -> bool {
         let error = match done {
             Ok((moved, more)) => {
@@ -87,7 +87,7 @@ impl StoreClient {
         false
     }
 
-    /// Writes replies and events into the ring; returns how many bytes.
+    /// Writes replies and events into the ring. Returns the number of bytes.
     fn reply(&self, store: &mut Store) -> Result<usize, u32> {
         let output = store.output(self.partition);
         let sent = REPLIES.push(self.ring.words(), output).map_err(|Broken| ERROR_RINGIDX)?;
@@ -95,7 +95,7 @@ impl StoreClient {
         Ok(sent)
     }
 
-    /// Moves bytes; returns whether any moved, and whether more may.
+    /// Moves bytes in both directions. Returns whether any moved, and whether more may follow.
     fn exchange(&self, store: &mut Store, until: u64) -> Result<(bool, bool), u32> {
         let words = self.ring.words();
         let mut piece = [0; RING_BYTES];

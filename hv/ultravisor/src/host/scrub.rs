@@ -1,7 +1,8 @@
-//! Scrubbing free memory when nobody's turn comes, so that who asks for memory does not wait for it.
+//! Scrubs free memory when no port waits, so that a client that asks for memory does not wait for
+//! the scrubbing.
 //!
-//! The monitor knows which free frames are clean. Here is known where to look: what was free when the
-//! host started, and what was given back since.
+//! The monitor knows which free frames are clean. This module knows where to look: the frames that
+//! were free when the host started, and those released since.
 //!
 //! Rule: it is idle time that is spent, and what it takes is booked to whoever made the partition that
 //! had the memory.
@@ -12,15 +13,15 @@ use partition_runtime::{hypercall, lead, time};
 
 use super::{Host, waited};
 
-/// Frames scrubbed between two looks at the events.
+/// Frames scrubbed between two checks for events.
 const PIECE: u64 = 256;
-/// Nanoseconds of a wait for the CPU that nobody else needs to be there for.
+/// Nanoseconds of waiting for the CPU that occur even if no other partition wants it.
 const SWITCH: u64 = 50_000;
-/// Pieces that scrubbing rests for after one that others waited for.
+/// How long scrubbing rests after a piece that others waited for, in times of that piece.
 const REST: u64 = 8;
 
 impl Host {
-    /// Scrubs a piece of free memory; returns whether there was one, and time for it.
+    /// Scrubs a piece of free memory. Returns whether there was one, and time for it.
     pub(super) fn scrub(&mut self) -> bool {
         let begin = time::now();
         if self.pressed.is_some_and(|until| begin < until) {
@@ -31,7 +32,7 @@ impl Host {
             return false;
         };
         self.begin_turn();
-        // Frames that the monitor did not take back are tried again by the engine.
+        // The engine tries again the frames that the monitor did not take back.
         let _ = lead::activate_pages(range.first, range.frames);
         self.end_turn();
         let others = waited().saturating_sub(self.waited);

@@ -1,8 +1,8 @@
-//! Transactions that take more than a turn of the loop, and requests that wait for them.
+//! Transactions that take more than a turn of the loop, and the requests that wait for them.
 //!
-//! While one is under way, queries are answered. A request that would change the database, or that
-//! compares it with the monitor, waits; its channel is not read until it has had its turn. So what
-//! waits is one request of each channel.
+//! While a transaction is under way, queries are answered. A request that would change the
+//! database, or compare it with the monitor, waits; its channel is not read until it has had its
+//! turn. So at most one request of each channel waits.
 //!
 //! Rule: first come, first served.
 
@@ -22,20 +22,21 @@ pub struct Waiting {
 }
 
 impl Host {
-    /// Whether something is to be done that no port stands for.
+    /// Returns whether there is work that no port stands for.
     pub(super) fn has_work(&self) -> bool {
         self.engine.is_busy() || !self.waiting.is_empty()
     }
 
-    /// Whether a request of a channel waits.
+    /// Returns whether a request of this channel waits.
     pub(super) fn waits(&self, port: Port) -> bool {
         self.waiting.iter().any(|waiting| waiting.port == port)
     }
 
-    /// Whether a request has to wait for what is under way, or for others that wait.
+    /// Returns whether a request must wait for the one under way, or for others that wait.
     pub(super) fn must_wait(&self, body: &Body) -> bool {
         let at_any_time = match body {
-            // Pages of the database are copied, and owners compared, between two transactions.
+            // Copies of the database, and comparisons of owners, must come between two
+            // transactions.
             Body::Query(query) => !matches!(query, Query::Arena { .. } | Query::Compare { .. }),
             Body::Plan(_) => true,
             _ => false,
@@ -43,12 +44,13 @@ impl Host {
         !at_any_time && self.has_work()
     }
 
-    /// Has a request wait.
+    /// Makes a request wait.
     pub(super) fn wait(&mut self, port: Port, client: u32, request: Request) {
         self.waiting.push_back(Waiting { port, client, request });
     }
 
-    /// Goes on with what is under way, and begins what waits for it, until the turn is over.
+    /// Continues the transaction under way, and begins the requests that wait for it, until the
+    /// turn is over.
     pub(super) fn go_on(&mut self) {
         if self.engine.is_busy() {
             self.proceed();
@@ -86,7 +88,7 @@ impl Host {
         }
     }
 
-    /// Sends the reply of a request that ended in a later turn than it began in.
+    /// Sends the reply to a request that ended in a later turn.
     fn send(&mut self, client: u32, reply: Reply) {
         let mut channels = self.services.commands.values_mut();
         if let Some(channel) = channels.find(|channel| channel.client == client) {
@@ -94,7 +96,7 @@ impl Host {
         }
     }
 
-    /// Sends the reply that a request has by now; whether it has one.
+    /// Sends the reply to a request, if there is one by now. Returns whether there was.
     pub(super) fn answered(&mut self, port: Port, begun: Begun) -> bool {
         let Begun::Answered(reply) = begun else {
             return false;
