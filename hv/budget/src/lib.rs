@@ -1,23 +1,23 @@
-//! The time that a partition spends on what guests ask of it, booked to each of them.
+//! The time that a partition spends on requests of guests, charged to each of them.
 //!
 //! ```text
 //! one bucket:  rate of a CPU, at most burst saved up       how much is done for guests in all
 //! each guest:  virtual time = time spent / weight          whose turn it is
 //! ```
 //!
-//! A partition that serves guests runs before them, so the time that it spends is taken from whoever
-//! else is on its CPU. All guests together may have [`Limits::rate`] percent of a CPU: whatever they
-//! ask, a guest that asks for nothing keeps the rest of its share. Of that time the waiting guests
-//! get parts by their CPU weights: the guest with the lowest virtual time is served first, and a
-//! guest that was idle comes in at the virtual time of those served now, so it waits for a turn of
-//! each at most, and has saved up nothing. While the bucket is empty guests' rings stay unread.
+//! A partition that serves guests runs before them, so the time it spends is taken from the others
+//! on its CPU. All guests together may have [`Limits::rate`] percent of a CPU. Whatever they ask, a
+//! guest that asks for nothing keeps the rest of its share. The waiting guests share that time by
+//! their CPU weights: the guest with the lowest virtual time is served first. A guest that was idle
+//! starts at the virtual time of those served now, so it waits for at most one turn of each, and
+//! has saved up nothing. While the bucket is empty, guests' rings stay unread.
 //!
-//! What is spent on system partitions is booked and not limited: they are the host's own.
+//! Time spent on system partitions is charged to them but not limited: they are the host's own.
 //!
 //! The ultravisor has such a budget for the store, and `uvd` has another for consoles.
 //!
-//! Rule: the clock is a parameter, and time is spent after the fact; the guest that spent more than
-//! was there is waited for.
+//! Rule: the clock is a parameter, and time is charged after it was spent. If a guest overdraws the
+//! bucket, no guest is served until it refills.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -25,27 +25,27 @@ extern crate alloc;
 
 use alloc::collections::BTreeMap;
 
-/// How much time there is.
+/// The limits of the time.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Percent of one CPU that guests have for what is done for them.
+    /// Percent of one CPU for the work on behalf of guests.
     pub rate: u64,
-    /// Nanoseconds that may be saved up.
+    /// Most nanoseconds that may be saved up.
     pub burst: i64,
-    /// Nanoseconds that a turn takes: so much is there when guests are served again.
+    /// Nanoseconds that a turn takes: guests are served again once this much is there.
     pub turn: u64,
-    /// Nanoseconds that a turn costs beside what is measured: the switches to the partition.
+    /// Nanoseconds that a turn costs beside the measured time: the switches to the partition.
     pub switches: u64,
 }
 
 /// The weight of a guest whose weight is not known.
 const USUAL_WEIGHT: u32 = 256;
 
-/// What is known of a client.
+/// The account of a client.
 #[derive(Clone, Copy, Debug)]
 struct Client {
     weight: u32,
-    /// Nanoseconds spent on it, times 65536, over its weight.
+    /// Nanoseconds spent on it, times 65536, divided by its weight.
     virtual_time: u64,
     /// Nanoseconds spent on it.
     spent: u64,
@@ -62,7 +62,7 @@ impl Default for Client {
 pub struct Budget {
     limits: Limits,
     saved: i64,
-    /// When it was last refilled; the remainder of what that gave.
+    /// When it was last refilled, and the remainder of that refill.
     refilled: (u64, u64),
     /// The virtual time at which the last turn began.
     virtual_time: u64,
@@ -70,7 +70,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A full bucket, nobody known.
+    /// A full bucket without clients.
     #[must_use]
     pub const fn new(limits: Limits) -> Self {
         Self {
@@ -87,7 +87,7 @@ impl Budget {
         self.clients.entry(who).or_default().weight = weight.max(1);
     }
 
-    /// Forgets a client that is destroyed.
+    /// Removes a client that is destroyed.
     pub fn forget(&mut self, who: u32) {
         self.clients.remove(&who);
     }
@@ -98,7 +98,7 @@ impl Budget {
         self.clients.get(&who).map_or(0, |client| client.spent)
     }
 
-    /// The time from which on guests may be served; `now` where they may at once.
+    /// The time from which on guests may be served; `now` if they may be served at once.
     pub fn due(&mut self, now: u64) -> u64 {
         let Limits { rate, burst, turn, .. } = self.limits;
         let (then, rest) = self.refilled;
@@ -113,15 +113,15 @@ impl Budget {
         now.saturating_add(lacks.saturating_mul(100) / rate)
     }
 
-    /// Whose turn it is of those who wait: the rank of a client, the lowest first.
+    /// The rank of a client among those that wait; the lowest is served first.
     #[must_use]
     pub fn rank(&self, who: u32) -> u64 {
         let virtual_time = self.clients.get(&who).map_or(0, |client| client.virtual_time);
         virtual_time.max(self.virtual_time)
     }
 
-    /// Books a turn that took so many nanoseconds. Of a system partition's turn the guests' budget
-    /// is none the less.
+    /// Charges a turn that took `nanoseconds`. A system partition's turn does not reduce the
+    /// guests' budget.
     pub fn spend(&mut self, who: u32, nanoseconds: u64, guest: bool) {
         let spent = nanoseconds.saturating_add(self.limits.switches);
         let start = self.rank(who);
@@ -143,7 +143,7 @@ mod tests {
 
     const LIMITS: Limits = Limits { rate: 6, burst: 2_000_000, turn: 200_000, switches: 8_000 };
 
-    /// Clients that ask again after so many nanoseconds, each request taking so many.
+    /// Clients that ask again after a time, with requests that take a time.
     struct Asks {
         who: u32,
         every: u64,
@@ -157,7 +157,7 @@ mod tests {
         Asks { who, every, takes, due: 0, waited: 0, served: 0 }
     }
 
-    /// Serves clients for so long; returns the nanoseconds spent.
+    /// Serves clients until `end`. Returns the nanoseconds spent.
     fn serve(budget: &mut Budget, clients: &mut [Asks], end: u64) -> u64 {
         let (mut now, mut spent) = (0, 0);
         while now < end {
@@ -202,7 +202,7 @@ mod tests {
         let mut clients = [asks(1, 0, 50_000), asks(2, 0, 30_000)];
         serve(&mut budget, &mut clients, 10 * SECOND);
         let [light, heavy] = clients.map(|client| client.served);
-        // The switches are booked as well, and the heavy one has more of them.
+        // The switches are charged as well, and the heavy client has more of them.
         assert!((20..=28).contains(&(light * 100 / (light + heavy))), "{light} {heavy}");
         assert!(budget.spent(1) > light && budget.spent(2) > heavy);
     }
@@ -214,7 +214,7 @@ mod tests {
         clients.push(asks(9, 100_000_000, 20_000));
         serve(&mut budget, &mut clients, 10 * SECOND);
         let innocent = clients.last().unwrap();
-        // A turn of each at most is paid for before its own.
+        // Before its own turn, at most one turn of each is paid for.
         let turn = (100_000 + LIMITS.switches) * 100 / LIMITS.rate;
         assert!(innocent.waited < 10 * turn, "{}", innocent.waited);
         // It asks again 100 ms after each answer.

@@ -1,39 +1,39 @@
 //! The words that a partition and the monitor share, and the rule that makes events pending.
 //!
-//! A pending bit and a mask bit per port; per virtual CPU a selector with a bit for each word of
-//! pending bits, and a byte that says that there is something to do. The rule, in this order:
-//! set the pending bit; if it was clear and the port is not masked, set the selector bit; if that
-//! was clear, set the byte; if that was clear, the virtual CPU has to be kicked. Whoever unmasks a
-//! port does the same from the selector on when it finds the port pending. Setting the pending bit
-//! before reading the mask, and clearing the mask before reading the pending bit, is what
-//! keeps an event from being lost between the two.
+//! Each port has a pending bit and a mask bit. Each virtual CPU has a selector with one bit for
+//! each word of pending bits, and a byte that says that an upcall is pending. The rule, in this
+//! order: set the pending bit; if it was clear and the port is not masked, set the selector bit; if
+//! that was clear, set the byte; if that was clear, kick the virtual CPU. A caller that unmasks a
+//! port and finds it pending does the same from the selector on. Setting the pending bit before
+//! reading the mask, and clearing the mask before reading the pending bit, keeps an event from
+//! being lost in between.
 
 use crate::sync::{AtomicU8, AtomicU64, Ordering, order};
 
 /// Pending and mask bits of a partition: 64 words each of its shared info.
 #[derive(Clone, Copy, Debug)]
 pub struct EventBits<'a> {
-    /// A bit per port: an event is pending.
+    /// One bit per port: an event is pending.
     pub pending: &'a [AtomicU64],
-    /// A bit per port: it is masked.
+    /// One bit per port: the port is masked.
     pub mask: &'a [AtomicU64],
 }
 
-/// What a virtual CPU is told by.
+/// The words that signal a pending upcall to a virtual CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct UpcallWords<'a> {
-    /// Not 0: an upcall is due.
+    /// Not 0 if an upcall is pending.
     pub upcall_pending: &'a AtomicU8,
-    /// A bit for each word of pending bits to look at.
+    /// One bit for each word of pending bits to check.
     pub selector: &'a AtomicU64,
 }
 
-/// What raising an event did.
+/// The effect of raising an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Raised {
-    /// The event was not pending before: virtual CPUs that poll the port must wake.
+    /// The event was not pending before: wake the virtual CPUs that poll the port.
     pub newly_pending: bool,
-    /// The virtual CPU must look: wake it, or interrupt the CPU that runs it.
+    /// The virtual CPU must check its events: wake it, or interrupt the CPU that runs it.
     pub kick: bool,
 }
 
@@ -42,15 +42,16 @@ impl Raised {
 }
 
 impl UpcallWords<'_> {
-    /// Marks word `word` of the pending bits. Returns whether to kick.
+    /// Marks word `word` of the pending bits in the selector. Returns whether to kick the virtual
+    /// CPU.
     fn mark(&self, word: u32) -> bool {
         let bit = 1u64 << (word % 64);
         self.selector.fetch_or(bit, Ordering::SeqCst) & bit == 0
             && self.upcall_pending.swap(1, Ordering::SeqCst) == 0
     }
 
-    /// Marks everything, as after the words moved to another place. The virtual CPU looks at all
-    /// its ports.
+    /// Marks all words, for example after the words moved to another place. The virtual CPU then
+    /// checks all its ports.
     pub fn mark_all(&self) {
         self.selector.store(u64::MAX, Ordering::SeqCst);
         self.upcall_pending.store(1, Ordering::SeqCst);
@@ -85,7 +86,7 @@ impl EventBits<'_> {
         pending.load(Ordering::SeqCst) & bit != 0 && upcall.mark(port / 64)
     }
 
-    /// Whether the event of `port` is pending, masked or not.
+    /// Returns whether the event of `port` is pending, masked or not.
     #[must_use]
     pub fn is_pending(&self, port: u32) -> bool {
         self.words(port).is_some_and(|(pending, _, bit)| pending.load(Ordering::SeqCst) & bit != 0)
@@ -98,7 +99,7 @@ impl EventBits<'_> {
         }
     }
 
-    /// The words of `port` and its bit in them; `None` past the end.
+    /// The words of `port` and its bit in them. Returns `None` past the end.
     fn words(&self, port: u32) -> Option<(&AtomicU64, &AtomicU64, u64)> {
         let index = usize::try_from(port / 64).ok()?;
         let words = (masked::get(self.pending, index)?, masked::get(self.mask, index)?);

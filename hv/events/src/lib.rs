@@ -1,9 +1,9 @@
-//! Event channels with 2-level bits: what a port is, and how its event becomes pending.
+//! Event channels with 2-level bits: the ports, and how an event becomes pending.
 //!
-//! Two halves that meet in the monitor:
-//! * [`PortTable`]: a partition's ports, a word each. It says where a send goes.
-//! * [`EventBits`] and [`UpcallWords`]: the words that a partition and the monitor share. They
-//!   say whether the partition has to be told.
+//! The crate has two halves, which the monitor connects:
+//! * [`PortTable`]: a partition's ports, one word each. It says where a send is delivered.
+//! * [`EventBits`] and [`UpcallWords`]: the words that a partition and the monitor share. They say
+//!   whether the partition must be notified.
 //!
 //! ```text
 //! send(port of A) -> PortTable of A -> (B, port of B)
@@ -11,10 +11,10 @@
 //!   EventBits of B: pending bit set, not masked -> UpcallWords: selector, upcall -> kick
 //! ```
 //!
-//! All memory is the caller's. Every word is atomic, so sends need no lock; operations that
-//! change a port (allocate, bind, close) are single compare-and-swaps and fail cleanly when two
-//! race, but a caller that wants "lowest free port" or "one port per interrupt" answered exactly
-//! holds its own lock per table. Errors are the negative errno values of the Xen ABI.
+//! The caller supplies all memory. Every word is atomic, so sends need no lock. Operations that
+//! change a port (allocate, bind, close) are single compare-and-swaps and fail cleanly if two race.
+//! A caller that needs exact answers to "lowest free port" or "one port per interrupt" holds its
+//! own lock per table. Errors are the negative errno values of the Xen ABI.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(any(test, loom)), no_std)]
 #![forbid(unsafe_code)]

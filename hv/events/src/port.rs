@@ -13,26 +13,26 @@ const INTERDOMAIN: u64 = 3;
 const VIRQ: u64 = 4;
 const IPI: u64 = 5;
 
-/// What a port is used for.
+/// The use of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortUse {
-    /// Nothing; it may be allocated.
+    /// Not in use; it may be allocated.
     Free,
-    /// Nothing, and it may not be allocated.
+    /// Not in use, and it may not be allocated.
     Reserved,
     /// Waits for partition `remote` to connect.
     Unbound {
-        /// Who may connect.
+        /// The partition that may connect.
         remote: u32,
     },
     /// Connected.
     Interdomain {
         /// The other partition.
         remote: u32,
-        /// Its port.
+        /// The port of the other partition.
         port: u32,
     },
-    /// Notified by the monitor.
+    /// Notified by the monitor, for a virtual interrupt.
     Virq {
         /// Virtual interrupt.
         virq: u32,
@@ -41,12 +41,12 @@ pub enum PortUse {
     Ipi,
 }
 
-/// A port as read at one moment.
+/// The state of a port at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// What it is used for.
+    /// Its use.
     pub used_for: PortUse,
-    /// Virtual CPU it notifies.
+    /// The virtual CPU that it notifies.
     pub vcpu: u8,
 }
 

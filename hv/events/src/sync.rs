@@ -1,4 +1,4 @@
-//! The atomics: those of `core`, or of the model checker.
+//! The atomics: those of `core`, or those of the model checker.
 
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -6,7 +6,7 @@ pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// Orders a sequentially consistent change before a sequentially consistent load. The language
-/// promises that already; the model checker knows it of fences only.
+/// guarantees this already, but the model checker knows it only for fences.
 pub(crate) fn order() {
     #[cfg(loom)]
     loom::sync::atomic::fence(Ordering::SeqCst);

@@ -1,45 +1,45 @@
 //! A partition's ports.
 //!
-//! Rules: port 0 is never used. A connection is two ports that name each other; closing one
-//! leaves the other unbound for the closer, which may connect again. A virtual interrupt has one
-//! port at most per virtual CPU, or per partition where it is not an interrupt of virtual CPUs.
+//! Rules: port 0 is never used. A connection is two ports that name each other. Closing one leaves
+//! the other unbound for the closer, which may connect again. A virtual interrupt has at most one
+//! port: per virtual CPU, or per partition for a partition-wide interrupt.
 
 use crate::port::{Port, PortCell, PortUse};
 use crate::sync::{AtomicU32, Ordering};
 use crate::{EventBits, Result};
 use pv_abi::xen::{errno, events};
 
-/// Where an event goes.
+/// Where an event is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// To a port of another partition.
     Remote {
-        /// Which partition.
+        /// The other partition.
         partition: u32,
-        /// Which of its ports.
+        /// Its port.
         port: u32,
     },
     /// To the same port of the sender, for virtual CPU `vcpu`.
     Local {
-        /// Virtual CPU to notify.
+        /// The virtual CPU to notify.
         vcpu: u8,
     },
-    /// Nowhere: the port waits for a connection, and events are dropped.
+    /// Nowhere: the port waits for a connection, and the event is dropped.
     Dropped,
 }
 
-/// The ports of a partition over memory of the caller.
+/// The ports of a partition, in memory of the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct PortTable<'a> {
     cells: &'a [PortCell],
-    /// Port of each virtual interrupt, [`events::NR_VIRQS`] per virtual CPU; 0: none.
+    /// Port of each virtual interrupt, [`events::NR_VIRQS`] per virtual CPU; 0 for none.
     virqs: &'a [AtomicU32],
     vcpus: u32,
 }
 
 impl<'a> PortTable<'a> {
-    /// A table over `cells` (at most [`events::PORTS_2L`] count) and `virqs`
-    /// ([`events::NR_VIRQS`] for each of `vcpus`), both all zeros when the partition is made.
+    /// A table over `cells` (at most the first [`events::PORTS_2L`] count) and `virqs`
+    /// ([`events::NR_VIRQS`] for each of `vcpus`). Both are all zeros when the partition is made.
     #[must_use]
     pub fn new(cells: &'a [PortCell], virqs: &'a [AtomicU32], vcpus: u32) -> Self {
         let cells = cells.get(..events::PORTS_2L).unwrap_or(cells);
@@ -47,19 +47,20 @@ impl<'a> PortTable<'a> {
         Self { cells, virqs, vcpus: vcpus.min(room).min(u8::MAX.into()) }
     }
 
-    /// Reads a port. `-EINVAL`: no such port.
+    /// Reads a port. Returns `-EINVAL` if there is no such port.
     pub fn port(&self, port: u32) -> Result<Port> {
         self.cell(port).map(PortCell::load)
     }
 
-    /// Allocates the lowest free port for partition `remote` to connect to. It notifies virtual
-    /// CPU 0. `-ENOSPC`: all are in use.
+    /// Allocates the lowest free port, which notifies virtual CPU 0, for partition `remote` to connect
+    /// to. Returns `-ENOSPC` if all are in use.
     pub fn alloc_unbound(&self, remote: u32) -> Result<u32> {
         self.allocate(Port { used_for: PortUse::Unbound { remote }, vcpu: 0 })
     }
 
-    /// Makes a port that the caller names wait for partition `remote`, unless it does already, or
-    /// `remote` has connected. `-EINVAL`: no such port; `-EBUSY`: in use for something else.
+    /// Makes the given port wait for partition `remote`, unless it does already, or `remote` has
+    /// connected. Returns `-EINVAL` if there is no such port, `-EBUSY` if it is in use for
+    /// something else.
     pub fn set_unbound(&self, port: u32, remote: u32) -> Result<()> {
         match self.port(port)?.used_for {
             PortUse::Unbound { remote: by } | PortUse::Interdomain { remote: by, .. }
@@ -71,9 +72,9 @@ impl<'a> PortTable<'a> {
         }
     }
 
-    /// Binds a virtual interrupt to the lowest free port. `-EINVAL`: no such interrupt, or one of
-    /// the partition on another virtual CPU than 0; `-ENOENT`: no such virtual CPU; `-EEXIST`:
-    /// it has a port; `-ENOSPC`: no free port.
+    /// Binds a virtual interrupt to the lowest free port. Returns `-EINVAL` if there is no such
+    /// interrupt, or a partition-wide one is for a virtual CPU other than 0; `-ENOENT` if there is
+    /// no such virtual CPU; `-EEXIST` if it has a port; `-ENOSPC` if no port is free.
     pub fn bind_virq(&self, virq: u32, vcpu: u32) -> Result<u32> {
         if virq >= events::NR_VIRQS || (!is_per_vcpu(virq) && vcpu != 0) {
             return Err(errno::EINVAL);
@@ -94,15 +95,15 @@ impl<'a> PortTable<'a> {
         Ok(port)
     }
 
-    /// Allocates the lowest free port for interrupts to `vcpu`. `-ENOENT`: no such virtual CPU;
-    /// `-ENOSPC`: no free port.
+    /// Allocates the lowest free port for interrupts to `vcpu`. Returns `-ENOENT` if there is no
+    /// such virtual CPU, `-ENOSPC` if no port is free.
     pub fn bind_ipi(&self, vcpu: u32) -> Result<u32> {
         let vcpu = self.vcpu(vcpu)?;
         self.allocate(Port { used_for: PortUse::Ipi, vcpu })
     }
 
-    /// Chooses the virtual CPU that a port notifies. `-ENOENT`: no such virtual CPU; `-EINVAL`:
-    /// not a port that may move.
+    /// Sets the virtual CPU that a port notifies. Returns `-ENOENT` if there is no such virtual
+    /// CPU, `-EINVAL` if the port may not move.
     pub fn bind_vcpu(&self, port: u32, vcpu: u32) -> Result<()> {
         let vcpu = self.vcpu(vcpu)?;
         let cell = self.cell(port)?;
@@ -119,9 +120,9 @@ impl<'a> PortTable<'a> {
         }
     }
 
-    /// Frees a port and clears its pending bit. Returns the partition and port at the other end of a
-    /// connection, which the caller hands to [`Self::disconnect`] of that partition's table.
-    /// `-EINVAL`: not in use.
+    /// Frees a port and clears its pending bit. For a connection, returns the partition and port at
+    /// the other end, which the caller passes to [`Self::disconnect`] of that partition's table.
+    /// Returns `-EINVAL` if the port is not in use.
     pub fn close(&self, port: u32, bits: &EventBits) -> Result<Option<(u32, u32)>> {
         let cell = self.cell(port)?;
         loop {
@@ -144,8 +145,8 @@ impl<'a> PortTable<'a> {
         }
     }
 
-    /// The other end (`port` of partition `by`) of our port `own` was closed: it waits for `by`
-    /// again. Nothing happens when it is connected elsewhere by now.
+    /// Makes our port `own` wait for partition `by` again, after `by` closed the other end, `port`.
+    /// Does nothing if `own` is connected elsewhere by now.
     pub fn disconnect(&self, own: u32, by: u32, port: u32) {
         let Ok(cell) = self.cell(own) else { return };
         loop {
@@ -160,7 +161,8 @@ impl<'a> PortTable<'a> {
         }
     }
 
-    /// Where an event goes that the partition sends on `port`. `-EINVAL`: not a port to send on.
+    /// Where an event is delivered that the partition sends on `port`. Returns `-EINVAL` if the
+    /// port cannot send.
     pub fn send(&self, port: u32) -> Result<Delivery> {
         let Port { used_for, vcpu } = self.port(port)?;
         match used_for {
@@ -173,8 +175,8 @@ impl<'a> PortTable<'a> {
         }
     }
 
-    /// The port of a virtual interrupt and the virtual CPU it notifies, if it is bound. For an
-    /// interrupt of the partition `vcpu` is 0.
+    /// The port of a virtual interrupt and the virtual CPU that it notifies, if it is bound. For a
+    /// partition-wide interrupt, `vcpu` is 0.
     #[must_use]
     pub fn virq(&self, virq: u32, vcpu: u32) -> Option<(u32, u8)> {
         let port = self.virq_slot(vcpu, virq)?.load(Ordering::Acquire);
@@ -182,7 +184,7 @@ impl<'a> PortTable<'a> {
         (cell.used_for == PortUse::Virq { virq }).then_some((port, cell.vcpu))
     }
 
-    /// Puts `new` into the lowest free port.
+    /// Writes `new` to the lowest free port.
     fn allocate(&self, new: Port) -> Result<u32> {
         for (port, cell) in (0..).zip(self.cells).skip(1) {
             if cell.change(Port::FREE, new) {
@@ -196,7 +198,8 @@ impl<'a> PortTable<'a> {
         if self.cell(port)?.change(Port::FREE, new) { Ok(()) } else { Err(errno::EBUSY) }
     }
 
-    /// An interrupt of a virtual CPU stays with it, so one of the two places names the port.
+    /// Clears the record of `port` for `virq`. The port of a virtual CPU's interrupt never moves,
+    /// so exactly one record names it.
     fn forget_virq(&self, virq: u32, port: u32) {
         for vcpu in 0..self.vcpus {
             if let Some(slot) = self.virq_slot(vcpu, virq) {
@@ -228,17 +231,18 @@ impl<'a> PortTable<'a> {
     }
 }
 
-/// Whether each virtual CPU has its own port for `virq`.
+/// Returns whether each virtual CPU has its own port for `virq`.
 const fn is_per_vcpu(virq: u32) -> bool {
     use events::{VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
     matches!(virq, VIRQ_TIMER | VIRQ_DEBUG | VIRQ_XENOPROF | VIRQ_XENPMU)
 }
 
 /// Connects the lowest free port of `local` (partition `by`) to `remote_port` of partition
-/// `remote_number`, which must wait for `by`. `-EINVAL`: it does not; `-ENOSPC`: no free port.
+/// `remote_number`, which must wait for `by`. Returns `-EINVAL` if it does not wait, `-ENOSPC` if
+/// no port is free.
 ///
-/// Afterwards the caller makes an event pending on the new port, so that one that the other side
-/// sent before is not lost.
+/// Afterwards the caller makes an event pending on the new port, so that an event that the other
+/// side sent before is not lost.
 pub fn bind_interdomain(
     (local, by): (&PortTable, u32),
     (remote, remote_number): (&PortTable, u32),
@@ -261,8 +265,9 @@ pub fn bind_interdomain(
     Err(errno::EINVAL)
 }
 
-/// Connects two ports that the caller names, each free or waiting for the other's partition, or
-/// so connected already. `-EINVAL`: no such port; `-EBUSY`: in use for something else.
+/// Connects two given ports. Each must be free, wait for the other's partition, or be connected
+/// this way already. Returns `-EINVAL` if there is no such port, `-EBUSY` if one is in use for
+/// something else.
 pub fn bind_pair(
     (a, number_a, port_a): (&PortTable, u32, u32),
     (b, number_b, port_b): (&PortTable, u32, u32),

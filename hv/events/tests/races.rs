@@ -43,7 +43,7 @@ impl Page {
         }
     }
 
-    /// What a kernel does on an upcall: take the byte, then the selector, then the bits.
+    /// Acts as a kernel does on an upcall: clears the byte, then the selector, then the bits.
     fn handle(&self) -> u64 {
         if self.upcall.swap(0, SeqCst) == 0 || self.selector.swap(0, SeqCst) & 1 == 0 {
             return 0;

@@ -70,7 +70,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the ports should be: use and virtual CPU by partition and port.
+/// The expected ports: use and virtual CPU, by partition and port.
 #[derive(Default)]
 struct Model(BTreeMap<(u32, u32), (PortUse, u8)>);
 

@@ -1,7 +1,7 @@
-//! The frame and its transitions.
+//! The frame and its state transitions.
 //!
-//! The rule: the word changes by compare-and-swap alone, and what a caller was told about it
-//! holds until the caller gives back what it took.
+//! The rule: the word changes only by compare-and-swap, and what a caller learned about the frame
+//! holds until the caller releases what it took.
 
 use crate::word::{OWNER_BUSY, TYPE_BUSY};
 use crate::{Acquired, Kind, OWNER_NUMBER, Owner, Refused, Released, Type, Word};
@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Stamp of a frame whose former use ended at an unknown moment: flush whatever the clock says.
+/// The stamp of a frame whose former use ended at an unknown time: flush always.
 pub const FLUSH_ALWAYS: u32 = u32::MAX;
 
 /// The part of the stamp that is [`Frame::progress`].
@@ -19,16 +19,16 @@ const PROGRESS: u32 = 0xFFFF;
 /// Where [`Frame::noted`] is in the stamp.
 const USED_SHIFT: u32 = 16;
 
-/// A machine frame's state; 16 bytes, all zero: unowned RAM without type or reference.
+/// A machine frame's state; 16 bytes. All zeros stand for unowned RAM without type or reference.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Frame {
     word: AtomicU64,
     owner: AtomicU32,
-    /// At type count 0: flush clock when the last typed reference went.
-    /// While a table is partial, bits 15:0: how many entries, from entry 0, hold references.
-    /// While it is partial or validated, bits 31:16: the sixteenths of the table in which an
-    /// entry may hold one.
+    /// At type count 0: the flush clock when the last typed reference was released. While a table
+    /// is partial, bits 15:0 hold how many entries, from entry 0, hold references. While it is
+    /// partial or validated, bits 31:16 mark the sixteenths of the table in which an entry may hold
+    /// one.
     stamp: AtomicU32,
 }
 
@@ -36,7 +36,8 @@ pub struct Frame {
 const _: () = assert!(size_of::<Frame>() == 16);
 
 impl Frame {
-    /// The word as it is now. Only what the caller holds a reference or lock for stays true.
+    /// The word at this moment. Only the parts that the caller's reference or lock protects stay
+    /// true.
     #[must_use]
     #[inline]
     pub fn word(&self) -> Word {
@@ -57,23 +58,23 @@ impl Frame {
         self.owner.load(Ordering::Acquire)
     }
 
-    /// I/O memory rather than RAM.
+    /// Returns whether it is I/O memory rather than RAM.
     #[must_use]
     #[inline]
     pub fn is_io(&self) -> bool {
         self.owner_word() & crate::OWNER_IO != 0
     }
 
-    /// Whether it is a validated table, of type `ty`, of `owner`. Stable under the owner's lock for
-    /// a table that another refers to.
+    /// Returns whether it is a validated table of type `ty` that `owner` owns. Stable under the
+    /// owner's lock for a table that another table refers to.
     #[must_use]
     #[inline]
     pub fn is_table_of(&self, owner: Owner, ty: Type) -> bool {
         self.owner_word() == owner && self.word().is_validated_as(ty)
     }
 
-    /// Tries once to put `new` in place of `old`. The hot paths do this for the common case, and
-    /// leave every other one to [`Frame::change`].
+    /// Tries once to replace `old` by `new`. The hot paths do this in the common case, and leave
+    /// the other cases to [`Frame::change`].
     #[inline]
     fn replace(&self, old: Word, new: Option<Word>) -> bool {
         new.is_some_and(|new| {
@@ -81,7 +82,7 @@ impl Frame {
         })
     }
 
-    /// Applies `change` to the word until it sticks; returns the word before.
+    /// Applies `change` to the word until the compare-and-swap succeeds. Returns the word before.
     #[inline]
     fn change<E>(&self, change: impl Fn(Word) -> Result<Word, E>) -> Result<Word, E> {
         let mut old = self.word();
@@ -98,7 +99,7 @@ impl Frame {
     /// Takes a reference without a type: for a read-only mapping, or to keep the frame.
     ///
     /// # Errors
-    /// [`Refused::NotOwned`] where `owner` does not own it or it is [`Kind::Private`],
+    /// [`Refused::NotOwned`] if `owner` does not own it or it is [`Kind::Private`],
     /// [`Refused::Overflow`], [`Refused::Again`] while its owner changes.
     #[inline]
     pub fn get_ref(&self, owner: Owner) -> Result<(), Refused> {
@@ -109,11 +110,11 @@ impl Frame {
         self.get_ref_slowly(owner, false)
     }
 
-    /// Takes a reference for the monitor's own use of a frame, whatever its kind:
-    /// [`Frame::put_ref`] gives it back.
+    /// Takes a reference for the monitor's own use of a frame, whatever its kind;
+    /// [`Frame::put_ref`] releases it.
     ///
     /// # Errors
-    /// As [`Frame::get_ref`], but for the kind.
+    /// As [`Frame::get_ref`], except for the kind.
     pub fn keep(&self, owner: Owner) -> Result<(), Refused> {
         self.get_ref_slowly(owner, true)
     }
@@ -132,8 +133,8 @@ impl Frame {
         self.still_of(owner)
     }
 
-    /// Ends [`Frame::get_ref`]: the owner can have changed and the word have come back to what it
-    /// was in between.
+    /// Completes [`Frame::get_ref`]: meanwhile the owner can have changed and the word have
+    /// returned to its old value.
     #[inline]
     fn still_of(&self, owner: Owner) -> Result<(), Refused> {
         if self.owner() == owner {
@@ -143,8 +144,8 @@ impl Frame {
         Err(Refused::NotOwned)
     }
 
-    /// Gives back a reference of [`Frame::get_ref`]. Returns false, and changes nothing, where
-    /// there is none: the counts are broken.
+    /// Releases a reference of [`Frame::get_ref`]. Returns false, and changes nothing, if there is
+    /// none: the counts are broken then.
     #[must_use]
     #[inline]
     pub fn put_ref(&self) -> bool {
@@ -153,21 +154,21 @@ impl Frame {
 
     /// Takes a typed reference: one reference and one type count.
     ///
-    /// Checked types: only under the owner's lock.
+    /// For checked types, only under the owner's lock.
     ///
     /// # Errors
-    /// [`Refused::NotOwned`] as for [`Frame::get_ref`], and for a checked type where the frame is
-    /// not ordinary RAM; [`Refused::WrongType`] where it is in use as another type;
-    /// [`Refused::Overflow`]; [`Refused::Again`].
+    /// [`Refused::NotOwned`] as for [`Frame::get_ref`], and for a checked type if the frame is not
+    /// ordinary RAM; [`Refused::WrongType`] if it is in use as another type; [`Refused::Overflow`];
+    /// [`Refused::Again`].
     #[inline]
     pub fn get_typed(&self, owner: Owner, ty: Type) -> Result<Acquired, Refused> {
         self.get(owner, ty, true)
     }
 
-    /// Makes a reference that the caller holds a typed one.
+    /// Turns a plain reference of the caller into a typed one.
     ///
     /// # Errors
-    /// As [`Frame::get_typed`].
+    /// The same as [`Frame::get_typed`].
     #[inline]
     pub fn get_type(&self, owner: Owner, ty: Type) -> Result<Acquired, Refused> {
         self.get(owner, ty, false)
@@ -212,15 +213,15 @@ impl Frame {
         Ok(Acquired::Validate { stamp })
     }
 
-    /// Takes back what [`Frame::acquire`] made of `old`: the owner changed underneath.
+    /// Undoes [`Frame::acquire`], which found `old`: the owner changed meanwhile.
     #[cold]
     fn undo(&self, old: Word, ty: Type, reference: bool) {
         if !ty.is_checked() && !flush_owed(old, ty) {
-            // Others may have come and gone since: when their use ended is not known here.
+            // Other references may have come and gone, and it is not known when their use ended.
             let _ = self.release(|| FLUSH_ALWAYS, reference);
             return;
         }
-        // Ours alone until settled or validated: as if it had not been.
+        // No other CPU may change it until it is settled or validated; restores the old type state.
         let _ = self.change(|w| {
             let w = w.fewer_count().unwrap_or(w);
             let w = if reference { w.fewer_references().unwrap_or(w) } else { w };
@@ -228,23 +229,23 @@ impl Frame {
         });
     }
 
-    /// Ends [`Acquired::Settle`], and the flush part of [`Acquired::Validate`]: the new type can
-    /// be relied on from now.
+    /// Completes [`Acquired::Settle`], and the flush part of [`Acquired::Validate`]: from now on
+    /// the new type is reliable.
     #[inline]
     pub fn settle(&self) {
         self.word.fetch_and(!TYPE_BUSY, Ordering::AcqRel);
     }
 
-    /// Gives back a typed reference. `stamp` reads the flush clock; it is called after the use
-    /// ended, when this was the last typed reference.
+    /// Releases a typed reference. `stamp` reads the flush clock; it is called after the use has
+    /// ended, if this was the last typed reference.
     ///
-    /// Checked types: only under the owner's lock.
+    /// For checked types, only under the owner's lock.
     #[inline]
     pub fn put_typed(&self, stamp: impl FnOnce() -> u32) -> Released {
         self.put(stamp, true)
     }
 
-    /// Gives back the type of a typed reference and keeps the plain one.
+    /// Releases the type of a typed reference and keeps the plain reference.
     #[inline]
     pub fn put_type(&self, stamp: impl FnOnce() -> u32) -> Released {
         self.put(stamp, false)
@@ -293,7 +294,7 @@ impl Frame {
         (self.stamp.load(Ordering::Relaxed) & PROGRESS) as usize
     }
 
-    /// Records how far work on a partial frame came. Only under the owner's lock.
+    /// Records the progress of work on a partial frame. Only under the owner's lock.
     #[inline]
     pub fn set_progress(&self, entries: u32) {
         let used = self.stamp.load(Ordering::Relaxed) & !PROGRESS;
@@ -308,7 +309,7 @@ impl Frame {
         self.stamp.store(self.stamp.load(Ordering::Relaxed) | sixteenth, Ordering::Relaxed);
     }
 
-    /// The sixteenths of a partial or validated table, by bit, outside of which no entry holds a
+    /// The sixteenths of a partial or validated table, by bit; entries outside of them hold no
     /// reference. Only under the owner's lock.
     #[must_use]
     #[inline]
@@ -316,15 +317,16 @@ impl Frame {
         (self.stamp.load(Ordering::Relaxed) >> USED_SHIFT & 0xffff) as u16
     }
 
-    /// All entries of a partial frame hold their references: it is validated, and the typed
+    /// Marks a partial frame, all of whose entries hold their references, as validated. The typed
     /// reference of the partial state becomes the caller's. Only under the owner's lock.
     #[inline]
     pub fn set_validated(&self) {
         let _ = self.change(|w| Ok::<_, ()>(w.validated()));
     }
 
-    /// No entry of a partial frame holds a reference any more: the typed reference of the partial
-    /// state goes too. `stamp`: as for [`Frame::put_typed`]. Only under the owner's lock.
+    /// Ends the partial state of a frame whose entries hold no references any more, and releases
+    /// the typed reference of that state. `stamp` is as for [`Frame::put_typed`]. Only under the
+    /// owner's lock.
     pub fn retire(&self, stamp: impl FnOnce() -> u32) -> Released {
         let old = self.change(|w| {
             if !w.is_partial() || w.count() != 1 {
@@ -341,31 +343,31 @@ impl Frame {
         Released::Done
     }
 
-    /// Turns a validated frame's typed reference of the caller into a pin.
-    /// Returns false where it is pinned already. Only under the owner's lock.
+    /// Turns the caller's typed reference on a validated frame into a pin. Returns false if it is
+    /// pinned already. Only under the owner's lock.
     #[must_use]
     pub fn pin(&self) -> bool {
         self.change(|w| if w.is_pinned() { Err(()) } else { Ok(w.pinned(true)) }).is_ok()
     }
 
-    /// Turns the pin into a typed reference of the caller, who puts it.
-    /// Returns false where there is no pin. Only under the owner's lock.
+    /// Turns the pin into a typed reference, which the caller must release. Returns false if there
+    /// is no pin. Only under the owner's lock.
     #[must_use]
     pub fn unpin(&self) -> bool {
         self.change(|w| if w.is_pinned() { Ok(w.pinned(false)) } else { Err(()) }).is_ok()
     }
 
-    /// Changes the owner word (number and [`crate::OWNER_IO`]) from `from` to `to`; the frame is
-    /// of `kind` afterwards.
+    /// Changes the owner word (number and [`crate::OWNER_IO`]) from `from` to `to`, and the kind to
+    /// `kind`.
     ///
-    /// A frame without references can still be in the TLB. Where it goes to another partition it
-    /// loses its type, and before `to` gets it the caller flushes every CPU that may hold
-    /// translations of `from`. Where it stays with the same one it keeps its type, so that a
-    /// later type change flushes what is owed.
+    /// A frame without references can still be in a TLB. If another partition gets it, the frame
+    /// loses its type, and before that the caller must flush every CPU that may hold translations
+    /// of `from`. If the owner stays the same, the frame keeps its type, so that a later type
+    /// change does the flush that is due.
     ///
     /// # Errors
-    /// [`Refused::InUse`] while it has references, [`Refused::NotOwned`] where `from` is not the
-    /// owner word, [`Refused::Again`] during another such change.
+    /// [`Refused::InUse`] while it has references, [`Refused::NotOwned`] if `from` is not the owner
+    /// word, [`Refused::Again`] during another such change.
     pub fn set_owner(&self, from: u32, to: u32, kind: Kind) -> Result<(), Refused> {
         self.change(|w| {
             if w.has(OWNER_BUSY | TYPE_BUSY) {
@@ -393,7 +395,7 @@ impl Frame {
     }
 }
 
-/// Whether the frame's former use may still be cached when it becomes `ty`.
+/// Returns whether translations of the frame's former use may still be cached when it becomes `ty`.
 fn flush_owed(old: Word, ty: Type) -> bool {
     old.count() == 0 && old.ty() != ty && old.ty() != Type::None
 }

@@ -1,50 +1,52 @@
-//! What a frame needs when the database gives it to another owner, or to nobody.
+//! The work on a frame when the database gives it to another owner, or to nobody.
 //!
 //! A frame that nobody owns is *clean* ([`Kind::Private`]: zeros) or *dirty* ([`Kind::Ram`]: bytes
-//! of its last owner, or what the machine left in it). Nobody can reach either. So a frame that is
-//! given back only becomes dirty, which takes no time, and is scrubbed when the database says once
-//! more that nobody owns it, or at the latest when it gets an owner.
+//! of its last owner, or what the machine left in it). No partition can reach either. So releasing
+//! a frame only makes it dirty, which takes no time. The frame is scrubbed when the database says
+//! once more that nobody owns it, or at the latest when it gets an owner.
 //!
-//! The loader says once which frames are RAM and which are I/O memory or holes, and no frame ever
-//! becomes the other: an I/O partition writes what its map calls I/O memory, and I/O memory is not
-//! scrubbed, so RAM that passed through that name would reach its next owner with those bytes.
+//! The loader decides once which frames are RAM and which are I/O memory or holes, and no frame
+//! ever changes between them. Otherwise RAM could reach its next owner with old bytes: an I/O
+//! partition may write memory called I/O memory, and I/O memory is not scrubbed.
 //!
-//! Rule: who asks says nothing about what is clean. A frame of RAM that gets an owner holds zeros,
-//! whatever it was asked for, and in whatever order.
+//! Rule: the caller never decides what is clean. A frame of RAM that gets an owner holds zeros,
+//! whatever calls were made, and in whatever order.
 
 use crate::{Kind, OWNER_IO, OWNER_NUMBER};
 
-/// The refusal of a change that would make I/O memory of RAM, or RAM of I/O memory.
+/// The refusal of a change from RAM to I/O memory, or the reverse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OtherMemory;
 
 /// A change of a frame's owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HandOver {
-    /// The frame holds another's bytes: it is scrubbed in between, while nobody can reach it.
+    /// Whether the frame holds another owner's bytes, and must be scrubbed while no partition can
+    /// reach it.
     pub scrub: bool,
-    /// Translations of the owner before may be cached: they are flushed in between.
+    /// Whether translations of the old owner may be cached, and must be flushed before the new
+    /// owner gets it.
     pub flush: bool,
-    /// What the frame is afterwards.
+    /// The kind of the frame afterwards.
     pub kind: Kind,
 }
 
 impl HandOver {
-    /// What is to be done to a frame whose owner word is `before`, and which is of `kind`, so that
-    /// its owner word may become `wanted`; `None` where there is nothing to do.
+    /// The work to change the owner word of a frame of `kind` from `before` to `wanted`. Returns
+    /// `None` if there is nothing to do.
     ///
     /// # Errors
-    /// [`OtherMemory`]: one of the words says RAM, and the other says I/O memory.
+    /// [`OtherMemory`] if one of the words says RAM and the other I/O memory.
     pub fn of(before: u32, kind: Kind, wanted: u32) -> Result<Option<Self>, OtherMemory> {
         if (before ^ wanted) & OWNER_IO != 0 {
             return Err(OtherMemory);
         }
         let dirty = before == 0 && kind == Kind::Ram;
         if before == wanted {
-            // Nobody owned it, and nobody will: it is time to scrub it.
+            // Nobody owned it before or will own it after: this is the time to scrub it.
             return Ok(dirty.then_some(Self { scrub: true, flush: false, kind: Kind::Private }));
         }
-        // The bytes of I/O memory are the device's, not RAM to be scrubbed.
+        // The bytes of I/O memory are the device's, so they are not scrubbed.
         let ram = wanted & OWNER_IO == 0;
         let scrub = ram && (before != 0 || dirty) && wanted != 0;
         Ok(Some(Self { scrub, flush: before & OWNER_NUMBER != 0, kind: Kind::Ram }))
@@ -56,7 +58,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A frame: its words, and whose bytes are in it.
+    /// A frame: its words, and the owner of the bytes in it.
     #[derive(Debug)]
     struct Model {
         owner: u32,
@@ -84,7 +86,7 @@ mod tests {
         fn whoever_gets_a_frame_finds_zeros(
             owners in prop::collection::vec((0..4u32, prop::bool::weighted(0.3)), 1..40)
         ) {
-            // What the machine left in it is nobody's either.
+            // The bytes that the machine left in it belong to nobody either.
             let mut frame = Model { owner: 0, kind: Kind::Ram, bytes_of: Some(u32::MAX) };
             for (number, io) in owners {
                 frame.give(if io { OWNER_IO | number } else { number });

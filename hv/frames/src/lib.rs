@@ -1,29 +1,29 @@
-//! What the monitor knows of a machine frame: owner, type, type count, reference count.
+//! The monitor's record of a machine frame: owner, type, type count, reference count.
 //!
-//! A partition may name any machine frame in its page tables, so containment rests on one
-//! question asked for every frame it names: *whose is it, and what is it used as?* A frame that
-//! serves as a page table must not be writable by its partition at the same time, and a frame
-//! must not change hands while anything still points at it.
+//! A partition may name any machine frame in its page tables. So containment rests on one question
+//! about every such frame: *who owns it, and what is it used as?* A frame that serves as a page
+//! table must not be writable by its partition at the same time, and a frame must not change its
+//! owner while anything still refers to it.
 //!
 //! # Rules
-//! 1. Every use of a frame holds a *reference*. A use that depends on what the frame is (a
-//!    writable mapping, a page table of a level, a descriptor table) holds a *typed* reference:
-//!    one reference and one type count together.
-//! 2. The type changes only while the type count is 0, so a frame is never writable and a table
-//!    at once.
-//! 3. A frame keeps its type at count 0. Taking it as another type then tells the caller a
-//!    stamp: translations that the CPUs cached up to that moment may still use the frame as what
-//!    it was, and must be flushed before the new use begins.
-//! 4. A *checked* type (tables, descriptor tables) at count 1 may be *partial*: some of its
-//!    entries hold references ([`Frame::progress`] says which), the count belongs to that state,
-//!    nobody else relies on it. Work on a partial frame can be carried on in either direction by
-//!    whoever meets it next.
+//! 1. Every use of a frame holds a *reference*. A use that depends on the contents (a writable
+//!    mapping, a page table of a level, a descriptor table) holds a *typed* reference: one
+//!    reference and one type count together.
+//! 2. The type changes only while the type count is 0, so a frame is never writable and a table at
+//!    once.
+//! 3. A frame keeps its type at count 0. A caller that takes it as another type then gets a stamp:
+//!    translations that CPUs cached up to that time may still use the frame in its former role, and
+//!    must be flushed before the new use begins.
+//! 4. A *checked* type (tables, descriptor tables) at count 1 may be *partial*: some of its entries
+//!    hold references ([`Frame::progress`] says which), the count belongs to that state, and
+//!    nothing else relies on it. Any caller that meets a partial frame can continue the work on it
+//!    in either direction.
 //! 5. The owner changes only while there is no reference.
 //!
 //! # Who may call what
-//! Every transition is a compare-and-swap on one word, so CPUs need no lock for references and
-//! for the type *Writable*. Checked types are only ever taken by the owner's own operations,
-//! which are serialized by the lock of that partition; methods that rely on it say so.
+//! Every transition is a compare-and-swap on one word, so CPUs need no lock for references and for
+//! the type *Writable*. Only the owner's own operations take checked types, and the lock of that
+//! partition serializes them; methods that rely on it say so.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(any(test, loom)), no_std)]
 
@@ -35,7 +35,7 @@ pub use frame::{FLUSH_ALWAYS, Frame};
 pub use hand_over::{HandOver, OtherMemory};
 pub use word::{COUNT_BITS, REFERENCE_BITS, Word};
 
-/// Number of the partition that owns a frame; 0: nobody.
+/// Number of the partition that owns a frame; 0 for nobody.
 pub type Owner = u32;
 
 /// Bits of an owner word that are the partition number.
@@ -43,7 +43,7 @@ pub const OWNER_NUMBER: u32 = (1 << 30) - 1;
 /// Bit of an owner word: I/O memory, not RAM.
 pub const OWNER_IO: u32 = 1 << 30;
 
-/// What a frame is used as.
+/// The use of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Type {
@@ -64,7 +64,7 @@ pub enum Type {
 }
 
 impl Type {
-    /// Its contents are checked before it counts as this type.
+    /// Returns whether the contents are checked before a frame counts as this type.
     #[must_use]
     pub const fn is_checked(self) -> bool {
         !matches!(self, Self::None | Self::Writable)
@@ -92,16 +92,16 @@ impl Type {
     }
 }
 
-/// How a frame may be used at all.
+/// The uses that a frame allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
-    /// Ordinary memory of the partition: any type.
+    /// Ordinary memory of the partition, which allows any type.
     Ram = 0,
     /// Memory of the partition's monitor instance that is shared with it (shared info, grant
-    /// frames): the owner, and partitions it grants it to, map it; never a table.
+    /// frames). The owner, and partitions it grants it to, may map it; it is never a table.
     InstanceShared = 1,
-    /// Never mapped by any partition: the instance's own state, or memory set aside.
+    /// Never mapped by any partition: the instance's own state, or reserved memory.
     Private = 2,
 }
 
@@ -116,40 +116,40 @@ pub enum Refused {
     InUse,
     /// A count is full.
     Overflow,
-    /// Another CPU is in the middle of a change; try again after serving requests of that CPU.
+    /// Another CPU is changing the frame; serve that CPU's requests and try again.
     Again,
 }
 
-/// A typed reference was taken; what is left to do before it may be relied on.
+/// The result of taking a typed reference: the work before the caller may rely on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Acquired {
-    /// Nothing.
+    /// No work is left.
     Ready,
-    /// The frame was something else: flush what its owner's CPUs cached up to `stamp`, then call
-    /// [`Frame::settle`]. Nobody else gets the type before that.
+    /// The frame had another type: flush what its owner's CPUs cached up to `stamp`, then call
+    /// [`Frame::settle`]. No other caller gets the type before that.
     Settle {
-        /// Flush clock when the frame's former use ended.
+        /// The flush clock when the frame's former use ended.
         stamp: u32,
     },
     /// A checked type whose entries above [`Frame::progress`] are not validated. The reference
-    /// belongs to the partial state until [`Frame::set_validated`]; it then is the caller's.
+    /// belongs to the partial state until [`Frame::set_validated`]; then it is the caller's.
     Validate {
-        /// As for [`Acquired::Settle`]: flush, then [`Frame::settle`], then validate.
+        /// If set, as for [`Acquired::Settle`]: flush, call [`Frame::settle`], then validate.
         stamp: Option<u32>,
     },
 }
 
-/// A typed reference was given back.
+/// The result of releasing a typed reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Released {
-    /// Done.
+    /// No work is left.
     Done,
     /// It was the last one of a validated frame: the frame is now partial with all entries still
     /// holding references. Drop them from the highest down, then call [`Frame::retire`].
     Devalidate,
-    /// There was none to give back: the counts are broken.
+    /// There was no reference to release: the counts are broken.
     Broken,
 }
 

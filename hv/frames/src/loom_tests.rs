@@ -1,4 +1,4 @@
-//! What CPUs do to one frame at once, in every order (`RUSTFLAGS="--cfg loom"`).
+//! Concurrent operations of CPUs on one frame, in every order (`RUSTFLAGS="--cfg loom"`).
 
 use crate::{Acquired, Frame, Kind, Refused, Released, Type};
 use loom::sync::Arc;
@@ -11,7 +11,7 @@ fn owned() -> Arc<Frame> {
     Arc::new(frame)
 }
 
-/// Takes the type as an operation does: flushes what is owed, validates what is to be.
+/// Takes the type as an operation does: does the flush that is due, and validates if needed.
 fn take(frame: &Frame, ty: Type) -> Result<Option<u32>, Refused> {
     Ok(match frame.get_typed(1, ty)? {
         Acquired::Ready => None,
@@ -58,7 +58,7 @@ fn never_writable_and_a_table() {
     });
 }
 
-/// The stamp that a type change sees is not older than the end of any writable use before it.
+/// The stamp that a type change sees is no older than the end of any earlier writable use.
 #[test]
 fn the_stamp_covers_every_former_use() {
     loom::model(|| {
@@ -69,14 +69,14 @@ fn the_stamp_covers_every_former_use() {
             let (frame, clock, ended) = (frame.clone(), clock.clone(), ended.clone());
             thread::spawn(move || {
                 if take(&frame, Type::Writable).is_ok() {
-                    // The use ends; the clock moves on before the next thing happens.
+                    // The use ends; the clock advances before anything else happens.
                     ended.fetch_max(clock.load(Ordering::SeqCst), Ordering::SeqCst);
                     clock.fetch_add(1, Ordering::SeqCst);
                     assert_eq!(frame.put_typed(|| clock.load(Ordering::SeqCst)), Released::Done);
                 }
             })
         });
-        // Several tries: after none, one or both writers.
+        // Several tries, since zero, one or both writers may have finished.
         for _ in 0..2 {
             if let Ok(stamp) = take(&frame, Type::L1) {
                 let ended = ended.load(Ordering::SeqCst);
@@ -93,7 +93,7 @@ fn the_stamp_covers_every_former_use() {
     });
 }
 
-/// A reference that was granted is on a frame of the one who asked, and keeps it so.
+/// A granted reference is on a frame of the caller's partition, and keeps its owner.
 #[test]
 fn the_owner_stays_while_referenced() {
     loom::model(|| {
@@ -117,7 +117,7 @@ fn the_owner_stays_while_referenced() {
     });
 }
 
-/// An owner that comes back between the look and the taking makes no difference.
+/// An owner that returns between the check and the taking makes no difference.
 #[test]
 fn an_owner_that_comes_back() {
     loom::model(|| {

@@ -1,4 +1,4 @@
-//! A frame against a model that keeps a list of who holds what.
+//! Compares a frame with a model that lists the holders of references.
 
 use crate::{Acquired, Frame, Kind, Refused, Released, Type};
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ enum Step {
     GetType,
     PutTyped,
     PutType,
-    /// Work on a partial frame: finish it, or drop it.
+    /// Continues work on a partial frame: finishes it, or drops it.
     Finish(bool),
     Pin,
     Unpin,
@@ -35,7 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The state that the model says the frame has.
+/// The state that the frame should have.
 #[derive(Debug)]
 struct Model {
     owner: u32,
@@ -45,7 +45,7 @@ struct Model {
     typed: u32,
     partial: bool,
     pinned: bool,
-    /// Clock when the type count last went to 0.
+    /// The clock when the type count last went to 0.
     ended: u32,
     clock: u32,
 }
@@ -65,7 +65,7 @@ impl Model {
         }
     }
 
-    /// Typed references that the caller can put.
+    /// Typed references that the caller can release.
     fn held(&self) -> u32 {
         if self.partial { 0 } else { self.typed - u32::from(self.pinned) }
     }
@@ -255,7 +255,7 @@ fn an_instance_keeps_its_frames_whatever_their_kind() {
         for (to, kind) in [(5, Kind::Ram), (6, Kind::Ram), (0, Kind::Private)] {
             assert_eq!(frame.set_owner(5, to, kind), Err(Refused::InUse));
         }
-        // What the partition maps and unmaps does not take it.
+        // The partition's own mapping and unmapping does not release it.
         if frame.get_ref(5).is_ok() {
             assert_eq!(kind, Kind::InstanceShared);
             assert!(frame.put_ref());

@@ -1,8 +1,8 @@
-//! Layout of a frame's atomic word, and the arithmetic on it.
+//! The layout of a frame's atomic word, and the arithmetic on it.
 //!
-//! A [`Word`] is a plain value: everything here is decided on a copy, and the copy becomes the
-//! truth only through the compare-and-swap loops of [`crate::Frame`]. Counts never wrap: a sum
-//! that does not fit is refused before it is written.
+//! A [`Word`] is a plain value: all decisions here are made on a copy, which takes effect only
+//! through the compare-and-swap loops of [`crate::Frame`]. Counts never wrap: a sum that does not
+//! fit is refused before it is written.
 
 use crate::{Kind, Type};
 
@@ -22,12 +22,13 @@ const KIND: u64 = 3 << KIND_SHIFT;
 const VALIDATED: u64 = 1 << 57;
 const PARTIAL: u64 = 1 << 58;
 const PINNED: u64 = 1 << 59;
-/// A type change or the last put of a type is under way; the type cannot be taken meanwhile.
+/// A type change or the release of the last typed reference is in progress; the type cannot be
+/// taken meanwhile.
 pub(crate) const TYPE_BUSY: u64 = 1 << 60;
 /// The owner is about to change; no reference can be taken meanwhile.
 pub(crate) const OWNER_BUSY: u64 = 1 << 61;
 
-/// Top bits of the counts: with both clear, one more fits.
+/// The top bits of both counts: while both are clear, each count has room for one more.
 const NEARLY_FULL: u64 = 1 << (REFERENCE_BITS - 1) | 1 << (REFERENCE_BITS + COUNT_BITS - 1);
 /// Type counts beyond the first.
 const SHARED: u64 = COUNT & !ONE_COUNT;
@@ -37,7 +38,7 @@ const SHARED: u64 = COUNT & !ONE_COUNT;
 pub struct Word(pub(crate) u64);
 
 impl Word {
-    /// The type the frame has, or had last when [`Word::count`] is 0.
+    /// The type that the frame has, or had last if [`Word::count`] is 0.
     #[must_use]
     pub const fn ty(self) -> Type {
         match (self.0 & TYPE) >> TYPE_SHIFT {
@@ -67,32 +68,32 @@ impl Word {
         ((self.0 & COUNT) >> REFERENCE_BITS) as u32
     }
 
-    /// All references; each typed one is among them.
+    /// Number of all references, typed ones included.
     #[must_use]
     pub const fn references(self) -> u32 {
         (self.0 & REFERENCES) as u32
     }
 
-    /// Every present entry of the table holds its reference.
+    /// Returns whether every present entry of the table holds its reference.
     #[must_use]
     pub const fn is_validated(self) -> bool {
         self.0 & VALIDATED != 0
     }
 
-    /// As [`Word::is_validated`], and the type is `ty`.
+    /// The same as [`Word::is_validated`], for a frame of type `ty`.
     #[inline]
     pub(crate) const fn is_validated_as(self, ty: Type) -> bool {
         self.0 & (TYPE | VALIDATED) == (ty as u64) << TYPE_SHIFT | VALIDATED
     }
 
-    /// Only the entries below [`crate::Frame::progress`] hold references; the one type count
-    /// and the one reference belong to this state.
+    /// Returns whether only the entries below [`crate::Frame::progress`] hold references; the one
+    /// type count and the one reference belong to this state.
     #[must_use]
     pub const fn is_partial(self) -> bool {
         self.0 & PARTIAL != 0
     }
 
-    /// The partition pinned the table; the pin holds a typed reference.
+    /// Returns whether the partition pinned the table; the pin holds a typed reference.
     #[must_use]
     pub const fn is_pinned(self) -> bool {
         self.0 & PINNED != 0
@@ -118,7 +119,7 @@ impl Word {
         Self((self.0 & !KIND) | ((kind as u64) << KIND_SHIFT))
     }
 
-    /// One reference more, in the common case that nothing else has to be looked at.
+    /// One more reference, in the common case that needs no further check.
     #[inline]
     pub(crate) const fn more_plain(self) -> Option<Self> {
         if self.0 & (KIND | OWNER_BUSY | NEARLY_FULL) != 0 {
@@ -127,8 +128,8 @@ impl Word {
         Some(Self(self.0 + ONE_REFERENCE))
     }
 
-    /// One typed reference more on what is `ty` already, in the common case that nothing else has
-    /// to be looked at; `references`: 1, or 0 where the caller holds the plain reference.
+    /// One more typed reference on a frame whose type is `ty` already, in the common case that
+    /// needs no further check; `references` is 1, or 0 if the caller holds the plain reference.
     #[inline]
     pub(crate) const fn more_typed(self, ty: Type, references: u64) -> Option<Self> {
         const LOOKED_AT: u64 =
@@ -140,7 +141,7 @@ impl Word {
         Some(Self(self.0 + ONE_COUNT + references))
     }
 
-    /// One typed reference less, in the common case that it is not the last; `references` as for
+    /// One typed reference less, in the common case that it is not the last; `references` is as for
     /// [`Word::more_typed`].
     #[inline]
     pub(crate) const fn fewer_typed(self, references: u64) -> Option<Self> {
@@ -150,7 +151,7 @@ impl Word {
         Some(Self(self.0 - ONE_COUNT - references))
     }
 
-    /// One reference more, unless the count is full.
+    /// One more reference, unless the count is full.
     pub(crate) const fn more_references(self) -> Option<Self> {
         if self.0 & REFERENCES == REFERENCES {
             return None;
@@ -158,7 +159,7 @@ impl Word {
         Some(Self(self.0 + ONE_REFERENCE))
     }
 
-    /// One reference less, unless there is none but those that go with a type.
+    /// One reference less, unless only those that belong to types are left.
     pub(crate) const fn fewer_references(self) -> Option<Self> {
         if self.references() <= self.count() {
             return None;
@@ -166,7 +167,7 @@ impl Word {
         Some(Self(self.0 - ONE_REFERENCE))
     }
 
-    /// One type count more, unless the count is full.
+    /// One more type count, unless the count is full.
     pub(crate) const fn more_count(self) -> Option<Self> {
         if self.0 & COUNT == COUNT {
             return None;
@@ -182,17 +183,17 @@ impl Word {
         Some(Self(self.0 - ONE_COUNT))
     }
 
-    /// From unchecked to being worked on.
+    /// Changes the state from unchecked to partial.
     pub(crate) const fn partial(self) -> Self {
         Self((self.0 & !VALIDATED) | PARTIAL)
     }
 
-    /// From being worked on to validated.
+    /// Changes the state from partial to validated.
     pub(crate) const fn validated(self) -> Self {
         Self((self.0 & !PARTIAL) | VALIDATED)
     }
 
-    /// From being worked on to nothing held.
+    /// Changes the state from partial to unchecked.
     pub(crate) const fn unchecked(self) -> Self {
         Self(self.0 & !(PARTIAL | VALIDATED))
     }

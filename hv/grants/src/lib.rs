@@ -1,11 +1,12 @@
-//! Version-1 grant tables: may a partition use a frame that another grants, and what has it
-//! mapped?
+//! Version-1 grant tables. They answer two questions: may a partition use a frame that another
+//! grants, and which grants has it mapped?
 //!
-//! * [`GrantTable`]: the granter's side. The entries lie in memory that the granter writes at any
-//!   time; [`PinnedEntry`], which it cannot write, says what was granted when the use began.
-//! * [`MapTable`]: the mapper's side. A handle names a record of what is mapped where.
+//! * [`GrantTable`]: the granter's side. The entries lie in memory that the granter may write at
+//!   any time; a [`PinnedEntry`], which it cannot write, records what was granted when the use
+//!   began.
+//! * [`MapTable`]: the mapper's side. A handle names the record of one mapping.
 //!
-//! All memory is the caller's. Errors are `GNTST_` codes of [`pv_abi::xen::grants`].
+//! The caller supplies all memory. Errors are `GNTST_` codes of [`pv_abi::xen::grants`].
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(any(test, loom)), no_std)]
 #![forbid(unsafe_code)]

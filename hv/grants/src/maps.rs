@@ -1,43 +1,43 @@
-//! The mapper's side: records of what a partition has mapped, by handle.
+//! The mapper's side: the records of a partition's mappings, by handle.
 //!
-//! A handle is the index of a record. Free records form a list through the records themselves, so
-//! finding one takes no search, and a handle that is not in use is told from one that is.
+//! A handle is the index of a record. The free records form a list, so finding one takes no search,
+//! and a handle in use can be distinguished from a free one.
 
 use crate::Result;
 use pv_abi::xen::grants as abi;
 
-/// Marks a record that is free.
+/// Marks a free record.
 const FREE: u32 = u32::MAX;
 /// Ends the list of free records.
 const END: u32 = u32::MAX;
 
-/// What is mapped; 32 bytes. Fresh memory becomes a table by [`MapTable::new`].
+/// The record of a mapping; 32 bytes. [`MapTable::new`] makes a table of fresh memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct MapRecord {
-    /// Granting partition.
+    /// The granting partition.
     pub partition: u32,
-    /// Entry of its table.
+    /// The entry in its table.
     pub reference: u32,
-    /// Frame.
+    /// The mapped frame.
     pub frame: u32,
-    /// `GNTMAP_` bits it was mapped with.
+    /// The `GNTMAP_` bits of the mapping.
     pub flags: u32,
-    /// Where the host mapping is: a virtual address, or the machine address of the entry.
+    /// The place of the host mapping: a virtual address, or the machine address of the entry.
     pub host_addr: u64,
-    /// The caller's, for instance an epoch.
+    /// A value of the caller, for instance an epoch.
     pub tag: u64,
 }
 
 const _: () = assert!(size_of::<MapRecord>() == 32);
 
 impl MapRecord {
-    /// A record that is free, with nothing after it in the list.
+    /// A free record that ends the list.
     pub const EMPTY: Self =
         Self { partition: FREE, reference: END, frame: 0, flags: 0, host_addr: 0, tag: 0 };
 }
 
-/// The records of a partition, over storage `S` of the caller.
+/// The records of a partition, in storage `S` of the caller.
 #[derive(Debug)]
 pub struct MapTable<S> {
     records: S,
@@ -45,8 +45,8 @@ pub struct MapTable<S> {
 }
 
 impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
-    /// A table with no record in use; what the storage held is lost. Handles are 32 bits, so that
-    /// many records count at most.
+    /// A table with no record in use; the storage is overwritten. Handles have 32 bits, so records
+    /// beyond that are not used.
     pub fn new(mut records: S) -> Self {
         let mut first_free = END;
         for (handle, record) in (0..END).zip(records.as_mut()).rev() {
@@ -56,8 +56,8 @@ impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
         Self { records, first_free }
     }
 
-    /// Keeps a record and returns its handle. `GNTST_no_space`: none is free;
-    /// `GNTST_bad_domain`: `record.partition` is not a partition's number.
+    /// Stores a record and returns its handle. Returns `GNTST_no_space` if none is free,
+    /// `GNTST_bad_domain` if `record.partition` is not a partition's number.
     pub fn insert(&mut self, record: MapRecord) -> Result<u32> {
         if record.partition == FREE {
             return Err(abi::GNTST_BAD_DOMAIN);
@@ -69,7 +69,7 @@ impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
         Ok(handle)
     }
 
-    /// The record of a handle. `GNTST_bad_handle`: there is none.
+    /// The record with this handle. Returns `GNTST_bad_handle` if there is none.
     pub fn get(&self, handle: u32) -> Result<MapRecord> {
         usize::try_from(handle)
             .ok()
@@ -78,14 +78,14 @@ impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
             .ok_or(abi::GNTST_BAD_HANDLE)
     }
 
-    /// Changes the `GNTMAP_` bits of a record. `GNTST_bad_handle`: there is none.
+    /// Changes the `GNTMAP_` bits of a record. Returns `GNTST_bad_handle` if there is none.
     pub fn set_flags(&mut self, handle: u32, flags: u32) -> Result<()> {
         self.get(handle)?;
         self.place(handle).ok_or(abi::GNTST_BAD_HANDLE)?.flags = flags;
         Ok(())
     }
 
-    /// Forgets a record and returns it. `GNTST_bad_handle`: there is none.
+    /// Removes a record and returns it. Returns `GNTST_bad_handle` if there is none.
     pub fn remove(&mut self, handle: u32) -> Result<MapRecord> {
         let record = self.get(handle)?;
         let next = self.first_free;
@@ -95,7 +95,7 @@ impl<S: AsRef<[MapRecord]> + AsMut<[MapRecord]>> MapTable<S> {
         Ok(record)
     }
 
-    /// The first record in use from handle `from` on, for giving everything back.
+    /// The first record in use from handle `from` on, for a caller that releases all.
     #[must_use]
     pub fn next_used(&self, from: u32) -> Option<(u32, MapRecord)> {
         let records = self.records.as_ref().iter();

@@ -1,4 +1,4 @@
-//! The atomics: those of `core`, or of the model checker.
+//! The atomics: those of `core`, or those of the model checker.
 
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{AtomicU64, Ordering};

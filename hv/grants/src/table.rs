@@ -1,26 +1,26 @@
 //! The granter's side.
 //!
-//! A shared entry is a word: flags in bits 15:0, domain id in 31:16, frame in 63:32 (the layout of
-//! the version-1 entry). The granter may change it at any time, except that it must not end access
-//! while *reading* or *writing* is set; it looks at those flags with a compare-and-swap. So:
+//! A shared entry is one word: flags in bits 15:0, domain id in 31:16, frame in 63:32 (the layout
+//! of the version-1 entry). The granter may change it at any time, except that it must not end
+//! access while *reading* or *writing* is set, which it checks with a compare-and-swap. So:
 //!
-//! * The monitor sets those flags by a compare-and-swap of the whole word, after it
-//!   checked type, domain and read-only flag in that same word. A word that keeps changing
-//!   is given up after [`ATTEMPTS`] tries, so that a granter cannot hold the monitor in a loop.
+//! * The monitor sets those flags by a compare-and-swap of the whole word, after it has checked
+//!   type, domain and read-only flag in the same word. The monitor gives up on a word that keeps
+//!   changing after [`ATTEMPTS`] tries, so that a granter cannot keep it in a loop.
 //! * While an entry is in use, its [`PinnedEntry`] holds domain and frame, and further uses are
-//!   checked against these too: what is mapped stays what was granted.
+//!   checked against these too: a mapped grant stays as it was granted.
 //! * The last use that ends clears the flags: *writing* with the last writer, *reading* with the
 //!   last of all.
 //!
-//! Calls for one granter's table are made one at a time (`&mut`); the granter itself is the
-//! only one that races.
+//! Calls for one granter's table are made one at a time (`&mut`); only the granter itself races
+//! with them.
 
 use crate::Result;
 use crate::sync::{AtomicU64, Ordering};
 use pv_abi::xen::domid::DomId;
 use pv_abi::xen::grants as abi;
 
-/// How often a changing entry is tried.
+/// Tries at an entry that keeps changing.
 const ATTEMPTS: u32 = 4;
 
 /// How a frame is used.
@@ -32,7 +32,7 @@ pub enum Access {
     Write,
 }
 
-/// What is in use of an entry; 8 bytes, all zeros while nothing is.
+/// The uses of an entry; 8 bytes, all zeros while there are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PinnedEntry {
@@ -45,7 +45,7 @@ pub struct PinnedEntry {
 const _: () = assert!(size_of::<PinnedEntry>() == 8);
 
 impl PinnedEntry {
-    /// Whether anything uses the entry.
+    /// Returns whether anything uses the entry.
     #[must_use]
     pub const fn in_use(&self) -> bool {
         self.readers != 0 || self.writers != 0
@@ -62,7 +62,7 @@ pub const fn entry(domid: DomId, frame: u32, access: Access) -> u64 {
     flags as u64 | (domid as u64) << 16 | (frame as u64) << 32
 }
 
-/// The grant table of a partition over memory of the caller.
+/// The grant table of a partition, in memory of the caller.
 #[derive(Debug)]
 pub struct GrantTable<'a> {
     entries: &'a [AtomicU64],
@@ -70,19 +70,19 @@ pub struct GrantTable<'a> {
 }
 
 impl<'a> GrantTable<'a> {
-    /// A table over the shared `entries` (those of the frames that are set up) and one
+    /// A table over the shared `entries` (those of the frames that are set up), with one
     /// [`PinnedEntry`] for each.
     pub fn new(entries: &'a [AtomicU64], pinned: &'a mut [PinnedEntry]) -> Self {
         Self { entries, pinned }
     }
 
-    /// Begins a use of entry `reference` by partition `by` and returns the frame granted.
-    /// The caller still has to check that the granter owns that frame, and [`Self::release`]s the
-    /// use when it refuses.
+    /// Begins a use of entry `reference` by partition `by`. Returns the granted frame. The caller
+    /// must still check that the granter owns that frame; if not, it ends the use by
+    /// [`Self::release`].
     ///
-    /// `GNTST_bad_gntref`: no such entry, or not one that grants access; `GNTST_general_error`:
-    /// not granted to `by`, granted for reading only, or used too often; `GNTST_eagain`: the
-    /// granter is changing it.
+    /// Returns `GNTST_bad_gntref` if there is no such entry, or it grants no access;
+    /// `GNTST_general_error` if it is not granted to `by`, is granted only for reading, or is used
+    /// too often; `GNTST_eagain` if the granter is changing it.
     pub fn acquire(&mut self, reference: u32, by: DomId, access: Access) -> Result<u32> {
         let index = usize::try_from(reference).map_err(|_| abi::GNTST_BAD_GNTREF)?;
         let shared = masked::get(self.entries, index).ok_or(abi::GNTST_BAD_GNTREF)?;
@@ -98,8 +98,8 @@ impl<'a> GrantTable<'a> {
         Ok(frame)
     }
 
-    /// Ends a use that [`Self::acquire`] began with the same `access`.
-    /// `GNTST_bad_gntref`: there is none.
+    /// Ends a use that [`Self::acquire`] began with the same `access`. Returns `GNTST_bad_gntref`
+    /// if there is none.
     pub fn release(&mut self, reference: u32, access: Access) -> Result<()> {
         let index = usize::try_from(reference).map_err(|_| abi::GNTST_BAD_GNTREF)?;
         let shared = masked::get(self.entries, index).ok_or(abi::GNTST_BAD_GNTREF)?;
@@ -124,7 +124,7 @@ impl<'a> GrantTable<'a> {
     }
 }
 
-/// Checks the shared entry and sets its in-use flags in one step; returns the frame.
+/// Checks the shared entry and sets its in-use flags in one step. Returns the frame.
 fn set_in_use(shared: &AtomicU64, pinned: &PinnedEntry, by: DomId, access: Access) -> Result<u32> {
     let flags = match access {
         Access::Read => abi::GTF_READING,
@@ -145,7 +145,8 @@ fn set_in_use(shared: &AtomicU64, pinned: &PinnedEntry, by: DomId, access: Acces
     Err(abi::GNTST_EAGAIN)
 }
 
-/// Whether an entry with this value grants `access` to `by`, now and since its use began.
+/// Checks that an entry with this value grants `access` to `by`, and still matches the grant at the
+/// begin of its use. Returns the frame.
 fn check(value: u64, pinned: &PinnedEntry, by: DomId, access: Access) -> Result<u32> {
     let (flags, domid, frame) =
         ((value & 0xffff) as u16, (value >> 16 & 0xffff) as DomId, (value >> 32) as u32);

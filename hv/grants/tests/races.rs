@@ -1,4 +1,4 @@
-//! Every interleaving of a use that begins and a granter that ends or changes the grant.
+//! Every interleaving of a use that begins with a granter that ends or changes the grant.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p grants --test races --release`
 #![cfg(loom)]
@@ -11,7 +11,7 @@ use pv_abi::xen::grants as abi;
 
 const IN_USE: u64 = (abi::GTF_READING | abi::GTF_WRITING) as u64;
 
-/// What a kernel does to end access: clear the entry unless it is in use.
+/// Ends access as a kernel does: clears the entry unless it is in use.
 fn end_access(shared: &AtomicU64) -> bool {
     let mut old = shared.load(SeqCst);
     while old & IN_USE == 0 {

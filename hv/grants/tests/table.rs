@@ -1,4 +1,4 @@
-//! Grant entries against a model of uses, with a granter that changes entries in between.
+//! Compares grant entries with a model of uses, while a granter changes entries in between.
 #![cfg(not(loom))]
 
 use grants::{Access, GrantTable, PinnedEntry, entry};
@@ -28,7 +28,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the model knows of an entry: the grant, and who uses what.
+/// The model of an entry: the grant, and its uses.
 #[derive(Clone, Default)]
 struct Model {
     grant: Option<(u16, u32, Access)>,
@@ -85,7 +85,7 @@ proptest! {
         }
     }
 
-    /// Nothing a granter may write makes acquire panic or grant to the wrong one.
+    /// No word that a granter writes makes acquire panic, or grant to the wrong partition.
     #[test]
     fn any_word_is_judged(word in any::<u64>(), by in any::<u16>(), reference in 0u32..2) {
         let shared = [AtomicU64::new(word)];

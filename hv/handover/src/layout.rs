@@ -1,6 +1,6 @@
-//! Where things lie in the monitor's address space, and numbers that both programs go by.
+//! Addresses in the monitor's address space, and numbers that both programs depend on.
 //!
-//! The map is the one of the architecture document, "Virtual address space".
+//! The map is in the architecture document, "Virtual address space".
 
 /// Areas of CPUs.
 pub const AREAS: u64 = 0xffff_8080_0000_0000;
@@ -15,13 +15,13 @@ pub const FRAME_TABLE: u64 = 0xffff_8300_0000_0000;
 /// Direct map of RAM.
 pub const DIRECT_MAP: u64 = 0xffff_8380_0000_0000;
 
-/// First of the level-4 slots that are the monitor's. It is each partition's view of the
-/// machine-to-physical table, and empty in the monitor's own tables.
+/// First of the monitor's level-4 slots. It holds each partition's view of the machine-to-physical
+/// table, and is empty in the monitor's own tables.
 pub const FIRST_SLOT: usize = 256;
-/// Level-4 slots that are the monitor's.
+/// Number of the monitor's level-4 slots.
 pub const SLOTS: usize = 16;
 
-/// CPUs that the monitor can use.
+/// Most CPUs that the monitor can use.
 pub const MAX_CPUS: usize = 64;
 /// Bytes of a CPU's area, and of each of its windows.
 pub const AREA_BYTES: u64 = 0x1_0000;
@@ -45,7 +45,7 @@ pub const VECTOR_COM2: u8 = 0xe3;
 /// First vectors of the two older interrupt controllers, which are masked.
 pub const OLD_VECTORS: [u8; 2] = [0xe0, 0xe8];
 
-/// QEMU's isa-debug-exit device; QEMU exits with twice the value, plus 1.
+/// Port of QEMU's isa-debug-exit device; QEMU exits with twice the value written, plus 1.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
-/// What a start that is refused, or a failure, writes to [`DEBUG_EXIT_PORT`].
+/// The value written to [`DEBUG_EXIT_PORT`] after a refused start or a failure.
 pub const DEBUG_EXIT_FAILED: u8 = 0x11;

@@ -1,9 +1,10 @@
 //! The contract between the loader and the monitor.
 //!
-//! The loader builds the address space of the [`layout`], loads the monitor's image, which begins
-//! with an [`ImageHeader`], and jumps to the entry point with the address of a [`Handover`] in rdi,
-//! on the main stack of CPU 0, with interrupts off. The two images are built and shipped together.
-//! A different [`VERSION`] means that somebody mixed two builds; both programs refuse it.
+//! The loader builds the address space of the [`layout`] and loads the monitor's image, which
+//! begins with an [`ImageHeader`]. Then it jumps to the entry point with the address of a
+//! [`Handover`] in rdi, on the main stack of CPU 0, with interrupts off. The two images are built
+//! and shipped together. A different [`VERSION`] means that two builds were mixed; both programs
+//! refuse it.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 
@@ -21,8 +22,8 @@ pub const IMAGE_MAGIC: u64 = u64::from_le_bytes(*b"UVMONITR");
 /// Changes whenever a type or a number of this crate changes its meaning.
 pub const VERSION: u64 = 4;
 
-/// The loader's image has these bytes at a multiple of their number, and nothing else has. Tests look
-/// for them in memory.
+/// The loader's image has these bytes at an address that is a multiple of their number; nothing
+/// else has. Tests look for them in memory.
 pub const LOADER_MARK: [u8; 32] = *b"the loader of Ultravisor is here";
 
 /// The first bytes of the monitor's image, with the addresses that the loader needs.
@@ -35,11 +36,11 @@ pub struct ImageHeader {
     pub version: u64,
     /// `extern "C" fn(&'static Handover) -> !`.
     pub entry: u64,
-    /// The page of code that every CPU's area shows.
+    /// Address of the code page that every CPU's area maps.
     pub entry_page: u64,
     /// 256 stubs of 16 bytes, one for each interrupt vector.
     pub trap_stubs: u64,
-    /// 4096 zero bytes that the loader makes the interrupt descriptor table.
+    /// 4096 zero bytes, in which the loader builds the interrupt descriptor table.
     pub interrupts: u64,
 }
 
@@ -49,7 +50,7 @@ pub struct ImageHeader {
 pub struct Frames {
     /// First frame.
     pub first: u64,
-    /// Frames.
+    /// Number of frames.
     pub count: u64,
 }
 
@@ -59,26 +60,27 @@ pub struct Frames {
 pub struct Bytes {
     /// Physical address.
     pub start: u64,
-    /// Bytes.
+    /// Number of bytes.
     pub bytes: u64,
 }
 
-/// The options of the command line that the monitor follows.
+/// The options of the command line that concern the monitor.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Options {
-    /// Least severe messages that are shown: 1 errors, 2 warnings, 3 information, 4 details.
+    /// The least severe level of messages that are shown: 1 errors, 2 warnings, 3 information, 4
+    /// details.
     pub log_level: u32,
-    /// Not 0: the machine resets after the monitor failed.
+    /// If not 0, the machine resets after the monitor failed.
     pub reset_after_panic: u32,
-    /// Not 0: the monitor leaves QEMU through its debug-exit device.
+    /// If not 0, the monitor exits QEMU through its debug-exit device.
     pub debug_exit: u32,
-    /// What the monitor does against leaks of the CPU; see [`mitigation`].
+    /// The monitor's mitigations against leaks of the CPU; see [`mitigation`].
     pub mitigations: u32,
 }
 
 impl Options {
-    /// What IA32_SPEC_CTRL holds (Intel SDM vol. 4, register 48h; AMD has the same bits).
+    /// The value for IA32_SPEC_CTRL (Intel SDM vol. 4, register 48h; AMD has the same bits).
     #[must_use]
     pub fn speculation_control(&self) -> u64 {
         let bit = |what: u32, bit: u32| u64::from(self.mitigations & what != 0) << bit;
@@ -99,41 +101,41 @@ pub struct Power {
     pub enable_port: u16,
     /// Port that resets the machine.
     pub reset_port: u16,
-    /// What the monitor writes to `enable_port`.
+    /// The value to write to `enable_port`.
     pub enable_value: u8,
-    /// What the monitor writes to `reset_port`.
+    /// The value to write to `reset_port`.
     pub reset_value: u8,
     /// Sleep types of `\_S5` for both control registers.
     pub off: [u8; 2],
-    /// Not 0: `off` is known.
+    /// Not 0 if `off` is known.
     pub has_off: u32,
 }
 
-/// The microcode that the first CPU took.
+/// The microcode that the first CPU loaded.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Microcode {
     /// Leaf 1 `eax` of the first CPU.
     pub signature: u32,
-    /// The bit of its platform; of Intel's alone.
+    /// The bit of its platform, on Intel only.
     pub platform: u32,
-    /// Revision that it has now.
+    /// Its present revision.
     pub revision: u32,
-    /// Not 0: AMD made it, else Intel.
+    /// Not 0 for an AMD CPU, 0 for Intel.
     pub amd: u32,
-    /// What a CPU loads, in frames of the monitor's own; empty if nothing was loaded.
+    /// The update that a CPU loads, in frames of the monitor; empty if none was loaded.
     pub update: Bytes,
 }
 
-/// One of the first two partitions: its memory is filled, its tables are built.
+/// One of the first two partitions, with its memory filled and its tables built.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct FirstPartition {
     /// The partition.
     pub descriptor: PartitionDescriptor,
-    /// Frame of the level-4 table.
+    /// Frame of its level-4 table.
     pub root: u64,
-    /// Where virtual CPU 0 starts.
+    /// Entry point of virtual CPU 0.
     pub entry: u64,
     /// Top of its stack.
     pub stack: u64,
@@ -141,7 +143,7 @@ pub struct FirstPartition {
     pub start_block: u64,
 }
 
-/// All that the monitor learns from the loader. It lies in frames of the monitor's own.
+/// Everything that the loader passes to the monitor. It lies in frames of the monitor's own.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Handover {
@@ -151,21 +153,21 @@ pub struct Handover {
     pub version: u64,
     /// See [`Options`].
     pub options: Options,
-    /// Physical address of the monitor's level-4 table, below 4 GiB. Its entry 0 maps the first
-    /// 4 GiB at 0 for the loader, and for CPUs that start; the monitor clears it.
+    /// Physical address of the monitor's level-4 table, below 4 GiB. Its entry 0 maps the first 4
+    /// GiB at address 0, for the loader and for starting CPUs; the monitor clears it.
     pub root: u64,
     /// Entries 256 to 271 of every level-4 table.
     pub slots: [u64; layout::SLOTS],
-    /// One past the highest frame of RAM: records of the frame table.
+    /// One past the highest frame of RAM; also the number of records in the frame table.
     pub frames: u64,
-    /// Physical address of the machine-to-physical table, a multiple of 2 MiB. After the table's last
-    /// page comes one that holds nothing but ones.
+    /// Physical address of the machine-to-physical table, a multiple of 2 MiB. A page of ones
+    /// follows its last page.
     pub m2p: u64,
-    /// Frames of RAM that firmware lists.
+    /// Number of frames of RAM in the firmware's list.
     pub ram_frames: u64,
     /// Virtual address of the local APICs' registers, or 0 in x2APIC mode.
     pub local_apic: u64,
-    /// CPUs whose areas are mapped; index 0 is the CPU that runs.
+    /// Number of CPUs whose areas are mapped; index 0 is the CPU that runs the loader.
     pub cpu_count: u32,
     /// Port of the ACPI timer, or 0.
     pub timer_port: u32,
@@ -175,17 +177,18 @@ pub struct Handover {
     pub windows: [[u64; MAX_CPUS]; 2],
     /// Physical address of a free page below 1 MiB to start CPUs from, or 0.
     pub trampoline: u64,
-    /// Symbol table and names of the monitor's image; empty if the image has none.
+    /// Symbol and string table of the monitor's image; empty if the image has none.
     pub symbols: [Bytes; 2],
-    /// The loader's own memory. The monitor scrubs it before a partition runs; the page map has it
-    /// as free.
+    /// The loader's own memory. The monitor scrubs it before a partition runs; in the page map it
+    /// is free already.
     pub loader: Frames,
     /// The database's arena.
     pub arena: Frames,
     /// Physical address of the machine description (`pv_abi::uv::start::Machine`). The monitor fills
     /// in the rate of the TSC and the date.
     pub machine: u64,
-    /// Physical address of the CPU records there. The monitor marks the CPUs that came up.
+    /// Physical address of the CPU records in the machine description. The monitor marks the CPUs
+    /// that came up.
     pub machine_cpus: u64,
     /// See [`Power`].
     pub power: Power,

@@ -1,9 +1,9 @@
-//! The machine-to-physical table as one partition may see it: the entries of its own frames, and
+//! One partition's view of the machine-to-physical table: the entries of its own frames, and
 //! [`INVALID`] for every other frame.
 //!
-//! The *master* table has the entries of all frames. Nobody has it mapped as a whole: each partition
-//! has page tables of its own below level-4 slot 256, which are a cache. The monitor fills it at
-//! read faults, and may forget any part of it at any time.
+//! The *master* table has the entries of all frames. No partition maps it as a whole. Each
+//! partition has its own page tables below level-4 slot 256, which are a cache. The monitor fills
+//! the cache at read faults, and may drop any part of it at any time.
 //!
 //! ```text
 //! L4[256] -> L3 -> L2 -> a 2 MiB page of the master: all 2^18 frames of a region are own
@@ -12,19 +12,20 @@
 //!                          \-> the invalid page:      none is
 //! ```
 //!
-//! Tables and copies are [`FRAMES`] frames of the partition's instance, so no partition takes room
-//! from another. The oldest table or copy makes room for the next one.
+//! The tables and copies are [`FRAMES`] frames of the partition's instance, so no partition takes
+//! room from another. The oldest table or copy makes room for the next one.
 //!
 //! # Rules
-//! 1. Whoever takes a frame from the partition changes the owner first, then calls [`View::lost`],
-//!    then flushes the partition's CPUs, and only then gives the frame to somebody else. A fault
-//!    that looks at the owner before is undone by `lost`; one that looks later sees the new owner.
-//! 2. Entries of the master that belong to the partition change by [`View::set`] alone, which
-//!    writes the copy too.
-//! 3. A table or copy is used for something else only after a flush of the partition's CPUs. A
-//!    frame that is a copy is never a table: the partition chooses the words in it.
+//! 1. To take a frame from the partition, the caller changes the owner first, then calls
+//!    [`View::lost`], then flushes the partition's CPUs, and only then gives the frame to another
+//!    owner. `lost` undoes the effect of a fault that read the old owner before; a later fault sees
+//!    the new owner.
+//! 2. Entries of the master that belong to the partition change only by [`View::set`], which also
+//!    writes the copy.
+//! 3. A table or copy is reused only after a flush of the partition's CPUs. A frame that is a copy
+//!    never becomes a table: the partition chooses the words in it.
 //! 4. The count of own frames of a region is never too high. Frames that the partition had before
-//!    it was created are not counted, which costs a table and nothing else.
+//!    its creation are not counted, which costs only a table.
 //!
 //! The caller serializes all operations on one view: keep it inside a lock.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
@@ -39,31 +40,33 @@ mod tests;
 /// A page of 512 words: a page table, or a part of the machine-to-physical table.
 pub type Page = [AtomicU64; 512];
 
-/// What the view shows for a frame that is not the partition's.
+/// The value that the view shows for a frame of another owner.
 pub const INVALID: u64 = u64::MAX;
 
-/// Level-1 tables of a view: regions of 2^18 frames (1 GiB) that are seen at once and not wholly
-/// own.
+/// Level-1 tables of a view: the number of regions of 2^18 frames (1 GiB) that can be mapped at
+/// once and are not wholly own.
 pub const TABLES: usize = 8;
-/// Copies of a view: chunks of 512 frames (2 MiB) that are seen at once and partly own.
+/// Copies of a view: the number of chunks of 512 frames (2 MiB) that can be mapped at once and are
+/// partly own.
 pub const COPIES: usize = 6;
-/// Frames that a view needs: the level-3 and the level-2 table, level-1 tables, copies.
+/// Frames of a view: the level-3 and the level-2 table, level-1 tables, copies.
 pub const FRAMES: u64 = 2 + (TABLES + COPIES) as u64;
 
-/// The frames, from the first on, that hold zeros when a view is made: tables of levels 3 and 2.
+/// How many of the frames, from the first on, must hold zeros when a view is made: the tables of
+/// levels 3 and 2.
 pub const ZEROED: u64 = 2;
 
 /// Regions whose own frames are counted.
 const COUNTED: usize = 512;
-/// Frames of a region.
+/// Frames in a region.
 const REGION: u32 = 1 << 18;
-/// No chunk or region.
+/// Stands for no chunk or region.
 const NEVER: u64 = u64::MAX;
 
-/// Bits of page-table entries (Intel SDM vol. 3, 4.5). A table is present, for ring 3 to read, and
-/// accessed, so that the CPU never writes to it.
+/// Bits of page-table entries (Intel SDM vol. 3, 4.5). The entry of a table is present, readable in
+/// ring 3, and accessed, so that the CPU never writes to it.
 const TABLE: u64 = 0x25;
-/// A page is not executable either.
+/// The entry of a page is also not executable.
 const LEAF: u64 = TABLE | 1 << 63;
 /// A page of 2 MiB.
 const LARGE: u64 = 1 << 7;
@@ -72,22 +75,22 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// The machine as the view of one partition sees it.
 pub trait Machine {
-    /// Frames that the master table has entries for.
+    /// Number of frames for which the master table has entries.
     fn frames(&self) -> u64;
     /// First frame of the master table, a multiple of 512.
     fn master(&self) -> u64;
-    /// Frame of a page whose words are all [`INVALID`], for ever.
+    /// Frame of a page whose words stay [`INVALID`] for ever.
     fn invalid(&self) -> u64;
-    /// The frames of a chunk that are the partition's now, as RAM: bit `n` of word `m` for frame
+    /// The frames of a chunk that are the partition's RAM now: bit `n` of word `m` stands for frame
     /// `64 * m + n` of the chunk.
     fn own(&self, chunk: u64) -> [u64; 8];
     /// The words of a frame of the view or of the master table.
     fn page(&self, frame: u64) -> &Page;
-    /// Returns once no CPU has any translation of the partition from before the call.
+    /// Returns once no CPU holds a translation of the partition from before the call.
     fn flush(&self);
 }
 
-/// Frames that are used in turn, and what each is for: a chunk or a region, by number.
+/// Frames that are used in turn, with the use of each: the number of a chunk or a region.
 #[derive(Debug)]
 struct Turns<const N: usize> {
     next: usize,
@@ -103,7 +106,7 @@ impl<const N: usize> Turns<N> {
         self.used_for[0] == NEVER
     }
 
-    /// Uses the next frame for `what`: its index, and what it was used for.
+    /// Uses the next frame for `what`. Returns its index, and its old use.
     fn take(&mut self, what: u64) -> (u64, u64) {
         let index = self.next;
         self.next = (index + 1) % N;
@@ -116,13 +119,13 @@ impl<const N: usize> Turns<N> {
 /// The view of one partition.
 #[derive(Debug)]
 pub struct View {
-    /// First of its frames.
+    /// The first of its frames.
     first: u64,
-    /// Entry of the level-3 table that leads to the level-2 table.
+    /// The entry of the level-3 table that leads to the level-2 table.
     top: u64,
     tables: Turns<TABLES>,
     copies: Turns<COPIES>,
-    /// Own frames by region, or fewer.
+    /// Number of own frames by region; the true number may be higher.
     own: [u32; COUNTED],
 }
 
@@ -146,7 +149,8 @@ fn word(page: &Page, index: u64) -> &AtomicU64 {
 }
 
 impl View {
-    /// An empty view. Its [`FRAMES`] frames begin at `first`; the first [`ZEROED`] hold zeros.
+    /// Makes an empty view. Its [`FRAMES`] frames begin at `first`; the first [`ZEROED`] hold
+    /// zeros.
     #[must_use]
     pub const fn new(first: u64) -> Self {
         let (tables, copies) = (Turns::new(), Turns::new());
@@ -159,8 +163,9 @@ impl View {
         first << 12 | TABLE
     }
 
-    /// Makes the entry of frame `mfn` readable; false where the table has none. Work: a look at 512
-    /// frames, a copy and a cleared table of 512 words, and three flushes, at most.
+    /// Makes the entry of frame `mfn` readable. Returns false if the table has no such entry. The
+    /// work is at most a check of 512 frames, a copy and a cleared table of 512 words, and three
+    /// flushes.
     pub fn fill<M: Machine>(&mut self, machine: &M, mfn: u64) -> bool {
         if mfn >= machine.frames() {
             return false;
@@ -186,14 +191,15 @@ impl View {
         true
     }
 
-    /// Sets the entry of frame `mfn`, an own one, in the master table and where the view shows it.
+    /// Sets the entry of frame `mfn`, which is an own one, in the master table and in the view's
+    /// copy.
     pub fn set<M: Machine>(&mut self, machine: &M, mfn: u64, pfn: u64) {
         if mfn >= machine.frames() {
             return;
         }
         let chunk = chunk_of(mfn);
         word(machine.page(machine.master() + chunk), mfn).store(pfn, Ordering::Relaxed);
-        // Most entries are set before the partition looks at any.
+        // Most entries are set before the partition reads any.
         if self.copies.is_unused() {
             return;
         }
@@ -203,8 +209,8 @@ impl View {
         }
     }
 
-    /// Frames have become the partition's. True: the view may have shown one of them as another's,
-    /// and its CPUs have to flush before they see it.
+    /// Notes frames that have become the partition's. Returns true if the view may have shown one
+    /// of them as invalid; then its CPUs must flush to see it.
     #[must_use]
     pub fn gained<M: Machine>(&mut self, machine: &M, mfns: &[u64]) -> bool {
         let mut stale = false;
@@ -219,7 +225,8 @@ impl View {
         stale
     }
 
-    /// Frame `mfn` is no longer the partition's. Its CPUs have to flush before it has a new owner.
+    /// Notes that frame `mfn` is no longer the partition's. The partition's CPUs must flush before
+    /// the frame has a new owner.
     pub fn lost<M: Machine>(&mut self, machine: &M, mfn: u64) {
         if let Some(count) = self.count(mfn) {
             *count = count.saturating_sub(1);
@@ -239,7 +246,8 @@ impl View {
         (self.first + 2 + TABLES as u64..self.first + FRAMES).contains(&frame)
     }
 
-    /// Makes entry `top` of the level-3 table the one that leads to the level-2 table.
+    /// Makes entry `top` of the level-3 table lead to the level-2 table, instead of the present
+    /// one.
     fn turn_to<M: Machine>(&mut self, machine: &M, top: u64) {
         let (upmost, below) = (machine.page(self.first), self.first + 1);
         if top != self.top {
@@ -256,7 +264,7 @@ impl View {
         word(machine.page(self.first + 1), region)
     }
 
-    /// The level-1 entry of a chunk, where a level-1 table is there for it.
+    /// The level-1 entry of a chunk, if its region has a level-1 table.
     fn entry<'m, M: Machine>(&self, machine: &'m M, chunk: u64) -> Option<&'m AtomicU64> {
         let region = region_of(chunk);
         let upper = self.upper(machine, region).load(Ordering::Relaxed);
@@ -264,7 +272,7 @@ impl View {
         there.then(|| word(machine.page(frame_of(upper)), chunk))
     }
 
-    /// Removes what leads to a chunk's words; whether something did.
+    /// Removes the entry that leads to a chunk's words. Returns whether there was one.
     fn forget<M: Machine>(&self, machine: &M, chunk: u64) -> bool {
         if let Some(entry) = self.entry(machine, chunk) {
             return entry.swap(0, Ordering::AcqRel) != 0;
@@ -272,11 +280,11 @@ impl View {
         if region_of(chunk) >> 9 != self.top {
             return false;
         }
-        // A large page, or nothing.
+        // The level-2 entry maps a large page, or nothing.
         self.upper(machine, region_of(chunk)).swap(0, Ordering::AcqRel) != 0
     }
 
-    /// An empty level-1 table for a chunk's region.
+    /// Makes an empty level-1 table for a chunk's region.
     fn new_table<M: Machine>(&mut self, machine: &M, chunk: u64) -> u64 {
         let region = region_of(chunk);
         let (index, before) = self.tables.take(region);
@@ -293,7 +301,7 @@ impl View {
         table
     }
 
-    /// The page that shows a chunk.
+    /// The frame of the page that shows a chunk.
     fn page_for<M: Machine>(&mut self, machine: &M, chunk: u64) -> u64 {
         let own = machine.own(chunk);
         match own.iter().map(|word| word.count_ones()).sum() {
@@ -303,7 +311,7 @@ impl View {
         }
     }
 
-    /// A copy of the `own` entries of a chunk.
+    /// Makes a copy of the `own` entries of a chunk.
     fn new_copy<M: Machine>(&mut self, machine: &M, chunk: u64, own: [u64; 8]) -> u64 {
         let (index, before) = self.copies.take(chunk);
         let copy = self.first + 2 + TABLES as u64 + index;

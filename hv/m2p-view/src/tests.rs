@@ -1,4 +1,4 @@
-//! The view beside a machine with two CPUs that walk its tables and remember what they found.
+//! The view, beside a machine with two CPUs that walk its tables and cache what they find.
 
 use super::*;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ const MASTER: u64 = 1 << 20;
 /// Frames of RAM: 600 GiB, and a part of a chunk.
 const RAM: u64 = (600 << 18) + 100;
 
-/// What a CPU remembers: tables by region, pages by chunk.
+/// The cache of a CPU: tables by region, pages by chunk.
 #[derive(Default)]
 struct Cpu {
     tables: HashMap<u64, u64>,
@@ -20,7 +20,7 @@ struct Cpu {
 
 struct Sim {
     pages: RefCell<HashMap<u64, &'static Page>>,
-    /// Regions whose frames are own, and chunks of which that is said frame by frame.
+    /// Regions that are wholly own, and chunks that are own frame by frame.
     regions: RefCell<HashSet<u64>>,
     chunks: RefCell<HashMap<u64, Box<[bool; 512]>>>,
     cpus: [RefCell<Cpu>; 2],
@@ -46,7 +46,7 @@ impl Machine for Sim {
     }
     fn page(&self, frame: u64) -> &Page {
         assert!((FIRST..FIRST + FRAMES).contains(&frame) || frame >= MASTER, "frame {frame}");
-        // What is not said to be zero may hold anything.
+        // Frames that need not be zero may hold anything.
         let content = if (FIRST..FIRST + ZEROED).contains(&frame) { 0 } else { INVALID };
         let new = || &*Box::leak(Box::new([const { AtomicU64::new(0) }; 512]));
         self.pages.borrow_mut().entry(frame).or_insert_with(|| {
@@ -89,7 +89,7 @@ impl Sim {
         &self.page(MASTER + (mfn >> 9))[mfn as usize & 511]
     }
 
-    /// What a CPU reads in the entry of a frame; `None`: it faults.
+    /// The value that a CPU reads in the entry of a frame. Returns `None` if it faults.
     fn read(&self, cpu: usize, mfn: u64) -> Option<u64> {
         let mut cpu = self.cpus[cpu].borrow_mut();
         let (chunk, region) = (mfn >> 9, mfn >> 18);
@@ -133,7 +133,7 @@ impl Sim {
         }
     }
 
-    /// All frames of a region at once.
+    /// Gains all frames of a region at once.
     fn gain_region(&self, view: &mut View, region: u64) {
         let mfns: Vec<u64> = (region << 18..(region + 1) << 18).collect();
         let new: Vec<u64> = mfns.into_iter().filter(|mfn| !self.is_own(*mfn)).collect();
@@ -149,11 +149,11 @@ impl Sim {
         view.lost(self, mfn);
         self.flush();
         self.master_word(mfn).store(INVALID, Ordering::Relaxed);
-        // Its next owner's business.
+        // The next owner writes its own value.
         self.master_word(mfn).store(0xbad, Ordering::Relaxed);
     }
 
-    /// Reads as a kernel does; both CPUs read the same, and what they may.
+    /// Reads as a kernel does, and checks that both CPUs read the same, allowed value.
     fn check(&self, view: &mut View, mfn: u64) {
         for cpu in 0..2 {
             let read = self.read(cpu, mfn).unwrap_or_else(|| {
@@ -211,7 +211,7 @@ proptest! {
                 Step::Read(mfn) => sim.check(&mut view, mfn),
                 _ => {}
             }
-            // What a CPU remembers from before is right, too.
+            // Cached values from before are right, too.
             let seen: Vec<u64> = sim.cpus[0].borrow().pages.keys().copied().collect();
             for chunk in seen {
                 (0..3).for_each(|frame| sim.check(&mut view, (chunk << 9) | (frame * 205)));
@@ -227,7 +227,7 @@ fn a_region_that_is_wholly_own_takes_no_table() {
     sim.master_word(3 << 18 | 77).store(5, Ordering::Relaxed);
     sim.check(&mut view, 3 << 18 | 77);
     assert_eq!(view.tables.next, 0);
-    // One frame of it goes: that one is not shown, all others are.
+    // The partition loses one frame of it: that frame is not shown, and all others are.
     sim.lose(&mut view, 3 << 18 | 77);
     for mfn in [76, 77, 78, 600, (1 << 18) - 1] {
         sim.check(&mut view, 3 << 18 | mfn);
@@ -265,7 +265,7 @@ fn frames_past_the_table_have_no_entry() {
     for mfn in [RAM, RAM + 511, RAM + 512, u64::MAX >> 3] {
         assert!(!view.fill(&sim, mfn), "{mfn:#x}");
     }
-    // The rest of the last page is no frame's.
+    // The rest of the last page belongs to no frame.
     assert_eq!(sim.read(0, RAM), Some(INVALID));
 }
 
@@ -286,7 +286,7 @@ fn a_look_at_everything_keeps_to_its_frames_and_flushes_at_most_three_times_a_fa
 #[test]
 fn frames_that_were_not_counted_are_shown() {
     let (sim, mut view) = (Sim::new(), View::new(FIRST));
-    // What the partition had before it was created; the monitor told nothing of it.
+    // Frames from before the partition's creation, of which the monitor told nothing.
     sim.regions.borrow_mut().insert(1);
     sim.master_word(1 << 18 | 9).store(4, Ordering::Relaxed);
     sim.check(&mut view, 1 << 18 | 9);

@@ -1,9 +1,8 @@
 //! Segment descriptor tables of partitions: GDT and LDT pages.
 //!
-//! A partition's own descriptors are loaded into the CPU's tables as they are, so a page of them
-//! is checked before it is used and not writable while it is. Refused: system descriptors that
-//! are present (gates, task states and LDTs would lead to ring 0). Present segments get
-//! privilege level 3.
+//! The CPU uses a partition's descriptors unchanged, so a page of them is checked before it is
+//! used, and not writable while it is used. System descriptors that are present are refused (gates,
+//! task states and LDTs would lead to ring 0). Segments that are present get privilege level 3.
 
 use crate::update::with_writable;
 use crate::walk::{Walk, settle, slot};
@@ -11,7 +10,7 @@ use crate::{Error, Machine, Space, Table};
 use core::sync::atomic::Ordering;
 use frames::{Frame, Released, Type};
 
-/// A descriptor as it may be loaded, or `None` where it is refused.
+/// The descriptor in the form that the CPU may load, or `None` if it is refused.
 const fn check_descriptor(descriptor: u64) -> Option<u64> {
     const PRESENT: u64 = 1 << 47;
     const LEVEL_3: u64 = 3 << 45;
@@ -25,11 +24,11 @@ const fn check_descriptor(descriptor: u64) -> Option<u64> {
     Some(descriptor | LEVEL_3)
 }
 
-/// Takes a reference on frame `mfn` as a page of 512 descriptors, checked.
+/// Checks frame `mfn` as a page of 512 descriptors, and takes a reference on it.
 ///
 /// # Errors
-/// [`Error::WrongType`] where it is in use as something else, [`Error::Invalid`] where a
-/// descriptor in it is refused, else see [`Error`].
+/// [`Error::WrongType`] if it is in use as something else, [`Error::Invalid`] if a descriptor in it
+/// is refused; for others see [`Error`].
 pub fn get_descriptors<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(), Error> {
     space.finish(machine)?;
     let walk = Walk::new(machine, space);
@@ -46,7 +45,8 @@ pub fn get_descriptors<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> 
     Err(Error::Invalid)
 }
 
-/// Gives back a reference of [`get_descriptors`]; no CPU may use the page for it any more.
+/// Releases a reference of [`get_descriptors`]; no CPU may use the page for that reference any
+/// more.
 pub fn put_descriptors<M: Machine>(machine: &M, space: &Space, mfn: u64) {
     let Ok(frame) = Walk::new(machine, space).own_frame(mfn) else {
         return;
@@ -58,12 +58,12 @@ pub fn put_descriptors<M: Machine>(machine: &M, space: &Space, mfn: u64) {
     }
 }
 
-/// Writes descriptor `index` (0 to 511) of frame `mfn`, a descriptor page or any writable page
-/// of the partition.
+/// Writes descriptor `index` (0 to 511) of frame `mfn`, which is a descriptor page or any writable
+/// page of the partition.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the descriptor is refused, [`Error::WrongType`] where the page is a
-/// page table, else see [`Error`].
+/// [`Error::Invalid`] if the descriptor is refused, [`Error::WrongType`] if the page is a page
+/// table; for others see [`Error`].
 pub fn update_descriptor<M: Machine>(
     machine: &M,
     space: &mut Space,
@@ -84,7 +84,8 @@ pub fn update_descriptor<M: Machine>(
     with_writable(&walk, frame, mfn, || entry.store(descriptor, Ordering::Release))
 }
 
-/// Checks all descriptors of a page and sets their privilege level; false: one is refused.
+/// Checks all descriptors of a page and sets their privilege level. Returns false if one is
+/// refused.
 fn check_page(page: &Table) -> bool {
     page.iter().all(|entry| {
         let old = entry.load(Ordering::Acquire);

@@ -1,25 +1,27 @@
-//! Bits of a page-table entry and which of them a partition may set.
+//! The bits of a page-table entry, and those that a partition may set.
 //!
-//! Partitions run in ring 3, kernels included, so the user bit must be set on every present
-//! entry: it is forced. A kernel that reads an entry back sees it set; its own idea of the bit
-//! is not kept, since a partition's user and kernel tables are different ones and nothing in it
-//! decides by the bit. Software mark bits (9-11, 52-62) are the partition's and are kept.
+//! Partitions, including their kernels, run in ring 3, so every present entry needs the user bit:
+//! the monitor sets it. A kernel that reads an entry back sees the bit set. Its own value is not
+//! kept: a partition has different tables for user and kernel mode, so the kernel decides nothing
+//! by the bit. Software bits (9-11, 52-62) belong to the partition and are kept.
 //!
-//! The global bit is accepted in level 1 and cleared: a write to CR3 flushes all of a partition.
+//! The global bit is accepted in level 1 and cleared, since a write to CR3 flushes all translations
+//! of a partition.
 //!
-//! Entries that are not present are kept as they are: kernels keep swap entries and protected-none
-//! entries there. CPUs with the L1 terminal fault speculatively read cached memory at the address in
-//! such an entry; on them it may name no memory ([`Machine::memory_end`]). Kernels invert the
-//! address in these entries for the same reason (Linux since 4.19, on every CPU).
+//! Entries that are not present are kept unchanged: kernels keep swap entries and protected-none
+//! entries there. CPUs with the L1 terminal fault speculatively read cached memory at the address
+//! in such an entry; on those CPUs the address may not lie in memory ([`Machine::memory_end`]).
+//! Kernels invert the address in these entries for the same reason (Linux since 4.19, on every
+//! CPU).
 //!
 //! [`Machine::memory_end`]: crate::Machine::memory_end
 
 use crate::Error;
 
-/// Entries of a page table.
+/// Number of entries in a page table.
 pub const ENTRIES: usize = 512;
-/// Level-4 entries that belong to the monitor: ignored in a partition's table, overwritten when
-/// it becomes one, and never writable after.
+/// Level-4 entries that belong to the monitor. They are ignored in a partition's page until it
+/// becomes a table, then overwritten, and never writable after.
 pub const MONITOR_SLOTS: core::ops::Range<usize> = 256..272;
 
 /// Bits of an entry (Intel SDM volume 3, section 4.5).
@@ -38,26 +40,26 @@ pub mod bits {
     pub const A: u64 = 1 << 5;
     /// Dirty.
     pub const D: u64 = 1 << 6;
-    /// Level 1: page-attribute-table index. Above: large page.
+    /// In level 1: page-attribute-table index. In levels above: large page.
     pub const PAT_PS: u64 = 1 << 7;
     /// Global.
     pub const G: u64 = 1 << 8;
-    /// For software: 9-11, 52-62.
+    /// Bits for software: 9-11, 52-62.
     pub const AVL: u64 = 0x7 << 9 | 0x7FF << 52;
     /// No execute.
     pub const NX: u64 = 1 << 63;
-    /// The frame, times 4096.
+    /// The address of the frame.
     pub const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
-    /// The part of [`ADDRESS`] that the level-1 cache of any CPU with the L1 terminal fault compares:
-    /// a subset names fewer addresses, so what is refused by it is a superset.
+    /// The part of [`ADDRESS`] that the level-1 cache of every CPU with the L1 terminal fault
+    /// compares. Fewer compared bits can only make the check stricter.
     pub const CACHED: u64 = ADDRESS & ((1 << 44) - 1);
-    /// What chooses the cacheability in a level-1 entry.
+    /// The bits that select the cacheability in a level-1 entry.
     pub const CACHE: u64 = PWT | PCD | PAT_PS;
 }
 
 use bits::{A, ADDRESS, AVL, CACHE, CACHED, D, G, NX, P, RW, US};
 
-/// Bits whose change on a present level-1 entry changes no reference (frame and writability stay).
+/// Bits whose change in a present level-1 entry changes no reference (frame and writability stay).
 pub(crate) const HARMLESS: u64 = A | D | AVL | NX | US | G;
 
 /// The machine frame that an entry names.
@@ -77,20 +79,20 @@ pub(crate) const fn is_writable(entry: u64) -> bool {
     entry & RW != 0
 }
 
-/// An entry that is not present, where memory ends at address `end`; 0: it may hold anything.
+/// Checks an entry that is not present; memory ends at address `end`, or 0 if it may hold anything.
 ///
 /// # Errors
-/// [`Error::ReservedBits`] where it names memory.
+/// [`Error::ReservedBits`] if the entry names memory.
 #[inline]
 pub(crate) fn absent(entry: u64, end: u64) -> Result<u64, Error> {
     let address = entry & CACHED;
     if address != 0 && address < end { Err(Error::ReservedBits) } else { Ok(entry) }
 }
 
-/// A present level-1 entry as the CPU is to see it.
+/// A present level-1 entry in the form that the CPU gets.
 ///
 /// # Errors
-/// [`Error::ReservedBits`] where it has bits it may not have; `io` allows the choice of
+/// [`Error::ReservedBits`] if it has a bit that is not allowed; `io` allows the bits for
 /// cacheability.
 #[inline]
 pub(crate) fn normal_l1(entry: u64, io: bool) -> Result<u64, Error> {
@@ -101,10 +103,10 @@ pub(crate) fn normal_l1(entry: u64, io: bool) -> Result<u64, Error> {
     Ok((entry & !G) | US)
 }
 
-/// A present entry of level 2, 3 or 4 as the CPU is to see it.
+/// A present entry of level 2, 3 or 4 in the form that the CPU gets.
 ///
 /// # Errors
-/// [`Error::ReservedBits`] where it has bits it may not have.
+/// [`Error::ReservedBits`] if it has a bit that is not allowed.
 #[inline]
 pub(crate) fn normal_upper(entry: u64) -> Result<u64, Error> {
     if entry & !(P | RW | US | A | D | AVL | NX | ADDRESS) != 0 {

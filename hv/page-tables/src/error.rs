@@ -2,7 +2,7 @@
 
 use frames::Refused;
 
-/// Why an operation was refused. The table says which errno of the Xen ABI tells it to a guest.
+/// Why an operation was refused. The table gives the errno of the Xen ABI that a guest gets for it.
 ///
 /// | error | errno |
 /// |---|---|
@@ -10,25 +10,26 @@ use frames::Refused;
 /// | `NotOwned` | `-EPERM` |
 /// | `Busy` | `-EBUSY` |
 /// | `Overflow` | `-ENOMEM` |
-/// | `Again` | none: the call is made again |
+/// | `Again` | none: the call runs again |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Error {
-    /// An argument makes no sense: an index past the table, an entry that differs from what was
-    /// expected, a table that is pinned already or not at all.
+    /// An argument is meaningless: an index past the table, an entry that differs from the expected
+    /// one, a table that is pinned already or not at all.
     Invalid,
     /// An entry has bits that a partition may not set.
     ReservedBits,
-    /// No such machine frame.
+    /// There is no such machine frame.
     NoFrame,
-    /// The frame belongs to another partition, or may not be used this way by anyone.
+    /// The frame belongs to another partition, or no partition may use it this way.
     NotOwned,
     /// The frame is in use as something else.
     WrongType,
-    /// The table is half validated or half dropped.
+    /// The table is partly validated or partly dropped.
     Busy,
     /// A reference count is full.
     Overflow,
-    /// Not finished. Serve what is pending on this CPU, then make the same call again.
+    /// The work is not finished. Handle the pending requests to this CPU, then make the same call
+    /// again.
     Again,
 }
 

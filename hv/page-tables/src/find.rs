@@ -1,24 +1,24 @@
-//! Finding the entry that maps an address, in a partition's tables.
+//! Finds the entry that maps an address, in a partition's tables.
 //!
-//! The rule: before a frame is read as a table, its word says that the partition owns it and that
-//! it is a validated table of that level. So whatever address a partition names, and whatever an
-//! entry says, only tables that passed the checks of this crate are read: not the monitor's own,
-//! which have large pages, and no page as a table.
+//! The rule: before the monitor reads a frame as a table, the frame's word must say that the
+//! partition owns it and that it is a validated table of that level. So whatever address a
+//! partition names, and whatever an entry contains, only validated tables are read: neither the
+//! monitor's own, which have large pages, nor an ordinary page as a table.
 
 use crate::entry::{MONITOR_SLOTS, bits, frame_of};
 use crate::{Machine, Space};
 use core::sync::atomic::Ordering;
 use frames::Type;
 
-/// Whether `va` is canonical.
+/// Returns whether `va` is canonical.
 #[must_use]
 #[inline]
 pub const fn is_canonical(va: u64) -> bool {
     va.wrapping_add(1 << 47) >> 48 == 0
 }
 
-/// The level-1 entry for `va` under level-4 table `root` of the partition: frame of its table, and
-/// index. Returns `None` where the tables do not lead that far, and for an address that is the
+/// The level-1 entry for `va` under level-4 table `root` of the partition: the frame of its table,
+/// and its index. Returns `None` if the tables do not lead that far, or if the address is the
 /// monitor's or not canonical.
 #[must_use]
 #[inline]
@@ -46,7 +46,7 @@ pub fn find_entry<M: Machine>(
     found.then_some((table, index(va, 12)))
 }
 
-/// The index that bits `shift` to `shift + 8` of an address are.
+/// The index in bits `shift` to `shift + 8` of an address.
 #[inline]
 const fn index(va: u64, shift: u32) -> usize {
     (va >> shift & 511) as usize

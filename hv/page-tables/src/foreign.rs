@@ -1,12 +1,12 @@
-//! Entries that map another partition's frames: grants, and building.
+//! Entries that map another partition's frames, for grants and for building.
 //!
-//! The monitor decides whether the mapping is allowed; here the reference is taken, and given
-//! back after the mapper's translations are gone. The entry itself holds the reference, as any
-//! entry does. A partition that overwrites such an entry by ordinary means gives the reference
-//! back too (its CPUs are flushed first, since the frame's owner is not the one whose CPUs a
-//! later type change would flush), cannot make it writable that was read-only, and cannot get it
-//! back. A monitor that hands out the machine address of a granted frame, for DMA, takes a
-//! reference of its own on the frame for as long as the grant is mapped.
+//! The monitor decides whether the mapping is allowed. This module takes the reference, and
+//! releases it after the mapper's translations are flushed. The entry itself holds the reference,
+//! like any other entry. A partition that overwrites such an entry by ordinary means releases the
+//! reference too. Its CPUs are flushed first, since a later type change would flush only the CPUs
+//! of the frame's owner. It cannot make a read-only entry writable, and cannot get the entry back.
+//! A monitor that gives a partition the machine address of a granted frame, for DMA, takes its own
+//! reference on the frame for as long as the grant is mapped.
 
 use crate::entry::{frame_of, is_present, is_writable};
 use crate::update::{change_l1, l1_slot};
@@ -15,20 +15,20 @@ use crate::{Error, Machine, Operation, Space};
 use core::sync::atomic::Ordering;
 use frames::Type;
 
-/// A reference on a frame that is not an entry's: one an unmapped entry held, to be given back
+/// A reference on a frame that no entry holds: either that of an unmapped entry, to be released
 /// after the partition's CPUs were flushed, or one of the monitor itself ([`hold`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the reference is lost unless it is released"]
 pub struct Release {
     /// The frame.
     pub mfn: u64,
-    /// Typed: the frame can be written by it.
+    /// Whether the reference is typed: the frame can be written through it.
     pub writable: bool,
 }
 
-/// Takes a reference for the monitor itself on frame `mfn` of partition `owner`: while it reads
-/// the frame, or writes it (`writable`: then it is no table meanwhile), or hands out its address.
-/// No [`Space`] lock is needed.
+/// Takes a reference for the monitor itself on frame `mfn` of partition `owner`, while it reads the
+/// frame, writes it (`writable`: the frame is no table meanwhile), or gives out its address. No
+/// [`Space`] lock is needed.
 ///
 /// # Errors
 /// [`Error::NoFrame`], [`Error::NotOwned`], [`Error::WrongType`], [`Error::Overflow`],
@@ -49,13 +49,13 @@ pub fn hold<M: Machine>(
     Ok(Release { mfn, writable })
 }
 
-/// Writes `new`, which names a frame of partition `owner`, to entry `index` of the validated
-/// level-1 table `table` of the partition; returns the old entry.
+/// Writes `new`, which names a frame of partition `owner`, to entry `index` of the partition's
+/// validated level-1 table `table`. Returns the old entry.
 ///
 /// # Errors
-/// [`Error::WrongType`] where `table` is no validated level-1 table, or `new` is writable and the
-/// frame is a table; [`Error::Invalid`] where `new` is not present; [`Error::NotOwned`] where
-/// the frame is not `owner`'s; see [`Error`] for the rest.
+/// [`Error::WrongType`] if `table` is no validated level-1 table, or if `new` is writable and the
+/// frame is a table; [`Error::Invalid`] if `new` is not present; [`Error::NotOwned`] if the frame
+/// is not `owner`'s; for others see [`Error`].
 pub fn map_foreign<M: Machine>(
     machine: &M,
     space: &mut Space,
@@ -76,12 +76,12 @@ pub fn map_foreign<M: Machine>(
     change_l1(&walk, entry, Operation::Store(new), owner)
 }
 
-/// Clears entry `index` of level-1 table `table` if it maps frame `mfn`, writable or not as
-/// said. The reference it held is the caller's to [`release`].
+/// Clears entry `index` of level-1 table `table` if it maps frame `mfn` with the given writability.
+/// The caller must [`release`] the reference that the entry held.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the entry says something else; [`Error::WrongType`] where `table` is
-/// no validated level-1 table of the partition.
+/// [`Error::Invalid`] if the entry is another one; [`Error::WrongType`] if `table` is no validated
+/// level-1 table of the partition.
 pub fn unmap_entry_expect<M: Machine>(
     machine: &M,
     space: &mut Space,
@@ -105,11 +105,11 @@ pub fn unmap_entry_expect<M: Machine>(
     }
 }
 
-/// As [`unmap_entry_expect`] for the entry at `to`, a table and an index in it, which then holds what
-/// the entry at `from` held, and that one is empty. What `from` held goes on holding its reference.
+/// As [`unmap_entry_expect`] for the entry at `to`, a table and an index in it. Then moves the
+/// entry at `from` to `to`, and leaves `from` empty. The moved entry keeps its reference.
 ///
 /// # Errors
-/// As [`unmap_entry_expect`]; [`Error::Invalid`] also where both are the same entry. Nothing is
+/// As [`unmap_entry_expect`]; [`Error::Invalid`] also if both are the same entry. Nothing is
 /// changed.
 pub fn replace_entry_expect<M: Machine>(
     machine: &M,
@@ -126,14 +126,14 @@ pub fn replace_entry_expect<M: Machine>(
     if core::ptr::eq(entry, source) || !maps(entry.load(Ordering::Acquire)) {
         return Err(Error::Invalid);
     }
-    // Others change neither: the tables are locked. CPUs set accessed and dirty bits alone.
+    // The lock on the tables keeps other changes away. CPUs set only accessed and dirty bits.
     let moved = source.swap(0, Ordering::AcqRel);
     entry.swap(moved, Ordering::AcqRel);
     Ok(Release { mfn, writable })
 }
 
-/// Gives back what [`unmap_entry_expect`] left (after the CPUs of the partition that had the
-/// entry were flushed) or what [`hold`] took.
+/// Releases what [`unmap_entry_expect`] returned (after the CPUs of the mapping partition were
+/// flushed) or what [`hold`] took.
 pub fn release<M: Machine>(machine: &M, release: Release) {
     if let Some(frame) = machine.frame(release.mfn) {
         put_page(machine, frame, release.mfn, release.writable);

@@ -1,49 +1,50 @@
-//! What the rules need of the machine, and the state they keep per partition.
+//! The interface from the rules to the machine, and the state they keep per partition.
 
 use crate::{ENTRIES, Error, walk};
 use core::sync::atomic::AtomicU64;
 use frames::Frame;
 
-/// A page table: the CPU reads it, and sets accessed and dirty bits in it, at any time.
+/// A page table. The CPU may read it, and set accessed and dirty bits in it, at any time.
 pub type Table = [AtomicU64; ENTRIES];
 
-/// The machine as the rules see it. The monitor implements it; tests have a small one.
+/// The machine as the rules use it. The monitor implements it; tests have a small model.
 pub trait Machine {
-    /// The state of frame `mfn`; `None`: no such frame. The answer for a frame never changes.
+    /// The state of frame `mfn`. Returns `None` if there is no such frame. The answer for a frame
+    /// never changes.
     fn frame(&self, mfn: u64) -> Option<&Frame>;
 
-    /// The contents of a frame for which [`Machine::frame`] answered.
+    /// The contents of a frame for which [`Machine::frame`] returned a state.
     fn table(&self, mfn: u64) -> &Table;
 
     /// Returns once every CPU that may hold translations of partition `owner` has flushed all of
-    /// them after flush clock `stamp`: those whose last flush began at or before `stamp` flush
-    /// now. [`frames::FLUSH_ALWAYS`]: all of them flush now.
+    /// them later than `stamp` of the flush clock. CPUs whose last flush began at or before `stamp`
+    /// flush now. With [`frames::FLUSH_ALWAYS`], all of them flush now.
     fn flush_before_retype(&self, owner: u32, stamp: u32);
 
-    /// The flush clock now. A flush that begins later has a greater stamp.
+    /// The present time of the flush clock. A flush that begins later has a greater stamp.
     fn stamp(&self) -> u32;
 
     /// Values of level-4 entries 256 to 271 in the tables of `partition`: the monitor's part of every
     /// address space.
     fn monitor_slots(&self, partition: u32) -> [u64; 16];
 
-    /// Whether long work should stop here. At least one step is made per call regardless.
+    /// Returns whether long work should stop here. Each call makes at least one step regardless.
     fn should_yield(&self) -> bool;
 
-    /// Address of the end of memory, where entries that are not present may name none below it but
-    /// address 0; 0 where they may hold anything.
+    /// The end of memory, for CPUs on which an entry that is not present may name no address below
+    /// it except 0. Returns 0 if such entries may hold anything.
     fn memory_end(&self) -> u64 {
         0
     }
 
-    /// Whether `partition` may map `mfn`, for which there is no [`Frame`], as device memory.
+    /// Returns whether `partition` may map `mfn`, which has no [`Frame`], as device memory.
     fn device_memory(&self, partition: u32, mfn: u64) -> bool {
         let _ = (partition, mfn);
         false
     }
 
-    /// A reference was to be given back that was never taken: the monitor is broken. Not to
-    /// return on a real machine.
+    /// Reports that a reference was to be released that was never taken: the monitor is broken. On
+    /// a real machine this must not return.
     fn broken(&self, mfn: u64);
 }
 
@@ -53,13 +54,13 @@ pub trait Machine {
 pub struct Space {
     pub(crate) partition: u32,
     pub(crate) io: bool,
-    /// A partial table nobody refers to, whose entries are still to be dropped.
+    /// A partial table that nothing refers to, whose entries are still to be dropped.
     pub(crate) pending: Option<u64>,
 }
 
 impl Space {
-    /// Of partition number `partition`. `io`: it may map device memory, and choose the
-    /// cacheability of such mappings.
+    /// Makes the space of partition `partition`. `io` says that it may map device memory, and
+    /// choose the cacheability of such mappings.
     #[must_use]
     pub const fn new(partition: u32, io: bool) -> Self {
         Self { partition, io, pending: None }
@@ -71,17 +72,17 @@ impl Space {
         self.partition
     }
 
-    /// Whether work is left for [`Space::finish`].
+    /// Returns whether work is left for [`Space::finish`].
     #[must_use]
     pub const fn is_unfinished(&self) -> bool {
         self.pending.is_some()
     }
 
-    /// Carries on with work that an earlier operation left. Call it before returning to the
-    /// partition, so that frames it has given back are free when it looks.
+    /// Continues work that an earlier operation left. Call it before returning to the partition, so
+    /// that frames it has released are free when it looks.
     ///
     /// # Errors
-    /// [`Error::Again`]: not finished yet.
+    /// [`Error::Again`] if the work is not finished yet.
     #[inline]
     pub fn finish<M: Machine>(&mut self, machine: &M) -> Result<(), Error> {
         walk::finish(machine, self)

@@ -1,4 +1,5 @@
-//! Taking and giving back whole tables: pins, CR3 bases, and everything when a partition goes.
+//! Takes and releases whole tables: pins, CR3 bases, and everything that a destroyed partition
+//! holds.
 
 use crate::walk::{self, Walk};
 use crate::{Error, Machine, Space};
@@ -7,9 +8,9 @@ use frames::Type;
 /// Pins frame `mfn` as a page table of `level` (1 to 4): it stays validated until unpinned.
 ///
 /// # Errors
-/// [`Error::Invalid`]: pinned already, or no such level. [`Error::WrongType`]: in use as
-/// something else, mapped writable for one. [`Error::Again`]: call again to carry on. What an
-/// invalid entry below is refused for: see [`Error`].
+/// [`Error::Invalid`] if it is pinned already, or there is no such level. [`Error::WrongType`] if it is in use as
+/// something else, for example mapped writable. [`Error::Again`] if the call must be made again to
+/// continue. The errors of an invalid entry below it; see [`Error`].
 pub fn pin<M: Machine>(machine: &M, space: &mut Space, level: u8, mfn: u64) -> Result<(), Error> {
     space.finish(machine)?;
     let frame = Walk::new(machine, space).own_frame(mfn)?;
@@ -24,10 +25,10 @@ pub fn pin<M: Machine>(machine: &M, space: &mut Space, level: u8, mfn: u64) -> R
     Ok(())
 }
 
-/// Takes the pin of `mfn` away. Dropping its entries may be left to [`Space::finish`].
+/// Removes the pin of `mfn`. Dropping its entries may be left to [`Space::finish`].
 ///
 /// # Errors
-/// [`Error::Invalid`]: not pinned. [`Error::NoFrame`], [`Error::NotOwned`]. [`Error::Again`]:
+/// [`Error::Invalid`] if it is not pinned. [`Error::NoFrame`], [`Error::NotOwned`]. [`Error::Again`] if
 /// earlier work is unfinished.
 pub fn unpin<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(), Error> {
     space.finish(machine)?;
@@ -42,17 +43,17 @@ pub fn unpin<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(),
 /// Takes a reference on level-4 table `mfn` for a virtual CPU's CR3.
 ///
 /// # Errors
-/// As [`pin`].
+/// The same as [`pin`].
 pub fn get_base<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(), Error> {
     space.finish(machine)?;
     walk::take(machine, space, mfn, 4)
 }
 
-/// Gives back a reference of [`get_base`]; no CPU may have the table in CR3 for it any more.
-/// Dropping its entries may be left to [`Space::finish`].
+/// Releases a reference of [`get_base`]; no CPU may have the table in CR3 for that reference any
+/// more. Dropping its entries may be left to [`Space::finish`].
 ///
 /// # Errors
-/// [`Error::Again`]: earlier work is unfinished; nothing was given back, call again.
+/// [`Error::Again`] if earlier work is unfinished; nothing was released then, so call again.
 pub fn put_base<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(), Error> {
     space.finish(machine)?;
     let word = Walk::new(machine, space).own_frame(mfn)?.word();
@@ -64,12 +65,12 @@ pub fn put_base<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<
     Ok(())
 }
 
-/// For a partition that is destroyed: drops pins, half-validated tables and everything they hold,
-/// for the frames from `*next` to before `end`, and moves `*next` on. Bases and descriptor tables
-/// are put by the caller before.
+/// For a partition that is destroyed: drops pins, partial tables and everything they hold, for the
+/// frames from `*next` to before `end`, and advances `*next`. The caller releases bases and
+/// descriptor tables before.
 ///
 /// # Errors
-/// [`Error::Again`]: call again with the same variable.
+/// [`Error::Again`] if the call must be made again with the same variable.
 pub fn drop_range<M: Machine>(
     machine: &M,
     space: &mut Space,
@@ -90,7 +91,7 @@ pub fn drop_range<M: Machine>(
     Ok(())
 }
 
-/// Drops the pin of frame `mfn`, or what is half done of it, where the partition owns it.
+/// Drops the pin of frame `mfn`, or its partial state, if the partition owns it.
 fn drop_frame<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
     let Ok(frame) = Walk::new(machine, space).own_frame(mfn) else {
         return;

@@ -1,27 +1,27 @@
-//! Finding the present entries of a table, empty stretches 32 at a time.
+//! Finds the present entries of a table, and skips empty stretches 32 entries at a time.
 
 use crate::entry::{ENTRIES, is_present};
 use crate::machine::Table;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Entries looked at together: four cache lines, a bit of [`frames::Frame::noted`].
+/// Entries examined together: four cache lines, and one bit of [`frames::Frame::noted`].
 const STRETCH: usize = 32;
 const STRETCHES: usize = ENTRIES / STRETCH;
 
-/// The present entries of a table, in either direction. Nobody makes an entry present or not
-/// while this is used.
+/// Iterates over the present entries of a table, in either direction. No entry may change between
+/// present and not present while this is used.
 pub(crate) struct Present<'a> {
     table: &'a Table,
-    /// The stretch in hand.
+    /// The number of the present stretch.
     number: usize,
-    /// Its present entries that are still to come, by bit.
+    /// Its present entries that have not been returned yet, by bit.
     bits: u32,
-    /// Stretches to look at, by bit.
+    /// The stretches still to examine, by bit.
     noted: u16,
 }
 
 impl<'a> Present<'a> {
-    /// Those from entry `from` on, for [`Present::next`].
+    /// The entries from `from` on, for [`Present::next`].
     #[inline]
     pub(crate) fn from(table: &'a Table, from: usize) -> Self {
         let number = from / STRETCH;
@@ -29,7 +29,7 @@ impl<'a> Present<'a> {
         Self { table, number, bits: present(table, number) & wanted, noted: u16::MAX }
     }
 
-    /// Those before entry `below` in the stretches `noted`, for [`Present::previous`].
+    /// The entries before `below` in the stretches `noted`, for [`Present::previous`].
     #[inline]
     pub(crate) fn below(table: &'a Table, below: usize, noted: u16) -> Self {
         let below = below.min(ENTRIES);
@@ -38,7 +38,7 @@ impl<'a> Present<'a> {
         Self { table, number, bits: present(table, number) & wanted, noted }
     }
 
-    /// The next one upwards.
+    /// The next present entry upwards.
     #[inline]
     pub(crate) fn next(&mut self) -> Option<(usize, u64)> {
         while self.bits == 0 {
@@ -53,7 +53,7 @@ impl<'a> Present<'a> {
         self.entry(offset)
     }
 
-    /// The next one downwards.
+    /// The next present entry downwards.
     #[inline]
     pub(crate) fn previous(&mut self) -> Option<(usize, u64)> {
         while self.bits == 0 {
@@ -74,7 +74,7 @@ impl<'a> Present<'a> {
     }
 }
 
-/// The present entries of a stretch, by bit; none where there is no such stretch.
+/// The present entries of a stretch, by bit; 0 if there is no such stretch.
 #[inline(always)]
 fn present(table: &Table, number: usize) -> u32 {
     let Some(stretch) = table.as_chunks::<STRETCH>().0.get(number) else {

@@ -1,7 +1,7 @@
-//! Changing one entry.
+//! Changes single entries.
 //!
-//! The order is always: check the new value, take what it refers to, change the entry in one
-//! atomic step, give back what the old value referred to. The old value that counts is the one
+//! The order is always: check the new value, take a reference on what it refers to, change the
+//! entry in one atomic step, release the reference of the old value. The old value is the one that
 //! the atomic step found.
 
 use crate::entry::{HARMLESS, MONITOR_SLOTS, bits, frame_of, is_present, is_writable};
@@ -12,15 +12,15 @@ use frames::{Frame, Released, Type};
 
 const AD: u64 = bits::A | bits::D;
 
-/// What an instruction or a call does to an entry. All are atomic against accessed and dirty
-/// bits set by CPUs.
+/// The change that an instruction or a call makes to an entry. All are atomic with respect to
+/// accessed and dirty bits set by CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Write the value.
     Store(u64),
     /// Write the value, and keep accessed and dirty bits that are set in a present entry.
     StoreKeepingAd(u64),
-    /// Write the value; the old one is wanted.
+    /// Write the value, and return the old one.
     Exchange(u64),
     /// Keep the bits of the mask. (A byte operation: a mask with ones elsewhere.)
     And(u64),
@@ -30,17 +30,17 @@ pub enum Operation {
     BitReset(u8),
     /// Set this bit (modulo 64).
     BitSet(u8),
-    /// Write `new` where the entry is `expected`.
+    /// Write `new` if the entry is `expected`.
     CompareExchange {
-        /// What the entry must hold, accessed and dirty bits included.
+        /// The value that the entry must have, accessed and dirty bits included.
         expected: u64,
-        /// What to write.
+        /// The value to write.
         new: u64,
     },
 }
 
 impl Operation {
-    /// What it makes of `old`; `None`: it writes nothing.
+    /// The new value for `old`. Returns `None` if the operation writes nothing.
     #[inline]
     const fn apply(self, old: u64) -> Option<u64> {
         Some(match self {
@@ -61,11 +61,11 @@ impl Operation {
 /// of it (kernels fill tables this way before they pin them). Returns what the entry held, accessed
 /// and dirty bits included.
 ///
-/// A present value names a frame of the partition itself; see [`crate::map_foreign`] for others.
-/// The caller owes no flush; the partition asks for those it needs.
+/// A present value must name a frame of the partition itself; see [`crate::map_foreign`] for
+/// others. The caller need not flush; the partition asks for the flushes it needs.
 ///
 /// # Errors
-/// See [`Error`]; nothing is changed.
+/// See [`Error`]; nothing is changed then.
 #[inline(always)]
 pub fn update_entry<M: Machine>(
     machine: &M,
@@ -84,7 +84,7 @@ pub fn update_entry<M: Machine>(
     change_l1(&walk, entry, request.operation(), walk.partition)
 }
 
-/// [`update_entry`] where `table` is no level-1 table.
+/// [`update_entry`] for a `table` that is no level-1 table.
 #[inline(never)]
 fn update_other<M: Machine>(
     machine: &M,
@@ -104,7 +104,7 @@ fn update_other<M: Machine>(
             frame.note_entry(request.index);
             change_upper(machine, space, entry, request.operation(), level)
         }
-        // As the partition could by itself.
+        // The partition could write this page by itself, too.
         None => with_writable(&walk, frame, table, || entry.swap(request.new, Ordering::AcqRel)),
     }
 }
@@ -112,11 +112,11 @@ fn update_other<M: Machine>(
 /// A change of one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Which entry of its table.
+    /// The index of the entry in its table.
     pub index: usize,
-    /// What to write.
+    /// The value to write.
     pub new: u64,
-    /// Accessed and dirty bits that are set in a present old entry stay set.
+    /// Whether accessed and dirty bits stay set if they are set in a present old entry.
     pub preserve_ad: bool,
 }
 
@@ -132,8 +132,8 @@ impl Request {
 }
 
 /// [`update_entry`] for several entries of frame `table`, in order, up to the first that is
-/// refused. What the frame is, is looked up once. Returns how many were done; with
-/// [`Error::Again`], the rest is to be requested again, and may be none.
+/// refused. The type of the frame is looked up once. Returns how many were done. With
+/// [`Error::Again`], the caller must request the rest again, even if it is empty.
 pub fn update_entries<M: Machine>(
     machine: &M,
     space: &mut Space,
@@ -155,7 +155,7 @@ fn update_each<M: Machine>(
 ) -> Result<(), Error> {
     space.finish(machine)?;
     let walk = Walk::new(machine, space);
-    // Changes of level-1 entries leave the table what it is: they drop pages only.
+    // Changes of level-1 entries do not change the type of the table: they drop only pages.
     let frame = walk.own_frame(table)?;
     let level_1 = is_l1(frame);
     for request in requests {
@@ -176,12 +176,13 @@ fn update_each<M: Machine>(
     Ok(())
 }
 
-/// Does a trapped instruction's `operation` on entry `index` of the validated level-1 table
-/// `table` and returns the old entry, from which the caller makes registers and flags.
+/// Performs a trapped instruction's `operation` on entry `index` of the validated level-1 table
+/// `table`. Returns the old entry, from which the caller computes registers and flags.
 ///
 /// # Errors
-/// [`Error::WrongType`] where `table` is no validated level-1 table: let the instruction fault.
-/// Else see [`Error`]; nothing is changed. ([`Error::Again`]: run the instruction again.)
+/// [`Error::WrongType`] if `table` is no validated level-1 table: let the instruction fault. For
+/// others see [`Error`]; nothing is changed then. (After [`Error::Again`], run the instruction
+/// again.)
 #[inline]
 pub fn update_entry_emulated<M: Machine>(
     machine: &M,
@@ -196,7 +197,7 @@ pub fn update_entry_emulated<M: Machine>(
     change_l1(&walk, entry, operation, walk.partition)
 }
 
-/// Entry `index` of the partition's validated level-1 table `table`, about to be changed.
+/// Entry `index` of the partition's validated level-1 table `table`, which is about to change.
 #[inline]
 pub(crate) fn l1_slot<'a, M: Machine>(
     walk: &Walk<'a, M>,
@@ -211,23 +212,23 @@ pub(crate) fn l1_slot<'a, M: Machine>(
     slot(walk.machine, table, index)
 }
 
-/// Whether the frame is a validated level-1 table.
+/// Returns whether the frame is a validated level-1 table.
 #[inline]
 fn is_l1(frame: &Frame) -> bool {
     let word = frame.word();
     word.ty() == Type::L1 && word.is_validated()
 }
 
-/// What to give back once the entry is changed.
+/// What to release once the entry is changed.
 enum Leftover {
     Nothing,
-    /// The type of a frame that stays mapped, read-only.
+    /// The type reference on a frame that stays mapped, read-only.
     Writable(u64),
-    /// What this entry held.
+    /// Everything that this entry held.
     Page(u64),
 }
 
-/// Changes a level-1 entry; a new mapping is of a frame of `owner`. Returns the old entry.
+/// Changes a level-1 entry; a new mapping must be of a frame of `owner`. Returns the old entry.
 #[inline(always)]
 pub(crate) fn change_l1<M: Machine>(
     walk: &Walk<'_, M>,
@@ -237,13 +238,13 @@ pub(crate) fn change_l1<M: Machine>(
 ) -> Result<u64, Error> {
     match operation {
         Operation::Store(new) | Operation::Exchange(new) => store_l1(walk, entry, new, owner),
-        // By itself, so that the compiler sees one operation only.
+        // A separate call, so that the compiler sees only one operation.
         Operation::StoreKeepingAd(_) => modify_l1(walk, entry, operation, owner),
         _ => modify_l1(walk, entry, operation, owner),
     }
 }
 
-/// Changes a level-1 entry to what `operation` makes of the old one.
+/// Changes a level-1 entry to the value that `operation` computes from the old one.
 #[inline(always)]
 fn modify_l1<M: Machine>(
     walk: &Walk<'_, M>,
@@ -280,7 +281,7 @@ fn store_l1<M: Machine>(
     let new = walk.normal(new, 1)?;
     let old = entry.load(Ordering::Acquire);
     let leftover = take_difference(walk, old, new, owner)?;
-    // Meanwhile the CPU may have set accessed and dirty bits, but nothing that counts.
+    // Meanwhile the CPU may have set accessed and dirty bits, but nothing else.
     let found = entry.swap(new, Ordering::AcqRel);
     give_back(walk, leftover);
     Ok(found)
@@ -295,8 +296,8 @@ fn give_back<M: Machine>(walk: &Walk<'_, M>, leftover: Leftover) {
     }
 }
 
-/// Puts `new` in place of `old`. Where the CPU set accessed or dirty bits meanwhile, the
-/// operation is done again on what is there. `Err`: nothing was written; what to return.
+/// Replaces `old` by `new`. If the CPU set accessed or dirty bits meanwhile, applies the operation
+/// again to the value it finds. Returns `Err` with the result of the call if nothing was written.
 #[inline(always)]
 fn commit(
     entry: &AtomicU64,
@@ -319,13 +320,14 @@ fn commit(
     }
 }
 
-/// Same frame, and nothing differs but bits that need no look at the frame, or writability.
+/// Returns whether both entries name the same frame and differ only in writability and in bits that
+/// need no check of the frame.
 #[inline]
 fn keeps_frame(old: u64, new: u64) -> bool {
     is_present(old) && is_present(new) && (old ^ new) & !(HARMLESS | bits::RW) == 0
 }
 
-/// Takes what level-1 entry `new` holds and `old` does not.
+/// Takes the references that level-1 entry `new` holds and `old` does not.
 #[inline(always)]
 fn take_difference<M: Machine>(
     walk: &Walk<'_, M>,
@@ -349,7 +351,7 @@ fn take_difference<M: Machine>(
     Ok(if is_present(old) { Leftover::Page(old) } else { Leftover::Nothing })
 }
 
-/// Gives back what [`take_difference`] took.
+/// Releases what [`take_difference`] took.
 fn drop_difference<M: Machine>(walk: &Walk<'_, M>, old: u64, new: u64) {
     if !keeps_frame(old, new) {
         if is_present(new) {

@@ -1,14 +1,14 @@
-//! Taking and giving back what entries refer to: pages, and tables with all below them.
+//! Takes and releases what entries refer to: pages, and tables with everything below them.
 //!
-//! # Half-done work
-//! A table is *partial* while its entries are read or dropped: entries below its progress hold
-//! references, those from it on hold none, and one typed reference belongs to this state itself.
-//! Validation moves the progress up and dropping moves it down, so either can take over from the
-//! other. Where work stops inside the table that entry `progress` leads to, that one is partial
-//! too: validation meets it again as the next entry, dropping looks there first ([`boundary`]).
-//! Nobody but this state refers to a partial table, so it may always be dropped.
+//! # Partial tables
+//! A table is *partial* while its entries are validated or dropped: entries below its progress hold
+//! references, the others hold none, and one typed reference belongs to the partial state itself.
+//! Validation increases the progress and dropping decreases it, so either can take over from the
+//! other. If work stops inside the table that entry `progress` leads to, that table is partial too.
+//! Validation reaches it again as the next entry; dropping looks there first ([`boundary`]). Only
+//! this state refers to a partial table, so the table may always be dropped.
 //!
-//! In a table of level 1, work stops after [`STRIDE`] entries at the earliest.
+//! In a table of level 1, work stops after at least [`STRIDE`] entries.
 //!
 //! [`boundary`]: Walk::drop_boundary
 
@@ -18,10 +18,10 @@ use crate::{Error, table::Present};
 use core::sync::atomic::{AtomicU64, Ordering};
 use frames::{Acquired, Frame, Released, Type};
 
-/// Entries of a level-1 table between two looks at whether to stop.
+/// Entries of a level-1 table between two checks whether to stop.
 const STRIDE: u32 = 64;
 
-/// Work was left undone.
+/// The work is not finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unfinished;
 
@@ -30,9 +30,10 @@ pub(crate) struct Walk<'a, M> {
     pub(crate) machine: &'a M,
     pub(crate) partition: u32,
     pub(crate) io: bool,
-    /// Steps that were made; after the first, stopping is allowed.
+    /// Steps made so far; after the first, stopping is allowed.
     steps: u32,
-    /// The partition's CPUs were flushed for the foreign frames of the table that is dropped.
+    /// Whether the partition's CPUs were flushed for the foreign frames of the table that is
+    /// dropped.
     flushed: bool,
 }
 
@@ -52,14 +53,14 @@ impl<'a, M: Machine> Walk<'a, M> {
         Ok(frame)
     }
 
-    /// Whether to stop before the next entry of a table of `level`.
+    /// Returns whether to stop before the next entry of a table of `level`.
     #[inline]
     fn should_stop(&self, level: u8) -> bool {
         let may = if level == 1 { self.steps.is_multiple_of(STRIDE) } else { true };
         may && self.steps != 0 && self.machine.should_yield()
     }
 
-    /// Takes what the present level-1 `entry`, of a frame of `owner`, holds.
+    /// Takes the references of the present level-1 `entry`, which names a frame of `owner`.
     #[inline(always)]
     pub(crate) fn take_page(&self, entry: u64, owner: u32) -> Result<(), Error> {
         let mfn = frame_of(entry);
@@ -78,7 +79,8 @@ impl<'a, M: Machine> Walk<'a, M> {
         Ok(())
     }
 
-    /// Makes what a read-only entry holds on frame `mfn` of `owner` that of a writable one.
+    /// Upgrades the reference of a read-only entry on frame `mfn` of `owner` to that of a writable
+    /// entry.
     #[inline]
     pub(crate) fn take_writable(&self, mfn: u64, owner: u32) -> Result<(), Error> {
         let Some(frame) = self.machine.frame(mfn) else {
@@ -89,7 +91,7 @@ impl<'a, M: Machine> Walk<'a, M> {
         Ok(())
     }
 
-    /// Gives back what the present level-1 `entry`, no longer in its table, held.
+    /// Releases the references of the present level-1 `entry`, which is no longer in its table.
     #[inline(always)]
     pub(crate) fn drop_page(&self, entry: u64) {
         let mfn = frame_of(entry);
@@ -100,9 +102,8 @@ impl<'a, M: Machine> Walk<'a, M> {
         put_page(self.machine, frame, mfn, is_writable(entry));
     }
 
-    /// [`Walk::drop_page`] for an entry of a table that is dropped. No CPU can reach any part of
-    /// what this walk drops any more but through translations from before, so the first flush
-    /// is for all foreign frames in it.
+    /// [`Walk::drop_page`] for an entry of a table that is dropped. CPUs can reach what this walk
+    /// drops only through old translations, so its first flush serves for all foreign frames in it.
     #[inline(always)]
     fn drop_page_of_table(&mut self, entry: u64) {
         let mfn = frame_of(entry);
@@ -127,8 +128,8 @@ impl<'a, M: Machine> Walk<'a, M> {
         }
     }
 
-    /// Another partition's frame: a later type change would not flush our CPUs, so do it now.
-    /// Returns whether it was one.
+    /// Flushes our CPUs if the frame is another partition's: a later type change would not flush
+    /// them. Returns whether it was another's.
     #[inline]
     fn flush_foreign(&self, frame: &Frame) -> bool {
         let foreign = frame.owner() != self.partition;
@@ -138,8 +139,8 @@ impl<'a, M: Machine> Walk<'a, M> {
         foreign
     }
 
-    /// Takes a typed reference on table `mfn` of `level` and validates it if nobody has.
-    /// After an error the table may be partial.
+    /// Takes a typed reference on table `mfn` of `level`, and validates the table unless it is
+    /// validated. After an error the table may be partial.
     #[inline]
     pub(crate) fn take_table(&mut self, mfn: u64, level: u8) -> Result<(), Error> {
         let ty = Type::table(level).ok_or(Error::Invalid)?;
@@ -181,7 +182,7 @@ impl<'a, M: Machine> Walk<'a, M> {
         Ok(())
     }
 
-    /// Checks the present `entry` of a table of `level` and takes what it holds.
+    /// Checks the present `entry` of a table of `level` and takes its references.
     fn take_entry(&mut self, entry: u64, level: u8) -> Result<(), Error> {
         if level == 1 {
             return self.take_page(self.normal(entry, 1)?, self.partition);
@@ -190,7 +191,7 @@ impl<'a, M: Machine> Walk<'a, M> {
         self.take_table(frame_of(entry), level - 1)
     }
 
-    /// An entry of a table of `level` as the CPU is to see it.
+    /// An entry of a table of `level` in the form that the CPU gets.
     #[inline(always)]
     pub(crate) fn normal(&self, entry: u64, level: u8) -> Result<u64, Error> {
         match (is_present(entry), level) {
@@ -221,7 +222,7 @@ impl<'a, M: Machine> Walk<'a, M> {
         }
     }
 
-    /// Gives back a typed reference on table `mfn`. Unfinished: the table is partial.
+    /// Releases a typed reference on table `mfn`. Returns [`Unfinished`] if the table is partial.
     #[inline]
     pub(crate) fn drop_table(&mut self, mfn: u64) -> Result<(), Unfinished> {
         let Some(frame) = self.machine.frame(mfn) else {
@@ -237,7 +238,7 @@ impl<'a, M: Machine> Walk<'a, M> {
         }
     }
 
-    /// Drops what the entries of a partial table hold, from the progress down, and the table.
+    /// Drops what the entries of a partial table hold, from the progress down, and then the table.
     fn devalidate(&mut self, mfn: u64, frame: &Frame) -> Result<(), Unfinished> {
         let level = frame.word().ty().level().unwrap_or(1);
         let table = self.machine.table(mfn);
@@ -267,7 +268,7 @@ impl<'a, M: Machine> Walk<'a, M> {
         Ok(())
     }
 
-    /// Finishes the partial table, if it is one, that entry `index` leads to.
+    /// Finishes the table that entry `index` leads to, if that table is partial.
     fn drop_boundary(&mut self, table: &Table, index: usize, level: u8) -> Result<(), Unfinished> {
         let Some(entry) = table.get(index) else {
             return Ok(());
@@ -287,7 +288,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     }
 }
 
-/// Flushes what a type change owes; true: the contents are still to be checked.
+/// Does the flush that a type change needs. Returns true if the contents must still be checked.
 #[inline]
 pub(crate) fn settle<M: Machine>(machine: &M, frame: &Frame, acquired: Acquired) -> bool {
     let (stamp, validate) = match acquired {
@@ -302,7 +303,7 @@ pub(crate) fn settle<M: Machine>(machine: &M, frame: &Frame, acquired: Acquired)
     validate
 }
 
-/// Gives back a page's references.
+/// Releases a page's references.
 #[inline]
 pub(crate) fn put_page<M: Machine>(machine: &M, frame: &Frame, mfn: u64, writable: bool) {
     let ok = if writable {
@@ -315,7 +316,7 @@ pub(crate) fn put_page<M: Machine>(machine: &M, frame: &Frame, mfn: u64, writabl
     }
 }
 
-/// Sets the bits of a present entry that the monitor insists on, whatever the CPU sets meanwhile.
+/// Sets the bits that the monitor requires in a present entry, whatever the CPU sets meanwhile.
 #[inline]
 fn force_user(table: &Table, index: usize) {
     let Some(entry) = table.get(index) else {
@@ -347,7 +348,7 @@ pub(crate) fn finish<M: Machine>(machine: &M, space: &mut Space) -> Result<(), E
     Ok(())
 }
 
-/// [`Walk::take_table`] for an operation: after a refusal, what was done is undone.
+/// [`Walk::take_table`] for an operation: after a refusal, undoes what was done.
 #[inline]
 pub(crate) fn take<M: Machine>(
     machine: &M,
@@ -374,7 +375,7 @@ fn undo<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
     }
 }
 
-/// [`Walk::drop_table`] for an operation: what is unfinished is left to [`finish`].
+/// [`Walk::drop_table`] for an operation: leaves unfinished work to [`finish`].
 #[inline]
 pub(crate) fn put<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
     if Walk::new(machine, space).drop_table(mfn).is_err() {

@@ -1,14 +1,15 @@
 //! Moves between run queues, so that partitions get their shares of all CPUs together.
 //!
-//! A queue's *position* is its virtual time with an offset by which all queues compare: an entity
-//! that moves keeps its position. Queues with fewer or lighter entities run ahead; one that has
-//! entities waiting gives the most entitled of them to a CPU that is ahead by [`MOVE_LEAD`] at
-//! that entity's weight, where it then goes first until it has caught up. So whoever may use
-//! several CPUs stays within about that time of its share, and no CPU idles while others wait.
+//! A queue's *position* is its virtual time plus an offset, which makes all queues comparable: an
+//! entity that moves keeps its position. Queues with fewer or lighter entities run ahead. A queue
+//! with waiting entities gives the most entitled of them to a CPU that is ahead by [`MOVE_LEAD`] at
+//! that entity's weight; there the entity runs first until it has caught up. So a partition that
+//! may use several CPUs stays within about that time of its share, and no CPU idles while entities
+//! wait.
 //!
-//! Where affinity keeps entities from moving, positions drift apart. That is forgotten slowly
-//! (each pair that meets closes in by 1 / [`FORGET`] every [`BALANCE`]), so that a debt that
-//! nobody can pay does not outlive its cause by more than seconds.
+//! If affinity keeps entities from moving, positions drift apart. The difference decays slowly
+//! (each pair that meets closes it by 1 / [`FORGET`] every [`BALANCE`]), so that a debt that cannot
+//! be paid does not outlive its cause by more than seconds.
 
 use crate::{
     entity::{Entity, Home},
@@ -18,15 +19,15 @@ use crate::{
 
 /// Nanoseconds between two moves away from a CPU.
 pub const BALANCE: u64 = 10_000_000;
-/// Nanoseconds at an entity's weight, but at most so many virtual nanoseconds, that another CPU
-/// must be ahead by for the entity to move.
+/// The lead of another CPU that makes an entity move there: nanoseconds at the entity's weight, but
+/// at most this many virtual nanoseconds.
 pub const MOVE_LEAD: u64 = 10_000_000;
 /// Nanoseconds at its weight that a moved entity may be ahead of its new queue.
 pub(crate) const MOVE_CREDIT: u64 = 16 * MOVE_LEAD;
-/// See the module.
+/// The divisor by which differences of positions decay; see the module.
 const FORGET: i64 = 128;
 
-/// Lead of a CPU that is idle.
+/// The lead of an idle CPU.
 const IDLE: i64 = i64::MAX;
 
 /// How far the CPUs `0..CPUS` are ahead of one of them.
@@ -34,7 +35,7 @@ const IDLE: i64 = i64::MAX;
 pub struct Leads<const CPUS: usize> {
     lead: [i64; CPUS],
     known: CpuMask,
-    /// The first that was noted of a CPU that is not idle.
+    /// The first lead noted for a CPU that is not idle.
     first: i64,
 }
 
@@ -45,7 +46,7 @@ impl<const CPUS: usize> Default for Leads<CPUS> {
 }
 
 impl<const CPUS: usize> Leads<CPUS> {
-    /// Notes the lead of a CPU, as [`RunQueue::lead`] tells it.
+    /// Notes the lead of a CPU, as returned by [`RunQueue::lead`].
     pub fn note(&mut self, cpu: u32, lead: i64) {
         let word = self.known.0.get_mut(cpu as usize / 64);
         if let (Some(place), Some(word)) = (self.lead.get_mut(cpu as usize), word) {
@@ -57,7 +58,7 @@ impl<const CPUS: usize> Leads<CPUS> {
         }
     }
 
-    /// The CPU furthest ahead of `shift` that `entity` may move to, if it is far enough.
+    /// The CPU furthest ahead of `shift` that `entity` may move to, if it is far enough ahead.
     fn best(&self, entity: &Entity<'_>, shift: i64) -> Option<u32> {
         let allowed = entity.group.allowed();
         let known = CpuMask(core::array::from_fn(|n| {
@@ -75,8 +76,8 @@ impl<const CPUS: usize> Leads<CPUS> {
 }
 
 impl<'g, const N: usize> RunQueue<'g, N> {
-    /// Whether it is time to look for a move, at most once each [`BALANCE`]: the position to ask
-    /// the other queues' [`Self::lead`] for.
+    /// If a move is due, at most once each [`BALANCE`], returns the position to pass to the other
+    /// queues' [`Self::lead`].
     pub fn balance_from(&mut self, now: u64) -> Option<u64> {
         if self.waiting.is_empty() || now < self.balance_at {
             return None;
@@ -90,7 +91,7 @@ impl<'g, const N: usize> RunQueue<'g, N> {
         self.floor.wrapping_add(self.offset)
     }
 
-    /// How far this queue is ahead of a `position` of another.
+    /// How far this queue is ahead of a `position` of another queue.
     pub fn lead(&mut self, position: u64, now: u64) -> i64 {
         self.account(now);
         if self.is_idle() {
@@ -108,10 +109,10 @@ impl<'g, const N: usize> RunQueue<'g, N> {
         lead
     }
 
-    /// Gives the most entitled of those that wait and have somewhere better to go, and where that
-    /// is. The caller enqueues it there.
+    /// Removes the most entitled waiting entity that has a better CPU to go to. Returns it with
+    /// that CPU. The caller enqueues the entity there.
     pub fn give<const CPUS: usize>(&mut self, leads: &Leads<CPUS>) -> Option<(Entity<'g>, u32)> {
-        // One that was idle is where the first other is.
+        // A queue that was idle takes the position of the first other one.
         let shift = if self.adrift && leads.first != IDLE { leads.first } else { 0 };
         self.offset = self.offset.wrapping_add(shift.cast_unsigned());
         self.adrift = false;
@@ -122,7 +123,7 @@ impl<'g, const N: usize> RunQueue<'g, N> {
         Some((self.send_off(slot)?, cpu))
     }
 
-    /// Gives the most entitled of those that wait and may run on `cpu`, which is idle and enqueues
+    /// Removes the most entitled waiting entity that may run on `cpu`, which is idle and enqueues
     /// it.
     pub fn steal(&mut self, cpu: u32) -> Option<Entity<'g>> {
         let slot = self.waiting.iter().find(|slot| {

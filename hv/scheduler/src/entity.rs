@@ -1,16 +1,16 @@
-//! What the scheduler knows of a virtual CPU.
+//! The scheduler's data on a virtual CPU.
 
 use crate::group::Group;
 
-/// A schedulable virtual CPU. The caller keeps it while the virtual CPU is blocked and hands it to
-/// [`super::RunQueue::enqueue`] when it wakes.
+/// A schedulable virtual CPU. The caller keeps it while the virtual CPU is blocked, and passes it
+/// to [`super::RunQueue::enqueue`] when the virtual CPU wakes.
 #[derive(Clone, Copy, Debug)]
 pub struct Entity<'g> {
-    /// Names the virtual CPU.
+    /// Identifies the virtual CPU.
     pub slot: u16,
     /// The account of its partition.
     pub group: &'g Group,
-    /// Virtual time, by `home`.
+    /// Virtual time, relative to `home`.
     pub(crate) vruntime: u64,
     /// Remainder of the last charge.
     pub(crate) remainder: u64,
@@ -20,13 +20,13 @@ pub struct Entity<'g> {
 /// What an entity's virtual time is relative to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Home {
-    /// Nothing: it starts where the queue is.
+    /// Nothing: it starts at the queue's virtual time.
     New,
-    /// The queue it was in last.
+    /// The queue that it was in last.
     Same,
-    /// All queues: it is on its way from one to another, and counts as runnable.
+    /// All queues: it moves from one to another, and counts as runnable.
     Moving {
-        /// The queue it comes from was not comparable to others.
+        /// Whether the queue it comes from was not comparable to others.
         adrift: bool,
     },
 }
@@ -38,13 +38,13 @@ impl<'g> Entity<'g> {
         Self { slot, group, vruntime: 0, remainder: 0, home: Home::New }
     }
 
-    /// It will be enqueued elsewhere than where it came from.
+    /// Marks the entity to be enqueued in another queue than the one it comes from.
     #[must_use]
     pub fn uprooted(self) -> Self {
         Self { home: Home::New, ..self }
     }
 
-    /// Adds `elapsed` nanoseconds of real time.
+    /// Charges `elapsed` nanoseconds of real time.
     pub(crate) fn charge(&mut self, elapsed: u64) {
         let (time, remainder) = self.group.charge(elapsed, self.remainder);
         self.vruntime = self.vruntime.wrapping_add(time);
@@ -52,7 +52,7 @@ impl<'g> Entity<'g> {
     }
 }
 
-/// Whether virtual time `a` is before `b`, however often the counter wrapped.
+/// Returns whether virtual time `a` is before `b`, even if the counter wrapped.
 pub(crate) fn before(a: u64, b: u64) -> bool {
     a.wrapping_sub(b).cast_signed() < 0
 }

@@ -1,23 +1,23 @@
-//! What the virtual CPUs of one partition share: weight, cap, and the CPUs they may use.
+//! The data shared by the virtual CPUs of one partition: weight, cap, and allowed CPUs.
 //!
-//! All of it is atomics, since each CPU that runs one of them charges the same account.
+//! All of it is atomic, since each CPU that runs one of them charges the same account.
 //!
-//! * Virtual time runs at `256 * runnable / weight` of real time, `runnable` being how many of
-//!   them run or wait: the weight is the partition's, not each virtual CPU's.
-//! * A cap is a budget that grows by a quota each [`PERIOD`]. Running takes from it and may
-//!   overdraw it; the debt is paid by later periods. At most four quotas are kept, so that a late
+//! * Virtual time runs at `256 * runnable / weight` of real time, where `runnable` is the number of
+//!   them that run or wait: the weight is the partition's, not each virtual CPU's.
+//! * A cap is a budget that grows by a quota each [`PERIOD`]. Running consumes the budget and may
+//!   overdraw it; later periods pay the debt. At most four quotas are kept, so that a late
 //!   interrupt costs nothing and little is saved up.
 
 use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// Weight at which virtual and real time run alike.
+/// The weight at which virtual and real time advance alike.
 const USUAL_WEIGHT: u64 = 256;
-/// Nanoseconds over which a cap holds.
+/// Nanoseconds over which a cap is enforced.
 pub const PERIOD: u64 = 10_000_000;
-/// Nanoseconds that one with any budget may run before the budget is looked at again.
+/// Least nanoseconds that a virtual CPU with budget left runs before the budget is checked again.
 const LEAST_RUN: u64 = 100_000;
 
-/// A set of physical CPUs, a bit each, 256 at most.
+/// A set of physical CPUs, as one bit each, 256 at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuMask(pub [u64; 4]);
 
@@ -25,7 +25,7 @@ impl CpuMask {
     /// All CPUs.
     pub const ALL: Self = Self([u64::MAX; 4]);
 
-    /// Whether `cpu` is in the set.
+    /// Returns whether `cpu` is in the set.
     #[must_use]
     pub fn contains(&self, cpu: u32) -> bool {
         let word = self.0.get(cpu as usize / 64).copied().unwrap_or(0);
@@ -33,14 +33,14 @@ impl CpuMask {
     }
 }
 
-/// What a descriptor says of CPU time.
+/// The limits of CPU time in a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Relative share of the partition; 256 is usual, 0 counts as 1.
     pub weight: u32,
-    /// Percent of one CPU for all virtual CPUs together; 0: no cap.
+    /// Percent of one CPU for all virtual CPUs together; 0 for no cap.
     pub cap: u32,
-    /// Physical CPUs they may run on.
+    /// Physical CPUs that they may run on.
     pub allowed: CpuMask,
 }
 
@@ -49,11 +49,11 @@ pub struct Limits {
 pub struct Group {
     weight: AtomicU32,
     allowed: [AtomicU64; 4],
-    /// Virtual CPUs that run or wait.
+    /// Number of virtual CPUs that run or wait.
     runnable: AtomicU32,
-    /// Nanoseconds per period; 0: no cap.
+    /// Nanoseconds per period; 0 for no cap.
     quota: AtomicU64,
-    /// What is left of it; negative: overdrawn.
+    /// Nanoseconds left of the quota; negative if overdrawn.
     budget: AtomicI64,
     /// When the present period began.
     period: AtomicU64,
@@ -92,24 +92,24 @@ impl Group {
         changed
     }
 
-    /// Whether its virtual CPUs may run on `cpu`.
+    /// Returns whether its virtual CPUs may run on `cpu`.
     #[must_use]
     pub fn allows(&self, cpu: u32) -> bool {
         self.allowed().contains(cpu)
     }
 
-    /// The CPUs its virtual CPUs may run on.
+    /// The CPUs that its virtual CPUs may run on.
     #[must_use]
     pub fn allowed(&self) -> CpuMask {
         CpuMask(core::array::from_fn(|n| self.allowed.get(n).map_or(0, |word| word.load(Relaxed))))
     }
 
-    /// One more of its virtual CPUs is runnable.
+    /// Counts one more runnable virtual CPU.
     pub(crate) fn add_runnable(&self) {
         self.runnable.fetch_add(1, Relaxed);
     }
 
-    /// One less is.
+    /// Counts one runnable virtual CPU less.
     pub(crate) fn remove_runnable(&self) {
         self.runnable.fetch_sub(1, Relaxed);
     }
@@ -118,8 +118,8 @@ impl Group {
         u64::from(self.runnable.load(Relaxed).max(1))
     }
 
-    /// Virtual time of a virtual CPU that runs for `real` nanoseconds, and what the division
-    /// leaves, on top of `remainder`.
+    /// The virtual time for `real` nanoseconds of running, added to `remainder`, and the new
+    /// remainder of the division.
     pub(crate) fn charge(&self, real: u64, remainder: u64) -> (u64, u64) {
         if self.quota.load(Relaxed) != 0 {
             self.budget.fetch_sub(real.cast_signed(), Relaxed);
@@ -134,7 +134,7 @@ impl Group {
         real.saturating_mul(USUAL_WEIGHT * self.share()) / u64::from(self.weight.load(Relaxed))
     }
 
-    /// When one that has used up its cap may go on; `None`: it has not.
+    /// When a partition that has used up its cap may continue. Returns `None` if it has not.
     pub(crate) fn resumes_at(&self, now: u64) -> Option<u64> {
         let quota = self.quota.load(Relaxed);
         if quota == 0 {
@@ -146,13 +146,13 @@ impl Group {
         (budget <= 0).then(|| start.saturating_add(periods.saturating_mul(PERIOD)))
     }
 
-    /// When the budget should be looked at, if one of them runs from `now` on.
+    /// When the budget should be checked, if one of its virtual CPUs runs from `now` on.
     pub(crate) fn look_at(&self, now: u64) -> Option<u64> {
         let left = u64::try_from(self.budget.load(Relaxed)).unwrap_or(0) / self.share();
         (self.quota.load(Relaxed) != 0).then_some(now.saturating_add(left.max(LEAST_RUN)))
     }
 
-    /// Adds what the periods up to `now` are worth; returns when the present one began.
+    /// Adds the quotas of the periods up to `now`. Returns when the present period began.
     fn refill(&self, now: u64, quota: u64) -> u64 {
         let start = self.period.load(Relaxed);
         let periods = now.saturating_sub(start) / PERIOD;

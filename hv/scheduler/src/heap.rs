@@ -1,13 +1,13 @@
-//! Numbers in the order of their keys: a binary heap with cancellation.
+//! Numbers sorted by keys: a binary heap with cancellation.
 //!
-//! A number is below the heap's capacity and has one key at most. No number is before its parent,
-//! and `position` says where in the heap a number is, so that setting and cancelling cost a
-//! logarithm. Keys compare as wrapping counters do: all that are set lie within 2^63 of each
-//! other. An empty heap is all zeros, so that a static one takes no room in an image.
+//! A number is below the heap's capacity and has at most one key. No number comes before its
+//! parent. `position` gives the place of a number in the heap, so that setting and cancelling take
+//! logarithmic time. Keys compare like wrapping counters: all keys in the heap lie within 2^63 of
+//! each other. An empty heap is all zeros, so a static heap takes no room in an image.
 
 use crate::entity::before;
 
-/// The latest deadline that may be set as a key beside times of today.
+/// The latest deadline that may be a key together with present times.
 pub const FAR: u64 = i64::MAX as u64;
 
 /// Deadlines of timers, none later than [`FAR`].
@@ -18,7 +18,7 @@ pub type TimerQueue<const N: usize> = Heap<N>;
 pub struct Heap<const N: usize> {
     /// Key of each number that is set.
     key: [u64; N],
-    /// Numbers in heap order; the first `len` count.
+    /// Numbers in heap order; only the first `len` are valid.
     heap: [u16; N],
     /// One more than the place of each number in `heap`, or 0.
     position: [u16; N],
@@ -39,7 +39,8 @@ impl<const N: usize> Heap<N> {
         Self { key: [0; N], heap: [0; N], position: [0; N], len: 0 }
     }
 
-    /// Sets a number, whether or not it was set. Returns false for one past the capacity.
+    /// Sets the key of a number, whether or not it had one. Returns false if the number is past the
+    /// capacity.
     pub fn set(&mut self, number: u16, key: u64) -> bool {
         let Some(slot) = self.key.get_mut(usize::from(number)) else {
             return false;
@@ -82,21 +83,21 @@ impl<const N: usize> Heap<N> {
         self.place(number).map(|_| self.key_of(number))
     }
 
-    /// The least key and a number that has it.
+    /// The least key, and a number that has it.
     #[must_use]
     pub fn next(&self) -> Option<(u64, u16)> {
         let number = *self.heap.first().filter(|_| self.len > 0)?;
         Some((self.key_of(number), number))
     }
 
-    /// Takes out a number whose key is not after `now`, the earliest first.
+    /// Removes a number whose key is not after `now`, the earliest first.
     pub fn pop_expired(&mut self, now: u64) -> Option<u16> {
         let (_, number) = self.next().filter(|(key, _)| !before(now, *key))?;
         self.cancel(number);
         Some(number)
     }
 
-    /// The numbers that are set: the first has the least key, and none comes before its parent.
+    /// The numbers in the heap: the first has the least key, and none comes before its parent.
     pub fn iter(&self) -> impl Iterator<Item = u16> {
         self.heap.iter().take(self.len).copied()
     }
@@ -107,7 +108,7 @@ impl<const N: usize> Heap<N> {
         self.len
     }
 
-    /// Whether none is set.
+    /// Returns whether the heap is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -129,7 +130,7 @@ impl<const N: usize> Heap<N> {
         if let Some(slot) = self.heap.get_mut(place) {
             *slot = number;
         }
-        // `new` keeps `N`, and so every place, in 16 bits.
+        // `new` makes sure that `N`, and so every place, fits in 16 bits.
         let position = self.position.get_mut(usize::from(number));
         if let (Some(position), Ok(place)) = (position, u16::try_from(place + 1)) {
             *position = place;

@@ -1,12 +1,12 @@
-//! Which virtual CPU runs next on a physical CPU, and which timer fires next.
+//! Chooses which virtual CPU runs next on a physical CPU, and which timer fires next.
 //!
-//! Everything is plain data with the clock as a parameter: times are nanoseconds of system time,
+//! Everything is plain data, with the clock as a parameter. Times are nanoseconds of system time;
 //! virtual CPUs are slots (`u16`) whose meaning is the caller's. Nothing here locks, allocates or
-//! panics; whoever shares a queue between CPUs locks it.
+//! panics; a caller that shares a queue between CPUs locks it.
 //!
-//! * [`Group`]: what the virtual CPUs of a partition share: weight, cap, CPUs allowed.
+//! * [`Group`]: the data shared by the virtual CPUs of a partition: weight, cap, CPUs allowed.
 //! * [`RunQueue`]: one per physical CPU, fair by weight.
-//! * [`RunQueue::give`]: moves between them, so that they are fair together.
+//! * [`RunQueue::give`]: moves between queues, so that shares are fair over all CPUs.
 //! * [`TimerQueue`]: deadlines in a binary heap, with cancellation.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]

@@ -1,18 +1,20 @@
-//! The run queue of a physical CPU: the runnable virtual CPU with the least virtual time runs.
+//! The run queue of a physical CPU, which runs the runnable virtual CPU with the least virtual
+//! time.
 //!
 //! Rules:
-//! * Those that wait are in a heap by virtual time, those whose partition has used up its cap in
-//!   another by the time at which they go on; so each step costs a logarithm.
-//! * The one that runs is *current* and in neither. It is charged by [`RunQueue::account`], which
-//!   every other operation with a time does first.
-//! * A slice lasts [`SLICE`]; at its end the current one gives way to any with less virtual time.
-//! * A virtual CPU that comes from sleep or from a cap is placed at most [`WAKE_CREDIT`] before
-//!   the queue's virtual time, so that neither can be saved up, and preempts the current one when
-//!   it is ahead of it by [`WAKE_GRANULARITY`]; where it is not behind, its turn comes after that
-//!   time. Virtual time is slow for great weight: that is what keeps partitions that the host
-//!   needs from waiting for guests.
-//! * The queue's virtual time (`floor`) never runs backwards, and nobody is enqueued before it by
-//!   more than a credit: all that wait get their turn.
+//! * Waiting virtual CPUs are in a heap by virtual time; those whose partition has used up its cap
+//!   are in another, by the time at which they continue. So each step takes logarithmic time.
+//! * The running virtual CPU is *current* and in neither heap. [`RunQueue::account`] charges it;
+//!   every other operation with a time does that first.
+//! * A slice lasts [`SLICE`]. At its end the current virtual CPU yields to any that has less
+//!   virtual time.
+//! * A virtual CPU that wakes, or whose cap ends, is placed at most [`WAKE_CREDIT`] before the
+//!   queue's virtual time, so that neither sleep nor a cap can be saved up. It preempts the current
+//!   one if it is ahead of that by [`WAKE_GRANULARITY`]; if it is just not behind, it runs after
+//!   that time. Virtual time is slow for a great weight: that keeps partitions that the host needs
+//!   from waiting for guests.
+//! * The queue's virtual time (`floor`) never runs backwards, and no virtual CPU is enqueued before
+//!   it by more than a credit: so all that wait get to run.
 
 use crate::{
     balance::MOVE_CREDIT,
@@ -21,14 +23,14 @@ use crate::{
     heap::Heap,
 };
 
-/// Nanoseconds a virtual CPU runs before it yields to an equal.
+/// Nanoseconds that a virtual CPU runs before it yields to an equal.
 pub const SLICE: u64 = 4_000_000;
-/// Virtual nanoseconds that a sleeper may be ahead of the queue when it wakes, and nanoseconds that
-/// it may run before it is not ahead any more: great weight does not make them many, as far as it
-/// is ahead by more than [`WAKE_GRANULARITY`].
+/// Virtual nanoseconds that a virtual CPU may be ahead of the queue when it wakes. Also the real
+/// nanoseconds that it may run until it is not ahead any more: a great weight does not multiply
+/// them, except for a lead of [`WAKE_GRANULARITY`].
 pub const WAKE_CREDIT: u64 = 2_000_000;
-/// Virtual nanoseconds by which a waking virtual CPU must be ahead to preempt at once; nanoseconds
-/// after which it gets its turn if it is not behind.
+/// Virtual nanoseconds by which a waking virtual CPU must be ahead to preempt at once; also
+/// nanoseconds after which it runs if it is not behind.
 pub const WAKE_GRANULARITY: u64 = 500_000;
 
 /// How far a virtual CPU of the partition may be ahead when it wakes.
@@ -43,32 +45,32 @@ pub struct NoSuchSlot;
 /// The run queue of one physical CPU, for virtual CPUs in slots `0..N`.
 #[derive(Clone, Debug)]
 pub struct RunQueue<'g, const N: usize> {
-    /// Virtual time of the queue: the least of all, made monotonic.
+    /// Virtual time of the queue: the least of all entities, made monotonic.
     pub(crate) floor: u64,
-    /// `floor` plus this is how far the queue is among all queues.
+    /// The queue's position among all queues is `floor` plus this.
     pub(crate) offset: u64,
-    /// The queue was idle, so that `offset` says nothing.
+    /// Set if the queue was idle, so that `offset` is meaningless.
     pub(crate) adrift: bool,
     /// When `offset` was last adjusted.
     pub(crate) adjusted: u64,
     /// When the next move to another queue is due.
     pub(crate) balance_at: u64,
     current: Option<u16>,
-    /// When the current one was last charged.
+    /// When the current entity was last charged.
     charged: u64,
     /// When its slice ends.
     slice_end: u64,
-    /// When its partition's budget is to be looked at.
+    /// When its partition's budget must be checked.
     budget_end: Option<u64>,
-    /// One that came in preempts the current one.
+    /// Set if a newly enqueued entity preempts the current one.
     preempt: bool,
-    /// The current one gives way.
+    /// Set if the current entity yields.
     yielded: bool,
-    /// Those that run, wait or are capped.
+    /// The entities that run, wait or are capped.
     pub(crate) entities: [Option<Entity<'g>>; N],
-    /// Those that wait, by virtual time.
+    /// The waiting entities, by virtual time.
     pub(crate) waiting: Heap<N>,
-    /// Those that are capped, by when they go on.
+    /// The capped entities, by the time when they continue.
     capped: Heap<N>,
 }
 
@@ -79,7 +81,7 @@ impl<const N: usize> Default for RunQueue<'_, N> {
 }
 
 impl<'g, const N: usize> RunQueue<'g, N> {
-    /// An empty queue.
+    /// Makes an empty queue.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -106,28 +108,28 @@ impl<'g, const N: usize> RunQueue<'g, N> {
         self.current
     }
 
-    /// How many wait for this CPU; those that are capped are not among them.
+    /// Number of entities that wait for this CPU, without capped ones.
     #[must_use]
     pub const fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// How many run, wait or are capped.
+    /// Number of entities that run, wait or are capped.
     #[must_use]
     pub const fn load(&self) -> usize {
         self.waiting.len() + self.capped.len() + self.current.is_some() as usize
     }
 
-    /// Whether nothing runs or waits.
+    /// Returns whether nothing runs or waits.
     pub(crate) const fn is_idle(&self) -> bool {
         self.current.is_none() && self.waiting.is_empty()
     }
 
-    /// Makes a virtual CPU wait for its turn. Returns whether this CPU should look at its queue:
-    /// to choose anew or to set its timer.
+    /// Enqueues a virtual CPU. Returns whether this CPU should check its queue, to choose again or
+    /// to set its timer.
     ///
     /// # Errors
-    /// [`NoSuchSlot`]; nothing changed.
+    /// [`NoSuchSlot`]; nothing has changed then.
     pub fn enqueue(&mut self, mut entity: Entity<'g>, now: u64) -> Result<bool, NoSuchSlot> {
         self.account(now);
         let (slot, idle) = (entity.slot, self.is_idle());
@@ -136,7 +138,7 @@ impl<'g, const N: usize> RunQueue<'g, N> {
             Home::New => entity.vruntime = self.floor,
             Home::Same => {}
             Home::Moving { adrift } if idle => {
-                // An idle queue is where the newcomer is.
+                // An idle queue takes the position of the new entity.
                 self.offset = entity.vruntime.wrapping_sub(self.floor);
                 entity.vruntime = self.floor;
                 self.adrift = adrift;
@@ -159,7 +161,7 @@ impl<'g, const N: usize> RunQueue<'g, N> {
         })
     }
 
-    /// Takes out a virtual CPU that waits or is capped, for instance because its partition stops.
+    /// Removes a virtual CPU that waits or is capped, for instance because its partition stops.
     pub fn dequeue(&mut self, slot: u16) -> Option<Entity<'g>> {
         if !self.waiting.cancel(slot) && !self.capped.cancel(slot) {
             return None;
@@ -177,8 +179,8 @@ impl<'g, const N: usize> RunQueue<'g, N> {
         self.raise_floor();
     }
 
-    /// Chooses who runs from `now`. The current one, if it did not leave by
-    /// [`Self::block_current`], competes with those that wait. `None`: the CPU is idle.
+    /// Chooses the virtual CPU that runs from `now`. The current one, unless it left by
+    /// [`Self::block_current`], competes with those that wait. Returns `None` if the CPU is idle.
     pub fn pick_next(&mut self, now: u64) -> Option<u16> {
         self.account(now);
         self.resume_capped(now);
@@ -207,28 +209,28 @@ impl<'g, const N: usize> RunQueue<'g, N> {
         self.current
     }
 
-    /// The current virtual CPU blocks or leaves. The caller keeps the entity.
+    /// Removes the current virtual CPU, which blocks or leaves. The caller keeps the entity.
     pub fn block_current(&mut self, now: u64) -> Option<Entity<'g>> {
         self.account(now);
         let slot = self.current.take()?;
         self.remove(slot)
     }
 
-    /// The current virtual CPU gives way once: one that waits runs in its place for a slice.
+    /// Makes the current virtual CPU yield once: a waiting one runs in its place for a slice.
     pub fn yield_current(&mut self, now: u64) {
         self.account(now);
         self.yielded = !self.waiting.is_empty();
     }
 
-    /// Whether this CPU should choose anew now.
+    /// Returns whether this CPU should choose again now.
     pub fn should_preempt(&mut self, now: u64) -> bool {
         self.account(now);
         let chosen = self.current.is_some() || self.waiting.is_empty();
         !chosen || self.preempt || self.yielded || self.next_event().is_some_and(|at| now >= at)
     }
 
-    /// When this CPU should choose anew: at the end of the slice where others wait, of the budget,
-    /// or of somebody's cap. `None` while nothing of that can come.
+    /// When this CPU should choose again: at the end of the slice if others wait, of the budget, or
+    /// of a cap. Returns `None` if none of these can come.
     #[must_use]
     pub fn next_event(&self) -> Option<u64> {
         let running = self.current.is_some();
@@ -246,15 +248,15 @@ impl<'g, const N: usize> RunQueue<'g, N> {
         self.current.and_then(|slot| self.entity(slot))
     }
 
-    /// Forgets one that no longer runs, waits or is capped.
+    /// Removes an entity that no longer runs, waits or is capped.
     fn remove(&mut self, slot: u16) -> Option<Entity<'g>> {
         let entity = self.entities.get_mut(usize::from(slot))?.take()?;
         entity.group.remove_runnable();
         Some(entity)
     }
 
-    /// The virtual time of one whose partition may go on; one that has used up its cap is put
-    /// aside, and has none.
+    /// The virtual time of an entity whose partition may continue. If it has used up its cap, moves
+    /// it to the capped entities and returns `None`.
     fn cap(&mut self, slot: u16, now: u64) -> Option<u64> {
         let entity = self.entity(slot)?;
         let vruntime = entity.vruntime;
@@ -277,8 +279,8 @@ impl<'g, const N: usize> RunQueue<'g, N> {
         }
     }
 
-    /// Makes an entity wait, `credit` virtual nanoseconds before the queue at most, and not
-    /// much behind it. Returns whether what runs is to give way soon.
+    /// Makes an entity wait, at most `credit` virtual nanoseconds before the queue, and not far
+    /// behind it. Returns whether the current entity must yield soon.
     fn wait_with(&mut self, slot: u16, credit: u64) -> bool {
         let (floor, current) = (self.floor, self.current_entity().map(|e| e.vruntime));
         let Some(entity) = self.entity(slot) else {
@@ -296,7 +298,7 @@ impl<'g, const N: usize> RunQueue<'g, N> {
         self.waiting.set(slot, vruntime);
         let preempts = current.is_none_or(|current| before(enough, current));
         self.preempt |= preempts;
-        // One that is no less entitled does not wait for a whole slice.
+        // An entity that is at least as entitled does not wait for a whole slice.
         let soon = current.is_some_and(|current| !before(current, vruntime));
         if soon {
             self.slice_end = self.slice_end.min(self.charged.saturating_add(WAKE_GRANULARITY));
@@ -304,7 +306,7 @@ impl<'g, const N: usize> RunQueue<'g, N> {
         preempts || soon
     }
 
-    /// Runs `next`; `previous`, where it still may run, waits.
+    /// Makes `next` current. If `previous` is a virtual time, the old current entity waits at it.
     fn replace_current(&mut self, next: Option<u16>, previous: Option<u64>) {
         if let (Some(slot), Some(vruntime)) = (self.current, previous) {
             self.waiting.set(slot, vruntime);
@@ -315,7 +317,7 @@ impl<'g, const N: usize> RunQueue<'g, N> {
         }
     }
 
-    /// Moves the queue's virtual time up to the least of all that run or wait.
+    /// Raises the queue's virtual time to the least of all entities that run or wait.
     fn raise_floor(&mut self) {
         let current = self.current_entity().map(|e| e.vruntime);
         let waiting = self.waiting.next().map(|(key, _)| key);

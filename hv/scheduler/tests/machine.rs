@@ -1,16 +1,16 @@
-//! Several CPUs together: a model of the monitor's loop around the queues, and what partitions
-//! get of the whole machine by it.
+//! Several CPUs together: a model of the monitor's loop around the queues, and the shares of the
+//! whole machine that partitions get by it.
 
 use proptest::prelude::*;
 use scheduler::{BALANCE, CpuMask, Entity, Group, Leads, Limits, RunQueue, SLICE};
 
 const SECOND: u64 = 1_000_000_000;
 
-/// What a virtual CPU does.
+/// The behaviour of a virtual CPU.
 #[derive(Clone, Copy, Debug)]
 enum Work {
     Computes,
-    /// Runs for so long, then sleeps for so long.
+    /// Runs for a time, then sleeps for a time.
     Sleeps {
         runs: u64,
         sleeps: u64,
@@ -23,7 +23,7 @@ struct Vcpu {
     group: &'static Group,
     work: Work,
     used: u64,
-    /// Time used at which it sleeps next.
+    /// The used time at which it sleeps next.
     sleeps_at: u64,
     wakes_at: u64,
     waits_since: Option<u64>,
@@ -57,7 +57,7 @@ impl Machine {
         }
     }
 
-    /// A partition; returns its account and the slots of its virtual CPUs.
+    /// Adds a partition. Returns its account and the slots of its virtual CPUs.
     fn partition(
         &mut self,
         limits: Limits,
@@ -87,7 +87,7 @@ impl Machine {
         (group, (first..first + vcpus).collect())
     }
 
-    /// What the monitor does with one that becomes runnable.
+    /// Places a virtual CPU that becomes runnable, as the monitor does.
     fn place(&mut self, slot: usize, new: bool) {
         let vcpu = &mut self.vcpus[slot];
         let idle = |q: &RunQueue<'static, 128>| q.current().is_none() && q.waiting() == 0;
@@ -153,7 +153,7 @@ impl Machine {
         }
     }
 
-    /// What the monitor does when limits changed.
+    /// Applies changed limits, as the monitor does.
     fn reconsider(&mut self, slots: &[usize]) {
         for &slot in slots {
             if let Some(entity) = self.queues[self.vcpus[slot].cpu].dequeue(slot as u16) {
@@ -266,7 +266,7 @@ fn a_weight_that_more_than_fills_a_cpu_takes_nothing_from_the_others_balance() {
     for one in &light {
         assert!(machine.used(one).abs_diff(10 * SECOND / 3) < SECOND / 10, "{}", machine.used(one));
     }
-    // It leaves: what it did not get is no claim of those that stay.
+    // It leaves: the time it did not get is not owed to those that stay.
     machine.run(10 * SECOND);
     let before: Vec<_> = light.iter().map(|one| machine.used(one)).collect();
     let (_, fresh) = machine.partition(limits(256, 0, 3), 1, Work::Computes);
@@ -340,7 +340,7 @@ fn time_that_a_cpu_was_idle_is_nobodys_claim() {
         machine.partition(limits(256, 0, 3), 1, Work::Computes);
     }
     machine.run(2 * SECOND);
-    // Four times half a CPU.
+    // Each of the four gets half a CPU.
     let got = machine.used(&pinned) - before;
     assert!(got.abs_diff(2 * SECOND) < SECOND / 20, "{got}");
 }
@@ -370,7 +370,7 @@ fn what_the_host_needs_is_not_kept_waiting_by_guests() {
     machine.vcpus[system[0]].longest_wait = 0;
     machine.run(10 * SECOND);
     let system = &machine.vcpus[system[0]];
-    // Forty others are ready on its CPU all the time, a slice of each would be 160 ms.
+    // Forty others are always ready on its CPU; a slice for each would take 160 ms.
     assert!(system.longest_wait < 3 * SLICE, "{}", system.longest_wait);
     assert!(system.used > 11 * SECOND / 6, "{}", system.used);
 }
@@ -379,10 +379,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     /// Partitions without affinity get their shares of the machine, as far as their virtual CPUs
-    /// can use them; no CPU idles while somebody waits. Each virtual CPU is moved by itself, so
-    /// what a partition is off adds up over its virtual CPUs: a sixtieth of a CPU for each, and a
-    /// thirtieth at least. (Five CPUs, 21 virtual CPUs of eight partitions: one with three of them
-    /// was off by 0.039 of a CPU.)
+    /// can use them; no CPU idles while a virtual CPU waits. Each virtual CPU moves by itself, so
+    /// the error of a partition adds up over its virtual CPUs: it may be a sixtieth of a CPU for
+    /// each, and a thirtieth at least. (With five CPUs and 21 virtual CPUs of eight partitions, a
+    /// partition with three of them was off by 0.039 of a CPU.)
     #[test]
     fn shares_of_the_machine_go_by_weight(
         cpus in 1usize..6,
@@ -407,8 +407,8 @@ proptest! {
         prop_assert!(vcpus < cpus || machine.idle == idle);
     }
 
-    /// Whatever changes, every virtual CPU is somewhere, none runs where it may not, and whoever
-    /// is ready and not capped runs within a bounded time.
+    /// Whatever changes, every virtual CPU is in one place, none runs where it may not, and one
+    /// that is ready and not capped runs within a bounded time.
     #[test]
     fn changes_lose_nobody(
         changes in prop::collection::vec((0usize..6, 1u32..2000, 0u32..3, 1u64..16), 1..40),
@@ -444,7 +444,7 @@ proptest! {
     }
 }
 
-/// CPUs that each partition is due: by weight, but none more than it has virtual CPUs.
+/// The CPUs that each partition is entitled to: by weight, but none more than it has virtual CPUs.
 fn due(cpus: usize, partitions: &[(u32, usize)]) -> Vec<f64> {
     let mut due = vec![0.0; partitions.len()];
     let (mut left, mut open) = (cpus as f64, (0..partitions.len()).collect::<Vec<_>>());

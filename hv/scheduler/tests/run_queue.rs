@@ -11,12 +11,13 @@ fn limited(weight: u32, cap: u32) -> &'static Group {
     Box::leak(Box::new(Group::new(&Limits { weight, cap, allowed: CpuMask::ALL }, 0)))
 }
 
-/// A virtual CPU of a partition of its own.
+/// A virtual CPU in a partition of its own.
 fn vcpu(slot: u16, weight: u32) -> Entity<'static> {
     Entity::new(slot, limited(weight, 0))
 }
 
-/// Runs for `total` nanoseconds, choosing anew when the queue says so; returns time per slot.
+/// Runs for `total` nanoseconds, and chooses again when the queue says so. Returns the time per
+/// slot.
 fn run(queue: &mut Queue, now: &mut u64, total: u64) -> [u64; 32] {
     let mut used = [0; 32];
     let end = *now + total;
@@ -72,7 +73,7 @@ fn one_of_much_weight_preempts_though_it_just_slept() {
         if queue.pick_next(now) != Some(0) {
             now += WAKE_GRANULARITY;
             assert!(queue.should_preempt(now) || round < 100);
-            // At first all have run for nothing, and are as entitled.
+            // At first all have run for no time, and are equally entitled.
             while queue.pick_next(now) != Some(0) {
                 assert!(round < 100, "{round}");
                 now += SLICE;
@@ -83,8 +84,8 @@ fn one_of_much_weight_preempts_though_it_just_slept() {
     }
 }
 
-/// The command partition weighs as much as 16 guests: it must not run 16 times as long on what it
-/// saved up by sleeping.
+/// The command partition weighs as much as 16 guests: it must not run 16 times as long on credit
+/// from sleeping.
 #[test]
 fn great_weight_does_not_make_a_wake_longer() {
     let mut queue = Queue::new();
@@ -205,7 +206,7 @@ fn a_cap_that_is_lifted_or_set_takes_effect() {
     assert!(ran.abs_diff(2 * PERIOD) <= PERIOD / 4, "{ran}");
     let free = Limits { weight: 256, cap: 0, allowed: CpuMask::ALL };
     assert!(capped.set(&free, now));
-    // What the monitor does to those that wait.
+    // The monitor does this to waiting virtual CPUs.
     if let Some(entity) = queue.dequeue(1) {
         queue.enqueue(entity, now).unwrap();
     }
@@ -235,7 +236,7 @@ proptest! {
         let total = 4000 * SLICE;
         let used = run(&mut queue, &mut 0, total);
         let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
-        // A slice of the lightest is worth this much of the heaviest's time.
+        // A slice of the lightest one corresponds to this much of the heaviest one's time.
         let max = u64::from(*weights.iter().max().unwrap());
         let min = u64::from(*weights.iter().min().unwrap());
         let slack = 2 * SLICE * (max / min + 2);
@@ -245,8 +246,8 @@ proptest! {
         }
     }
 
-    /// A cap holds over every stretch of ten periods or more, within a fiftieth of a CPU, from
-    /// above and, where the CPU has the time, from below; it holds for several virtual CPUs too.
+    /// A cap holds over every ten or more periods, within a fiftieth of a CPU: from above and, if
+    /// the CPU has the time, from below. It holds for several virtual CPUs too.
     #[test]
     fn caps_hold(caps in prop::collection::vec((1u32..40, 1u16..4), 1..4), others in 0u16..3) {
         let mut queue = Queue::new();
@@ -268,7 +269,7 @@ proptest! {
             for (n, (cap, _)) in caps.iter().enumerate() {
                 let ran: u64 = owner.iter().zip(used).filter(|(o, _)| **o == n).map(|(_, u)| u).sum();
                 let due = 10 * PERIOD / 100 * u64::from(*cap);
-                // What was left of a period, and a step past the end of a budget.
+                // The rest of a period, and a step past the end of a budget.
                 prop_assert!(ran <= due + due / 5 + PERIOD / 20, "{n}: {ran} of {due}");
                 if sum <= 90 {
                     prop_assert!(ran + due / 5 + PERIOD / 20 >= due, "{n}: {ran} of {due}");
@@ -277,7 +278,7 @@ proptest! {
         }
     }
 
-    /// Whatever wakes and sleeps, whoever is runnable runs within a bounded time.
+    /// Whatever wakes and sleeps, a runnable virtual CPU runs within a bounded time.
     #[test]
     fn nobody_starves(
         sleepers in prop::collection::vec((1u64..SLICE, 1u64..3 * SLICE), 0..6),

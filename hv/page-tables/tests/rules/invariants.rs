@@ -1,20 +1,19 @@
-//! What must be true of the whole machine after every operation, worked out from scratch.
+//! The invariants of the whole machine after every operation, computed from scratch.
 
 use crate::machine::{FRAMES, Sim};
 use frames::Type;
 use page_tables::{ENTRIES, MONITOR_SLOTS, bits, frame_of};
 
-/// References that are in no table.
+/// References that no table holds.
 #[derive(Clone, Debug, Default)]
 pub struct Outside {
     /// Loaded level-4 bases: (partition, frame).
     pub bases: Vec<(u32, u64)>,
     /// Descriptor pages in use: (partition, frame).
     pub descriptors: Vec<(u32, u64)>,
-    /// The monitor's own: frame, writable.
+    /// The monitor's own references: frame, writable.
     pub held: Vec<(u64, bool)>,
-    /// Frames that a partition was ever allowed to map from another: (partition, frame,
-    /// writable).
+    /// Frames that a partition was ever allowed to map from another: (partition, frame, writable).
     pub granted: Vec<(u32, u64, bool)>,
 }
 
@@ -30,7 +29,7 @@ struct Check<'a> {
     counts: Vec<Counts>,
 }
 
-/// Panics where an invariant is broken.
+/// Panics if an invariant is broken.
 pub fn check(sim: &Sim, outside: &Outside) {
     let mut check = Check { sim, outside, counts: vec![Counts::default(); FRAMES as usize] };
     for mfn in 0..FRAMES {

@@ -1,7 +1,7 @@
-//! A machine of 64 frames whose translation caches remember all they could have seen.
+//! A machine of 64 frames, whose translation caches keep every translation they could have seen.
 //!
-//! Each partition has one CPU, which may have cached every translation that was reachable from
-//! the partition's loaded bases at any time since its last flush.
+//! Each partition has one CPU. It may have cached every translation that was reachable from the
+//! partition's loaded bases at any time since its last flush.
 
 use frames::{Frame, Kind, Type};
 use page_tables::{ENTRIES, Machine, Table, bits, frame_of};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 pub const FRAMES: u64 = 64;
 pub const PARTITIONS: usize = 4;
-/// Owns the tables in the monitor's slots.
+/// The owner of the tables in the monitor's slots.
 pub const MONITOR: u32 = 3;
 
 #[derive(Default)]
@@ -29,11 +29,11 @@ pub struct Sim {
     pub tables: Vec<Table>,
     pub clock: AtomicU32,
     pub cpus: Mutex<[Cpu; PARTITIONS]>,
-    /// Steps until `should_yield`; negative: never.
+    /// Steps until `should_yield` returns true; negative for never.
     pub budget: AtomicI64,
     pub slots: [u64; 16],
     pub broken: AtomicBool,
-    /// What `memory_end` says.
+    /// The value of `memory_end`.
     pub memory_end: AtomicU64,
 }
 
@@ -83,7 +83,7 @@ impl Sim {
         self.cpus.lock().unwrap()[partition as usize].flushes
     }
 
-    /// Lets `partition`'s CPU cache all that is reachable from `bases`.
+    /// Lets `partition`'s CPU cache everything reachable from `bases`.
     pub fn cache(&self, partition: u32, bases: &[u64]) {
         let mut cpus = self.cpus.lock().unwrap();
         for &base in bases {
@@ -106,7 +106,7 @@ impl Sim {
         }
     }
 
-    /// No cached translation contradicts what a frame is now.
+    /// Checks that no cached translation contradicts the present state of a frame.
     pub fn check_caches(&self) {
         for cpu in self.cpus.lock().unwrap().iter() {
             for &mfn in &cpu.writable {

@@ -30,13 +30,13 @@ pub enum Step {
     Release(usize),
     /// Take a frame from its owner for the other partition.
     Give(u64),
-    /// CPUs set accessed and dirty bits.
+    /// A CPU sets accessed and dirty bits.
     Hardware(u64, usize),
     Finish,
 }
 
 const INDEXES: [usize; 9] = [0, 1, 7, 8, 255, 256, 271, 272, 511];
-/// First frame of each role in a partition, by level (4 to 1), and of data; then the end.
+/// First frame of each role in a partition: by level (4 to 1), then data, then the end.
 const ROLES: [u64; 6] = [0, 2, 5, 9, 15, 28];
 
 fn role(role: usize) -> impl Strategy<Value = u64> {
@@ -61,8 +61,8 @@ fn value(role_of_target: usize) -> impl Strategy<Value = u64> {
     (target, flags).prop_map(|(target, flags)| target << 12 | flags)
 }
 
-/// Contents of memory before anything happened: tables that a kernel could have filled, nearly
-/// all of them valid, so that deep trees are taken.
+/// Initial contents of memory: tables as a kernel could have filled them, nearly all of them valid,
+/// so that deep trees are taken.
 pub fn contents() -> impl Strategy<Value = Vec<(u64, usize, u64)>> {
     let flags = prop_oneof![
         300 => Just(bits::P | bits::RW | bits::A),
@@ -77,7 +77,7 @@ pub fn contents() -> impl Strategy<Value = Vec<(u64, usize, u64)>> {
     prop::collection::vec(entry, 0..80)
 }
 
-/// A table, and a value for one of its entries; the roles mostly fit.
+/// A table, and a value for one of its entries; the roles mostly match.
 fn write() -> impl Strategy<Value = (u64, usize, u64)> {
     let fitting = |r: usize| (role(r), prop::sample::select(&INDEXES[..]), value(r + 1));
     prop_oneof![
@@ -150,7 +150,7 @@ impl<'a> Player<'a> {
         self.space.partition()
     }
 
-    /// The frame that plays `mfn`'s role in this partition.
+    /// The frame that has `mfn`'s role in this partition.
     fn mine(&self, mfn: u64) -> u64 {
         mfn + if self.me() == 2 && mfn <= 28 { 28 } else { 0 }
     }
@@ -163,7 +163,7 @@ impl<'a> Player<'a> {
         3 - self.me()
     }
 
-    /// Runs a step; true: it is to be run again.
+    /// Runs a step. Returns true if it must run again.
     pub fn run(&mut self, step: &Step) -> bool {
         let result = self.attempt(step);
         self.sim.cache(self.me(), &self.bases());
@@ -308,7 +308,7 @@ impl<'a> Player<'a> {
         frame.set_owner(0, self.other(), Kind::Ram).unwrap();
     }
 
-    /// What a CPU does: sets bits in a present entry of a live table.
+    /// Acts as a CPU: sets bits in a present entry of a live table.
     fn hardware(&self, table: u64, index: usize) {
         if !self.sim.word(table).is_validated() || self.sim.word(table).ty().level().is_none() {
             return;
@@ -339,7 +339,7 @@ impl<'a> Player<'a> {
     }
 }
 
-/// All that is outside the tables, of both partitions.
+/// The references of both partitions outside the tables.
 pub fn outside(players: &[Player<'_>; 2]) -> Outside {
     let [a, b] = players;
     Outside {

@@ -1,4 +1,4 @@
-//! What kernels do, and what attackers tried on other hypervisors (the advisory is named).
+//! The behaviour of kernels, and of attackers on other hypervisors (with the name of the advisory).
 
 use crate::invariants::{Outside, check};
 use crate::machine::Sim;
@@ -24,7 +24,8 @@ const fn to(mfn: u64, flags: u64) -> u64 {
     mfn << 12 | flags | P
 }
 
-/// A machine, and partition 1 on it with a tree of one table per level in memory, not yet taken.
+/// A machine, and partition 1 on it with a tree of one table per level in memory, which is not
+/// validated yet.
 fn tree() -> (Sim, Space) {
     let sim = Sim::new();
     for (table, below) in [(L4, L3), (L3, L2), (L2, L1)] {
@@ -80,7 +81,7 @@ fn entries_are_made_reachable_from_ring_3_and_not_global() {
     let marks = AVL | A | NX;
     store(&sim, &mut space, L1, 5, to(21, G | marks)).unwrap();
     assert_eq!(sim.raw(L1, 5), to(21, US | marks));
-    // What was read back is accepted.
+    // The value that was read back is accepted.
     store(&sim, &mut space, L1, 5, sim.raw(L1, 5) | RW).unwrap();
     assert_eq!(sim.raw(L1, 5), to(21, US | RW | marks));
 }
@@ -96,7 +97,7 @@ fn entries_that_are_not_present_are_kept_as_they_are() {
     check(&sim, &outside);
 }
 
-/// XSA-273: a CPU may read what an entry names that is not present.
+/// XSA-273: a CPU may read memory at the address in an entry that is not present.
 #[test]
 fn absent_entries_name_no_memory_where_the_cpu_would_read_it() {
     let (sim, mut space, outside) = running();
@@ -109,12 +110,12 @@ fn absent_entries_name_no_memory_where_the_cpu_would_read_it() {
             assert_eq!(refused, Err(Error::ReservedBits), "{bad:#x} in {table}");
         }
     }
-    // Nor by taking the present bit away.
+    // Clearing the present bit does not help either.
     for operation in [Operation::And(!P), Operation::BitReset(0), Operation::Exchange(memory)] {
         let refused = update_entry_emulated(&sim, &mut space, L1, 0, operation);
         assert_eq!(refused, Err(Error::ReservedBits));
     }
-    // What Linux writes: nothing, a protected-none page and a swap entry, both inverted.
+    // The values that Linux writes: nothing, a protected-none page and a swap entry, both inverted.
     let none = !(to(DATA, 0) & !0xfff) & !(0x7ff << 52 | 0xfff) | G;
     let swap = 3 << 59 | !(1234 << 9 << 5) & ((1 << 59) - 1) & !0x1ff;
     for good in [0, G | A, none, swap, 64 << 12] {
@@ -134,7 +135,7 @@ fn a_table_whose_absent_entries_name_memory_is_no_table() {
         for mfn in [L4, L3, L2, L1, DATA] {
             assert_eq!(sim.word(mfn).references(), 0);
         }
-        // In the monitor's slots nothing counts.
+        // Values in the monitor's slots are ignored.
         sim.poke(table, 77, 0);
         sim.poke(L4, 260, to(DATA, 0) & !P);
         pin(&sim, &mut space, 4, L4).unwrap();
@@ -150,10 +151,10 @@ fn a_kernel_forks() {
         assert_eq!(store(&sim, &mut space, table, 1, value), Ok(0));
     }
     store(&sim, &mut space, l1, 7, to(DATA, US)).unwrap();
-    // The kernel's half is copied with the monitor's slots, which read-only mappings show.
+    // The kernel's half is copied together with the monitor's slots, which read-only mappings show.
     sim.poke(l4, 256, sim.raw(L4, 256));
     sim.poke(l4, 272, to(L3, RW | US));
-    // The parent's page becomes copy-on-write, by a one-byte and.
+    // The parent's page becomes copy-on-write, by a one-byte `and`.
     let write_protect = Operation::And(!RW);
     let old = update_entry_emulated(&sim, &mut space, L1, 0, write_protect).unwrap();
     assert_eq!(old, to(DATA, RW | US));
@@ -166,7 +167,7 @@ fn a_kernel_forks() {
     assert_eq!(sim.word(L3).count(), 2);
     assert_eq!(sim.word(l1).count(), 2);
     assert_eq!(sim.raw(l4, 256), sim.slots[0]);
-    // It exits.
+    // The child exits.
     put_base(&sim, &mut space, l4).unwrap();
     outside.bases.pop();
     unpin(&sim, &mut space, l4).unwrap();
@@ -212,7 +213,8 @@ fn accessed_and_dirty_bits_are_kept_when_asked() {
     let updated = update_entry(&sim, &mut space, L1, keeping(to(DATA, 0))).unwrap();
     assert_eq!(updated, to(DATA, RW | US | A | D));
     assert_eq!(sim.raw(L1, 0), to(DATA, US | A | D));
-    // Protected-none entries too: the dirty bit may have come after the kernel looked.
+    // Protected-none entries are accepted too: the dirty bit may have been set after the kernel
+    // looked.
     update_entry(&sim, &mut space, L1, keeping(G)).unwrap();
     assert_eq!(sim.raw(L1, 0), G | A | D);
     update_entry(&sim, &mut space, L1, keeping(0)).unwrap();
@@ -231,7 +233,7 @@ fn a_table_cannot_be_mapped_writable_nor_a_writable_page_be_a_table() {
     check(&sim, &outside);
 }
 
-/// XSA-182: the quick path for a change of flags may not add write permission.
+/// XSA-182: the fast path for a change of flags may not add write permission.
 #[test]
 fn a_change_of_flags_is_checked_too() {
     let (sim, mut space, outside) = running();
@@ -243,7 +245,7 @@ fn a_change_of_flags_is_checked_too() {
     check(&sim, &outside);
 }
 
-/// XSA-148: no large page comes into being by changing an entry.
+/// XSA-148: changing an entry never creates a large page.
 #[test]
 fn there_are_no_large_pages() {
     let (sim, mut space, outside) = running();
@@ -257,7 +259,7 @@ fn there_are_no_large_pages() {
     check(&sim, &outside);
 }
 
-/// XSA-185, XSA-240: a table does not lead to one of its own level, itself included.
+/// XSA-185, XSA-240: a table never leads to one of its own level, itself included.
 #[test]
 fn no_links_within_a_level() {
     let (sim, mut space, outside) = running();
@@ -299,7 +301,7 @@ fn frames_and_tables_of_others_are_out_of_reach() {
     assert_eq!(store(&sim, &mut space, L2, 3, to(OTHERS, 0)), Err(Error::NotOwned));
     assert_eq!(store(&sim, &mut space, OTHERS, 3, 0), Err(Error::NotOwned));
     assert_eq!(store(&sim, &mut space, u64::MAX, 3, 0), Err(Error::NoFrame));
-    // XSA-109, XSA-212: and so is what lies past a table.
+    // XSA-109, XSA-212: an index past the table is refused as well.
     assert_eq!(store(&sim, &mut space, L1, 512, 0), Err(Error::Invalid));
     assert_eq!(store(&sim, &mut space, DATA, usize::MAX, 0), Err(Error::Invalid));
     assert_eq!(pin(&sim, &mut space, 1, OTHERS), Err(Error::NotOwned));
@@ -317,7 +319,7 @@ fn the_monitors_slots_are_its_own() {
     }
     store(&sim, &mut space, L4, 272, to(L3, RW)).unwrap();
     store(&sim, &mut space, L4, 255, to(L3, RW)).unwrap();
-    // Copied to a table of a lower level, they are refused.
+    // The monitor's entries are refused in a table of a lower level.
     sim.poke(11, 256, sim.slots[0]);
     assert_eq!(pin(&sim, &mut space, 1, 11), Err(Error::NotOwned));
     check(&sim, &outside);
@@ -336,8 +338,8 @@ fn a_walk_reads_the_partitions_validated_tables_alone() {
     assert_eq!(find(u64::MAX >> 12, 0), None, "no frame");
     assert_eq!(find_entry(&sim, &Space::new(2, false), L4, 0), None, "another's tables");
 
-    // What a walk without these checks would follow: an unchecked page of the partition that looks
-    // like a table, from each of the monitor's slots, where the entry may be a large page, too.
+    // A walk without these checks would follow an unchecked page of the partition that looks like a
+    // table, and each of the monitor's slots, where the entry may even be a large page.
     sim.poke(DATA, 0, to(DATA, 0));
     for slot in 256..272 {
         for flags in [RW, RW | PAT_PS] {
@@ -356,7 +358,7 @@ fn a_walk_reads_the_partitions_validated_tables_alone() {
     for va in [0x0000_8000_0000_0000, 0xffff_7fff_ffff_fff8, 1 << 63, 1 << 48] {
         assert_eq!(find(L4, va), None, "{va:#x} is not canonical");
     }
-    // An entry that no check let pass.
+    // Entries that no check would accept.
     for (table, wrong) in [(L4, L2), (L3, L1), (L2, DATA), (L2, OTHERS), (L3, 60)] {
         let right = sim.raw(table, 0);
         sim.poke(table, 0, to(wrong, RW | US));
@@ -375,7 +377,7 @@ fn a_type_change_is_flushed_for_first() {
     pin(&sim, &mut space, 1, DATA).unwrap();
     assert_eq!(sim.flushes(1), before + 1);
     sim.check_caches();
-    // And back: no CPU walks what became writable.
+    // In the other direction, no CPU walks a page that became writable.
     unpin(&sim, &mut space, DATA).unwrap();
     store(&sim, &mut space, L1, 0, to(DATA, RW)).unwrap();
     assert_eq!(sim.flushes(1), before + 2);
@@ -388,14 +390,14 @@ fn a_flush_that_happened_is_not_repeated() {
     sim.flush_now(1);
     let before = sim.flushes(1);
     pin(&sim, &mut space, 1, DATA).unwrap();
-    // Nor is one needed where the type stays.
+    // No flush is needed if the type stays.
     store(&sim, &mut space, L1, 5, to(21, RW)).unwrap();
     store(&sim, &mut space, L1, 5, 0).unwrap();
     store(&sim, &mut space, L1, 5, to(21, RW)).unwrap();
     assert_eq!(sim.flushes(1), before);
 }
 
-/// The frame's owner is not the one whose CPUs hold the translation.
+/// The CPUs that hold the translation are not those of the frame's owner.
 #[test]
 fn a_granted_page_that_is_overwritten_is_flushed_at_once() {
     let (sim, mut space, mut outside) = running();
@@ -410,7 +412,7 @@ fn a_granted_page_that_is_overwritten_is_flushed_at_once() {
     sim.check_caches();
 }
 
-/// 510 flushes, each waited for, would hold up both CPUs.
+/// One flush for each of 510 entries would hold up both CPUs.
 #[test]
 fn a_table_of_granted_pages_is_dropped_with_one_flush() {
     let (sim, mut space) = tree();
@@ -426,7 +428,7 @@ fn a_table_of_granted_pages_is_dropped_with_one_flush() {
     sim.check_caches();
 }
 
-/// A full table of level 1 is too much for one go, taken or dropped.
+/// A full table of level 1 is too much for one call, to take or to drop.
 #[test]
 fn work_on_a_table_of_level_1_stops_and_goes_on() {
     let (sim, mut space) = tree();
@@ -466,7 +468,7 @@ fn unmapping_takes_the_right_entry_only() {
     check(&sim, &outside);
 }
 
-/// What comes instead of a mapping keeps its reference, and is nowhere twice.
+/// The entry that replaces a mapping keeps its reference, and exists only once.
 #[test]
 fn replacing_moves_an_entry() {
     let (sim, mut space, mut outside) = running();
@@ -511,7 +513,7 @@ fn a_read_only_grant_stays_read_only_and_is_not_repeated() {
     assert_eq!(store(&sim, &mut space, L1, 5, to(OTHERS, 0)), Err(Error::NotOwned));
     store(&sim, &mut space, L1, 4, to(OTHERS, A | NX)).unwrap();
     check(&sim, &outside);
-    // Wrong owner, no owner, not present, a table of the owner.
+    // Refused: the wrong owner, no owner, not present, a table of the owner.
     let mut map = |value, owner| map_foreign(&sim, &mut space, L1, 6, value, owner);
     assert_eq!(map(to(OTHERS, 0), 3), Err(Error::NotOwned));
     assert_eq!(map(to(0, 0), 0), Err(Error::NotOwned));
@@ -521,7 +523,7 @@ fn a_read_only_grant_stays_read_only_and_is_not_repeated() {
     check(&sim, &outside);
 }
 
-/// XSA-45, XSA-264: long work stops, each call gets on, nothing is lost on the way.
+/// XSA-45, XSA-264: long work stops, each call makes progress, and nothing is lost on the way.
 #[test]
 fn pinning_stops_and_goes_on() {
     let (sim, mut space) = tree();
@@ -543,7 +545,7 @@ fn pinning_stops_and_goes_on() {
     assert!((0..64).all(|mfn| sim.word(mfn).references() == 0));
 }
 
-/// XSA-299, XSA-310: work that is never carried on is in nobody's way for good.
+/// XSA-299, XSA-310: work that is never continued blocks nobody for ever.
 #[test]
 fn an_abandoned_pin_can_be_taken_over_or_destroyed() {
     let (sim, mut space) = tree();
@@ -551,7 +553,7 @@ fn an_abandoned_pin_can_be_taken_over_or_destroyed() {
     sim.budget.store(0, Ordering::Relaxed);
     assert_eq!(pin(&sim, &mut space, 4, L4), Err(Error::Again));
     assert!(sim.word(L4).is_partial());
-    // It is not a writable page, nor a table of another level, nor one to be changed.
+    // It cannot be held as a writable page, nor taken as a table of another level, nor changed.
     assert_eq!(hold(&sim, 1, L4, true), Err(Error::WrongType));
     assert_eq!(pin(&sim, &mut space, 3, L4), Err(Error::WrongType));
     check(&sim, &Outside::default());
@@ -566,7 +568,7 @@ fn an_abandoned_pin_can_be_taken_over_or_destroyed() {
     assert!((0..64).all(|mfn| sim.word(mfn).references() == 0));
 }
 
-/// XSA-214, XSA-217, XSA-252: a frame does not change hands while anything refers to it.
+/// XSA-214, XSA-217, XSA-252: a frame keeps its owner while anything refers to it.
 #[test]
 fn frames_in_use_keep_their_owner() {
     let (sim, mut space, _) = running();
@@ -579,7 +581,7 @@ fn frames_in_use_keep_their_owner() {
     assert_eq!(store(&sim, &mut space, L1, 0, to(DATA, 0)), Err(Error::NotOwned));
 }
 
-/// Set aside by its partition and taken back, a frame is still flushed for.
+/// A frame that its partition made idle and took back is still flushed for.
 #[test]
 fn a_frame_that_was_set_aside_is_flushed_for() {
     let (sim, mut space, _) = running();
@@ -603,7 +605,7 @@ fn instance_memory_is_shared_but_never_a_table() {
     check(&sim, &outside);
 }
 
-/// XSA-154, XSA-402: RAM is cached the same way by everyone.
+/// XSA-154, XSA-402: every mapping of RAM has the same cacheability.
 #[test]
 fn the_cacheability_of_ram_is_fixed() {
     let (sim, _, _) = running();
@@ -611,7 +613,7 @@ fn the_cacheability_of_ram_is_fixed() {
     assert_eq!(store(&sim, &mut space, L1, 3, to(DATA, PCD)), Err(Error::ReservedBits));
     sim.frames[26].set_owner(1, 1 | frames::OWNER_IO, Kind::Ram).unwrap();
     store(&sim, &mut space, L1, 3, to(26, PCD | RW)).unwrap();
-    // Device memory is mapped, and that is all.
+    // Device memory can be mapped, and nothing else.
     assert_eq!(pin(&sim, &mut space, 1, 26), Err(Error::NotOwned));
     assert_eq!(store(&sim, &mut space, 26, 0, 0), Err(Error::NotOwned));
 }
