@@ -1,7 +1,7 @@
-//! Building and starting the command partition, by transactions alone.
+//! Builds and starts the command partition, by transactions alone.
 //!
-//! Until the last transaction everything is pending: should this partition fail on the way, the
-//! ultravisor takes it all back, and the next run begins anew.
+//! Until the last transaction everything is pending: if this partition fails on the way, the
+//! ultravisor rolls it all back, and the next run begins anew.
 
 use crate::failure::Failure;
 use crate::link::Link;
@@ -22,7 +22,7 @@ use pv_abi::uv::database::{
 };
 use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
 
-/// Bytes of a file loaded at a time.
+/// Bytes of a file that are loaded at a time.
 const STEP: usize = 2 << 20;
 
 /// Makes sure that the command partition runs.
@@ -46,7 +46,7 @@ pub fn provide(link: &mut Link, foreign: &mut Foreign) -> Result<(), Failure> {
     build(link, foreign)
 }
 
-/// What the command partition is made of.
+/// The parts that the command partition is made of.
 struct Parts {
     kernel: &'static [u8],
     command_line: &'static str,
@@ -61,7 +61,7 @@ impl Parts {
         let kernel = module("command-kernel")?;
         let initrd = module("command-initrd")?.bytes;
         ramdisk::check(initrd).map_err(Failure::Ramdisk)?;
-        // The image is unpacked once, when the host's image is made, so that no boot pays for it.
+        // The kernel is decompressed when the host's image is made, so that no boot pays for it.
         let image = Image::identify(kernel.bytes).map_err(Failure::KernelImage)?;
         let bytes = match image {
             Image::Elf(bytes) => bytes,
@@ -81,7 +81,7 @@ fn module(name: &'static str) -> Result<Module, Failure> {
     module_named(name).ok_or(Failure::NoModule(name))
 }
 
-/// Milliseconds since a system time.
+/// Milliseconds since the system time `begin`.
 fn since(begin: u64) -> u64 {
     time::now().saturating_sub(begin) / 1_000_000
 }
@@ -111,7 +111,7 @@ fn build(link: &mut Link, foreign: &mut Foreign) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Creates the partition; returns the first frame of its monitor instance.
+/// Creates the partition. Returns the first frame of its monitor instance.
 fn create(link: &mut Link, sizes: Sizes, cpu_weight: u32) -> Result<u64, Failure> {
     const WHAT: &str = "creating the command partition";
     let create = Operation::CreatePartition {
@@ -174,7 +174,7 @@ fn connect(link: &mut Link, plan: &Plan, instance: u64) -> Result<Parameters, Fa
     }
 }
 
-/// Writes kernel, RAM disk and the plan's own pages; returns how many.
+/// Writes the kernel, the RAM disk and the plan's own pages. Returns the number of pages.
 fn fill(foreign: &mut Foreign, plan: &Plan, files: [&[u8]; 2]) -> Result<usize, Failure> {
     let mut written = 0;
     for (file, range) in plan.parts() {
@@ -191,7 +191,8 @@ fn fill(foreign: &mut Foreign, plan: &Plan, files: [&[u8]; 2]) -> Result<usize, 
     Ok(written + pages.len())
 }
 
-/// Writes a piece of a file; returns in how many pages. Zeros are there already.
+/// Writes a piece of a file. Returns the number of pages written. Pages of zeros are skipped, since
+/// they are zero already.
 fn load(
     foreign: &mut Foreign,
     plan: &Plan,
@@ -224,13 +225,14 @@ fn write(
         .map_err(|errno| Failure::Monitor("mapping memory of the command partition", errno))
 }
 
-/// Whether any byte is not zero: eight at a time, since most of a kernel's file may be zeros.
+/// Returns whether any byte is not zero. Compares eight at a time, since most of a kernel's file
+/// may be zeros.
 fn has_content(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks();
     words.iter().any(|word| u64::from_ne_bytes(*word) != 0) || rest.iter().any(|&byte| byte != 0)
 }
 
-/// Sets the start state, and lets the partition run.
+/// Sets the start state, and starts the partition.
 fn start(link: &mut Link, plan: &Plan) -> Result<(), Failure> {
     let partition = Target::Number(COMMAND);
     let start = start_of(plan);
@@ -241,7 +243,7 @@ fn start(link: &mut Link, plan: &Plan) -> Result<(), Failure> {
     link.finish("starting the command partition", operations)
 }
 
-/// The plan's start state, as a transaction has it.
+/// The plan's start state, in the form that a transaction takes.
 pub fn start_of(plan: &Plan) -> Start {
     let state = plan.start_state();
     Start {
@@ -257,7 +259,7 @@ pub fn start_of(plan: &Plan) -> Start {
 /// Machine address of the shared info of a partition whose monitor instance begins with this
 /// frame.
 pub const fn shared_info(instance: u64) -> u64 {
-    /// Where shared info is: this many frames into the instance.
+    /// The frame of the instance that is shared info.
     const FRAME: u64 = 1;
     (instance + FRAME) * PAGE_SIZE as u64
 }

@@ -1,4 +1,4 @@
-//! Why a partition was not built, as one line that names the thing and what to do.
+//! Why a partition was not built, as one line that names the object and the remedy.
 
 use crate::options::OptionError;
 use crate::ramdisk::RamdiskError;
@@ -13,7 +13,7 @@ use pv_abi::uv::command::Refusal;
 /// Why the command partition, or a guest, was not built.
 #[derive(Debug)]
 pub enum Failure {
-    /// No module of this name.
+    /// There is no module with this name.
     NoModule(&'static str),
     /// The module `command-kernel` is no kernel image.
     KernelImage(ImageError),
@@ -21,17 +21,17 @@ pub enum Failure {
     Plan(PlanError),
     /// The module `command-initrd` is no RAM disk.
     Ramdisk(RamdiskError),
-    /// The options of the module `boot`.
+    /// The options of the module `boot` are wrong.
     Option(OptionError),
-    /// Too little memory: MiB wanted and MiB free.
+    /// There is too little memory: MiB needed and MiB free.
     Memory(u64, u64),
-    /// The command channel: no pages, or its own reason.
+    /// The command channel failed: it has no pages, or for the inner reason.
     Channel(Option<ChannelError>),
-    /// The ultravisor refused: what, and why.
+    /// The ultravisor refused a request: which, and why.
     Refused(&'static str, Box<Refusal>),
-    /// The ultravisor answered something else than was asked for.
+    /// The ultravisor's answer to this request has the wrong type.
     Answer(&'static str),
-    /// A partition's memory is in more ranges than this.
+    /// A partition's memory is in more ranges than this limit.
     Scattered(usize),
     /// The monitor refused a call.
     Monitor(&'static str, Errno),
@@ -50,7 +50,7 @@ impl From<PlanError> for Failure {
 }
 
 impl Failure {
-    /// The failure without the name of the module at fault: a guest's kernel is none.
+    /// The failure without a module's name, since a guest's kernel is no module.
     pub fn reason(&self) -> String {
         match self {
             Self::Plan(error) => error.to_string(),

@@ -1,16 +1,16 @@
-//! Building a guest partition from a kernel and a RAM disk that come in pieces.
+//! Builds a guest partition from a kernel and a RAM disk that arrive in pieces.
 //!
 //! ```text
 //! Begin -> first bytes of the kernel -> its notes -> plan, channels, machine-to-physical entries
 //!       -> each piece, written as it comes -> page tables, start info -> start state
 //! ```
 //!
-//! What touches the world is behind [`Ground`], so that a test can play it.
+//! The trait [`Ground`] hides all effects on the system, so that a test can simulate them.
 //!
-//! Rules: numbers from the client are compared with what was asked for and with the database,
-//! never used to find a place in memory; whatever is wrong ends the build with a refusal. Channels
-//! come first, so that the database itself says that a partition was begun: its memory holds
-//! something then, and it is not built a second time.
+//! Rules: numbers from the client are compared with the request and with the database, and never
+//! used as addresses. Any error ends the build with a refusal. The channels are created first, so
+//! that the database itself records that the build was begun: the partition's memory holds data
+//! then, and it is never built a second time.
 #![expect(clippy::result_large_err, reason = "a refusal ends the build; it is as the wire has it")]
 
 use crate::failure::Failure;
@@ -28,35 +28,35 @@ use pv_abi::uv::build::{BuildReply, BuildRequest, File, MAX_COMMAND_LINE, PROTOC
 use pv_abi::uv::command::Refusal;
 use pv_abi::uv::database::{COMMAND, PartitionDescriptor, kind, state};
 
-/// Bytes of a piece at most.
+/// Most bytes of a piece.
 const PIECE: u64 = (WINDOW_PAGES * PAGE_SIZE) as u64;
-/// Pieces end on a multiple of this, so that pages are written whole.
+/// Pieces end on a multiple of this, so that whole pages are written.
 const PAGE: u64 = PAGE_SIZE as u64;
-/// Pages that no file has which are written at a time.
+/// Pages without file contents that are written at a time.
 const CHUNK: usize = 512;
 
 /// Ports of a guest's channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
-    /// Of its console.
+    /// The port of its console.
     pub console: u32,
-    /// Of its store.
+    /// The port of its store channel.
     pub store: u32,
 }
 
-/// What a build does to the world.
+/// The effects of a build on the system.
 pub trait Ground {
     /// The descriptor of a partition, if there is such a partition.
     fn descriptor(&mut self, partition: u32) -> Result<Option<Box<PartitionDescriptor>>, Failure>;
-    /// Its ranges of RAM, those of its monitor instance too.
+    /// The partition's ranges of RAM, including those of its monitor instance.
     fn ranges(&mut self, partition: u32) -> Result<Vec<Extent>, Failure>;
-    /// Makes its console and store channel and sets its memory target.
+    /// Creates the partition's console and store channel, and sets its memory target.
     fn connect(&mut self, partition: u32, plan: &Plan, target: u64) -> Result<Ports, Failure>;
-    /// Tells the monitor that frames from `first` are pseudo-physical frames from `pfn`.
+    /// Tells the monitor that the frames of `extent` are the pseudo-physical frames from `pfn` on.
     fn place(&mut self, partition: u32, pfn: u64, extent: Extent) -> Result<(), Failure>;
     /// Makes frames idle.
     fn leave_idle(&mut self, partition: u32, extent: Extent) -> Result<(), Failure>;
-    /// Has `each` write these frames, one after the other.
+    /// Calls `each` to write these frames, one after the other.
     fn write(
         &mut self,
         partition: u32,
@@ -67,13 +67,13 @@ pub trait Ground {
     fn set_start(&mut self, partition: u32, plan: &Plan) -> Result<(), Failure>;
 }
 
-/// The window that pieces come in. The client may write it at any time.
+/// The window in which pieces arrive. The client may write it at any time.
 pub trait Window {
-    /// Copies bytes out of it, from byte `at`.
+    /// Copies bytes out of the window, from byte `at`.
     fn copy(&self, at: usize, out: &mut [u8]);
 }
 
-/// What was asked of the client.
+/// The piece that the client was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Want {
     file: File,
@@ -85,31 +85,31 @@ struct Want {
 #[derive(Clone, Debug)]
 struct Wish {
     partition: u32,
-    /// For people.
+    /// The partition's name in refusals.
     object: String,
     kernel_bytes: u64,
     initrd_bytes: u64,
     command_line: String,
     memory_target: u64,
-    /// First frame and frames of its monitor instance.
+    /// The frames of its monitor instance.
     instance: Range<u64>,
     memory_frames: u64,
 }
 
-/// How far a build is.
+/// The stage of a build.
 #[derive(Debug)]
 enum Stage {
-    /// What the kernel says of itself is to come.
+    /// Reads the kernel's headers and notes.
     Kernel(Box<Reader>),
-    /// The files are to come.
+    /// Loads the files.
     Files(Box<Loading>),
 }
 
-/// Files on their way into the partition.
+/// The loading of the files into the partition.
 #[derive(Debug)]
 struct Loading {
     plan: Plan,
-    /// What is left to load.
+    /// The parts that are still to be loaded.
     parts: VecDeque<(builder::File, Range<u64>)>,
     /// Ranges past the memory target.
     idle: Vec<Extent>,
@@ -117,7 +117,7 @@ struct Loading {
     pages: u64,
 }
 
-/// A build.
+/// A build in progress.
 #[derive(Debug)]
 struct Build {
     wish: Wish,
@@ -125,17 +125,17 @@ struct Build {
     want: Want,
 }
 
-/// The builder of guests: at most one at a time.
+/// The builder of guests, with at most one build at a time.
 #[derive(Debug, Default)]
 pub struct Guests {
     build: Option<Build>,
 }
 
 impl Guests {
-    /// Does what a client asks for.
+    /// Handles a request of the client.
     ///
     /// # Errors
-    /// A refusal; no build is under way then.
+    /// A refusal; the build is over then.
     pub fn handle(
         &mut self,
         ground: &mut impl Ground,
@@ -207,14 +207,14 @@ impl Guests {
         self.go_on(ground, wish, loading)
     }
 
-    /// Asks for the next range that tells what the kernel is.
+    /// Asks for the next range that the reader of the kernel needs.
     fn read_on(&mut self, wish: Wish, reader: Reader) -> BuildReply {
         let Range { start, end } = reader.wants();
         let want = Want { file: File::Kernel, offset: start, bytes: end - start };
         self.wait(Build { wish, stage: Stage::Kernel(Box::new(reader)), want })
     }
 
-    /// Asks for the next piece, or ends the build when all is there.
+    /// Asks for the next piece, or ends the build if all are loaded.
     fn go_on(
         &mut self,
         ground: &mut impl Ground,
@@ -234,7 +234,7 @@ impl Guests {
 }
 
 impl Wish {
-    /// Compares what the client wishes with the database.
+    /// Checks the client's request against the database.
     fn of(ground: &mut impl Ground, request: BuildRequest) -> Result<Self, Refusal> {
         let BuildRequest::Begin {
             partition,
@@ -303,7 +303,7 @@ impl Wish {
         Ok(())
     }
 
-    /// Lays the kernel out, and makes all that is known before the files come.
+    /// Lays the kernel out, and writes all that is known before the files arrive.
     fn lay_out(&self, ground: &mut impl Ground, kernel: Kernel) -> Result<Loading, Failure> {
         let ranges = ground.ranges(self.partition)?;
         let memory = Memory::new(ranges.into_iter().flat_map(|range| self.without_instance(range)));
@@ -325,7 +325,7 @@ impl Wish {
         Ok(Loading { plan, parts, idle, ports, pages: 0 })
     }
 
-    /// What of a range is not the monitor instance's.
+    /// The part of a range that is not in the monitor instance.
     fn without_instance(&self, range: Extent) -> impl Iterator<Item = Extent> + use<> {
         let (first, end) = (range.first, range.first.saturating_add(range.frames));
         let Range { start: from, end: to } = self.instance.clone();
@@ -347,7 +347,7 @@ impl Wish {
 }
 
 impl Loading {
-    /// What is to come next.
+    /// The next piece to ask for.
     fn next(&mut self) -> Option<Want> {
         let (file, range) = self.parts.front()?;
         let end = range.start.saturating_add(PIECE);
@@ -359,7 +359,7 @@ impl Loading {
         Some(Want { file, offset: range.start, bytes: end - range.start })
     }
 
-    /// Writes a piece, which is the next one, from the window.
+    /// Writes the piece in the window, which is the next one.
     fn load(
         &mut self,
         ground: &mut impl Ground,
@@ -387,7 +387,7 @@ impl Loading {
         })
     }
 
-    /// Writes what no file has, and sets the start state.
+    /// Writes the pages without file contents, and sets the start state.
     fn finish(&mut self, ground: &mut impl Ground, partition: u32) -> Result<(), Failure> {
         let plan = &self.plan;
         let pages: Vec<u64> = plan.pages().collect();
@@ -420,13 +420,13 @@ fn bytes_of(window: &impl Window, bytes: u64) -> Vec<u8> {
     piece
 }
 
-/// The name in a descriptor.
+/// The name in a descriptor, as text.
 fn name_of(descriptor: &PartitionDescriptor) -> String {
     let name = descriptor.name.split(|&byte| byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(name).into_owned()
 }
 
-/// A failure as the client is told of it.
+/// The refusal that tells the client of a failure.
 fn failed(object: &str, failure: Failure) -> Refusal {
     let (code, field) = match failure {
         Failure::Refused(_, refusal) => return *refusal,
@@ -448,7 +448,7 @@ fn nothing_begun() -> Refusal {
     refusal("wrong-piece", "build channel", "piece", "no build is under way", way_out)
 }
 
-/// The refusal of what the heap of this partition has no room for.
+/// The refusal if the heap of this partition has no room.
 pub fn no_memory() -> Refusal {
     refusal(
         "no-memory",
@@ -459,7 +459,7 @@ pub fn no_memory() -> Refusal {
     )
 }
 
-/// The refusal of a frame that holds no message of this protocol.
+/// The refusal of a frame that contains no message of this protocol.
 pub fn not_understood() -> Refusal {
     refusal(
         "not-understood",

@@ -1,4 +1,4 @@
-//! Builds in a made-up world, with a client that does as it is told and one that does not.
+//! Builds in a simulated system, with an honest and with a hostile client.
 
 use super::*;
 use crate::command::start_of;
@@ -61,7 +61,7 @@ fn kernel(bytes: usize) -> Vec<u8> {
     file
 }
 
-/// The world: one partition, whose frames stay zero until they are written.
+/// The simulated system: one partition, whose frames stay zero until they are written.
 struct World {
     descriptor: PartitionDescriptor,
     ranges: Vec<Extent>,
@@ -69,7 +69,7 @@ struct World {
     machine_to_physical: BTreeMap<u64, u64>,
     idle: Vec<Extent>,
     start: Option<Start>,
-    /// Calls that go well until one fails.
+    /// Calls that succeed before one fails.
     luck: usize,
 }
 
@@ -81,7 +81,7 @@ impl World {
         descriptor.name[..3].copy_from_slice(b"web");
         (descriptor.instance_first, descriptor.instance_frames) = (INSTANCE, 64);
         descriptor.memory_frames = frames;
-        // The instance lies amid its memory.
+        // The instance lies in the middle of its memory.
         let ranges = vec![
             Extent { first: INSTANCE - 100, frames: 300 },
             Extent { first: 0x9000, frames: frames - 236 },
@@ -182,7 +182,7 @@ fn begin(kernel: &[u8], initrd: &[u8], target: u64) -> BuildRequest {
     }
 }
 
-/// Hands over what is wanted until there is an end.
+/// Answers requests for pieces until the build ends.
 fn build(
     guests: &mut Guests,
     world: &mut World,
@@ -222,7 +222,7 @@ fn a_guest_is_built_of_pieces() {
     };
     assert!(pages as usize >= world.frames.len());
     assert_eq!((console_port, console_grant), (1, 0));
-    // The loaded bytes, found through the machine-to-physical entries.
+    // Finds the loaded bytes through the machine-to-physical entries.
     let frame_of: BTreeMap<u64, u64> =
         world.machine_to_physical.iter().map(|(&frame, &pfn)| (pfn, frame)).collect();
     let byte = |address: u64| {
@@ -240,7 +240,7 @@ fn a_guest_is_built_of_pieces() {
     let (disk, bytes) = (number(112) * PAGE, number(120));
     assert_eq!(bytes, 1_500_000);
     assert!((0..bytes).all(|i| byte(disk + i) == (i % 241) as u8));
-    // What is past the target is idle, and nothing else.
+    // Exactly the frames past the target are idle.
     let idle: u64 = world.idle.iter().map(|extent| extent.frames).sum();
     assert_eq!((idle, world.machine_to_physical.len()), (1096, 3000));
     assert!(world.idle.iter().all(|e| !world.machine_to_physical.contains_key(&e.first)));
@@ -303,7 +303,7 @@ fn a_piece_that_was_not_asked_for_ends_the_build() {
     assert_eq!(ask(data(0, 99)).unwrap_err().code, "wrong-piece");
 }
 
-/// Wherever the world fails, the client is told, and the next guest is built.
+/// Wherever the system fails, the client gets a refusal, and the next guest is built.
 #[test]
 fn a_failure_at_any_call_ends_one_build() {
     let file = kernel(2_500_000);
@@ -349,8 +349,8 @@ fn any_request() -> impl Strategy<Value = BuildRequest> {
 }
 
 proptest! {
-    /// A client that says anything, and follows what it is asked for half of the time, gets an
-    /// answer each time; nothing but the partition's own frames is touched (see [`World`]).
+    /// A client that sends anything, and follows the requests half of the time, always gets an
+    /// answer; only the partition's own frames are touched (see [`World`]).
     #[test]
     fn no_client_harms_the_builder(
         requests in prop::collection::vec((any_request(), any::<bool>()), 1..40),
@@ -388,8 +388,8 @@ proptest! {
 /// Messages of the hostile client below.
 const MESSAGES: u32 = 20_000;
 
-/// A client that sends damaged messages, pieces that nobody asked for and kernels that are none;
-/// now and then another guest is built as it should be.
+/// The client sends damaged messages, unrequested pieces and invalid kernels; now and then another
+/// guest is built correctly.
 #[test]
 fn a_flood_of_messages_is_answered_and_guests_are_still_built() {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
@@ -404,7 +404,7 @@ fn a_flood_of_messages_is_answered_and_guests_are_still_built() {
     let (mut world, mut guests) = (World::new(2048), Guests::default());
     let (mut wanted, mut begun, mut damaged) = (None, 0, 0);
     for number in 0..MESSAGES {
-        // What was begun is not built again: the client has another partition.
+        // A partition whose build was begun is not built again: the client takes another.
         if world.descriptor.console_port != 0 && wanted.is_none() {
             world = World::new(2048);
         }
@@ -431,7 +431,7 @@ fn a_flood_of_messages_is_answered_and_guests_are_still_built() {
             let at = (word() % bytes.len() as u64) as usize;
             bytes[at] = word() as u8;
         }
-        // What is no message gives the build up.
+        // An invalid message ends the build.
         let Ok(request) = postcard::from_bytes::<BuildRequest>(&bytes) else {
             guests = Guests::default();
             damaged += 1;

@@ -1,4 +1,4 @@
-//! The command channel to the ultravisor: transactions and queries, with their answers checked.
+//! The command channel to the ultravisor: sends transactions and queries, and checks the answers.
 
 use crate::failure::Failure;
 use alloc::boxed::Box;
@@ -14,9 +14,9 @@ use pv_abi::uv::command::{Answer, Body, Operation, Outcome, Query, ResourcesAnsw
 use pv_abi::uv::database::{DESCRIPTOR_MAGIC, PartitionDescriptor};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// Ranges of one partition's memory at most.
+/// Most ranges of one partition's memory.
 const MAX_RANGES: usize = 16 * 1024;
-/// Our end of the command channel.
+/// The port at our end of the command channel.
 const PORT: Port = Port(1);
 
 /// The command channel.
@@ -27,7 +27,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Opens the channel in the pages that the monitor set aside, or makes it there.
+    /// Opens the channel in the pages that the monitor reserved, or makes it there.
     ///
     /// # Errors
     /// [`Failure::Channel`].
@@ -39,7 +39,7 @@ impl Link {
         let ring = Endpoint::open(pages, Side::Client)
             .or_else(|_| Endpoint::create(pages, Side::Client))
             .map_err(|error| Failure::Channel(Some(ChannelError::Ring(error))))?;
-        // Ids of an earlier run must not come again: the ultravisor would repeat its answers.
+        // Ids of an earlier run must not be reused: the ultravisor would repeat its answers.
         let first_id = u64::from(start.restarts) << 32 | 1;
         let client = Client::new(ring, PORT, first_id);
         Ok(Self { client, events: Events::new(), pending: Vec::new() })
@@ -64,11 +64,11 @@ impl Link {
         }
     }
 
-    /// Sends a transaction that is left pending: the ultravisor rolls it back when this partition
-    /// fails before [`Link::finish`]. Returns an outcome for each operation.
+    /// Sends a transaction that stays pending: the ultravisor rolls it back if this partition fails
+    /// before [`Link::finish`]. Returns one outcome for each operation.
     ///
     /// # Errors
-    /// [`Failure`] with `what` for the log.
+    /// [`Failure`], with `what` for the log.
     pub fn prepare(
         &mut self,
         what: &'static str,
@@ -79,10 +79,10 @@ impl Link {
         Ok(outcomes)
     }
 
-    /// Sends a transaction that completes all that is pending.
+    /// Sends a transaction that completes all pending ones.
     ///
     /// # Errors
-    /// [`Failure`] with `what` for the log.
+    /// [`Failure`], with `what` for the log.
     pub fn finish(
         &mut self,
         what: &'static str,
@@ -93,10 +93,10 @@ impl Link {
         self.transact(what, false, operations).map(drop)
     }
 
-    /// Sends a transaction that stands by itself. Returns an outcome for each operation.
+    /// Sends a transaction that takes effect at once. Returns one outcome for each operation.
     ///
     /// # Errors
-    /// [`Failure`] with `what` for the log.
+    /// [`Failure`], with `what` for the log.
     pub fn apply(
         &mut self,
         what: &'static str,
@@ -120,7 +120,7 @@ impl Link {
         }
     }
 
-    /// What the machine has.
+    /// The resources of the machine.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -155,10 +155,10 @@ impl Link {
         Ok(there.then_some(descriptor))
     }
 
-    /// The ranges of RAM that a partition has in the page map.
+    /// The partition's ranges of RAM in the page map.
     ///
     /// # Errors
-    /// See [`Failure`]; [`Failure::Scattered`] where they are too many.
+    /// See [`Failure`]; [`Failure::Scattered`] if there are too many.
     pub fn ranges(&mut self, owner: u32) -> Result<Vec<Extent>, Failure> {
         const WHAT: &str = "reading the page map";
         const MOST: u32 = 1024;

@@ -1,18 +1,18 @@
 //! The boot partition: holds the images of the system partitions and builds partitions.
 //!
-//! It starts with nothing but its start block, and keeps no state that outlives it: whatever an
-//! earlier run left half done, the ultravisor rolled back. What it does to the database goes
-//! through transactions on its command channel; the memory of a partition it can write only
-//! while the database says *building*.
+//! It starts with only its start block, and keeps no state that outlives it: the ultravisor has
+//! rolled back the unfinished work of an earlier run. It changes the database only through
+//! transactions on its command channel. It can write the memory of a partition only while the
+//! database says *building*.
 //!
 //! ```text
 //! at the start:  modules, options -> create, assign memory -> Plan -> fill pages -> start
 //! then, guests:  build channel -> headers, notes -> Plan -> fill pages, piece by piece
 //! ```
 //!
-//! A failure at the start ends in one line that names the thing and what to do, and a crash of this
-//! partition, which stops a host that has no command partition. A build of a guest that fails ends
-//! in a refusal to who asked for it.
+//! A failure at the start ends in one line that names the object and the remedy, and in a crash of
+//! this partition. That stops a host that has no command partition. A failed build of a guest ends
+//! in a refusal to the client.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(not(target_os = "none"), allow(dead_code))]
 
@@ -35,7 +35,7 @@ use partition_runtime::window::Window;
 use partition_runtime::{StartBlock, entry, log};
 use serve::Server;
 
-/// Window pages to write partitions through.
+/// Window pages through which partitions are written.
 const PAGES: usize = 512;
 
 entry!(run);
@@ -59,8 +59,8 @@ fn provide(start: &'static StartBlock) -> Result<(Link, Foreign), Failure> {
     Ok((link, foreign))
 }
 
-/// Builds guests for ever. Events that come while a request is handled are not missed: the ring is
-/// looked at again before this waits.
+/// Builds guests for ever. No event that comes during a request is missed: the ring is checked
+/// again before this waits.
 fn serve(link: &mut Link, foreign: &mut Foreign) -> ! {
     let mut server = Server::open(link);
     if let Err(failure) = &server {

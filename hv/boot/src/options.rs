@@ -1,26 +1,26 @@
 //! Options of the boot partition: the words after its name on GRUB's `module2` line.
 //!
-//! An option that is not known is an error, so that a typing mistake is not silently a default.
+//! An unknown option is an error, so that a typing mistake does not silently select a default.
 
 use core::fmt;
 
-/// What the options ask for.
+/// The values of the options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// `command_memory=SIZE`: memory of the command partition in bytes.
     pub command_memory: Option<u64>,
-    /// `command_vcpus=N`: its virtual CPUs.
+    /// `command_vcpus=N`: the number of its virtual CPUs.
     pub command_vcpus: Option<u32>,
     /// `command_weight=N`: its share of CPU time.
     pub command_weight: Option<u32>,
 }
 
-/// An option that cannot be understood.
+/// An option that is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OptionError {
-    /// Not known.
+    /// The option is unknown.
     Unknown(&'static str),
-    /// Its value is none of its kind: the option, and what it takes.
+    /// The value is invalid: the option, and the values it takes.
     Value(&'static str, &'static str),
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for OptionError {
 impl core::error::Error for OptionError {}
 
 impl Options {
-    /// Reads a line of options.
+    /// Parses a line of options.
     ///
     /// # Errors
     /// See [`OptionError`].

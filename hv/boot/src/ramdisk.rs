@@ -1,19 +1,19 @@
-//! Whether the initial RAM disk can be one: archives one after the other, none of them cut off.
+//! Checks that the initial RAM disk is valid: archives one after the other, none of them cut off.
 //!
-//! The format is the kernel's (`Documentation/driver-api/early-userspace/buffer-format.rst`):
-//! `newc` cpio archives, zeros between them, each plain or compressed. A compressed part is taken
-//! as it is, and ends the look; of plain parts each header is followed to its end.
+//! The kernel defines the format (`Documentation/driver-api/early-userspace/buffer-format.rst`):
+//! `newc` cpio archives, with zeros between them, each plain or compressed. A compressed part is
+//! accepted as it is, and ends the check. In a plain part, every header is followed to the end.
 
 use core::fmt;
 
-/// Why a file is no RAM disk.
+/// Why a file is not a RAM disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RamdiskError {
-    /// It has no bytes, or zeros only.
+    /// It is empty, or contains only zeros.
     Empty,
-    /// No archive, nor a known compression, at this offset.
+    /// At this offset there is neither an archive nor a known compression.
     Unknown(usize),
-    /// The archive goes on past the file's end: the entry at this offset.
+    /// The archive continues past the file's end, in the entry at this offset.
     Truncated(usize),
 }
 
@@ -36,7 +36,7 @@ impl fmt::Display for RamdiskError {
 
 impl core::error::Error for RamdiskError {}
 
-/// First bytes of the compressions that the kernel knows.
+/// First bytes of each compression that the kernel knows.
 const COMPRESSED: [&[u8]; 7] = [
     b"\x1f\x8b",
     b"BZh",
@@ -46,7 +46,7 @@ const COMPRESSED: [&[u8]; 7] = [
     b"\x02\x21\x4c\x18",
     b"\x28\xb5\x2f\xfd",
 ];
-/// Bytes of a `newc` header: a magic and 13 numbers of 8 hexadecimal digits.
+/// Bytes of a `newc` header: a magic number and 13 numbers of 8 hexadecimal digits.
 const HEADER: usize = 110;
 const FILE_SIZE: usize = 54;
 const NAME_SIZE: usize = 94;
@@ -84,8 +84,8 @@ pub fn check(file: &[u8]) -> Result<(), RamdiskError> {
     }
 }
 
-/// Whether an entry is an archive's last one, and its bytes with padding (the last one's data
-/// end may be the file's, without padding); `None`: it is cut off.
+/// Returns whether an entry is an archive's last one, and its bytes with padding (the data of the
+/// last entry may end at the file's end, without padding). Returns `None` if the entry is cut off.
 fn entry(rest: &[u8]) -> Option<(bool, usize)> {
     let name_end = HEADER.checked_add(number(rest, NAME_SIZE)?)?;
     let trailer = rest.get(HEADER..name_end)? == TRAILER;

@@ -1,9 +1,10 @@
-//! The build channel: its pages, its ring, and the world that builds change.
+//! The build channel: its pages, its ring, and the real system behind builds.
 //!
-//! The pages are this partition's own, made once: a ring as on a command channel, and behind it
-//! the window that pieces of files come in.
+//! The pages belong to this partition and are allocated once: a ring as on a command channel,
+//! followed by the window in which pieces of files arrive.
 //!
-//! Rule: one message is handled after the other, and of a partition nothing is mapped between two.
+//! Rule: messages are handled one at a time, and between two messages nothing of a partition is
+//! mapped.
 
 use crate::command::start_of;
 use crate::failure::Failure;
@@ -26,11 +27,10 @@ use pv_abi::uv::command::{Operation, Outcome, Target};
 use pv_abi::uv::database::{BOOT, COMMAND, PartitionDescriptor, ULTRAVISOR, channel_kind};
 use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
 
-/// Our grant reference of the channel's first page; those of the command channel are below.
+/// Our first grant reference for the channel; those of the command channel are below.
 const GRANT: u32 = 64;
 
-/// Bytes of the heap that one step of a build takes at most: a piece of a file, and the plan of
-/// 16 Ki ranges.
+/// Most bytes of the heap for one step of a build: a piece of a file, and the plan of 16 Ki ranges.
 const ROOM: usize = 3 << 20;
 
 /// The server of the build channel.
@@ -39,14 +39,14 @@ pub struct Server {
     window: SharedWindow,
     port: Port,
     end: Option<End<'static, Port>>,
-    /// A reply that did not fit yet.
+    /// A reply that the ring had no room for yet.
     waiting: Option<Reply>,
     guests: Guests,
-    /// Errors of the channel so far.
+    /// Number of errors of the channel so far.
     errors: u32,
 }
 
-/// The pages behind the ring.
+/// The pages after the ring.
 struct SharedWindow(&'static [AtomicU32]);
 
 impl Window for SharedWindow {
@@ -56,7 +56,7 @@ impl Window for SharedWindow {
 }
 
 impl Server {
-    /// Makes the channel, whose other end is the command partition's.
+    /// Makes the channel to the command partition.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -87,19 +87,19 @@ impl Server {
             _ => return Err(Failure::Answer(WHAT)),
         }
         server.renew().map_err(|error| Failure::Channel(Some(error)))?;
-        // A port that was never masked is refused nothing by this.
+        // Unmasking a port that is not masked has no effect.
         let _ = events::unmask(server.port);
         Ok(server)
     }
 
-    /// Makes the ring anew; the client notices by its epoch.
+    /// Resets the ring; the client notices by its epoch.
     fn renew(&mut self) -> Result<(), ChannelError> {
         let ring = Endpoint::create(self.words, Side::Server)?;
         (self.end, self.waiting) = (Some(End::new(ring, self.port)), None);
         Ok(())
     }
 
-    /// Handles what has come.
+    /// Handles the requests that have arrived.
     pub fn serve(&mut self, link: &mut Link, foreign: &mut Foreign) {
         loop {
             match self.step(link, foreign) {
@@ -117,7 +117,7 @@ impl Server {
         }
     }
 
-    /// Counts an error. Of many few are logged, since a client can make as many as it likes.
+    /// Counts an error. Logs only a few of many, since a client can cause as many as it likes.
     fn count(&mut self, error: ChannelError) {
         self.errors = self.errors.saturating_add(1);
         if self.errors.is_power_of_two() {
@@ -125,8 +125,8 @@ impl Server {
         }
     }
 
-    /// Handles one request, once the reply to the one before is in the ring; returns whether
-    /// there was one.
+    /// Handles one request, once the reply to the one before is in the ring. Returns whether there
+    /// was one.
     fn step(&mut self, link: &mut Link, foreign: &mut Foreign) -> Result<bool, ChannelError> {
         let Some(end) = self.end.as_mut() else {
             return Ok(false);
@@ -134,7 +134,7 @@ impl Server {
         let reply = match self.waiting.take() {
             Some(reply) => reply,
             None => match end.receive::<Request>() {
-                // The frame is read, and the ones after it may be requests.
+                // The bad frame is read; the frames after it may be valid requests.
                 Err(error @ ChannelError::Message) => {
                     self.count(error);
                     self.guests = Guests::default();
@@ -167,7 +167,7 @@ impl Server {
     }
 }
 
-/// The database through the command channel, and memory through the monitor.
+/// The real system: the database through the command channel, and memory through the monitor.
 struct World<'w> {
     link: &'w mut Link,
     foreign: &'w mut Foreign,

@@ -1,20 +1,20 @@
-//! How large the command partition becomes: by its options, or by what the machine has.
+//! Chooses the size of the command partition, by its options or by the machine's resources.
 
 use crate::failure::Failure;
 use crate::options::Options;
 use pv_abi::uv::command::ResourcesAnswer;
 use pv_abi::uv::database::{UNASSIGNED, instance_frames};
 
-/// Frames of a MiB.
+/// Frames in a MiB.
 const MIB: u64 = 256;
-/// Memory is given in steps of 4 MiB, the page map's middle tier.
+/// Memory is assigned in steps of 4 MiB, the page map's middle tier.
 const STEP: u64 = 4 * MIB;
 /// Least and most memory without an option.
 const DEFAULT_MEMORY: (u64, u64) = (256 * MIB, 2048 * MIB);
 /// Most virtual CPUs without an option.
 const DEFAULT_VCPUS: u32 = 8;
 
-/// Grant frames of the command partition: 512 grants each.
+/// Grant frames of the command partition, with 512 grants each.
 pub const GRANT_FRAMES: u32 = 32;
 
 /// Sizes of the command partition.
@@ -27,11 +27,11 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Chooses: the options' sizes; else half of the free memory, between 256 MiB and 2 GiB, and
-    /// as many virtual CPUs as there are CPUs online, at most 8.
+    /// Chooses the sizes. Without options, it takes half of the free memory, between 256 MiB and 2
+    /// GiB, and as many virtual CPUs as there are CPUs online, at most 8.
     ///
     /// # Errors
-    /// [`Failure::Memory`] where that is not free, or is less than the `needed` frames.
+    /// [`Failure::Memory`] if that much memory is not free, or is less than the `needed` frames.
     pub fn choose(
         options: Options,
         resources: &ResourcesAnswer,

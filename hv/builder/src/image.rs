@@ -1,8 +1,7 @@
-//! What a kernel file is: an ELF image, or a `bzImage` that holds one compressed.
+//! Kernel files: an ELF image, or a `bzImage` that contains a compressed one.
 //!
-//! The fields of a `bzImage` are those of the x86 boot protocol (Linux,
-//! `Documentation/x86/boot.rst`), version 2.08 and up. This crate does not decompress: whoever can
-//! hands a function in.
+//! The x86 boot protocol defines the fields of a `bzImage` (Linux, `Documentation/x86/boot.rst`),
+//! version 2.08 and up. This crate does not decompress; the caller passes a function that does.
 
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
@@ -24,11 +23,11 @@ pub struct Payload<'a> {
     pub compression: Compression,
     /// The compressed stream, without the size that follows it.
     pub bytes: &'a [u8],
-    /// Bytes it becomes.
+    /// Bytes after decompression.
     pub unpacked: usize,
 }
 
-/// A compression, told by its first bytes.
+/// A compression, recognised by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
     /// None: the payload is the ELF image.
@@ -50,7 +49,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// What the first bytes say; an ELF image is [`Self::None`].
+    /// Recognises the compression by the first bytes; an ELF image is [`Self::None`].
     #[must_use]
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let mut known = MAGICS.iter();
@@ -73,22 +72,22 @@ impl fmt::Display for Compression {
     }
 }
 
-/// Why a file is no kernel image.
+/// Why a file is not a kernel image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageError {
     /// The file is empty.
     Empty,
     /// Neither ELF nor `bzImage`.
     Unknown,
-    /// A `bzImage` that ends before its payload does: bytes needed and bytes there.
+    /// The `bzImage` ends before its payload: bytes needed and bytes present.
     Truncated(u64, u64),
-    /// A `bzImage` older than boot protocol 2.08 (the version it has).
+    /// The `bzImage` has a boot protocol older than 2.08: its version.
     Protocol(u16),
-    /// A `bzImage` whose payload starts with bytes of no known compression.
+    /// The payload of the `bzImage` starts with bytes of no known compression.
     Payload,
-    /// No decompression for this compression.
+    /// The caller cannot decompress this.
     Compressed(Compression),
-    /// The payload became so many bytes and should have become so many.
+    /// The payload has the wrong size after decompression: the actual and the expected bytes.
     UnpackedSize(u64, u64),
 }
 
@@ -145,7 +144,7 @@ fn field<const BYTES: usize>(file: &[u8], at: usize) -> Option<[u8; BYTES]> {
 }
 
 impl<'a> Image<'a> {
-    /// Tells what a file is.
+    /// Identifies the kind of a file.
     ///
     /// # Errors
     /// See [`ImageError`].
@@ -165,8 +164,8 @@ impl<'a> Image<'a> {
         }
     }
 
-    /// The ELF image, decompressed by `decompress` where that is needed (it returns `None` for a
-    /// compression that it does not know, or for a damaged stream).
+    /// The ELF image, decompressed by `decompress` if needed (which returns `None` for an unknown
+    /// compression or a damaged stream).
     ///
     /// # Errors
     /// [`ImageError::Compressed`], [`ImageError::UnpackedSize`].
@@ -189,8 +188,8 @@ impl<'a> Image<'a> {
     }
 }
 
-/// Finds the payload: `payload_offset` counts from the protected-mode code, which follows the
-/// boot sector and the setup sectors; `payload_length` includes the size at the end.
+/// Finds the payload. `payload_offset` counts from the protected-mode code, which follows the boot
+/// sector and the setup sectors; `payload_length` includes the size at the end.
 fn payload(file: &[u8], version: u16) -> Result<Payload<'_>, ImageError> {
     const FIRST_WITH_PAYLOAD: u16 = 0x0208;
     if version < FIRST_WITH_PAYLOAD {
@@ -222,7 +221,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A `bzImage` with this payload, its size at the end.
+    /// A `bzImage` with this payload, and its size at the end.
     fn bzimage(stream: &[u8], size: u32) -> Vec<u8> {
         let mut file = vec![0; 3 * 512 + 0x100];
         file[SETUP_SECTORS] = 2;

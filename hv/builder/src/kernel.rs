@@ -1,8 +1,8 @@
-//! A PV kernel: what it is made of, and what it says of itself.
+//! A PV kernel: its segments, and its statements about a PV start.
 //!
-//! Virtual addresses of segments do not count, since per-CPU data has 0 there: a segment is loaded
-//! at `VIRT_BASE + p_paddr - PADDR_OFFSET`. So everything here is an offset from `VIRT_BASE`,
-//! which is pseudo-physical address 0. [`crate::Reader`] finds all of it in a file.
+//! The virtual addresses of segments are ignored, since per-CPU data has 0 there: a segment is
+//! loaded at `VIRT_BASE + p_paddr - PADDR_OFFSET`. So all addresses here are offsets from
+//! `VIRT_BASE`, which is pseudo-physical address 0. [`crate::Reader`] finds all of it in a file.
 
 use crate::PAGE_BYTES;
 use crate::reader::{HEAD_BYTES, MAX_NOTES, NOTE_BYTES, Progress, Reader};
@@ -21,20 +21,20 @@ pub enum KernelError {
     Notes,
     /// Not a 64-bit x86 executable.
     Machine,
-    /// It says nothing about Xen, neither by notes nor in a section `__xen_guest`.
+    /// It contains nothing about Xen, neither notes nor a section `__xen_guest`.
     NoNotes,
-    /// It was made for a start in another mode only: it has `PHYS32_ENTRY`, and neither `ENTRY`
-    /// nor `VIRT_BASE`.
+    /// It supports only another mode of start: it has `PHYS32_ENTRY`, but neither `ENTRY` nor
+    /// `VIRT_BASE`.
     NoEntry,
     /// Neither `LOADER` says "generic" nor `GUEST_OS` "linux".
     Loader,
-    /// A note or a name of `__xen_guest` has a value that makes no sense.
+    /// A note, or a name in `__xen_guest`, has an invalid value.
     Note(&'static str),
     /// The kernel does not name the interface version xen-3.0.
     Version,
     /// It needs a feature that a PV partition does not have.
     Feature,
-    /// A segment lies outside of the file or of the address space: its index.
+    /// The segment with this index lies outside the file or the address space.
     Segment(usize),
     /// It has no segment to load.
     NoSegments,
@@ -82,30 +82,30 @@ impl fmt::Display for KernelError {
 
 impl core::error::Error for KernelError {}
 
-/// A part of the kernel.
+/// A loadable part of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Pseudo-physical address it is loaded at.
+    /// Pseudo-physical address to load it at.
     pub address: u64,
-    /// Its contents: bytes of the file.
+    /// Its contents, as a range of the file.
     pub file: Range<u64>,
-    /// Bytes it takes in memory; what is over its contents is zero.
+    /// Bytes in memory; those beyond its contents are zero.
     pub memory: u64,
 }
 
 /// A PV kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
-    /// What to load, sorted by address.
+    /// The segments to load, sorted by address.
     pub segments: Vec<Segment>,
     /// Virtual address of pseudo-physical address 0, page-aligned.
     pub virt_base: u64,
-    /// Virtual address to enter at.
+    /// Virtual address of the entry point.
     pub entry: u64,
-    /// Virtual address that the table of machine frames shall have, page-aligned; `None`: in
-    /// the mapping of the kernel.
+    /// Virtual address where the kernel wants the table of machine frames, page-aligned. If `None`,
+    /// the table is in the kernel's mapping.
     pub init_p2m: Option<u64>,
-    /// The initial RAM disk may lie unmapped.
+    /// Whether the initial RAM disk may lie unmapped.
     pub unmapped_initrd: bool,
     /// Virtual address of a page to fill with hypercall stubs.
     pub hypercall_page: Option<u64>,
@@ -129,7 +129,7 @@ impl Kernel {
         }
     }
 
-    /// PFNs from the kernel's first page to its last.
+    /// The PFNs from the kernel's first page to its last.
     #[must_use]
     pub fn pages(&self) -> Range<u64> {
         let first = self.segments.iter().map(|s| s.address).min().unwrap_or(0);
@@ -137,7 +137,7 @@ impl Kernel {
         first / PAGE_BYTES..end.div_ceil(PAGE_BYTES)
     }
 
-    /// Parts of the file that are loaded, in the file's order, none twice.
+    /// The parts of the file that are loaded, in the file's order, without duplicates.
     #[must_use]
     pub fn parts(&self) -> Vec<Range<u64>> {
         let loaded = self.segments.iter().map(|segment| segment.file.clone());
@@ -153,7 +153,7 @@ impl Kernel {
         parts
     }
 
-    /// Whether a virtual address lies in the kernel's pages.
+    /// Returns whether a virtual address lies in the kernel's pages.
     pub(crate) fn holds(&self, address: u64) -> bool {
         let pages = self.pages();
         address

@@ -1,4 +1,4 @@
-//! Each way in which a kernel may say what it is, with what Xen's loader makes of it.
+//! Tests every form of a kernel's statements against the behaviour of Xen's loader.
 
 use crate::{Kernel, KernelError};
 use pv_abi::xen::elfnote::*;
@@ -7,14 +7,14 @@ const BASE: u64 = 0xffff_ffff_8000_0000;
 const LOAD: u64 = 0x10_0000;
 const P2M: u64 = 0x80_0000_0000;
 
-/// A made-up ELF kernel of one segment with 4 pages.
+/// A simulated ELF kernel with one segment of 4 pages.
 #[derive(Clone, Debug)]
 struct Elf {
     kind: u16,
     entry: u64,
     address: u64,
     flags: u32,
-    /// Note segments: offset 0 instead of the right one, alignment, notes.
+    /// Note segments: whether the offset is 0 instead of the right one, the alignment, the notes.
     segments: Vec<(bool, u64, Vec<u8>)>,
     /// Sections: name, type, contents.
     sections: Vec<(&'static str, u32, Vec<u8>)>,
@@ -42,7 +42,7 @@ fn text(kind: u32, value: &str) -> (u32, Vec<u8>) {
     (kind, [value.as_bytes(), &[0]].concat())
 }
 
-/// What every kernel has to say.
+/// The statements that every kernel needs.
 fn least() -> Vec<(u32, Vec<u8>)> {
     vec![text(LOADER, "generic"), text(XEN_VERSION, "xen-3.0")]
 }
@@ -53,7 +53,7 @@ fn least_and(more: impl IntoIterator<Item = (u32, Vec<u8>)>) -> Vec<(u32, Vec<u8
     notes
 }
 
-/// As Linux has it.
+/// The statements that Linux has.
 fn full() -> Vec<(u32, Vec<u8>)> {
     least_and([
         number(VIRT_BASE, BASE),
@@ -70,12 +70,12 @@ impl Elf {
         Self { kind: 2, entry: LOAD + 8, address: LOAD, flags: 7, segments, sections }
     }
 
-    /// With a note segment of the owner "Xen".
+    /// A kernel with a note segment of the owner "Xen".
     fn with(notes: &[(u32, Vec<u8>)]) -> Self {
         Self::new().segment(4, notes_of(OWNER, notes))
     }
 
-    /// With the section `__xen_guest` of kernels that are loaded at their virtual address.
+    /// A kernel with the section `__xen_guest`, loaded at its virtual address.
     fn with_text(text: &str) -> Self {
         Self::new().section("__xen_guest", 1, format!("{text}\0").into_bytes())
     }
@@ -148,7 +148,7 @@ impl Elf {
     }
 }
 
-/// Where the statements are looked for.
+/// The places where statements are searched.
 #[test]
 fn notes_are_found_where_xen_finds_them() {
     let (xen, gnu) = (notes_of(OWNER, &full()), notes_of(b"GNU\0", &[(1, vec![0; 16])]));
@@ -205,7 +205,7 @@ fn notes_are_found_where_xen_finds_them() {
     }
 }
 
-/// What is there and what is not, by notes.
+/// Notes that are present and absent.
 #[test]
 fn notes_that_are_absent_have_xens_defaults() {
     let (elf_entry, low) = (LOAD + 8, 0x40_0000);
@@ -263,7 +263,7 @@ fn notes_that_are_absent_have_xens_defaults() {
     }
 }
 
-/// What Xen's loader refuses, and the start in another mode.
+/// Kernels that Xen's loader refuses, and those with another mode of start.
 #[test]
 fn combinations_that_nobody_starts_are_refused() {
     let without = |kind| -> Vec<_> { full().into_iter().filter(|note| note.0 != kind).collect() };
@@ -370,7 +370,7 @@ fn the_old_text_is_taken_as_xen_takes_it() {
     for (name, elf, expected) in table {
         assert_eq!(elf.clone().places(), expected, "{name}");
     }
-    // Its hypercall page is a number of pages after the base.
+    // Its hypercall page is given as a number of pages after the base.
     let elf =
         with(",HYPERCALL_PAGE=0x102,VIRT_BASE=0x400000,ELF_PADDR_OFFSET=0,VIRT_ENTRY=0x500000");
     let kernel = Kernel::parse(&elf.build()).unwrap();

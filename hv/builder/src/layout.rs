@@ -1,15 +1,16 @@
-//! Where everything lies in the partition's initial memory.
+//! The layout of the partition's initial memory.
 //!
-//! The order is that of the x86-64 PV start (public `xen.h`, "start of day memory layout"):
+//! The x86-64 PV start defines the order (public `xen.h`, "start of day memory layout"):
 //!
 //! ```text
 //! PFN 0 … kernel | start info | store | console | page tables | stack | pad    mapped at VIRT_BASE
 //!         initrd | table of machine frames | its page tables | free            not mapped there
 //! ```
 //!
-//! The mapping begins at `VIRT_BASE`, pads at least 512 KiB after the stack, and ends on a
-//! 4 MiB boundary, or after the pad where memory ends before that boundary. A kernel that does not take its initial RAM disk or its table of machine frames
-//! unmapped gets them after the kernel, inside the mapping.
+//! The mapping begins at `VIRT_BASE` and includes a pad of at least 512 KiB after the stack. It
+//! ends on a 4 MiB boundary, or after the pad if memory ends before that boundary. If a kernel does
+//! not accept its initial RAM disk or its table of machine frames unmapped, they lie after the
+//! kernel, inside the mapping.
 
 use crate::PAGE_BYTES;
 use crate::kernel::Kernel;
@@ -18,33 +19,33 @@ use core::fmt;
 use core::ops::Range;
 use pv_abi::xen::mmu::{HOLE_END_SLOT, HOLE_FIRST_SLOT};
 
-/// Frames after the stack that are mapped and free, at least.
+/// Least number of free mapped frames after the stack.
 const PAD_FRAMES: u64 = 512 * 1024 / PAGE_BYTES;
 /// The mapping ends on a multiple of this many frames.
 const ROUND_FRAMES: u64 = 4 * 1024 * 1024 / PAGE_BYTES;
 /// Bytes of an entry of the table of machine frames.
 const P2M_ENTRY_BYTES: u64 = 8;
-/// Frames of a partition at most: 16 TiB, so that sums of PFNs never overflow.
+/// Most frames of a partition: 16 TiB, so that sums of PFNs never overflow.
 const MAX_FRAMES: u64 = 1 << 32;
 
-/// Sizes that a layout is made for.
+/// The sizes for a layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Frames of the partition's memory.
     pub frames: u64,
-    /// Bytes of the initial RAM disk, 0: none.
+    /// Bytes of the initial RAM disk; 0 if there is none.
     pub initrd_bytes: u64,
 }
 
 /// Why there is no layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayoutError {
-    /// Too little memory: frames needed and frames there.
+    /// There is too little memory: frames needed and frames present.
     Memory(u64, u64),
-    /// More frames than a partition can have.
+    /// There are more frames than a partition can have.
     TooMuchMemory(u64),
-    /// The kernel's virtual addresses run out of the address space, into the part that is the
-    /// monitor's, or into the table of machine frames.
+    /// The kernel's virtual addresses reach the end of the address space, the monitor's part, or
+    /// the table of machine frames.
     Addresses,
 }
 
@@ -69,7 +70,7 @@ impl fmt::Display for LayoutError {
 
 impl core::error::Error for LayoutError {}
 
-/// Who lies where, in PFNs.
+/// The places of all parts, in PFNs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// The kernel.
@@ -86,15 +87,15 @@ pub struct Layout {
     pub console: u64,
     /// The stack.
     pub stack: u64,
-    /// The mapping of PFNs from 0 at `VIRT_BASE`; its first table is the root.
+    /// The mapping of the PFNs from 0 at `VIRT_BASE`; its first table is the root.
     pub mapping: Mapping,
-    /// The mapping of the table of machine frames at an address of its own.
+    /// The mapping of the table of machine frames, if it has its own address.
     pub p2m_mapping: Option<Mapping>,
-    /// First free PFN that is not mapped.
+    /// First free PFN after all parts.
     pub end: u64,
 }
 
-/// Hands out PFNs in order.
+/// Allocates PFNs in order.
 struct Cursor(u64);
 
 impl Cursor {
@@ -124,7 +125,7 @@ impl Layout {
         }
     }
 
-    /// Lays a kernel out whose mapping ends on a multiple of `round` frames.
+    /// Lays out a kernel so that its mapping ends on a multiple of `round` frames.
     fn rounded(kernel: &Kernel, request: Request, round: u64) -> Result<Self, LayoutError> {
         let initrd_frames = request.initrd_bytes.div_ceil(PAGE_BYTES);
         let p2m_frames = (request.frames * P2M_ENTRY_BYTES).div_ceil(PAGE_BYTES);
@@ -173,8 +174,8 @@ impl Layout {
     }
 }
 
-/// Places page tables and stack, and maps all from PFN 0 to past the pad. The tables map
-/// themselves, so their number is found by trying again until it stays.
+/// Places page tables and stack, and maps everything from PFN 0 to past the pad. The tables map
+/// themselves, so their number is found by iteration.
 fn map_kernel(kernel: &Kernel, cursor: &mut Cursor, round: u64) -> Option<(Mapping, u64)> {
     let tables = cursor.0;
     let base = kernel.virt_base / PAGE_BYTES;
@@ -191,7 +192,7 @@ fn map_kernel(kernel: &Kernel, cursor: &mut Cursor, round: u64) -> Option<(Mappi
     }
 }
 
-/// No mapping may take root slots of the monitor, nor one of the other mapping.
+/// Checks that no mapping uses the monitor's root slots or those of the other mapping.
 fn check_slots(mapping: &Mapping, p2m: Option<&Mapping>) -> Result<(), LayoutError> {
     let hole = Some((HOLE_FIRST_SLOT as u64, HOLE_END_SLOT as u64 - 1));
     let apart = |a: Option<(u64, u64)>, b: Option<(u64, u64)>| match (a, b) {

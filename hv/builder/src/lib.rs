@@ -1,4 +1,4 @@
-//! From a kernel to the initial memory of a partition, as the x86-64 PV ABI wants it.
+//! Turns a kernel into the initial memory of a partition, as the x86-64 PV ABI requires it.
 //!
 //! ```text
 //! ranges of a file --Reader--> Kernel --Layout--> who lies where --Plan--> what goes where
@@ -6,16 +6,15 @@
 //! page tables, start info, table of machine frames   --Plan::fill----> pages
 //! ```
 //!
-//! [`Image`] tells what a file is, [`Reader`] finds a [`Kernel`] in an ELF file,
-//! [`Layout`] puts everything in its place. The [`Plan`] needs none of the files: it says where
-//! the bytes of a piece belong as the piece comes, and makes what no file has page by page. So
-//! nobody keeps a whole kernel, and the builder needs to see only a few of the partition's frames
-//! at once. Pages are numbered by pseudo-physical frame (PFN); [`Memory`] knows the machine frame
-//! behind each.
+//! [`Image`] identifies a file, [`Reader`] finds a [`Kernel`] in an ELF file, and [`Layout`] places
+//! all parts. The [`Plan`] needs none of the files: when a piece arrives, it says where the bytes
+//! belong; it generates the pages without file contents one by one. So no program keeps a whole
+//! kernel, and the builder maps only a few of the partition's frames at once. Pages are numbered by
+//! pseudo-physical frame (PFN); [`Memory`] knows the machine frame behind each.
 //!
-//! The rule it keeps: kernel, command line and sizes come from outside, and whatever they are, the
-//! result is a plan that lies inside the partition's memory, or an error that says what is wrong.
-//! Nothing here panics on input, and nothing here touches memory but its arguments.
+//! The rule it keeps: kernel, command line and sizes come from outside. Whatever they are, the
+//! result is a plan that lies inside the partition's memory, or an error that names the problem.
+//! Nothing here panics on input, or accesses memory other than its arguments.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

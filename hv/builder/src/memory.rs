@@ -1,9 +1,9 @@
-//! The partition's memory: which machine frame is behind each pseudo-physical one.
+//! The partition's memory: the machine frame behind each pseudo-physical frame.
 
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// One past the last machine frame of 52-bit addresses (Intel SDM vol. 3, 4.1.4).
+/// One past the last machine frame with 52-bit addresses (Intel SDM vol. 3, 4.1.4).
 const MAX_FRAME: u64 = 1 << 40;
 
 /// A run of machine frames.
@@ -11,11 +11,11 @@ const MAX_FRAME: u64 = 1 << 40;
 pub struct Extent {
     /// First machine frame.
     pub first: u64,
-    /// Frames.
+    /// Number of frames.
     pub frames: u64,
 }
 
-/// Extents one after the other make pseudo-physical memory from frame 0.
+/// Extents that form pseudo-physical memory from frame 0 on, one after the other.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// First PFN of each extent, and the extent.
@@ -24,8 +24,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Memory of these extents. Empty ones are left out; those past the machine's
-    /// address space, too.
+    /// Makes the memory of these extents. Leaves out empty extents and those past the machine's
+    /// address space.
     #[must_use]
     pub fn new(extents: impl IntoIterator<Item = Extent>) -> Self {
         let mut memory = Self::default();
@@ -40,7 +40,7 @@ impl Memory {
         memory
     }
 
-    /// The first `frames` frames, and the extents of the rest.
+    /// Splits off the first `frames` frames. Returns them, and the extents of the rest.
     #[must_use]
     pub fn split(self, frames: u64) -> (Self, Vec<Extent>) {
         let (mut first, mut rest) = (Self::default(), Vec::new());
@@ -57,7 +57,7 @@ impl Memory {
         (first, rest)
     }
 
-    /// Frames in all.
+    /// Total number of frames.
     #[must_use]
     pub fn frames(&self) -> u64 {
         self.frames
@@ -77,7 +77,7 @@ impl Memory {
         self.extents.iter().copied()
     }
 
-    /// Machine frames behind a range of PFNs; ends where memory does.
+    /// The machine frames behind a range of PFNs; ends where memory ends.
     pub fn machine_frames(&self, pfns: Range<u64>) -> impl Iterator<Item = u64> + '_ {
         let first = self.extents.partition_point(|(start, _)| *start <= pfns.start);
         let extents = self.extents.get(first.saturating_sub(1)..).unwrap_or_default();

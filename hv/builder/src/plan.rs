@@ -1,8 +1,8 @@
-//! The plan: for each page of the partition, what to write into it.
+//! The plan: the contents of each page of the partition.
 //!
-//! Bytes that the plan does not name stay zero, which frames are when a partition gets them. The
-//! caller loads the files piece by piece, each where [`Plan::places`] says; then it maps the frames
-//! of [`Plan::pages`], some at a time, and lets [`Plan::fill`] write each.
+//! Bytes that the plan does not mention stay zero, as all frames of a new partition are. The caller
+//! loads the files piece by piece, to the places that [`Plan::places`] returns. Then it maps the
+//! frames of [`Plan::pages`], some at a time, and lets [`Plan::fill`] write each.
 
 use crate::kernel::{Kernel, KernelError};
 use crate::layout::{Layout, LayoutError, Request};
@@ -20,11 +20,11 @@ use zerocopy::{FromZeros, IntoBytes};
 /// Why there is no plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanError {
-    /// The kernel.
+    /// The kernel is invalid.
     Kernel(KernelError),
-    /// Sizes and addresses.
+    /// Sizes or addresses are invalid.
     Layout(LayoutError),
-    /// The command line has so many bytes.
+    /// The command line is too long: its bytes.
     CommandLine(usize),
 }
 
@@ -55,21 +55,21 @@ impl From<LayoutError> for PlanError {
     }
 }
 
-/// What start info says and the layout does not know.
+/// The values in start info that the layout does not determine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
     /// Machine address of the shared info page.
     pub shared_info: u64,
-    /// Event port of the console ring, 0: none.
+    /// Event port of the console ring; 0 if there is none.
     pub console_port: u32,
-    /// Event port of the store ring, 0: none.
+    /// Event port of the store ring; 0 if there is none.
     pub store_port: u32,
 }
 
-/// Start state of virtual CPU 0, and the frames of the rings.
+/// The start state of virtual CPU 0, and the frames of the rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StartState {
-    /// Virtual address to enter at.
+    /// Virtual address of the entry point.
     pub entry: u64,
     /// Virtual address of the stack's end.
     pub stack: u64,
@@ -92,18 +92,18 @@ pub enum File {
     Initrd,
 }
 
-/// Where bytes of a piece of a file belong: within one page.
+/// Where bytes of a piece of a file belong, within one page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The page.
     pub pfn: u64,
-    /// First byte in the page.
+    /// Offset of the first byte in the page.
     pub at: usize,
-    /// Bytes of the piece.
+    /// The bytes, as a range of the piece.
     pub bytes: Range<usize>,
 }
 
-/// What to write where.
+/// The contents of a partition's pages.
 #[derive(Clone, Debug)]
 pub struct Plan {
     kernel: Kernel,
@@ -116,8 +116,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans the start of a kernel in `memory`, with an initial RAM disk of this many bytes
-    /// (0: none) and this command line.
+    /// Plans the start of a kernel in `memory`, with an initial RAM disk of this size (0 if there
+    /// is none) and this command line.
     ///
     /// # Errors
     /// See [`PlanError`].
@@ -136,13 +136,12 @@ impl Plan {
         Ok(Self { kernel, layout, memory, initrd_bytes, command_line, parameters })
     }
 
-    /// Frames that a partition needs at least to start this kernel, for a plan that is made
-    /// before there is memory.
+    /// Least frames that a partition needs to start this kernel, for use before memory is assigned.
     ///
     /// # Errors
-    /// As [`Plan::new`], but for too little memory.
+    /// As [`Plan::new`], except for too little memory.
     pub fn frames_needed(kernel: &Kernel, initrd_bytes: u64) -> Result<u64, PlanError> {
-        // More memory makes the table of machine frames longer.
+        // More memory makes the table of machine frames longer, so this iterates.
         let mut frames = 0;
         loop {
             match Layout::new(kernel, Request { frames, initrd_bytes }) {
@@ -184,20 +183,20 @@ impl Plan {
         self.kernel.virt_base.wrapping_add(pfn * PAGE_BYTES)
     }
 
-    /// Machine frame of a PFN of the layout, which lies in memory.
+    /// Machine frame of a PFN of the layout, which always lies in memory.
     fn frame(&self, pfn: u64) -> u64 {
         self.memory.machine_frame(pfn).unwrap_or(0)
     }
 
-    /// Parts of the files that are loaded, each file's in order.
+    /// The parts of the files that are loaded, in order for each file.
     pub fn parts(&self) -> impl Iterator<Item = (File, Range<u64>)> + use<> {
         let kernel = self.kernel.parts().into_iter().map(|range| (File::Kernel, range));
         let initrd = 0..self.initrd_bytes;
         kernel.chain((!initrd.is_empty()).then_some((File::Initrd, initrd)))
     }
 
-    /// Where the bytes of a piece belong: `length` bytes from `offset` of a file. Bytes that are
-    /// not loaded have no place. Pages are zero before.
+    /// The places of a piece: `length` bytes from `offset` of a file. Bytes that are not loaded
+    /// have no place. The pages must be zero before.
     pub fn places(
         &self,
         file: File,
@@ -218,7 +217,7 @@ impl Plan {
         Some(address.checked_sub(self.kernel.virt_base)? / PAGE_BYTES)
     }
 
-    /// PFNs of the pages that no file has, to be filled once the files are loaded.
+    /// The PFNs of the pages without file contents, to be filled once the files are loaded.
     pub fn pages(&self) -> impl Iterator<Item = u64> + use<> {
         let layout = &self.layout;
         let own = layout.p2m_mapping.as_ref().map_or(0..0, |mapping| mapping.table_pfns());
@@ -230,7 +229,7 @@ impl Plan {
             .chain(own)
     }
 
-    /// Writes one of [`Self::pages`], every byte of it.
+    /// Writes every byte of one of [`Self::pages`].
     pub fn fill(&self, pfn: u64, page: &mut Page) {
         let layout = &self.layout;
         if layout.p2m.contains(&pfn) {
@@ -239,7 +238,7 @@ impl Plan {
             copy(page, self.start_info().as_bytes());
         } else if let Some(table) = layout.mapping.table(pfn) {
             self.fill_table(&table, page);
-            // The root has the mapping of the table of machine frames too.
+            // The root also contains the mapping of the table of machine frames.
             if let Some(own) = &layout.p2m_mapping
                 && pfn == layout.mapping.table_pfns().start
             {
@@ -254,7 +253,7 @@ impl Plan {
         }
     }
 
-    /// Page `index` of the table of machine frames; what is past memory is invalid.
+    /// Fills page `index` of the table of machine frames; entries past memory are invalid.
     fn fill_p2m(&self, index: u64, page: &mut Page) {
         const ENTRIES: u64 = PAGE_BYTES / 8;
         let frames = self.memory.machine_frames(index * ENTRIES..(index + 1) * ENTRIES);
@@ -262,7 +261,7 @@ impl Plan {
         put(page, 0, frames);
     }
 
-    /// A table of a mapping. Entries next to each other refer to frames next to each other.
+    /// Fills a table of a mapping. Successive entries refer to successive frames.
     fn fill_table(&self, table: &Table<'_>, page: &mut Page) {
         let present = table.present();
         page.fill(0);
@@ -279,7 +278,7 @@ impl Plan {
         put(page, present.start, entries);
     }
 
-    /// Entries of the root for the mapping of the table of machine frames.
+    /// Adds the entries for the mapping of the table of machine frames to the root.
     fn add_to_root(&self, own: &Mapping, page: &mut Page) {
         if let Some((first, last)) = own.root_slots() {
             let below = (first..=last).filter_map(|slot| own.below_root(slot));
@@ -293,7 +292,7 @@ impl Plan {
         }
     }
 
-    /// The pages that are page tables, which are mapped read-only.
+    /// The pages that are page tables, and so are mapped read-only.
     fn tables(&self) -> [Range<u64>; 2] {
         let own = self.layout.p2m_mapping.as_ref();
         [self.layout.mapping.table_pfns(), own.map_or(0..0, Mapping::table_pfns)]
@@ -330,8 +329,7 @@ impl Plan {
     }
 }
 
-/// Places in the pages of memory of what `piece` has of the bytes `range` of a file, which are
-/// loaded at `address`.
+/// The places of a `piece` of the file's bytes `range`, which are loaded at `address`.
 fn pages_of(
     range: &Range<u64>,
     address: u64,
@@ -353,7 +351,7 @@ fn pages_of(
     })
 }
 
-/// Copies what fits, and zeros the rest.
+/// Copies as much as fits, and zeros the rest.
 fn copy(target: &mut [u8], source: &[u8]) {
     let length = source.len().min(target.len());
     let (head, tail) = target.split_at_mut(length);
@@ -367,7 +365,7 @@ fn entry(frame: u64, writable: bool) -> u64 {
     (frame * PAGE_BYTES) | ALL | if writable { PTE_RW } else { 0 }
 }
 
-/// Puts u64 words into a page, from word `first` on.
+/// Writes u64 words into a page, from word `first` on.
 fn put(page: &mut Page, first: u64, values: impl Iterator<Item = u64>) {
     let (words, _) = page.as_chunks_mut::<8>();
     let first = usize::try_from(first).unwrap_or(usize::MAX);
@@ -376,8 +374,8 @@ fn put(page: &mut Page, first: u64, values: impl Iterator<Item = u64>) {
     }
 }
 
-/// Stubs that a kernel calls to make a hypercall: slot n keeps rcx and r11, which the
-/// instruction loses, and makes call n. The slot of `iret` never comes back.
+/// Fills a page with stubs that a kernel calls to make a hypercall: slot n saves rcx and r11, which
+/// the instruction destroys, and makes call n. The slot of `iret` never returns.
 fn fill_hypercall_page(page: &mut Page) {
     /// push rcx; push r11
     const SAVE: [u8; 3] = [0x51, 0x41, 0x53];

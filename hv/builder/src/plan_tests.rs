@@ -1,4 +1,4 @@
-//! Plans for made-up kernels and for the real one, looked at the way the kernel will.
+//! Plans for simulated kernels and for the real one, checked as the kernel will see them.
 
 use super::*;
 use crate::memory::Extent;
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 const BASE: u64 = 0xffff_ffff_8000_0000;
 const P2M: u64 = 0x80_0000_0000;
 
-/// A made-up kernel: one segment and notes.
+/// A simulated kernel with one segment and notes.
 #[derive(Clone, Debug)]
 struct Fake {
     address: u64,
@@ -87,7 +87,7 @@ impl Fake {
 }
 
 fn memory(frames: u64) -> Memory {
-    // Two runs, so that PFNs and machine frames differ everywhere.
+    // Two extents, so that PFNs and machine frames differ everywhere.
     let half = frames / 2;
     Memory::new([
         Extent { first: 0x9000, frames: half },
@@ -100,8 +100,8 @@ fn planned(file: &[u8], memory: Memory, initrd: u64, line: &str) -> Result<Plan,
     Plan::new(Kernel::parse(file)?, memory, initrd, line)
 }
 
-/// The partition's memory as the builder leaves it, by machine frame: the files come in pieces of
-/// `step` bytes.
+/// The partition's memory as the builder leaves it, by machine frame, if the files arrive in pieces
+/// of `step` bytes.
 fn build_by(plan: &Plan, files: [&[u8]; 2], step: u64) -> BTreeMap<u64, Box<Page>> {
     let mut pages = BTreeMap::new();
     let frame = |pfn| plan.memory().machine_frame(pfn).expect("a planned page lies in memory");
@@ -136,7 +136,8 @@ fn word(pages: &BTreeMap<u64, Box<Page>>, frame: u64, index: u64) -> u64 {
     pages.get(&frame).map_or(0, |page| u64::from_le_bytes(page[at..at + 8].try_into().unwrap()))
 }
 
-/// Walks as the processor does: the entry of level 1, and whether all levels permit writing.
+/// Walks as the processor does. Returns the entry of level 1, and whether all levels permit
+/// writing.
 fn walk(pages: &BTreeMap<u64, Box<Page>>, root: u64, address: u64) -> Option<(u64, bool)> {
     let (mut frame, mut writable) = (root, true);
     for level in (0..4).rev() {
@@ -150,7 +151,7 @@ fn walk(pages: &BTreeMap<u64, Box<Page>>, root: u64, address: u64) -> Option<(u6
     Some((frame, writable))
 }
 
-/// What the ABI promises a kernel, checked on the finished memory.
+/// Checks what the ABI promises a kernel, on the finished memory.
 fn check(plan: &Plan, pages: &BTreeMap<u64, Box<Page>>) {
     let (layout, memory, start) = (plan.layout(), plan.memory(), plan.start_state());
     let mapped = layout.mapping.table_pfns().end;
@@ -319,7 +320,7 @@ proptest! {
         check(&plan, &build(&plan, &file, &disk));
     }
 
-    /// However the files are cut, the memory is the same; and the headers and notes are found
+    /// However the files are cut, the memory is the same, and the headers and notes are found
     /// without the rest of the file.
     #[test]
     fn pieces_of_any_size_make_the_same_memory(step in 64_u64..6000, shift in 0_u64..4000) {
@@ -370,7 +371,8 @@ fn headers_and_notes_have_bounds() {
     assert_eq!(head(&file, 1 << 20), KernelError::Notes);
 }
 
-/// The kernel that partitions run: `ULTRAVISOR_KERNEL`, or the one that building the host leaves.
+/// The kernel that partitions run: `ULTRAVISOR_KERNEL`, or the one that the build of the host
+/// leaves.
 fn real_kernel() -> Option<Vec<u8>> {
     if let Some(file) = std::env::var_os("ULTRAVISOR_KERNEL") {
         return Some(std::fs::read(&file).expect("ULTRAVISOR_KERNEL names a file"));
@@ -399,8 +401,8 @@ fn the_real_kernel_is_laid_out() {
     assert!(plan.parts().count() < 6, "parts that follow each other are one");
 }
 
-/// Debian's GRUB for PV partitions (package `grub-xen-host`), or `ULTRAVISOR_PVGRUB`: mapped from
-/// virtual address 0, entered there, and with all it is given inside that mapping.
+/// Debian's GRUB for PV partitions (package `grub-xen-host`), or `ULTRAVISOR_PVGRUB`: it is mapped
+/// and entered at virtual address 0, and everything it gets lies inside that mapping.
 #[test]
 fn pv_grub_is_laid_out() {
     let path = std::env::var_os("ULTRAVISOR_PVGRUB")

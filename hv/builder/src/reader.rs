@@ -1,12 +1,12 @@
-//! Reads an ELF kernel range by range, and asks for each range that it needs.
+//! Reads an ELF kernel range by range, and asks for the ranges that it needs.
 //!
 //! ```text
 //! first bytes -> note segments -> (no Xen notes: section headers -> note sections
 //!                               -> (still none: section names -> __xen_guest)) -> Kernel
 //! ```
 //!
-//! So a kernel is known before most of its file has come. Where notes are looked for, and in which
-//! order, is what Xen's loader does.
+//! So a kernel is known before most of its file has arrived. Xen's loader determines where notes
+//! are searched, and in which order.
 
 use crate::kernel::{Kernel, KernelError, Segment};
 use crate::statements::Statements;
@@ -21,11 +21,12 @@ use elf::section::{SectionHeader, SectionHeaderTable};
 use elf::segment::{ProgramHeader, SegmentTable};
 use elf::string_table::StringTable;
 
-/// First bytes of a kernel that are asked for: its ELF header and program headers lie there.
+/// Bytes at the start of a kernel that are asked for first; they must contain its ELF header and
+/// program headers.
 pub const HEAD_BYTES: u64 = 4 * 1024;
-/// Bytes of notes at most, of section headers, and of section names: of each as much.
+/// Most bytes of notes, of section headers, and of section names, each.
 pub const NOTE_BYTES: u64 = 256 * 1024;
-/// Note segments that are looked at, at most; as many sections.
+/// Most note segments that are read, and most sections.
 pub(crate) const MAX_NOTES: usize = 64;
 /// Bytes of the ELF header.
 const ELF_HEADER_BYTES: usize = 64;
@@ -33,14 +34,14 @@ const ELF_HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: u16 = 56;
 /// Bytes of a section header.
 const SECTION_HEADER_BYTES: u16 = 64;
-/// Segments to load at most.
+/// Most segments to load.
 const MAX_SEGMENTS: usize = 64;
-/// Bytes of the text of a section `__xen_guest`, at most.
+/// Most bytes of the text of a section `__xen_guest`.
 const TEXT_BYTES: u64 = 4 * 1024;
 /// The section of kernels older than notes.
 const TEXT_SECTION: &str = "__xen_guest";
 
-/// Which bytes are awaited.
+/// The bytes that are awaited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stage {
     /// The first bytes.
@@ -62,30 +63,30 @@ enum Stage {
 pub struct Reader {
     file_bytes: u64,
     stage: Stage,
-    /// Ranges that are awaited; the first is next.
+    /// The ranges that are awaited; the first is next.
     ranges: VecDeque<Range<u64>>,
-    /// Entry point of the ELF header.
+    /// The entry point in the ELF header.
     entry: u64,
-    /// Where the section headers are; empty if there are none.
+    /// The place of the section headers; empty if there are none.
     sections: Range<u64>,
-    /// Index of the section of names.
+    /// Index of the section that contains the names.
     names: usize,
-    /// Segments to load, their addresses as the file has them.
+    /// The segments to load, with the addresses in the file.
     segments: Vec<Segment>,
     statements: Statements,
 }
 
-/// What came of a range.
+/// The result of taking a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Another range is wanted.
+    /// Another range is needed.
     More(Reader),
     /// The kernel is known.
     Done(Kernel),
 }
 
 impl Reader {
-    /// A reader of a file of this many bytes.
+    /// A reader for a file of this many bytes.
     #[must_use]
     pub fn new(file_bytes: u64) -> Self {
         let head = 0..HEAD_BYTES.min(file_bytes);
@@ -101,14 +102,14 @@ impl Reader {
         }
     }
 
-    /// The range of the file that is wanted next. The range lies in the file and has at most
+    /// The next range of the file that is needed. The range lies in the file and has at most
     /// [`NOTE_BYTES`].
     #[must_use]
     pub fn wants(&self) -> Range<u64> {
         self.ranges.front().cloned().unwrap_or(0..0)
     }
 
-    /// Takes in the bytes of the range that was wanted.
+    /// Takes the bytes of the range that was asked for.
     ///
     /// # Errors
     /// See [`KernelError`].
@@ -140,8 +141,8 @@ impl Reader {
         Ok(Progress::More(self))
     }
 
-    /// The stage after one whose ranges have all come, with its ranges; `None` if nothing more is
-    /// needed.
+    /// The stage after `stage`, all of whose ranges have arrived, and its ranges. Returns `None` if
+    /// nothing more is needed.
     fn after(&mut self, stage: Stage) -> Option<Stage> {
         if self.statements.notes {
             return None;
@@ -217,7 +218,7 @@ impl Reader {
         let error = KernelError::Segment(index);
         let wanted = match header.p_type {
             PT_LOAD => header.p_memsz > 0 && header.p_flags & (PF_R | PF_W | PF_X) != 0,
-            // Some linkers left a note segment without its place.
+            // Some linkers wrote a note segment without its offset.
             PT_NOTE => header.p_filesz > 0 && header.p_offset != 0,
             _ => false,
         };
@@ -232,7 +233,7 @@ impl Reader {
         if header.p_type == PT_NOTE {
             return self.want_notes(file);
         }
-        // No kernel is larger: keeps sums of addresses far from overflow.
+        // No kernel is larger; this keeps sums of addresses far from overflow.
         let inside = header.p_memsz < 1 << 40 && header.p_filesz <= header.p_memsz;
         if !inside || self.segments.len() >= MAX_SEGMENTS {
             return Err(error);
@@ -250,7 +251,7 @@ impl Reader {
         if fits && few { Ok(()) } else { Err(KernelError::Notes) }
     }
 
-    /// Reads the section headers, and asks for notes; sections outside of the file are passed over.
+    /// Reads the section headers and asks for notes; skips sections outside the file.
     fn read_sections(&mut self, bytes: &[u8]) -> Result<Vec<SectionHeader>, KernelError> {
         let table = SectionHeaderTable::new(LittleEndian, Class::ELF64, bytes);
         let sections: Vec<SectionHeader> = table.iter().collect();
@@ -275,8 +276,8 @@ impl Reader {
         }
     }
 
-    /// Where in the file the contents of a section lie; `None` if the section is empty, has more
-    /// than `most` bytes, or lies outside of the file.
+    /// The place of a section's contents in the file. Returns `None` if the section is empty, has
+    /// more than `most` bytes, or lies outside the file.
     fn contents(&self, section: &SectionHeader, most: u64) -> Option<Range<u64>> {
         let end = section.sh_offset.checked_add(section.sh_size)?;
         let inside = end <= self.file_bytes && (1..=most).contains(&section.sh_size);

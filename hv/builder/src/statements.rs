@@ -1,8 +1,8 @@
-//! What a kernel says about a PV start, and the rules for the combinations.
+//! A kernel's statements about a PV start, and the rules for their combinations.
 //!
-//! A kernel speaks by ELF notes of the owner "Xen" (public `elfnote.h`) or, if it is older, by the
-//! text `NAME=VALUE,NAME=VALUE` of a section `__xen_guest`. A later statement replaces an earlier
-//! one. The defaults and refusals are those of Xen's loader (libelf of 4.17):
+//! A kernel makes statements by ELF notes of the owner "Xen" (public `elfnote.h`) or, if it is
+//! older, by the text `NAME=VALUE,NAME=VALUE` of a section `__xen_guest`. A later statement
+//! replaces an earlier one. The defaults and refusals are those of Xen's loader (libelf of 4.17):
 //!
 //! | statement | without it |
 //! |---|---|
@@ -30,9 +30,9 @@ use pv_abi::xen::elfnote;
 
 /// Alignment of notes, whatever a header says.
 const NOTE_ALIGN: usize = 4;
-/// No kernel is loaded higher: keeps sums of addresses far from overflow.
+/// No kernel is loaded at a higher address; this keeps sums of addresses far from overflow.
 const LIMIT: u64 = 1 << 40;
-/// Features that a kernel may need; those that follow are known, but no PV partition has them.
+/// The features that a kernel may require; any other required feature is refused.
 const FEATURES: [&[u8]; 4] = [
     b"writable_page_tables",
     b"writable_descriptor_tables",
@@ -40,12 +40,12 @@ const FEATURES: [&[u8]; 4] = [
     b"hvm_callback_vector",
 ];
 
-/// The statements as they are found.
+/// The statements found so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Statements {
-    /// There are notes of the owner "Xen".
+    /// Whether there are notes of the owner "Xen".
     pub(crate) notes: bool,
-    /// There is the text section.
+    /// Whether there is the text section.
     text: bool,
     loader: bool,
     linux: bool,
@@ -60,7 +60,7 @@ pub(crate) struct Statements {
 }
 
 impl Statements {
-    /// Takes in the notes of a segment or section.
+    /// Reads the notes of a segment or section.
     pub(crate) fn take_notes(&mut self, bytes: &[u8]) -> Result<(), KernelError> {
         for note in NoteIterator::new(LittleEndian, Class::ELF64, NOTE_ALIGN, bytes) {
             if let Note::Unknown(note) = note
@@ -73,7 +73,7 @@ impl Statements {
         Ok(())
     }
 
-    /// Takes one note in. Types that do not matter to a loader are passed over.
+    /// Reads one note. Skips types that do not matter to a loader.
     fn take_note(&mut self, kind: u64, value: &[u8]) -> Result<(), KernelError> {
         let number = number(value);
         match u32::try_from(kind).unwrap_or(u32::MAX) {
@@ -93,7 +93,7 @@ impl Statements {
         Ok(())
     }
 
-    /// Takes in the text of a section `__xen_guest`.
+    /// Reads the text of a section `__xen_guest`.
     pub(crate) fn take_text(&mut self, section: &[u8]) -> Result<(), KernelError> {
         self.text = true;
         for part in up_to_zero(section).split(|&byte| byte == b',') {
@@ -119,8 +119,8 @@ impl Statements {
         Ok(())
     }
 
-    /// The kernel with these segments, whose addresses are as the file has them, and this entry
-    /// point in its ELF header.
+    /// The kernel with these segments, which have the addresses in the file, and this entry point
+    /// in its ELF header.
     pub(crate) fn kernel(
         &self,
         segments: Vec<Segment>,
@@ -149,7 +149,7 @@ impl Statements {
         Ok(kernel)
     }
 
-    /// Refuses what no loader would start.
+    /// Refuses statements that no loader would accept.
     fn check(&self) -> Result<(), KernelError> {
         if !self.notes && !self.text {
             return Err(KernelError::NoNotes);
@@ -190,7 +190,7 @@ fn check_base(address: u64) -> Result<(), KernelError> {
     if canonical && aligned { Ok(()) } else { Err(KernelError::Note("VIRT_BASE")) }
 }
 
-/// Refuses features that a kernel needs, `!name` among `name|name`, and no PV partition has.
+/// Refuses required features, `!name` among `name|name`, that no PV partition has.
 fn check_features(text: &[u8]) -> Result<(), KernelError> {
     let mut needed = text.split(|&byte| byte == b'|').filter_map(|name| name.strip_prefix(b"!"));
     if needed.all(|name| FEATURES.contains(&name)) { Ok(()) } else { Err(KernelError::Feature) }
@@ -210,8 +210,8 @@ fn number(value: &[u8]) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// A number as C writes it: `0x` hexadecimal, `0` octal, else decimal; what follows its digits is
-/// passed over, and a number too large is the largest.
+/// A number as C writes it: `0x` hexadecimal, `0` octal, else decimal. Ignores the text after the
+/// digits, and turns a number that is too large into the largest.
 fn c_number(text: &[u8]) -> u64 {
     let (digits, radix) = match text {
         [b'0', b'x' | b'X', rest @ ..] => (rest, 16),

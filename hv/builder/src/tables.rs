@@ -1,13 +1,12 @@
-//! Page tables of a contiguous mapping: how many, and what is in each.
+//! Page tables of a contiguous mapping: their number and their contents.
 //!
-//! A [`Mapping`] maps virtual pages from a start, one after the other, to PFNs one after the other,
-//! with 4 KiB entries only. Its tables lie one after the other too: the highest level first, and
-//! the tables of a level by address. So an entry's contents follow from its place alone, and no
-//! table need ever be kept.
+//! A [`Mapping`] maps consecutive virtual pages to consecutive PFNs, with 4 KiB entries only. Its
+//! tables are consecutive too: the highest level first, and the tables of a level by address. So
+//! the contents of an entry follow from its place alone, and no table need be kept.
 
 use core::ops::Range;
 
-/// Entries of a table.
+/// Number of entries in a table.
 const ENTRIES: u64 = 512;
 /// log2 of the bytes that one entry of level 1 spans.
 const PAGE_BITS: u32 = 12;
@@ -15,10 +14,10 @@ const PAGE_BITS: u32 = 12;
 const LEVEL_BITS: u32 = 9;
 /// The levels, level 4 being the root.
 const LEVELS: u32 = 4;
-/// Bits of a virtual address that count.
+/// Significant bits of a virtual address.
 const ADDRESS_MASK: u64 = (1 << 48) - 1;
 
-/// What an entry refers to.
+/// The target of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A table of the level below, at this PFN.
@@ -27,7 +26,7 @@ pub enum Target {
     Page(u64),
 }
 
-/// A contiguous mapping and the place of its tables.
+/// A contiguous mapping, and the place of its tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
     /// Virtual addresses without their sign extension.
@@ -35,11 +34,11 @@ pub struct Mapping {
     end: u64,
     /// PFN of the first page.
     first_pfn: u64,
-    /// Highest level that has tables of this mapping's own.
+    /// The highest level at which this mapping has its own tables.
     top: u32,
     /// PFN of the first table.
     tables: u64,
-    /// How many tables there are.
+    /// Number of tables.
     count: u64,
 }
 
@@ -48,7 +47,7 @@ pub struct Mapping {
 pub struct Table<'m> {
     mapping: &'m Mapping,
     level: u32,
-    /// Number of the span of its size that it is for.
+    /// Number of the span, of this table's size, that it maps.
     span: u64,
     /// PFN of the first table of the level below.
     below: u64,
@@ -61,8 +60,8 @@ const fn entry_bits(level: u32) -> u32 {
 
 impl Mapping {
     /// Maps `pages` pages at virtual address `address` (canonical, page-aligned) to PFNs from
-    /// `first_pfn`, with tables of levels `top` to 1 from PFN `tables`. `None` where the addresses
-    /// run past the end of the address space.
+    /// `first_pfn`, with tables of levels `top` to 1 from PFN `tables`. Returns `None` if the
+    /// addresses exceed the address space.
     #[must_use]
     pub fn new(address: u64, pages: u64, first_pfn: u64, top: u32, tables: u64) -> Option<Self> {
         let start = address & ADDRESS_MASK;
@@ -82,7 +81,7 @@ impl Mapping {
         self.start >> bits..((self.end - 1) >> bits) + 1
     }
 
-    /// Frames of all its tables.
+    /// Number of frames of all its tables.
     #[must_use]
     pub fn table_count(&self) -> u64 {
         self.count
@@ -104,21 +103,21 @@ impl Mapping {
         self.tables + (level + 1..=self.top).map(|above| self.count(above)).sum::<u64>()
     }
 
-    /// Level 4 slots it takes, first and last; `None`: it is empty.
+    /// First and last level-4 slot that it uses. Returns `None` if it is empty.
     #[must_use]
     pub fn root_slots(&self) -> Option<(u64, u64)> {
         let bits = entry_bits(LEVELS);
         (self.start < self.end).then(|| (self.start >> bits, (self.end - 1) >> bits))
     }
 
-    /// PFN of the level-3 table below root slot `slot`, where the mapping has one.
+    /// PFN of the level-3 table below root slot `slot`, if the mapping has one.
     #[must_use]
     pub fn below_root(&self, slot: u64) -> Option<u64> {
         let spans = self.spans(LEVELS - 1);
         spans.contains(&slot).then(|| self.first_table(LEVELS - 1) + slot - spans.start)
     }
 
-    /// The table at PFN `pfn`, where it is one of this mapping's.
+    /// The table at PFN `pfn`, if it belongs to this mapping.
     #[must_use]
     pub fn table(&self, pfn: u64) -> Option<Table<'_>> {
         let mut first = self.tables;
@@ -136,7 +135,7 @@ impl Mapping {
 }
 
 impl Table<'_> {
-    /// The entries that refer to something, which lie next to each other.
+    /// The range of the entries that refer to something.
     #[must_use]
     pub fn present(&self) -> Range<u64> {
         let Mapping { start, end, .. } = *self.mapping;
@@ -150,7 +149,7 @@ impl Table<'_> {
         from - first..to - first
     }
 
-    /// What an entry refers to; `None`: nothing.
+    /// The target of an entry. Returns `None` if it refers to nothing.
     #[must_use]
     pub fn entry(&self, entry: u64) -> Option<Target> {
         let Mapping { start, end, first_pfn, .. } = *self.mapping;
@@ -161,7 +160,7 @@ impl Table<'_> {
         }
         Some(match self.level {
             1 => Target::Page(first_pfn + ((from - start) >> PAGE_BITS)),
-            // Tables of a level follow each other by address.
+            // The tables of a level are in order of address.
             _ => Target::Table(self.below + (from >> bits) - (start >> bits)),
         })
     }
@@ -204,7 +203,7 @@ mod tests {
             }
         }
 
-        /// A walk gives the page that the mapping intends, and nothing beside it.
+        /// A walk gives exactly the page that the mapping intends.
         #[test]
         fn a_walk_finds_the_intended_page(
             page in 0_u64..1 << 36,
@@ -228,7 +227,7 @@ mod tests {
             }
         }
 
-        /// Entries refer to the mapping's own tables and pages only; each table once.
+        /// Entries refer only to the mapping's own tables and pages, and to each table once.
         #[test]
         fn entries_stay_inside(page in 0_u64..1 << 36, pages in 1_u64..5000, top in 1_u32..=4) {
             let Some(mapping) = Mapping::new(page << PAGE_BITS, pages, 0, top, 10_000) else {

@@ -1,4 +1,4 @@
-//! Which CPU this is, as `cpuid` and two registers say.
+//! Identifies the CPU, by `cpuid` and two registers.
 
 /// Who made the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum Vendor {
     Other,
 }
 
-/// What the CPU says of itself.
+/// What the CPU reports about itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu {
     vendor: [u8; 12],
@@ -28,14 +28,14 @@ pub struct Cpu {
     /// Leaf 80000008h `ebx`, leaf 80000021h `eax` and `ecx`.
     extended: u32,
     amd: [u32; 2],
-    /// IA32_ARCH_CAPABILITIES; 0: no such register.
+    /// IA32_ARCH_CAPABILITIES; 0 if there is no such register.
     capabilities: u64,
     microcode: u32,
 }
 
 impl Cpu {
-    /// Asks `cpuid(leaf, subleaf)`, which returns `eax`, `ebx`, `ecx` and `edx`. Rings 0 to 2 alone
-    /// can read the two registers.
+    /// Reads the CPU through `cpuid(leaf, subleaf)`, which returns `eax`, `ebx`, `ecx` and `edx`.
+    /// The caller passes the two registers, since only ring 0 can read them.
     #[must_use]
     pub fn read(cpuid: impl Fn(u32, u32) -> [u32; 4], capabilities: u64, microcode: u32) -> Self {
         let [most, b, c, d] = cpuid(0, 0);
@@ -64,7 +64,7 @@ impl Cpu {
         }
     }
 
-    /// Who made it.
+    /// The manufacturer.
     #[must_use]
     pub fn vendor(&self) -> Vendor {
         match &self.vendor {
@@ -76,7 +76,7 @@ impl Cpu {
         }
     }
 
-    /// Who made it, in its own letters.
+    /// The manufacturer, as the CPU's own text.
     #[must_use]
     pub fn vendor_name(&self) -> &str {
         core::str::from_utf8(&self.vendor).unwrap_or("unknown").trim()
@@ -91,7 +91,7 @@ impl Cpu {
         }
     }
 
-    /// Model, with the extended model above it.
+    /// Model, with the extended model in the high bits.
     #[must_use]
     pub fn model(&self) -> u32 {
         let low = self.signature >> 4 & 0xf;
@@ -113,7 +113,7 @@ impl Cpu {
         self.microcode
     }
 
-    /// Whether it has a feature.
+    /// Returns whether it has a feature.
     pub(crate) fn has(&self, feature: Feature) -> bool {
         let [structured_b, structured_d] = self.structured;
         let [amd_a, amd_c] = self.amd;
@@ -138,13 +138,13 @@ impl Cpu {
         word & 1 << bit != 0
     }
 
-    /// Whether IA32_ARCH_CAPABILITIES has a bit.
+    /// Returns whether a bit of IA32_ARCH_CAPABILITIES is set.
     pub(crate) fn capable(&self, bit: u32) -> bool {
         self.capabilities & 1 << bit != 0
     }
 }
 
-/// A feature, by the names of the manuals.
+/// A feature, named as in the manuals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Feature {
     Avx,

@@ -1,14 +1,14 @@
-//! What the CPU leaks, and what is done against it here: a verdict for each known issue.
+//! The known leaks of CPUs: for each issue, a verdict on this machine with its mitigations.
 //!
-//! Ring 0 switches mitigations on by simple facts and judges nothing. Who judges is this crate,
-//! for the ultravisor at its start and through it for `uvtool doctor`: it takes what the CPU says
-//! of itself and what the monitor has switched on. The chapter on soundness has a table with a row
-//! for each issue of [`ISSUES`]; a test compares them.
+//! Ring 0 turns mitigations on by simple facts and judges nothing. This crate judges, for the
+//! ultravisor at its start and through it for `uvtool doctor`: its input is what the CPU reports
+//! about itself, and the mitigations that the monitor turned on. The chapter on soundness has a
+//! table with a row for each issue of [`ISSUES`]; a test compares them.
 //!
-//! Rule: an issue counts as mitigated where everything is on that stops it; where it is not known
-//! whether it is, it is open. Issues of virtual machines (VMSCAPE, the entry of a guest that the
-//! return stack survives, multiple hits of instruction translations) are left out: nothing here
-//! uses that hardware.
+//! Rule: an issue counts as mitigated if every mitigation that it needs is on; if that is unknown,
+//! it is open. Issues of virtual machines (VMSCAPE, the entry of a guest that the return stack
+//! survives, multiple hits of instruction translations) are left out: nothing here uses that
+//! hardware.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -27,20 +27,20 @@ use pv_abi::uv::start::mitigation as on;
 pub struct Host {
     /// Its first CPU; the others are taken to be the same.
     pub cpu: Cpu,
-    /// What the monitor has switched on; bits of [`pv_abi::uv::start::mitigation`].
+    /// The mitigations that the monitor turned on, as bits of [`pv_abi::uv::start::mitigation`].
     pub mitigations: u32,
-    /// Two threads of a core run.
+    /// Whether two threads of a core run.
     pub smt: bool,
 }
 
-/// How a machine stands with an issue.
+/// The verdict on an issue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The CPU does not have it.
+    /// The CPU does not have the issue.
     NotAffected,
-    /// It has, and this stops it.
+    /// The CPU has the issue, and this mitigates it.
     Mitigated(&'static str),
-    /// It has, and nothing stops it, for this reason.
+    /// The CPU has the issue, and it is not mitigated, for this reason.
     Open(&'static str),
 }
 use Verdict::{Mitigated, NotAffected, Open};
@@ -58,22 +58,22 @@ impl fmt::Display for Verdict {
 /// An issue.
 #[derive(Clone, Copy, Debug)]
 pub struct Issue {
-    /// Short and stable.
+    /// Its short, stable name.
     pub name: &'static str,
-    /// What would change an open verdict.
+    /// What would resolve an open verdict.
     pub way_out: &'static str,
     judge: fn(&Host) -> Verdict,
 }
 
 impl Issue {
-    /// How a machine stands with it.
+    /// The verdict on a machine.
     #[must_use]
     pub fn verdict(&self, host: &Host) -> Verdict {
         if host.is(models::NO_SPECULATION) { NotAffected } else { (self.judge)(host) }
     }
 }
 
-/// Whether guests could read all memory of this machine.
+/// Returns whether guests could read all memory of this machine.
 #[must_use]
 pub fn has_meltdown(host: &Host) -> bool {
     !host.is(models::NO_SPECULATION) && host.lets_faults_through()
@@ -83,7 +83,7 @@ const MICROCODE: &str = "a newer microcode, from the firmware or by GRUB's modul
 const THREADS: &str = "the monitor's option smt=off, and a newer microcode where that is too old";
 const OTHER_CPU: &str = "another CPU";
 
-/// All issues, in the order in which they are shown.
+/// All issues, in display order.
 pub const ISSUES: &[Issue] = &[
     Issue {
         name: "meltdown",
@@ -135,18 +135,18 @@ impl Host {
         self.cpu.vendor() == Vendor::Intel
     }
 
-    /// Data of memory that ring 3 may not read reaches what it does speculatively.
+    /// Returns whether data in memory that ring 3 may not read reaches its speculative execution.
     fn lets_faults_through(&self) -> bool {
         !models::is_amd(&self.cpu) && !self.capable(cap::RDCL_NO)
     }
 
-    /// Branches of ring 3 do not steer those of ring 0.
+    /// Returns whether branches of ring 3 do not influence predictions in ring 0.
     fn keeps_rings_apart(&self) -> bool {
         self.does(on::IBRS | on::AUTO_IBRS)
     }
 
-    /// Whether `verw` helps, where it `clears` what is to be cleared; sibling threads see each
-    /// other's buffers at any time.
+    /// The verdict if `verw` is the mitigation and `clears` says whether it works; sibling threads
+    /// see each other's buffers at any time.
     fn cleared(&self, clears: bool) -> Verdict {
         match (clears, self.does(on::VERW), self.smt) {
             (false, ..) => Open("the microcode does not clear buffers"),
@@ -277,7 +277,7 @@ fn rfds(host: &Host) -> Verdict {
     if !affected || host.capable(cap::RFDS_NO) {
         return NotAffected;
     }
-    // What is left in registers is no business of a sibling: these cores have no threads.
+    // These cores have no sibling threads, so data left in registers cannot leak to one.
     Host { smt: false, ..*host }.cleared(host.capable(cap::RFDS_CLEAR))
 }
 

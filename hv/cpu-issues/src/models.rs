@@ -1,12 +1,12 @@
-//! What the manufacturers say of their models, as Linux 6.12 keeps it
+//! The manufacturers' statements on their models, as recorded in Linux 6.12
 //! (`arch/x86/kernel/cpu/common.c`, `cpu_vuln_whitelist` and `cpu_vuln_blacklist`).
 //!
-//! Rule: a model without a row is affected by the old issues and by none that its manufacturer
-//! lists by model. The first row that matches counts.
+//! Rule: a model without a row is affected by the old issues, and by none that its manufacturer
+//! lists by model. The first matching row counts.
 
 use crate::cpu::{Cpu, Vendor};
 
-/// It does not speculate.
+/// The CPU does not speculate.
 pub(crate) const NO_SPECULATION: u32 = 1 << 0;
 pub(crate) const NO_L1TF: u32 = 1 << 1;
 pub(crate) const NO_MDS: u32 = 1 << 2;
@@ -14,7 +14,7 @@ pub(crate) const NO_SSB: u32 = 1 << 3;
 pub(crate) const NO_MMIO: u32 = 1 << 4;
 pub(crate) const SRBDS: u32 = 1 << 8;
 pub(crate) const MMIO: u32 = 1 << 9;
-/// The kind of MMIO stale data that RDRAND shows, as SRBDS does.
+/// The kind of MMIO stale data that RDRAND exposes, as SRBDS does.
 pub(crate) const SBDS: u32 = 1 << 10;
 pub(crate) const RETBLEED: u32 = 1 << 11;
 pub(crate) const GDS: u32 = 1 << 12;
@@ -25,7 +25,7 @@ const ATOM: u32 = NO_SSB | NO_L1TF;
 const GOLDMONT: u32 = NO_MDS | NO_L1TF | NO_MMIO | RFDS;
 const SKYLAKE: u32 = MMIO | RETBLEED | GDS;
 
-/// Intel's family 6: model, last stepping, what holds.
+/// Intel's family 6: model, last stepping, flags.
 const INTEL: &[(u32, u32, u32)] = &[
     // Saltwell, Bonnell.
     (0x36, ANY, NO_SPECULATION),
@@ -93,7 +93,7 @@ const INTEL: &[(u32, u32, u32)] = &[
 ];
 const ANY: u32 = 0xf;
 
-/// What holds for a CPU's model.
+/// The flags of a CPU's model.
 pub(crate) fn holds(cpu: &Cpu) -> u32 {
     match (cpu.vendor(), cpu.family()) {
         (_, 4) | (Vendor::Intel, 5) => NO_SPECULATION,
@@ -109,7 +109,7 @@ pub(crate) fn holds(cpu: &Cpu) -> u32 {
     }
 }
 
-/// Whether it is AMD's design, which lacks most of the issues of Intel's.
+/// Returns whether it is AMD's design, which lacks most of Intel's issues.
 pub(crate) fn is_amd(cpu: &Cpu) -> bool {
     matches!(cpu.vendor(), Vendor::Amd | Vendor::Hygon)
 }
@@ -135,7 +135,7 @@ pub(crate) fn zen(cpu: &Cpu) -> Option<Zen> {
     }
 }
 
-/// Whether Zen 2 has the microcode that mends Zenbleed (`cpu_has_zenbleed_microcode`).
+/// Returns whether a Zen 2 has the microcode that fixes Zenbleed (`cpu_has_zenbleed_microcode`).
 pub(crate) fn zenbleed_is_mended(cpu: &Cpu) -> bool {
     let good = match cpu.model() {
         0x30..=0x3f => 0x0830_107b,
@@ -148,7 +148,7 @@ pub(crate) fn zenbleed_is_mended(cpu: &Cpu) -> bool {
     cpu.microcode() >= good
 }
 
-/// The first microcode of a Zen 3 or 4 in which `verw` clears what TSA shows
+/// Returns whether a Zen 3 or 4 has the microcode in which `verw` clears what TSA exposes
 /// (`amd_check_tsa_microcode`).
 pub(crate) fn tsa_is_cleared(cpu: &Cpu) -> bool {
     let good = match cpu.microcode() >> 8 {

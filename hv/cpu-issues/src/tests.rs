@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-/// A CPU by what `cpuid` says: vendor, leaf 1 `eax` and `ecx`, leaf 7 `ebx` and `edx`, its second
+/// A CPU by its `cpuid` values: vendor, leaf 1 `eax` and `ecx`, leaf 7 `ebx` and `edx`, its second
 /// subleaf's `edx`, leaf 80000008h `ebx`, leaf 80000021h `eax` and `ecx`; then the two registers.
 #[derive(Clone, Copy, Default)]
 struct Sample {
@@ -100,7 +100,7 @@ const EMPTY: Sample = Sample {
     microcode: 0,
 };
 
-/// All that is no "not affected", as `name: verdict`.
+/// All issues that are not "not affected", as `name: verdict`.
 fn judged(host: &Host) -> Vec<String> {
     let verdicts = ISSUES.iter().map(|issue| (issue.name, issue.verdict(host)));
     let affected = verdicts.filter(|(_, verdict)| *verdict != NotAffected);
@@ -125,7 +125,7 @@ fn a_cpu_is_read_as_its_manual_says() {
     assert_eq!((cpu.vendor(), cpu.family(), cpu.model()), (Vendor::Amd, 0x19, 0x11));
     assert_eq!((EMULATED.cpu().family(), EMULATED.cpu().model()), (0xf, 0x6b));
     assert_eq!(Sample { vendor: "\u{0}\u{0}\u{0}\u{0}yyyyzzzz", ..EMPTY }.cpu().family(), 0);
-    // Leaves that a CPU does not have say what another one holds.
+    // A leaf that a CPU does not have returns the contents of another one.
     let old = Cpu::read(|leaf, _| if leaf == 0 { [1, 0, 0, 0] } else { [1, !0, !0, !0] }, 0, 0);
     assert!(!old.has(Feature::MdClear) && !old.has(Feature::SrsoNo));
 }
@@ -159,7 +159,7 @@ fn an_old_cpu_of_intel_keeps_what_no_switch_can_close() {
 fn what_the_switches_close_is_open_without_them() {
     let switches = on::VERW | on::IBPB | on::IBRS | on::STIBP | on::NO_TSX | on::SSBD;
     let host = CASCADE_LAKE.host(switches, false);
-    // Its microcode is from 2019: no answer to what came after.
+    // Its microcode from 2019 does not address later issues.
     assert_eq!(open(&host), ["bhi", "its", "mmio-stale-data", "gds"]);
     let host = CASCADE_LAKE.host(0, true);
     assert_eq!(open(&host)[..5], ["spectre-v2", "bhi", "retbleed", "its", "ssb"]);
@@ -196,7 +196,7 @@ fn names_are_unique_and_every_way_out_says_something() {
     assert!(ISSUES.iter().all(|issue| !issue.way_out.is_empty()));
 }
 
-/// The rows of the table in the book, each by its first cell.
+/// The rows of the table in the book, with the first cell of each.
 fn table() -> Vec<(String, String)> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/soundness.md");
     let book = std::fs::read_to_string(path).unwrap();
@@ -217,7 +217,7 @@ fn the_book_has_a_row_for_each_issue_in_this_order() {
     assert_eq!(names, ours);
 }
 
-/// Every verdict that an issue can come to, found by trying.
+/// Every possible verdict on each issue, found by trying.
 fn verdicts() -> BTreeMap<&'static str, BTreeSet<String>> {
     let mut found: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;

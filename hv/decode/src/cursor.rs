@@ -2,7 +2,7 @@
 
 use crate::MAX_LENGTH;
 
-/// A position in an instruction. A copy is a bookmark.
+/// A position in an instruction. A copy serves as a bookmark.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],

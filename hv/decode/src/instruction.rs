@@ -1,25 +1,25 @@
-//! What the decoder says of an instruction.
+//! The decoded form of an instruction.
 
 /// An instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
-    /// What it does.
+    /// Its operation.
     pub operation: Operation,
-    /// Its bytes, 1 to 15, prefixes included.
+    /// Its length in bytes, 1 to 15, prefixes included.
     pub length: u8,
 }
 
-/// What an instruction does. Registers are numbered as the hardware does: rax 0, rcx 1, rdx 2,
-/// rbx 3, rsp 4, rbp 5, rsi 6, rdi 7, r8 to r15.
+/// The operation of an instruction. Registers are numbered as the hardware does: rax 0, rcx 1, rdx
+/// 2, rbx 3, rsp 4, rbp 5, rsi 6, rdi 7, r8 to r15.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Writes memory.
     Write {
-        /// How.
+        /// The kind of write.
         write: Write,
         /// Size of the operands.
         size: Size,
-        /// Where.
+        /// The destination.
         memory: Memory,
     },
     /// Clears the interrupt flag.
@@ -30,14 +30,14 @@ pub enum Operation {
     Hlt,
     /// Reads a port into al, ax or eax.
     In {
-        /// Which.
+        /// The port.
         port: Port,
         /// 1, 2 or 4 bytes.
         size: Size,
     },
     /// Writes al, ax or eax to a port.
     Out {
-        /// Which.
+        /// The port.
         port: Port,
         /// 1, 2 or 4 bytes.
         size: Size,
@@ -78,21 +78,21 @@ pub enum Operation {
     },
     /// Stores limit and base of a descriptor table: 2 and 8 bytes.
     StoreTable {
-        /// Where.
+        /// The destination.
         memory: Memory,
     },
-    /// Stores a word that describes the system.
+    /// Stores one of the words that describe the system.
     StoreSystem {
-        /// Which word.
+        /// The word.
         word: SystemWord,
-        /// Where.
+        /// The destination.
         to: Place,
     },
     /// Clears CR0.TS.
     Clts,
-    /// Writes back and empties the caches.
+    /// Writes back and invalidates the caches.
     Wbinvd,
-    /// Empties the caches.
+    /// Invalidates the caches.
     Invd,
     /// Writes edx:eax to the extended control register of number ecx.
     Xsetbv,
@@ -100,33 +100,33 @@ pub enum Operation {
     ForcedCpuid,
 }
 
-/// How an instruction writes memory; what it reads there is in the semantics.
+/// How an instruction writes memory; each kind implies what it reads there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
     /// Stores the source.
     Store(Operand),
-    /// Stores a register, which gets the old value.
+    /// Stores a register, which receives the old value.
     Exchange {
         /// The register.
         register: u8,
     },
-    /// Stores a register if the old value is that of rax; else rax gets the old value.
+    /// Stores a register if the old value equals rax; else rax receives the old value.
     CompareExchange {
         /// The register.
         register: u8,
     },
-    /// And with the source; sets the flags.
+    /// Ands memory with the source; sets the flags.
     And(Operand),
-    /// Or with the source; sets the flags.
+    /// Ors memory with the source; sets the flags.
     Or(Operand),
-    /// Sets a bit; the carry flag gets its old value.
+    /// Sets a bit; the carry flag receives its old value.
     BitSet {
-        /// Below the size in bits.
+        /// The bit, below the size in bits.
         bit: u8,
     },
-    /// Clears a bit; the carry flag gets its old value.
+    /// Clears a bit; the carry flag receives its old value.
     BitReset {
-        /// Below the size in bits.
+        /// The bit, below the size in bits.
         bit: u8,
     },
 }
@@ -136,7 +136,7 @@ pub enum Write {
 pub enum Operand {
     /// Low bytes of a general register.
     Register(u8),
-    /// A constant, extended with its sign to 64 bits; its low bytes count.
+    /// A constant, sign-extended to 64 bits; only its low bytes are used.
     Immediate(u64),
 }
 
@@ -154,7 +154,7 @@ pub enum Size {
 }
 
 impl Size {
-    /// In bytes.
+    /// The size in bytes.
     #[must_use]
     pub const fn bytes(self) -> u8 {
         match self {
@@ -166,25 +166,25 @@ impl Size {
     }
 }
 
-/// What `sldt`, `str` and `smsw` store.
+/// The word that `sldt`, `str` and `smsw` store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SystemWord {
     /// Selector of the local descriptor table.
     LocalTable,
     /// Selector of the task state.
     Task,
-    /// CR0; its low 16 bits where 2 bytes are stored.
+    /// CR0, or its low 16 bits if 2 bytes are stored.
     MachineStatus,
 }
 
 /// A destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A general register: 2, 4 or 8 bytes, 4 bytes clear the rest of it.
+    /// A general register: 2, 4 or 8 bytes. A write of 4 bytes clears the rest of the register.
     Register {
         /// The register.
         number: u8,
-        /// How much of it.
+        /// The size of the write.
         size: Size,
     },
     /// 2 bytes of memory.
@@ -194,16 +194,16 @@ pub enum Place {
 /// An I/O port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
-    /// Its number.
+    /// The port with this number.
     Immediate(u8),
-    /// In dx.
+    /// The port in dx.
     Dx,
 }
 
-/// Which segment base counts in 64-bit code.
+/// The segment whose base is added in 64-bit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segment {
-    /// One with base 0.
+    /// A segment with base 0.
     Flat,
     /// fs.
     Fs,
@@ -220,19 +220,19 @@ pub struct Memory {
     pub index: Option<u8>,
     /// Factor of the index: 1, 2, 4 or 8.
     pub scale: u8,
-    /// Added; extended with its sign.
+    /// The displacement, sign-extended.
     pub displacement: i64,
-    /// The address of the next instruction is added.
+    /// Whether the address of the next instruction is added.
     pub rip_relative: bool,
-    /// Whose base is added.
+    /// The segment whose base is added.
     pub segment: Segment,
-    /// The sum before the segment base is cut to 32 bits.
+    /// Whether the sum before the segment base is truncated to 32 bits.
     pub address_32: bool,
 }
 
 impl Memory {
-    /// The linear address, given the registers and the address of the next instruction; `None`
-    /// where a segment base is added that the caller would have to know.
+    /// The linear address, given the registers and the address of the next instruction. Returns
+    /// `None` if the segment has a base, which only the caller can know.
     pub fn address(&self, register: impl FnMut(u8) -> u64, next: u64) -> Option<u64> {
         (self.segment == Segment::Flat).then(|| self.offset(register, next))
     }

@@ -1,10 +1,11 @@
-//! Decodes the few 64-bit instructions that the monitor carries out for a guest kernel.
+//! Decodes the few 64-bit instructions that the monitor emulates for a guest kernel.
 //!
-//! Three kinds: writes to read-only mapped page tables, privileged instructions, and CPUID behind
-//! the forced-emulation prefix. The bytes come from the guest and may be anything, so the decoder
-//! is exact on prefixes and lengths and answers `None` to all it does not know for sure: the guest
-//! then gets the fault the hardware raised. In particular it refuses a lock prefix where the
-//! hardware would, repeat prefixes except with string I/O, and byte registers ah to bh.
+//! There are three kinds: writes to page tables that are mapped read-only, privileged instructions,
+//! and CPUID behind the forced-emulation prefix. The bytes come from the guest and may be anything.
+//! So the decoder is exact on prefixes and lengths, and returns `None` for everything that it does
+//! not know for sure: the guest then gets the fault that the hardware raised. In particular it
+//! refuses a lock prefix where the hardware would, repeat prefixes except with string I/O, and the
+//! byte registers ah to bh.
 //!
 //! Facts: Intel SDM vol. 2, chapter 2 (formats), appendix A (opcode map).
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
@@ -25,11 +26,11 @@ pub use instruction::{
 use cursor::Cursor;
 use prefixes::Prefixes;
 
-/// The longest instruction.
+/// Length of the longest instruction.
 pub const MAX_LENGTH: usize = 15;
 
-/// Decodes the instruction at the start of `bytes`, of which the first [`MAX_LENGTH`] count.
-/// `None`: not one of those that are emulated, or cut off.
+/// Decodes the instruction at the start of `bytes`, of which only the first [`MAX_LENGTH`] are
+/// used. Returns `None` if the instruction is not emulated, or is cut off.
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Option<Instruction> {
     if let Some(operation) = privileged::forced(bytes) {
@@ -50,8 +51,9 @@ pub fn decode(bytes: &[u8]) -> Option<Instruction> {
     Some(Instruction { operation, length: cursor.position() })
 }
 
-/// Decodes `int n` of 64-bit or (`long_mode` false) 32-bit code: vector and length. Code of
-/// 32-bit processes has no REX prefixes, so it must not be given to [`decode`].
+/// Decodes `int n` of 64-bit code, or of 32-bit code if `long_mode` is false. Returns the vector
+/// and the length. Code of 32-bit processes has no REX prefixes, so it must not be passed to
+/// [`decode`].
 #[must_use]
 pub fn software_interrupt(bytes: &[u8], long_mode: bool) -> Option<(u8, u8)> {
     let mut cursor = Cursor::new(bytes);

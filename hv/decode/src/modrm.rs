@@ -1,4 +1,4 @@
-//! The ModRM byte and what follows it, where it names memory.
+//! The ModRM byte and the bytes after it, if it names memory.
 
 use crate::cursor::Cursor;
 use crate::instruction::Memory;
@@ -7,16 +7,16 @@ use crate::prefixes::Prefixes;
 /// A decoded ModRM byte.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ModRm {
-    /// Middle field without its REX bit: an opcode extension.
+    /// The middle field without its REX bit, as an opcode extension.
     pub(crate) extension: u8,
-    /// Middle field with its REX bit: a register.
+    /// The middle field with its REX bit, as a register.
     pub(crate) register: u8,
     /// The other field, which names memory.
     pub(crate) memory: Memory,
 }
 
 impl ModRm {
-    /// `None` where both fields are registers, too.
+    /// Reads the byte. Also returns `None` if both fields are registers.
     pub(crate) fn read(prefixes: &Prefixes, cursor: &mut Cursor) -> Option<Self> {
         let byte = cursor.u8()?;
         let extension = byte >> 3 & 7;
@@ -43,7 +43,7 @@ fn memory(mode: u8, low: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> Option
         let sib = cursor.u8()?;
         let index = sib >> 3 & 7 | prefixes.rex_x();
         found.base = Some(sib & 7 | prefixes.rex_b());
-        // rsp as index means none.
+        // rsp as index means no index.
         found.index = (index != 4).then_some(index);
         found.scale = if index == 4 { 1 } else { 1 << (sib >> 6) };
         no_base = mode == 0 && sib & 7 == 5;

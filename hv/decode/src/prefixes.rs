@@ -3,16 +3,16 @@
 use crate::cursor::Cursor;
 use crate::instruction::{Segment, Size};
 
-/// The prefixes that were there.
+/// The prefixes of an instruction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Prefixes {
     pub(crate) lock: bool,
-    /// 0xf2 or 0xf3.
+    /// Whether there is 0xf2 or 0xf3.
     pub(crate) repeat: bool,
     pub(crate) operand_16: bool,
     pub(crate) address_32: bool,
     pub(crate) segment: Segment,
-    /// 0x40 to 0x4f, or 0.
+    /// The REX prefix, 0x40 to 0x4f, or 0.
     pub(crate) rex: u8,
 }
 
@@ -23,7 +23,7 @@ impl Prefixes {
         if let Some(rex @ 0x40..=0x4f) = cursor.peek() {
             found.rex = rex;
             cursor.u8()?;
-            // Another prefix would cancel it; no compiler writes that.
+            // Another prefix would cancel the REX prefix; no compiler emits that.
             if matches!(cursor.peek()?, 0x40..=0x4f) || is_legacy(cursor.peek()?) {
                 return None;
             }
@@ -31,7 +31,7 @@ impl Prefixes {
         Some(found)
     }
 
-    /// Reads the prefixes that 32-bit code has too.
+    /// Reads the prefixes that exist in 32-bit code too.
     pub(crate) fn read_legacy(cursor: &mut Cursor) -> Option<Self> {
         let mut found = Self {
             lock: false,
@@ -56,7 +56,7 @@ impl Prefixes {
         Some(found)
     }
 
-    /// No prefix that changes a privileged instruction.
+    /// Returns whether there is no prefix that changes a privileged instruction.
     pub(crate) const fn plain(&self) -> bool {
         !self.lock && !self.repeat && !self.operand_16
     }
@@ -80,7 +80,7 @@ impl Prefixes {
         (self.rex & 1) << 3
     }
 
-    /// Size of the operands of an opcode that is not of bytes.
+    /// Operand size of an opcode that does not operate on bytes.
     pub(crate) const fn size(&self) -> Size {
         match (self.rex_w(), self.operand_16) {
             (true, _) => Size::Quad,

@@ -7,18 +7,18 @@ use crate::prefixes::Prefixes;
 
 /// `ud2`, `"xen"`, `cpuid`.
 const FORCED_CPUID: [u8; 7] = [0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2];
-/// Its bytes.
+/// Its length in bytes.
 pub(crate) const FORCED_CPUID_LENGTH: u8 = 7;
 const _: () = assert!(FORCED_CPUID.len() == FORCED_CPUID_LENGTH as usize);
 
-/// The one instruction that is emulated behind the prefix.
+/// Decodes the only instruction that is emulated behind the prefix.
 pub(crate) fn forced(bytes: &[u8]) -> Option<Operation> {
     bytes.starts_with(&FORCED_CPUID).then_some(Operation::ForcedCpuid)
 }
 
 /// Privileged instructions with a one-byte opcode.
 pub(crate) fn one_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> Option<Operation> {
-    // Manuals disagree on what a 64-bit and a 16-bit operand prefix mean together here.
+    // The manuals disagree on the meaning of REX.W together with a 16-bit operand prefix here.
     if prefixes.lock || prefixes.repeat || (prefixes.rex_w() && prefixes.operand_16) {
         return None;
     }
@@ -59,8 +59,8 @@ pub(crate) fn two_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> 
     })
 }
 
-/// Instructions behind 0x0f 0x00 and 0x0f 0x01: those that tell of descriptor tables, task and
-/// CR0, which ring 3 may not use while UMIP is on, and `xsetbv`.
+/// Instructions behind 0x0f 0x00 and 0x0f 0x01: `xsetbv`, and those that reveal descriptor tables,
+/// task state and CR0, which ring 3 may not use while UMIP is on.
 fn groups(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> Option<Operation> {
     if prefixes.lock || prefixes.repeat {
         return None;

@@ -55,7 +55,7 @@ pub(crate) fn two_byte(opcode: u8, prefixes: &Prefixes, cursor: &mut Cursor) -> 
     Some(Operation::Write { write, size, memory: modrm.memory })
 }
 
-/// Or and and among the operations that an extension of opcodes 0x80 to 0x83 chooses.
+/// The operations `or` and `and`, among those that the extension of opcodes 0x80 to 0x83 selects.
 const fn arithmetic(extension: u8, source: Operand) -> Option<Write> {
     match extension {
         1 => Some(Write::Or(source)),
@@ -68,7 +68,7 @@ fn register(modrm: &ModRm, size: Size, prefixes: &Prefixes) -> Option<Operand> {
     number(modrm, size, prefixes).map(Operand::Register)
 }
 
-/// The register of an operand; `None` for ah, ch, dh and bh.
+/// The register number of an operand. Returns `None` for ah, ch, dh and bh.
 fn number(modrm: &ModRm, size: Size, prefixes: &Prefixes) -> Option<u8> {
     let high_byte = size == Size::Byte && prefixes.rex == 0 && modrm.register >= 4;
     (!high_byte).then_some(modrm.register)

@@ -1,5 +1,5 @@
-//! On arbitrary bytes the decoder agrees with a complete disassembler: what it decodes has that
-//! meaning and length, and what it refuses is nothing it should know.
+//! On arbitrary bytes the decoder agrees with a complete disassembler: what it decodes has the same
+//! meaning and length, and it refuses no instruction that it should know.
 
 use decode::{Memory, Operand, Operation, Place, Port, Segment, Size, SystemWord, Write, decode};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
@@ -60,7 +60,7 @@ const OPCODES: &[&[u8]] = &[
     &[0xfb],
 ];
 
-/// Bytes that are often one of our instructions.
+/// Bytes that often are one of the emulated instructions.
 fn likely() -> impl Strategy<Value = Vec<u8>> {
     let prefixes = prop::collection::vec(prop::sample::select(PREFIXES), 0..3);
     let tail = prop::collection::vec(any::<u8>(), 0..10);
@@ -90,7 +90,7 @@ fn memory(i: &Instruction) -> Memory {
             && i.memory_displ_size() == 4);
     let index = number(i.memory_index());
     let displacement = match (rip_relative, address_32) {
-        // The disassembler gives the target; the instruction is at 0.
+        // The disassembler returns the target; the instruction is at 0.
         (true, _) => (i.memory_displacement64() as i64).wrapping_sub(i.len() as i64),
         (_, true) => i64::from(i.memory_displacement64() as u32 as i32),
         _ => i.memory_displacement64() as i64,
@@ -128,7 +128,7 @@ fn memory_size(i: &Instruction) -> Size {
     }
 }
 
-/// The second operand of a write, extended with its sign.
+/// The second operand of a write, sign-extended.
 fn source(i: &Instruction) -> Option<Operand> {
     match i.op1_kind() {
         OpKind::Register => {
@@ -149,7 +149,7 @@ fn is_high_byte(i: &Instruction) -> bool {
         .any(|r| [Register::AH, Register::BH, Register::CH, Register::DH].contains(r))
 }
 
-/// What our decoder should say of a disassembled write.
+/// The expected result for a disassembled write.
 fn expected_write(i: &Instruction) -> Option<Operation> {
     if i.op0_kind() != OpKind::Memory && i.mnemonic() != Mnemonic::Xchg {
         return None;
@@ -206,7 +206,7 @@ fn place(i: &Instruction) -> Place {
     }
 }
 
-/// What our decoder should say of a disassembled privileged instruction.
+/// The expected result for a disassembled privileged instruction.
 fn expected_privileged(i: &Instruction) -> Option<Operation> {
     let n = |register: Register| register.number() as u8;
     let (r0, r1) = (i.op0_register(), i.op1_register());
@@ -235,12 +235,12 @@ fn expected_privileged(i: &Instruction) -> Option<Operation> {
     })
 }
 
-/// Register exchanges and moves that only look like ours.
+/// Excludes register exchanges and moves that only look like emulated ones.
 fn expected(i: &Instruction) -> Option<Operation> {
     expected_write(i).or_else(|| expected_privileged(i))
 }
 
-/// Encodings that are refused although the hardware takes them.
+/// Encodings that the decoder refuses although the hardware accepts them.
 fn refused_on_purpose(bytes: &[u8], i: &Instruction) -> bool {
     let legacy =
         |b: &u8| [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3].contains(b);
@@ -255,7 +255,7 @@ fn refused_on_purpose(bytes: &[u8], i: &Instruction) -> bool {
     let strange_control = control.is_some_and(|r| ![0, 2, 3, 4, 8].contains(&r.number()));
     let wide_and_narrow = has(0x66) && prefixes.last().is_some_and(|b| rex(b) && b & 8 != 0);
     let write = expected_write(i).is_some();
-    // Those that tell of the system have a size, like writes.
+    // Like writes, instructions that describe the system have a size.
     let sized = write
         || matches!(
             expected_privileged(i),

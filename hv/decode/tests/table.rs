@@ -5,7 +5,7 @@ use decode::{
     software_interrupt,
 };
 
-/// Memory at a register.
+/// A memory operand at a register.
 fn at(base: u8, displacement: i64) -> Memory {
     Memory {
         base: Some(base),
@@ -22,7 +22,8 @@ fn write(write: Write, size: Size, memory: Memory) -> Operation {
     Operation::Write { write, size, memory }
 }
 
-/// Decodes all of `bytes`, also with more bytes behind, and not with fewer.
+/// Decodes all of `bytes`. Also checks that more bytes after them do not matter, and that fewer
+/// fail.
 fn whole(bytes: &[u8]) -> Operation {
     let instruction = decode(bytes).expect("decodes");
     assert_eq!(usize::from(instruction.length), bytes.len(), "{bytes:02x?}");
@@ -145,7 +146,7 @@ fn what_is_not_emulated_is_refused() {
     let refused: &[&[u8]] = &[
         &[],
         &[0xf0],
-        // A lock prefix where there is none to be: store, cli, register forms, wrmsr.
+        // A lock prefix where it is not allowed: store, cli, register forms, wrmsr.
         &[0xf0, 0x48, 0x89, 0x10],
         &[0xf0, 0xfa],
         &[0xf0, 0x48, 0x87, 0xc3],
@@ -176,8 +177,8 @@ fn what_is_not_emulated_is_refused() {
         &[0x0f, 0x20, 0xc8],
         &[0x44, 0x0f, 0x20, 0xc8],
         &[0x44, 0x0f, 0x21, 0xc0],
-        // What ring 3 may do itself, or the monitor does not do for it: string I/O, rdtscp, rdpmc,
-        // lmsw, invlpg, swapgs, sysret, sysexit, int n, plain cpuid.
+        // Instructions that ring 3 may execute itself, or that the monitor does not emulate: string
+        // I/O, rdtscp, rdpmc, lmsw, invlpg, swapgs, sysret, sysexit, int n, plain cpuid.
         &[0xf3, 0x6c],
         &[0x66, 0x6f],
         &[0x0f, 0x01, 0xf9],
@@ -195,7 +196,7 @@ fn what_is_not_emulated_is_refused() {
         &[0x0f, 0x05],
         &[0x90],
         &[0xe8, 0, 0, 0, 0],
-        // ud2 with something else behind it.
+        // ud2 followed by other bytes.
         &[0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0x31],
         &[0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x90, 0x0f, 0xa2],
         // Too long: fourteen prefixes leave one byte.

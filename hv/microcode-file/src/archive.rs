@@ -1,21 +1,21 @@
-//! The archive that Linux takes microcode from: the "new ASCII" format of cpio (Linux,
-//! `Documentation/driver-api/early-userspace/buffer-format.rst`). A member is a header of 110
-//! characters, its name, its bytes; name and bytes end at a multiple of 4.
+//! The archive format from which Linux loads microcode: the "new ASCII" format of cpio (Linux,
+//! `Documentation/driver-api/early-userspace/buffer-format.rst`). A member consists of a header of
+//! 110 characters, its name and its bytes, both padded to a multiple of 4.
 //!
-//! Distributions put this archive in front of their compressed RAM disk. So the look ends at the
-//! archive's own end, and what follows is not looked at.
+//! Distributions put this archive in front of their compressed RAM disk. So the search ends at the
+//! archive's own end, and the rest is ignored.
 
 use crate::Damaged;
 
 const MAGIC: [&[u8]; 2] = [b"070701", b"070702"];
 const HEADER: usize = 110;
-/// Where the header has the length of the bytes, and that of the name with a zero behind it.
+/// Offsets in the header: the number of bytes, and the length of the name with its final zero.
 const FILE_BYTES: usize = 54;
 const NAME_BYTES: usize = 94;
 /// The name that ends an archive.
 const END: &[u8] = b"TRAILER!!!";
 
-/// Whether the bytes begin as an archive does.
+/// Returns whether the bytes begin like an archive.
 pub fn is_archive(bytes: &[u8]) -> bool {
     MAGIC.iter().any(|magic| bytes.starts_with(magic))
 }
@@ -23,7 +23,7 @@ pub fn is_archive(bytes: &[u8]) -> bool {
 /// The bytes of the member with this name.
 ///
 /// # Errors
-/// The archive cannot be read to its end.
+/// [`Damaged`] if the archive cannot be read to its end.
 pub fn member<'a>(archive: &'a [u8], wanted: &str) -> Result<Option<&'a [u8]>, Damaged> {
     let mut at = 0;
     loop {
@@ -38,7 +38,7 @@ pub fn member<'a>(archive: &'a [u8], wanted: &str) -> Result<Option<&'a [u8]>, D
     }
 }
 
-/// Name and bytes of the member at an offset, and the offset of the member behind it.
+/// The name and bytes of the member at an offset, and the offset of the next member.
 fn next(archive: &[u8], at: usize) -> Option<(&[u8], &[u8], usize)> {
     let header = archive.get(at..at.checked_add(HEADER)?)?;
     if !is_archive(header) {

@@ -1,15 +1,15 @@
-//! Files of microcode, as the manufacturers publish them: which update of a file a CPU gets.
+//! Microcode files as the manufacturers publish them, and the choice of an update for a CPU.
 //!
-//! The host takes a file as a module of GRUB, so that leaks of the CPU end for which the firmware is
-//! too old. A file has updates for many CPUs: of Intel, any number behind one another
-//! (`cat /lib/firmware/intel-ucode/*`; Intel SDM vol. 3, 10.11.1); of AMD, containers with a table of
-//! CPUs and patches for them (Linux, `Documentation/arch/x86/microcode.rst` and
-//! `arch/x86/kernel/cpu/microcode/amd.c`). Or it is an archive that has such files under the names
-//! that Linux looks for: what distributions install, and what their RAM disks begin with.
+//! The host takes a file as a GRUB module, to fix leaks of the CPU for which the firmware is too
+//! old. A file has updates for many CPUs. An Intel file has any number of updates one after the
+//! other (`cat /lib/firmware/intel-ucode/*`; Intel SDM vol. 3, 10.11.1). An AMD file has containers
+//! with a table of CPUs and patches for them (Linux, `Documentation/arch/x86/microcode.rst` and
+//! `arch/x86/kernel/cpu/microcode/amd.c`). Or the file is an archive of such files, under the names
+//! that Linux expects: distributions install it, and their RAM disks begin with it.
 //!
-//! Rule: the file is of a stranger. Every length is checked before it is used, and no byte of an
-//! update is understood: the CPU checks the signature of what it loads. The loader reads files; the
-//! monitor does not link this crate.
+//! Rule: the file is not trusted. Every length is checked before it is used, and the contents of an
+//! update are not interpreted: the CPU checks the signature of what it loads. The loader reads
+//! files; the monitor does not link this crate.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -26,18 +26,18 @@ pub use outcome::Outcome;
 pub struct Update<'a> {
     /// Its revision.
     pub revision: u32,
-    /// What the CPU loads: the address of the first byte goes into the register.
+    /// The data that the CPU loads: the address of its first byte goes into the register.
     pub data: &'a [u8],
 }
 
-/// The file is cut off, or is none of microcode, at this offset.
+/// The file is cut off at this offset, or it is not a microcode file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damaged(pub usize);
 
-/// The update that a module has for a CPU.
+/// The update in a module for a CPU.
 ///
 /// # Errors
-/// Why the module has nothing that this CPU should load.
+/// Why the module has no update that this CPU should load.
 pub fn choose<'a>(module: &'a [u8], cpu: &Identity) -> Result<Update<'a>, Outcome> {
     let damaged = |Damaged(at)| Outcome::Damaged(at);
     let file = if archive::is_archive(module) {
@@ -55,7 +55,7 @@ pub fn choose<'a>(module: &'a [u8], cpu: &Identity) -> Result<Update<'a>, Outcom
     }
 }
 
-/// Where an archive has the file of a manufacturer.
+/// The path of a manufacturer's file in an archive.
 const fn path(vendor: Vendor) -> &'static str {
     match vendor {
         Vendor::Intel => "kernel/x86/microcode/GenuineIntel.bin",
@@ -63,7 +63,7 @@ const fn path(vendor: Vendor) -> &'static str {
     }
 }
 
-/// Whether a file begins as those of another manufacturer than the CPU's do.
+/// Returns whether a file begins like those of a manufacturer other than the CPU's.
 fn is_of_other(file: &[u8], vendor: Vendor) -> bool {
     match vendor {
         Vendor::Intel => word(file, 0) == Some(AMD_MAGIC),
@@ -71,10 +71,11 @@ fn is_of_other(file: &[u8], vendor: Vendor) -> bool {
     }
 }
 
-/// The newest update of a file for a CPU, whatever the CPU has; `None` if the file has none for it.
+/// The newest update in a file for a CPU, whatever revision the CPU has. Returns `None` if the file
+/// has none for it.
 ///
 /// # Errors
-/// The file cannot be read to its end, or is empty.
+/// [`Damaged`] if the file is empty or cannot be read to its end.
 pub fn newest<'a>(file: &'a [u8], cpu: &Identity) -> Result<Option<Update<'a>>, Damaged> {
     if file.is_empty() {
         return Err(Damaged(0));
@@ -98,12 +99,12 @@ pub fn newest<'a>(file: &'a [u8], cpu: &Identity) -> Result<Option<Update<'a>>, 
 }
 
 const INTEL_HEADER: usize = 48;
-/// Sizes that an update has whose header has zeros (before the Pentium 4).
+/// Sizes of an update whose header has zeros (before the Pentium 4).
 const OLD_DATA: usize = 2000;
 const OLD_TOTAL: usize = 2048;
 
-/// Reads the update at the front, keeps it if it is for the CPU, and returns its length; `None` if it
-/// is damaged.
+/// Reads the update at the front, passes it to `keep` if it is for the CPU, and returns its length.
+/// Returns `None` if it is damaged.
 fn intel<'a>(file: &'a [u8], cpu: &Identity, keep: &mut impl FnMut(Update<'a>)) -> Option<usize> {
     let (header, loader) = (word(file, 0)?, word(file, 20)?);
     let (data, total) = match (word(file, 28)?, word(file, 32)?) {
@@ -118,7 +119,8 @@ fn intel<'a>(file: &'a [u8], cpu: &Identity, keep: &mut impl FnMut(Update<'a>)) 
     }
     let is_meant =
         |signature, platforms: u32| signature == cpu.signature && platforms & cpu.platform != 0;
-    // A table of further CPUs behind the data: count, sum, three words; then three words for each.
+    // A table of further CPUs follows the data: count, checksum, three words; then three words for
+    // each CPU.
     let rows = extended.get(20..).unwrap_or_default().chunks_exact(12);
     let count = usize::try_from(word(extended, 0).unwrap_or(0)).ok()?;
     let mut rows = rows.take(count).filter_map(|row| Some((word(row, 0)?, word(row, 4)?)));
@@ -134,8 +136,8 @@ const TABLE: u32 = 0;
 const PATCH: u32 = 1;
 const AMD_HEADER: usize = 64;
 
-/// Reads the container at the front, keeps its patches for the CPU, and returns its length; `None` if
-/// it is damaged.
+/// Reads the container at the front, passes its patches for the CPU to `keep`, and returns its
+/// length. Returns `None` if it is damaged.
 fn container<'a>(
     file: &'a [u8],
     cpu: &Identity,
@@ -145,7 +147,8 @@ fn container<'a>(
         return None;
     }
     let (table, mut at) = section(file, 4, TABLE)?;
-    // CPU, two words on errata, then the number by which patches name CPUs; zero ends the table.
+    // A row has the CPU, two words on errata, and the number by which patches name CPUs; a row of
+    // zeros ends the table.
     let mut rows = table
         .chunks_exact(16)
         .map_while(|row| word(row, 0).filter(|cpu| *cpu != 0).zip(half(row, 12)));
@@ -161,7 +164,7 @@ fn container<'a>(
     Some(at)
 }
 
-/// The section of this kind at an offset, and the offset behind it.
+/// The section of this kind at an offset, and the offset after it.
 fn section(file: &[u8], at: usize, kind: u32) -> Option<(&[u8], usize)> {
     let bytes = usize::try_from(word(file, at.checked_add(4)?)?).ok()?;
     let start = at.checked_add(8)?;

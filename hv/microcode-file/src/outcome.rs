@@ -1,30 +1,30 @@
-//! What came of a module, as the console and `uvtool doctor` tell it.
+//! The result for a module, as the console and `uvtool doctor` report it.
 
 use core::fmt;
 
-/// What came of the module `microcode`.
+/// The result of loading the module `microcode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// GRUB loaded no such module.
     NoModule,
-    /// The CPU took the update; it had this revision before.
+    /// The CPU loaded the update; it had this revision before.
     Loaded(u32),
-    /// The file is cut off, or is none of microcode, at this offset.
+    /// The file is cut off at this offset, or it is not a microcode file.
     Damaged(usize),
-    /// The file has nothing of the CPU's manufacturer.
+    /// The file contains nothing for the CPU's manufacturer.
     OtherVendor,
     /// The file has no update for the CPU.
     OtherCpu,
-    /// The newest update for the CPU has this revision, which the CPU has, or a newer one.
+    /// The newest update for the CPU has this revision, and the CPU's revision is at least as new.
     NotNewer(u32),
-    /// The update has this revision; the machine is virtual, and its host loads microcode.
+    /// The update has this revision, but the machine is virtual and its host loads microcode.
     Virtual(u32),
-    /// The CPU did not take the update with this revision.
+    /// The CPU did not accept the update with this revision.
     NotTaken(u32),
 }
 
 impl Outcome {
-    /// As two words of the machine description.
+    /// The result as two words of the machine description.
     #[must_use]
     pub fn to_words(self) -> [u32; 2] {
         match self {
@@ -39,7 +39,7 @@ impl Outcome {
         }
     }
 
-    /// What two words stand for; `None` if they stand for nothing.
+    /// The result in two words. Returns `None` if they are invalid.
     #[must_use]
     pub fn from_words([kind, number]: [u32; 2]) -> Option<Self> {
         Some(match kind {
@@ -55,8 +55,8 @@ impl Outcome {
         })
     }
 
-    /// What is told of two modules: what came of the one that is for this CPU's manufacturer, where
-    /// the other is for other machines.
+    /// The combined result of two modules: that of the module for this CPU's manufacturer, if the
+    /// other is for other machines.
     #[must_use]
     pub fn and_then(self, second: Self) -> Self {
         let weight = |outcome| match outcome {
@@ -68,7 +68,7 @@ impl Outcome {
         if weight(second) >= weight(self) { second } else { self }
     }
 
-    /// Whether all is as the operator wants it.
+    /// Returns whether the operator need not act.
     #[must_use]
     pub const fn is_fine(self) -> bool {
         matches!(self, Self::NoModule | Self::Loaded(_) | Self::NotNewer(_))

@@ -9,7 +9,7 @@ fn bytes(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// An update of Intel's: revision, signature, platforms, and rows of the extended table.
+/// An Intel update: revision, signature, platforms, and rows of the extended table.
 fn intel(revision: u32, signature: u32, platforms: u32, others: &[(u32, u32)]) -> Vec<u8> {
     let table = if others.is_empty() { 0 } else { 20 + 12 * others.len() };
     let total = u32::try_from(48 + 16 + table).unwrap();
@@ -23,7 +23,7 @@ fn intel(revision: u32, signature: u32, platforms: u32, others: &[(u32, u32)]) -
     bytes(&words)
 }
 
-/// A container of AMD's: rows of the table, patches by revision and number.
+/// An AMD container: rows of the table, and patches by revision and number.
 fn amd(rows: &[(u32, u32)], patches: &[(u32, u32)]) -> Vec<u8> {
     let table: Vec<_> = rows.iter().flat_map(|(cpu, number)| [*cpu, 0, 0, *number]).collect();
     let table = [&table[..], &[0; 4]].concat();
@@ -80,7 +80,7 @@ fn amds_newest_for_the_number_of_the_cpu_is_found() {
         newest_revision(&file, &Identity { signature: 0x870f10, ..ROME }),
         Ok(Some(0x870_1034))
     );
-    // A CPU that the table lacks has no number, and no patch.
+    // A CPU that is not in the table has no number, and no patch.
     assert_eq!(newest_revision(&file, &Identity { signature: 0xa0_0f11, ..ROME }), Ok(None));
 }
 
@@ -102,7 +102,7 @@ fn what_is_cut_off_or_changed_is_damaged() {
         assert_eq!(newest_revision(&file, &SKYLAKE), Err(Damaged(0)), "byte {at}");
     }
     let file = amd(&[(0x83_0f10, 0x8310)], &[(0x830_1055, 0x8310)]);
-    // A container without patches is one.
+    // A container without patches is valid.
     let table = 12 + 32;
     for length in (1..file.len()).filter(|length| *length != table) {
         assert_eq!(newest_revision(&file[..length], &ROME), Err(Damaged(0)), "{length} bytes");
@@ -139,7 +139,7 @@ fn packed(name: &str, bytes: &[u8]) -> Vec<u8> {
     member
 }
 
-/// An archive as distributions have in front of their RAM disks, with a compressed one behind it.
+/// An archive as distributions put it before their RAM disks, followed by a compressed one.
 fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = packed("kernel", &[]);
     members.iter().for_each(|(name, bytes)| archive.extend(packed(name, bytes)));
@@ -201,7 +201,7 @@ fn outcomes_pass_through_the_machine_description() {
         assert_eq!(Outcome::from_words(outcome.to_words()), Some(outcome));
     }
     assert_eq!(Outcome::from_words([8, 0]), None);
-    // Two modules, one for each manufacturer, in either order; then one file and a newer one.
+    // Two modules, one for each manufacturer, in either order; then a file and a newer one.
     for outcome in all.into_iter().filter(|outcome| *outcome != Outcome::NoModule) {
         let none = Outcome::NoModule;
         assert_eq!(none.and_then(outcome).and_then(Outcome::OtherVendor), outcome);

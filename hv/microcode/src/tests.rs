@@ -7,7 +7,7 @@ const SKYLAKE: Identity =
 const ROME: Identity =
     Identity { vendor: Vendor::Amd, signature: 0x83_0f10, platform: 0, revision: 0x830_1000 };
 
-/// A CPU that takes updates, or not, and keeps what is written.
+/// A CPU that accepts updates, or not, and records the writes.
 struct Model {
     name: &'static [u8; 12],
     signature: u32,
@@ -26,7 +26,7 @@ impl Model {
         Self { name, signature: identity.signature, revision, takes, written: RefCell::default() }
     }
 
-    /// What was written to registers that start a load.
+    /// The writes to registers that start a load.
     fn loads(&self) -> Vec<(u32, u64)> {
         self.written.borrow().iter().filter(|(register, _)| *register != 0x8b).copied().collect()
     }
@@ -45,7 +45,7 @@ impl Cpu for Model {
     fn read(&self, register: u32) -> u64 {
         match register {
             0x17 => 7 << 50,
-            // Intel's shows the revision only after a zero and `cpuid`.
+            // An Intel CPU shows the revision only after a write of zero and `cpuid`.
             0x8b if self.name == b"AuthenticAMD" => self.revision.get().into(),
             0x8b => {
                 assert_eq!(self.written.borrow().last(), Some(&(0x8b, 0)));
@@ -88,7 +88,7 @@ fn other_cpus_follow_the_first() {
         let follow = |model: &Model| follow(model, &first, 0x2000);
         let behind = Model::new(&cpu, Some(first.revision));
         assert_eq!((follow(&behind), behind.loads().len()), (Ok(()), 1));
-        // A second thread of the core that was updated before.
+        // A second thread of a core that was updated before.
         let thread = Model::new(&first, Some(first.revision));
         let loads = usize::from(cpu.vendor == Vendor::Amd);
         assert_eq!((follow(&thread), thread.loads().len()), (Ok(()), loads));

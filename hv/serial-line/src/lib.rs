@@ -1,7 +1,7 @@
-//! What the loader and the monitor share to speak: port I/O, a 16550 that is polled, the form of a
-//! message, and the heap that both do not have.
+//! Output code that the loader and the monitor share: port I/O, a polled 16550, the format of a
+//! message, and the allocator that refuses everything.
 //!
-//! On a host target only the form of a message exists.
+//! On a host target only the format of a message exists.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 

@@ -1,7 +1,7 @@
-//! The heap that ring 0 does not have.
+//! The allocator for ring 0, which has no heap.
 //!
-//! Crates shared with partitions link `alloc`, which demands an allocator. The rule: ring 0
-//! never allocates; this one has nothing to give, so an attempt is a panic that names its caller.
+//! Crates shared with partitions link `alloc`, which demands an allocator. The rule: ring 0 never
+//! allocates. This allocator has no memory, so an attempt is a panic that names its caller.
 #![expect(unsafe_code, reason = "the allocator's trait is unsafe")]
 
 use core::{

@@ -1,8 +1,8 @@
 //! Port I/O.
 //!
 //! The rule: the ports passed here belong to devices that ring 0 drives itself (serial, timers,
-//! interrupt controllers, ACPI, PCI configuration), none of which can make the monitor's memory
-//! change by a port access.
+//! interrupt controllers, ACPI, PCI configuration). An access to these ports cannot change the
+//! monitor's memory.
 #![expect(unsafe_code, reason = "in and out instructions")]
 
 use x86_64::structures::port::{PortRead, PortWrite};

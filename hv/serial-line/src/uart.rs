@@ -1,4 +1,4 @@
-//! A 16550 at a PC's address, polled.
+//! A polled 16550 at a PC's address.
 //!
 //! The rule: every poll has a bound, so that a dead line cannot hang ring 0.
 
@@ -10,7 +10,7 @@ use crate::ports::{input, output};
 pub const DATA: u16 = 0;
 /// Interrupt enable.
 pub const INTERRUPT_ENABLE: u16 = 1;
-/// FIFO control; read: interrupt identification.
+/// FIFO control; when read, interrupt identification.
 pub const FIFO_CONTROL: u16 = 2;
 /// Line status.
 pub const LINE_STATUS: u16 = 5;
@@ -20,12 +20,12 @@ const SCRATCH: u16 = 7;
 
 /// Line status: the transmit FIFO is empty.
 const TRANSMIT_EMPTY: u8 = 0x20;
-/// Line status: so is the register behind the FIFO.
+/// Line status: the FIFO and the shift register behind it are empty.
 const TRANSMIT_IDLE: u8 = 0x40;
-/// Polls of the line status before bytes are given up.
+/// Polls of the line status before bytes are dropped.
 pub const PATIENCE: u32 = 200_000;
 
-/// The port.
+/// A serial port.
 pub struct Uart {
     base: u16,
     present: AtomicBool,
@@ -33,7 +33,7 @@ pub struct Uart {
 }
 
 impl Uart {
-    /// The port at an address, not yet looked for.
+    /// The port at an address, which is not probed yet.
     #[must_use]
     pub const fn new(base: u16) -> Self {
         Self { base, present: AtomicBool::new(false), fifo: AtomicU8::new(1) }
@@ -50,8 +50,8 @@ impl Uart {
         input(self.base + register)
     }
 
-    /// Looks for the port and programs it: 115,200 baud, 8 bits, no interrupts. Waits until bytes
-    /// that the loader sent before have left.
+    /// Probes the port and programs it: 115,200 baud, 8 bits, no interrupts. Waits until the bytes
+    /// that the loader sent before are transmitted.
     pub fn set_up(&self) {
         let answers = [0x5a, 0xa5].into_iter().all(|pattern| {
             self.write(SCRATCH, pattern);
@@ -73,13 +73,13 @@ impl Uart {
         self.present.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`set_up`](Self::set_up) found it.
+    /// Returns whether [`set_up`](Self::set_up) found it.
     #[must_use]
     pub fn is_present(&self) -> bool {
         self.present.load(Ordering::Relaxed)
     }
 
-    /// Whether the transmit FIFO is empty.
+    /// Returns whether the transmit FIFO is empty.
     #[must_use]
     pub fn may_send(&self) -> bool {
         self.read(LINE_STATUS) & TRANSMIT_EMPTY != 0
@@ -91,7 +91,7 @@ impl Uart {
         usize::from(self.fifo.load(Ordering::Relaxed)).max(1)
     }
 
-    /// Sends bytes, polled.
+    /// Sends bytes by polling.
     pub fn send(&self, bytes: &[u8]) {
         for batch in bytes.chunks(self.fifo()) {
             if !(0..PATIENCE).any(|_| self.may_send()) {

@@ -1,15 +1,15 @@
-//! One client: bytes that came in, bytes that go out, its watches and transactions.
+//! The state of one client: its input, its output, its watches and transactions.
 //!
 //! ```text
 //! ring -> input (one message) -> request -> reply  \
 //!         change of a watched node -> queued event -> output -> ring
 //! ```
 //!
-//! Rule: a client is served only while little of its output is unread, so input and output
-//! together fit [`limits::FIXED`] bytes; everything else that is kept for it is charged to it in
-//! the [`Ledger`]. Where an event cannot be kept, its watch is marked: once the queue is empty, an
-//! event that names the watch's own path follows. So after the last change of what it watches, a
-//! client is told at least once, and it has to look at all of it then.
+//! Rule: a client is served only while little of its output is unread, so input and output together
+//! fit [`limits::FIXED`] bytes; all else that is kept for it is charged to it in the [`Ledger`]. If
+//! an event cannot be kept, its watch is marked. Once the queue is empty, an event with the watch's
+//! own path follows. So after the last change of what it watches, a client gets at least one event,
+//! and must then read all of it.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -25,17 +25,17 @@ use crate::overlay::{Notes, Overlay};
 use crate::path::{Path, home};
 use crate::wire::{HEADER, Header, PAYLOAD_MAX, kind, message};
 
-/// What a watch is on.
+/// The target of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Watched {
-    /// A node and all below it.
+    /// A node and everything below it.
     Node(Path),
     /// A special path that names an event: `@introduceDomain` or `@releaseDomain`.
     Special(String),
 }
 
 impl Watched {
-    /// As events name it.
+    /// The path as events name it.
     pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Node(path) => path.as_str(),
@@ -51,18 +51,18 @@ pub(crate) struct Watch {
     pub(crate) token: Box<str>,
     /// Whether events name paths relative to the client's home.
     relative: bool,
-    /// An event was not kept.
+    /// Whether an event could not be kept.
     lost: bool,
 }
 
 impl Watch {
-    /// What it costs its client: its path is in the index of all watches, too.
+    /// The bytes that a watch costs its client; its path is also in the index of all watches.
     pub(crate) const fn cost(path: &str, token: &str) -> usize {
         limits::WATCH_BYTES + 2 * path.len() + token.len()
     }
 }
 
-/// An event that was not sent yet: of which watch, and where something happened.
+/// A queued event: the number of its watch, and the path of the change.
 type Event = (u64, Rc<str>);
 
 const fn event_cost(path: &str) -> usize {
@@ -72,20 +72,20 @@ const fn event_cost(path: &str) -> usize {
 /// An open transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Transaction {
-    /// What it changes.
+    /// Its changes.
     pub(crate) overlay: Overlay,
-    /// What it depends on.
+    /// The nodes it depends on.
     pub(crate) notes: Notes,
 }
 
 impl Transaction {
-    /// What it costs its client.
+    /// The bytes that it costs its client.
     pub(crate) const fn bytes(&self) -> usize {
         limits::TRANSACTION_BYTES + self.overlay.bytes() + self.notes.bytes()
     }
 }
 
-/// A whole request.
+/// A complete request.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) head: Header,
@@ -96,17 +96,17 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) partition: u32,
-    /// Whether it may watch others come and go.
+    /// Whether it may watch other clients come and go.
     pub(crate) privileged: bool,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// A message was too long; nothing of the stream can be understood any more.
+    /// A message was too long, so the rest of the stream cannot be parsed.
     pub(crate) broken: bool,
     pub(crate) watches: BTreeMap<u64, Watch>,
     next_watch: u64,
     events: VecDeque<Event>,
     queued: BTreeSet<Event>,
-    /// Watches that are marked as having lost an event.
+    /// Number of watches that are marked as having lost an event.
     losers: usize,
     pub(crate) transactions: BTreeMap<u32, Transaction>,
     next_transaction: u32,
@@ -130,7 +130,7 @@ impl Connection {
         }
     }
 
-    /// Takes bytes of one message in, where its reply may be queued; returns how many.
+    /// Takes input bytes of one message, if its reply may be queued. Returns how many.
     pub(crate) fn take_in(&mut self, bytes: &[u8]) -> usize {
         if self.broken || self.output.len() >= limits::UNREAD {
             return 0;
@@ -149,7 +149,7 @@ impl Connection {
         taken
     }
 
-    /// Bytes that the message lacks; 0 where it is whole, or is too long.
+    /// Bytes that are missing from the message; 0 if it is complete or too long.
     fn wanted(&mut self) -> usize {
         let Ok((head, rest)) = Header::read_from_prefix(&self.input) else {
             return HEADER - self.input.len();
@@ -159,7 +159,7 @@ impl Connection {
         if self.broken { 0 } else { length.saturating_sub(rest.len()) }
     }
 
-    /// The request that came in, where it is whole and its reply may be queued.
+    /// The request in the input, if it is complete and its reply may be queued.
     pub(crate) fn next_request(&mut self) -> Option<Request> {
         if self.output.len() >= limits::UNREAD || self.wanted() > 0 || self.broken {
             return None;
@@ -178,7 +178,7 @@ impl Connection {
         &self.output
     }
 
-    /// Takes out of the output what the client has read, and lets events follow.
+    /// Removes output that the client has read, and queues further events.
     pub(crate) fn sent(&mut self, bytes: usize, ledger: &mut Ledger) {
         self.output.drain(..bytes.min(self.output.len()));
         if self.output.is_empty() {
@@ -187,7 +187,7 @@ impl Connection {
         self.send_events(ledger);
     }
 
-    /// Lets events follow what is in the output, while little is.
+    /// Moves queued events to the output, while little of it is unread.
     pub(crate) fn send_events(&mut self, ledger: &mut Ledger) {
         while self.output.len() < limits::UNREAD {
             let Some(event) = self.events.pop_front() else {
@@ -202,7 +202,7 @@ impl Connection {
         }
     }
 
-    /// Tells of the watches that lost events.
+    /// Sends an event for each watch that lost one.
     fn send_lost(&mut self) {
         for watch in self.watches.values_mut() {
             if self.losers == 0 || self.output.len() >= limits::UNREAD {
@@ -216,7 +216,7 @@ impl Connection {
         self.losers = 0;
     }
 
-    /// A number for a new transaction, not 0 and not in use.
+    /// A number for a new transaction: not 0, and not in use.
     pub(crate) fn transaction_number(&mut self) -> u32 {
         loop {
             let number = self.next_transaction;
@@ -227,7 +227,7 @@ impl Connection {
         }
     }
 
-    /// Queues the event of a watch, where the same event does not wait already.
+    /// Queues the event of a watch, unless the same event is queued already.
     pub(crate) fn event(&mut self, path: &Rc<str>, id: u64, ledger: &mut Ledger) {
         let Some(watch) = self.watches.get_mut(&id) else {
             return;
@@ -245,7 +245,7 @@ impl Connection {
         self.events.push_back(event);
     }
 
-    /// Adds a watch; returns its number. Its cost is charged already.
+    /// Adds a watch. Returns its number. The caller has charged its cost.
     pub(crate) fn add_watch(&mut self, on: Watched, token: &str, relative: bool) -> u64 {
         let id = self.next_watch;
         self.next_watch += 1;
@@ -253,7 +253,7 @@ impl Connection {
         id
     }
 
-    /// Drops a watch; what waits to be told of it is not told any more.
+    /// Removes a watch and its queued events.
     pub(crate) fn remove_watch(&mut self, id: u64, ledger: &mut Ledger) -> Option<Watch> {
         let watch = self.watches.remove(&id)?;
         self.losers = self.losers.saturating_sub(usize::from(watch.lost));
@@ -261,14 +261,14 @@ impl Connection {
         Some(watch)
     }
 
-    /// Drops a transaction, for it to be applied or forgotten.
+    /// Removes a transaction, to be applied or dropped.
     pub(crate) fn close(&mut self, number: u32, ledger: &mut Ledger) -> Option<Transaction> {
         let transaction = self.transactions.remove(&number)?;
         ledger.release(self.partition, transaction.bytes());
         Some(transaction)
     }
 
-    /// Bytes that are charged for what only this client has.
+    /// The bytes charged for this client's connection.
     pub(crate) fn bytes(&self) -> usize {
         let watches = self.watches.values();
         let watches = watches.map(|watch| Watch::cost(watch.on.as_str(), &watch.token));
@@ -278,7 +278,7 @@ impl Connection {
     }
 }
 
-/// Writes the event of a watch: `path` is where something happened.
+/// Writes the event of a watch; `path` is where the change happened.
 fn write_event(output: &mut Vec<u8>, partition: u32, path: &str, watch: &Watch) {
     let home = home(partition);
     let shown = match path.strip_prefix(home.as_str()) {

@@ -1,24 +1,24 @@
-//! The ledger: how many bytes the store keeps for each partition, and how many more it may.
+//! The ledger: the bytes that the store keeps for each partition, and the limits on them.
 //!
 //! ```text
 //! budget = clients * (FIXED + RESERVE) + shared
 //! a client's bytes = nodes it owns + watches + open transactions + queued events
 //! ```
 //!
-//! `RESERVE` bytes are each client's own, and no other client can use them. What a client has
-//! beyond its reserve comes from the shared part. A client may take bytes from there only while at
-//! least as many stay free as it then has taken: a single greedy client gets half of the shared
-//! part, `n` greedy clients get `1 / (n + 1)` each, and a newcomer always finds some.
+//! `RESERVE` bytes belong to each client; no other client can use them. Bytes beyond a client's
+//! reserve come from the shared part. A client may take bytes there only while at least as many
+//! stay free as it then has taken. So a single greedy client gets half of the shared part, `n`
+//! greedy clients get `1 / (n + 1)` each, and a newcomer always finds some.
 //!
-//! Rule: the ledger counts at least what the allocator gives (`tests/ledger.rs`), and the sum
-//! over all clients stays within the budget. Who exceeds gets the refusal, nobody else does. What
-//! the server itself writes is never refused, and counts against its node's owner.
+//! Rule: the ledger counts at least the bytes that the allocator uses (`tests/ledger.rs`), and the
+//! sum over all clients stays within the budget. Only the client that exceeds its limit is refused.
+//! Writes of the server itself are never refused, and count against the node's owner.
 
 use alloc::collections::BTreeMap;
 
 use crate::limits::{BYTES, FIXED, NODES, RESERVE};
 
-/// What one partition has.
+/// The account of one partition.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     connected: bool,
@@ -33,7 +33,7 @@ impl Account {
     }
 }
 
-/// How much more, or less, a partition has after a change.
+/// How a change affects one partition's account.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Difference {
     pub(crate) more: usize,
@@ -50,24 +50,24 @@ pub(crate) type Differences = BTreeMap<u32, Difference>;
 pub(crate) struct Ledger {
     budget: usize,
     clients: usize,
-    /// Bytes that clients have beyond their reserves.
+    /// Bytes of all clients beyond their reserves.
     shared: usize,
     accounts: BTreeMap<u32, Account>,
 }
 
 impl Ledger {
-    /// A ledger that lets all clients together have `budget` bytes.
+    /// Makes a ledger with a budget of `budget` bytes for all clients together.
     pub(crate) const fn new(budget: usize) -> Self {
         Self { budget, clients: 0, shared: 0, accounts: BTreeMap::new() }
     }
 
-    /// Whether one more client would have its reserve.
+    /// Returns whether `clients` more clients would each have their reserve.
     pub(crate) const fn has_room_for(&self, clients: usize) -> bool {
         let clients = self.clients.saturating_add(clients);
         clients.saturating_mul(FIXED + RESERVE).saturating_add(self.shared) <= self.budget
     }
 
-    /// Bytes of the shared part that nobody has.
+    /// Free bytes of the shared part.
     const fn free(&self) -> usize {
         let reserved = self.clients.saturating_mul(FIXED + RESERVE);
         self.budget.saturating_sub(reserved).saturating_sub(self.shared)
@@ -84,7 +84,7 @@ impl Ledger {
         }
     }
 
-    /// A partition becomes a client, or ends to be.
+    /// Notes that a partition became a client, or no longer is one.
     pub(crate) fn set_connected(&mut self, who: u32, connected: bool) {
         let before = self.accounts.get(&who).is_some_and(|account| account.connected);
         self.change(who, |account| account.connected = connected);
@@ -95,7 +95,8 @@ impl Ledger {
         self.accounts.get(&who).copied().unwrap_or_default()
     }
 
-    /// Whether a partition may have so many bytes more. One that is no client may not.
+    /// Returns whether a partition may have `more` bytes in addition. A partition that is no client
+    /// may not.
     fn allows(&self, who: u32, more: usize) -> bool {
         let before = self.account(who);
         let after = Account { bytes: before.bytes.saturating_add(more), ..before };
@@ -105,7 +106,7 @@ impl Ledger {
             && (after.over() == before.over() || left.is_some_and(|left| left >= after.over()))
     }
 
-    /// Counts bytes more, where the partition may have them; returns whether it may.
+    /// Charges bytes to a partition, if it may have them. Returns whether it may.
     pub(crate) fn charge(&mut self, who: u32, bytes: usize) -> bool {
         let allowed = self.allows(who, bytes);
         if allowed {
@@ -114,12 +115,12 @@ impl Ledger {
         allowed
     }
 
-    /// Counts bytes less.
+    /// Releases bytes of a partition.
     pub(crate) fn release(&mut self, who: u32, bytes: usize) {
         self.change(who, |account| account.bytes = account.bytes.saturating_sub(bytes));
     }
 
-    /// Whether all partitions may have what they would have more.
+    /// Returns whether all partitions may have what the differences add.
     pub(crate) fn admits(&self, differences: &Differences) -> bool {
         differences.iter().all(|(&who, difference)| {
             let more = difference.more.saturating_sub(difference.less);
@@ -130,7 +131,7 @@ impl Ledger {
         })
     }
 
-    /// Counts what partitions have more and less.
+    /// Applies the differences to the accounts.
     pub(crate) fn book(&mut self, differences: &Differences) {
         for (&who, difference) in differences {
             self.change(who, |account| {
@@ -141,7 +142,7 @@ impl Ledger {
         }
     }
 
-    /// Nodes of a partition.
+    /// Number of nodes of a partition.
     pub(crate) fn nodes(&self, who: u32) -> u32 {
         self.account(who).nodes
     }
@@ -151,7 +152,7 @@ impl Ledger {
         self.account(who).bytes
     }
 
-    /// Bytes of all partitions and of the server.
+    /// Bytes of all partitions and the server.
     pub(crate) fn total(&self) -> usize {
         let bytes: usize = self.accounts.values().map(|account| account.bytes).sum();
         bytes + self.clients * FIXED
@@ -183,7 +184,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever clients ask for, their sum stays within the budget, and each has its reserve.
+        /// Whatever clients request, their sum stays within the budget, and each has its reserve.
         #[test]
         fn the_sum_stays_within_the_budget(
             steps in prop::collection::vec((0..40u32, 0..BYTES, any::<bool>()), 1..400)

@@ -1,8 +1,8 @@
-//! The store: a small tree of names and values that partitions negotiate devices through.
+//! The store: a small tree of names and values through which partitions negotiate devices.
 //!
-//! It speaks the xenstore protocol, byte for byte, as a stock kernel's xenbus uses it: the facts
-//! are in the public header `xs_wire.h`. A client sends requests and gets replies in order, and
-//! between them events for what it watches.
+//! It speaks the xenstore protocol, byte for byte as a stock kernel's xenbus uses it; the public
+//! header `xs_wire.h` defines it. A client sends requests and gets replies in order, and between
+//! them events for its watches.
 //!
 //! ```text
 //! ring or socket --bytes--> Store::feed -> requests -> tree, transactions, watches
@@ -10,9 +10,9 @@
 //! ultravisor: Store::write / read / remove (privileged), Store::take_changes
 //! ```
 //!
-//! Rule: what a client sends is believed nothing. A message that is too long ends the
-//! conversation; everything else that is wrong gets an error reply. What is kept for a client is
-//! counted in bytes against a budget (see [`ledger`]), so none can use up the memory of all.
+//! Rule: nothing that a client sends is trusted. A message that is too long ends the conversation;
+//! every other mistake gets an error reply. All data kept for a client is counted in bytes against
+//! a budget (see [`ledger`]), so no client can use up the memory of all.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -35,40 +35,40 @@ pub use wire::Error;
 
 /// Limits of one client.
 pub mod limits {
-    /// Nodes it owns.
+    /// Most nodes that it owns.
     pub const NODES: u32 = 1000;
-    /// Watches it has.
+    /// Most watches.
     pub const WATCHES: usize = 128;
-    /// Transactions it has open.
+    /// Most open transactions.
     pub const TRANSACTIONS: usize = 10;
-    /// Nodes that one transaction may change, and nodes that it may depend on.
+    /// Most nodes that one transaction may change, and most that it may depend on.
     pub const CHANGES: usize = 256;
-    /// Entries in a node's permissions.
+    /// Most entries in a node's permissions.
     pub const PERMISSIONS: usize = 16;
-    /// Bytes of a value.
+    /// Most bytes of a value.
     pub const VALUE: usize = 2048;
-    /// Bytes of a watch's token: with any path, an event fits a message.
+    /// Most bytes of a watch's token: with any path, an event fits a message.
     pub const TOKEN: usize = 1022;
-    /// Names in a path.
+    /// Most names in a path.
     pub const DEPTH: usize = 32;
-    /// Bytes of output that a client has not read from which on it is not served.
+    /// Bytes of unread output at which a client is no longer served.
     pub const UNREAD: usize = 1024;
 
-    /// Bytes that one client may have at most in the ledger.
+    /// Most bytes of one client in the ledger.
     pub const BYTES: usize = 512 * 1024;
-    /// Bytes of the ledger that are each client's own.
+    /// Bytes of the ledger that are reserved for each client.
     pub const RESERVE: usize = 12 * 1024;
-    /// Bytes beside the ledger that each client may have: its record, a message that comes in, and
-    /// the messages that go out.
+    /// Bytes beside the ledger for each client: its record, an incoming message, and outgoing
+    /// messages.
     pub const FIXED: usize = 10 * 1024;
 
-    /// What a node costs beside its path, its value and who its permissions name: its record and
-    /// its place in the map of nodes.
+    /// Bytes of a node beside its path, its value and its named permissions: its record and its
+    /// place in the map of nodes.
     pub const NODE_BYTES: usize = 320;
-    /// What a watch costs beside its path, twice, and its token.
+    /// Bytes of a watch beside its token and, twice, its path.
     pub const WATCH_BYTES: usize = 512;
-    /// What an event that waits costs beside its path.
+    /// Bytes of a queued event beside its path.
     pub const EVENT_BYTES: usize = 256;
-    /// What an open transaction costs beside what it changes and depends on.
+    /// Bytes of an open transaction beside its changes and dependencies.
     pub const TRANSACTION_BYTES: usize = 1024;
 }

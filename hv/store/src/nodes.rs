@@ -1,10 +1,10 @@
-//! Where the nodes are: those of each partition's home in a map of their own, the others in one.
+//! The nodes, in maps: one map for each partition's home, and one for all other nodes.
 //!
-//! Nearly all that happens in the store happens in some home, so how long it takes follows from
-//! the size of that home and not from the number of partitions.
+//! Nearly all accesses are within some home, so their time depends on the size of that home and not
+//! on the number of partitions.
 //!
-//! Rule: a home's map holds `/local/domain/N` and what is below it, N as numbers are written; no
-//! home's map is empty.
+//! Rule: a home's map holds `/local/domain/N` and everything below it, with N in decimal; no home's
+//! map is empty.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -15,26 +15,26 @@ use core::ops::Bound;
 use crate::path::Path;
 use crate::tree::Node;
 
-/// What the paths of homes begin with.
+/// The prefix of the paths of homes.
 const HOMES: &str = "/local/domain/";
 
 type Map = BTreeMap<Path, Box<Node>>;
 
-/// See the module.
+/// The nodes; see the module.
 #[derive(Debug, Default)]
 pub(crate) struct Nodes {
     others: Map,
     homes: BTreeMap<u32, Map>,
 }
 
-/// The partition whose home a path is, or is in.
+/// The partition whose home contains a path.
 fn home_of(path: &str) -> Option<u32> {
     let digits = path.strip_prefix(HOMES)?.split('/').next()?;
     let plain = digits == "0" || !digits.starts_with('0');
     (plain && digits.bytes().all(|digit| digit.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-/// Bounds of paths as bounds of texts.
+/// Converts bounds of paths to bounds of texts.
 pub(crate) fn as_str((from, to): &(Bound<String>, Bound<String>)) -> (Bound<&str>, Bound<&str>) {
     (from.as_ref().map(String::as_str), to.as_ref().map(String::as_str))
 }
@@ -79,14 +79,15 @@ impl Nodes {
         node
     }
 
-    /// The homes that are below a path, where it is above all homes.
+    /// The nodes in homes that are below a path, if the path is above all homes.
     fn homes_below(&self, path: &Path) -> impl Iterator<Item = (&Path, &Node)> {
         let above = HOMES.starts_with(&path.prefix());
         let homes = above.then(|| self.homes.values()).into_iter().flatten();
         homes.flat_map(|map| map.iter().map(|(path, node)| (path, &**node)))
     }
 
-    /// The nodes below a path: those of one map in the order of paths, those in no home first.
+    /// The nodes below a path. Those of one map are in the order of paths; those outside homes come
+    /// first.
     pub(crate) fn below(&self, path: &Path) -> impl Iterator<Item = (&Path, &Node)> {
         let bounds = path.below();
         let map = self.map_of(path.as_str()).into_iter();
@@ -94,7 +95,7 @@ impl Nodes {
         near.map(|(path, node)| (path, &**node)).chain(self.homes_below(path))
     }
 
-    /// The nodes directly below a path: names, in order, and nodes.
+    /// The nodes directly below a path, with their names, in order.
     pub(crate) fn children<'t>(
         &'t self,
         path: &Path,
@@ -107,7 +108,7 @@ impl Nodes {
                 let name = path.as_str().strip_prefix(HOMES)?;
                 (!name.contains('/')).then_some((name, &**node))
             }));
-            // Names that are no partition's are in the other map.
+            // Names that are not partition numbers are in the other map.
             homes.extend(near.into_iter().flatten());
             homes.sort_unstable_by_key(|(name, _)| *name);
             return None.into_iter().flatten().chain(homes);
@@ -115,7 +116,7 @@ impl Nodes {
         near.into_iter().flatten().chain(homes)
     }
 
-    /// The first node from this path on that `wanted` picks: those in no home come first.
+    /// The first node from this path on that `wanted` accepts; nodes outside homes come first.
     pub(crate) fn find(&self, from: &str, wanted: impl Fn(&Node) -> bool) -> Option<&Path> {
         let from = (Bound::Included(from), Bound::Unbounded);
         let home = match from.0 {
@@ -136,7 +137,7 @@ impl Nodes {
     }
 }
 
-/// The nodes of a map directly below a path. Skips what is below those.
+/// The nodes of a map directly below a path. Skips the nodes below those.
 fn children_in<'t>(
     map: &'t Map,
     path: &Path,
@@ -150,7 +151,7 @@ fn children_in<'t>(
             let Some((child, _)) = name.split_once('/') else {
                 return Some((name, &**node));
             };
-            // Below a node that was listed: go on behind all of that.
+            // Continues after everything below the node that was listed.
             let end = path.as_str().get(..prefix + child.len()).unwrap_or_default();
             let next = (Bound::Included(alloc::format!("{end}0")), bounds.1.clone());
             rest = map.range::<str, _>(as_str(&next));
@@ -199,7 +200,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is put in and taken out, it is found as in one map.
+        /// Whatever is inserted and removed, lookups give the same as one map.
         #[test]
         fn it_is_one_map_to_who_looks(
             steps in prop::collection::vec((path(), prop::bool::weighted(0.7)), 1..60),

@@ -1,11 +1,11 @@
 //! Changes that are not in the tree yet: those of one request, or of an open transaction.
 //!
-//! An [`Overlay`] has the state that each changed node will have, once, however often it was
-//! changed. A [`View`] is the tree as it looks with an overlay over it. A transaction keeps no
-//! version of the tree: it remembers the generation of each node that it looked at, and is refused
-//! at its end where one is another by then.
+//! An [`Overlay`] holds the final state of each changed node, once, however often it was changed. A
+//! [`View`] is the tree as it looks with an overlay over it. A transaction keeps no version of the
+//! tree: it remembers the generation of each node that it read, and is refused at its end if one
+//! has changed.
 //!
-//! Rule: an overlay is applied as a whole or not at all, and what it needs is known before.
+//! Rule: an overlay is applied as a whole or not at all, and its cost is known before.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -18,34 +18,35 @@ use crate::path::Path;
 use crate::tree::{Access, Actor, Node, Permissions, Tree, cost};
 use crate::wire::Error;
 
-/// A node as it will be.
+/// The new state of a node.
 #[derive(Debug)]
 pub(crate) struct Draft {
     pub(crate) value: Box<[u8]>,
     pub(crate) permissions: Permissions,
-    /// The node was removed and made anew: what the tree has below it is gone.
+    /// The node was removed and created again: its old children in the tree are gone.
     pub(crate) hides: bool,
-    /// Those who watch are told; they are not told of nodes that are made on the way to another.
+    /// Whether watchers get an event; they get none for nodes that are created on the way to
+    /// another.
     pub(crate) told: bool,
 }
 
-/// What becomes of a node.
+/// The change of a node.
 #[derive(Debug)]
 pub(crate) enum Entry {
-    /// It is removed, and all below it.
+    /// It is removed, with everything below it.
     Gone,
-    /// It will be like this.
+    /// It gets this state.
     There(Draft),
 }
 
-/// A change that a request asks for, checked.
+/// A checked change that a request asks for.
 #[derive(Debug)]
 pub(crate) enum Step {
     /// Nothing changes.
     Nothing,
-    /// These nodes will be like this.
+    /// These nodes get these states.
     Put(Vec<(Path, Draft)>),
-    /// This node is removed; whether the tree has it.
+    /// This node is removed; the flag says whether the tree has it.
     Remove(Path, bool),
 }
 
@@ -64,7 +65,7 @@ fn entry_cost(path: &Path, entry: &Entry) -> usize {
 }
 
 impl Step {
-    /// Bytes that an overlay gets at most by it.
+    /// Most bytes that this adds to an overlay.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Nothing => 0,
@@ -95,12 +96,12 @@ impl Overlay {
         overlay
     }
 
-    /// What it costs whoever has it open.
+    /// The bytes that it costs the owner of the transaction.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Nodes that it changes.
+    /// Number of nodes that it changes.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -113,7 +114,7 @@ impl Overlay {
         self.entries.into_iter()
     }
 
-    /// Takes a change in; a change of a node that it has replaces that.
+    /// Adds a change; a change of the same node replaces the earlier one.
     pub(crate) fn take(&mut self, step: Step) {
         match step {
             Step::Nothing => {}
@@ -148,7 +149,7 @@ impl Overlay {
         }
     }
 
-    /// Whether it removes a node above this one that the tree has.
+    /// Returns whether it removes a node of the tree above this one.
     fn hides(&self, path: &Path) -> bool {
         let hides = |entry: &Entry| match entry {
             Entry::Gone => true,
@@ -158,7 +159,7 @@ impl Overlay {
             && path.upwards().skip(1).any(|above| self.entries.get(above).is_some_and(hides))
     }
 
-    /// Drops permissions for those that `known` does not know.
+    /// Drops named permissions of partitions that `known` rejects.
     pub(crate) fn keep_named(&mut self, known: impl Fn(u32) -> bool) {
         for entry in self.entries.values_mut() {
             if let Entry::There(draft) = entry {
@@ -167,7 +168,7 @@ impl Overlay {
         }
     }
 
-    /// What partitions will have more and less when it is applied.
+    /// How applying it affects the accounts of partitions.
     pub(crate) fn differences(&self, tree: &Tree) -> Differences {
         let mut all = Differences::new();
         let less = |all: &mut Differences, path: &Path, node: &Node| {
@@ -213,7 +214,7 @@ pub(crate) struct View<'v> {
 }
 
 impl<'v> View<'v> {
-    /// The node of a path.
+    /// The node at a path.
     pub(crate) fn node(&self, path: &Path) -> Option<Seen<'v>> {
         match self.overlay.entries.get(path) {
             Some(Entry::Gone) => None,
@@ -226,12 +227,12 @@ impl<'v> View<'v> {
         }
     }
 
-    /// The node that the tree has, where the overlay removed none above it.
+    /// The tree's node at a path, unless the overlay removed a node above it.
     fn in_tree(&self, path: &Path) -> Option<&'v Node> {
         self.tree.get(path.as_str()).filter(|_| !self.overlay.hides(path))
     }
 
-    /// The deepest node that is there of a path and those above it.
+    /// The deepest existing node among a path and the paths above it.
     fn deepest(&self, path: &Path) -> Option<(Path, Seen<'v>)> {
         let mut at = Some(path.clone());
         while let Some(path) = at {
@@ -243,8 +244,8 @@ impl<'v> View<'v> {
         None
     }
 
-    /// The node of a path, where `actor` may access it. Which error it is does not tell whether
-    /// a node exists below a node that the actor may not see.
+    /// The node at a path, if `actor` may access it. The error does not reveal whether a node
+    /// exists below a node that the actor may not read.
     pub(crate) fn visible(
         &self,
         actor: Actor,
@@ -259,8 +260,8 @@ impl<'v> View<'v> {
         Err(if readable { Error::Absent } else { Error::Access })
     }
 
-    /// Has `visit` see the names directly below a node, in order, as far as `actor` may access
-    /// what they name.
+    /// Calls `visit` with the names directly below a node, in order, as far as `actor` may access
+    /// those nodes.
     pub(crate) fn children(&self, actor: Actor, path: &Path, mut visit: impl FnMut(&str)) {
         let removed = match self.overlay.entries.get(path) {
             Some(Entry::There(draft)) => draft.hides,
@@ -301,8 +302,8 @@ impl<'v> View<'v> {
         }
     }
 
-    /// A value written, which makes the node and those above it; without a value the node is only
-    /// made.
+    /// Writes a value, and creates the node and those above it. Without a value, only creates the
+    /// node.
     pub(crate) fn write(
         &self,
         actor: Actor,
@@ -351,8 +352,8 @@ impl<'v> View<'v> {
         Draft { value: value.into(), permissions, hides, told: true }
     }
 
-    /// A node removed, and all below it. Removing what is not there is done already, where the node
-    /// above it is there.
+    /// Removes a node and everything below it. Removing a missing node succeeds if the node above
+    /// it exists.
     pub(crate) fn remove(&self, actor: Actor, path: &Path) -> Result<Step, Error> {
         let above = path.above().ok_or(Error::Invalid)?;
         let parent = self.visible(actor, &above, Access::NONE)?;
@@ -366,7 +367,8 @@ impl<'v> View<'v> {
         if actor.may(permissions, Access::WRITE) { Ok(step) } else { Err(Error::Access) }
     }
 
-    /// A node's permissions set. Only the owner may; only the server gives it another owner.
+    /// Sets a node's permissions. Only the owner may do that, and only the server may change the
+    /// owner.
     pub(crate) fn set_permissions(
         &self,
         actor: Actor,
@@ -385,12 +387,12 @@ impl<'v> View<'v> {
     }
 }
 
-/// What a transaction saw of a node.
+/// What a transaction read of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Noted {
-    /// Of the node; 0 where it was not there.
+    /// The node's generation; 0 if it did not exist.
     generation: u64,
-    /// Of the list of names, where the transaction read that.
+    /// The generation of its list of names, if the transaction read the list.
     listed: Option<u64>,
 }
 
@@ -402,17 +404,17 @@ pub(crate) struct Notes {
 }
 
 impl Notes {
-    /// What one note costs.
+    /// The bytes that one note costs.
     pub(crate) const fn cost(path: &Path) -> usize {
         limits::NODE_BYTES + path.bytes()
     }
 
-    /// What it costs whoever has the transaction open.
+    /// The bytes that they cost the owner of the transaction.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Nodes that are noted.
+    /// Number of noted nodes.
     pub(crate) fn len(&self) -> usize {
         self.noted.len()
     }
@@ -422,7 +424,7 @@ impl Notes {
         self.noted.contains_key(path)
     }
 
-    /// Notes a node as the tree has it, once, and its list of names where that was read.
+    /// Notes the present generation of a node, once, and that of its list of names if `list`.
     pub(crate) fn note(&mut self, tree: &Tree, path: &Path, list: bool) {
         let node = tree.get(path.as_str());
         let generation = node.map_or(0, |node| node.generation);
@@ -435,7 +437,7 @@ impl Notes {
         self.noted.insert(path.clone(), Noted { generation, listed });
     }
 
-    /// Whether all of it is as it was.
+    /// Returns whether no noted node has changed.
     pub(crate) fn hold(&self, tree: &Tree) -> bool {
         self.noted.iter().all(|(path, noted)| {
             let node = tree.get(path.as_str());

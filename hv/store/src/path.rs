@@ -1,7 +1,7 @@
-//! Names of nodes.
+//! Paths of nodes.
 //!
-//! Rule: a [`Path`] is absolute and well-formed, whoever made it: names of letters, digits, `-`,
-//! `_` and `@`, one slash between them, none at the end.
+//! Rule: every [`Path`] is absolute and well-formed, whoever made it: names of letters, digits,
+//! `-`, `_` and `@`, with one slash between them and none at the end.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -19,7 +19,7 @@ use crate::wire::Error;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Path(Box<str>);
 
-/// The home of a partition: what its relative paths are under.
+/// The home of a partition, which its relative paths start from.
 #[must_use]
 pub fn home(partition: u32) -> String {
     format!("/local/domain/{partition}")
@@ -31,10 +31,10 @@ impl Path {
         Self("/".into())
     }
 
-    /// An absolute path.
+    /// Checks an absolute path.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: not well-formed.
+    /// [`Error::Invalid`] if it is not well-formed.
     pub fn new(text: &str) -> Result<Self, Error> {
         let rest = text.strip_prefix('/').ok_or(Error::Invalid)?;
         let name = |name: &str| {
@@ -49,10 +49,10 @@ impl Path {
         Ok(Self(text.into()))
     }
 
-    /// A path as a client names it: one without a leading slash is under its home.
+    /// A path as a client names it: one without a leading slash is relative to its home.
     ///
     /// # Errors
-    /// As [`Self::new`].
+    /// The same as [`Self::new`].
     pub fn of_client(partition: u32, text: &str) -> Result<Self, Error> {
         if text.starts_with('/') {
             return Self::new(text);
@@ -63,13 +63,13 @@ impl Path {
         Self::new(&format!("{}/{text}", home(partition)))
     }
 
-    /// What it is called.
+    /// The path as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is `other` or below it.
+    /// Returns whether it is `other` or below it.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
         match self.0.strip_prefix(other.stem()) {
@@ -83,12 +83,12 @@ impl Path {
         self.0.trim_end_matches('/')
     }
 
-    /// What the paths of all nodes below this one begin with.
+    /// The prefix of the paths of all nodes below this one.
     pub(crate) fn prefix(&self) -> String {
         format!("{}/", self.stem())
     }
 
-    /// The node above; `None` for the root.
+    /// The path of the node above; `None` for the root.
     pub(crate) fn above(&self) -> Option<Self> {
         above(&self.0).map(|text| Self(text.into()))
     }

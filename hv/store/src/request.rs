@@ -1,7 +1,7 @@
 //! The requests of a client, one function each.
 //!
-//! Rule: a request either gets its reply or an error reply; nothing it says is kept before it
-//! was checked.
+//! Rule: each request gets its reply or an error reply; nothing in it is stored before it is
+//! checked.
 
 use alloc::format;
 use alloc::string::ToString;
@@ -17,7 +17,7 @@ use crate::wire::{Error, Header, PAYLOAD_MAX, kind, one_string, strings};
 
 const OK: &[u8] = b"OK\0";
 
-/// Does a request and queues its reply.
+/// Performs a request and queues its reply.
 pub(crate) fn serve(store: &mut Store, partition: u32, request: &Request) {
     let result = dispatch(store, partition, request);
     let Some(client) = store.connections.get_mut(&partition) else {
@@ -31,7 +31,7 @@ pub(crate) fn serve(store: &mut Store, partition: u32, request: &Request) {
         }
     }
     client.send_events(&mut store.ledger);
-    // A new watch tells once, after its reply.
+    // A new watch fires once, after its reply.
     if let (kind::WATCH, Ok(_)) = (request.head.kind, &result)
         && let Some([text, token]) = strings(&request.payload).as_deref()
         && let Ok(on) = watched(partition, text)
@@ -85,7 +85,7 @@ fn dispatch(store: &mut Store, partition: u32, request: &Request) -> Result<Vec<
     }
 }
 
-/// Where a request acts: for a client, in the tree or in a transaction of it.
+/// The scope of a request: its client, and the tree or a transaction of the client.
 struct Scope<'s> {
     store: &'s mut Store,
     partition: u32,
@@ -97,7 +97,7 @@ impl Scope<'_> {
         self.store.connections.get_mut(&self.partition).ok_or(Error::Absent)
     }
 
-    /// The transaction of the request; `None` where it is in none.
+    /// The transaction of the request; `None` if it is in none.
     fn open(&self) -> Result<Option<&Transaction>, Error> {
         if self.transaction == 0 {
             return Ok(None);
@@ -110,15 +110,15 @@ impl Scope<'_> {
         Path::of_client(self.partition, text)
     }
 
-    /// Looks at the tree as the request sees it.
+    /// Calls `look` with the tree as the request sees it.
     fn view<T>(&self, look: impl FnOnce(View<'_>, Actor) -> Result<T, Error>) -> Result<T, Error> {
         let (tree, none) = (&self.store.tree, Overlay::default());
         let overlay = self.open()?.map_or(&none, |transaction| &transaction.overlay);
         look(View { tree, overlay }, Actor::Client(self.partition))
     }
 
-    /// Remembers in the transaction, if the request is in one, that it depends on nodes, and on
-    /// the list of names of the first of them if `list`.
+    /// If the request is in a transaction, notes that the transaction depends on nodes and, if
+    /// `list`, on the list of names of the first of them.
     fn note<'p>(
         &mut self,
         paths: impl Iterator<Item = &'p Path> + Clone,
@@ -149,7 +149,7 @@ impl Scope<'_> {
         Ok(())
     }
 
-    /// Looks at a node.
+    /// Reads a node.
     fn look<T>(&mut self, text: &str, see: impl FnOnce(Seen<'_>) -> T) -> Result<T, Error> {
         let path = self.path(text)?;
         self.note(core::iter::once(&path), false)?;
@@ -169,14 +169,14 @@ impl Scope<'_> {
         }
         self.note(core::iter::once(path), false)?;
         let step = step?;
-        // What is made has the permissions of the deepest node that is there.
+        // New nodes get the permissions of the deepest existing node.
         let above = step.paths().last().and_then(Path::above);
         self.note(step.paths().chain(&above), false)?;
         self.keep(step)?;
         Ok(OK.to_vec())
     }
 
-    /// Keeps a change in the transaction.
+    /// Adds a change to the transaction.
     fn keep(&mut self, step: Step) -> Result<(), Error> {
         let (partition, number) = (self.partition, self.transaction);
         let Store { ledger, connections, .. } = &mut *self.store;
@@ -207,8 +207,8 @@ impl Scope<'_> {
         if names.passed > PAYLOAD_MAX { Err(Error::TooBig) } else { Ok(names.bytes) }
     }
 
-    /// A part of a directory: a count that changes with it, then names from an offset on; an
-    /// empty name ends the last part.
+    /// Returns a part of a directory: a count that changes with the directory, then names from an
+    /// offset on; an empty name ends the last part.
     fn directory_part(&mut self, payload: &[u8]) -> Result<Vec<u8>, Error> {
         let parts = strings(payload).ok_or(Error::Invalid)?;
         let [text, offset] = parts.as_slice() else {
@@ -291,7 +291,7 @@ impl Scope<'_> {
         Ok(OK.to_vec())
     }
 
-    /// Checks a new watch and charges it; it is added after its reply.
+    /// Checks a new watch and charges its cost; the watch is added after its reply.
     fn watch(&mut self, payload: &[u8]) -> Result<Vec<u8>, Error> {
         let parts = strings(payload).ok_or(Error::Invalid)?;
         let [text, token] = parts.as_slice() else {
@@ -330,7 +330,7 @@ impl Scope<'_> {
         Ok(OK.to_vec())
     }
 
-    /// Forgets watches and transactions, as a kernel asks that was started by another.
+    /// Drops watches and transactions: a kernel asks for that if another kernel ran before it.
     fn reset(&mut self) -> Result<Vec<u8>, Error> {
         let client = self.client()?;
         let watches: Vec<u64> = client.watches.keys().copied().collect();
@@ -345,11 +345,11 @@ impl Scope<'_> {
     }
 }
 
-/// A piece of a list of names, each ended by a zero byte; no more than the piece is ever kept.
+/// A window over a list of names, each ended by a zero byte; never keeps more than the window.
 struct Window {
     from: usize,
     room: usize,
-    /// Bytes of all names that passed.
+    /// Bytes of all names so far.
     passed: usize,
     bytes: Vec<u8>,
 }
@@ -359,7 +359,7 @@ impl Window {
         Self { from, room, passed: 0, bytes: Vec::new() }
     }
 
-    /// A name comes by.
+    /// Adds the next name.
     fn pass(&mut self, name: &str) {
         let start = self.from.saturating_sub(self.passed).min(name.len() + 1);
         self.passed += name.len() + 1;

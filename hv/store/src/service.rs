@@ -1,7 +1,7 @@
-//! The store as the ultravisor uses it: clients by partition, and the privileged side.
+//! The store as the ultravisor uses it: clients by partition, and the server's own access.
 //!
-//! Rule: an event is told only to a client that may read the node it is about, before or after
-//! the change.
+//! Rule: an event goes only to a client that may read the node concerned, before or after the
+//! change.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -17,25 +17,25 @@ use crate::path::Path;
 use crate::tree::{Access, Actor, Permissions, Tree};
 use crate::wire::Error;
 
-/// Why a client is not listened to any more.
+/// Why no more bytes are taken from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// No partition of this number is connected.
+    /// No partition with this number is connected.
     NotConnected,
     /// It sent a message longer than the protocol allows.
     MessageTooLong,
 }
 
-/// What came of bytes that a client sent.
+/// The result of taking bytes from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fed {
-    /// Bytes that were taken.
+    /// Number of bytes taken.
     pub taken: usize,
-    /// Whether they made a request whole, and it was served.
+    /// Whether they completed a request, which was served.
     pub served: bool,
 }
 
-/// A path that the ultravisor wants to know changes of.
+/// A path whose changes the ultravisor observes.
 #[derive(Debug)]
 struct Observed {
     path: Path,
@@ -48,18 +48,18 @@ pub struct Store {
     pub(crate) tree: Tree,
     pub(crate) ledger: Ledger,
     pub(crate) connections: BTreeMap<u32, Connection>,
-    /// Watches of all clients, by what they are on: client and number.
+    /// Watches of all clients, by target: pairs of client and number.
     pub(crate) watches: BTreeMap<Box<str>, Vec<(u32, u64)>>,
-    /// Clients that got something to read since [`Store::take_readers`].
+    /// Clients that got output since the last [`Store::take_readers`].
     readers: BTreeSet<u32>,
-    /// Nothing new is kept for clients.
+    /// Set while no new data is kept for clients.
     pub(crate) tight: bool,
     observed: Vec<Observed>,
 }
 
 impl Store {
-    /// A store with nothing in it. Its root belongs to `owner`; what is kept for all clients
-    /// together stays below `budget` bytes.
+    /// Makes an empty store. Its root belongs to `owner`; all data of clients together stays below
+    /// `budget` bytes.
     #[must_use]
     pub fn new(owner: u32, budget: usize) -> Self {
         let root = Path::root();
@@ -74,19 +74,19 @@ impl Store {
         }
     }
 
-    /// Whether the budget has room for so many clients more.
+    /// Returns whether the budget has room for `clients` more clients.
     #[must_use]
     pub const fn has_room_for(&self, clients: usize) -> bool {
         self.ledger.has_room_for(clients)
     }
 
-    /// While this is set, requests that would have more kept are refused.
+    /// While this is set, requests that would store more are refused.
     pub const fn set_tight(&mut self, tight: bool) {
         self.tight = tight;
     }
 
-    /// Lets a partition talk. One that did before starts anew, without watches and transactions.
-    /// Only a privileged one may watch others come and go.
+    /// Connects a partition. If it was connected before, it starts anew, without watches and
+    /// transactions. Only a privileged client may watch others come and go.
     pub fn connect(&mut self, partition: u32, privileged: bool) {
         self.forget(partition);
         self.ledger.set_connected(partition, true);
@@ -94,7 +94,7 @@ impl Store {
         self.happening("@introduceDomain");
     }
 
-    /// Forgets a client: what it watches, what it has open, what it has not read.
+    /// Disconnects a client: drops its watches, its transactions, and its unread output.
     pub fn disconnect(&mut self, partition: u32) {
         if self.forget(partition) {
             self.happening("@releaseDomain");
@@ -114,17 +114,17 @@ impl Store {
         true
     }
 
-    /// Forgets all that a partition left that is no more: the nodes that it made in others' homes,
-    /// with all below them, and what permissions say of its number. So the number's next owner
-    /// finds nothing. Where there is nothing of it left, that takes the same however many nodes the
-    /// store has.
+    /// Removes everything that a partition left that no longer exists: nodes that it owns in other
+    /// homes, with everything below them, and its number in permissions. So the next partition with
+    /// this number finds nothing of it. If nothing is left, the time does not depend on the number
+    /// of nodes.
     pub fn purge(&mut self, partition: u32) {
         let mut owns = self.ledger.nodes(partition) > 0;
         let owned = |node: &crate::tree::Node| node.permissions.owner == partition;
         let mut from = Path::root();
         while owns && let Some(path) = self.tree.find(from.as_str(), owned).cloned() {
             if self.remove(&path).is_err() {
-                // The root alone cannot be removed, and it is the server's.
+                // Only the root cannot be removed, and it is the server's.
                 break;
             }
             owns = self.ledger.nodes(partition) > 0;
@@ -135,11 +135,11 @@ impl Store {
         self.ledger.book(&differences);
     }
 
-    /// Takes bytes that a client sent, up to the end of a message, and does the request if it is
-    /// whole. No bytes taken: the client has replies to read first.
+    /// Takes bytes from a client, up to the end of a message, and performs the request once it is
+    /// complete. If no bytes are taken, the client must first read replies.
     ///
     /// # Errors
-    /// See [`Fault`]: its bytes cannot be taken any more.
+    /// See [`Fault`]: no more bytes can be taken from it.
     pub fn step(&mut self, partition: u32, bytes: &[u8]) -> Result<Fed, Fault> {
         let client = self.connections.get_mut(&partition).ok_or(Fault::NotConnected)?;
         let taken = client.take_in(bytes);
@@ -154,10 +154,10 @@ impl Store {
         Ok(Fed { taken, served })
     }
 
-    /// As [`Self::step`], until nothing moves; returns how many bytes were taken.
+    /// Repeats [`Self::step`] until no more bytes are taken. Returns how many were taken.
     ///
     /// # Errors
-    /// As [`Self::step`].
+    /// The same as [`Self::step`].
     pub fn feed(&mut self, partition: u32, bytes: &[u8]) -> Result<usize, Fault> {
         let mut taken = 0;
         loop {
@@ -169,37 +169,35 @@ impl Store {
         }
     }
 
-    /// The clients that got something to read since the last call, replies to requests of their own
-    /// aside.
+    /// The clients that got output since the last call, except replies to their own requests.
     pub fn take_readers(&mut self) -> BTreeSet<u32> {
         core::mem::take(&mut self.readers)
     }
 
-    /// What a client has to read.
+    /// The unread output of a client.
     #[must_use]
     pub fn output(&self, partition: u32) -> &[u8] {
         self.connections.get(&partition).map(Connection::output).unwrap_or_default()
     }
 
-    /// Takes what a client has read out of its output; queued events take its place.
+    /// Removes output that a client has read; queued events take its place.
     pub fn sent(&mut self, partition: u32, bytes: usize) {
         if let Some(client) = self.connections.get_mut(&partition) {
             client.sent(bytes, &mut self.ledger);
         }
     }
 
-    /// Tells of changes that clients make at this path, above it or below it; see
-    /// [`Self::take_change`].
+    /// Starts to record changes by clients at, above or below this path; see [`Self::take_change`].
     pub fn observe(&mut self, path: Path) {
         self.observed.push(Observed { path, changed: false });
     }
 
-    /// Stops telling of changes below a path.
+    /// Stops recording changes at a path.
     pub fn ignore(&mut self, path: &Path) {
         self.observed.retain(|observed| !observed.path.is_within(path));
     }
 
-    /// The next observed path that clients changed since it was last taken.
+    /// Takes the next observed path that clients have changed.
     pub fn take_change(&mut self) -> Option<Path> {
         let observed = self.observed.iter_mut().find(|observed| observed.changed)?;
         observed.changed = false;
@@ -212,15 +210,15 @@ impl Store {
         Some(&self.tree.get(path.as_str())?.value)
     }
 
-    /// Writes a value; the nodes that this makes get the permissions of the node above them.
+    /// Writes a value; nodes that this creates get the permissions of the node above them.
     ///
     /// # Errors
-    /// [`Error::NoSpace`]: the value is too long.
+    /// [`Error::NoSpace`] if the value is too long.
     pub fn write(&mut self, path: &Path, value: &[u8]) -> Result<(), Error> {
         self.change(|view| view.write(Actor::Server, path, Some(value)))
     }
 
-    /// Makes a node, where it is not there, with these permissions.
+    /// Creates a node with these permissions, unless it exists.
     ///
     /// # Errors
     /// None at present.
@@ -229,10 +227,10 @@ impl Store {
         self.change(|view| view.set_permissions(Actor::Server, path, permissions))
     }
 
-    /// Removes a node and all below it.
+    /// Removes a node and everything below it.
     ///
     /// # Errors
-    /// [`Error::Absent`]: the node above it is not there; [`Error::Invalid`]: it is the root.
+    /// [`Error::Absent`] if the node above it does not exist; [`Error::Invalid`] if it is the root.
     pub fn remove(&mut self, path: &Path) -> Result<(), Error> {
         self.change(|view| view.remove(Actor::Server, path))
     }
@@ -249,21 +247,20 @@ impl Store {
         self.ledger.bytes(partition)
     }
 
-    /// Bytes that are kept at most for all that is in the store.
+    /// Upper bound of the bytes in use for everything in the store.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.ledger.total()
     }
 
-    /// A change by the server.
+    /// Makes a change as the server.
     fn change(&mut self, of: impl FnOnce(View<'_>) -> Result<Step, Error>) -> Result<(), Error> {
         let overlay = Overlay::default();
         let step = of(View { tree: &self.tree, overlay: &overlay })?;
         self.commit(Actor::Server, Overlay::of(step))
     }
 
-    /// Makes all changes of an overlay, where their owners may have what it needs, and tells those
-    /// who watch.
+    /// Applies an overlay if the accounts of the owners allow it, and sends events to watchers.
     pub(crate) fn commit(&mut self, actor: Actor, mut overlay: Overlay) -> Result<(), Error> {
         if actor != Actor::Server {
             overlay.keep_named(|who| self.connections.contains_key(&who));
@@ -292,7 +289,7 @@ impl Store {
         Ok(())
     }
 
-    /// Has a client read its events, as far as its output has room.
+    /// Moves a client's queued events to its output, as far as there is room.
     fn send_events(&mut self, who: u32) {
         if let Some(client) = self.connections.get_mut(&who) {
             client.send_events(&mut self.ledger);
@@ -300,7 +297,7 @@ impl Store {
         }
     }
 
-    /// Remembers that a client changed an observed path.
+    /// Records that a client changed an observed path.
     fn note_observed(&mut self, path: &Path) {
         let concerned = |observed: &&mut Observed| {
             path.is_within(&observed.path) || observed.path.is_within(path)
@@ -308,7 +305,7 @@ impl Store {
         self.observed.iter_mut().filter(concerned).for_each(|observed| observed.changed = true);
     }
 
-    /// Adds a watch to a client and tells it once.
+    /// Adds a watch to a client, and fires it once.
     pub(crate) fn watch(&mut self, partition: u32, on: Watched, token: &str, relative: bool) {
         let Some(client) = self.connections.get_mut(&partition) else {
             return;
@@ -343,7 +340,7 @@ impl Store {
         }
     }
 
-    /// Tells those who watch for it that something happened.
+    /// Sends a special event to its watchers.
     fn happening(&mut self, name: &str) {
         let path: Rc<str> = name.into();
         for (who, id) in self.watches.get(name).cloned().unwrap_or_default() {
@@ -355,7 +352,8 @@ impl Store {
     }
 }
 
-/// Tells the events of what becomes of a node, before it does: of which client's watch, and where.
+/// Collects the events for the change of a node, before it is made: the client, the watch, and the
+/// path.
 fn tell(
     tree: &Tree,
     watches: &BTreeMap<Box<str>, Vec<(u32, u64)>>,

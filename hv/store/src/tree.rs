@@ -1,11 +1,11 @@
-//! The tree: nodes with a value and permissions, by their paths.
+//! The tree: nodes with a value and permissions, by path.
 //!
-//! Nodes are in maps in the order of their paths ([`crate::nodes`]), so what is below a node is a range.
-//! Nodes change in place: no version of the tree is ever kept. A transaction remembers generations
-//! instead (see [`crate::overlay`]).
+//! Nodes are in maps in the order of their paths ([`crate::nodes`]), so the nodes below a node form
+//! a range. Nodes change in place; no old version of the tree is kept. Transactions remember
+//! generations instead (see [`crate::overlay`]).
 //!
-//! Rule: a node has a new generation whenever its value or its permissions change, and whenever it
-//! is made; a node's list has one whenever a node directly below it comes or goes.
+//! Rule: a node gets a new generation whenever it is created and whenever its value or permissions
+//! change; its list gets one whenever a node directly below it is created or removed.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -18,7 +18,7 @@ use crate::nodes::Nodes;
 use crate::overlay::{Entry, Overlay};
 use crate::path::Path;
 
-/// What a permission lets a partition do: bit 0 read, bit 1 write.
+/// The access that a permission gives: bit 0 read, bit 1 write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access(u8);
 
@@ -32,7 +32,7 @@ impl Access {
     /// Read and write.
     pub const BOTH: Self = Self(3);
 
-    /// Whether all of `other` is in it.
+    /// Returns whether it includes all of `other`.
     #[must_use]
     pub const fn includes(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -49,7 +49,7 @@ impl Access {
         }
     }
 
-    /// What a letter on the wire means.
+    /// The access for a letter on the wire.
     #[must_use]
     pub const fn from_letter(letter: u8) -> Option<Self> {
         match letter {
@@ -62,32 +62,32 @@ impl Access {
     }
 }
 
-/// Permissions of a node: its owner may do everything, those named what is said, the rest
-/// `others`.
+/// Permissions of a node: its owner may do everything; `named` lists exceptions, and `others`
+/// applies to the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permissions {
-    /// Who owns it.
+    /// The owner.
     pub owner: u32,
-    /// What those that are not named may do.
+    /// The access of partitions that are not named.
     pub others: Access,
-    /// What those that are named may do.
+    /// The access of each named partition.
     pub named: Vec<(u32, Access)>,
 }
 
 impl Permissions {
-    /// Only the owner may do anything.
+    /// Permissions with access for the owner only.
     #[must_use]
     pub const fn private(owner: u32) -> Self {
         Self { owner, others: Access::NONE, named: Vec::new() }
     }
 
-    /// Permissions by which the owner may do everything and `reader` may read.
+    /// Permissions with full access for the owner and read access for `reader`.
     #[must_use]
     pub fn readable_by(owner: u32, reader: u32) -> Self {
         Self { owner, others: Access::NONE, named: vec![(reader, Access::READ)] }
     }
 
-    /// Whether a partition may do that.
+    /// Returns whether a partition has this access.
     #[must_use]
     pub fn allow(&self, partition: u32, access: Access) -> bool {
         if partition == self.owner {
@@ -108,18 +108,18 @@ impl Permissions {
 pub(crate) struct Node {
     pub(crate) value: Box<[u8]>,
     pub(crate) permissions: Permissions,
-    /// Of the value and the permissions.
+    /// Generation of the value and the permissions.
     pub(crate) generation: u64,
-    /// Of the names directly below.
+    /// Generation of the list of names directly below.
     pub(crate) listed: u64,
 }
 
-/// What a node costs its owner.
+/// The bytes that a node costs its owner.
 pub(crate) fn cost(path: &Path, value: &[u8], permissions: &Permissions) -> usize {
     limits::NODE_BYTES + path.bytes() + value.len() + permissions.bytes()
 }
 
-/// Who changes something.
+/// The author of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Actor {
     /// The ultravisor itself: no limits.
@@ -141,13 +141,13 @@ impl Actor {
 #[derive(Debug)]
 pub(crate) struct Tree {
     nodes: Nodes,
-    /// How many times permissions name each partition.
+    /// How often permissions name each partition.
     named: BTreeMap<u32, usize>,
     generation: u64,
 }
 
 impl Tree {
-    /// A tree with a root that belongs to `owner` and is nobody else's business.
+    /// A tree with a root that belongs to `owner` and that no other partition may access.
     pub(crate) fn new(root: Path, owner: u32) -> Self {
         let permissions = Permissions::private(owner);
         let node = Node { value: Box::default(), permissions, generation: 1, listed: 1 };
@@ -156,7 +156,7 @@ impl Tree {
         Self { nodes, named, generation: 1 }
     }
 
-    /// The node of a path.
+    /// The node at a path.
     pub(crate) fn get(&self, path: &str) -> Option<&Node> {
         self.nodes.get(path)
     }
@@ -174,7 +174,7 @@ impl Tree {
         self.nodes.children(path)
     }
 
-    /// The first node from this path on that `wanted` picks.
+    /// The first node from this path on that `wanted` accepts.
     pub(crate) fn find(&self, from: &str, wanted: impl Fn(&Node) -> bool) -> Option<&Path> {
         self.nodes.find(from, wanted)
     }
@@ -222,7 +222,7 @@ impl Tree {
         }
     }
 
-    /// Makes the tree what the overlay says.
+    /// Applies an overlay to the tree.
     pub(crate) fn apply(&mut self, overlay: Overlay) {
         for (path, entry) in overlay.into_entries() {
             let above = path.above();
@@ -248,7 +248,7 @@ impl Tree {
         }
     }
 
-    /// Drops what permissions say of a partition; adds what that frees to `differences`.
+    /// Drops named permissions of a partition, and adds the freed bytes to `differences`.
     pub(crate) fn drop_named(&mut self, partition: u32, differences: &mut Differences) {
         if self.named.remove(&partition).is_none() {
             return;

@@ -1,37 +1,37 @@
 //! Messages: a header of four words, then at most 4096 bytes.
 //!
-//! Numbers and header are those of [`pv_abi::xen::store`]; what a client sends may be any number.
+//! The numbers and the header are those of [`pv_abi::xen::store`]; a client may send any number.
 
 use alloc::vec::Vec;
 use zerocopy::IntoBytes;
 
-/// Message types are numbers of this module.
+/// Message types are numbers in this module.
 pub(crate) use pv_abi::xen::store as kind;
 pub(crate) use pv_abi::xen::store::{Header, PAYLOAD_MAX};
 
 /// Bytes of a header.
 pub(crate) const HEADER: usize = size_of::<Header>();
 
-/// Why a request is refused; on the wire it is its name.
+/// Why a request is refused; its name goes on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// The request makes no sense.
+    /// The request is malformed.
     Invalid,
-    /// The client may not.
+    /// The client has no permission.
     Access,
-    /// It is there already.
+    /// It exists already.
     Exists,
     /// There is no such node, watch or transaction.
     Absent,
-    /// A limit of the client is reached, or the memory for all clients is.
+    /// A limit of the client, or the memory for all clients, is exhausted.
     NoSpace,
-    /// The transaction met changes by others: do it again.
+    /// The transaction conflicts with changes by others: repeat it.
     Again,
     /// The reply would not fit a message.
     TooBig,
     /// There is no such request.
     NoSystem,
-    /// A transaction is open where none may be.
+    /// A transaction is open where none is allowed.
     Busy,
 }
 
@@ -62,8 +62,8 @@ pub(crate) fn message(out: &mut Vec<u8>, head: Header, payload: &[&[u8]]) {
     payload.iter().for_each(|part| out.extend_from_slice(part));
 }
 
-/// Splits a payload into its NUL-terminated strings. `None` where the last is not terminated or
-/// one is no UTF-8.
+/// Splits a payload into its NUL-terminated strings. Returns `None` if the last is not terminated,
+/// or one is not UTF-8.
 pub(crate) fn strings(payload: &[u8]) -> Option<Vec<&str>> {
     let body = payload.strip_suffix(&[0])?;
     body.split(|&byte| byte == 0).map(|part| core::str::from_utf8(part).ok()).collect()

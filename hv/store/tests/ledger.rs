@@ -1,4 +1,4 @@
-//! The ledger against the allocator: what is counted for clients is at least what they have.
+//! Compares the ledger with the allocator: the bytes counted for clients are at least those in use.
 
 #![expect(unsafe_code, reason = "an allocator that counts")]
 
@@ -8,8 +8,8 @@ use std::cell::Cell;
 use proptest::prelude::*;
 use store::{Path, Permissions, Store, home, limits};
 
-/// Counts what is allocated on each thread, as an allocator with chunks of 16 bytes and a word
-/// before each would give it.
+/// Counts the allocations of each thread, like an allocator with chunks of 16 bytes and a header
+/// word before each.
 struct Counting;
 
 thread_local! {
@@ -28,7 +28,7 @@ fn count(layout: Layout, sign: isize) {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: the system's allocator keeps the contract, and is asked for the same.
+// SAFETY: the system's allocator keeps the contract, and gets the same arguments.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout, 1);
@@ -47,7 +47,7 @@ const SERVER: u32 = 1;
 const CLIENTS: [u32; 3] = [3, 16, 17];
 const BUDGET: usize = 1 << 20;
 
-/// A store, and what it has by the allocator.
+/// A store, and its bytes by the allocator.
 struct Measured {
     store: Store,
     bytes: isize,
@@ -80,7 +80,7 @@ impl Measured {
     fn request(&mut self, client: u32, kind: u32, transaction: u32, payload: &[u8]) {
         let bytes = request(kind, transaction, payload);
         self.act(|store| {
-            // What is refused counts as well.
+            // Refused requests count as well.
             let _ = store.feed(client, &bytes);
         });
     }
@@ -94,7 +94,7 @@ impl Measured {
     }
 }
 
-/// Bytes that are in use after something and were not before, and the most in between.
+/// The bytes that `act` leaves in use, and the most in between.
 fn used(act: impl FnOnce()) -> (isize, isize) {
     let before = IN_USE.get();
     MOST.set(before);
@@ -116,7 +116,7 @@ const MKDIR: u32 = 12;
 const RM: u32 = 13;
 const SET_PERMS: u32 = 14;
 
-/// A client writes 10,000 times 2 KiB, all to the same node, in a transaction that stays open.
+/// A client writes 2 KiB 10,000 times, always to the same node, in a transaction that stays open.
 #[test]
 fn a_transaction_keeps_a_node_once() {
     let mut measured = Measured::new();
@@ -133,7 +133,7 @@ fn a_transaction_keeps_a_node_once() {
     assert_eq!(measured.store.read(&node).map(<[u8]>::len), Some(limits::VALUE));
 }
 
-/// Clients that take all they can get stay within the budget, and the next one still is served.
+/// Clients that take all they can get stay within the budget, and the next client is still served.
 #[test]
 fn greedy_clients_leave_room_for_others() {
     let mut measured = Measured::new();

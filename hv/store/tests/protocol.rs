@@ -1,4 +1,4 @@
-//! The store as a kernel's xenbus meets it: scenarios on the wire, and hostile bytes.
+//! The store as a kernel's xenbus uses it: scenarios on the wire, and hostile bytes.
 
 use proptest::prelude::*;
 use store::{Fault, Path, Permissions, Store, home, limits};
@@ -45,7 +45,7 @@ fn request(kind: u32, transaction: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Takes all messages that wait for a client: type and payload.
+/// Takes all messages that wait for a client, as pairs of type and payload.
 fn messages(store: &mut Store, partition: u32) -> Vec<(u32, String)> {
     let output = store.output(partition).to_vec();
     store.sent(partition, output.len());
@@ -197,7 +197,7 @@ fn a_transaction_that_met_a_change_is_done_again() {
     store.write(&path("/local/domain/3/a"), b"3").unwrap();
     assert_eq!(ask(&mut store, ALICE, END, number, "T\0"), (ERROR, "EAGAIN\0".into()));
     assert_eq!(refused(&mut store, ALICE, READ, "b\0"), "ENOENT\0");
-    // A change elsewhere is no reason.
+    // A change elsewhere causes no conflict.
     let number: u32 = ok(&mut store, ALICE, BEGIN, "\0").trim_end_matches('\0').parse().unwrap();
     assert_eq!(ask(&mut store, ALICE, WRITE, number, "b\x002").1, "OK\0");
     store.write(&path("/local/domain/3/a"), b"4").unwrap();
@@ -318,7 +318,7 @@ proptest! {
             let replies = answers.iter().filter(|(kind, _)| *kind != WATCH_EVENT);
             prop_assert_eq!(replies.count(), 1);
         }
-        // What was charged is what is there: with the homes gone, nothing is.
+        // The charges match the contents: once the homes are gone, nothing is charged.
         for partition in [ALICE, BOB] {
             let _ = store.remove(&path(&home(partition)));
         }
@@ -361,7 +361,7 @@ proptest! {
     }
 }
 
-/// As a stock kernel takes what it is asked for: in a transaction, emptying the node.
+/// A stock kernel accepts a request in a transaction, by emptying the node.
 #[test]
 fn a_kernel_takes_what_it_is_asked_for() {
     let mut store = store();
@@ -429,7 +429,7 @@ fn what_a_partition_left_with_others_goes_with_it() {
     ok(&mut store, ALICE, WRITE, "data/shown\x001");
     ok(&mut store, ALICE, SET_PERMS, "data/shown\0n3\0r16\0");
     ok(&mut store, BOB, WRITE, "/local/domain/3/data/gate/mine/deep\x001");
-    // The home, and what it made in Alice's.
+    // The home, and the nodes it made in Alice's home.
     assert_eq!(store.nodes_of(BOB), 3);
     let bytes = store.bytes_of(ALICE);
     store.disconnect(BOB);
@@ -439,7 +439,7 @@ fn what_a_partition_left_with_others_goes_with_it() {
     assert!(store.bytes_of(ALICE) < bytes);
     assert_eq!(ok(&mut store, ALICE, DIRECTORY, "data/gate\0"), "");
     assert_eq!(ok(&mut store, ALICE, GET_PERMS, "data/gate\0"), "n3\0");
-    // The next partition of this number finds nothing.
+    // The next partition with this number finds nothing.
     store.connect(BOB, false);
     assert_eq!(refused(&mut store, BOB, READ, "/local/domain/3/data/shown\0"), "EACCES\0");
     assert_eq!(refused(&mut store, BOB, WRITE, "/local/domain/3/data/gate/x\x001"), "EACCES\0");
@@ -458,10 +458,10 @@ fn only_clients_that_got_something_to_read_are_named() {
     assert_eq!(store.take_readers().into_iter().collect::<Vec<_>>(), [BOB]);
     assert_eq!(messages(&mut store, BOB).len(), 1);
     assert!(store.take_readers().is_empty());
-    // A change that nobody watches is nobody's.
+    // A change that nobody watches causes no event.
     store.write(&path("/local/domain/3/other"), b"1").unwrap();
     assert!(store.take_readers().is_empty());
-    // Another client's change, too.
+    // A change by another client is seen, too.
     ok(&mut store, ALICE, WRITE, "other\x002");
     ok(&mut store, ALICE, SET_PERMS, "other\0n3\0b16\0");
     store.feed(BOB, &request(WATCH, 0, b"/local/domain/3/other\0token\0")).unwrap();
@@ -469,7 +469,7 @@ fn only_clients_that_got_something_to_read_are_named() {
     store.take_readers();
     ok(&mut store, ALICE, WRITE, "other\x003");
     assert_eq!(store.take_readers().into_iter().collect::<Vec<_>>(), [BOB]);
-    // One that is gone is not.
+    // A client that is gone is no reader.
     ok(&mut store, ALICE, WRITE, "other\x004");
     store.disconnect(BOB);
     assert!(store.take_readers().is_empty());
@@ -542,8 +542,8 @@ fn a_name_that_came_meanwhile_is_not_overwritten() {
     assert_eq!(ok(&mut store, ALICE, READ, "d\0"), "theirs");
 }
 
-/// A client that read nothing for long is told at least once of each thing that it watches, after
-/// the last change.
+/// A client that has not read for long gets at least one event for each of its watches, after the
+/// last change.
 #[test]
 fn a_watch_whose_events_were_lost_fires_once_more() {
     let mut store = store();
