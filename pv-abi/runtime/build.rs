@@ -1,4 +1,4 @@
-//! Tells dependents where the linker script of a partition lies.
+//! Tells dependents where a partition's linker script is.
 //!
 //! A partition's own build script reads `DEP_PARTITION_RUNTIME_LINKER_SCRIPT` and passes it on:
 //!

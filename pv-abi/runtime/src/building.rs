@@ -1,8 +1,9 @@
-//! Writing the memory of a partition that is being built (right BUILD).
+//! Writes the memory of a partition that is being built (right BUILD).
 //!
-//! [`Foreign`] has window pages to map frames of a partition at. Frames are mapped only while
-//! [`Foreign::write`] runs, so that nothing is held of a partition that goes away meanwhile. The
-//! partition does not run while it is *building*, so nobody else writes them.
+//! [`Foreign`] has window pages at which it maps frames of a partition. Frames are mapped only
+//! while [`Foreign::write`] runs, so that no frame is held of a partition that is destroyed
+//! meanwhile. The partition does not run while it is *building*, so no other code writes its
+//! frames.
 #![expect(unsafe_code, reason = "hypercalls that map pages, and views of those pages")]
 
 use crate::hypercall::{self, Errno};
@@ -14,7 +15,8 @@ use pv_abi::uv::calls::{self, BuildMap};
 /// Bytes of a page.
 pub type PageBytes = [u8; PAGE_SIZE];
 
-/// Window pages for frames of partitions that are being built; nothing is mapped there.
+/// Window pages for frames of partitions that are being built; between writes nothing is mapped
+/// there.
 #[derive(Debug)]
 pub struct Foreign {
     pages: Pages,
@@ -22,7 +24,7 @@ pub struct Foreign {
 }
 
 impl Foreign {
-    /// Takes `count` window pages for good.
+    /// Takes `count` window pages, and never returns them.
     #[must_use]
     pub fn new(window: &mut Window, count: usize) -> Option<Self> {
         let pages = window.alloc(count)?;
@@ -30,10 +32,10 @@ impl Foreign {
     }
 
     /// Maps these machine frames of partition `target`, as many at a time as there are window
-    /// pages, has `each` write every one (with its index), and unmaps them again.
+    /// pages, calls `each` to write every one (with its index), and unmaps them again.
     ///
     /// # Errors
-    /// What the monitor refuses with; nothing stays mapped then either.
+    /// The monitor's errno; nothing stays mapped then either.
     pub fn write(
         &mut self,
         target: u32,
@@ -57,12 +59,12 @@ impl Foreign {
         Ok(())
     }
 
-    /// Unmaps the first `count` window pages; those where nothing is mapped are passed over.
+    /// Unmaps the first `count` window pages; skips those where nothing is mapped.
     fn unmap(&mut self, target: u32, count: usize) -> Result<(), Errno> {
         self.submit(target, core::iter::repeat_n(calls::UNMAP, count))
     }
 
-    /// Has the window pages, from the first one, map these frames.
+    /// Makes the window pages, from the first one, map these frames.
     fn submit(&mut self, target: u32, frames: impl Iterator<Item = u64>) -> Result<(), Errno> {
         let pages = &self.pages;
         let places = (0..).map_while(|index| pages.page_va(index));
@@ -75,7 +77,7 @@ impl Foreign {
         unsafe { hypercall::call(calls::HYPERCALL, arguments) }.map(drop)
     }
 
-    /// The page that the `index`th frame is mapped at.
+    /// The page at which the `index`th frame is mapped.
     fn page(&mut self, index: usize) -> Option<&mut PageBytes> {
         let va = usize::try_from(self.pages.page_va(index)?).ok()?;
         // SAFETY: `write` has mapped it writable; no one else writes it, and the view borrows self.
@@ -83,22 +85,22 @@ impl Foreign {
     }
 }
 
-/// Sets the machine-to-physical entries of partition `target` for `count` machine frames from
-/// `first`, which are its pseudo-physical frames from `pfn`.
+/// Sets the machine-to-physical entries of partition `target`: the `count` machine frames from
+/// `first` become its pseudo-physical frames from `pfn`.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn set_machine_to_physical(target: u32, first: u64, pfn: u64, count: u64) -> Result<(), Errno> {
     let arguments = [calls::BUILD_M2P, target.into(), first, pfn, count];
-    // SAFETY: touches no memory of ours.
+    // SAFETY: the operation touches no memory of ours.
     unsafe { hypercall::call(calls::HYPERCALL, arguments) }.map(drop)
 }
 
-/// Takes `count` machine frames from `first` of partition `target` out of its populated set:
-/// idle frames, which its kernel gets when its balloon driver asks for more.
+/// Removes `count` machine frames from `first` of partition `target` from its populated set. Its
+/// kernel gets these idle frames when its balloon driver asks for more.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn leave_idle(target: u32, first: u64, count: u64) -> Result<(), Errno> {
     set_machine_to_physical(target, first, calls::IDLE, count)
 }

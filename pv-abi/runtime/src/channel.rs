@@ -1,4 +1,4 @@
-//! Requests and replies over a memory channel: the rings, the messages and the bell.
+//! Requests and replies over a memory channel: the rings, the messages and the event.
 //!
 //! ```text
 //! client                    server
@@ -6,8 +6,8 @@
 //!   poll()     <-- frame, bell --   reply(&reply)
 //! ```
 //!
-//! [`Client`] and [`Server`] speak `pv_abi::uv::command`; [`End`] carries any messages, in
-//! postcard. Neither end makes a hypercall of its own: the event is a [`Bell`].
+//! [`Client`] and [`Server`] exchange messages of `pv_abi::uv::command`; [`End`] carries any
+//! messages, in postcard. Neither end makes a hypercall itself: a [`Bell`] raises the event.
 
 use crate::ring::{Endpoint, RingError};
 use alloc::string::String;
@@ -17,18 +17,18 @@ use pv_abi::uv::command::{Body, PROTOCOL, Refusal, Reply, Request};
 
 /// Raises the event at the other end of a channel.
 pub trait Bell {
-    /// Raises it. A closed other end is no error.
+    /// Raises the event. If the other end is closed, nothing happens.
     fn ring(&mut self);
 }
 
 /// Why a message was not sent or received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChannelError {
-    /// The ring's own reason.
+    /// The ring failed, for the inner reason.
     Ring(RingError),
-    /// A frame holds no message of this protocol.
+    /// A frame contains no message of this protocol.
     Message,
-    /// A message of protocol version so much.
+    /// A message has this other protocol version.
     Protocol(u16),
 }
 
@@ -52,7 +52,7 @@ impl fmt::Display for ChannelError {
 
 impl core::error::Error for ChannelError {}
 
-/// One end, for messages of any protocol.
+/// One end of a channel, for messages of any protocol.
 #[derive(Debug)]
 pub struct End<'a, B> {
     ring: Endpoint<'a>,
@@ -61,13 +61,13 @@ pub struct End<'a, B> {
 }
 
 impl<'a, B: Bell> End<'a, B> {
-    /// An end on this side of a channel.
+    /// Makes the end at this side of a channel.
     pub fn new(ring: Endpoint<'a>, bell: B) -> Self {
         Self { ring, bell, buffer: Vec::new() }
     }
 
-    /// Sends a message. Where the ring is full, the caller keeps it and tries again when the other
-    /// end's event comes.
+    /// Sends a message. If the ring is full, the caller keeps the message and tries again at the
+    /// other end's next event.
     ///
     /// # Errors
     /// See [`ChannelError`].
@@ -78,7 +78,7 @@ impl<'a, B: Bell> End<'a, B> {
         Ok(())
     }
 
-    /// Takes a message, if there is one.
+    /// Receives a message, if there is one.
     ///
     /// # Errors
     /// See [`ChannelError`].
@@ -89,7 +89,7 @@ impl<'a, B: Bell> End<'a, B> {
         postcard::from_bytes(&self.buffer).map(Some).map_err(|_| ChannelError::Message)
     }
 
-    /// Takes a message, if there is one, and returns what it begins with.
+    /// Receives a message, if there is one, and decodes only its first fields.
     fn receive_start<T: serde::de::DeserializeOwned>(&mut self) -> Result<Option<T>, ChannelError> {
         if !self.receive_frame()? {
             return Ok(None);
@@ -98,19 +98,19 @@ impl<'a, B: Bell> End<'a, B> {
         start.map(|(start, _)| Some(start)).map_err(|_| ChannelError::Message)
     }
 
-    /// Takes a frame into the buffer; returns whether there was one.
+    /// Reads a frame into the buffer. Returns whether there was one.
     fn receive_frame(&mut self) -> Result<bool, ChannelError> {
         let crowded = self.ring.readable()? > self.ring.ring_bytes() / 2;
         let received = self.ring.receive(&mut self.buffer)?;
         if received && crowded {
-            // The other end may be waiting for room.
+            // The other end may wait for room in the ring.
             self.bell.ring();
         }
         Ok(received)
     }
 }
 
-/// The end that asks.
+/// The end that sends requests.
 #[derive(Debug)]
 pub struct Client<'a, B> {
     end: End<'a, B>,
@@ -119,12 +119,12 @@ pub struct Client<'a, B> {
 
 impl<'a, B: Bell> Client<'a, B> {
     /// Makes a client whose requests are numbered from `first_id`. The number must be new on this
-    /// channel: the server repeats its answer to a number that it has answered before.
+    /// channel: if the server has answered that number before, it repeats its answer.
     pub fn new(ring: Endpoint<'a>, bell: B, first_id: u64) -> Self {
         Self { end: End::new(ring, bell), next_id: first_id }
     }
 
-    /// Sends a request; returns its id.
+    /// Sends a request. Returns its id.
     ///
     /// # Errors
     /// See [`ChannelError`].
@@ -135,7 +135,7 @@ impl<'a, B: Bell> Client<'a, B> {
         Ok(id)
     }
 
-    /// Takes a reply, if there is one.
+    /// Receives a reply, if there is one.
     ///
     /// # Errors
     /// See [`ChannelError`].
@@ -143,7 +143,7 @@ impl<'a, B: Bell> Client<'a, B> {
         self.end.receive()
     }
 
-    /// Sends a request and takes its reply, calling `wait` whenever there is none. Replies to
+    /// Sends a request and receives its reply; calls `wait` whenever there is none yet. Replies to
     /// other requests are dropped.
     ///
     /// # Errors
@@ -160,23 +160,23 @@ impl<'a, B: Bell> Client<'a, B> {
     }
 }
 
-/// The end that answers.
+/// The end that answers requests.
 #[derive(Debug)]
 pub struct Server<'a, B> {
     end: End<'a, B>,
 }
 
 impl<'a, B: Bell> Server<'a, B> {
-    /// A server on this side of a channel.
+    /// Makes a server at this side of a channel.
     pub fn new(ring: Endpoint<'a>, bell: B) -> Self {
         Self { end: End::new(ring, bell) }
     }
 
-    /// Takes a request, if there is one.
+    /// Receives a request, if there is one.
     ///
     /// # Errors
-    /// See [`ChannelError`]. A request of another protocol version is one: its meaning is not
-    /// known.
+    /// See [`ChannelError`]. A request of another protocol version is an error too: its meaning is
+    /// not known.
     pub fn request(&mut self) -> Result<Option<Request>, ChannelError> {
         match self.end.receive::<Request>()? {
             Some(request) if request.protocol != PROTOCOL => {
@@ -186,11 +186,11 @@ impl<'a, B: Bell> Server<'a, B> {
         }
     }
 
-    /// Takes a request, if there is one; of a frame that holds no request of this protocol the id,
-    /// where it can be read, so that the client gets an answer.
+    /// Receives a request, if there is one. If a frame contains no request of this protocol but its
+    /// id can be read, returns the id, so that the client gets an answer.
     ///
     /// # Errors
-    /// The ring's, and [`ChannelError::Message`] for a frame without an id.
+    /// The ring's errors, and [`ChannelError::Message`] for a frame without an id.
     pub fn request_or_id(&mut self) -> Result<Option<Result<Request, u64>>, ChannelError> {
         match self.request() {
             Err(ChannelError::Message | ChannelError::Protocol(_)) => {
@@ -202,11 +202,11 @@ impl<'a, B: Bell> Server<'a, B> {
         }
     }
 
-    /// Takes a request without looking at what it asks for, if there is one; returns its id. For a
-    /// server that has no memory for the rest of it.
+    /// Receives only the id of a request, if there is one. It is for a server that has no memory
+    /// for the rest of the request.
     ///
     /// # Errors
-    /// As [`Self::request`].
+    /// The same as [`Self::request`].
     pub fn request_id(&mut self) -> Result<Option<u64>, ChannelError> {
         match self.end.receive_start::<(u16, u64)>()? {
             Some((PROTOCOL, id)) => Ok(Some(id)),
@@ -215,8 +215,8 @@ impl<'a, B: Bell> Server<'a, B> {
         }
     }
 
-    /// Sends a reply, or a refusal of a few words in place of one that no frame holds. Where the
-    /// ring is full, the caller keeps the reply and tries again when the client's event comes.
+    /// Sends a reply. If no frame can hold it, sends a short refusal instead. If the ring is full,
+    /// the caller keeps the reply and tries again at the client's next event.
     ///
     /// # Errors
     /// See [`ChannelError`].
@@ -231,7 +231,7 @@ impl<'a, B: Bell> Server<'a, B> {
     }
 }
 
-/// Why an answer does not come.
+/// The refusal in place of an answer that is too large.
 fn too_large() -> Refusal {
     let text = |text: &str| String::from(text);
     Refusal {

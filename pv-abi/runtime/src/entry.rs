@@ -1,8 +1,8 @@
 //! Start-up: from the monitor's jump to the partition's own function; panics and faults.
 //!
-//! The monitor enters `_start` (`entry.S`) with the start block's address and a stack. What is
-//! needed before any Rust code may allocate or fault is done here: check the block, give the
-//! heap its memory, register the handlers of traps and of the event upcall.
+//! The monitor enters `_start` (`entry.S`) with the start block's address and a stack. This module
+//! does what must be done before Rust code may allocate or fault: it checks the block, gives the
+//! heap its memory, and registers the handlers of traps and of the event upcall.
 #![expect(unsafe_code, reason = "start-up code, a symbol that the trap stubs call")]
 
 use crate::hypercall::{Shutdown, shutdown};
@@ -13,7 +13,7 @@ use pv_abi::uv::start::{START_MAGIC, StartBlock};
 core::arch::global_asm!(include_str!("entry.S"), start = sym start, options(att_syntax));
 
 unsafe extern "Rust" {
-    /// Made by [`crate::entry!`].
+    /// [`crate::entry!`] defines this function.
     safe fn __partition_run(start: &'static StartBlock) -> !;
 }
 
@@ -27,7 +27,7 @@ extern "C" fn start(block: *const StartBlock) -> ! {
         log!("start block has magic {:#x}, not {START_MAGIC:#x}", block.magic);
         shutdown(Shutdown::Crash);
     }
-    // SAFETY: it is what the monitor passed.
+    // SAFETY: it is the block that the monitor passed.
     unsafe { partition::set_start(block) };
     partition::shared_info().events().upcall_mask.store(1, core::sync::atomic::Ordering::Release);
     if let Err(errno) = traps::register() {
@@ -45,7 +45,7 @@ extern "C" fn start(block: *const StartBlock) -> ! {
     __partition_run(block)
 }
 
-/// A fault ends the partition; the message names the place.
+/// A fault ends the partition; the message gives the place.
 // SAFETY: the one definition of this symbol in a partition's image.
 #[unsafe(no_mangle)]
 fn __partition_trap(trap: &Trap) -> ! {
@@ -58,7 +58,7 @@ fn __partition_trap(trap: &Trap) -> ! {
     shutdown(Shutdown::Crash)
 }
 
-/// A panic ends the partition; the message names the place.
+/// A panic ends the partition; the message gives the place.
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     match info.location() {

@@ -1,9 +1,9 @@
-//! Events: ports to bind, to raise and to wait for.
+//! Events: binds ports, raises events, and waits for them.
 //!
-//! Upcalls stay masked. [`Events::wait`] hands the virtual CPU back with `SCHEDOP_block`, which unmasks
-//! and returns at once where something is pending; the upcall that then comes runs a stub that
-//! does nothing but return with upcalls masked again. So no event is lost between the last look
-//! and the block, and no Rust code ever runs in an upcall.
+//! Upcalls stay masked. [`Events::wait`] blocks the virtual CPU with `SCHEDOP_block`, which unmasks
+//! upcalls and returns at once if an event is pending. The upcall that then comes runs a stub that
+//! only returns with upcalls masked again. So no event is lost between the last check and the
+//! block, and no Rust code ever runs in an upcall.
 #![expect(unsafe_code, reason = "hypercalls that read their arguments from memory")]
 
 use crate::channel::Bell;
@@ -23,25 +23,25 @@ pub struct Port(pub u32);
 
 impl Bell for Port {
     fn ring(&mut self) {
-        // The other end may be closed: it then needs no event.
+        // If the other end is closed, it needs no event.
         let _ = send(*self);
     }
 }
 
-/// The pending ports of this partition. Make one and keep it.
+/// The pending ports of this partition. Make one value and keep it.
 #[derive(Debug, Default)]
 pub struct Events {
     scan: Scan,
 }
 
 impl Events {
-    /// None looked at yet.
+    /// Makes a value that has read no ports yet.
     #[must_use]
     pub const fn new() -> Self {
         Self { scan: Scan::new() }
     }
 
-    /// Takes a pending port that is not masked, without waiting.
+    /// Takes a pending, unmasked port, without waiting.
     pub fn take(&mut self) -> Option<Port> {
         self.scan.take(&partition::shared_info().events()).map(Port)
     }
@@ -57,7 +57,7 @@ impl Events {
     }
 }
 
-/// Hands the virtual CPU back until an event is pending.
+/// Blocks the virtual CPU until an event is pending.
 fn block() {
     let arguments = [sched::BLOCK, 0, 0, 0, 0];
     // SAFETY: touches no memory. The upcall that may follow runs the stub, which keeps every
@@ -87,10 +87,10 @@ unsafe impl Argument for AllocUnbound {
     const OPERATION: u64 = op::ALLOC_UNBOUND;
 }
 
-/// Calls `event_channel_op`, which fills in what the structure returns.
+/// Calls `event_channel_op`, which fills in the results in the structure.
 fn operate<T: Argument>(argument: &mut T) -> Result<(), Errno> {
     let arguments = [T::OPERATION, core::ptr::from_mut(argument) as u64, 0, 0, 0];
-    // SAFETY: the operation reads and writes the structure alone.
+    // SAFETY: the operation reads and writes only the structure.
     unsafe { hypercall::call(EVENT_CHANNEL_OP, arguments) }.map(drop)
 }
 
@@ -98,14 +98,14 @@ fn operate<T: Argument>(argument: &mut T) -> Result<(), Errno> {
 fn on_port(operation: u64, port: Port) -> Result<(), Errno> {
     let argument = PortArgument { port: port.0 };
     let arguments = [operation, (&raw const argument) as u64, 0, 0, 0];
-    // SAFETY: the operations on a port read the structure.
+    // SAFETY: the operations on a port only read the structure.
     unsafe { hypercall::call(EVENT_CHANNEL_OP, arguments) }.map(drop)
 }
 
 /// Binds a new local port to port `remote_port` of domain `remote`, which waits for us.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn bind_interdomain(remote: u16, remote_port: u32) -> Result<Port, Errno> {
     let mut argument =
         BindInterdomain { remote_dom: remote, remote_port, ..BindInterdomain::default() };
@@ -116,7 +116,7 @@ pub fn bind_interdomain(remote: u16, remote_port: u32) -> Result<Port, Errno> {
 /// Binds a new local port to a virtual interrupt of virtual CPU 0.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn bind_virq(virq: u32) -> Result<Port, Errno> {
     let mut argument = BindVirq { virq, ..BindVirq::default() };
     operate(&mut argument)?;
@@ -126,7 +126,7 @@ pub fn bind_virq(virq: u32) -> Result<Port, Errno> {
 /// Makes a local port that domain `remote` may bind to.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn alloc_unbound(remote: u16) -> Result<Port, Errno> {
     let mut argument =
         AllocUnbound { dom: domid::SELF, remote_dom: remote, ..AllocUnbound::default() };
@@ -134,10 +134,10 @@ pub fn alloc_unbound(remote: u16) -> Result<Port, Errno> {
     Ok(Port(argument.port))
 }
 
-/// Raises the event at the other end.
+/// Raises the event at the other end of a port.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn send(port: Port) -> Result<(), Errno> {
     on_port(op::SEND, port)
 }
@@ -145,7 +145,7 @@ pub fn send(port: Port) -> Result<(), Errno> {
 /// Closes a port.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn close(port: Port) -> Result<(), Errno> {
     on_port(op::CLOSE, port)
 }
@@ -158,10 +158,10 @@ pub fn mask(port: Port) {
     }
 }
 
-/// Unmasks a port; an event that is pending comes at the next look.
+/// Unmasks a port; the next check finds its pending event.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn unmask(port: Port) -> Result<(), Errno> {
     on_port(op::UNMASK, port)
 }

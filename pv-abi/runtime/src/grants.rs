@@ -1,7 +1,7 @@
-//! Grants: mapping pages that another partition granted, and granting our own (version 1).
+//! Grants: maps pages that another partition granted, and grants our own (version 1).
 //!
-//! A [`Mapping`] is seen through atomics only: the page belongs to the other side, which writes
-//! when it likes.
+//! A [`Mapping`] is accessed only through atomics: the page belongs to the other side, which may
+//! write it at any time.
 #![expect(unsafe_code, reason = "hypercalls that map pages, and views of those pages")]
 
 use crate::hypercall::{self, Errno};
@@ -22,9 +22,9 @@ use pv_abi::xen::hypercall::GRANT_TABLE_OP;
 pub enum GrantError {
     /// The window has no gap of that many pages.
     WindowFull,
-    /// The call as a whole was refused.
+    /// The monitor refused the call as a whole.
     Call(Errno),
-    /// One reference was refused: the reference and its `GNTST_` status.
+    /// The monitor refused one reference: the reference and its `GNTST_` status.
     Status(u32, i16),
 }
 
@@ -54,7 +54,7 @@ impl Mapping {
     #[must_use]
     pub fn words(&self) -> &[AtomicU32] {
         let count = (self.pages.count() * PAGE_SIZE / 4) as u64;
-        // SAFETY: mapped writable as long as this value lives; unmapping takes it.
+        // SAFETY: mapped writable as long as this value lives; unmapping consumes it.
         unsafe { partition::words(self.pages.va(), count) }
     }
 
@@ -65,7 +65,7 @@ impl Mapping {
     }
 }
 
-/// Maps these references of domain `domain`, writable, to contiguous pages of the window.
+/// Maps these references of domain `domain`, writable, at contiguous pages of the window.
 ///
 /// # Errors
 /// See [`GrantError`]; nothing stays mapped then.
@@ -103,7 +103,7 @@ fn map_one(va: u64, domain: u16, reference: u32) -> Result<u32, GrantError> {
     }
 }
 
-/// Unmaps and gives the window's pages back. Pages that the monitor would not unmap are never
+/// Unmaps the pages and returns them to the window. Pages that the monitor does not unmap are never
 /// used again.
 pub fn unmap(window: &mut Window, mapping: Mapping) {
     let Mapping { pages, handles } = mapping;
@@ -126,7 +126,7 @@ fn unmap_one(va: u64, handle: u32) -> bool {
     done.is_ok() && argument.status == 0
 }
 
-/// Lets domain `domain` map our frame by `reference`. Returns `false` where the table has no such
+/// Lets domain `domain` map our frame by `reference`. Returns `false` if the table has no such
 /// reference.
 pub fn permit(reference: u32, domain: u16, frame: u32) -> bool {
     let index = reference as usize * 2;
@@ -140,7 +140,7 @@ pub fn permit(reference: u32, domain: u16, frame: u32) -> bool {
     }
 }
 
-/// Takes a grant back. Returns `false` while the other side still has it mapped.
+/// Ends a grant. Returns `false` while the other side still has it mapped.
 pub fn revoke(reference: u32) -> bool {
     let Some(head) = partition::grant_table().get(reference as usize * 2) else {
         return false;

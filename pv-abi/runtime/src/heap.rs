@@ -1,11 +1,11 @@
-//! The heap of a Rust partition: the pages that the start block names, and an account of them.
+//! The heap of a Rust partition, which uses the pages named in the start block, and its statistics.
 //!
-//! The account is there so that a partition that never ends can show that it does not grow. It is
-//! kept by what callers ask for; what the allocator puts around that is not in it.
+//! The statistics show that a partition that runs for ever does not leak memory. They count the
+//! bytes that callers ask for, without the allocator's overhead.
 //!
-//! Rule: an allocation that fails ends the partition, so nothing that somebody else asked for may
-//! fail. Who serves a request looks first whether the heap [`has_room`] for the most that
-//! such a request takes, and refuses it otherwise.
+//! Rule: a failed allocation ends the partition, so no allocation for somebody else's request may
+//! fail. A server checks first whether the heap [`has_room`] for the most that a request needs, and
+//! refuses the request otherwise.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use pv_abi::uv::command::Heap;
@@ -14,7 +14,7 @@ static BYTES: AtomicU64 = AtomicU64::new(0);
 static IN_USE: AtomicU64 = AtomicU64::new(0);
 static MOST: AtomicU64 = AtomicU64::new(0);
 
-/// What is in use of the heap; all zero on a host.
+/// The usage of the heap; all zero on a host.
 #[must_use]
 pub fn usage() -> Heap {
     Heap { bytes: BYTES.load(Relaxed), in_use: IN_USE.load(Relaxed), most: MOST.load(Relaxed) }
@@ -25,7 +25,7 @@ pub(crate) use counted::claim;
 #[cfg(all(target_os = "none", feature = "start"))]
 pub use counted::has_room;
 
-/// Whether the heap has a free block of so many bytes; on a host always.
+/// Returns whether the heap has a free block of this many bytes; always true on a host.
 #[cfg(not(all(target_os = "none", feature = "start")))]
 #[must_use]
 pub const fn has_room(_bytes: usize) -> bool {
@@ -41,8 +41,8 @@ mod counted {
     use talc::TalcLock;
     use talc::source::Manual;
 
-    /// An allocator that counts. One virtual CPU and no upcalls, so the lock is never contended,
-    /// and counting needs no locked instruction.
+    /// An allocator that counts. There is one virtual CPU and no upcall, so the lock is never
+    /// contended, and counting needs no locked instruction.
     struct Counted(TalcLock<spinning_top::RawSpinlock, Manual>);
 
     #[global_allocator]
@@ -58,7 +58,7 @@ mod counted {
         IN_USE.store(IN_USE.load(Relaxed).wrapping_sub(bytes as u64), Relaxed);
     }
 
-    // SAFETY: the allocator behind it keeps the contract, and is asked for the same.
+    // SAFETY: the allocator behind it keeps the contract, and gets the same arguments.
     unsafe impl GlobalAlloc for Counted {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
             // SAFETY: the caller keeps the contract.
@@ -86,13 +86,14 @@ mod counted {
         }
     }
 
-    /// Whether the heap has a free block of so many bytes.
+    /// Returns whether the heap has a free block of this many bytes.
     #[must_use]
     pub fn has_room(bytes: usize) -> bool {
         let Ok(layout) = Layout::from_size_align(bytes.max(1), 16) else {
             return false;
         };
-        // SAFETY: the layout is not empty; the block is given back as it came.
+        // SAFETY: the layout is not empty; the block is freed with the layout it was allocated
+        // with.
         unsafe {
             let place = HEAP.0.alloc(layout);
             if !place.is_null() {
@@ -102,14 +103,14 @@ mod counted {
         }
     }
 
-    /// Gives the heap its memory; whether that is enough for one.
+    /// Gives the heap its memory. Returns whether that is enough for a heap.
     ///
     /// # Safety
     /// The memory is mapped writable, and used for nothing else.
     pub unsafe fn claim(address: u64, bytes: u64) -> bool {
         BYTES.store(bytes, Relaxed);
         let heap = core::ptr::with_exposed_provenance_mut(address as usize);
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise.
         unsafe { HEAP.0.lock().claim(heap, bytes as usize) }.is_some()
     }
 }

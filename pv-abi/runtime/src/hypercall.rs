@@ -1,22 +1,23 @@
-//! The way into the monitor: one instruction, and what its negative answers mean.
+//! Calls into the monitor: one instruction, and the meaning of negative results.
 //!
-//! A number in rax and up to five arguments in rdi, rsi, rdx, r10, r8; the answer in rax; rcx and
-//! r11 are lost. Wrappers with types are in the other modules; this one is for them.
+//! The number is in rax, and up to five arguments in rdi, rsi, rdx, r10, r8; the result is in rax;
+//! rcx and r11 are destroyed. The other modules have typed wrappers, which use this one.
 #![expect(unsafe_code, reason = "the hypercall instruction")]
 
 use core::fmt;
 use pv_abi::xen::{hypercall as number, sched};
 
-/// A negative answer of the monitor: an errno of the Xen ABI (public `errno.h`), positive here.
+/// A negative result of the monitor: an errno of the Xen ABI (public `errno.h`), stored as a
+/// positive number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Errno(pub i32);
 
 impl Errno {
     /// Not permitted: the partition's rights do not cover the operation.
     pub const EPERM: Self = Self(1);
-    /// No such thing.
+    /// There is no such thing.
     pub const ENOENT: Self = Self(2);
-    /// Not finished: call again.
+    /// The work is not finished: call again.
     pub const EAGAIN: Self = Self(11);
     /// Out of space.
     pub const ENOMEM: Self = Self(12);
@@ -26,10 +27,10 @@ impl Errno {
     pub const EBUSY: Self = Self(16);
     /// A bad argument.
     pub const EINVAL: Self = Self(22);
-    /// No such operation.
+    /// There is no such operation.
     pub const ENOSYS: Self = Self(38);
 
-    /// The errno's name, where it is one of those above.
+    /// The errno's name, if it is one of those above.
     #[must_use]
     pub const fn name(self) -> Option<&'static str> {
         Some(match self {
@@ -57,21 +58,21 @@ impl fmt::Display for Errno {
 
 impl core::error::Error for Errno {}
 
-/// Calls the monitor. Not-negative answers are values, negative ones an [`Errno`].
+/// Calls the monitor. A result that is not negative is a value; a negative one is an [`Errno`].
 ///
 /// # Errors
-/// What the operation refuses with.
+/// The errno of the operation.
 ///
 /// # Safety
-/// Whatever the operation `number` with these arguments reads, writes, maps or unmaps in this
-/// partition's memory must be the caller's to touch, and addresses must stay valid for the call.
+/// The operation `number` with these arguments may read, write, map or unmap only memory of this
+/// partition that the caller may access that way, and addresses must stay valid for the call.
 pub unsafe fn call(number: u64, arguments: [u64; 5]) -> Result<u64, Errno> {
     // SAFETY: the caller's promise.
     let answer = unsafe { raw(number, arguments) };
     u64::try_from(answer).map_err(|_| Errno(i32::try_from(-answer).unwrap_or(i32::MAX)))
 }
 
-/// The instruction itself.
+/// Executes the instruction.
 #[cfg(target_os = "none")]
 unsafe fn raw(number: u64, arguments: [u64; 5]) -> i64 {
     let [first, second, third, fourth, fifth] = arguments;
@@ -104,11 +105,11 @@ unsafe fn raw(_number: u64, _arguments: [u64; 5]) -> i64 {
 /// Why a partition stops (public `sched.h`, `SHUTDOWN_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
-    /// It is done.
+    /// Its work is done.
     PowerOff,
     /// It asks to be started again.
     Reboot,
-    /// It cannot go on.
+    /// It cannot continue.
     Crash,
 }
 
@@ -121,12 +122,12 @@ pub fn shutdown(reason: Shutdown) -> ! {
     };
     let argument = sched::Shutdown { reason };
     let argument = (&raw const argument) as u64;
-    // SAFETY: the operation reads the argument and does not come back.
+    // SAFETY: the operation reads the argument and does not return.
     let _ = unsafe { call(number::SCHED_OP, [sched::SHUTDOWN, argument, 0, 0, 0]) };
     stopped(reason)
 }
 
-/// A monitor that refuses to stop a partition has to bear with one that does nothing.
+/// If the monitor refuses to stop the partition, the partition does nothing for ever.
 #[cfg(target_os = "none")]
 fn stopped(_reason: u32) -> ! {
     loop {
@@ -142,6 +143,6 @@ fn stopped(reason: u32) -> ! {
 
 /// Lets other virtual CPUs run.
 pub fn yield_now() {
-    // SAFETY: touches no memory.
+    // SAFETY: the operation touches no memory.
     let _ = unsafe { call(number::SCHED_OP, [sched::YIELD, 0, 0, 0, 0]) };
 }

@@ -1,11 +1,11 @@
-//! Calls to the lead monitor (right LEAD) and to the serial ports (right SERIAL), with types.
+//! Typed calls to the lead monitor (right LEAD) and to the serial ports (right SERIAL).
 #![expect(unsafe_code, reason = "hypercalls that fill memory of ours")]
 
 use crate::hypercall::{self, Errno};
 use pv_abi::uv::calls::{self, CpuUsage, MonitorEvent, PartitionUsage};
 use zerocopy::FromZeros;
 
-/// A call that touches no memory of ours.
+/// Makes a call that touches no memory of ours.
 fn plain(operation: u64, first: u64, second: u64) -> Result<u64, Errno> {
     // SAFETY: the operations below touch no memory of ours.
     unsafe { hypercall::call(calls::HYPERCALL, [operation, first, second, 0, 0]) }
@@ -14,7 +14,7 @@ fn plain(operation: u64, first: u64, second: u64) -> Result<u64, Errno> {
 /// Makes the monitor enforce a partition descriptor ([`calls::ACTIVATE_PARTITION`]).
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn activate_partition(number: u32) -> Result<(), Errno> {
     plain(calls::ACTIVATE_PARTITION, number.into(), 0).map(drop)
 }
@@ -22,7 +22,7 @@ pub fn activate_partition(number: u32) -> Result<(), Errno> {
 /// Makes the monitor enforce the page map for a range ([`calls::ACTIVATE_PAGES`]).
 ///
 /// # Errors
-/// `EBUSY` where a frame that changes owner is referenced.
+/// `EBUSY` if a frame that changes its owner is referenced.
 pub fn activate_pages(first: u64, frames: u64) -> Result<(), Errno> {
     plain(calls::ACTIVATE_PAGES, first, frames).map(drop)
 }
@@ -30,15 +30,16 @@ pub fn activate_pages(first: u64, frames: u64) -> Result<(), Errno> {
 /// Makes the monitor enforce a channel table entry ([`calls::ACTIVATE_CHANNEL`]).
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn activate_channel(index: u32) -> Result<(), Errno> {
     plain(calls::ACTIVATE_CHANNEL, index.into(), 0).map(drop)
 }
 
-/// Lets a partition run ([`calls::START`]); whether that was all. Else call again.
+/// Lets a partition run ([`calls::START`]). Returns whether the work is finished. If not, call
+/// again.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn start(number: u32) -> Result<bool, Errno> {
     plain(calls::START, number.into(), 0).map(|left| left == 0)
 }
@@ -46,62 +47,61 @@ pub fn start(number: u32) -> Result<bool, Errno> {
 /// Stops scheduling a partition ([`calls::STOP`]).
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn stop(number: u32) -> Result<(), Errno> {
     plain(calls::STOP, number.into(), 0).map(drop)
 }
 
 /// Drops what the page tables of a partition in a range of its memory refer to
-/// ([`calls::DESTROY`]); whether that was all. Else call again.
+/// ([`calls::DESTROY`]). Returns whether the work is finished. If not, call again.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn drop_tables(number: u32, first: u64, frames: u64) -> Result<bool, Errno> {
     let arguments = [calls::DESTROY, number.into(), first, frames, 0];
     // SAFETY: the operation touches no memory of ours.
     unsafe { hypercall::call(calls::HYPERCALL, arguments) }.map(|left| left == 0)
 }
 
-/// Drops what else a partition refers to, whose tables are dropped ([`calls::DESTROY`]); whether
-/// that was all. Else call again.
+/// Drops everything else that a partition refers to, once its tables are dropped
+/// ([`calls::DESTROY`]). Returns whether the work is finished. If not, call again.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn destroy(number: u32) -> Result<bool, Errno> {
     drop_tables(number, 0, 0)
 }
 
-/// Keeps a PCI function from reaching memory ([`calls::QUIESCE_DEVICE`]).
+/// Prevents a PCI function from accessing memory ([`calls::QUIESCE_DEVICE`]).
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn quiesce_device(address: u32) -> Result<(), Errno> {
     plain(calls::QUIESCE_DEVICE, address.into(), 0).map(drop)
 }
 
-/// What the monitor holds of a frame: owner, and whether it is not RAM
-/// ([`calls::FRAME_OWNER`]).
+/// The monitor's record of a frame: its owner, and whether it is not RAM ([`calls::FRAME_OWNER`]).
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn frame_owner(frame: u64) -> Result<(u32, bool), Errno> {
     let answer = plain(calls::FRAME_OWNER, frame, 0)?;
     Ok(((answer & 0x3fff_ffff) as u32, answer >> 30 & 1 != 0))
 }
 
-/// Whether anything refers to a frame ([`calls::FRAME_OWNER`]).
+/// Returns whether anything refers to a frame ([`calls::FRAME_OWNER`]).
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn frame_in_use(frame: u64) -> Result<bool, Errno> {
     Ok(plain(calls::FRAME_OWNER, frame, 0)? & calls::FRAME_IN_USE != 0)
 }
 
-/// Reads what the monitor did by itself next, if anything, with its number
-/// ([`calls::NEXT_EVENT`]). Those up to number `written` are not told again; 0 names none.
+/// Reads the oldest event that the monitor caused by itself, if any, with its number
+/// ([`calls::NEXT_EVENT`]). Drops the events up to number `written`; 0 drops none.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn next_event(written: u64) -> Result<Option<(u64, MonitorEvent)>, Errno> {
     let mut event = MonitorEvent::new_zeroed();
     let arguments = [calls::NEXT_EVENT, (&raw mut event) as u64, written, 0, 0];
@@ -110,11 +110,11 @@ pub fn next_event(written: u64) -> Result<Option<(u64, MonitorEvent)>, Errno> {
     Ok((number != 0).then_some((number, event)))
 }
 
-/// Ends the host ([`calls::END_HOST`]); `how` is one of the `END_` values, the rest says which
-/// partition is to blame.
+/// Ends the host ([`calls::END_HOST`]). `how` is one of the `END_` values; `event` says which
+/// partition caused it.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn end_host(how: u64, event: &MonitorEvent) -> Result<(), Errno> {
     let blame = [event.partition, event.cause, event.detail].map(u64::from);
     let arguments = [calls::END_HOST, how, blame[0], blame[1], blame[2]];
@@ -122,10 +122,10 @@ pub fn end_host(how: u64, event: &MonitorEvent) -> Result<(), Errno> {
     unsafe { hypercall::call(calls::HYPERCALL, arguments) }.map(drop)
 }
 
-/// What a partition used ([`calls::USAGE`]).
+/// The usage of a partition ([`calls::USAGE`]).
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn usage(number: u32) -> Result<PartitionUsage, Errno> {
     let mut usage = PartitionUsage::default();
     let arguments = [calls::USAGE, number.into(), (&raw mut usage) as u64, 0, 0];
@@ -134,7 +134,7 @@ pub fn usage(number: u32) -> Result<PartitionUsage, Errno> {
     Ok(usage)
 }
 
-/// What a physical CPU did ([`calls::CPU_USAGE`]).
+/// The usage of a physical CPU ([`calls::CPU_USAGE`]).
 ///
 /// # Errors
 /// `ENOENT` past the last CPU.
@@ -146,10 +146,10 @@ pub fn cpu_usage(index: u32) -> Result<CpuUsage, Errno> {
     Ok(usage)
 }
 
-/// Writes to serial port `port`; returns how many bytes went out ([`calls::SERIAL_WRITE`]).
+/// Writes to serial port `port` ([`calls::SERIAL_WRITE`]). Returns how many bytes were taken.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn serial_write(port: u32, bytes: &[u8]) -> Result<usize, Errno> {
     let (address, length) = (bytes.as_ptr() as u64, bytes.len() as u64);
     let arguments = [calls::SERIAL_WRITE, address, length, port.into(), 0];
@@ -158,10 +158,10 @@ pub fn serial_write(port: u32, bytes: &[u8]) -> Result<usize, Errno> {
     Ok(usize::try_from(done).unwrap_or(0).min(bytes.len()))
 }
 
-/// Reads from serial port `port`; returns how many bytes came in ([`calls::SERIAL_READ`]).
+/// Reads from serial port `port` ([`calls::SERIAL_READ`]). Returns how many bytes were read.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn serial_read(port: u32, bytes: &mut [u8]) -> Result<usize, Errno> {
     let (address, length) = (bytes.as_mut_ptr() as u64, bytes.len() as u64);
     let arguments = [calls::SERIAL_READ, address, length, port.into(), 0];

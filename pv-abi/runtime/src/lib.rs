@@ -1,21 +1,21 @@
-//! What the Rust partitions share: start-up, hypercalls, events, the mapping window, channels.
+//! The library of the Rust partitions: start-up, hypercalls, events, the mapping window, channels.
 //!
-//! A Rust partition is one event loop on one virtual CPU. Events stay masked while it works;
-//! [`events::Events::wait`] alone lets them in, so nothing here is ever interrupted or entered twice.
+//! A Rust partition is one event loop on one virtual CPU. Events stay masked while it works; only
+//! [`events::Events::wait`] lets them in, so nothing here is ever interrupted or reentered.
 //!
-//! * [`entry!`] names the function that the partition starts in; [`log!`] writes to the
-//!   monitor's log; a panic or a fault is logged and ends the partition as crashed.
-//! * [`partition`] is the start block: modules, pages, frames. [`window`] maps other
+//! * [`entry!`] names the function in which the partition starts; [`log!`] writes to the monitor's
+//!   log; a panic or a fault is logged and ends the partition as crashed.
+//! * [`partition`] gives access to the start block: modules, pages, frames. [`window`] maps other
 //!   partitions' memory ([`grants`], [`building`]).
 //! * [`events`], [`time`], [`lead`] and [`hypercall`] are the calls to the monitor.
-//! * `traps` has the entry points of traps and of the event upcall, for kernels with another start,
-//!   too.
+//! * `traps` has the entry points of traps and of the event upcall; kernels with another start code
+//!   use them too.
 //! * [`ring`] and [`channel`] are memory channels, over shared [`words`]. They make no hypercalls,
 //!   so a Linux process uses them too.
 //!
-//! The rule it keeps: all `unsafe` of a Rust partition that is about the machine lives here. On
-//! a host target hypercalls answer `-ENOSYS` and there is no start block, so that everything
-//! compiles, and the pure parts are tested there.
+//! The rule it keeps: all machine-level `unsafe` code of a Rust partition is here. On a host target
+//! hypercalls return `-ENOSYS` and there is no start block, so that everything compiles, and the
+//! pure parts are tested there.
 #![no_std]
 
 extern crate alloc;
@@ -42,18 +42,17 @@ pub mod traps;
 pub mod window;
 pub mod words;
 
-/// Names the function that a partition starts in: `entry!(run);` where
+/// Names the function in which a partition starts: `entry!(run);` where
 /// `fn run(start: &'static StartBlock) -> !`. The function must not be called `main`.
 ///
-/// The crate that uses it opens with
-/// `#![cfg_attr(target_os = "none", no_std, no_main)]`. On a host target it makes a `main` that
-/// says where the program belongs.
+/// The crate that uses it opens with `#![cfg_attr(target_os = "none", no_std, no_main)]`. On a host
+/// target it makes a `main` that says where the program must run.
 #[macro_export]
 macro_rules! entry {
     ($run:path) => {
         #[cfg(target_os = "none")]
         const _: () = {
-            /// What the runtime calls once the heap works.
+            /// The runtime calls this once the heap works.
             // SAFETY: the one definition of this symbol in a partition's image.
             #[allow(unsafe_code)]
             #[unsafe(no_mangle)]

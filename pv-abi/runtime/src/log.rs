@@ -1,7 +1,7 @@
-//! Lines for the monitor's log, by `console_io`.
+//! Writes lines to the monitor's log, by `console_io`.
 //!
-//! A line is put together on the stack and goes out with one hypercall, so a log line needs no
-//! heap, is never mixed with another one, and works in the panic handler.
+//! A line is formatted on the stack and sent with one hypercall. So it needs no heap, is never
+//! mixed with another line, and works in the panic handler.
 #![expect(unsafe_code, reason = "the hypercall reads the line from memory")]
 
 use crate::hypercall;
@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use pv_abi::xen::console::WRITE;
 use pv_abi::xen::hypercall::CONSOLE_IO;
 
-/// Bytes of a line at most; what is longer is cut.
+/// Most bytes of a line; a longer line is cut.
 pub const LINE_BYTES: usize = 480;
 
 static NAME: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
@@ -35,7 +35,7 @@ fn name() -> &'static str {
     }
 }
 
-/// A line that is being put together; cut where it is full.
+/// A line that is being formatted; it is cut when it is full.
 struct Line {
     bytes: [u8; LINE_BYTES],
     used: usize,
@@ -43,7 +43,7 @@ struct Line {
 
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        // One byte stays free for the line's end.
+        // One byte stays free for the newline.
         let room = (LINE_BYTES - 1).saturating_sub(self.used);
         let text = &text.as_bytes()[..text.len().min(room)];
         self.bytes[self.used..self.used + text.len()].copy_from_slice(text);
@@ -52,7 +52,7 @@ impl Write for Line {
     }
 }
 
-/// Writes one line; [`crate::log!`] is the way to call it.
+/// Writes one line; call it through [`crate::log!`].
 pub fn line(text: fmt::Arguments<'_>) {
     let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
     let _ = write!(line, "{}: {text}", name());
@@ -60,14 +60,14 @@ pub fn line(text: fmt::Arguments<'_>) {
     write_console(&line.bytes[..=line.used]);
 }
 
-/// Sends bytes to the monitor's log as they are.
+/// Writes bytes to the monitor's log, unchanged.
 pub fn write_console(bytes: &[u8]) {
     let (length, address) = (bytes.len() as u64, bytes.as_ptr() as u64);
     // SAFETY: the operation reads `length` bytes from `address`. A refusal cannot be reported.
     let _ = unsafe { hypercall::call(CONSOLE_IO, [WRITE, length, address, 0, 0]) };
 }
 
-/// Writes a line to the monitor's log, as `format!` would put it.
+/// Writes a line to the monitor's log, formatted as by `format!`.
 #[macro_export]
 macro_rules! log {
     ($($argument:tt)*) => { $crate::log::line(format_args!($($argument)*)) };

@@ -1,14 +1,14 @@
-//! First-fit allocation of page ranges, as a bit per page.
+//! First-fit allocation of page ranges, with one bit per page.
 //!
-//! The mapping window is a fixed number of pages that are handed out in contiguous ranges. A range
-//! that was taken is never handed out again before it is given back.
+//! The mapping window is a fixed number of pages, which are allocated in contiguous ranges. A range
+//! is not allocated again before it is freed.
 
 use pv_abi::uv::start::WINDOW_PAGES;
 
-/// Pages at most.
+/// Most pages.
 pub const MAX_PAGES: usize = WINDOW_PAGES as usize;
 
-/// Which of up to [`MAX_PAGES`] pages are taken.
+/// The allocation state of up to [`MAX_PAGES`] pages.
 #[derive(Clone, Debug)]
 pub struct PageRanges {
     taken: [u64; MAX_PAGES / 64],
@@ -16,13 +16,13 @@ pub struct PageRanges {
 }
 
 impl PageRanges {
-    /// All of `pages` pages free; more than [`MAX_PAGES`] are cut off.
+    /// Makes `pages` free pages, at most [`MAX_PAGES`].
     #[must_use]
     pub fn new(pages: usize) -> Self {
         Self { taken: [0; MAX_PAGES / 64], pages: pages.min(MAX_PAGES) }
     }
 
-    /// Pages in all.
+    /// Total number of pages.
     #[must_use]
     pub fn pages(&self) -> usize {
         self.pages
@@ -32,7 +32,7 @@ impl PageRanges {
         self.taken.get(page / 64).is_none_or(|word| word >> (page % 64) & 1 != 0)
     }
 
-    /// Takes `count` contiguous pages at the lowest free place; returns the first one's index.
+    /// Allocates `count` contiguous pages at the lowest free place. Returns the first one's index.
     pub fn take(&mut self, count: usize) -> Option<usize> {
         let mut run = 0;
         let last = (0..self.pages).find(|&page| {
@@ -44,7 +44,7 @@ impl PageRanges {
         Some(first)
     }
 
-    /// Gives back `count` pages from `first`.
+    /// Frees `count` pages from `first`.
     pub fn give(&mut self, first: usize, count: usize) {
         self.set(first, count, false);
     }
@@ -66,7 +66,7 @@ mod tests {
     use std::vec::Vec;
 
     proptest! {
-        /// Ranges never overlap, and a request fails only where no gap is long enough.
+        /// Ranges never overlap, and a request fails only if no gap is long enough.
         #[test]
         fn ranges_are_disjoint_and_first_fit(
             pages in 1_usize..200,

@@ -1,8 +1,8 @@
-//! The start block: what the monitor gave this partition, as safe views.
+//! Safe views of what the monitor gave this partition in its start block.
 //!
 //! The entry code checks the block and stores its address once; everything here is derived from
-//! it. Memory that others write too (shared info, grant table, channel pages) is seen through
-//! atomics only.
+//! that. Memory that others also write (shared info, grant table, channel pages) is accessed only
+//! through atomics.
 #![expect(unsafe_code, reason = "the start block names this partition's memory by address")]
 
 use crate::pending::EventWords;
@@ -14,7 +14,7 @@ use pv_abi::xen::shared_info::{SharedInfo as SharedLayout, VcpuInfo};
 
 static START: AtomicPtr<StartBlock> = AtomicPtr::new(core::ptr::null_mut());
 
-/// Remembers the start block.
+/// Stores the address of the start block.
 ///
 /// # Safety
 /// `block` must be the start block that the monitor passed to the entry point.
@@ -33,16 +33,16 @@ pub fn start() -> &'static StartBlock {
     try_start().expect("no start block: this is not a partition")
 }
 
-/// The start block, where this is a partition.
+/// The start block, if this is a partition.
 #[must_use]
 pub fn try_start() -> Option<&'static StartBlock> {
     let block = START.load(Ordering::Acquire);
-    // SAFETY: null, or what `set_start` was given: a page that is never written nor unmapped.
+    // SAFETY: null, or the argument of `set_start`: a page that is never written nor unmapped.
     unsafe { block.as_ref() }
 }
 
-/// Machine frame behind a virtual address of image, stack, heap or command pages, by
-/// [`StartBlock::base`]; `None` outside this partition's memory.
+/// The machine frame behind a virtual address of image, stack, heap or command pages, by
+/// [`StartBlock::base`]. Returns `None` outside this partition's memory.
 #[must_use]
 pub fn frame_of(va: u64) -> Option<u64> {
     let start = start();
@@ -53,7 +53,7 @@ pub fn frame_of(va: u64) -> Option<u64> {
 /// An image that GRUB loaded for this partition.
 #[derive(Clone, Copy, Debug)]
 pub struct Module {
-    /// First word of its command line.
+    /// The first word of its command line.
     pub name: &'static str,
     /// The rest of its command line.
     pub options: &'static str,
@@ -63,7 +63,7 @@ pub struct Module {
     pub frame: u64,
 }
 
-/// The modules of the start block. One whose command line is no UTF-8 has an empty name.
+/// The modules of the start block. A module whose command line is not UTF-8 has an empty name.
 pub fn modules() -> impl Iterator<Item = Module> {
     let start = start();
     let count = usize::try_from(start.module_count).unwrap_or(0);
@@ -86,7 +86,7 @@ fn module(record: &'static ModuleRecord) -> Module {
     Module { name, options: options.trim(), bytes, frame: record.frame }
 }
 
-/// The machine description. Only the ultravisor has one; for other partitions the slice is empty.
+/// The machine description. Only the ultravisor has it; for other partitions the slice is empty.
 #[must_use]
 pub fn machine_bytes() -> &'static [u8] {
     let start = start();
@@ -94,10 +94,11 @@ pub fn machine_bytes() -> &'static [u8] {
     unsafe { slice(start.machine, start.machine_bytes) }
 }
 
-/// The database arena (the ultravisor's only), given out once; then and elsewhere `None`.
+/// The database arena, which only the ultravisor has. Returns it once, and `None` afterwards and
+/// elsewhere.
 ///
-/// Monitors read the same memory: a change that they may look at must be fenced by the
-/// generation of what it changes.
+/// Monitors read the same memory: a change that they may read must be guarded by the generation of
+/// the entry that it changes.
 #[must_use]
 pub fn take_arena() -> Option<&'static mut [u8]> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -115,20 +116,20 @@ pub fn take_arena() -> Option<&'static mut [u8]> {
 #[must_use]
 pub fn command_pages() -> &'static [AtomicU32] {
     let start = start();
-    // SAFETY: as the start block says; only ever seen through atomics.
+    // SAFETY: as the start block says; only ever accessed through atomics.
     unsafe { words(start.command_pages, start.command_page_count * PAGE_SIZE as u64 / 4) }
 }
 
-/// This partition's version-1 grant table, two words an entry: flags and domid, frame.
+/// This partition's version-1 grant table, with two words for each entry: flags and domid, frame.
 #[must_use]
 pub fn grant_table() -> &'static [AtomicU32] {
     let start = start();
-    // SAFETY: as the start block says; only ever seen through atomics.
+    // SAFETY: as the start block says; only ever accessed through atomics.
     unsafe { words(start.grant_table, start.grant_frames * PAGE_SIZE as u64 / 4) }
 }
 
-/// Page-aligned zeroed memory from the heap, to share with others: its address and its words.
-/// It is never given back.
+/// Allocates page-aligned zeroed memory from the heap, to share with others. Returns its address
+/// and its words. It is never freed.
 #[must_use]
 pub fn shared_pages(pages: usize) -> Option<(u64, &'static [AtomicU32])> {
     let layout = core::alloc::Layout::from_size_align(pages * PAGE_SIZE, PAGE_SIZE).ok()?;
@@ -145,7 +146,7 @@ pub fn shared_pages(pages: usize) -> Option<(u64, &'static [AtomicU32])> {
     Some((address, unsafe { words(address, (pages * PAGE_SIZE / 4) as u64) }))
 }
 
-/// Shared info, by the layout of `pv_abi::xen`; virtual CPU 0 is its first entry.
+/// Shared info, with the layout of `pv_abi::xen`; virtual CPU 0 is its first entry.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedInfo {
     address: usize,
@@ -161,15 +162,15 @@ impl SharedInfo {
     /// A reference to a field.
     ///
     /// # Safety
-    /// `offset` must be that of a field that is an atomic integer, or an array of them, of type T.
+    /// `offset` must be that of a field that is an atomic integer of type T, or an array of them.
     unsafe fn at<T>(self, offset: usize) -> &'static T {
         let pointer = core::ptr::with_exposed_provenance::<T>(self.address + offset);
-        // SAFETY: shared info is mapped writable for the partition's life, page-aligned, and
-        // only ever seen through atomics.
+        // SAFETY: shared info is mapped writable for the partition's life, page-aligned, and only
+        // ever accessed through atomics.
         unsafe { &*pointer }
     }
 
-    /// The words that events go through.
+    /// The words through which events are signalled.
     #[must_use]
     pub fn events(self) -> EventWords<'static> {
         // SAFETY: offsets of vcpu_info[0], evtchn_pending and evtchn_mask.
@@ -206,7 +207,7 @@ impl SharedInfo {
     }
 }
 
-/// A slice at an address; empty where the address or the length is 0.
+/// A slice at an address; empty if the address or the length is 0.
 ///
 /// # Safety
 /// The bytes must be mapped, and unchanged, for the partition's life.
@@ -221,10 +222,10 @@ unsafe fn slice(address: u64, bytes: u64) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(address), bytes) }
 }
 
-/// Words at a 4-byte aligned address; empty where the address is 0.
+/// Words at a 4-byte aligned address; empty if the address is 0.
 ///
 /// # Safety
-/// The words must be mapped writable for as long as `'a`, and be seen through atomics only.
+/// The words must be mapped writable for as long as `'a`, and be accessed only through atomics.
 pub(crate) unsafe fn words<'a>(address: u64, count: u64) -> &'a [AtomicU32] {
     let (Ok(address), Ok(count)) = (usize::try_from(address), usize::try_from(count)) else {
         return &[];

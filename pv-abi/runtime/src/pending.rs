@@ -1,16 +1,16 @@
-//! The 2-level event bits of shared info, read by the partition that owns them.
+//! The 2-level event bits of shared info, as the partition that owns them reads them.
 //!
-//! The monitor sets a port's *pending* bit, then, where the port is not masked, the bit of its
-//! word in the selector and the upcall flag. The reader goes the other way: clear the flag, take
-//! the selector, and for each word take the bits that are pending and not masked. A bit is
-//! cleared before its port is handled, so an event that comes meanwhile is seen again.
+//! The monitor sets a port's *pending* bit and then, if the port is not masked, the bit of its word
+//! in the selector and the upcall flag. The reader works in the other direction: it clears the
+//! flag, takes the selector, and for each word takes the bits that are pending and not masked. A
+//! bit is cleared before its port is handled, so an event that comes meanwhile is found again.
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-/// Ports of the 2-level ABI on x86-64.
+/// Number of ports of the 2-level ABI on x86-64.
 pub const PORTS: u32 = 4096;
 
-/// Views of the words in shared info and of virtual CPU 0's information that events go through.
+/// Views of the words for events in shared info and in virtual CPU 0's information.
 #[derive(Clone, Copy, Debug)]
 pub struct EventWords<'a> {
     /// `vcpu_info.evtchn_upcall_pending`.
@@ -19,29 +19,29 @@ pub struct EventWords<'a> {
     pub upcall_mask: &'a AtomicU8,
     /// `vcpu_info.evtchn_pending_sel`.
     pub selector: &'a AtomicU64,
-    /// `evtchn_pending`: a bit per port.
+    /// `evtchn_pending`: one bit per port.
     pub pending: &'a [AtomicU64; 64],
-    /// `evtchn_mask`: a bit per port.
+    /// `evtchn_mask`: one bit per port.
     pub mask: &'a [AtomicU64; 64],
 }
 
-/// Goes round the ports, so that a busy low port does not starve the others.
+/// Scans the ports in turn, so that a busy low port does not starve the others.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scan {
-    /// Selector bits taken from the shared word and not yet looked at.
+    /// Selector bits taken from the shared word whose words are not scanned yet.
     selected: u64,
-    /// The word to look at first.
+    /// The word to scan first.
     next: u32,
 }
 
 impl Scan {
-    /// Nothing taken yet.
+    /// Makes a scan that has taken no bits yet.
     #[must_use]
     pub const fn new() -> Self {
         Self { selected: 0, next: 0 }
     }
 
-    /// Takes one pending port that is not masked: clears its bit and returns it.
+    /// Takes one pending, unmasked port: clears its bit and returns it.
     pub fn take(&mut self, words: &EventWords<'_>) -> Option<u32> {
         if words.upcall_pending.swap(0, Ordering::AcqRel) != 0 || self.selected == 0 {
             self.selected |= words.selector.swap(0, Ordering::AcqRel);
@@ -59,7 +59,8 @@ impl Scan {
     }
 }
 
-/// Takes the lowest pending, unmasked port of a word. The word stays selected: it may have more.
+/// Takes the lowest pending, unmasked port of a word. The word stays selected, since it may have
+/// more.
 fn take_from(words: &EventWords<'_>, word: u32) -> Option<u32> {
     let pending = words.pending.get(word as usize)?;
     let mask = words.mask.get(word as usize)?.load(Ordering::Acquire);
@@ -78,7 +79,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    /// Shared words, written as the monitor writes them.
+    /// Shared words, which the test writes like the monitor.
     struct Model {
         upcall: AtomicU8,
         upcall_mask: AtomicU8,

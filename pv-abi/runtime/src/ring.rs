@@ -6,12 +6,12 @@
 //!
 //! An [`Endpoint`] is one side of a channel (`pv_abi::uv::channel` has the layout). The other side
 //! is not trusted: its index is checked against ours at each use, our own indices are kept
-//! privately and never read back, and a payload is copied out before its checksum is looked at.
-//! Whatever the other side writes, the worst that comes of it is an error or a message that it
-//! could have sent anyway.
+//! privately and never read back, and a payload is copied out before its checksum is verified.
+//! Whatever the other side writes, the worst result is an error, or a message that it could have
+//! sent anyway.
 //!
-//! No hypercalls and no `unsafe`: a Rust partition gets the words from its start block or a grant,
-//! a Linux process from a mapping of its own.
+//! This module needs no hypercalls and no `unsafe`: a Rust partition gets the words from its start
+//! block or a grant, a Linux process from its own mapping.
 
 use crate::words;
 use alloc::vec::Vec;
@@ -20,7 +20,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::channel::{CHANNEL_MAGIC, MAX_PAYLOAD, REQUEST_RING};
 
-/// Words of the header: indices into the channel's words.
+/// Indices of the header's words among the channel's words.
 mod word {
     pub const MAGIC: usize = 0;
     pub const EPOCH: usize = 2;
@@ -36,7 +36,7 @@ mod word {
 /// Bytes of a frame before its payload.
 const FRAME_HEADER: u32 = 8;
 
-/// Which side of a channel.
+/// One side of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Writes requests, reads responses.
@@ -45,26 +45,26 @@ pub enum Side {
     Server,
 }
 
-/// Why a ring could not be used. All but [`RingError::Full`] and [`RingError::TooLarge`] say that
-/// the other side broke the protocol, or made the channel anew ([`RingError::Remade`]).
+/// Why a ring could not be used. Each error except [`RingError::Full`] and [`RingError::TooLarge`]
+/// means that the other side broke the protocol, or reset the channel ([`RingError::Remade`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RingError {
     /// The channel's owner has not written the header yet.
     NotReady,
-    /// The pages are not a channel of one page and two rings of a power of two, or the header
-    /// names another size of the rings.
+    /// The pages are not a channel of one page and two rings whose size is a power of two, or the
+    /// header gives another ring size.
     Geometry,
-    /// The owner made the channel anew: open it again.
+    /// The owner reset the channel: open it again.
     Remade,
-    /// An index is out of step: bytes produced and consumed.
+    /// An index is invalid: bytes produced and bytes consumed.
     Index(u32, u32),
-    /// A frame claims this length, and so many bytes are there.
+    /// A frame claims the first length, but only the second number of bytes is there.
     Length(u32, u32),
     /// A frame's checksum is wrong.
     Checksum,
-    /// No room for the frame until the other side has read.
+    /// There is no room for the frame until the other side has read.
     Full,
-    /// A payload of this many bytes is over the limit.
+    /// A payload of this many bytes exceeds the limit.
     TooLarge(usize),
 }
 
@@ -91,16 +91,16 @@ impl fmt::Display for RingError {
 
 impl core::error::Error for RingError {}
 
-/// One direction of a channel as one side sees it.
+/// One direction of a channel, seen from one side.
 #[derive(Clone, Copy, Debug)]
 struct Direction {
     /// First word of the ring.
     base: usize,
-    /// Word of the other side's index.
+    /// Index of the word with the other side's index.
     theirs: usize,
-    /// Word of our index.
+    /// Index of the word with our index.
     ours: usize,
-    /// Our index; the word in memory is written and never read back.
+    /// Our index; the word in memory is written but never read back.
     index: u32,
 }
 
@@ -114,7 +114,7 @@ pub struct Endpoint<'a> {
     outgoing: Direction,
 }
 
-/// Bytes of each ring of a channel of so many words.
+/// Bytes of each ring in a channel of `words` words.
 fn ring_bytes(words: usize) -> Result<u32, RingError> {
     let bytes = words.checked_mul(4).ok_or(RingError::Geometry)?;
     let rings = bytes.checked_sub(REQUEST_RING).ok_or(RingError::Geometry)?;
@@ -125,7 +125,7 @@ fn ring_bytes(words: usize) -> Result<u32, RingError> {
     u32::try_from(ring).map_err(|_| RingError::Geometry)
 }
 
-/// Words as a u64, little-endian.
+/// Reads two words as a u64, little-endian.
 fn read_u64(words: &[AtomicU32], at: usize) -> u64 {
     let word = |i: usize| words.get(i).map_or(0, |w| u64::from(w.load(Ordering::Acquire)));
     word(at) | word(at + 1) << 32
@@ -137,15 +137,15 @@ fn write_u64(words: &[AtomicU32], at: usize, value: u64) {
     }
 }
 
-/// Asks the owner of a channel's pages to make it anew, from the other side: where an index or a frame
-/// makes no sense, only the owner can. The caller then raises the event; until the owner has heard
-/// it, [`Endpoint::open`] answers [`RingError::NotReady`].
+/// Asks the owner of a channel's pages, from the other side, to reset it: only the owner can do
+/// that after an invalid index or frame. The caller then raises the event; until the owner has
+/// handled it, [`Endpoint::open`] returns [`RingError::NotReady`].
 pub fn ask_anew(words: &[AtomicU32]) {
     write_u64(words, word::MAGIC, 0);
 }
 
 impl<'a> Endpoint<'a> {
-    /// Makes the channel anew, as the owner of its pages: both rings empty, the epoch one up.
+    /// Resets the channel, as the owner of its pages: empties both rings and increments the epoch.
     ///
     /// # Errors
     /// [`RingError::Geometry`].
@@ -162,8 +162,8 @@ impl<'a> Endpoint<'a> {
         Ok(Self::new(words, side, ring_bytes, epoch))
     }
 
-    /// Opens a channel that its owner made, at the indices that the header has. What has been
-    /// sent and not yet read is still there.
+    /// Opens a channel that its owner made, at the indices in the header. Messages that were sent
+    /// and not yet read are still there.
     ///
     /// # Errors
     /// [`RingError::NotReady`], [`RingError::Geometry`], [`RingError::Index`].
@@ -248,10 +248,11 @@ impl<'a> Endpoint<'a> {
         Ok(used)
     }
 
-    /// Reads the next payload into `payload`, which it replaces. `false`: there is none.
+    /// Reads the next payload into `payload`, and replaces its contents. Returns `false` if there
+    /// is none.
     ///
     /// # Errors
-    /// See [`RingError`]; `payload` is then of no use.
+    /// See [`RingError`]; the contents of `payload` are then undefined.
     pub fn receive(&mut self, payload: &mut Vec<u8>) -> Result<bool, RingError> {
         payload.clear();
         let there = self.readable()?;
@@ -281,7 +282,7 @@ impl<'a> Endpoint<'a> {
     /// Writes a payload. The caller then raises the event.
     ///
     /// # Errors
-    /// [`RingError::Full`] until the other side has read; others see [`RingError`].
+    /// [`RingError::Full`] until the other side has read; for others see [`RingError`].
     pub fn send(&mut self, payload: &[u8]) -> Result<(), RingError> {
         let too_large = RingError::TooLarge(payload.len());
         let length = u32::try_from(payload.len()).map_err(|_| too_large)?;
@@ -316,22 +317,22 @@ impl<'a> Endpoint<'a> {
         }
     }
 
-    /// Word of the incoming ring at a running index.
+    /// Reads the word of the incoming ring at a running index.
     fn load(&self, index: u32) -> u32 {
         self.words
             .get(self.position(&self.incoming, index))
             .map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
-    /// Sets the word of the outgoing ring at a running index.
+    /// Writes the word of the outgoing ring at a running index.
     fn store(&self, index: u32, value: u32) {
         if let Some(word) = self.words.get(self.position(&self.outgoing, index)) {
             word.store(value, Ordering::Relaxed);
         }
     }
 
-    /// The words of a ring that `bytes` bytes from a running index lie in: up to the ring's end,
-    /// and from its beginning on.
+    /// The words of a ring that hold `bytes` bytes from a running index: up to the ring's end, and
+    /// from its beginning on.
     fn spans(
         &self,
         direction: &Direction,
@@ -351,7 +352,7 @@ impl<'a> Endpoint<'a> {
     }
 }
 
-/// Bytes of a frame with this payload; the payload is at most [`MAX_PAYLOAD`] or a little more.
+/// Bytes of a frame with this payload, which is at most slightly larger than [`MAX_PAYLOAD`].
 fn frame_bytes(payload: usize) -> u32 {
     u32::try_from(payload.next_multiple_of(8)).map_or(u32::MAX, |n| n.saturating_add(FRAME_HEADER))
 }

@@ -1,4 +1,4 @@
-//! The rings against a queue, and against a peer that writes what it likes.
+//! Compares the rings with a queue, and tests them against a peer that writes anything.
 
 use super::*;
 use proptest::prelude::*;
@@ -28,7 +28,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Sends, and tells the model only what the ring took.
+/// Sends a payload, and adds it to the model only if the ring took it.
 fn send(
     endpoint: &mut Endpoint<'_>,
     model: &mut VecDeque<Vec<u8>>,
@@ -53,8 +53,8 @@ fn take(endpoint: &mut Endpoint<'_>, model: &mut VecDeque<Vec<u8>>) -> Result<()
 }
 
 proptest! {
-    /// Both directions are queues of payloads, whatever the wrap-around, and a server that opens
-    /// the channel again goes on where it was.
+    /// Both directions are queues of payloads, even when they wrap around; a server that opens the
+    /// channel again continues where it was.
     #[test]
     fn both_rings_are_queues(steps in prop::collection::vec(step(), 1..120)) {
         let words = pages(3);

@@ -1,4 +1,4 @@
-//! System time, from the clock page that the monitor keeps for a virtual CPU, and the timer.
+//! System time, from the clock page that the monitor keeps for a virtual CPU; and the timer.
 //!
 //! The clock is the Xen ABI's `vcpu_time_info`: a version that is odd while the rest changes, the
 //! TSC and the system time at the last update, and a 32.32 factor with a shift. The timer is the
@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering, fence};
 use pv_abi::xen::hypercall::VCPU_OP;
 use pv_abi::xen::vcpu::{SET_SINGLESHOT_TIMER, STOP_SINGLESHOT_TIMER, SetSingleshotTimer};
 
-/// What the clock page says.
+/// The contents of the clock page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
     /// TSC at the update.
@@ -20,7 +20,7 @@ pub struct Clock {
     pub system_time: u64,
     /// Nanoseconds per shifted TSC tick, as a fraction of 2^32.
     pub factor: u32,
-    /// Left shift of the TSC difference before the factor; negative: right.
+    /// Left shift of the TSC difference before the factor; a negative number shifts right.
     pub shift: i8,
 }
 
@@ -38,7 +38,7 @@ impl Clock {
         self.system_time.saturating_add(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
 
-    /// Reads a clock page, or gives up after a bounded number of torn reads.
+    /// Reads a clock page. Gives up after a bounded number of torn reads.
     #[must_use]
     pub fn read(words: &[AtomicU32; 8]) -> Option<Self> {
         for _ in 0..1000 {
@@ -67,27 +67,27 @@ pub fn now() -> u64 {
         return 0;
     }
     let clock = Clock::read(partition::shared_info().time());
-    // SAFETY: reads the time-stamp counter; the ABI has it readable in every ring.
+    // SAFETY: reads the time-stamp counter; the ABI makes it readable in every ring.
     let tsc = unsafe { core::arch::x86_64::_rdtsc() };
     clock.map_or(0, |clock| clock.at(tsc))
 }
 
-/// A number that no other boot of this machine has, as far as its clocks tell: the seconds since
-/// 1970 at which it began, and the low half of the time-stamp counter. 0 on a host.
+/// A number that identifies this boot of the machine, as far as its clocks can: the seconds since
+/// 1970 at the boot, and the low half of the time-stamp counter. Returns 0 on a host.
 #[must_use]
 pub fn boot_identity() -> u64 {
     if partition::try_start().is_none() {
         return 0;
     }
-    // SAFETY: reads the time-stamp counter; the ABI has it readable in every ring.
+    // SAFETY: reads the time-stamp counter; the ABI makes it readable in every ring.
     let tsc = unsafe { core::arch::x86_64::_rdtsc() };
     u64::from(partition::shared_info().wall_clock()) << 32 | (tsc & u64::from(u32::MAX))
 }
 
-/// Lets the timer fire at this system time (at once, where it is past).
+/// Sets the timer to fire at this system time, or at once if it is past.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn set_timer(deadline: u64) -> Result<(), Errno> {
     let argument = SetSingleshotTimer { timeout_abs_ns: deadline, flags: 0, pad: 0 };
     let address = (&raw const argument) as u64;
@@ -99,10 +99,10 @@ pub fn set_timer(deadline: u64) -> Result<(), Errno> {
 /// Stops the timer.
 ///
 /// # Errors
-/// What the monitor refuses with.
+/// The monitor's errno.
 pub fn stop_timer() -> Result<(), Errno> {
     let arguments = [STOP_SINGLESHOT_TIMER, 0, 0, 0, 0];
-    // SAFETY: touches no memory.
+    // SAFETY: the operation touches no memory.
     unsafe { hypercall::call(VCPU_OP, arguments) }.map(drop)
 }
 

@@ -1,7 +1,7 @@
-//! Traps and the event upcall: their entry points, and what a trap's handler is told.
+//! The entry points of traps and of the event upcall, and the data for a trap's handler.
 //!
-//! The rule: a trap does not return, and an upcall does nothing. It goes back at once with events
-//! masked again, so all it does is end a wait.
+//! The rule: a trap handler does not return, and an upcall does nothing. The upcall returns at once
+//! with events masked again, so its only effect is to end a wait.
 #![expect(unsafe_code, reason = "entry points, and calls that read them from memory")]
 
 use crate::hypercall::{self, Errno};
@@ -22,7 +22,7 @@ core::arch::global_asm!(
     options(att_syntax),
 );
 
-/// Vectors with an entry point: the CPU's own.
+/// Number of vectors with an entry point: the CPU's own.
 const VECTORS: usize = 32;
 /// Bytes between the entry points of two vectors.
 const STUB_BYTES: u64 = 16;
@@ -34,11 +34,11 @@ const WITH_ERROR_CODE: u32 = 1 << 8 | 0x7c00 | 1 << 17;
 pub struct Trap {
     /// Its vector.
     pub vector: u64,
-    /// Its error code; 0 where the vector has none.
+    /// Its error code; 0 if the vector has none.
     pub code: u64,
-    /// Address of the instruction.
+    /// Address of the instruction that trapped.
     pub rip: u64,
-    /// Stack pointer there.
+    /// Stack pointer at the trap.
     pub rsp: u64,
 }
 
@@ -48,16 +48,16 @@ unsafe extern "C" {
 }
 
 unsafe extern "Rust" {
-    /// The handler: that of [`crate::entry!`], or a kernel's own.
+    /// The handler, defined by [`crate::entry!`] or by a kernel.
     safe fn __partition_trap(trap: &Trap) -> !;
 }
 
-/// Hands in a handler for each vector of the CPU.
+/// Registers a handler for each vector of the CPU.
 ///
 /// # Errors
-/// The call's own.
+/// The errno of the call.
 pub fn register() -> Result<(), Errno> {
-    // The last entry stays zero.
+    // The last entry stays zero, which ends the table.
     let mut table = [TrapInfo::default(); VECTORS + 1];
     let first = __trap_stubs as *const () as u64;
     for (vector, entry) in (0_u8..).zip(&mut table[..VECTORS]) {
@@ -69,10 +69,10 @@ pub fn register() -> Result<(), Errno> {
     unsafe { hypercall::call(SET_TRAP_TABLE, [table.as_ptr() as u64, 0, 0, 0, 0]) }.map(drop)
 }
 
-/// Hands in the upcall for events.
+/// Registers the upcall for events.
 ///
 /// # Errors
-/// The call's own.
+/// The errno of the call.
 pub fn register_upcall() -> Result<(), Errno> {
     let callback = CallbackRegister {
         kind: CALLBACK_EVENT,
@@ -85,8 +85,8 @@ pub fn register_upcall() -> Result<(), Errno> {
     unsafe { hypercall::call(CALLBACK_OP, arguments) }.map(drop)
 }
 
-/// What a stub leaves on the stack, from its stack pointer up: the vector, then the bounce frame:
-/// rcx, r11, an error code where the vector has one, rip, cs, rflags, rsp, ss.
+/// Called by the stubs. A stub leaves on the stack, from its stack pointer up, the vector and then
+/// the bounce frame: rcx, r11, an error code if the vector has one, rip, cs, rflags, rsp, ss.
 extern "C" fn trap(frame: *const [u64; 9]) -> ! {
     // SAFETY: the stubs pass their stack pointer, with at least eight words above.
     let [vector, words @ ..] = unsafe { frame.read() };

@@ -1,6 +1,6 @@
-//! The window: virtual pages with nothing in them, to map other partitions' memory at.
+//! The window: virtual pages without memory, at which other partitions' memory is mapped.
 //!
-//! Who holds [`Pages`] decides alone what is mapped there.
+//! Only the holder of [`Pages`] decides what is mapped there.
 
 use crate::page_ranges::PageRanges;
 use crate::partition;
@@ -14,7 +14,7 @@ pub struct Window {
     base: u64,
 }
 
-/// A range of window pages, held by one.
+/// A range of window pages with one holder.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Pages {
     first: usize,
@@ -35,7 +35,7 @@ impl Pages {
         self.count
     }
 
-    /// Virtual address of page `index`, where the range has it.
+    /// Virtual address of page `index`, if the range has that page.
     #[must_use]
     pub fn page_va(&self, index: usize) -> Option<u64> {
         (index < self.count).then(|| self.va + (index * PAGE_SIZE) as u64)
@@ -43,7 +43,7 @@ impl Pages {
 }
 
 impl Window {
-    /// The partition's window, given out once.
+    /// Takes the partition's window, once.
     #[must_use]
     pub fn take() -> Option<Self> {
         static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -53,13 +53,13 @@ impl Window {
             .then(|| Self { ranges: PageRanges::new(pages), base: start.window })
     }
 
-    /// Takes `count` contiguous pages; `None` where no gap is long enough.
+    /// Allocates `count` contiguous pages. Returns `None` if no gap is long enough.
     pub fn alloc(&mut self, count: usize) -> Option<Pages> {
         let first = self.ranges.take(count)?;
         Some(Pages { first, count, va: self.base + (first * PAGE_SIZE) as u64 })
     }
 
-    /// Gives pages back; nothing may be mapped there any more.
+    /// Frees pages; nothing may be mapped there any more.
     pub fn free(&mut self, pages: Pages) {
         self.ranges.give(pages.first, pages.count);
     }

@@ -1,17 +1,17 @@
-//! Bytes in and out of words that another side may read and write at the same time.
+//! Copies bytes to and from words that another side may read and write at the same time.
 //!
-//! Words are little-endian and touched one by one, with no order among them: who needs one keeps
-//! it by an index or an event of its own. Several at a time go through a loop of fixed length, for
-//! this is where the bytes of kernels and of all messages pass.
+//! Words are little-endian and accessed one by one, without any order among them; a caller that
+//! needs an order uses an index or an event. Several words at a time go through a loop of fixed
+//! length, since the bytes of kernels and of all messages are copied here.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// Bytes of a word.
+/// Bytes in a word.
 pub const WORD: usize = 4;
-/// Words that are copied without a look at how many are left.
+/// Words that are copied without checking how many are left.
 const RUN: usize = 8;
 
-/// Copies words out, as many as both have.
+/// Copies words to bytes, as many as both slices have.
 pub fn load(words: &[AtomicU32], out: &mut [[u8; WORD]]) {
     let count = words.len().min(out.len());
     let (runs, rest) = words[..count].as_chunks::<RUN>();
@@ -26,7 +26,7 @@ pub fn load(words: &[AtomicU32], out: &mut [[u8; WORD]]) {
     }
 }
 
-/// Copies words in, as many as both have.
+/// Copies bytes to words, as many as both slices have.
 pub fn store(words: &[AtomicU32], bytes: &[[u8; WORD]]) {
     let count = words.len().min(bytes.len());
     let (runs, rest) = words[..count].as_chunks::<RUN>();
@@ -41,7 +41,7 @@ pub fn store(words: &[AtomicU32], bytes: &[[u8; WORD]]) {
     }
 }
 
-/// Copies bytes out, from byte `at`. What lies past the words is left as it is.
+/// Copies bytes out, from byte `at`. The part of `out` beyond the words is left unchanged.
 pub fn load_bytes(words: &[AtomicU32], at: usize, out: &mut [u8]) {
     let word = |index: usize| words.get(index).map(|word| word.load(Ordering::Relaxed));
     let (head, rest) = out.split_at_mut(out.len().min(at.wrapping_neg() % WORD));
@@ -60,8 +60,8 @@ pub fn load_bytes(words: &[AtomicU32], at: usize, out: &mut [u8]) {
     }
 }
 
-/// Copies bytes in from the first word on, as far as there are words; what is left of the last
-/// word becomes zero.
+/// Copies bytes in from the first word on, as far as there are words; the rest of the last word
+/// becomes zero.
 pub fn store_bytes(words: &[AtomicU32], bytes: &[u8]) {
     let (whole, rest) = bytes.as_chunks::<WORD>();
     store(words, whole);

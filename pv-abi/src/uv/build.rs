@@ -1,5 +1,5 @@
-//! The build channel: kernels and RAM disks on their way from the command partition to the boot
-//! partition, which builds partitions of them.
+//! The build channel: the command partition sends kernels and RAM disks to the boot partition,
+//! which builds partitions from them.
 //!
 //! ```text
 //! command partition (client)                             boot partition (server)
@@ -12,10 +12,10 @@
 //! ```
 //!
 //! The channel lies in pages of the boot partition: a command ring as on every command channel
-//! ([`RING_PAGES`]), then the window ([`WINDOW_PAGES`]). The partition must be *building* and the
-//! client's own. The server asks for what it wants next, so neither end keeps a whole file. The
-//! client starts the partition by a transaction of its own: building ends with the start state
-//! set, and nothing is lost when the client ends halfway.
+//! ([`RING_PAGES`]), followed by the window ([`WINDOW_PAGES`]). The partition must be *building*
+//! and the client's own. The server asks for each next piece, so neither end keeps a whole file.
+//! The client starts the partition by its own transaction: a build ends with the start state set,
+//! and nothing is lost if the client ends halfway.
 
 use alloc::string::String;
 use serde::{Deserialize, Serialize};
@@ -23,23 +23,23 @@ use serde::{Deserialize, Serialize};
 use super::channel::COMMAND_PAGES;
 use super::command::{Heap, Refusal};
 
-/// Version of these messages; the first thing a [`BuildRequest::Begin`] carries.
+/// Version of these messages, sent first in a [`BuildRequest::Begin`].
 pub const PROTOCOL: u16 = 2;
-/// Pages of the ring, the first ones of the channel.
+/// Pages of the ring, at the start of the channel.
 pub const RING_PAGES: usize = COMMAND_PAGES;
-/// Pages of the window that data is handed over in, behind the ring (1 MiB).
+/// Pages of the window through which data is passed, after the ring (1 MiB).
 pub const WINDOW_PAGES: usize = 256;
 /// Pages of the channel.
 pub const PAGES: usize = RING_PAGES + WINDOW_PAGES;
-/// Bytes of a command line at most (the start info's field, without its final zero).
+/// Most bytes of a command line (the start info's field, without its final zero).
 pub const MAX_COMMAND_LINE: usize = 1023;
 
 /// A request with its id, which increases.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// Comes back in the reply.
+    /// The id, which the reply repeats.
     pub id: u64,
-    /// What is asked.
+    /// The request itself.
     pub body: BuildRequest,
 }
 
@@ -48,14 +48,14 @@ pub struct Request {
 pub struct Reply {
     /// The request's id.
     pub id: u64,
-    /// What comes next, or why not; the build is over then.
+    /// The next step, or a refusal, which ends the build.
     pub result: Result<BuildReply, Refusal>,
 }
 
-/// From the client.
+/// A message from the client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BuildRequest {
-    /// Begin to build; a build that was under way is given up.
+    /// Begin to build; a build that was in progress is abandoned.
     Begin {
         /// [`PROTOCOL`].
         protocol: u16,
@@ -63,29 +63,29 @@ pub enum BuildRequest {
         partition: u32,
         /// Bytes of the kernel, an ELF image (unpacked).
         kernel_bytes: u64,
-        /// Bytes of the RAM disk; 0: none.
+        /// Bytes of the RAM disk; 0 if there is none.
         initrd_bytes: u64,
-        /// For the kernel; at most [`MAX_COMMAND_LINE`] bytes.
+        /// The kernel's command line, at most [`MAX_COMMAND_LINE`] bytes.
         command_line: String,
-        /// Frames that its kernel is to use at first, at most those assigned.
+        /// Frames that its kernel must use at first, at most those assigned.
         memory_target: u64,
     },
-    /// What was wanted is at the start of the window.
+    /// The wanted bytes are at the start of the window.
     Data {
-        /// Of which file.
+        /// The file they come from.
         file: File,
-        /// Its first byte.
+        /// Offset of the first byte.
         offset: u64,
-        /// Bytes.
+        /// Number of bytes.
         bytes: u64,
     },
-    /// Give the build up.
+    /// Abandon the build.
     Abort,
-    /// How much of its heap the server uses; a build that is under way goes on.
+    /// Report how much of its heap the server uses; a build in progress continues.
     Heap,
 }
 
-/// Which file.
+/// A file of a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum File {
     /// The kernel.
@@ -94,29 +94,29 @@ pub enum File {
     Initrd,
 }
 
-/// From the server.
+/// A message from the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BuildReply {
-    /// Hand over these bytes next.
+    /// Send these bytes next.
     Want {
-        /// Of which file.
+        /// The file they come from.
         file: File,
-        /// First byte.
+        /// Offset of the first byte.
         offset: u64,
-        /// Bytes, at most the window.
+        /// Number of bytes, at most the window.
         bytes: u64,
     },
-    /// The partition is written, its channels and its start state are set.
+    /// The partition is written, and its channels and its start state are set.
     Built {
         /// Pages written.
         pages: u64,
-        /// Event port of its console, 0: none.
+        /// Event port of its console; 0 if there is none.
         console_port: u32,
         /// Grant reference of its console ring.
         console_grant: u32,
     },
-    /// To [`BuildRequest::Abort`].
+    /// Answer to [`BuildRequest::Abort`].
     Aborted,
-    /// To [`BuildRequest::Heap`].
+    /// Answer to [`BuildRequest::Heap`].
     Heap(Heap),
 }

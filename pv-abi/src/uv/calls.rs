@@ -1,86 +1,90 @@
 //! Our own calls to the monitor, behind one hypercall number.
 //!
-//! rax = [`HYPERCALL`], rdi = the operation, rsi, rdx, r10, r8 = its arguments; rax returns a
-//! value or a negative errno of the Xen ABI. The lead-monitor operations are refused (`-EPERM`)
+//! rax = [`HYPERCALL`], rdi = the operation, rsi, rdx, r10, r8 = its arguments; rax returns a value
+//! or a negative errno of the Xen ABI. The monitor refuses the lead-monitor operations (`-EPERM`)
 //! to every partition whose descriptor lacks [`super::database::rights::LEAD`].
 
-/// Hypercall number of all that is ours (`__HYPERVISOR_arch_0` of the public headers).
+/// Hypercall number of all our own calls (`__HYPERVISOR_arch_0` of the public headers).
 pub const HYPERCALL: u64 = 48;
-/// Leaf, relative to the hypervisor base leaf, that says our part is there:
-/// eax = [`FEATURE_MAGIC`], ebx = [`VERSION`].
+/// CPUID leaf, relative to the hypervisor base leaf, that announces our part: eax =
+/// [`FEATURE_MAGIC`], ebx = [`VERSION`].
 pub const FEATURE_LEAF: u32 = 0x80;
 /// `b"UVSR"`, little-endian.
 pub const FEATURE_MAGIC: u32 = u32::from_le_bytes(*b"UVSR");
 /// Version of our part of the ABI.
 pub const VERSION: u32 = 1;
 
-/// Lead: re-read partition descriptor `rsi` and enforce it. A descriptor in state *building* that
-/// the monitor has no instance for gets one in the memory it names. Idempotent.
+/// Lead: re-read partition descriptor `rsi` and enforce it. If the descriptor is in state
+/// *building* and the monitor has no instance for it, the monitor makes one in the memory that it
+/// names. Idempotent.
 pub const ACTIVATE_PARTITION: u64 = 0;
-/// Lead: re-read the page map for `rdx` frames from frame `rsi`. Refused with `-EBUSY` where a
-/// frame that changes owner still has references. A frame that gets an owner holds zeros. A frame
-/// that becomes free does not yet: the next call about it scrubs it, whoever owns it then.
+/// Lead: re-read the page map for `rdx` frames from frame `rsi`. Refused with `-EBUSY` if a frame
+/// that changes its owner still has references. A frame that gets an owner holds zeros. A frame
+/// that becomes free need not hold zeros yet: the next call about it scrubs it, whoever owns it
+/// then.
 pub const ACTIVATE_PAGES: u64 = 1;
 /// Lead: re-read channel table entry `rsi`.
 pub const ACTIVATE_CHANNEL: u64 = 2;
-/// Lead: let the virtual CPUs of partition `rsi` run. The first time, its page tables are
-/// validated and virtual CPU 0 gets the start state of the descriptor. Refused with `-EBUSY` where
-/// the boot partition has any of its memory mapped. Returns 1 where it is not finished: call again.
+/// Lead: let the virtual CPUs of partition `rsi` run. The first time, its page tables are validated
+/// and virtual CPU 0 gets the start state of the descriptor. Refused with `-EBUSY` if the boot
+/// partition has any of its memory mapped. Returns 1 if the work is not finished: call again.
 pub const START: u64 = 3;
-/// Lead: stop scheduling the virtual CPUs of partition `rsi`. One that was being built is complete
-/// then: the boot partition may write it no more, and it is refused with `-EBUSY` as [`START`] is.
+/// Lead: stop scheduling the virtual CPUs of partition `rsi`. A partition that was being built is
+/// complete then: the boot partition may no longer write it. As for [`START`], the call is refused
+/// with `-EBUSY` while the boot partition has any of its memory mapped.
 pub const STOP: u64 = 4;
-/// Lead: stop partition `rsi` for good, and drop the references that it holds, so that its memory can
-/// be activated for another: with `r10` not 0, those of the page tables in the `r10` frames from frame
-/// `rdx` on, as far as the frames are its own; with `r10` 0, all others (grants, events), and the
-/// partition is gone. So the last call follows one for each range of its memory, and the ranges rise.
-/// Tables that no call named stay in use, with what they refer to. Returns 1 where the call is not
-/// finished: make it again.
+/// Lead: stop partition `rsi` for good, and drop the references that it holds, so that its memory
+/// can be activated for another. If `r10` is not 0, drops those of the page tables in the `r10`
+/// frames from frame `rdx` on, as far as it owns the frames. If `r10` is 0, drops all others
+/// (grants, events), and removes the partition. So the caller makes one call for each range of its
+/// memory, in ascending order, and then the last call. Tables that no call named stay in use, with
+/// everything they refer to. Returns 1 if the work is not finished: make the call again.
 pub const DESTROY: u64 = 5;
-/// Lead: stop a PCI function (`rsi` = segment/bus/device/function) from reaching memory.
+/// Lead: prevent a PCI function (`rsi` = segment/bus/device/function) from accessing memory.
 pub const QUIESCE_DEVICE: u64 = 6;
-/// Lead: drop the records of what the monitor did by itself up to number `rdx`, which are written
-/// down, and read the oldest that is left (`rsi` = address of a [`MonitorEvent`]). Returns its
-/// number, from 1, and fills it, or 0 where there is none. A record stays until a later call names
-/// its number, so a lead partition that ends in between is told of it again.
+/// Lead: drop the events that the monitor caused by itself up to number `rdx`, which are logged,
+/// and read the oldest that is left (`rsi` = address of a [`MonitorEvent`]). Returns its number,
+/// from 1, and fills it, or returns 0 if there is none. An event stays until a later call names its
+/// number, so a lead partition that ends in between gets it again.
 pub const NEXT_EVENT: u64 = 7;
-/// Lead: what the monitor holds of frame `rsi`: bits 29:0 owner, bit 30 not RAM,
+/// Lead: the monitor's record of frame `rsi`: owner in bits 29:0, bit 30 if it is not RAM,
 /// [`FRAME_IN_USE`].
 pub const FRAME_OWNER: u64 = 8;
-/// [`FRAME_OWNER`]: something refers to the frame.
+/// In the result of [`FRAME_OWNER`]: something refers to the frame.
 pub const FRAME_IN_USE: u64 = 1 << 32;
-/// Lead: usage of partition `rsi`, written to the [`PartitionUsage`] at `rdx`.
+/// Lead: write the usage of partition `rsi` to the [`PartitionUsage`] at `rdx`.
 pub const USAGE: u64 = 9;
-/// Lead: fill the [`CpuUsage`] at `rdx` for physical CPU `rsi`; `-ENOENT` past the last.
+/// Lead: write the usage of physical CPU `rsi` to the [`CpuUsage`] at `rdx`; `-ENOENT` past the
+/// last CPU.
 pub const CPU_USAGE: u64 = 10;
 /// Lead: end the host: `rsi` = [`END_POWER_OFF`], [`END_RESTART`], or [`END_FAILED`] because of
-/// partition `rdx` (cause `r10`, detail `r8`). Does not return.
+/// partition `rdx` (cause `r10`, detail `r8`). The call does not return.
 pub const END_HOST: u64 = 11;
-/// [`END_HOST`]: power off.
+/// Argument of [`END_HOST`]: power off.
 pub const END_POWER_OFF: u64 = 0;
-/// [`END_HOST`]: restart the machine.
+/// Argument of [`END_HOST`]: restart the machine.
 pub const END_RESTART: u64 = 1;
-/// [`END_HOST`]: stop with a message, as the monitor's command line says.
+/// Argument of [`END_HOST`]: stop with a message, as the monitor's command line says.
 pub const END_FAILED: u64 = 2;
 /// Right SERIAL: write `rdx` bytes at `rsi` to serial port `r10` (0: console, 1: harness).
 /// Returns the number of bytes written.
 pub const SERIAL_WRITE: u64 = 16;
-/// Right SERIAL: read at most `rdx` bytes into `rsi` from serial port `r10`.
-/// Returns the number of bytes read. [`super::super::xen`] VIRQ_CONSOLE tells of new input.
+/// Right SERIAL: read at most `rdx` bytes into `rsi` from serial port `r10`. Returns the number of
+/// bytes read. The virtual interrupt `VIRQ_CONSOLE` of [`super::super::xen`] signals new input.
 pub const SERIAL_READ: u64 = 17;
 /// Right BUILD: map foreign frames. `rsi` = target partition, `rdx` = address of an array of
-/// [`BuildMap`], `r10` = its length. The target must be *building* and own each frame. Entries
-/// of `frame` = [`UNMAP`] unmap, whatever became of the target. Returns when all are done.
+/// [`BuildMap`], `r10` = its length. The target must be *building* and own each frame. Entries with
+/// `frame` = [`UNMAP`] unmap, whatever became of the target. Returns when all entries are done.
 pub const BUILD_MAP: u64 = 32;
 /// Right BUILD: set the machine-to-physical entries of a *building* partition: `rsi` = target,
-/// `rdx` = first machine frame, `r10` = first pseudo-physical frame, `r8` = count. With `r10` =
-/// [`IDLE`], the frames become idle ones instead, which nothing may refer to yet: the partition
-/// starts without them and populates them when it asks for memory.
+/// `rdx` = first machine frame, `r10` = first pseudo-physical frame, `r8` = count. If `r10` =
+/// [`IDLE`], the frames become idle instead, provided nothing refers to them: the partition starts
+/// without them and populates them when it asks for memory.
 pub const BUILD_M2P: u64 = 33;
-/// [`BUILD_M2P`]: make the frames idle.
+/// Argument of [`BUILD_M2P`]: make the frames idle.
 pub const IDLE: u64 = u64::MAX;
 
-/// [`BuildMap::frame`]: unmap.
+/// Value of [`BuildMap::frame`]: unmap.
 pub const UNMAP: u64 = u64::MAX;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -95,17 +99,17 @@ pub struct BuildMap {
     pub frame: u64,
 }
 
-/// Something the monitor did to a partition by itself; 32 bytes.
+/// An event that the monitor caused in a partition by itself; 32 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MonitorEvent {
-    /// Partition it was done to.
+    /// The partition.
     pub partition: u32,
     /// See [`cause`].
     pub cause: u32,
     /// Detail: the shutdown reason, or the trap vector.
     pub detail: u32,
-    /// Virtual CPU that was running.
+    /// The virtual CPU that was running.
     pub vcpu: u32,
     /// Instruction pointer.
     pub address: u64,
@@ -115,44 +119,46 @@ pub struct MonitorEvent {
 
 /// Values of [`MonitorEvent::cause`] and of the descriptor's cause.
 pub mod cause {
-    /// None.
+    /// No cause.
     pub const NONE: u32 = 0;
-    /// It called shutdown; detail is the reason (0 power off, 1 reboot, 2 suspend, 3 crash).
+    /// The partition called shutdown; the detail is the reason (0 power off, 1 reboot, 2 suspend, 3
+    /// crash).
     pub const SHUTDOWN: u32 = 1;
-    /// A trap it has no handler for; detail is the vector.
+    /// A trap for which it has no handler; the detail is the vector.
     pub const UNHANDLED_TRAP: u32 = 2;
-    /// A return frame or stack that cannot be used.
+    /// A return frame or a stack that cannot be used.
     pub const BAD_FRAME: u32 = 3;
     /// Its page tables were refused at the start.
     pub const BAD_PAGE_TABLE: u32 = 4;
-    /// Page-table state that cannot be undone.
+    /// A page-table state that cannot be undone.
     pub const PAGE_TABLE: u32 = 5;
     /// The ultravisor stopped it.
     pub const STOPPED: u32 = 6;
 }
 
-/// Causes that refused calls are counted by: the errno without its sign, and 0 for those above.
+/// Number of causes by which refused calls are counted: the errno without its sign, and 0 for
+/// larger errnos.
 pub const CAUSES: usize = 40;
 
-/// What a partition used; 384 bytes.
+/// The usage of a partition; 384 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct PartitionUsage {
     /// CPU time of all its virtual CPUs, in nanoseconds.
     pub cpu_time: u64,
-    /// Virtual CPUs that are up.
+    /// Number of virtual CPUs that are up.
     pub vcpus_up: u32,
-    /// State the monitor has it in; see [`super::database::state`].
+    /// Its state in the monitor; see [`super::database::state`].
     pub state: u32,
-    /// Hypercalls made.
+    /// Number of hypercalls made.
     pub hypercalls: u64,
     /// Frames with a reference.
     pub frames_in_use: u64,
-    /// Nanoseconds its virtual CPUs were runnable and did not run.
+    /// Nanoseconds in which its virtual CPUs were runnable but did not run.
     pub wait_time: u64,
     /// Zero.
     pub reserved: [u64; 3],
-    /// Hypercalls that were refused, by cause; each call of a multicall counts.
+    /// Number of refused hypercalls, by cause; each call of a multicall counts.
     pub refusals: [u64; CAUSES],
 }
 
@@ -162,7 +168,7 @@ impl Default for PartitionUsage {
     }
 }
 
-/// What a physical CPU did; 32 bytes.
+/// The usage of a physical CPU; 32 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CpuUsage {
@@ -170,11 +176,11 @@ pub struct CpuUsage {
     pub apic_id: u32,
     /// Zero.
     pub reserved: u32,
-    /// Nanoseconds it ran partitions.
+    /// Nanoseconds in which it ran partitions.
     pub busy: u64,
-    /// Nanoseconds it was idle.
+    /// Nanoseconds in which it was idle.
     pub idle: u64,
-    /// Context switches.
+    /// Number of context switches.
     pub switches: u64,
 }
 

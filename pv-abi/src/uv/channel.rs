@@ -7,8 +7,8 @@
 //!   read frames <- response ring                       <------ write frame, raise event
 //! ```
 //!
-//! Page 0 starts with a [`ChannelHeader`]; the rest of the pages is split in two equal rings. A
-//! frame is a little-endian u32 length, a u32 CRC-32 (IEEE) of the payload, the payload, padded
+//! Page 0 starts with a [`ChannelHeader`]; the pages after it are split into two equal rings. A
+//! frame is a little-endian u32 length, a u32 CRC-32 (IEEE) of the payload, and the payload, padded
 //! with zeros to 8 bytes. Indices run freely; an index modulo the ring's size is a position.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -19,16 +19,16 @@ pub const COMMAND_PAGES: usize = 17;
 pub const COMMAND_RING_BYTES: usize = 32 * 1024;
 /// The largest payload of one frame.
 pub const MAX_PAYLOAD: usize = 24 * 1024;
-/// The id that a reply has where no id could be read in a message.
+/// The id of a reply to a message whose id could not be read.
 pub const NO_ID: u64 = 0;
 
-/// Header of a channel; the indices are written by one side each.
+/// Header of a channel; each index is written by one side.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ChannelHeader {
     /// [`CHANNEL_MAGIC`], written by the side that owns the pages.
     pub magic: u64,
-    /// Counts takeovers by the server, and how often the owner of the pages made the channel.
+    /// Counts takeovers by the server, and resets by the owner of the pages.
     pub epoch: u64,
     /// Bytes of each ring; a power of two.
     pub ring_bytes: u32,

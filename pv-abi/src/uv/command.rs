@@ -1,7 +1,7 @@
-//! What travels on a command channel: requests with transactions or queries, and their replies.
+//! The messages on a command channel: requests with transactions or queries, and their replies.
 //!
-//! Messages are postcard, one per frame of the [`super::channel`]. A request carries an id, so
-//! that a retry is answered and not repeated, and may carry the version of the database it was
+//! Messages are encoded in postcard, one per frame of the [`super::channel`]. A request has an id,
+//! so that a retry is answered and not repeated. It may name the version of the database it was
 //! planned against, so that a stale plan is refused. A transaction applies as a whole or not at
 //! all; a refusal names object, field, limit and a way out.
 
@@ -9,41 +9,42 @@ use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-/// Version of these messages, the first thing a [`Request`] carries.
+/// Version of these messages, sent first in a [`Request`].
 pub const PROTOCOL: u16 = 8;
 
-/// From a client to the ultravisor.
+/// A message from a client to the ultravisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// [`PROTOCOL`].
     pub protocol: u16,
-    /// Chosen by the client, increasing; the same id again is a retry.
+    /// The id, chosen by the client in ascending order; the same id again is a retry.
     pub id: u64,
-    /// What is asked.
+    /// The request itself.
     pub body: Body,
 }
 
-/// What a request asks.
+/// The request itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
     /// Change the database.
     Transaction(Transaction),
-    /// Read it.
+    /// Read the database.
     Query(Query),
-    /// Begin anew: what the caller left pending in earlier sessions is rolled back.
+    /// Open a new session: everything that the caller left pending in earlier sessions is rolled
+    /// back.
     Open,
-    /// Plan a transaction and change nothing: what it would do, or why it would be refused.
+    /// Plan a transaction and change nothing: answers what it would do, or why it would be refused.
     Plan(Transaction),
     /// Apply the inverse of the committed transaction with this sequence number in the log, as a
-    /// transaction of its own. Refused where the world has moved on.
+    /// transaction of its own. Refused if later changes conflict with that.
     Undo {
         /// Sequence number of its record.
         sequence: u64,
-        /// Why, for the audit log.
+        /// The reason, for the audit log.
         reason: String,
     },
-    /// Roll back what the caller left pending under these ids, and nothing else. Ids under which
-    /// nothing is pending are passed over.
+    /// Roll back the caller's pending requests with these ids, and nothing else. Ids of requests
+    /// that are not pending are skipped.
     RollBack {
         /// Ids of the requests.
         requests: Vec<u64>,
@@ -53,24 +54,24 @@ pub enum Body {
 /// Operations that apply together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transaction {
-    /// Version of the database it was planned against, where that matters.
+    /// Version of the database it was planned against, if that matters.
     pub planned_at: Option<u64>,
-    /// Leave it pending under the caller: it rolls back when the caller fails before
+    /// Leave it pending under the caller: it rolls back if the caller fails before
     /// [`Operation::Complete`].
     pub pending: bool,
-    /// Why, for the audit log.
+    /// The reason, for the audit log.
     pub reason: String,
-    /// What to do, in this order; at most [`MAX_OPERATIONS`]. A receiver keeps one more, so that
-    /// it can refuse them, and no more: a frame has room for thousands of small ones.
+    /// The operations, in order; at most [`MAX_OPERATIONS`]. A receiver keeps at most one more, so
+    /// that it can refuse them: a frame has room for thousands of small ones.
     #[serde(deserialize_with = "operations")]
     pub operations: Vec<Operation>,
 }
 
-/// Operations of a transaction at most.
+/// Most operations of a transaction.
 pub const MAX_OPERATIONS: usize = 4096;
 
-/// Transactions that a client may have pending at once. The list of those that were rolled back
-/// fits an answer.
+/// Most transactions that a client may have pending at once. The list of those rolled back fits in
+/// an answer.
 pub const MAX_PENDING: usize = 64;
 
 /// Reads a list of operations to its end, and keeps the first ones.
@@ -99,12 +100,12 @@ fn operations<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Operation
     from.deserialize_seq(First)
 }
 
-/// One change.
+/// One change of the database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     /// Create a partition in state *building*, with no memory of its own but its instance.
     CreatePartition {
-        /// Number wanted; `None`: the next free one.
+        /// The wanted number; `None` for the next free one.
         number: Option<u32>,
         /// See [`super::database::kind`].
         kind: u32,
@@ -116,25 +117,25 @@ pub enum Operation {
         vcpus: u32,
         /// Relative CPU share.
         cpu_weight: u32,
-        /// CPU cap in percent of one CPU, 0: none.
+        /// CPU cap in percent of one CPU; 0 for none.
         cpu_cap: u32,
-        /// Physical CPUs it may use; empty: all.
+        /// Physical CPUs it may use; empty for all.
         cpu_affinity: Vec<u32>,
-        /// Nothing else runs on the CPUs of its affinity, which must not be empty then.
+        /// Reserve the CPUs of its affinity, which must not be empty then, for it alone.
         cpu_dedicated: bool,
         /// Grant frames.
         grant_frames: u32,
     },
     /// Assign free memory.
     AssignMemory {
-        /// To which partition (see [`Target`]).
+        /// The partition that gets it (see [`Target`]).
         partition: Target,
         /// Frames of 4 KiB.
         frames: u64,
     },
-    /// Give memory back (the ranges must be unreferenced).
+    /// Release memory (nothing may refer to the ranges).
     ReleaseMemory {
-        /// From which partition.
+        /// The partition that releases it.
         partition: Target,
         /// The ranges.
         ranges: Vec<Range>,
@@ -144,14 +145,14 @@ pub enum Operation {
     CreateChannel {
         /// The partition that owns the shared frames.
         partition: Target,
-        /// Who shares them: [`super::database::ULTRAVISOR`], or the command partition, which binds
-        /// the port at its end by itself (see [`super::database::ChannelEntry::port_b`]).
+        /// The other partition: [`super::database::ULTRAVISOR`], or the command partition, which
+        /// binds the port at its end by itself (see [`super::database::ChannelEntry::port_b`]).
         peer: u32,
         /// See [`super::database::channel_kind`].
         kind: u32,
         /// First shared frame, owned by the partition.
         frame: u64,
-        /// Shared frames.
+        /// Number of shared frames.
         frames: u32,
         /// First grant reference.
         grant: u32,
@@ -170,61 +171,63 @@ pub enum Operation {
         /// See [`super::database::state`].
         state: u32,
     },
-    /// Change what is said of its CPU time; at once when it runs. `None` leaves a field.
+    /// Change its limits of CPU time, with immediate effect if it runs. A field that is `None`
+    /// stays the same.
     SetCpu {
         /// The partition.
         partition: Target,
         /// Relative CPU share, 1 to 65535.
         weight: Option<u32>,
-        /// CPU cap in percent of one CPU, 0: none.
+        /// CPU cap in percent of one CPU; 0 for none.
         cap: Option<u32>,
-        /// Physical CPUs it may use; empty: all.
+        /// Physical CPUs it may use; empty for all.
         affinity: Option<Vec<u32>>,
-        /// Nothing else runs on the CPUs of its affinity.
+        /// Whether the CPUs of its affinity are reserved for it alone.
         dedicated: Option<bool>,
     },
-    /// Give it another name.
+    /// Change its name.
     Rename {
         /// The partition.
         partition: Target,
         /// Unique; 1 to 31 bytes.
         name: String,
     },
-    /// Tell its balloon driver how many of its frames to use. What it does not use stays its own.
+    /// Tell its balloon driver how many of its frames to use. Frames that it does not use stay its
+    /// own.
     SetMemoryTarget {
         /// The partition.
         partition: Target,
         /// Frames of 4 KiB, at most those it has.
         frames: u64,
     },
-    /// Tell its kernel how many virtual CPUs to have up.
+    /// Tell its kernel how many virtual CPUs to bring up.
     SetVcpusOnline {
         /// The partition.
         partition: Target,
-        /// 1 to those it may bring up.
+        /// A number from 1 to its number of virtual CPUs.
         vcpus: u32,
     },
-    /// Ask its kernel to end itself.
+    /// Ask its kernel to shut down.
     Ask {
-        /// The partition, running.
+        /// The partition, which must be running.
         partition: Target,
         /// See [`super::database::asked`].
         what: u32,
     },
-    /// Give everything back and forget the partition.
+    /// Release all its resources and remove the partition.
     DestroyPartition {
         /// The partition.
         partition: Target,
     },
-    /// Complete the caller's pending transaction of this id.
+    /// Complete the caller's pending transaction with this id.
     Complete {
-        /// Id of the request that was left pending.
+        /// Id of the pending request.
         request: u64,
     },
 }
 
 impl Operation {
-    /// The partition that it names; `None` where it creates one, or is about requests.
+    /// The partition that it names. Returns `None` if it creates one, or concerns requests.
     #[must_use]
     pub const fn target(&self) -> Option<Target> {
         match self {
@@ -249,16 +252,16 @@ impl Operation {
 pub enum Target {
     /// By number.
     Number(u32),
-    /// The one that operation `n` (from 0) of the same transaction creates.
+    /// The partition that operation `n` (from 0) of the same transaction creates.
     CreatedBy(u32),
 }
 
-/// Machine frames.
+/// A range of machine frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
     /// First frame.
     pub first: u64,
-    /// Frames.
+    /// Number of frames.
     pub frames: u64,
 }
 
@@ -273,9 +276,9 @@ pub struct Start {
     pub start_info: u64,
     /// Frame of the level-4 table.
     pub page_table: u64,
-    /// Frame of the console ring, 0: none.
+    /// Frame of the console ring; 0 if there is none.
     pub console_frame: u64,
-    /// Frame of the store ring, 0: none.
+    /// Frame of the store ring; 0 if there is none.
     pub store_frame: u64,
 }
 
@@ -284,173 +287,172 @@ pub struct Start {
 pub enum Query {
     /// Versions of the parts.
     Version,
-    /// All partitions, by number above `after`.
+    /// All partitions with a number above `after`.
     Partitions {
         /// Continue after this number.
         after: u32,
     },
     /// Memory by owner and tier, CPUs, PCI functions.
     Resources,
-    /// Page map as ranges, from this frame.
+    /// The page map as ranges, from this frame on.
     PageMap {
         /// First frame.
         first: u64,
-        /// Ranges at most.
+        /// Most ranges in the answer.
         most: u32,
     },
-    /// The arena as it is, for a replica: whole pages.
+    /// The arena as whole pages, for a replica.
     Arena {
         /// First page.
         first: u32,
-        /// Pages at most; fewer come where a reply has no room.
+        /// Most pages in the answer; there are fewer if a reply has no room.
         most: u32,
     },
-    /// Log records with what they changed, from this sequence number: a replica is brought up to
-    /// date with them.
+    /// Log records with their changes, from this sequence number on, with which a replica is
+    /// brought up to date.
     Records {
         /// First record wanted.
         from: u64,
-        /// Records at most.
+        /// Most records in the answer.
         most: u32,
     },
-    /// Log records from this sequence number. The caller's event tells of new ones.
+    /// Log records from this sequence number on. The channel's event signals new ones.
     Log {
         /// First record wanted.
         from: u64,
-        /// Records at most.
+        /// Most records in the answer.
         most: u32,
     },
-    /// Compare the page map with what the monitor holds of each frame, from this frame on; one
-    /// question looks at a part.
+    /// Compare the page map with the monitor's record of each frame, from this frame on; one query
+    /// covers a part.
     Compare {
         /// First frame.
         first: u64,
     },
-    /// One partition: that of this name, or else that with this number in decimal. No row comes
-    /// where there is none.
+    /// One partition: the one with this name, or else the one with this decimal number. If there is
+    /// none, the answer has no row.
     Partition {
         /// Name or number.
         name: String,
     },
-    /// What the CPU leaks, and what is done against it.
+    /// The known leaks of the CPU, and their mitigations.
     Issues,
-    /// The ranges of RAM that a partition has, those that start at this frame or later, as rows of the
-    /// page map.
+    /// The partition's ranges of RAM that start at this frame or later, as rows of the page map.
     Memory {
         /// The partition.
         partition: u32,
         /// First frame.
         first: u64,
-        /// Ranges at most.
+        /// Most ranges in the answer.
         most: u32,
     },
-    /// All partitions in short, by number above `after`.
+    /// A short row for each partition with a number above `after`.
     List {
         /// Continue after this number.
         after: u32,
     },
 }
 
-/// From the ultravisor.
+/// A message from the ultravisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
     /// The request's id.
     pub id: u64,
     /// Version of the database after the request.
     pub version: u64,
-    /// The answer, or why not.
+    /// The answer, or the refusal.
     pub result: Result<Answer, Refusal>,
 }
 
-/// What was asked for.
+/// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// The transaction was applied: an outcome per operation.
+    /// The transaction was applied, with one outcome per operation.
     Applied(Vec<Outcome>),
-    /// To [`Query::Version`].
+    /// Answer to [`Query::Version`].
     Version(VersionAnswer),
-    /// To [`Query::Partitions`] and [`Query::Partition`]; `more` when there are further ones.
+    /// Answer to [`Query::Partitions`] and [`Query::Partition`].
     Partitions {
         /// Rows by number.
         rows: Vec<PartitionRow>,
-        /// Ask again after the last one.
+        /// Whether there are more; then query again after the last one.
         more: bool,
     },
-    /// To [`Query::Resources`].
+    /// Answer to [`Query::Resources`].
     Resources(ResourcesAnswer),
-    /// To [`Query::PageMap`].
+    /// Answer to [`Query::PageMap`].
     PageMap(Vec<MapRow>),
-    /// To [`Query::Log`].
+    /// Answer to [`Query::Log`].
     Log {
         /// Records by sequence number.
         rows: Vec<LogRow>,
         /// Oldest sequence number still kept.
         oldest: u64,
-        /// Sequence number the next record will get.
+        /// Sequence number of the next record.
         next: u64,
     },
-    /// To [`Body::Open`]: ids of the requests that were rolled back.
+    /// Answer to [`Body::Open`]: ids of the requests that were rolled back.
     Opened {
         /// In the order of their rollback.
         rolled_back: Vec<u64>,
     },
-    /// To [`Body::Plan`]: what the transaction would do, a sentence for each operation.
+    /// Answer to [`Body::Plan`]: what the transaction would do, in one sentence for each operation.
     Planned {
-        /// For people. Where an answer does not hold all, the last says how many more there are.
+        /// The sentences, for people. If some do not fit in the answer, the last one says how many.
         what: Vec<String>,
     },
-    /// To [`Query::Arena`].
+    /// Answer to [`Query::Arena`].
     Arena {
         /// First page.
         first: u32,
-        /// Pages of the arena in all.
+        /// Number of pages in the arena.
         pages: u32,
-        /// Bytes of the pages, each without the zeros at its end.
+        /// Bytes of the pages, each without its trailing zeros.
         contents: Vec<ByteBuf>,
     },
-    /// To [`Query::Records`].
+    /// Answer to [`Query::Records`].
     Records {
         /// Records by sequence number.
         rows: Vec<RecordRow>,
         /// Oldest sequence number still kept.
         oldest: u64,
-        /// Sequence number the next record will get.
+        /// Sequence number of the next record.
         next: u64,
     },
-    /// To [`Query::Compare`].
+    /// Answer to [`Query::Compare`].
     Compared {
-        /// First frame that was not looked at; the number of frames where all were.
+        /// The first frame that was not compared, or the number of frames if all were.
         next: u64,
-        /// Where database and monitor disagree; the rest of the part when there are very many is
-        /// left to the next question.
+        /// The frames on which database and monitor disagree. If there are too many, the next query
+        /// continues with the rest.
         differences: Vec<Difference>,
     },
-    /// To [`Body::RollBack`]: ids of the requests that were rolled back.
+    /// Answer to [`Body::RollBack`]: ids of the requests that were rolled back.
     RolledBack {
         /// In the order of their rollback.
         requests: Vec<u64>,
     },
-    /// To [`Query::Issues`].
+    /// Answer to [`Query::Issues`].
     Issues(IssuesAnswer),
-    /// To [`Query::List`]; `more` when there are further ones.
+    /// Answer to [`Query::List`].
     List {
         /// Rows by number.
         rows: Vec<ListRow>,
-        /// Ask again after the last one.
+        /// Whether there are more; then query again after the last one.
         more: bool,
     },
 }
 
-/// What one operation gave.
+/// The result of one operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// Nothing to tell.
+    /// There is no further result.
     Done,
     /// The partition's number.
     Partition(u32),
-    /// Memory assigned.
+    /// The assigned memory.
     Memory(Vec<Range>),
-    /// A channel.
+    /// A new channel.
     Channel {
         /// Index in the channel table.
         index: u32,
@@ -459,52 +461,53 @@ pub enum Outcome {
     },
 }
 
-/// Why a request was not done. Shown as one sentence: `object: field: reason; way out`.
+/// Why a request was not carried out. It is shown as one sentence:
+/// `object: field: reason; way out`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// Short, stable, for programs: `no-memory`, `no-such-partition`, `stale-plan`, …
+    /// A short, stable code for programs: `no-memory`, `no-such-partition`, `stale-plan`, …
     pub code: String,
-    /// Which operation of the transaction (from 0), where one is to blame.
+    /// The operation of the transaction (from 0) that caused it, if one did.
     pub operation: Option<u32>,
     /// The object: `partition "web"`, `memory`, …
     pub object: String,
     /// The field or quantity.
     pub field: String,
-    /// What was asked and what the limit is.
+    /// The requested value and the limit.
     pub reason: String,
-    /// What would work.
+    /// What would work instead.
     pub way_out: String,
 }
 
-/// What the CPU leaks, and what is done against it.
+/// The known leaks of the CPU, and their mitigations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssuesAnswer {
     /// Vendor, family, model and stepping of the CPU.
     pub cpu: String,
     /// Revision of its microcode.
     pub microcode: u32,
-    /// Where that is from, for people.
+    /// Source of that revision, as text.
     pub microcode_update: String,
-    /// Two threads of a core run.
+    /// Whether two threads of a core run.
     pub smt: bool,
-    /// Devices reach memory through an IOMMU.
+    /// Whether devices access memory through an IOMMU.
     pub iommu: bool,
-    /// Guests may start.
+    /// Whether guests may start.
     pub guests_start: bool,
-    /// All issues that are known.
+    /// All known issues.
     pub issues: Vec<IssueRow>,
 }
 
-/// How this machine stands with an issue of CPUs.
+/// The verdict on one issue of the CPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssueRow {
-    /// Short and stable.
+    /// Its short, stable name.
     pub name: String,
     /// The verdict.
     pub state: IssueState,
-    /// The verdict and what it rests on, for people.
+    /// The verdict and its reason, as text.
     pub verdict: String,
-    /// What would change it, where it is open.
+    /// What would resolve the issue, if it is open.
     pub way_out: String,
 }
 
@@ -513,19 +516,19 @@ pub struct IssueRow {
 pub enum IssueState {
     /// The CPU does not have the issue.
     NotAffected,
-    /// It has, and it is stopped.
+    /// The CPU has the issue, and it is mitigated.
     Mitigated,
-    /// It has, and nothing stops it.
+    /// The CPU has the issue, and it is not mitigated.
     Open,
 }
 
-/// Bytes of each text of a refusal at most: whatever a client's names are, its refusal fits a
-/// frame of a channel, and a message of `uvd` with every character escaped.
+/// Most bytes of each text of a refusal: whatever a client's names are, its refusal fits a frame of
+/// a channel, and a message of `uvd` with every character escaped.
 pub const MAX_REFUSAL_TEXT: usize = 1000;
 
 impl Refusal {
-    /// The refusal with each text cut to [`MAX_REFUSAL_TEXT`] bytes; a text that was cut ends with
-    /// an ellipsis.
+    /// The refusal with each text cut to [`MAX_REFUSAL_TEXT`] bytes; a cut text ends with an
+    /// ellipsis.
     #[must_use]
     pub fn bounded(mut self) -> Self {
         const ELLIPSIS: &str = "…";
@@ -545,19 +548,19 @@ impl Refusal {
 pub struct VersionAnswer {
     /// Version of the ultravisor partition (the workspace's).
     pub ultravisor: String,
-    /// [`PROTOCOL`] it speaks.
+    /// The [`PROTOCOL`] that it speaks.
     pub protocol: u16,
     /// Version of our part of the monitor's ABI.
     pub abi: u32,
     /// Layout version of the arena.
     pub arena: u32,
-    /// What the monitor answers for the Xen ABI, `major << 16 | minor`.
+    /// The version of the Xen ABI that the monitor reports, `major << 16 | minor`.
     pub xen: u32,
     /// The monitor's command line.
     pub command_line: String,
 }
 
-/// A partition in short: a list of a thousand of them costs each what its row costs.
+/// A partition in short, so that a list of a thousand partitions costs little for each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListRow {
     /// Its number.
@@ -568,13 +571,13 @@ pub struct ListRow {
     pub kind: u32,
     /// See [`super::database::state`].
     pub state: u32,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub vcpus: u32,
-    /// Virtual CPUs that are up.
+    /// Number of virtual CPUs that are up.
     pub vcpus_up: u32,
-    /// Frames assigned to it.
+    /// Number of frames assigned to it.
     pub memory_frames: u64,
-    /// Nanoseconds that it ran.
+    /// Nanoseconds in which it ran.
     pub cpu_time: u64,
 }
 
@@ -591,31 +594,31 @@ pub struct PartitionRow {
     pub state: u32,
     /// See [`super::database::rights`].
     pub rights: u32,
-    /// Who asked for it.
+    /// The partition that asked for it.
     pub owner: u32,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub vcpus: u32,
-    /// Virtual CPUs that are up.
+    /// Number of virtual CPUs that are up.
     pub vcpus_up: u32,
     /// CPU weight.
     pub cpu_weight: u32,
-    /// CPU cap, percent of one CPU, 0: none.
+    /// CPU cap in percent of one CPU; 0 for none.
     pub cpu_cap: u32,
-    /// Physical CPUs that were asked for; empty: all.
+    /// Requested physical CPUs; empty for all.
     pub cpu_affinity: Vec<u32>,
-    /// Nothing else runs on them.
+    /// Whether these CPUs are reserved for it alone.
     pub cpu_dedicated: bool,
-    /// Virtual CPUs that its kernel was told to have up.
+    /// Number of virtual CPUs that its kernel was told to bring up.
     pub vcpus_online: u32,
-    /// Frames that its balloon driver was told to use.
+    /// Number of frames that its balloon driver was told to use.
     pub memory_target: u64,
-    /// What its kernel was asked to do; see [`super::database::asked`].
+    /// The request made to its kernel; see [`super::database::asked`].
     pub asked: u32,
-    /// Event port of its console, 0: none.
+    /// Event port of its console; 0 if there is none.
     pub console_port: u32,
-    /// Nanoseconds its virtual CPUs were runnable and did not run.
+    /// Nanoseconds in which its virtual CPUs were runnable but did not run.
     pub wait_time: u64,
-    /// Nanoseconds that the ultravisor spent on what it asked: store, console, transactions.
+    /// Nanoseconds that the ultravisor spent on its requests: store, console, transactions.
     pub service_time: u64,
     /// Frames of RAM assigned for its own use.
     pub memory_frames: u64,
@@ -623,8 +626,8 @@ pub struct PartitionRow {
     pub instance_frames: u64,
     /// CPU time in nanoseconds.
     pub cpu_time: u64,
-    /// Hypercalls of its kernel that were refused: each cause, an errno without its sign, and how
-    /// many. 0 stands for the causes that are not told apart.
+    /// Refused hypercalls of its kernel, as pairs of a cause (an errno without its sign) and a
+    /// count. The cause 0 stands for all that are not counted separately.
     pub refusals: Vec<(u32, u64)>,
     /// See [`super::calls::cause`].
     pub cause: u32,
@@ -634,61 +637,62 @@ pub struct PartitionRow {
     pub created_at: u64,
 }
 
-/// What the machine has and who has it.
+/// The resources of the machine, and their owners.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourcesAnswer {
-    /// Frames the page map describes.
+    /// Number of frames that the page map describes.
     pub frames: u64,
     /// Memory by owner.
     pub memory: Vec<MemoryRow>,
-    /// The firmware's memory map: type (see `MachineRegion`) and frames.
+    /// The firmware's memory map: pairs of a type (see `MachineRegion`) and a number of frames.
     pub firmware: Vec<(u32, u64)>,
     /// Physical CPUs.
     pub cpus: Vec<CpuRow>,
     /// PCI functions.
     pub pci: Vec<PciRow>,
-    /// Arena pages: all, and those in use.
+    /// Number of arena pages: all, and those in use.
     pub arena: (u32, u32),
-    /// Channels in use.
+    /// Number of channels in use.
     pub channels: u32,
     /// The heap of the ultravisor partition.
     pub heap: Heap,
-    /// Free frames that may have to be scrubbed yet, at most.
+    /// Most free frames that may still have to be scrubbed.
     pub unscrubbed: u64,
     /// The loop of the ultravisor partition.
     pub turns: Turns,
 }
 
-/// The turns of an event loop since it started: the times between two looks at the events.
+/// Statistics of an event loop's turns since it started. A turn is the time between two checks for
+/// events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Turns {
-    /// Nanoseconds of the longest, without those that others had the CPU.
+    /// Nanoseconds of the longest turn, without the time in which others had the CPU.
     pub longest: u64,
-    /// Turns above 5 ms.
+    /// Number of turns above 5 ms.
     pub long: u64,
 }
 
-/// What a Rust partition uses of its heap.
+/// The usage of a Rust partition's heap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heap {
-    /// Bytes that it has.
+    /// Size in bytes.
     pub bytes: u64,
     /// Bytes in use.
     pub in_use: u64,
-    /// Bytes in use at most since it started.
+    /// Most bytes in use since it started.
     pub most: u64,
 }
 
 /// Memory of one owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryRow {
-    /// Partition number; 0: free.
+    /// Partition number; 0 if free.
     pub owner: u32,
-    /// I/O memory or a hole rather than RAM.
+    /// Whether it is I/O memory or a hole rather than RAM.
     pub io: bool,
-    /// Entries of each tier (4 GiB, 4 MiB, 4 KiB) that name this owner.
+    /// Number of entries of each tier (4 GiB, 4 MiB, 4 KiB) that name this owner.
     pub tiers: [u64; 3],
-    /// Frames in all.
+    /// Total number of frames.
     pub frames: u64,
 }
 
@@ -699,7 +703,7 @@ pub struct CpuRow {
     pub index: u32,
     /// Local APIC id.
     pub apic_id: u32,
-    /// Online.
+    /// Whether it is online.
     pub online: bool,
     /// Nanoseconds busy.
     pub busy: u64,
@@ -716,7 +720,7 @@ pub struct PciRow {
     pub id: u32,
     /// Class << 8 | revision.
     pub class: u32,
-    /// Owner; 0: free.
+    /// Owner; 0 if free.
     pub owner: u32,
 }
 
@@ -725,22 +729,22 @@ pub struct PciRow {
 pub struct MapRow {
     /// First frame.
     pub first: u64,
-    /// Frames.
+    /// Number of frames.
     pub frames: u64,
-    /// Owner; 0: free.
+    /// Owner; 0 if free.
     pub owner: u32,
-    /// I/O memory or a hole.
+    /// Whether it is I/O memory or a hole.
     pub io: bool,
 }
 
-/// A frame of which the monitor holds something else than the database says.
+/// A frame on which the monitor's record and the database differ.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// The frame.
     pub frame: u64,
-    /// Its owner by the database, and whether it is I/O memory.
+    /// Its owner in the database, and whether it is I/O memory there.
     pub database: (u32, bool),
-    /// The same as the monitor holds it; `None`: it holds nothing of it.
+    /// The same in the monitor. `None` if the monitor has no record of the frame.
     pub monitor: Option<(u32, bool)>,
 }
 
@@ -751,7 +755,8 @@ pub struct LogRow {
     pub sequence: u64,
     /// System time in nanoseconds.
     pub time: u64,
-    /// Who asked: a partition number ([`super::database::MONITOR`]: the monitor by itself).
+    /// The partition that made the request ([`super::database::MONITOR`] for the monitor by
+    /// itself).
     pub who: u32,
     /// Id of the request.
     pub request: u64,
@@ -759,20 +764,20 @@ pub struct LogRow {
     pub version: u64,
     /// `committed`, `refused`, `pending`, `rolled back`, `monitor`.
     pub outcome: String,
-    /// What was done, for people.
+    /// What was done, as text.
     pub what: String,
-    /// Why, as given by who asked.
+    /// The reason, as the client gave it.
     pub reason: String,
-    /// Partitions it was about, by number.
+    /// The partitions it concerns, by number.
     pub partitions: Vec<u32>,
 }
 
-/// An audit log record with what it changed.
+/// An audit log record with its changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordRow {
     /// The record.
     pub row: LogRow,
-    /// Its changes, each a postcard message of the database's own change type; none where they do
-    /// not fit an answer, and a replica has to be read anew.
+    /// Its changes, each a postcard message of the database's own change type. The list is empty if
+    /// they do not fit in an answer; then a replica must be read anew.
     pub changes: Vec<ByteBuf>,
 }

@@ -1,12 +1,12 @@
 //! Layout of the resource database: the arena, partition descriptors, page map, channel table.
 //!
 //! The database is one physically contiguous *arena* of 4 KiB pages. The ultravisor partition
-//! writes it; monitors map it read-only and re-read it on *activate*. The index of an arena page
-//! is the 30-bit number `[G,M,K]` of the seed's claim 31 (`((G*2^10+M)*2^10+K)*2^10*4`, a word
+//! writes it; monitors map it read-only, and read it again on *activate*. The index of an arena
+//! page is the 30-bit number `[G,M,K]` of the seed's claim 31 (`((G*2^10+M)*2^10+K)*2^10*4`, a word
 //! being 4 bytes), and a partition's number is the index of its descriptor page.
 //!
-//! Descriptors and channel entries carry a generation that is odd while they are written
-//! (a seqlock), so that a reader never acts on half a change.
+//! Descriptors and channel entries have a generation that is odd while they are written (a
+//! seqlock), so that a reader never acts on half a change.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// The low 15 bits are the partition's domid in the Xen-facing ABI.
 pub type PartitionNumber = u32;
 
-/// No partition: memory that is free.
+/// No partition: the memory is free.
 pub const UNASSIGNED: PartitionNumber = 0;
 /// The ultravisor partition.
 pub const ULTRAVISOR: PartitionNumber = 1;
@@ -30,24 +30,25 @@ pub const IO_B: PartitionNumber = 5;
 pub const IO_SERVICE: PartitionNumber = 6;
 /// Pseudo-partition that owns the monitor's own memory (image, frame table, M2P, CPU areas).
 pub const MONITOR: PartitionNumber = 7;
-/// Pseudo-partition that owns what the firmware keeps (reserved, ACPI, bad memory).
+/// Pseudo-partition that owns the firmware's memory (reserved, ACPI, bad memory).
 pub const FIRMWARE: PartitionNumber = 8;
-/// Arena pages that belong to nothing, up to the first guest's: no partition has these numbers.
+/// Numbers below the first guest's that no partition has; their arena pages are unused.
 pub const NO_PARTITIONS: core::ops::Range<u32> = 9..FIRST_GUEST;
 /// The lowest number a guest partition may have.
 pub const FIRST_GUEST: PartitionNumber = 16;
 /// Partition numbers stay below this, so that they fit a Xen domid (DOMID_FIRST_RESERVED).
 pub const MAX_PARTITION: PartitionNumber = 0x7FF0;
 
-/// Page-map entry, bit 31: the rest is the arena index of the index page of the next tier.
+/// Page-map entry, bit 31: the other bits are the arena index of the index page of the next tier.
 pub const ENTRY_SUBALLOCATED: u32 = 1 << 31;
 /// Page-map entry, bit 30: I/O memory (or a hole) rather than RAM.
 pub const ENTRY_IO: u32 = 1 << 30;
 /// Page-map entry: the 30 bits `[G,M,K]`.
 pub const ENTRY_NUMBER: u32 = (1 << 30) - 1;
-/// Entries of an index page.
+/// Number of entries in an index page.
 pub const INDEX_ENTRIES: usize = 1024;
-/// Frames described by one entry of a root page (4 GiB), a 4 MiB page, a 4 KiB page.
+/// Frames described by one entry of each tier: a root page's entry (4 GiB), a 4 MiB entry, a 4 KiB
+/// entry.
 pub const TIER_FRAMES: [u64; 3] = [1 << 20, 1 << 10, 1];
 
 /// Arena page 0.
@@ -58,7 +59,7 @@ pub struct ArenaHeader {
     pub magic: u64,
     /// Layout version, [`ARENA_VERSION`].
     pub version: u32,
-    /// Pages of the arena, this one included.
+    /// Number of pages in the arena, this one included.
     pub pages: u32,
     /// Version of the contents: counts committed transactions.
     pub contents: u64,
@@ -66,23 +67,23 @@ pub struct ArenaHeader {
     pub page_map_root: u32,
     /// Arena index of the first page of the log ring.
     pub log_first: u32,
-    /// Pages of the log ring.
+    /// Number of pages of the log ring.
     pub log_pages: u32,
-    /// Arena index of the first page that descriptors and index pages are allotted from.
+    /// Arena index of the first page from which descriptors and index pages are allocated.
     pub free_first: u32,
     /// One past the last machine frame that the page map describes.
     pub frames: u64,
-    /// Arena index of the first page of the chain of freed index pages (word 0 of each names the
+    /// Arena index of the first page in the chain of freed index pages (word 0 of each names the
     /// next), or 0.
     pub free_chain: u32,
-    /// Pages on that chain.
+    /// Number of pages in that chain.
     pub free_chained: u32,
-    /// Identity of the host's boot: the ultravisor makes it when it makes the arena, and keeps it
-    /// when it restarts. Sequence numbers of the log, versions and ids are those of this boot.
+    /// Identity of the host's boot. The ultravisor sets it when it makes the arena, and keeps it
+    /// when it restarts. Sequence numbers of the log, versions and ids are valid within this boot.
     pub boot: u64,
     /// Arena index of the first page of the channel table.
     pub channels_first: u32,
-    /// Pages of the channel table, [`CHANNELS_IN_PAGE`] entries each.
+    /// Number of pages of the channel table, with [`CHANNELS_IN_PAGE`] entries each.
     pub channels_pages: u32,
     /// Zero.
     pub reserved: [u8; 4024],
@@ -102,7 +103,7 @@ pub struct IndexPage {
 
 /// Values of [`PartitionDescriptor::kind`].
 pub mod kind {
-    /// Owns memory, never runs (the monitor's own, the firmware's).
+    /// Owns memory and never runs (the monitor's own, the firmware's).
     pub const PSEUDO: u32 = 0;
     /// The ultravisor partition.
     pub const ULTRAVISOR: u32 = 1;
@@ -120,25 +121,26 @@ pub mod kind {
 pub mod state {
     /// No such partition.
     pub const FREE: u32 = 0;
-    /// Has resources; the boot partition may write its memory; never runs.
+    /// It has resources, the boot partition may write its memory, and it never runs.
     pub const BUILDING: u32 = 1;
     /// Its virtual CPUs are scheduled.
     pub const RUNNING: u32 = 2;
-    /// Keeps everything, runs nothing. Of one that never ran, nobody may write the memory any more.
+    /// It keeps everything and runs nothing. If it never ran, its memory can no longer be written
+    /// by a builder.
     pub const PAUSED: u32 = 3;
-    /// Asked to be powered off, or was; runs nothing.
+    /// It was asked to power off, or has done so; it runs nothing.
     pub const SHUTDOWN: u32 = 4;
-    /// Stopped by a fault or by itself; see [`super::PartitionDescriptor::cause`].
+    /// It was stopped by a fault or by itself; see [`super::PartitionDescriptor::cause`].
     pub const CRASHED: u32 = 5;
-    /// Its resources are being given back; runs nothing.
+    /// Its resources are being released; it runs nothing.
     pub const DYING: u32 = 6;
 }
 
-/// Bits of [`PartitionDescriptor::rights`]: what the monitor lets a partition ask of it.
+/// Bits of [`PartitionDescriptor::rights`]: the requests that the monitor allows a partition.
 pub mod rights {
     /// May call the lead monitor.
     pub const LEAD: u32 = 1 << 0;
-    /// May write memory of a partition whose state is *building*.
+    /// May write the memory of a partition whose state is *building*.
     pub const BUILD: u32 = 1 << 1;
     /// Its shutdown powers the machine off or restarts it.
     pub const HOST_POWER: u32 = 1 << 2;
@@ -146,7 +148,7 @@ pub mod rights {
     pub const SERIAL: u32 = 1 << 3;
 }
 
-/// Values of [`PartitionDescriptor::asked`]: what a kernel was asked through the store.
+/// Values of [`PartitionDescriptor::asked`]: the request made to a kernel through the store.
 pub mod asked {
     /// Nothing.
     pub const NOTHING: u32 = 0;
@@ -158,13 +160,13 @@ pub mod asked {
 
 /// A partition descriptor: one arena page.
 ///
-/// All addresses are machine frame numbers (address / 4096) unless they say otherwise.
+/// All addresses are machine frame numbers (address / 4096) unless stated otherwise.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct PartitionDescriptor {
-    /// [`DESCRIPTOR_MAGIC`], or 0 where the page is no descriptor.
+    /// [`DESCRIPTOR_MAGIC`], or 0 if the page is not a descriptor.
     pub magic: u32,
-    /// Odd while the descriptor is written, even when it is whole.
+    /// Odd while the descriptor is being written, even when it is complete.
     pub generation: u32,
     /// The arena index of this page.
     pub number: u32,
@@ -174,23 +176,23 @@ pub struct PartitionDescriptor {
     pub state: u32,
     /// See [`rights`].
     pub rights: u32,
-    /// UTF-8, padded with zeros.
+    /// Name in UTF-8, padded with zeros.
     pub name: [u8; 32],
-    /// Virtual CPUs it may bring up, 1 to [`MAX_VCPUS`].
+    /// Number of virtual CPUs it may bring up, 1 to [`MAX_VCPUS`].
     pub vcpus: u32,
     /// Relative share of CPU time, 1 to 65535; 256 is usual.
     pub cpu_weight: u32,
-    /// Upper bound on CPU time in percent of one CPU; 0 is none.
+    /// Upper bound on CPU time in percent of one CPU; 0 for none.
     pub cpu_cap: u32,
-    /// Frames of the grant table, 1 to [`MAX_GRANT_FRAMES`].
+    /// Number of frames of the grant table, 1 to [`MAX_GRANT_FRAMES`].
     pub grant_frames: u32,
-    /// Physical CPUs that were asked for, a bit each; see [`Self::cpu_allowed`].
+    /// Requested physical CPUs, one bit each; see [`Self::cpu_allowed`].
     pub cpu_affinity: [u64; 4],
-    /// Frames of RAM assigned to it for its own use (the page map says which).
+    /// Number of frames of RAM assigned for its own use (the page map says which).
     pub memory_frames: u64,
-    /// First frame of the memory its monitor instance lives in (contiguous).
+    /// First frame of the contiguous memory of its monitor instance.
     pub instance_first: u64,
-    /// Frames of that memory, at least [`instance_frames`].
+    /// Number of frames of that memory, at least [`instance_frames`].
     pub instance_frames: u64,
     /// Start state of virtual CPU 0: instruction pointer (virtual address).
     pub entry: u64,
@@ -212,48 +214,48 @@ pub struct PartitionDescriptor {
     pub cause: u32,
     /// Detail of the cause (exit reason, vector, virtual CPU).
     pub cause_detail: u32,
-    /// Instruction pointer where it was stopped, where that says something.
+    /// Instruction pointer where it was stopped, if that is meaningful.
     pub cause_address: u64,
-    /// Who owns the partition: the number of the partition that asked for it.
+    /// Owner of the partition: the number of the partition that asked for it.
     pub owner: u32,
     /// Zero.
     pub reserved0: u32,
     /// Version of the database when it was created.
     pub created_at: u64,
-    /// Physical CPUs that the monitor lets its virtual CPUs run on, a bit each; none: all. This is
-    /// its affinity without what is dedicated to others.
+    /// Physical CPUs on which the monitor lets its virtual CPUs run, one bit each; no bit set
+    /// stands for all. This is its affinity without the CPUs dedicated to others.
     pub cpu_allowed: [u64; 4],
-    /// Frames that its balloon driver was told to use.
+    /// Number of frames that its balloon driver was told to use.
     pub memory_target: u64,
-    /// Virtual CPUs that its kernel was told to have up.
+    /// Number of virtual CPUs that its kernel was told to bring up.
     pub vcpus_online: u32,
-    /// 1: nothing else runs on the CPUs of its affinity.
+    /// 1 if the CPUs of its affinity are reserved for it alone.
     pub cpu_dedicated: u32,
-    /// What its kernel was asked to do; see [`asked`].
+    /// The request made to its kernel; see [`asked`].
     pub asked: u32,
     /// Zero.
     pub reserved: [u8; 3828],
 }
 /// `b"UVPD"`, little-endian.
 pub const DESCRIPTOR_MAGIC: u32 = u32::from_le_bytes(*b"UVPD");
-/// Virtual CPUs of a partition at most (the ABI's 32 entries of shared info).
+/// Most virtual CPUs of a partition (the ABI's 32 entries of shared info).
 pub const MAX_VCPUS: u32 = 32;
-/// Virtual CPUs of all partitions of a machine at most.
+/// Most virtual CPUs of all partitions of a machine.
 pub const MAX_MACHINE_VCPUS: u32 = 1024;
-/// [`PartitionDescriptor::cpu_weight`] of the ultravisor and the boot partition: they work little
-/// and seldom, and what they do for one partition is not to wait for what the others compute.
+/// [`PartitionDescriptor::cpu_weight`] of the ultravisor and the boot partition: they run little
+/// and seldom, and work for one partition must not wait for others that compute.
 pub const SYSTEM_CPU_WEIGHT: u32 = 65535;
-/// [`PartitionDescriptor::cpu_weight`] of the command partition unless the boot partition is told
-/// another: that of 16 usual guests. The host stays in the hands of its operator when all guests
-/// compute, and they keep running when the command partition does.
+/// [`PartitionDescriptor::cpu_weight`] of the command partition, unless the boot partition's
+/// options give another: that of 16 usual guests. So the operator keeps control of the host when
+/// all guests compute, and guests still run when the command partition computes.
 pub const COMMAND_CPU_WEIGHT: u32 = 4096;
-/// Grant frames of a partition at most (512 version-1 entries each).
+/// Most grant frames of a partition (512 version-1 entries each).
 pub const MAX_GRANT_FRAMES: u32 = 64;
 
-/// Frames that a monitor instance needs for a partition of this size: [`INSTANCE_FIXED_FRAMES`]
-/// for its control block, shared info, event ports and view of the machine-to-physical table, [`INSTANCE_VCPU_FRAMES`] for the state and
-/// save area of each virtual CPU, and two per grant frame: the frame itself and the records of
-/// mapped grants. What lies where in them is the monitor's business.
+/// Frames that a monitor instance needs for a partition of this size: [`INSTANCE_FIXED_FRAMES`] for
+/// its control block, shared info, event ports and view of the machine-to-physical table,
+/// [`INSTANCE_VCPU_FRAMES`] for the state and save area of each virtual CPU, and two per grant
+/// frame: the frame itself and the records of mapped grants. The monitor decides how they are used.
 #[must_use]
 pub const fn instance_frames(vcpus: u32, grant_frames: u32) -> u64 {
     (INSTANCE_FIXED_FRAMES + vcpus * INSTANCE_VCPU_FRAMES + grant_frames * 2) as u64
@@ -270,30 +272,31 @@ pub const INSTANCE_VCPU_FRAMES: u32 = 4;
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ChannelEntry {
-    /// Odd while the entry is written; the entry is in use when `kind` is not 0.
+    /// Odd while the entry is being written; the entry is in use if `kind` is not 0.
     pub generation: u32,
     /// See [`channel_kind`].
     pub kind: u32,
-    /// The partition whose memory holds the shared page: the client.
+    /// The partition whose memory contains the shared page: the client.
     pub a: u32,
     /// Event port at `a`.
     pub port_a: u32,
     /// The other partition: the server.
     pub b: u32,
-    /// Event port at `b`; 0: `port_a` is left unbound for `b`, which binds to it by itself.
+    /// Event port at `b`. If it is 0, `port_a` is left unbound for `b`, which binds to it by
+    /// itself.
     pub port_b: u32,
     /// Grant reference in `a`'s table that names `frame`.
     pub grant_a: u32,
-    /// Frames shared, contiguous from `frame`, with consecutive grant references.
+    /// Number of frames shared, contiguous from `frame`, with consecutive grant references.
     pub frames: u32,
     /// First shared machine frame, in `a`'s memory.
     pub frame: u64,
-    /// Counts takeovers: operations that carry an older epoch are refused.
+    /// Counts takeovers: operations with an older epoch are refused.
     pub epoch: u64,
     /// Zero.
     pub reserved: [u64; 2],
 }
-/// Entries in a page of the channel table.
+/// Number of entries in a page of the channel table.
 pub const CHANNELS_IN_PAGE: u32 = 4096 / 64;
 
 /// Values of [`ChannelEntry::kind`].
@@ -306,7 +309,7 @@ pub mod channel_kind {
     pub const CONSOLE: u32 = 2;
     /// A store ring of the Xen ABI.
     pub const STORE: u32 = 3;
-    /// Kernels for the boot partition to build partitions of (see [`super::super::build`]).
+    /// Kernels from which the boot partition builds partitions (see [`super::super::build`]).
     pub const BUILD: u32 = 4;
 }
 

@@ -1,10 +1,11 @@
-//! The start block of a Rust partition, and what the monitor tells the ultravisor of the machine.
+//! The start block of a Rust partition, and the monitor's description of the machine for the
+//! ultravisor.
 //!
-//! The monitor builds the ultravisor and the boot partition itself, from GRUB's modules. Such a
-//! partition starts at its ELF entry with rdi = the address of its [`StartBlock`], rsp = the top
-//! of its stack, interrupts (events) masked. All its frames are contiguous, and image, stack and
-//! heap are mapped with 4 KiB pages: text read-only and executable, read-only data read-only, the
-//! rest writable; nothing is both writable and executable.
+//! The loader builds the ultravisor and the boot partition, from GRUB's modules. Such a partition
+//! starts at its ELF entry with rdi = the address of its [`StartBlock`], rsp = the top of its
+//! stack, interrupts (events) masked. All its frames are contiguous, and image, stack and heap are
+//! mapped with 4 KiB pages: text is read-only and executable, read-only data is read-only, and the
+//! rest is writable; nothing is both writable and executable.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -19,13 +20,13 @@ pub struct StartBlock {
     pub magic: u64,
     /// The partition's own number.
     pub number: u32,
-    /// How often it was started before (0: first start).
+    /// Number of earlier starts (0 at the first start).
     pub restarts: u32,
     /// First machine frame of its memory.
     pub first_frame: u64,
-    /// Frames of its memory.
+    /// Number of frames of its memory.
     pub frames: u64,
-    /// Virtual address that `first_frame` is mapped at: `frame = first_frame + (va - base) / 4096`
+    /// Virtual address at which `first_frame` is mapped: `frame = first_frame + (va - base) / 4096`
     /// holds for image, stack, heap and command pages.
     pub base: u64,
     /// Virtual address of the heap.
@@ -41,36 +42,37 @@ pub struct StartBlock {
     pub window_tables: u64,
     /// Pages of the window.
     pub window_pages: u64,
-    /// Virtual address of pages kept for a command channel (the boot partition's end), or 0.
+    /// Virtual address of the pages reserved for a command channel (the boot partition's end), or
+    /// 0.
     pub command_pages: u64,
     /// Number of those pages.
     pub command_page_count: u64,
     /// Virtual address of the grant table frames, mapped writable.
     pub grant_table: u64,
-    /// Grant frames.
+    /// Number of grant frames.
     pub grant_frames: u64,
     /// Virtual address of the database arena (ultravisor only; writable), or 0.
     pub arena: u64,
     /// Machine frame of arena page 0.
     pub arena_frame: u64,
-    /// Pages of the arena.
+    /// Number of pages in the arena.
     pub arena_pages: u64,
     /// Virtual address of the [`Machine`] pages (ultravisor only), or 0.
     pub machine: u64,
     /// Bytes of the machine description.
     pub machine_bytes: u64,
-    /// Entries used in `modules`.
+    /// Number of entries used in `modules`.
     pub module_count: u64,
-    /// Images handed to the partition (the boot partition: all of GRUB's modules that are not
-    /// the monitor's own business), mapped read-only.
+    /// Modules given to the partition, mapped read-only. The boot partition gets all of GRUB's
+    /// modules except the monitor's own.
     pub modules: [ModuleRecord; MODULES],
 }
 /// Pages of the mapping window: four level-1 tables.
 pub const WINDOW_PAGES: u64 = 2048;
 
-/// Modules that a start block has room for.
+/// Most modules in a start block.
 pub const MODULES: usize = 7;
-/// Bytes of command line that a module may have.
+/// Most bytes of a module's command line.
 pub const MODULE_COMMAND_LINE: usize = 512;
 
 /// A GRUB module; 544 bytes.
@@ -79,26 +81,26 @@ pub const MODULE_COMMAND_LINE: usize = 512;
 pub struct ModuleRecord {
     /// Virtual address, page-aligned.
     pub address: u64,
-    /// Bytes.
+    /// Number of bytes.
     pub bytes: u64,
     /// First machine frame.
     pub frame: u64,
-    /// Bytes used in `command_line`.
+    /// Number of bytes used in `command_line`.
     pub command_line_bytes: u64,
     /// UTF-8 text given to GRUB's `module2`: the first word names the module.
     pub command_line: [u8; MODULE_COMMAND_LINE],
 }
 
-/// What the machine has, as the monitor found it. Followed by `regions` [`MachineRegion`]s,
+/// The machine's resources, as found at the start. It is followed by `regions` [`MachineRegion`]s,
 /// `cpus` [`MachineCpu`]s and `pci` [`MachinePci`]s, in that order.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Machine {
-    /// Entries of the memory map that follow.
+    /// Number of memory regions that follow.
     pub regions: u32,
-    /// CPUs that follow.
+    /// Number of CPUs that follow.
     pub cpus: u32,
-    /// PCI functions that follow.
+    /// Number of PCI functions that follow.
     pub pci: u32,
     /// TSC frequency in kHz.
     pub tsc_khz: u32,
@@ -108,21 +110,21 @@ pub struct Machine {
     pub wall_clock: u64,
     /// The monitor's command line, UTF-8, padded with zeros.
     pub command_line: [u8; 224],
-    /// IA32_ARCH_CAPABILITIES; 0 where the CPU has no such register.
+    /// IA32_ARCH_CAPABILITIES; 0 if the CPU has no such register.
     pub arch_capabilities: u64,
     /// Revision of the first CPU's microcode.
     pub microcode: u32,
-    /// What the monitor does against leaks of the CPU; see [`mitigation`].
+    /// The monitor's mitigations against leaks of the CPU; see [`mitigation`].
     pub mitigations: u32,
-    /// What came of the module `microcode`, as `microcode-file` has it in two words.
+    /// The result of loading the module `microcode`, as two words of `microcode-file`.
     pub microcode_outcome: [u32; 2],
 }
 
-/// Bits of [`Machine::mitigations`]: the mitigations that the monitor has switched on.
+/// Bits of [`Machine::mitigations`]: the mitigations that the monitor turned on.
 pub mod mitigation {
     /// `verw` on every way out of ring 0.
     pub const VERW: u32 = 1 << 0;
-    /// Indirect branch prediction barrier when a CPU goes from one partition to another.
+    /// Indirect branch prediction barrier when a CPU switches from one partition to another.
     pub const IBPB: u32 = 1 << 1;
     /// Enhanced IBRS.
     pub const IBRS: u32 = 1 << 2;
@@ -130,7 +132,7 @@ pub mod mitigation {
     pub const AUTO_IBRS: u32 = 1 << 3;
     /// Indirect branch predictors are not shared with a sibling thread.
     pub const STIBP: u32 = 1 << 4;
-    /// Branch history of ring 3 does not steer ring 0 (BHI_DIS_S).
+    /// Branch history of ring 3 does not influence ring 0 (BHI_DIS_S).
     pub const BHI: u32 = 1 << 5;
     /// No speculative store bypass.
     pub const SSBD: u32 = 1 << 6;
@@ -138,24 +140,25 @@ pub mod mitigation {
     pub const ZENBLEED: u32 = 1 << 7;
     /// Transactional memory is off.
     pub const NO_TSX: u32 = 1 << 8;
-    /// Entries of page tables that are not present name no memory.
+    /// Page-table entries that are not present name no memory.
     pub const L1TF: u32 = 1 << 9;
 }
 
-/// A range of machine frames, disjoint and sorted; all frames below `Machine::frames` are covered.
+/// A range of machine frames. The ranges are disjoint and sorted, and cover all frames below
+/// `Machine::frames`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MachineRegion {
     /// First frame.
     pub first: u64,
-    /// Frames.
+    /// Number of frames.
     pub frames: u64,
-    /// Initial owner: a partition number (0: free).
+    /// Initial owner: a partition number; 0 if free.
     pub owner: u32,
     /// See [`region_use`].
     pub usage: u32,
-    /// The firmware's type of the region (multiboot2: 1 available, 2 reserved, 3 ACPI
-    /// reclaimable, 4 NVS, 5 defective; 0: no entry covers it).
+    /// The firmware's type of the region (multiboot2: 1 available, 2 reserved, 3 ACPI reclaimable,
+    /// 4 NVS, 5 defective); 0 if no entry covers it.
     pub firmware_type: u32,
     /// Zero.
     pub reserved: u32,
@@ -165,7 +168,7 @@ pub struct MachineRegion {
 pub mod region_use {
     /// RAM.
     pub const RAM: u32 = 0;
-    /// Not RAM, or not ours to give: the page-map entry gets the I/O bit.
+    /// Not RAM, or not available: the page-map entry gets the I/O bit.
     pub const IO: u32 = 1;
     /// A partition's monitor instance.
     pub const INSTANCE: u32 = 2;
@@ -189,9 +192,9 @@ pub struct MachineCpu {
     pub reserved: u32,
 }
 
-/// [`MachineCpu::flags`]: it came up.
+/// In [`MachineCpu::flags`]: the CPU came up.
 pub const CPU_ONLINE: u32 = 1;
-/// [`MachineCpu::flags`]: it is another thread of a core that was listed before.
+/// In [`MachineCpu::flags`]: the CPU is another thread of a core that was listed before.
 pub const CPU_SIBLING: u32 = 2;
 
 /// A PCI function; 16 bytes.

@@ -1,9 +1,9 @@
-//! Consoles: the ring a kernel shares with its console server, and the emergency console
+//! Consoles: the ring that a kernel shares with its console server, and the emergency console
 //! (`io/console.h`, `xen.h`).
 //!
-//! Indices run freely; an index modulo the size of its buffer is a position. The input buffer is
-//! filled by the server, the output buffer by the kernel; either side raises the ring's event
-//! channel after it moved an index of its own.
+//! Indices run freely; an index modulo the size of its buffer is a position. The server fills the
+//! input buffer, and the kernel fills the output buffer; each side raises the ring's event channel
+//! after it has moved one of its indices.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -21,9 +21,9 @@ pub const OUT_BYTES: usize = 2048;
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ConsoleRing {
-    /// Input to the kernel.
+    /// Input for the kernel.
     pub input: [u8; IN_BYTES],
-    /// Output of the kernel.
+    /// Output from the kernel.
     pub output: [u8; OUT_BYTES],
     /// Kernel: input consumed.
     pub in_cons: u32,

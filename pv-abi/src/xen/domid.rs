@@ -1,8 +1,9 @@
-//! Domain ids: the name of a partition in the Xen-facing ABI, its number's low 15 bits.
+//! Domain ids, which identify partitions in the Xen-facing ABI: the low 15 bits of a partition's
+//! number.
 //!
-//! Ids from [`FIRST_RESERVED`] name no partition but a role (`xen.h`).
+//! Ids from [`FIRST_RESERVED`] on name roles instead of partitions (`xen.h`).
 
-/// A domain id as the ABI's structures carry it.
+/// A domain id in the form of the ABI's structures.
 pub type DomId = u16;
 
 /// The first id that no partition has.
@@ -15,9 +16,9 @@ pub const IO: DomId = 0x7FF1;
 pub const XEN: DomId = 0x7FF2;
 /// Owner of copy-on-write pages.
 pub const COW: DomId = 0x7FF3;
-/// Nobody.
+/// No domain.
 pub const INVALID: DomId = 0x7FF4;
 /// The idle domain.
 pub const IDLE: DomId = 0x7FFF;
-/// Bits of an id that count.
+/// The significant bits of an id.
 pub const MASK: DomId = 0x7FFF;

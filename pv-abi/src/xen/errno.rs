@@ -99,7 +99,7 @@ pub const ETIMEDOUT: i64 = -110;
 /// Connection refused.
 pub const ECONNREFUSED: i64 = -111;
 
-/// The name of an error number, where it has one here.
+/// The name of an error number, if it is one of these.
 #[must_use]
 pub fn name(errno: i64) -> Option<&'static str> {
     Some(match errno {

@@ -15,35 +15,35 @@ pub const BIND_PIRQ: u64 = 2;
 pub const CLOSE: u64 = 3;
 /// Send an event: [`PortArgument`].
 pub const SEND: u64 = 4;
-/// Ask what a port is: [`EvtchnStatus`].
+/// Query the status of a port: [`EvtchnStatus`].
 pub const STATUS: u64 = 5;
 /// Allocate a port that another domain may connect to: [`AllocUnbound`].
 pub const ALLOC_UNBOUND: u64 = 6;
 /// Allocate a port for interrupts between virtual CPUs: [`BindIpi`].
 pub const BIND_IPI: u64 = 7;
-/// Choose the virtual CPU a port notifies: [`BindVcpu`].
+/// Set the virtual CPU that a port notifies: [`BindVcpu`].
 pub const BIND_VCPU: u64 = 8;
 /// Unmask a port: [`PortArgument`].
 pub const UNMASK: u64 = 9;
 /// Close all ports of a domain.
 pub const RESET: u64 = 10;
-/// FIFO events: refused, so that kernels use the 2-level bits.
+/// FIFO events: the call is refused, so that kernels use the 2-level bits.
 pub const INIT_CONTROL: u64 = 11;
 /// FIFO events: refused.
 pub const EXPAND_ARRAY: u64 = 12;
 /// FIFO events: refused.
 pub const SET_PRIORITY: u64 = 13;
 
-/// Ports with 2-level bits.
+/// Number of ports with 2-level bits.
 pub const PORTS_2L: usize = 4096;
 
 /// Argument of [`ALLOC_UNBOUND`] (`evtchn_alloc_unbound`); 8 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct AllocUnbound {
-    /// Whose port.
+    /// The domain that owns the port.
     pub dom: DomId,
-    /// Who may connect.
+    /// The domain that may connect.
     pub remote_dom: DomId,
     /// Out: the port.
     pub port: u32,
@@ -69,7 +69,7 @@ pub struct BindInterdomain {
 pub struct BindVirq {
     /// One of the `VIRQ_` constants.
     pub virq: u32,
-    /// Virtual CPU; 0 for those of the whole domain.
+    /// Virtual CPU; 0 for a domain-wide interrupt.
     pub vcpu: u32,
     /// Out: the port.
     pub port: u32,
@@ -79,7 +79,7 @@ pub struct BindVirq {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct BindIpi {
-    /// Virtual CPU it notifies.
+    /// Virtual CPU that it notifies.
     pub vcpu: u32,
     /// Out: the port.
     pub port: u32,
@@ -99,7 +99,7 @@ pub struct PortArgument {
 pub struct BindVcpu {
     /// The port.
     pub port: u32,
-    /// Virtual CPU it is to notify.
+    /// Virtual CPU that it should notify.
     pub vcpu: u32,
 }
 
@@ -107,22 +107,22 @@ pub struct BindVcpu {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct EvtchnStatus {
-    /// In: whose port.
+    /// In: the domain that owns the port.
     pub dom: DomId,
     /// Padding.
     pub pad: u16,
-    /// In: which.
+    /// In: the port.
     pub port: u32,
     /// Out: one of the `STATUS_` constants.
     pub status: u32,
-    /// Out: virtual CPU it notifies.
+    /// Out: the virtual CPU that it notifies.
     pub vcpu: u32,
-    /// Out: remote domain (unbound, interdomain) in the low half, or the interrupt's number.
+    /// Out: the remote domain (unbound, interdomain) in the low half, or the interrupt's number.
     pub detail: u32,
     /// Out: remote port (interdomain).
     pub remote_port: u32,
 }
-/// [`EvtchnStatus::status`]: not in use.
+/// Value of [`EvtchnStatus::status`]: not in use.
 pub const STATUS_CLOSED: u32 = 0;
 /// Waits for a domain to connect.
 pub const STATUS_UNBOUND: u32 = 1;
@@ -139,13 +139,13 @@ pub const STATUS_IPI: u32 = 5;
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct EvtchnReset {
-    /// Whose ports.
+    /// The domain whose ports are closed.
     pub dom: DomId,
 }
 
 /// Per virtual CPU: the timer.
 pub const VIRQ_TIMER: u32 = 0;
-/// Per virtual CPU: print your state.
+/// Per virtual CPU: request to print its state.
 pub const VIRQ_DEBUG: u32 = 1;
 /// Input on the emergency console.
 pub const VIRQ_CONSOLE: u32 = 2;
@@ -159,7 +159,7 @@ pub const VIRQ_DEBUGGER: u32 = 6;
 pub const VIRQ_XENOPROF: u32 = 7;
 /// Text in the console ring.
 pub const VIRQ_CON_RING: u32 = 8;
-/// A physical CPU came or went.
+/// A physical CPU came up or went down.
 pub const VIRQ_PCPU_STATE: u32 = 9;
 /// Memory events.
 pub const VIRQ_MEM_EVENT: u32 = 10;
@@ -171,7 +171,7 @@ pub const VIRQ_ENOMEM: u32 = 12;
 pub const VIRQ_XENPMU: u32 = 13;
 /// First of eight for the architecture.
 pub const VIRQ_ARCH_0: u32 = 16;
-/// One past the last.
+/// One past the last virtual interrupt.
 pub const NR_VIRQS: u32 = 24;
 
 const _: () = {

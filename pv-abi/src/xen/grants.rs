@@ -7,21 +7,21 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const MAP_GRANT_REF: u64 = 0;
 /// Unmap frames: array of [`UnmapGrantRef`].
 pub const UNMAP_GRANT_REF: u64 = 1;
-/// Get (and grow) the table: [`SetupTable`].
+/// Get, and extend, the table: [`SetupTable`].
 pub const SETUP_TABLE: u64 = 2;
 /// Print a table.
 pub const DUMP_TABLE: u64 = 3;
-/// Give a frame away.
+/// Transfer a frame to another domain.
 pub const TRANSFER: u64 = 4;
 /// Copy bytes: array of [`GrantCopy`].
 pub const COPY: u64 = 5;
 /// Size of the table: [`QuerySize`].
 pub const QUERY_SIZE: u64 = 6;
-/// Unmap, and put another mapping in its place: array of [`UnmapAndReplace`].
+/// Unmap, and move another mapping to its place: array of [`UnmapAndReplace`].
 pub const UNMAP_AND_REPLACE: u64 = 7;
-/// Choose the version: [`SetVersion`].
+/// Set the version: [`SetVersion`].
 pub const SET_VERSION: u64 = 8;
-/// Version 2 only.
+/// For version 2 only.
 pub const GET_STATUS_FRAMES: u64 = 9;
 /// Version of a domain's table: [`GetVersion`].
 pub const GET_VERSION: u64 = 10;
@@ -38,58 +38,58 @@ pub const COMMAND_BITS: u32 = 12;
 pub struct GrantEntry {
     /// `GTF_` bits.
     pub flags: u16,
-    /// Who may use it.
+    /// The domain that may use it.
     pub domid: DomId,
     /// Machine frame.
     pub frame: u32,
 }
-/// Entries of a frame of the table.
+/// Number of entries in a frame of the table.
 pub const ENTRIES_PER_FRAME: usize = 512;
-/// Entries for the builder's use.
+/// Number of entries reserved for the builder.
 pub const RESERVED_ENTRIES: u32 = 8;
-/// Entry of the console ring.
+/// Entry for the console ring.
 pub const RESERVED_CONSOLE: u32 = 0;
-/// Entry of the store ring.
+/// Entry for the store ring.
 pub const RESERVED_STORE: u32 = 1;
 
 /// Type: not in use.
 pub const GTF_INVALID: u16 = 0;
 /// Type: the domain may access the frame.
 pub const GTF_PERMIT_ACCESS: u16 = 1;
-/// Type: the domain may give us a frame.
+/// Type: the domain may transfer a frame to us.
 pub const GTF_ACCEPT_TRANSFER: u16 = 2;
-/// Type: version 2 only.
+/// Type: for version 2 only.
 pub const GTF_TRANSITIVE: u16 = 3;
-/// Bits of the type.
+/// Mask of the type.
 pub const GTF_TYPE_MASK: u16 = 3;
-/// For reading only.
+/// The domain may only read the frame.
 pub const GTF_READONLY: u16 = 1 << 2;
 /// Set by the hypervisor: in use for reading.
 pub const GTF_READING: u16 = 1 << 3;
 /// Set by the hypervisor: in use for writing.
 pub const GTF_WRITING: u16 = 1 << 4;
-/// Cache attributes of the mapping.
+/// Cache attribute of the mapping.
 pub const GTF_PWT: u16 = 1 << 5;
-/// Cache attributes of the mapping.
+/// Cache attribute of the mapping.
 pub const GTF_PCD: u16 = 1 << 6;
-/// Cache attributes of the mapping.
+/// Cache attribute of the mapping.
 pub const GTF_PAT: u16 = 1 << 7;
-/// Version 2 only.
+/// For version 2 only.
 pub const GTF_SUB_PAGE: u16 = 1 << 8;
 
-/// Map for a device.
+/// Map for device access.
 pub const GNTMAP_DEVICE_MAP: u32 = 1 << 0;
 /// Map at an address.
 pub const GNTMAP_HOST_MAP: u32 = 1 << 1;
-/// For reading only.
+/// Map for reading only.
 pub const GNTMAP_READONLY: u32 = 1 << 2;
 /// User mode may use it.
 pub const GNTMAP_APPLICATION_MAP: u32 = 1 << 3;
 /// `host_addr` is the machine address of a level-1 entry.
 pub const GNTMAP_CONTAINS_PTE: u32 = 1 << 4;
-/// First of the bits that go to the entry's software bits.
+/// Number of the first bit that goes to the entry's software bits.
 pub const GNTMAP_GUEST_AVAIL_SHIFT: u32 = 16;
-/// Those bits.
+/// Mask of those bits.
 pub const GNTMAP_GUEST_AVAIL_MASK: u32 = !0 << GNTMAP_GUEST_AVAIL_SHIFT;
 
 /// Map a frame (`gnttab_map_grant_ref`); 32 bytes.
@@ -102,13 +102,13 @@ pub struct MapGrantRef {
     pub flags: u32,
     /// Entry of `dom`'s table.
     pub grant_ref: u32,
-    /// Whose.
+    /// The domain that grants it.
     pub dom: DomId,
     /// Out: a `GNTST_` code.
     pub status: i16,
-    /// Out: names the mapping.
+    /// Out: a handle that identifies the mapping.
     pub handle: u32,
-    /// Out: machine address.
+    /// Out: the machine address of the frame.
     pub dev_bus_addr: u64,
 }
 
@@ -116,11 +116,11 @@ pub struct MapGrantRef {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct UnmapGrantRef {
-    /// Where it is mapped; 0: keep that mapping.
+    /// Address where it is mapped; 0 keeps that mapping.
     pub host_addr: u64,
-    /// Its machine address; 0: keep that mapping.
+    /// Its machine address; 0 keeps the device mapping.
     pub dev_bus_addr: u64,
-    /// The mapping.
+    /// Handle of the mapping.
     pub handle: u32,
     /// Out: a `GNTST_` code.
     pub status: i16,
@@ -132,11 +132,11 @@ pub struct UnmapGrantRef {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct UnmapAndReplace {
-    /// Where it is mapped.
+    /// Address where it is mapped.
     pub host_addr: u64,
     /// Address whose mapping moves there.
     pub new_addr: u64,
-    /// The mapping.
+    /// Handle of the mapping.
     pub handle: u32,
     /// Out: a `GNTST_` code.
     pub status: i16,
@@ -148,11 +148,11 @@ pub struct UnmapAndReplace {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SetupTable {
-    /// Whose.
+    /// The domain that owns the table.
     pub dom: DomId,
     /// Padding.
     pub pad0: u16,
-    /// How many it shall have.
+    /// The number of frames it should have.
     pub nr_frames: u32,
     /// Out: a `GNTST_` code.
     pub status: i16,
@@ -168,7 +168,7 @@ pub struct SetupTable {
 pub struct CopyEnd {
     /// Grant reference (low half) or machine frame, as the flags say.
     pub frame: u64,
-    /// Whose.
+    /// The domain that owns the frame.
     pub domid: DomId,
     /// Offset in the frame.
     pub offset: u16,
@@ -180,11 +180,11 @@ pub struct CopyEnd {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct GrantCopy {
-    /// From.
+    /// The source.
     pub source: CopyEnd,
-    /// To.
+    /// The destination.
     pub dest: CopyEnd,
-    /// Bytes.
+    /// Number of bytes.
     pub len: u16,
     /// `GNTCOPY_` bits.
     pub flags: u16,
@@ -193,22 +193,22 @@ pub struct GrantCopy {
     /// Padding.
     pub pad: u16,
 }
-/// [`GrantCopy::flags`]: the source is a grant reference.
+/// In [`GrantCopy::flags`]: the source is a grant reference.
 pub const GNTCOPY_SOURCE_GREF: u16 = 1 << 0;
-/// [`GrantCopy::flags`]: the destination is a grant reference.
+/// In [`GrantCopy::flags`]: the destination is a grant reference.
 pub const GNTCOPY_DEST_GREF: u16 = 1 << 1;
 
 /// Size of a table (`gnttab_query_size`); 16 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct QuerySize {
-    /// Whose.
+    /// The domain that owns the table.
     pub dom: DomId,
     /// Padding.
     pub pad0: u16,
-    /// Out: frames it has.
+    /// Out: number of frames it has.
     pub nr_frames: u32,
-    /// Out: frames it may have.
+    /// Out: number of frames it may have.
     pub max_nr_frames: u32,
     /// Out: a `GNTST_` code.
     pub status: i16,
@@ -216,19 +216,19 @@ pub struct QuerySize {
     pub pad1: u16,
 }
 
-/// Choose the version (`gnttab_set_version`); 4 bytes.
+/// Set the version (`gnttab_set_version`); 4 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SetVersion {
-    /// In: wanted; out: in force.
+    /// In: the wanted version; out: the version in force.
     pub version: u32,
 }
 
-/// Ask for the version (`gnttab_get_version`); 8 bytes.
+/// Query the version (`gnttab_get_version`); 8 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct GetVersion {
-    /// Whose.
+    /// The domain that owns the table.
     pub dom: DomId,
     /// Padding.
     pub pad: u16,
@@ -236,9 +236,9 @@ pub struct GetVersion {
     pub version: u32,
 }
 
-/// Done.
+/// The operation succeeded.
 pub const GNTST_OKAY: i16 = 0;
-/// Failed.
+/// The operation failed.
 pub const GNTST_GENERAL_ERROR: i16 = -1;
 /// No such domain.
 pub const GNTST_BAD_DOMAIN: i16 = -2;
@@ -254,9 +254,9 @@ pub const GNTST_BAD_DEV_ADDR: i16 = -6;
 pub const GNTST_NO_DEVICE_SPACE: i16 = -7;
 /// Not permitted.
 pub const GNTST_PERMISSION_DENIED: i16 = -8;
-/// The frame cannot be used so.
+/// The frame cannot be used this way.
 pub const GNTST_BAD_PAGE: i16 = -9;
-/// A copy leaves its page.
+/// A copy crosses the end of its page.
 pub const GNTST_BAD_COPY_ARG: i16 = -10;
 /// The frame's number is too large.
 pub const GNTST_ADDRESS_TOO_BIG: i16 = -11;

@@ -1,4 +1,4 @@
-//! Hypercall numbers, and the calls that are only a number.
+//! Hypercall numbers; some calls are defined by their number alone.
 //!
 //! Convention: `syscall` in kernel mode, rax = number, arguments in rdi, rsi, rdx, r10, r8;
 //! rax returns a value or a negative errno ([`super::errno`]); rcx, r11 and the argument
@@ -74,9 +74,9 @@ pub const EVENT_CHANNEL_OP: u64 = 32;
 pub const PHYSDEV_OP: u64 = 33;
 /// Hardware-virtualized guests; not offered.
 pub const HVM_OP: u64 = 34;
-/// Host control; does not exist here (a transaction instead).
+/// Host control; not offered (a transaction replaces it).
 pub const SYSCTL: u64 = 35;
-/// Domain control; does not exist here (a transaction instead).
+/// Domain control; not offered (a transaction replaces it).
 pub const DOMCTL: u64 = 36;
 /// Crash kernel; not offered.
 pub const KEXEC_OP: u64 = 37;
@@ -95,18 +95,18 @@ pub const ARCH_0: u64 = 48;
 /// One past the last number of the architecture range.
 pub const END: u64 = 56;
 
-/// Bytes between the entries of a hypercall page, slot n serving call n.
+/// Bytes between the entries of a hypercall page; slot n serves call n.
 pub const PAGE_SLOT_BYTES: usize = 32;
-/// Slots of a hypercall page.
+/// Number of slots in a hypercall page.
 pub const PAGE_SLOTS: usize = 128;
 
-/// A call of [`MULTICALL`] (`multicall_entry`); 64 bytes.
+/// An entry of [`MULTICALL`] (`multicall_entry`); 64 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MulticallEntry {
     /// Hypercall number.
     pub op: u64,
-    /// Out: what the call returned.
+    /// Out: the result of the call.
     pub result: i64,
     /// Arguments.
     pub args: [u64; 6],

@@ -3,15 +3,15 @@
 use super::domid::DomId;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Give the domain more frames; frames come from what it has.
+/// Give the domain more frames, out of those it has.
 pub const INCREASE_RESERVATION: u64 = 0;
-/// Give frames back; returns the number of extents done.
+/// Release frames; returns the number of extents done.
 pub const DECREASE_RESERVATION: u64 = 1;
 /// Highest machine frame.
 pub const MAXIMUM_RAM_PAGE: u64 = 2;
-/// Frames a domain has.
+/// Number of frames that a domain has.
 pub const CURRENT_RESERVATION: u64 = 3;
-/// Frames a domain may have.
+/// Number of frames that a domain may have.
 pub const MAXIMUM_RESERVATION: u64 = 4;
 /// Frames that hold the machine-to-physical table.
 pub const MACHPHYS_MFN_LIST: u64 = 5;
@@ -33,9 +33,9 @@ pub const SET_MEMORY_MAP: u64 = 13;
 pub const MAXIMUM_GPFN: u64 = 14;
 /// Undo [`ADD_TO_PHYSMAP`].
 pub const REMOVE_FROM_PHYSMAP: u64 = 15;
-/// [`ADD_TO_PHYSMAP`] for many.
+/// [`ADD_TO_PHYSMAP`] for several frames.
 pub const ADD_TO_PHYSMAP_BATCH: u64 = 23;
-/// Set memory aside for a domain; not offered.
+/// Reserve memory for a domain; not offered.
 pub const CLAIM_PAGES: u64 = 24;
 /// Virtual NUMA topology.
 pub const GET_VNUMAINFO: u64 = 26;
@@ -44,7 +44,7 @@ pub const ACQUIRE_RESOURCE: u64 = 28;
 /// Bits of the command argument that hold the command; the rest resumes a preempted call.
 pub const COMMAND_BITS: u32 = 6;
 
-/// Extents to populate, to give back (`xen_memory_reservation`); 32 bytes.
+/// Extents to populate or to release (`xen_memory_reservation`); 32 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MemoryReservation {
@@ -52,11 +52,11 @@ pub struct MemoryReservation {
     pub extent_start: u64,
     /// Number of extents.
     pub nr_extents: u64,
-    /// log2 of the frames of an extent.
+    /// log2 of the number of frames in an extent.
     pub extent_order: u32,
-    /// Bits 7:0: address width wanted; the rest is advice.
+    /// Bits 7:0: wanted address width; the other bits are advice.
     pub mem_flags: u32,
-    /// Whose memory.
+    /// The domain whose memory it is.
     pub domid: DomId,
     /// Padding.
     pub pad: [u8; 6],
@@ -78,7 +78,7 @@ pub struct MemoryExchange {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MemoryMap {
-    /// In: room; out: entries.
+    /// In: room in entries; out: number of entries.
     pub nr_entries: u32,
     /// Padding.
     pub pad: u32,
@@ -92,7 +92,7 @@ pub struct MemoryMap {
 pub struct E820Entry {
     /// First byte.
     pub addr: u64,
-    /// Bytes.
+    /// Number of bytes.
     pub size: u64,
     /// [`E820_RAM`] and so on.
     pub kind: u32,
@@ -108,15 +108,15 @@ pub const E820_NVS: u32 = 4;
 /// Defective.
 pub const E820_UNUSABLE: u32 = 5;
 
-/// Where the machine-to-physical table is (`xen_machphys_mapping`); 24 bytes.
+/// Address of the machine-to-physical table (`xen_machphys_mapping`); 24 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MachphysMapping {
-    /// Its first address.
+    /// First address of the table.
     pub v_start: u64,
-    /// One past its last.
+    /// One past its last address.
     pub v_end: u64,
-    /// The last frame it describes.
+    /// The last frame that it describes.
     pub max_mfn: u64,
 }
 
@@ -130,7 +130,7 @@ pub struct MachphysMfnList {
     pub pad0: u32,
     /// Guest address of the array of frame numbers, one per 2 MiB.
     pub extent_start: u64,
-    /// Out: entries filled.
+    /// Out: number of entries filled.
     pub nr_extents: u32,
     /// Padding.
     pub pad1: u32,

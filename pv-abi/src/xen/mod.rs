@@ -1,12 +1,12 @@
 //! The part of the ABI that is wire-compatible with Xen's x86-64 PV ABI.
 //!
-//! One module per idea. The facts (numbers, layouts, meanings) are those of the public headers
-//! of Xen 4.17; where a stock kernel expects more than they say, the item says so. Names keep
-//! Xen's words (domid, event channel, grant) because that is what kernels and tools show, in
-//! Rust's spelling and without the C prefixes: `EVTCHNOP_send` is [`events::SEND`].
+//! Each module covers one subject. The facts (numbers, layouts, meanings) are those of the public
+//! headers of Xen 4.17; if a stock kernel expects more than they say, the item says so. The names
+//! keep Xen's words (domid, event channel, grant), since kernels and tools show those, in Rust's
+//! spelling and without the C prefixes: `EVTCHNOP_send` is [`events::SEND`].
 //!
 //! The rules: a structure has its size and offsets asserted beside it and no implicit padding; a
-//! guest virtual address is a plain `u64`, to be checked by whoever follows it; a value that a
+//! guest virtual address is a plain `u64`, which the code that uses it must check; a value that a
 //! guest supplies is an integer with named constants.
 
 pub mod console;

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Ask about an interrupt: [`IrqStatusQuery`].
+/// Query an interrupt: [`IrqStatusQuery`].
 pub const IRQ_STATUS_QUERY: u64 = 5;
 /// Set the virtual I/O privilege level: [`SetIopl`].
 pub const SET_IOPL: u64 = 6;
@@ -18,36 +18,37 @@ pub const ALLOC_IRQ_VECTOR: u64 = 10;
 pub const EOI: u64 = 12;
 /// Map a physical interrupt.
 pub const MAP_PIRQ: u64 = 13;
-/// Unmap it.
+/// Unmap a physical interrupt.
 pub const UNMAP_PIRQ: u64 = 14;
-/// Page of bits that say which interrupts need an end: frame number (u64).
+/// Set the page of bits that say which interrupts need an end-of-interrupt call: frame number
+/// (u64).
 pub const PIRQ_EOI_GMFN_V1: u64 = 17;
-/// The same, without implied unmasking.
+/// The same as [`PIRQ_EOI_GMFN_V1`], without implied unmasking.
 pub const PIRQ_EOI_GMFN_V2: u64 = 28;
-/// A number for an interrupt.
+/// Get a free number for a physical interrupt.
 pub const GET_FREE_PIRQ: u64 = 23;
-/// Tell of a PCI function.
+/// Report a PCI function to the hypervisor.
 pub const PCI_DEVICE_ADD: u64 = 25;
 
 /// Argument of [`IRQ_STATUS_QUERY`] (`physdev_irq_status_query`); 8 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct IrqStatusQuery {
-    /// Which.
+    /// The interrupt.
     pub irq: u32,
     /// Out: [`IRQ_NEEDS_EOI`], [`IRQ_SHARED`].
     pub flags: u32,
 }
-/// [`IrqStatusQuery::flags`]: needs an end-of-interrupt call.
+/// In [`IrqStatusQuery::flags`]: needs an end-of-interrupt call.
 pub const IRQ_NEEDS_EOI: u32 = 1 << 0;
-/// [`IrqStatusQuery::flags`]: shared.
+/// In [`IrqStatusQuery::flags`]: shared.
 pub const IRQ_SHARED: u32 = 1 << 1;
 
 /// Argument of [`SET_IOPL`] (`physdev_set_iopl`); 4 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SetIopl {
-    /// 0 to 3.
+    /// The level, 0 to 3.
     pub iopl: u32,
 }
 
@@ -57,7 +58,7 @@ pub struct SetIopl {
 pub struct SetIobitmap {
     /// Guest address of the bitmap; a set bit forbids.
     pub bitmap: u64,
-    /// Ports it covers, at most 65536.
+    /// Number of ports that it covers, at most 65536.
     pub nr_ports: u32,
     /// Padding.
     pub pad: u32,

@@ -3,11 +3,11 @@
 use super::domid::DomId;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Let others run.
+/// Let other virtual CPUs run.
 pub const YIELD: u64 = 0;
 /// Unmask upcalls and wait until an event is pending.
 pub const BLOCK: u64 = 1;
-/// Stop the domain: [`Shutdown`]. Of a suspend, rdx is the frame of the start info page.
+/// Stop the domain: [`Shutdown`]. For a suspend, rdx is the frame of the start info page.
 pub const SHUTDOWN: u64 = 2;
 /// Wait until a port is pending, masked or not: [`Poll`].
 pub const POLL: u64 = 3;
@@ -27,17 +27,17 @@ pub struct Shutdown {
     /// One of the `REASON_` constants.
     pub reason: u32,
 }
-/// Powered off.
+/// The domain powered off.
 pub const REASON_POWEROFF: u32 = 0;
-/// Wants to start again.
+/// The domain wants to reboot.
 pub const REASON_REBOOT: u32 = 1;
-/// Wants to be saved.
+/// The domain wants to be saved.
 pub const REASON_SUSPEND: u32 = 2;
-/// Crashed.
+/// The domain crashed.
 pub const REASON_CRASH: u32 = 3;
-/// Its watchdog expired.
+/// The domain's watchdog expired.
 pub const REASON_WATCHDOG: u32 = 4;
-/// Wants to start again in place.
+/// The domain wants to restart in place.
 pub const REASON_SOFT_RESET: u32 = 5;
 
 /// Argument of [`POLL`] (`sched_poll`); 24 bytes.
@@ -46,23 +46,23 @@ pub const REASON_SOFT_RESET: u32 = 5;
 pub struct Poll {
     /// Guest address of an array of ports (u32).
     pub ports: u64,
-    /// How many.
+    /// Number of ports.
     pub nr_ports: u32,
     /// Padding.
     pub pad: u32,
-    /// Absolute system time in nanoseconds to give up at; 0: never.
+    /// Absolute system time, in nanoseconds, of the timeout; 0 for none.
     pub timeout: u64,
 }
-/// Ports of a poll at most.
+/// Most ports of a poll.
 pub const MAX_POLL_PORTS: u32 = 128;
 
 /// Argument of [`WATCHDOG`] (`sched_watchdog`); 8 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Watchdog {
-    /// Which; 0: a new one.
+    /// The watchdog; 0 for a new one.
     pub id: u32,
-    /// Seconds; 0: remove it.
+    /// Seconds; 0 removes the watchdog.
     pub timeout: u32,
 }
 
@@ -70,11 +70,11 @@ pub struct Watchdog {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct RemoteShutdown {
-    /// Whom.
+    /// The domain to stop.
     pub domain_id: DomId,
     /// Padding.
     pub pad: u16,
-    /// Why.
+    /// The reason.
     pub reason: u32,
 }
 

@@ -1,45 +1,45 @@
-//! The page a domain shares with the hypervisor (`xen.h`, `arch-x86/xen.h`).
+//! The page that a domain shares with the hypervisor (`xen.h`, `arch-x86/xen.h`).
 //!
-//! Both sides write these words concurrently; code that shares the page uses atomics at the
+//! Both sides write these words concurrently; code that accesses the page uses atomics at the
 //! offsets of these structures.
 
 use super::time::VcpuTimeInfo;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Virtual CPUs with a [`VcpuInfo`] in the shared page.
+/// Number of virtual CPUs with a [`VcpuInfo`] in the shared page.
 pub const LEGACY_MAX_VCPUS: usize = 32;
 
-/// What a virtual CPU shares (`vcpu_info`); 64 bytes.
+/// The data that a virtual CPU shares (`vcpu_info`); 64 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VcpuInfo {
-    /// An event is pending. Set by the hypervisor, cleared by the kernel.
+    /// An event is pending. The hypervisor sets it, and the kernel clears it.
     pub evtchn_upcall_pending: u8,
-    /// No upcalls, please. Written by the kernel, set on an upcall.
+    /// Upcalls are masked. The kernel writes it, and an upcall sets it.
     pub evtchn_upcall_mask: u8,
     /// Padding.
     pub pad: [u8; 6],
-    /// Words of `evtchn_pending` to look at, a bit each.
+    /// The words of `evtchn_pending` to check, one bit each.
     pub evtchn_pending_sel: u64,
     /// Address of the last page fault (`arch.cr2`).
     pub cr2: u64,
     /// Unused.
     pub arch_pad: u64,
-    /// Its clock.
+    /// The clock of the virtual CPU.
     pub time: VcpuTimeInfo,
 }
 
-/// Part of the shared page that only x86 has (`arch_shared_info`); 48 bytes.
+/// The x86-specific part of the shared page (`arch_shared_info`); 48 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ArchSharedInfo {
-    /// Pseudo-physical frames that the kernel's table describes.
+    /// Number of pseudo-physical frames that the kernel's table describes.
     pub max_pfn: u64,
-    /// Machine frame of the top of the kernel's table of its table's frames.
+    /// Machine frame of the top-level page of a list of the frames of the kernel's table.
     pub pfn_to_mfn_frame_list_list: u64,
     /// Why an NMI was sent.
     pub nmi_reason: u64,
-    /// Page-table root under which `p2m_vaddr` is valid, as a cr3 value; 0: not used.
+    /// Page-table root under which `p2m_vaddr` is valid, as a cr3 value; 0 if not used.
     pub p2m_cr3: u64,
     /// Address of the kernel's pseudo-physical-to-machine table.
     pub p2m_vaddr: u64,
@@ -51,21 +51,21 @@ pub struct ArchSharedInfo {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SharedInfo {
-    /// Virtual CPUs, until each registers a place of its own.
+    /// Data of the virtual CPUs, until each registers its own place.
     pub vcpu_info: [VcpuInfo; LEGACY_MAX_VCPUS],
-    /// A bit per event channel: an event is pending.
+    /// One bit per event channel: an event is pending.
     pub evtchn_pending: [u64; 64],
-    /// A bit per event channel: it is masked.
+    /// One bit per event channel: it is masked.
     pub evtchn_mask: [u64; 64],
     /// Odd while the wall clock is written.
     pub wc_version: u32,
     /// Wall clock at system time 0: seconds since 1970, low half.
     pub wc_sec: u32,
-    /// Nanoseconds.
+    /// Wall clock at system time 0: nanoseconds.
     pub wc_nsec: u32,
-    /// Seconds, high half.
+    /// Wall clock at system time 0: seconds, high half.
     pub wc_sec_hi: u32,
-    /// The rest.
+    /// The architecture-specific part.
     pub arch: ArchSharedInfo,
 }
 

@@ -1,20 +1,20 @@
-//! The start info page: what a kernel is told when it starts (`xen.h`).
+//! The start info page, from which a kernel learns its parameters when it starts (`xen.h`).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// [`StartInfo::magic`] of a 64-bit kernel, padded with zeros.
 pub const MAGIC: &[u8; 14] = b"xen-3.0-x86_64";
-/// [`StartInfo::flags`]: may do privileged operations.
+/// In [`StartInfo::flags`]: may do privileged operations.
 pub const SIF_PRIVILEGED: u32 = 1 << 0;
-/// [`StartInfo::flags`]: is the initial domain.
+/// In [`StartInfo::flags`]: is the initial domain.
 pub const SIF_INITDOMAIN: u32 = 1 << 1;
-/// [`StartInfo::flags`]: `mod_start` is a list of modules.
+/// In [`StartInfo::flags`]: `mod_start` is a list of modules.
 pub const SIF_MULTIBOOT_MOD: u32 = 1 << 2;
-/// [`StartInfo::flags`]: `mod_start` is a frame number.
+/// In [`StartInfo::flags`]: `mod_start` is a frame number.
 pub const SIF_MOD_START_PFN: u32 = 1 << 3;
-/// [`StartInfo::flags`]: tools find the table of frames by its virtual address.
+/// In [`StartInfo::flags`]: tools find the table of frames by its virtual address.
 pub const SIF_VIRT_P2M_4TOOLS: u32 = 1 << 4;
-/// Bytes of the command line, with its terminator.
+/// Bytes of the command line, including its terminator.
 pub const COMMAND_LINE_BYTES: usize = 1024;
 
 /// Start info (`start_info`); 1168 bytes.
@@ -23,7 +23,7 @@ pub const COMMAND_LINE_BYTES: usize = 1024;
 pub struct StartInfo {
     /// [`MAGIC`].
     pub magic: [u8; 32],
-    /// Pseudo-physical frames.
+    /// Number of pseudo-physical frames.
     pub nr_pages: u64,
     /// Machine address of the shared page.
     pub shared_info: u64,
@@ -45,19 +45,19 @@ pub struct StartInfo {
     pub pad2: u32,
     /// Virtual address of the level-4 page table.
     pub pt_base: u64,
-    /// Frames of page tables from there.
+    /// Number of page-table frames from there on.
     pub nr_pt_frames: u64,
     /// Virtual address of the table of machine frames.
     pub mfn_list: u64,
     /// Address (or frame, [`SIF_MOD_START_PFN`]) of the initial RAM disk.
     pub mod_start: u64,
-    /// Its bytes.
+    /// Size of the initial RAM disk in bytes.
     pub mod_len: u64,
-    /// Command line, ended by a zero.
+    /// Command line, terminated by a zero byte.
     pub cmd_line: [u8; COMMAND_LINE_BYTES],
     /// First pseudo-physical frame of the table of machine frames and its page tables.
     pub first_p2m_pfn: u64,
-    /// How many.
+    /// Number of these frames.
     pub nr_p2m_frames: u64,
 }
 

@@ -1,17 +1,17 @@
 //! The store's wire protocol: ring, message header, message types (`io/xs_wire.h`).
 //!
-//! A message is a [`Header`] and `len` bytes. Indices of the ring run freely; an index modulo
-//! [`RING_BYTES`] is a position.
+//! A message is a [`Header`] followed by `len` bytes. Indices of the ring run freely; an index
+//! modulo [`RING_BYTES`] is a position.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes of each direction of the ring.
 pub const RING_BYTES: usize = 1024;
-/// Bytes of a message's body at most.
+/// Most bytes of a message's body.
 pub const PAYLOAD_MAX: usize = 4096;
-/// Bytes of an absolute path at most.
+/// Most bytes of an absolute path.
 pub const ABS_PATH_MAX: usize = 3072;
-/// Bytes of a relative path at most.
+/// Most bytes of a relative path.
 pub const REL_PATH_MAX: usize = 2048;
 
 /// The store ring (`xenstore_domain_interface`); 2076 bytes at the start of its page.
@@ -37,21 +37,21 @@ pub struct StoreRing {
     /// One of the `ERROR_` constants, set by the server.
     pub error: u32,
 }
-/// [`StoreRing::server_features`]: the connection can be reset.
+/// In [`StoreRing::server_features`]: the connection can be reset.
 pub const FEATURE_RECONNECTION: u32 = 1;
-/// [`StoreRing::server_features`]: errors are reported in [`StoreRing::error`].
+/// In [`StoreRing::server_features`]: errors are reported in [`StoreRing::error`].
 pub const FEATURE_ERROR: u32 = 2;
-/// [`StoreRing::connection`]: in service.
+/// Value of [`StoreRing::connection`]: in service.
 pub const CONNECTED: u32 = 0;
-/// [`StoreRing::connection`]: the kernel asks for a reset.
+/// Value of [`StoreRing::connection`]: the kernel asks for a reset.
 pub const RECONNECT: u32 = 1;
 /// No error.
 pub const ERROR_NONE: u32 = 0;
 /// Communication failed.
 pub const ERROR_COMM: u32 = 1;
-/// Indices that cannot be.
+/// The ring's indices are invalid.
 pub const ERROR_RINGIDX: u32 = 2;
-/// A message that cannot be.
+/// A message is invalid.
 pub const ERROR_PROTO: u32 = 3;
 
 /// Header of a message (`xsd_sockmsg`); 16 bytes.
@@ -60,11 +60,11 @@ pub const ERROR_PROTO: u32 = 3;
 pub struct Header {
     /// One of the message types below.
     pub kind: u32,
-    /// Repeated in the reply.
+    /// Id of the request, which the reply repeats.
     pub req_id: u32,
-    /// Transaction; 0: none.
+    /// Transaction; 0 for none.
     pub tx_id: u32,
-    /// Bytes that follow.
+    /// Number of bytes that follow.
     pub len: u32,
 }
 
@@ -88,13 +88,13 @@ pub const TRANSACTION_END: u32 = 7;
 pub const INTRODUCE: u32 = 8;
 /// Release a domain.
 pub const RELEASE: u32 = 9;
-/// Home of a domain.
+/// Get the home path of a domain.
 pub const GET_DOMAIN_PATH: u32 = 10;
 /// Write a value: path, value.
 pub const WRITE: u32 = 11;
 /// Make a node.
 pub const MKDIR: u32 = 12;
-/// Remove a node and what is below.
+/// Remove a node and everything below it.
 pub const RM: u32 = 13;
 /// Set permissions.
 pub const SET_PERMS: u32 = 14;
@@ -102,7 +102,7 @@ pub const SET_PERMS: u32 = 14;
 pub const WATCH_EVENT: u32 = 15;
 /// From the server: the request failed; the body is an errno's name.
 pub const ERROR: u32 = 16;
-/// Is a domain introduced?
+/// Query whether a domain is introduced.
 pub const IS_DOMAIN_INTRODUCED: u32 = 17;
 /// A domain resumed.
 pub const RESUME: u32 = 18;
@@ -110,7 +110,7 @@ pub const RESUME: u32 = 18;
 pub const SET_TARGET: u32 = 19;
 /// Drop all watches of the connection.
 pub const RESET_WATCHES: u32 = 21;
-/// List children, piece by piece.
+/// List children in parts.
 pub const DIRECTORY_PART: u32 = 22;
 
 const _: () = {

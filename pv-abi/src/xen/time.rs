@@ -1,7 +1,8 @@
-//! Time as shared with a guest: clock parameters and run states (`xen.h`, `vcpu.h`).
+//! Time data shared with a guest: clock parameters and run states (`xen.h`, `vcpu.h`).
 //!
 //! System time = `system_time` + ((tsc - `tsc_timestamp`) shifted by `tsc_shift`) *
-//! `tsc_to_system_mul` >> 32, in nanoseconds. A reader repeats while `version` is odd or changed.
+//! `tsc_to_system_mul` >> 32, in nanoseconds. A reader repeats while `version` is odd or has
+//! changed.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -19,19 +20,19 @@ pub struct VcpuTimeInfo {
     pub system_time: u64,
     /// Nanoseconds per shifted tick, times 2^32.
     pub tsc_to_system_mul: u32,
-    /// Left shift of the ticks; negative: right shift.
+    /// Left shift of the ticks; a negative number shifts right.
     pub tsc_shift: i8,
     /// See [`TSC_STABLE`], [`GUEST_STOPPED`].
     pub flags: u8,
     /// Padding.
     pub pad1: [u8; 2],
 }
-/// [`VcpuTimeInfo::flags`]: counters of all CPUs agree, so user space may read the clock.
+/// In [`VcpuTimeInfo::flags`]: the counters of all CPUs agree, so user space may read the clock.
 pub const TSC_STABLE: u8 = 1 << 0;
-/// [`VcpuTimeInfo::flags`]: the guest was stopped for a while.
+/// In [`VcpuTimeInfo::flags`]: the guest was stopped for a while.
 pub const GUEST_STOPPED: u8 = 1 << 1;
 
-/// Where a virtual CPU's time went (`vcpu_runstate_info`); 48 bytes.
+/// How a virtual CPU spent its time (`vcpu_runstate_info`); 48 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct RunstateInfo {
@@ -39,20 +40,20 @@ pub struct RunstateInfo {
     pub state: u32,
     /// Padding.
     pub pad: u32,
-    /// System time at which `state` was entered; [`RUNSTATE_UPDATE`] set while this is written.
+    /// System time at which `state` was entered; [`RUNSTATE_UPDATE`] is set while this is written.
     pub state_entry_time: u64,
     /// Nanoseconds in each state up to `state_entry_time`.
     pub time: [u64; 4],
 }
 /// It runs.
 pub const RUNSTATE_RUNNING: u32 = 0;
-/// It could run.
+/// It is ready to run.
 pub const RUNSTATE_RUNNABLE: u32 = 1;
 /// It waits for an event.
 pub const RUNSTATE_BLOCKED: u32 = 2;
 /// It is down or its domain is paused.
 pub const RUNSTATE_OFFLINE: u32 = 3;
-/// Bit of [`RunstateInfo::state_entry_time`]: being written, where the assist is on.
+/// Bit of [`RunstateInfo::state_entry_time`]: the record is being written, if the assist is on.
 pub const RUNSTATE_UPDATE: u64 = 1 << 63;
 
 const _: () = {

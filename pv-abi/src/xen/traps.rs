@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub struct TrapInfo {
     /// Vector.
     pub vector: u8,
-    /// [`TRAP_DPL_MASK`], [`TRAP_MASK_EVENTS`].
+    /// The bits [`TRAP_DPL_MASK`] and [`TRAP_MASK_EVENTS`].
     pub flags: u8,
     /// Code selector of the handler.
     pub cs: u16,
@@ -18,30 +18,30 @@ pub struct TrapInfo {
     /// Address of the handler; 0 ends the list.
     pub address: u64,
 }
-/// [`TrapInfo::flags`]: who may raise it by `int` (0 to 3).
+/// In [`TrapInfo::flags`]: the lowest privilege (0 to 3) that may raise it by `int`.
 pub const TRAP_DPL_MASK: u8 = 3;
-/// [`TrapInfo::flags`]: mask events on entry.
+/// In [`TrapInfo::flags`]: mask events on entry.
 pub const TRAP_MASK_EVENTS: u8 = 1 << 2;
 
 /// `callback_op`: register an entry point.
 pub const CALLBACKOP_REGISTER: u64 = 0;
 /// `callback_op`: remove an entry point.
 pub const CALLBACKOP_UNREGISTER: u64 = 1;
-/// Entry for events.
+/// Entry point for events.
 pub const CALLBACK_EVENT: u16 = 0;
-/// Entry for a return that cannot be made.
+/// Entry point for a return that failed.
 pub const CALLBACK_FAILSAFE: u16 = 1;
-/// Entry for 64-bit `syscall`.
+/// Entry point for 64-bit `syscall`.
 pub const CALLBACK_SYSCALL: u16 = 2;
 /// Old number of [`CALLBACK_SYSENTER`].
 pub const CALLBACK_SYSENTER_DEPRECATED: u16 = 3;
-/// Entry for NMIs.
+/// Entry point for NMIs.
 pub const CALLBACK_NMI: u16 = 4;
-/// Entry for `sysenter`.
+/// Entry point for `sysenter`.
 pub const CALLBACK_SYSENTER: u16 = 5;
-/// Entry for 32-bit `syscall`.
+/// Entry point for 32-bit `syscall`.
 pub const CALLBACK_SYSCALL32: u16 = 7;
-/// [`CallbackRegister::flags`]: mask events on entry.
+/// In [`CallbackRegister::flags`]: mask events on entry.
 pub const CALLBACKF_MASK_EVENTS: u16 = 1 << 0;
 
 /// Register an entry point (`callback_register`); 16 bytes.
@@ -50,7 +50,7 @@ pub const CALLBACKF_MASK_EVENTS: u16 = 1 << 0;
 pub struct CallbackRegister {
     /// One of the `CALLBACK_` constants.
     pub kind: u16,
-    /// [`CALLBACKF_MASK_EVENTS`].
+    /// 0 or [`CALLBACKF_MASK_EVENTS`].
     pub flags: u16,
     /// Padding.
     pub pad: u32,
@@ -68,21 +68,21 @@ pub struct CallbackUnregister {
     pub unused: u16,
 }
 
-/// What the `iret` call finds at rsp (`iret_context`); 72 bytes.
+/// The frame that the `iret` call reads at rsp (`iret_context`); 72 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct IretContext {
-    /// rax to return with.
+    /// The value of rax after the return.
     pub rax: u64,
-    /// r11, unless [`VGCF_IN_SYSCALL`].
+    /// The value of r11, unless [`VGCF_IN_SYSCALL`] is set.
     pub r11: u64,
-    /// rcx, unless [`VGCF_IN_SYSCALL`].
+    /// The value of rcx, unless [`VGCF_IN_SYSCALL`] is set.
     pub rcx: u64,
     /// [`VGCF_IN_SYSCALL`] or 0.
     pub flags: u64,
     /// Instruction pointer.
     pub rip: u64,
-    /// Code selector; its low two bits say user (3) or kernel.
+    /// Code selector; its low two bits are 3 for user mode, else kernel mode.
     pub cs: u64,
     /// Flags.
     pub rflags: u64,
@@ -91,7 +91,7 @@ pub struct IretContext {
     /// Stack selector.
     pub ss: u64,
 }
-/// [`IretContext::flags`]: return from a system call; rcx and r11 need no restoring.
+/// In [`IretContext::flags`]: return from a system call; rcx and r11 need not be restored.
 pub const VGCF_IN_SYSCALL: u64 = 1 << 8;
 
 const _: () = {

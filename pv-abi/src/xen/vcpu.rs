@@ -1,16 +1,16 @@
-//! `vcpu_op`: bringing virtual CPUs up and down, their timers and areas; the registers a new one
-//! starts with (`vcpu.h`, `arch-x86/xen.h`).
+//! `vcpu_op`: brings virtual CPUs up and down, and sets their timers and areas; also the initial
+//! registers of a virtual CPU (`vcpu.h`, `arch-x86/xen.h`).
 
 use super::traps::TrapInfo;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Set the start state of a virtual CPU that is down: [`VcpuGuestContext`].
 pub const INITIALISE: u64 = 0;
-/// Let it run.
+/// Bring it up.
 pub const UP: u64 = 1;
-/// Stop it.
+/// Take it down.
 pub const DOWN: u64 = 2;
-/// 1 if up, 0 if down, `-ENOENT` if there is none.
+/// Returns 1 if it is up, 0 if it is down, `-ENOENT` if there is none.
 pub const IS_UP: u64 = 3;
 /// Fill a [`super::time::RunstateInfo`].
 pub const GET_RUNSTATE_INFO: u64 = 4;
@@ -18,17 +18,17 @@ pub const GET_RUNSTATE_INFO: u64 = 4;
 pub const REGISTER_RUNSTATE_MEMORY_AREA: u64 = 5;
 /// Start a periodic timer: period in nanoseconds (u64).
 pub const SET_PERIODIC_TIMER: u64 = 6;
-/// Stop it.
+/// Stop the periodic timer.
 pub const STOP_PERIODIC_TIMER: u64 = 7;
 /// Start the singleshot timer: [`SetSingleshotTimer`].
 pub const SET_SINGLESHOT_TIMER: u64 = 8;
-/// Stop it.
+/// Stop the singleshot timer.
 pub const STOP_SINGLESHOT_TIMER: u64 = 9;
-/// Choose the place of its `vcpu_info`, once: [`RegisterVcpuInfo`].
+/// Set the place of its `vcpu_info`, once: [`RegisterVcpuInfo`].
 pub const REGISTER_VCPU_INFO: u64 = 10;
 /// Send it an NMI.
 pub const SEND_NMI: u64 = 11;
-/// Which physical CPU it is on.
+/// Get the physical CPU it is on.
 pub const GET_PHYSID: u64 = 12;
 /// Keep a [`super::time::VcpuTimeInfo`] up to date: [`RegisterArea`].
 pub const REGISTER_VCPU_TIME_MEMORY_AREA: u64 = 13;
@@ -37,7 +37,7 @@ pub const REGISTER_VCPU_TIME_MEMORY_AREA: u64 = 13;
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct RegisterArea {
-    /// Guest virtual address; 0: none.
+    /// Guest virtual address; 0 for none.
     pub address: u64,
 }
 
@@ -47,7 +47,7 @@ pub struct RegisterArea {
 pub struct SetSingleshotTimer {
     /// Absolute system time in nanoseconds.
     pub timeout_abs_ns: u64,
-    /// [`SINGLESHOT_FUTURE`].
+    /// 0 or [`SINGLESHOT_FUTURE`].
     pub flags: u32,
     /// Padding.
     pub pad: u32,
@@ -61,7 +61,7 @@ pub const SINGLESHOT_FUTURE: u32 = 1 << 0;
 pub struct RegisterVcpuInfo {
     /// Machine frame.
     pub mfn: u64,
-    /// Offset in it.
+    /// Offset in the frame.
     pub offset: u32,
     /// Unused.
     pub reserved: u32,
@@ -122,11 +122,11 @@ pub struct VcpuGuestContext {
     pub trap_ctxt: [TrapInfo; 256],
     /// Address of the local descriptor table.
     pub ldt_base: u64,
-    /// Its entries.
+    /// Number of its entries.
     pub ldt_ents: u64,
     /// Machine frames of the descriptor table.
     pub gdt_frames: [u64; 16],
-    /// Its entries.
+    /// Number of its entries.
     pub gdt_ents: u64,
     /// Stack selector for traps from user mode.
     pub kernel_ss: u64,
@@ -136,13 +136,13 @@ pub struct VcpuGuestContext {
     pub ctrlreg: [u64; 8],
     /// Debug registers.
     pub debugreg: [u64; 8],
-    /// Entry for events.
+    /// Entry point for events.
     pub event_callback_eip: u64,
-    /// Entry for a return that cannot be made.
+    /// Entry point for a return that failed.
     pub failsafe_callback_eip: u64,
-    /// Entry for `syscall`.
+    /// Entry point for `syscall`.
     pub syscall_callback_eip: u64,
-    /// Assists, a bit each.
+    /// Assists, one bit each.
     pub vm_assist: u64,
     /// Base of fs.
     pub fs_base: u64,
@@ -151,15 +151,15 @@ pub struct VcpuGuestContext {
     /// Base of gs in user mode.
     pub gs_base_user: u64,
 }
-/// [`VcpuGuestContext::flags`]: `fpu_ctxt` is valid.
+/// In [`VcpuGuestContext::flags`]: `fpu_ctxt` is valid.
 pub const VGCF_I387_VALID: u64 = 1 << 0;
-/// [`VcpuGuestContext::flags`]: in kernel mode.
+/// In [`VcpuGuestContext::flags`]: in kernel mode.
 pub const VGCF_IN_KERNEL: u64 = 1 << 2;
-/// [`VcpuGuestContext::flags`]: the failsafe entry masks events.
+/// In [`VcpuGuestContext::flags`]: the failsafe entry masks events.
 pub const VGCF_FAILSAFE_DISABLES_EVENTS: u64 = 1 << 3;
-/// [`VcpuGuestContext::flags`]: the system call entry masks events.
+/// In [`VcpuGuestContext::flags`]: the system call entry masks events.
 pub const VGCF_SYSCALL_DISABLES_EVENTS: u64 = 1 << 4;
-/// [`VcpuGuestContext::flags`]: up.
+/// In [`VcpuGuestContext::flags`]: up.
 pub const VGCF_ONLINE: u64 = 1 << 5;
 
 const _: () = {

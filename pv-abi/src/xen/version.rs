@@ -1,8 +1,8 @@
-//! `xen_version`: what the hypervisor says of itself (`version.h`).
+//! `xen_version`: the hypervisor's version and properties (`version.h`).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Returns major << 16 | minor. Kernels also call it to have pending events delivered.
+/// Returns major << 16 | minor. Kernels also call it to get pending events delivered.
 pub const VERSION: u64 = 0;
 /// Fills 16 bytes of text.
 pub const EXTRAVERSION: u64 = 1;
@@ -34,27 +34,27 @@ pub const CHANGESET_BYTES: usize = 64;
 /// Bytes that [`COMMANDLINE`] fills.
 pub const COMMANDLINE_BYTES: usize = 1024;
 
-/// How it was built (`xen_compile_info`); 144 bytes of text, each field ended by a zero.
+/// Build data (`xen_compile_info`); 144 bytes of text, each field terminated by a zero byte.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CompileInfo {
     /// Compiler.
     pub compiler: [u8; 64],
-    /// Who.
+    /// User who compiled it.
     pub compile_by: [u8; 16],
-    /// Where.
+    /// Domain name of the build machine.
     pub compile_domain: [u8; 32],
-    /// When.
+    /// Date of the build.
     pub compile_date: [u8; 32],
 }
 
-/// Features asked for (`xen_feature_info`); 8 bytes.
+/// A query for features (`xen_feature_info`); 8 bytes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct FeatureInfo {
-    /// In: which 32 features.
+    /// In: which group of 32 features.
     pub submap_idx: u32,
-    /// Out: their bits; see [`super::features`].
+    /// Out: the bits of the group; see [`super::features`].
     pub submap: u32,
 }
 
