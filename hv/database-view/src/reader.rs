@@ -151,8 +151,8 @@ impl<'a> Reader<'a> {
     /// field is as the ultravisor wrote it, unchecked.
     ///
     /// # Errors
-    /// [`ReadError::OutOfRange`] if no partition can have this number, [`ReadError::Absent`] if none
-    /// has it, [`ReadError::Busy`], [`ReadError::Malformed`].
+    /// [`ReadError::OutOfRange`] if no partition can have this number, [`ReadError::Absent`] if
+    /// none has it, [`ReadError::Busy`], [`ReadError::Malformed`].
     pub fn descriptor_into(
         &self,
         number: PartitionNumber,
@@ -175,8 +175,8 @@ impl<'a> Reader<'a> {
     /// Entry `index` of the channel table.
     ///
     /// # Errors
-    /// [`ReadError::OutOfRange`] past the end of the table, [`ReadError::Absent`] if the entry is unused,
-    /// [`ReadError::Busy`].
+    /// [`ReadError::OutOfRange`] past the end of the table, [`ReadError::Absent`] if the entry is
+    /// unused, [`ReadError::Busy`].
     pub fn channel(&self, index: u32) -> Result<ChannelEntry, ReadError> {
         let (page, word) = self.channel_place(index).ok_or(ReadError::OutOfRange)?;
         let mut entry = ChannelEntry::new_zeroed();
@@ -222,7 +222,8 @@ impl<'a> Reader<'a> {
     /// The owner of a frame.
     ///
     /// # Errors
-    /// [`ReadError::OutOfRange`] if the page map does not describe the frame, [`ReadError::Malformed`].
+    /// [`ReadError::OutOfRange`] if the page map does not describe the frame,
+    /// [`ReadError::Malformed`].
     pub fn owner(&self, frame: u64) -> Result<Owner, ReadError> {
         Ok(self.entry_at(frame)?.owner)
     }

@@ -52,8 +52,8 @@ impl<'a> PortTable<'a> {
         self.cell(port).map(PortCell::load)
     }
 
-    /// Allocates the lowest free port, which notifies virtual CPU 0, for partition `remote` to connect
-    /// to. Returns `-ENOSPC` if all are in use.
+    /// Allocates the lowest free port, which notifies virtual CPU 0, for partition `remote` to
+    /// connect to. Returns `-ENOSPC` if all are in use.
     pub fn alloc_unbound(&self, remote: u32) -> Result<u32> {
         self.allocate(Port { used_for: PortUse::Unbound { remote }, vcpu: 0 })
     }

@@ -184,8 +184,8 @@ pub struct Handover {
     pub loader: Frames,
     /// The database's arena.
     pub arena: Frames,
-    /// Physical address of the machine description (`pv_abi::uv::start::Machine`). The monitor fills
-    /// in the rate of the TSC and the date.
+    /// Physical address of the machine description (`pv_abi::uv::start::Machine`). The monitor
+    /// fills in the rate of the TSC and the date.
     pub machine: u64,
     /// Physical address of the CPU records in the machine description. The monitor marks the CPUs
     /// that came up.

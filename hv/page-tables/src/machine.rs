@@ -24,8 +24,8 @@ pub trait Machine {
     /// The present time of the flush clock. A flush that begins later has a greater stamp.
     fn stamp(&self) -> u32;
 
-    /// Values of level-4 entries 256 to 271 in the tables of `partition`: the monitor's part of every
-    /// address space.
+    /// Values of level-4 entries 256 to 271 in the tables of `partition`: the monitor's part of
+    /// every address space.
     fn monitor_slots(&self, partition: u32) -> [u64; 16];
 
     /// Returns whether long work should stop here. Each call makes at least one step regardless.

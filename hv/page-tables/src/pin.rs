@@ -8,9 +8,9 @@ use frames::Type;
 /// Pins frame `mfn` as a page table of `level` (1 to 4): it stays validated until unpinned.
 ///
 /// # Errors
-/// [`Error::Invalid`] if it is pinned already, or there is no such level. [`Error::WrongType`] if it is in use as
-/// something else, for example mapped writable. [`Error::Again`] if the call must be made again to
-/// continue. The errors of an invalid entry below it; see [`Error`].
+/// [`Error::Invalid`] if it is pinned already, or there is no such level. [`Error::WrongType`] if
+/// it is in use as something else, for example mapped writable. [`Error::Again`] if the call must
+/// be made again to continue. The errors of an invalid entry below it; see [`Error`].
 pub fn pin<M: Machine>(machine: &M, space: &mut Space, level: u8, mfn: u64) -> Result<(), Error> {
     space.finish(machine)?;
     let frame = Walk::new(machine, space).own_frame(mfn)?;
@@ -28,8 +28,8 @@ pub fn pin<M: Machine>(machine: &M, space: &mut Space, level: u8, mfn: u64) -> R
 /// Removes the pin of `mfn`. Dropping its entries may be left to [`Space::finish`].
 ///
 /// # Errors
-/// [`Error::Invalid`] if it is not pinned. [`Error::NoFrame`], [`Error::NotOwned`]. [`Error::Again`] if
-/// earlier work is unfinished.
+/// [`Error::Invalid`] if it is not pinned. [`Error::NoFrame`], [`Error::NotOwned`].
+/// [`Error::Again`] if earlier work is unfinished.
 pub fn unpin<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(), Error> {
     space.finish(machine)?;
     let frame = Walk::new(machine, space).own_frame(mfn)?;

@@ -57,9 +57,9 @@ impl Operation {
     }
 }
 
-/// Performs `request` on frame `table`, which is a page table of the partition, or any writable page
-/// of it (kernels fill tables this way before they pin them). Returns what the entry held, accessed
-/// and dirty bits included.
+/// Performs `request` on frame `table`, which is a page table of the partition, or any writable
+/// page of it (kernels fill tables this way before they pin them). Returns what the entry held,
+/// accessed and dirty bits included.
 ///
 /// A present value must name a frame of the partition itself; see [`crate::map_foreign`] for
 /// others. The caller need not flush; the partition asks for the flushes it needs.

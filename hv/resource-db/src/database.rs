@@ -378,7 +378,8 @@ impl<'a> Database<'a> {
     /// Reads from the log pages. `offset` is in bytes, a multiple of 4.
     ///
     /// # Errors
-    /// [`WriteError::OutOfRange`] if the bytes lie outside the log pages, or the offset is not a multiple of 4.
+    /// [`WriteError::OutOfRange`] if the bytes lie outside the log pages, or the offset is not a
+    /// multiple of 4.
     pub fn read_log(&self, offset: u32, out: &mut [u8]) -> Result<(), WriteError> {
         self.log_words(offset, out.len(), |page, word, range| {
             self.words.read(page, word, out.get_mut(range)?)
@@ -422,8 +423,8 @@ impl<'a> Database<'a> {
     /// Makes `owner` the owner of `frames` frames from `first` on.
     ///
     /// # Errors
-    /// [`WriteError::OutOfRange`] if some of them are not in the page map; [`WriteError::Full`] if no
-    /// arena pages are left to describe the change.
+    /// [`WriteError::OutOfRange`] if some of them are not in the page map; [`WriteError::Full`] if
+    /// no arena pages are left to describe the change.
     pub fn set_owner(&mut self, first: u64, frames: u64, owner: Owner) -> Result<(), WriteError> {
         crate::page_map::set_owner(self, first, frames, owner)
     }

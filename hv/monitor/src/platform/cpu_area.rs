@@ -91,8 +91,8 @@ fn show(window: &Window, cpu: u32, base: u64, count: usize, frames: &[u64]) {
     if first.is_null() {
         return;
     }
-    // SAFETY: the loader made the tables and gave the address of this CPU's first entry; the 16 entries of a 64 KiB
-    // window lie in one table, which is never freed.
+    // SAFETY: the loader made the tables and gave the address of this CPU's first entry; the 16
+    // entries of a 64 KiB window lie in one table, which is never freed.
     let entries = unsafe { core::slice::from_raw_parts(first, count) };
     for (index, entry) in entries.iter().enumerate() {
         let frame = frames.get(index).copied().unwrap_or(NO_FRAME);
