@@ -1,4 +1,4 @@
-//! Links the ultravisor as a partition: the runtime's linker script, for that target alone.
+//! Links the ultravisor with the runtime's linker script, when it is built for bare hardware.
 
 fn main() {
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("none") {

@@ -143,7 +143,8 @@ mod tests {
 
     const LIMITS: Limits = Limits { rate: 6, burst: 2_000_000, turn: 200_000, switches: 8_000 };
 
-    /// Clients that ask again after a time, with requests that take a time.
+    /// A client that sends a request every `every` nanoseconds, each of which takes `takes`
+    /// nanoseconds.
     struct Asks {
         who: u32,
         every: u64,

@@ -30,13 +30,13 @@ pub struct Payload<'a> {
 /// A compression, recognised by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// None: the payload is the ELF image.
+    /// No compression: the payload is the ELF image.
     None,
     /// gzip.
     Gzip,
     /// bzip2.
     Bzip2,
-    /// LZMA alone.
+    /// LZMA in its own `.lzma` format.
     Lzma,
     /// XZ.
     Xz,

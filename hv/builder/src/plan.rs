@@ -139,7 +139,7 @@ impl Plan {
     /// Least frames that a partition needs to start this kernel, for use before memory is assigned.
     ///
     /// # Errors
-    /// As [`Plan::new`], except for too little memory.
+    /// Those of [`Plan::new`], except that for too little memory.
     pub fn frames_needed(kernel: &Kernel, initrd_bytes: u64) -> Result<u64, PlanError> {
         // More memory makes the table of machine frames longer, so this iterates.
         let mut frames = 0;

@@ -1,6 +1,6 @@
 //! Identifies the CPU, by `cpuid` and two registers.
 
-/// Who made the CPU.
+/// The manufacturer of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vendor {
     /// Intel.

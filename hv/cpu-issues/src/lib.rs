@@ -25,7 +25,7 @@ use pv_abi::uv::start::mitigation as on;
 /// The machine whose issues are judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Host {
-    /// Its first CPU; the others are taken to be the same.
+    /// Its first CPU; the others are assumed to be the same.
     pub cpu: Cpu,
     /// The mitigations that the monitor turned on, as bits of [`pv_abi::uv::start::mitigation`].
     pub mitigations: u32,

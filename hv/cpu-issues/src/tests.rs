@@ -125,7 +125,7 @@ fn a_cpu_is_read_as_its_manual_says() {
     assert_eq!((cpu.vendor(), cpu.family(), cpu.model()), (Vendor::Amd, 0x19, 0x11));
     assert_eq!((EMULATED.cpu().family(), EMULATED.cpu().model()), (0xf, 0x6b));
     assert_eq!(Sample { vendor: "\u{0}\u{0}\u{0}\u{0}yyyyzzzz", ..EMPTY }.cpu().family(), 0);
-    // A leaf that a CPU does not have returns the contents of another one.
+    // If a leaf does not exist, `cpuid` returns the contents of another one.
     let old = Cpu::read(|leaf, _| if leaf == 0 { [1, 0, 0, 0] } else { [1, !0, !0, !0] }, 0, 0);
     assert!(!old.has(Feature::MdClear) && !old.has(Feature::SrsoNo));
 }

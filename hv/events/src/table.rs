@@ -161,8 +161,8 @@ impl<'a> PortTable<'a> {
         }
     }
 
-    /// Where an event is delivered that the partition sends on `port`. Returns `-EINVAL` if the
-    /// port cannot send.
+    /// The delivery of an event that the partition sends on `port`. Returns `-EINVAL` if the port
+    /// cannot send.
     pub fn send(&self, port: u32) -> Result<Delivery> {
         let Port { used_for, vcpu } = self.port(port)?;
         match used_for {

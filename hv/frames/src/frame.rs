@@ -114,7 +114,7 @@ impl Frame {
     /// [`Frame::put_ref`] releases it.
     ///
     /// # Errors
-    /// As [`Frame::get_ref`], except for the kind.
+    /// Those of [`Frame::get_ref`], except that every kind is allowed.
     pub fn keep(&self, owner: Owner) -> Result<(), Refused> {
         self.get_ref_slowly(owner, true)
     }
@@ -154,7 +154,7 @@ impl Frame {
 
     /// Takes a typed reference: one reference and one type count.
     ///
-    /// For checked types, only under the owner's lock.
+    /// For a checked type, the caller must hold the owner's lock.
     ///
     /// # Errors
     /// [`Refused::NotOwned`] as for [`Frame::get_ref`], and for a checked type if the frame is not
@@ -239,7 +239,7 @@ impl Frame {
     /// Releases a typed reference. `stamp` reads the flush clock; it is called after the use has
     /// ended, if this was the last typed reference.
     ///
-    /// For checked types, only under the owner's lock.
+    /// For a checked type, the caller must hold the owner's lock.
     #[inline]
     pub fn put_typed(&self, stamp: impl FnOnce() -> u32) -> Released {
         self.put(stamp, true)
@@ -286,23 +286,23 @@ impl Frame {
         }
     }
 
-    /// How many entries of a partial frame hold references, counted from entry 0.
-    /// Only under the owner's lock.
+    /// How many entries of a partial frame hold references, counted from entry 0. The caller must
+    /// hold the owner's lock.
     #[must_use]
     #[inline]
     pub fn progress(&self) -> usize {
         (self.stamp.load(Ordering::Relaxed) & PROGRESS) as usize
     }
 
-    /// Records the progress of work on a partial frame. Only under the owner's lock.
+    /// Records the progress of work on a partial frame. The caller must hold the owner's lock.
     #[inline]
     pub fn set_progress(&self, entries: u32) {
         let used = self.stamp.load(Ordering::Relaxed) & !PROGRESS;
         self.stamp.store(used | entries & PROGRESS, Ordering::Relaxed);
     }
 
-    /// Records that entry `index` (0 to 511) of a partial or validated table may hold a
-    /// reference. Only under the owner's lock.
+    /// Records that entry `index` (0 to 511) of a partial or validated table may hold a reference.
+    /// The caller must hold the owner's lock.
     #[inline]
     pub fn note_entry(&self, index: usize) {
         let sixteenth = (1 << USED_SHIFT) << (index >> 5 & 15);
@@ -310,7 +310,7 @@ impl Frame {
     }
 
     /// The sixteenths of a partial or validated table, by bit; entries outside of them hold no
-    /// reference. Only under the owner's lock.
+    /// reference. The caller must hold the owner's lock.
     #[must_use]
     #[inline]
     pub fn noted(&self) -> u16 {
@@ -318,15 +318,15 @@ impl Frame {
     }
 
     /// Marks a partial frame, all of whose entries hold their references, as validated. The typed
-    /// reference of the partial state becomes the caller's. Only under the owner's lock.
+    /// reference of the partial state becomes the caller's. The caller must hold the owner's lock.
     #[inline]
     pub fn set_validated(&self) {
         let _ = self.change(|w| Ok::<_, ()>(w.validated()));
     }
 
     /// Ends the partial state of a frame whose entries hold no references any more, and releases
-    /// the typed reference of that state. `stamp` is as for [`Frame::put_typed`]. Only under the
-    /// owner's lock.
+    /// the typed reference of that state. `stamp` is as for [`Frame::put_typed`]. The caller must
+    /// hold the owner's lock.
     pub fn retire(&self, stamp: impl FnOnce() -> u32) -> Released {
         let old = self.change(|w| {
             if !w.is_partial() || w.count() != 1 {
@@ -344,14 +344,14 @@ impl Frame {
     }
 
     /// Turns the caller's typed reference on a validated frame into a pin. Returns false if it is
-    /// pinned already. Only under the owner's lock.
+    /// pinned already. The caller must hold the owner's lock.
     #[must_use]
     pub fn pin(&self) -> bool {
         self.change(|w| if w.is_pinned() { Err(()) } else { Ok(w.pinned(true)) }).is_ok()
     }
 
     /// Turns the pin into a typed reference, which the caller must release. Returns false if there
-    /// is no pin. Only under the owner's lock.
+    /// is no pin. The caller must hold the owner's lock.
     #[must_use]
     pub fn unpin(&self) -> bool {
         self.change(|w| if w.is_pinned() { Ok(w.pinned(false)) } else { Err(()) }).is_ok()

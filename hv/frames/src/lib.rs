@@ -47,7 +47,7 @@ pub const OWNER_IO: u32 = 1 << 30;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Type {
-    /// Nothing yet.
+    /// No type yet.
     None = 0,
     /// Mapped writable somewhere.
     Writable = 1,
@@ -146,8 +146,9 @@ pub enum Acquired {
 pub enum Released {
     /// No work is left.
     Done,
-    /// It was the last one of a validated frame: the frame is now partial with all entries still
-    /// holding references. Drop them from the highest down, then call [`Frame::retire`].
+    /// The reference was the last one of a validated frame: the frame is now partial, and all its
+    /// entries still hold references. Drop the entries from the highest down, then call
+    /// [`Frame::retire`].
     Devalidate,
     /// There was no reference to release: the counts are broken.
     Broken,

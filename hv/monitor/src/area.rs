@@ -16,7 +16,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 use crate::{guest_memory::is_partition_range, lock::AGAIN, machine, vcpu::Vcpu, walk};
 
-/// Where a record lies: one frame, or two where it crosses into the next page.
+/// The place of a record: one frame, or two if it crosses into the next page.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Area {
     frames: [u64; 2],

@@ -55,7 +55,7 @@ pub fn exception(
 /// Delivers a pending event.
 ///
 /// # Errors
-/// As for [`exception`].
+/// The same as [`exception`].
 pub fn event(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fault> {
     by_callback(vcpu, registers, callback::EVENT, true)
 }
@@ -63,7 +63,7 @@ pub fn event(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fault> {
 /// Delivers a system call made in user mode.
 ///
 /// # Errors
-/// As for [`exception`].
+/// The same as [`exception`].
 pub fn system_call(vcpu: &Vcpu, registers: &mut Registers, kind: usize) -> Result<(), Fault> {
     let masked = vcpu.callback_masks.get() & (1 << kind) != 0;
     by_callback(vcpu, registers, kind, masked)?;
@@ -87,7 +87,7 @@ fn by_callback(
 /// Delivers the failsafe callback, whose frame holds the selectors that could not be loaded.
 ///
 /// # Errors
-/// As for [`exception`].
+/// The same as [`exception`].
 pub fn failsafe(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fault> {
     let address = vcpu.callbacks.get()[callback::FAILSAFE];
     if address == 0 {

@@ -3,8 +3,8 @@
 //!
 //! To flush translations, [`flush_partition`] sets a flag and sends an interrupt to every CPU that
 //! has the partition's page tables loaded, and waits. A CPU answers from the interrupt handler, or
-//! from any wait loop (`lock::relax`). A global clock counts flushes, so that a page-table change
-//! can tell whether a CPU flushed since a mapping went away.
+//! from any wait loop (`lock::relax`). A global clock counts flushes. It shows a page-table change
+//! whether a CPU has flushed since a mapping was removed.
 #![expect(unsafe_code, reason = "per-CPU areas are found by address")]
 
 use core::{
@@ -21,9 +21,9 @@ use crate::{
 
 pub use handover::layout::MAX_CPUS;
 
-/// Non-zero if the CPU has SMAP and the monitor turned it on.
+/// Set if the CPU has SMAP and the monitor turned it on.
 pub static SMAP_ON: AtomicBool = AtomicBool::new(false);
-/// Non-zero if every way out of ring 0 clears the CPU's buffers.
+/// Set if every way out of ring 0 clears the CPU's buffers.
 pub static VERW_ON: AtomicBool = AtomicBool::new(false);
 
 /// Counts the flushes of all CPUs; see [`flush_stamp`].

@@ -39,7 +39,7 @@ pub fn replace_gdt(vcpu: &Vcpu, frames: &[u64; 14]) -> Result<(), i64> {
     Ok(())
 }
 
-/// Shows the table of `vcpu` in this CPU's GDT window, where the frames differ from those shown.
+/// Shows the table of `vcpu` in this CPU's GDT window; rewrites only the frames that differ.
 pub fn load_gdt(vcpu: &Vcpu) {
     let local = cpu::this();
     let wanted = vcpu.gdt.get();

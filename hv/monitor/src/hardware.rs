@@ -77,8 +77,9 @@ pub fn forget_branches(local: &CpuLocal, serial: u64) {
 /// CR4.FSGSBASE: ring 3 may use `rdfsbase`, `wrfsbase` and the like.
 pub const CR4_FSGSBASE: u64 = 1 << 16;
 
-/// Sets CR4.FSGSBASE exactly if the kernel of `vcpu`, which runs on this CPU, turned it on
-/// (XSA-293: other kernels rely on programs being unable to change the bases).
+/// Sets CR4.FSGSBASE if the kernel of `vcpu`, which runs on this CPU, turned it on, and clears it
+/// otherwise. XSA-293: a kernel that did not turn it on relies on programs being unable to change
+/// the bases.
 pub fn load_fsgsbase(local: &CpuLocal, vcpu: &Vcpu) {
     let wanted = vcpu.cr4.get() & CR4_FSGSBASE != 0;
     if local.fsgsbase.replace(wanted) != wanted {

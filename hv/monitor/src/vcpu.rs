@@ -135,7 +135,7 @@ pub struct State {
     pub in_kernel: RunningCell<bool>,
     /// Frame of the kernel's level-4 table.
     pub kernel_root: RunningCell<u64>,
-    /// Frame of the user level-4 table; 0: none.
+    /// Frame of the user level-4 table; 0 if there is none.
     pub user_root: RunningCell<u64>,
     /// Stack for entries from user mode.
     pub kernel_stack: RunningCell<u64>,
@@ -160,11 +160,11 @@ pub struct State {
     pub debug: RunningCell<[u64; 8]>,
     /// Virtual I/O privilege level.
     pub iopl: RunningCell<u32>,
-    /// Frames of the descriptor table, 0: none.
+    /// Frames of the descriptor table; 0 stands for none.
     pub gdt: RunningCell<[u64; 14]>,
     /// Address and entries of the local descriptor table.
     pub ldt: RunningCell<(u64, u32)>,
-    /// Frames of the local descriptor table, 0: none.
+    /// Frames of the local descriptor table; 0 stands for none.
     pub ldt_frames: RunningCell<[u64; 16]>,
     /// Its `vcpu_info`.
     pub info: AtomicPtr<InfoArea>,

@@ -105,11 +105,12 @@ pub fn unmap_entry_expect<M: Machine>(
     }
 }
 
-/// As [`unmap_entry_expect`] for the entry at `to`, a table and an index in it. Then moves the
-/// entry at `from` to `to`, and leaves `from` empty. The moved entry keeps its reference.
+/// Checks and unmaps the entry at `to`, a table and an index in it, like [`unmap_entry_expect`].
+/// Then moves the entry at `from` to `to`, and leaves `from` empty. The moved entry keeps its
+/// reference.
 ///
 /// # Errors
-/// As [`unmap_entry_expect`]; [`Error::Invalid`] also if both are the same entry. Nothing is
+/// Those of [`unmap_entry_expect`]; [`Error::Invalid`] also if both are the same entry. Nothing is
 /// changed.
 pub fn replace_entry_expect<M: Machine>(
     machine: &M,

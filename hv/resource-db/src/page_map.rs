@@ -36,7 +36,7 @@ pub(crate) fn set_owner(
     if frames == 0 || end > limit || owner.number > ENTRY_NUMBER {
         return Err(WriteError::OutOfRange);
     }
-    // Nobody owns what lies past the last frame: it follows the last owner, to avoid a split.
+    // Nobody owns the part past the last frame, so it gets the last owner, which avoids a split.
     let end = if end == limit { MAX_FRAMES } else { end };
     let change = Change { first, end, entry: owner.entry() };
     let needed = pages_needed(database, &change, &mut BTreeSet::new())?;

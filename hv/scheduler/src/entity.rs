@@ -17,7 +17,7 @@ pub struct Entity<'g> {
     pub(crate) home: Home,
 }
 
-/// What an entity's virtual time is relative to.
+/// The reference point of an entity's virtual time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Home {
     /// Nothing: it starts at the queue's virtual time.

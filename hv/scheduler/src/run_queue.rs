@@ -25,9 +25,9 @@ use crate::{
 
 /// Nanoseconds that a virtual CPU runs before it yields to an equal.
 pub const SLICE: u64 = 4_000_000;
-/// Virtual nanoseconds that a virtual CPU may be ahead of the queue when it wakes. Also the real
-/// nanoseconds that it may run until it is not ahead any more: a great weight does not multiply
-/// them, except for a lead of [`WAKE_GRANULARITY`].
+/// Virtual nanoseconds that a virtual CPU may be ahead of the queue when it wakes. This is also the
+/// longest real time, in nanoseconds, that it may run until it is no longer ahead: a great weight
+/// does not multiply that time, except for a lead of [`WAKE_GRANULARITY`].
 pub const WAKE_CREDIT: u64 = 2_000_000;
 /// Virtual nanoseconds by which a waking virtual CPU must be ahead to preempt at once; also
 /// nanoseconds after which it runs if it is not behind.

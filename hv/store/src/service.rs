@@ -139,7 +139,7 @@ impl Store {
     /// complete. If no bytes are taken, the client must first read replies.
     ///
     /// # Errors
-    /// See [`Fault`]: no more bytes can be taken from it.
+    /// See [`Fault`]: the store takes no more bytes from the client.
     pub fn step(&mut self, partition: u32, bytes: &[u8]) -> Result<Fed, Fault> {
         let client = self.connections.get_mut(&partition).ok_or(Fault::NotConnected)?;
         let taken = client.take_in(bytes);
@@ -221,7 +221,7 @@ impl Store {
     /// Creates a node with these permissions, unless it exists.
     ///
     /// # Errors
-    /// None at present.
+    /// There are none at present.
     pub fn make(&mut self, path: &Path, permissions: &Permissions) -> Result<(), Error> {
         self.change(|view| view.write(Actor::Server, path, None))?;
         self.change(|view| view.set_permissions(Actor::Server, path, permissions))

@@ -62,8 +62,8 @@ pub(crate) fn message(out: &mut Vec<u8>, head: Header, payload: &[&[u8]]) {
     payload.iter().for_each(|part| out.extend_from_slice(part));
 }
 
-/// Splits a payload into its NUL-terminated strings. Returns `None` if the last is not terminated,
-/// or one is not UTF-8.
+/// Splits a payload into its NUL-terminated strings. Returns `None` if the last string is not
+/// terminated, or one is not UTF-8.
 pub(crate) fn strings(payload: &[u8]) -> Option<Vec<&str>> {
     let body = payload.strip_suffix(&[0])?;
     body.split(|&byte| byte == 0).map(|part| core::str::from_utf8(part).ok()).collect()

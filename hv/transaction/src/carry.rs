@@ -1,8 +1,8 @@
 //! Puts a plan into effect: first in the database, then in the monitor, action by action.
 //!
 //! Rule: if a monitor refuses an action, all actions are undone in reverse order before the client
-//! gets an answer. Every action of a request can be undone. The one that cannot, giving up a
-//! partition, waits until the request is committed (see [`crate::reap`]).
+//! gets an answer. Every action of a request can be undone except giving up a partition, which
+//! therefore waits until the request is committed (see [`crate::reap`]).
 
 use alloc::format;
 use alloc::vec::Vec;

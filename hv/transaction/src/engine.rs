@@ -367,7 +367,8 @@ impl<'a> Engine<'a> {
     }
 
     /// Logs how an applied transaction ended, together with the pending ones that it completed, and
-    /// counts them. If the ultravisor ends in between, recovery counts them.
+    /// increments the version of the database. If the ultravisor ends in between, recovery
+    /// increments it.
     pub(crate) fn settle(&mut self, sequences: &[u64], settled: Settled) -> Result<(), WriteError> {
         self.log.settle(&mut self.database, sequences, settled, "")?;
         let version = self.database.contents().saturating_add(1);

@@ -18,7 +18,7 @@ use crate::change::{Change, packed};
 /// The part of a descriptor that the index keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Brief {
-    /// As in its descriptor.
+    /// The name in its descriptor.
     pub(crate) name: [u8; 32],
     /// Whether CPUs are dedicated to it.
     pub(crate) dedicated: bool,

@@ -249,7 +249,7 @@ fn assign(plan: &mut Plan, partition: Target, frames: u64) -> Result<Outcome, Re
         let left = plan.free_frames().0;
         return Err(no_memory("frames", frames, left, ""));
     };
-    // A target equal to the memory stays so: the partition uses all its memory until told
+    // If the target equals the memory, it stays equal: the partition uses all its memory until told
     // otherwise.
     if target.memory_target == target.memory_frames {
         target.memory_target = target.memory_target.saturating_add(frames);
@@ -405,8 +405,8 @@ fn set_state(
     Ok(Outcome::Done)
 }
 
-/// Plans that a partition gives everything back once the transaction is committed. It must not be
-/// running.
+/// Plans the destruction of a partition, which releases everything once the transaction is
+/// committed. The partition must not be running.
 pub(crate) fn destroy(
     plan: &mut Plan,
     mut target: Box<PartitionDescriptor>,

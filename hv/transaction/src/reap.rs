@@ -130,7 +130,7 @@ impl Engine<'_> {
         self.dying.push(dying);
     }
 
-    /// Marks all partitions that are dying in the database to be given up.
+    /// Marks every partition in state *dying* to be given up.
     pub(crate) fn bury_all(&mut self, time: u64) {
         for number in self.index.partitions.keys().copied().collect::<Vec<_>>() {
             let dying = self.database.reader().descriptor(number);
@@ -141,8 +141,8 @@ impl Engine<'_> {
     }
 
     /// Makes the monitor drop everything that a partition refers to, as far as this turn goes:
-    /// first, range by range, what its page tables refer to, from frame `*dropped` on, which
-    /// advances; then the rest. Returns whether that was all.
+    /// first, range by range from frame `*dropped` on, the references of its page tables; then the
+    /// rest. Advances `*dropped`. Returns whether that was all.
     pub(crate) fn drop_references(
         &self,
         monitor: &mut dyn Monitor,

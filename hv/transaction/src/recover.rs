@@ -20,10 +20,10 @@ use crate::{Action, Monitor};
 
 impl<'a> Engine<'a> {
     /// Takes over a database and its log. A record that was begun and not settled is undone and
-    /// then activated; an act of the monitor by itself is written once more instead. Partitions
-    /// that were being given up continue to be. Pending transactions are rolled back, since nobody
-    /// is left who could complete them. Replies to committed transactions are kept again, for
-    /// retries. Returns how many transactions were undone or rolled back.
+    /// then activated; an act of the monitor by itself is written once more instead. The engine
+    /// continues to give up the partitions that were being given up. Pending transactions are
+    /// rolled back, since nobody is left who could complete them. Replies to committed transactions
+    /// are kept again, for retries. Returns how many transactions were undone or rolled back.
     ///
     /// # Errors
     /// The database's error.
@@ -90,8 +90,8 @@ impl<'a> Engine<'a> {
                 Change::Descriptor { number, .. } | Change::Fields { number, .. } => *number,
                 _ => continue,
             };
-            // A partition that was started or stopped gets its old state back, and one that is
-            // being built continues to be. The state of a partition that was being removed stays.
+            // A partition that was started or stopped gets its old state back. The build of one
+            // that is being built continues. The state of a partition that was being removed stays.
             let Ok(was) = self.database.reader().descriptor(number) else { continue };
             let after = change.around(&was).map_or(state::FREE, |(_, after)| after.state);
             match (was.vcpus, was.state) {

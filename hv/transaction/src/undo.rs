@@ -176,8 +176,8 @@ impl Inverse<'_, '_> {
                 self.destroy(&now)
             }
             Change::Fields { number, created_at, parts } => {
-                // CPUs that other partitions' dedications took or gave back are settled by the undo
-                // of those.
+                // The difference comes from the dedications of other partitions; the undo of those
+                // settles it.
                 let derived = offset_of!(PartitionDescriptor, cpu_allowed);
                 let derived = derived..derived + size_of::<cpus::Mask>();
                 if parts.iter().all(|part| derived.contains(&usize::from(part.at))) {

@@ -5,9 +5,9 @@
 //!        -> backend state 4 -> kernel writes state 4
 //! ```
 //!
-//! The command partition has three devices: a second console on the harness line, and the nodes
-//! that tell `uvd` where its command channel and the build channel are. A stock kernel's xenbus
-//! reads and writes the same nodes and states.
+//! The command partition has three devices: a second console on the harness line, and two nodes
+//! from which `uvd` learns where its command channel and the build channel are. A stock kernel's
+//! xenbus reads and writes the same nodes and states.
 //!
 //! Rule: a value that a kernel wrote into the store is read when it is used, and checked then. It
 //! never names a partition other than its writer.

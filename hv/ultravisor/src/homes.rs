@@ -53,10 +53,10 @@ const OWN: [&str; 10] = [
     "error",
 ];
 
-/// What the home of a partition was last written from.
+/// The state of a partition's home.
 #[derive(Debug, PartialEq, Eq)]
 struct Home {
-    /// The generation of that descriptor.
+    /// The generation of the descriptor from which the home was last written.
     generation: u32,
     name: String,
     memory_frames: u64,

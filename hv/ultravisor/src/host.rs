@@ -56,7 +56,7 @@ pub struct Host {
     turns: VecDeque<Port>,
     /// Ports of guests that wait for a turn; the budget decides the order.
     guests: Vec<Port>,
-    /// Those guests' ports that are masked, since they cannot be served now.
+    /// The guests' ports that are masked, since they cannot be served now.
     masked: BTreeSet<Port>,
     /// Whether the last turn was a guest's.
     guest_last: bool,

@@ -27,7 +27,7 @@ pub(crate) unsafe fn set_start(block: &'static StartBlock) {
 /// The start block.
 ///
 /// # Panics
-/// On a host target, where there is none.
+/// Panics on a host target, where there is no start block.
 #[must_use]
 pub fn start() -> &'static StartBlock {
     try_start().expect("no start block: this is not a partition")

@@ -121,7 +121,8 @@ pub enum Operation {
         cpu_cap: u32,
         /// Physical CPUs it may use; empty for all.
         cpu_affinity: Vec<u32>,
-        /// Reserve the CPUs of its affinity, which must not be empty then, for it alone.
+        /// Whether the CPUs of its affinity are reserved for it alone; the affinity must not be
+        /// empty then.
         cpu_dedicated: bool,
         /// Grant frames.
         grant_frames: u32,

@@ -186,7 +186,7 @@ pub struct MachineCpu {
     pub index: u32,
     /// Local APIC id.
     pub apic_id: u32,
-    /// [`CPU_ONLINE`], [`CPU_SIBLING`].
+    /// The bits [`CPU_ONLINE`] and [`CPU_SIBLING`].
     pub flags: u32,
     /// Zero.
     pub reserved: u32,

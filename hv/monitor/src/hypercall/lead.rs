@@ -245,8 +245,8 @@ fn permit(a: &Partition, channel: &ChannelEntry) -> Result<(), i64> {
     Ok(())
 }
 
-/// `START(number)`. If the work is not finished, the caller decides whether to continue at once, as
-/// with [`destroy`].
+/// `START(number)`. The caller decides whether to continue unfinished work at once, as with
+/// [`destroy`].
 pub fn start(call: &mut Call) -> Outcome {
     let partition = partition_in(call.args[1])?;
     let startable = |now| matches!(now, state::BUILDING | state::PAUSED | state::RUNNING);

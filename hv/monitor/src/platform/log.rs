@@ -41,7 +41,7 @@ pub fn set_level(level: LevelFilter) {
     ::log::set_max_level(level);
 }
 
-/// Stops waiting for other CPUs before a line is written; for a failing monitor.
+/// From now on, writes lines without waiting for other CPUs; for a failing monitor.
 pub fn set_failing() {
     FAILING.store(true, Ordering::Relaxed);
 }

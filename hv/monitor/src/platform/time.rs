@@ -85,8 +85,7 @@ impl Counters {
         Self { tsc: tsc(), apic: apic::count() }
     }
 
-    /// The rates, where the time from `self` to `end` is `ticks` of a counter of `hertz` ticks a
-    /// second.
+    /// The rates, if `ticks` of a counter of `hertz` ticks a second passed from `self` to `end`.
     fn rates(self, end: Self, ticks: u64, hertz: u64) -> Option<Rates> {
         let per_second = |n: u64| n.checked_mul(hertz)?.checked_div(ticks);
         let tsc = per_second(end.tsc.checked_sub(self.tsc)?)?;
@@ -117,7 +116,8 @@ fn measure_by_acpi(port: u32) -> Option<Rates> {
     start.rates(Counters::now(), ticks, ACPI_HERTZ)
 }
 
-/// Starts channel 2 of the interval timer (8254), with its output off the loudspeaker.
+/// Measures by channel 2 of the interval timer (8254), which counts down with its output off the
+/// loudspeaker.
 fn measure_by_interval_timer() -> Option<Rates> {
     const GATE: u16 = 0x61;
     let gate: u8 = input(GATE);

@@ -338,8 +338,8 @@ fn a_walk_reads_the_partitions_validated_tables_alone() {
     assert_eq!(find(u64::MAX >> 12, 0), None, "no frame");
     assert_eq!(find_entry(&sim, &Space::new(2, false), L4, 0), None, "another's tables");
 
-    // A walk without these checks would follow an unchecked page of the partition that looks like a
-    // table, and each of the monitor's slots, where the entry may even be a large page.
+    // A walk without these checks would follow two kinds of entries: one that leads to an unchecked
+    // page of the partition, and those in the monitor's slots, which may even be large pages.
     sim.poke(DATA, 0, to(DATA, 0));
     for slot in 256..272 {
         for flags in [RW, RW | PAT_PS] {

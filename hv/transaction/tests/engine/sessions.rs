@@ -41,7 +41,7 @@ fn a_new_session_rolls_back_what_was_pending() {
         grant: 0,
     };
     host.ok(vec![channel, Operation::SetStart { partition, start: start_at(memory.first + 1) }]);
-    // Pending work of another client stays.
+    // Pending work of another client is not rolled back.
     host.run(&half("c")).unwrap();
     assert_eq!(host.open(), [first + 1, first]);
     assert!(host.engine.database().reader().descriptor(FIRST_GUEST).is_err());

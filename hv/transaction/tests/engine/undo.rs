@@ -98,7 +98,7 @@ fn where_the_world_has_moved_on_it_is_refused_with_what_happened() {
         let code = host.undo(sequence).unwrap_err().code;
         assert!(["moved-on", "not-undoable"].contains(&code.as_str()), "{code}");
     }
-    // Another partition with the same number is not the one that was created.
+    // A new partition with the same number is not the one that was created.
     host.ok(vec![create_as("web", Some(number))]);
     assert_eq!(host.descriptor(FIRST_GUEST).number, number);
     let refusal = host.undo(created).unwrap_err();
