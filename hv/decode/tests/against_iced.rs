@@ -235,7 +235,7 @@ fn expected_privileged(i: &Instruction) -> Option<Operation> {
     })
 }
 
-/// Excludes register exchanges and moves that only look like emulated ones.
+/// The expected result for a disassembled instruction; `None` if the decoder should refuse it.
 fn expected(i: &Instruction) -> Option<Operation> {
     expected_write(i).or_else(|| expected_privileged(i))
 }
