@@ -28,7 +28,7 @@ use pv_abi::uv::build::{BuildReply, BuildRequest, File, MAX_COMMAND_LINE, PROTOC
 use pv_abi::uv::command::Refusal;
 use pv_abi::uv::database::{COMMAND, PartitionDescriptor, kind, state};
 
-/// Most bytes of a piece.
+/// Maximum number of bytes of a piece.
 const PIECE: u64 = (WINDOW_PAGES * PAGE_SIZE) as u64;
 /// Pieces end on a multiple of this, so that whole pages are written.
 const PAGE: u64 = PAGE_SIZE as u64;

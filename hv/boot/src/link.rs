@@ -14,7 +14,7 @@ use pv_abi::uv::command::{Answer, Body, Operation, Outcome, Query, ResourcesAnsw
 use pv_abi::uv::database::{DESCRIPTOR_MAGIC, PartitionDescriptor};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// Most ranges of one partition's memory.
+/// Maximum number of ranges of one partition's memory.
 const MAX_RANGES: usize = 16 * 1024;
 /// The port at our end of the command channel.
 const PORT: Port = Port(1);

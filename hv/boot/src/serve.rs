@@ -30,7 +30,8 @@ use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
 /// Our first grant reference for the channel; those of the command channel are below.
 const GRANT: u32 = 64;
 
-/// Most bytes of the heap for one step of a build: a piece of a file, and the plan of 16 Ki ranges.
+/// Maximum number of bytes of the heap for one step of a build: a piece of a file, and the plan of
+/// 16 Ki ranges.
 const ROOM: usize = 3 << 20;
 
 /// The server of the build channel.

@@ -9,9 +9,9 @@ use pv_abi::uv::database::{UNASSIGNED, instance_frames};
 const MIB: u64 = 256;
 /// Memory is assigned in steps of 4 MiB, the page map's middle tier.
 const STEP: u64 = 4 * MIB;
-/// Least and most memory without an option.
+/// Minimum and maximum memory without an option.
 const DEFAULT_MEMORY: (u64, u64) = (256 * MIB, 2048 * MIB);
-/// Most virtual CPUs without an option.
+/// Maximum number of virtual CPUs without an option.
 const DEFAULT_VCPUS: u32 = 8;
 
 /// Grant frames of the command partition, with 512 grants each.

@@ -30,7 +30,7 @@ use alloc::collections::BTreeMap;
 pub struct Limits {
     /// Percent of one CPU for the work on behalf of guests.
     pub rate: u64,
-    /// Most nanoseconds that may be saved up.
+    /// Maximum number of nanoseconds that may be saved up.
     pub burst: i64,
     /// Nanoseconds that a turn takes: guests are served again once this much is there.
     pub turn: u64,

@@ -19,13 +19,13 @@ use core::fmt;
 use core::ops::Range;
 use pv_abi::xen::mmu::{HOLE_END_SLOT, HOLE_FIRST_SLOT};
 
-/// Least number of free mapped frames after the stack.
+/// Minimum number of free mapped frames after the stack.
 const PAD_FRAMES: u64 = 512 * 1024 / PAGE_BYTES;
 /// The mapping ends on a multiple of this many frames.
 const ROUND_FRAMES: u64 = 4 * 1024 * 1024 / PAGE_BYTES;
 /// Bytes of an entry of the table of machine frames.
 const P2M_ENTRY_BYTES: u64 = 8;
-/// Most frames of a partition: 16 TiB, so that sums of PFNs never overflow.
+/// Maximum number of frames of a partition: 16 TiB, so that sums of PFNs never overflow.
 const MAX_FRAMES: u64 = 1 << 32;
 
 /// The sizes for a layout.

@@ -136,7 +136,8 @@ impl Plan {
         Ok(Self { kernel, layout, memory, initrd_bytes, command_line, parameters })
     }
 
-    /// Least frames that a partition needs to start this kernel, for use before memory is assigned.
+    /// Minimum number of frames that a partition needs to start this kernel, for use before memory
+    /// is assigned.
     ///
     /// # Errors
     /// Those of [`Plan::new`], except that for too little memory.

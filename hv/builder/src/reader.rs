@@ -24,9 +24,9 @@ use elf::string_table::StringTable;
 /// Bytes at the start of a kernel that are asked for first; they must contain its ELF header and
 /// program headers.
 pub const HEAD_BYTES: u64 = 4 * 1024;
-/// Most bytes of notes, of section headers, and of section names, each.
+/// Maximum number of bytes of notes, of section headers, and of section names, each.
 pub const NOTE_BYTES: u64 = 256 * 1024;
-/// Most note segments that are read, and most sections.
+/// Maximum number of note segments that are read, and of sections.
 pub(crate) const MAX_NOTES: usize = 64;
 /// Bytes of the ELF header.
 const ELF_HEADER_BYTES: usize = 64;
@@ -34,9 +34,9 @@ const ELF_HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: u16 = 56;
 /// Bytes of a section header.
 const SECTION_HEADER_BYTES: u16 = 64;
-/// Most segments to load.
+/// Maximum number of segments to load.
 const MAX_SEGMENTS: usize = 64;
-/// Most bytes of the text of a section `__xen_guest`.
+/// Maximum number of bytes of the text of a section `__xen_guest`.
 const TEXT_BYTES: u64 = 4 * 1024;
 /// The section of kernels older than notes.
 const TEXT_SECTION: &str = "__xen_guest";

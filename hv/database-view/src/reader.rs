@@ -95,7 +95,7 @@ pub struct Reader<'a> {
     words: Words<'a>,
 }
 
-/// Most frames that the root of the page map can describe.
+/// Maximum number of frames that the root of the page map can describe.
 pub const MAX_FRAMES: u64 = TIER_FRAMES[0] * INDEX_ENTRIES as u64;
 
 impl<'a> Reader<'a> {

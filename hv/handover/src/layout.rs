@@ -21,7 +21,7 @@ pub const FIRST_SLOT: usize = 256;
 /// Number of the monitor's level-4 slots.
 pub const SLOTS: usize = 16;
 
-/// Most CPUs that the monitor can use.
+/// Maximum number of CPUs that the monitor can use.
 pub const MAX_CPUS: usize = 64;
 /// Bytes of a CPU's area, and of each of its windows.
 pub const AREA_BYTES: u64 = 0x1_0000;

@@ -78,8 +78,8 @@ const MODULES: u64 = 0x20_0000_0000;
 const WINDOW: u64 = 0x40_0000_0000;
 /// Pages of the stack.
 const STACK_PAGES: u64 = 32;
-/// Least and most pages of the heap. Between the limits the ultravisor gets a 128th of the
-/// machine's memory: it keeps data for each partition, and memory limits their number.
+/// Minimum and maximum number of pages of the heap. Between the limits the ultravisor gets a 128th
+/// of the machine's memory: it keeps data for each partition, and memory limits their number.
 const HEAP_PAGES: [u64; 2] = [4096, 65_536];
 /// Grant frames of the two partitions.
 const GRANT_FRAMES: u32 = 8;

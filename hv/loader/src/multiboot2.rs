@@ -14,8 +14,8 @@ use crate::regions::{Region, Regions};
 
 /// Value of eax at entry (specification 3.1).
 pub const MAGIC: u32 = 0x36d7_6289;
-/// Most modules that the loader takes: those of the start block, the images of the two partitions,
-/// and microcode of both manufacturers.
+/// Maximum number of modules that the loader takes: those of the start block, the images of the two
+/// partitions, and microcode of both manufacturers.
 pub const MAX_MODULES: usize = MODULES + 4;
 
 /// A module that GRUB loaded.

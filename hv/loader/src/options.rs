@@ -27,7 +27,7 @@ pub struct Options {
     pub after_panic: AfterPanic,
     /// Leave QEMU through its debug-exit device (port 0xf4) instead of power-off.
     pub debug_exit: bool,
-    /// Most CPUs to use.
+    /// Maximum number of CPUs to use.
     pub cpus: u32,
     /// Use every thread of a core, not only the first.
     pub smt: bool,

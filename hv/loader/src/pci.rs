@@ -17,7 +17,7 @@ const ABSENT: u32 = 0xffff_ffff;
 /// Header type: the device has more than one function.
 const SEVERAL_FUNCTIONS: u32 = 0x80 << 16;
 
-/// Most functions that are recorded.
+/// Maximum number of functions that are recorded.
 pub const MAX_FUNCTIONS: usize = 256;
 
 /// Reads a configuration register of a function (bus << 8 | device << 3 | function).

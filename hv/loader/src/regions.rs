@@ -6,7 +6,7 @@
 
 use heapless::Vec;
 
-/// Most regions, raw and sorted.
+/// Maximum number of regions, raw and sorted.
 pub const MAX_REGIONS: usize = 128;
 
 /// Types of a region (multiboot2 specification 3.6.8).

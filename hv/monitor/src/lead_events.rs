@@ -12,8 +12,8 @@ use pv_abi::{
 
 use crate::{delivery, ending::Ending, lock::SpinLock, partition, platform};
 
-/// Most events kept: one per partition that the machine has virtual CPUs for, since a partition
-/// stops once. The ultravisor logs the events before it destroys the partitions.
+/// Maximum number of events kept: one per partition that the machine has virtual CPUs for, since a
+/// partition stops once. The ultravisor logs the events before it destroys the partitions.
 const KEPT: usize = MAX_MACHINE_VCPUS as usize;
 
 static EVENTS: SpinLock<Events> = SpinLock::new(Events { dropped: 0, kept: Deque::new() });

@@ -56,7 +56,7 @@ use crate::{
 
 pub use machine::frame;
 
-/// Most partition numbers: a domid has 15 bits.
+/// Maximum number of partition numbers: a domid has 15 bits.
 const NUMBERS: usize = 0x8000;
 
 static PARTITIONS: [AtomicPtr<Partition>; NUMBERS] =

@@ -305,7 +305,7 @@ fn program_timer(queue: &Queue) {
     }
 }
 
-/// Most expired timers that one interrupt handles.
+/// Maximum number of expired timers that one interrupt handles.
 const EXPIRED: u32 = 32;
 
 /// Handles the CPU's timer interrupt: raises the events of expired timers; the time slice may be

@@ -35,11 +35,11 @@ use crate::words::WriteWords;
 /// Channels of each guest: its console and its store.
 const GUEST_CHANNELS: u32 = 2;
 
-/// Least pages of an arena.
+/// Minimum number of pages of an arena.
 pub const MIN_PAGES: u32 = 64;
 
-/// Most pages of the log ring: a quarter of them has room for the pending transactions of a
-/// thousand guests that are being built.
+/// Maximum number of pages of the log ring: a quarter of them has room for the pending transactions
+/// of a thousand guests that are being built.
 const MAX_LOG_PAGES: u32 = 1024;
 
 /// Indices of the header's words.
@@ -429,8 +429,8 @@ impl<'a> Database<'a> {
         crate::page_map::set_owner(self, first, frames, owner)
     }
 
-    /// Most arena pages that changes of owner would need. Each change is given as first frame,
-    /// number of frames, and owner; none is made.
+    /// Maximum number of arena pages that changes of owner would need. Each change is given as
+    /// first frame, number of frames, and owner; none is made.
     ///
     /// # Errors
     /// [`WriteError::OutOfRange`] if some of the frames are not in the page map.

@@ -7,7 +7,7 @@ use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, PartitionDescriptor, chann
 use resource_db::{Database, MIN_PAGES, Owner, PAGE_WORDS, ReadError, Reader, WriteError};
 use zerocopy::FromZeros;
 
-/// Two root entries and a part, so that every tier and the cut end occur.
+/// Two root entries and part of a third, so that every tier and the cut end occur.
 const FRAMES: u64 = 2 * (1 << 20) + 3000;
 
 fn arena(pages: u32) -> Vec<AtomicU32> {

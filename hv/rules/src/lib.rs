@@ -16,7 +16,7 @@ use core::ops::RangeInclusive;
 use pv_abi::uv::build::MAX_COMMAND_LINE;
 use pv_abi::uv::database::{MAX_GRANT_FRAMES, MAX_VCPUS};
 
-/// Most bytes of a name: the descriptor's field without its final zero.
+/// Maximum number of bytes of a name: the descriptor's field without its final zero.
 pub const MAX_NAME: usize = 31;
 /// Limits of a partition's memory, in bytes; the maximum is what the page map describes.
 pub const MEMORY: RangeInclusive<u64> = 1 << 20..=4 << 40;

@@ -14,7 +14,8 @@ use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 const USUAL_WEIGHT: u64 = 256;
 /// Nanoseconds over which a cap is enforced.
 pub const PERIOD: u64 = 10_000_000;
-/// Least nanoseconds that a virtual CPU with budget left runs before the budget is checked again.
+/// Minimum number of nanoseconds that a virtual CPU with budget left runs before the budget is
+/// checked again.
 const LEAST_RUN: u64 = 100_000;
 
 /// A set of physical CPUs, as one bit each, 256 at most.

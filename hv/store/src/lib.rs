@@ -35,26 +35,26 @@ pub use wire::Error;
 
 /// Limits of one client.
 pub mod limits {
-    /// Most nodes that it owns.
+    /// Maximum number of nodes that it owns.
     pub const NODES: u32 = 1000;
-    /// Most watches.
+    /// Maximum number of watches.
     pub const WATCHES: usize = 128;
-    /// Most open transactions.
+    /// Maximum number of open transactions.
     pub const TRANSACTIONS: usize = 10;
-    /// Most nodes that one transaction may change, and most that it may depend on.
+    /// Maximum number of nodes that one transaction may change, and on which it may depend.
     pub const CHANGES: usize = 256;
-    /// Most entries in a node's permissions.
+    /// Maximum number of entries in a node's permissions.
     pub const PERMISSIONS: usize = 16;
-    /// Most bytes of a value.
+    /// Maximum number of bytes of a value.
     pub const VALUE: usize = 2048;
-    /// Most bytes of a watch's token: with any path, an event fits a message.
+    /// Maximum number of bytes of a watch's token: with any path, an event fits a message.
     pub const TOKEN: usize = 1022;
-    /// Most names in a path.
+    /// Maximum number of names in a path.
     pub const DEPTH: usize = 32;
     /// Bytes of unread output at which a client is no longer served.
     pub const UNREAD: usize = 1024;
 
-    /// Most bytes of one client in the ledger.
+    /// Maximum number of bytes of one client in the ledger.
     pub const BYTES: usize = 512 * 1024;
     /// Bytes of the ledger that are reserved for each client.
     pub const RESERVE: usize = 12 * 1024;

@@ -65,7 +65,7 @@ fn entry_cost(path: &Path, entry: &Entry) -> usize {
 }
 
 impl Step {
-    /// Most bytes that this adds to an overlay.
+    /// Maximum number of bytes that this adds to an overlay.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Nothing => 0,

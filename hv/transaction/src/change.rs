@@ -207,7 +207,7 @@ impl Change {
         (before != after).then_some((number, names))
     }
 
-    /// Most bytes that the change takes in a record.
+    /// Maximum number of bytes that the change takes in a record.
     pub(crate) fn bytes(&self) -> usize {
         /// Bytes for numbers and lengths beside the data.
         const BESIDE: usize = 24;

@@ -35,15 +35,15 @@ use crate::{Action, Monitor};
 /// Replies that the engine keeps for each client.
 const KEPT_REPLIES: usize = 32;
 
-/// Most bytes of all sentences about a plan; and the least share of each.
+/// Maximum number of bytes of all sentences about a plan; and the minimum for each.
 const PLANNED_BYTES: usize = 20 * 1024;
 const SENTENCE_BYTES: usize = 64;
 
 /// Bytes of a record beside its changes, outcomes and texts.
 const RECORD_BYTES: usize = 256;
-/// Most bytes of a text in a record: a thousand characters.
+/// Maximum number of bytes of a text in a record: a thousand characters.
 const TEXT_BYTES: usize = 4000;
-/// Most bytes of the outcomes in an answer.
+/// Maximum number of bytes of the outcomes in an answer.
 const ANSWER_BYTES: usize = MAX_PAYLOAD - 1024;
 
 /// The limits of the machine.
@@ -51,14 +51,15 @@ const ANSWER_BYTES: usize = MAX_PAYLOAD - 1024;
 pub struct Limits {
     /// Number of physical CPUs.
     pub cpus: u32,
-    /// Most ranges for the memory of all partitions; each takes some 40 bytes of the heap.
+    /// Maximum number of ranges for the memory of all partitions; each takes some 40 bytes of the
+    /// heap.
     pub ranges: u32,
     /// Whether guests may not run, because the CPU lets them read all memory.
     pub meltdown: bool,
 }
 
 impl Limits {
-    /// Most ranges for the memory of one partition.
+    /// Maximum number of ranges for the memory of one partition.
     pub(crate) const fn ranges_of_partition(&self) -> usize {
         self.ranges as usize / 8
     }
@@ -569,9 +570,9 @@ fn shortened(mut what: Vec<String>) -> Vec<String> {
     what
 }
 
-/// Most bytes of an outcome in an answer.
+/// Maximum number of bytes of an outcome in an answer.
 fn outcome_bytes(outcome: &Outcome) -> usize {
-    /// Most bytes of a number of 32 bits, or of a number of frames, in postcard.
+    /// Maximum number of bytes of a number of 32 bits, or of a number of frames, in postcard.
     const NUMBER: usize = 5;
     1 + match outcome {
         Outcome::Memory(ranges) => NUMBER + ranges.len() * 2 * NUMBER,

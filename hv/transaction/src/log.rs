@@ -243,14 +243,14 @@ impl Log {
         database.write_log(12, &self.end.to_le_bytes())
     }
 
-    /// Most bytes of an entry.
+    /// Maximum number of bytes of an entry.
     pub(crate) const fn most(&self) -> usize {
         most(self.size) as usize
     }
 
-    /// Most ranges in a record of the ultravisor's own, beside a descriptor and texts.
+    /// Maximum number of ranges in a record of the ultravisor's own, beside a descriptor and texts.
     pub(crate) fn ranges_of_record(&self) -> usize {
-        /// Most bytes of a range, and of everything beside the ranges.
+        /// Maximum number of bytes of a range, and of everything beside the ranges.
         const BYTES: [u32; 2] = [24, 2048];
         let [range, beside] = BYTES;
         (most(self.size).saturating_sub(beside) / range).clamp(16, 1024) as usize

@@ -23,7 +23,7 @@ use crate::index::{Brief, Index};
 use crate::refusal::{from_write, label, refusal};
 use crate::{Action, space};
 
-/// Most ranges that one transaction may change, so that its record fits the log.
+/// Maximum number of ranges that one transaction may change, so that its record fits the log.
 pub(crate) const MAX_RANGES: usize = 1024;
 
 /// Frames that change their owner.

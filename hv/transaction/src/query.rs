@@ -17,17 +17,18 @@ use zerocopy::FromZeros;
 use crate::refusal::name_of;
 use crate::{Engine, cpus, replica};
 
-/// Most bytes of an answer about partitions, and of one row without its name and its CPUs.
+/// Maximum number of bytes of an answer about partitions, and of one row without its name and its
+/// CPUs.
 const PARTITION_BYTES: usize = 21 * 1024;
 const ROW_BYTES: usize = 144;
-/// Most bytes of a row of a list, without its name.
+/// Maximum number of bytes of a row of a list, without its name.
 const LIST_ROW_BYTES: usize = 48;
-/// Most rows of an answer about the page map.
+/// Maximum number of rows of an answer about the page map.
 const MAP_ROWS: usize = 1000;
-/// Most bytes of the texts in an answer about the log.
+/// Maximum number of bytes of the texts in an answer about the log.
 const LOG_TEXT: usize = 12 * 1024;
 
-/// Most frames that one comparison covers, and most differences that it lists.
+/// Maximum number of frames that one comparison covers, and of differences that it lists.
 const COMPARED_FRAMES: u64 = 16 * 1024;
 const DIFFERENCES: usize = 256;
 
@@ -252,8 +253,8 @@ fn log(engine: &Engine, from: u64, most: u32) -> Answer {
     Answer::Log { rows, oldest, next }
 }
 
-/// The monitor has no record of frames beyond RAM, so I/O memory in the database there is no
-/// difference.
+/// The monitor has no record of frames beyond RAM, so frames beyond RAM that the database calls I/O
+/// memory are no difference.
 fn compare(engine: &Engine, gauges: &dyn Gauges, first: u64) -> Answer {
     let reader = engine.database().reader();
     let end = first.saturating_add(COMPARED_FRAMES).min(reader.frames());

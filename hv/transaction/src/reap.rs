@@ -40,7 +40,7 @@ use crate::{Action, Monitor};
 /// Nanoseconds until the first repetition, and the longest interval, up to which it doubles.
 const FIRST_WAIT: u64 = 10_000_000;
 pub(crate) const LAST_WAIT: u64 = 1_000_000_000;
-/// Most frames of a batch.
+/// Maximum number of frames of a batch.
 const BATCH_FRAMES: u64 = 1 << 16;
 /// How often the monitor may refuse a batch for one more frame: once for each part of [`LOOK`]
 /// frames, and a few times more.

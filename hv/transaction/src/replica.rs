@@ -16,10 +16,10 @@ use serde_bytes::ByteBuf;
 use crate::Engine;
 use crate::change::without_zeros;
 
-/// Most bytes of an answer without its frame, which has room for 24 KiB.
+/// Maximum number of bytes of an answer without its frame, which has room for 24 KiB.
 const BYTES: usize = 20 * 1024;
 
-/// Most pages read for an answer; each takes some microseconds, even if it is empty.
+/// Maximum number of pages read for an answer; each takes some microseconds, even if it is empty.
 const PAGES: usize = 128;
 
 /// Answers [`pv_abi::uv::command::Query::Arena`].

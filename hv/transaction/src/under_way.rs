@@ -33,7 +33,7 @@ use crate::pending::Pending;
 use crate::reap::Passing;
 use crate::{AGAIN, Action, Monitor};
 
-/// Most frames in one action of the monitor.
+/// Maximum number of frames in one action of the monitor.
 pub(crate) const PIECE: u64 = 256;
 
 /// The result of beginning a request.
@@ -263,7 +263,7 @@ impl Engine<'_> {
         open.min().unwrap_or(self.log.next)
     }
 
-    /// Most free frames that the monitor may still have to scrub.
+    /// Maximum number of free frames that the monitor may still have to scrub.
     #[must_use]
     pub const fn unscrubbed(&self) -> u64 {
         self.unscrubbed.frames()

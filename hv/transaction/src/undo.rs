@@ -26,7 +26,7 @@ use crate::refusal::{label, name_of, refusal};
 use crate::under_way::Begun;
 use crate::{Monitor, cpus};
 
-/// Most records that a refusal lists.
+/// Maximum number of records that a refusal lists.
 const SINCE: usize = 8;
 
 impl Engine<'_> {

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 
 use pv_abi::uv::command::Range;
 
-/// Most ranges that are kept.
+/// Maximum number of ranges that are kept.
 const MOST: usize = 256;
 
 /// The ranges; see the module.
@@ -27,7 +27,7 @@ pub(crate) struct Unscrubbed {
 }
 
 impl Unscrubbed {
-    /// Most frames that may be dirty.
+    /// Maximum number of frames that may be dirty.
     pub(crate) const fn frames(&self) -> u64 {
         self.frames
     }

@@ -113,8 +113,8 @@ fn read_options() -> Result<Options, String> {
     Ok(options)
 }
 
-/// Most ranges of memory that the database keeps: the index of them takes at most a twelfth of the
-/// heap.
+/// Maximum number of ranges of memory that the database keeps: the index of them takes at most a
+/// twelfth of the heap.
 fn ranges() -> u32 {
     /// Bytes of the heap for each range, with the margin.
     const BYTES: u64 = 512;

@@ -32,11 +32,11 @@ const TURN: u64 = 2_000_000;
 const LONG: u64 = 5_000_000;
 /// Requests answered per event.
 const REQUESTS: usize = 4;
-/// Most bytes of the heap to read a request and answer a query: a list with a false length takes 1
-/// MiB before its missing end is noticed.
+/// Maximum number of bytes of the heap to read a request and answer a query: a list with a false
+/// length takes 1 MiB before its missing end is noticed.
 const RECEIVE_ROOM: usize = 3 << 19;
-/// Least bytes of the heap to carry out a transaction, and bytes for each operation, whose
-/// descriptor is planned and whose differences are logged.
+/// Minimum number of bytes of the heap to carry out a transaction, and bytes for each operation,
+/// whose descriptor is planned and whose differences are logged.
 const TRANSACTION_ROOM: usize = 3 << 20;
 const OPERATION_ROOM: usize = 6 << 10;
 /// How often a console is served before the host ends.

@@ -30,7 +30,7 @@ use crate::stores::StoreClient;
 /// The share of a CPU that this partition may spend on guests.
 pub const SERVICE: Limits = Limits { rate: 6, burst: 2_000_000, turn: 200_000, switches: 8_000 };
 
-/// Most bytes that the store may keep for all its clients together: half of the heap.
+/// Maximum number of bytes that the store may keep for all its clients together: half of the heap.
 fn store_budget() -> usize {
     usize::try_from(partition_runtime::heap::usage().bytes / 2).unwrap_or(usize::MAX)
 }

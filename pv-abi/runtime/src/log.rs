@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use pv_abi::xen::console::WRITE;
 use pv_abi::xen::hypercall::CONSOLE_IO;
 
-/// Most bytes of a line; a longer line is cut.
+/// Maximum number of bytes of a line; a longer line is cut.
 pub const LINE_BYTES: usize = 480;
 
 static NAME: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());

@@ -5,7 +5,7 @@
 
 use pv_abi::uv::start::WINDOW_PAGES;
 
-/// Most pages.
+/// Maximum number of pages.
 pub const MAX_PAGES: usize = WINDOW_PAGES as usize;
 
 /// The allocation state of up to [`MAX_PAGES`] pages.

@@ -31,7 +31,7 @@ pub const RING_PAGES: usize = COMMAND_PAGES;
 pub const WINDOW_PAGES: usize = 256;
 /// Pages of the channel.
 pub const PAGES: usize = RING_PAGES + WINDOW_PAGES;
-/// Most bytes of a command line (the start info's field, without its final zero).
+/// Maximum number of bytes of a command line (the start info's field, without its final zero).
 pub const MAX_COMMAND_LINE: usize = 1023;
 
 /// A request with its id, which increases.

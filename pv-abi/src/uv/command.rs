@@ -67,11 +67,11 @@ pub struct Transaction {
     pub operations: Vec<Operation>,
 }
 
-/// Most operations of a transaction.
+/// Maximum number of operations of a transaction.
 pub const MAX_OPERATIONS: usize = 4096;
 
-/// Most transactions that a client may have pending at once. The list of those rolled back fits in
-/// an answer.
+/// Maximum number of transactions that a client may have pending at once. The list of those rolled
+/// back fits in an answer.
 pub const MAX_PENDING: usize = 64;
 
 /// Reads a list of operations to its end, and keeps the first ones.
@@ -299,14 +299,14 @@ pub enum Query {
     PageMap {
         /// First frame.
         first: u64,
-        /// Most ranges in the answer.
+        /// Maximum number of ranges in the answer.
         most: u32,
     },
     /// The arena as whole pages, for a replica.
     Arena {
         /// First page.
         first: u32,
-        /// Most pages in the answer; there are fewer if a reply has no room.
+        /// Maximum number of pages in the answer; there are fewer if a reply has no room.
         most: u32,
     },
     /// Log records with their changes, from this sequence number on, with which a replica is
@@ -314,14 +314,14 @@ pub enum Query {
     Records {
         /// First record wanted.
         from: u64,
-        /// Most records in the answer.
+        /// Maximum number of records in the answer.
         most: u32,
     },
     /// Log records from this sequence number on. The channel's event signals new ones.
     Log {
         /// First record wanted.
         from: u64,
-        /// Most records in the answer.
+        /// Maximum number of records in the answer.
         most: u32,
     },
     /// Compare the page map with the monitor's record of each frame, from this frame on; one query
@@ -344,7 +344,7 @@ pub enum Query {
         partition: u32,
         /// First frame.
         first: u64,
-        /// Most ranges in the answer.
+        /// Maximum number of ranges in the answer.
         most: u32,
     },
     /// A short row for each partition with a number above `after`.
@@ -523,8 +523,8 @@ pub enum IssueState {
     Open,
 }
 
-/// Most bytes of each text of a refusal: whatever a client's names are, its refusal fits a frame of
-/// a channel, and a message of `uvd` with every character escaped.
+/// Maximum number of bytes of each text of a refusal: whatever a client's names are, its refusal
+/// fits a frame of a channel, and a message of `uvd` with every character escaped.
 pub const MAX_REFUSAL_TEXT: usize = 1000;
 
 impl Refusal {
@@ -657,7 +657,7 @@ pub struct ResourcesAnswer {
     pub channels: u32,
     /// The heap of the ultravisor partition.
     pub heap: Heap,
-    /// Most free frames that may still have to be scrubbed.
+    /// Maximum number of free frames that may still have to be scrubbed.
     pub unscrubbed: u64,
     /// The loop of the ultravisor partition.
     pub turns: Turns,
@@ -680,7 +680,7 @@ pub struct Heap {
     pub bytes: u64,
     /// Bytes in use.
     pub in_use: u64,
-    /// Most bytes in use since it started.
+    /// Maximum number of bytes in use since it started.
     pub most: u64,
 }
 

@@ -238,9 +238,9 @@ pub struct PartitionDescriptor {
 }
 /// `b"UVPD"`, little-endian.
 pub const DESCRIPTOR_MAGIC: u32 = u32::from_le_bytes(*b"UVPD");
-/// Most virtual CPUs of a partition (the ABI's 32 entries of shared info).
+/// Maximum number of virtual CPUs of a partition (the ABI's 32 entries of shared info).
 pub const MAX_VCPUS: u32 = 32;
-/// Most virtual CPUs of all partitions of a machine.
+/// Maximum number of virtual CPUs of all partitions of a machine.
 pub const MAX_MACHINE_VCPUS: u32 = 1024;
 /// [`PartitionDescriptor::cpu_weight`] of the ultravisor and the boot partition: they run little
 /// and seldom, and work for one partition must not wait for others that compute.
@@ -249,7 +249,7 @@ pub const SYSTEM_CPU_WEIGHT: u32 = 65535;
 /// options give another: that of 16 usual guests. So the operator keeps control of the host when
 /// all guests compute, and guests still run when the command partition computes.
 pub const COMMAND_CPU_WEIGHT: u32 = 4096;
-/// Most grant frames of a partition (512 version-1 entries each).
+/// Maximum number of grant frames of a partition (512 version-1 entries each).
 pub const MAX_GRANT_FRAMES: u32 = 64;
 
 /// Frames that a monitor instance needs for a partition of this size: [`INSTANCE_FIXED_FRAMES`] for

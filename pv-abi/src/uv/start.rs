@@ -70,9 +70,9 @@ pub struct StartBlock {
 /// Pages of the mapping window: four level-1 tables.
 pub const WINDOW_PAGES: u64 = 2048;
 
-/// Most modules in a start block.
+/// Maximum number of modules in a start block.
 pub const MODULES: usize = 7;
-/// Most bytes of a module's command line.
+/// Maximum number of bytes of a module's command line.
 pub const MODULE_COMMAND_LINE: usize = 512;
 
 /// A GRUB module; 544 bytes.

@@ -28,7 +28,7 @@ pub const SEGBASE_GS_USER_SEL: u32 = 3;
 
 /// Number of descriptors that a kernel may set.
 pub const MAX_GDT_ENTRIES: usize = FIRST_RESERVED_GDT_ENTRY;
-/// Most entries of a local descriptor table.
+/// Maximum number of entries of a local descriptor table.
 pub const MAX_LDT_ENTRIES: usize = 8192;
 
 const _: () = {

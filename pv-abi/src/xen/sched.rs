@@ -53,7 +53,7 @@ pub struct Poll {
     /// Absolute system time, in nanoseconds, of the timeout; 0 for none.
     pub timeout: u64,
 }
-/// Most ports of a poll.
+/// Maximum number of ports of a poll.
 pub const MAX_POLL_PORTS: u32 = 128;
 
 /// Argument of [`WATCHDOG`] (`sched_watchdog`); 8 bytes.

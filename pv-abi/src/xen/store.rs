@@ -7,11 +7,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes of each direction of the ring.
 pub const RING_BYTES: usize = 1024;
-/// Most bytes of a message's body.
+/// Maximum number of bytes of a message's body.
 pub const PAYLOAD_MAX: usize = 4096;
-/// Most bytes of an absolute path.
+/// Maximum number of bytes of an absolute path.
 pub const ABS_PATH_MAX: usize = 3072;
-/// Most bytes of a relative path.
+/// Maximum number of bytes of a relative path.
 pub const REL_PATH_MAX: usize = 2048;
 
 /// The store ring (`xenstore_domain_interface`); 2076 bytes at the start of its page.

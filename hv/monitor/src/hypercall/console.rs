@@ -11,7 +11,7 @@ use pv_abi::{
 use super::{Call, Outcome};
 use crate::{guest_memory, partition::Partition, platform, time};
 
-/// Most bytes that one call writes; the call is then continued.
+/// Maximum number of bytes that one call writes; the call is then continued.
 const PIECE: usize = 256;
 /// Nanoseconds that each byte of a guest's text costs: 4096 bytes a second.
 const BYTE_TIME: u64 = 1_000_000_000 / 4096;

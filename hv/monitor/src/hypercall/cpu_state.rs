@@ -21,7 +21,7 @@ use crate::{
     vcpu::{CALLBACKS, Gate, Vcpu},
 };
 
-/// Most gates that one call may set; a table has 256.
+/// Maximum number of gates that one call may set; a table has 256.
 const MOST_GATES: u64 = 257;
 
 /// `set_trap_table(TrapInfo *list)`: sets gates until the first entry without an address; a null

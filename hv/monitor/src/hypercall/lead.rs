@@ -71,7 +71,7 @@ pub fn activate_partition(call: &mut Call) -> Outcome {
 /// frame.
 const STRIDE: usize = 8;
 
-/// Most frames whose owner is looked up together.
+/// Maximum number of frames whose owner is looked up together.
 const LOOKAHEAD: u64 = 32;
 
 /// `ACTIVATE_PAGES(first, count)`.

@@ -41,8 +41,8 @@ impl Scale {
     }
 }
 
-/// Most nanoseconds ahead that a hardware timer is set. An interrupt that comes too early only sets
-/// the timer again.
+/// Longest time ahead, in nanoseconds, for which a hardware timer is set. An interrupt that comes
+/// too early only sets the timer again.
 pub const LONGEST_WAIT: u64 = 2_000_000_000;
 
 /// Ticks of a counter of `hertz` ticks a second from `now` until `deadline`, capped at

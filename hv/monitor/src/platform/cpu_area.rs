@@ -26,9 +26,9 @@ use handover::{
 
 use super::processor;
 
-/// Most frames of a partition's GDT.
+/// Maximum number of frames of a partition's GDT.
 pub const GDT_FRAMES: usize = 14;
-/// Most frames of a partition's LDT.
+/// Maximum number of frames of a partition's LDT.
 pub const LDT_FRAMES: usize = 16;
 /// Tops of the stacks for double fault, NMI, machine check, as offsets in the area.
 pub const IST_TOPS: [u64; 3] = [0x3000, 0x5000, 0x7000];

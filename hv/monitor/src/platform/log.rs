@@ -92,7 +92,7 @@ impl Drop for Console {
 static LOST: AtomicU32 = AtomicU32::new(0);
 /// Non-maskable interrupts that came while the CPU was in the monitor and may have held a lock.
 static INTERRUPTED: AtomicU32 = AtomicU32::new(0);
-/// Most bytes of a message.
+/// Maximum number of bytes of a message.
 const LONGEST: usize = 1024;
 
 /// Counts a non-maskable interrupt of unknown cause that came in ring 0; the next message reports
@@ -142,7 +142,7 @@ pub fn log_warning(text: fmt::Arguments<'_>) {
 /// The partition whose text is the console's last line, while that line is unfinished.
 static UNFINISHED: AtomicU32 = AtomicU32::new(0);
 
-/// Most bytes of the mark at the start of a line of a partition's text.
+/// Maximum number of bytes of the mark at the start of a line of a partition's text.
 const MARK: usize = 24;
 
 /// Writes text for a partition, and marks its lines with the partition's number. A guest's text

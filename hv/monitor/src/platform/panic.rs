@@ -25,7 +25,7 @@ use super::{
 };
 use crate::context::Registers;
 
-/// Most frames in a backtrace.
+/// Maximum number of frames in a backtrace.
 const DEPTH: usize = 32;
 const STACK_BYTES: usize = 16384;
 /// Stands for "no CPU has failed".

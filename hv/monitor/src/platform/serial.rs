@@ -12,7 +12,7 @@ use spin::{Mutex, MutexGuard};
 
 /// The console.
 pub const CONSOLE: u32 = 0;
-/// Most bytes that wait to be sent.
+/// Maximum number of bytes that wait to be sent.
 pub const RING: usize = 65536;
 
 /// Line status: a byte was received.

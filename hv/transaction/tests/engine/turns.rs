@@ -16,7 +16,7 @@ const FRAMES: u64 = 200_000;
 const LARGE: u64 = 150_000;
 /// Frames that an existing partition gets in addition.
 const MORE: u64 = 60_000;
-/// Most frames in one action of the monitor.
+/// Maximum number of frames in one action of the monitor.
 const PIECE: u64 = 256;
 
 fn assign(partition: Target, frames: u64) -> Operation {
