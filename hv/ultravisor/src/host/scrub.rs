@@ -4,10 +4,10 @@
 //! The monitor knows which free frames are clean. This module knows where to look: the frames that
 //! were free when the host started, and those released since.
 //!
-//! Rule: it is idle time that is spent, and what it takes is booked to whoever made the partition that
-//! had the memory.
-//! Where another wanted the CPU during a piece, scrubbing rests for several times as long as the piece
-//! took: so it takes a ninth of one CPU from others at most, and `SERVICE%` shows whose that is.
+//! Rule: scrubbing uses idle time, and its cost is charged to the client that made the partition
+//! that had the memory. If another partition wanted the CPU during a piece, scrubbing rests for several
+//! times as long as the piece took. So it takes at most a ninth of one CPU from others, and `SERVICE%`
+//! shows on whose behalf.
 
 use partition_runtime::{hypercall, lead, time};
 
