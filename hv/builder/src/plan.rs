@@ -92,7 +92,7 @@ pub enum File {
     Initrd,
 }
 
-/// Where bytes of a piece of a file belong, within one page.
+/// The place of bytes of a piece of a file, within one page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The page.

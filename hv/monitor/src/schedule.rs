@@ -214,8 +214,8 @@ pub fn withdraw(vcpu: &Vcpu) -> bool {
     parked
 }
 
-/// Withdraws a virtual CPU of a stopped partition, and waits until no CPU has it. Only for calls of
-/// the lead monitor, whose caller no other CPU waits for.
+/// Withdraws a virtual CPU of a stopped partition, and waits until no CPU has it. Only calls of the
+/// lead monitor may use this: no other CPU waits for their caller.
 pub fn expel(vcpu: &Vcpu) {
     while !withdraw(vcpu) {
         relax();

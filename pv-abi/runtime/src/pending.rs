@@ -28,7 +28,7 @@ pub struct EventWords<'a> {
 /// Scans the ports in turn, so that a busy low port does not starve the others.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scan {
-    /// Selector bits taken from the shared word whose words are not scanned yet.
+    /// Selector bits that were taken, of words that are not scanned yet.
     selected: u64,
     /// The word to scan first.
     next: u32,
