@@ -73,8 +73,8 @@ impl Shared {
 
     /// The shared memory, as words.
     pub fn words(&self) -> &[AtomicU32] {
-        // the mapping is page-aligned, readable and writable, `bytes` long, and stays until `self`
-        // is dropped. Others may change atomic words. Atomic words may be changed by others.
+        // SAFETY: the mapping is page-aligned, readable and writable, `bytes` long, and stays until
+        // `self` is dropped. Others may change atomic words.
         unsafe { std::slice::from_raw_parts(self.address.as_ptr().cast(), self.bytes.get() / 4) }
     }
 }
