@@ -36,7 +36,7 @@ const SYSTEM: Range<u64> = 0x20_0000..0x100_0000;
 /// The steps with their bounds.
 const STEPS: [(&str, Bound); 8] = [
     ("create", Bound::Same),
-    ("destroy", Bound::Open),
+    ("destroy", Bound::Same),
     ("info", Bound::Same),
     ("console", Bound::Same),
     ("set", Bound::Same),
@@ -58,7 +58,6 @@ enum Bound {
     Same,
     /// The cost may grow by this many instructions for each guest.
     PerGuest(u64),
-    Open,
 }
 
 /// The parts whose instructions are counted separately.
@@ -267,7 +266,6 @@ fn faults(rows: &[Row]) -> Vec<String> {
             let most = match bound {
                 Bound::Same => least + least * (NOISE + GROWTH * more.min(MANY) / MANY) / 10_000,
                 Bound::PerGuest(most) => least + more * most,
-                Bound::Open => continue,
             };
             if count > most {
                 let (count, most) = (bench::grouped(count), bench::grouped(most));
