@@ -211,31 +211,31 @@ impl<'a> Engine<'a> {
         request: u64,
         transaction: &Transaction,
     ) -> Reply {
-        loop {
-            let begun = self.begin(monitor, who, time, request, transaction);
-            if let Some(reply) = self.run_to_its_end(monitor, time, begun) {
-                return reply;
-            }
-        }
+        self.run_to_its_end(monitor, time, |engine, monitor| {
+            engine.begin(monitor, who, time, request, transaction)
+        })
     }
 
-    /// Runs the work that was begun to its end. Returns its reply, or `None` if the request must
-    /// begin again.
+    /// Begins work, again where it must begin again, and runs it to its end. Returns its reply.
     pub(crate) fn run_to_its_end(
         &mut self,
         monitor: &mut dyn Monitor,
         time: u64,
-        begun: Begun,
-    ) -> Option<Reply> {
-        let mut reply = match begun {
-            Begun::Answered(reply) => Some(reply),
-            Begun::UnderWay | Begun::Later => None,
-        };
-        while self.is_busy() {
-            let ended = self.proceed(monitor, time);
-            reply = reply.or(ended.map(|(_, reply)| reply));
+        begin: impl Fn(&mut Self, &mut dyn Monitor) -> Begun,
+    ) -> Reply {
+        loop {
+            let mut reply = match begin(self, monitor) {
+                Begun::Answered(reply) => Some(reply),
+                Begun::UnderWay | Begun::Later => None,
+            };
+            while self.is_busy() {
+                let ended = self.proceed(monitor, time);
+                reply = reply.or(ended.map(|(_, reply)| reply));
+            }
+            if let Some(reply) = reply {
+                return reply;
+            }
         }
-        reply
     }
 
     /// Begins to carry out a transaction of partition `who`, for one turn of the loop, or answers a

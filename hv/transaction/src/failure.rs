@@ -51,12 +51,9 @@ impl RollBack {
 impl Engine<'_> {
     /// Opens a new session of a client, in as many turns as needed.
     pub fn open(&mut self, monitor: &mut dyn Monitor, who: u32, time: u64, request: u64) -> Reply {
-        loop {
-            let begun = self.begin_open(monitor, who, time, request);
-            if let Some(reply) = self.run_to_its_end(monitor, time, begun) {
-                return reply;
-            }
-        }
+        self.run_to_its_end(monitor, time, |engine, monitor| {
+            engine.begin_open(monitor, who, time, request)
+        })
     }
 
     /// Begins to open a new session of a client: rolls back, turn by turn, what it left pending in
@@ -89,12 +86,9 @@ impl Engine<'_> {
         request: u64,
         wanted: &[u64],
     ) -> Reply {
-        loop {
-            let begun = self.begin_roll_back_requests(monitor, (who, time), request, wanted);
-            if let Some(reply) = self.run_to_its_end(monitor, time, begun) {
-                return reply;
-            }
-        }
+        self.run_to_its_end(monitor, time, |engine, monitor| {
+            engine.begin_roll_back_requests(monitor, (who, time), request, wanted)
+        })
     }
 
     /// Begins to roll back a client's pending transactions with these ids, and leaves the others

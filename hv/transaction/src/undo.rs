@@ -39,12 +39,9 @@ impl Engine<'_> {
         request: u64,
         what: (u64, &str),
     ) -> Reply {
-        loop {
-            let begun = self.begin_undo(monitor, (who, time), request, what);
-            if let Some(reply) = self.run_to_its_end(monitor, time, begun) {
-                return reply;
-            }
-        }
+        self.run_to_its_end(monitor, time, |engine, monitor| {
+            engine.begin_undo(monitor, (who, time), request, what)
+        })
     }
 
     /// Begins to apply the inverse of the committed transaction with this sequence number, as
