@@ -2,10 +2,13 @@
 //!
 //! A separate file of scenarios makes a [`Boot`] and gives it to [`run_wanted`].
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
+use xtask::cpio::Archive;
 use xtask::options::{BootOptions, Firmware, MachineOptions};
+use xtask::workspace;
 
 use crate::Results;
 use crate::checks::{self, Check};
@@ -64,6 +67,16 @@ fn all() -> Vec<Boot> {
         checks: checks::EVERY,
     });
     std::iter::once(usual).chain(others).chain(contained).chain([stress]).collect()
+}
+
+/// A RAM disk without files, for a kernel that would otherwise get the command partition's.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn no_files() -> Result<PathBuf> {
+    let initrd = workspace::build_dir()?.join("no-files.cpio");
+    workspace::write_if_changed(&initrd, &Archive::new().finish())?;
+    Ok(initrd)
 }
 
 /// Runs the requested boots.

@@ -20,14 +20,12 @@ use anyhow::{Result, bail, ensure};
 use fuzz_programs::{Keep, OTHER_SLOTS, Program, SLOTS, shrink};
 use pv_abi::uv::start::MODULE_COMMAND_LINE;
 use xtask::boot_image;
-use xtask::cpio::Archive;
 use xtask::host::{self, Destination};
 use xtask::hv_build;
 use xtask::machine::{Event, Machine, NoEvent};
 use xtask::options::{BootOptions, MachineOptions};
-use xtask::workspace;
 
-use crate::{Results, number, stay};
+use crate::{Results, boots, number, stay};
 
 /// The time in seconds that CI spends on it.
 const SECONDS: u64 = 75;
@@ -178,8 +176,7 @@ struct Guest {
 
 impl Guest {
     fn build() -> Result<Self> {
-        let initrd = workspace::build_dir()?.join("no-files.cpio");
-        workspace::write_if_changed(&initrd, &Archive::new().finish())?;
+        let initrd = boots::no_files()?;
         let icount = number("FUZZ_ICOUNT", 0)? != 0;
         let machine =
             MachineOptions { cpus: number("FUZZ_CPUS", 2)?, icount, ..MachineOptions::default() };

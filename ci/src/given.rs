@@ -12,20 +12,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use xtask::boot_image;
 use xtask::command_image::FileToSend;
-use xtask::cpio::Archive;
 use xtask::host::{self, Destination};
-use xtask::machine::{Event, Machine, NoEvent};
+use xtask::machine::Machine;
 use xtask::options::{BootOptions, MachineOptions};
-use xtask::workspace;
 
-use crate::host::Host;
-use crate::{Results, checks};
+use crate::host::{DETACH, Host};
+use crate::{Results, boots, checks};
 
 const NAME: &str = "kernels/given";
 /// The longest time until it prints the text.
 const LIMIT: Duration = Duration::from_secs(180);
-/// The key that detaches from a console: Ctrl-].
-const DETACH: &str = "\x1d";
 
 /// Runs the scenario, if it was requested by its whole name.
 pub fn run(results: &mut Results) {
@@ -63,24 +59,11 @@ fn given() -> Result<()> {
 
 /// Checks that the kernel prints `says` in place of the command partition.
 fn in_command_place(kernel: PathBuf, append: String, says: &str) -> Result<()> {
-    let initrd = workspace::build_dir()?.join("no-files.cpio");
-    workspace::write_if_changed(&initrd, &Archive::new().finish())?;
-    let (kernel, initrd) = (Some(kernel), Some(initrd));
+    let (kernel, initrd) = (Some(kernel), Some(boots::no_files()?));
     let boot = BootOptions { kernel, initrd, append, ..BootOptions::default() };
     let image = boot_image::make(&host::payload(&boot, Destination::Qemu)?)?;
     let mut machine = Machine::start(&MachineOptions::default(), &image)?;
-    let deadline = Some(Instant::now() + LIMIT);
-    while !machine.console()?.contains(says) {
-        match machine.next_event(deadline) {
-            Ok(Event::Closed) | Err(NoEvent::Ended) => break,
-            Ok(_) => {}
-            Err(NoEvent::TimedOut) => break,
-        }
-    }
-    ensure!(
-        machine.console()?.contains(says),
-        "it never says {says:?}; {}",
-        machine.console_tail()
-    );
+    let said = machine.wait_for(LIMIT, |console| console.contains(says))?;
+    ensure!(said, "it never says {says:?}; {}", machine.console_tail());
     Ok(())
 }

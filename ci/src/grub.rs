@@ -10,7 +10,7 @@ use xtask::options::{BootOptions, MachineOptions};
 use crate::Results;
 use crate::boots::{self, Boot};
 use crate::checks::{self, Check};
-use crate::host::Host;
+use crate::host::{DETACH, Host};
 
 /// The checks, in this order.
 const CHECKS: &[Check] = &[
@@ -23,8 +23,6 @@ const CHECKS: &[Check] = &[
 const GRUB: &str = "/root/grub";
 /// The longest time until it has answered. It draws its console one character at a time.
 const LIMIT: Duration = Duration::from_secs(120);
-/// The key that detaches from a console: Ctrl-].
-const DETACH: &str = "\x1d";
 
 /// Runs the requested checks.
 pub fn run(results: &mut Results) {

@@ -18,6 +18,9 @@ const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// The time limit of a command, unless its check sets another.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
+/// The key that detaches from a console: Ctrl-].
+pub const DETACH: &str = "\x1d";
+
 /// A running host.
 pub struct Host {
     /// The machine.

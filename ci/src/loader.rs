@@ -7,10 +7,10 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use handover::LOADER_MARK;
 use xtask::host::Destination;
-use xtask::machine::{Event, Machine, NoEvent};
+use xtask::machine::Machine;
 use xtask::options::{BootOptions, MachineOptions};
 use xtask::{boot_image, host, workspace};
 
@@ -56,15 +56,8 @@ fn gone_after() -> Result<()> {
 fn marks(options: &BootOptions, destination: Destination, text: &str) -> Result<usize> {
     let image = boot_image::make(&host::payload(options, destination)?)?;
     let mut machine = Machine::start(&MachineOptions::default(), &image)?;
-    let deadline = Instant::now() + LIMIT;
-    while !machine.console()?.contains(text) {
-        match machine.next_event(Some(deadline)) {
-            Ok(Event::Console(_) | Event::Packet(_) | Event::Noise(_)) => {}
-            Ok(Event::Closed) | Err(NoEvent::TimedOut | NoEvent::Ended) => {
-                bail!("it never says {text:?}; {}", machine.console_tail())
-            }
-        }
-    }
+    let says = machine.wait_for(LIMIT, |console| console.contains(text))?;
+    ensure!(says, "it never says {text:?}; {}", machine.console_tail());
     machine.prompt.ask("stop")?;
     let directory = workspace::directory(workspace::build_dir()?.join("memory"))?;
     let file = directory.join(std::process::id().to_string());

@@ -8,10 +8,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use xtask::cpio::Archive;
 use xtask::host::Destination;
-use xtask::machine::{Event, Machine, NoEvent};
+use xtask::machine::Machine;
 use xtask::options::{BootOptions, MachineOptions};
 use xtask::{boot_image, host, workspace};
 
@@ -115,18 +115,11 @@ fn is_told(name: &str, model: &str, file: &[u8], told: &str) -> Result<()> {
     let image = boot_image::make(&host::payload(&options, Destination::Qemu)?)?;
     let machine = MachineOptions { cpu_model: model.into(), ..MachineOptions::default() };
     let mut machine = Machine::start(&machine, &image)?;
-    let deadline = Instant::now() + LIMIT;
     let says = |console: &str, start: &str| {
         console.lines().any(|line| line.contains(start) && line.contains(told))
     };
-    while !says(&machine.console()?, "ultravisor: CPU: ") {
-        match machine.next_event(Some(deadline)) {
-            Ok(Event::Console(_) | Event::Packet(_) | Event::Noise(_)) => {}
-            Ok(Event::Closed) | Err(NoEvent::TimedOut | NoEvent::Ended) => {
-                bail!("the ultravisor never says {told:?}; {}", machine.console_tail())
-            }
-        }
-    }
+    let is_told = machine.wait_for(LIMIT, |console| says(console, "ultravisor: CPU: "))?;
+    ensure!(is_told, "the ultravisor never says {told:?}; {}", machine.console_tail());
     ensure!(says(&machine.console()?, "microcode: "), "the loader does not say {told:?}");
     Ok(())
 }

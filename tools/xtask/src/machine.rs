@@ -151,6 +151,21 @@ impl Machine {
         }
     }
 
+    /// Waits until the console has what `is_there` looks for in all that it printed. Returns `false` if
+    /// the machine ends, or the time is up, first.
+    ///
+    /// # Errors
+    /// The console's log cannot be read.
+    pub fn wait_for(&mut self, limit: Duration, is_there: impl Fn(&str) -> bool) -> Result<bool> {
+        let deadline = Some(Instant::now() + limit);
+        while !is_there(&self.console()?) {
+            if matches!(self.next_event(deadline), Ok(Event::Closed) | Err(_)) {
+                return Ok(is_there(&self.console()?));
+            }
+        }
+        Ok(true)
+    }
+
     fn receive(&mut self, deadline: Option<Instant>) -> Result<Event, NoEvent> {
         let event = match deadline {
             None => self.events.recv().map_err(|_| NoEvent::Ended),
