@@ -13,8 +13,6 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-extern crate alloc;
-
 /// Asserts the byte offset of each field of a structure.
 macro_rules! assert_offsets {
     ($structure:ident { $($field:ident: $offset:expr),+ $(,)? }) => {

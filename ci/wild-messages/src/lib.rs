@@ -1,8 +1,8 @@
 //! Messages for the command channel and the build channel that no proper client sends: whole ones
 //! with wild numbers, and damaged ones. They serve tests of the servers.
 
-use pv_abi::uv::build::{self, BuildRequest, File};
-use pv_abi::uv::command::{
+use control::build::{self, BuildRequest, File};
+use control::command::{
     Body, Operation, PROTOCOL, Query, Range, Request, Start, Target, Transaction,
 };
 use pv_abi::uv::database::{COMMAND, FIRST_GUEST, ULTRAVISOR, channel_kind, kind};

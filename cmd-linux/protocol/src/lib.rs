@@ -25,7 +25,7 @@ pub use service::{
     ServiceAnswer, Settings, Until, fitting,
 };
 
-use pv_abi::uv::command::{Answer, Body, Refusal};
+use control::command::{Answer, Body, Refusal};
 use serde::{Deserialize, Serialize};
 
 /// The socket on which `uvd` listens.

@@ -13,8 +13,8 @@
 //! Input goes the other way, in requests of its own. Each is answered when the partition's kernel
 //! has read all of it, so a client that waits for the answer loses nothing.
 
+use control::command::{Heap, LogRow, PartitionRow};
 use definition::{Definition, FieldChange, Policy};
-use pv_abi::uv::command::{Heap, LogRow, PartitionRow};
 use serde::{Deserialize, Serialize};
 
 use crate::{Definitions, MAX_MESSAGE, frame};

@@ -1,6 +1,6 @@
 use super::*;
+use control::command::Query;
 use proptest::prelude::*;
-use pv_abi::uv::command::Query;
 
 fn ask(id: u64) -> Ask {
     Ask {

@@ -1,6 +1,6 @@
 //! The client of the build channel: it hands a kernel and a RAM disk to the boot partition.
 //!
-//! [`pv_abi::uv::build`] has the messages and their order. Rule: there is one build at a time, and
+//! [`control::build`] has the messages and their order. Rule: there is one build at a time, and
 //! the window stays unchanged until the boot partition has answered.
 
 use std::fs::File as Disk;
@@ -9,15 +9,15 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use channels::Shared;
+use control::build::{
+    BuildReply, BuildRequest, File, PAGES, RING_PAGES, Reply, Request, WINDOW_PAGES,
+};
+use control::command::Heap;
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use partition_runtime::ring::{Endpoint, RingError, Side};
 use partition_runtime::words;
 use pv_abi::PAGE_SIZE;
-use pv_abi::uv::build::{
-    BuildReply, BuildRequest, File, PAGES, RING_PAGES, Reply, Request, WINDOW_PAGES,
-};
-use pv_abi::uv::command::Heap;
 use uvd_protocol::Failure;
 
 use crate::hub::{Hub, refused};
@@ -195,7 +195,7 @@ pub async fn build(
     let mut reply = call(
         hub,
         BuildRequest::Begin {
-            protocol: pv_abi::uv::build::PROTOCOL,
+            protocol: control::build::PROTOCOL,
             partition: parts.partition,
             kernel_bytes: parts.kernel.len(),
             initrd_bytes: parts.initrd.as_ref().map_or(0, |(_, bytes)| *bytes),

@@ -10,9 +10,9 @@ use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Instant;
 
+use control::command::Body;
 use futures_executor::LocalPool;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pv_abi::uv::command::Body;
 use uvd_protocol::{
     Answered, Ask, Asked, DEFAULT_TIMEOUT_MS, Failure, MAX_TIMEOUT_MS, ServiceAnswer, Told,
 };

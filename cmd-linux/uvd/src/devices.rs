@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use channels::{BUILD_PATH, EventPort, Shared};
-use pv_abi::uv::build::PAGES;
+use control::build::PAGES;
 use pv_abi::xen::grants::RESERVED_CONSOLE;
 
 use crate::hub::Devices;

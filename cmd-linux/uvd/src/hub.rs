@@ -17,10 +17,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use channels::Shared;
+use control::command::{Answer, Body, PartitionRow, Query, Refusal};
 use futures_channel::oneshot;
 use futures_executor::LocalSpawner;
 use futures_util::task::LocalSpawnExt;
-use pv_abi::uv::command::{Answer, Body, PartitionRow, Query, Refusal};
 use uvd_protocol::{Answered, Failure, ServiceAnswer, Told};
 
 use crate::builder::Builder;

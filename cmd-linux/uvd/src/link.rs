@@ -14,9 +14,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
+use control::command::{Body, PROTOCOL, Refusal, Request};
 use partition_runtime::ring::{self, Endpoint, RingError, Side};
 use pv_abi::uv::channel::MAX_PAYLOAD;
-use pv_abi::uv::command::{Body, PROTOCOL, Refusal, Request};
 use uvd_protocol::Failure;
 
 /// The time between two looks at whether the ultravisor has re-created the channel.
@@ -60,7 +60,7 @@ pub enum Tag {
 pub struct Carried {
     /// Version of the database after the request.
     pub version: u64,
-    /// The [`Answer`](pv_abi::uv::command::Answer), in postcard.
+    /// The [`Answer`](control::command::Answer), in postcard.
     pub answer: Vec<u8>,
 }
 
@@ -243,7 +243,7 @@ impl<'a, P: Port> Link<'a, P> {
     }
 }
 
-/// The id of a [`Reply`](pv_abi::uv::command::Reply), with its answer, which stays encoded, or its
+/// The id of a [`Reply`](control::command::Reply), with its answer, which stays encoded, or its
 /// refusal.
 fn carried(reply: &[u8]) -> Option<(u64, Result<Carried, Failure>)> {
     /// Number of `Ok` on the wire.
@@ -259,7 +259,7 @@ fn carried(reply: &[u8]) -> Option<(u64, Result<Carried, Failure>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pv_abi::uv::command::{Answer, Reply};
+    use control::command::{Answer, Reply};
 
     #[test]
     fn a_reply_is_taken_apart_without_reading_its_answer() {

@@ -6,8 +6,8 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use control::command::RecordRow;
 use pv_abi::PAGE_SIZE;
-use pv_abi::uv::command::RecordRow;
 use pv_abi::uv::database::{ArenaHeader, ChannelEntry, PartitionDescriptor};
 use resource_db::{Database, Owner};
 use transaction::Change;

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use pv_abi::uv::command::PartitionRow;
+use control::command::PartitionRow;
 
 /// See the module's head.
 #[derive(Default)]

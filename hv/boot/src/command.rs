@@ -12,11 +12,11 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 use builder::{Extent, File, Image, Kernel, Memory, Page, Parameters, Place, Plan};
+use control::command::{Operation, Outcome, Start, Target};
 use partition_runtime::building::{Foreign, set_machine_to_physical};
 use partition_runtime::partition::{Module, module_named};
 use partition_runtime::{log, time};
 use pv_abi::PAGE_SIZE;
-use pv_abi::uv::command::{Operation, Outcome, Start, Target};
 use pv_abi::uv::database::{
     COMMAND, COMMAND_CPU_WEIGHT, ULTRAVISOR, channel_kind, kind, rights, state,
 };

@@ -5,10 +5,10 @@ use crate::ramdisk::RamdiskError;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use builder::{ImageError, KernelError, PlanError};
+use control::command::Refusal;
 use core::fmt;
 use partition_runtime::channel::ChannelError;
 use partition_runtime::hypercall::Errno;
-use pv_abi::uv::command::Refusal;
 
 /// Why the command partition, or a guest, was not built.
 #[derive(Debug)]

@@ -22,10 +22,10 @@ use alloc::vec::Vec;
 use builder::{
     Extent, Kernel, LayoutError, Memory, Page, Parameters, Place, Plan, PlanError, Progress, Reader,
 };
+use control::build::{BuildReply, BuildRequest, File, MAX_COMMAND_LINE, PROTOCOL, WINDOW_PAGES};
+use control::command::Refusal;
 use core::ops::Range;
 use pv_abi::PAGE_SIZE;
-use pv_abi::uv::build::{BuildReply, BuildRequest, File, MAX_COMMAND_LINE, PROTOCOL, WINDOW_PAGES};
-use pv_abi::uv::command::Refusal;
 use pv_abi::uv::database::{COMMAND, PartitionDescriptor, kind, state};
 
 /// Maximum number of bytes of a piece.

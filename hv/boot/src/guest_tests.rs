@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::command::start_of;
+use control::command::Start;
 use proptest::prelude::*;
-use pv_abi::uv::command::Start;
 use pv_abi::xen::elfnote;
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -14,6 +14,8 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use builder::{Extent, Page, Plan};
+use control::build::{PAGES, RING_PAGES, Reply, Request};
+use control::command::{Operation, Outcome, Target};
 use core::sync::atomic::AtomicU32;
 use partition_runtime::building::{self, Foreign};
 use partition_runtime::channel::{ChannelError, End};
@@ -21,9 +23,7 @@ use partition_runtime::events::{self, Port};
 use partition_runtime::ring::{Endpoint, RingError, Side};
 use partition_runtime::{heap, log, partition, words};
 use pv_abi::PAGE_SIZE;
-use pv_abi::uv::build::{PAGES, RING_PAGES, Reply, Request};
 use pv_abi::uv::channel::NO_ID;
-use pv_abi::uv::command::{Operation, Outcome, Target};
 use pv_abi::uv::database::{BOOT, COMMAND, PartitionDescriptor, ULTRAVISOR, channel_kind};
 use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
 

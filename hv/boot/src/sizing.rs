@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::options::Options;
-use pv_abi::uv::command::ResourcesAnswer;
+use control::command::ResourcesAnswer;
 use pv_abi::uv::database::{UNASSIGNED, instance_frames};
 
 /// Frames in a MiB.
@@ -60,7 +60,7 @@ impl Sizes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pv_abi::uv::command::{CpuRow, MemoryRow};
+    use control::command::{CpuRow, MemoryRow};
 
     fn machine(free_mib: u64, cpus: u32) -> ResourcesAnswer {
         let row = |owner, io, frames| MemoryRow { owner, io, tiers: [0; 3], frames };

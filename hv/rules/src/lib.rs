@@ -13,7 +13,7 @@ use alloc::format;
 use alloc::string::String;
 use core::ops::RangeInclusive;
 
-use pv_abi::uv::build::MAX_COMMAND_LINE;
+use control::build::MAX_COMMAND_LINE;
 use pv_abi::uv::database::{MAX_GRANT_FRAMES, MAX_VCPUS};
 
 /// Maximum number of bytes of a name: the descriptor's field without its final zero.

@@ -7,7 +7,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::{Range, Refusal};
+use control::command::{Range, Refusal};
 use pv_abi::uv::database::{UNASSIGNED, state};
 
 use crate::change::Change;

@@ -6,7 +6,7 @@
 use alloc::format;
 use alloc::string::ToString;
 
-use pv_abi::uv::command::{Outcome, Range, Refusal, Target};
+use control::command::{Outcome, Range, Refusal, Target};
 use pv_abi::uv::database::{
     BOOT, COMMAND, ChannelEntry, PartitionDescriptor, ULTRAVISOR, channel_kind, state,
 };

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::Refusal;
+use control::command::Refusal;
 use pv_abi::uv::database::{PartitionDescriptor, state};
 
 use crate::operations::invalid;

@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::format;
 
-use pv_abi::uv::command::{Operation, Outcome, Refusal};
+use control::command::{Operation, Outcome, Refusal};
 use pv_abi::uv::database::{
     BOOT, COMMAND, FIRST_GUEST, IO_A, IO_B, MAX_GRANT_FRAMES, MAX_MACHINE_VCPUS, MAX_VCPUS,
     PartitionDescriptor, instance_frames, kind, rights, state,

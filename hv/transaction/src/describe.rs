@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use pv_abi::uv::command::{Operation, Outcome, Target};
+use control::command::{Operation, Outcome, Target};
 use pv_abi::uv::database::{asked, channel_kind};
 
 use crate::cpus;

@@ -9,10 +9,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem::take;
 
-use pv_abi::uv::channel::MAX_PAYLOAD;
-use pv_abi::uv::command::{
+use control::command::{
     Answer, MAX_OPERATIONS, Operation, Outcome, Range, Refusal, Reply, Target, Transaction,
 };
+use pv_abi::uv::channel::MAX_PAYLOAD;
 use pv_abi::uv::database::{ULTRAVISOR, kind};
 use resource_db::{Database, OwnedRange, Owner, WriteError};
 use serde::Serialize;

@@ -9,8 +9,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use control::command::{Answer, Refusal, Reply};
 use pv_abi::uv::calls::{MonitorEvent, cause};
-use pv_abi::uv::command::{Answer, Refusal, Reply};
 use pv_abi::uv::database::{MONITOR, asked, state};
 
 use crate::carry::Stopped;

@@ -9,7 +9,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::Range;
+use control::command::Range;
 use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, TIER_FRAMES};
 use resource_db::{Database, MAX_FRAMES, OwnedRange, Owner};
 

@@ -20,7 +20,7 @@
 
 extern crate alloc;
 
-use pv_abi::uv::command::Range;
+use control::command::Range;
 
 mod carry;
 mod change;

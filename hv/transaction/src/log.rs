@@ -18,7 +18,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::mem::size_of;
 
-use pv_abi::uv::command::{LogRow, Outcome};
+use control::command::{LogRow, Outcome};
 use resource_db::{Database, WriteError};
 use serde::{Deserialize, Serialize};
 

@@ -8,9 +8,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use control::command::{Operation, Outcome, Range, Refusal, Start, Target};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::calls::cause;
-use pv_abi::uv::command::{Operation, Outcome, Range, Refusal, Start, Target};
 use pv_abi::uv::database::{PartitionDescriptor, asked, kind, state};
 use resource_db::Owner;
 

@@ -6,7 +6,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::{MAX_PENDING, Operation, Outcome, Range, Refusal, Target, Transaction};
+use control::command::{MAX_PENDING, Operation, Outcome, Range, Refusal, Target, Transaction};
 use resource_db::Owner;
 
 use crate::change::Change;

@@ -13,7 +13,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::{Outcome, Range, Refusal, Target};
+use control::command::{Outcome, Range, Refusal, Target};
 use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, PartitionDescriptor, channel_kind};
 use resource_db::{Database, OwnedRange, Owner, WriteError};
 

@@ -5,11 +5,11 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
-use pv_abi::uv::command::{
+use control::command::{
     Answer, CpuRow, Difference, Heap, IssuesAnswer, ListRow, LogRow, MapRow, MemoryRow,
     PartitionRow, PciRow, Query, Range, ResourcesAnswer, Turns, VersionAnswer,
 };
+use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::uv::database::PartitionDescriptor;
 use resource_db::{OwnedRange, Owner};
 use zerocopy::FromZeros;

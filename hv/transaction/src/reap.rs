@@ -24,7 +24,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem::take;
 
-use pv_abi::uv::command::Range;
+use control::command::Range;
 use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, ULTRAVISOR, state};
 use resource_db::{OwnedRange, Owner};
 use zerocopy::FromZeros;

@@ -6,7 +6,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::{Answer, Reply};
+use control::command::{Answer, Reply};
 use pv_abi::uv::database::{MONITOR, ULTRAVISOR, state};
 use resource_db::{Database, WriteError};
 

@@ -2,7 +2,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
-use pv_abi::uv::command::Refusal;
+use control::command::Refusal;
 use pv_abi::uv::database::PartitionDescriptor;
 use resource_db::WriteError;
 

@@ -10,7 +10,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::Range;
+use control::command::Range;
 use pv_abi::uv::database::ULTRAVISOR;
 
 use crate::engine::{Engine, Origin};

@@ -9,8 +9,8 @@
 
 use alloc::vec::Vec;
 
+use control::command::{Answer, RecordRow};
 use pv_abi::PAGE_SIZE;
-use pv_abi::uv::command::{Answer, RecordRow};
 use serde_bytes::ByteBuf;
 
 use crate::Engine;
@@ -22,7 +22,7 @@ const BYTES: usize = 20 * 1024;
 /// Maximum number of pages read for an answer; each takes some microseconds, even if it is empty.
 const PAGES: usize = 128;
 
-/// Answers [`pv_abi::uv::command::Query::Arena`].
+/// Answers [`control::command::Query::Arena`].
 pub(crate) fn arena(engine: &Engine, first: u32, most: u32) -> Answer {
     let database = engine.database();
     let pages = database.pages();
@@ -42,7 +42,7 @@ pub(crate) fn arena(engine: &Engine, first: u32, most: u32) -> Answer {
     Answer::Arena { first, pages, contents }
 }
 
-/// Answers [`pv_abi::uv::command::Query::Records`].
+/// Answers [`control::command::Query::Records`].
 pub(crate) fn records(engine: &Engine, from: u64, most: u32) -> Answer {
     let (oldest, next) = engine.log_bounds();
     let mut rows: Vec<RecordRow> = Vec::new();

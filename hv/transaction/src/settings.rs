@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::format;
 
-use pv_abi::uv::command::{Operation, Outcome, Refusal, Target};
+use control::command::{Operation, Outcome, Refusal, Target};
 use pv_abi::uv::database::{PartitionDescriptor, asked, kind, state};
 
 use crate::cpus;

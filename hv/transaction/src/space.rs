@@ -4,7 +4,7 @@
 //! starts at a 4 MiB boundary, and a small one comes out of the smallest range that holds it.
 
 use alloc::vec::Vec;
-use pv_abi::uv::command::Range;
+use control::command::Range;
 use pv_abi::uv::database::TIER_FRAMES;
 
 /// Frames of an entry that is worth keeping whole.

@@ -22,7 +22,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::{Answer, Range, Refusal, Reply};
+use control::command::{Answer, Range, Refusal, Reply};
 
 use crate::carry::Stopped;
 use crate::change::Change;

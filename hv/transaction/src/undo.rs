@@ -13,7 +13,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 
-use pv_abi::uv::command::{Operation, Range, Refusal, Reply, Target, Transaction};
+use control::command::{Operation, Range, Refusal, Reply, Target, Transaction};
 use pv_abi::uv::database::{PartitionDescriptor, state};
 use resource_db::Owner;
 

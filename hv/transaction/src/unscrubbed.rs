@@ -12,7 +12,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::Range;
+use control::command::Range;
 
 /// Maximum number of ranges that are kept.
 const MOST: usize = 256;

@@ -11,11 +11,11 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::sync::atomic::AtomicU32;
 
+use control::command::{IssuesAnswer, PROTOCOL, VersionAnswer};
 use partition_runtime::window::Window;
 use partition_runtime::{StartBlock, log, partition, time};
 use pv_abi::uv::calls;
 use pv_abi::uv::channel::COMMAND_PAGES;
-use pv_abi::uv::command::{IssuesAnswer, PROTOCOL, VersionAnswer};
 use pv_abi::uv::database::{
     ARENA_VERSION, BOOT, ChannelEntry, FIRMWARE, INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES,
     MONITOR, PartitionDescriptor, SYSTEM_CPU_WEIGHT, ULTRAVISOR, channel_kind, kind, rights, state,

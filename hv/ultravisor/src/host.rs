@@ -11,10 +11,10 @@ use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU32;
 
+use control::command::{Body, Operation, Query, Refusal, Reply, Request, Turns};
 use partition_runtime::events::{self, Events, Port, VIRQ_TIMER};
 use partition_runtime::{heap, lead, log, time};
 use pv_abi::uv::calls::{self, MonitorEvent, cause};
-use pv_abi::uv::command::{Body, Operation, Query, Refusal, Reply, Request, Turns};
 use pv_abi::uv::database::{FIRST_GUEST, ULTRAVISOR, rights};
 use pv_abi::xen::sched::{REASON_POWEROFF, REASON_REBOOT};
 use transaction::{Begun, Engine, Facts, refusal};

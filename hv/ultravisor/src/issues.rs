@@ -9,10 +9,10 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use control::command::{IssueRow, IssueState, IssuesAnswer};
 use cpu_issues::{Cpu, ISSUES, Issue, Verdict};
 use microcode_file::Outcome;
 use partition_runtime::log;
-use pv_abi::uv::command::{IssueRow, IssueState, IssuesAnswer};
 use pv_abi::uv::start::{CPU_ONLINE, CPU_SIBLING};
 
 use crate::machine::Description;

@@ -5,10 +5,10 @@
 #![expect(unsafe_code, reason = "one hypercall that the runtime has no function for")]
 
 use budget::Budget;
+use control::command::{Heap, Range, Turns};
 use partition_runtime::hypercall::{self, Errno};
 use partition_runtime::{lead, log, time};
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
-use pv_abi::uv::command::{Heap, Range, Turns};
 use pv_abi::xen::hypercall::XEN_VERSION;
 use pv_abi::xen::version::VERSION;
 use transaction::{AGAIN, Action, Gauges, Monitor};

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use pv_abi::uv::command::PciRow;
+use control::command::PciRow;
 use pv_abi::uv::database::UNASSIGNED;
 use pv_abi::uv::start::{Machine, MachineCpu, MachinePci, MachineRegion, region_use};
 use zerocopy::FromBytes;

@@ -6,14 +6,14 @@
 //!   poll()     <-- frame, bell --   reply(&reply)
 //! ```
 //!
-//! [`Client`] and [`Server`] exchange messages of `pv_abi::uv::command`; [`End`] carries any
+//! [`Client`] and [`Server`] exchange messages of `control::command`; [`End`] carries any
 //! messages, in postcard. Neither end makes a hypercall itself: a [`Bell`] raises the event.
 
 use crate::ring::{Endpoint, RingError};
 use alloc::string::String;
 use alloc::vec::Vec;
+use control::command::{Body, PROTOCOL, Refusal, Reply, Request};
 use core::fmt;
-use pv_abi::uv::command::{Body, PROTOCOL, Refusal, Reply, Request};
 
 /// Raises the event at the other end of a channel.
 pub trait Bell {
@@ -249,10 +249,10 @@ mod tests {
     use super::*;
     use crate::ring::Side;
     use alloc::vec;
+    use control::command::{Answer, Query};
     use core::cell::Cell;
     use core::sync::atomic::AtomicU32;
     use pv_abi::PAGE_SIZE;
-    use pv_abi::uv::command::{Answer, Query};
 
     struct Count<'a>(&'a Cell<u32>);
 

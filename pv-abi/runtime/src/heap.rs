@@ -7,8 +7,8 @@
 //! fail. A server checks first whether the heap [`has_room`] for the most that a request needs, and
 //! refuses the request otherwise.
 
+use control::command::Heap;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use pv_abi::uv::command::Heap;
 
 static BYTES: AtomicU64 = AtomicU64::new(0);
 static IN_USE: AtomicU64 = AtomicU64::new(0);

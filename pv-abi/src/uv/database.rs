@@ -309,7 +309,7 @@ pub mod channel_kind {
     pub const CONSOLE: u32 = 2;
     /// A store ring of the Xen ABI.
     pub const STORE: u32 = 3;
-    /// Kernels from which the boot partition builds partitions (see [`super::super::build`]).
+    /// Kernels from which the boot partition builds partitions (`control::build`).
     pub const BUILD: u32 = 4;
 }
 

@@ -1,8 +1,6 @@
 //! Our own part of the ABI: database layout, lead-monitor calls, start block, channels.
 
-pub mod build;
 pub mod calls;
 pub mod channel;
-pub mod command;
 pub mod database;
 pub mod start;

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pv_abi::uv::command::{Answer, Body, Heap};
+use control::command::{Answer, Body, Heap};
 use uvd_protocol::{
     Answered, Ask, Asked, Defined, Frames, MAX_TIMEOUT_MS, Service, ServiceAnswer, Told, write,
 };

@@ -36,7 +36,7 @@ use answer::Problem;
 use cli::questions::{DiagRequest, KernelRequest};
 use cli::{Cli, Command};
 use connection::Uvd;
-use pv_abi::uv::command::PartitionRow;
+use control::command::PartitionRow;
 use pv_abi::uv::database::UNASSIGNED;
 use source::{Error, Source};
 use view::doctor::Doctor;

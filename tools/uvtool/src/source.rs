@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::progress::Progress;
-use pv_abi::uv::command::{
+use control::command::{
     Answer, Body, Difference, Heap, IssuesAnswer, ListRow, LogRow, MapRow, Operation, PartitionRow,
     Query, Range, Refusal, ResourcesAnswer, Target, Transaction, VersionAnswer,
 };

@@ -7,8 +7,8 @@ use std::io::{IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use control::command::{PartitionRow, ResourcesAnswer};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pv_abi::uv::command::{PartitionRow, ResourcesAnswer};
 use pv_abi::uv::database::{UNASSIGNED, kind};
 
 use crate::source::{Error, Source};

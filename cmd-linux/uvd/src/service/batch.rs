@@ -18,14 +18,14 @@ use std::fs::File;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use control::command::{
+    Answer, Body, MAX_OPERATIONS, MAX_PENDING, Operation, Outcome, PROTOCOL, PartitionRow, Request,
+    Target, Transaction,
+};
 use definition::Definition;
 use futures_util::future::select;
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::channel::MAX_PAYLOAD;
-use pv_abi::uv::command::{
-    Answer, Body, MAX_OPERATIONS, MAX_PENDING, Operation, Outcome, PROTOCOL, PartitionRow, Request,
-    Target, Transaction,
-};
 use pv_abi::uv::database::{MAX_PARTITION, kind, state};
 use uvd_protocol::Failure;
 

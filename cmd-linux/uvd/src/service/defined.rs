@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use control::command::PartitionRow;
 use definition::Definition;
 use pv_abi::PAGE_SIZE;
-use pv_abi::uv::command::PartitionRow;
 use pv_abi::uv::database::{ULTRAVISOR, kind};
 
 use crate::hub::Hub;

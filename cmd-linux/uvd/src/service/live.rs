@@ -4,9 +4,9 @@
 
 use std::rc::Rc;
 
+use control::command::{Operation, PartitionRow, Target};
 use definition::Definition;
 use pv_abi::PAGE_SIZE;
-use pv_abi::uv::command::{Operation, PartitionRow, Target};
 use pv_abi::uv::database::kind;
 use uvd_protocol::{Failure, ServiceAnswer, Settings, way_out};
 

@@ -18,9 +18,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use batch::{Batch, Creation};
+use control::command::{Body, Operation, PartitionRow, Refusal, Target};
 use definition::Definition;
 use futures_util::future::{Either, select};
-use pv_abi::uv::command::{Body, Operation, PartitionRow, Refusal, Target};
 use pv_abi::uv::database::{asked, kind, state};
 use uvd_protocol::{Failure, Service, ServiceAnswer, Until, way_out};
 

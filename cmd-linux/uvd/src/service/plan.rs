@@ -11,8 +11,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
+use control::command::{Operation, PartitionRow};
 use definition::Definition;
-use pv_abi::uv::command::{Operation, PartitionRow};
 use uvd_protocol::{Definitions, Failure, Packed, Planned, ServiceAnswer, way_out};
 
 use super::batch::{self, Batch, Creation};

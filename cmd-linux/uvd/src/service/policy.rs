@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use control::command::PartitionRow;
 use definition::{Policies, Policy};
 use pv_abi::uv::calls::cause;
-use pv_abi::uv::command::PartitionRow;
 use pv_abi::uv::database::{kind, state};
 use uvd_protocol::{End, way_out};
 

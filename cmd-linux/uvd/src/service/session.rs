@@ -15,8 +15,8 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use control::command::{Answer, Body, LogRow, Query, RecordRow};
 use futures_util::future::select;
-use pv_abi::uv::command::{Answer, Body, LogRow, Query, RecordRow};
 use pv_abi::uv::database::{COMMAND, kind, state};
 use transaction::Change;
 use uvd_protocol::{Failure, ServiceAnswer};

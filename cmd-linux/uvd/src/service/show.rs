@@ -3,7 +3,7 @@
 use std::ops::Bound;
 use std::rc::Rc;
 
-use pv_abi::uv::command::{LogRow, Refusal};
+use control::command::{LogRow, Refusal};
 use pv_abi::uv::database::state;
 use uvd_protocol::{
     Answered, Defined, Failure, From, MAX_INPUT, MAX_MESSAGE, ServiceAnswer, TIME_IS_UP, Until,

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use pv_abi::uv::command::LogRow;
+use control::command::LogRow;
 use redb::backends::InMemoryBackend;
 use redb::{
     Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use check::Wrong;
+use control::command::LogRow;
 use definition::Definition;
 use disk::{Disk, Writing};
-use pv_abi::uv::command::LogRow;
 use serde::{Deserialize, Serialize};
 use uvd_protocol::{EarlierBoot, End};
 

@@ -12,11 +12,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use channels::Shared;
+use control::command::{Answer, Body, Query, Refusal, Reply, Request, Transaction};
 use futures_executor::LocalPool;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use partition_runtime::ring::{Endpoint, RingError, Side};
 use pv_abi::uv::channel::COMMAND_PAGES;
-use pv_abi::uv::command::{Answer, Body, Query, Refusal, Reply, Request, Transaction};
 use uvd_protocol::{Answered, Ask, Asked, Failure, Told, read, write};
 
 use super::samples::row;

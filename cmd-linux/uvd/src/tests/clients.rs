@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Barrier;
 
-use pv_abi::uv::command::{Body, Operation, Query, Target};
+use control::command::{Body, Operation, Query, Target};
 use pv_abi::uv::database::COMMAND;
 use uvd_protocol::{
     Answered, Definitions, Failure, From, Planned, Service, ServiceAnswer, Settings, Told, Until,

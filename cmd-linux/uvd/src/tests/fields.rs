@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use control::command::{Operation, Refusal, Target};
 use definition::{Definition, Policies, Policy};
-use pv_abi::uv::command::{Operation, Refusal, Target};
 use pv_abi::uv::database::{COMMAND, kind};
 use uvd_protocol::{Definitions, Failure, PolicySettings, Service, ServiceAnswer, Settings, Told};
 

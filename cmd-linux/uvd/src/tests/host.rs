@@ -12,17 +12,17 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use channels::Shared;
+use control::build::{self, BuildReply, BuildRequest, PAGES, RING_PAGES, WINDOW_PAGES};
+use control::command::{
+    Body, Heap, IssuesAnswer, Operation, Query, Reply, Request, Start, Target, Transaction,
+    VersionAnswer,
+};
 use definition::{Cpu, Definition, Policies, Policy};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use partition_runtime::ring::{Endpoint, Side};
 use pv_abi::PAGE_SIZE;
-use pv_abi::uv::build::{self, BuildReply, BuildRequest, PAGES, RING_PAGES, WINDOW_PAGES};
 use pv_abi::uv::calls::{CpuUsage, MonitorEvent, PartitionUsage, cause};
 use pv_abi::uv::channel::COMMAND_PAGES;
-use pv_abi::uv::command::{
-    Body, Heap, IssuesAnswer, Operation, Query, Reply, Request, Start, Target, Transaction,
-    VersionAnswer,
-};
 use pv_abi::uv::database::{
     BOOT, COMMAND, PartitionDescriptor, ULTRAVISOR, channel_kind, kind, state,
 };
@@ -573,7 +573,7 @@ impl Site {
         monitor: &mut Obedient,
         body: BuildRequest,
         window: &[AtomicU32],
-    ) -> Result<BuildReply, pv_abi::uv::command::Refusal> {
+    ) -> Result<BuildReply, control::command::Refusal> {
         match body {
             BuildRequest::Abort => return Ok(BuildReply::Aborted),
             BuildRequest::Heap => return Ok(BuildReply::Heap(Heap::default())),
@@ -605,7 +605,7 @@ impl Site {
         &mut self,
         engine: &mut Engine<'_>,
         monitor: &mut Obedient,
-    ) -> Result<BuildReply, pv_abi::uv::command::Refusal> {
+    ) -> Result<BuildReply, control::command::Refusal> {
         let own = engine.database().reader();
         let own = own.ranges(0).filter(|range| range.owner == Owner::ram(self.partition));
         let descriptor = engine.database().reader().descriptor(self.partition).unwrap();

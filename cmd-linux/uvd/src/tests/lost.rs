@@ -1,6 +1,6 @@
 //! Lost replies, and batches that are given up.
 
-use pv_abi::uv::command::{Answer, Body, Operation, Query, Transaction};
+use control::command::{Answer, Body, Operation, Query, Transaction};
 use pv_abi::uv::database::{kind, state};
 use uvd_protocol::{Answered, Definitions, Failure, Service, ServiceAnswer, Told};
 

@@ -1,7 +1,7 @@
 //! Sample values for tests.
 
+use control::command::PartitionRow;
 use definition::Definition;
-use pv_abi::uv::command::PartitionRow;
 use pv_abi::uv::database::{kind, state};
 
 /// A definition with 16 MiB of memory.

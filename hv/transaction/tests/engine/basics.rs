@@ -1,7 +1,7 @@
 //! What requests do, and why they are refused.
 
+use control::command::{Answer, MAX_OPERATIONS, Operation, Outcome, Range, Target, Transaction};
 use pv_abi::uv::calls::{MonitorEvent, cause};
-use pv_abi::uv::command::{Answer, MAX_OPERATIONS, Operation, Outcome, Range, Target, Transaction};
 use pv_abi::uv::database::{
     BOOT, COMMAND, FIRST_GUEST, MAX_MACHINE_VCPUS, MAX_VCPUS, ULTRAVISOR, channel_kind,
     instance_frames, kind, rights, state,

@@ -7,8 +7,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use control::command::{Answer, Operation, Target, Transaction};
 use pv_abi::uv::calls::{MonitorEvent, cause};
-use pv_abi::uv::command::{Answer, Operation, Target, Transaction};
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, state};
 use resource_db::{Database, cut};
 use transaction::Engine;

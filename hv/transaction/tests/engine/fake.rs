@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU32;
 
-use pv_abi::uv::command::{
+use control::command::{
     Answer, Operation, Outcome, Query, Range, Refusal, Start, Target, Transaction,
 };
 use pv_abi::uv::database::{

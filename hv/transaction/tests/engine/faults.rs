@@ -2,8 +2,8 @@
 
 use std::sync::atomic::AtomicU32;
 
+use control::command::{Operation, Range, Target, Transaction};
 use proptest::prelude::*;
-use pv_abi::uv::command::{Operation, Range, Target, Transaction};
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, ULTRAVISOR, state};
 use resource_db::{Database, Owner};
 use transaction::Engine;

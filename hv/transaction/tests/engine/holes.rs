@@ -1,6 +1,6 @@
 //! Memory in very many pieces: counted, refused, and released piece by piece.
 
-use pv_abi::uv::command::{Operation, Range, Refusal, Target};
+use control::command::{Operation, Range, Refusal, Target};
 use pv_abi::uv::database::{BOOT, FIRST_GUEST, state};
 use transaction::Limits;
 

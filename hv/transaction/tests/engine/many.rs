@@ -1,7 +1,7 @@
 //! A thousand partitions in one transaction.
 
+use control::command::{Operation, Range, Request, Target, Transaction};
 use pv_abi::uv::channel::MAX_PAYLOAD;
-use pv_abi::uv::command::{Operation, Range, Request, Target, Transaction};
 use pv_abi::uv::database::{COMMAND, FIRST_GUEST, instance_frames, state};
 use resource_db::Database;
 use transaction::{Engine, Limits};
@@ -72,8 +72,8 @@ fn a_thousand_partitions_start_as_a_whole_or_not_at_all() {
     let before = picture(&host.engine).0;
     let requests = created(&mut host);
     let all = finished(&requests);
-    let body = pv_abi::uv::command::Body::Transaction(all.clone());
-    let request = Request { protocol: pv_abi::uv::command::PROTOCOL, id: u64::MAX, body };
+    let body = control::command::Body::Transaction(all.clone());
+    let request = Request { protocol: control::command::PROTOCOL, id: u64::MAX, body };
     assert!(postcard::to_allocvec(&request).unwrap().len() < MAX_PAYLOAD);
     // The monitor refuses the last start.
     let half = picture(&host.engine).0;

@@ -2,11 +2,11 @@
 
 use std::sync::atomic::AtomicU32;
 
-use pv_abi::uv::calls::{CAUSES, CpuUsage, PartitionUsage};
-use pv_abi::uv::channel::MAX_PAYLOAD;
-use pv_abi::uv::command::{
+use control::command::{
     Answer, IssuesAnswer, Operation, Outcome, Query, Reply, Target, Transaction, VersionAnswer,
 };
+use pv_abi::uv::calls::{CAUSES, CpuUsage, PartitionUsage};
+use pv_abi::uv::channel::MAX_PAYLOAD;
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST};
 use resource_db::{Database, PAGE_WORDS};
 use transaction::{Change, Engine, Facts, Gauges};

@@ -1,7 +1,7 @@
 //! Clients that end and come back, and memory that others still use when its partition is
 //! destroyed.
 
-use pv_abi::uv::command::{Answer, Body, Operation, Outcome, Range, Target, Transaction};
+use control::command::{Answer, Body, Operation, Outcome, Range, Target, Transaction};
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, ULTRAVISOR, channel_kind, state};
 
 use crate::fake::{Host, LIMITS, agree, arena, arena_of, create, create_as, start_at, transaction};
@@ -89,7 +89,7 @@ fn a_refusal_of_the_longest_name_fits_a_frame() {
     let renames = Operation::Rename { partition: Target::Number(COMMAND), name: name.clone() };
     for operation in [create(&name), renames] {
         let refused = host.run_as(COMMAND, &transaction(vec![operation])).unwrap_err();
-        let reply = pv_abi::uv::command::Reply { id: 1, version: 1, result: Err(*refused) };
+        let reply = control::command::Reply { id: 1, version: 1, result: Err(*refused) };
         let bytes = postcard::to_allocvec(&reply).unwrap().len();
         assert!(bytes <= pv_abi::uv::channel::MAX_PAYLOAD, "{bytes}");
     }

@@ -1,6 +1,6 @@
 //! Changes to existing partitions.
 
-use pv_abi::uv::command::{Operation, Target};
+use control::command::{Operation, Target};
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, ULTRAVISOR, asked, channel_kind, state};
 
 use transaction::Change;

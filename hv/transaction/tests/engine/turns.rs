@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU32;
 
-use pv_abi::uv::command::{Answer, Operation, Outcome, Query, Range, Target, Transaction};
+use control::command::{Answer, Operation, Outcome, Query, Range, Target, Transaction};
 use pv_abi::uv::database::{BOOT, COMMAND, ULTRAVISOR, state};
 use resource_db::{Database, Owner};
 use transaction::{Begun, Engine};

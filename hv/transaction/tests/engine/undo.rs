@@ -1,6 +1,6 @@
 //! Inverse transactions.
 
-use pv_abi::uv::command::{Operation, Outcome, Range, Target};
+use control::command::{Operation, Outcome, Range, Target};
 use pv_abi::uv::database::{FIRST_GUEST, asked, state};
 
 use crate::fake::{Host, arena, create, create_as, picture};

@@ -6,9 +6,9 @@
 //!
 //! Rule: first come, first served.
 
+use control::command::{Body, Query, Reply, Request};
 use partition_runtime::events::Port;
 use partition_runtime::time;
-use pv_abi::uv::command::{Body, Query, Reply, Request};
 use transaction::Begun;
 
 use super::Host;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::view::samples;
-use pv_abi::uv::command::Query;
+use control::command::Query;
 use std::os::unix::net::UnixListener;
 use uvd_protocol::{Failure, Progress, read};
 

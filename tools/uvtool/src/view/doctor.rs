@@ -1,6 +1,6 @@
 //! `uvtool doctor`.
 
-use pv_abi::uv::command::{IssueRow, IssueState, IssuesAnswer};
+use control::command::{IssueRow, IssueState, IssuesAnswer};
 use serde::Serialize;
 
 use super::View;

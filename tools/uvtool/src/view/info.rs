@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pv_abi::uv::command::PartitionRow;
+use control::command::PartitionRow;
 use serde::Serialize;
 
 use super::{Names, View};

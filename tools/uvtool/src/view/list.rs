@@ -1,6 +1,6 @@
 //! `uvtool list`.
 
-use pv_abi::uv::command::ListRow;
+use control::command::ListRow;
 use pv_abi::uv::database::kind;
 use serde::{Serialize, Serializer};
 

@@ -1,6 +1,6 @@
 //! `uvtool log`.
 
-use pv_abi::uv::command::LogRow;
+use control::command::LogRow;
 use serde::Serialize;
 
 use uvd_protocol::EarlierBoot;

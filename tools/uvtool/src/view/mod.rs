@@ -18,7 +18,7 @@ pub mod waited;
 
 use std::collections::BTreeMap;
 
-use pv_abi::uv::command::{ListRow, PartitionRow};
+use control::command::{ListRow, PartitionRow};
 use pv_abi::uv::database::UNASSIGNED;
 use serde::Serialize;
 

@@ -1,6 +1,6 @@
 //! `uvtool diag release`: the result of releasing memory.
 
-use pv_abi::uv::command::Refusal;
+use control::command::Refusal;
 use serde::Serialize;
 use uvd_protocol::sentence;
 

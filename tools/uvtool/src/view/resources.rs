@@ -3,7 +3,7 @@
 //! Rule: sums are computed here from the rows, and compared with the page map; a difference is
 //! shown and makes the command fail.
 
-use pv_abi::uv::command::{CpuRow, Heap, MapRow, MemoryRow, PciRow, ResourcesAnswer};
+use control::command::{CpuRow, Heap, MapRow, MemoryRow, PciRow, ResourcesAnswer};
 use pv_abi::uv::database::TIER_FRAMES;
 use serde::Serialize;
 

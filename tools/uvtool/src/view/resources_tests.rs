@@ -1,6 +1,6 @@
 use super::*;
 use crate::view::samples;
-use pv_abi::uv::command::{Heap, Turns};
+use control::command::{Heap, Turns};
 
 fn shown(answer: &ResourcesAnswer, map: Option<Vec<MapRow>>) -> Resources {
     let mut partitions = samples::partitions();

@@ -1,10 +1,10 @@
 //! Sample answers for tests.
 
-use pv_abi::uv::calls::cause;
-use pv_abi::uv::command::{
+use control::command::{
     CpuRow, Heap, IssueRow, IssueState, IssuesAnswer, ListRow, LogRow, MapRow, MemoryRow,
     PartitionRow, PciRow, Refusal, ResourcesAnswer, Turns, VersionAnswer,
 };
+use pv_abi::uv::calls::cause;
 use pv_abi::uv::database::{kind, rights, state};
 
 /// The three system partitions, the monitor, and a guest that crashed.

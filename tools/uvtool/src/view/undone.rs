@@ -1,6 +1,6 @@
 //! `uvtool undo N`.
 
-use pv_abi::uv::command::Outcome;
+use control::command::Outcome;
 use serde::Serialize;
 
 use super::View;

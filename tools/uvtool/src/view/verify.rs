@@ -1,6 +1,6 @@
 //! `uvtool resources --verify`.
 
-use pv_abi::uv::command::Difference;
+use control::command::Difference;
 use serde::Serialize;
 
 use super::{Names, View};

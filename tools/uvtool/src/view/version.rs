@@ -1,6 +1,6 @@
 //! `uvtool version`.
 
-use pv_abi::uv::command::VersionAnswer;
+use control::command::VersionAnswer;
 use serde::Serialize;
 
 use super::View;

@@ -1,7 +1,7 @@
 //! `uvtool wait NAME`.
 
+use control::command::PartitionRow;
 use pv_abi::uv::calls::cause;
-use pv_abi::uv::command::PartitionRow;
 use serde::Serialize;
 use uvd_protocol::{End, Until, way_out};
 

@@ -1,7 +1,7 @@
 //! The messages on a command channel: requests with transactions or queries, and their replies.
 //!
-//! Messages are encoded in postcard, one per frame of the [`super::channel`]. A request has an id,
-//! so that a retry is answered and not repeated. It may name the version of the database it was
+//! Messages are encoded in postcard, one per frame of the [`pv_abi::uv::channel`]. A request has an
+//! id, so that a retry is answered and not repeated. It may name the version of the database it was
 //! planned against, so that a stale plan is refused. A transaction applies as a whole or not at
 //! all; a refusal names object, field, limit and a way out.
 
@@ -107,9 +107,9 @@ pub enum Operation {
     CreatePartition {
         /// The wanted number; `None` for the next free one.
         number: Option<u32>,
-        /// See [`super::database::kind`].
+        /// See [`pv_abi::uv::database::kind`].
         kind: u32,
-        /// See [`super::database::rights`].
+        /// See [`pv_abi::uv::database::rights`].
         rights: u32,
         /// Unique; 1 to 31 bytes.
         name: String,
@@ -146,10 +146,11 @@ pub enum Operation {
     CreateChannel {
         /// The partition that owns the shared frames.
         partition: Target,
-        /// The other partition: [`super::database::ULTRAVISOR`], or the command partition, which
-        /// binds the port at its end by itself (see [`super::database::ChannelEntry::port_b`]).
+        /// The other partition: [`pv_abi::uv::database::ULTRAVISOR`], or the command partition,
+        /// which binds the port at its end by itself (see
+        /// [`pv_abi::uv::database::ChannelEntry::port_b`]).
         peer: u32,
-        /// See [`super::database::channel_kind`].
+        /// See [`pv_abi::uv::database::channel_kind`].
         kind: u32,
         /// First shared frame, owned by the partition.
         frame: u64,
@@ -169,7 +170,7 @@ pub enum Operation {
     SetState {
         /// The partition.
         partition: Target,
-        /// See [`super::database::state`].
+        /// See [`pv_abi::uv::database::state`].
         state: u32,
     },
     /// Change its limits of CPU time, with immediate effect if it runs. A field that is `None`
@@ -212,7 +213,7 @@ pub enum Operation {
     Ask {
         /// The partition, which must be running.
         partition: Target,
-        /// See [`super::database::asked`].
+        /// See [`pv_abi::uv::database::asked`].
         what: u32,
     },
     /// Release all its resources and remove the partition.
@@ -568,9 +569,9 @@ pub struct ListRow {
     pub number: u32,
     /// Its name.
     pub name: String,
-    /// See [`super::database::kind`].
+    /// See [`pv_abi::uv::database::kind`].
     pub kind: u32,
-    /// See [`super::database::state`].
+    /// See [`pv_abi::uv::database::state`].
     pub state: u32,
     /// Number of virtual CPUs.
     pub vcpus: u32,
@@ -589,11 +590,11 @@ pub struct PartitionRow {
     pub number: u32,
     /// Its name.
     pub name: String,
-    /// See [`super::database::kind`].
+    /// See [`pv_abi::uv::database::kind`].
     pub kind: u32,
-    /// See [`super::database::state`].
+    /// See [`pv_abi::uv::database::state`].
     pub state: u32,
-    /// See [`super::database::rights`].
+    /// See [`pv_abi::uv::database::rights`].
     pub rights: u32,
     /// The partition that asked for it.
     pub owner: u32,
@@ -613,7 +614,7 @@ pub struct PartitionRow {
     pub vcpus_online: u32,
     /// Number of frames that its balloon driver was told to use.
     pub memory_target: u64,
-    /// The request made to its kernel; see [`super::database::asked`].
+    /// The request made to its kernel; see [`pv_abi::uv::database::asked`].
     pub asked: u32,
     /// Event port of its console; 0 if there is none.
     pub console_port: u32,
@@ -630,7 +631,7 @@ pub struct PartitionRow {
     /// Refused hypercalls of its kernel, as pairs of a cause (an errno without its sign) and a
     /// count. The cause 0 stands for all that are not counted separately.
     pub refusals: Vec<(u32, u64)>,
-    /// See [`super::calls::cause`].
+    /// See [`pv_abi::uv::calls::cause`].
     pub cause: u32,
     /// Detail of the cause.
     pub cause_detail: u32,
@@ -756,7 +757,7 @@ pub struct LogRow {
     pub sequence: u64,
     /// System time in nanoseconds.
     pub time: u64,
-    /// The partition that made the request ([`super::database::MONITOR`] for the monitor by
+    /// The partition that made the request ([`pv_abi::uv::database::MONITOR`] for the monitor by
     /// itself).
     pub who: u32,
     /// Id of the request.

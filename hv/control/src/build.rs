@@ -20,8 +20,8 @@
 use alloc::string::String;
 use serde::{Deserialize, Serialize};
 
-use super::channel::COMMAND_PAGES;
-use super::command::{Heap, Refusal};
+use crate::command::{Heap, Refusal};
+use pv_abi::uv::channel::COMMAND_PAGES;
 
 /// Version of these messages, sent first in a [`BuildRequest::Begin`].
 pub const PROTOCOL: u16 = 2;
