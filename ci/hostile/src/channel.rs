@@ -9,10 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use channels::ring::{self, Endpoint, RingError, Side};
 use channels::{BUILD_PATH, COMMAND_PATH, EventPort, Shared};
 use control::build;
 use control::command::{Body, Operation, Request, Target};
-use partition_runtime::ring::{self, Endpoint, RingError, Side};
 use pv_abi::uv::channel::COMMAND_PAGES;
 use pv_abi::uv::database::COMMAND;
 use serde_json::{Value, json};

@@ -1,6 +1,8 @@
 //! Channels to other partitions, for a program in the command partition: this crate finds them in
 //! the store, and maps and binds them through the kernel's devices.
 
+pub use channel::{ring, words};
+
 mod devices;
 mod xenbus;
 

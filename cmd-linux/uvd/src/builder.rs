@@ -9,14 +9,14 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use channels::Shared;
+use channels::ring::{Endpoint, RingError, Side};
+use channels::words;
 use control::build::{
     BuildReply, BuildRequest, File, PAGES, RING_PAGES, Reply, Request, WINDOW_PAGES,
 };
 use control::command::Heap;
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
-use partition_runtime::ring::{Endpoint, RingError, Side};
-use partition_runtime::words;
 use pv_abi::PAGE_SIZE;
 use uvd_protocol::Failure;
 

@@ -14,8 +14,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
+use channels::ring::{self, Endpoint, RingError, Side};
 use control::command::{Body, PROTOCOL, Refusal, Request};
-use partition_runtime::ring::{self, Endpoint, RingError, Side};
 use pv_abi::uv::channel::MAX_PAYLOAD;
 use uvd_protocol::Failure;
 

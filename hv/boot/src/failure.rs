@@ -5,9 +5,9 @@ use crate::ramdisk::RamdiskError;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use builder::{ImageError, KernelError, PlanError};
+use channel::ends::ChannelError;
 use control::command::Refusal;
 use core::fmt;
-use partition_runtime::channel::ChannelError;
 use partition_runtime::hypercall::Errno;
 
 /// Why the command partition, or a guest, was not built.

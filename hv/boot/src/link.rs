@@ -5,12 +5,12 @@ use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use builder::Extent;
+use channel::ends::{ChannelError, Client};
+use channel::ring::{Endpoint, Side};
 use control::command::{Answer, Body, Operation, Outcome, Query, ResourcesAnswer, Transaction};
 use partition_runtime::StartBlock;
-use partition_runtime::channel::{ChannelError, Client};
 use partition_runtime::events::{Events, Port};
 use partition_runtime::partition::command_pages;
-use partition_runtime::ring::{Endpoint, Side};
 use pv_abi::uv::database::{DESCRIPTOR_MAGIC, PartitionDescriptor};
 use zerocopy::{FromZeros, IntoBytes};
 

@@ -1,5 +1,5 @@
-//! Output code that the loader and the monitor share: port I/O, a polled 16550, the format of a
-//! message, and the allocator that refuses everything.
+//! Output code that the loader and the monitor share: port I/O, a polled 16550, and the format of a
+//! message.
 //!
 //! On a host target only the format of a message exists.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
@@ -9,8 +9,6 @@ use core::fmt::{self, Write};
 
 use log::Level;
 
-#[cfg(target_os = "none")]
-mod no_heap;
 #[cfg(target_os = "none")]
 pub mod ports;
 #[cfg(target_os = "none")]

@@ -6,11 +6,11 @@
 use alloc::collections::VecDeque;
 use core::sync::atomic::AtomicU32;
 
+use channel::ends::{Bell, ChannelError, Server};
+use channel::ring::{Endpoint, RingError, Side};
 use control::command::{Reply, Request};
-use partition_runtime::channel::{Bell, ChannelError, Server};
 use partition_runtime::events::Port;
 use partition_runtime::log;
-use partition_runtime::ring::{Endpoint, RingError, Side};
 use pv_abi::uv::channel::NO_ID;
 
 /// The server's end of a command channel.

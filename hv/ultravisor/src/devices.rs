@@ -18,8 +18,8 @@ use core::fmt::Display;
 use core::str::FromStr;
 use core::sync::atomic::AtomicU32;
 
+use channel::ring::RingError;
 use partition_runtime::events::{self, Port};
-use partition_runtime::ring::RingError;
 use partition_runtime::{grants, log, partition};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::channel::COMMAND_PAGES;

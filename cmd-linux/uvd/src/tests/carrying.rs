@@ -12,10 +12,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use channels::Shared;
+use channels::ring::{Endpoint, RingError, Side};
 use control::command::{Answer, Body, Query, Refusal, Reply, Request, Transaction};
 use futures_executor::LocalPool;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use partition_runtime::ring::{Endpoint, RingError, Side};
 use pv_abi::uv::channel::COMMAND_PAGES;
 use uvd_protocol::{Answered, Ask, Asked, Failure, Told, read, write};
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use channels::Shared;
+use channels::ring::{Endpoint, Side};
 use control::build::{self, BuildReply, BuildRequest, PAGES, RING_PAGES, WINDOW_PAGES};
 use control::command::{
     Body, Heap, IssuesAnswer, Operation, Query, Reply, Request, Start, Target, Transaction,
@@ -19,7 +20,6 @@ use control::command::{
 };
 use definition::{Cpu, Definition, Policies, Policy};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use partition_runtime::ring::{Endpoint, Side};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::calls::{CpuUsage, MonitorEvent, PartitionUsage, cause};
 use pv_abi::uv::channel::COMMAND_PAGES;

@@ -6,12 +6,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use channel::ends::{Bell, ChannelError, Client, Server};
+use channel::ring::{Endpoint, RingError, Side};
 use control::command::{
     Answer, Body, IssuesAnswer, Operation, PROTOCOL, Query, Reply, Request, Target, Transaction,
     VersionAnswer,
 };
-use partition_runtime::channel::{Bell, ChannelError, Client, Server};
-use partition_runtime::ring::{Endpoint, RingError, Side};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::uv::channel::COMMAND_PAGES;

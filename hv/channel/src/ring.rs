@@ -9,9 +9,6 @@
 //! privately and never read back, and a payload is copied out before its checksum is verified.
 //! Whatever the other side writes, the worst result is an error, or a message that it could have
 //! sent anyway.
-//!
-//! This module needs no hypercalls and no `unsafe`: a Rust partition gets the words from its start
-//! block or a grant, a Linux process from its own mapping.
 
 use crate::words;
 use alloc::vec::Vec;

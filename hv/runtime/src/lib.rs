@@ -1,4 +1,4 @@
-//! The library of the Rust partitions: start-up, hypercalls, events, the mapping window, channels.
+//! The library of the Rust partitions: start-up, hypercalls, events, the mapping window.
 //!
 //! A Rust partition is one event loop on one virtual CPU. Events stay masked while it works; only
 //! [`events::Events::wait`] lets them in, so nothing here is ever interrupted or reentered.
@@ -10,8 +10,6 @@
 //! * [`events`], [`time`], [`lead`] and [`hypercall`] are the calls to the monitor.
 //! * `traps` has the entry points of traps and of the event upcall; kernels with another start code
 //!   use them too.
-//! * [`ring`] and [`channel`] are memory channels, over shared [`words`]. They make no hypercalls,
-//!   so a Linux process uses them too.
 //!
 //! The rule it keeps: all machine-level `unsafe` code of a Rust partition is here. On a host target
 //! hypercalls return `-ENOSYS` and there is no start block, so that everything compiles, and the
@@ -23,7 +21,6 @@ extern crate alloc;
 extern crate std;
 
 pub mod building;
-pub mod channel;
 #[cfg(all(target_os = "none", feature = "start"))]
 mod entry;
 pub mod events;
@@ -35,12 +32,10 @@ pub mod log;
 pub mod page_ranges;
 pub mod partition;
 pub mod pending;
-pub mod ring;
 pub mod time;
 #[cfg(target_os = "none")]
 pub mod traps;
 pub mod window;
-pub mod words;
 
 /// Names the function in which a partition starts: `entry!(run);` where
 /// `fn run(start: &'static StartBlock) -> !`. The function must not be called `main`.

@@ -6,10 +6,10 @@
 //! block, and no Rust code ever runs in an upcall.
 #![expect(unsafe_code, reason = "hypercalls that read their arguments from memory")]
 
-use crate::channel::Bell;
 use crate::hypercall::{self, Errno};
 use crate::partition;
 use crate::pending::Scan;
+use channel::ends::Bell;
 use core::sync::atomic::Ordering;
 use pv_abi::xen::events::{AllocUnbound, BindInterdomain, BindVirq, PortArgument};
 use pv_abi::xen::hypercall::{EVENT_CHANNEL_OP, SCHED_OP};
