@@ -6,8 +6,8 @@
 use std::fmt::Write;
 
 use anyhow::{Context, Result, bail, ensure};
+use rig::options::{BootOptions, MachineOptions};
 use serde_json::Value;
-use xtask::options::{BootOptions, MachineOptions};
 
 use crate::Results;
 use crate::boots::{self, Boot};

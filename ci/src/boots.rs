@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
-use xtask::cpio::Archive;
-use xtask::options::{BootOptions, Firmware, MachineOptions};
-use xtask::workspace;
+use rig::image::cpio::Archive;
+use rig::options::{BootOptions, Firmware, MachineOptions};
+use rig::workspace;
 
 use crate::Results;
 use crate::checks::{self, Check};

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rig::build::kernel;
+use rig::image::command_image::FileToSend;
+use rig::options::BootOptions;
 use serde_json::Value;
-use xtask::command_image::FileToSend;
-use xtask::kernel;
-use xtask::options::BootOptions;
 
 use crate::host::Host;
 use crate::page_tables;

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rig::image::command_image::FileToSend;
+use rig::options::{BootOptions, MachineOptions};
+use rig::workspace;
 use serde_json::Value;
-use xtask::command_image::FileToSend;
-use xtask::options::{BootOptions, MachineOptions};
-use xtask::workspace;
 
 use crate::Results;
 use crate::boots::{self, Boot};

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rig::options::{BootOptions, MachineOptions};
 use serde_json::Value;
-use xtask::options::{BootOptions, MachineOptions};
 
 use crate::Results;
 use crate::boots::{self, Boot};

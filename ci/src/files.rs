@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use xtask::command_image::FileToSend;
-use xtask::options::{BootOptions, MachineOptions};
-use xtask::workspace;
+use rig::image::command_image::FileToSend;
+use rig::options::{BootOptions, MachineOptions};
+use rig::workspace;
 
 use crate::Results;
 use crate::boots::{self, Boot};

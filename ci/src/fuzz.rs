@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use fuzz_programs::{Keep, OTHER_SLOTS, Program, SLOTS, shrink};
 use pv_abi::uv::start::MODULE_COMMAND_LINE;
-use xtask::boot_image;
-use xtask::host::{self, Destination};
-use xtask::hv_build;
-use xtask::machine::{Event, Machine, NoEvent};
-use xtask::options::{BootOptions, MachineOptions};
+use rig::build::hv_build;
+use rig::image::boot_image;
+use rig::image::host::{self, Destination};
+use rig::machine::{Event, Machine, NoEvent};
+use rig::options::{BootOptions, MachineOptions};
 
 use crate::{Results, boots, number, stay};
 

@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use xtask::boot_image;
-use xtask::command_image::FileToSend;
-use xtask::host::{self, Destination};
-use xtask::machine::Machine;
-use xtask::options::{BootOptions, MachineOptions};
+use rig::image::boot_image;
+use rig::image::command_image::FileToSend;
+use rig::image::host::{self, Destination};
+use rig::machine::Machine;
+use rig::options::{BootOptions, MachineOptions};
 
 use crate::host::{DETACH, Host};
 use crate::{Results, boots, checks};

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use xtask::command_image::FileToSend;
-use xtask::kernel;
-use xtask::options::{BootOptions, MachineOptions};
+use rig::build::kernel;
+use rig::image::command_image::FileToSend;
+use rig::options::{BootOptions, MachineOptions};
 
 use crate::Results;
 use crate::boots::{self, Boot};

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use pv_abi::uv::database::MAX_VCPUS;
+use rig::build::{hv_build, kernel};
+use rig::image::command_image::FileToSend;
+use rig::image::cpio::Archive;
+use rig::options::{BootOptions, MachineOptions};
+use rig::workspace;
 use serde_json::Value;
-use xtask::command_image::FileToSend;
-use xtask::cpio::Archive;
-use xtask::options::{BootOptions, MachineOptions};
-use xtask::{hv_build, kernel, workspace};
 
 use crate::boots::{self, Boot};
 use crate::checks::{self, Check};

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use harness_protocol::{Packet, Words};
-use xtask::exec::{self, Outcome, Streams};
-use xtask::host::Destination;
-use xtask::machine::{Event, Machine};
-use xtask::options::{BootOptions, MachineOptions};
-use xtask::{boot_image, host};
+use rig::image::host::Destination;
+use rig::image::{boot_image, host};
+use rig::machine::exec::{self, Outcome, Streams};
+use rig::machine::{Event, Machine};
+use rig::options::{BootOptions, MachineOptions};
 
 /// The time limit of a boot on a slow machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);

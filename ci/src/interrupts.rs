@@ -20,8 +20,8 @@ use nix::pty::{OpenptyResult, openpty};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::termios::tcgetattr;
 use nix::unistd::Pid;
-use xtask::interrupt::Scratch;
-use xtask::workspace;
+use rig::interrupt::Scratch;
+use rig::workspace;
 
 use crate::Results;
 
@@ -107,7 +107,7 @@ fn start(
     command.args(["--package", "xtask", "--"]).args(words);
     command.env(MARK, mark).env("TMPDIR", temporary).process_group(0);
     command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave.try_clone()?);
-    // It is not registered with `xtask::interrupt`, because it must end by itself.
+    // It is not registered with `rig::interrupt`, because it must end by itself.
     let mut child = command.spawn().context("cannot start cargo")?;
     let pid = Pid::from_raw(child.id() as i32);
     thread::spawn(move || {

@@ -4,11 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use pv_abi::xen::elfnote;
-use xtask::command_image::FileToSend;
-use xtask::host::Destination;
-use xtask::machine::{Event, Machine, NoEvent};
-use xtask::options::{BootOptions, MachineOptions};
-use xtask::{boot_image, guest_image, host, hv_build, kernel, qemu, workspace};
+use rig::build::{hv_build, kernel};
+use rig::image::command_image::FileToSend;
+use rig::image::host::Destination;
+use rig::image::{boot_image, guest_image, host};
+use rig::machine::qemu;
+use rig::machine::{Event, Machine, NoEvent};
+use rig::options::{BootOptions, MachineOptions};
+use rig::workspace;
 
 use crate::host::Host;
 use crate::{Results, guests};

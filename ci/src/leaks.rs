@@ -4,8 +4,8 @@
 //! additional rules hold, and what users are told.
 
 use anyhow::{Context, Result, ensure};
+use rig::options::{BootOptions, MachineOptions};
 use serde_json::Value;
-use xtask::options::{BootOptions, MachineOptions};
 
 use crate::boots::{self, Boot};
 use crate::checks::{self, Check};

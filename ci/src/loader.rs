@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use handover::LOADER_MARK;
-use xtask::host::Destination;
-use xtask::machine::Machine;
-use xtask::options::{BootOptions, MachineOptions};
-use xtask::{boot_image, host, workspace};
+use rig::image::host::Destination;
+use rig::image::{boot_image, host};
+use rig::machine::Machine;
+use rig::options::{BootOptions, MachineOptions};
+use rig::workspace;
 
 use crate::Results;
 

@@ -119,13 +119,13 @@ where
 }
 
 fn main() -> ExitCode {
-    if let Some(status) = xtask::serve_if_asked() {
+    if let Some(status) = rig::serve_if_asked() {
         return status;
     }
     let words: Vec<String> = std::env::args().skip(1).collect();
     let names = RefCell::default();
     let mut results = Results { words, names, passed: 0, failed: Vec::new() };
-    if let Err(error) = xtask::interrupt::install() {
+    if let Err(error) = rig::interrupt::install() {
         eprintln!("ci: {error:#}");
         return ExitCode::FAILURE;
     }

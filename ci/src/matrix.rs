@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use xtask::options::{BootOptions, Firmware, MachineOptions};
+use rig::options::{BootOptions, Firmware, MachineOptions};
 
 use crate::Results;
 use crate::checks::EVERY;

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use xtask::cpio::Archive;
-use xtask::host::Destination;
-use xtask::machine::Machine;
-use xtask::options::{BootOptions, MachineOptions};
-use xtask::{boot_image, host, workspace};
+use rig::image::cpio::Archive;
+use rig::image::host::Destination;
+use rig::image::{boot_image, host};
+use rig::machine::Machine;
+use rig::options::{BootOptions, MachineOptions};
+use rig::workspace;
 
 use crate::Results;
 use crate::boots::{self, Boot};

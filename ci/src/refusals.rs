@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use xtask::boot_image::{self, Payload};
-use xtask::host::Destination;
-use xtask::machine::{Event, Machine, NoEvent};
-use xtask::options::{BootOptions, MachineOptions};
-use xtask::{host, qemu, workspace};
+use rig::image::boot_image::{self, Payload};
+use rig::image::host;
+use rig::image::host::Destination;
+use rig::machine::qemu;
+use rig::machine::{Event, Machine, NoEvent};
+use rig::options::{BootOptions, MachineOptions};
+use rig::workspace;
 
 use crate::Results;
 

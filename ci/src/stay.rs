@@ -1,15 +1,17 @@
 //! The longest stay in ring 0 while a partition tries to make it long.
 //!
 //! Ring 0 runs with interrupts off, so nothing else runs on a CPU during a stay. Stays are counted
-//! in instructions of the CPU itself (`tools/instruction-counter`), on a machine whose time is
+//! in instructions of the CPU itself (`bench/instruction-counter`), on a machine whose time is
 //! instructions, so the figure does not depend on the test host.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use xtask::interrupt::Scratch;
-use xtask::options::MachineOptions;
-use xtask::{hv_build, stays, workspace};
+use bench::stays;
+use rig::build::hv_build;
+use rig::interrupt::Scratch;
+use rig::options::MachineOptions;
+use rig::workspace;
 
 use crate::Results;
 use crate::boots::{self, Boot};

@@ -9,8 +9,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use xtask::options::BootOptions;
-use xtask::{debian, workspace};
+use rig::build::debian;
+use rig::options::BootOptions;
+use rig::workspace;
 
 use crate::checks::{self, Check};
 use crate::host::Host;

@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rig::options::MachineOptions;
 use serde_json::Value;
-use xtask::options::MachineOptions;
 
 use crate::Results;
 use crate::boots::{self, Boot};

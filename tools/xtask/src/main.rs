@@ -1,19 +1,22 @@
 //! `cargo xtask`: builds the host, boots it, tests it.
 
+mod checks;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::checks::{floors, metrics};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use xtask::command_image::FileToSend;
-use xtask::exec::{self, Outcome};
-use xtask::host::Destination;
-use xtask::options::{BootOptions, MachineOptions};
-use xtask::{
-    bench, boot_image, checks, floors, guest_image, host, hv_build, interrupt, kernel, metrics,
-    provision, terminal,
-};
+use rig::build::{hv_build, kernel, provision};
+use rig::image::command_image::FileToSend;
+use rig::image::host::Destination;
+use rig::image::{boot_image, guest_image, host};
+use rig::interrupt;
+use rig::machine::exec::{self, Outcome};
+use rig::machine::terminal;
+use rig::options::{BootOptions, MachineOptions};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, boot and test the host")]
@@ -90,7 +93,7 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    if let Some(status) = xtask::serve_if_asked() {
+    if let Some(status) = rig::serve_if_asked() {
         return status;
     }
     let task = Cli::parse().command;

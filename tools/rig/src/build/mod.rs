@@ -1,0 +1,7 @@
+//! Builds our programs, and fetches those of Debian: kernels, packages, Xen and its tools.
+
+pub mod debian;
+pub mod hv_build;
+pub mod kernel;
+pub mod provision;
+pub mod xen_tools;
