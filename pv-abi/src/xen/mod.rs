@@ -9,6 +9,7 @@
 //! guest virtual address is a plain `u64`, which the code that uses it must check; a value that a
 //! guest supplies is an integer with named constants.
 
+pub mod block;
 pub mod console;
 pub mod cpuid;
 pub mod descriptors;
