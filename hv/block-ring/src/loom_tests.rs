@@ -17,7 +17,8 @@ struct Shared {
 impl Shared {
     fn new() -> Arc<Self> {
         let shared = Self {
-            indices: [0, 1, 0, 1].map(AtomicU32::new),
+            // A request came and was answered; nobody asked for the next event yet.
+            indices: [1, 1, 1, 1].map(AtomicU32::new),
             words: [(); 2].map(|()| [(); 3].map(|()| AtomicU64::new(0))),
             server_event: AtomicBool::new(false),
             guest_event: AtomicBool::new(false),
@@ -66,17 +67,17 @@ fn loom_no_request_is_torn_or_slept_over() {
         let shared = Shared::new();
         let guest = {
             let shared = shared.clone();
-            thread::spawn(move || send(&shared, 0))
+            thread::spawn(move || send(&shared, 1))
         };
         let ring = Ring::new(&*shared, SIZE);
-        let cursor = Cursor { consumed: 0, produced: 0 };
+        let cursor = Cursor { consumed: 1, produced: 1 };
         let mut pending = cursor.pending(&ring).unwrap();
         if pending == 0 {
             ring.ask_for_event(cursor.consumed);
             pending = cursor.pending(&ring).unwrap();
         }
         if pending > 0 {
-            assert_eq!(ring.fetch(0).id(), 100);
+            assert_eq!(ring.fetch(1).id(), 101);
         }
         guest.join().unwrap();
         assert!(pending > 0 || shared.server_event.load(Ordering::SeqCst));
@@ -88,15 +89,15 @@ fn loom_no_request_is_torn_or_slept_over() {
 fn loom_no_response_is_torn_or_slept_over() {
     loom::model(|| {
         let shared = Shared::new();
-        send(&shared, 0);
+        send(&shared, 1);
         let server = {
             let shared = shared.clone();
             thread::spawn(move || {
                 let ring = Ring::new(&*shared, SIZE);
-                let raw = ring.fetch(0);
-                ring.write_response(0, &raw.response(-1));
-                ring.publish(1);
-                if ring.event_owed(0, 1) {
+                let raw = ring.fetch(1);
+                ring.write_response(1, &raw.response(-1));
+                ring.publish(2);
+                if ring.event_owed(1, 2) {
                     shared.guest_event.store(true, Ordering::SeqCst);
                 }
             })
@@ -112,16 +113,16 @@ fn loom_no_response_is_torn_or_slept_over() {
 fn loom_a_successor_wakes_a_front_end_that_sleeps() {
     loom::model(|| {
         let shared = Shared::new();
-        send(&shared, 0);
+        send(&shared, 1);
         let ring = Ring::new(&*shared, SIZE);
-        ring.write_response(0, &RawRequest([0; REQUEST_WORDS]).response(-1));
-        ring.publish(1);
+        ring.write_response(1, &RawRequest([0; REQUEST_WORDS]).response(-1));
+        ring.publish(2);
         // The server dies here; the front end runs on.
         let guest = {
             let shared = shared.clone();
             thread::spawn(move || wait_for_response(&shared))
         };
-        let owed = ring.event_owed_at_attach(1);
+        let owed = ring.event_owed_at_attach(2);
         assert!(guest.join().unwrap() || owed);
     });
 }
@@ -129,11 +130,11 @@ fn loom_a_successor_wakes_a_front_end_that_sleeps() {
 /// The front end looks for a response, and before it sleeps asks for an event and looks again.
 fn wait_for_response(shared: &Shared) -> bool {
     for _ in 0..2 {
-        if shared.load_index(Index::ResponsesProduced) > 0 {
-            assert_eq!(shared.load_word(0, 1), 0xffff_0000);
+        if shared.load_index(Index::ResponsesProduced) > 1 {
+            assert_eq!(shared.load_word(1, 1), 0xffff_0000);
             return true;
         }
-        shared.store_index(Index::ResponseEvent, 1);
+        shared.store_index(Index::ResponseEvent, 2);
         shared.fence();
     }
     false
