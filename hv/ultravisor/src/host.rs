@@ -19,10 +19,12 @@ use pv_abi::uv::database::{FIRST_GUEST, ULTRAVISOR, rights};
 use pv_abi::xen::sched::{REASON_POWEROFF, REASON_REBOOT};
 use transaction::{Begun, Engine, Facts, refusal};
 
+use self::early::EarlyEvents;
 use crate::command::Unread;
 use crate::lead::{Counters, Lead};
 use crate::services::{SERVICE, Services};
 
+mod early;
 mod scrub;
 mod work;
 
@@ -77,6 +79,8 @@ pub struct Host {
     waiting: VecDeque<work::Waiting>,
     /// If other partitions want the CPU: no scrubbing before this time.
     pressed: Option<u64>,
+    /// Ports whose events came before they were served.
+    early: EarlyEvents,
 }
 
 impl Host {
@@ -109,6 +113,7 @@ impl Host {
             turns_taken: Turns::default(),
             waiting: VecDeque::new(),
             pressed: None,
+            early: EarlyEvents::default(),
         }
     }
 
@@ -278,6 +283,7 @@ impl Host {
                 return true;
             }
             let Some(channel) = self.services.commands.get_mut(&port) else {
+                self.early.note(port);
                 return false;
             };
             let client = channel.client;
@@ -464,6 +470,10 @@ impl Host {
                 }
                 Err(_) => self.services.forget_channel(index),
             }
+        }
+        let services = &self.services;
+        for port in self.early.take_served(|port| services.client_at(port).is_some()) {
+            self.queue(port);
         }
     }
 
