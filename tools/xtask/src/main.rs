@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::checks::{floors, metrics};
+use crate::checks::{dependencies, floors, metrics};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use rig::build::{hv_build, kernel, provision};
@@ -180,6 +180,7 @@ fn count() -> Result<ExitCode> {
     print!("{}", floors.report());
     let mut violations = metrics.violations();
     violations.extend_from_slice(floors.violations());
+    violations.extend(dependencies::check()?);
     if !violations.is_empty() {
         bail!("over the limits: {}", violations.join("; "));
     }

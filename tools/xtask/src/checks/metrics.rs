@@ -110,7 +110,7 @@ pub fn measure() -> Result<Metrics> {
 }
 
 /// The workspace's crates that a program of ring 0 links, with their directories.
-fn crates_of(program: &str) -> Result<Vec<(String, PathBuf)>> {
+pub(crate) fn crates_of(program: &str) -> Result<Vec<(String, PathBuf)>> {
     let mut cargo = workspace::cargo("tree");
     cargo.args(["--package", program, "--edges", "normal", "--prefix", "none"]);
     cargo.args(["--format", "{p}"]);

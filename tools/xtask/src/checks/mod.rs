@@ -3,6 +3,7 @@
 //! A check that fails does not stop the later ones, so that one run shows all failures. The last
 //! line printed is `N passed, N failed`.
 
+pub mod dependencies;
 pub mod floors;
 pub mod metrics;
 pub mod source;
@@ -80,6 +81,7 @@ fn sources() -> Count {
     total.add(step("model tests", || tests(&mut model_tests())));
     total.add(step("limits", limits));
     total.add(step("floors of the monitor", monitor_floors));
+    total.add(step("dependencies of ring 0", ring_0_dependencies));
     total
 }
 
@@ -143,6 +145,14 @@ fn monitor_floors() -> Result<Count> {
         println!("{violation}");
     }
     Ok(count(floors.violations()))
+}
+
+fn ring_0_dependencies() -> Result<Count> {
+    let mistakes = dependencies::check()?;
+    for mistake in &mistakes {
+        println!("{mistake}");
+    }
+    Ok(count(&mistakes))
 }
 
 /// A check that passes as one test, or fails once for each violation.
