@@ -72,14 +72,6 @@ pub fn destroy(number: u32) -> Result<bool, Errno> {
     drop_tables(number, 0, 0)
 }
 
-/// Prevents a PCI function from accessing memory ([`calls::QUIESCE_DEVICE`]).
-///
-/// # Errors
-/// The monitor's errno.
-pub fn quiesce_device(address: u32) -> Result<(), Errno> {
-    plain(calls::QUIESCE_DEVICE, address.into(), 0).map(drop)
-}
-
 /// The monitor's record of a frame: its owner, and whether it is not RAM ([`calls::FRAME_OWNER`]).
 ///
 /// # Errors

@@ -317,7 +317,6 @@ fn describe_cause(event: &MonitorEvent) -> String {
             format!("trap {vector} without a handler, vCPU {vcpu} at {address:#x}")
         }
         (cause::BAD_FRAME, _) => format!("unusable stack or frame, vCPU {vcpu} at {address:#x}"),
-        (cause::BAD_PAGE_TABLE, detail) => format!("page tables refused ({detail:#x})"),
         (cause::PAGE_TABLE, detail) => format!("page-table state ({detail:#x})"),
         (cause::STOPPED, _) => "stopped by the ultravisor".to_string(),
         (other, detail) => format!("stopped: cause {other}, detail {detail:#x}"),

@@ -40,8 +40,6 @@ pub const STOP: u64 = 4;
 /// memory, in ascending order, and then the last call. Tables that no call named stay in use, with
 /// everything they refer to. Returns 1 if the work is not finished: make the call again.
 pub const DESTROY: u64 = 5;
-/// Lead: prevent a PCI function (`rsi` = segment/bus/device/function) from accessing memory.
-pub const QUIESCE_DEVICE: u64 = 6;
 /// Lead: drop the events that the monitor caused by itself up to number `rdx`, which are logged,
 /// and read the oldest that is left (`rsi` = address of a [`MonitorEvent`]). Returns its number,
 /// from 1, and fills it, or returns 0 if there is none. An event stays until a later call names its
@@ -128,8 +126,6 @@ pub mod cause {
     pub const UNHANDLED_TRAP: u32 = 2;
     /// A return frame or a stack that cannot be used.
     pub const BAD_FRAME: u32 = 3;
-    /// Its page tables were refused at the start.
-    pub const BAD_PAGE_TABLE: u32 = 4;
     /// A page-table state that cannot be undone.
     pub const PAGE_TABLE: u32 = 5;
     /// The ultravisor stopped it.
@@ -152,12 +148,12 @@ pub struct PartitionUsage {
     pub state: u32,
     /// Number of hypercalls made.
     pub hypercalls: u64,
-    /// Frames with a reference.
-    pub frames_in_use: u64,
+    /// Zero.
+    pub reserved: u64,
     /// Nanoseconds in which its virtual CPUs were runnable but did not run.
     pub wait_time: u64,
     /// Zero.
-    pub reserved: [u64; 3],
+    pub reserved_more: [u64; 3],
     /// Number of refused hypercalls, by cause; each call of a multicall counts.
     pub refusals: [u64; CAUSES],
 }
@@ -202,9 +198,9 @@ const _: () = {
         vcpus_up: 8,
         state: 12,
         hypercalls: 16,
-        frames_in_use: 24,
+        reserved: 24,
         wait_time: 32,
-        reserved: 40,
+        reserved_more: 40,
         refusals: 64
     });
     assert!(size_of::<CpuUsage>() == 32);

@@ -83,7 +83,6 @@ pub fn cause_words(value: u32, detail: u32) -> Option<String> {
         },
         cause::UNHANDLED_TRAP => format!("trap {detail} without a handler"),
         cause::BAD_FRAME => "return frame or stack that cannot be used".into(),
-        cause::BAD_PAGE_TABLE => "page tables refused at the start".into(),
         cause::PAGE_TABLE => "page-table state that cannot be undone".into(),
         cause::STOPPED => "stopped by the ultravisor".into(),
         _ => format!("cause {value}, detail {detail}"),
