@@ -12,13 +12,14 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 use builder::{Extent, File, Image, Kernel, Memory, Page, Parameters, Place, Plan};
-use control::command::{Operation, Outcome, Start, Target};
+use control::command::{Operation, Outcome, Target};
 use partition_runtime::building::{Foreign, set_machine_to_physical};
 use partition_runtime::partition::{Module, module_named};
 use partition_runtime::{log, time};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::database::{
-    COMMAND, COMMAND_CPU_WEIGHT, ULTRAVISOR, channel_kind, kind, rights, state,
+    COMMAND, COMMAND_CPU_WEIGHT, INSTANCE_SHARED_INFO, ULTRAVISOR, channel_kind, kind, rights,
+    state,
 };
 use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
 
@@ -235,7 +236,7 @@ fn has_content(bytes: &[u8]) -> bool {
 /// Sets the start state, and starts the partition.
 fn start(link: &mut Link, plan: &Plan) -> Result<(), Failure> {
     let partition = Target::Number(COMMAND);
-    let start = start_of(plan);
+    let start = plan.start_state();
     let operations = vec![
         Operation::SetStart { partition, start },
         Operation::SetState { partition, state: state::RUNNING },
@@ -243,23 +244,8 @@ fn start(link: &mut Link, plan: &Plan) -> Result<(), Failure> {
     link.finish("starting the command partition", operations)
 }
 
-/// The plan's start state, in the form that a transaction takes.
-pub fn start_of(plan: &Plan) -> Start {
-    let state = plan.start_state();
-    Start {
-        entry: state.entry,
-        stack: state.stack,
-        start_info: state.start_info,
-        page_table: state.page_table,
-        console_frame: state.console_frame,
-        store_frame: state.store_frame,
-    }
-}
-
 /// Machine address of the shared info of a partition whose monitor instance begins with this
 /// frame.
 pub const fn shared_info(instance: u64) -> u64 {
-    /// The frame of the instance that is shared info.
-    const FRAME: u64 = 1;
-    (instance + FRAME) * PAGE_SIZE as u64
+    (instance + INSTANCE_SHARED_INFO) * PAGE_SIZE as u64
 }

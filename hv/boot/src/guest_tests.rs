@@ -1,7 +1,6 @@
 //! Builds in a simulated system, with an honest and with a hostile client.
 
 use super::*;
-use crate::command::start_of;
 use control::command::Start;
 use proptest::prelude::*;
 use pv_abi::xen::elfnote;
@@ -158,7 +157,7 @@ impl Ground for World {
 
     fn set_start(&mut self, _: u32, plan: &Plan) -> Result<(), Failure> {
         self.fortune()?;
-        self.start = Some(start_of(plan));
+        self.start = Some(plan.start_state());
         Ok(())
     }
 }

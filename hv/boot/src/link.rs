@@ -11,13 +11,14 @@ use control::command::{Answer, Body, Operation, Outcome, Query, ResourcesAnswer,
 use partition_runtime::StartBlock;
 use partition_runtime::events::{Events, Port};
 use partition_runtime::partition::command_pages;
+use pv_abi::uv::channel::FIRST_CLIENT_PORT;
 use pv_abi::uv::database::{DESCRIPTOR_MAGIC, PartitionDescriptor};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Maximum number of ranges of one partition's memory.
 const MAX_RANGES: usize = 16 * 1024;
 /// The port at our end of the command channel.
-const PORT: Port = Port(1);
+const PORT: Port = Port(FIRST_CLIENT_PORT);
 
 /// The command channel.
 pub struct Link {

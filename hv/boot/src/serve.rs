@@ -6,7 +6,6 @@
 //! Rule: messages are handled one at a time, and between two messages nothing of a partition is
 //! mapped.
 
-use crate::command::start_of;
 use crate::failure::Failure;
 use crate::guest::{Ground, Guests, Ports, Window, no_memory, not_understood};
 use crate::link::Link;
@@ -24,12 +23,9 @@ use partition_runtime::building::{self, Foreign};
 use partition_runtime::events::{self, Port};
 use partition_runtime::{heap, log, partition};
 use pv_abi::PAGE_SIZE;
-use pv_abi::uv::channel::NO_ID;
+use pv_abi::uv::channel::{BUILD_GRANT, NO_ID};
 use pv_abi::uv::database::{BOOT, COMMAND, PartitionDescriptor, ULTRAVISOR, channel_kind};
 use pv_abi::xen::grants::{RESERVED_CONSOLE, RESERVED_STORE};
-
-/// Our first grant reference for the channel; those of the command channel are below.
-const GRANT: u32 = 64;
 
 /// Maximum number of bytes of the heap for one step of a build: a piece of a file, and the plan of
 /// 16 Ki ranges.
@@ -73,7 +69,7 @@ impl Server {
             kind: channel_kind::BUILD,
             frame,
             frames: PAGES as u32,
-            grant: GRANT,
+            grant: BUILD_GRANT,
         };
         let mut server = Self {
             words,
@@ -230,7 +226,7 @@ impl Ground for World<'_> {
     }
 
     fn set_start(&mut self, partition: u32, plan: &Plan) -> Result<(), Failure> {
-        let start = start_of(plan);
+        let start = plan.start_state();
         let operations = vec![Operation::SetStart { partition: Target::Number(partition), start }];
         self.link.apply("setting a guest's start state", operations).map(drop)
     }

@@ -33,7 +33,7 @@ pub use image::{Compression, Image, ImageError, Payload};
 pub use kernel::{Kernel, KernelError, Segment};
 pub use layout::{Layout, LayoutError, Request};
 pub use memory::{Extent, Memory};
-pub use plan::{File, Parameters, Place, Plan, PlanError, StartState};
+pub use plan::{File, Parameters, Place, Plan, PlanError};
 pub use reader::{HEAD_BYTES, NOTE_BYTES, Progress, Reader};
 pub use tables::Mapping;
 

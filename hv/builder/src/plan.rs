@@ -10,6 +10,7 @@ use crate::memory::Memory;
 use crate::tables::{Mapping, Table, Target};
 use crate::{PAGE_BYTES, Page};
 use alloc::vec::Vec;
+use control::command::Start;
 use core::fmt;
 use core::ops::Range;
 use pv_abi::xen::hypercall::{IRET, PAGE_SLOT_BYTES};
@@ -64,23 +65,6 @@ pub struct Parameters {
     pub console_port: u32,
     /// Event port of the store ring; 0 if there is none.
     pub store_port: u32,
-}
-
-/// The start state of virtual CPU 0, and the frames of the rings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StartState {
-    /// Virtual address of the entry point.
-    pub entry: u64,
-    /// Virtual address of the stack's end.
-    pub stack: u64,
-    /// Virtual address of start info.
-    pub start_info: u64,
-    /// Machine frame of the root page table.
-    pub page_table: u64,
-    /// Machine frame of the console ring.
-    pub console_frame: u64,
-    /// Machine frame of the store ring.
-    pub store_frame: u64,
 }
 
 /// A file whose contents are loaded.
@@ -167,9 +151,9 @@ impl Plan {
 
     /// Start state of virtual CPU 0.
     #[must_use]
-    pub fn start_state(&self) -> StartState {
+    pub fn start_state(&self) -> Start {
         let root = self.layout.mapping.table_pfns().start;
-        StartState {
+        Start {
             entry: self.kernel.entry,
             stack: self.address(self.layout.stack + 1),
             start_info: self.address(self.layout.start_info),

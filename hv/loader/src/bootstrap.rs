@@ -18,9 +18,9 @@ use pv_abi::{
     uv::{
         channel::COMMAND_PAGES,
         database::{
-            BOOT, FIRMWARE, INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES, MONITOR,
-            PartitionDescriptor, SYSTEM_CPU_WEIGHT, ULTRAVISOR, instance_frames, kind, rights,
-            state,
+            BOOT, FIRMWARE, INSTANCE_FIXED_FRAMES, INSTANCE_SHARED_INFO, INSTANCE_VCPU_FRAMES,
+            MONITOR, PartitionDescriptor, SYSTEM_CPU_WEIGHT, ULTRAVISOR, instance_frames, kind,
+            rights, state,
         },
         start::{
             MODULE_COMMAND_LINE, MODULES as MODULE_RECORDS, Machine, MachineCpu, MachinePci,
@@ -354,7 +354,7 @@ impl Plan {
         let window_tables = tables.window();
         self.map_own(&mut tables);
         let shared = [
-            (SHARED, self.instance + 1, 1),
+            (SHARED, self.instance + INSTANCE_SHARED_INFO, 1),
             (SHARED + 4096, self.grant_table(), GRANT_FRAMES.into()),
         ];
         for (va, mfn, pages) in shared {

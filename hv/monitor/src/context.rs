@@ -87,12 +87,14 @@ impl Registers {
 
 /// Flat selectors of the reserved part of the GDT (public header `arch-x86/xen-x86_64.h`).
 pub mod selector {
+    use pv_abi::xen::descriptors as abi;
+
     /// 32-bit code, DPL 3.
-    pub const CS32: u64 = 0xe023;
+    pub const CS32: u64 = abi::FLAT_RING3_CS32 as u64;
     /// Data and stack, DPL 3.
-    pub const SS: u64 = 0xe02b;
+    pub const SS: u64 = abi::FLAT_RING3_SS as u64;
     /// 64-bit code, DPL 3.
-    pub const CS64: u64 = 0xe033;
+    pub const CS64: u64 = abi::FLAT_RING3_CS64 as u64;
 }
 
 /// Flag bits of rflags.

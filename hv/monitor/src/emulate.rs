@@ -16,7 +16,7 @@ use decode::{
 use page_tables::Operation;
 
 use crate::{
-    context::Registers,
+    context::{Registers, selector},
     cpu, cpuid, guest_memory,
     hardware::{self, CR4_FSGSBASE},
     hypercall, model_registers, page_fault, platform,
@@ -75,7 +75,7 @@ pub fn invalid_opcode(vcpu: &Vcpu, registers: &mut Registers) {
 fn software_interrupt(vcpu: &Vcpu, registers: &mut Registers) -> bool {
     let mut bytes = [0; decode::MAX_LENGTH];
     let length = guest_memory::read_instruction(registers.rip, &mut bytes);
-    let long_mode = registers.cs != 0xe023;
+    let long_mode = registers.cs != selector::CS32;
     let code = bytes.get(..length).unwrap_or(&[]);
     let Some((number, length)) = decode::software_interrupt(code, long_mode) else {
         return false;

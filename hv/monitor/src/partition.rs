@@ -31,9 +31,9 @@ use pv_abi::{
     uv::{
         calls::{CAUSES, MonitorEvent},
         database::{
-            FIRST_GUEST, INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES, IO_B, MAX_GRANT_FRAMES,
-            MAX_PARTITION, MAX_VCPUS, PartitionDescriptor, ULTRAVISOR, instance_frames, kind,
-            rights, state,
+            FIRST_GUEST, INSTANCE_FIXED_FRAMES, INSTANCE_SHARED_INFO, INSTANCE_VCPU_FRAMES, IO_B,
+            MAX_GRANT_FRAMES, MAX_PARTITION, MAX_VCPUS, PartitionDescriptor, ULTRAVISOR,
+            instance_frames, kind, rights, state,
         },
     },
     xen::{errno, events::NR_VIRQS, grants::ENTRIES_PER_FRAME, mmu::M2P_INVALID},
@@ -384,7 +384,7 @@ impl Partition {
     /// The frame of shared info.
     #[must_use]
     pub fn shared_info(&self) -> u64 {
-        self.instance + 1
+        self.instance + INSTANCE_SHARED_INFO
     }
 
     /// Level-4 entry 256 of its page tables.

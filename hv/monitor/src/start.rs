@@ -3,14 +3,14 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use handover::{FirstPartition, Handover};
+use handover::{FirstPartition, Handover, layout::RING0_CS};
 use pv_abi::uv::{
     database::{ULTRAVISOR, state},
     start::mitigation,
 };
 
 use crate::{
-    context::{Registers, flag},
+    context::{Registers, flag, selector},
     cpu, database,
     hardware::{self, msr},
     hypercall, leave, machine, partition, platform, schedule,
@@ -102,12 +102,12 @@ fn set_syscall_entries() {
     let area = core::ptr::from_ref(cpu::this()) as u64;
     let base = &raw const entry_page as u64;
     let entry = |symbol: *const u8| area + 4096 + (symbol as u64 - base);
-    let star = 0xe008 << 32 | 0xe023 << 48;
+    let star = u64::from(RING0_CS) << 32 | selector::CS32 << 48;
     hardware::write_msr(msr::STAR, star);
     hardware::write_msr(msr::LSTAR, entry(&raw const entry_page));
     hardware::write_msr(msr::CSTAR, entry(&raw const entry_page_compat));
     hardware::write_msr(msr::SFMASK, SYSCALL_CLEARS);
-    hardware::write_msr(msr::SYSENTER_CS, 0xe008);
+    hardware::write_msr(msr::SYSENTER_CS, RING0_CS.into());
     hardware::write_msr(msr::SYSENTER_ESP, cpu::this().stack_top);
     hardware::write_msr(msr::SYSENTER_EIP, entry(&raw const entry_page_sysenter));
 }

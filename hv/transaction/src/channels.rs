@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::string::ToString;
 
 use control::command::{Outcome, Range, Refusal, Target};
+use pv_abi::uv::channel::{FIRST_CLIENT_PORT, SERVER_PORTS};
 use pv_abi::uv::database::{
     BOOT, COMMAND, ChannelEntry, PartitionDescriptor, ULTRAVISOR, channel_kind, state,
 };
@@ -16,9 +17,6 @@ use crate::Action;
 use crate::operations::{Caller, check_owned, in_state, invalid, modifiable, within};
 use crate::plan::Plan;
 use crate::refusal::{label, refusal};
-
-/// First port for channels at the server's end; its own ports are below.
-const SERVER_PORTS: u32 = 256;
 
 /// The parameters of a requested channel.
 pub(crate) struct Wanted {
@@ -113,7 +111,7 @@ fn full(object: &str, entries: u32) -> Refusal {
 }
 
 /// Chooses a port at the client's end. Before the partition runs, this is the lowest free port from
-/// 1 upward. Afterwards its kernel allocates the low ports, so the channel gets a port that the
+/// [`FIRST_CLIENT_PORT`] upward. Afterwards its kernel allocates the low ports, so the channel gets a port that the
 /// kernel has not reached.
 fn free_port(plan: &Plan, target: &PartitionDescriptor, index: u32) -> u32 {
     if target.state != state::BUILDING {
@@ -121,5 +119,5 @@ fn free_port(plan: &Plan, target: &PartitionDescriptor, index: u32) -> u32 {
     }
     let channels = plan.channels_of(target.number);
     let used = |port: &u32| channels.iter().any(|(_, c)| c.a == target.number && c.port_a == *port);
-    (1..SERVER_PORTS).find(|port| !used(port)).unwrap_or(SERVER_PORTS + index)
+    (FIRST_CLIENT_PORT..SERVER_PORTS).find(|port| !used(port)).unwrap_or(SERVER_PORTS + index)
 }

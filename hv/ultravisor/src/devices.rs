@@ -22,7 +22,7 @@ use channel::ring::RingError;
 use partition_runtime::events::{self, Port};
 use partition_runtime::{grants, log, partition};
 use pv_abi::PAGE_SIZE;
-use pv_abi::uv::channel::COMMAND_PAGES;
+use pv_abi::uv::channel::{COMMAND_GRANT, COMMAND_PAGES};
 use pv_abi::uv::database::{COMMAND, ChannelEntry, PartitionDescriptor, ULTRAVISOR, kind};
 use store::{Path, Permissions, home};
 
@@ -34,8 +34,6 @@ use crate::services::Services;
 pub const CONSOLE_LINE: u32 = 0;
 /// The serial line of the harness.
 pub const HARNESS_LINE: u32 = 1;
-/// The first grant reference of the command partition's channel, in this partition's grant table.
-const CHANNEL_GRANT: u32 = 64;
 
 /// The states of one end of a device (public `io/xenbus.h`).
 mod state {
@@ -147,7 +145,7 @@ fn command_channel(services: &mut Services) {
             services.commands.insert(port, channel);
             services.devices.channel = Some(port);
             let node = format!("{}/device/uv-command/0", home(COMMAND));
-            put(services, &format!("{node}/ring-ref"), CHANNEL_GRANT);
+            put(services, &format!("{node}/ring-ref"), COMMAND_GRANT);
             put(services, &format!("{node}/pages"), COMMAND_PAGES);
             put(services, &format!("{node}/event-channel"), port.0);
             put(services, &format!("{node}/backend-id"), ULTRAVISOR);
@@ -161,7 +159,7 @@ fn make_channel(devices: &mut Devices) -> Result<(Port, CommandChannel), String>
         devices.pages = partition::shared_pages(COMMAND_PAGES);
     }
     let (address, words) = devices.pages.ok_or("no memory for its pages")?;
-    for (page, reference) in (CHANNEL_GRANT..).take(COMMAND_PAGES).enumerate() {
+    for (page, reference) in (COMMAND_GRANT..).take(COMMAND_PAGES).enumerate() {
         let frame = partition::frame_of(address + (page * PAGE_SIZE) as u64);
         let frame = frame.and_then(|frame| u32::try_from(frame).ok());
         let granted = frame.is_some_and(|f| grants::permit(reference, COMMAND as u16, f));
@@ -181,7 +179,7 @@ fn drop_channel(services: &mut Services) {
         services.commands.remove(&port);
         let _ = events::close(port);
     }
-    for reference in (CHANNEL_GRANT..).take(COMMAND_PAGES) {
+    for reference in (COMMAND_GRANT..).take(COMMAND_PAGES) {
         // The destruction of the partition unmaps what it still has mapped.
         let _ = grants::revoke(reference);
     }

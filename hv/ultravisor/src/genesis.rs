@@ -15,7 +15,7 @@ use control::command::{IssuesAnswer, PROTOCOL, VersionAnswer};
 use partition_runtime::window::Window;
 use partition_runtime::{StartBlock, log, partition, time};
 use pv_abi::uv::calls;
-use pv_abi::uv::channel::COMMAND_PAGES;
+use pv_abi::uv::channel::{BOOT_COMMAND_GRANT, COMMAND_PAGES, FIRST_CLIENT_PORT, SERVER_PORTS};
 use pv_abi::uv::database::{
     ARENA_VERSION, BOOT, ChannelEntry, FIRMWARE, INSTANCE_FIXED_FRAMES, INSTANCE_VCPU_FRAMES,
     MONITOR, PartitionDescriptor, SYSTEM_CPU_WEIGHT, ULTRAVISOR, channel_kind, kind, rights, state,
@@ -34,10 +34,6 @@ use crate::services::Services;
 
 /// Entry of the channel table for the boot partition's command channel.
 const BOOT_CHANNEL: u32 = 0;
-/// Its port at the ultravisor's end; the ports of later channels follow.
-const FIRST_SERVER_PORT: u32 = 256;
-/// Its first grant reference in the boot partition's table.
-const BOOT_GRANT: u32 = 8;
 
 /// Makes a host that is ready to serve, with the boot partition running.
 ///
@@ -199,8 +195,8 @@ fn boot_channel(description: &Description) -> Option<ChannelEntry> {
     let memory = description.last_region(BOOT, region_use::RAM)?;
     let mut entry = ChannelEntry::new_zeroed();
     entry.kind = channel_kind::COMMAND;
-    (entry.a, entry.port_a, entry.grant_a) = (BOOT, 1, BOOT_GRANT);
-    (entry.b, entry.port_b) = (ULTRAVISOR, FIRST_SERVER_PORT + BOOT_CHANNEL);
+    (entry.a, entry.port_a, entry.grant_a) = (BOOT, FIRST_CLIENT_PORT, BOOT_COMMAND_GRANT);
+    (entry.b, entry.port_b) = (ULTRAVISOR, SERVER_PORTS + BOOT_CHANNEL);
     entry.frames = COMMAND_PAGES as u32;
     entry.frame = (memory.first + memory.frames).checked_sub(COMMAND_PAGES as u64)?;
     Some(entry)

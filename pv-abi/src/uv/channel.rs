@@ -11,12 +11,25 @@
 //! frame is a little-endian u32 length, a u32 CRC-32 (IEEE) of the payload, and the payload, padded
 //! with zeros to 8 bytes. Indices run freely; an index modulo the ring's size is a position.
 
+use crate::xen::grants::RESERVED_ENTRIES;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Pages of a command channel: one for the header, eight for each ring (32 KiB).
 pub const COMMAND_PAGES: usize = 17;
 /// Bytes of each ring of a command channel.
 pub const COMMAND_RING_BYTES: usize = 32 * 1024;
+/// First event port for channels at the server's end: the channel with index `n` in the channel
+/// table has port `n` above it. The server's own ports are below.
+pub const SERVER_PORTS: u32 = 256;
+/// First event port for channels at the client's end of a partition that was not started yet. The
+/// boot partition's command channel has this port.
+pub const FIRST_CLIENT_PORT: u32 = 1;
+/// First grant reference of the boot partition's command channel, in the boot partition's table.
+pub const BOOT_COMMAND_GRANT: u32 = RESERVED_ENTRIES;
+/// First grant reference of the build channel, in the boot partition's table.
+pub const BUILD_GRANT: u32 = 64;
+/// First grant reference of the command partition's command channel, in the ultravisor's table.
+pub const COMMAND_GRANT: u32 = 64;
 /// The largest payload of one frame.
 pub const MAX_PAYLOAD: usize = 24 * 1024;
 /// The id of a reply to a message whose id could not be read.
@@ -49,6 +62,12 @@ pub const CHANNEL_MAGIC: u64 = u64::from_le_bytes(*b"UVCHAN01");
 pub const REQUEST_RING: usize = 4096;
 
 const _: () = {
+    // The two channels of the boot partition's table do not overlap, and neither begins with
+    // entries that the ABI reserves.
+    assert!(BOOT_COMMAND_GRANT as usize + COMMAND_PAGES <= BUILD_GRANT as usize);
+    assert!(COMMAND_GRANT >= RESERVED_ENTRIES);
+    // Port 0 is never allocated.
+    assert!(0 < FIRST_CLIENT_PORT && FIRST_CLIENT_PORT < SERVER_PORTS);
     assert!(size_of::<ChannelHeader>() == 40);
     assert_offsets!(ChannelHeader {
         magic: 0,

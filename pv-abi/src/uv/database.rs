@@ -260,6 +260,8 @@ pub const MAX_GRANT_FRAMES: u32 = 64;
 pub const fn instance_frames(vcpus: u32, grant_frames: u32) -> u64 {
     (INSTANCE_FIXED_FRAMES + vcpus * INSTANCE_VCPU_FRAMES + grant_frames * 2) as u64
 }
+/// The frame of an instance that is its shared info, counted from the instance's first.
+pub const INSTANCE_SHARED_INFO: u64 = 1;
 /// Frames of an instance that do not depend on its size.
 pub const INSTANCE_FIXED_FRAMES: u32 = 48;
 /// Frames of an instance per virtual CPU.

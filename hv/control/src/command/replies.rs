@@ -28,20 +28,20 @@ pub struct Reply {
 pub enum Answer {
     /// The transaction was applied, with one outcome per operation.
     Applied(Vec<Outcome>),
-    /// Answer to [`Query::Version`].
+    /// Answer to [`Query::Version`](super::Query::Version).
     Version(VersionAnswer),
-    /// Answer to [`Query::Partitions`] and [`Query::Partition`].
+    /// Answer to [`Query::Partitions`](super::Query::Partitions) and [`Query::Partition`](super::Query::Partition).
     Partitions {
         /// Rows by number.
         rows: Vec<PartitionRow>,
         /// Whether there are more; then query again after the last one.
         more: bool,
     },
-    /// Answer to [`Query::Resources`].
+    /// Answer to [`Query::Resources`](super::Query::Resources).
     Resources(ResourcesAnswer),
-    /// Answer to [`Query::PageMap`].
+    /// Answer to [`Query::PageMap`](super::Query::PageMap).
     PageMap(Vec<MapRow>),
-    /// Answer to [`Query::Log`].
+    /// Answer to [`Query::Log`](super::Query::Log).
     Log {
         /// Records by sequence number.
         rows: Vec<LogRow>,
@@ -50,17 +50,17 @@ pub enum Answer {
         /// Sequence number of the next record.
         next: u64,
     },
-    /// Answer to [`Body::Open`]: ids of the requests that were rolled back.
+    /// Answer to [`Body::Open`](super::Body::Open): ids of the requests that were rolled back.
     Opened {
         /// In the order of their rollback.
         rolled_back: Vec<u64>,
     },
-    /// Answer to [`Body::Plan`]: what the transaction would do, in one sentence for each operation.
+    /// Answer to [`Body::Plan`](super::Body::Plan): what the transaction would do, in one sentence for each operation.
     Planned {
         /// The sentences, for people. If some do not fit in the answer, the last one says how many.
         what: Vec<String>,
     },
-    /// Answer to [`Query::Arena`].
+    /// Answer to [`Query::Arena`](super::Query::Arena).
     Arena {
         /// First page.
         first: u32,
@@ -69,7 +69,7 @@ pub enum Answer {
         /// Bytes of the pages, each without its trailing zeros.
         contents: Vec<ByteBuf>,
     },
-    /// Answer to [`Query::Records`].
+    /// Answer to [`Query::Records`](super::Query::Records).
     Records {
         /// Records by sequence number.
         rows: Vec<RecordRow>,
@@ -78,7 +78,7 @@ pub enum Answer {
         /// Sequence number of the next record.
         next: u64,
     },
-    /// Answer to [`Query::Compare`].
+    /// Answer to [`Query::Compare`](super::Query::Compare).
     Compared {
         /// The first frame that was not compared, or the number of frames if all were.
         next: u64,
@@ -86,14 +86,14 @@ pub enum Answer {
         /// continues with the rest.
         differences: Vec<Difference>,
     },
-    /// Answer to [`Body::RollBack`]: ids of the requests that were rolled back.
+    /// Answer to [`Body::RollBack`](super::Body::RollBack): ids of the requests that were rolled back.
     RolledBack {
         /// In the order of their rollback.
         requests: Vec<u64>,
     },
-    /// Answer to [`Query::Issues`].
+    /// Answer to [`Query::Issues`](super::Query::Issues).
     Issues(IssuesAnswer),
-    /// Answer to [`Query::List`].
+    /// Answer to [`Query::List`](super::Query::List).
     List {
         /// Rows by number.
         rows: Vec<ListRow>,
@@ -125,7 +125,7 @@ pub enum Outcome {
 pub struct VersionAnswer {
     /// Version of the ultravisor partition (the workspace's).
     pub ultravisor: String,
-    /// The [`PROTOCOL`] that it speaks.
+    /// The [`PROTOCOL`](super::PROTOCOL) that it speaks.
     pub protocol: u16,
     /// Version of our part of the monitor's ABI.
     pub abi: u32,

@@ -9,7 +9,7 @@ use super::operations::Transaction;
 /// A message from a client to the ultravisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// [`PROTOCOL`].
+    /// [`PROTOCOL`](super::PROTOCOL).
     pub protocol: u16,
     /// The id, chosen by the client in ascending order; the same id again is a retry.
     pub id: u64,

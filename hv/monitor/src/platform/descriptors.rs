@@ -20,17 +20,14 @@ use x86_64::{
 };
 
 use handover::layout::{OWN_DESCRIPTORS, RING0_CS, TSS};
+use pv_abi::xen::descriptors::{
+    FLAT_RING3_CS32 as CS32, FLAT_RING3_CS64 as CS64, FLAT_RING3_SS as DS3,
+};
 
 use super::cpu_area;
 
 /// Ring 0, data and stack.
 pub const RING0_DS: u16 = 0xe010;
-/// Ring 3, 32-bit code.
-pub const CS32: u16 = 0xe023;
-/// Ring 3, data and stack.
-pub const DS3: u16 = 0xe02b;
-/// Ring 3, 64-bit code.
-pub const CS64: u16 = 0xe033;
 const TSS_SELECTOR: u16 = 0xe040;
 const LDT_SELECTOR: u16 = 0xe050;
 /// Last byte of the GDT.
