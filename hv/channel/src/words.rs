@@ -1,27 +1,29 @@
 //! Copies bytes to and from words that another side may read and write at the same time.
 //!
-//! Words are little-endian and accessed one by one, without any order among them; a caller that
-//! needs an order uses an index or an event. Several words at a time go through a loop of fixed
-//! length, since the bytes of kernels and of all messages are copied here.
+//! Words are little-endian and accessed without any order among them; a caller that needs an order
+//! uses an index or an event. If there are many words, the CPU's instruction for copies moves them,
+//! since the bytes of kernels and of all messages are copied here.
+#![expect(unsafe_code, reason = "the CPU's instruction for copies")]
 
+#[cfg(target_arch = "x86_64")]
+use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Bytes in a word.
 pub const WORD: usize = 4;
-/// Words that are copied without checking how many are left.
-const RUN: usize = 8;
+/// Number of words from which on the CPU's instruction copies them.
+const MANY: usize = 8;
 
 /// Copies words to bytes, as many as both slices have.
 pub fn load(words: &[AtomicU32], out: &mut [[u8; WORD]]) {
     let count = words.len().min(out.len());
-    let (runs, rest) = words[..count].as_chunks::<RUN>();
-    let (out_runs, out_rest) = out[..count].as_chunks_mut::<RUN>();
-    for (words, out) in runs.iter().zip(out_runs) {
-        for at in 0..RUN {
-            out[at] = words[at].load(Ordering::Relaxed).to_le_bytes();
-        }
-    }
-    for (word, out) in rest.iter().zip(out_rest) {
+    let (words, out) = (&words[..count], &mut out[..count]);
+    let done = match count {
+        // SAFETY: both have `count` words. `out` is borrowed for writing, so they do not overlap.
+        MANY.. => unsafe { copy_pairs(out.as_mut_ptr().cast(), words.as_ptr().cast(), count) },
+        _ => 0,
+    };
+    for (word, out) in words[done..].iter().zip(&mut out[done..]) {
         *out = word.load(Ordering::Relaxed).to_le_bytes();
     }
 }
@@ -29,16 +31,62 @@ pub fn load(words: &[AtomicU32], out: &mut [[u8; WORD]]) {
 /// Copies bytes to words, as many as both slices have.
 pub fn store(words: &[AtomicU32], bytes: &[[u8; WORD]]) {
     let count = words.len().min(bytes.len());
-    let (runs, rest) = words[..count].as_chunks::<RUN>();
-    let (from_runs, from_rest) = bytes[..count].as_chunks::<RUN>();
-    for (words, from) in runs.iter().zip(from_runs) {
-        for at in 0..RUN {
-            words[at].store(u32::from_le_bytes(from[at]), Ordering::Relaxed);
+    let (words, bytes) = (&words[..count], &bytes[..count]);
+    let done = match count {
+        MANY.. => {
+            // An atomic word may be written through a shared reference.
+            let to = words.as_ptr().cast_mut().cast();
+            // SAFETY: both have `count` words. They do not overlap, since nobody may write bytes
+            // that are borrowed.
+            unsafe { copy_pairs(to, bytes.as_ptr().cast(), count) }
         }
+        _ => 0,
+    };
+    for (word, bytes) in words[done..].iter().zip(&bytes[done..]) {
+        word.store(u32::from_le_bytes(*bytes), Ordering::Relaxed);
     }
-    for (word, from) in rest.iter().zip(from_rest) {
-        word.store(u32::from_le_bytes(*from), Ordering::Relaxed);
+}
+
+/// Copies `count` words of 8 bytes, from the first on.
+///
+/// # Safety
+/// `from` is readable and `to` is writable for `count` words. The two ranges do not overlap. The
+/// ranges may be shared with another side that accesses them at the same time.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub unsafe fn copy_words(to: *mut u8, from: *const u8, count: usize) {
+    // SAFETY: the caller's. The direction flag is clear in compiled code (System V ABI, 3.2.1).
+    unsafe {
+        asm!(
+            "rep movsq",
+            inout("rcx") count => _,
+            inout("rdi") to => _,
+            inout("rsi") from => _,
+            options(nostack, preserves_flags),
+        );
     }
+}
+
+/// Copies the pairs among `count` words with one instruction; returns the number of words copied.
+///
+/// # Safety
+/// `from` is readable and `to` is writable for `count` words. The two do not overlap. Another side
+/// may access them at the same time: the compiler knows nothing of the accesses, and the CPU allows
+/// them.
+#[cfg(target_arch = "x86_64")]
+unsafe fn copy_pairs(to: *mut u8, from: *const u8, count: usize) -> usize {
+    // SAFETY: the caller's.
+    unsafe { copy_words(to, from, count / 2) };
+    count / 2 * 2
+}
+
+/// Copies nothing: this CPU has no such instruction.
+///
+/// # Safety
+/// None; the contract is that of the other architecture.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn copy_pairs(_: *mut u8, _: *const u8, _: usize) -> usize {
+    0
 }
 
 /// Copies bytes out, from byte `at`. The part of `out` beyond the words is left unchanged.

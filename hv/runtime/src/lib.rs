@@ -21,6 +21,8 @@ extern crate alloc;
 extern crate std;
 
 pub mod building;
+#[cfg(target_arch = "x86_64")]
+mod bytes;
 #[cfg(all(target_os = "none", feature = "start"))]
 mod entry;
 pub mod events;
