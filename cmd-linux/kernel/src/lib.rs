@@ -13,7 +13,6 @@
 //! file, the place in it, and what to do; nothing here panics.
 //!
 //! Without the feature `check` files are loaded and not checked, and nothing disassembles.
-#![forbid(unsafe_code)]
 
 #[cfg(feature = "check")]
 mod check;

@@ -251,14 +251,20 @@ pub async fn heap(hub: &Hub) -> Result<Option<Heap>, Failure> {
     }
 }
 
-/// Reads the requested bytes into `data`, whose length is that of the largest request so far.
+/// The requested bytes: those of the kernel in place if possible, others read into `data`, whose
+/// length is that of the largest request so far.
 fn read<'d>(
-    parts: &Parts,
+    parts: &'d Parts,
     (file, offset, bytes): (File, u64, u64),
     data: &'d mut Vec<u8>,
 ) -> Result<&'d [u8], Failure> {
     let count = usize::try_from(bytes).ok().filter(|count| *count <= WINDOW_BYTES);
     let count = count.ok_or_else(|| broken("wants more than the window holds"))?;
+    if let File::Kernel = file
+        && let Some(part) = parts.kernel.part(offset, count)
+    {
+        return Ok(part);
+    }
     data.resize(data.len().max(count), 0);
     let data = data.get_mut(..count).unwrap_or_default();
     match file {

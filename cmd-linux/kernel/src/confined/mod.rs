@@ -14,6 +14,7 @@
 //! the child ends is a [`Problem`].
 
 pub(crate) mod child;
+mod sealed;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -30,6 +31,7 @@ use nix::sys::signal::Signal;
 use crate::{Error, MAX_UNPACKED, Problem};
 
 pub use child::serve_if_asked;
+use sealed::Sealed;
 
 /// CPU time that a child may take. The slowest compression unpacks [`MAX_UNPACKED`] within this
 /// time.
@@ -89,6 +91,8 @@ pub struct Elf {
     file: File,
     bytes: u64,
     frames_needed: u64,
+    /// The bytes in place; `None` if the file cannot be mapped.
+    sealed: Option<Sealed>,
 }
 
 impl Elf {
@@ -99,7 +103,8 @@ impl Elf {
     /// An error of the system.
     pub fn new(file: File, frames_needed: u64) -> io::Result<Self> {
         let bytes = file.metadata()?.len();
-        Ok(Self { file, bytes, frames_needed })
+        let sealed = Sealed::map(&file, bytes).ok();
+        Ok(Self { file, bytes, frames_needed, sealed })
     }
 
     /// The least number of frames that a partition needs to start the image, with the RAM disk it
@@ -119,6 +124,14 @@ impl Elf {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.bytes == 0
+    }
+
+    /// `count` bytes from `offset` on, in place; `None` if the image cannot be read in place, or
+    /// ends before.
+    #[must_use]
+    pub fn part(&self, offset: u64, count: usize) -> Option<&[u8]> {
+        let offset = usize::try_from(offset).ok()?;
+        self.sealed.as_ref()?.bytes().get(offset..offset.checked_add(count)?)
     }
 
     /// Fills the buffer with the bytes from `offset` on.

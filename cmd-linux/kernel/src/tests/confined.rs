@@ -1,15 +1,18 @@
 //! Tests what a confined process can still do.
 
 use std::fs::File;
+use std::io::Write;
 use std::net::{TcpStream, UdpSocket};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc::EPERM;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 
 use crate::Problem;
-use crate::confined::{self, problem};
+use crate::confined::{self, Elf, problem};
 
 const CHILD: &str = "KERNEL_TEST_CONFINED";
 
@@ -53,4 +56,24 @@ fn each_end_of_a_child_is_a_problem() {
     assert!(matches!(told(3 << 8, "why\nx"), Problem::Told(words) if words == "why"));
     let crashed = told(Signal::SIGSEGV as i32, "a\x1b[2Jb").to_string();
     assert!(crashed.contains("SIGSEGV") && crashed.contains("a [2Jb"), "{crashed}");
+}
+
+#[test]
+fn only_a_sealed_image_is_read_in_place() {
+    let image: Vec<u8> = (0..9_000_u32).map(|at| (at % 251) as u8).collect();
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut file = File::from(memfd_create("image", flags).unwrap());
+    file.write_all(&image).unwrap();
+    let open = Elf::new(file.try_clone().unwrap(), 1).unwrap();
+    assert_eq!(open.part(0, 1), None, "it can still change");
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all())).unwrap();
+    let elf = Elf::new(file, 1).unwrap();
+    for (offset, count) in [(0, 9_000), (1, 17), (4_095, 2), (8_999, 1), (9_000, 0)] {
+        let mut read = vec![0; count];
+        elf.read_at(&mut read, offset as u64).unwrap();
+        assert_eq!(elf.part(offset as u64, count), Some(read.as_slice()), "{count} from {offset}");
+    }
+    for (offset, count) in [(8_999, 2), (9_001, 0), (u64::MAX, 1), (1, usize::MAX)] {
+        assert_eq!(elf.part(offset, count), None, "{count} from {offset}");
+    }
 }
