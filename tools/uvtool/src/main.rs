@@ -30,6 +30,7 @@ mod view;
 mod words;
 
 use std::io::Write;
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 
 use answer::Problem;
@@ -136,7 +137,8 @@ impl Shown {
 /// Makes the view of a command that only shows something; `None` for other commands.
 fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Option<Shown>, Error> {
     Ok(Some(match command {
-        Command::List(options) => shown(&List::new(&source.list()?, options.all), json),
+        // The process ends after the answer, so the rows of a thousand partitions are not freed.
+        Command::List(options) => shown(&List::new(source.list()?.leak(), options.all), json),
         Command::Info(options) => {
             let row = source.partition(&options.name)?;
             let owner = match row.owner {
@@ -155,11 +157,12 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Optio
             shown(&Verified::new(frames, compared, &found, &names), json)
         }
         Command::Resources(options) => {
-            let partitions = source.list()?;
-            let answer = source.resources()?;
+            let partitions = source.list()?.leak();
+            let answer = Box::leak(Box::new(source.resources()?));
             let map = if options.map { Some(source.page_map(answer.frames)?) } else { None };
             let boot = source.boot_heap();
-            shown(&Resources::new(&answer, boot, &Names::of_list(&partitions), map), json)
+            let names = Names::of_list(partitions);
+            shown(&*ManuallyDrop::new(Resources::new(answer, boot, &names, map)), json)
         }
         Command::Log(options) => {
             let partitions = source.list()?;

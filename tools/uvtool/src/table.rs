@@ -14,8 +14,11 @@ pub enum Align {
     Right,
 }
 
-/// Bytes reserved for a line.
+/// Bytes reserved for a line, and for the text of the cells of a row.
 const USUAL_LINE: usize = 160;
+const USUAL_TEXT: usize = 64;
+/// Blanks between columns.
+const GAP: usize = 2;
 
 /// Rows under a heading.
 #[derive(Clone, Debug)]
@@ -24,7 +27,7 @@ pub struct Table {
     /// The text of all cells, one after the other.
     text: String,
     /// The end of each cell in the text, and its width in characters, row by row.
-    cells: Vec<(usize, usize)>,
+    cells: Vec<(u32, u32)>,
 }
 
 #[derive(Clone, Debug)]
@@ -80,51 +83,69 @@ impl Table {
         if let Some(column) = self.columns.get_mut(at) {
             column.width = column.width.max(width);
         }
-        self.cells.push((self.text.len(), width));
+        let short = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        self.cells.push((short(self.text.len()), short(width)));
         self
+    }
+
+    /// Reserves memory for this many more rows, so that nothing is copied when they come.
+    pub fn reserve(&mut self, rows: usize) {
+        self.cells.reserve_exact(rows * self.columns.len());
+        self.text.reserve_exact(rows * USUAL_TEXT);
     }
 }
 
 impl Table {
     /// The lines of the table.
     pub fn lines(&self) -> String {
-        let line_width: usize = self.columns.iter().map(|column| column.width + 2).sum();
+        let line_width: usize = self.columns.iter().map(|column| column.width + GAP).sum();
         let lines = self.cells.len() / self.columns.len().max(1) + 1;
         // A cell of the last column may be long, but most are not.
-        let mut all = String::with_capacity(lines * line_width.min(USUAL_LINE));
+        let mut all = Vec::with_capacity(lines * line_width.min(USUAL_LINE));
         let mut start = 0;
         for row in self.cells.chunks(self.columns.len().max(1)) {
-            let (begin, mut blanks) = (all.len(), 0);
-            for (&(end, width), column) in row.iter().zip(&self.columns) {
-                let room = column.width.saturating_sub(width);
-                let (before, after) = match column.align {
-                    Align::Left => (0, room),
-                    Align::Right => (room, 0),
-                };
-                push_blanks(&mut all, blanks + before);
-                all.push_str(self.text.get(start..end).unwrap_or_default());
-                (blanks, start) = (after + 2, end);
-            }
-            let line = all.get(begin..).unwrap_or_default();
-            all.truncate(begin + line.trim_end().len());
-            all.push('\n');
+            start = self.push_line(&mut all, row, start);
         }
-        all
+        // The lines consist of whole cells, which are text, and of blanks.
+        String::from_utf8(all).unwrap_or_default()
     }
+
+    /// Adds a line: blanks, and then each cell in its place. The text of the first cell begins at
+    /// `start`; returns where the text of the last cell ends.
+    fn push_line(&self, all: &mut Vec<u8>, row: &[(u32, u32)], mut start: usize) -> usize {
+        let begin = all.len();
+        let mut at = begin;
+        for (&(end, width), column) in row.iter().zip(&self.columns) {
+            let (end, room) = (end as usize, column.width.saturating_sub(width as usize));
+            let cell = self.text.as_bytes().get(start..end).unwrap_or_default();
+            let blanks = match column.align {
+                Align::Left => 0,
+                Align::Right => room,
+            };
+            all.resize(at + blanks, b' ');
+            all.extend_from_slice(cell);
+            at += room + cell.len() + GAP;
+            start = end;
+        }
+        trim_end(all, begin);
+        all.push(b'\n');
+        start
+    }
+}
+
+/// Removes blanks from the end of the line that begins at `begin`.
+fn trim_end(all: &mut Vec<u8>, begin: usize) {
+    if all.last().is_some_and(u8::is_ascii_graphic) {
+        return;
+    }
+    let line = all.get(begin..).unwrap_or_default();
+    let length = std::str::from_utf8(line).map_or(line.len(), |line| line.trim_end().len());
+    all.truncate(begin + length);
 }
 
 impl Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.lines())
-    }
-}
-
-fn push_blanks(line: &mut String, mut count: usize) {
-    const BLANKS: &str = "                                ";
-    while count != 0 {
-        let some = count.min(BLANKS.len());
-        line.push_str(BLANKS.get(..some).unwrap_or_default());
-        count -= some;
     }
 }
 
@@ -173,7 +194,30 @@ mod tests {
         assert_eq!(table.to_string(), "NAME       N\ngrößer     1\nb        100\na?[2Jb?\n");
     }
 
+    /// A line as the formatter of the standard library aligns it.
+    fn aligned(cells: &[String], columns: &[Column]) -> String {
+        let cells = cells.iter().zip(columns).map(|(cell, column)| match column.align {
+            Align::Left => format!("{cell:<width$}", width = column.width),
+            Align::Right => format!("{cell:>width$}", width = column.width),
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    }
+
     proptest! {
+        #[test]
+        fn cells_stand_where_the_formatter_puts_them(
+            rows in proptest::collection::vec(proptest::array::uniform3("[ a-zäß€\u{3000}]{0,6}"), 0..6),
+        ) {
+            let names = [("A", Align::Left), ("B", Align::Right), ("C", Align::Left)];
+            let mut table = Table::new(&names);
+            table.reserve(rows.len());
+            rows.iter().for_each(|row| table.row(row));
+            let heading = names.map(|(name, _)| name.to_owned());
+            let expected: Vec<_> =
+                [&heading].into_iter().chain(&rows).map(|row| aligned(row, &table.columns)).collect();
+            prop_assert_eq!(table.lines(), expected.join("\n") + "\n");
+        }
+
         #[test]
         fn every_row_is_one_line(cells in proptest::collection::vec(".*", 0..10)) {
             let mut table = Table::new(&[("A", Align::Left), ("B", Align::Right)]);

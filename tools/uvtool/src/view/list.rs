@@ -66,6 +66,7 @@ impl View for List<'_> {
             ("VCPUS", Align::Right),
             ("CPU-TIME", Align::Right),
         ]);
+        table.reserve(self.rows.len());
         for row in &self.rows {
             table
                 .text(&row.name)

@@ -16,6 +16,7 @@ pub mod verify;
 pub mod version;
 pub mod waited;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use control::command::{ListRow, PartitionRow};
@@ -56,10 +57,15 @@ impl<'a> Names<'a> {
 
     /// The name of a partition; `free` for none, `#N` for one without a row.
     pub fn of(&self, number: u32) -> String {
+        self.text_of(number).into_owned()
+    }
+
+    /// Does what [`Self::of`] does, without a copy of the name.
+    pub fn text_of(&self, number: u32) -> Cow<'a, str> {
         if number == UNASSIGNED {
             return "free".into();
         }
-        self.0.get(&number).map_or_else(|| format!("#{number}"), |name| (*name).to_string())
+        self.0.get(&number).map_or_else(|| format!("#{number}").into(), |name| (*name).into())
     }
 }
 

@@ -3,6 +3,8 @@
 //! Rule: sums are computed here from the rows, and compared with the page map; a difference is
 //! shown and makes the command fail.
 
+use std::borrow::Cow;
+
 use control::command::{CpuRow, Heap, MapRow, MemoryRow, PciRow, ResourcesAnswer};
 use pv_abi::uv::database::TIER_FRAMES;
 use serde::Serialize;
@@ -11,14 +13,14 @@ use super::{Names, View};
 use crate::table::{Align, Table};
 use crate::words::{
     self, byte_count, bytes, firmware_word, memory, pci_address, pci_class_word, percent,
-    percent_text, push_number,
+    percent_text, push_number, push_share,
 };
 
 /// The machine.
 #[derive(Serialize)]
-pub struct Resources {
+pub struct Resources<'n> {
     frames: u64,
-    memory: Vec<Memory>,
+    memory: Vec<Memory<'n>>,
     firmware: Vec<Firmware>,
     cpus: Vec<Cpu>,
     pci: Vec<Pci>,
@@ -41,8 +43,8 @@ pub struct Resources {
 }
 
 #[derive(Serialize)]
-struct Memory {
-    owner: String,
+struct Memory<'n> {
+    owner: Cow<'n, str>,
     number: u32,
     io: bool,
     entries_4gib: u64,
@@ -97,13 +99,13 @@ struct Range {
     io: bool,
 }
 
-impl Resources {
+impl<'n> Resources<'n> {
     /// A view of the machine as the ultravisor describes it; `boot` is the heap of the boot
     /// partition, if known, and `map` the ranges, if requested.
     pub fn new(
         answer: &ResourcesAnswer,
         boot: Option<Heap>,
-        names: &Names<'_>,
+        names: &Names<'n>,
         map: Option<Vec<MapRow>>,
     ) -> Self {
         let mut disagreements = check(answer, names);
@@ -144,6 +146,7 @@ impl Resources {
             ("MEMORY", Align::Right),
             ("SHARE", Align::Right),
         ]);
+        table.reserve(self.memory.len());
         for row in &self.memory {
             table
                 .text(&row.owner)
@@ -152,9 +155,9 @@ impl Resources {
                 .pushed(|text| push_number(text, row.entries_4mib))
                 .pushed(|text| push_number(text, row.entries_4kib))
                 .pushed(|text| words::Memory(row.frames).push_to(text))
-                .text(&percent_text(row.percent));
+                .pushed(|text| push_share(text, row.frames, self.frames));
         }
-        let tier = |of: fn(&Memory) -> u64| sum(self.memory.iter().map(of)).to_string();
+        let tier = |of: fn(&Memory<'_>) -> u64| sum(self.memory.iter().map(of)).to_string();
         let frames = sum(self.memory.iter().map(|row| row.frames));
         table.row([
             "sum".into(),
@@ -254,7 +257,7 @@ impl Resources {
     }
 }
 
-impl View for Resources {
+impl View for Resources<'_> {
     fn text(&self) -> String {
         let mut parts =
             vec![self.memory_text(), self.firmware_text(), self.cpu_text(), self.pci_text()];
@@ -337,10 +340,10 @@ fn sum(values: impl Iterator<Item = u64>) -> u64 {
     values.fold(0, u64::saturating_add)
 }
 
-fn memory_row(row: &MemoryRow, all: u64, names: &Names<'_>) -> Memory {
+fn memory_row<'n>(row: &MemoryRow, all: u64, names: &Names<'n>) -> Memory<'n> {
     let [entries_4gib, entries_4mib, entries_4kib] = row.tiers;
     Memory {
-        owner: names.of(row.owner),
+        owner: names.text_of(row.owner),
         number: row.owner,
         io: row.io,
         entries_4gib,

@@ -2,13 +2,13 @@ use super::*;
 use crate::view::samples;
 use control::command::{Heap, Turns};
 
-fn shown(answer: &ResourcesAnswer, map: Option<Vec<MapRow>>) -> Resources {
+fn shown(answer: &ResourcesAnswer, map: Option<Vec<MapRow>>) -> Resources<'static> {
     let mut partitions = samples::partitions();
     let mut firmware = partitions[3].clone();
     (firmware.number, firmware.name) = (8, "firmware".into());
     partitions.push(firmware);
     let boot = Heap { bytes: 4 << 20, in_use: 3000, most: 4096 };
-    Resources::new(answer, Some(boot), &Names::new(&partitions), map)
+    Resources::new(answer, Some(boot), &Names::new(partitions.leak()), map)
 }
 
 #[test]
