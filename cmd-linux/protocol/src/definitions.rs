@@ -94,10 +94,15 @@ impl Packed<'_> {
     }
 }
 
+/// Bytes that are reserved for a definition.
+const USUAL: usize = 128;
+
 impl<'a> FromIterator<&'a Definition> for Definitions {
     fn from_iter<I: IntoIterator<Item = &'a Definition>>(all: I) -> Self {
-        let mut packed = Self::default();
-        all.into_iter().for_each(|one| packed.push(one));
+        let all = all.into_iter();
+        let mut packed =
+            Self { bytes: Vec::with_capacity(all.size_hint().0.saturating_mul(USUAL)) };
+        all.for_each(|one| packed.push(one));
         packed
     }
 }

@@ -3,6 +3,7 @@
 //! Rule: a command that succeeds prints only the requested answer; `create` and `start` print the
 //! partition's number. In JSON, a command without an answer reports that it is done.
 
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -89,8 +90,10 @@ fn simple(command: &Command) -> Result<Option<Service>, Error> {
 fn view(command: &Command, json: bool, uvd: &mut Uvd) -> Result<Shown, Error> {
     match command {
         Command::Plan(options) => {
-            let definitions = define::read(&options.files)?.into();
-            Ok(shown(&plan(uvd, Service::Plan { definitions, prune: options.prune })?, json))
+            // The process ends after the answer, so a thousand definitions are not freed.
+            let definitions = define::read(&options.files)?.leak().iter().collect();
+            let planned = plan(uvd, Service::Plan { definitions, prune: options.prune })?;
+            Ok(shown(&*ManuallyDrop::new(planned), json))
         }
         Command::Definitions(_) => Ok(shown(&Definitions::new(uvd.definitions()?), json)),
         Command::Wait(options) => {
