@@ -74,7 +74,7 @@ impl EarlyFrames {
 
     /// Takes the first fitting range of `frames` frames whose first frame is a multiple of
     /// `align` (a power of two).
-    pub fn take(&mut self, frames: u64, align: u64) -> Option<u64> {
+    pub fn take_frames(&mut self, frames: u64, align: u64) -> Option<u64> {
         if frames == 0 || !align.is_power_of_two() {
             return None;
         }
@@ -153,9 +153,9 @@ mod tests {
     fn the_first_mib_is_never_free() {
         let mut frames = EarlyFrames::new();
         frames.add(&RAM).unwrap();
-        assert_eq!(frames.take(1, 1), Some(0x100));
-        assert_eq!(frames.take(0x100, 0x200), Some(0x200));
-        assert_eq!(frames.take(0x1000, 1), None);
+        assert_eq!(frames.take_frames(1, 1), Some(0x100));
+        assert_eq!(frames.take_frames(0x100, 0x200), Some(0x200));
+        assert_eq!(frames.take_frames(0x1000, 1), None);
     }
 
     #[test]
@@ -186,7 +186,7 @@ mod tests {
             for (count, shift) in takes {
                 let align = 1 << shift;
                 let fits = |&&f: &&u64| f % align == 0 && (f..f + count).all(|x| model.contains(&x));
-                prop_assert_eq!(frames.take(count, align), model.iter().find(fits).copied());
+                prop_assert_eq!(frames.take_frames(count, align), model.iter().find(fits).copied());
                 model = set(frames.free()).intersection(&model).copied().collect();
                 prop_assert!(set(frames.taken()).is_disjoint(&model));
             }

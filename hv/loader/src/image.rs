@@ -33,7 +33,7 @@ fn bad(problem: &str) -> ! {
 }
 
 /// Takes `bytes` of zeroed memory. Returns its physical address.
-fn take(bytes: u64) -> u64 {
+fn take_memory(bytes: u64) -> u64 {
     let frames = bytes.div_ceil(4096).max(1);
     let Some(first) = memory::take_frames(frames, 1) else {
         refuse(format_args!("no memory for the monitor's image"))
@@ -45,7 +45,7 @@ fn take(bytes: u64) -> u64 {
 }
 
 /// Copies bytes to RAM at a physical address.
-fn put(phys: u64, bytes: &[u8]) {
+fn copy_to(phys: u64, bytes: &[u8]) {
     let to = memory::phys_to_virt(phys);
     // SAFETY: callers took frames for so many bytes, which the direct map has.
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
@@ -66,11 +66,11 @@ pub fn load() -> Image {
     if header.version != VERSION {
         bad("it is of another version");
     }
-    let start = take(end - base);
+    let start = take_memory(end - base);
     for (header, contents) in segments() {
-        put(start + (header.p_vaddr - base), contents);
+        copy_to(start + (header.p_vaddr - base), contents);
     }
-    put(start + (header.interrupts - base), interrupts::table(header.trap_stubs).as_bytes());
+    copy_to(start + (header.interrupts - base), interrupts::table(header.trap_stubs).as_bytes());
     let frames = FrameRange { first: start >> 12, frames: (end - base).div_ceil(4096) };
     Image { file, header, frames, base }
 }
@@ -99,8 +99,8 @@ impl Image {
     /// none.
     pub fn symbols(&self) -> [Bytes; 2] {
         self.file.symbols().unwrap_or([&[]; 2]).map(|bytes| {
-            let start = take(bytes.len() as u64);
-            put(start, bytes);
+            let start = take_memory(bytes.len() as u64);
+            copy_to(start, bytes);
             Bytes { start, bytes: bytes.len() as u64 }
         })
     }

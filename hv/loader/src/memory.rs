@@ -112,7 +112,7 @@ pub fn frame_count(regions: &[FirmwareRegion]) -> u64 {
 /// Takes frames for good. Returns the first, a multiple of `align` (a power of two). Only while the
 /// platform starts; afterwards the database owns the rest.
 pub fn take_frames(frames: u64, align: u64) -> Option<u64> {
-    EARLY.lock().take(frames, align)
+    EARLY.lock().take_frames(frames, align)
 }
 
 /// Frees frames that were never free, such as the loader's. No frames may be taken from then on.

@@ -30,7 +30,7 @@ pub struct Choice {
 
 impl Choice {
     /// Records a word; a later one overrides an earlier one.
-    pub fn take(&mut self, name: &str, value: &str) -> Option<()> {
+    pub fn record(&mut self, name: &str, value: &str) -> Option<()> {
         let bits = match (name, value) {
             ("mitigations", "auto" | "off") => u32::MAX,
             _ => NAMES.iter().find(|(known, _)| *known == name)?.1,
@@ -133,7 +133,7 @@ mod tests {
         let mut choice = Choice::default();
         for word in line.split(' ') {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
-            choice.take(name, value)?;
+            choice.record(name, value)?;
         }
         Some(choice)
     }

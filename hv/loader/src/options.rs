@@ -70,13 +70,13 @@ impl fmt::Display for Unknown<'_> {
 pub fn parse(command_line: &str) -> Result<Options, Unknown<'_>> {
     let mut options = Options::default();
     for word in command_line.split_ascii_whitespace() {
-        options.take(word).ok_or(Unknown(word))?;
+        options.apply(word).ok_or(Unknown(word))?;
     }
     Ok(options)
 }
 
 impl Options {
-    fn take(&mut self, word: &str) -> Option<()> {
+    fn apply(&mut self, word: &str) -> Option<()> {
         let (name, value) = word.split_once('=').unwrap_or((word, ""));
         match (name, value) {
             ("loglevel", _) => self.log_level = level(value)?,
@@ -85,7 +85,7 @@ impl Options {
             ("debug-exit", "") if word == name => self.debug_exit = true,
             ("smt", "on" | "off") => self.smt = value == "on",
             ("cpus", _) => self.cpus = value.parse().ok().filter(|&n| n > 0)?,
-            _ => self.mitigations.take(name, value)?,
+            _ => self.mitigations.record(name, value)?,
         }
         Some(())
     }
