@@ -3,6 +3,9 @@
 //! The loader finds them through configuration mechanism 1 (PCI Local Bus Specification 3.0,
 //! 3.2.2.3.2). The rule: the loader reads only identification registers, and leaves devices as they
 //! are.
+//!
+//! The crate `pci_types` (0.10) is sound, and would not make this shorter. It does not enumerate,
+//! it splits registers that the record keeps whole, and its trait demands a way to write.
 
 use heapless::Vec;
 use pv_abi::uv::start::MachinePci;
