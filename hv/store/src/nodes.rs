@@ -29,9 +29,20 @@ pub(crate) struct Nodes {
 
 /// The partition whose home contains a path.
 fn home_of(path: &str) -> Option<u32> {
-    let digits = path.strip_prefix(HOMES)?.split('/').next()?;
-    let plain = digits == "0" || !digits.starts_with('0');
-    (plain && digits.bytes().all(|digit| digit.is_ascii_digit())).then(|| digits.parse().ok())?
+    // Every lookup asks this, so it is one loop over a few digits.
+    let (mut number, mut digits) = (0_u32, 0);
+    for &byte in path.as_bytes().strip_prefix(HOMES.as_bytes())? {
+        match byte {
+            b'/' => break,
+            // No number but 0 begins with 0.
+            b'0'..=b'9' if digits == 0 || number != 0 => {
+                number = number.checked_mul(10)?.checked_add(u32::from(byte - b'0'))?;
+                digits += 1;
+            }
+            _ => return None,
+        }
+    }
+    (digits != 0).then_some(number)
 }
 
 /// Converts bounds of paths to bounds of texts.
@@ -175,6 +186,11 @@ mod tests {
             ("/local/domain/4294967296", None),
             ("/local/domain/012", None),
             ("/local/domain/1a", None),
+            ("/local/domain/00", None),
+            ("/local/domain/", None),
+            ("/local/domain//", None),
+            ("/local/domain/0/x", Some(0)),
+            ("/local/domain/+1", None),
             ("/local/domain", None),
             ("/local/domains/1", None),
             ("/vm/1", None),

@@ -112,10 +112,11 @@ impl Path {
 
 /// The path above a path; `None` for the root.
 fn above(path: &str) -> Option<&str> {
-    match path.rsplit_once('/')? {
-        (_, "") => None,
-        ("", _) => Some("/"),
-        (above, _) => Some(above),
+    // Names are short, so the slash is near the end, and a plain loop finds it soonest.
+    match path.bytes().rposition(|byte| byte == b'/')? {
+        at if at + 1 == path.len() => None,
+        0 => Some("/"),
+        at => path.get(..at),
     }
 }
 
