@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use control::command::RecordRow;
+use control::command::{RecordRow, Settled};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::database::{ArenaHeader, ChannelEntry, PartitionDescriptor};
 use resource_db::{Database, Owner};
@@ -72,7 +72,7 @@ impl Replica {
             return false;
         }
         self.next += 1;
-        if record.row.outcome == "refused" {
+        if record.row.outcome == Settled::Refused {
             return true;
         }
         // A record too long for an answer comes without its changes.

@@ -15,7 +15,7 @@ mod requests;
 mod resources;
 
 pub use issues::{IssueRow, IssueState, IssuesAnswer};
-pub use log::{LogRow, RecordRow};
+pub use log::{LogRow, RecordRow, Settled};
 pub use operations::{MAX_OPERATIONS, MAX_PENDING, Operation, Range, Start, Target, Transaction};
 pub use partitions::{ListRow, PartitionRow};
 pub use refusals::{MAX_REFUSAL_TEXT, Refusal};
@@ -24,4 +24,4 @@ pub use requests::{Body, Query, Request};
 pub use resources::{CpuRow, Difference, Heap, MapRow, MemoryRow, PciRow, ResourcesAnswer, Turns};
 
 /// Version of these messages, sent first in a [`Request`].
-pub const PROTOCOL: u16 = 8;
+pub const PROTOCOL: u16 = 9;

@@ -17,11 +17,12 @@ use pv_abi::uv::database::{ULTRAVISOR, kind};
 use resource_db::{Database, OwnedRange, Owner, WriteError};
 use serde::Serialize;
 
+use crate::Settled;
 use crate::carry::Stopped;
 use crate::change::Change;
 use crate::describe::{describe, target_of};
 use crate::index::Index;
-use crate::log::{Log, Record, Settled};
+use crate::log::{Log, Record};
 use crate::operations::{self, Caller};
 use crate::pending::{self, Pending, assigned};
 use crate::plan::Plan;

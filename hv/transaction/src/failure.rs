@@ -13,10 +13,10 @@ use control::command::{Answer, Refusal, Reply};
 use pv_abi::uv::calls::{MonitorEvent, cause};
 use pv_abi::uv::database::{MONITOR, asked, state};
 
+use crate::Settled;
 use crate::carry::Stopped;
 use crate::change::Change;
 use crate::engine::{Engine, Origin};
-use crate::log::Settled;
 use crate::pending::Pending;
 use crate::plan::Plan;
 use crate::refusal::{from_write, label};

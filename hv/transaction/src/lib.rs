@@ -48,8 +48,9 @@ mod undo;
 mod unscrubbed;
 
 pub use change::{Change, Part};
+pub use control::command::Settled;
 pub use engine::{Engine, Limits};
-pub use log::{Record, Settled};
+pub use log::Record;
 pub use query::{Facts, Gauges, query};
 pub use refusal::{name_of, refusal};
 pub use space::{choose, contiguous};

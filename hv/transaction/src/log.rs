@@ -18,48 +18,16 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::mem::size_of;
 
-use control::command::{LogRow, Outcome};
+use control::command::{LogRow, Outcome, Settled};
 use resource_db::{Database, WriteError};
 use serde::{Deserialize, Serialize};
 
 use crate::Change;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 
 const MAGIC: [u8; 8] = *b"UVLOG001";
 const RING: u32 = 64;
 const ENTRY_HEADER: u32 = 2 * size_of::<u32>() as u32;
-
-/// How a record ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Settled {
-    /// Written ahead, and not ended.
-    Begun,
-    /// Applied and activated.
-    Committed,
-    /// Not carried out, or undone.
-    Refused,
-    /// Applied and activated, until its owner completes it or fails.
-    Pending,
-    /// Was pending and has been undone.
-    RolledBack,
-    /// An act of the monitor by itself.
-    Monitor,
-}
-
-impl Settled {
-    /// The word for it in [`LogRow::outcome`].
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Begun => "begun",
-            Self::Committed => "committed",
-            Self::Refused => "refused",
-            Self::Pending => "pending",
-            Self::RolledBack => "rolled back",
-            Self::Monitor => "monitor",
-        }
-    }
-}
 
 /// A transaction in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +74,7 @@ impl Record {
             who: self.who,
             request: self.request,
             version: self.version,
-            outcome: self.settled.word().to_string(),
+            outcome: self.settled,
             what: self.what.clone(),
             reason: self.reason.clone(),
             partitions: self.partitions.clone(),

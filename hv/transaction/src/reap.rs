@@ -29,9 +29,9 @@ use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, ULTRAVISOR, state}
 use resource_db::{OwnedRange, Owner};
 use zerocopy::FromZeros;
 
+use crate::Settled;
 use crate::carry::Stopped;
 use crate::engine::{Engine, Origin};
-use crate::log::Settled;
 use crate::plan::Plan;
 use crate::refusal::{from_write, label, name_of};
 use crate::under_way::{UnderWay, Whose};

@@ -10,10 +10,11 @@ use control::command::{Answer, Reply};
 use pv_abi::uv::database::{MONITOR, ULTRAVISOR, state};
 use resource_db::{Database, WriteError};
 
+use crate::Settled;
 use crate::carry::{action_of, rank};
 use crate::change::Change;
 use crate::engine::{Engine, Limits, Origin};
-use crate::log::{Log, Record, Settled};
+use crate::log::{Log, Record};
 use crate::pending::Pending;
 use crate::under_way::Next;
 use crate::{Action, Monitor};

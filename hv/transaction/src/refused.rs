@@ -13,8 +13,8 @@ use alloc::vec::Vec;
 use control::command::Range;
 use pv_abi::uv::database::ULTRAVISOR;
 
+use crate::Settled;
 use crate::engine::{Engine, Origin};
-use crate::log::Settled;
 use crate::reap::LAST_WAIT;
 use crate::refusal::from_monitor;
 use crate::{Action, Monitor};

@@ -24,11 +24,11 @@ use alloc::vec::Vec;
 
 use control::command::{Answer, Range, Refusal, Reply};
 
+use crate::Settled;
 use crate::carry::Stopped;
 use crate::change::Change;
 use crate::engine::{Engine, Origin, Planned};
 use crate::failure::RollBack;
-use crate::log::Settled;
 use crate::pending::Pending;
 use crate::reap::Passing;
 use crate::{AGAIN, Action, Monitor};

@@ -17,9 +17,10 @@ use control::command::{Operation, Range, Refusal, Reply, Target, Transaction};
 use pv_abi::uv::database::{PartitionDescriptor, state};
 use resource_db::Owner;
 
+use crate::Settled;
 use crate::change::{Change, unpacked};
 use crate::engine::{Engine, Origin, Planned};
-use crate::log::{Record, Settled};
+use crate::log::Record;
 use crate::operations::state_name;
 use crate::plan::Plan;
 use crate::refusal::{label, name_of, refusal};

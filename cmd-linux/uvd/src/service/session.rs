@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use control::command::{Answer, Body, LogRow, Query, RecordRow};
+use control::command::{Answer, Body, LogRow, Query, RecordRow, Settled};
 use futures_util::future::select;
 use pv_abi::uv::database::{COMMAND, kind, state};
 use transaction::Change;
@@ -117,15 +117,15 @@ pub async fn is_committed(hub: &Rc<Hub>, staged: &Staged) -> Result<bool, Failur
     let is_now = boot == hub.state.borrow().boot();
     if is_now {
         match told_by_log(hub, request, since).await? {
-            (Some(outcome), _) if outcome == "begun" => return Err(undecided(request)),
-            (Some(outcome), _) => return Ok(outcome == "committed"),
+            (Some(Settled::Begun), _) => return Err(undecided(request)),
+            (Some(outcome), _) => return Ok(outcome == Settled::Committed),
             (None, true) => return Ok(false),
             (None, false) => {}
         }
     }
     let stored = hub.state.borrow().outcome(boot, COMMAND, request);
     match stored {
-        Some(outcome) => Ok(outcome == "committed"),
+        Some(outcome) => Ok(outcome == Settled::Committed),
         // The log does not reach back so far, so the existing partitions decide.
         None if is_now => {
             hub.read_all().await?;
@@ -152,7 +152,7 @@ async fn told_by_log(
     hub: &Rc<Hub>,
     request: u64,
     since: u64,
-) -> Result<(Option<String>, bool), Failure> {
+) -> Result<(Option<Settled>, bool), Failure> {
     let (mut from, mut complete) = (since, true);
     loop {
         let query = Query::Log { from, most: RECORDS };
@@ -162,7 +162,7 @@ async fn told_by_log(
         complete &= oldest <= from;
         let ours = |row: &&LogRow| row.who == COMMAND && row.request == request;
         if let Some(row) = rows.iter().rev().find(ours) {
-            return Ok((Some(row.outcome.clone()), complete));
+            return Ok((Some(row.outcome), complete));
         }
         match rows.last() {
             Some(last) => from = last.sequence + 1,
@@ -336,7 +336,7 @@ fn remember(hub: &Hub, records: &[RecordRow]) {
 }
 
 fn took_effect(row: &LogRow) -> bool {
-    !matches!(row.outcome.as_str(), "refused" | "begun")
+    !matches!(row.outcome, Settled::Refused | Settled::Begun)
 }
 
 /// Makes the copy of the database anew. Changes by clients wait meanwhile, so that no stream of

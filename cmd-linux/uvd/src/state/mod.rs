@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use check::Wrong;
-use control::command::LogRow;
+use control::command::{LogRow, Settled};
 use definition::Definition;
 use disk::{Disk, Writing};
 use serde::{Deserialize, Serialize};
@@ -280,7 +280,7 @@ impl State {
     }
 
     /// The outcome of a request of a boot, by the stored records of that boot.
-    pub fn outcome(&self, boot: Boot, who: u32, request: u64) -> Option<String> {
+    pub fn outcome(&self, boot: Boot, who: u32, request: u64) -> Option<Settled> {
         let rows = self.rows(boot, 0, u64::MAX);
         let row = rows.into_iter().rev().find(|row| (row.who, row.request) == (who, request));
         row.filter(|row| !is_unsettled(row)).map(|row| row.outcome)
@@ -404,7 +404,7 @@ impl Queue {
 
 /// Whether the outcome of a record is unknown.
 fn is_unsettled(row: &LogRow) -> bool {
-    matches!(row.outcome.as_str(), "begun" | "pending")
+    matches!(row.outcome, Settled::Begun | Settled::Pending)
 }
 
 /// Renames a damaged file; the error says why the file can be neither used nor renamed.

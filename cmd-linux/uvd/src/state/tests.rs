@@ -9,7 +9,7 @@ fn row(sequence: u64, partitions: &[u32]) -> LogRow {
         who: 3,
         request: sequence,
         version: 1,
-        outcome: "committed".into(),
+        outcome: Settled::Committed,
         what: "x".into(),
         reason: String::new(),
         partitions: partitions.to_vec(),
@@ -83,7 +83,7 @@ fn what_is_of_one_boot_is_not_taken_for_anothers() {
     assert_eq!(why(&state, "second"), ["second", "second"]);
     assert_eq!(state.log(9).len(), 3);
     assert!(state.log(9).iter().all(|row| row.reason == "second"));
-    assert_eq!(state.outcome(1, 3, 2).as_deref(), Some("committed"));
+    assert_eq!(state.outcome(1, 3, 2), Some(Settled::Committed));
     state.stage(&staged(&state, vec![Edit::Put(record("a"))]));
     state.begin_boot(99);
     state.stage(&staged(&state, vec![Edit::Put(record("b"))]));
@@ -168,7 +168,7 @@ fn records_from_the_first_without_an_end_on_are_at_hand_and_not_stored() {
     let sequences =
         |state: &State| -> Vec<u64> { state.log(9).iter().map(|row| row.sequence).collect() };
     let mut state = State::open(&path);
-    let pending = LogRow { outcome: "pending".into(), ..row(2, &[16]) };
+    let pending = LogRow { outcome: Settled::Pending, ..row(2, &[16]) };
     let life = Life { boot: 0, number: 16, first: 2, last: None };
     state.add_log(&[row(1, &[]), pending, row(3, &[16])], vec![("a".into(), life)]);
     state.store();
@@ -189,7 +189,7 @@ fn a_record_without_an_end_does_not_keep_many_from_being_stored() {
     let path = own_path("many.redb");
     let _ = std::fs::remove_file(&path);
     let mut state = State::open(&path);
-    let begun = LogRow { outcome: "begun".into(), ..row(1, &[]) };
+    let begun = LogRow { outcome: Settled::Begun, ..row(1, &[]) };
     let rows: Vec<LogRow> = (2..=MOST_QUEUED as u64 + 1).map(|one| row(one, &[])).collect();
     state.add_log(&[begun], Vec::new());
     state.add_log(&rows, Vec::new());

@@ -1,5 +1,6 @@
 //! Lives of partitions, from a client's requests to the final state of the host.
 
+use control::command::Settled;
 use pv_abi::uv::database::state;
 use uvd_protocol::{
     Answered, Defined, Definitions, End, Failure, From, Planned, Service, ServiceAnswer, Settings,
@@ -306,8 +307,8 @@ fn a_crash_is_preserved_and_why_tells_of_it() {
     let why = answer(client.ask(Service::Why { name: "web".into() }));
     let ServiceAnswer::Why { rows, earlier: None } = why else { panic!() };
     assert!(rows.first().is_some_and(|row| row.reason == "create web"), "{rows:?}");
-    assert!(rows.last().is_some_and(|row| row.outcome == "monitor"), "{rows:?}");
-    assert!(rows.iter().all(|row| row.outcome != "pending"), "{rows:?}");
+    assert!(rows.last().is_some_and(|row| row.outcome == Settled::Monitor), "{rows:?}");
+    assert!(rows.iter().all(|row| row.outcome != Settled::Pending), "{rows:?}");
     host.end();
     std::fs::remove_file(kernel).unwrap();
 }

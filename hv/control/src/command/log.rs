@@ -5,6 +5,44 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+/// How a record of the audit log ended. In JSON it is its word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Settled {
+    /// Written ahead, and not ended.
+    #[serde(rename = "begun")]
+    Begun,
+    /// Applied and activated.
+    #[serde(rename = "committed")]
+    Committed,
+    /// Not carried out, or undone.
+    #[serde(rename = "refused")]
+    Refused,
+    /// Applied and activated, until its owner completes it or fails.
+    #[serde(rename = "pending")]
+    Pending,
+    /// Was pending and has been undone.
+    #[serde(rename = "rolled back")]
+    RolledBack,
+    /// An act of the monitor by itself.
+    #[serde(rename = "monitor")]
+    Monitor,
+}
+
+impl Settled {
+    /// The word for it, for people and programs.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Committed => "committed",
+            Self::Refused => "refused",
+            Self::Pending => "pending",
+            Self::RolledBack => "rolled back",
+            Self::Monitor => "monitor",
+        }
+    }
+}
+
 /// An audit log record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRow {
@@ -19,8 +57,8 @@ pub struct LogRow {
     pub request: u64,
     /// Version of the database after it.
     pub version: u64,
-    /// `committed`, `refused`, `pending`, `rolled back`, `monitor`.
-    pub outcome: String,
+    /// How it ended.
+    pub outcome: Settled,
     /// What was done, as text.
     pub what: String,
     /// The reason, as the client gave it.
@@ -37,4 +75,30 @@ pub struct RecordRow {
     /// Its changes, each a postcard message of the database's own change type. The list is empty if
     /// they do not fit in an answer; then a replica must be read anew.
     pub changes: Vec<ByteBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Settled; 6] = [
+        Settled::Begun,
+        Settled::Committed,
+        Settled::Refused,
+        Settled::Pending,
+        Settled::RolledBack,
+        Settled::Monitor,
+    ];
+
+    /// Programs read these words, and a store of an earlier version has them.
+    #[test]
+    fn an_outcome_is_its_word_in_json() {
+        for outcome in ALL {
+            let text = serde_json::to_string(&outcome).unwrap();
+            assert_eq!(text, alloc::format!("\"{}\"", outcome.word()));
+            assert_eq!(serde_json::from_str::<Settled>(&text).unwrap(), outcome);
+        }
+        let words: Vec<_> = ALL.iter().map(|outcome| outcome.word()).collect();
+        assert_eq!(words, ["begun", "committed", "refused", "pending", "rolled back", "monitor"]);
+    }
 }

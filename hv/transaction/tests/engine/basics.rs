@@ -1,6 +1,8 @@
 //! What requests do, and why they are refused.
 
-use control::command::{Answer, MAX_OPERATIONS, Operation, Outcome, Range, Target, Transaction};
+use control::command::{
+    Answer, MAX_OPERATIONS, Operation, Outcome, Range, Settled, Target, Transaction,
+};
 use pv_abi::uv::calls::{MonitorEvent, cause};
 use pv_abi::uv::database::{
     BOOT, COMMAND, FIRST_GUEST, MAX_MACHINE_VCPUS, MAX_VCPUS, ULTRAVISOR, channel_kind,
@@ -297,7 +299,7 @@ fn what_the_monitor_does_by_itself_is_written_down() {
     let descriptor = host.engine.database().reader().descriptor(number).unwrap();
     assert_eq!((descriptor.state, descriptor.cause_detail), (state::CRASHED, 13));
     let row = host.engine.records().0.last().unwrap().row();
-    assert_eq!((row.outcome.as_str(), row.time), ("monitor", 77));
+    assert_eq!((row.outcome, row.time), (Settled::Monitor, 77));
     assert!(row.what.contains("trap 13"), "{}", row.what);
 }
 

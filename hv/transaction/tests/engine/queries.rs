@@ -3,7 +3,8 @@
 use std::sync::atomic::AtomicU32;
 
 use control::command::{
-    Answer, IssuesAnswer, Operation, Outcome, Query, Reply, Target, Transaction, VersionAnswer,
+    Answer, IssuesAnswer, Operation, Outcome, Query, Reply, Settled, Target, Transaction,
+    VersionAnswer,
 };
 use pv_abi::uv::calls::{CAUSES, CpuUsage, PartitionUsage};
 use pv_abi::uv::channel::MAX_PAYLOAD;
@@ -242,7 +243,7 @@ impl Replica {
             for row in rows {
                 assert_eq!(row.row.sequence, self.next);
                 self.next += 1;
-                if row.row.outcome == "refused" {
+                if row.row.outcome == Settled::Refused {
                     continue;
                 }
                 for change in &row.changes {

@@ -1,6 +1,6 @@
 //! `uvtool log`.
 
-use control::command::LogRow;
+use control::command::{LogRow, Settled};
 use serde::Serialize;
 
 use uvd_protocol::EarlierBoot;
@@ -27,7 +27,7 @@ struct Record {
     who: String,
     request: u64,
     version: u64,
-    outcome: String,
+    outcome: Settled,
     what: String,
     reason: String,
     /// For an earlier boot, its number, and when `uvd` first saw it.
@@ -83,7 +83,7 @@ impl View for Log {
                 format!("{:.3} s", record.time_ns as f64 / 1e9),
                 record.who.clone(),
                 record.version.to_string(),
-                record.outcome.clone(),
+                record.outcome.word().to_owned(),
                 record.what.clone(),
                 record.reason.clone(),
             ]);

@@ -2,7 +2,7 @@
 
 use control::command::{
     CpuRow, Heap, IssueRow, IssueState, IssuesAnswer, ListRow, LogRow, MapRow, MemoryRow,
-    PartitionRow, PciRow, Refusal, ResourcesAnswer, Turns, VersionAnswer,
+    PartitionRow, PciRow, Refusal, ResourcesAnswer, Settled, Turns, VersionAnswer,
 };
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::database::{kind, rights, state};
@@ -114,7 +114,7 @@ pub fn log(count: u64) -> Vec<LogRow> {
         who: if sequence % 2 == 0 { 2 } else { 7 },
         request: sequence + 100,
         version: sequence + 1,
-        outcome: "committed".into(),
+        outcome: Settled::Committed,
         what: format!("operation {sequence}"),
         reason: "because".into(),
         partitions: Vec::new(),
