@@ -99,14 +99,14 @@ pub struct Layout {
 struct Cursor(u64);
 
 impl Cursor {
-    fn take(&mut self, frames: u64) -> Range<u64> {
+    fn take_frames(&mut self, frames: u64) -> Range<u64> {
         let first = self.0;
         self.0 = first.saturating_add(frames);
         first..self.0
     }
 
-    fn one(&mut self) -> u64 {
-        self.take(1).start
+    fn take_frame(&mut self) -> u64 {
+        self.take_frames(1).start
     }
 }
 
@@ -134,23 +134,23 @@ impl Layout {
         let mut initrd = 0..0;
         let mut p2m = 0..0;
         if !kernel.unmapped_initrd {
-            initrd = cursor.take(initrd_frames);
+            initrd = cursor.take_frames(initrd_frames);
         }
         if kernel.init_p2m.is_none() {
-            p2m = cursor.take(p2m_frames);
+            p2m = cursor.take_frames(p2m_frames);
         }
-        let [start_info, store, console] = [(); 3].map(|()| cursor.one());
+        let [start_info, store, console] = [(); 3].map(|()| cursor.take_frame());
         let (mapping, stack) =
             map_kernel(kernel, &mut cursor, round).ok_or(LayoutError::Addresses)?;
         if kernel.unmapped_initrd {
-            initrd = cursor.take(initrd_frames);
+            initrd = cursor.take_frames(initrd_frames);
         }
         let mut p2m_mapping = None;
         if let Some(address) = kernel.init_p2m {
-            p2m = cursor.take(p2m_frames);
+            p2m = cursor.take_frames(p2m_frames);
             let own = Mapping::new(address, p2m_frames, p2m.start, 3, cursor.0)
                 .ok_or(LayoutError::Addresses)?;
-            cursor.take(own.table_count());
+            cursor.take_frames(own.table_count());
             p2m_mapping = Some(own);
         }
         check_slots(&mapping, p2m_mapping.as_ref())?;

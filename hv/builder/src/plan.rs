@@ -243,7 +243,7 @@ impl Plan {
         const ENTRIES: u64 = PAGE_BYTES / 8;
         let frames = self.memory.machine_frames(index * ENTRIES..(index + 1) * ENTRIES);
         page.fill(0xff);
-        put(page, 0, frames);
+        write_words(page, 0, frames);
     }
 
     /// Fills a table of a mapping. Successive entries refer to successive frames.
@@ -260,14 +260,14 @@ impl Plan {
         let entries = (first..).zip(frames).map(|(pfn, frame)| {
             entry(frame, are_tables || !tables.iter().any(|tables| tables.contains(&pfn)))
         });
-        put(page, present.start, entries);
+        write_words(page, present.start, entries);
     }
 
     /// Adds the entries for the mapping of the table of machine frames to the root.
     fn add_to_root(&self, own: &Mapping, page: &mut Page) {
         if let Some((first, last)) = own.root_slots() {
             let below = (first..=last).filter_map(|slot| own.below_root(slot));
-            put(
+            write_words(
                 page,
                 first,
                 below
@@ -351,7 +351,7 @@ fn entry(frame: u64, writable: bool) -> u64 {
 }
 
 /// Writes u64 words into a page, from word `first` on.
-fn put(page: &mut Page, first: u64, values: impl Iterator<Item = u64>) {
+fn write_words(page: &mut Page, first: u64, values: impl Iterator<Item = u64>) {
     let (words, _) = page.as_chunks_mut::<8>();
     let first = usize::try_from(first).unwrap_or(usize::MAX);
     for (word, value) in words.iter_mut().skip(first).zip(values) {
