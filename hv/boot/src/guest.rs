@@ -75,7 +75,7 @@ pub trait Window {
 
 /// The piece that the client was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Want {
+struct Piece {
     file: File,
     offset: u64,
     bytes: u64,
@@ -83,7 +83,7 @@ struct Want {
 
 /// A partition that is to be built.
 #[derive(Clone, Debug)]
-struct Wish {
+struct Target {
     partition: u32,
     /// The partition's name in refusals.
     object: String,
@@ -120,9 +120,9 @@ struct Loading {
 /// A build in progress.
 #[derive(Debug)]
 struct Build {
-    wish: Wish,
+    target: Target,
     stage: Stage,
-    want: Want,
+    piece: Piece,
 }
 
 /// The builder of guests, with at most one build at a time.
@@ -154,22 +154,22 @@ impl Guests {
                 let way_out = "use the uvd of this host's image";
                 Err(refusal("protocol", "build channel", "protocol", &reason, way_out))
             }
-            BuildRequest::Begin { .. } => self.begin(Wish::of(ground, request)?),
+            BuildRequest::Begin { .. } => self.begin(Target::of(ground, request)?),
             BuildRequest::Data { file, offset, bytes } => {
                 let build = build.ok_or_else(nothing_begun)?;
-                self.take_in(ground, window, build, Want { file, offset, bytes })
+                self.take_in(ground, window, build, Piece { file, offset, bytes })
             }
         }
     }
 
-    fn begin(&mut self, wish: Wish) -> Result<BuildReply, Refusal> {
-        let reader = Reader::new(wish.kernel_bytes);
-        Ok(self.read_on(wish, reader))
+    fn begin(&mut self, target: Target) -> Result<BuildReply, Refusal> {
+        let reader = Reader::new(target.kernel_bytes);
+        Ok(self.read_on(target, reader))
     }
 
     /// Keeps a build until its next piece comes.
     fn wait(&mut self, build: Build) -> BuildReply {
-        let Want { file, offset, bytes } = build.want;
+        let Piece { file, offset, bytes } = build.piece;
         self.build = Some(build);
         BuildReply::Want { file, offset, bytes }
     }
@@ -179,52 +179,52 @@ impl Guests {
         ground: &mut impl Ground,
         window: &impl Window,
         build: Build,
-        there: Want,
+        there: Piece,
     ) -> Result<BuildReply, Refusal> {
-        let Build { wish, stage, want } = build;
-        if there != want {
-            return Err(wish.refuse(
+        let Build { target, stage, piece } = build;
+        if there != piece {
+            return Err(target.refuse(
                 "wrong-piece",
                 "piece",
-                &format!("{there:?} came, {want:?} was asked for"),
+                &format!("{there:?} came, {piece:?} was asked for"),
                 "hand over what is asked for, or begin anew",
             ));
         }
-        let failed = |failure| wish.failed(failure);
+        let failed = |failure| target.failed(failure);
         let mut loading = match stage {
             Stage::Kernel(reader) => {
-                let taken = reader.take_in(&bytes_of(window, want.bytes));
-                let kernel = match taken.map_err(|error| wish.failed(error.into()))? {
-                    Progress::More(reader) => return Ok(self.read_on(wish, reader)),
+                let taken = reader.take_in(&bytes_of(window, piece.bytes));
+                let kernel = match taken.map_err(|error| target.failed(error.into()))? {
+                    Progress::More(reader) => return Ok(self.read_on(target, reader)),
                     Progress::Done(kernel) => kernel,
                 };
-                let loading = wish.lay_out(ground, kernel).map_err(failed)?;
-                return self.go_on(ground, wish, Box::new(loading));
+                let loading = target.lay_out(ground, kernel).map_err(failed)?;
+                return self.go_on(ground, target, Box::new(loading));
             }
             Stage::Files(loading) => loading,
         };
-        loading.load(ground, window, wish.partition, want).map_err(failed)?;
-        self.go_on(ground, wish, loading)
+        loading.load(ground, window, target.partition, piece).map_err(failed)?;
+        self.go_on(ground, target, loading)
     }
 
     /// Asks for the next range that the reader of the kernel needs.
-    fn read_on(&mut self, wish: Wish, reader: Reader) -> BuildReply {
+    fn read_on(&mut self, target: Target, reader: Reader) -> BuildReply {
         let Range { start, end } = reader.wants();
-        let want = Want { file: File::Kernel, offset: start, bytes: end - start };
-        self.wait(Build { wish, stage: Stage::Kernel(Box::new(reader)), want })
+        let piece = Piece { file: File::Kernel, offset: start, bytes: end - start };
+        self.wait(Build { target, stage: Stage::Kernel(Box::new(reader)), piece })
     }
 
     /// Asks for the next piece, or ends the build if all are loaded.
     fn go_on(
         &mut self,
         ground: &mut impl Ground,
-        wish: Wish,
+        target: Target,
         mut loading: Box<Loading>,
     ) -> Result<BuildReply, Refusal> {
-        if let Some(want) = loading.next() {
-            return Ok(self.wait(Build { wish, stage: Stage::Files(loading), want }));
+        if let Some(piece) = loading.next() {
+            return Ok(self.wait(Build { target, stage: Stage::Files(loading), piece }));
         }
-        loading.finish(ground, wish.partition).map_err(|failure| wish.failed(failure))?;
+        loading.finish(ground, target.partition).map_err(|failure| target.failed(failure))?;
         Ok(BuildReply::Built {
             pages: loading.pages,
             console_port: loading.ports.console,
@@ -233,7 +233,7 @@ impl Guests {
     }
 }
 
-impl Wish {
+impl Target {
     /// Checks the client's request against the database.
     fn of(ground: &mut impl Ground, request: BuildRequest) -> Result<Self, Refusal> {
         let BuildRequest::Begin {
@@ -253,7 +253,7 @@ impl Wish {
             let way_out = "create it first";
             refusal("no-such-partition", &unknown, "number", "there is none", way_out)
         })?;
-        let wish = Self {
+        let target = Self {
             partition,
             object: format!("partition \"{}\"", name_of(&found)),
             kernel_bytes,
@@ -264,8 +264,8 @@ impl Wish {
                 ..found.instance_first.saturating_add(found.instance_frames),
             memory_frames: found.memory_frames,
         };
-        wish.check(&found)?;
-        Ok(wish)
+        target.check(&found)?;
+        Ok(target)
     }
 
     fn check(&self, found: &PartitionDescriptor) -> Result<(), Refusal> {
@@ -348,7 +348,7 @@ impl Wish {
 
 impl Loading {
     /// The next piece to ask for.
-    fn next(&mut self) -> Option<Want> {
+    fn next(&mut self) -> Option<Piece> {
         let (file, range) = self.parts.front()?;
         let end = range.start.saturating_add(PIECE);
         let end = if end < range.end { end / PAGE * PAGE } else { range.end };
@@ -356,7 +356,7 @@ impl Loading {
             builder::File::Kernel => File::Kernel,
             builder::File::Initrd => File::Initrd,
         };
-        Some(Want { file, offset: range.start, bytes: end - range.start })
+        Some(Piece { file, offset: range.start, bytes: end - range.start })
     }
 
     /// Writes the piece in the window, which is the next one.
@@ -365,14 +365,14 @@ impl Loading {
         ground: &mut impl Ground,
         window: &impl Window,
         partition: u32,
-        want: Want,
+        piece: Piece,
     ) -> Result<(), Failure> {
         let Some((file, range)) = self.parts.front_mut() else {
             return Ok(());
         };
-        let length = usize::try_from(want.bytes).unwrap_or(0);
-        let places: Vec<Place> = self.plan.places(*file, want.offset, length).collect();
-        range.start += want.bytes;
+        let length = usize::try_from(piece.bytes).unwrap_or(0);
+        let places: Vec<Place> = self.plan.places(*file, piece.offset, length).collect();
+        range.start += piece.bytes;
         if range.is_empty() {
             self.parts.pop_front();
         }

@@ -61,7 +61,7 @@ fn kernel(bytes: usize) -> Vec<u8> {
 }
 
 /// The simulated system: one partition, whose frames stay zero until they are written.
-struct World {
+struct FakeSystem {
     descriptor: PartitionDescriptor,
     ranges: Vec<Extent>,
     frames: BTreeMap<u64, Box<Page>>,
@@ -72,7 +72,7 @@ struct World {
     luck: usize,
 }
 
-impl World {
+impl FakeSystem {
     fn new(frames: u64) -> Self {
         let mut descriptor = PartitionDescriptor::new_zeroed();
         (descriptor.number, descriptor.kind) = (GUEST, kind::GUEST);
@@ -108,7 +108,7 @@ impl World {
     }
 }
 
-impl Ground for World {
+impl Ground for FakeSystem {
     fn descriptor(&mut self, partition: u32) -> Result<Option<Box<PartitionDescriptor>>, Failure> {
         self.fortune()?;
         Ok((partition == GUEST).then(|| Box::new(self.descriptor)))
@@ -184,7 +184,7 @@ fn begin(kernel: &[u8], initrd: &[u8], target: u64) -> BuildRequest {
 /// Answers requests for pieces until the build ends.
 fn build(
     guests: &mut Guests,
-    world: &mut World,
+    system: &mut FakeSystem,
     files: [&[u8]; 2],
     target: u64,
 ) -> Result<BuildReply, Refusal> {
@@ -192,7 +192,7 @@ fn build(
     let mut request = begin(files[0], files[1], target);
     let mut before = (0, 0);
     loop {
-        match guests.handle(world, &window, request)? {
+        match guests.handle(system, &window, request)? {
             BuildReply::Want { file, offset, bytes } => {
                 assert!(bytes > 0 && bytes <= PIECE);
                 let data = match file {
@@ -214,23 +214,23 @@ fn build(
 fn a_guest_is_built_of_pieces() {
     let file = kernel(2_500_000);
     let initrd: Vec<u8> = (0..1_500_000).map(|i| (i % 241) as u8).collect();
-    let (mut world, mut guests) = (World::new(4096), Guests::default());
-    let built = build(&mut guests, &mut world, [&file, &initrd], 3000).unwrap();
+    let (mut system, mut guests) = (FakeSystem::new(4096), Guests::default());
+    let built = build(&mut guests, &mut system, [&file, &initrd], 3000).unwrap();
     let BuildReply::Built { pages, console_port, console_grant } = built else {
         panic!("{built:?}");
     };
-    assert!(pages as usize >= world.frames.len());
+    assert!(pages as usize >= system.frames.len());
     assert_eq!((console_port, console_grant), (1, 0));
     // Finds the loaded bytes through the machine-to-physical entries.
     let frame_of: BTreeMap<u64, u64> =
-        world.machine_to_physical.iter().map(|(&frame, &pfn)| (pfn, frame)).collect();
+        system.machine_to_physical.iter().map(|(&frame, &pfn)| (pfn, frame)).collect();
     let byte = |address: u64| {
-        let page = frame_of.get(&(address / PAGE)).and_then(|frame| world.frames.get(frame));
+        let page = frame_of.get(&(address / PAGE)).and_then(|frame| system.frames.get(frame));
         page.map_or(0, |page| page[(address % PAGE) as usize])
     };
     assert!((0..2_500_000).all(|i| byte(0x10_0000 + i) == (i % 251) as u8 + 1));
     assert!((2_500_000..2_505_000).all(|i| byte(0x10_0000 + i) == 0));
-    let start = world.start.unwrap();
+    let start = system.start.unwrap();
     let info = (start.start_info - BASE) / PAGE;
     let number =
         |at: u64| u64::from_le_bytes(core::array::from_fn(|i| byte(info * PAGE + at + i as u64)));
@@ -240,30 +240,30 @@ fn a_guest_is_built_of_pieces() {
     assert_eq!(bytes, 1_500_000);
     assert!((0..bytes).all(|i| byte(disk + i) == (i % 241) as u8));
     // Exactly the frames past the target are idle.
-    let idle: u64 = world.idle.iter().map(|extent| extent.frames).sum();
-    assert_eq!((idle, world.machine_to_physical.len()), (1096, 3000));
-    assert!(world.idle.iter().all(|e| !world.machine_to_physical.contains_key(&e.first)));
+    let idle: u64 = system.idle.iter().map(|extent| extent.frames).sum();
+    assert_eq!((idle, system.machine_to_physical.len()), (1096, 3000));
+    assert!(system.idle.iter().all(|e| !system.machine_to_physical.contains_key(&e.first)));
 }
 
 #[test]
 fn what_was_begun_is_not_built_again() {
     let file = kernel(5000);
-    let (mut world, mut guests) = (World::new(2048), Guests::default());
-    build(&mut guests, &mut world, [&file, &[]], 2048).unwrap();
-    let refused = build(&mut guests, &mut world, [&file, &[]], 2048).unwrap_err();
+    let (mut system, mut guests) = (FakeSystem::new(2048), Guests::default());
+    build(&mut guests, &mut system, [&file, &[]], 2048).unwrap();
+    let refused = build(&mut guests, &mut system, [&file, &[]], 2048).unwrap_err();
     assert_eq!((&*refused.code, &*refused.object), ("wrong-state", "partition \"web\""));
-    assert!(world.idle.is_empty());
+    assert!(system.idle.is_empty());
 }
 
 #[test]
 fn wrong_numbers_are_refused_with_what_would_work() {
     let file = kernel(5000);
-    let refused = |change: fn(&mut World), target| {
-        let (mut world, mut guests) = (World::new(2048), Guests::default());
-        change(&mut world);
-        let refusal = build(&mut guests, &mut world, [&file, &[7; 100]], target).unwrap_err();
+    let refused = |change: fn(&mut FakeSystem), target| {
+        let (mut system, mut guests) = (FakeSystem::new(2048), Guests::default());
+        change(&mut system);
+        let refusal = build(&mut guests, &mut system, [&file, &[7; 100]], target).unwrap_err();
         assert!(!refusal.reason.is_empty() && !refusal.way_out.is_empty());
-        assert!(world.frames.is_empty() && world.start.is_none());
+        assert!(system.frames.is_empty() && system.start.is_none());
         (refusal.code, refusal.field)
     };
     let is = |code: &str, field: &str| (code.to_string(), field.to_string());
@@ -280,19 +280,19 @@ fn wrong_numbers_are_refused_with_what_would_work() {
 #[test]
 fn a_file_that_is_no_kernel_is_refused() {
     for file in [&b"hello"[..], &[0; 70_000], &kernel(5000)[..200]] {
-        let (mut world, mut guests) = (World::new(2048), Guests::default());
-        let refused = build(&mut guests, &mut world, [file, &[]], 2048).unwrap_err();
+        let (mut system, mut guests) = (FakeSystem::new(2048), Guests::default());
+        let refused = build(&mut guests, &mut system, [file, &[]], 2048).unwrap_err();
         assert_eq!((&*refused.code, &*refused.field), ("no-kernel", "kernel"), "{refused:?}");
-        assert_eq!(world.descriptor.console_port, 0, "nothing was begun");
+        assert_eq!(system.descriptor.console_port, 0, "nothing was begun");
     }
 }
 
 #[test]
 fn a_piece_that_was_not_asked_for_ends_the_build() {
-    let (mut world, mut guests) = (World::new(2048), Guests::default());
+    let (mut system, mut guests) = (FakeSystem::new(2048), Guests::default());
     let window = Shared(RefCell::new(vec![0; PIECE as usize]));
     let data = |offset, bytes| BuildRequest::Data { file: File::Kernel, offset, bytes };
-    let mut ask = |request| guests.handle(&mut world, &window, request);
+    let mut ask = |request| guests.handle(&mut system, &window, request);
     assert_eq!(ask(data(0, 1)).unwrap_err().code, "wrong-piece");
     assert!(matches!(ask(begin(&[1; 99], &[], 9)), Ok(BuildReply::Want { bytes: 99, .. })));
     assert_eq!(ask(data(u64::MAX, u64::MAX)).unwrap_err().code, "wrong-piece");
@@ -307,16 +307,16 @@ fn a_piece_that_was_not_asked_for_ends_the_build() {
 fn a_failure_at_any_call_ends_one_build() {
     let file = kernel(2_500_000);
     for luck in 0.. {
-        let (mut world, mut guests) = (World::new(4096), Guests::default());
-        world.luck = luck;
-        match build(&mut guests, &mut world, [&file, &[1; 5000]], 4000) {
+        let (mut system, mut guests) = (FakeSystem::new(4096), Guests::default());
+        system.luck = luck;
+        match build(&mut guests, &mut system, [&file, &[1; 5000]], 4000) {
             Ok(_) => {
                 assert!(luck > 8, "{luck}");
                 return;
             }
-            Err(refused) => assert_eq!((refused.code.as_str(), world.start), ("failed", None)),
+            Err(refused) => assert_eq!((refused.code.as_str(), system.start), ("failed", None)),
         }
-        let mut other = World::new(4096);
+        let mut other = FakeSystem::new(4096);
         assert!(build(&mut guests, &mut other, [&file, &[]], 4096).is_ok());
     }
 }
@@ -349,7 +349,7 @@ fn any_request() -> impl Strategy<Value = BuildRequest> {
 
 proptest! {
     /// A client that sends anything, and follows the requests half of the time, always gets an
-    /// answer; only the partition's own frames are touched (see [`World`]).
+    /// answer; only the partition's own frames are touched (see [`FakeSystem`]).
     #[test]
     fn no_client_harms_the_builder(
         requests in prop::collection::vec((any_request(), any::<bool>()), 1..40),
@@ -359,7 +359,7 @@ proptest! {
         for (at, byte) in damage {
             file[at] = byte;
         }
-        let (mut world, mut guests) = (World::new(2048), Guests::default());
+        let (mut system, mut guests) = (FakeSystem::new(2048), Guests::default());
         let window = Shared(RefCell::new(vec![0; PIECE as usize]));
         let mut wanted = None;
         for (request, follow) in requests {
@@ -371,7 +371,7 @@ proptest! {
                 (_, request) => request,
             };
             if let Ok(BuildReply::Want { file: of, offset, bytes }) =
-                guests.handle(&mut world, &window, request)
+                guests.handle(&mut system, &window, request)
             {
                 prop_assert!(bytes <= PIECE);
                 if of == File::Kernel && let Some(data) = file.get(offset as usize..) {
@@ -400,12 +400,12 @@ fn a_flood_of_messages_is_answered_and_guests_are_still_built() {
     };
     let file = kernel(70_000);
     let window = Shared(RefCell::new(vec![0; PIECE as usize]));
-    let (mut world, mut guests) = (World::new(2048), Guests::default());
+    let (mut system, mut guests) = (FakeSystem::new(2048), Guests::default());
     let (mut wanted, mut begun, mut damaged) = (None, 0, 0);
     for number in 0..MESSAGES {
         // A partition whose build was begun is not built again: the client takes another.
-        if world.descriptor.console_port != 0 && wanted.is_none() {
-            world = World::new(2048);
+        if system.descriptor.console_port != 0 && wanted.is_none() {
+            system = FakeSystem::new(2048);
         }
         let few = [0, 1, 176, 65_536, 70_000, u64::MAX, next(), next() % 5000];
         let mut word = || few[(next() % 8) as usize];
@@ -436,7 +436,7 @@ fn a_flood_of_messages_is_answered_and_guests_are_still_built() {
             damaged += 1;
             continue;
         };
-        match guests.handle(&mut world, &window, request) {
+        match guests.handle(&mut system, &window, request) {
             Ok(BuildReply::Want { file: of, offset, bytes }) => {
                 assert!(bytes > 0 && bytes <= PIECE);
                 if let (File::Kernel, Some(data)) = (of, file.get(offset as usize..)) {
@@ -450,9 +450,9 @@ fn a_flood_of_messages_is_answered_and_guests_are_still_built() {
             Err(refusal) => assert!(refusal.reason.len() <= 1000 && refusal.object.len() <= 1000),
         }
         if number % 2000 == 0 {
-            world = World::new(2048);
-            build(&mut guests, &mut world, [&file, &[7; 100]], 2048).unwrap();
-            world = World::new(2048);
+            system = FakeSystem::new(2048);
+            build(&mut guests, &mut system, [&file, &[7; 100]], 2048).unwrap();
+            system = FakeSystem::new(2048);
             wanted = None;
         }
     }

@@ -38,9 +38,9 @@ use serve::Server;
 /// Window pages through which partitions are written.
 const PAGES: usize = 512;
 
-entry!(run);
+entry!(start_and_serve);
 
-fn run(start: &'static StartBlock) -> ! {
+fn start_and_serve(start: &'static StartBlock) -> ! {
     match provide(start) {
         Ok((mut link, mut foreign)) => serve(&mut link, &mut foreign),
         Err(failure) => {

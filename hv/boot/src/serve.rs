@@ -140,9 +140,9 @@ impl Server {
                 }
                 Err(error) => return Err(error),
                 Ok(Some(request)) => {
-                    let mut world = World { link, foreign };
+                    let mut system = System { link, foreign };
                     let result = if heap::has_room(ROOM) {
-                        self.guests.handle(&mut world, &self.window, request.body)
+                        self.guests.handle(&mut system, &self.window, request.body)
                     } else {
                         self.guests = Guests::default();
                         Err(no_memory())
@@ -166,12 +166,12 @@ impl Server {
 }
 
 /// The real system: the database through the command channel, and memory through the monitor.
-struct World<'w> {
+struct System<'w> {
     link: &'w mut Link,
     foreign: &'w mut Foreign,
 }
 
-impl Ground for World<'_> {
+impl Ground for System<'_> {
     fn descriptor(&mut self, partition: u32) -> Result<Option<Box<PartitionDescriptor>>, Failure> {
         self.link.descriptor(partition)
     }
