@@ -81,7 +81,7 @@ impl Row {
 ///
 /// # Errors
 /// A machine does not come up, or a command fails.
-pub fn run(json: bool) -> Result<bool> {
+pub fn measure(json: bool) -> Result<bool> {
     let program = command_image::build_static("bench-create")?;
     let ours = figures(&program, Under::Ultravisor)?;
     let xen = figures(&program, Under::Xen)?;

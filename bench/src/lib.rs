@@ -59,12 +59,12 @@ pub enum What {
 ///
 /// # Errors
 /// A machine does not come up.
-pub fn run(what: &What) -> Result<ExitCode> {
+pub fn measure(what: &What) -> Result<ExitCode> {
     match what {
         What::Boot { only_hypervisors } => boot(*only_hypervisors).map(status),
-        What::Create { json } => create::run(*json).map(status),
-        What::Scale(options) => scale::run(options).map(status),
-        What::Paths { json } => paths::run(*json).map(|()| ExitCode::SUCCESS),
+        What::Create { json } => create::measure(*json).map(status),
+        What::Scale(options) => scale::measure(options).map(status),
+        What::Paths { json } => paths::measure(*json).map(|()| ExitCode::SUCCESS),
     }
 }
 

@@ -87,7 +87,7 @@ type Measured = (u64, u64);
 ///
 /// # Errors
 /// A machine does not come up, or the program fails.
-pub fn run(json: bool) -> Result<()> {
+pub fn measure(json: bool) -> Result<()> {
     let program = command_image::build_static("bench-paths")?;
     let [usual, off, on] = MITIGATIONS.map(|(options, _)| measured_ours(&program, options));
     let ours = [usual?, off?, on?];

@@ -109,7 +109,7 @@ impl Options {
 ///
 /// # Errors
 /// The machine does not come up, or a command fails.
-pub fn run(options: &Options) -> Result<bool> {
+pub fn measure(options: &Options) -> Result<bool> {
     let (text, rows) = measured(options)?;
     let faults = faults(&rows);
     match options.json {

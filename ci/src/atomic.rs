@@ -49,7 +49,7 @@ const LET_THROUGH: usize = 8;
 const APPLY: &str = "uvtool apply /root/ten.toml";
 
 /// Runs the requested checks.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     // The machine has little memory, because all of it is compared with the monitor's accounts.
     let machine = || MachineOptions { memory: "768M".into(), ..MachineOptions::default() };
     let boot = |boot, checks| Boot { name: "atomic", machine: machine(), boot, checks };
@@ -98,7 +98,7 @@ fn kill_at_steps(host: &mut Host, stride: usize) -> Result<()> {
         }
         if hits % LET_THROUGH == 0 {
             must(host, APPLY)?;
-            look(host)?.ensure_all()?;
+            read_state(host)?.ensure_all()?;
             prune(host, &before)?;
         }
     }
@@ -111,7 +111,7 @@ fn kill_at(host: &mut Host, step: usize, before: &Value) -> Result<bool> {
     let (status, text) = try_to(host, &format!("echo {step} > /run/uvd/abort-at && {APPLY}"))?;
     let hit = status != 0;
     ensure!(!hit || text.contains("closed the connection"), "{text}");
-    let found = look(host)?;
+    let found = read_state(host)?;
     if found.defined != 0 || !hit {
         found.ensure_all()?;
         prune(host, before)?;
@@ -128,13 +128,13 @@ fn ultravisor_refuses(host: &mut Host) -> Result<()> {
     for action in 1..MOST {
         let (status, text) = try_to(host, APPLY)?;
         if status == 0 {
-            look(host)?.ensure_all()?;
+            read_state(host)?.ensure_all()?;
             println!("the ultravisor refused at {} actions", action - 1);
             ensure!(action > FEWEST_ACTIONS, "only {} actions: {text}", action - 1);
             return Ok(());
         }
         ensure!(text.contains("the monitor refused"), "action {action}: {text}");
-        let found = look(host)?.ensure_none(&before);
+        let found = read_state(host)?.ensure_none(&before);
         found.with_context(|| format!("refused at action {action}"))?;
     }
     bail!("the apply has {MOST} actions and more")
@@ -154,11 +154,11 @@ fn prepare(host: &mut Host) -> Result<Value> {
     )?;
     // While the ultravisor refuses, this apply, too, takes several tries.
     must(host, "for i in $(seq 20); do uvtool apply /root/one.toml && exit 0; done; exit 1")?;
-    Ok(look(host)?.accounts)
+    Ok(read_state(host)?.accounts)
 }
 
 /// The state of the host.
-struct Look {
+struct HostState {
     /// Partitions of the apply, with their states.
     there: Vec<(String, String)>,
     /// How many of them have a definition.
@@ -167,7 +167,7 @@ struct Look {
     accounts: Value,
 }
 
-impl Look {
+impl HostState {
     fn ensure_all(&self) -> Result<()> {
         let Self { there, defined, .. } = self;
         let running = there.iter().filter(|(_, state)| state == "running").count();
@@ -188,7 +188,7 @@ impl Look {
 
 /// Reads the state once the ultravisor has released all memory, turn by turn; also checks that the
 /// sums agree, and that the monitor agrees.
-fn look(host: &mut Host) -> Result<Look> {
+fn read_state(host: &mut Host) -> Result<HostState> {
     must(host, "while uvtool list --all --json | grep -q '\"dying\"'; do sleep 0.1; done")?;
     let command = "uvtool list --json && uvtool definitions --json && uvtool resources --json && \
                    uvtool resources --verify >/dev/null";
@@ -204,11 +204,11 @@ fn look(host: &mut Host) -> Result<Look> {
     let defined = definitions.as_array().context("no definitions")?.iter();
     let defined = defined.map(|one| text(&one["definition"]["name"]));
     let defined = defined.filter(|name| name.starts_with("ten-")).count();
-    Ok(Look { there, defined, accounts })
+    Ok(HostState { there, defined, accounts })
 }
 
 /// Destroys the partitions that the apply made.
 fn prune(host: &mut Host, before: &Value) -> Result<()> {
     must(host, "uvtool apply --yes --prune /root/one.toml")?;
-    look(host)?.ensure_none(before)
+    read_state(host)?.ensure_none(before)
 }

@@ -80,7 +80,7 @@ pub fn no_files() -> Result<PathBuf> {
 }
 
 /// Runs the requested boots.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     for boot in all() {
         run_wanted(&boot, results);
     }

@@ -35,7 +35,7 @@ const TAKEN: &[Check] = &[
 ];
 
 /// Runs the host with such an ultravisor.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     let boot = || {
         let file = vec![minimal_guest()?];
         Ok(BootOptions { file, ultravisor_options: "inject=take".into(), ..Default::default() })
@@ -83,7 +83,7 @@ pub fn options() -> Result<BootOptions> {
         .env("CARGO_TARGET_DIR", &target_dir)
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
-    workspace::run(&mut cargo, "building the hostile program")?;
+    workspace::run_command(&mut cargo, "building the hostile program")?;
     let program = target_dir.join(TARGET).join("debug/hostile");
     let program = FileToSend { host: program, guest: "/usr/bin/hostile".into() };
     let file = vec![program, minimal_guest()?];

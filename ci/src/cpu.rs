@@ -31,7 +31,7 @@ const SECONDS: u64 = 10;
 const LIMIT: Duration = Duration::from_secs(240);
 
 /// Runs the requested checks.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     let machine = MachineOptions { cpus: 3, ..MachineOptions::default() };
     boots::run_wanted(&Boot { name: "cpu-time", machine, boot: options, checks: CHECKS }, results);
 }

@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 const STATE: &str = "/run/uvd/state.redb";
 
 /// Runs the requested checks.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     let machine = MachineOptions { memory: "1G".into(), ..MachineOptions::default() };
     boots::run_wanted(&Boot { name: "files", machine, boot: options, checks: CHECKS }, results);
 }

@@ -43,7 +43,7 @@ const TRIES: u32 = 60;
 const LIST_BYTES: usize = MODULE_COMMAND_LINE - 64;
 
 /// Runs random programs.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     if results.wanted("fuzz/programs") {
         let start = Instant::now();
         let result = programs();

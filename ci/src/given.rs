@@ -24,7 +24,7 @@ const NAME: &str = "kernels/given";
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// Runs the scenario, if it was requested by its whole name.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     if results.asked_for(NAME) && results.words.iter().any(|word| word == NAME) {
         let start = Instant::now();
         results.note(NAME, start, given());

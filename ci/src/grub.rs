@@ -25,7 +25,7 @@ const GRUB: &str = "/root/grub";
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Runs the requested checks.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     let machine = MachineOptions { memory: "1G".into(), ..MachineOptions::default() };
     boots::run_wanted(&Boot { name: "grub", machine, boot: options, checks: CHECKS }, results);
 }

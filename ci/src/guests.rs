@@ -53,7 +53,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 const DEBIAN_LIMIT: Duration = Duration::from_secs(1200);
 
 /// Runs the requested checks; long ones run only by name.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     let by_name = !results.words.is_empty();
     let wanted = |checks: &'static [Check]| checks.get(usize::from(!by_name)..).unwrap_or_default();
     let checks = wanted(MINIMAL);

@@ -53,7 +53,7 @@ const CASES: [(&str, &[&str], &str, Signal); 9] = [
 ];
 
 /// Runs the requested cases.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     for (name, words, stage, signal) in CASES {
         let name = format!("interrupt/{name}");
         if results.wanted(&name) {

@@ -37,7 +37,7 @@ const SUITES: [(&str, &str); 4] = [
 ];
 
 /// Runs the requested scenarios.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     for (name, suite) in SUITES {
         if !results.words.is_empty() && results.wanted(name) {
             let start = Instant::now();

@@ -13,7 +13,7 @@ use crate::host::Host;
 use crate::{Results, containment, guests};
 
 /// Runs the requested checks.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     let machine = MachineOptions::default;
     let forced = Boot {
         name: "leaks-forced",

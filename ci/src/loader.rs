@@ -26,7 +26,7 @@ const BYTES: usize = 64 << 20;
 type Scenario = fn() -> Result<()>;
 
 /// Runs the requested scenarios.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     let scenarios: [(&str, Scenario); 2] =
         [("loader/found-before", found_before), ("loader/gone-after", gone_after)];
     for (name, run) in scenarios {

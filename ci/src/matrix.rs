@@ -16,7 +16,7 @@ const MODELS: [&str; 2] = ["qemu64", "max,-smap"];
 const FIRMWARE: [(&str, Firmware); 2] = [("bios", Firmware::Bios), ("uefi", Firmware::Uefi)];
 
 /// Runs the machines that were requested by name.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     for (name, machine) in machines() {
         if results.asked_for(&name) {
             let start = Instant::now();

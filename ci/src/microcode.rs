@@ -68,7 +68,7 @@ const TOLD: [Scenario; 5] = [
 ];
 
 /// Runs the requested scenarios.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     for (name, model, file, told) in TOLD {
         if results.wanted(name) {
             let start = Instant::now();

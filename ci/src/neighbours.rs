@@ -55,7 +55,7 @@ const SECONDS: u64 = 2;
 const LIMIT: Duration = Duration::from_secs(500);
 
 /// Runs the requested checks.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     let machine = MachineOptions { cpus: 1, icount: true, ..MachineOptions::default() };
     let boot = Boot { name: "neighbours", machine, boot: options, checks: CHECKS };
     boots::run_wanted(&boot, results);

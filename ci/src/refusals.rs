@@ -97,7 +97,7 @@ fn options() -> [Refusal; 3] {
 }
 
 /// Runs the requested refusals.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     for refusal in all() {
         let name = format!("refusal/{}", refusal.name);
         if results.wanted(&name) {

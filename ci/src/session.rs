@@ -35,7 +35,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const SHOP: &str = "/root/shop.toml";
 
 /// Runs the requested checks.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     let machine = MachineOptions { memory: "1G".into(), ..MachineOptions::default() };
     boots::run_wanted(&Boot { name: "session", machine, boot: options, checks: CHECKS }, results);
 }

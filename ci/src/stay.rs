@@ -46,7 +46,7 @@ pub fn machine(file: &Path) -> MachineOptions {
 }
 
 /// Runs the requested checks.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     let Ok(file) = file("hostile") else { return };
     let machine = machine(file.path());
     let boot = Boot { name: "stay", machine, boot: containment::options, checks: CHECKS };

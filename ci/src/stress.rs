@@ -55,7 +55,7 @@ pub fn options() -> Result<BootOptions> {
 fn stressors(host: &mut Host) -> Result<()> {
     let mut failed = Vec::new();
     for stressor in STRESSORS {
-        if let Err(error) = run(host, stressor) {
+        if let Err(error) = run_stressor(host, stressor) {
             failed.push(format!("{stressor}: {error:#}"));
         }
     }
@@ -64,7 +64,7 @@ fn stressors(host: &mut Host) -> Result<()> {
 }
 
 /// Runs one stressor, which must complete at least one operation.
-fn run(host: &mut Host, stressor: &str) -> Result<()> {
+fn run_stressor(host: &mut Host, stressor: &str) -> Result<()> {
     let seconds = number("STRESS_SECONDS", SECONDS)?;
     let (option, time) = (format!("--{stressor}"), format!("{seconds}s"));
     let mut words = match NOT_AS_ROOT.contains(&stressor) {

@@ -30,7 +30,7 @@ const MOST_SAID: usize = 2000;
 const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Runs the checks, if they were requested by name.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     let machine = MachineOptions { memory: "8G".into(), ..MachineOptions::default() };
     let boot = Boot { name: "guests-8g", machine, boot: minimal_options, checks: CHECKS };
     if results.asked_for("guests-8g/thousand") {

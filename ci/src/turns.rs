@@ -42,7 +42,7 @@ const LIMIT: Duration = Duration::from_secs(1200);
 const LOOK: u64 = 500;
 
 /// Runs the requested checks.
-pub fn run(results: &mut Results) {
+pub fn run_scenarios(results: &mut Results) {
     let machine = || MachineOptions { cpus: 1, icount: true, ..MachineOptions::default() };
     let boot = Boot { name: "turns", machine: machine(), boot: options, checks: CHECKS };
     boots::run_wanted(&boot, results);
@@ -65,7 +65,7 @@ struct Loop {
 }
 
 impl Loop {
-    fn look(host: &mut Host) -> Result<Self> {
+    fn read(host: &mut Host) -> Result<Self> {
         let all: Value = serde_json::from_str(&must(host, "uvtool resources --json")?)?;
         let number = |key: &str| all[key].as_u64().with_context(|| format!("no {key}: {all}"));
         Ok(Self {
@@ -118,7 +118,7 @@ fn sixteen(host: &mut Host) -> Result<()> {
 /// scrubbed yet.
 fn comes_and_goes(host: &mut Host, memory: &str) -> Result<()> {
     settle(host)?;
-    let before = Loop::look(host)?;
+    let before = Loop::read(host)?;
     println!("       longest turn of the start {} us", before.longest / 1000);
     let create = format!(
         "uvtool create --name large --kernel {GUEST} --memory {memory} --command-line idle"
@@ -128,7 +128,7 @@ fn comes_and_goes(host: &mut Host, memory: &str) -> Result<()> {
         [("clean", create.as_str()), ("destroy", destroy), ("dirty", &create), ("destroy", destroy)]
     {
         let lists = beside_lists(host, command)?;
-        let now = Loop::look(host)?;
+        let now = Loop::read(host)?;
         println!(
             "       {what}: {lists} lists meanwhile, longest turn {} us, {} frames to be scrubbed",
             now.longest / 1000,
@@ -136,12 +136,12 @@ fn comes_and_goes(host: &mut Host, memory: &str) -> Result<()> {
         );
         ensure!(lists >= LISTS, "only {lists} lists were answered during {what}");
     }
-    let (spent, left) = (service(host)?, Loop::look(host)?.unscrubbed);
+    let (spent, left) = (service(host)?, Loop::read(host)?.unscrubbed);
     settle(host)?;
     let spent = service(host)? - spent;
     println!("       {} ms booked for {left} frames that were scrubbed", spent / 1_000_000);
     ensure!(spent >= left * LOOK, "{spent} ns are booked for {left} frames that were scrubbed");
-    let after = Loop::look(host)?;
+    let after = Loop::read(host)?;
     let (long, longest) = (after.long, after.longest / 1000);
     ensure!(long == 0, "{long} turns above 5 ms since the start, the longest {longest} us");
     must(host, "uvtool resources --verify")?;

@@ -27,7 +27,7 @@ const LINE: &str = "idle";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    match run(&words) {
+    match run_commands(&words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench-create: {error}");
@@ -36,24 +36,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(words: &[String]) -> Result<(), Error> {
+fn run_commands(words: &[String]) -> Result<(), Error> {
     let (times, commands) = words.split_first().ok_or("how many times?")?;
     let commands: Vec<_> = commands.split(|word| word == "--").collect();
     let [create, console, destroy] = commands[..] else {
         return Err("give three commands with -- between them".into());
     };
     for _ in 0..times.parse::<u32>()? {
-        tell("created", created(create)?);
-        tell("destroyed", destroyed(destroy)?);
+        print_time("created", created(create)?);
+        print_time("destroyed", destroyed(destroy)?);
         let (time, shown) = first_line(console)?;
-        tell("first-line", time);
+        print_time("first-line", time);
         destroyed(destroy)?;
         ended(shown)?;
     }
     Ok(())
 }
 
-fn tell(what: &str, time: Duration) {
+fn print_time(what: &str, time: Duration) {
     println!("{what} {}", time.as_nanos());
 }
 

@@ -29,7 +29,7 @@ const SETTLE: Duration = Duration::from_millis(300);
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    match run(&words) {
+    match run_rounds(&words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench-scale: {error}");
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(words: &[String]) -> Result<(), Error> {
+fn run_rounds(words: &[String]) -> Result<(), Error> {
     let [rounds, kernel, sizes @ ..] = words else {
         return Err("give ROUNDS KERNEL SIZE…".into());
     };

@@ -51,7 +51,7 @@ impl Ring {
     }
 
     /// Puts as many bytes as fit; returns how many.
-    fn put(self, bytes: &[u8]) -> usize {
+    fn write_bytes(self, bytes: &[u8]) -> usize {
         let consumed = self.index(offset_of!(ConsoleRing, out_cons)).load(Ordering::Acquire);
         let produced = self.index(offset_of!(ConsoleRing, out_prod));
         let at = produced.load(Ordering::Relaxed);
@@ -65,7 +65,7 @@ impl Ring {
         count
     }
 
-    fn take(self) -> Option<u8> {
+    fn read_byte(self) -> Option<u8> {
         let produced = self.index(offset_of!(ConsoleRing, in_prod)).load(Ordering::Acquire);
         let consumed = self.index(offset_of!(ConsoleRing, in_cons));
         let at = consumed.load(Ordering::Relaxed);
@@ -89,7 +89,7 @@ pub fn write(mut bytes: &[u8]) {
         return calls::write_emergency(bytes);
     };
     while !bytes.is_empty() {
-        let count = ring.put(bytes);
+        let count = ring.write_bytes(bytes);
         bytes = &bytes[count..];
         calls::send(port());
         if !bytes.is_empty() {
@@ -101,7 +101,7 @@ pub fn write(mut bytes: &[u8]) {
 /// Writes as many bytes as fit, and rings in any case.
 pub fn try_write(bytes: &[u8]) {
     if let Some(ring) = Ring::get() {
-        ring.put(bytes);
+        ring.write_bytes(bytes);
         calls::send(port());
     }
 }
@@ -125,7 +125,7 @@ pub fn emergency(text: &str) {
 
 /// Reads a byte of input, if there is one. Always `None` if there is no ring.
 pub fn read() -> Option<u8> {
-    let byte = Ring::get()?.take()?;
+    let byte = Ring::get()?.read_byte()?;
     calls::send(port());
     Some(byte)
 }

@@ -67,7 +67,7 @@ extern "C" fn start(info: *const StartInfo) -> ! {
     }
     memory::share();
     console::open(info);
-    programs::run(command::Program::parse(command::line(info)))
+    programs::run_program(command::Program::parse(command::line(info)))
 }
 
 /// Handles a trap: it ends the guest, or the attempt in which it came. Random programs have

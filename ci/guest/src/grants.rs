@@ -28,7 +28,7 @@ pub fn check() {
     stage.for_devices();
     stage.in_parts();
     stage.replaced();
-    stage.many();
+    stage.map_in_pieces();
 }
 
 fn plain(command: u64, operations: u64, count: u64) -> Result<u64, Errno> {
@@ -36,7 +36,7 @@ fn plain(command: u64, operations: u64, count: u64) -> Result<u64, Errno> {
     unsafe { call(number::GRANT_TABLE_OP, [command, operations, count, 0, 0]) }
 }
 
-fn one<T>(command: u64, operation: &mut T) {
+fn must_do<T>(command: u64, operation: &mut T) {
     assert_eq!(plain(command, (&raw mut *operation) as u64, 1), Ok(0), "grant operation {command}");
 }
 
@@ -60,7 +60,7 @@ impl Stage {
             pad1: [0; 6],
             frame_list: (&raw mut frame) as u64,
         };
-        one(abi::SETUP_TABLE, &mut setup);
+        must_do(abi::SETUP_TABLE, &mut setup);
         assert_eq!(setup.status, 0, "setting the table up");
         let entry = (frame * memory::PAGE) | memory::WRITABLE;
         calls::update_va_mapping(table, entry).expect("mapping the grant table");
@@ -98,19 +98,19 @@ impl Stage {
             dom: self.own,
             ..MapGrantRef::default()
         };
-        one(abi::MAP_GRANT_REF, &mut map);
+        must_do(abi::MAP_GRANT_REF, &mut map);
         map
     }
 
     fn unmap(&self, handle: u32, host_addr: u64, dev_bus_addr: u64) -> i16 {
         let mut unmap = UnmapGrantRef { host_addr, dev_bus_addr, handle, status: 1, pad: 0 };
-        one(abi::UNMAP_GRANT_REF, &mut unmap);
+        must_do(abi::UNMAP_GRANT_REF, &mut unmap);
         unmap.status
     }
 
     fn replace(&self, handle: u32, host_addr: u64, new_addr: u64) -> i16 {
         let mut replace = UnmapAndReplace { host_addr, new_addr, handle, status: 1, pad: 0 };
-        one(abi::UNMAP_AND_REPLACE, &mut replace);
+        must_do(abi::UNMAP_AND_REPLACE, &mut replace);
         replace.status
     }
 
@@ -211,7 +211,7 @@ impl Stage {
     }
 
     /// Makes one call with so many operations that it is done in pieces.
-    fn many(&self) {
+    fn map_in_pieces(&self) {
         const COUNT: usize = 30;
         let mut maps = [MapGrantRef::default(); COUNT];
         for (n, map) in (0_u64..).zip(&mut maps) {

@@ -7,7 +7,7 @@ use partition_runtime::hypercall::{Shutdown, shutdown};
 use partition_runtime::time;
 
 /// Runs a program and ends the guest.
-pub fn run(program: Program<'_>) -> ! {
+pub fn run_program(program: Program<'_>) -> ! {
     let reason = match program {
         Program::Hello => hello(),
         Program::Spin(seconds) => spin(seconds),
@@ -157,7 +157,7 @@ fn keep_bases() -> Shutdown {
 
 #[cfg(target_os = "none")]
 fn flood(kinds: &[&str]) -> Shutdown {
-    crate::flood::run(kinds);
+    crate::flood::repeat_steps(kinds);
     Shutdown::Crash
 }
 
@@ -168,7 +168,7 @@ fn flood(_kinds: &[&str]) -> Shutdown {
 
 #[cfg(target_os = "none")]
 fn fuzz(words: &[&str]) -> Shutdown {
-    crate::fuzz::run(words)
+    crate::fuzz::run_programs(words)
 }
 
 #[cfg(not(target_os = "none"))]

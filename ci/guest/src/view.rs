@@ -25,7 +25,7 @@ pub fn watch(times: u64) {
     let mut aside = Vec::new();
     while times == 0 || time < times {
         time += 1;
-        tell(time, last);
+        print_counts(time, last);
         if time % 2 == 1 {
             aside = give_back(first + count / 2, count / 2);
         } else {
@@ -49,7 +49,7 @@ fn entry(frame: u64) -> u64 {
 
 /// Counts entries and prints the counts: own frames with the right number, released frames, and all
 /// others that have a value.
-fn tell(time: u64, last: u64) {
+fn print_counts(time: u64, last: u64) {
     let (mut own, mut idle, mut strange, mut example) = (0, 0, 0, None);
     for frame in 0..=last {
         let pfn = entry(frame);

@@ -63,7 +63,7 @@ impl Memory {
         unsafe { std::slice::from_raw_parts(self.address.as_ptr().cast(), self.bytes / 8) }
     }
 
-    fn put(&self, offset: usize, bytes: &[u8]) {
+    fn write_bytes(&self, offset: usize, bytes: &[u8]) {
         for (to, from) in self.bytes().iter().skip(offset).zip(bytes) {
             to.store(*from, Ordering::Relaxed);
         }
@@ -224,10 +224,10 @@ impl Hypercalls {
                 Arg::Memory(bytes) | Arg::Linked { bytes, .. } => bytes,
             };
             let address = self.memory.address() + offset as u64;
-            self.memory.put(offset, bytes);
+            self.memory.write_bytes(offset, bytes);
             if let Arg::Linked { pointer, target, .. } = arg {
                 let place = address + *target as u64;
-                self.memory.put(offset + pointer, &place.to_le_bytes());
+                self.memory.write_bytes(offset + pointer, &place.to_le_bytes());
             }
             first.get_or_insert((offset, bytes.len()));
             *to = address;
@@ -272,7 +272,7 @@ pub struct Granted {
 
 impl Granted {
     /// Allocates pages that are granted to a partition.
-    pub fn take(domid: u16, count: usize) -> Result<Self> {
+    pub fn allocate(domid: u16, count: usize) -> Result<Self> {
         let device = open("/dev/xen/gntalloc")?;
         const WRITABLE: u32 = 1;
         let mut alloc = vec![u32::from(domid) | WRITABLE << 16, count as u32, 0, 0];
@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn memory_is_zero_until_written() {
         let memory = locked_pages(2).unwrap();
-        memory.put(8, &7u64.to_le_bytes());
+        memory.write_bytes(8, &7u64.to_le_bytes());
         assert_eq!(memory.words()[1].load(Ordering::Relaxed), 7);
         assert_eq!(memory.get(8, 2), [7, 0]);
         memory.clear();

@@ -69,7 +69,7 @@ struct Machine {
 }
 
 fn main() -> ExitCode {
-    match run() {
+    match run_attempts() {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -93,7 +93,7 @@ impl Wanted {
     }
 }
 
-fn run() -> Result<bool> {
+fn run_attempts() -> Result<bool> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let [first, count] = &words[..]
         && first == "channels"
@@ -200,7 +200,7 @@ fn race(stage: &Stage, report: &mut Report) -> Result<()> {
     /// Steps of each virtual CPU, which take a second or two.
     const STEPS: u64 = 30_000;
     let why = "XSA-343: state that virtual CPUs share changes as a whole";
-    let done = race::run(&stage.raced, &stage.raced_grants, STEPS)?;
+    let done = race::race_on(&stage.raced, &stage.raced_grants, STEPS)?;
     report.line(RACE, why, done > STEPS / 10, "steps done", &done.to_string());
     for (index, page) in stage.raced.iter().enumerate() {
         let name = format!("page {index} after the race");

@@ -203,7 +203,7 @@ struct Shared<'a> {
 /// # Errors
 /// A virtual CPU has no hypercall device, a grant operation answered "try again", or a thread
 /// failed.
-pub fn run(pages: &[Page], grants: &Grants, steps: u64) -> Result<u64> {
+pub fn race_on(pages: &[Page], grants: &Grants, steps: u64) -> Result<u64> {
     const CPUS: usize = 2;
     let port = AtomicU32::new(0);
     let shared = Shared { pages: pages.into(), grants, port, start: Barrier::new(CPUS) };

@@ -109,7 +109,7 @@ impl<'h> Stage<'h> {
         let (table, errors) = hypercalls.map(domid::SELF, &frames)?;
         ensure!(errors.iter().all(|error| *error == 0), "own grant table: {errors:?}");
         foreign.extend(instance_frames(frames[0], frames.len() as u64, vcpus));
-        let granted = Granted::take(number as u16, 7 + RACED)?;
+        let granted = Granted::allocate(number as u16, 7 + RACED)?;
         let pages = pages(&granted, &table)?;
         let [l1, l2, l3, l4, descriptors, data, raced @ .., _] = pages.as_slice() else {
             bail!("{} pages, not {}", pages.len(), 7 + RACED);

@@ -127,15 +127,15 @@ impl Packet {
         let mut bytes = Vec::new();
         match self {
             Self::Ready(release) => {
-                put(&mut bytes, kind::READY, first_chunk(release.as_bytes()));
+                push_packet(&mut bytes, kind::READY, first_chunk(release.as_bytes()));
             }
-            Self::Command(words) => put(&mut bytes, kind::COMMAND, &words.0.join(&0)),
-            Self::Output(data) => put_stream(&mut bytes, kind::OUTPUT, data),
-            Self::Error(data) => put_stream(&mut bytes, kind::ERROR, data),
-            Self::Exit(status) => put(&mut bytes, kind::EXIT, &status.to_le_bytes()),
-            Self::Input(data) => put_stream(&mut bytes, kind::INPUT, data),
-            Self::Signal(number) => put(&mut bytes, kind::SIGNAL, &number.to_le_bytes()),
-            Self::PowerOff => put(&mut bytes, kind::POWER_OFF, &[]),
+            Self::Command(words) => push_packet(&mut bytes, kind::COMMAND, &words.0.join(&0)),
+            Self::Output(data) => push_stream(&mut bytes, kind::OUTPUT, data),
+            Self::Error(data) => push_stream(&mut bytes, kind::ERROR, data),
+            Self::Exit(status) => push_packet(&mut bytes, kind::EXIT, &status.to_le_bytes()),
+            Self::Input(data) => push_stream(&mut bytes, kind::INPUT, data),
+            Self::Signal(number) => push_packet(&mut bytes, kind::SIGNAL, &number.to_le_bytes()),
+            Self::PowerOff => push_packet(&mut bytes, kind::POWER_OFF, &[]),
         }
         bytes
     }
@@ -146,7 +146,7 @@ fn first_chunk(data: &[u8]) -> &[u8] {
 }
 
 /// Appends one packet; `payload` is at most [`MAX_PAYLOAD`] long.
-fn put(bytes: &mut Vec<u8>, kind: u8, payload: &[u8]) {
+fn push_packet(bytes: &mut Vec<u8>, kind: u8, payload: &[u8]) {
     debug_assert!(payload.len() <= MAX_PAYLOAD);
     bytes.push(kind);
     bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
@@ -154,12 +154,12 @@ fn put(bytes: &mut Vec<u8>, kind: u8, payload: &[u8]) {
 }
 
 /// Appends the packets of a part of a stream; an empty part becomes one empty packet.
-fn put_stream(bytes: &mut Vec<u8>, kind: u8, data: &[u8]) {
+fn push_stream(bytes: &mut Vec<u8>, kind: u8, data: &[u8]) {
     if data.is_empty() {
-        put(bytes, kind, data);
+        push_packet(bytes, kind, data);
     }
     for chunk in data.chunks(MAX_PAYLOAD) {
-        put(bytes, kind, chunk);
+        push_packet(bytes, kind, chunk);
     }
 }
 

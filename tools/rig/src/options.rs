@@ -44,7 +44,7 @@ pub struct MachineOptions {
     /// Number of CPUs
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub cpus: u32,
-    /// Threads of a core, among those CPUs
+    /// Threads of each core
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
     pub threads: u32,
     /// Memory of the machine, with suffix M or G
@@ -56,7 +56,7 @@ pub struct MachineOptions {
     /// What starts the machine
     #[arg(long, value_enum, default_value_t)]
     pub firmware: Firmware,
-    /// How instructions are run
+    /// How QEMU runs instructions
     #[arg(long, value_enum, default_value_t)]
     pub accel: Accel,
     /// Make time deterministic: one instruction takes two nanoseconds
@@ -71,11 +71,11 @@ pub struct MachineOptions {
     /// Write interrupts, exceptions and resets to this file
     #[arg(long, value_name = "FILE")]
     pub trace_int: Option<PathBuf>,
-    /// Count instructions by address, from mark to mark, into this file (see bench/marks); takes
+    /// Count instructions by address, from mark to mark, into this file (see bench/marks); needs
     /// --icount or one CPU
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
-    /// Write the longest stays in ring 0 into this file; takes --icount or one CPU
+    /// Write the longest stays in ring 0 into this file; needs --icount or one CPU
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     pub stays: Option<PathBuf>,
 }
@@ -109,11 +109,11 @@ pub struct BootOptions {
     /// Boot this kernel (ELF or bzImage) in the command partition's place
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// The initial RAM disk of --kernel; the command partition's if it is left out
+    /// Initial RAM disk of --kernel; the default is the command partition's
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub initrd: Option<PathBuf>,
-    /// Modules that belong to --kernel, for the command partition's RAM disk; those beside the
-    /// kernel if it is left out
+    /// Modules that belong to --kernel, for the command partition's RAM disk; the default is the
+    /// modules beside the kernel
     #[arg(long, value_name = "DIR", requires = "kernel", conflicts_with = "initrd")]
     pub modules: Option<PathBuf>,
     /// Microcode for the CPUs: a file of Intel's or AMD's, or the archive that distributions install

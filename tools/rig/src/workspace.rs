@@ -172,7 +172,7 @@ pub fn quiet_unless_watched(cargo: &mut Command) {
 ///
 /// # Errors
 /// The program cannot be started or does not end with status 0.
-pub fn run(command: &mut Command, what: &str) -> Result<()> {
+pub fn run_command(command: &mut Command, what: &str) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     command.stdout(std::io::stderr());
     let status = Process::start(command, OnSignal::Forward)

@@ -37,14 +37,16 @@ enum Task {
         boot: BootOptions,
     },
     /// Boot a fresh host, run a command in its command partition, power off
-    #[command(after_help = "The status is the command's; 124 when its time is up, 125 when it \
-        could not be run to its end.")]
+    #[command(
+        after_help = "The status is the command's; it is 124 if the time is up, and 125 if the \
+        command could not run to its end."
+    )]
     Exec {
         #[command(flatten)]
         machine: MachineOptions,
         #[command(flatten)]
         boot: BootOptions,
-        /// End everything after this many seconds
+        /// Power the machine off after this many seconds
         #[arg(long, value_name = "S")]
         timeout: Option<u64>,
         /// Show the console as well, on standard error
@@ -56,10 +58,10 @@ enum Task {
     },
     /// Run all checks: format, lints, unit and model tests, limits, nested scenarios
     Test {
-        /// Leave out what boots a machine
+        /// Leave out the checks that boot a machine
         #[arg(long)]
         quick: bool,
-        /// Of the nested scenarios, run those with one of these words in their names
+        /// Run only the nested scenarios that have one of these words in their names
         scenarios: Vec<String>,
     },
     /// Count instructions: our host, Debian's Xen, and no hypervisor, with the same kernel
@@ -68,14 +70,14 @@ enum Task {
         #[command(subcommand)]
         what: bench::What,
     },
-    /// Count ring 0 and unsafe code, and fail where a limit is passed
+    /// Count ring 0 and unsafe code, and fail if a limit is exceeded
     Metrics,
-    /// Make the RAM disk of a stock Linux guest for tests, and say which kernel it is for
+    /// Make the RAM disk of a stock Linux guest for tests, and print its kernel
     GuestImage {
         /// Where to put it
         #[arg(long, value_name = "FILE", default_value = "build/guest.cpio")]
         output: PathBuf,
-        /// Load a kernel module, and put it and what it needs into the RAM disk
+        /// Put a kernel module and the modules that it needs into the RAM disk; the guest loads it
         #[arg(long, value_name = "NAME")]
         module: Vec<String>,
         /// Put a host file into the RAM disk
@@ -114,7 +116,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Build => build(),
         Task::Run { machine, boot } => {
             let image = prepare(&boot, &machine)?;
-            terminal::run(&machine, &image)
+            terminal::run_machine(&machine, &image)
         }
         Task::Exec { machine, boot, timeout, verbose, command } => {
             let image = prepare(&boot, &machine)?;
@@ -123,7 +125,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             Ok(exit_code(outcome))
         }
         Task::Test { quick, scenarios } => checks::run_all(quick, &scenarios),
-        Task::Bench { what } => bench::run(&what),
+        Task::Bench { what } => bench::measure(&what),
         Task::Metrics => count(),
         Task::GuestImage { output, module, file } => guest_image(&output, &module, &file),
         Task::Iso { boot, output } => {

@@ -41,7 +41,7 @@ fn any(random: &mut Random) -> Call {
     match random.below(28) {
         0..=4 => tables::update(random),
         5..=7 => tables::extended(random),
-        8..=9 => tables::one(random),
+        8..=9 => tables::any_mapping(random),
         10 => tables::descriptor_call(random),
         11 => tables::descriptors(random),
         12..=15 => grants(random),

@@ -116,7 +116,7 @@ fn root(random: &mut Random) -> Frame {
 }
 
 /// `update_va_mapping` of pages of the program, or of any address.
-pub fn one(random: &mut Random) -> Call {
+pub fn any_mapping(random: &mut Random) -> Call {
     let place = match random.below(3) {
         0 => address(random),
         _ => Word::Address(crate::Place::Page(random.below(16) as u8), 0),

@@ -187,7 +187,7 @@ fn set_timers() {
 }
 
 /// Repeats steps of these kinds for ever; returns if a kind does not exist.
-pub fn run(names: &[&str]) {
+pub fn repeat_steps(names: &[&str]) {
     let floods: Option<Vec<Flood>> = names.iter().map(|name| Flood::of(name)).collect();
     let Some(mut floods) = floods.filter(|floods| !floods.is_empty()) else {
         return println!("floods are: {NAMES}");

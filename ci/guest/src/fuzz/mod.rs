@@ -68,7 +68,7 @@ fn say(text: &str) {
 }
 
 /// Runs programs.
-pub fn run(words: &[&str]) -> Shutdown {
+pub fn run_programs(words: &[&str]) -> Shutdown {
     let number = |index: usize, default: u64| {
         words.get(index).map_or(Some(default), |word| word.parse().ok())
     };

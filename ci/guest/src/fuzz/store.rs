@@ -70,7 +70,7 @@ impl StoreLine {
         }
         self.patience = PATIENCE;
         let owed = core::mem::take(&mut self.owed);
-        let mut written = self.put(core::iter::repeat_n(0, owed as usize));
+        let mut written = self.write_bytes(core::iter::repeat_n(0, owed as usize));
         for _ in 0..requests.times {
             for message in &requests.messages {
                 written += self.message(message);
@@ -102,7 +102,7 @@ impl StoreLine {
         let left = core::mem::take(&mut self.owed);
         let zeros = core::iter::repeat_n(0, left as usize);
         let all = left as usize + bytes.len();
-        let written = self.put(zeros.chain(bytes));
+        let written = self.write_bytes(zeros.chain(bytes));
         // Bytes that did not fit are owed, too; zeros will do for them.
         let missing = (all as u64 - written) as u32;
         self.owed = message.owed().map_or(0, |owed| owed + missing);
@@ -110,7 +110,7 @@ impl StoreLine {
     }
 
     /// Puts bytes as long as there is space, within limited patience; returns how many.
-    fn put(&mut self, bytes: impl Iterator<Item = u8>) -> u64 {
+    fn write_bytes(&mut self, bytes: impl Iterator<Item = u8>) -> u64 {
         let consumed = self.index(offset_of!(StoreRing, req_cons));
         let produced = self.index(offset_of!(StoreRing, req_prod));
         let mut count = 0;
@@ -142,7 +142,7 @@ impl StoreLine {
             for index in 0..count {
                 let place = (at as usize).wrapping_add(index) % RING_BYTES;
                 let byte = self.byte(offset_of!(StoreRing, rsp) + place).load(Ordering::Relaxed);
-                self.take(byte);
+                self.follow(byte);
             }
             consumed.store(at.wrapping_add(count as u32), Ordering::Release);
             if count == 0 {
@@ -153,7 +153,7 @@ impl StoreLine {
     }
 
     /// Follows the stream of replies, for the numbers of transactions.
-    fn take(&mut self, byte: u8) {
+    fn follow(&mut self, byte: u8) {
         if self.have < HEADER {
             self.header[self.have] = byte;
             self.have += 1;

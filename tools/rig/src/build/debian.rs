@@ -49,7 +49,10 @@ impl Suite {
         ];
         let options = options.into_iter().flat_map(|option| ["-o".into(), option]).collect();
         let suite = Self { options };
-        workspace::run(suite.apt("apt-get").args(["update", "-q"]), "asking a suite of Debian")?;
+        workspace::run_command(
+            suite.apt("apt-get").args(["update", "-q"]),
+            "asking a suite of Debian",
+        )?;
         Ok(suite)
     }
 
@@ -107,14 +110,14 @@ fn fetch(mut apt: Command, packages: &[&str], work: &Path, tree: &Path) -> Resul
     // The download needs no privileges; without this option, apt warns that its sandbox user has
     // none.
     apt.args(["download", "-q", "-o", "APT::Sandbox::User=root"]).args(packages).current_dir(work);
-    workspace::run(&mut apt, "downloading Debian packages")?;
+    workspace::run_command(&mut apt, "downloading Debian packages")?;
     let whole = work.join("tree");
     for entry in fs::read_dir(work)? {
         let deb = entry?.path();
         if deb.extension().is_some_and(|e| e == "deb") {
             let mut unpack = Command::new("dpkg-deb");
             unpack.arg("-x").args([&deb, &whole]);
-            workspace::run(&mut unpack, "unpacking a Debian package")?;
+            workspace::run_command(&mut unpack, "unpacking a Debian package")?;
         }
     }
     fs::rename(&whole, tree).with_context(|| format!("cannot make {}", tree.display()))

@@ -134,7 +134,7 @@ fn build_packages(packages: &[&str], files: &[(&str, &Path)], what: &str) -> Res
     let target_dir = target_dir(&toolchain);
     let mut command = cargo_for_target(&toolchain, "build", packages);
     command.envs(files.iter().copied());
-    workspace::run(&mut command, what)?;
+    workspace::run_command(&mut command, what)?;
     Ok(target_dir.join(TARGET).join("release"))
 }
 
@@ -170,7 +170,7 @@ pub fn lint() -> Result<()> {
     for packages in [host, &["-p", "minimal-guest"]] {
         let mut clippy = cargo_for_target(&toolchain, "clippy", packages);
         clippy.args(["--", "-D", "warnings"]);
-        workspace::run(&mut clippy, "lints")?;
+        workspace::run_command(&mut clippy, "lints")?;
     }
     Ok(())
 }
@@ -185,7 +185,7 @@ pub fn strip(image: &Path) -> Result<PathBuf> {
     let scratch = directory.join(name).with_added_extension(std::process::id().to_string());
     let mut objcopy = Command::new("objcopy");
     objcopy.arg("--strip-debug").args([image, scratch.as_path()]);
-    workspace::run(&mut objcopy, "removing line tables")?;
+    workspace::run_command(&mut objcopy, "removing line tables")?;
     let stripped = directory.join(name);
     workspace::write_if_changed(&stripped, &workspace::read(&scratch)?)?;
     std::fs::remove_file(&scratch)?;

@@ -48,10 +48,10 @@ pub fn provision() -> Result<()> {
         );
     };
     eprintln!("xtask: installing {}", missing.join(" "));
-    workspace::run(apt().args(["update", "-q"]), "refreshing the package lists")?;
+    workspace::run_command(apt().args(["update", "-q"]), "refreshing the package lists")?;
     let mut install = apt();
     install.args(["install", "-y", "-q", "--no-install-recommends"]).args(&missing);
-    workspace::run(&mut install, "installing packages")
+    workspace::run_command(&mut install, "installing packages")
 }
 
 fn missing_packages() -> Vec<&'static str> {

@@ -74,7 +74,7 @@ fn build_packages(packages: &[&str], what: &str) -> Result<PathBuf> {
     cargo.args(["--profile", PROFILE, "--target", TARGET]);
     cargo.args(packages.iter().flat_map(|package| ["-p", package]));
     cargo.env("CARGO_TARGET_DIR", &target_dir).env("RUSTFLAGS", "-C target-feature=+crt-static");
-    workspace::run(&mut cargo, what)?;
+    workspace::run_command(&mut cargo, what)?;
     Ok(target_dir.join(TARGET).join(PROFILE))
 }
 

@@ -36,7 +36,7 @@ impl Pipes {
         let path = pipes.path();
         let mut mkfifo = Command::new("mkfifo");
         mkfifo.args([path.with_extension("in"), path.with_extension("out")]);
-        workspace::run(&mut mkfifo, "making the harness line")?;
+        workspace::run_command(&mut mkfifo, "making the harness line")?;
         Ok(pipes)
     }
 

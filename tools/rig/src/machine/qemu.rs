@@ -103,7 +103,7 @@ fn counter() -> Result<PathBuf> {
     let target_dir = workspace::root().join("target/plugin");
     let mut cargo = workspace::cargo("build");
     cargo.args(["--release", "-p", "instruction-counter"]).env("CARGO_TARGET_DIR", &target_dir);
-    workspace::run(&mut cargo, "building the plugin that counts instructions")?;
+    workspace::run_command(&mut cargo, "building the plugin that counts instructions")?;
     Ok(target_dir.join("release/libinstruction_counter.so"))
 }
 

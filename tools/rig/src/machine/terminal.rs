@@ -15,7 +15,7 @@ use crate::options::MachineOptions;
 ///
 /// # Errors
 /// QEMU cannot be started, or the machine ends in any other way than by powering off.
-pub fn run(options: &MachineOptions, image: &Path) -> Result<ExitCode> {
+pub fn run_machine(options: &MachineOptions, image: &Path) -> Result<ExitCode> {
     let (log, log_path) = machine::open_log()?;
     let console = Console::Terminal(log_path.clone());
     let arguments = qemu::arguments(options, image, &console, &Lines::default())?;

@@ -94,7 +94,7 @@ fn boot_instructions() -> Result<Count> {
 /// Checks with a short `bench scale` that the cost of a command grows with the number of partitions
 /// only within its bound.
 fn commands_beside_guests() -> Result<Count> {
-    let within = bench::scale::run(&bench::scale::Options::short())?;
+    let within = bench::scale::measure(&bench::scale::Options::short())?;
     Ok(Count { passed: u32::from(within), failed: u32::from(!within) })
 }
 
@@ -124,7 +124,7 @@ fn step(name: &str, check: impl FnOnce() -> Result<Count>) -> Count {
 }
 
 fn command(command: &mut Command) -> Result<Count> {
-    workspace::run(command, "a check")?;
+    workspace::run_command(command, "a check")?;
     Ok(Count { passed: 1, failed: 0 })
 }
 

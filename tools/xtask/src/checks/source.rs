@@ -46,7 +46,7 @@ struct Scanner<'a> {
 
 impl Scanner<'_> {
     /// Takes `count` bytes; newlines among them start new lines.
-    fn take(&mut self, count: usize) {
+    fn consume(&mut self, count: usize) {
         let (taken, rest) = self.rest.split_at(count);
         let comment = matches!(self.state, State::LineComment | State::BlockComment { .. });
         let code = matches!(self.state, State::Code);
@@ -65,13 +65,13 @@ impl Scanner<'_> {
         self.rest = rest;
     }
 
-    fn enter(&mut self, state: State, count: usize) {
+    fn enter_state(&mut self, state: State, count: usize) {
         self.state = state;
-        self.take(count);
+        self.consume(count);
     }
 
-    fn leave(&mut self, count: usize) {
-        self.take(count);
+    fn leave_state(&mut self, count: usize) {
+        self.consume(count);
         self.state = State::Code;
     }
 
@@ -83,21 +83,21 @@ impl Scanner<'_> {
             State::Code => self.step_code(c),
             State::LineComment if c == '\n' => {
                 self.state = State::Code;
-                self.take(1);
+                self.consume(1);
             }
-            State::LineComment => self.take(c.len_utf8()),
+            State::LineComment => self.consume(c.len_utf8()),
             State::BlockComment { depth } => self.step_block(c, depth),
             State::Text if c == '\\' => {
                 let escaped = self.rest[1..].chars().next().map_or(0, char::len_utf8);
-                self.take(1 + escaped);
+                self.consume(1 + escaped);
             }
-            State::Text if c == '"' => self.leave(1),
-            State::Text => self.take(c.len_utf8()),
+            State::Text if c == '"' => self.leave_state(1),
+            State::Text => self.consume(c.len_utf8()),
             State::RawText { hashes } => {
                 let end = format!("\"{}", "#".repeat(hashes));
                 match self.rest.starts_with(&end) {
-                    true => self.leave(end.len()),
-                    false => self.take(c.len_utf8()),
+                    true => self.leave_state(end.len()),
+                    false => self.consume(c.len_utf8()),
                 }
             }
         }
@@ -106,33 +106,33 @@ impl Scanner<'_> {
 
     fn step_block(&mut self, c: char, depth: u32) {
         if self.rest.starts_with("/*") {
-            self.enter(State::BlockComment { depth: depth + 1 }, 2);
+            self.enter_state(State::BlockComment { depth: depth + 1 }, 2);
         } else if self.rest.starts_with("*/") {
-            self.take(2);
+            self.consume(2);
             self.state = match depth {
                 1 => State::Code,
                 _ => State::BlockComment { depth: depth - 1 },
             };
         } else {
-            self.take(c.len_utf8());
+            self.consume(c.len_utf8());
         }
     }
 
     fn step_code(&mut self, c: char) {
         if self.rest.starts_with("//") {
-            self.enter(State::LineComment, 2);
+            self.enter_state(State::LineComment, 2);
         } else if self.rest.starts_with("/*") {
-            self.enter(State::BlockComment { depth: 1 }, 2);
+            self.enter_state(State::BlockComment { depth: 1 }, 2);
         } else if c == '"' {
-            self.enter(State::Text, 1);
+            self.enter_state(State::Text, 1);
         } else if let Some(hashes) = raw_start(self.rest).filter(|_| !self.after_word()) {
             let prefix = self.rest.find('"').unwrap_or(0) + 1;
-            self.enter(State::RawText { hashes }, prefix);
+            self.enter_state(State::RawText { hashes }, prefix);
         } else if let Some(length) = character(self.rest) {
             self.state = State::Text;
-            self.leave(length);
+            self.leave_state(length);
         } else {
-            self.take(c.len_utf8());
+            self.consume(c.len_utf8());
         }
     }
 
