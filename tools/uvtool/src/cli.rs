@@ -79,13 +79,13 @@ pub struct How {
     /// Print JSON, for programs
     #[arg(long, global = true)]
     pub json: bool,
-    /// Let the command take this long at most
+    /// Maximum time that the command may take
     ///
-    /// Without it a query waits 10 seconds for its answer, and what takes longer by its nature
-    /// takes as long as it takes. The status is 124 where the time was up.
+    /// Without this option, a query waits 10 seconds for its answer, and a command that changes or
+    /// follows something has no limit. If the time is up, the status is 124.
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<f64>,
-    /// Socket that uvd listens on, if not /run/uvd.sock
+    /// Socket that uvd listens on; the default is /run/uvd.sock
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
 }
@@ -151,29 +151,29 @@ macro_rules! commands {
 commands! {
     Create = "create": "Create a partition from its definition, and start it";
     Plan = "plan": "Show what `apply` would do, and change nothing";
-    Apply = "apply": "Make definitions true, all of them or none: create, change, destroy in one transaction";
-    Start = "start": "Start a partition that is defined and not there";
+    Apply = "apply": "Create, change and destroy partitions to match their definitions, in one transaction";
+    Start = "start": "Start a partition that is defined and does not exist yet";
     Shutdown = "shutdown": "Ask a partition's kernel to power off";
     Reboot = "reboot": "Ask a partition's kernel to reboot";
-    Destroy = "destroy": "Give back all that a partition has, running or not";
-    Pause = "pause": "Stop running a partition; it keeps everything";
-    Unpause = "unpause": "Let a paused partition run on";
+    Destroy = "destroy": "Destroy a partition, running or not, and release all that it has";
+    Pause = "pause": "Stop running a partition, which keeps all that it has";
+    Unpause = "unpause": "Let a paused partition go on running";
     Rename = "rename": "Give a partition another name";
     Set = "set": "Change a partition while it runs, and its definition";
-    Definitions = "definitions": "Show what is defined, whether it runs or not";
+    Definitions = "definitions": "Show all definitions, whether their partitions run or not";
     Console = "console": "Attach to a partition's console; Ctrl-] detaches";
-    Wait = "wait": "Wait for a partition";
-    Why = "why": "Show how a partition came to be as it is, and what the monitor did to it";
+    Wait = "wait": "Wait until a partition has a state";
+    Why = "why": "Show how a partition got into its state, and what the monitor did to it";
     Undo = "undo": "Apply the inverse of a transaction";
     List = "list": "Show the partitions, one line each";
-    Info = "info": "Show all that is known of one partition";
-    Resources = "resources": "Show memory by owner, CPUs and PCI functions; fails when the sums do not agree";
+    Info = "info": "Show all that is known about a partition";
+    Resources = "resources": "Show memory by owner, CPUs and PCI functions; fails if the sums do not agree";
     Log = "log": "Show the newest records of the audit log, oldest first";
-    Doctor = "doctor": "Show what the CPU leaks and what is done against it; fails where guests do not start";
-    Top = "top": "Show what the partitions use, live; q ends";
-    Kernel = "kernel": "Look into a kernel image";
+    Doctor = "doctor": "Show the CPU's leaks and the mitigations that are on; fails if guests cannot start";
+    Top = "top": "Show what the partitions use, live; press q to end";
+    Kernel = "kernel": "Examine a kernel image";
     Version = "version": "Show the versions of the parts";
-    Diag = "diag", hidden: "Ask for what the ultravisor must refuse, to see that it does";
+    Diag = "diag", hidden: "Send requests that the ultravisor must refuse, to test that it does";
     Completion = "completion": "Print a completion script for a shell";
 }
 
@@ -187,16 +187,16 @@ Examples:
   uvtool list                   the partitions
   uvtool create --console web.toml
                                 create a partition and show its console
-  uvtool apply shop.toml        make many definitions true, all or none
+  uvtool apply shop.toml        make partitions match a file, all or none
   uvtool undo 17                undo a transaction of the log
-  uvtool info command           all that is known of one
+  uvtool info command           all that is known about a partition
   uvtool resources              memory by owner, CPUs, PCI functions
   uvtool log -n 5               the last five records of the audit log
   uvtool list --json            for programs
 
 Exit status: 0 done; 1 not done, with the reason on standard error; 2 wrong usage; 3 the \
 partition that was watched crashed; 124 the time was up.
-With --json a failure is JSON on standard error, too; all of it is in uvtool.schema.json.";
+With --json, failures are JSON on standard error; uvtool.schema.json describes all output.";
 
 /// A time to wait, in seconds.
 fn seconds(text: &str) -> Result<f64, String> {

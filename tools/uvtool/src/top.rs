@@ -27,10 +27,10 @@ pub fn top(
     until: Option<Instant>,
 ) -> Result<bool, Error> {
     let screen = (!json && std::io::stdout().is_terminal()).then(Screen::take);
-    let mut before: Option<Look> = None;
+    let mut before: Option<Sample> = None;
     let mut round = 0;
     loop {
-        let look = Look::take(source)?;
+        let look = Sample::read(source)?;
         let text = match json {
             true => crate::answer::json_line(&look.shares(before.as_ref())),
             false => look.text(before.as_ref()),
@@ -84,7 +84,7 @@ fn pause(screen: Option<&Screen>, delay: Duration) -> Result<bool, Error> {
 }
 
 /// A sample of the machine's state.
-struct Look {
+struct Sample {
     at: Instant,
     rows: Vec<PartitionRow>,
     /// Nanoseconds that `uvd` spent on consoles, by number.
@@ -92,8 +92,8 @@ struct Look {
     machine: ResourcesAnswer,
 }
 
-impl Look {
-    fn take(source: &mut impl Source) -> Result<Self, Error> {
+impl Sample {
+    fn read(source: &mut impl Source) -> Result<Self, Error> {
         let mut rows = source.partitions()?;
         rows.retain(|row| row.kind != kind::PSEUDO);
         let consoles = source.console_times().into_iter().collect();
@@ -246,7 +246,7 @@ fn percent(now: u64, before: Option<u64>, elapsed: Option<u128>) -> f64 {
 #[cfg(test)]
 pub fn sample() -> Shares {
     let (rows, machine) = (crate::view::samples::partitions(), crate::view::samples::resources());
-    Look { at: Instant::now(), rows, consoles: HashMap::new(), machine }.shares(None)
+    Sample { at: Instant::now(), rows, consoles: HashMap::new(), machine }.shares(None)
 }
 
 #[cfg(test)]
@@ -254,14 +254,14 @@ mod tests {
     use super::*;
     use crate::view::samples;
 
-    fn look(at: Instant, factor: u64) -> Look {
+    fn look(at: Instant, factor: u64) -> Sample {
         let mut rows = samples::partitions();
         rows.retain(|row| row.kind != kind::PSEUDO);
         for row in &mut rows {
             row.cpu_time = u64::from(row.number) * factor;
         }
         let consoles = HashMap::from([(16, factor * 2)]);
-        Look { at, rows, consoles, machine: samples::resources() }
+        Sample { at, rows, consoles, machine: samples::resources() }
     }
 
     #[test]

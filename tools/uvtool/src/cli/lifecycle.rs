@@ -11,8 +11,8 @@ pub struct Plan {
     /// Files with definitions (TOML, or xl.cfg)
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Partitions that an earlier apply defined and that are not in the files go, with their
-    /// definitions
+    /// Also destroy the partitions that an earlier apply defined and that are not in the files,
+    /// and forget their definitions
     #[arg(long)]
     pub prune: bool,
 }
@@ -26,18 +26,18 @@ pub struct Apply {
     /// Files with definitions (TOML, or xl.cfg)
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Partitions that an earlier apply defined and that are not in the files go, with their
-    /// definitions
+    /// Also destroy the partitions that an earlier apply defined and that are not in the files,
+    /// and forget their definitions
     #[arg(long)]
     pub prune: bool,
-    /// Only at the version of the database that `plan` printed, so that what was looked at is
-    /// what is done
+    /// Apply only if the database still has the version that `plan` printed, so that the plan
+    /// you read is the plan that is carried out
     #[arg(long, value_name = "VERSION")]
     pub at: Option<u64>,
-    /// Do not ask before destroying anything
+    /// Destroy partitions without asking first
     #[arg(long, short)]
     pub yes: bool,
-    /// Why, for the audit log
+    /// Reason to record in the audit log
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub reason: String,
 }
@@ -45,9 +45,9 @@ pub struct Apply {
 /// Options of `uvtool start`.
 #[derive(Args, Debug)]
 pub struct Start {
-    /// Its name
+    /// Name of the partition
     pub name: String,
-    /// Show its console, from its first byte, until it stops
+    /// Show the console, from its first byte, until the partition stops
     #[arg(long)]
     pub console: bool,
 }
@@ -55,9 +55,9 @@ pub struct Start {
 /// Options of `uvtool shutdown`.
 #[derive(Args, Debug)]
 pub struct Shutdown {
-    /// Its name, or its number
+    /// Name or number of the partition
     pub name: String,
-    /// Wait until it has stopped
+    /// Wait until the partition has stopped
     #[arg(long)]
     pub wait: bool,
 }
@@ -65,16 +65,16 @@ pub struct Shutdown {
 /// Options of `uvtool reboot`.
 #[derive(Args, Debug)]
 pub struct Reboot {
-    /// Its name, or its number
+    /// Name or number of the partition
     pub name: String,
 }
 
 /// Options of `uvtool destroy`.
 #[derive(Args, Debug)]
 pub struct Destroy {
-    /// Its name, or its number
+    /// Name or number of the partition
     pub name: String,
-    /// Forget its definition, too
+    /// Also forget the partition's definition
     #[arg(long)]
     pub forget: bool,
 }
@@ -82,21 +82,21 @@ pub struct Destroy {
 /// Options of `uvtool pause`.
 #[derive(Args, Debug)]
 pub struct Pause {
-    /// Its name, or its number
+    /// Name or number of the partition
     pub name: String,
 }
 
 /// Options of `uvtool unpause`.
 #[derive(Args, Debug)]
 pub struct Unpause {
-    /// Its name, or its number
+    /// Name or number of the partition
     pub name: String,
 }
 
 /// Options of `uvtool rename`.
 #[derive(Args, Debug)]
 pub struct Rename {
-    /// Its name, or its number
+    /// Name or number of the partition
     pub name: String,
     /// The new name
     pub to: String,
@@ -110,12 +110,12 @@ pub struct Definitions;
 #[derive(Args, Debug)]
 #[command(after_help = CONSOLE)]
 pub struct Console {
-    /// Its name, or its number
+    /// Name or number of the partition
     pub name: String,
-    /// Do not begin with what was printed before
+    /// Leave out what the partition printed before
     #[arg(long)]
     pub no_history: bool,
-    /// Print what was printed before, and end
+    /// Print what the partition printed before, and end
     #[arg(long, conflicts_with = "no_history")]
     pub once: bool,
     /// Show output until the partition stops, and type nothing
@@ -141,9 +141,9 @@ Examples:
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  uvtool wait web --until stopped --timeout 60")]
 pub struct Wait {
-    /// Its name, or its number
+    /// Name or number of the partition
     pub name: String,
-    /// What to wait for
+    /// State to wait for
     #[arg(long, value_enum, default_value = "stopped")]
     pub until: Until,
 }
@@ -151,7 +151,7 @@ pub struct Wait {
 /// Options of `uvtool why`.
 #[derive(Args, Debug)]
 pub struct Why {
-    /// Its name, also of one that is gone
+    /// Name of the partition, which may be gone
     pub name: String,
 }
 
@@ -159,9 +159,9 @@ pub struct Why {
 #[derive(Args, Debug)]
 #[command(after_help = "The number is that of `uvtool log`.\n\nExample:\n  uvtool undo 17")]
 pub struct Undo {
-    /// Number of its record in the log
+    /// Number of the transaction's record in the log
     pub record: u64,
-    /// Why, for the audit log
+    /// Reason to record in the audit log
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub reason: String,
 }
@@ -182,7 +182,7 @@ pub struct Create {
     /// File with the definition (TOML, or xl.cfg)
     #[arg(value_name = "FILE", required_unless_present = "kernel")]
     pub file: Option<PathBuf>,
-    /// Its name; with FILE: which one of those in it
+    /// Name of the partition; with FILE, the definition in the file to use
     #[arg(long)]
     pub name: Option<String>,
     /// Kernel image: bzImage or ELF
@@ -191,7 +191,7 @@ pub struct Create {
     /// Initial RAM disk
     #[arg(long, value_name = "PATH", conflicts_with = "file")]
     pub initrd: Option<PathBuf>,
-    /// For the kernel
+    /// Command line of the kernel
     #[arg(long, value_name = "TEXT", conflicts_with = "file")]
     pub command_line: Option<String>,
     /// Memory, as in 256M or 1G
@@ -200,11 +200,11 @@ pub struct Create {
     /// Virtual CPUs
     #[arg(long, value_name = "N", conflicts_with = "file")]
     pub vcpus: Option<u32>,
-    /// Leave it paused before its first instruction
+    /// Leave the partition paused before its first instruction
     #[arg(long, conflicts_with = "console")]
     pub paused: bool,
-    /// Show its console, from its first byte, until it stops; status 0: it powered off, 3: it
-    /// crashed
+    /// Show the console, from its first byte, until the partition stops; the status is 0 if the
+    /// partition powered off, and 3 if it crashed
     #[arg(long)]
     pub console: bool,
 }
@@ -217,33 +217,33 @@ pub struct Create {
     "memory", "vcpus", "weight", "cap", "cpus", "dedicated", "on_poweroff", "on_reboot", "on_crash"
 ])]
 pub struct Set {
-    /// Its name, or its number
+    /// Name or number of the partition
     pub name: String,
-    /// Memory that its kernel is to use, as in 256M
+    /// Memory that the kernel may use, as in 256M
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
-    /// Virtual CPUs up
+    /// Virtual CPUs that are online
     #[arg(long, value_name = "N")]
     pub vcpus: Option<u32>,
     /// Relative share of CPU time, 1 to 65535
     #[arg(long, value_name = "N")]
     pub weight: Option<u32>,
-    /// Percent of one CPU at most; 0: no cap
+    /// Maximum CPU time, in percent of one CPU; 0 means no cap
     #[arg(long, value_name = "PERCENT")]
     pub cap: Option<u32>,
-    /// Physical CPUs, as in 0-2,5; `all`: every one
+    /// Physical CPUs that the partition may run on, as in 0-2,5, or `all`
     #[arg(long, value_name = "LIST")]
     pub cpus: Option<String>,
-    /// Nothing else runs on its CPUs
+    /// Keep other partitions off these CPUs
     #[arg(long, value_name = "BOOL")]
     pub dedicated: Option<bool>,
-    /// What happens when it powers off
+    /// What to do when the partition powers off
     #[arg(long, value_enum, value_name = "POLICY")]
     pub on_poweroff: Option<Policy>,
-    /// What happens when it reboots
+    /// What to do when the partition reboots
     #[arg(long, value_enum, value_name = "POLICY")]
     pub on_reboot: Option<Policy>,
-    /// What happens when it crashes
+    /// What to do when the partition crashes
     #[arg(long, value_enum, value_name = "POLICY")]
     pub on_crash: Option<Policy>,
 }
@@ -251,11 +251,11 @@ pub struct Set {
 /// What happens with a partition that ended.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Policy {
-    /// All it has is given back
+    /// Destroy the partition
     Destroy,
-    /// It is started anew
+    /// Start the partition again
     Restart,
-    /// It stays as it is
+    /// Leave the partition as it is
     Preserve,
 }
 
@@ -272,13 +272,13 @@ impl From<Policy> for definition::Policy {
 /// What to wait for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Until {
-    /// It runs
+    /// The partition runs
     Running,
-    /// It powered off, crashed, or is gone
+    /// The partition powered off, crashed, or is gone
     Stopped,
-    /// There is no such partition
+    /// No partition has this name or number
     Gone,
-    /// It is paused
+    /// The partition is paused
     Paused,
 }
 

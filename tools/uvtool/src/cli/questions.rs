@@ -11,7 +11,7 @@ use super::seconds;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  uvtool list\n  uvtool list --all --json")]
 pub struct List {
-    /// Pseudo-partitions too: those that own memory and never run
+    /// Also show pseudo-partitions, which own memory and never run
     #[arg(long, short)]
     pub all: bool,
 }
@@ -20,7 +20,7 @@ pub struct List {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  uvtool info command\n  uvtool info 3 --json")]
 pub struct Info {
-    /// Its name, or its number
+    /// Name or number of the partition
     pub name: String,
 }
 
@@ -30,11 +30,11 @@ pub struct Info {
     Examples:\n  uvtool resources\n  uvtool resources --map\n  \
     uvtool resources --verify\n  uvtool resources --json > resources.json")]
 pub struct Resources {
-    /// The ranges of the page map, too
+    /// Also show the ranges of the page map
     #[arg(long)]
     pub map: bool,
-    /// Compare the page map with what the lead monitor holds, frame by frame, instead; fails
-    /// when they disagree
+    /// Instead compare the page map with what the lead monitor holds, frame by frame; the command
+    /// fails if the two differ
     #[arg(long, conflicts_with = "map")]
     pub verify: bool,
 }
@@ -44,7 +44,7 @@ pub struct Resources {
 #[command(after_help = "Times are seconds since the machine started.\n\n\
     Examples:\n  uvtool log\n  uvtool log -n 100")]
 pub struct Log {
-    /// Records at most
+    /// Maximum number of records
     #[arg(short = 'n', long = "lines", value_name = "N", default_value_t = 20)]
     pub lines: u64,
 }
@@ -53,10 +53,10 @@ pub struct Log {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  uvtool top\n  uvtool top --rounds 2 --delay 5 | tail -5")]
 pub struct Top {
-    /// Time between two looks
+    /// Time between two samples
     #[arg(long, short, value_name = "SECONDS", value_parser = seconds, default_value = "2")]
     pub delay: f64,
-    /// Looks; without it: until a key says to end
+    /// Number of samples; without it, `top` goes on until you press q
     #[arg(long, short = 'n', value_name = "N")]
     pub rounds: Option<u64>,
 }
@@ -64,7 +64,7 @@ pub struct Top {
 /// Options of `uvtool kernel`.
 #[derive(Args, Debug)]
 pub struct Kernel {
-    /// What to do with it
+    /// What to do with the kernel image
     #[command(subcommand)]
     pub request: KernelRequest,
 }
@@ -74,7 +74,7 @@ pub struct Kernel {
 #[command(after_help = "Issues that the CPU does not have are shown with --all.\n\n\
     Examples:\n  uvtool doctor\n  uvtool doctor --json")]
 pub struct Doctor {
-    /// Issues that the CPU does not have, too
+    /// Also show issues that the CPU does not have
     #[arg(long, short)]
     pub all: bool,
 }
@@ -113,7 +113,7 @@ pub enum KernelRequest {
 /// Requests of `uvtool diag`.
 #[derive(Debug, Subcommand)]
 pub enum DiagRequest {
-    /// Give frames of a partition back
+    /// Release frames of a partition
     Release {
         /// Number of the partition
         #[arg(long, value_name = "N")]
