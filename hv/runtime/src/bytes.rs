@@ -247,6 +247,24 @@ mod tests {
         all
     }
 
+    /// Two texts of every short length, each with one byte of its own at every place.
+    #[test]
+    fn the_earlier_byte_decides_at_every_length() {
+        let with = |count, at: usize, value| {
+            let mut text: Vec<u8> = std::vec![0; count];
+            text[at] = value;
+            text
+        };
+        for count in 1..=40_usize {
+            for (i, j) in (0..count * count).map(|pair| (pair / count, pair % count)) {
+                let (a, b) = (with(count, i, 1), with(count, j, 2));
+                // SAFETY: both have this length.
+                let found = unsafe { compare(a.as_ptr(), b.as_ptr(), count) };
+                assert_eq!(found.cmp(&0), a.cmp(&b), "{count} bytes, {i} and {j}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn a_copy_has_the_bytes_and_nothing_else_changes(
