@@ -238,7 +238,9 @@ fn limits() -> Vec<Attempt> {
         attempt(name, "devices are the monitor's", number::PHYSDEV_OP, args, NO_SUCH_CALL)
     };
     let gdt = [Arg::Memory(vec![0; 4096]), 7169.into()];
+    let input = [console::READ.into(), Arg::Memory(vec![0; 64])];
     vec![
+        attempt("console input", "the input is the host's", number::CONSOLE_IO, input, FORBIDDEN),
         order(1, FORBIDDEN),
         order(63, FORBIDDEN),
         order(u32::MAX, FORBIDDEN),

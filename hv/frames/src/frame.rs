@@ -210,7 +210,7 @@ impl Frame {
         if !old.is_partial() {
             self.stamp.store(0, Ordering::Relaxed);
         }
-        Ok(Acquired::Validate { stamp })
+        Ok(Acquired::Validate { stamp, resumed: old.is_partial() })
     }
 
     /// Undoes [`Frame::acquire`], which found `old`: the owner changed meanwhile.

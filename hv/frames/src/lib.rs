@@ -137,6 +137,8 @@ pub enum Acquired {
     Validate {
         /// If set, as for [`Acquired::Settle`]: flush, call [`Frame::settle`], then validate.
         stamp: Option<u32>,
+        /// Whether the frame was partial before, so that this continues earlier work.
+        resumed: bool,
     },
 }
 

@@ -19,7 +19,7 @@ fn take(frame: &Frame, ty: Type) -> Result<Option<u32>, Refused> {
             frame.settle();
             Some(stamp)
         }
-        Acquired::Validate { stamp } => {
+        Acquired::Validate { stamp, .. } => {
             if stamp.is_some() {
                 frame.settle();
             }

@@ -91,7 +91,7 @@ impl Model {
         assert_eq!(
             acquired,
             match (validate, stamp) {
-                (true, stamp) => Acquired::Validate { stamp },
+                (true, stamp) => Acquired::Validate { stamp, resumed: self.partial },
                 (false, Some(stamp)) => Acquired::Settle { stamp },
                 (false, None) => Acquired::Ready,
             }

@@ -243,6 +243,13 @@ fn cr0(vcpu: &Vcpu) -> u64 {
     CR0_SHOWN | if vcpu.task_switched.get() { 8 } else { 0 }
 }
 
+/// CR4 of a kernel that sets it to `value`: the bits that this CPU has and the kernel may choose.
+#[must_use]
+pub fn kept_cr4(value: u64) -> u64 {
+    let missing = if platform::features().fsgsbase { 0 } else { CR4_FSGSBASE };
+    value & CR4_KEPT & !missing
+}
+
 fn read_control(vcpu: &Vcpu, registers: &mut Registers, control: u8, register: u8) -> bool {
     let value = match control {
         0 => cr0(vcpu),
@@ -279,8 +286,7 @@ fn write_control(vcpu: &Vcpu, registers: &mut Registers, to: (u8, u8), length: u
             };
         }
         4 => {
-            let missing = if platform::features().fsgsbase { 0 } else { CR4_FSGSBASE };
-            vcpu.cr4.set(value & CR4_KEPT & !missing);
+            vcpu.cr4.set(kept_cr4(value));
             hardware::load_fsgsbase(cpu::this(), vcpu);
         }
         _ => return false,

@@ -8,6 +8,7 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
+mod building;
 mod ending;
 mod platform;
 mod recovery;

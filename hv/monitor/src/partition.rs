@@ -42,6 +42,7 @@ use pv_abi::{
 use scheduler::{CpuMask, Group, Limits};
 
 use crate::{
+    building::Building,
     context::Registers,
     cpu,
     ending::Ending,
@@ -109,13 +110,13 @@ pub struct Partition {
     idle: SpinLock<u64>,
     /// Its view of the machine-to-physical table.
     pub view: SpinLock<View>,
-    /// Frames of the partition that a builder has mapped.
-    pub built: AtomicU64,
+    /// The frames of the partition that a builder has mapped.
+    pub building: Building,
     /// Refused calls by cause; see `PartitionUsage` in the ABI.
     pub refusals: [AtomicU64; CAUSES],
     /// Whether it was ever started.
     pub started: AtomicBool,
-    /// While it is destroyed: the tables in the frames before this one are dropped.
+    /// While it is destroyed: the frame with which the present range of frames continues.
     pub relinquished: AtomicU64,
     /// While it is destroyed: the ports below this one are closed.
     pub closed_ports: AtomicU32,
@@ -249,7 +250,7 @@ fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partit
         runstate_update_flag: AtomicBool::new(false),
         idle: SpinLock::new(0),
         view: SpinLock::new(View::new(descriptor.instance_first + VIEW_FRAME)),
-        built: AtomicU64::new(0),
+        building: Building::default(),
         refusals: [const { AtomicU64::new(0) }; CAUSES],
         started: AtomicBool::new(false),
         relinquished: AtomicU64::new(0),
@@ -486,13 +487,6 @@ impl Partition {
         frame.set_owner(self.number, self.number, Kind::Ram).ok()?;
         *head = next & !IDLE;
         Some(mfn)
-    }
-
-    /// Counts one mapped frame of the partition less for its builder. Frames of a channel are
-    /// unmapped too, but were never counted.
-    pub fn forget_built(&self) {
-        let less = |count: u64| count.checked_sub(1);
-        let _ = self.built.fetch_update(Ordering::SeqCst, Ordering::Relaxed, less);
     }
 
     /// Checks that frame `mfn` is RAM of this partition.

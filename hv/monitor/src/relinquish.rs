@@ -4,7 +4,7 @@
 use core::{ops::Range, sync::atomic::Ordering};
 
 use page_tables::{drop_range, put_base};
-use pv_abi::uv::database::state;
+use pv_abi::{uv::database::state, xen::errno};
 
 use crate::{
     area::Area,
@@ -21,7 +21,8 @@ use crate::{
 /// caller repeats the call while it returns [`AGAIN`].
 ///
 /// # Errors
-/// [`AGAIN`], or an errno of the page-table rules.
+/// [`AGAIN`], `-EBUSY` if page tables are left that no range named, or an errno of the page-table
+/// rules.
 pub fn relinquish(partition: &'static Partition, tables: Range<u64>) -> Result<(), i64> {
     partition.state.store(state::DYING, Ordering::SeqCst);
     partition.all_vcpus().for_each(schedule::expel);
@@ -30,6 +31,9 @@ pub fn relinquish(partition: &'static Partition, tables: Range<u64>) -> Result<(
     }
     if !tables.is_empty() {
         return drop_tables(partition, &tables);
+    }
+    if partition.space.lock_or_again()?.tables() != 0 {
+        return Err(errno::EBUSY);
     }
     close_all(partition)?;
     end_grants(partition)?;
@@ -64,12 +68,13 @@ fn empty(vcpu: &Vcpu) -> Result<(), i64> {
     Ok(())
 }
 
-/// Continues with a range of frames, and skips those of other owners. The ranges of successive
-/// calls ascend, so the part before the last frame reached is done.
+/// Continues with a range of frames, and skips those of other owners. If the last call stopped in
+/// this range, continues from there.
 fn drop_tables(partition: &Partition, range: &Range<u64>) -> Result<(), i64> {
     let mut space = partition.space.lock_or_again()?;
     let end = range.end.min(platform::frame_table().len() as u64);
-    let mut next = partition.relinquished.load(Ordering::Relaxed).max(range.start);
+    let reached = partition.relinquished.load(Ordering::Relaxed);
+    let mut next = if range.contains(&reached) { reached } else { range.start };
     let result = drop_range(&Host, &mut space, &mut next, end).map_err(errno_of);
     partition.relinquished.store(next, Ordering::Relaxed);
     result

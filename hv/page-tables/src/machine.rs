@@ -56,6 +56,8 @@ pub struct Space {
     pub(crate) io: bool,
     /// A partial table that nothing refers to, whose entries are still to be dropped.
     pub(crate) pending: Option<u64>,
+    /// Frames that are validated or partial page tables.
+    pub(crate) tables: u64,
 }
 
 impl Space {
@@ -63,13 +65,20 @@ impl Space {
     /// choose the cacheability of such mappings.
     #[must_use]
     pub const fn new(partition: u32, io: bool) -> Self {
-        Self { partition, io, pending: None }
+        Self { partition, io, pending: None, tables: 0 }
     }
 
     /// Number of the partition.
     #[must_use]
     pub const fn partition(&self) -> u32 {
         self.partition
+    }
+
+    /// Number of frames of the partition that are page tables, validated or partial. While it is
+    /// not 0, entries of the partition hold references.
+    #[must_use]
+    pub const fn tables(&self) -> u64 {
+        self.tables
     }
 
     /// Returns whether work is left for [`Space::finish`].

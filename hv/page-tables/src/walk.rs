@@ -30,6 +30,8 @@ pub(crate) struct Walk<'a, M> {
     pub(crate) machine: &'a M,
     pub(crate) partition: u32,
     pub(crate) io: bool,
+    /// See [`Space::tables`].
+    tables: u64,
     /// Steps made so far; after the first, stopping is allowed.
     steps: u32,
     /// Whether the partition's CPUs were flushed for the foreign frames of the table that is
@@ -40,7 +42,8 @@ pub(crate) struct Walk<'a, M> {
 impl<'a, M: Machine> Walk<'a, M> {
     #[inline]
     pub(crate) const fn new(machine: &'a M, space: &Space) -> Self {
-        Self { machine, partition: space.partition, io: space.io, steps: 0, flushed: false }
+        let Space { partition, io, tables, .. } = *space;
+        Self { machine, partition, io, tables, steps: 0, flushed: false }
     }
 
     /// Frame `mfn`, which must be memory of the partition.
@@ -146,6 +149,9 @@ impl<'a, M: Machine> Walk<'a, M> {
         let ty = Type::table(level).ok_or(Error::Invalid)?;
         let frame = self.own_frame(mfn)?;
         let acquired = frame.get_typed(self.partition, ty)?;
+        if matches!(acquired, Acquired::Validate { resumed: false, .. }) {
+            self.tables += 1;
+        }
         if settle(self.machine, frame, acquired) {
             self.validate(mfn, frame, level)?;
         }
@@ -265,6 +271,7 @@ impl<'a, M: Machine> Walk<'a, M> {
         if frame.retire(|| self.machine.stamp()) != Released::Done {
             self.machine.broken(mfn);
         }
+        self.tables = self.tables.wrapping_sub(1);
         Ok(())
     }
 
@@ -294,7 +301,7 @@ pub(crate) fn settle<M: Machine>(machine: &M, frame: &Frame, acquired: Acquired)
     let (stamp, validate) = match acquired {
         Acquired::Ready => return false,
         Acquired::Settle { stamp } => (Some(stamp), false),
-        Acquired::Validate { stamp } => (stamp, true),
+        Acquired::Validate { stamp, .. } => (stamp, true),
     };
     if let Some(stamp) = stamp {
         machine.flush_before_retype(frame.owner(), stamp);
@@ -340,9 +347,11 @@ pub(crate) fn finish<M: Machine>(machine: &M, space: &mut Space) -> Result<(), E
     };
     if let Some(frame) = machine.frame(mfn)
         && frame.word().is_partial()
-        && Walk::new(machine, space).devalidate(mfn, frame).is_err()
     {
-        return Err(Error::Again);
+        let mut walk = Walk::new(machine, space);
+        let dropped = walk.devalidate(mfn, frame);
+        space.tables = walk.tables;
+        dropped.map_err(|Unfinished| Error::Again)?;
     }
     space.pending = None;
     Ok(())
@@ -356,7 +365,9 @@ pub(crate) fn take<M: Machine>(
     mfn: u64,
     level: u8,
 ) -> Result<(), Error> {
-    let taken = Walk::new(machine, space).take_table(mfn, level);
+    let mut walk = Walk::new(machine, space);
+    let taken = walk.take_table(mfn, level);
+    space.tables = walk.tables;
     if let Err(error) = taken
         && error != Error::Again
     {
@@ -378,7 +389,10 @@ fn undo<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
 /// [`Walk::drop_table`] for an operation: leaves unfinished work to [`finish`].
 #[inline]
 pub(crate) fn put<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
-    if Walk::new(machine, space).drop_table(mfn).is_err() {
+    let mut walk = Walk::new(machine, space);
+    let dropped = walk.drop_table(mfn);
+    space.tables = walk.tables;
+    if dropped.is_err() {
         space.pending = Some(mfn);
     }
 }

@@ -106,7 +106,7 @@ fn give_back(released: Release) {
     let owner = frame(released.mfn).and_then(|frame| partition::find(frame.owner()));
     release(&Host, released);
     if let Some(owner) = owner {
-        owner.forget_built();
+        owner.building.remove_frame();
     }
 }
 
@@ -124,17 +124,15 @@ fn one(
         }
         let flags = PTE_PRESENT | PTE_RW | PTE_USER | PTE_ACCESSED | PTE_DIRTY | PTE_NX;
         let new = entry.frame << 12 & PTE_ADDRESS | flags;
-        // The count of mapped frames rises before the state is read; *start* sets the state before
-        // it reads the count.
         let target = target?;
-        target.built.fetch_add(1, Ordering::SeqCst);
-        let mapped = if target.state.load(Ordering::SeqCst) == state::BUILDING {
-            map_foreign(&Host, space, place.table, place.index, new, target.number)
-                .map_err(errno_of)
-        } else {
-            Err(errno::EPERM)
-        };
-        return mapped.map(|_| None).inspect_err(|_| target.forget_built());
+        if !target.building.add_frame() {
+            return Err(errno::EPERM);
+        }
+        let mapped = map_foreign(&Host, space, place.table, place.index, new, target.number);
+        return mapped
+            .map(|_| None)
+            .map_err(errno_of)
+            .inspect_err(|_| target.building.remove_frame());
     }
     if old & PTE_PRESENT == 0 {
         return Ok(None);

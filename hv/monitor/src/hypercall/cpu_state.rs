@@ -150,14 +150,25 @@ pub fn get_debug_register(call: &mut Call) -> Outcome {
     read_debug(call.vcpu, call.args[0])
 }
 
-/// Sets a debug register of the virtual CPU that runs on this CPU. A breakpoint in the monitor's
-/// part of the address space is refused (XSA-265).
+/// Sets a debug register of the virtual CPU that runs on this CPU.
+///
+/// # Errors
+/// Those of [`change_debug`].
+pub fn write_debug(vcpu: &Vcpu, register: u64, value: u64) -> Result<(), i64> {
+    let mut debug = vcpu.debug.get();
+    change_debug(&mut debug, register, value)?;
+    vcpu.debug.set(debug);
+    hardware::load_debug(&debug);
+    Ok(())
+}
+
+/// Sets one of the debug registers `debug`. A breakpoint in the monitor's part of the address space
+/// is refused (XSA-265).
 ///
 /// # Errors
 /// `-EPERM` for such a breakpoint, for an I/O breakpoint, and for bits that do not exist; `-EINVAL`
-/// if there is no such register.
-pub fn write_debug(vcpu: &Vcpu, register: u64, value: u64) -> Result<(), i64> {
-    let mut debug = vcpu.debug.get();
+/// if there is no such register. Nothing is changed then.
+pub fn change_debug(debug: &mut [u64; 8], register: u64, value: u64) -> Result<(), i64> {
     match register {
         0..=3 if !is_canonical(value) || (MONITOR_START..MONITOR_END).contains(&value) => {
             return Err(errno::EPERM);
@@ -174,8 +185,6 @@ pub fn write_debug(vcpu: &Vcpu, register: u64, value: u64) -> Result<(), i64> {
         }
         _ => return Err(errno::EINVAL),
     }
-    vcpu.debug.set(debug);
-    hardware::load_debug(&debug);
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use core::{array, ops::Range, sync::atomic::Ordering};
 
 use database_view::{Owner, ReadError};
-use frames::{HandOver, Kind, OWNER_IO, OWNER_NUMBER, OtherMemory};
+use frames::{Frame, HandOver, Kind, OWNER_IO, OWNER_NUMBER, OtherMemory};
 use heapless::Vec;
 use pv_abi::{
     uv::{
@@ -122,16 +122,14 @@ fn give(frames: Range<u64>, owner: Owner) -> Result<(), i64> {
             flushed = before;
         }
     }
-    let handed = taken.into_iter().try_for_each(|one| {
-        let mfn = one.mfn;
-        one.hand_over(owner)?;
-        let _ = given.push(mfn);
-        Ok(())
-    });
+    for one in taken {
+        one.hand_over(owner);
+        let _ = given.push(one.mfn);
+    }
     if !owner.io {
         view::gained(owner.number, &given);
     }
-    handed.and(outcome)
+    outcome
 }
 
 /// How far the change of a frame's owner by [`take`] came.
@@ -146,6 +144,7 @@ enum Change {
 
 /// A frame between two owners; no partition can reach it.
 struct Taken {
+    frame: &'static Frame,
     mfn: u64,
     /// The frame's owner word before.
     before: u32,
@@ -153,8 +152,9 @@ struct Taken {
 }
 
 impl Taken {
-    fn hand_over(self, owner: Owner) -> Result<(), i64> {
-        let frame = machine::frame(self.mfn).ok_or(errno::EINVAL)?;
+    /// Gives the frame to its new owner. Nobody can take a reference to it meanwhile, and one CPU
+    /// at a time changes owners, so this does not fail.
+    fn hand_over(&self, owner: Owner) {
         if self.change.scrub {
             machine::scrub_used(self.mfn);
         }
@@ -164,7 +164,8 @@ impl Taken {
             entry.store(u64::MAX, Ordering::Relaxed);
         }
         let from = OWNER_IO | MONITOR;
-        frame.set_owner(from, owner.entry(), self.change.kind).map_err(|_| errno::EBUSY)
+        let given = self.frame.set_owner(from, owner.entry(), self.change.kind);
+        assert!(given.is_ok(), "frame {:#x} changed between two owners: {given:?}", self.mfn);
     }
 }
 
@@ -198,7 +199,7 @@ fn take(mfn: u64, owner: Owner) -> Result<Change, i64> {
         // This comes before the flush, which the old owner's CPUs need for the view too.
         view::lost(before, mfn);
     }
-    Ok(if at_once { Change::Made } else { Change::Begun(Taken { mfn, before, change }) })
+    Ok(if at_once { Change::Made } else { Change::Begun(Taken { frame, mfn, before, change }) })
 }
 
 /// `ACTIVATE_CHANNEL(index)`.
@@ -272,14 +273,11 @@ pub fn start(call: &mut Call) -> Outcome {
 /// Changes the state to `to` if `from` accepts the present state. Returns whether it did. From then
 /// on the memory is the partition's own, so this fails while a builder has any of it mapped.
 fn change_state(partition: &Partition, from: fn(u32) -> bool, to: u32) -> Result<bool, i64> {
-    let next = |now| from(now).then_some(to);
-    match partition.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next) {
-        Ok(before) if partition.built.load(Ordering::SeqCst) != 0 => {
-            partition.state.store(before, Ordering::SeqCst);
-            Err(errno::EBUSY)
-        }
-        changed => Ok(changed.is_ok()),
+    if from(partition.state.load(Ordering::SeqCst)) && !partition.building.complete() {
+        return Err(errno::EBUSY);
     }
+    let next = |now| from(now).then_some(to);
+    Ok(partition.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).is_ok())
 }
 
 /// Validates the page tables and gives virtual CPU 0 its start state.

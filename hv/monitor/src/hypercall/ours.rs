@@ -5,8 +5,8 @@ use pv_abi::{
     xen::errno,
 };
 
-use super::{Call, Outcome, build, lead};
-use crate::{guest_memory, platform};
+use super::{AGAIN, Call, Outcome, build, lead};
+use crate::{guest_memory, lock::SpinLock, platform};
 
 type Operation = fn(&mut Call) -> Outcome;
 
@@ -38,8 +38,14 @@ pub fn operation(call: &mut Call) -> Outcome {
     if call.vcpu.partition.rights() & right == 0 {
         return Err(errno::EPERM);
     }
+    let alone = right == rights::LEAD;
+    let _leading = alone.then(|| LEADING.try_lock().ok_or(AGAIN)).transpose()?;
     run(call)
 }
+
+/// Held by the one CPU that follows the database. Another CPU does not wait for it, because the
+/// holder may wait for all CPUs to leave the monitor.
+static LEADING: SpinLock<()> = SpinLock::new(());
 
 /// Bytes copied in one call.
 const PIECE: usize = 512;

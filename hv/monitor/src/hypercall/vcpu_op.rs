@@ -7,11 +7,16 @@ use pv_abi::xen::{errno, time as records, vcpu as abi};
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{AGAIN, Call, Outcome, cpu_state::with_callbacks, sched::is_up};
+use super::{
+    AGAIN, Call, Outcome,
+    cpu_state::{change_debug, with_callbacks},
+    sched::is_up,
+};
 use crate::{
     area::Area,
     context::{Registers, flag},
     delivery, descriptors,
+    emulate::kept_cr4,
     guest_memory::{self, is_canonical},
     machine, partition, schedule, time,
     vcpu::{Gate, InfoArea, Segments, Vcpu, run},
@@ -101,6 +106,13 @@ fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Resul
         gs_base: context.gs_base_kernel,
         gs_base_other: context.gs_base_user,
     });
+    target.cr4.set(kept_cr4(context.ctrlreg[4]));
+    let mut debug = target.debug.get();
+    // A value that is refused leaves the register as it is after reset.
+    for (register, value) in (0..).zip(context.debugreg) {
+        let _ = change_debug(&mut debug, register, value);
+    }
+    target.debug.set(debug);
     // Kernels pass a virtual CPU's I/O privilege level in its first flags.
     target.iopl.set(narrow::low_32(context.user_regs.rflags >> 12 & 3));
     target.registers.set(registers_of(&context.user_regs));

@@ -336,6 +336,18 @@ impl<'a> Player<'a> {
         let mut next = 0;
         while drop_range(self.sim, &mut self.space, &mut next, 64) == Err(Error::Again) {}
         assert!(!self.space.is_unfinished());
+        assert_eq!(self.space.tables(), 0);
+    }
+
+    /// Checks that the space counts the tables that the partition has.
+    pub fn check_tables(&self) {
+        let is_table = |mfn: &u64| {
+            let word = self.sim.word(*mfn);
+            let own = self.sim.frames[*mfn as usize].owner() == self.space.partition();
+            own && word.ty().level().is_some() && (word.is_validated() || word.is_partial())
+        };
+        let tables = (0..crate::machine::FRAMES).filter(is_table).count() as u64;
+        assert_eq!(self.space.tables(), tables, "partition {}", self.space.partition());
     }
 }
 
@@ -379,6 +391,7 @@ proptest! {
                 sim.budget.store(*budget, Ordering::Relaxed);
                 let again = players[*who].run(step);
                 check(&sim, &outside(&players));
+                players.iter().for_each(Player::check_tables);
                 sim.check_caches();
                 if !again {
                     break;

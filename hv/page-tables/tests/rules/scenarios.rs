@@ -568,6 +568,23 @@ fn an_abandoned_pin_can_be_taken_over_or_destroyed() {
     assert!((0..64).all(|mfn| sim.word(mfn).references() == 0));
 }
 
+/// Ranges that leave out a pinned table leave tables, and the space says so.
+#[test]
+fn a_table_that_no_range_names_is_still_counted() {
+    let (sim, mut space) = tree();
+    pin(&sim, &mut space, 4, L4).unwrap();
+    let tables = space.tables();
+    assert!(tables >= 4, "{tables}");
+    for range in [L4 + 1..64, 0..L4] {
+        let mut next = range.start;
+        while drop_range(&sim, &mut space, &mut next, range.end) == Err(Error::Again) {}
+        assert_eq!(space.tables(), tables);
+    }
+    let mut next = L4;
+    while drop_range(&sim, &mut space, &mut next, L4 + 1) == Err(Error::Again) {}
+    assert_eq!(space.tables(), 0);
+}
+
 /// XSA-214, XSA-217, XSA-252: a frame keeps its owner while anything refers to it.
 #[test]
 fn frames_in_use_keep_their_owner() {

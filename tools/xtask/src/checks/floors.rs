@@ -19,7 +19,7 @@ const FLOORS: [(&str, &[&str]); 7] = [
     ("platform", &["platform"]),
     ("cpu", &["cpu", "hardware", "lock", "recovery", "time"]),
     ("memory", &["database", "guest_memory", "machine", "walk"]),
-    ("partition", &["ending", "lead_events", "partition"]),
+    ("partition", &["building", "ending", "lead_events", "partition"]),
     (
         "guest",
         &[
