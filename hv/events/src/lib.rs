@@ -14,7 +14,7 @@
 //! The caller supplies all memory. Every word is atomic, so sends need no lock. Operations that
 //! change a port (allocate, bind, close) are single compare-and-swaps and fail cleanly if two race.
 //! A caller that needs exact answers to "lowest free port" or "one port per interrupt" holds its
-//! own lock per table. Errors are the negative errno values of the Xen ABI.
+//! own lock per table. Errors are those of the Xen ABI.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(any(test, loom)), no_std)]
 #![forbid(unsafe_code)]
@@ -28,5 +28,5 @@ pub use bits::{EventBits, Raised, UpcallWords};
 pub use port::{Port, PortCell, PortUse};
 pub use table::{Delivery, PortTable, bind_interdomain, bind_pair};
 
-/// Result with a negative errno of [`pv_abi::xen::errno`].
-pub type Result<T> = core::result::Result<T, i64>;
+/// A result, or a [`Refused::Errno`](refusal::Refused::Errno) of the Xen ABI.
+pub type Result<T> = core::result::Result<T, refusal::Refused>;

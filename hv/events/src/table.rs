@@ -7,7 +7,8 @@
 use crate::port::{Port, PortCell, PortUse};
 use crate::sync::{AtomicU32, Ordering};
 use crate::{EventBits, Result};
-use pv_abi::xen::{errno, events};
+use pv_abi::xen::events;
+use refusal::errno;
 
 /// Where an event is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

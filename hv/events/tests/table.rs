@@ -3,7 +3,8 @@
 
 use events::{Delivery, EventBits, PortCell, PortTable, PortUse, bind_interdomain, bind_pair};
 use proptest::prelude::*;
-use pv_abi::xen::{errno, events as abi};
+use pv_abi::xen::events as abi;
+use refusal::{Refused, errno};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -75,21 +76,21 @@ fn step() -> impl Strategy<Value = Step> {
 struct Model(BTreeMap<(u32, u32), (PortUse, u8)>);
 
 impl Model {
-    fn lowest_free(&self, by: u32) -> Result<u32, i64> {
+    fn lowest_free(&self, by: u32) -> Result<u32, Refused> {
         (1..PORTS).find(|p| !self.0.contains_key(&(by, *p))).ok_or(errno::ENOSPC)
     }
 
-    fn add(&mut self, by: u32, used_for: PortUse, vcpu: u8) -> Result<u32, i64> {
+    fn add(&mut self, by: u32, used_for: PortUse, vcpu: u8) -> Result<u32, Refused> {
         let port = self.lowest_free(by)?;
         self.0.insert((by, port), (used_for, vcpu));
         Ok(port)
     }
 
-    fn used(&self, by: u32, port: u32) -> Result<(PortUse, u8), i64> {
+    fn used(&self, by: u32, port: u32) -> Result<(PortUse, u8), Refused> {
         self.0.get(&(by, port)).copied().ok_or(errno::EINVAL)
     }
 
-    fn connect(&mut self, by: u32, remote: u32, remote_port: u32) -> Result<u32, i64> {
+    fn connect(&mut self, by: u32, remote: u32, remote_port: u32) -> Result<u32, Refused> {
         let (used_for, vcpu) = self.used(remote, remote_port)?;
         if used_for != (PortUse::Unbound { remote: by }) {
             return Err(errno::EINVAL);
@@ -100,7 +101,7 @@ impl Model {
         Ok(port)
     }
 
-    fn pair(&mut self, a: u32, port_a: u32, b: u32, port_b: u32) -> Result<(), i64> {
+    fn pair(&mut self, a: u32, port_a: u32, b: u32, port_b: u32) -> Result<(), Refused> {
         let valid = 1..PORTS;
         if !valid.contains(&port_a) || !valid.contains(&port_b) {
             return Err(errno::EINVAL);
@@ -125,7 +126,7 @@ impl Model {
         Ok(())
     }
 
-    fn virq(&mut self, by: u32, virq: u32, vcpu: u32) -> Result<u32, i64> {
+    fn virq(&mut self, by: u32, virq: u32, vcpu: u32) -> Result<u32, Refused> {
         let per_vcpu = [abi::VIRQ_TIMER, abi::VIRQ_DEBUG].contains(&virq);
         if virq >= abi::NR_VIRQS || (!per_vcpu && vcpu != 0) {
             return Err(errno::EINVAL);
@@ -143,7 +144,7 @@ impl Model {
         self.add(by, PortUse::Virq { virq }, vcpu as u8)
     }
 
-    fn rebind(&mut self, by: u32, port: u32, vcpu: u32) -> Result<(), i64> {
+    fn rebind(&mut self, by: u32, port: u32, vcpu: u32) -> Result<(), Refused> {
         if vcpu >= VCPUS {
             return Err(errno::ENOENT);
         }
@@ -155,7 +156,7 @@ impl Model {
         Ok(())
     }
 
-    fn close(&mut self, by: u32, port: u32) -> Result<(), i64> {
+    fn close(&mut self, by: u32, port: u32) -> Result<(), Refused> {
         let (used_for, _) = self.0.remove(&(by, port)).ok_or(errno::EINVAL)?;
         if let PortUse::Interdomain { remote, port: other } = used_for
             && let Some(end) = self.0.get_mut(&(remote, other))
@@ -166,7 +167,7 @@ impl Model {
         Ok(())
     }
 
-    fn send(&self, by: u32, port: u32) -> Result<Delivery, i64> {
+    fn send(&self, by: u32, port: u32) -> Result<Delivery, Refused> {
         let (used_for, vcpu) = self.used(by, port)?;
         match used_for {
             PortUse::Interdomain { remote, port } => {

@@ -8,13 +8,11 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use page_tables::{Error, Space};
-use pv_abi::xen::{
-    errno,
-    mmu::{PTE_ADDRESS, PTE_RW},
-};
+use pv_abi::xen::mmu::{PTE_ADDRESS, PTE_RW};
+use refusal::{Refused, errno, require};
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::{guest_memory::is_partition_range, lock::AGAIN, machine, vcpu::Vcpu, walk};
+use crate::{guest_memory::is_partition_range, machine, vcpu::Vcpu, walk};
 
 /// The place of a record: one frame, or two if it crosses into the next page.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,13 +37,11 @@ impl Area {
     /// # Errors
     /// `-EFAULT` if the range is not writable memory of the partition, `-EINVAL` if it is
     /// misaligned.
-    pub fn new(vcpu: &Vcpu, va: u64, bytes: u64) -> Result<Self, i64> {
+    pub fn new(vcpu: &Vcpu, va: u64, bytes: u64) -> Result<Self, Refused> {
         if va & 7 != 0 || bytes > 4096 {
             return Err(errno::EINVAL);
         }
-        if !is_partition_range(va, bytes) {
-            return Err(errno::EFAULT);
-        }
+        require(is_partition_range(va, bytes), errno::EFAULT)?;
         let space = vcpu.partition.space.lock_or_again()?;
         let first = hold(&space, vcpu, va)?;
         let last = va + bytes - 1;
@@ -94,14 +90,12 @@ impl Area {
 }
 
 /// Takes a writable reference on the frame that backs `va` in the kernel's tables.
-fn hold(space: &Space, vcpu: &Vcpu, va: u64) -> Result<u64, i64> {
+fn hold(space: &Space, vcpu: &Vcpu, va: u64) -> Result<u64, Refused> {
     let entry = walk::kernel_entry(space, vcpu, va).ok_or(errno::EFAULT)?;
-    if entry & PTE_RW == 0 {
-        return Err(errno::EFAULT);
-    }
+    require(entry & PTE_RW != 0, errno::EFAULT)?;
     let mfn = (entry & PTE_ADDRESS) >> 12;
     let held = machine::hold(vcpu.partition.number, mfn, true).map_err(|error| match error {
-        Error::Again => AGAIN,
+        Error::Again => Refused::Again,
         _ => errno::EFAULT,
     })?;
     Ok(held.mfn)

@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use events::Delivery;
+use refusal::Refused;
 
 use crate::{
     cpu,
@@ -61,7 +62,7 @@ pub fn raise_virq(vcpu: &Vcpu, virq: u32) {
 ///
 /// # Errors
 /// `-EINVAL` if the port cannot send.
-pub fn send(partition: &Partition, port: u32) -> Result<(), i64> {
+pub fn send(partition: &Partition, port: u32) -> Result<(), Refused> {
     match partition.ports().send(port)? {
         Delivery::Local { vcpu } => raise(partition, port, vcpu.into()),
         Delivery::Remote { partition, port } => {

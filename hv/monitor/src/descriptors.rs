@@ -1,16 +1,16 @@
 //! Segment descriptor tables of virtual CPUs: taking references on their pages, and loading them.
 
 use page_tables::{Space, get_descriptors, put_descriptors};
-use pv_abi::xen::errno;
+use refusal::{Refused, errno};
 
-use crate::{cpu, machine::Host, partition::errno_of, platform, vcpu::Vcpu};
+use crate::{cpu, machine::Host, platform, vcpu::Vcpu};
 
 /// Takes references on descriptor pages (0 stands for none). If one fails, takes none.
-fn take(space: &mut Space, frames: &[u64]) -> Result<(), i64> {
+fn take(space: &mut Space, frames: &[u64]) -> Result<(), Refused> {
     for (index, &mfn) in frames.iter().enumerate().filter(|(_, mfn)| **mfn != 0) {
         if let Err(error) = get_descriptors(&Host, space, mfn) {
             put(space, frames.get(..index).unwrap_or_default());
-            return Err(errno_of(error));
+            return Err(error.into());
         }
     }
     Ok(())
@@ -28,7 +28,7 @@ fn put(space: &Space, frames: &[u64]) {
 ///
 /// # Errors
 /// An errno if a page is unsuitable; the old table stays in use.
-pub fn replace_gdt(vcpu: &Vcpu, frames: &[u64; 14]) -> Result<(), i64> {
+pub fn replace_gdt(vcpu: &Vcpu, frames: &[u64; 14]) -> Result<(), Refused> {
     let mut space = vcpu.partition.space.lock_or_again()?;
     take(&mut space, frames)?;
     let old = vcpu.gdt.replace(*frames);
@@ -54,7 +54,7 @@ pub fn load_gdt(vcpu: &Vcpu) {
 ///
 /// # Errors
 /// An errno if a page is unsuitable; the old table stays in use.
-pub fn replace_ldt(vcpu: &Vcpu, va: u64, entries: u32) -> Result<(), i64> {
+pub fn replace_ldt(vcpu: &Vcpu, va: u64, entries: u32) -> Result<(), Refused> {
     if entries > 8192 || va & 4095 != 0 {
         return Err(errno::EINVAL);
     }

@@ -15,6 +15,8 @@ use decode::{
 };
 use page_tables::Operation;
 
+use refusal::Refused;
+
 use crate::{
     context::{Registers, selector},
     cpu, cpuid, guest_memory,
@@ -278,7 +280,7 @@ fn write_control(vcpu: &Vcpu, registers: &mut Registers, to: (u8, u8), length: u
             return match loaded {
                 // The tables have unfinished work, or another CPU holds them: the instruction runs
                 // again.
-                Err(hypercall::AGAIN) => {
+                Err(Refused::Again) => {
                     registers.rip = registers.rip.wrapping_sub(length.into());
                     true
                 }

@@ -15,13 +15,9 @@ use core::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use pv_abi::xen::errno;
+use refusal::Refused;
 
 use crate::{cpu, time};
-
-/// The result of unfinished work: the call, or the instruction that faulted, runs again. A
-/// partition never sees this value.
-pub const AGAIN: i64 = errno::ERESTART;
 
 /// One turn of a wait loop: serves flush requests, then pauses.
 pub fn relax() {
@@ -29,7 +25,7 @@ pub fn relax() {
     core::hint::spin_loop();
 }
 
-/// Nanoseconds that a CPU waits for a lock that long work may hold, before it returns [`AGAIN`].
+/// Nanoseconds that a CPU waits for a lock that long work may hold, before it returns [`Refused::Again`].
 pub const PATIENCE: u64 = 20_000;
 
 /// A mutual-exclusion lock: a ticket queue with room for the holder and one waiter. Other CPUs spin
@@ -75,9 +71,9 @@ impl<T> SpinLock<T> {
     /// Acquires the lock unless that takes long.
     ///
     /// # Errors
-    /// [`AGAIN`] if other CPUs hold the lock or wait for it.
+    /// [`Refused::Again`] if other CPUs hold the lock or wait for it.
     #[inline]
-    pub fn lock_or_again(&self) -> Result<Guard<'_, T>, i64> {
+    pub fn lock_or_again(&self) -> Result<Guard<'_, T>, Refused> {
         match self.enqueue() {
             Some(guard) => Ok(guard),
             None => self.wait_for_room(),
@@ -85,7 +81,7 @@ impl<T> SpinLock<T> {
     }
 
     #[cold]
-    fn wait_for_room(&self) -> Result<Guard<'_, T>, i64> {
+    fn wait_for_room(&self) -> Result<Guard<'_, T>, Refused> {
         let end = time::now() + PATIENCE;
         while time::now() < end {
             relax();
@@ -93,7 +89,7 @@ impl<T> SpinLock<T> {
                 return Ok(guard);
             }
         }
-        Err(AGAIN)
+        Err(Refused::Again)
     }
 
     /// Acquires the lock if no CPU waits for it, after waiting for the holder. Returns `None` if

@@ -23,10 +23,10 @@ use core::{
 };
 
 use events::{EventBits, PortCell, PortTable, UpcallWords};
-use frames::{Frame, Kind, Refused};
+use frames::{Frame, Kind};
 use grants::{GrantTable, MapRecord, MapTable, PinnedEntry};
 use m2p_view::View;
-use page_tables::{Error, Space};
+use page_tables::Space;
 use pv_abi::{
     uv::{
         calls::{CAUSES, MonitorEvent},
@@ -36,9 +36,9 @@ use pv_abi::{
             instance_frames, kind, rights, state,
         },
     },
-    xen::{errno, events::NR_VIRQS, grants::ENTRIES_PER_FRAME, mmu::M2P_INVALID},
+    xen::{events::NR_VIRQS, grants::ENTRIES_PER_FRAME, mmu::M2P_INVALID},
 };
-
+use refusal::{Refused, errno, require};
 use scheduler::{CpuMask, Group, Limits};
 
 use crate::{
@@ -46,9 +46,7 @@ use crate::{
     context::Registers,
     cpu,
     ending::Ending,
-    hardware,
-    hypercall::AGAIN,
-    lead_events,
+    hardware, lead_events,
     lock::SpinLock,
     machine, platform, schedule, time,
     vcpu::{InfoArea, Vcpu},
@@ -126,18 +124,6 @@ const _: () = assert!(size_of::<Partition>() <= 4096);
 /// Marks the machine-to-physical entry of an idle frame; the other bits hold the next idle frame.
 const IDLE: u64 = 1 << 62;
 
-/// The errno for a page-table error.
-#[must_use]
-pub fn errno_of(error: Error) -> i64 {
-    match error {
-        Error::Invalid | Error::ReservedBits | Error::NoFrame | Error::WrongType => errno::EINVAL,
-        Error::NotOwned => errno::EPERM,
-        Error::Busy => errno::EBUSY,
-        Error::Overflow => errno::ENOMEM,
-        Error::Again => crate::hypercall::AGAIN,
-    }
-}
-
 /// The partition with this number.
 #[must_use]
 pub fn find(number: u32) -> Option<&'static Partition> {
@@ -166,10 +152,10 @@ pub fn vcpu_at(pointer: *mut Vcpu) -> Option<&'static Vcpu> {
 /// Lays out the instance of a partition that the database describes.
 ///
 /// # Errors
-/// [`AGAIN`] if the caller must call again, `-EINVAL` if sizes are out of range or the number is no
+/// [`Refused::Again`] if the caller must call again, `-EINVAL` if sizes are out of range or the number is no
 /// partition's, `-ENOMEM` if the instance memory is too small or the machine has no room for more
 /// virtual CPUs, `-EPERM` if the memory is not the partition's, `-EBUSY` if some of it is in use.
-pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i64> {
+pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, Refused> {
     let (vcpus, grant_frames) = (descriptor.vcpus, descriptor.grant_frames);
     let fits = |count, most| (1..=most).contains(&count);
     let sizes_fit = fits(vcpus, MAX_VCPUS) && fits(grant_frames, MAX_GRANT_FRAMES);
@@ -182,9 +168,7 @@ pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i6
     }
     let limits = limits(descriptor)?;
     let needed = instance_frames(vcpus, grant_frames);
-    if descriptor.instance_frames < needed {
-        return Err(errno::ENOMEM);
-    }
+    require(descriptor.instance_frames >= needed, errno::ENOMEM)?;
     let first = descriptor.instance_first;
     let instance = first..first.checked_add(needed).ok_or(errno::EINVAL)?;
     keep_frames(descriptor, instance.clone())?;
@@ -202,7 +186,7 @@ pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, i6
 }
 
 /// The limits of CPU time in a descriptor.
-fn limits(descriptor: &PartitionDescriptor) -> Result<Limits, i64> {
+fn limits(descriptor: &PartitionDescriptor) -> Result<Limits, Refused> {
     let mut allowed = CpuMask(descriptor.cpu_allowed);
     if allowed == CpuMask([0; 4]) {
         allowed = CpuMask::ALL;
@@ -277,9 +261,9 @@ static KEEPING: SpinLock<([u64; 4], u64)> = SpinLock::new(([0; 4], 0));
 /// Makes `frames` an instance, zeroed except for the tables and copies of the view, and takes a
 /// reference on each. So the frames that ring 0 writes stay the partition's until
 /// [`release_frames`], whatever the database says. The partition may map its shared info and grant
-/// frames, and nothing else of the instance. After [`AGAIN`], the same call continues; a call for
+/// frames, and nothing else of the instance. After [`Refused::Again`], the same call continues; a call for
 /// another instance releases the frames that this one took.
-fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(), i64> {
+fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(), Refused> {
     let owner = descriptor.number;
     let grants = grant_table(frames.start, descriptor.vcpus);
     let grants = grants..grants + u64::from(descriptor.grant_frames);
@@ -297,7 +281,9 @@ fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(
         let kind = if shared { Kind::InstanceShared } else { Kind::Private };
         let kept = frame(mfn).ok_or(errno::EINVAL).and_then(|frame| {
             let kept = frame.set_owner(owner, owner, kind).and_then(|()| frame.keep(owner));
-            kept.map_err(|why| if why == Refused::NotOwned { errno::EPERM } else { errno::EBUSY })
+            kept.map_err(
+                |why| if why == frames::Refused::NotOwned { errno::EPERM } else { errno::EBUSY },
+            )
         });
         if let Err(error) = kept {
             release_frames(frames.start..mfn);
@@ -313,7 +299,7 @@ fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(
         }
         keeping.1 = mfn + 1;
         if mfn + 1 < frames.end && schedule::should_yield_now() {
-            return Err(AGAIN);
+            return Err(Refused::Again);
         }
     }
     *keeping = ([0; 4], 0);
@@ -328,7 +314,7 @@ pub fn release_frames(frames: Range<u64>) {
     }
 }
 
-fn create_vcpu(partition: &'static Partition, id: u32) -> Result<(), i64> {
+fn create_vcpu(partition: &'static Partition, id: u32) -> Result<(), Refused> {
     let slot = schedule::take_slot().ok_or(errno::ENOMEM)?;
     let place = partition.vcpu_place(id);
     let vcpu = Vcpu::new(partition, id, slot, partition.info_in_shared(id));
@@ -360,7 +346,7 @@ impl Partition {
     ///
     /// # Errors
     /// `-EINVAL` if none of the allowed CPUs exists.
-    pub fn update(&self, descriptor: &PartitionDescriptor) -> Result<(), i64> {
+    pub fn update(&self, descriptor: &PartitionDescriptor) -> Result<(), Refused> {
         let limits = limits(descriptor)?;
         self.rights.store(descriptor.rights, Ordering::Relaxed);
         self.memory_frames.store(descriptor.memory_frames, Ordering::Relaxed);
@@ -493,7 +479,7 @@ impl Partition {
     ///
     /// # Errors
     /// `-EINVAL` if there is no such frame, `-EPERM` if it is another's.
-    pub fn check_own(&self, mfn: u64) -> Result<(), i64> {
+    pub fn check_own(&self, mfn: u64) -> Result<(), Refused> {
         let frame = frame(mfn).ok_or(errno::EINVAL)?;
         let ordinary = frame.word().kind() == Kind::Ram;
         if frame.owner() == self.number && ordinary { Ok(()) } else { Err(errno::EPERM) }

@@ -4,26 +4,27 @@
 use core::{ops::Range, sync::atomic::Ordering};
 
 use page_tables::{drop_range, put_base};
-use pv_abi::{uv::database::state, xen::errno};
+use pv_abi::uv::database::state;
+use refusal::{Refused, errno, require};
 
 use crate::{
     area::Area,
     cpu, descriptors,
-    hypercall::{AGAIN, close_all, end_mapping},
+    hypercall::{close_all, end_mapping},
     machine::{self, Host},
-    partition::{self, Partition, errno_of},
+    partition::{self, Partition},
     platform, schedule,
     vcpu::Vcpu,
 };
 
 /// Drops the references that the partition's page tables in a range of frames hold. If the range is
 /// empty, releases everything else that the partition holds, and unregisters the partition. The
-/// caller repeats the call while it returns [`AGAIN`].
+/// caller repeats the call while it returns [`Refused::Again`].
 ///
 /// # Errors
-/// [`AGAIN`], `-EBUSY` if page tables are left that no range named, or an errno of the page-table
+/// [`Refused::Again`], `-EBUSY` if page tables are left that no range named, or an errno of the page-table
 /// rules.
-pub fn relinquish(partition: &'static Partition, tables: Range<u64>) -> Result<(), i64> {
+pub fn relinquish(partition: &'static Partition, tables: Range<u64>) -> Result<(), Refused> {
     partition.state.store(state::DYING, Ordering::SeqCst);
     partition.all_vcpus().for_each(schedule::expel);
     for vcpu in partition.all_vcpus() {
@@ -32,9 +33,7 @@ pub fn relinquish(partition: &'static Partition, tables: Range<u64>) -> Result<(
     if !tables.is_empty() {
         return drop_tables(partition, &tables);
     }
-    if partition.space.lock_or_again()?.tables() != 0 {
-        return Err(errno::EBUSY);
-    }
+    require(partition.space.lock_or_again()?.tables() == 0, errno::EBUSY)?;
     close_all(partition)?;
     end_grants(partition)?;
     partition.all_vcpus().for_each(schedule::unregister);
@@ -45,7 +44,7 @@ pub fn relinquish(partition: &'static Partition, tables: Range<u64>) -> Result<(
     Ok(())
 }
 
-fn empty(vcpu: &Vcpu) -> Result<(), i64> {
+fn empty(vcpu: &Vcpu) -> Result<(), Refused> {
     vcpu.runstate_area.get().release();
     vcpu.runstate_area.set(Area::NONE);
     vcpu.time_area.get().release();
@@ -58,10 +57,10 @@ fn empty(vcpu: &Vcpu) -> Result<(), i64> {
     descriptors::replace_gdt(vcpu, &[0; 14])?;
     descriptors::replace_ldt(vcpu, 0, 0)?;
     let mut space = vcpu.partition.space.lock_or_again()?;
-    space.finish(&Host).map_err(errno_of)?;
+    space.finish(&Host)?;
     for root in [&vcpu.kernel_root, &vcpu.user_root] {
         if root.get() != 0 {
-            put_base(&Host, &mut space, root.get()).map_err(errno_of)?;
+            put_base(&Host, &mut space, root.get())?;
             root.set(0);
         }
     }
@@ -70,17 +69,17 @@ fn empty(vcpu: &Vcpu) -> Result<(), i64> {
 
 /// Continues with a range of frames, and skips those of other owners. If the last call stopped in
 /// this range, continues from there.
-fn drop_tables(partition: &Partition, range: &Range<u64>) -> Result<(), i64> {
+fn drop_tables(partition: &Partition, range: &Range<u64>) -> Result<(), Refused> {
     let mut space = partition.space.lock_or_again()?;
     let end = range.end.min(platform::frame_table().len() as u64);
     let reached = partition.relinquished.load(Ordering::Relaxed);
     let mut next = if range.contains(&reached) { reached } else { range.start };
-    let result = drop_range(&Host, &mut space, &mut next, end).map_err(errno_of);
+    let result = drop_range(&Host, &mut space, &mut next, end).map_err(Refused::from);
     partition.relinquished.store(next, Ordering::Relaxed);
     result
 }
 
-fn end_grants(partition: &Partition) -> Result<(), i64> {
+fn end_grants(partition: &Partition) -> Result<(), Refused> {
     let mut from = 0;
     loop {
         let Some((handle, record)) = partition.maps.lock().next_used(from) else {
@@ -90,7 +89,7 @@ fn end_grants(partition: &Partition) -> Result<(), i64> {
         let _ = partition.maps.lock().remove(handle);
         from = handle;
         if schedule::should_yield_now() {
-            return Err(AGAIN);
+            return Err(Refused::Again);
         }
     }
 }

@@ -8,6 +8,7 @@ use pv_abi::uv::{
     database::{ULTRAVISOR, state},
     start::mitigation,
 };
+use refusal::Refused;
 
 use crate::{
     context::{Registers, flag, selector},
@@ -55,8 +56,8 @@ pub fn start(handover: &Handover) -> ! {
 /// Creates one of the first two partitions from the memory that the loader filled.
 fn create(first: &FirstPartition) {
     let number = first.descriptor.number;
-    let fail = |error: i64| -> ! {
-        platform::refuse(format_args!("partition {number} could not be built: error {error}"))
+    let fail = |error: Refused| -> ! {
+        platform::refuse(format_args!("partition {number} could not be built: {error:?}"))
     };
     let partition = partition::create(&first.descriptor).unwrap_or_else(|error| fail(error));
     let Some(vcpu) = partition.vcpu(0) else {

@@ -1,6 +1,6 @@
 //! Why an operation was refused.
 
-use frames::Refused;
+use refusal::errno;
 
 /// Why an operation was refused. The table gives the errno of the Xen ABI that a guest gets for it.
 ///
@@ -33,14 +33,28 @@ pub enum Error {
     Again,
 }
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
+impl From<frames::Refused> for Error {
+    fn from(refused: frames::Refused) -> Self {
         match refused {
-            Refused::NotOwned => Self::NotOwned,
-            Refused::WrongType => Self::WrongType,
-            Refused::InUse => Self::Busy,
-            Refused::Overflow => Self::Overflow,
-            Refused::Again => Self::Again,
+            frames::Refused::NotOwned => Self::NotOwned,
+            frames::Refused::WrongType => Self::WrongType,
+            frames::Refused::InUse => Self::Busy,
+            frames::Refused::Overflow => Self::Overflow,
+            frames::Refused::Again => Self::Again,
+        }
+    }
+}
+
+impl From<Error> for refusal::Refused {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid | Error::ReservedBits | Error::NoFrame | Error::WrongType => {
+                errno::EINVAL
+            }
+            Error::NotOwned => errno::EPERM,
+            Error::Busy => errno::EBUSY,
+            Error::Overflow => errno::ENOMEM,
+            Error::Again => Self::Again,
         }
     }
 }

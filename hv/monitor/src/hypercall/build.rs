@@ -9,18 +9,15 @@ use pv_abi::{
         calls::{BuildMap, IDLE, UNMAP},
         database::state,
     },
-    xen::{
-        errno,
-        mmu::{PTE_ACCESSED, PTE_ADDRESS, PTE_DIRTY, PTE_NX, PTE_PRESENT, PTE_RW, PTE_USER},
-    },
+    xen::mmu::{PTE_ACCESSED, PTE_ADDRESS, PTE_DIRTY, PTE_NX, PTE_PRESENT, PTE_RW, PTE_USER},
 };
 
-use super::{AGAIN, Call, Outcome};
+use super::{Call, Outcome, Refused, errno, require};
 use crate::{
     cpu, database,
     guest_memory::GuestPointer,
     machine::{Host, frame},
-    partition::{self, Partition, errno_of},
+    partition::{self, Partition},
     schedule,
     vcpu::Vcpu,
     view::Viewer,
@@ -32,7 +29,7 @@ const BATCH: usize = 32;
 
 /// The target of a call: a partition that the database and the monitor both have in the state
 /// *building*.
-fn target(number: u64) -> Result<&'static Partition, i64> {
+fn target(number: u64) -> Result<&'static Partition, Refused> {
     let number = u32::try_from(number).map_err(|_| errno::ESRCH)?;
     let partition = partition::find(number).ok_or(errno::ESRCH)?;
     let descriptor = database::reader().descriptor(number).map_err(|_| errno::ESRCH)?;
@@ -51,7 +48,7 @@ pub fn map(call: &mut Call) -> Outcome {
         let (next, outcome) = some(call.vcpu, target, &entries, done, count);
         done = next;
         let due = outcome.is_ok() && done < count && schedule::should_yield_now();
-        if due || outcome == Err(AGAIN) {
+        if due || outcome == Err(Refused::Again) {
             return call.go_on::<BuildMap>(2, done);
         }
         outcome?;
@@ -63,11 +60,11 @@ pub fn map(call: &mut Call) -> Outcome {
 /// stopped it.
 fn some(
     vcpu: &Vcpu,
-    target: Result<&Partition, i64>,
+    target: Result<&Partition, Refused>,
     entries: &GuestPointer<BuildMap>,
     first: u64,
     count: u64,
-) -> (u64, Result<(), i64>) {
+) -> (u64, Result<(), Refused>) {
     let mut gone = Vec::<Release, BATCH>::new();
     let (mut done, mut outcome) = (first, Ok(()));
     {
@@ -78,7 +75,7 @@ fn some(
         for index in first..count.min(first + BATCH as u64) {
             let one = entries
                 .read(index)
-                .map_err(i64::from)
+                .map_err(Refused::from)
                 .and_then(|entry| one(vcpu, &mut space, target, &entry));
             match one {
                 Ok(Some(released)) => {
@@ -113,26 +110,20 @@ fn give_back(released: Release) {
 fn one(
     vcpu: &Vcpu,
     space: &mut page_tables::Space,
-    target: Result<&Partition, i64>,
+    target: Result<&Partition, Refused>,
     entry: &BuildMap,
-) -> Result<Option<Release>, i64> {
+) -> Result<Option<Release>, Refused> {
     let place = walk::place(space, vcpu, entry.va).ok_or(errno::EINVAL)?;
     let old = place.entry().load(Ordering::Relaxed);
     if entry.frame != UNMAP {
-        if old & PTE_PRESENT != 0 {
-            return Err(errno::EBUSY);
-        }
+        require(old & PTE_PRESENT == 0, errno::EBUSY)?;
         let flags = PTE_PRESENT | PTE_RW | PTE_USER | PTE_ACCESSED | PTE_DIRTY | PTE_NX;
         let new = entry.frame << 12 & PTE_ADDRESS | flags;
         let target = target?;
-        if !target.building.add_frame() {
-            return Err(errno::EPERM);
-        }
+        require(target.building.add_frame(), errno::EPERM)?;
         let mapped = map_foreign(&Host, space, place.table, place.index, new, target.number);
-        return mapped
-            .map(|_| None)
-            .map_err(errno_of)
-            .inspect_err(|_| target.building.remove_frame());
+        let mapped = mapped.inspect_err(|_| target.building.remove_frame());
+        return mapped.map(|_| None).map_err(Refused::from);
     }
     if old & PTE_PRESENT == 0 {
         return Ok(None);
@@ -141,7 +132,7 @@ fn one(
     let writable = old & PTE_RW != 0;
     unmap_entry_expect(&Host, space, place.table, place.index, mfn, writable)
         .map(Some)
-        .map_err(errno_of)
+        .map_err(Refused::from)
 }
 
 /// `BUILD_M2P(target, first machine frame, first pseudo-physical frame, count)`.
@@ -154,7 +145,7 @@ pub fn set_m2p(call: &mut Call) -> Outcome {
             call.args[2] = first + index;
             call.args[3] = pfn.saturating_add(index);
             call.args[4] = count - index;
-            return Err(AGAIN);
+            return Err(Refused::Again);
         }
         let mfn = first.checked_add(index).ok_or(errno::EINVAL)?;
         partition.check_own(mfn)?;

@@ -3,12 +3,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use pv_abi::{
-    uv::database::kind,
-    xen::{console, errno},
-};
+use pv_abi::{uv::database::kind, xen::console};
 
-use super::{Call, Outcome};
+use super::{Call, Outcome, Refused, errno, require};
 use crate::{guest_memory, partition::Partition, platform, time};
 
 /// Maximum number of bytes that one call writes; the call is then continued.
@@ -22,9 +19,7 @@ const AHEAD: u64 = 8 * 1_000_000_000;
 pub fn console_io(call: &mut Call) -> Outcome {
     let [command, bytes, buffer, ..] = call.args;
     // Only a partition that controls the host has more of this console under Xen.
-    if command != console::WRITE {
-        return Err(errno::EPERM);
-    }
+    require(command == console::WRITE, errno::EPERM)?;
     let now = bytes.min(PIECE as u64);
     let mut text = [0; PIECE];
     let piece = text.get_mut(..narrow::size(now)).ok_or(errno::EINVAL)?;
@@ -36,7 +31,7 @@ pub fn console_io(call: &mut Call) -> Outcome {
     if now < bytes {
         call.args[1] = bytes - now;
         call.args[2] = buffer + now;
-        return Err(super::AGAIN);
+        return Err(Refused::Again);
     }
     Ok(0)
 }

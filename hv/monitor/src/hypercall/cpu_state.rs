@@ -6,12 +6,12 @@ use pv_abi::{
     uv::calls::cause,
     xen::{
         descriptors::{SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER, SEGBASE_GS_USER_SEL},
-        errno, features,
+        features,
         traps::{CALLBACKOP_REGISTER, CALLBACKOP_UNREGISTER, CallbackRegister, TrapInfo},
     },
 };
 
-use super::{Call, Outcome};
+use super::{Call, Outcome, Refused, errno, require};
 use crate::{
     bounce, descriptors,
     guest_memory::{self, GuestPointer, MONITOR_END, MONITOR_START, is_canonical},
@@ -38,9 +38,7 @@ pub fn set_trap_table(call: &mut Call) -> Outcome {
         if info.address == 0 {
             break;
         }
-        if !is_canonical(info.address) {
-            return Err(errno::EINVAL);
-        }
+        require(is_canonical(info.address), errno::EINVAL)?;
         let gate = Gate::new(info.address, info.cs, u16::from(info.flags & 7));
         call.vcpu.set_gate(info.vector, gate);
     }
@@ -51,9 +49,7 @@ pub fn set_trap_table(call: &mut Call) -> Outcome {
 pub fn set_gdt(call: &mut Call) -> Outcome {
     let [list, entries, ..] = call.args;
     let pages = entries.div_ceil(512);
-    if pages > 14 {
-        return Err(errno::EINVAL);
-    }
+    require(pages <= 14, errno::EINVAL)?;
     let pointer = GuestPointer::<u64>::new(list, pages)?;
     let mut frames = [0; 14];
     for (index, frame) in (0..pages).zip(frames.iter_mut()) {
@@ -66,22 +62,17 @@ pub fn set_gdt(call: &mut Call) -> Outcome {
 /// `update_descriptor(machine address, descriptor)`.
 pub fn update_descriptor(call: &mut Call) -> Outcome {
     let [address, value, ..] = call.args;
-    if address & 7 != 0 {
-        return Err(errno::EINVAL);
-    }
+    require(address & 7 == 0, errno::EINVAL)?;
     let mut space = call.vcpu.partition.space.lock_or_again()?;
     let index = narrow::entry_index(address);
-    page_tables::update_descriptor(&Host, &mut space, address >> 12, index, value)
-        .map_err(partition::errno_of)?;
+    page_tables::update_descriptor(&Host, &mut space, address >> 12, index, value)?;
     Ok(0)
 }
 
 /// `stack_switch(ss, sp)`: sets the kernel's stack for entries from user mode.
 pub fn stack_switch(call: &mut Call) -> Outcome {
     let [_, stack, ..] = call.args;
-    if !is_canonical(stack) {
-        return Err(errno::EINVAL);
-    }
+    require(is_canonical(stack), errno::EINVAL)?;
     call.vcpu.kernel_stack.set(stack);
     call.vcpu.update_fast_path();
     Ok(0)
@@ -90,9 +81,7 @@ pub fn stack_switch(call: &mut Call) -> Outcome {
 /// `set_callbacks(event, failsafe, syscall)`: the older form of `callback_op`.
 pub fn set_callbacks(call: &mut Call) -> Outcome {
     let [event, failsafe, syscall, ..] = call.args;
-    if ![event, failsafe, syscall].into_iter().all(is_canonical) {
-        return Err(errno::EINVAL);
-    }
+    require([event, failsafe, syscall].into_iter().all(is_canonical), errno::EINVAL)?;
     with_callbacks(call.vcpu, |callbacks| {
         callbacks[bounce::callback::EVENT] = event;
         callbacks[bounce::callback::FAILSAFE] = failsafe;
@@ -124,9 +113,7 @@ pub fn callback_op(call: &mut Call) -> Outcome {
     if kind >= CALLBACKS || kind == 3 || kind == 6 {
         return Err(errno::ENOSYS);
     }
-    if !is_canonical(address) {
-        return Err(errno::EINVAL);
-    }
+    require(is_canonical(address), errno::EINVAL)?;
     let masks = call.vcpu.callback_masks.get() & !(1 << kind);
     call.vcpu.callback_masks.set(masks | u32::from(flags & 1) << kind);
     with_callbacks(call.vcpu, |callbacks| callbacks[kind] = address);
@@ -154,7 +141,7 @@ pub fn get_debug_register(call: &mut Call) -> Outcome {
 ///
 /// # Errors
 /// Those of [`change_debug`].
-pub fn write_debug(vcpu: &Vcpu, register: u64, value: u64) -> Result<(), i64> {
+pub fn write_debug(vcpu: &Vcpu, register: u64, value: u64) -> Result<(), Refused> {
     let mut debug = vcpu.debug.get();
     change_debug(&mut debug, register, value)?;
     vcpu.debug.set(debug);
@@ -168,7 +155,7 @@ pub fn write_debug(vcpu: &Vcpu, register: u64, value: u64) -> Result<(), i64> {
 /// # Errors
 /// `-EPERM` for such a breakpoint, for an I/O breakpoint, and for bits that do not exist; `-EINVAL`
 /// if there is no such register. Nothing is changed then.
-pub fn change_debug(debug: &mut [u64; 8], register: u64, value: u64) -> Result<(), i64> {
+pub fn change_debug(debug: &mut [u64; 8], register: u64, value: u64) -> Result<(), Refused> {
     match register {
         0..=3 if !is_canonical(value) || (MONITOR_START..MONITOR_END).contains(&value) => {
             return Err(errno::EPERM);
@@ -192,7 +179,7 @@ pub fn change_debug(debug: &mut [u64; 8], register: u64, value: u64) -> Result<(
 ///
 /// # Errors
 /// `-EINVAL` if there is no such register.
-pub fn read_debug(vcpu: &Vcpu, register: u64) -> Result<u64, i64> {
+pub fn read_debug(vcpu: &Vcpu, register: u64) -> Result<u64, Refused> {
     let debug = vcpu.debug.get();
     match register {
         n @ (0..=3 | 6 | 7) => Ok(debug[narrow::size(n)]),
@@ -211,9 +198,7 @@ pub fn set_segment_base(call: &mut Call) -> Outcome {
         _ => return Err(errno::EINVAL),
     };
     // XSA-193: a base that is not canonical would fault in ring 0.
-    if !is_canonical(value) {
-        return Err(errno::EINVAL);
-    }
+    require(is_canonical(value), errno::EINVAL)?;
     hardware::write_msr(target, value);
     Ok(0)
 }
@@ -231,9 +216,7 @@ fn load_user_gs(selector: u16) -> u64 {
 pub fn vm_assist(call: &mut Call) -> Outcome {
     use features::assist;
     let [command, kind, ..] = call.args;
-    if command > 1 {
-        return Err(errno::ENOSYS);
-    }
+    require(command <= 1, errno::ENOSYS)?;
     match narrow::low_32(kind) {
         assist::WRITABLE_PAGETABLES => Ok(0),
         assist::RUNSTATE_UPDATE_FLAG => {

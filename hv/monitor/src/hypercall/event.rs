@@ -4,9 +4,9 @@
 use core::sync::atomic::Ordering;
 
 use ::events::{PortUse, bind_interdomain};
-use pv_abi::xen::{errno, events as abi};
+use pv_abi::xen::events as abi;
 
-use super::{AGAIN, Call, Outcome, is_own, mmu::check_foreign, named, update};
+use super::{Call, Outcome, Refused, errno, is_own, mmu::check_foreign, named, update};
 use crate::{
     delivery, guest_memory,
     lock::Guard,
@@ -60,7 +60,7 @@ fn bind(vcpu: &Vcpu, argument: u64) -> Outcome {
 fn lock_both<'a>(
     a: &'a Partition,
     b: &'a Partition,
-) -> Result<(Guard<'a, ()>, Option<Guard<'a, ()>>), i64> {
+) -> Result<(Guard<'a, ()>, Option<Guard<'a, ()>>), Refused> {
     if a.number == b.number {
         return Ok((a.ports_lock.lock_or_again()?, None));
     }
@@ -98,7 +98,7 @@ fn alloc_unbound(vcpu: &Vcpu, argument: u64) -> Outcome {
 
 /// Closes a port of a partition; the other end of a connection becomes unbound and waits for a new
 /// peer.
-pub fn close_port(partition: &Partition, port: u32) -> Result<(), i64> {
+pub fn close_port(partition: &Partition, port: u32) -> Result<(), Refused> {
     let other = {
         let _lock = partition.ports_lock.lock_or_again()?;
         partition.ports().close(port, &partition.event_bits())?
@@ -112,7 +112,7 @@ pub fn close_port(partition: &Partition, port: u32) -> Result<(), i64> {
 }
 
 /// Reads the port from an argument that holds nothing else.
-fn port(argument: u64) -> Result<u32, i64> {
+fn port(argument: u64) -> Result<u32, Refused> {
     Ok(guest_memory::read::<abi::PortArgument>(argument)?.port)
 }
 
@@ -171,18 +171,18 @@ fn reset(call: &mut Call) -> Outcome {
 /// Closes the ports of a partition from `next` on.
 ///
 /// # Errors
-/// Returns [`AGAIN`] if the work is not finished: `next` says where to continue.
-fn close_from(partition: &Partition, next: &mut u32) -> Result<(), i64> {
+/// Returns [`Refused::Again`] if the work is not finished: `next` says where to continue.
+fn close_from(partition: &Partition, next: &mut u32) -> Result<(), Refused> {
     let ports = partition.ports();
     while (*next as usize) < abi::PORTS_2L {
         if ports.port(*next).is_ok_and(|port| port.used_for != PortUse::Free)
-            && close_port(partition, *next) == Err(AGAIN)
+            && close_port(partition, *next) == Err(Refused::Again)
         {
-            return Err(AGAIN);
+            return Err(Refused::Again);
         }
         *next += 1;
         if schedule::should_yield() {
-            return Err(AGAIN);
+            return Err(Refused::Again);
         }
     }
     Ok(())
@@ -191,8 +191,8 @@ fn close_from(partition: &Partition, next: &mut u32) -> Result<(), i64> {
 /// Closes all ports of a partition that no longer runs.
 ///
 /// # Errors
-/// Returns [`AGAIN`] if the work is not finished; the caller calls again.
-pub fn close_all(partition: &Partition) -> Result<(), i64> {
+/// Returns [`Refused::Again`] if the work is not finished; the caller calls again.
+pub fn close_all(partition: &Partition) -> Result<(), Refused> {
     let mut next = partition.closed_ports.load(Ordering::Relaxed).max(1);
     let closed = close_from(partition, &mut next);
     partition.closed_ports.store(next, Ordering::Relaxed);

@@ -8,11 +8,11 @@ use page_tables::{
     Error, Release, Space, map_foreign, release, replace_entry_expect, unmap_entry_expect,
 };
 use pv_abi::xen::{
-    errno, grants as abi,
+    grants as abi,
     mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_PRESENT, PTE_RW, PTE_USER},
 };
 
-use super::{AGAIN, Call, Outcome, grant_copy, is_own, mmu::finish, named, update};
+use super::{Call, Outcome, Refused, errno, grant_copy, is_own, named, update};
 use crate::{
     cpu,
     guest_memory::{self, GuestPointer},
@@ -53,12 +53,12 @@ impl From<Error> for Stopped {
 /// The status code for a result.
 ///
 /// # Errors
-/// [`AGAIN`].
-fn status(result: Result<(), Stopped>) -> Result<i16, i64> {
+/// [`Refused::Again`].
+fn status(result: Result<(), Stopped>) -> Result<i16, Refused> {
     match result {
         Ok(()) => Ok(abi::GNTST_OKAY),
         Err(Stopped::Status(status)) => Ok(status),
-        Err(Stopped::Again) => Err(AGAIN),
+        Err(Stopped::Again) => Err(Refused::Again),
     }
 }
 
@@ -84,7 +84,7 @@ pub fn grant_table_op(call: &mut Call) -> Outcome {
 }
 
 /// Performs an array of operations. Each gets its own status, unless the call has to run again.
-fn each<T>(call: &mut Call, run: impl Fn(&Vcpu, &mut T) -> Result<(), i64>) -> Outcome
+fn each<T>(call: &mut Call, run: impl Fn(&Vcpu, &mut T) -> Result<(), Refused>) -> Outcome
 where
     T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
 {
@@ -92,9 +92,9 @@ where
     let operations = GuestPointer::<T>::new(list, count)?;
     for index in 0..count {
         // Unfinished work in the caller's tables is no reason to refuse an operation.
-        let finished =
-            call.vcpu.partition.space.lock_or_again().and_then(|mut space| finish(&mut space));
-        if finished.is_err() || index != 0 && schedule::should_yield_now() {
+        let space = call.vcpu.partition.space.lock_or_again();
+        let finished = space.is_ok_and(|mut space| space.finish(&Host).is_ok());
+        if !finished || index != 0 && schedule::should_yield_now() {
             return call.go_on::<T>(1, index);
         }
         let mut operation = operations.read(index)?;
@@ -229,9 +229,9 @@ fn unmap_each(call: &mut Call, unmap: Unmap) -> Outcome {
     let operations = GuestPointer::<abi::UnmapGrantRef>::new(list, count)?;
     let mut done = 0;
     while done < count {
-        let finished =
-            call.vcpu.partition.space.lock_or_again().and_then(|mut space| finish(&mut space));
-        if finished.is_err() || done != 0 && schedule::should_yield_now() {
+        let space = call.vcpu.partition.space.lock_or_again();
+        let finished = space.is_ok_and(|mut space| space.finish(&Host).is_ok());
+        if !finished || done != 0 && schedule::should_yield_now() {
             return call.go_on::<abi::UnmapGrantRef>(1, done);
         }
         let end = count.min(done + BATCH as u64);
@@ -251,7 +251,7 @@ fn unmap_some(
     unmap: Unmap,
     operations: &GuestPointer<abi::UnmapGrantRef>,
     which: Range<u64>,
-) -> Result<u64, i64> {
+) -> Result<u64, Refused> {
     let mut begun = Vec::<_, BATCH>::new();
     let mut outcome = Ok(());
     for index in which {
@@ -276,7 +276,7 @@ fn unmap_some(
     let count = begun.len() as u64;
     for (index, mut operation, unmapped) in begun {
         operation.status = status(unmapped.and_then(Unmapped::finish))?;
-        outcome = outcome.and(operations.write(index, &operation).map_err(i64::from));
+        outcome = outcome.and(operations.write(index, &operation).map_err(Refused::from));
     }
     outcome.map(|()| count)
 }

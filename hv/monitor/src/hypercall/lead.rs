@@ -12,13 +12,12 @@ use pv_abi::{
         database::{ChannelEntry, MONITOR, channel_kind, state},
     },
     xen::{
-        errno,
         grants::GTF_PERMIT_ACCESS,
         time::{RUNSTATE_RUNNABLE, RUNSTATE_RUNNING},
     },
 };
 
-use super::{AGAIN, Call, Outcome, vcpu_op};
+use super::{Call, Outcome, Refused, errno, require, vcpu_op};
 use crate::{
     context::Registers,
     cpu, database, guest_memory, lead_events, machine,
@@ -28,7 +27,7 @@ use crate::{
     view,
 };
 
-fn errno_of(error: ReadError) -> i64 {
+fn refusal(error: ReadError) -> Refused {
     match error {
         ReadError::NotAnArena | ReadError::Malformed => errno::EBADMSG,
         ReadError::OutOfRange => errno::EINVAL,
@@ -37,26 +36,24 @@ fn errno_of(error: ReadError) -> i64 {
     }
 }
 
-fn number_in(argument: u64) -> Result<u32, i64> {
+fn number_in(argument: u64) -> Result<u32, Refused> {
     u32::try_from(argument).map_err(|_| errno::EINVAL)
 }
 
-fn partition_in(argument: u64) -> Result<&'static Partition, i64> {
+fn partition_in(argument: u64) -> Result<&'static Partition, Refused> {
     partition::find(number_in(argument)?).ok_or(errno::ESRCH)
 }
 
 /// `ACTIVATE_PARTITION(number)`.
 pub fn activate_partition(call: &mut Call) -> Outcome {
     let number = number_in(call.args[1])?;
-    let descriptor = database::reader().descriptor(number).map_err(errno_of)?;
+    let descriptor = database::reader().descriptor(number).map_err(refusal)?;
     match partition::find(number) {
         Some(partition) => {
             let same = partition.instance == descriptor.instance_first
                 && partition.vcpus == descriptor.vcpus
                 && partition.grant_frames == descriptor.grant_frames;
-            if !same {
-                return Err(errno::EBUSY);
-            }
+            require(same, errno::EBUSY)?;
             partition.update(&descriptor)?;
         }
         None if descriptor.kind == pv_abi::uv::database::kind::PSEUDO => {}
@@ -81,7 +78,7 @@ pub fn activate_pages(call: &mut Call) -> Outcome {
     let reader = database::reader();
     let mut frame = first;
     while frame < end {
-        let range = reader.range_at(frame, (end - frame).min(LOOKAHEAD)).map_err(errno_of)?;
+        let range = reader.range_at(frame, (end - frame).min(LOOKAHEAD)).map_err(refusal)?;
         let stop = range.frames.checked_add(frame).ok_or(errno::EINVAL)?.min(end);
         while frame < stop {
             let until = stop.min(frame + STRIDE as u64);
@@ -96,7 +93,7 @@ pub fn activate_pages(call: &mut Call) -> Outcome {
 }
 
 /// Makes `owner` the owner of up to [`STRIDE`] frames. Stops at the first frame that is refused.
-fn give(frames: Range<u64>, owner: Owner) -> Result<(), i64> {
+fn give(frames: Range<u64>, owner: Owner) -> Result<(), Refused> {
     let (mut taken, mut given) = (Vec::<_, STRIDE>::new(), Vec::<_, STRIDE>::new());
     let mut outcome = Ok(());
     for mfn in frames {
@@ -163,15 +160,14 @@ impl Taken {
         {
             entry.store(u64::MAX, Ordering::Relaxed);
         }
-        let from = OWNER_IO | MONITOR;
-        let given = self.frame.set_owner(from, owner.entry(), self.change.kind);
+        let given = self.frame.set_owner(OWNER_IO | MONITOR, owner.entry(), self.change.kind);
         assert!(given.is_ok(), "frame {:#x} changed between two owners: {given:?}", self.mfn);
     }
 }
 
 /// Takes a frame from its owner, if no reference to it is left. A frame that needs neither flush
 /// nor scrubbing changes its owner at once.
-fn take(mfn: u64, owner: Owner) -> Result<Change, i64> {
+fn take(mfn: u64, owner: Owner) -> Result<Change, Refused> {
     let wanted = owner.entry();
     let Some(frame) = machine::frame(mfn) else {
         // The monitor keeps no record of frames above RAM.
@@ -183,9 +179,7 @@ fn take(mfn: u64, owner: Owner) -> Result<Change, i64> {
         return Ok(Change::None);
     };
     // The monitor's own frames stay the monitor's, whatever the database says.
-    if before == MONITOR {
-        return Err(errno::EPERM);
-    }
+    require(before != MONITOR, errno::EPERM)?;
     // A partition's idle frames stay on its list as long as it exists. The frames it uses, its
     // instance among them, have references.
     if kind == Kind::Private && partition::find(before).is_some() {
@@ -209,7 +203,7 @@ pub fn activate_channel(call: &mut Call) -> Outcome {
         Ok(channel) if channel.kind != channel_kind::FREE => channel,
         // The channel is gone: the partitions close its ports, or the ports go with them.
         Ok(_) | Err(ReadError::Absent) => return Ok(0),
-        Err(error) => return Err(errno_of(error)),
+        Err(error) => return Err(refusal(error)),
     };
     let a = partition::find(channel.a).ok_or(errno::ESRCH)?;
     let b = partition::find(channel.b).ok_or(errno::ESRCH)?;
@@ -225,7 +219,7 @@ pub fn activate_channel(call: &mut Call) -> Outcome {
 }
 
 /// Writes the grant entries for a channel's frames.
-fn permit(a: &Partition, channel: &ChannelEntry) -> Result<(), i64> {
+fn permit(a: &Partition, channel: &ChannelEntry) -> Result<(), Refused> {
     for n in 0..channel.frames {
         let mfn = channel.frame + u64::from(n);
         a.check_own(mfn)?;
@@ -251,19 +245,15 @@ fn permit(a: &Partition, channel: &ChannelEntry) -> Result<(), i64> {
 pub fn start(call: &mut Call) -> Outcome {
     let partition = partition_in(call.args[1])?;
     let startable = |now| matches!(now, state::BUILDING | state::PAUSED | state::RUNNING);
-    if !startable(partition.state.load(Ordering::Acquire)) {
-        return Err(errno::EPERM);
-    }
+    require(startable(partition.state.load(Ordering::Acquire)), errno::EPERM)?;
     if !partition.started.load(Ordering::Acquire) {
         match first_start(partition) {
-            Err(AGAIN) => return Ok(1),
+            Err(Refused::Again) => return Ok(1),
             done => done?,
         }
     }
     // A partition that is dying, or has crashed meanwhile, keeps its state.
-    if !change_state(partition, startable, state::RUNNING)? {
-        return Err(errno::EPERM);
-    }
+    require(change_state(partition, startable, state::RUNNING)?, errno::EPERM)?;
     let runnable = |vcpu: &&Vcpu| vcpu.state.load(Ordering::Acquire) == run::RUNNABLE;
     partition.all_vcpus().filter(runnable).for_each(schedule::make_runnable);
     partition.vcpu(0).into_iter().for_each(vcpu_op::bring_up);
@@ -272,7 +262,7 @@ pub fn start(call: &mut Call) -> Outcome {
 
 /// Changes the state to `to` if `from` accepts the present state. Returns whether it did. From then
 /// on the memory is the partition's own, so this fails while a builder has any of it mapped.
-fn change_state(partition: &Partition, from: fn(u32) -> bool, to: u32) -> Result<bool, i64> {
+fn change_state(partition: &Partition, from: fn(u32) -> bool, to: u32) -> Result<bool, Refused> {
     if from(partition.state.load(Ordering::SeqCst)) && !partition.building.complete() {
         return Err(errno::EBUSY);
     }
@@ -281,13 +271,11 @@ fn change_state(partition: &Partition, from: fn(u32) -> bool, to: u32) -> Result
 }
 
 /// Validates the page tables and gives virtual CPU 0 its start state.
-fn first_start(partition: &Partition) -> Result<(), i64> {
-    let descriptor = database::reader().descriptor(partition.number).map_err(errno_of)?;
+fn first_start(partition: &Partition) -> Result<(), Refused> {
+    let descriptor = database::reader().descriptor(partition.number).map_err(refusal)?;
     let vcpu = partition.vcpu(0).ok_or(errno::EINVAL)?;
     let addresses = [descriptor.entry, descriptor.stack, descriptor.start_info];
-    if !addresses.into_iter().all(guest_memory::is_canonical) {
-        return Err(errno::EINVAL);
-    }
+    require(addresses.into_iter().all(guest_memory::is_canonical), errno::EINVAL)?;
     let registers = Registers::at_start(descriptor.entry, descriptor.stack, descriptor.start_info);
     first_state(vcpu, descriptor.page_table, registers)
 }
@@ -295,13 +283,13 @@ fn first_start(partition: &Partition) -> Result<(), i64> {
 /// Validates the page tables under `root` and gives virtual CPU 0 its start state.
 ///
 /// # Errors
-/// [`AGAIN`], or the reason why the tables are refused.
-pub fn first_state(vcpu: &Vcpu, root: u64, registers: Registers) -> Result<(), i64> {
+/// [`Refused::Again`], or the reason why the tables are refused.
+pub fn first_state(vcpu: &Vcpu, root: u64, registers: Registers) -> Result<(), Refused> {
     if vcpu.kernel_root.get() == 0 {
         super::set_roots(vcpu, root)?;
     }
     let mut space = vcpu.partition.space.lock_or_again()?;
-    page_tables::pin(&machine::Host, &mut space, 4, root).map_err(partition::errno_of)?;
+    page_tables::pin(&machine::Host, &mut space, 4, root)?;
     vcpu.registers.set(registers);
     vcpu.initialised.store(true, Ordering::Release);
     vcpu.partition.started.store(true, Ordering::Release);
@@ -311,9 +299,7 @@ pub fn first_state(vcpu: &Vcpu, root: u64, registers: Registers) -> Result<(), i
 /// `STOP(number)`.
 pub fn stop(call: &mut Call) -> Outcome {
     let partition = partition_in(call.args[1])?;
-    if core::ptr::eq(partition, call.vcpu.partition) {
-        return Err(errno::EINVAL);
-    }
+    require(!core::ptr::eq(partition, call.vcpu.partition), errno::EINVAL)?;
     let stoppable = |now| matches!(now, state::BUILDING | state::RUNNING);
     if change_state(partition, stoppable, state::PAUSED)? {
         partition.all_vcpus().for_each(schedule::expel);
@@ -326,12 +312,10 @@ pub fn stop(call: &mut Call) -> Outcome {
 pub fn destroy(call: &mut Call) -> Outcome {
     let [_, number, first, count, ..] = call.args;
     let partition = partition_in(number)?;
-    if core::ptr::eq(partition, call.vcpu.partition) {
-        return Err(errno::EINVAL);
-    }
+    require(!core::ptr::eq(partition, call.vcpu.partition), errno::EINVAL)?;
     let end = first.checked_add(count).ok_or(errno::EINVAL)?;
     match relinquish::relinquish(partition, first..end) {
-        Err(AGAIN) => Ok(1),
+        Err(Refused::Again) => Ok(1),
         done => done.map(|()| 0),
     }
 }
@@ -390,9 +374,7 @@ pub fn usage(call: &mut Call) -> Outcome {
 /// `CPU_USAGE(index, address)`.
 pub fn cpu_usage(call: &mut Call) -> Outcome {
     let index = number_in(call.args[1])?;
-    if index >= platform::cpu_count() {
-        return Err(errno::ENOENT);
-    }
+    require(index < platform::cpu_count(), errno::ENOENT)?;
     let local = cpu::cpu(index);
     let now = time::now();
     let present = now.saturating_sub(local.since.get());

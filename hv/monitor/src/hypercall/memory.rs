@@ -3,9 +3,9 @@
 
 use core::sync::atomic::Ordering;
 
-use pv_abi::xen::{errno, memory as abi, mmu};
+use pv_abi::xen::{memory as abi, mmu};
 
-use super::{AGAIN, Call, Outcome, update};
+use super::{Call, Outcome, Refused, errno, require, update};
 use crate::{
     guest_memory::{self, GuestPointer},
     partition::Partition,
@@ -37,9 +37,7 @@ pub fn memory_op(call: &mut Call) -> Outcome {
 /// Reports one range of RAM from address 0, without holes.
 fn memory_map(vcpu: &Vcpu, argument: u64) -> Outcome {
     update(argument, |map: &mut abi::MemoryMap| {
-        if map.nr_entries == 0 {
-            return Err(errno::EINVAL);
-        }
+        require(map.nr_entries != 0, errno::EINVAL)?;
         let frames = vcpu.partition.memory_frames.load(Ordering::Relaxed);
         let entry = abi::E820Entry { addr: 0, size: frames << 12, kind: abi::E820_RAM };
         map.nr_entries = 1;
@@ -58,11 +56,9 @@ fn machphys_mapping(argument: u64) -> Outcome {
 }
 
 /// Reads the reservation of a balloon call. Accepts only single frames of the caller.
-fn reservation(call: &Call) -> Result<abi::MemoryReservation, i64> {
+fn reservation(call: &Call) -> Result<abi::MemoryReservation, Refused> {
     let reservation: abi::MemoryReservation = guest_memory::read(call.args[1])?;
-    if reservation.extent_order != 0 {
-        return Err(errno::EPERM);
-    }
+    require(reservation.extent_order == 0, errno::EPERM)?;
     super::mmu::check_foreign(call.vcpu, reservation.domid.into())?;
     Ok(reservation)
 }
@@ -77,7 +73,7 @@ fn each(call: &mut Call, command: u64, one: fn(&Partition, u64) -> Option<u64>) 
     for index in first..reservation.nr_extents {
         if index != first && schedule::should_yield() {
             call.args[0] = command | index << abi::COMMAND_BITS;
-            return Err(AGAIN);
+            return Err(Refused::Again);
         }
         let Some(mfn) = list.read(index).ok().and_then(|extent| one(partition, extent)) else {
             return Ok(index);

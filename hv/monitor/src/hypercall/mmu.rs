@@ -3,22 +3,19 @@
 use core::mem::MaybeUninit;
 
 use page_tables::{Request, Space, update_entries, update_entry};
-use pv_abi::xen::{
-    errno,
-    mmu::{
-        MACHPHYS_UPDATE, MmuUpdate, PT_UPDATE_PRESERVE_AD, UPDATE_COMMAND_MASK, UPDATE_PREEMPTED,
-        UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL, UVMF_TLB_FLUSH,
-    },
+use pv_abi::xen::mmu::{
+    MACHPHYS_UPDATE, MmuUpdate, PT_UPDATE_PRESERVE_AD, UPDATE_COMMAND_MASK, UPDATE_PREEMPTED,
+    UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL, UVMF_TLB_FLUSH,
 };
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{AGAIN, Call, Outcome, is_own};
+use super::{Call, Outcome, Refused, errno, is_own};
 use crate::{
     cpu,
     guest_memory::{self, GuestPointer},
     machine::Host,
-    partition::{self, Partition, errno_of},
+    partition::{self, Partition},
     platform, schedule,
     vcpu::Vcpu,
     view, walk,
@@ -28,7 +25,7 @@ use crate::{
 const CHUNK: usize = 32;
 
 /// Refuses a call that names the tables or frames of another partition.
-pub fn check_foreign(vcpu: &Vcpu, foreign: u64) -> Result<(), i64> {
+pub fn check_foreign(vcpu: &Vcpu, foreign: u64) -> Result<(), Refused> {
     let frames = narrow::low_16(foreign);
     let tables = narrow::low_16(foreign >> 16);
     let allowed = is_own(vcpu, frames) && (tables == 0 || is_own(vcpu, tables - 1));
@@ -68,7 +65,7 @@ pub fn batch<T: FromBytes + IntoBytes + Immutable>(
     let count = u64::from(count & !UPDATE_PREEMPTED);
     let before: u32 = if resumed && done != 0 { guest_memory::read(done)? } else { 0 };
     let allowed = check_foreign(call.vcpu, foreign)
-        .and_then(|()| GuestPointer::<T>::new(list, count).map_err(i64::from));
+        .and_then(|()| GuestPointer::<T>::new(list, count).map_err(Refused::from));
     let (performed, outcome) = match allowed {
         Ok(elements) => run(call.vcpu, &elements, count),
         Err(error) => (0, Err(error)),
@@ -77,7 +74,7 @@ pub fn batch<T: FromBytes + IntoBytes + Immutable>(
     if done != 0 {
         guest_memory::write(done, &before.wrapping_add(narrow::low_32(performed)))?;
     }
-    if outcome == Err(AGAIN) {
+    if outcome == Err(Refused::Again) {
         call.args[0] = list + performed * size_of::<T>() as u64;
         call.args[1] = (count - performed) | u64::from(UPDATE_PREEMPTED);
     }
@@ -89,16 +86,15 @@ pub fn batch<T: FromBytes + IntoBytes + Immutable>(
 fn single(call: &mut Call, request: MmuUpdate) -> Outcome {
     let partition = call.vcpu.partition;
     let mut space = partition.space.lock_or_again()?;
-    finish(&mut space)?;
+    space.finish(&Host)?;
     if is_entry(&request) {
-        update_entry(&Host, &mut space, request.ptr >> 12, entry_request(&request))
-            .map_err(errno_of)?;
+        update_entry(&Host, &mut space, request.ptr >> 12, entry_request(&request))?;
     } else {
         set_m2p(partition, &request)?;
     }
-    if finish(&mut space).is_err() {
+    if space.finish(&Host).is_err() {
         call.args[1] = UPDATE_PREEMPTED.into();
-        return Err(AGAIN);
+        return Err(Refused::Again);
     }
     Ok(0)
 }
@@ -110,14 +106,14 @@ fn run(
     requests: &GuestPointer<MmuUpdate>,
     count: u64,
 ) -> (u64, Outcome) {
-    if finish(space).is_err() {
-        return (0, Err(AGAIN));
+    if space.finish(&Host).is_err() {
+        return (0, Err(Refused::Again));
     }
     let mut buffer = [const { MaybeUninit::uninit() }; CHUNK];
     let mut done = 0;
     while done < count {
         if done != 0 && schedule::should_yield() {
-            return (done, Err(AGAIN));
+            return (done, Err(Refused::Again));
         }
         let one;
         let many = if count - done > 1 { requests.read_some(done, &mut buffer).ok() } else { None };
@@ -138,7 +134,7 @@ fn run(
             return (done, Err(error));
         }
     }
-    (count, finish(space).map(|()| 0))
+    (count, space.finish(&Host).map(|()| 0).map_err(Refused::from))
 }
 
 /// Performs requests, together those for one table. Returns how many were performed.
@@ -147,7 +143,7 @@ fn several(
     partition: &Partition,
     space: &mut Space,
     requests: &[MmuUpdate],
-) -> (u64, Result<(), i64>) {
+) -> (u64, Result<(), Refused>) {
     let mut done = 0;
     while let Some(rest) = requests.get(done..)
         && let Some(first) = rest.first()
@@ -183,15 +179,15 @@ fn entry_request(request: &MmuUpdate) -> Request {
 
 /// Performs the leading requests that are for entries of `table`.
 #[inline]
-fn entries(space: &mut Space, table: u64, requests: &[MmuUpdate]) -> (u64, Result<(), i64>) {
+fn entries(space: &mut Space, table: u64, requests: &[MmuUpdate]) -> (u64, Result<(), Refused>) {
     let together = |request: &&MmuUpdate| is_entry(request) && request.ptr >> 12 == table;
     let requests = requests.iter().take_while(together).map(entry_request);
     let (done, outcome) = update_entries(&Host, space, table, requests);
-    (done, outcome.map_err(errno_of))
+    (done, outcome.map_err(Refused::from))
 }
 
 /// Sets a machine-to-physical entry.
-fn set_m2p(partition: &Partition, request: &MmuUpdate) -> Result<(), i64> {
+fn set_m2p(partition: &Partition, request: &MmuUpdate) -> Result<(), Refused> {
     let mfn = request.ptr >> 12;
     let frame = partition::frame(mfn).ok_or(errno::EINVAL)?;
     // The reference keeps the frame from becoming idle or changing its owner meanwhile.
@@ -201,31 +197,22 @@ fn set_m2p(partition: &Partition, request: &MmuUpdate) -> Result<(), i64> {
     Ok(())
 }
 
-/// Continues the unfinished work in the partition's page tables.
-#[inline]
-pub fn finish(space: &mut Space) -> Result<(), i64> {
-    if !space.is_unfinished() {
-        return Ok(());
-    }
-    space.finish(&Host).map_err(errno_of)
-}
-
 /// `update_va_mapping(va, entry, flags)`.
 pub fn update_va_mapping(call: &mut Call) -> Outcome {
     let [va, value, flags, ..] = call.args;
     let vcpu = call.vcpu;
     {
         let mut space = vcpu.partition.space.lock_or_again()?;
-        finish(&mut space)?;
+        space.finish(&Host)?;
         let place = walk::place(&space, vcpu, va).ok_or(errno::EINVAL)?;
         let request = Request { index: place.index, new: value, preserve_ad: false };
-        update_entry(&Host, &mut space, place.table, request).map_err(errno_of)?;
+        update_entry(&Host, &mut space, place.table, request)?;
     }
     flush_after(vcpu, va, flags)?;
     Ok(0)
 }
 
-fn flush_after(vcpu: &Vcpu, va: u64, flags: u64) -> Result<(), i64> {
+fn flush_after(vcpu: &Vcpu, va: u64, flags: u64) -> Result<(), Refused> {
     let kind = flags & UVMF_FLUSHTYPE_MASK;
     if kind != UVMF_TLB_FLUSH && kind != UVMF_INVLPG {
         return Ok(());

@@ -1,19 +1,15 @@
 //! `mmuext_op`: pins, base pointers, flushes, and local descriptor tables.
 
 use page_tables::{Space, get_base, pin, put_base, unpin};
-use pv_abi::xen::{errno, mmu::*};
+use pv_abi::xen::mmu::*;
 
-use super::{
-    AGAIN, Call, Outcome,
-    mmu::{batch, finish},
-};
+use super::{Call, Outcome, Refused, errno, mmu::batch, require};
 use crate::{
     cpu, descriptors,
     guest_memory::{self, GuestPointer, is_canonical},
     hardware,
     lock::RunningCell,
     machine::Host,
-    partition::errno_of,
     platform, schedule,
     vcpu::Vcpu,
     view,
@@ -29,12 +25,12 @@ fn run(vcpu: &'static Vcpu, operations: &GuestPointer<MmuextOp>, count: u64) -> 
         Ok(space) => space,
         Err(again) => return (0, Err(again)),
     };
-    if finish(&mut space).is_err() {
-        return (0, Err(AGAIN));
+    if space.finish(&Host).is_err() {
+        return (0, Err(Refused::Again));
     }
     for index in 0..count {
         if index != 0 && schedule::should_yield() {
-            return (index, Err(AGAIN));
+            return (index, Err(Refused::Again));
         }
         let result = match operations.read(index) {
             Ok(operation) if operation.cmd == EXT_SET_LDT => {
@@ -56,17 +52,17 @@ fn run(vcpu: &'static Vcpu, operations: &GuestPointer<MmuextOp>, count: u64) -> 
             return (index, Err(error));
         }
     }
-    (count, finish(&mut space).map(|()| 0))
+    (count, space.finish(&Host).map(|()| 0).map_err(Refused::from))
 }
 
-fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), i64> {
+fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), Refused> {
     let (arg1, arg2) = (operation.arg1, operation.arg2);
     let number = vcpu.partition.number;
     match operation.cmd {
         level @ EXT_PIN_L1_TABLE..=EXT_PIN_L4_TABLE => {
-            pin(&Host, space, narrow::low_8(level.into()) + 1, arg1).map_err(errno_of)?;
+            pin(&Host, space, narrow::low_8(level.into()) + 1, arg1)?;
         }
-        EXT_UNPIN_TABLE => unpin(&Host, space, arg1).map_err(errno_of)?,
+        EXT_UNPIN_TABLE => unpin(&Host, space, arg1)?,
         EXT_NEW_BASEPTR => new_kernel_root(vcpu, space, arg1)?,
         EXT_NEW_USER_BASEPTR => {
             replace_root(space, &vcpu.user_root, arg1, || ())?;
@@ -93,23 +89,21 @@ fn replace_root(
     root: &RunningCell<u64>,
     mfn: u64,
     loaded: impl FnOnce(),
-) -> Result<(), i64> {
+) -> Result<(), Refused> {
     if mfn != 0 {
-        get_base(&Host, space, mfn).map_err(errno_of)?;
+        get_base(&Host, space, mfn)?;
     }
     let old = root.replace(mfn);
     loaded();
     if old != 0 {
-        put_base(&Host, space, old).map_err(errno_of)?;
+        put_base(&Host, space, old)?;
     }
     Ok(())
 }
 
 /// Loads another kernel root on the virtual CPU that runs here.
-pub fn new_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), i64> {
-    if mfn == 0 {
-        return Err(errno::EINVAL);
-    }
+pub fn new_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), Refused> {
+    require(mfn != 0, errno::EINVAL)?;
     replace_root(space, &vcpu.kernel_root, mfn, || {
         view::lead_from(vcpu, mfn);
         hardware::load_root(mfn);
@@ -120,8 +114,8 @@ pub fn new_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), i
 
 /// Sets the first kernel root of a virtual CPU that does not run; it replaces a root that was set
 /// before and never used.
-pub fn set_roots(vcpu: &Vcpu, kernel: u64) -> Result<(), i64> {
+pub fn set_roots(vcpu: &Vcpu, kernel: u64) -> Result<(), Refused> {
     let mut space = vcpu.partition.space.lock_or_again()?;
-    finish(&mut space)?;
+    space.finish(&Host)?;
     replace_root(&mut space, &vcpu.kernel_root, kernel, || view::lead_from(vcpu, kernel))
 }

@@ -1,17 +1,18 @@
 //! Hypercalls: one function per operation, found through tables.
 //!
-//! An operation returns a value, a negative errno, or [`AGAIN`]. With [`AGAIN`] it has done part of
-//! its work and changed its arguments to name the rest; the partition executes the instruction once
-//! more, after other due work. No operation of the monitor runs for an unbounded time on behalf of
-//! a partition.
+//! An operation returns a value, an errno, or [`Refused::Again`]. In the last case it has done part
+//! of its work and changed its arguments to name the rest; the partition executes the instruction
+//! once more, after other due work. No operation of the monitor runs for an unbounded time on
+//! behalf of a partition.
 
 use core::{mem::offset_of, sync::atomic::Ordering};
 
 use pv_abi::xen::{
-    domid, errno,
+    domid,
     hypercall::{self as number, MulticallEntry},
 };
 
+pub use refusal::{Refused, errno, require};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
@@ -37,7 +38,6 @@ mod sched;
 mod vcpu_op;
 mod version;
 
-pub use crate::lock::AGAIN;
 pub use cpu_state::{read_debug, write_debug};
 pub use event::close_all;
 pub use grant::end_mapping;
@@ -46,8 +46,8 @@ pub use mmuext::{new_kernel_root, set_roots};
 pub use sched::block;
 pub use vcpu_op::bring_up;
 
-/// The result of an operation: a value, or a negative errno.
-pub type Outcome = Result<u64, i64>;
+/// The result of an operation.
+pub type Outcome = Result<u64, Refused>;
 
 /// A call in progress.
 pub struct Call<'a> {
@@ -55,17 +55,17 @@ pub struct Call<'a> {
     pub vcpu: &'static Vcpu,
     /// The caller's registers (the arguments are in `args`, not here).
     pub registers: &'a mut Registers,
-    /// The arguments in order; an operation changes them before it returns [`AGAIN`].
+    /// The arguments in order; an operation changes them before it returns [`Refused::Again`].
     pub args: [u64; 6],
 }
 
 impl Call<'_> {
-    /// Returns [`AGAIN`] for the rest of an array of `T` after `done` elements. The arguments
+    /// Returns [`Refused::Again`] for the rest of an array of `T` after `done` elements. The arguments
     /// `list` and `list + 1` are the array's address and length.
     fn go_on<T>(&mut self, list: usize, done: u64) -> Outcome {
         self.args[list] += done * size_of::<T>() as u64;
         self.args[list + 1] -= done;
-        Err(AGAIN)
+        Err(Refused::Again)
     }
 }
 
@@ -125,8 +125,8 @@ pub fn dispatch(vcpu: &'static Vcpu, registers: &mut Registers) {
     }
     match outcome {
         Ok(value) => registers.rax = value,
-        Err(AGAIN) => restart(registers, args),
-        Err(error) => registers.rax = error as u64,
+        Err(Refused::Again) => restart(registers, args),
+        Err(Refused::Errno(error)) => registers.rax = error.wire().cast_unsigned(),
     }
 }
 
@@ -134,11 +134,10 @@ pub fn dispatch(vcpu: &'static Vcpu, registers: &mut Registers) {
 #[inline(always)]
 fn perform(call: &mut Call, hypercall: u64) -> Outcome {
     let outcome = operation(hypercall).map_or(Err(errno::ENOSYS), |run| run(call));
-    if let Err(error) = outcome
-        && error != AGAIN
-    {
+    if let Err(Refused::Errno(error)) = outcome {
         let [others, causes @ ..] = &call.vcpu.partition.refusals;
-        let count = usize::try_from(!error).ok().and_then(|at| causes.get(at)).unwrap_or(others);
+        let at = usize::try_from(!error.wire()).ok();
+        let count = at.and_then(|at| causes.get(at)).unwrap_or(others);
         count.fetch_add(1, Ordering::Relaxed);
     }
     outcome
@@ -150,8 +149,8 @@ fn restart(registers: &mut Registers, args: [u64; 6]) {
     [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9] = args;
 }
 
-impl From<Fault> for i64 {
-    fn from(_: Fault) -> i64 {
+impl From<Fault> for Refused {
+    fn from(_: Fault) -> Self {
         errno::EFAULT
     }
 }
@@ -165,7 +164,7 @@ pub fn is_own(vcpu: &Vcpu, id: u16) -> bool {
 ///
 /// # Errors
 /// `-ESRCH` if there is no such partition.
-pub fn named(vcpu: &Vcpu, id: u16) -> Result<&'static Partition, i64> {
+pub fn named(vcpu: &Vcpu, id: u16) -> Result<&'static Partition, Refused> {
     if is_own(vcpu, id) {
         return Ok(vcpu.partition);
     }
@@ -173,7 +172,7 @@ pub fn named(vcpu: &Vcpu, id: u16) -> Result<&'static Partition, i64> {
 }
 
 /// Performs an operation on the structure at `address`, and writes it back for the caller.
-fn update<T>(address: u64, act: impl FnOnce(&mut T) -> Result<(), i64>) -> Outcome
+fn update<T>(address: u64, act: impl FnOnce(&mut T) -> Result<(), Refused>) -> Outcome
 where
     T: FromBytes + IntoBytes + Immutable,
 {
@@ -198,12 +197,15 @@ fn multicall(call: &mut Call) -> Outcome {
             number::MULTICALL | number::IRET => Err(errno::EINVAL),
             hypercall => perform(&mut inner, hypercall),
         };
-        if outcome == Err(AGAIN) {
-            entry.args = inner.args;
-            entries.write(index, &entry)?;
-            return call.go_on::<MulticallEntry>(0, index);
-        }
-        let result = outcome.map_or_else(|error| error, |value| value as i64);
+        let result = match outcome {
+            Ok(value) => value.cast_signed(),
+            Err(Refused::Errno(error)) => error.wire(),
+            Err(Refused::Again) => {
+                entry.args = inner.args;
+                entries.write(index, &entry)?;
+                return call.go_on::<MulticallEntry>(0, index);
+            }
+        };
         let place = list + index * size_of::<MulticallEntry>() as u64;
         guest_memory::write(place + offset_of!(MulticallEntry, result) as u64, &result)?;
         if !call.vcpu.in_kernel.get() {

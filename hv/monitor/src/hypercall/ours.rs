@@ -1,11 +1,8 @@
 //! Our own calls: the operation of each, and the right it needs. See `pv_abi::uv::calls`.
 
-use pv_abi::{
-    uv::{calls, database::rights},
-    xen::errno,
-};
+use pv_abi::uv::{calls, database::rights};
 
-use super::{AGAIN, Call, Outcome, build, lead};
+use super::{Call, Outcome, Refused, build, errno, lead, require};
 use crate::{guest_memory, lock::SpinLock, platform};
 
 type Operation = fn(&mut Call) -> Outcome;
@@ -35,11 +32,9 @@ fn find(number: u64) -> Option<(u32, Operation)> {
 /// Hypercall 48, whose first argument names the operation.
 pub fn operation(call: &mut Call) -> Outcome {
     let (right, run) = find(call.args[0]).ok_or(errno::ENOSYS)?;
-    if call.vcpu.partition.rights() & right == 0 {
-        return Err(errno::EPERM);
-    }
+    require(call.vcpu.partition.rights() & right != 0, errno::EPERM)?;
     let alone = right == rights::LEAD;
-    let _leading = alone.then(|| LEADING.try_lock().ok_or(AGAIN)).transpose()?;
+    let _leading = alone.then(|| LEADING.try_lock().ok_or(Refused::Again)).transpose()?;
     run(call)
 }
 
@@ -51,11 +46,9 @@ static LEADING: SpinLock<()> = SpinLock::new(());
 const PIECE: usize = 512;
 
 /// Reads the port and the number of bytes from the arguments `(_, buffer, bytes, port)`.
-fn piece(call: &Call) -> Result<(u32, usize), i64> {
+fn piece(call: &Call) -> Result<(u32, usize), Refused> {
     let [_, _, bytes, port, ..] = call.args;
-    if port > 1 {
-        return Err(errno::EINVAL);
-    }
+    require(port <= 1, errno::EINVAL)?;
     Ok((narrow::low_32(port), narrow::size(bytes).min(PIECE)))
 }
 

@@ -1,8 +1,8 @@
 //! `physdev_op`: a partition without devices can only set its I/O privilege level.
 
-use pv_abi::xen::{errno, physdev};
+use pv_abi::xen::physdev;
 
-use super::{Call, Outcome};
+use super::{Call, Outcome, errno, require};
 use crate::guest_memory;
 
 /// `physdev_op(command, argument)`.
@@ -11,9 +11,7 @@ pub fn physdev_op(call: &mut Call) -> Outcome {
     match command {
         physdev::SET_IOPL => {
             let set: physdev::SetIopl = guest_memory::read(argument)?;
-            if set.iopl > 3 {
-                return Err(errno::EINVAL);
-            }
+            require(set.iopl <= 3, errno::EINVAL)?;
             call.vcpu.iopl.set(set.iopl);
             Ok(0)
         }

@@ -4,10 +4,10 @@ use core::sync::atomic::Ordering;
 
 use pv_abi::{
     uv::{calls::cause, database::state},
-    xen::{errno, sched},
+    xen::sched,
 };
 
-use super::{Call, Outcome};
+use super::{Call, Outcome, errno, require};
 use crate::{
     guest_memory::{self, GuestPointer},
     partition, schedule, time,
@@ -52,9 +52,7 @@ pub fn block(vcpu: &Vcpu) -> u64 {
 
 /// Waits until an event is pending on one of the ports, masked or not, or until the deadline.
 fn poll(vcpu: &Vcpu, wanted: &sched::Poll) -> Outcome {
-    if wanted.nr_ports > sched::MAX_POLL_PORTS {
-        return Err(errno::EINVAL);
-    }
+    require(wanted.nr_ports <= sched::MAX_POLL_PORTS, errno::EINVAL)?;
     let ports = GuestPointer::<u32>::new(wanted.ports, wanted.nr_ports.into())?;
     let single = if wanted.nr_ports == 1 { ports.read(0)? } else { POLL_ANY };
     vcpu.polls.store(single, Ordering::SeqCst);

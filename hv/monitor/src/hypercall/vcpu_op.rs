@@ -3,13 +3,14 @@
 use core::sync::atomic::Ordering;
 
 use page_tables::Error;
-use pv_abi::xen::{errno, time as records, vcpu as abi};
+use pv_abi::xen::{time as records, vcpu as abi};
 
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
-    AGAIN, Call, Outcome,
+    Call, Outcome, Refused,
     cpu_state::{change_debug, with_callbacks},
+    errno, require,
     sched::is_up,
 };
 use crate::{
@@ -67,7 +68,7 @@ static CONTEXT: crate::lock::SpinLock<abi::VcpuGuestContext> =
     crate::lock::SpinLock::new(zerocopy::transmute!([0u8; size_of::<abi::VcpuGuestContext>()]));
 
 /// Checks the start state that a kernel wrote for a virtual CPU, and takes it over.
-fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Result<(), i64> {
+fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Result<(), Refused> {
     let bases = [
         context.fs_base,
         context.gs_base_kernel,
@@ -137,9 +138,7 @@ fn registers_of(r: &abi::CpuUserRegs) -> Registers {
 const _: () = assert!(core::mem::offset_of!(abi::CpuUserRegs, rdi) == 8 * 14);
 
 fn up(_: &mut Call, target: &'static Vcpu) -> Outcome {
-    if !target.initialised.load(Ordering::Acquire) {
-        return Err(errno::EINVAL);
-    }
+    require(target.initialised.load(Ordering::Acquire), errno::EINVAL)?;
     bring_up(target);
     Ok(0)
 }
@@ -198,9 +197,7 @@ fn register_time(call: &mut Call, target: &'static Vcpu) -> Outcome {
 }
 
 fn set_timer(call: &mut Call, target: &'static Vcpu) -> Outcome {
-    if !core::ptr::eq(call.vcpu, target) {
-        return Err(errno::EINVAL);
-    }
+    require(core::ptr::eq(call.vcpu, target), errno::EINVAL)?;
     let set: abi::SetSingleshotTimer = guest_memory::read(call.args[2])?;
     if set.flags & abi::SINGLESHOT_FUTURE != 0 && set.timeout_abs_ns < time::now() {
         return Err(errno::ETIME);
@@ -210,9 +207,7 @@ fn set_timer(call: &mut Call, target: &'static Vcpu) -> Outcome {
 }
 
 fn stop_timer(call: &mut Call, target: &'static Vcpu) -> Outcome {
-    if !core::ptr::eq(call.vcpu, target) {
-        return Err(errno::EINVAL);
-    }
+    require(core::ptr::eq(call.vcpu, target), errno::EINVAL)?;
     schedule::set_timer(target, None);
     Ok(0)
 }
@@ -230,7 +225,7 @@ fn register_info(call: &mut Call, target: &'static Vcpu) -> Outcome {
     }
     let owner = target.partition.number;
     let held = machine::hold(owner, register.mfn, true).map_err(|error| match error {
-        Error::Again => AGAIN,
+        Error::Again => Refused::Again,
         _ => errno::EINVAL,
     })?;
     let place = (machine::bytes(held.mfn) as u64 + offset) as *mut InfoArea;

@@ -1,8 +1,8 @@
 //! The monitor's version and features, in the form of the ABI it is compatible with.
 
-use pv_abi::xen::{errno, features, version};
+use pv_abi::xen::{features, version};
 
-use super::{Call, Outcome, update};
+use super::{Call, Outcome, Refused, errno, update};
 use crate::{cpuid::XEN_VERSION, guest_memory};
 
 /// Features in submap 0.
@@ -15,8 +15,9 @@ const FEATURES: u32 = 1 << features::MMU_PT_UPDATE_PRESERVE_AD
 /// events in.
 pub fn xen_version(call: &mut Call) -> Outcome {
     let [command, argument, ..] = call.args;
-    let put =
-        |bytes: &[u8]| guest_memory::write_bytes(argument, bytes).map_err(i64::from).map(|()| 0);
+    let put = |bytes: &[u8]| {
+        guest_memory::write_bytes(argument, bytes).map_err(Refused::from).map(|()| 0)
+    };
     match command {
         version::VERSION => Ok(XEN_VERSION.into()),
         version::EXTRAVERSION => put(&padded::<{ version::EXTRAVERSION_BYTES }>("-ultravisor")),

@@ -54,7 +54,6 @@ const REMAINING: &[(&str, &str)] = &[
     ("machine", "schedule"),
     ("partition", "context"),
     ("partition", "delivery"),
-    ("partition", "hypercall"),
     ("partition", "schedule"),
     ("partition", "vcpu"),
     ("partition", "view"),
