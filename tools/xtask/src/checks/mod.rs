@@ -103,7 +103,8 @@ fn commands_beside_guests() -> Result<Count> {
 fn model_tests() -> Command {
     let mut cargo = workspace::cargo("test");
     cargo
-        .args(["--release", "--lib", "-p", "frames", "-p", "events", "-p", "grants", "loom"])
+        .args(["--release", "--lib", "-p", "frames", "-p", "events", "-p", "grants"])
+        .args(["-p", "block-ring", "loom"])
         .env("RUSTFLAGS", "--cfg loom")
         .env("LOOM_MAX_PREEMPTIONS", "3")
         .env("CARGO_TARGET_DIR", workspace::root().join("target/loom"));
