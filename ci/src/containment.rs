@@ -34,14 +34,39 @@ const TAKEN: &[Check] = &[
     Check { name: "kernel-log", run: checks::kernel_log },
 ];
 
-/// Runs the host with such an ultravisor.
+/// The checks with an ultravisor that forgets a partition's memory.
+const DROPPED: &[Check] = &[
+    Check { name: "names-no-memory", run: names_no_memory },
+    Check { name: "resources", run: checks::resources },
+    Check { name: "kernel-log", run: checks::kernel_log },
+];
+
+/// Runs the host with such ultravisors.
 pub fn run_scenarios(results: &mut Results) {
-    let boot = || {
-        let file = vec![minimal_guest()?];
-        Ok(BootOptions { file, ultravisor_options: "inject=take".into(), ..Default::default() })
-    };
     let machine = MachineOptions::default();
+    let boot = || with_ultravisor("inject=take");
     boots::run_wanted(&Boot { name: "bad-ultravisor", machine, boot, checks: TAKEN }, results);
+    let machine = MachineOptions::default();
+    let boot = || with_ultravisor("inject=drop");
+    boots::run_wanted(&Boot { name: "lax-ultravisor", machine, boot, checks: DROPPED }, results);
+}
+
+/// A host whose ultravisor has these options.
+fn with_ultravisor(options: &str) -> Result<BootOptions> {
+    let file = vec![minimal_guest()?];
+    Ok(BootOptions { file, ultravisor_options: options.into(), ..Default::default() })
+}
+
+/// Checks that the monitor does not forget a partition whose page tables the ultravisor did not
+/// name. Its destruction is refused, and an orderly one returns all its memory.
+fn names_no_memory(host: &mut Host) -> Result<()> {
+    host.sh(&minimal("victim", "beat 0"))?;
+    let text = "injected: destruction without ranges: ";
+    let answered = host.machine.wait_for(LIMIT, |console| console.contains(text))?;
+    let console = host.machine.console()?;
+    let refused = console.contains(&format!("{text}Err(Errno(16))"));
+    ensure!(answered && refused, "no -EBUSY for a partition that still has page tables");
+    host.sh("uvtool destroy --forget victim").map(drop)
 }
 
 /// Checks that the ultravisor gets no frame that ring 0 writes for a partition, none of the

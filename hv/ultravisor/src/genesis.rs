@@ -100,8 +100,8 @@ fn read_options() -> Result<Options, String> {
             _ if word.strip_prefix("inject=").is_some_and(crate::inject::set) => {}
             _ => {
                 let valid = "accept=meltdown, command_console=0 or 1, the serial line of the \
-                     command partition's console, and for tests inject=refuse:N, inject=sweep and \
-                     inject=take";
+                     command partition's console, and for tests inject=refuse:N, inject=sweep, \
+                     inject=take and inject=drop";
                 return Err(format!("unknown option {word:?}; there are {valid}"));
             }
         }

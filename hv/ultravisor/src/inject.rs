@@ -7,7 +7,8 @@
 //!
 //! `inject=take` tries, after each start of a partition, to take the memory of its instance, to
 //! create a partition in the monitor's memory, and to declare free RAM I/O memory; the log shows
-//! the monitor's answers.
+//! the monitor's answers. `inject=drop` tries, after each start of a guest, to destroy it without
+//! naming its memory.
 //!
 //! Rule: only what an option asks for is refused, and never an action that undoes another.
 
@@ -15,7 +16,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use partition_runtime::hypercall::Errno;
 use partition_runtime::{lead, log};
-use pv_abi::uv::database::{MONITOR, UNASSIGNED, instance_frames, kind, state};
+use pv_abi::uv::database::{FIRST_GUEST, MONITOR, UNASSIGNED, instance_frames, kind, state};
 use resource_db::{Database, Owner, WriteError};
 
 /// The number of the action to refuse; 0 for none.
@@ -29,6 +30,8 @@ static COMMAND_ASKS: AtomicBool = AtomicBool::new(false);
 
 /// Whether the test tries to take memory after each start.
 static TAKES: AtomicBool = AtomicBool::new(false);
+/// Whether the test tries to destroy each guest after its start.
+static DROPS: AtomicBool = AtomicBool::new(false);
 /// A partition that was just started; 0 for none.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
@@ -36,6 +39,10 @@ static STARTED: AtomicU32 = AtomicU32::new(0);
 pub fn set(value: &str) -> bool {
     if value == "take" {
         TAKES.store(true, Ordering::Relaxed);
+        return true;
+    }
+    if value == "drop" {
+        DROPS.store(true, Ordering::Relaxed);
         return true;
     }
     if value == "sweep" {
@@ -75,7 +82,8 @@ pub fn refuses() -> bool {
 
 /// Notes that the monitor started a partition.
 pub fn started(number: u32) {
-    if TAKES.load(Ordering::Relaxed) {
+    let drops = DROPS.load(Ordering::Relaxed) && number >= FIRST_GUEST;
+    if drops || TAKES.load(Ordering::Relaxed) {
         STARTED.store(number, Ordering::Relaxed);
     }
 }
@@ -84,6 +92,16 @@ pub fn started(number: u32) {
 pub fn misbehave(arena: &[AtomicU32]) {
     let number = STARTED.swap(0, Ordering::Relaxed);
     if number == 0 {
+        return;
+    }
+    if DROPS.load(Ordering::Relaxed) {
+        let answer = loop {
+            match lead::destroy(number) {
+                Ok(false) => {}
+                answer => break answer,
+            }
+        };
+        log!("injected: destruction without ranges: {answer:?}");
         return;
     }
     match take_instance(arena, number) {

@@ -13,16 +13,21 @@ use super::stage::{Actor, Stage, other_stack};
 use crate::memory;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use fuzz_programs::Step;
 use partition_runtime::hypercall::{Errno, call, yield_now};
 use pv_abi::xen::descriptors::{FLAT_RING3_CS64, FLAT_RING3_SS};
-use pv_abi::xen::hypercall::VCPU_OP;
+use pv_abi::xen::hypercall::{GET_DEBUGREG, VCPU_OP};
 use pv_abi::xen::vcpu::{self, VGCF_IN_KERNEL, VcpuGuestContext};
 use zerocopy::FromZeros;
 
 /// Its number.
 const NUMBER: u64 = 1;
+/// CR4.TSD, a bit that kernels may choose.
+const CR4_TSD: u64 = 1 << 2;
+/// The address of a breakpoint that the second virtual CPU starts with, and that is not enabled.
+const START: u64 = 0x1234_5000;
 /// The longest time in nanoseconds for a step once the first virtual CPU is done.
 const STEP_TIME: u64 = 50_000_000;
 /// The time in nanoseconds after which the second, once it is done, ends a wait of the first
@@ -66,6 +71,7 @@ pub fn start() -> bool {
     context.user_regs.rflags = 0x202;
     context.user_regs.rsp = other_stack();
     let root = memory::machine_frame((memory::start().pt_base - memory::BASE) / memory::PAGE);
+    (context.ctrlreg[4], context.debugreg[1], context.debugreg[2]) = (CR4_TSD, START, u64::MAX / 2);
     context.ctrlreg[3] = root.unwrap_or(0) << 12;
     memory::mask_upcalls(NUMBER as usize);
     let arguments = [vcpu::INITIALISE, NUMBER, (&raw const *context) as u64, 0, 0];
@@ -115,8 +121,23 @@ pub fn beside(stage: &Stage, steps: Vec<&Step>, own: impl FnOnce()) -> Option<Ve
     Some(unsafe { Box::from_raw(job) }.outcomes)
 }
 
+/// Checks that the second virtual CPU starts with the control and debug registers of its context, as
+/// far as the calls that set them would accept their values.
+fn check_start() {
+    let cr4: u64;
+    // SAFETY: reads a register, by an instruction that the host emulates.
+    unsafe { asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack)) };
+    assert_eq!(cr4 & CR4_TSD, CR4_TSD, "CR4");
+    for (register, value) in [(0, 0), (1, START), (2, 0), (6, 0xffff_0ff0), (7, 0x400)] {
+        // SAFETY: the operation touches no memory.
+        let found = unsafe { call(GET_DEBUGREG, [register, 0, 0, 0, 0]) };
+        assert_eq!(found, Ok(value), "debug register {register}");
+    }
+}
+
 /// The main loop of the second virtual CPU.
 pub extern "C" fn main() -> ! {
+    check_start();
     let mut actor = Actor::new(NUMBER as usize);
     actor.restore();
     let mut since = 0;
