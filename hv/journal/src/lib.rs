@@ -44,7 +44,8 @@
 //! `tests/model` ends servers between any two stores, with the stores of this code. It forbids each
 //! reordering of the stores above but one: PUBLISH may come after the responses in the slots.
 //!
-//! The incarnation and the phase are one word. As two, a server that dies between the two stores of
+//! # Why incarnation and phase are one word
+//! As two words, a server that dies between the two stores of
 //! an attach leaves the old bits under the new incarnation, and its successor holds a ring that
 //! nobody broke.
 //!
