@@ -19,6 +19,13 @@ impl RawRequest {
         self.0[1]
     }
 
+    /// Whether the request asks for a flush. An indirect request never does, whatever its inner
+    /// operation: it is refused.
+    #[must_use]
+    pub fn is_flush(&self) -> bool {
+        self.plain().operation == FLUSH
+    }
+
     /// The operation of the response: for an indirect request the inner one.
     #[must_use]
     pub fn response_operation(&self) -> u8 {

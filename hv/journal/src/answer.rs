@@ -1,7 +1,7 @@
 //! Answers: from the device's completion to the client.
 
 use block_ring::{Ring, RingMemory};
-use pv_abi::xen::block::{FLUSH, STATUS_OK};
+use pv_abi::xen::block::STATUS_OK;
 
 use crate::Journal;
 use crate::page::{self, ENTRIES, JournalPage, Line, Publish};
@@ -84,7 +84,7 @@ impl Journal {
             if cleared & 1 << entry != 0 {
                 return Err(Unanswerable::NotTaken { entry });
             }
-            if request.response_operation() == FLUSH && status != STATUS_OK {
+            if request.is_flush() && status != STATUS_OK {
                 return Err(Unanswerable::FailedFlush { entry });
             }
             cleared |= 1 << entry;

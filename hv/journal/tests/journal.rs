@@ -7,7 +7,7 @@ use journal::{
     Answer, Detaching, Found, Held, Journal, JournalPage, NotStarted, Unanswerable, WORDS, abandon,
     settle, words,
 };
-use pv_abi::xen::block::{FLUSH, READ};
+use pv_abi::xen::block::{FLUSH, INDIRECT, READ};
 
 /// A page and a ring of 64 slots. After `budget` stores the server is dead: the rest are lost.
 struct Memory {
@@ -139,6 +139,18 @@ fn answers_that_must_not_be_given_store_nothing() {
     assert_eq!((&*memory.page.borrow(), journal.taken()), (&page, 3));
     let failed = Answer { entry: 0, status: -1 };
     assert!(journal.answer(&memory, &ring, &[failed, ok(1)]).is_ok());
+}
+
+#[test]
+fn an_indirect_request_for_a_flush_is_refused_like_any_other() {
+    let memory = Memory::new();
+    let ring = memory.ring();
+    let mut journal = Journal::start(&memory, &ring, 1).unwrap();
+    memory.send(INDIRECT, 1);
+    memory.slots.borrow_mut()[0][0] |= u64::from(FLUSH) << 8;
+    journal.take(&memory, &ring, 64).unwrap();
+    assert_eq!(journal.request(&memory, 0).unwrap().response_operation(), FLUSH);
+    assert!(journal.answer(&memory, &ring, &[Answer { entry: 0, status: -1 }]).is_ok());
 }
 
 /// Attach, detach and the next attach, with a server that dies after each number of stores.

@@ -277,7 +277,7 @@ fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(
         *keeping = (which, frames.start);
     }
     for mfn in keeping.1..frames.end {
-        let shared = mfn == frames.start + 1 || grants.contains(&mfn);
+        let shared = mfn == frames.start + INSTANCE_SHARED_INFO || grants.contains(&mfn);
         let kind = if shared { Kind::InstanceShared } else { Kind::Private };
         let kept = frame(mfn).ok_or(errno::EINVAL).and_then(|frame| {
             let kept = frame.set_owner(owner, owner, kind).and_then(|()| frame.keep(owner));

@@ -22,8 +22,8 @@ use crate::{
 /// caller repeats the call while it returns [`Refused::Again`].
 ///
 /// # Errors
-/// [`Refused::Again`], `-EBUSY` if page tables are left that no range named, or an errno of the page-table
-/// rules.
+/// [`Refused::Again`]; `-EBUSY` if page tables are left that no range named: the partition no longer
+/// runs, and the caller names the rest; or an errno of the page-table rules.
 pub fn relinquish(partition: &'static Partition, tables: Range<u64>) -> Result<(), Refused> {
     partition.state.store(state::DYING, Ordering::SeqCst);
     partition.all_vcpus().for_each(schedule::expel);
@@ -75,7 +75,9 @@ fn drop_tables(partition: &Partition, range: &Range<u64>) -> Result<(), Refused>
     let reached = partition.relinquished.load(Ordering::Relaxed);
     let mut next = if range.contains(&reached) { reached } else { range.start };
     let result = drop_range(&Host, &mut space, &mut next, end).map_err(Refused::from);
-    partition.relinquished.store(next, Ordering::Relaxed);
+    // A range that is done does not shorten another that contains its end.
+    let reached = if result.is_ok() { u64::MAX } else { next };
+    partition.relinquished.store(reached, Ordering::Relaxed);
     result
 }
 

@@ -271,7 +271,7 @@ impl<'a, M: Machine> Walk<'a, M> {
         if frame.retire(|| self.machine.stamp()) != Released::Done {
             self.machine.broken(mfn);
         }
-        self.tables = self.tables.wrapping_sub(1);
+        self.tables = self.tables.saturating_sub(1);
         Ok(())
     }
 

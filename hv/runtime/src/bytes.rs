@@ -88,6 +88,7 @@ pub(crate) unsafe fn copy(to: *mut u8, from: *const u8, count: usize) {
 unsafe fn fill(to: *mut u8, value: u8, count: usize) {
     let word = u64::from(value) * 0x0101_0101_0101_0101;
     // SAFETY: every write lies within the range: the first `T` and the last `T` of at least one.
+    // The direction flag is clear in compiled code (System V ABI, 3.2.1).
     unsafe {
         match count {
             0 => {}
@@ -97,8 +98,9 @@ unsafe fn fill(to: *mut u8, value: u8, count: usize) {
                 set(to, count - 1, value);
             }
             4..=7 => {
-                set(to, 0, [value; 4]);
-                set(to, count - 4, [value; 4]);
+                let half = u32::from(value) * 0x0101_0101;
+                set(to, 0, half);
+                set(to, count - 4, half);
             }
             8..=16 => {
                 set(to, 0, word);

@@ -8,7 +8,8 @@
 //! `inject=take` tries, after each start of a partition, to take the memory of its instance, to
 //! create a partition in the monitor's memory, and to declare free RAM I/O memory; the log shows
 //! the monitor's answers. `inject=drop` tries, after each start of a guest, to destroy it without
-//! naming its memory.
+//! naming its memory, and never names the memory of a partition that goes, as if the database did
+//! not give it any.
 //!
 //! Rule: only what an option asks for is refused, and never an action that undoes another.
 
@@ -86,6 +87,11 @@ pub fn started(number: u32) {
     if drops || TAKES.load(Ordering::Relaxed) {
         STARTED.store(number, Ordering::Relaxed);
     }
+}
+
+/// Returns whether the memory of a partition that goes is not named to the monitor.
+pub fn names_no_memory() -> bool {
+    DROPS.load(Ordering::Relaxed)
 }
 
 /// Tries what an ultravisor must not be able to do, if a partition was started since the last call.

@@ -37,9 +37,10 @@ impl Sealed {
         }
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
         let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::UnexpectedEof)?;
+        // A shared mapping would be refused by kernels before 6.7, since it could become writable.
+        let (protection, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE);
         // SAFETY: a new mapping at an address of the kernel's choice; it overlaps nothing.
-        let address =
-            unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, file, 0)? };
+        let address = unsafe { mmap(None, length, protection, flags, file, 0)? };
         Ok(Self { address, bytes })
     }
 
