@@ -4,8 +4,8 @@
 //! * [`ring`] makes two rings of frames of such words.
 //! * [`ends`] sends and receives messages over these rings.
 //!
-//! The rule it keeps: nothing here makes a hypercall, and only [`words`] has `unsafe`. A Rust partition
-//! gets the words from its start block or a grant, a Linux process from its own mapping.
+//! The rule it keeps: nothing here makes a hypercall, and only [`words`] has `unsafe`. A Rust
+//! partition gets the words from its start block or a grant, a Linux process from its own mapping.
 #![no_std]
 
 extern crate alloc;

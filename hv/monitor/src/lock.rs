@@ -25,7 +25,8 @@ pub fn relax() {
     core::hint::spin_loop();
 }
 
-/// Nanoseconds that a CPU waits for a lock that long work may hold, before it returns [`Refused::Again`].
+/// Nanoseconds that a CPU waits for a lock that long work may hold, before it returns
+/// [`Refused::Again`].
 pub const PATIENCE: u64 = 20_000;
 
 /// A mutual-exclusion lock: a ticket queue with room for the holder and one waiter. Other CPUs spin

@@ -152,9 +152,10 @@ pub fn vcpu_at(pointer: *mut Vcpu) -> Option<&'static Vcpu> {
 /// Lays out the instance of a partition that the database describes.
 ///
 /// # Errors
-/// [`Refused::Again`] if the caller must call again, `-EINVAL` if sizes are out of range or the number is no
-/// partition's, `-ENOMEM` if the instance memory is too small or the machine has no room for more
-/// virtual CPUs, `-EPERM` if the memory is not the partition's, `-EBUSY` if some of it is in use.
+/// [`Refused::Again`] if the caller must call again, `-EINVAL` if sizes are out of range or the
+/// number is no partition's, `-ENOMEM` if the instance memory is too small or the machine has no room
+/// for more virtual CPUs, `-EPERM` if the memory is not the partition's, `-EBUSY` if some of it is in
+/// use.
 pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, Refused> {
     let (vcpus, grant_frames) = (descriptor.vcpus, descriptor.grant_frames);
     let fits = |count, most| (1..=most).contains(&count);
@@ -261,8 +262,8 @@ static KEEPING: SpinLock<([u64; 4], u64)> = SpinLock::new(([0; 4], 0));
 /// Makes `frames` an instance, zeroed except for the tables and copies of the view, and takes a
 /// reference on each. So the frames that ring 0 writes stay the partition's until
 /// [`release_frames`], whatever the database says. The partition may map its shared info and grant
-/// frames, and nothing else of the instance. After [`Refused::Again`], the same call continues; a call for
-/// another instance releases the frames that this one took.
+/// frames, and nothing else of the instance. After [`Refused::Again`], the same call continues; a
+/// call for another instance releases the frames that this one took.
 fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(), Refused> {
     let owner = descriptor.number;
     let grants = grant_table(frames.start, descriptor.vcpus);

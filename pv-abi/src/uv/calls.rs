@@ -38,7 +38,8 @@ pub const STOP: u64 = 4;
 /// frames from frame `rdx` on, as far as it owns the frames. If `r10` is 0, drops all others
 /// (grants, events), and removes the partition. So the caller makes one call for each range of its
 /// memory, in any order, and then the last call, which is refused with `-EBUSY` while a frame that
-/// no call named is a page table: the partition has stopped then, and the caller names the rest. Returns 1 if the work is not finished: make the call again.
+/// no call named is a page table: the partition has stopped then, and the caller names the rest.
+/// Returns 1 if the work is not finished: make the call again.
 pub const DESTROY: u64 = 5;
 /// Lead: drop the events that the monitor caused by itself up to number `rdx`, which are logged,
 /// and read the oldest that is left (`rsi` = address of a [`MonitorEvent`]). Returns its number,

@@ -30,7 +30,8 @@ pub enum Answer {
     Applied(Vec<Outcome>),
     /// Answer to [`Query::Version`](super::Query::Version).
     Version(VersionAnswer),
-    /// Answer to [`Query::Partitions`](super::Query::Partitions) and [`Query::Partition`](super::Query::Partition).
+    /// Answer to [`Query::Partitions`](super::Query::Partitions) and
+    /// [`Query::Partition`](super::Query::Partition).
     Partitions {
         /// Rows by number.
         rows: Vec<PartitionRow>,
@@ -55,7 +56,8 @@ pub enum Answer {
         /// In the order of their rollback.
         rolled_back: Vec<u64>,
     },
-    /// Answer to [`Body::Plan`](super::Body::Plan): what the transaction would do, in one sentence for each operation.
+    /// Answer to [`Body::Plan`](super::Body::Plan): what the transaction would do, in one sentence
+    /// for each operation.
     Planned {
         /// The sentences, for people. If some do not fit in the answer, the last one says how many.
         what: Vec<String>,

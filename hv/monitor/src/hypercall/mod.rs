@@ -60,8 +60,8 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Returns [`Refused::Again`] for the rest of an array of `T` after `done` elements. The arguments
-    /// `list` and `list + 1` are the array's address and length.
+    /// Returns [`Refused::Again`] for the rest of an array of `T` after `done` elements. The
+    /// arguments `list` and `list + 1` are the array's address and length.
     fn go_on<T>(&mut self, list: usize, done: u64) -> Outcome {
         self.args[list] += done * size_of::<T>() as u64;
         self.args[list + 1] -= done;
