@@ -64,6 +64,8 @@ enum Task {
         /// Run only the nested scenarios that have one of these words in their names
         scenarios: Vec<String>,
     },
+    /// Check the format, the lints of both targets and the limits; run no test
+    Lint,
     /// Count instructions: our host, Debian's Xen, and no hypervisor, with the same kernel
     Bench {
         /// What to measure
@@ -125,6 +127,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             Ok(exit_code(outcome))
         }
         Task::Test { quick, scenarios } => checks::run_all(quick, &scenarios),
+        Task::Lint => checks::lint(),
         Task::Bench { what } => bench::measure(&what),
         Task::Metrics => count(),
         Task::GuestImage { output, module, file } => guest_image(&output, &module, &file),
