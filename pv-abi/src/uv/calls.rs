@@ -41,6 +41,11 @@ pub const STOP: u64 = 4;
 /// no call named is a page table: the partition has stopped then, and the caller names the rest.
 /// Returns 1 if the work is not finished: make the call again.
 pub const DESTROY: u64 = 5;
+/// Lead: re-read entry `rsi` of the device table. A partition that is not the new owner loses its
+/// vectors of the function, and the function can neither access memory nor interrupt. Refused with
+/// `-EBUSY` while the partition that had it runs, with `-EPERM` if the function cannot be given
+/// ([`super::devices::DeviceFunction::refused`]), with `-ENOENT` past the last function.
+pub const ACTIVATE_DEVICE: u64 = 6;
 /// Lead: drop the events that the monitor caused by itself up to number `rdx`, which are logged,
 /// and read the oldest that is left (`rsi` = address of a [`MonitorEvent`]). Returns its number,
 /// from 1, and fills it, or returns 0 if there is none. An event stays until a later call names its
@@ -59,6 +64,10 @@ pub const CPU_USAGE: u64 = 10;
 /// Lead: end the host: `rsi` = [`END_POWER_OFF`], [`END_RESTART`], or [`END_FAILED`] because of
 /// partition `rdx` (cause `r10`, detail `r8`). The call does not return.
 pub const END_HOST: u64 = 11;
+/// Lead: keep function `rsi` from memory and from interrupts: bus mastering off, MSI-X masked. It
+/// stays its owner's. What the function had begun may still reach memory, until a driver has reset
+/// it.
+pub const QUIESCE_DEVICE: u64 = 12;
 /// Argument of [`END_HOST`]: power off.
 pub const END_POWER_OFF: u64 = 0;
 /// Argument of [`END_HOST`]: restart the machine.
@@ -82,6 +91,26 @@ pub const BUILD_MAP: u64 = 32;
 pub const BUILD_M2P: u64 = 33;
 /// Argument of [`BUILD_M2P`]: make the frames idle.
 pub const IDLE: u64 = u64::MAX;
+
+/// Own function `rsi`: read the word at offset `rdx` (a multiple of 4, below 256) of its
+/// configuration space. As for all calls of a function, a caller that does not own it gets
+/// `-EPERM`.
+pub const DEVICE_READ: u64 = 40;
+/// Own function `rsi`: set the bits of its command register that [`super::devices::command`] has to
+/// those of `rdx`; legacy interrupts stay off.
+pub const DEVICE_COMMAND: u64 = 41;
+/// Own function `rsi`: map `r8` pages from page `rdx >> 32` of BAR `rdx & 7` at address `r10`,
+/// writable and uncached. Page tables for `r10` must exist, and its entries must be empty. `-EPERM`
+/// for a page of the MSI-X table or of its pending bits, `-EINVAL` past the end of the BAR. Returns
+/// the number of pages that are mapped when it stops early; call again for the rest.
+pub const DEVICE_MAP: u64 = 42;
+/// Own function `rsi`: let MSI-X vector `rdx` raise a new event port of the caller, whose number the
+/// call returns. `EVTCHNOP_close` of the port masks the vector again. `-EBUSY` if the vector has a
+/// port, `-ENOENT` past the last vector, `-ENOSPC` if no interrupt vector of the CPU is free.
+pub const DEVICE_BIND: u64 = 43;
+/// Own function `rsi`: reset it (function level reset). Bus mastering and its vectors are off
+/// afterwards. `-ENODEV` if it has no such reset. Returns 1 while the reset goes on: call again.
+pub const DEVICE_RESET: u64 = 44;
 
 /// Value of [`BuildMap::frame`]: unmap.
 pub const UNMAP: u64 = u64::MAX;

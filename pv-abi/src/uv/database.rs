@@ -85,8 +85,13 @@ pub struct ArenaHeader {
     pub channels_first: u32,
     /// Number of pages of the channel table, with [`CHANNELS_IN_PAGE`] entries each.
     pub channels_pages: u32,
+    /// Arena index of the first page of the device table.
+    pub devices_first: u32,
+    /// Number of functions in the device table, with [`super::devices::DEVICES_IN_PAGE`] entries in
+    /// each page.
+    pub devices: u32,
     /// Zero.
-    pub reserved: [u8; 4024],
+    pub reserved: [u8; 4016],
 }
 /// `b"UVARENA1"`, little-endian.
 pub const ARENA_MAGIC: u64 = u64::from_le_bytes(*b"UVARENA1");
@@ -332,7 +337,9 @@ const _: () = {
         boot: 56,
         channels_first: 64,
         channels_pages: 68,
-        reserved: 72
+        devices_first: 72,
+        devices: 76,
+        reserved: 80
     });
     assert!(size_of::<IndexPage>() == 4096);
     assert_offsets!(IndexPage { entry: 0 });

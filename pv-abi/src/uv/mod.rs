@@ -3,4 +3,5 @@
 pub mod calls;
 pub mod channel;
 pub mod database;
+pub mod devices;
 pub mod start;
