@@ -32,8 +32,13 @@ pub struct Frame {
     stamp: AtomicU32,
 }
 
+/// The loader fills the same bytes as a `Record`.
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Frame>() == 16);
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<Frame>() == size_of::<frame_record::Record>());
+    assert!(offset_of!(Frame, word) == 0 && offset_of!(Frame, owner) == 8);
+};
 
 impl Frame {
     /// The word at this moment. Only the parts that the caller's reference or lock protects stay

@@ -32,16 +32,9 @@ mod hand_over;
 mod word;
 
 pub use frame::{FLUSH_ALWAYS, Frame};
+pub use frame_record::{Kind, OWNER_IO, OWNER_NUMBER, Owner};
 pub use hand_over::{HandOver, OtherMemory};
 pub use word::{COUNT_BITS, REFERENCE_BITS, Word};
-
-/// Number of the partition that owns a frame; 0 for nobody.
-pub type Owner = u32;
-
-/// Bits of an owner word that are the partition number.
-pub const OWNER_NUMBER: u32 = (1 << 30) - 1;
-/// Bit of an owner word: I/O memory, not RAM.
-pub const OWNER_IO: u32 = 1 << 30;
 
 /// The use of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,19 +83,6 @@ impl Type {
             _ => return None,
         })
     }
-}
-
-/// The uses that a frame allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Kind {
-    /// Ordinary memory of the partition, which allows any type.
-    Ram = 0,
-    /// Memory of the partition's monitor instance that is shared with it (shared info, grant
-    /// frames). The owner, and partitions it grants it to, may map it; it is never a table.
-    InstanceShared = 1,
-    /// Never mapped by any partition: the instance's own state, or reserved memory.
-    Private = 2,
 }
 
 /// Why a frame could not be taken or changed.

@@ -5,6 +5,7 @@
 //! fit is refused before it is written.
 
 use crate::{Kind, Type};
+use frame_record::KIND_SHIFT;
 
 /// Bits of the reference count.
 pub const REFERENCE_BITS: u32 = 28;
@@ -17,7 +18,6 @@ const ONE_COUNT: u64 = 1 << REFERENCE_BITS;
 const COUNT: u64 = ((1 << COUNT_BITS) - 1) << REFERENCE_BITS;
 const TYPE_SHIFT: u32 = 52;
 const TYPE: u64 = 7 << TYPE_SHIFT;
-const KIND_SHIFT: u32 = 55;
 const KIND: u64 = 3 << KIND_SHIFT;
 const VALIDATED: u64 = 1 << 57;
 const PARTIAL: u64 = 1 << 58;

@@ -11,7 +11,7 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use frames::Frame;
+use frame_record::Record;
 use handover::layout::{AREAS, DEVICES, DIRECT_MAP, FIRST_SLOT, FRAME_TABLE, SLOTS};
 use spin::{Mutex, Once};
 
@@ -27,8 +27,7 @@ use crate::{
 const TEMPORARY_FRAMES: u64 = 1 << 20;
 
 const MIB_2: u64 = 1 << 21;
-const FRAME_BYTES: u64 = 16;
-const _: () = assert!(size_of::<Frame>() as u64 == FRAME_BYTES);
+const FRAME_BYTES: u64 = size_of::<Record>() as u64;
 
 static EARLY: Mutex<EarlyFrames> = Mutex::new(EarlyFrames::new());
 static SPACE: Once<Space> = Once::new();
@@ -250,10 +249,10 @@ pub fn frames() -> u64 {
 
 /// The record of frame `mfn`. Returns `None` if no RAM is there.
 #[must_use]
-pub fn frame(mfn: u64) -> Option<&'static Frame> {
+pub fn frame(mfn: u64) -> Option<&'static Record> {
     // SAFETY: `set_up` mapped and `use_tables` zeroed that many records; all zeros is a valid
-    // `Frame`, and it changes through atomics only.
-    let all = unsafe { slice::from_raw_parts(FRAME_TABLE as *const Frame, narrow::size(frames())) };
+    // `Record`, and it changes through atomics only.
+    let all = unsafe { slice::from_raw_parts(FRAME_TABLE as *const Record, narrow::size(frames())) };
     all.get(usize::try_from(mfn).ok()?)
 }
 

@@ -1,5 +1,6 @@
 //! The description of the machine, from which the ultravisor makes the database.
 
+use frame_record::Record;
 use heapless::Vec;
 use pv_abi::uv::database::FIRMWARE;
 use pv_abi::uv::start::{Machine, MachineRegion, region_use};
@@ -63,12 +64,12 @@ fn classify(found: &Found<'_>, set: &Reservations, mfn: u64) -> MachineRegion {
     let firmware = found.regions.iter().find(|r| (r.first..r.end()).contains(&mfn));
     let firmware_type = firmware.map_or(0, |r| r.kind);
     let reserved = set.iter().find(|a| (a.first..a.first + a.frames).contains(&mfn));
-    let word = memory::frame(mfn).map_or(FIRMWARE | frames::OWNER_IO, frames::Frame::owner_word);
+    let word = memory::frame(mfn).map_or(FIRMWARE | frame_record::OWNER_IO, Record::owner_word);
     let usage = match reserved {
         Some(reserved) => reserved.usage,
-        None if word & frames::OWNER_IO != 0 => region_use::IO,
+        None if word & frame_record::OWNER_IO != 0 => region_use::IO,
         None => region_use::RAM,
     };
-    let owner = word & frames::OWNER_NUMBER;
+    let owner = word & frame_record::OWNER_NUMBER;
     MachineRegion { first: mfn, frames: 1, owner, usage, firmware_type, reserved: 0 }
 }

@@ -1,5 +1,6 @@
 //! The owner of every frame: the ranges that are reserved for the two partitions, and the rest.
 
+use frame_record::{Kind, OWNER_IO};
 use heapless::Vec;
 use pv_abi::uv::database::{FIRMWARE, MONITOR};
 
@@ -37,7 +38,7 @@ pub fn reserve(set: &mut Reservations, frames: u64, align: u64, owner: u32, usag
 pub fn record_owner(set: &mut Reservations, range: Reserved) {
     for mfn in range.first..range.first + range.frames {
         if let Some(frame) = memory::frame(mfn) {
-            let _ = frame.set_owner(frame.owner_word(), range.owner, frames::Kind::Ram);
+            frame.set_owner(range.owner, Kind::Ram);
         }
     }
     if set.push(range).is_err() {
@@ -86,10 +87,10 @@ fn claim(found: &Found<'_>, first: u64, frames: u64, owner: u32) {
                 .any(|r| r.kind == regions::kind::RAM && (r.first..r.end()).contains(&mfn));
             let word = match owner {
                 0 if ram => MONITOR,
-                0 => FIRMWARE | frames::OWNER_IO,
+                0 => FIRMWARE | OWNER_IO,
                 owner => owner,
             };
-            let _ = frame.set_owner(0, word, frames::Kind::Private);
+            frame.set_owner(word, Kind::Private);
         }
     }
 }
