@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use control::command::{RecordRow, Settled};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::database::{ArenaHeader, ChannelEntry, PartitionDescriptor};
+use pv_abi::uv::devices::DeviceEntry;
 use resource_db::{Database, Owner};
 use transaction::Change;
 
@@ -16,6 +17,8 @@ use transaction::Change;
 const PAGE_WORDS: usize = PAGE_SIZE / 4;
 /// Words of an entry of the channel table.
 const CHANNEL_WORDS: usize = size_of::<ChannelEntry>() / 4;
+/// Words of an entry of the device table.
+const DEVICE_WORDS: usize = size_of::<DeviceEntry>() / 4;
 /// The header's word that names the root of the page map.
 const ROOT_WORD: usize = std::mem::offset_of!(ArenaHeader, page_map_root) / 4;
 
@@ -104,8 +107,8 @@ impl Replica {
         self.free
     }
 
-    /// The pages on which it differs from another copy. Descriptors and the channel table are
-    /// compared; the root stands for the whole page map, with its free frames. Generations and the
+    /// The pages on which it differs from another copy. Descriptors, channel table and device table
+    /// are compared; the root stands for the whole page map, with its free frames. Generations and the
     /// log belong to the master alone and are not compared.
     pub fn differences(&self, other: &Self) -> Vec<u32> {
         let (Ok(ours), Ok(theirs)) = (Database::open(&self.words), Database::open(&other.words))
@@ -113,11 +116,15 @@ impl Replica {
             return vec![0];
         };
         let mut pages = Vec::new();
-        let table = theirs.channel_pages();
-        for page in 1..table.end {
-            let generation = if table.contains(&page) { CHANNEL_WORDS } else { PAGE_WORDS };
-            let own = usize::from(!table.contains(&page));
-            if self.page(page, generation, own) != other.page(page, generation, own) {
+        let (channels, devices) = (theirs.channel_pages(), theirs.device_pages());
+        for page in 1..channels.end.max(devices.end) {
+            // Words of each entry, and the word of its generation.
+            let (entry, own) = match page {
+                page if channels.contains(&page) => (CHANNEL_WORDS, 0),
+                page if devices.contains(&page) => (DEVICE_WORDS, 0),
+                _ => (PAGE_WORDS, 1),
+            };
+            if self.page(page, entry, own) != other.page(page, entry, own) {
                 pages.push(page);
             }
         }
@@ -173,4 +180,5 @@ fn after(free: u64, change: &Change) -> u64 {
 const _: () = {
     assert!(std::mem::offset_of!(PartitionDescriptor, generation) == 4);
     assert!(std::mem::offset_of!(ChannelEntry, generation) == 0);
+    assert!(std::mem::offset_of!(DeviceEntry, generation) == 0);
 };

@@ -1,7 +1,7 @@
 //! Lookups in an arena that another partition writes.
 //!
 //! Monitors use this in ring 0: it allocates nothing, never panics, and every loop has a bound that
-//! does not depend on the contents. Each descriptor or channel entry is protected by a seqlock, so
+//! does not depend on the contents. Each descriptor and table entry is protected by a seqlock, so
 //! a returned copy is consistent. The page map is not: its entries are single words, and the caller
 //! of *activate* has finished writing.
 
@@ -12,6 +12,7 @@ use pv_abi::uv::database::{
     ENTRY_NUMBER, ENTRY_SUBALLOCATED, INDEX_ENTRIES, MAX_PARTITION, NO_PARTITIONS,
     PartitionDescriptor, PartitionNumber, TIER_FRAMES, UNASSIGNED, channel_kind,
 };
+use pv_abi::uv::devices::{DEVICES_IN_PAGE, DeviceEntry};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::words::Words;
@@ -20,10 +21,12 @@ use crate::words::Words;
 const TRIES: usize = 64;
 /// Bytes of a descriptor that carry fields; the rest is zero.
 pub const DESCRIPTOR_BYTES: usize = core::mem::offset_of!(PartitionDescriptor, reserved);
-/// Words of the header: the root's index, the frame count, and the place of the channel table.
+/// Words of the header: the root's index, the frame count, and the places of the channel table and
+/// of the device table.
 const HEADER_ROOT: usize = 6;
 const HEADER_FRAMES: usize = 10;
 const HEADER_CHANNELS: [usize; 2] = [16, 17];
+const HEADER_DEVICES: [usize; 2] = [18, 19];
 
 /// Why a lookup failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +199,26 @@ impl<'a> Reader<'a> {
         (page < pages?).then_some((first?.checked_add(page)?, word))
     }
 
+    /// Entry `index` of the device table.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`] past the last function, [`ReadError::Busy`].
+    pub fn device(&self, index: u32) -> Result<DeviceEntry, ReadError> {
+        let (page, word) = self.device_place(index).ok_or(ReadError::OutOfRange)?;
+        let mut entry = DeviceEntry::new_zeroed();
+        self.read_stable(page, word, word, entry.as_mut_bytes())?;
+        Ok(entry)
+    }
+
+    /// The page and the first word of a device entry.
+    #[must_use]
+    pub fn device_place(&self, index: u32) -> Option<(u32, usize)> {
+        let [first, devices] = HEADER_DEVICES.map(|word| self.words.load(0, word));
+        let page = index / DEVICES_IN_PAGE as u32;
+        let word = (index as usize % DEVICES_IN_PAGE) * (size_of::<DeviceEntry>() / 4);
+        (index < devices?).then_some((first?.checked_add(page)?, word))
+    }
+
     /// Copies words until the generation was even and equal before and after the copy.
     fn read_stable(
         &self,
@@ -298,4 +321,6 @@ const _: () = {
     assert!(core::mem::offset_of!(ArenaHeader, frames) == HEADER_FRAMES * 4);
     assert!(core::mem::offset_of!(ArenaHeader, channels_first) == HEADER_CHANNELS[0] * 4);
     assert!(core::mem::offset_of!(ArenaHeader, channels_pages) == HEADER_CHANNELS[1] * 4);
+    assert!(core::mem::offset_of!(ArenaHeader, devices_first) == HEADER_DEVICES[0] * 4);
+    assert!(core::mem::offset_of!(ArenaHeader, devices) == HEADER_DEVICES[1] * 4);
 };

@@ -1,4 +1,4 @@
-//! Writes the arena: header, descriptors, channel table, log pages.
+//! Writes the arena: header, descriptors, channel table, device table, log pages.
 //!
 //! There is one writer, the ultravisor partition, which `&mut self` expresses. [`Database::create`]
 //! fixes the layout of the arena's pages:
@@ -9,12 +9,13 @@
 //! | 1 to 8 | descriptors of the well-known partitions |
 //! | 9 to 15 | unused |
 //! | 16 to C-1 | descriptors of guests: an eighth of the arena, at least 16 |
-//! | C to R-1 | channel table: two entries for each guest, and some for the host's own |
+//! | C to D-1 | channel table: two entries for each guest, and some for the host's own |
+//! | D to R-1 | device table: an entry for each PCI function; no page if there is none |
 //! | R | root of the page map |
 //! | R+1 to L | log ring: an eighth of the arena, 4 to 1024 pages |
 //! | from there | index pages of the page map, allocated upward and reused through a chain |
 //!
-//! Rule: the generation of a descriptor or channel entry is odd while it is written, and a new
+//! Rule: the generation of a descriptor or table entry is odd while it is written, and a new
 //! index page is filled before an entry names it.
 
 use alloc::boxed::Box;
@@ -24,6 +25,7 @@ use pv_abi::uv::database::{
     ARENA_MAGIC, ARENA_VERSION, CHANNELS_IN_PAGE, ChannelEntry, DESCRIPTOR_MAGIC, FIRST_GUEST,
     MAX_PARTITION, PartitionDescriptor, PartitionNumber, channel_kind,
 };
+use pv_abi::uv::devices::{DEVICES_IN_PAGE, DeviceEntry, MAX_FUNCTIONS};
 use zerocopy::{FromZeros, IntoBytes};
 
 use database_view::{DESCRIPTOR_BYTES, MAX_FRAMES, Owner, ReadError, is_descriptor_number};
@@ -72,13 +74,17 @@ pub(crate) mod header {
     pub const CHANNELS_FIRST: usize = 16;
     /// Number of pages of the channel table.
     pub const CHANNELS_PAGES: usize = 17;
+    /// First page of the device table.
+    pub const DEVICES_FIRST: usize = 18;
+    /// Number of functions in the device table.
+    pub const DEVICES: usize = 19;
 }
 
 /// Why a change was refused. The arena is unchanged then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteError {
     /// The arena has fewer than [`MIN_PAGES`] pages, or the machine more frames than the page map
-    /// can describe.
+    /// can describe, or more than [`MAX_FUNCTIONS`] PCI functions.
     Size,
     /// The number, frame or index cannot exist.
     OutOfRange,
@@ -101,20 +107,23 @@ pub struct Database<'a> {
 }
 
 impl<'a> Database<'a> {
-    /// Makes an empty database: no partition, no channel, and all `frames` frames are free RAM.
+    /// Makes an empty database: no partition, no channel, all `frames` frames are free RAM, and no
+    /// partition has any of the `devices` PCI functions.
     ///
     /// # Errors
     /// [`WriteError::Size`].
-    pub fn create(words: &'a [AtomicU32], frames: u64) -> Result<Self, WriteError> {
+    pub fn create(words: &'a [AtomicU32], frames: u64, devices: u32) -> Result<Self, WriteError> {
         let words = Words::new(words);
         let pages = words.pages();
-        if pages < MIN_PAGES || frames == 0 || frames > MAX_FRAMES {
+        let sized = pages >= MIN_PAGES && devices as usize <= MAX_FUNCTIONS;
+        if !sized || frames == 0 || frames > MAX_FRAMES {
             return Err(WriteError::Size);
         }
         let channels_first = (FIRST_GUEST + (pages / 8).max(16)).min(MAX_PARTITION);
         let guests = channels_first - FIRST_GUEST;
         let channels_pages = (guests * GUEST_CHANNELS).div_ceil(CHANNELS_IN_PAGE) + 1;
-        let root = channels_first + channels_pages;
+        let devices_first = channels_first + channels_pages;
+        let root = devices_first + devices.div_ceil(DEVICES_IN_PAGE as u32);
         let log_pages = (pages / 8).clamp(4, MAX_LOG_PAGES);
         let database = Self { words };
         for page in 0..=root + log_pages {
@@ -125,6 +134,8 @@ impl<'a> Database<'a> {
         database.set_header(header::ROOT, root)?;
         database.set_header(header::CHANNELS_FIRST, channels_first)?;
         database.set_header(header::CHANNELS_PAGES, channels_pages)?;
+        database.set_header(header::DEVICES_FIRST, devices_first)?;
+        database.set_header(header::DEVICES, devices)?;
         database.set_header(header::LOG_FIRST, log_first)?;
         database.set_header(header::LOG_PAGES, log_pages)?;
         database.set_header(header::FREE_FIRST, free_first)?;
@@ -354,6 +365,32 @@ impl<'a> Database<'a> {
         })
     }
 
+    /// Number of PCI functions in the device table.
+    #[must_use]
+    pub fn devices(&self) -> u32 {
+        self.header(header::DEVICES).unwrap_or(0)
+    }
+
+    /// The pages of the device table.
+    #[must_use]
+    pub fn device_pages(&self) -> core::ops::Range<u32> {
+        let first = self.header(header::DEVICES_FIRST).unwrap_or(0);
+        first..first.saturating_add(self.devices().div_ceil(DEVICES_IN_PAGE as u32))
+    }
+
+    /// Writes entry `index` of the device table. This sets the generation.
+    ///
+    /// # Errors
+    /// [`WriteError::OutOfRange`] past the last function.
+    pub fn write_device(&mut self, index: u32, entry: &DeviceEntry) -> Result<(), WriteError> {
+        let place = self.reader().device_place(index);
+        let (page, word) = place.ok_or(WriteError::OutOfRange)?;
+        let after = self.begin(page, word)?;
+        let fields = entry.as_bytes().get(4..).unwrap_or_default();
+        self.words.write(page, word + 1, fields).ok_or(WriteError::OutOfRange)?;
+        self.words.store(page, word, after).ok_or(WriteError::OutOfRange)
+    }
+
     /// Number of arena pages: all of them, and those in use.
     #[must_use]
     pub fn arena_pages(&self) -> (u32, u32) {
@@ -362,10 +399,11 @@ impl<'a> Database<'a> {
         let index = self
             .header(header::FREE_FIRST)
             .unwrap_or(0)
-            .saturating_sub(self.channel_pages().end.saturating_add(1 + log))
+            .saturating_sub(self.header(header::ROOT).unwrap_or(0).saturating_add(1 + log))
             .saturating_sub(self.header(header::FREE_CHAINED).unwrap_or(0));
         let descriptors = u32::try_from(self.numbers().count()).unwrap_or(u32::MAX);
-        let fixed = 1 + self.channel_pages().len() as u32 + 1 + log;
+        let tables = [self.channel_pages(), self.device_pages()].map(|pages| pages.len() as u32);
+        let fixed = 1 + tables.iter().sum::<u32>() + 1 + log;
         (pages, fixed.saturating_add(index).saturating_add(descriptors))
     }
 
@@ -492,6 +530,8 @@ const _: () = {
     assert!(offset_of!(ArenaHeader, boot) == header::BOOT * 4);
     assert!(offset_of!(ArenaHeader, channels_first) == header::CHANNELS_FIRST * 4);
     assert!(offset_of!(ArenaHeader, channels_pages) == header::CHANNELS_PAGES * 4);
+    assert!(offset_of!(ArenaHeader, devices_first) == header::DEVICES_FIRST * 4);
+    assert!(offset_of!(ArenaHeader, devices) == header::DEVICES * 4);
     assert!(offset_of!(PartitionDescriptor, generation) == 4);
     assert!(offset_of!(ChannelEntry, kind) == 4);
 };

@@ -3,12 +3,17 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::prelude::*;
-use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, PartitionDescriptor, channel_kind};
+use pv_abi::uv::database::{
+    ChannelEntry, FIRST_GUEST, IO_A, PartitionDescriptor, UNASSIGNED, channel_kind,
+};
+use pv_abi::uv::devices::{DEVICES_IN_PAGE, DeviceEntry, MAX_FUNCTIONS};
 use resource_db::{Database, MIN_PAGES, Owner, PAGE_WORDS, ReadError, Reader, WriteError};
 use zerocopy::FromZeros;
 
 /// Two root entries and part of a third, so that every tier and the cut end occur.
 const FRAMES: u64 = 2 * (1 << 20) + 3000;
+/// One more than fit a page of the device table.
+const DEVICES: u32 = DEVICES_IN_PAGE as u32 + 1;
 
 fn arena(pages: u32) -> Vec<AtomicU32> {
     (0..pages as usize * PAGE_WORDS).map(|_| AtomicU32::new(0)).collect()
@@ -47,7 +52,7 @@ proptest! {
         changes in prop::collection::vec((boundary(), boundary(), owner()), 1..12)
     ) {
         let words = arena(256);
-        let mut database = Database::create(&words, FRAMES).unwrap();
+        let mut database = Database::create(&words, FRAMES, DEVICES).unwrap();
         let all_free = database.free_pages();
         let mut model = vec![0u32; FRAMES as usize];
         for (a, b, owner) in changes {
@@ -82,7 +87,7 @@ proptest! {
         first in boundary(), end in boundary(), new in owner(),
     ) {
         let words = arena(256);
-        let mut database = Database::create(&words, FRAMES).unwrap();
+        let mut database = Database::create(&words, FRAMES, DEVICES).unwrap();
         for (a, b, owner) in before {
             let _ = database.set_owner(a.min(b), a.abs_diff(b), owner);
         }
@@ -106,7 +111,7 @@ proptest! {
         picks in prop::collection::vec(0..FRAMES, 1..40)
     ) {
         let words = arena(MIN_PAGES);
-        let mut database = Database::create(&words, FRAMES).unwrap();
+        let mut database = Database::create(&words, FRAMES, DEVICES).unwrap();
         let mut model = vec![0u32; FRAMES as usize];
         let mut refused = false;
         for frame in picks {
@@ -137,7 +142,7 @@ proptest! {
         numbers in prop::collection::vec(any::<u32>(), 1..20),
     ) {
         let words = arena(64);
-        Database::create(&words, FRAMES).unwrap();
+        Database::create(&words, FRAMES, DEVICES).unwrap();
         for (at, value) in noise {
             words[at].store(value, Ordering::Relaxed);
         }
@@ -158,6 +163,8 @@ proptest! {
             let _ = reader.descriptor(number % 70);
             let _ = reader.channel(number);
             let _ = reader.channel(number % 500);
+            let _ = reader.device(number);
+            let _ = reader.device(number % 300);
         }
     }
 
@@ -166,7 +173,7 @@ proptest! {
         writes in prop::collection::vec((0..8192u32, prop::collection::vec(any::<u8>(), 0..5000)), 1..8)
     ) {
         let words = arena(MIN_PAGES);
-        let mut database = Database::create(&words, FRAMES).unwrap();
+        let mut database = Database::create(&words, FRAMES, DEVICES).unwrap();
         let size = database.log_bytes() as usize;
         let mut model = vec![0u8; size];
         for (offset, mut bytes) in writes {
@@ -193,7 +200,7 @@ fn descriptor(number: u32, name: &[u8]) -> PartitionDescriptor {
 #[test]
 fn descriptors_come_back_and_go() {
     let words = arena(MIN_PAGES);
-    let mut database = Database::create(&words, FRAMES).unwrap();
+    let mut database = Database::create(&words, FRAMES, DEVICES).unwrap();
     let reader = Reader::new(&words);
     assert_eq!(reader.descriptor(3).err(), Some(ReadError::Absent));
     database.write_descriptor(&descriptor(3, b"command")).unwrap();
@@ -213,7 +220,7 @@ fn descriptors_come_back_and_go() {
 #[test]
 fn a_descriptor_half_written_is_not_read() {
     let words = arena(MIN_PAGES);
-    let mut database = Database::create(&words, FRAMES).unwrap();
+    let mut database = Database::create(&words, FRAMES, DEVICES).unwrap();
     database.write_descriptor(&descriptor(3, b"command")).unwrap();
     let generation = &words[3 * PAGE_WORDS + 1];
     generation.fetch_or(1, Ordering::Relaxed);
@@ -225,7 +232,7 @@ fn a_descriptor_half_written_is_not_read() {
 #[test]
 fn readers_never_see_half_a_descriptor() {
     let words = arena(MIN_PAGES);
-    let mut database = Database::create(&words, FRAMES).unwrap();
+    let mut database = Database::create(&words, FRAMES, DEVICES).unwrap();
     database.write_descriptor(&descriptor(3, b"")).unwrap();
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
@@ -256,7 +263,7 @@ fn readers_never_see_half_a_descriptor() {
 #[test]
 fn channels_fill_the_table_and_no_more() {
     let words = arena(MIN_PAGES);
-    let mut database = Database::create(&words, FRAMES).unwrap();
+    let mut database = Database::create(&words, FRAMES, DEVICES).unwrap();
     let mut entry = ChannelEntry::new_zeroed();
     entry.kind = channel_kind::STORE;
     let mut count = 0;
@@ -277,10 +284,49 @@ fn channels_fill_the_table_and_no_more() {
 }
 
 #[test]
+fn each_function_has_an_entry_of_its_own() {
+    let words = arena(MIN_PAGES);
+    let mut database = Database::create(&words, FRAMES, DEVICES).unwrap();
+    let (reader, table) = (Reader::new(&words), database.device_pages());
+    assert_eq!((database.devices(), table.len()), (DEVICES, 2));
+    assert_eq!(table.start, database.channel_pages().end);
+    let free = reader.device(0).unwrap();
+    assert_eq!((free.owner, free.epoch), (UNASSIGNED, 0));
+    for index in 0..DEVICES {
+        let mut entry = DeviceEntry::new_zeroed();
+        (entry.owner, entry.epoch) = (IO_A, index.into());
+        database.write_device(index, &entry).unwrap();
+    }
+    for index in 0..DEVICES {
+        let entry = reader.device(index).unwrap();
+        assert_eq!((entry.owner, entry.epoch), (IO_A, index.into()));
+        assert_eq!((entry.generation, entry.reserved), (2, [0; 2]));
+    }
+    assert_eq!(reader.device(DEVICES), Err(ReadError::OutOfRange));
+    assert_eq!(database.write_device(DEVICES, &free), Err(WriteError::OutOfRange));
+    let (page, word) = reader.device_place(DEVICES - 1).unwrap();
+    assert_eq!((page, word), (table.end - 1, 0));
+    words[page as usize * PAGE_WORDS].fetch_or(1, Ordering::Relaxed);
+    assert_eq!(reader.device(DEVICES - 1), Err(ReadError::Busy));
+    assert_eq!(database.arena_pages().1, 1 + database.channel_pages().len() as u32 + 2 + 1 + 8);
+}
+
+#[test]
+fn a_machine_has_none_or_at_most_256_functions() {
+    let words = arena(MIN_PAGES);
+    let most = MAX_FUNCTIONS as u32;
+    assert_eq!(Database::create(&words, FRAMES, most + 1).err(), Some(WriteError::Size));
+    assert!(Database::create(&words, FRAMES, most).is_ok());
+    let database = Database::create(&words, FRAMES, 0).unwrap();
+    assert_eq!(database.device_pages().len(), 0);
+    assert_eq!(database.reader().device(0), Err(ReadError::OutOfRange));
+}
+
+#[test]
 fn a_database_can_be_opened_again() {
     let words = arena(MIN_PAGES);
     assert!(Database::open(&words).is_err());
-    let mut database = Database::create(&words, FRAMES).unwrap();
+    let mut database = Database::create(&words, FRAMES, DEVICES).unwrap();
     database.set_owner(5, 10, Owner::io(8)).unwrap();
     database.set_contents(9).unwrap();
     let again = Database::open(&words).unwrap();

@@ -124,7 +124,8 @@ fn fill(
     start: &StartBlock,
     limits: Limits,
 ) -> Result<Engine<'static>, resource_db::WriteError> {
-    let mut database = Database::create(words, description.machine.frames)?;
+    let devices = u32::try_from(description.pci.len()).unwrap_or(u32::MAX);
+    let mut database = Database::create(words, description.machine.frames, devices)?;
     database.set_boot(time::boot_identity())?;
     for region in description.regions {
         let owner = Owner { number: region.owner, io: region.usage == region_use::IO };

@@ -5,7 +5,7 @@
 //! page is the 30-bit number `[G,M,K]` of the seed's claim 31 (`((G*2^10+M)*2^10+K)*2^10*4`, a word
 //! being 4 bytes), and a partition's number is the index of its descriptor page.
 //!
-//! Descriptors and channel entries have a generation that is odd while they are written (a
+//! Descriptors, channel entries and device entries have a generation that is odd while they are written (a
 //! seqlock), so that a reader never acts on half a change.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -96,7 +96,7 @@ pub struct ArenaHeader {
 /// `b"UVARENA1"`, little-endian.
 pub const ARENA_MAGIC: u64 = u64::from_le_bytes(*b"UVARENA1");
 /// Version of the arena's layout.
-pub const ARENA_VERSION: u32 = 2;
+pub const ARENA_VERSION: u32 = 3;
 
 /// An index page of the page map.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

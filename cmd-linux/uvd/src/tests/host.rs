@@ -473,7 +473,7 @@ impl Losses {
 }
 
 fn genesis(words: &[AtomicU32]) -> Engine<'_> {
-    let mut database = Database::create(words, FRAMES).unwrap();
+    let mut database = Database::create(words, FRAMES, 0).unwrap();
     database.set_boot(0x5eed).unwrap();
     let system = [(ULTRAVISOR, kind::ULTRAVISOR), (BOOT, kind::BOOT), (COMMAND, kind::COMMAND)];
     for (number, kind) in system {

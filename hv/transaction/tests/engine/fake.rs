@@ -203,7 +203,7 @@ pub fn host(words: &[AtomicU32]) -> (Engine<'_>, Fake<'_>) {
 
 /// The same host with `frames` frames.
 pub fn host_of(words: &[AtomicU32], frames: u64, limits: Limits) -> (Engine<'_>, Fake<'_>) {
-    let mut database = Database::create(words, frames).unwrap();
+    let mut database = Database::create(words, frames, 4).unwrap();
     for (number, kind) in SYSTEM {
         let first = u64::from(number) * 64;
         database.set_owner(first, 64, Owner::ram(number)).unwrap();
