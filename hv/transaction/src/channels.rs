@@ -9,7 +9,7 @@ use alloc::string::ToString;
 use control::command::{Outcome, Range, Refusal, Target};
 use pv_abi::uv::channel::{FIRST_CLIENT_PORT, SERVER_PORTS};
 use pv_abi::uv::database::{
-    BOOT, COMMAND, ChannelEntry, PartitionDescriptor, ULTRAVISOR, channel_kind, state,
+    BOOT, COMMAND, ChannelEntry, PartitionDescriptor, ULTRAVISOR, channel_kind, kind, state,
 };
 use zerocopy::FromZeros;
 
@@ -43,7 +43,7 @@ pub(crate) fn create(plan: &mut Plan, caller: Caller, wanted: &Wanted) -> Result
     let object = format!("channel of {}", label(&target));
     check_ends(plan, &object, &target, kind, peer)?;
     let most = match kind {
-        channel_kind::COMMAND => 64,
+        channel_kind::COMMAND | channel_kind::IO => 64,
         channel_kind::BUILD => 512,
         _ => 1,
     };
@@ -81,10 +81,13 @@ fn check_ends(
     kind: u32,
     peer: u32,
 ) -> Result<(), Refusal> {
-    within(object, "kind", kind, channel_kind::COMMAND, channel_kind::BUILD)?;
+    within(object, "kind", kind, channel_kind::COMMAND, channel_kind::IO)?;
     if kind == channel_kind::BUILD && target.number != BOOT {
         let limit = "a build channel of the boot partition, asked for by itself";
         return Err(invalid(object, "kind", "a build channel", limit));
+    }
+    if kind == channel_kind::IO && target.kind != kind::IO {
+        return Err(invalid(object, "kind", "an I/O channel", "one of an I/O partition"));
     }
     let allowed: &[u32] = match kind {
         channel_kind::CONSOLE => &[ULTRAVISOR, COMMAND],

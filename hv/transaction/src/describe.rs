@@ -88,6 +88,7 @@ fn channel_word(kind: u32) -> &'static str {
         channel_kind::CONSOLE => "console",
         channel_kind::STORE => "store",
         channel_kind::BUILD => "build",
+        channel_kind::IO => "I/O",
         _ => "unknown",
     }
 }

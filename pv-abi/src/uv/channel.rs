@@ -30,6 +30,8 @@ pub const BOOT_COMMAND_GRANT: u32 = RESERVED_ENTRIES;
 pub const BUILD_GRANT: u32 = 64;
 /// First grant reference of the command partition's command channel, in the ultravisor's table.
 pub const COMMAND_GRANT: u32 = 64;
+/// First grant reference of an I/O partition's channel, in the I/O partition's table.
+pub const IO_GRANT: u32 = RESERVED_ENTRIES;
 /// The largest payload of one frame.
 pub const MAX_PAYLOAD: usize = 24 * 1024;
 /// The id of a reply to a message whose id could not be read.

@@ -318,6 +318,8 @@ pub mod channel_kind {
     pub const STORE: u32 = 3;
     /// Kernels from which the boot partition builds partitions (`control::build`).
     pub const BUILD: u32 = 4;
+    /// Orders of the ultravisor to an I/O partition, and its reports (`control::io`).
+    pub const IO: u32 = 5;
 }
 
 const _: () = {

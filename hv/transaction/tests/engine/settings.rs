@@ -1,7 +1,9 @@
 //! Changes to existing partitions.
 
-use control::command::{Operation, Target};
-use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, ULTRAVISOR, asked, channel_kind, state};
+use control::command::{Operation, Outcome, Target};
+use pv_abi::uv::database::{
+    BOOT, COMMAND, FIRST_GUEST, IO_A, ULTRAVISOR, asked, channel_kind, state,
+};
 
 use transaction::Change;
 
@@ -175,5 +177,37 @@ fn a_console_may_be_the_command_partitions_and_kernels_come_to_boot() {
         &crate::fake::transaction(vec![channel(BOOT, COMMAND, channel_kind::BUILD, boot, 1)]),
     );
     assert_eq!(refusal.unwrap_err().code, "system-partition");
+    agree(&host.engine, &host.monitor);
+}
+
+#[test]
+fn an_io_partition_reports_to_the_ultravisor_alone() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    let (guest, memory) = host.built("web");
+    let mut create = create("io-a");
+    if let Operation::CreatePartition { kind, .. } = &mut create {
+        *kind = pv_abi::uv::database::kind::IO;
+    }
+    let assign = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: 100 };
+    let outcomes = host.ok(vec![create, assign]);
+    let [Outcome::Partition(number), Outcome::Memory(ranges)] = &outcomes[..] else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(*number, IO_A);
+    let channel = |partition, peer, frame| Operation::CreateChannel {
+        partition: Target::Number(partition),
+        peer,
+        kind: channel_kind::IO,
+        frame,
+        frames: 17,
+        grant: 8,
+    };
+    assert_eq!(host.refused(vec![channel(guest, ULTRAVISOR, memory.first)]).field, "kind");
+    assert_eq!(host.refused(vec![channel(IO_A, COMMAND, ranges[0].first)]).field, "peer");
+    host.ok(vec![channel(IO_A, ULTRAVISOR, ranges[0].first)]);
+    let (index, entry) = host.engine.database().channels().next().unwrap();
+    assert_eq!((entry.a, entry.port_a, entry.b), (IO_A, 1, ULTRAVISOR));
+    assert_eq!(entry.port_b, pv_abi::uv::channel::SERVER_PORTS + index);
     agree(&host.engine, &host.monitor);
 }
