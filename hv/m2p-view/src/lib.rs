@@ -34,6 +34,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use mfn::Mfn;
+
 #[cfg(test)]
 mod tests;
 
@@ -70,22 +72,20 @@ const TABLE: u64 = 0x25;
 const LEAF: u64 = TABLE | 1 << 63;
 /// A page of 2 MiB.
 const LARGE: u64 = 1 << 7;
-/// The frame's address.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// The machine as the view of one partition sees it.
 pub trait Machine {
     /// Number of frames for which the master table has entries.
     fn frames(&self) -> u64;
     /// First frame of the master table, a multiple of 512.
-    fn master(&self) -> u64;
+    fn master(&self) -> Mfn;
     /// Frame of a page whose words stay [`INVALID`] for ever.
-    fn invalid(&self) -> u64;
+    fn invalid(&self) -> Mfn;
     /// The frames of a chunk that are the partition's RAM now: bit `n` of word `m` stands for frame
     /// `64 * m + n` of the chunk.
     fn own(&self, chunk: u64) -> [u64; 8];
     /// The words of a frame of the view or of the master table.
-    fn page(&self, frame: u64) -> &Page;
+    fn page(&self, frame: Mfn) -> &Page;
     /// Returns once no CPU holds a translation of the partition from before the call.
     fn flush(&self);
 }
@@ -120,7 +120,7 @@ impl<const N: usize> Turns<N> {
 #[derive(Debug)]
 pub struct View {
     /// The first of its frames.
-    first: u64,
+    first: Mfn,
     /// The entry of the level-3 table that leads to the level-2 table.
     top: u64,
     tables: Turns<TABLES>,
@@ -130,17 +130,13 @@ pub struct View {
 }
 
 /// The chunk of a frame.
-fn chunk_of(mfn: u64) -> u64 {
-    mfn >> 9
+fn chunk_of(mfn: Mfn) -> u64 {
+    mfn.number() >> 9
 }
 
 /// The region of a chunk.
 fn region_of(chunk: u64) -> u64 {
     chunk >> 9
-}
-
-fn frame_of(entry: u64) -> u64 {
-    (entry & ADDRESS) >> 12
 }
 
 /// Word `index`, modulo 512, of a page.
@@ -152,22 +148,22 @@ impl View {
     /// Makes an empty view. Its [`FRAMES`] frames begin at `first`; the first [`ZEROED`] hold
     /// zeros.
     #[must_use]
-    pub const fn new(first: u64) -> Self {
+    pub const fn new(first: Mfn) -> Self {
         let (tables, copies) = (Turns::new(), Turns::new());
         Self { first, top: 0, tables, copies, own: [0; COUNTED] }
     }
 
     /// The level-4 entry of a view whose frames begin at `first`.
     #[must_use]
-    pub const fn slot(first: u64) -> u64 {
-        first << 12 | TABLE
+    pub const fn slot(first: Mfn) -> u64 {
+        first.address() | TABLE
     }
 
     /// Makes the entry of frame `mfn` readable. Returns false if the table has no such entry. The
     /// work is at most a check of 512 frames, a copy and a cleared table of 512 words, and three
     /// flushes.
-    pub fn fill<M: Machine>(&mut self, machine: &M, mfn: u64) -> bool {
-        if mfn >= machine.frames() {
+    pub fn fill<M: Machine>(&mut self, machine: &M, mfn: Mfn) -> bool {
+        if mfn.number() >= machine.frames() {
             return false;
         }
         let chunk = chunk_of(mfn);
@@ -178,41 +174,43 @@ impl View {
             return true;
         }
         if found == 0 && self.is_whole(region_of(chunk)) {
-            let page = machine.master() + (region_of(chunk) << 9);
-            upper.store(page << 12 | LEAF | LARGE, Ordering::Release);
+            let page = machine.master().plus(region_of(chunk) << 9);
+            upper.store(page.address() | LEAF | LARGE, Ordering::Release);
             return true;
         }
-        let table = if found == 0 { self.new_table(machine, chunk) } else { frame_of(found) };
+        let table = if found == 0 { self.new_table(machine, chunk) } else { Mfn::of_entry(found) };
         let entry = word(machine.page(table), chunk);
         if entry.load(Ordering::Relaxed) == 0 {
             let page = self.page_for(machine, chunk);
-            entry.store(page << 12 | LEAF, Ordering::Release);
+            entry.store(page.address() | LEAF, Ordering::Release);
         }
         true
     }
 
     /// Sets the entry of frame `mfn`, which is an own one, in the master table and in the view's
     /// copy.
-    pub fn set<M: Machine>(&mut self, machine: &M, mfn: u64, pfn: u64) {
-        if mfn >= machine.frames() {
+    pub fn set<M: Machine>(&mut self, machine: &M, mfn: Mfn, pfn: u64) {
+        if mfn.number() >= machine.frames() {
             return;
         }
         let chunk = chunk_of(mfn);
-        word(machine.page(machine.master() + chunk), mfn).store(pfn, Ordering::Relaxed);
+        word(machine.page(machine.master().plus(chunk)), mfn.number())
+            .store(pfn, Ordering::Relaxed);
         // Most entries are set before the partition reads any.
         if self.copies.is_unused() {
             return;
         }
-        let shown = self.entry(machine, chunk).map(|entry| frame_of(entry.load(Ordering::Relaxed)));
+        let shown =
+            self.entry(machine, chunk).map(|entry| Mfn::of_entry(entry.load(Ordering::Relaxed)));
         if let Some(frame) = shown.filter(|frame| self.is_copy(*frame)) {
-            word(machine.page(frame), mfn).store(pfn, Ordering::Relaxed);
+            word(machine.page(frame), mfn.number()).store(pfn, Ordering::Relaxed);
         }
     }
 
     /// Notes frames that have become the partition's. Returns true if the view may have shown one
     /// of them as invalid; then its CPUs must flush to see it.
     #[must_use]
-    pub fn gained<M: Machine>(&mut self, machine: &M, mfns: &[u64]) -> bool {
+    pub fn gained<M: Machine>(&mut self, machine: &M, mfns: &[Mfn]) -> bool {
         let mut stale = false;
         for together in mfns.chunk_by(|mfn, next| chunk_of(*mfn) == chunk_of(*next)) {
             let Some(mfn) = together.first() else { continue };
@@ -227,14 +225,14 @@ impl View {
 
     /// Notes that frame `mfn` is no longer the partition's. The partition's CPUs must flush before
     /// the frame has a new owner.
-    pub fn lost<M: Machine>(&mut self, machine: &M, mfn: u64) {
+    pub fn lost<M: Machine>(&mut self, machine: &M, mfn: Mfn) {
         if let Some(count) = self.count(mfn) {
             *count = count.saturating_sub(1);
         }
         let _ = self.forget(machine, chunk_of(mfn));
     }
 
-    fn count(&mut self, mfn: u64) -> Option<&mut u32> {
+    fn count(&mut self, mfn: Mfn) -> Option<&mut u32> {
         self.own.get_mut(narrow::size(region_of(chunk_of(mfn))))
     }
 
@@ -242,26 +240,26 @@ impl View {
         self.own.get(narrow::size(region)) == Some(&REGION)
     }
 
-    fn is_copy(&self, frame: u64) -> bool {
-        (self.first + 2 + TABLES as u64..self.first + FRAMES).contains(&frame)
+    fn is_copy(&self, frame: Mfn) -> bool {
+        (self.first.plus(2 + TABLES as u64)..self.first.plus(FRAMES)).contains(&frame)
     }
 
     /// Makes entry `top` of the level-3 table lead to the level-2 table, instead of the present
     /// one.
     fn turn_to<M: Machine>(&mut self, machine: &M, top: u64) {
-        let (upmost, below) = (machine.page(self.first), self.first + 1);
+        let (upmost, below) = (machine.page(self.first), self.first.plus(1));
         if top != self.top {
             word(upmost, self.top).store(0, Ordering::Relaxed);
             clear(machine.page(below));
             machine.flush();
             self.top = top;
         }
-        word(upmost, top).store(below << 12 | TABLE, Ordering::Release);
+        word(upmost, top).store(below.address() | TABLE, Ordering::Release);
     }
 
     /// The level-2 entry of a region below the present [`View::top`].
     fn upper<'m, M: Machine>(&self, machine: &'m M, region: u64) -> &'m AtomicU64 {
-        word(machine.page(self.first + 1), region)
+        word(machine.page(self.first.plus(1)), region)
     }
 
     /// The level-1 entry of a chunk, if its region has a level-1 table.
@@ -269,7 +267,7 @@ impl View {
         let region = region_of(chunk);
         let upper = self.upper(machine, region).load(Ordering::Relaxed);
         let there = region >> 9 == self.top && upper != 0 && upper & LARGE == 0;
-        there.then(|| word(machine.page(frame_of(upper)), chunk))
+        there.then(|| word(machine.page(Mfn::of_entry(upper)), chunk))
     }
 
     /// Removes the entry that leads to a chunk's words. Returns whether there was one.
@@ -285,45 +283,45 @@ impl View {
     }
 
     /// Makes an empty level-1 table for a chunk's region.
-    fn new_table<M: Machine>(&mut self, machine: &M, chunk: u64) -> u64 {
+    fn new_table<M: Machine>(&mut self, machine: &M, chunk: u64) -> Mfn {
         let region = region_of(chunk);
         let (index, before) = self.tables.take(region);
-        let table = self.first + 2 + index;
+        let table = self.first.plus(2 + index);
         if before != NEVER {
             let upper = self.upper(machine, before);
-            if frame_of(upper.load(Ordering::Relaxed)) == table {
+            if Mfn::of_entry(upper.load(Ordering::Relaxed)) == table {
                 upper.store(0, Ordering::Relaxed);
             }
             machine.flush();
         }
         clear(machine.page(table));
-        self.upper(machine, region).store(table << 12 | TABLE, Ordering::Release);
+        self.upper(machine, region).store(table.address() | TABLE, Ordering::Release);
         table
     }
 
     /// The frame of the page that shows a chunk.
-    fn page_for<M: Machine>(&mut self, machine: &M, chunk: u64) -> u64 {
+    fn page_for<M: Machine>(&mut self, machine: &M, chunk: u64) -> Mfn {
         let own = machine.own(chunk);
         match own.iter().map(|word| word.count_ones()).sum() {
             0 => machine.invalid(),
-            512 => machine.master() + chunk,
+            512 => machine.master().plus(chunk),
             _ => self.new_copy(machine, chunk, own),
         }
     }
 
     /// Makes a copy of the `own` entries of a chunk.
-    fn new_copy<M: Machine>(&mut self, machine: &M, chunk: u64, own: [u64; 8]) -> u64 {
+    fn new_copy<M: Machine>(&mut self, machine: &M, chunk: u64, own: [u64; 8]) -> Mfn {
         let (index, before) = self.copies.take(chunk);
-        let copy = self.first + 2 + TABLES as u64 + index;
+        let copy = self.first.plus(2 + TABLES as u64 + index);
         if before != NEVER {
             if let Some(entry) = self.entry(machine, before)
-                && frame_of(entry.load(Ordering::Relaxed)) == copy
+                && Mfn::of_entry(entry.load(Ordering::Relaxed)) == copy
             {
                 entry.store(0, Ordering::Relaxed);
             }
             machine.flush();
         }
-        let words = machine.page(machine.master() + chunk).iter().zip(machine.page(copy));
+        let words = machine.page(machine.master().plus(chunk)).iter().zip(machine.page(copy));
         for (index, (from, to)) in (0_u64..).zip(words) {
             let bits = own[narrow::size(index >> 6 & 7)];
             let shown =

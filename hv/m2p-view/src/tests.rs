@@ -11,6 +11,10 @@ const MASTER: u64 = 1 << 20;
 /// Frames of RAM: 600 GiB, and a part of a chunk.
 const RAM: u64 = (600 << 18) + 100;
 
+fn frame_of(entry: u64) -> u64 {
+    Mfn::of_entry(entry).number()
+}
+
 /// The cache of a CPU: tables by region, pages by chunk.
 #[derive(Default)]
 struct Cpu {
@@ -31,11 +35,11 @@ impl Machine for Sim {
     fn frames(&self) -> u64 {
         RAM
     }
-    fn master(&self) -> u64 {
-        MASTER
+    fn master(&self) -> Mfn {
+        Mfn::new(MASTER)
     }
-    fn invalid(&self) -> u64 {
-        MASTER + RAM.div_ceil(512)
+    fn invalid(&self) -> Mfn {
+        Mfn::new(MASTER + RAM.div_ceil(512))
     }
     fn own(&self, chunk: u64) -> [u64; 8] {
         let bit = |mfn: u64| u64::from(self.is_own(mfn));
@@ -44,7 +48,8 @@ impl Machine for Sim {
             (0..64).map(|index| bit(first + index) << index).sum()
         })
     }
-    fn page(&self, frame: u64) -> &Page {
+    fn page(&self, frame: Mfn) -> &Page {
+        let frame = frame.number();
         assert!((FIRST..FIRST + FRAMES).contains(&frame) || frame >= MASTER, "frame {frame}");
         // Frames that need not be zero may hold anything.
         let content = if (FIRST..FIRST + ZEROED).contains(&frame) { 0 } else { INVALID };
@@ -86,7 +91,7 @@ impl Sim {
     }
 
     fn master_word(&self, mfn: u64) -> &AtomicU64 {
-        &self.page(MASTER + (mfn >> 9))[mfn as usize & 511]
+        &self.page(Mfn::new(MASTER + (mfn >> 9)))[mfn as usize & 511]
     }
 
     /// The value that a CPU reads in the entry of a frame. Returns `None` if it faults.
@@ -101,19 +106,19 @@ impl Sim {
             }
         };
         assert!(page >= MASTER || page >= FIRST + 2 + TABLES as u64, "a table is shown: {region}");
-        Some(self.page(page)[mfn as usize & 511].load(Ordering::Relaxed))
+        Some(self.page(Mfn::new(page))[mfn as usize & 511].load(Ordering::Relaxed))
     }
 
     fn walk(&self, cpu: &mut Cpu, mfn: u64) -> Option<u64> {
         let next = |frame: u64, index: u64| {
-            let entry = self.page(frame)[index as usize & 511].load(Ordering::Relaxed);
+            let entry = self.page(Mfn::new(frame))[index as usize & 511].load(Ordering::Relaxed);
             assert!(entry & 2 == 0, "writable");
             (entry & 1 != 0).then_some(entry)
         };
         let table = match cpu.tables.get(&(mfn >> 18)) {
             Some(table) => *table,
             None => {
-                let level_2 = next(frame_of(View::slot(FIRST)), mfn >> 27)?;
+                let level_2 = next(frame_of(View::slot(Mfn::new(FIRST))), mfn >> 27)?;
                 let entry = next(frame_of(level_2), mfn >> 18)?;
                 if entry & LARGE != 0 {
                     return Some(frame_of(entry) + (mfn >> 9 & 511));
@@ -128,7 +133,7 @@ impl Sim {
 
     fn gain(&self, view: &mut View, mfns: &[u64]) {
         mfns.iter().for_each(|mfn| self.set_own(*mfn, true));
-        if view.gained(self, mfns) {
+        if view.gained(self, &mfns.iter().copied().map(Mfn::new).collect::<Vec<_>>()) {
             self.flush();
         }
     }
@@ -136,7 +141,7 @@ impl Sim {
     /// Gains all frames of a region at once.
     fn gain_region(&self, view: &mut View, region: u64) {
         let mfns: Vec<u64> = (region << 18..(region + 1) << 18).collect();
-        let new: Vec<u64> = mfns.into_iter().filter(|mfn| !self.is_own(*mfn)).collect();
+        let new: Vec<_> = mfns.into_iter().filter(|mfn| !self.is_own(*mfn)).map(Mfn::new).collect();
         self.regions.borrow_mut().insert(region);
         self.chunks.borrow_mut().retain(|chunk, _| chunk >> 9 != region);
         if view.gained(self, &new) {
@@ -146,7 +151,7 @@ impl Sim {
 
     fn lose(&self, view: &mut View, mfn: u64) {
         self.set_own(mfn, false);
-        view.lost(self, mfn);
+        view.lost(self, Mfn::new(mfn));
         self.flush();
         self.master_word(mfn).store(INVALID, Ordering::Relaxed);
         // The next owner writes its own value.
@@ -157,7 +162,7 @@ impl Sim {
     fn check(&self, view: &mut View, mfn: u64) {
         for cpu in 0..2 {
             let read = self.read(cpu, mfn).unwrap_or_else(|| {
-                assert!(view.fill(self, mfn), "no entry for {mfn:#x}");
+                assert!(view.fill(self, Mfn::new(mfn)), "no entry for {mfn:#x}");
                 self.read(cpu, mfn).expect("it was filled")
             });
             let entry = self.master_word(mfn).load(Ordering::Relaxed);
@@ -201,12 +206,12 @@ proptest! {
     fn every_cpu_reads_own_entries_and_no_others(
         steps in prop::collection::vec(any_step(), 1..150),
     ) {
-        let (sim, mut view) = (Sim::new(), View::new(FIRST));
+        let (sim, mut view) = (Sim::new(), View::new(Mfn::new(FIRST)));
         for step in steps {
             match step {
                 Step::Gain(mfn) if !sim.is_own(mfn) => sim.gain(&mut view, &[mfn]),
                 Step::Lose(mfn) if sim.is_own(mfn) => sim.lose(&mut view, mfn),
-                Step::Set(mfn, pfn) if sim.is_own(mfn) => view.set(&sim, mfn, pfn),
+                Step::Set(mfn, pfn) if sim.is_own(mfn) => view.set(&sim, Mfn::new(mfn), pfn),
                 Step::Region(region) => sim.gain_region(&mut view, region),
                 Step::Read(mfn) => sim.check(&mut view, mfn),
                 _ => {}
@@ -222,7 +227,7 @@ proptest! {
 
 #[test]
 fn a_region_that_is_wholly_own_takes_no_table() {
-    let (sim, mut view) = (Sim::new(), View::new(FIRST));
+    let (sim, mut view) = (Sim::new(), View::new(Mfn::new(FIRST)));
     sim.gain_region(&mut view, 3);
     sim.master_word(3 << 18 | 77).store(5, Ordering::Relaxed);
     sim.check(&mut view, 3 << 18 | 77);
@@ -237,11 +242,11 @@ fn a_region_that_is_wholly_own_takes_no_table() {
 
 #[test]
 fn a_copy_that_makes_room_is_read_in_its_old_place_no_more() {
-    let (sim, mut view) = (Sim::new(), View::new(FIRST));
+    let (sim, mut view) = (Sim::new(), View::new(Mfn::new(FIRST)));
     let frames = (0..=COPIES as u64).map(|chunk| chunk << 9 | chunk);
     for mfn in frames.clone() {
         sim.gain(&mut view, &[mfn]);
-        view.set(&sim, mfn, 1000 + mfn);
+        view.set(&sim, Mfn::new(mfn), 1000 + mfn);
         sim.check(&mut view, mfn);
     }
     frames.for_each(|mfn| sim.check(&mut view, mfn));
@@ -249,10 +254,10 @@ fn a_copy_that_makes_room_is_read_in_its_old_place_no_more() {
 
 #[test]
 fn an_entry_that_is_set_is_read_in_the_copy() {
-    let (sim, mut view) = (Sim::new(), View::new(FIRST));
+    let (sim, mut view) = (Sim::new(), View::new(Mfn::new(FIRST)));
     sim.gain(&mut view, &[5]);
     for pfn in [7, 8, INVALID] {
-        view.set(&sim, 5, pfn);
+        view.set(&sim, Mfn::new(5), pfn);
         sim.check(&mut view, 5);
         sim.check(&mut view, 6);
     }
@@ -260,10 +265,10 @@ fn an_entry_that_is_set_is_read_in_the_copy() {
 
 #[test]
 fn frames_past_the_table_have_no_entry() {
-    let (sim, mut view) = (Sim::new(), View::new(FIRST));
-    assert!(view.fill(&sim, RAM - 1));
+    let (sim, mut view) = (Sim::new(), View::new(Mfn::new(FIRST)));
+    assert!(view.fill(&sim, Mfn::new(RAM - 1)));
     for mfn in [RAM, RAM + 511, RAM + 512, u64::MAX >> 3] {
-        assert!(!view.fill(&sim, mfn), "{mfn:#x}");
+        assert!(!view.fill(&sim, Mfn::new(mfn)), "{mfn:#x}");
     }
     // The rest of the last page belongs to no frame.
     assert_eq!(sim.read(0, RAM), Some(INVALID));
@@ -271,12 +276,12 @@ fn frames_past_the_table_have_no_entry() {
 
 #[test]
 fn a_look_at_everything_keeps_to_its_frames_and_flushes_at_most_three_times_a_fault() {
-    let (sim, mut view) = (Sim::new(), View::new(FIRST));
+    let (sim, mut view) = (Sim::new(), View::new(Mfn::new(FIRST)));
     for region in (0..600).rev() {
         sim.gain(&mut view, &[region << 18, region << 18 | 1 << 9]);
         for chunk in 0..3 {
             let before = sim.flushes.get();
-            assert!(view.fill(&sim, region << 18 | chunk << 9));
+            assert!(view.fill(&sim, Mfn::new(region << 18 | chunk << 9)));
             assert!(sim.flushes.get() - before <= 3, "region {region}, chunk {chunk}");
             sim.check(&mut view, region << 18 | chunk << 9);
         }
@@ -285,7 +290,7 @@ fn a_look_at_everything_keeps_to_its_frames_and_flushes_at_most_three_times_a_fa
 
 #[test]
 fn frames_that_were_not_counted_are_shown() {
-    let (sim, mut view) = (Sim::new(), View::new(FIRST));
+    let (sim, mut view) = (Sim::new(), View::new(Mfn::new(FIRST)));
     // Frames from before the partition's creation, of which the monitor told nothing.
     sim.regions.borrow_mut().insert(1);
     sim.master_word(1 << 18 | 9).store(4, Ordering::Relaxed);

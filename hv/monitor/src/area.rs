@@ -7,8 +7,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use page_tables::{Error, Space};
-use pv_abi::xen::mmu::{PTE_ADDRESS, PTE_RW};
+use page_tables::{Error, Mfn, Space};
+use pv_abi::xen::mmu::PTE_RW;
 use refusal::{Refused, errno, require};
 use zerocopy::{Immutable, IntoBytes};
 
@@ -17,18 +17,18 @@ use crate::{guest_memory::is_partition_range, machine, vcpu::Vcpu, walk};
 /// The place of a record: one frame, or two if it crosses into the next page.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Area {
-    frames: [u64; 2],
+    frames: [Mfn; 2],
     offset: u64,
 }
 
 impl Area {
     /// The area of a kernel that registered no record.
-    pub const NONE: Self = Self { frames: [0; 2], offset: 0 };
+    pub const NONE: Self = Self { frames: [Mfn::NONE; 2], offset: 0 };
 
     /// Returns whether no record is registered.
     #[must_use]
     pub fn is_none(&self) -> bool {
-        self.frames[0] == 0
+        self.frames[0].is_none()
     }
 
     /// Resolves the `bytes` bytes at `va` in the kernel's page tables and takes a reference on each
@@ -45,7 +45,7 @@ impl Area {
         let space = vcpu.partition.space.lock_or_again()?;
         let first = hold(&space, vcpu, va)?;
         let last = va + bytes - 1;
-        let mut area = Self { frames: [first, 0], offset: va & 4095 };
+        let mut area = Self { frames: [first, Mfn::NONE], offset: va & 4095 };
         if last >> 12 != va >> 12 {
             match hold(&space, vcpu, last) {
                 Ok(second) => area.frames[1] = second,
@@ -60,7 +60,7 @@ impl Area {
 
     /// Releases the references on the frames.
     pub fn release(self) {
-        for mfn in self.frames.into_iter().filter(|mfn| *mfn != 0) {
+        for mfn in self.frames.into_iter().filter(|mfn| !mfn.is_none()) {
             machine::release_writable(mfn);
         }
     }
@@ -79,7 +79,7 @@ impl Area {
     pub fn write_word(&self, index: usize, value: u64) {
         let offset = self.offset + 8 * index as u64;
         let mfn = self.frames[usize::from(offset >= 4096)];
-        if mfn == 0 {
+        if mfn.is_none() {
             return;
         }
         let address = machine::bytes(mfn) as u64 + (offset & 4095);
@@ -90,10 +90,10 @@ impl Area {
 }
 
 /// Takes a writable reference on the frame that backs `va` in the kernel's tables.
-fn hold(space: &Space, vcpu: &Vcpu, va: u64) -> Result<u64, Refused> {
+fn hold(space: &Space, vcpu: &Vcpu, va: u64) -> Result<Mfn, Refused> {
     let entry = walk::kernel_entry(space, vcpu, va).ok_or(errno::EFAULT)?;
     require(entry & PTE_RW != 0, errno::EFAULT)?;
-    let mfn = (entry & PTE_ADDRESS) >> 12;
+    let mfn = Mfn::of_entry(entry);
     let held = machine::hold(vcpu.partition.number, mfn, true).map_err(|error| match error {
         Error::Again => Refused::Again,
         _ => errno::EFAULT,

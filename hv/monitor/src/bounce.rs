@@ -190,7 +190,7 @@ pub fn interrupt_return(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fa
     let [rax, r11, rcx, flags, rip, cs, rflags, rsp, ss]: [u64; 9] =
         guest_memory::read(registers.rsp)?;
     let to_user = cs & 3 == 3;
-    if to_user && vcpu.user_root.get() == 0 {
+    if to_user && vcpu.user_root.get().is_none() {
         return Err(Fault);
     }
     registers.rip = rip;

@@ -13,6 +13,8 @@ use core::{
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence},
 };
 
+use page_tables::Mfn;
+
 use crate::{
     lock::{RunningCell, relax},
     platform,
@@ -76,7 +78,7 @@ pub struct CpuLocal {
     /// When long work first read the clock in that stay.
     pub stay_began: RunningCell<u64>,
     /// Frames loaded into the GDT window; 0 stands for none.
-    pub gdt: RunningCell<[u64; 14]>,
+    pub gdt: RunningCell<[Mfn; 14]>,
     /// Whether CR4.FSGSBASE is on.
     pub fsgsbase: RunningCell<bool>,
     /// The deadline that the CPU's timer is set to.

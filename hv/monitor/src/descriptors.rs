@@ -1,13 +1,13 @@
 //! Segment descriptor tables of virtual CPUs: taking references on their pages, and loading them.
 
-use page_tables::{Space, get_descriptors, put_descriptors};
+use page_tables::{Mfn, Space, get_descriptors, put_descriptors};
 use refusal::{Refused, errno};
 
 use crate::{cpu, machine::Host, platform, vcpu::Vcpu};
 
 /// Takes references on descriptor pages (0 stands for none). If one fails, takes none.
-fn take(space: &mut Space, frames: &[u64]) -> Result<(), Refused> {
-    for (index, &mfn) in frames.iter().enumerate().filter(|(_, mfn)| **mfn != 0) {
+fn take(space: &mut Space, frames: &[Mfn]) -> Result<(), Refused> {
+    for (index, &mfn) in frames.iter().enumerate().filter(|(_, mfn)| !mfn.is_none()) {
         if let Err(error) = get_descriptors(&Host, space, mfn) {
             put(space, frames.get(..index).unwrap_or_default());
             return Err(error.into());
@@ -17,8 +17,8 @@ fn take(space: &mut Space, frames: &[u64]) -> Result<(), Refused> {
 }
 
 /// Releases the references of [`take`].
-fn put(space: &Space, frames: &[u64]) {
-    for &mfn in frames.iter().filter(|mfn| **mfn != 0) {
+fn put(space: &Space, frames: &[Mfn]) {
+    for &mfn in frames.iter().filter(|mfn| !mfn.is_none()) {
         put_descriptors(&Host, space, mfn);
     }
 }
@@ -28,7 +28,7 @@ fn put(space: &Space, frames: &[u64]) {
 ///
 /// # Errors
 /// An errno if a page is unsuitable; the old table stays in use.
-pub fn replace_gdt(vcpu: &Vcpu, frames: &[u64; 14]) -> Result<(), Refused> {
+pub fn replace_gdt(vcpu: &Vcpu, frames: &[Mfn; 14]) -> Result<(), Refused> {
     let mut space = vcpu.partition.space.lock_or_again()?;
     take(&mut space, frames)?;
     let old = vcpu.gdt.replace(*frames);
@@ -59,12 +59,12 @@ pub fn replace_ldt(vcpu: &Vcpu, va: u64, entries: u32) -> Result<(), Refused> {
         return Err(errno::EINVAL);
     }
     let pages = u64::from(entries).div_ceil(512);
-    let mut frames = [0; 16];
+    let mut frames = [Mfn::NONE; 16];
     let mut space = vcpu.partition.space.lock_or_again()?;
     for (page, slot) in (0..pages).zip(frames.iter_mut()) {
         let entry = crate::walk::kernel_entry(&space, vcpu, va.wrapping_add(page * 4096));
-        let mfn = entry.map(|entry| entry >> 12 & 0xff_ffff_ffff);
-        *slot = mfn.filter(|&mfn| mfn != 0).ok_or(errno::EINVAL)?;
+        let mfn = entry.map(Mfn::of_entry);
+        *slot = mfn.filter(|mfn| !mfn.is_none()).ok_or(errno::EINVAL)?;
     }
     take(&mut space, &frames)?;
     let old = vcpu.ldt_frames.replace(frames);

@@ -13,7 +13,7 @@ use decode::{
     Instruction, Memory, Operand, Operation as Op, Place, Port, Segment, Size, SystemWord, Write,
     decode,
 };
-use page_tables::Operation;
+use page_tables::{Mfn, Operation};
 
 use refusal::Refused;
 
@@ -256,7 +256,7 @@ fn read_control(vcpu: &Vcpu, registers: &mut Registers, control: u8, register: u
     let value = match control {
         0 => cr0(vcpu),
         2 => vcpu.info().cr2.load(Ordering::Relaxed),
-        3 => vcpu.kernel_root.get() << 12,
+        3 => vcpu.kernel_root.get().address(),
         4 => vcpu.cr4.get() | 1 << 5,
         _ => return false,
     };
@@ -273,7 +273,7 @@ fn write_control(vcpu: &Vcpu, registers: &mut Registers, to: (u8, u8), length: u
         0 => hardware::show_task_switched(vcpu, value & 8 != 0),
         2 => vcpu.info().cr2.store(value, Ordering::Relaxed),
         3 => {
-            let root = value >> 12 & 0xff_ffff_ffff;
+            let root = Mfn::of_entry(value);
             let space = vcpu.partition.space.lock_or_again();
             let loaded =
                 space.and_then(|mut space| hypercall::new_kernel_root(vcpu, &mut space, root));

@@ -8,6 +8,8 @@ use core::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use page_tables::Mfn;
+
 use pv_abi::uv::start::mitigation;
 use x86_64::{
     instructions::segmentation::{DS, ES, FS, GS, Segment},
@@ -60,10 +62,10 @@ pub fn swap_gs() {
 }
 
 /// Loads a level-4 table and flushes non-global translations.
-pub fn load_root(frame: u64) {
+pub fn load_root(frame: Mfn) {
     // SAFETY: the frame is a validated level-4 table that this virtual CPU holds a reference to,
     // or the monitor's own; each has the monitor's slots.
-    unsafe { asm!("mov cr3, {}", in(reg) frame << 12, options(nostack)) };
+    unsafe { asm!("mov cr3, {}", in(reg) frame.address(), options(nostack)) };
 }
 
 /// Issues a branch-prediction barrier if another partition trained this CPU's predictors, before

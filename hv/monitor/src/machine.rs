@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use frames::Frame;
-use page_tables::{Error, Machine, Release, Table};
+use page_tables::{Error, Machine, Mfn, Release, Table};
 
 use crate::{
     cpu,
@@ -21,11 +21,11 @@ pub struct Host;
 
 impl Machine for Host {
     #[inline]
-    fn frame(&self, mfn: u64) -> Option<&Frame> {
+    fn frame(&self, mfn: Mfn) -> Option<&Frame> {
         frame(mfn)
     }
 
-    fn table(&self, mfn: u64) -> &Table {
+    fn table(&self, mfn: Mfn) -> &Table {
         table(mfn)
     }
 
@@ -55,41 +55,41 @@ impl Machine for Host {
         MEMORY_END.load(Ordering::Relaxed)
     }
 
-    fn broken(&self, mfn: u64) {
-        panic!("frame {mfn:#x}: a reference is given back that was never taken");
+    fn broken(&self, mfn: Mfn) {
+        panic!("{mfn:#x?}: a reference is given back that was never taken");
     }
 }
 
 /// The record of frame `mfn`. Returns `None` if no RAM is there.
 #[must_use]
 #[inline(always)]
-pub fn frame(mfn: u64) -> Option<&'static Frame> {
-    platform::frame_table().get(usize::try_from(mfn).ok()?)
+pub fn frame(mfn: Mfn) -> Option<&'static Frame> {
+    platform::frame_table().get(usize::try_from(mfn.number()).ok()?)
 }
 
 /// The contents of a frame that [`frame`] knows, as words that CPUs may change at any time.
 #[must_use]
-pub fn table(mfn: u64) -> &'static Table {
-    let address = platform::phys_to_virt(mfn << 12).cast::<Table>();
+pub fn table(mfn: Mfn) -> &'static Table {
+    let address = platform::phys_to_virt(mfn.address()).cast::<Table>();
     // SAFETY: all RAM is mapped at its direct-map address; contents are only accessed atomically.
     unsafe { &*address }
 }
 
 /// The address of a frame's bytes in the direct map.
 #[must_use]
-pub fn bytes(mfn: u64) -> *mut u8 {
-    platform::phys_to_virt(mfn << 12)
+pub fn bytes(mfn: Mfn) -> *mut u8 {
+    platform::phys_to_virt(mfn.address())
 }
 
 /// Overwrites a frame with zeros.
-pub fn scrub(mfn: u64) {
+pub fn scrub(mfn: Mfn) {
     // SAFETY: the frame is RAM in the direct map, and the caller made sure that nobody uses it.
     unsafe { bytes(mfn).write_bytes(0, 4096) };
 }
 
 /// Overwrites a frame with zeros if any bit is set. A frame of zeros is only read: a host of
 /// virtual machines backs memory only once it is written.
-pub fn scrub_used(mfn: u64) {
+pub fn scrub_used(mfn: Mfn) {
     // SAFETY: the frame is RAM in the direct map, aligned, and the caller made sure that nobody
     // else uses it.
     let lines = unsafe { &*bytes(mfn).cast::<[[u64; 8]; 64]>() };
@@ -104,7 +104,7 @@ pub fn scrub_used(mfn: u64) {
 ///
 /// # Errors
 /// The same as [`page_tables::hold`].
-pub fn hold(owner: u32, mfn: u64, writable: bool) -> Result<Release, Error> {
+pub fn hold(owner: u32, mfn: Mfn, writable: bool) -> Result<Release, Error> {
     let end = time::now() + PATIENCE;
     loop {
         match page_tables::hold(&Host, owner, mfn, writable) {
@@ -115,6 +115,6 @@ pub fn hold(owner: u32, mfn: u64, writable: bool) -> Result<Release, Error> {
 }
 
 /// Releases the reference that [`hold`] took for writing.
-pub fn release_writable(mfn: u64) {
+pub fn release_writable(mfn: Mfn) {
     page_tables::release(&Host, Release { mfn, writable: true });
 }

@@ -3,8 +3,7 @@
 
 use core::sync::atomic::Ordering;
 
-use page_tables::{Error, Operation, Space, update_entry_emulated};
-use pv_abi::xen::mmu::PTE_ADDRESS;
+use page_tables::{Error, Mfn, Operation, Place, Space, update_entry_emulated};
 
 use crate::{
     context::{Registers, flag},
@@ -57,14 +56,14 @@ pub fn table_write(vcpu: &Vcpu, registers: &mut Registers, address: u64) -> bool
         // The instruction runs again.
         return true;
     };
-    let Some(table) = table_at(&space, vcpu, address) else {
+    let Some(place) = place_in_table(&space, vcpu, address) else {
         return false;
     };
     let Some((register, length)) = exchange else {
-        return other_write(registers, &mut space, table, address);
+        return other_write(registers, &mut space, place, address);
     };
     let operation = Operation::Exchange(*registers.general(register));
-    match update_entry_emulated(&Host, &mut space, table, narrow::entry_index(address), operation) {
+    match update_entry_emulated(&Host, &mut space, place, operation) {
         Ok(old) => {
             *registers.general(register) = old;
             registers.rip = registers.rip.wrapping_add(length);
@@ -76,12 +75,11 @@ pub fn table_write(vcpu: &Vcpu, registers: &mut Registers, address: u64) -> bool
 
 /// Performs a write to a level-1 table by any other instruction.
 #[inline(never)]
-fn other_write(registers: &mut Registers, space: &mut Space, table: u64, address: u64) -> bool {
+fn other_write(registers: &mut Registers, space: &mut Space, place: Place, address: u64) -> bool {
     let Some(write) = emulate::table_write(registers, address) else {
         return false;
     };
-    match update_entry_emulated(&Host, space, table, narrow::entry_index(address), write.operation)
-    {
+    match update_entry_emulated(&Host, space, place, write.operation) {
         Ok(old) => {
             finish(registers, &write, old);
             true
@@ -90,13 +88,13 @@ fn other_write(registers: &mut Registers, space: &mut Space, table: u64, address
     }
 }
 
-/// The frame that the kernel has mapped at `address`, if it is a level-1 table.
+/// The place of the entry that the kernel has mapped at `address`, if a level-1 table is there.
 #[inline]
-fn table_at(space: &Space, vcpu: &Vcpu, address: u64) -> Option<u64> {
-    let place = walk::place(space, vcpu, address)?;
-    let mfn = (place.entry().load(Ordering::Relaxed) & PTE_ADDRESS) >> 12;
-    let is_table = machine::frame(mfn).is_some_and(|f| f.word().ty() == frames::Type::L1);
-    is_table.then_some(mfn)
+fn place_in_table(space: &Space, vcpu: &Vcpu, address: u64) -> Option<Place> {
+    let mapped = walk::place(space, vcpu, address)?;
+    let table = Mfn::of_entry(walk::entry(mapped).load(Ordering::Relaxed));
+    let is_table = machine::frame(table).is_some_and(|f| f.word().ty() == frames::Type::L1);
+    is_table.then(|| Place { table, index: narrow::entry_index(address) })
 }
 
 /// Sets the registers, flags and instruction pointer as they are after the write.

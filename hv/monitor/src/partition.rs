@@ -26,7 +26,7 @@ use events::{EventBits, PortCell, PortTable, UpcallWords};
 use frames::{Frame, Kind};
 use grants::{GrantTable, MapRecord, MapTable, PinnedEntry};
 use m2p_view::View;
-use page_tables::Space;
+use page_tables::{Mfn, Space};
 use pv_abi::{
     uv::{
         calls::{CAUSES, MonitorEvent},
@@ -89,7 +89,7 @@ pub struct Partition {
     /// A number that no other partition ever gets; partition numbers and instances are reused.
     pub serial: u64,
     /// First frame of the instance.
-    pub instance: u64,
+    pub instance: Mfn,
     /// Frames of RAM for the partition's own use.
     pub memory_frames: AtomicU64,
     /// Its page tables; this lock serializes all work on them.
@@ -105,7 +105,7 @@ pub struct Partition {
     /// Whether its runstate areas carry the update flag.
     pub runstate_update_flag: AtomicBool,
     /// Head of the list of idle (ballooned out) frames; 0 if it is empty.
-    idle: SpinLock<u64>,
+    idle: SpinLock<Mfn>,
     /// Its view of the machine-to-physical table.
     pub view: SpinLock<View>,
     /// The frames of the partition that a builder has mapped.
@@ -201,17 +201,17 @@ fn limits(descriptor: &PartitionDescriptor) -> Result<Limits, Refused> {
 static SERIALS: AtomicU64 = AtomicU64::new(1);
 
 /// The `count` objects that lie in an instance from frame `mfn` on.
-fn instance_slice<T>(mfn: u64, count: usize) -> *mut [T] {
+fn instance_slice<T>(mfn: Mfn, count: usize) -> *mut [T] {
     ptr::slice_from_raw_parts_mut(machine::bytes(mfn).cast(), count)
 }
 
 fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partition {
     let number = descriptor.number;
-    let first = descriptor.instance_first;
+    let first = Mfn::new(descriptor.instance_first);
     let grant_table = grant_table(first, descriptor.vcpus);
     let pinned_count = descriptor.grant_frames as usize * ENTRIES_PER_FRAME;
-    let maps = instance_slice::<MapRecord>(first + MAP_RECORDS_FRAME, MAP_RECORDS);
-    let pinned = grant_table + u64::from(descriptor.grant_frames);
+    let maps = instance_slice::<MapRecord>(first.plus(MAP_RECORDS_FRAME), MAP_RECORDS);
+    let pinned = grant_table.plus(descriptor.grant_frames.into());
     let pinned = instance_slice::<PinnedEntry>(pinned, pinned_count);
     // SAFETY: instance memory of the partition, zeroed, used for nothing else, and reached only
     // through these two references, which the partition's locks guard.
@@ -225,7 +225,7 @@ fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partit
         group: Group::new(limits, time::now()),
         grant_frames: descriptor.grant_frames,
         serial: SERIALS.fetch_add(1, Ordering::Relaxed),
-        instance: descriptor.instance_first,
+        instance: first,
         memory_frames: AtomicU64::new(descriptor.memory_frames),
         space: SpinLock::new(Space::new(number, descriptor.kind == kind::IO)),
         vcpus_lock: SpinLock::new(()),
@@ -233,15 +233,15 @@ fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partit
         maps: SpinLock::new(MapTable::new(maps)),
         pinned: SpinLock::new(pinned),
         runstate_update_flag: AtomicBool::new(false),
-        idle: SpinLock::new(0),
-        view: SpinLock::new(View::new(descriptor.instance_first + VIEW_FRAME)),
+        idle: SpinLock::new(Mfn::NONE),
+        view: SpinLock::new(View::new(first.plus(VIEW_FRAME))),
         building: Building::default(),
         refusals: [const { AtomicU64::new(0) }; CAUSES],
         started: AtomicBool::new(false),
         relinquished: AtomicU64::new(0),
         closed_ports: AtomicU32::new(0),
     };
-    let place = machine::bytes(descriptor.instance_first).cast::<Partition>();
+    let place = machine::bytes(first).cast::<Partition>();
     // SAFETY: the first instance frame belongs to the partition by the database, is not mapped by
     // anyone, and is at least as large as the structure.
     unsafe {
@@ -251,8 +251,8 @@ fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partit
 }
 
 /// First frame of the grant table of an instance.
-fn grant_table(instance: u64, vcpus: u32) -> u64 {
-    instance + u64::from(INSTANCE_FIXED_FRAMES + vcpus * INSTANCE_VCPU_FRAMES)
+fn grant_table(instance: Mfn, vcpus: u32) -> Mfn {
+    instance.plus(u64::from(INSTANCE_FIXED_FRAMES + vcpus * INSTANCE_VCPU_FRAMES))
 }
 
 /// An instance in the making: the numbers that identify it (its first frame comes first), and the
@@ -266,7 +266,7 @@ static KEEPING: SpinLock<([u64; 4], u64)> = SpinLock::new(([0; 4], 0));
 /// call for another instance releases the frames that this one took.
 fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(), Refused> {
     let owner = descriptor.number;
-    let grants = grant_table(frames.start, descriptor.vcpus);
+    let grants = grant_table(Mfn::new(frames.start), descriptor.vcpus).number();
     let grants = grants..grants + u64::from(descriptor.grant_frames);
     let view = frames.start + VIEW_FRAME;
     let unused = view + m2p_view::ZEROED..view + m2p_view::FRAMES;
@@ -277,8 +277,9 @@ fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(
         release_frames(before[0]..next);
         *keeping = (which, frames.start);
     }
-    for mfn in keeping.1..frames.end {
-        let shared = mfn == frames.start + INSTANCE_SHARED_INFO || grants.contains(&mfn);
+    for number in keeping.1..frames.end {
+        let mfn = Mfn::new(number);
+        let shared = number == frames.start + INSTANCE_SHARED_INFO || grants.contains(&number);
         let kind = if shared { Kind::InstanceShared } else { Kind::Private };
         let kept = frame(mfn).ok_or(errno::EINVAL).and_then(|frame| {
             let kept = frame.set_owner(owner, owner, kind).and_then(|()| frame.keep(owner));
@@ -287,19 +288,19 @@ fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(
             )
         });
         if let Err(error) = kept {
-            release_frames(frames.start..mfn);
+            release_frames(frames.start..number);
             *keeping = ([0; 4], 0);
             return Err(error);
         }
         // The view clears its own frames.
-        if !unused.contains(&mfn) {
+        if !unused.contains(&number) {
             machine::scrub(mfn);
         }
-        if let Some(entry) = platform::m2p().get(narrow::size(mfn)) {
+        if let Some(entry) = platform::m2p().get(narrow::size(number)) {
             entry.store(M2P_INVALID, Ordering::Relaxed);
         }
-        keeping.1 = mfn + 1;
-        if mfn + 1 < frames.end && schedule::should_yield_now() {
+        keeping.1 = number + 1;
+        if number + 1 < frames.end && schedule::should_yield_now() {
             return Err(Refused::Again);
         }
     }
@@ -310,7 +311,7 @@ fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(
 /// Releases the references on the frames of an instance that is no longer in use.
 pub fn release_frames(frames: Range<u64>) {
     for mfn in frames {
-        let released = frame(mfn).is_some_and(Frame::put_ref);
+        let released = frame(Mfn::new(mfn)).is_some_and(Frame::put_ref);
         assert!(released, "frame {mfn:#x} of an instance was not kept");
     }
 }
@@ -366,24 +367,23 @@ impl Partition {
     /// The frames of its instance.
     #[must_use]
     pub fn instance_frames(&self) -> Range<u64> {
-        self.instance..self.instance + instance_frames(self.vcpus, self.grant_frames)
+        let first = self.instance.number();
+        first..first + instance_frames(self.vcpus, self.grant_frames)
     }
 
     /// The frame of shared info.
-    #[must_use]
-    pub fn shared_info(&self) -> u64 {
-        self.instance + INSTANCE_SHARED_INFO
+    pub fn shared_info(&self) -> Mfn {
+        self.instance.plus(INSTANCE_SHARED_INFO)
     }
 
     /// Level-4 entry 256 of its page tables.
     #[must_use]
     pub fn view_slot(&self) -> u64 {
-        View::slot(self.instance + VIEW_FRAME)
+        View::slot(self.instance.plus(VIEW_FRAME))
     }
 
     /// First frame of the grant table.
-    #[must_use]
-    pub fn grant_table(&self) -> u64 {
+    pub fn grant_table(&self) -> Mfn {
         grant_table(self.instance, self.vcpus)
     }
 
@@ -400,7 +400,7 @@ impl Partition {
 
     fn vcpu_place(&self, id: u32) -> *mut Vcpu {
         let frame = INSTANCE_FIXED_FRAMES + id * INSTANCE_VCPU_FRAMES;
-        machine::bytes(self.instance + u64::from(frame)).cast()
+        machine::bytes(self.instance.plus(frame.into())).cast()
     }
 
     /// The place in shared info of the `vcpu_info` of virtual CPU `id`.
@@ -425,9 +425,9 @@ impl Partition {
     /// Its event ports.
     #[must_use]
     pub fn ports(&self) -> PortTable<'static> {
-        let cells = instance_slice::<PortCell>(self.instance + 2, 4096);
+        let cells = instance_slice::<PortCell>(self.instance.plus(2), 4096);
         let count = (self.vcpus * NR_VIRQS) as usize;
-        let virqs = instance_slice::<AtomicU32>(self.instance + 10, count);
+        let virqs = instance_slice::<AtomicU32>(self.instance.plus(10), count);
         // SAFETY: instance memory laid out for this (4096 cells of 8 bytes in frames 2 to 9,
         // 32 * 24 words in frame 10), zeroed at creation, only accessed atomically.
         unsafe { PortTable::new(&*cells, &*virqs, self.vcpus) }
@@ -444,7 +444,7 @@ impl Partition {
     /// Removes a frame from the populated set, if no reference to it is left. Returns whether it
     /// did. Idle frames form a list through their machine-to-physical entries; no partition can map
     /// them.
-    pub fn make_idle(&self, mfn: u64) -> bool {
+    pub fn make_idle(&self, mfn: Mfn) -> bool {
         let Some(frame) = frame(mfn) else {
             return false;
         };
@@ -452,17 +452,17 @@ impl Partition {
         if frame.set_owner(self.number, self.number, Kind::Private).is_err() {
             return false;
         }
-        view::set(self, mfn, IDLE | *head);
+        view::set(self, mfn, IDLE | head.number());
         *head = mfn;
         true
     }
 
     /// Returns an idle frame to the populated set.
-    pub fn take_idle(&self) -> Option<u64> {
+    pub fn take_idle(&self) -> Option<Mfn> {
         let mut head = self.idle.lock();
         let mfn = *head;
-        let next = platform::m2p().get(narrow::size(mfn))?.load(Ordering::Relaxed);
-        if mfn == 0 || next & IDLE == 0 {
+        let next = platform::m2p().get(narrow::size(mfn.number()))?.load(Ordering::Relaxed);
+        if mfn.is_none() || next & IDLE == 0 {
             return None;
         }
         let frame = frame(mfn)?;
@@ -472,7 +472,7 @@ impl Partition {
         // The frame is scrubbed while no partition can map it.
         machine::scrub(mfn);
         frame.set_owner(self.number, self.number, Kind::Ram).ok()?;
-        *head = next & !IDLE;
+        *head = Mfn::new(next & !IDLE);
         Some(mfn)
     }
 
@@ -480,7 +480,7 @@ impl Partition {
     ///
     /// # Errors
     /// `-EINVAL` if there is no such frame, `-EPERM` if it is another's.
-    pub fn check_own(&self, mfn: u64) -> Result<(), Refused> {
+    pub fn check_own(&self, mfn: Mfn) -> Result<(), Refused> {
         let frame = frame(mfn).ok_or(errno::EINVAL)?;
         let ordinary = frame.word().kind() == Kind::Ram;
         if frame.owner() == self.number && ordinary { Ok(()) } else { Err(errno::EPERM) }

@@ -3,7 +3,7 @@
 
 use core::{ops::Range, sync::atomic::Ordering};
 
-use page_tables::{drop_range, put_base};
+use page_tables::{Mfn, drop_range, put_base};
 use pv_abi::uv::database::state;
 use refusal::{Refused, errno, require};
 
@@ -49,19 +49,19 @@ fn empty(vcpu: &Vcpu) -> Result<(), Refused> {
     vcpu.runstate_area.set(Area::NONE);
     vcpu.time_area.get().release();
     vcpu.time_area.set(Area::NONE);
-    let info = vcpu.info_frame.swap(0, Ordering::AcqRel);
-    if info != 0 {
+    let info = Mfn::new(vcpu.info_frame.swap(0, Ordering::AcqRel));
+    if !info.is_none() {
         vcpu.move_info(vcpu.partition.info_in_shared(vcpu.id));
         machine::release_writable(info);
     }
-    descriptors::replace_gdt(vcpu, &[0; 14])?;
+    descriptors::replace_gdt(vcpu, &[Mfn::NONE; 14])?;
     descriptors::replace_ldt(vcpu, 0, 0)?;
     let mut space = vcpu.partition.space.lock_or_again()?;
     space.finish(&Host)?;
     for root in [&vcpu.kernel_root, &vcpu.user_root] {
-        if root.get() != 0 {
+        if !root.get().is_none() {
             put_base(&Host, &mut space, root.get())?;
-            root.set(0);
+            root.set(Mfn::NONE);
         }
     }
     Ok(())
@@ -73,10 +73,10 @@ fn drop_tables(partition: &Partition, range: &Range<u64>) -> Result<(), Refused>
     let mut space = partition.space.lock_or_again()?;
     let end = range.end.min(platform::frame_table().len() as u64);
     let reached = partition.relinquished.load(Ordering::Relaxed);
-    let mut next = if range.contains(&reached) { reached } else { range.start };
-    let result = drop_range(&Host, &mut space, &mut next, end).map_err(Refused::from);
+    let mut next = Mfn::new(if range.contains(&reached) { reached } else { range.start });
+    let result = drop_range(&Host, &mut space, &mut next, Mfn::new(end)).map_err(Refused::from);
     // A range that is done does not shorten another that contains its end.
-    let reached = if result.is_ok() { u64::MAX } else { next };
+    let reached = if result.is_ok() { u64::MAX } else { next.number() };
     partition.relinquished.store(reached, Ordering::Relaxed);
     result
 }

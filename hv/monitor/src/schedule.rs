@@ -481,7 +481,7 @@ fn switch_out(local: &CpuLocal, vcpu: &'static Vcpu, registers: &Registers) {
     vcpu.segments.set(hardware::save_segments());
     hardware::save_extended(vcpu);
     local.set_current(None);
-    hardware::load_root(platform::idle_root() >> 12);
+    hardware::load_root(platform::idle_root());
     local.loaded.store(0, Ordering::SeqCst);
     vcpu.on_cpu.store(false, Ordering::Release);
 }

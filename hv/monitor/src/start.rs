@@ -3,6 +3,8 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use page_tables::Mfn;
+
 use handover::{FirstPartition, Handover, layout::RING0_CS};
 use pv_abi::uv::{
     database::{ULTRAVISOR, state},
@@ -66,7 +68,7 @@ fn create(first: &FirstPartition) {
     let FirstPartition { root, entry, stack, start_block, .. } = *first;
     let registers =
         Registers { rdi: start_block, ..Registers::at_start(entry, stack, start_block) };
-    if let Err(error) = hypercall::first_state(vcpu, root, registers) {
+    if let Err(error) = hypercall::first_state(vcpu, Mfn::new(root), registers) {
         fail(error);
     }
 }

@@ -10,6 +10,8 @@ use core::{
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
 };
 
+use page_tables::Mfn;
+
 use pv_abi::xen::time::{RUNSTATE_OFFLINE, RUNSTATE_UPDATE, RunstateInfo};
 use scheduler::Entity;
 
@@ -134,9 +136,9 @@ pub struct State {
     /// In kernel mode rather than user mode.
     pub in_kernel: RunningCell<bool>,
     /// Frame of the kernel's level-4 table.
-    pub kernel_root: RunningCell<u64>,
+    pub kernel_root: RunningCell<Mfn>,
     /// Frame of the user level-4 table; 0 if there is none.
-    pub user_root: RunningCell<u64>,
+    pub user_root: RunningCell<Mfn>,
     /// Stack for entries from user mode.
     pub kernel_stack: RunningCell<u64>,
     /// The copy of `kernel_stack` that the entry page uses: aligned, and with the whole frame
@@ -161,11 +163,11 @@ pub struct State {
     /// Virtual I/O privilege level.
     pub iopl: RunningCell<u32>,
     /// Frames of the descriptor table; 0 stands for none.
-    pub gdt: RunningCell<[u64; 14]>,
+    pub gdt: RunningCell<[Mfn; 14]>,
     /// Address and entries of the local descriptor table.
     pub ldt: RunningCell<(u64, u32)>,
     /// Frames of the local descriptor table; 0 stands for none.
-    pub ldt_frames: RunningCell<[u64; 16]>,
+    pub ldt_frames: RunningCell<[Mfn; 16]>,
     /// Its `vcpu_info`.
     pub info: AtomicPtr<InfoArea>,
     /// Frame of a registered `vcpu_info`; 0: in shared info.
@@ -336,7 +338,7 @@ impl Vcpu {
     }
 
     /// The level-4 table to load in the present mode.
-    pub fn root(&self) -> u64 {
+    pub fn root(&self) -> Mfn {
         if self.in_kernel.get() { self.kernel_root.get() } else { self.user_root.get() }
     }
 }

@@ -8,7 +8,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use m2p_view::{Machine, Page};
-use page_tables::MONITOR_SLOTS;
+use page_tables::{MONITOR_SLOTS, Mfn};
 use pv_abi::xen::mmu::{M2P_END, M2P_START};
 
 use crate::{
@@ -27,12 +27,12 @@ impl Machine for Viewer {
         platform::m2p().len() as u64
     }
 
-    fn master(&self) -> u64 {
+    fn master(&self) -> Mfn {
         platform::m2p_frame()
     }
 
-    fn invalid(&self) -> u64 {
-        platform::m2p_frame() + self.frames().div_ceil(512)
+    fn invalid(&self) -> Mfn {
+        platform::m2p_frame().plus(self.frames().div_ceil(512))
     }
 
     fn own(&self, chunk: u64) -> [u64; 8] {
@@ -46,7 +46,7 @@ impl Machine for Viewer {
         core::array::from_fn(of_word)
     }
 
-    fn page(&self, frame: u64) -> &Page {
+    fn page(&self, frame: Mfn) -> &Page {
         machine::table(frame)
     }
 
@@ -56,7 +56,7 @@ impl Machine for Viewer {
 }
 
 /// The level-4 entry of the view in a table of a partition.
-fn slot(root: u64) -> &'static AtomicU64 {
+fn slot(root: Mfn) -> &'static AtomicU64 {
     &machine::table(root)[MONITOR_SLOTS.start]
 }
 
@@ -79,7 +79,7 @@ fn show(vcpu: &Vcpu, registers: &Registers, address: u64) -> bool {
         // The instruction comes again.
         return true;
     };
-    if !view.fill(&Viewer(partition.number), (address - M2P_START) / 8) {
+    if !view.fill(&Viewer(partition.number), Mfn::new((address - M2P_START) / 8)) {
         return false;
     }
     // The virtual CPU holds the table. Another may run user mode on it, and have taken the slot away.
@@ -90,7 +90,7 @@ fn show(vcpu: &Vcpu, registers: &Registers, address: u64) -> bool {
 /// Makes a table that is to be a kernel root of `vcpu` lead to the view of its partition as it is now.
 /// A table that stayed validated may lead to where another life of the partition had its instance.
 #[inline]
-pub fn lead_from(vcpu: &Vcpu, root: u64) {
+pub fn lead_from(vcpu: &Vcpu, root: Mfn) {
     slot(root).store(vcpu.partition.view_slot(), Ordering::Release);
 }
 
@@ -98,19 +98,19 @@ pub fn lead_from(vcpu: &Vcpu, root: u64) {
 #[inline]
 pub fn hide_from_user(vcpu: &Vcpu) {
     let root = vcpu.user_root.get();
-    if root != 0 && root != vcpu.kernel_root.get() {
+    if !root.is_none() && root != vcpu.kernel_root.get() {
         slot(root).store(0, Ordering::Release);
     }
 }
 
 /// Sets the entry of a frame that belongs to the partition.
-pub fn set(partition: &Partition, mfn: u64, pfn: u64) {
+pub fn set(partition: &Partition, mfn: Mfn, pfn: u64) {
     partition.view.lock().set(&Viewer(partition.number), mfn, pfn);
 }
 
 /// Updates the view after frames have become the RAM of partition `owner`, if `owner` is a
 /// partition.
-pub fn gained(owner: u32, mfns: &[u64]) {
+pub fn gained(owner: u32, mfns: &[Mfn]) {
     let Some(partition) = partition::find(owner).filter(|_| !mfns.is_empty()) else {
         return;
     };
@@ -121,7 +121,7 @@ pub fn gained(owner: u32, mfns: &[u64]) {
 
 /// Updates the view after a frame has left the owner with the word `before`, if it was RAM of a
 /// partition. The caller flushes the partition's CPUs before the frame gets another owner.
-pub fn lost(before: u32, mfn: u64) {
+pub fn lost(before: u32, mfn: Mfn) {
     if let Some(partition) = partition::find(before) {
         partition.view.lock().lost(&Viewer(before), mfn);
     }

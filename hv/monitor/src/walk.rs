@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use page_tables::{Space, find_entry};
+use page_tables::{Place, Space, find_entry};
 use pv_abi::xen::mmu::PTE_PRESENT;
 
 use crate::{
@@ -13,21 +13,10 @@ use crate::{
     vcpu::Vcpu,
 };
 
-/// A level-1 table and an index in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Frame of the table.
-    pub table: u64,
-    /// Index of the entry.
-    pub index: usize,
-}
-
-impl Place {
-    /// The entry as an atomic word.
-    #[must_use]
-    pub fn entry(self) -> &'static AtomicU64 {
-        &machine::table(self.table)[self.index & 511]
-    }
+/// The entry at a place, as an atomic word.
+#[must_use]
+pub fn entry(place: Place) -> &'static AtomicU64 {
+    &machine::table(place.table)[place.index & 511]
 }
 
 /// The place of the level-1 entry for `va` in the kernel's tables of `vcpu`. Returns `None` for the
@@ -36,12 +25,11 @@ impl Place {
 #[inline]
 pub fn place(space: &Space, vcpu: &Vcpu, va: u64) -> Option<Place> {
     find_entry(&Host, space, vcpu.kernel_root.get(), va)
-        .map(|(table, index)| Place { table, index })
 }
 
 /// The present level-1 entry for `va` in the kernel's tables of `vcpu`.
 #[must_use]
 pub fn kernel_entry(space: &Space, vcpu: &Vcpu, va: u64) -> Option<u64> {
-    let entry = place(space, vcpu, va)?.entry().load(Ordering::Relaxed);
+    let entry = entry(place(space, vcpu, va)?).load(Ordering::Relaxed);
     (entry & PTE_PRESENT != 0).then_some(entry)
 }

@@ -6,7 +6,7 @@
 
 use crate::update::with_writable;
 use crate::walk::{Walk, settle, slot};
-use crate::{Error, Machine, Space, Table};
+use crate::{Error, Machine, Mfn, Space, Table};
 use core::sync::atomic::Ordering;
 use frames::{Frame, Released, Type};
 
@@ -29,7 +29,7 @@ const fn check_descriptor(descriptor: u64) -> Option<u64> {
 /// # Errors
 /// [`Error::WrongType`] if it is in use as something else, [`Error::Invalid`] if a descriptor in it
 /// is refused; for others see [`Error`].
-pub fn get_descriptors<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(), Error> {
+pub fn get_descriptors<M: Machine>(machine: &M, space: &mut Space, mfn: Mfn) -> Result<(), Error> {
     space.finish(machine)?;
     let walk = Walk::new(machine, space);
     let frame = walk.own_frame(mfn)?;
@@ -47,7 +47,7 @@ pub fn get_descriptors<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> 
 
 /// Releases a reference of [`get_descriptors`]; no CPU may use the page for that reference any
 /// more.
-pub fn put_descriptors<M: Machine>(machine: &M, space: &Space, mfn: u64) {
+pub fn put_descriptors<M: Machine>(machine: &M, space: &Space, mfn: Mfn) {
     let Ok(frame) = Walk::new(machine, space).own_frame(mfn) else {
         return;
     };
@@ -67,7 +67,7 @@ pub fn put_descriptors<M: Machine>(machine: &M, space: &Space, mfn: u64) {
 pub fn update_descriptor<M: Machine>(
     machine: &M,
     space: &mut Space,
-    mfn: u64,
+    mfn: Mfn,
     index: usize,
     descriptor: u64,
 ) -> Result<(), Error> {
@@ -99,7 +99,7 @@ fn check_page(page: &Table) -> bool {
     })
 }
 
-fn retire<M: Machine>(machine: &M, frame: &Frame, mfn: u64) {
+fn retire<M: Machine>(machine: &M, frame: &Frame, mfn: Mfn) {
     if frame.retire(|| machine.stamp()) != Released::Done {
         machine.broken(mfn);
     }

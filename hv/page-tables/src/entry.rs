@@ -49,7 +49,7 @@ pub mod bits {
     /// No execute.
     pub const NX: u64 = 1 << 63;
     /// The address of the frame.
-    pub const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
+    pub const ADDRESS: u64 = mfn::ADDRESS;
     /// The part of [`ADDRESS`] that the level-1 cache of every CPU with the L1 terminal fault
     /// compares. Fewer compared bits can only make the check stricter.
     pub const CACHED: u64 = ADDRESS & ((1 << 44) - 1);
@@ -61,13 +61,6 @@ use bits::{A, ADDRESS, AVL, CACHE, CACHED, D, G, NX, P, RW, US};
 
 /// Bits whose change in a present level-1 entry changes no reference (frame and writability stay).
 pub(crate) const HARMLESS: u64 = A | D | AVL | NX | US | G;
-
-/// The machine frame that an entry names.
-#[must_use]
-#[inline]
-pub const fn frame_of(entry: u64) -> u64 {
-    (entry & ADDRESS) >> 12
-}
 
 #[inline]
 pub(crate) const fn is_present(entry: u64) -> bool {

@@ -5,8 +5,8 @@
 //! partition names, and whatever an entry contains, only validated tables are read: neither the
 //! monitor's own, which have large pages, nor an ordinary page as a table.
 
-use crate::entry::{MONITOR_SLOTS, bits, frame_of};
-use crate::{Machine, Space};
+use crate::entry::{MONITOR_SLOTS, bits};
+use crate::{Machine, Mfn, Space};
 use core::sync::atomic::Ordering;
 use frames::Type;
 
@@ -17,17 +17,20 @@ pub const fn is_canonical(va: u64) -> bool {
     va.wrapping_add(1 << 47) >> 48 == 0
 }
 
-/// The level-1 entry for `va` under level-4 table `root` of the partition: the frame of its table,
-/// and its index. Returns `None` if the tables do not lead that far, or if the address is the
-/// monitor's or not canonical.
+/// The place of an entry: a table, and the index in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Frame of the table.
+    pub table: Mfn,
+    /// Index of the entry.
+    pub index: usize,
+}
+
+/// The place of the level-1 entry for `va` under level-4 table `root` of the partition. Returns
+/// `None` if the tables do not lead that far, or if the address is the monitor's or not canonical.
 #[must_use]
 #[inline]
-pub fn find_entry<M: Machine>(
-    machine: &M,
-    space: &Space,
-    root: u64,
-    va: u64,
-) -> Option<(u64, usize)> {
+pub fn find_entry<M: Machine>(machine: &M, space: &Space, root: Mfn, va: u64) -> Option<Place> {
     if !is_canonical(va) || MONITOR_SLOTS.contains(&index(va, 39)) {
         return None;
     }
@@ -40,10 +43,10 @@ pub fn find_entry<M: Machine>(
         if entry & (bits::P | bits::PAT_PS) != bits::P {
             return None;
         }
-        table = frame_of(entry);
+        table = Mfn::of_entry(entry);
     }
     let found = machine.frame(table)?.is_table_of(space.partition, Type::L1);
-    found.then_some((table, index(va, 12)))
+    found.then_some(Place { table, index: index(va, 12) })
 }
 
 /// The index in bits `shift` to `shift + 8` of an address.

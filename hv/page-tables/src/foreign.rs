@@ -8,10 +8,10 @@
 //! A monitor that gives a partition the machine address of a granted frame, for DMA, takes its own
 //! reference on the frame for as long as the grant is mapped.
 
-use crate::entry::{frame_of, is_present, is_writable};
+use crate::entry::{is_present, is_writable};
 use crate::update::{change_l1, l1_slot};
 use crate::walk::{Walk, put_page, settle};
-use crate::{Error, Machine, Operation, Space};
+use crate::{Error, Machine, Mfn, Operation, Place, Space};
 use core::sync::atomic::Ordering;
 use frames::Type;
 
@@ -21,7 +21,7 @@ use frames::Type;
 #[must_use = "the reference is lost unless it is released"]
 pub struct Release {
     /// The frame.
-    pub mfn: u64,
+    pub mfn: Mfn,
     /// Whether the reference is typed: the frame can be written through it.
     pub writable: bool,
 }
@@ -36,7 +36,7 @@ pub struct Release {
 pub fn hold<M: Machine>(
     machine: &M,
     owner: u32,
-    mfn: u64,
+    mfn: Mfn,
     writable: bool,
 ) -> Result<Release, Error> {
     let frame = machine.frame(mfn).ok_or(Error::NoFrame)?;
@@ -49,18 +49,17 @@ pub fn hold<M: Machine>(
     Ok(Release { mfn, writable })
 }
 
-/// Writes `new`, which names a frame of partition `owner`, to entry `index` of the partition's
-/// validated level-1 table `table`. Returns the old entry.
+/// Writes `new`, which names a frame of partition `owner`, to the entry at `place` in a validated
+/// level-1 table of the partition. Returns the old entry.
 ///
 /// # Errors
-/// [`Error::WrongType`] if `table` is no validated level-1 table, or if `new` is writable and the
-/// frame is a table; [`Error::Invalid`] if `new` is not present; [`Error::NotOwned`] if the frame
+/// [`Error::WrongType`] if `place` is in no such table, or if `new` is writable and the frame is a
+/// table; [`Error::Invalid`] if `new` is not present; [`Error::NotOwned`] if the frame
 /// is not `owner`'s; for others see [`Error`].
 pub fn map_foreign<M: Machine>(
     machine: &M,
     space: &mut Space,
-    table: u64,
-    index: usize,
+    place: Place,
     new: u64,
     owner: u32,
 ) -> Result<u64, Error> {
@@ -72,30 +71,28 @@ pub fn map_foreign<M: Machine>(
         return Err(Error::NotOwned);
     }
     let walk = Walk::new(machine, space);
-    let entry = l1_slot(&walk, table, index)?;
+    let entry = l1_slot(&walk, place)?;
     change_l1(&walk, entry, Operation::Store(new), owner)
 }
 
-/// Clears entry `index` of level-1 table `table` if it maps frame `mfn` with the given writability.
-/// The caller must [`release`] the reference that the entry held.
+/// Clears the entry at `place` if it maps frame `mfn` with the given writability. The caller must [`release`] the reference that the entry held.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the entry is another one; [`Error::WrongType`] if `table` is no validated
-/// level-1 table of the partition.
+/// [`Error::Invalid`] if the entry is another one; [`Error::WrongType`] if `place` is in no
+/// validated level-1 table of the partition.
 pub fn unmap_entry_expect<M: Machine>(
     machine: &M,
     space: &mut Space,
-    table: u64,
-    index: usize,
-    mfn: u64,
+    place: Place,
+    mfn: Mfn,
     writable: bool,
 ) -> Result<Release, Error> {
     space.finish(machine)?;
     let walk = Walk::new(machine, space);
-    let entry = l1_slot(&walk, table, index)?;
+    let entry = l1_slot(&walk, place)?;
     let mut old = entry.load(Ordering::Acquire);
     loop {
-        if !is_present(old) || frame_of(old) != mfn || is_writable(old) != writable {
+        if !is_present(old) || Mfn::of_entry(old) != mfn || is_writable(old) != writable {
             return Err(Error::Invalid);
         }
         match entry.compare_exchange(old, 0, Ordering::AcqRel, Ordering::Acquire) {
@@ -105,7 +102,7 @@ pub fn unmap_entry_expect<M: Machine>(
     }
 }
 
-/// Checks and unmaps the entry at `to`, a table and an index in it, like [`unmap_entry_expect`].
+/// Checks and unmaps the entry at `to` like [`unmap_entry_expect`].
 /// Then moves the entry at `from` to `to`, and leaves `from` empty. The moved entry keeps its
 /// reference.
 ///
@@ -115,15 +112,15 @@ pub fn unmap_entry_expect<M: Machine>(
 pub fn replace_entry_expect<M: Machine>(
     machine: &M,
     space: &mut Space,
-    to: (u64, usize),
-    from: (u64, usize),
-    mfn: u64,
+    to: Place,
+    from: Place,
+    mfn: Mfn,
     writable: bool,
 ) -> Result<Release, Error> {
     space.finish(machine)?;
     let walk = Walk::new(machine, space);
-    let (entry, source) = (l1_slot(&walk, to.0, to.1)?, l1_slot(&walk, from.0, from.1)?);
-    let maps = |old| is_present(old) && frame_of(old) == mfn && is_writable(old) == writable;
+    let (entry, source) = (l1_slot(&walk, to)?, l1_slot(&walk, from)?);
+    let maps = |old| is_present(old) && Mfn::of_entry(old) == mfn && is_writable(old) == writable;
     if core::ptr::eq(entry, source) || !maps(entry.load(Ordering::Acquire)) {
         return Err(Error::Invalid);
     }

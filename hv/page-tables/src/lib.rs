@@ -42,10 +42,11 @@ mod update;
 mod walk;
 
 pub use descriptor::{get_descriptors, put_descriptors, update_descriptor};
-pub use entry::{ENTRIES, MONITOR_SLOTS, bits, frame_of};
+pub use entry::{ENTRIES, MONITOR_SLOTS, bits};
 pub use error::Error;
-pub use find::{find_entry, is_canonical};
+pub use find::{Place, find_entry, is_canonical};
 pub use foreign::{Release, hold, map_foreign, release, replace_entry_expect, unmap_entry_expect};
 pub use machine::{Machine, Space, Table};
+pub use mfn::Mfn;
 pub use pin::{drop_range, get_base, pin, put_base, unpin};
 pub use update::{Operation, Request, update_entries, update_entry, update_entry_emulated};

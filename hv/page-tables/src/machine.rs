@@ -1,6 +1,6 @@
 //! The interface from the rules to the machine, and the state they keep per partition.
 
-use crate::{ENTRIES, Error, walk};
+use crate::{ENTRIES, Error, Mfn, walk};
 use core::sync::atomic::AtomicU64;
 use frames::Frame;
 
@@ -11,10 +11,10 @@ pub type Table = [AtomicU64; ENTRIES];
 pub trait Machine {
     /// The state of frame `mfn`. Returns `None` if there is no such frame. The answer for a frame
     /// never changes.
-    fn frame(&self, mfn: u64) -> Option<&Frame>;
+    fn frame(&self, mfn: Mfn) -> Option<&Frame>;
 
     /// The contents of a frame for which [`Machine::frame`] returned a state.
-    fn table(&self, mfn: u64) -> &Table;
+    fn table(&self, mfn: Mfn) -> &Table;
 
     /// Returns once every CPU that may hold translations of partition `owner` has flushed all of
     /// them later than `stamp` of the flush clock. CPUs whose last flush began at or before `stamp`
@@ -38,14 +38,14 @@ pub trait Machine {
     }
 
     /// Returns whether `partition` may map `mfn`, which has no [`Frame`], as device memory.
-    fn device_memory(&self, partition: u32, mfn: u64) -> bool {
+    fn device_memory(&self, partition: u32, mfn: Mfn) -> bool {
         let _ = (partition, mfn);
         false
     }
 
     /// Reports that a reference was to be released that was never taken: the monitor is broken. On
     /// a real machine this must not return.
-    fn broken(&self, mfn: u64);
+    fn broken(&self, mfn: Mfn);
 }
 
 /// The page tables of one partition. Keep it inside the lock that serializes all operations on
@@ -55,7 +55,7 @@ pub struct Space {
     pub(crate) partition: u32,
     pub(crate) io: bool,
     /// A partial table that nothing refers to, whose entries are still to be dropped.
-    pub(crate) pending: Option<u64>,
+    pub(crate) pending: Option<Mfn>,
     /// Frames that are validated or partial page tables.
     pub(crate) tables: u64,
 }

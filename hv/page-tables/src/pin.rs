@@ -2,7 +2,7 @@
 //! holds.
 
 use crate::walk::{self, Walk};
-use crate::{Error, Machine, Space};
+use crate::{Error, Machine, Mfn, Space};
 use frames::Type;
 
 /// Pins frame `mfn` as a page table of `level` (1 to 4): it stays validated until unpinned.
@@ -11,7 +11,7 @@ use frames::Type;
 /// [`Error::Invalid`] if it is pinned already, or there is no such level. [`Error::WrongType`] if
 /// it is in use as something else, for example mapped writable. [`Error::Again`] if the call must
 /// be made again to continue. The errors of an invalid entry below it; see [`Error`].
-pub fn pin<M: Machine>(machine: &M, space: &mut Space, level: u8, mfn: u64) -> Result<(), Error> {
+pub fn pin<M: Machine>(machine: &M, space: &mut Space, level: u8, mfn: Mfn) -> Result<(), Error> {
     space.finish(machine)?;
     let frame = Walk::new(machine, space).own_frame(mfn)?;
     if frame.word().is_pinned() {
@@ -30,7 +30,7 @@ pub fn pin<M: Machine>(machine: &M, space: &mut Space, level: u8, mfn: u64) -> R
 /// # Errors
 /// [`Error::Invalid`] if it is not pinned. [`Error::NoFrame`], [`Error::NotOwned`].
 /// [`Error::Again`] if earlier work is unfinished.
-pub fn unpin<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(), Error> {
+pub fn unpin<M: Machine>(machine: &M, space: &mut Space, mfn: Mfn) -> Result<(), Error> {
     space.finish(machine)?;
     let frame = Walk::new(machine, space).own_frame(mfn)?;
     if !frame.unpin() {
@@ -44,7 +44,7 @@ pub fn unpin<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(),
 ///
 /// # Errors
 /// The same as [`pin`].
-pub fn get_base<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(), Error> {
+pub fn get_base<M: Machine>(machine: &M, space: &mut Space, mfn: Mfn) -> Result<(), Error> {
     space.finish(machine)?;
     walk::take(machine, space, mfn, 4)
 }
@@ -54,7 +54,7 @@ pub fn get_base<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<
 ///
 /// # Errors
 /// [`Error::Again`] if earlier work is unfinished; nothing was released then, so call again.
-pub fn put_base<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<(), Error> {
+pub fn put_base<M: Machine>(machine: &M, space: &mut Space, mfn: Mfn) -> Result<(), Error> {
     space.finish(machine)?;
     let word = Walk::new(machine, space).own_frame(mfn)?.word();
     if word.ty() != Type::L4 || !word.is_validated() {
@@ -74,8 +74,8 @@ pub fn put_base<M: Machine>(machine: &M, space: &mut Space, mfn: u64) -> Result<
 pub fn drop_range<M: Machine>(
     machine: &M,
     space: &mut Space,
-    next: &mut u64,
-    end: u64,
+    next: &mut Mfn,
+    end: Mfn,
 ) -> Result<(), Error> {
     space.finish(machine)?;
     let first = *next;
@@ -84,7 +84,7 @@ pub fn drop_range<M: Machine>(
         if mfn != first && machine.should_yield() {
             return Err(Error::Again);
         }
-        *next += 1;
+        *next = mfn.plus(1);
         drop_frame(machine, space, mfn);
         space.finish(machine)?;
     }
@@ -92,7 +92,7 @@ pub fn drop_range<M: Machine>(
 }
 
 /// Drops the pin of frame `mfn`, or its partial state, if the partition owns it.
-fn drop_frame<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
+fn drop_frame<M: Machine>(machine: &M, space: &mut Space, mfn: Mfn) {
     let Ok(frame) = Walk::new(machine, space).own_frame(mfn) else {
         return;
     };

@@ -4,9 +4,9 @@
 //! entry in one atomic step, release the reference of the old value. The old value is the one that
 //! the atomic step found.
 
-use crate::entry::{HARMLESS, MONITOR_SLOTS, bits, frame_of, is_present, is_writable};
+use crate::entry::{HARMLESS, MONITOR_SLOTS, bits, is_present, is_writable};
 use crate::walk::{self, Walk, slot};
-use crate::{Error, Machine, Space};
+use crate::{Error, Machine, Mfn, Place, Space};
 use core::sync::atomic::{AtomicU64, Ordering};
 use frames::{Frame, Released, Type};
 
@@ -70,7 +70,7 @@ impl Operation {
 pub fn update_entry<M: Machine>(
     machine: &M,
     space: &mut Space,
-    table: u64,
+    table: Mfn,
     request: Request,
 ) -> Result<u64, Error> {
     space.finish(machine)?;
@@ -89,7 +89,7 @@ pub fn update_entry<M: Machine>(
 fn update_other<M: Machine>(
     machine: &M,
     space: &mut Space,
-    table: u64,
+    table: Mfn,
     request: Request,
 ) -> Result<u64, Error> {
     let walk = Walk::new(machine, space);
@@ -137,7 +137,7 @@ impl Request {
 pub fn update_entries<M: Machine>(
     machine: &M,
     space: &mut Space,
-    table: u64,
+    table: Mfn,
     requests: impl Iterator<Item = Request>,
 ) -> (u64, Result<(), Error>) {
     let mut done = 0;
@@ -149,7 +149,7 @@ pub fn update_entries<M: Machine>(
 fn update_each<M: Machine>(
     machine: &M,
     space: &mut Space,
-    table: u64,
+    table: Mfn,
     requests: impl Iterator<Item = Request>,
     done: &mut u64,
 ) -> Result<(), Error> {
@@ -176,40 +176,38 @@ fn update_each<M: Machine>(
     Ok(())
 }
 
-/// Performs a trapped instruction's `operation` on entry `index` of the validated level-1 table
-/// `table`. Returns the old entry, from which the caller computes registers and flags.
+/// Performs a trapped instruction's `operation` on the entry at `place` in a validated level-1 table
+/// of the partition. Returns the old entry, from which the caller computes registers and flags.
 ///
 /// # Errors
-/// [`Error::WrongType`] if `table` is no validated level-1 table: let the instruction fault. For
+/// [`Error::WrongType`] if `place` is in no such table: let the instruction fault. For
 /// others see [`Error`]; nothing is changed then. (After [`Error::Again`], run the instruction
 /// again.)
 #[inline]
 pub fn update_entry_emulated<M: Machine>(
     machine: &M,
     space: &mut Space,
-    table: u64,
-    index: usize,
+    place: Place,
     operation: Operation,
 ) -> Result<u64, Error> {
     space.finish(machine)?;
     let walk = Walk::new(machine, space);
-    let entry = l1_slot(&walk, table, index)?;
+    let entry = l1_slot(&walk, place)?;
     change_l1(&walk, entry, operation, walk.partition)
 }
 
-/// Entry `index` of the partition's validated level-1 table `table`, which is about to change.
+/// The entry at `place` in a validated level-1 table of the partition, which is about to change.
 #[inline]
 pub(crate) fn l1_slot<'a, M: Machine>(
     walk: &Walk<'a, M>,
-    table: u64,
-    index: usize,
+    place: Place,
 ) -> Result<&'a AtomicU64, Error> {
-    let frame = walk.own_frame(table)?;
+    let frame = walk.own_frame(place.table)?;
     if !is_l1(frame) {
         return Err(Error::WrongType);
     }
-    frame.note_entry(index);
-    slot(walk.machine, table, index)
+    frame.note_entry(place.index);
+    slot(walk.machine, place.table, place.index)
 }
 
 /// Returns whether the frame is a validated level-1 table.
@@ -223,7 +221,7 @@ fn is_l1(frame: &Frame) -> bool {
 enum Leftover {
     Nothing,
     /// The type reference on a frame that stays mapped, read-only.
-    Writable(u64),
+    Writable(Mfn),
     /// Everything that this entry held.
     Page(u64),
 }
@@ -338,10 +336,10 @@ fn take_difference<M: Machine>(
     if keeps_frame(old, new) {
         return match (is_writable(old), is_writable(new)) {
             (false, true) => {
-                walk.take_writable(frame_of(new), owner)?;
+                walk.take_writable(Mfn::of_entry(new), owner)?;
                 Ok(Leftover::Nothing)
             }
-            (true, false) => Ok(Leftover::Writable(frame_of(old))),
+            (true, false) => Ok(Leftover::Writable(Mfn::of_entry(old))),
             _ => Ok(Leftover::Nothing),
         };
     }
@@ -358,7 +356,7 @@ fn drop_difference<M: Machine>(walk: &Walk<'_, M>, old: u64, new: u64) {
             walk.drop_page(new);
         }
     } else if is_writable(new) && !is_writable(old) {
-        walk.drop_writable(frame_of(new));
+        walk.drop_writable(Mfn::of_entry(new));
     }
 }
 
@@ -376,20 +374,20 @@ fn change_upper<M: Machine>(
     };
     let normal = |space: &Space, value| Walk::new(machine, space).normal(value, level);
     let new = normal(space, new)?;
-    let same = is_present(old) && is_present(new) && frame_of(old) == frame_of(new);
+    let same = is_present(old) && is_present(new) && Mfn::of_entry(old) == Mfn::of_entry(new);
     if is_present(new) && !same {
-        walk::take(machine, space, frame_of(new), level - 1)?;
+        walk::take(machine, space, Mfn::of_entry(new), level - 1)?;
     }
     match commit(entry, old, new, operation, |value| normal(space, value)) {
         Ok(found) => {
             if is_present(found) && !same {
-                walk::put(machine, space, frame_of(found));
+                walk::put(machine, space, Mfn::of_entry(found));
             }
             Ok(found)
         }
         Err(refused) => {
             if is_present(new) && !same {
-                walk::put(machine, space, frame_of(new));
+                walk::put(machine, space, Mfn::of_entry(new));
             }
             refused
         }
@@ -400,7 +398,7 @@ fn change_upper<M: Machine>(
 pub(crate) fn with_writable<M: Machine, T>(
     walk: &Walk<'_, M>,
     frame: &Frame,
-    mfn: u64,
+    mfn: Mfn,
     act: impl FnOnce() -> T,
 ) -> Result<T, Error> {
     let acquired = frame.get_typed(walk.partition, Type::Writable)?;

@@ -12,9 +12,9 @@
 //!
 //! [`boundary`]: Walk::drop_boundary
 
-use crate::entry::{self, ENTRIES, MONITOR_SLOTS, bits, frame_of, is_present, is_writable};
+use crate::entry::{self, ENTRIES, MONITOR_SLOTS, bits, is_present, is_writable};
 use crate::machine::{Machine, Space, Table};
-use crate::{Error, table::Present};
+use crate::{Error, Mfn, table::Present};
 use core::sync::atomic::{AtomicU64, Ordering};
 use frames::{Acquired, Frame, Released, Type};
 
@@ -48,7 +48,7 @@ impl<'a, M: Machine> Walk<'a, M> {
 
     /// Frame `mfn`, which must be memory of the partition.
     #[inline]
-    pub(crate) fn own_frame(&self, mfn: u64) -> Result<&'a Frame, Error> {
+    pub(crate) fn own_frame(&self, mfn: Mfn) -> Result<&'a Frame, Error> {
         let frame = self.machine.frame(mfn).ok_or(Error::NoFrame)?;
         if frame.owner_word() != self.partition {
             return Err(Error::NotOwned);
@@ -66,7 +66,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     /// Takes the references of the present level-1 `entry`, which names a frame of `owner`.
     #[inline(always)]
     pub(crate) fn take_page(&self, entry: u64, owner: u32) -> Result<(), Error> {
-        let mfn = frame_of(entry);
+        let mfn = Mfn::of_entry(entry);
         let Some(frame) = self.machine.frame(mfn) else {
             let allowed = self.io && self.machine.device_memory(self.partition, mfn);
             return if allowed { Ok(()) } else { Err(Error::NoFrame) };
@@ -85,7 +85,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     /// Upgrades the reference of a read-only entry on frame `mfn` of `owner` to that of a writable
     /// entry.
     #[inline]
-    pub(crate) fn take_writable(&self, mfn: u64, owner: u32) -> Result<(), Error> {
+    pub(crate) fn take_writable(&self, mfn: Mfn, owner: u32) -> Result<(), Error> {
         let Some(frame) = self.machine.frame(mfn) else {
             return Ok(());
         };
@@ -97,7 +97,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     /// Releases the references of the present level-1 `entry`, which is no longer in its table.
     #[inline(always)]
     pub(crate) fn drop_page(&self, entry: u64) {
-        let mfn = frame_of(entry);
+        let mfn = Mfn::of_entry(entry);
         let Some(frame) = self.machine.frame(mfn) else {
             return;
         };
@@ -109,7 +109,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     /// drops only through old translations, so its first flush serves for all foreign frames in it.
     #[inline(always)]
     fn drop_page_of_table(&mut self, entry: u64) {
-        let mfn = frame_of(entry);
+        let mfn = Mfn::of_entry(entry);
         let Some(frame) = self.machine.frame(mfn) else {
             return;
         };
@@ -121,7 +121,7 @@ impl<'a, M: Machine> Walk<'a, M> {
 
     /// The reverse of [`Walk::take_writable`].
     #[inline]
-    pub(crate) fn drop_writable(&self, mfn: u64) {
+    pub(crate) fn drop_writable(&self, mfn: Mfn) {
         let Some(frame) = self.machine.frame(mfn) else {
             return;
         };
@@ -145,7 +145,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     /// Takes a typed reference on table `mfn` of `level`, and validates the table unless it is
     /// validated. After an error the table may be partial.
     #[inline]
-    pub(crate) fn take_table(&mut self, mfn: u64, level: u8) -> Result<(), Error> {
+    pub(crate) fn take_table(&mut self, mfn: Mfn, level: u8) -> Result<(), Error> {
         let ty = Type::table(level).ok_or(Error::Invalid)?;
         let frame = self.own_frame(mfn)?;
         let acquired = frame.get_typed(self.partition, ty)?;
@@ -158,7 +158,7 @@ impl<'a, M: Machine> Walk<'a, M> {
         Ok(())
     }
 
-    fn validate(&mut self, mfn: u64, frame: &Frame, level: u8) -> Result<(), Error> {
+    fn validate(&mut self, mfn: Mfn, frame: &Frame, level: u8) -> Result<(), Error> {
         let table = self.machine.table(mfn);
         if frame.progress() == 0 {
             self.check_absent(table, level)?;
@@ -194,7 +194,7 @@ impl<'a, M: Machine> Walk<'a, M> {
             return self.take_page(self.normal(entry, 1)?, self.partition);
         }
         let entry = self.normal(entry, level)?;
-        self.take_table(frame_of(entry), level - 1)
+        self.take_table(Mfn::of_entry(entry), level - 1)
     }
 
     /// An entry of a table of `level` in the form that the CPU gets.
@@ -230,7 +230,7 @@ impl<'a, M: Machine> Walk<'a, M> {
 
     /// Releases a typed reference on table `mfn`. Returns [`Unfinished`] if the table is partial.
     #[inline]
-    pub(crate) fn drop_table(&mut self, mfn: u64) -> Result<(), Unfinished> {
+    pub(crate) fn drop_table(&mut self, mfn: Mfn) -> Result<(), Unfinished> {
         let Some(frame) = self.machine.frame(mfn) else {
             return Ok(());
         };
@@ -245,7 +245,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     }
 
     /// Drops what the entries of a partial table hold, from the progress down, and then the table.
-    fn devalidate(&mut self, mfn: u64, frame: &Frame) -> Result<(), Unfinished> {
+    fn devalidate(&mut self, mfn: Mfn, frame: &Frame) -> Result<(), Unfinished> {
         let level = frame.word().ty().level().unwrap_or(1);
         let table = self.machine.table(mfn);
         if level > 1 {
@@ -262,7 +262,7 @@ impl<'a, M: Machine> Walk<'a, M> {
             }
             if level == 1 {
                 self.drop_page_of_table(entry);
-            } else if let Err(unfinished) = self.drop_table(frame_of(entry)) {
+            } else if let Err(unfinished) = self.drop_table(Mfn::of_entry(entry)) {
                 set_progress(frame, index);
                 return Err(unfinished);
             }
@@ -284,12 +284,12 @@ impl<'a, M: Machine> Walk<'a, M> {
         if !is_present(entry) || (level == 4 && MONITOR_SLOTS.contains(&index)) {
             return Ok(());
         }
-        let Ok(frame) = self.own_frame(frame_of(entry)) else {
+        let Ok(frame) = self.own_frame(Mfn::of_entry(entry)) else {
             return Ok(());
         };
         let word = frame.word();
         if word.is_partial() && word.ty().level() == Some(level - 1) {
-            return self.devalidate(frame_of(entry), frame);
+            return self.devalidate(Mfn::of_entry(entry), frame);
         }
         Ok(())
     }
@@ -312,7 +312,7 @@ pub(crate) fn settle<M: Machine>(machine: &M, frame: &Frame, acquired: Acquired)
 
 /// Releases a page's references.
 #[inline]
-pub(crate) fn put_page<M: Machine>(machine: &M, frame: &Frame, mfn: u64, writable: bool) {
+pub(crate) fn put_page<M: Machine>(machine: &M, frame: &Frame, mfn: Mfn, writable: bool) {
     let ok = if writable {
         frame.put_typed(|| machine.stamp()) == Released::Done
     } else {
@@ -362,7 +362,7 @@ pub(crate) fn finish<M: Machine>(machine: &M, space: &mut Space) -> Result<(), E
 pub(crate) fn take<M: Machine>(
     machine: &M,
     space: &mut Space,
-    mfn: u64,
+    mfn: Mfn,
     level: u8,
 ) -> Result<(), Error> {
     let mut walk = Walk::new(machine, space);
@@ -378,7 +378,7 @@ pub(crate) fn take<M: Machine>(
 
 /// Drops what a refused operation left of table `mfn`.
 #[cold]
-fn undo<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
+fn undo<M: Machine>(machine: &M, space: &mut Space, mfn: Mfn) {
     let frame = Walk::new(machine, space).own_frame(mfn);
     if frame.is_ok_and(|frame| frame.word().is_partial()) {
         space.pending = Some(mfn);
@@ -388,7 +388,7 @@ fn undo<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
 
 /// [`Walk::drop_table`] for an operation: leaves unfinished work to [`finish`].
 #[inline]
-pub(crate) fn put<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
+pub(crate) fn put<M: Machine>(machine: &M, space: &mut Space, mfn: Mfn) {
     let mut walk = Walk::new(machine, space);
     let dropped = walk.drop_table(mfn);
     space.tables = walk.tables;
@@ -399,6 +399,6 @@ pub(crate) fn put<M: Machine>(machine: &M, space: &mut Space, mfn: u64) {
 
 /// Entry `index` of frame `table`.
 #[inline]
-pub(crate) fn slot<M: Machine>(machine: &M, table: u64, index: usize) -> Result<&AtomicU64, Error> {
+pub(crate) fn slot<M: Machine>(machine: &M, table: Mfn, index: usize) -> Result<&AtomicU64, Error> {
     machine.table(table).get(index).ok_or(Error::Invalid)
 }

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use heapless::Vec;
-use page_tables::{Release, map_foreign, release, unmap_entry_expect};
+use page_tables::{Mfn, Release, map_foreign, release, unmap_entry_expect};
 use pv_abi::{
     uv::{
         calls::{BuildMap, IDLE, UNMAP},
@@ -114,25 +114,23 @@ fn one(
     entry: &BuildMap,
 ) -> Result<Option<Release>, Refused> {
     let place = walk::place(space, vcpu, entry.va).ok_or(errno::EINVAL)?;
-    let old = place.entry().load(Ordering::Relaxed);
+    let old = walk::entry(place).load(Ordering::Relaxed);
     if entry.frame != UNMAP {
         require(old & PTE_PRESENT == 0, errno::EBUSY)?;
         let flags = PTE_PRESENT | PTE_RW | PTE_USER | PTE_ACCESSED | PTE_DIRTY | PTE_NX;
         let new = entry.frame << 12 & PTE_ADDRESS | flags;
         let target = target?;
         require(target.building.add_frame(), errno::EPERM)?;
-        let mapped = map_foreign(&Host, space, place.table, place.index, new, target.number);
+        let mapped = map_foreign(&Host, space, place, new, target.number);
         let mapped = mapped.inspect_err(|_| target.building.remove_frame());
         return mapped.map(|_| None).map_err(Refused::from);
     }
     if old & PTE_PRESENT == 0 {
         return Ok(None);
     }
-    let mfn = (old & PTE_ADDRESS) >> 12;
+    let mfn = Mfn::of_entry(old);
     let writable = old & PTE_RW != 0;
-    unmap_entry_expect(&Host, space, place.table, place.index, mfn, writable)
-        .map(Some)
-        .map_err(Refused::from)
+    unmap_entry_expect(&Host, space, place, mfn, writable).map(Some).map_err(Refused::from)
 }
 
 /// `BUILD_M2P(target, first machine frame, first pseudo-physical frame, count)`.
@@ -147,7 +145,7 @@ pub fn set_m2p(call: &mut Call) -> Outcome {
             call.args[4] = count - index;
             return Err(Refused::Again);
         }
-        let mfn = first.checked_add(index).ok_or(errno::EINVAL)?;
+        let mfn = Mfn::new(first.checked_add(index).ok_or(errno::EINVAL)?);
         partition.check_own(mfn)?;
         match &mut view {
             Some(view) => view.set(&Viewer(partition.number), mfn, pfn.wrapping_add(index)),

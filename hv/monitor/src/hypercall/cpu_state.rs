@@ -2,6 +2,8 @@
 
 use core::sync::atomic::Ordering;
 
+use page_tables::Mfn;
+
 use pv_abi::{
     uv::calls::cause,
     xen::{
@@ -51,9 +53,9 @@ pub fn set_gdt(call: &mut Call) -> Outcome {
     let pages = entries.div_ceil(512);
     require(pages <= 14, errno::EINVAL)?;
     let pointer = GuestPointer::<u64>::new(list, pages)?;
-    let mut frames = [0; 14];
+    let mut frames = [Mfn::NONE; 14];
     for (index, frame) in (0..pages).zip(frames.iter_mut()) {
-        *frame = pointer.read(index)?;
+        *frame = Mfn::new(pointer.read(index)?);
     }
     descriptors::replace_gdt(call.vcpu, &frames)?;
     Ok(0)
@@ -65,7 +67,7 @@ pub fn update_descriptor(call: &mut Call) -> Outcome {
     require(address & 7 == 0, errno::EINVAL)?;
     let mut space = call.vcpu.partition.space.lock_or_again()?;
     let index = narrow::entry_index(address);
-    page_tables::update_descriptor(&Host, &mut space, address >> 12, index, value)?;
+    page_tables::update_descriptor(&Host, &mut space, Mfn::of_address(address), index, value)?;
     Ok(0)
 }
 

@@ -5,7 +5,8 @@ use core::{mem::offset_of, ops::Range};
 use grants::{Access, MapRecord};
 use heapless::Vec;
 use page_tables::{
-    Error, Release, Space, map_foreign, release, replace_entry_expect, unmap_entry_expect,
+    Error, Mfn, Place, Release, Space, map_foreign, release, replace_entry_expect,
+    unmap_entry_expect,
 };
 use pv_abi::xen::{
     grants as abi,
@@ -20,7 +21,7 @@ use crate::{
     partition::{self, Partition},
     schedule,
     vcpu::Vcpu,
-    walk::{self, Place},
+    walk,
 };
 
 /// Mappings that are removed with one flush.
@@ -118,7 +119,10 @@ fn place(space: &Space, vcpu: &Vcpu, host_addr: u64, flags: u32) -> Result<Place
         if host_addr & 7 != 0 {
             return Err(abi::GNTST_GENERAL_ERROR);
         }
-        return Ok(Place { table: host_addr >> 12, index: narrow::entry_index(host_addr) });
+        return Ok(Place {
+            table: Mfn::of_address(host_addr),
+            index: narrow::entry_index(host_addr),
+        });
     }
     walk::place(space, vcpu, host_addr).ok_or(abi::GNTST_BAD_VIRT_ADDR)
 }
@@ -163,7 +167,7 @@ fn map(vcpu: &Vcpu, op: &mut abi::MapGrantRef) -> Result<(), Stopped> {
 /// The reference that a mapping holds on the frame for device access, if any.
 fn device_hold(record: &MapRecord) -> Option<Release> {
     (record.flags & abi::GNTMAP_DEVICE_MAP != 0).then(|| Release {
-        mfn: record.frame.into(),
+        mfn: Mfn::new(record.frame.into()),
         writable: access(record.flags) == Access::Write,
     })
 }
@@ -195,8 +199,8 @@ fn enter(vcpu: &Vcpu, granter: &Partition, record: &MapRecord) -> Result<(), Sto
     flags |= u64::from(record.flags >> abi::GNTMAP_GUEST_AVAIL_SHIFT & 7) << 9;
     let mut space = vcpu.partition.space.lock_or_again().map_err(|_| Stopped::Again)?;
     let place = place(&space, vcpu, record.host_addr, record.flags)?;
-    let new = u64::from(record.frame) << 12 | flags;
-    map_foreign(&Host, &mut space, place.table, place.index, new, granter.number)?;
+    let new = Mfn::new(record.frame.into()).address() | flags;
+    map_foreign(&Host, &mut space, place, new, granter.number)?;
     Ok(())
 }
 
@@ -311,7 +315,7 @@ fn take_away(
     let mut maps = vcpu.partition.maps.lock();
     let record = maps.get(handle)?;
     let device = if device_addr == 0 { None } else { device_hold(&record) };
-    if device.is_some_and(|held| held.mfn << 12 != device_addr) {
+    if device.is_some_and(|held| held.mfn.address() != device_addr) {
         return Err(abi::GNTST_BAD_DEV_ADDR.into());
     }
     let mapped = host_addr != 0 && record.flags & abi::GNTMAP_HOST_MAP != 0;
@@ -355,17 +359,16 @@ fn end_use(record: &MapRecord) -> Result<(), i16> {
 /// is not 0, moves what it maps there.
 fn leave(vcpu: &Vcpu, record: &MapRecord, new_addr: u64) -> Result<Release, Stopped> {
     let mut space = vcpu.partition.space.lock_or_again().map_err(|_| Stopped::Again)?;
-    let Place { table, index } = place(&space, vcpu, record.host_addr, record.flags)?;
+    let to = place(&space, vcpu, record.host_addr, record.flags)?;
     let writable = access(record.flags) == Access::Write;
-    let mfn = record.frame.into();
+    let mfn = Mfn::new(record.frame.into());
     if new_addr == 0 {
-        return Ok(unmap_entry_expect(&Host, &mut space, table, index, mfn, writable)?);
+        return Ok(unmap_entry_expect(&Host, &mut space, to, mfn, writable)?);
     }
     if record.flags & abi::GNTMAP_CONTAINS_PTE != 0 {
         return Err(abi::GNTST_GENERAL_ERROR.into());
     }
     let from = walk::place(&space, vcpu, new_addr).ok_or(abi::GNTST_BAD_VIRT_ADDR)?;
-    let (to, from) = ((table, index), (from.table, from.index));
     Ok(replace_entry_expect(&Host, &mut space, to, from, mfn, writable)?)
 }
 
@@ -379,7 +382,7 @@ fn setup_table(vcpu: &Vcpu, argument: u64) -> Outcome {
         } else {
             let list = GuestPointer::<u64>::new(setup.frame_list, setup.nr_frames.into())?;
             for index in 0..setup.nr_frames.into() {
-                list.write(index, &(vcpu.partition.grant_table() + index))?;
+                list.write(index, &(vcpu.partition.grant_table().plus(index).number()))?;
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "copies between frames through the direct map")]
 
 use grants::Access;
-use page_tables::{Error, Release};
+use page_tables::{Error, Mfn, Release};
 use pv_abi::xen::grants as abi;
 
 use super::{grant::Stopped, named};
@@ -34,9 +34,9 @@ impl End {
             let reference = narrow::low_32(end.frame);
             let frame = owner
                 .with_grants(|table| table.acquire(reference, vcpu.partition.domid(), access))?;
-            (frame.into(), Some((owner, reference, access)))
+            (Mfn::new(frame.into()), Some((owner, reference, access)))
         } else if core::ptr::eq(owner, vcpu.partition) {
-            (end.frame, None)
+            (Mfn::new(end.frame), None)
         } else {
             return Err(abi::GNTST_PERMISSION_DENIED.into());
         };

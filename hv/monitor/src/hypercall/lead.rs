@@ -6,6 +6,7 @@ use core::{array, ops::Range, sync::atomic::Ordering};
 use database_view::{Owner, ReadError};
 use frames::{Frame, HandOver, Kind, OWNER_IO, OWNER_NUMBER, OtherMemory};
 use heapless::Vec;
+use page_tables::Mfn;
 use pv_abi::{
     uv::{
         calls::{self, CpuUsage, PartitionUsage},
@@ -50,7 +51,7 @@ pub fn activate_partition(call: &mut Call) -> Outcome {
     let descriptor = database::reader().descriptor(number).map_err(refusal)?;
     match partition::find(number) {
         Some(partition) => {
-            let same = partition.instance == descriptor.instance_first
+            let same = partition.instance.number() == descriptor.instance_first
                 && partition.vcpus == descriptor.vcpus
                 && partition.grant_frames == descriptor.grant_frames;
             require(same, errno::EBUSY)?;
@@ -96,7 +97,7 @@ pub fn activate_pages(call: &mut Call) -> Outcome {
 fn give(frames: Range<u64>, owner: Owner) -> Result<(), Refused> {
     let (mut taken, mut given) = (Vec::<_, STRIDE>::new(), Vec::<_, STRIDE>::new());
     let mut outcome = Ok(());
-    for mfn in frames {
+    for mfn in frames.map(Mfn::new) {
         match take(mfn, owner) {
             // `taken` has room for all of them.
             Ok(Change::Begun(one)) => drop(taken.push(one)),
@@ -142,7 +143,7 @@ enum Change {
 /// A frame between two owners; no partition can reach it.
 struct Taken {
     frame: &'static Frame,
-    mfn: u64,
+    mfn: Mfn,
     /// The frame's owner word before.
     before: u32,
     change: HandOver,
@@ -156,18 +157,18 @@ impl Taken {
             machine::scrub_used(self.mfn);
         }
         if self.before & OWNER_IO == 0
-            && let Some(entry) = platform::m2p().get(narrow::size(self.mfn))
+            && let Some(entry) = platform::m2p().get(narrow::size(self.mfn.number()))
         {
             entry.store(u64::MAX, Ordering::Relaxed);
         }
         let given = self.frame.set_owner(OWNER_IO | MONITOR, owner.entry(), self.change.kind);
-        assert!(given.is_ok(), "frame {:#x} changed between two owners: {given:?}", self.mfn);
+        assert!(given.is_ok(), "{:?} changed between two owners: {given:?}", self.mfn);
     }
 }
 
 /// Takes a frame from its owner, if no reference to it is left. A frame that needs neither flush
 /// nor scrubbing changes its owner at once.
-fn take(mfn: u64, owner: Owner) -> Result<Change, Refused> {
+fn take(mfn: Mfn, owner: Owner) -> Result<Change, Refused> {
     let wanted = owner.entry();
     let Some(frame) = machine::frame(mfn) else {
         // The monitor keeps no record of frames above RAM.
@@ -221,15 +222,16 @@ pub fn activate_channel(call: &mut Call) -> Outcome {
 /// Writes the grant entries for a channel's frames.
 fn permit(a: &Partition, channel: &ChannelEntry) -> Result<(), Refused> {
     for n in 0..channel.frames {
-        let mfn = channel.frame + u64::from(n);
+        let mfn = Mfn::new(channel.frame + u64::from(n));
         a.check_own(mfn)?;
         let reference = channel.grant_a.checked_add(n).ok_or(errno::EINVAL)?;
         let page = reference / 512;
-        if page >= a.grant_frames || mfn >> 32 != 0 {
+        if page >= a.grant_frames || mfn.number() >> 32 != 0 {
             return Err(errno::EINVAL);
         }
-        let entry = u64::from(GTF_PERMIT_ACCESS) | u64::from(channel.b & 0x7fff) << 16 | mfn << 32;
-        let table = machine::table(a.grant_table() + u64::from(page));
+        let entry =
+            u64::from(GTF_PERMIT_ACCESS) | u64::from(channel.b & 0x7fff) << 16 | mfn.number() << 32;
+        let table = machine::table(a.grant_table().plus(page.into()));
         let place = &table[reference as usize % 512];
         // An entry that is in use holds the same values already.
         let in_use = 3 << 3;
@@ -277,15 +279,15 @@ fn first_start(partition: &Partition) -> Result<(), Refused> {
     let addresses = [descriptor.entry, descriptor.stack, descriptor.start_info];
     require(addresses.into_iter().all(guest_memory::is_canonical), errno::EINVAL)?;
     let registers = Registers::at_start(descriptor.entry, descriptor.stack, descriptor.start_info);
-    first_state(vcpu, descriptor.page_table, registers)
+    first_state(vcpu, Mfn::new(descriptor.page_table), registers)
 }
 
 /// Validates the page tables under `root` and gives virtual CPU 0 its start state.
 ///
 /// # Errors
 /// [`Refused::Again`], or the reason why the tables are refused.
-pub fn first_state(vcpu: &Vcpu, root: u64, registers: Registers) -> Result<(), Refused> {
-    if vcpu.kernel_root.get() == 0 {
+pub fn first_state(vcpu: &Vcpu, root: Mfn, registers: Registers) -> Result<(), Refused> {
+    if vcpu.kernel_root.get().is_none() {
         super::set_roots(vcpu, root)?;
     }
     let mut space = vcpu.partition.space.lock_or_again()?;
@@ -347,7 +349,7 @@ pub fn end_host(call: &mut Call) -> Outcome {
 
 /// `FRAME_OWNER(frame)`.
 pub fn frame_owner(call: &mut Call) -> Outcome {
-    let frame = machine::frame(call.args[1]).ok_or(errno::ENOENT)?;
+    let frame = machine::frame(Mfn::new(call.args[1])).ok_or(errno::ENOENT)?;
     let in_use = frame.word().references() != 0;
     Ok(u64::from(frame.owner_word()) | if in_use { calls::FRAME_IN_USE } else { 0 })
 }

@@ -3,6 +3,8 @@
 
 use core::sync::atomic::Ordering;
 
+use page_tables::Mfn;
+
 use pv_abi::xen::{memory as abi, mmu};
 
 use super::{Call, Outcome, Refused, errno, require, update};
@@ -65,7 +67,7 @@ fn reservation(call: &Call) -> Result<abi::MemoryReservation, Refused> {
 
 /// Calls `one` for each extent of a balloon call. Returns how many were done before the first
 /// failure.
-fn each(call: &mut Call, command: u64, one: fn(&Partition, u64) -> Option<u64>) -> Outcome {
+fn each(call: &mut Call, command: u64, one: fn(&Partition, u64) -> Option<Mfn>) -> Outcome {
     let reservation = reservation(call)?;
     let list = GuestPointer::<u64>::new(reservation.extent_start, reservation.nr_extents)?;
     let first = call.args[0] >> abi::COMMAND_BITS;
@@ -78,7 +80,7 @@ fn each(call: &mut Call, command: u64, one: fn(&Partition, u64) -> Option<u64>) 
         let Some(mfn) = list.read(index).ok().and_then(|extent| one(partition, extent)) else {
             return Ok(index);
         };
-        if command == abi::POPULATE_PHYSMAP && list.write(index, &mfn).is_err() {
+        if command == abi::POPULATE_PHYSMAP && list.write(index, &mfn.number()).is_err() {
             let _ = partition.make_idle(mfn);
             return Ok(index);
         }
@@ -87,12 +89,13 @@ fn each(call: &mut Call, command: u64, one: fn(&Partition, u64) -> Option<u64>) 
 }
 
 /// Removes a frame from the populated set, if no reference to it is left.
-fn decrease(partition: &Partition, mfn: u64) -> Option<u64> {
+fn decrease(partition: &Partition, mfn: u64) -> Option<Mfn> {
+    let mfn = Mfn::new(mfn);
     (partition.check_own(mfn).is_ok() && partition.make_idle(mfn)).then_some(mfn)
 }
 
 /// Returns an idle frame to the populated set, as pseudo-physical frame `pfn`.
-fn populate(partition: &Partition, pfn: u64) -> Option<u64> {
+fn populate(partition: &Partition, pfn: u64) -> Option<Mfn> {
     let mfn = partition.take_idle()?;
     view::set(partition, mfn, pfn);
     Some(mfn)

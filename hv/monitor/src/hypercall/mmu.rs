@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use page_tables::{Request, Space, update_entries, update_entry};
+use page_tables::{Mfn, Request, Space, update_entries, update_entry};
 use pv_abi::xen::mmu::{
     MACHPHYS_UPDATE, MmuUpdate, PT_UPDATE_PRESERVE_AD, UPDATE_COMMAND_MASK, UPDATE_PREEMPTED,
     UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL, UVMF_TLB_FLUSH,
@@ -88,7 +88,7 @@ fn single(call: &mut Call, request: MmuUpdate) -> Outcome {
     let mut space = partition.space.lock_or_again()?;
     space.finish(&Host)?;
     if is_entry(&request) {
-        update_entry(&Host, &mut space, request.ptr >> 12, entry_request(&request))?;
+        update_entry(&Host, &mut space, Mfn::of_address(request.ptr), entry_request(&request))?;
     } else {
         set_m2p(partition, &request)?;
     }
@@ -149,7 +149,7 @@ fn several(
         && let Some(first) = rest.first()
     {
         let (performed, outcome) = if is_entry(first) {
-            entries(space, first.ptr >> 12, rest)
+            entries(space, Mfn::of_address(first.ptr), rest)
         } else {
             (1, set_m2p(partition, first))
         };
@@ -179,8 +179,9 @@ fn entry_request(request: &MmuUpdate) -> Request {
 
 /// Performs the leading requests that are for entries of `table`.
 #[inline]
-fn entries(space: &mut Space, table: u64, requests: &[MmuUpdate]) -> (u64, Result<(), Refused>) {
-    let together = |request: &&MmuUpdate| is_entry(request) && request.ptr >> 12 == table;
+fn entries(space: &mut Space, table: Mfn, requests: &[MmuUpdate]) -> (u64, Result<(), Refused>) {
+    let together =
+        |request: &&MmuUpdate| is_entry(request) && Mfn::of_address(request.ptr) == table;
     let requests = requests.iter().take_while(together).map(entry_request);
     let (done, outcome) = update_entries(&Host, space, table, requests);
     (done, outcome.map_err(Refused::from))
@@ -188,7 +189,7 @@ fn entries(space: &mut Space, table: u64, requests: &[MmuUpdate]) -> (u64, Resul
 
 /// Sets a machine-to-physical entry.
 fn set_m2p(partition: &Partition, request: &MmuUpdate) -> Result<(), Refused> {
-    let mfn = request.ptr >> 12;
+    let mfn = Mfn::of_address(request.ptr);
     let frame = partition::frame(mfn).ok_or(errno::EINVAL)?;
     // The reference keeps the frame from becoming idle or changing its owner meanwhile.
     frame.get_ref(partition.number).map_err(|_| errno::EPERM)?;

@@ -1,6 +1,6 @@
 //! `mmuext_op`: pins, base pointers, flushes, and local descriptor tables.
 
-use page_tables::{Space, get_base, pin, put_base, unpin};
+use page_tables::{Mfn, Space, get_base, pin, put_base, unpin};
 use pv_abi::xen::mmu::*;
 
 use super::{Call, Outcome, Refused, errno, mmu::batch, require};
@@ -57,15 +57,16 @@ fn run(vcpu: &'static Vcpu, operations: &GuestPointer<MmuextOp>, count: u64) -> 
 
 fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), Refused> {
     let (arg1, arg2) = (operation.arg1, operation.arg2);
+    let mfn = Mfn::new(arg1);
     let number = vcpu.partition.number;
     match operation.cmd {
         level @ EXT_PIN_L1_TABLE..=EXT_PIN_L4_TABLE => {
-            pin(&Host, space, narrow::low_8(level.into()) + 1, arg1)?;
+            pin(&Host, space, narrow::low_8(level.into()) + 1, mfn)?;
         }
-        EXT_UNPIN_TABLE => unpin(&Host, space, arg1)?,
-        EXT_NEW_BASEPTR => new_kernel_root(vcpu, space, arg1)?,
+        EXT_UNPIN_TABLE => unpin(&Host, space, mfn)?,
+        EXT_NEW_BASEPTR => new_kernel_root(vcpu, space, mfn)?,
         EXT_NEW_USER_BASEPTR => {
-            replace_root(space, &vcpu.user_root, arg1, || ())?;
+            replace_root(space, &vcpu.user_root, mfn, || ())?;
             view::hide_from_user(vcpu);
         }
         EXT_TLB_FLUSH_LOCAL => cpu::flush_here(),
@@ -86,24 +87,24 @@ fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), Refus
 /// `root` held before.
 fn replace_root(
     space: &mut Space,
-    root: &RunningCell<u64>,
-    mfn: u64,
+    root: &RunningCell<Mfn>,
+    mfn: Mfn,
     loaded: impl FnOnce(),
 ) -> Result<(), Refused> {
-    if mfn != 0 {
+    if !mfn.is_none() {
         get_base(&Host, space, mfn)?;
     }
     let old = root.replace(mfn);
     loaded();
-    if old != 0 {
+    if !old.is_none() {
         put_base(&Host, space, old)?;
     }
     Ok(())
 }
 
 /// Loads another kernel root on the virtual CPU that runs here.
-pub fn new_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), Refused> {
-    require(mfn != 0, errno::EINVAL)?;
+pub fn new_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: Mfn) -> Result<(), Refused> {
+    require(!mfn.is_none(), errno::EINVAL)?;
     replace_root(space, &vcpu.kernel_root, mfn, || {
         view::lead_from(vcpu, mfn);
         hardware::load_root(mfn);
@@ -114,7 +115,7 @@ pub fn new_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: u64) -> Result<(), R
 
 /// Sets the first kernel root of a virtual CPU that does not run; it replaces a root that was set
 /// before and never used.
-pub fn set_roots(vcpu: &Vcpu, kernel: u64) -> Result<(), Refused> {
+pub fn set_roots(vcpu: &Vcpu, kernel: Mfn) -> Result<(), Refused> {
     let mut space = vcpu.partition.space.lock_or_again()?;
     space.finish(&Host)?;
     replace_root(&mut space, &vcpu.kernel_root, kernel, || view::lead_from(vcpu, kernel))

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use page_tables::Error;
+use page_tables::{Error, Mfn};
 use pv_abi::xen::{time as records, vcpu as abi};
 
 use zerocopy::{FromBytes, IntoBytes};
@@ -87,12 +87,12 @@ fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Resul
         let usable = gate.address != 0 && is_canonical(gate.address);
         target.set_gate(gate.vector, if usable { entry } else { target.gate(gate.vector) });
     }
-    let mut frames = [0; 14];
+    let mut frames = [Mfn::NONE; 14];
     let pages = narrow::size(context.gdt_ents.div_ceil(512));
     for (to, from) in frames.iter_mut().zip(context.gdt_frames).take(pages) {
-        *to = from;
+        *to = Mfn::new(from);
     }
-    super::set_roots(target, context.ctrlreg[3] >> 12 & 0xff_ffff_ffff)?;
+    super::set_roots(target, Mfn::of_entry(context.ctrlreg[3]))?;
     descriptors::replace_gdt(target, &frames)?;
     target.kernel_stack.set(context.kernel_sp);
     let [event, failsafe, syscall] =
@@ -224,7 +224,7 @@ fn register_info(call: &mut Call, target: &'static Vcpu) -> Outcome {
         return Err(errno::EINVAL);
     }
     let owner = target.partition.number;
-    let held = machine::hold(owner, register.mfn, true).map_err(|error| match error {
+    let held = machine::hold(owner, Mfn::new(register.mfn), true).map_err(|error| match error {
         Error::Again => Refused::Again,
         _ => errno::EINVAL,
     })?;

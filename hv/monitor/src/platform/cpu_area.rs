@@ -19,6 +19,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use page_tables::Mfn;
+
 use handover::{
     Handover,
     layout::{AREA_BYTES, AREAS, DATA_ENTRY, GDT_WINDOWS, LDT_WINDOWS, MAX_CPUS},
@@ -32,8 +34,6 @@ pub const GDT_FRAMES: usize = 14;
 pub const LDT_FRAMES: usize = 16;
 /// Tops of the stacks for double fault, NMI, machine check, as offsets in the area.
 pub const IST_TOPS: [u64; 3] = [0x3000, 0x5000, 0x7000];
-/// Stands for "no frame" in [`set_gdt_frames`] and [`set_ldt_frames`].
-pub const NO_FRAME: u64 = 0;
 
 /// Address of a CPU's area.
 #[must_use]
@@ -83,7 +83,7 @@ static WINDOWS: [Window; 2] =
     [const { Window { first_entries: [const { AtomicU64::new(0) }; MAX_CPUS] } }; 2];
 
 /// Shows `count` frames in a window, and flushes the changed translations on this CPU.
-fn show(window: &Window, cpu: u32, base: u64, count: usize, frames: &[u64]) {
+fn show(window: &Window, cpu: u32, base: u64, count: usize, frames: &[Mfn]) {
     let Some(first) = window.first_entries.get(cpu as usize) else {
         return;
     };
@@ -95,8 +95,8 @@ fn show(window: &Window, cpu: u32, base: u64, count: usize, frames: &[u64]) {
     // entries of a 64 KiB window lie in one table, which is never freed.
     let entries = unsafe { core::slice::from_raw_parts(first, count) };
     for (index, entry) in entries.iter().enumerate() {
-        let frame = frames.get(index).copied().unwrap_or(NO_FRAME);
-        let value = if frame == NO_FRAME { 0 } else { frame << 12 | DATA_ENTRY };
+        let frame = frames.get(index).copied().unwrap_or_default();
+        let value = if frame.is_none() { 0 } else { frame.address() | DATA_ENTRY };
         if entry.load(Ordering::Relaxed) != value {
             entry.store(value, Ordering::Relaxed);
             processor::invlpg(base + index as u64 * 4096);
@@ -106,13 +106,13 @@ fn show(window: &Window, cpu: u32, base: u64, count: usize, frames: &[u64]) {
 
 /// Shows the frames of a partition's GDT, at most [`GDT_FRAMES`], in the window of `cpu`, the CPU
 /// that runs this. Frames shown before go.
-pub fn set_gdt_frames(cpu: u32, frames: &[u64]) {
+pub fn set_gdt_frames(cpu: u32, frames: &[Mfn]) {
     show(&WINDOWS[0], cpu, gdt_window(cpu), GDT_FRAMES, frames);
 }
 
 /// Shows the frames of a partition's LDT, at most [`LDT_FRAMES`], in the window of `cpu`, the CPU
 /// that runs this, and loads an LDT of `entries` descriptors (0 for none).
-pub fn set_ldt_frames(cpu: u32, frames: &[u64], entries: u32) {
+pub fn set_ldt_frames(cpu: u32, frames: &[Mfn], entries: u32) {
     show(&WINDOWS[1], cpu, ldt_window(cpu), LDT_FRAMES, frames);
     super::descriptors::load_ldt(cpu, entries);
 }

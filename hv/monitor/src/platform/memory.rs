@@ -14,6 +14,7 @@ use handover::{
     Handover,
     layout::{DIRECT_MAP, FRAME_TABLE, SLOTS},
 };
+use page_tables::Mfn;
 use spin::Once;
 
 static SPACE: Once<Space> = Once::new();
@@ -60,15 +61,14 @@ fn space() -> &'static Space {
     SPACE.get().expect("memory is set up first")
 }
 
-/// Value of CR3 for a CPU that runs no partition: the monitor's own tables.
-#[must_use]
-pub fn idle_root() -> u64 {
-    space().root
+/// The level-4 table of a CPU that runs no partition: the monitor's own.
+pub fn idle_root() -> Mfn {
+    Mfn::of_address(space().root)
 }
 
 /// Removes the identity mapping of low memory, and flushes it on this CPU.
 pub fn clear_low() {
-    let entry = phys_to_virt(idle_root()).cast::<AtomicU64>();
+    let entry = phys_to_virt(idle_root().address()).cast::<AtomicU64>();
     // SAFETY: the first entry of the monitor's level-4 table; it maps nothing that the monitor
     // uses any more.
     unsafe { &*entry }.store(0, Ordering::Relaxed);
@@ -91,9 +91,8 @@ pub fn frame_table() -> &'static [Frame] {
 
 /// First frame of the machine-to-physical table, which is mapped only in the direct map and, in
 /// parts, in the partitions' views. A page of ones follows its last page.
-#[must_use]
-pub fn m2p_frame() -> u64 {
-    space().m2p >> 12
+pub fn m2p_frame() -> Mfn {
+    Mfn::of_address(space().m2p)
 }
 
 /// The machine-to-physical table, by frame number, writable for the monitor.

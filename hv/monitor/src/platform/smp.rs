@@ -57,7 +57,7 @@ impl Page {
         let base = u32::try_from(phys).ok()?;
         page.add(offset(&trampoline_gdt_pointer) + 2, base);
         page.add(offset(&trampoline_far), base);
-        page.put(offset(&trampoline_root), u32::try_from(memory::idle_root()).ok()?);
+        page.put(offset(&trampoline_root), u32::try_from(memory::idle_root().address()).ok()?);
         page.put(offset(&trampoline_function), arrive as *const () as u64);
         Some(page)
     }

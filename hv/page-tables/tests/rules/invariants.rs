@@ -1,8 +1,9 @@
 //! The invariants of the whole machine after every operation, computed from scratch.
 
 use crate::machine::{FRAMES, Sim};
+use crate::numbers::frame_of;
 use frames::Type;
-use page_tables::{ENTRIES, MONITOR_SLOTS, bits, frame_of};
+use page_tables::{ENTRIES, MONITOR_SLOTS, bits};
 
 /// References that no table holds.
 #[derive(Clone, Debug, Default)]

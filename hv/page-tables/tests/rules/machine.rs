@@ -3,8 +3,9 @@
 //! Each partition has one CPU. It may have cached every translation that was reachable from the
 //! partition's loaded bases at any time since its last flush.
 
+use crate::numbers::frame_of;
 use frames::{Frame, Kind, Type};
-use page_tables::{ENTRIES, Machine, Table, bits, frame_of};
+use page_tables::{ENTRIES, Machine, Mfn, Table, bits};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -128,12 +129,12 @@ impl Machine for Sim {
         self.memory_end.load(Ordering::SeqCst)
     }
 
-    fn frame(&self, mfn: u64) -> Option<&Frame> {
-        self.frames.get(usize::try_from(mfn).ok()?)
+    fn frame(&self, mfn: Mfn) -> Option<&Frame> {
+        self.frames.get(usize::try_from(mfn.number()).ok()?)
     }
 
-    fn table(&self, mfn: u64) -> &Table {
-        &self.tables[mfn as usize]
+    fn table(&self, mfn: Mfn) -> &Table {
+        &self.tables[mfn.number() as usize]
     }
 
     fn flush_before_retype(&self, owner: u32, stamp: u32) {
@@ -162,8 +163,8 @@ impl Machine for Sim {
         left == 0
     }
 
-    fn broken(&self, mfn: u64) {
+    fn broken(&self, mfn: Mfn) {
         self.broken.store(true, Ordering::SeqCst);
-        panic!("a reference on frame {mfn} that was never taken was given back");
+        panic!("a reference on {mfn:?} that was never taken was given back");
     }
 }

@@ -2,6 +2,7 @@
 
 mod invariants;
 mod machine;
+mod numbers;
 mod random;
 mod scenarios;
 mod threads;

@@ -2,13 +2,13 @@
 
 use crate::invariants::{Outside, check};
 use crate::machine::Sim;
-use frames::Kind;
-use page_tables::{
-    Error, Machine, Operation, Release, Request, Space, bits, drop_range, frame_of, get_base,
-    get_descriptors, hold, map_foreign, pin, put_base, put_descriptors, release,
-    replace_entry_expect, unmap_entry_expect, unpin, update_descriptor, update_entry,
-    update_entry_emulated,
+use crate::numbers::{
+    drop_range, frame_of, get_base, get_descriptors, hold, map_foreign, pin, put_base,
+    put_descriptors, reference, replace_entry_expect, unmap_entry_expect, unpin, update_descriptor,
+    update_entry, update_entry_emulated,
 };
+use frames::Kind;
+use page_tables::{Error, Machine, Operation, Request, Space, bits, release};
 use proptest::prelude::*;
 use std::sync::atomic::Ordering;
 
@@ -263,14 +263,14 @@ impl<'a> Player<'a> {
                 update_descriptor(sim, &mut self.space, mfn, index, value)
             }
             Step::Hold(mfn, writable) => {
-                let Release { mfn, writable } = hold(sim, me, self.mine(mfn), writable)?;
-                self.outside.held.push((mfn, writable));
+                let held = hold(sim, me, self.mine(mfn), writable)?;
+                self.outside.held.push((held.mfn.number(), held.writable));
                 Ok(())
             }
             Step::Release(n) => {
                 if n < self.outside.held.len() {
                     let (mfn, writable) = self.outside.held.remove(n);
-                    release(sim, Release { mfn, writable });
+                    release(sim, reference(mfn, writable));
                 }
                 Ok(())
             }
@@ -314,7 +314,7 @@ impl<'a> Player<'a> {
             return;
         }
         let monitor = page_tables::MONITOR_SLOTS.contains(&index);
-        let entry = &self.sim.table(table)[index];
+        let entry = &self.sim.tables[table as usize][index];
         let old = entry.load(Ordering::SeqCst);
         if old & bits::P != 0 && !monitor {
             let new = old | bits::A | bits::D;
@@ -331,7 +331,7 @@ impl<'a> Player<'a> {
             put_descriptors(self.sim, &self.space, mfn);
         }
         for (mfn, writable) in std::mem::take(&mut self.outside.held) {
-            release(self.sim, Release { mfn, writable });
+            release(self.sim, reference(mfn, writable));
         }
         let mut next = 0;
         while drop_range(self.sim, &mut self.space, &mut next, 64) == Err(Error::Again) {}

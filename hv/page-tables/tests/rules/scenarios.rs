@@ -2,14 +2,14 @@
 
 use crate::invariants::{Outside, check};
 use crate::machine::Sim;
+use crate::numbers::{
+    drop_range, find_entry, get_base, get_descriptors, hold, map_foreign, pin, put_base,
+    put_descriptors, reference, replace_entry_expect, unmap_entry_expect, unpin, update_descriptor,
+    update_entry, update_entry_emulated,
+};
 use frames::{Kind, Type};
 use page_tables::bits::{A, AVL, D, G, NX, P, PAT_PS, PCD, RW, US};
-use page_tables::{
-    ENTRIES, Error, Machine, Operation, Release, Request, Space, drop_range, find_entry, get_base,
-    get_descriptors, hold, map_foreign, pin, put_base, put_descriptors, release,
-    replace_entry_expect, unmap_entry_expect, unpin, update_descriptor, update_entry,
-    update_entry_emulated,
-};
+use page_tables::{ENTRIES, Error, Machine, Operation, Request, Space, release};
 use std::sync::atomic::Ordering;
 
 const L4: u64 = 1;
@@ -668,7 +668,7 @@ fn descriptor_pages_are_checked_and_not_writable() {
 fn the_monitor_holds_frames_for_itself() {
     let (sim, mut space, _) = running();
     let held = hold(&sim, 1, 22, true).unwrap();
-    assert_eq!(held, Release { mfn: 22, writable: true });
+    assert_eq!(held, reference(22, true));
     assert_eq!(pin(&sim, &mut space, 1, 22), Err(Error::WrongType));
     release(&sim, held);
     assert_eq!(hold(&sim, 2, 22, true), Err(Error::NotOwned));
