@@ -8,7 +8,7 @@
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 
-use pv_abi::uv::{database::PartitionDescriptor, start::mitigation};
+use pv_abi::uv::{database::PartitionDescriptor, devices::DeviceFunction, start::mitigation};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub mod layout;
@@ -20,7 +20,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"UVHANDOV");
 /// `b"UVMONITR"`, little-endian: the first word of an [`ImageHeader`].
 pub const IMAGE_MAGIC: u64 = u64::from_le_bytes(*b"UVMONITR");
 /// Changes whenever a type or a number of this crate changes its meaning.
-pub const VERSION: u64 = 4;
+pub const VERSION: u64 = 5;
 
 /// The loader's image has these bytes at an address that is a multiple of their number; nothing
 /// else has. Tests look for them in memory.
@@ -143,6 +143,16 @@ pub struct FirstPartition {
     pub start_block: u64,
 }
 
+/// A PCI function.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Function {
+    /// The function as the loader found it.
+    pub record: DeviceFunction,
+    /// Virtual address of its MSI-X table, or 0 if it has none or no partition may get it.
+    pub msix_entries: u64,
+}
+
 /// Everything that the loader passes to the monitor. It lies in frames of the monitor's own.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -194,6 +204,8 @@ pub struct Handover {
     pub power: Power,
     /// See [`Microcode`].
     pub microcode: Microcode,
+    /// [`Function`]s, in frames of the monitor.
+    pub functions: Bytes,
     /// The boot partition and the ultravisor partition.
     pub partitions: [FirstPartition; 2],
 }
@@ -210,9 +222,11 @@ const _: () = {
     assert!(offset_of!(Handover, trampoline) == 1488);
     assert!(offset_of!(Handover, machine) == 1560);
     assert!(offset_of!(Handover, microcode) == 1592);
-    assert!(offset_of!(Handover, partitions) == 1624);
+    assert!(offset_of!(Handover, functions) == 1624);
+    assert!(offset_of!(Handover, partitions) == 1640);
+    assert!(size_of::<Function>() == size_of::<DeviceFunction>() + 8);
     assert!(size_of::<FirstPartition>() == size_of::<PartitionDescriptor>() + 32);
-    assert!(size_of::<Handover>() == 1624 + 2 * size_of::<FirstPartition>());
+    assert!(size_of::<Handover>() == 1640 + 2 * size_of::<FirstPartition>());
     assert!(align_of::<Handover>() == 8);
 };
 

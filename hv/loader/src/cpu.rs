@@ -103,6 +103,15 @@ impl microcode::Cpu for ThisCpu {
     }
 }
 
+/// Number of bits of a physical address.
+#[must_use]
+pub fn address_bits() -> u32 {
+    match leaf(0x8000_0008, 0).eax & 0xff {
+        bits @ 32..=52 => bits,
+        _ => 36,
+    }
+}
+
 /// Returns whether the CPU supports pages of 1 GiB.
 #[must_use]
 pub fn has_gib_pages() -> bool {

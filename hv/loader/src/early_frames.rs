@@ -32,7 +32,8 @@ impl FrameRange {
 #[derive(Debug, Default)]
 pub struct EarlyFrames {
     free: Vec<FrameRange, 256>,
-    taken: Vec<FrameRange, 256>,
+    /// One range for each MSI-X table, among others.
+    taken: Vec<FrameRange, 512>,
 }
 
 impl EarlyFrames {

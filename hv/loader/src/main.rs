@@ -18,6 +18,7 @@ mod elf;
 mod mitigations;
 mod multiboot2;
 mod options;
+mod pci;
 mod regions;
 
 #[cfg(target_os = "none")]
@@ -33,7 +34,7 @@ mod ring0 {
     pub mod messages;
     pub mod microcode_update;
     pub mod paging;
-    pub mod pci;
+    pub mod pci_ports;
     pub mod start;
 }
 #[cfg(target_os = "none")]

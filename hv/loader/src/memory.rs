@@ -102,6 +102,12 @@ fn is_memory(region: &FirmwareRegion) -> bool {
     matches!(region.kind, kind::RAM | kind::ACPI | kind::NVS)
 }
 
+/// Returns whether RAM or ACPI memory lies between two physical addresses.
+pub fn meets_ram(start: u64, end: u64, regions: &[FirmwareRegion]) -> bool {
+    let meets = |r: &FirmwareRegion| start < r.end() * 4096 && r.first * 4096 < end;
+    regions.iter().any(|r| is_memory(r) && meets(r))
+}
+
 /// One past the highest frame of RAM.
 pub fn frame_count(regions: &[FirmwareRegion]) -> u64 {
     let ram = regions.iter().filter(|r| r.kind == kind::RAM);
@@ -252,7 +258,8 @@ pub fn frames() -> u64 {
 pub fn frame(mfn: u64) -> Option<&'static Record> {
     // SAFETY: `set_up` mapped and `use_tables` zeroed that many records; all zeros is a valid
     // `Record`, and it changes through atomics only.
-    let all = unsafe { slice::from_raw_parts(FRAME_TABLE as *const Record, narrow::size(frames())) };
+    let all =
+        unsafe { slice::from_raw_parts(FRAME_TABLE as *const Record, narrow::size(frames())) };
     all.get(usize::try_from(mfn).ok()?)
 }
 
@@ -273,6 +280,13 @@ pub fn entries(mfn: u64) -> &'static [AtomicU64; 512] {
 pub fn scrub(mfn: u64) {
     // SAFETY: the frame is RAM in the direct map that nobody uses yet.
     unsafe { bytes(mfn).write_bytes(0, 4096) };
+}
+
+/// Copies bytes into frames that were taken from `first` on, `offset` bytes behind their start.
+pub fn copy_to(first: u64, offset: usize, from: &[u8]) {
+    // SAFETY: callers took enough contiguous frames, which the direct map has; nobody uses them
+    // yet.
+    unsafe { ptr::copy_nonoverlapping(from.as_ptr(), bytes(first).add(offset), from.len()) };
 }
 
 /// Makes frames read-only in the direct map, for all CPUs, before partitions run. Returns `None` if

@@ -13,7 +13,7 @@ use core::arch::{asm, global_asm};
 use handover::{Frames, Handover, LOADER_MARK, MAGIC, Options, Power, VERSION, layout::MAX_CPUS};
 use heapless::Vec;
 use log::{debug, info, warn};
-use pv_abi::uv::start::{CPU_SIBLING, MachineCpu, MachinePci};
+use pv_abi::uv::start::{CPU_SIBLING, MachineCpu};
 use spin::Once;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -29,7 +29,7 @@ use crate::{
     microcode_update,
     multiboot2::{self, Information},
     options::{self, AfterPanic},
-    pci,
+    pci_ports,
     regions::{self, FirmwareRegions},
 };
 
@@ -58,7 +58,6 @@ static MARK: Mark = Mark(LOADER_MARK);
 
 static INFORMATION: Once<Information> = Once::new();
 static REGIONS: Once<FirmwareRegions> = Once::new();
-static PCI: Once<Vec<MachinePci, { pci::MAX_FUNCTIONS }>> = Once::new();
 
 /// The first Rust code. It runs on the boot stack, with the temporary page tables and interrupts
 /// off.
@@ -92,13 +91,14 @@ extern "C" fn loader_start(magic: u32, information: u64) -> ! {
     handover.power = power(&acpi);
     handover.symbols = image.symbols();
     let cpus = start_cpus(&acpi, &options, (&image, seen.thread_bits), &mut handover);
+    handover.functions = pci_ports::find_functions(&acpi, regions);
     let found = Found {
         command_line: information.command_line,
         modules: &information.modules,
         regions,
         frames: memory::frames(),
         cpus: &cpus,
-        pci: PCI.call_once(pci::enumerate),
+        functions: &pci_ports::FUNCTIONS.lock(),
         seen,
         mitigations,
         microcode: outcome,

@@ -10,7 +10,8 @@ use alloc::vec::Vec;
 
 use control::command::PciRow;
 use pv_abi::uv::database::UNASSIGNED;
-use pv_abi::uv::start::{Machine, MachineCpu, MachinePci, MachineRegion, region_use};
+use pv_abi::uv::devices::DeviceFunction;
+use pv_abi::uv::start::{Machine, MachineCpu, MachineRegion, region_use};
 use zerocopy::FromBytes;
 
 /// The parts of a machine description.
@@ -23,7 +24,7 @@ pub struct Description<'a> {
     /// CPUs.
     pub cpus: &'a [MachineCpu],
     /// PCI functions.
-    pub pci: &'a [MachinePci],
+    pub pci: &'a [DeviceFunction],
 }
 
 impl<'a> Description<'a> {
@@ -40,7 +41,7 @@ impl<'a> Description<'a> {
                 .map_err(|_| short("memory map"))?;
         let (cpus, rest) = <[MachineCpu]>::ref_from_prefix_with_elems(rest, count(machine.cpus))
             .map_err(|_| short("CPUs"))?;
-        let (pci, _) = <[MachinePci]>::ref_from_prefix_with_elems(rest, count(machine.pci))
+        let (pci, _) = <[DeviceFunction]>::ref_from_prefix_with_elems(rest, count(machine.pci))
             .map_err(|_| short("PCI functions"))?;
         let description = Self { machine, regions, cpus, pci };
         description.check()?;
@@ -99,7 +100,7 @@ impl<'a> Description<'a> {
     /// PCI functions as a query shows them.
     #[must_use]
     pub fn pci_rows(&self) -> Vec<PciRow> {
-        let row = |pci: &MachinePci| PciRow {
+        let row = |pci: &DeviceFunction| PciRow {
             address: pci.address,
             id: pci.id,
             class: pci.class,

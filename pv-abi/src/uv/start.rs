@@ -92,7 +92,7 @@ pub struct ModuleRecord {
 }
 
 /// The machine's resources, as found at the start. It is followed by `regions` [`MachineRegion`]s,
-/// `cpus` [`MachineCpu`]s and `pci` [`MachinePci`]s, in that order.
+/// `cpus` [`MachineCpu`]s and `pci` [`super::devices::DeviceFunction`]s, in that order.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Machine {
@@ -197,20 +197,6 @@ pub const CPU_ONLINE: u32 = 1;
 /// In [`MachineCpu::flags`]: the CPU is another thread of a core that was listed before.
 pub const CPU_SIBLING: u32 = 2;
 
-/// A PCI function; 16 bytes.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct MachinePci {
-    /// Segment << 16 | bus << 8 | device << 3 | function.
-    pub address: u32,
-    /// Vendor id | device id << 16.
-    pub id: u32,
-    /// Class code << 8 | revision.
-    pub class: u32,
-    /// Zero.
-    pub reserved: u32,
-}
-
 const _: () = {
     assert!(size_of::<ModuleRecord>() == 32 + MODULE_COMMAND_LINE);
     assert_offsets!(ModuleRecord {
@@ -272,6 +258,4 @@ const _: () = {
     });
     assert!(size_of::<MachineCpu>() == 16);
     assert_offsets!(MachineCpu { index: 0, apic_id: 4, flags: 8, reserved: 12 });
-    assert!(size_of::<MachinePci>() == 16);
-    assert_offsets!(MachinePci { address: 0, id: 4, class: 8, reserved: 12 });
 };

@@ -36,7 +36,7 @@ pub fn describe(found: &Found<'_>, set: &Reservations) {
     }
     let mut description = DESCRIPTION.lock();
     let mut header = Machine::new_zeroed();
-    let counts = [regions.len(), found.cpus.len(), found.pci.len()];
+    let counts = [regions.len(), found.cpus.len(), found.functions.len()];
     // No count exceeds the capacity of its list, since `Description` is full long before.
     [header.regions, header.cpus, header.pci] =
         counts.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
@@ -56,7 +56,7 @@ pub fn describe(found: &Found<'_>, set: &Reservations) {
     add(header.as_bytes());
     regions.iter().for_each(|region| add(region.as_bytes()));
     found.cpus.iter().for_each(|cpu| add(cpu.as_bytes()));
-    found.pci.iter().for_each(|pci| add(pci.as_bytes()));
+    found.functions.iter().for_each(|function| add(function.as_bytes()));
 }
 
 /// The description of a frame: its owner, use and firmware type.

@@ -13,7 +13,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::owners::{Reservations, reserve};
 use super::tables::{EXECUTE, READ_ONLY, READ_WRITE, Tables};
-use super::{BASE, Found, SHARED, WINDOW, copy_to, modules};
+use super::{BASE, Found, SHARED, WINDOW, modules};
 use crate::elf::Executable;
 use crate::memory;
 use crate::messages::refuse;
@@ -40,7 +40,7 @@ pub struct Layout {
 }
 
 /// Pages for the machine description.
-pub const MACHINE_PAGES: u64 = 4;
+pub const MACHINE_PAGES: u64 = 12;
 
 impl Layout {
     pub fn new(found: &Found<'_>, name: &str, number: u32, mapped_bytes: u64) -> Self {
@@ -123,7 +123,7 @@ impl Layout {
         }
         let mut block = self.block(window_tables);
         add(&mut tables, &mut block);
-        copy_to(self.first + self.start_block(), block.as_bytes());
+        memory::copy_to(self.first + self.start_block(), 0, block.as_bytes());
         self.first_partition(tables.root)
     }
 

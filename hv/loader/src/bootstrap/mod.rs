@@ -8,7 +8,6 @@
 //! The memory of such a partition is contiguous from its first frame, and page n is mapped at
 //! `BASE + 4096 * n`: image, stack, heap, start block, machine description, page tables, pages of
 //! the command channel.
-#![expect(unsafe_code, reason = "fills memory that was just set aside")]
 
 mod description;
 mod layout;
@@ -19,7 +18,8 @@ mod tables;
 use handover::{Frames, Handover};
 use microcode_file::Outcome;
 use pv_abi::uv::database::{BOOT, ULTRAVISOR};
-use pv_abi::uv::start::{Machine, MachineCpu, MachinePci, MachineRegion, region_use};
+use pv_abi::uv::devices::DeviceFunction;
+use pv_abi::uv::start::{Machine, MachineCpu, MachineRegion, region_use};
 
 use self::description::{DESCRIPTION, REGIONS, describe};
 use self::layout::Layout;
@@ -45,7 +45,7 @@ pub struct Found<'a> {
     /// CPUs that firmware lists as usable, index 0 first.
     pub cpus: &'a [MachineCpu],
     /// PCI functions.
-    pub pci: &'static [MachinePci],
+    pub functions: &'a [DeviceFunction],
     /// What the first CPU reports about its leaks.
     pub seen: Seen,
     /// The mitigations that the monitor turns on.
@@ -103,13 +103,7 @@ pub fn build(found: &Found<'_>, handover: &mut Handover) {
         block.machine = BASE + (machine_page << 12);
         let description = DESCRIPTION.lock();
         block.machine_bytes = description.len() as u64;
-        copy_to(machine, &description);
+        memory::copy_to(machine, 0, &description);
     });
     handover.partitions = [first, second];
-}
-
-/// Copies bytes to reserved frames.
-fn copy_to(first: u64, bytes: &[u8]) {
-    // SAFETY: callers reserved enough contiguous frames, which the direct map has.
-    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), memory::bytes(first), bytes.len()) };
 }
