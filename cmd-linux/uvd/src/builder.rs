@@ -3,9 +3,11 @@
 //! [`control::build`] has the messages and their order. Rule: there is one build at a time, and
 //! the window stays unchanged until the boot partition has answered.
 
+use std::cell::{Ref, RefCell};
 use std::fs::File as Disk;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use channels::Shared;
@@ -20,7 +22,11 @@ use futures_util::future::{Either, select};
 use pv_abi::PAGE_SIZE;
 use uvd_protocol::Failure;
 
-use crate::hub::{Hub, refused};
+use crate::context::Devices;
+use crate::context::refusal::refused;
+use crate::context::requests::Ids;
+use crate::context::timers::Timers;
+use crate::fault::Fault;
 use crate::link::{self, Port};
 use crate::loader::Kernel;
 
@@ -31,9 +37,18 @@ const RING_WORDS: usize = RING_PAGES * PAGE_SIZE / 4;
 /// Bytes of the window.
 const WINDOW_BYTES: usize = WINDOW_PAGES * PAGE_SIZE;
 
-/// The channel, once it was opened.
-#[derive(Default)]
+/// The client; see the module's head.
 pub struct Builder {
+    ids: Rc<Ids>,
+    timers: Rc<Timers>,
+    fault: Rc<Fault>,
+    devices: Rc<dyn Devices>,
+    link: RefCell<Link>,
+}
+
+/// The channel, once it was opened, and the request under way.
+#[derive(Default)]
+pub struct Link {
     channel: Option<Channel>,
     /// A buffer for the bytes of the window. It is kept from build to build, because a new one
     /// would be filled with zeros each time.
@@ -67,14 +82,14 @@ pub struct Built {
     pub console_port: u32,
 }
 
-impl Builder {
+impl Link {
     /// The descriptor to wait for.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.channel.as_ref().map(|channel| channel.port.fd())
     }
 
     /// Takes the replies that arrived.
-    pub fn turn(&mut self) {
+    fn turn(&mut self) {
         let Some(channel) = &mut self.channel else {
             return;
         };
@@ -94,7 +109,7 @@ impl Builder {
     }
 
     /// Fails the current request.
-    pub fn give_up(&mut self, failure: &Failure) {
+    fn give_up(&mut self, failure: &Failure) {
         if let Some((_, waiter)) = self.waiting.take() {
             let _ = waiter.send(Err(failure.clone()));
         }
@@ -110,18 +125,17 @@ impl Builder {
 
     fn send(
         &mut self,
-        hub: &Hub,
-        body: BuildRequest,
+        (id, body): (u64, BuildRequest),
+        devices: &dyn Devices,
     ) -> Result<oneshot::Receiver<Result<BuildReply, Failure>>, Failure> {
         if self.channel.is_none() {
-            let (shared, port) = hub.devices.build().map_err(|why| broken(&why))?;
+            let (shared, port) = devices.build().map_err(|why| broken(&why))?;
             if shared.words().len() != PAGES * PAGE_SIZE / 4 {
                 return Err(broken("has another size"));
             }
             self.channel = Some(Channel { shared, port });
         }
         let channel = self.channel.as_mut().ok_or_else(|| broken("is not there"))?;
-        let id = hub.take_id();
         let bytes = postcard::to_allocvec(&Request { id, body });
         let bytes = bytes.map_err(|error| Failure::Malformed(error.to_string()))?;
         if let Err(error) = channel.send(&bytes) {
@@ -175,79 +189,101 @@ fn broken(why: &str) -> Failure {
     refused("no-build-channel", "boot partition", "build channel", why, "see the host's console")
 }
 
-async fn call(hub: &Hub, body: BuildRequest) -> Result<BuildReply, Failure> {
-    hub.fault.step();
-    let reply = hub.builder.borrow_mut().send(hub, body)?;
-    let late = Box::pin(hub.sleep_until(Instant::now() + PATIENCE));
-    match select(reply, late).await {
-        Either::Left((reply, _)) => reply.unwrap_or(Err(Failure::ShuttingDown)),
-        Either::Right(_) => Err(broken("is silent")),
+impl Builder {
+    /// A client that has not opened the channel yet.
+    pub fn new(
+        ids: Rc<Ids>,
+        timers: Rc<Timers>,
+        fault: Rc<Fault>,
+        devices: Rc<dyn Devices>,
+    ) -> Self {
+        Self { ids, timers, fault, devices, link: RefCell::default() }
     }
-}
 
-/// Builds a partition. The caller holds [`Hub::changes`], so there is one build at a time.
-/// `progress` is called with the bytes handed over so far.
-pub async fn build(
-    hub: &Hub,
-    parts: &Parts,
-    mut progress: impl FnMut(u64),
-) -> Result<Built, Failure> {
-    let mut reply = call(
-        hub,
-        BuildRequest::Begin {
-            protocol: control::build::PROTOCOL,
-            partition: parts.partition,
-            kernel_bytes: parts.kernel.len(),
-            initrd_bytes: parts.initrd.as_ref().map_or(0, |(_, bytes)| *bytes),
-            command_line: parts.command_line.clone(),
-            memory_target: parts.memory_target,
-        },
-    )
-    .await?;
-    let mut data = std::mem::take(&mut hub.builder.borrow_mut().data);
-    let built = hand_over(hub, parts, &mut data, &mut reply, &mut progress).await;
-    hub.builder.borrow_mut().data = data;
-    built
-}
+    /// The channel, to wait for its events.
+    pub fn channel(&self) -> Ref<'_, Link> {
+        self.link.borrow()
+    }
 
-/// Hands over the bytes that the boot partition asks for, until the partition is built.
-async fn hand_over(
-    hub: &Hub,
-    parts: &Parts,
-    data: &mut Vec<u8>,
-    reply: &mut BuildReply,
-    progress: &mut impl FnMut(u64),
-) -> Result<Built, Failure> {
-    let mut given = 0;
-    loop {
-        match *reply {
-            BuildReply::Built { console_port, .. } => return Ok(Built { console_port }),
-            BuildReply::Aborted => return Err(broken("gave the build up")),
-            BuildReply::Heap(_) => return Err(broken("answers another question")),
-            BuildReply::Want { file, offset, bytes } => {
-                match read(parts, (file, offset, bytes), data) {
-                    Ok(data) => hub.builder.borrow_mut().fill(data),
-                    Err(failure) => {
-                        let _ = call(hub, BuildRequest::Abort).await;
-                        return Err(failure);
+    /// Takes the replies that arrived.
+    pub fn turn(&self) {
+        self.link.borrow_mut().turn();
+    }
+
+    /// Fails the request under way.
+    pub fn give_up(&self, failure: &Failure) {
+        self.link.borrow_mut().give_up(failure);
+    }
+
+    async fn call(&self, body: BuildRequest) -> Result<BuildReply, Failure> {
+        self.fault.step();
+        let reply = self.link.borrow_mut().send((self.ids.make(), body), &*self.devices)?;
+        let late = Box::pin(self.timers.sleep_until(Instant::now() + PATIENCE));
+        match select(reply, late).await {
+            Either::Left((reply, _)) => reply.unwrap_or(Err(Failure::ShuttingDown)),
+            Either::Right(_) => Err(broken("is silent")),
+        }
+    }
+
+    /// Builds a partition. The caller holds the turn, so there is one build at a time.
+    /// `progress` is called with the bytes handed over so far.
+    pub async fn build(
+        &self,
+        parts: &Parts,
+        mut progress: impl FnMut(u64),
+    ) -> Result<Built, Failure> {
+        let mut reply = self
+            .call(BuildRequest::Begin {
+                protocol: control::build::PROTOCOL,
+                partition: parts.partition,
+                kernel_bytes: parts.kernel.len(),
+                initrd_bytes: parts.initrd.as_ref().map_or(0, |(_, bytes)| *bytes),
+                command_line: parts.command_line.clone(),
+                memory_target: parts.memory_target,
+            })
+            .await?;
+        let mut data = std::mem::take(&mut self.link.borrow_mut().data);
+        let built = self.hand_over(parts, &mut data, &mut reply, &mut progress).await;
+        self.link.borrow_mut().data = data;
+        built
+    }
+
+    /// Hands over the bytes that the boot partition asks for, until the partition is built.
+    async fn hand_over(
+        &self,
+        parts: &Parts,
+        data: &mut Vec<u8>,
+        reply: &mut BuildReply,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<Built, Failure> {
+        let mut given = 0;
+        loop {
+            match *reply {
+                BuildReply::Built { console_port, .. } => return Ok(Built { console_port }),
+                BuildReply::Aborted => return Err(broken("gave the build up")),
+                BuildReply::Heap(_) => return Err(broken("answers another question")),
+                BuildReply::Want { file, offset, bytes } => {
+                    match read(parts, (file, offset, bytes), data) {
+                        Ok(data) => self.link.borrow_mut().fill(data),
+                        Err(failure) => {
+                            let _ = self.call(BuildRequest::Abort).await;
+                            return Err(failure);
+                        }
                     }
+                    given += bytes;
+                    progress(given);
+                    *reply = self.call(BuildRequest::Data { file, offset, bytes }).await?;
                 }
-                given += bytes;
-                progress(given);
-                *reply = call(hub, BuildRequest::Data { file, offset, bytes }).await?;
             }
         }
     }
-}
 
-/// How much of its heap the boot partition uses; `None` while it builds.
-pub async fn heap(hub: &Hub) -> Result<Option<Heap>, Failure> {
-    let Some(_turn) = hub.changes.try_acquire() else {
-        return Ok(None);
-    };
-    match call(hub, BuildRequest::Heap).await? {
-        BuildReply::Heap(heap) => Ok(Some(heap)),
-        _ => Err(broken("answers another question")),
+    /// How much of its heap the boot partition uses. The caller holds the turn.
+    pub async fn heap(&self) -> Result<Heap, Failure> {
+        match self.call(BuildRequest::Heap).await? {
+            BuildReply::Heap(heap) => Ok(heap),
+            _ => Err(broken("answers another question")),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use uvd_protocol::{Ask, Failure, FrameError, Frames, MAX_MESSAGE, Told, encode, encode_carried};
 
-use crate::hub::refused;
+use crate::context::refusal::refused;
 use crate::link::Carried;
 
 /// The most requests that a client may have under way.

@@ -19,7 +19,8 @@ use uvd_protocol::{
 
 use crate::client::Client;
 use crate::console::News;
-use crate::hub::{Hub, Session, Words};
+use crate::context::Context;
+use crate::context::outbox::Contents;
 use crate::link::{Link, Outcome, Port, Tag};
 use crate::service;
 
@@ -37,7 +38,7 @@ pub struct Daemon<'a> {
     /// Requests of clients that wait until a copy of the database has been made.
     held_back: VecDeque<(u64, Ask)>,
     pool: LocalPool,
-    hub: Rc<Hub>,
+    context: Rc<Context>,
 }
 
 /// Why serving a link ended.
@@ -52,36 +53,36 @@ pub enum End {
 }
 
 impl<'a> Daemon<'a> {
-    /// A daemon on a socket; `pool` runs the jobs of `hub`.
+    /// A daemon on a socket; `pool` runs its jobs.
     pub fn new(
         listener: UnixListener,
         stop: BorrowedFd<'a>,
         pool: LocalPool,
-        hub: Rc<Hub>,
+        context: Rc<Context>,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let (clients, held_back) = (BTreeMap::new(), VecDeque::new());
-        Ok(Self { listener, stop, clients, next_client: 1, held_back, pool, hub })
+        Ok(Self { listener, stop, clients, next_client: 1, held_back, pool, context })
     }
 
-    /// The state that its jobs share.
+    /// The parts that its jobs work with.
     #[cfg(test)]
-    pub fn hub(&self) -> &Rc<Hub> {
-        &self.hub
+    pub fn context(&self) -> &Rc<Context> {
+        &self.context
     }
 
     /// Serves clients over a link until it breaks or the daemon is stopped. Every request that is
     /// under way then is answered with the failure.
     pub fn serve<P: Port>(&mut self, mut link: Link<'_, P>) -> End {
-        self.hub.set_session(Session::Opening);
-        self.hub.spawn(service::session::run(Rc::clone(&self.hub)));
+        self.context.requests.begin_session();
+        self.context.jobs.spawn(service::session::run(Rc::clone(&self.context)));
         let end = self.serve_until(&mut link);
         let (failure, why) = match &end {
             End::Broken(why) => (Failure::NoChannel(why.clone()), why.as_str()),
             End::Stopped | End::Due => (Failure::ShuttingDown, "uvd ends"),
         };
         self.tell(link.fail_all(&failure));
-        self.hub.set_session(Session::None(why.into()));
+        self.context.end_session(why);
         self.turn_others(Instant::now());
         self.tell_news();
         end
@@ -107,7 +108,7 @@ impl<'a> Daemon<'a> {
 
     /// Answers every request with `why`, until it is time to look for a channel.
     pub fn refuse(&mut self, why: &str, until: Instant) -> End {
-        self.hub.set_session(Session::None(why.into()));
+        self.context.end_session(why);
         loop {
             let now = Instant::now();
             self.accept();
@@ -128,7 +129,7 @@ impl<'a> Daemon<'a> {
         loop {
             self.turn_others(Instant::now());
             let mut fds = vec![PollFd::new(self.stop, PollFlags::POLLIN)];
-            let consoles = self.hub.consoles.borrow();
+            let consoles = self.context.consoles.borrow();
             fds.extend(consoles.fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
             if wait(fds, consoles.deadline().into_iter().chain([until]).min()) {
                 return End::Stopped;
@@ -147,7 +148,7 @@ impl<'a> Daemon<'a> {
                 && let Some(idle) = self.longest_idle()
             {
                 self.clients.remove(&idle);
-                self.hub.consoles.borrow_mut().client_gone(idle);
+                self.context.consoles.borrow_mut().client_gone(idle);
             }
             if let Ok(client) = Client::new(stream) {
                 self.clients.insert(self.next_client, client);
@@ -171,7 +172,7 @@ impl<'a> Daemon<'a> {
     /// Takes all requests that arrived.
     fn take_asks<P: Port>(&mut self, mut link: Option<&mut Link<'_, P>>, now: Instant) {
         let mut asks = VecDeque::new();
-        if !self.hub.copying.get() {
+        if !self.context.database.copying.get() {
             asks.append(&mut self.held_back);
         }
         for (number, client) in &mut self.clients {
@@ -180,12 +181,12 @@ impl<'a> Daemon<'a> {
             }
         }
         for (number, ask) in asks {
-            if self.hub.copying.get() && changes_database(&ask) {
+            if self.context.database.copying.get() && changes_database(&ask) {
                 self.held_back.push_back((number, ask));
                 continue;
             }
             let id = ask.id;
-            if let Err(failure) = submit(&self.hub, link.as_deref_mut(), number, ask, now)
+            if let Err(failure) = submit(&self.context, link.as_deref_mut(), number, ask, now)
                 && let Some(client) = self.clients.get_mut(&number)
             {
                 client.tell(&Told { id, result: Err(failure) }, true);
@@ -196,10 +197,10 @@ impl<'a> Daemon<'a> {
 
     /// Advances everything but the command channel.
     fn turn_others(&mut self, now: Instant) {
-        self.hub.loader.wake().take();
-        self.hub.consoles.borrow_mut().turn(now);
-        self.hub.builder.borrow_mut().turn();
-        self.hub.ring_timers(now);
+        self.context.loader.wake().take();
+        self.context.consoles.borrow_mut().turn(now);
+        self.context.builder.turn();
+        self.context.timers.fire_due(now);
         self.pool.run_until_stalled();
     }
 
@@ -207,22 +208,22 @@ impl<'a> Daemon<'a> {
     /// else.
     fn turn_link<P: Port>(&mut self, link: &mut Link<'_, P>, now: Instant) -> Result<(), String> {
         loop {
-            for one in self.hub.outgoing() {
+            for one in self.context.requests.outgoing() {
                 let tag = Tag::Job(one.id);
                 if let Err(failure) = link.submit(tag, one.id, one.body, one.timeout_ms, now) {
-                    self.hub.answered(one.id, Err(failure));
+                    self.context.requests.answered(one.id, Err(failure));
                 }
             }
             let (rung, outcomes) = link.turn(now).map_err(|error| error.to_string())?;
-            self.hub.fault.sent();
+            self.context.fault.sent();
             if (rung && outcomes.is_empty()) || outcomes.iter().any(|one| self.is_news(one)) {
-                self.hub.news.set(true);
-                self.hub.changed();
+                self.context.database.news.set(true);
+                self.context.changed.raise();
             }
             let quiet = outcomes.is_empty();
             self.tell(outcomes);
             self.pool.run_until_stalled();
-            if quiet && !self.hub.has_outgoing() {
+            if quiet && !self.context.requests.has_outgoing() {
                 return Ok(());
             }
         }
@@ -231,8 +232,8 @@ impl<'a> Daemon<'a> {
     /// Whether an answer says that the log has records that were not taken over.
     fn is_news(&self, (tag, result): &Outcome) -> bool {
         match result {
-            _ if *tag == Tag::Job(self.hub.following.get()) => false,
-            Ok(reply) => reply.version != self.hub.replica.borrow().version(),
+            _ if *tag == Tag::Job(self.context.database.following.get()) => false,
+            Ok(reply) => reply.version != self.context.database.replica.borrow().version(),
             Err(_) => true,
         }
     }
@@ -240,10 +241,10 @@ impl<'a> Daemon<'a> {
     fn tell(&mut self, outcomes: Vec<Outcome>) {
         for (tag, result) in outcomes {
             match tag {
-                Tag::Job(id) => self.hub.answered(id, result),
+                Tag::Job(id) => self.context.requests.answered(id, result),
                 Tag::Client(client, id) => match result {
-                    Ok(reply) => self.hub.carry(client, id, reply),
-                    Err(failure) => self.hub.tell(client, id, Err(failure), true),
+                    Ok(reply) => self.context.outbox.pass_on(client, id, reply),
+                    Err(failure) => self.context.outbox.send(client, id, Err(failure), true),
                 },
             }
         }
@@ -254,26 +255,28 @@ impl<'a> Daemon<'a> {
         let clients = &self.clients;
         let has_room = |client| clients.get(&client).is_some_and(Client::has_room);
         let (news, answers) = {
-            let mut consoles = self.hub.consoles.borrow_mut();
+            let mut consoles = self.context.consoles.borrow_mut();
             (consoles.news(has_room), consoles.answers())
         };
         for (client, id, read) in answers {
             let result = read.map(|()| ServiceAnswer::Done).map_err(service::unread);
-            self.hub.finish(client, id, result);
+            self.context.outbox.finish(client, id, result);
         }
         for ((client, id), one) in news {
             match one {
                 News::Output(bytes) => {
-                    self.hub.tell(client, id, Ok(Answered::Output(bytes)), false);
+                    self.context.outbox.send(client, id, Ok(Answered::Output(bytes)), false);
                 }
-                News::Ended(end) => self.hub.finish(client, id, Ok(ServiceAnswer::Ended { end })),
+                News::Ended(end) => {
+                    self.context.outbox.finish(client, id, Ok(ServiceAnswer::Ended { end }))
+                }
             }
         }
-        for telling in self.hub.tellings() {
-            if let Some(client) = self.clients.get_mut(&telling.client) {
-                match telling.words {
-                    Words::Told { told, last } => client.tell(&told, last),
-                    Words::Carried(id, reply) => client.carry(id, &reply),
+        for letter in self.context.outbox.letters() {
+            if let Some(client) = self.clients.get_mut(&letter.client) {
+                match letter.contents {
+                    Contents::Told { told, last } => client.tell(&told, last),
+                    Contents::Carried(id, reply) => client.carry(id, &reply),
                 }
             }
         }
@@ -281,11 +284,11 @@ impl<'a> Daemon<'a> {
     }
 
     fn flush(&mut self) {
-        let hub = &self.hub;
+        let context = &self.context;
         self.clients.retain(|number, client| {
             let stays = client.flush() && !client.has_hung_up();
             if !stays {
-                hub.consoles.borrow_mut().client_gone(*number);
+                context.consoles.borrow_mut().client_gone(*number);
             }
             stays
         });
@@ -293,11 +296,11 @@ impl<'a> Daemon<'a> {
 
     /// Waits for something to do; true if the daemon shall end.
     fn wait(&mut self, port: Option<BorrowedFd<'_>>, until: Option<Instant>) -> bool {
-        let consoles = self.hub.consoles.borrow();
-        let builder = self.hub.builder.borrow();
+        let consoles = self.context.consoles.borrow();
+        let builder = self.context.builder.channel();
         let clients = &self.clients;
         let room = |client| clients.get(&client).is_some_and(Client::has_room);
-        let asks_again = !self.held_back.is_empty() && !self.hub.copying.get();
+        let asks_again = !self.held_back.is_empty() && !self.context.database.copying.get();
         if asks_again || consoles.has_news(room) {
             return wait(vec![PollFd::new(self.stop, PollFlags::POLLIN)], Some(Instant::now()));
         }
@@ -306,10 +309,11 @@ impl<'a> Daemon<'a> {
             fds.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
         }
         let others =
-            consoles.fd().into_iter().chain([self.hub.loader.wake().fd()]).chain(builder.fd());
+            consoles.fd().into_iter().chain([self.context.loader.wake().fd()]).chain(builder.fd());
         fds.extend(port.into_iter().chain(others).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         fds.extend(self.clients.values().filter_map(Client::poll_fd));
-        let until = until.into_iter().chain(self.hub.deadline()).chain(consoles.deadline());
+        let until =
+            until.into_iter().chain(self.context.timers.deadline()).chain(consoles.deadline());
         wait(fds, until.min())
     }
 }
@@ -325,7 +329,7 @@ fn changes_database(ask: &Ask) -> bool {
 
 /// Passes a request on; the error, if any, is its answer.
 fn submit<P: Port>(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     link: Option<&mut Link<'_, P>>,
     client: u64,
     ask: Ask,
@@ -334,16 +338,16 @@ fn submit<P: Port>(
     let Ask { id, timeout_ms, body } = ask;
     match body {
         Asked::Service(service) => {
-            service::start(hub, client, (id, timeout_ms), service);
+            service::start(context, client, (id, timeout_ms), service);
             Ok(())
         }
         Asked::Ultravisor(body) => {
-            hub.usable()?;
+            context.requests.has_channel()?;
             let Some(link) = link else {
                 return Err(Failure::ShuttingDown);
             };
             let timeout_ms = timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS).min(MAX_TIMEOUT_MS);
-            link.submit(Tag::Client(client, id), hub.take_id(), body, timeout_ms, now)
+            link.submit(Tag::Client(client, id), context.requests.make_id(), body, timeout_ms, now)
         }
     }
 }

@@ -7,7 +7,7 @@ use channels::{BUILD_PATH, EventPort, Shared};
 use control::build::PAGES;
 use pv_abi::xen::grants::RESERVED_CONSOLE;
 
-use crate::hub::Devices;
+use crate::context::Devices;
 use crate::link::Port;
 
 impl Port for EventPort {

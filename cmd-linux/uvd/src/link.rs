@@ -268,7 +268,9 @@ mod tests {
         let reply = Reply { id: 1 << 60, version: 300, result: Ok(answer) };
         let expected = (1 << 60, Ok(Carried { version: 300, answer: bytes }));
         assert_eq!(carried(&postcard::to_allocvec(&reply).unwrap()), Some(expected));
-        let Failure::Refused(refusal) = crate::hub::unexpected("a test") else { panic!() };
+        let Failure::Refused(refusal) = crate::context::refusal::unexpected("a test") else {
+            panic!()
+        };
         let reply = Reply { id: 2, version: 1, result: Err(*refusal.clone()) };
         let expected = (2, Err(Failure::Refused(refusal)));
         assert_eq!(carried(&postcard::to_allocvec(&reply).unwrap()), Some(expected));

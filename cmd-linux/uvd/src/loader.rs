@@ -13,7 +13,7 @@ use futures_channel::oneshot;
 use kernel_image::confined::{Elf, Unpacker};
 use uvd_protocol::{Failure, way_out};
 
-use crate::hub::refused;
+use crate::context::refusal::refused;
 use crate::turns::Turns;
 use crate::wake::Wake;
 

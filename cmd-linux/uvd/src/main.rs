@@ -16,10 +16,10 @@
 mod builder;
 mod client;
 mod console;
+mod context;
 mod daemon;
 mod devices;
 mod fault;
-mod hub;
 mod link;
 mod loader;
 mod options;
@@ -39,13 +39,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use context::Context;
 use daemon::{Daemon, End};
 use fault::Fault;
 use futures_executor::LocalPool;
-use hub::Hub;
 use link::Link;
 use loader::Loader;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -114,9 +115,9 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let state = State::open(&options.state);
     let loader = Loader::new(Arc::new(Wake::new()?), loader::unpack);
     let fault = Fault::new(FAULT.into());
-    let devices = Box::new(devices::Kernel);
-    let hub = Hub::new(first_id(), pool.spawner(), state, fault, devices, loader);
-    let mut daemon = Daemon::new(listener, signals.as_fd(), pool, hub)?;
+    let devices = Rc::new(devices::Kernel);
+    let context = Context::new(first_id(), pool.spawner(), state, fault, devices, loader);
+    let mut daemon = Daemon::new(listener, signals.as_fd(), pool, context)?;
     while keep_open(&mut daemon) != End::Stopped {}
     if own {
         let _ = std::fs::remove_file(&options.socket);

@@ -8,7 +8,7 @@ use pv_abi::PAGE_SIZE;
 use pv_abi::uv::database::instance_frames;
 use uvd_protocol::{Failure, way_out};
 
-use crate::hub::{Hub, refused};
+use crate::context::refusal::refused;
 use crate::rows::Rows;
 
 /// Frames that a partition takes, its monitor instance included.
@@ -16,10 +16,9 @@ fn frames(what: &Definition) -> u64 {
     what.max_memory / PAGE_SIZE as u64 + instance_frames(what.max_vcpus, what.grant_frames)
 }
 
-/// Checks that all definitions fit next to the existing partitions.
-pub fn check(hub: &Hub, definitions: &[&Definition]) -> Result<(), Failure> {
-    names(definitions, &hub.rows.borrow())?;
-    let free = hub.replica.borrow().free_frames();
+/// Checks that all definitions fit next to the existing partitions, into the free frames.
+pub fn check(definitions: &[&Definition], rows: &Rows, free: Option<u64>) -> Result<(), Failure> {
+    names(definitions, rows)?;
     memory(definitions, free.unwrap_or(u64::MAX))
 }
 

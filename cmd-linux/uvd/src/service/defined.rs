@@ -11,17 +11,17 @@ use definition::Definition;
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::database::{ULTRAVISOR, kind};
 
-use crate::hub::Hub;
+use crate::context::Context;
 use crate::state::{Edit, Record};
 
 /// Takes over the changes of partitions from one reading to the next.
-pub fn follow(hub: &Hub, old: &BTreeMap<u32, PartitionRow>, rows: &[PartitionRow]) {
-    let host = hub.rows.borrow().get(ULTRAVISOR).map(|row| row.cpu_affinity.clone());
+pub fn follow(context: &Context, old: &BTreeMap<u32, PartitionRow>, rows: &[PartitionRow]) {
+    let host = context.guests.rows.borrow().get(ULTRAVISOR).map(|row| row.cpu_affinity.clone());
     let all = host.unwrap_or_default();
     for row in rows.iter().filter(|row| row.kind == kind::GUEST) {
         let before = old.get(&row.number).filter(|old| old.created_at == row.created_at);
         let Some(before) = before else { continue };
-        let mut state = hub.state.borrow_mut();
+        let mut state = context.state.borrow_mut();
         let named = |name: &str| state.records().get(name).cloned();
         let Some(record) = named(&before.name).or_else(|| named(&row.name)) else { continue };
         let mut definition = record.definition.clone();
@@ -31,7 +31,7 @@ pub fn follow(hub: &Hub, old: &BTreeMap<u32, PartitionRow>, rows: &[PartitionRow
             state.edit(&[forgotten, Edit::Put(Record { definition, ..record })]);
         }
         if before.name != row.name {
-            hub.consoles.borrow_mut().rename(&before.name, &row.name);
+            context.consoles.borrow_mut().rename(&before.name, &row.name);
         }
     }
 }

@@ -12,21 +12,22 @@ use uvd_protocol::{Failure, ServiceAnswer, Settings, way_out};
 
 use super::batch::{self, Batch};
 use super::{Reporter, find};
-use crate::hub::{Hub, refused};
+use crate::context::Context;
+use crate::context::refusal::refused;
 use crate::state::{Edit, Record};
 use crate::turns::Turn;
 
 /// Renames a partition, running or not.
 pub async fn rename(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     name: &str,
     to: &str,
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
-    let turn = batch::take_turn(hub).await?;
-    let row = find(hub, name).await;
+    let turn = batch::take_turn(context).await?;
+    let row = find(context, name).await;
     let name = row.as_ref().map_or(name, |row| row.name.as_str()).to_string();
-    let record = hub.state.borrow().records().get(&name).cloned();
+    let record = context.state.borrow().records().get(&name).cloned();
     if to == name && (row.is_ok() || record.is_some()) {
         return Ok(ServiceAnswer::Done);
     }
@@ -38,7 +39,7 @@ pub async fn rename(
         let way_out = "name a guest partition; see `uvtool list`";
         return Err(refused("system-partition", &object, "name", reason, way_out));
     }
-    if hub.state.borrow().records().contains_key(to) {
+    if context.state.borrow().records().contains_key(to) {
         let object = format!("partition {name:?}");
         let reason = format!("{to:?} is defined already");
         return Err(refused("name-taken", &object, "name", &reason, "use another name"));
@@ -56,25 +57,25 @@ pub async fn rename(
         record.definition.name = to.into();
         batch.edits = vec![Edit::Forget(name.clone()), Edit::Put(record)];
     }
-    batch::carry_out_in(hub, turn, (batch, Vec::new()), reporter).await?;
-    hub.consoles.borrow_mut().rename(&name, to);
+    batch::carry_out_in(context, turn, (batch, Vec::new()), reporter).await?;
+    context.consoles.borrow_mut().rename(&name, to);
     Ok(ServiceAnswer::Done)
 }
 
 /// Changes the values that are set.
 pub async fn set(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     name: &str,
     settings: &Settings,
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
-    let turn = batch::take_turn(hub).await?;
-    let row = find(hub, name).await;
+    let turn = batch::take_turn(context).await?;
+    let row = find(context, name).await;
     let name = row.as_ref().map_or(name, |row| row.name.as_str()).to_string();
-    let record = hub.state.borrow().records().get(&name).cloned();
+    let record = context.state.borrow().records().get(&name).cloned();
     let object = format!("partition {name:?}");
     let Some(record) = record else {
-        return set_undefined(hub, turn, (&row?, settings), reporter).await;
+        return set_undefined(context, turn, (&row?, settings), reporter).await;
     };
     let new = changed(&record.definition, settings);
     check(&object, &record.definition, &new, record.least_memory)?;
@@ -88,13 +89,13 @@ pub async fn set(
         edits: vec![Edit::Put(Record { definition: new, ..record })],
         ..Batch::default()
     };
-    batch::carry_out_in(hub, turn, (batch, Vec::new()), reporter).await?;
+    batch::carry_out_in(context, turn, (batch, Vec::new()), reporter).await?;
     Ok(ServiceAnswer::Done)
 }
 
 /// Changes the CPU settings of a partition without a definition, such as the command partition.
 async fn set_undefined(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     turn: Turn,
     (row, settings): (&PartitionRow, &Settings),
     reporter: &Reporter,
@@ -116,7 +117,7 @@ async fn set_undefined(
         changes: vec![Operation::SetCpu { partition, weight, cap, affinity, dedicated }],
         ..Batch::default()
     };
-    batch::carry_out_in(hub, turn, (batch, Vec::new()), reporter).await?;
+    batch::carry_out_in(context, turn, (batch, Vec::new()), reporter).await?;
     Ok(ServiceAnswer::Done)
 }
 

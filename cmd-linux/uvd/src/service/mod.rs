@@ -7,6 +7,7 @@ pub mod allocate;
 pub mod batch;
 mod defined;
 pub mod live;
+pub mod partitions;
 pub mod plan;
 pub mod policy;
 mod reporter;
@@ -18,7 +19,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use batch::{Batch, Creation};
-use control::command::{Body, Operation, PartitionRow, Refusal, Target};
+use control::command::{Body, Heap, Operation, PartitionRow, Refusal, Target};
 use definition::Definition;
 use futures_util::future::{Either, select};
 use pv_abi::uv::database::{asked, kind, state};
@@ -27,40 +28,45 @@ use uvd_protocol::{Failure, Service, ServiceAnswer, Until, way_out};
 pub use reporter::Reporter;
 pub use show::unread;
 
-use crate::builder;
 use crate::console::typed::Unread;
-use crate::hub::{Hub, refused};
+use crate::context::Context;
+use crate::context::refusal::refused;
 use crate::state::{Edit, Record};
 
 /// Starts the job for a request.
-pub fn start(hub: &Rc<Hub>, client: u64, (id, timeout_ms): (u64, Option<u32>), service: Service) {
+pub fn start(
+    context: &Rc<Context>,
+    client: u64,
+    (id, timeout_ms): (u64, Option<u32>),
+    service: Service,
+) {
     let reader = |console| (client, console);
     match service {
         // These requests are about a request that is under way, so they are served in the order in
         // which they arrive.
         Service::Input { console, bytes } => {
-            let taken = hub.consoles.borrow_mut().type_in(reader(console), id, bytes);
+            let taken = context.consoles.borrow_mut().type_in(reader(console), id, bytes);
             if let Err(unread) = taken {
-                hub.finish(client, id, Err(show::unread(unread)));
+                context.outbox.finish(client, id, Err(show::unread(unread)));
             }
         }
         Service::Detach { console } => {
-            let detached = hub.consoles.borrow_mut().detach(reader(console));
+            let detached = context.consoles.borrow_mut().detach(reader(console));
             if detached {
-                hub.finish(client, console, Ok(ServiceAnswer::Ended { end: None }));
+                context.outbox.finish(client, console, Ok(ServiceAnswer::Ended { end: None }));
             }
             let not_attached = || show::unread(Unread::NotAttached);
             let result = if detached { Ok(ServiceAnswer::Done) } else { Err(not_attached()) };
-            hub.finish(client, id, result);
+            context.outbox.finish(client, id, result);
         }
         service => {
-            let hub = Rc::clone(hub);
-            hub.clone().spawn(async move {
-                let reporter = Reporter::new(&hub, client, id);
-                match run(&hub, service, timeout_ms, &reporter).await {
+            let context = Rc::clone(context);
+            context.clone().jobs.spawn(async move {
+                let reporter = Reporter::new(&context, client, id);
+                match run(&context, service, timeout_ms, &reporter).await {
                     Ok(None) => {}
-                    Ok(Some(answer)) => hub.finish(client, id, Ok(answer)),
-                    Err(failure) => hub.finish(client, id, Err(failure)),
+                    Ok(Some(answer)) => context.outbox.finish(client, id, Ok(answer)),
+                    Err(failure) => context.outbox.finish(client, id, Err(failure)),
                 }
             });
         }
@@ -70,67 +76,78 @@ pub fn start(hub: &Rc<Hub>, client: u64, (id, timeout_ms): (u64, Option<u32>), s
 /// Carries out a request. `None` means that the request goes on and another part of `uvd` sends its
 /// last answer.
 async fn run(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     service: Service,
     timeout_ms: Option<u32>,
     reporter: &Reporter,
 ) -> Result<Option<ServiceAnswer>, Failure> {
-    hub.ready().await?;
+    context.requests.ready().await?;
     check(&service)?;
     let answer = match service {
         Service::Plan { definitions, prune } => {
-            plan::answer(hub, &definitions, prune, reporter).await?
+            plan::answer(context, &definitions, prune, reporter).await?
         }
         Service::Apply { definitions, prune, planned_at, reason } => {
             let wanted = plan::Wanted { definitions, prune, planned_at, reason };
-            plan::apply(hub, &wanted, reporter).await?
+            plan::apply(context, &wanted, reporter).await?
         }
-        Service::Create { definition, paused } => create(hub, definition, paused, reporter).await?,
-        Service::Start { name } => start_defined(hub, &name, reporter).await?,
+        Service::Create { definition, paused } => {
+            create(context, definition, paused, reporter).await?
+        }
+        Service::Start { name } => start_defined(context, &name, reporter).await?,
         Service::Shutdown { name, reboot } => {
             let what = if reboot { asked::REBOOT } else { asked::POWER_OFF };
             let word = if reboot { "reboot" } else { "shut down" };
             let operation = |partition| Operation::Ask { partition, what };
-            one(hub, &name, word, operation).await?
+            one(context, &name, word, operation).await?
         }
-        Service::Destroy { name, forget } => destroy(hub, &name, forget, reporter).await?,
+        Service::Destroy { name, forget } => destroy(context, &name, forget, reporter).await?,
         Service::Pause { name } => {
             let pause = |partition| Operation::SetState { partition, state: state::PAUSED };
-            one(hub, &name, "pause", pause).await?
+            one(context, &name, "pause", pause).await?
         }
         Service::Unpause { name } => {
             let run = |partition| Operation::SetState { partition, state: state::RUNNING };
-            one(hub, &name, "unpause", run).await?
+            one(context, &name, "unpause", run).await?
         }
-        Service::Rename { name, to } => live::rename(hub, &name, &to, reporter).await?,
-        Service::Set { name, settings } => live::set(hub, &name, &settings, reporter).await?,
-        Service::Wait { name, until } => wait(hub, &name, until, timeout_ms).await?,
+        Service::Rename { name, to } => live::rename(context, &name, &to, reporter).await?,
+        Service::Set { name, settings } => live::set(context, &name, &settings, reporter).await?,
+        Service::Wait { name, until } => wait(context, &name, until, timeout_ms).await?,
         Service::Console { name, from, once } => {
-            show::console(hub, reporter.to(), &name, from, once).await?;
+            show::console(context, reporter.to(), &name, from, once).await?;
             return Ok(None);
         }
         Service::Definitions { after } => {
             if after.is_none() {
-                hub.current().await?;
+                partitions::update(context).await?;
             }
-            show::definitions(hub, after.as_deref())
+            let (state, rows) = (context.state.borrow(), context.guests.rows.borrow());
+            show::definitions(&state, &rows, &context.consoles.borrow(), after.as_deref())
         }
         Service::Why { name } => {
-            session::follow(hub).await?;
-            show::why(hub, &name)?
+            session::follow(context).await?;
+            show::why(&context.state.borrow(), &context.guests.rows.borrow(), &name)?
         }
         Service::Log { most } => {
-            session::follow(hub).await?;
-            ServiceAnswer::Log(show::newest(hub.state.borrow().log(most)))
+            session::follow(context).await?;
+            ServiceAnswer::Log(show::newest(context.state.borrow().log(most)))
         }
-        Service::Replica => session::compare(hub).await?,
+        Service::Replica => session::compare(context).await?,
         Service::ConsoleTimes => {
-            ServiceAnswer::ConsoleTimes(hub.consoles.borrow().times().collect())
+            ServiceAnswer::ConsoleTimes(context.consoles.borrow().times().collect())
         }
-        Service::BootHeap => ServiceAnswer::BootHeap(builder::heap(hub).await?),
+        Service::BootHeap => ServiceAnswer::BootHeap(boot_heap(context).await?),
         Service::Input { .. } | Service::Detach { .. } => ServiceAnswer::Done,
     };
     Ok(Some(answer))
+}
+
+/// How much of its heap the boot partition uses; `None` while it builds.
+async fn boot_heap(context: &Context) -> Result<Option<Heap>, Failure> {
+    match context.turns.try_acquire() {
+        Some(_turn) => context.builder.heap().await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Checks the values of a request with the same validators that every other way in uses. The
@@ -155,18 +172,19 @@ fn check_definition(definition: &Definition) -> Result<(), Failure> {
 }
 
 /// Finds a partition by name, or by number.
-pub async fn find(hub: &Rc<Hub>, name: &str) -> Result<PartitionRow, Failure> {
-    let row = hub.partition(name).await?.ok_or_else(|| not_there(hub, name))?;
+pub async fn find(context: &Rc<Context>, name: &str) -> Result<PartitionRow, Failure> {
+    let row =
+        partitions::read(&context.requests, name).await?.ok_or_else(|| not_there(context, name))?;
     if policy::end_of(&row).is_some() {
         // If the partition ended, its policy is applied before any client sees the end.
-        policy::seen_again(hub, &BTreeSet::from([row.number]), vec![row.clone()]);
+        policy::seen_again(context, &BTreeSet::from([row.number]), vec![row.clone()]);
     }
     Ok(row)
 }
 
-fn not_there(hub: &Hub, name: &str) -> Failure {
+fn not_there(context: &Context, name: &str) -> Failure {
     let object = format!("partition {name:?}");
-    if hub.state.borrow().records().contains_key(name) {
+    if context.state.borrow().records().contains_key(name) {
         return refused(
             "no-such-partition",
             &object,
@@ -175,7 +193,7 @@ fn not_there(hub: &Hub, name: &str) -> Failure {
             &way_out::with_name(way_out::START, name),
         );
     }
-    let rows = hub.rows.borrow();
+    let rows = context.guests.rows.borrow();
     let way_out = format!("there are {}", some_of(rows.values().map(|row| row.name.as_str())));
     refused("no-such-partition", &object, "name", "no such partition", &way_out)
 }
@@ -194,22 +212,22 @@ fn some_of<'n>(names: impl Iterator<Item = &'n str>) -> String {
 
 /// Carries out one operation on one partition.
 async fn one(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     name: &str,
     word: &str,
     operation: impl FnOnce(Target) -> Operation,
 ) -> Result<ServiceAnswer, Failure> {
-    let row = find(hub, name).await?;
+    let row = find(context, name).await?;
     let reason = format!("{word} {}", row.name);
     let operations = vec![operation(Target::Number(row.number))];
     let body = batch::transaction(&reason, None, false, operations);
-    hub.fault.step();
-    hub.ask(Body::Transaction(body)).await?;
+    context.fault.step();
+    context.requests.ask(Body::Transaction(body)).await?;
     Ok(ServiceAnswer::Done)
 }
 
 async fn create(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     definition: Definition,
     paused: bool,
     reporter: &Reporter,
@@ -222,18 +240,18 @@ async fn create(
         edits: vec![Edit::Put(record)],
         ..Batch::default()
     };
-    let numbers = batch::carry_out(hub, batch, reporter).await?;
+    let numbers = batch::carry_out(context, batch, reporter).await?;
     Ok(ServiceAnswer::Partition(numbers.first().copied().unwrap_or(0)))
 }
 
 async fn start_defined(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     name: &str,
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
-    let record = hub.state.borrow().records().get(name).cloned();
+    let record = context.state.borrow().records().get(name).cloned();
     let Some(record) = record else {
-        let state = hub.state.borrow();
+        let state = context.state.borrow();
         let defined = some_of(state.records().keys().map(String::as_str));
         let there = if defined.is_empty() { "none" } else { &defined };
         let way_out = format!("defined are: {there}; {}", way_out::CREATE);
@@ -245,19 +263,19 @@ async fn start_defined(
         creates: vec![Creation { definition: record.definition, paused: false }],
         ..Batch::default()
     };
-    let numbers = batch::carry_out(hub, batch, reporter).await?;
+    let numbers = batch::carry_out(context, batch, reporter).await?;
     Ok(ServiceAnswer::Partition(numbers.first().copied().unwrap_or(0)))
 }
 
 async fn destroy(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     name: &str,
     forget: bool,
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
-    let defined = hub.state.borrow().records().contains_key(name);
+    let defined = context.state.borrow().records().contains_key(name);
     let edits = |name: &str| if forget { vec![Edit::Forget(name.into())] } else { Vec::new() };
-    let batch = match find(hub, name).await {
+    let batch = match find(context, name).await {
         Ok(row) if row.kind != kind::GUEST => {
             let object = format!("partition {name:?}");
             let reason = "is the host's own";
@@ -279,33 +297,33 @@ async fn destroy(
         Err(failure) => return Err(failure),
     };
     let name = batch.destroys.first().map_or(name, |row| row.name.as_str()).to_string();
-    match batch::carry_out(hub, batch.clone(), reporter).await {
+    match batch::carry_out(context, batch.clone(), reporter).await {
         // The partition went by itself meanwhile, or another client was faster; the wanted state is
         // reached.
         Err(Failure::Refused(refusal))
             if refusal.code == "no-such-partition" && !batch.destroys.is_empty() =>
         {
             let rest = Batch { destroys: Vec::new(), ..batch };
-            batch::carry_out(hub, rest, reporter).await?;
+            batch::carry_out(context, rest, reporter).await?;
         }
         done => drop(done?),
     }
-    hub.consoles.borrow_mut().end(&name, None);
+    context.consoles.borrow_mut().end(&name, None);
     if forget {
-        hub.consoles.borrow_mut().retire(&name);
+        context.consoles.borrow_mut().retire(&name);
     }
     Ok(ServiceAnswer::Done)
 }
 
 /// Waits until a partition reaches a state.
 async fn wait(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     name: &str,
     until: Until,
     timeout_ms: Option<u32>,
 ) -> Result<ServiceAnswer, Failure> {
-    let row = find(hub, name).await;
-    let defined = hub.state.borrow().records().contains_key(name);
+    let row = find(context, name).await;
+    let defined = context.state.borrow().records().contains_key(name);
     let name = match row {
         Ok(row) => row.name,
         Err(_) if until == Until::Gone || defined => name.to_string(),
@@ -313,16 +331,18 @@ async fn wait(
     };
     let waiting = Box::pin(async {
         loop {
-            if let Some(answer) = show::waited(hub, &name, until) {
+            if let Some(answer) =
+                show::waited(&context.guests, &context.state.borrow(), &name, until)
+            {
                 return answer;
             }
-            hub.wait_for_change().await;
+            context.changed.wait().await;
         }
     });
     let Some(most) = timeout_ms else {
         return Ok(waiting.await);
     };
-    let time = hub.sleep_until(Instant::now() + Duration::from_millis(most.into()));
+    let time = context.timers.sleep_until(Instant::now() + Duration::from_millis(most.into()));
     match select(waiting, Box::pin(time)).await {
         Either::Left((answer, _)) => Ok(answer),
         Either::Right(_) => Err(show::time_is_up(&name, until, most)),

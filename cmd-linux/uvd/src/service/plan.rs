@@ -16,8 +16,9 @@ use definition::Definition;
 use uvd_protocol::{Definitions, Failure, Packed, Planned, ServiceAnswer, way_out};
 
 use super::batch::{self, Batch, Creation};
-use super::{Reporter, check_definition, live};
-use crate::hub::{Hub, refused};
+use super::{Reporter, check_definition, live, partitions};
+use crate::context::Context;
+use crate::context::refusal::refused;
 use crate::loader::Kernel;
 use crate::rows::Rows;
 use crate::state::{Edit, Kept, Record};
@@ -27,14 +28,14 @@ const TRIES: u32 = 5;
 
 /// Answers with the changes that an apply would make.
 pub async fn answer(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     definitions: &Definitions,
     prune: bool,
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
-    let version = hub.current().await?;
-    let Plan { changes, batch, .. } = planned(hub, definitions, prune)?;
-    batch::rehearse(hub, &batch, reporter).await?;
+    let version = partitions::update(context).await?;
+    let Plan { changes, batch, .. } = planned(context, definitions, prune)?;
+    batch::rehearse(context, &batch, reporter).await?;
     Ok(ServiceAnswer::Changes { version, changes })
 }
 
@@ -54,38 +55,38 @@ pub struct Wanted {
 /// planned again within the turn, so that no other client of this `uvd` makes the plan stale. If
 /// the client named no version, a plan that others' changes made stale is made again.
 pub async fn apply(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     wanted: &Wanted,
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
     for _ in 1..TRIES {
-        match apply_once(hub, wanted, reporter).await {
+        match apply_once(context, wanted, reporter).await {
             Err(Failure::Refused(refusal))
                 if refusal.code == "stale-plan" && wanted.planned_at.is_none() => {}
             done => return done,
         }
     }
-    apply_once(hub, wanted, reporter).await
+    apply_once(context, wanted, reporter).await
 }
 
 async fn apply_once(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     wanted: &Wanted,
     reporter: &Reporter,
 ) -> Result<ServiceAnswer, Failure> {
     let Wanted { definitions, prune, planned_at, reason } = wanted;
-    let loaded = load(hub, wanted, reporter).await?;
-    let turn = batch::take_turn(hub).await?;
-    let version = hub.current().await?;
+    let loaded = load(context, wanted, reporter).await?;
+    let turn = batch::take_turn(context).await?;
+    let version = partitions::update(context).await?;
     if let Some(planned) = planned_at
         && *planned != version
     {
         let reason = format!("planned at {planned}, is {version}");
         return Err(refused("stale-plan", "database", "version", &reason, way_out::LOG));
     }
-    let Plan { changes, batch, applied } = planned(hub, definitions, *prune)?;
+    let Plan { changes, batch, applied } = planned(context, definitions, *prune)?;
     let mut batch = Batch { planned_at: Some(version), reason: reason.clone(), ..batch };
-    batch.edits.extend(hub.state.borrow().with_applied(&applied));
+    batch.edits.extend(context.state.borrow().with_applied(&applied));
     let destroyed: Vec<String> = batch.destroys.iter().map(|row| row.name.clone()).collect();
     let mut kernels = Vec::new();
     for creation in &batch.creates {
@@ -93,35 +94,35 @@ async fn apply_once(
             Some(kernel) => kernels.push(Kernel::clone(kernel)),
             None => {
                 let one = Batch { creates: vec![creation.clone()], ..Batch::default() };
-                kernels.extend(batch::load(hub, &one, reporter).await?);
+                kernels.extend(batch::load(&context.loader, &one, reporter).await?);
             }
         }
     }
-    batch::carry_out_in(hub, turn, (batch, kernels), reporter).await?;
+    batch::carry_out_in(context, turn, (batch, kernels), reporter).await?;
     for name in &destroyed {
-        hub.consoles.borrow_mut().end(name, None);
-        hub.consoles.borrow_mut().retire(name);
+        context.consoles.borrow_mut().end(name, None);
+        context.consoles.borrow_mut().retire(name);
     }
-    let version = hub.current().await?;
+    let version = partitions::update(context).await?;
     Ok(ServiceAnswer::Changes { version, changes })
 }
 
 /// The changes that would be made in the present state, and the batch that makes them.
-fn planned(hub: &Hub, definitions: &Definitions, prune: bool) -> Result<Plan, Failure> {
-    let (state, rows) = (hub.state.borrow(), hub.rows.borrow());
+fn planned(context: &Context, definitions: &Definitions, prune: bool) -> Result<Plan, Failure> {
+    let (state, rows) = (context.state.borrow(), context.guests.rows.borrow());
     plan((state.records(), state.kept()), &rows, definitions, prune)
 }
 
 /// The kernels of the partitions that would be created now, by name.
 async fn load(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     wanted: &Wanted,
     reporter: &Reporter,
 ) -> Result<BTreeMap<String, Kernel>, Failure> {
-    hub.current().await?;
-    let Plan { batch, .. } = planned(hub, &wanted.definitions, wanted.prune)?;
+    partitions::update(context).await?;
+    let Plan { batch, .. } = planned(context, &wanted.definitions, wanted.prune)?;
     batch::check_sizes(&batch)?;
-    let kernels = batch::load(hub, &batch, reporter).await?;
+    let kernels = batch::load(&context.loader, &batch, reporter).await?;
     let names = batch.creates.into_iter().map(|creation| creation.definition.name);
     Ok(names.zip(kernels).collect())
 }

@@ -15,8 +15,8 @@ use pv_abi::uv::database::{kind, state};
 use uvd_protocol::{End, way_out};
 
 use super::batch::{self, Batch, Creation};
-use super::{Reporter, defined};
-use crate::hub::Hub;
+use super::{Reporter, defined, partitions};
+use crate::context::Context;
 use crate::log;
 
 /// The most restarts within [`WINDOW`].
@@ -83,38 +83,38 @@ pub struct Watch {
 
 /// Takes over all rows after they were read. Each partition that ended is handled once, here,
 /// before a waiting client sees its row.
-pub fn seen(hub: &Rc<Hub>, rows: Vec<PartitionRow>) {
-    let before = hub.rows.replace(rows.iter().cloned().collect()).into_inner();
+pub fn seen(context: &Rc<Context>, rows: Vec<PartitionRow>) {
+    let before = context.guests.rows.replace(rows.iter().cloned().collect()).into_inner();
     let there: BTreeSet<(u32, u64)> = rows.iter().map(|row| (row.number, row.created_at)).collect();
-    hub.watch.borrow_mut().ended.retain(|one| there.contains(one));
-    follow(hub, &before, &rows);
+    context.guests.watch.borrow_mut().ended.retain(|one| there.contains(one));
+    follow(context, &before, &rows);
 }
 
 /// Takes over the rows of partitions with these numbers after they were read again. The time
 /// depends on how many these are, and not on how many partitions exist.
-pub fn seen_again(hub: &Rc<Hub>, numbers: &BTreeSet<u32>, rows: Vec<PartitionRow>) {
+pub fn seen_again(context: &Rc<Context>, numbers: &BTreeSet<u32>, rows: Vec<PartitionRow>) {
     let mut before = BTreeMap::new();
     {
-        let mut all = hub.rows.borrow_mut();
+        let mut all = context.guests.rows.borrow_mut();
         before.extend(numbers.iter().filter_map(|number| Some((*number, all.remove(*number)?))));
         rows.iter().for_each(|row| all.insert(row.clone()));
     }
     let is_there =
         |number: u32, at: u64| rows.iter().any(|row| (row.number, row.created_at) == (number, at));
-    let mut watch = hub.watch.borrow_mut();
+    let mut watch = context.guests.watch.borrow_mut();
     for &number in numbers {
         let of_number = (number, 0)..=(number, u64::MAX);
         watch.ended.extract_if(of_number, |&(_, at)| !is_there(number, at)).for_each(drop);
     }
     drop(watch);
-    follow(hub, &before, &rows);
+    follow(context, &before, &rows);
 }
 
 /// Handles the changes of partitions from one reading to the next.
-fn follow(hub: &Rc<Hub>, before: &BTreeMap<u32, PartitionRow>, rows: &[PartitionRow]) {
-    defined::follow(hub, before, rows);
-    let mut watch = hub.watch.borrow_mut();
-    let mut consoles = hub.consoles.borrow_mut();
+fn follow(context: &Rc<Context>, before: &BTreeMap<u32, PartitionRow>, rows: &[PartitionRow]) {
+    defined::follow(context, before, rows);
+    let mut watch = context.guests.watch.borrow_mut();
+    let mut consoles = context.consoles.borrow_mut();
     for row in rows.iter().filter(|row| row.state == state::DYING) {
         // A mapped page of a partition would keep the partition from being destroyed.
         if consoles.is_connected(&row.name) {
@@ -127,16 +127,16 @@ fn follow(hub: &Rc<Hub>, before: &BTreeMap<u32, PartitionRow>, rows: &[Partition
         if let Some(end) = end_of(row)
             && watch.ended.insert((row.number, row.created_at))
         {
-            deal_with(hub, &mut watch.restarts, row, end);
+            deal_with(context, &mut watch.restarts, row, end);
         }
     }
 }
 
-fn deal_with(hub: &Rc<Hub>, restarts: &mut Restarts, row: &PartitionRow, end: End) {
-    let record = hub.state.borrow().records().get(&row.name).cloned();
-    hub.state.borrow_mut().change(&row.name, |record| record.last_end = Some(end));
+fn deal_with(context: &Rc<Context>, restarts: &mut Restarts, row: &PartitionRow, end: End) {
+    let record = context.state.borrow().records().get(&row.name).cloned();
+    context.state.borrow_mut().change(&row.name, |record| record.last_end = Some(end));
     let Some(record) = record else {
-        hub.consoles.borrow_mut().end(&row.name, Some(end));
+        context.consoles.borrow_mut().end(&row.name, Some(end));
         return;
     };
     let wait = match policy(&record.definition.on, end) {
@@ -149,20 +149,20 @@ fn deal_with(hub: &Rc<Hub>, restarts: &mut Restarts, row: &PartitionRow, end: En
                     row.name,
                     way_out::with_name(way_out::WHY, &row.name)
                 ));
-                hub.consoles.borrow_mut().end(&row.name, Some(end));
+                context.consoles.borrow_mut().end(&row.name, Some(end));
                 return;
             }
         },
         policy => {
-            hub.consoles.borrow_mut().end(&row.name, Some(end));
+            context.consoles.borrow_mut().end(&row.name, Some(end));
             if policy == Policy::Destroy {
-                hub.spawn(destroy(Rc::clone(hub), row.clone()));
+                context.jobs.spawn(destroy(Rc::clone(context), row.clone()));
             }
             return;
         }
     };
-    hub.begin_restart(&row.name);
-    hub.spawn(restart(Rc::clone(hub), row.clone(), wait));
+    context.guests.begin_restart(&row.name);
+    context.jobs.spawn(restart(Rc::clone(context), row.clone(), wait));
 }
 
 fn giving_up(row: &PartitionRow, what: &str) -> Batch {
@@ -171,54 +171,55 @@ fn giving_up(row: &PartitionRow, what: &str) -> Batch {
 }
 
 /// Whether the partition that ended still exists in the same state.
-async fn is_still_there(hub: &Rc<Hub>, row: &PartitionRow) -> bool {
+async fn is_still_there(context: &Rc<Context>, row: &PartitionRow) -> bool {
     // The session may still be opening. Without a session, the end is handled in the next one.
-    let Ok(()) = hub.ready().await else {
-        hub.watch.borrow_mut().ended.remove(&(row.number, row.created_at));
+    let Ok(()) = context.requests.ready().await else {
+        context.guests.watch.borrow_mut().ended.remove(&(row.number, row.created_at));
         return false;
     };
-    let now = hub.partition(&row.number.to_string()).await.unwrap_or_default();
+    let now =
+        partitions::read(&context.requests, &row.number.to_string()).await.unwrap_or_default();
     let same = |one: &PartitionRow| (one.number, one.created_at) == (row.number, row.created_at);
     now.is_some_and(|one| same(&one) && end_of(&one).is_some())
 }
 
-async fn destroy(hub: Rc<Hub>, row: PartitionRow) {
-    if !is_still_there(&hub, &row).await {
+async fn destroy(context: Rc<Context>, row: PartitionRow) {
+    if !is_still_there(&context, &row).await {
         return;
     }
     let batch = giving_up(&row, "policy: destroy");
-    let reporter = Reporter::nobody(&hub);
-    if let Err(failure) = batch::carry_out(&hub, batch, &reporter).await {
+    let reporter = Reporter::nobody();
+    if let Err(failure) = batch::carry_out(&context, batch, &reporter).await {
         log(&format!("partition {:?}: policy: {failure}", row.name));
     }
 }
 
-async fn restart(hub: Rc<Hub>, row: PartitionRow, wait: Duration) {
+async fn restart(context: Rc<Context>, row: PartitionRow, wait: Duration) {
     if !wait.is_zero() {
-        hub.sleep_until(Instant::now() + wait).await;
+        context.timers.sleep_until(Instant::now() + wait).await;
     }
     let name = row.name.clone();
-    if !is_still_there(&hub, &row).await {
-        hub.end_restart(&name);
+    if !is_still_there(&context, &row).await {
+        context.guests.end_restart(&name, &context.changed);
         return;
     }
     // From here on the partition must be started, whatever happens to this process.
-    hub.state.borrow_mut().change(&name, |record| record.restarting = true);
+    context.state.borrow_mut().change(&name, |record| record.restarting = true);
     let batch = giving_up(&row, "policy: restart");
-    let gone = batch::carry_out(&hub, batch, &Reporter::nobody(&hub)).await;
+    let gone = batch::carry_out(&context, batch, &Reporter::nobody()).await;
     match gone {
-        Ok(_) => start_owed(&hub, &name).await,
+        Ok(_) => start_owed(&context, &name).await,
         Err(failure) => {
             log(&format!("partition {name:?}: policy: {failure}"));
-            hub.state.borrow_mut().change(&name, |record| record.restarting = false);
+            context.state.borrow_mut().change(&name, |record| record.restarting = false);
         }
     }
-    hub.end_restart(&name);
+    context.guests.end_restart(&name, &context.changed);
 }
 
 /// Starts a partition that a policy destroyed in order to restart it.
-pub async fn start_owed(hub: &Rc<Hub>, name: &str) {
-    let record = hub.state.borrow().records().get(name).cloned();
+pub async fn start_owed(context: &Rc<Context>, name: &str) {
+    let record = context.state.borrow().records().get(name).cloned();
     let Some(record) = record else {
         return;
     };
@@ -227,11 +228,11 @@ pub async fn start_owed(hub: &Rc<Hub>, name: &str) {
         creates: vec![Creation { definition: record.definition, paused: false }],
         ..Batch::default()
     };
-    let started = batch::carry_out(hub, batch, &Reporter::nobody(hub)).await;
-    hub.state.borrow_mut().change(name, |record| record.restarting = false);
+    let started = batch::carry_out(context, batch, &Reporter::nobody()).await;
+    context.state.borrow_mut().change(name, |record| record.restarting = false);
     if let Err(failure) = started {
         log(&format!("partition {name:?}: not started anew: {failure}"));
-        hub.consoles.borrow_mut().end(name, record.last_end);
+        context.consoles.borrow_mut().end(name, record.last_end);
     }
 }
 

@@ -12,16 +12,17 @@ use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use uvd_protocol::{Answered, Progress};
 
-use crate::hub::Hub;
+use crate::context::Context;
+use crate::context::outbox::Outbox;
 
 /// Reports to a client the progress of its request.
 pub struct Reporter {
-    hub: Rc<Hub>,
     /// The client; `None` if no client sent a request.
     told: Option<Told>,
 }
 
 struct Told {
+    outbox: Rc<Outbox>,
     client: u64,
     /// Id of its request.
     id: u64,
@@ -35,26 +36,28 @@ struct Told {
 
 impl Reporter {
     /// A reporter for a job that no client started.
-    pub fn nobody(hub: &Rc<Hub>) -> Self {
-        Self { hub: Rc::clone(hub), told: None }
+    pub fn nobody() -> Self {
+        Self { told: None }
     }
 
     /// A reporter for a client's request that begins now.
-    pub fn new(hub: &Rc<Hub>, client: u64, id: u64) -> Self {
-        let from = Instant::now() + hub.quiet.get();
+    pub fn new(context: &Context, client: u64, id: u64) -> Self {
+        let from = Instant::now() + context.outbox.quiet.get();
         let early = Rc::new(RefCell::new(None));
         let (request, ended) = oneshot::channel::<()>();
-        let (own, first) = (Rc::clone(hub), Rc::clone(&early));
-        hub.spawn(async move {
-            let due = Box::pin(own.sleep_until(from));
+        let (timers, outbox) = (Rc::clone(&context.timers), Rc::clone(&context.outbox));
+        let first = Rc::clone(&early);
+        context.jobs.spawn(async move {
+            let due = Box::pin(timers.sleep_until(from));
             if let Either::Left(_) = select(due, ended).await
                 && let Some(progress) = first.take()
             {
-                own.tell(client, id, Ok(Answered::Progress(progress)), false);
+                outbox.send(client, id, Ok(Answered::Progress(progress)), false);
             }
         });
-        let told = Told { client, id, from, early, _request: request };
-        Self { hub: Rc::clone(hub), told: Some(told) }
+        let outbox = Rc::clone(&context.outbox);
+        let told = Told { outbox, client, id, from, early, _request: request };
+        Self { told: Some(told) }
     }
 
     /// The client and the id of its request.
@@ -73,22 +76,23 @@ impl Reporter {
             return;
         }
         told.early.take();
-        self.hub.tell(told.client, told.id, Ok(Answered::Progress(progress)), false);
+        told.outbox.send(told.client, told.id, Ok(Answered::Progress(progress)), false);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::Words;
-    use crate::tests::hub;
+    use crate::context::outbox::Contents;
+    use crate::tests::context;
     use futures_executor::LocalPool;
     use std::time::Duration;
 
-    fn told(hub: &Hub) -> Vec<(String, u64)> {
-        let tellings = hub.tellings().into_iter();
-        let progress = tellings.map(|one| match one.words {
-            Words::Told { told: uvd_protocol::Told { result, .. }, last: false } => match result {
+    fn told(context: &Context) -> Vec<(String, u64)> {
+        let tellings = context.outbox.letters().into_iter();
+        let progress = tellings.map(|one| match one.contents {
+            Contents::Told { told: uvd_protocol::Told { result, .. }, last: false } => match result
+            {
                 Ok(Answered::Progress(progress)) => (progress.step, progress.done),
                 other => panic!("{other:?}"),
             },
@@ -100,37 +104,37 @@ mod tests {
     #[test]
     fn what_is_over_soon_says_nothing() {
         let mut pool = LocalPool::new();
-        let hub = hub(&pool);
-        hub.quiet.set(Duration::from_secs(3600));
-        let reporter = Reporter::new(&hub, 1, 2);
+        let context = context(&pool);
+        context.outbox.quiet.set(Duration::from_secs(3600));
+        let reporter = Reporter::new(&context, 1, 2);
         pool.run_until_stalled();
         reporter.tell("web", "building", 0, 9);
         drop(reporter);
         pool.run_until_stalled();
-        hub.ring_timers(Instant::now() + Duration::from_secs(7200));
+        context.timers.fire_due(Instant::now() + Duration::from_secs(7200));
         pool.run_until_stalled();
-        assert_eq!(told(&hub), []);
-        assert_eq!(hub.deadline(), None, "nothing is waited for any more");
+        assert_eq!(told(&context), []);
+        assert_eq!(context.timers.deadline(), None, "nothing is waited for any more");
     }
 
     #[test]
     fn what_takes_longer_tells_where_it_is() {
         let mut pool = LocalPool::new();
-        let hub = hub(&pool);
-        hub.quiet.set(Duration::from_secs(3600));
-        let reporter = Reporter::new(&hub, 1, 2);
+        let context = context(&pool);
+        context.outbox.quiet.set(Duration::from_secs(3600));
+        let reporter = Reporter::new(&context, 1, 2);
         pool.run_until_stalled();
         reporter.tell("web", "allocating", 0, 0);
         reporter.tell("web", "building", 4, 9);
-        assert_eq!(told(&hub), []);
-        hub.ring_timers(Instant::now() + Duration::from_secs(7200));
+        assert_eq!(told(&context), []);
+        context.timers.fire_due(Instant::now() + Duration::from_secs(7200));
         pool.run_until_stalled();
-        assert_eq!(told(&hub), [("building".to_string(), 4)]);
-        hub.quiet.set(Duration::ZERO);
-        let reporter = Reporter::new(&hub, 1, 3);
+        assert_eq!(told(&context), [("building".to_string(), 4)]);
+        context.outbox.quiet.set(Duration::ZERO);
+        let reporter = Reporter::new(&context, 1, 3);
         reporter.tell("web", "allocating", 0, 0);
         reporter.tell("web", "building", 0, 9);
         pool.run_until_stalled();
-        assert_eq!(told(&hub), [("allocating".to_string(), 0), ("building".to_string(), 0)]);
+        assert_eq!(told(&context), [("allocating".to_string(), 0), ("building".to_string(), 0)]);
     }
 }

@@ -21,11 +21,14 @@ use pv_abi::uv::database::{COMMAND, kind, state};
 use transaction::Change;
 use uvd_protocol::{Failure, ServiceAnswer};
 
-use super::{batch, policy};
-use crate::hub::{Hub, Session, refused, unexpected};
+use super::{batch, partitions, policy};
+use crate::context::Context;
+use crate::context::refusal::{refused, unexpected};
+use crate::context::requests::Requests;
 use crate::log;
 use crate::replica::{self, Replica};
-use crate::state::{Edit, Life, Staged};
+use crate::rows::Rows;
+use crate::state::{Edit, Life, Staged, State};
 
 /// Records that are requested at a time.
 const RECORDS: u32 = 64;
@@ -40,27 +43,28 @@ const TRIES: u32 = 10;
 const LATEST: Duration = Duration::from_secs(1);
 
 /// Runs a session until the channel breaks.
-pub async fn run(hub: Rc<Hub>) {
-    hub.set_session(Session::Opening);
-    match open(&hub).await {
-        Ok(()) => hub.set_session(Session::Open),
+pub async fn run(context: Rc<Context>) {
+    context.requests.begin_session();
+    match open(&context).await {
+        Ok(()) => context.requests.open_session(),
         Err(Failure::NoChannel(_) | Failure::ShuttingDown) => return,
         Err(failure) => {
             log(&format!("the session could not be opened as it should: {failure}"));
-            hub.set_session(Session::Open);
+            context.requests.open_session();
         }
     }
-    for name in owed(&hub) {
-        let hub = Rc::clone(&hub);
-        hub.begin_restart(&name);
-        hub.clone().spawn(async move {
-            super::policy::start_owed(&hub, &name).await;
-            hub.end_restart(&name);
+    let owed = owed(&context.state.borrow(), &context.guests.rows.borrow());
+    for name in owed {
+        let context = Rc::clone(&context);
+        context.guests.begin_restart(&name);
+        context.clone().jobs.spawn(async move {
+            super::policy::start_owed(&context, &name).await;
+            context.guests.end_restart(&name, &context.changed);
         });
     }
-    while hub.has_session() {
-        news(&hub).await;
-        match follow(&hub).await {
+    while context.requests.has_session() {
+        news(&context).await;
+        match follow(&context).await {
             Ok(()) => {}
             Err(Failure::NoChannel(_) | Failure::ShuttingDown) => return,
             Err(failure) => log(&format!("the log could not be followed: {failure}")),
@@ -69,8 +73,7 @@ pub async fn run(hub: Rc<Hub>) {
 }
 
 /// Partitions that a policy destroyed and has not restarted yet.
-fn owed(hub: &Hub) -> Vec<String> {
-    let (state, rows) = (hub.state.borrow(), hub.rows.borrow());
+fn owed(state: &State, rows: &Rows) -> Vec<String> {
     let owed = state
         .records()
         .iter()
@@ -78,33 +81,33 @@ fn owed(hub: &Hub) -> Vec<String> {
     owed.map(|(name, _)| name.clone()).collect()
 }
 
-async fn open(hub: &Rc<Hub>) -> Result<(), Failure> {
-    match hub.ask(Body::Open).await?.answer {
+async fn open(context: &Rc<Context>) -> Result<(), Failure> {
+    match context.requests.ask(Body::Open).await?.answer {
         Answer::Opened { rolled_back } if rolled_back.is_empty() => {}
         Answer::Opened { rolled_back } => {
             log(&format!("{} pending transactions were rolled back", rolled_back.len()));
         }
         _ => return Err(unexpected("the session")),
     }
-    copy(hub).await?;
-    settle(hub).await?;
-    hub.read_all().await?;
-    reconnect(hub);
+    copy(context).await?;
+    settle(context).await?;
+    partitions::read_all(context).await?;
+    reconnect(context);
     Ok(())
 }
 
 /// Settles the staged edits of transactions whose end was not seen, by an earlier `uvd`, or by this
 /// one if the reply was lost. Consoles of guests that run after all are connected.
-pub async fn settle(hub: &Rc<Hub>) -> Result<(), Failure> {
-    let all = hub.state.borrow().staged().to_vec();
+pub async fn settle(context: &Rc<Context>) -> Result<(), Failure> {
+    let all = context.state.borrow().staged().to_vec();
     for staged in &all {
-        let committed = is_committed(hub, staged).await?;
-        hub.state.borrow_mut().settle(staged, committed);
+        let committed = is_committed(context, staged).await?;
+        context.state.borrow_mut().settle(staged, committed);
     }
     if !all.is_empty() {
-        hub.state.borrow_mut().store();
-        hub.read_all().await?;
-        reconnect(hub);
+        context.state.borrow_mut().store();
+        partitions::read_all(context).await?;
+        reconnect(context);
     }
     Ok(())
 }
@@ -112,24 +115,24 @@ pub async fn settle(hub: &Rc<Hub>) -> Result<(), Failure> {
 /// Whether a transaction whose reply was not seen has been committed. The ultravisor answers in the
 /// order of the requests, so a transaction that its log does not show by now will not be carried
 /// out.
-pub async fn is_committed(hub: &Rc<Hub>, staged: &Staged) -> Result<bool, Failure> {
+pub async fn is_committed(context: &Rc<Context>, staged: &Staged) -> Result<bool, Failure> {
     let Staged { boot, request, since, ref edits } = *staged;
-    let is_now = boot == hub.state.borrow().boot();
+    let is_now = boot == context.state.borrow().boot();
     if is_now {
-        match told_by_log(hub, request, since).await? {
+        match told_by_log(&context.requests, request, since).await? {
             (Some(Settled::Begun), _) => return Err(undecided(request)),
             (Some(outcome), _) => return Ok(outcome == Settled::Committed),
             (None, true) => return Ok(false),
             (None, false) => {}
         }
     }
-    let stored = hub.state.borrow().outcome(boot, COMMAND, request);
+    let stored = context.state.borrow().outcome(boot, COMMAND, request);
     match stored {
         Some(outcome) => Ok(outcome == Settled::Committed),
         // The log does not reach back so far, so the existing partitions decide.
         None if is_now => {
-            hub.read_all().await?;
-            let rows = hub.rows.borrow();
+            partitions::read_all(context).await?;
+            let rows = context.guests.rows.borrow();
             let there = |name: &str| rows.named(name).is_some();
             Ok(edits.iter().all(|edit| match edit {
                 Edit::Put(record) => there(&record.definition.name),
@@ -149,14 +152,15 @@ pub async fn is_committed(hub: &Rc<Hub>, staged: &Staged) -> Result<bool, Failur
 /// How a request of `uvd` ended by the ultravisor's log, and whether the log reaches back to the
 /// record where the search began.
 async fn told_by_log(
-    hub: &Rc<Hub>,
+    requests: &Requests,
     request: u64,
     since: u64,
 ) -> Result<(Option<Settled>, bool), Failure> {
     let (mut from, mut complete) = (since, true);
     loop {
         let query = Query::Log { from, most: RECORDS };
-        let Answer::Log { rows, oldest, .. } = hub.ask(Body::Query(query)).await?.answer else {
+        let Answer::Log { rows, oldest, .. } = requests.ask(Body::Query(query)).await?.answer
+        else {
             return Err(unexpected("the log"));
         };
         complete &= oldest <= from;
@@ -178,23 +182,23 @@ fn undecided(request: u64) -> Failure {
 }
 
 /// Connects the consoles of existing guests.
-fn reconnect(hub: &Hub) {
-    for row in hub.rows.borrow().values() {
+fn reconnect(context: &Context) {
+    for row in context.guests.rows.borrow().values() {
         let there =
             matches!(row.state, state::RUNNING | state::PAUSED) || policy::end_of(row).is_some();
         if row.kind == kind::GUEST && there {
-            batch::connect(hub, &row.name, row.number, row.console_port);
+            batch::connect(context, &row.name, row.number, row.console_port);
         }
     }
 }
 
 /// Waits until there may be new records that no batch takes over.
-async fn news(hub: &Rc<Hub>) {
+async fn news(context: &Rc<Context>) {
     let late = Instant::now() + LATEST;
-    let none = || !hub.news.get() || hub.changes.try_acquire().is_none();
-    while none() && hub.has_session() && Instant::now() < late {
-        let change = Box::pin(hub.wait_for_change());
-        select(change, Box::pin(hub.sleep_until(late))).await;
+    let none = || !context.database.news.get() || context.turns.try_acquire().is_none();
+    while none() && context.requests.has_session() && Instant::now() < late {
+        let change = Box::pin(context.changed.wait());
+        select(change, Box::pin(context.timers.sleep_until(late))).await;
     }
 }
 
@@ -205,14 +209,14 @@ struct Records {
     version: u64,
 }
 
-async fn records(hub: &Rc<Hub>, from: u64) -> Result<Records, Failure> {
-    records_most(hub, from, RECORDS).await
+async fn records(context: &Rc<Context>, from: u64) -> Result<Records, Failure> {
+    records_most(context, from, RECORDS).await
 }
 
-async fn records_most(hub: &Rc<Hub>, from: u64, most: u32) -> Result<Records, Failure> {
-    let id = hub.take_id();
-    hub.following.set(id);
-    let replied = hub.ask_as(id, Body::Query(Query::Records { from, most })).await?;
+async fn records_most(context: &Rc<Context>, from: u64, most: u32) -> Result<Records, Failure> {
+    let id = context.requests.make_id();
+    context.database.following.set(id);
+    let replied = context.requests.ask_as(id, Body::Query(Query::Records { from, most })).await?;
     match replied.answer {
         Answer::Records { rows, oldest, next } => {
             Ok(Records { rows, oldest, next, version: replied.version })
@@ -222,43 +226,43 @@ async fn records_most(hub: &Rc<Hub>, from: u64, most: u32) -> Result<Records, Fa
 }
 
 /// Takes over the new records of the log. If few partitions changed, only those are read again.
-pub async fn follow(hub: &Rc<Hub>) -> Result<(), Failure> {
-    let _turn = hub.followers.acquire().await;
+pub async fn follow(context: &Rc<Context>) -> Result<(), Failure> {
+    let _turn = context.database.followers.acquire().await;
     let mut changed = Changed::default();
-    hub.news.set(false);
+    context.database.news.set(false);
     loop {
-        let from = hub.replica.borrow().next();
-        let records = records(hub, from).await?;
+        let from = context.database.replica.borrow().next();
+        let records = records(context, from).await?;
         if records.oldest > from {
             log(&format!("records {from} to {} of the log were missed", records.oldest - 1));
-            copy(hub).await?;
+            copy(context).await?;
             changed.all = true;
             continue;
         }
         if records.rows.is_empty() {
-            hub.replica.borrow_mut().set_version(records.version);
+            context.database.replica.borrow_mut().set_version(records.version);
             break;
         }
         changed.add(records.rows.iter().map(|record| &record.row));
-        remember(hub, &records.rows);
-        if !take_over(hub, &records) {
+        remember(&mut context.state.borrow_mut(), &records.rows);
+        if !take_over(&mut context.database.replica.borrow_mut(), &records) {
             log("a record does not fit the copy of the database, which is made anew");
-            copy(hub).await?;
+            copy(context).await?;
             changed.all = true;
         }
-        if hub.replica.borrow().next() >= records.next {
+        if context.database.replica.borrow().next() >= records.next {
             break;
         }
     }
     if changed.all || !changed.numbers.is_empty() || changed.others {
-        settled(hub, &mut changed).await?;
-        hub.state.borrow_mut().store();
+        settled(context, &mut changed).await?;
+        context.state.borrow_mut().store();
         if changed.all || changed.numbers.len() > MOST_AGAIN {
-            hub.read_all().await?;
+            partitions::read_all(context).await?;
         } else {
-            hub.read_again(&changed.numbers).await?;
+            partitions::read_again(context, &changed.numbers).await?;
         }
-        hub.changed();
+        context.changed.raise();
     }
     Ok(())
 }
@@ -284,31 +288,29 @@ impl Changed {
 }
 
 /// Applies records to the copy of the database; false if the copy cannot be used any more.
-fn take_over(hub: &Hub, records: &Records) -> bool {
-    let mut replica = hub.replica.borrow_mut();
+fn take_over(replica: &mut Replica, records: &Records) -> bool {
     replica.set_version(records.version);
     records.rows.iter().all(|record| replica.apply(record))
 }
 
 /// Takes over the outcome of records that had none when they were read.
-async fn settled(hub: &Rc<Hub>, changed: &mut Changed) -> Result<(), Failure> {
-    let open = hub.state.borrow().unsettled();
+async fn settled(context: &Rc<Context>, changed: &mut Changed) -> Result<(), Failure> {
+    let open = context.state.borrow().unsettled();
     for sequence in open {
-        let records = records_most(hub, sequence, 1).await?;
+        let records = records_most(context, sequence, 1).await?;
         let row = records.rows.first().map(|record| &record.row);
         if let Some(row) = row.filter(|row| row.sequence == sequence) {
             changed.add(std::iter::once(row));
-            hub.state.borrow_mut().add_log(std::slice::from_ref(row), Vec::new());
+            context.state.borrow_mut().add_log(std::slice::from_ref(row), Vec::new());
         }
     }
     Ok(())
 }
 
 /// Stores records, and the lives that begin and end with them.
-fn remember(hub: &Hub, records: &[RecordRow]) {
+fn remember(state: &mut State, records: &[RecordRow]) {
     let rows: Vec<LogRow> = records.iter().map(|record| record.row.clone()).collect();
     let mut lives: Vec<(String, Life)> = Vec::new();
-    let mut state = hub.state.borrow_mut();
     let boot = state.boot();
     for record in records.iter().filter(|record| took_effect(&record.row)) {
         let sequence = record.row.sequence;
@@ -341,21 +343,22 @@ fn took_effect(row: &LogRow) -> bool {
 
 /// Makes the copy of the database anew. Changes by clients wait meanwhile, so that no stream of
 /// transactions can prevent the copy.
-async fn copy(hub: &Rc<Hub>) -> Result<(), Failure> {
-    hub.copying.set(true);
-    let copied = try_copy(hub).await;
-    hub.copying.set(false);
+async fn copy(context: &Rc<Context>) -> Result<(), Failure> {
+    context.database.copying.set(true);
+    let copied = try_copy(context).await;
+    context.database.copying.set(false);
     copied
 }
 
-async fn try_copy(hub: &Rc<Hub>) -> Result<(), Failure> {
+async fn try_copy(context: &Rc<Context>) -> Result<(), Failure> {
     for _ in 0..TRIES {
-        let before = records(hub, u64::MAX).await?;
-        let pages = arena(hub).await?;
-        let after = records(hub, u64::MAX).await?;
+        let before = records(context, u64::MAX).await?;
+        let pages = arena(context).await?;
+        let after = records(context, u64::MAX).await?;
         if (before.next, before.version) == (after.next, after.version) {
-            *hub.replica.borrow_mut() = Replica::new(&pages, after.version, after.next);
-            return backlog(hub, after.oldest, after.next).await;
+            *context.database.replica.borrow_mut() =
+                Replica::new(&pages, after.version, after.next);
+            return backlog(context, after.oldest, after.next).await;
         }
     }
     log("the database changes too fast for a copy; it is tried again with the next record");
@@ -363,31 +366,32 @@ async fn try_copy(hub: &Rc<Hub>) -> Result<(), Failure> {
 }
 
 /// Stores the records of this boot that are older than the copy.
-async fn backlog(hub: &Rc<Hub>, oldest: u64, next: u64) -> Result<(), Failure> {
-    let stored = hub.state.borrow().log(1).last().map_or(0, |row| row.sequence + 1);
+async fn backlog(context: &Rc<Context>, oldest: u64, next: u64) -> Result<(), Failure> {
+    let stored = context.state.borrow().log(1).last().map_or(0, |row| row.sequence + 1);
     let mut from = stored.max(oldest);
     while from < next {
-        let records = records(hub, from).await?;
+        let records = records(context, from).await?;
         let Some(last) = records.rows.last() else {
             break;
         };
         from = last.row.sequence + 1;
-        remember(hub, &records.rows);
+        remember(&mut context.state.borrow_mut(), &records.rows);
     }
-    hub.state.borrow_mut().store();
+    context.state.borrow_mut().store();
     Ok(())
 }
 
 /// The pages of the arena. The pages of the log are left empty: the records are read separately,
 /// and no copy uses these pages.
-async fn arena(hub: &Rc<Hub>) -> Result<Vec<Vec<u8>>, Failure> {
+async fn arena(context: &Rc<Context>) -> Result<Vec<Vec<u8>>, Failure> {
     let mut all: Vec<Vec<u8>> = Vec::new();
     let mut log = 0..0;
     loop {
         let first = all.len() as u32;
         let most = if first < log.start { log.start - first } else { PAGES };
         let query = Query::Arena { first, most: most.min(PAGES) };
-        let Answer::Arena { pages, contents, .. } = hub.ask(Body::Query(query)).await?.answer
+        let Answer::Arena { pages, contents, .. } =
+            context.requests.ask(Body::Query(query)).await?.answer
         else {
             return Err(unexpected("the arena"));
         };
@@ -395,7 +399,7 @@ async fn arena(hub: &Rc<Hub>) -> Result<Vec<Vec<u8>>, Failure> {
         all.extend(contents.into_iter().map(|page| page.into_vec()));
         if first == 0 {
             let header = all.first().map_or(&[][..], Vec::as_slice);
-            hub.state.borrow_mut().begin_boot(replica::boot_identity(header));
+            context.state.borrow_mut().begin_boot(replica::boot_identity(header));
             log = replica::log_pages(header);
             all.truncate(if log.start == 0 { all.len() } else { log.start as usize });
         }
@@ -409,18 +413,18 @@ async fn arena(hub: &Rc<Hub>) -> Result<Vec<Vec<u8>>, Failure> {
 }
 
 /// Compares the copy with the master.
-pub async fn compare(hub: &Rc<Hub>) -> Result<ServiceAnswer, Failure> {
+pub async fn compare(context: &Rc<Context>) -> Result<ServiceAnswer, Failure> {
     let mut versions = (0, 0);
     for _ in 0..TRIES {
-        follow(hub).await?;
-        let before = records(hub, u64::MAX).await?;
-        let pages = arena(hub).await?;
-        let after = records(hub, u64::MAX).await?;
-        versions = (hub.replica.borrow().version(), after.version);
-        let next = hub.replica.borrow().next();
+        follow(context).await?;
+        let before = records(context, u64::MAX).await?;
+        let pages = arena(context).await?;
+        let after = records(context, u64::MAX).await?;
+        versions = (context.database.replica.borrow().version(), after.version);
+        let next = context.database.replica.borrow().next();
         if (before.next, before.version) == (after.next, after.version) && next == after.next {
             let master = Replica::new(&pages, after.version, after.next);
-            let differences = hub.replica.borrow().differences(&master);
+            let differences = context.database.replica.borrow().differences(&master);
             return Ok(ServiceAnswer::Replica { versions, differences });
         }
     }

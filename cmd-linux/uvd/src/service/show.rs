@@ -11,13 +11,21 @@ use uvd_protocol::{
 };
 
 use super::policy;
+use crate::console::Consoles;
 use crate::console::typed::Unread;
-use crate::hub::{Hub, refused};
+use crate::context::Context;
+use crate::context::guests::Guests;
+use crate::context::refusal::refused;
+use crate::rows::Rows;
+use crate::state::State;
 
 /// The definitions, by name after this one, as many as fit into an answer.
-pub fn definitions(hub: &Hub, after: Option<&str>) -> ServiceAnswer {
-    let (rows, consoles) = (hub.rows.borrow(), hub.consoles.borrow());
-    let state = hub.state.borrow();
+pub fn definitions(
+    state: &State,
+    rows: &Rows,
+    consoles: &Consoles,
+    after: Option<&str>,
+) -> ServiceAnswer {
     let from = after.map_or(Bound::Unbounded, Bound::Excluded);
     let all = state.records().range::<str, _>((from, Bound::Unbounded));
     let defined = fitting(all.map(|(name, record)| Defined {
@@ -33,27 +41,28 @@ pub fn definitions(hub: &Hub, after: Option<&str>) -> ServiceAnswer {
 
 /// Attaches to a console.
 pub async fn console(
-    hub: &Rc<Hub>,
+    context: &Rc<Context>,
     reader: Option<(u64, u64)>,
     name: &str,
     from: From,
     once: bool,
 ) -> Result<(), Failure> {
-    let found = super::find(hub, name).await;
+    let found = super::find(context, name).await;
     if let (Err(_), Some((client, id)), From::Partition(number)) = (&found, reader, from)
-        && !hub.consoles.borrow().shows(name, number)
-        && let end @ Some(_) = hub.state.borrow().records().get(name).and_then(|one| one.last_end)
+        && !context.consoles.borrow().shows(name, number)
+        && let end @ Some(_) =
+            context.state.borrow().records().get(name).and_then(|one| one.last_end)
     {
         // The partition ended before anybody saw its console, and its policy destroyed it.
-        hub.tell(client, id, Ok(Answered::Attached), false);
-        hub.finish(client, id, Ok(ServiceAnswer::Ended { end }));
+        context.outbox.send(client, id, Ok(Answered::Attached), false);
+        context.outbox.finish(client, id, Ok(ServiceAnswer::Ended { end }));
         return Ok(());
     }
     let name = match found {
         Ok(row) => row.name,
         Err(failure) => {
-            let defined = hub.state.borrow().records().contains_key(name);
-            let kept = hub.consoles.borrow().kept(name) != 0;
+            let defined = context.state.borrow().records().contains_key(name);
+            let kept = context.consoles.borrow().kept(name) != 0;
             match failure {
                 _ if once && (defined || kept) => {}
                 Failure::Refused(refusal) if kept && from == From::Now => {
@@ -66,7 +75,7 @@ pub async fn console(
             name.to_string()
         }
     };
-    let mut consoles = hub.consoles.borrow_mut();
+    let mut consoles = context.consoles.borrow_mut();
     let there = match from {
         From::Partition(number) => consoles.has_begun(&name, number),
         From::Oldest | From::Now => consoles.is_connected(&name) || consoles.kept(&name) != 0,
@@ -78,7 +87,7 @@ pub async fn console(
     }
     if let Some(reader) = reader {
         consoles.attach(reader, &name, from, once);
-        hub.tell(reader.0, reader.1, Ok(Answered::Attached), false);
+        context.outbox.send(reader.0, reader.1, Ok(Answered::Attached), false);
     }
     Ok(())
 }
@@ -120,11 +129,9 @@ pub fn unread(unread: Unread) -> Failure {
 }
 
 /// The records that led to a partition's present state.
-pub fn why(hub: &Hub, name: &str) -> Result<ServiceAnswer, Failure> {
-    let rows = hub.rows.borrow();
+pub fn why(state: &State, rows: &Rows, name: &str) -> Result<ServiceAnswer, Failure> {
     let numbered = name.parse().ok().and_then(|number| rows.get(number));
     let name = numbered.map_or(name, |row| row.name.as_str());
-    let state = hub.state.borrow();
     match state.life(name) {
         Some(life) => {
             let (rows, earlier) = (newest(state.why(&life)), state.earlier(life.boot));
@@ -153,12 +160,12 @@ pub fn newest(mut rows: Vec<LogRow>) -> Vec<LogRow> {
 }
 
 /// The answer to a wait, once there is one.
-pub fn waited(hub: &Hub, name: &str, until: Until) -> Option<ServiceAnswer> {
-    if hub.is_restarting(name) {
+pub fn waited(guests: &Guests, state: &State, name: &str, until: Until) -> Option<ServiceAnswer> {
+    if guests.is_restarting(name) {
         return None;
     }
-    let row = hub.rows.borrow().named(name).cloned();
-    let last_end = hub.state.borrow().records().get(name).and_then(|record| record.last_end);
+    let row = guests.rows.borrow().named(name).cloned();
+    let last_end = state.records().get(name).and_then(|record| record.last_end);
     let Some(row) = row else {
         return Some(ServiceAnswer::Waited { row: None, end: last_end });
     };

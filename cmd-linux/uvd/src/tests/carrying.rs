@@ -21,9 +21,10 @@ use uvd_protocol::{Answered, Ask, Asked, Failure, Told, read, write};
 
 use super::samples::row;
 use super::{Bell, NoDevices, connect, memory, start};
+use crate::context::requests::Outgoing;
 use crate::daemon::End;
-use crate::hub::{Outgoing, Session};
 use crate::link::{Carried, Link, Port};
+use crate::service::partitions;
 
 /// A running daemon, and the ultravisor's end of its channel.
 struct Scene {
@@ -513,15 +514,15 @@ fn what_clients_change_waits_until_a_copy_is_made() {
 #[test]
 fn pages_of_several_versions_are_not_taken_for_one() {
     let mut pool = LocalPool::new();
-    let hub = super::hub(&pool);
-    hub.set_session(Session::Open);
-    let (reading, read) = (Rc::clone(&hub), Rc::new(Cell::new(false)));
+    let context = super::context(&pool);
+    context.requests.open_session();
+    let (reading, read) = (Rc::clone(&context), Rc::new(Cell::new(false)));
     let is_read = Rc::clone(&read);
-    hub.spawn(async move { is_read.set(reading.read_all().await.is_ok()) });
+    context.jobs.spawn(async move { is_read.set(partitions::read_all(&reading).await.is_ok()) });
     // The versions of the two pages, at each reading.
     for version in [5, 6, 6, 6] {
         pool.run_until_stalled();
-        let asked: Vec<Outgoing> = hub.outgoing().into();
+        let asked: Vec<Outgoing> = context.requests.outgoing().into();
         let [Outgoing { id, body: Body::Query(Query::Partitions { after }), .. }] = asked[..]
         else {
             panic!("a page is asked for: {}", asked.len());
@@ -529,9 +530,9 @@ fn pages_of_several_versions_are_not_taken_for_one() {
         assert_eq!((after < 2, read.get()), (true, false));
         let answer = Answer::Partitions { rows: vec![row(after + 1, "web")], more: after == 0 };
         let answer = postcard::to_allocvec(&answer).unwrap();
-        hub.answered(id, Ok(Carried { version, answer }));
+        context.requests.answered(id, Ok(Carried { version, answer }));
     }
     pool.run_until_stalled();
-    assert!(read.get() && !hub.has_outgoing());
-    assert_eq!(hub.rows.borrow().values().count(), 2);
+    assert!(read.get() && !context.requests.has_outgoing());
+    assert_eq!(context.guests.rows.borrow().values().count(), 2);
 }

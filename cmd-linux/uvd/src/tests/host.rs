@@ -32,8 +32,9 @@ use uvd_protocol::{Answered, Ask, Asked, Service, ServiceAnswer, Told, read, wri
 use zerocopy::FromZeros;
 
 use super::{Bell, memory, own_path, start_with};
+use crate::context::Devices;
+use crate::context::requests::PATIENCE_MS;
 use crate::daemon::End;
-use crate::hub::{Devices, PATIENCE_MS};
 use crate::link::{Link, Port};
 
 /// Frames of the machine, which is 256 MiB.
@@ -215,7 +216,7 @@ impl Host {
             Reach { guests: Arc::clone(&guests), window, bell: Mutex::new(Some(build_far)) };
         let (socket, stop, daemon) = start_with(name, &state, 1000, reach, move |daemon| {
             let shared = Shared::map(&channel, 0, COMMAND_PAGES as u32).unwrap();
-            daemon.hub().patience_ms.set(patience_ms);
+            daemon.context().requests.patience_ms.set(patience_ms);
             daemon.serve(Link::open(shared.words(), command_far).unwrap())
         });
         let (daemon, machine) = (Some(daemon), Some(machine));

@@ -24,9 +24,9 @@ use kernel_image::confined::Elf;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use pv_abi::PAGE_SIZE;
 
+use crate::context::{Context, Devices};
 use crate::daemon::{Daemon, End};
 use crate::fault::Fault;
-use crate::hub::{Devices, Hub};
 use crate::link::Port;
 use crate::loader::Loader;
 use crate::state::State;
@@ -94,23 +94,24 @@ fn plain(path: &Path, _: u64) -> Result<Elf, String> {
     if elf.is_empty() { Err("is empty".into()) } else { Ok(elf) }
 }
 
-/// A hub whose jobs run on `pool`, with its state in memory, where nothing else reaches it.
-pub fn hub(pool: &LocalPool) -> Rc<Hub> {
+/// The parts of a `uvd` whose jobs run on `pool`, with its state in memory, where nothing else reaches
+/// it.
+pub fn context(pool: &LocalPool) -> Rc<Context> {
     hub_with(pool, Path::new("/dev/null/state"), 1000, NoDevices)
 }
 
-/// A hub that reports the progress of a request from the first step on.
+/// The parts of a `uvd` that reports the progress of a request from the first step on.
 fn hub_with(
     pool: &LocalPool,
     state: &Path,
     first_id: u64,
     devices: impl Devices + 'static,
-) -> Rc<Hub> {
+) -> Rc<Context> {
     let loader = Loader::new(Arc::new(Wake::new().unwrap()), plain);
     let (state, fault) = (State::open(state), Fault::new("/no/such/file".into()));
-    let hub = Hub::new(first_id, pool.spawner(), state, fault, Box::new(devices), loader);
-    hub.quiet.set(Duration::ZERO);
-    hub
+    let context = Context::new(first_id, pool.spawner(), state, fault, Rc::new(devices), loader);
+    context.outbox.quiet.set(Duration::ZERO);
+    context
 }
 
 /// Starts a thread with a daemon that runs `body`, with its state in memory.
@@ -137,8 +138,8 @@ pub fn start_with(
     let daemon = std::thread::spawn(move || {
         let stopped = OwnedFd::from(stopped);
         let pool = LocalPool::new();
-        let hub = hub_with(&pool, &state, first_id, devices);
-        body(&mut Daemon::new(listener, stopped.as_fd(), pool, hub).unwrap())
+        let context = hub_with(&pool, &state, first_id, devices);
+        body(&mut Daemon::new(listener, stopped.as_fd(), pool, context).unwrap())
     });
     (socket, stop, daemon)
 }

@@ -48,11 +48,11 @@ proptest! {
 #[test]
 fn one_that_ends_while_it_is_started_anew_is_started_anew_still() {
     let pool = futures_executor::LocalPool::new();
-    let hub = crate::tests::hub(&pool);
-    hub.begin_restart("web");
-    hub.begin_restart("web");
-    hub.end_restart("web");
-    assert!(hub.is_restarting("web") && !hub.is_restarting("db"));
-    hub.end_restart("web");
-    assert!(!hub.is_restarting("web"));
+    let context = crate::tests::context(&pool);
+    context.guests.begin_restart("web");
+    context.guests.begin_restart("web");
+    context.guests.end_restart("web", &context.changed);
+    assert!(context.guests.is_restarting("web") && !context.guests.is_restarting("db"));
+    context.guests.end_restart("web", &context.changed);
+    assert!(!context.guests.is_restarting("web"));
 }
