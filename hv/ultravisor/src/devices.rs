@@ -24,6 +24,7 @@ use partition_runtime::{grants, log, partition};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::channel::{COMMAND_GRANT, COMMAND_PAGES};
 use pv_abi::uv::database::{COMMAND, ChannelEntry, PartitionDescriptor, ULTRAVISOR, kind};
+use pv_abi::xen::xenbus;
 use store::{Path, Permissions, home};
 
 use crate::command::CommandChannel;
@@ -34,16 +35,6 @@ use crate::services::Services;
 pub const CONSOLE_LINE: u32 = 0;
 /// The serial line of the harness.
 pub const HARNESS_LINE: u32 = 1;
-
-/// The states of one end of a device (public `io/xenbus.h`).
-mod state {
-    pub const INITIALISING: u32 = 1;
-    pub const INIT_WAIT: u32 = 2;
-    pub const INITIALISED: u32 = 3;
-    pub const CONNECTED: u32 = 4;
-    pub const CLOSING: u32 = 5;
-    pub const CLOSED: u32 = 6;
-}
 
 /// The connected devices.
 #[derive(Debug, Default)]
@@ -127,12 +118,12 @@ fn second_console(services: &mut Services, number: u32) {
         put(services, &format!("{back}/{name}"), value);
     }
     put(services, &format!("{back}/frontend-id"), number);
-    put(services, &format!("{back}/state"), state::INIT_WAIT);
+    put(services, &format!("{back}/state"), xenbus::INIT_WAIT);
     for (name, value) in [("backend", back.as_str()), ("type", "xenconsoled")] {
         put(services, &format!("{front}/{name}"), value);
     }
     put(services, &format!("{front}/backend-id"), ULTRAVISOR);
-    put(services, &format!("{front}/state"), state::INITIALISING);
+    put(services, &format!("{front}/state"), xenbus::INITIALISING);
     if let Ok(path) = Path::new(&format!("{front}/state")) {
         services.store.observe(path);
     }
@@ -190,18 +181,18 @@ pub fn follow(services: &mut Services) {
     while services.store.take_change().is_some() {
         let wanted: Option<u32> = get(services, &format!("{}/state", front(COMMAND)));
         match (wanted, services.devices.harness) {
-            (Some(state::INITIALISED | state::CONNECTED), None) => connect(services, COMMAND),
+            (Some(xenbus::INITIALISED | xenbus::CONNECTED), None) => connect(services, COMMAND),
             // A kernel that shuts down waits until this end closes as well.
-            (Some(state::CLOSING), Some(_)) => {
-                put(services, &format!("{}/state", back(COMMAND)), state::CLOSING);
+            (Some(xenbus::CLOSING), Some(_)) => {
+                put(services, &format!("{}/state", back(COMMAND)), xenbus::CLOSING);
             }
-            (Some(state::CLOSED), Some(_)) => {
+            (Some(xenbus::CLOSED), Some(_)) => {
                 disconnect(services);
-                put(services, &format!("{}/state", back(COMMAND)), state::CLOSED);
+                put(services, &format!("{}/state", back(COMMAND)), xenbus::CLOSED);
             }
-            (Some(state::INITIALISING), _) => {
+            (Some(xenbus::INITIALISING), _) => {
                 disconnect(services);
-                put(services, &format!("{}/state", back(COMMAND)), state::INIT_WAIT);
+                put(services, &format!("{}/state", back(COMMAND)), xenbus::INIT_WAIT);
             }
             _ => {}
         }
@@ -229,7 +220,7 @@ fn connect(services: &mut Services, number: u32) {
         }
     };
     let console = Console { partition: number, ring, port, serial: Some(HARNESS_LINE) };
-    put(services, &format!("{}/state", back(number)), state::CONNECTED);
+    put(services, &format!("{}/state", back(number)), xenbus::CONNECTED);
     console.serve();
     services.consoles.insert(port, console);
     services.devices.harness = Some(port);

@@ -24,6 +24,11 @@ pub const SLOT_BYTES: usize = 112;
 /// Maximum of `ring-page-order`, the log2 of the number of pages of a ring.
 pub const RING_ORDER_MAX: u32 = 4;
 
+/// The value of `protocol` for the layouts here.
+pub const PROTOCOL: &str = "x86_64-abi";
+/// In `info`: the device can only be read.
+pub const VDISK_READONLY: u32 = 1 << 2;
+
 /// Operation: read.
 pub const READ: u8 = 0;
 /// Operation: write.

@@ -31,3 +31,4 @@ pub mod time;
 pub mod traps;
 pub mod vcpu;
 pub mod version;
+pub mod xenbus;
