@@ -20,7 +20,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"UVHANDOV");
 /// `b"UVMONITR"`, little-endian: the first word of an [`ImageHeader`].
 pub const IMAGE_MAGIC: u64 = u64::from_le_bytes(*b"UVMONITR");
 /// Changes whenever a type or a number of this crate changes its meaning.
-pub const VERSION: u64 = 5;
+pub const VERSION: u64 = 6;
 
 /// The loader's image has these bytes at an address that is a multiple of their number; nothing
 /// else has. Tests look for them in memory.
@@ -127,6 +127,20 @@ pub struct Microcode {
     pub update: Bytes,
 }
 
+/// The rates of the clocks, and the date.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Clock {
+    /// TSC at time 0.
+    pub tsc_start: u64,
+    /// TSC ticks a second.
+    pub tsc_hertz: u64,
+    /// Ticks a second of a local APIC's timer.
+    pub apic_hertz: u64,
+    /// Seconds since 1970 at time 0, or 0 if there is no date.
+    pub wall_clock: u64,
+}
+
 /// One of the first two partitions, with its memory filled and its tables built.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -179,8 +193,8 @@ pub struct Handover {
     pub local_apic: u64,
     /// Number of CPUs whose areas are mapped; index 0 is the CPU that runs the loader.
     pub cpu_count: u32,
-    /// Port of the ACPI timer, or 0.
-    pub timer_port: u32,
+    /// Zero.
+    pub reserved: u32,
     /// APIC ids by CPU index.
     pub apic_ids: [u32; MAX_CPUS],
     /// Addresses of the first level-1 entries of each CPU's GDT window and LDT window.
@@ -194,16 +208,15 @@ pub struct Handover {
     pub loader: Frames,
     /// The database's arena.
     pub arena: Frames,
-    /// Physical address of the machine description (`pv_abi::uv::start::Machine`). The monitor
-    /// fills in the rate of the TSC and the date.
-    pub machine: u64,
-    /// Physical address of the CPU records in the machine description. The monitor marks the CPUs
-    /// that came up.
+    /// Physical address of the CPU records in the machine description
+    /// (`pv_abi::uv::start::Machine`). The monitor marks the CPUs that came up.
     pub machine_cpus: u64,
     /// See [`Power`].
     pub power: Power,
     /// See [`Microcode`].
     pub microcode: Microcode,
+    /// See [`Clock`].
+    pub clock: Clock,
     /// [`Function`]s, in frames of the monitor.
     pub functions: Bytes,
     /// The boot partition and the ultravisor partition.
@@ -220,13 +233,13 @@ const _: () = {
     assert!(offset_of!(Handover, apic_ids) == 208);
     assert!(offset_of!(Handover, windows) == 464);
     assert!(offset_of!(Handover, trampoline) == 1488);
-    assert!(offset_of!(Handover, machine) == 1560);
-    assert!(offset_of!(Handover, microcode) == 1592);
-    assert!(offset_of!(Handover, functions) == 1624);
-    assert!(offset_of!(Handover, partitions) == 1640);
+    assert!(offset_of!(Handover, machine_cpus) == 1560);
+    assert!(offset_of!(Handover, microcode) == 1584);
+    assert!(offset_of!(Handover, clock) == 1616);
+    assert!(offset_of!(Handover, partitions) == 1664);
     assert!(size_of::<Function>() == size_of::<DeviceFunction>() + 8);
     assert!(size_of::<FirstPartition>() == size_of::<PartitionDescriptor>() + 32);
-    assert!(size_of::<Handover>() == 1640 + 2 * size_of::<FirstPartition>());
+    assert!(size_of::<Handover>() == 1664 + 2 * size_of::<FirstPartition>());
     assert!(align_of::<Handover>() == 8);
 };
 

@@ -143,12 +143,8 @@ pub fn drop_translations() {
     tlb::flush_all();
 }
 
-/// Enables this CPU's APIC through its base register. Returns the register's value.
-#[must_use]
-pub fn enable_apic(register: u32) -> u64 {
-    const ON: u64 = 1 << 11;
-    let base = read_msr(register);
-    // SAFETY: the APIC's registers are not memory of the loader's.
-    unsafe { Msr::new(register).write(base | ON) };
-    base
+/// Writes a model-specific register that exists and names no memory of the loader's.
+pub fn write_msr(msr: u32, value: u64) {
+    // SAFETY: callers write registers of the APIC, which is not memory of the loader's.
+    unsafe { Msr::new(msr).write(value) };
 }

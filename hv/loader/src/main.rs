@@ -13,6 +13,7 @@
 
 mod acpi;
 mod bytes;
+mod clock;
 mod early_frames;
 mod elf;
 mod mitigations;
@@ -30,12 +31,14 @@ mod ring0 {
     pub mod image;
     pub mod interrupts;
     pub mod io_apic;
+    pub mod local_apic;
     pub mod memory;
     pub mod messages;
     pub mod microcode_update;
     pub mod paging;
     pub mod pci_ports;
     pub mod start;
+    pub mod time;
 }
 #[cfg(target_os = "none")]
 use ring0::*;

@@ -24,13 +24,16 @@ use crate::{
     cpu,
     early_frames::FrameRange,
     image::{self, Image},
-    io_apic, memory,
+    io_apic,
+    local_apic::LocalApic,
+    memory,
     messages::{self, refuse},
     microcode_update,
     multiboot2::{self, Information},
     options::{self, AfterPanic},
     pci_ports,
     regions::{self, FirmwareRegions},
+    time,
 };
 
 const BOOT_STACK_BYTES: usize = 65536;
@@ -40,14 +43,6 @@ global_asm!(
     boot_stack_bytes = const BOOT_STACK_BYTES,
     loader_start = sym loader_start,
 );
-
-/// Base address and mode of the local APIC.
-const MSR_APIC_BASE: u32 = 0x1b;
-const BASE_X2APIC: u64 = 1 << 10;
-/// The APIC id, in x2APIC mode.
-const MSR_X2APIC_ID: u32 = 0x802;
-/// The APIC id, in memory.
-const APIC_ID: u64 = 0x20;
 
 /// A mark by which tests find the loader in memory.
 #[repr(C, align(32))]
@@ -87,10 +82,11 @@ extern "C" fn loader_start(magic: u32, information: u64) -> ! {
     (handover.magic, handover.version) = (MAGIC, VERSION);
     handover.options = monitor_options(&options, mitigations);
     handover.trampoline = trampoline;
-    handover.timer_port = acpi.timer_port.unwrap_or(0).into();
     handover.power = power(&acpi);
     handover.symbols = image.symbols();
-    let cpus = start_cpus(&acpi, &options, (&image, seen.thread_bits), &mut handover);
+    let apic = start_interrupts(&acpi, &mut handover);
+    let ids = usable_cpus(&acpi, &apic);
+    let cpus = list_cpus(ids, &options, (&image, seen.thread_bits), &mut handover);
     handover.functions = pci_ports::find_functions(&acpi, regions);
     let found = Found {
         command_line: information.command_line,
@@ -102,6 +98,7 @@ extern "C" fn loader_start(magic: u32, information: u64) -> ! {
         seen,
         mitigations,
         microcode: outcome,
+        clock: handover.clock,
     };
     hand_over(&found, &image, handover)
 }
@@ -166,33 +163,37 @@ fn power(acpi: &Acpi) -> Power {
     }
 }
 
-/// Sets up the interrupt controllers, and an index and an area for every usable CPU.
-fn start_cpus(
-    acpi: &Acpi,
+/// Sets up the interrupt controllers, and measures time.
+fn start_interrupts(acpi: &Acpi, handover: &mut Handover) -> LocalApic {
+    let short = || -> ! { refuse(format_args!("no memory for page tables")) };
+    let apic = LocalApic::enable(acpi.local_apic).unwrap_or_else(|| short());
+    handover.local_apic = apic.address;
+    if io_apic::set_up(acpi, apic.id()).is_none() {
+        short();
+    }
+    handover.clock = time::measure(acpi.timer_port, &apic).unwrap_or_else(|| {
+        refuse(format_args!("neither the ACPI timer nor the interval timer runs"))
+    });
+    apic
+}
+
+/// The APIC ids of the CPUs that can be started, this one first.
+fn usable_cpus(acpi: &Acpi, apic: &LocalApic) -> impl Iterator<Item = u32> {
+    let (own, in_msrs) = (apic.id(), apic.address == 0);
+    if acpi.more_cpus > 0 {
+        warn!("{} CPUs more than the monitor can use", acpi.more_cpus);
+    }
+    let others = acpi.cpus.iter().copied().filter(move |&id| id != own && (id < 255 || in_msrs));
+    core::iter::once(own).chain(others)
+}
+
+/// Gives an index and an area to every CPU.
+fn list_cpus(
+    ids: impl Iterator<Item = u32>,
     options: &options::Options,
     (image, thread_bits): (&Image, u32),
     handover: &mut Handover,
 ) -> Vec<MachineCpu, MAX_CPUS> {
-    let short = || -> ! { refuse(format_args!("no memory for page tables")) };
-    let base = cpu::enable_apic(MSR_APIC_BASE);
-    let in_msrs = base & BASE_X2APIC != 0;
-    let own = if in_msrs {
-        narrow::low_32(cpu::read_msr(MSR_X2APIC_ID))
-    } else {
-        let phys = acpi.local_apic.unwrap_or(base & !0xfff);
-        let registers = memory::map_device(phys, 4096).unwrap_or_else(|| short()) as u64;
-        handover.local_apic = registers;
-        // SAFETY: the page of registers was just mapped uncached.
-        unsafe { ((registers + APIC_ID) as *const u32).read_volatile() >> 24 }
-    };
-    if io_apic::set_up(acpi, own).is_none() {
-        short();
-    }
-    if acpi.more_cpus > 0 {
-        warn!("{} CPUs more than the monitor can use", acpi.more_cpus);
-    }
-    let others = acpi.cpus.iter().copied().filter(|&id| id != own && (id < 255 || in_msrs));
-    let ids = core::iter::once(own).chain(others);
     let mut cpus: Vec<MachineCpu, MAX_CPUS> = Vec::new();
     let core = |id: u32| id >> thread_bits;
     for apic_id in ids {

@@ -41,6 +41,8 @@ pub fn describe(found: &Found<'_>, set: &Reservations) {
     [header.regions, header.cpus, header.pci] =
         counts.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
     header.frames = found.frames;
+    header.tsc_khz = u32::try_from(found.clock.tsc_hertz / 1000).unwrap_or(u32::MAX);
+    header.wall_clock = found.clock.wall_clock;
     header.arch_capabilities = found.seen.capabilities;
     header.microcode = found.seen.microcode;
     header.mitigations = found.mitigations;

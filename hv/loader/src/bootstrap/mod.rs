@@ -15,7 +15,7 @@ mod modules;
 mod owners;
 mod tables;
 
-use handover::{Frames, Handover};
+use handover::{Clock, Frames, Handover};
 use microcode_file::Outcome;
 use pv_abi::uv::database::{BOOT, ULTRAVISOR};
 use pv_abi::uv::devices::DeviceFunction;
@@ -52,6 +52,8 @@ pub struct Found<'a> {
     pub mitigations: u32,
     /// The result of loading the microcode modules.
     pub microcode: Outcome,
+    /// The rates of the clocks, and the date.
+    pub clock: Clock,
 }
 
 /// Virtual address of a Rust partition's first page.
@@ -92,8 +94,7 @@ pub fn build(found: &Found<'_>, handover: &mut Handover) {
         block.module_count += modules.len() as u64;
     });
     describe(found, &set);
-    handover.machine = (second.first + second.machine()) << 12;
-    handover.machine_cpus = handover.machine
+    handover.machine_cpus = ((second.first + second.machine()) << 12)
         + (size_of::<Machine>() + REGIONS.lock().len() * size_of::<MachineRegion>()) as u64;
     let machine = second.first + second.machine();
     let machine_page = second.machine();

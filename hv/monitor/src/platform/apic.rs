@@ -41,7 +41,6 @@ const LINE_0: u32 = 0x350;
 const LINE_1: u32 = 0x360;
 const ERROR: u32 = 0x370;
 const INITIAL_COUNT: u32 = 0x380;
-const CURRENT_COUNT: u32 = 0x390;
 const DIVIDE: u32 = 0x3e0;
 
 const MASKED: u32 = 1 << 16;
@@ -149,17 +148,6 @@ pub fn end_of_interrupt(vector: u8) {
     if vector != VECTOR_SPURIOUS {
         write(END_OF_INTERRUPT, 0);
     }
-}
-
-/// Starts the timer from its highest count, without interrupt, so that its rate can be measured.
-pub fn start_count() {
-    write(TIMER, MASKED);
-    write(INITIAL_COUNT, u32::MAX);
-}
-
-/// The remaining count of the timer that [`start_count`] started.
-pub fn count() -> u32 {
-    read(CURRENT_COUNT)
 }
 
 /// Prepares this CPU's timer for [`set_count`] or [`set_tsc_deadline`].

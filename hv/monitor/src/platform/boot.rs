@@ -11,7 +11,7 @@ use core::arch::global_asm;
 
 use ::log::LevelFilter;
 use handover::{Handover, IMAGE_MAGIC, MAGIC, Microcode, Options, Power, VERSION};
-use pv_abi::uv::start::{CPU_ONLINE, Machine, MachineCpu};
+use pv_abi::uv::start::{CPU_ONLINE, MachineCpu};
 use spin::Once;
 
 use super::{
@@ -31,7 +31,6 @@ global_asm!(
 );
 
 static HANDOVER: Once<&'static Handover> = Once::new();
-static WALL_CLOCK: Once<u64> = Once::new();
 
 /// Number of CPUs that have an area, whether they run or not.
 #[must_use]
@@ -48,7 +47,7 @@ pub fn apic_id(index: u32) -> u32 {
 /// Seconds since 1970 at time 0.
 #[must_use]
 pub fn wall_clock() -> u64 {
-    WALL_CLOCK.get().copied().unwrap_or(0)
+    HANDOVER.get().map_or(0, |handover| handover.clock.wall_clock)
 }
 
 /// The options, once the loader's hand-over block is copied.
@@ -108,25 +107,16 @@ extern "C" fn platform_start(handover: &'static Handover) -> ! {
 fn start_interrupts(handover: &Handover) {
     apic::set_up(handover);
     apic::enable();
-    if time::set_up(handover.timer_port).is_none() {
-        refuse(format_args!("neither the ACPI timer nor the interval timer runs"));
-    }
+    time::set_up(&handover.clock);
     apic::enable_timer();
 }
 
-/// Starts the other CPUs, and completes the machine description with time and the CPUs that came
-/// up.
+/// Starts the other CPUs, and completes the machine description with those that came up.
 fn start_cpus(handover: &Handover) {
-    WALL_CLOCK.call_once(time::wall_clock);
-    let machine = memory::phys_to_virt(handover.machine).cast::<Machine>();
     let cpus = memory::phys_to_virt(handover.machine_cpus).cast::<MachineCpu>();
-    // SAFETY: the loader put the description and a record for each CPU there, in memory of the
-    // ultravisor, which does not run yet.
-    let (machine, cpus) = unsafe {
-        (&mut *machine, core::slice::from_raw_parts_mut(cpus, handover.cpu_count as usize))
-    };
-    machine.tsc_khz = time::tsc_khz();
-    machine.wall_clock = wall_clock();
+    // SAFETY: the loader put a record for each CPU there, in memory of the ultravisor, which does
+    // not run yet.
+    let cpus = unsafe { core::slice::from_raw_parts_mut(cpus, handover.cpu_count as usize) };
     let mut mark = |cpu: u32| {
         if let Some(record) = cpus.get_mut(cpu as usize) {
             record.flags |= CPU_ONLINE;

@@ -1,4 +1,4 @@
-//! Arithmetic of clocks: TSC ticks to nanoseconds and back, calendar time to seconds.
+//! Arithmetic of clocks: TSC ticks to nanoseconds and back.
 //!
 //! The rule: the monitor and the partitions use one scale, in the form that the PV ABI gives to
 //! partitions (`vcpu_time_info` of the public header `xen.h`), so that their times agree exactly.
@@ -55,66 +55,11 @@ pub fn ticks_until(deadline: u64, now: u64, hertz: u64) -> u64 {
     wait.saturating_mul(hertz) / 1_000_000_000 + 1
 }
 
-/// Date and time of day.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Calendar {
-    /// Year of the common era.
-    pub year: u32,
-    /// 1 to 12.
-    pub month: u32,
-    /// 1 to 31.
-    pub day: u32,
-    /// 0 to 23.
-    pub hour: u32,
-    /// 0 to 59.
-    pub minute: u32,
-    /// 0 to 59.
-    pub second: u32,
-}
-
-impl Calendar {
-    /// Seconds since the start of 1970. Returns `None` if this is no date from then on.
-    #[must_use]
-    pub fn seconds(&self) -> Option<u64> {
-        let in_range = (1970..=2999).contains(&self.year)
-            && (1..=12).contains(&self.month)
-            && (1..=31).contains(&self.day)
-            && self.hour < 24
-            && self.minute < 60
-            && self.second < 60;
-        // Years start in March, so that the leap day is the last of its year.
-        let year = if self.month > 2 { self.year } else { self.year.checked_sub(1)? };
-        let month = (self.month + 9) % 12;
-        let days = year * 365 + year / 4 - year / 100 + year / 400;
-        let days = days + (month * 306 + 5) / 10 + self.day;
-        // Days up to 1 January 1970 by the same count.
-        let days = u64::from(days.checked_sub(719_469)?);
-        let seconds = self.hour * 3600 + self.minute * 60 + self.second;
-        in_range.then_some(days * 86_400 + u64::from(seconds))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn at(year: u32, month: u32, day: u32) -> Calendar {
-        Calendar { year, month, day, hour: 0, minute: 0, second: 0 }
-    }
-
-    #[test]
-    fn known_dates() {
-        assert_eq!(at(1970, 1, 1).seconds(), Some(0));
-        assert_eq!(at(2000, 2, 29).seconds(), Some(951_782_400));
-        assert_eq!(at(2024, 12, 31).seconds(), Some(1_735_603_200));
-        let noon = Calendar { hour: 12, minute: 30, second: 5, ..at(2001, 9, 9) };
-        assert_eq!(noon.seconds(), Some(1_000_038_605));
-        assert_eq!(at(1969, 12, 31).seconds(), None);
-        assert_eq!(at(2024, 13, 1).seconds(), None);
-        assert_eq!(at(0, 0, 0).seconds(), None);
-    }
 
     #[test]
     fn deadlines_of_all_distances_lie_ahead_and_near() {
@@ -162,12 +107,6 @@ mod tests {
             let exact = (u128::from(ticks) * 1_000_000_000 / u128::from(hertz)) as u64;
             let scaled = Scale::of(hertz).nanoseconds(ticks);
             prop_assert!(scaled.abs_diff(exact) <= exact / 1_000_000 + 16, "{scaled} {exact}");
-        }
-
-        #[test]
-        fn consecutive_days_are_a_day_apart(day in 1u32..28, month in 1u32..=12, year in 1970u32..2900) {
-            let today = at(year, month, day).seconds().unwrap();
-            prop_assert_eq!(at(year, month, day + 1).seconds(), Some(today + 86_400));
         }
     }
 }
