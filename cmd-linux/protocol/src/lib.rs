@@ -37,9 +37,6 @@ pub const DEFAULT_TIMEOUT_MS: u32 = 10_000;
 /// The longest time limit in milliseconds that a request may give (10 minutes).
 pub const MAX_TIMEOUT_MS: u32 = 600_000;
 
-/// Code of a refusal: the awaited event did not come within the client's time limit.
-pub const TIME_IS_UP: &str = "time-is-up";
-
 /// A client's request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {

@@ -1,5 +1,5 @@
 use super::*;
-use control::command::Query;
+use control::command::{Code, Query};
 use proptest::prelude::*;
 
 fn ask(id: u64) -> Ask {
@@ -85,7 +85,7 @@ fn a_length_over_the_limit_is_refused_before_its_bytes_come() {
 #[test]
 fn a_refusal_reads_as_one_sentence() {
     let mut refusal = Refusal {
-        code: "no-memory".into(),
+        code: Code::NoMemory,
         operation: Some(1),
         object: "memory".into(),
         field: "frames".into(),

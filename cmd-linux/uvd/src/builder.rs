@@ -16,7 +16,7 @@ use channels::words;
 use control::build::{
     BuildReply, BuildRequest, File, PAGES, RING_PAGES, Reply, Request, WINDOW_PAGES,
 };
-use control::command::Heap;
+use control::command::{Code, Heap};
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use pv_abi::PAGE_SIZE;
@@ -186,7 +186,7 @@ impl Channel {
 }
 
 fn broken(why: &str) -> Failure {
-    refused("no-build-channel", "boot partition", "build channel", why, "see the host's console")
+    refused(Code::NoBuildChannel, "boot partition", "build channel", why, "see the host's console")
 }
 
 impl Builder {
@@ -313,7 +313,7 @@ fn read<'d>(
             disk.read_exact_at(data, offset).map_err(|error| {
                 let reason = format!("changed while it was read: {error}");
                 refused(
-                    "no-initrd",
+                    Code::NoInitrd,
                     "RAM disk",
                     "file",
                     &reason,

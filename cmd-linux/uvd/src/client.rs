@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
+use control::command::Code;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use uvd_protocol::{Ask, Failure, FrameError, Frames, MAX_MESSAGE, Told, encode, encode_carried};
 
@@ -153,7 +154,7 @@ impl Client {
         let bytes = encoded.or_else(|_| {
             let reason = format!("takes more than {MAX_MESSAGE} bytes");
             let refusal =
-                refused("too-large", "answer", "bytes", &reason, "ask for less at a time");
+                refused(Code::TooLarge, "answer", "bytes", &reason, "ask for less at a time");
             encode(&Told { id, result: Err(refusal) })
         });
         self.out.extend(bytes.unwrap_or_default());

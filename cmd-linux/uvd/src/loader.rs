@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use control::command::Code;
 use futures_channel::oneshot;
 use kernel_image::confined::{Elf, Unpacker};
 use uvd_protocol::{Failure, way_out};
@@ -69,7 +70,7 @@ impl Loader {
         let unreadable = |error: std::io::Error| {
             let reason = format!("{}: {error}", path.display());
             refused(
-                "no-kernel",
+                Code::NoKernel,
                 &object,
                 "kernel",
                 &reason,
@@ -94,7 +95,7 @@ impl Loader {
         started.map_err(unreadable)?;
         let elf = loaded.await.map_err(|_| Failure::ShuttingDown)?;
         let elf =
-            elf.map_err(|reason| refused("no-kernel", &object, "kernel", &reason, &way_out))?;
+            elf.map_err(|reason| refused(Code::NoKernel, &object, "kernel", &reason, &way_out))?;
         Ok(self.keep(key, elf))
     }
 

@@ -11,7 +11,6 @@
 //! used as addresses. Any error ends the build with a refusal. The channels are created first, so
 //! that the database itself records that the build was begun: the partition's memory holds data
 //! then, and it is never built a second time.
-#![expect(clippy::result_large_err, reason = "a refusal ends the build; it is as the wire has it")]
 
 use crate::failure::Failure;
 use alloc::boxed::Box;
@@ -23,7 +22,7 @@ use builder::{
     Extent, Kernel, LayoutError, Memory, Page, Parameters, Place, Plan, PlanError, Progress, Reader,
 };
 use control::build::{BuildReply, BuildRequest, File, MAX_COMMAND_LINE, PROTOCOL, WINDOW_PAGES};
-use control::command::Refusal;
+use control::command::{Code, Refusal};
 use core::ops::Range;
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::database::{COMMAND, PartitionDescriptor, kind, state};
@@ -152,7 +151,7 @@ impl Guests {
             BuildRequest::Begin { protocol, .. } if protocol != PROTOCOL => {
                 let reason = format!("{protocol}, this side speaks {PROTOCOL}");
                 let way_out = "use the uvd of this host's image";
-                Err(refusal("protocol", "build channel", "protocol", &reason, way_out))
+                Err(refusal(Code::Protocol, "build channel", "protocol", &reason, way_out))
             }
             BuildRequest::Begin { .. } => self.begin(Target::of(ground, request)?),
             BuildRequest::Data { file, offset, bytes } => {
@@ -184,7 +183,7 @@ impl Guests {
         let Build { target, stage, piece } = build;
         if there != piece {
             return Err(target.refuse(
-                "wrong-piece",
+                Code::WrongPiece,
                 "piece",
                 &format!("{there:?} came, {piece:?} was asked for"),
                 "hand over what is asked for, or begin anew",
@@ -251,7 +250,7 @@ impl Target {
         let found = ground.descriptor(partition);
         let found = found.map_err(|failure| failed(&unknown, failure))?.ok_or_else(|| {
             let way_out = "create it first";
-            refusal("no-such-partition", &unknown, "number", "there is none", way_out)
+            refusal(Code::NoSuchPartition, &unknown, "number", "there is none", way_out)
         })?;
         let target = Self {
             partition,
@@ -273,32 +272,37 @@ impl Target {
             |code, field, reason: &str, way_out| Err(self.refuse(code, field, reason, way_out));
         if found.owner != COMMAND || found.kind != kind::GUEST {
             let way_out = "name a guest that the command partition created";
-            return refuse("not-owner", "owner", "it is not a guest of the client", way_out);
+            return refuse(Code::NotOwner, "owner", "it is not a guest of the client", way_out);
         }
         if found.state != state::BUILDING {
             let reason = format!("{}, building is needed", found.state);
-            return refuse("wrong-state", "state", &reason, "destroy it and create it anew");
+            return refuse(Code::WrongState, "state", &reason, "destroy it and create it anew");
         }
         if found.console_port != 0 || found.store_port != 0 || found.page_table != 0 {
             let reason = "it was begun before, and its memory is not empty any more";
-            return refuse("wrong-state", "memory", reason, "destroy it and create it anew");
+            return refuse(Code::WrongState, "memory", reason, "destroy it and create it anew");
         }
         if self.memory_target == 0 || self.memory_target > self.memory_frames {
             let reason = format!(
                 "{} frames, 1 to the {} frames it has are possible",
                 self.memory_target, self.memory_frames
             );
-            return refuse("out-of-range", "memory_target", &reason, "assign it more memory");
+            return refuse(Code::OutOfRange, "memory_target", &reason, "assign it more memory");
         }
         if self.command_line.len() > MAX_COMMAND_LINE || self.command_line.contains('\0') {
             let reason = format!(
                 "{} bytes, at most {MAX_COMMAND_LINE} and no zero fit",
                 self.command_line.len()
             );
-            return refuse("out-of-range", "command_line", &reason, "shorten it");
+            return refuse(Code::OutOfRange, "command_line", &reason, "shorten it");
         }
         if self.kernel_bytes == 0 {
-            return refuse("no-kernel", "kernel", "it is empty", "give an ELF image of a kernel");
+            return refuse(
+                Code::NoKernel,
+                "kernel",
+                "it is empty",
+                "give an ELF image of a kernel",
+            );
         }
         Ok(())
     }
@@ -337,7 +341,7 @@ impl Target {
             .map(|part| Extent { first: part.start, frames: part.end - part.start })
     }
 
-    fn refuse(&self, code: &str, field: &str, reason: &str, way_out: &str) -> Refusal {
+    fn refuse(&self, code: Code, field: &str, reason: &str, way_out: &str) -> Refusal {
         refusal(code, &self.object, field, reason, way_out)
     }
 
@@ -430,12 +434,12 @@ fn name_of(descriptor: &PartitionDescriptor) -> String {
 fn failed(object: &str, failure: Failure) -> Refusal {
     let (code, field) = match failure {
         Failure::Refused(_, refusal) => return *refusal,
-        Failure::Plan(PlanError::Layout(LayoutError::Memory(..))) => ("no-memory", "memory"),
-        Failure::Plan(PlanError::CommandLine(_)) => ("out-of-range", "command_line"),
-        Failure::Plan(PlanError::Layout(_)) => ("invalid-value", "kernel"),
-        Failure::Plan(PlanError::Kernel(_)) => ("no-kernel", "kernel"),
-        Failure::Monitor(..) => ("monitor-refused", "memory"),
-        _ => ("failed", "build"),
+        Failure::Plan(PlanError::Layout(LayoutError::Memory(..))) => (Code::NoMemory, "memory"),
+        Failure::Plan(PlanError::CommandLine(_)) => (Code::OutOfRange, "command_line"),
+        Failure::Plan(PlanError::Layout(_)) => (Code::InvalidValue, "kernel"),
+        Failure::Plan(PlanError::Kernel(_)) => (Code::NoKernel, "kernel"),
+        Failure::Monitor(..) => (Code::MonitorRefused, "memory"),
+        _ => (Code::Failed, "build"),
     };
     let text = failure.reason();
     let (reason, way_out) =
@@ -445,13 +449,13 @@ fn failed(object: &str, failure: Failure) -> Refusal {
 
 fn nothing_begun() -> Refusal {
     let way_out = "begin a build first";
-    refusal("wrong-piece", "build channel", "piece", "no build is under way", way_out)
+    refusal(Code::WrongPiece, "build channel", "piece", "no build is under way", way_out)
 }
 
 /// The refusal if the heap of this partition has no room.
 pub fn no_memory() -> Refusal {
     refusal(
-        "no-memory",
+        Code::NoMemory,
         "build channel",
         "heap",
         "the boot partition has no memory for this piece",
@@ -462,7 +466,7 @@ pub fn no_memory() -> Refusal {
 /// The refusal of a frame that contains no message of this protocol.
 pub fn not_understood() -> Refusal {
     refusal(
-        "not-understood",
+        Code::NotUnderstood,
         "build channel",
         "message",
         "the frame holds no message of the build channel's protocol; a build that was under way is \
@@ -471,9 +475,9 @@ pub fn not_understood() -> Refusal {
     )
 }
 
-fn refusal(code: &str, object: &str, field: &str, reason: &str, way_out: &str) -> Refusal {
+fn refusal(code: Code, object: &str, field: &str, reason: &str, way_out: &str) -> Refusal {
     Refusal {
-        code: code.to_string(),
+        code,
         operation: None,
         object: object.to_string(),
         field: field.to_string(),

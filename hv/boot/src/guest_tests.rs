@@ -1,7 +1,7 @@
 //! Builds in a simulated system, with an honest and with a hostile client.
 
 use super::*;
-use control::command::Start;
+use control::command::{Code, Start};
 use proptest::prelude::*;
 use pv_abi::xen::elfnote;
 use std::cell::RefCell;
@@ -251,7 +251,7 @@ fn what_was_begun_is_not_built_again() {
     let (mut system, mut guests) = (FakeSystem::new(2048), Guests::default());
     build(&mut guests, &mut system, [&file, &[]], 2048).unwrap();
     let refused = build(&mut guests, &mut system, [&file, &[]], 2048).unwrap_err();
-    assert_eq!((&*refused.code, &*refused.object), ("wrong-state", "partition \"web\""));
+    assert_eq!((refused.code, &*refused.object), (Code::WrongState, "partition \"web\""));
     assert!(system.idle.is_empty());
 }
 
@@ -266,15 +266,15 @@ fn wrong_numbers_are_refused_with_what_would_work() {
         assert!(system.frames.is_empty() && system.start.is_none());
         (refusal.code, refusal.field)
     };
-    let is = |code: &str, field: &str| (code.to_string(), field.to_string());
-    assert_eq!(refused(|_| {}, 0), is("out-of-range", "memory_target"));
-    assert_eq!(refused(|_| {}, 2049), is("out-of-range", "memory_target"));
-    assert_eq!(refused(|_| {}, 300), is("no-memory", "memory"));
-    assert_eq!(refused(|w| w.descriptor.owner = 2, 2048), is("not-owner", "owner"));
-    assert_eq!(refused(|w| w.descriptor.kind = kind::COMMAND, 2048), is("not-owner", "owner"));
-    assert_eq!(refused(|w| w.descriptor.state = state::RUNNING, 9), is("wrong-state", "state"));
-    assert_eq!(refused(|w| w.descriptor.page_table = 1, 9), is("wrong-state", "memory"));
-    assert_eq!(refused(|w| w.ranges[1].frames -= 1, 2048), is("failed", "build"));
+    let is = |code: Code, field: &str| (code, field.to_string());
+    assert_eq!(refused(|_| {}, 0), is(Code::OutOfRange, "memory_target"));
+    assert_eq!(refused(|_| {}, 2049), is(Code::OutOfRange, "memory_target"));
+    assert_eq!(refused(|_| {}, 300), is(Code::NoMemory, "memory"));
+    assert_eq!(refused(|w| w.descriptor.owner = 2, 2048), is(Code::NotOwner, "owner"));
+    assert_eq!(refused(|w| w.descriptor.kind = kind::COMMAND, 2048), is(Code::NotOwner, "owner"));
+    assert_eq!(refused(|w| w.descriptor.state = state::RUNNING, 9), is(Code::WrongState, "state"));
+    assert_eq!(refused(|w| w.descriptor.page_table = 1, 9), is(Code::WrongState, "memory"));
+    assert_eq!(refused(|w| w.ranges[1].frames -= 1, 2048), is(Code::Failed, "build"));
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn a_file_that_is_no_kernel_is_refused() {
     for file in [&b"hello"[..], &[0; 70_000], &kernel(5000)[..200]] {
         let (mut system, mut guests) = (FakeSystem::new(2048), Guests::default());
         let refused = build(&mut guests, &mut system, [file, &[]], 2048).unwrap_err();
-        assert_eq!((&*refused.code, &*refused.field), ("no-kernel", "kernel"), "{refused:?}");
+        assert_eq!((refused.code, &*refused.field), (Code::NoKernel, "kernel"), "{refused:?}");
         assert_eq!(system.descriptor.console_port, 0, "nothing was begun");
     }
 }
@@ -293,13 +293,13 @@ fn a_piece_that_was_not_asked_for_ends_the_build() {
     let window = Shared(RefCell::new(vec![0; PIECE as usize]));
     let data = |offset, bytes| BuildRequest::Data { file: File::Kernel, offset, bytes };
     let mut ask = |request| guests.handle(&mut system, &window, request);
-    assert_eq!(ask(data(0, 1)).unwrap_err().code, "wrong-piece");
+    assert_eq!(ask(data(0, 1)).unwrap_err().code, Code::WrongPiece);
     assert!(matches!(ask(begin(&[1; 99], &[], 9)), Ok(BuildReply::Want { bytes: 99, .. })));
-    assert_eq!(ask(data(u64::MAX, u64::MAX)).unwrap_err().code, "wrong-piece");
-    assert_eq!(ask(data(0, 99)).unwrap_err().code, "wrong-piece", "it is over");
+    assert_eq!(ask(data(u64::MAX, u64::MAX)).unwrap_err().code, Code::WrongPiece);
+    assert_eq!(ask(data(0, 99)).unwrap_err().code, Code::WrongPiece, "it is over");
     assert!(ask(begin(&[1; 99], &[], 9)).is_ok());
     assert_eq!(ask(BuildRequest::Abort), Ok(BuildReply::Aborted));
-    assert_eq!(ask(data(0, 99)).unwrap_err().code, "wrong-piece");
+    assert_eq!(ask(data(0, 99)).unwrap_err().code, Code::WrongPiece);
 }
 
 /// Wherever the system fails, the client gets a refusal, and the next guest is built.
@@ -314,7 +314,7 @@ fn a_failure_at_any_call_ends_one_build() {
                 assert!(luck > 8, "{luck}");
                 return;
             }
-            Err(refused) => assert_eq!((refused.code.as_str(), system.start), ("failed", None)),
+            Err(refused) => assert_eq!((refused.code, system.start), (Code::Failed, None)),
         }
         let mut other = FakeSystem::new(4096);
         assert!(build(&mut guests, &mut other, [&file, &[]], 4096).is_ok());

@@ -12,7 +12,7 @@
 use crate::ring::{Endpoint, RingError};
 use alloc::string::String;
 use alloc::vec::Vec;
-use control::command::{Body, PROTOCOL, Refusal, Reply, Request};
+use control::command::{Body, Code, PROTOCOL, Refusal, Reply, Request};
 use core::fmt;
 
 /// Raises the event at the other end of a channel.
@@ -235,7 +235,7 @@ impl<'a, B: Bell> Server<'a, B> {
 fn too_large() -> Refusal {
     let text = |text: &str| String::from(text);
     Refusal {
-        code: text("too-large"),
+        code: Code::TooLarge,
         operation: None,
         object: text("answer"),
         field: text("bytes"),
@@ -297,7 +297,7 @@ mod tests {
         server.reply(&reply).unwrap();
         let told = client.poll().unwrap().unwrap();
         assert_eq!((told.id, told.version), (7, 3));
-        assert_eq!(told.result.unwrap_err().code, "too-large");
+        assert_eq!(told.result.unwrap_err().code, Code::TooLarge);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub use issues::{IssueRow, IssueState, IssuesAnswer};
 pub use log::{LogRow, RecordRow, Settled};
 pub use operations::{MAX_OPERATIONS, MAX_PENDING, Operation, Range, Start, Target, Transaction};
 pub use partitions::{ListRow, PartitionRow};
-pub use refusals::{MAX_REFUSAL_TEXT, Refusal};
+pub use refusals::{Code, MAX_REFUSAL_TEXT, Refusal};
 pub use replies::{Answer, Outcome, Reply, VersionAnswer};
 pub use requests::{Body, Query, Request};
 pub use resources::{CpuRow, Difference, Heap, MapRow, MemoryRow, PciRow, ResourcesAnswer, Turns};

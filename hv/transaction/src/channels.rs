@@ -6,7 +6,7 @@
 use alloc::format;
 use alloc::string::ToString;
 
-use control::command::{Outcome, Range, Refusal, Target};
+use control::command::{Code, Outcome, Range, Refusal, Target};
 use pv_abi::uv::channel::{FIRST_CLIENT_PORT, SERVER_PORTS};
 use pv_abi::uv::database::{
     BOOT, COMMAND, ChannelEntry, PartitionDescriptor, ULTRAVISOR, channel_kind, kind, state,
@@ -105,7 +105,7 @@ fn check_ends(
 
 fn full(object: &str, entries: u32) -> Refusal {
     refusal(
-        "no-channel",
+        Code::NoChannel,
         object,
         "channel table",
         format!("all {entries} entries are in use"),

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use control::command::Refusal;
+use control::command::{Code, Refusal};
 use pv_abi::uv::database::{PartitionDescriptor, state};
 
 use crate::operations::invalid;
@@ -102,7 +102,7 @@ pub(crate) fn settle(plan: &mut Plan, object: &str) -> Result<(), Refusal> {
         let both = and(&taken, &keeper.cpu_affinity);
         if both != [0; 4] {
             return Err(refusal(
-                "cpu-taken",
+                Code::CpuTaken,
                 object,
                 "cpu_dedicated",
                 format!("CPU {} would be dedicated to two partitions", words(&both)),
@@ -131,7 +131,7 @@ pub(crate) fn settle(plan: &mut Plan, object: &str) -> Result<(), Refusal> {
 fn no_cpu(object: &str, partition: &PartitionDescriptor, others: &Mask) -> Refusal {
     let (wants, gone) = (words(&partition.cpu_affinity), words(others));
     refusal(
-        "no-cpu",
+        Code::NoCpu,
         object,
         "cpu_dedicated",
         format!(

@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::format;
 
-use control::command::{Operation, Outcome, Refusal};
+use control::command::{Code, Operation, Outcome, Refusal};
 use pv_abi::uv::database::{
     BOOT, COMMAND, FIRST_GUEST, IO_A, IO_B, MAX_GRANT_FRAMES, MAX_MACHINE_VCPUS, MAX_VCPUS,
     PartitionDescriptor, instance_frames, kind, rights, state,
@@ -100,12 +100,12 @@ fn name_bytes(name: &str) -> [u8; 32] {
 pub(crate) fn check_name(plan: &Plan, object: &str, of: u32, name: &str) -> Result<(), Refusal> {
     let fits = if of == kind::GUEST { rules::guest_name(name) } else { rules::name(name) };
     if let Err(wrong) = fits {
-        return Err(refusal("invalid-value", object, "name", wrong.problem, wrong.way_out));
+        return Err(refusal(Code::InvalidValue, object, "name", wrong.problem, wrong.way_out));
     }
     match plan.named(&name_bytes(name)).and_then(|number| plan.descriptor(number)) {
         None => Ok(()),
         Some(other) => Err(refusal(
-            "name-taken",
+            Code::NameTaken,
             object,
             "name",
             format!("{} has it", label(&other)),
@@ -133,7 +133,7 @@ fn check_room(plan: &Plan, object: &str, vcpus: u32) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(refusal(
-        "no-vcpus",
+        Code::NoVcpus,
         object,
         "vcpus",
         format!("{vcpus} were asked; of {MAX_MACHINE_VCPUS} for all partitions {left} are left"),
@@ -161,7 +161,7 @@ fn check_number(plan: &Plan, object: &str, wanted: Option<u32>, of: u32) -> Resu
     };
     number.filter(free).ok_or_else(|| {
         refusal(
-            "number-taken",
+            Code::NumberTaken,
             object,
             "number",
             "every number it could have is in use",

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::mem::take;
 
 use control::command::{
-    Answer, MAX_OPERATIONS, Operation, Outcome, Range, Refusal, Reply, Target, Transaction,
+    Answer, Code, MAX_OPERATIONS, Operation, Outcome, Range, Refusal, Reply, Target, Transaction,
 };
 use pv_abi::uv::channel::MAX_PAYLOAD;
 use pv_abi::uv::database::{ULTRAVISOR, kind};
@@ -317,8 +317,9 @@ impl<'a> Engine<'a> {
         let mut planned = self.plan(origin, transaction);
         // These refusals may pass once a dying partition has released its memory, name, number or
         // virtual CPUs.
-        let codes = ["no-memory", "too-large", "name-taken", "number-taken", "no-vcpus"];
-        let lacks = |refusal: &Refusal| codes.contains(&refusal.code.as_str());
+        let codes =
+            [Code::NoMemory, Code::TooLarge, Code::NameTaken, Code::NumberTaken, Code::NoVcpus];
+        let lacks = |refusal: &Refusal| codes.contains(&refusal.code);
         while planned.as_ref().is_err_and(lacks) && self.reap_on(monitor, origin.time) {
             if self.is_busy() || monitor.turn_over() {
                 return Progress::Later;
@@ -434,7 +435,7 @@ impl<'a> Engine<'a> {
         match sizes.into_iter().find(|(bytes, most, _)| bytes > most) {
             None => Ok(()),
             Some((bytes, most, field)) => Err(refusal(
-                "too-large",
+                Code::TooLarge,
                 "transaction",
                 field,
                 format!("it would take {bytes} bytes, at most {most} can be"),
@@ -465,7 +466,7 @@ impl<'a> Engine<'a> {
             return Ok(());
         }
         Err(refusal(
-            "not-allowed",
+            Code::NotAllowed,
             format!("partition {who}"),
             "kind",
             "only the boot partition and the command partition send transactions",
@@ -480,7 +481,7 @@ impl<'a> Engine<'a> {
         }
         if transaction.operations.len() > MAX_OPERATIONS {
             return Err(refusal(
-                "too-large",
+                Code::TooLarge,
                 "transaction",
                 "operations",
                 format!("more than {MAX_OPERATIONS} were sent"),
@@ -502,7 +503,7 @@ impl<'a> Engine<'a> {
         changed.reverse();
         let changed = changed.join("; ");
         refusal(
-            "stale-plan",
+            Code::StalePlan,
             "database",
             "version",
             format!("planned against {planned}, it is now {version}; since then: {changed}"),

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use control::command::{Operation, Outcome, Range, Refusal, Start, Target};
+use control::command::{Code, Operation, Outcome, Range, Refusal, Start, Target};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::database::{PartitionDescriptor, asked, kind, state};
@@ -70,7 +70,7 @@ pub(crate) fn plan(
     plan.outcomes.push(outcome);
     if plan.ranges() > MAX_RANGES {
         return Err(refusal(
-            "too-large",
+            Code::TooLarge,
             "transaction",
             "ranges",
             format!("it changes more than {MAX_RANGES} ranges of memory"),
@@ -89,7 +89,7 @@ pub(crate) fn invalid(
 ) -> Refusal {
     let way_out = format!("use {limit}");
     refusal(
-        "invalid-value",
+        Code::InvalidValue,
         object,
         field,
         format!("{asked} was asked, allowed is {limit}"),
@@ -115,7 +115,7 @@ pub(crate) fn modifiable(plan: &Plan, target: Target) -> Result<Box<PartitionDes
     let descriptor = plan.target(target)?;
     if matches!(descriptor.kind, kind::PSEUDO | kind::ULTRAVISOR | kind::BOOT) {
         return Err(refusal(
-            "system-partition",
+            Code::SystemPartition,
             label(&descriptor),
             "kind",
             "the monitor made it, transactions do not change it",
@@ -130,7 +130,7 @@ pub(crate) fn not_itself(caller: Caller, target: &PartitionDescriptor) -> Result
         return Ok(());
     }
     Err(refusal(
-        "own-partition",
+        Code::OwnPartition,
         label(target),
         "state",
         "a partition cannot stop or destroy itself by a transaction",
@@ -144,7 +144,7 @@ pub(crate) fn may_run(caller: Caller, object: &str, kind: u32) -> Result<(), Ref
         return Ok(());
     }
     Err(refusal(
-        "meltdown",
+        Code::Meltdown,
         object,
         "cpu",
         "the CPU has Meltdown: a partition could read all memory of the machine",
@@ -158,7 +158,7 @@ fn not_created_here(plan: &Plan, target: &PartitionDescriptor) -> Result<(), Ref
         return Ok(());
     }
     Err(refusal(
-        "created-here",
+        Code::CreatedHere,
         label(target),
         "number",
         "this transaction creates it",
@@ -179,7 +179,7 @@ pub(crate) fn in_state(
     let names: Vec<_> = allowed.iter().filter(is_way).map(|&state| state_name(state)).collect();
     let names = names.join(" or ");
     Err(refusal(
-        "wrong-state",
+        Code::WrongState,
         label(target),
         "state",
         format!("it is {}; {doing} needs it {names}", state_name(target.state)),
@@ -220,7 +220,7 @@ pub(crate) fn state_name(value: u32) -> &'static str {
 pub(crate) fn no_memory(field: &str, asked: u64, left: u64, how: &str) -> Refusal {
     let (asked, left) = (size(asked), size(left));
     refusal(
-        "no-memory",
+        Code::NoMemory,
         "memory",
         field,
         format!("{asked}{how} were asked, {left} are free"),
@@ -291,7 +291,7 @@ fn check_unnamed(plan: &Plan, target: &PartitionDescriptor, range: Range) -> Res
         None => return Ok(()),
     };
     Err(refusal(
-        "named",
+        Code::Named,
         label(target),
         "frames",
         format!("{what} names some of the frames {:#x} to {:#x}", range.first, end - 1),
@@ -316,7 +316,7 @@ pub(crate) fn check_owned(
     }
     let what = if instance { "its monitor instance's" } else { "not all its own RAM" };
     Err(refusal(
-        "not-owner",
+        Code::NotOwner,
         label(target),
         "frames",
         format!("frames {:#x} and {} more are {what}", range.first, range.frames.saturating_sub(1)),
@@ -380,7 +380,7 @@ fn set_state(
     let begins = target.state == state::BUILDING && wanted != state::DYING;
     if begins && target.page_table == 0 {
         return Err(refusal(
-            "no-start-state",
+            Code::NoStartState,
             label(&target),
             "page_table",
             "it has no start state",

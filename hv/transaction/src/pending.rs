@@ -6,7 +6,9 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use control::command::{MAX_PENDING, Operation, Outcome, Range, Refusal, Target, Transaction};
+use control::command::{
+    Code, MAX_PENDING, Operation, Outcome, Range, Refusal, Target, Transaction,
+};
 use resource_db::Owner;
 
 use crate::change::Change;
@@ -76,7 +78,7 @@ impl Engine<'_> {
         }
         if transaction.operations.is_empty() {
             return Err(refusal(
-                "empty",
+                Code::Empty,
                 "transaction",
                 "operations",
                 "it is to be left pending and has none",
@@ -86,7 +88,7 @@ impl Engine<'_> {
         let mine = || self.pending.iter().filter(|pending| pending.who == who);
         if mine().count() >= MAX_PENDING {
             return Err(refusal(
-                "too-many-pending",
+                Code::TooManyPending,
                 format!("partition {who}"),
                 "pending transactions",
                 format!("it has {MAX_PENDING}, the most a client may have"),
@@ -110,7 +112,7 @@ impl Engine<'_> {
                 return Err(Refusal {
                     operation: Some(index),
                     ..refusal(
-                        "not-undoable",
+                        Code::NotUndoable,
                         "transaction",
                         "pending",
                         "this operation cannot be rolled back later",
@@ -146,7 +148,7 @@ impl Engine<'_> {
         match self.pending.iter().find(open) {
             None => Ok(()),
             Some(pending) => Err(refusal(
-                "pending",
+                Code::Pending,
                 format!("request {} of partition {}", pending.request, pending.who),
                 "frames",
                 "it assigned some of them, and is not completed",
@@ -159,7 +161,7 @@ impl Engine<'_> {
         match completed.iter().find(|id| self.pending_of(who, **id).is_none()) {
             None => Ok(()),
             Some(id) => Err(refusal(
-                "not-pending",
+                Code::NotPending,
                 format!("request {id}"),
                 "request",
                 "the caller has no pending transaction of this id",
@@ -187,7 +189,7 @@ impl Engine<'_> {
 /// The refusal of a pending transaction whose record does not fit the log's room for open records.
 pub(crate) fn no_room(who: u32) -> Refusal {
     refusal(
-        "too-many-pending",
+        Code::TooManyPending,
         format!("partition {who}"),
         "pending transactions",
         "records of all that is pending may take a quarter of the log, and this one is too much",

@@ -13,7 +13,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec::Vec;
 
-use control::command::{Outcome, Range, Refusal, Target};
+use control::command::{Code, Outcome, Range, Refusal, Target};
 use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, PartitionDescriptor, channel_kind};
 use resource_db::{Database, OwnedRange, Owner, WriteError};
 
@@ -159,7 +159,7 @@ impl<'d, 'a> Plan<'d, 'a> {
             Target::CreatedBy(operation) => {
                 self.created.get(&operation).copied().ok_or_else(|| {
                     refusal(
-                        "no-such-partition",
+                        Code::NoSuchPartition,
                         format!("operation {operation}"),
                         "partition",
                         "it creates no partition before this operation",
@@ -175,7 +175,7 @@ impl<'d, 'a> Plan<'d, 'a> {
         let number = self.number(target)?;
         self.descriptor(number).ok_or_else(|| {
             refusal(
-                "no-such-partition",
+                Code::NoSuchPartition,
                 format!("partition {number}"),
                 "number",
                 "there is no partition of this number",
@@ -386,7 +386,7 @@ fn free_ranges(index: &Index) -> Vec<Range> {
 /// The refusal of a change that would leave memory in too many ranges.
 fn too_many_ranges(object: &str, ranges: usize, most: usize) -> Refusal {
     refusal(
-        "too-many-ranges",
+        Code::TooManyRanges,
         object,
         "ranges",
         format!("its memory would lie in {ranges} ranges, {most} are kept"),

@@ -2,7 +2,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
-use control::command::Refusal;
+use control::command::{Code, Refusal};
 use pv_abi::uv::database::PartitionDescriptor;
 use resource_db::WriteError;
 
@@ -10,14 +10,14 @@ use resource_db::WriteError;
 /// bounds the length of its texts.
 #[must_use]
 pub fn refusal(
-    code: &str,
+    code: Code,
     object: impl Into<String>,
     field: &str,
     reason: impl Into<String>,
     way_out: impl Into<String>,
 ) -> Refusal {
     Refusal {
-        code: code.to_string(),
+        code,
         operation: None,
         object: object.into(),
         field: field.to_string(),
@@ -47,21 +47,21 @@ pub(crate) fn label(descriptor: &PartitionDescriptor) -> String {
 pub(crate) fn from_write(error: WriteError) -> Refusal {
     match error {
         WriteError::Full(more) => refusal(
-            "no-arena",
+            Code::NoArena,
             "database",
             "arena pages",
             format!("the change needs {more} more than are free"),
             "use fewer and larger ranges, or destroy a partition",
         ),
         WriteError::OutOfRange => refusal(
-            "out-of-range",
+            Code::OutOfRange,
             "database",
             "number or frames",
             "outside what the database describes",
             "use what `uvtool resources` shows",
         ),
         WriteError::Size | WriteError::Read(_) => refusal(
-            "database-damaged",
+            Code::DatabaseDamaged,
             "database",
             "arena",
             format!("{error:?}"),
@@ -83,7 +83,7 @@ pub(crate) fn from_monitor(action: crate::Action, errno: i32) -> Refusal {
         Action::Stop(number) => (format!("partition {number}"), "stop"),
         Action::Destroy(number) => (format!("partition {number}"), "destruction"),
     };
-    let code = if errno == EBUSY { "busy" } else { "monitor-refused" };
+    let code = if errno == EBUSY { Code::Busy } else { Code::MonitorRefused };
     let (reason, way_out) = match errno {
         EBUSY => ("busy: something still refers to it", "end what uses or maps it, then ask again"),
         EINVAL => ("the monitor found it invalid", "see the monitor's log for the reason"),

@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::format;
 
-use control::command::{Operation, Outcome, Refusal, Target};
+use control::command::{Code, Operation, Outcome, Refusal, Target};
 use pv_abi::uv::database::{PartitionDescriptor, asked, kind, state};
 
 use crate::cpus;
@@ -80,7 +80,7 @@ pub(crate) fn rename(plan: &mut Plan, partition: Target, name: &str) -> Result<O
         if target.kind != kind::GUEST {
             let reason = "it is a partition of the host's own, which keep their names";
             let way_out = "name a guest; `uvtool list` shows which are guests";
-            return Err(refusal("system-partition", label(&target), "name", reason, way_out));
+            return Err(refusal(Code::SystemPartition, label(&target), "name", reason, way_out));
         }
         check_name(plan, &label(&target), target.kind, name)?;
         set_name(&mut target, name);

@@ -13,7 +13,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 
-use control::command::{Operation, Range, Refusal, Reply, Target, Transaction};
+use control::command::{Code, Operation, Range, Refusal, Reply, Target, Transaction};
 use pv_abi::uv::database::{PartitionDescriptor, state};
 use resource_db::Owner;
 
@@ -105,7 +105,7 @@ impl Engine<'_> {
         let Some(record) = found else {
             let reason = format!("the log has {oldest} to {}", next.saturating_sub(1));
             let way_out = "name a record that `uvtool log` shows";
-            return Err(refusal("no-such-record", object, "sequence", reason, way_out));
+            return Err(refusal(Code::NoSuchRecord, object, "sequence", reason, way_out));
         };
         if record.settled != Settled::Committed {
             let reason = format!("it is {}, not committed", record.settled.word());
@@ -125,7 +125,7 @@ impl Engine<'_> {
 /// The refusal of a record that can never be undone.
 fn never(record: &Record, reason: String) -> Refusal {
     let object = format!("record {} ({})", record.sequence, record.what);
-    refusal("not-undoable", object, "undo", reason, "make the change that you want, by its name")
+    refusal(Code::NotUndoable, object, "undo", reason, "make the change that you want, by its name")
 }
 
 /// A record whose inverse is being built.
@@ -160,7 +160,7 @@ impl Inverse<'_, '_> {
         let since = if since.is_empty() { since } else { format!("; since then: {since}") };
         let object = format!("record {} ({})", self.record.sequence, self.record.what);
         let way_out = "undo what came after it first, or make the change that you want";
-        refusal("moved-on", object, "undo", format!("{reason}{since}"), way_out)
+        refusal(Code::MovedOn, object, "undo", format!("{reason}{since}"), way_out)
     }
 
     fn change(&mut self, change: &Change) -> Result<(), Refusal> {

@@ -11,7 +11,7 @@ use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU32;
 
-use control::command::{Body, Operation, Query, Refusal, Reply, Request, Turns};
+use control::command::{Body, Code, Operation, Query, Refusal, Reply, Request, Turns};
 use partition_runtime::events::{self, Events, Port, VIRQ_TIMER};
 use partition_runtime::{heap, lead, log, time};
 use pv_abi::uv::calls::{self, MonitorEvent, cause};
@@ -531,14 +531,14 @@ fn waited() -> u64 {
 /// The refusal of a frame that holds no request of this protocol.
 fn not_understood() -> Refusal {
     let reason = "the frame holds no request of the ultravisor's protocol";
-    refusal("not-understood", "request", "message", reason, "use a client of its version")
+    refusal(Code::NotUnderstood, "request", "message", reason, "use a client of its version")
 }
 
 /// The refusal of a request for which the heap of this partition, or the store's part of it, has no
 /// room.
 fn no_memory() -> Refusal {
     refusal(
-        "no-memory",
+        Code::NoMemory,
         "ultravisor",
         "heap",
         "what it keeps for partitions leaves no room for this request",

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use control::command::Code;
 use serde::Serialize;
 use serde_json::Value;
 use uvd_protocol::Failure;
@@ -42,10 +43,10 @@ pub fn is_json() -> bool {
 }
 
 /// A failure, for programs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// A word that does not change from version to version.
-    pub code: String,
+    pub code: Code,
     /// The object that it is about, or empty.
     pub object: String,
     /// The field of the object, or empty.
@@ -69,15 +70,18 @@ pub struct Problem {
 impl Problem {
     /// Makes a failure from a sentence, which has the limit and, after the last semicolon, the way
     /// out.
-    pub fn sentence(code: &str, message: &str) -> Self {
+    pub fn sentence(code: Code, message: &str) -> Self {
         let (limit, way_out) = message.rsplit_once("; ").unwrap_or((message, ""));
         Self {
-            code: code.into(),
+            code,
             limit: limit.into(),
             way_out: way_out.into(),
             message: message.into(),
+            object: String::new(),
+            field: String::new(),
+            operation: None,
+            issues: Vec::new(),
             status: status::FAILED,
-            ..Self::default()
         }
     }
 
@@ -95,14 +99,16 @@ impl From<&Error> for Problem {
         let message = error.to_string();
         let say = |code| Self::sentence(code, &message);
         match error {
-            Error::Unreachable { .. } => say("unreachable").about("uvd", "socket"),
-            Error::Conversation(_) => say("conversation").about("uvd", "socket"),
+            Error::Unreachable { .. } => say(Code::Unreachable).about("uvd", "socket"),
+            Error::Conversation(_) => say(Code::Conversation).about("uvd", "socket"),
             Error::Silent(_) => {
-                say("timed-out").about("uvd", "timeout").with_status(status::TIMED_OUT)
+                say(Code::TimedOut).about("uvd", "timeout").with_status(status::TIMED_OUT)
             }
             Error::Failure(failure) => of_failure(failure, say),
-            Error::Other(_) | Error::Stuck(_) => say("version").about("ultravisor", "answer"),
-            Error::Usage(_) => say("usage").about("command line", "").with_status(status::USAGE),
+            Error::Other(_) | Error::Stuck(_) => say(Code::Version).about("ultravisor", "answer"),
+            Error::Usage(_) => {
+                say(Code::Usage).about("command line", "").with_status(status::USAGE)
+            }
             Error::Definition(errors) => {
                 let first = errors.issues.first();
                 let object = first.map_or("", |issue| issue.object.as_str());
@@ -111,41 +117,36 @@ impl From<&Error> for Problem {
                     limit: first.map_or_else(String::new, |issue| issue.problem.clone()),
                     way_out: first.map_or_else(String::new, |issue| issue.way_out.clone()),
                     issues: errors.issues.clone(),
-                    ..say("invalid-definition").about(object, field)
+                    ..say(Code::InvalidDefinition).about(object, field)
                 }
             }
-            Error::Given(_) => say("invalid-input"),
-            Error::Terminal(_) => say("terminal").about("terminal", ""),
+            Error::Given(_) => say(Code::InvalidInput),
+            Error::Terminal(_) => say(Code::Terminal).about("terminal", ""),
             Error::NoSuchPartition { name, .. } => {
-                say("no-such-partition").about(&format!("partition {name:?}"), "name")
+                say(Code::NoSuchPartition).about(&format!("partition {name:?}"), "name")
             }
         }
     }
 }
 
-fn of_failure(failure: &Failure, say: impl Fn(&'static str) -> Problem) -> Problem {
+fn of_failure(failure: &Failure, say: impl Fn(Code) -> Problem) -> Problem {
     match failure {
         Failure::Refused(refusal) => Problem {
-            code: refusal.code.clone(),
             object: refusal.object.clone(),
             field: refusal.field.clone(),
             limit: refusal.reason.clone(),
             way_out: refusal.way_out.clone(),
             operation: refusal.operation,
-            status: if refusal.code == uvd_protocol::TIME_IS_UP {
-                status::TIMED_OUT
-            } else {
-                status::FAILED
-            },
-            ..say("")
+            status: if refusal.code == Code::TimeIsUp { status::TIMED_OUT } else { status::FAILED },
+            ..say(refusal.code)
         },
-        Failure::NoChannel(_) => say("no-channel").about("uvd", "command channel"),
+        Failure::NoChannel(_) => say(Code::NoChannel).about("uvd", "command channel"),
         Failure::Timeout(_) => {
-            say("timed-out").about("ultravisor", "timeout").with_status(status::TIMED_OUT)
+            say(Code::TimedOut).about("ultravisor", "timeout").with_status(status::TIMED_OUT)
         }
-        Failure::TooLarge { .. } => say("too-large").about("request", "bytes"),
-        Failure::Malformed(_) => say("version").about("request", ""),
-        Failure::ShuttingDown => say("shutting-down").about("uvd", ""),
+        Failure::TooLarge { .. } => say(Code::TooLarge).about("request", "bytes"),
+        Failure::Malformed(_) => say(Code::Version).about("request", ""),
+        Failure::ShuttingDown => say(Code::ShuttingDown).about("uvd", ""),
     }
 }
 

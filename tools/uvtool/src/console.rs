@@ -19,6 +19,7 @@ use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use control::command::Code;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use uvd_protocol::{Answered, End, Failure, MAX_INPUT, Service, ServiceAnswer, Told};
 
@@ -156,7 +157,7 @@ impl Console {
     /// user at a terminal sees the reason and goes on typing.
     fn not_read(&self, failure: Failure) -> Result<(), Error> {
         match &failure {
-            Failure::Refused(refusal) if refusal.code == "console-ended" => Ok(()),
+            Failure::Refused(refusal) if refusal.code == Code::ConsoleEnded => Ok(()),
             _ if self.stdin.is_terminal() => show(format!("\r\n[{failure}]\r\n").as_bytes()),
             _ => Err(failure.into()),
         }

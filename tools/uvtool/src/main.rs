@@ -37,7 +37,7 @@ use answer::Problem;
 use cli::questions::{DiagRequest, KernelRequest};
 use cli::{Cli, Command};
 use connection::Uvd;
-use control::command::PartitionRow;
+use control::command::{Code, PartitionRow};
 use pv_abi::uv::database::UNASSIGNED;
 use source::{Error, Source};
 use view::doctor::Doctor;
@@ -183,7 +183,7 @@ fn shown(view: &impl View, json: bool) -> Shown {
     let output = if json { answer::json(view) + "\n" } else { view.text() };
     let problem = |message: String| Problem {
         status: view.status(),
-        ..Problem::sentence("failed", &message)
+        ..Problem::sentence(Code::Failed, &message)
     };
     Shown { output, problem: view.problem().map(problem) }
 }
@@ -193,7 +193,7 @@ fn print(output: &[u8]) -> ExitCode {
         // The reader of standard output closed it.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(error) => {
-            answer::fail(&Problem::sentence("failed", &format!("standard output: {error}")))
+            answer::fail(&Problem::sentence(Code::Failed, &format!("standard output: {error}")))
         }
         Ok(()) => ExitCode::SUCCESS,
     }

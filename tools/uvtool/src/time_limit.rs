@@ -4,6 +4,7 @@
 //! other waits: a file that is a pipe, a question that nobody answers, a `uvd` that accepts no
 //! requests.
 
+use control::command::Code;
 use std::time::Duration;
 
 use crate::answer::{Problem, fail, status};
@@ -19,7 +20,7 @@ pub fn set(limit: Duration) {
         terminal::give_back();
         let message =
             format!("not done within {} s; give it a longer --timeout", limit.as_secs_f64());
-        fail(&Problem { status: status::TIMED_OUT, ..Problem::sentence("timed-out", &message) });
+        fail(&Problem { status: status::TIMED_OUT, ..Problem::sentence(Code::TimedOut, &message) });
         std::process::exit(status::TIMED_OUT.into());
     };
     // If no thread can start, this limit does not hold, but most waits have one of their own.

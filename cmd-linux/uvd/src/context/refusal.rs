@@ -1,12 +1,12 @@
 //! The refusals of `uvd`. All of them are made here, so that their texts are bounded.
 
-use control::command::Refusal;
+use control::command::{Code, Refusal};
 use uvd_protocol::Failure;
 
 /// The failure for an answer of the ultravisor that does not match the request.
 pub fn unexpected(what: &str) -> Failure {
     refused(
-        "not-understood",
+        Code::NotUnderstood,
         "ultravisor",
         "answer",
         &format!("is not about {what}"),
@@ -15,9 +15,9 @@ pub fn unexpected(what: &str) -> Failure {
 }
 
 /// Makes a refusal of `uvd`.
-pub fn refused(code: &str, object: &str, field: &str, reason: &str, way_out: &str) -> Failure {
+pub fn refused(code: Code, object: &str, field: &str, reason: &str, way_out: &str) -> Failure {
     let refusal = Refusal {
-        code: code.into(),
+        code,
         operation: None,
         object: object.into(),
         field: field.into(),

@@ -3,6 +3,7 @@
 //! Rule: a request that cannot succeed is refused before anything is sent, with the wanted and the
 //! free amounts. A request that is sent may still be refused, because the ultravisor decides.
 
+use control::command::Code;
 use definition::Definition;
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::database::instance_frames;
@@ -28,7 +29,7 @@ fn names(definitions: &[&Definition], rows: &Rows) -> Result<(), Failure> {
             let object = format!("partition {:?}", definition.name);
             let reason = format!("partition {} has it", row.number);
             let way_out = way_out::with_name(way_out::DESTROY, &row.name);
-            return Err(refused("name-taken", &object, "name", &reason, &way_out));
+            return Err(refused(Code::NameTaken, &object, "name", &reason, &way_out));
         }
     }
     Ok(())
@@ -49,7 +50,7 @@ fn memory(definitions: &[&Definition], free: u64) -> Result<(), Failure> {
         mebibytes(asked - free, true),
         way_out::RESOURCES
     );
-    Err(refused("no-memory", &object, "memory", &reason, &way_out))
+    Err(refused(Code::NoMemory, &object, "memory", &reason, &way_out))
 }
 
 fn mebibytes(frames: u64, up: bool) -> String {

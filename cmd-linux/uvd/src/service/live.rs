@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use control::command::{Operation, PartitionRow, Target};
+use control::command::{Code, Operation, PartitionRow, Target};
 use definition::Definition;
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::database::kind;
@@ -37,12 +37,12 @@ pub async fn rename(
         let object = format!("partition {name:?}");
         let reason = "is the host's own, which keep their names";
         let way_out = "name a guest partition; see `uvtool list`";
-        return Err(refused("system-partition", &object, "name", reason, way_out));
+        return Err(refused(Code::SystemPartition, &object, "name", reason, way_out));
     }
     if context.state.borrow().records().contains_key(to) {
         let object = format!("partition {name:?}");
         let reason = format!("{to:?} is defined already");
-        return Err(refused("name-taken", &object, "name", &reason, "use another name"));
+        return Err(refused(Code::NameTaken, &object, "name", &reason, "use another name"));
     }
     let mut batch = Batch { reason: format!("rename {name} to {to}"), ..Batch::default() };
     match &row {
@@ -109,7 +109,7 @@ async fn set_undefined(
     if let Some((field, _)) = others.iter().find(|(_, given)| *given) {
         let object = format!("partition {:?}", row.name);
         let reason = "was not defined here, so its use of CPUs is all that is changed";
-        return Err(refused("not-defined", &object, field, reason, way_out::DEFINITIONS));
+        return Err(refused(Code::NotDefined, &object, field, reason, way_out::DEFINITIONS));
     }
     let partition = Target::Number(row.number);
     let batch = Batch {
@@ -144,7 +144,7 @@ fn check(
     least_memory: u64,
 ) -> Result<(), Failure> {
     let refuse = |field, reason: &str, way_out: &str| {
-        Err(refused("invalid-value", object, field, reason, way_out))
+        Err(refused(Code::InvalidValue, object, field, reason, way_out))
     };
     if let Err(unfit) = new.check() {
         let more = unfit.field == "memory" && new.memory > new.max_memory

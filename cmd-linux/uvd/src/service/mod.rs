@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use batch::{Batch, Creation};
-use control::command::{Body, Heap, Operation, PartitionRow, Refusal, Target};
+use control::command::{Body, Code, Heap, Operation, PartitionRow, Refusal, Target};
 use definition::Definition;
 use futures_util::future::{Either, select};
 use pv_abi::uv::database::{asked, kind, state};
@@ -157,7 +157,7 @@ fn check(service: &Service) -> Result<(), Failure> {
         Service::Create { definition, .. } => check_definition(definition),
         Service::Rename { name, to } => rules::guest_name(to).map_err(|wrong| {
             let object = format!("partition {name:?}");
-            refused("invalid-value", &object, "name", &wrong.problem, &wrong.way_out)
+            refused(Code::InvalidValue, &object, "name", &wrong.problem, &wrong.way_out)
         }),
         _ => Ok(()),
     }
@@ -167,7 +167,7 @@ fn check(service: &Service) -> Result<(), Failure> {
 fn check_definition(definition: &Definition) -> Result<(), Failure> {
     definition.check().map_err(|unfit| {
         let object = format!("partition {}", rules::quoted(&definition.name));
-        refused("invalid-value", &object, unfit.field, &unfit.problem, &unfit.way_out)
+        refused(Code::InvalidValue, &object, unfit.field, &unfit.problem, &unfit.way_out)
     })
 }
 
@@ -186,7 +186,7 @@ fn not_there(context: &Context, name: &str) -> Failure {
     let object = format!("partition {name:?}");
     if context.state.borrow().records().contains_key(name) {
         return refused(
-            "no-such-partition",
+            Code::NoSuchPartition,
             &object,
             "state",
             "is defined and not started",
@@ -195,7 +195,7 @@ fn not_there(context: &Context, name: &str) -> Failure {
     }
     let rows = context.guests.rows.borrow();
     let way_out = format!("there are {}", some_of(rows.values().map(|row| row.name.as_str())));
-    refused("no-such-partition", &object, "name", "no such partition", &way_out)
+    refused(Code::NoSuchPartition, &object, "name", "no such partition", &way_out)
 }
 
 /// The first of these names, and a mark if there are more.
@@ -256,7 +256,7 @@ async fn start_defined(
         let there = if defined.is_empty() { "none" } else { &defined };
         let way_out = format!("defined are: {there}; {}", way_out::CREATE);
         let object = format!("partition {name:?}");
-        return Err(refused("not-defined", &object, "name", "is not defined", &way_out));
+        return Err(refused(Code::NotDefined, &object, "name", "is not defined", &way_out));
     };
     let batch = Batch {
         reason: format!("start {name}"),
@@ -279,7 +279,7 @@ async fn destroy(
         Ok(row) if row.kind != kind::GUEST => {
             let object = format!("partition {name:?}");
             let reason = "is the host's own";
-            return Err(refused("system-partition", &object, "kind", reason, way_out::GUEST));
+            return Err(refused(Code::SystemPartition, &object, "kind", reason, way_out::GUEST));
         }
         Ok(row) => Batch {
             reason: format!("destroy {}", row.name),
@@ -301,7 +301,7 @@ async fn destroy(
         // The partition went by itself meanwhile, or another client was faster; the wanted state is
         // reached.
         Err(Failure::Refused(refusal))
-            if refusal.code == "no-such-partition" && !batch.destroys.is_empty() =>
+            if refusal.code == Code::NoSuchPartition && !batch.destroys.is_empty() =>
         {
             let rest = Batch { destroys: Vec::new(), ..batch };
             batch::carry_out(context, rest, reporter).await?;

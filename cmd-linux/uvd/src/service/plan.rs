@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
-use control::command::{Operation, PartitionRow};
+use control::command::{Code, Operation, PartitionRow};
 use definition::Definition;
 use uvd_protocol::{Definitions, Failure, Packed, Planned, ServiceAnswer, way_out};
 
@@ -62,7 +62,7 @@ pub async fn apply(
     for _ in 1..TRIES {
         match apply_once(context, wanted, reporter).await {
             Err(Failure::Refused(refusal))
-                if refusal.code == "stale-plan" && wanted.planned_at.is_none() => {}
+                if refusal.code == Code::StalePlan && wanted.planned_at.is_none() => {}
             done => return done,
         }
     }
@@ -82,7 +82,7 @@ async fn apply_once(
         && *planned != version
     {
         let reason = format!("planned at {planned}, is {version}");
-        return Err(refused("stale-plan", "database", "version", &reason, way_out::LOG));
+        return Err(refused(Code::StalePlan, "database", "version", &reason, way_out::LOG));
     }
     let Plan { changes, batch, applied } = planned(context, definitions, *prune)?;
     let mut batch = Batch { planned_at: Some(version), reason: reason.clone(), ..batch };
@@ -153,7 +153,7 @@ pub fn plan(
         if !names.insert(name) {
             let object = format!("partition {name:?}");
             let way_out = "give each partition a name of its own";
-            return Err(refused("name-taken", &object, "name", "is defined twice", way_out));
+            return Err(refused(Code::NameTaken, &object, "name", "is defined twice", way_out));
         }
         match kept.get(name).filter(|kept| kept.bytes == packed.bytes && rows.has(name)) {
             Some(kept) => plan.same(name, kept.applied),
@@ -229,7 +229,7 @@ fn one(
             let object = format!("partition {name:?}");
             let way_out = way_out::with_name(way_out::DESTROY, &name);
             let reason = "there is one that was not defined here";
-            return Err(refused("name-taken", &object, "name", reason, &way_out));
+            return Err(refused(Code::NameTaken, &object, "name", reason, &way_out));
         }
         return Ok(Planned::Create { definition: new.clone() });
     };
@@ -255,7 +255,7 @@ fn one(
     );
     let way_out = way_out::with_name(way_out::DESTROY_TO_APPLY, &name);
     let object = format!("partition {name:?}");
-    Err(refused("needs-restart", &object, &names.join(", "), &reason, &way_out))
+    Err(refused(Code::NeedsRestart, &object, &names.join(", "), &reason, &way_out))
 }
 
 fn operations(row: &PartitionRow, old: &Record, new: &Definition) -> Vec<Operation> {

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use control::command::{Answer, Body, LogRow, Query, RecordRow, Settled};
+use control::command::{Answer, Body, Code, LogRow, Query, RecordRow, Settled};
 use futures_util::future::select;
 use pv_abi::uv::database::{COMMAND, kind, state};
 use transaction::Change;
@@ -178,7 +178,7 @@ async fn told_by_log(
 fn undecided(request: u64) -> Failure {
     let object = format!("request {request}");
     let reason = "the ultravisor is still carrying it out";
-    refused("busy", &object, "outcome", reason, "ask again when it is done")
+    refused(Code::Busy, &object, "outcome", reason, "ask again when it is done")
 }
 
 /// Connects the consoles of existing guests.

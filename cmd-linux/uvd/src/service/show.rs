@@ -3,11 +3,11 @@
 use std::ops::Bound;
 use std::rc::Rc;
 
-use control::command::{LogRow, Refusal};
+use control::command::{Code, LogRow, Refusal};
 use pv_abi::uv::database::state;
 use uvd_protocol::{
-    Answered, Defined, Failure, From, MAX_INPUT, MAX_MESSAGE, ServiceAnswer, TIME_IS_UP, Until,
-    fitting, seconds, way_out,
+    Answered, Defined, Failure, From, MAX_INPUT, MAX_MESSAGE, ServiceAnswer, Until, fitting,
+    seconds, way_out,
 };
 
 use super::policy;
@@ -83,7 +83,7 @@ pub async fn console(
     if !there && !once {
         let object = format!("partition {name:?}");
         let reason = "has none; guests that were built by this host have";
-        return Err(refused("no-console", &object, "console", reason, way_out::GUEST));
+        return Err(refused(Code::NoConsole, &object, "console", reason, way_out::GUEST));
     }
     if let Some(reader) = reader {
         consoles.attach(reader, &name, from, once);
@@ -102,7 +102,7 @@ pub fn time_is_up(name: &str, until: Until, milliseconds: u32) -> Failure {
     };
     let object = format!("partition {name:?}");
     let reason = format!("{still} after {}", seconds(milliseconds));
-    refused(TIME_IS_UP, &object, "state", &reason, "wait again with a longer --timeout")
+    refused(Code::TimeIsUp, &object, "state", &reason, "wait again with a longer --timeout")
 }
 
 /// The failure for typed input that was not read.
@@ -111,19 +111,19 @@ pub fn unread(unread: Unread) -> Failure {
         |code, field, reason: &str, way_out: &str| refused(code, "console", field, reason, way_out);
     match unread {
         Unread::NotAttached => {
-            refuse("not-attached", "request", "is not attached", "attach to it first")
+            refuse(Code::NotAttached, "request", "is not attached", "attach to it first")
         }
         Unread::Busy => {
             let reason = "its kernel has not read what was typed before";
-            refuse("console-busy", "input", reason, "type on when that is answered")
+            refuse(Code::ConsoleBusy, "input", reason, "type on when that is answered")
         }
         Unread::TooLong => {
             let reason = format!("more than {MAX_INPUT} bytes at once");
-            refuse("too-large", "input", &reason, "type it in pieces")
+            refuse(Code::TooLarge, "input", &reason, "type it in pieces")
         }
         Unread::Ended(bytes) => {
             let reason = format!("it ended before the partition had read all of {bytes} bytes");
-            refuse("console-ended", "input", &reason, way_out::LIST)
+            refuse(Code::ConsoleEnded, "input", &reason, way_out::LIST)
         }
     }
 }
@@ -140,7 +140,7 @@ pub fn why(state: &State, rows: &Rows, name: &str) -> Result<ServiceAnswer, Fail
         None => {
             let object = format!("partition {name:?}");
             let reason = "the log has no partition of this name";
-            Err(refused("no-such-partition", &object, "name", reason, way_out::LIST))
+            Err(refused(Code::NoSuchPartition, &object, "name", reason, way_out::LIST))
         }
     }
 }

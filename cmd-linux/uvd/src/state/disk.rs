@@ -266,9 +266,12 @@ impl Disk {
         let read = common(self.database.begin_read())?;
         let table = common(read.open_table(LOG))?;
         let mut rows = Vec::new();
-        let all = common(table.range((boot, 0)..=(boot, u64::MAX)))?.rev();
-        for entry in all.take(usize::try_from(most).unwrap_or(usize::MAX)) {
-            rows.push(decode(common(entry)?.1.value())?);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        for entry in common(table.range((boot, 0)..=(boot, u64::MAX)))?.rev() {
+            if rows.len() >= most {
+                break;
+            }
+            rows.extend(decode_row(common(entry)?.1.value())?);
         }
         rows.reverse();
         Ok(rows)
@@ -280,7 +283,7 @@ impl Disk {
         let table = common(read.open_table(LOG))?;
         let mut rows = Vec::new();
         for entry in common(table.range((boot, first)..=(boot, last)))? {
-            rows.push(decode(common(entry)?.1.value())?);
+            rows.extend(decode_row(common(entry)?.1.value())?);
         }
         Ok(rows)
     }
@@ -290,7 +293,7 @@ impl Disk {
         let mut rows = Vec::new();
         for entry in common(common(read.open_table(LOG))?.iter())? {
             let (key, value) = common(entry)?;
-            rows.push((key.value().0, decode(value.value())?));
+            rows.extend(decode_row(value.value())?.map(|row| (key.value().0, row)));
         }
         Ok(rows)
     }
@@ -404,4 +407,24 @@ fn encode(value: &impl Serialize) -> Result<Vec<u8>, Error> {
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     Ok(serde_json::from_slice(bytes)?)
+}
+
+/// Decodes a record of the log. `None` is a record that this version does not know, such as one with
+/// an outcome of a later version; the log goes on without it.
+fn decode_row(bytes: &[u8]) -> Result<Option<LogRow>, Error> {
+    match serde_json::from_slice(bytes) {
+        Ok(row) => Ok(Some(row)),
+        Err(error) if error.classify() == serde_json::error::Category::Data => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+impl Disk {
+    /// Writes a record of the log as a later version may write it.
+    pub fn write_row(&self, key: (Boot, u64), json: &str) {
+        let write = self.database.begin_write().unwrap();
+        write.open_table(LOG).unwrap().insert(key, json.as_bytes()).unwrap();
+        write.commit().unwrap();
+    }
 }

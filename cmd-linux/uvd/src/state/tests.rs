@@ -55,6 +55,35 @@ fn what_was_written_is_there_again() {
     std::fs::remove_file(path).unwrap();
 }
 
+/// A later version may have written outcomes that this one does not know.
+#[test]
+fn a_record_with_an_unknown_word_is_skipped_and_the_rest_is_there() {
+    let path = own_path("unknown.redb");
+    let _ = std::fs::remove_file(&path);
+    let mut state = State::open(&path);
+    state.edit(&[Edit::Put(record("a"))]);
+    state.add_log(&[row(1, &[16]), row(2, &[16]), row(3, &[16])], Vec::new());
+    state.store();
+    for unknown in [2, 4] {
+        let json = serde_json::to_string(&row(unknown, &[16])).unwrap();
+        let json = json.replace("\"committed\"", "\"deferred\"");
+        state.disk.write_row((0, unknown), &json);
+    }
+    drop(state);
+    let state = State::open(&path);
+    assert!(state.is_persistent() && check::aside(&path).unwrap().is_empty());
+    assert_eq!(state.records().len(), 1);
+    assert_eq!(state.log(2), [row(1, &[16]), row(3, &[16])]);
+    assert_eq!(state.rows(0, 1, 9), [row(1, &[16]), row(3, &[16])]);
+    state.disk.write_row((0, 5), "{ torn");
+    drop(state);
+    assert_eq!(State::open(&path).records().len(), 0, "what is no record at all is damage");
+    std::fs::remove_file(&path).unwrap();
+    for (_, aside) in check::aside(&path).unwrap() {
+        std::fs::remove_file(aside).unwrap();
+    }
+}
+
 /// Each boot of the host counts its records, partitions and requests anew.
 #[test]
 fn what_is_of_one_boot_is_not_taken_for_anothers() {

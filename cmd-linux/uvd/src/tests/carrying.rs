@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use channels::Shared;
 use channels::ring::{Endpoint, RingError, Side};
-use control::command::{Answer, Body, Query, Refusal, Reply, Request, Transaction};
+use control::command::{Answer, Body, Code, Query, Refusal, Reply, Request, Transaction};
 use futures_executor::LocalPool;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pv_abi::uv::channel::COMMAND_PAGES;
@@ -137,7 +137,7 @@ fn the_session_is_opened_before_a_client_is_heard() {
 fn not_here() -> Refusal {
     let text = |text: &str| text.to_string();
     Refusal {
-        code: text("none"),
+        code: Code::Other,
         operation: None,
         object: text("test"),
         field: text("session"),
@@ -206,7 +206,7 @@ fn a_refusal_arrives_whole() {
     write(&client, &query(5, Query::Version)).unwrap();
     let request = scene.request();
     let refusal = Refusal {
-        code: "stale-plan".into(),
+        code: Code::StalePlan,
         operation: Some(2),
         object: "database".into(),
         field: "version".into(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use control::command::{Operation, Refusal, Target};
+use control::command::{Code, Operation, Refusal, Target};
 use definition::{Definition, Policies, Policy};
 use pv_abi::uv::database::{COMMAND, kind};
 use uvd_protocol::{Definitions, Failure, PolicySettings, Service, ServiceAnswer, Settings, Told};
@@ -20,7 +20,7 @@ fn refusal(told: Told) -> Refusal {
 /// Asserts a refusal that names the field, its limit and a way out.
 fn refuses(told: Told, field: &str, what: &str) {
     let refusal = refusal(told);
-    assert_eq!((&*refusal.code, &*refusal.field), ("invalid-value", field), "{what}: {refusal:?}");
+    assert_eq!((refusal.code, &*refusal.field), (Code::InvalidValue, field), "{what}: {refusal:?}");
     assert!(!refusal.reason.is_empty() && !refusal.way_out.is_empty(), "{what}: {refusal:?}");
 }
 
@@ -98,7 +98,7 @@ fn a_bad_name_comes_in_no_way() {
         refuses(client.transact(create), "name", bad);
     }
     for (name, to) in [("web", "stopped"), ("stopped", "web")] {
-        assert_eq!(refusal(client.ask(rename(name, to))).code, "name-taken");
+        assert_eq!(refusal(client.ask(rename(name, to))).code, Code::NameTaken);
     }
     assert_eq!(defined(&mut client), before);
     host.end();
@@ -110,11 +110,15 @@ fn the_hosts_own_partitions_keep_their_names() {
     let kernel = kernel_file("own.elf", 100);
     let (host, mut client) = host_with_two("own", &kernel);
     for name in ["command", "boot", "ultravisor", "3"] {
-        assert_eq!(refusal(client.ask(rename(name, "other"))).code, "system-partition", "{name}");
+        assert_eq!(
+            refusal(client.ask(rename(name, "other"))).code,
+            Code::SystemPartition,
+            "{name}"
+        );
     }
     let (partition, name) = (Target::Number(COMMAND), "other".to_string());
     let refusal = refusal(client.transact(Operation::Rename { partition, name }));
-    assert_eq!((&*refusal.code, &*refusal.field), ("system-partition", "name"));
+    assert_eq!((refusal.code, &*refusal.field), (Code::SystemPartition, "name"));
     host.end();
     std::fs::remove_file(kernel).unwrap();
 }

@@ -1,8 +1,6 @@
 //! A host for the daemon: the real transaction engine behind a command channel, a monitor that
 //! obeys, and a boot partition that takes the kernel bytes that it asks for.
 
-#![expect(clippy::result_large_err, reason = "a refusal is the answer itself")]
-
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::net::UnixStream;

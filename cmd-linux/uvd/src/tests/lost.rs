@@ -1,6 +1,6 @@
 //! Lost replies, and batches that are given up.
 
-use control::command::{Answer, Body, Operation, Query, Transaction};
+use control::command::{Answer, Body, Code, Operation, Query, Transaction};
 use pv_abi::uv::database::{kind, state};
 use uvd_protocol::{Answered, Definitions, Failure, Service, ServiceAnswer, Told};
 
@@ -116,7 +116,7 @@ fn a_batch_that_is_too_large_is_refused_before_anything_is_built() {
     ] {
         let told = client.ask(service);
         let Err(Failure::Refused(refusal)) = told.result else { panic!("{told:?}") };
-        assert_eq!(refusal.code, "too-large", "{refusal:?}");
+        assert_eq!(refusal.code, Code::TooLarge, "{refusal:?}");
     }
     assert_eq!(host.built.lock().unwrap().len(), 1);
     assert_eq!(host.end().guests, ["web"]);

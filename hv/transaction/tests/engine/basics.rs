@@ -1,7 +1,7 @@
 //! What requests do, and why they are refused.
 
 use control::command::{
-    Answer, MAX_OPERATIONS, Operation, Outcome, Range, Settled, Target, Transaction,
+    Answer, Code, MAX_OPERATIONS, Operation, Outcome, Range, Settled, Target, Transaction,
 };
 use pv_abi::uv::calls::{MonitorEvent, cause};
 use pv_abi::uv::database::{
@@ -41,7 +41,10 @@ fn a_partition_is_built_started_stopped_and_destroyed() {
     let set = |state| vec![Operation::SetState { partition, state }];
     host.ok(set(state::RUNNING));
     assert!(host.monitor.running.contains(&number));
-    assert_eq!(host.refused(vec![Operation::DestroyPartition { partition }]).code, "wrong-state");
+    assert_eq!(
+        host.refused(vec![Operation::DestroyPartition { partition }]).code,
+        Code::WrongState
+    );
     host.ok(set(state::PAUSED));
     host.ok(set(state::RUNNING));
     host.ok(set(state::DYING));
@@ -54,7 +57,7 @@ fn guests_do_not_run_where_they_could_read_all_memory() {
     let words = arena();
     let mut host = Host::of(&words, FRAMES, Limits { meltdown: true, ..LIMITS });
     let refusal = host.refused(vec![create("web")]);
-    assert_eq!((refusal.code.as_str(), refusal.field.as_str()), ("meltdown", "cpu"));
+    assert_eq!((refusal.code, refusal.field.as_str()), (Code::Meltdown, "cpu"));
     assert!(refusal.object.contains("web") && refusal.way_out.contains("accept=meltdown"));
     // The command partition is the host's own.
     for state in [state::PAUSED, state::RUNNING] {
@@ -72,7 +75,7 @@ fn a_guest_of_before_does_not_run_on_there() {
     let (engine, _) = Engine::recover(database, limits, &mut host.monitor, 9).unwrap();
     host.engine = engine;
     let set = |state| vec![Operation::SetState { partition: Target::Number(number), state }];
-    assert_eq!(host.refused(set(state::RUNNING)).code, "meltdown");
+    assert_eq!(host.refused(set(state::RUNNING)).code, Code::Meltdown);
     host.ok(set(state::PAUSED));
 }
 
@@ -83,7 +86,7 @@ fn what_is_built_can_be_paused_before_its_first_instruction() {
     host.ok(vec![create("bare")]);
     let set =
         |number, state| vec![Operation::SetState { partition: Target::Number(number), state }];
-    assert_eq!(host.refused(set(FIRST_GUEST, state::PAUSED)).code, "no-start-state");
+    assert_eq!(host.refused(set(FIRST_GUEST, state::PAUSED)).code, Code::NoStartState);
     let (number, _) = host.built("web");
     assert!(!host.monitor.complete.contains(&number));
     // A refused operation after the start undoes the start.
@@ -123,7 +126,7 @@ fn a_stale_plan_is_refused_with_what_changed() {
     host.ok(vec![create("web")]);
     let refusal =
         host.run(&Transaction { planned_at, ..transaction(vec![create("db")]) }).unwrap_err();
-    assert_eq!(refusal.code, "stale-plan");
+    assert_eq!(refusal.code, Code::StalePlan);
     assert!(refusal.reason.contains("create \"web\""), "{}", refusal.reason);
 }
 
@@ -133,7 +136,7 @@ fn only_boot_and_command_partition_are_heard() {
     let (mut engine, mut monitor) = host(&words);
     for who in [ULTRAVISOR, FIRST_GUEST, 0, u32::MAX] {
         let reply = engine.execute(&mut monitor, who, 0, 1, &transaction(vec![create("x")]));
-        assert_eq!(reply.result.unwrap_err().code, "not-allowed");
+        assert_eq!(reply.result.unwrap_err().code, Code::NotAllowed);
     }
 }
 
@@ -149,7 +152,7 @@ fn a_frame_full_of_operations_is_refused_and_not_kept() {
     assert!(read.operations.capacity() <= 8192);
     let words = arena();
     let refusal = Host::new(&words).run(&read).unwrap_err();
-    assert_eq!(refusal.code, "too-large");
+    assert_eq!(refusal.code, Code::TooLarge);
 }
 
 #[test]
@@ -197,26 +200,26 @@ fn refusals_name_operation_field_and_limit() {
         assert!(!refusal.way_out.is_empty());
     }
     let all = |frames| vec![Operation::AssignMemory { partition, frames }];
-    assert_eq!(host.refused(all(FRAMES)).code, "no-memory");
-    assert_eq!(host.refused(all(0)).code, "invalid-value");
-    assert_eq!(host.refused(all(u64::MAX)).code, "no-memory");
+    assert_eq!(host.refused(all(FRAMES)).code, Code::NoMemory);
+    assert_eq!(host.refused(all(0)).code, Code::InvalidValue);
+    assert_eq!(host.refused(all(u64::MAX)).code, Code::NoMemory);
     let release = |first, frames| {
         vec![Operation::ReleaseMemory { partition, ranges: vec![Range { first, frames }] }]
     };
     let instance = host.engine.database().reader().descriptor(number).unwrap().instance_first;
     for (first, frames) in [(instance, 1), (memory.first, 101), (0, 1), (u64::MAX, 2), (FRAMES, 1)]
     {
-        assert_eq!(host.refused(release(first, frames)).code, "not-owner");
+        assert_eq!(host.refused(release(first, frames)).code, Code::NotOwner);
     }
-    assert_eq!(host.refused(release(memory.first, 0)).code, "invalid-value");
+    assert_eq!(host.refused(release(memory.first, 0)).code, Code::InvalidValue);
     let twice = [release(memory.first + 1, 2), release(memory.first + 2, 2)].concat();
     assert_eq!(host.refused(twice).operation, Some(1));
     for target in [Target::Number(BOOT), Target::Number(ULTRAVISOR)] {
         let dying = Operation::SetState { partition: target, state: state::DYING };
-        assert_eq!(host.refused(vec![dying]).code, "system-partition");
+        assert_eq!(host.refused(vec![dying]).code, Code::SystemPartition);
     }
     let nobody = Operation::DestroyPartition { partition: Target::CreatedBy(0) };
-    assert_eq!(host.refused(vec![nobody]).code, "no-such-partition");
+    assert_eq!(host.refused(vec![nobody]).code, Code::NoSuchPartition);
 }
 
 #[test]
@@ -234,7 +237,7 @@ fn a_machine_has_room_for_so_many_virtual_cpus() {
     let some = |set: char| (0..few).map(|n| large(format!("{set}{n}"))).collect::<Vec<_>>();
     // Operations of the same transaction count, too.
     let refusal = host.refused([some('a'), some('b')].concat());
-    assert_eq!((refusal.code.as_str(), refusal.field.as_str()), ("no-vcpus", "vcpus"));
+    assert_eq!((refusal.code, refusal.field.as_str()), (Code::NoVcpus, "vcpus"));
     host.ok(some('a'));
     assert_eq!(host.refused(some('b')).operation, Some(few as u32 - 1));
     host.ok(some('b')[1..].to_vec());
@@ -270,12 +273,12 @@ fn what_is_completed_stays() {
     host.run(&build).unwrap();
     let request = host.next;
     host.ok(vec![Operation::Complete { request }]);
-    assert_eq!(host.refused(vec![Operation::Complete { request }]).code, "not-pending");
+    assert_eq!(host.refused(vec![Operation::Complete { request }]).code, Code::NotPending);
     assert_eq!(host.engine.client_failed(&mut host.monitor, BOOT, 9), 0);
     assert!(host.engine.database().reader().descriptor(FIRST_GUEST).is_ok());
     let stop = Operation::SetState { partition: Target::Number(FIRST_GUEST), state: state::DYING };
     let late = Transaction { pending: true, ..transaction(vec![stop]) };
-    assert_eq!(host.run(&late).unwrap_err().code, "not-undoable");
+    assert_eq!(host.run(&late).unwrap_err().code, Code::NotUndoable);
 }
 
 #[test]

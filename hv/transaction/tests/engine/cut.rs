@@ -7,7 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use control::command::{Answer, Operation, Target, Transaction};
+use control::command::{Answer, Code, Operation, Target, Transaction};
 use pv_abi::uv::calls::{MonitorEvent, cause};
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, state};
 use resource_db::{Database, cut};
@@ -257,7 +257,7 @@ fn what_is_pending_is_found_however_long_the_log_has_gone_on() {
     take_over(&mut host, &words);
     assert!(looks(&host) == before, "what was pending is there for ever");
     let completed = host.run_as(COMMAND, &transaction(vec![Operation::Complete { request }]));
-    assert_eq!(completed.unwrap_err().code, "not-pending");
+    assert_eq!(completed.unwrap_err().code, Code::NotPending);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Memory in very many pieces: counted, refused, and released piece by piece.
 
-use control::command::{Operation, Range, Refusal, Target};
+use control::command::{Code, Operation, Range, Refusal, Target};
 use pv_abi::uv::database::{BOOT, FIRST_GUEST, state};
 use transaction::Limits;
 
@@ -98,7 +98,7 @@ fn ranges_are_counted_for_each_partition_and_for_the_host() {
         assert!(done < 45, "nothing is counted");
     };
     assert_eq!(done, 2, "2,048 ranges of a partition on a host of 16,384");
-    assert_eq!((refusal.code.as_str(), refusal.field.as_str()), ("too-many-ranges", "ranges"));
+    assert_eq!((refusal.code, refusal.field.as_str()), (Code::TooManyRanges, "ranges"));
     assert!(refusal.object.contains("holes") && refusal.reason.contains("2048"), "{refusal:?}");
     // Two ways out: release whole ranges, or all of them.
     let whole = host.map().into_iter().filter(|range| range.owner.number == FIRST_GUEST);
@@ -135,7 +135,7 @@ fn a_host_has_room_for_so_many_ranges_of_all_together() {
         }
     }
     let refusal = refused.expect("the host's ranges are not counted");
-    assert_eq!((refusal.code.as_str(), refusal.object.as_str()), ("too-many-ranges", "page map"));
+    assert_eq!((refusal.code, refusal.object.as_str()), (Code::TooManyRanges, "page map"));
 }
 
 #[test]

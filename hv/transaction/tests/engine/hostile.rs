@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use channel::ends::{Bell, ChannelError, Client, Server};
 use channel::ring::{Endpoint, RingError, Side};
 use control::command::{
-    Answer, Body, IssuesAnswer, Operation, PROTOCOL, Query, Reply, Request, Target, Transaction,
-    VersionAnswer,
+    Answer, Body, Code, IssuesAnswer, Operation, PROTOCOL, Query, Reply, Request, Target,
+    Transaction, VersionAnswer,
 };
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
@@ -70,7 +70,8 @@ impl<'a> End<'a> {
                 None => match server.request_or_id() {
                     Ok(Some(Ok(request))) => answer(host, facts, self.who, &request),
                     Ok(Some(Err(id))) => {
-                        let refusal = transaction::refusal("not-understood", "request", "", "", "");
+                        let refusal =
+                            transaction::refusal(Code::NotUnderstood, "request", "", "", "");
                         Reply { id, version: 0, result: Err(refusal) }
                     }
                     Ok(None) => return,

@@ -1,6 +1,6 @@
 //! A thousand partitions in one transaction.
 
-use control::command::{Operation, Range, Request, Target, Transaction};
+use control::command::{Code, Operation, Range, Request, Target, Transaction};
 use pv_abi::uv::channel::MAX_PAYLOAD;
 use pv_abi::uv::database::{COMMAND, FIRST_GUEST, instance_frames, state};
 use resource_db::Database;
@@ -124,8 +124,8 @@ fn what_would_not_fit_log_or_answer_is_refused_by_the_plan() {
     let ranges = (0..800).map(|n| Range { first: first + 2 * n, frames: 1 }).collect();
     let many = transaction(vec![Operation::ReleaseMemory { partition, ranges }]);
     let refusal = host.engine.dry_run(COMMAND, 1, &many).result.unwrap_err();
-    assert_eq!((refusal.code.as_str(), refusal.field.as_str()), ("too-large", "record"));
-    assert_eq!(host.refused(vec![many.operations[0].clone()]).code, "too-large");
+    assert_eq!((refusal.code, refusal.field.as_str()), (Code::TooLarge, "record"));
+    assert_eq!(host.refused(vec![many.operations[0].clone()]).code, Code::TooLarge);
     // Channels and memory in pieces have long outcomes.
     let words = arena_of(PAGES);
     let mut host = Host::of(&words, 20_000, LIMITS);
@@ -134,6 +134,6 @@ fn what_would_not_fit_log_or_answer_is_refused_by_the_plan() {
     let many = transaction(vec![one; 4000]);
     let before = picture(&host.engine);
     let refusal = host.run(&many).unwrap_err();
-    assert_eq!(refusal.code, "too-large", "{refusal:?}");
+    assert_eq!(refusal.code, Code::TooLarge, "{refusal:?}");
     assert!(picture(&host.engine) == before);
 }

@@ -1,7 +1,7 @@
 //! Clients that end and come back, and memory that others still use when its partition is
 //! destroyed.
 
-use control::command::{Answer, Body, Operation, Outcome, Range, Target, Transaction};
+use control::command::{Answer, Body, Code, Operation, Outcome, Range, Target, Transaction};
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, ULTRAVISOR, channel_kind, state};
 
 use crate::fake::{Host, LIMITS, agree, arena, arena_of, create, create_as, start_at, transaction};
@@ -123,7 +123,7 @@ fn a_plan_changes_nothing_and_says_what_it_would_do() {
     let Ok(Answer::Planned { what }) = reply.result else { panic!("{reply:?}") };
     assert_eq!(what, expected);
     let stale = Transaction { planned_at: Some(99), ..half("web") };
-    assert_eq!(host.engine.dry_run(COMMAND, 1, &stale).result.unwrap_err().code, "stale-plan");
+    assert_eq!(host.engine.dry_run(COMMAND, 1, &stale).result.unwrap_err().code, Code::StalePlan);
     assert_eq!((host.last(), host.map()), (log, before));
     agree(&host.engine, &host.monitor);
     // The body of a request has exactly one reading.
@@ -159,7 +159,7 @@ fn what_is_still_mapped_keeps_a_partition_dying_until_it_is_not() {
     assert!(told.what.contains("by partition \"3\" (3)"), "{}", told.what);
     assert_eq!(told.partitions, [number]);
     let refused = host.refused(vec![Operation::Rename { partition, name: "x".into() }]);
-    assert_eq!(refused.code, "wrong-state");
+    assert_eq!(refused.code, Code::WrongState);
     // A second request has no further effect.
     host.ok(vec![Operation::DestroyPartition { partition }]);
     let (mut time, log) = (5, host.last());
@@ -293,7 +293,7 @@ fn most_pending(pages: usize) -> usize {
     let words = arena_of(pages);
     let mut host = Host::new(&words);
     let before = host.map();
-    assert_eq!(host.run_as(COMMAND, &pending(vec![])).unwrap_err().code, "empty");
+    assert_eq!(host.run_as(COMMAND, &pending(vec![])).unwrap_err().code, Code::Empty);
     let more = |host: &mut Host| {
         let memory = Operation::AssignMemory { partition: Target::Number(COMMAND), frames: 1 };
         let reason = "because ".repeat(40);
@@ -306,14 +306,14 @@ fn most_pending(pages: usize) -> usize {
             Err(refusal) => break refusal,
         }
     };
-    assert_eq!(refusal.code, "too-many-pending");
+    assert_eq!(refusal.code, Code::TooManyPending);
     // Another client has its own limit.
     assert!(left < 64 || host.run(&half("others")).is_ok());
     // Completing one makes room for one.
     let done = Operation::Complete { request: 2 + 1 };
     host.run_as(COMMAND, &transaction(vec![done])).unwrap();
     more(&mut host).unwrap();
-    assert_eq!(more(&mut host).unwrap_err().code, "too-many-pending");
+    assert_eq!(more(&mut host).unwrap_err().code, Code::TooManyPending);
     assert_eq!(host.open().len(), left);
     host.engine.client_failed(&mut host.monitor, BOOT, 9);
     let own = |map: &[resource_db::OwnedRange]| -> u64 {
@@ -343,7 +343,7 @@ fn what_would_stay_after_a_rollback_is_not_left_pending() {
         Operation::DestroyPartition { partition: there },
     ] {
         let refusal = host.run(&pending(vec![create("new"), operation])).unwrap_err();
-        assert_eq!((refusal.code.as_str(), refusal.operation), ("not-undoable", Some(1)));
+        assert_eq!((refusal.code, refusal.operation), (Code::NotUndoable, Some(1)));
     }
     // In a partition that is removed by the rollback, both are allowed.
     let outcomes = host.run(&half("half")).unwrap();
@@ -368,7 +368,7 @@ fn committed_memory_is_not_taken_by_a_rollback() {
     let request = host.next;
     // The same frames could be assigned again, and the rollback would then take them.
     let release = Operation::ReleaseMemory { partition, ranges: vec![range] };
-    assert_eq!(host.refused(vec![release.clone()]).code, "pending");
+    assert_eq!(host.refused(vec![release.clone()]).code, Code::Pending);
     let both = vec![Operation::Complete { request }, release];
     host.run_as(COMMAND, &transaction(both)).unwrap();
     host.ok(vec![Operation::AssignMemory { partition, frames: 50 }]);
@@ -408,7 +408,7 @@ fn frames_that_a_channel_or_the_start_state_names_are_not_released() {
     for frame in [memory.first, console, store] {
         let ranges = vec![Range { first: frame, frames: 1 }];
         let refusal = host.refused(vec![Operation::ReleaseMemory { partition, ranges }]);
-        assert_eq!((refusal.code.as_str(), refusal.field.as_str()), ("named", "frames"));
+        assert_eq!((refusal.code, refusal.field.as_str()), (Code::Named, "frames"));
     }
     let ranges = vec![Range { first: memory.first + 10, frames: 20 }];
     host.ok(vec![Operation::ReleaseMemory { partition, ranges }]);
@@ -435,7 +435,7 @@ fn what_the_monitor_does_not_take_back_is_kept_and_tried_again() {
     host.monitor.use_at_refusal = Some(range.first + 3);
     let request = transaction(vec![more.clone(), weight]);
     let reply = host.engine.execute(&mut host.monitor, BOOT, 5, 900, &request);
-    assert_eq!(reply.result.unwrap_err().code, "busy");
+    assert_eq!(reply.result.unwrap_err().code, Code::Busy);
     assert_eq!(host.monitor.owners[range.first as usize + 3].number, number);
     assert!(host.engine.waits(), "it is forgotten");
     let mut time = host.engine.try_again(&mut host.monitor, 6).unwrap();

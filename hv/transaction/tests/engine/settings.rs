@@ -1,6 +1,6 @@
 //! Changes to existing partitions.
 
-use control::command::{Operation, Outcome, Target};
+use control::command::{Code, Operation, Outcome, Target};
 use pv_abi::uv::database::{
     BOOT, COMMAND, FIRST_GUEST, IO_A, ULTRAVISOR, asked, channel_kind, state,
 };
@@ -46,16 +46,16 @@ fn nobody_is_left_without_a_cpu() {
     let (db, _) = host.built("db");
     host.ok(vec![cpu(db, Some(vec![3]), None)]);
     let refusal = host.refused(vec![cpu(web, Some(vec![2, 3]), Some(true))]);
-    assert_eq!(refusal.code, "no-cpu");
+    assert_eq!(refusal.code, Code::NoCpu);
     assert!(refusal.reason.contains("\"db\" (17)"), "{}", refusal.reason);
     assert!(refusal.reason.contains("may use 3, dedicated to others would be 2 to 3"));
     // If all CPUs were dedicated, none would be left for the system partitions.
     host.ok(vec![cpu(web, Some(vec![0, 1]), Some(true))]);
-    assert_eq!(host.refused(vec![cpu(db, Some(vec![2, 3]), Some(true))]).code, "no-cpu");
-    assert_eq!(host.refused(vec![cpu(db, Some(vec![1, 2]), Some(true))]).code, "cpu-taken");
+    assert_eq!(host.refused(vec![cpu(db, Some(vec![2, 3]), Some(true))]).code, Code::NoCpu);
+    assert_eq!(host.refused(vec![cpu(db, Some(vec![1, 2]), Some(true))]).code, Code::CpuTaken);
     assert_eq!(host.refused(vec![cpu(web, Some(vec![]), None)]).field, "cpu_dedicated");
     assert_eq!(host.refused(vec![cpu(web, Some(vec![4]), None)]).field, "cpu_affinity");
-    assert_eq!(host.refused(vec![cpu(ULTRAVISOR, None, None)]).code, "system-partition");
+    assert_eq!(host.refused(vec![cpu(ULTRAVISOR, None, None)]).code, Code::SystemPartition);
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn shares_names_and_targets_change_while_it_runs() {
     host.ok(vec![Operation::SetState { partition, state: state::SHUTDOWN }]);
     assert_eq!(host.descriptor(number).asked, asked::NOTHING);
     let ask = Operation::Ask { partition, what: asked::REBOOT };
-    assert_eq!(host.refused(vec![ask]).code, "wrong-state");
+    assert_eq!(host.refused(vec![ask]).code, Code::WrongState);
 }
 
 /// A descriptor uses more than 320 bytes; a change of it logs only those that differ.
@@ -159,7 +159,7 @@ fn a_console_may_be_the_command_partitions_and_kernels_come_to_boot() {
     let boot = u64::from(BOOT) * 64;
     host.ok(vec![channel(BOOT, COMMAND, channel_kind::BUILD, boot + 8, 50)]);
     let build = channel(BOOT, COMMAND, channel_kind::BUILD, boot, 2);
-    assert_eq!(host.refused(vec![build]).code, "not-owner", "its instance is not shared");
+    assert_eq!(host.refused(vec![build]).code, Code::NotOwner, "its instance is not shared");
     for (operation, field) in [
         (channel(number, COMMAND, channel_kind::STORE, memory.first, 1), "peer"),
         (channel(number, BOOT, channel_kind::CONSOLE, memory.first, 1), "peer"),
@@ -176,7 +176,7 @@ fn a_console_may_be_the_command_partitions_and_kernels_come_to_boot() {
         COMMAND,
         &crate::fake::transaction(vec![channel(BOOT, COMMAND, channel_kind::BUILD, boot, 1)]),
     );
-    assert_eq!(refusal.unwrap_err().code, "system-partition");
+    assert_eq!(refusal.unwrap_err().code, Code::SystemPartition);
     agree(&host.engine, &host.monitor);
 }
 

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU32;
 
-use control::command::{Answer, Operation, Outcome, Query, Range, Target, Transaction};
+use control::command::{Answer, Code, Operation, Outcome, Query, Range, Target, Transaction};
 use pv_abi::uv::database::{BOOT, COMMAND, ULTRAVISOR, state};
 use resource_db::{Database, Owner};
 use transaction::{Begun, Engine};
@@ -33,7 +33,7 @@ fn in_turns(
     host: &mut Host,
     request: &Transaction,
     mut between: impl FnMut(&mut Host),
-) -> (usize, Result<Answer, String>) {
+) -> (usize, Result<Answer, Code>) {
     host.next += 1;
     let id = host.next;
     let mut begun = host.engine.begin(&mut host.monitor, BOOT, 5, id, request);
@@ -103,7 +103,7 @@ fn what_is_refused_in_a_later_turn_is_taken_back_in_turns() {
     };
     let mut waited = 0;
     let (turns, result) = in_turns(&mut host, &transaction(vec![release]), |_| waited += 1);
-    assert_eq!(result, Err("busy".into()));
+    assert_eq!(result, Err(Code::Busy));
     assert!(turns as u64 > range.frames / PIECE && waited > 0, "{turns} turns");
     assert!(host.monitor.largest <= PIECE);
     assert_eq!(picture(&host.engine), before);
@@ -254,7 +254,7 @@ fn who_needs_a_name_and_memory_that_are_being_given_back_waits_for_them_turn_by_
     assert!(turns as u64 > LARGE / PIECE, "{turns} turns");
     // Memory that nobody releases is not waited for.
     let (_, result) = in_turns(&mut host, &large("first"), |_| {});
-    assert_eq!(result, Err("name-taken".into()));
+    assert_eq!(result, Err(Code::NameTaken));
 }
 
 #[test]

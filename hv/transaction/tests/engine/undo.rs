@@ -1,6 +1,6 @@
 //! Inverse transactions.
 
-use control::command::{Operation, Outcome, Range, Target};
+use control::command::{Code, Operation, Outcome, Range, Target};
 use pv_abi::uv::database::{FIRST_GUEST, asked, state};
 
 use crate::fake::{Host, arena, create, create_as, picture};
@@ -45,7 +45,7 @@ fn what_was_changed_is_changed_back() {
         assert!(undone.reason.contains("a mistake"), "{}", undone.reason);
         assert!(contents(&host) == before, "{operation:?}");
         let refusal = host.undo(sequence).unwrap_err();
-        assert_eq!(refusal.code, "moved-on", "{operation:?}");
+        assert_eq!(refusal.code, Code::MovedOn, "{operation:?}");
         assert!(refusal.reason.contains(&format!("undo {sequence}")), "{}", refusal.reason);
     }
 }
@@ -73,7 +73,7 @@ fn where_the_world_has_moved_on_it_is_refused_with_what_happened() {
     let first = host.last();
     host.ok(vec![rename("two")]);
     let refusal = host.undo(first).unwrap_err();
-    assert_eq!(refusal.code, "moved-on");
+    assert_eq!(refusal.code, Code::MovedOn);
     assert!(refusal.reason.contains("name of partition \"two\" (16) was made one and is two now"));
     assert!(refusal.reason.contains("rename \"one\" (16) \"two\""), "{}", refusal.reason);
     let outcomes = host.ok(vec![Operation::AssignMemory { partition, frames: 9 }]);
@@ -82,21 +82,21 @@ fn where_the_world_has_moved_on_it_is_refused_with_what_happened() {
     let end = taken[0].first;
     let ranges = vec![Range { first: end, frames: 1 }];
     host.ok(vec![Operation::ReleaseMemory { partition, ranges }]);
-    assert_eq!(host.undo(host.last()).unwrap_err().code, "not-undoable");
-    assert_eq!(host.undo(assigned).unwrap_err().code, "moved-on");
+    assert_eq!(host.undo(host.last()).unwrap_err().code, Code::NotUndoable);
+    assert_eq!(host.undo(assigned).unwrap_err().code, Code::MovedOn);
     let created = host.engine.records().0;
     let created = created.iter().find(|r| r.what.starts_with("create")).unwrap().sequence;
     host.ok(vec![Operation::SetState { partition, state: state::RUNNING }]);
-    assert_eq!(host.undo(host.last()).unwrap_err().code, "not-undoable");
+    assert_eq!(host.undo(host.last()).unwrap_err().code, Code::NotUndoable);
     let refusal = host.undo(created).unwrap_err();
     assert!(refusal.reason.contains("is running"), "{}", refusal.reason);
     host.ok(vec![Operation::Ask { partition, what: asked::POWER_OFF }]);
-    assert_eq!(host.undo(host.last()).unwrap_err().code, "not-undoable");
+    assert_eq!(host.undo(host.last()).unwrap_err().code, Code::NotUndoable);
     let dying = Operation::SetState { partition, state: state::DYING };
     host.ok(vec![dying, Operation::DestroyPartition { partition }]);
     for sequence in host.last() - 1..=host.last() {
         let code = host.undo(sequence).unwrap_err().code;
-        assert!(["moved-on", "not-undoable"].contains(&code.as_str()), "{code}");
+        assert!([Code::MovedOn, Code::NotUndoable].contains(&code), "{code}");
     }
     // A new partition with the same number is not the one that was created.
     host.ok(vec![create_as("web", Some(number))]);

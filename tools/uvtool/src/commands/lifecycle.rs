@@ -7,6 +7,7 @@ use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use control::command::Code;
 use pv_abi::uv::calls::cause;
 use uvd_protocol::{End, From, Service, ServiceAnswer};
 
@@ -221,13 +222,13 @@ fn closed_in_json(closed: &Closed) -> ExitCode {
     match closed.left {
         Left::TimeIsUp => {
             let message = "console: the time is up; give it a longer --timeout, or none";
-            fail("timed-out", status::TIMED_OUT, message)
+            fail(Code::TimedOut, status::TIMED_OUT, message)
         }
         Left::Detached | Left::OutputClosed => printed,
         _ if closed.unread != 0 => {
             let message =
                 format!("console: the last {} bytes of input may not be read", closed.unread);
-            fail("input-unread", status::FAILED, &message)
+            fail(Code::InputUnread, status::FAILED, &message)
         }
         _ => printed,
     }

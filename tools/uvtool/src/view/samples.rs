@@ -1,7 +1,7 @@
 //! Sample answers for tests.
 
 use control::command::{
-    CpuRow, Heap, IssueRow, IssueState, IssuesAnswer, ListRow, LogRow, MapRow, MemoryRow,
+    Code, CpuRow, Heap, IssueRow, IssueState, IssuesAnswer, ListRow, LogRow, MapRow, MemoryRow,
     PartitionRow, PciRow, Refusal, ResourcesAnswer, Settled, Turns, VersionAnswer,
 };
 use pv_abi::uv::calls::cause;
@@ -160,7 +160,7 @@ pub fn issues() -> IssuesAnswer {
 /// A refusal that came from the monitor.
 pub fn refusal() -> Refusal {
     Refusal {
-        code: "busy".into(),
+        code: Code::Busy,
         operation: Some(0),
         object: "frames 0x8800 to 0x8801".into(),
         field: "activation".into(),

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use control::command::{Body, MAX_OPERATIONS, MAX_PENDING, Operation, PROTOCOL, Request};
+use control::command::{Body, Code, MAX_OPERATIONS, MAX_PENDING, Operation, PROTOCOL, Request};
 use definition::Definition;
 use pv_abi::uv::channel::MAX_PAYLOAD;
 use pv_abi::uv::database::MAX_PARTITION;
@@ -58,7 +58,7 @@ pub fn check_sizes(batch: &Batch) -> Result<(), Failure> {
         Some((field, asked, limit)) => {
             let reason = format!("{asked} in one change, at most {limit}");
             let way_out = "apply fewer partitions at a time, each file by itself";
-            Err(refused("too-large", &object, field, &reason, way_out))
+            Err(refused(Code::TooLarge, &object, field, &reason, way_out))
         }
     }
 }

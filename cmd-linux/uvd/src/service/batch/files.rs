@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use control::command::Code;
 use definition::Definition;
 use pv_abi::PAGE_SIZE;
 use uvd_protocol::Failure;
@@ -47,7 +48,7 @@ fn check_memory(what: &Definition, kernel: &Kernel) -> Result<(), Failure> {
 pub fn too_little_memory(object: &str, memory: u64, least: u64) -> Failure {
     let least = least.next_multiple_of(1 << 20) >> 20;
     let reason = format!("{} is less than its kernel needs at least", definition::size(memory));
-    refused("invalid-value", object, "memory", &reason, &format!("give {least}M or more"))
+    refused(Code::InvalidValue, object, "memory", &reason, &format!("give {least}M or more"))
 }
 
 /// Opens a definition's RAM disk; returns the file and its size in bytes.
@@ -64,6 +65,6 @@ pub fn initrd(what: &Definition) -> Result<Option<(File, u64)>, Failure> {
         let reason = format!("{}: {error}", path.display());
         let object = format!("partition {:?}", what.name);
         let way_out = "give the path of a RAM disk that is there";
-        refused("no-initrd", &object, "initrd", &reason, way_out)
+        refused(Code::NoInitrd, &object, "initrd", &reason, way_out)
     })
 }

@@ -22,7 +22,7 @@ mod work;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use control::command::{Operation, PartitionRow};
+use control::command::{Code, Operation, PartitionRow};
 use definition::Definition;
 use futures_util::future::select;
 use uvd_protocol::Failure;
@@ -132,7 +132,7 @@ fn refresh(state: &State, batch: &mut Batch) -> Result<(), Failure> {
             _ => {
                 let object = format!("partition {:?}", old.name);
                 let reason = "its definition changed meanwhile";
-                return Err(refused("moved-on", &object, "definition", reason, "ask again"));
+                return Err(refused(Code::MovedOn, &object, "definition", reason, "ask again"));
             }
         }
     }
