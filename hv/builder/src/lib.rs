@@ -12,6 +12,8 @@
 //! kernel, and the builder maps only a few of the partition's frames at once. Pages are numbered by
 //! pseudo-physical frame (PFN); [`Memory`] knows the machine frame behind each.
 //!
+//! [`SystemPlan`] is the same for a Rust partition of the host, whose image is an ELF file of ours.
+//!
 //! The rule it keeps: kernel, command line and sizes come from outside. Whatever they are, the
 //! result is a plan that lies inside the partition's memory, or an error that names the problem.
 //! Nothing here panics on input, or accesses memory other than its arguments.
@@ -27,6 +29,7 @@ mod memory;
 mod plan;
 mod reader;
 mod statements;
+mod system;
 mod tables;
 
 pub use image::{Compression, Image, ImageError, Payload};
@@ -35,6 +38,7 @@ pub use layout::{Layout, LayoutError, Request};
 pub use memory::{Extent, Memory};
 pub use plan::{File, Parameters, Place, Plan, PlanError};
 pub use reader::{HEAD_BYTES, NOTE_BYTES, Progress, Reader};
+pub use system::{SystemError, SystemImage, SystemLayout, SystemPlace, SystemPlan, SystemSizes};
 pub use tables::Mapping;
 
 /// Contents of a page.

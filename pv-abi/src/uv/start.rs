@@ -1,9 +1,10 @@
 //! The start block of a Rust partition, and the monitor's description of the machine for the
 //! ultravisor.
 //!
-//! The loader builds the ultravisor and the boot partition, from GRUB's modules. Such a partition
-//! starts at its ELF entry with rdi = the address of its [`StartBlock`], rsp = the top of its
-//! stack, interrupts (events) masked. All its frames are contiguous, and image, stack and heap are
+//! The loader builds the ultravisor and the boot partition, from GRUB's modules; the boot partition
+//! builds the I/O partitions. Such a partition starts at its ELF entry with rsi = the address of its
+//! [`StartBlock`] (the first two have it in rdi, too), rsp = the top of its stack, interrupts
+//! (events) masked. All its frames are contiguous, and image, stack and heap are
 //! mapped with 4 KiB pages: text is read-only and executable, read-only data is read-only, and the
 //! rest is writable; nothing is both writable and executable.
 
@@ -61,6 +62,11 @@ pub struct StartBlock {
     pub machine: u64,
     /// Bytes of the machine description.
     pub machine_bytes: u64,
+    /// Virtual address of the DMA region (I/O partitions only; writable), or 0. Devices use it, and
+    /// it is left alone when the partition starts again, until they were reset.
+    pub dma: u64,
+    /// Pages of the DMA region.
+    pub dma_pages: u64,
     /// Number of entries used in `modules`.
     pub module_count: u64,
     /// Modules given to the partition, mapped read-only. The boot partition gets all of GRUB's
@@ -206,7 +212,7 @@ const _: () = {
         command_line_bytes: 24,
         command_line: 32
     });
-    assert!(size_of::<StartBlock>() == 168 + MODULES * size_of::<ModuleRecord>());
+    assert!(size_of::<StartBlock>() == 184 + MODULES * size_of::<ModuleRecord>());
     assert_offsets!(StartBlock {
         magic: 0,
         number: 8,
@@ -229,8 +235,10 @@ const _: () = {
         arena_pages: 136,
         machine: 144,
         machine_bytes: 152,
-        module_count: 160,
-        modules: 168
+        dma: 160,
+        dma_pages: 168,
+        module_count: 176,
+        modules: 184
     });
     assert!(size_of::<StartBlock>() <= 4096);
     assert!(size_of::<Machine>() == 280);
