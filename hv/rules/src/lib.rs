@@ -26,8 +26,9 @@ pub const WEIGHT: RangeInclusive<u32> = 1..=65_535;
 pub const VCPUS: RangeInclusive<u32> = 1..=MAX_VCPUS;
 /// Limits of the number of frames in a grant table.
 pub const GRANT_FRAMES: RangeInclusive<u32> = 1..=MAX_GRANT_FRAMES;
-/// Names of the partitions that every host has.
-pub const HOST_NAMES: [&str; 5] = ["monitor", "ultravisor", "boot", "command", "firmware"];
+/// Names of the partitions of the host itself.
+pub const HOST_NAMES: [&str; 7] =
+    ["monitor", "ultravisor", "boot", "command", "io-a", "io-b", "firmware"];
 
 const PAGE: u64 = pv_abi::PAGE_SIZE as u64;
 

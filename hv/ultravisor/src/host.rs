@@ -263,6 +263,9 @@ impl Host {
         if let Some(console) = self.services.consoles.get(&port) {
             return console.serve();
         }
+        if let Some(io) = self.services.io.get_mut(&port) {
+            return io.serve();
+        }
         let more = if let Some(client) = self.services.stores.get_mut(&port) {
             client.serve(&mut self.services.store, time::now().saturating_add(SERVICE.turn))
         } else {

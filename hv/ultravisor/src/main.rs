@@ -25,6 +25,7 @@ mod genesis;
 mod homes;
 mod host;
 mod inject;
+mod io;
 mod issues;
 mod lead;
 mod machine;

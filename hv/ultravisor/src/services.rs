@@ -25,6 +25,7 @@ use crate::command::CommandChannel;
 use crate::console::Console;
 use crate::devices::Devices;
 use crate::homes::Homes;
+use crate::io::IoPartition;
 use crate::stores::StoreClient;
 
 /// The share of a CPU that this partition may spend on guests.
@@ -53,6 +54,8 @@ pub struct Services {
     pub consoles: BTreeMap<Port, Console>,
     /// Store rings.
     pub stores: BTreeMap<Port, StoreClient>,
+    /// I/O channels.
+    pub io: BTreeMap<Port, IoPartition>,
     /// Devices negotiated through the store.
     pub devices: Devices,
     /// The homes of partitions in the store.
@@ -62,7 +65,7 @@ pub struct Services {
     /// The channel table entries that are served, with the partition of each; and the reverse.
     attached: BTreeMap<u32, u32>,
     attached_of: BTreeSet<(u32, u32)>,
-    /// The ports of consoles and stores by partition.
+    /// The ports of consoles, stores and I/O channels by partition.
     ports: BTreeSet<(u32, Port)>,
 }
 
@@ -85,6 +88,7 @@ impl Services {
             commands: BTreeMap::new(),
             consoles: BTreeMap::new(),
             stores: BTreeMap::new(),
+            io: BTreeMap::new(),
             devices: Devices::default(),
             homes: Homes::default(),
             attached: BTreeMap::new(),
@@ -139,6 +143,10 @@ impl Services {
                 let channel = CommandChannel::of_client(partition, ring.words(), port);
                 self.commands.insert(port, channel);
             }
+            channel_kind::IO if client.kind == kind::IO => {
+                self.io.insert(port, IoPartition::new(partition, ring, port));
+                self.ports.insert((partition, port));
+            }
             channel_kind::CONSOLE => {
                 let serial = (partition == COMMAND).then_some(self.command_console);
                 self.consoles.insert(port, Console { partition, ring, port, serial });
@@ -171,7 +179,7 @@ impl Services {
         }
     }
 
-    /// The ports of a partition's consoles and stores.
+    /// The ports of a partition's consoles, stores and I/O channels.
     fn ports_of(&self, partition: u32) -> Vec<Port> {
         let of = self.ports.range((partition, Port(0))..=(partition, Port(u32::MAX)));
         of.map(|&(_, port)| port).collect()
@@ -182,7 +190,8 @@ impl Services {
         let store = self.stores.get(&port).map(|client| client.partition);
         let console = || self.consoles.get(&port).map(|console| console.partition);
         let command = || self.commands.get(&port).map(|channel| channel.client);
-        store.or_else(console).or_else(command)
+        let io = || self.io.get(&port).map(|io| io.partition);
+        store.or_else(console).or_else(command).or_else(io)
     }
 
     /// Unmaps everything that is mapped of a partition, closes this end of its channels, and drops
@@ -194,7 +203,8 @@ impl Services {
             self.ports.remove(&(partition, port));
             let console = self.consoles.remove(&port).map(|console| console.ring);
             let store = self.stores.remove(&port).map(|client| client.ring);
-            for ring in console.into_iter().chain(store) {
+            let io = self.io.remove(&port).map(|io| io.ring);
+            for ring in console.into_iter().chain(store).chain(io) {
                 let _ = events::close(port);
                 grants::unmap(&mut self.window, ring);
             }

@@ -1,0 +1,125 @@
+//! I/O channels: orders to the I/O partitions, and their reports.
+//!
+//! Rule: the pages belong to the I/O partition, which makes the channel anew when it starts. The
+//! ultravisor keeps what it has ordered and no state of the ring, so a channel that makes no sense
+//! costs the I/O partition its messages and nobody else anything.
+
+use alloc::collections::VecDeque;
+
+use channel::ends::{Bell, ChannelError, End};
+use channel::ring::{Endpoint, RingError, Side, ask_anew};
+use control::io::{Order, PROTOCOL, Report};
+use partition_runtime::events::Port;
+use partition_runtime::grants::Mapping;
+use partition_runtime::{heap, log};
+
+/// Reports read per event.
+const REPORTS: usize = 16;
+/// If the heap has no free block of this many bytes, reports stay unread.
+const ROOM: usize = 1 << 18;
+
+/// The ultravisor's end of an I/O channel.
+#[derive(Debug)]
+pub struct IoPartition {
+    /// The I/O partition.
+    pub partition: u32,
+    /// The channel's pages.
+    pub ring: Mapping,
+    /// The event of the channel.
+    pub port: Port,
+    /// Whether the partition has reported that it runs.
+    ready: bool,
+    /// Orders that the ring had no room for, or that wait until the partition runs.
+    waiting: VecDeque<Order>,
+    /// Errors of this channel so far.
+    errors: u32,
+}
+
+impl IoPartition {
+    /// A channel whose pages the partition will make.
+    #[must_use]
+    pub const fn new(partition: u32, ring: Mapping, port: Port) -> Self {
+        Self { partition, ring, port, ready: false, waiting: VecDeque::new(), errors: 0 }
+    }
+
+    #[expect(dead_code, reason = "functions have no owner in the database yet")]
+    /// Sends an order, or keeps it until the partition runs and the ring has room.
+    pub fn order(&mut self, order: Order) {
+        self.waiting.push_back(order);
+        let sent = match open(&self.ring, self.port) {
+            Ok(mut end) if self.ready => send(&mut end, &mut self.waiting),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.check(sent);
+    }
+
+    /// Reads reports and sends orders that wait. Returns whether more reports may be left.
+    pub fn serve(&mut self) -> bool {
+        let served = self.exchange();
+        self.check(served).unwrap_or(false)
+    }
+
+    fn exchange(&mut self) -> Result<bool, ChannelError> {
+        let mut end = open(&self.ring, self.port)?;
+        for _ in 0..REPORTS {
+            if !heap::has_room(ROOM) {
+                return Ok(false);
+            }
+            match end.receive()? {
+                Some(report) => take_note(self.partition, &mut self.ready, &report),
+                None => {
+                    if self.ready {
+                        send(&mut end, &mut self.waiting)?;
+                    }
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Counts and logs an error, and asks the partition to make the channel anew.
+    fn check<T>(&mut self, done: Result<T, ChannelError>) -> Option<T> {
+        let error = match done {
+            Ok(value) => return Some(value),
+            Err(ChannelError::Ring(RingError::NotReady | RingError::Full)) => return None,
+            Err(error) => error,
+        };
+        self.errors = self.errors.saturating_add(1);
+        if self.errors.is_power_of_two() {
+            log!("I/O channel of partition {}: error {}: {error}", self.partition, self.errors);
+        }
+        ask_anew(self.ring.words());
+        self.port.ring();
+        None
+    }
+}
+
+/// The end of the channel in these pages, at the indices in its header.
+fn open(ring: &Mapping, port: Port) -> Result<End<'_, Port>, ChannelError> {
+    Ok(End::new(Endpoint::open(ring.words(), Side::Server)?, port))
+}
+
+/// Sends the orders that wait, as far as the ring has room.
+fn send(end: &mut End<'_, Port>, waiting: &mut VecDeque<Order>) -> Result<(), ChannelError> {
+    while let Some(order) = waiting.front() {
+        end.send(order)?;
+        waiting.pop_front();
+    }
+    Ok(())
+}
+
+fn take_note(partition: u32, ready: &mut bool, report: &Report) {
+    match report {
+        Report::Ready { protocol: PROTOCOL, restarts } => {
+            *ready = true;
+            log!("I/O partition {partition} runs, restart {restarts}");
+        }
+        Report::Ready { protocol, .. } => log!(
+            "I/O partition {partition} speaks protocol {protocol}, not {PROTOCOL}: install the \
+             module io of this version"
+        ),
+        report => log!("I/O partition {partition}: {report:?}"),
+    }
+}
