@@ -16,6 +16,7 @@ mod grub;
 mod guests;
 mod host;
 mod interrupts;
+mod io;
 mod kernels;
 mod leaks;
 mod loader;
@@ -58,6 +59,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     files::run_scenarios,
     session::run_scenarios,
     guests::run_scenarios,
+    io::run_scenarios,
     fuzz::run_scenarios,
     stay::run_scenarios,
     thousand::run_scenarios,

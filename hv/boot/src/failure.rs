@@ -4,7 +4,7 @@ use crate::options::OptionError;
 use crate::ramdisk::RamdiskError;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
-use builder::{ImageError, KernelError, PlanError};
+use builder::{ImageError, KernelError, PlanError, SystemError};
 use channel::ends::ChannelError;
 use control::command::Refusal;
 use core::fmt;
@@ -19,6 +19,10 @@ pub enum Failure {
     KernelImage(ImageError),
     /// The kernel cannot be laid out.
     Plan(PlanError),
+    /// The module `io` is no image of a Rust partition.
+    System(SystemError),
+    /// No memory of this many MiB is free in one piece.
+    Apart(u64),
     /// The module `command-initrd` is no RAM disk.
     Ramdisk(RamdiskError),
     /// The options of the module `boot` are wrong.
@@ -68,6 +72,10 @@ impl fmt::Display for Failure {
             ),
             Self::KernelImage(error) => write!(f, "module command-kernel: {error}"),
             Self::Plan(error) => write!(f, "module command-kernel: {error}"),
+            Self::System(error) => write!(f, "module io: {error}"),
+            Self::Apart(mib) => {
+                write!(f, "no {mib} MiB are free in one piece; give the machine more memory")
+            }
             Self::Ramdisk(error) => write!(f, "module command-initrd: {error}"),
             Self::Option(error) => write!(f, "options of module boot: {error}"),
             Self::Memory(wanted, free) => write!(

@@ -8,9 +8,9 @@ use builder::Extent;
 use channel::ends::{ChannelError, Client};
 use channel::ring::{Endpoint, Side};
 use control::command::{Answer, Body, Operation, Outcome, Query, ResourcesAnswer, Transaction};
-use partition_runtime::StartBlock;
 use partition_runtime::events::{Events, Port};
 use partition_runtime::partition::command_pages;
+use partition_runtime::{StartBlock, log};
 use pv_abi::uv::channel::FIRST_CLIENT_PORT;
 use pv_abi::uv::database::{DESCRIPTOR_MAGIC, PartitionDescriptor};
 use zerocopy::{FromZeros, IntoBytes};
@@ -92,6 +92,16 @@ impl Link {
         let complete = self.pending.drain(..).map(|request| Operation::Complete { request });
         operations.extend(complete);
         self.transact(what, false, operations).map(drop)
+    }
+
+    /// Rolls back all pending transactions. What cannot be rolled back now goes when this partition
+    /// ends.
+    pub fn abandon(&mut self) {
+        let requests: Vec<u64> = self.pending.drain(..).collect();
+        if !requests.is_empty() {
+            let undone = self.call("rolling back", Body::RollBack { requests });
+            undone.map_or_else(|failure| log!("{failure}"), drop);
+        }
     }
 
     /// Sends a transaction that takes effect at once. Returns one outcome for each operation.

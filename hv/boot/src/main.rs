@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! at the start:  modules, options -> create, assign memory -> Plan -> fill pages -> start
+//!                the same for the I/O partitions, if the machine has functions for them
 //! then, guests:  build channel -> headers, notes -> Plan -> fill pages, piece by piece
 //! ```
 //!
@@ -21,6 +22,7 @@ extern crate alloc;
 mod command;
 mod failure;
 mod guest;
+mod io;
 mod link;
 mod options;
 mod ramdisk;
@@ -56,6 +58,7 @@ fn provide(start: &'static StartBlock) -> Result<(Link, Foreign), Failure> {
     let window = Window::take().as_mut().and_then(|window| Foreign::new(window, PAGES));
     let mut foreign = window.ok_or(no_window)?;
     command::provide(&mut link, &mut foreign)?;
+    io::provide(&mut link, &mut foreign);
     Ok((link, foreign))
 }
 

@@ -29,7 +29,8 @@ fn name() -> &'static str {
     if bytes == 0 || pointer.is_null() {
         return "partition";
     }
-    // SAFETY: `set_name` stored pointer and length of one `&'static str`, and is called once.
+    // SAFETY: `set_name` stored pointer and length of one `&'static str`, and no one reads
+    // while it does.
     unsafe {
         core::str::from_utf8_unchecked(core::slice::from_raw_parts(pointer.cast_const(), bytes))
     }

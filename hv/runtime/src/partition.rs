@@ -61,6 +61,16 @@ pub struct Module {
     pub bytes: &'static [u8],
     /// Its first machine frame.
     pub frame: u64,
+    /// Its record in the start block.
+    record: &'static ModuleRecord,
+}
+
+impl Module {
+    /// The record of the module for another partition, which gets the options but not the contents.
+    #[must_use]
+    pub fn without_contents(&self) -> ModuleRecord {
+        ModuleRecord { address: 0, bytes: 0, frame: 0, ..*self.record }
+    }
 }
 
 /// The modules of the start block. A module whose command line is not UTF-8 has an empty name.
@@ -83,7 +93,7 @@ fn module(record: &'static ModuleRecord) -> Module {
     let (name, options) = line.split_once(' ').unwrap_or((line, ""));
     // SAFETY: the monitor maps the module read-only at that address for the partition's life.
     let bytes = unsafe { slice(record.address, record.bytes) };
-    Module { name, options: options.trim(), bytes, frame: record.frame }
+    Module { name, options: options.trim(), bytes, frame: record.frame, record }
 }
 
 /// The machine description. Only the ultravisor has it; for other partitions the slice is empty.
@@ -118,6 +128,14 @@ pub fn command_pages() -> &'static [AtomicU32] {
     let start = start();
     // SAFETY: as the start block says; only ever accessed through atomics.
     unsafe { words(start.command_pages, start.command_page_count * PAGE_SIZE as u64 / 4) }
+}
+
+/// The DMA region, or an empty slice. Devices may write it at any time.
+#[must_use]
+pub fn dma_region() -> &'static [AtomicU32] {
+    let start = start();
+    // SAFETY: as the start block says; only ever accessed through atomics.
+    unsafe { words(start.dma, start.dma_pages * PAGE_SIZE as u64 / 4) }
 }
 
 /// This partition's version-1 grant table, with two words for each entry: flags and domid, frame.

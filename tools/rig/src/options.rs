@@ -137,6 +137,9 @@ pub struct BootOptions {
     /// Options for the boot partition
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub boot_options: String,
+    /// Options for the I/O partitions; with `always` they are made on every machine
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub io_options: String,
     /// What the command partition's kernel runs on
     #[arg(long, value_enum, default_value_t)]
     pub under: Under,

@@ -1,4 +1,4 @@
-//! Builds the loader, the monitor and the two Rust system partitions for `x86_64-unknown-none`.
+//! Builds the loader, the monitor and the Rust partitions of the host for `x86_64-unknown-none`.
 //!
 //! Two toolchains can do it: a rustup toolchain with that target installed, or Debian's `rustc-web`
 //! and `rust-web-src`, which build `core` as well. The flags are the same, so both give the same
@@ -31,6 +31,8 @@ pub struct Images {
     pub ultravisor: PathBuf,
     /// The boot partition.
     pub boot: PathBuf,
+    /// The I/O partitions.
+    pub io: PathBuf,
 }
 
 /// The source of `core` for the target.
@@ -97,7 +99,7 @@ pub fn build() -> Result<Images> {
 }
 
 fn build_now() -> Result<Images> {
-    let packages = ["-p", "monitor", "-p", "ultravisor", "-p", "boot"];
+    let packages = ["-p", "monitor", "-p", "ultravisor", "-p", "boot", "-p", "ioserver"];
     let out = build_packages(&packages, &[], "building the monitor and the system partitions")?;
     let monitor = out.join("monitor");
     let embedded = strip(&monitor)?;
@@ -108,6 +110,7 @@ fn build_now() -> Result<Images> {
         monitor,
         ultravisor: out.join("ultravisor"),
         boot: out.join("boot"),
+        io: out.join("ioserver"),
     })
 }
 
@@ -165,7 +168,8 @@ fn cargo_for_target(toolchain: &Toolchain, task: &str, packages: &[&str]) -> Com
 /// There is no toolchain for the target, or a lint fails.
 pub fn lint() -> Result<()> {
     let toolchain = choose()?;
-    let host: &[&str] = &["-p", "monitor", "-p", "loader", "-p", "ultravisor", "-p", "boot"];
+    let host: &[&str] =
+        &["-p", "monitor", "-p", "loader", "-p", "ultravisor", "-p", "boot", "-p", "ioserver"];
     // The guest is linted separately, as it is built.
     for packages in [host, &["-p", "minimal-guest"]] {
         let mut clippy = cargo_for_target(&toolchain, "clippy", packages);

@@ -65,10 +65,11 @@ pub fn debugger_script() -> Result<PathBuf> {
 fn write_debugger_script(images: &Images) -> Result<()> {
     let script = format!(
         "set confirm off\nset pagination off\nfile {}\nadd-symbol-file {}\nadd-symbol-file {}\n\
-         target remote :{}\n",
+         add-symbol-file {}\ntarget remote :{}\n",
         images.monitor.display(),
         images.ultravisor.display(),
         images.boot.display(),
+        images.io.display(),
         qemu::GDB_PORT,
     );
     workspace::write_if_changed(&debugger_script()?, script.as_bytes())
@@ -86,6 +87,7 @@ fn host(options: &BootOptions, destination: Destination) -> Result<Payload> {
     let mut modules = vec![
         module("ultravisor", hv_build::strip(&images.ultravisor)?, &ultravisor_options),
         module("boot", hv_build::strip(&images.boot)?, &options.all_boot_options()),
+        module("io", hv_build::strip(&images.io)?, &options.io_options),
     ];
     modules.extend(command.modules);
     if let Some(file) = &options.microcode {

@@ -1,0 +1,160 @@
+//! Builds and starts the I/O partitions, by transactions alone, where the machine has a function
+//! that they can drive.
+//!
+//! Both have the image of the module `io`. A failure is logged and leaves the host without that
+//! partition: whoever operates the host finds the reason in the log. Nothing of the partition stays
+//! then, since its transactions are pending until the last.
+
+use crate::failure::Failure;
+use crate::link::Link;
+use alloc::string::ToString;
+use alloc::vec;
+use alloc::vec::Vec;
+use builder::{SystemImage, SystemLayout, SystemPlace, SystemPlan, SystemSizes};
+use control::command::{Operation, Outcome, PciRow, Target};
+use partition_runtime::building::Foreign;
+use partition_runtime::log;
+use partition_runtime::partition::{Module, module_named};
+use pv_abi::uv::channel::{COMMAND_PAGES, FIRST_CLIENT_PORT, IO_GRANT};
+use pv_abi::uv::database::{IO_A, IO_B, SYSTEM_CPU_WEIGHT, ULTRAVISOR, channel_kind, kind, state};
+
+/// The name of the module.
+const MODULE: &str = "io";
+/// The partitions: number and name.
+const PARTITIONS: [(u32, &str); 2] = [(IO_A, "io-a"), (IO_B, "io-b")];
+/// Heap of 4 MiB, DMA region of 2 MiB.
+const SIZES: SystemSizes = SystemSizes { heap: 1024, dma: 512, grant_frames: 8 };
+
+/// Ids of the functions that the I/O partitions can drive: virtio block and SCSI, transitional and
+/// modern (Virtual I/O Device 1.2, 4.1.2.1 and 5).
+const DRIVEN: [u32; 4] = [0x1001_1af4, 0x1042_1af4, 0x1004_1af4, 0x1048_1af4];
+
+/// Makes sure that the I/O partitions run, if the machine needs them.
+pub fn provide(link: &mut Link, foreign: &mut Foreign) {
+    let Some(module) = module_named(MODULE) else { return };
+    match link.resources() {
+        Ok(resources) if is_needed(module.options, &resources.pci) => {}
+        Ok(_) => return,
+        Err(failure) => return log!("no I/O partitions: {failure}"),
+    }
+    for (number, name) in PARTITIONS {
+        if let Err(failure) = provide_one(link, foreign, &module, (number, name)) {
+            log!("cannot start {name}: {failure}");
+            link.abandon();
+        }
+    }
+}
+
+/// Returns whether the machine has a function that an I/O partition can drive, or the module's
+/// options ask for the partitions in any case.
+fn is_needed(options: &str, functions: &[PciRow]) -> bool {
+    options.split_whitespace().any(|word| word == "always")
+        || functions.iter().any(|function| DRIVEN.contains(&function.id))
+}
+
+fn provide_one(
+    link: &mut Link,
+    foreign: &mut Foreign,
+    module: &Module,
+    (number, name): (u32, &str),
+) -> Result<(), Failure> {
+    let partition = Target::Number(number);
+    match link.descriptor(number)?.map(|descriptor| descriptor.state) {
+        Some(state::RUNNING | state::PAUSED) => return Ok(()),
+        Some(_) => {
+            let operations = vec![Operation::DestroyPartition { partition }];
+            link.finish("destroying what is left of an I/O partition", operations)?;
+        }
+        None => {}
+    }
+    let image = SystemImage::parse(module.bytes).map_err(Failure::System)?;
+    let layout = SystemLayout::new(&image, SIZES).map_err(Failure::System)?;
+    let place = create(link, &layout, (number, name))?;
+    connect(link, &layout, place)?;
+    let plan = SystemPlan::new(image, layout, place, module.without_contents());
+    let pages = fill(foreign, &plan, number)?;
+    let operations = vec![
+        Operation::SetStart { partition, start: plan.start_state() },
+        Operation::SetState { partition, state: state::RUNNING },
+    ];
+    link.finish("starting an I/O partition", operations)?;
+    log!("{name} started, {pages} pages written");
+    Ok(())
+}
+
+/// Creates the partition with its memory, which must lie in one piece.
+fn create(
+    link: &mut Link,
+    layout: &SystemLayout,
+    (number, name): (u32, &str),
+) -> Result<SystemPlace, Failure> {
+    const WHAT: &str = "creating an I/O partition";
+    let create = Operation::CreatePartition {
+        number: Some(number),
+        kind: kind::IO,
+        rights: 0,
+        name: name.to_string(),
+        vcpus: 1,
+        cpu_weight: SYSTEM_CPU_WEIGHT,
+        cpu_cap: 0,
+        cpu_affinity: Vec::new(),
+        cpu_dedicated: false,
+        grant_frames: SIZES.grant_frames,
+    };
+    let frames = layout.frames();
+    let assign = Operation::AssignMemory { partition: Target::CreatedBy(0), frames };
+    let outcomes = link.prepare(WHAT, vec![create, assign])?;
+    let [Outcome::Partition(_), Outcome::Memory(ranges)] = &outcomes[..] else {
+        return Err(Failure::Answer(WHAT));
+    };
+    let first_frame = match ranges[..] {
+        [range] if range.frames == frames => range.first,
+        _ => return Err(Failure::Apart(frames.div_ceil(256))),
+    };
+    let descriptor = link.descriptor(number)?.ok_or(Failure::Answer(WHAT))?;
+    Ok(SystemPlace { number, restarts: 0, first_frame, instance: descriptor.instance_first })
+}
+
+/// Makes the channel to the ultravisor.
+fn connect(link: &mut Link, layout: &SystemLayout, place: SystemPlace) -> Result<(), Failure> {
+    const WHAT: &str = "making the channel of an I/O partition";
+    let channel = Operation::CreateChannel {
+        partition: Target::Number(place.number),
+        peer: ULTRAVISOR,
+        kind: channel_kind::IO,
+        frame: place.first_frame + layout.channel.start,
+        frames: COMMAND_PAGES as u32,
+        grant: IO_GRANT,
+    };
+    match link.prepare(WHAT, vec![channel])?[..] {
+        [Outcome::Channel { port: FIRST_CLIENT_PORT, .. }] => Ok(()),
+        _ => Err(Failure::Answer(WHAT)),
+    }
+}
+
+/// Writes the partition's pages. Returns their number.
+fn fill(foreign: &mut Foreign, plan: &SystemPlan<'_>, number: u32) -> Result<usize, Failure> {
+    let pages: Vec<u64> = plan.pages().collect();
+    let frames: Vec<u64> = pages.iter().map(|&page| plan.frame(page)).collect();
+    foreign
+        .write(number, &frames, |index, to| plan.fill(pages[index], to))
+        .map_err(|errno| Failure::Monitor("mapping memory of an I/O partition", errno))?;
+    Ok(pages.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_functions_to_drive_gets_none_unless_asked() {
+        let function = |id| PciRow { address: 0, id, class: 0, owner: 0 };
+        let [network, host_bridge] = [0x1000_1af4, 0x29c0_8086].map(function);
+        assert!(!is_needed("", &[]));
+        assert!(!is_needed("never", &[network.clone(), host_bridge]));
+        assert!(is_needed("always", &[]));
+        for id in DRIVEN {
+            assert!(is_needed("", &[network.clone(), function(id)]), "{id:#x}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The I/O partition: drives functions of the machine and serves disks to clients.
+//!
+//! ```text
+//! I/O channel: orders of the ultravisor -> drivers, rings of clients
+//!              <- reports
+//! ```
+//!
+//! The boot partition builds two of them from one image, which serve together and one instead of
+//! the other. An I/O partition decides nothing that outlives it: the ultravisor orders which
+//! functions it drives and whom it serves, and repeats that after a new start.
+//!
+//! Rule: orders come from the ultravisor and are trusted to be consistent; answers of devices and
+//! rings of clients are not trusted. What they send ends in an error of that device or that client.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#![cfg_attr(not(target_os = "none"), allow(dead_code))]
+
+extern crate alloc;
+
+mod link;
+mod options;
+mod server;
+
+use partition_runtime::hypercall::{Shutdown, shutdown};
+use partition_runtime::{StartBlock, entry, log};
+use pv_abi::uv::database::IO_B;
+use server::Server;
+
+entry!(run);
+
+fn run(start: &'static StartBlock) -> ! {
+    log::set_name(if start.number == IO_B { "io-b" } else { "io-a" });
+    let options = options::read();
+    match Server::new(start) {
+        Ok(_) if options.dies == Some(start.number) => {
+            log!("injected: it dies");
+            shutdown(Shutdown::Crash)
+        }
+        Ok(mut server) => server.serve(),
+        Err(error) => {
+            log!("the I/O channel: {error}; destroy this partition and start the host again");
+            shutdown(Shutdown::Crash)
+        }
+    }
+}
