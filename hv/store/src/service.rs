@@ -35,13 +35,6 @@ pub struct Fed {
     pub served: bool,
 }
 
-/// A path whose changes the ultravisor observes.
-#[derive(Debug)]
-struct Observed {
-    path: Path,
-    changed: bool,
-}
-
 /// The store.
 #[derive(Debug)]
 pub struct Store {
@@ -54,7 +47,10 @@ pub struct Store {
     readers: BTreeSet<u32>,
     /// Set while no new data is kept for clients.
     pub(crate) tight: bool,
-    observed: Vec<Observed>,
+    /// Paths whose changes the ultravisor observes, and those of them that clients have changed. They
+    /// are sets, since each change of a client looks for its path among them.
+    observed: BTreeSet<Path>,
+    changed: BTreeSet<Path>,
 }
 
 impl Store {
@@ -70,7 +66,8 @@ impl Store {
             watches: BTreeMap::new(),
             readers: BTreeSet::new(),
             tight: false,
-            observed: Vec::new(),
+            observed: BTreeSet::new(),
+            changed: BTreeSet::new(),
         }
     }
 
@@ -189,19 +186,18 @@ impl Store {
 
     /// Starts to record changes by clients at, above or below this path; see [`Self::take_change`].
     pub fn observe(&mut self, path: Path) {
-        self.observed.push(Observed { path, changed: false });
+        self.observed.insert(path);
     }
 
-    /// Stops recording changes at a path.
+    /// Stops recording changes at and below a path.
     pub fn ignore(&mut self, path: &Path) {
-        self.observed.retain(|observed| !observed.path.is_within(path));
+        self.observed.retain(|observed| !observed.is_within(path));
+        self.changed.retain(|changed| !changed.is_within(path));
     }
 
     /// Takes the next observed path that clients have changed.
     pub fn take_change(&mut self) -> Option<Path> {
-        let observed = self.observed.iter_mut().find(|observed| observed.changed)?;
-        observed.changed = false;
-        Some(observed.path.clone())
+        self.changed.pop_first()
     }
 
     /// A node's value.
@@ -299,10 +295,10 @@ impl Store {
 
     /// Records that a client changed an observed path.
     fn note_observed(&mut self, path: &Path) {
-        let concerned = |observed: &&mut Observed| {
-            path.is_within(&observed.path) || observed.path.is_within(path)
-        };
-        self.observed.iter_mut().filter(concerned).for_each(|observed| observed.changed = true);
+        let above = path.upwards().filter_map(|text| self.observed.get(text));
+        let bounds = path.below();
+        let below = self.observed.range::<str, _>(as_str(&bounds));
+        self.changed.extend(above.chain(below).cloned());
     }
 
     /// Adds a watch to a client, and fires it once.

@@ -285,6 +285,30 @@ fn changes_by_clients_are_observed() {
 }
 
 #[test]
+fn of_the_observed_paths_those_at_above_and_below_a_change_are_taken() {
+    let mut store = store();
+    let home = home(ALICE);
+    let paths = ["a", "a/b", "a/b/c", "a/b-1", "a/b0", "x"].map(|at| path(&format!("{home}/{at}")));
+    paths.iter().for_each(|observed| store.observe(observed.clone()));
+    let taken = |store: &mut Store| {
+        let found: Vec<_> = std::iter::from_fn(|| store.take_change()).collect();
+        found.iter().map(|path| path.as_str()[home.len() + 1..].to_string()).collect::<Vec<_>>()
+    };
+    ok(&mut store, ALICE, WRITE, "a/b/d\0");
+    // Nodes that are made on the way are changes as well.
+    assert_eq!(taken(&mut store), ["a", "a/b", "a/b-1", "a/b/c", "a/b0"]);
+    ok(&mut store, ALICE, WRITE, "a/b/d\0again");
+    assert_eq!(taken(&mut store), ["a", "a/b"]);
+    ok(&mut store, ALICE, RM, "a/b\0");
+    assert_eq!(taken(&mut store), ["a", "a/b", "a/b/c"]);
+    ok(&mut store, ALICE, WRITE, "x\0");
+    store.ignore(&paths[5]);
+    assert_eq!(taken(&mut store), [""; 0]);
+    ok(&mut store, ALICE, WRITE, "x\0again");
+    assert_eq!(taken(&mut store), [""; 0]);
+}
+
+#[test]
 fn a_message_that_is_too_long_ends_the_conversation() {
     let mut store = store();
     let mut head = request(READ, 0, b"");
