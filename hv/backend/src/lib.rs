@@ -2,7 +2,7 @@
 //!
 //! A stock front end and its back end agree on rings through nodes of the store, and each end shows
 //! a state. The ultravisor holds the store and plays the back end: a [`Negotiation`] decides for one
-//! endpoint.
+//! endpoint, and [`Endpoints`] keeps the nodes of all of them.
 //!
 //! ```text
 //! nodes of the front end -+                        +-> nodes of the back end
@@ -51,10 +51,12 @@
 
 extern crate alloc;
 
+mod endpoints;
 mod features;
 mod negotiation;
 mod offer;
 
+pub use endpoints::{Effect, Endpoint, Endpoints};
 pub use features::{Discard, Features, Value};
 pub use negotiation::{Action, Cause, Event, Negotiation, Order, Report, ReportBody};
 pub use offer::{Fault, Frontend, QUEUES_MAX, Queue, Rings};
