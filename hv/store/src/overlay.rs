@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use crate::ledger::Differences;
 use crate::limits;
 use crate::nodes::as_str;
-use crate::path::Path;
+use crate::path::{Path, upwards};
 use crate::tree::{Access, Actor, Node, Permissions, Tree, cost};
 use crate::wire::Error;
 
@@ -150,13 +150,14 @@ impl Overlay {
     }
 
     /// Returns whether it removes a node of the tree above this one.
-    fn hides(&self, path: &Path) -> bool {
+    fn hides(&self, path: &str) -> bool {
         let hides = |entry: &Entry| match entry {
             Entry::Gone => true,
             Entry::There(draft) => draft.hides,
         };
-        !self.entries.is_empty()
-            && path.upwards().skip(1).any(|above| self.entries.get(above).is_some_and(hides))
+        // The nodes above a node come before it.
+        self.entries.first_key_value().is_some_and(|(first, _)| first.as_str() < path)
+            && upwards(path).skip(1).any(|above| self.entries.get(above).is_some_and(hides))
     }
 
     /// Drops named permissions of partitions that `known` rejects.
@@ -181,7 +182,7 @@ impl Overlay {
                 Entry::Gone => true,
                 Entry::There(draft) => draft.hides,
             };
-            if !self.hides(path) {
+            if !self.hides(path.as_str()) {
                 if let Some(node) = tree.get(path.as_str()) {
                     less(&mut all, path, node);
                 }
@@ -215,7 +216,7 @@ pub(crate) struct View<'v> {
 
 impl<'v> View<'v> {
     /// The node at a path.
-    pub(crate) fn node(&self, path: &Path) -> Option<Seen<'v>> {
+    pub(crate) fn node(&self, path: &str) -> Option<Seen<'v>> {
         match self.overlay.entries.get(path) {
             Some(Entry::Gone) => None,
             Some(Entry::There(draft)) => {
@@ -228,20 +229,13 @@ impl<'v> View<'v> {
     }
 
     /// The tree's node at a path, unless the overlay removed a node above it.
-    fn in_tree(&self, path: &Path) -> Option<&'v Node> {
-        self.tree.get(path.as_str()).filter(|_| !self.overlay.hides(path))
+    fn in_tree(&self, path: &str) -> Option<&'v Node> {
+        self.tree.get(path).filter(|_| !self.overlay.hides(path))
     }
 
     /// The deepest existing node among a path and the paths above it.
-    fn deepest(&self, path: &Path) -> Option<(Path, Seen<'v>)> {
-        let mut at = Some(path.clone());
-        while let Some(path) = at {
-            if let Some(seen) = self.node(&path) {
-                return Some((path, seen));
-            }
-            at = path.above();
-        }
-        None
+    fn deepest<'p>(&self, path: &'p Path) -> Option<(&'p str, Seen<'v>)> {
+        path.upwards().find_map(|path| Some((path, self.node(path)?)))
     }
 
     /// The node at a path, if `actor` may access it. The error does not reveal whether a node
@@ -252,7 +246,7 @@ impl<'v> View<'v> {
         path: &Path,
         access: Access,
     ) -> Result<Seen<'v>, Error> {
-        if let Some(seen) = self.node(path) {
+        if let Some(seen) = self.node(path.as_str()) {
             return if actor.may(seen.permissions, access) { Ok(seen) } else { Err(Error::Access) };
         }
         let readable =
@@ -266,7 +260,7 @@ impl<'v> View<'v> {
         let removed = match self.overlay.entries.get(path) {
             Some(Entry::There(draft)) => draft.hides,
             _ => false,
-        } || self.overlay.hides(path);
+        } || self.overlay.hides(path.as_str());
         let mut old = self.tree.children(path).filter(|_| !removed).peekable();
         let prefix = path.prefix().len();
         let bounds = path.below();
@@ -317,7 +311,7 @@ impl<'v> View<'v> {
         if value.is_some_and(|value| value.len() > limits::VALUE) {
             return Err(Error::NoSpace);
         }
-        if there == *path {
+        if there == path.as_str() {
             let Some(value) = value else {
                 return Ok(Step::Nothing);
             };
@@ -333,7 +327,7 @@ impl<'v> View<'v> {
         }
         let mut drafts = Vec::new();
         let mut at = Some(path.clone());
-        while let Some(path) = at.filter(|path| *path != there) {
+        while let Some(path) = at.filter(|path| path.as_str() != there) {
             at = path.above();
             let made = if drafts.is_empty() { value.unwrap_or_default() } else { &[] };
             let told = drafts.is_empty();
@@ -341,6 +335,19 @@ impl<'v> View<'v> {
             drafts.push((path, draft));
         }
         Ok(Step::Put(drafts))
+    }
+
+    /// Makes a node with these permissions, as the server; a node that exists gets them.
+    pub(crate) fn make(&self, path: &Path, permissions: &Permissions) -> Result<Step, Error> {
+        let mut step = self.write(Actor::Server, path, None)?;
+        let Step::Put(drafts) = &mut step else {
+            return self.set_permissions(Actor::Server, path, permissions);
+        };
+        // The drafts of the nodes on the way to the node come after its own.
+        if let Some((_, draft)) = drafts.first_mut() {
+            draft.permissions = permissions.clone();
+        }
+        Ok(step)
     }
 
     fn draft(&self, path: &Path, value: &[u8], permissions: Permissions) -> Draft {
@@ -357,9 +364,9 @@ impl<'v> View<'v> {
     pub(crate) fn remove(&self, actor: Actor, path: &Path) -> Result<Step, Error> {
         let above = path.above().ok_or(Error::Invalid)?;
         let parent = self.visible(actor, &above, Access::NONE)?;
-        let (permissions, step) = match self.node(path) {
+        let (permissions, step) = match self.node(path.as_str()) {
             Some(node) => {
-                let in_tree = self.in_tree(path).is_some();
+                let in_tree = self.in_tree(path.as_str()).is_some();
                 (node.permissions, Step::Remove(path.clone(), in_tree))
             }
             None => (parent.permissions, Step::Nothing),

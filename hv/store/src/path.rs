@@ -37,13 +37,19 @@ impl Path {
     /// [`Error::Invalid`] if it is not well-formed.
     pub fn new(text: &str) -> Result<Self, Error> {
         let rest = text.strip_prefix('/').ok_or(Error::Invalid)?;
-        let name = |name: &str| {
-            !name.is_empty()
-                && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_@".contains(&c))
-        };
-        let names = rest.split('/');
-        let sound = rest.is_empty() || names.clone().all(name);
-        if !sound || text.len() > ABS_PATH_MAX || names.count() > limits::DEPTH {
+        // A slash, or the end, follows a name. Every path is checked, so one loop does it.
+        let (mut names, mut length) = (1, 0_usize);
+        for byte in rest.bytes() {
+            match byte {
+                b'/' if length == 0 => return Err(Error::Invalid),
+                b'/' => (names, length) = (names + 1, 0),
+                b'-' | b'_' | b'@' => length += 1,
+                _ if byte.is_ascii_alphanumeric() => length += 1,
+                _ => return Err(Error::Invalid),
+            }
+        }
+        let sound = length != 0 || rest.is_empty();
+        if !sound || text.len() > ABS_PATH_MAX || names > limits::DEPTH {
             return Err(Error::Invalid);
         }
         Ok(Self(text.into()))
@@ -95,7 +101,7 @@ impl Path {
 
     /// The texts of this path and of all above it, the root last.
     pub(crate) fn upwards(&self) -> impl Iterator<Item = &str> {
-        core::iter::successors(Some(&*self.0), |path| above(path))
+        upwards(&self.0)
     }
 
     /// The bounds of all paths below this one, in the order of paths. `'0'` follows `'/'`.
@@ -108,6 +114,11 @@ impl Path {
     pub(crate) const fn bytes(&self) -> usize {
         self.0.len()
     }
+}
+
+/// The text of a path and the texts of all paths above it, the root last.
+pub(crate) fn upwards(path: &str) -> impl Iterator<Item = &str> {
+    core::iter::successors(Some(path), |path| above(path))
 }
 
 /// The path above a path; `None` for the root.

@@ -8,6 +8,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use core::cell::LazyCell;
 
 use crate::connection::{Connection, Watched};
 use crate::ledger::{Differences, Ledger};
@@ -214,13 +215,12 @@ impl Store {
         self.change(|view| view.write(Actor::Server, path, Some(value)))
     }
 
-    /// Creates a node with these permissions, unless it exists.
+    /// Creates a node with these permissions; a node that exists gets them.
     ///
     /// # Errors
     /// There are none at present.
     pub fn make(&mut self, path: &Path, permissions: &Permissions) -> Result<(), Error> {
-        self.change(|view| view.write(Actor::Server, path, None))?;
-        self.change(|view| view.set_permissions(Actor::Server, path, permissions))
+        self.change(|view| view.make(path, permissions))
     }
 
     /// Removes a node and everything below it.
@@ -369,7 +369,7 @@ fn tell(
             }
         }
     };
-    let at: Rc<str> = path.as_str().into();
+    let at = LazyCell::new(|| Rc::<str>::from(path.as_str()));
     for on in path.upwards().filter(|_| told) {
         if let Some(list) = watches.get(on) {
             queue(&at, list, [before, after]);

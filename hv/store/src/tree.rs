@@ -234,15 +234,15 @@ impl Tree {
                 self.remove_below(&path);
                 self.remove_one(&path);
             }
-            let was_there = self.nodes.get(path.as_str()).is_some();
+            let listed = self.nodes.get(path.as_str()).map(|node| node.listed);
             if let Some(draft) = draft {
                 let generation = self.next_generation();
-                let listed = self.nodes.get(path.as_str()).map_or(generation, |node| node.listed);
+                let listed = listed.unwrap_or(generation);
                 let (value, permissions) = (draft.value, draft.permissions);
                 let node = Node { value, permissions, generation, listed };
                 self.insert(path, node);
             }
-            if let Some(above) = above.filter(|_| !was_there) {
+            if let Some(above) = above.filter(|_| listed.is_none()) {
                 self.list_changed(above.as_str());
             }
         }

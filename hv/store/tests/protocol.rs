@@ -118,6 +118,38 @@ fn a_partition_sees_its_home_and_what_it_was_shown() {
 }
 
 #[test]
+fn a_made_node_is_one_change_and_has_its_permissions() {
+    let mut store = store();
+    store.feed(ALICE, &request(WATCH, 0, b"device\0token\0")).unwrap();
+    messages(&mut store, ALICE);
+    let node = path("/local/domain/3/device/new/1");
+    store.make(&node, &Permissions::readable_by(SERVER, ALICE)).unwrap();
+    let event = |name: &str| (WATCH_EVENT, format!("{name}\0token\0"));
+    assert_eq!(messages(&mut store, ALICE), [event("device/new/1")]);
+    assert_eq!(ok(&mut store, ALICE, GET_PERMS, "device/new/1\0"), "n1\0r3\0");
+    assert_eq!(ok(&mut store, ALICE, GET_PERMS, "device/new\0"), "n3\0");
+    // A node that exists keeps its value and gets the permissions.
+    store.write(&node, b"7").unwrap();
+    store.make(&node, &Permissions::private(ALICE)).unwrap();
+    assert_eq!(messages(&mut store, ALICE), [event("device/new/1"), event("device/new/1")]);
+    assert_eq!(ok(&mut store, ALICE, GET_PERMS, "device/new/1\0"), "n3\0");
+    assert_eq!(ok(&mut store, ALICE, READ, "device/new/1\0"), "7");
+}
+
+#[test]
+fn paths_have_names_between_single_slashes() {
+    for good in ["/", "/a", "/a/b-_@9", "/A/b/c"] {
+        assert_eq!(Path::new(good).unwrap().as_str(), good);
+    }
+    for bad in ["", "a", "//", "/a/", "/a//b", "/a b", "/a/b.c", "/\0", "/é"] {
+        assert!(Path::new(bad).is_err(), "{bad:?}");
+    }
+    let deep = "/a".repeat(limits::DEPTH);
+    assert!(Path::new(&deep).is_ok());
+    assert!(Path::new(&format!("{deep}/a")).is_err());
+}
+
+#[test]
 fn a_watch_tells_once_at_once_and_then_of_changes() {
     let mut store = store();
     let bytes = request(WATCH, 0, b"device\0token\0");
