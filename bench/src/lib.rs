@@ -6,6 +6,7 @@
 //! hypervisor.
 
 pub mod create;
+pub mod order;
 pub mod paths;
 pub mod scale;
 pub mod stays;
@@ -47,6 +48,8 @@ pub enum What {
     },
     /// Instructions of commands beside many minimal guests, by part of the host
     Scale(scale::Options),
+    /// Find the functions that uvtool's commands execute, and write the order of its functions
+    Order,
     /// Instructions of a kernel's paths: system call, fault, mappings, processes
     Paths {
         /// For programs instead of people
@@ -64,6 +67,7 @@ pub fn measure(what: &What) -> Result<ExitCode> {
         What::Boot { only_hypervisors } => boot(*only_hypervisors).map(status),
         What::Create { json } => create::measure(*json).map(status),
         What::Scale(options) => scale::measure(options).map(status),
+        What::Order => order::write().map(|()| ExitCode::SUCCESS),
         What::Paths { json } => paths::measure(*json).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -5,6 +5,7 @@
 //! [`crate::create`]. The address of an instruction tells the part. The ultravisor and the
 //! boot partition have the same addresses, so these two are told apart by the code at the address.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::ops::Range;
@@ -36,7 +37,7 @@ const KERNEL: Range<u64> = RING_0.end..u64::MAX;
 const SYSTEM: Range<u64> = 0x20_0000..0x100_0000;
 
 /// The steps with their bounds.
-const STEPS: [(&str, Bound); 8] = [
+pub(crate) const STEPS: [(&str, Bound); 8] = [
     ("create", Bound::Same),
     ("destroy", Bound::Same),
     ("info", Bound::Same),
@@ -55,7 +56,7 @@ const MANY: u64 = 990;
 
 /// How the cost of a step may grow with the number of guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bound {
+pub(crate) enum Bound {
     /// The cost stays that beside the fewest guests.
     Same,
     /// The cost may grow by this many instructions for each guest.
@@ -67,7 +68,7 @@ const PARTS: [&str; 5] = ["ring 0", "ultravisor", "boot", "kernel", "programs"];
 
 /// A step beside `guests` guests, with the instructions of each part.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Row {
+pub(crate) struct Row {
     guests: u32,
     step: &'static str,
     parts: [u64; PARTS.len()],
@@ -124,7 +125,7 @@ pub fn measure(options: &Options) -> Result<bool> {
 }
 
 /// Runs the program; returns its output, and the rows made from it.
-fn measured(options: &Options) -> Result<(String, Vec<Row>)> {
+pub(crate) fn measured(options: &Options) -> Result<(String, Vec<Row>)> {
     let program = command_image::build_static("bench-scale")?;
     let name = format!("scale-{}", std::process::id());
     let scratch = Scratch::new(workspace::build_dir()?.join(name));
@@ -171,13 +172,14 @@ impl Images {
         if KERNEL.contains(&address) {
             return 3;
         }
-        let has = |image: &Vec<u8>| {
-            let at = usize::try_from(address - SYSTEM.start).ok();
-            at.and_then(|at| image.get(at..at + code.len())) == Some(code)
-        };
-        let found = SYSTEM.contains(&address).then(|| self.0.iter().position(has)).flatten();
-        found.map_or(4, |image| image + 1)
+        self.0.iter().position(|image| has(image, address, code)).map_or(4, |image| image + 1)
     }
+}
+
+/// Whether an image, from [`SYSTEM`]'s start on, has this code at the address.
+fn has(image: &[u8], address: u64, code: &[u8]) -> bool {
+    let at = address.checked_sub(SYSTEM.start).and_then(|at| usize::try_from(at).ok());
+    at.and_then(|at| image.get(at..at.checked_add(code.len())?)) == Some(code)
 }
 
 /// The bytes that an ELF file loads, from [`SYSTEM`]'s start on.
@@ -227,18 +229,37 @@ fn rows(text: &str, profile: &str, images: &Images) -> Result<Vec<Row>> {
 /// Instructions of each part from each mark BEGIN to the next mark END, regardless of the marks
 /// that a guest passes in between.
 fn counts(profile: &str, images: &Images) -> Result<Vec<[u64; PARTS.len()]>> {
-    let (mut all, mut begun, mut parts) = (Vec::new(), false, [0; PARTS.len()]);
+    let add = |parts: &mut [u64; PARTS.len()], address, code: &[u8], count| {
+        parts[images.part(address, code)] += count;
+    };
+    collect(profile, add)
+}
+
+/// The addresses at which each command executed blocks of a program, whose ELF file this is.
+pub(crate) fn executed(profile: &str, file: &[u8]) -> Result<Vec<BTreeSet<u64>>> {
+    let image = flat_image(file)?;
+    collect(profile, |all: &mut BTreeSet<u64>, address, code, _| {
+        if has(&image, address, code) {
+            all.insert(address);
+        }
+    })
+}
+
+/// For each pair of marks BEGIN and END, what `add` makes of the blocks between them: their
+/// addresses, first instructions and counts.
+fn collect<T: Default>(profile: &str, add: impl Fn(&mut T, u64, &[u8], u64)) -> Result<Vec<T>> {
+    let (mut all, mut begun, mut parts) = (Vec::new(), false, T::default());
     // The blocks listed after a mark were executed before it, because a mark ends its count.
     for piece in profile.split("mark ").skip(1) {
         let number = piece.split(' ').next().and_then(|number| number.parse::<u8>().ok());
         for line in piece.lines().skip(1).filter(|_| begun) {
             let (address, code, count) = block_in_line(line).context("the profile is damaged")?;
-            parts[images.part(address, &code)] += count;
+            add(&mut parts, address, &code, count);
         }
         match number.context("a mark without a number")? {
-            marks::BEGIN => (begun, parts) = (true, [0; PARTS.len()]),
+            marks::BEGIN => (begun, parts) = (true, T::default()),
             marks::END if begun => {
-                all.push(parts);
+                all.push(std::mem::take(&mut parts));
                 begun = false;
             }
             _ => {}
