@@ -67,7 +67,7 @@ impl Random {
 
     fn operation(&mut self) -> Operation {
         let partition = self.target();
-        match self.below(14) {
+        match self.below(16) {
             0 | 1 => Operation::CreatePartition {
                 number: (self.below(4) == 0).then(|| self.number()),
                 kind: [kind::GUEST, kind::GUEST, kind::GUEST, self.wild() as u32]
@@ -121,6 +121,8 @@ impl Random {
             10 => Operation::SetVcpusOnline { partition, vcpus: self.wild() as u32 },
             11 => Operation::Ask { partition, what: self.below(4) as u32 },
             12 => Operation::DestroyPartition { partition },
+            13 => Operation::AssignDevice { function: self.below(8) as u32, partition },
+            14 => Operation::ReleaseDevice { function: self.wild() as u32, partition },
             _ => Operation::Complete { request: self.below(1 << 20) },
         }
     }
@@ -142,7 +144,7 @@ impl Random {
             3 => Body::RollBack {
                 requests: (0..self.below(5)).map(|_| self.below(1 << 20)).collect(),
             },
-            4 => Body::Query(match self.below(7) {
+            4 => Body::Query(match self.below(8) {
                 0 => Query::Version,
                 1 => Query::Partitions { after: self.wild() as u32 },
                 2 => Query::Resources,
@@ -153,7 +155,8 @@ impl Random {
                 },
                 3 => Query::PageMap { first: self.wild(), most: self.wild() as u32 },
                 4 => Query::Arena { first: self.wild() as u32, most: self.wild() as u32 },
-                5 => Query::Log { from: self.wild(), most: self.wild() as u32 },
+                5 => Query::Devices { first: self.wild() as u32 },
+                6 => Query::Log { from: self.wild(), most: self.wild() as u32 },
                 _ => Query::Records { from: self.wild(), most: self.wild() as u32 },
             }),
             _ => Body::Transaction(self.transaction()),

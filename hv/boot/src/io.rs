@@ -11,7 +11,7 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 use builder::{SystemImage, SystemLayout, SystemPlace, SystemPlan, SystemSizes};
-use control::command::{Operation, Outcome, PciRow, Target};
+use control::command::{DeviceRow, Operation, Outcome, Target};
 use partition_runtime::building::Foreign;
 use partition_runtime::log;
 use partition_runtime::partition::{Module, module_named};
@@ -32,8 +32,8 @@ const DRIVEN: [u32; 4] = [0x1001_1af4, 0x1042_1af4, 0x1004_1af4, 0x1048_1af4];
 /// Makes sure that the I/O partitions run, if the machine needs them.
 pub fn provide(link: &mut Link, foreign: &mut Foreign) {
     let Some(module) = module_named(MODULE) else { return };
-    match link.resources() {
-        Ok(resources) if is_needed(module.options, &resources.pci) => {}
+    match link.devices() {
+        Ok(functions) if is_needed(module.options, &functions) => {}
         Ok(_) => return,
         Err(failure) => return log!("no I/O partitions: {failure}"),
     }
@@ -47,7 +47,7 @@ pub fn provide(link: &mut Link, foreign: &mut Foreign) {
 
 /// Returns whether the machine has a function that an I/O partition can drive, or the module's
 /// options ask for the partitions in any case.
-fn is_needed(options: &str, functions: &[PciRow]) -> bool {
+fn is_needed(options: &str, functions: &[DeviceRow]) -> bool {
     options.split_whitespace().any(|word| word == "always")
         || functions.iter().any(|function| DRIVEN.contains(&function.id))
 }
@@ -148,7 +148,17 @@ mod tests {
 
     #[test]
     fn a_machine_without_functions_to_drive_gets_none_unless_asked() {
-        let function = |id| PciRow { address: 0, id, class: 0, owner: 0 };
+        let function = |id| DeviceRow {
+            index: 0,
+            address: 0,
+            id,
+            class: 0,
+            subsystem: 0,
+            vectors: 0,
+            bars: Vec::new(),
+            refused: 0,
+            owner: 0,
+        };
         let [network, host_bridge] = [0x1000_1af4, 0x29c0_8086].map(function);
         assert!(!is_needed("", &[]));
         assert!(!is_needed("never", &[network.clone(), host_bridge]));

@@ -7,7 +7,9 @@ use alloc::vec::Vec;
 use builder::Extent;
 use channel::ends::{ChannelError, Client};
 use channel::ring::{Endpoint, Side};
-use control::command::{Answer, Body, Operation, Outcome, Query, ResourcesAnswer, Transaction};
+use control::command::{
+    Answer, Body, DeviceRow, Operation, Outcome, Query, ResourcesAnswer, Transaction,
+};
 use partition_runtime::events::{Events, Port};
 use partition_runtime::partition::command_pages;
 use partition_runtime::{StartBlock, log};
@@ -140,6 +142,27 @@ impl Link {
         match self.call(WHAT, Body::Query(Query::Resources))? {
             (_, Answer::Resources(answer)) => Ok(answer),
             _ => Err(Failure::Answer(WHAT)),
+        }
+    }
+
+    /// The PCI functions of the machine, by index.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn devices(&mut self) -> Result<Vec<DeviceRow>, Failure> {
+        const WHAT: &str = "reading the PCI functions";
+        let mut all = Vec::new();
+        loop {
+            let first = u32::try_from(all.len()).unwrap_or(u32::MAX);
+            match self.call(WHAT, Body::Query(Query::Devices { first }))? {
+                (_, Answer::Devices { rows, more }) if !(more && rows.is_empty()) => {
+                    all.extend(rows);
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                _ => return Err(Failure::Answer(WHAT)),
+            }
         }
     }
 

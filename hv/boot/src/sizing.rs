@@ -70,7 +70,6 @@ mod tests {
             memory: vec![row(0, false, free_mib * MIB), row(0, true, 1 << 20), row(1, false, 9999)],
             firmware: Vec::new(),
             cpus: (0..cpus).map(cpu).collect(),
-            pci: Vec::new(),
             arena: (0, 0),
             channels: 0,
             heap: Default::default(),

@@ -5,6 +5,7 @@
 //! planned against, so that a stale plan is refused. A transaction applies as a whole or not at
 //! all; a refusal names object, field, limit and a way out.
 
+mod devices;
 mod issues;
 mod log;
 mod operations;
@@ -14,6 +15,7 @@ mod replies;
 mod requests;
 mod resources;
 
+pub use devices::{BarRow, DeviceRow, PciAddress, refused_words};
 pub use issues::{IssueRow, IssueState, IssuesAnswer};
 pub use log::{LogRow, RecordRow, Settled};
 pub use operations::{MAX_OPERATIONS, MAX_PENDING, Operation, Range, Start, Target, Transaction};
@@ -21,7 +23,7 @@ pub use partitions::{ListRow, PartitionRow};
 pub use refusals::{Code, MAX_REFUSAL_TEXT, Refusal};
 pub use replies::{Answer, Outcome, Reply, VersionAnswer};
 pub use requests::{Body, Query, Request};
-pub use resources::{CpuRow, Difference, Heap, MapRow, MemoryRow, PciRow, ResourcesAnswer, Turns};
+pub use resources::{CpuRow, Difference, Heap, MapRow, MemoryRow, ResourcesAnswer, Turns};
 
 /// Version of these messages, sent first in a [`Request`].
-pub const PROTOCOL: u16 = 9;
+pub const PROTOCOL: u16 = 10;

@@ -35,6 +35,14 @@ pub fn activate_channel(index: u32) -> Result<(), Errno> {
     plain(calls::ACTIVATE_CHANNEL, index.into(), 0).map(drop)
 }
 
+/// Makes the monitor enforce a device table entry ([`calls::ACTIVATE_DEVICE`]).
+///
+/// # Errors
+/// `EBUSY` if the partition that had the function runs.
+pub fn activate_device(index: u32) -> Result<(), Errno> {
+    plain(calls::ACTIVATE_DEVICE, index.into(), 0).map(drop)
+}
+
 /// Lets a partition run ([`calls::START`]). Returns whether the work is finished. If not, call
 /// again.
 ///

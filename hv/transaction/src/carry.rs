@@ -81,6 +81,7 @@ impl Engine<'_> {
         redo: bool,
     ) -> Result<(), resource_db::WriteError> {
         match change {
+            Change::Device { .. } => {}
             Change::Channel { index, .. } => drop(self.channels_changed.insert(*index)),
             Change::Descriptor { number, .. } | Change::Fields { number, .. } => {
                 self.partitions_changed.insert(*number);
@@ -135,7 +136,7 @@ impl Engine<'_> {
 }
 
 /// The order in which the monitor follows a database: memory first, then the partitions in it, then
-/// the channels that connect them.
+/// the channels that connect them and the functions that they drive.
 pub(crate) const fn rank(action: &Action) -> u8 {
     match action {
         Action::Pages { .. } => 0,
@@ -152,5 +153,6 @@ pub(crate) fn action_of(change: &Change) -> Action {
         }
         Change::Pages { first, frames, .. } => Action::Pages { first: *first, frames: *frames },
         Change::Channel { index, .. } => Action::Channel(*index),
+        Change::Device { index, .. } => Action::Device(*index),
     }
 }

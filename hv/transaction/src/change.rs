@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::mem::offset_of;
 
 use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, channel_kind};
+use pv_abi::uv::devices::DeviceEntry;
 use resource_db::{Database, Owner, WriteError};
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromZeros, IntoBytes};
@@ -58,6 +59,17 @@ pub enum Change {
         created_at: u64,
         /// The bytes that differ.
         parts: Vec<Part>,
+    },
+    /// The owner of a PCI function.
+    Device {
+        /// Its index.
+        index: u32,
+        /// Its owner before.
+        before: u32,
+        /// Its owner after.
+        after: u32,
+        /// How often its owner had changed before.
+        epoch: u64,
     },
 }
 
@@ -216,7 +228,7 @@ impl Change {
                 Self::Descriptor { before, after, .. } | Self::Channel { before, after, .. } => {
                     before.len() + after.len()
                 }
-                Self::Pages { .. } => 0,
+                Self::Pages { .. } | Self::Device { .. } => 8,
                 Self::Fields { parts, .. } => {
                     parts.iter().map(|part| part.before.len() + part.after.len() + 5).sum()
                 }
@@ -252,6 +264,12 @@ impl Change {
                     entry.kind = channel_kind::FREE;
                 }
                 database.write_channel(*index, &entry)
+            }
+            Self::Device { index, before, after, epoch } => {
+                let mut entry = DeviceEntry::new_zeroed();
+                (entry.owner, entry.epoch) =
+                    if redo { (*after, epoch.saturating_add(1)) } else { (*before, *epoch) };
+                database.write_device(*index, &entry)
             }
         }
     }

@@ -5,8 +5,10 @@ use alloc::string::String;
 
 use control::command::{Operation, Outcome, Target};
 use pv_abi::uv::database::{asked, channel_kind};
+use pv_abi::uv::devices::DeviceFunction;
 
 use crate::cpus;
+use crate::devices::label_of;
 use crate::operations::state_name;
 
 /// The partition that an operation concerns.
@@ -26,8 +28,14 @@ fn memory(frames: u64) -> String {
     }
 }
 
-/// Describes an operation; `named` is the name of its partition.
-pub(crate) fn describe(operation: &Operation, named: &str, outcome: Option<&Outcome>) -> String {
+/// Describes an operation; `named` is the name of its partition, and `functions` are those of the
+/// machine.
+pub(crate) fn describe(
+    operation: &Operation,
+    named: &str,
+    functions: &[DeviceFunction],
+    outcome: Option<&Outcome>,
+) -> String {
     match operation {
         Operation::CreatePartition { name, vcpus, .. } => match outcome {
             Some(Outcome::Partition(n)) => format!("create \"{name}\" ({n}), {vcpus} vCPUs"),
@@ -58,6 +66,12 @@ pub(crate) fn describe(operation: &Operation, named: &str, outcome: Option<&Outc
         },
         Operation::DestroyPartition { .. } => format!("destroy {named}"),
         Operation::Complete { request } => format!("complete request {request}"),
+        Operation::AssignDevice { function, .. } => {
+            format!("assign {} to {named}", label_of(functions, *function))
+        }
+        Operation::ReleaseDevice { function, .. } => {
+            format!("release {} of {named}", label_of(functions, *function))
+        }
     }
 }
 

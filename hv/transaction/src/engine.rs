@@ -14,6 +14,7 @@ use control::command::{
 };
 use pv_abi::uv::channel::MAX_PAYLOAD;
 use pv_abi::uv::database::{ULTRAVISOR, kind};
+use pv_abi::uv::devices::DeviceFunction;
 use resource_db::{Database, OwnedRange, Owner, WriteError};
 use serde::Serialize;
 
@@ -57,6 +58,8 @@ pub struct Limits {
     pub ranges: u32,
     /// Whether guests may not run, because the CPU lets them read all memory.
     pub meltdown: bool,
+    /// The PCI functions, as the monitor knows them, by index.
+    pub functions: &'static [DeviceFunction],
 }
 
 impl Limits {
@@ -315,10 +318,16 @@ impl<'a> Engine<'a> {
         transaction: &Transaction,
     ) -> Progress {
         let mut planned = self.plan(origin, transaction);
-        // These refusals may pass once a dying partition has released its memory, name, number or
-        // virtual CPUs.
-        let codes =
-            [Code::NoMemory, Code::TooLarge, Code::NameTaken, Code::NumberTaken, Code::NoVcpus];
+        // These refusals may pass once a dying partition has released its memory, name, number,
+        // virtual CPUs or functions.
+        let codes = [
+            Code::NoMemory,
+            Code::TooLarge,
+            Code::NameTaken,
+            Code::NumberTaken,
+            Code::NoVcpus,
+            Code::DeviceTaken,
+        ];
         let lacks = |refusal: &Refusal| codes.contains(&refusal.code);
         while planned.as_ref().is_err_and(lacks) && self.reap_on(monitor, origin.time) {
             if self.is_busy() || monitor.turn_over() {
@@ -395,7 +404,8 @@ impl<'a> Engine<'a> {
                 .and_then(|()| self.check_completed(origin.who, &plan.completed))
                 .and_then(|()| self.check_released(origin.who, &plan, operation))
                 .map_err(|refusal| Refusal { operation: Some(index), ..refusal })?;
-            what.push(describe(operation, &named, plan.outcomes.last()));
+            let functions = self.limits.functions;
+            what.push(describe(operation, &named, functions, plan.outcomes.last()));
             let target = target_of(operation, index).and_then(|target| plan.number(target).ok());
             about.extend(target);
         }
@@ -544,7 +554,9 @@ impl<'a> Engine<'a> {
     fn log_refused(&mut self, origin: Origin, transaction: &Transaction, why: &Refusal) {
         let plan = Plan::new(&self.database, &self.index);
         let operations = || (0u32..).zip(&transaction.operations).take(16);
-        let of = operations().map(|(i, op)| describe(op, &self.named(&plan, op, i), None));
+        let functions = self.limits.functions;
+        let of =
+            operations().map(|(i, op)| describe(op, &self.named(&plan, op, i), functions, None));
         let what = of.collect::<Vec<_>>().join("; ");
         let targets = operations().filter_map(|(i, op)| plan.number(target_of(op, i)?).ok());
         let mut partitions: Vec<u32> = targets.collect();

@@ -1,5 +1,5 @@
-//! An index of what is often looked up in the database: names, channels, and ranges of memory by
-//! owner.
+//! An index of what is often looked up in the database: names, channels, and ranges of memory and
+//! PCI functions by owner.
 //!
 //! It is derived from the database and follows every change of it. So the time to plan depends on
 //! what a request changes, not on the size of the machine.
@@ -10,7 +10,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use control::command::Range;
-use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, TIER_FRAMES};
+use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, TIER_FRAMES, UNASSIGNED};
 use resource_db::{Database, MAX_FRAMES, OwnedRange, Owner};
 
 use crate::change::{Change, packed};
@@ -86,6 +86,8 @@ pub(crate) struct Index {
     pub(crate) free_channels: BTreeSet<u32>,
     /// The channels in use, by the partition at either end.
     ends: BTreeSet<(u32, u32)>,
+    /// The PCI functions that partitions have, by owner.
+    functions: BTreeSet<(u32, u32)>,
     /// The page map as maximal ranges, by their first frame. To save memory, since a host may have
     /// very many ranges, a frame number has 32 bits and an owner is kept as the page-map entry that
     /// names it.
@@ -114,6 +116,7 @@ impl PartialEq for Index {
             && (self.vcpus, self.dedicated) == (other.vcpus, other.dedicated)
             && self.free_channels == other.free_channels
             && self.ends == other.ends
+            && self.functions == other.functions
             && channels(self) == channels(other)
             && self.ranges == other.ranges
             && self.owned == other.owned
@@ -129,6 +132,9 @@ impl Index {
             index.read_partition(database, number);
         }
         (0..database.channel_entries()).for_each(|entry| index.read_channel(database, entry));
+        let owner = |device: u32| Some((database.reader().device(device).ok()?.owner, device));
+        let owned = (0..database.devices()).filter_map(owner);
+        index.functions = owned.filter(|(owner, _)| *owner != UNASSIGNED).collect();
         for range in database.reader().ranges(0) {
             index.insert(range.first, range.frames, range.owner);
         }
@@ -145,6 +151,13 @@ impl Index {
             Change::Pages { first, frames, before, after } => {
                 let entry = if redo { *after } else { *before };
                 self.set_owner(*first, *frames, Owner::from_entry(entry));
+            }
+            Change::Device { index, before, after, .. } => {
+                let (from, to) = if redo { (before, after) } else { (after, before) };
+                self.functions.remove(&(*from, *index));
+                if *to != UNASSIGNED {
+                    self.functions.insert((*to, *index));
+                }
             }
         }
     }
@@ -171,6 +184,11 @@ impl Index {
     ) -> impl Iterator<Item = (u32, ChannelEntry)> + '_ {
         let of = self.ends.range((number, 0)..=(number, u32::MAX));
         of.filter_map(|(_, index)| Some((*index, *self.channels.get(index)?)))
+    }
+
+    /// The PCI functions of a partition, by index.
+    pub(crate) fn functions_of(&self, number: u32) -> impl Iterator<Item = u32> + '_ {
+        self.functions.range((number, 0)..=(number, u32::MAX)).map(|(_, index)| *index)
     }
 
     /// Removes a partition. Returns whether the index had it.

@@ -28,6 +28,7 @@ mod channels;
 mod cpus;
 mod create;
 mod describe;
+mod devices;
 mod engine;
 mod failure;
 mod index;
@@ -70,6 +71,8 @@ pub enum Action {
     },
     /// Re-read a channel entry.
     Channel(u32),
+    /// Re-read a device entry.
+    Device(u32),
     /// Let a partition run.
     Start(u32),
     /// Stop a partition from running.

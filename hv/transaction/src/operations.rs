@@ -17,7 +17,7 @@ use resource_db::Owner;
 use crate::engine::Limits;
 use crate::plan::{MAX_RANGES, Plan};
 use crate::refusal::{label, refusal};
-use crate::{Action, channels, cpus, create, settings};
+use crate::{Action, channels, cpus, create, devices, settings};
 
 /// The caller of a request, and the limits for it.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +65,12 @@ pub(crate) fn plan(
         Operation::Complete { request } => {
             plan.completed.push(*request);
             Outcome::Done
+        }
+        Operation::AssignDevice { function, partition } => {
+            devices::assign(plan, caller, *function, *partition)?
+        }
+        Operation::ReleaseDevice { function, partition } => {
+            devices::release(plan, caller, *function, *partition)?
         }
     };
     plan.outcomes.push(outcome);

@@ -40,6 +40,8 @@ pub(crate) struct Plan<'d, 'a> {
     index: &'d Index,
     descriptors: BTreeMap<u32, Option<Box<PartitionDescriptor>>>,
     channels: BTreeMap<u32, ChannelEntry>,
+    /// Owners of PCI functions, by index.
+    devices: BTreeMap<u32, u32>,
     moved: Vec<Moved>,
     free: Option<Vec<Range>>,
     /// The actions for the monitor, in order.
@@ -62,6 +64,7 @@ impl<'d, 'a> Plan<'d, 'a> {
             index,
             descriptors: BTreeMap::new(),
             channels: BTreeMap::new(),
+            devices: BTreeMap::new(),
             moved: Vec::new(),
             free: None,
             actions: Vec::new(),
@@ -209,6 +212,27 @@ impl<'d, 'a> Plan<'d, 'a> {
         self.channels.insert(index, entry);
     }
 
+    /// Number of PCI functions of the machine.
+    pub(crate) fn devices(&self) -> u32 {
+        self.database.devices()
+    }
+
+    /// The owner of a PCI function, as the plan leaves it. Returns `None` if there is no such
+    /// function.
+    pub(crate) fn device(&self, index: u32) -> Option<u32> {
+        let planned = self.devices.get(&index).copied();
+        planned.or_else(|| Some(self.database.reader().device(index).ok()?.owner))
+    }
+
+    /// Changes the owner of a PCI function. The monitor follows after all that was planned before:
+    /// an owner that gives it up has stopped then, and a new owner is there.
+    pub(crate) fn set_device(&mut self, index: u32, owner: u32) {
+        self.devices.insert(index, owner);
+        let action = Action::Device(index);
+        self.actions.retain(|planned| *planned != action);
+        self.actions.push(action);
+    }
+
     /// The owners of the frames of a range, as the plan leaves them. Returns `None` if the map ends
     /// within the range.
     pub(crate) fn owners(&self, range: Range) -> Option<Vec<OwnedRange>> {
@@ -349,6 +373,15 @@ impl<'d, 'a> Plan<'d, 'a> {
                 before: packed(before.as_ref()),
                 after: packed(after.as_ref()),
             });
+        }
+        for (&index, &after) in &self.devices {
+            let now = reader.device(index).ok().filter(|now| now.owner != after);
+            changes.extend(now.map(|now| Change::Device {
+                index,
+                before: now.owner,
+                after,
+                epoch: now.epoch,
+            }));
         }
         changes
     }

@@ -6,11 +6,12 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use control::command::{
-    Answer, CpuRow, Difference, Heap, IssuesAnswer, ListRow, LogRow, MapRow, MemoryRow,
-    PartitionRow, PciRow, Query, Range, ResourcesAnswer, Turns, VersionAnswer,
+    Answer, BarRow, CpuRow, DeviceRow, Difference, Heap, IssuesAnswer, ListRow, LogRow, MapRow,
+    MemoryRow, PartitionRow, Query, Range, ResourcesAnswer, Turns, VersionAnswer,
 };
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
-use pv_abi::uv::database::PartitionDescriptor;
+use pv_abi::uv::database::{PartitionDescriptor, UNASSIGNED};
+use pv_abi::uv::devices::DeviceFunction;
 use resource_db::{OwnedRange, Owner};
 use zerocopy::FromZeros;
 
@@ -23,6 +24,8 @@ const PARTITION_BYTES: usize = 21 * 1024;
 const ROW_BYTES: usize = 144;
 /// Maximum number of bytes of a row of a list, without its name.
 const LIST_ROW_BYTES: usize = 48;
+/// Maximum number of rows of an answer about PCI functions, of at most 170 bytes each.
+const DEVICE_ROWS: usize = 120;
 /// Maximum number of rows of an answer about the page map.
 const MAP_ROWS: usize = 1000;
 /// Maximum number of bytes of the texts in an answer about the log.
@@ -70,8 +73,6 @@ pub struct Facts {
     pub firmware: Vec<(u32, u64)>,
     /// CPUs: index, local APIC id, online.
     pub cpus: Vec<(u32, u32, bool)>,
-    /// PCI functions.
-    pub pci: Vec<PciRow>,
     /// The known leaks of the CPU.
     pub issues: IssuesAnswer,
 }
@@ -83,6 +84,7 @@ pub fn query(engine: &Engine, facts: &Facts, gauges: &dyn Gauges, query: &Query)
         Query::Version => Answer::Version(facts.version.clone()),
         Query::Partitions { after } => partitions(engine, gauges, *after),
         Query::List { after } => list(engine, gauges, *after),
+        Query::Devices { first } => devices(engine, *first),
         Query::Partition { name } => partition(engine, gauges, name),
         Query::Resources => Answer::Resources(resources(engine, facts, gauges)),
         Query::PageMap { first, most } => page_map(engine, *first, *most),
@@ -221,12 +223,36 @@ fn resources(engine: &Engine, facts: &Facts, gauges: &dyn Gauges) -> ResourcesAn
         memory,
         firmware: facts.firmware.clone(),
         cpus: facts.cpus.iter().map(cpu).collect(),
-        pci: facts.pci.clone(),
         arena: database.arena_pages(),
         channels: u32::try_from(engine.index.channels.len()).unwrap_or(u32::MAX),
         heap: gauges.heap(),
         unscrubbed: engine.unscrubbed(),
         turns: gauges.turns(),
+    }
+}
+
+fn devices(engine: &Engine, first: u32) -> Answer {
+    let known = (0..).zip(engine.limits.functions).skip(first as usize);
+    let mut known = known.map(|(index, function)| device_row(engine, index, function));
+    let rows = known.by_ref().take(DEVICE_ROWS).collect();
+    Answer::Devices { rows, more: known.next().is_some() }
+}
+
+fn device_row(engine: &Engine, index: u32, function: &DeviceFunction) -> DeviceRow {
+    let entry = engine.database().reader().device(index);
+    let bars = (0..).zip(&function.bars).filter(|(_, bar)| bar.bytes != 0);
+    DeviceRow {
+        index,
+        address: function.address,
+        id: function.id,
+        class: function.class,
+        subsystem: function.subsystem,
+        vectors: function.msix_vectors,
+        bars: bars
+            .map(|(register, bar)| BarRow { register, address: bar.address, bytes: bar.bytes })
+            .collect(),
+        refused: function.refused,
+        owner: entry.map_or(UNASSIGNED, |entry| entry.owner),
     }
 }
 

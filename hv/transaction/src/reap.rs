@@ -25,7 +25,7 @@ use alloc::vec::Vec;
 use core::mem::take;
 
 use control::command::Range;
-use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, ULTRAVISOR, state};
+use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, ULTRAVISOR, UNASSIGNED, state};
 use resource_db::{OwnedRange, Owner};
 use zerocopy::FromZeros;
 
@@ -47,8 +47,9 @@ const BATCH_FRAMES: u64 = 1 << 16;
 const ROUNDS: usize = 40;
 /// Frames checked after a frame in use, and frames that a batch asks about.
 const LOOK: u64 = 2 * 1024;
-/// Number of ranges that take as much of a record as a channel entry.
+/// Number of ranges that take as much of a record as a channel entry, and as a PCI function.
 const CHANNEL_WEIGHT: usize = 3;
+const DEVICE_WEIGHT: usize = 2;
 
 /// A partition that is being given up.
 #[derive(Debug)]
@@ -103,6 +104,8 @@ pub(crate) struct Passing {
 /// Resources that are released together.
 #[derive(Default)]
 struct Batch {
+    /// PCI functions.
+    devices: Vec<u32>,
     channels: Vec<u32>,
     pieces: Vec<OwnedRange>,
     /// Number of frames that stay, and the first of them.
@@ -254,7 +257,9 @@ impl Engine<'_> {
         time: u64,
     ) -> Result<UnderWay, (Passing, Result<(), Stopped>)> {
         let Passing { batch, gone, .. } = &passing;
-        if !gone && batch.pieces.is_empty() && batch.channels.is_empty() {
+        let releases =
+            !batch.devices.is_empty() || !batch.pieces.is_empty() || !batch.channels.is_empty();
+        if !gone && !releases {
             return Err((passing, Ok(())));
         }
         let number = target.number;
@@ -348,8 +353,15 @@ impl Engine<'_> {
     ) -> Batch {
         let number = dying.number;
         let most = self.log.ranges_of_record();
-        let own = self.index.channels_of(number).map(|(index, _)| index);
         let mut batch = Batch { next: dying.next, ..Batch::default() };
+        // A function may write the memory for as long as it is the partition's.
+        let mut devices = self.index.functions_of(number);
+        batch.devices = devices.by_ref().take(most / DEVICE_WEIGHT).collect();
+        if devices.next().is_some() {
+            return batch;
+        }
+        let most = most.saturating_sub(batch.devices.len() * DEVICE_WEIGHT);
+        let own = self.index.channels_of(number).map(|(index, _)| index);
         batch.channels = own.take(most / CHANNEL_WEIGHT).collect();
         let room = most.saturating_sub(batch.channels.len() * CHANNEL_WEIGHT);
         let (mut frames, mut questions) = (BATCH_FRAMES, LOOK);
@@ -410,7 +422,12 @@ impl Engine<'_> {
 
     fn reap_words(&self, target: &PartitionDescriptor, batch: &Batch) -> String {
         let frames = batch.pieces.iter().fold(0u64, |sum, piece| sum.saturating_add(piece.frames));
-        let all = format!("give back {frames} frames of {}", label(target));
+        let functions = match batch.devices.len() {
+            0 => String::new(),
+            1 => "1 function and ".into(),
+            count => format!("{count} functions and "),
+        };
+        let all = format!("give back {functions}{frames} frames of {}", label(target));
         let Some(frame) = batch.held else {
             return all;
         };
@@ -464,6 +481,9 @@ impl Batch {
 /// Plans the release of a batch; with the last one, the descriptor is removed.
 fn plan_reap(plan: &mut Plan, mut target: Box<PartitionDescriptor>, batch: &Batch, gone: bool) {
     let number = target.number;
+    for &index in &batch.devices {
+        plan.set_device(index, UNASSIGNED);
+    }
     for &index in &batch.channels {
         plan.set_channel(index, ChannelEntry::new_zeroed());
         plan.actions.push(Action::Channel(index));

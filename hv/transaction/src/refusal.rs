@@ -79,6 +79,7 @@ pub(crate) fn from_monitor(action: crate::Action, errno: i32) -> Refusal {
             (format!("frames {first:#x} to {:#x}", first + frames - 1), "activation")
         }
         Action::Channel(index) => (format!("channel {index}"), "activation"),
+        Action::Device(index) => (format!("function {index}"), "activation"),
         Action::Start(number) => (format!("partition {number}"), "start"),
         Action::Stop(number) => (format!("partition {number}"), "stop"),
         Action::Destroy(number) => (format!("partition {number}"), "destruction"),

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use core::mem::offset_of;
 
 use control::command::{Code, Operation, Range, Refusal, Reply, Target, Transaction};
-use pv_abi::uv::database::{PartitionDescriptor, state};
+use pv_abi::uv::database::{PartitionDescriptor, UNASSIGNED, state};
 use resource_db::Owner;
 
 use crate::Settled;
@@ -203,7 +203,36 @@ impl Inverse<'_, '_> {
                 let reason = "a channel goes with its partition, and does not come back";
                 Err(never(self.record, reason.into()))
             }
+            Change::Device { index, before, after, epoch } => {
+                self.device(*index, [*before, *after], epoch.saturating_add(1))
+            }
         }
+    }
+
+    /// Gives a function back to the partition that had it, if its owner has not changed since.
+    fn device(&mut self, function: u32, owners: [u32; 2], epoch: u64) -> Result<(), Refusal> {
+        let [before, after] = owners;
+        let entry = self.engine.database().reader().device(function);
+        if !entry.is_ok_and(|now| (now.owner, now.epoch) == (after, epoch)) {
+            let about = if after == UNASSIGNED { before } else { after };
+            let reason = format!("function {function} has changed its owner since");
+            return Err(self.moved_on(about, &reason));
+        }
+        // A partition that the record created is destroyed, and its functions go with it.
+        if after != UNASSIGNED && !self.creates(after) {
+            let partition = Target::Number(after);
+            self.operations.push(Operation::ReleaseDevice { function, partition });
+        }
+        if before != UNASSIGNED {
+            let now = self.engine.database().reader().descriptor(before);
+            if !now.is_ok_and(|now| now.created_at <= self.record.version) {
+                let reason = format!("partition {before}, which had it, is no more");
+                return Err(self.moved_on(before, &reason));
+            }
+            let partition = Target::Number(before);
+            self.operations.push(Operation::AssignDevice { function, partition });
+        }
+        Ok(())
     }
 
     /// The partition in its present state, if it is still the one that the record concerns.

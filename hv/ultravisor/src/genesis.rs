@@ -49,7 +49,8 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
     let mut services = Services::new(window, options.command_console)?;
     let issues = issues::judge(&description, options.accepts_meltdown);
     let meltdown = !issues.guests_start;
-    let limits = Limits { cpus: description.machine.cpus, ranges: ranges(), meltdown };
+    let (cpus, functions) = (description.machine.cpus, description.pci);
+    let limits = Limits { cpus, ranges: ranges(), meltdown, functions };
     let known = if start.restarts > 0 { Database::open(words).ok() } else { None };
     let first = known.is_none();
     let engine = match known {
@@ -124,7 +125,7 @@ fn fill(
     start: &StartBlock,
     limits: Limits,
 ) -> Result<Engine<'static>, resource_db::WriteError> {
-    let devices = u32::try_from(description.pci.len()).unwrap_or(u32::MAX);
+    let devices = u32::try_from(limits.functions.len()).unwrap_or(u32::MAX);
     let mut database = Database::create(words, description.machine.frames, devices)?;
     database.set_boot(time::boot_identity())?;
     for region in description.regions {
@@ -143,7 +144,7 @@ fn fill(
     let what = format!(
         "genesis: {} frames in {regions} regions, {cpus} CPUs, {} PCI functions",
         description.machine.frames,
-        description.pci.len(),
+        limits.functions.len(),
     );
     log!("{what}");
     Engine::genesis(database, limits, time::now(), &what)
@@ -229,7 +230,6 @@ fn facts(description: &Description, issues: IssuesAnswer) -> Facts {
         },
         firmware: description.firmware(),
         cpus: description.cpus.iter().map(cpu).collect(),
-        pci: description.pci_rows(),
         issues,
     }
 }

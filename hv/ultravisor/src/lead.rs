@@ -39,6 +39,7 @@ impl Monitor for Lead<'_> {
             },
             Action::Pages { first, frames } => lead::activate_pages(first, frames),
             Action::Channel(index) => lead::activate_channel(index),
+            Action::Device(index) => lead::activate_device(index),
             Action::Start(number) => {
                 while !lead::start(number).map_err(|errno| errno.0)? {}
                 crate::inject::started(number);

@@ -8,8 +8,6 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use control::command::PciRow;
-use pv_abi::uv::database::UNASSIGNED;
 use pv_abi::uv::devices::DeviceFunction;
 use pv_abi::uv::start::{Machine, MachineCpu, MachineRegion, region_use};
 use zerocopy::FromBytes;
@@ -95,18 +93,6 @@ impl<'a> Description<'a> {
             *types.entry(region.firmware_type).or_default() += region.frames;
         }
         types.into_iter().collect()
-    }
-
-    /// PCI functions as a query shows them.
-    #[must_use]
-    pub fn pci_rows(&self) -> Vec<PciRow> {
-        let row = |pci: &DeviceFunction| PciRow {
-            address: pci.address,
-            id: pci.id,
-            class: pci.class,
-            owner: UNASSIGNED,
-        };
-        self.pci.iter().map(row).collect()
     }
 
     /// The monitor's command line.

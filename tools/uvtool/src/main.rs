@@ -159,10 +159,11 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Optio
         Command::Resources(options) => {
             let partitions = source.list()?.leak();
             let answer = Box::leak(Box::new(source.resources()?));
+            let devices = source.devices()?;
             let map = if options.map { Some(source.page_map(answer.frames)?) } else { None };
             let boot = source.boot_heap();
             let names = Names::of_list(partitions);
-            shown(&*ManuallyDrop::new(Resources::new(answer, boot, &names, map)), json)
+            shown(&*ManuallyDrop::new(Resources::new(answer, &devices, boot, &names, map)), json)
         }
         Command::Log(options) => {
             let partitions = source.list()?;

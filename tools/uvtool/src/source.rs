@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::progress::Progress;
 use control::command::{
-    Answer, Body, Difference, Heap, IssuesAnswer, ListRow, LogRow, MapRow, Operation, PartitionRow,
-    Query, Range, Refusal, ResourcesAnswer, Target, Transaction, VersionAnswer,
+    Answer, Body, DeviceRow, Difference, Heap, IssuesAnswer, ListRow, LogRow, MapRow, Operation,
+    PartitionRow, Query, Range, Refusal, ResourcesAnswer, Target, Transaction, VersionAnswer,
 };
 use uvd_protocol::{Failure, FrameError};
 
@@ -213,6 +213,26 @@ pub trait Source {
         match self.ask(Query::Resources)?.answer {
             Answer::Resources(resources) => Ok(resources),
             _ => Err(Error::Other("resources")),
+        }
+    }
+
+    /// Reads the PCI functions, by index.
+    fn devices(&mut self) -> Result<Vec<DeviceRow>, Error> {
+        let mut all: Vec<DeviceRow> = Vec::new();
+        loop {
+            let first = u32::try_from(all.len()).unwrap_or(u32::MAX);
+            let Answer::Devices { rows, more } = self.ask(Query::Devices { first })?.answer else {
+                return Err(Error::Other("PCI functions"));
+            };
+            if !(first..).zip(&rows).all(|(index, row)| row.index == index)
+                || (more && rows.is_empty())
+            {
+                return Err(Error::Stuck("PCI functions"));
+            }
+            all.extend(rows);
+            if !more {
+                return Ok(all);
+            }
         }
     }
 

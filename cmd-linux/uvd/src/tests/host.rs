@@ -488,7 +488,7 @@ fn genesis(words: &[AtomicU32]) -> Engine<'_> {
         descriptor.cpu_allowed[0] = (1 << CPUS) - 1;
         database.write_descriptor(&descriptor).unwrap();
     }
-    let limits = Limits { cpus: CPUS, ranges: 16 * 1024, meltdown: false };
+    let limits = Limits { cpus: CPUS, ranges: 16 * 1024, meltdown: false, functions: &[] };
     Engine::genesis(database, limits, 0, "test").unwrap()
 }
 
@@ -503,7 +503,7 @@ fn facts() -> Facts {
     };
     let cpus = (0..CPUS).map(|cpu| (cpu, cpu, true)).collect();
     let issues = IssuesAnswer { guests_start: true, ..IssuesAnswer::default() };
-    Facts { version, firmware: vec![], cpus, pci: vec![], issues }
+    Facts { version, firmware: vec![], cpus, issues }
 }
 
 fn answer(engine: &mut Engine<'_>, monitor: &mut Obedient, time: u64, request: &Request) -> Reply {

@@ -179,6 +179,20 @@ pub enum Operation {
         /// Id of the pending request.
         request: u64,
     },
+    /// Give a PCI function that nobody has to an I/O partition.
+    AssignDevice {
+        /// Its index in the device table.
+        function: u32,
+        /// The partition.
+        partition: Target,
+    },
+    /// Take a PCI function from its partition, which must not run.
+    ReleaseDevice {
+        /// Its index in the device table.
+        function: u32,
+        /// The partition that has it.
+        partition: Target,
+    },
 }
 
 impl Operation {
@@ -197,6 +211,8 @@ impl Operation {
             | Self::SetMemoryTarget { partition, .. }
             | Self::SetVcpusOnline { partition, .. }
             | Self::Ask { partition, .. }
+            | Self::AssignDevice { partition, .. }
+            | Self::ReleaseDevice { partition, .. }
             | Self::DestroyPartition { partition } => Some(*partition),
         }
     }

@@ -45,6 +45,10 @@ codes! {
     CreatedHere = "created-here",
     /// The database contradicts itself.
     DatabaseDamaged = "database-damaged",
+    /// The PCI function cannot be given to a partition.
+    DeviceRefused = "device-refused",
+    /// Another partition has the PCI function.
+    DeviceTaken = "device-taken",
     /// The transaction has no operations.
     Empty = "empty",
     /// The reason has no code of its own.
@@ -87,6 +91,8 @@ codes! {
     NoMemory = "no-memory",
     /// The partition has no start state.
     NoStartState = "no-start-state",
+    /// The machine has no such PCI function.
+    NoSuchDevice = "no-such-device",
     /// There is no such partition.
     NoSuchPartition = "no-such-partition",
     /// The log has no such record.

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use super::devices::DeviceRow;
 use super::issues::IssuesAnswer;
 use super::log::{LogRow, RecordRow};
 use super::operations::Range;
@@ -100,6 +101,13 @@ pub enum Answer {
         /// Rows by number.
         rows: Vec<ListRow>,
         /// Whether there are more; then query again after the last one.
+        more: bool,
+    },
+    /// Answer to [`Query::Devices`](super::Query::Devices).
+    Devices {
+        /// Rows by index.
+        rows: Vec<DeviceRow>,
+        /// Whether there are more; then query again from the next index on.
         more: bool,
     },
 }

@@ -55,7 +55,7 @@ pub enum Query {
         /// Continue after this number.
         after: u32,
     },
-    /// Memory by owner and tier, CPUs, PCI functions.
+    /// Memory by owner and tier, CPUs.
     Resources,
     /// The page map as ranges, from this frame on.
     PageMap {
@@ -113,5 +113,10 @@ pub enum Query {
     List {
         /// Continue after this number.
         after: u32,
+    },
+    /// The PCI functions from this index on.
+    Devices {
+        /// First index.
+        first: u32,
     },
 }

@@ -14,8 +14,6 @@ pub struct ResourcesAnswer {
     pub firmware: Vec<(u32, u64)>,
     /// Physical CPUs.
     pub cpus: Vec<CpuRow>,
-    /// PCI functions.
-    pub pci: Vec<PciRow>,
     /// Number of arena pages: all, and those in use.
     pub arena: (u32, u32),
     /// Number of channels in use.
@@ -75,19 +73,6 @@ pub struct CpuRow {
     pub busy: u64,
     /// Nanoseconds idle.
     pub idle: u64,
-}
-
-/// A PCI function.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PciRow {
-    /// Segment << 16 | bus << 8 | device << 3 | function.
-    pub address: u32,
-    /// Vendor | device << 16.
-    pub id: u32,
-    /// Class << 8 | revision.
-    pub class: u32,
-    /// Owner; 0 if free.
-    pub owner: u32,
 }
 
 /// A range of the page map with one owner.

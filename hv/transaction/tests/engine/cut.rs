@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use control::command::{Answer, Code, Operation, Target, Transaction};
 use pv_abi::uv::calls::{MonitorEvent, cause};
-use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, state};
+use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, IO_A, IO_B, state};
 use resource_db::{Database, cut};
 use transaction::Engine;
 
+use crate::devices::io_built;
 use crate::fake::{Host, LIMITS, agree, arena_of, create, picture, start_at, transaction};
 
 /// How many of the places are tried: all with `CUT_ALL`, else one in this many, with another first
@@ -103,9 +104,9 @@ fn end_at(
 }
 
 /// Ends `scenario` at every place, or at one in [`STRIDE`], and once more during the recovery from
-/// that.
+/// that. The scenario makes more than `least` stores.
 fn end_everywhere(
-    offset: u64,
+    (offset, least): (u64, u64),
     prepare: &dyn Fn(&mut Host),
     scenario: &dyn Fn(&mut Host),
     check: &dyn Fn(&mut Host, &Looks, u64),
@@ -118,7 +119,7 @@ fn end_everywhere(
         at += stride;
         ends += 1;
     }
-    assert!(ends > 1000 / stride, "{ends} places");
+    assert!(ends > least / stride, "{ends} places");
 }
 
 fn with_old(host: &mut Host) {
@@ -131,7 +132,7 @@ fn with_old(host: &mut Host) {
 fn a_partition_takes_anothers_place_or_nothing_happened() {
     let life = Life { name: "new", old: FIRST_GUEST };
     end_everywhere(
-        0,
+        (0, 1000),
         &with_old,
         &|host| {
             life.live(host);
@@ -149,6 +150,41 @@ fn a_partition_takes_anothers_place_or_nothing_happened() {
             }
         },
     );
+}
+
+#[test]
+fn a_function_moves_with_the_request_or_stays() {
+    let prepare = |host: &mut Host| {
+        for name in ["io-a", "io-b"] {
+            let number = io_built(host, name);
+            let partition = Target::Number(number);
+            host.ok(vec![Operation::SetState { partition, state: state::RUNNING }]);
+        }
+        host.ok(vec![
+            Operation::AssignDevice { function: 1, partition: Target::Number(IO_A) },
+            Operation::AssignDevice { function: 2, partition: Target::Number(IO_A) },
+        ]);
+    };
+    let (from, to) = (Target::Number(IO_A), Target::Number(IO_B));
+    // Function 1 moves; function 2 goes with its partition.
+    let scenario = |host: &mut Host| {
+        host.ok(vec![
+            Operation::SetState { partition: from, state: state::SHUTDOWN },
+            Operation::ReleaseDevice { function: 1, partition: from },
+            Operation::AssignDevice { function: 1, partition: to },
+            Operation::DestroyPartition { partition: from },
+        ]);
+    };
+    end_everywhere((3, 400), &prepare, &scenario, &|host, before, at| {
+        let reader = host.engine.database().reader();
+        let owners = [1, 2].map(|function| reader.device(function).unwrap().owner);
+        if owners == [IO_B, 0] {
+            let gone = reader.descriptor(IO_A).is_err();
+            assert!(gone, "ended before store {at}: it has lost its functions and is there");
+        } else {
+            assert!(looks(host) == *before, "ended before store {at}: {owners:?}");
+        }
+    });
 }
 
 #[test]

@@ -7,8 +7,9 @@ use control::command::{
     Answer, Operation, Outcome, Query, Range, Refusal, Start, Target, Transaction,
 };
 use pv_abi::uv::database::{
-    BOOT, COMMAND, FIRST_GUEST, PartitionDescriptor, ULTRAVISOR, kind, state,
+    BOOT, COMMAND, FIRST_GUEST, PartitionDescriptor, ULTRAVISOR, UNASSIGNED, kind, state,
 };
+use pv_abi::uv::devices::{Bar, DeviceFunction, refused};
 use resource_db::{Database, Owner, PAGE_WORDS, Reader};
 use transaction::{AGAIN, Action, Engine, Limits, Monitor};
 use zerocopy::{FromZeros, IntoBytes};
@@ -16,7 +17,35 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::queries::ask_engine;
 
 pub const FRAMES: u64 = 8192;
-pub const LIMITS: Limits = Limits { cpus: 4, ranges: 16 * 1024, meltdown: false };
+pub const LIMITS: Limits =
+    Limits { cpus: 4, ranges: 16 * 1024, meltdown: false, functions: &FUNCTIONS };
+
+/// A bridge, two disks, and a function that shares a page.
+pub const FUNCTIONS: [DeviceFunction; 4] = [
+    function(0, 0x0601_0000, refused::BRIDGE),
+    function(2 << 3, 0x0180_0000, 0),
+    function(3 << 3, 0x0180_0000, 0),
+    function(4 << 3, 0x0200_0000, refused::SHARED_PAGE),
+];
+
+const fn function(address: u32, class: u32, refused: u32) -> DeviceFunction {
+    let bar = Bar { address: 0, bytes: 0 };
+    DeviceFunction {
+        address,
+        id: 0x1042_1af4,
+        class,
+        subsystem: 0x1100_1af4,
+        flags: 0,
+        refused,
+        msix_capability: 0x98,
+        msix_vectors: 3,
+        express_capability: 0,
+        reserved: 0,
+        msix_table: 0xfe00_1000,
+        msix_pending: 0xfe00_1800,
+        bars: [bar, Bar { address: 0xfe00_1000, bytes: 4096 }, bar, bar, bar, bar],
+    }
+}
 
 pub struct Fake<'a> {
     pub reader: Reader<'a>,
@@ -26,6 +55,8 @@ pub struct Fake<'a> {
     /// Partitions that the boot partition may no longer write.
     pub complete: BTreeSet<u32>,
     pub channels: BTreeMap<u32, Vec<u8>>,
+    /// The owners of PCI functions, by index.
+    pub devices: BTreeMap<u32, u32>,
     /// Weight, cap and CPUs of each partition.
     pub cpu: BTreeMap<u32, (u32, u32, [u64; 4])>,
     /// Frames that are in use.
@@ -68,6 +99,16 @@ impl Fake<'_> {
                         if *held != range.owner && self.in_use.contains(&frame) {
                             return Err(16);
                         }
+                        let written = *held != range.owner
+                            && self.devices.values().any(|owner| *owner == held.number);
+                        let dying = |number| {
+                            let descriptor = self.reader.descriptor(number);
+                            descriptor.is_ok_and(|of| of.state == state::DYING)
+                        };
+                        assert!(
+                            !written || !dying(held.number),
+                            "a function can write frame {frame}"
+                        );
                         *held = range.owner;
                     }
                 }
@@ -90,6 +131,20 @@ impl Fake<'_> {
                     Ok(entry) => self.channels.insert(index, entry.as_bytes()[4..].to_vec()),
                     Err(_) => self.channels.remove(&index),
                 };
+            }
+            Action::Device(index) => {
+                let entry = self.reader.device(index).unwrap();
+                if let Some(had) = self.devices.get(&index)
+                    && *had != entry.owner
+                    && self.running.contains(had)
+                {
+                    return Err(16);
+                }
+                self.devices.remove(&index);
+                if entry.owner != UNASSIGNED {
+                    assert!(self.instances.contains(&entry.owner), "{index} of nobody");
+                    self.devices.insert(index, entry.owner);
+                }
             }
             Action::Start(number) => {
                 assert!(self.instances.contains(&number));
@@ -203,7 +258,7 @@ pub fn host(words: &[AtomicU32]) -> (Engine<'_>, Fake<'_>) {
 
 /// The same host with `frames` frames.
 pub fn host_of(words: &[AtomicU32], frames: u64, limits: Limits) -> (Engine<'_>, Fake<'_>) {
-    let mut database = Database::create(words, frames, 4).unwrap();
+    let mut database = Database::create(words, frames, limits.functions.len() as u32).unwrap();
     for (number, kind) in SYSTEM {
         let first = u64::from(number) * 64;
         database.set_owner(first, 64, Owner::ram(number)).unwrap();
@@ -219,6 +274,7 @@ pub fn host_of(words: &[AtomicU32], frames: u64, limits: Limits) -> (Engine<'_>,
         running: [ULTRAVISOR, BOOT, COMMAND].into(),
         complete: [ULTRAVISOR, BOOT, COMMAND].into(),
         channels: BTreeMap::new(),
+        devices: BTreeMap::new(),
         cpu: SYSTEM.iter().map(|(number, _)| (*number, (256, 0, ALL))).collect(),
         in_use: BTreeSet::new(),
         refuse_after: None,
@@ -264,6 +320,10 @@ pub fn agree(engine: &Engine, fake: &Fake) {
     let channels: BTreeMap<_, _> =
         engine.database().channels().map(|(i, c)| (i, c.as_bytes()[4..].to_vec())).collect();
     assert_eq!(channels, fake.channels);
+    let devices = 0..engine.database().devices();
+    let devices = devices.map(|index| (index, reader.device(index).unwrap().owner));
+    let devices: BTreeMap<_, _> = devices.filter(|(_, owner)| *owner != UNASSIGNED).collect();
+    assert_eq!(devices, fake.devices);
 }
 
 /// Checks that the counts behind *resources* agree with a walk through the page map.
@@ -293,6 +353,9 @@ pub fn picture(engine: &Engine) -> (Vec<u8>, u64) {
     for (index, channel) in database.channels() {
         bytes.extend_from_slice(&index.to_le_bytes());
         bytes.extend_from_slice(&channel.as_bytes()[4..]);
+    }
+    for index in 0..database.devices() {
+        bytes.extend_from_slice(&reader.device(index).unwrap().as_bytes()[4..8]);
     }
     for range in reader.ranges(0) {
         bytes.extend_from_slice(format!("{range:?}").as_bytes());

@@ -124,7 +124,7 @@ fn facts() -> Facts {
         command_line: String::new(),
     };
     let issues = IssuesAnswer { guests_start: true, ..IssuesAnswer::default() };
-    Facts { version, firmware: vec![], cpus: vec![(0, 0, true)], pci: vec![], issues }
+    Facts { version, firmware: vec![], cpus: vec![(0, 0, true)], issues }
 }
 
 fn pages() -> Vec<AtomicU32> {

@@ -4,6 +4,7 @@
 
 mod basics;
 mod cut;
+mod devices;
 mod fake;
 mod faults;
 mod holes;

@@ -13,7 +13,7 @@ const GUESTS: u32 = 1000;
 const BATCH: u32 = 32;
 /// Arena pages of a host with 8 GiB.
 const PAGES: usize = 8192;
-const LIMITS: Limits = Limits { cpus: 4, ranges: 64 * 1024, meltdown: false };
+const LIMITS: Limits = Limits { ranges: 64 * 1024, ..crate::fake::LIMITS };
 
 /// Creates them in batches that stay pending, as a client does. Returns its requests.
 fn created(host: &mut Host) -> Vec<u64> {

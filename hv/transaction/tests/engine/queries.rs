@@ -48,7 +48,7 @@ pub fn ask_engine(engine: &Engine, query: &Query) -> Answer {
         command_line: String::new(),
     };
     let issues = IssuesAnswer { guests_start: true, ..IssuesAnswer::default() };
-    let facts = Facts { version, firmware: vec![], cpus: vec![], pci: vec![], issues };
+    let facts = Facts { version, firmware: vec![], cpus: vec![], issues };
     fits(transaction::query(engine, &facts, &Full, query))
 }
 

@@ -13,6 +13,11 @@ impl Pages {
             Query::Version => Answer::Version(samples::version()),
             Query::Issues => Answer::Issues(samples::issues()),
             Query::Resources => Answer::Resources(samples::resources()),
+            Query::Devices { first } => {
+                let rows: Vec<_> = samples::devices().into_iter().skip(first as usize).collect();
+                let more = rows.len() > self.page;
+                Answer::Devices { rows: rows.into_iter().take(self.page).collect(), more }
+            }
             Query::Partitions { after } => {
                 let rows = samples::partitions().into_iter().filter(|row| row.number > after);
                 let rows: Vec<_> = rows.collect();
@@ -70,6 +75,16 @@ impl Source for Pages {
         };
         Ok(Answered { version: 1, answer: self.answer(query) })
     }
+}
+
+#[test]
+fn pci_functions_come_in_pages_from_the_first_on() {
+    for page in [1, 2, 9] {
+        let mut source = Pages { page, asked: 0 };
+        assert_eq!(source.devices().unwrap(), samples::devices(), "pages of {page}");
+        assert_eq!(source.asked, 2usize.div_ceil(page));
+    }
+    assert!(matches!(Pages { page: 0, asked: 0 }.devices(), Err(Error::Stuck(_))));
 }
 
 #[test]

@@ -5,15 +5,17 @@
 
 use std::borrow::Cow;
 
-use control::command::{CpuRow, Heap, MapRow, MemoryRow, PciRow, ResourcesAnswer};
+use control::command::{
+    BarRow, CpuRow, DeviceRow, Heap, MapRow, MemoryRow, PciAddress, ResourcesAnswer, refused_words,
+};
 use pv_abi::uv::database::TIER_FRAMES;
 use serde::Serialize;
 
 use super::{Names, View};
 use crate::table::{Align, Table};
 use crate::words::{
-    self, byte_count, bytes, firmware_word, memory, pci_address, pci_class_word, percent,
-    percent_text, push_number, push_share,
+    self, byte_count, bytes, firmware_word, memory, pci_class_word, percent, percent_text,
+    push_number, push_share,
 };
 
 /// The machine.
@@ -75,11 +77,26 @@ struct Cpu {
 
 #[derive(Serialize)]
 struct Pci {
+    index: u32,
     address: String,
     vendor: String,
     device: String,
+    /// Vendor and number of the subsystem.
+    subsystem: Option<String>,
     class: String,
+    /// Number of MSI-X vectors.
+    vectors: u16,
+    bars: Vec<Bar>,
+    /// Why it cannot be given to a partition; empty if it can.
+    refused: Vec<&'static str>,
     owner: String,
+}
+
+#[derive(Serialize)]
+struct Bar {
+    register: u8,
+    address: u64,
+    bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -104,6 +121,7 @@ impl<'n> Resources<'n> {
     /// partition, if known, and `map` the ranges, if requested.
     pub fn new(
         answer: &ResourcesAnswer,
+        devices: &[DeviceRow],
         boot: Option<Heap>,
         names: &Names<'n>,
         map: Option<Vec<MapRow>>,
@@ -120,7 +138,7 @@ impl<'n> Resources<'n> {
             memory: answer.memory.iter().map(|row| memory_row(row, answer.frames, names)).collect(),
             firmware: firmware.collect(),
             cpus: answer.cpus.iter().map(cpu).collect(),
-            pci: answer.pci.iter().map(|row| pci(row, names)).collect(),
+            pci: devices.iter().map(|row| pci(row, names)).collect(),
             arena_pages: answer.arena.0,
             arena_pages_used: answer.arena.1,
             channels: answer.channels,
@@ -209,14 +227,28 @@ impl<'n> Resources<'n> {
 
     fn pci_text(&self) -> String {
         let mut table = Table::new(&[
-            ("PCI", Align::Left),
+            ("PCI", Align::Right),
+            ("ADDRESS", Align::Left),
             ("ID", Align::Left),
             ("CLASS", Align::Left),
+            ("VECTORS", Align::Right),
+            ("BARS", Align::Left),
             ("OWNER", Align::Left),
+            ("NOT-GIVEN-BECAUSE", Align::Left),
         ]);
+        let or_dash = |text: String| if text.is_empty() { "-".into() } else { text };
         for row in &self.pci {
-            let id = format!("{}:{}", row.vendor, row.device);
-            table.row([row.address.clone(), id, row.class.clone(), row.owner.clone()]);
+            let bar = |bar: &Bar| format!("{}: {}", bar.register, byte_count(bar.bytes));
+            table.row([
+                row.index.to_string(),
+                row.address.clone(),
+                format!("{}:{}", row.vendor, row.device),
+                row.class.clone(),
+                row.vectors.to_string(),
+                or_dash(row.bars.iter().map(bar).collect::<Vec<_>>().join(", ")),
+                row.owner.clone(),
+                or_dash(row.refused.join("; ")),
+            ]);
         }
         table.to_string()
     }
@@ -366,12 +398,20 @@ fn cpu(row: &CpuRow) -> Cpu {
     }
 }
 
-fn pci(row: &PciRow, names: &Names<'_>) -> Pci {
+fn pci(row: &DeviceRow, names: &Names<'_>) -> Pci {
+    let halves = |id: u32| [id & 0xffff, id >> 16].map(|half| format!("{half:04x}"));
+    let [vendor, device] = halves(row.id);
+    let bar = |bar: &BarRow| Bar { register: bar.register, address: bar.address, bytes: bar.bytes };
     Pci {
-        address: pci_address(row.address),
-        vendor: format!("{:04x}", row.id & 0xffff),
-        device: format!("{:04x}", row.id >> 16),
+        index: row.index,
+        address: PciAddress(row.address).to_string(),
+        vendor,
+        device,
+        subsystem: (row.subsystem != 0).then(|| halves(row.subsystem).join(":")),
         class: pci_class_word(row.class),
+        vectors: row.vectors,
+        bars: row.bars.iter().map(bar).collect(),
+        refused: refused_words(row.refused).collect(),
         owner: names.of(row.owner),
     }
 }

@@ -8,7 +8,8 @@ fn shown(answer: &ResourcesAnswer, map: Option<Vec<MapRow>>) -> Resources<'stati
     (firmware.number, firmware.name) = (8, "firmware".into());
     partitions.push(firmware);
     let boot = Heap { bytes: 4 << 20, in_use: 3000, most: 4096 };
-    Resources::new(answer, Some(boot), &Names::new(partitions.leak()), map)
+    let names = Names::new(partitions.leak());
+    Resources::new(answer, &samples::devices(), Some(boot), &names, map)
 }
 
 #[test]
@@ -34,8 +35,9 @@ CPU  APIC  STATE      BUSY
   0     0  online   25.0 %
   1     2  offline       -
 
-PCI           ID         CLASS       OWNER
-0000:00:01.0  8086:7000  ISA bridge  free
+PCI  ADDRESS       ID         CLASS            VECTORS  BARS                OWNER    NOT-GIVEN-BECAUSE
+  0  0000:00:01.0  8086:7000  ISA bridge             0  -                   free     it is a bridge; it has no registers in memory
+  1  0000:00:04.0  1af4:1042  SCSI controller        3  1: 4 KiB, 4: 1 MiB  command  -
 
 Database: 40 of 512 pages in use. Channels: 3.
 
@@ -109,7 +111,6 @@ fn an_empty_machine_is_shown() {
         memory: vec![],
         firmware: vec![],
         cpus: vec![],
-        pci: vec![],
         arena: (0, 0),
         channels: 0,
         heap: Heap::default(),

@@ -1,11 +1,12 @@
 //! Sample answers for tests.
 
 use control::command::{
-    Code, CpuRow, Heap, IssueRow, IssueState, IssuesAnswer, ListRow, LogRow, MapRow, MemoryRow,
-    PartitionRow, PciRow, Refusal, ResourcesAnswer, Settled, Turns, VersionAnswer,
+    BarRow, Code, CpuRow, DeviceRow, Heap, IssueRow, IssueState, IssuesAnswer, ListRow, LogRow,
+    MapRow, MemoryRow, PartitionRow, Refusal, ResourcesAnswer, Settled, Turns, VersionAnswer,
 };
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::database::{kind, rights, state};
+use pv_abi::uv::devices::refused;
 
 /// The three system partitions, the monitor, and a guest that crashed.
 pub fn partitions() -> Vec<PartitionRow> {
@@ -85,13 +86,41 @@ pub fn resources() -> ResourcesAnswer {
             CpuRow { index: 0, apic_id: 0, online: true, busy: 25, idle: 75 },
             CpuRow { index: 1, apic_id: 2, online: false, busy: 0, idle: 0 },
         ],
-        pci: vec![PciRow { address: 8, id: 0x7000_8086, class: 0x0601_0000, owner: 0 }],
         arena: (512, 40),
         channels: 3,
         heap: Heap { bytes: 8 << 20, in_use: 1 << 20, most: 3 << 19 },
         unscrubbed: 512,
         turns: Turns { longest: 2_500_000, long: 0 },
     }
+}
+
+/// A bridge, and a disk of the command partition's.
+pub fn devices() -> Vec<DeviceRow> {
+    let bar = |register, address, bytes| BarRow { register, address, bytes };
+    vec![
+        DeviceRow {
+            index: 0,
+            address: 8,
+            id: 0x7000_8086,
+            class: 0x0601_0000,
+            subsystem: 0,
+            vectors: 0,
+            bars: vec![],
+            refused: refused::BRIDGE | refused::NO_MEMORY,
+            owner: 0,
+        },
+        DeviceRow {
+            index: 1,
+            address: 4 << 3,
+            id: 0x1042_1af4,
+            class: 0x0100_0000,
+            subsystem: 0x1100_1af4,
+            vectors: 3,
+            bars: vec![bar(1, 0xfebd_1000, 4096), bar(4, 0x0038_0000_0000, 1 << 20)],
+            refused: 0,
+            owner: 3,
+        },
+    ]
 }
 
 /// The page map of [`resources`].

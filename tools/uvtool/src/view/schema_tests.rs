@@ -104,8 +104,15 @@ fn outputs() -> Vec<(&'static str, Value)> {
     let end = Some(End { cause: 1, detail: 3 });
     let defined =
         Defined { definition: definition(), number: None, console_bytes: 7, last_end: end };
-    let resources =
-        |map| super::resources::Resources::new(&samples::resources(), None, &names, map);
+    let resources = |map| {
+        super::resources::Resources::new(
+            &samples::resources(),
+            &samples::devices(),
+            None,
+            &names,
+            map,
+        )
+    };
     let report = kernel_image::Report {
         findings: vec![kernel_image::Finding {
             instruction: "hlt".into(),

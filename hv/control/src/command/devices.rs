@@ -1,0 +1,95 @@
+//! Rows of answers about PCI functions, and the words for their addresses and reasons.
+
+use alloc::vec::Vec;
+use core::fmt;
+use pv_abi::uv::devices::refused;
+use serde::{Deserialize, Serialize};
+
+/// A PCI function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRow {
+    /// Its index in the device table, by which operations name it.
+    pub index: u32,
+    /// Segment << 16 | bus << 8 | device << 3 | function.
+    pub address: u32,
+    /// Vendor | device << 16.
+    pub id: u32,
+    /// Class << 8 | revision.
+    pub class: u32,
+    /// Subsystem vendor | subsystem << 16; 0 if it has none.
+    pub subsystem: u32,
+    /// Number of its MSI-X vectors.
+    pub vectors: u16,
+    /// Its memory BARs.
+    pub bars: Vec<BarRow>,
+    /// Why it cannot be given to a partition; see [`pv_abi::uv::devices::refused`]. 0: it can.
+    pub refused: u32,
+    /// Owner; 0 if free.
+    pub owner: u32,
+}
+
+/// A memory BAR.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BarRow {
+    /// The number of its register, 0 to 5.
+    pub register: u8,
+    /// Physical address.
+    pub address: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// A PCI address, shown as `segment:bus:device.function`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PciAddress(pub u32);
+
+impl fmt::Display for PciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(value) = *self;
+        let (segment, bus) = (value >> 16, value >> 8 & 0xff);
+        write!(f, "{segment:04x}:{bus:02x}:{:02x}.{}", value >> 3 & 0x1f, value & 7)
+    }
+}
+
+/// The reasons in [`DeviceRow::refused`], in words. A bit without words counts as one reason more.
+pub fn refused_words(bits: u32) -> impl Iterator<Item = &'static str> {
+    const REASONS: [(u32, &str); 5] = [
+        (refused::BRIDGE, "it is a bridge"),
+        (refused::SHARED_PAGE, "a page of its registers has registers of another function, too"),
+        (
+            refused::TABLE_BESIDE_REGISTERS,
+            "a page of its interrupt table has other registers of it, too",
+        ),
+        (
+            refused::BAD_ADDRESS,
+            "its registers lie over RAM, over registers of the monitor's, or at no address",
+        ),
+        (refused::NO_MEMORY, "it has no registers in memory"),
+    ];
+    let known = REASONS.iter().fold(0, |all, (bit, _)| all | bit);
+    let words = REASONS.iter().filter(move |(bit, _)| bits & bit != 0).map(|(_, words)| *words);
+    words.chain((bits & !known != 0).then_some("the monitor refuses it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn addresses_read_as_everywhere() {
+        assert_eq!(PciAddress(0x0001_0000 | 2 << 8 | 31 << 3 | 7).to_string(), "0001:02:1f.7");
+        assert_eq!(PciAddress(0).to_string(), "0000:00:00.0");
+    }
+
+    #[test]
+    fn each_reason_has_words() {
+        assert_eq!(refused_words(0).count(), 0);
+        let two: Vec<_> = refused_words(refused::BRIDGE | refused::NO_MEMORY).collect();
+        assert_eq!(two, ["it is a bridge", "it has no registers in memory"]);
+        for bit in (0..32).map(|bit| 1 << bit) {
+            assert_eq!(refused_words(bit).count(), 1, "{bit:#x}");
+        }
+        assert_eq!(refused_words(u32::MAX).count(), 6);
+    }
+}
