@@ -214,8 +214,8 @@ impl<'a> Reader<'a> {
     #[must_use]
     pub fn device_place(&self, index: u32) -> Option<(u32, usize)> {
         let [first, devices] = HEADER_DEVICES.map(|word| self.words.load(0, word));
-        let page = index / DEVICES_IN_PAGE as u32;
-        let word = (index as usize % DEVICES_IN_PAGE) * (size_of::<DeviceEntry>() / 4);
+        let page = index / DEVICES_IN_PAGE;
+        let word = (index % DEVICES_IN_PAGE) as usize * (size_of::<DeviceEntry>() / 4);
         (index < devices?).then_some((first?.checked_add(page)?, word))
     }
 

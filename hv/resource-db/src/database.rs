@@ -123,7 +123,7 @@ impl<'a> Database<'a> {
         let guests = channels_first - FIRST_GUEST;
         let channels_pages = (guests * GUEST_CHANNELS).div_ceil(CHANNELS_IN_PAGE) + 1;
         let devices_first = channels_first + channels_pages;
-        let root = devices_first + devices.div_ceil(DEVICES_IN_PAGE as u32);
+        let root = devices_first + devices.div_ceil(DEVICES_IN_PAGE);
         let log_pages = (pages / 8).clamp(4, MAX_LOG_PAGES);
         let database = Self { words };
         for page in 0..=root + log_pages {
@@ -375,7 +375,7 @@ impl<'a> Database<'a> {
     #[must_use]
     pub fn device_pages(&self) -> core::ops::Range<u32> {
         let first = self.header(header::DEVICES_FIRST).unwrap_or(0);
-        first..first.saturating_add(self.devices().div_ceil(DEVICES_IN_PAGE as u32))
+        first..first.saturating_add(self.devices().div_ceil(DEVICES_IN_PAGE))
     }
 
     /// Writes entry `index` of the device table. This sets the generation.

@@ -13,7 +13,7 @@ use zerocopy::FromZeros;
 /// Two root entries and part of a third, so that every tier and the cut end occur.
 const FRAMES: u64 = 2 * (1 << 20) + 3000;
 /// One more than fit a page of the device table.
-const DEVICES: u32 = DEVICES_IN_PAGE as u32 + 1;
+const DEVICES: u32 = DEVICES_IN_PAGE + 1;
 
 fn arena(pages: u32) -> Vec<AtomicU32> {
     (0..pages as usize * PAGE_WORDS).map(|_| AtomicU32::new(0)).collect()

@@ -101,7 +101,7 @@ pub struct DeviceEntry {
     pub reserved: [u64; 2],
 }
 /// Number of entries in a page of the device table.
-pub const DEVICES_IN_PAGE: usize = 4096 / size_of::<DeviceEntry>();
+pub const DEVICES_IN_PAGE: u32 = 4096 / 32;
 
 /// Bits of the argument of [`super::calls::DEVICE_COMMAND`]: those of the command register that the
 /// owner may change.
