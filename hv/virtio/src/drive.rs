@@ -1,0 +1,98 @@
+//! A disk, whatever drives it.
+
+use crate::queue::Segment;
+use crate::registers::Fault;
+
+/// Bytes of a sector: the unit of all sector numbers, whatever the device's block is.
+pub const SECTOR_BYTES: u32 = 512;
+
+/// What a disk is like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Medium {
+    /// Number of sectors.
+    pub sectors: u64,
+    /// Bytes of a block, which the device writes as a whole.
+    pub block_bytes: u32,
+    /// Whether it can only be read.
+    pub read_only: bool,
+    /// Whether it has a write cache, which a flush empties.
+    pub write_cache: bool,
+    /// Maximum number of sectors of a discard; 0 if it cannot discard.
+    pub discard_sectors: u32,
+    /// Maximum number of segments of a request.
+    pub segments: usize,
+    /// Maximum number of bytes of a segment.
+    pub segment_bytes: u32,
+}
+
+/// What a disk is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Read from this sector on, into the segments.
+    Read(u64),
+    /// Write from this sector on, from the segments.
+    Write(u64),
+    /// Make durable what was written.
+    Flush,
+    /// Forget so many sectors from this sector on.
+    Discard(u64, u32),
+}
+
+/// Why a request was not submitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsubmitted {
+    /// As many requests are in flight as fit: submit it after a completion.
+    Full,
+    /// The disk does not have this operation, or these sectors, or the segments are none of its own.
+    Refused,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// The disk failed it.
+    Failed,
+    /// The disk does not have this operation.
+    Unsupported,
+}
+
+/// A disk that is being driven, with one or more queues.
+///
+/// A request is named by its queue and its slot there, from its submission to its completion. The
+/// memory of its segments is the disk's meanwhile.
+pub trait Drive {
+    /// What it is like.
+    fn medium(&self) -> &Medium;
+    /// Number of queues.
+    fn queues(&self) -> usize;
+    /// Submits a request to a queue, and returns its slot. [`Drive::kick`] tells the disk.
+    ///
+    /// # Errors
+    /// See [`Unsubmitted`].
+    fn submit(
+        &mut self,
+        queue: usize,
+        request: Request,
+        segments: &[Segment],
+    ) -> Result<u16, Unsubmitted>;
+    /// Tells the disk of what was submitted to a queue.
+    fn kick(&mut self, queue: usize);
+    /// The next completed request of a queue.
+    ///
+    /// # Errors
+    /// The disk is broken: reset it.
+    fn completed(&mut self, queue: usize) -> Result<Option<(u16, Outcome)>, Fault>;
+    /// Looks whether the disk says that it is broken. The look takes an exit of a virtual machine.
+    ///
+    /// # Errors
+    /// The disk is broken: reset it.
+    fn check(&self) -> Result<(), Fault>;
+    /// Resets the disk: afterwards it reaches no memory, and no request is in flight. `wait` is
+    /// called between two looks, and returns `false` once the time is up.
+    ///
+    /// # Errors
+    /// [`Fault::Reset`]: what was in flight may still reach memory.
+    fn reset(&mut self, wait: &mut dyn FnMut() -> bool) -> Result<(), Fault>;
+}
