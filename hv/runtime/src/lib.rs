@@ -7,6 +7,7 @@
 //!   log; a panic or a fault is logged and ends the partition as crashed.
 //! * [`partition`] gives access to the start block: modules, pages, frames. [`window`] maps other
 //!   partitions' memory ([`grants`], [`building`]).
+//! * [`devices`] drives functions of the machine.
 //! * [`events`], [`time`], [`lead`] and [`hypercall`] are the calls to the monitor.
 //! * `traps` has the entry points of traps and of the event upcall; kernels with another start code
 //!   use them too.
@@ -23,6 +24,7 @@ extern crate std;
 pub mod building;
 #[cfg(target_arch = "x86_64")]
 mod bytes;
+pub mod devices;
 #[cfg(all(target_os = "none", feature = "start"))]
 mod entry;
 pub mod events;
