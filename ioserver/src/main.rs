@@ -16,6 +16,8 @@
 
 extern crate alloc;
 
+mod dma;
+mod function;
 mod link;
 mod options;
 mod server;

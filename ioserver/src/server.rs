@@ -1,16 +1,32 @@
 //! The event loop of an I/O partition.
+//!
+//! Rule: every event makes the loop look at all orders and all functions, so no event must be told
+//! from another, and none is missed.
 
+use crate::dma::Region;
+use crate::function::{self, Function, Progress};
 use crate::link::Link;
+use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::String;
 use channel::ends::ChannelError;
 use control::io::{Order, PROTOCOL, Report};
-use partition_runtime::StartBlock;
-use partition_runtime::events::Events;
+use partition_runtime::events::{self, Events, VIRQ_TIMER};
+use partition_runtime::window::Window;
+use partition_runtime::{StartBlock, log, time};
+use pv_abi::uv::devices::DeviceFunction;
+use zerocopy::FromBytes;
+
+/// Nanoseconds between two looks at functions that do not interrupt.
+const POLL: u64 = 1_000_000;
 
 /// All that an I/O partition has.
 pub struct Server {
     link: Link,
     events: Events,
+    window: Option<Window>,
+    dma: Region,
+    functions: BTreeMap<u32, Function>,
 }
 
 impl Server {
@@ -21,14 +37,22 @@ impl Server {
     pub fn new(start: &StartBlock) -> Result<Self, ChannelError> {
         let mut link = Link::open()?;
         link.report(Report::Ready { protocol: PROTOCOL, restarts: start.restarts });
-        Ok(Self { link, events: Events::new() })
+        if let Err(errno) = events::bind_virq(VIRQ_TIMER) {
+            log!("no timer: {errno}; functions that do not interrupt stand still");
+        }
+        let (window, dma) = (Window::take(), Region::of_start_block());
+        Ok(Self { link, events: Events::new(), window, dma, functions: BTreeMap::new() })
     }
 
-    /// Serves for ever. No event is missed: the ring is read again before each wait.
+    /// Serves for ever. No event is missed: everything is looked at again before each wait.
     pub fn serve(&mut self) -> ! {
         loop {
             while let Some(order) = self.link.order() {
                 self.obey(order);
+            }
+            self.look();
+            if self.functions.values().any(Function::is_polled) {
+                let _ = time::set_timer(time::now().saturating_add(POLL));
             }
             let _ = self.events.wait();
         }
@@ -36,11 +60,16 @@ impl Server {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Function { index, .. } => {
-                let reason = String::from("this version has no driver for the function");
-                self.link.report(Report::Failed { index, reason });
+            Order::Function { index, record } => {
+                if let Err(reason) = self.drive(index, &record) {
+                    self.fail(index, reason);
+                }
             }
-            Order::Leave { .. } => {}
+            Order::Leave { index } => {
+                if let Some(function) = self.functions.remove(&index) {
+                    self.stop(index, function);
+                }
+            }
             Order::Attach(attach) => {
                 let cause = Some(String::from("this version serves no clients"));
                 self.link.report(Report::Detached { endpoint: attach.endpoint, cause });
@@ -48,6 +77,64 @@ impl Server {
             Order::Detach { endpoint } => {
                 self.link.report(Report::Detached { endpoint, cause: None });
             }
+        }
+    }
+
+    fn fail(&mut self, index: u32, reason: String) {
+        log!("function {index}: {reason}");
+        self.link.report(Report::Failed { index, reason });
+    }
+
+    /// Starts to drive a function, unless that is so already.
+    fn drive(&mut self, index: u32, record: &[u8]) -> Result<(), String> {
+        if self.functions.contains_key(&index) {
+            return Ok(());
+        }
+        let record = DeviceFunction::read_from_bytes(record)
+            .map_err(|_| format!("a record of {} bytes", record.len()))?;
+        let window = self.window.as_mut().ok_or("the start block names no window")?;
+        let chunk = self.dma.take_chunk().ok_or("the DMA region has no room for more functions")?;
+        match function::start(window, (index, &record), chunk) {
+            Ok(function) => {
+                self.functions.insert(index, function);
+                Ok(())
+            }
+            Err((reason, chunk)) => {
+                chunk.iter().for_each(|chunk| self.dma.give_back(chunk));
+                Err(reason)
+            }
+        }
+    }
+
+    /// Looks at what functions have completed, and stops those that are broken.
+    fn look(&mut self) {
+        while let Some((index, reason)) = self.look_at_all() {
+            if let Some(function) = self.functions.remove(&index) {
+                self.stop(index, function);
+            }
+            self.fail(index, reason);
+        }
+    }
+
+    /// Looks at each function up to the first that is broken, which it returns with the reason.
+    fn look_at_all(&mut self) -> Option<(u32, String)> {
+        for (&index, function) in &mut self.functions {
+            match function.look() {
+                Progress::Waits | Progress::Goes => {}
+                Progress::Driven(medium, text) => {
+                    log!("function {index}: {} sectors, which begin with {text:?}", medium.sectors);
+                    self.link.report(Report::Driving { index, medium });
+                }
+                Progress::Broken(reason) => return Some((index, reason)),
+            }
+        }
+        None
+    }
+
+    fn stop(&mut self, index: u32, function: Function) {
+        match function.stop() {
+            Ok(chunk) => self.dma.give_back(&chunk),
+            Err(fault) => log!("function {index}: {fault}; its memory is never used again"),
         }
     }
 }

@@ -1,0 +1,80 @@
+//! The DMA region: chunks of memory for the queues of functions.
+//!
+//! Rule: a chunk is one function's from the start of its driver until its reset is confirmed. If the
+//! reset is not confirmed, nobody ever gets the chunk again.
+
+use partition_runtime::partition;
+use virtio::queue::Memory;
+
+/// Number of chunks, and so of functions that can be driven.
+pub const CHUNKS: usize = 8;
+
+/// The chunks.
+pub struct Region {
+    taken: [bool; CHUNKS],
+    memory: Memory<'static>,
+}
+
+/// A chunk of one function.
+#[derive(Debug)]
+pub struct Chunk {
+    index: usize,
+    /// Its memory.
+    pub memory: Memory<'static>,
+}
+
+impl Region {
+    /// The region that the start block names.
+    #[must_use]
+    pub fn of_start_block() -> Self {
+        let words = partition::dma_region();
+        let frame = partition::frame_of(partition::start().dma).unwrap_or(0);
+        Self::new(Memory { words, address: frame << 12 })
+    }
+
+    fn new(memory: Memory<'static>) -> Self {
+        Self { taken: [false; CHUNKS], memory }
+    }
+
+    /// Takes a chunk. Returns `None` if all are taken.
+    pub fn take_chunk(&mut self) -> Option<Chunk> {
+        let index = self.taken.iter().position(|taken| !taken)?;
+        // Chunks are whole pages.
+        let words = self.memory.words.len() / CHUNKS / 1024 * 1024;
+        let first = index * words;
+        let part = self.memory.words.get(first..first + words).filter(|part| !part.is_empty())?;
+        self.taken[index] = true;
+        let memory = Memory { words: part, address: self.memory.address + first as u64 * 4 };
+        Some(Chunk { index, memory })
+    }
+
+    /// Gives back the chunk of a function whose reset is confirmed.
+    pub fn give_back(&mut self, chunk: &Chunk) {
+        if let Some(taken) = self.taken.get_mut(chunk.index) {
+            *taken = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::AtomicU32;
+
+    #[test]
+    fn chunks_are_apart_and_come_back() {
+        let words: Vec<AtomicU32> = (0..512 * 1024).map(|_| AtomicU32::new(0)).collect();
+        let words: &'static [AtomicU32] = words.leak();
+        let mut region = Region::new(Memory { words, address: 0x10_0000 });
+        let chunks: Vec<Chunk> = (0..CHUNKS).map(|_| region.take_chunk().unwrap()).collect();
+        for (index, chunk) in chunks.iter().enumerate() {
+            assert_eq!(chunk.memory.words.len(), 64 * 1024);
+            assert_eq!(chunk.memory.address, 0x10_0000 + index as u64 * 0x4_0000);
+            assert!(core::ptr::eq(&words[index * 64 * 1024], &chunk.memory.words[0]));
+        }
+        assert!(region.take_chunk().is_none());
+        region.give_back(&chunks[5]);
+        assert_eq!(region.take_chunk().unwrap().memory.address, chunks[5].memory.address);
+        assert!(Region::new(Memory { words: &[], address: 0 }).take_chunk().is_none());
+    }
+}

@@ -1,0 +1,259 @@
+//! A function that is driven: from its record to a disk.
+//!
+//! ```text
+//! record -> command register -> capabilities -> registers -> reset, negotiation, queues
+//!        -> vectors, or the timer -> first sector read -> Driving
+//! ```
+//!
+//! A disk counts as driven once its first sector was read: only then interrupts, bus mastering and
+//! addresses are known to work.
+
+use crate::dma::Chunk;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use control::io::Medium;
+use partition_runtime::devices::{self, Registers};
+use partition_runtime::events::{self, Port};
+use partition_runtime::time;
+use partition_runtime::window::Window;
+use pv_abi::uv::devices::{DeviceFunction, command};
+use virtio::disk::{Disk, Setup};
+use virtio::drive::{Drive, Outcome, Request};
+use virtio::queue::{Memory, Segment};
+use virtio::registers::{self, Fault, Range, Ranges};
+
+/// Queues that are used of a disk.
+const QUEUES: u16 = 2;
+/// Maximum number of pages of a register range that are mapped.
+const RANGE_PAGES: u32 = 64;
+/// Nanoseconds in which a reset must be confirmed.
+const RESET: u64 = 1_000_000_000;
+/// Bytes of the sector that is read first.
+const SECTOR: u32 = 512;
+
+/// The mapped register ranges of a virtio function.
+#[derive(Debug)]
+pub struct Mapped {
+    ranges: [(Range, Registers); 3],
+}
+
+impl Mapped {
+    /// The mapping of a range, and the offset of the range in its first page.
+    fn of(&self, range: Range) -> Option<(usize, u32)> {
+        let index = self.ranges.iter().position(|(one, _)| *one == range)?;
+        Some((index, range.offset % 4096))
+    }
+}
+
+impl registers::Registers for Mapped {
+    fn read(&self, range: Range, offset: u32, bytes: u32) -> u32 {
+        let there = self.of(range).filter(|_| range.holds(offset, bytes));
+        there.map_or(u32::MAX, |(index, first)| self.ranges[index].1.read(first + offset, bytes))
+    }
+
+    fn write(&mut self, range: Range, offset: u32, bytes: u32, value: u32) {
+        if let Some((index, first)) = self.of(range).filter(|_| range.holds(offset, bytes)) {
+            self.ranges[index].1.write(first + offset, bytes, value);
+        }
+    }
+}
+
+/// A function that is driven.
+pub struct Function {
+    disk: Disk<'static, Mapped>,
+    /// Its memory; the last page holds the first sector.
+    pub chunk: Chunk,
+    page: Memory<'static>,
+    /// The port of each queue's vector; none if it is polled.
+    pub ports: Vec<Port>,
+    /// What is being tried before it counts as driven.
+    trial: Option<Trial>,
+}
+
+/// A trial: the slot of its request, and what comes after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trial {
+    /// Reads the first sector.
+    Read(u16),
+}
+
+/// What came of a look at a function.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing yet.
+    Waits,
+    /// It is a disk, whose first sector begins with this text.
+    Driven(Medium, String),
+    /// It is driven, and nothing is new.
+    Goes,
+    /// It is broken, or its trial failed.
+    Broken(String),
+}
+
+/// Starts to drive a function. If it fails, the chunk comes back unless the function may still
+/// reach it.
+///
+/// # Errors
+/// The reason, for people, and the chunk.
+pub fn start(
+    window: &mut Window,
+    (index, record): (u32, &DeviceFunction),
+    chunk: Chunk,
+) -> Result<Function, (String, Option<Chunk>)> {
+    let Some((page, queues)) = chunk.memory.split(1024) else {
+        return Err(("the DMA region is too small".into(), Some(chunk)));
+    };
+    let mapped = match map(window, index, record) {
+        Ok(mapped) => mapped,
+        Err(reason) => return Err((reason, Some(chunk))),
+    };
+    let ports = bind(index, record);
+    let (ranges, registers) = mapped;
+    let setup = Setup { memory: queues, queues: QUEUES, interrupts: !ports.is_empty() };
+    let disk = Disk::new(registers, ranges, setup, &mut within(RESET));
+    let mut disk = match disk {
+        Ok(disk) => disk,
+        Err(fault) => {
+            close(ports);
+            let safe = !matches!(fault, Fault::Reset | Fault::Gone);
+            return Err((fault.to_string(), safe.then_some(chunk)));
+        }
+    };
+    let segment = Segment { address: page.address, bytes: SECTOR };
+    let trial = match disk.submit(0, Request::Read(0), &[segment]) {
+        Ok(slot) => Trial::Read(slot),
+        Err(_) => {
+            let safe = disk.reset(&mut within(RESET)).is_ok();
+            return Err(("it has no sectors".into(), safe.then_some(chunk)));
+        }
+    };
+    disk.kick(0);
+    Ok(Function { disk, chunk, page, ports, trial: Some(trial) })
+}
+
+/// Returns `true` until so many nanoseconds have passed.
+fn within(limit: u64) -> impl FnMut() -> bool {
+    let end = time::now().saturating_add(limit);
+    move || time::now() < end
+}
+
+/// Turns the function on, and maps its registers.
+fn map(
+    window: &mut Window,
+    index: u32,
+    record: &DeviceFunction,
+) -> Result<(Ranges, Mapped), String> {
+    devices::set_command(index, command::MEMORY | command::BUS_MASTER)
+        .map_err(|errno| format!("turning it on: the monitor refused: {errno}"))?;
+    let read = |offset| devices::read(index, offset).unwrap_or(u32::MAX);
+    let mut ranges = registers::find(read, record.bars.map(|bar| bar.bytes))
+        .map_err(|fault| fault.to_string())?;
+    let mut map_range = |range: &mut Range| {
+        let most = RANGE_PAGES * 4096 - range.offset % 4096;
+        range.bytes = range.bytes.min(most);
+        let pages = (range.offset % 4096 + range.bytes).div_ceil(4096);
+        let pages = (range.offset / 4096, u16::try_from(pages).unwrap_or(1));
+        let mapped = devices::map(window, index, range.bar, pages);
+        mapped.map(|registers| (*range, registers)).map_err(|error| error.to_string())
+    };
+    let mapped = [
+        map_range(&mut ranges.common)?,
+        map_range(&mut ranges.notify)?,
+        map_range(&mut ranges.device)?,
+    ];
+    Ok((ranges, Mapped { ranges: mapped }))
+}
+
+/// Binds a vector for each queue. Returns no port if the function has too few vectors, or one is
+/// refused: it is polled then.
+fn bind(index: u32, record: &DeviceFunction) -> Vec<Port> {
+    let mut ports = Vec::new();
+    let vectors = if record.msix_vectors >= QUEUES { QUEUES } else { 0 };
+    for vector in 0..vectors {
+        match devices::bind(index, vector) {
+            Ok(port) => ports.push(port),
+            Err(errno) => {
+                partition_runtime::log!("function {index}, vector {vector}: {errno}; it is polled");
+                close(ports);
+                return Vec::new();
+            }
+        }
+    }
+    ports
+}
+
+/// Closes ports; the monitor masks their vectors.
+fn close(ports: Vec<Port>) {
+    for port in ports {
+        // A port that is closed already needs nothing.
+        let _ = events::close(port);
+    }
+}
+
+impl Function {
+    /// Whether it must be looked at by timer.
+    #[must_use]
+    pub fn is_polled(&self) -> bool {
+        self.ports.is_empty() && self.trial.is_some()
+    }
+
+    /// Looks at what is completed.
+    pub fn look(&mut self) -> Progress {
+        let mut progress = if self.trial.is_some() { Progress::Waits } else { Progress::Goes };
+        for queue in 0..self.disk.queues() {
+            loop {
+                match self.disk.completed(queue) {
+                    Ok(Some((slot, outcome))) => {
+                        if let Some(next) = self.completed((queue, slot), outcome) {
+                            progress = next;
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(fault) => return Progress::Broken(fault.to_string()),
+                }
+            }
+        }
+        progress
+    }
+
+    fn completed(&mut self, (queue, slot): (usize, u16), outcome: Outcome) -> Option<Progress> {
+        let Some(Trial::Read(of)) = self.trial.filter(|_| queue == 0) else { return None };
+        if of != slot {
+            return None;
+        }
+        self.trial = None;
+        Some(match outcome {
+            Outcome::Done => Progress::Driven(self.medium(), self.text()),
+            _ => Progress::Broken("its first sector cannot be read".into()),
+        })
+    }
+
+    fn medium(&self) -> Medium {
+        let medium = self.disk.medium();
+        Medium {
+            sectors: medium.sectors,
+            block_bytes: medium.block_bytes,
+            read_only: medium.read_only,
+            write_cache: medium.write_cache,
+            discard: medium.discard_sectors > 0,
+            queues: u16::try_from(self.disk.queues()).unwrap_or(0),
+            interrupts: !self.ports.is_empty(),
+        }
+    }
+
+    /// The text at the start of the first sector, as far as it is printable.
+    fn text(&self) -> String {
+        let words = self.page.words.iter().take(8);
+        let bytes =
+            words.flat_map(|word| word.load(core::sync::atomic::Ordering::Acquire).to_le_bytes());
+        bytes.take_while(|byte| (b' '..=b'~').contains(byte)).map(char::from).collect()
+    }
+
+    /// Stops driving. Returns the chunk if the function's reset is confirmed.
+    pub fn stop(mut self) -> Result<Chunk, Fault> {
+        let reset = self.disk.reset(&mut within(RESET));
+        close(self.ports);
+        reset.map(|()| self.chunk)
+    }
+}
