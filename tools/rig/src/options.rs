@@ -26,6 +26,26 @@ pub enum Accel {
     Kvm,
 }
 
+/// QEMU's machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Chipset {
+    /// PCI Express, with an AHCI controller.
+    #[default]
+    Q35,
+    /// Conventional PCI alone, as many clouds have it.
+    Pc,
+}
+
+/// How virtio functions look to a driver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DiskFunction {
+    /// With the legacy interface beside the modern one, as clouds have it.
+    #[default]
+    Transitional,
+    /// With the interface of virtio 1 alone.
+    Modern,
+}
+
 /// What the command partition's kernel runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Under {
@@ -62,9 +82,15 @@ pub struct MachineOptions {
     /// Make time deterministic: one instruction takes two nanoseconds
     #[arg(long)]
     pub icount: bool,
+    /// The chipset
+    #[arg(long, value_enum, default_value_t)]
+    pub chipset: Chipset,
     /// Attach a raw disk image (virtio)
     #[arg(long, value_name = "FILE")]
     pub disk: Vec<PathBuf>,
+    /// What the disks' functions look like
+    #[arg(long, value_enum, default_value_t)]
+    pub disk_function: DiskFunction,
     /// Wait for a debugger before the first instruction
     #[arg(long)]
     pub gdb: bool,
@@ -91,7 +117,9 @@ impl Default for MachineOptions {
             firmware: Firmware::default(),
             accel: Accel::default(),
             icount: false,
+            chipset: Chipset::default(),
             disk: Vec::new(),
+            disk_function: DiskFunction::default(),
             gdb: false,
             trace_int: None,
             profile: None,

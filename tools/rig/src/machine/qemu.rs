@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::interrupt::{OnSignal, Process};
-use crate::options::{Accel, Firmware, MachineOptions};
+use crate::options::{Accel, Chipset, DiskFunction, Firmware, MachineOptions};
 use crate::workspace;
 
 const UEFI_FIRMWARE: [&str; 2] = ["/usr/share/ovmf/OVMF.fd", "/usr/share/OVMF/OVMF_CODE.fd"];
@@ -61,7 +61,8 @@ pub fn arguments(
     lines: &Lines,
 ) -> Result<Vec<OsString>> {
     let mut arguments = Arguments::default();
-    arguments.text("-nodefaults -machine q35 -display none -no-reboot -boot d");
+    arguments.pair("-machine", chipset(machine.chipset));
+    arguments.text("-nodefaults -display none -no-reboot -boot d");
     arguments.text("-device isa-debug-exit,iobase=0xf4,iosize=4");
     arguments.pair("-accel", accel(machine));
     arguments.pair("-cpu", machine.cpu_model.clone());
@@ -78,7 +79,7 @@ pub fn arguments(
     arguments.console(console);
     arguments.lines(lines);
     for (index, disk) in machine.disk.iter().enumerate() {
-        arguments.disk(index, disk)?;
+        arguments.disk(index, disk, machine.disk_function)?;
     }
     if machine.gdb {
         ensure_port_is_free()?;
@@ -105,6 +106,13 @@ fn counter() -> Result<PathBuf> {
     cargo.args(["--release", "-p", "instruction-counter"]).env("CARGO_TARGET_DIR", &target_dir);
     workspace::run_command(&mut cargo, "building the plugin that counts instructions")?;
     Ok(target_dir.join("release/libinstruction_counter.so"))
+}
+
+fn chipset(chipset: Chipset) -> &'static str {
+    match chipset {
+        Chipset::Q35 => "q35",
+        Chipset::Pc => "pc",
+    }
 }
 
 fn is_one_thread(machine: &MachineOptions) -> bool {
@@ -165,13 +173,18 @@ impl Arguments {
         }
     }
 
-    fn disk(&mut self, index: usize, file: &Path) -> Result<()> {
+    fn disk(&mut self, index: usize, file: &Path, function: DiskFunction) -> Result<()> {
         if !file.is_file() {
             bail!("--disk {}: there is no such file", file.display());
         }
         let drive = format!("file={},format=raw,if=none,id=disk{index}", quoted(file));
         self.pair("-drive", drive);
-        self.pair("-device", format!("virtio-blk-pci,drive=disk{index}"));
+        let legacy = match function {
+            DiskFunction::Transitional => "off",
+            DiskFunction::Modern => "on",
+        };
+        let device = format!("virtio-blk-pci,drive=disk{index},disable-legacy={legacy}");
+        self.pair("-device", device);
         Ok(())
     }
 }
@@ -259,6 +272,18 @@ mod tests {
     fn counting_instructions_takes_one_thread() {
         let line = line(&["--cpus", "4", "--icount"]).expect("fine");
         assert!(line.contains("thread=single") && line.contains("-icount shift=1,sleep=off"));
+    }
+
+    #[test]
+    fn disks_look_as_asked() {
+        let words = ["--disk", "/proc/self/exe", "--chipset", "pc"];
+        let transitional = line(&words).expect("fine");
+        let device = "-device virtio-blk-pci,drive=disk0,disable-legacy=";
+        assert!(transitional.contains(&format!("{device}off")), "{transitional}");
+        assert!(transitional.contains("-machine pc "), "{transitional}");
+        let modern = line(&[&words[..2], &["--disk-function", "modern"]].concat()).expect("fine");
+        assert!(modern.contains(&format!("{device}on")), "{modern}");
+        assert!(modern.contains("-machine q35 "), "{modern}");
     }
 
     #[test]
