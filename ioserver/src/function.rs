@@ -1,7 +1,7 @@
 //! A function that is driven: from its record to a disk.
 //!
 //! ```text
-//! record -> command register -> capabilities -> registers -> reset, negotiation, queues
+//! record -> capabilities -> registers -> reset -> bus mastering -> negotiation, queues
 //!        -> vectors, or the timer -> first sector read -> Driving
 //! ```
 //!
@@ -104,12 +104,15 @@ pub fn start(
     let Some((page, queues)) = chunk.memory.split(1024) else {
         return Err(("the DMA region is too small".into(), Some(chunk)));
     };
-    let mapped = match map(window, index, record) {
-        Ok(mapped) => mapped,
-        Err(reason) => return Err((reason, Some(chunk))),
+    let (ranges, registers) = match prepare(window, index, record) {
+        Ok(prepared) => prepared,
+        Err(reason) => {
+            // A function that is not ours any more needs no command.
+            let _ = devices::set_command(index, 0);
+            return Err((reason, Some(chunk)));
+        }
     };
     let ports = bind(index, record);
-    let (ranges, registers) = mapped;
     let setup = Setup { memory: queues, queues: QUEUES, interrupts: !ports.is_empty() };
     let disk = Disk::new(registers, ranges, setup, &mut within(RESET));
     let mut disk = match disk {
@@ -138,14 +141,31 @@ fn within(limit: u64) -> impl FnMut() -> bool {
     move || time::now() < end
 }
 
-/// Turns the function on, and maps its registers.
+/// Maps the function's registers, resets it, and lets it reach memory.
+fn prepare(
+    window: &mut Window,
+    index: u32,
+    record: &DeviceFunction,
+) -> Result<(Ranges, Mapped), String> {
+    let turn_on = |bits| {
+        let refused = |errno| format!("turning it on: the monitor refused: {errno}");
+        devices::set_command(index, bits).map_err(refused)
+    };
+    turn_on(command::MEMORY)?;
+    let (ranges, mut mapped) = map(window, index, record)?;
+    // Firmware may have left it queues in memory that is somebody's now.
+    virtio::disk::reset(&mut mapped, &ranges, &mut within(RESET))
+        .map_err(|fault| fault.to_string())?;
+    turn_on(command::MEMORY | command::BUS_MASTER)?;
+    Ok((ranges, mapped))
+}
+
+/// Maps the function's registers.
 fn map(
     window: &mut Window,
     index: u32,
     record: &DeviceFunction,
 ) -> Result<(Ranges, Mapped), String> {
-    devices::set_command(index, command::MEMORY | command::BUS_MASTER)
-        .map_err(|errno| format!("turning it on: the monitor refused: {errno}"))?;
     let read = |offset| devices::read(index, offset).unwrap_or(u32::MAX);
     let mut ranges = registers::find(read, record.bars.map(|bar| bar.bytes))
         .map_err(|fault| fault.to_string())?;

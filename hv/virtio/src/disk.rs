@@ -95,6 +95,27 @@ pub struct Setup<'m> {
     pub interrupts: bool,
 }
 
+/// Resets a device of any type: afterwards it has no queue. A driver does so before it lets a device
+/// reach memory, since firmware may have left it queues. `wait` is as for [`Disk::new`].
+///
+/// # Errors
+/// [`Fault::Reset`] or [`Fault::Gone`].
+pub fn reset(
+    registers: &mut impl Registers,
+    ranges: &Ranges,
+    wait: &mut dyn FnMut() -> bool,
+) -> Result<(), Fault> {
+    registers.write(ranges.common, common::STATUS, 1, 0);
+    loop {
+        match registers.read(ranges.common, common::STATUS, 1) {
+            0 => return Ok(()),
+            0xff => return Err(Fault::Gone),
+            _ if wait() => {}
+            _ => return Err(Fault::Reset),
+        }
+    }
+}
+
 /// A block device that is being driven.
 #[derive(Debug)]
 pub struct Disk<'m, R> {
@@ -359,15 +380,7 @@ impl<R: Registers> Drive for Disk<'_, R> {
     }
 
     fn reset(&mut self, wait: &mut dyn FnMut() -> bool) -> Result<(), Fault> {
-        self.write(common::STATUS, 1, 0);
-        loop {
-            match self.read(common::STATUS, 1) {
-                0 => break,
-                0xff => return Err(Fault::Gone),
-                _ if wait() => {}
-                _ => return Err(Fault::Reset),
-            }
-        }
+        reset(&mut self.registers, &self.ranges, wait)?;
         self.queues.clear();
         self.notify.clear();
         Ok(())
