@@ -153,16 +153,67 @@ pub struct Reading {
     pub warnings: Vec<Issue>,
 }
 
+/// A definition in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// A definition by itself.
+    Whole(Box<Definition>),
+    /// The definition before it, with this name.
+    Like(Box<str>),
+}
+
+impl Listed {
+    /// The definition's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Whole(definition) => &definition.name,
+            Self::Like(name) => name,
+        }
+    }
+}
+
+/// The contents of a file of definitions, as a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The definitions, at least one; the first is whole.
+    pub definitions: Vec<Listed>,
+    /// The settings that were ignored.
+    pub warnings: Vec<Issue>,
+}
+
+impl From<Listing> for Reading {
+    fn from(listing: Listing) -> Self {
+        Self { definitions: whole(listing.definitions), warnings: listing.warnings }
+    }
+}
+
+/// The definitions of a list.
+fn whole(listed: Vec<Listed>) -> Vec<Definition> {
+    let mut all: Vec<Definition> = Vec::with_capacity(listed.len());
+    for one in listed {
+        match (one, all.last()) {
+            (Listed::Whole(definition), _) => all.push(*definition),
+            (Listed::Like(name), Some(last)) => {
+                all.push(Definition { name: name.into(), ..last.clone() });
+            }
+            // The first is whole.
+            (Listed::Like(_), None) => {}
+        }
+    }
+    all
+}
+
 /// Reads definitions in TOML or xl.cfg; `file` is named in messages, decides the format, and is
 /// where relative paths start.
 ///
 /// # Errors
 /// All mistakes, each in a sentence that names file, line, field, limit and a way out.
 pub fn read(text: &str, file: &Path) -> Result<Reading, Errors> {
-    read_into(text, file, Sink::new(text, file, Source::File))
+    read_into(text, file, Sink::new(text, file, Source::File)).map(Reading::from)
 }
 
-fn read_into(text: &str, file: &Path, sink: Sink<'_>) -> Result<Reading, Errors> {
+fn read_into(text: &str, file: &Path, sink: Sink<'_>) -> Result<Listing, Errors> {
     let (settings, entries);
     // The objects that the sink names live in this block.
     let mut sink = sink;
@@ -171,7 +222,7 @@ fn read_into(text: &str, file: &Path, sink: Sink<'_>) -> Result<Reading, Errors>
         && sink.is_clean()
         && let Some(definitions) = read_plain(text, file)
     {
-        return Ok(Reading { definitions, warnings: Vec::new() });
+        return Ok(Listing { definitions, warnings: Vec::new() });
     }
     let found = if is_xl {
         settings = xl_text::read(text, &mut sink);
@@ -182,12 +233,13 @@ fn read_into(text: &str, file: &Path, sink: Sink<'_>) -> Result<Reading, Errors>
         fields::read(&entries, is_whole, &mut sink)
     };
     check_names(&found, &mut sink);
-    let definitions = found.into_iter().map(|found| found.definition).collect();
-    Ok(Reading { definitions, warnings: sink.finish()? })
+    let whole = |found: Found| Listed::Whole(Box::new(found.definition));
+    let definitions = found.into_iter().map(whole).collect();
+    Ok(Listing { definitions, warnings: sink.finish()? })
 }
 
 /// Reads a file of plain lines, if nothing is wrong with it; see [`plain`].
-fn read_plain(text: &str, file: &Path) -> Option<Vec<Definition>> {
+fn read_plain(text: &str, file: &Path) -> Option<Vec<Listed>> {
     plain::read(text, &finish::directory(file))
 }
 
@@ -238,6 +290,14 @@ pub fn parse(text: &str, file: &Path) -> Result<Vec<Definition>, Errors> {
 /// # Errors
 /// The file cannot be read or has more than [`MAX_FILE`] bytes; for all others see [`read`].
 pub fn load(file: &Path) -> Result<Reading, Errors> {
+    load_list(file).map(Reading::from)
+}
+
+/// Does what [`load`] does, and keeps definitions that differ only in their names as names.
+///
+/// # Errors
+/// See [`load`].
+pub fn load_list(file: &Path) -> Result<Listing, Errors> {
     let cannot = |error: std::io::Error| {
         whole_file(file, &format!("cannot be read: {error}"), "give a file of definitions")
     };

@@ -4,15 +4,24 @@
 //! escapes, a number, `true` or `false`. Rule: what is read here is TOML, has the same meaning as
 //! in TOML, and passes the same validators; a file that is not plain, or has a mistake, is read
 //! again by the TOML library, from which all messages come.
+//!
+//! Partitions of a fleet differ in their names alone. So the lines behind a name are compared with
+//! those of the last partition that was read line by line, and if they are the same text, only the
+//! name is read.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::path::Path;
+
+use foldhash::fast::RandomState;
 
 use crate::fields::MAX_PARTITIONS;
 use crate::rows::{self, Datum, Kind, ROWS, Row};
-use crate::{Definition, Policy, units};
+use crate::{Definition, Listed, Policy, units};
 
+/// The line before each partition.
+const HEADING: &str = "[[partition]]";
+/// Names, with a hash function for short texts.
+type NameSet<'t> = std::collections::HashSet<&'t str, RandomState>;
 /// Bytes of a definition at least: its heading, and the required fields with the shortest values.
 const LEAST: usize = 48;
 /// Digits of a number at most.
@@ -20,33 +29,82 @@ const DIGITS: usize = 9;
 
 /// Reads the definitions of a file in this directory; `None` if the file is not plain or has a
 /// mistake.
-pub(crate) fn read(text: &str, directory: &Path) -> Option<Vec<Definition>> {
+pub(crate) fn read(text: &str, directory: &Path) -> Option<Vec<Listed>> {
     // Memory that is reserved and not used costs nothing; a vector that grows is copied.
     let mut all = Vec::with_capacity(text.len() / LEAST + 1);
-    let (mut partition, mut is_headed) = (Partition::new(), false);
-    let mut rest = text;
-    while !rest.is_empty() {
-        let end = rest.bytes().position(|byte| byte == b'\n').unwrap_or(rest.len());
-        let line = rest.get(..end)?.trim_matches([' ', '\t']);
-        rest = rest.get(end + 1..).unwrap_or_default();
-        if line == "[[partition]]" {
-            // Keys before the first table belong to no partition.
-            let last = std::mem::replace(&mut partition, Partition::new());
-            match is_headed {
-                true => all.push(last.finish()?),
-                false if last.found == 0 => is_headed = true,
-                false => return None,
-            }
-        } else if !line.is_empty() && !line.starts_with('#') {
-            partition.line(line, directory)?;
-        } else if line.bytes().any(is_control) {
-            return None;
-        }
+    let head = Block::read(text, directory)?;
+    let mut rest = head.rest;
+    match rest {
+        None => all.push(head.partition.finish()?),
+        // Keys before the first table belong to no partition.
+        Some(_) if head.partition.found != 0 => return None,
+        Some(_) => {}
     }
-    all.push(partition.finish()?);
-    let mut names = HashSet::with_capacity(all.len());
-    let is_right = all.len() <= MAX_PARTITIONS && all.iter().all(|one| names.insert(&one.name));
+    // The lines behind the name of the last partition that was read line by line.
+    let mut last = None;
+    while let Some(text) = rest {
+        if let Some((name, behind)) = last.and_then(|last| renamed(text, last)) {
+            all.push(Listed::Like(name.into()));
+            rest = behind;
+            continue;
+        }
+        let block = Block::read(text, directory)?;
+        all.push(block.partition.finish()?);
+        last = block.lines.and_then(named).map(|(_, lines)| lines);
+        rest = block.rest;
+    }
+    let mut names = NameSet::with_capacity_and_hasher(all.len(), RandomState::default());
+    let is_right = all.len() <= MAX_PARTITIONS && all.iter().all(|one| names.insert(one.name()));
     is_right.then_some(all)
+}
+
+/// The name in a first line `name = "NAME"`, and the lines behind it.
+fn named(text: &str) -> Option<(&str, &str)> {
+    let (name, behind) = text.strip_prefix("name = \"")?.split_once('"')?;
+    Some((name, behind.strip_prefix('\n')?))
+}
+
+/// If a text begins with a named partition whose other lines are `lines`: its name, and the text
+/// behind the next heading, if there is one.
+fn renamed<'t>(text: &'t str, lines: &str) -> Option<(&'t str, Option<&'t str>)> {
+    let (name, behind) = named(text)?;
+    let behind = behind.strip_prefix(lines)?;
+    let rest = match behind {
+        "" => None,
+        _ => Some(behind.strip_prefix(HEADING)?.strip_prefix('\n')?),
+    };
+    let is_right = !name.bytes().any(is_odd) && rules::name(name).is_ok();
+    is_right.then_some((name, rest))
+}
+
+/// The lines up to the next heading.
+struct Block<'t> {
+    partition: Partition,
+    /// The lines as text; `None` if the last one does not end.
+    lines: Option<&'t str>,
+    /// The text behind the heading; `None` if there is no other heading.
+    rest: Option<&'t str>,
+}
+
+impl<'t> Block<'t> {
+    fn read(text: &'t str, directory: &Path) -> Option<Self> {
+        let (mut partition, mut rest) = (Partition::new(), text);
+        while !rest.is_empty() {
+            let lines = text.get(..text.len() - rest.len());
+            let end = rest.bytes().position(|byte| byte == b'\n').unwrap_or(rest.len());
+            let line = rest.get(..end)?.trim_matches([' ', '\t']);
+            rest = rest.get(end + 1..).unwrap_or_default();
+            if line == HEADING {
+                return Some(Self { partition, lines, rest: Some(rest) });
+            }
+            if !line.is_empty() && !line.starts_with('#') {
+                partition.line(line, directory)?;
+            } else if line.bytes().any(is_control) {
+                return None;
+            }
+        }
+        Some(Self { partition, lines: text.ends_with('\n').then_some(text), rest: None })
+    }
 }
 
 /// A partition, as far as it has been read.
@@ -82,7 +140,7 @@ impl Partition {
     }
 
     /// Makes the definition of the fields found; `None` if there is a mistake.
-    fn finish(mut self) -> Option<Definition> {
+    fn finish(mut self) -> Option<Listed> {
         for (index, row) in (0u32..).zip(&ROWS) {
             if self.found & 1 << index != 0 {
                 continue;
@@ -99,7 +157,7 @@ impl Partition {
             (row.set)(&mut self.definition, value);
         }
         let conflicts = rows::conflicts(&self.definition, &str::to_owned);
-        conflicts.is_empty().then_some(self.definition)
+        conflicts.is_empty().then(|| Listed::Whole(Box::new(self.definition)))
     }
 }
 
@@ -127,7 +185,6 @@ fn datum<'t>(row: &Row, value: &'t str, directory: &Path) -> Option<Datum<'t>> {
 /// Reads a text up to its closing quote, without escapes.
 fn plain_text(rest: &str) -> Option<&str> {
     let text = rest.strip_suffix('"')?;
-    let is_odd = |byte: u8| byte == b'"' || byte == b'\\' || is_control(byte);
     (!text.bytes().any(is_odd)).then_some(text)
 }
 
@@ -135,6 +192,11 @@ fn plain_text(rest: &str) -> Option<&str> {
 fn plain_number(digits: &str) -> Option<u32> {
     let is_plain = digits.len() <= DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     (is_plain && (digits == "0" || !digits.starts_with('0'))).then(|| digits.parse().ok())?
+}
+
+/// Whether a byte does not stand for itself in a text.
+const fn is_odd(byte: u8) -> bool {
+    byte == b'"' || byte == b'\\' || is_control(byte)
 }
 
 const fn is_control(byte: u8) -> bool {

@@ -5,7 +5,7 @@
 //! only those that differ. Rule: equal bytes are equal definitions; equal definitions that were
 //! packed here have equal bytes.
 
-use definition::Definition;
+use definition::{Definition, Listed};
 use serde::{Deserialize, Serialize};
 
 /// Definitions, one after the other.
@@ -47,6 +47,32 @@ impl Definitions {
             return;
         };
         self.bytes = bytes;
+        self.note_length(start);
+    }
+
+    /// Adds the definition that begins at byte `last`, with another name.
+    fn push_like(&mut self, last: usize, name: &str) {
+        let start = self.bytes.len();
+        if self.try_push_like(last, name).is_none() {
+            self.bytes = vec![0; LENGTH];
+            return;
+        }
+        self.note_length(start);
+    }
+
+    fn try_push_like(&mut self, last: usize, name: &str) -> Option<()> {
+        let (old, []) = split(self.bytes.get(last..)?)? else { return None };
+        let (_, others) = postcard::take_from_bytes::<&str>(old.bytes).ok()?;
+        let end = self.bytes.len();
+        let others = end - others.len()..end;
+        self.bytes.extend_from_slice(&[0; LENGTH]);
+        self.bytes = postcard::to_extend(name, std::mem::take(&mut self.bytes)).ok()?;
+        self.bytes.extend_from_within(others);
+        Some(())
+    }
+
+    /// Writes the length of the definition that begins at byte `start` and ends here.
+    fn note_length(&mut self, start: usize) {
         let length = self.bytes.len().saturating_sub(start + LENGTH) as u32;
         if let Some(place) = self.bytes.get_mut(start..start + LENGTH) {
             place.copy_from_slice(&length.to_le_bytes());
@@ -103,6 +129,24 @@ impl<'a> FromIterator<&'a Definition> for Definitions {
         let mut packed =
             Self { bytes: Vec::with_capacity(all.size_hint().0.saturating_mul(USUAL)) };
         all.for_each(|one| packed.push(one));
+        packed
+    }
+}
+
+impl<'a> FromIterator<&'a Listed> for Definitions {
+    fn from_iter<I: IntoIterator<Item = &'a Listed>>(all: I) -> Self {
+        let all = all.into_iter();
+        let mut packed =
+            Self { bytes: Vec::with_capacity(all.size_hint().0.saturating_mul(USUAL)) };
+        let mut last = 0;
+        for one in all {
+            let start = packed.bytes.len();
+            match one {
+                Listed::Whole(definition) => packed.push(definition),
+                Listed::Like(name) => packed.push_like(last, name),
+            }
+            last = start;
+        }
         packed
     }
 }

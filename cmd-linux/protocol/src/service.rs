@@ -364,8 +364,8 @@ pub struct Defined {
 pub enum Planned {
     /// The partition is created and started.
     Create {
-        /// Its definition.
-        definition: Definition,
+        /// Its definition; most rows of a plan have none.
+        definition: Box<Definition>,
     },
     /// The partition is changed live.
     Change {

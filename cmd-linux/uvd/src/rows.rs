@@ -5,13 +5,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use control::command::PartitionRow;
+use foldhash::fast::RandomState;
 
 /// See the module's head.
 #[derive(Default)]
 pub struct Rows {
     by_number: BTreeMap<u32, PartitionRow>,
     /// While names are exchanged, it has one of two partitions with the same name.
-    by_name: HashMap<String, u32>,
+    by_name: HashMap<String, u32, RandomState>,
 }
 
 impl Rows {

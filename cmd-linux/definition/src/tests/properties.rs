@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::with;
 use crate::units::{cpus, parse_cpus, parse_size, size};
-use crate::{Cpu, Definition, Policies, Policy, changes, parse, to_toml};
+use crate::{Cpu, Definition, Listed, Policies, Policy, changes, parse, to_toml};
 
 fn policy() -> impl Strategy<Value = Policy> {
     prop::sample::select(&Policy::ALL[..])
@@ -172,6 +172,15 @@ fn lists_in_lists_end() {
 
 /// Files of plain lines, or nearly so.
 fn plain_file() -> impl Strategy<Value = String> {
+    let fleet = (lines(), lines(), 1..4_usize).prop_map(|(first, lines, times)| {
+        let one = |number: usize| format!("[[partition]]\nname = \"g{number}\"\n{lines}\n");
+        first + "\n" + &(0..times).map(one).collect::<String>()
+    });
+    prop_oneof![lines(), fleet]
+}
+
+/// Lines, most of them plain.
+fn lines() -> impl Strategy<Value = String> {
     let line = prop_oneof![
         4 => Just("[[partition]]".to_owned()),
         4 => "name = \"[a-c]\"",
@@ -204,8 +213,31 @@ proptest! {
             let odd = format!("{text}\n# \té'");
             prop_assert!(crate::read_plain(&odd, Path::new("/d/a.toml")).is_none());
             let general = parse(&odd, Path::new("/d/a.toml"));
-            prop_assert_eq!(general.unwrap(), plain);
+            prop_assert_eq!(general.unwrap(), crate::whole(plain));
         }
+    }
+}
+
+#[test]
+fn partitions_that_differ_in_their_names_are_listed_by_name() {
+    let file = Path::new("/d/a.toml");
+    let one = |name: &str, memory: &str| {
+        format!("[[partition]]\nname = \"{name}\"\nkernel = \"k\"\nmemory = \"{memory}\"\n")
+    };
+    let like = |name: &str| Listed::Like(name.into());
+    let text = [one("a", "4M"), one("b", "4M"), one("c", "8M"), one("d", "8M")].concat();
+    let listed = crate::read_plain(&text, file).expect("it is plain");
+    assert!(matches!(listed[..], [Listed::Whole(_), _, Listed::Whole(_), _]), "{listed:?}");
+    assert_eq!([&listed[1], &listed[3]], [&like("b"), &like("d")]);
+    let memory: Vec<_> = crate::whole(listed).into_iter().map(|one| one.memory >> 20).collect();
+    assert_eq!(memory, [4, 4, 8, 8]);
+    // Another line behind the same lines makes another partition; the last line may lack its end.
+    let more = crate::read_plain(&(text.clone() + "vcpus = 2"), file).expect("it is plain");
+    assert!(matches!(more.last(), Some(Listed::Whole(last)) if last.vcpus == 2), "{more:?}");
+    // A name is checked wherever it stands.
+    for wrong in ["a", "7", "x/y", "", "\\u0041", "\u{7f}"] {
+        let text = [one("a", "4M"), one(wrong, "4M")].concat();
+        assert_eq!(crate::read_plain(&text, file), None, "{wrong:?}");
     }
 }
 
@@ -217,6 +249,7 @@ fn a_file_of_plain_lines_is_read_as_such_and_told_of_by_the_library() {
     };
     let text = format!("# two\n{}{}", one("a"), one("b"));
     let plain = crate::read_plain(&text, file).expect("it is plain");
+    let plain = crate::whole(plain);
     let names: Vec<_> = plain.iter().map(|one| (one.name.as_str(), one.vcpus)).collect();
     assert_eq!(names, [("a", 2), ("b", 2)]);
     assert_eq!(parse(&format!("{text}# \té"), file).unwrap(), plain);

@@ -13,6 +13,7 @@ use std::rc::Rc;
 
 use control::command::{Code, Operation, PartitionRow};
 use definition::Definition;
+use foldhash::fast::RandomState;
 use uvd_protocol::{Definitions, Failure, Packed, Planned, ServiceAnswer, way_out};
 
 use super::batch::{self, Batch, Creation};
@@ -140,13 +141,15 @@ pub struct Plan {
 
 /// Makes the plan.
 pub fn plan(
-    (records, kept): (&BTreeMap<String, Record>, &HashMap<String, Kept>),
+    (records, kept): (&BTreeMap<String, Record>, &HashMap<String, Kept, RandomState>),
     rows: &Rows,
     definitions: &Definitions,
     prune: bool,
 ) -> Result<Plan, Failure> {
-    let mut names = HashSet::with_capacity(kept.len());
+    let mut names = HashSet::with_capacity_and_hasher(kept.len(), RandomState::default());
     let mut plan = Plan::default();
+    // A plan of a thousand partitions is not copied while it grows.
+    plan.changes.reserve(kept.len());
     for packed in definitions.iter() {
         let packed = packed.map_err(|error| Failure::Malformed(error.to_string()))?;
         let name = packed.name;
@@ -231,10 +234,10 @@ fn one(
             let reason = "there is one that was not defined here";
             return Err(refused(Code::NameTaken, &object, "name", reason, &way_out));
         }
-        return Ok(Planned::Create { definition: new.clone() });
+        return Ok(Planned::Create { definition: Box::new(new.clone()) });
     };
     if !there {
-        return Ok(Planned::Create { definition: new.clone() });
+        return Ok(Planned::Create { definition: Box::new(new.clone()) });
     }
     if new.memory < record.least_memory {
         let object = format!("partition {name:?}");

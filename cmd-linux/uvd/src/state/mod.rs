@@ -18,6 +18,7 @@ use check::Wrong;
 use control::command::{LogRow, Settled};
 use definition::Definition;
 use disk::{Disk, Writing};
+use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 use uvd_protocol::{EarlierBoot, End};
 
@@ -121,7 +122,7 @@ impl Staged {
 pub struct State {
     records: BTreeMap<String, Record>,
     /// The kept parts of the records.
-    kept: HashMap<String, Kept>,
+    kept: HashMap<String, Kept, RandomState>,
     /// Staged edits whose transaction is undecided.
     staged: Vec<Staged>,
     boot: Boot,
@@ -190,7 +191,7 @@ impl State {
     }
 
     /// The kept parts of the records, by name.
-    pub fn kept(&self) -> &HashMap<String, Kept> {
+    pub fn kept(&self) -> &HashMap<String, Kept, RandomState> {
         &self.kept
     }
 

@@ -54,7 +54,10 @@ fn an_answer_that_no_message_holds_comes_in_pieces() {
     let mut definition = definition("web", &kernel);
     definition.command_line = "x".repeat(2000);
     let create = |number: u32| Planned::Create {
-        definition: definition::Definition { name: format!("p{number}"), ..definition.clone() },
+        definition: Box::new(definition::Definition {
+            name: format!("p{number}"),
+            ..definition.clone()
+        }),
     };
     let whole = ServiceAnswer::Changes { version: 7, changes: (0..1500).map(create).collect() };
     let pieces = whole.clone().pieces();

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use definition::{Definition, Given};
+use definition::{Definition, Given, Issue, Listed};
 use uvd_protocol::{PolicySettings, Settings};
 
 use crate::answer;
@@ -31,15 +31,17 @@ pub fn check(command: &Command) -> Result<(), Error> {
 }
 
 /// Reads the definitions in these files; names are unique among all of them.
-pub fn read(files: &[PathBuf]) -> Result<Vec<Definition>, Error> {
-    let mut all: Vec<Definition> = Vec::new();
+pub fn read(files: &[PathBuf]) -> Result<Vec<Listed>, Error> {
+    let mut all: Vec<Listed> = Vec::new();
     // Within a file, names are unique.
-    let mut names = HashSet::new();
+    let mut names: HashSet<String> = HashSet::new();
     for file in files {
         let before = all.len();
-        for one in read_file(file)? {
-            if names.contains(&one.name) {
-                let name = &one.name;
+        let listing = definition::load_list(file).map_err(Error::Definition)?;
+        warn(&listing.warnings);
+        for one in listing.definitions {
+            let name = one.name();
+            if names.contains(name) {
                 return Err(Error::Given(format!(
                     "{}: partition {name:?}: defined twice in the files given; rename one",
                     file.display()
@@ -48,7 +50,7 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Definition>, Error> {
             all.push(one);
         }
         if files.len() > 1 {
-            names.extend(all[before..].iter().map(|one| one.name.clone()));
+            names.extend(all[before..].iter().map(|one| one.name().to_owned()));
         }
     }
     Ok(all)
@@ -56,7 +58,12 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Definition>, Error> {
 
 fn read_file(file: &Path) -> Result<Vec<Definition>, Error> {
     let reading = definition::load(file).map_err(Error::Definition)?;
-    for warning in reading.warnings {
+    warn(&reading.warnings);
+    Ok(reading.definitions)
+}
+
+fn warn(warnings: &[Issue]) {
+    for warning in warnings {
         let line = if answer::is_json() {
             answer::json_line(&serde_json::json!({ "warning": warning }))
         } else {
@@ -64,7 +71,6 @@ fn read_file(file: &Path) -> Result<Vec<Definition>, Error> {
         };
         eprint!("{line}");
     }
-    Ok(reading.definitions)
 }
 
 /// The one definition for `uvtool create`.

@@ -133,7 +133,8 @@ fn create(create: &Create, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error>
 
 fn apply(options: &Apply, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error> {
     let Apply { files, prune, at, yes, reason } = options;
-    let (definitions, prune) = (uvd_protocol::Definitions::from(define::read(files)?), *prune);
+    let definitions: uvd_protocol::Definitions = define::read(files)?.iter().collect();
+    let prune = *prune;
     let planned = plan(uvd, Service::Plan { definitions: definitions.clone(), prune })?;
     let goes: Vec<&str> = planned.destroyed().collect();
     if !goes.is_empty() && !yes {

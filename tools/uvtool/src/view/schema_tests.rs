@@ -96,7 +96,7 @@ fn outputs() -> Vec<(&'static str, Value)> {
     }];
     let name = || "web".to_string();
     let changes = vec![
-        Planned::Create { definition: definition() },
+        Planned::Create { definition: Box::new(definition()) },
         Planned::Change { name: name(), fields },
         Planned::Destroy { name: name() },
         Planned::Same { name: name() },

@@ -88,7 +88,7 @@ fn a_definition_is_as_it_should_be_by_its_bytes_alone() {
     let plan_of = |bytes: &[u8], rows: &Rows| {
         // The planner would fail on these records, so only the bytes are compared.
         let kept = Kept { bytes: bytes.into(), applied: true };
-        let kept = HashMap::from([("a".to_owned(), kept)]);
+        let kept = HashMap::from_iter([("a".to_owned(), kept)]);
         plan((&BTreeMap::new(), &kept), rows, &[one.clone()].into(), false)
     };
     let same = plan_of(&uvd_protocol::packed(&one), &rows).unwrap();
@@ -110,6 +110,7 @@ fn a_definition_is_as_it_should_be_by_its_bytes_alone() {
 fn what_is_no_definition_is_refused_before_anything_is_planned() {
     let bytes = postcard::to_allocvec(&[3u8, 0, 0, 0, 9, b'a', b'b'][..].to_vec()).unwrap();
     let definitions = postcard::from_bytes::<Definitions>(&bytes).unwrap();
-    let failure = plan((&BTreeMap::new(), &HashMap::new()), &Rows::default(), &definitions, true);
+    let failure =
+        plan((&BTreeMap::new(), &HashMap::default()), &Rows::default(), &definitions, true);
     assert!(matches!(failure, Err(Failure::Malformed(_))), "{failure:?}");
 }
