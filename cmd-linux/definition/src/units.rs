@@ -1,38 +1,7 @@
 //! Reads and writes sizes and lists of CPUs.
 
-/// Why a text is not a size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SizeError {
-    /// Not a number with a unit.
-    Form,
-    /// No unit.
-    NoUnit,
-    /// The size in bytes needs more than 64 bits.
-    TooLarge,
-}
-
-/// Reads a size such as `256M`, `1 GiB` or `4096B` in bytes; units are powers of 1024.
-pub(crate) fn parse_size(text: &str) -> Result<u64, SizeError> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    if number.is_empty() {
-        return Err(SizeError::Form);
-    }
-    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
-        "" => return Err(SizeError::NoUnit),
-        "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return Err(SizeError::Form),
-    };
-    let number: u64 = number.parse().map_err(|_| SizeError::TooLarge)?;
-    number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)
-}
-
 pub use rules::size;
+pub(crate) use rules::{SizeError, parse_size};
 
 /// Reads a number as C's `strtol` does in base 0, with nothing after it. The error is the number in
 /// base 8, or `None` if the text is not a number.

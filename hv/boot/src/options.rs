@@ -75,18 +75,9 @@ fn number(text: &str, most: u32) -> Option<u32> {
     text.parse().ok().filter(|number| (1..=most).contains(number))
 }
 
-/// A number of bytes, with K, M or G for powers of 1024; not 0.
+/// A size; not 0. A number without a unit is in bytes.
 fn size(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text.get(digits.len()..)? {
-        "" => 0,
-        "k" | "K" => 10,
-        "m" | "M" => 20,
-        "g" | "G" => 30,
-        _ => return None,
-    };
-    let number: u64 = digits.parse().ok()?;
-    number.checked_mul(1 << shift).filter(|&bytes| bytes > 0)
+    rules::parse_bytes(text).ok().filter(|&bytes| bytes > 0)
 }
 
 #[cfg(test)]
@@ -99,6 +90,7 @@ mod tests {
         assert_eq!(memory("command_memory=768M"), Ok(Some(768 << 20)));
         assert_eq!(memory("command_memory=2G command_vcpus=2"), Ok(Some(2 << 30)));
         assert_eq!(memory("command_memory=1048576"), Ok(Some(1 << 20)));
+        assert_eq!(memory("command_memory=1GiB"), Ok(Some(1 << 30)));
         assert_eq!(memory(""), Ok(None));
         for wrong in ["", "=", "=0", "=M", "=1X", "=-1", "=99999999999G", "=1MM"] {
             let line: &'static str = Box::leak(format!("command_memory{wrong}").into());

@@ -194,6 +194,57 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// Why a text is not a size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SizeError {
+    /// The text is not a number with a unit.
+    Form,
+    /// The number has no unit.
+    NoUnit,
+    /// The size in bytes needs more than 64 bits.
+    TooLarge,
+}
+
+/// Reads a size such as `256M`, `1 GiB` or `4096B` in bytes. Units are powers of 1024, in capital or
+/// small letters.
+///
+/// # Errors
+/// See [`SizeError`].
+pub fn parse_size(text: &str) -> Result<u64, SizeError> {
+    const UNITS: [(&str, u32); 5] = [("", 0), ("k", 10), ("m", 20), ("g", 30), ("t", 40)];
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    if number.is_empty() {
+        return Err(SizeError::Form);
+    }
+    let unit = unit.trim_start().to_ascii_lowercase();
+    if unit.is_empty() {
+        return Err(SizeError::NoUnit);
+    }
+    let is_unit = |short: &str| match unit.strip_prefix(short) {
+        Some("b") => true,
+        Some("" | "ib") => !short.is_empty(),
+        _ => false,
+    };
+    let known = UNITS.into_iter().rev().find(|(short, _)| is_unit(short));
+    let (_, shift) = known.ok_or(SizeError::Form)?;
+    let number: u64 = number.parse().map_err(|_| SizeError::TooLarge)?;
+    number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)
+}
+
+/// Reads a size as an option of a command or of a module has it: like [`parse_size`], and a number
+/// without a unit is in bytes.
+///
+/// # Errors
+/// See [`SizeError`].
+pub fn parse_bytes(text: &str) -> Result<u64, SizeError> {
+    match parse_size(text) {
+        Err(SizeError::NoUnit) => text.trim().parse().map_err(|_| SizeError::TooLarge),
+        size => size,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +320,34 @@ mod tests {
             if super::name(&name).is_ok() {
                 prop_assert!(name.parse::<u64>().is_err() && name.len() <= MAX_NAME);
                 prop_assert!(!name.chars().any(char::is_control) && name.trim() == name);
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_have_units_in_any_letters() {
+        for (unit, shift) in [("k", 10), ("M", 20), ("g", 30), ("T", 40)] {
+            for text in [format!("3{unit}"), format!("3 {unit}iB"), format!(" 3{unit}b ")] {
+                assert_eq!(parse_size(&text), Ok(3 << shift), "{text}");
+                assert_eq!(parse_bytes(&text), Ok(3 << shift), "{text}");
+            }
+        }
+        assert_eq!((parse_size("4096B"), parse_bytes("4096")), (Ok(4096), Ok(4096)));
+        assert_eq!(parse_size("4096"), Err(SizeError::NoUnit));
+        for bad in ["", "M", "-1M", "1.5G", "1X", "1ib", "1MM", "0x1M", "1 M B", "+1M"] {
+            assert_eq!(parse_size(bad), Err(SizeError::Form), "{bad}");
+            assert_eq!(parse_bytes(bad), Err(SizeError::Form), "{bad}");
+        }
+        for large in ["18446744073709551616", "99999999999T", "18446744073709551616B"] {
+            assert_eq!(parse_bytes(large), Err(SizeError::TooLarge), "{large}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_size_that_was_written_is_read_again(bytes: u64, shift in 0..64_u32) {
+            for bytes in [bytes, bytes >> shift << shift] {
+                prop_assert_eq!(parse_size(&size(bytes)), Ok(bytes));
             }
         }
     }

@@ -184,11 +184,10 @@ impl BootOptions {
     }
 }
 
-/// Checks a size: a number and M or G.
+/// Reads a size, which must have a unit, and writes it as QEMU and the boot partition read it.
 fn size(text: &str) -> Result<String, String> {
-    let number = text.strip_suffix(['M', 'G']).unwrap_or("");
-    match number.parse::<u64>() {
-        Ok(count) if count > 0 => Ok(text.to_owned()),
+    match rules::parse_size(text) {
+        Ok(bytes @ 1..) => Ok(rules::size(bytes)),
         _ => Err("give a number with suffix M or G, as in 768M".into()),
     }
 }
@@ -200,7 +199,8 @@ mod tests {
     #[test]
     fn sizes_have_a_unit() {
         assert_eq!(size("768M"), Ok("768M".to_owned()));
-        for bad in ["", "G", "0G", "12", "1T", "-1G"] {
+        assert_eq!(size("1 GiB"), Ok("1G".to_owned()));
+        for bad in ["", "G", "0G", "12", "1X", "-1G"] {
             assert!(size(bad).is_err(), "{bad}");
         }
     }
