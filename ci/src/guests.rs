@@ -347,7 +347,7 @@ fn hundred(host: &mut Host) -> Result<()> {
         if first.iter().zip(&now).all(|(first, now)| now > first) {
             break;
         }
-        ensure!(since.elapsed() < LIMIT, "some did not compute: {first:?}, then {now:?}");
+        ensure!(since.elapsed() < LIMIT, "not every guest computed: {first:?}, then {now:?}");
     }
     for (guest, line) in [("spin-1", "second 1 "), ("beat-1", "beat 2 "), ("beat-84", "beat 2 ")] {
         let printed = format!("uvtool console --once many-{guest} | grep -q '^{line}'");

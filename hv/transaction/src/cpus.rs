@@ -135,7 +135,7 @@ fn no_cpu(object: &str, partition: &PartitionDescriptor, others: &Mask) -> Refus
         object,
         "cpu_dedicated",
         format!(
-            "{} would have no CPU: it may use {wants}, dedicated to others would be {gone}",
+            "{} would have no CPU: it may use {wants}, and {gone} would be dedicated to other partitions",
             label(partition)
         ),
         "dedicate fewer CPUs, or give that partition others",

@@ -114,6 +114,10 @@ mod tests {
         assert_eq!(at(900, "building", 20), None);
         assert_eq!(at(1000, "building", 50).unwrap(), "uvtool: web: building: 25 %\n");
         assert_eq!(at(1500, "building", 60), None);
-        assert_eq!(at(1600, "starting", 0), None, "a new step has a second of its own");
+        assert_eq!(
+            at(1600, "starting", 0),
+            None,
+            "a step is shown only after it has lasted a second"
+        );
     }
 }

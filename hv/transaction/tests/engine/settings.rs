@@ -48,7 +48,9 @@ fn nobody_is_left_without_a_cpu() {
     let refusal = host.refused(vec![cpu(web, Some(vec![2, 3]), Some(true))]);
     assert_eq!(refusal.code, Code::NoCpu);
     assert!(refusal.reason.contains("\"db\" (17)"), "{}", refusal.reason);
-    assert!(refusal.reason.contains("may use 3, dedicated to others would be 2 to 3"));
+    assert!(
+        refusal.reason.contains("may use 3, and 2 to 3 would be dedicated to other partitions")
+    );
     // If all CPUs were dedicated, none would be left for the system partitions.
     host.ok(vec![cpu(web, Some(vec![0, 1]), Some(true))]);
     assert_eq!(host.refused(vec![cpu(db, Some(vec![2, 3]), Some(true))]).code, Code::NoCpu);
