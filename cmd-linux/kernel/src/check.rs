@@ -45,11 +45,11 @@ pub fn check(loaded: &Loaded) -> Report {
 
 fn pv(loaded: &Loaded) -> Pv {
     let notes = loaded.notes.clone();
-    let reasons: Vec<String> = match builder::Kernel::parse(&loaded.elf) {
-        Ok(_) => Vec::new(),
-        Err(error) => vec![error.to_string()],
-    };
-    Pv { startable: reasons.is_empty(), remarks: remarks(&notes), reasons, notes }
+    let error = builder::Kernel::parse(&loaded.elf).err();
+    let reasons = error.iter().map(|error| std::fmt::from_fn(|f| error.reason(f)).to_string());
+    let reasons: Vec<String> = reasons.collect();
+    let way_out = error.and_then(|error| error.way_out()).map(str::to_owned);
+    Pv { startable: reasons.is_empty(), remarks: remarks(&notes), reasons, way_out, notes }
 }
 
 /// Remarks on what is special about the notes.

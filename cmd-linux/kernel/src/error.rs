@@ -62,8 +62,13 @@ pub enum Problem {
     Start(io::Error),
     /// The process that unpacks the file ended; the text says how.
     Ended(String),
-    /// The message of the process that unpacks the file, which is the text of another problem.
-    Told(String),
+    /// The message of the process that unpacks the file: the parts of another problem.
+    Told {
+        /// What is wrong.
+        reason: String,
+        /// What to do instead, if something helps.
+        way_out: Option<String>,
+    },
     /// The file unpacks to another size than it states.
     Size {
         /// Bytes that it unpacked to.
@@ -86,55 +91,87 @@ pub enum Problem {
 const LESS: &str = "give a smaller kernel, or this machine more memory \
                     (the command partition: boot option command_memory=)";
 
+impl Error {
+    /// What is wrong, with the file's name, and what to do instead, if something helps.
+    #[must_use]
+    pub fn parts(&self) -> (String, Option<&str>) {
+        let reason = fmt::from_fn(|f| self.problem.reason(f));
+        (format!("kernel {}: {reason}", self.file.display()), self.problem.way_out())
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "kernel {}: {}", self.file.display(), self.problem)
     }
 }
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let most = MAX_UNPACKED >> 20;
+impl Problem {
+    /// Writes what is wrong, without the way out.
+    ///
+    /// # Errors
+    /// The error of the formatter.
+    pub fn reason(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read(error) => write!(f, "cannot be read: {error}; give a kernel file"),
-            Self::NoFile => f.write_str("no regular file; give a kernel file"),
-            Self::TooLarge => write!(f, "more than {most} MiB; give a smaller kernel"),
-            Self::Image(error) => error.fmt(f),
+            Self::Read(error) => write!(f, "cannot be read: {error}"),
+            Self::NoFile => f.write_str("no regular file"),
+            Self::TooLarge => write!(f, "more than {} MiB", MAX_UNPACKED >> 20),
+            Self::Image(error) => error.reason(f),
             Self::Damaged { compression, offset, reason } => {
-                write!(f, "{compression}, and damaged near byte {offset}: {reason}; copy it again")
+                write!(f, "{compression}, and damaged near byte {offset}: {reason}")
             }
             Self::Bomb { compression, offset, most } => {
                 write!(f, "{compression} at byte {offset}, and unpacks to more than ")?;
-                write!(f, "{} MiB", most >> 20)?;
                 match *most < MAX_UNPACKED {
-                    false => f.write_str("; give a smaller kernel"),
-                    true => write!(f, ", which are free for it here; {LESS}"),
+                    false => write!(f, "{} MiB", most >> 20),
+                    true => write!(f, "the {} MiB that are free to unpack it", most >> 20),
                 }
             }
-            Self::OutOfMemory => write!(f, "needs more memory than is free; {LESS}"),
+            Self::OutOfMemory => f.write_str("needs more memory than is free"),
             Self::Memory { room } => {
-                let room = room >> 20;
-                write!(f, "needs more than the {room} MiB that are free to unpack it; {LESS}")
+                write!(f, "needs more than the {} MiB that are free to unpack it", room >> 20)
             }
             Self::Time { seconds } => {
-                write!(f, "needs more than {seconds} s of CPU time to unpack; give another kernel")
+                write!(f, "needs more than {seconds} s of CPU time to unpack")
             }
             Self::Start(error) => {
-                write!(f, "the process that unpacks it cannot be started: {error}; free memory")
+                write!(f, "the process that unpacks it cannot be started: {error}")
             }
-            Self::Ended(how) => {
-                write!(f, "the process that unpacks it ended: {how}; give another kernel")
-            }
-            Self::Told(words) => f.write_str(words),
+            Self::Ended(how) => write!(f, "the process that unpacks it ended: {how}"),
+            Self::Told { reason, .. } => f.write_str(reason),
             Self::Size { got, wanted } => {
-                write!(f, "unpacks to {got} bytes and says it has {wanted}; copy it again")
+                write!(f, "unpacks to {got} bytes and says it has {wanted}")
             }
             Self::Contents { compression, offset } => {
-                write!(f, "{compression} at byte {offset}, and holds no ELF image")?;
-                f.write_str("; give a kernel image")
+                write!(f, "{compression} at byte {offset}, and holds no ELF image")
             }
-            Self::Kernel(error) => error.fmt(f),
+            Self::Kernel(error) => error.reason(f),
         }
+    }
+
+    /// What to do instead, if something helps.
+    #[must_use]
+    pub fn way_out(&self) -> Option<&str> {
+        Some(match self {
+            Self::Read(_) | Self::NoFile => "give a kernel file",
+            Self::Bomb { most, .. } if *most < MAX_UNPACKED => LESS,
+            Self::TooLarge | Self::Bomb { .. } => "give a smaller kernel",
+            Self::Image(error) => return error.way_out(),
+            Self::Damaged { .. } | Self::Size { .. } => "copy it again",
+            Self::OutOfMemory | Self::Memory { .. } => LESS,
+            Self::Time { .. } | Self::Ended(_) => "give another kernel",
+            Self::Start(_) => "free memory",
+            Self::Told { way_out, .. } => return way_out.as_deref(),
+            Self::Contents { .. } => "give a kernel image",
+            Self::Kernel(error) => return error.way_out(),
+        })
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason(f)?;
+        self.way_out().map_or(Ok(()), |way_out| write!(f, "; {way_out}"))
     }
 }
 

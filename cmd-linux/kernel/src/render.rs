@@ -15,7 +15,9 @@ impl Display for Report {
         if self.pv.startable {
             writeln!(f, "PV start: yes")?;
         } else {
-            writeln!(f, "PV start: no: {}", self.pv.reasons.join("; "))?;
+            let parts = self.pv.reasons.iter().chain(&self.pv.way_out);
+            let parts: Vec<&str> = parts.map(String::as_str).collect();
+            writeln!(f, "PV start: no: {}", parts.join("; "))?;
         }
         self.pv.notes.fmt_lines(f)?;
         for remark in &self.pv.remarks {

@@ -37,6 +37,8 @@ pub struct Pv {
     pub startable: bool,
     /// The reasons why the builder does not take it.
     pub reasons: Vec<String>,
+    /// What to do instead, if something helps.
+    pub way_out: Option<String>,
     /// The kernel's notes.
     pub notes: Notes,
     /// Sentences about special or missing notes that do not prevent a start.

@@ -25,6 +25,8 @@ pub use service::{
     ServiceAnswer, Settings, Until, fitting,
 };
 
+use std::fmt;
+
 use control::command::{Answer, Body, Refusal};
 use serde::{Deserialize, Serialize};
 
@@ -92,23 +94,15 @@ pub enum Answered {
 }
 
 /// Why there is no answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Failure {
     /// The ultravisor refused.
-    #[error("{}", sentence(.0))]
     Refused(Box<Refusal>),
     /// `uvd` has no command channel.
-    #[error("command channel: {0}; uvd tries again by itself, see `dmesg | grep uvd`")]
     NoChannel(String),
     /// The ultravisor did not answer within the time, in milliseconds.
-    #[error(
-        "ultravisor: no answer within {}; the request may still be carried out, \
-         ask again with a longer --timeout",
-        seconds(*.0)
-    )]
     Timeout(u32),
     /// The request does not fit a frame of the channel.
-    #[error("request: takes {bytes} bytes, the limit is {limit}; split it")]
     TooLarge {
         /// The request's bytes.
         bytes: u64,
@@ -116,11 +110,68 @@ pub enum Failure {
         limit: u64,
     },
     /// `uvd` could not decode the message.
-    #[error("request: {0}; use a uvtool of uvd's version")]
     Malformed(String),
     /// `uvd` is ending.
-    #[error("uvd: is shutting down; ask again when it is back")]
     ShuttingDown,
+}
+
+impl Failure {
+    /// The failure for people.
+    #[must_use]
+    pub fn sentence(&self) -> Sentence {
+        match self {
+            Self::Refused(refusal) => sentence(refusal),
+            Self::NoChannel(why) => Sentence::new(
+                format!("command channel: {why}"),
+                "uvd tries again by itself, see `dmesg | grep uvd`",
+            ),
+            Self::Timeout(milliseconds) => Sentence::new(
+                format!("ultravisor: no answer within {}", seconds(*milliseconds)),
+                "the request may still be carried out, ask again with a longer --timeout",
+            ),
+            Self::TooLarge { bytes, limit } => Sentence::new(
+                format!("request: takes {bytes} bytes, the limit is {limit}"),
+                "split it",
+            ),
+            Self::Malformed(why) => {
+                Sentence::new(format!("request: {why}"), "use a uvtool of uvd's version")
+            }
+            Self::ShuttingDown => {
+                Sentence::new("uvd: is shutting down", "ask again when it is back")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.sentence().fmt(f)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A message for people, in its two parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sentence {
+    /// The object, the field, and what is wrong.
+    pub problem: String,
+    /// What to do instead, or empty.
+    pub way_out: String,
+}
+
+impl Sentence {
+    /// A problem and the way out.
+    pub fn new(problem: impl Into<String>, way_out: impl Into<String>) -> Self {
+        Self { problem: problem.into(), way_out: way_out.into() }
+    }
+}
+
+impl fmt::Display for Sentence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problem)?;
+        if self.way_out.is_empty() { Ok(()) } else { write!(f, "; {}", self.way_out) }
+    }
 }
 
 /// Milliseconds in seconds, as a person writes them: `10 s`, `0.5 s`.
@@ -129,18 +180,13 @@ pub fn seconds(milliseconds: u32) -> String {
     format!("{} s", f64::from(milliseconds) / 1000.0)
 }
 
-/// One sentence, `object: field: reason; way out`, without the parts that are empty.
+/// The refusal for people: `object: field: reason; way out`, without the parts that are empty.
 #[must_use]
-pub fn sentence(refusal: &Refusal) -> String {
+pub fn sentence(refusal: &Refusal) -> Sentence {
     let parts = [&refusal.object, &refusal.field, &refusal.reason];
     let parts: Vec<&str> =
         parts.into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
-    let mut text = parts.join(": ");
-    if !refusal.way_out.is_empty() {
-        text.push_str("; ");
-        text.push_str(&refusal.way_out);
-    }
-    text
+    Sentence::new(parts.join(": "), refusal.way_out.as_str())
 }
 
 #[cfg(test)]

@@ -96,5 +96,5 @@ fn a_refusal_reads_as_one_sentence() {
     assert_eq!(text, "memory: frames: 8192 asked, 4096 free; ask for at most 16 MiB");
     refusal.field.clear();
     refusal.way_out.clear();
-    assert_eq!(sentence(&refusal), "memory: 8192 asked, 4096 free");
+    assert_eq!(sentence(&refusal).to_string(), "memory: 8192 asked, 4096 free");
 }

@@ -3,12 +3,16 @@
 use crate::options::OptionError;
 use crate::ramdisk::RamdiskError;
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::{String, ToString};
 use builder::{ImageError, KernelError, PlanError, SystemError};
 use channel::ends::ChannelError;
 use control::command::Refusal;
 use core::fmt;
 use partition_runtime::hypercall::Errno;
+
+/// The way out of a failed build, unless a better one is known.
+const ANEW: &str = "destroy it and create it anew";
 
 /// Why the command partition, or a guest, was not built.
 #[derive(Debug)]
@@ -54,13 +58,22 @@ impl From<PlanError> for Failure {
 }
 
 impl Failure {
-    /// The failure without a module's name, since a guest's kernel is no module.
-    pub fn reason(&self) -> String {
+    /// Why a guest was not built, and the way out. The reason names no module, since a guest's
+    /// kernel is no module.
+    pub fn of_guest(&self) -> (String, &'static str) {
         match self {
-            Self::Plan(error) => error.to_string(),
-            other => other.to_string(),
+            Self::Plan(error) => {
+                let reason = fmt::from_fn(|f| error.reason(f)).to_string();
+                (reason, error.way_out().unwrap_or(ANEW))
+            }
+            Self::Scattered(most) => (scattered(*most), ANEW),
+            other => (other.to_string(), ANEW),
         }
     }
+}
+
+fn scattered(most: usize) -> String {
+    format!("its memory is in more than {most} ranges")
 }
 
 impl fmt::Display for Failure {
@@ -91,9 +104,7 @@ impl fmt::Display for Failure {
                 why.object, why.field, why.reason, why.way_out
             ),
             Self::Answer(what) => write!(f, "{what}: the ultravisor's answer makes no sense"),
-            Self::Scattered(most) => {
-                write!(f, "its memory is in more than {most} ranges; destroy it and create it anew")
-            }
+            Self::Scattered(most) => write!(f, "{}; {ANEW}", scattered(*most)),
             Self::Monitor(what, errno) => write!(f, "{what}: the monitor refused: {errno}"),
         }
     }

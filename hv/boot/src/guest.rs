@@ -441,10 +441,8 @@ fn failed(object: &str, failure: Failure) -> Refusal {
         Failure::Monitor(..) => (Code::MonitorRefused, "memory"),
         _ => (Code::Failed, "build"),
     };
-    let text = failure.reason();
-    let (reason, way_out) =
-        text.rsplit_once("; ").unwrap_or((&text, "destroy it and create it anew"));
-    refusal(code, object, field, reason, way_out)
+    let (reason, way_out) = failure.of_guest();
+    refusal(code, object, field, &reason, way_out)
 }
 
 fn nothing_begun() -> Refusal {

@@ -283,6 +283,7 @@ fn a_file_that_is_no_kernel_is_refused() {
         let (mut system, mut guests) = (FakeSystem::new(2048), Guests::default());
         let refused = build(&mut guests, &mut system, [file, &[]], 2048).unwrap_err();
         assert_eq!((refused.code, &*refused.field), (Code::NoKernel, "kernel"), "{refused:?}");
+        assert_eq!((refused.reason.contains(';'), &*refused.way_out), (false, "copy it again"));
         assert_eq!(system.descriptor.console_port, 0, "nothing was begun");
     }
 }

@@ -91,21 +91,23 @@ pub enum ImageError {
     UnpackedSize(u64, u64),
 }
 
-impl fmt::Display for ImageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl ImageError {
+    /// Writes what is wrong, without the way out.
+    ///
+    /// # Errors
+    /// The error of the formatter.
+    pub fn reason(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("empty; give a kernel image"),
-            Self::Unknown => f.write_str("neither an ELF image nor a bzImage; give a kernel image"),
+            Self::Empty => f.write_str("empty"),
+            Self::Unknown => f.write_str("neither an ELF image nor a bzImage"),
             Self::Truncated(needed, there) => {
-                write!(f, "truncated bzImage: {needed} bytes needed, {there} there; copy it again")
+                write!(f, "truncated bzImage: {needed} bytes needed, {there} there")
             }
             Self::Protocol(version) => {
                 write!(f, "bzImage of boot protocol {}.{:02}", version >> 8, version & 0xff)?;
                 f.write_str(", at least 2.08 is needed")
             }
-            Self::Payload => {
-                f.write_str("damaged bzImage: a payload of no known compression; copy it again")
-            }
+            Self::Payload => f.write_str("damaged bzImage: a payload of no known compression"),
             Self::Compressed(compression) => {
                 write!(f, "{compression} bzImage: unpack it and give the ELF image inside")
             }
@@ -113,6 +115,23 @@ impl fmt::Display for ImageError {
                 write!(f, "damaged bzImage: its payload became {got} bytes instead of {wanted}")
             }
         }
+    }
+
+    /// What to do instead, if something helps.
+    #[must_use]
+    pub const fn way_out(&self) -> Option<&'static str> {
+        match self {
+            Self::Empty | Self::Unknown => Some("give a kernel image"),
+            Self::Truncated(..) | Self::Payload => Some("copy it again"),
+            Self::Protocol(_) | Self::Compressed(_) | Self::UnpackedSize(..) => None,
+        }
+    }
+}
+
+impl fmt::Display for ImageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason(f)?;
+        self.way_out().map_or(Ok(()), |way_out| write!(f, "; {way_out}"))
     }
 }
 

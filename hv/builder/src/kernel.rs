@@ -40,43 +40,54 @@ pub enum KernelError {
     NoSegments,
 }
 
-impl fmt::Display for KernelError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl KernelError {
+    /// Writes what is wrong, without the way out.
+    ///
+    /// # Errors
+    /// The error of the formatter.
+    pub fn reason(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Elf => f.write_str("damaged or truncated ELF image; copy it again"),
-            Self::Head => write!(
-                f,
-                "its program headers lie past its first {} KiB; give a kernel as it was linked",
-                HEAD_BYTES / 1024
-            ),
-            Self::Notes => write!(
-                f,
-                "more than {MAX_NOTES} note segments or {} KiB of notes; give a kernel as it was \
-                 linked",
-                NOTE_BYTES / 1024
-            ),
-            Self::Machine => f.write_str("not a 64-bit x86 executable; give an x86-64 kernel"),
-            Self::NoNotes => f.write_str("has no Xen PV notes; give a kernel with CONFIG_XEN_PV"),
-            Self::NoEntry => {
-                f.write_str("has Xen notes, but none for a PV start; give one with CONFIG_XEN_PV")
+            Self::Elf => f.write_str("damaged or truncated ELF image"),
+            Self::Head => {
+                write!(f, "its program headers lie past its first {} KiB", HEAD_BYTES / 1024)
             }
-            Self::Loader => f.write_str(
-                "its Xen notes name neither the generic loader nor Linux; give one made for PV",
-            ),
-            Self::Note(name) => {
-                write!(f, "its Xen note {name} makes no sense; give a kernel as it was linked")
+            Self::Notes => {
+                let most = NOTE_BYTES / 1024;
+                write!(f, "more than {MAX_NOTES} note segments or {most} KiB of notes")
             }
-            Self::Version => {
-                f.write_str("not made for the interface xen-3.0; give one whose notes say so")
-            }
-            Self::Feature => f.write_str(
-                "its Xen notes need a feature that PV partitions lack; give one made for PV guests",
-            ),
-            Self::Segment(index) => {
-                write!(f, "segment {index} is truncated, or outside of memory; copy it again")
-            }
+            Self::Machine => f.write_str("not a 64-bit x86 executable"),
+            Self::NoNotes => f.write_str("has no Xen PV notes"),
+            Self::NoEntry => f.write_str("has Xen notes, but none for a PV start"),
+            Self::Loader => f.write_str("its Xen notes name neither the generic loader nor Linux"),
+            Self::Note(name) => write!(f, "its Xen note {name} makes no sense"),
+            Self::Version => f.write_str("not made for the interface xen-3.0"),
+            Self::Feature => f.write_str("its Xen notes need a feature that PV partitions lack"),
+            Self::Segment(index) => write!(f, "segment {index} is truncated, or outside of memory"),
             Self::NoSegments => f.write_str("has nothing to load"),
         }
+    }
+
+    /// What to do instead, if something helps.
+    #[must_use]
+    pub const fn way_out(&self) -> Option<&'static str> {
+        match self {
+            Self::Elf | Self::Segment(_) => Some("copy it again"),
+            Self::Head | Self::Notes | Self::Note(_) => Some("give a kernel as it was linked"),
+            Self::Machine => Some("give an x86-64 kernel"),
+            Self::NoNotes => Some("give a kernel with CONFIG_XEN_PV"),
+            Self::NoEntry => Some("give one with CONFIG_XEN_PV"),
+            Self::Loader => Some("give one made for PV"),
+            Self::Version => Some("give one whose notes say so"),
+            Self::Feature => Some("give one made for PV guests"),
+            Self::NoSegments => None,
+        }
+    }
+}
+
+impl fmt::Display for KernelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason(f)?;
+        self.way_out().map_or(Ok(()), |way_out| write!(f, "; {way_out}"))
     }
 }
 

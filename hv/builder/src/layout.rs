@@ -49,14 +49,17 @@ pub enum LayoutError {
     Addresses,
 }
 
-impl fmt::Display for LayoutError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl LayoutError {
+    /// Writes what is wrong, without the way out.
+    ///
+    /// # Errors
+    /// The error of the formatter.
+    pub fn reason(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |frames: u64| frames.div_ceil(256);
         match self {
             Self::Memory(needed, there) => write!(
                 f,
-                "kernel, initial RAM disk and tables need {} MiB, the partition has {} MiB; \
-                 give it more memory",
+                "kernel, initial RAM disk and tables need {} MiB, the partition has {} MiB",
                 mib(*needed),
                 mib(*there)
             ),
@@ -65,6 +68,22 @@ impl fmt::Display for LayoutError {
             }
             Self::Addresses => f.write_str("the kernel asks for virtual addresses it cannot have"),
         }
+    }
+
+    /// What to do instead, if something helps.
+    #[must_use]
+    pub const fn way_out(&self) -> Option<&'static str> {
+        match self {
+            Self::Memory(..) => Some("give it more memory"),
+            Self::TooMuchMemory(_) | Self::Addresses => None,
+        }
+    }
+}
+
+impl fmt::Display for LayoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason(f)?;
+        self.way_out().map_or(Ok(()), |way_out| write!(f, "; {way_out}"))
     }
 }
 

@@ -29,16 +29,37 @@ pub enum PlanError {
     CommandLine(usize),
 }
 
-impl fmt::Display for PlanError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl PlanError {
+    /// Writes what is wrong, without the way out.
+    ///
+    /// # Errors
+    /// The error of the formatter.
+    pub fn reason(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Kernel(error) => error.fmt(f),
-            Self::Layout(error) => error.fmt(f),
+            Self::Kernel(error) => error.reason(f),
+            Self::Layout(error) => error.reason(f),
             Self::CommandLine(bytes) => {
                 let most = COMMAND_LINE_BYTES - 1;
-                write!(f, "command line of {bytes} bytes, at most {most} fit; shorten it")
+                write!(f, "command line of {bytes} bytes, at most {most} fit")
             }
         }
+    }
+
+    /// What to do instead, if something helps.
+    #[must_use]
+    pub const fn way_out(&self) -> Option<&'static str> {
+        match self {
+            Self::Kernel(error) => error.way_out(),
+            Self::Layout(error) => error.way_out(),
+            Self::CommandLine(_) => Some("shorten it"),
+        }
+    }
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason(f)?;
+        self.way_out().map_or(Ok(()), |way_out| write!(f, "; {way_out}"))
     }
 }
 

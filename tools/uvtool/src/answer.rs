@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use control::command::Code;
 use serde::Serialize;
 use serde_json::Value;
-use uvd_protocol::Failure;
+use uvd_protocol::{Failure, Sentence};
 
 use crate::source::Error;
 
@@ -68,20 +68,33 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Makes a failure from a sentence, which has the limit and, after the last semicolon, the way
-    /// out.
-    pub fn sentence(code: Code, message: &str) -> Self {
-        let (limit, way_out) = message.rsplit_once("; ").unwrap_or((message, ""));
+    /// A failure with the parts of a sentence.
+    pub fn new(code: Code, sentence: &Sentence) -> Self {
         Self {
             code,
-            limit: limit.into(),
-            way_out: way_out.into(),
-            message: message.into(),
             object: String::new(),
             field: String::new(),
+            limit: sentence.problem.clone(),
+            way_out: sentence.way_out.clone(),
             operation: None,
             issues: Vec::new(),
+            message: sentence.to_string(),
             status: status::FAILED,
+        }
+    }
+
+    /// A failure with the parts of the first mistake in definitions, and all mistakes.
+    fn of_definitions(code: Code, errors: &definition::Errors) -> Self {
+        let message = errors.to_string();
+        let all = Self::new(code, &Sentence::new(message, ""));
+        let Some(first) = errors.issues.first() else { return all };
+        Self {
+            object: first.object.clone(),
+            field: first.field.clone(),
+            limit: first.problem.clone(),
+            way_out: first.way_out.clone(),
+            issues: errors.issues.clone(),
+            ..all
         }
     }
 
@@ -96,8 +109,8 @@ impl Problem {
 
 impl From<&Error> for Problem {
     fn from(error: &Error) -> Self {
-        let message = error.to_string();
-        let say = |code| Self::sentence(code, &message);
+        let sentence = error.sentence();
+        let say = |code| Self::new(code, &sentence);
         match error {
             Error::Unreachable { .. } => say(Code::Unreachable).about("uvd", "socket"),
             Error::Conversation(_) => say(Code::Conversation).about("uvd", "socket"),
@@ -109,17 +122,10 @@ impl From<&Error> for Problem {
             Error::Usage(_) => {
                 say(Code::Usage).about("command line", "").with_status(status::USAGE)
             }
-            Error::Definition(errors) => {
-                let first = errors.issues.first();
-                let object = first.map_or("", |issue| issue.object.as_str());
-                let field = first.map_or("", |issue| issue.field.as_str());
-                Self {
-                    limit: first.map_or_else(String::new, |issue| issue.problem.clone()),
-                    way_out: first.map_or_else(String::new, |issue| issue.way_out.clone()),
-                    issues: errors.issues.clone(),
-                    ..say(Code::InvalidDefinition).about(object, field)
-                }
+            Error::Options(errors) => {
+                Self::of_definitions(Code::Usage, errors).with_status(status::USAGE)
             }
+            Error::Definition(errors) => Self::of_definitions(Code::InvalidDefinition, errors),
             Error::Given(_) => say(Code::InvalidInput),
             Error::Terminal(_) => say(Code::Terminal).about("terminal", ""),
             Error::NoSuchPartition { name, .. } => {
@@ -216,6 +222,6 @@ mod tests {
         {
             assert_eq!(Problem::from(&late).status, status::TIMED_OUT);
         }
-        assert_eq!(Problem::from(&Error::Usage("x; y".into())).status, status::USAGE);
+        assert_eq!(Problem::from(&Error::Usage(Sentence::new("x", "y"))).status, status::USAGE);
     }
 }

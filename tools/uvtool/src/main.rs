@@ -40,6 +40,7 @@ use connection::Uvd;
 use control::command::{Code, PartitionRow};
 use pv_abi::uv::database::UNASSIGNED;
 use source::{Error, Source};
+use uvd_protocol::Sentence;
 use view::doctor::Doctor;
 use view::info::Info;
 use view::list::List;
@@ -100,7 +101,7 @@ fn wrong_words(error: &clap::Error) -> ExitCode {
     answer::use_json();
     let text = error.to_string();
     let text = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
-    answer::fail(&Problem::from(&Error::Usage(text.into())))
+    answer::fail(&Problem::from(&Error::Usage(Sentence::new(text, ""))))
 }
 
 fn run(cli: &Cli) -> Result<ExitCode, Error> {
@@ -182,9 +183,9 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Optio
 
 fn shown(view: &impl View, json: bool) -> Shown {
     let output = if json { answer::json(view) + "\n" } else { view.text() };
-    let problem = |message: String| Problem {
+    let problem = |sentence: Sentence| Problem {
         status: view.status(),
-        ..Problem::sentence(Code::Failed, &message)
+        ..Problem::new(Code::Failed, &sentence)
     };
     Shown { output, problem: view.problem().map(problem) }
 }
@@ -194,7 +195,8 @@ fn print(output: &[u8]) -> ExitCode {
         // The reader of standard output closed it.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(error) => {
-            answer::fail(&Problem::sentence(Code::Failed, &format!("standard output: {error}")))
+            let sentence = Sentence::new(format!("standard output: {error}"), "");
+            answer::fail(&Problem::new(Code::Failed, &sentence))
         }
         Ok(()) => ExitCode::SUCCESS,
     }

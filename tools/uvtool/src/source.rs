@@ -3,6 +3,7 @@
 //! Rule: long answers come in pages, which are joined here. If the pages of an ultravisor make no
 //! progress, that is an error, not an endless loop.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use control::command::{
     Answer, Body, DeviceRow, Difference, Heap, IssuesAnswer, ListRow, LogRow, MapRow, Operation,
     PartitionRow, Query, Range, Refusal, ResourcesAnswer, Target, Transaction, VersionAnswer,
 };
-use uvd_protocol::{Failure, FrameError};
+use uvd_protocol::{Failure, FrameError, Sentence};
 
 /// Rows of the page map, or of the log, to request at a time.
 const PAGE: u32 = 200;
@@ -20,14 +21,9 @@ const PAGE: u32 = 200;
 const MOST_DIFFERENCES: usize = 1000;
 
 /// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum Error {
     /// The socket cannot be reached.
-    #[error(
-        "uvd: {}: {error}; {}",
-        path.display(),
-        way_out(error.kind())
-    )]
     Unreachable {
         /// Path of the socket.
         path: PathBuf,
@@ -35,45 +31,91 @@ pub enum Error {
         error: io::Error,
     },
     /// `uvd` went away, or sent something that is no answer.
-    #[error("uvd: {0}; see `dmesg | grep uvd`")]
-    Conversation(#[from] FrameError),
+    Conversation(FrameError),
     /// `uvd` did not answer.
-    #[error(
-        "uvd: no answer within {0:?}; ask again with a longer --timeout, or see `dmesg | grep uvd`"
-    )]
     Silent(Duration),
     /// `uvd` or the ultravisor failed the request and gave a reason.
-    #[error(transparent)]
-    Failure(#[from] Failure),
+    Failure(Failure),
     /// The answer belongs to another request.
-    #[error("ultravisor: answered something else than {0}; use a uvtool of its version")]
     Other(&'static str),
     /// The pages of an answer make no progress.
-    #[error("ultravisor: {0}: its pages do not go on; use a uvtool of its version")]
     Stuck(&'static str),
     /// A given file is wrong.
-    #[error("{0}")]
-    Given(String),
+    Given(Sentence),
     /// A given option or argument is wrong.
-    #[error("{0}")]
-    Usage(String),
+    Usage(Sentence),
+    /// A definition that options give is wrong.
+    Options(definition::Errors),
     /// A given definition is wrong.
-    #[error("{0}")]
     Definition(definition::Errors),
     /// The terminal, or another file of this process, failed.
-    #[error("terminal: {0}")]
-    Terminal(#[from] io::Error),
+    Terminal(io::Error),
     /// A partition that does not exist.
-    #[error(
-        "partition {name:?}: no such partition; there are {there}; `uvtool definitions` shows \
-         those that are not started"
-    )]
     NoSuchPartition {
         /// The requested name or number.
         name: String,
         /// Names of the existing partitions.
         there: String,
     },
+}
+
+impl Error {
+    /// The error for people.
+    pub fn sentence(&self) -> Sentence {
+        const VERSION: &str = "use a uvtool of its version";
+        let words = |problem: String, way_out: &str| Sentence::new(problem, way_out);
+        match self {
+            Self::Unreachable { path, error } => {
+                words(format!("uvd: {}: {error}", path.display()), way_out(error.kind()))
+            }
+            Self::Conversation(error) => words(format!("uvd: {error}"), "see `dmesg | grep uvd`"),
+            Self::Silent(limit) => words(
+                format!("uvd: no answer within {limit:?}"),
+                "ask again with a longer --timeout, or see `dmesg | grep uvd`",
+            ),
+            Self::Failure(failure) => failure.sentence(),
+            Self::Other(what) => {
+                words(format!("ultravisor: answered something else than {what}"), VERSION)
+            }
+            Self::Stuck(what) => {
+                words(format!("ultravisor: {what}: its pages do not go on"), VERSION)
+            }
+            Self::Given(sentence) | Self::Usage(sentence) => sentence.clone(),
+            // The issues have ways out of their own.
+            Self::Options(errors) | Self::Definition(errors) => words(errors.to_string(), ""),
+            Self::Terminal(error) => words(format!("terminal: {error}"), ""),
+            Self::NoSuchPartition { name, there } => words(
+                format!("partition {name:?}: no such partition; there are {there}"),
+                "`uvtool definitions` shows those that are not started",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.sentence().fmt(f)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<FrameError> for Error {
+    fn from(error: FrameError) -> Self {
+        Self::Conversation(error)
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Terminal(error)
+    }
 }
 
 fn way_out(kind: io::ErrorKind) -> &'static str {

@@ -6,6 +6,7 @@
 
 use control::command::Code;
 use std::time::Duration;
+use uvd_protocol::Sentence;
 
 use crate::answer::{Problem, fail, status};
 use crate::terminal;
@@ -18,9 +19,9 @@ pub fn set(limit: Duration) {
     let end = move || {
         std::thread::sleep(limit + GRACE);
         terminal::give_back();
-        let message =
-            format!("not done within {} s; give it a longer --timeout", limit.as_secs_f64());
-        fail(&Problem { status: status::TIMED_OUT, ..Problem::sentence(Code::TimedOut, &message) });
+        let problem = format!("not done within {} s", limit.as_secs_f64());
+        let sentence = Sentence::new(problem, "give it a longer --timeout");
+        fail(&Problem { status: status::TIMED_OUT, ..Problem::new(Code::TimedOut, &sentence) });
         std::process::exit(status::TIMED_OUT.into());
     };
     // If no thread can start, this limit does not hold, but most waits have one of their own.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -53,7 +54,9 @@ fn serve(job: Job, room: u64, most: u64) -> ExitCode {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(Problem::OutOfMemory)) => ExitCode::from(status::MEMORY),
         Ok(Err(problem)) => {
-            let _ = writeln!(io::stderr(), "{problem}");
+            // The way out has a line of its own.
+            let reason = fmt::from_fn(|f| problem.reason(f));
+            let _ = writeln!(io::stderr(), "{reason}\n{}", problem.way_out().unwrap_or_default());
             ExitCode::from(status::PROBLEM)
         }
         Err(error) => {
@@ -155,7 +158,10 @@ fn work(job: Job, input: File, output: &File, room: u64) -> Result<(), Problem> 
         Job::Elf { initrd_bytes } => {
             let kernel = builder::Kernel::parse(&loaded.elf).map_err(Problem::Kernel)?;
             let frames = builder::Plan::frames_needed(&kernel, initrd_bytes);
-            let frames = frames.map_err(|error| Problem::Told(error.to_string()))?;
+            let frames = frames.map_err(|error| Problem::Told {
+                reason: fmt::from_fn(|f| error.reason(f)).to_string(),
+                way_out: error.way_out().map(str::to_owned),
+            })?;
             writeln!(io::stderr(), "{frames}").map_err(Problem::Read)?;
             loaded.elf
         }

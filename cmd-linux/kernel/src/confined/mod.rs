@@ -297,9 +297,13 @@ pub(crate) fn problem(status: ExitStatus, words: String, room: u64) -> Problem {
     /// Rust writes this before it ends a process whose allocation failed.
     const NO_MEMORY: &str = "memory allocation of ";
     let signal = status.signal().and_then(|number| Signal::try_from(number).ok());
-    let words = one_line(&words);
+    let (first, second) = words.trim_start().split_once('\n').unwrap_or((&words, ""));
+    let (words, way_out) = (one_line(first), one_line(second));
     match (status.code(), signal) {
-        (Some(code), _) if code == i32::from(status::PROBLEM) => Problem::Told(words),
+        (Some(code), _) if code == i32::from(status::PROBLEM) => {
+            let way_out = (!way_out.is_empty()).then_some(way_out);
+            Problem::Told { reason: words, way_out }
+        }
         (Some(code), _) if code == i32::from(status::MEMORY) => Problem::Memory { room },
         (_, Some(Signal::SIGABRT)) if words.contains(NO_MEMORY) => Problem::Memory { room },
         // The child's own limit has another signal, so the kernel ended the child because memory
@@ -311,7 +315,7 @@ pub(crate) fn problem(status: ExitStatus, words: String, room: u64) -> Problem {
     }
 }
 
-/// A child may write anything.
+/// The first line of a text, without control characters: a child may write anything.
 fn one_line(words: &str) -> String {
     const MOST: usize = 600;
     let line = words.trim().lines().next().unwrap_or_default();

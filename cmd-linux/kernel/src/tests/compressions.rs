@@ -114,7 +114,7 @@ fn a_bomb_ends_at_the_limit() {
         let inside = unpack_within(inside, Path::new("/k"), most).map(|_| ()).expect_err(name);
         for (error, at) in [(whole, 0), (inside, PAYLOAD_AT)] {
             let text = error.to_string();
-            let bomb = format!(" at byte {at}, and unpacks to more than 0 MiB, which are free ");
+            let bomb = format!(" at byte {at}, and unpacks to more than the 0 MiB that are free ");
             assert!(text.starts_with("kernel /k: ") && text.contains(&bomb), "{name}: {text}");
         }
     }

@@ -53,7 +53,8 @@ fn each_end_of_a_child_is_a_problem() {
     assert!(memory(told(Signal::SIGABRT as i32, "memory allocation of 9 bytes failed\n")));
     assert!(memory(told(Signal::SIGKILL as i32, "")));
     assert!(matches!(told(Signal::SIGXCPU as i32, ""), Problem::Time { .. }));
-    assert!(matches!(told(3 << 8, "why\nx"), Problem::Told(words) if words == "why"));
+    assert_eq!(told(3 << 8, "why\nx\ny").to_string(), "why; x");
+    assert_eq!(told(3 << 8, "why; not\n\n").way_out(), None);
     let crashed = told(Signal::SIGSEGV as i32, "a\x1b[2Jb").to_string();
     assert!(crashed.contains("SIGSEGV") && crashed.contains("a [2Jb"), "{crashed}");
 }

@@ -18,7 +18,7 @@ pub fn answer(told: Told) -> ServiceAnswer {
 
 pub fn refusal(told: Told) -> String {
     match told.result {
-        Err(Failure::Refused(refusal)) => uvd_protocol::sentence(&refusal),
+        Err(Failure::Refused(refusal)) => uvd_protocol::sentence(&refusal).to_string(),
         other => panic!("{other:?}"),
     }
 }

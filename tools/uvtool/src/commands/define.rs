@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use definition::{Definition, Given, Issue, Listed};
-use uvd_protocol::{PolicySettings, Settings};
+use uvd_protocol::{PolicySettings, Sentence, Settings};
 
 use crate::answer;
 use crate::cli::Command;
@@ -22,7 +22,7 @@ pub fn check(command: &Command) -> Result<(), Error> {
             let settings = settings(set)?;
             if settings == Settings::default() {
                 let way_out = "give one of its options, such as --memory 512M; see --help";
-                return Err(Error::Usage(format!("set: there is nothing to set; {way_out}")));
+                return Err(Error::Usage(Sentence::new("set: there is nothing to set", way_out)));
             }
             Ok(())
         }
@@ -42,10 +42,10 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Listed>, Error> {
         for one in listing.definitions {
             let name = one.name();
             if names.contains(name) {
-                return Err(Error::Given(format!(
-                    "{}: partition {name:?}: defined twice in the files given; rename one",
-                    file.display()
-                )));
+                let file = file.display();
+                let problem =
+                    format!("{file}: partition {name:?}: defined twice in the files given");
+                return Err(Error::Given(Sentence::new(problem, "rename one")));
             }
             all.push(one);
         }
@@ -77,7 +77,7 @@ fn warn(warnings: &[Issue]) {
 pub fn wanted(create: &Create) -> Result<Definition, Error> {
     let Some(file) = &create.file else {
         let given = definition::from_options(&options(create), Path::new(""));
-        return given.map_err(|errors| Error::Usage(errors.to_string()));
+        return given.map_err(Error::Options);
     };
     let mut all = read_file(file)?;
     let names: Vec<_> = all.iter().map(|one| one.name.clone()).collect();
@@ -88,9 +88,13 @@ pub fn wanted(create: &Create) -> Result<Definition, Error> {
     at.map(|at| all.swap_remove(at)).ok_or_else(|| {
         let (file, names) = (file.display(), names.join(", "));
         Error::Given(match &create.name {
-            Some(name) => format!("{file}: no partition {name:?}; there are {names}"),
+            Some(name) => {
+                let there = format!("there are {names}");
+                Sentence::new(format!("{file}: no partition {name:?}"), there)
+            }
             None => {
-                format!("{file}: defines {names}; choose one with --name, or use `uvtool apply`")
+                let way_out = "choose one with --name, or use `uvtool apply`";
+                Sentence::new(format!("{file}: defines {names}"), way_out)
             }
         })
     })
@@ -113,7 +117,9 @@ fn options(create: &Create) -> Vec<(&'static str, Given)> {
 
 /// The settings of `uvtool set`.
 pub fn settings(set: &Set) -> Result<Settings, Error> {
-    let given = |what: &str, error: String| Error::Usage(format!("--{what}: {error}"));
+    let given = |what: &str, Sentence { problem, way_out }| {
+        Error::Usage(Sentence::new(format!("--{what}: {problem}"), way_out))
+    };
     let memory = set.memory.as_deref().map(crate::quantity::size).transpose();
     let affinity = match set.cpus.as_deref() {
         Some("all") => Some(Vec::new()),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use kernel_image::Report;
 use kernel_image::confined::Unpacker;
+use uvd_protocol::Sentence;
 
 use crate::shown;
 use crate::source::Error;
@@ -13,7 +14,11 @@ use crate::view::View;
 /// Reports on a kernel; fails if it would not start as a partition's kernel.
 pub fn check(file: &Path, json: bool) -> Result<ExitCode, Error> {
     let report = Unpacker::default().report(file);
-    let shown = shown(&report.map_err(|error| Error::Given(error.to_string()))?, json);
+    let given = |error: kernel_image::Error| {
+        let (problem, way_out) = error.parts();
+        Error::Given(Sentence::new(problem, way_out.unwrap_or_default()))
+    };
+    let shown = shown(&report.map_err(given)?, json);
     Ok(shown.print())
 }
 
@@ -22,8 +27,10 @@ impl View for Report {
         self.to_string()
     }
 
-    fn problem(&self) -> Option<String> {
+    fn problem(&self) -> Option<Sentence> {
         let reasons = self.pv.reasons.join("; ");
-        (!self.pv.startable).then(|| format!("kernel: would not start: {reasons}"))
+        let way_out = self.pv.way_out.clone().unwrap_or_default();
+        let problem = || format!("kernel: would not start: {reasons}");
+        (!self.pv.startable).then(|| Sentence::new(problem(), way_out))
     }
 }

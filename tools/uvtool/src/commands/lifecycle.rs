@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use control::command::Code;
 use pv_abi::uv::calls::cause;
-use uvd_protocol::{End, From, Service, ServiceAnswer};
+use uvd_protocol::{End, From, Sentence, Service, ServiceAnswer};
 
 use super::define;
 use crate::answer::{self, status};
@@ -140,8 +140,10 @@ fn apply(options: &Apply, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Error> 
     if !goes.is_empty() && !yes {
         if !terminal::is_interactive() {
             let goes = goes.join(", ");
-            return Err(Error::Given(format!(
-                "apply: would destroy {goes}; look at `uvtool plan`, then use --yes"
+            let way_out = "look at `uvtool plan`, then use --yes";
+            return Err(Error::Given(Sentence::new(
+                format!("apply: would destroy {goes}"),
+                way_out,
             )));
         }
         eprint!("{}", planned.text());
@@ -217,19 +219,20 @@ fn closed_in_json(closed: &Closed) -> ExitCode {
     if crashed {
         return ExitCode::from(status::CRASHED);
     }
-    let fail = |code, status, message: &str| {
-        answer::fail(&answer::Problem { status, ..answer::Problem::sentence(code, message) })
+    let fail = |code, status, sentence: &Sentence| {
+        answer::fail(&answer::Problem { status, ..answer::Problem::new(code, sentence) })
     };
     match closed.left {
         Left::TimeIsUp => {
-            let message = "console: the time is up; give it a longer --timeout, or none";
-            fail(Code::TimedOut, status::TIMED_OUT, message)
+            let way_out = "give it a longer --timeout, or none";
+            let sentence = Sentence::new("console: the time is up", way_out);
+            fail(Code::TimedOut, status::TIMED_OUT, &sentence)
         }
         Left::Detached | Left::OutputClosed => printed,
         _ if closed.unread != 0 => {
-            let message =
+            let problem =
                 format!("console: the last {} bytes of input may not be read", closed.unread);
-            fail(Code::InputUnread, status::FAILED, &message)
+            fail(Code::InputUnread, status::FAILED, &Sentence::new(problem, ""))
         }
         _ => printed,
     }

@@ -2,6 +2,7 @@
 
 use control::command::{IssueRow, IssueState, IssuesAnswer};
 use serde::Serialize;
+use uvd_protocol::Sentence;
 
 use super::View;
 use crate::table::{Align, Table, printable};
@@ -81,10 +82,11 @@ impl View for Doctor {
         )
     }
 
-    fn problem(&self) -> Option<String> {
-        let problem = "CPU: guests do not start on a CPU with Meltdown; add accept=meltdown to the \
-            options of the module \"ultravisor\" in GRUB's entry, or use another CPU";
-        (!self.guests_start).then(|| problem.into())
+    fn problem(&self) -> Option<Sentence> {
+        let problem = "CPU: guests do not start on a CPU with Meltdown";
+        let way_out = "add accept=meltdown to the options of the module \"ultravisor\" in GRUB's \
+                       entry, or use another CPU";
+        (!self.guests_start).then(|| Sentence::new(problem, way_out))
     }
 }
 
@@ -110,7 +112,7 @@ meltdown  open because of it   another CPU
 l1tf      mitigated by a rule  -
 "
         );
-        assert!(doctor.problem().unwrap().contains("accept=meltdown"));
+        assert!(doctor.problem().unwrap().to_string().contains("accept=meltdown"));
         let answer = IssuesAnswer { guests_start: true, smt: false, ..samples::issues() };
         let doctor = Doctor::new(answer, true);
         assert_eq!(doctor.problem(), None);

@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use control::command::{ListRow, PartitionRow};
 use pv_abi::uv::database::UNASSIGNED;
 use serde::Serialize;
+use uvd_protocol::Sentence;
 
 use crate::answer::status;
 
@@ -31,7 +32,7 @@ pub trait View: Serialize {
     fn text(&self) -> String;
 
     /// The problem with the shown state, if any; the command then fails.
-    fn problem(&self) -> Option<String> {
+    fn problem(&self) -> Option<Sentence> {
         None
     }
 

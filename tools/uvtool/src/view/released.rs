@@ -2,7 +2,7 @@
 
 use control::command::Refusal;
 use serde::Serialize;
-use uvd_protocol::sentence;
+use uvd_protocol::{Sentence, sentence};
 
 use super::View;
 
@@ -26,7 +26,7 @@ impl View for Released {
         if self.released { "Released.\n".into() } else { String::new() }
     }
 
-    fn problem(&self) -> Option<String> {
+    fn problem(&self) -> Option<Sentence> {
         self.refusal.as_ref().map(sentence)
     }
 }
@@ -40,7 +40,7 @@ mod tests {
     fn a_refusal_is_whole_in_json_and_a_sentence_for_people() {
         let released = Released::new(Err(samples::refusal()));
         assert_eq!(
-            released.problem().unwrap(),
+            released.problem().unwrap().to_string(),
             "frames 0x8800 to 0x8801: activation: busy: something still refers to it (errno 16); stop it first"
         );
         let json = serde_json::to_value(&released).unwrap();

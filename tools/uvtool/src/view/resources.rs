@@ -10,6 +10,7 @@ use control::command::{
 };
 use pv_abi::uv::database::TIER_FRAMES;
 use serde::Serialize;
+use uvd_protocol::Sentence;
 
 use super::{Names, View};
 use crate::table::{Align, Table};
@@ -308,9 +309,10 @@ impl View for Resources<'_> {
         parts.join("\n")
     }
 
-    fn problem(&self) -> Option<String> {
+    fn problem(&self) -> Option<Sentence> {
         let first = self.disagreements.first()?;
-        Some(format!("resources: sums do not agree: {first}; see `uvtool log`"))
+        let problem = format!("resources: sums do not agree: {first}");
+        Some(Sentence::new(problem, "see `uvtool log`"))
     }
 }
 

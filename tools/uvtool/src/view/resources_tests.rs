@@ -60,7 +60,7 @@ fn owners_that_do_not_add_up_are_told_by_how_much() {
     let expected = "the owners have 3 frames more than the page map's 262144";
     assert!(resources.text().contains(&format!("Sums do not agree: {expected}.\n")));
     assert!(!resources.text().contains("Sums agree"));
-    assert!(resources.problem().unwrap().contains(expected));
+    assert!(resources.problem().unwrap().to_string().contains(expected));
     let json = serde_json::to_value(&resources).unwrap();
     assert_eq!(json["disagreements"], serde_json::json!([expected]));
 }

@@ -1,7 +1,7 @@
 //! Checks that the JSON of each command matches the published schema.
 
 use serde_json::{Value, json};
-use uvd_protocol::{Defined, End, Failure, Planned};
+use uvd_protocol::{Defined, End, Failure, Planned, Sentence};
 
 use super::{Names, samples};
 use crate::answer::{self, Problem};
@@ -223,8 +223,9 @@ fn every_error_has_its_parts() {
         Error::Failure(Failure::ShuttingDown),
         Error::Other("x"),
         Error::Stuck("x"),
-        Error::Given("x; y".into()),
-        Error::Usage("x; y".into()),
+        Error::Given(Sentence::new("x", "y")),
+        Error::Usage(Sentence::new("x", "y")),
+        Error::Options(broken.clone()),
         Error::Definition(broken),
         Error::Terminal(io()),
         Error::NoSuchPartition { name: "x".into(), there: "y".into() },

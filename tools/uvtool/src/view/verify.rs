@@ -2,6 +2,7 @@
 
 use control::command::Difference;
 use serde::Serialize;
+use uvd_protocol::Sentence;
 
 use super::{Names, View};
 use crate::table::{Align, Table};
@@ -55,14 +56,14 @@ impl View for Verified {
         format!("{table}Compared {} of {} frames.\n", self.frames_compared, self.frames)
     }
 
-    fn problem(&self) -> Option<String> {
+    fn problem(&self) -> Option<Sentence> {
         if self.differences.is_empty() && self.frames_compared == self.frames {
             return None;
         }
         let count = self.differences.len();
-        Some(format!(
-            "page map: the monitor and the database disagree on {count} frames or more; see `uvtool log`"
-        ))
+        let problem =
+            format!("page map: the monitor and the database disagree on {count} frames or more");
+        Some(Sentence::new(problem, "see `uvtool log`"))
     }
 }
 
@@ -93,7 +94,7 @@ mod tests {
              0xfee00  I/O of #8       nothing\n\
              Compared 20000 of 262144 frames.\n"
         );
-        assert!(verified.problem().unwrap().contains("disagree on 2 frames"));
+        assert!(verified.problem().unwrap().to_string().contains("disagree on 2 frames"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use control::command::PartitionRow;
 use pv_abi::uv::calls::cause;
 use serde::Serialize;
-use uvd_protocol::{End, Until, way_out};
+use uvd_protocol::{End, Sentence, Until, way_out};
 
 use super::View;
 use crate::answer::status;
@@ -49,13 +49,15 @@ impl View for Waited {
         }
     }
 
-    fn problem(&self) -> Option<String> {
+    fn problem(&self) -> Option<Sentence> {
         let cause = self.cause.as_deref().unwrap_or("unknown cause");
         if self.crashed {
-            return Some(format!("partition {:?}: crashed: {cause}", self.name));
+            let problem = format!("partition {:?}: crashed: {cause}", self.name);
+            return Some(Sentence::new(problem, ""));
         }
         let start = || way_out::with_name(way_out::START, &self.name);
-        self.missed.then(|| format!("partition {:?}: is not there; {}", self.name, start()))
+        let problem = || format!("partition {:?}: is not there", self.name);
+        self.missed.then(|| Sentence::new(problem(), start()))
     }
 
     fn status(&self) -> u8 {
@@ -73,7 +75,7 @@ mod tests {
         let rows = samples::partitions();
         let row = rows.iter().find(|row| row.name == "web");
         let crash = Waited::new("web", Until::Stopped, row, Some(End { cause: 1, detail: 3 }));
-        assert!(crash.problem().unwrap().contains("said that it crashed"));
+        assert!(crash.problem().unwrap().to_string().contains("said that it crashed"));
         assert_eq!(crash.status(), status::CRASHED);
         let off = Waited::new("web", Until::Stopped, None, Some(End { cause: 1, detail: 0 }));
         assert_eq!((off.problem(), off.text().as_str()), (None, "web: gone: it powered off\n"));
@@ -81,7 +83,7 @@ mod tests {
         assert!(trap.problem().is_some());
         let missed = Waited::new("web", Until::Running, None, None);
         assert_eq!(missed.status(), status::FAILED);
-        let missed = missed.problem().unwrap();
+        let missed = missed.problem().unwrap().to_string();
         assert!(missed.ends_with("is not there; start it with `uvtool start web`"), "{missed}");
         assert_eq!(Waited::new("web", Until::Gone, None, None).problem(), None);
     }
