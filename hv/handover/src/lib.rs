@@ -20,7 +20,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"UVHANDOV");
 /// `b"UVMONITR"`, little-endian: the first word of an [`ImageHeader`].
 pub const IMAGE_MAGIC: u64 = u64::from_le_bytes(*b"UVMONITR");
 /// Changes whenever a type or a number of this crate changes its meaning.
-pub const VERSION: u64 = 6;
+pub const VERSION: u64 = 7;
 
 /// The loader's image has these bytes at an address that is a multiple of their number; nothing
 /// else has. Tests look for them in memory.
@@ -36,6 +36,8 @@ pub struct ImageHeader {
     pub version: u64,
     /// `extern "C" fn(&'static Handover) -> !`.
     pub entry: u64,
+    /// `extern "C" fn(u32) -> !`, for another CPU, with its index, on its main stack.
+    pub entry_of_others: u64,
     /// Address of the code page that every CPU's area maps.
     pub entry_page: u64,
     /// 256 stubs of 16 bytes, one for each interrupt vector.
@@ -111,22 +113,6 @@ pub struct Power {
     pub has_off: u32,
 }
 
-/// The microcode that the first CPU loaded.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Microcode {
-    /// Leaf 1 `eax` of the first CPU.
-    pub signature: u32,
-    /// The bit of its platform, on Intel only.
-    pub platform: u32,
-    /// Its present revision.
-    pub revision: u32,
-    /// Not 0 for an AMD CPU, 0 for Intel.
-    pub amd: u32,
-    /// The update that a CPU loads, in frames of the monitor; empty if none was loaded.
-    pub update: Bytes,
-}
-
 /// The rates of the clocks, and the date.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -193,14 +179,12 @@ pub struct Handover {
     pub local_apic: u64,
     /// Number of CPUs whose areas are mapped; index 0 is the CPU that runs the loader.
     pub cpu_count: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Number of the CPUs besides the first that enter the monitor ([`ImageHeader::entry_of_others`]).
+    pub others: u32,
     /// APIC ids by CPU index.
     pub apic_ids: [u32; MAX_CPUS],
     /// Addresses of the first level-1 entries of each CPU's GDT window and LDT window.
     pub windows: [[u64; MAX_CPUS]; 2],
-    /// Physical address of a free page below 1 MiB to start CPUs from, or 0.
-    pub trampoline: u64,
     /// Symbol and string table of the monitor's image; empty if the image has none.
     pub symbols: [Bytes; 2],
     /// The loader's own memory. The monitor scrubs it before a partition runs; in the page map it
@@ -208,13 +192,8 @@ pub struct Handover {
     pub loader: Frames,
     /// The database's arena.
     pub arena: Frames,
-    /// Physical address of the CPU records in the machine description
-    /// (`pv_abi::uv::start::Machine`). The monitor marks the CPUs that came up.
-    pub machine_cpus: u64,
     /// See [`Power`].
     pub power: Power,
-    /// See [`Microcode`].
-    pub microcode: Microcode,
     /// See [`Clock`].
     pub clock: Clock,
     /// [`Function`]s, in frames of the monitor.
@@ -224,22 +203,11 @@ pub struct Handover {
 }
 
 const _: () = {
-    use core::mem::offset_of;
-    assert!(size_of::<ImageHeader>() == 48);
+    assert!(size_of::<ImageHeader>() == 56);
     assert!(size_of::<Power>() == 16);
-    assert!(size_of::<Microcode>() == 32);
-    assert!(offset_of!(Handover, options) == 16);
-    assert!(offset_of!(Handover, slots) == 40);
-    assert!(offset_of!(Handover, apic_ids) == 208);
-    assert!(offset_of!(Handover, windows) == 464);
-    assert!(offset_of!(Handover, trampoline) == 1488);
-    assert!(offset_of!(Handover, machine_cpus) == 1560);
-    assert!(offset_of!(Handover, microcode) == 1584);
-    assert!(offset_of!(Handover, clock) == 1616);
-    assert!(offset_of!(Handover, partitions) == 1664);
     assert!(size_of::<Function>() == size_of::<DeviceFunction>() + 8);
     assert!(size_of::<FirstPartition>() == size_of::<PartitionDescriptor>() + 32);
-    assert!(size_of::<Handover>() == 1664 + 2 * size_of::<FirstPartition>());
+    assert!(size_of::<Handover>() == 1616 + 2 * size_of::<FirstPartition>());
     assert!(align_of::<Handover>() == 8);
 };
 

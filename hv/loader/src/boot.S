@@ -1,7 +1,8 @@
-/* From GRUB to Rust.
+/* From GRUB to Rust, and from real mode to Rust for the other CPUs.
  *
  * Rule: nothing here decides anything. The CPU comes with paging off (multiboot2, 32-bit), puts on
- * temporary page tables (the first 4 GiB at 0 and at the direct map) and calls `loader_start`.
+ * temporary page tables (the first 4 GiB at 0 and at the direct map) and calls `loader_start`. Other
+ * CPUs come in real mode and go straight to the final page tables, which map low addresses, too.
  */
 .set HEADER_MAGIC, 0xe85250d6
 .set CR0_ON, 0x80010021            # PG | WP | NE | PE
@@ -99,6 +100,47 @@ boot_long:
     mov edi, ebp
     xor ebp, ebp
     call {loader_start}
+
+/* Another CPU, from `trampoline`. */
+other_long:
+    mov eax, 0x10
+    mov ds, eax
+    mov es, eax
+    mov ss, eax
+    mov rsp, [rip + {stack}]
+    xor ebp, ebp
+    call {arrive}
+
+/* Copied to a page below 1 MiB, with `trampoline_root` filled in. */
+.code16
+.globl trampoline
+trampoline:
+    cli
+    cld
+    mov ax, cs
+    mov ds, ax
+    .att_syntax
+    lgdtl trampoline_gdt_pointer - trampoline
+    movl trampoline_root - trampoline, %eax
+    movl %eax, %cr3
+    movl $CR4_PAE, %eax
+    movl %eax, %cr4
+    movl $EFER, %ecx
+    rdmsr
+    orl $EFER_ON, %eax
+    wrmsr
+    movl $CR0_ON, %eax
+    movl %eax, %cr0
+    ljmpl $8, $other_long
+    .intel_syntax noprefix
+trampoline_gdt_pointer:
+    .short boot_gdt_pointer - boot_gdt - 1
+    .long boot_gdt
+.globl trampoline_root
+trampoline_root:
+    .long 0
+.globl trampoline_end
+trampoline_end:
 
 .balign 8
 boot_gdt:

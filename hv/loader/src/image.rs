@@ -1,5 +1,4 @@
 //! The monitor's image, which is part of the loader's image.
-#![expect(unsafe_code, reason = "fills frames that were just taken")]
 
 use ::elf::abi::{PF_W, PF_X};
 use handover::{Bytes, IMAGE_MAGIC, ImageHeader, VERSION};
@@ -15,6 +14,9 @@ use crate::{
 
 /// The monitor as an ELF file.
 static FILE: &[u8] = include_bytes!(env!("MONITOR_IMAGE"));
+
+/// For messages.
+const WHAT: &str = "the monitor's image";
 
 /// The loaded image.
 #[derive(Debug)]
@@ -32,25 +34,6 @@ fn bad(problem: &str) -> ! {
     refuse(format_args!("the monitor's image: {problem}; build the loader again"))
 }
 
-/// Takes `bytes` of zeroed memory. Returns its physical address.
-fn take_memory(bytes: u64) -> u64 {
-    let frames = bytes.div_ceil(4096).max(1);
-    let Some(first) = memory::take_frames(frames, 1) else {
-        refuse(format_args!("no memory for the monitor's image"))
-    };
-    let start = memory::phys_to_virt(first << 12);
-    // SAFETY: the frames were just taken and lie in the direct map.
-    unsafe { start.write_bytes(0, narrow::size(frames << 12)) };
-    first << 12
-}
-
-/// Copies bytes to RAM at a physical address.
-fn copy_to(phys: u64, bytes: &[u8]) {
-    let to = memory::phys_to_virt(phys);
-    // SAFETY: callers took frames for so many bytes, which the direct map has.
-    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
-}
-
 /// Copies the image into frames and fills in the interrupt descriptor table, through the temporary
 /// page tables.
 pub fn load() -> Image {
@@ -66,11 +49,14 @@ pub fn load() -> Image {
     if header.version != VERSION {
         bad("it is of another version");
     }
-    let start = take_memory(end - base);
+    let start = memory::take_zeroed(end - base, WHAT);
     for (header, contents) in segments() {
-        copy_to(start + (header.p_vaddr - base), contents);
+        memory::copy_to(start + (header.p_vaddr - base), contents);
     }
-    copy_to(start + (header.interrupts - base), interrupts::table(header.trap_stubs).as_bytes());
+    memory::copy_to(
+        start + (header.interrupts - base),
+        interrupts::table(header.trap_stubs).as_bytes(),
+    );
     let frames = FrameRange { first: start >> 12, frames: (end - base).div_ceil(4096) };
     Image { file, header, frames, base }
 }
@@ -99,8 +85,8 @@ impl Image {
     /// none.
     pub fn symbols(&self) -> [Bytes; 2] {
         self.file.symbols().unwrap_or([&[]; 2]).map(|bytes| {
-            let start = take_memory(bytes.len() as u64);
-            copy_to(start, bytes);
+            let start = memory::take_zeroed(bytes.len() as u64, WHAT);
+            memory::copy_to(start, bytes);
             Bytes { start, bytes: bytes.len() as u64 }
         })
     }

@@ -53,17 +53,16 @@ impl Registers {
     }
 }
 
-fn map(io_apic: &IoApic) -> Option<Registers> {
-    Some(Registers { select: memory::map_device(io_apic.address, 0x20)?.cast() })
+fn map(io_apic: &IoApic) -> Registers {
+    Registers { select: memory::map_device(io_apic.address, 0x20).cast() }
 }
 
-/// Masks all pins, and routes the serial ports to the CPU with APIC id `apic_id`. Returns `None` if
-/// memory is short.
-pub fn set_up(acpi: &Acpi, apic_id: u32) -> Option<()> {
+/// Masks all pins, and routes the serial ports to the CPU with APIC id `apic_id`.
+pub fn set_up(acpi: &Acpi, apic_id: u32) {
     mask_old_controllers();
     let serial = [(4, VECTOR_COM1), (3, VECTOR_COM2)];
     for io_apic in &acpi.io_apics {
-        let registers = map(io_apic)?;
+        let registers = map(io_apic);
         for pin in 0..registers.pins() {
             registers.route(pin, MASKED, 0);
         }
@@ -79,7 +78,6 @@ pub fn set_up(acpi: &Acpi, apic_id: u32) -> Option<()> {
             }
         }
     }
-    Some(())
 }
 
 /// Initialises both controllers (8259A) and masks all their inputs.

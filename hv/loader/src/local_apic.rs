@@ -1,4 +1,4 @@
-//! The local APIC of the first CPU: whose it is, and a timer to be measured.
+//! The local APIC of the first CPU: its id, a timer to be measured, and the start of other CPUs.
 //!
 //! The registers lie in memory, or in MSRs if firmware left x2APIC mode on (Intel SDM vol. 3,
 //! chapter 11). The monitor sets all of them again on every CPU.
@@ -14,6 +14,8 @@ const BASE_X2APIC: u64 = 1 << 10;
 
 const ID: u32 = 0x20;
 const SPURIOUS: u32 = 0xf0;
+const COMMAND: u32 = 0x300;
+const COMMAND_TARGET: u32 = 0x310;
 const TIMER: u32 = 0x320;
 const INITIAL_COUNT: u32 = 0x380;
 const CURRENT_COUNT: u32 = 0x390;
@@ -22,6 +24,11 @@ const DIVIDE: u32 = 0x3e0;
 const ENABLED: u32 = 0x1ff;
 const MASKED: u32 = 1 << 16;
 const DIVIDE_BY_1: u32 = 0b1011;
+/// A command, asserted: INIT, and STARTUP at a page below 1 MiB.
+const INIT: u32 = 1 << 14 | 5 << 8;
+const STARTUP: u32 = 1 << 14 | 6 << 8;
+/// The APIC still sends the last command.
+const PENDING: u32 = 1 << 12;
 
 /// The registers.
 pub struct LocalApic {
@@ -30,16 +37,15 @@ pub struct LocalApic {
 }
 
 impl LocalApic {
-    /// Enables the APIC, whose physical address is `listed` unless firmware lists none. Returns
-    /// `None` if memory for page tables is short.
-    pub fn enable(listed: Option<u64>) -> Option<Self> {
+    /// Enables the APIC, whose physical address is `listed` unless firmware lists none.
+    pub fn enable(listed: Option<u64>) -> Self {
         let base = cpu::read_msr(MSR_BASE);
         cpu::write_msr(MSR_BASE, base | BASE_ON);
         if base & BASE_X2APIC != 0 {
-            return Some(Self { address: 0 });
+            return Self { address: 0 };
         }
         let phys = listed.unwrap_or(base & !0xfff);
-        Some(Self { address: memory::map_device(phys, 4096)? as u64 })
+        Self { address: memory::map_device(phys, 4096) as u64 }
     }
 
     fn read(&self, register: u32) -> u32 {
@@ -79,5 +85,25 @@ impl LocalApic {
     /// Stops the timer.
     pub fn stop_count(&self) {
         self.write(INITIAL_COUNT, 0);
+    }
+
+    fn command(&self, target: u32, command: u32) {
+        if self.address == 0 {
+            let value = u64::from(target) << 32 | u64::from(command);
+            return cpu::write_msr(MSR_X2APIC + COMMAND / 16, value);
+        }
+        let _ = (0..1_000_000).any(|_| self.read(COMMAND) & PENDING == 0);
+        self.write(COMMAND_TARGET, target << 24);
+        self.write(COMMAND, command);
+    }
+
+    /// Puts the CPU with this APIC id into the state in which it waits for [`Self::send_startup`].
+    pub fn send_init(&self, id: u32) {
+        self.command(id, INIT);
+    }
+
+    /// Starts a CPU in real mode at a page below 1 MiB.
+    pub fn send_startup(&self, id: u32, page: u8) {
+        self.command(id, STARTUP | u32::from(page));
     }
 }

@@ -37,6 +37,7 @@ mod ring0 {
     pub mod microcode_update;
     pub mod paging;
     pub mod pci_ports;
+    pub mod smp;
     pub mod start;
     pub mod time;
 }

@@ -19,12 +19,10 @@ use crate::{
     cpu,
     early_frames::{EarlyFrames, FrameRange},
     image::Image,
+    messages::refuse,
     paging::{Largest, PageTables, Rights},
     regions::{FirmwareRegion, kind},
 };
-
-/// Frames below this one are reachable through the temporary page tables.
-const TEMPORARY_FRAMES: u64 = 1 << 20;
 
 const MIB_2: u64 = 1 << 21;
 const FRAME_BYTES: u64 = size_of::<Record>() as u64;
@@ -90,9 +88,6 @@ pub fn ram_bytes(phys: u64, bytes: u64, regions: &[FirmwareRegion]) -> Option<&'
     let end = phys.checked_add(bytes)?;
     let inside = |r: &&FirmwareRegion| r.first * 4096 <= phys && end <= r.end() * 4096;
     regions.iter().filter(|r| is_memory(r)).find(inside)?;
-    if SPACE.get().is_none() && end > TEMPORARY_FRAMES * 4096 {
-        return None;
-    }
     // SAFETY: the range is RAM in the direct map; callers name ranges that firmware or GRUB
     // filled and that nobody writes.
     Some(unsafe { slice::from_raw_parts(phys_to_virt(phys), usize::try_from(bytes).ok()?) })
@@ -118,6 +113,17 @@ pub fn frame_count(regions: &[FirmwareRegion]) -> u64 {
 /// platform starts; afterwards the database owns the rest.
 pub fn take_frames(frames: u64, align: u64) -> Option<u64> {
     EARLY.lock().take_frames(frames, align)
+}
+
+/// Takes zeroed memory for good. Returns its physical address. Without memory for `what`, the start
+/// is refused.
+pub fn take_zeroed(bytes: u64, what: &str) -> u64 {
+    let frames = bytes.div_ceil(4096).max(1);
+    let Some(first) = take_frames(frames, 1) else {
+        refuse(format_args!("no memory for {what}: give the machine more"));
+    };
+    (first..first + frames).for_each(scrub);
+    first << 12
 }
 
 /// Frees frames that were never free, such as the loader's. No frames may be taken from then on.
@@ -282,11 +288,12 @@ pub fn scrub(mfn: u64) {
     unsafe { bytes(mfn).write_bytes(0, 4096) };
 }
 
-/// Copies bytes into frames that were taken from `first` on, `offset` bytes behind their start.
-pub fn copy_to(first: u64, offset: usize, from: &[u8]) {
-    // SAFETY: callers took enough contiguous frames, which the direct map has; nobody uses them
-    // yet.
-    unsafe { ptr::copy_nonoverlapping(from.as_ptr(), bytes(first).add(offset), from.len()) };
+/// Copies bytes to RAM at a physical address.
+pub fn copy_to(phys: u64, bytes: &[u8]) {
+    let to = phys_to_virt(phys);
+    // SAFETY: callers took frames for so many bytes, which the direct map has; nobody else uses
+    // them yet.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
 }
 
 /// Makes frames read-only in the direct map, for all CPUs, before partitions run. Returns `None` if
@@ -298,13 +305,16 @@ pub fn make_read_only(first: u64, frames: u64) -> Option<()> {
 }
 
 /// Maps device memory uncached. Returns the virtual address of `phys`.
-pub fn map_device(phys: u64, bytes: u64) -> Option<*mut u8> {
+pub fn map_device(phys: u64, bytes: u64) -> *mut u8 {
     static NEXT: AtomicU64 = AtomicU64::new(DEVICES);
     let first = phys & !4095;
     let size = (phys + bytes).next_multiple_of(4096) - first;
     let va = NEXT.fetch_add(size, Ordering::Relaxed);
     // Device memory is the monitor's like its RAM, also in the frame table.
-    EARLY.lock().record(FrameRange { first: first / 4096, frames: size / 4096 })?;
-    tables().map(va, first, size, Rights::DEVICE, Largest::Page)?;
-    Some((va + (phys - first)) as *mut u8)
+    let recorded = EARLY.lock().record(FrameRange { first: first / 4096, frames: size / 4096 });
+    let map = |()| tables().map(va, first, size, Rights::DEVICE, Largest::Page);
+    if recorded.and_then(map).is_none() {
+        refuse(format_args!("no memory for page tables"));
+    }
+    (va + (phys - first)) as *mut u8
 }

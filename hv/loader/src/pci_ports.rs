@@ -11,7 +11,6 @@ use zerocopy::IntoBytes;
 use crate::{
     acpi::Acpi,
     cpu, memory,
-    messages::refuse,
     pci::{self, Configuration, Functions},
     regions::FirmwareRegion,
 };
@@ -56,16 +55,14 @@ pub fn find_functions(acpi: &Acpi, regions: &[FirmwareRegion]) -> Bytes {
     let mut functions = FUNCTIONS.lock();
     pci::enumerate(&Ports, is_bad, &mut functions);
     let bytes = (functions.len() * size_of::<Function>()) as u64;
-    let Some(first) = memory::take_frames(bytes.div_ceil(4096).max(1), 1) else {
-        refuse(format_args!("no memory for the records of PCI functions"));
-    };
+    let start = memory::take_zeroed(bytes, "the records of PCI functions");
     for (index, &record) in functions.iter().enumerate() {
         let function = Function { record, msix_entries: map_vectors(&record) };
         let DeviceFunction { address, id, msix_vectors, refused, .. } = record;
         debug!("PCI {address:#06x} {id:#010x}: {msix_vectors} vectors, refused {refused:#x}");
-        memory::copy_to(first, index * size_of::<Function>(), function.as_bytes());
+        memory::copy_to(start + (index * size_of::<Function>()) as u64, function.as_bytes());
     }
-    Bytes { start: first << 12, bytes }
+    Bytes { start, bytes }
 }
 
 /// Maps the MSI-X table of a function that a partition may get. Returns its virtual address, or 0.
@@ -74,6 +71,5 @@ fn map_vectors(record: &DeviceFunction) -> u64 {
         return 0;
     }
     let bytes = u64::from(record.msix_vectors) * 16;
-    let mapped = memory::map_device(record.msix_table, bytes);
-    mapped.unwrap_or_else(|| refuse(format_args!("no memory for page tables"))) as u64
+    memory::map_device(record.msix_table, bytes) as u64
 }

@@ -13,7 +13,7 @@ use core::arch::{asm, global_asm};
 use handover::{Frames, Handover, LOADER_MARK, MAGIC, Options, Power, VERSION, layout::MAX_CPUS};
 use heapless::Vec;
 use log::{debug, info, warn};
-use pv_abi::uv::start::{CPU_SIBLING, MachineCpu};
+use pv_abi::uv::start::{CPU_ONLINE, CPU_SIBLING, MachineCpu};
 use spin::Once;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -33,7 +33,7 @@ use crate::{
     options::{self, AfterPanic},
     pci_ports,
     regions::{self, FirmwareRegions},
-    time,
+    smp, time,
 };
 
 const BOOT_STACK_BYTES: usize = 65536;
@@ -42,6 +42,8 @@ global_asm!(
     include_str!("boot.S"),
     boot_stack_bytes = const BOOT_STACK_BYTES,
     loader_start = sym loader_start,
+    stack = sym smp::STACK,
+    arrive = sym smp::arrive,
 );
 
 /// A mark by which tests find the loader in memory.
@@ -75,18 +77,19 @@ extern "C" fn loader_start(magic: u32, information: u64) -> ! {
     let (image, trampoline) = start_memory(information, structure, regions);
     memory::use_tables();
     let mut handover = Handover::new_zeroed();
-    let (outcome, loaded) = microcode_update::load(&information.modules, regions);
-    handover.microcode = loaded;
+    let outcome = microcode_update::load(&information.modules, regions);
     let seen = cpu::seen();
     let mitigations = seen.choose(options.mitigations);
     (handover.magic, handover.version) = (MAGIC, VERSION);
     handover.options = monitor_options(&options, mitigations);
-    handover.trampoline = trampoline;
     handover.power = power(&acpi);
     handover.symbols = image.symbols();
     let apic = start_interrupts(&acpi, &mut handover);
     let ids = usable_cpus(&acpi, &apic);
-    let cpus = list_cpus(ids, &options, (&image, seen.thread_bits), &mut handover);
+    let mut cpus = list_cpus(ids, &options, (&image, seen.thread_bits), &mut handover);
+    smp::start(&apic, trampoline, image.header.entry_of_others, &handover.clock, &mut cpus);
+    let others = cpus.iter().skip(1).filter(|cpu| cpu.flags & CPU_ONLINE != 0);
+    handover.others = others.map(|_| 1).sum();
     handover.functions = pci_ports::find_functions(&acpi, regions);
     let found = Found {
         command_line: information.command_line,
@@ -105,10 +108,7 @@ extern "C" fn loader_start(magic: u32, information: u64) -> ! {
 
 /// Builds the first two partitions, and enters the monitor.
 fn hand_over(found: &Found<'_>, image: &Image, mut handover: Handover) -> ! {
-    let pages = size_of::<Handover>().div_ceil(4096) as u64;
-    let Some(block) = memory::take_frames(pages, 1) else {
-        refuse(format_args!("no memory for what the monitor is told"));
-    };
+    let block = memory::take_zeroed(size_of::<Handover>() as u64, "what the monitor is told");
     bootstrap::build(found, &mut handover);
     handover.root = memory::root();
     handover.slots = memory::monitor_slots();
@@ -117,10 +117,8 @@ fn hand_over(found: &Found<'_>, image: &Image, mut handover: Handover) -> ! {
     handover.ram_frames = ram.map(|region| region.frames).sum();
     let own = memory::own_frames();
     handover.loader = Frames { first: own.first, count: own.frames };
-    let block = memory::phys_to_virt(block << 12);
-    let bytes = handover.as_bytes();
-    // SAFETY: the frames were taken for the block, and the direct map has them.
-    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), block, bytes.len()) };
+    memory::copy_to(block, handover.as_bytes());
+    let block = memory::phys_to_virt(block);
     // SAFETY: the monitor's entry point is as `handover` defines it: the image and the stack are
     // mapped in the tables in use, and the block stays.
     unsafe {
@@ -165,12 +163,9 @@ fn power(acpi: &Acpi) -> Power {
 
 /// Sets up the interrupt controllers, and measures time.
 fn start_interrupts(acpi: &Acpi, handover: &mut Handover) -> LocalApic {
-    let short = || -> ! { refuse(format_args!("no memory for page tables")) };
-    let apic = LocalApic::enable(acpi.local_apic).unwrap_or_else(|| short());
+    let apic = LocalApic::enable(acpi.local_apic);
     handover.local_apic = apic.address;
-    if io_apic::set_up(acpi, apic.id()).is_none() {
-        short();
-    }
+    io_apic::set_up(acpi, apic.id());
     handover.clock = time::measure(acpi.timer_port, &apic).unwrap_or_else(|| {
         refuse(format_args!("neither the ACPI timer nor the interval timer runs"))
     });
@@ -208,6 +203,8 @@ fn list_cpus(
         handover.apic_ids[place] = apic_id;
         (handover.windows[0][place], handover.windows[1][place]) = (gdt, ldt);
         let flags = if sibling { CPU_SIBLING } else { 0 };
+        // The first CPU runs this.
+        let flags = if place == 0 { flags | CPU_ONLINE } else { flags };
         let _ = cpus.push(MachineCpu { index, apic_id, flags, reserved: 0 });
         handover.cpu_count += 1;
     }

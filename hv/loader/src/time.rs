@@ -31,6 +31,14 @@ pub fn measure(port: Option<u16>, apic: &LocalApic) -> Option<Clock> {
     Some(Clock { tsc_start, tsc_hertz, apic_hertz, wall_clock })
 }
 
+/// Waits until `done`, for `nanoseconds` at most.
+pub fn wait(clock: &Clock, nanoseconds: u64, done: impl Fn() -> bool) {
+    let end = tsc() + nanoseconds * (clock.tsc_hertz / 1000) / 1_000_000;
+    while tsc() < end && !done() {
+        core::hint::spin_loop();
+    }
+}
+
 fn tsc() -> u64 {
     // SAFETY: the loader has checked that the CPU has the instruction.
     unsafe { _rdtsc() }

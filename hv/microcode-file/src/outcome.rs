@@ -24,7 +24,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The result as two words of the machine description.
+    /// The result as two words of the machine description; the ultravisor reads them.
     #[must_use]
     pub fn to_words(self) -> [u32; 2] {
         match self {
@@ -37,22 +37,6 @@ impl Outcome {
             Self::Virtual(revision) => [6, revision],
             Self::NotTaken(revision) => [7, revision],
         }
-    }
-
-    /// The result in two words. Returns `None` if they are invalid.
-    #[must_use]
-    pub fn from_words([kind, number]: [u32; 2]) -> Option<Self> {
-        Some(match kind {
-            0 => Self::NoModule,
-            1 => Self::Loaded(number),
-            2 => Self::Damaged(usize::try_from(number).ok()?),
-            3 => Self::OtherVendor,
-            4 => Self::OtherCpu,
-            5 => Self::NotNewer(number),
-            6 => Self::Virtual(number),
-            7 => Self::NotTaken(number),
-            _ => return None,
-        })
     }
 
     /// The combined result of two modules: that of the module for this CPU's manufacturer, if the

@@ -1,7 +1,7 @@
 //! Microcode: identifies a CPU, and loads an update into it.
 //!
-//! The loader updates the first CPU before it reads its features, since microcode adds features.
-//! The monitor updates each other CPU when that CPU starts. Both use [`Cpu`].
+//! The loader updates the first CPU before it reads its features, since microcode adds features. It
+//! updates each other CPU when that CPU starts.
 //!
 //! Rule: the update that a CPU was given proves nothing; only the revision that it reports
 //! afterwards counts.

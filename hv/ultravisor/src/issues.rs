@@ -48,7 +48,22 @@ pub fn judge(description: &Description, accepts_meltdown: bool) -> IssuesAnswer 
 
 /// The source of the microcode revision, as text.
 fn update(words: &[u32; 2]) -> String {
-    Outcome::from_words(*words).unwrap_or(Outcome::NoModule).to_string()
+    outcome(*words).unwrap_or(Outcome::NoModule).to_string()
+}
+
+/// The result in two words of the machine description. Returns `None` if they are invalid.
+fn outcome([kind, number]: [u32; 2]) -> Option<Outcome> {
+    Some(match kind {
+        0 => Outcome::NoModule,
+        1 => Outcome::Loaded(number),
+        2 => Outcome::Damaged(usize::try_from(number).ok()?),
+        3 => Outcome::OtherVendor,
+        4 => Outcome::OtherCpu,
+        5 => Outcome::NotNewer(number),
+        6 => Outcome::Virtual(number),
+        7 => Outcome::NotTaken(number),
+        _ => return None,
+    })
 }
 
 fn row(issue: &Issue, verdict: Verdict) -> IssueRow {
@@ -79,5 +94,21 @@ fn tell(answer: &IssuesAnswer) {
     }
     if !answer.guests_start {
         log!("guests do not start on this CPU unless the option accept=meltdown is given");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_pass_through_the_machine_description() {
+        let plain = [Outcome::NoModule, Outcome::OtherVendor, Outcome::OtherCpu];
+        let numbered = [Outcome::Loaded(7), Outcome::Damaged(8), Outcome::NotNewer(9)];
+        let more = [Outcome::Virtual(10), Outcome::NotTaken(11)];
+        for given in plain.into_iter().chain(numbered).chain(more) {
+            assert_eq!(outcome(given.to_words()), Some(given));
+        }
+        assert_eq!(outcome([8, 0]), None);
     }
 }

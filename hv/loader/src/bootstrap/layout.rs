@@ -123,7 +123,7 @@ impl Layout {
         }
         let mut block = self.block(window_tables);
         add(&mut tables, &mut block);
-        memory::copy_to(self.first + self.start_block(), 0, block.as_bytes());
+        memory::copy_to((self.first + self.start_block()) << 12, block.as_bytes());
         self.first_partition(tables.root)
     }
 

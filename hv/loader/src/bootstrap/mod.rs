@@ -19,9 +19,9 @@ use handover::{Clock, Frames, Handover};
 use microcode_file::Outcome;
 use pv_abi::uv::database::{BOOT, ULTRAVISOR};
 use pv_abi::uv::devices::DeviceFunction;
-use pv_abi::uv::start::{Machine, MachineCpu, MachineRegion, region_use};
+use pv_abi::uv::start::{MachineCpu, region_use};
 
-use self::description::{DESCRIPTION, REGIONS, describe};
+use self::description::{DESCRIPTION, describe};
 use self::layout::Layout;
 use self::owners::{Reservations, claim_rest, reserve};
 use self::tables::{READ_ONLY, READ_WRITE};
@@ -94,8 +94,6 @@ pub fn build(found: &Found<'_>, handover: &mut Handover) {
         block.module_count += modules.len() as u64;
     });
     describe(found, &set);
-    handover.machine_cpus = ((second.first + second.machine()) << 12)
-        + (size_of::<Machine>() + REGIONS.lock().len() * size_of::<MachineRegion>()) as u64;
     let machine = second.first + second.machine();
     let machine_page = second.machine();
     let second = second.build(|tables, block| {
@@ -104,7 +102,7 @@ pub fn build(found: &Found<'_>, handover: &mut Handover) {
         block.machine = BASE + (machine_page << 12);
         let description = DESCRIPTION.lock();
         block.machine_bytes = description.len() as u64;
-        memory::copy_to(machine, 0, &description);
+        memory::copy_to(machine << 12, &description);
     });
     handover.partitions = [first, second];
 }

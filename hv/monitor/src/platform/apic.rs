@@ -45,8 +45,6 @@ const DIVIDE: u32 = 0x3e0;
 
 const MASKED: u32 = 1 << 16;
 const MODE_NMI: u32 = 4 << 8;
-const MODE_INIT: u32 = 5 << 8;
-const MODE_STARTUP: u32 = 6 << 8;
 const ASSERT: u32 = 1 << 14;
 const PENDING: u32 = 1 << 12;
 const ALL_BUT_SELF: u32 = 3 << 18;
@@ -131,16 +129,6 @@ pub fn stop_others() {
     if REGISTERS.load(Ordering::Relaxed) != 0 {
         command(0, ALL_BUT_SELF | ASSERT | MODE_NMI);
     }
-}
-
-/// Puts the CPU with APIC id `id` into the state in which it waits for [`send_startup`].
-pub fn send_init(id: u32) {
-    command(id, ASSERT | MODE_INIT);
-}
-
-/// Starts a CPU in real mode at a page below 1 MiB.
-pub fn send_startup(id: u32, page: u8) {
-    command(id, ASSERT | MODE_STARTUP | u32::from(page));
 }
 
 /// Acknowledges the interrupt that is being handled.

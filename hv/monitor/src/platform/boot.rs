@@ -1,23 +1,25 @@
 //! The start of the platform, from the loader's jump to the call of `crate::start`.
 //!
 //! Order matters: first the messages; then this CPU's registers and tables; then interrupt
-//! controllers, time and the other CPUs. Last, the loader and its mapping of low memory go. The
-//! rule: whatever makes a start impossible ends in one message, which says the cause and the
-//! remedy, and a stop.
-#![expect(bad_asm_style, reason = "far jumps are clearer in the AT&T syntax")]
+//! controllers, time and the other CPUs, which the loader started and which wait here. Last, when
+//! no CPU runs code of the loader any more, the loader and its mapping of low memory go. The rule:
+//! whatever makes a start impossible ends in one message, which says the cause and the remedy, and
+//! a stop.
 #![expect(unsafe_code, reason = "takes over what the loader left, by address")]
 
-use core::arch::global_asm;
+use core::{
+    arch::global_asm,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use ::log::LevelFilter;
-use handover::{Handover, IMAGE_MAGIC, MAGIC, Microcode, Options, Power, VERSION};
-use pv_abi::uv::start::{CPU_ONLINE, MachineCpu};
+use handover::{Handover, IMAGE_MAGIC, MAGIC, Options, Power, VERSION};
 use spin::Once;
 
 use super::{
     apic, cpu_area, descriptors,
     log::{self, error, info},
-    memory, panic, power, processor, serial, smp,
+    memory, panic, power, processor, serial,
     symbols::Symbols,
     time,
 };
@@ -27,6 +29,7 @@ global_asm!(
     magic = const IMAGE_MAGIC,
     version = const VERSION,
     entry = sym platform_start,
+    entry_of_others = sym start_of_others,
     interrupts = sym descriptors::INTERRUPTS,
 );
 
@@ -60,11 +63,6 @@ pub(super) fn power() -> Option<&'static Power> {
     HANDOVER.get().map(|handover| &handover.power)
 }
 
-/// The microcode that the first CPU loaded, once the hand-over block is copied.
-pub(super) fn microcode() -> Option<&'static Microcode> {
-    HANDOVER.get().map(|handover| &handover.microcode)
-}
-
 /// Logs why the monitor cannot start, and stops.
 pub fn refuse(reason: core::fmt::Arguments<'_>) -> ! {
     log::set_failing();
@@ -96,10 +94,10 @@ extern "C" fn platform_start(handover: &'static Handover) -> ! {
     descriptors::load(0);
     panic::set_symbols(symbols(handover));
     start_interrupts(handover);
-    start_cpus(handover);
+    gather_cpus(handover);
     serial::enable_interrupts();
     drop_loader(handover);
-    smp::release();
+    STAGE.store(RELEASED, Ordering::Release);
     crate::start::start(handover)
 }
 
@@ -111,27 +109,42 @@ fn start_interrupts(handover: &Handover) {
     apic::enable_timer();
 }
 
-/// Starts the other CPUs, and completes the machine description with those that came up.
-fn start_cpus(handover: &Handover) {
-    let cpus = memory::phys_to_virt(handover.machine_cpus).cast::<MachineCpu>();
-    // SAFETY: the loader put a record for each CPU there, in memory of the ultravisor, which does
-    // not run yet.
-    let cpus = unsafe { core::slice::from_raw_parts_mut(cpus, handover.cpu_count as usize) };
-    let mut mark = |cpu: u32| {
-        if let Some(record) = cpus.get_mut(cpu as usize) {
-            record.flags |= CPU_ONLINE;
-        }
-    };
-    mark(0);
-    if handover.cpu_count > 1 && handover.trampoline != 0 {
-        smp::start(handover.trampoline, handover.cpu_count, mark);
-    } else if handover.cpu_count > 1 {
-        log::warn!("no page below 1 MiB to start other CPUs from; going on with one");
+/// What the other CPUs wait for: first for the platform, then for the end of the start.
+static STAGE: AtomicU32 = AtomicU32::new(0);
+const SET_UP: u32 = 1;
+const RELEASED: u32 = 2;
+/// The other CPUs that the platform has.
+static ENTERED: AtomicU32 = AtomicU32::new(0);
+
+/// Waits until the other CPUs, which the loader started, have come from its code.
+fn gather_cpus(handover: &Handover) {
+    STAGE.store(SET_UP, Ordering::Release);
+    while ENTERED.load(Ordering::Acquire) < handover.others {
+        core::hint::spin_loop();
     }
-    let online = cpus.iter().filter(|cpu| cpu.flags & CPU_ONLINE != 0).count();
-    let megabytes = handover.ram_frames / 256;
-    info!("CPUs: {online}, TSC: {} kHz, memory: {megabytes} MiB", time::tsc_khz());
+    let (cpus, megabytes) = (handover.others + 1, handover.ram_frames / 256);
+    info!("CPUs: {cpus}, TSC: {} kHz, memory: {megabytes} MiB", time::tsc_khz());
     info!("{}", processor::features());
+}
+
+fn wait_for(stage: u32) {
+    while STAGE.load(Ordering::Acquire) < stage {
+        core::hint::spin_loop();
+    }
+}
+
+/// The first code of the monitor on another CPU, on its main stack.
+extern "C" fn start_of_others(cpu: u32) -> ! {
+    wait_for(SET_UP);
+    processor::set_control_registers();
+    descriptors::load(cpu);
+    apic::enable();
+    apic::enable_timer();
+    ENTERED.fetch_add(1, Ordering::Release);
+    wait_for(RELEASED);
+    // The mapping of low memory is gone by now.
+    processor::reload_cr3();
+    crate::start::start_secondary(cpu)
 }
 
 /// Removes the loader's mapping of low memory, and frees the loader's frames. CPUs that wait for

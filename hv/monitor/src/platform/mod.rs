@@ -1,7 +1,7 @@
 //! The platform: everything between the firmware and the rest of the monitor.
 //!
 //! The platform takes over what the loader made (an address space, the areas of CPUs, a record of
-//! the machine), starts the other CPUs, and gives the rest of the monitor time, interrupts between
+//! the machine, the other CPUs), and gives the rest of the monitor time, interrupts between
 //! CPUs, two serial lines, and a way out. It calls `crate::start` on the first CPU and
 //! `crate::start_secondary` on the others, and uses the symbols `trap_stubs` and `entry_page`. The
 //! rule: the platform is set up once and has no policy; after the start only per-CPU state changes.
@@ -27,12 +27,10 @@ mod hardware {
     pub mod descriptors;
     pub mod log;
     pub mod memory;
-    pub mod microcode_update;
     pub mod panic;
     pub mod power;
     pub mod processor;
     pub mod serial;
-    pub mod smp;
     pub mod time;
 
     pub use self::{

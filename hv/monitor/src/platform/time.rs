@@ -70,14 +70,6 @@ pub fn set_up(clock: &Clock) {
     RATES.call_once(|| Rates { scale: Scale::of(tsc), tsc, apic });
 }
 
-/// Waits by polling; used before partitions run.
-pub fn wait(nanoseconds: u64) {
-    let end = now() + nanoseconds;
-    while now() < end {
-        core::hint::spin_loop();
-    }
-}
-
 /// Sets this CPU's timer to interrupt ([`apic::VECTOR_TIMER`]) at a time of [`now`]; `None` disarms
 /// it. The timer fires early if the time is further away than [`clock::LONGEST_WAIT`] or than it
 /// can count, and at once if the time has passed.

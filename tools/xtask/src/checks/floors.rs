@@ -59,7 +59,6 @@ const REMAINING: &[(&str, &str)] = &[
     ("partition", "view"),
     ("platform/boot", "start"),
     ("platform/panic", "context"),
-    ("platform/smp", "start"),
     ("syscall", "hypercall"),
     ("time", "machine"),
     ("time", "partition"),
