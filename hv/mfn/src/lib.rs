@@ -38,13 +38,11 @@ impl Mfn {
     }
 
     /// Its number.
-    #[must_use]
     pub const fn number(self) -> u64 {
         self.0
     }
 
     /// Its first physical address, which is also the address part of an entry that names it.
-    #[must_use]
     pub const fn address(self) -> u64 {
         self.0 << 12
     }
@@ -55,7 +53,6 @@ impl Mfn {
     }
 
     /// Returns whether it is [`Mfn::NONE`].
-    #[must_use]
     pub const fn is_none(self) -> bool {
         self.0 == 0
     }

@@ -26,7 +26,6 @@ impl Area {
     pub const NONE: Self = Self { frames: [Mfn::NONE; 2], offset: 0 };
 
     /// Returns whether no record is registered.
-    #[must_use]
     pub fn is_none(&self) -> bool {
         self.frames[0].is_none()
     }

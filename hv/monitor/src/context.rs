@@ -64,20 +64,17 @@ const _: () = assert!(offset_of!(Registers, rax) == 8 * 10 && offset_of!(Registe
 
 impl Registers {
     /// The registers that a kernel starts with: its entry point, its stack, and an address in rsi.
-    #[must_use]
     pub fn at_start(rip: u64, rsp: u64, rsi: u64) -> Self {
         let (cs, ss) = (selector::CS64, selector::SS);
         Self { rip, rsp, rsi, cs, ss, rflags: flag::IF | flag::FIXED, ..Self::default() }
     }
 
     /// Whether the frame was pushed on an entry from ring 3.
-    #[must_use]
     pub fn is_from_partition(&self) -> bool {
         self.cs & 3 == 3
     }
 
     /// The general register with its number in instruction encodings (0 = rax … 15 = r15).
-    #[must_use]
     pub fn general(&mut self, number: u8) -> &mut u64 {
         const PLACES: [usize; 16] = [10, 11, 12, 5, 20, 4, 13, 14, 9, 8, 7, 6, 3, 2, 1, 0];
         let words: &mut [u64; size_of::<Self>() / 8] = zerocopy::transmute_mut!(self);

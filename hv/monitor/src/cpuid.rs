@@ -41,7 +41,6 @@ const HIDDEN_81D: u32 = bits(&[1, 3, 7, 12, 13, 14, 17, 26]);
 const XSAVE_1C: u32 = bits(&[12, 26, 27, 28, 29]);
 
 /// The four registers that `cpuid` with `eax` and `ecx` returns to the kernel.
-#[must_use]
 pub fn cpuid(vcpu: &Vcpu, eax: u32, ecx: u32) -> [u32; 4] {
     match eax {
         0 => {

@@ -23,7 +23,6 @@ pub fn set_arena(first: u64, pages: u64) {
 }
 
 /// A reader of the database.
-#[must_use]
 pub fn reader() -> Reader<'static> {
     *ARENA.get().expect("the arena is set aside first")
 }

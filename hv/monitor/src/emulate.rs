@@ -246,7 +246,6 @@ fn cr0(vcpu: &Vcpu) -> u64 {
 }
 
 /// CR4 of a kernel that sets it to `value`: the bits that this CPU has and the kernel may choose.
-#[must_use]
 pub fn kept_cr4(value: u64) -> u64 {
     let missing = if platform::features().fsgsbase { 0 } else { CR4_FSGSBASE };
     value & CR4_KEPT & !missing

@@ -23,7 +23,6 @@ pub const MONITOR_START: u64 = 0xffff_8000_0000_0000;
 pub const MONITOR_END: u64 = 0xffff_8800_0000_0000;
 
 /// Returns whether the `bytes` bytes from `va` are canonical and outside the monitor's part.
-#[must_use]
 #[inline]
 pub fn is_partition_range(va: u64, bytes: u64) -> bool {
     let Some(end) = va.checked_add(bytes) else {
@@ -33,7 +32,6 @@ pub fn is_partition_range(va: u64, bytes: u64) -> bool {
 }
 
 /// Returns whether `va` is canonical.
-#[must_use]
 #[inline]
 pub fn is_canonical(va: u64) -> bool {
     (((va as i64) << 16) >> 16) as u64 == va

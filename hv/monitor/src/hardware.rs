@@ -90,13 +90,11 @@ pub fn load_fsgsbase(local: &CpuLocal, vcpu: &Vcpu) {
 }
 
 /// The address of this CPU's last page fault.
-#[must_use]
 pub fn fault_address() -> u64 {
     Cr2::read_raw()
 }
 
 /// Returns whether a selector names 64-bit code.
-#[must_use]
 pub fn is_long_code(selector: u16) -> bool {
     let access: u32;
     // SAFETY: reads a descriptor of the tables that are loaded, or leaves the register as it is.
@@ -108,7 +106,6 @@ pub fn is_long_code(selector: u16) -> bool {
 }
 
 /// The selectors in DS, ES, FS and GS.
-#[must_use]
 pub fn data_selectors() -> [u16; 4] {
     [DS::get_reg().0, ES::get_reg().0, FS::get_reg().0, GS::get_reg().0]
 }
@@ -186,7 +183,6 @@ static XSTATES: AtomicU64 = AtomicU64::new(3);
 const XSTATES_KNOWN: u64 = 0b1110_0111;
 
 /// Executes CPUID.
-#[must_use]
 pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);
     [r.eax, r.ebx, r.ecx, r.edx]
@@ -205,13 +201,11 @@ pub fn probe() {
 }
 
 /// Returns whether the CPU has XSAVE.
-#[must_use]
 pub fn has_xsave() -> bool {
     platform::features().xsave
 }
 
 /// The state components that a partition may enable.
-#[must_use]
 pub fn xstates() -> u64 {
     XSTATES.load(Ordering::Relaxed)
 }
@@ -265,7 +259,6 @@ pub fn load_extended(vcpu: &Vcpu) {
 }
 
 /// Returns whether the CPU has `rdtscp` or `rdpid`, and so TSC_AUX.
-#[must_use]
 pub fn has_tsc_aux() -> bool {
     HAS_TSC_AUX.load(Ordering::Relaxed)
 }

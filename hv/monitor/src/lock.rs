@@ -120,6 +120,7 @@ impl<T> SpinLock<T> {
 }
 
 /// A held lock, released when this is dropped.
+#[must_use]
 pub struct Guard<'a, T> {
     lock: &'a SpinLock<T>,
 }

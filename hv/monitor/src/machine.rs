@@ -61,14 +61,12 @@ impl Machine for Host {
 }
 
 /// The record of frame `mfn`. Returns `None` if no RAM is there.
-#[must_use]
 #[inline(always)]
 pub fn frame(mfn: Mfn) -> Option<&'static Frame> {
     platform::frame_table().get(usize::try_from(mfn.number()).ok()?)
 }
 
 /// The contents of a frame that [`frame`] knows, as words that CPUs may change at any time.
-#[must_use]
 pub fn table(mfn: Mfn) -> &'static Table {
     let address = platform::phys_to_virt(mfn.address()).cast::<Table>();
     // SAFETY: all RAM is mapped at its direct-map address; contents are only accessed atomically.
@@ -76,7 +74,6 @@ pub fn table(mfn: Mfn) -> &'static Table {
 }
 
 /// The address of a frame's bytes in the direct map.
-#[must_use]
 pub fn bytes(mfn: Mfn) -> *mut u8 {
     platform::phys_to_virt(mfn.address())
 }

@@ -125,7 +125,6 @@ const _: () = assert!(size_of::<Partition>() <= 4096);
 const IDLE: u64 = 1 << 62;
 
 /// The partition with this number.
-#[must_use]
 pub fn find(number: u32) -> Option<&'static Partition> {
     let pointer = masked::get(&PARTITIONS, number as usize)?.load(Ordering::Acquire);
     // SAFETY: the pointer was published by `create` once the structure was whole; instance memory
@@ -140,7 +139,6 @@ pub fn unregister(number: u32) {
 }
 
 /// The virtual CPU behind a slot's pointer.
-#[must_use]
 pub fn vcpu_at(pointer: *mut Vcpu) -> Option<&'static Vcpu> {
     if pointer.is_null() || pointer as usize <= align_of::<Vcpu>() {
         return None;
@@ -333,13 +331,11 @@ fn create_vcpu(partition: &'static Partition, id: u32) -> Result<(), Refused> {
 
 impl Partition {
     /// Its domid, the number in the Xen-facing ABI.
-    #[must_use]
     pub fn domid(&self) -> u16 {
         (self.number & 0x7fff) as u16
     }
 
     /// Its present rights.
-    #[must_use]
     pub fn rights(&self) -> u32 {
         self.rights.load(Ordering::Relaxed)
     }
@@ -359,13 +355,11 @@ impl Partition {
     }
 
     /// Returns whether its virtual CPUs may run.
-    #[must_use]
     pub fn runs(&self) -> bool {
         self.state.load(Ordering::Acquire) == state::RUNNING
     }
 
     /// The frames of its instance.
-    #[must_use]
     pub fn instance_frames(&self) -> Range<u64> {
         let first = self.instance.number();
         first..first + instance_frames(self.vcpus, self.grant_frames)
@@ -377,7 +371,6 @@ impl Partition {
     }
 
     /// Level-4 entry 256 of its page tables.
-    #[must_use]
     pub fn view_slot(&self) -> u64 {
         View::slot(self.instance.plus(VIEW_FRAME))
     }
@@ -404,13 +397,11 @@ impl Partition {
     }
 
     /// The place in shared info of the `vcpu_info` of virtual CPU `id`.
-    #[must_use]
     pub fn info_in_shared(&self, id: u32) -> *mut InfoArea {
         (machine::bytes(self.shared_info()) as u64 + 64 * u64::from(id)) as *mut InfoArea
     }
 
     /// Its virtual CPU number `id`.
-    #[must_use]
     pub fn vcpu(&self, id: u32) -> Option<&'static Vcpu> {
         let id = u32::try_from(masked::index(id as usize, self.vcpus as usize)?).ok()?;
         // SAFETY: `create` made all of them before it published the partition.
@@ -423,7 +414,6 @@ impl Partition {
     }
 
     /// Its event ports.
-    #[must_use]
     pub fn ports(&self) -> PortTable<'static> {
         let cells = instance_slice::<PortCell>(self.instance.plus(2), 4096);
         let count = (self.vcpus * NR_VIRQS) as usize;
@@ -434,7 +424,6 @@ impl Partition {
     }
 
     /// The pending and mask bits in shared info.
-    #[must_use]
     pub fn event_bits(&self) -> EventBits<'static> {
         let words = &machine::table(self.shared_info())[256..384];
         let (pending, mask) = words.split_at(64);
@@ -444,6 +433,7 @@ impl Partition {
     /// Removes a frame from the populated set, if no reference to it is left. Returns whether it
     /// did. Idle frames form a list through their machine-to-physical entries; no partition can map
     /// them.
+    #[must_use]
     pub fn make_idle(&self, mfn: Mfn) -> bool {
         let Some(frame) = frame(mfn) else {
             return false;
@@ -488,7 +478,6 @@ impl Partition {
 }
 
 /// The words that signal a pending upcall to this virtual CPU.
-#[must_use]
 pub fn upcall(vcpu: &Vcpu) -> UpcallWords<'static> {
     let info = vcpu.info();
     UpcallWords { upcall_pending: &info.upcall_pending, selector: &info.pending_sel }

@@ -83,7 +83,6 @@ fn look_up(rows: &[Row], page: Alias, rip: u64) -> Option<Recovery> {
 
 /// The recovery from a fault of the monitor at `rip`. Returns `None` if no fault is expected there.
 #[cfg(target_os = "none")]
-#[must_use]
 pub fn at(rip: u64) -> Option<Recovery> {
     unsafe extern "C" {
         static recoveries_start: Row;

@@ -12,7 +12,6 @@ use crate::{machine, partition::Partition, platform, vcpu::Vcpu};
 pub use crate::platform::{now, tsc_khz};
 
 /// The time record of every virtual CPU.
-#[must_use]
 pub fn record() -> VcpuTimeInfo {
     let (tsc_timestamp, scale) = platform::time_scale();
     VcpuTimeInfo {

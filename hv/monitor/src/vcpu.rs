@@ -70,7 +70,6 @@ pub struct Gate {
 
 impl Gate {
     /// A gate with these fields.
-    #[must_use]
     pub fn new(address: u64, cs: u16, flags: u16) -> Self {
         Self { address, cs, flags, reserved: 0 }
     }

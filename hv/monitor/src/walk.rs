@@ -14,21 +14,18 @@ use crate::{
 };
 
 /// The entry at a place, as an atomic word.
-#[must_use]
 pub fn entry(place: Place) -> &'static AtomicU64 {
     &machine::table(place.table)[place.index & 511]
 }
 
 /// The place of the level-1 entry for `va` in the kernel's tables of `vcpu`. Returns `None` for the
 /// monitor's addresses.
-#[must_use]
 #[inline]
 pub fn place(space: &Space, vcpu: &Vcpu, va: u64) -> Option<Place> {
     find_entry(&Host, space, vcpu.kernel_root.get(), va)
 }
 
 /// The present level-1 entry for `va` in the kernel's tables of `vcpu`.
-#[must_use]
 pub fn kernel_entry(space: &Space, vcpu: &Vcpu, va: u64) -> Option<u64> {
     let entry = entry(place(space, vcpu, va)?).load(Ordering::Relaxed);
     (entry & PTE_PRESENT != 0).then_some(entry)

@@ -218,6 +218,7 @@ fn is_l1(frame: &Frame) -> bool {
 }
 
 /// What to release once the entry is changed.
+#[must_use]
 enum Leftover {
     Nothing,
     /// The type reference on a frame that stays mapped, read-only.

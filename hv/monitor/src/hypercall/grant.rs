@@ -204,7 +204,8 @@ fn enter(vcpu: &Vcpu, granter: &Partition, record: &MapRecord) -> Result<(), Sto
     Ok(())
 }
 
-/// A mapping of which a part was removed.
+/// A mapping of which a part was removed. It holds references until [`Unmapped::finish`].
+#[must_use]
 struct Unmapped {
     /// The reference that its entry held, to be released once the mapper's CPUs are flushed.
     entry: Option<Release>,

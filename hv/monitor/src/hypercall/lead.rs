@@ -141,6 +141,7 @@ enum Change {
 }
 
 /// A frame between two owners; no partition can reach it.
+#[must_use]
 struct Taken {
     frame: &'static Frame,
     mfn: Mfn,

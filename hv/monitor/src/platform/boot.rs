@@ -36,19 +36,16 @@ global_asm!(
 static HANDOVER: Once<&'static Handover> = Once::new();
 
 /// Number of CPUs that have an area, whether they run or not.
-#[must_use]
 pub fn cpu_count() -> u32 {
     HANDOVER.get().map_or(1, |handover| handover.cpu_count)
 }
 
 /// The APIC id of CPU `index`.
-#[must_use]
 pub fn apic_id(index: u32) -> u32 {
     apic::id_of(index)
 }
 
 /// Seconds since 1970 at time 0.
-#[must_use]
 pub fn wall_clock() -> u64 {
     HANDOVER.get().map_or(0, |handover| handover.clock.wall_clock)
 }

@@ -14,7 +14,6 @@ pub struct Scale {
 
 impl Scale {
     /// The scale of a counter of `hertz` ticks a second, which must be more than 0.
-    #[must_use]
     pub fn of(hertz: u64) -> Self {
         const SECOND: u64 = 1_000_000_000;
         let (mut rate, mut shift) = (hertz.max(1), 0);
@@ -32,7 +31,6 @@ impl Scale {
     }
 
     /// Converts `ticks` to nanoseconds.
-    #[must_use]
     pub fn nanoseconds(self, ticks: u64) -> u64 {
         let shift = u32::from(self.shift.unsigned_abs());
         let ticks = if self.shift < 0 { ticks >> shift } else { ticks << shift };
@@ -47,7 +45,6 @@ pub const LONGEST_WAIT: u64 = 2_000_000_000;
 
 /// Ticks of a counter of `hertz` ticks a second from `now` until `deadline`, capped at
 /// [`LONGEST_WAIT`]; at least 1.
-#[must_use]
 pub fn ticks_until(deadline: u64, now: u64, hertz: u64) -> u64 {
     let wait = deadline.saturating_sub(now).min(LONGEST_WAIT);
     // One tick more, since the clock rounds down and must have reached the deadline at the

@@ -36,31 +36,26 @@ pub const LDT_FRAMES: usize = 16;
 pub const IST_TOPS: [u64; 3] = [0x3000, 0x5000, 0x7000];
 
 /// Address of a CPU's area.
-#[must_use]
 pub fn area(cpu: u32) -> u64 {
     AREAS + u64::from(cpu) * AREA_BYTES
 }
 
 /// First page of a CPU's area, which holds its local data.
-#[must_use]
 pub fn cpu_local_page(cpu: u32) -> *mut u8 {
     area(cpu) as *mut u8
 }
 
 /// Top of a CPU's main stack.
-#[must_use]
 pub fn main_stack_top(cpu: u32) -> u64 {
     area(cpu) + AREA_BYTES
 }
 
 /// Address of a CPU's GDT window.
-#[must_use]
 pub fn gdt_window(cpu: u32) -> u64 {
     GDT_WINDOWS + u64::from(cpu) * AREA_BYTES
 }
 
 /// Address of a CPU's LDT window.
-#[must_use]
 pub fn ldt_window(cpu: u32) -> u64 {
     LDT_WINDOWS + u64::from(cpu) * AREA_BYTES
 }

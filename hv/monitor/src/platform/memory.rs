@@ -52,7 +52,6 @@ pub fn image_text() -> core::ops::Range<u64> {
 }
 
 /// The address of physical address `phys` in the direct map.
-#[must_use]
 pub fn phys_to_virt(phys: u64) -> *mut u8 {
     DIRECT_MAP.wrapping_add(phys) as *mut u8
 }
@@ -76,13 +75,11 @@ pub fn clear_low() {
 }
 
 /// Entries 256 to 271 of every level-4 table.
-#[must_use]
 pub fn monitor_l4_slots() -> &'static [u64; SLOTS] {
     &space().slots
 }
 
 /// The record of every frame of RAM, by frame number.
-#[must_use]
 pub fn frame_table() -> &'static [Frame] {
     // SAFETY: the loader mapped and zeroed that many records; all zeros is a valid `Frame`, and it
     // changes through atomics only.
@@ -96,7 +93,6 @@ pub fn m2p_frame() -> Mfn {
 }
 
 /// The machine-to-physical table, by frame number, writable for the monitor.
-#[must_use]
 pub fn m2p() -> &'static [AtomicU64] {
     let base = phys_to_virt(space().m2p).cast::<AtomicU64>();
     // SAFETY: the loader took and filled that many words; they are accessed as atomics only.

@@ -70,7 +70,6 @@ impl fmt::Display for Features {
 static FEATURES: Once<Features> = Once::new();
 
 /// The features of this machine.
-#[must_use]
 pub fn features() -> Features {
     FEATURES.get().copied().unwrap_or_default()
 }
@@ -97,7 +96,6 @@ pub fn detect() {
 
 /// Returns whether a mitigation is on. The loader chose by the first CPU's features and the command
 /// line.
-#[must_use]
 pub fn mitigated(what: u32) -> bool {
     boot::options().is_some_and(|options| options.mitigations & what != 0)
 }
@@ -166,7 +164,6 @@ pub fn write_msr(msr: u32, value: u64) {
 }
 
 /// Reads a model-specific register that exists.
-#[must_use]
 pub fn read_msr(msr: u32) -> u64 {
     // SAFETY: reading has no effect on memory.
     unsafe { Msr::new(msr).read() }

@@ -29,13 +29,11 @@ pub struct Symbols {
 
 impl Symbols {
     /// Takes the bytes of both tables.
-    #[must_use]
     pub fn new(table: &'static [u8], names: &'static [u8]) -> Self {
         Self { table, names }
     }
 
     /// The function that contains `address`, as the linker knows it, and the offset into it.
-    #[must_use]
     pub fn find(&self, address: u64) -> Option<(&'static str, u64)> {
         self.table.chunks_exact(size_of::<Symbol>()).find_map(|bytes| {
             let symbol = Symbol::read_from_bytes(bytes).ok()?;

@@ -32,7 +32,6 @@ static RATES: Once<Rates> = Once::new();
 static START: AtomicU64 = AtomicU64::new(0);
 
 /// This CPU's time-stamp counter.
-#[must_use]
 #[expect(unsafe_code, reason = "an intrinsic")]
 pub fn tsc() -> u64 {
     // SAFETY: every CPU the monitor runs on has the instruction (`processor::detect`).
@@ -40,25 +39,21 @@ pub fn tsc() -> u64 {
 }
 
 /// Nanoseconds since the start; 0 until the rate is known.
-#[must_use]
 pub fn now() -> u64 {
     RATES.get().map_or(0, |r| r.scale.nanoseconds(tsc().saturating_sub(tsc_start())))
 }
 
 /// The TSC at time 0.
-#[must_use]
 pub fn tsc_start() -> u64 {
     START.load(Ordering::Relaxed)
 }
 
 /// The TSC at time 0 and the scale of [`now`], in the form partitions get it.
-#[must_use]
 pub fn time_scale() -> (u64, Scale) {
     (tsc_start(), RATES.get().map_or(Scale::of(1_000_000_000), |r| r.scale))
 }
 
 /// TSC ticks per millisecond.
-#[must_use]
 pub fn tsc_khz() -> u32 {
     RATES.get().map_or(0, |r| u32::try_from(r.tsc / 1000).unwrap_or(u32::MAX))
 }
