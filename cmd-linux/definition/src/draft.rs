@@ -79,7 +79,7 @@ impl Field<'_, '_> {
                 self.name(kind)?.map(|name| Datum::Text(name.into()))
             }
             Kind::Path => self.path()?.map(|path| Datum::Path(PathBuf::from(path).into())),
-            Kind::CommandLine => self.command_line()?.map(|line| Datum::Text(line.into())),
+            Kind::Line(example) => self.line(example)?.map(|line| Datum::Text(line.into())),
             Kind::Size => self.size()?.map(Datum::Bytes),
             Kind::Number(limits) | Kind::Percent(limits) => {
                 self.number(limits.clone())?.map(Datum::Number)
@@ -157,10 +157,10 @@ impl Field<'_, '_> {
         self.ok(path)
     }
 
-    /// Reads one line of text for a kernel.
-    fn command_line(&mut self) -> Option<At<String>> {
-        let text = self.plain_text("\"console=hvc0\"")?;
-        check_command_line(self, text)
+    /// Reads one line of text.
+    fn line(&mut self, example: &str) -> Option<At<String>> {
+        let text = self.plain_text(example)?;
+        check_line(self, text)
     }
 
     /// Reads a size with its unit.
@@ -294,9 +294,9 @@ impl Field<'_, '_> {
     }
 }
 
-/// Checks a command line, whether one field gave it or several.
-pub(crate) fn check_command_line(field: &mut Field<'_, '_>, text: String) -> Option<At<String>> {
-    if let Err(wrong) = rules::command_line(&text) {
+/// Checks a line of text, whether one field gave it or several.
+pub(crate) fn check_line(field: &mut Field<'_, '_>, text: String) -> Option<At<String>> {
+    if let Err(wrong) = rules::line(&text) {
         return field.refuse(wrong.problem, wrong.way_out);
     }
     field.ok(text)

@@ -173,7 +173,7 @@ fn datum<'t>(row: &Row, value: &'t str, directory: &Path) -> Option<Datum<'t>> {
     };
     let text = plain_text(rest)?;
     match row.kind {
-        Kind::GuestName | Kind::GroupName | Kind::CommandLine => Some(Datum::Text(text.into())),
+        Kind::GuestName | Kind::GroupName | Kind::Line(_) => Some(Datum::Text(text.into())),
         Kind::Path if text.starts_with('/') => Some(Datum::Path(Path::new(text).into())),
         Kind::Path if !text.is_empty() => Some(Datum::Path(Cow::Owned(directory.join(text)))),
         Kind::Size => units::parse_size(text).ok().map(Datum::Bytes),

@@ -23,8 +23,8 @@ pub(crate) enum Kind {
     GroupName,
     /// The path of a file.
     Path,
-    /// One line for a kernel.
-    CommandLine,
+    /// One line of text, with an example for messages.
+    Line(&'static str),
     /// Bytes of memory.
     Size,
     /// A number within limits.
@@ -172,7 +172,7 @@ pub(crate) static ROWS: [Row; 17] = [
     ),
     row(
         "command_line",
-        Kind::CommandLine,
+        Kind::Line("\"console=hvc0\""),
         None,
         &["extra", "cmdline", "append", "args", "root"],
         Restart,
@@ -280,7 +280,7 @@ impl Kind {
         match (self, value) {
             (Self::GuestName, Datum::Text(name)) => rules::guest_name(name),
             (Self::GroupName, Datum::Text(name)) => rules::name(name),
-            (Self::CommandLine, Datum::Text(text)) => rules::command_line(text),
+            (Self::Line(_), Datum::Text(text)) => rules::line(text),
             (Self::Path, Datum::Path(path)) => check_path(path),
             (Self::Size, Datum::Bytes(bytes)) => rules::memory(*bytes, || units::size(*bytes)),
             (Self::Number(limits) | Self::Percent(limits), Datum::Number(number)) => {

@@ -3,7 +3,7 @@
 //! [`xl_settings`] says what becomes of each setting; a setting that is taken has the meaning that
 //! xl gives it, or is refused.
 
-use crate::draft::{At, Draft, Field, check_command_line};
+use crate::draft::{At, Draft, Field, check_line};
 use crate::fields::{missing, name_object};
 use crate::finish::{Found, directory, finish};
 use crate::issue::{Object, Sink, quoted};
@@ -178,7 +178,7 @@ fn command_line(entries: &[Entry<'_>], draft: &mut Draft, sink: &mut Sink<'_>) {
     }
     if let Some(entry) = first {
         let mut field = Field { name: &entry.key, entry, sink };
-        let text = check_command_line(&mut field, parts.join(" "));
+        let text = check_line(&mut field, parts.join(" "));
         put(draft, "command_line", text.map(|text| text.map(|text| Datum::Text(text.into()))));
     }
 }

@@ -162,11 +162,11 @@ pub const fn cap(vcpus: u32) -> RangeInclusive<u32> {
     0..=vcpus.saturating_mul(100)
 }
 
-/// Checks that a kernel may get this command line.
+/// Checks a line of text, such as the command line of a kernel.
 ///
 /// # Errors
 /// The reason why it may not; see [`Wrong`].
-pub fn command_line(text: &str) -> Result<(), Wrong> {
+pub fn line(text: &str) -> Result<(), Wrong> {
     const MOST: usize = MAX_COMMAND_LINE;
     if text.len() > MOST {
         return wrong(
@@ -309,9 +309,9 @@ mod tests {
         assert_eq!(within(65_536, &WEIGHT).unwrap_err().problem, "65536 is more than 65535");
         assert_eq!(within(200, &cap(2)), Ok(()));
         assert!(within(201, &cap(2)).is_err());
-        assert_eq!(command_line("a\tb"), Ok(()));
-        assert!(command_line("a\nb").is_err());
-        assert!(command_line(&"x".repeat(MAX_COMMAND_LINE + 1)).is_err());
+        assert_eq!(line("a\tb"), Ok(()));
+        assert!(line("a\nb").is_err());
+        assert!(line(&"x".repeat(MAX_COMMAND_LINE + 1)).is_err());
     }
 
     proptest! {
