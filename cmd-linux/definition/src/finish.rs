@@ -62,6 +62,7 @@ impl Definition {
             grant_frames: GRANT_FRAMES,
             on: Policies::default(),
             domain: None,
+            description: None,
         }
     }
 }

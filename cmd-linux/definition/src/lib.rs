@@ -82,6 +82,8 @@ pub struct Definition {
     pub on: Policies,
     /// The policy group of the partition; nothing uses it yet.
     pub domain: Option<String>,
+    /// One line for people, at most 1023 bytes.
+    pub description: Option<String>,
 }
 
 /// CPU time.

@@ -157,7 +157,7 @@ impl Row {
 use Effect::{Live, LiveIf, Restart};
 
 /// All fields, in the order in which a definition is written.
-pub(crate) static ROWS: [Row; 17] = [
+pub(crate) static ROWS: [Row; 18] = [
     row("name", Kind::GuestName, Some("name"), &[], Live, member!(Text, name))
         .required("\"web-1\""),
     row("kernel", Kind::Path, Some("kernel"), &[], Restart, member!(Path, kernel))
@@ -237,6 +237,14 @@ pub(crate) static ROWS: [Row; 17] = [
     row("on.reboot", Kind::Policy, Some("on_reboot"), &[], Live, member!(Policy, on.reboot)),
     row("on.crash", Kind::Policy, Some("on_crash"), &[], Live, member!(Policy, on.crash)),
     row("domain", Kind::GroupName, None, &["group"], Live, member!(Text, optional domain)),
+    row(
+        "description",
+        Kind::Line("\"web server of the shop\""),
+        None,
+        &["comment", "title"],
+        Live,
+        member!(Text, optional description),
+    ),
 ];
 
 /// The field with this name.

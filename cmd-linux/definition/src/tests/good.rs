@@ -21,6 +21,7 @@ fn web() -> Definition {
         grant_frames: 4,
         on: Policies::default(),
         domain: None,
+        description: None,
     }
 }
 
@@ -42,6 +43,7 @@ fn every_field_is_read() {
         max_vcpus = 4
         grant_frames = 32
         domain = "front"
+        description = "a server, \"web\""
         [cpu]
         weight = 512
         cap = 150
@@ -61,6 +63,7 @@ fn every_field_is_read() {
         max_vcpus: 4,
         grant_frames: 32,
         domain: Some("front".to_owned()),
+        description: Some("a server, \"web\"".to_owned()),
         cpu: Cpu { weight: 512, cap: 150, affinity: vec![0, 1, 2, 5], dedicated: true },
         on: Policies {
             poweroff: Policy::Preserve,

@@ -36,13 +36,14 @@ prop_compose! {
         grant_frames in 1_u32..=64,
         (poweroff, reboot, crash) in (policy(), policy(), policy()),
         domain in prop::option::of("[a-z]{1,31}"),
+        description in prop::option::of("[ -~é]{0,99}"),
         vcpus in Just(vcpus),
     ) -> Definition {
         Definition {
             name, kernel: kernel.into(), initrd: initrd.map(Into::into), command_line,
             memory: low.min(high) * 4096, max_memory: low.max(high) * 4096,
             vcpus: up, max_vcpus: vcpus, cpu, grant_frames,
-            on: Policies { poweroff, reboot, crash }, domain,
+            on: Policies { poweroff, reboot, crash }, domain, description,
         }
     }
 }
@@ -187,7 +188,7 @@ fn lines() -> impl Strategy<Value = String> {
         4 => "kernel = \"/[a-c]\"",
         4 => "memory = \"[1-9]M\"",
         2 => "vcpus = [0-9]{1,2}",
-        2 => "(command_line|domain|initrd|max_memory) ?= ?\"[ -~é\t]{0,4}\"",
+        2 => "(command_line|description|domain|initrd|max_memory) ?= ?\"[ -~é\t]{0,4}\"",
         1 => "[a-z_.\"=# ]{0,9}[ =\"#\\r\\t]{0,3}[a-z0-9\"']{0,3}",
         1 => prop::sample::select(vec![
             "[cpu]", "[[partition]] ", "[[ partition ]]", "[partition]", "partition = 1",

@@ -132,7 +132,7 @@ fn texts_have_the_same_limits() {
             tried += 1;
         }
     }
-    assert_eq!(tried, 5);
+    assert_eq!(tried, 6);
 }
 
 #[test]

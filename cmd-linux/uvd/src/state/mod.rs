@@ -74,6 +74,7 @@ impl Kept {
 }
 
 /// A change to the definitions.
+#[expect(clippy::large_enum_variant, reason = "most edits put a record")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Edit {
     /// This record replaces the one of its name.

@@ -147,7 +147,7 @@ type Spoil = fn(&mut Definition);
 fn a_bad_value_comes_in_no_way() {
     let kernel = kernel_file("values.elf", 100);
     let (host, mut client) = host_with_two("values", &kernel);
-    let spoils: [(&str, Spoil); 18] = [
+    let spoils: [(&str, Spoil); 19] = [
         ("kernel", |one| one.kernel = "relative".into()),
         ("initrd", |one| one.initrd = Some("".into())),
         ("command_line", |one| one.command_line = "a\nb".into()),
@@ -166,6 +166,7 @@ fn a_bad_value_comes_in_no_way() {
         ("cpu.dedicated", |one| one.cpu.dedicated = true),
         ("grant_frames", |one| one.grant_frames = 65),
         ("domain", |one| one.domain = Some("7".into())),
+        ("description", |one| one.description = Some("a\nb".into())),
     ];
     for (field, spoil) in spoils {
         let mut new = definition("new", &kernel);

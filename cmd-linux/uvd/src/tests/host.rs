@@ -674,5 +674,6 @@ pub fn definition(name: &str, kernel: &Path) -> Definition {
         grant_frames: 4,
         on: Policies { poweroff: all, reboot: Policy::Restart, crash: Policy::Preserve },
         domain: None,
+        description: None,
     }
 }
