@@ -156,7 +156,8 @@ fn patterns(sections: &[Section], executed: &[BTreeSet<u64>]) -> Vec<String> {
     };
     used.retain(|pattern, (_, bytes)| is_dense(pattern, bytes));
     let mut order: Vec<_> = used.iter().map(|(name, (commands, _))| (commands, *name)).collect();
-    order.sort_by_key(|(commands, name)| (std::cmp::Reverse(commands.len()), *name));
+    // Functions that the same commands execute lie together.
+    order.sort_by_key(|(commands, name)| (std::cmp::Reverse(commands.len()), *commands, *name));
     order.into_iter().map(|(_, name)| name.to_owned()).collect()
 }
 
