@@ -104,16 +104,27 @@ impl Table {
         let mut all = Vec::with_capacity(lines * line_width.min(USUAL_LINE));
         let mut start = 0;
         for row in self.cells.chunks(self.columns.len().max(1)) {
-            start = self.push_line(&mut all, row, start);
+            start = self.push_line(&mut all, (row, line_width), start);
         }
         // The lines consist of whole cells, which are text, and of blanks.
         String::from_utf8(all).unwrap_or_default()
     }
 
-    /// Adds a line: blanks, and then each cell in its place. The text of the first cell begins at
-    /// `start`; returns where the text of the last cell ends.
-    fn push_line(&self, all: &mut Vec<u8>, row: &[(u32, u32)], mut start: usize) -> usize {
+    /// Adds a line: blanks for its whole width, and then each cell in its place. The text of the
+    /// first cell begins at `start`; returns where the text of the last cell ends.
+    fn push_line(
+        &self,
+        all: &mut Vec<u8>,
+        (row, line_width): (&[(u32, u32)], usize),
+        mut start: usize,
+    ) -> usize {
         let begin = all.len();
+        let last = row.last().map_or(start, |&(end, _)| end as usize);
+        // A character has at least one byte, so a line has at most this many more bytes than
+        // characters.
+        let characters: usize = row.iter().map(|&(_, width)| width as usize).sum();
+        let more = last.saturating_sub(start).saturating_sub(characters);
+        all.resize(begin + line_width + more, b' ');
         let mut at = begin;
         for (&(end, width), column) in row.iter().zip(&self.columns) {
             let (end, room) = (end as usize, column.width.saturating_sub(width as usize));
@@ -122,11 +133,13 @@ impl Table {
                 Align::Left => 0,
                 Align::Right => room,
             };
-            all.resize(at + blanks, b' ');
-            all.extend_from_slice(cell);
+            if let Some(place) = all.get_mut(at + blanks..at + blanks + cell.len()) {
+                place.copy_from_slice(cell);
+            }
             at += room + cell.len() + GAP;
             start = end;
         }
+        all.truncate(at.saturating_sub(GAP).max(begin));
         trim_end(all, begin);
         all.push(b'\n');
         start
