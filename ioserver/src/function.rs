@@ -12,6 +12,7 @@ use crate::dma::Chunk;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use block_service::{Driven, Tag};
 use control::io::Medium;
 use partition_runtime::devices::{self, Registers};
 use partition_runtime::events::{self, Port};
@@ -61,32 +62,26 @@ impl registers::Registers for Mapped {
 
 /// A function that is driven.
 pub struct Function {
-    disk: Disk<'static, Mapped>,
+    disk: Driven<Disk<'static, Mapped>>,
     /// Its memory; the last page holds the first sector.
     pub chunk: Chunk,
     page: Memory<'static>,
     /// The port of each queue's vector; none if it is polled.
     pub ports: Vec<Port>,
-    /// What is being tried before it counts as driven.
-    trial: Option<Trial>,
+    /// Whether its first sector was read.
+    is_tried: bool,
 }
 
-/// A trial: the slot of its request, and what comes after.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trial {
-    /// Reads the first sector.
-    Read(u16),
-}
+/// The piece that reads the first sector.
+const TRIAL: Tag = Tag { endpoint: u32::MAX, entry: 0 };
 
 /// What came of a look at a function.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Nothing yet.
-    Waits,
+    /// Nothing new.
+    Nothing,
     /// It is a disk, whose first sector begins with this text.
     Driven(Medium, String),
-    /// It is driven, and nothing is new.
-    Goes,
     /// It is broken, or its trial failed.
     Broken(String),
 }
@@ -116,7 +111,7 @@ pub fn start(
     let setup = Setup { memory: queues, queues: QUEUES, interrupts: !ports.is_empty() };
     let disk = Disk::new(registers, ranges, setup, &mut within(RESET));
     let mut disk = match disk {
-        Ok(disk) => disk,
+        Ok(disk) => Driven::new(disk),
         Err(fault) => {
             close(ports);
             let safe = !matches!(fault, Fault::Reset | Fault::Gone);
@@ -124,15 +119,13 @@ pub fn start(
         }
     };
     let segment = Segment { address: page.address, bytes: SECTOR };
-    let trial = match disk.submit(0, Request::Read(0), &[segment]) {
-        Ok(slot) => Trial::Read(slot),
-        Err(_) => {
-            let safe = disk.reset(&mut within(RESET)).is_ok();
-            return Err(("it has no sectors".into(), safe.then_some(chunk)));
-        }
-    };
-    disk.kick(0);
-    Ok(Function { disk, chunk, page, ports, trial: Some(trial) })
+    if disk.submit(Request::Read(0), &[segment], TRIAL).is_err() {
+        let safe = disk.drive().reset(&mut within(RESET)).is_ok();
+        close(ports);
+        return Err(("it has no sectors".into(), safe.then_some(chunk)));
+    }
+    disk.tell();
+    Ok(Function { disk, chunk, page, ports, is_tried: false })
 }
 
 /// Returns `true` until so many nanoseconds have passed.
@@ -215,49 +208,38 @@ impl Function {
     /// Whether it must be looked at by timer.
     #[must_use]
     pub fn is_polled(&self) -> bool {
-        self.ports.is_empty() && self.trial.is_some()
+        self.ports.is_empty() && !self.is_tried
     }
 
     /// Looks at what is completed.
     pub fn look(&mut self) -> Progress {
-        let mut progress = if self.trial.is_some() { Progress::Waits } else { Progress::Goes };
-        for queue in 0..self.disk.queues() {
-            loop {
-                match self.disk.completed(queue) {
-                    Ok(Some((slot, outcome))) => {
-                        if let Some(next) = self.completed((queue, slot), outcome) {
-                            progress = next;
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(fault) => return Progress::Broken(fault.to_string()),
+        loop {
+            match self.disk.completed() {
+                Ok(Some((TRIAL, Outcome::Done))) => {
+                    self.is_tried = true;
+                    return Progress::Driven(self.medium(), self.text());
                 }
+                Ok(Some((TRIAL, _))) => {
+                    return Progress::Broken("its first sector cannot be read".into());
+                }
+                // No client is attached yet, so there are no other pieces.
+                Ok(Some(_)) => {}
+                Ok(None) => return Progress::Nothing,
+                Err(fault) => return Progress::Broken(fault.to_string()),
             }
         }
-        progress
     }
 
-    fn completed(&mut self, (queue, slot): (usize, u16), outcome: Outcome) -> Option<Progress> {
-        let Some(Trial::Read(of)) = self.trial.filter(|_| queue == 0) else { return None };
-        if of != slot {
-            return None;
-        }
-        self.trial = None;
-        Some(match outcome {
-            Outcome::Done => Progress::Driven(self.medium(), self.text()),
-            _ => Progress::Broken("its first sector cannot be read".into()),
-        })
-    }
-
-    fn medium(&self) -> Medium {
+    fn medium(&mut self) -> Medium {
         let medium = self.disk.medium();
+        let queues = u16::try_from(self.disk.drive().queues()).unwrap_or(0);
         Medium {
             sectors: medium.sectors,
             block_bytes: medium.block_bytes,
             read_only: medium.read_only,
             write_cache: medium.write_cache,
             discard: medium.discard_sectors > 0,
-            queues: u16::try_from(self.disk.queues()).unwrap_or(0),
+            queues,
             interrupts: !self.ports.is_empty(),
         }
     }
@@ -272,7 +254,7 @@ impl Function {
 
     /// Stops driving. Returns the chunk if the function's reset is confirmed.
     pub fn stop(mut self) -> Result<Chunk, Fault> {
-        let reset = self.disk.reset(&mut within(RESET));
+        let reset = self.disk.drive().reset(&mut within(RESET));
         close(self.ports);
         reset.map(|()| self.chunk)
     }

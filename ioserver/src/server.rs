@@ -119,13 +119,16 @@ impl Server {
     /// Looks at each function up to the first that is broken, which it returns with the reason.
     fn look_at_all(&mut self) -> Option<(u32, String)> {
         for (&index, function) in &mut self.functions {
-            match function.look() {
-                Progress::Waits | Progress::Goes => {}
-                Progress::Driven(medium, text) => {
-                    log!("function {index}: {} sectors, which begin with {text:?}", medium.sectors);
-                    self.link.report(Report::Driving { index, medium });
+            loop {
+                match function.look() {
+                    Progress::Nothing => break,
+                    Progress::Driven(medium, text) => {
+                        let sectors = medium.sectors;
+                        log!("function {index}: {sectors} sectors, which begin with {text:?}");
+                        self.link.report(Report::Driving { index, medium });
+                    }
+                    Progress::Broken(reason) => return Some((index, reason)),
                 }
-                Progress::Broken(reason) => return Some((index, reason)),
             }
         }
         None
