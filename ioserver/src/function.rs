@@ -24,6 +24,8 @@ use virtio::drive::{Drive, Outcome, Request};
 use virtio::queue::{Memory, Segment};
 use virtio::registers::{self, Fault, Range, Ranges};
 
+/// Ids of block functions, transitional and modern (4.1.2.1).
+const BLOCK: [u32; 2] = [0x1001_1af4, 0x1042_1af4];
 /// Queues that are used of a disk.
 const QUEUES: u16 = 2;
 /// Maximum number of pages of a register range that are mapped.
@@ -96,6 +98,10 @@ pub fn start(
     (index, record): (u32, &DeviceFunction),
     chunk: Chunk,
 ) -> Result<Function, (String, Option<Chunk>)> {
+    if !BLOCK.contains(&record.id) {
+        let reason = format!("no driver for functions with the id {:#010x}", record.id);
+        return Err((reason, Some(chunk)));
+    }
     let Some((page, queues)) = chunk.memory.split(1024) else {
         return Err(("the DMA region is too small".into(), Some(chunk)));
     };
