@@ -1,9 +1,11 @@
 //! The I/O partitions: that they run, and that the host outlives them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rig::options::{BootOptions, MachineOptions};
+use rig::options::{BootOptions, Chipset, DiskFunction, MachineOptions};
+use rig::workspace;
 use serde_json::Value;
 
 use crate::Results;
@@ -38,6 +40,71 @@ pub fn run_scenarios(results: &mut Results) {
         ],
     };
     boots::run_wanted(&dead, results);
+    for (name, chipset, disk_function) in [
+        ("io-disks", Chipset::Pc, DiskFunction::Transitional),
+        ("io-disks-modern", Chipset::Q35, DiskFunction::Modern),
+    ] {
+        let disk = DISKS.iter().filter_map(|number| disk_file(*number).ok()).collect();
+        let lit = Boot {
+            name,
+            machine: MachineOptions { chipset, disk, disk_function, ..machine() },
+            boot: with_disks,
+            checks: &[
+                Check { name: "first-light", run: first_light },
+                Check { name: "resources", run: checks::resources },
+                Check { name: "monitor-log", run: checks::monitor_log },
+            ],
+        };
+        boots::run_wanted(&lit, results);
+    }
+}
+
+/// The numbers of the disks of a machine.
+const DISKS: [u32; 3] = [0, 1, 2];
+
+fn disk_file(number: u32) -> Result<PathBuf> {
+    let directory = workspace::directory(workspace::build_dir()?.join("disks"))?;
+    Ok(directory.join(format!("{number}.img")))
+}
+
+/// The mark in the first sector of a disk.
+fn mark(number: u32) -> String {
+    format!("disk {number} of the test")
+}
+
+/// Number of sectors of a disk.
+const fn sectors(number: u32) -> u64 {
+    2048 + number as u64
+}
+
+/// A host on a machine with disks, each of which has its mark and its size.
+fn with_disks() -> Result<BootOptions> {
+    for number in DISKS {
+        let mut contents = mark(number).into_bytes();
+        contents.resize(usize::try_from(sectors(number) * 512)?, 0);
+        std::fs::write(disk_file(number)?, contents)?;
+    }
+    Ok(BootOptions::default())
+}
+
+/// Checks that the I/O partitions share the disks, that each reads the mark in the first sector of
+/// its own with its driver, and that the ultravisor is told so.
+fn first_light(host: &mut Host) -> Result<()> {
+    for number in DISKS {
+        let text = format!("{} sectors, which begin with {:?}", sectors(number), mark(number));
+        host.machine.wait_for(LIMIT, |console| console.contains(&text))?;
+        let told = format!("Medium {{ sectors: {}, ", sectors(number));
+        host.machine.wait_for(LIMIT, |console| console.contains(&told))?;
+    }
+    let console = host.machine.console()?;
+    let of = |name: &str| {
+        let own =
+            |line: &&str| line.contains(&format!("{name}: function ")) && line.contains("begin");
+        console.lines().filter(own).count()
+    };
+    ensure!([of("io-a"), of("io-b")] == [2, 1], "{} and {} disks", of("io-a"), of("io-b"));
+    ensure!(!console.contains("interrupts: false"), "a disk is polled");
+    Ok(())
 }
 
 /// A host with I/O partitions, though the machine has nothing for them.

@@ -16,7 +16,9 @@ use partition_runtime::building::Foreign;
 use partition_runtime::log;
 use partition_runtime::partition::{Module, module_named};
 use pv_abi::uv::channel::{COMMAND_PAGES, FIRST_CLIENT_PORT, IO_GRANT};
-use pv_abi::uv::database::{IO_A, IO_B, SYSTEM_CPU_WEIGHT, ULTRAVISOR, channel_kind, kind, state};
+use pv_abi::uv::database::{
+    IO_A, IO_B, SYSTEM_CPU_WEIGHT, ULTRAVISOR, UNASSIGNED, channel_kind, kind, state,
+};
 
 /// The name of the module.
 const MODULE: &str = "io";
@@ -32,24 +34,31 @@ const DRIVEN: [u32; 4] = [0x1001_1af4, 0x1042_1af4, 0x1004_1af4, 0x1048_1af4];
 /// Makes sure that the I/O partitions run, if the machine needs them.
 pub fn provide(link: &mut Link, foreign: &mut Foreign) {
     let Some(module) = module_named(MODULE) else { return };
-    match link.devices() {
-        Ok(functions) if is_needed(module.options, &functions) => {}
-        Ok(_) => return,
+    let functions: Vec<u32> = match link.devices() {
+        Ok(rows) => rows.iter().filter(|row| is_driven(row)).map(|row| row.index).collect(),
         Err(failure) => return log!("no I/O partitions: {failure}"),
+    };
+    if functions.is_empty() && !is_always(module.options) {
+        return;
     }
-    for (number, name) in PARTITIONS {
-        if let Err(failure) = provide_one(link, foreign, &module, (number, name)) {
+    for (share, (number, name)) in PARTITIONS.into_iter().enumerate() {
+        // The functions are dealt out in turn.
+        let own: Vec<u32> = functions.iter().copied().skip(share).step_by(2).collect();
+        if let Err(failure) = provide_one(link, foreign, &module, (number, name), &own) {
             log!("cannot start {name}: {failure}");
             link.abandon();
         }
     }
 }
 
-/// Returns whether the machine has a function that an I/O partition can drive, or the module's
-/// options ask for the partitions in any case.
-fn is_needed(options: &str, functions: &[DeviceRow]) -> bool {
+/// Returns whether the module's options ask for the partitions on every machine.
+fn is_always(options: &str) -> bool {
     options.split_whitespace().any(|word| word == "always")
-        || functions.iter().any(|function| DRIVEN.contains(&function.id))
+}
+
+/// Returns whether an I/O partition can drive a function and have it.
+fn is_driven(function: &DeviceRow) -> bool {
+    DRIVEN.contains(&function.id) && function.refused == 0 && function.owner == UNASSIGNED
 }
 
 fn provide_one(
@@ -57,6 +66,7 @@ fn provide_one(
     foreign: &mut Foreign,
     module: &Module,
     (number, name): (u32, &str),
+    functions: &[u32],
 ) -> Result<(), Failure> {
     let partition = Target::Number(number);
     match link.descriptor(number)?.map(|descriptor| descriptor.state) {
@@ -73,12 +83,12 @@ fn provide_one(
     connect(link, &layout, place)?;
     let plan = SystemPlan::new(image, layout, place, module.without_contents());
     let pages = fill(foreign, &plan, number)?;
-    let operations = vec![
-        Operation::SetStart { partition, start: plan.start_state() },
-        Operation::SetState { partition, state: state::RUNNING },
-    ];
+    let assign = |&function: &u32| Operation::AssignDevice { function, partition };
+    let mut operations: Vec<Operation> = functions.iter().map(assign).collect();
+    operations.push(Operation::SetStart { partition, start: plan.start_state() });
+    operations.push(Operation::SetState { partition, state: state::RUNNING });
     link.finish("starting an I/O partition", operations)?;
-    log!("{name} started, {pages} pages written");
+    log!("{name} started, {pages} pages written; functions: {functions:?}");
     Ok(())
 }
 
@@ -147,8 +157,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_without_functions_to_drive_gets_none_unless_asked() {
-        let function = |id| DeviceRow {
+    fn functions_that_can_be_driven_and_had_are_wanted() {
+        let row = |id, refused, owner| DeviceRow {
             index: 0,
             address: 0,
             id,
@@ -156,15 +166,15 @@ mod tests {
             subsystem: 0,
             vectors: 0,
             bars: Vec::new(),
-            refused: 0,
-            owner: 0,
+            refused,
+            owner,
         };
-        let [network, host_bridge] = [0x1000_1af4, 0x29c0_8086].map(function);
-        assert!(!is_needed("", &[]));
-        assert!(!is_needed("never", &[network.clone(), host_bridge]));
-        assert!(is_needed("always", &[]));
         for id in DRIVEN {
-            assert!(is_needed("", &[network.clone(), function(id)]), "{id:#x}");
+            assert!(is_driven(&row(id, 0, UNASSIGNED)), "{id:#x}");
+            assert!(!is_driven(&row(id, 1, UNASSIGNED)), "{id:#x}");
+            assert!(!is_driven(&row(id, 0, IO_B)), "{id:#x}");
         }
+        assert!(!is_driven(&row(0x1000_1af4, 0, UNASSIGNED)), "a network");
+        assert!(is_always("inject=die:4 always") && !is_always("never"));
     }
 }

@@ -46,10 +46,11 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
     let words: &'static [AtomicU32] =
         <[AtomicU32]>::mut_from_bytes(arena).map_err(|_| "the arena is not aligned to pages")?;
     let window = Window::take().ok_or("the start block names no window")?;
-    let mut services = Services::new(window, options.command_console)?;
+    let functions = description.pci;
+    let mut services = Services::new(window, options.command_console, functions)?;
     let issues = issues::judge(&description, options.accepts_meltdown);
     let meltdown = !issues.guests_start;
-    let (cpus, functions) = (description.machine.cpus, description.pci);
+    let cpus = description.machine.cpus;
     let limits = Limits { cpus, ranges: ranges(), meltdown, functions };
     let known = if start.restarts > 0 { Database::open(words).ok() } else { None };
     let first = known.is_none();

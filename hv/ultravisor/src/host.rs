@@ -264,7 +264,9 @@ impl Host {
             return console.serve();
         }
         if let Some(io) = self.services.io.get_mut(&port) {
-            return io.serve();
+            let more = io.serve();
+            self.services.order_functions(&self.engine.database().reader());
+            return more;
         }
         let more = if let Some(client) = self.services.stores.get_mut(&port) {
             client.serve(&mut self.services.store, time::now().saturating_add(SERVICE.turn))

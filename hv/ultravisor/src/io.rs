@@ -4,7 +4,7 @@
 //! ultravisor keeps what it has ordered and no state of the ring, so a channel that makes no sense
 //! costs the I/O partition its messages and nobody else anything.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeSet, VecDeque};
 
 use channel::ends::{Bell, ChannelError, End};
 use channel::ring::{Endpoint, RingError, Side, ask_anew};
@@ -12,11 +12,24 @@ use control::io::{Order, PROTOCOL, Report};
 use partition_runtime::events::Port;
 use partition_runtime::grants::Mapping;
 use partition_runtime::{heap, log};
+use pv_abi::uv::devices::DeviceFunction;
+use zerocopy::IntoBytes;
 
 /// Reports read per event.
 const REPORTS: usize = 16;
 /// If the heap has no free block of this many bytes, reports stay unread.
 const ROOM: usize = 1 << 18;
+
+/// What was ordered of an I/O partition.
+#[derive(Debug, Default)]
+struct Orders {
+    /// Whether the partition has reported that it runs.
+    ready: bool,
+    /// Orders that the ring had no room for.
+    waiting: VecDeque<Order>,
+    /// The functions that it was ordered to drive since it runs.
+    functions: BTreeSet<u32>,
+}
 
 /// The ultravisor's end of an I/O channel.
 #[derive(Debug)]
@@ -27,10 +40,7 @@ pub struct IoPartition {
     pub ring: Mapping,
     /// The event of the channel.
     pub port: Port,
-    /// Whether the partition has reported that it runs.
-    ready: bool,
-    /// Orders that the ring had no room for, or that wait until the partition runs.
-    waiting: VecDeque<Order>,
+    orders: Orders,
     /// Errors of this channel so far.
     errors: u32,
 }
@@ -38,19 +48,29 @@ pub struct IoPartition {
 impl IoPartition {
     /// A channel whose pages the partition will make.
     #[must_use]
-    pub const fn new(partition: u32, ring: Mapping, port: Port) -> Self {
-        Self { partition, ring, port, ready: false, waiting: VecDeque::new(), errors: 0 }
+    pub fn new(partition: u32, ring: Mapping, port: Port) -> Self {
+        Self { partition, ring, port, orders: Orders::default(), errors: 0 }
     }
 
-    #[expect(dead_code, reason = "functions have no owner in the database yet")]
-    /// Sends an order, or keeps it until the partition runs and the ring has room.
-    pub fn order(&mut self, order: Order) {
-        self.waiting.push_back(order);
-        let sent = match open(&self.ring, self.port) {
-            Ok(mut end) if self.ready => send(&mut end, &mut self.waiting),
-            Ok(_) => Ok(()),
-            Err(error) => Err(error),
-        };
+    /// Orders it to drive these functions and no others, once it runs.
+    pub fn order_functions<'f>(
+        &mut self,
+        functions: impl Iterator<Item = (u32, &'f DeviceFunction)> + Clone,
+    ) {
+        if !self.orders.ready {
+            return;
+        }
+        let owned: BTreeSet<u32> = functions.clone().map(|(index, _)| index).collect();
+        let orders = &mut self.orders;
+        let leave = orders.functions.difference(&owned).map(|index| Order::Leave { index: *index });
+        orders.waiting.extend(leave);
+        for (index, function) in functions.filter(|(index, _)| !orders.functions.contains(index)) {
+            let record = function.as_bytes().to_vec();
+            orders.waiting.push_back(Order::Function { index, record });
+        }
+        orders.functions = owned;
+        let sent =
+            open(&self.ring, self.port).and_then(|mut end| send(&mut end, &mut orders.waiting));
         self.check(sent);
     }
 
@@ -67,10 +87,10 @@ impl IoPartition {
                 return Ok(false);
             }
             match end.receive()? {
-                Some(report) => take_note(self.partition, &mut self.ready, &report),
+                Some(report) => self.orders.take_note(self.partition, &report),
                 None => {
-                    if self.ready {
-                        send(&mut end, &mut self.waiting)?;
+                    if self.orders.ready {
+                        send(&mut end, &mut self.orders.waiting)?;
                     }
                     return Ok(false);
                 }
@@ -110,16 +130,21 @@ fn send(end: &mut End<'_, Port>, waiting: &mut VecDeque<Order>) -> Result<(), Ch
     Ok(())
 }
 
-fn take_note(partition: u32, ready: &mut bool, report: &Report) {
-    match report {
-        Report::Ready { protocol: PROTOCOL, restarts } => {
-            *ready = true;
-            log!("I/O partition {partition} runs, restart {restarts}");
+impl Orders {
+    fn take_note(&mut self, partition: u32, report: &Report) {
+        match report {
+            Report::Ready { protocol: PROTOCOL, restarts } => {
+                self.ready = true;
+                // What was ordered before was ordered of an earlier run.
+                self.functions.clear();
+                self.waiting.clear();
+                log!("I/O partition {partition} runs, restart {restarts}");
+            }
+            Report::Ready { protocol, .. } => log!(
+                "I/O partition {partition} speaks protocol {protocol}, not {PROTOCOL}: install the \
+                 module io of this version"
+            ),
+            report => log!("I/O partition {partition}: {report:?}"),
         }
-        Report::Ready { protocol, .. } => log!(
-            "I/O partition {partition} speaks protocol {protocol}, not {PROTOCOL}: install the \
-             module io of this version"
-        ),
-        report => log!("I/O partition {partition}: {report:?}"),
     }
 }

@@ -17,6 +17,7 @@ use partition_runtime::window::Window;
 use pv_abi::uv::database::{
     COMMAND, ChannelEntry, PartitionDescriptor, ULTRAVISOR, channel_kind, kind,
 };
+use pv_abi::uv::devices::DeviceFunction;
 use pv_abi::xen::events::{VIRQ_CONSOLE, VIRQ_DOM_EXC};
 use resource_db::Reader;
 use store::Store;
@@ -54,6 +55,8 @@ pub struct Services {
     pub consoles: BTreeMap<Port, Console>,
     /// Store rings.
     pub stores: BTreeMap<Port, StoreClient>,
+    /// The functions of the machine, by index.
+    functions: &'static [DeviceFunction],
     /// I/O channels.
     pub io: BTreeMap<Port, IoPartition>,
     /// Devices negotiated through the store.
@@ -74,13 +77,18 @@ impl Services {
     ///
     /// # Errors
     /// A port that the monitor does not bind.
-    pub fn new(window: Window, command_console: u32) -> Result<Self, String> {
+    pub fn new(
+        window: Window,
+        command_console: u32,
+        functions: &'static [DeviceFunction],
+    ) -> Result<Self, String> {
         let bind = |virq| {
             events::bind_virq(virq).map_err(|error| format!("virtual interrupt {virq}: {error}"))
         };
         Ok(Self {
             window,
             command_console,
+            functions,
             store: Store::new(ULTRAVISOR, store_budget()),
             budget: Budget::new(SERVICE),
             serial_port: bind(VIRQ_CONSOLE)?,
@@ -226,7 +234,18 @@ impl Services {
                 self.budget.set_weight(number, descriptor.cpu_weight);
             }
         }
+        self.order_functions(reader);
         self.flush_stores();
+    }
+
+    /// Orders each I/O partition to drive the functions that the database gives to it.
+    pub fn order_functions(&mut self, reader: &Reader<'_>) {
+        for io in self.io.values_mut() {
+            let owner = |index| reader.device(index).ok().map(|entry| entry.owner);
+            let functions = (0..).zip(self.functions);
+            let partition = io.partition;
+            io.order_functions(functions.filter(|(index, _)| owner(*index) == Some(partition)));
+        }
     }
 
     /// Drops a channel that is no longer in the table.
