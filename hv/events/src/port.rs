@@ -12,6 +12,7 @@ const UNBOUND: u64 = 2;
 const INTERDOMAIN: u64 = 3;
 const VIRQ: u64 = 4;
 const IPI: u64 = 5;
+const DEVICE: u64 = 6;
 
 /// The use of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,11 @@ pub enum PortUse {
     },
     /// For interrupts between the partition's virtual CPUs.
     Ipi,
+    /// Notified by the monitor, for an interrupt of a device.
+    Device {
+        /// The monitor's number of the interrupt.
+        interrupt: u32,
+    },
 }
 
 /// The state of a port at one moment.
@@ -62,6 +68,7 @@ impl Port {
             PortUse::Interdomain { remote, port } => (INTERDOMAIN, port, remote),
             PortUse::Virq { virq } => (VIRQ, 0, virq),
             PortUse::Ipi => (IPI, 0, 0),
+            PortUse::Device { interrupt } => (DEVICE, 0, interrupt),
         };
         kind << 60 | (self.vcpu as u64) << 52 | (port as u64 & 0xf_ffff) << 32 | low as u64
     }
@@ -76,6 +83,7 @@ impl Port {
             }
             VIRQ => PortUse::Virq { virq: low },
             IPI => PortUse::Ipi,
+            DEVICE => PortUse::Device { interrupt: low },
             _ => PortUse::Reserved,
         };
         Self { used_for, vcpu: (word >> 52 & 0xff) as u8 }

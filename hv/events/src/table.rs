@@ -103,6 +103,12 @@ impl<'a> PortTable<'a> {
         self.allocate(Port { used_for: PortUse::Ipi, vcpu })
     }
 
+    /// Allocates the lowest free port for an interrupt of a device; it notifies virtual CPU 0.
+    /// Returns `-ENOSPC` if no port is free.
+    pub fn bind_device(&self, interrupt: u32) -> Result<u32> {
+        self.allocate(Port { used_for: PortUse::Device { interrupt }, vcpu: 0 })
+    }
+
     /// Sets the virtual CPU that a port notifies. Returns `-ENOENT` if there is no such virtual
     /// CPU, `-EINVAL` if the port may not move.
     pub fn bind_vcpu(&self, port: u32, vcpu: u32) -> Result<()> {
@@ -121,10 +127,10 @@ impl<'a> PortTable<'a> {
         }
     }
 
-    /// Frees a port and clears its pending bit. For a connection, returns the partition and port at
-    /// the other end, which the caller passes to [`Self::disconnect`] of that partition's table.
+    /// Frees a port and clears its pending bit. Returns its use: for a connection, the caller passes
+    /// the partition and port at the other end to [`Self::disconnect`] of that partition's table.
     /// Returns `-EINVAL` if the port is not in use.
-    pub fn close(&self, port: u32, bits: &EventBits) -> Result<Option<(u32, u32)>> {
+    pub fn close(&self, port: u32, bits: &EventBits) -> Result<PortUse> {
         let cell = self.cell(port)?;
         loop {
             let old = cell.load();
@@ -139,10 +145,7 @@ impl<'a> PortTable<'a> {
             }
             bits.clear_pending(port);
             cell.change(Port { used_for: PortUse::Reserved, vcpu: 0 }, Port::FREE);
-            return Ok(match old.used_for {
-                PortUse::Interdomain { remote, port } => Some((remote, port)),
-                _ => None,
-            });
+            return Ok(old.used_for);
         }
     }
 
@@ -172,7 +175,9 @@ impl<'a> PortTable<'a> {
             }
             PortUse::Ipi => Ok(Delivery::Local { vcpu }),
             PortUse::Unbound { .. } => Ok(Delivery::Dropped),
-            PortUse::Free | PortUse::Reserved | PortUse::Virq { .. } => Err(errno::EINVAL),
+            PortUse::Free | PortUse::Reserved | PortUse::Virq { .. } | PortUse::Device { .. } => {
+                Err(errno::EINVAL)
+            }
         }
     }
 

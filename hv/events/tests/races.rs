@@ -100,7 +100,7 @@ fn connecting_and_closing_at_once_leaves_no_half_connection() {
             thread::spawn(move || {
                 let server = PortTable::new(&tables[1].0, &tables[1].1, 0);
                 let bits = EventBits { pending: &[], mask: &[] };
-                if let Some((_, port)) = server.close(1, &bits).unwrap() {
+                if let PortUse::Interdomain { port, .. } = server.close(1, &bits).unwrap() {
                     PortTable::new(&tables[0].0, &tables[0].1, 0).disconnect(port, 1, 1);
                 }
             })

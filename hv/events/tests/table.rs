@@ -211,7 +211,7 @@ fn apply(step: Step, memory: &[Memory], model: &mut Model) -> Result<(), TestCas
         }
         Step::Close { by, port } => {
             let got = table(by).close(port, &memory[by as usize].bits());
-            if let Ok(Some((remote, other))) = got {
+            if let Ok(PortUse::Interdomain { remote, port: other }) = got {
                 table(remote).disconnect(other, by, port);
             }
             prop_assert_eq!(got.map(|_| ()), model.close(by, port));

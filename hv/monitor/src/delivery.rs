@@ -2,11 +2,11 @@
 
 use core::sync::atomic::Ordering;
 
-use events::Delivery;
+use events::{Delivery, PortUse};
 use refusal::Refused;
 
 use crate::{
-    cpu,
+    cpu, device,
     partition::{self, Partition},
     platform, schedule,
     vcpu::{POLL_ANY, Vcpu, run},
@@ -55,6 +55,17 @@ fn wake_pollers(partition: &Partition, port: u32) {
 pub fn raise_virq(vcpu: &Vcpu, virq: u32) {
     if let Some((port, target)) = vcpu.partition.ports().virq(virq, vcpu.id) {
         raise(vcpu.partition, port, target.into());
+    }
+}
+
+/// Raises the port to which the vector of a device is bound, if it is.
+pub fn device_interrupt(vector: u8) {
+    if let Some((owner, number, interrupt)) = device::interrupt(vector)
+        && let Some(partition) = partition::find(owner)
+        && let Ok(port) = partition.ports().port(number)
+        && port.used_for == (PortUse::Device { interrupt })
+    {
+        raise(partition, number, port.vcpu.into());
     }
 }
 

@@ -7,7 +7,7 @@ use frames::Frame;
 use page_tables::{Error, Machine, Mfn, Release, Table};
 
 use crate::{
-    cpu,
+    cpu, device,
     lock::{PATIENCE, relax},
     partition::{self, Partition},
     platform, schedule, time,
@@ -53,6 +53,10 @@ impl Machine for Host {
 
     fn memory_end(&self) -> u64 {
         MEMORY_END.load(Ordering::Relaxed)
+    }
+
+    fn count_device_entry(&self, device: u8, there: bool) {
+        device::count_entry(device, there);
     }
 
     fn broken(&self, mfn: Mfn) {

@@ -28,6 +28,7 @@ mod ring0 {
     pub mod database;
     pub mod delivery;
     pub mod descriptors;
+    pub mod device;
     pub mod emulate;
     pub mod guest_memory;
     pub mod hardware;

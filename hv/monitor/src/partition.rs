@@ -33,7 +33,7 @@ use pv_abi::{
         database::{
             FIRST_GUEST, INSTANCE_FIXED_FRAMES, INSTANCE_SHARED_INFO, INSTANCE_VCPU_FRAMES, IO_B,
             MAX_GRANT_FRAMES, MAX_PARTITION, MAX_VCPUS, PartitionDescriptor, ULTRAVISOR,
-            instance_frames, kind, rights, state,
+            instance_frames, rights, state,
         },
     },
     xen::{events::NR_VIRQS, grants::ENTRIES_PER_FRAME, mmu::M2P_INVALID},
@@ -225,7 +225,7 @@ fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partit
         serial: SERIALS.fetch_add(1, Ordering::Relaxed),
         instance: first,
         memory_frames: AtomicU64::new(descriptor.memory_frames),
-        space: SpinLock::new(Space::new(number, descriptor.kind == kind::IO)),
+        space: SpinLock::new(Space::new(number)),
         vcpus_lock: SpinLock::new(()),
         ports_lock: SpinLock::new(()),
         maps: SpinLock::new(MapTable::new(maps)),

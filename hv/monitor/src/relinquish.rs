@@ -9,7 +9,7 @@ use refusal::{Refused, errno, require};
 
 use crate::{
     area::Area,
-    cpu, descriptors,
+    cpu, descriptors, device,
     hypercall::{close_all, end_mapping},
     machine::{self, Host},
     partition::{self, Partition},
@@ -36,6 +36,7 @@ pub fn relinquish(partition: &'static Partition, tables: Range<u64>) -> Result<(
     require(partition.space.lock_or_again()?.tables() == 0, errno::EBUSY)?;
     close_all(partition)?;
     end_grants(partition)?;
+    device::take_from(partition.number);
     partition.all_vcpus().for_each(schedule::unregister);
     let instance = partition.instance_frames();
     partition::unregister(partition.number);

@@ -16,7 +16,7 @@ use scheduler::{Entity, FAR, Group, Leads, RunQueue, TimerQueue};
 use crate::{
     context::Registers,
     cpu::{self, CpuLocal, MAX_CPUS},
-    delivery, descriptors, hardware,
+    delivery, descriptors, device, hardware,
     lock::{SpinLock, relax},
     partition, platform, time,
     vcpu::{Vcpu, run},
@@ -299,6 +299,7 @@ fn program_timer(queue: &Queue) {
     let local = cpu::this();
     let timer = queue.timers.next().map_or(u64::MAX, |(deadline, _)| deadline);
     let next = timer.min(queue.run.next_event().unwrap_or(u64::MAX));
+    let next = next.min(device::next_release());
     if local.timer.get() != next {
         local.timer.set(next);
         platform::set_deadline((next != u64::MAX).then_some(next));
@@ -314,6 +315,7 @@ pub fn timer_interrupt() {
     let local = cpu::this();
     local.timer.set(u64::MAX);
     let now = time::now();
+    device::release_held(now);
     // The interrupt comes again at once if expired timers are left.
     for _ in 0..EXPIRED {
         let expired = queue(local.index).lock().timers.pop_expired(now);

@@ -14,7 +14,7 @@ use refusal::Refused;
 
 use crate::{
     context::{Registers, flag, selector},
-    cpu, database,
+    cpu, database, device,
     hardware::{self, msr},
     hypercall, leave, machine, partition, platform, schedule,
 };
@@ -43,6 +43,7 @@ pub fn start(handover: &Handover) -> ! {
         cpu::prepare(index, &raw const syscall_common as u64);
     }
     database::set_arena(handover.arena.first, handover.arena.count);
+    device::set_functions(&handover.functions);
     handover.partitions.iter().for_each(create);
     if let Some(ultravisor) = partition::find(ULTRAVISOR) {
         ultravisor.state.store(state::RUNNING, Ordering::Release);

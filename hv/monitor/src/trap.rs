@@ -12,7 +12,7 @@ use x86_64::registers::control::Cr2;
 use crate::{
     bounce,
     context::{Registers, flag},
-    cpu, emulate, hardware, leave, page_fault, partition, platform,
+    cpu, delivery, emulate, hardware, leave, page_fault, partition, platform,
     recovery::{self, Recovery},
     schedule,
     vcpu::Vcpu,
@@ -119,7 +119,7 @@ fn interrupt(vector: u8) {
         platform::VECTOR_FLUSH => cpu::serve_flush(),
         platform::VECTOR_COM1 => partition::serial_interrupt(0),
         platform::VECTOR_COM2 => partition::serial_interrupt(1),
-        _ => {}
+        _ => delivery::device_interrupt(vector),
     }
 }
 

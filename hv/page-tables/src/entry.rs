@@ -16,7 +16,7 @@
 //!
 //! [`Machine::memory_end`]: crate::Machine::memory_end
 
-use crate::Error;
+use crate::{Error, Mfn};
 
 /// Number of entries in a page table.
 pub const ENTRIES: usize = 512;
@@ -53,11 +53,15 @@ pub mod bits {
     /// The part of [`ADDRESS`] that the level-1 cache of every CPU with the L1 terminal fault
     /// compares. Fewer compared bits can only make the check stricter.
     pub const CACHED: u64 = ADDRESS & ((1 << 44) - 1);
-    /// The bits that select the cacheability in a level-1 entry.
+    /// The bits that select the cacheability in a level-1 entry. A present entry has one of them if
+    /// and only if it maps device memory.
     pub const CACHE: u64 = PWT | PCD | PAT_PS;
 }
 
-use bits::{A, ADDRESS, AVL, CACHE, CACHED, D, G, NX, P, RW, US};
+use bits::{A, ADDRESS, AVL, CACHE, CACHED, D, G, NX, P, PCD, PWT, RW, US};
+
+/// Where an entry of device memory has the device.
+const DEVICE_SHIFT: u32 = 52;
 
 /// Bits whose change in a present level-1 entry changes no reference (frame and writability stay).
 pub(crate) const HARMLESS: u64 = A | D | AVL | NX | US | G;
@@ -70,6 +74,28 @@ pub(crate) const fn is_present(entry: u64) -> bool {
 #[inline]
 pub(crate) const fn is_writable(entry: u64) -> bool {
     entry & RW != 0
+}
+
+/// The device of a present level-1 entry that maps device memory.
+#[inline]
+pub(crate) const fn device_of(entry: u64) -> Option<u8> {
+    if entry & CACHE == 0 {
+        return None;
+    }
+    Some((entry >> DEVICE_SHIFT & 0xff) as u8)
+}
+
+/// A present level-1 entry for frame `mfn` of device memory: writable, uncached, not executable. It
+/// has the device in bits for software, where its partition cannot change it.
+///
+/// # Errors
+/// [`Error::NoFrame`] if no entry can name the frame.
+pub(crate) fn of_device(mfn: Mfn, device: u8) -> Result<u64, Error> {
+    let named = P | RW | US | A | D | NX | PWT | PCD | mfn.number() << 12;
+    if Mfn::of_entry(named) != mfn {
+        return Err(Error::NoFrame);
+    }
+    Ok(named | u64::from(device) << DEVICE_SHIFT)
 }
 
 /// Checks an entry that is not present; memory ends at address `end`, or 0 if it may hold anything.
@@ -85,12 +111,11 @@ pub(crate) fn absent(entry: u64, end: u64) -> Result<u64, Error> {
 /// A present level-1 entry in the form that the CPU gets.
 ///
 /// # Errors
-/// [`Error::ReservedBits`] if it has a bit that is not allowed; `io` allows the bits for
-/// cacheability.
+/// [`Error::ReservedBits`] if it has a bit that is not allowed. The bits for cacheability are not:
+/// all RAM is cached alike, and [`crate::map_device`] alone makes entries of device memory.
 #[inline]
-pub(crate) fn normal_l1(entry: u64, io: bool) -> Result<u64, Error> {
-    let allowed = P | RW | US | A | D | AVL | NX | G | ADDRESS | if io { CACHE } else { 0 };
-    if entry & !allowed != 0 {
+pub(crate) fn normal_l1(entry: u64) -> Result<u64, Error> {
+    if entry & !(P | RW | US | A | D | AVL | NX | G | ADDRESS) != 0 {
         return Err(Error::ReservedBits);
     }
     Ok((entry & !G) | US)

@@ -5,12 +5,14 @@
 //! on every change to the table goes through this crate. The invariants:
 //!
 //! 1. A present entry refers only to a frame of the partition itself, or to a frame mapped by
-//!    [`map_foreign`] with its owner's permission.
+//!    [`map_foreign`] with its owner's permission, or to device memory that the monitor mapped by
+//!    [`map_device`].
 //! 2. A frame that is a page table or a descriptor table is not mapped writable anywhere.
 //! 3. An entry of level *n* leads to a table of level *n-1*, never to one of the same level.
 //! 4. Each present entry holds a reference on the frame it refers to: a plain one for a read-only
 //!    page, a typed one for a writable page or a table. So the counts of a frame equal the number
-//!    of entries that refer to it, plus pins, loaded bases and the monitor's own references.
+//!    of entries that refer to it, plus pins, loaded bases and the monitor's own references. Entries
+//!    of device memory hold none; the monitor counts them for each device.
 //! 5. Before a frame's type changes, no CPU holds a translation of its former use.
 //!
 //! # Locks and races
@@ -31,6 +33,7 @@
 #![cfg_attr(not(test), no_std)]
 
 mod descriptor;
+mod device;
 mod entry;
 mod error;
 mod find;
@@ -42,6 +45,7 @@ mod update;
 mod walk;
 
 pub use descriptor::{get_descriptors, put_descriptors, update_descriptor};
+pub use device::map_device;
 pub use entry::{ENTRIES, MONITOR_SLOTS, bits};
 pub use error::Error;
 pub use find::{Place, find_entry, is_canonical};

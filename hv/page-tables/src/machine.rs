@@ -37,11 +37,8 @@ pub trait Machine {
         0
     }
 
-    /// Returns whether `partition` may map `mfn`, which has no [`Frame`], as device memory.
-    fn device_memory(&self, partition: u32, mfn: Mfn) -> bool {
-        let _ = (partition, mfn);
-        false
-    }
+    /// Notes that an entry which [`crate::map_device`] made for `device` is there, or is gone.
+    fn count_device_entry(&self, device: u8, there: bool);
 
     /// Reports that a reference was to be released that was never taken: the monitor is broken. On
     /// a real machine this must not return.
@@ -53,7 +50,6 @@ pub trait Machine {
 #[derive(Debug)]
 pub struct Space {
     pub(crate) partition: u32,
-    pub(crate) io: bool,
     /// A partial table that nothing refers to, whose entries are still to be dropped.
     pub(crate) pending: Option<Mfn>,
     /// Frames that are validated or partial page tables.
@@ -61,11 +57,10 @@ pub struct Space {
 }
 
 impl Space {
-    /// Makes the space of partition `partition`. `io` says that it may map device memory, and
-    /// choose the cacheability of such mappings.
+    /// Makes the space of partition `partition`.
     #[must_use]
-    pub const fn new(partition: u32, io: bool) -> Self {
-        Self { partition, io, pending: None, tables: 0 }
+    pub const fn new(partition: u32) -> Self {
+        Self { partition, pending: None, tables: 0 }
     }
 
     /// Number of the partition.

@@ -29,7 +29,6 @@ pub(crate) struct Unfinished;
 pub(crate) struct Walk<'a, M> {
     pub(crate) machine: &'a M,
     pub(crate) partition: u32,
-    pub(crate) io: bool,
     /// See [`Space::tables`].
     tables: u64,
     /// Steps made so far; after the first, stopping is allowed.
@@ -42,8 +41,8 @@ pub(crate) struct Walk<'a, M> {
 impl<'a, M: Machine> Walk<'a, M> {
     #[inline]
     pub(crate) const fn new(machine: &'a M, space: &Space) -> Self {
-        let Space { partition, io, tables, .. } = *space;
-        Self { machine, partition, io, tables, steps: 0, flushed: false }
+        let Space { partition, tables, .. } = *space;
+        Self { machine, partition, tables, steps: 0, flushed: false }
     }
 
     /// Frame `mfn`, which must be memory of the partition.
@@ -67,13 +66,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     #[inline(always)]
     pub(crate) fn take_page(&self, entry: u64, owner: u32) -> Result<(), Error> {
         let mfn = Mfn::of_entry(entry);
-        let Some(frame) = self.machine.frame(mfn) else {
-            let allowed = self.io && self.machine.device_memory(self.partition, mfn);
-            return if allowed { Ok(()) } else { Err(Error::NoFrame) };
-        };
-        if entry & bits::CACHE != 0 && !frame.is_io() {
-            return Err(Error::ReservedBits);
-        }
+        let frame = self.machine.frame(mfn).ok_or(Error::NoFrame)?;
         if !is_writable(entry) {
             return Ok(frame.get_ref(owner)?);
         }
@@ -94,11 +87,22 @@ impl<'a, M: Machine> Walk<'a, M> {
         Ok(())
     }
 
+    /// The frame to which the present level-1 `entry`, which goes, holds references. An entry of
+    /// device memory holds none, and is counted by its device.
+    #[inline(always)]
+    fn frame_behind(&self, entry: u64) -> Option<&'a Frame> {
+        if let Some(device) = entry::device_of(entry) {
+            self.machine.count_device_entry(device, false);
+            return None;
+        }
+        self.machine.frame(Mfn::of_entry(entry))
+    }
+
     /// Releases the references of the present level-1 `entry`, which is no longer in its table.
     #[inline(always)]
     pub(crate) fn drop_page(&self, entry: u64) {
         let mfn = Mfn::of_entry(entry);
-        let Some(frame) = self.machine.frame(mfn) else {
+        let Some(frame) = self.frame_behind(entry) else {
             return;
         };
         self.flush_foreign(frame);
@@ -110,7 +114,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     #[inline(always)]
     fn drop_page_of_table(&mut self, entry: u64) {
         let mfn = Mfn::of_entry(entry);
-        let Some(frame) = self.machine.frame(mfn) else {
+        let Some(frame) = self.frame_behind(entry) else {
             return;
         };
         if !self.flushed {
@@ -202,7 +206,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     pub(crate) fn normal(&self, entry: u64, level: u8) -> Result<u64, Error> {
         match (is_present(entry), level) {
             (false, _) => entry::absent(entry, self.machine.memory_end()),
-            (true, 1) => entry::normal_l1(entry, self.io),
+            (true, 1) => entry::normal_l1(entry),
             (true, _) => entry::normal_upper(entry),
         }
     }

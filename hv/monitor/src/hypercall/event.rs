@@ -8,7 +8,7 @@ use pv_abi::xen::events as abi;
 
 use super::{Call, Outcome, Refused, errno, is_own, mmu::check_foreign, named, update};
 use crate::{
-    delivery, guest_memory,
+    delivery, device, guest_memory,
     lock::Guard,
     partition::{self, Partition},
     schedule,
@@ -99,14 +99,18 @@ fn alloc_unbound(vcpu: &Vcpu, argument: u64) -> Outcome {
 /// Closes a port of a partition; the other end of a connection becomes unbound and waits for a new
 /// peer.
 pub fn close_port(partition: &Partition, port: u32) -> Result<(), Refused> {
-    let other = {
+    let used_for = {
         let _lock = partition.ports_lock.lock_or_again()?;
         partition.ports().close(port, &partition.event_bits())?
     };
-    if let Some((number, remote_port)) = other
-        && let Some(remote) = partition::find(number)
-    {
-        remote.ports().disconnect(remote_port, partition.number, port);
+    match used_for {
+        PortUse::Interdomain { remote, port: remote_port } => {
+            if let Some(remote) = partition::find(remote) {
+                remote.ports().disconnect(remote_port, partition.number, port);
+            }
+        }
+        PortUse::Device { interrupt } => device::unbind(partition.number, port, interrupt),
+        _ => {}
     }
     Ok(())
 }
@@ -135,6 +139,7 @@ fn status(vcpu: &Vcpu, argument: u64) -> Outcome {
             PortUse::Interdomain { remote, port } => (abi::STATUS_INTERDOMAIN, remote, port),
             PortUse::Virq { virq } => (abi::STATUS_VIRQ, virq, 0),
             PortUse::Ipi => (abi::STATUS_IPI, 0, 0),
+            PortUse::Device { interrupt } => (abi::STATUS_PIRQ, interrupt, 0),
         };
         Ok(())
     })

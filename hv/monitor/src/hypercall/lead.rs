@@ -28,7 +28,8 @@ use crate::{
     view,
 };
 
-fn refusal(error: ReadError) -> Refused {
+/// The errno for a lookup in the database that failed.
+pub fn refusal(error: ReadError) -> Refused {
     match error {
         ReadError::NotAnArena | ReadError::Malformed => errno::EBADMSG,
         ReadError::OutOfRange => errno::EINVAL,

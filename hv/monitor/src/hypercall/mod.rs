@@ -25,6 +25,7 @@ use crate::{
 mod build;
 mod console;
 mod cpu_state;
+mod device;
 mod event;
 mod grant;
 mod grant_copy;

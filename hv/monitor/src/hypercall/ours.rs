@@ -2,10 +2,13 @@
 
 use pv_abi::uv::{calls, database::rights};
 
-use super::{Call, Outcome, Refused, build, errno, lead, require};
+use super::{Call, Outcome, Refused, build, device, errno, lead, require};
 use crate::{guest_memory, lock::SpinLock, platform};
 
 type Operation = fn(&mut Call) -> Outcome;
+
+/// In place of a right: any partition may make the call, about what it owns.
+const NONE: u32 = 0;
 
 /// The operation with this number, and the right it needs.
 fn find(number: u64) -> Option<(u32, Operation)> {
@@ -16,6 +19,8 @@ fn find(number: u64) -> Option<(u32, Operation)> {
         calls::START => (rights::LEAD, lead::start),
         calls::STOP => (rights::LEAD, lead::stop),
         calls::DESTROY => (rights::LEAD, lead::destroy),
+        calls::ACTIVATE_DEVICE => (rights::LEAD, device::activate),
+        calls::QUIESCE_DEVICE => (rights::LEAD, device::quiesce),
         calls::NEXT_EVENT => (rights::LEAD, lead::next_event),
         calls::END_HOST => (rights::LEAD, lead::end_host),
         calls::FRAME_OWNER => (rights::LEAD, lead::frame_owner),
@@ -25,6 +30,11 @@ fn find(number: u64) -> Option<(u32, Operation)> {
         calls::SERIAL_READ => (rights::SERIAL, serial_read),
         calls::BUILD_MAP => (rights::BUILD, build::map),
         calls::BUILD_M2P => (rights::BUILD, build::set_m2p),
+        calls::DEVICE_READ => (NONE, device::read),
+        calls::DEVICE_COMMAND => (NONE, device::command),
+        calls::DEVICE_MAP => (NONE, device::map),
+        calls::DEVICE_BIND => (NONE, device::bind),
+        calls::DEVICE_RESET => (NONE, device::reset),
         _ => return None,
     })
 }
@@ -32,7 +42,7 @@ fn find(number: u64) -> Option<(u32, Operation)> {
 /// Hypercall 48, whose first argument names the operation.
 pub fn operation(call: &mut Call) -> Outcome {
     let (right, run) = find(call.args[0]).ok_or(errno::ENOSYS)?;
-    require(call.vcpu.partition.rights() & right != 0, errno::EPERM)?;
+    require(right == NONE || call.vcpu.partition.rights() & right != 0, errno::EPERM)?;
     let alone = right == rights::LEAD;
     let _leading = alone.then(|| LEADING.try_lock().ok_or(Refused::Again)).transpose()?;
     run(call)

@@ -7,14 +7,19 @@
 
 use core::{
     arch::x86_64::__cpuid,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
+    sync::atomic::{AtomicU64, Ordering, fence},
 };
 
+use handover::Handover;
 pub use handover::layout::{VECTOR_COM1, VECTOR_COM2};
-use handover::{Handover, layout::MAX_CPUS};
 
-use super::processor::{features, read_msr, write_msr};
+use super::{
+    boot,
+    processor::{features, read_msr, write_msr},
+};
 
+/// First vector for interrupts of devices, and number of these vectors.
+pub const DEVICE_VECTORS: (u8, usize) = (0x90, 0x50);
 /// This CPU's timer.
 pub const VECTOR_TIMER: u8 = 0xf0;
 /// Another CPU asks for a scheduling decision.
@@ -53,8 +58,6 @@ const TIMER_DEADLINE: u32 = 2 << 17;
 /// Address of the registers; 0 if not set up, 1 in x2APIC mode.
 static REGISTERS: AtomicU64 = AtomicU64::new(0);
 const IN_MSRS: u64 = 1;
-/// APIC ids by CPU index.
-static IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 
 fn read(register: u32) -> u32 {
     match REGISTERS.load(Ordering::Relaxed) {
@@ -74,13 +77,10 @@ fn write(register: u32, value: u32) {
     }
 }
 
-/// Takes over the mapped registers and the ids of all CPUs.
+/// Takes over the mapped registers.
 pub fn set_up(handover: &Handover) {
     let registers = if handover.local_apic == 0 { IN_MSRS } else { handover.local_apic };
     REGISTERS.store(registers, Ordering::Relaxed);
-    for (place, id) in IDS.iter().zip(&handover.apic_ids) {
-        place.store(*id, Ordering::Relaxed);
-    }
 }
 
 /// Enables this CPU's APIC, with everything masked except interrupts from other CPUs.
@@ -101,9 +101,11 @@ pub fn initial_id() -> u32 {
     __cpuid(1).ebx >> 24
 }
 
-/// The id of CPU `index`.
-pub fn id_of(index: u32) -> u32 {
-    IDS.get(index as usize).map_or(0, |id| id.load(Ordering::Relaxed))
+/// The APIC id of CPU `index`.
+#[must_use]
+pub fn apic_id(index: u32) -> u32 {
+    let ids = boot::handover().map(|handover| &handover.apic_ids);
+    ids.and_then(|ids| ids.get(index as usize)).copied().unwrap_or(0)
 }
 
 fn command(target: u32, command: u32) {
@@ -121,7 +123,14 @@ fn command(target: u32, command: u32) {
 
 /// Interrupts CPU `index` with `vector`.
 pub fn send_ipi(index: u32, vector: u8) {
-    command(id_of(index), ASSERT | u32::from(vector));
+    command(apic_id(index), ASSERT | u32::from(vector));
+}
+
+/// The address to which a device writes in order to interrupt CPU `index` (Intel SDM vol. 3,
+/// 11.11.1). Returns `None` if no message can name the CPU.
+pub fn message_address(index: u32) -> Option<u32> {
+    let id = u8::try_from(apic_id(index)).ok()?;
+    Some(0xfee0_0000 | u32::from(id) << 12)
 }
 
 /// Sends every other CPU a non-maskable interrupt.

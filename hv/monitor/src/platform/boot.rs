@@ -13,7 +13,7 @@ use core::{
 };
 
 use ::log::LevelFilter;
-use handover::{Handover, IMAGE_MAGIC, MAGIC, Options, Power, VERSION};
+use handover::{Handover, IMAGE_MAGIC, MAGIC, VERSION};
 use spin::Once;
 
 use super::{
@@ -40,24 +40,14 @@ pub fn cpu_count() -> u32 {
     HANDOVER.get().map_or(1, |handover| handover.cpu_count)
 }
 
-/// The APIC id of CPU `index`.
-pub fn apic_id(index: u32) -> u32 {
-    apic::id_of(index)
-}
-
 /// Seconds since 1970 at time 0.
 pub fn wall_clock() -> u64 {
     HANDOVER.get().map_or(0, |handover| handover.clock.wall_clock)
 }
 
-/// The options, once the loader's hand-over block is copied.
-pub(super) fn options() -> Option<&'static Options> {
-    HANDOVER.get().map(|handover| &handover.options)
-}
-
-/// The ways to turn the machine off, once the hand-over block is copied.
-pub(super) fn power() -> Option<&'static Power> {
-    HANDOVER.get().map(|handover| &handover.power)
+/// What the loader handed over, once the monitor runs.
+pub(super) fn handover() -> Option<&'static Handover> {
+    HANDOVER.get().copied()
 }
 
 /// Logs why the monitor cannot start, and stops.
@@ -121,7 +111,7 @@ fn gather_cpus(handover: &Handover) {
     }
     let (cpus, megabytes) = (handover.others + 1, handover.ram_frames / 256);
     info!("CPUs: {cpus}, TSC: {} kHz, memory: {megabytes} MiB", time::tsc_khz());
-    info!("{}", processor::features());
+    ::log::debug!("{:?}", processor::features());
 }
 
 fn wait_for(stage: u32) {

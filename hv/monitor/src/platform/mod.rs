@@ -35,10 +35,10 @@ mod hardware {
 
     pub use self::{
         apic::{
-            VECTOR_COM1, VECTOR_COM2, VECTOR_FLUSH, VECTOR_RESCHEDULE, VECTOR_TIMER,
-            end_of_interrupt, send_ipi,
+            DEVICE_VECTORS, VECTOR_COM1, VECTOR_COM2, VECTOR_FLUSH, VECTOR_RESCHEDULE,
+            VECTOR_TIMER, apic_id, end_of_interrupt, message_address, send_ipi,
         },
-        boot::{apic_id, cpu_count, refuse, wall_clock},
+        boot::{cpu_count, refuse, wall_clock},
         cpu_area::{cpu_local_page, set_gdt_frames, set_ldt_frames},
         log::{log_raw, log_warning},
         memory::{frame_table, idle_root, m2p, m2p_frame, monitor_l4_slots, phys_to_virt},

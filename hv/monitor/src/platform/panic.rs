@@ -177,7 +177,7 @@ fn show_frame(address: u64) {
 
 fn finish() -> ! {
     power::exit_emulator(false);
-    if boot::options().is_some_and(|options| options.reset_after_panic != 0) {
+    if boot::handover().is_some_and(|h| h.options.reset_after_panic != 0) {
         power::reset();
     }
     halt()

@@ -22,7 +22,7 @@ const ACPI_MODE: u16 = 1;
 
 /// Leaves the emulator if the option `debug-exit` says so; returns otherwise.
 pub fn exit_emulator(clean: bool) {
-    if boot::options().is_some_and(|options| options.debug_exit != 0) {
+    if boot::handover().is_some_and(|h| h.options.debug_exit != 0) {
         output(DEBUG_EXIT_PORT, if clean { DEBUG_EXIT_CLEAN } else { DEBUG_EXIT_FAILED });
     }
 }
@@ -39,7 +39,7 @@ pub fn power_off() -> ! {
 
 /// Enters the sleep state `\_S5` (ACPI 16.1.5).
 fn soft_off() {
-    let Some(power) = boot::power().filter(|power| power.has_off != 0) else {
+    let Some(power) = boot::handover().map(|h| &h.power).filter(|power| power.has_off != 0) else {
         return;
     };
     let [first, second] = power.control_ports;
@@ -62,7 +62,7 @@ fn soft_off() {
 pub fn reset() -> ! {
     serial::write_anyway(serial::CONSOLE, b"");
     exit_emulator(true);
-    if let Some(power) = boot::power().filter(|power| power.reset_port != 0) {
+    if let Some(power) = boot::handover().map(|h| &h.power).filter(|power| power.reset_port != 0) {
         output(power.reset_port, power.reset_value);
     }
     output(0xcf9u16, 2u8);

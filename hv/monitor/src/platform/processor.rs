@@ -4,12 +4,8 @@
 //! lacks a feature the monitor needs never gets past the loader.
 #![expect(unsafe_code, reason = "control registers and MSRs")]
 
-use core::{
-    arch::x86_64::{__cpuid, __cpuid_count},
-    fmt,
-};
+use core::arch::x86_64::{__cpuid, __cpuid_count};
 
-use handover::Options;
 use pv_abi::{uv::start::mitigation as on, xen::mmu::PAGE_ATTRIBUTES};
 use spin::Once;
 use x86_64::{
@@ -42,29 +38,8 @@ pub struct Features {
     pub fsgsbase: bool,
     /// XSAVE.
     pub xsave: bool,
-    /// Pages of 1 GiB.
-    pub gib_pages: bool,
     /// The local APIC's timer has TSC-deadline mode.
     pub tsc_deadline: bool,
-    /// The TSC runs at one rate in all states.
-    pub invariant_tsc: bool,
-}
-
-impl fmt::Display for Features {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [
-            (self.smep, "smep"),
-            (self.smap, "smap"),
-            (self.umip, "umip"),
-            (self.fsgsbase, "fsgsbase"),
-            (self.xsave, "xsave"),
-            (self.gib_pages, "pdpe1gb"),
-            (self.tsc_deadline, "tsc-deadline"),
-            (self.invariant_tsc, "invtsc"),
-        ];
-        f.write_str("features:")?;
-        names.iter().filter(|(found, _)| *found).try_for_each(|(_, name)| write!(f, " {name}"))
-    }
 }
 
 static FEATURES: Once<Features> = Once::new();
@@ -81,28 +56,25 @@ pub fn detect() {
     let structured = |select: fn(core::arch::x86_64::CpuidResult) -> u32, bit: u32| {
         structured.is_some_and(|leaf| select(leaf) & (1 << bit) != 0)
     };
-    let power = __cpuid(0x8000_0000).eax >= 0x8000_0007;
     FEATURES.call_once(|| Features {
         smep: structured(|leaf| leaf.ebx, 7),
         smap: structured(|leaf| leaf.ebx, 20),
         umip: structured(|leaf| leaf.ecx, 2),
         fsgsbase: structured(|leaf| leaf.ebx, 0),
         xsave: basic & (1 << 26) != 0,
-        gib_pages: __cpuid(0x8000_0001).edx & (1 << 26) != 0,
         tsc_deadline: basic & (1 << 24) != 0,
-        invariant_tsc: power && __cpuid(0x8000_0007).edx & (1 << 8) != 0,
     });
 }
 
 /// Returns whether a mitigation is on. The loader chose by the first CPU's features and the command
 /// line.
 pub fn mitigated(what: u32) -> bool {
-    boot::options().is_some_and(|options| options.mitigations & what != 0)
+    boot::handover().is_some_and(|handover| handover.options.mitigations & what != 0)
 }
 
 /// Turns on this CPU's permanent mitigations.
 fn mitigate() {
-    let control = boot::options().map_or(0, Options::speculation_control);
+    let control = boot::handover().map_or(0, |handover| handover.options.speculation_control());
     if control != 0 {
         write_msr(MSR_SPECULATION_CONTROL, control);
     }

@@ -3,10 +3,7 @@
 //! The loader measured the rates. The rule: `now` never goes back on one CPU, and all CPUs use one
 //! scale; they are expected to have synchronous TSCs.
 
-use core::{
-    arch::x86_64::_rdtsc,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use core::arch::x86_64::_rdtsc;
 
 use handover::Clock;
 use spin::Once;
@@ -21,6 +18,8 @@ use super::{
 #[derive(Clone, Copy, Debug)]
 struct Rates {
     scale: Scale,
+    /// TSC at time 0.
+    start: u64,
     /// TSC ticks a second.
     tsc: u64,
     /// Local APIC timer ticks a second.
@@ -28,8 +27,6 @@ struct Rates {
 }
 
 static RATES: Once<Rates> = Once::new();
-/// TSC at time 0.
-static START: AtomicU64 = AtomicU64::new(0);
 
 /// This CPU's time-stamp counter.
 #[expect(unsafe_code, reason = "an intrinsic")]
@@ -40,17 +37,12 @@ pub fn tsc() -> u64 {
 
 /// Nanoseconds since the start; 0 until the rate is known.
 pub fn now() -> u64 {
-    RATES.get().map_or(0, |r| r.scale.nanoseconds(tsc().saturating_sub(tsc_start())))
-}
-
-/// The TSC at time 0.
-pub fn tsc_start() -> u64 {
-    START.load(Ordering::Relaxed)
+    RATES.get().map_or(0, |r| r.scale.nanoseconds(tsc().saturating_sub(r.start)))
 }
 
 /// The TSC at time 0 and the scale of [`now`], in the form partitions get it.
 pub fn time_scale() -> (u64, Scale) {
-    (tsc_start(), RATES.get().map_or(Scale::of(1_000_000_000), |r| r.scale))
+    RATES.get().map_or((0, Scale::of(1_000_000_000)), |r| (r.start, r.scale))
 }
 
 /// TSC ticks per millisecond.
@@ -60,9 +52,8 @@ pub fn tsc_khz() -> u32 {
 
 /// Takes over the rates that the loader measured.
 pub fn set_up(clock: &Clock) {
-    START.store(clock.tsc_start, Ordering::Relaxed);
-    let (tsc, apic) = (clock.tsc_hertz, clock.apic_hertz);
-    RATES.call_once(|| Rates { scale: Scale::of(tsc), tsc, apic });
+    let Clock { tsc_start: start, tsc_hertz: tsc, apic_hertz: apic, .. } = *clock;
+    RATES.call_once(|| Rates { scale: Scale::of(tsc), start, tsc, apic });
 }
 
 /// Sets this CPU's timer to interrupt ([`apic::VECTOR_TIMER`]) at a time of [`now`]; `None` disarms
@@ -71,7 +62,7 @@ pub fn set_up(clock: &Clock) {
 pub fn set_deadline(deadline: Option<u64>) {
     let Some(rates) = RATES.get() else { return };
     let here = tsc();
-    let now = rates.scale.nanoseconds(here.saturating_sub(tsc_start()));
+    let now = rates.scale.nanoseconds(here.saturating_sub(rates.start));
     let ticks = |hertz| deadline.map(|deadline| clock::ticks_until(deadline, now, hertz));
     if features().tsc_deadline {
         apic::set_tsc_deadline(ticks(rates.tsc).map_or(0, |ticks| here.saturating_add(ticks)));

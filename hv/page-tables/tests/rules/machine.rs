@@ -36,6 +36,8 @@ pub struct Sim {
     pub broken: AtomicBool,
     /// The value of `memory_end`.
     pub memory_end: AtomicU64,
+    /// Entries of device memory, by device.
+    pub device_entries: [AtomicI64; 8],
 }
 
 impl Sim {
@@ -61,6 +63,7 @@ impl Sim {
             slots: core::array::from_fn(|i| 60 << 12 | (i as u64) << 52 | bits::P | bits::RW),
             broken: AtomicBool::new(false),
             memory_end: AtomicU64::new(0),
+            device_entries: Default::default(),
         }
     }
 
@@ -161,6 +164,12 @@ impl Machine for Sim {
             self.budget.store(left - 1, Ordering::Relaxed);
         }
         left == 0
+    }
+
+    fn count_device_entry(&self, device: u8, there: bool) {
+        let change = if there { 1 } else { -1 };
+        let before = self.device_entries[usize::from(device)].fetch_add(change, Ordering::SeqCst);
+        assert!(before + change >= 0, "an entry is gone that was never there");
     }
 
     fn broken(&self, mfn: Mfn) {

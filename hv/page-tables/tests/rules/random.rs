@@ -136,7 +136,7 @@ pub struct Player<'a> {
 
 impl<'a> Player<'a> {
     pub fn new(sim: &'a Sim, partition: u32) -> Self {
-        Self { sim, space: Space::new(partition, false), outside: Outside::default() }
+        Self { sim, space: Space::new(partition), outside: Outside::default() }
     }
 
     /// Puts `contents` into the partition's memory.

@@ -8,8 +8,10 @@ use crate::numbers::{
     update_entry, update_entry_emulated,
 };
 use frames::{Kind, Type};
-use page_tables::bits::{A, AVL, D, G, NX, P, PAT_PS, PCD, RW, US};
-use page_tables::{ENTRIES, Error, Machine, Operation, Request, Space, release};
+use page_tables::bits::{self, A, AVL, D, G, NX, P, PAT_PS, PCD, RW, US};
+use page_tables::{
+    ENTRIES, Error, Machine, Mfn, Operation, Place, Request, Space, map_device, release,
+};
 use std::sync::atomic::Ordering;
 
 const L4: u64 = 1;
@@ -33,7 +35,7 @@ fn tree() -> (Sim, Space) {
     }
     sim.poke(L1, 0, to(DATA, RW));
     sim.poke(L1, 1, to(L1, NX));
-    (sim, Space::new(1, false))
+    (sim, Space::new(1))
 }
 
 /// The tree, pinned and loaded.
@@ -336,7 +338,7 @@ fn a_walk_reads_the_partitions_validated_tables_alone() {
     assert_eq!(find(L3, 0), None, "a root of level 3");
     assert_eq!(find(0, 0), None, "no root");
     assert_eq!(find(u64::MAX >> 12, 0), None, "no frame");
-    assert_eq!(find_entry(&sim, &Space::new(2, false), L4, 0), None, "another's tables");
+    assert_eq!(find_entry(&sim, &Space::new(2), L4, 0), None, "another's tables");
 
     // A walk without these checks would follow two kinds of entries: one that leads to an unchecked
     // page of the partition, and those in the monitor's slots, which may even be large pages.
@@ -408,7 +410,7 @@ fn a_granted_page_that_is_overwritten_is_flushed_at_once() {
     let before = sim.flushes(1);
     store(&sim, &mut space, L1, 4, 0).unwrap();
     assert_eq!(sim.flushes(1), before + 1);
-    pin(&sim, &mut Space::new(2, false), 1, OTHERS).unwrap();
+    pin(&sim, &mut Space::new(2), 1, OTHERS).unwrap();
     sim.check_caches();
 }
 
@@ -424,7 +426,7 @@ fn a_table_of_granted_pages_is_dropped_with_one_flush() {
     unpin(&sim, &mut space, L1).unwrap();
     assert_eq!(sim.flushes(1), before + 1);
     assert_eq!(sim.word(OTHERS).references(), 0);
-    pin(&sim, &mut Space::new(2, false), 1, OTHERS).unwrap();
+    pin(&sim, &mut Space::new(2), 1, OTHERS).unwrap();
     sim.check_caches();
 }
 
@@ -518,7 +520,7 @@ fn a_read_only_grant_stays_read_only_and_is_not_repeated() {
     assert_eq!(map(to(OTHERS, 0), 3), Err(Error::NotOwned));
     assert_eq!(map(to(0, 0), 0), Err(Error::NotOwned));
     assert_eq!(map(OTHERS << 12, 2), Err(Error::Invalid));
-    pin(&sim, &mut Space::new(2, false), 1, 41).unwrap();
+    pin(&sim, &mut Space::new(2), 1, 41).unwrap();
     assert_eq!(map(to(41, RW), 2), Err(Error::WrongType));
     check(&sim, &outside);
 }
@@ -625,14 +627,63 @@ fn instance_memory_is_shared_but_never_a_table() {
 /// XSA-154, XSA-402: every mapping of RAM has the same cacheability.
 #[test]
 fn the_cacheability_of_ram_is_fixed() {
-    let (sim, _, _) = running();
-    let mut space = Space::new(1, true);
-    assert_eq!(store(&sim, &mut space, L1, 3, to(DATA, PCD)), Err(Error::ReservedBits));
-    sim.frames[26].set_owner(1, 1 | frames::OWNER_IO, Kind::Ram).unwrap();
-    store(&sim, &mut space, L1, 3, to(26, PCD | RW)).unwrap();
-    // Device memory can be mapped, and nothing else.
-    assert_eq!(pin(&sim, &mut space, 1, 26), Err(Error::NotOwned));
-    assert_eq!(store(&sim, &mut space, 26, 0, 0), Err(Error::NotOwned));
+    let (sim, mut space, _) = running();
+    for bit in [PCD, bits::PWT, bits::PAT_PS] {
+        assert_eq!(store(&sim, &mut space, L1, 3, to(DATA, bit)), Err(Error::ReservedBits));
+    }
+}
+
+/// Registers of a device, which no frame record describes.
+const REGISTERS: u64 = 0xfebd0;
+
+fn map(sim: &Sim, space: &mut Space, at: (u64, usize), mfn: u64) -> Result<(), Error> {
+    let place = Place { table: Mfn::new(at.0), index: at.1 };
+    map_device(sim, space, place, Mfn::new(mfn), 7)
+}
+
+fn device_entries(sim: &Sim) -> i64 {
+    sim.device_entries[7].load(Ordering::SeqCst)
+}
+
+#[test]
+fn device_memory_is_mapped_by_the_monitor_alone_and_counted() {
+    let (sim, mut space, outside) = running();
+    map(&sim, &mut space, (L1, 3), REGISTERS).unwrap();
+    assert_eq!(device_entries(&sim), 1);
+    let entry = sim.raw(L1, 3);
+    assert_eq!(Mfn::of_entry(entry), Mfn::new(REGISTERS));
+    assert_eq!(entry & (bits::CACHE | RW), bits::PWT | PCD | RW);
+    assert_eq!(map(&sim, &mut space, (L1, 3), REGISTERS), Err(Error::Busy));
+    assert_eq!(map(&sim, &mut space, (L2, 3), REGISTERS), Err(Error::WrongType));
+    assert_eq!(map(&sim, &mut space, (DATA, 3), REGISTERS), Err(Error::WrongType));
+    assert_eq!(map(&sim, &mut space, (L1, 4), 1 << 41), Err(Error::NoFrame));
+    // The partition cannot make such an entry, or change it, and it can remove it.
+    for value in [entry, entry & !RW, entry | 1 << 52, entry & !A] {
+        assert_eq!(store(&sim, &mut space, L1, 4, value), Err(Error::ReservedBits));
+        assert_eq!(store(&sim, &mut space, L1, 3, value), Err(Error::ReservedBits));
+    }
+    assert_eq!(device_entries(&sim), 1);
+    store(&sim, &mut space, L1, 3, 0).unwrap();
+    assert_eq!(device_entries(&sim), 0);
+    check(&sim, &outside);
+}
+
+#[test]
+fn entries_of_device_memory_go_with_their_table_and_do_not_come_back() {
+    let (sim, mut space, _) = running();
+    pin(&sim, &mut space, 1, 22).unwrap();
+    for index in [0, 300, 511] {
+        map(&sim, &mut space, (22, index), REGISTERS).unwrap();
+    }
+    assert_eq!(device_entries(&sim), 3);
+    unpin(&sim, &mut space, 22).unwrap();
+    assert_eq!(device_entries(&sim), 0);
+    assert_eq!(pin(&sim, &mut space, 1, 22), Err(Error::ReservedBits));
+    assert_eq!(device_entries(&sim), 0);
+    // Another mapping takes the place of the entry.
+    map(&sim, &mut space, (L1, 3), REGISTERS).unwrap();
+    store(&sim, &mut space, L1, 3, to(DATA, 0)).unwrap();
+    assert_eq!(device_entries(&sim), 0);
 }
 
 #[test]

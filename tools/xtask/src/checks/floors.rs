@@ -18,7 +18,7 @@ use rig::workspace;
 const FLOORS: [(&str, &[&str]); 7] = [
     ("platform", &["platform"]),
     ("cpu", &["cpu", "hardware", "lock", "recovery", "time"]),
-    ("memory", &["database", "guest_memory", "machine", "walk"]),
+    ("memory", &["database", "device", "guest_memory", "machine", "walk"]),
     ("partition", &["building", "ending", "lead_events", "partition"]),
     (
         "guest",
