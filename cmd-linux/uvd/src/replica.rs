@@ -10,6 +10,7 @@ use control::command::{RecordRow, Settled};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::database::{ArenaHeader, ChannelEntry, PartitionDescriptor};
 use pv_abi::uv::devices::DeviceEntry;
+use pv_abi::uv::endpoints::Endpoint;
 use resource_db::{Database, Owner};
 use transaction::Change;
 
@@ -17,6 +18,8 @@ use transaction::Change;
 const PAGE_WORDS: usize = PAGE_SIZE / 4;
 /// Words of an entry of the channel table.
 const CHANNEL_WORDS: usize = size_of::<ChannelEntry>() / 4;
+/// Words of an entry of the endpoint table.
+const ENDPOINT_WORDS: usize = size_of::<Endpoint>() / 4;
 /// Words of an entry of the device table.
 const DEVICE_WORDS: usize = size_of::<DeviceEntry>() / 4;
 /// The header's word that names the root of the page map.
@@ -107,8 +110,7 @@ impl Replica {
         self.free
     }
 
-    /// The pages on which it differs from another copy. Descriptors, channel table and device table
-    /// are compared; the root stands for the whole page map, with its free frames. Generations and the
+    /// The pages on which it differs from another copy. Descriptors and tables are compared; the root stands for the whole page map, with its free frames. Generations and the
     /// log belong to the master alone and are not compared.
     pub fn differences(&self, other: &Self) -> Vec<u32> {
         let (Ok(ours), Ok(theirs)) = (Database::open(&self.words), Database::open(&other.words))
@@ -117,11 +119,13 @@ impl Replica {
         };
         let mut pages = Vec::new();
         let (channels, devices) = (theirs.channel_pages(), theirs.device_pages());
-        for page in 1..channels.end.max(devices.end) {
+        let endpoints = theirs.endpoint_pages();
+        for page in 1..endpoints.end.max(channels.end) {
             // Words of each entry, and the word of its generation.
             let (entry, own) = match page {
                 page if channels.contains(&page) => (CHANNEL_WORDS, 0),
                 page if devices.contains(&page) => (DEVICE_WORDS, 0),
+                page if endpoints.contains(&page) => (ENDPOINT_WORDS, 0),
                 _ => (PAGE_WORDS, 1),
             };
             if self.page(page, entry, own) != other.page(page, entry, own) {
@@ -181,4 +185,5 @@ const _: () = {
     assert!(std::mem::offset_of!(PartitionDescriptor, generation) == 4);
     assert!(std::mem::offset_of!(ChannelEntry, generation) == 0);
     assert!(std::mem::offset_of!(DeviceEntry, generation) == 0);
+    assert!(std::mem::offset_of!(Endpoint, generation) == 0);
 };

@@ -220,7 +220,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Copies words until the generation was even and equal before and after the copy.
-    fn read_stable(
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`] outside the arena, [`ReadError::Busy`].
+    pub fn read_stable(
         &self,
         page: u32,
         first: usize,

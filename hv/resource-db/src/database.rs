@@ -1,4 +1,4 @@
-//! Writes the arena: header, descriptors, channel table, device table, log pages.
+//! Writes the arena: header, descriptors, channel table, device table, endpoint table, log pages.
 //!
 //! There is one writer, the ultravisor partition, which `&mut self` expresses. [`Database::create`]
 //! fixes the layout of the arena's pages:
@@ -10,7 +10,8 @@
 //! | 9 to 15 | unused |
 //! | 16 to C-1 | descriptors of guests: an eighth of the arena, at least 16 |
 //! | C to D-1 | channel table: two entries for each guest, and some for the host's own |
-//! | D to R-1 | device table: an entry for each PCI function; no page if there is none |
+//! | D to E-1 | device table: an entry for each PCI function; no page if there is none |
+//! | E to R-1 | endpoint table: as many entries as guests; no page if there is no PCI function |
 //! | R | root of the page map |
 //! | R+1 to L | log ring: an eighth of the arena, 4 to 1024 pages |
 //! | from there | index pages of the page map, allocated upward and reused through a chain |
@@ -26,6 +27,7 @@ use pv_abi::uv::database::{
     MAX_PARTITION, PartitionDescriptor, PartitionNumber, channel_kind,
 };
 use pv_abi::uv::devices::{DEVICES_IN_PAGE, DeviceEntry, MAX_FUNCTIONS};
+use pv_abi::uv::endpoints::{ENDPOINTS_IN_PAGE, Endpoint};
 use zerocopy::{FromZeros, IntoBytes};
 
 use database_view::{DESCRIPTOR_BYTES, MAX_FRAMES, Owner, ReadError, is_descriptor_number};
@@ -78,6 +80,10 @@ pub(crate) mod header {
     pub const DEVICES_FIRST: usize = 18;
     /// Number of functions in the device table.
     pub const DEVICES: usize = 19;
+    /// First page of the endpoint table.
+    pub const ENDPOINTS_FIRST: usize = 20;
+    /// Number of pages of the endpoint table.
+    pub const ENDPOINTS_PAGES: usize = 21;
 }
 
 /// Why a change was refused. The arena is unchanged then.
@@ -123,7 +129,9 @@ impl<'a> Database<'a> {
         let guests = channels_first - FIRST_GUEST;
         let channels_pages = (guests * GUEST_CHANNELS).div_ceil(CHANNELS_IN_PAGE) + 1;
         let devices_first = channels_first + channels_pages;
-        let root = devices_first + devices.div_ceil(DEVICES_IN_PAGE);
+        let endpoints_first = devices_first + devices.div_ceil(DEVICES_IN_PAGE);
+        let endpoints_pages = if devices == 0 { 0 } else { guests.div_ceil(ENDPOINTS_IN_PAGE) };
+        let root = endpoints_first + endpoints_pages;
         let log_pages = (pages / 8).clamp(4, MAX_LOG_PAGES);
         let database = Self { words };
         for page in 0..=root + log_pages {
@@ -136,6 +144,8 @@ impl<'a> Database<'a> {
         database.set_header(header::CHANNELS_PAGES, channels_pages)?;
         database.set_header(header::DEVICES_FIRST, devices_first)?;
         database.set_header(header::DEVICES, devices)?;
+        database.set_header(header::ENDPOINTS_FIRST, endpoints_first)?;
+        database.set_header(header::ENDPOINTS_PAGES, endpoints_pages)?;
         database.set_header(header::LOG_FIRST, log_first)?;
         database.set_header(header::LOG_PAGES, log_pages)?;
         database.set_header(header::FREE_FIRST, free_first)?;
@@ -391,6 +401,49 @@ impl<'a> Database<'a> {
         self.words.store(page, word, after).ok_or(WriteError::OutOfRange)
     }
 
+    /// The pages of the endpoint table.
+    #[must_use]
+    pub fn endpoint_pages(&self) -> core::ops::Range<u32> {
+        let first = self.header(header::ENDPOINTS_FIRST).unwrap_or(0);
+        first..first.saturating_add(self.header(header::ENDPOINTS_PAGES).unwrap_or(0))
+    }
+
+    /// Number of entries in the endpoint table.
+    #[must_use]
+    pub fn endpoints(&self) -> u32 {
+        (self.endpoint_pages().len() as u32).saturating_mul(ENDPOINTS_IN_PAGE)
+    }
+
+    /// The page and the first word of an entry of the endpoint table.
+    fn endpoint_place(&self, index: u32) -> Option<(u32, usize)> {
+        let page = self.endpoint_pages().start.checked_add(index / ENDPOINTS_IN_PAGE)?;
+        let word = (index % ENDPOINTS_IN_PAGE) as usize * (size_of::<Endpoint>() / 4);
+        (index < self.endpoints()).then_some((page, word))
+    }
+
+    /// Entry `index` of the endpoint table, whether it is in use or not.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`] past the end of the table, [`ReadError::Busy`].
+    pub fn endpoint(&self, index: u32) -> Result<Box<Endpoint>, ReadError> {
+        let (page, word) = self.endpoint_place(index).ok_or(ReadError::OutOfRange)?;
+        let mut entry = Box::new(Endpoint::new_zeroed());
+        self.reader().read_stable(page, word, word, entry.as_mut_bytes())?;
+        Ok(entry)
+    }
+
+    /// Writes entry `index` of the endpoint table. This sets the generation.
+    ///
+    /// # Errors
+    /// [`WriteError::OutOfRange`] past the end of the table.
+    pub fn write_endpoint(&mut self, index: u32, entry: &Endpoint) -> Result<(), WriteError> {
+        let (page, word) = self.endpoint_place(index).ok_or(WriteError::OutOfRange)?;
+        let after = self.begin(page, word)?;
+        let fields = entry.as_bytes().get(4..).unwrap_or_default();
+        self.words.write(page, word + 1, fields).ok_or(WriteError::OutOfRange)?;
+        self.words.store(page, word, after).ok_or(WriteError::OutOfRange)
+    }
+
     /// Number of arena pages: all of them, and those in use.
     #[must_use]
     pub fn arena_pages(&self) -> (u32, u32) {
@@ -402,7 +455,8 @@ impl<'a> Database<'a> {
             .saturating_sub(self.header(header::ROOT).unwrap_or(0).saturating_add(1 + log))
             .saturating_sub(self.header(header::FREE_CHAINED).unwrap_or(0));
         let descriptors = u32::try_from(self.numbers().count()).unwrap_or(u32::MAX);
-        let tables = [self.channel_pages(), self.device_pages()].map(|pages| pages.len() as u32);
+        let tables = [self.channel_pages(), self.device_pages(), self.endpoint_pages()];
+        let tables = tables.map(|pages| pages.len() as u32);
         let fixed = 1 + tables.iter().sum::<u32>() + 1 + log;
         (pages, fixed.saturating_add(index).saturating_add(descriptors))
     }
@@ -532,6 +586,8 @@ const _: () = {
     assert!(offset_of!(ArenaHeader, channels_pages) == header::CHANNELS_PAGES * 4);
     assert!(offset_of!(ArenaHeader, devices_first) == header::DEVICES_FIRST * 4);
     assert!(offset_of!(ArenaHeader, devices) == header::DEVICES * 4);
+    assert!(offset_of!(ArenaHeader, endpoints_first) == header::ENDPOINTS_FIRST * 4);
+    assert!(offset_of!(ArenaHeader, endpoints_pages) == header::ENDPOINTS_PAGES * 4);
     assert!(offset_of!(PartitionDescriptor, generation) == 4);
     assert!(offset_of!(ChannelEntry, kind) == 4);
 };

@@ -7,6 +7,7 @@ use pv_abi::uv::database::{
     ChannelEntry, FIRST_GUEST, IO_A, PartitionDescriptor, UNASSIGNED, channel_kind,
 };
 use pv_abi::uv::devices::{DEVICES_IN_PAGE, DeviceEntry, MAX_FUNCTIONS};
+use pv_abi::uv::endpoints::{Endpoint, MAX_EXTENTS, endpoint_state};
 use resource_db::{Database, MIN_PAGES, Owner, PAGE_WORDS, ReadError, Reader, WriteError};
 use zerocopy::FromZeros;
 
@@ -308,7 +309,37 @@ fn each_function_has_an_entry_of_its_own() {
     assert_eq!((page, word), (table.end - 1, 0));
     words[page as usize * PAGE_WORDS].fetch_or(1, Ordering::Relaxed);
     assert_eq!(reader.device(DEVICES - 1), Err(ReadError::Busy));
-    assert_eq!(database.arena_pages().1, 1 + database.channel_pages().len() as u32 + 2 + 1 + 8);
+    let tables = [database.channel_pages(), table, database.endpoint_pages()];
+    let tables: u32 = tables.iter().map(|pages| pages.len() as u32).sum();
+    assert_eq!(database.arena_pages().1, 1 + tables + 1 + 8);
+}
+
+#[test]
+fn endpoints_lie_side_by_side() {
+    let words = arena(MIN_PAGES);
+    let mut database = Database::create(&words, FRAMES, DEVICES).unwrap();
+    assert_eq!(database.endpoints(), database.number_end() - FIRST_GUEST);
+    assert_eq!(database.endpoint_pages().start, database.device_pages().end);
+    for index in 0..database.endpoints() {
+        let mut entry = database.endpoint(index).unwrap();
+        assert_eq!(*entry, Endpoint::new_zeroed());
+        (entry.state, entry.client) = (endpoint_state::ATTACHED, FIRST_GUEST + index);
+        entry.extent[MAX_EXTENTS - 1].sectors = index.into();
+        database.write_endpoint(index, &entry).unwrap();
+    }
+    for index in 0..database.endpoints() {
+        let entry = database.endpoint(index).unwrap();
+        assert_eq!((entry.generation, entry.client), (2, FIRST_GUEST + index));
+        assert_eq!(entry.extent[MAX_EXTENTS - 1].sectors, index.into());
+    }
+    let past = database.endpoints();
+    assert_eq!(database.endpoint(past), Err(ReadError::OutOfRange));
+    let entry = Endpoint::new_zeroed();
+    assert_eq!(database.write_endpoint(past, &entry), Err(WriteError::OutOfRange));
+    let page = database.endpoint_pages().end - 1;
+    words[page as usize * PAGE_WORDS + PAGE_WORDS / 2].fetch_or(1, Ordering::Relaxed);
+    assert_eq!(database.endpoint(past - 1), Err(ReadError::Busy));
+    assert!(database.endpoint(past - 2).is_ok());
 }
 
 #[test]
@@ -318,7 +349,7 @@ fn a_machine_has_none_or_at_most_256_functions() {
     assert_eq!(Database::create(&words, FRAMES, most + 1).err(), Some(WriteError::Size));
     assert!(Database::create(&words, FRAMES, most).is_ok());
     let database = Database::create(&words, FRAMES, 0).unwrap();
-    assert_eq!(database.device_pages().len(), 0);
+    assert_eq!((database.device_pages().len(), database.endpoints()), (0, 0));
     assert_eq!(database.reader().device(0), Err(ReadError::OutOfRange));
 }
 

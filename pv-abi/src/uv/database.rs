@@ -5,7 +5,7 @@
 //! page is the 30-bit number `[G,M,K]` of the seed's claim 31 (`((G*2^10+M)*2^10+K)*2^10*4`, a word
 //! being 4 bytes), and a partition's number is the index of its descriptor page.
 //!
-//! Descriptors, channel entries and device entries have a generation that is odd while they are written (a
+//! Descriptors and the entries of the tables have a generation that is odd while they are written (a
 //! seqlock), so that a reader never acts on half a change.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -90,13 +90,18 @@ pub struct ArenaHeader {
     /// Number of functions in the device table, with [`super::devices::DEVICES_IN_PAGE`] entries in
     /// each page.
     pub devices: u32,
+    /// Arena index of the first page of the endpoint table.
+    pub endpoints_first: u32,
+    /// Number of pages of the endpoint table, with [`super::endpoints::ENDPOINTS_IN_PAGE`] entries
+    /// each.
+    pub endpoints_pages: u32,
     /// Zero.
-    pub reserved: [u8; 4016],
+    pub reserved: [u8; 4008],
 }
 /// `b"UVARENA1"`, little-endian.
 pub const ARENA_MAGIC: u64 = u64::from_le_bytes(*b"UVARENA1");
 /// Version of the arena's layout.
-pub const ARENA_VERSION: u32 = 3;
+pub const ARENA_VERSION: u32 = 4;
 
 /// An index page of the page map.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -341,7 +346,9 @@ const _: () = {
         channels_pages: 68,
         devices_first: 72,
         devices: 76,
-        reserved: 80
+        endpoints_first: 80,
+        endpoints_pages: 84,
+        reserved: 88
     });
     assert!(size_of::<IndexPage>() == 4096);
     assert_offsets!(IndexPage { entry: 0 });

@@ -4,4 +4,5 @@ pub mod calls;
 pub mod channel;
 pub mod database;
 pub mod devices;
+pub mod endpoints;
 pub mod start;
