@@ -3,7 +3,8 @@
 
 use control::build::{self, BuildRequest, File};
 use control::command::{
-    Body, Operation, PROTOCOL, Query, Range, Request, Start, Target, Transaction,
+    Body, DiskLimits, Extent, Medium, Operation, PROTOCOL, Query, Range, Request, Start, Target,
+    Transaction,
 };
 use pv_abi::uv::database::{COMMAND, FIRST_GUEST, ULTRAVISOR, channel_kind, kind};
 
@@ -67,7 +68,7 @@ impl Random {
 
     fn operation(&mut self) -> Operation {
         let partition = self.target();
-        match self.below(16) {
+        match self.below(18) {
             0 | 1 => Operation::CreatePartition {
                 number: (self.below(4) == 0).then(|| self.number()),
                 kind: [kind::GUEST, kind::GUEST, kind::GUEST, self.wild() as u32]
@@ -122,8 +123,28 @@ impl Random {
             11 => Operation::Ask { partition, what: self.below(4) as u32 },
             12 => Operation::DestroyPartition { partition },
             13 => Operation::AssignDevice { function: self.below(8) as u32, partition },
+            15 => self.attach_disk(partition),
+            16 => Operation::DetachDisk { partition, device: 51_712 + 16 * self.below(3) as u32 },
             14 => Operation::ReleaseDevice { function: self.wild() as u32, partition },
             _ => Operation::Complete { request: self.below(1 << 20) },
+        }
+    }
+
+    fn attach_disk(&mut self, partition: Target) -> Operation {
+        let function = self.below(6) as u32;
+        let extent = |of: &mut Self| Extent { function, start: of.wild(), sectors: of.below(5000) };
+        let medium = match self.below(3) {
+            0 => Medium::Disk { function },
+            1 => Medium::Partition { function, number: self.wild() as u32 },
+            _ => Medium::Extents((0..self.below(70)).map(|_| extent(self)).collect()),
+        };
+        Operation::AttachDisk {
+            partition,
+            device: [51_712, 51_728, self.wild() as u32][self.below(3) as usize],
+            medium,
+            read_only: self.below(2) == 0,
+            shared: self.below(2) == 0,
+            limits: DiskLimits::default(),
         }
     }
 

@@ -6,6 +6,7 @@
 //! all; a refusal names object, field, limit and a way out.
 
 mod devices;
+mod disks;
 mod issues;
 mod log;
 mod operations;
@@ -16,6 +17,7 @@ mod requests;
 mod resources;
 
 pub use devices::{BarRow, DeviceRow, PciAddress, refused_words};
+pub use disks::{DiskLimits, DiskNumber, Extent, Medium, Rate};
 pub use issues::{IssueRow, IssueState, IssuesAnswer};
 pub use log::{LogRow, RecordRow, Settled};
 pub use operations::{MAX_OPERATIONS, MAX_PENDING, Operation, Range, Start, Target, Transaction};

@@ -81,7 +81,7 @@ impl Engine<'_> {
         redo: bool,
     ) -> Result<(), resource_db::WriteError> {
         match change {
-            Change::Device { .. } => {}
+            Change::Device { .. } | Change::Endpoint { .. } => {}
             Change::Channel { index, .. } => drop(self.channels_changed.insert(*index)),
             Change::Descriptor { number, .. } | Change::Fields { number, .. } => {
                 self.partitions_changed.insert(*number);
@@ -145,14 +145,16 @@ pub(crate) const fn rank(action: &Action) -> u8 {
     }
 }
 
-/// The action that makes the monitor read a change.
-pub(crate) fn action_of(change: &Change) -> Action {
-    match change {
+/// The action that makes the monitor read a change. Returns `None` for what the monitor does not
+/// read.
+pub(crate) fn action_of(change: &Change) -> Option<Action> {
+    Some(match change {
         Change::Descriptor { number, .. } | Change::Fields { number, .. } => {
             Action::Partition(*number)
         }
         Change::Pages { first, frames, .. } => Action::Pages { first: *first, frames: *frames },
         Change::Channel { index, .. } => Action::Channel(*index),
         Change::Device { index, .. } => Action::Device(*index),
-    }
+        Change::Endpoint { .. } => return None,
+    })
 }

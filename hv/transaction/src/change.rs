@@ -2,12 +2,14 @@
 //!
 //! Rule: applying or undoing a change twice has the same effect as once.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 
 use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, channel_kind};
 use pv_abi::uv::devices::DeviceEntry;
+use pv_abi::uv::endpoints::Endpoint;
 use resource_db::{Database, Owner, WriteError};
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromZeros, IntoBytes};
@@ -70,6 +72,17 @@ pub enum Change {
         after: u32,
         /// How often its owner had changed before.
         epoch: u64,
+    },
+    /// An entry of the endpoint table. An entry that was never used has no bytes.
+    Endpoint {
+        /// Its index.
+        index: u32,
+        /// Its bytes before.
+        #[serde(with = "serde_bytes")]
+        before: Vec<u8>,
+        /// Its bytes after.
+        #[serde(with = "serde_bytes")]
+        after: Vec<u8>,
     },
 }
 
@@ -225,9 +238,9 @@ impl Change {
         const BESIDE: usize = 24;
         BESIDE
             + match self {
-                Self::Descriptor { before, after, .. } | Self::Channel { before, after, .. } => {
-                    before.len() + after.len()
-                }
+                Self::Descriptor { before, after, .. }
+                | Self::Channel { before, after, .. }
+                | Self::Endpoint { before, after, .. } => before.len() + after.len(),
                 Self::Pages { .. } | Self::Device { .. } => 8,
                 Self::Fields { parts, .. } => {
                     parts.iter().map(|part| part.before.len() + part.after.len() + 5).sum()
@@ -270,6 +283,10 @@ impl Change {
                 (entry.owner, entry.epoch) =
                     if redo { (*after, epoch.saturating_add(1)) } else { (*before, *epoch) };
                 database.write_device(*index, &entry)
+            }
+            Self::Endpoint { index, before, after } => {
+                let entry: Box<Endpoint> = Box::new(unpacked(if redo { after } else { before }));
+                database.write_endpoint(*index, &entry)
             }
         }
     }

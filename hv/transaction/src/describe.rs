@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use control::command::{Operation, Outcome, Target};
+use control::command::{DiskNumber, Medium, Operation, Outcome, Target};
 use pv_abi::uv::database::{asked, channel_kind};
 use pv_abi::uv::devices::DeviceFunction;
 
@@ -71,6 +71,27 @@ pub(crate) fn describe(
         }
         Operation::ReleaseDevice { function, .. } => {
             format!("release {} of {named}", label_of(functions, *function))
+        }
+        Operation::AttachDisk { device, medium, read_only, .. } => {
+            let how = if *read_only { " to read" } else { "" };
+            let medium = medium_words(functions, medium);
+            format!("attach {} of {named}{how}: {medium}", DiskNumber(*device))
+        }
+        Operation::DetachDisk { device, .. } => {
+            format!("detach {} of {named}", DiskNumber(*device))
+        }
+    }
+}
+
+fn medium_words(functions: &[DeviceFunction], medium: &Medium) -> String {
+    match medium {
+        Medium::Disk { function } => format!("disk of {}", label_of(functions, *function)),
+        Medium::Partition { function, number } => {
+            format!("partition {number} of the disk of {}", label_of(functions, *function))
+        }
+        Medium::Extents(extents) => {
+            let sectors = extents.iter().fold(0u64, |sum, e| sum.saturating_add(e.sectors));
+            format!("{sectors} sectors in {} extents", extents.len())
         }
     }
 }

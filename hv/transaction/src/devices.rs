@@ -78,7 +78,7 @@ pub(crate) fn release(
 }
 
 /// The owner of a function, as the plan leaves it.
-fn owner_of(plan: &Plan, caller: Caller, index: u32) -> Result<u32, Refusal> {
+pub(crate) fn owner_of(plan: &Plan, caller: Caller, index: u32) -> Result<u32, Refusal> {
     plan.device(index).ok_or_else(|| {
         let count = plan.devices();
         let object = label_of(caller.limits.functions, index);
@@ -99,14 +99,18 @@ fn has_it(plan: &Plan, owner: u32) -> String {
     }
 }
 
-/// Checks that the monitor lets a partition have a function.
-fn can_be_given(caller: Caller, object: &str, index: u32) -> Result<(), Refusal> {
+/// The monitor's record of a function, if the monitor lets a partition have it.
+pub(crate) fn can_be_given(
+    caller: Caller,
+    object: &str,
+    index: u32,
+) -> Result<&'static DeviceFunction, Refusal> {
     let Some(function) = caller.limits.functions.get(index as usize) else {
         let reason = "the monitor has no record of it";
         return Err(refused(object, reason.into()));
     };
     match function.refused {
-        0 => Ok(()),
+        0 => Ok(function),
         bits => Err(refused(object, refused_words(bits).collect::<Vec<_>>().join("; "))),
     }
 }

@@ -11,9 +11,11 @@ use alloc::vec::Vec;
 
 use control::command::Range;
 use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, TIER_FRAMES, UNASSIGNED};
+use pv_abi::uv::endpoints::endpoint_state;
 use resource_db::{Database, MAX_FRAMES, OwnedRange, Owner};
 
 use crate::change::{Change, packed};
+use crate::disks::functions_of;
 
 /// The part of a descriptor that the index keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,19 @@ pub(crate) struct Brief {
     pub(crate) dedicated: bool,
     /// Number of virtual CPUs that it may bring up.
     pub(crate) vcpus: u32,
+}
+
+/// The part of an endpoint in use that the index keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Disk {
+    /// The partition that has it.
+    pub(crate) client: u32,
+    /// The number of the virtual device.
+    pub(crate) device: u32,
+    /// Whether it is detaching.
+    pub(crate) detaching: bool,
+    /// The PCI functions that it has sectors of.
+    functions: Vec<u32>,
 }
 
 /// What an owner holds in the page map.
@@ -86,6 +101,12 @@ pub(crate) struct Index {
     pub(crate) free_channels: BTreeSet<u32>,
     /// The channels in use, by the partition at either end.
     ends: BTreeSet<(u32, u32)>,
+    /// The endpoints in use, and those that are not.
+    endpoints: BTreeMap<u32, Disk>,
+    pub(crate) free_endpoints: BTreeSet<u32>,
+    /// The endpoints in use, by client, and by the PCI functions that they have sectors of.
+    clients: BTreeSet<(u32, u32)>,
+    media: BTreeSet<(u32, u32)>,
     /// The PCI functions that partitions have, by owner.
     functions: BTreeSet<(u32, u32)>,
     /// The page map as maximal ranges, by their first frame. To save memory, since a host may have
@@ -117,6 +138,8 @@ impl PartialEq for Index {
             && self.free_channels == other.free_channels
             && self.ends == other.ends
             && self.functions == other.functions
+            && (&self.endpoints, &self.free_endpoints) == (&other.endpoints, &other.free_endpoints)
+            && (&self.clients, &self.media) == (&other.clients, &other.media)
             && channels(self) == channels(other)
             && self.ranges == other.ranges
             && self.owned == other.owned
@@ -132,6 +155,7 @@ impl Index {
             index.read_partition(database, number);
         }
         (0..database.channel_entries()).for_each(|entry| index.read_channel(database, entry));
+        (0..database.endpoints()).for_each(|entry| index.read_endpoint(database, entry));
         let owner = |device: u32| Some((database.reader().device(device).ok()?.owner, device));
         let owned = (0..database.devices()).filter_map(owner);
         index.functions = owned.filter(|(owner, _)| *owner != UNASSIGNED).collect();
@@ -148,6 +172,7 @@ impl Index {
                 self.read_partition(database, *number);
             }
             Change::Channel { index, .. } => self.read_channel(database, *index),
+            Change::Endpoint { index, .. } => self.read_endpoint(database, *index),
             Change::Pages { first, frames, before, after } => {
                 let entry = if redo { *after } else { *before };
                 self.set_owner(*first, *frames, Owner::from_entry(entry));
@@ -184,6 +209,45 @@ impl Index {
     ) -> impl Iterator<Item = (u32, ChannelEntry)> + '_ {
         let of = self.ends.range((number, 0)..=(number, u32::MAX));
         of.filter_map(|(_, index)| Some((*index, *self.channels.get(index)?)))
+    }
+
+    fn read_endpoint(&mut self, database: &Database, index: u32) {
+        if let Some(old) = self.endpoints.remove(&index) {
+            self.clients.remove(&(old.client, index));
+            for function in old.functions {
+                self.media.remove(&(function, index));
+            }
+        }
+        // An entry that was being written is read again when the change is taken back.
+        let entry = database.endpoint(index).ok();
+        let Some(entry) = entry.filter(|entry| entry.state != endpoint_state::FREE) else {
+            self.free_endpoints.insert(index);
+            return;
+        };
+        let (client, device) = (entry.client, entry.device);
+        let detaching = entry.state == endpoint_state::DETACHING;
+        let functions = functions_of(&entry);
+        self.free_endpoints.remove(&index);
+        self.clients.insert((client, index));
+        self.media.extend(functions.iter().map(|function| (*function, index)));
+        self.endpoints.insert(index, Disk { client, device, detaching, functions });
+    }
+
+    /// The disks of a partition, with the indices of their endpoints.
+    pub(crate) fn disks_of(&self, number: u32) -> impl Iterator<Item = (u32, &Disk)> + '_ {
+        let of = self.clients.range((number, 0)..=(number, u32::MAX));
+        of.filter_map(|(_, index)| Some((*index, self.endpoints.get(index)?)))
+    }
+
+    /// The endpoints that have sectors of a PCI function.
+    pub(crate) fn endpoints_on(&self, function: u32) -> impl Iterator<Item = u32> + '_ {
+        self.media.range((function, 0)..=(function, u32::MAX)).map(|(_, index)| *index)
+    }
+
+    /// The endpoints that are detaching.
+    pub(crate) fn detaching(&self) -> impl Iterator<Item = u32> + '_ {
+        let detaching = self.endpoints.iter().filter(|(_, disk)| disk.detaching);
+        detaching.map(|(index, _)| *index)
     }
 
     /// The PCI functions of a partition, by index.

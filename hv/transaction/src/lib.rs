@@ -29,6 +29,7 @@ mod cpus;
 mod create;
 mod describe;
 mod devices;
+mod disks;
 mod engine;
 mod failure;
 mod index;
@@ -129,6 +130,13 @@ pub trait Monitor {
     /// The same as [`Self::perform`].
     fn give_up(&mut self, partition: u32) -> Result<bool, i32> {
         self.perform(Action::Destroy(partition)).map(|()| true)
+    }
+
+    /// Returns whether nothing serves an endpoint any more, which is detaching: no request of its
+    /// client can reach the medium or memory.
+    fn drained(&mut self, endpoint: u32) -> bool {
+        let _ = endpoint;
+        true
     }
 
     /// Returns whether the turn of the ultravisor's loop is over; the rest is done in the next.

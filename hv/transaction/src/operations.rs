@@ -17,7 +17,7 @@ use resource_db::Owner;
 use crate::engine::Limits;
 use crate::plan::{MAX_RANGES, Plan};
 use crate::refusal::{label, refusal};
-use crate::{Action, channels, cpus, create, devices, settings};
+use crate::{Action, channels, cpus, create, devices, disks, settings};
 
 /// The caller of a request, and the limits for it.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +72,8 @@ pub(crate) fn plan(
         Operation::ReleaseDevice { function, partition } => {
             devices::release(plan, caller, *function, *partition)?
         }
+        Operation::AttachDisk { .. } => disks::attach(plan, caller, operation)?,
+        Operation::DetachDisk { partition, device } => disks::detach(plan, *partition, *device)?,
     };
     plan.outcomes.push(outcome);
     if plan.ranges() > MAX_RANGES {

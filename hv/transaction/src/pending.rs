@@ -103,7 +103,8 @@ impl Engine<'_> {
             let goes_with_its_partition = match operation {
                 Operation::CreatePartition { .. } | Operation::AssignMemory { .. } => continue,
                 Operation::CreateChannel { partition, .. }
-                | Operation::SetStart { partition, .. } => {
+                | Operation::SetStart { partition, .. }
+                | Operation::AttachDisk { partition, .. } => {
                     plan.number(*partition).is_ok_and(created)
                 }
                 _ => false,

@@ -15,6 +15,7 @@ use alloc::vec::Vec;
 
 use control::command::{Code, Outcome, Range, Refusal, Target};
 use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, PartitionDescriptor, channel_kind};
+use pv_abi::uv::endpoints::{Endpoint, endpoint_state};
 use resource_db::{Database, OwnedRange, Owner, WriteError};
 
 use crate::change::{Change, of_descriptor, packed};
@@ -42,6 +43,7 @@ pub(crate) struct Plan<'d, 'a> {
     channels: BTreeMap<u32, ChannelEntry>,
     /// Owners of PCI functions, by index.
     devices: BTreeMap<u32, u32>,
+    endpoints: BTreeMap<u32, Box<Endpoint>>,
     moved: Vec<Moved>,
     free: Option<Vec<Range>>,
     /// The actions for the monitor, in order.
@@ -65,6 +67,7 @@ impl<'d, 'a> Plan<'d, 'a> {
             descriptors: BTreeMap::new(),
             channels: BTreeMap::new(),
             devices: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
             moved: Vec::new(),
             free: None,
             actions: Vec::new(),
@@ -233,6 +236,50 @@ impl<'d, 'a> Plan<'d, 'a> {
         self.actions.push(action);
     }
 
+    /// Number of entries of the endpoint table.
+    pub(crate) fn endpoints(&self) -> u32 {
+        self.database.endpoints()
+    }
+
+    /// The lowest endpoint that is free and that this transaction did not free.
+    pub(crate) fn free_endpoint(&self) -> Option<u32> {
+        let mut free = self.index.free_endpoints.iter().copied();
+        free.find(|index| !self.endpoints.contains_key(index))
+    }
+
+    /// An endpoint, as the plan leaves it.
+    pub(crate) fn endpoint(&self, index: u32) -> Result<Box<Endpoint>, WriteError> {
+        match self.endpoints.get(&index) {
+            Some(planned) => Ok(planned.clone()),
+            None => self.database.endpoint(index).map_err(WriteError::Read),
+        }
+    }
+
+    pub(crate) fn set_endpoint(&mut self, index: u32, entry: Box<Endpoint>) {
+        self.endpoints.insert(index, entry);
+    }
+
+    /// The endpoint of a partition's disk, as the plan leaves it.
+    pub(crate) fn disk(&self, number: u32, device: u32) -> Option<(u32, Box<Endpoint>)> {
+        let old = self.index.disks_of(number).filter(|(_, disk)| disk.device == device);
+        let planned = self.endpoints.iter().filter(|(_, entry)| {
+            (entry.client, entry.device) == (number, device) && entry.state != endpoint_state::FREE
+        });
+        let index = planned.map(|(index, _)| *index).chain(old.map(|(index, _)| index)).next()?;
+        Some((index, self.endpoint(index).ok()?))
+    }
+
+    /// The endpoints that have sectors of any of these PCI functions, as the plan leaves them.
+    pub(crate) fn endpoints_on(&self, functions: &[u32]) -> Vec<(u32, Box<Endpoint>)> {
+        let mut on: Vec<u32> =
+            functions.iter().flat_map(|function| self.index.endpoints_on(*function)).collect();
+        on.extend(self.endpoints.keys());
+        on.sort_unstable();
+        on.dedup();
+        let entries = on.into_iter().filter_map(|index| Some((index, self.endpoint(index).ok()?)));
+        entries.filter(|(_, entry)| entry.state != endpoint_state::FREE).collect()
+    }
+
     /// The owners of the frames of a range, as the plan leaves them. Returns `None` if the map ends
     /// within the range.
     pub(crate) fn owners(&self, range: Range) -> Option<Vec<OwnedRange>> {
@@ -382,6 +429,16 @@ impl<'d, 'a> Plan<'d, 'a> {
                 after,
                 epoch: now.epoch,
             }));
+        }
+        for (&index, after) in &self.endpoints {
+            let Ok(mut before) = self.database.endpoint(index) else { continue };
+            let mut after = after.clone();
+            (before.generation, after.generation) = (0, 0);
+            changes.push(Change::Endpoint {
+                index,
+                before: packed(Some(before.as_ref())),
+                after: packed(Some(after.as_ref())),
+            });
         }
         changes
     }

@@ -40,6 +40,8 @@ use crate::{Action, Monitor};
 /// Nanoseconds until the first repetition, and the longest interval, up to which it doubles.
 const FIRST_WAIT: u64 = 10_000_000;
 pub(crate) const LAST_WAIT: u64 = 1_000_000_000;
+/// Nanoseconds between two questions about disks that are detaching.
+const DETACHING_WAIT: u64 = 100_000_000;
 /// Maximum number of frames of a batch.
 const BATCH_FRAMES: u64 = 1 << 16;
 /// How often the monitor may refuse a batch for one more frame: once for each part of [`LOOK`]
@@ -175,6 +177,7 @@ impl Engine<'_> {
         if !self.is_busy() {
             self.enforce_again(monitor, time);
         }
+        self.free_detached(monitor, time);
         self.next_try(time)
     }
 
@@ -207,7 +210,8 @@ impl Engine<'_> {
     #[must_use]
     pub fn waits(&self) -> bool {
         let orphans = self.pending.iter().any(|pending| pending.orphaned.is_some());
-        orphans || !self.dying.is_empty() || !self.refused.is_empty()
+        let detaching = self.index.detaching().next().is_some();
+        orphans || detaching || !self.dying.is_empty() || !self.refused.is_empty()
     }
 
     /// When [`Self::try_again`] has work to do. Returns `None` if none is left.
@@ -216,12 +220,18 @@ impl Engine<'_> {
         let orphans = self.pending.iter().any(|pending| pending.orphaned.is_some());
         let orphans = orphans.then(|| time.saturating_add(LAST_WAIT));
         let refused = (!self.refused.is_empty()).then_some(self.refused.due);
-        self.dying.iter().map(|dying| dying.due).chain(orphans).chain(refused).min()
+        let detaching = self.index.detaching().next();
+        let detaching = detaching.map(|_| time.saturating_add(DETACHING_WAIT));
+        let dying = self.dying.iter().map(|dying| dying.due);
+        dying.chain(orphans).chain(refused).chain(detaching).min()
     }
 
     /// Releases a batch of resources that nothing refers to. Before the first batch, the monitor
     /// drops what the partition refers to.
     fn give_back(&mut self, monitor: &mut dyn Monitor, mut dying: Dying, time: u64) {
+        if !self.give_up_disks(monitor, dying.number, time) {
+            return self.try_later(dying, time);
+        }
         if !dying.is_under_way() && !dying.again {
             match self.drop_references(monitor, dying.number, &mut dying.dropped) {
                 Ok(true) => {}

@@ -68,6 +68,7 @@ impl<'a> Engine<'a> {
         engine.begin_epoch(undone, time)?;
         engine.follow_queue(monitor, time);
         engine.reap(monitor, time);
+        engine.free_detached(monitor, time);
         Ok((engine, undone))
     }
 
@@ -101,7 +102,7 @@ impl<'a> Engine<'a> {
                 _ => {}
             }
         }
-        let mut follow: Vec<Action> = changes.iter().rev().map(action_of).collect();
+        let mut follow: Vec<Action> = changes.iter().rev().filter_map(action_of).collect();
         follow.sort_by_key(rank);
         again.extend(follow);
         again.extend(starts);

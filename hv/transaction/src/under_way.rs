@@ -457,6 +457,7 @@ impl Engine<'_> {
         }
         planned.destroyed.iter().for_each(|&number| self.bury(number, origin.time));
         self.reap(monitor, origin.time);
+        self.free_detached(monitor, origin.time);
         Ok(Answer::Applied(planned.outcomes))
     }
 

@@ -8,13 +8,15 @@
 //! Rule: undo does all of it or nothing, through the same operations as every other request, so
 //! that the same checks apply.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 
-use control::command::{Code, Operation, Range, Refusal, Reply, Target, Transaction};
+use control::command::{Code, DiskNumber, Operation, Range, Refusal, Reply, Target, Transaction};
 use pv_abi::uv::database::{PartitionDescriptor, UNASSIGNED, state};
+use pv_abi::uv::endpoints::{Endpoint, endpoint_state};
 use resource_db::Owner;
 
 use crate::Settled;
@@ -206,7 +208,30 @@ impl Inverse<'_, '_> {
             Change::Device { index, before, after, epoch } => {
                 self.device(*index, [*before, *after], epoch.saturating_add(1))
             }
+            Change::Endpoint { index, before, after } => {
+                let [before, after] = [before, after].map(|bytes| Box::new(unpacked(bytes)));
+                self.disk(*index, &before, &after)
+            }
         }
+    }
+
+    /// Detaches a disk that the record attached, if it is the same disk still.
+    fn disk(&mut self, index: u32, before: &Endpoint, after: &Endpoint) -> Result<(), Refusal> {
+        if (before.state, after.state) != (endpoint_state::FREE, endpoint_state::ATTACHED) {
+            return Err(never(self.record, "a disk that was detached does not come back".into()));
+        }
+        if self.creates(after.client) {
+            return Ok(());
+        }
+        let life = |entry: &Endpoint| (entry.incarnation, entry.state);
+        let now = self.engine.database().endpoint(index);
+        if !now.is_ok_and(|now| life(&now) == life(after)) {
+            let reason = format!("{} is detached", DiskNumber(after.device));
+            return Err(self.moved_on(after.client, &reason));
+        }
+        let (partition, device) = (Target::Number(after.client), after.device);
+        self.operations.push(Operation::DetachDisk { partition, device });
+        Ok(())
     }
 
     /// Gives a function back to the partition that had it, if its owner has not changed since.

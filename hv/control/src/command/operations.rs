@@ -1,5 +1,6 @@
 //! Transactions, and the operations that apply together in one.
 
+use super::disks::{DiskLimits, Medium};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -193,6 +194,28 @@ pub enum Operation {
         /// The partition that has it.
         partition: Target,
     },
+    /// Give a partition a disk.
+    AttachDisk {
+        /// The partition, a guest or the command partition.
+        partition: Target,
+        /// The number of its virtual device; see [`DiskNumber`](super::DiskNumber).
+        device: u32,
+        /// The sectors.
+        medium: Medium,
+        /// Whether it may only read.
+        read_only: bool,
+        /// Whether disks that are shared, too, may have the same sectors.
+        shared: bool,
+        /// Its limits.
+        limits: DiskLimits,
+    },
+    /// Take a disk from a partition.
+    DetachDisk {
+        /// The partition.
+        partition: Target,
+        /// The number of its virtual device.
+        device: u32,
+    },
 }
 
 impl Operation {
@@ -213,6 +236,8 @@ impl Operation {
             | Self::Ask { partition, .. }
             | Self::AssignDevice { partition, .. }
             | Self::ReleaseDevice { partition, .. }
+            | Self::AttachDisk { partition, .. }
+            | Self::DetachDisk { partition, .. }
             | Self::DestroyPartition { partition } => Some(*partition),
         }
     }

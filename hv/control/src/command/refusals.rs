@@ -49,6 +49,8 @@ codes! {
     DeviceRefused = "device-refused",
     /// Another partition has the PCI function.
     DeviceTaken = "device-taken",
+    /// Another disk has some of the sectors.
+    DiskOverlaps = "disk-overlaps",
     /// The transaction has no operations.
     Empty = "empty",
     /// The reason has no code of its own.
@@ -83,6 +85,10 @@ codes! {
     NoConsole = "no-console",
     /// No CPU would be left, or there is no such CPU.
     NoCpu = "no-cpu",
+    /// No I/O partition has the PCI function.
+    NoDriver = "no-driver",
+    /// The endpoint table is full.
+    NoEndpoint = "no-endpoint",
     /// The RAM disk cannot be read.
     NoInitrd = "no-initrd",
     /// The kernel cannot be read or started.
@@ -93,6 +99,8 @@ codes! {
     NoStartState = "no-start-state",
     /// The machine has no such PCI function.
     NoSuchDevice = "no-such-device",
+    /// The partition has no such disk.
+    NoSuchDisk = "no-such-disk",
     /// There is no such partition.
     NoSuchPartition = "no-such-partition",
     /// The log has no such record.

@@ -7,13 +7,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use control::command::{Answer, Code, Operation, Target, Transaction};
+use control::command::{Answer, Code, Medium, Operation, Target, Transaction};
 use pv_abi::uv::calls::{MonitorEvent, cause};
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, IO_A, IO_B, state};
 use resource_db::{Database, cut};
 use transaction::Engine;
 
 use crate::devices::io_built;
+use crate::disks::{XVDA, attach, with_disks};
 use crate::fake::{Host, LIMITS, agree, arena_of, create, picture, start_at, transaction};
 
 /// How many of the places are tried: all with `CUT_ALL`, else one in this many, with another first
@@ -183,6 +184,30 @@ fn a_function_moves_with_the_request_or_stays() {
             assert!(gone, "ended before store {at}: it has lost its functions and is there");
         } else {
             assert!(looks(host) == *before, "ended before store {at}: {owners:?}");
+        }
+    });
+}
+
+#[test]
+fn a_disk_is_one_partitions_or_the_others() {
+    let (web, db) = (FIRST_GUEST, FIRST_GUEST + 1);
+    let disk = || Medium::Disk { function: 1 };
+    let prepare = |host: &mut Host| {
+        with_disks(host);
+        host.ok(vec![attach(web, XVDA, disk())]);
+    };
+    // The disk goes with its partition, and then to the other.
+    let scenario = |host: &mut Host| {
+        host.ok(vec![Operation::DestroyPartition { partition: Target::Number(web) }]);
+        host.ok(vec![attach(db, XVDA, disk())]);
+    };
+    end_everywhere((11, 400), &prepare, &scenario, &|host, before, at| {
+        let database = host.engine.database();
+        let entry = database.endpoint(0).unwrap();
+        let there = database.reader().descriptor(web).is_ok();
+        match entry.client {
+            client if client == web => assert!(looks(host) == *before, "store {at}"),
+            client => assert!(!there && (client == db || client == 0), "store {at}: {client}"),
         }
     });
 }

@@ -64,6 +64,8 @@ pub struct Fake<'a> {
     pub refuse_after: Option<usize>,
     /// A frame that comes into use at the moment when an action is refused.
     pub use_at_refusal: Option<u64>,
+    /// Endpoints that are served still.
+    pub served: BTreeSet<u32>,
     /// Whether each step of the engine ends a turn of the loop.
     pub short_turns: bool,
     /// Calls that a start takes before the one that completes it.
@@ -204,6 +206,10 @@ impl Monitor for Fake<'_> {
         self.short_turns
     }
 
+    fn drained(&mut self, endpoint: u32) -> bool {
+        !self.served.contains(&endpoint)
+    }
+
     fn in_use(&mut self, frame: u64) -> bool {
         self.in_use.contains(&frame)
     }
@@ -279,6 +285,7 @@ pub fn host_of(words: &[AtomicU32], frames: u64, limits: Limits) -> (Engine<'_>,
         in_use: BTreeSet::new(),
         refuse_after: None,
         use_at_refusal: None,
+        served: BTreeSet::new(),
         short_turns: false,
         start_parts: 0,
         largest: 0,
@@ -356,6 +363,11 @@ pub fn picture(engine: &Engine) -> (Vec<u8>, u64) {
     }
     for index in 0..database.devices() {
         bytes.extend_from_slice(&reader.device(index).unwrap().as_bytes()[4..8]);
+    }
+    for index in 0..database.endpoints() {
+        let endpoint = database.endpoint(index).unwrap();
+        bytes.extend_from_slice(&endpoint.state.to_le_bytes());
+        bytes.extend_from_slice(&endpoint.as_bytes()[16..256]);
     }
     for range in reader.ranges(0) {
         bytes.extend_from_slice(format!("{range:?}").as_bytes());

@@ -5,6 +5,7 @@
 mod basics;
 mod cut;
 mod devices;
+mod disks;
 mod fake;
 mod faults;
 mod holes;

@@ -1,0 +1,111 @@
+//! Disks of partitions, as operations name them.
+
+use alloc::vec::Vec;
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// The sectors that a disk stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Medium {
+    /// The whole disk of a PCI function.
+    Disk {
+        /// Its index in the device table.
+        function: u32,
+    },
+    /// A GPT partition of a function's disk.
+    Partition {
+        /// The function's index in the device table.
+        function: u32,
+        /// Its number, from 1.
+        number: u32,
+    },
+    /// Extents, in the order of the disk's sectors.
+    Extents(Vec<Extent>),
+}
+
+/// Consecutive sectors of a function's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// The function's index in the device table.
+    pub function: u32,
+    /// First sector of 512 bytes.
+    pub start: u64,
+    /// Number of sectors.
+    pub sectors: u64,
+}
+
+/// Limits of a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskLimits {
+    /// Limit of the bytes.
+    pub bytes: Rate,
+    /// Limit of the operations.
+    pub operations: Rate,
+}
+
+/// A limit of units per second; zeros for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// Units per second.
+    pub per_second: u64,
+    /// Units that can be saved up.
+    pub burst: u64,
+}
+
+/// The number of a virtual disk, as Linux counts block devices. It is shown by its name, `xvda` to
+/// `xvdz`.
+///
+/// The first 16 have the major number 202 and 16 minor numbers each; the others have the extended
+/// form (Xen's `docs/man/xen-vbd-interface.7`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskNumber(pub u32);
+
+impl DiskNumber {
+    const MAJOR: u32 = 202 << 8;
+    const EXTENDED: u32 = 1 << 28;
+
+    /// The number of the disk with this letter, if it is one of `a` to `z`.
+    #[must_use]
+    pub const fn of_letter(letter: char) -> Option<Self> {
+        match (letter, (letter as u32).wrapping_sub('a' as u32)) {
+            ('a'..='p', place) => Some(Self(Self::MAJOR | place << 4)),
+            ('q'..='z', place) => Some(Self(Self::EXTENDED | place << 8)),
+            _ => None,
+        }
+    }
+
+    /// The letter of the disk. Returns `None` if the number is that of no whole disk.
+    #[must_use]
+    pub fn letter(self) -> Option<char> {
+        ('a'..='z').find(|&letter| Self::of_letter(letter) == Some(self))
+    }
+}
+
+impl fmt::Display for DiskNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.letter() {
+            Some(letter) => write!(f, "xvd{letter}"),
+            None => write!(f, "disk {}", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn disks_have_the_numbers_of_linux() {
+        let numbers = [('a', 51_712), ('b', 51_728), ('p', 51_952), ('q', 268_439_552)];
+        for (letter, number) in numbers {
+            assert_eq!(DiskNumber::of_letter(letter), Some(DiskNumber(number)));
+            assert_eq!(DiskNumber(number).to_string(), alloc::format!("xvd{letter}"));
+        }
+        assert_eq!(DiskNumber::of_letter('A'), None);
+        for other in [0, 51_713, 51_968, 268_435_456, 268_439_553, u32::MAX] {
+            assert_eq!(DiskNumber(other).letter(), None, "{other}");
+        }
+        assert_eq!(DiskNumber(768).to_string(), "disk 768");
+    }
+}
