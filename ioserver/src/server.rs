@@ -10,7 +10,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use channel::ends::ChannelError;
-use control::io::{Order, PROTOCOL, Report};
+use control::io::{EndpointReport, Order, PROTOCOL, Report};
 use partition_runtime::events::{self, Events, VIRQ_TIMER};
 use partition_runtime::window::Window;
 use partition_runtime::{StartBlock, log, time};
@@ -71,11 +71,16 @@ impl Server {
                 }
             }
             Order::Attach(attach) => {
-                let cause = Some(String::from("this version serves no clients"));
-                self.link.report(Report::Detached { endpoint: attach.endpoint, cause });
+                let reason = String::from("this version serves no clients");
+                let (endpoint, incarnation) = (attach.endpoint, attach.incarnation);
+                let report = EndpointReport::Refused { reason };
+                self.link.report(Report::Endpoint { endpoint, incarnation, report });
             }
-            Order::Detach { endpoint } => {
-                self.link.report(Report::Detached { endpoint, cause: None });
+            // Nothing is ever attached, so there is nothing to resize.
+            Order::Resize { .. } => {}
+            Order::Detach { endpoint, incarnation } => {
+                let report = EndpointReport::Detached;
+                self.link.report(Report::Endpoint { endpoint, incarnation, report });
             }
         }
     }

@@ -5,12 +5,16 @@
 //!   Ready { protocol, restarts } -------------------------->
 //!   <------------------------------------------------ Function { index, record }
 //!   Driving { index, sectors, .. } or Failed { index, .. } ->
-//!   <------------------------------------------------ Attach { endpoint, .. }
-//!   Attached { endpoint } or Detached { endpoint, cause } -->
+//!   <------------------------------ Attach { endpoint, incarnation, .. }
+//!   Endpoint { .. Attached } or { .. Refused } ------------->
+//!   <---------------------------------- Detach { endpoint, incarnation }
+//!   Endpoint { .. Detached } ------------------------------->
 //! ```
 //!
 //! Orders name functions by their index in the device table, and clients by *endpoint*: a number
 //! that the ultravisor chooses. No message has an id: each report names the object that it is about.
+//! Each set of rings that an endpoint is attached with has an *incarnation*, whose number is not used
+//! again. A report about an old one changes nothing (crate `backend`).
 //! After [`Report::Ready`] the ultravisor repeats the orders that hold, so an I/O partition that was
 //! started again needs no memory of what it served before.
 
@@ -19,7 +23,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages, sent first in [`Report::Ready`].
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// What the ultravisor wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,32 +41,58 @@ pub enum Order {
         /// Its index in the device table.
         index: u32,
     },
-    /// Serve a client's ring.
+    /// Serve a client's rings. The answer is [`EndpointReport::Attached`] or
+    /// [`EndpointReport::Refused`].
     Attach(Attach),
-    /// Stop serving a client's ring: take nothing more, finish what was taken, unmap the ring.
+    /// Let the client reach these sectors, which begin with those that it reaches. The answer is
+    /// [`EndpointReport::Resized`].
+    Resize {
+        /// The endpoint of the [`Attach`].
+        endpoint: u32,
+        /// The incarnation of the [`Attach`].
+        incarnation: u64,
+        /// The sectors that the endpoint consists of, in its own order.
+        extents: Vec<Extent>,
+    },
+    /// Stop serving a client's rings: take nothing more, finish what was taken, unpin, unmap, unbind.
+    /// A successor that never attached them drops what its predecessor took. The answer is
+    /// [`EndpointReport::Detached`], also if nothing was attached.
     Detach {
         /// The endpoint of the [`Attach`].
         endpoint: u32,
+        /// The incarnation of the [`Attach`].
+        incarnation: u64,
     },
 }
 
-/// A client's ring and what it may reach.
+/// A client's rings and what it may reach.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attach {
     /// The endpoint.
     pub endpoint: u32,
-    /// Counts the times that the endpoint was attached to a new ring.
-    pub incarnation: u32,
+    /// The number of these rings; a successor gets them with the same number.
+    pub incarnation: u64,
     /// The client's domid.
     pub client: u16,
-    /// Grant references of the ring's pages, in the client's table.
-    pub ring: Vec<u32>,
-    /// The client's event port, which waits to be bound.
-    pub port: u32,
+    /// A ring for each queue; at least one, all of one size, no page and no port named twice.
+    pub rings: Vec<Ring>,
     /// Whether the client may only read.
     pub read_only: bool,
+    /// Whether the client may discard sectors.
+    pub discard: bool,
+    /// Maximum number of segments of an indirect request; 0 if the client may make none.
+    pub indirect_segments: u16,
     /// The sectors that the endpoint consists of, in its own order.
     pub extents: Vec<Extent>,
+}
+
+/// A ring of a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ring {
+    /// Grant references of the ring's pages, in the client's table: a power of two of them.
+    pub pages: Vec<u32>,
+    /// The client's event port, which waits to be bound.
+    pub port: u32,
 }
 
 /// Consecutive sectors of a function's medium.
@@ -100,18 +130,44 @@ pub enum Report {
         /// The reason, for people.
         reason: String,
     },
-    /// It serves a client's ring.
-    Attached {
+    /// It reports about an endpoint.
+    Endpoint {
         /// The endpoint.
         endpoint: u32,
+        /// The incarnation of the order that the report is about.
+        incarnation: u64,
+        /// What it reports.
+        report: EndpointReport,
     },
-    /// It does not serve a client's ring (any more), and has nothing of the client mapped.
-    Detached {
-        /// The endpoint.
-        endpoint: u32,
-        /// The reason, for people; `None` if that was an order.
-        cause: Option<String>,
+}
+
+/// What an I/O partition reports about an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndpointReport {
+    /// It serves the client's rings.
+    Attached,
+    /// It cannot map or bind the rings, and holds nothing of them.
+    Refused {
+        /// The reason, for people.
+        reason: String,
     },
+    /// It stopped a ring for a mistake of the client, and waits for [`Order::Detach`].
+    Broken {
+        /// The reason, for people.
+        reason: String,
+    },
+    /// The medium lost what was flushed, or may have. It serves on, with errors.
+    MediumFailed {
+        /// The reason, for people.
+        reason: String,
+    },
+    /// The client reaches this number of sectors.
+    Resized {
+        /// The number of sectors.
+        sectors: u64,
+    },
+    /// It has nothing of the client's rings any more.
+    Detached,
 }
 
 /// What a disk is like.
@@ -131,4 +187,30 @@ pub struct Medium {
     pub queues: u16,
     /// Whether it interrupts; otherwise it is polled by a timer.
     pub interrupts: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    #[test]
+    fn the_largest_attach_fits_a_message() {
+        let ring = Ring { pages: vec![u32::MAX; 16], port: u32::MAX };
+        let extent = Extent { function: u32::MAX, start: u64::MAX, sectors: u64::MAX };
+        let order = Order::Attach(Attach {
+            endpoint: u32::MAX,
+            incarnation: u64::MAX,
+            client: u16::MAX,
+            rings: vec![ring; 16],
+            read_only: true,
+            discard: true,
+            indirect_segments: u16::MAX,
+            // `extents::EXTENTS_MAX`.
+            extents: vec![extent; 64],
+        });
+        let bytes = postcard::to_allocvec(&order).unwrap();
+        assert!(bytes.len() <= pv_abi::uv::channel::MAX_PAYLOAD, "{} bytes", bytes.len());
+        assert_eq!(postcard::from_bytes(&bytes), Ok(order));
+    }
 }
