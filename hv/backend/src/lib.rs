@@ -15,7 +15,7 @@
 //!
 //! # Incarnations and epochs
 //! Each set of rings that is attached has an *incarnation*. Its number is never used again: the next
-//! rings of the endpoint are attached only after the server reported [`Report::Detached`] for the
+//! rings of the endpoint are attached only after the server reported [`ReportBody::Detached`] for the
 //! last. A *server* has an epoch, and a successor has another. A report counts only if both its
 //! epoch and its incarnation are the present ones.
 //!
