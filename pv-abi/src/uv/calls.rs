@@ -43,7 +43,8 @@ pub const STOP: u64 = 4;
 pub const DESTROY: u64 = 5;
 /// Lead: re-read entry `rsi` of the device table. A partition that is not the new owner loses its
 /// vectors of the function, and the function can neither access memory nor interrupt. Refused with
-/// `-EBUSY` while the partition that had it runs, with `-EPERM` if the function cannot be given
+/// `-EBUSY` while the partition that had it has its registers mapped (they go with the partition's
+/// page tables), with `-EPERM` if the function cannot be given
 /// ([`super::devices::DeviceFunction::refused`]), with `-ENOENT` past the last function.
 pub const ACTIVATE_DEVICE: u64 = 6;
 /// Lead: drop the events that the monitor caused by itself up to number `rdx`, which are logged,
@@ -97,7 +98,8 @@ pub const IDLE: u64 = u64::MAX;
 /// `-EPERM`.
 pub const DEVICE_READ: u64 = 40;
 /// Own function `rsi`: set the bits of its command register that [`super::devices::command`] has to
-/// those of `rdx`; legacy interrupts stay off.
+/// those of `rdx`; legacy interrupts stay off. Without the bit for memory, the vectors of the
+/// function lose their ports. `-EBUSY` while the function is being reset.
 pub const DEVICE_COMMAND: u64 = 41;
 /// Own function `rsi`: map `r8` pages from page `rdx >> 32` of BAR `rdx & 7` at address `r10`,
 /// writable and uncached. Page tables for `r10` must exist, and its entries must be empty. `-EPERM`
@@ -106,7 +108,8 @@ pub const DEVICE_COMMAND: u64 = 41;
 pub const DEVICE_MAP: u64 = 42;
 /// Own function `rsi`: let MSI-X vector `rdx` raise a new event port of the caller, whose number the
 /// call returns. `EVTCHNOP_close` of the port masks the vector again. `-EBUSY` if the vector has a
-/// port, `-ENOENT` past the last vector, `-ENOSPC` if no interrupt vector of the CPU is free.
+/// port, `-EINVAL` if the function does not answer in its memory, `-ENOENT` past the last vector,
+/// `-ENOSPC` if no interrupt vector of the CPU is free.
 pub const DEVICE_BIND: u64 = 43;
 /// Own function `rsi`: reset it (function level reset). Bus mastering and its vectors are off
 /// afterwards. `-ENODEV` if it has no such reset. Returns 1 while the reset goes on: call again.
