@@ -43,9 +43,9 @@ pub(crate) const STEPS: [(&str, Bound); 8] = [
     ("info", Bound::Same),
     ("console", Bound::Same),
     ("set", Bound::Same),
-    ("list", Bound::PerGuest(7_300)),
-    ("plan", Bound::PerGuest(13_700)),
-    ("resources", Bound::PerGuest(11_400)),
+    ("list", Bound::PerGuest(6_330)),
+    ("plan", Bound::PerGuest(5_350)),
+    ("resources", Bound::PerGuest(9_400)),
 ];
 /// How much more, in hundredths of a percent, a step of [`Bound::Same`] may take than beside the
 /// fewest guests. It covers the difference between two runs, and, up to [`MANY`] guests, the cost
@@ -373,25 +373,21 @@ mod tests {
             row("info", 100, 1027),
             row("info", 1000, 1100),
             row("list", 10, 1000),
-            row("list", 20, 66_000),
+            row("list", 20, 64_000),
             row("resources", 10, 1),
             row("resources", 100, 100),
         ];
         assert_eq!(faults(&good), [""; 0]);
-        let bad = [
-            row("set", 10, 1000),
-            row("set", 100, 1037),
-            row("plan", 1, 1),
-            row("plan", 2, 13_702),
-        ];
+        let bad =
+            [row("set", 10, 1000), row("set", 100, 1037), row("plan", 1, 1), row("plan", 2, 5_352)];
         let told = faults(&bad);
         assert_eq!(
             told,
             [
                 "set beside 100 guests: 1 037, at most 1 036",
-                "plan beside 2 guests: 13 702, at most 13 701"
+                "plan beside 2 guests: 5 352, at most 5 351"
             ]
         );
-        assert!(as_table(&bad).contains("13701") && as_json(&bad).contains("\"all\": 1037"));
+        assert!(as_table(&bad).contains("5351") && as_json(&bad).contains("\"all\": 1037"));
     }
 }
