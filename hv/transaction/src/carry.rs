@@ -82,9 +82,9 @@ impl Engine<'_> {
     ) -> Result<(), resource_db::WriteError> {
         match change {
             Change::Device { .. } | Change::Endpoint { .. } => {}
-            Change::Channel { index, .. } => drop(self.channels_changed.insert(*index)),
+            Change::Channel { index, .. } => drop(self.written.channels.insert(*index)),
             Change::Descriptor { number, .. } | Change::Fields { number, .. } => {
-                self.partitions_changed.insert(*number);
+                self.written.partitions.insert(*number);
             }
             Change::Pages { first, frames, before, after } => {
                 let (from, to) = if redo { (*before, *after) } else { (*after, *before) };

@@ -3,50 +3,30 @@
 //! Rule: the record is in the log before the first word of the database changes, and a request that
 //! was answered is never carried out again.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
-use alloc::format;
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem::take;
 
-use control::command::{
-    Answer, Code, MAX_OPERATIONS, Operation, Outcome, Range, Refusal, Reply, Target, Transaction,
-};
-use pv_abi::uv::channel::MAX_PAYLOAD;
-use pv_abi::uv::database::{ULTRAVISOR, kind};
+use control::command::{Answer, Code, Range, Refusal, Reply, Transaction};
+use pv_abi::uv::database::ULTRAVISOR;
 use pv_abi::uv::devices::DeviceFunction;
 use resource_db::{Database, OwnedRange, Owner, WriteError};
 use serde::Serialize;
 
+use crate::Monitor;
 use crate::Settled;
 use crate::carry::Stopped;
-use crate::change::Change;
-use crate::describe::{describe, target_of};
 use crate::index::Index;
 use crate::log::{Log, Record};
-use crate::operations::{self, Caller};
 use crate::pending::{self, Pending, assigned};
-use crate::plan::Plan;
+use crate::planning::{Planned, shortened};
 use crate::reap::Dying;
-use crate::refusal::{from_write, name_of, refusal};
+use crate::refusal::from_write;
 use crate::refused::Refused;
+use crate::replies::Replies;
 use crate::under_way::{Begun, Next, Progress, UnderWay, Whose};
 use crate::unscrubbed::Unscrubbed;
-use crate::{Action, Monitor};
-
-/// Replies that the engine keeps for each client.
-const KEPT_REPLIES: usize = 32;
-
-/// Maximum number of bytes of all sentences about a plan; and the minimum for each.
-const PLANNED_BYTES: usize = 20 * 1024;
-const SENTENCE_BYTES: usize = 64;
-
-/// Bytes of a record beside its changes, outcomes and texts.
-const RECORD_BYTES: usize = 256;
-/// Maximum number of bytes of a text in a record: a thousand characters.
-const TEXT_BYTES: usize = 4000;
-/// Maximum number of bytes of the outcomes in an answer.
-const ANSWER_BYTES: usize = MAX_PAYLOAD - 1024;
 
 /// The limits of the machine.
 #[derive(Clone, Copy, Debug)]
@@ -69,12 +49,13 @@ impl Limits {
     }
 }
 
-/// A reply that is kept, so that a retry gets it again.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    pub(crate) id: u64,
-    sum: u32,
-    reply: Reply,
+/// Entries of the database that were written since the caller asked last.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// Entries of the channel table ([`Engine::take_channels_changed`]).
+    pub(crate) channels: BTreeSet<u32>,
+    /// Descriptors, by number ([`Engine::take_partitions_changed`]).
+    pub(crate) partitions: BTreeSet<u32>,
 }
 
 /// The transaction engine; nothing else changes the database.
@@ -84,7 +65,8 @@ pub struct Engine<'a> {
     pub(crate) index: Index,
     pub(crate) log: Log,
     pub(crate) limits: Limits,
-    pub(crate) clients: BTreeMap<u32, VecDeque<Kept>>,
+    /// Replies that are kept for retries.
+    pub(crate) replies: Replies,
     pub(crate) pending: Vec<Pending>,
     pub(crate) dying: Vec<Dying>,
     pub(crate) under_way: Option<UnderWay>,
@@ -96,10 +78,8 @@ pub struct Engine<'a> {
     pub(crate) payer: u32,
     /// Actions that the monitor refused to take back.
     pub(crate) refused: Refused,
-    /// Entries of the channel table written since [`Self::take_channels_changed`].
-    pub(crate) channels_changed: BTreeSet<u32>,
-    /// Descriptors written since [`Self::take_partitions_changed`].
-    pub(crate) partitions_changed: BTreeSet<u32>,
+    /// Entries written since the caller asked last.
+    pub(crate) written: Written,
 }
 
 /// The client of a request, its time, and its id.
@@ -146,13 +126,15 @@ impl<'a> Engine<'a> {
             unscrubbed.add(Range { first, frames }, ULTRAVISOR);
         }
         Self {
-            channels_changed: index.channels.keys().copied().collect(),
-            partitions_changed: BTreeSet::new(),
+            written: Written {
+                channels: index.channels.keys().copied().collect(),
+                ..Written::default()
+            },
             index,
             database,
             log,
             limits,
-            clients: BTreeMap::new(),
+            replies: Replies::default(),
             pending: Vec::new(),
             dying: Vec::new(),
             under_way: None,
@@ -178,12 +160,12 @@ impl<'a> Engine<'a> {
     /// The entries of the channel table written since the last call; the first call returns all
     /// entries in use.
     pub fn take_channels_changed(&mut self) -> BTreeSet<u32> {
-        take(&mut self.channels_changed)
+        take(&mut self.written.channels)
     }
 
     /// The partitions whose descriptors were written since the last call.
     pub fn take_partitions_changed(&mut self) -> BTreeSet<u32> {
-        take(&mut self.partitions_changed)
+        take(&mut self.written.partitions)
     }
 
     /// Returns whether the index agrees with the database.
@@ -267,14 +249,6 @@ impl<'a> Engine<'a> {
         Reply { id: request, version: self.database.contents(), result }
     }
 
-    /// The kept reply, if this is a retry; else the request's origin with its checksum.
-    fn kept(&self, origin: Origin, body: &impl Serialize) -> Result<Reply, Origin> {
-        let sum = postcard::to_allocvec(body).map_or(0, |bytes| crc32fast::hash(&bytes));
-        let mut kept = self.clients.get(&origin.who).into_iter().flatten();
-        let kept = kept.find(|kept| kept.id == origin.request && kept.sum == sum);
-        kept.map(|kept| kept.reply.clone()).ok_or(Origin { sum, ..origin })
-    }
-
     /// Begins a request, or answers a retry with the kept reply.
     pub(crate) fn begin_once(
         &mut self,
@@ -282,7 +256,7 @@ impl<'a> Engine<'a> {
         body: &impl Serialize,
         act: impl FnOnce(&mut Self, Origin) -> Progress,
     ) -> Begun {
-        let origin = match self.kept(origin, body) {
+        let origin = match self.replies.find(origin, body) {
             Ok(reply) => return Begun::Answered(reply),
             Err(origin) => origin,
         };
@@ -297,18 +271,8 @@ impl<'a> Engine<'a> {
     pub(crate) fn reply_to(&mut self, origin: Origin, result: Result<Answer, Refusal>) -> Reply {
         let Origin { who, request: id, sum, .. } = origin;
         let reply = Reply { id, version: self.database.contents(), result };
-        self.keep(who, sum, reply.clone());
+        self.replies.keep(who, sum, reply.clone());
         reply
-    }
-
-    /// Keeps the reply to a client's request, for retries.
-    pub(crate) fn keep(&mut self, who: u32, sum: u32, reply: Reply) {
-        let kept = self.clients.entry(who).or_default();
-        kept.retain(|kept| kept.id != reply.id);
-        if kept.len() >= KEPT_REPLIES {
-            kept.pop_front();
-        }
-        kept.push_back(Kept { id: reply.id, sum, reply });
     }
 
     fn attempt(
@@ -387,140 +351,6 @@ impl<'a> Engine<'a> {
         self.database.set_contents(version)
     }
 
-    pub(crate) fn plan(
-        &self,
-        origin: Origin,
-        transaction: &Transaction,
-    ) -> Result<Planned, Refusal> {
-        self.check_caller(origin.who)?;
-        self.check_transaction(transaction)?;
-        let mut plan = Plan::new(&self.database, &self.index);
-        let caller = Caller { number: origin.who, limits: &self.limits };
-        let mut what = Vec::new();
-        let mut about = Vec::new();
-        for (index, operation) in (0u32..).zip(&transaction.operations) {
-            let named = self.named(&plan, operation, index);
-            operations::plan(&mut plan, caller, index, operation)
-                .and_then(|()| self.check_completed(origin.who, &plan.completed))
-                .and_then(|()| self.check_released(origin.who, &plan, operation))
-                .map_err(|refusal| Refusal { operation: Some(index), ..refusal })?;
-            let functions = self.limits.functions;
-            what.push(describe(operation, &named, functions, plan.outcomes.last()));
-            let target = target_of(operation, index).and_then(|target| plan.number(target).ok());
-            about.extend(target);
-        }
-        plan.check_room(&self.limits)?;
-        self.check_pending(origin.who, transaction, &plan)?;
-        about.sort_unstable();
-        about.dedup();
-        let changes = plan.changes();
-        let texts = what.iter().map(|what| what.len() + 2).sum::<usize>().min(TEXT_BYTES)
-            + transaction.reason.len().min(TEXT_BYTES);
-        let numbers = about.len().saturating_add(plan.completed.len()).saturating_mul(10);
-        self.check_sizes(&changes, &plan.outcomes, texts.saturating_add(numbers))?;
-        Ok(Planned {
-            changes,
-            what,
-            about,
-            created: plan.created.values().copied().collect(),
-            actions: plan.actions,
-            outcomes: plan.outcomes,
-            completed: plan.completed,
-            destroyed: plan.destroyed,
-        })
-    }
-
-    /// Checks that the record fits the log, and that the answer fits a frame of a channel.
-    fn check_sizes(
-        &self,
-        changes: &[Change],
-        outcomes: &[Outcome],
-        beside: usize,
-    ) -> Result<(), Refusal> {
-        let answer: usize = outcomes.iter().map(outcome_bytes).sum();
-        let record = changes.iter().map(Change::bytes).sum::<usize>();
-        let record =
-            record.saturating_add(answer).saturating_add(beside).saturating_add(RECORD_BYTES);
-        let sizes = [(answer, ANSWER_BYTES, "answer"), (record, self.log.most(), "record")];
-        match sizes.into_iter().find(|(bytes, most, _)| bytes > most) {
-            None => Ok(()),
-            Some((bytes, most, field)) => Err(refusal(
-                Code::TooLarge,
-                "transaction",
-                field,
-                format!("it would take {bytes} bytes, at most {most} can be"),
-                "split it into several transactions",
-            )),
-        }
-    }
-
-    /// The name of the partition of an operation, if it has a name.
-    fn named(&self, plan: &Plan, operation: &Operation, index: u32) -> String {
-        let Some(target) = target_of(operation, index) else {
-            return String::new();
-        };
-        match (plan.number(target), target) {
-            (Ok(number), _) => match plan.descriptor(number) {
-                Some(descriptor) => format!("\"{}\" ({number})", name_of(&descriptor)),
-                None => format!("{number}"),
-            },
-            (Err(_), Target::CreatedBy(operation)) => format!("the one of operation {operation}"),
-            (Err(_), Target::Number(number)) => format!("{number}"),
-        }
-    }
-
-    pub(crate) fn check_caller(&self, who: u32) -> Result<(), Refusal> {
-        let descriptor = self.database.reader().descriptor(who);
-        let allowed = |of| matches!(of, kind::BOOT | kind::COMMAND);
-        if descriptor.is_ok_and(|descriptor| allowed(descriptor.kind)) {
-            return Ok(());
-        }
-        Err(refusal(
-            Code::NotAllowed,
-            format!("partition {who}"),
-            "kind",
-            "only the boot partition and the command partition send transactions",
-            "ask the command partition to do it",
-        ))
-    }
-
-    fn check_transaction(&self, transaction: &Transaction) -> Result<(), Refusal> {
-        let version = self.database.contents();
-        if let Some(planned) = transaction.planned_at.filter(|&planned| planned != version) {
-            return Err(self.stale(planned, version));
-        }
-        if transaction.operations.len() > MAX_OPERATIONS {
-            return Err(refusal(
-                Code::TooLarge,
-                "transaction",
-                "operations",
-                format!("more than {MAX_OPERATIONS} were sent"),
-                format!("send at most {MAX_OPERATIONS}"),
-            ));
-        }
-        Ok(())
-    }
-
-    /// The refusal of a plan that was made against version `planned`; it lists what has changed
-    /// since.
-    fn stale(&self, planned: u64, version: u64) -> Refusal {
-        let since = self.records_from(0).rev().take_while(|r| r.version > planned);
-        let mut changed: Vec<String> = since
-            .filter(Record::is_applied)
-            .map(|r| format!("{}: {}", r.version, r.what))
-            .take(8)
-            .collect();
-        changed.reverse();
-        let changed = changed.join("; ");
-        refusal(
-            Code::StalePlan,
-            "database",
-            "version",
-            format!("planned against {planned}, it is now {version}; since then: {changed}"),
-            "plan again; `uvtool log` shows what changed",
-        )
-    }
-
     /// A record without changes that concerns no partition.
     pub(crate) fn new_record(
         &self,
@@ -550,62 +380,4 @@ impl<'a> Engine<'a> {
             outcomes: Vec::new(),
         }
     }
-
-    fn log_refused(&mut self, origin: Origin, transaction: &Transaction, why: &Refusal) {
-        let plan = Plan::new(&self.database, &self.index);
-        let operations = || (0u32..).zip(&transaction.operations).take(16);
-        let functions = self.limits.functions;
-        let of =
-            operations().map(|(i, op)| describe(op, &self.named(&plan, op, i), functions, None));
-        let what = of.collect::<Vec<_>>().join("; ");
-        let targets = operations().filter_map(|(i, op)| plan.number(target_of(op, i)?).ok());
-        let mut partitions: Vec<u32> = targets.collect();
-        partitions.sort_unstable();
-        partitions.dedup();
-        let reason = format!("{}: {}: {}", why.object, why.field, why.reason);
-        let mut record = self.new_record(origin, Settled::Refused, &what, &reason);
-        record.partitions = partitions;
-        // A refusal that does not fit the log is still answered.
-        let _ = self.log.record(&mut self.database, record, false);
-    }
-}
-
-/// Shortens the sentences of a plan, in number and length, to fit a frame of a channel. If some are
-/// left out, the last says how many.
-fn shortened(mut what: Vec<String>) -> Vec<String> {
-    const MOST: usize = PLANNED_BYTES / SENTENCE_BYTES;
-    if what.len() > MOST {
-        let more = what.len() - (MOST - 1);
-        what.truncate(MOST - 1);
-        what.push(format!("and {more} operations more"));
-    }
-    let most = PLANNED_BYTES / what.len().max(1);
-    what.iter_mut().for_each(|what| what.truncate(what.floor_char_boundary(most)));
-    what
-}
-
-/// Maximum number of bytes of an outcome in an answer.
-fn outcome_bytes(outcome: &Outcome) -> usize {
-    /// Maximum number of bytes of a number of 32 bits, or of a number of frames, in postcard.
-    const NUMBER: usize = 5;
-    1 + match outcome {
-        Outcome::Memory(ranges) => NUMBER + ranges.len() * 2 * NUMBER,
-        Outcome::Channel { .. } => 2 * NUMBER,
-        Outcome::Partition(_) => NUMBER,
-        Outcome::Done => 0,
-    }
-}
-
-/// The result of a plan.
-pub(crate) struct Planned {
-    changes: Vec<Change>,
-    actions: Vec<Action>,
-    /// A sentence for each operation.
-    pub(crate) what: Vec<String>,
-    /// The partitions that its operations name.
-    about: Vec<u32>,
-    pub(crate) outcomes: Vec<Outcome>,
-    pub(crate) created: Vec<u32>,
-    pub(crate) completed: Vec<u64>,
-    pub(crate) destroyed: Vec<u32>,
 }

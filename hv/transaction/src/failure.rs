@@ -71,7 +71,7 @@ impl Engine<'_> {
                 return Err(refusal).into();
             }
             let rolled_back = engine.queue_those((who, time), "its session ended", |_| true);
-            engine.forget_replies(who, &rolled_back);
+            engine.replies.forget(who, &rolled_back);
             engine.queue.push_back(Next::Answer(origin, Answer::Opened { rolled_back }));
             engine.follow_queue(monitor, time).into()
         })
@@ -107,25 +107,17 @@ impl Engine<'_> {
             }
             let is_wanted = |pending: &Pending| wanted.contains(&pending.request);
             let requests = engine.queue_those((who, time), "given up", is_wanted);
-            engine.forget_replies(who, &requests);
+            engine.replies.forget(who, &requests);
             engine.queue.push_back(Next::Answer(origin, Answer::RolledBack { requests }));
             engine.follow_queue(monitor, time).into()
         })
-    }
-
-    /// Drops the replies to requests that were rolled back: a retry must not learn that they were
-    /// applied.
-    fn forget_replies(&mut self, who: u32, rolled_back: &[u64]) {
-        if let Some(kept) = self.clients.get_mut(&who) {
-            kept.retain(|kept| !rolled_back.contains(&kept.id));
-        }
     }
 
     /// Begins to roll back the pending transactions of partition `who`, which failed: destroys what
     /// they created and releases what they assigned. No other work may be under way. Returns the
     /// number of these transactions.
     pub fn client_failed(&mut self, monitor: &mut dyn Monitor, who: u32, time: u64) -> usize {
-        self.clients.remove(&who);
+        self.replies.forget_client(who);
         let rolled_back = self.queue_those((who, time), "it failed", |_| true).len();
         self.follow_queue(monitor, time);
         self.reap(monitor, time);

@@ -59,7 +59,7 @@ impl<'a> Engine<'a> {
             if record.request != 0 {
                 let Record { request: id, version, .. } = *record;
                 let result = Ok(Answer::Applied(record.outcomes.clone()));
-                engine.keep(record.who, record.sum, Reply { id, version, result });
+                engine.replies.keep(record.who, record.sum, Reply { id, version, result });
             }
         }
         engine.queue.push_back(Next::GiveUp);

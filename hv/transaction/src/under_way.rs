@@ -27,9 +27,10 @@ use control::command::{Answer, Range, Refusal, Reply};
 use crate::Settled;
 use crate::carry::Stopped;
 use crate::change::Change;
-use crate::engine::{Engine, Origin, Planned};
+use crate::engine::{Engine, Origin};
 use crate::failure::RollBack;
 use crate::pending::Pending;
+use crate::planning::Planned;
 use crate::reap::Passing;
 use crate::{AGAIN, Action, Monitor};
 

@@ -21,10 +21,11 @@ use resource_db::Owner;
 
 use crate::Settled;
 use crate::change::{Change, unpacked};
-use crate::engine::{Engine, Origin, Planned};
+use crate::engine::{Engine, Origin};
 use crate::log::Record;
 use crate::operations::state_name;
 use crate::plan::Plan;
+use crate::planning::Planned;
 use crate::refusal::{label, name_of, refusal};
 use crate::under_way::Begun;
 use crate::{Monitor, cpus};
