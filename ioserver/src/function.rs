@@ -28,10 +28,14 @@ use virtio::registers::{self, Fault, Range, Ranges};
 const BLOCK: [u32; 2] = [0x1001_1af4, 0x1042_1af4];
 /// Queues that are used of a disk.
 const QUEUES: u16 = 2;
+/// Nanoseconds between two looks at a function that does not interrupt.
+const POLL: u64 = 1_000_000;
 /// Maximum number of pages of a register range that are mapped.
 const RANGE_PAGES: u32 = 64;
 /// Nanoseconds in which a reset must be confirmed.
 const RESET: u64 = 1_000_000_000;
+/// Nanoseconds in which the first sector must be read.
+const TRIAL_LIMIT: u64 = 30_000_000_000;
 /// Bytes of the sector that is read first.
 const SECTOR: u32 = 512;
 
@@ -72,6 +76,8 @@ pub struct Function {
     pub ports: Vec<Port>,
     /// Whether its first sector was read.
     is_tried: bool,
+    /// System time until which its first sector must be read.
+    until: u64,
 }
 
 /// The piece that reads the first sector.
@@ -131,7 +137,8 @@ pub fn start(
         return Err(("it has no sectors".into(), safe.then_some(chunk)));
     }
     disk.tell();
-    Ok(Function { disk, chunk, page, ports, is_tried: false })
+    let until = time::now().saturating_add(TRIAL_LIMIT);
+    Ok(Function { disk, chunk, page, ports, is_tried: false, until })
 }
 
 /// Returns `true` until so many nanoseconds have passed.
@@ -211,10 +218,18 @@ fn close(ports: Vec<Port>) {
 }
 
 impl Function {
-    /// Whether it must be looked at by timer.
+    /// System time at which it must be looked at, whatever interrupts: soon if it has no vectors,
+    /// else when the trial's time is over. Returns `None` once its first sector was read.
     #[must_use]
-    pub fn is_polled(&self) -> bool {
-        self.ports.is_empty() && !self.is_tried
+    pub fn deadline(&self) -> Option<u64> {
+        let polled = self.ports.is_empty();
+        let next = if polled { time::now().saturating_add(POLL) } else { self.until + 1 };
+        (!self.is_tried).then_some(next)
+    }
+
+    /// The report that it is driven, once its first sector was read.
+    pub fn driving(&mut self) -> Option<Medium> {
+        self.is_tried.then(|| self.medium())
     }
 
     /// Looks at what is completed.
@@ -230,6 +245,9 @@ impl Function {
                 }
                 // No client is attached yet, so there are no other pieces.
                 Ok(Some(_)) => {}
+                Ok(None) if !self.is_tried && time::now() > self.until => {
+                    return Progress::Broken("its first sector was not read within 30 s".into());
+                }
                 Ok(None) => return Progress::Nothing,
                 Err(fault) => return Progress::Broken(fault.to_string()),
             }

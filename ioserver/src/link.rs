@@ -17,16 +17,20 @@ pub const PORT: Port = Port(FIRST_CLIENT_PORT);
 /// Our end of the channel.
 pub struct Link {
     end: End<'static, Port>,
+    /// The first report on a new channel: it makes the ultravisor repeat its orders.
+    ready: Report,
     waiting: VecDeque<Report>,
 }
 
 impl Link {
-    /// Makes the channel anew in the pages that the start block names.
+    /// Makes the channel anew in the pages that the start block names, and reports `ready`.
     ///
     /// # Errors
     /// The pages hold no channel.
-    pub fn open() -> Result<Self, ChannelError> {
-        Ok(Self { end: make()?, waiting: VecDeque::new() })
+    pub fn open(ready: Report) -> Result<Self, ChannelError> {
+        let mut link = Self { end: make()?, ready, waiting: VecDeque::new() };
+        link.report(link.ready.clone());
+        Ok(link)
     }
 
     /// Sends a report, or keeps it until the ring has room.
@@ -35,15 +39,23 @@ impl Link {
         self.flush();
     }
 
-    /// Sends the reports that wait, as far as the ring has room.
+    /// Sends the reports that wait, as far as the ring has room. If the channel makes no sense, makes
+    /// it anew and sends them there.
     fn flush(&mut self) {
+        if let Err(error) = self.send() {
+            self.renew(error);
+        }
+    }
+
+    fn send(&mut self) -> Result<(), ChannelError> {
         while let Some(report) = self.waiting.front() {
             match self.end.send(report) {
                 Ok(()) => drop(self.waiting.pop_front()),
-                Err(ChannelError::Ring(RingError::Full)) => return,
-                Err(error) => return self.renew(error),
+                Err(ChannelError::Ring(RingError::Full)) => return Ok(()),
+                Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
     /// The next order, once all reports are sent.
@@ -61,12 +73,18 @@ impl Link {
         }
     }
 
-    /// Makes the channel anew after an error. The reports that wait are kept.
+    /// Makes the channel anew after an error, and sends the reports that wait behind *ready*. Orders
+    /// and reports in the old rings are lost; the ultravisor repeats its orders.
     fn renew(&mut self, error: ChannelError) {
         log!("the I/O channel is made anew: {error}");
-        match make() {
-            Ok(end) => self.end = end,
-            Err(error) => log!("the I/O channel: {error}"),
+        let made = make().and_then(|end| {
+            self.end = end;
+            self.waiting.retain(|report| *report != self.ready);
+            self.waiting.push_front(self.ready.clone());
+            self.send()
+        });
+        if let Err(error) = made {
+            log!("the I/O channel: {error}");
         }
     }
 }

@@ -39,7 +39,9 @@ fn run(start: &'static StartBlock) -> ! {
         }
         Ok(mut server) => server.serve(),
         Err(error) => {
-            log!("the I/O channel: {error}; destroy this partition and start the host again");
+            log!(
+                "the I/O channel: {error}; install the module io of this version, and start the host again"
+            );
             shutdown(Shutdown::Crash)
         }
     }

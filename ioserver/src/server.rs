@@ -17,9 +17,6 @@ use partition_runtime::{StartBlock, log, time};
 use pv_abi::uv::devices::DeviceFunction;
 use zerocopy::FromBytes;
 
-/// Nanoseconds between two looks at functions that do not interrupt.
-const POLL: u64 = 1_000_000;
-
 /// All that an I/O partition has.
 pub struct Server {
     link: Link,
@@ -35,8 +32,7 @@ impl Server {
     /// # Errors
     /// The channel cannot be made.
     pub fn new(start: &StartBlock) -> Result<Self, ChannelError> {
-        let mut link = Link::open()?;
-        link.report(Report::Ready { protocol: PROTOCOL, restarts: start.restarts });
+        let link = Link::open(Report::Ready { protocol: PROTOCOL, restarts: start.restarts })?;
         if let Err(errno) = events::bind_virq(VIRQ_TIMER) {
             log!("no timer: {errno}; functions that do not interrupt stand still");
         }
@@ -51,8 +47,8 @@ impl Server {
                 self.obey(order);
             }
             self.look();
-            if self.functions.values().any(Function::is_polled) {
-                let _ = time::set_timer(time::now().saturating_add(POLL));
+            if let Some(deadline) = self.functions.values().filter_map(Function::deadline).min() {
+                let _ = time::set_timer(deadline);
             }
             let _ = self.events.wait();
         }
@@ -90,9 +86,13 @@ impl Server {
         self.link.report(Report::Failed { index, reason });
     }
 
-    /// Starts to drive a function, unless that is so already.
+    /// Starts to drive a function. One that is driven already is reported again, since the report
+    /// may be lost.
     fn drive(&mut self, index: u32, record: &[u8]) -> Result<(), String> {
-        if self.functions.contains_key(&index) {
+        if let Some(function) = self.functions.get_mut(&index) {
+            if let Some(medium) = function.driving() {
+                self.link.report(Report::Driving { index, medium });
+            }
             return Ok(());
         }
         let record = DeviceFunction::read_from_bytes(record)

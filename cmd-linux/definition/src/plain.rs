@@ -73,7 +73,7 @@ fn renamed<'t>(text: &'t str, lines: &str) -> Option<(&'t str, Option<&'t str>)>
         "" => None,
         _ => Some(behind.strip_prefix(HEADING)?.strip_prefix('\n')?),
     };
-    let is_right = !name.bytes().any(is_odd) && rules::name(name).is_ok();
+    let is_right = !name.bytes().any(is_odd) && rules::guest_name(name).is_ok();
     is_right.then_some((name, rest))
 }
 

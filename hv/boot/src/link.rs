@@ -82,7 +82,8 @@ impl Link {
         Ok(outcomes)
     }
 
-    /// Sends a transaction that completes all pending ones.
+    /// Sends a transaction that completes all pending ones. If it fails, they stay pending, so that
+    /// [`Link::abandon`] can roll them back.
     ///
     /// # Errors
     /// [`Failure`], with `what` for the log.
@@ -91,9 +92,11 @@ impl Link {
         what: &'static str,
         mut operations: Vec<Operation>,
     ) -> Result<(), Failure> {
-        let complete = self.pending.drain(..).map(|request| Operation::Complete { request });
-        operations.extend(complete);
-        self.transact(what, false, operations).map(drop)
+        let pending = self.pending.iter();
+        operations.extend(pending.map(|&request| Operation::Complete { request }));
+        self.transact(what, false, operations)?;
+        self.pending.clear();
+        Ok(())
     }
 
     /// Rolls back all pending transactions. What cannot be rolled back now goes when this partition

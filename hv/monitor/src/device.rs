@@ -133,6 +133,12 @@ impl Device {
         Ok(())
     }
 
+    /// Whether a reset goes on. The monitor leaves its configuration space alone then: an access
+    /// could stall this CPU.
+    pub fn is_in_reset(self) -> bool {
+        self.state.reset_end.load(Ordering::Relaxed) != 0
+    }
+
     /// Reads a word of configuration space.
     pub fn read(self, offset: u16) -> u32 {
         self.select(offset);
@@ -156,7 +162,7 @@ impl Device {
     /// `-EBUSY` while it is being reset.
     pub fn set_command(self, bits: u32) -> Result<(), Refused> {
         const OWN: u32 = command::MEMORY | command::BUS_MASTER;
-        require(self.state.reset_end.load(Ordering::Relaxed) == 0, errno::EBUSY)?;
+        require(!self.is_in_reset(), errno::EBUSY)?;
         if bits & command::MEMORY == 0 {
             // Afterwards its MSI-X table does not answer.
             self.unbind_all();
@@ -167,6 +173,10 @@ impl Device {
 
     /// Keeps it from memory and from interrupts; bindings stay.
     pub fn quiesce(self) {
+        // While it is being reset it can do neither, and its configuration space may not answer.
+        if self.is_in_reset() {
+            return;
+        }
         // The status half of the word is written as zeros, which change nothing.
         self.change(COMMAND, |now| now & 0xffff & !command::BUS_MASTER);
         self.change(self.function.record.msix_capability, |now| now | ALL_MASKED);
@@ -283,7 +293,7 @@ impl Device {
         port_for: impl FnOnce(u32) -> Result<u32, Refused>,
     ) -> Result<u32, Refused> {
         require(entry < self.function.record.msix_vectors.into(), errno::ENOENT)?;
-        require(self.state.reset_end.load(Ordering::Relaxed) == 0, errno::EBUSY)?;
+        require(!self.is_in_reset(), errno::EBUSY)?;
         require(self.read(COMMAND) & command::MEMORY != 0, errno::EINVAL)?;
         let entry = narrow::low_16(entry);
         let is_it = |b: Binding| (b.device, b.entry) == (self.index, entry);
@@ -297,9 +307,13 @@ impl Device {
         let address = platform::message_address(cpu).ok_or(errno::ENOSPC)?;
         let binding = Binding { port: port_for(interrupt)?, device: self.index, entry };
         place.store(binding.pack(), Ordering::Release);
+        let capability = self.function.record.msix_capability;
+        if self.read(capability) & MSIX_ON == 0 {
+            // Firmware may have left entries unmasked.
+            (0..self.function.record.msix_vectors).for_each(|e| self.write_entry(e, 3, 1));
+        }
         let words = [address, 0, interrupt & 0xff, 0];
         (0..).zip(words).for_each(|(word, value)| self.write_entry(entry, word, value));
-        let capability = self.function.record.msix_capability;
         self.change(capability, |now| now & !ALL_MASKED | MSIX_ON);
         Ok(binding.port)
     }
@@ -372,7 +386,7 @@ pub fn release_held(now: u64) {
     if now < next_release() {
         return;
     }
-    let lock = DEVICES.try_lock();
+    let lock = DEVICES.lock_or_again().ok();
     if lock.is_some() {
         mask_here(false);
     }

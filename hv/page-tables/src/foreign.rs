@@ -8,7 +8,7 @@
 //! A monitor that gives a partition the machine address of a granted frame, for DMA, takes its own
 //! reference on the frame for as long as the grant is mapped.
 
-use crate::entry::{is_present, is_writable};
+use crate::entry::{device_of, is_present, is_writable};
 use crate::update::{change_l1, l1_slot};
 use crate::walk::{Walk, put_page, settle};
 use crate::{Error, Machine, Mfn, Operation, Place, Space};
@@ -92,7 +92,7 @@ pub fn unmap_entry_expect<M: Machine>(
     let entry = l1_slot(&walk, place)?;
     let mut old = entry.load(Ordering::Acquire);
     loop {
-        if !is_present(old) || Mfn::of_entry(old) != mfn || is_writable(old) != writable {
+        if !maps(old, mfn, writable) {
             return Err(Error::Invalid);
         }
         match entry.compare_exchange(old, 0, Ordering::AcqRel, Ordering::Acquire) {
@@ -120,14 +120,20 @@ pub fn replace_entry_expect<M: Machine>(
     space.finish(machine)?;
     let walk = Walk::new(machine, space);
     let (entry, source) = (l1_slot(&walk, to)?, l1_slot(&walk, from)?);
-    let maps = |old| is_present(old) && Mfn::of_entry(old) == mfn && is_writable(old) == writable;
-    if core::ptr::eq(entry, source) || !maps(entry.load(Ordering::Acquire)) {
+    if core::ptr::eq(entry, source) || !maps(entry.load(Ordering::Acquire), mfn, writable) {
         return Err(Error::Invalid);
     }
     // The lock on the tables keeps other changes away. CPUs set only accessed and dirty bits.
     let moved = source.swap(0, Ordering::AcqRel);
     entry.swap(moved, Ordering::AcqRel);
     Ok(Release { mfn, writable })
+}
+
+/// Whether an entry maps memory `mfn` so. Registers of a device are no memory: they are counted, and
+/// have no reference that could be released.
+fn maps(entry: u64, mfn: Mfn, writable: bool) -> bool {
+    let is_it = Mfn::of_entry(entry) == mfn && is_writable(entry) == writable;
+    is_present(entry) && is_it && device_of(entry).is_none()
 }
 
 /// Releases what [`unmap_entry_expect`] returned (after the CPUs of the mapping partition were

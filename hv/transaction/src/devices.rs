@@ -49,7 +49,7 @@ pub(crate) fn assign(
     can_be_given(caller, &object, index)?;
     if owner != UNASSIGNED {
         let has = has_it(plan, owner);
-        let way_out = "release it there first, while that partition does not run";
+        let way_out = "destroy that partition first, or release it there if it never ran";
         return Err(refusal(Code::DeviceTaken, object, "owner", has, way_out));
     }
     plan.set_device(index, target.number);

@@ -86,6 +86,9 @@ pub(crate) fn from_monitor(action: crate::Action, errno: i32) -> Refusal {
     };
     let code = if errno == EBUSY { Code::Busy } else { Code::MonitorRefused };
     let (reason, way_out) = match errno {
+        EBUSY if matches!(action, Action::Device(_)) => {
+            ("busy: page tables map its registers", "destroy the partition that has it")
+        }
         EBUSY => ("busy: something still refers to it", "end what uses or maps it, then ask again"),
         EINVAL => ("the monitor found it invalid", "see the monitor's log for the reason"),
         ENOMEM => ("the monitor instance is full", "give the partition a larger instance"),

@@ -17,6 +17,8 @@ use zerocopy::IntoBytes;
 
 /// Reports read per event.
 const REPORTS: usize = 16;
+/// Reports of a partition that are all logged.
+const LOGGED: u32 = 512;
 /// If the heap has no free block of this many bytes, reports stay unread.
 const ROOM: usize = 1 << 18;
 
@@ -29,6 +31,8 @@ struct Orders {
     waiting: VecDeque<Order>,
     /// The functions that it was ordered to drive since it runs.
     functions: BTreeSet<u32>,
+    /// Reports so far.
+    reports: u32,
 }
 
 /// The ultravisor's end of an I/O channel.
@@ -131,15 +135,22 @@ fn send(end: &mut End<'_, Port>, waiting: &mut VecDeque<Order>) -> Result<(), Ch
 }
 
 impl Orders {
+    /// Notes a report. The first reports are logged, then ever fewer: a partition that reports without
+    /// end must not fill the log.
     fn take_note(&mut self, partition: u32, report: &Report) {
+        self.reports = self.reports.saturating_add(1);
+        let is_logged = self.reports <= LOGGED || self.reports.is_power_of_two();
         match report {
             Report::Ready { protocol: PROTOCOL, restarts } => {
                 self.ready = true;
                 // What was ordered before was ordered of an earlier run.
                 self.functions.clear();
                 self.waiting.clear();
-                log!("I/O partition {partition} runs, restart {restarts}");
+                if is_logged {
+                    log!("I/O partition {partition} runs, restart {restarts}");
+                }
             }
+            _ if !is_logged => {}
             Report::Ready { protocol, .. } => log!(
                 "I/O partition {partition} speaks protocol {protocol}, not {PROTOCOL}: install the \
                  module io of this version"

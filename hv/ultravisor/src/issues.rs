@@ -37,7 +37,7 @@ pub fn judge(description: &Description, accepts_meltdown: bool) -> IssuesAnswer 
         microcode: cpu.microcode(),
         microcode_update: update(&description.machine.microcode_outcome),
         smt,
-        // No partition has a device yet, so no IOMMU is used.
+        // No IOMMU is used yet, so a device reaches all memory.
         iommu: false,
         guests_start,
         issues,

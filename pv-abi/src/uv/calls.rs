@@ -95,7 +95,7 @@ pub const IDLE: u64 = u64::MAX;
 
 /// Own function `rsi`: read the word at offset `rdx` (a multiple of 4, below 256) of its
 /// configuration space. As for all calls of a function, a caller that does not own it gets
-/// `-EPERM`.
+/// `-EPERM`; `-EBUSY` while the function is being reset.
 pub const DEVICE_READ: u64 = 40;
 /// Own function `rsi`: set the bits of its command register that [`super::devices::command`] has to
 /// those of `rdx`; legacy interrupts stay off. Without the bit for memory, the vectors of the

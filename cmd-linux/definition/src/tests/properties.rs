@@ -236,7 +236,7 @@ fn partitions_that_differ_in_their_names_are_listed_by_name() {
     let more = crate::read_plain(&(text.clone() + "vcpus = 2"), file).expect("it is plain");
     assert!(matches!(more.last(), Some(Listed::Whole(last)) if last.vcpus == 2), "{more:?}");
     // A name is checked wherever it stands.
-    for wrong in ["a", "7", "x/y", "", "\\u0041", "\u{7f}"] {
+    for wrong in ["a", "boot", "7", "x/y", "", "\\u0041", "\u{7f}"] {
         let text = [one("a", "4M"), one(wrong, "4M")].concat();
         assert_eq!(crate::read_plain(&text, file), None, "{wrong:?}");
     }

@@ -18,7 +18,7 @@ type Description = Vec<u8, { narrow::size(MACHINE_PAGES) * 4096 }>;
 
 /// A static, since it is too large for a stack.
 pub static DESCRIPTION: Mutex<Description> = Mutex::new(Description::new());
-static REGIONS: Mutex<Vec<MachineRegion, 256>> = Mutex::new(Vec::new());
+static REGIONS: Mutex<Vec<MachineRegion, 768>> = Mutex::new(Vec::new());
 
 /// Describes the machine, for the ultravisor.
 pub fn describe(found: &Found<'_>, set: &Reservations) {

@@ -40,7 +40,7 @@ pub struct Layout {
 }
 
 /// Pages for the machine description.
-pub const MACHINE_PAGES: u64 = 12;
+pub const MACHINE_PAGES: u64 = 16;
 
 impl Layout {
     pub fn new(found: &Found<'_>, name: &str, number: u32, mapped_bytes: u64) -> Self {

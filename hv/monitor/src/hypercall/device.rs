@@ -44,6 +44,7 @@ pub fn quiesce(call: &mut Call) -> Outcome {
 pub fn read(call: &mut Call) -> Outcome {
     let ((device, _lock), offset) = (own(call)?, call.args[2]);
     require(offset < 256 && offset.is_multiple_of(4), errno::EINVAL)?;
+    require(!device.is_in_reset(), errno::EBUSY)?;
     Ok(device.read(narrow::low_16(offset)).into())
 }
 

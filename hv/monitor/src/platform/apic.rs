@@ -127,9 +127,10 @@ pub fn send_ipi(index: u32, vector: u8) {
 }
 
 /// The address to which a device writes in order to interrupt CPU `index` (Intel SDM vol. 3,
-/// 11.11.1). Returns `None` if no message can name the CPU.
+/// 11.11.1). Returns `None` if no message can name the CPU: id 255
+/// stands for all CPUs.
 pub fn message_address(index: u32) -> Option<u32> {
-    let id = u8::try_from(apic_id(index)).ok()?;
+    let id = u8::try_from(apic_id(index)).ok().filter(|&id| id < u8::MAX)?;
     Some(0xfee0_0000 | u32::from(id) << 12)
 }
 

@@ -662,6 +662,11 @@ fn device_memory_is_mapped_by_the_monitor_alone_and_counted() {
         assert_eq!(store(&sim, &mut space, L1, 4, value), Err(Error::ReservedBits));
         assert_eq!(store(&sim, &mut space, L1, 3, value), Err(Error::ReservedBits));
     }
+    // What ends a mapping of another's memory does not touch it.
+    let unmapped = unmap_entry_expect(&sim, &mut space, L1, 3, REGISTERS, true);
+    assert_eq!(unmapped.err(), Some(Error::Invalid));
+    let replaced = replace_entry_expect(&sim, &mut space, (L1, 3), (L1, 4), REGISTERS, true);
+    assert_eq!(replaced.err(), Some(Error::Invalid));
     assert_eq!(device_entries(&sim), 1);
     store(&sim, &mut space, L1, 3, 0).unwrap();
     assert_eq!(device_entries(&sim), 0);
