@@ -14,22 +14,8 @@ use crate::{
     context::{Registers, flag, selector},
     guest_memory::{self, Fault},
     hardware,
-    vcpu::Vcpu,
+    vcpu::{Vcpu, callback},
 };
-
-/// Callback types of the public header `callback.h`.
-pub mod callback {
-    /// An event is pending.
-    pub const EVENT: usize = 0;
-    /// A selector load or a return by the monitor failed.
-    pub const FAILSAFE: usize = 1;
-    /// 64-bit `syscall` from user mode.
-    pub const SYSCALL: usize = 2;
-    /// `sysenter` from user mode.
-    pub const SYSENTER: usize = 5;
-    /// `syscall` from compatibility mode.
-    pub const SYSCALL32: usize = 7;
-}
 
 /// Flags that a kernel entry clears.
 const CLEARED: u64 = flag::TF | flag::NT | flag::RF | flag::VM | flag::AC;

@@ -18,7 +18,6 @@ use page_tables::Mfn;
 use crate::{
     lock::{RunningCell, relax},
     platform,
-    vcpu::Vcpu,
 };
 
 pub use handover::layout::MAX_CPUS;
@@ -48,8 +47,10 @@ pub struct CpuLocal {
     /// Index of the CPU.
     pub index: u32,
     online: AtomicBool,
-    /// The virtual CPU that the CPU runs; null when idle.
-    current: AtomicPtr<Vcpu>,
+    /// The virtual CPU that the CPU runs, which `vcpu::current` knows by its type; null when idle.
+    current: AtomicPtr<()>,
+    /// Its bit in the masks of [`flush_vcpus`]; all bits when idle.
+    current_bit: AtomicU64,
     /// Number of the partition whose page tables are loaded; 0 if none.
     pub loaded: AtomicU32,
     /// Serial number of the partition that trained the branch predictors.
@@ -71,7 +72,7 @@ pub struct CpuLocal {
     pub switches: AtomicU64,
     /// When the present period (busy or idle) began.
     pub since: RunningCell<u64>,
-    /// Counts the steps of long work, for `schedule::should_yield`.
+    /// Counts the steps of long work, for `stay::should_yield`.
     pub turns: RunningCell<u32>,
     /// The value of `quiet` when long work last read the clock; it identifies the stay in ring 0.
     pub stay: RunningCell<u32>,
@@ -101,14 +102,6 @@ pub fn this() -> &'static CpuLocal {
     unsafe { &*((stack & !0xFFFF) as *const CpuLocal) }
 }
 
-/// The virtual CPU that runs on this CPU.
-pub fn current() -> Option<&'static Vcpu> {
-    let vcpu = this().current.load(Ordering::Relaxed);
-    // SAFETY: `current` is set by the scheduler only, to virtual CPUs whose partition cannot be
-    // freed while they are current.
-    unsafe { vcpu.as_ref() }
-}
-
 /// Writes the first page of a CPU's area, before that CPU starts.
 pub fn prepare(index: u32, syscall_common: u64) {
     let page = platform::cpu_local_page(index);
@@ -130,14 +123,23 @@ impl CpuLocal {
     /// Offset of the pointer to the current virtual CPU.
     pub const CURRENT: usize = core::mem::offset_of!(CpuLocal, current);
 
-    /// Makes `vcpu` the current virtual CPU.
-    pub fn set_current(&self, vcpu: Option<&'static Vcpu>) {
-        let pointer = vcpu.map_or(ptr::null_mut(), |v| ptr::from_ref(v).cast_mut());
+    /// Address of the current virtual CPU; null when idle.
+    pub fn current(&self) -> *mut () {
+        self.current.load(Ordering::Relaxed)
+    }
+    /// Makes the virtual CPU at `pointer`, whose number is `id`, the current one.
+    pub fn set_current(&self, pointer: *mut (), id: u32) {
+        self.current_bit.store(1 << id, Ordering::Relaxed);
         self.current.store(pointer, Ordering::Release);
     }
+    /// Makes the CPU idle.
+    pub fn clear_current(&self) {
+        self.current_bit.store(u64::MAX, Ordering::Relaxed);
+        self.current.store(ptr::null_mut(), Ordering::Release);
+    }
     /// Returns whether this CPU runs `vcpu`; the answer may be outdated at once.
-    pub fn runs(&self, vcpu: &Vcpu) -> bool {
-        ptr::eq(self.current.load(Ordering::Acquire), vcpu)
+    pub fn runs<T>(&self, vcpu: &T) -> bool {
+        ptr::addr_eq(self.current.load(Ordering::Acquire), vcpu)
     }
     /// Returns whether this CPU is idle now.
     pub fn is_idle(&self) -> bool {
@@ -232,12 +234,9 @@ pub fn flush_partition(partition: u32) {
 /// Flushes the CPUs that run those virtual CPUs of a partition whose bits are set in `mask`.
 pub fn flush_vcpus(partition: u32, mask: u64) {
     let runs = |c: &CpuLocal| {
-        c.loaded.load(Ordering::SeqCst) == partition && {
-            let vcpu = c.current.load(Ordering::Acquire);
-            // SAFETY: a virtual CPU that was current is valid memory as long as its partition is,
-            // and the caller holds on to the partition.
-            unsafe { vcpu.as_ref() }.is_none_or(|v| mask & (1 << v.id) != 0)
-        }
+        // The bit was set before the tables were loaded.
+        c.loaded.load(Ordering::SeqCst) == partition
+            && mask & c.current_bit.load(Ordering::Relaxed) != 0
     };
     if runs(this()) {
         flush_here();

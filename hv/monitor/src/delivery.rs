@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use events::{Delivery, PortUse};
+use pv_abi::{uv::database::rights, xen::events::VIRQ_CONSOLE};
 use refusal::Refused;
 
 use crate::{
@@ -86,4 +87,16 @@ pub fn send(partition: &Partition, port: u32) -> Result<(), Refused> {
         Delivery::Dropped => {}
     }
     Ok(())
+}
+
+/// Notifies the partitions that may read a serial port that input has arrived.
+pub fn serial_interrupt(port: u32) {
+    if !platform::serial_interrupt(port) {
+        return;
+    }
+    let first_with_right =
+        |vcpu: &&Vcpu| vcpu.id == 0 && vcpu.partition.rights() & rights::SERIAL != 0;
+    for vcpu in schedule::all_vcpus().filter(first_with_right) {
+        raise_virq(vcpu, VIRQ_CONSOLE);
+    }
 }

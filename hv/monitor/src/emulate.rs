@@ -19,9 +19,9 @@ use refusal::Refused;
 
 use crate::{
     context::{Registers, selector},
-    cpu, cpuid, guest_memory,
+    cpu, cpuid, debug_registers, guest_memory,
     hardware::{self, CR4_FSGSBASE},
-    hypercall, model_registers, page_fault, platform,
+    model_registers, page_fault, platform, roots, schedule,
     trap::{self, vector},
     vcpu::Vcpu,
 };
@@ -122,7 +122,7 @@ fn privileged(vcpu: &Vcpu, registers: &mut Registers, instruction: Instruction) 
         Op::Out { .. } | Op::Cli | Op::Sti => vcpu.iopl.get() >= 1,
         Op::Wbinvd | Op::Invd => true,
         Op::Hlt => {
-            hypercall::block(vcpu);
+            schedule::wait_for_event(vcpu);
             true
         }
         Op::Clts => {
@@ -136,12 +136,12 @@ fn privileged(vcpu: &Vcpu, registers: &mut Registers, instruction: Instruction) 
             write_control(vcpu, registers, (control, register), length)
         }
         Op::ReadDebug { debug, register } => {
-            let value = hypercall::read_debug(vcpu, debug_register(debug));
+            let value = debug_registers::read(vcpu, debug_register(debug));
             value.map(|value| *registers.general(register) = value).is_ok()
         }
         Op::WriteDebug { debug, register } => {
             let value = *registers.general(register);
-            hypercall::write_debug(vcpu, debug_register(debug), value).is_ok()
+            debug_registers::write(vcpu, debug_register(debug), value).is_ok()
         }
         Op::Xsetbv => set_extended_control(vcpu, registers),
         Op::Rdtsc => {
@@ -274,8 +274,7 @@ fn write_control(vcpu: &Vcpu, registers: &mut Registers, to: (u8, u8), length: u
         3 => {
             let root = Mfn::of_entry(value);
             let space = vcpu.partition.space.lock_or_again();
-            let loaded =
-                space.and_then(|mut space| hypercall::new_kernel_root(vcpu, &mut space, root));
+            let loaded = space.and_then(|mut space| roots::load_kernel(vcpu, &mut space, root));
             return match loaded {
                 // The tables have unfinished work, or another CPU holds them: the instruction runs
                 // again.

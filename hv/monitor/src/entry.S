@@ -15,7 +15,7 @@
  *     rsp -> here begins `Registers`
  *         frames of the monitor's Rust functions
  *
- * Names in braces are constants, and addresses of Rust functions, that `context.rs` hands in.
+ * Names in braces are constants, and addresses of Rust functions, that `entry.rs` hands in.
  */
 
 /* A fault of the instructions from the first address to before the second continues at the third; at 0

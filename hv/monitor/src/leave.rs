@@ -9,8 +9,9 @@ use crate::{
     bounce,
     context::{Registers, flag},
     cpu::{self, CpuLocal},
-    partition, schedule,
+    failure, schedule,
     trap::{self, vector},
+    vcpu,
 };
 
 /// Flags that the monitor controls: it sets the interrupt flag and clears these.
@@ -34,7 +35,7 @@ pub fn leave(registers: &mut Registers) -> *mut Registers {
 fn is_something_due(local: &CpuLocal) -> bool {
     local.flush_wanted()
         || local.reschedule.load(Ordering::Acquire)
-        || cpu::current()
+        || vcpu::current()
             .is_none_or(|vcpu| vcpu.nmi_pending.load(Ordering::Relaxed) || vcpu.event_deliverable())
 }
 
@@ -46,11 +47,11 @@ fn do_what_is_due(local: &CpuLocal, registers: &mut Registers) {
         if local.reschedule.swap(false, Ordering::AcqRel) {
             schedule::schedule(registers);
         }
-        let Some(vcpu) = cpu::current() else { continue };
+        let Some(vcpu) = vcpu::current() else { continue };
         if vcpu.nmi_pending.swap(false, Ordering::AcqRel) {
             trap::inject(vcpu, registers, vector::NMI, None);
         } else if vcpu.event_deliverable() && bounce::event(vcpu, registers).is_err() {
-            partition::crash(vcpu, registers, cause::BAD_FRAME, 0);
+            failure::crash(vcpu, registers, cause::BAD_FRAME, 0);
         }
     }
 }

@@ -9,8 +9,7 @@ use page_tables::{Error, Machine, Mfn, Release, Table};
 use crate::{
     cpu, device,
     lock::{PATIENCE, relax},
-    partition::{self, Partition},
-    platform, schedule, time,
+    platform, stay, time,
 };
 
 /// See [`Machine::memory_end`].
@@ -41,14 +40,12 @@ impl Machine for Host {
         cpu::flush_stamp()
     }
 
-    fn monitor_slots(&self, partition: u32) -> [u64; 16] {
-        let mut slots = *platform::monitor_l4_slots();
-        slots[0] = partition::find(partition).map_or(0, Partition::view_slot);
-        slots
+    fn monitor_slots(&self) -> &[u64; 16] {
+        platform::monitor_l4_slots()
     }
 
     fn should_yield(&self) -> bool {
-        schedule::should_yield_now()
+        stay::should_yield_now()
     }
 
     fn memory_end(&self) -> u64 {

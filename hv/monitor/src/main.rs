@@ -25,11 +25,15 @@ mod ring0 {
     pub mod context;
     pub mod cpu;
     pub mod cpuid;
+    pub mod create;
     pub mod database;
+    pub mod debug_registers;
     pub mod delivery;
     pub mod descriptors;
     pub mod device;
     pub mod emulate;
+    pub mod entry;
+    pub mod failure;
     pub mod guest_memory;
     pub mod hardware;
     pub mod hypercall;
@@ -41,8 +45,10 @@ mod ring0 {
     pub mod page_fault;
     pub mod partition;
     pub mod relinquish;
+    pub mod roots;
     pub mod schedule;
     pub mod start;
+    pub mod stay;
     pub mod syscall;
     pub mod time;
     pub mod trap;

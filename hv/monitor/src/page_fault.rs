@@ -23,12 +23,6 @@ const USER: u64 = 4;
 /// A reserved bit was set in an entry.
 const RESERVED: u64 = 8;
 
-/// Returns whether a page fault from ring 3 was a read of an absent page.
-#[inline]
-pub fn is_absent_read(registers: &Registers) -> bool {
-    registers.error == USER
-}
-
 /// Injects a page fault from ring 3 into the partition's kernel.
 pub fn page_fault(vcpu: &Vcpu, registers: &mut Registers, address: u64) {
     // The hardware sees ring 3; the kernel needs to know which of its own two modes faulted.

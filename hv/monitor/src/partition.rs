@@ -23,37 +23,31 @@ use core::{
 };
 
 use events::{EventBits, PortCell, PortTable, UpcallWords};
-use frames::{Frame, Kind};
+use frames::Kind;
 use grants::{GrantTable, MapRecord, MapTable, PinnedEntry};
 use m2p_view::View;
 use page_tables::{Mfn, Space};
 use pv_abi::{
     uv::{
-        calls::{CAUSES, MonitorEvent},
+        calls::CAUSES,
         database::{
-            FIRST_GUEST, INSTANCE_FIXED_FRAMES, INSTANCE_SHARED_INFO, INSTANCE_VCPU_FRAMES, IO_B,
-            MAX_GRANT_FRAMES, MAX_PARTITION, MAX_VCPUS, PartitionDescriptor, ULTRAVISOR,
-            instance_frames, rights, state,
+            INSTANCE_FIXED_FRAMES, INSTANCE_SHARED_INFO, INSTANCE_VCPU_FRAMES, PartitionDescriptor,
+            instance_frames, state,
         },
     },
-    xen::{events::NR_VIRQS, grants::ENTRIES_PER_FRAME, mmu::M2P_INVALID},
+    xen::{events::NR_VIRQS, grants::ENTRIES_PER_FRAME},
 };
-use refusal::{Refused, errno, require};
-use scheduler::{CpuMask, Group, Limits};
+use refusal::{Refused, errno};
+use scheduler::{Group, Limits};
 
 use crate::{
     building::Building,
-    context::Registers,
-    cpu,
-    ending::Ending,
-    hardware, lead_events,
     lock::SpinLock,
-    machine, platform, schedule, time,
+    machine::{self, frame},
+    platform, time,
     vcpu::{InfoArea, Vcpu},
     view,
 };
-
-pub use machine::frame;
 
 /// Maximum number of partition numbers: a domid has 15 bits.
 const NUMBERS: usize = 0x8000;
@@ -67,7 +61,7 @@ const MAP_RECORDS_FRAME: u64 = 11;
 const MAP_RECORDS: usize = 21 * 4096 / size_of::<MapRecord>();
 
 /// First instance frame of the view of the machine-to-physical table.
-const VIEW_FRAME: u64 = 32;
+pub const VIEW_FRAME: u64 = 32;
 const _: () = assert!(VIEW_FRAME + m2p_view::FRAMES == INSTANCE_FIXED_FRAMES as u64);
 
 /// A partition.
@@ -132,67 +126,16 @@ pub fn find(number: u32) -> Option<&'static Partition> {
     unsafe { pointer.as_ref() }
 }
 
+/// Adds a partition to the registry, once it is whole.
+pub fn register(partition: &'static Partition) {
+    let pointer = ptr::from_ref(partition).cast_mut();
+    PARTITIONS[partition.number as usize % NUMBERS].store(pointer, Ordering::Release);
+}
+
 /// Removes a partition from the registry. Other CPUs may use its memory until each has passed a
 /// quiescent point.
 pub fn unregister(number: u32) {
     PARTITIONS[number as usize % NUMBERS].store(ptr::null_mut(), Ordering::Release);
-}
-
-/// The virtual CPU behind a slot's pointer.
-pub fn vcpu_at(pointer: *mut Vcpu) -> Option<&'static Vcpu> {
-    if pointer.is_null() || pointer as usize <= align_of::<Vcpu>() {
-        return None;
-    }
-    // SAFETY: slots are filled by `create` and emptied before the memory is given up.
-    Some(unsafe { &*pointer })
-}
-
-/// Lays out the instance of a partition that the database describes.
-///
-/// # Errors
-/// [`Refused::Again`] if the caller must call again, `-EINVAL` if sizes are out of range or the
-/// number is no partition's, `-ENOMEM` if the instance memory is too small or the machine has no room
-/// for more virtual CPUs, `-EPERM` if the memory is not the partition's, `-EBUSY` if some of it is in
-/// use.
-pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, Refused> {
-    let (vcpus, grant_frames) = (descriptor.vcpus, descriptor.grant_frames);
-    let fits = |count, most| (1..=most).contains(&count);
-    let sizes_fit = fits(vcpus, MAX_VCPUS) && fits(grant_frames, MAX_GRANT_FRAMES);
-    // The other numbers stand for memory of the monitor or the firmware, or for free memory.
-    let number = descriptor.number;
-    let own_number =
-        (ULTRAVISOR..=IO_B).contains(&number) || (FIRST_GUEST..MAX_PARTITION).contains(&number);
-    if !own_number || !sizes_fit {
-        return Err(errno::EINVAL);
-    }
-    let limits = limits(descriptor)?;
-    let needed = instance_frames(vcpus, grant_frames);
-    require(descriptor.instance_frames >= needed, errno::ENOMEM)?;
-    let first = descriptor.instance_first;
-    let instance = first..first.checked_add(needed).ok_or(errno::EINVAL)?;
-    keep_frames(descriptor, instance.clone())?;
-    let partition = lay_out(descriptor, &limits);
-    for id in 0..vcpus {
-        create_vcpu(partition, id).inspect_err(|_| {
-            partition.all_vcpus().take(id as usize).for_each(schedule::unregister);
-            release_frames(instance.clone());
-        })?;
-    }
-    time::fill_shared_info(partition);
-    let pointer = ptr::from_ref(partition).cast_mut();
-    PARTITIONS[number as usize % NUMBERS].store(pointer, Ordering::Release);
-    Ok(partition)
-}
-
-/// The limits of CPU time in a descriptor.
-fn limits(descriptor: &PartitionDescriptor) -> Result<Limits, Refused> {
-    let mut allowed = CpuMask(descriptor.cpu_allowed);
-    if allowed == CpuMask([0; 4]) {
-        allowed = CpuMask::ALL;
-    }
-    let possible = (0..platform::cpu_count()).any(|cpu| allowed.contains(cpu));
-    let limits = Limits { weight: descriptor.cpu_weight, cap: descriptor.cpu_cap, allowed };
-    possible.then_some(limits).ok_or(errno::EINVAL)
 }
 
 /// The next [`Partition::serial`]; 0 is never used.
@@ -203,7 +146,8 @@ fn instance_slice<T>(mfn: Mfn, count: usize) -> *mut [T] {
     ptr::slice_from_raw_parts_mut(machine::bytes(mfn).cast(), count)
 }
 
-fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partition {
+/// Writes the structure of the partition that `descriptor` describes into its instance.
+pub fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partition {
     let number = descriptor.number;
     let first = Mfn::new(descriptor.instance_first);
     let grant_table = grant_table(first, descriptor.vcpus);
@@ -214,6 +158,7 @@ fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partit
     // SAFETY: instance memory of the partition, zeroed, used for nothing else, and reached only
     // through these two references, which the partition's locks guard.
     let (maps, pinned) = unsafe { (&mut *maps, &mut *pinned) };
+    let view_slot = View::slot(first.plus(VIEW_FRAME));
     let partition = Partition {
         number,
         kind: descriptor.kind,
@@ -225,7 +170,7 @@ fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partit
         serial: SERIALS.fetch_add(1, Ordering::Relaxed),
         instance: first,
         memory_frames: AtomicU64::new(descriptor.memory_frames),
-        space: SpinLock::new(Space::new(number)),
+        space: SpinLock::new(Space::new(number, view_slot)),
         vcpus_lock: SpinLock::new(()),
         ports_lock: SpinLock::new(()),
         maps: SpinLock::new(MapTable::new(maps)),
@@ -249,84 +194,8 @@ fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Partit
 }
 
 /// First frame of the grant table of an instance.
-fn grant_table(instance: Mfn, vcpus: u32) -> Mfn {
+pub fn grant_table(instance: Mfn, vcpus: u32) -> Mfn {
     instance.plus(u64::from(INSTANCE_FIXED_FRAMES + vcpus * INSTANCE_VCPU_FRAMES))
-}
-
-/// An instance in the making: the numbers that identify it (its first frame comes first), and the
-/// next frame to keep. Between calls the monitor holds a reference on each frame before that one.
-static KEEPING: SpinLock<([u64; 4], u64)> = SpinLock::new(([0; 4], 0));
-
-/// Makes `frames` an instance, zeroed except for the tables and copies of the view, and takes a
-/// reference on each. So the frames that ring 0 writes stay the partition's until
-/// [`release_frames`], whatever the database says. The partition may map its shared info and grant
-/// frames, and nothing else of the instance. After [`Refused::Again`], the same call continues; a
-/// call for another instance releases the frames that this one took.
-fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(), Refused> {
-    let owner = descriptor.number;
-    let grants = grant_table(Mfn::new(frames.start), descriptor.vcpus).number();
-    let grants = grants..grants + u64::from(descriptor.grant_frames);
-    let view = frames.start + VIEW_FRAME;
-    let unused = view + m2p_view::ZEROED..view + m2p_view::FRAMES;
-    let which = [frames.start, owner.into(), grants.start, grants.end];
-    let mut keeping = KEEPING.lock_or_again()?;
-    let (before, next) = *keeping;
-    if before != which {
-        release_frames(before[0]..next);
-        *keeping = (which, frames.start);
-    }
-    for number in keeping.1..frames.end {
-        let mfn = Mfn::new(number);
-        let shared = number == frames.start + INSTANCE_SHARED_INFO || grants.contains(&number);
-        let kind = if shared { Kind::InstanceShared } else { Kind::Private };
-        let kept = frame(mfn).ok_or(errno::EINVAL).and_then(|frame| {
-            let kept = frame.set_owner(owner, owner, kind).and_then(|()| frame.keep(owner));
-            kept.map_err(
-                |why| if why == frames::Refused::NotOwned { errno::EPERM } else { errno::EBUSY },
-            )
-        });
-        if let Err(error) = kept {
-            release_frames(frames.start..number);
-            *keeping = ([0; 4], 0);
-            return Err(error);
-        }
-        // The view clears its own frames.
-        if !unused.contains(&number) {
-            machine::scrub(mfn);
-        }
-        if let Some(entry) = platform::m2p().get(narrow::size(number)) {
-            entry.store(M2P_INVALID, Ordering::Relaxed);
-        }
-        keeping.1 = number + 1;
-        if number + 1 < frames.end && schedule::should_yield_now() {
-            return Err(Refused::Again);
-        }
-    }
-    *keeping = ([0; 4], 0);
-    Ok(())
-}
-
-/// Releases the references on the frames of an instance that is no longer in use.
-pub fn release_frames(frames: Range<u64>) {
-    for mfn in frames {
-        let released = frame(Mfn::new(mfn)).is_some_and(Frame::put_ref);
-        assert!(released, "frame {mfn:#x} of an instance was not kept");
-    }
-}
-
-fn create_vcpu(partition: &'static Partition, id: u32) -> Result<(), Refused> {
-    let slot = schedule::take_slot().ok_or(errno::ENOMEM)?;
-    let place = partition.vcpu_place(id);
-    let vcpu = Vcpu::new(partition, id, slot, partition.info_in_shared(id));
-    // SAFETY: instance memory of the partition, zeroed, not in use yet; the frame is large enough.
-    let vcpu: &'static Vcpu = unsafe {
-        place.write(vcpu);
-        &*place
-    };
-    vcpu.info().upcall_mask.store(1, Ordering::Relaxed);
-    hardware::reset_extended(vcpu);
-    schedule::register(vcpu);
-    Ok(())
 }
 
 impl Partition {
@@ -340,18 +209,11 @@ impl Partition {
         self.rights.load(Ordering::Relaxed)
     }
 
-    /// Takes over the changes in a descriptor that the instance can follow.
-    ///
-    /// # Errors
-    /// `-EINVAL` if none of the allowed CPUs exists.
-    pub fn update(&self, descriptor: &PartitionDescriptor) -> Result<(), Refused> {
-        let limits = limits(descriptor)?;
+    /// Takes over the changes in a descriptor. Returns whether its limits changed.
+    pub fn update(&self, descriptor: &PartitionDescriptor, limits: &Limits) -> bool {
         self.rights.store(descriptor.rights, Ordering::Relaxed);
         self.memory_frames.store(descriptor.memory_frames, Ordering::Relaxed);
-        if self.group.set(&limits, time::now()) {
-            self.all_vcpus().for_each(schedule::reconsider);
-        }
-        Ok(())
+        self.group.set(limits, time::now())
     }
 
     /// Returns whether its virtual CPUs may run.
@@ -391,7 +253,8 @@ impl Partition {
         act(&mut GrantTable::new(entries, &mut pinned))
     }
 
-    fn vcpu_place(&self, id: u32) -> *mut Vcpu {
+    /// The place of virtual CPU `id`.
+    pub fn vcpu_place(&self, id: u32) -> *mut Vcpu {
         let frame = INSTANCE_FIXED_FRAMES + id * INSTANCE_VCPU_FRAMES;
         machine::bytes(self.instance.plus(frame.into())).cast()
     }
@@ -481,74 +344,4 @@ impl Partition {
 pub fn upcall(vcpu: &Vcpu) -> UpcallWords<'static> {
     let info = vcpu.info();
     UpcallWords { upcall_pending: &info.upcall_pending, selector: &info.pending_sel }
-}
-
-/// Ends a partition that cannot continue, and records why.
-pub fn crash(vcpu: &Vcpu, registers: &Registers, why: u32, detail: u32) {
-    let number = vcpu.partition.number;
-    let Some(ending) = end_runs(vcpu.partition, state::CRASHED) else {
-        return;
-    };
-    platform::log_warning(format_args!(
-        "partition {number}: virtual CPU {} stopped: cause {why}, detail {detail}, error {:#x}, \
-         rip {:#x}, rsp {:#x}, cr2 {:#x}, {} mode",
-        vcpu.id,
-        registers.error,
-        registers.rip,
-        registers.rsp,
-        vcpu.info().cr2.load(Ordering::Relaxed),
-        if vcpu.in_kernel.get() { "kernel" } else { "user" },
-    ));
-    tell(ending, vcpu, why, detail, registers.rip);
-}
-
-/// Stops the partition of the virtual CPU that runs on this CPU, and notifies the ultravisor.
-pub fn stop(vcpu: &Vcpu, why: u32, detail: u32, address: u64, to: u32) {
-    if let Some(ending) = end_runs(vcpu.partition, to) {
-        tell(ending, vcpu, why, detail, address);
-    }
-}
-
-/// Stops the partition's virtual CPUs for good. Returns `None` if another call has done it.
-fn end_runs(partition: &Partition, to: u32) -> Option<Ending> {
-    let ending = Ending::of(&partition.state, to);
-    cpu::all().filter(|local| local.is_online()).for_each(schedule::kick);
-    ending
-}
-
-/// Records why the partition of the virtual CPU that runs on this CPU has stopped, for the
-/// ultravisor.
-fn tell(ending: Ending, vcpu: &Vcpu, why: u32, detail: u32, address: u64) {
-    let partition = vcpu.partition;
-    if partition.rights() & (rights::LEAD | rights::BUILD) != 0 {
-        host_failed(partition.number, why, detail);
-    }
-    let event = MonitorEvent {
-        partition: partition.number,
-        cause: why,
-        detail,
-        vcpu: vcpu.id,
-        address,
-        time: time::now(),
-    };
-    lead_events::record(ending, event);
-}
-
-/// Stops the host, since a partition that it needs has stopped.
-pub fn host_failed(number: u32, why: u32, detail: u32) -> ! {
-    platform::stop_host(format_args!(
-        "partition {number} has stopped (cause {why}, detail {detail}); the host cannot go on"
-    ))
-}
-
-/// Notifies the partitions that may read a serial port that input has arrived.
-pub fn serial_interrupt(port: u32) {
-    if !platform::serial_interrupt(port) {
-        return;
-    }
-    let first_with_right =
-        |vcpu: &&Vcpu| vcpu.id == 0 && vcpu.partition.rights() & rights::SERIAL != 0;
-    for vcpu in schedule::all_vcpus().filter(first_with_right) {
-        crate::delivery::raise_virq(vcpu, pv_abi::xen::events::VIRQ_CONSOLE);
-    }
 }

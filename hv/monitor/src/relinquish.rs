@@ -9,11 +9,11 @@ use refusal::{Refused, errno, require};
 
 use crate::{
     area::Area,
-    cpu, descriptors, device,
+    cpu, create, descriptors, device,
     hypercall::{close_all, end_mapping},
     machine::{self, Host},
     partition::{self, Partition},
-    platform, schedule,
+    platform, schedule, stay,
     vcpu::Vcpu,
 };
 
@@ -41,7 +41,7 @@ pub fn relinquish(partition: &'static Partition, tables: Range<u64>) -> Result<(
     let instance = partition.instance_frames();
     partition::unregister(partition.number);
     cpu::quiesce_others();
-    partition::release_frames(instance);
+    create::release_frames(instance);
     Ok(())
 }
 
@@ -91,7 +91,7 @@ fn end_grants(partition: &Partition) -> Result<(), Refused> {
         end_mapping(&record);
         let _ = partition.maps.lock().remove(handle);
         from = handle;
-        if schedule::should_yield_now() {
+        if stay::should_yield_now() {
             return Err(Refused::Again);
         }
     }

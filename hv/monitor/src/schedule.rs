@@ -18,8 +18,8 @@ use crate::{
     cpu::{self, CpuLocal, MAX_CPUS},
     delivery, descriptors, device, hardware,
     lock::{SpinLock, relax},
-    partition, platform, time,
-    vcpu::{Vcpu, run},
+    platform, time,
+    vcpu::{self, Vcpu, run},
 };
 
 /// Virtual CPUs that the whole machine has room for.
@@ -43,12 +43,12 @@ fn queue(cpu: u32) -> &'static SpinLock<Queue> {
 
 /// The virtual CPU in a slot.
 fn in_slot(slot: u16) -> Option<&'static Vcpu> {
-    partition::vcpu_at(VCPUS.get(usize::from(slot))?.load(Ordering::Acquire))
+    vcpu::at(VCPUS.get(usize::from(slot))?.load(Ordering::Acquire))
 }
 
 /// The virtual CPUs of all partitions.
 pub fn all_vcpus() -> impl Iterator<Item = &'static Vcpu> {
-    VCPUS.iter().filter_map(|slot| partition::vcpu_at(slot.load(Ordering::Acquire)))
+    VCPUS.iter().filter_map(|slot| vcpu::at(slot.load(Ordering::Acquire)))
 }
 
 /// Finds a free slot, which `claim` marks as taken until [`register`] fills it.
@@ -156,6 +156,14 @@ pub fn make_runnable(vcpu: &Vcpu) {
     }
 }
 
+/// Lets an initialised virtual CPU be scheduled.
+pub fn bring_up(target: &Vcpu) {
+    let (from, to) = (run::DOWN, run::RUNNABLE);
+    if target.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        make_runnable(target);
+    }
+}
+
 /// Returns whether the states of a virtual CPU and its partition let it run.
 fn is_ready(vcpu: &Vcpu) -> bool {
     vcpu.partition.runs() && vcpu.state.load(Ordering::SeqCst) == run::RUNNABLE
@@ -233,40 +241,20 @@ pub fn block(vcpu: &Vcpu, deadline: Option<u64>) {
     cpu::this().reschedule.store(true, Ordering::Release);
 }
 
+/// Unmasks events and waits for one. Returns at once if an event is pending.
+pub fn wait_for_event(vcpu: &Vcpu) {
+    vcpu.info().upcall_mask.store(0, Ordering::SeqCst);
+    block(vcpu, None);
+    // An event that came before the state changed has not woken the virtual CPU.
+    if vcpu.event_pending() {
+        wake(vcpu);
+    }
+}
+
 /// Makes the virtual CPU that runs on this CPU let others run first.
 pub fn yield_now() {
     queue(cpu::this().index).lock().run.yield_current(time::now());
     cpu::this().reschedule.store(true, Ordering::Release);
-}
-
-/// Calls of [`should_yield`] for each reading of the clock.
-const LOOKS: u32 = 4;
-/// Nanoseconds that work may continue, from the first reading of the clock in a stay in ring 0.
-const BUDGET: u64 = 20_000;
-
-/// The same as [`should_yield_now`], for work whose steps take a few hundred instructions.
-pub fn should_yield() -> bool {
-    let local = cpu::this();
-    let turn = local.turns.get().wrapping_add(1);
-    local.turns.set(turn);
-    local.reschedule.load(Ordering::Relaxed)
-        || local.flush_wanted()
-        || turn.is_multiple_of(LOOKS) && should_yield_now()
-}
-
-/// Returns whether long work for the present virtual CPU should stop and continue later: this CPU
-/// has other work due, or the time is used up.
-pub fn should_yield_now() -> bool {
-    let (local, now) = (cpu::this(), time::now());
-    let stay = local.quiet.load(Ordering::Relaxed);
-    if local.stay.replace(stay) != stay {
-        local.stay_began.set(now);
-    }
-    // A stay of 0 means that the monitor still starts, and no CPU waits for this one.
-    stay != 0
-        && (local.reschedule.load(Ordering::Relaxed)
-            || local.flush_wanted()
-            || now.saturating_sub(local.stay_began.get()) >= BUDGET)
 }
 
 /// Sets or cancels the single-shot timer of the virtual CPU that runs on this CPU.
@@ -340,7 +328,7 @@ pub fn timer_interrupt() {
 pub fn schedule(registers: &mut Registers) {
     let local = cpu::this();
     loop {
-        let before = cpu::current();
+        let before = vcpu::current();
         let next = choose(local, before);
         match (before, next) {
             (Some(before), Some(next)) if core::ptr::eq(before, next) => return,
@@ -482,7 +470,7 @@ fn switch_out(local: &CpuLocal, vcpu: &'static Vcpu, registers: &Registers) {
     vcpu.registers.set(*registers);
     vcpu.segments.set(hardware::save_segments());
     hardware::save_extended(vcpu);
-    local.set_current(None);
+    local.clear_current();
     hardware::load_root(platform::idle_root());
     local.loaded.store(0, Ordering::SeqCst);
     vcpu.on_cpu.store(false, Ordering::Release);
@@ -497,7 +485,7 @@ fn switch_in(local: &CpuLocal, vcpu: &'static Vcpu, registers: &mut Registers) {
     let now = time::now();
     local.idle.fetch_add(now.saturating_sub(local.since.get()), Ordering::Relaxed);
     local.since.set(now);
-    local.set_current(Some(vcpu));
+    vcpu::set_current(local, vcpu);
     local.loaded.store(vcpu.partition.number, Ordering::SeqCst);
     hardware::forget_branches(local, vcpu.partition.serial);
     hardware::load_root(vcpu.root());

@@ -1,11 +1,14 @@
-//! From the loader's hand-over to the first partition.
+//! From the loader's jump to the first partition.
 #![expect(unsafe_code, reason = "leaves the boot code for the first partition")]
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::{
+    arch::global_asm,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use page_tables::Mfn;
 
-use handover::{FirstPartition, Handover, layout::RING0_CS};
+use handover::{FirstPartition, Handover, IMAGE_MAGIC, VERSION, layout::RING0_CS};
 use pv_abi::uv::{
     database::{ULTRAVISOR, state},
     start::mitigation,
@@ -14,10 +17,19 @@ use refusal::Refused;
 
 use crate::{
     context::{Registers, flag, selector},
-    cpu, database, device,
+    cpu, create, database, device,
     hardware::{self, msr},
-    hypercall, leave, machine, partition, platform, schedule,
+    leave, machine, partition, platform, roots, schedule,
 };
+
+global_asm!(
+    include_str!("platform/boot.S"),
+    magic = const IMAGE_MAGIC,
+    version = const VERSION,
+    entry = sym start,
+    entry_of_others = sym start_secondary,
+    interrupts = sym platform::descriptors::INTERRUPTS,
+);
 
 /// Set when the first two partitions exist: other CPUs may look for work then.
 static READY: AtomicBool = AtomicBool::new(false);
@@ -31,8 +43,10 @@ unsafe extern "C" {
     static entry_page_sysenter: u8;
 }
 
-/// Starts the monitor on the first CPU, once the platform is set up.
-pub fn start(handover: &Handover) -> ! {
+/// The entry point. It runs on the main stack of CPU 0, with the final page tables and interrupts
+/// off.
+extern "C" fn start(handover: &'static Handover) -> ! {
+    platform::set_up(handover);
     hardware::probe();
     cpu::SMAP_ON.store(platform::features().smap, Ordering::Relaxed);
     cpu::VERW_ON.store(platform::mitigated(mitigation::VERW), Ordering::Relaxed);
@@ -48,7 +62,7 @@ pub fn start(handover: &Handover) -> ! {
     if let Some(ultravisor) = partition::find(ULTRAVISOR) {
         ultravisor.state.store(state::RUNNING, Ordering::Release);
         if let Some(vcpu) = ultravisor.vcpu(0) {
-            hypercall::bring_up(vcpu);
+            schedule::bring_up(vcpu);
         }
     }
     READY.store(true, Ordering::Release);
@@ -62,20 +76,21 @@ fn create(first: &FirstPartition) {
     let fail = |error: Refused| -> ! {
         platform::refuse(format_args!("partition {number} could not be built: {error:?}"))
     };
-    let partition = partition::create(&first.descriptor).unwrap_or_else(|error| fail(error));
+    let partition = create::create(&first.descriptor).unwrap_or_else(|error| fail(error));
     let Some(vcpu) = partition.vcpu(0) else {
         return;
     };
     let FirstPartition { root, entry, stack, start_block, .. } = *first;
     let registers =
         Registers { rdi: start_block, ..Registers::at_start(entry, stack, start_block) };
-    if let Err(error) = hypercall::first_state(vcpu, Mfn::new(root), registers) {
+    if let Err(error) = roots::first_state(vcpu, Mfn::new(root), registers) {
         fail(error);
     }
 }
 
-/// Starts the monitor on every other CPU.
-pub fn start_secondary(_index: u32) -> ! {
+/// The entry point of every other CPU, on its main stack.
+extern "C" fn start_secondary(cpu: u32) -> ! {
+    platform::set_up_other(cpu);
     while !READY.load(Ordering::Acquire) {
         core::hint::spin_loop();
     }

@@ -4,15 +4,16 @@
 use pv_abi::uv::calls::cause;
 
 use crate::{
-    bounce::{self, callback},
+    bounce,
     context::{Registers, VECTOR_SYSCALL, VECTOR_SYSCALL32},
-    cpu, hypercall, leave, partition,
+    failure, hypercall, leave,
     trap::{self, vector},
+    vcpu::{self, callback},
 };
 
 /// Called by `entry.S`. Returns the frame to return to ring 3 by.
 pub extern "C" fn syscall(registers: &mut Registers) -> *mut Registers {
-    if let Some(vcpu) = cpu::current() {
+    if let Some(vcpu) = vcpu::current() {
         if vcpu.in_kernel.get() {
             if registers.vector == VECTOR_SYSCALL {
                 hypercall::dispatch(vcpu, registers);
@@ -28,7 +29,7 @@ pub extern "C" fn syscall(registers: &mut Registers) -> *mut Registers {
             if vcpu.callbacks.get()[kind] == 0 && kind != callback::SYSCALL {
                 trap::inject(vcpu, registers, vector::GENERAL_PROTECTION, Some(0));
             } else if bounce::system_call(vcpu, registers, kind).is_err() {
-                partition::crash(vcpu, registers, cause::BAD_FRAME, narrow::low_32(kind as u64));
+                failure::crash(vcpu, registers, cause::BAD_FRAME, narrow::low_32(kind as u64));
             }
         }
     }

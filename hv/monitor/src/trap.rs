@@ -12,10 +12,10 @@ use x86_64::registers::control::Cr2;
 use crate::{
     bounce,
     context::{Registers, flag},
-    cpu, delivery, emulate, hardware, leave, page_fault, partition, platform,
+    cpu, delivery, emulate, failure, hardware, leave, page_fault, platform,
     recovery::{self, Recovery},
     schedule,
-    vcpu::Vcpu,
+    vcpu::{self, Vcpu},
     view,
 };
 
@@ -49,7 +49,7 @@ pub extern "C" fn trap(registers: &mut Registers) -> *mut Registers {
         return from_monitor(registers, vector);
     }
     if vector == vector::PAGE_FAULT
-        && let Some(vcpu) = cpu::current()
+        && let Some(vcpu) = vcpu::current()
     {
         // CR2 is read before an access to the partition's memory can fault again.
         let address = Cr2::read_raw();
@@ -61,7 +61,7 @@ pub extern "C" fn trap(registers: &mut Registers) -> *mut Registers {
         page_fault::page_fault(vcpu, registers, address);
     } else if vector >= 32 && vector != vector::SYSTEM_CALL {
         interrupt(vector);
-    } else if let Some(vcpu) = cpu::current() {
+    } else if let Some(vcpu) = vcpu::current() {
         exception(vcpu, registers, vector);
     }
     leave::leave(registers)
@@ -106,7 +106,7 @@ fn exception(vcpu: &Vcpu, registers: &mut Registers, vector: u8) {
 /// Injects an exception into the partition, or ends the partition if it cannot take the exception.
 pub fn inject(vcpu: &Vcpu, registers: &mut Registers, vector: u8, error: Option<u64>) {
     if bounce::exception(vcpu, registers, vector, error).is_err() {
-        partition::crash(vcpu, registers, cause::UNHANDLED_TRAP, vector.into());
+        failure::crash(vcpu, registers, cause::UNHANDLED_TRAP, vector.into());
     }
 }
 
@@ -117,8 +117,8 @@ fn interrupt(vector: u8) {
         platform::VECTOR_TIMER => schedule::timer_interrupt(),
         platform::VECTOR_RESCHEDULE => cpu::this().reschedule.store(true, Ordering::Release),
         platform::VECTOR_FLUSH => cpu::serve_flush(),
-        platform::VECTOR_COM1 => partition::serial_interrupt(0),
-        platform::VECTOR_COM2 => partition::serial_interrupt(1),
+        platform::VECTOR_COM1 => delivery::serial_interrupt(0),
+        platform::VECTOR_COM2 => delivery::serial_interrupt(1),
         _ => delivery::device_interrupt(vector),
     }
 }
@@ -141,13 +141,13 @@ fn from_monitor(registers: &mut Registers, vector: u8) -> *mut Registers {
     }
     // The exceptions that a bad selector, stack, address or page causes.
     let recovery = if matches!(vector, 11..=14) { recovery::at(registers.rip) } else { None };
-    match (recovery, cpu::current()) {
+    match (recovery, vcpu::current()) {
         (Some(Recovery::ContinueAt(rip)), _) => {
             registers.rip = rip;
             registers
         }
         (Some(Recovery::EndPartition), Some(vcpu)) => {
-            partition::crash(vcpu, registers, cause::BAD_FRAME, 0);
+            failure::crash(vcpu, registers, cause::BAD_FRAME, 0);
             leave::leave(registers)
         }
         _ => platform::fatal_trap(registers),
@@ -158,10 +158,10 @@ fn from_monitor(registers: &mut Registers, vector: u8) -> *mut Registers {
 /// the frame that the monitor was returning by. The partition's kernel gets a failsafe callback.
 /// Returns the frame to leave ring 0 by.
 pub extern "C" fn failed_return(registers: &mut Registers) -> *mut Registers {
-    if let Some(vcpu) = cpu::current()
+    if let Some(vcpu) = vcpu::current()
         && bounce::failsafe(vcpu, registers).is_err()
     {
-        partition::crash(vcpu, registers, cause::BAD_FRAME, 0);
+        failure::crash(vcpu, registers, cause::BAD_FRAME, 0);
     }
     leave::leave(registers)
 }

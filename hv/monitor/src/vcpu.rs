@@ -17,13 +17,34 @@ use scheduler::Entity;
 
 use crate::{
     area::Area,
-    bounce::callback,
     context::Registers,
+    cpu::{self, CpuLocal},
     guest_memory::is_partition_range,
     lock::{RunningCell, relax},
     partition::Partition,
     time,
 };
+
+/// The virtual CPU that runs on this CPU.
+pub fn current() -> Option<&'static Vcpu> {
+    // SAFETY: only `set_current` sets it, to virtual CPUs whose partition cannot be freed while
+    // they are current.
+    unsafe { cpu::this().current().cast::<Vcpu>().as_ref() }
+}
+
+/// Makes `vcpu` the current virtual CPU of `local`.
+pub fn set_current(local: &CpuLocal, vcpu: &'static Vcpu) {
+    local.set_current(core::ptr::from_ref(vcpu).cast_mut().cast(), vcpu.id);
+}
+
+/// The virtual CPU at the address in a slot of the scheduler.
+pub fn at(pointer: *mut Vcpu) -> Option<&'static Vcpu> {
+    if pointer.is_null() || pointer as usize <= align_of::<Vcpu>() {
+        return None;
+    }
+    // SAFETY: slots are filled by `create` and emptied before the memory is given up.
+    Some(unsafe { &*pointer })
+}
 
 /// Run states, in [`Vcpu::state`].
 pub mod run {
@@ -73,6 +94,20 @@ impl Gate {
     pub fn new(address: u64, cs: u16, flags: u16) -> Self {
         Self { address, cs, flags, reserved: 0 }
     }
+}
+
+/// Callback types of the public header `callback.h`.
+pub mod callback {
+    /// An event is pending.
+    pub const EVENT: usize = 0;
+    /// A selector load or a return by the monitor failed.
+    pub const FAILSAFE: usize = 1;
+    /// 64-bit `syscall` from user mode.
+    pub const SYSCALL: usize = 2;
+    /// `sysenter` from user mode.
+    pub const SYSENTER: usize = 5;
+    /// `syscall` from compatibility mode.
+    pub const SYSCALL32: usize = 7;
 }
 
 /// Number of callbacks, which are indexed by their type in `callback.h`.
@@ -333,6 +368,22 @@ impl Vcpu {
             area.write_word(1, entry_time);
         } else {
             area.write(&info);
+        }
+    }
+
+    /// Writes the time record to the places where its kernel reads it.
+    pub fn publish_time(&self) {
+        let record = time::record();
+        let words = zerocopy::IntoBytes::as_bytes(&record).chunks_exact(4);
+        let area = self.time_area.get();
+        if !area.is_none() {
+            area.write(&record);
+        }
+        let place = &self.info().time;
+        for (word, bytes) in place.iter().zip(words) {
+            let mut value = [0; 4];
+            value.copy_from_slice(bytes);
+            word.store(u32::from_le_bytes(value), Ordering::Release);
         }
     }
 

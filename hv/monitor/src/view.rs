@@ -13,11 +13,14 @@ use pv_abi::xen::mmu::{M2P_END, M2P_START};
 
 use crate::{
     context::Registers,
-    cpu, machine, page_fault,
+    cpu, machine,
     partition::{self, Partition},
     platform,
     vcpu::Vcpu,
 };
+
+/// The error code of a page fault by which ring 3 reads an absent page.
+const ABSENT_READ_BY_RING_3: u64 = 4;
 
 /// The machine as the view of the partition with this number sees it.
 pub struct Viewer(pub u32);
@@ -70,7 +73,7 @@ pub fn read(vcpu: &Vcpu, registers: &Registers, address: u64) -> bool {
 #[cold]
 #[inline(never)]
 fn show(vcpu: &Vcpu, registers: &Registers, address: u64) -> bool {
-    if !page_fault::is_absent_read(registers) || !vcpu.in_kernel.get() {
+    if registers.error != ABSENT_READ_BY_RING_3 || !vcpu.in_kernel.get() {
         return false;
     }
     let partition = vcpu.partition;

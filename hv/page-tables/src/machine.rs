@@ -24,9 +24,9 @@ pub trait Machine {
     /// The present time of the flush clock. A flush that begins later has a greater stamp.
     fn stamp(&self) -> u32;
 
-    /// Values of level-4 entries 256 to 271 in the tables of `partition`: the monitor's part of
-    /// every address space.
-    fn monitor_slots(&self, partition: u32) -> [u64; 16];
+    /// Values of level-4 entries 256 to 271: the monitor's part of every address space. Entry 256
+    /// is each partition's own, see [`Space::new`].
+    fn monitor_slots(&self) -> &[u64; 16];
 
     /// Returns whether long work should stop here. Each call makes at least one step regardless.
     fn should_yield(&self) -> bool;
@@ -50,6 +50,8 @@ pub trait Machine {
 #[derive(Debug)]
 pub struct Space {
     pub(crate) partition: u32,
+    /// Level-4 entry 256 of its tables.
+    pub(crate) own_slot: u64,
     /// A partial table that nothing refers to, whose entries are still to be dropped.
     pub(crate) pending: Option<Mfn>,
     /// Frames that are validated or partial page tables.
@@ -57,10 +59,10 @@ pub struct Space {
 }
 
 impl Space {
-    /// Makes the space of partition `partition`.
+    /// Makes the space of partition `partition`. `own_slot` is level-4 entry 256 of its tables.
     #[must_use]
-    pub const fn new(partition: u32) -> Self {
-        Self { partition, pending: None, tables: 0 }
+    pub const fn new(partition: u32, own_slot: u64) -> Self {
+        Self { partition, own_slot, pending: None, tables: 0 }
     }
 
     /// Number of the partition.

@@ -29,6 +29,7 @@ pub(crate) struct Unfinished;
 pub(crate) struct Walk<'a, M> {
     pub(crate) machine: &'a M,
     pub(crate) partition: u32,
+    own_slot: u64,
     /// See [`Space::tables`].
     tables: u64,
     /// Steps made so far; after the first, stopping is allowed.
@@ -41,8 +42,8 @@ pub(crate) struct Walk<'a, M> {
 impl<'a, M: Machine> Walk<'a, M> {
     #[inline]
     pub(crate) const fn new(machine: &'a M, space: &Space) -> Self {
-        let Space { partition, tables, .. } = *space;
-        Self { machine, partition, tables, steps: 0, flushed: false }
+        let Space { partition, own_slot, tables, .. } = *space;
+        Self { machine, partition, own_slot, tables, steps: 0, flushed: false }
     }
 
     /// Frame `mfn`, which must be memory of the partition.
@@ -226,9 +227,10 @@ impl<'a, M: Machine> Walk<'a, M> {
     }
 
     fn install_monitor(&self, table: &Table) {
-        let slots = self.machine.monitor_slots(self.partition);
+        let slots = self.machine.monitor_slots().iter().skip(1);
+        let slots = core::iter::once(&self.own_slot).chain(slots);
         for (entry, value) in table.iter().skip(MONITOR_SLOTS.start).zip(slots) {
-            entry.store(value, Ordering::Release);
+            entry.store(*value, Ordering::Release);
         }
     }
 

@@ -18,7 +18,7 @@ use crate::{
     guest_memory::GuestPointer,
     machine::{Host, frame},
     partition::{self, Partition},
-    schedule,
+    stay,
     vcpu::Vcpu,
     view::Viewer,
     walk,
@@ -47,7 +47,7 @@ pub fn map(call: &mut Call) -> Outcome {
     while done < count {
         let (next, outcome) = some(call.vcpu, target, &entries, done, count);
         done = next;
-        let due = outcome.is_ok() && done < count && schedule::should_yield_now();
+        let due = outcome.is_ok() && done < count && stay::should_yield_now();
         if due || outcome == Err(Refused::Again) {
             return call.go_on::<BuildMap>(2, done);
         }
@@ -139,7 +139,7 @@ pub fn set_m2p(call: &mut Call) -> Outcome {
     let partition = target(number)?;
     let mut view = (pfn != IDLE).then(|| partition.view.lock());
     for index in 0..count {
-        if index != 0 && schedule::should_yield() {
+        if index != 0 && stay::should_yield() {
             call.args[2] = first + index;
             call.args[3] = pfn.saturating_add(index);
             call.args[4] = count - index;

@@ -13,14 +13,13 @@ use pv_abi::{
     },
 };
 
-use super::{Call, Outcome, Refused, errno, require};
+use super::{Call, Outcome, errno, require};
 use crate::{
-    bounce, descriptors,
-    guest_memory::{self, GuestPointer, MONITOR_END, MONITOR_START, is_canonical},
+    bounce, debug_registers, descriptors, failure,
+    guest_memory::{self, GuestPointer, is_canonical},
     hardware::{self, Data, msr},
     machine::Host,
-    partition,
-    vcpu::{CALLBACKS, Gate, Vcpu},
+    vcpu::{CALLBACKS, Gate, Vcpu, callback},
 };
 
 /// Maximum number of gates that one call may set; a table has 256.
@@ -85,9 +84,9 @@ pub fn set_callbacks(call: &mut Call) -> Outcome {
     let [event, failsafe, syscall, ..] = call.args;
     require([event, failsafe, syscall].into_iter().all(is_canonical), errno::EINVAL)?;
     with_callbacks(call.vcpu, |callbacks| {
-        callbacks[bounce::callback::EVENT] = event;
-        callbacks[bounce::callback::FAILSAFE] = failsafe;
-        callbacks[bounce::callback::SYSCALL] = syscall;
+        callbacks[callback::EVENT] = event;
+        callbacks[callback::FAILSAFE] = failsafe;
+        callbacks[callback::SYSCALL] = syscall;
     });
     Ok(0)
 }
@@ -131,62 +130,12 @@ pub fn fpu_taskswitch(call: &mut Call) -> Outcome {
 /// `set_debugreg(register, value)`.
 pub fn set_debug_register(call: &mut Call) -> Outcome {
     let [register, value, ..] = call.args;
-    write_debug(call.vcpu, register, value).map(|()| 0)
+    debug_registers::write(call.vcpu, register, value).map(|()| 0)
 }
 
 /// `get_debugreg(register)`.
 pub fn get_debug_register(call: &mut Call) -> Outcome {
-    read_debug(call.vcpu, call.args[0])
-}
-
-/// Sets a debug register of the virtual CPU that runs on this CPU.
-///
-/// # Errors
-/// Those of [`change_debug`].
-pub fn write_debug(vcpu: &Vcpu, register: u64, value: u64) -> Result<(), Refused> {
-    let mut debug = vcpu.debug.get();
-    change_debug(&mut debug, register, value)?;
-    vcpu.debug.set(debug);
-    hardware::load_debug(&debug);
-    Ok(())
-}
-
-/// Sets one of the debug registers `debug`. A breakpoint in the monitor's part of the address space
-/// is refused (XSA-265).
-///
-/// # Errors
-/// `-EPERM` for such a breakpoint, for an I/O breakpoint, and for bits that do not exist; `-EINVAL`
-/// if there is no such register. Nothing is changed then.
-pub fn change_debug(debug: &mut [u64; 8], register: u64, value: u64) -> Result<(), Refused> {
-    match register {
-        0..=3 if !is_canonical(value) || (MONITOR_START..MONITOR_END).contains(&value) => {
-            return Err(errno::EPERM);
-        }
-        0..=3 => debug[narrow::size(register)] = value,
-        6 => debug[6] = value & 0xe00f | 0xffff_0ff0,
-        // No general detect (bit 13), no I/O breakpoints (R/W = 10).
-        7 => {
-            let io = (0..4).any(|n| value >> (16 + 4 * n) & 3 == 2);
-            if io || value >> 32 != 0 {
-                return Err(errno::EPERM);
-            }
-            debug[7] = value & !0xd800 & !(1 << 13) | 0x400;
-        }
-        _ => return Err(errno::EINVAL),
-    }
-    Ok(())
-}
-
-/// A debug register of a virtual CPU.
-///
-/// # Errors
-/// `-EINVAL` if there is no such register.
-pub fn read_debug(vcpu: &Vcpu, register: u64) -> Result<u64, Refused> {
-    let debug = vcpu.debug.get();
-    match register {
-        n @ (0..=3 | 6 | 7) => Ok(debug[narrow::size(n)]),
-        _ => Err(errno::EINVAL),
-    }
+    debug_registers::read(call.vcpu, call.args[0])
 }
 
 /// `set_segment_base(which, value)`.
@@ -233,7 +182,7 @@ pub fn vm_assist(call: &mut Call) -> Outcome {
 /// `iret`: returns by the frame at rsp.
 pub fn iret(call: &mut Call) -> Outcome {
     if bounce::interrupt_return(call.vcpu, call.registers).is_err() {
-        partition::crash(call.vcpu, call.registers, cause::BAD_FRAME, 0);
+        failure::crash(call.vcpu, call.registers, cause::BAD_FRAME, 0);
     }
     Ok(0)
 }

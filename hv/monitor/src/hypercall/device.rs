@@ -8,7 +8,7 @@ use crate::{
     device::{self, DEVICES, Device},
     lock::Guard,
     machine::Host,
-    schedule, walk,
+    stay, walk,
 };
 
 type Locked = (Device, Guard<'static, ()>);
@@ -66,7 +66,7 @@ pub fn map(call: &mut Call) -> Outcome {
         match mapped {
             Err(refused) if done == 0 => return Err(refused),
             Err(_) => return Ok(done),
-            Ok(()) if schedule::should_yield() => return Ok(done + 1),
+            Ok(()) if stay::should_yield() => return Ok(done + 1),
             Ok(()) => {}
         }
     }

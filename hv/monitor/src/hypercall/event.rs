@@ -11,7 +11,7 @@ use crate::{
     delivery, device, guest_memory,
     lock::Guard,
     partition::{self, Partition},
-    schedule,
+    stay,
     vcpu::Vcpu,
 };
 
@@ -186,7 +186,7 @@ fn close_from(partition: &Partition, next: &mut u32) -> Result<(), Refused> {
             return Err(Refused::Again);
         }
         *next += 1;
-        if schedule::should_yield() {
+        if stay::should_yield() {
             return Err(Refused::Again);
         }
     }

@@ -19,7 +19,7 @@ use crate::{
     guest_memory::{self, GuestPointer},
     machine::{self, Host},
     partition::{self, Partition},
-    schedule,
+    stay,
     vcpu::Vcpu,
     walk,
 };
@@ -95,7 +95,7 @@ where
         // Unfinished work in the caller's tables is no reason to refuse an operation.
         let space = call.vcpu.partition.space.lock_or_again();
         let finished = space.is_ok_and(|mut space| space.finish(&Host).is_ok());
-        if !finished || index != 0 && schedule::should_yield_now() {
+        if !finished || index != 0 && stay::should_yield_now() {
             return call.go_on::<T>(1, index);
         }
         let mut operation = operations.read(index)?;
@@ -236,7 +236,7 @@ fn unmap_each(call: &mut Call, unmap: Unmap) -> Outcome {
     while done < count {
         let space = call.vcpu.partition.space.lock_or_again();
         let finished = space.is_ok_and(|mut space| space.finish(&Host).is_ok());
-        if !finished || done != 0 && schedule::should_yield_now() {
+        if !finished || done != 0 && stay::should_yield_now() {
             return call.go_on::<abi::UnmapGrantRef>(1, done);
         }
         let end = count.min(done + BATCH as u64);

@@ -18,12 +18,12 @@ use pv_abi::{
     },
 };
 
-use super::{Call, Outcome, Refused, errno, require, vcpu_op};
+use super::{Call, Outcome, Refused, errno, require};
 use crate::{
     context::Registers,
-    cpu, database, guest_memory, lead_events, machine,
+    cpu, create, database, failure, guest_memory, lead_events, machine,
     partition::{self, Partition},
-    platform, relinquish, schedule, time,
+    platform, relinquish, roots, schedule, stay, time,
     vcpu::{Vcpu, run},
     view,
 };
@@ -56,11 +56,11 @@ pub fn activate_partition(call: &mut Call) -> Outcome {
                 && partition.vcpus == descriptor.vcpus
                 && partition.grant_frames == descriptor.grant_frames;
             require(same, errno::EBUSY)?;
-            partition.update(&descriptor)?;
+            create::update(partition, &descriptor)?;
         }
         None if descriptor.kind == pv_abi::uv::database::kind::PSEUDO => {}
         None => {
-            partition::create(&descriptor)?;
+            create::create(&descriptor)?;
         }
     }
     Ok(0)
@@ -86,7 +86,7 @@ pub fn activate_pages(call: &mut Call) -> Outcome {
             let until = stop.min(frame + STRIDE as u64);
             give(frame..until, range.owner)?;
             frame = until;
-            if frame < end && schedule::should_yield_now() {
+            if frame < end && stay::should_yield_now() {
                 return call.go_on::<u8>(1, frame - first);
             }
         }
@@ -260,7 +260,7 @@ pub fn start(call: &mut Call) -> Outcome {
     require(change_state(partition, startable, state::RUNNING)?, errno::EPERM)?;
     let runnable = |vcpu: &&Vcpu| vcpu.state.load(Ordering::Acquire) == run::RUNNABLE;
     partition.all_vcpus().filter(runnable).for_each(schedule::make_runnable);
-    partition.vcpu(0).into_iter().for_each(vcpu_op::bring_up);
+    partition.vcpu(0).into_iter().for_each(schedule::bring_up);
     Ok(0)
 }
 
@@ -281,23 +281,7 @@ fn first_start(partition: &Partition) -> Result<(), Refused> {
     let addresses = [descriptor.entry, descriptor.stack, descriptor.start_info];
     require(addresses.into_iter().all(guest_memory::is_canonical), errno::EINVAL)?;
     let registers = Registers::at_start(descriptor.entry, descriptor.stack, descriptor.start_info);
-    first_state(vcpu, Mfn::new(descriptor.page_table), registers)
-}
-
-/// Validates the page tables under `root` and gives virtual CPU 0 its start state.
-///
-/// # Errors
-/// [`Refused::Again`], or the reason why the tables are refused.
-pub fn first_state(vcpu: &Vcpu, root: Mfn, registers: Registers) -> Result<(), Refused> {
-    if vcpu.kernel_root.get().is_none() {
-        super::set_roots(vcpu, root)?;
-    }
-    let mut space = vcpu.partition.space.lock_or_again()?;
-    page_tables::pin(&machine::Host, &mut space, 4, root)?;
-    vcpu.registers.set(registers);
-    vcpu.initialised.store(true, Ordering::Release);
-    vcpu.partition.started.store(true, Ordering::Release);
-    Ok(())
+    roots::first_state(vcpu, Mfn::new(descriptor.page_table), registers)
 }
 
 /// `STOP(number)`.
@@ -343,7 +327,7 @@ pub fn end_host(call: &mut Call) -> Outcome {
         calls::END_RESTART => platform::restart(),
         calls::END_FAILED => {
             let [partition, cause, detail] = [partition, cause, detail].map(narrow::low_32);
-            partition::host_failed(partition, cause, detail)
+            failure::host_failed(partition, cause, detail)
         }
         _ => Err(errno::EINVAL),
     }

@@ -11,7 +11,7 @@ use super::{Call, Outcome, Refused, errno, require, update};
 use crate::{
     guest_memory::{self, GuestPointer},
     partition::Partition,
-    platform, schedule,
+    platform, stay,
     vcpu::Vcpu,
     view,
 };
@@ -73,7 +73,7 @@ fn each(call: &mut Call, command: u64, one: fn(&Partition, u64) -> Option<Mfn>) 
     let first = call.args[0] >> abi::COMMAND_BITS;
     let partition = call.vcpu.partition;
     for index in first..reservation.nr_extents {
-        if index != first && schedule::should_yield() {
+        if index != first && stay::should_yield() {
             call.args[0] = command | index << abi::COMMAND_BITS;
             return Err(Refused::Again);
         }

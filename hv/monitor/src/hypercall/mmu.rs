@@ -14,9 +14,9 @@ use super::{Call, Outcome, Refused, errno, is_own};
 use crate::{
     cpu,
     guest_memory::{self, GuestPointer},
-    machine::Host,
-    partition::{self, Partition},
-    platform, schedule,
+    machine::{self, Host},
+    partition::Partition,
+    platform, stay,
     vcpu::Vcpu,
     view, walk,
 };
@@ -112,7 +112,7 @@ fn run(
     let mut buffer = [const { MaybeUninit::uninit() }; CHUNK];
     let mut done = 0;
     while done < count {
-        if done != 0 && schedule::should_yield() {
+        if done != 0 && stay::should_yield() {
             return (done, Err(Refused::Again));
         }
         let one;
@@ -190,7 +190,7 @@ fn entries(space: &mut Space, table: Mfn, requests: &[MmuUpdate]) -> (u64, Resul
 /// Sets a machine-to-physical entry.
 fn set_m2p(partition: &Partition, request: &MmuUpdate) -> Result<(), Refused> {
     let mfn = Mfn::of_address(request.ptr);
-    let frame = partition::frame(mfn).ok_or(errno::EINVAL)?;
+    let frame = machine::frame(mfn).ok_or(errno::EINVAL)?;
     // The reference keeps the frame from becoming idle or changing its owner meanwhile.
     frame.get_ref(partition.number).map_err(|_| errno::EPERM)?;
     view::set(partition, mfn, request.val);

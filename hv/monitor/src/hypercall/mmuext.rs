@@ -1,18 +1,15 @@
 //! `mmuext_op`: pins, base pointers, flushes, and local descriptor tables.
 
-use page_tables::{Mfn, Space, get_base, pin, put_base, unpin};
+use page_tables::{Mfn, Space, pin, unpin};
 use pv_abi::xen::mmu::*;
 
-use super::{Call, Outcome, Refused, errno, mmu::batch, require};
+use super::{Call, Outcome, Refused, errno, mmu::batch};
 use crate::{
     cpu, descriptors,
     guest_memory::{self, GuestPointer, is_canonical},
-    hardware,
-    lock::RunningCell,
     machine::Host,
-    platform, schedule,
+    platform, roots, stay,
     vcpu::Vcpu,
-    view,
 };
 
 /// `mmuext_op(operations, count, done, foreign)`.
@@ -29,7 +26,7 @@ fn run(vcpu: &'static Vcpu, operations: &GuestPointer<MmuextOp>, count: u64) -> 
         return (0, Err(Refused::Again));
     }
     for index in 0..count {
-        if index != 0 && schedule::should_yield() {
+        if index != 0 && stay::should_yield() {
             return (index, Err(Refused::Again));
         }
         let result = match operations.read(index) {
@@ -64,11 +61,8 @@ fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), Refus
             pin(&Host, space, narrow::low_8(level.into()) + 1, mfn)?;
         }
         EXT_UNPIN_TABLE => unpin(&Host, space, mfn)?,
-        EXT_NEW_BASEPTR => new_kernel_root(vcpu, space, mfn)?,
-        EXT_NEW_USER_BASEPTR => {
-            replace_root(space, &vcpu.user_root, mfn, || ())?;
-            view::hide_from_user(vcpu);
-        }
+        EXT_NEW_BASEPTR => roots::load_kernel(vcpu, space, mfn)?,
+        EXT_NEW_USER_BASEPTR => roots::set_user(vcpu, space, mfn)?,
         EXT_TLB_FLUSH_LOCAL => cpu::flush_here(),
         EXT_INVLPG_LOCAL if is_canonical(arg1) => platform::invlpg(arg1),
         EXT_INVLPG_LOCAL => {}
@@ -81,42 +75,4 @@ fn one(vcpu: &Vcpu, space: &mut Space, operation: &MmuextOp) -> Result<(), Refus
         _ => return Err(errno::ENOSYS),
     }
     Ok(())
-}
-
-/// Makes `root` hold `mfn` (0 stands for none), calls `loaded`, and then releases the frame that
-/// `root` held before.
-fn replace_root(
-    space: &mut Space,
-    root: &RunningCell<Mfn>,
-    mfn: Mfn,
-    loaded: impl FnOnce(),
-) -> Result<(), Refused> {
-    if !mfn.is_none() {
-        get_base(&Host, space, mfn)?;
-    }
-    let old = root.replace(mfn);
-    loaded();
-    if !old.is_none() {
-        put_base(&Host, space, old)?;
-    }
-    Ok(())
-}
-
-/// Loads another kernel root on the virtual CPU that runs here.
-pub fn new_kernel_root(vcpu: &Vcpu, space: &mut Space, mfn: Mfn) -> Result<(), Refused> {
-    require(!mfn.is_none(), errno::EINVAL)?;
-    replace_root(space, &vcpu.kernel_root, mfn, || {
-        view::lead_from(vcpu, mfn);
-        hardware::load_root(mfn);
-    })?;
-    view::hide_from_user(vcpu);
-    Ok(())
-}
-
-/// Sets the first kernel root of a virtual CPU that does not run; it replaces a root that was set
-/// before and never used.
-pub fn set_roots(vcpu: &Vcpu, kernel: Mfn) -> Result<(), Refused> {
-    let mut space = vcpu.partition.space.lock_or_again()?;
-    space.finish(&Host)?;
-    replace_root(&mut space, &vcpu.kernel_root, kernel, || view::lead_from(vcpu, kernel))
 }

@@ -39,13 +39,8 @@ mod sched;
 mod vcpu_op;
 mod version;
 
-pub use cpu_state::{read_debug, write_debug};
 pub use event::close_all;
 pub use grant::end_mapping;
-pub use lead::first_state;
-pub use mmuext::{new_kernel_root, set_roots};
-pub use sched::block;
-pub use vcpu_op::bring_up;
 
 /// The result of an operation.
 pub type Outcome = Result<u64, Refused>;
@@ -189,7 +184,7 @@ fn multicall(call: &mut Call) -> Outcome {
     let [list, count, ..] = call.args;
     let entries = GuestPointer::<MulticallEntry>::new(list, count)?;
     for index in 0..count {
-        if index != 0 && crate::schedule::should_yield() {
+        if index != 0 && crate::stay::should_yield() {
             return call.go_on::<MulticallEntry>(0, index);
         }
         let mut entry = entries.read(index)?;

@@ -9,8 +9,9 @@ use pv_abi::{
 
 use super::{Call, Outcome, errno, require};
 use crate::{
+    failure,
     guest_memory::{self, GuestPointer},
-    partition, schedule, time,
+    schedule, time,
     vcpu::{POLL_ANY, Vcpu, run},
 };
 
@@ -22,12 +23,15 @@ pub fn sched_op(call: &mut Call) -> Outcome {
             schedule::yield_now();
             Ok(0)
         }
-        sched::BLOCK => Ok(block(call.vcpu)),
+        sched::BLOCK => {
+            schedule::wait_for_event(call.vcpu);
+            Ok(0)
+        }
         sched::SHUTDOWN => {
             let shutdown: sched::Shutdown = guest_memory::read(argument)?;
             let crashed = shutdown.reason == sched::REASON_CRASH;
             let to = if crashed { state::CRASHED } else { state::SHUTDOWN };
-            partition::stop(call.vcpu, cause::SHUTDOWN, shutdown.reason, call.registers.rip, to);
+            failure::stop(call.vcpu, cause::SHUTDOWN, shutdown.reason, call.registers.rip, to);
             Ok(0)
         }
         sched::POLL => {
@@ -37,17 +41,6 @@ pub fn sched_op(call: &mut Call) -> Outcome {
         sched::REMOTE_SHUTDOWN | sched::PIN_OVERRIDE => Err(errno::EPERM),
         _ => Err(errno::ENOSYS),
     }
-}
-
-/// Unmasks events and waits for one. Returns at once if an event is pending.
-pub fn block(vcpu: &Vcpu) -> u64 {
-    vcpu.info().upcall_mask.store(0, Ordering::SeqCst);
-    schedule::block(vcpu, None);
-    // An event that came before the state changed has not woken the virtual CPU.
-    if vcpu.event_pending() {
-        schedule::wake(vcpu);
-    }
-    0
 }
 
 /// Waits until an event is pending on one of the ports, masked or not, or until the deadline.

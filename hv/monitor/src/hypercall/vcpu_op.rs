@@ -7,19 +7,14 @@ use pv_abi::xen::{time as records, vcpu as abi};
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{
-    Call, Outcome, Refused,
-    cpu_state::{change_debug, with_callbacks},
-    errno, require,
-    sched::is_up,
-};
+use super::{Call, Outcome, Refused, cpu_state::with_callbacks, errno, require, sched::is_up};
 use crate::{
     area::Area,
     context::{Registers, flag},
-    delivery, descriptors,
+    debug_registers, delivery, descriptors,
     emulate::kept_cr4,
     guest_memory::{self, is_canonical},
-    machine, partition, schedule, time,
+    machine, partition, roots, schedule, time,
     vcpu::{Gate, InfoArea, Segments, Vcpu, run},
 };
 
@@ -92,7 +87,7 @@ fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Resul
     for (to, from) in frames.iter_mut().zip(context.gdt_frames).take(pages) {
         *to = Mfn::new(from);
     }
-    super::set_roots(target, Mfn::of_entry(context.ctrlreg[3]))?;
+    roots::set_first(target, Mfn::of_entry(context.ctrlreg[3]))?;
     descriptors::replace_gdt(target, &frames)?;
     target.kernel_stack.set(context.kernel_sp);
     let [event, failsafe, syscall] =
@@ -111,7 +106,7 @@ fn load_context(target: &'static Vcpu, context: &abi::VcpuGuestContext) -> Resul
     let mut debug = target.debug.get();
     // A value that is refused leaves the register as it is after reset.
     for (register, value) in (0..).zip(context.debugreg) {
-        let _ = change_debug(&mut debug, register, value);
+        let _ = debug_registers::change(&mut debug, register, value);
     }
     target.debug.set(debug);
     // Kernels pass a virtual CPU's I/O privilege level in its first flags.
@@ -139,16 +134,8 @@ const _: () = assert!(core::mem::offset_of!(abi::CpuUserRegs, rdi) == 8 * 14);
 
 fn up(_: &mut Call, target: &'static Vcpu) -> Outcome {
     require(target.initialised.load(Ordering::Acquire), errno::EINVAL)?;
-    bring_up(target);
+    schedule::bring_up(target);
     Ok(0)
-}
-
-/// Lets an initialised virtual CPU be scheduled.
-pub fn bring_up(target: &Vcpu) {
-    let (from, to) = (run::DOWN, run::RUNNABLE);
-    if target.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-        schedule::make_runnable(target);
-    }
 }
 
 fn down(call: &mut Call, target: &'static Vcpu) -> Outcome {
@@ -192,7 +179,7 @@ fn register_time(call: &mut Call, target: &'static Vcpu) -> Outcome {
     let old = target.time_area.get();
     target.time_area.set(new);
     old.release();
-    time::publish(target);
+    target.publish_time();
     Ok(0)
 }
 
@@ -232,7 +219,7 @@ fn register_info(call: &mut Call, target: &'static Vcpu) -> Outcome {
     target.move_info(place);
     target.info_frame.store(register.mfn, Ordering::Release);
     partition::upcall(target).mark_all();
-    time::publish(target);
+    target.publish_time();
     delivery::kick(target);
     Ok(0)
 }

@@ -1,4 +1,4 @@
-//! The start of the platform, from the loader's jump to the call of `crate::start`.
+//! The start of the platform.
 //!
 //! Order matters: first the messages; then this CPU's registers and tables; then interrupt
 //! controllers, time and the other CPUs, which the loader started and which wait here. Last, when
@@ -7,13 +7,10 @@
 //! a stop.
 #![expect(unsafe_code, reason = "takes over what the loader left, by address")]
 
-use core::{
-    arch::global_asm,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use ::log::LevelFilter;
-use handover::{Handover, IMAGE_MAGIC, MAGIC, VERSION};
+use handover::{Handover, MAGIC, VERSION};
 use spin::Once;
 
 use super::{
@@ -23,15 +20,6 @@ use super::{
     symbols::Symbols,
     time,
 };
-
-global_asm!(
-    include_str!("boot.S"),
-    magic = const IMAGE_MAGIC,
-    version = const VERSION,
-    entry = sym platform_start,
-    entry_of_others = sym start_of_others,
-    interrupts = sym descriptors::INTERRUPTS,
-);
 
 static HANDOVER: Once<&'static Handover> = Once::new();
 
@@ -58,9 +46,8 @@ pub fn refuse(reason: core::fmt::Arguments<'_>) -> ! {
     panic::halt()
 }
 
-/// The entry point. It runs on the main stack of CPU 0, with the final page tables and interrupts
-/// off.
-extern "C" fn platform_start(handover: &'static Handover) -> ! {
+/// Sets up the platform on CPU 0, with the final page tables.
+pub fn set_up(handover: &'static Handover) {
     serial::set_up();
     if (handover.magic, handover.version) != (MAGIC, VERSION) {
         log::set_level(LevelFilter::Error);
@@ -85,7 +72,6 @@ extern "C" fn platform_start(handover: &'static Handover) -> ! {
     serial::enable_interrupts();
     drop_loader(handover);
     STAGE.store(RELEASED, Ordering::Release);
-    crate::start::start(handover)
 }
 
 /// Sets up the local APIC and time.
@@ -120,8 +106,8 @@ fn wait_for(stage: u32) {
     }
 }
 
-/// The first code of the monitor on another CPU, on its main stack.
-extern "C" fn start_of_others(cpu: u32) -> ! {
+/// Sets up another CPU, and returns once the platform is set up.
+pub fn set_up_other(cpu: u32) {
     wait_for(SET_UP);
     processor::set_control_registers();
     descriptors::load(cpu);
@@ -131,7 +117,6 @@ extern "C" fn start_of_others(cpu: u32) -> ! {
     wait_for(RELEASED);
     // The mapping of low memory is gone by now.
     processor::reload_cr3();
-    crate::start::start_secondary(cpu)
 }
 
 /// Removes the loader's mapping of low memory, and frees the loader's frames. CPUs that wait for

@@ -1,9 +1,9 @@
 //! The platform: everything between the firmware and the rest of the monitor.
 //!
 //! The platform takes over what the loader made (an address space, the areas of CPUs, a record of
-//! the machine, the other CPUs), and gives the rest of the monitor time, interrupts between
-//! CPUs, two serial lines, and a way out. It calls `crate::start` on the first CPU and
-//! `crate::start_secondary` on the others, and uses the symbols `trap_stubs` and `entry_page`. The
+//! the machine, the other CPUs), and gives the rest of the monitor time, interrupts between CPUs, two
+//! serial lines, and a way out. The entry point calls [`set_up`] on the first CPU and
+//! [`set_up_other`] on the others. The platform uses the symbols `trap_stubs` and `entry_page`. The
 //! rule: the platform is set up once and has no policy; after the start only per-CPU state changes.
 //!
 //! Modules that only compute (`clock`, `symbols`) also compile on the host, where they are tested.
@@ -38,7 +38,7 @@ mod hardware {
             DEVICE_VECTORS, VECTOR_COM1, VECTOR_COM2, VECTOR_FLUSH, VECTOR_RESCHEDULE,
             VECTOR_TIMER, apic_id, end_of_interrupt, message_address, send_ipi,
         },
-        boot::{cpu_count, refuse, wall_clock},
+        boot::{cpu_count, refuse, set_up, set_up_other, wall_clock},
         cpu_area::{cpu_local_page, set_gdt_frames, set_ldt_frames},
         log::{log_raw, log_warning},
         memory::{frame_table, idle_root, m2p, m2p_frame, monitor_l4_slots, phys_to_virt},

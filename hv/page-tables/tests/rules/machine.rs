@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 pub const FRAMES: u64 = 64;
 pub const PARTITIONS: usize = 4;
+/// Level-4 entry 256 of both partitions.
+pub const OWN_SLOT: u64 = 60 << 12 | bits::P | bits::RW;
 /// The owner of the tables in the monitor's slots.
 pub const MONITOR: u32 = 3;
 
@@ -32,7 +34,9 @@ pub struct Sim {
     pub cpus: Mutex<[Cpu; PARTITIONS]>,
     /// Steps until `should_yield` returns true; negative for never.
     pub budget: AtomicI64,
+    /// What validation writes to a table of level 4.
     pub slots: [u64; 16],
+    shared_slots: [u64; 16],
     pub broken: AtomicBool,
     /// The value of `memory_end`.
     pub memory_end: AtomicU64,
@@ -54,13 +58,17 @@ impl Sim {
             let kind = if mfn == 63 { Kind::Private } else { Kind::Ram };
             frame.set_owner(0, owner, kind).unwrap();
         }
+        let slots = core::array::from_fn(|i| OWN_SLOT | (i as u64) << 52);
+        let mut shared_slots = slots;
+        shared_slots[0] = 0;
         Self {
             frames,
             tables: (0..FRAMES).map(|_| [const { AtomicU64::new(0) }; ENTRIES]).collect(),
             clock: AtomicU32::new(1000),
             cpus: Mutex::default(),
             budget: AtomicI64::new(-1),
-            slots: core::array::from_fn(|i| 60 << 12 | (i as u64) << 52 | bits::P | bits::RW),
+            slots,
+            shared_slots,
             broken: AtomicBool::new(false),
             memory_end: AtomicU64::new(0),
             device_entries: Default::default(),
@@ -154,8 +162,8 @@ impl Machine for Sim {
         self.clock.load(Ordering::SeqCst)
     }
 
-    fn monitor_slots(&self, _: u32) -> [u64; 16] {
-        self.slots
+    fn monitor_slots(&self) -> &[u64; 16] {
+        &self.shared_slots
     }
 
     fn should_yield(&self) -> bool {

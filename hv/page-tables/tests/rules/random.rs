@@ -1,7 +1,7 @@
 //! Random operations of two partitions, checked from scratch after each one.
 
 use crate::invariants::{Outside, check};
-use crate::machine::Sim;
+use crate::machine::{OWN_SLOT, Sim};
 use crate::numbers::{
     drop_range, frame_of, get_base, get_descriptors, hold, map_foreign, pin, put_base,
     put_descriptors, reference, replace_entry_expect, unmap_entry_expect, unpin, update_descriptor,
@@ -136,7 +136,7 @@ pub struct Player<'a> {
 
 impl<'a> Player<'a> {
     pub fn new(sim: &'a Sim, partition: u32) -> Self {
-        Self { sim, space: Space::new(partition), outside: Outside::default() }
+        Self { sim, space: Space::new(partition, OWN_SLOT), outside: Outside::default() }
     }
 
     /// Puts `contents` into the partition's memory.

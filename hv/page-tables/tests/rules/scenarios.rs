@@ -1,7 +1,7 @@
 //! The behaviour of kernels, and of attackers on other hypervisors (with the name of the advisory).
 
 use crate::invariants::{Outside, check};
-use crate::machine::Sim;
+use crate::machine::{OWN_SLOT, Sim};
 use crate::numbers::{
     drop_range, find_entry, get_base, get_descriptors, hold, map_foreign, pin, put_base,
     put_descriptors, reference, replace_entry_expect, unmap_entry_expect, unpin, update_descriptor,
@@ -35,7 +35,7 @@ fn tree() -> (Sim, Space) {
     }
     sim.poke(L1, 0, to(DATA, RW));
     sim.poke(L1, 1, to(L1, NX));
-    (sim, Space::new(1))
+    (sim, Space::new(1, OWN_SLOT))
 }
 
 /// The tree, pinned and loaded.
@@ -338,7 +338,7 @@ fn a_walk_reads_the_partitions_validated_tables_alone() {
     assert_eq!(find(L3, 0), None, "a root of level 3");
     assert_eq!(find(0, 0), None, "no root");
     assert_eq!(find(u64::MAX >> 12, 0), None, "no frame");
-    assert_eq!(find_entry(&sim, &Space::new(2), L4, 0), None, "another's tables");
+    assert_eq!(find_entry(&sim, &Space::new(2, OWN_SLOT), L4, 0), None, "another's tables");
 
     // A walk without these checks would follow two kinds of entries: one that leads to an unchecked
     // page of the partition, and those in the monitor's slots, which may even be large pages.
@@ -410,7 +410,7 @@ fn a_granted_page_that_is_overwritten_is_flushed_at_once() {
     let before = sim.flushes(1);
     store(&sim, &mut space, L1, 4, 0).unwrap();
     assert_eq!(sim.flushes(1), before + 1);
-    pin(&sim, &mut Space::new(2), 1, OTHERS).unwrap();
+    pin(&sim, &mut Space::new(2, OWN_SLOT), 1, OTHERS).unwrap();
     sim.check_caches();
 }
 
@@ -426,7 +426,7 @@ fn a_table_of_granted_pages_is_dropped_with_one_flush() {
     unpin(&sim, &mut space, L1).unwrap();
     assert_eq!(sim.flushes(1), before + 1);
     assert_eq!(sim.word(OTHERS).references(), 0);
-    pin(&sim, &mut Space::new(2), 1, OTHERS).unwrap();
+    pin(&sim, &mut Space::new(2, OWN_SLOT), 1, OTHERS).unwrap();
     sim.check_caches();
 }
 
@@ -520,7 +520,7 @@ fn a_read_only_grant_stays_read_only_and_is_not_repeated() {
     assert_eq!(map(to(OTHERS, 0), 3), Err(Error::NotOwned));
     assert_eq!(map(to(0, 0), 0), Err(Error::NotOwned));
     assert_eq!(map(OTHERS << 12, 2), Err(Error::Invalid));
-    pin(&sim, &mut Space::new(2), 1, 41).unwrap();
+    pin(&sim, &mut Space::new(2, OWN_SLOT), 1, 41).unwrap();
     assert_eq!(map(to(41, RW), 2), Err(Error::WrongType));
     check(&sim, &outside);
 }

@@ -2,8 +2,7 @@
 //!
 //! A module stands on a floor and uses modules of its own floor and of the floors below. The check
 //! reads the paths that begin with `crate::` in every file of `hv/monitor/src` except tests, and
-//! reports a use that runs up. [`REMAINING`] lists the uses that still run up. That list only
-//! shrinks: a use that no longer exists must be removed from the list.
+//! reports a use that runs up.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,54 +15,32 @@ use rig::workspace;
 
 /// The floors, from the lowest up, each with its modules. A folder is one module.
 const FLOORS: [(&str, &[&str]); 7] = [
-    ("platform", &["platform"]),
-    ("cpu", &["cpu", "hardware", "lock", "recovery", "time"]),
-    ("memory", &["database", "device", "guest_memory", "machine", "walk"]),
-    ("partition", &["building", "ending", "lead_events", "partition"]),
+    ("platform", &["context", "platform"]),
+    ("cpu", &["cpu", "lock", "recovery", "stay", "time"]),
+    ("memory", &["database", "device", "guest_memory", "machine"]),
+    ("partition", &["area", "building", "ending", "hardware", "partition", "vcpu", "view", "walk"]),
     (
         "guest",
         &[
-            "area",
             "bounce",
-            "context",
             "cpuid",
+            "create",
+            "debug_registers",
             "delivery",
             "descriptors",
             "emulate",
+            "failure",
+            "lead_events",
             "leave",
             "model_registers",
             "page_fault",
+            "roots",
             "schedule",
-            "syscall",
             "trap",
-            "vcpu",
-            "view",
         ],
     ),
-    ("hypercall", &["hypercall", "relinquish"]),
-    ("start", &["main", "start"]),
-];
-
-/// The uses that still run up: a file, and the module that it uses.
-const REMAINING: &[(&str, &str)] = &[
-    ("cpu", "vcpu"),
-    ("emulate", "hypercall"),
-    ("hardware", "vcpu"),
-    ("lead_events", "delivery"),
-    ("machine", "partition"),
-    ("machine", "schedule"),
-    ("partition", "context"),
-    ("partition", "delivery"),
-    ("partition", "schedule"),
-    ("partition", "vcpu"),
-    ("partition", "view"),
-    ("platform/boot", "start"),
-    ("platform/panic", "context"),
-    ("syscall", "hypercall"),
-    ("time", "machine"),
-    ("time", "partition"),
-    ("time", "vcpu"),
-    ("walk", "vcpu"),
+    ("hypercall", &["hypercall", "relinquish", "syscall"]),
+    ("start", &["entry", "main", "start"]),
 ];
 
 /// A file of the monitor that uses one of its modules.
@@ -110,7 +87,7 @@ pub fn check() -> Result<Floors> {
         let file = file.display().to_string();
         uses.extend(used_modules(&lines).map(|module| Use { file: file.clone(), module }));
     }
-    Ok(judge(&uses, REMAINING))
+    Ok(judge(&uses))
 }
 
 /// The modules that follow `crate::` in code that is no test.
@@ -162,10 +139,9 @@ fn floor_of(module: &str) -> Option<(usize, &'static str)> {
     Some((at, FLOORS[at].0))
 }
 
-/// Compares uses with the floors and with the list of uses that may still run up.
-fn judge(uses: &BTreeSet<Use>, remaining: &[(&str, &str)]) -> Floors {
+/// Compares uses with the floors.
+fn judge(uses: &BTreeSet<Use>) -> Floors {
     let mut floors = Floors::default();
-    let mut left: BTreeSet<_> = remaining.iter().copied().collect();
     for Use { file, module } in uses {
         let user = Path::new(file).iter().next().and_then(|part| part.to_str()).unwrap_or(file);
         if user == module {
@@ -183,19 +159,11 @@ fn judge(uses: &BTreeSet<Use>, remaining: &[(&str, &str)]) -> Floors {
             continue;
         }
         floors.up += 1;
-        if !left.remove(&(file.as_str(), module.as_str())) {
-            floors.violations.push(format!(
-                "hv/monitor/src/{file}.rs: {lower} uses {module} of the higher floor {higher}; \
-                 move what it uses down, or pass it in as a parameter"
-            ));
-        }
+        floors.violations.push(format!(
+            "hv/monitor/src/{file}.rs: {lower} uses {module} of the higher floor {higher}; move \
+             what it uses down, or pass it in as a parameter"
+        ));
     }
-    floors.violations.extend(left.iter().map(|(file, module)| {
-        format!(
-            "hv/monitor/src/{file}.rs: does not use {module} any more; take the pair out of \
-             REMAINING"
-        )
-    }));
     floors
 }
 
@@ -221,32 +189,22 @@ mod tests {
 
     #[test]
     fn a_use_may_run_down_and_along_a_floor() {
-        let floors = judge(&uses(&[("trap", "cpu"), ("trap", "emulate"), ("cpu", "cpu")]), &[]);
+        let floors = judge(&uses(&[("trap", "cpu"), ("trap", "emulate"), ("cpu", "cpu")]));
         assert!(floors.violations.is_empty(), "{floors:?}");
         assert_eq!((floors.uses, floors.up), (2, 0));
     }
 
     #[test]
-    fn a_use_that_runs_up_is_refused_unless_it_is_listed() {
+    fn a_use_that_runs_up_is_refused() {
         let up = uses(&[("platform/smp", "start")]);
-        let [violation] = judge(&up, &[]).violations.try_into().expect("one");
+        let [violation] = judge(&up).violations.try_into().expect("one");
         assert!(violation.contains("platform uses start of the higher floor start"), "{violation}");
-        assert!(judge(&up, &[("platform/smp", "start")]).violations.is_empty());
-        // The list names files, so it does not allow the use in another file of the same module.
-        assert_eq!(judge(&up, &[("platform/boot", "start")]).violations.len(), 2);
-    }
-
-    #[test]
-    fn a_listed_use_that_is_gone_leaves_the_list() {
-        let [violation] =
-            judge(&uses(&[]), &[("lock", "hypercall")]).violations.try_into().expect("one");
-        assert!(violation.contains("take the pair out"), "{violation}");
     }
 
     #[test]
     fn a_module_without_a_floor_is_refused() {
         for pair in [("attic", "cpu"), ("cpu", "attic")] {
-            let [violation] = judge(&uses(&[pair]), &[]).violations.try_into().expect("one");
+            let [violation] = judge(&uses(&[pair])).violations.try_into().expect("one");
             assert!(violation.contains("attic stands on no floor"), "{violation}");
         }
     }
