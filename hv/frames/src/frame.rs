@@ -63,13 +63,6 @@ impl Frame {
         self.owner.load(Ordering::Acquire)
     }
 
-    /// Returns whether it is I/O memory rather than RAM.
-    #[must_use]
-    #[inline]
-    pub fn is_io(&self) -> bool {
-        self.owner_word() & crate::OWNER_IO != 0
-    }
-
     /// Returns whether it is a validated table of type `ty` that `owner` owns. Stable under the
     /// owner's lock for a table that another table refers to.
     #[must_use]

@@ -157,14 +157,14 @@ fn finish(vcpu: &Vcpu, registers: &mut Registers, address: u64, mask_events: boo
 pub fn to_kernel_mode(vcpu: &Vcpu) {
     vcpu.in_kernel.set(true);
     hardware::swap_gs();
-    hardware::load_root(vcpu.kernel_root.get());
+    hardware::load_root(vcpu);
 }
 
 /// Switches the page tables and the GS base from kernel mode to user mode.
 pub fn to_user_mode(vcpu: &Vcpu) {
     vcpu.in_kernel.set(false);
     hardware::swap_gs();
-    hardware::load_root(vcpu.user_root.get());
+    hardware::load_root(vcpu);
 }
 
 /// The `iret` hypercall: reads nine words at rsp (`iret_context` of the public header) and returns

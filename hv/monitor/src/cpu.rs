@@ -223,37 +223,34 @@ fn flush_others(wanted: impl Fn(&CpuLocal) -> bool) {
     }
 }
 
-/// Flushes all translations of a partition, on every CPU.
-pub fn flush_partition(partition: u32) {
-    if this().loaded.load(Ordering::Relaxed) == partition {
+/// Flushes the translations of every CPU for which `wanted` holds, this one included.
+fn flush_where(wanted: impl Fn(&CpuLocal) -> bool) {
+    if wanted(this()) {
         flush_here();
     }
-    flush_others(|c| c.loaded.load(Ordering::SeqCst) == partition);
+    flush_others(wanted);
+}
+
+/// Flushes all translations of a partition, on every CPU.
+pub fn flush_partition(partition: u32) {
+    flush_where(|c| c.loaded.load(Ordering::SeqCst) == partition);
 }
 
 /// Flushes the CPUs that run those virtual CPUs of a partition whose bits are set in `mask`.
 pub fn flush_vcpus(partition: u32, mask: u64) {
-    let runs = |c: &CpuLocal| {
+    flush_where(|c| {
         // The bit was set before the tables were loaded.
         c.loaded.load(Ordering::SeqCst) == partition
             && mask & c.current_bit.load(Ordering::Relaxed) != 0
-    };
-    if runs(this()) {
-        flush_here();
-    }
-    flush_others(runs);
+    });
 }
 
 /// Flushes every CPU that may still hold a translation of `partition` that was removed at `stamp`.
 pub fn flush_since(partition: u32, stamp: u32) {
-    let stale = |c: &CpuLocal| {
+    flush_where(|c| {
         let last = c.flushed_at.load(Ordering::SeqCst);
         c.loaded.load(Ordering::SeqCst) == partition && (last.wrapping_sub(stamp) as i32) <= 0
-    };
-    if stale(this()) {
-        flush_here();
-    }
-    flush_others(stale);
+    });
 }
 
 /// Waits until every other CPU has left the operation of the monitor that it was in when this was

@@ -121,7 +121,8 @@ fn keep_frames(descriptor: &PartitionDescriptor, frames: Range<u64>) -> Result<(
         }
         // The view clears its own frames.
         if !unused.contains(&number) {
-            machine::scrub(mfn);
+            // SAFETY: it is RAM of a partition that does not run, held by a reference and not mapped.
+            unsafe { machine::scrub(mfn) };
         }
         if let Some(entry) = platform::m2p().get(narrow::size(number)) {
             entry.store(M2P_INVALID, Ordering::Relaxed);

@@ -51,9 +51,6 @@ pub fn change(debug: &mut [u64; 8], register: u64, value: u64) -> Result<(), Ref
 /// # Errors
 /// `-EINVAL` if there is no such register.
 pub fn read(vcpu: &Vcpu, register: u64) -> Result<u64, Refused> {
-    let debug = vcpu.debug.get();
-    match register {
-        n @ (0..=3 | 6 | 7) => Ok(debug[narrow::size(n)]),
-        _ => Err(errno::EINVAL),
-    }
+    let known = matches!(register, 0..=3 | 6 | 7);
+    known.then(|| vcpu.debug.get()[narrow::size(register)]).ok_or(errno::EINVAL)
 }

@@ -20,7 +20,7 @@ use refusal::Refused;
 use crate::{
     context::{Registers, selector},
     cpu, cpuid, debug_registers, guest_memory,
-    hardware::{self, CR4_FSGSBASE},
+    hardware::{self, CR4_FSGSBASE, SegmentBase},
     model_registers, page_fault, platform, roots, schedule,
     trap::{self, vector},
     vcpu::Vcpu,
@@ -213,8 +213,8 @@ fn store(
 ) -> Result<(), Option<u64>> {
     let base = match memory.segment {
         Segment::Flat => 0,
-        Segment::Fs => hardware::read_msr(hardware::msr::FS_BASE),
-        Segment::Gs => hardware::read_msr(hardware::msr::GS_BASE),
+        Segment::Fs => hardware::read_base(SegmentBase::FS),
+        Segment::Gs => hardware::read_base(SegmentBase::GS),
     };
     let address = base.wrapping_add(memory.offset(|number| *registers.general(number), next));
     if !guest_memory::is_partition_range(address, bytes.len() as u64) {
@@ -255,7 +255,7 @@ fn read_control(vcpu: &Vcpu, registers: &mut Registers, control: u8, register: u
     let value = match control {
         0 => cr0(vcpu),
         2 => vcpu.info().cr2.load(Ordering::Relaxed),
-        3 => vcpu.kernel_root.get().address(),
+        3 => vcpu.kernel_root.get().map_or(0, |root| root.frame().address()),
         4 => vcpu.cr4.get() | 1 << 5,
         _ => return false,
     };

@@ -25,10 +25,12 @@ pub const MONITOR_END: u64 = 0xffff_8800_0000_0000;
 /// Returns whether the `bytes` bytes from `va` are canonical and outside the monitor's part.
 #[inline]
 pub fn is_partition_range(va: u64, bytes: u64) -> bool {
-    let Some(end) = va.checked_add(bytes) else {
-        return false;
-    };
-    end <= LOWER_END || va >= MONITOR_END
+    va.checked_add(bytes).is_some_and(|end| end <= LOWER_END || va >= MONITOR_END)
+}
+
+#[inline]
+fn check_range(va: u64, bytes: u64) -> Result<(), Fault> {
+    if is_partition_range(va, bytes) { Ok(()) } else { Err(Fault) }
 }
 
 /// Returns whether `va` is canonical.
@@ -52,11 +54,8 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPointer<T> {
     #[inline]
     pub fn new(va: u64, count: u64) -> Result<Self, Fault> {
         let bytes = count.checked_mul(size_of::<T>() as u64).ok_or(Fault)?;
-        if is_partition_range(va, bytes) {
-            Ok(Self { va, count, kind: PhantomData })
-        } else {
-            Err(Fault)
-        }
+        check_range(va, bytes)?;
+        Ok(Self { va, count, kind: PhantomData })
     }
 
     /// Reads element `index`.
@@ -67,9 +66,12 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPointer<T> {
     pub fn read(&self, index: u64) -> Result<T, Fault> {
         let va = self.address(index)?;
         let mut value = MaybeUninit::<T>::uninit();
-        copy_one::<T>(value.as_mut_ptr() as u64, va)?;
-        // SAFETY: all its bytes were just written, and `FromBytes`: any bytes are a value.
-        Ok(unsafe { value.assume_init() })
+        // SAFETY: `new` checked the range of the array. The copy writes all bytes of the value, and
+        // `FromBytes`: any bytes are one.
+        unsafe {
+            copy_one::<T>(value.as_mut_ptr() as u64, va)?;
+            Ok(value.assume_init())
+        }
     }
 
     /// Reads elements from `first` on, until the array ends or `buffer` is full.
@@ -85,9 +87,12 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPointer<T> {
         let count = narrow::size(self.count.saturating_sub(first)).min(N);
         let va = self.va + first * size_of::<T>() as u64;
         let to = buffer.as_mut_ptr().cast::<T>();
-        copy(to as u64, va, count * size_of::<T>())?;
-        // SAFETY: the copy just wrote that many elements, and `FromBytes`: any bytes are a value.
-        Ok(unsafe { core::slice::from_raw_parts(to, count) })
+        // SAFETY: `new` checked the range of the array, and the buffer has room for that many
+        // elements. The copy writes them all, and `FromBytes`: any bytes are a value.
+        unsafe {
+            copy(to as u64, va, count * size_of::<T>())?;
+            Ok(core::slice::from_raw_parts(to, count))
+        }
     }
 
     /// Writes element `index`.
@@ -97,7 +102,8 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPointer<T> {
     #[inline]
     pub fn write(&self, index: u64, value: &T) -> Result<(), Fault> {
         let va = self.address(index)?;
-        copy_one::<T>(va, value.as_bytes().as_ptr() as u64)
+        // SAFETY: `new` checked the range of the array.
+        unsafe { copy_one::<T>(va, value.as_bytes().as_ptr() as u64) }
     }
 
     #[inline]
@@ -132,10 +138,9 @@ pub fn write<T: FromBytes + IntoBytes + Immutable>(va: u64, value: &T) -> Result
 /// # Errors
 /// [`Fault`].
 pub fn read_bytes(va: u64, buffer: &mut [u8]) -> Result<(), Fault> {
-    if !is_partition_range(va, buffer.len() as u64) {
-        return Err(Fault);
-    }
-    copy(buffer.as_mut_ptr() as u64, va, buffer.len())
+    check_range(va, buffer.len() as u64)?;
+    // SAFETY: the range was just checked.
+    unsafe { copy(buffer.as_mut_ptr() as u64, va, buffer.len()) }
 }
 
 /// Writes `bytes` at `va`.
@@ -143,10 +148,9 @@ pub fn read_bytes(va: u64, buffer: &mut [u8]) -> Result<(), Fault> {
 /// # Errors
 /// [`Fault`].
 pub fn write_bytes(va: u64, bytes: &[u8]) -> Result<(), Fault> {
-    if !is_partition_range(va, bytes.len() as u64) {
-        return Err(Fault);
-    }
-    copy(va, bytes.as_ptr() as u64, bytes.len())
+    check_range(va, bytes.len() as u64)?;
+    // SAFETY: the range was just checked.
+    unsafe { copy(va, bytes.as_ptr() as u64, bytes.len()) }
 }
 
 /// Reads up to `buffer.len()` instruction bytes at `va`, fewer where the next page is absent.
@@ -164,22 +168,30 @@ unsafe extern "C" {
     fn guest_copy(to: u64, from: u64, bytes: usize) -> u64;
 }
 
-fn copy(to: u64, from: u64, bytes: usize) -> Result<(), Fault> {
-    // SAFETY: one side is the monitor's own object of that size, the other was checked to lie in
-    // the partition's part of the address space; a fault on it is in the table of `recovery`.
+/// Copies bytes between the monitor's memory and the partition's.
+///
+/// # Safety
+/// One side is the monitor's own object of that size, which the caller may read or write; the other
+/// lies in the partition's part of the address space. A fault on that side ends the copy.
+unsafe fn copy(to: u64, from: u64, bytes: usize) -> Result<(), Fault> {
+    // SAFETY: the caller vouches for both sides; a fault is in the table of `recovery`.
     if unsafe { guest_copy(to, from, bytes) } == 0 { Ok(()) } else { Err(Fault) }
 }
 
 /// Copies one `T`. Copies a small one of whole words inline, since most arguments of hypercalls are
 /// such.
+///
+/// # Safety
+/// As for [`copy`], of the size of a `T`.
 #[inline]
-fn copy_one<T>(to: u64, from: u64) -> Result<(), Fault> {
+unsafe fn copy_one<T>(to: u64, from: u64) -> Result<(), Fault> {
     let bytes = size_of::<T>();
     if !bytes.is_multiple_of(8) || bytes > 9 * 8 {
-        return copy(to, from, bytes);
+        // SAFETY: the caller vouches for both sides.
+        return unsafe { copy(to, from, bytes) };
     }
     let failed: u64;
-    // SAFETY: as for `copy`. A fault from `3` on continues at `4`.
+    // SAFETY: the caller vouches for both sides. A fault from `3` on continues at `4`.
     unsafe {
         asm!(
             "cmp byte ptr [rip + {smap}], 0",

@@ -18,7 +18,7 @@ use x86_64::{
 
 use crate::{
     cpu::CpuLocal,
-    platform,
+    platform::{self, processor::read_msr},
     recovery::recover,
     vcpu::{Segments, Vcpu},
 };
@@ -53,7 +53,7 @@ pub mod msr {
     pub const SYSENTER_EIP: u32 = 0x176;
 }
 
-pub use crate::platform::processor::{read_msr, write_msr};
+pub use crate::platform::processor::write_msr;
 
 /// Exchanges the GS base with the inactive one: each mode of a partition has its own.
 pub fn swap_gs() {
@@ -61,18 +61,67 @@ pub fn swap_gs() {
     unsafe { GS::swap() };
 }
 
-/// Loads a level-4 table and flushes non-global translations.
-pub fn load_root(frame: Mfn) {
-    // SAFETY: the frame is a validated level-4 table that this virtual CPU holds a reference to,
-    // or the monitor's own; each has the monitor's slots.
-    unsafe { asm!("mov cr3, {}", in(reg) frame.address(), options(nostack)) };
+/// Loads the level-4 table of the present mode of `vcpu`, if it has one, and flushes non-global
+/// translations.
+pub fn load_root(vcpu: &Vcpu) {
+    if let Some(root) = vcpu.root() {
+        // SAFETY: the virtual CPU holds the reference that the [`page_tables::Base`] stands for
+        // until it has loaded another table, and a validated level-4 table has the monitor's slots.
+        unsafe { write_cr3(root.frame()) };
+    }
+}
+
+/// Loads the monitor's own tables, and flushes non-global translations.
+pub fn load_idle_root() {
+    // SAFETY: these tables are never changed while a CPU runs, and map the monitor.
+    unsafe { write_cr3(platform::idle_root()) };
+}
+
+/// Loads a level-4 table.
+///
+/// # Safety
+/// The frame is a level-4 table that has the monitor's slots, and stays one while it is loaded.
+unsafe fn write_cr3(root: Mfn) {
+    // SAFETY: the caller vouches for the table.
+    unsafe { asm!("mov cr3, {}", in(reg) root.address(), options(nostack)) };
+}
+
+/// A segment base, which belongs to the partition that runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SegmentBase(u32);
+
+impl SegmentBase {
+    /// The base of FS.
+    pub const FS: Self = Self(msr::FS_BASE);
+    /// The base of GS in the present mode.
+    pub const GS: Self = Self(msr::GS_BASE);
+    /// The base of GS in the other mode.
+    pub const OTHER_GS: Self = Self(msr::KERNEL_GS_BASE);
+}
+
+/// Reads a segment base.
+pub fn read_base(register: SegmentBase) -> u64 {
+    read_msr(register.0)
+}
+
+/// Writes a segment base; `base` is canonical, or the monitor stops.
+pub fn write_base(register: SegmentBase, base: u64) {
+    // SAFETY: the monitor uses neither FS nor GS.
+    unsafe { write_msr(register.0, base) };
+}
+
+/// Writes TSC_AUX, which the CPU has; the upper half of `value` is 0, or the monitor stops.
+pub fn write_tsc_aux(value: u64) {
+    // SAFETY: the register is only read, by the partition.
+    unsafe { write_msr(msr::TSC_AUX, value) };
 }
 
 /// Issues a branch-prediction barrier if another partition trained this CPU's predictors, before
 /// the partition with serial number `serial` runs.
 pub fn forget_branches(local: &CpuLocal, serial: u64) {
     if local.trained_by.replace(serial) != serial && platform::mitigated(mitigation::IBPB) {
-        write_msr(msr::PREDICTION_COMMAND, 1);
+        // SAFETY: the command only forgets predictions, and the CPU has it.
+        unsafe { write_msr(msr::PREDICTION_COMMAND, 1) };
     }
 }
 
@@ -159,9 +208,9 @@ pub fn save_segments() -> Segments {
         es,
         fs,
         gs,
-        fs_base: read_msr(msr::FS_BASE),
-        gs_base: read_msr(msr::GS_BASE),
-        gs_base_other: read_msr(msr::KERNEL_GS_BASE),
+        fs_base: read_base(SegmentBase::FS),
+        gs_base: read_base(SegmentBase::GS),
+        gs_base_other: read_base(SegmentBase::OTHER_GS),
     }
 }
 
@@ -171,9 +220,9 @@ pub fn load_segments(segments: &Segments) {
     load_selector(Data::Es, segments.es);
     load_selector(Data::Fs, segments.fs);
     load_selector(Data::Gs, segments.gs);
-    write_msr(msr::FS_BASE, segments.fs_base);
-    write_msr(msr::GS_BASE, segments.gs_base);
-    write_msr(msr::KERNEL_GS_BASE, segments.gs_base_other);
+    write_base(SegmentBase::FS, segments.fs_base);
+    write_base(SegmentBase::GS, segments.gs_base);
+    write_base(SegmentBase::OTHER_GS, segments.gs_base_other);
 }
 
 static HAS_TSC_AUX: AtomicBool = AtomicBool::new(false);
@@ -254,7 +303,7 @@ pub fn load_extended(vcpu: &Vcpu) {
         set_task_switched();
     }
     if HAS_TSC_AUX.load(Ordering::Relaxed) {
-        write_msr(msr::TSC_AUX, vcpu.tsc_aux.get());
+        write_tsc_aux(vcpu.tsc_aux.get());
     }
 }
 

@@ -80,19 +80,26 @@ pub fn bytes(mfn: Mfn) -> *mut u8 {
 }
 
 /// Overwrites a frame with zeros.
-pub fn scrub(mfn: Mfn) {
-    // SAFETY: the frame is RAM in the direct map, and the caller made sure that nobody uses it.
+///
+/// # Safety
+/// The frame is RAM, and nobody else uses its contents.
+pub unsafe fn scrub(mfn: Mfn) {
+    // SAFETY: RAM is in the direct map, and the caller made sure that nobody uses it.
     unsafe { bytes(mfn).write_bytes(0, 4096) };
 }
 
 /// Overwrites a frame with zeros if any bit is set. A frame of zeros is only read: a host of
 /// virtual machines backs memory only once it is written.
-pub fn scrub_used(mfn: Mfn) {
-    // SAFETY: the frame is RAM in the direct map, aligned, and the caller made sure that nobody
-    // else uses it.
-    let lines = unsafe { &*bytes(mfn).cast::<[[u64; 8]; 64]>() };
-    if lines.iter().any(|line| line.iter().fold(0, |bits, next| bits | next) != 0) {
-        scrub(mfn);
+///
+/// # Safety
+/// As for [`scrub`].
+pub unsafe fn scrub_used(mfn: Mfn) {
+    // SAFETY: RAM is in the direct map, aligned, and the caller made sure that nobody uses it.
+    unsafe {
+        let lines = &*bytes(mfn).cast::<[[u64; 8]; 64]>();
+        if lines.iter().any(|line| line.iter().fold(0, |bits, next| bits | next) != 0) {
+            scrub(mfn);
+        }
     }
 }
 

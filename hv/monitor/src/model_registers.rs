@@ -8,16 +8,16 @@ use pv_abi::xen::mmu::PAGE_ATTRIBUTES;
 use crate::{
     context::Registers,
     guest_memory::is_canonical,
-    hardware::{self, msr},
+    hardware::{self, SegmentBase, msr},
     vcpu::Vcpu,
 };
 
 /// Emulates `rdmsr`. Returns `false` if the fault goes to the kernel.
 pub fn read(vcpu: &Vcpu, registers: &mut Registers) -> bool {
     let value = match narrow::low_32(registers.rcx) {
-        msr::FS_BASE => hardware::read_msr(msr::FS_BASE),
-        msr::GS_BASE => hardware::read_msr(msr::GS_BASE),
-        msr::KERNEL_GS_BASE => hardware::read_msr(msr::KERNEL_GS_BASE),
+        msr::FS_BASE => hardware::read_base(SegmentBase::FS),
+        msr::GS_BASE => hardware::read_base(SegmentBase::GS),
+        msr::KERNEL_GS_BASE => hardware::read_base(SegmentBase::OTHER_GS),
         msr::TSC_AUX if hardware::has_tsc_aux() => vcpu.tsc_aux.get(),
         // EFER: SCE, LME, LMA, NX.
         msr::EFER => 0xd01,
@@ -37,15 +37,14 @@ pub fn read(vcpu: &Vcpu, registers: &mut Registers) -> bool {
 pub fn write(vcpu: &Vcpu, registers: &mut Registers) -> bool {
     let value = registers.rdx << 32 | registers.rax & 0xffff_ffff;
     match narrow::low_32(registers.rcx) {
-        base @ (msr::FS_BASE | msr::GS_BASE | msr::KERNEL_GS_BASE) => {
-            if !is_canonical(value) {
-                return false;
-            }
-            hardware::write_msr(base, value);
+        msr::FS_BASE if is_canonical(value) => hardware::write_base(SegmentBase::FS, value),
+        msr::GS_BASE if is_canonical(value) => hardware::write_base(SegmentBase::GS, value),
+        msr::KERNEL_GS_BASE if is_canonical(value) => {
+            hardware::write_base(SegmentBase::OTHER_GS, value);
         }
         msr::TSC_AUX if hardware::has_tsc_aux() && value >> 32 == 0 => {
             vcpu.tsc_aux.set(value);
-            hardware::write_msr(msr::TSC_AUX, value);
+            hardware::write_tsc_aux(value);
         }
         // Writes of the microcode revision are ignored, as are writes of the present PAT.
         0x8b => {}

@@ -96,9 +96,6 @@ fn finish(registers: &mut Registers, write: &emulate::TableWrite, old: u64) {
     if let Some(number) = write.result {
         *registers.general(number) = old;
     }
-    let set = |flags: &mut u64, bit: u64, on: bool| {
-        *flags = if on { *flags | bit } else { *flags & !bit };
-    };
     match write.operation {
         Operation::BitReset(bit) => {
             set(&mut registers.rflags, flag::CF, old >> bit & 1 != 0);
@@ -115,19 +112,16 @@ fn finish(registers: &mut Registers, write: &emulate::TableWrite, old: u64) {
     registers.rip = registers.rip.wrapping_add(write.length);
 }
 
+fn set(flags: &mut u64, bit: u64, on: bool) {
+    *flags = if on { *flags | bit } else { *flags & !bit };
+}
+
 /// Sets the flags for a logical operation with this result.
 fn logic_flags(registers: &mut Registers, result: u64, bits: u32) {
-    let kept = !(flag::CF | flag::PF | flag::ZF | flag::SF | flag::OF);
-    let mut flags = registers.rflags & kept;
+    let flags = &mut registers.rflags;
+    *flags &= !(flag::CF | flag::OF);
     let result = if bits < 64 { result & ((1 << bits) - 1) } else { result };
-    if result == 0 {
-        flags |= flag::ZF;
-    }
-    if result >> (bits - 1) & 1 != 0 {
-        flags |= flag::SF;
-    }
-    if narrow::low_8(result).count_ones().is_multiple_of(2) {
-        flags |= flag::PF;
-    }
-    registers.rflags = flags;
+    set(flags, flag::ZF, result == 0);
+    set(flags, flag::SF, result >> (bits - 1) & 1 != 0);
+    set(flags, flag::PF, narrow::low_8(result).count_ones().is_multiple_of(2));
 }

@@ -158,7 +158,6 @@ pub fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Pa
     // SAFETY: instance memory of the partition, zeroed, used for nothing else, and reached only
     // through these two references, which the partition's locks guard.
     let (maps, pinned) = unsafe { (&mut *maps, &mut *pinned) };
-    let view_slot = View::slot(first.plus(VIEW_FRAME));
     let partition = Partition {
         number,
         kind: descriptor.kind,
@@ -170,7 +169,7 @@ pub fn lay_out(descriptor: &PartitionDescriptor, limits: &Limits) -> &'static Pa
         serial: SERIALS.fetch_add(1, Ordering::Relaxed),
         instance: first,
         memory_frames: AtomicU64::new(descriptor.memory_frames),
-        space: SpinLock::new(Space::new(number, view_slot)),
+        space: SpinLock::new(Space::new(number, View::slot(first.plus(VIEW_FRAME)))),
         vcpus_lock: SpinLock::new(()),
         ports_lock: SpinLock::new(()),
         maps: SpinLock::new(MapTable::new(maps)),
@@ -322,8 +321,9 @@ impl Partition {
         if frame.owner_word() != self.number || frame.word().kind() != Kind::Private {
             return None;
         }
-        // The frame is scrubbed while no partition can map it.
-        machine::scrub(mfn);
+        // SAFETY: the frame is RAM of this partition, and no partition can map it before it is
+        // made ordinary again below.
+        unsafe { machine::scrub(mfn) };
         frame.set_owner(self.number, self.number, Kind::Ram).ok()?;
         *head = Mfn::new(next & !IDLE);
         Some(mfn)

@@ -46,10 +46,8 @@ pub fn relinquish(partition: &'static Partition, tables: Range<u64>) -> Result<(
 }
 
 fn empty(vcpu: &Vcpu) -> Result<(), Refused> {
-    vcpu.runstate_area.get().release();
-    vcpu.runstate_area.set(Area::NONE);
-    vcpu.time_area.get().release();
-    vcpu.time_area.set(Area::NONE);
+    vcpu.runstate_area.replace(Area::NONE).release();
+    vcpu.time_area.replace(Area::NONE).release();
     let info = Mfn::new(vcpu.info_frame.swap(0, Ordering::AcqRel));
     if !info.is_none() {
         vcpu.move_info(vcpu.partition.info_in_shared(vcpu.id));
@@ -60,9 +58,9 @@ fn empty(vcpu: &Vcpu) -> Result<(), Refused> {
     let mut space = vcpu.partition.space.lock_or_again()?;
     space.finish(&Host)?;
     for root in [&vcpu.kernel_root, &vcpu.user_root] {
-        if !root.get().is_none() {
-            put_base(&Host, &mut space, root.get())?;
-            root.set(Mfn::NONE);
+        if let Some(base) = root.get() {
+            put_base(&Host, &mut space, base)?;
+            root.set(None);
         }
     }
     Ok(())

@@ -5,36 +5,34 @@
 
 use core::sync::atomic::Ordering;
 
-use page_tables::{Mfn, Space, get_base, put_base};
+use page_tables::{Base, Mfn, Space, get_base, put_base};
 use refusal::{Refused, errno, require};
 
 use crate::{context::Registers, hardware, lock::RunningCell, machine::Host, vcpu::Vcpu, view};
 
-/// Makes `root` hold `mfn` (0 stands for none), calls `loaded`, and then releases the frame that
+/// Makes `root` hold `mfn` (0 stands for none), calls `loaded`, and then releases the table that
 /// `root` held before.
 fn replace(
     space: &mut Space,
-    root: &RunningCell<Mfn>,
+    root: &RunningCell<Option<Base>>,
     mfn: Mfn,
     loaded: impl FnOnce(),
 ) -> Result<(), Refused> {
-    if !mfn.is_none() {
-        get_base(&Host, space, mfn)?;
-    }
-    let old = root.replace(mfn);
+    let base = if mfn.is_none() { None } else { Some(get_base(&Host, space, mfn)?) };
+    let old = root.replace(base);
     loaded();
-    if !old.is_none() {
+    if let Some(old) = old {
         put_base(&Host, space, old)?;
     }
     Ok(())
 }
 
-/// Loads another kernel root on the virtual CPU that runs here.
+/// Loads another kernel root on the virtual CPU that runs here, in kernel mode.
 pub fn load_kernel(vcpu: &Vcpu, space: &mut Space, mfn: Mfn) -> Result<(), Refused> {
     require(!mfn.is_none(), errno::EINVAL)?;
     replace(space, &vcpu.kernel_root, mfn, || {
-        view::lead_from(vcpu, mfn);
-        hardware::load_root(mfn);
+        view::lead_from_kernel(vcpu);
+        hardware::load_root(vcpu);
     })?;
     view::hide_from_user(vcpu);
     Ok(())
@@ -45,10 +43,11 @@ pub fn load_kernel(vcpu: &Vcpu, space: &mut Space, mfn: Mfn) -> Result<(), Refus
 pub fn set_first(vcpu: &Vcpu, kernel: Mfn) -> Result<(), Refused> {
     let mut space = vcpu.partition.space.lock_or_again()?;
     space.finish(&Host)?;
-    replace(&mut space, &vcpu.kernel_root, kernel, || view::lead_from(vcpu, kernel))
+    replace(&mut space, &vcpu.kernel_root, kernel, || view::lead_from_kernel(vcpu))
 }
 
-/// Sets the level-4 table of user mode on the virtual CPU that runs here; 0 stands for none.
+/// Sets the level-4 table of user mode of the virtual CPU that runs here, in kernel mode; 0 stands
+/// for none.
 pub fn set_user(vcpu: &Vcpu, space: &mut Space, mfn: Mfn) -> Result<(), Refused> {
     replace(space, &vcpu.user_root, mfn, || ())?;
     view::hide_from_user(vcpu);

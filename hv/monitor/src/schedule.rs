@@ -330,21 +330,15 @@ pub fn schedule(registers: &mut Registers) {
     loop {
         let before = vcpu::current();
         let next = choose(local, before);
-        match (before, next) {
-            (Some(before), Some(next)) if core::ptr::eq(before, next) => return,
-            (_, Some(next)) => {
-                if let Some(before) = before {
-                    switch_out(local, before, registers);
-                }
-                switch_in(local, next, registers);
-                return;
-            }
-            (before, None) => {
-                if let Some(before) = before {
-                    switch_out(local, before, registers);
-                }
-                idle(local);
-            }
+        if before.zip(next).is_some_and(|(before, next)| core::ptr::eq(before, next)) {
+            return;
+        }
+        if let Some(before) = before {
+            switch_out(local, before, registers);
+        }
+        match next {
+            Some(next) => return switch_in(local, next, registers),
+            None => idle(local),
         }
     }
 }
@@ -471,7 +465,7 @@ fn switch_out(local: &CpuLocal, vcpu: &'static Vcpu, registers: &Registers) {
     vcpu.segments.set(hardware::save_segments());
     hardware::save_extended(vcpu);
     local.clear_current();
-    hardware::load_root(platform::idle_root());
+    hardware::load_idle_root();
     local.loaded.store(0, Ordering::SeqCst);
     vcpu.on_cpu.store(false, Ordering::Release);
 }
@@ -488,7 +482,7 @@ fn switch_in(local: &CpuLocal, vcpu: &'static Vcpu, registers: &mut Registers) {
     vcpu::set_current(local, vcpu);
     local.loaded.store(vcpu.partition.number, Ordering::SeqCst);
     hardware::forget_branches(local, vcpu.partition.serial);
-    hardware::load_root(vcpu.root());
+    hardware::load_root(vcpu);
     descriptors::load_gdt(vcpu);
     descriptors::load_ldt(vcpu);
     hardware::load_segments(&vcpu.segments.get());

@@ -122,11 +122,14 @@ fn set_syscall_entries() {
     let base = &raw const entry_page as u64;
     let entry = |symbol: *const u8| area + 4096 + (symbol as u64 - base);
     let star = u64::from(RING0_CS) << 32 | selector::CS32 << 48;
-    hardware::write_msr(msr::STAR, star);
-    hardware::write_msr(msr::LSTAR, entry(&raw const entry_page));
-    hardware::write_msr(msr::CSTAR, entry(&raw const entry_page_compat));
-    hardware::write_msr(msr::SFMASK, SYSCALL_CLEARS);
-    hardware::write_msr(msr::SYSENTER_CS, RING0_CS.into());
-    hardware::write_msr(msr::SYSENTER_ESP, cpu::this().stack_top);
-    hardware::write_msr(msr::SYSENTER_EIP, entry(&raw const entry_page_sysenter));
+    // SAFETY: the entry page is mapped, and its code takes the states that these registers set.
+    unsafe {
+        hardware::write_msr(msr::STAR, star);
+        hardware::write_msr(msr::LSTAR, entry(&raw const entry_page));
+        hardware::write_msr(msr::CSTAR, entry(&raw const entry_page_compat));
+        hardware::write_msr(msr::SFMASK, SYSCALL_CLEARS);
+        hardware::write_msr(msr::SYSENTER_CS, RING0_CS.into());
+        hardware::write_msr(msr::SYSENTER_ESP, cpu::this().stack_top);
+        hardware::write_msr(msr::SYSENTER_EIP, entry(&raw const entry_page_sysenter));
+    }
 }

@@ -7,7 +7,6 @@
 use core::sync::atomic::Ordering;
 
 use pv_abi::uv::calls::cause;
-use x86_64::registers::control::Cr2;
 
 use crate::{
     bounce,
@@ -52,7 +51,7 @@ pub extern "C" fn trap(registers: &mut Registers) -> *mut Registers {
         && let Some(vcpu) = vcpu::current()
     {
         // CR2 is read before an access to the partition's memory can fault again.
-        let address = Cr2::read_raw();
+        let address = hardware::fault_address();
         if page_fault::table_write(vcpu, registers, address) || view::read(vcpu, registers, address)
         {
             // Requests of other CPUs come by interrupt, once ring 3 continues.

@@ -10,7 +10,7 @@ use core::{
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
 };
 
-use page_tables::Mfn;
+use page_tables::{Base, Mfn};
 
 use pv_abi::xen::time::{RUNSTATE_OFFLINE, RUNSTATE_UPDATE, RunstateInfo};
 use scheduler::Entity;
@@ -169,10 +169,10 @@ pub struct State {
     pub registers: RunningCell<Registers>,
     /// In kernel mode rather than user mode.
     pub in_kernel: RunningCell<bool>,
-    /// Frame of the kernel's level-4 table.
-    pub kernel_root: RunningCell<Mfn>,
-    /// Frame of the user level-4 table; 0 if there is none.
-    pub user_root: RunningCell<Mfn>,
+    /// The kernel's level-4 table.
+    pub kernel_root: RunningCell<Option<Base>>,
+    /// The level-4 table of user mode.
+    pub user_root: RunningCell<Option<Base>>,
     /// Stack for entries from user mode.
     pub kernel_stack: RunningCell<u64>,
     /// The copy of `kernel_stack` that the entry page uses: aligned, and with the whole frame
@@ -224,6 +224,8 @@ pub struct State {
     pub hypercalls: AtomicU64,
 }
 const _: () = assert!(size_of::<Vcpu>() <= 4096);
+// The entry page reads the number of a root's frame, or 0.
+const _: () = assert!(size_of::<Option<Base>>() == 8);
 
 /// The value of [`Vcpu::polls`] with which any event ends the poll.
 pub const POLL_ANY: u32 = u32::MAX;
@@ -388,7 +390,7 @@ impl Vcpu {
     }
 
     /// The level-4 table to load in the present mode.
-    pub fn root(&self) -> Mfn {
+    pub fn root(&self) -> Option<Base> {
         if self.in_kernel.get() { self.kernel_root.get() } else { self.user_root.get() }
     }
 }

@@ -8,7 +8,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use m2p_view::{Machine, Page};
-use page_tables::{MONITOR_SLOTS, Mfn};
+use page_tables::{Base, MONITOR_SLOTS, Mfn};
 use pv_abi::xen::mmu::{M2P_END, M2P_START};
 
 use crate::{
@@ -59,8 +59,8 @@ impl Machine for Viewer {
 }
 
 /// The level-4 entry of the view in a table of a partition.
-fn slot(root: Mfn) -> &'static AtomicU64 {
-    &machine::table(root)[MONITOR_SLOTS.start]
+fn slot(root: Base) -> &'static AtomicU64 {
+    &machine::table(root.frame())[MONITOR_SLOTS.start]
 }
 
 /// Fills in an entry of the view that the kernel of `vcpu` tried to read. Returns `false` if the
@@ -86,22 +86,24 @@ fn show(vcpu: &Vcpu, registers: &Registers, address: u64) -> bool {
         return false;
     }
     // The virtual CPU holds the table. Another may run user mode on it, and have taken the slot away.
-    lead_from(vcpu, vcpu.kernel_root.get());
+    lead_from_kernel(vcpu);
     true
 }
 
-/// Makes a table that is to be a kernel root of `vcpu` lead to the view of its partition as it is now.
+/// Makes the kernel root of `vcpu` lead to the view of its partition as it is now.
 /// A table that stayed validated may lead to where another life of the partition had its instance.
 #[inline]
-pub fn lead_from(vcpu: &Vcpu, root: Mfn) {
-    slot(root).store(vcpu.partition.view_slot(), Ordering::Release);
+pub fn lead_from_kernel(vcpu: &Vcpu) {
+    if let Some(root) = vcpu.kernel_root.get() {
+        slot(root).store(vcpu.partition.view_slot(), Ordering::Release);
+    }
 }
 
 /// Keeps the view out of the tables that user mode runs on, unless the kernel runs on them too.
 #[inline]
 pub fn hide_from_user(vcpu: &Vcpu) {
-    let root = vcpu.user_root.get();
-    if !root.is_none() && root != vcpu.kernel_root.get() {
+    let root = vcpu.user_root.get().filter(|root| Some(*root) != vcpu.kernel_root.get());
+    if let Some(root) = root {
         slot(root).store(0, Ordering::Release);
     }
 }

@@ -22,7 +22,7 @@ pub fn entry(place: Place) -> &'static AtomicU64 {
 /// monitor's addresses.
 #[inline]
 pub fn place(space: &Space, vcpu: &Vcpu, va: u64) -> Option<Place> {
-    find_entry(&Host, space, vcpu.kernel_root.get(), va)
+    find_entry(&Host, space, vcpu.kernel_root.get()?.frame(), va)
 }
 
 /// The present level-1 entry for `va` in the kernel's tables of `vcpu`.

@@ -52,5 +52,5 @@ pub use find::{Place, find_entry, is_canonical};
 pub use foreign::{Release, hold, map_foreign, release, replace_entry_expect, unmap_entry_expect};
 pub use machine::{Machine, Space, Table};
 pub use mfn::Mfn;
-pub use pin::{drop_range, get_base, pin, put_base, unpin};
+pub use pin::{Base, drop_range, get_base, pin, put_base, unpin};
 pub use update::{Operation, Request, update_entries, update_entry, update_entry_emulated};

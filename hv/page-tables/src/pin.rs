@@ -3,6 +3,7 @@
 
 use crate::walk::{self, Walk};
 use crate::{Error, Machine, Mfn, Space};
+use core::num::NonZero;
 use frames::Type;
 
 /// Pins frame `mfn` as a page table of `level` (1 to 4): it stays validated until unpinned.
@@ -40,13 +41,28 @@ pub fn unpin<M: Machine>(machine: &M, space: &mut Space, mfn: Mfn) -> Result<(),
     Ok(())
 }
 
+/// A validated level-4 table, with a reference for a virtual CPU's CR3: [`get_base`] took the
+/// reference, and [`put_base`] releases it. Until then the table stays valid, so a CPU may load it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "the reference is lost unless it is released"]
+#[repr(transparent)]
+pub struct Base(NonZero<u64>);
+
+impl Base {
+    /// The table's frame.
+    pub const fn frame(self) -> Mfn {
+        Mfn::new(self.0.get())
+    }
+}
+
 /// Takes a reference on level-4 table `mfn` for a virtual CPU's CR3.
 ///
 /// # Errors
 /// The same as [`pin`].
-pub fn get_base<M: Machine>(machine: &M, space: &mut Space, mfn: Mfn) -> Result<(), Error> {
+pub fn get_base<M: Machine>(machine: &M, space: &mut Space, mfn: Mfn) -> Result<Base, Error> {
     space.finish(machine)?;
-    walk::take(machine, space, mfn, 4)
+    let base = NonZero::new(mfn.number()).map(Base).ok_or(Error::NotOwned)?;
+    walk::take(machine, space, mfn, 4).map(|()| base)
 }
 
 /// Releases a reference of [`get_base`]; no CPU may have the table in CR3 for that reference any
@@ -54,8 +70,9 @@ pub fn get_base<M: Machine>(machine: &M, space: &mut Space, mfn: Mfn) -> Result<
 ///
 /// # Errors
 /// [`Error::Again`] if earlier work is unfinished; nothing was released then, so call again.
-pub fn put_base<M: Machine>(machine: &M, space: &mut Space, mfn: Mfn) -> Result<(), Error> {
+pub fn put_base<M: Machine>(machine: &M, space: &mut Space, base: Base) -> Result<(), Error> {
     space.finish(machine)?;
+    let mfn = base.frame();
     let word = Walk::new(machine, space).own_frame(mfn)?.word();
     if word.ty() != Type::L4 || !word.is_validated() {
         machine.broken(mfn);

@@ -17,7 +17,7 @@ use super::{Call, Outcome, errno, require};
 use crate::{
     bounce, debug_registers, descriptors, failure,
     guest_memory::{self, GuestPointer, is_canonical},
-    hardware::{self, Data, msr},
+    hardware::{self, Data, SegmentBase},
     machine::Host,
     vcpu::{CALLBACKS, Gate, Vcpu, callback},
 };
@@ -142,15 +142,15 @@ pub fn get_debug_register(call: &mut Call) -> Outcome {
 pub fn set_segment_base(call: &mut Call) -> Outcome {
     let [which, value, ..] = call.args;
     let target = match narrow::low_32(which) {
-        SEGBASE_FS => msr::FS_BASE,
-        SEGBASE_GS_USER => msr::KERNEL_GS_BASE,
-        SEGBASE_GS_KERNEL => msr::GS_BASE,
+        SEGBASE_FS => SegmentBase::FS,
+        SEGBASE_GS_USER => SegmentBase::OTHER_GS,
+        SEGBASE_GS_KERNEL => SegmentBase::GS,
         SEGBASE_GS_USER_SEL => return Ok(load_user_gs(narrow::low_16(value))),
         _ => return Err(errno::EINVAL),
     };
     // XSA-193: a base that is not canonical would fault in ring 0.
     require(is_canonical(value), errno::EINVAL)?;
-    hardware::write_msr(target, value);
+    hardware::write_base(target, value);
     Ok(0)
 }
 

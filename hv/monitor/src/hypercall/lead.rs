@@ -1,5 +1,6 @@
 //! Calls of the lead monitor, which enforces what the database says. No call takes a resource as an
 //! argument. Each names a place in the database to read again, and is idempotent.
+#![expect(unsafe_code, reason = "scrubs frames that change their owner")]
 
 use core::{array, ops::Range, sync::atomic::Ordering};
 
@@ -156,7 +157,8 @@ impl Taken {
     /// at a time changes owners, so this does not fail.
     fn hand_over(&self, owner: Owner) {
         if self.change.scrub {
-            machine::scrub_used(self.mfn);
+            // SAFETY: only RAM is scrubbed, and no partition can reach a frame between two owners.
+            unsafe { machine::scrub_used(self.mfn) };
         }
         if self.before & OWNER_IO == 0
             && let Some(entry) = platform::m2p().get(narrow::size(self.mfn.number()))

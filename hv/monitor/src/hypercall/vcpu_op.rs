@@ -160,8 +160,7 @@ fn register_runstate(call: &mut Call, target: &'static Vcpu) -> Outcome {
     let new = Area::new(call.vcpu, register.address, bytes)?;
     // A CPU that changes the runstate also writes to the area.
     let old = schedule::while_still(target, || {
-        let old = target.runstate_area.get();
-        target.runstate_area.set(new);
+        let old = target.runstate_area.replace(new);
         target.publish_runstate();
         old
     });
@@ -176,9 +175,7 @@ fn register_time(call: &mut Call, target: &'static Vcpu) -> Outcome {
     } else {
         Area::new(call.vcpu, register.address, size_of::<records::VcpuTimeInfo>() as u64)?
     };
-    let old = target.time_area.get();
-    target.time_area.set(new);
-    old.release();
+    target.time_area.replace(new).release();
     target.publish_time();
     Ok(0)
 }

@@ -71,8 +71,9 @@ fn read(register: u32) -> u32 {
 fn write(register: u32, value: u32) {
     match REGISTERS.load(Ordering::Relaxed) {
         0 => {}
-        IN_MSRS => write_msr(MSR_X2APIC + register / 16, u64::from(value)),
         // SAFETY: as in `read`; the monitor's own registers do not change memory.
+        IN_MSRS => unsafe { write_msr(MSR_X2APIC + register / 16, value.into()) },
+        // SAFETY: as above.
         base => unsafe { ((base + u64::from(register)) as *mut u32).write_volatile(value) },
     }
 }
@@ -86,7 +87,8 @@ pub fn set_up(handover: &Handover) {
 /// Enables this CPU's APIC, with everything masked except interrupts from other CPUs.
 pub fn enable() {
     let mode = if REGISTERS.load(Ordering::Relaxed) == IN_MSRS { BASE_X2APIC } else { 0 };
-    write_msr(MSR_BASE, read_msr(MSR_BASE) | BASE_ON | mode);
+    // SAFETY: the address stays; the mode is the one that `set_up` found.
+    unsafe { write_msr(MSR_BASE, read_msr(MSR_BASE) | BASE_ON | mode) };
     write(TIMER, MASKED);
     write(LINE_0, MASKED);
     write(LINE_1, MODE_NMI);
@@ -112,7 +114,9 @@ fn command(target: u32, command: u32) {
     if REGISTERS.load(Ordering::Relaxed) == IN_MSRS {
         // Earlier writes must be visible to the target when the interrupt arrives.
         fence(Ordering::SeqCst);
-        write_msr(MSR_X2APIC + COMMAND / 16, u64::from(target) << 32 | u64::from(command));
+        let command = u64::from(target) << 32 | u64::from(command);
+        // SAFETY: an interrupt of the monitor's own, to a CPU of the monitor.
+        unsafe { write_msr(MSR_X2APIC + COMMAND / 16, command) };
         return;
     }
     let idle = || read(COMMAND) & PENDING == 0;
@@ -164,5 +168,6 @@ pub fn set_count(count: u32) {
 
 /// Sets this CPU's timer to fire when the TSC reaches `tsc`; 0 disarms it.
 pub fn set_tsc_deadline(tsc: u64) {
-    write_msr(MSR_DEADLINE, tsc);
+    // SAFETY: the register only starts the timer.
+    unsafe { write_msr(MSR_DEADLINE, tsc) };
 }

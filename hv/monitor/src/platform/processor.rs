@@ -75,14 +75,19 @@ pub fn mitigated(what: u32) -> bool {
 /// Turns on this CPU's permanent mitigations.
 fn mitigate() {
     let control = boot::handover().map_or(0, |handover| handover.options.speculation_control());
-    if control != 0 {
-        write_msr(MSR_SPECULATION_CONTROL, control);
-    }
-    if mitigated(on::NO_TSX) {
-        write_msr(MSR_TSX_CONTROL, 0b11);
-    }
-    if mitigated(on::ZENBLEED) {
-        write_msr(MSR_DECODE_CONFIGURATION, read_msr(MSR_DECODE_CONFIGURATION) | 1 << 9);
+    let decode = || read_msr(MSR_DECODE_CONFIGURATION) | 1 << 9;
+    // SAFETY: the loader chose mitigations whose registers the CPU has. They change how it
+    // speculates, and turn off an extension that the monitor does not use.
+    unsafe {
+        if control != 0 {
+            write_msr(MSR_SPECULATION_CONTROL, control);
+        }
+        if mitigated(on::NO_TSX) {
+            write_msr(MSR_TSX_CONTROL, 0b11);
+        }
+        if mitigated(on::ZENBLEED) {
+            write_msr(MSR_DECODE_CONFIGURATION, decode());
+        }
     }
 }
 
@@ -112,13 +117,14 @@ pub fn set_control_registers() {
         | EferFlags::NO_EXECUTE_ENABLE;
     let auto_ibrs = u64::from(mitigated(on::AUTO_IBRS)) << 21;
     // SAFETY: the bits of long mode stay as they are; the others only add protection that the
-    // final page tables are made for, or instructions the CPU has.
+    // final page tables are made for, or instructions the CPU has. The page attributes keep the
+    // type of memory that the monitor maps.
     unsafe {
         Cr4::write_raw(cr4.bits());
         Cr0::write_raw(cr0.bits());
         Efer::write_raw(efer.bits() | auto_ibrs);
+        write_msr(MSR_PAT, PAGE_ATTRIBUTES);
     }
-    write_msr(MSR_PAT, PAGE_ATTRIBUTES);
     mitigate();
 }
 
@@ -128,10 +134,13 @@ pub fn set_fsgsbase(on: bool) {
     unsafe { Cr4::update(|cr4| cr4.set(Cr4Flags::FSGSBASE, on)) };
 }
 
-/// Writes a model-specific register. Not for registers that change where memory is or how it is
-/// protected: only this module writes those.
-pub fn write_msr(msr: u32, value: u64) {
-    // SAFETY: callers write registers that exist and do not change the monitor's address space.
+/// Writes a model-specific register.
+///
+/// # Safety
+/// The register exists and takes the value, and code of the monitor stays valid: the register does
+/// not change where memory is or how it is protected, or the monitor is made for the change.
+pub unsafe fn write_msr(msr: u32, value: u64) {
+    // SAFETY: the caller vouches for the register and the value.
     unsafe { Msr::new(msr).write(value) };
 }
 

@@ -5,8 +5,8 @@
 
 use crate::numbers::frame_of;
 use frames::{Frame, Kind, Type};
-use page_tables::{ENTRIES, Machine, Mfn, Table, bits};
-use std::collections::BTreeSet;
+use page_tables::{Base, ENTRIES, Machine, Mfn, Table, bits};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
@@ -34,6 +34,8 @@ pub struct Sim {
     pub cpus: Mutex<[Cpu; PARTITIONS]>,
     /// Steps until `should_yield` returns true; negative for never.
     pub budget: AtomicI64,
+    /// Bases that were taken, by frame.
+    pub bases: Mutex<BTreeMap<u64, Base>>,
     /// What validation writes to a table of level 4.
     pub slots: [u64; 16],
     shared_slots: [u64; 16],
@@ -67,6 +69,7 @@ impl Sim {
             clock: AtomicU32::new(1000),
             cpus: Mutex::default(),
             budget: AtomicI64::new(-1),
+            bases: Mutex::default(),
             slots,
             shared_slots,
             broken: AtomicBool::new(false),

@@ -29,13 +29,22 @@ macro_rules! by_number {
 by_number! {
     pin(space: &mut Space, level: u8;) -> Result<(), Error>;
     unpin(space: &mut Space;) -> Result<(), Error>;
-    get_base(space: &mut Space;) -> Result<(), Error>;
-    put_base(space: &mut Space;) -> Result<(), Error>;
     get_descriptors(space: &mut Space;) -> Result<(), Error>;
     put_descriptors(space: &Space;) -> ();
     update_descriptor(space: &mut Space; index: usize, value: u64) -> Result<(), Error>;
     update_entry(space: &mut Space; request: Request) -> Result<u64, Error>;
     hold(owner: u32; writable: bool) -> Result<Release, Error>;
+}
+
+pub fn get_base(sim: &Sim, space: &mut Space, mfn: u64) -> Result<(), Error> {
+    let base = page_tables::get_base(sim, space, Mfn::new(mfn))?;
+    sim.bases.lock().unwrap().insert(mfn, base);
+    Ok(())
+}
+
+pub fn put_base(sim: &Sim, space: &mut Space, mfn: u64) -> Result<(), Error> {
+    let base = sim.bases.lock().unwrap()[&mfn];
+    page_tables::put_base(sim, space, base)
 }
 
 pub fn find_entry(sim: &Sim, space: &Space, root: u64, va: u64) -> Option<(u64, usize)> {
