@@ -49,13 +49,15 @@ fn attempt<const N: usize>(
 }
 
 /// Calls that need a right which the command partition does not have.
-const RIGHTS_NEEDED: [(&str, u64); 15] = [
+const RIGHTS_NEEDED: [(&str, u64); 17] = [
     ("activate a partition", calls::ACTIVATE_PARTITION),
     ("activate pages", calls::ACTIVATE_PAGES),
     ("activate a channel", calls::ACTIVATE_CHANNEL),
     ("start a partition", calls::START),
     ("stop a partition", calls::STOP),
     ("destroy a partition", calls::DESTROY),
+    ("activate a PCI function", calls::ACTIVATE_DEVICE),
+    ("quiesce a PCI function", calls::QUIESCE_DEVICE),
     ("drop a monitor event", calls::NEXT_EVENT),
     ("ask for a frame's owner", calls::FRAME_OWNER),
     ("ask for a partition's usage", calls::USAGE),
@@ -67,6 +69,17 @@ const RIGHTS_NEEDED: [(&str, u64); 15] = [
     ("write its machine-to-physical entries", calls::BUILD_M2P),
 ];
 
+/// Calls about a PCI function, which its owner alone may make.
+const FUNCTION_CALLS: [(&str, u64); 5] = [
+    ("read configuration of function", calls::DEVICE_READ),
+    ("set the command register of function", calls::DEVICE_COMMAND),
+    ("map registers of function", calls::DEVICE_MAP),
+    ("bind an interrupt of function", calls::DEVICE_BIND),
+    ("reset function", calls::DEVICE_RESET),
+];
+/// Why those calls are refused.
+const OWNER: &str = "a PCI function belongs to one partition";
+
 fn lead_calls() -> Vec<Attempt> {
     let why = "the ultravisor partition alone calls the lead monitor";
     let mut all = Vec::new();
@@ -77,7 +90,15 @@ fn lead_calls() -> Vec<Attempt> {
             all.push(attempt(name, why, calls::HYPERCALL, args, FORBIDDEN));
         }
     }
-    for operation in [6, 12, 15, 18, 31, 34, 1 << 32, u64::MAX] {
+    // A partition without functions is not told which functions there are.
+    for (name, operation) in FUNCTION_CALLS {
+        for function in [0, 1, 255, 256, u64::MAX] {
+            let args = [operation, function, 0, 1, 1].map(Arg::from);
+            let name = format!("{name}, {function}");
+            all.push(attempt(name, OWNER, calls::HYPERCALL, args, FORBIDDEN));
+        }
+    }
+    for operation in [13, 15, 18, 31, 34, 39, 45, 1 << 32, u64::MAX] {
         let args = [operation, 1, 1, 1, 1].map(Arg::from);
         let name = format!("own operation {operation:#x}");
         all.push(attempt(name, why, calls::HYPERCALL, args, NO_SUCH_CALL));
@@ -376,7 +397,7 @@ mod tests {
 
     #[test]
     fn every_call_that_takes_a_right_is_tried() {
-        let known = [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 16, 17, 32, 33];
+        let known = [0, 1, 2, 3, 4, 5, 6, 12, 7, 8, 9, 10, 11, 16, 17, 32, 33];
         assert_eq!(RIGHTS_NEEDED.map(|(_, operation)| operation), known);
     }
 }
