@@ -194,7 +194,11 @@ fn read_state(host: &mut Host) -> Result<HostState> {
                    uvtool resources --verify >/dev/null";
     let text = must(host, command)?;
     let mut all = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
-    let mut next = || all.next().context("no more of it")?.context("uvtool --json");
+    let mut next = || {
+        all.next()
+            .context("the three commands printed fewer than three JSON documents")?
+            .context("uvtool --json")
+    };
     let (list, definitions, mut accounts) = (next()?, next()?, next()?);
     checks::keep_accounts(&mut accounts)?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

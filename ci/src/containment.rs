@@ -69,7 +69,8 @@ fn names_no_memory(host: &mut Host) -> Result<()> {
     };
     host.machine.wait_for(LIMIT, |console| answer(console).is_some())?;
     let found = answer(&host.machine.console()?).context("the ultravisor tried nothing")?;
-    ensure!(found == "Err(Errno(16))", "a destruction without ranges: {found}");
+    let expected = "Err(Errno(16))";
+    ensure!(found == expected, "destruction without ranges: {found} instead of {expected}");
     host.sh("uvtool destroy --forget victim").map(drop)
 }
 

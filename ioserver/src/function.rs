@@ -28,7 +28,7 @@ use virtio::registers::{self, Fault, Range, Ranges};
 const BLOCK: [u32; 2] = [0x1001_1af4, 0x1042_1af4];
 /// Queues that are used of a disk.
 const QUEUES: u16 = 2;
-/// Nanoseconds between two looks at a function that does not interrupt.
+/// Polling interval of a PCI function without interrupt vectors, in nanoseconds.
 const POLL: u64 = 1_000_000;
 /// Maximum number of pages of a register range that are mapped.
 const RANGE_PAGES: u32 = 64;

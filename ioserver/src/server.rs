@@ -142,7 +142,7 @@ impl Server {
     fn stop(&mut self, index: u32, function: Function) {
         match function.stop() {
             Ok(chunk) => self.dma.give_back(&chunk),
-            Err(fault) => log!("function {index}: {fault}; its memory is never used again"),
+            Err(fault) => log!("function {index}: {fault}; its DMA memory stays reserved"),
         }
     }
 }

@@ -38,8 +38,8 @@ use words::Options;
 fn main() -> ExitCode {
     if std::process::id() != 1 {
         eprintln!(
-            "uv-init: is the first process (PID 1) of the command partition and nothing else; \
-             boot an image that has it as /init"
+            "uv-init: runs only as the first process (PID 1) of the command partition; boot an \
+             image that has uv-init as /init"
         );
         return ExitCode::from(2);
     }

@@ -265,7 +265,7 @@ pub enum ServiceAnswer {
     /// To [`Service::ConsoleTimes`]: the number of each partition, and the nanoseconds spent on it
     /// since it began.
     ConsoleTimes(Vec<(u32, u64)>),
-    /// To [`Service::BootHeap`]; `None` if the boot partition is busy.
+    /// To [`Service::BootHeap`]; `None` while a job changes the system.
     BootHeap(Option<Heap>),
     /// To [`Service::Replica`].
     Replica {

@@ -25,7 +25,7 @@ const DEVICE_WORDS: usize = size_of::<DeviceEntry>() / 4;
 /// The header's word that names the root of the page map.
 const ROOT_WORD: usize = std::mem::offset_of!(ArenaHeader, page_map_root) / 4;
 
-/// See the module's head.
+/// A copy of the resource database, which the log's records keep up to date.
 #[derive(Default)]
 pub struct Replica {
     words: Vec<AtomicU32>,

@@ -53,7 +53,7 @@ const READ_WRITE: u64 = READ_ONLY | PTE_RW;
 const EXECUTE: u64 = READ_ONLY & !PTE_NX;
 const TABLE: u64 = PTE_PRESENT | PTE_RW | PTE_USER | PTE_ACCESSED | PTE_DIRTY;
 
-/// Why an image is not that of a Rust partition.
+/// The reason why the builder cannot make a Rust partition from an image and its sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SystemError {
     /// The ELF structures are damaged or cut off.

@@ -135,7 +135,8 @@ impl Host {
         self.cpu.vendor() == Vendor::Intel
     }
 
-    /// Returns whether data in memory that ring 3 may not read reaches its speculative execution.
+    /// Returns whether ring 3 can use data speculatively that it may not read, before the fault takes
+    /// effect.
     fn lets_faults_through(&self) -> bool {
         !models::is_amd(&self.cpu) && !self.capable(cap::RDCL_NO)
     }

@@ -5,7 +5,7 @@ use decode::{
     software_interrupt,
 };
 
-/// A memory operand at a register.
+/// The memory operand `[base + displacement]`.
 fn at(base: u8, displacement: i64) -> Memory {
     Memory {
         base: Some(base),

@@ -37,7 +37,7 @@ impl MapRecord {
         Self { partition: FREE, reference: END, frame: 0, flags: 0, host_addr: 0, tag: 0 };
 }
 
-/// The records of a partition, in storage `S` of the caller.
+/// The records of the grants that a partition has mapped, in storage `S` of the caller.
 #[derive(Debug)]
 pub struct MapTable<S> {
     records: S,

@@ -38,7 +38,7 @@ pub struct IoApic {
 pub struct Override {
     /// The ISA interrupt.
     pub irq: u8,
-    /// The interrupt it is wired to.
+    /// The global system interrupt that the ISA interrupt is wired to.
     pub pin: u32,
     /// Polarity (bits 1:0; 3 = active low) and trigger mode (bits 3:2; 3 = level).
     pub flags: u16,

@@ -3,8 +3,8 @@
 //! It reads the data that GRUB and the firmware left (multiboot2, ACPI, PCI, the command line), and
 //! builds what is built only once (the monitor's address space, the areas of CPUs, the first two
 //! partitions). Then it hands over one typed block (`handover::Handover`) and jumps to the
-//! monitor's entry point. Nothing of the loader is left when a partition runs: the monitor scrubs
-//! its memory and frees it.
+//! monitor's entry point. Nothing of the loader is left when a partition runs: the page map has
+//! its memory as free, and the monitor scrubs it before.
 //!
 //! On a host target the binary is a stub; the parsers compile there, and are tested there.
 #![cfg_attr(target_os = "none", no_std, no_main)]

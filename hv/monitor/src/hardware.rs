@@ -1,6 +1,6 @@
 //! Control registers, model-specific registers and extended state, as thin named functions.
 //!
-//! The book's soundness chapter lists who may touch each of them; only this module does.
+//! The book's soundness chapter lists which module may touch each of them.
 #![expect(unsafe_code, reason = "privileged instructions")]
 
 use core::{
@@ -312,7 +312,8 @@ pub fn has_tsc_aux() -> bool {
     HAS_TSC_AUX.load(Ordering::Relaxed)
 }
 
-/// Gives a new virtual CPU the extended state after reset (FCW 0x37f, MXCSR 0x1f80).
+/// Gives a new virtual CPU the initial extended state, as `xrstor` makes it (FCW 0x37f, MXCSR
+/// 0x1f80).
 pub fn reset_extended(vcpu: &Vcpu) {
     let area = vcpu.xsave_area();
     // SAFETY: the area is 8 KiB of the virtual CPU's own, which does not run yet.

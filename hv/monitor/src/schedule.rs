@@ -116,9 +116,9 @@ pub fn wake(vcpu: &Vcpu) {
     }
 }
 
-/// Ends a wait, and returns whether there was one. Clears the timer and the port of a poll. While
-/// the lock of its queue is held the virtual CPU cannot run on, so no later wait loses its timer or
-/// its port.
+/// If the virtual CPU waits, ends the wait, cancels the timer and clears the port of a poll, and
+/// returns `true`. The function holds the lock of the virtual CPU's queue throughout. So the virtual
+/// CPU cannot begin another wait whose timer or port this would clear.
 pub fn end_wait(vcpu: &Vcpu) -> bool {
     let (from, to) = (run::BLOCKED, run::RUNNABLE);
     with_queue(vcpu, |_, queue| {

@@ -32,7 +32,8 @@ pub(crate) struct Walk<'a, M> {
     own_slot: u64,
     /// See [`Space::tables`].
     tables: u64,
-    /// Steps made so far; after the first, stopping is allowed.
+    /// Steps made so far. The walk may stop after the first, in a level-1 table only after every
+    /// `STRIDE` steps.
     steps: u32,
     /// Whether the partition's CPUs were flushed for the foreign frames of the table that is
     /// dropped.

@@ -414,7 +414,8 @@ impl<'a> Database<'a> {
         (self.endpoint_pages().len() as u32).saturating_mul(ENDPOINTS_IN_PAGE)
     }
 
-    /// The page and the first word of an entry of the endpoint table.
+    /// Returns the page of entry `index` of the endpoint table, and the index of the entry's first
+    /// word in that page. Returns `None` past the end of the table.
     fn endpoint_place(&self, index: u32) -> Option<(u32, usize)> {
         let page = self.endpoint_pages().start.checked_add(index / ENDPOINTS_IN_PAGE)?;
         let word = (index % ENDPOINTS_IN_PAGE) as usize * (size_of::<Endpoint>() / 4);

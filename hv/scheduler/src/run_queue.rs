@@ -58,9 +58,9 @@ pub struct RunQueue<'g, const N: usize> {
     current: Option<u16>,
     /// When the current entity was last charged.
     charged: u64,
-    /// When its slice ends.
+    /// When the current entity's slice ends.
     slice_end: u64,
-    /// When its partition's budget must be checked.
+    /// When the budget of the current entity's partition must be checked.
     budget_end: Option<u64>,
     /// Set if a newly enqueued entity preempts the current one.
     preempt: bool,

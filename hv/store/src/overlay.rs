@@ -394,7 +394,7 @@ impl<'v> View<'v> {
     }
 }
 
-/// What a transaction read of a node.
+/// A node that a transaction has read, with the generations that it saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Noted {
     /// The node's generation; 0 if it did not exist.

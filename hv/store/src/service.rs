@@ -18,7 +18,7 @@ use crate::path::Path;
 use crate::tree::{Access, Actor, Permissions, Tree};
 use crate::wire::Error;
 
-/// Why no more bytes are taken from a client.
+/// The reason why the store takes no more bytes from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// No partition with this number is connected.

@@ -57,8 +57,8 @@ pub(crate) fn from_write(error: WriteError) -> Refusal {
             Code::OutOfRange,
             "database",
             "number or frames",
-            "outside what the database describes",
-            "use what `uvtool resources` shows",
+            "the database describes no such number or frames",
+            "use the numbers and ranges that `uvtool resources` shows",
         ),
         WriteError::Size | WriteError::Read(_) => refusal(
             Code::DatabaseDamaged,

@@ -35,7 +35,7 @@ use crate::services::Services;
 /// Entry of the channel table for the boot partition's command channel.
 const BOOT_CHANNEL: u32 = 0;
 
-/// Makes a host that is ready to serve, with the boot partition running.
+/// Makes a host that is ready to serve. Starts the boot partition if the database is new.
 ///
 /// # Errors
 /// What is missing or was refused, as text for people.

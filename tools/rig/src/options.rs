@@ -88,7 +88,7 @@ pub struct MachineOptions {
     /// Attach a raw disk image (virtio)
     #[arg(long, value_name = "FILE")]
     pub disk: Vec<PathBuf>,
-    /// What the disks' functions look like
+    /// The virtio interface of the disks' PCI functions
     #[arg(long, value_enum, default_value_t)]
     pub disk_function: DiskFunction,
     /// Wait for a debugger before the first instruction

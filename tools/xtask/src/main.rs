@@ -74,7 +74,7 @@ enum Task {
     },
     /// Count ring 0 and unsafe code, and fail if a limit is exceeded
     Metrics,
-    /// Make the RAM disk of a stock Linux guest for tests, and print its kernel
+    /// Make the RAM disk of a stock Linux guest for tests, and print the paths of it and of a kernel
     GuestImage {
         /// Where to put it
         #[arg(long, value_name = "FILE", default_value = "build/guest.cpio")]

@@ -93,7 +93,7 @@ pub enum Word {
     Address(Place, i32),
     /// The address of this byte of the step's own memory.
     Memory(u16),
-    /// The address of the list of a batch.
+    /// The address of the area in which the guest maps a batch's list of requests.
     Batch,
     /// System time, plus this many nanoseconds.
     Time(i64),

@@ -142,7 +142,8 @@ async fn run(
     Ok(Some(answer))
 }
 
-/// How much of its heap the boot partition uses; `None` while it builds.
+/// Asks the boot partition how much of its heap it uses. Returns `None` while a job changes the
+/// system, whether the boot partition builds or not.
 async fn boot_heap(context: &Context) -> Result<Option<Heap>, Failure> {
     match context.turns.try_acquire() {
         Some(_turn) => context.builder.heap().await.map(Some),

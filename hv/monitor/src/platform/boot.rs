@@ -119,7 +119,7 @@ pub fn set_up_other(cpu: u32) {
     processor::reload_cr3();
 }
 
-/// Removes the loader's mapping of low memory, and frees the loader's frames. CPUs that wait for
+/// Removes the loader's mapping of low memory, and scrubs the loader's frames. CPUs that wait for
 /// their release still cache the mapping; they flush it before they continue.
 fn drop_loader(handover: &Handover) {
     memory::clear_low();

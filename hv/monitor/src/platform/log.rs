@@ -41,7 +41,8 @@ pub fn set_level(level: LevelFilter) {
     ::log::set_max_level(level);
 }
 
-/// From now on, writes lines without waiting for other CPUs; for a failing monitor.
+/// Switches the log to the mode of a failing monitor: from then on, its messages do not wait for
+/// another CPU that writes.
 pub fn set_failing() {
     FAILING.store(true, Ordering::Relaxed);
 }

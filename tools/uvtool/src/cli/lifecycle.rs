@@ -151,7 +151,7 @@ pub struct Wait {
 /// Options of `uvtool why`.
 #[derive(Args, Debug)]
 pub struct Why {
-    /// Name of the partition, which may be gone
+    /// Name of the partition, present or gone, or the number of a present one
     pub name: String,
 }
 
