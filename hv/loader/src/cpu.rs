@@ -1,7 +1,10 @@
 //! The loader's accesses to the CPU that it runs on.
 #![expect(unsafe_code, reason = "control registers and MSRs")]
 
-use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
+use core::arch::{
+    asm,
+    x86_64::{__cpuid, __cpuid_count, CpuidResult},
+};
 
 use microcode::Vendor;
 use x86_64::{
@@ -147,4 +150,24 @@ pub fn drop_translations() {
 pub fn write_msr(msr: u32, value: u64) {
     // SAFETY: callers write registers of the APIC, which is not memory of the loader's.
     unsafe { Msr::new(msr).write(value) };
+}
+
+/// Jumps to the function at `entry` with this argument, on the stack that ends at `stack`.
+///
+/// # Safety
+/// `entry` must be an `extern "C" fn(argument) -> !`, and it and the stack must be mapped.
+pub unsafe fn enter(entry: u64, stack: u64, argument: u64) -> ! {
+    // SAFETY: the caller promises it.
+    unsafe {
+        asm!(
+            "mov rsp, {stack}",
+            "xor ebp, ebp",
+            "call {entry}",
+            "ud2",
+            stack = in(reg) stack,
+            entry = in(reg) entry,
+            in("rdi") argument,
+            options(noreturn),
+        )
+    }
 }

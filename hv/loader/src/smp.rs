@@ -7,7 +7,6 @@
 #![expect(unsafe_code, reason = "copies code to memory below 1 MiB, and leaves the boot code")]
 
 use core::{
-    arch::asm,
     ptr,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
@@ -16,7 +15,7 @@ use handover::Clock;
 use log::warn;
 use pv_abi::uv::start::{CPU_ONLINE, MachineCpu};
 
-use crate::{areas, local_apic::LocalApic, memory, microcode_update, time};
+use crate::{areas, cpu, local_apic::LocalApic, memory, microcode_update, time};
 
 /// How long to wait for a CPU after an INIT, and after each of two starts, in nanoseconds.
 const INIT_NS: u64 = 10_000_000;
@@ -100,7 +99,7 @@ fn start_one(apic: &LocalApic, page: u64, clock: &Clock, (cpu, id): (u32, u32)) 
 
 /// The first Rust code of another CPU, on its main stack.
 pub extern "C" fn arrive() -> ! {
-    let (cpu, stack) = (CPU.load(Ordering::Relaxed), STACK.load(Ordering::Relaxed));
+    let (number, stack) = (CPU.load(Ordering::Relaxed), STACK.load(Ordering::Relaxed));
     if microcode_update::follow().is_err() {
         STATE.store(BEHIND, Ordering::Release);
         loop {
@@ -111,16 +110,5 @@ pub extern "C" fn arrive() -> ! {
     STATE.store(ARRIVED, Ordering::Release);
     // SAFETY: the monitor's entry for other CPUs is as `handover` defines it; the final page tables
     // are in use.
-    unsafe {
-        asm!(
-            "mov rsp, {stack}",
-            "xor ebp, ebp",
-            "call {entry}",
-            "ud2",
-            stack = in(reg) stack,
-            entry = in(reg) entry,
-            in("edi") cpu,
-            options(noreturn),
-        )
-    }
+    unsafe { cpu::enter(entry, stack, number.into()) }
 }

@@ -8,7 +8,7 @@
 #![expect(bad_asm_style, reason = "far jumps are clearer in the AT&T syntax")]
 #![expect(unsafe_code, reason = "boot code, and memory that GRUB describes by address")]
 
-use core::arch::{asm, global_asm};
+use core::arch::global_asm;
 
 use handover::{Frames, Handover, LOADER_MARK, MAGIC, Options, Power, VERSION, layout::MAX_CPUS};
 use heapless::Vec;
@@ -121,18 +121,7 @@ fn hand_over(found: &Found<'_>, image: &Image, mut handover: Handover) -> ! {
     let block = memory::phys_to_virt(block);
     // SAFETY: the monitor's entry point is as `handover` defines it: the image and the stack are
     // mapped in the tables in use, and the block stays.
-    unsafe {
-        asm!(
-            "mov rsp, {stack}",
-            "xor ebp, ebp",
-            "call {entry}",
-            "ud2",
-            stack = in(reg) areas::main_stack_top(0),
-            entry = in(reg) image.header.entry,
-            in("rdi") block,
-            options(noreturn),
-        )
-    }
+    unsafe { cpu::enter(image.header.entry, areas::main_stack_top(0), block as u64) }
 }
 
 fn monitor_options(options: &options::Options, mitigations: u32) -> Options {
