@@ -1,46 +1,17 @@
 //! PCI functions: who may have them, and how they change hands.
 
 use control::command::{Answer, Code, Operation, Outcome, Query, Target};
-use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, IO_A, IO_B, UNASSIGNED, kind, state};
+use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, IO_A, IO_B, UNASSIGNED, state};
 use pv_abi::uv::devices::{DeviceFunction, MAX_FUNCTIONS};
 use transaction::Limits;
 
-use crate::fake::{FRAMES, FUNCTIONS, Host, LIMITS, agree, arena, arena_of, create, picture};
-use crate::fake::{start_at, transaction};
+use crate::fake::{FRAMES, FUNCTIONS, Host, LIMITS, agree, arena, arena_of, create, create_io};
+use crate::fake::{picture, start_at, transaction};
 use crate::queries::ask;
 
 /// The functions of the test machine that can be given.
 const DISK: u32 = 1;
 const OTHER: u32 = 2;
-
-fn create_io(name: &str) -> Operation {
-    match create(name) {
-        Operation::CreatePartition {
-            number,
-            rights,
-            name,
-            vcpus,
-            cpu_weight,
-            cpu_cap,
-            cpu_affinity,
-            cpu_dedicated,
-            grant_frames,
-            ..
-        } => Operation::CreatePartition {
-            number,
-            kind: kind::IO,
-            rights,
-            name,
-            vcpus,
-            cpu_weight,
-            cpu_cap,
-            cpu_affinity,
-            cpu_dedicated,
-            grant_frames,
-        },
-        other => other,
-    }
-}
 
 const fn assign(function: u32, number: u32) -> Operation {
     Operation::AssignDevice { function, partition: Target::Number(number) }
@@ -122,13 +93,7 @@ fn each_refusal_names_the_function_and_a_way_out() {
         (release(OTHER, IO_A), Code::NotOwner, "function 2 (", "no partition has it"),
         (release(DISK, IO_B), Code::NotOwner, "function 1 (", "\"io-a\" (4) has it"),
     ];
-    for (operation, code, object, reason) in cases {
-        let refusal = host.refused(vec![operation.clone()]);
-        assert_eq!(refusal.code, code, "{operation:?}");
-        assert!(refusal.object.starts_with(object), "{operation:?}: {}", refusal.object);
-        assert!(refusal.reason.contains(reason), "{operation:?}: {}", refusal.reason);
-        assert!(!refusal.way_out.is_empty(), "{operation:?}");
-    }
+    host.refuses(cases);
     host.ok(vec![become_state(IO_A, state::DYING)]);
     assert_eq!(host.refused(vec![assign(OTHER, IO_A)]).code, Code::WrongState);
     // A transaction that may be rolled back long after does not give functions.

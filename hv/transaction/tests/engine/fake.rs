@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU32;
 
 use control::command::{
-    Answer, Operation, Outcome, Query, Range, Refusal, Start, Target, Transaction,
+    Answer, Code, Operation, Outcome, Query, Range, Refusal, Start, Target, Transaction,
 };
 use pv_abi::uv::database::{
     BOOT, COMMAND, FIRST_GUEST, PartitionDescriptor, ULTRAVISOR, UNASSIGNED, kind, state,
@@ -379,6 +379,15 @@ pub fn create(name: &str) -> Operation {
     create_as(name, None)
 }
 
+/// Creates an I/O partition.
+pub fn create_io(name: &str) -> Operation {
+    let mut create = create(name);
+    if let Operation::CreatePartition { kind, .. } = &mut create {
+        *kind = kind::IO;
+    }
+    create
+}
+
 /// Creates a partition with a number that the caller chooses.
 pub fn create_as(name: &str, number: Option<u32>) -> Operation {
     Operation::CreatePartition {
@@ -454,6 +463,20 @@ impl<'a> Host<'a> {
         let refusal = self.run(&transaction(operations)).unwrap_err();
         assert_eq!(picture(&self.engine), before);
         refusal
+    }
+
+    /// Checks the code of each refusal, the begin of its object and a part of its reason.
+    pub fn refuses<'t>(
+        &mut self,
+        cases: impl IntoIterator<Item = (Operation, Code, &'t str, &'t str)>,
+    ) {
+        for (operation, code, object, reason) in cases {
+            let refusal = self.refused(vec![operation.clone()]);
+            assert_eq!(refusal.code, code, "{operation:?}");
+            assert!(refusal.object.starts_with(object), "{operation:?}: {}", refusal.object);
+            assert!(refusal.reason.contains(reason), "{operation:?}: {}", refusal.reason);
+            assert!(!refusal.way_out.is_empty(), "{operation:?}");
+        }
     }
 
     /// Opens a new session of the command partition. Returns the requests that were rolled back.

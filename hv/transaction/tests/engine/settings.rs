@@ -187,10 +187,7 @@ fn an_io_partition_reports_to_the_ultravisor_alone() {
     let words = arena();
     let mut host = Host::new(&words);
     let (guest, memory) = host.built("web");
-    let mut create = create("io-a");
-    if let Operation::CreatePartition { kind, .. } = &mut create {
-        *kind = pv_abi::uv::database::kind::IO;
-    }
+    let create = crate::fake::create_io("io-a");
     let assign = Operation::AssignMemory { partition: Target::CreatedBy(0), frames: 100 };
     let outcomes = host.ok(vec![create, assign]);
     let [Outcome::Partition(number), Outcome::Memory(ranges)] = &outcomes[..] else {
