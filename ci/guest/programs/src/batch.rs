@@ -52,7 +52,8 @@ fn length(random: &mut Random) -> u64 {
 
 /// A call on a long list.
 pub fn batch(random: &mut Random) -> Step {
-    let count = Word::Number(length(random));
+    let length_of_list = length(random);
+    let count = Word::Number(length_of_list);
     let one = Word::Number(0);
     let whom = Word::Number(domid::SELF.into());
     let (number, args, memory, pattern) = match random.below(8) {
@@ -71,10 +72,7 @@ pub fn batch(random: &mut Random) -> Step {
         4 => {
             let call = calls::grants(random);
             let [operation, ..] = call.args;
-            let count = match count {
-                Word::Number(count) => Word::Number(count.min(MOST_GRANTS)),
-                other => other,
-            };
+            let count = Word::Number(length_of_list.min(MOST_GRANTS));
             (call.number, [operation, Word::Batch, count, one, one], Vec::new(), call.memory)
         }
         5 => {
