@@ -15,6 +15,9 @@
 //! that the ultravisor chooses. No message has an id: each report names the object that it is about.
 //! Each set of rings that an endpoint is attached with has an *incarnation*, whose number is not used
 //! again. A report about an old one changes nothing (crate `backend`).
+//! Clients grant their pages, and the ultravisor grants journal pages, to the *service*
+//! ([`pv_abi::uv::database::IO_SERVICE`]), so that either I/O partition can map them.
+//!
 //! After [`Report::Ready`] the ultravisor repeats the orders that hold, so an I/O partition that was
 //! started again needs no memory of what it served before.
 
@@ -23,7 +26,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages, sent first in [`Report::Ready`].
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// What the ultravisor wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +96,9 @@ pub struct Ring {
     pub pages: Vec<u32>,
     /// The client's event port, which waits to be bound.
     pub port: u32,
+    /// Grant reference of the ring's journal page, in the ultravisor's table. The page is zero, or
+    /// holds the journal of this incarnation, which a successor settles.
+    pub journal: u32,
 }
 
 /// Consecutive sectors of a function's medium.
@@ -196,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_largest_attach_fits_a_message() {
-        let ring = Ring { pages: vec![u32::MAX; 16], port: u32::MAX };
+        let ring = Ring { pages: vec![u32::MAX; 16], port: u32::MAX, journal: u32::MAX };
         let extent = Extent { function: u32::MAX, start: u64::MAX, sectors: u64::MAX };
         let order = Order::Attach(Attach {
             endpoint: u32::MAX,
