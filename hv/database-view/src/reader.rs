@@ -5,12 +5,13 @@
 //! a returned copy is consistent. The page map is not: its entries are single words, and the caller
 //! of *activate* has finished writing.
 
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use pv_abi::uv::database::{
-    ARENA_MAGIC, ARENA_VERSION, CHANNELS_IN_PAGE, ChannelEntry, DESCRIPTOR_MAGIC, ENTRY_IO,
-    ENTRY_NUMBER, ENTRY_SUBALLOCATED, INDEX_ENTRIES, MAX_PARTITION, NO_PARTITIONS,
-    PartitionDescriptor, PartitionNumber, TIER_FRAMES, UNASSIGNED, channel_kind,
+    ArenaHeader, CHANNELS_IN_PAGE, ChannelEntry, DESCRIPTOR_MAGIC, ENTRY_IO, ENTRY_NUMBER,
+    ENTRY_SUBALLOCATED, INDEX_ENTRIES, MAX_PARTITION, NO_PARTITIONS, PartitionDescriptor,
+    PartitionNumber, TIER_FRAMES, UNASSIGNED, channel_kind,
 };
 use pv_abi::uv::devices::{DEVICES_IN_PAGE, DeviceEntry};
 use zerocopy::{FromZeros, IntoBytes};
@@ -20,13 +21,15 @@ use crate::words::Words;
 /// Tries at a seqlock before the writer counts as stuck.
 const TRIES: usize = 64;
 /// Bytes of a descriptor that carry fields; the rest is zero.
-pub const DESCRIPTOR_BYTES: usize = core::mem::offset_of!(PartitionDescriptor, reserved);
+pub const DESCRIPTOR_BYTES: usize = offset_of!(PartitionDescriptor, reserved);
 /// Words of the header: the root's index, the frame count, and the places of the channel table and
 /// of the device table.
-const HEADER_ROOT: usize = 6;
-const HEADER_FRAMES: usize = 10;
-const HEADER_CHANNELS: [usize; 2] = [16, 17];
-const HEADER_DEVICES: [usize; 2] = [18, 19];
+const HEADER_ROOT: usize = offset_of!(ArenaHeader, page_map_root) / 4;
+const HEADER_FRAMES: usize = offset_of!(ArenaHeader, frames) / 4;
+const HEADER_CHANNELS: [usize; 2] =
+    [offset_of!(ArenaHeader, channels_first) / 4, offset_of!(ArenaHeader, channels_pages) / 4];
+const HEADER_DEVICES: [usize; 2] =
+    [offset_of!(ArenaHeader, devices_first) / 4, offset_of!(ArenaHeader, devices) / 4];
 
 /// Why a lookup failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +98,8 @@ pub struct OwnedRange {
 /// Read access to an arena.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
-    words: Words<'a>,
+    /// The words of the arena.
+    pub words: Words<'a>,
 }
 
 /// Maximum number of frames that the root of the page map can describe.
@@ -107,26 +111,6 @@ impl<'a> Reader<'a> {
     #[must_use]
     pub const fn new(words: &'a [AtomicU32]) -> Self {
         Self { words: Words::new(words) }
-    }
-
-    /// A reader of the words of a view.
-    #[must_use]
-    pub const fn over(words: Words<'a>) -> Self {
-        Self { words }
-    }
-
-    /// Checks that page 0 is a header that this code understands.
-    ///
-    /// # Errors
-    /// [`ReadError::NotAnArena`] if it is not.
-    pub fn check(&self) -> Result<(), ReadError> {
-        let mut magic = [0; 8];
-        self.words.read(0, 0, &mut magic).ok_or(ReadError::NotAnArena)?;
-        let version = self.words.load(0, 2).ok_or(ReadError::NotAnArena)?;
-        if u64::from_le_bytes(magic) != ARENA_MAGIC || version != ARENA_VERSION {
-            return Err(ReadError::NotAnArena);
-        }
-        Ok(())
     }
 
     /// One past the last frame that the page map describes, at most 2^30.
@@ -245,20 +229,12 @@ impl<'a> Reader<'a> {
         Err(ReadError::Busy)
     }
 
-    /// The owner of a frame.
-    ///
-    /// # Errors
-    /// [`ReadError::OutOfRange`] if the page map does not describe the frame,
-    /// [`ReadError::Malformed`].
-    pub fn owner(&self, frame: u64) -> Result<Owner, ReadError> {
-        Ok(self.entry_at(frame)?.owner)
-    }
-
     /// The part of a page-map entry from `frame` on: the owner, and the frames up to the end of the
     /// entry. Takes constant time.
     ///
     /// # Errors
-    /// The same as [`Self::owner`].
+    /// [`ReadError::OutOfRange`] if the page map does not describe the frame,
+    /// [`ReadError::Malformed`].
     pub fn entry_at(&self, frame: u64) -> Result<OwnedRange, ReadError> {
         let limit = self.frames();
         if frame >= limit {
@@ -274,7 +250,7 @@ impl<'a> Reader<'a> {
     /// depends on the number of entries, which `most` bounds.
     ///
     /// # Errors
-    /// The same as [`Self::owner`]; [`ReadError::OutOfRange`] if `most` is 0.
+    /// The same as [`Self::entry_at`]; [`ReadError::OutOfRange`] if `most` is 0.
     pub fn range_at(&self, frame: u64, most: u64) -> Result<OwnedRange, ReadError> {
         if most == 0 {
             return Err(ReadError::OutOfRange);
@@ -317,13 +293,3 @@ impl<'a> Reader<'a> {
 pub fn is_descriptor_number(number: PartitionNumber) -> bool {
     number != UNASSIGNED && number < MAX_PARTITION && !NO_PARTITIONS.contains(&number)
 }
-
-const _: () = {
-    use pv_abi::uv::database::ArenaHeader;
-    assert!(core::mem::offset_of!(ArenaHeader, page_map_root) == HEADER_ROOT * 4);
-    assert!(core::mem::offset_of!(ArenaHeader, frames) == HEADER_FRAMES * 4);
-    assert!(core::mem::offset_of!(ArenaHeader, channels_first) == HEADER_CHANNELS[0] * 4);
-    assert!(core::mem::offset_of!(ArenaHeader, channels_pages) == HEADER_CHANNELS[1] * 4);
-    assert!(core::mem::offset_of!(ArenaHeader, devices_first) == HEADER_DEVICES[0] * 4);
-    assert!(core::mem::offset_of!(ArenaHeader, devices) == HEADER_DEVICES[1] * 4);
-};

@@ -125,7 +125,7 @@ fn switch_to_kernel(vcpu: &Vcpu, registers: &Registers) -> (Saved, u64) {
     let stack = if from_kernel {
         registers.rsp
     } else {
-        to_kernel_mode(vcpu);
+        change_mode(vcpu, true);
         vcpu.kernel_stack.get()
     };
     (saved, stack & !0xf)
@@ -153,16 +153,9 @@ fn finish(vcpu: &Vcpu, registers: &mut Registers, address: u64, mask_events: boo
     registers.rflags &= !CLEARED;
 }
 
-/// Switches the page tables and the GS base from user mode to kernel mode.
-pub fn to_kernel_mode(vcpu: &Vcpu) {
-    vcpu.in_kernel.set(true);
-    hardware::swap_gs();
-    hardware::load_root(vcpu);
-}
-
-/// Switches the page tables and the GS base from kernel mode to user mode.
-pub fn to_user_mode(vcpu: &Vcpu) {
-    vcpu.in_kernel.set(false);
+/// Switches the page tables and the GS base from the present mode to kernel mode, or to user mode.
+fn change_mode(vcpu: &Vcpu, to_kernel: bool) {
+    vcpu.in_kernel.set(to_kernel);
     hardware::swap_gs();
     hardware::load_root(vcpu);
 }
@@ -192,7 +185,7 @@ pub fn interrupt_return(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Fa
     let masked = rflags & flag::IF == 0;
     vcpu.info().upcall_mask.store(u8::from(masked), Ordering::Release);
     if to_user {
-        to_user_mode(vcpu);
+        change_mode(vcpu, false);
     }
     Ok(())
 }

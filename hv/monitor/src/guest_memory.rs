@@ -7,6 +7,7 @@
 
 use core::{arch::asm, marker::PhantomData, mem::MaybeUninit};
 
+pub use page_tables::is_canonical;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{cpu, recovery::recover};
@@ -31,12 +32,6 @@ pub fn is_partition_range(va: u64, bytes: u64) -> bool {
 #[inline]
 fn check_range(va: u64, bytes: u64) -> Result<(), Fault> {
     if is_partition_range(va, bytes) { Ok(()) } else { Err(Fault) }
-}
-
-/// Returns whether `va` is canonical.
-#[inline]
-pub fn is_canonical(va: u64) -> bool {
-    (((va as i64) << 16) >> 16) as u64 == va
 }
 
 /// An array of `T` in a partition's memory, known to lie outside the monitor's part.

@@ -4,11 +4,11 @@
 //! used, and not writable while it is used. System descriptors that are present are refused (gates,
 //! task states and LDTs would lead to ring 0). Segments that are present get privilege level 3.
 
-use crate::update::with_writable;
-use crate::walk::{Walk, settle, slot};
+use crate::foreign::{hold, release};
+use crate::walk::{Walk, retire, settle, slot};
 use crate::{Error, Machine, Mfn, Space, Table};
 use core::sync::atomic::Ordering;
-use frames::{Frame, Released, Type};
+use frames::{Released, Type};
 
 /// The descriptor in the form that the CPU may load, or `None` if it is refused.
 const fn check_descriptor(descriptor: u64) -> Option<u64> {
@@ -81,7 +81,10 @@ pub fn update_descriptor<M: Machine>(
         entry.store(descriptor, Ordering::Release);
         return Ok(());
     }
-    with_writable(&walk, frame, mfn, || entry.store(descriptor, Ordering::Release))
+    let held = hold(machine, walk.partition, mfn, true)?;
+    entry.store(descriptor, Ordering::Release);
+    release(machine, held);
+    Ok(())
 }
 
 /// Checks all descriptors of a page and sets their privilege level. Returns false if one is
@@ -97,10 +100,4 @@ fn check_page(page: &Table) -> bool {
         }
         true
     })
-}
-
-fn retire<M: Machine>(machine: &M, frame: &Frame, mfn: Mfn) {
-    if frame.retire(|| machine.stamp()) != Released::Done {
-        machine.broken(mfn);
-    }
 }

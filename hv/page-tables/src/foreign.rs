@@ -33,6 +33,7 @@ pub struct Release {
 /// # Errors
 /// [`Error::NoFrame`], [`Error::NotOwned`], [`Error::WrongType`], [`Error::Overflow`],
 /// [`Error::Again`].
+#[inline(always)]
 pub fn hold<M: Machine>(
     machine: &M,
     owner: u32,

@@ -78,12 +78,6 @@ impl Space {
         self.tables
     }
 
-    /// Returns whether work is left for [`Space::finish`].
-    #[must_use]
-    pub const fn is_unfinished(&self) -> bool {
-        self.pending.is_some()
-    }
-
     /// Continues work that an earlier operation left. Call it before returning to the partition, so
     /// that frames it has released are free when it looks.
     ///

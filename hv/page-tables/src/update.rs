@@ -5,10 +5,11 @@
 //! the atomic step found.
 
 use crate::entry::{HARMLESS, MONITOR_SLOTS, bits, is_present, is_writable};
+use crate::foreign::{hold, release};
 use crate::walk::{self, Walk, slot};
 use crate::{Error, Machine, Mfn, Place, Space};
 use core::sync::atomic::{AtomicU64, Ordering};
-use frames::{Frame, Released, Type};
+use frames::{Frame, Type};
 
 const AD: u64 = bits::A | bits::D;
 
@@ -105,7 +106,12 @@ fn update_other<M: Machine>(
             change_upper(machine, space, entry, request.operation(), level)
         }
         // The partition could write this page by itself, too.
-        None => with_writable(&walk, frame, table, || entry.swap(request.new, Ordering::AcqRel)),
+        None => {
+            let held = hold(machine, walk.partition, table, true)?;
+            let old = entry.swap(request.new, Ordering::AcqRel);
+            release(machine, held);
+            Ok(old)
+        }
     }
 }
 
@@ -393,20 +399,4 @@ fn change_upper<M: Machine>(
             refused
         }
     }
-}
-
-/// Runs `act` while the partition's frame `mfn` is held writable.
-pub(crate) fn with_writable<M: Machine, T>(
-    walk: &Walk<'_, M>,
-    frame: &Frame,
-    mfn: Mfn,
-    act: impl FnOnce() -> T,
-) -> Result<T, Error> {
-    let acquired = frame.get_typed(walk.partition, Type::Writable)?;
-    walk::settle(walk.machine, frame, acquired);
-    let result = act();
-    if frame.put_typed(|| walk.machine.stamp()) != Released::Done {
-        walk.machine.broken(mfn);
-    }
-    Ok(result)
 }

@@ -13,6 +13,7 @@
 //! [`boundary`]: Walk::drop_boundary
 
 use crate::entry::{self, ENTRIES, MONITOR_SLOTS, bits, is_present, is_writable};
+use crate::foreign::hold;
 use crate::machine::{Machine, Space, Table};
 use crate::{Error, Mfn, table::Present};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -67,14 +68,7 @@ impl<'a, M: Machine> Walk<'a, M> {
     /// Takes the references of the present level-1 `entry`, which names a frame of `owner`.
     #[inline(always)]
     pub(crate) fn take_page(&self, entry: u64, owner: u32) -> Result<(), Error> {
-        let mfn = Mfn::of_entry(entry);
-        let frame = self.machine.frame(mfn).ok_or(Error::NoFrame)?;
-        if !is_writable(entry) {
-            return Ok(frame.get_ref(owner)?);
-        }
-        let acquired = frame.get_typed(owner, Type::Writable)?;
-        settle(self.machine, frame, acquired);
-        Ok(())
+        hold(self.machine, owner, Mfn::of_entry(entry), is_writable(entry)).map(|_held| ())
     }
 
     /// Upgrades the reference of a read-only entry on frame `mfn` of `owner` to that of a writable
@@ -275,9 +269,7 @@ impl<'a, M: Machine> Walk<'a, M> {
             }
             self.steps = self.steps.wrapping_add(1);
         }
-        if frame.retire(|| self.machine.stamp()) != Released::Done {
-            self.machine.broken(mfn);
-        }
+        retire(self.machine, frame, mfn);
         self.tables = self.tables.saturating_sub(1);
         Ok(())
     }
@@ -315,6 +307,13 @@ pub(crate) fn settle<M: Machine>(machine: &M, frame: &Frame, acquired: Acquired)
         frame.settle();
     }
     validate
+}
+
+/// Ends the partial state of a frame none of whose entries holds a reference.
+pub(crate) fn retire<M: Machine>(machine: &M, frame: &Frame, mfn: Mfn) {
+    if frame.retire(|| machine.stamp()) != Released::Done {
+        machine.broken(mfn);
+    }
 }
 
 /// Releases a page's references.

@@ -7,7 +7,8 @@
 
 use core::{ops::Deref, sync::atomic::AtomicU32};
 
-use database_view::{OwnedRange, Words};
+use database_view::{OwnedRange, Owner, ReadError, Words};
+use pv_abi::uv::database::{ARENA_MAGIC, ARENA_VERSION};
 
 /// A reader of the database.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +67,30 @@ impl<'a> Reader<'a> {
     /// A reader of the words of a view.
     #[must_use]
     pub const fn over(words: Words<'a>) -> Self {
-        Self(database_view::Reader::over(words))
+        Self(database_view::Reader { words })
+    }
+
+    /// Checks that page 0 is a header that this code understands.
+    ///
+    /// # Errors
+    /// [`ReadError::NotAnArena`] if it is not.
+    pub fn check(&self) -> Result<(), ReadError> {
+        let mut magic = [0; 8];
+        self.words.read(0, 0, &mut magic).ok_or(ReadError::NotAnArena)?;
+        let version = self.words.load(0, 2).ok_or(ReadError::NotAnArena)?;
+        if u64::from_le_bytes(magic) != ARENA_MAGIC || version != ARENA_VERSION {
+            return Err(ReadError::NotAnArena);
+        }
+        Ok(())
+    }
+
+    /// The owner of a frame.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`] if the page map does not describe the frame,
+    /// [`ReadError::Malformed`].
+    pub fn owner(&self, frame: u64) -> Result<Owner, ReadError> {
+        Ok(self.entry_at(frame)?.owner)
     }
 
     /// The entries from frame `first` on, with their tiers. The first one may begin at `first`

@@ -11,7 +11,7 @@ use page_tables::Mfn;
 use pv_abi::{
     uv::{
         calls::{self, CpuUsage, PartitionUsage},
-        database::{ChannelEntry, MONITOR, channel_kind, state},
+        database::{ChannelEntry, MONITOR, state},
     },
     xen::{
         grants::GTF_PERMIT_ACCESS,
@@ -205,9 +205,9 @@ fn take(mfn: Mfn, owner: Owner) -> Result<Change, Refused> {
 pub fn activate_channel(call: &mut Call) -> Outcome {
     let index = number_in(call.args[1])?;
     let channel = match database::reader().channel(index) {
-        Ok(channel) if channel.kind != channel_kind::FREE => channel,
+        Ok(channel) => channel,
         // The channel is gone: the partitions close its ports, or the ports go with them.
-        Ok(_) | Err(ReadError::Absent) => return Ok(0),
+        Err(ReadError::Absent) => return Ok(0),
         Err(error) => return Err(refusal(error)),
     };
     let a = partition::find(channel.a).ok_or(errno::ESRCH)?;

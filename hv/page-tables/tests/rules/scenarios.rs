@@ -443,10 +443,12 @@ fn work_on_a_table_of_level_1_stops_and_goes_on() {
     }
     assert_eq!(calls, 8);
     unpin(&sim, &mut space, L1).unwrap();
-    assert!(space.is_unfinished());
+    let mut calls = 0;
     while space.finish(&sim).is_err() {
         check(&sim, &Outside::default());
+        calls += 1;
     }
+    assert!(calls > 0);
     assert!((0..64).all(|mfn| sim.word(mfn).references() == 0));
 }
 
