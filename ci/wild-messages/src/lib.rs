@@ -176,6 +176,7 @@ impl Random {
                 },
                 3 => Query::PageMap { first: self.wild(), most: self.wild() as u32 },
                 4 => Query::Arena { first: self.wild() as u32, most: self.wild() as u32 },
+                5 if self.wild().is_multiple_of(2) => Query::Disks { first: self.wild() as u32 },
                 5 => Query::Devices { first: self.wild() as u32 },
                 6 => Query::Log { from: self.wild(), most: self.wild() as u32 },
                 _ => Query::Records { from: self.wild(), most: self.wild() as u32 },

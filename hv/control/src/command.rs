@@ -17,7 +17,9 @@ mod requests;
 mod resources;
 
 pub use devices::{BarRow, DeviceRow, PciAddress, refused_words};
-pub use disks::{DiskLimits, DiskNumber, Extent, Medium, Rate};
+pub use disks::{
+    DiskLimits, DiskNumber, DiskRow, DiskState, DiskStatus, Extent, MAX_DISK_CAUSE, Medium, Rate,
+};
 pub use issues::{IssueRow, IssueState, IssuesAnswer};
 pub use log::{LogRow, RecordRow, Settled};
 pub use operations::{MAX_OPERATIONS, MAX_PENDING, Operation, Range, Start, Target, Transaction};
@@ -28,4 +30,4 @@ pub use requests::{Body, Query, Request};
 pub use resources::{CpuRow, Difference, Heap, MapRow, MemoryRow, ResourcesAnswer, Turns};
 
 /// Version of these messages, sent first in a [`Request`].
-pub const PROTOCOL: u16 = 10;
+pub const PROTOCOL: u16 = 11;

@@ -13,7 +13,10 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use control::command::{Code, DiskNumber, Extent, Medium, Operation, Outcome, Refusal, Target};
+use control::command::{
+    Answer, Code, DiskLimits, DiskNumber, DiskRow, DiskState, DiskStatus, Extent, Medium,
+    Operation, Outcome, Rate, Refusal, Target,
+};
 use extents::{Layout, Refused};
 use pv_abi::uv::database::{IO_SERVICE, ULTRAVISOR, UNASSIGNED, kind, state};
 use pv_abi::uv::endpoints::{
@@ -26,7 +29,7 @@ use crate::engine::{Engine, Origin};
 use crate::operations::{Caller, in_state, invalid, modifiable, within};
 use crate::plan::Plan;
 use crate::refusal::{from_write, label, refusal};
-use crate::{Monitor, Settled};
+use crate::{Gauges, Monitor, Settled};
 
 /// Maximum number of a GPT partition.
 const MAX_GPT_PARTITION: u32 = 128;
@@ -35,6 +38,10 @@ const STORAGE: u32 = 0x01;
 /// What every server of endpoints offers.
 const FEATURES: u32 =
     endpoint_features::FLUSH | endpoint_features::INDIRECT | endpoint_features::MULTI_QUEUE;
+
+/// Maximum number of rows of an answer about disks, of at most 1,900 bytes each: 64 extents of 25, and
+/// a cause of [`control::command::MAX_DISK_CAUSE`].
+const ROWS: usize = 12;
 
 /// Plans [`Operation::AttachDisk`].
 pub(crate) fn attach(
@@ -231,6 +238,48 @@ fn set_detaching(plan: &mut Plan, index: u32, mut entry: Box<Endpoint>) {
     if entry.state == endpoint_state::ATTACHED {
         entry.state = endpoint_state::DETACHING;
         plan.set_endpoint(index, entry);
+    }
+}
+
+/// Answers [`control::command::Query::Disks`].
+pub(crate) fn query(engine: &Engine, gauges: &dyn Gauges, first: u32) -> Answer {
+    let mut indices = engine.index.disks_from(first);
+    let entries = indices.by_ref().take(ROWS);
+    let entries = entries.filter_map(|index| Some((index, engine.database.endpoint(index).ok()?)));
+    let rows = entries.map(|(index, entry)| row(index, &entry, gauges)).collect();
+    Answer::Disks { rows, more: indices.next().is_some() }
+}
+
+fn row(index: u32, entry: &Endpoint, gauges: &dyn Gauges) -> DiskRow {
+    let rate = |[per_second, burst]: [u64; 2]| Rate { per_second, burst };
+    let state = match entry.state {
+        endpoint_state::DETACHING => DiskState::Detaching,
+        _ => DiskState::Unserved,
+    };
+    let unknown = DiskStatus { state, server: None, sectors: None, cause: None };
+    DiskRow {
+        index,
+        partition: entry.client,
+        device: entry.device,
+        medium: medium_of(entry),
+        read_only: entry.flags & endpoint_flags::READ_ONLY != 0,
+        shared: entry.flags & endpoint_flags::SHARED != 0,
+        limits: DiskLimits { bytes: rate(entry.bytes), operations: rate(entry.operations) },
+        status: gauges.disk(index).unwrap_or(unknown),
+    }
+}
+
+/// The medium that an endpoint stands for, as operations name it.
+fn medium_of(entry: &Endpoint) -> Medium {
+    let extent = |extent: &EndpointExtent| {
+        let EndpointExtent { function, start, sectors, .. } = *extent;
+        Extent { function, start, sectors }
+    };
+    let function = used(entry).first().map_or(0, |extent| extent.function);
+    match entry.medium {
+        medium::DISK => Medium::Disk { function },
+        medium::PARTITION => Medium::Partition { function, number: entry.partition },
+        _ => Medium::Extents(used(entry).iter().map(extent).collect()),
     }
 }
 

@@ -239,6 +239,11 @@ impl Index {
         of.filter_map(|(_, index)| Some((*index, self.endpoints.get(index)?)))
     }
 
+    /// The endpoints in use, from an index on.
+    pub(crate) fn disks_from(&self, first: u32) -> impl Iterator<Item = u32> + '_ {
+        self.endpoints.range(first..).map(|(&index, _)| index)
+    }
+
     /// The endpoints that have sectors of a PCI function.
     pub(crate) fn endpoints_on(&self, function: u32) -> impl Iterator<Item = u32> + '_ {
         self.media.range((function, 0)..=(function, u32::MAX)).map(|(_, index)| *index)

@@ -6,8 +6,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use control::command::{
-    Answer, BarRow, CpuRow, DeviceRow, Difference, Heap, IssuesAnswer, ListRow, LogRow, MapRow,
-    MemoryRow, PartitionRow, Query, Range, ResourcesAnswer, Turns, VersionAnswer,
+    Answer, BarRow, CpuRow, DeviceRow, Difference, DiskStatus, Heap, IssuesAnswer, ListRow, LogRow,
+    MapRow, MemoryRow, PartitionRow, Query, Range, ResourcesAnswer, Turns, VersionAnswer,
 };
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::uv::database::{PartitionDescriptor, UNASSIGNED};
@@ -16,7 +16,7 @@ use resource_db::{OwnedRange, Owner};
 use zerocopy::FromZeros;
 
 use crate::refusal::name_of;
-use crate::{Engine, cpus, replica};
+use crate::{Engine, cpus, disks, replica};
 
 /// Maximum number of bytes of an answer about partitions, and of one row without its name and its
 /// CPUs.
@@ -54,6 +54,10 @@ pub trait Gauges {
     /// The owner of a frame, and whether it is I/O memory. Returns `None` if the monitor has no
     /// record.
     fn frame(&self, frame: u64) -> Option<(u32, bool)>;
+    /// What the disk of an endpoint does; `None` if nothing is known of it.
+    fn disk(&self, _endpoint: u32) -> Option<DiskStatus> {
+        None
+    }
     /// The statistics of the ultravisor's loop.
     fn turns(&self) -> Turns {
         Turns::default()
@@ -85,6 +89,7 @@ pub fn query(engine: &Engine, facts: &Facts, gauges: &dyn Gauges, query: &Query)
         Query::Partitions { after } => partitions(engine, gauges, *after),
         Query::List { after } => list(engine, gauges, *after),
         Query::Devices { first } => devices(engine, *first),
+        Query::Disks { first } => disks::query(engine, gauges, *first),
         Query::Partition { name } => partition(engine, gauges, name),
         Query::Resources => Answer::Resources(resources(engine, facts, gauges)),
         Query::PageMap { first, most } => page_map(engine, *first, *most),

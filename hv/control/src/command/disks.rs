@@ -1,5 +1,6 @@
-//! Disks of partitions, as operations name them.
+//! Disks of partitions, as operations name them, and rows of answers about them.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use serde::{Deserialize, Serialize};
@@ -86,6 +87,82 @@ impl fmt::Display for DiskNumber {
         match self.letter() {
             Some(letter) => write!(f, "xvd{letter}"),
             None => write!(f, "disk {}", self.0),
+        }
+    }
+}
+
+/// A disk of a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRow {
+    /// Its index in the endpoint table.
+    pub index: u32,
+    /// The partition whose disk it is.
+    pub partition: u32,
+    /// The number of the virtual disk; see [`DiskNumber`].
+    pub device: u32,
+    /// The sectors that it stands for.
+    pub medium: Medium,
+    /// Whether the partition can only read it.
+    pub read_only: bool,
+    /// Whether other shared disks may have its sectors.
+    pub shared: bool,
+    /// Its limits.
+    pub limits: DiskLimits,
+    /// What it does.
+    pub status: DiskStatus,
+}
+
+/// What a disk of a partition does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// How far it has come.
+    pub state: DiskState,
+    /// The I/O partition that serves it, or would; `None` if none drives its functions.
+    pub server: Option<u32>,
+    /// Number of its sectors of 512 bytes, as far as an I/O partition has reported its medium.
+    pub sectors: Option<u64>,
+    /// Why it is not served, or why its rings were closed last, for people; at most
+    /// [`MAX_DISK_CAUSE`] bytes.
+    pub cause: Option<String>,
+}
+
+/// Maximum number of bytes of [`DiskStatus::cause`].
+pub const MAX_DISK_CAUSE: usize = 256;
+
+/// How far a disk has come. In JSON it is its word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DiskState {
+    /// No I/O partition drives its functions, or it cannot be served; the cause says so.
+    #[serde(rename = "unserved")]
+    Unserved,
+    /// It is offered, and the partition's kernel has not connected.
+    #[serde(rename = "waiting")]
+    Waiting,
+    /// The partition's kernel is connected.
+    #[serde(rename = "attached")]
+    Attached,
+    /// The partition's kernel is connected, and its requests wait for an I/O partition.
+    #[serde(rename = "moving")]
+    Moving,
+    /// It was closed for the cause, until the partition's kernel begins again.
+    #[serde(rename = "failed")]
+    Failed,
+    /// It is being taken from the partition.
+    #[serde(rename = "detaching")]
+    Detaching,
+}
+
+impl DiskState {
+    /// The word for it, for people and programs.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Unserved => "unserved",
+            Self::Waiting => "waiting",
+            Self::Attached => "attached",
+            Self::Moving => "moving",
+            Self::Failed => "failed",
+            Self::Detaching => "detaching",
         }
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::devices::DeviceRow;
+use super::disks::DiskRow;
 use super::issues::IssuesAnswer;
 use super::log::{LogRow, RecordRow};
 use super::operations::Range;
@@ -108,6 +109,13 @@ pub enum Answer {
         /// Rows by index.
         rows: Vec<DeviceRow>,
         /// Whether there are more; then query again from the next index on.
+        more: bool,
+    },
+    /// Answer to [`Query::Disks`](super::Query::Disks).
+    Disks {
+        /// Rows by index.
+        rows: Vec<DiskRow>,
+        /// Whether there are more; then query again from the index after the last row's on.
         more: bool,
     },
 }

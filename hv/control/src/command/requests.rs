@@ -119,4 +119,9 @@ pub enum Query {
         /// First index.
         first: u32,
     },
+    /// The disks of partitions, from this index of the endpoint table on.
+    Disks {
+        /// First index.
+        first: u32,
+    },
 }

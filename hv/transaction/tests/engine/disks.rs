@@ -1,11 +1,15 @@
 //! Disks: who has which sectors, and how a disk goes.
 
-use control::command::{Code, DiskLimits, Extent, Medium, Operation, Rate, Target, Transaction};
+use control::command::{
+    Answer, Code, DiskLimits, DiskState, DiskStatus, Extent, Medium, Operation, Query, Rate,
+    Target, Transaction,
+};
 use pv_abi::uv::database::{COMMAND, FIRST_GUEST, IO_A, IO_SERVICE, state};
 use pv_abi::uv::endpoints::{Endpoint, endpoint_flags, endpoint_state, medium};
 
 use crate::devices::io_built;
-use crate::fake::{Host, arena, create, picture, transaction};
+use crate::fake::{FRAMES, Host, LIMITS, arena, arena_of, create, picture, transaction};
+use crate::queries::ask;
 
 pub const XVDA: u32 = 51_712;
 const XVDB: u32 = 51_728;
@@ -279,4 +283,49 @@ fn the_table_fills_and_no_more() {
     let refusal = host.refused(vec![attach(COMMAND, XVDA, disk(OTHER))]);
     assert_eq!(refusal.code, Code::NoEndpoint);
     assert!(refusal.reason.contains(&all.to_string()), "{}", refusal.reason);
+}
+
+#[test]
+fn disks_are_shown_as_they_were_asked_for_with_what_they_do() {
+    let words = arena_of(96);
+    let mut host = Host::of(&words, FRAMES, LIMITS);
+    with_disks(&mut host);
+    let pieces = extents(&[(OTHER, 8, 8), (OTHER, 0, 4)]);
+    host.ok(vec![attach(WEB, XVDA, gpt(DISK, 3)), attach(DB, XVDB, pieces.clone())]);
+    let all = |host: &Host, first| {
+        let Answer::Disks { rows, more } = ask(host, &Query::Disks { first }) else { panic!() };
+        (rows, more)
+    };
+    let (rows, more) = all(&host, 0);
+    assert_eq!((rows.len(), more), (2, false));
+    assert_eq!((rows[0].index, rows[0].partition, rows[0].device), (0, WEB, XVDA));
+    assert_eq!((&rows[0].medium, &rows[1].medium), (&gpt(DISK, 3), &pieces));
+    let unknown = |state| DiskStatus { state, server: None, sectors: None, cause: None };
+    assert_eq!(rows[0].status, unknown(DiskState::Unserved));
+
+    host.monitor.served.insert(0);
+    host.ok(vec![detach(WEB, XVDA)]);
+    assert_eq!(all(&host, 0).0[0].status, unknown(DiskState::Detaching));
+    assert_eq!(all(&host, 1).0.len(), 1);
+
+    // Disks of the most extents are shown, in as many answers as it takes.
+    for start in 0..14 {
+        let piece = |n: u64| (OTHER, u64::MAX / 2 + (n * 24 + start) * 2, 1);
+        let list: Vec<_> = (0..64).map(piece).collect();
+        let device = 51_712 + 16 * (start as u32 / 2 + 2);
+        let of = if start % 2 == 0 { WEB } else { DB };
+        host.ok(vec![attach(of, device, extents(&list))]);
+    }
+    let (mut shown, mut first) = (0, 0);
+    loop {
+        let (rows, more) = all(&host, first);
+        let bytes = postcard::to_allocvec(&rows).unwrap().len() + 300 * rows.len();
+        assert!(bytes <= pv_abi::uv::channel::MAX_PAYLOAD, "{bytes} bytes");
+        shown += rows.len();
+        if !more {
+            break;
+        }
+        first = rows.last().unwrap().index + 1;
+    }
+    assert_eq!(shown, 16);
 }
