@@ -2,7 +2,8 @@
 //!
 //! An endpoint is a list of extents, in the order of its own sectors; a sector has 512 bytes. The
 //! database holds the list, the transaction engine checks it with this crate, and the I/O partition
-//! translates requests with it. Each caller keeps the list in memory of its own.
+//! translates requests with it. Each caller keeps the list in memory of its own ([`OwnLayout`] does
+//! that for it).
 //!
 //! # Rules
 //! 1. A [`Layout`] exists only for a list that is inside its devices and does not cover a sector
@@ -16,6 +17,10 @@
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+use alloc::boxed::Box;
 
 /// Maximum number of extents of an endpoint.
 pub const EXTENTS_MAX: usize = 64;
@@ -168,6 +173,33 @@ impl<'e> Layout<'e> {
             }
             _ => Err(Outside { sectors: self.sectors }),
         }
+    }
+}
+
+/// A checked list in memory of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnLayout {
+    extents: Box<[Extent]>,
+    sectors: u64,
+}
+
+impl OwnLayout {
+    /// Checks a list, and keeps it. See [`Layout::new`].
+    ///
+    /// # Errors
+    /// The first extent that is refused, and why.
+    pub fn new(
+        extents: Box<[Extent]>,
+        device_sectors: impl Fn(u32) -> Option<u64>,
+    ) -> Result<Self, Refused> {
+        let sectors = Layout::new(&extents, device_sectors)?.sectors;
+        Ok(Self { extents, sectors })
+    }
+
+    /// The layout.
+    #[must_use]
+    pub const fn layout(&self) -> Layout<'_> {
+        Layout { extents: &self.extents, sectors: self.sectors }
     }
 }
 
