@@ -16,6 +16,7 @@ pub struct Driven<D> {
     next: usize,
     /// Queues of which the disk does not know all pieces yet.
     untold: Vec<bool>,
+    in_flight: usize,
 }
 
 impl<D: Drive> Driven<D> {
@@ -24,7 +25,7 @@ impl<D: Drive> Driven<D> {
     pub fn new(drive: D) -> Self {
         let queues = drive.queues();
         let tags = alloc::vec![None; queues * usize::from(SLOTS)];
-        Self { drive, tags, next: 0, untold: alloc::vec![false; queues] }
+        Self { drive, tags, next: 0, untold: alloc::vec![false; queues], in_flight: 0 }
     }
 
     /// What the disk is like.
@@ -54,6 +55,7 @@ impl<D: Drive> Driven<D> {
                 Ok(slot) => {
                     if let Some(place) = self.tags.get_mut(place(queue, slot)) {
                         *place = Some(tag);
+                        self.in_flight += 1;
                     }
                     self.untold[queue] = true;
                     self.next = (queue + 1) % queues;
@@ -84,6 +86,7 @@ impl<D: Drive> Driven<D> {
             while let Some((slot, outcome)) = self.drive.completed(queue)? {
                 let tag = self.tags.get_mut(place(queue, slot)).and_then(Option::take);
                 if let Some(tag) = tag {
+                    self.in_flight = self.in_flight.saturating_sub(1);
                     return Ok(Some((tag, outcome)));
                 }
             }
@@ -91,9 +94,17 @@ impl<D: Drive> Driven<D> {
         Ok(None)
     }
 
+    /// Number of pieces in flight.
+    #[must_use]
+    pub const fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
     /// The next piece that a disk will never end, since it was reset.
     pub fn forget(&mut self) -> Option<Tag> {
-        self.tags.iter_mut().find_map(Option::take)
+        let tag = self.tags.iter_mut().find_map(Option::take)?;
+        self.in_flight = self.in_flight.saturating_sub(1);
+        Some(tag)
     }
 }
 
@@ -166,6 +177,7 @@ mod tests {
             assert_eq!(disk.submit(Request::Flush, &[], tag(entry)), Ok(()));
         }
         assert_eq!(disk.submit(Request::Flush, &[], tag(4)), Err(Unsubmitted::Full));
+        assert_eq!(disk.in_flight(), 4);
         disk.tell();
         disk.tell();
         assert_eq!(disk.drive().kicks, [1, 1]);
@@ -175,7 +187,7 @@ mod tests {
             ended.push(tag.entry);
         }
         assert_eq!(ended, [2, 0, 3, 1], "the last of a queue first");
-        assert_eq!(disk.forget(), None);
+        assert_eq!((disk.forget(), disk.in_flight()), (None, 0));
     }
 
     #[test]
@@ -185,6 +197,6 @@ mod tests {
         disk.drive().broken = true;
         assert_eq!(disk.completed(), Err(Fault::UsedRing));
         let forgotten: Vec<_> = core::iter::from_fn(|| disk.forget()).collect();
-        assert_eq!(forgotten, [tag(0), tag(2), tag(1)]);
+        assert_eq!((forgotten, disk.in_flight()), (vec![tag(0), tag(2), tag(1)], 0));
     }
 }

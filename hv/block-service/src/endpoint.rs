@@ -19,14 +19,16 @@ pub struct Tag {
     pub entry: u32,
 }
 
-/// Why an endpoint cannot be served any longer. The caller detaches the client with this cause.
+/// Why an endpoint cannot be served as it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// The ring is broken.
+    /// The ring is broken. The caller detaches the client with this cause.
     Ring(Broken),
-    /// A request that no front end may make, and that must not be answered with an error.
+    /// A request that no front end may make, and that must not be answered with an error. The caller
+    /// detaches the client with this cause.
     Request(Refusal),
-    /// A flush has failed too often: what the client wrote may not be durable.
+    /// A flush has failed too often: what the client wrote may not be durable. Flushes are not
+    /// answered any more; the rest is served on. Told once.
     Flush,
 }
 
@@ -37,44 +39,75 @@ pub struct Parts<'p, P, M: RingMemory> {
     pub page: &'p P,
     /// The ring.
     pub ring: Ring<'p, M>,
+    /// The sectors that the client reaches.
+    pub layout: Layout<'p>,
+    /// What the client is offered. The number of sectors is that of the layout.
+    pub features: Features,
+}
+
+impl<P, M: RingMemory> Parts<'_, P, M> {
+    /// What the client is offered, as far as requests of this size can be served.
+    fn offered(&self) -> Features {
+        let most = u16::try_from(SEGMENTS_OFFERED).unwrap_or(u16::MAX);
+        let indirect_segments = self.features.indirect_segments.min(most);
+        Features { sectors: self.layout.sectors(), indirect_segments, ..self.features }
+    }
 }
 
 /// A client's ring that is being served.
 #[derive(Debug)]
-pub struct Endpoint<'e> {
+pub struct Endpoint {
     number: u32,
     journal: Journal,
-    layout: Layout<'e>,
-    features: Features,
     limiter: Limiter,
     /// The request of each entry.
     works: Vec<Work>,
     /// Entries that have begun: bits.
     begun: u32,
+    /// Entries that have passed the limits and have not begun.
+    admitted: u32,
     /// Entries of which the disks have not got all.
     waiting: u32,
+    /// Flushes that are never answered.
+    given_up: u32,
+    /// Whether a flush was given up.
+    is_unsafe: bool,
+    /// Whether a request waits for room in the table of pins.
+    starved: bool,
 }
 
-impl<'e> Endpoint<'e> {
-    /// An endpoint whose journal has started or was settled. What is taken is issued again.
+/// What keeps requests that are taken from beginning.
+enum Hindrance {
+    /// The limits, until this time.
+    Limit(u64),
+    /// The table of pins is full.
+    NoRoom,
+}
+
+impl Endpoint {
+    /// An endpoint whose journal has started or was settled. What is taken is issued again. `number`
+    /// is that of its pieces' tags.
     #[must_use]
-    pub fn new(
-        number: u32,
-        journal: Journal,
-        layout: Layout<'e>,
-        features: Features,
-        limiter: Limiter,
-    ) -> Self {
-        let offered = u16::try_from(SEGMENTS_OFFERED).unwrap_or(u16::MAX);
-        let indirect_segments = features.indirect_segments.min(offered);
-        let features = Features { indirect_segments, ..features };
-        let works = (0..ENTRIES).map(|_| Work::idle()).collect();
-        Self { number, journal, layout, features, limiter, works, begun: 0, waiting: 0 }
+    pub fn new(number: u32, journal: Journal, limiter: Limiter) -> Self {
+        Self {
+            number,
+            journal,
+            limiter,
+            works: (0..ENTRIES).map(|_| Work::idle()).collect(),
+            begun: 0,
+            admitted: 0,
+            waiting: 0,
+            given_up: 0,
+            is_unsafe: false,
+            starved: false,
+        }
     }
 
-    /// Takes requests from the ring, as far as entries and limits allow, and gives the disks what
-    /// they take. Returns the time at which it is to be called again without an event, if it left
-    /// something. The caller calls it after an event of the client, and after [`Endpoint::ended`].
+    /// Answers what is done, takes requests from the ring, as far as entries and limits allow, and
+    /// gives the disks what they take. Returns the time at which it is to be called again without an
+    /// event, if it left something. The caller calls it after an event of the client, after
+    /// [`Endpoint::ended`], and after the end of any endpoint's piece while this one
+    /// [waits for room](Endpoint::waits_for_room).
     ///
     /// # Errors
     /// See [`Trouble`].
@@ -85,20 +118,16 @@ impl<'e> Endpoint<'e> {
         disks: &mut impl Disks,
         now: u64,
     ) -> Result<Option<u64>, Trouble> {
-        for entry in bits(self.waiting) {
-            self.submit(entry, disks);
-        }
-        self.answer(parts, client, disks)?;
+        self.go_on(parts, client, disks)?;
         // A client that sends faster than this serves gets another turn.
         for _ in 0..parts.ring.size().slots() {
             if self.journal.taken() & !self.begun == 0 && !self.take(parts)? {
                 return Ok(None);
             }
-            for entry in bits(self.journal.taken() & !self.begun) {
-                if let Err(ready) = self.admit(parts, entry, now) {
-                    return Ok(Some(ready));
-                }
-                self.begin(parts, entry, client, disks)?;
+            match self.begin_taken(parts, client, disks, now)? {
+                Some(Hindrance::Limit(ready)) => return Ok(Some(ready)),
+                Some(Hindrance::NoRoom) => return Ok(None),
+                None => {}
             }
             self.answer(parts, client, disks)?;
             if self.begun.count_ones() == ENTRIES {
@@ -109,29 +138,52 @@ impl<'e> Endpoint<'e> {
         Ok(Some(now))
     }
 
-    /// Notes the end of a piece, and answers what is done.
+    /// Goes on with what is taken and takes nothing more. Returns whether all that can be answered
+    /// is answered, and nothing is in flight. The caller calls it when it calls
+    /// [`Endpoint::serve`], and at the time `now` that a limit asks for.
     ///
     /// # Errors
     /// See [`Trouble`].
-    pub fn ended<P: JournalPage, M: RingMemory>(
+    pub fn finish<P: JournalPage, M: RingMemory>(
         &mut self,
         parts: &Parts<'_, P, M>,
-        (entry, outcome): (u32, Outcome),
         client: &mut impl Client,
         disks: &mut impl Disks,
-    ) -> Result<(), Trouble> {
+    ) -> Result<bool, Trouble> {
+        self.go_on(parts, client, disks)?;
+        // What the limits hold back passes: it is not more than a journal's page.
+        self.admitted = self.journal.taken();
+        self.begin_taken(parts, client, disks, u64::MAX)?;
+        self.answer(parts, client, disks)?;
+        Ok(self.journal.taken() & !self.given_up == 0 && self.in_flight() == 0)
+    }
+
+    /// Notes the end of a piece. The caller serves the endpoint afterwards.
+    pub fn ended(&mut self, entry: u32, outcome: Outcome) {
         if self.begun & bit(entry) != 0
             && let Some(work) = self.works.get_mut(entry as usize)
         {
             work.ended(outcome);
         }
-        self.answer(parts, client, disks)
     }
 
-    /// Number of pieces and requests that keep pages of the client: 0 once nothing of it is in use.
+    /// Whether something waits for room in a queue or in the table of pins, which the end of any
+    /// endpoint's piece can make.
+    #[must_use]
+    pub const fn waits_for_room(&self) -> bool {
+        self.starved || self.waiting != 0
+    }
+
+    /// Number of requests that have begun and are not answered.
     #[must_use]
     pub const fn in_use(&self) -> u32 {
         self.begun.count_ones()
+    }
+
+    /// Number of pieces in flight: while there are any, disks reach pages of the client.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.works.iter().map(Work::flying).sum()
     }
 
     /// The journal, to detach the client.
@@ -146,7 +198,20 @@ impl<'e> Endpoint<'e> {
         for work in &mut self.works {
             work.unpin(client);
         }
-        (self.begun, self.waiting) = (0, 0);
+        (self.begun, self.waiting, self.starved) = (0, 0, false);
+    }
+
+    /// Gives the disks what they had no room for, and answers what is done.
+    fn go_on<P: JournalPage, M: RingMemory>(
+        &mut self,
+        parts: &Parts<'_, P, M>,
+        client: &mut impl Client,
+        disks: &mut impl Disks,
+    ) -> Result<(), Trouble> {
+        for entry in bits(self.waiting) {
+            self.submit(parts, entry, disks);
+        }
+        self.answer(parts, client, disks)
     }
 
     /// Takes requests from the ring; if there are none, asks for an event and looks again. Returns
@@ -167,6 +232,32 @@ impl<'e> Endpoint<'e> {
         taken.map(|entries| entries != 0).map_err(Trouble::Ring)
     }
 
+    /// Begins what is taken, up to the first request that has to wait.
+    fn begin_taken<P: JournalPage, M: RingMemory>(
+        &mut self,
+        parts: &Parts<'_, P, M>,
+        client: &mut impl Client,
+        disks: &mut impl Disks,
+        now: u64,
+    ) -> Result<Option<Hindrance>, Trouble> {
+        self.starved = false;
+        for entry in bits(self.journal.taken() & !self.begun) {
+            if self.admitted & bit(entry) == 0
+                && let Err(ready) = self.admit(parts, entry, now)
+            {
+                return Ok(Some(Hindrance::Limit(ready)));
+            }
+            // A request that waits for room is not charged twice.
+            self.admitted |= bit(entry);
+            if !self.begin(parts, entry, client, disks)? {
+                self.starved = true;
+                return Ok(Some(Hindrance::NoRoom));
+            }
+            self.admitted &= !bit(entry);
+        }
+        Ok(None)
+    }
+
     /// Lets a request pass the limits.
     fn admit<P: JournalPage, M: RingMemory>(
         &mut self,
@@ -175,7 +266,7 @@ impl<'e> Endpoint<'e> {
         now: u64,
     ) -> Result<(), u64> {
         let raw = self.journal.request(parts.page, entry);
-        let checked = raw.and_then(|raw| block_ring::decode(&raw, &self.features).ok());
+        let checked = raw.and_then(|raw| block_ring::decode(&raw, &parts.offered()).ok());
         let sectors = match checked.map(|checked| checked.kind) {
             Some(block_ring::Kind::Transfer(transfer)) => u64::from(transfer.sectors),
             // Its segments are not read yet: charged as full pages.
@@ -185,38 +276,45 @@ impl<'e> Endpoint<'e> {
         self.limiter.admit(sectors * u64::from(SECTOR_BYTES), now)
     }
 
+    /// Begins a request. Returns `false` if there is no room for its pins.
     fn begin<P: JournalPage, M: RingMemory>(
         &mut self,
         parts: &Parts<'_, P, M>,
         entry: u32,
         client: &mut impl Client,
         disks: &mut impl Disks,
-    ) -> Result<(), Trouble> {
+    ) -> Result<bool, Trouble> {
         let raw = self.journal.request(parts.page, entry);
         let (Some(raw), Some(work)) = (raw, self.works.get_mut(entry as usize)) else {
-            return Ok(());
+            return Ok(true);
         };
-        match work.begin(&raw, &self.features, client) {
+        let status = match work.begin(&raw, &parts.offered(), client) {
             Ok(()) => {
                 self.begun |= bit(entry);
-                self.submit(entry, disks);
-                Ok(())
+                if self.is_unsafe && work.is_flush() {
+                    self.given_up |= bit(entry);
+                } else {
+                    self.submit(parts, entry, disks);
+                }
+                return Ok(true);
             }
-            Err(stop) => {
-                let status = match stop {
-                    Stop::Refused(refusal) => refusal.status().ok_or(Trouble::Request(refusal))?,
-                    Stop::Grant => STATUS_ERROR,
-                };
-                self.publish(parts, &[Answer { entry, status }], client);
-                Ok(())
-            }
-        }
+            Err(Stop::NoRoom) => return Ok(false),
+            Err(Stop::Refused(refusal)) => refusal.status().ok_or(Trouble::Request(refusal))?,
+            Err(Stop::Grant) => STATUS_ERROR,
+        };
+        self.publish(parts, &[Answer { entry, status }], client);
+        Ok(true)
     }
 
-    fn submit(&mut self, entry: u32, disks: &mut impl Disks) {
+    fn submit<P: JournalPage, M: RingMemory>(
+        &mut self,
+        parts: &Parts<'_, P, M>,
+        entry: u32,
+        disks: &mut impl Disks,
+    ) {
         let tag = Tag { endpoint: self.number, entry };
         if let Some(work) = self.works.get_mut(entry as usize) {
-            let all = work.submit(&self.layout, disks, tag);
+            let all = work.submit(&parts.layout, disks, tag);
             self.waiting = self.waiting & !bit(entry) | if all { 0 } else { bit(entry) };
         }
     }
@@ -230,15 +328,21 @@ impl<'e> Endpoint<'e> {
     ) -> Result<(), Trouble> {
         let mut answers = [Answer { entry: 0, status: 0 }; ENTRIES as usize];
         let mut count = 0;
-        for entry in bits(self.begun) {
+        let was_unsafe = self.is_unsafe;
+        for entry in bits(self.begun & !self.given_up) {
             let Some(work) = self.works.get_mut(entry as usize) else { continue };
             // A flush that the disks do not need is done at once.
-            while work.is_done(&self.layout) {
-                match work.flush_again() {
-                    Some(true) => return Err(Trouble::Flush),
+            while work.is_done(&parts.layout) {
+                let is_void = self.is_unsafe && work.is_flush();
+                match if is_void { Some(true) } else { work.flush_again() } {
+                    Some(true) => {
+                        self.is_unsafe = true;
+                        self.given_up |= bit(entry);
+                        break;
+                    }
                     Some(false) => {
                         let tag = Tag { endpoint: self.number, entry };
-                        if !work.submit(&self.layout, disks, tag) {
+                        if !work.submit(&parts.layout, disks, tag) {
                             self.waiting |= bit(entry);
                         }
                     }
@@ -256,7 +360,7 @@ impl<'e> Endpoint<'e> {
         if count > 0 {
             self.publish(parts, &answers[..count], client);
         }
-        Ok(())
+        if self.is_unsafe && !was_unsafe { Err(Trouble::Flush) } else { Ok(()) }
     }
 
     fn publish<P: JournalPage, M: RingMemory>(

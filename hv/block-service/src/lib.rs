@@ -14,10 +14,12 @@
 //! 2. A page of the client is pinned before a disk gets its address, and the pin is dropped before
 //!    the client sees the answer.
 //! 3. A mistake of the client costs the client an error or its ring, and no one else anything.
-//! 4. A flush is never answered with an error. One that fails is issued again, and after
-//!    [`FLUSH_TRIES`] the endpoint ends ([`Trouble::Flush`]).
+//! 4. A flush is never answered with an error. One that fails is issued again. After [`FLUSH_TRIES`]
+//!    ([`Trouble::Flush`]) neither that flush nor any later one is answered: what the client wrote may
+//!    be lost, and no answer may hide that.
 //! 5. No request allocates: all lists have their room from the attach on. What waits for room in a
-//!    queue, or for the limits, is looked at again at the next [`Endpoint::serve`].
+//!    queue or in the table of pins, or for the limits, is looked at again at the next
+//!    [`Endpoint::serve`].
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -31,6 +33,7 @@ pub use driven::Driven;
 pub use endpoint::{Endpoint, Parts, Tag, Trouble};
 pub use work::{FLUSH_TRIES, SEGMENTS_OFFERED};
 
+use alloc::vec::Vec;
 use virtio::drive::{Medium, Request, Unsubmitted};
 use virtio::queue::Segment;
 
@@ -47,15 +50,30 @@ pub struct Pin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoGrant;
 
+/// Why pages were not pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpinned {
+    /// As [`NoGrant`].
+    NoGrant,
+    /// The server's own table of pins is full: the request waits until others end.
+    NoRoom,
+}
+
 /// The memory and the port of a client.
 pub trait Client {
-    /// Pins the page of a grant for a disk. `disk_writes` says that the disk writes the page.
+    /// Pins the pages of these grants for a disk, at most [`SEGMENTS_OFFERED`], and appends the pins
+    /// in the same order. `disk_writes` says that the disk writes the pages.
     ///
     /// # Errors
-    /// [`NoGrant`].
-    fn pin(&mut self, grant: u32, disk_writes: bool) -> Result<Pin, NoGrant>;
-    /// Drops a pin.
-    fn unpin(&mut self, pin: Pin);
+    /// See [`Unpinned`]; no page is pinned then.
+    fn pin(
+        &mut self,
+        grants: &[u32],
+        disk_writes: bool,
+        pins: &mut Vec<Pin>,
+    ) -> Result<(), Unpinned>;
+    /// Drops pins.
+    fn unpin(&mut self, pins: &[Pin]);
     /// Copies the first words of the page of a grant.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! An endpoint between a simulated client and simulated disks, beside a model of the sectors.
 
 use super::*;
-use crate::{NoGrant, Pin};
+use crate::{NoGrant, Pin, Unpinned};
 use block_ring::{Index, REQUEST_WORDS, RingSize};
 use extents::Extent;
 use proptest::prelude::*;
@@ -47,7 +47,8 @@ impl Memory {
     }
 
     fn parts(&self) -> Parts<'_, Self, Self> {
-        Parts { page: self, ring: Ring::new(self, RingSize::of_order(0).expect("one page")) }
+        let ring = Ring::new(self, RingSize::of_order(0).expect("one page"));
+        Parts { page: self, ring, layout: layout(), features: features() }
     }
 
     /// Sends a request, if the ring has room.
@@ -94,22 +95,32 @@ const NO_GRANTS: u32 = 1000;
 #[derive(Default)]
 struct Guest {
     pins: BTreeMap<u32, u32>,
+    /// Maximum number of pins; 0 if there is none.
+    most: usize,
     next: u32,
     pages: BTreeMap<u32, Vec<u64>>,
     events: u32,
 }
 
 impl Client for Guest {
-    fn pin(&mut self, grant: u32, _: bool) -> Result<Pin, NoGrant> {
-        if grant >= NO_GRANTS {
-            return Err(NoGrant);
+    fn pin(&mut self, grants: &[u32], _: bool, pins: &mut Vec<Pin>) -> Result<(), Unpinned> {
+        if grants.iter().any(|grant| *grant >= NO_GRANTS) {
+            return Err(Unpinned::NoGrant);
         }
-        self.next += 1;
-        self.pins.insert(self.next, grant);
-        Ok(Pin { address: u64::from(grant) << 12, handle: self.next })
+        if self.most != 0 && self.pins.len() + grants.len() > self.most {
+            return Err(Unpinned::NoRoom);
+        }
+        for &grant in grants {
+            self.next += 1;
+            self.pins.insert(self.next, grant);
+            pins.push(Pin { address: u64::from(grant) << 12, handle: self.next });
+        }
+        Ok(())
     }
-    fn unpin(&mut self, pin: Pin) {
-        assert_eq!(self.pins.remove(&pin.handle), Some((pin.address >> 12) as u32));
+    fn unpin(&mut self, pins: &[Pin]) {
+        for pin in pins {
+            assert_eq!(self.pins.remove(&pin.handle), Some((pin.address >> 12) as u32));
+        }
     }
     fn copy(&mut self, grant: u32, to: &mut [u64]) -> Result<(), NoGrant> {
         let page = self.pages.get(&grant).ok_or(NoGrant)?;
@@ -211,9 +222,9 @@ fn transfer(operation: u8, id: u64, sector: u64, segments: &[(u32, u8, u8)]) -> 
     words
 }
 
-fn endpoint(memory: &Memory, limiter: Limiter) -> Endpoint<'static> {
+fn endpoint(memory: &Memory, limiter: Limiter) -> Endpoint {
     let journal = Journal::start(memory, &memory.parts().ring, 1).expect("a fresh page");
-    Endpoint::new(3, journal, layout(), features(), limiter)
+    Endpoint::new(3, journal, limiter)
 }
 
 /// The answers from index `from` on: id and status.
@@ -238,9 +249,8 @@ fn a_request_over_three_extents_is_answered_once_after_its_last_piece() {
     assert_eq!((machine.flying.len(), guest.pins.len(), endpoint.in_use()), (3, 8, 1));
     for left in (0..3).rev() {
         assert!(answers(&memory, 0).is_empty());
-        let entry = machine.complete(left);
-        let ended = (entry, Outcome::Done);
-        endpoint.ended(&parts, ended, &mut guest, &mut machine).expect("no trouble");
+        endpoint.ended(machine.complete(left), Outcome::Done);
+        endpoint.serve(&parts, &mut guest, &mut machine, 0).expect("no trouble");
     }
     assert_eq!(answers(&memory, 0), [(9, STATUS_OK)]);
     assert_eq!((guest.pins.len(), guest.events, endpoint.in_use()), (0, 1, 0));
@@ -287,8 +297,8 @@ fn a_flush_goes_to_each_disk_once_and_is_never_answered_with_an_error() {
     let parts = memory.parts();
     endpoint.serve(&parts, &mut guest, &mut machine, 0).expect("no trouble");
     let mut end = |machine: &mut Machine, outcome| {
-        let entry = machine.complete(0);
-        endpoint.ended(&parts, (entry, outcome), &mut guest, machine)
+        endpoint.ended(machine.complete(0), outcome);
+        endpoint.serve(&parts, &mut guest, machine, 0)
     };
     for _ in 0..2 {
         assert_eq!(machine.flying.iter().map(|piece| piece.0).collect::<Vec<_>>(), [0, 1]);
@@ -298,7 +308,65 @@ fn a_flush_goes_to_each_disk_once_and_is_never_answered_with_an_error() {
     }
     end(&mut machine, Outcome::Done).expect("one is left");
     assert_eq!(end(&mut machine, Outcome::Failed), Err(Trouble::Flush));
-    assert!(answers(&memory, 0).is_empty());
+    // Another flush cannot make up for it; the rest is served.
+    memory.send(transfer(FLUSH, 8, 0, &[]));
+    memory.send(transfer(READ, 9, 0, &[(1, 0, 0)]));
+    endpoint.serve(&parts, &mut guest, &mut machine, 0).expect("told once");
+    assert_eq!(machine.flying.len(), 1);
+    endpoint.ended(machine.complete(0), Outcome::Done);
+    endpoint.serve(&parts, &mut guest, &mut machine, 0).expect("told once");
+    assert_eq!(answers(&memory, 0), [(9, STATUS_OK)]);
+    assert_eq!(endpoint.finish(&parts, &mut guest, &mut machine), Ok(true));
+}
+
+#[test]
+fn a_request_without_room_for_its_pins_waits_and_is_charged_once() {
+    let memory = Memory::new();
+    let (mut guest, mut machine) = (Guest::default(), Machine::new(64, 64, u32::MAX));
+    guest.most = 3;
+    let limit = Limit { per_second: 1, burst: 2 };
+    let operations = Some(Bucket::new(limit, 0));
+    let mut endpoint = endpoint(&memory, Limiter { bytes: None, operations });
+    let parts = memory.parts();
+    for id in 0..2 {
+        memory.send(transfer(WRITE, id, 0, &[(1, 0, 0), (2, 0, 0)]));
+    }
+    for _ in 0..5 {
+        assert_eq!(endpoint.serve(&parts, &mut guest, &mut machine, 0), Ok(None));
+        assert!(endpoint.waits_for_room() && machine.flying.len() == 1);
+    }
+    endpoint.ended(machine.complete(0), Outcome::Done);
+    assert_eq!(endpoint.serve(&parts, &mut guest, &mut machine, 0), Ok(None));
+    assert!(!endpoint.waits_for_room());
+    endpoint.ended(machine.complete(0), Outcome::Done);
+    assert_eq!(endpoint.serve(&parts, &mut guest, &mut machine, 0), Ok(None));
+    assert_eq!(answers(&memory, 0), [(0, STATUS_OK), (1, STATUS_OK)]);
+    assert!(guest.pins.is_empty());
+}
+
+#[test]
+fn finishing_ends_what_is_taken_and_takes_nothing() {
+    let memory = Memory::new();
+    let (mut guest, mut machine) = (Guest::default(), Machine::new(64, 64, u32::MAX));
+    let limit = Limit { per_second: 1, burst: 1 };
+    let operations = Some(Bucket::new(limit, 0));
+    let mut endpoint = endpoint(&memory, Limiter { bytes: None, operations });
+    let parts = memory.parts();
+    for id in 0..2 {
+        memory.send(transfer(READ, id, 0, &[(1, 0, 0)]));
+    }
+    endpoint.serve(&parts, &mut guest, &mut machine, 0).expect("no trouble");
+    assert_eq!(machine.flying.len(), 1, "the other one is held back");
+    memory.send(transfer(READ, 2, 0, &[(1, 0, 0)]));
+    assert_eq!(endpoint.finish(&parts, &mut guest, &mut machine), Ok(false));
+    assert_eq!(machine.flying.len(), 2, "both that are taken");
+    for _ in 0..2 {
+        assert!(endpoint.in_flight() > 0);
+        endpoint.ended(machine.complete(0), Outcome::Done);
+    }
+    assert_eq!(endpoint.finish(&parts, &mut guest, &mut machine), Ok(true));
+    assert_eq!(answers(&memory, 0), [(0, STATUS_OK), (1, STATUS_OK)]);
+    assert!(guest.pins.is_empty() && machine.flying.is_empty());
 }
 
 #[test]
@@ -408,11 +476,7 @@ proptest! {
             while !machine.flying.is_empty() {
                 prop_assert!(answers(&memory, before).is_empty());
                 let at = order.next().map_or(0, |at| at.index(machine.flying.len()));
-                let ended = (machine.complete(at), Outcome::Done);
-                prop_assert_eq!(
-                    endpoint.ended(&memory.parts(), ended, &mut guest, &mut machine),
-                    Ok(())
-                );
+                endpoint.ended(machine.complete(at), Outcome::Done);
                 endpoint.serve(&memory.parts(), &mut guest, &mut machine, 0).expect("fine");
             }
             let status = if good { STATUS_OK } else { STATUS_ERROR };
@@ -465,11 +529,8 @@ proptest! {
         }
         let mut served = endpoint.serve(&memory.parts(), &mut guest, &mut machine, 0).map(drop);
         while served.is_ok() && !machine.flying.is_empty() {
-            let ended = (machine.complete(0), Outcome::Done);
-            served = endpoint
-                .ended(&memory.parts(), ended, &mut guest, &mut machine)
-                .and_then(|()| endpoint.serve(&memory.parts(), &mut guest, &mut machine, 0))
-                .map(drop);
+            endpoint.ended(machine.complete(0), Outcome::Done);
+            served = endpoint.serve(&memory.parts(), &mut guest, &mut machine, 0).map(drop);
         }
         if served.is_ok() {
             prop_assert!(guest.pins.is_empty());

@@ -1,6 +1,6 @@
 //! A request on its way: its pins, and how much of it the disks have.
 
-use crate::{Client, Disks, NoGrant, Pin, Tag};
+use crate::{Client, Disks, NoGrant, Pin, Tag, Unpinned};
 use alloc::vec::Vec;
 use block_ring::{Features, Indirect, Kind, RawRequest, Refusal, Transfer, decode, decode_segment};
 use extents::Layout;
@@ -31,6 +31,8 @@ pub(crate) enum Stop {
     Refused(Refusal),
     /// A grant that does not exist.
     Grant,
+    /// No room for its pins: it begins later.
+    NoRoom,
 }
 
 /// A request of an entry of the journal.
@@ -121,14 +123,18 @@ impl Work {
         self.pin(client, segments.get(..count).unwrap_or_default())
     }
 
-    /// Pins the pages of checked segments. If one cannot be pinned, none stays pinned.
+    /// Pins the pages of checked segments, all or none.
     fn pin(&mut self, client: &mut impl Client, segments: &[GrantSegment]) -> Result<(), Stop> {
-        for segment in segments {
-            let Ok(pin) = client.pin(segment.gref, self.task == Task::Read) else {
-                self.unpin(client);
-                return Err(Stop::Grant);
-            };
-            self.pins.push(pin);
+        let mut grants = [0; SEGMENTS_OFFERED];
+        let grants = grants.get_mut(..segments.len()).ok_or(Stop::Refused(Refusal::Empty))?;
+        grants.iter_mut().zip(segments).for_each(|(to, segment)| *to = segment.gref);
+        client.pin(grants, self.task == Task::Read, &mut self.pins).map_err(
+            |error| match error {
+                Unpinned::NoGrant => Stop::Grant,
+                Unpinned::NoRoom => Stop::NoRoom,
+            },
+        )?;
+        for (segment, pin) in segments.iter().zip(&self.pins) {
             let first = u64::from(segment.first_sect) * u64::from(SECTOR_BYTES);
             let sectors = u32::from(segment.last_sect - segment.first_sect) + 1;
             let address = (pin.address / PAGE * PAGE) + first;
@@ -140,9 +146,20 @@ impl Work {
     /// Drops all pins.
     pub(crate) fn unpin(&mut self, client: &mut impl Client) {
         self.segments.clear();
-        for pin in self.pins.drain(..) {
-            client.unpin(pin);
+        if !self.pins.is_empty() {
+            client.unpin(&self.pins);
+            self.pins.clear();
         }
+    }
+
+    /// Number of pieces that are in flight.
+    pub(crate) const fn flying(&self) -> u32 {
+        self.flying
+    }
+
+    /// Whether it is a flush.
+    pub(crate) fn is_flush(&self) -> bool {
+        self.task == Task::Flush
     }
 
     /// Gives the disks what they have not got yet. Returns `false` if a queue is full.
