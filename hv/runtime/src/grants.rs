@@ -1,7 +1,8 @@
-//! Grants: maps pages that another partition granted, and grants our own (version 1).
+//! Grants: maps, pins and copies pages that another partition granted, and grants our own (version 1).
 //!
 //! A [`Mapping`] is accessed only through atomics: the page belongs to the other side, which may
-//! write it at any time.
+//! write it at any time. A *pin* ([`pin`]) maps a page for devices alone: the page stays its granter's
+//! and gets no address here, and its machine address may be given to a device until the [`unpin`].
 #![expect(unsafe_code, reason = "hypercalls that map pages, and views of those pages")]
 
 use crate::hypercall::{self, Errno};
@@ -9,13 +10,20 @@ use crate::partition;
 use crate::window::{Pages, Window};
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use pv_abi::PAGE_SIZE;
+use pv_abi::xen::domid;
 use pv_abi::xen::grants::{
-    GNTMAP_HOST_MAP, GTF_PERMIT_ACCESS, GTF_READING, GTF_WRITING, MAP_GRANT_REF, MapGrantRef,
-    UNMAP_GRANT_REF, UnmapGrantRef,
+    COPY, CopyEnd, GNTCOPY_SOURCE_GREF, GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY,
+    GNTST_EAGAIN, GTF_PERMIT_ACCESS, GTF_READING, GTF_WRITING, GrantCopy, MAP_GRANT_REF,
+    MapGrantRef, UNMAP_GRANT_REF, UnmapGrantRef,
 };
 use pv_abi::xen::hypercall::GRANT_TABLE_OP;
+
+/// Maximum number of pages that are pinned or unpinned with one call.
+const PINS: usize = 32;
+/// How often an operation is tried that the monitor asks to try again.
+const TRIES: usize = 8;
 
 /// Why a grant was not mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +64,16 @@ impl Mapping {
         let count = (self.pages.count() * PAGE_SIZE / 4) as u64;
         // SAFETY: mapped writable as long as this value lives; unmapping consumes it.
         unsafe { partition::words(self.pages.va(), count) }
+    }
+
+    /// The mapped words of 64 bits. A caller accesses a word through this view or through
+    /// [`Mapping::words`], never through both.
+    #[must_use]
+    pub fn long_words(&self) -> &[AtomicU64] {
+        let count = self.pages.count() * PAGE_SIZE / 8;
+        let first = core::ptr::with_exposed_provenance(self.pages.va() as usize);
+        // SAFETY: as for `words`; pages are aligned for words of 64 bits.
+        unsafe { core::slice::from_raw_parts(first, count) }
     }
 
     /// Virtual address of the first page.
@@ -124,6 +142,148 @@ fn unmap_one(va: u64, handle: u32) -> bool {
     // is gone.
     let done = unsafe { hypercall::call(GRANT_TABLE_OP, arguments) };
     done.is_ok() && argument.status == 0
+}
+
+/// A pinned page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// Machine address of the page.
+    pub address: u64,
+    /// The handle by which the pin is dropped.
+    pub handle: u32,
+}
+
+/// Makes grant operations with one call.
+///
+/// # Safety
+/// The arguments are those of the operation, and ask for nothing but device mappings, or copies into
+/// memory that is accessed through atomics.
+unsafe fn operate<T>(operation: u64, arguments: &mut [T]) -> Result<(), GrantError> {
+    let (list, count) = (arguments.as_mut_ptr() as u64, arguments.len() as u64);
+    // SAFETY: the operation reads and writes the arguments, and beyond them what the caller promises.
+    unsafe { hypercall::call(GRANT_TABLE_OP, [operation, list, count, 0, 0]) }
+        .map(drop)
+        .map_err(GrantError::Call)
+}
+
+/// Pins the pages of these references of domain `domain` for devices, which may write them if
+/// `writable`. Passes each pin to `each`, in the order of the references.
+///
+/// # Errors
+/// See [`GrantError`]; no page is pinned then, and `each` was not called.
+pub fn pin(
+    domain: u16,
+    references: &[u32],
+    writable: bool,
+    mut each: impl FnMut(Pinned),
+) -> Result<(), GrantError> {
+    let flags = GNTMAP_DEVICE_MAP | if writable { 0 } else { GNTMAP_READONLY };
+    let fresh = MapGrantRef { flags, dom: domain, ..MapGrantRef::default() };
+    let mut arguments = [fresh; PINS];
+    let Some(arguments) = arguments.get_mut(..references.len()) else {
+        return Err(GrantError::Call(Errno::EINVAL));
+    };
+    for (argument, reference) in arguments.iter_mut().zip(references) {
+        argument.grant_ref = *reference;
+        // Until the monitor says otherwise.
+        argument.status = GNTST_EAGAIN;
+    }
+    let mut made = Ok(());
+    for _ in 0..TRIES {
+        let open = |argument: &MapGrantRef| argument.status == GNTST_EAGAIN;
+        // All of them at first, and later what the monitor asks to try again.
+        for some in arguments.chunk_by_mut(|one, next| open(one) == open(next)) {
+            if made.is_ok() && some.first().is_some_and(open) {
+                // SAFETY: device mappings, by the flags.
+                made = unsafe { operate(MAP_GRANT_REF, some) };
+            }
+        }
+    }
+    let failed = arguments.iter().find(|argument| argument.status != 0);
+    made = made.and(match failed {
+        Some(argument) => Err(GrantError::Status(argument.grant_ref, argument.status)),
+        None => Ok(()),
+    });
+    let pinned = arguments.iter().filter(|argument| argument.status == 0);
+    let pinned = pinned.map(|one| Pinned { address: one.dev_bus_addr, handle: one.handle });
+    match made {
+        Ok(()) => pinned.for_each(&mut each),
+        Err(_) => unpin(pinned),
+    }
+    made
+}
+
+/// Drops pins. The device has ended what it did to the pages, or its reset is confirmed.
+pub fn unpin(pins: impl Iterator<Item = Pinned>) {
+    let mut arguments = [UnmapGrantRef::default(); PINS];
+    let mut count = 0;
+    let flush = |arguments: &mut [UnmapGrantRef]| {
+        // SAFETY: an address of 0 keeps what is mapped for this partition. A pin that the monitor
+        // does not know needs no drop.
+        let _ = unsafe { operate(UNMAP_GRANT_REF, arguments) };
+    };
+    for pin in pins {
+        arguments[count] = UnmapGrantRef {
+            dev_bus_addr: pin.address,
+            handle: pin.handle,
+            ..UnmapGrantRef::default()
+        };
+        count += 1;
+        if count == PINS {
+            flush(&mut arguments);
+            count = 0;
+        }
+    }
+    if count > 0 {
+        flush(&mut arguments[..count]);
+    }
+}
+
+/// A page of this partition into which pages of grants are copied.
+#[derive(Debug)]
+pub struct Copies {
+    words: &'static [AtomicU32],
+    frame: u64,
+}
+
+impl Copies {
+    /// Takes a page of the heap, for the partition's life.
+    #[must_use]
+    pub fn take() -> Option<Self> {
+        let (address, words) = partition::shared_pages(1)?;
+        Some(Self { words, frame: partition::frame_of(address)? })
+    }
+
+    /// Copies the first words of the page of a reference of domain `domain`.
+    ///
+    /// # Errors
+    /// See [`GrantError`].
+    pub fn copy(&mut self, domain: u16, reference: u32, to: &mut [u64]) -> Result<(), GrantError> {
+        let bytes = (to.len() * 8).min(PAGE_SIZE);
+        let mut argument = GrantCopy {
+            source: CopyEnd { frame: reference.into(), domid: domain, ..CopyEnd::default() },
+            dest: CopyEnd { frame: self.frame, domid: domid::SELF, ..CopyEnd::default() },
+            len: u16::try_from(bytes).unwrap_or(0),
+            flags: GNTCOPY_SOURCE_GREF,
+            status: GNTST_EAGAIN,
+            ..GrantCopy::default()
+        };
+        for _ in 0..TRIES {
+            // SAFETY: copies into the page of `self`, which is accessed through atomics.
+            unsafe { operate(COPY, core::slice::from_mut(&mut argument)) }?;
+            if argument.status != GNTST_EAGAIN {
+                break;
+            }
+        }
+        if argument.status != 0 {
+            return Err(GrantError::Status(reference, argument.status));
+        }
+        for (word, pair) in to.iter_mut().zip(self.words.chunks_exact(2)) {
+            let [low, high] = [0, 1].map(|half| u64::from(pair[half].load(Ordering::Acquire)));
+            *word = high << 32 | low;
+        }
+        Ok(())
+    }
 }
 
 /// Lets domain `domain` map our frame by `reference`. Returns `false` if the table has no such
