@@ -18,7 +18,7 @@ use pv_abi::xen::xenbus::INITIALISING;
 use store::{Error, Path, Permissions, Store, home};
 
 use crate::features::Features;
-use crate::negotiation::{Action, Cause, Event, Negotiation, Order};
+use crate::negotiation::{Action, Cause, Event, Negotiation, Order, Standing};
 use crate::offer::Frontend;
 
 /// An endpoint, as the database has it.
@@ -128,6 +128,18 @@ impl Endpoints {
     #[must_use]
     pub fn features(&self, number: u32) -> Option<&Features> {
         Some(self.entries.get(&number)?.negotiation.features())
+    }
+
+    /// How far an endpoint has come; `None` if there is no such endpoint.
+    #[must_use]
+    pub fn standing(&self, number: u32) -> Option<Standing> {
+        Some(self.entries.get(&number)?.negotiation.standing())
+    }
+
+    /// Whether a server may hold rings of an endpoint.
+    #[must_use]
+    pub fn holds_rings(&self, number: u32) -> bool {
+        self.entries.get(&number).is_some_and(|entry| entry.negotiation.holds_rings())
     }
 
     /// Gives an event to an endpoint, and returns what is to be done outside of the store. An

@@ -58,5 +58,5 @@ mod offer;
 
 pub use endpoints::{Effect, Endpoint, Endpoints};
 pub use features::{Discard, Features, Value};
-pub use negotiation::{Action, Cause, Event, Negotiation, Order, Report, ReportBody};
+pub use negotiation::{Action, Cause, Event, Negotiation, Order, Report, ReportBody, Standing};
 pub use offer::{Fault, Frontend, QUEUES_MAX, Queue, Rings};

@@ -140,6 +140,21 @@ impl fmt::Display for Cause {
     }
 }
 
+/// How far an endpoint has come, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The front end has not connected.
+    Waiting,
+    /// A server serves the front end's rings.
+    Attached,
+    /// The front end is connected, and no server serves its rings now.
+    Interrupted,
+    /// Closed for a [`Cause`], until the front end begins again.
+    Barred,
+    /// On its way out.
+    Leaving,
+}
+
 /// How an endpoint is to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Removal {
@@ -221,6 +236,18 @@ impl Negotiation {
     #[must_use]
     pub const fn holds_rings(&self) -> bool {
         matches!(self.phase, Phase::Serving(_) | Phase::Detaching { .. })
+    }
+
+    /// How far the endpoint has come.
+    #[must_use]
+    pub const fn standing(&self) -> Standing {
+        match &self.phase {
+            _ if !matches!(self.removal, Removal::No) => Standing::Leaving,
+            Phase::Serving(serving) if serving.confirmed => Standing::Attached,
+            Phase::Serving(serving) if serving.shown => Standing::Interrupted,
+            _ if self.barred => Standing::Barred,
+            _ => Standing::Waiting,
+        }
     }
 
     /// Reacts to an event; `front` holds the front end's nodes as they are now.
