@@ -81,7 +81,8 @@ impl Engine<'_> {
         redo: bool,
     ) -> Result<(), resource_db::WriteError> {
         match change {
-            Change::Device { .. } | Change::Endpoint { .. } => {}
+            Change::Device { .. } => {}
+            Change::Endpoint { index, .. } => drop(self.written.endpoints.insert(*index)),
             Change::Channel { index, .. } => drop(self.written.channels.insert(*index)),
             Change::Descriptor { number, .. } | Change::Fields { number, .. } => {
                 self.written.partitions.insert(*number);

@@ -56,6 +56,8 @@ pub(crate) struct Written {
     pub(crate) channels: BTreeSet<u32>,
     /// Descriptors, by number ([`Engine::take_partitions_changed`]).
     pub(crate) partitions: BTreeSet<u32>,
+    /// Entries of the endpoint table ([`Engine::take_endpoints_changed`]).
+    pub(crate) endpoints: BTreeSet<u32>,
 }
 
 /// The transaction engine; nothing else changes the database.
@@ -128,6 +130,7 @@ impl<'a> Engine<'a> {
         Self {
             written: Written {
                 channels: index.channels.keys().copied().collect(),
+                endpoints: index.disks_from(0).collect(),
                 ..Written::default()
             },
             index,
@@ -166,6 +169,12 @@ impl<'a> Engine<'a> {
     /// The partitions whose descriptors were written since the last call.
     pub fn take_partitions_changed(&mut self) -> BTreeSet<u32> {
         take(&mut self.written.partitions)
+    }
+
+    /// The entries of the endpoint table written since the last call; the first call returns all
+    /// entries in use. While a request is under way, entries may be written that are taken back.
+    pub fn take_endpoints_changed(&mut self) -> BTreeSet<u32> {
+        take(&mut self.written.endpoints)
     }
 
     /// Returns whether the index agrees with the database.

@@ -178,7 +178,10 @@ fn drop_channel(services: &mut Services) {
 
 /// Handles changes that kernels made to their devices.
 pub fn follow(services: &mut Services) {
-    while services.store.take_change().is_some() {
+    while let Some(path) = services.store.take_change() {
+        if services.disks.changed(&mut services.store, &path) {
+            continue;
+        }
         let wanted: Option<u32> = get(services, &format!("{}/state", front(COMMAND)));
         match (wanted, services.devices.harness) {
             (Some(xenbus::INITIALISED | xenbus::CONNECTED), None) => connect(services, COMMAND),

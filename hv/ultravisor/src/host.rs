@@ -266,6 +266,8 @@ impl Host {
         if let Some(io) = self.services.io.get_mut(&port) {
             let more = io.serve();
             self.services.order_functions(&self.engine.database().reader());
+            self.services.handle_reports(port, self.engine.database());
+            self.free_disks();
             return more;
         }
         let more = if let Some(client) = self.services.stores.get_mut(&port) {
@@ -274,6 +276,7 @@ impl Host {
             self.command(port)
         };
         self.services.flush_stores();
+        self.free_disks();
         more
     }
 
@@ -351,7 +354,8 @@ impl Host {
     }
 
     fn answer_query(&self, id: u64, query: &Query) -> Reply {
-        let counters = Counters { budget: &self.services.budget, turns: self.turns_taken };
+        let Services { budget, disks, .. } = &self.services;
+        let counters = Counters { budget, disks, turns: self.turns_taken };
         let answer = transaction::query(&self.engine, &self.facts, &counters, query);
         Reply { id, version: self.engine.database().contents(), result: Ok(answer) }
     }
@@ -407,14 +411,32 @@ impl Host {
     /// Updates the services from the database.
     fn follow_database(&mut self) {
         let version = self.engine.database().contents();
-        if version == self.followed {
-            return;
+        let changed = version != self.followed;
+        if changed {
+            self.followed = version;
+            self.attach_channels();
+            let partitions = self.engine.take_partitions_changed();
+            let reader = self.engine.database().reader();
+            self.services.follow_database(&reader, &partitions);
         }
-        self.followed = version;
-        self.attach_channels();
-        let partitions = self.engine.take_partitions_changed();
-        let reader = self.engine.database().reader();
-        self.services.follow_database(&reader, &partitions);
+        // A request under way may take its disks back.
+        let disks = match self.engine.is_busy() {
+            true => BTreeSet::new(),
+            false => self.engine.take_endpoints_changed(),
+        };
+        if changed || !disks.is_empty() {
+            self.services.follow_disks(disks, self.engine.database());
+            self.free_disks();
+        }
+    }
+
+    /// Frees the disks that nothing serves any more.
+    fn free_disks(&mut self) {
+        if !self.engine.is_busy() && self.services.disks.take_gone() {
+            let (engine, mut lead) = self.lead();
+            engine.try_again(&mut lead, time::now());
+            self.follow_database();
+        }
     }
 
     /// Notifies clients that the log has new records, except the client whose turn it was.

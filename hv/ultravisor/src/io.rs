@@ -5,6 +5,8 @@
 //! costs the I/O partition its messages and nobody else anything.
 
 use alloc::collections::{BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use core::mem::take;
 
 use channel::ends::{Bell, ChannelError, End};
 use channel::ring::{Endpoint, RingError, Side, ask_anew};
@@ -45,6 +47,8 @@ pub struct IoPartition {
     /// The event of the channel.
     pub port: Port,
     orders: Orders,
+    /// Reports that were read and that nobody has taken.
+    heard: Vec<Report>,
     /// Errors of this channel so far.
     errors: u32,
 }
@@ -53,7 +57,8 @@ impl IoPartition {
     /// A channel whose pages the partition will make.
     #[must_use]
     pub fn new(partition: u32, ring: Mapping, port: Port) -> Self {
-        Self { partition, ring, port, orders: Orders::default(), errors: 0 }
+        let (orders, heard) = (Orders::default(), Vec::new());
+        Self { partition, ring, port, orders, heard, errors: 0 }
     }
 
     /// Orders it to drive these functions and no others, once it runs.
@@ -73,8 +78,25 @@ impl IoPartition {
             orders.waiting.push_back(Order::Function { index, record });
         }
         orders.functions = owned;
-        let sent =
-            open(&self.ring, self.port).and_then(|mut end| send(&mut end, &mut orders.waiting));
+        self.send_waiting();
+    }
+
+    /// Gives it an order about an endpoint, once it runs.
+    pub fn order(&mut self, order: Order) {
+        if self.orders.ready {
+            self.orders.waiting.push_back(order);
+            self.send_waiting();
+        }
+    }
+
+    /// Takes the reports that were read; at most [`REPORTS`] for each call of [`Self::serve`].
+    pub fn take_reports(&mut self) -> Vec<Report> {
+        take(&mut self.heard)
+    }
+
+    fn send_waiting(&mut self) {
+        let waiting = &mut self.orders.waiting;
+        let sent = open(&self.ring, self.port).and_then(|mut end| send(&mut end, waiting));
         self.check(sent);
     }
 
@@ -91,7 +113,10 @@ impl IoPartition {
                 return Ok(false);
             }
             match end.receive()? {
-                Some(report) => self.orders.take_note(self.partition, &report),
+                Some(report) => {
+                    self.orders.take_note(self.partition, &report);
+                    self.heard.push(report);
+                }
                 None => {
                     if self.orders.ready {
                         send(&mut end, &mut self.orders.waiting)?;

@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "one hypercall that the runtime has no function for")]
 
 use budget::Budget;
-use control::command::{Heap, Range, Turns};
+use control::command::{DiskStatus, Heap, Range, Turns};
 use partition_runtime::hypercall::{self, Errno};
 use partition_runtime::{lead, log, time};
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
@@ -13,6 +13,7 @@ use pv_abi::xen::hypercall::XEN_VERSION;
 use pv_abi::xen::version::VERSION;
 use transaction::{AGAIN, Action, Gauges, Monitor};
 
+use crate::disks::Disks;
 use crate::services::Services;
 
 /// The monitor's answer about a partition that it does not have.
@@ -86,6 +87,10 @@ impl Monitor for Lead<'_> {
         self.part_by_part(|| destroy(partition))
     }
 
+    fn drained(&mut self, endpoint: u32) -> bool {
+        self.services.disks.is_drained(endpoint)
+    }
+
     fn turn_over(&mut self) -> bool {
         time::now() >= self.until
     }
@@ -145,6 +150,8 @@ const fn or_gone(result: Result<bool, Errno>) -> Result<bool, Errno> {
 pub struct Counters<'b> {
     /// The time that this partition spends on clients.
     pub budget: &'b Budget,
+    /// The disks of partitions.
+    pub disks: &'b Disks,
     /// Statistics of the loop's turns.
     pub turns: Turns,
 }
@@ -169,6 +176,10 @@ impl Gauges for Counters<'_> {
 
     fn frame(&self, frame: u64) -> Option<(u32, bool)> {
         lead::frame_owner(frame).ok()
+    }
+
+    fn disk(&self, endpoint: u32) -> Option<DiskStatus> {
+        self.disks.status(endpoint)
     }
 
     fn turns(&self) -> Turns {

@@ -21,6 +21,7 @@ extern crate alloc;
 mod command;
 mod console;
 mod devices;
+mod disks;
 mod genesis;
 mod homes;
 mod host;

@@ -25,6 +25,7 @@ use store::Store;
 use crate::command::CommandChannel;
 use crate::console::Console;
 use crate::devices::Devices;
+use crate::disks::{Disks, Records};
 use crate::homes::Homes;
 use crate::io::IoPartition;
 use crate::stores::StoreClient;
@@ -61,6 +62,8 @@ pub struct Services {
     pub io: BTreeMap<Port, IoPartition>,
     /// Devices negotiated through the store.
     pub devices: Devices,
+    /// The disks of partitions.
+    pub disks: Disks,
     /// The homes of partitions in the store.
     pub homes: Homes,
     /// The serial line of the command partition's console.
@@ -98,6 +101,7 @@ impl Services {
             stores: BTreeMap::new(),
             io: BTreeMap::new(),
             devices: Devices::default(),
+            disks: Disks::default(),
             homes: Homes::default(),
             attached: BTreeMap::new(),
             attached_of: BTreeSet::new(),
@@ -178,6 +182,7 @@ impl Services {
     /// and the rest of the replies, wait for the clients' own turns.
     pub fn flush_stores(&mut self) {
         crate::devices::follow(self);
+        self.send_orders();
         for partition in self.store.take_readers() {
             for port in self.ports_of(partition) {
                 if let Some(client) = self.stores.get_mut(&port) {
@@ -207,6 +212,7 @@ impl Services {
     pub fn detach(&mut self, partition: u32) {
         crate::devices::forget(self, partition);
         crate::homes::forget(self, partition);
+        self.disks.ended(partition);
         for port in self.ports_of(partition) {
             self.ports.remove(&(partition, port));
             let console = self.consoles.remove(&port).map(|console| console.ring);
@@ -245,6 +251,33 @@ impl Services {
             let functions = (0..).zip(self.functions);
             let partition = io.partition;
             io.order_functions(functions.filter(|(index, _)| owner(*index) == Some(partition)));
+        }
+    }
+
+    /// Updates the disks from the database, whose endpoint table has changed in these entries.
+    pub fn follow_disks(&mut self, changed: BTreeSet<u32>, records: &impl Records) {
+        self.disks.follow(&mut self.store, changed, records);
+        self.flush_stores();
+    }
+
+    /// Handles the reports that were read from an I/O partition.
+    pub fn handle_reports(&mut self, port: Port, records: &impl Records) {
+        let Some(io) = self.io.get_mut(&port) else {
+            return;
+        };
+        for report in io.take_reports() {
+            self.disks.hear(&mut self.store, io.partition, report, records);
+        }
+        self.flush_stores();
+    }
+
+    /// Sends the orders about disks. The orders for an I/O partition that is gone hold for its
+    /// successor, which gets them again.
+    fn send_orders(&mut self) {
+        for (member, order) in self.disks.take_orders() {
+            if let Some(io) = self.io.values_mut().find(|io| io.partition == member) {
+                io.order(order);
+            }
         }
     }
 

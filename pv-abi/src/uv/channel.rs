@@ -30,6 +30,11 @@ pub const BOOT_COMMAND_GRANT: u32 = RESERVED_ENTRIES;
 pub const BUILD_GRANT: u32 = 64;
 /// First grant reference of the command partition's command channel, in the ultravisor's table.
 pub const COMMAND_GRANT: u32 = 64;
+/// First grant reference of the journal pages of rings of disks, in the ultravisor's table, granted to
+/// [`super::database::IO_SERVICE`].
+pub const JOURNAL_GRANT: u32 = 128;
+/// Number of journal pages.
+pub const JOURNAL_PAGES: u32 = 256;
 /// First grant reference of an I/O partition's channel, in the I/O partition's table.
 pub const IO_GRANT: u32 = RESERVED_ENTRIES;
 /// The largest payload of one frame.
@@ -68,6 +73,8 @@ const _: () = {
     // entries that the ABI reserves.
     assert!(BOOT_COMMAND_GRANT as usize + COMMAND_PAGES <= BUILD_GRANT as usize);
     assert!(COMMAND_GRANT >= RESERVED_ENTRIES);
+    // Nor do the command channel and the journal pages in the ultravisor's table.
+    assert!(COMMAND_GRANT as usize + COMMAND_PAGES <= JOURNAL_GRANT as usize);
     // Port 0 is never allocated.
     assert!(0 < FIRST_CLIENT_PORT && FIRST_CLIENT_PORT < SERVER_PORTS);
     assert!(size_of::<ChannelHeader>() == 40);

@@ -1,0 +1,181 @@
+//! Which I/O partition serves what: the database says who has a function, and reports say who drives
+//! it.
+//!
+//! A *life* of an I/O partition lasts from its creation to its removal from the database. Each start
+//! of its program has an *epoch*, a number that no other start has.
+//!
+//! Rule: a partition that is not running in the database serves nothing, whatever it reports.
+
+use alloc::collections::BTreeMap;
+use core::fmt;
+
+use control::io::Medium;
+use pv_abi::uv::database::{IO_A, IO_B, UNASSIGNED, state};
+use pv_abi::uv::endpoints::Endpoint;
+
+/// What the database says.
+pub trait Records {
+    /// A partition's life and its state; `None` if there is no such partition.
+    fn partition(&self, number: u32) -> Option<(u64, u32)>;
+    /// The owner of a function.
+    fn owner(&self, function: u32) -> u32;
+    /// An entry of the endpoint table.
+    fn endpoint(&self, index: u32) -> Option<alloc::boxed::Box<Endpoint>>;
+}
+
+/// A start of an I/O partition's program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// The partition.
+    pub member: u32,
+    /// The partition's life.
+    pub life: u64,
+    /// The epoch of the start.
+    pub epoch: u32,
+}
+
+/// Why nobody serves an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unserved {
+    /// No partition has this function.
+    Unowned(u32),
+    /// Its functions belong to these two partitions.
+    Divided(u32, u32),
+    /// The owner does not drive the function (yet).
+    NotDriven {
+        /// The function.
+        function: u32,
+        /// Its owner.
+        owner: u32,
+    },
+    /// This partition served it last, and is not gone yet.
+    NotGone(u32),
+}
+
+impl fmt::Display for Unserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unowned(function) => write!(
+                f,
+                "function {function} belongs to no I/O partition; give it to one that runs"
+            ),
+            Self::Divided(one, other) => write!(
+                f,
+                "its functions belong to partitions {one} and {other}; a disk of the functions of \
+                 one I/O partition can be served"
+            ),
+            Self::NotDriven { function, owner } => write!(
+                f,
+                "partition {owner} does not drive function {function}; the host's log says why"
+            ),
+            Self::NotGone(member) => {
+                write!(f, "partition {member}, which served it, is not gone yet")
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Member {
+    /// Its life, if it runs according to the database.
+    running: Option<u64>,
+    /// Its life, if it is in the database.
+    present: Option<u64>,
+    /// The epoch and the life in which it reported last that it runs.
+    started: Option<(u32, u64)>,
+    /// The functions that it drives since then.
+    driven: BTreeMap<u32, Medium>,
+}
+
+/// The I/O partitions.
+#[derive(Debug, Default)]
+pub struct Servers {
+    epoch: u32,
+    members: BTreeMap<u32, Member>,
+}
+
+impl Servers {
+    /// Reads the I/O partitions in the database.
+    pub fn follow(&mut self, records: &impl Records) {
+        for number in IO_A..=IO_B {
+            let member = self.members.entry(number).or_default();
+            let found = records.partition(number);
+            member.present = found.map(|(life, _)| life);
+            member.running =
+                found.and_then(|(life, state)| (state == state::RUNNING).then_some(life));
+        }
+    }
+
+    /// A partition reports that it runs: it drives and serves nothing yet.
+    pub fn started(&mut self, number: u32, records: &impl Records) {
+        self.follow(records);
+        let Some(member) = self.members.get_mut(&number) else {
+            return;
+        };
+        member.driven.clear();
+        // A u32 that counts starts of programs does not come round.
+        self.epoch = self.epoch.wrapping_add(1);
+        member.started = member.present.map(|life| (self.epoch, life));
+    }
+
+    /// A partition reports that it drives a function; without a medium, that it does not.
+    pub fn drives(&mut self, number: u32, function: u32, medium: Option<Medium>) {
+        let Some(member) = self.members.get_mut(&number).filter(|m| m.started.is_some()) else {
+            return;
+        };
+        match medium {
+            Some(medium) => drop(member.driven.insert(function, medium)),
+            None => drop(member.driven.remove(&function)),
+        }
+    }
+
+    /// A partition's channel is closed.
+    pub fn ended(&mut self, number: u32) {
+        if let Some(member) = self.members.get_mut(&number) {
+            (member.started, member.running) = (None, None);
+            member.driven.clear();
+        }
+    }
+
+    /// The present start of a partition's program.
+    pub fn server(&self, number: u32) -> Option<Server> {
+        let member = self.members.get(&number)?;
+        let (epoch, life) = member.started?;
+        (member.running == Some(life)).then_some(Server { member: number, life, epoch })
+    }
+
+    /// The medium of a function, as its owner reported it.
+    pub fn medium(&self, owner: u32, function: u32) -> Option<&Medium> {
+        self.server(owner)?;
+        self.members.get(&owner)?.driven.get(&function)
+    }
+
+    /// Returns whether a life of a partition has ended, with all that it had mapped.
+    pub fn is_gone(&self, number: u32, life: u64) -> bool {
+        self.members.get(&number).is_none_or(|member| member.present != Some(life))
+    }
+
+    /// The server of an endpoint with these functions.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn server_of(&self, functions: &[u32], records: &impl Records) -> Result<Server, Unserved> {
+        let mut owner = None;
+        for &function in functions {
+            match (records.owner(function), owner) {
+                (UNASSIGNED, _) => return Err(Unserved::Unowned(function)),
+                (other, Some(one)) if other != one => return Err(Unserved::Divided(one, other)),
+                (other, _) => owner = Some(other),
+            }
+        }
+        let owner = owner.unwrap_or(UNASSIGNED);
+        let undriven = functions.iter().find(|&&f| self.medium(owner, f).is_none());
+        match (undriven, self.server(owner)) {
+            (None, Some(server)) => Ok(server),
+            (function, _) => {
+                let function = function.or(functions.first()).copied().unwrap_or(0);
+                Err(Unserved::NotDriven { function, owner })
+            }
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! Disks between a database, a store and I/O partitions that are made up.
+
+use super::journals::tests::Fake;
+use super::*;
+use control::io::{Extent, Medium};
+use pv_abi::uv::database::{IO_A, IO_B, ULTRAVISOR};
+use pv_abi::uv::endpoints::{endpoint_features, medium};
+use store::Permissions;
+use zerocopy::FromZeros;
+
+const WEB: u32 = 16;
+const XVDA: u32 = 51_712;
+/// Functions.
+const DISK: u32 = 1;
+const OTHER: u32 = 2;
+const SECTORS: u64 = 4096;
+
+#[derive(Default)]
+struct Facts {
+    partitions: BTreeMap<u32, (u64, u32)>,
+    owners: BTreeMap<u32, u32>,
+    entries: BTreeMap<u32, Endpoint>,
+}
+
+impl Records for Facts {
+    fn partition(&self, number: u32) -> Option<(u64, u32)> {
+        self.partitions.get(&number).copied()
+    }
+
+    fn owner(&self, function: u32) -> u32 {
+        self.owners.get(&function).copied().unwrap_or(UNASSIGNED)
+    }
+
+    fn endpoint(&self, index: u32) -> Option<Box<Endpoint>> {
+        Some(Box::new(*self.entries.get(&index)?))
+    }
+}
+
+struct Machine {
+    disks: Disks<Fake>,
+    store: Store,
+    facts: Facts,
+}
+
+impl Machine {
+    /// Both I/O partitions run, the first one has both functions, and a guest runs.
+    fn new() -> Self {
+        let mut facts = Facts::default();
+        for (life, number) in [(1, IO_A), (2, IO_B), (3, WEB)] {
+            facts.partitions.insert(number, (life, state::RUNNING));
+        }
+        facts.owners = [(DISK, IO_A), (OTHER, IO_A)].into();
+        let store = Store::new(ULTRAVISOR, 8 << 20);
+        let mut machine = Self { disks: Disks::new(Fake::default()), store, facts };
+        machine.introduce(WEB);
+        for member in [IO_A, IO_B] {
+            machine.hear(member, Report::Ready { protocol: PROTOCOL, restarts: 0 });
+        }
+        machine
+    }
+
+    /// A machine whose guest is connected to its disk.
+    fn connected() -> Self {
+        let mut machine = Self::new();
+        machine.attach(0, XVDA, &[(DISK, 8, 16)]);
+        machine.drives(IO_A, &[DISK]);
+        machine.offer();
+        let [(IO_A, Order::Attach(attach))] = &machine.disks.take_orders()[..] else { panic!() };
+        assert_eq!((attach.endpoint, attach.incarnation), (0, 1 << 32 | 1));
+        machine.reports(IO_A, 1 << 32 | 1, EndpointReport::Attached);
+        assert_eq!(machine.state(), DiskState::Attached);
+        machine
+    }
+
+    fn introduce(&mut self, partition: u32) {
+        let path = Path::new(&home(partition)).unwrap();
+        self.store.make(&path, &Permissions::readable_by(ULTRAVISOR, partition)).unwrap();
+        self.store.write(&Path::new(&format!("{}/domid", home(partition))).unwrap(), b"").unwrap();
+    }
+
+    fn hear(&mut self, member: u32, report: Report) {
+        self.disks.hear(&mut self.store, member, report, &self.facts);
+    }
+
+    fn drives(&mut self, member: u32, functions: &[u32]) {
+        for &index in functions {
+            let medium = medium_of(SECTORS);
+            self.hear(member, Report::Driving { index, medium });
+        }
+    }
+
+    fn reports(&mut self, member: u32, incarnation: u64, report: EndpointReport) {
+        self.hear(member, Report::Endpoint { endpoint: 0, incarnation, report });
+    }
+
+    fn follow(&mut self, changed: &[u32]) {
+        self.disks.follow(&mut self.store, changed.iter().copied().collect(), &self.facts);
+    }
+
+    /// Attaches a disk of these extents; of a whole disk if there are none.
+    fn attach(&mut self, index: u32, device: u32, extents: &[(u32, u64, u64)]) {
+        let mut entry = Endpoint::new_zeroed();
+        (entry.state, entry.client, entry.device) = (endpoint_state::ATTACHED, WEB, device);
+        entry.features = endpoint_features::INDIRECT | endpoint_features::MULTI_QUEUE;
+        entry.medium = if extents.is_empty() { medium::DISK } else { medium::EXTENTS };
+        entry.extents = extents.len().max(1) as u32;
+        entry.extent[0].function = DISK;
+        for (to, from) in entry.extent.iter_mut().zip(extents) {
+            (to.function, to.start, to.sectors) = *from;
+        }
+        self.facts.entries.insert(index, entry);
+        self.follow(&[index]);
+    }
+
+    fn detach(&mut self) {
+        self.facts.entries.get_mut(&0).unwrap().state = endpoint_state::DETACHING;
+        self.follow(&[0]);
+    }
+
+    fn front(&mut self, node: &str, value: &str) {
+        let path = Path::new(&format!("{}/device/vbd/{XVDA}/{node}", home(WEB))).unwrap();
+        self.store.write(&path, value.as_bytes()).unwrap();
+        if node == "state" {
+            assert!(self.disks.changed(&mut self.store, &path));
+        }
+    }
+
+    /// The front end offers one ring.
+    fn offer(&mut self) {
+        for (node, value) in [("ring-ref", "8"), ("event-channel", "5"), ("state", "3")] {
+            self.front(node, value);
+        }
+    }
+
+    fn back(&self, node: &str) -> Option<String> {
+        let path = format!("{}/backend/vbd/{WEB}/{XVDA}/{node}", home(IO_SERVICE));
+        let value = self.store.read(&Path::new(&path).unwrap())?;
+        Some(String::from_utf8(value.to_vec()).unwrap())
+    }
+
+    fn state(&self) -> DiskState {
+        self.disks.status(0).unwrap().state
+    }
+
+    fn cause(&self) -> String {
+        self.disks.status(0).unwrap().cause.unwrap_or_default()
+    }
+
+    fn set_state(&mut self, partition: u32, to: u32) {
+        self.facts.partitions.get_mut(&partition).unwrap().1 = to;
+        self.follow(&[]);
+    }
+}
+
+const fn medium_of(sectors: u64) -> Medium {
+    Medium {
+        sectors,
+        block_bytes: 4096,
+        read_only: false,
+        write_cache: true,
+        discard: true,
+        queues: 2,
+        interrupts: true,
+    }
+}
+
+fn attach_of(orders: &[(u32, Order)]) -> (u32, Attach) {
+    let [(member, Order::Attach(attach))] = orders else { panic!("{orders:?}") };
+    (*member, attach.clone())
+}
+
+#[test]
+fn a_disk_is_offered_once_it_is_driven_and_then_attached() {
+    let mut machine = Machine::new();
+    machine.attach(0, XVDA, &[]);
+    assert_eq!(machine.state(), DiskState::Unserved);
+    assert!(machine.cause().contains("does not drive function 1"), "{}", machine.cause());
+    assert_eq!(machine.back("state"), None);
+    machine.drives(IO_A, &[DISK]);
+    assert_eq!(machine.back("state").as_deref(), Some("2"));
+    assert_eq!(machine.back("sectors").as_deref(), Some("4096"));
+    assert_eq!(machine.back("physical-sector-size").as_deref(), Some("4096"));
+    assert_eq!(machine.back("feature-discard").as_deref(), Some("0"));
+    let status = machine.disks.status(0).unwrap();
+    let sectors = Some(SECTORS);
+    let (state, server, cause) = (DiskState::Waiting, Some(IO_A), None);
+    assert_eq!(status, DiskStatus { state, server, sectors, cause });
+
+    machine.offer();
+    let (member, attach) = attach_of(&machine.disks.take_orders());
+    assert_eq!((member, attach.client, attach.endpoint), (IO_A, 16, 0));
+    assert_eq!(attach.rings, [Ring { pages: [8].into(), port: 5, journal: 100 }]);
+    assert_eq!(attach.extents, [Extent { function: DISK, start: 0, sectors: SECTORS }]);
+    assert_eq!(machine.state(), DiskState::Waiting);
+    // A partition that has nothing to do with the disk changes nothing.
+    machine.reports(IO_B, attach.incarnation, EndpointReport::Attached);
+    assert_eq!(machine.back("state").as_deref(), Some("2"));
+    machine.reports(IO_A, attach.incarnation, EndpointReport::Attached);
+    assert_eq!(machine.back("state").as_deref(), Some("4"));
+    assert_eq!(machine.state(), DiskState::Attached);
+}
+
+#[test]
+fn a_disk_waits_for_the_home_of_its_client() {
+    let mut machine = Machine::new();
+    machine.store.remove(&Path::new(&home(WEB)).unwrap()).unwrap();
+    machine.drives(IO_A, &[DISK]);
+    machine.attach(0, XVDA, &[]);
+    assert_eq!(machine.back("state"), None);
+    machine.introduce(WEB);
+    machine.follow(&[]);
+    assert_eq!(machine.back("state").as_deref(), Some("2"));
+}
+
+#[test]
+fn a_successor_gets_the_same_rings_once_the_dead_server_is_gone() {
+    let mut machine = Machine::connected();
+    machine.set_state(IO_A, state::CRASHED);
+    assert_eq!(machine.state(), DiskState::Moving);
+    assert_eq!(machine.back("state").as_deref(), Some("4"));
+    machine.facts.owners.insert(DISK, IO_B);
+    machine.set_state(IO_A, state::DYING);
+    machine.drives(IO_B, &[DISK]);
+    assert!(machine.disks.take_orders().is_empty(), "the dead server may still hold pins");
+    assert_eq!(machine.cause(), "partition 4, which served it, is not gone yet");
+    // A late report of the dead server.
+    machine.reports(IO_A, 1 << 32 | 1, EndpointReport::Broken { reason: "late".into() });
+    assert_eq!(machine.state(), DiskState::Moving);
+
+    machine.facts.partitions.remove(&IO_A);
+    machine.disks.ended(IO_A);
+    machine.follow(&[]);
+    let (member, attach) = attach_of(&machine.disks.take_orders());
+    assert_eq!((member, attach.incarnation), (IO_B, 1 << 32 | 1));
+    assert_eq!(attach.rings[0].journal, 100);
+    machine.reports(IO_B, attach.incarnation, EndpointReport::Attached);
+    assert_eq!((machine.state(), machine.cause()), (DiskState::Attached, String::new()));
+    assert_eq!(machine.disks.status(0).unwrap().server, Some(IO_B));
+}
+
+#[test]
+fn a_partition_that_was_built_anew_is_another_server() {
+    let mut machine = Machine::connected();
+    machine.set_state(IO_A, state::CRASHED);
+    machine.disks.ended(IO_A);
+    // The same number, in its next life.
+    machine.facts.partitions.insert(IO_A, (9, state::RUNNING));
+    machine.follow(&[]);
+    machine.hear(IO_A, Report::Ready { protocol: PROTOCOL, restarts: 1 });
+    assert!(machine.disks.take_orders().is_empty());
+    machine.drives(IO_A, &[DISK]);
+    let (member, attach) = attach_of(&machine.disks.take_orders());
+    assert_eq!((member, attach.incarnation), (IO_A, 1 << 32 | 1));
+}
+
+#[test]
+fn a_server_that_starts_again_or_loses_the_function_gets_the_attach_again() {
+    let mut machine = Machine::connected();
+    machine.hear(IO_A, Report::Failed { index: DISK, reason: "reset".into() });
+    assert_eq!(machine.state(), DiskState::Moving);
+    machine.drives(IO_A, &[DISK]);
+    assert_eq!(attach_of(&machine.disks.take_orders()).0, IO_A);
+    machine.hear(IO_A, Report::Ready { protocol: PROTOCOL, restarts: 0 });
+    // What was said before the start counts no more.
+    machine.reports(IO_A, 1 << 32 | 1, EndpointReport::Attached);
+    assert_eq!(machine.state(), DiskState::Moving);
+    machine.drives(IO_A, &[DISK]);
+    assert_eq!(attach_of(&machine.disks.take_orders()).0, IO_A);
+    // One of another version serves nothing.
+    machine.hear(IO_A, Report::Ready { protocol: PROTOCOL + 1, restarts: 0 });
+    machine.drives(IO_A, &[DISK]);
+    assert!(machine.disks.take_orders().is_empty());
+}
+
+#[test]
+fn a_disk_is_drained_when_the_server_has_let_go() {
+    let mut machine = Machine::connected();
+    machine.detach();
+    assert_eq!(machine.back("state").as_deref(), Some("5"));
+    assert!(machine.disks.take_orders().is_empty());
+    machine.front("state", "6");
+    let detach = Order::Detach { endpoint: 0, incarnation: 1 << 32 | 1 };
+    assert_eq!(machine.disks.take_orders(), [(IO_A, detach)]);
+    assert!(!machine.disks.is_drained(0) && !machine.disks.take_gone());
+    assert_eq!(machine.state(), DiskState::Detaching);
+    machine.reports(IO_A, 1 << 32 | 1, EndpointReport::Detached);
+    assert!(machine.disks.is_drained(0) && machine.disks.take_gone());
+    assert!(!machine.disks.take_gone());
+    assert_eq!(machine.back("state"), None);
+    machine.follow(&[]);
+    assert!(machine.disks.is_drained(0), "it does not come back by itself");
+    // The next endpoint in the entry has other numbers, and its page is zero.
+    machine.facts.entries.clear();
+    machine.follow(&[0]);
+    assert_eq!(machine.disks.status(0), None);
+    machine.attach(0, XVDA, &[]);
+    machine.facts.entries.get_mut(&0).unwrap().incarnation = 1;
+    machine.follow(&[0]);
+    machine.offer();
+    assert_eq!(attach_of(&machine.disks.take_orders()).1.incarnation, 2 << 32 | 1);
+}
+
+#[test]
+fn a_client_that_is_destroyed_is_not_asked() {
+    let mut machine = Machine::connected();
+    machine.detach();
+    assert!(machine.disks.take_orders().is_empty());
+    machine.set_state(WEB, state::DYING);
+    assert_eq!(machine.disks.take_orders().len(), 1);
+    // Nor does its server's death let the disk go: the successor confirms.
+    machine.set_state(IO_A, state::CRASHED);
+    assert!(!machine.disks.is_drained(0));
+    machine.facts.partitions.remove(&IO_A);
+    machine.facts.owners.insert(DISK, IO_B);
+    machine.follow(&[]);
+    machine.drives(IO_B, &[DISK]);
+    let detach = Order::Detach { endpoint: 0, incarnation: 1 << 32 | 1 };
+    assert_eq!(machine.disks.take_orders(), [(IO_B, detach)]);
+    machine.reports(IO_B, 1 << 32 | 1, EndpointReport::Detached);
+    assert!(machine.disks.is_drained(0));
+}
+
+#[test]
+fn a_disk_that_nobody_has_used_goes_at_once() {
+    let mut machine = Machine::new();
+    machine.attach(0, XVDA, &[]);
+    assert!(machine.disks.is_drained(0), "it was never offered");
+    machine.drives(IO_A, &[DISK]);
+    assert!(!machine.disks.is_drained(0));
+    machine.detach();
+    assert!(machine.disks.is_drained(0));
+    machine.drives(IO_A, &[DISK]);
+    assert!(machine.disks.is_drained(0), "it is not offered again");
+}
+
+#[test]
+fn another_endpoint_in_an_entry_waits_until_the_first_is_gone() {
+    let mut machine = Machine::connected();
+    let entry = machine.facts.entries.get_mut(&0).unwrap();
+    entry.incarnation += 1;
+    machine.follow(&[0]);
+    assert_eq!(machine.disks.take_orders().len(), 1);
+    assert_eq!(machine.state(), DiskState::Detaching);
+    machine.reports(IO_A, 1 << 32 | 1, EndpointReport::Detached);
+    assert_eq!(
+        (machine.state(), machine.back("state").as_deref()),
+        (DiskState::Waiting, Some("2"))
+    );
+}
+
+#[test]
+fn what_cannot_be_served_says_why() {
+    let mut machine = Machine::new();
+    machine.drives(IO_A, &[DISK, OTHER]);
+    machine.attach(0, XVDA, &[(DISK, SECTORS - 1, 2)]);
+    assert!(machine.cause().contains("ends behind the 4096 sectors"), "{}", machine.cause());
+    let entry = machine.facts.entries.get_mut(&0).unwrap();
+    (entry.medium, entry.partition, entry.incarnation) = (medium::PARTITION, 3, 1);
+    machine.follow(&[0]);
+    assert!(machine.cause().contains("partition 3 of a disk is not served yet"));
+    assert_eq!(machine.state(), DiskState::Unserved);
+
+    machine.facts.owners.insert(OTHER, IO_B);
+    machine.drives(IO_B, &[OTHER]);
+    machine.facts.entries.clear();
+    machine.follow(&[0]);
+    machine.attach(0, XVDA, &[(DISK, 0, 1), (OTHER, 0, 1)]);
+    assert!(machine.cause().contains("partitions 4 and 5"), "{}", machine.cause());
+    machine.facts.owners.remove(&OTHER);
+    machine.follow(&[]);
+    assert!(machine.cause().contains("function 2 belongs to no I/O partition"));
+}
+
+#[test]
+fn a_successor_with_a_smaller_medium_serves_nothing() {
+    let mut machine = Machine::connected();
+    machine.hear(IO_A, Report::Driving { index: DISK, medium: medium_of(8) });
+    assert_eq!(machine.state(), DiskState::Moving);
+    assert!(machine.cause().contains("ends behind the 8 sectors"), "{}", machine.cause());
+    machine.drives(IO_A, &[DISK]);
+    assert_eq!(machine.disks.take_orders().len(), 1);
+}
+
+#[test]
+fn without_a_journal_page_the_client_is_refused_and_may_begin_again() {
+    let mut machine = Machine::new();
+    machine.disks.journals = Journals::new(Fake::default(), 0);
+    machine.attach(0, XVDA, &[]);
+    machine.drives(IO_A, &[DISK]);
+    machine.offer();
+    assert!(machine.disks.take_orders().is_empty());
+    assert_eq!(machine.back("state").as_deref(), Some("6"));
+    assert_eq!(machine.state(), DiskState::Failed);
+    assert!(machine.cause().contains("no journal page is free"), "{}", machine.cause());
+    machine.disks.journals = Journals::new(Fake::default(), 1);
+    machine.front("state", "1");
+    machine.offer();
+    assert_eq!(attach_of(&machine.disks.take_orders()).1.incarnation, 1 << 32 | 2);
+}
