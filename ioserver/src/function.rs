@@ -8,6 +8,7 @@
 //! A disk counts as driven once its first sector was read: only then interrupts, bus mastering and
 //! addresses are known to work.
 
+use crate::deaths::{Step, made};
 use crate::dma::Chunk;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -20,7 +21,7 @@ use partition_runtime::time;
 use partition_runtime::window::Window;
 use pv_abi::uv::devices::{DeviceFunction, command};
 use virtio::disk::{Disk, Setup};
-use virtio::drive::{Drive, Outcome, Request};
+use virtio::drive::{Drive, Outcome, Request, Unsubmitted};
 use virtio::queue::{Memory, Segment};
 use virtio::registers::{self, Fault, Range, Ranges};
 
@@ -90,8 +91,18 @@ pub enum Progress {
     Nothing,
     /// It is a disk, whose first sector begins with this text.
     Driven(Medium, String),
+    /// A piece of a client has ended.
+    Ended(Tag, Outcome),
     /// It is broken, or its trial failed.
     Broken(String),
+}
+
+/// A function that is driven no more.
+pub struct Stopped {
+    /// Its memory.
+    pub chunk: Chunk,
+    /// The pieces that it had.
+    pub pieces: Vec<Tag>,
 }
 
 /// Starts to drive a function. If it fails, the chunk comes back unless the function may still
@@ -218,13 +229,15 @@ fn close(ports: Vec<Port>) {
 }
 
 impl Function {
-    /// System time at which it must be looked at, whatever interrupts: soon if it has no vectors,
-    /// else when the trial's time is over. Returns `None` once its first sector was read.
+    /// System time at which it must be looked at, whatever interrupts: soon if it has no vectors and
+    /// something is in flight, else when the trial's time is over. Returns `None` if there is
+    /// nothing to wait for.
     #[must_use]
-    pub fn deadline(&self) -> Option<u64> {
-        let polled = self.ports.is_empty();
-        let next = if polled { time::now().saturating_add(POLL) } else { self.until + 1 };
-        (!self.is_tried).then_some(next)
+    pub fn deadline(&self, now: u64) -> Option<u64> {
+        if self.ports.is_empty() && self.disk.in_flight() > 0 {
+            return Some(now.saturating_add(POLL));
+        }
+        (!self.is_tried).then_some(self.until + 1)
     }
 
     /// The report that it is driven, once its first sector was read.
@@ -232,26 +245,50 @@ impl Function {
         self.is_tried.then(|| self.medium())
     }
 
-    /// Looks at what is completed.
+    /// Looks at the next piece that is completed.
     pub fn look(&mut self) -> Progress {
-        loop {
-            match self.disk.completed() {
-                Ok(Some((TRIAL, Outcome::Done))) => {
-                    self.is_tried = true;
-                    return Progress::Driven(self.medium(), self.text());
-                }
-                Ok(Some((TRIAL, _))) => {
-                    return Progress::Broken("its first sector cannot be read".into());
-                }
-                // No client is attached yet, so there are no other pieces.
-                Ok(Some(_)) => {}
-                Ok(None) if !self.is_tried && time::now() > self.until => {
-                    return Progress::Broken("its first sector was not read within 30 s".into());
-                }
-                Ok(None) => return Progress::Nothing,
-                Err(fault) => return Progress::Broken(fault.to_string()),
+        match self.disk.completed() {
+            Ok(Some((TRIAL, Outcome::Done))) => {
+                self.is_tried = true;
+                Progress::Driven(self.medium(), self.text())
             }
+            Ok(Some((TRIAL, _))) => Progress::Broken("its first sector cannot be read".into()),
+            Ok(Some((tag, outcome))) => {
+                made(Step::Completed);
+                Progress::Ended(tag, outcome)
+            }
+            Ok(None) if !self.is_tried && time::now() > self.until => {
+                Progress::Broken("its first sector was not read within 30 s".into())
+            }
+            Ok(None) => Progress::Nothing,
+            Err(fault) => Progress::Broken(fault.to_string()),
         }
+    }
+
+    /// Its medium as clients' endpoints see it; `None` until its first sector was read.
+    #[must_use]
+    pub fn disk(&self) -> Option<virtio::drive::Medium> {
+        self.is_tried.then(|| self.disk.medium())
+    }
+
+    /// Gives it a piece; [`Function::tell`] tells it of all.
+    ///
+    /// # Errors
+    /// See [`Unsubmitted`].
+    pub fn submit(
+        &mut self,
+        request: Request,
+        segments: &[Segment],
+        tag: Tag,
+    ) -> Result<(), Unsubmitted> {
+        self.disk.submit(request, segments, tag)?;
+        made(Step::Issued);
+        Ok(())
+    }
+
+    /// Tells it of the pieces that it has got.
+    pub fn tell(&mut self) {
+        self.disk.tell();
     }
 
     fn medium(&mut self) -> Medium {
@@ -276,10 +313,15 @@ impl Function {
         bytes.take_while(|byte| (b' '..=b'~').contains(byte)).map(char::from).collect()
     }
 
-    /// Stops driving. Returns the chunk if the function's reset is confirmed.
-    pub fn stop(mut self) -> Result<Chunk, Fault> {
+    /// Stops driving.
+    ///
+    /// # Errors
+    /// The function's reset is not confirmed: it may still reach its memory and that of its pieces.
+    pub fn stop(mut self) -> Result<Stopped, Fault> {
         let reset = self.disk.drive().reset(&mut within(RESET));
         close(self.ports);
-        reset.map(|()| self.chunk)
+        reset?;
+        let pieces = core::iter::from_fn(|| self.disk.forget()).filter(|tag| *tag != TRIAL);
+        Ok(Stopped { pieces: pieces.collect(), chunk: self.chunk })
     }
 }

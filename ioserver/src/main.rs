@@ -16,9 +16,12 @@
 
 extern crate alloc;
 
+mod clients;
+mod deaths;
 mod dma;
 mod function;
 mod link;
+mod machine;
 mod options;
 mod server;
 
@@ -32,6 +35,12 @@ entry!(run);
 fn run(start: &'static StartBlock) -> ! {
     log::set_name(if start.number == IO_B { "io-b" } else { "io-a" });
     let options = options::read();
+    if let Some(death) = options.dies_at
+        && death.partition == start.number
+        && start.restarts == 0
+    {
+        deaths::prepare(death);
+    }
     match Server::new(start) {
         Ok(_) if options.dies == Some(start.number) => {
             log!("injected: it dies");

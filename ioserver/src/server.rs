@@ -1,29 +1,58 @@
 //! The event loop of an I/O partition.
 //!
-//! Rule: every event makes the loop look at all orders and all functions, so no event must be told
-//! from another, and none is missed.
+//! ```text
+//! wait -> note which ports have events -> orders -> completed pieces -> rings -> tell functions
+//! ```
+//!
+//! Rule: orders and the used rings of all functions are looked at after every event, which takes a
+//! few loads. A ring of a client is looked at after its own event, after the end of a piece of it,
+//! and when it was attached. Before the loop waits nothing is left that no event will come for.
 
+use crate::clients::{Clients, End};
 use crate::dma::Region;
 use crate::function::{self, Function, Progress};
 use crate::link::Link;
+use crate::machine::Monitor;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
+use block_service::{Disks, Tag};
 use channel::ends::ChannelError;
-use control::io::{EndpointReport, Order, PROTOCOL, Report};
+use control::io::{Order, PROTOCOL, Report};
 use partition_runtime::events::{self, Events, VIRQ_TIMER};
-use partition_runtime::window::Window;
 use partition_runtime::{StartBlock, log, time};
 use pv_abi::uv::devices::DeviceFunction;
+use virtio::drive::{Medium, Request, Unsubmitted};
+use virtio::queue::Segment;
 use zerocopy::FromBytes;
 
 /// All that an I/O partition has.
 pub struct Server {
     link: Link,
     events: Events,
-    window: Option<Window>,
     dma: Region,
-    functions: BTreeMap<u32, Function>,
+    functions: Functions,
+    clients: Clients<Monitor>,
+}
+
+/// The functions by their indices in the device table.
+struct Functions(BTreeMap<u32, Function>);
+
+impl Disks for Functions {
+    fn medium(&self, disk: u32) -> Option<Medium> {
+        self.0.get(&disk)?.disk()
+    }
+
+    fn submit(
+        &mut self,
+        disk: u32,
+        request: Request,
+        segments: &[Segment],
+        tag: Tag,
+    ) -> Result<(), Unsubmitted> {
+        let function = self.0.get_mut(&disk).ok_or(Unsubmitted::Refused)?;
+        function.submit(request, segments, tag)
+    }
 }
 
 impl Server {
@@ -36,21 +65,42 @@ impl Server {
         if let Err(errno) = events::bind_virq(VIRQ_TIMER) {
             log!("no timer: {errno}; functions that do not interrupt stand still");
         }
-        let (window, dma) = (Window::take(), Region::of_start_block());
-        Ok(Self { link, events: Events::new(), window, dma, functions: BTreeMap::new() })
+        let (dma, functions) = (Region::of_start_block(), Functions(BTreeMap::new()));
+        let clients = Clients::new(Monitor::take());
+        Ok(Self { link, events: Events::new(), dma, functions, clients })
     }
 
-    /// Serves for ever. No event is missed: everything is looked at again before each wait.
+    /// Serves for ever.
     pub fn serve(&mut self) -> ! {
         loop {
             while let Some(order) = self.link.order() {
                 self.obey(order);
             }
             self.look();
-            if let Some(deadline) = self.functions.values().filter_map(Function::deadline).min() {
+            let now = time::now();
+            let again = self.clients.serve(&mut self.functions, now);
+            self.functions.0.values_mut().for_each(Function::tell);
+            for report in self.clients.take_reports() {
+                self.link.report(report);
+            }
+            self.wait(now, again);
+        }
+    }
+
+    /// Waits for an event, or until `again`, and notes all events.
+    fn wait(&mut self, now: u64, again: Option<u64>) {
+        let functions = self.functions.0.values().filter_map(|function| function.deadline(now));
+        let deadline = functions.chain(again).min();
+        let waits = deadline.is_none_or(|deadline| deadline > now);
+        if waits {
+            if let Some(deadline) = deadline {
                 let _ = time::set_timer(deadline);
             }
-            let _ = self.events.wait();
+            let port = self.events.wait();
+            self.clients.event(port);
+        }
+        while let Some(port) = self.events.take() {
+            self.clients.event(port);
         }
     }
 
@@ -61,23 +111,12 @@ impl Server {
                     self.fail(index, reason);
                 }
             }
-            Order::Leave { index } => {
-                if let Some(function) = self.functions.remove(&index) {
-                    self.stop(index, function);
-                }
+            Order::Leave { index } => self.stop(index, End::Left),
+            Order::Attach(attach) => self.clients.attach(&attach, &self.functions),
+            Order::Resize { endpoint, incarnation, extents } => {
+                self.clients.resize((endpoint, incarnation), &extents, &self.functions);
             }
-            Order::Attach(attach) => {
-                let reason = String::from("this version serves no clients");
-                let (endpoint, incarnation) = (attach.endpoint, attach.incarnation);
-                let report = EndpointReport::Refused { reason };
-                self.link.report(Report::Endpoint { endpoint, incarnation, report });
-            }
-            // Nothing is ever attached, so there is nothing to resize.
-            Order::Resize { .. } => {}
-            Order::Detach { endpoint, incarnation } => {
-                let report = EndpointReport::Detached;
-                self.link.report(Report::Endpoint { endpoint, incarnation, report });
-            }
+            Order::Detach { endpoint, incarnation } => self.clients.detach(endpoint, incarnation),
         }
     }
 
@@ -89,7 +128,7 @@ impl Server {
     /// Starts to drive a function. One that is driven already is reported again, since the report
     /// may be lost.
     fn drive(&mut self, index: u32, record: &[u8]) -> Result<(), String> {
-        if let Some(function) = self.functions.get_mut(&index) {
+        if let Some(function) = self.functions.0.get_mut(&index) {
             if let Some(medium) = function.driving() {
                 self.link.report(Report::Driving { index, medium });
             }
@@ -97,11 +136,12 @@ impl Server {
         }
         let record = DeviceFunction::read_from_bytes(record)
             .map_err(|_| format!("a record of {} bytes", record.len()))?;
-        let window = self.window.as_mut().ok_or("the start block names no window")?;
+        let window = &mut self.clients.machine.window;
+        let window = window.as_mut().ok_or("the start block names no window")?;
         let chunk = self.dma.take_chunk().ok_or("the DMA region has no room for more functions")?;
         match function::start(window, (index, &record), chunk) {
             Ok(function) => {
-                self.functions.insert(index, function);
+                self.functions.0.insert(index, function);
                 Ok(())
             }
             Err((reason, chunk)) => {
@@ -114,16 +154,14 @@ impl Server {
     /// Looks at what functions have completed, and stops those that are broken.
     fn look(&mut self) {
         while let Some((index, reason)) = self.look_at_all() {
-            if let Some(function) = self.functions.remove(&index) {
-                self.stop(index, function);
-            }
+            self.stop(index, End::Failed);
             self.fail(index, reason);
         }
     }
 
     /// Looks at each function up to the first that is broken, which it returns with the reason.
     fn look_at_all(&mut self) -> Option<(u32, String)> {
-        for (&index, function) in &mut self.functions {
+        for (&index, function) in &mut self.functions.0 {
             loop {
                 match function.look() {
                     Progress::Nothing => break,
@@ -132,6 +170,7 @@ impl Server {
                         log!("function {index}: {sectors} sectors, which begin with {text:?}");
                         self.link.report(Report::Driving { index, medium });
                     }
+                    Progress::Ended(tag, outcome) => self.clients.ended(tag, outcome),
                     Progress::Broken(reason) => return Some((index, reason)),
                 }
             }
@@ -139,10 +178,18 @@ impl Server {
         None
     }
 
-    fn stop(&mut self, index: u32, function: Function) {
+    /// Stops driving a function, if it is driven, and tells its clients' rings.
+    fn stop(&mut self, index: u32, end: End) {
+        let Some(function) = self.functions.0.remove(&index) else { return };
         match function.stop() {
-            Ok(chunk) => self.dma.give_back(&chunk),
-            Err(fault) => log!("function {index}: {fault}; its DMA memory stays reserved"),
+            Ok(stopped) => {
+                self.dma.give_back(&stopped.chunk);
+                self.clients.function_ended(index, end, stopped.pieces.into_iter());
+            }
+            Err(fault) => {
+                log!("function {index}: {fault}; its DMA memory stays reserved");
+                self.clients.function_ended(index, End::Unknown, core::iter::empty());
+            }
         }
     }
 }

@@ -1,0 +1,570 @@
+//! Clients: attaches their rings, serves them from disks, and detaches them.
+//!
+//! ```text
+//! attach -> map rings and journals, bind ports -> start or settle journals -> Serving
+//! Serving   -- a mistake of the client --> Stopped: told, waits for the detach
+//!           -- detach ------------------> Detaching: takes nothing more, finishes -> Detached
+//!           -- its function leaves -----> Leaving: drops all but the journal, for a successor
+//! any       -- a reset is not confirmed -> held: nothing is answered, and no pin is dropped
+//! ```
+//!
+//! # Rules
+//! 1. An attach that fails leaves nothing.
+//! 2. A pin is dropped, and a ring unmapped, only when no disk has a piece of it.
+//! 3. A piece that a disk has not ended fails only after the disk's reset is confirmed.
+//! 4. Nothing is allocated for a request. The rings of all clients together are at most [`RINGS`],
+//!    and an attach is refused where the heap lacks room.
+
+use crate::machine::Machine;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use block_ring::{Features, RingSize};
+use block_service::{Client, Disks, NoGrant, Parts, Pin, Tag, Trouble, Unpinned};
+use control::io::{self, Attach, EndpointReport, Report};
+use extents::{Extent, OwnLayout};
+use journal::{Detaching, Found, Journal};
+use partition_runtime::events::Port;
+use partition_runtime::log;
+use pv_abi::uv::database::ULTRAVISOR;
+use rate::Limiter;
+use virtio::drive::Outcome;
+
+/// Maximum number of rings of all clients.
+pub const RINGS: usize = 64;
+/// Bytes of the heap that a ring takes at most.
+const RING_BYTES: usize = 48 << 10;
+/// Bytes of the heap that stay free for orders and reports.
+const ROOM: usize = 512 << 10;
+/// Nanoseconds after which a request without room is tried again, whatever ends meanwhile.
+const RETRY: u64 = 1_000_000;
+
+/// What became of a function that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was broken, and its reset is confirmed: its pieces fail.
+    Failed,
+    /// Another I/O partition gets it, and its reset is confirmed: what is unanswered is the
+    /// successor's.
+    Left,
+    /// Its reset is not confirmed: it may still reach pages of clients.
+    Unknown,
+}
+
+/// The clients of an I/O partition.
+pub struct Clients<M: Machine> {
+    /// The monitor.
+    pub machine: M,
+    endpoints: BTreeMap<u32, Endpoint>,
+    /// The rings by their places, which are the numbers in tags.
+    rings: Vec<Option<Ring<M::Pages>>>,
+    /// The place of the ring of each port.
+    ports: BTreeMap<Port, usize>,
+    /// Places of rings that are to be looked at: bits.
+    due: u64,
+    /// Whether a piece has ended, or a pin was dropped.
+    has_room: bool,
+    reports: Vec<Report>,
+}
+
+/// What a client's rings have in common.
+struct Endpoint {
+    incarnation: u64,
+    client: u16,
+    features: Features,
+    layout: OwnLayout,
+    phase: Phase,
+    /// Whether the reset of one of its functions is not confirmed.
+    is_held: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Stopped,
+    Detaching,
+    Leaving,
+}
+
+/// A client's ring.
+struct Ring<P> {
+    endpoint: u32,
+    pages: P,
+    journal: P,
+    size: RingSize,
+    port: Port,
+    service: block_service::Endpoint,
+    /// The journal's phase, once the detach has begun.
+    detaching: Option<Detaching>,
+    /// Whether requests of it can still be answered.
+    answers: bool,
+    /// Whether nothing of it is left to do before its pins are dropped.
+    is_done: bool,
+    /// The time at which it is to be looked at without an event.
+    again: Option<u64>,
+}
+
+/// A client as its ring sees it.
+struct Reach<'m, M> {
+    machine: &'m mut M,
+    client: u16,
+    port: Port,
+}
+
+impl<M: Machine> Client for Reach<'_, M> {
+    fn pin(
+        &mut self,
+        grants: &[u32],
+        disk_writes: bool,
+        pins: &mut Vec<Pin>,
+    ) -> Result<(), Unpinned> {
+        self.machine.pin(self.client, grants, disk_writes, pins)
+    }
+    fn unpin(&mut self, pins: &[Pin]) {
+        self.machine.unpin(pins);
+    }
+    fn copy(&mut self, grant: u32, to: &mut [u64]) -> Result<(), NoGrant> {
+        self.machine.copy(self.client, grant, to)
+    }
+    fn notify(&mut self) {
+        self.machine.notify(self.port);
+    }
+}
+
+/// Pages and port of a ring that is being attached.
+struct Prepared<P> {
+    pages: P,
+    journal: P,
+    size: RingSize,
+    port: Port,
+}
+
+impl<M: Machine> Clients<M> {
+    /// No clients.
+    #[must_use]
+    pub fn new(machine: M) -> Self {
+        Self {
+            machine,
+            endpoints: BTreeMap::new(),
+            rings: (0..RINGS).map(|_| None).collect(),
+            ports: BTreeMap::new(),
+            due: 0,
+            has_room: false,
+            reports: Vec::new(),
+        }
+    }
+
+    /// The reports that are to be sent.
+    pub fn take_reports(&mut self) -> Vec<Report> {
+        core::mem::take(&mut self.reports)
+    }
+
+    fn report(&mut self, endpoint: u32, incarnation: u64, report: EndpointReport) {
+        match &report {
+            EndpointReport::Refused { reason }
+            | EndpointReport::Broken { reason }
+            | EndpointReport::MediumFailed { reason } => log!("endpoint {endpoint}: {reason}"),
+            _ => {}
+        }
+        self.reports.push(Report::Endpoint { endpoint, incarnation, report });
+    }
+
+    /// Notes an event of a port. Returns `false` if it is no client's.
+    pub fn event(&mut self, port: Port) -> bool {
+        let place = self.ports.get(&port);
+        place.inspect(|&&place| self.due |= 1 << place).is_some()
+    }
+
+    /// Attaches a client. An attach that is repeated is reported again.
+    pub fn attach(&mut self, attach: &Attach, disks: &impl Disks) {
+        let (endpoint, incarnation) = (attach.endpoint, attach.incarnation);
+        let report = match self.endpoints.get(&endpoint) {
+            Some(there) if there.incarnation != incarnation => Err(format!(
+                "its rings of incarnation {} are still attached; detach those",
+                there.incarnation
+            )),
+            Some(there) if there.phase != Phase::Serving => return,
+            Some(_) => Ok(None),
+            None => self.try_attach(attach, disks),
+        };
+        match report {
+            Ok(trouble) => {
+                self.report(endpoint, incarnation, EndpointReport::Attached);
+                if let Some(trouble) = trouble {
+                    self.stop(endpoint, trouble);
+                }
+            }
+            Err(reason) => self.report(endpoint, incarnation, EndpointReport::Refused { reason }),
+        }
+    }
+
+    /// Returns the reason why the endpoint is to be stopped at once, if there is one.
+    fn try_attach(
+        &mut self,
+        attach: &Attach,
+        disks: &impl Disks,
+    ) -> Result<Option<String>, String> {
+        let layout = layout_of(&attach.extents, disks)?;
+        let free = self.rings.iter().filter(|ring| ring.is_none()).count();
+        if attach.rings.is_empty() || attach.rings.len() > free {
+            let asked = attach.rings.len();
+            return Err(format!("{asked} rings, and {free} of {RINGS} are free; detach a disk"));
+        }
+        if !self.machine.has_room(attach.rings.len() * RING_BYTES + ROOM) {
+            return Err("the heap has no room for its rings; detach a disk".into());
+        }
+        let mut prepared = Vec::with_capacity(attach.rings.len());
+        let made = attach.rings.iter().try_for_each(|ring| {
+            prepared.push(self.prepare(attach.client, ring)?);
+            Ok(())
+        });
+        let journals = made.and_then(|()| {
+            prepared.iter().map(|ring| open_journal(ring, attach.incarnation)).collect()
+        });
+        let journals: Vec<(Journal, Option<String>)> = match journals {
+            Ok(journals) => journals,
+            Err(reason) => {
+                prepared.into_iter().for_each(|ring| self.give_up(ring));
+                return Err(reason);
+            }
+        };
+        let features = Features {
+            sectors: layout.layout().sectors(),
+            read_only: attach.read_only,
+            discard: attach.discard,
+            indirect_segments: attach.indirect_segments,
+        };
+        let endpoint = Endpoint {
+            incarnation: attach.incarnation,
+            client: attach.client,
+            features,
+            layout,
+            phase: Phase::Serving,
+            is_held: false,
+        };
+        self.endpoints.insert(attach.endpoint, endpoint);
+        let mut trouble = None;
+        for (ring, (journal, broken)) in prepared.into_iter().zip(journals) {
+            self.add(attach.endpoint, ring, journal, broken.is_none());
+            trouble = trouble.or(broken);
+        }
+        Ok(trouble)
+    }
+
+    /// Maps the pages of a ring and binds its port. If one fails, does nothing.
+    fn prepare(&mut self, client: u16, ring: &io::Ring) -> Result<Prepared<M::Pages>, String> {
+        let count = ring.pages.len();
+        let order = count.checked_ilog2().filter(|_| count.is_power_of_two());
+        let size = order.and_then(RingSize::of_order);
+        let size = size.ok_or_else(|| format!("a ring of {count} pages"))?;
+        let pages = self.machine.map(client, &ring.pages)?;
+        let ultravisor = u16::try_from(ULTRAVISOR).unwrap_or(u16::MAX);
+        let journal = match self.machine.map(ultravisor, &[ring.journal]) {
+            Ok(journal) => journal,
+            Err(reason) => {
+                self.machine.unmap(pages);
+                return Err(format!("its journal: {reason}"));
+            }
+        };
+        match self.machine.bind(client, ring.port) {
+            Ok(port) => Ok(Prepared { pages, journal, size, port }),
+            Err(reason) => {
+                self.machine.unmap(journal);
+                self.machine.unmap(pages);
+                Err(reason)
+            }
+        }
+    }
+
+    fn give_up(&mut self, ring: Prepared<M::Pages>) {
+        self.machine.close(ring.port);
+        self.machine.unmap(ring.journal);
+        self.machine.unmap(ring.pages);
+    }
+
+    /// Serves a ring from now on. Raises the event that a predecessor may owe.
+    fn add(&mut self, endpoint: u32, ring: Prepared<M::Pages>, journal: Journal, answers: bool) {
+        let Some(place) = self.rings.iter().position(Option::is_none) else { return };
+        let number = u32::try_from(place).unwrap_or(u32::MAX);
+        let Prepared { pages, journal: page, size, port } = ring;
+        let produced = journal.cursor().produced;
+        if answers && block_ring::Ring::new(&pages, size).event_owed_at_attach(produced) {
+            self.machine.notify(port);
+        }
+        self.ports.insert(port, place);
+        // What the client sent while nobody was bound raised no event.
+        self.due |= 1 << place;
+        self.rings[place] = Some(Ring {
+            endpoint,
+            pages,
+            journal: page,
+            size,
+            port,
+            service: block_service::Endpoint::new(number, journal, Limiter::default()),
+            detaching: None,
+            answers,
+            is_done: false,
+            again: None,
+        });
+    }
+
+    /// Stops serving a client that has made a mistake, and reports it.
+    fn stop(&mut self, endpoint: u32, reason: String) {
+        let Some(there) = self.endpoints.get_mut(&endpoint) else { return };
+        if there.phase == Phase::Serving {
+            there.phase = Phase::Stopped;
+            let incarnation = there.incarnation;
+            self.report(endpoint, incarnation, EndpointReport::Broken { reason });
+        }
+    }
+
+    /// Lets a client reach other sectors. If they cannot be, it reaches what it did, and the report
+    /// says that.
+    pub fn resize(
+        &mut self,
+        (endpoint, incarnation): (u32, u64),
+        extents: &[io::Extent],
+        disks: &impl Disks,
+    ) {
+        let here = self.endpoints.get_mut(&endpoint);
+        let Some(there) = here.filter(|there| there.incarnation == incarnation) else { return };
+        let grown = layout_of(extents, disks).and_then(|grown| {
+            extents::check_growth(&there.layout.layout(), &grown.layout())
+                .map_err(|refused| format!("{refused:?}"))?;
+            Ok(grown)
+        });
+        match grown {
+            Ok(grown) => there.layout = grown,
+            Err(reason) => log!("endpoint {endpoint}: it does not grow: {reason}"),
+        }
+        let sectors = there.layout.layout().sectors();
+        there.features.sectors = sectors;
+        self.report(endpoint, incarnation, EndpointReport::Resized { sectors });
+    }
+
+    /// Begins to detach a client; reports at once if nothing of it is attached.
+    pub fn detach(&mut self, endpoint: u32, incarnation: u64) {
+        let here = self.endpoints.get_mut(&endpoint);
+        let Some(there) = here.filter(|there| there.incarnation == incarnation) else {
+            self.report(endpoint, incarnation, EndpointReport::Detached);
+            return;
+        };
+        if there.is_held {
+            log!("endpoint {endpoint}: a function may still reach its pages, which stay pinned");
+        }
+        there.phase = Phase::Detaching;
+        for (place, ring) in rings_of(&mut self.rings, endpoint) {
+            self.due |= 1 << place;
+            let begin = || ring.service.journal().detach(&ring.journal);
+            ring.detaching.get_or_insert_with(begin);
+        }
+    }
+
+    /// Notes the end of a piece.
+    pub fn ended(&mut self, tag: Tag, outcome: Outcome) {
+        let place = tag.endpoint as usize;
+        if let Some(ring) = self.rings.get_mut(place).and_then(Option::as_mut) {
+            ring.service.ended(tag.entry, outcome);
+            self.due |= 1 << place;
+            self.has_room = true;
+        }
+    }
+
+    /// Notes that a function is driven no more. `pieces` are those that it had.
+    pub fn function_ended(&mut self, function: u32, end: End, pieces: impl Iterator<Item = Tag>) {
+        for (&endpoint, there) in &mut self.endpoints {
+            let touches = |extent: &Extent| extent.device == function;
+            if end == End::Failed || !there.layout.layout().extents().iter().any(touches) {
+                continue;
+            }
+            there.is_held |= end == End::Unknown;
+            if there.phase != Phase::Detaching && end == End::Left {
+                there.phase = Phase::Leaving;
+            }
+            for (place, ring) in rings_of(&mut self.rings, endpoint) {
+                ring.answers = false;
+                self.due |= 1 << place;
+            }
+        }
+        if end != End::Unknown {
+            pieces.for_each(|tag| self.ended(tag, Outcome::Failed));
+            return;
+        }
+        let held = |(endpoint, there): (&u32, &Endpoint)| there.is_held.then_some(*endpoint);
+        let held: Vec<u32> = self.endpoints.iter().filter_map(held).collect();
+        for endpoint in held {
+            let reason = format!(
+                "function {function} does not confirm its reset, and may still reach pages of the \
+                 client: the rings are held until the machine starts again"
+            );
+            self.stop(endpoint, reason);
+        }
+    }
+
+    /// Serves all rings that have an event, a piece that ended, or whose time has come. Returns the
+    /// time of the next call without an event.
+    pub fn serve(&mut self, disks: &mut impl Disks, now: u64) -> Option<u64> {
+        let mut due = core::mem::take(&mut self.due);
+        let has_room = core::mem::take(&mut self.has_room);
+        for (place, ring) in (0..).zip(&self.rings) {
+            let Some(ring) = ring else { continue };
+            let is_time = ring.again.is_some_and(|again| again <= now);
+            if is_time || has_room && ring.service.waits_for_room() {
+                due |= 1 << place;
+            }
+        }
+        while due != 0 {
+            let place = due.trailing_zeros() as usize;
+            due &= due - 1;
+            self.serve_ring(place, disks, now);
+        }
+        let again = self.rings.iter().flatten().filter_map(|ring| ring.again).min();
+        if self.due != 0 { Some(now) } else { again }
+    }
+
+    fn serve_ring(&mut self, place: usize, disks: &mut impl Disks, now: u64) {
+        let Some(Some(ring)) = self.rings.get_mut(place) else { return };
+        let endpoint = ring.endpoint;
+        let Some(there) = self.endpoints.get(&endpoint) else { return };
+        let (phase, incarnation) = (there.phase, there.incarnation);
+        let before = ring.service.in_use();
+        let served = ring.step(there, &mut self.machine, disks, now);
+        self.has_room |= ring.service.in_use() < before;
+        match served {
+            Ok(()) => {}
+            Err(Trouble::Flush) => {
+                // The rest is served on.
+                self.due |= 1 << place;
+                let reason = String::from(
+                    "a flush has failed 3 times: what the client wrote may not be durable",
+                );
+                self.report(endpoint, incarnation, EndpointReport::MediumFailed { reason });
+            }
+            Err(trouble) => {
+                ring.answers = false;
+                self.due |= 1 << place;
+                self.stop(endpoint, format!("its ring: {trouble:?}"));
+            }
+        }
+        if matches!(phase, Phase::Detaching | Phase::Leaving) {
+            self.end_if_done(endpoint);
+        }
+    }
+
+    /// Ends an endpoint that is going, once all its rings are done.
+    fn end_if_done(&mut self, endpoint: u32) {
+        let Some(there) = self.endpoints.get(&endpoint) else { return };
+        let is_left = rings_of(&mut self.rings, endpoint).any(|(_, ring)| !ring.is_done);
+        if there.is_held || is_left {
+            return;
+        }
+        for slot in &mut self.rings {
+            if let Some(ring) = slot.take_if(|ring| ring.endpoint == endpoint) {
+                self.ports.remove(&ring.port);
+                ring.end(there.client, &mut self.machine);
+            }
+        }
+        self.has_room = true;
+        let (phase, incarnation) = (there.phase, there.incarnation);
+        self.endpoints.remove(&endpoint);
+        if phase == Phase::Detaching {
+            self.report(endpoint, incarnation, EndpointReport::Detached);
+        }
+    }
+}
+
+impl<P: block_ring::RingMemory + journal::JournalPage> Ring<P> {
+    /// Does what the endpoint's phase asks for.
+    fn step<M: Machine<Pages = P>>(
+        &mut self,
+        there: &Endpoint,
+        machine: &mut M,
+        disks: &mut impl Disks,
+        now: u64,
+    ) -> Result<(), Trouble> {
+        self.again = None;
+        let parts = Parts {
+            page: &self.journal,
+            ring: block_ring::Ring::new(&self.pages, self.size),
+            layout: there.layout.layout(),
+            features: there.features,
+        };
+        let mut client = Reach { machine, client: there.client, port: self.port };
+        match there.phase {
+            _ if there.is_held => return Ok(()),
+            Phase::Serving if self.answers => {
+                self.again = self.service.serve(&parts, &mut client, disks, now)?;
+            }
+            Phase::Detaching if self.answers => {
+                self.is_done = self.service.finish(&parts, &mut client, disks)?;
+            }
+            Phase::Detaching | Phase::Leaving => self.is_done = self.service.in_flight() == 0,
+            Phase::Serving | Phase::Stopped => return Ok(()),
+        }
+        if self.service.waits_for_room() {
+            let retry = now.saturating_add(RETRY);
+            self.again = Some(self.again.map_or(retry, |again| again.min(retry)));
+        }
+        Ok(())
+    }
+
+    /// Drops all that is held of the client. The journal ends if the client is detached.
+    fn end<M: Machine<Pages = P>>(mut self, client: u16, machine: &mut M) {
+        self.service.drop_all(&mut Reach { machine, client, port: self.port });
+        machine.close(self.port);
+        machine.unmap(self.pages);
+        if let Some(detaching) = self.detaching {
+            detaching.finish(&self.journal);
+        }
+        machine.unmap(self.journal);
+    }
+}
+
+/// The rings of an endpoint, with their places.
+fn rings_of<P>(
+    rings: &mut [Option<Ring<P>>],
+    endpoint: u32,
+) -> impl Iterator<Item = (usize, &mut Ring<P>)> {
+    let there = rings.iter_mut().enumerate();
+    there.filter_map(move |(place, ring)| {
+        let ring = ring.as_mut().filter(|ring| ring.endpoint == endpoint)?;
+        Some((place, ring))
+    })
+}
+
+/// The layout of extents of functions that are driven.
+fn layout_of(extents: &[io::Extent], disks: &impl Disks) -> Result<OwnLayout, String> {
+    let own = |extent: &io::Extent| Extent {
+        device: extent.function,
+        start: extent.start,
+        sectors: extent.sectors,
+    };
+    let sectors = |function| disks.medium(function).map(|medium| medium.sectors);
+    let refused = |refused| format!("its extents cannot be served: {refused:?}");
+    OwnLayout::new(extents.iter().map(own).collect(), sectors).map_err(refused)
+}
+
+/// Starts the journal of a fresh page, or settles that of a dead server. Returns with it the reason
+/// why the client is to be detached, if there is one.
+fn open_journal<P: block_ring::RingMemory + journal::JournalPage>(
+    ring: &Prepared<P>,
+    incarnation: u64,
+) -> Result<(Journal, Option<String>), String> {
+    let there = block_ring::Ring::new(&ring.pages, ring.size);
+    match journal::settle(&ring.journal, &there, incarnation) {
+        Ok(Found::Vacant) => Journal::start(&ring.journal, &there, incarnation)
+            .map(|journal| (journal, None))
+            .map_err(|refused| format!("its journal: {refused:?}")),
+        Ok(Found::Serving(journal)) => Ok((journal, None)),
+        Ok(Found::Broken(broken, journal)) => Ok((journal, Some(format!("its ring: {broken:?}")))),
+        Ok(Found::Detaching(_)) => Err("its detach has begun; finish that".to_string()),
+        Err(held) => {
+            Err(format!("its journal is damaged, so the ring is held: {held:?}; detach the disk"))
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "clients_tests.rs"]
+mod tests;

@@ -1,0 +1,213 @@
+//! What serving clients needs of the monitor: pages of grants, ports, pins, copies.
+//!
+//! [`Monitor`] is the one that a partition has; tests have another.
+
+use crate::deaths::{Step, made};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use block_ring::{Index, REQUEST_WORDS, RingMemory};
+use block_service::{NoGrant, Pin, Unpinned};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::fence;
+use journal::{JournalPage, words};
+use partition_runtime::events::{self, Port};
+use partition_runtime::grants::{self, Copies, GrantError, Mapping, Pinned};
+use partition_runtime::heap;
+use partition_runtime::window::Window;
+use pv_abi::xen::block::RING_HEADER_BYTES;
+use pv_abi::xen::grants::{GNTST_EAGAIN, GNTST_NO_SPACE};
+
+/// What serving clients needs of the monitor.
+pub trait Machine {
+    /// Mapped pages: a ring of a client, or a journal's page.
+    type Pages: RingMemory + JournalPage;
+
+    /// Maps the pages of these grants of a domain, one after the other.
+    ///
+    /// # Errors
+    /// The reason, for people; nothing is mapped then.
+    fn map(&mut self, domain: u16, references: &[u32]) -> Result<Self::Pages, String>;
+    /// Unmaps pages.
+    fn unmap(&mut self, pages: Self::Pages);
+    /// Binds a new port to a port of a domain.
+    ///
+    /// # Errors
+    /// The reason, for people.
+    fn bind(&mut self, domain: u16, port: u32) -> Result<Port, String>;
+    /// Closes a port.
+    fn close(&mut self, port: Port);
+    /// Raises the event at the other end of a port.
+    fn notify(&mut self, port: Port);
+    /// As [`block_service::Client::pin`], of a domain.
+    ///
+    /// # Errors
+    /// See [`Unpinned`].
+    fn pin(
+        &mut self,
+        domain: u16,
+        grants: &[u32],
+        disk_writes: bool,
+        pins: &mut Vec<Pin>,
+    ) -> Result<(), Unpinned>;
+    /// Drops pins.
+    fn unpin(&mut self, pins: &[Pin]);
+    /// As [`block_service::Client::copy`], of a domain.
+    ///
+    /// # Errors
+    /// [`NoGrant`].
+    fn copy(&mut self, domain: u16, grant: u32, to: &mut [u64]) -> Result<(), NoGrant>;
+    /// Whether the heap has room for so many bytes.
+    fn has_room(&self, bytes: usize) -> bool;
+}
+
+/// The monitor.
+pub struct Monitor {
+    /// The window; `None` if the start block names none.
+    pub window: Option<Window>,
+    copies: Option<Copies>,
+}
+
+impl Monitor {
+    /// Takes the partition's window.
+    #[must_use]
+    pub fn take() -> Self {
+        Self { window: Window::take(), copies: Copies::take() }
+    }
+}
+
+impl Machine for Monitor {
+    type Pages = Pages;
+
+    fn map(&mut self, domain: u16, references: &[u32]) -> Result<Pages, String> {
+        let window = self.window.as_mut().ok_or("the start block names no window")?;
+        let mapped = grants::map(window, domain, references);
+        made(Step::Mapped);
+        mapped.map(Pages).map_err(|error| format!("a grant of domain {domain}: {error}"))
+    }
+
+    fn unmap(&mut self, pages: Pages) {
+        if let Some(window) = &mut self.window {
+            grants::unmap(window, pages.0);
+        }
+    }
+
+    fn bind(&mut self, domain: u16, port: u32) -> Result<Port, String> {
+        let bound = events::bind_interdomain(domain, port);
+        made(Step::Bound);
+        bound.map_err(|errno| format!("port {port} of domain {domain} is not bound: {errno}"))
+    }
+
+    fn close(&mut self, port: Port) {
+        // A port that is closed already needs nothing.
+        let _ = events::close(port);
+    }
+
+    fn notify(&mut self, port: Port) {
+        // If the client has closed its end, it needs no event.
+        let _ = events::send(port);
+        made(Step::Notified);
+    }
+
+    fn pin(
+        &mut self,
+        domain: u16,
+        grants: &[u32],
+        disk_writes: bool,
+        pins: &mut Vec<Pin>,
+    ) -> Result<(), Unpinned> {
+        let add = |pin: Pinned| pins.push(Pin { address: pin.address, handle: pin.handle });
+        let pinned = grants::pin(domain, grants, disk_writes, add);
+        made(Step::Pinned);
+        pinned.map_err(|error| match error {
+            GrantError::Status(_, GNTST_NO_SPACE | GNTST_EAGAIN) => Unpinned::NoRoom,
+            _ => Unpinned::NoGrant,
+        })
+    }
+
+    fn unpin(&mut self, pins: &[Pin]) {
+        let pinned = |pin: &Pin| Pinned { address: pin.address, handle: pin.handle };
+        grants::unpin(pins.iter().map(pinned));
+        made(Step::Unpinned);
+    }
+
+    fn copy(&mut self, domain: u16, grant: u32, to: &mut [u64]) -> Result<(), NoGrant> {
+        let copies = self.copies.as_mut().ok_or(NoGrant)?;
+        copies.copy(domain, grant, to).map_err(|_| NoGrant)
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        heap::has_room(bytes)
+    }
+}
+
+/// Pages of grants.
+#[derive(Debug)]
+pub struct Pages(Mapping);
+
+/// The word of 32 bits of an index.
+const fn place(index: Index) -> usize {
+    match index {
+        Index::RequestsProduced => 0,
+        Index::RequestEvent => 1,
+        Index::ResponsesProduced => 2,
+        Index::ResponseEvent => 3,
+    }
+}
+
+/// The word of 64 bits of a word of a slot.
+const fn word_of(slot: u32, word: usize) -> usize {
+    RING_HEADER_BYTES / 8 + slot as usize * REQUEST_WORDS + word
+}
+
+// Indices are accessed as words of 32 bits, slots as words of 64 bits.
+impl RingMemory for Pages {
+    fn load_index(&self, index: Index) -> u32 {
+        self.0.words().get(place(index)).map_or(0, |word| word.load(Acquire))
+    }
+
+    fn store_index(&self, index: Index, value: u32) {
+        if let Some(word) = self.0.words().get(place(index)) {
+            word.store(value, Release);
+        }
+        if index == Index::ResponsesProduced {
+            made(Step::Published);
+        }
+    }
+
+    fn load_word(&self, slot: u32, word: usize) -> u64 {
+        self.0.long_words().get(word_of(slot, word)).map_or(0, |word| word.load(Relaxed))
+    }
+
+    fn store_word(&self, slot: u32, word: usize, value: u64) {
+        if let Some(word) = self.0.long_words().get(word_of(slot, word)) {
+            word.store(value, Relaxed);
+        }
+        made(Step::Slots);
+    }
+
+    fn fence(&self) {
+        fence(SeqCst);
+    }
+}
+
+impl JournalPage for Pages {
+    fn load(&self, word: usize) -> u64 {
+        self.0.long_words().get(word).map_or(0, |word| word.load(Acquire))
+    }
+
+    fn store(&self, word: usize, value: u64) {
+        let Some(there) = self.0.long_words().get(word) else { return };
+        let before = there.load(Relaxed);
+        there.store(value, Release);
+        made(match word {
+            words::STATE if (before >> 32).count_ones() < (value >> 32).count_ones() => Step::Taken,
+            words::STATE => Step::Cleared,
+            words::PUBLISH if value as u32 != 0 => Step::Publishing,
+            words::PUBLISH => Step::Answered,
+            words::LINES..words::SEALS => Step::Lines,
+            words::REQUESTS.. => Step::Fetched,
+            _ => return,
+        });
+    }
+}
