@@ -107,12 +107,21 @@ pub fn fault_address(cpu: usize) -> u64 {
     shared::<AtomicU64>(info(cpu) + offset_of!(VcpuInfo, cr2)).load(Ordering::Relaxed)
 }
 
+/// The clock of virtual CPU 0.
+pub fn clock() -> &'static [AtomicU32; 8] {
+    shared(offset_of!(VcpuInfo, time))
+}
+
 /// System time in nanoseconds.
 pub fn now() -> u64 {
-    let words: &[AtomicU32; 8] = shared(offset_of!(VcpuInfo, time));
+    now_by(clock())
+}
+
+/// System time in nanoseconds by a clock that may be a copy.
+pub fn now_by(clock: &[AtomicU32; 8]) -> u64 {
     // SAFETY: reads the time-stamp counter, which the ABI makes readable in every ring.
     let tsc = unsafe { core::arch::x86_64::_rdtsc() };
-    Clock::read(words).map_or(0, |clock| clock.at(tsc))
+    Clock::read(clock).map_or(0, |clock| clock.at(tsc))
 }
 
 /// Unmasks the events of a port.

@@ -17,6 +17,7 @@ pub mod attempt;
 mod other;
 mod stage;
 mod store;
+mod time;
 
 use crate::println;
 use alloc::format;
@@ -80,6 +81,7 @@ pub fn run_programs(words: &[&str]) -> Shutdown {
     };
     let traced = words.get(4).is_some();
     let steps_traced = words.get(4) == Some(&"steps");
+    time::copy_clock();
     let mut stage = Stage::set();
     let mut actor = Actor::new(0);
     let mut counts = Counts::default();

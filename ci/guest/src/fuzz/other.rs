@@ -10,6 +10,7 @@
 
 use super::attempt::{self, Outcome};
 use super::stage::{Actor, Stage, other_stack};
+use super::time;
 use crate::memory;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -102,10 +103,10 @@ pub fn beside(stage: &Stage, steps: Vec<&Step>, own: impl FnOnce()) -> Option<Ve
     JOB.store(job.cast(), Ordering::Release);
     PHASE.store(HANDED, Ordering::Release);
     own();
-    let begin = memory::now();
+    let begin = time::now();
     let mut next = begin + STEP_TIME;
     while PHASE.load(Ordering::Acquire) != DONE {
-        let now = memory::now();
+        let now = time::now();
         if now > begin + LOST {
             return None;
         }
@@ -142,7 +143,7 @@ pub extern "C" fn main() -> ! {
     actor.restore();
     let mut since = 0;
     loop {
-        let now = memory::now();
+        let now = time::now();
         match PHASE.load(Ordering::Acquire) {
             HANDED => {
                 // SAFETY: the job belongs to this virtual CPU until it is done, and lives until
@@ -153,7 +154,7 @@ pub extern "C" fn main() -> ! {
                     }
                 }
                 actor.restore();
-                since = memory::now();
+                since = time::now();
                 PHASE.store(DONE, Ordering::Release);
             }
             DONE if now > since + WAIT_TIME => {

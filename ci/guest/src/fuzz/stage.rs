@@ -10,7 +10,7 @@
 
 use super::attempt::{self, ARGUMENTS, CPUS, Outcome, Registers, Way, entries, register_traps};
 use super::store::StoreLine;
-use super::{mix, other};
+use super::{mix, other, time};
 use crate::memory::{BASE, PAGE, WRITABLE};
 use crate::{calls, memory};
 use alloc::format;
@@ -261,6 +261,7 @@ impl Stage {
     pub fn restore(&mut self, actor: &mut Actor) -> bool {
         self.programs += 1;
         actor.restore();
+        time::spoil_clock();
         self.restore_events();
         if !self.restore_grants() {
             return false;
@@ -303,7 +304,7 @@ impl Stage {
             return false;
         }
         memory::expect(timer);
-        let deadline = memory::now() + PROGRAM_TIME;
+        let deadline = time::now() + PROGRAM_TIME;
         plain(number::SET_TIMER_OP, [deadline, 0, 0, 0, 0])
     }
 
@@ -437,7 +438,7 @@ impl Stage {
             }
             Word::Memory(offset) => MEMORY[cpu].address() + u64::from(offset),
             Word::Batch => LIST,
-            Word::Time(after) => memory::now().wrapping_add_signed(after),
+            Word::Time(after) => time::now().wrapping_add_signed(after),
             Word::Own(shift, bits) => (self.number << shift) ^ bits,
         }
     }
