@@ -3,6 +3,8 @@
 //! ```text
 //! 63..60 use | 59..52 virtual CPU | 51..32 remote port | 31..0 remote partition or interrupt
 //! ```
+//!
+//! While it is connected, bits 31..16 are the peer and 15..0 the remote partition.
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -28,10 +30,13 @@ pub enum PortUse {
     },
     /// Connected.
     Interdomain {
-        /// The other partition.
+        /// The other partition, below 2^16.
         remote: u32,
         /// The port of the other partition.
         port: u32,
+        /// For whom the port waits once the other end is closed, below 2^16: for `remote`, or for
+        /// the service for which `remote` has connected.
+        peer: u32,
     },
     /// Notified by the monitor, for a virtual interrupt.
     Virq {
@@ -65,7 +70,9 @@ impl Port {
             PortUse::Free => (FREE, 0, 0),
             PortUse::Reserved => (RESERVED, 0, 0),
             PortUse::Unbound { remote } => (UNBOUND, 0, remote),
-            PortUse::Interdomain { remote, port } => (INTERDOMAIN, port, remote),
+            PortUse::Interdomain { remote, port, peer } => {
+                (INTERDOMAIN, port, peer << 16 | remote & 0xffff)
+            }
             PortUse::Virq { virq } => (VIRQ, 0, virq),
             PortUse::Ipi => (IPI, 0, 0),
             PortUse::Device { interrupt } => (DEVICE, 0, interrupt),
@@ -79,7 +86,8 @@ impl Port {
             FREE => PortUse::Free,
             UNBOUND => PortUse::Unbound { remote: low },
             INTERDOMAIN => {
-                PortUse::Interdomain { remote: low, port: (word >> 32) as u32 & 0xf_ffff }
+                let port = (word >> 32) as u32 & 0xf_ffff;
+                PortUse::Interdomain { remote: low & 0xffff, port, peer: low >> 16 }
             }
             VIRQ => PortUse::Virq { virq: low },
             IPI => PortUse::Ipi,

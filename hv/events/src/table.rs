@@ -1,7 +1,8 @@
 //! A partition's ports.
 //!
 //! Rules: port 0 is never used. A connection is two ports that name each other. Closing one leaves
-//! the other unbound for the closer, which may connect again. A virtual interrupt has at most one
+//! the other unbound for whom it was unbound before: for the closer, or for the service whose member
+//! the closer is. The closer, or another member, may connect again. A virtual interrupt has at most one
 //! port: per virtual CPU, or per partition for a partition-wide interrupt.
 
 use crate::port::{Port, PortCell, PortUse};
@@ -69,7 +70,10 @@ impl<'a> PortTable<'a> {
             {
                 Ok(())
             }
-            _ => self.claim(port, Port { used_for: PortUse::Unbound { remote }, vcpu: 0 }),
+            _ => {
+                let new = Port { used_for: PortUse::Unbound { remote }, vcpu: 0 };
+                if self.cell(port)?.change(Port::FREE, new) { Ok(()) } else { Err(errno::EBUSY) }
+            }
         }
     }
 
@@ -149,16 +153,19 @@ impl<'a> PortTable<'a> {
         }
     }
 
-    /// Makes our port `own` wait for partition `by` again, after `by` closed the other end, `port`.
-    /// Does nothing if `own` is connected elsewhere by now.
+    /// Makes our port `own` wait for its peer again, after partition `by` closed the other end,
+    /// `port`. Does nothing if `own` is connected elsewhere by now.
     pub fn disconnect(&self, own: u32, by: u32, port: u32) {
         let Ok(cell) = self.cell(own) else { return };
         loop {
             let old = cell.load();
-            if old.used_for != (PortUse::Interdomain { remote: by, port }) {
-                return;
-            }
-            let new = Port { used_for: PortUse::Unbound { remote: by }, vcpu: old.vcpu };
+            let peer = match old.used_for {
+                PortUse::Interdomain { remote, port: at, peer } if (remote, at) == (by, port) => {
+                    peer
+                }
+                _ => return,
+            };
+            let new = Port { used_for: PortUse::Unbound { remote: peer }, vcpu: old.vcpu };
             if cell.change(old, new) {
                 return;
             }
@@ -170,7 +177,7 @@ impl<'a> PortTable<'a> {
     pub fn send(&self, port: u32) -> Result<Delivery> {
         let Port { used_for, vcpu } = self.port(port)?;
         match used_for {
-            PortUse::Interdomain { remote, port } => {
+            PortUse::Interdomain { remote, port, .. } => {
                 Ok(Delivery::Remote { partition: remote, port })
             }
             PortUse::Ipi => Ok(Delivery::Local { vcpu }),
@@ -198,10 +205,6 @@ impl<'a> PortTable<'a> {
             }
         }
         Err(errno::ENOSPC)
-    }
-
-    fn claim(&self, port: u32, new: Port) -> Result<()> {
-        if self.cell(port)?.change(Port::FREE, new) { Ok(()) } else { Err(errno::EBUSY) }
     }
 
     /// Clears the record of `port` for `virq`. The port of a virtual CPU's interrupt never moves,
@@ -243,25 +246,28 @@ const fn is_per_vcpu(virq: u32) -> bool {
     matches!(virq, VIRQ_TIMER | VIRQ_DEBUG | VIRQ_XENOPROF | VIRQ_XENPMU)
 }
 
-/// Connects the lowest free port of `local` (partition `by`) to `remote_port` of partition
-/// `remote_number`, which must wait for `by`. Returns `-EINVAL` if it does not wait, `-ENOSPC` if
-/// no port is free.
+/// Connects the lowest free port of `local` to `remote_port` of partition `remote_number`, which must
+/// wait for one of `by`: the number of the local partition, or that of the service whose member it
+/// is. Returns `-EINVAL` if it does not wait, `-ENOSPC` if no port is free.
 ///
 /// Afterwards the caller makes an event pending on the new port, so that an event that the other
 /// side sent before is not lost.
 pub fn bind_interdomain(
-    (local, by): (&PortTable, u32),
+    (local, by): (&PortTable, [u32; 2]),
     (remote, remote_number): (&PortTable, u32),
     remote_port: u32,
 ) -> Result<u32> {
     let waiting = remote.port(remote_port)?;
-    if waiting.used_for != (PortUse::Unbound { remote: by }) {
-        return Err(errno::EINVAL);
-    }
-    let used_for = PortUse::Interdomain { remote: remote_number, port: remote_port };
+    let peer = match waiting.used_for {
+        PortUse::Unbound { remote } if by.contains(&remote) => remote,
+        _ => return Err(errno::EINVAL),
+    };
+    let used_for =
+        PortUse::Interdomain { remote: remote_number, port: remote_port, peer: remote_number };
     let ours = Port { used_for, vcpu: 0 };
     let port = local.allocate(ours)?;
-    let theirs = Port { used_for: PortUse::Interdomain { remote: by, port }, vcpu: waiting.vcpu };
+    let used_for = PortUse::Interdomain { remote: by[0], port, peer };
+    let theirs = Port { used_for, vcpu: waiting.vcpu };
     if remote.cell(remote_port)?.change(waiting, theirs) {
         return Ok(port);
     }
@@ -280,8 +286,8 @@ pub fn bind_pair(
 ) -> Result<()> {
     let (cell_a, cell_b) = (a.cell(port_a)?, b.cell(port_b)?);
     let (old_a, old_b) = (cell_a.load(), cell_b.load());
-    let joined_a = PortUse::Interdomain { remote: number_b, port: port_b };
-    let joined_b = PortUse::Interdomain { remote: number_a, port: port_a };
+    let joined_a = PortUse::Interdomain { remote: number_b, port: port_b, peer: number_b };
+    let joined_b = PortUse::Interdomain { remote: number_a, port: port_a, peer: number_a };
     let may_join = |old: Port, joined: PortUse, other: u32| {
         old.used_for == PortUse::Free
             || old.used_for == joined

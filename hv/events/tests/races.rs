@@ -106,7 +106,7 @@ fn connecting_and_closing_at_once_leaves_no_half_connection() {
             })
         };
         let client = PortTable::new(&tables[0].0, &tables[0].1, 0);
-        let bound = bind_interdomain((&client, 0), (&server, 1), 1);
+        let bound = bind_interdomain((&client, [0, 0]), (&server, 1), 1);
         closer.join().unwrap();
         match bound {
             Ok(port) => assert_eq!(client.send(port), Ok(Delivery::Dropped)),

@@ -11,6 +11,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 const PORTS: u32 = 8;
 const VCPUS: u32 = 2;
 
+/// The service whose members are partitions 1 and 2.
+const SERVICE: u32 = 3;
+
+/// The numbers for which a partition may connect.
+fn numbers(partition: u32) -> [u32; 2] {
+    [partition, if partition == 0 { partition } else { SERVICE }]
+}
+
 /// The memory of one partition.
 struct Memory {
     cells: Vec<PortCell>,
@@ -54,7 +62,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let (by, port, vcpu) = (0u32..3, 0..PORTS + 1, 0..VCPUS + 1);
     prop_oneof![
-        (by.clone(), by.clone()).prop_map(|(by, remote)| Step::Unbound { by, remote }),
+        (by.clone(), 0..=SERVICE).prop_map(|(by, remote)| Step::Unbound { by, remote }),
         (by.clone(), by.clone(), port.clone()).prop_map(|(by, remote, port)| Step::Connect {
             by,
             remote,
@@ -92,11 +100,15 @@ impl Model {
 
     fn connect(&mut self, by: u32, remote: u32, remote_port: u32) -> Result<u32, Refused> {
         let (used_for, vcpu) = self.used(remote, remote_port)?;
-        if used_for != (PortUse::Unbound { remote: by }) {
+        let PortUse::Unbound { remote: peer } = used_for else {
+            return Err(errno::EINVAL);
+        };
+        if !numbers(by).contains(&peer) {
             return Err(errno::EINVAL);
         }
-        let port = self.add(by, PortUse::Interdomain { remote, port: remote_port }, 0)?;
-        let back = PortUse::Interdomain { remote: by, port };
+        let ours = PortUse::Interdomain { remote, port: remote_port, peer: remote };
+        let port = self.add(by, ours, 0)?;
+        let back = PortUse::Interdomain { remote: by, port, peer };
         self.0.insert((remote, remote_port), (back, vcpu));
         Ok(port)
     }
@@ -114,13 +126,13 @@ impl Model {
                 continue;
             };
             *vcpu = at;
-            let joined = PortUse::Interdomain { remote, port: remote_port };
+            let joined = PortUse::Interdomain { remote, port: remote_port, peer: remote };
             if used_for != joined && used_for != (PortUse::Unbound { remote }) {
                 return Err(errno::EBUSY);
             }
         }
         for ((by, port, remote, remote_port), vcpu) in ends.into_iter().zip(vcpus) {
-            let joined = PortUse::Interdomain { remote, port: remote_port };
+            let joined = PortUse::Interdomain { remote, port: remote_port, peer: remote };
             self.0.insert((by, port), (joined, vcpu));
         }
         Ok(())
@@ -158,11 +170,12 @@ impl Model {
 
     fn close(&mut self, by: u32, port: u32) -> Result<(), Refused> {
         let (used_for, _) = self.0.remove(&(by, port)).ok_or(errno::EINVAL)?;
-        if let PortUse::Interdomain { remote, port: other } = used_for
+        if let PortUse::Interdomain { remote, port: other, .. } = used_for
             && let Some(end) = self.0.get_mut(&(remote, other))
-            && end.0 == (PortUse::Interdomain { remote: by, port })
+            && let PortUse::Interdomain { remote, port: back, peer } = end.0
+            && (remote, back) == (by, port)
         {
-            end.0 = PortUse::Unbound { remote: by };
+            end.0 = PortUse::Unbound { remote: peer };
         }
         Ok(())
     }
@@ -170,7 +183,7 @@ impl Model {
     fn send(&self, by: u32, port: u32) -> Result<Delivery, Refused> {
         let (used_for, vcpu) = self.used(by, port)?;
         match used_for {
-            PortUse::Interdomain { remote, port } => {
+            PortUse::Interdomain { remote, port, .. } => {
                 Ok(Delivery::Remote { partition: remote, port })
             }
             PortUse::Ipi => Ok(Delivery::Local { vcpu }),
@@ -188,7 +201,7 @@ fn apply(step: Step, memory: &[Memory], model: &mut Model) -> Result<(), TestCas
             prop_assert_eq!(table(by).alloc_unbound(remote), expected);
         }
         Step::Connect { by, remote, port } => {
-            let got = bind_interdomain((&table(by), by), (&table(remote), remote), port);
+            let got = bind_interdomain((&table(by), numbers(by)), (&table(remote), remote), port);
             prop_assert_eq!(got, model.connect(by, remote, port));
         }
         Step::Pair { a, port_a, b, port_b } if (a, port_a) != (b, port_b) => {
@@ -211,7 +224,7 @@ fn apply(step: Step, memory: &[Memory], model: &mut Model) -> Result<(), TestCas
         }
         Step::Close { by, port } => {
             let got = table(by).close(port, &memory[by as usize].bits());
-            if let Ok(PortUse::Interdomain { remote, port: other }) = got {
+            if let Ok(PortUse::Interdomain { remote, port: other, .. }) = got {
                 table(remote).disconnect(other, by, port);
             }
             prop_assert_eq!(got.map(|_| ()), model.close(by, port));
@@ -262,7 +275,7 @@ fn a_port_is_told_to_wait_as_often_as_one_likes() {
     assert_eq!(a.set_unbound(5, 1), Ok(()));
     assert_eq!(a.set_unbound(5, 1), Ok(()));
     assert_eq!(a.set_unbound(5, 2), Err(errno::EBUSY));
-    let port = bind_interdomain((&b, 1), (&a, 0), 5).unwrap();
+    let port = bind_interdomain((&b, [1, 1]), (&a, 0), 5).unwrap();
     assert_eq!(a.set_unbound(5, 1), Ok(()));
     assert_eq!(a.send(5), Ok(Delivery::Remote { partition: 1, port }));
     assert_eq!(a.set_unbound(5, 2), Err(errno::EBUSY));
@@ -272,9 +285,9 @@ fn a_port_is_told_to_wait_as_often_as_one_likes() {
 fn a_port_survives_the_largest_values() {
     let memory = [Memory::new(), Memory::new()];
     let (a, b) = (memory[0].table(), memory[1].table());
-    bind_pair((&a, u32::MAX, 7), (&b, 0x3fff_ffff, 1)).unwrap();
-    assert_eq!(a.send(7), Ok(Delivery::Remote { partition: 0x3fff_ffff, port: 1 }));
-    assert_eq!(b.send(1), Ok(Delivery::Remote { partition: u32::MAX, port: 7 }));
+    bind_pair((&a, 0xffff, 7), (&b, 0x7fff, 1)).unwrap();
+    assert_eq!(a.send(7), Ok(Delivery::Remote { partition: 0x7fff, port: 1 }));
+    assert_eq!(b.send(1), Ok(Delivery::Remote { partition: 0xffff, port: 7 }));
 }
 
 #[test]
@@ -288,4 +301,40 @@ fn a_late_disconnect_leaves_a_new_connection_alone() {
     assert_eq!(a.send(3), Ok(Delivery::Remote { partition: 1, port: 4 }));
     a.disconnect(3, 1, 4);
     assert_eq!(a.send(3), Ok(Delivery::Dropped));
+}
+
+#[test]
+fn a_port_of_a_service_waits_for_the_next_member() {
+    let memory = [Memory::new(), Memory::new(), Memory::new()];
+    let [guest, a, b] = [0, 1, 2].map(|by: usize| memory[by].table());
+    let port = guest.alloc_unbound(SERVICE).unwrap();
+    // Neither a guest, nor a partition of which the service's number is not its own, connects.
+    let stranger = bind_interdomain((&b, [2, 2]), (&guest, 0), port);
+    assert_eq!(stranger, Err(errno::EINVAL));
+    let first = bind_interdomain((&a, numbers(1)), (&guest, 0), port).unwrap();
+    assert_eq!(guest.send(port), Ok(Delivery::Remote { partition: 1, port: first }));
+    let used_for = PortUse::Interdomain { remote: 1, port: first, peer: SERVICE };
+    assert_eq!(guest.port(port).unwrap().used_for, used_for);
+    // The port is taken until the first member closes its end.
+    let second = |port| bind_interdomain((&b, numbers(2)), (&guest, 0), port);
+    assert_eq!(second(port), Err(errno::EINVAL));
+    a.close(first, &memory[1].bits()).unwrap();
+    guest.disconnect(port, 1, first);
+    assert_eq!(guest.port(port).unwrap().used_for, PortUse::Unbound { remote: SERVICE });
+    let next = second(port).unwrap();
+    // The disconnection of the first member's end comes too late to matter.
+    guest.disconnect(port, 1, first);
+    assert_eq!(guest.send(port), Ok(Delivery::Remote { partition: 2, port: next }));
+}
+
+#[test]
+fn a_port_of_a_member_alone_waits_for_that_member_again() {
+    let memory = [Memory::new(), Memory::new(), Memory::new()];
+    let [guest, a, b] = [0, 1, 2].map(|by: usize| memory[by].table());
+    let port = guest.alloc_unbound(1).unwrap();
+    assert_eq!(bind_interdomain((&b, numbers(2)), (&guest, 0), port), Err(errno::EINVAL));
+    let end = bind_interdomain((&a, numbers(1)), (&guest, 0), port).unwrap();
+    a.close(end, &memory[1].bits()).unwrap();
+    guest.disconnect(port, 1, end);
+    assert_eq!(guest.port(port).unwrap().used_for, PortUse::Unbound { remote: 1 });
 }

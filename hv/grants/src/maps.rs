@@ -11,7 +11,7 @@ const FREE: u32 = u32::MAX;
 /// Ends the list of free records.
 const END: u32 = u32::MAX;
 
-/// The record of a mapping; 32 bytes. [`MapTable::new`] makes a table of fresh memory.
+/// The record of a mapping; 24 bytes. [`MapTable::new`] makes a table of fresh memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct MapRecord {
@@ -25,16 +25,14 @@ pub struct MapRecord {
     pub flags: u32,
     /// The place of the host mapping: a virtual address, or the machine address of the entry.
     pub host_addr: u64,
-    /// A value of the caller, for instance an epoch.
-    pub tag: u64,
 }
 
-const _: () = assert!(size_of::<MapRecord>() == 32);
+const _: () = assert!(size_of::<MapRecord>() == 24);
 
 impl MapRecord {
     /// A free record that ends the list.
     pub const EMPTY: Self =
-        Self { partition: FREE, reference: END, frame: 0, flags: 0, host_addr: 0, tag: 0 };
+        Self { partition: FREE, reference: END, frame: 0, flags: 0, host_addr: 0 };
 }
 
 /// The records of the grants that a partition has mapped, in storage `S` of the caller.

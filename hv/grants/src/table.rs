@@ -76,14 +76,14 @@ impl<'a> GrantTable<'a> {
         Self { entries, pinned }
     }
 
-    /// Begins a use of entry `reference` by partition `by`. Returns the granted frame. The caller
-    /// must still check that the granter owns that frame; if not, it ends the use by
-    /// [`Self::release`].
+    /// Begins a use of entry `reference` by a partition that has the domids `by`: its own, and that
+    /// of the service whose member it is. Returns the granted frame. The caller must still check
+    /// that the granter owns that frame; if not, it ends the use by [`Self::release`].
     ///
     /// Returns `GNTST_bad_gntref` if there is no such entry, or it grants no access;
-    /// `GNTST_general_error` if it is not granted to `by`, is granted only for reading, or is used
-    /// too often; `GNTST_eagain` if the granter is changing it.
-    pub fn acquire(&mut self, reference: u32, by: DomId, access: Access) -> Result<u32> {
+    /// `GNTST_general_error` if it is not granted to one of `by`, is granted only for reading, or is
+    /// used too often; `GNTST_eagain` if the granter is changing it.
+    pub fn acquire(&mut self, reference: u32, by: [DomId; 2], access: Access) -> Result<u32> {
         let index = usize::try_from(reference).map_err(|_| abi::GNTST_BAD_GNTREF)?;
         let shared = masked::get(self.entries, index).ok_or(abi::GNTST_BAD_GNTREF)?;
         let pinned = masked::get_mut(self.pinned, index).ok_or(abi::GNTST_BAD_GNTREF)?;
@@ -93,9 +93,9 @@ impl<'a> GrantTable<'a> {
             Access::Write => &mut next.writers,
         };
         *count = count.checked_add(1).ok_or(abi::GNTST_GENERAL_ERROR)?;
-        let frame = set_in_use(shared, pinned, by, access)?;
-        *pinned = PinnedEntry { frame, domid: by, ..next };
-        Ok(frame)
+        (next.domid, next.frame) = set_in_use(shared, pinned, by, access)?;
+        *pinned = next;
+        Ok(next.frame)
     }
 
     /// Ends a use that [`Self::acquire`] began with the same `access`. Returns `GNTST_bad_gntref`
@@ -124,43 +124,48 @@ impl<'a> GrantTable<'a> {
     }
 }
 
-/// Checks the shared entry and sets its in-use flags in one step. Returns the frame.
-fn set_in_use(shared: &AtomicU64, pinned: &PinnedEntry, by: DomId, access: Access) -> Result<u32> {
+/// Checks the shared entry and sets its in-use flags in one step. Returns its domid and its frame.
+fn set_in_use(
+    shared: &AtomicU64,
+    pinned: &PinnedEntry,
+    by: [DomId; 2],
+    access: Access,
+) -> Result<(DomId, u32)> {
     let flags = match access {
         Access::Read => abi::GTF_READING,
         Access::Write => abi::GTF_READING | abi::GTF_WRITING,
     };
     let mut old = shared.load(Ordering::Acquire);
     for _ in 0..ATTEMPTS {
-        let frame = check(old, pinned, by, access)?;
+        let granted = check(old, pinned, by, access)?;
         let new = old | u64::from(flags);
         if old == new {
-            return Ok(frame);
+            return Ok(granted);
         }
         match shared.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return Ok(frame),
+            Ok(_) => return Ok(granted),
             Err(now) => old = now,
         }
     }
     Err(abi::GNTST_EAGAIN)
 }
 
-/// Checks that an entry with this value grants `access` to `by`, and still matches the grant at the
-/// begin of its use. Returns the frame.
-fn check(value: u64, pinned: &PinnedEntry, by: DomId, access: Access) -> Result<u32> {
+/// Checks that an entry with this value grants `access` to one of `by`, and still matches the grant
+/// at the begin of its use. Returns its domid and its frame.
+fn check(value: u64, pinned: &PinnedEntry, by: [DomId; 2], access: Access) -> Result<(DomId, u32)> {
     let (flags, domid, frame) =
         ((value & 0xffff) as u16, (value >> 16 & 0xffff) as DomId, (value >> 32) as u32);
     if flags & abi::GTF_TYPE_MASK != abi::GTF_PERMIT_ACCESS {
         return Err(abi::GNTST_BAD_GNTREF);
     }
-    if flags & abi::GTF_SUB_PAGE != 0 || domid != by {
+    if flags & abi::GTF_SUB_PAGE != 0 || !by.contains(&domid) {
         return Err(abi::GNTST_GENERAL_ERROR);
     }
     if access == Access::Write && flags & abi::GTF_READONLY != 0 {
         return Err(abi::GNTST_GENERAL_ERROR);
     }
-    if pinned.in_use() && (pinned.domid != by || pinned.frame != frame) {
+    if pinned.in_use() && (pinned.domid != domid || pinned.frame != frame) {
         return Err(abi::GNTST_GENERAL_ERROR);
     }
-    Ok(frame)
+    Ok((domid, frame))
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 fn record(n: u32) -> MapRecord {
     let host_addr = u64::from(n) << 12;
-    MapRecord { partition: n, reference: n ^ 5, frame: n, flags: 2, host_addr, tag: 0 }
+    MapRecord { partition: n, reference: n ^ 5, frame: n, flags: 2, host_addr }
 }
 
 proptest! {

@@ -33,7 +33,7 @@ fn access_either_ended_or_began() {
         };
         let mut pinned = [PinnedEntry::default()];
         let mut table = GrantTable::new(&*shared, &mut pinned);
-        let got = table.acquire(0, 1, Access::Write);
+        let got = table.acquire(0, [1, 1], Access::Write);
         assert_eq!(granter.join().unwrap(), got.is_err());
         if got.is_ok() {
             table.release(0, Access::Write).unwrap();
@@ -56,7 +56,7 @@ fn a_frame_that_changes_is_pinned_as_one_or_the_other() {
         };
         let mut pinned = [PinnedEntry::default()];
         let mut table = GrantTable::new(&*shared, &mut pinned);
-        let first = table.acquire(0, 1, Access::Read);
+        let first = table.acquire(0, [1, 1], Access::Read);
         let changed = granter.join().unwrap();
         match first {
             Ok(frame) => assert!(frame == 9 && !changed),

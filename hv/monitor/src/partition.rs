@@ -31,8 +31,8 @@ use pv_abi::{
     uv::{
         calls::CAUSES,
         database::{
-            INSTANCE_FIXED_FRAMES, INSTANCE_SHARED_INFO, INSTANCE_VCPU_FRAMES, PartitionDescriptor,
-            instance_frames, state,
+            INSTANCE_FIXED_FRAMES, INSTANCE_SHARED_INFO, INSTANCE_VCPU_FRAMES, IO_SERVICE,
+            PartitionDescriptor, instance_frames, kind, state,
         },
     },
     xen::{events::NR_VIRQS, grants::ENTRIES_PER_FRAME},
@@ -198,9 +198,11 @@ pub fn grant_table(instance: Mfn, vcpus: u32) -> Mfn {
 }
 
 impl Partition {
-    /// Its domid, the number in the Xen-facing ABI.
-    pub fn domid(&self) -> u16 {
-        (self.number & 0x7fff) as u16
+    /// The domids as which it uses what others grant or offer: its own, and that of the service
+    /// whose member it is. No partition can be created with the number of a service.
+    pub fn domids(&self) -> [u16; 2] {
+        let service = if self.kind == kind::IO { IO_SERVICE } else { self.number };
+        [self.number, service].map(|number| narrow::low_16(number.into()))
     }
 
     /// Its present rights.

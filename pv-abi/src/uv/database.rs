@@ -26,7 +26,12 @@ pub const COMMAND: PartitionNumber = 3;
 pub const IO_A: PartitionNumber = 4;
 /// I/O partition B.
 pub const IO_B: PartitionNumber = 5;
-/// The I/O service: stands for whichever of A and B serves an endpoint now.
+/// The I/O service: stands for whichever of A and B, its *members*, serves an endpoint now. No
+/// partition has this number.
+///
+/// Clients grant pages and allocate ports for this domid. Each partition of [`kind::IO`] may map,
+/// pin, copy and bind what is granted or allocated for the service, besides what is for itself. A
+/// port that a member has bound waits for the service again once the member closes its end or goes.
 pub const IO_SERVICE: PartitionNumber = 6;
 /// Pseudo-partition that owns the monitor's own memory (image, frame table, M2P, CPU areas).
 pub const MONITOR: PartitionNumber = 7;

@@ -49,7 +49,8 @@ fn bind(vcpu: &Vcpu, argument: u64) -> Outcome {
         bind.local_port = {
             let _locks = lock_both(local, remote)?;
             let (ours, theirs) = (local.ports(), remote.ports());
-            bind_interdomain((&ours, local.number), (&theirs, remote.number), bind.remote_port)?
+            let by = local.domids().map(u32::from);
+            bind_interdomain((&ours, by), (&theirs, remote.number), bind.remote_port)?
         };
         delivery::raise(local, bind.local_port, 0);
         Ok(())
@@ -104,7 +105,7 @@ pub fn close_port(partition: &Partition, port: u32) -> Result<(), Refused> {
         partition.ports().close(port, &partition.event_bits())?
     };
     match used_for {
-        PortUse::Interdomain { remote, port: remote_port } => {
+        PortUse::Interdomain { remote, port: remote_port, .. } => {
             if let Some(remote) = partition::find(remote) {
                 remote.ports().disconnect(remote_port, partition.number, port);
             }
@@ -136,7 +137,7 @@ fn status(vcpu: &Vcpu, argument: u64) -> Outcome {
         (status.status, status.detail, status.remote_port) = match port.used_for {
             PortUse::Free | PortUse::Reserved => (abi::STATUS_CLOSED, 0, 0),
             PortUse::Unbound { remote } => (abi::STATUS_UNBOUND, remote, 0),
-            PortUse::Interdomain { remote, port } => (abi::STATUS_INTERDOMAIN, remote, port),
+            PortUse::Interdomain { peer, port, .. } => (abi::STATUS_INTERDOMAIN, peer, port),
             PortUse::Virq { virq } => (abi::STATUS_VIRQ, virq, 0),
             PortUse::Ipi => (abi::STATUS_IPI, 0, 0),
             PortUse::Device { interrupt } => (abi::STATUS_PIRQ, interrupt, 0),

@@ -84,6 +84,14 @@ pub fn grant_table_op(call: &mut Call) -> Outcome {
     }
 }
 
+/// Returns whether the call has to run again before it continues behind `done` operations. It has to
+/// also while the caller's tables have unfinished work, which is no reason to refuse an operation.
+fn is_due(vcpu: &Vcpu, done: u64) -> bool {
+    let space = vcpu.partition.space.lock_or_again();
+    let finished = space.is_ok_and(|mut space| space.finish(&Host).is_ok());
+    !finished || done != 0 && stay::should_yield_now()
+}
+
 /// Performs an array of operations. Each gets its own status, unless the call has to run again.
 fn each<T>(call: &mut Call, run: impl Fn(&Vcpu, &mut T) -> Result<(), Refused>) -> Outcome
 where
@@ -92,10 +100,7 @@ where
     let [_, list, count, ..] = call.args;
     let operations = GuestPointer::<T>::new(list, count)?;
     for index in 0..count {
-        // Unfinished work in the caller's tables is no reason to refuse an operation.
-        let space = call.vcpu.partition.space.lock_or_again();
-        let finished = space.is_ok_and(|mut space| space.finish(&Host).is_ok());
-        if !finished || index != 0 && stay::should_yield_now() {
+        if is_due(call.vcpu, index) {
             return call.go_on::<T>(1, index);
         }
         let mut operation = operations.read(index)?;
@@ -134,14 +139,13 @@ fn map(vcpu: &Vcpu, op: &mut abi::MapGrantRef) -> Result<(), Stopped> {
     let granter = named(vcpu, op.dom).map_err(|_| abi::GNTST_BAD_DOMAIN)?;
     let mapper = vcpu.partition;
     let frame = granter
-        .with_grants(|table| table.acquire(op.grant_ref, mapper.domid(), access(op.flags)))?;
+        .with_grants(|table| table.acquire(op.grant_ref, mapper.domids(), access(op.flags)))?;
     let record = MapRecord {
         partition: granter.number,
         reference: op.grant_ref,
         frame,
         flags: op.flags,
         host_addr: op.host_addr,
-        tag: 0,
     };
     let inserted = mapper.maps.lock().insert(record).map_err(Stopped::from);
     let mapped = inserted.and_then(|handle| match hold_and_enter(vcpu, granter, &record) {
@@ -234,9 +238,7 @@ fn unmap_each(call: &mut Call, unmap: Unmap) -> Outcome {
     let operations = GuestPointer::<abi::UnmapGrantRef>::new(list, count)?;
     let mut done = 0;
     while done < count {
-        let space = call.vcpu.partition.space.lock_or_again();
-        let finished = space.is_ok_and(|mut space| space.finish(&Host).is_ok());
-        if !finished || done != 0 && stay::should_yield_now() {
+        if is_due(call.vcpu, done) {
             return call.go_on::<abi::UnmapGrantRef>(1, done);
         }
         let end = count.min(done + BATCH as u64);

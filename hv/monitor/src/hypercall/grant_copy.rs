@@ -33,7 +33,7 @@ impl End {
         let (mfn, grant) = if by_grant {
             let reference = narrow::low_32(end.frame);
             let frame = owner
-                .with_grants(|table| table.acquire(reference, vcpu.partition.domid(), access))?;
+                .with_grants(|table| table.acquire(reference, vcpu.partition.domids(), access))?;
             (Mfn::new(frame.into()), Some((owner, reference, access)))
         } else if core::ptr::eq(owner, vcpu.partition) {
             (Mfn::new(end.frame), None)

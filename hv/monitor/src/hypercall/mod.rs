@@ -153,7 +153,7 @@ impl From<Fault> for Refused {
 
 /// Returns whether domid `id` of a call names the caller itself.
 pub fn is_own(vcpu: &Vcpu, id: u16) -> bool {
-    id == domid::SELF || id == vcpu.partition.domid()
+    id == domid::SELF || u32::from(id) == vcpu.partition.number
 }
 
 /// The partition with domid `id`, for calls that name a partition; [`domid::SELF`] is the caller.
