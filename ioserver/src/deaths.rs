@@ -1,8 +1,8 @@
 //! Deaths for tests: an I/O partition ends right after a step of its work.
 //!
 //! A successor must get along with a death between any two steps. The option
-//! `inject=die-at:NUMBER:STEP:COUNT` ends partition NUMBER after it made a step for the COUNTth time,
-//! in the first of its lives alone.
+//! `inject=die-at:NUMBER:STEP:COUNT` ends partition NUMBER after it made a step for the COUNTth time.
+//! A partition that is built again has the same options: deaths are for its first life alone.
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use partition_runtime::hypercall::{Shutdown, shutdown};
@@ -11,6 +11,8 @@ use partition_runtime::log;
 /// A step, after which an I/O partition can be made to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// The ultravisor was told that a function is driven.
+    Driving,
     /// A client's ring or a journal's page is mapped.
     Mapped,
     /// A client's port is bound.
@@ -44,7 +46,8 @@ pub enum Step {
 }
 
 /// The steps by their names.
-const STEPS: [(&str, Step); 15] = [
+const STEPS: [(&str, Step); 16] = [
+    ("driving", Step::Driving),
     ("mapped", Step::Mapped),
     ("bound", Step::Bound),
     ("fetched", Step::Fetched),

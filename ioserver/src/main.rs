@@ -25,6 +25,7 @@ mod machine;
 mod options;
 mod server;
 
+use options::Options;
 use partition_runtime::hypercall::{Shutdown, shutdown};
 use partition_runtime::{StartBlock, entry, log};
 use pv_abi::uv::database::IO_B;
@@ -34,11 +35,9 @@ entry!(run);
 
 fn run(start: &'static StartBlock) -> ! {
     log::set_name(if start.number == IO_B { "io-b" } else { "io-a" });
-    let options = options::read();
-    if let Some(death) = options.dies_at
-        && death.partition == start.number
-        && start.restarts == 0
-    {
+    // A partition that was built again has the same options.
+    let options = if start.restarts == 0 { options::read() } else { Options::default() };
+    if let Some(death) = options.dies_at.filter(|death| death.partition == start.number) {
         deaths::prepare(death);
     }
     match Server::new(start) {

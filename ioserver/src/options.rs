@@ -3,7 +3,7 @@
 use crate::deaths::Death;
 use partition_runtime::{log, partition};
 
-/// The values of the options.
+/// The values of the options, which are for a partition's first life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// `inject=die:N`: partition N ends as soon as it runs.

@@ -9,6 +9,7 @@
 //! and when it was attached. Before the loop waits nothing is left that no event will come for.
 
 use crate::clients::{Clients, End};
+use crate::deaths::{Step, made};
 use crate::dma::Region;
 use crate::function::{self, Function, Progress};
 use crate::link::Link;
@@ -131,6 +132,7 @@ impl Server {
         if let Some(function) = self.functions.0.get_mut(&index) {
             if let Some(medium) = function.driving() {
                 self.link.report(Report::Driving { index, medium });
+                made(Step::Driving);
             }
             return Ok(());
         }
@@ -169,6 +171,7 @@ impl Server {
                         let sectors = medium.sectors;
                         log!("function {index}: {sectors} sectors, which begin with {text:?}");
                         self.link.report(Report::Driving { index, medium });
+                        made(Step::Driving);
                     }
                     Progress::Ended(tag, outcome) => self.clients.ended(tag, outcome),
                     Progress::Broken(reason) => return Some((index, reason)),
