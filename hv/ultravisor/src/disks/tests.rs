@@ -301,6 +301,22 @@ fn a_disk_is_drained_when_the_server_has_let_go() {
 }
 
 #[test]
+fn a_front_end_that_closes_gives_its_journal_page_to_others() {
+    let mut machine = Machine::new();
+    machine.disks.journals = Journals::new(Fake::default(), 1);
+    machine.attach(0, XVDA, &[]);
+    machine.drives(IO_A, &[DISK]);
+    machine.offer();
+    machine.disks.take_orders();
+    machine.reports(IO_A, 1 << 32 | 1, EndpointReport::Attached);
+    assert_eq!(machine.disks.journals.references(9, 1, 1), None);
+    machine.front("state", "6");
+    assert_eq!(machine.disks.journals.references(9, 1, 1), None, "the server still maps it");
+    machine.reports(IO_A, 1 << 32 | 1, EndpointReport::Detached);
+    assert_eq!(machine.disks.journals.references(9, 1, 1), Some([100].into()));
+}
+
+#[test]
 fn a_client_that_is_destroyed_is_not_asked() {
     let mut machine = Machine::connected();
     machine.detach();
