@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 
 use partition_runtime::{grants, heap, partition};
 use pv_abi::uv::channel::JOURNAL_GRANT;
@@ -21,13 +22,15 @@ pub struct HeapPages {
 
 impl Pages for HeapPages {
     fn lend(&mut self, page: u32) -> Option<u32> {
-        if !self.pages.contains_key(&page) {
-            let made = heap::has_room(ROOM).then(|| partition::shared_pages(1)).flatten()?;
-            self.pages.insert(page, made);
-        }
-        let (address, words) = self.pages.get(&page)?;
+        let (address, words) = match self.pages.entry(page) {
+            Entry::Occupied(entry) => *entry.get(),
+            Entry::Vacant(entry) => {
+                let made = heap::has_room(ROOM).then(|| partition::shared_pages(1)).flatten()?;
+                *entry.insert(made)
+            }
+        };
         words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-        let frame = u32::try_from(partition::frame_of(*address)?).ok()?;
+        let frame = u32::try_from(partition::frame_of(address)?).ok()?;
         let reference = JOURNAL_GRANT + page;
         let service = u16::try_from(IO_SERVICE).ok()?;
         grants::permit(reference, service, frame).then_some(reference)
