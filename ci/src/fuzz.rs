@@ -135,7 +135,8 @@ fn report(guest: &Guest, seed: u64, first: u64, at: u64, what: &str) -> Result<(
         let count = programs.end - programs.start;
         let mut left = TRIES;
         let mut fails = |kept: &[u32]| {
-            let keep = Keep::only(kept);
+            let keep = Keep::only(kept, &numbers);
+            // The whole list is one range. A list that is too long counts as needed.
             if kept.is_empty() || keep.to_string().len() > LIST_BYTES || left == 0 {
                 return false;
             }
@@ -145,9 +146,12 @@ fn report(guest: &Guest, seed: u64, first: u64, at: u64, what: &str) -> Result<(
             ran.is_ok_and(|ran| matches!(&ran.end, End::Failed(how) if kind(how) == kind(what)))
         };
         if fails(&numbers) {
-            let needed = shrink(numbers, fails);
+            let needed = shrink(numbers.clone(), fails);
             print_steps(seed, from, &needed);
-            println!("again: --append 'fuzz {seed} {count} {from} {}'", Keep::only(&needed));
+            println!(
+                "again: --append 'fuzz {seed} {count} {from} {}'",
+                Keep::only(&needed, &numbers)
+            );
             return Ok(());
         }
     }

@@ -8,15 +8,21 @@ use core::fmt;
 pub struct Keep(Option<Vec<(u32, u32)>>);
 
 impl Keep {
-    /// These numbers, sorted.
+    /// These numbers of `all`; both are sorted. A range passes over numbers that `all` lacks, so the
+    /// text is short if few parts of `all` are missing.
     #[must_use]
-    pub fn only(numbers: &[u32]) -> Self {
+    pub fn only(numbers: &[u32], all: &[u32]) -> Self {
         let mut ranges: Vec<(u32, u32)> = Vec::new();
-        for number in numbers {
+        let mut numbers = numbers.iter().peekable();
+        let mut joined = false;
+        for number in all {
+            let kept = numbers.next_if_eq(&number).is_some();
             match ranges.last_mut() {
-                Some((_, last)) if last.wrapping_add(1) == *number => *last = *number,
-                _ => ranges.push((*number, *number)),
+                Some((_, last)) if kept && joined => *last = *number,
+                _ if kept => ranges.push((*number, *number)),
+                _ => {}
             }
+            joined = kept;
         }
         Self(Some(ranges))
     }
@@ -62,12 +68,24 @@ mod tests {
 
     #[test]
     fn text_and_back() {
-        let keep = Keep::only(&[0, 1, 2, 5, 9, 10]);
+        let all: Vec<u32> = (0..12).collect();
+        let keep = Keep::only(&[0, 1, 2, 5, 9, 10], &all);
         assert_eq!(keep.to_string(), "0-2,5,9-10");
         assert_eq!(Keep::parse("0-2,5,9-10"), Some(keep.clone()));
         let kept: Vec<u32> = (0..12).filter(|number| keep.has(*number)).collect();
         assert_eq!(kept, [0, 1, 2, 5, 9, 10]);
         assert!(Keep::default().has(77));
         assert_eq!(Keep::parse("x"), None);
+    }
+
+    #[test]
+    fn all_steps_of_many_programs_are_one_range() {
+        let all: Vec<u32> = (0..20_000).flat_map(|n| [n * 32, n * 32 + 1, n * 32 + 16]).collect();
+        assert_eq!(Keep::only(&all, &all).to_string(), "0-639984");
+        let without: Vec<u32> = all.iter().copied().filter(|number| *number != 33).collect();
+        let keep = Keep::only(&without, &all);
+        assert_eq!(keep.to_string(), "0-32,48-639984");
+        assert!(all.iter().all(|number| keep.has(*number) == (*number != 33)));
+        assert_eq!(Keep::only(&[32, 64], &all).to_string(), "32,64");
     }
 }
