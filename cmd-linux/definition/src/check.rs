@@ -3,8 +3,8 @@
 
 use rules::Wrong;
 
-use crate::Definition;
 use crate::rows::{self, ROWS};
+use crate::{Definition, Disk, disks};
 
 /// A field of a definition that is not within its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,5 +30,18 @@ impl Definition {
         }
         let conflict = rows::conflicts(self, &str::to_owned).into_iter().next();
         conflict.map_or(Ok(()), |(field, wrong)| Err(unfit(field, wrong)))
+    }
+}
+
+impl Disk {
+    /// Checks a disk by itself against the limits that can be known without the machine.
+    ///
+    /// # Errors
+    /// Returns the first key that is not within its limits.
+    pub fn check(&self) -> Result<(), Unfit> {
+        let wrong = disks::wrongs(std::slice::from_ref(self)).into_iter().next();
+        wrong.map_or(Ok(()), |(_, field, Wrong { problem, way_out })| {
+            Err(Unfit { field, problem, way_out })
+        })
     }
 }

@@ -7,11 +7,11 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use crate::Policy;
 use crate::issue::{Sink, quoted};
 use crate::rows::{Datum, Kind, ROWS, Row};
 use crate::units::{self, MAX_CPU, SizeError};
 use crate::value::{Entry, Item, Value};
+use crate::{Policy, disks};
 
 /// Bytes of a path at most.
 pub(crate) const MAX_PATH: usize = 4095;
@@ -87,6 +87,7 @@ impl Field<'_, '_> {
             Kind::Cpus => self.cpus()?.map(|cpus| Datum::Cpus(cpus.into())),
             Kind::Truth => self.boolean()?.map(Datum::Truth),
             Kind::Policy => self.policy()?.map(Datum::Policy),
+            Kind::Disks => disks::read(self.entry, self.sink)?,
         })
     }
 

@@ -63,6 +63,7 @@ impl Definition {
             on: Policies::default(),
             domain: None,
             description: None,
+            disks: Vec::new(),
         }
     }
 }

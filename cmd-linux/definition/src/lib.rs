@@ -16,6 +16,7 @@
 
 mod changes;
 mod check;
+mod disks;
 mod draft;
 mod fields;
 mod finish;
@@ -29,6 +30,7 @@ mod value;
 mod write;
 mod xl;
 mod xl_cpus;
+mod xl_disks;
 mod xl_settings;
 mod xl_text;
 
@@ -41,6 +43,7 @@ use serde::{Deserialize, Serialize};
 
 pub use changes::{FieldChange, changes};
 pub use check::Unfit;
+pub use disks::{Disk, DiskExtent, Function, MAX_DISKS, device_number};
 pub use issue::{Errors, Issue};
 pub use units::{cpus, size};
 pub use write::{Map, to_json, to_toml};
@@ -84,6 +87,9 @@ pub struct Definition {
     pub domain: Option<String>,
     /// One line for people, at most 1023 bytes.
     pub description: Option<String>,
+    /// Disks, each with a device of its own.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
 }
 
 /// CPU time.

@@ -8,11 +8,12 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use control::command::DiskNumber;
 use pv_abi::uv::database::MAX_VCPUS;
 use rules::Wrong;
 
 use crate::units::{self, MAX_CPU};
-use crate::{Definition, Policy};
+use crate::{Definition, Disk, Policy, disks};
 
 /// What a field holds, and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(crate) enum Kind {
     Truth,
     /// What happens when a partition ends.
     Policy,
+    /// Disks, a table each.
+    Disks,
 }
 
 /// The value of a field, borrowed from a definition.
@@ -49,6 +52,7 @@ pub(crate) enum Datum<'d> {
     Cpus(Cow<'d, [u32]>),
     Truth(bool),
     Policy(Policy),
+    Disks(Cow<'d, [Disk]>),
 }
 
 /// The value of a member of [`Definition`] of this type.
@@ -71,6 +75,7 @@ datum! {
     Vec<u32> => Cpus(|cpus| cpus.into());
     bool => Truth(|truth| *truth);
     Policy => Policy(|policy| *policy);
+    Vec<Disk> => Disks(|disks| disks.into());
 }
 
 /// When a change takes effect.
@@ -157,7 +162,7 @@ impl Row {
 use Effect::{Live, LiveIf, Restart};
 
 /// All fields, in the order in which a definition is written.
-pub(crate) static ROWS: [Row; 18] = [
+pub(crate) static ROWS: [Row; 19] = [
     row("name", Kind::GuestName, Some("name"), &[], Live, member!(Text, name))
         .required("\"web-1\""),
     row("kernel", Kind::Path, Some("kernel"), &[], Restart, member!(Path, kernel))
@@ -245,7 +250,15 @@ pub(crate) static ROWS: [Row; 18] = [
         Live,
         member!(Text, optional description),
     ),
+    row("disk", Kind::Disks, None, &["disks", "vbd"], LiveIf(keeps_devices), member!(Disks, disks)),
 ];
+
+/// Whether each device that both definitions have is the same disk: a device is free for another
+/// disk only once the old one is gone.
+fn keeps_devices(old: &Definition, new: &Definition) -> bool {
+    let before = |disk: &Disk| old.disks.iter().find(|other| other.device == disk.device).cloned();
+    new.disks.iter().all(|disk| before(disk).is_none_or(|before| before == *disk))
+}
 
 /// The field with this name.
 pub(crate) fn find(name: &str) -> Option<&'static Row> {
@@ -295,6 +308,7 @@ impl Kind {
                 rules::within((*number).into(), limits)
             }
             (Self::Cpus, Datum::Cpus(cpus)) => check_cpus(cpus),
+            (Self::Disks, Datum::Disks(disks)) => check_disks(disks),
             _ => Ok(()),
         }
     }
@@ -312,6 +326,10 @@ impl Kind {
             (_, Datum::Cpus(cpus)) => units::cpus(cpus),
             (_, Datum::Truth(truth)) => truth.to_string(),
             (_, Datum::Policy(policy)) => policy.word().to_owned(),
+            (_, Datum::Disks(disks)) if disks.is_empty() => "none".to_owned(),
+            (_, Datum::Disks(disks)) => {
+                disks.iter().map(Disk::to_string).collect::<Vec<_>>().join(", ")
+            }
         }
     }
 }
@@ -333,6 +351,13 @@ fn check_cpus(cpus: &[u32]) -> Result<(), Wrong> {
     }
     let problem = format!("{cpus:?} names no CPUs in order");
     Err(Wrong { problem, way_out: format!("give rising numbers from 0 to {MAX_CPU}") })
+}
+
+fn check_disks(disks: &[Disk]) -> Result<(), Wrong> {
+    let Some((at, key, wrong)) = disks::wrongs(disks).into_iter().next() else { return Ok(()) };
+    let of = disks.get(at).map_or_else(String::new, |disk| DiskNumber(disk.device).to_string());
+    let problem = format!("{of}: {key}: {}", wrong.problem);
+    Err(Wrong { problem, way_out: wrong.way_out })
 }
 
 /// Finds conflicts between the fields of a definition; each names the field to change. `called`

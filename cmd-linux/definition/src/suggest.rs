@@ -4,23 +4,28 @@ use std::cmp::Reverse;
 
 use crate::rows;
 
-/// Keys for devices, which definitions do not have yet.
-const DEVICES: [&str; 9] = ["disk", "disks", "vif", "net", "network", "nics", "pci", "usb", "vfb"];
+/// Keys for devices other than disks, which definitions do not have yet.
+const DEVICES: [&str; 7] = ["vif", "net", "network", "nics", "pci", "usb", "vfb"];
 
 /// The way out for an unknown key of `table`; an empty `table` is the partition itself.
 pub(crate) fn way_out(key: &str, table: &str) -> String {
     let prefix = if table.is_empty() { String::new() } else { format!("{table}.") };
     let plain = key.to_ascii_lowercase().replace('-', "_");
     if table.is_empty() && DEVICES.contains(&&*plain) {
-        return "partitions have no devices yet, leave it out".to_owned();
+        return "partitions have no devices but disks yet, leave it out".to_owned();
     }
     if let Some(row) = rows::meant_by(&plain)
         && (table.is_empty() || row.place().0 == table)
     {
         return format!("the field is called {} here", row.name);
     }
-    let known = rows::keys(table);
-    match nearest(&plain, &known) {
+    among(key, &rows::keys(table), &prefix)
+}
+
+/// The way out for an unknown key where these are known; `prefix` stands before a key.
+pub(crate) fn among(key: &str, known: &[&str], prefix: &str) -> String {
+    let plain = key.to_ascii_lowercase().replace('-', "_");
+    match nearest(&plain, known) {
         Some(meant) => format!("did you mean {prefix}{meant}?"),
         None => format!("known are {}", known.join(", ")),
     }

@@ -1,10 +1,11 @@
 //! Definitions as TOML, the way a person would write them, and as JSON for programs.
 
-use serde_json::Value as Json;
+use control::command::DiskNumber;
+use serde_json::{Value as Json, json};
 use toml::{Table, Value};
 
 use crate::rows::{Datum, Kind, ROWS};
-use crate::{Definition, units};
+use crate::{Definition, Disk, DiskExtent, Function, units};
 
 /// The members of a JSON object.
 pub type Map = serde_json::Map<String, Json>;
@@ -34,6 +35,10 @@ fn table(definition: &Definition) -> Table {
             Datum::Cpus(cpus) => Value::String(units::cpus(&cpus)),
             Datum::Truth(truth) => Value::Boolean(truth),
             Datum::Policy(policy) => Value::String(policy.word().to_owned()),
+            Datum::Disks(disks) if disks.is_empty() => continue,
+            Datum::Disks(disks) => {
+                Value::Array(disks.iter().map(|disk| Value::Table(self::disk(disk))).collect())
+            }
         };
         let (table, key) = row.place();
         if table.is_empty() {
@@ -45,6 +50,56 @@ fn table(definition: &Definition) -> Table {
         }
     }
     whole
+}
+
+fn disk(disk: &Disk) -> Table {
+    let Disk { device, function, partition, extents, read_only, shared } = disk;
+    let number = |number: u64| Value::Integer(i64::try_from(number).unwrap_or(i64::MAX));
+    let mut table = Table::new();
+    let mut put = |key: &str, value| table.insert(key.to_owned(), value);
+    put("device", Value::String(DiskNumber(*device).to_string()));
+    put(
+        "function",
+        match function {
+            Function::Address(_) => Value::String(function.to_string()),
+            Function::Index(index) => Value::Integer((*index).into()),
+        },
+    );
+    if let Some(partition) = partition {
+        put("partition", Value::Integer((*partition).into()));
+    }
+    if !extents.is_empty() {
+        let extent = |one: &DiskExtent| {
+            let both = [("start", one.start), ("sectors", one.sectors)];
+            Value::Table(
+                both.map(|(key, value)| (key.to_owned(), number(value))).into_iter().collect(),
+            )
+        };
+        put("extents", Value::Array(extents.iter().map(extent).collect()));
+    }
+    for (key, truth) in [("read_only", *read_only), ("shared", *shared)] {
+        if truth {
+            put(key, Value::Boolean(true));
+        }
+    }
+    table
+}
+
+/// A disk for programs.
+fn disk_json(disk: &Disk) -> Json {
+    let function: Json = match disk.function {
+        Function::Address(_) => disk.function.to_string().into(),
+        Function::Index(index) => index.into(),
+    };
+    let extent = |one: &DiskExtent| json!({ "start": one.start, "sectors": one.sectors });
+    json!({
+        "device": DiskNumber(disk.device).to_string(),
+        "function": function,
+        "partition": disk.partition,
+        "extents": disk.extents.iter().map(extent).collect::<Vec<_>>(),
+        "read_only": disk.read_only,
+        "shared": disk.shared,
+    })
 }
 
 /// A definition for programs: names of sizes and percentages say the unit, and no cap is `null`.
@@ -62,6 +117,7 @@ pub fn to_json(definition: &Definition) -> Map {
             Some(Datum::Cpus(cpus)) => cpus.into_owned().into(),
             Some(Datum::Truth(truth)) => truth.into(),
             Some(Datum::Policy(policy)) => policy.word().into(),
+            Some(Datum::Disks(disks)) => disks.iter().map(disk_json).collect::<Vec<_>>().into(),
         };
         let unit = match row.kind {
             Kind::Size => "_bytes",

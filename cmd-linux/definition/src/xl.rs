@@ -11,7 +11,7 @@ use crate::rows::{self, Datum, Kind};
 use crate::value::{Entry, Value};
 use crate::xl_settings::{self, Fate, TAKEN_OTHERWISE};
 use crate::xl_text::Settings;
-use crate::{suggest, xl_cpus};
+use crate::{suggest, xl_cpus, xl_disks};
 
 /// The settings that every partition needs, each with an example.
 const REQUIRED: [(&str, &str); 3] =
@@ -78,6 +78,7 @@ fn setting(entry: &Entry<'_>, draft: &mut Draft, sink: &mut Sink<'_>) {
     }
     match name {
         "type" | "builder" => check_type(entry, sink),
+        "disk" => put(draft, "disk", xl_disks::read(entry, sink)),
         _ if TAKEN_OTHERWISE.contains(&name) => {}
         _ => other(entry, sink),
     }

@@ -35,13 +35,13 @@ const fn settings(names: &'static [&'static str], fate: Fate, reason: &'static s
 }
 
 /// Settings that are taken but are not a field of their own.
-pub(crate) const TAKEN_OTHERWISE: [&str; 6] =
-    ["cmdline", "root", "extra", "cpus", "type", "builder"];
+pub(crate) const TAKEN_OTHERWISE: [&str; 7] =
+    ["cmdline", "root", "extra", "cpus", "type", "builder", "disk"];
 
 const HVM: &str = "only an HVM guest has it";
 const SCREEN: &str = "a PV guest has no screen; `uvtool console` shows its console";
 const STUBDOMAIN: &str = "no device model runs here";
-const NO_DEVICE: &str = "partitions have no devices yet";
+const NO_DEVICE: &str = "partitions have no devices but disks yet";
 const NO_HARDWARE: &str = "partitions are given no hardware";
 const XM: &str =
     "xl does not know it, it was a setting of xm; put it into extra where the kernel takes it";
@@ -50,8 +50,8 @@ const XM: &str =
 pub(crate) const ALL: [Settings; 33] = [
     settings(
         &[
-            "disk", "vif", "vif2", "vfb", "vtpm", "p9", "pvcalls", "usbctrl", "usbdev", "vkb",
-            "vsnd", "vdispl", "channel",
+            "vif", "vif2", "vfb", "vtpm", "p9", "pvcalls", "usbctrl", "usbdev", "vkb", "vsnd",
+            "vdispl", "channel",
         ],
         Device,
         NO_DEVICE,

@@ -26,6 +26,8 @@ pub const WEIGHT: RangeInclusive<u32> = 1..=65_535;
 pub const VCPUS: RangeInclusive<u32> = 1..=MAX_VCPUS;
 /// Limits of the number of frames in a grant table.
 pub const GRANT_FRAMES: RangeInclusive<u32> = 1..=MAX_GRANT_FRAMES;
+/// Limits of the number of a GPT partition.
+pub const GPT_PARTITIONS: RangeInclusive<u32> = 1..=128;
 /// Names of the partitions of the host itself.
 pub const HOST_NAMES: [&str; 7] =
     ["monitor", "ultravisor", "boot", "command", "io-a", "io-b", "firmware"];

@@ -22,6 +22,7 @@ use pv_abi::uv::database::{IO_SERVICE, ULTRAVISOR, UNASSIGNED, kind, state};
 use pv_abi::uv::endpoints::{
     Endpoint, EndpointExtent, endpoint_features, endpoint_flags, endpoint_state, medium,
 };
+use rules::GPT_PARTITIONS;
 use zerocopy::FromZeros;
 
 use crate::devices::{can_be_given, label_of, owner_of};
@@ -31,8 +32,6 @@ use crate::plan::Plan;
 use crate::refusal::{from_write, label, refusal};
 use crate::{Gauges, Monitor, Settled};
 
-/// Maximum number of a GPT partition.
-const MAX_GPT_PARTITION: u32 = 128;
 /// The base class of storage controllers.
 const STORAGE: u32 = 0x01;
 /// What every server of endpoints offers.
@@ -107,7 +106,8 @@ fn set_medium(
             &one
         }
         Medium::Partition { function, number } => {
-            within(object, "partition of the disk", *number, 1, MAX_GPT_PARTITION)?;
+            let (least, most) = (*GPT_PARTITIONS.start(), *GPT_PARTITIONS.end());
+            within(object, "partition of the disk", *number, least, most)?;
             (entry.medium, entry.partition, one) = (medium::PARTITION, *number, whole(*function));
             &one
         }

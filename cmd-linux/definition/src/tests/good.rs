@@ -3,7 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::{toml, with};
-use crate::{Cpu, Definition, Policies, Policy, changes, load, parse, read, to_toml};
+use control::command::DiskNumber;
+
+use crate::{
+    Cpu, Definition, Disk, DiskExtent, Function, Policies, Policy, changes, load, parse, read,
+    to_toml,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -22,6 +27,7 @@ fn web() -> Definition {
         on: Policies::default(),
         domain: None,
         description: None,
+        disks: Vec::new(),
     }
 }
 
@@ -242,5 +248,127 @@ fn toml_is_written_as_a_person_would() {
     let text = to_toml(&[web()]);
     for line in ["name = \"web\"", "memory = \"256M\"", "[cpu]", "crash = \"destroy\""] {
         assert!(text.lines().any(|other| other == line), "{line} in {text}");
+    }
+}
+
+fn disk(device: char, address: u32) -> Disk {
+    Disk {
+        device: DiskNumber::of_letter(device).unwrap().0,
+        function: Function::Address(address),
+        partition: None,
+        extents: Vec::new(),
+        read_only: false,
+        shared: false,
+    }
+}
+
+#[test]
+fn disks_are_read() {
+    let lines = r#"
+        [[disk]]
+        device = "xvda"
+        function = "00:05.0"
+        [[disk]]
+        device = 51728
+        function = "0001:02:1f.7"
+        partition = 2
+        read_only = true
+        [[disk]]
+        device = "xvdz"
+        function = 3
+        shared = true
+        extents = [{ start = 2048, sectors = 8 }, { start = 0, sectors = 1 }]
+    "#;
+    let extents = vec![DiskExtent { start: 2048, sectors: 8 }, DiskExtent { start: 0, sectors: 1 }];
+    let third = Disk { function: Function::Index(3), shared: true, extents, ..disk('z', 0) };
+    let second = disk('b', 1 << 16 | 2 << 8 | 0x1f << 3 | 7);
+    let disks =
+        vec![disk('a', 5 << 3), Disk { partition: Some(2), read_only: true, ..second }, third];
+    let whole = Definition { disks, ..web() };
+    assert_eq!(toml(&with(lines)), Ok(vec![whole.clone()]));
+    let several =
+        format!("[[partition]]\n{}", with(lines).replace("[[disk]]", "[[partition.disk]]"));
+    assert_eq!(toml(&several), Ok(vec![whole.clone()]));
+    let json = crate::to_json(&whole);
+    assert_eq!(json["disk"][0]["device"], "xvda");
+    assert_eq!(json["disk"][1]["function"], "0001:02:1f.7");
+    assert_eq!(json["disk"][2]["extents"][0]["start"], 2048);
+    assert_eq!(whole.check(), Ok(()));
+}
+
+#[test]
+fn a_disk_comes_and_goes_while_the_partition_runs_but_a_device_keeps_its_disk() {
+    let of = |disks: &[Disk]| Definition { disks: disks.to_vec(), ..web() };
+    let (one, two) = (of(&[disk('a', 8)]), of(&[disk('a', 8), disk('b', 16)]));
+    let change = |old: &Definition, new: &Definition| changes(old, new).remove(0);
+    let added = change(&one, &two);
+    assert_eq!(
+        (&*added.field, &*added.from, &*added.to, added.live),
+        ("disk", "xvda on 0000:00:01.0", "xvda on 0000:00:01.0, xvdb on 0000:00:02.0", true)
+    );
+    let gone = change(&one, &web());
+    assert_eq!((&*gone.to, gone.live), ("none", true));
+    assert!(!change(&one, &of(&[disk('a', 16)])).live);
+}
+
+#[test]
+fn a_disk_of_a_request_is_checked_as_one_of_a_file() {
+    let wrong = Definition { disks: vec![disk('a', 8), disk('a', 16)], ..web() };
+    let unfit = wrong.check().unwrap_err();
+    assert_eq!((unfit.field, &*unfit.problem), ("disk", "xvda: device: xvda is there twice"));
+    let wrong = Disk { device: 7, ..disk('a', 8) };
+    assert_eq!(wrong.check().unwrap_err().field, "device");
+}
+
+#[test]
+fn disks_of_xl_name_functions() {
+    let read = |disk: &str| {
+        let text = format!("name='web'\nkernel='/k'\nmemory=256\ndisk=[{disk}]\n");
+        let reading = read(&text, Path::new("/d/web.cfg")).unwrap();
+        (reading.definitions[0].disks.clone(), reading.warnings.len())
+    };
+    let one = disk('a', 5 << 3);
+    let read_only = Disk { read_only: true, ..one.clone() };
+    for text in [
+        "'phy:pci:00:05.0,xvda,w'",
+        "'pci:00:05.0,,xvda'",
+        "'pci:00:05.0,raw,xvda,rw'",
+        "'format=raw, vdev=xvda, access=rw, target=pci:0000:00:05.0'",
+        "'vdev=xvda,target=phy:pci:00:05.0'",
+        "'phy:pci:00:05.0,xvda:disk,w'",
+    ] {
+        assert_eq!(read(text), (vec![one.clone()], 0), "{text}");
+    }
+    for text in ["'file:pci:00:05.0,xvda,r'", "'access=ro,vdev=xvda,target=pci:00:05.0'"] {
+        assert_eq!(read(text), (vec![read_only.clone()], 0), "{text}");
+    }
+    let second = Disk { partition: Some(2), shared: true, ..disk('b', 6 << 3) };
+    let both = "'phy:pci:00:05.0,xvda,w', 'backendtype=phy,phy:pci:00:06.0/2,xvdb,w!,discard'";
+    assert_eq!(read(both), (vec![one, second], 2));
+}
+
+#[test]
+fn disks_of_xl_that_are_no_functions_are_refused_with_a_way_out() {
+    for (disk, says) in [
+        ("'/dev/vg/web,raw,xvda,rw'", "\"/dev/vg/web\" is no disk of this host"),
+        ("'file:/srv/web.img,xvda,w'", "\"/srv/web.img\" is no disk of this host"),
+        ("'pci:00:05.0,qcow2,xvda,rw'", "the format qcow2 is one of files; give raw"),
+        ("'phy:pci:00:05.0,sda,w'", "vdev: \"sda\" is no whole disk; give xvda to xvdz"),
+        ("'phy:pci:00:05.0,xvda1,w'", "vdev: \"xvda1\" is no whole disk"),
+        ("'phy:pci:00:05.0,xvda,x'", "access: \"x\" is unknown; give r or w"),
+        ("'phy:pci:00:05.0,xvda,w,y'", "\"y\" is a word too many"),
+        ("'phy:pci:00:05.0,xvda:cdrom,r'", "is of HVM guests"),
+        ("'phy:pci:00:05.0,script=x,xvda'", "\"script\" is not taken here"),
+        ("'vdev=xvda'", "is no disk of this host"),
+        ("'phy:pci:00:05.0/x,xvda'", "is no GPT partition of a function"),
+        ("'phy:pci:00:05.0/0,xvda'", "partition: 0 is less than 1"),
+        ("'phy:pci:00:05,xvda'", "is no PCI function"),
+        ("'phy:pci:0:5.0,xvda','phy:pci:0:6.0,xvda'", "vdev: xvda is there twice"),
+        ("7", "a number is given, a text is needed"),
+    ] {
+        let text = format!("name='web'\nkernel='/k'\nmemory=256\ndisk=[{disk}]\n");
+        let told = read(&text, Path::new("/d/web.cfg")).unwrap_err().to_string();
+        assert!(told.contains(says), "{disk}: {told}");
+        assert!(told.lines().count() == 1 && told.contains("disk: "), "{disk}: {told}");
     }
 }

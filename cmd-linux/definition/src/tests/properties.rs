@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
+use control::command::DiskNumber;
 use proptest::prelude::*;
 
 use super::with;
 use crate::units::{cpus, parse_cpus, parse_size, size};
-use crate::{Cpu, Definition, Listed, Policies, Policy, changes, parse, to_toml};
+use crate::{
+    Cpu, Definition, Disk, DiskExtent, Function, Listed, Policies, Policy, changes, parse, to_toml,
+};
 
 fn policy() -> impl Strategy<Value = Policy> {
     prop::sample::select(&Policy::ALL[..])
@@ -24,6 +27,34 @@ prop_compose! {
     }
 }
 
+/// Disks, each with a device of its own.
+fn disks() -> impl Strategy<Value = Vec<Disk>> {
+    let function = prop_oneof![
+        any::<u32>().prop_map(Function::Address),
+        any::<u32>().prop_map(Function::Index),
+    ];
+    // Each extent lies in a range of its own.
+    let extents = prop::collection::vec((0_u64..1 << 40, 1_u64..1 << 40), 0..4).prop_map(|all| {
+        let extent = |(at, (start, sectors))| DiskExtent { start: start + (at << 42), sectors };
+        (0u64..).zip(all).map(extent).collect::<Vec<_>>()
+    });
+    let sectors = prop_oneof![
+        (1_u32..=128).prop_map(|number| (Some(number), Vec::new())),
+        extents.prop_map(|extents| (None, extents)),
+    ];
+    let letters = prop::collection::btree_set(prop::char::range('a', 'z'), 0..4);
+    let one = (function, sectors, any::<bool>(), any::<bool>());
+    (letters, prop::collection::vec(one, 4)).prop_map(|(letters, all)| {
+        let disk =
+            |(letter, one): (char, (Function, (Option<u32>, Vec<DiskExtent>), bool, bool))| {
+                let (function, (partition, extents), read_only, shared) = one;
+                let device = DiskNumber::of_letter(letter).expect("a letter").0;
+                Disk { device, function, partition, extents, read_only, shared }
+            };
+        letters.into_iter().zip(all).map(disk).collect()
+    })
+}
+
 prop_compose! {
     fn partition()(vcpus in 1_u32..=32)(
         name in "[a-zé][a-z0-9 é_.-]{0,14}[a-z0-9]",
@@ -37,13 +68,14 @@ prop_compose! {
         (poweroff, reboot, crash) in (policy(), policy(), policy()),
         domain in prop::option::of("[a-z]{1,31}"),
         description in prop::option::of("[ -~é]{0,99}"),
+        disks in disks(),
         vcpus in Just(vcpus),
     ) -> Definition {
         Definition {
             name, kernel: kernel.into(), initrd: initrd.map(Into::into), command_line,
             memory: low.min(high) * 4096, max_memory: low.max(high) * 4096,
             vcpus: up, max_vcpus: vcpus, cpu, grant_frames,
-            on: Policies { poweroff, reboot, crash }, domain, description,
+            on: Policies { poweroff, reboot, crash }, domain, description, disks,
         }
     }
 }
@@ -65,6 +97,7 @@ fn nearly() -> impl Strategy<Value = String> {
         "on.crash",
         "[[partition]]",
         "[on]",
+        "[[disk]]\ndevice = \"xvda\"\nfunction",
         "partition",
         "disk",
         "extra",

@@ -44,6 +44,7 @@ fn it_has_the_same_fields() {
     assert_eq!(keys(&defs["partition"]), sorted(&rows::keys("")));
     assert_eq!(keys(&defs["cpu"]), sorted(&rows::keys("cpu")));
     assert_eq!(keys(&defs["on"]), sorted(&rows::keys("on")));
+    assert_eq!(keys(&defs["disk"]), sorted(&crate::disks::KEYS));
     let required: Vec<_> =
         ROWS.iter().filter(|row| row.required.is_some()).map(|row| row.name).collect();
     assert_eq!(defs["partition"]["required"], serde_json::json!(required));
@@ -51,7 +52,7 @@ fn it_has_the_same_fields() {
         schema["oneOf"][1]["properties"]["partition"]["maxItems"],
         serde_json::json!(crate::fields::MAX_PARTITIONS)
     );
-    for object in ["partition", "cpu", "on"] {
+    for object in ["partition", "cpu", "on", "disk", "extent"] {
         assert_eq!(defs[object]["additionalProperties"], Value::Bool(false));
     }
 }
@@ -166,5 +167,41 @@ fn defaults_are_the_same() {
         assert_eq!(written, plain, "{field}");
         tried += 1;
     }
-    assert_eq!(tried, 10);
+    assert_eq!(tried, 11);
+}
+
+/// The keys of disks have the schema's limits.
+#[test]
+fn disks_have_the_same_limits() {
+    let defs = &schema()["$defs"];
+    let disk = &defs["disk"]["properties"];
+    let reads = |lines: &str| toml(&with(&format!("[[disk]]\n{lines}"))).is_ok();
+    let needed = "device = \"xvda\"\nfunction = 0";
+    assert!(reads(needed));
+    for required in ["device", "function"] {
+        let without: Vec<_> = needed.lines().filter(|line| !line.starts_with(required)).collect();
+        assert!(!reads(&without.join("\n")), "{required}");
+    }
+    let required = serde_json::json!(["device", "function"]);
+    assert_eq!(defs["disk"]["required"], required);
+    let most = disk["partition"]["maximum"].as_u64().expect("a number");
+    for (number, expected) in [(0, false), (1, true), (most, true), (most + 1, false)] {
+        assert_eq!(reads(&format!("{needed}\npartition = {number}")), expected, "{number}");
+    }
+    let count = disk["extents"]["maxItems"].as_u64().expect("a number") as usize;
+    for (count, expected) in [(0, false), (1, true), (count, true), (count + 1, false)] {
+        let all: Vec<_> = (0..count).map(|at| format!("{{ start = {at}, sectors = 1 }}")).collect();
+        let text = format!("{needed}\nextents = [{}]", all.join(", "));
+        assert_eq!(reads(&text), expected, "{count}");
+    }
+    let most = defs["partition"]["properties"]["disk"]["maxItems"].as_u64().expect("a number");
+    assert_eq!(most, crate::MAX_DISKS as u64);
+    let letters = ('a'..='z').map(|letter| format!("device = \"xvd{letter}\"\nfunction = 0"));
+    assert!(reads(&letters.collect::<Vec<_>>().join("\n[[disk]]\n")));
+    for function in ["00:05.0", "0:5.0", "ffff:ff:1f.7"] {
+        assert!(reads(&format!("device = \"xvda\"\nfunction = \"{function}\"")), "{function}");
+    }
+    for function in ["", "5.0", "00:20.0", "00:05.8", "00:05", "1:2:3:4.0", "00:+5.0", "100:00.0"] {
+        assert!(!reads(&format!("device = \"xvda\"\nfunction = \"{function}\"")), "{function}");
+    }
 }

@@ -42,11 +42,58 @@ const LINES: &[(&str, &str)] = &[
     ),
     (
         r#"disk = ["a"]"#,
-        r#"/d/a.toml:4:1: partition "web": disk: unknown key; partitions have no devices yet, leave it out"#,
+        r#"/d/a.toml:4:9: partition "web": disk: a text is given, tables are needed; head each disk with a line [[disk]], or [[partition.disk]] below [[partition]]"#,
+    ),
+    (
+        "[disk]\ndevice = \"xvda\"",
+        r#"/d/a.toml:4:1: partition "web": disk: a table is given, tables are needed; head each disk with a line [[disk]], or [[partition.disk]] below [[partition]]"#,
+    ),
+    (
+        r#"disks = ["a"]"#,
+        r#"/d/a.toml:4:1: partition "web": disks: unknown key; the field is called disk here"#,
+    ),
+    (
+        r#"vif = ["a"]"#,
+        r#"/d/a.toml:4:1: partition "web": vif: unknown key; partitions have no devices but disks yet, leave it out"#,
+    ),
+    (
+        "[[disk]]\nsize = 3",
+        r#"/d/a.toml:4:1: partition "web": device: missing; add a line like device = "xvda"
+/d/a.toml:4:1: partition "web": function: missing; add a line like function = "00:05.0"
+/d/a.toml:5:1: partition "web": disk.size: unknown key; known are device, function, partition, extents, read_only, shared"#,
+    ),
+    (
+        "[[disk]]\ndevice = \"sda\"\nfunction = \"00:05\"\nread-only = true\nshared = 1",
+        r#"/d/a.toml:5:10: partition "web": disk.device: "sda" is no whole disk; give xvda to xvdz
+/d/a.toml:6:12: partition "web": disk.function: "00:05" is no PCI function; give a PCI address such as "00:05.0"; `uvtool resources` shows the functions
+/d/a.toml:7:1: partition "web": disk.read-only: unknown key; did you mean disk.read_only?
+/d/a.toml:8:10: partition "web": disk.shared: a number is given, true or false is needed; write shared = true"#,
+    ),
+    (
+        "[[disk]]\ndevice = \"xvda\"\nfunction = 3\n[[disk]]\ndevice = 51712\nfunction = 4",
+        r#"/d/a.toml:8:10: partition "web": disk.device: xvda is there twice; give each disk a device of its own"#,
+    ),
+    (
+        "[[disk]]\ndevice = \"xvda\"\nfunction = 3\npartition = 129",
+        r#"/d/a.toml:7:13: partition "web": disk.partition: 129 is more than 128; give 1 to 128"#,
+    ),
+    (
+        "[[disk]]\ndevice = 51713\nfunction = -1",
+        r#"/d/a.toml:5:10: partition "web": disk.device: 51713 is no whole disk; give xvda to xvdz
+/d/a.toml:6:12: partition "web": disk.function: -1 is no PCI function; give a PCI address such as "00:05.0"; `uvtool resources` shows the functions"#,
+    ),
+    (
+        "[[disk]]\ndevice = \"xvda\"\nfunction = 3\nextents = []",
+        r#"/d/a.toml:7:11: partition "web": disk.extents: tables of start and sectors are needed; write extents = [{ start = 2048, sectors = 409600 }], in sectors of 512 bytes"#,
+    ),
+    (
+        "[[disk]]\ndevice = \"xvda\"\nfunction = 3\npartition = 1\nextents = [{start = 0, sectors = 8}, {start = 7, sectors = 1}]",
+        r#"/d/a.toml:8:11: partition "web": disk.extents: stand beside a partition; leave one of them out
+/d/a.toml:8:11: partition "web": disk.extents: two of them have the sectors from 7 on in common; give extents that lie side by side on the disk"#,
     ),
     (
         r#"colour = "red""#,
-        r#"/d/a.toml:4:1: partition "web": colour: unknown key; known are name, kernel, initrd, command_line, memory, max_memory, vcpus, max_vcpus, cpu, grant_frames, on, domain, description"#,
+        r#"/d/a.toml:4:1: partition "web": colour: unknown key; known are name, kernel, initrd, command_line, memory, max_memory, vcpus, max_vcpus, cpu, grant_frames, on, domain, description, disk"#,
     ),
     ("vcpus = 0", r#"/d/a.toml:4:9: partition "web": vcpus: 0 is less than 1; give 1 to 32"#),
     ("vcpus = 33", r#"/d/a.toml:4:9: partition "web": vcpus: 33 is more than 32; give 1 to 32"#),
@@ -336,12 +383,12 @@ const FILES: &[(&str, &str, &str)] = &[
     (
         "a.cfg",
         "name = \"web\"\nkernel = \"/k\"\nmemory = 256\ndisk = [ \"phy:/dev/vg/web,xvda,w\" ]\n",
-        r#"/d/a.cfg:4:1: partition "web": disk: partitions have no devices yet; leave it out, or give an empty list"#,
+        r#"/d/a.cfg:4:10: partition "web": disk: "/dev/vg/web" is no disk of this host, which has no files; name the disk of a PCI function, as in "phy:pci:00:05.0,xvda,w"; `uvtool resources` shows the functions"#,
     ),
     (
         "a.cfg",
         "name = \"web\"\nkernel = \"/k\"\nmemory = 256\nvif = [ \"bridge=br0\" ]\n",
-        r#"/d/a.cfg:4:1: partition "web": vif: partitions have no devices yet; leave it out, or give an empty list"#,
+        r#"/d/a.cfg:4:1: partition "web": vif: partitions have no devices but disks yet; leave it out, or give an empty list"#,
     ),
     (
         "a.cfg",

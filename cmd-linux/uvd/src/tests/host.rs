@@ -675,5 +675,6 @@ pub fn definition(name: &str, kernel: &Path) -> Definition {
         on: Policies { poweroff: all, reboot: Policy::Restart, crash: Policy::Preserve },
         domain: None,
         description: None,
+        disks: Vec::new(),
     }
 }

@@ -74,7 +74,9 @@ fn object_mismatch(
 }
 
 fn definition() -> definition::Definition {
-    let text = "name = \"web\"\nkernel = \"/k\"\nmemory = \"256M\"\ncpu.cap = 50\n";
+    let text = "name = \"web\"\nkernel = \"/k\"\nmemory = \"256M\"\ncpu.cap = 50\n\
+        [[disk]]\ndevice = \"xvda\"\nfunction = \"00:05.0\"\nextents = [{ start = 0, sectors = 8 }]\n\
+        [[disk]]\ndevice = \"xvdb\"\nfunction = 3\npartition = 2\n";
     definition::parse(text, "/d.toml".as_ref()).unwrap().remove(0)
 }
 
