@@ -14,7 +14,7 @@
 //! has read all of it, so a client that waits for the answer loses nothing.
 
 use control::command::{Heap, LogRow, PartitionRow};
-use definition::{Definition, FieldChange, Policy};
+use definition::{Definition, Disk, FieldChange, Policy};
 use serde::{Deserialize, Serialize};
 
 use crate::{Definitions, MAX_MESSAGE, frame};
@@ -93,6 +93,20 @@ pub enum Service {
         name: String,
         /// The changes; a value of `None` stays.
         settings: Settings,
+    },
+    /// Attach a disk to a partition, and put it into its definition.
+    AttachDisk {
+        /// The partition's name.
+        name: String,
+        /// The disk.
+        disk: Disk,
+    },
+    /// Detach a disk from a partition, and take it from its definition.
+    DetachDisk {
+        /// The partition's name.
+        name: String,
+        /// The number of the disk's virtual device.
+        device: u32,
     },
     /// The definitions, whether their partitions run or not, by name; as many as fit into an
     /// answer.

@@ -37,8 +37,11 @@ pub const GUEST: &str = "name a guest partition; see `uvtool list`";
 /// Examine a kernel.
 pub const KERNEL: &str = "see `uvtool kernel check FILE`";
 
+/// List the disks.
+pub const DISKS: &str = "see `uvtool disk list NAME`";
+
 /// All ways out.
-pub const ALL: [&str; 14] = [
+pub const ALL: [&str; 15] = [
     START,
     FORGET,
     HISTORY,
@@ -53,6 +56,7 @@ pub const ALL: [&str; 14] = [
     WHY,
     GUEST,
     KERNEL,
+    DISKS,
 ];
 
 /// A way out with a partition's name in it, quoted for a shell.

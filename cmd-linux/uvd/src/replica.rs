@@ -3,14 +3,15 @@
 //! Rule: the copy knows which records it holds, so a record is applied once, in order; if a record
 //! is missing, the copy is made anew.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use control::command::{RecordRow, Settled};
 use pv_abi::PAGE_SIZE;
-use pv_abi::uv::database::{ArenaHeader, ChannelEntry, PartitionDescriptor};
+use pv_abi::uv::database::{ArenaHeader, ChannelEntry, PartitionDescriptor, state};
 use pv_abi::uv::devices::DeviceEntry;
-use pv_abi::uv::endpoints::Endpoint;
+use pv_abi::uv::endpoints::{Endpoint, endpoint_state};
 use resource_db::{Database, Owner};
 use transaction::Change;
 
@@ -108,6 +109,36 @@ impl Replica {
     /// Free frames of RAM.
     pub fn free_frames(&self) -> Option<u64> {
         self.free
+    }
+
+    /// Of these partitions, those with a wanted name that are not being given up: the name, and the
+    /// devices of the disks that are attached.
+    pub fn disks(
+        &self,
+        numbers: &BTreeSet<u32>,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> BTreeMap<u32, (String, Vec<u32>)> {
+        let mut found = BTreeMap::new();
+        let Ok(database) = Database::open(&self.words) else {
+            return found;
+        };
+        for number in numbers {
+            let descriptor = database.reader().descriptor(*number);
+            let there = descriptor.ok().filter(|one| one.state != state::DYING);
+            if let Some(name) = there.map(|one| transaction::name_of(&one)).filter(|n| is_wanted(n))
+            {
+                found.insert(*number, (name, Vec::new()));
+            }
+        }
+        let endpoints = if found.is_empty() { 0 } else { database.endpoints() };
+        for endpoint in (0..endpoints).filter_map(|index| database.endpoint(index).ok()) {
+            if let Some((_, devices)) = found.get_mut(&endpoint.client)
+                && endpoint.state == endpoint_state::ATTACHED
+            {
+                devices.push(endpoint.device);
+            }
+        }
+        found
     }
 
     /// The pages on which it differs from another copy. Descriptors and tables are compared; the root stands for the whole page map, with its free frames. Generations and the

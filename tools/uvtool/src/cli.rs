@@ -5,6 +5,7 @@
 //! this holds for the options that every command has, too, they stand with each command and are
 //! not propagated; the last place where one is given counts.
 
+pub mod disks;
 pub mod lifecycle;
 pub mod questions;
 
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, FromArgMatches};
+use disks::Disk;
 use lifecycle::*;
 use questions::*;
 use uvd_protocol::{DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, SOCKET};
@@ -159,6 +161,7 @@ commands! {
     Pause = "pause": "Stop running a partition, which keeps all that it has";
     Unpause = "unpause": "Let a paused partition go on running";
     Rename = "rename": "Give a partition another name";
+    Disk = "disk": "Attach and detach disks of partitions, and show them";
     Set = "set": "Change a partition while it runs, and its definition";
     Definitions = "definitions": "Show all definitions, whether their partitions run or not";
     Console = "console": "Attach to a partition's console; Ctrl-] detaches";

@@ -34,6 +34,7 @@ use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 
 use answer::Problem;
+use cli::disks::{Disk, DiskRequest};
 use cli::questions::{DiagRequest, KernelRequest};
 use cli::{Cli, Command};
 use connection::Uvd;
@@ -41,6 +42,7 @@ use control::command::{Code, PartitionRow};
 use pv_abi::uv::database::UNASSIGNED;
 use source::{Error, Source};
 use uvd_protocol::Sentence;
+use view::disks::Disks;
 use view::doctor::Doctor;
 use view::info::Info;
 use view::list::List;
@@ -170,6 +172,15 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Optio
             let partitions = source.list()?;
             let rows = source.log(options.lines)?;
             shown(&Log::new(rows, &Names::of_list(&partitions)), json)
+        }
+        Command::Disk(Disk { request: DiskRequest::List { partition } }) => {
+            let partition = match partition {
+                Some(name) => Some(source.partition(name)?.number),
+                None => None,
+            };
+            let (rows, devices, partitions) = (source.disks()?, source.devices()?, source.list()?);
+            let names = Names::of_list(&partitions);
+            shown(&Disks::new(&rows, &devices, &names, partition), json)
         }
         Command::Diag(options) => {
             let DiagRequest::Release { partition, first, frames } = options.request;

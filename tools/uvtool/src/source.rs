@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use crate::progress::Progress;
 use control::command::{
-    Answer, Body, DeviceRow, Difference, Heap, IssuesAnswer, ListRow, LogRow, MapRow, Operation,
-    PartitionRow, Query, Range, Refusal, ResourcesAnswer, Target, Transaction, VersionAnswer,
+    Answer, Body, DeviceRow, Difference, DiskRow, Heap, IssuesAnswer, ListRow, LogRow, MapRow,
+    Operation, PartitionRow, Query, Range, Refusal, ResourcesAnswer, Target, Transaction,
+    VersionAnswer,
 };
 use uvd_protocol::{Failure, FrameError, Sentence};
 
@@ -270,6 +271,28 @@ pub trait Source {
                 || (more && rows.is_empty())
             {
                 return Err(Error::Stuck("PCI functions"));
+            }
+            all.extend(rows);
+            if !more {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Reads the disks of partitions, by index.
+    fn disks(&mut self) -> Result<Vec<DiskRow>, Error> {
+        let mut all: Vec<DiskRow> = Vec::new();
+        loop {
+            let first = all.last().map_or(0, |row| row.index.saturating_add(1));
+            let Answer::Disks { rows, more } = self.ask(Query::Disks { first })?.answer else {
+                return Err(Error::Other("disks"));
+            };
+            let indices = rows.iter().map(|row| row.index);
+            if !indices.clone().is_sorted_by(|a, b| a < b)
+                || indices.clone().any(|index| index < first)
+                || (more && rows.is_empty())
+            {
+                return Err(Error::Stuck("disks"));
             }
             all.extend(rows);
             if !more {

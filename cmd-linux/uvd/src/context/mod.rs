@@ -11,6 +11,7 @@
 //! that waits for an answer gets one, even if the channel breaks.
 
 pub mod database;
+pub mod functions;
 pub mod guests;
 pub mod outbox;
 pub mod refusal;
@@ -24,6 +25,7 @@ use std::rc::Rc;
 
 use channels::Shared;
 use database::DatabaseCopy;
+use functions::Functions;
 use futures_executor::LocalSpawner;
 use futures_util::task::LocalSpawnExt;
 use guests::Guests;
@@ -76,6 +78,8 @@ pub struct Context {
     pub outbox: Rc<Outbox>,
     /// See [`DatabaseCopy`].
     pub database: DatabaseCopy,
+    /// See [`Functions`].
+    pub functions: Functions,
     /// See [`Guests`].
     pub guests: Guests,
     /// See [`Consoles`].
@@ -116,6 +120,7 @@ impl Context {
             changed,
             outbox: Rc::default(),
             database: DatabaseCopy::default(),
+            functions: Functions::default(),
             guests: Guests::default(),
             consoles: RefCell::default(),
             state: RefCell::new(state),

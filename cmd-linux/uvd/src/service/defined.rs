@@ -4,7 +4,7 @@
 //! request to the ultravisor itself. Rule: whatever changed the partition, its definition describes
 //! its present state, so a plan shows what an apply would change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use control::command::PartitionRow;
 use definition::Definition;
@@ -32,6 +32,25 @@ pub fn follow(context: &Context, old: &BTreeMap<u32, PartitionRow>, rows: &[Part
         }
         if before.name != row.name {
             context.consoles.borrow_mut().rename(&before.name, &row.name);
+        }
+    }
+}
+
+/// Takes over that disks of these partitions were detached. This is done with the copy of the
+/// database as it is when the copy changes: a definition that was changed since then may have a disk
+/// more.
+pub fn follow_disks(context: &Context, numbers: &BTreeSet<u32>) {
+    let mut state = context.state.borrow_mut();
+    let has_disks = |name: &str| {
+        state.records().get(name).is_some_and(|record| !record.definition.disks.is_empty())
+    };
+    let found = context.database.replica.borrow().disks(numbers, has_disks);
+    for (name, devices) in found.into_values() {
+        let Some(record) = state.records().get(&name).cloned() else { continue };
+        let mut definition = record.definition.clone();
+        definition.disks.retain(|disk| devices.contains(&disk.device));
+        if definition != record.definition {
+            state.edit(&[Edit::Put(Record { definition, ..record })]);
         }
     }
 }

@@ -4,14 +4,14 @@
 
 use std::rc::Rc;
 
-use control::command::{Code, Operation, PartitionRow, Target};
-use definition::Definition;
+use control::command::{Code, DiskNumber, Operation, PartitionRow, Target};
+use definition::{Definition, Disk};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::database::kind;
 use uvd_protocol::{Failure, ServiceAnswer, Settings, way_out};
 
-use super::batch::{self, Batch};
-use super::{Reporter, find};
+use super::batch::{self, Batch, DiskChanges};
+use super::{Reporter, check_definition, find};
 use crate::context::Context;
 use crate::context::refusal::refused;
 use crate::state::{Edit, Record};
@@ -89,6 +89,80 @@ pub async fn set(
         edits: vec![Edit::Put(Record { definition: new, ..record })],
         ..Batch::default()
     };
+    batch::carry_out_in(context, turn, (batch, Vec::new()), reporter).await?;
+    Ok(ServiceAnswer::Done)
+}
+
+/// Attaches a disk to a partition, running or not.
+pub async fn attach_disk(
+    context: &Rc<Context>,
+    name: &str,
+    disk: &Disk,
+    reporter: &Reporter,
+) -> Result<ServiceAnswer, Failure> {
+    let device = DiskNumber(disk.device);
+    let change = |definition: &mut Definition| {
+        if definition.disks.iter().any(|other| other.device == disk.device) {
+            let object = format!("{device} of partition {:?}", definition.name);
+            let (reason, way_out) = ("the partition has such a disk", "use another device");
+            return Err(refused(Code::NumberTaken, &object, "device", reason, way_out));
+        }
+        definition.disks.push(disk.clone());
+        Ok(())
+    };
+    let changes =
+        |number, name| DiskChanges { number, name, detach: Vec::new(), attach: vec![disk.clone()] };
+    change_disks(context, name, &format!("attach {device} to"), change, changes, reporter).await
+}
+
+/// Detaches a disk from a partition, running or not.
+pub async fn detach_disk(
+    context: &Rc<Context>,
+    name: &str,
+    device: u32,
+    reporter: &Reporter,
+) -> Result<ServiceAnswer, Failure> {
+    let change = |definition: &mut Definition| {
+        let before = definition.disks.len();
+        definition.disks.retain(|disk| disk.device != device);
+        if definition.disks.len() == before {
+            let object = format!("{} of partition {:?}", DiskNumber(device), definition.name);
+            let reason = "the partition has no such disk";
+            let way_out = way_out::with_name(way_out::DISKS, &definition.name);
+            return Err(refused(Code::NoSuchDisk, &object, "device", reason, &way_out));
+        }
+        Ok(())
+    };
+    let changes =
+        |number, name| DiskChanges { number, name, detach: vec![device], attach: Vec::new() };
+    let word = format!("detach {} from", DiskNumber(device));
+    change_disks(context, name, &word, change, changes, reporter).await
+}
+
+/// Changes the disks of a partition and of its definition, as far as there are such.
+async fn change_disks(
+    context: &Rc<Context>,
+    name: &str,
+    word: &str,
+    change: impl FnOnce(&mut Definition) -> Result<(), Failure>,
+    changes: impl FnOnce(u32, String) -> DiskChanges,
+    reporter: &Reporter,
+) -> Result<ServiceAnswer, Failure> {
+    let turn = batch::take_turn(context).await?;
+    let row = find(context, name).await;
+    let name = row.as_ref().map_or(name, |row| row.name.as_str()).to_string();
+    let record = context.state.borrow().records().get(&name).cloned();
+    let mut batch = Batch { reason: format!("{word} {name}"), ..Batch::default() };
+    match (&row, record) {
+        (Err(failure), None) => return Err(failure.clone()),
+        (_, Some(mut record)) => {
+            change(&mut record.definition)?;
+            check_definition(&record.definition)?;
+            batch.edits.push(Edit::Put(record));
+        }
+        (Ok(_), None) => {}
+    }
+    batch.disks.extend(row.ok().map(|row| changes(row.number, name)));
     batch::carry_out_in(context, turn, (batch, Vec::new()), reporter).await?;
     Ok(ServiceAnswer::Done)
 }

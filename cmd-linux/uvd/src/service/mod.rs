@@ -112,6 +112,12 @@ async fn run(
         }
         Service::Rename { name, to } => live::rename(context, &name, &to, reporter).await?,
         Service::Set { name, settings } => live::set(context, &name, &settings, reporter).await?,
+        Service::AttachDisk { name, disk } => {
+            live::attach_disk(context, &name, &disk, reporter).await?
+        }
+        Service::DetachDisk { name, device } => {
+            live::detach_disk(context, &name, device, reporter).await?
+        }
         Service::Wait { name, until } => wait(context, &name, until, timeout_ms).await?,
         Service::Console { name, from, once } => {
             show::console(context, reporter.to(), &name, from, once).await?;
@@ -159,6 +165,10 @@ fn check(service: &Service) -> Result<(), Failure> {
         Service::Rename { name, to } => rules::guest_name(to).map_err(|wrong| {
             let object = format!("partition {name:?}");
             refused(Code::InvalidValue, &object, "name", &wrong.problem, &wrong.way_out)
+        }),
+        Service::AttachDisk { name, disk } => disk.check().map_err(|unfit| {
+            let object = format!("partition {name:?}");
+            refused(Code::InvalidValue, &object, unfit.field, &unfit.problem, &unfit.way_out)
         }),
         _ => Ok(()),
     }

@@ -16,7 +16,7 @@ use definition::Definition;
 use foldhash::fast::RandomState;
 use uvd_protocol::{Definitions, Failure, Packed, Planned, ServiceAnswer, way_out};
 
-use super::batch::{self, Batch, Creation};
+use super::batch::{self, Batch, Creation, DiskChanges};
 use super::{Reporter, check_definition, live, partitions};
 use crate::context::Context;
 use crate::context::refusal::refused;
@@ -207,6 +207,11 @@ impl Plan {
             Planned::Change { .. } => {
                 if let (Some(old), Some(row)) = (old, rows.named(&new.name)) {
                     self.batch.changes.extend(operations(row, old, &new));
+                    self.batch.disks.extend(DiskChanges::between(
+                        row.number,
+                        &old.definition,
+                        &new,
+                    ));
                     let record = Record { definition: new, applied: true, ..old.clone() };
                     self.batch.edits.push(Edit::Put(record));
                 }

@@ -21,7 +21,7 @@ use pv_abi::uv::database::{COMMAND, kind, state};
 use transaction::Change;
 use uvd_protocol::{Failure, ServiceAnswer};
 
-use super::{batch, partitions, policy};
+use super::{batch, defined, partitions, policy};
 use crate::context::Context;
 use crate::context::refusal::{refused, unexpected};
 use crate::context::requests::Requests;
@@ -250,6 +250,8 @@ pub async fn follow(context: &Rc<Context>) -> Result<(), Failure> {
             copy(context).await?;
             changed.all = true;
         }
+        let concerned = records.rows.iter().flat_map(|record| &record.row.partitions);
+        defined::follow_disks(context, &concerned.copied().collect());
         if context.database.replica.borrow().next() >= records.next {
             break;
         }

@@ -22,8 +22,9 @@ use pv_abi::PAGE_SIZE;
 use pv_abi::uv::calls::{CpuUsage, MonitorEvent, PartitionUsage, cause};
 use pv_abi::uv::channel::COMMAND_PAGES;
 use pv_abi::uv::database::{
-    BOOT, COMMAND, PartitionDescriptor, ULTRAVISOR, channel_kind, kind, state,
+    BOOT, COMMAND, IO_A, PartitionDescriptor, ULTRAVISOR, channel_kind, kind, state,
 };
+use pv_abi::uv::devices::{Bar, DeviceEntry, DeviceFunction};
 use resource_db::{Database, Owner, PAGE_WORDS};
 use transaction::{Action, Engine, Facts, Gauges, Limits, Monitor};
 use uvd_protocol::{Answered, Ask, Asked, Service, ServiceAnswer, Told, read, write};
@@ -38,6 +39,28 @@ use crate::link::{Link, Port};
 /// Frames of the machine, which is 256 MiB.
 const FRAMES: u64 = 65_536;
 const CPUS: u32 = 4;
+
+/// Two disks, at 00:04.0 and 00:05.0.
+static FUNCTIONS: [DeviceFunction; 2] = [disk(4 << 3), disk(5 << 3)];
+
+const fn disk(address: u32) -> DeviceFunction {
+    const BAR: Bar = Bar { address: 0, bytes: 0 };
+    DeviceFunction {
+        address,
+        id: 0x1042_1af4,
+        class: 0x0100_0000,
+        subsystem: 0,
+        flags: 0,
+        refused: 0,
+        msix_capability: 0,
+        msix_vectors: 0,
+        express_capability: 0,
+        reserved: 0,
+        msix_table: 0,
+        msix_pending: 0,
+        bars: [BAR; 6],
+    }
+}
 
 /// A monitor that obeys until the test says otherwise.
 struct Obedient {
@@ -472,7 +495,7 @@ impl Losses {
 }
 
 fn genesis(words: &[AtomicU32]) -> Engine<'_> {
-    let mut database = Database::create(words, FRAMES, 0).unwrap();
+    let mut database = Database::create(words, FRAMES, FUNCTIONS.len() as u32).unwrap();
     database.set_boot(0x5eed).unwrap();
     let system = [(ULTRAVISOR, kind::ULTRAVISOR), (BOOT, kind::BOOT), (COMMAND, kind::COMMAND)];
     for (number, kind) in system {
@@ -488,7 +511,16 @@ fn genesis(words: &[AtomicU32]) -> Engine<'_> {
         descriptor.cpu_allowed[0] = (1 << CPUS) - 1;
         database.write_descriptor(&descriptor).unwrap();
     }
-    let limits = Limits { cpus: CPUS, ranges: 16 * 1024, meltdown: false, functions: &[] };
+    // An I/O partition without memory of its own, which has the disks.
+    let mut server = PartitionDescriptor::new_zeroed();
+    (server.number, server.kind, server.state) = (IO_A, kind::IO, state::RUNNING);
+    server.name[..4].copy_from_slice(b"io-a");
+    database.write_descriptor(&server).unwrap();
+    for index in 0..FUNCTIONS.len() as u32 {
+        let entry = DeviceEntry { owner: IO_A, ..DeviceEntry::new_zeroed() };
+        database.write_device(index, &entry).unwrap();
+    }
+    let limits = Limits { cpus: CPUS, ranges: 16 * 1024, meltdown: false, functions: &FUNCTIONS };
     Engine::genesis(database, limits, 0, "test").unwrap()
 }
 

@@ -54,11 +54,11 @@ pub fn create(client: &mut Client, name: &str, kernel: &std::path::Path) -> u32 
     }
 }
 
-fn destroy(client: &mut Client, name: &str, forget: bool) -> Told {
+pub fn destroy(client: &mut Client, name: &str, forget: bool) -> Told {
     client.ask(Service::Destroy { name: name.into(), forget })
 }
 
-fn no_differences(client: &mut Client) {
+pub fn no_differences(client: &mut Client) {
     match answer(client.ask(Service::Replica)) {
         ServiceAnswer::Replica { versions: (ours, theirs), differences } => {
             assert_eq!((ours, differences), (theirs, vec![]));
@@ -183,7 +183,10 @@ fn what_cannot_be_is_refused_with_object_field_limit_and_way_out() {
     let text = refusal(destroy(&mut client, "command", false));
     assert!(text.starts_with("partition \"command\": kind: is the host's own"), "{text}");
     let text = refusal(destroy(&mut client, "db", true));
-    assert!(text.contains("no such partition; there are ultravisor, boot, command, web"), "{text}");
+    assert!(
+        text.contains("no such partition; there are ultravisor, boot, command, io-a, web"),
+        "{text}"
+    );
     assert_eq!(host.end().guests, ["web"]);
     for file in [kernel, empty] {
         std::fs::remove_file(file).unwrap();

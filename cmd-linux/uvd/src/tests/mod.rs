@@ -2,6 +2,7 @@
 
 mod carrying;
 mod clients;
+mod disks;
 mod fields;
 mod host;
 mod lifecycle;

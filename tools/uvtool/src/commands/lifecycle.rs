@@ -14,6 +14,7 @@ use uvd_protocol::{End, From, Sentence, Service, ServiceAnswer};
 use super::define;
 use crate::answer::{self, status};
 use crate::cli::Command;
+use crate::cli::disks::{Disk, DiskRequest};
 use crate::cli::lifecycle::{Apply, Create};
 use crate::connection::Uvd;
 use crate::console::{self, Closed, Input, Left};
@@ -79,6 +80,12 @@ fn simple(command: &Command) -> Result<Option<Service>, Error> {
         Command::Unpause(options) => Service::Unpause { name: options.name.clone() },
         Command::Rename(options) => {
             Service::Rename { name: options.name.clone(), to: options.to.clone() }
+        }
+        Command::Disk(Disk { request: DiskRequest::Attach(options) }) => {
+            Service::AttachDisk { name: options.partition.clone(), disk: options.disk() }
+        }
+        Command::Disk(Disk { request: DiskRequest::Detach { partition, device } }) => {
+            Service::DetachDisk { name: partition.clone(), device: *device }
         }
         Command::Set(set) => {
             Service::Set { name: set.name.clone(), settings: define::settings(set)? }

@@ -18,6 +18,12 @@ impl Pages {
                 let more = rows.len() > self.page;
                 Answer::Devices { rows: rows.into_iter().take(self.page).collect(), more }
             }
+            Query::Disks { first } => {
+                let rows = samples::disks().into_iter().filter(|row| row.index >= first);
+                let rows: Vec<_> = rows.collect();
+                let more = rows.len() > self.page;
+                Answer::Disks { rows: rows.into_iter().take(self.page).collect(), more }
+            }
             Query::Partitions { after } => {
                 let rows = samples::partitions().into_iter().filter(|row| row.number > after);
                 let rows: Vec<_> = rows.collect();

@@ -4,6 +4,7 @@
 //! Names in JSON carry their unit (`memory_bytes`, `cpu_time_ns`).
 
 pub mod definitions;
+pub mod disks;
 pub mod doctor;
 pub mod info;
 pub mod list;

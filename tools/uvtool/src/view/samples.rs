@@ -1,8 +1,9 @@
 //! Sample answers for tests.
 
 use control::command::{
-    BarRow, Code, CpuRow, DeviceRow, Heap, IssueRow, IssueState, IssuesAnswer, ListRow, LogRow,
-    MapRow, MemoryRow, PartitionRow, Refusal, ResourcesAnswer, Settled, Turns, VersionAnswer,
+    BarRow, Code, CpuRow, DeviceRow, DiskLimits, DiskNumber, DiskRow, DiskState, DiskStatus,
+    Extent, Heap, IssueRow, IssueState, IssuesAnswer, ListRow, LogRow, MapRow, Medium, MemoryRow,
+    PartitionRow, Refusal, ResourcesAnswer, Settled, Turns, VersionAnswer,
 };
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::database::{kind, rights, state};
@@ -121,6 +122,42 @@ pub fn devices() -> Vec<DeviceRow> {
             owner: 3,
         },
     ]
+}
+
+/// Two disks of the guest, and one of the command partition.
+pub fn disks() -> Vec<DiskRow> {
+    let status = |state, server, sectors, cause: Option<&str>| DiskStatus {
+        state,
+        server,
+        sectors,
+        cause: cause.map(Into::into),
+    };
+    let row = |index, partition, letter, medium, status| DiskRow {
+        index,
+        partition,
+        device: DiskNumber::of_letter(letter).unwrap().0,
+        medium,
+        read_only: false,
+        shared: false,
+        limits: DiskLimits::default(),
+        status,
+    };
+    let extent = |start| Extent { function: 1, start, sectors: 10_240 };
+    let unserved = status(DiskState::Unserved, None, None, Some("no I/O partition drives it"));
+    let extents = Medium::Extents(vec![extent(0), extent(20_480)]);
+    let mut all = vec![
+        row(
+            0,
+            16,
+            'b',
+            Medium::Partition { function: 7, number: 2 },
+            status(DiskState::Waiting, Some(4), None, None),
+        ),
+        row(1, 16, 'a', Medium::Disk { function: 1 }, unserved),
+        row(2, 3, 'a', extents, status(DiskState::Attached, Some(4), Some(20_480), None)),
+    ];
+    (all[1].read_only, all[2].shared) = (true, true);
+    all
 }
 
 /// The page map of [`resources`].

@@ -148,6 +148,11 @@ fn outputs() -> Vec<(&'static str, Value)> {
         ("log", log),
         ("undo", of(&super::undone::Undone::new(17, 18, &[]))),
         ("list", of(&super::list::List::new(&samples::list(), true))),
+        (
+            "disk",
+            of(&super::disks::Disks::new(&samples::disks(), &samples::devices(), &names, None)),
+        ),
+        ("disk", json!({ "done": true })),
         ("info", of(&super::info::Info::new(web, &names))),
         ("resources", of(&resources(None))),
         ("resources", of(&resources(Some(samples::map())))),

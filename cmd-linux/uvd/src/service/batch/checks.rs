@@ -8,6 +8,7 @@ use pv_abi::uv::channel::MAX_PAYLOAD;
 use pv_abi::uv::database::MAX_PARTITION;
 use uvd_protocol::Failure;
 
+use super::disks::{self, Names};
 use super::operations::{creations, destruction, finals, transaction};
 use super::{Batch, CREATED_AT_ONCE, files};
 use crate::context::Context;
@@ -25,9 +26,12 @@ pub async fn rehearse(
     files::load(&context.loader, batch, reporter).await?;
     let definitions: Vec<&Definition> = batch.creates.iter().map(|one| &one.definition).collect();
     allocate(context, &definitions).await?;
-    let mut pieces = creations(&definitions);
-    let destroys = batch.destroys.iter().flat_map(destruction);
-    let changes: Vec<Operation> = batch.changes.iter().cloned().chain(destroys).collect();
+    let names = Names::of(context, batch).await?;
+    let mut pieces = creations(&definitions, &names)?;
+    let (disks, destroys) =
+        (disks::changes(batch, &names)?, batch.destroys.iter().flat_map(destruction));
+    let changes: Vec<Operation> =
+        batch.changes.iter().cloned().chain(disks).chain(destroys).collect();
     pieces.extend((!changes.is_empty()).then_some(changes));
     for operations in pieces {
         let body = transaction(&batch.reason, None, false, operations);
@@ -42,11 +46,22 @@ pub fn check_sizes(batch: &Batch) -> Result<(), Failure> {
     let pieces = batch.creates.len().div_ceil(CREATED_AT_ONCE);
     // The numbers and ids are as long as they can be.
     let numbers = vec![MAX_PARTITION; batch.creates.len()];
-    let operations = finals(batch, &vec![u64::MAX; pieces], &numbers);
+    let disks = disks::changes(batch, &Names::Any)?;
+    let operations = finals(batch, &vec![u64::MAX; pieces], &numbers, &disks);
     let count = operations.len();
-    let body = Body::Transaction(transaction(&batch.reason, Some(u64::MAX), false, operations));
-    let request = Request { protocol: PROTOCOL, id: u64::MAX, body };
-    let bytes = postcard::to_allocvec(&request).map_or(usize::MAX, |bytes| bytes.len());
+    let size = |operations| {
+        let body = Body::Transaction(transaction(&batch.reason, Some(u64::MAX), false, operations));
+        let request = Request { protocol: PROTOCOL, id: u64::MAX, body };
+        postcard::to_allocvec(&request).map_or(usize::MAX, |bytes| bytes.len())
+    };
+    let mut bytes = size(operations);
+    // Without disks, a transaction that creates is far from the limit.
+    if batch.creates.iter().any(|one| !one.definition.disks.is_empty()) {
+        let definitions: Vec<&Definition> =
+            batch.creates.iter().map(|one| &one.definition).collect();
+        let pieces = creations(&definitions, &Names::Any)?;
+        bytes = pieces.into_iter().map(size).fold(bytes, usize::max);
+    }
     let limits = [
         ("partitions to create", batch.creates.len(), MAX_PENDING / 2 * CREATED_AT_ONCE),
         ("operations", count, MAX_OPERATIONS),

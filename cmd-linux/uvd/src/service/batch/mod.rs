@@ -15,6 +15,7 @@
 //! If the reply is lost, the log is read, at the latest before the next batch.
 
 mod checks;
+mod disks;
 mod files;
 mod operations;
 mod work;
@@ -29,6 +30,8 @@ use uvd_protocol::Failure;
 use work::{End, Work};
 
 pub use checks::{check_sizes, rehearse};
+pub use disks::DiskChanges;
+use disks::Names;
 pub use files::{load, too_little_memory};
 pub use operations::transaction;
 
@@ -67,6 +70,8 @@ pub struct Batch {
     pub creates: Vec<Creation>,
     /// Operations on existing partitions.
     pub changes: Vec<Operation>,
+    /// Changes of the disks of existing partitions.
+    pub disks: Vec<DiskChanges>,
     /// Partitions to destroy.
     pub destroys: Vec<PartitionRow>,
     /// Edits of the definitions that hold afterwards.
@@ -179,7 +184,10 @@ async fn in_turn(
     kernels: &[Kernel],
     reporter: &Reporter,
 ) -> Result<Vec<u32>, Failure> {
-    let mut work = Work { context, batch, reporter, pending: Vec::new(), numbers: Vec::new() };
+    let names = Names::of(context, batch).await?;
+    let disks = disks::changes(batch, &names)?;
+    let (pending, numbers) = (Vec::new(), Vec::new());
+    let mut work = Work { context, batch, reporter, names, disks, pending, numbers };
     let done = match work.prepare(kernels).await {
         Ok(()) => work.finish().await,
         failed => failed,

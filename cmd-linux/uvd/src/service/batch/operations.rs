@@ -4,7 +4,9 @@ use control::command::{Operation, PartitionRow, Target, Transaction};
 use definition::Definition;
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::database::{kind, state};
+use uvd_protocol::Failure;
 
+use super::disks::{Names, attachment};
 use super::{Batch, CREATED_AT_ONCE, Creation};
 
 /// Makes a transaction.
@@ -18,9 +20,15 @@ pub fn transaction(
 }
 
 /// The operations that create partitions, split into one list for each transaction.
-pub fn creations(definitions: &[&Definition]) -> Vec<Vec<Operation>> {
-    let piece =
-        |piece: &[&Definition]| (0..).zip(piece).flat_map(|(at, one)| creation(at, one)).collect();
+pub fn creations(
+    definitions: &[&Definition],
+    names: &Names,
+) -> Result<Vec<Vec<Operation>>, Failure> {
+    let piece = |piece: &[&Definition]| {
+        let mut operations = Vec::new();
+        piece.iter().try_for_each(|one| creation(one, names, &mut operations))?;
+        Ok(operations)
+    };
     definitions.chunks(CREATED_AT_ONCE).map(piece).collect()
 }
 
@@ -36,20 +44,31 @@ pub fn destruction(row: &PartitionRow) -> Vec<Operation> {
 }
 
 /// The operations of the final transaction: it completes the pending changes, starts the created
-/// partitions, changes and destroys.
-pub fn finals(batch: &Batch, pending: &[u64], numbers: &[u32]) -> Vec<Operation> {
+/// partitions, changes them and their `disks`, and destroys.
+pub fn finals(
+    batch: &Batch,
+    pending: &[u64],
+    numbers: &[u32],
+    disks: &[Operation],
+) -> Vec<Operation> {
     let mut operations: Vec<Operation> =
         pending.iter().map(|request| Operation::Complete { request: *request }).collect();
     for (creation, number) in batch.creates.iter().zip(numbers) {
         operations.extend(starting(creation, *number));
     }
-    operations.extend(batch.changes.iter().cloned());
+    operations.extend(batch.changes.iter().chain(disks).cloned());
     operations.extend(batch.destroys.iter().flat_map(destruction));
     operations
 }
 
-fn creation(at: u32, what: &Definition) -> [Operation; 2] {
-    [
+/// Adds the operations that create a partition to those before.
+fn creation(
+    what: &Definition,
+    names: &Names,
+    operations: &mut Vec<Operation>,
+) -> Result<(), Failure> {
+    let partition = Target::CreatedBy(operations.len() as u32);
+    operations.extend([
         Operation::CreatePartition {
             number: None,
             kind: kind::GUEST,
@@ -62,11 +81,12 @@ fn creation(at: u32, what: &Definition) -> [Operation; 2] {
             cpu_dedicated: what.cpu.dedicated,
             grant_frames: what.grant_frames,
         },
-        Operation::AssignMemory {
-            partition: Target::CreatedBy(at * 2),
-            frames: what.max_memory / PAGE_SIZE as u64,
-        },
-    ]
+        Operation::AssignMemory { partition, frames: what.max_memory / PAGE_SIZE as u64 },
+    ]);
+    for disk in &what.disks {
+        operations.push(attachment(&what.name, partition, disk, names)?);
+    }
+    Ok(())
 }
 
 fn starting(creation: &Creation, number: u32) -> Vec<Operation> {

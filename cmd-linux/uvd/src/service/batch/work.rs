@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 
-use control::command::{Answer, Body, Outcome};
+use control::command::{Answer, Body, Operation, Outcome};
 use definition::Definition;
 use pv_abi::PAGE_SIZE;
 use uvd_protocol::Failure;
 
+use super::disks::Names;
 use super::operations::{creations, finals, transaction};
 use super::{Batch, checks, connect, files};
 use crate::builder::Parts;
@@ -36,6 +37,10 @@ pub struct Work<'a> {
     pub context: &'a Rc<Context>,
     pub batch: &'a Batch,
     pub reporter: &'a Reporter,
+    /// The functions that the disks may name.
+    pub names: Names,
+    /// The operations that change the disks of existing partitions.
+    pub disks: Vec<Operation>,
     /// Ids of the requests that are pending, or may be.
     pub pending: Vec<u64>,
     pub numbers: Vec<u32>,
@@ -49,12 +54,13 @@ impl Work<'_> {
         }
         let definitions: Vec<&Definition> =
             self.batch.creates.iter().map(|one| &one.definition).collect();
+        let pieces = creations(&definitions, &self.names)?;
         checks::allocate(self.context, &definitions).await?;
         for definition in &definitions {
             self.reporter.tell(&definition.name, "allocating", 0, 0);
         }
         let mut planned_at = self.batch.planned_at;
-        for operations in creations(&definitions) {
+        for operations in pieces {
             let body = transaction(&self.batch.reason, planned_at, true, operations);
             let id = self.context.requests.make_id();
             self.pending.push(id);
@@ -97,7 +103,7 @@ impl Work<'_> {
 
     /// Commits the final transaction.
     pub async fn finish(&self) -> Result<(), End> {
-        let operations = finals(self.batch, &self.pending, &self.numbers);
+        let operations = finals(self.batch, &self.pending, &self.numbers, &self.disks);
         let edits = self.batch.edits.clone();
         if operations.is_empty() {
             self.context.state.borrow_mut().edit(&edits);

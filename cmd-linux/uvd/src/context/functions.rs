@@ -1,0 +1,62 @@
+//! The PCI functions of the machine, which definitions name by their addresses.
+//!
+//! The functions stay the same while the host runs, so they are asked for once, when the first disk
+//! needs them.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use control::command::{Answer, Body, Query};
+use definition::Function;
+use uvd_protocol::Failure;
+
+use super::refusal::unexpected;
+use super::requests::Requests;
+
+/// The index of each function, by its address.
+pub type Indices = Rc<BTreeMap<u32, u32>>;
+
+/// See the module's head.
+#[derive(Default)]
+pub struct Functions(RefCell<Option<Indices>>);
+
+impl Functions {
+    /// The functions.
+    ///
+    /// # Errors
+    /// The ultravisor does not answer.
+    pub async fn get(&self, requests: &Requests) -> Result<Indices, Failure> {
+        if let Some(known) = self.0.borrow().as_ref() {
+            return Ok(Rc::clone(known));
+        }
+        let mut all = BTreeMap::new();
+        let mut first = 0;
+        loop {
+            let Answer::Devices { rows, more } =
+                requests.ask(Body::Query(Query::Devices { first })).await?.answer
+            else {
+                return Err(unexpected("PCI functions"));
+            };
+            let Some(last) = rows.last().map(|row| row.index).filter(|last| *last >= first) else {
+                break;
+            };
+            all.extend(rows.iter().map(|row| (row.address, row.index)));
+            first = last.saturating_add(1);
+            if !more {
+                break;
+            }
+        }
+        let all = Rc::new(all);
+        self.0.replace(Some(Rc::clone(&all)));
+        Ok(all)
+    }
+}
+
+/// The index of a function, if there is one with this name.
+pub fn index(indices: &Indices, function: Function) -> Option<u32> {
+    match function {
+        Function::Address(address) => indices.get(&address).copied(),
+        Function::Index(index) => Some(index),
+    }
+}

@@ -1,0 +1,161 @@
+//! Disks of partitions: in definitions, while the partitions run, and undone.
+
+use std::path::Path;
+
+use control::command::{Answer, Body, DiskNumber, DiskRow, DiskState, Medium, Query};
+use definition::{Definition, Disk, Function};
+use uvd_protocol::{Answered, Definitions, Planned, Service, ServiceAnswer, Told};
+
+use super::host::{Client, Host, definition, kernel_file};
+use super::lifecycle::{answer, defined, destroy, no_differences, refusal};
+
+fn disk(letter: char, slot: u32) -> Disk {
+    Disk {
+        device: DiskNumber::of_letter(letter).unwrap().0,
+        function: Function::Address(slot << 3),
+        partition: None,
+        extents: Vec::new(),
+        read_only: false,
+        shared: false,
+    }
+}
+
+fn with_disks(kernel: &Path, disks: &[Disk]) -> Definition {
+    Definition { disks: disks.to_vec(), ..definition("web", kernel) }
+}
+
+fn apply(client: &mut Client, definition: &Definition) -> Told {
+    let definitions = Definitions::from([definition.clone()]);
+    client.ask(Service::Apply {
+        definitions,
+        prune: false,
+        planned_at: None,
+        reason: "disks".into(),
+    })
+}
+
+/// The disks that the ultravisor has attached: the device and the medium.
+fn disks(client: &mut Client) -> Vec<(String, Medium)> {
+    let told = client.ask_ultravisor(Body::Query(Query::Disks { first: 0 }));
+    let Ok(Answered::Ultravisor { answer: Answer::Disks { rows, more: false }, .. }) = told.result
+    else {
+        panic!("{told:?}")
+    };
+    let attached = |row: &DiskRow| row.status.state != DiskState::Detaching;
+    let row = |row: DiskRow| (DiskNumber(row.device).to_string(), row.medium);
+    rows.into_iter().filter(attached).map(row).collect()
+}
+
+fn devices(definition: &Definition) -> Vec<String> {
+    definition.disks.iter().map(|disk| DiskNumber(disk.device).to_string()).collect()
+}
+
+#[test]
+fn disks_come_with_the_partition_and_change_while_it_runs() {
+    let kernel = kernel_file("disks.elf", 100);
+    let host = Host::new("disks");
+    let mut client = host.client();
+    let one = with_disks(&kernel, &[disk('a', 4)]);
+    answer(apply(&mut client, &one));
+    let first = ("xvda".to_string(), Medium::Disk { function: 0 });
+    assert_eq!(disks(&mut client), [first.clone()]);
+    // A disk more is attached by an apply, and one less is detached.
+    let second = Disk { partition: Some(2), ..disk('b', 5) };
+    let two = with_disks(&kernel, &[disk('a', 4), second]);
+    let ServiceAnswer::Changes { changes, .. } = answer(apply(&mut client, &two)) else { panic!() };
+    assert!(matches!(&changes[..], [Planned::Change { fields, .. }] if fields[0].field == "disk"));
+    let gpt = ("xvdb".to_string(), Medium::Partition { function: 1, number: 2 });
+    assert_eq!(disks(&mut client), [first.clone(), gpt]);
+    // An undo detaches the disk, and the definition follows.
+    assert!(client.undo().result.is_ok());
+    assert_eq!(disks(&mut client), [first.clone()]);
+    answer(client.ask(Service::Log { most: 1 }));
+    assert_eq!(devices(&defined(&mut client)[0].definition), ["xvda"]);
+    answer(apply(&mut client, &with_disks(&kernel, &[])));
+    assert_eq!(disks(&mut client), []);
+    no_differences(&mut client);
+    // A device gets another disk only with a restart.
+    answer(apply(&mut client, &one));
+    let other = with_disks(&kernel, &[disk('a', 5)]);
+    let told = refusal(apply(&mut client, &other));
+    assert!(
+        told.contains("disk: is xvda on 0000:00:04.0, should be xvda on 0000:00:05.0"),
+        "{told}"
+    );
+    answer(destroy(&mut client, "web", false));
+    answer(apply(&mut client, &other));
+    assert_eq!(disks(&mut client), [("xvda".into(), Medium::Disk { function: 1 })]);
+    answer(destroy(&mut client, "web", true));
+    assert_eq!(disks(&mut client), []);
+    host.end();
+    std::fs::remove_file(kernel).unwrap();
+}
+
+#[test]
+fn a_disk_is_attached_by_itself_together_with_its_definition() {
+    let kernel = kernel_file("attach.elf", 100);
+    let host = Host::new("attach");
+    let mut client = host.client();
+    answer(apply(&mut client, &with_disks(&kernel, &[])));
+    let attach = |disk: &Disk| Service::AttachDisk { name: "web".into(), disk: disk.clone() };
+    let detach = |letter| Service::DetachDisk {
+        name: "web".into(),
+        device: DiskNumber::of_letter(letter).unwrap().0,
+    };
+    answer(client.ask(attach(&disk('a', 4))));
+    assert_eq!(devices(&defined(&mut client)[0].definition), ["xvda"]);
+    assert_eq!(disks(&mut client).len(), 1);
+    // What is refused changes neither.
+    for (wrong, says) in [
+        (disk('a', 5), "xvda of partition \"web\": device: the partition has such a disk"),
+        (disk('b', 4), "medium: xvda of partition \"web\""),
+        (
+            disk('b', 9),
+            "xvdb of partition \"web\": function: the machine has no PCI function 0000:00:09.0",
+        ),
+        (Disk { partition: Some(200), ..disk('b', 5) }, "partition: 200 is more than 128"),
+        (Disk { device: 3, ..disk('b', 5) }, "device: 3 is no whole disk"),
+    ] {
+        let told = refusal(client.ask(attach(&wrong)));
+        assert!(told.contains(says), "{told}");
+        assert_eq!(devices(&defined(&mut client)[0].definition), ["xvda"]);
+        assert_eq!(disks(&mut client).len(), 1);
+    }
+    let told = refusal(client.ask(detach('b')));
+    assert!(told.contains("no such disk; see `uvtool disk list web`"), "{told}");
+    answer(client.ask(detach('a')));
+    assert_eq!(
+        (disks(&mut client), devices(&defined(&mut client)[0].definition)),
+        (vec![], vec![])
+    );
+    // A partition that does not run has its disk from the next start on.
+    answer(destroy(&mut client, "web", false));
+    answer(client.ask(attach(&disk('c', 5))));
+    assert_eq!(disks(&mut client), []);
+    answer(client.ask(Service::Start { name: "web".into() }));
+    assert_eq!(disks(&mut client), [("xvdc".into(), Medium::Disk { function: 1 })]);
+    // A partition without a definition has disks, too.
+    let command = Service::AttachDisk { name: "command".into(), disk: disk('a', 4) };
+    answer(client.ask(command));
+    assert_eq!(disks(&mut client).len(), 2);
+    let told =
+        refusal(client.ask(Service::AttachDisk { name: "nobody".into(), disk: disk('a', 4) }));
+    assert!(told.contains("no such partition"), "{told}");
+    host.end();
+    std::fs::remove_file(kernel).unwrap();
+}
+
+#[test]
+fn a_plan_refuses_the_disk_that_an_apply_would_refuse() {
+    let kernel = kernel_file("refused.elf", 100);
+    let host = Host::new("refused-disk");
+    let mut client = host.client();
+    let wrong = with_disks(&kernel, &[disk('a', 4), disk('b', 4)]);
+    let plan = Service::Plan { definitions: Definitions::from([wrong.clone()]), prune: false };
+    let told = refusal(client.ask(plan));
+    assert!(told.contains("medium") && told.contains("some of its sectors"), "{told}");
+    assert_eq!(refusal(apply(&mut client, &wrong)), told);
+    assert!(defined(&mut client).is_empty() && disks(&mut client).is_empty());
+    assert_eq!(host.end().guests, [""; 0]);
+    std::fs::remove_file(kernel).unwrap();
+}
