@@ -5,7 +5,8 @@
 //! Serving   -- a mistake of the client --> Stopped: told, waits for the detach
 //!           -- detach ------------------> Detaching: takes nothing more, finishes -> Detached
 //!           -- its function leaves -----> Leaving: drops all but the journal, for a successor
-//! any       -- a reset is not confirmed -> held: nothing is answered, and no pin is dropped
+//! any       -- a reset is not confirmed -> held: nothing is answered, and no pin is dropped of what
+//!              that function had in flight, so a detach does not end
 //! ```
 //!
 //! # Rules
@@ -75,8 +76,6 @@ struct Endpoint {
     features: Features,
     layout: OwnLayout,
     phase: Phase,
-    /// Whether the reset of one of its functions is not confirmed.
-    is_held: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,7 +240,6 @@ impl<M: Machine> Clients<M> {
             features,
             layout,
             phase: Phase::Serving,
-            is_held: false,
         };
         self.endpoints.insert(attach.endpoint, endpoint);
         let mut trouble = None;
@@ -350,9 +348,6 @@ impl<M: Machine> Clients<M> {
             self.report(endpoint, incarnation, EndpointReport::Detached);
             return;
         };
-        if there.is_held {
-            log!("endpoint {endpoint}: a function may still reach its pages, which stay pinned");
-        }
         there.phase = Phase::Detaching;
         for (place, ring) in rings_of(&mut self.rings, endpoint) {
             self.due |= 1 << place;
@@ -371,35 +366,32 @@ impl<M: Machine> Clients<M> {
         }
     }
 
-    /// Notes that a function is driven no more. `pieces` are those that it had.
+    /// Notes that a function is driven no more. `pieces` are those that it had, and none if it may
+    /// still end them: they stay in flight for ever.
     pub fn function_ended(&mut self, function: u32, end: End, pieces: impl Iterator<Item = Tag>) {
-        for (&endpoint, there) in &mut self.endpoints {
-            let touches = |extent: &Extent| extent.device == function;
-            if end == End::Failed || !there.layout.layout().extents().iter().any(touches) {
-                continue;
-            }
-            there.is_held |= end == End::Unknown;
-            if there.phase != Phase::Detaching && end == End::Left {
-                there.phase = Phase::Leaving;
-            }
+        let touches = |there: &Endpoint| {
+            there.layout.layout().extents().iter().any(|extent| extent.device == function)
+        };
+        let touched = self.endpoints.iter().filter(|(_, there)| touches(there));
+        let touched: Vec<u32> = touched.map(|(endpoint, _)| *endpoint).collect();
+        for endpoint in touched.into_iter().filter(|_| end != End::Failed) {
             for (place, ring) in rings_of(&mut self.rings, endpoint) {
                 ring.answers = false;
                 self.due |= 1 << place;
             }
+            if end == End::Unknown {
+                let reason = format!(
+                    "function {function} does not confirm its reset, and may still reach pages of \
+                     the client: the rings are held"
+                );
+                self.stop(endpoint, reason);
+            } else if let Some(there) = self.endpoints.get_mut(&endpoint)
+                && there.phase != Phase::Detaching
+            {
+                there.phase = Phase::Leaving;
+            }
         }
-        if end != End::Unknown {
-            pieces.for_each(|tag| self.ended(tag, Outcome::Failed));
-            return;
-        }
-        let held = |(endpoint, there): (&u32, &Endpoint)| there.is_held.then_some(*endpoint);
-        let held: Vec<u32> = self.endpoints.iter().filter_map(held).collect();
-        for endpoint in held {
-            let reason = format!(
-                "function {function} does not confirm its reset, and may still reach pages of the \
-                 client: the rings are held until the machine starts again"
-            );
-            self.stop(endpoint, reason);
-        }
+        pieces.for_each(|tag| self.ended(tag, Outcome::Failed));
     }
 
     /// Serves all rings that have an event, a piece that ended, or whose time has come. Returns the
@@ -456,7 +448,7 @@ impl<M: Machine> Clients<M> {
     fn end_if_done(&mut self, endpoint: u32) {
         let Some(there) = self.endpoints.get(&endpoint) else { return };
         let is_left = rings_of(&mut self.rings, endpoint).any(|(_, ring)| !ring.is_done);
-        if there.is_held || is_left {
+        if is_left {
             return;
         }
         for slot in &mut self.rings {
@@ -492,7 +484,6 @@ impl<P: block_ring::RingMemory + journal::JournalPage> Ring<P> {
         };
         let mut client = Reach { machine, client: there.client, port: self.port };
         match there.phase {
-            _ if there.is_held => return Ok(()),
             Phase::Serving if self.answers => {
                 self.again = self.service.serve(&parts, &mut client, disks, now)?;
             }

@@ -262,7 +262,10 @@ impl Server {
 
     /// A function is driven no more.
     fn end(&mut self, disk: u32, end: End) {
-        let pieces = self.disks.driven.remove(&disk).unwrap_or_default();
+        let mut pieces = self.disks.driven.remove(&disk).unwrap_or_default();
+        if end == End::Unknown {
+            pieces.clear();
+        }
         self.clients.function_ended(disk, end, pieces.into_iter().map(|(_, tag)| tag));
         self.serve();
     }
@@ -468,6 +471,19 @@ fn a_function_that_does_not_confirm_its_reset_holds_its_rings() {
     server.event(0);
     assert_eq!((server.reports(), world.ring(0).answers()), (vec![], vec![]));
     assert_eq!((server.machine().pins.len(), server.disks.driven[&4].len()), (1, 0));
+}
+
+#[test]
+fn a_ring_that_had_nothing_in_flight_is_detached_whatever_its_function_does() {
+    let (world, mut server) = attached(1);
+    server.end(3, End::Unknown);
+    assert!(matches!(server.reports()[..], [EndpointReport::Broken { .. }]));
+    world.ring(0).send(WRITE, 0, SECTORS / 2, &[1]);
+    server.event(0);
+    assert!(server.disks.driven[&4].is_empty());
+    server.detach(1);
+    assert_eq!(server.reports(), [EndpointReport::Detached]);
+    assert!(server.machine().is_empty());
 }
 
 #[test]
