@@ -8,10 +8,11 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use control::command::{Range, Refusal};
-use pv_abi::uv::database::{UNASSIGNED, state};
+use pv_abi::uv::database::{ULTRAVISOR, UNASSIGNED, state};
 
+use crate::Settled;
 use crate::change::Change;
-use crate::engine::Engine;
+use crate::engine::{Engine, Origin};
 use crate::refusal::{EBUSY, from_monitor, from_write};
 use crate::{Action, Monitor};
 
@@ -40,6 +41,24 @@ impl Engine<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Writes a record of the ultravisor's own into the log, and its changes into the database at the
+    /// expense of `payer`. `what` and the reason are for people. Returns the record's number.
+    pub(crate) fn write_own(
+        &mut self,
+        (what, reason): (&str, &str),
+        partitions: &[u32],
+        changes: &[Change],
+        (payer, time): (u32, u64),
+    ) -> Result<u64, Stopped> {
+        let origin = Origin::new(ULTRAVISOR, time, 0);
+        let mut record = self.new_record(origin, Settled::Begun, what, reason);
+        (record.partitions, record.changes) = (partitions.to_vec(), changes.to_vec());
+        let sequence = self.log.record(&mut self.database, record, false).map_err(from_write)?;
+        self.write_all(changes, payer)
+            .inspect_err(|stopped| self.settle_refused(sequence, &stopped.refusal))?;
+        Ok(sequence)
     }
 
     /// The reason for a stop, from the monitor's refusal of an action.

@@ -71,6 +71,10 @@ pub struct Engine<'a> {
     pub(crate) replies: Replies,
     pub(crate) pending: Vec<Pending>,
     pub(crate) dying: Vec<Dying>,
+    /// I/O partitions that died, and that the log had no room yet to give up.
+    pub(crate) dead: Vec<u32>,
+    /// Lines for the host's log ([`Engine::take_news`]).
+    pub(crate) news: Vec<String>,
     pub(crate) under_way: Option<UnderWay>,
     /// The work to do next, before any other may begin.
     pub(crate) queue: VecDeque<Next>,
@@ -140,6 +144,8 @@ impl<'a> Engine<'a> {
             replies: Replies::default(),
             pending: Vec::new(),
             dying: Vec::new(),
+            dead: Vec::new(),
+            news: Vec::new(),
             under_way: None,
             queue: VecDeque::new(),
             unscrubbed,
@@ -175,6 +181,11 @@ impl<'a> Engine<'a> {
     /// entries in use. While a request is under way, entries may be written that are taken back.
     pub fn take_endpoints_changed(&mut self) -> BTreeSet<u32> {
         take(&mut self.written.endpoints)
+    }
+
+    /// The lines about takeovers for the host's log, since the last call.
+    pub fn take_news(&mut self) -> Vec<String> {
+        take(&mut self.news)
     }
 
     /// Returns whether the index agrees with the database.

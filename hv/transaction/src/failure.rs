@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use control::command::{Answer, Refusal, Reply};
 use pv_abi::uv::calls::{MonitorEvent, cause};
-use pv_abi::uv::database::{MONITOR, asked, state};
+use pv_abi::uv::database::{MONITOR, asked, kind, state};
 
 use crate::Settled;
 use crate::carry::Stopped;
@@ -271,6 +271,7 @@ impl Engine<'_> {
             self.client_failed(monitor, event.partition, event.time);
             return;
         }
+        let is_server = target.kind == kind::IO;
         let asked = event.cause == cause::SHUTDOWN && event.detail != SHUTDOWN_CRASH;
         target.state = if asked { state::SHUTDOWN } else { state::CRASHED };
         (target.cause, target.cause_detail) = (event.cause, event.detail);
@@ -289,6 +290,9 @@ impl Engine<'_> {
         if let Ok(sequence) = sequence {
             let _ = self.settle(&[sequence], Settled::Monitor);
         }
+        if is_server {
+            self.queue.push_back(Next::Dead(event.partition));
+        }
         self.client_failed(monitor, event.partition, event.time);
     }
 }
@@ -297,7 +301,7 @@ impl Engine<'_> {
 const SHUTDOWN_CRASH: u32 = 3;
 
 /// The cause of a stop as text.
-fn describe_cause(event: &MonitorEvent) -> String {
+pub(crate) fn describe_cause(event: &MonitorEvent) -> String {
     let (vcpu, address) = (event.vcpu, event.address);
     match (event.cause, event.detail) {
         (cause::SHUTDOWN, 0) => "powered off".to_string(),

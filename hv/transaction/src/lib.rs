@@ -47,6 +47,7 @@ mod replica;
 mod replies;
 mod settings;
 mod space;
+mod takeover;
 mod under_way;
 mod undo;
 mod unscrubbed;
@@ -87,6 +88,19 @@ pub enum Action {
 /// The monitor's answer, an errno of the Xen ABI, if an action takes more than this turn.
 pub const AGAIN: i32 = 11;
 
+/// How far the monitor has dropped what a partition refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivenUp {
+    /// The partition refers to nothing any more.
+    Done,
+    /// More turns are needed.
+    NotYet,
+    /// The partition had PCI functions whose reset is not confirmed yet: they may still write its
+    /// memory, and the memory that it pinned. The monitor has silenced them, and keeps all of that
+    /// as it is until their next owner confirms the reset of each.
+    ResetOwed,
+}
+
 /// The interface to the monitor, which enforces the database. Each call may be repeated, and has no
 /// further effect then.
 pub trait Monitor {
@@ -125,13 +139,18 @@ pub trait Monitor {
         Ok(true)
     }
 
-    /// Drops everything else that a partition refers to, as far as this turn goes. Returns whether
-    /// that was all.
+    /// Drops everything else that a partition refers to, as far as this turn goes.
     ///
     /// # Errors
     /// The same as [`Self::perform`].
-    fn give_up(&mut self, partition: u32) -> Result<bool, i32> {
-        self.perform(Action::Destroy(partition)).map(|()| true)
+    fn give_up(&mut self, partition: u32) -> Result<GivenUp, i32> {
+        self.perform(Action::Destroy(partition)).map(|()| GivenUp::Done)
+    }
+
+    /// The present system time in nanoseconds, if the caller has a clock; else `time`, which is when
+    /// the turn began.
+    fn now(&mut self, time: u64) -> u64 {
+        time
     }
 
     /// Returns whether nothing serves an endpoint any more, which is detaching: no request of its

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! DestroyPartition: state dying, committed -> the monitor drops what the partition refers to
+//!     -> an I/O partition alone: its functions move, and their resets are confirmed (takeover)
 //!     -> a pass over its memory: batch by batch, each a transaction of the ultravisor's own
 //!     -> frames that others still refer to stay its own; the next pass tries them again
 //!     -> nothing is left: the descriptor goes with the last batch
@@ -25,20 +26,20 @@ use alloc::vec::Vec;
 use core::mem::take;
 
 use control::command::Range;
-use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, ULTRAVISOR, UNASSIGNED, state};
+use pv_abi::uv::database::{ChannelEntry, PartitionDescriptor, ULTRAVISOR, state};
 use resource_db::{OwnedRange, Owner};
 use zerocopy::FromZeros;
 
-use crate::Settled;
 use crate::carry::Stopped;
-use crate::engine::{Engine, Origin};
+use crate::engine::Engine;
 use crate::plan::Plan;
-use crate::refusal::{from_write, label, name_of};
-use crate::under_way::{UnderWay, Whose};
-use crate::{Action, Monitor};
+use crate::refusal::{label, name_of};
+use crate::takeover::Phases;
+use crate::under_way::{Next, UnderWay, Whose};
+use crate::{Action, GivenUp, Monitor};
 
 /// Nanoseconds until the first repetition, and the longest interval, up to which it doubles.
-const FIRST_WAIT: u64 = 10_000_000;
+pub(crate) const FIRST_WAIT: u64 = 10_000_000;
 pub(crate) const LAST_WAIT: u64 = 1_000_000_000;
 /// Nanoseconds between two questions about disks that are detaching.
 const DETACHING_WAIT: u64 = 100_000_000;
@@ -49,9 +50,8 @@ const BATCH_FRAMES: u64 = 1 << 16;
 const ROUNDS: usize = 40;
 /// Frames checked after a frame in use, and frames that a batch asks about.
 const LOOK: u64 = 2 * 1024;
-/// Number of ranges that take as much of a record as a channel entry, and as a PCI function.
+/// Number of ranges that take as much of a record as a channel entry.
 const CHANNEL_WEIGHT: usize = 3;
-const DEVICE_WEIGHT: usize = 2;
 
 /// A partition that is being given up.
 #[derive(Debug)]
@@ -71,9 +71,11 @@ pub(crate) struct Dying {
     held: BTreeSet<u64>,
     rounds: usize,
     /// Nanoseconds between the last attempt and the next.
-    wait: u64,
+    pub(crate) wait: u64,
     /// System time of the next attempt.
-    due: u64,
+    pub(crate) due: u64,
+    /// If it is an I/O partition: when each phase of the takeover was reached.
+    pub(crate) phases: Option<Box<Phases>>,
 }
 
 impl Dying {
@@ -85,7 +87,7 @@ impl Dying {
     }
 
     /// Ends or abandons a pass; the next begins later.
-    fn later(&mut self, time: u64) {
+    pub(crate) fn later(&mut self, time: u64) {
         (self.next, self.kept, self.rounds) = (Self::START, 0, 0);
         self.held.clear();
         self.due = time.saturating_add(self.wait);
@@ -106,8 +108,6 @@ pub(crate) struct Passing {
 /// Resources that are released together.
 #[derive(Default)]
 struct Batch {
-    /// PCI functions.
-    devices: Vec<u32>,
     channels: Vec<u32>,
     pieces: Vec<OwnedRange>,
     /// Number of frames that stay, and the first of them.
@@ -129,10 +129,22 @@ impl Engine<'_> {
         let (held, rounds) = (BTreeSet::new(), 0);
         let (wait, due) = (FIRST_WAIT, time);
         let made = self.database.reader().descriptor(number);
-        let payer = made.map_or(ULTRAVISOR, |descriptor| descriptor.owner);
+        let payer = made.as_ref().map_or(ULTRAVISOR, |descriptor| descriptor.owner);
+        let phases = made.ok().and_then(|descriptor| Phases::of(&descriptor, time));
         let dropped = 0;
-        let dying = Dying { number, payer, next, kept, again, dropped, held, rounds, wait, due };
-        self.dying.push(dying);
+        self.dying.push(Dying {
+            number,
+            payer,
+            next,
+            kept,
+            again,
+            dropped,
+            held,
+            rounds,
+            wait,
+            due,
+            phases,
+        });
     }
 
     /// Marks every partition in state *dying* to be given up.
@@ -147,21 +159,21 @@ impl Engine<'_> {
 
     /// Makes the monitor drop everything that a partition refers to, as far as this turn goes:
     /// first, range by range from frame `*dropped` on, the references of its page tables; then the
-    /// rest. Advances `*dropped`. Returns whether that was all.
+    /// rest. Advances `*dropped`.
     pub(crate) fn drop_references(
         &self,
         monitor: &mut dyn Monitor,
         number: u32,
         dropped: &mut u64,
-    ) -> Result<bool, i32> {
+    ) -> Result<GivenUp, i32> {
         let ranges = self.index.of_owner_from(Owner::ram(number), *dropped);
         for OwnedRange { first, frames, .. } in ranges {
             if !monitor.drop_tables(number, Range { first, frames })? {
-                return Ok(false);
+                return Ok(GivenUp::NotYet);
             }
             *dropped = first.saturating_add(frames);
             if monitor.turn_over() {
-                return Ok(false);
+                return Ok(GivenUp::NotYet);
             }
         }
         monitor.give_up(number)
@@ -176,6 +188,10 @@ impl Engine<'_> {
         }
         if !self.is_busy() {
             self.enforce_again(monitor, time);
+        }
+        if !self.is_busy() && !self.dead.is_empty() {
+            self.queue.extend(take(&mut self.dead).into_iter().map(Next::Dead));
+            self.follow_queue(monitor, time);
         }
         self.free_detached(monitor, time);
         self.next_try(time)
@@ -211,13 +227,15 @@ impl Engine<'_> {
     pub fn waits(&self) -> bool {
         let orphans = self.pending.iter().any(|pending| pending.orphaned.is_some());
         let detaching = self.index.detaching().next().is_some();
-        orphans || detaching || !self.dying.is_empty() || !self.refused.is_empty()
+        let refused = !self.refused.is_empty();
+        orphans || detaching || refused || !self.dying.is_empty() || !self.dead.is_empty()
     }
 
     /// When [`Self::try_again`] has work to do. Returns `None` if none is left.
     #[must_use]
     pub fn next_try(&self, time: u64) -> Option<u64> {
         let orphans = self.pending.iter().any(|pending| pending.orphaned.is_some());
+        let orphans = orphans || !self.dead.is_empty();
         let orphans = orphans.then(|| time.saturating_add(LAST_WAIT));
         let refused = (!self.refused.is_empty()).then_some(self.refused.due);
         let detaching = self.index.detaching().next();
@@ -234,8 +252,11 @@ impl Engine<'_> {
         }
         if !dying.is_under_way() && !dying.again {
             match self.drop_references(monitor, dying.number, &mut dying.dropped) {
-                Ok(true) => {}
-                Ok(false) => return self.dying.insert(0, dying),
+                Ok(GivenUp::NotYet) => return self.dying.insert(0, dying),
+                Ok(given_up) => match self.take_over(monitor, dying, given_up, time) {
+                    Some(left) => dying = left,
+                    None => return,
+                },
                 Err(_) => return self.try_later(dying, time),
             }
         }
@@ -267,9 +288,7 @@ impl Engine<'_> {
         time: u64,
     ) -> Result<UnderWay, (Passing, Result<(), Stopped>)> {
         let Passing { batch, gone, .. } = &passing;
-        let releases =
-            !batch.devices.is_empty() || !batch.pieces.is_empty() || !batch.channels.is_empty();
-        if !gone && !releases {
+        if !gone && batch.pieces.is_empty() && batch.channels.is_empty() {
             return Err((passing, Ok(())));
         }
         let number = target.number;
@@ -277,18 +296,11 @@ impl Engine<'_> {
         let mut plan = Plan::new(&self.database, &self.index);
         plan_reap(&mut plan, target, batch, *gone);
         let (changes, actions) = (plan.changes(), plan.actions);
-        let origin = Origin::new(ULTRAVISOR, time, 0);
-        let mut record = self.new_record(origin, Settled::Begun, &what, "it was destroyed");
-        (record.partitions, record.changes) = ([number].into(), changes.clone());
-        let sequence = match self.log.record(&mut self.database, record, false) {
-            Ok(sequence) => sequence,
-            Err(error) => return Err((passing, Err(from_write(error).into()))),
-        };
-        if let Err(stopped) = self.write_all(&changes, passing.dying.payer) {
-            self.settle_refused(sequence, &stopped.refusal);
-            return Err((passing, Err(stopped)));
+        let (why, payer) = ("it was destroyed", passing.dying.payer);
+        match self.write_own((&what, why), &[number], &changes, (payer, time)) {
+            Ok(sequence) => Ok(UnderWay::new(sequence, Whose::Dying(passing), changes, actions)),
+            Err(stopped) => Err((passing, Err(stopped))),
         }
-        Ok(UnderWay::new(sequence, Whose::Dying(passing), changes, actions))
     }
 
     /// Handles the end of a batch, and schedules the rest of the pass.
@@ -301,7 +313,10 @@ impl Engine<'_> {
     ) {
         let Passing { mut dying, batch, gone, mut held } = passing;
         match result {
-            Ok(()) if gone => return self.forget(dying.number),
+            Ok(()) if gone => {
+                self.forget(dying.number);
+                return self.taken_over(&dying, monitor.now(time));
+            }
             Ok(()) if batch.end => {
                 dying.again = true;
                 return self.try_later(dying, time);
@@ -322,7 +337,7 @@ impl Engine<'_> {
         self.dying.insert(0, dying);
     }
 
-    fn try_later(&mut self, mut dying: Dying, time: u64) {
+    pub(crate) fn try_later(&mut self, mut dying: Dying, time: u64) {
         dying.later(time);
         self.dying.push(dying);
     }
@@ -364,13 +379,6 @@ impl Engine<'_> {
         let number = dying.number;
         let most = self.log.ranges_of_record();
         let mut batch = Batch { next: dying.next, ..Batch::default() };
-        // A function may write the memory for as long as it is the partition's.
-        let mut devices = self.index.functions_of(number);
-        batch.devices = devices.by_ref().take(most / DEVICE_WEIGHT).collect();
-        if devices.next().is_some() {
-            return batch;
-        }
-        let most = most.saturating_sub(batch.devices.len() * DEVICE_WEIGHT);
         let own = self.index.channels_of(number).map(|(index, _)| index);
         batch.channels = own.take(most / CHANNEL_WEIGHT).collect();
         let room = most.saturating_sub(batch.channels.len() * CHANNEL_WEIGHT);
@@ -432,12 +440,7 @@ impl Engine<'_> {
 
     fn reap_words(&self, target: &PartitionDescriptor, batch: &Batch) -> String {
         let frames = batch.pieces.iter().fold(0u64, |sum, piece| sum.saturating_add(piece.frames));
-        let functions = match batch.devices.len() {
-            0 => String::new(),
-            1 => "1 function and ".into(),
-            count => format!("{count} functions and "),
-        };
-        let all = format!("give back {functions}{frames} frames of {}", label(target));
+        let all = format!("give back {frames} frames of {}", label(target));
         let Some(frame) = batch.held else {
             return all;
         };
@@ -491,9 +494,6 @@ impl Batch {
 /// Plans the release of a batch; with the last one, the descriptor is removed.
 fn plan_reap(plan: &mut Plan, mut target: Box<PartitionDescriptor>, batch: &Batch, gone: bool) {
     let number = target.number;
-    for &index in &batch.devices {
-        plan.set_device(index, UNASSIGNED);
-    }
     for &index in &batch.channels {
         plan.set_channel(index, ChannelEntry::new_zeroed());
         plan.actions.push(Action::Channel(index));

@@ -21,7 +21,8 @@ use crate::{Action, Monitor};
 
 impl<'a> Engine<'a> {
     /// Takes over a database and its log. A record that was begun and not settled is undone and
-    /// then activated; an act of the monitor by itself is written once more instead. The engine
+    /// then activated. An act of the monitor by itself, and a move of functions from a dead I/O
+    /// partition, are carried out once more instead. The engine
     /// continues to give up the partitions that were being given up. Pending transactions are
     /// rolled back, since nobody is left who could complete them. Replies to committed transactions
     /// are kept again, for retries. Returns how many transactions were undone or rolled back.
@@ -48,6 +49,10 @@ impl<'a> Engine<'a> {
                 continue;
             }
             let (sequence, changes) = (record.sequence, record.changes.clone());
+            if record.is_takeover() {
+                engine.queue.push_back(Next::MoveAgain { sequence, changes });
+                continue;
+            }
             engine.queue.push_back(Next::TakeBack { sequence, changes });
             undone += 1;
         }

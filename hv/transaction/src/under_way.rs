@@ -31,8 +31,8 @@ use crate::engine::{Engine, Origin};
 use crate::failure::RollBack;
 use crate::pending::Pending;
 use crate::planning::Planned;
-use crate::reap::Passing;
-use crate::{AGAIN, Action, Monitor};
+use crate::reap::{Dying, Passing};
+use crate::{AGAIN, Action, GivenUp, Monitor};
 
 /// Maximum number of frames in one action of the monitor.
 pub(crate) const PIECE: u64 = 256;
@@ -120,6 +120,11 @@ pub(crate) enum Whose {
     Request { origin: Origin, planned: Planned, pending: Option<Vec<(u32, Range)>> },
     /// A partition that is being given up.
     Dying(Passing),
+    /// An I/O partition that died, and becomes dying.
+    Dead(u32),
+    /// The move of an I/O partition's functions. Nobody waits for it if an earlier ultravisor began
+    /// it.
+    Move(Option<Box<Dying>>),
     /// The rollback of a pending transaction.
     RollBack(Box<RollBack>),
     /// A record that an earlier ultravisor began.
@@ -152,8 +157,12 @@ pub(crate) struct UnderWay {
 pub(crate) enum Next {
     /// Takes back a record that an earlier ultravisor began.
     TakeBack { sequence: u64, changes: Vec<Change> },
-    /// Gives up the partitions that are dying in the database.
+    /// Carries out once more the move of functions that an earlier ultravisor began.
+    MoveAgain { sequence: u64, changes: Vec<Change> },
+    /// Gives up the partitions that are dying in the database, and the I/O partitions that died.
     GiveUp,
+    /// Makes an I/O partition dying, which died.
+    Dead(u32),
     /// Rolls back a pending transaction.
     RollBack(Box<RollBack>),
     /// Answers a request, whose work comes before this in the queue.
@@ -164,7 +173,9 @@ impl core::fmt::Debug for Next {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             Self::TakeBack { .. } => "take back",
+            Self::MoveAgain { .. } => "move again",
             Self::GiveUp => "give up",
+            Self::Dead(_) => "dead",
             Self::RollBack(_) => "roll back",
             Self::Answer(..) => "answer",
         })
@@ -203,7 +214,7 @@ impl UnderWay {
     fn created(&self) -> &[u32] {
         match &self.whose {
             Whose::Request { planned, .. } => &planned.created,
-            Whose::Dying(_) | Whose::RollBack(_) | Whose::Begun => &[],
+            _ => &[],
         }
     }
 
@@ -243,21 +254,22 @@ impl Engine<'_> {
             return match self.queue.front()? {
                 Next::RollBack(back) => Some(back.who()),
                 Next::Answer(origin, _) => Some(origin.who),
-                Next::TakeBack { .. } | Next::GiveUp => None,
+                _ => None,
             };
         };
         match &work.whose {
             Whose::Request { origin, .. } => Some(origin.who),
             Whose::RollBack(back) => Some(back.who()),
             Whose::Dying(passing) => Some(passing.dying.payer),
-            Whose::Begun => None,
+            Whose::Move(dying) => dying.as_ref().map(|dying| dying.payer),
+            Whose::Dead(_) | Whose::Begun => None,
         }
     }
 
     /// The end of the log for readers: a record that is under way may be taken back.
     pub(crate) fn log_end(&self) -> u64 {
         let queued = self.queue.iter().filter_map(|next| match next {
-            Next::TakeBack { sequence, .. } => Some(*sequence),
+            Next::TakeBack { sequence, .. } | Next::MoveAgain { sequence, .. } => Some(*sequence),
             _ => None,
         });
         let open = self.under_way.iter().map(|work| work.sequence).chain(queued);
@@ -305,7 +317,20 @@ impl Engine<'_> {
                     let work = UnderWay::begun_before(sequence, changes);
                     self.run(monitor, work, time);
                 }
-                Next::GiveUp => self.bury_all(time),
+                Next::MoveAgain { sequence, changes } => {
+                    if let Some(work) = self.move_again(sequence, changes) {
+                        self.run(monitor, work, time);
+                    }
+                }
+                Next::GiveUp => {
+                    self.bury_all(time);
+                    self.queue_dead();
+                }
+                Next::Dead(number) => {
+                    if let Some(work) = self.begin_dying(number, time) {
+                        self.run(monitor, work, time);
+                    }
+                }
                 Next::RollBack(back) => match self.begin_roll_back(back) {
                     Ok(work) => drop(self.run(monitor, work, time)),
                     Err((back, stopped)) => self.rolled_back(*back, Err(stopped)),
@@ -387,7 +412,7 @@ impl Engine<'_> {
         dropped: &mut u64,
     ) -> bool {
         if let Action::Destroy(number) = action
-            && self.drop_references(monitor, number, dropped) == Ok(false)
+            && self.drop_references(monitor, number, dropped) == Ok(GivenUp::NotYet)
         {
             return false;
         }
@@ -417,6 +442,15 @@ impl Engine<'_> {
             Whose::Dying(passing) => {
                 let result = result.and_then(|()| self.settle_own(sequence));
                 self.batch_ended(monitor, passing, result, time);
+            }
+            Whose::Dead(number) => {
+                let result = result.and_then(|()| self.settle_own(sequence));
+                self.is_dying(number, &result, (time, monitor.now(time)));
+            }
+            Whose::Move(dying) => {
+                let result = result.and_then(|()| self.settle_own(sequence));
+                let now = monitor.now(time);
+                dying.into_iter().for_each(|dying| self.moved(*dying, &result, now));
             }
             Whose::RollBack(back) => {
                 let result = result.and_then(|()| self.settle_own(sequence));

@@ -268,6 +268,10 @@ impl Host {
             self.services.order_functions(&self.engine.database().reader());
             self.services.handle_reports(port, self.engine.database());
             self.free_disks();
+            // The report may be about a reset that a partition, which is being given up, waits for.
+            if self.engine.expect_reset(time::now()) {
+                self.try_again();
+            }
             return more;
         }
         let more = if let Some(client) = self.services.stores.get_mut(&port) {
@@ -415,6 +419,7 @@ impl Host {
         if changed {
             self.followed = version;
             self.attach_channels();
+            self.engine.take_news().iter().for_each(|line| log!("{line}"));
             let partitions = self.engine.take_partitions_changed();
             let reader = self.engine.database().reader();
             self.services.follow_database(&reader, &partitions);

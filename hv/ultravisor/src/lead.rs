@@ -11,13 +11,16 @@ use partition_runtime::{lead, log, time};
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::xen::hypercall::XEN_VERSION;
 use pv_abi::xen::version::VERSION;
-use transaction::{AGAIN, Action, Gauges, Monitor};
+use transaction::{AGAIN, Action, Gauges, GivenUp, Monitor};
 
 use crate::disks::Disks;
 use crate::services::Services;
 
 /// The monitor's answer about a partition that it does not have.
 const NO_PARTITION: Errno = Errno(pv_abi::xen::errno::ESRCH.unsigned_abs() as i32);
+
+/// The monitor's answer if functions that a partition had may still write its memory.
+const RESET_OWED: i32 = -pv_abi::xen::errno::ENODEV as i32;
 
 /// The errno for an action that a test option refuses.
 const EIO: i32 = -pv_abi::xen::errno::EIO as i32;
@@ -82,9 +85,18 @@ impl Monitor for Lead<'_> {
         self.part_by_part(|| or_gone(lead::drop_tables(partition, range.first, range.frames)))
     }
 
-    fn give_up(&mut self, partition: u32) -> Result<bool, i32> {
+    fn give_up(&mut self, partition: u32) -> Result<GivenUp, i32> {
         self.services.detach(partition);
-        self.part_by_part(|| destroy(partition))
+        match self.part_by_part(|| destroy(partition)) {
+            Ok(true) => Ok(GivenUp::Done),
+            Ok(false) => Ok(GivenUp::NotYet),
+            Err(RESET_OWED) => Ok(GivenUp::ResetOwed),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn now(&mut self, _: u64) -> u64 {
+        time::now()
     }
 
     fn drained(&mut self, endpoint: u32) -> bool {

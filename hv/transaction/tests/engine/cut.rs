@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use control::command::{Answer, Code, Medium, Operation, Target, Transaction};
 use pv_abi::uv::calls::{MonitorEvent, cause};
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, IO_A, IO_B, state};
+use pv_abi::uv::endpoints::endpoint_state;
 use resource_db::{Database, cut};
-use transaction::Engine;
+use transaction::{Engine, Record};
 
 use crate::devices::io_built;
 use crate::disks::{XVDA, attach, with_disks};
 use crate::fake::{Host, LIMITS, agree, arena_of, create, picture, start_at, transaction};
+use crate::takeover::{crash_of, two_servers};
 
 /// How many of the places are tried: all with `CUT_ALL`, else one in this many, with another first
 /// place for each scenario.
@@ -165,9 +167,10 @@ fn a_function_moves_with_the_request_or_stays() {
             Operation::AssignDevice { function: 1, partition: Target::Number(IO_A) },
             Operation::AssignDevice { function: 2, partition: Target::Number(IO_A) },
         ]);
+        host.monitor.confirms = true;
     };
     let (from, to) = (Target::Number(IO_A), Target::Number(IO_B));
-    // Function 1 moves; function 2 goes with its partition.
+    // Function 1 moves with the request; function 2 moves when its partition is given up.
     let scenario = |host: &mut Host| {
         host.ok(vec![
             Operation::SetState { partition: from, state: state::SHUTDOWN },
@@ -179,13 +182,61 @@ fn a_function_moves_with_the_request_or_stays() {
     end_everywhere((3, 400), &prepare, &scenario, &|host, before, at| {
         let reader = host.engine.database().reader();
         let owners = [1, 2].map(|function| reader.device(function).unwrap().owner);
-        if owners == [IO_B, 0] {
+        if owners == [IO_B, IO_B] {
             let gone = reader.descriptor(IO_A).is_err();
             assert!(gone, "ended before store {at}: it has lost its functions and is there");
         } else {
             assert!(looks(host) == *before, "ended before store {at}: {owners:?}");
         }
     });
+}
+
+#[test]
+fn a_takeover_is_carried_on_wherever_the_ultravisor_ends() {
+    // The second cut is in the recovery from the first.
+    let seconds = [None, Some(3), Some(40), Some(170), Some(400)];
+    let mut most = 0;
+    let stride = if std::env::var_os("CUT_ALL").is_some() { 1 } else { STRIDE };
+    for (offset, second) in (0..).step_by(5).zip(seconds) {
+        let mut at = if second.is_none() { 0 } else { offset % stride };
+        loop {
+            let words = arena_of(96);
+            let mut host = Host::new(&words);
+            two_servers(&mut host);
+            host.monitor.confirms = true;
+            let memory = host.descriptor(IO_B).memory_frames;
+            cut::after(Some(at));
+            let ended = catch_unwind(AssertUnwindSafe(|| crash_of(&mut host, IO_A, 7))).is_err();
+            cut::after(second);
+            let again = catch_unwind(AssertUnwindSafe(|| take_over(&mut host, &words)));
+            cut::after(None);
+            if again.is_err() {
+                take_over(&mut host, &words);
+            }
+            // The monitor reports the death again until it hears that it is recorded.
+            crash_of(&mut host, IO_A, 7);
+            agree(&host.engine, &host.monitor);
+            let reader = host.engine.database().reader();
+            let owners = [1, 2].map(|function| reader.device(function).unwrap().owner);
+            assert_eq!(owners, [IO_B, IO_B], "ended before store {at}");
+            assert!(reader.descriptor(IO_A).is_err(), "ended before store {at}");
+            assert!(!host.engine.waits(), "ended before store {at}");
+            assert_eq!(host.descriptor(IO_B).memory_frames, memory);
+            let disk = host.engine.database().endpoint(0).unwrap();
+            assert_eq!((disk.state, disk.incarnation), (endpoint_state::ATTACHED, 0), "{at}");
+            let records = host.engine.records().0;
+            let moved = |record: &&Record| record.what.starts_with("move ") && record.is_applied();
+            assert_eq!(records.iter().filter(moved).count(), 1, "ended before store {at}");
+            host.ok(vec![create("later")]);
+            if !ended {
+                break;
+            }
+            most = most.max(at);
+            // The first round is exhaustive, since the place after the move is a small one.
+            at += if second.is_none() { 1 } else { stride };
+        }
+    }
+    assert!(most > 300, "{most}");
 }
 
 #[test]

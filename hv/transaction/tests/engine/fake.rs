@@ -11,7 +11,7 @@ use pv_abi::uv::database::{
 };
 use pv_abi::uv::devices::{Bar, DeviceFunction, refused};
 use resource_db::{Database, Owner, PAGE_WORDS, Reader};
-use transaction::{AGAIN, Action, Engine, Limits, Monitor};
+use transaction::{AGAIN, Action, Engine, GivenUp, Limits, Monitor};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::queries::ask_engine;
@@ -57,6 +57,12 @@ pub struct Fake<'a> {
     pub channels: BTreeMap<u32, Vec<u8>>,
     /// The owners of PCI functions, by index.
     pub devices: BTreeMap<u32, u32>,
+    /// How many times the monitor still refuses to give a function.
+    pub refuse_devices: usize,
+    /// Whether an I/O partition that runs confirms at once the reset of a function that it gets.
+    pub confirms: bool,
+    /// For each function the partitions to which its reset is owed.
+    pub owed: BTreeMap<u32, BTreeSet<u32>>,
     /// Weight, cap and CPUs of each partition.
     pub cpu: BTreeMap<u32, (u32, u32, [u64; 4])>,
     /// Frames that are in use.
@@ -87,6 +93,37 @@ impl Fake<'_> {
         }
     }
 
+    /// Returns whether a reset is owed to a partition.
+    pub fn owes(&self, number: u32) -> bool {
+        self.owed.values().any(|to| to.contains(&number))
+    }
+
+    /// The owner of a function has reset it, and saw that confirmed.
+    pub fn confirm(&mut self, function: u32) {
+        assert!(self.devices.contains_key(&function), "nobody could reset {function}");
+        self.owed.remove(&function);
+    }
+
+    /// Takes the functions of a partition whose tables are gone, and notes that a reset of each is
+    /// owed.
+    fn silence(&mut self, number: u32) {
+        if !self.instances.contains(&number) {
+            return;
+        }
+        let dropped = self.dropped.get(&number);
+        let is_left = |frame: &u64| dropped.is_none_or(|dropped| !dropped.contains(frame));
+        let owned = (0..).zip(&self.owners).filter(|(_, of)| **of == Owner::ram(number));
+        let left: Vec<u64> = owned.map(|(frame, _)| frame).filter(is_left).collect();
+        assert!(left.is_empty(), "tables of {number} may be in {left:x?}");
+        let own = self.devices.extract_if(.., |_, owner| *owner == number);
+        for (function, _) in own.collect::<Vec<_>>() {
+            if self.complete.contains(&number) {
+                self.owed.entry(function).or_default().insert(number);
+            }
+        }
+        self.running.remove(&number);
+    }
+
     fn enforce(&mut self, action: Action) -> Result<(), i32> {
         match action {
             Action::Pages { first, frames } => {
@@ -97,12 +134,13 @@ impl Fake<'_> {
                     let begin = next;
                     next = (begin + range.frames).min(first + frames);
                     for frame in begin..next {
-                        let held = &mut self.owners[frame as usize];
-                        if *held != range.owner && self.in_use.contains(&frame) {
+                        let held = self.owners[frame as usize];
+                        if held != range.owner && self.in_use.contains(&frame) {
                             return Err(16);
                         }
-                        let written = *held != range.owner
-                            && self.devices.values().any(|owner| *owner == held.number);
+                        let written = held != range.owner
+                            && (self.devices.values().any(|owner| *owner == held.number)
+                                || self.owes(held.number));
                         let dying = |number| {
                             let descriptor = self.reader.descriptor(number);
                             descriptor.is_ok_and(|of| of.state == state::DYING)
@@ -111,7 +149,7 @@ impl Fake<'_> {
                             !written || !dying(held.number),
                             "a function can write frame {frame}"
                         );
-                        *held = range.owner;
+                        self.owners[frame as usize] = range.owner;
                     }
                 }
             }
@@ -142,7 +180,16 @@ impl Fake<'_> {
                 {
                     return Err(16);
                 }
-                self.devices.remove(&index);
+                if self.refuse_devices > 0 {
+                    self.refuse_devices -= 1;
+                    return Err(16);
+                }
+                if let Some(had) = self.devices.remove(&index)
+                    && had != entry.owner
+                    && self.complete.contains(&had)
+                {
+                    self.owed.entry(index).or_default().insert(had);
+                }
                 if entry.owner != UNASSIGNED {
                     assert!(self.instances.contains(&entry.owner), "{index} of nobody");
                     self.devices.insert(index, entry.owner);
@@ -158,14 +205,11 @@ impl Fake<'_> {
                 self.complete.insert(number);
             }
             Action::Destroy(number) => {
-                let dropped = self.dropped.remove(&number).unwrap_or_default();
-                if self.instances.contains(&number) {
-                    let owned =
-                        (0..).zip(&self.owners).filter(|(_, of)| **of == Owner::ram(number));
-                    let left: Vec<u64> = owned.map(|(frame, _)| frame).collect();
-                    let left: Vec<_> = left.iter().filter(|f| !dropped.contains(f)).collect();
-                    assert!(left.is_empty(), "tables of {number} may be in {left:x?}");
+                self.silence(number);
+                if self.owes(number) {
+                    return Err(16);
                 }
+                self.dropped.remove(&number);
                 self.running.remove(&number);
                 self.complete.remove(&number);
                 self.instances.remove(&number);
@@ -221,6 +265,19 @@ impl Monitor for Fake<'_> {
         assert!(rises || dropped.contains(&range.first), "{range:?} does not rise");
         dropped.extend(range.first..range.first + range.frames);
         Ok(true)
+    }
+
+    fn give_up(&mut self, partition: u32) -> Result<GivenUp, i32> {
+        if self.confirms {
+            let (devices, running) = (&self.devices, &self.running);
+            let driven =
+                |function: &u32| devices.get(function).is_some_and(|o| running.contains(o));
+            self.owed.retain(|function, _| !driven(function));
+        }
+        match self.perform(Action::Destroy(partition)) {
+            Err(_) if self.owes(partition) => Ok(GivenUp::ResetOwed),
+            result => result.map(|()| GivenUp::Done),
+        }
     }
 
     fn perform(&mut self, action: Action) -> Result<(), i32> {
@@ -281,6 +338,9 @@ pub fn host_of(words: &[AtomicU32], frames: u64, limits: Limits) -> (Engine<'_>,
         complete: [ULTRAVISOR, BOOT, COMMAND].into(),
         channels: BTreeMap::new(),
         devices: BTreeMap::new(),
+        refuse_devices: 0,
+        confirms: false,
+        owed: BTreeMap::new(),
         cpu: SYSTEM.iter().map(|(number, _)| (*number, (256, 0, ALL))).collect(),
         in_use: BTreeSet::new(),
         refuse_after: None,

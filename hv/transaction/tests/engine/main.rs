@@ -14,5 +14,6 @@ mod many;
 mod queries;
 mod sessions;
 mod settings;
+mod takeover;
 mod turns;
 mod undo;
