@@ -1,4 +1,5 @@
-//! The I/O partitions: that they run, and that the host outlives them.
+//! The I/O partitions: that they run, that one takes over from the other, and that the host outlives
+//! them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,12 +31,23 @@ pub fn run_scenarios(results: &mut Results) {
         ],
     };
     boots::run_wanted(&both, results);
-    let dead = Boot {
-        name: "io-dead",
+    let early = Boot {
+        name: "io-dead-early",
         machine: machine(),
         boot: || Ok(always("inject=die:5")),
         checks: &[
-            Check { name: "goes-on", run: goes_on },
+            Check { name: "comes-back", run: comes_back },
+            Check { name: "resources", run: checks::resources },
+        ],
+    };
+    boots::run_wanted(&early, results);
+    let disk = DISKS.iter().filter_map(|number| disk_file(*number).ok()).collect();
+    let dead = Boot {
+        name: "io-dead",
+        machine: MachineOptions { disk, ..machine() },
+        boot: || with_disks("inject=die-at:4:driving:2"),
+        checks: &[
+            Check { name: "takes-over", run: takes_over },
             Check { name: "resources", run: checks::resources },
         ],
     };
@@ -48,7 +60,7 @@ pub fn run_scenarios(results: &mut Results) {
         let lit = Boot {
             name,
             machine: MachineOptions { chipset, disk, disk_function, ..machine() },
-            boot: with_disks,
+            boot: || with_disks(""),
             checks: &[
                 Check { name: "first-light", run: first_light },
                 Check { name: "resources", run: checks::resources },
@@ -78,13 +90,19 @@ const fn sectors(number: u32) -> u64 {
 }
 
 /// A host on a machine with disks, each of which has its mark and its size.
-fn with_disks() -> Result<BootOptions> {
+fn with_disks(io_options: &str) -> Result<BootOptions> {
     for number in DISKS {
         let mut contents = mark(number).into_bytes();
         contents.resize(usize::try_from(sectors(number) * 512)?, 0);
         std::fs::write(disk_file(number)?, contents)?;
     }
-    Ok(BootOptions::default())
+    Ok(BootOptions { io_options: io_options.into(), ..BootOptions::default() })
+}
+
+/// The number of disks whose first sector a partition has read.
+fn lit(console: &str, name: &str) -> usize {
+    let own = |line: &&str| line.contains(&format!("{name}: function ")) && line.contains("begin");
+    console.lines().filter(own).count()
 }
 
 /// Checks that the I/O partitions share the disks, that each reads the mark in the first sector of
@@ -97,12 +115,8 @@ fn first_light(host: &mut Host) -> Result<()> {
         host.machine.wait_for(LIMIT, |console| console.contains(&told))?;
     }
     let console = host.machine.console()?;
-    let of = |name: &str| {
-        let own =
-            |line: &&str| line.contains(&format!("{name}: function ")) && line.contains("begin");
-        console.lines().filter(own).count()
-    };
-    ensure!([of("io-a"), of("io-b")] == [2, 1], "{} and {} disks", of("io-a"), of("io-b"));
+    let of = ["io-a", "io-b"].map(|name| lit(&console, name));
+    ensure!(of == [2, 1], "{of:?} disks");
     ensure!(!console.contains("interrupts: false"), "a disk is polled");
     Ok(())
 }
@@ -131,10 +145,40 @@ fn both_run(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// Checks that a death of an I/O partition is told, and that the rest goes on.
-fn goes_on(host: &mut Host) -> Result<()> {
-    host.machine.wait_for(LIMIT, |console| console.contains("partition 5 stopped: cause"))?;
+/// Waits until an I/O partition runs again that died once, and checks that `uvtool` tells why.
+fn runs_again(host: &mut Host, number: u32, name: &str) -> Result<()> {
+    let gone = format!("partition \"{name}\" ({number}) is gone: noticed after");
+    host.machine.wait_for(LIMIT, |console| console.contains(&gone))?;
+    let ready = format!("I/O partition {number} runs, restart 1");
+    host.machine.wait_for(LIMIT, |console| console.contains(&ready))?;
     let states = [state(host, "io-a")?, state(host, "io-b")?];
-    ensure!(states == ["running", "crashed"], "{states:?}");
-    host.sh("uvtool why io-b && uvtool info io-b").map(drop)
+    ensure!(states == ["running", "running"], "{states:?}");
+    let why = host.sh(&format!("uvtool info {name} && uvtool why {name}"))?;
+    for part in ["said that it crashed", "give up partition", "is gone: noticed after"] {
+        ensure!(why.contains(part), "no {part:?} in {why}");
+    }
+    Ok(())
+}
+
+/// Checks that an I/O partition that died is built anew, and that the rest goes on.
+fn comes_back(host: &mut Host) -> Result<()> {
+    host.machine.wait_for(LIMIT, |console| console.contains("partition 5 stopped: cause"))?;
+    runs_again(host, 5, "io-b")
+}
+
+/// Checks that the other I/O partition drives the disks of one that died, and keeps them when that
+/// one is there again.
+fn takes_over(host: &mut Host) -> Result<()> {
+    host.machine.wait_for(LIMIT, |console| console.contains("partition 4 stopped: cause"))?;
+    host.machine.wait_for(LIMIT, |console| lit(console, "io-b") == DISKS.len())?;
+    runs_again(host, 4, "io-a")?;
+    let console = host.machine.console()?;
+    let moved = "2 functions to partition \"io-b\" (5) after";
+    ensure!(console.contains(moved), "no {moved:?}");
+    ensure!(lit(&console, "io-a") == 2, "io-a drove {} disks", lit(&console, "io-a"));
+    let resources: Value = serde_json::from_str(&host.sh("uvtool resources --json")?)?;
+    let functions = resources["pci"].as_array().context("no functions")?;
+    let of = |owner: &str| functions.iter().filter(|row| row["owner"] == owner).count();
+    ensure!((of("io-a"), of("io-b")) == (0, DISKS.len()), "{functions:?}");
+    Ok(())
 }

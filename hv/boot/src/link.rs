@@ -13,7 +13,7 @@ use control::command::{
 use partition_runtime::events::{Events, Port};
 use partition_runtime::partition::command_pages;
 use partition_runtime::{StartBlock, log};
-use pv_abi::uv::channel::FIRST_CLIENT_PORT;
+use pv_abi::uv::channel::{FIRST_CLIENT_PORT, NO_ID};
 use pv_abi::uv::database::{DESCRIPTOR_MAGIC, PartitionDescriptor};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -27,6 +27,8 @@ pub struct Link {
     client: Client<'static, Port>,
     events: Events,
     pending: Vec<u64>,
+    /// Whether the ultravisor told something that nobody asked.
+    is_told: bool,
 }
 
 impl Link {
@@ -45,7 +47,16 @@ impl Link {
         // Ids of an earlier run must not be reused: the ultravisor would repeat its answers.
         let first_id = u64::from(start.restarts) << 32 | 1;
         let client = Client::new(ring, PORT, first_id);
-        Ok(Self { client, events: Events::new(), pending: Vec::new() })
+        Ok(Self { client, events: Events::new(), pending: Vec::new(), is_told: false })
+    }
+
+    /// Returns whether the ultravisor told since the last call that the number of an I/O partition
+    /// is free: by a reply to no request.
+    pub fn is_told(&mut self) -> bool {
+        while let Ok(Some(reply)) = self.client.poll() {
+            self.is_told |= reply.id == NO_ID;
+        }
+        core::mem::take(&mut self.is_told)
     }
 
     /// Waits for an event.
@@ -54,13 +65,15 @@ impl Link {
     }
 
     fn call(&mut self, what: &'static str, body: Body) -> Result<(u64, Answer), Failure> {
-        let events = &mut self.events;
-        let reply = self
-            .client
-            .call(body, || {
-                let _ = events.wait();
-            })
-            .map_err(|error| Failure::Channel(Some(error)))?;
+        let channel = |error| Failure::Channel(Some(error));
+        let id = self.client.send(body).map_err(channel)?;
+        let reply = loop {
+            match self.client.poll().map_err(channel)? {
+                Some(reply) if reply.id == id => break reply,
+                Some(reply) => self.is_told |= reply.id == NO_ID,
+                None => drop(self.events.wait()),
+            }
+        };
         match reply.result {
             Ok(answer) => Ok((reply.id, answer)),
             Err(refusal) => Err(Failure::Refused(what, Box::new(refusal))),

@@ -9,6 +9,7 @@
 //! at the start:  modules, options -> create, assign memory -> Plan -> fill pages -> start
 //!                the same for the I/O partitions, if the machine has functions for them
 //! then, guests:  build channel -> headers, notes -> Plan -> fill pages, piece by piece
+//! an I/O partition's number is free again -> the same for that one
 //! ```
 //!
 //! A failure at the start ends in one line that names the object and the remedy, and in a crash of
@@ -24,12 +25,14 @@ mod failure;
 mod guest;
 mod io;
 mod link;
+mod lives;
 mod options;
 mod ramdisk;
 mod serve;
 mod sizing;
 
 use failure::Failure;
+use io::Members;
 use link::Link;
 use partition_runtime::building::Foreign;
 use partition_runtime::hypercall::{Shutdown, shutdown};
@@ -44,7 +47,7 @@ entry!(start_and_serve);
 
 fn start_and_serve(start: &'static StartBlock) -> ! {
     match provide(start) {
-        Ok((mut link, mut foreign)) => serve(&mut link, &mut foreign),
+        Ok((mut link, mut foreign, mut members)) => serve(&mut link, &mut foreign, &mut members),
         Err(failure) => {
             log!("cannot start the command partition: {failure}");
             shutdown(Shutdown::Crash)
@@ -52,19 +55,19 @@ fn start_and_serve(start: &'static StartBlock) -> ! {
     }
 }
 
-fn provide(start: &'static StartBlock) -> Result<(Link, Foreign), Failure> {
+fn provide(start: &'static StartBlock) -> Result<(Link, Foreign, Members), Failure> {
     let no_window = Failure::Answer("taking the mapping window");
     let mut link = Link::open(start)?;
     let window = Window::take().as_mut().and_then(|window| Foreign::new(window, PAGES));
     let mut foreign = window.ok_or(no_window)?;
     command::provide(&mut link, &mut foreign)?;
-    io::provide(&mut link, &mut foreign);
-    Ok((link, foreign))
+    let members = io::provide(&mut link, &mut foreign);
+    Ok((link, foreign, members))
 }
 
-/// Builds guests for ever. No event that comes during a request is missed: the ring is checked
+/// Builds guests, and I/O partitions anew, for ever. No event that comes during a request is missed: the ring is checked
 /// again before this waits.
-fn serve(link: &mut Link, foreign: &mut Foreign) -> ! {
+fn serve(link: &mut Link, foreign: &mut Foreign, members: &mut Members) -> ! {
     let mut server = Server::open(link);
     if let Err(failure) = &server {
         log!("guests cannot be built: {failure}");
@@ -73,6 +76,7 @@ fn serve(link: &mut Link, foreign: &mut Foreign) -> ! {
         if let Ok(server) = &mut server {
             server.serve(link, foreign);
         }
+        members.keep(link, foreign);
         link.wait();
     }
 }

@@ -11,11 +11,12 @@ use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU32;
 
-use control::command::{Body, Code, Operation, Query, Refusal, Reply, Request, Turns};
+use control::command::{Answer, Body, Code, Operation, Query, Refusal, Reply, Request, Turns};
 use partition_runtime::events::{self, Events, Port, VIRQ_TIMER};
 use partition_runtime::{heap, lead, log, time};
 use pv_abi::uv::calls::{self, MonitorEvent, cause};
-use pv_abi::uv::database::{FIRST_GUEST, ULTRAVISOR, rights};
+use pv_abi::uv::channel::NO_ID;
+use pv_abi::uv::database::{BOOT, FIRST_GUEST, IO_A, IO_B, ULTRAVISOR, rights};
 use pv_abi::xen::sched::{REASON_POWEROFF, REASON_REBOOT};
 use transaction::{Begun, Engine, Facts, refusal};
 
@@ -421,6 +422,7 @@ impl Host {
             self.attach_channels();
             self.engine.take_news().iter().for_each(|line| log!("{line}"));
             let partitions = self.engine.take_partitions_changed();
+            self.tell_builder(&partitions);
             let reader = self.engine.database().reader();
             self.services.follow_database(&reader, &partitions);
         }
@@ -441,6 +443,17 @@ impl Host {
             let (engine, mut lead) = self.lead();
             engine.try_again(&mut lead, time::now());
             self.follow_database();
+        }
+    }
+
+    /// Tells the boot partition that the number of an I/O partition is free, with a reply to no
+    /// request: the reply stays in the ring until it is read, as an event alone would not.
+    fn tell_builder(&mut self, changed: &BTreeSet<u32>) {
+        let reader = self.engine.database().reader();
+        if [IO_A, IO_B].iter().any(|io| changed.contains(io) && reader.descriptor(*io).is_err()) {
+            let version = self.engine.database().contents();
+            let result = Ok(Answer::Applied(Vec::new()));
+            self.send(BOOT, Reply { id: NO_ID, version, result });
         }
     }
 

@@ -89,7 +89,7 @@ impl Host {
     }
 
     /// Sends the reply to a request that ended in a later turn.
-    fn send(&mut self, client: u32, reply: Reply) {
+    pub(super) fn send(&mut self, client: u32, reply: Reply) {
         let mut channels = self.services.commands.values_mut();
         if let Some(channel) = channels.find(|channel| channel.client == client) {
             channel.answer(reply);
