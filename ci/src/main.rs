@@ -17,6 +17,7 @@ mod guests;
 mod host;
 mod interrupts;
 mod io;
+mod io_guests;
 mod kernels;
 mod leaks;
 mod loader;
@@ -60,6 +61,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     session::run_scenarios,
     guests::run_scenarios,
     io::run_scenarios,
+    io_guests::run_scenarios,
     fuzz::run_scenarios,
     stay::run_scenarios,
     thousand::run_scenarios,
