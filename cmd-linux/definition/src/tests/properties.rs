@@ -45,13 +45,12 @@ fn disks() -> impl Strategy<Value = Vec<Disk>> {
     let letters = prop::collection::btree_set(prop::char::range('a', 'z'), 0..4);
     let one = (function, sectors, any::<bool>(), any::<bool>());
     (letters, prop::collection::vec(one, 4)).prop_map(|(letters, all)| {
-        let disk =
-            |(letter, one): (char, (Function, (Option<u32>, Vec<DiskExtent>), bool, bool))| {
-                let (function, (partition, extents), read_only, shared) = one;
-                let device = DiskNumber::of_letter(letter).expect("a letter").0;
-                Disk { device, function, partition, extents, read_only, shared }
-            };
-        letters.into_iter().zip(all).map(disk).collect()
+        let disks = letters.into_iter().zip(all).map(|(letter, one)| {
+            let (function, (partition, extents), read_only, shared) = one;
+            let device = DiskNumber::of_letter(letter).expect("a letter").0;
+            Disk { device, function, partition, extents, read_only, shared }
+        });
+        disks.collect()
     })
 }
 
