@@ -66,6 +66,11 @@ pub fn send(port: u32) {
     let _ = with(number::EVENT_CHANNEL_OP, events::SEND, &mut PortArgument { port });
 }
 
+/// Closes a port.
+pub fn close(port: u32) {
+    with(number::EVENT_CHANNEL_OP, events::CLOSE, &mut PortArgument { port }).expect("close");
+}
+
 /// Allocates a port that waits for a partner.
 pub fn alloc_unbound(wanted: &mut AllocUnbound) -> Result<u64, Errno> {
     with(number::EVENT_CHANNEL_OP, events::ALLOC_UNBOUND, wanted)

@@ -42,6 +42,10 @@ pub enum Program<'a> {
     Bases,
     /// Make requests of these kinds for ever (see the `flood` module).
     Flood(Vec<&'a str>),
+    /// Use a disk and check every answer (see the `disk` module).
+    Disk(Vec<&'a str>),
+    /// Attack the back end of a disk (see the `disk` module).
+    DiskHostile(Vec<&'a str>),
     /// Make random calls (see the `fuzz` module).
     Fuzz(Vec<&'a str>),
     /// The name of a program that does not exist.
@@ -50,7 +54,8 @@ pub enum Program<'a> {
 
 /// The names of all programs, for a message.
 pub const NAMES: &str = "hello, spin [SECONDS], beat [SECONDS], echo, crash, reboot, idle, \
-    balloon [TIMES], timers, grants, view [TIMES], instructions, bases, flood KIND…, fuzz SEED COUNT [FIRST [STEPS]]";
+    balloon [TIMES], timers, grants, view [TIMES], instructions, bases, flood KIND…, \
+    disk SEED COUNT [rings=N] [depth=N] [device=N], disk-hostile SEED COUNT, fuzz SEED COUNT [FIRST [STEPS]]";
 
 /// The command line, up to the first byte that is not text.
 pub fn line(info: &StartInfo) -> &str {
@@ -82,6 +87,8 @@ impl<'a> Program<'a> {
             "instructions" => Self::Instructions,
             "bases" => Self::Bases,
             "flood" => Self::Flood(rest),
+            "disk" => Self::Disk(rest),
+            "disk-hostile" => Self::DiskHostile(rest),
             "fuzz" => Self::Fuzz(rest),
             other => Self::Unknown(other),
         }
@@ -102,6 +109,7 @@ mod tests {
         assert_eq!(Program::parse("view 2"), Program::View(2));
         assert_eq!(Program::parse("balloon x"), Program::Balloon(1));
         assert_eq!(Program::parse("fuzz 1 2 keep=3"), Program::Fuzz(["1", "2", "keep=3"].into()));
+        assert_eq!(Program::parse("disk 1 9s"), Program::Disk(["1", "9s"].into()));
         assert_eq!(Program::parse("flood store"), Program::Flood(["store"].into()));
         assert_eq!(Program::parse("hullo"), Program::Unknown("hullo"));
     }

@@ -13,6 +13,8 @@ mod calls;
 mod command;
 mod console;
 #[cfg(target_os = "none")]
+mod disk;
+#[cfg(target_os = "none")]
 mod entry;
 #[cfg(target_os = "none")]
 mod flood;

@@ -35,6 +35,8 @@ pub fn run_program(program: Program<'_>) -> ! {
         Program::Instructions => check_instructions(),
         Program::Bases => keep_bases(),
         Program::Flood(kinds) => flood(&kinds),
+        Program::Disk(words) => check_disk(&words),
+        Program::DiskHostile(words) => attack_disk(&words),
         Program::Fuzz(words) => fuzz(&words),
         Program::Unknown(name) => {
             println!("no program `{name}`; programs are: {NAMES}");
@@ -163,6 +165,26 @@ fn flood(kinds: &[&str]) -> Shutdown {
 
 #[cfg(not(target_os = "none"))]
 fn flood(_kinds: &[&str]) -> Shutdown {
+    Shutdown::Crash
+}
+
+#[cfg(target_os = "none")]
+fn check_disk(words: &[&str]) -> Shutdown {
+    crate::disk::check(words)
+}
+
+#[cfg(not(target_os = "none"))]
+fn check_disk(_words: &[&str]) -> Shutdown {
+    Shutdown::Crash
+}
+
+#[cfg(target_os = "none")]
+fn attack_disk(words: &[&str]) -> Shutdown {
+    crate::disk::be_hostile(words)
+}
+
+#[cfg(not(target_os = "none"))]
+fn attack_disk(_words: &[&str]) -> Shutdown {
     Shutdown::Crash
 }
 
