@@ -9,6 +9,7 @@ mod boots;
 mod checks;
 mod containment;
 mod cpu;
+mod disks;
 mod files;
 mod fuzz;
 mod given;
@@ -62,6 +63,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     guests::run_scenarios,
     io::run_scenarios,
     io_guests::run_scenarios,
+    disks::run_scenarios,
     fuzz::run_scenarios,
     stay::run_scenarios,
     thousand::run_scenarios,
