@@ -74,14 +74,8 @@ impl Type {
 
     /// The page-table type of a level, 1 to 4.
     #[must_use]
-    pub const fn table(level: u8) -> Option<Self> {
-        Some(match level {
-            1 => Self::L1,
-            2 => Self::L2,
-            3 => Self::L3,
-            4 => Self::L4,
-            _ => return None,
-        })
+    pub fn table(level: u8) -> Option<Self> {
+        [Self::L1, Self::L2, Self::L3, Self::L4].into_iter().find(|ty| ty.level() == Some(level))
     }
 }
 

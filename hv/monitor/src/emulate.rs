@@ -231,11 +231,7 @@ fn read_port(registers: &mut Registers, port: Port, size: Size) {
         Port::Dx => narrow::low_16(registers.rdx),
     };
     let value = if number == 0x42 { 0 } else { u64::MAX };
-    let mask = match size {
-        Size::Byte => 0xff,
-        Size::Word => 0xffff,
-        Size::Double | Size::Quad => 0xffff_ffff,
-    };
+    let mask = (1 << (8 * size.bytes().min(4))) - 1;
     let kept = if size == Size::Double { 0 } else { registers.rax & !mask };
     registers.rax = kept | value & mask;
 }
