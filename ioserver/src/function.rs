@@ -173,6 +173,9 @@ fn prepare(
     // Firmware may have left it queues in memory that is somebody's now.
     virtio::disk::reset(&mut mapped, &ranges, &mut within(RESET))
         .map_err(|fault| fault.to_string())?;
+    // What its last owner had begun with it is over.
+    devices::confirm(index)
+        .map_err(|errno| format!("confirming its reset: the monitor refused: {errno}"))?;
     turn_on(command::MEMORY | command::BUS_MASTER)?;
     Ok((ranges, mapped))
 }

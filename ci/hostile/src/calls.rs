@@ -70,12 +70,13 @@ const RIGHTS_NEEDED: [(&str, u64); 17] = [
 ];
 
 /// Calls about a PCI function, which its owner alone may make.
-const FUNCTION_CALLS: [(&str, u64); 5] = [
+const FUNCTION_CALLS: [(&str, u64); 6] = [
     ("read configuration of function", calls::DEVICE_READ),
     ("set the command register of function", calls::DEVICE_COMMAND),
     ("map registers of function", calls::DEVICE_MAP),
     ("bind an interrupt of function", calls::DEVICE_BIND),
     ("reset function", calls::DEVICE_RESET),
+    ("confirm a reset of function", calls::DEVICE_CONFIRM),
 ];
 /// Why those calls are refused.
 const OWNER: &str = "a PCI function belongs to one partition";
@@ -98,7 +99,7 @@ fn lead_calls() -> Vec<Attempt> {
             all.push(attempt(name, OWNER, calls::HYPERCALL, args, FORBIDDEN));
         }
     }
-    for operation in [13, 15, 18, 31, 34, 39, 45, 1 << 32, u64::MAX] {
+    for operation in [13, 15, 18, 31, 34, 39, 46, 1 << 32, u64::MAX] {
         let args = [operation, 1, 1, 1, 1].map(Arg::from);
         let name = format!("own operation {operation:#x}");
         all.push(attempt(name, why, calls::HYPERCALL, args, NO_SUCH_CALL));

@@ -11,6 +11,8 @@
 //! 4. A CPU takes at most [`MOST`] interrupts of devices in [`PERIOD`] nanoseconds. After that
 //!    it masks the entries that interrupt it for such a period; the functions keep their interrupts
 //!    pending meanwhile.
+//! 5. While a function owes a partition a reset ([`Reach`]), that partition keeps its memory, its
+//!    number, and the grants of others that it has mapped.
 #![expect(unsafe_code, reason = "the loader's records and MSI-X tables are found by address")]
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -25,6 +27,7 @@ use crate::{
     cpu::{self, MAX_CPUS},
     lock::SpinLock,
     platform::{self, DEVICE_VECTORS},
+    reach::Reach,
     time,
 };
 
@@ -52,11 +55,13 @@ const RESET_TIME: u64 = 100_000_000;
 static FUNCTIONS: Once<&'static [Function]> = Once::new();
 static STATES: [State; MAX_FUNCTIONS] = [const {
     let [owner, entries, control] = [const { AtomicU32::new(0) }; 3];
-    State { owner, entries, reset_end: AtomicU64::new(0), control }
+    State { owner, reach: Reach::of_nobody(), entries, reset_end: AtomicU64::new(0), control }
 }; MAX_FUNCTIONS];
 
 struct State {
     owner: AtomicU32,
+    /// See rule 5.
+    reach: Reach,
     /// Page-table entries that lead to its registers.
     entries: AtomicU32,
     /// While it is being reset: when the reset ends at the latest.
@@ -100,20 +105,27 @@ pub fn count_entry(index: u8, there: bool) {
     }
 }
 
-/// Takes all functions from a partition that goes, and whose page tables are gone.
-pub fn take_from(partition: u32) {
+/// Takes all functions from a partition that goes, and whose page tables are gone. Returns whether a
+/// function owes it a reset.
+pub fn take_from(partition: u32) -> bool {
     let _lock = DEVICES.lock();
-    let own = (0..MAX_FUNCTIONS as u64).map_while(find).filter(|d| d.owner() == partition);
-    own.for_each(|device| {
+    let all = || (0..MAX_FUNCTIONS as u64).map_while(find);
+    all().filter(|device| device.owner() == partition).for_each(|device| {
         device.silence();
         device.state.owner.store(0, Ordering::Relaxed);
     });
+    all().any(|device| device.state.reach.is(partition))
 }
 
 impl Device {
     /// The partition whose it is; 0 if it is nobody's.
     pub fn owner(self) -> u32 {
         self.state.owner.load(Ordering::Relaxed)
+    }
+
+    /// Notes that its owner has reset it, if it owes another partition a reset.
+    pub fn confirm(self) {
+        self.state.reach.confirm(self.owner());
     }
 
     /// Makes `owner` the owner; 0 for nobody.
@@ -159,10 +171,13 @@ impl Device {
     /// Sets the bits of the command register that its owner may change.
     ///
     /// # Errors
-    /// `-EBUSY` while it is being reset.
+    /// `-EBUSY` while it is being reset, or if it is to master the bus and owes a reset.
     pub fn set_command(self, bits: u32) -> Result<(), Refused> {
         const OWN: u32 = command::MEMORY | command::BUS_MASTER;
         require(!self.is_in_reset(), errno::EBUSY)?;
+        if bits & command::BUS_MASTER != 0 {
+            require(self.state.reach.begin(self.owner()), errno::EBUSY)?;
+        }
         if bits & command::MEMORY == 0 {
             // Afterwards its MSI-X table does not answer.
             self.unbind_all();
@@ -224,6 +239,7 @@ impl Device {
         }
         self.write(control, self.state.control.load(Ordering::Relaxed));
         self.write(COMMAND, INTX_OFF);
+        self.state.reach.end();
         self.state.reset_end.store(0, Ordering::Relaxed);
         Ok(0)
     }

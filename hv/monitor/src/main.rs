@@ -11,6 +11,7 @@
 mod building;
 mod ending;
 mod platform;
+mod reach;
 mod recovery;
 
 #[cfg(target_os = "none")]

@@ -23,7 +23,8 @@ use crate::{
 ///
 /// # Errors
 /// [`Refused::Again`]; `-EBUSY` if page tables are left that no range named: the partition no longer
-/// runs, and the caller names the rest; or an errno of the page-table rules.
+/// runs, and the caller names the rest; `-ENODEV` while a function owes the partition a reset; or an
+/// errno of the page-table rules.
 pub fn relinquish(partition: &'static Partition, tables: Range<u64>) -> Result<(), Refused> {
     partition.state.store(state::DYING, Ordering::SeqCst);
     partition.all_vcpus().for_each(schedule::expel);
@@ -35,8 +36,9 @@ pub fn relinquish(partition: &'static Partition, tables: Range<u64>) -> Result<(
     }
     require(partition.space.lock_or_again()?.tables() == 0, errno::EBUSY)?;
     close_all(partition)?;
+    // Until then a function may still reach memory of the partition, and what it has mapped.
+    require(!device::take_from(partition.number), errno::ENODEV)?;
     end_grants(partition)?;
-    device::take_from(partition.number);
     partition.all_vcpus().for_each(schedule::unregister);
     let instance = partition.instance_frames();
     partition::unregister(partition.number);
@@ -82,10 +84,8 @@ fn drop_tables(partition: &Partition, range: &Range<u64>) -> Result<(), Refused>
 
 fn end_grants(partition: &Partition) -> Result<(), Refused> {
     let mut from = 0;
-    loop {
-        let Some((handle, record)) = partition.maps.lock().next_used(from) else {
-            return Ok(());
-        };
+    let next = |from| partition.maps.lock().next_used(from);
+    while let Some((handle, record)) = next(from) {
         end_mapping(&record);
         let _ = partition.maps.lock().remove(handle);
         from = handle;
@@ -93,4 +93,5 @@ fn end_grants(partition: &Partition) -> Result<(), Refused> {
             return Err(Refused::Again);
         }
     }
+    Ok(())
 }

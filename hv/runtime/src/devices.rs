@@ -38,6 +38,16 @@ pub fn set_command(function: u32, bits: u32) -> Result<(), Errno> {
     plain(calls::DEVICE_COMMAND, function, bits.into()).map(drop)
 }
 
+/// Says that a function was reset by its registers, and that the reset is confirmed
+/// ([`calls::DEVICE_CONFIRM`]). Afterwards it may master the bus, and a partition that had it before
+/// loses what it was owed.
+///
+/// # Errors
+/// The monitor's errno.
+pub fn confirm(function: u32) -> Result<(), Errno> {
+    plain(calls::DEVICE_CONFIRM, function, 0).map(drop)
+}
+
 /// Lets an MSI-X vector of a function raise a new port ([`calls::DEVICE_BIND`]).
 ///
 /// # Errors

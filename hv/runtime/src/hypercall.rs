@@ -25,6 +25,9 @@ impl Errno {
     pub const EFAULT: Self = Self(14);
     /// In use.
     pub const EBUSY: Self = Self(16);
+    /// There is no such device, or the device has no such operation; for a partition that is
+    /// destroyed: a function owes it a reset.
+    pub const ENODEV: Self = Self(19);
     /// A bad argument.
     pub const EINVAL: Self = Self(22);
     /// There is no such operation.
@@ -40,6 +43,7 @@ impl Errno {
             Self::ENOMEM => "ENOMEM",
             Self::EFAULT => "EFAULT",
             Self::EBUSY => "EBUSY",
+            Self::ENODEV => "ENODEV",
             Self::EINVAL => "EINVAL",
             Self::ENOSYS => "ENOSYS",
             _ => return None,

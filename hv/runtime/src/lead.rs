@@ -75,7 +75,7 @@ pub fn drop_tables(number: u32, first: u64, frames: u64) -> Result<bool, Errno> 
 /// ([`calls::DESTROY`]). Returns whether the work is finished. If not, call again.
 ///
 /// # Errors
-/// The monitor's errno.
+/// The monitor's errno; `ENODEV` while a function owes the partition a reset.
 pub fn destroy(number: u32) -> Result<bool, Errno> {
     drop_tables(number, 0, 0)
 }

@@ -38,8 +38,10 @@ pub const STOP: u64 = 4;
 /// frames from frame `rdx` on, as far as it owns the frames. If `r10` is 0, drops all others
 /// (grants, events), and removes the partition. So the caller makes one call for each range of its
 /// memory, in any order, and then the last call, which is refused with `-EBUSY` while a frame that
-/// no call named is a page table: the partition has stopped then, and the caller names the rest.
-/// Returns 1 if the work is not finished: make the call again.
+/// no call named is a page table: the partition has stopped then, and the caller names the rest. It
+/// is refused with `-ENODEV` while a function owes the partition a reset ([`DEVICE_CONFIRM`]): the
+/// partition has lost its tables, its ports and its functions then, and keeps its memory and the
+/// grants that it has mapped. Returns 1 if the work is not finished: make the call again.
 pub const DESTROY: u64 = 5;
 /// Lead: re-read entry `rsi` of the device table. A partition that is not the new owner loses its
 /// vectors of the function, and the function can neither access memory nor interrupt. Refused with
@@ -99,7 +101,8 @@ pub const IDLE: u64 = u64::MAX;
 pub const DEVICE_READ: u64 = 40;
 /// Own function `rsi`: set the bits of its command register that [`super::devices::command`] has to
 /// those of `rdx`; legacy interrupts stay off. Without the bit for memory, the vectors of the
-/// function lose their ports. `-EBUSY` while the function is being reset.
+/// function lose their ports. `-EBUSY` while the function is being reset, or if it is to master the
+/// bus and owes a reset ([`DEVICE_CONFIRM`]).
 pub const DEVICE_COMMAND: u64 = 41;
 /// Own function `rsi`: map `r8` pages from page `rdx >> 32` of BAR `rdx & 7` at address `r10`,
 /// writable and uncached. Page tables for `r10` must exist, and its entries must be empty. `-EPERM`
@@ -113,7 +116,13 @@ pub const DEVICE_MAP: u64 = 42;
 pub const DEVICE_BIND: u64 = 43;
 /// Own function `rsi`: reset it (function level reset). Bus mastering and its vectors are off
 /// afterwards. `-ENODEV` if it has no such reset. Returns 1 while the reset goes on: call again.
+/// Once the reset is over, the function owes none.
 pub const DEVICE_RESET: u64 = 44;
+/// Own function `rsi`: the caller has reset it by its registers, and has seen that confirmed. From
+/// the time when a partition lets a function master the bus until its next reset, the function may
+/// reach that partition's memory. If it gets another owner meanwhile, it *owes* the partition a
+/// reset, until its present owner makes this call. Does nothing if the function owes no reset.
+pub const DEVICE_CONFIRM: u64 = 45;
 
 /// Value of [`BuildMap::frame`]: unmap.
 pub const UNMAP: u64 = u64::MAX;

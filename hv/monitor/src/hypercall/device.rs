@@ -99,6 +99,13 @@ pub fn bind(call: &mut Call) -> Outcome {
     Ok(port.into())
 }
 
+/// `DEVICE_CONFIRM(function)`.
+pub fn confirm(call: &mut Call) -> Outcome {
+    let (device, _lock) = own(call)?;
+    device.confirm();
+    Ok(0)
+}
+
 /// `DEVICE_RESET(function)`.
 pub fn reset(call: &mut Call) -> Outcome {
     let (device, _lock) = own(call)?;

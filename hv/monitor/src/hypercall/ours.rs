@@ -35,6 +35,7 @@ fn find(number: u64) -> Option<(u32, Operation)> {
         calls::DEVICE_MAP => (NONE, device::map),
         calls::DEVICE_BIND => (NONE, device::bind),
         calls::DEVICE_RESET => (NONE, device::reset),
+        calls::DEVICE_CONFIRM => (NONE, device::confirm),
         _ => return None,
     })
 }

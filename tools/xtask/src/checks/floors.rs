@@ -17,7 +17,7 @@ use rig::workspace;
 const FLOORS: [(&str, &[&str]); 7] = [
     ("platform", &["context", "platform"]),
     ("cpu", &["cpu", "lock", "recovery", "stay", "time"]),
-    ("memory", &["database", "device", "guest_memory", "machine"]),
+    ("memory", &["database", "device", "guest_memory", "machine", "reach"]),
     ("partition", &["area", "building", "ending", "hardware", "partition", "vcpu", "view", "walk"]),
     (
         "guest",
