@@ -175,7 +175,9 @@ impl<'h> Guest<'h> {
     /// Follows the console from its first byte on with an awk program, until the program exits.
     fn console(&mut self, program: &str) -> Result<String> {
         let name = self.name;
-        let command = format!("uvtool console --follow {name} | tr -d '\\r' | awk '{program}'");
+        // No other program stands between: it would keep lines until it has many.
+        let awk = format!("{{sub(/\\r$/, \"\")}} {program}");
+        let command = format!("uvtool console --follow {name} | awk '{awk}'");
         let output = self.host.run(&["sh", "-c", &command], b"", LIMIT);
         let output = match output {
             Ok(output) => output,
