@@ -6,8 +6,9 @@
 use partition_runtime::partition;
 use virtio::queue::Memory;
 
-/// Number of chunks, and so of functions that can be driven.
-pub const CHUNKS: usize = 8;
+/// Number of chunks, and so of functions that can be driven: a chunk of 168 KiB has room for a page and
+/// two queues of 77 KiB.
+pub const CHUNKS: usize = 12;
 
 /// The chunks.
 pub struct Region {
@@ -60,21 +61,37 @@ impl Region {
 mod tests {
     use super::*;
     use core::sync::atomic::AtomicU32;
+    use virtio::queue::Queue;
+
+    /// A region as the boot partition makes it: 2 MiB.
+    fn region() -> (&'static [AtomicU32], Region) {
+        let words: Vec<AtomicU32> = (0..512 * 1024).map(|_| AtomicU32::new(0)).collect();
+        let words: &'static [AtomicU32] = words.leak();
+        (words, Region::new(Memory { words, address: 0x10_0000 }))
+    }
 
     #[test]
     fn chunks_are_apart_and_come_back() {
-        let words: Vec<AtomicU32> = (0..512 * 1024).map(|_| AtomicU32::new(0)).collect();
-        let words: &'static [AtomicU32] = words.leak();
-        let mut region = Region::new(Memory { words, address: 0x10_0000 });
+        let (words, mut region) = region();
         let chunks: Vec<Chunk> = (0..CHUNKS).map(|_| region.take_chunk().unwrap()).collect();
         for (index, chunk) in chunks.iter().enumerate() {
-            assert_eq!(chunk.memory.words.len(), 64 * 1024);
-            assert_eq!(chunk.memory.address, 0x10_0000 + index as u64 * 0x4_0000);
-            assert!(core::ptr::eq(&words[index * 64 * 1024], &chunk.memory.words[0]));
+            assert_eq!(chunk.memory.words.len(), 42 * 1024);
+            assert_eq!(chunk.memory.address, 0x10_0000 + index as u64 * 0x2_a000);
+            assert!(core::ptr::eq(&words[index * 42 * 1024], &chunk.memory.words[0]));
         }
         assert!(region.take_chunk().is_none());
         region.give_back(&chunks[5]);
         assert_eq!(region.take_chunk().unwrap().memory.address, chunks[5].memory.address);
         assert!(Region::new(Memory { words: &[], address: 0 }).take_chunk().is_none());
+    }
+
+    #[test]
+    fn a_chunk_has_room_for_a_page_and_two_queues_of_the_largest_size() {
+        let chunk = region().1.take_chunk().unwrap();
+        let (_, mut rest) = chunk.memory.split(1024).unwrap();
+        for queue in 0..2 {
+            let own = rest.split(Queue::words(256, true));
+            (_, rest) = own.unwrap_or_else(|| panic!("queue {queue}"));
+        }
     }
 }

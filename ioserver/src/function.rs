@@ -1,7 +1,8 @@
 //! A function that is driven: from its record to a disk.
 //!
 //! ```text
-//! record -> capabilities -> registers -> reset -> bus mastering -> negotiation, queues
+//! record -> capabilities -> registers -> reset, confirmed to the monitor
+//!        -> chunk, bus mastering -> negotiation, queues
 //!        -> vectors, or the timer -> first sector read -> Driving
 //! ```
 //!
@@ -17,6 +18,7 @@ use block_service::{Driven, Tag};
 use control::io::Medium;
 use partition_runtime::devices::{self, Registers};
 use partition_runtime::events::{self, Port};
+use partition_runtime::hypercall::Errno;
 use partition_runtime::time;
 use partition_runtime::window::Window;
 use pv_abi::uv::devices::{DeviceFunction, command};
@@ -105,34 +107,143 @@ pub struct Stopped {
     pub pieces: Vec<Tag>,
 }
 
+/// What resetting a function needs of the monitor.
+pub trait Calls {
+    /// Mapped registers.
+    type Registers: registers::Registers;
+
+    /// See [`devices::set_command`].
+    ///
+    /// # Errors
+    /// The monitor's errno.
+    fn set_command(&mut self, bits: u32) -> Result<(), Errno>;
+    /// See [`devices::reset`].
+    ///
+    /// # Errors
+    /// The monitor's errno.
+    fn reset(&mut self) -> Result<bool, Errno>;
+    /// See [`devices::confirm`].
+    ///
+    /// # Errors
+    /// The monitor's errno.
+    fn confirm(&mut self) -> Result<(), Errno>;
+    /// Maps the function's registers.
+    ///
+    /// # Errors
+    /// The reason, for people.
+    fn map(&mut self) -> Result<(Ranges, Self::Registers), String>;
+    /// System time.
+    fn now(&self) -> u64;
+}
+
+/// The monitor's calls about a function.
+pub struct Own<'w> {
+    /// The window at which its registers are mapped.
+    pub window: &'w mut Window,
+    /// Its index in the device table.
+    pub index: u32,
+    /// Its record.
+    pub record: &'w DeviceFunction,
+}
+
+impl Calls for Own<'_> {
+    type Registers = Mapped;
+
+    fn set_command(&mut self, bits: u32) -> Result<(), Errno> {
+        devices::set_command(self.index, bits)
+    }
+
+    fn reset(&mut self) -> Result<bool, Errno> {
+        devices::reset(self.index)
+    }
+
+    fn confirm(&mut self) -> Result<(), Errno> {
+        devices::confirm(self.index)
+    }
+
+    fn map(&mut self) -> Result<(Ranges, Mapped), String> {
+        if !BLOCK.contains(&self.record.id) {
+            return Err(format!("no driver for functions with the id {:#010x}", self.record.id));
+        }
+        map(self.window, self.index, self.record)
+    }
+
+    fn now(&self) -> u64 {
+        time::now()
+    }
+}
+
+/// A function that is reset, which the monitor knows. It cannot reach memory yet.
+#[derive(Debug)]
+pub struct Ready<R> {
+    ranges: Ranges,
+    registers: R,
+}
+
+/// Maps a function's registers, resets it, and confirms that to the monitor. Needs no memory of the
+/// DMA region: an owner that is gone gets its memory back even if there is none. A function whose
+/// registers do not let themselves be reset is reset as a whole, if it can be.
+///
+/// # Errors
+/// The reason, for people.
+pub fn prepare<C: Calls>(calls: &mut C) -> Result<Ready<C::Registers>, String> {
+    let ready = reset(calls);
+    if ready.is_err() {
+        // One that is not ours any more, or has no such reset, needs no command.
+        let _ = reset_whole(calls);
+        let _ = calls.set_command(0);
+    }
+    ready
+}
+
+fn reset<C: Calls>(calls: &mut C) -> Result<Ready<C::Registers>, String> {
+    calls.set_command(command::MEMORY).map_err(not_on)?;
+    let (ranges, mut registers) = calls.map()?;
+    // Firmware may have left it queues in memory that is somebody's now.
+    let end = calls.now().saturating_add(RESET);
+    virtio::disk::reset(&mut registers, &ranges, &mut || calls.now() < end)
+        .map_err(|fault| fault.to_string())?;
+    // What its last owner had begun with it is over.
+    calls
+        .confirm()
+        .map_err(|errno| format!("confirming its reset: the monitor refused: {errno}"))?;
+    Ok(Ready { ranges, registers })
+}
+
+/// Resets a function as a whole, whatever its registers do.
+fn reset_whole(calls: &mut impl Calls) -> Result<(), Errno> {
+    let end = calls.now().saturating_add(RESET);
+    while !calls.reset()? {
+        if calls.now() >= end {
+            return Err(Errno::EBUSY);
+        }
+    }
+    Ok(())
+}
+
+fn not_on(errno: Errno) -> String {
+    format!("turning it on: the monitor refused: {errno}")
+}
+
 /// Starts to drive a function. If it fails, the chunk comes back unless the function may still
 /// reach it.
 ///
 /// # Errors
 /// The reason, for people, and the chunk.
 pub fn start(
-    window: &mut Window,
     (index, record): (u32, &DeviceFunction),
+    ready: Ready<Mapped>,
     chunk: Chunk,
 ) -> Result<Function, (String, Option<Chunk>)> {
-    if !BLOCK.contains(&record.id) {
-        let reason = format!("no driver for functions with the id {:#010x}", record.id);
-        return Err((reason, Some(chunk)));
-    }
     let Some((page, queues)) = chunk.memory.split(1024) else {
         return Err(("the DMA region is too small".into(), Some(chunk)));
     };
-    let (ranges, registers) = match prepare(window, index, record) {
-        Ok(prepared) => prepared,
-        Err(reason) => {
-            // A function that is not ours any more needs no command.
-            let _ = devices::set_command(index, 0);
-            return Err((reason, Some(chunk)));
-        }
-    };
+    if let Err(errno) = devices::set_command(index, command::MEMORY | command::BUS_MASTER) {
+        return Err((not_on(errno), Some(chunk)));
+    }
     let ports = bind(index, record);
     let setup = Setup { memory: queues, queues: QUEUES, interrupts: !ports.is_empty() };
-    let disk = Disk::new(registers, ranges, setup, &mut within(RESET));
+    let disk = Disk::new(ready.registers, ready.ranges, setup, &mut within(RESET));
     let mut disk = match disk {
         Ok(disk) => Driven::new(disk),
         Err(fault) => {
@@ -156,28 +267,6 @@ pub fn start(
 fn within(limit: u64) -> impl FnMut() -> bool {
     let end = time::now().saturating_add(limit);
     move || time::now() < end
-}
-
-/// Maps the function's registers, resets it, and lets it reach memory.
-fn prepare(
-    window: &mut Window,
-    index: u32,
-    record: &DeviceFunction,
-) -> Result<(Ranges, Mapped), String> {
-    let turn_on = |bits| {
-        let refused = |errno| format!("turning it on: the monitor refused: {errno}");
-        devices::set_command(index, bits).map_err(refused)
-    };
-    turn_on(command::MEMORY)?;
-    let (ranges, mut mapped) = map(window, index, record)?;
-    // Firmware may have left it queues in memory that is somebody's now.
-    virtio::disk::reset(&mut mapped, &ranges, &mut within(RESET))
-        .map_err(|fault| fault.to_string())?;
-    // What its last owner had begun with it is over.
-    devices::confirm(index)
-        .map_err(|errno| format!("confirming its reset: the monitor refused: {errno}"))?;
-    turn_on(command::MEMORY | command::BUS_MASTER)?;
-    Ok((ranges, mapped))
 }
 
 /// Maps the function's registers.
@@ -328,3 +417,7 @@ impl Function {
         Ok(Stopped { pieces: pieces.collect(), chunk: self.chunk })
     }
 }
+
+#[cfg(test)]
+#[path = "function_tests.rs"]
+mod tests;

@@ -10,8 +10,8 @@
 
 use crate::clients::{Clients, End};
 use crate::deaths::{Step, made};
-use crate::dma::Region;
-use crate::function::{self, Function, Progress};
+use crate::dma::{CHUNKS, Region};
+use crate::function::{self, Function, Own, Progress};
 use crate::link::Link;
 use crate::machine::Monitor;
 use alloc::collections::BTreeMap;
@@ -140,8 +140,11 @@ impl Server {
             .map_err(|_| format!("a record of {} bytes", record.len()))?;
         let window = &mut self.clients.machine.window;
         let window = window.as_mut().ok_or("the start block names no window")?;
-        let chunk = self.dma.take_chunk().ok_or("the DMA region has no room for more functions")?;
-        match function::start(window, (index, &record), chunk) {
+        let ready = function::prepare(&mut Own { window, index, record: &record })?;
+        let chunk = self.dma.take_chunk().ok_or_else(|| {
+            format!("an I/O partition drives at most {CHUNKS} functions; the others stand still")
+        })?;
+        match function::start((index, &record), ready, chunk) {
             Ok(function) => {
                 self.functions.0.insert(index, function);
                 Ok(())

@@ -48,6 +48,16 @@ pub fn confirm(function: u32) -> Result<(), Errno> {
     plain(calls::DEVICE_CONFIRM, function, 0).map(drop)
 }
 
+/// Resets a function as a whole, if it can do so ([`calls::DEVICE_RESET`]): begins it, or looks how far
+/// it is. Returns whether it is over; the caller calls again until then. Afterwards the function owes
+/// no reset, and its command register is off.
+///
+/// # Errors
+/// The monitor's errno; `ENODEV` if the function has no such reset.
+pub fn reset(function: u32) -> Result<bool, Errno> {
+    plain(calls::DEVICE_RESET, function, 0).map(|left| left == 0)
+}
+
 /// Lets an MSI-X vector of a function raise a new port ([`calls::DEVICE_BIND`]).
 ///
 /// # Errors

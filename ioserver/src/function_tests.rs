@@ -1,0 +1,90 @@
+//! A function that is reset, on a simulated monitor.
+
+use super::*;
+use std::cell::Cell;
+
+/// Status registers of functions that are reset, and of those that never are.
+const RESET_DONE: u32 = 0;
+const RESET_NEVER: u32 = 1;
+
+struct Status(u32);
+
+impl registers::Registers for Status {
+    fn read(&self, _: Range, _: u32, _: u32) -> u32 {
+        self.0
+    }
+    fn write(&mut self, _: Range, _: u32, _: u32, _: u32) {}
+}
+
+/// A function that owes its last owner a reset.
+struct Fake {
+    status: u32,
+    is_mapped: bool,
+    command: u32,
+    owes: bool,
+    /// Looks at a reset of the whole function until it is over; `None` if there is none.
+    whole: Option<u32>,
+    now: Cell<u64>,
+}
+
+impl Fake {
+    fn new(status: u32) -> Self {
+        let now = Cell::new(0);
+        Self { status, is_mapped: true, command: 0, owes: true, whole: None, now }
+    }
+}
+
+impl Calls for Fake {
+    type Registers = Status;
+
+    fn set_command(&mut self, bits: u32) -> Result<(), Errno> {
+        if self.owes && bits & command::BUS_MASTER != 0 {
+            return Err(Errno::EBUSY);
+        }
+        self.command = bits;
+        Ok(())
+    }
+    fn reset(&mut self) -> Result<bool, Errno> {
+        let left = self.whole.as_mut().ok_or(Errno::ENODEV)?;
+        *left = left.saturating_sub(1);
+        self.owes &= *left > 0;
+        Ok(*left == 0)
+    }
+    fn confirm(&mut self) -> Result<(), Errno> {
+        self.owes = false;
+        Ok(())
+    }
+    fn map(&mut self) -> Result<(Ranges, Status), String> {
+        let range = Range { bar: 0, offset: 0, bytes: 64 };
+        let ranges = Ranges { common: range, notify: range, device: range, notify_step: 0 };
+        self.is_mapped.then_some((ranges, Status(self.status))).ok_or("no range".into())
+    }
+    fn now(&self) -> u64 {
+        self.now.replace(self.now.get() + RESET / 10)
+    }
+}
+
+#[test]
+fn a_function_owes_no_reset_before_it_gets_memory() {
+    let mut fake = Fake::new(RESET_DONE);
+    assert!(prepare(&mut fake).is_ok());
+    assert_eq!((fake.owes, fake.command), (false, command::MEMORY));
+}
+
+#[test]
+fn a_function_that_its_registers_do_not_reset_is_reset_as_a_whole() {
+    for is_mapped in [true, false] {
+        let mut fake = Fake { is_mapped, whole: Some(3), ..Fake::new(RESET_NEVER) };
+        assert!(prepare(&mut fake).is_err());
+        assert_eq!((fake.owes, fake.command), (false, 0));
+    }
+}
+
+#[test]
+fn a_function_that_cannot_be_reset_owes_its_reset() {
+    for whole in [None, Some(u32::MAX)] {
+        let mut fake = Fake { whole, ..Fake::new(RESET_NEVER) };
+        assert!(prepare(&mut fake).is_err());
+        assert!(fake.owes);
+    }
+}
