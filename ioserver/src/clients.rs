@@ -15,6 +15,7 @@
 //! 3. A piece that a disk has not ended fails only after the disk's reset is confirmed.
 //! 4. Nothing is allocated for a request. The rings of all clients together are at most [`RINGS`],
 //!    and an attach is refused where the heap lacks room.
+//! 5. Pins leave the map records for all these rings free. A request without room for its pins waits.
 
 use crate::machine::Machine;
 use alloc::collections::BTreeMap;
@@ -29,11 +30,19 @@ use journal::{Detaching, Found, Journal};
 use partition_runtime::events::Port;
 use partition_runtime::log;
 use pv_abi::uv::database::ULTRAVISOR;
+use pv_abi::xen::block::RING_ORDER_MAX;
 use rate::Limiter;
 use virtio::drive::Outcome;
 
 /// Maximum number of rings of all clients.
 pub const RINGS: usize = 64;
+/// Map records that the monitor keeps for a partition: those of pages that it maps or pins.
+const RECORDS: usize = 3584;
+/// Map records that stay free of pins: those of [`RINGS`] rings of the largest size with their
+/// journals. An attach finds room, whatever clients do.
+const RESERVE: usize = RINGS * ((1 << RING_ORDER_MAX) + 1);
+/// Maximum number of pins of all clients.
+const PINS: usize = RECORDS - RESERVE;
 /// Bytes of the heap that a ring takes at most.
 const RING_BYTES: usize = 48 << 10;
 /// Bytes of the heap that stay free for orders and reports.
@@ -66,7 +75,14 @@ pub struct Clients<M: Machine> {
     due: u64,
     /// Whether a piece has ended, or a pin was dropped.
     has_room: bool,
+    pins: Pins,
     reports: Vec<Report>,
+}
+
+/// The pins of all clients.
+struct Pins {
+    held: usize,
+    most: usize,
 }
 
 /// What a client's rings have in common.
@@ -107,6 +123,7 @@ struct Ring<P> {
 /// A client as its ring sees it.
 struct Reach<'m, M> {
     machine: &'m mut M,
+    all: &'m mut Pins,
     client: u16,
     port: Port,
 }
@@ -118,9 +135,16 @@ impl<M: Machine> Client for Reach<'_, M> {
         disk_writes: bool,
         pins: &mut Vec<Pin>,
     ) -> Result<(), Unpinned> {
-        self.machine.pin(self.client, grants, disk_writes, pins)
+        let held = self.all.held + grants.len();
+        if held > self.all.most {
+            return Err(Unpinned::NoRoom);
+        }
+        self.machine.pin(self.client, grants, disk_writes, pins)?;
+        self.all.held = held;
+        Ok(())
     }
     fn unpin(&mut self, pins: &[Pin]) {
+        self.all.held = self.all.held.saturating_sub(pins.len());
         self.machine.unpin(pins);
     }
     fn copy(&mut self, grant: u32, to: &mut [u64]) -> Result<(), NoGrant> {
@@ -150,6 +174,7 @@ impl<M: Machine> Clients<M> {
             ports: BTreeMap::new(),
             due: 0,
             has_room: false,
+            pins: Pins { held: 0, most: PINS },
             reports: Vec::new(),
         }
     }
@@ -421,7 +446,7 @@ impl<M: Machine> Clients<M> {
         let Some(there) = self.endpoints.get(&endpoint) else { return };
         let (phase, incarnation) = (there.phase, there.incarnation);
         let before = ring.service.in_use();
-        let served = ring.step(there, &mut self.machine, disks, now);
+        let served = ring.step(there, (&mut self.machine, &mut self.pins), disks, now);
         self.has_room |= ring.service.in_use() < before;
         match served {
             Ok(()) => {}
@@ -454,7 +479,7 @@ impl<M: Machine> Clients<M> {
         for slot in &mut self.rings {
             if let Some(ring) = slot.take_if(|ring| ring.endpoint == endpoint) {
                 self.ports.remove(&ring.port);
-                ring.end(there.client, &mut self.machine);
+                ring.end(there.client, (&mut self.machine, &mut self.pins));
             }
         }
         self.has_room = true;
@@ -471,7 +496,7 @@ impl<P: block_ring::RingMemory + journal::JournalPage> Ring<P> {
     fn step<M: Machine<Pages = P>>(
         &mut self,
         there: &Endpoint,
-        machine: &mut M,
+        (machine, all): (&mut M, &mut Pins),
         disks: &mut impl Disks,
         now: u64,
     ) -> Result<(), Trouble> {
@@ -482,7 +507,7 @@ impl<P: block_ring::RingMemory + journal::JournalPage> Ring<P> {
             layout: there.layout.layout(),
             features: there.features,
         };
-        let mut client = Reach { machine, client: there.client, port: self.port };
+        let mut client = Reach { machine, all, client: there.client, port: self.port };
         match there.phase {
             Phase::Serving if self.answers => {
                 self.again = self.service.serve(&parts, &mut client, disks, now)?;
@@ -501,8 +526,8 @@ impl<P: block_ring::RingMemory + journal::JournalPage> Ring<P> {
     }
 
     /// Drops all that is held of the client. The journal ends if the client is detached.
-    fn end<M: Machine<Pages = P>>(mut self, client: u16, machine: &mut M) {
-        self.service.drop_all(&mut Reach { machine, client, port: self.port });
+    fn end<M: Machine<Pages = P>>(mut self, client: u16, (machine, all): (&mut M, &mut Pins)) {
+        self.service.drop_all(&mut Reach { machine, all, client, port: self.port });
         machine.close(self.port);
         machine.unmap(self.pages);
         if let Some(detaching) = self.detaching {

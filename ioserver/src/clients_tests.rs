@@ -565,6 +565,33 @@ fn room_that_a_ring_makes_is_used_by_another() {
 }
 
 #[test]
+fn pins_leave_room_for_the_rings_of_others() {
+    let (world, mut server) = attached(2);
+    server.clients.pins.most = 3;
+    for ring in 0..2 {
+        world.ring(ring).send(READ, 0, 0, &[1, 2]);
+        server.event(ring);
+    }
+    assert_eq!((server.machine().pins.len(), server.clients.pins.held), (2, 2));
+    for ring in 0..2 {
+        assert_eq!(world.ring(ring).answers(), []);
+        server.complete(3, Outcome::Done);
+        assert_eq!(world.ring(ring).answers(), [(0, STATUS_OK)]);
+    }
+    assert_eq!(server.clients.pins.held, 0);
+    // Pins that fail are not counted, and those of a client that goes are dropped.
+    world.ring(0).send(READ, 1, 0, &[NO_GRANTS]);
+    world.ring(0).send(READ, 2, 0, &[1]);
+    server.event(0);
+    assert_eq!(server.clients.pins.held, 1);
+    server.end(3, End::Left);
+    server.end(4, End::Left);
+    assert!(server.machine().is_empty() && server.clients.pins.held == 0);
+    // The largest rings of all clients with their journals fit beside all pins.
+    assert_eq!(PINS + RINGS * 17, RECORDS);
+}
+
+#[test]
 fn room_in_a_queue_that_a_ring_makes_is_used_by_another() {
     let (world, mut server) = attached(2);
     for ring in 0..2 {

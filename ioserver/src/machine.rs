@@ -83,7 +83,12 @@ impl Machine for Monitor {
         let window = self.window.as_mut().ok_or("the start block names no window")?;
         let mapped = grants::map(window, domain, references);
         made(Step::Mapped);
-        mapped.map(Pages).map_err(|error| format!("a grant of domain {domain}: {error}"))
+        mapped.map(Pages).map_err(|error| match error {
+            GrantError::Status(_, GNTST_NO_SPACE) => {
+                "the table of mapped grants is full; detach a disk".into()
+            }
+            error => format!("a grant of domain {domain}: {error}"),
+        })
     }
 
     fn unmap(&mut self, pages: Pages) {
