@@ -77,6 +77,8 @@ pub struct Clients<M: Machine> {
     has_room: bool,
     pins: Pins,
     reports: Vec<Report>,
+    /// Functions that failed, with the reasons.
+    failures: Vec<Report>,
 }
 
 /// The pins of all clients.
@@ -176,12 +178,23 @@ impl<M: Machine> Clients<M> {
             has_room: false,
             pins: Pins { held: 0, most: PINS },
             reports: Vec::new(),
+            failures: Vec::new(),
         }
     }
 
-    /// The reports that are to be sent.
+    /// The reports that are to be sent, in their order: those of endpoints come before *Failed*, after
+    /// which the ultravisor may take them for those of a server that is none any more. The caller
+    /// serves first.
     pub fn take_reports(&mut self) -> Vec<Report> {
-        core::mem::take(&mut self.reports)
+        let mut reports = core::mem::take(&mut self.reports);
+        reports.append(&mut self.failures);
+        reports
+    }
+
+    /// Reports that a function failed.
+    pub fn function_failed(&mut self, index: u32, reason: String) {
+        log!("function {index}: {reason}");
+        self.failures.push(Report::Failed { index, reason });
     }
 
     fn report(&mut self, endpoint: u32, incarnation: u64, report: EndpointReport) {

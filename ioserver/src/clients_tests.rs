@@ -512,6 +512,28 @@ fn requests_of_a_broken_function_fail_and_its_flushes_wait() {
 }
 
 #[test]
+fn what_a_failure_does_to_endpoints_is_told_before_the_failure() {
+    for end in [End::Failed, End::Unknown] {
+        let (world, mut server) = attached(1);
+        server.disks.driven.remove(&4);
+        world.ring(0).send(FLUSH, 1, 0, &[]);
+        server.event(0);
+        let pieces = server.disks.driven.remove(&3).unwrap_or_default();
+        let pieces = pieces.into_iter().filter(|_| end == End::Failed).map(|(_, tag)| tag);
+        // In the order of the event loop.
+        server.clients.function_ended(3, end, pieces);
+        server.clients.function_failed(3, "broken".into());
+        server.serve();
+        let reports = server.clients.take_reports();
+        assert!(
+            matches!(reports[..], [Report::Endpoint { .. }, Report::Failed { index: 3, .. }]),
+            "{end:?}: {reports:?}"
+        );
+        assert!(server.clients.take_reports().is_empty());
+    }
+}
+
+#[test]
 fn a_broken_ring_is_told_once_and_waits_for_the_detach() {
     let (world, mut server) = attached(2);
     world.ring(1).send(READ, 0, 0, &[1]);

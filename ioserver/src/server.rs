@@ -109,7 +109,7 @@ impl Server {
         match order {
             Order::Function { index, record } => {
                 if let Err(reason) = self.drive(index, &record) {
-                    self.fail(index, reason);
+                    self.clients.function_failed(index, reason);
                 }
             }
             Order::Leave { index } => self.stop(index, End::Left),
@@ -119,11 +119,6 @@ impl Server {
             }
             Order::Detach { endpoint, incarnation } => self.clients.detach(endpoint, incarnation),
         }
-    }
-
-    fn fail(&mut self, index: u32, reason: String) {
-        log!("function {index}: {reason}");
-        self.link.report(Report::Failed { index, reason });
     }
 
     /// Starts to drive a function. One that is driven already is reported again, since the report
@@ -160,7 +155,7 @@ impl Server {
     fn look(&mut self) {
         while let Some((index, reason)) = self.look_at_all() {
             self.stop(index, End::Failed);
-            self.fail(index, reason);
+            self.clients.function_failed(index, reason);
         }
     }
 
