@@ -332,7 +332,7 @@ impl Endpoint {
         for entry in bits(self.begun & !self.given_up) {
             let Some(work) = self.works.get_mut(entry as usize) else { continue };
             // A flush that the disks do not need is done at once.
-            while work.is_done(&parts.layout) {
+            while work.is_done() {
                 let is_void = self.is_unsafe && work.is_flush();
                 match if is_void { Some(true) } else { work.flush_again() } {
                     Some(true) => {

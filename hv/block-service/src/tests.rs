@@ -320,6 +320,41 @@ fn a_flush_goes_to_each_disk_once_and_is_never_answered_with_an_error() {
 }
 
 #[test]
+fn a_flush_in_flight_ends_though_its_endpoint_grows() {
+    // The grown layout may also have its extents cut otherwise.
+    let more = Extent { device: 1, start: 160, sectors: 10 };
+    let [first, second, third] = EXTENTS;
+    let grown = [
+        vec![first, second, third, more],
+        vec![first, second, Extent { sectors: 45, ..third }],
+        vec![
+            Extent { sectors: 20, ..first },
+            Extent { start: 30, sectors: 40, ..first },
+            second,
+            third,
+            more,
+        ],
+    ];
+    for (extents, room) in grown.iter().flat_map(|one| [(one, 1), (one, 64)]) {
+        let memory = Memory::new();
+        let (mut guest, mut machine) = (Guest::default(), Machine::new(room, 64, u32::MAX));
+        let mut endpoint = endpoint(&memory, Limiter::default());
+        memory.send(transfer(FLUSH, 7, 0, &[]));
+        endpoint.serve(&memory.parts(), &mut guest, &mut machine, 0).expect("no trouble");
+        let layout = Layout::new(extents, |_| Some(DISK)).expect("inside of the disks");
+        let features = Features { sectors: layout.sectors(), ..features() };
+        let parts = Parts { layout, features, ..memory.parts() };
+        let mut flushed = Vec::new();
+        while let Some(piece) = machine.flying.first() {
+            flushed.push(piece.0);
+            endpoint.ended(machine.complete(0), Outcome::Done);
+            endpoint.serve(&parts, &mut guest, &mut machine, 0).expect("no trouble");
+        }
+        assert_eq!((flushed, answers(&memory, 0)), (vec![0, 1], vec![(7, STATUS_OK)]));
+    }
+}
+
+#[test]
 fn a_request_without_room_for_its_pins_waits_and_is_charged_once() {
     let memory = Memory::new();
     let (mut guest, mut machine) = (Guest::default(), Machine::new(64, 64, u32::MAX));

@@ -39,10 +39,11 @@ pub(crate) enum Stop {
 #[derive(Debug)]
 pub(crate) struct Work {
     task: Task,
-    /// Sectors of the endpoint.
+    /// Sectors of the endpoint; for a flush, all that it has when the flush begins, since it may grow
+    /// meanwhile.
     sector: u64,
     sectors: u64,
-    /// Sectors (for a flush: extents) that the disks have got.
+    /// Sectors that the disks have got.
     submitted: u64,
     /// Pieces that are in flight.
     flying: u32,
@@ -80,7 +81,7 @@ impl Work {
         (self.sector, self.sectors) = (0, 0);
         match decode(raw, features).map_err(Stop::Refused)?.kind {
             Kind::Flush => {
-                self.task = Task::Flush;
+                (self.task, self.sectors) = (Task::Flush, features.sectors);
                 Ok(())
             }
             Kind::Discard { sector, sectors } => {
@@ -214,20 +215,28 @@ impl Work {
 
     /// Flushes each disk of the endpoint once.
     fn submit_flush(&mut self, layout: &Layout<'_>, disks: &mut impl Disks, tag: Tag) -> bool {
-        let extents = layout.extents();
-        while let Some((at, extent)) =
-            usize::try_from(self.submitted).ok().and_then(|at| Some((at, extents.get(at)?)))
-        {
-            let known = extents[..at].iter().any(|before| before.device == extent.device);
-            let cached = disks.medium(extent.device).is_none_or(|medium| medium.write_cache);
+        while self.submitted < self.sectors {
+            let (sector, left) = (self.submitted, self.sectors - self.submitted);
+            let piece = layout.translate(sector, left).ok().and_then(|mut pieces| pieces.next());
+            // A layout never loses sectors.
+            let Some(extent) = piece.map(|piece| piece.extent).filter(|one| one.sectors > 0) else {
+                (self.submitted, self.status) = (self.sectors, STATUS_ERROR);
+                break;
+            };
+            let device = extent.device;
+            let known = sector > 0
+                && layout
+                    .translate(0, sector)
+                    .is_ok_and(|mut before| before.any(|one| one.extent.device == device));
+            let cached = disks.medium(device).is_none_or(|medium| medium.write_cache);
             if !known && cached {
-                match disks.submit(extent.device, Request::Flush, &[], tag) {
+                match disks.submit(device, Request::Flush, &[], tag) {
                     Ok(()) => self.flying += 1,
                     Err(Unsubmitted::Full) => return false,
                     Err(Unsubmitted::Refused) => self.status = STATUS_ERROR,
                 }
             }
-            self.submitted += 1;
+            self.submitted += extent.sectors;
         }
         true
     }
@@ -242,13 +251,9 @@ impl Work {
     }
 
     /// Whether all pieces are done, or nothing more is submitted after an error.
-    pub(crate) fn is_done(&self, layout: &Layout<'_>) -> bool {
-        let all = match self.task {
-            Task::Flush => layout.extents().len() as u64,
-            _ => self.sectors,
-        };
+    pub(crate) fn is_done(&self) -> bool {
         let failed = self.status != STATUS_OK && self.task != Task::Flush;
-        self.flying == 0 && (self.submitted >= all || failed)
+        self.flying == 0 && (self.submitted >= self.sectors || failed)
     }
 
     /// The status of the answer, once it is done.
