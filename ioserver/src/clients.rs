@@ -18,12 +18,12 @@
 //! 5. Pins leave the map records for all these rings free. A request without room for its pins waits.
 
 use crate::machine::Machine;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use block_ring::{Features, RingSize};
-use block_service::{Client, Disks, NoGrant, Parts, Pin, Tag, Trouble, Unpinned};
+use block_service::{Client, Disks, NoGrant, Parts, Pin, SEGMENTS_OFFERED, Tag, Trouble, Unpinned};
 use control::io::{self, Attach, EndpointReport, Report};
 use extents::{Extent, OwnLayout};
 use journal::{Detaching, Found, Journal};
@@ -73,6 +73,11 @@ pub struct Clients<M: Machine> {
     ports: BTreeMap<Port, usize>,
     /// Places of rings that are to be looked at: bits.
     due: u64,
+    /// The place at which a round begins: after pieces have ended, behind that of the ring which was
+    /// first the last time. So the first to get the room in a queue is another ring each time.
+    first: u32,
+    /// Whether a piece has ended.
+    has_ended: bool,
     /// Whether a piece has ended, or a pin was dropped.
     has_room: bool,
     pins: Pins,
@@ -85,6 +90,9 @@ pub struct Clients<M: Machine> {
 struct Pins {
     held: usize,
     most: usize,
+    /// The rings that found no room, by their ports, the first at the front: it gets the next room. A
+    /// ring that frees pins would take them again before another one sees them.
+    waiting: VecDeque<Port>,
 }
 
 /// What a client's rings have in common.
@@ -138,9 +146,17 @@ impl<M: Machine> Client for Reach<'_, M> {
         pins: &mut Vec<Pin>,
     ) -> Result<(), Unpinned> {
         let held = self.all.held + grants.len();
-        if held > self.all.most {
+        let kept = match self.all.waiting.front() {
+            Some(port) if *port != self.port => SEGMENTS_OFFERED,
+            _ => 0,
+        };
+        if held + kept > self.all.most {
+            if !self.all.waiting.contains(&self.port) {
+                self.all.waiting.push_back(self.port);
+            }
             return Err(Unpinned::NoRoom);
         }
+        self.all.waiting.retain(|port| *port != self.port);
         self.machine.pin(self.client, grants, disk_writes, pins)?;
         self.all.held = held;
         Ok(())
@@ -175,8 +191,10 @@ impl<M: Machine> Clients<M> {
             rings: (0..RINGS).map(|_| None).collect(),
             ports: BTreeMap::new(),
             due: 0,
+            first: 0,
+            has_ended: false,
             has_room: false,
-            pins: Pins { held: 0, most: PINS },
+            pins: Pins { held: 0, most: PINS, waiting: VecDeque::with_capacity(RINGS) },
             reports: Vec::new(),
             failures: Vec::new(),
         }
@@ -400,6 +418,7 @@ impl<M: Machine> Clients<M> {
         if let Some(ring) = self.rings.get_mut(place).and_then(Option::as_mut) {
             ring.service.ended(tag.entry, outcome);
             self.due |= 1 << place;
+            self.has_ended = true;
             self.has_room = true;
         }
     }
@@ -444,13 +463,36 @@ impl<M: Machine> Clients<M> {
                 due |= 1 << place;
             }
         }
-        while due != 0 {
-            let place = due.trailing_zeros() as usize;
-            due &= due - 1;
-            self.serve_ring(place, disks, now);
+        let mut waiting = core::mem::take(&mut self.pins.waiting);
+        waiting.retain(|port| self.waits_for_room(*port));
+        self.pins.waiting = waiting;
+        let first = self.first;
+        due = due.rotate_right(first);
+        if core::mem::take(&mut self.has_ended) && due != 0 {
+            self.first = (first + due.trailing_zeros() + 1) % u64::BITS;
         }
-        let again = self.rings.iter().flatten().filter_map(|ring| ring.again).min();
-        if self.due != 0 { Some(now) } else { again }
+        while due != 0 {
+            let place = (first + due.trailing_zeros()) % u64::BITS;
+            due &= due - 1;
+            self.serve_ring(place as usize, disks, now);
+        }
+        let rings = || self.rings.iter().flatten();
+        // Room may have been made after the ring that waits for it was served.
+        let wanted = self.has_room && rings().any(|ring| ring.service.waits_for_room());
+        if self.due != 0 || wanted {
+            Some(now)
+        } else {
+            rings().filter_map(|ring| ring.again).min()
+        }
+    }
+
+    /// Whether the ring of a port will ask for room again.
+    fn waits_for_room(&self, port: Port) -> bool {
+        let ring = self.ports.get(&port).and_then(|place| self.rings.get(*place)?.as_ref());
+        ring.filter(|ring| ring.answers && ring.service.waits_for_room()).is_some_and(|ring| {
+            let there = self.endpoints.get(&ring.endpoint);
+            there.is_some_and(|there| matches!(there.phase, Phase::Serving | Phase::Detaching))
+        })
     }
 
     fn serve_ring(&mut self, place: usize, disks: &mut impl Disks, now: u64) {

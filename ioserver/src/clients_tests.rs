@@ -629,3 +629,37 @@ fn room_in_a_queue_that_a_ring_makes_is_used_by_another() {
         assert_eq!(world.ring(ring).answers(), [(0, STATUS_OK), (1, STATUS_OK)]);
     }
 }
+
+/// Two rings with 8 reads each on one function, of which 8 are done: the answers of each ring.
+fn answers_of_two_busy_rings(pins: usize) -> [usize; 2] {
+    let (world, mut server) = attached(2);
+    server.clients.pins.most = pins;
+    for id in 0..8 {
+        (0..2).for_each(|ring| world.ring(ring).send(READ, id, 0, &[1]));
+    }
+    (0..2).for_each(|ring| server.event(ring));
+    (0..8).for_each(|_| server.complete(3, Outcome::Done));
+    [0, 1].map(|ring| world.ring(ring).answers().len())
+}
+
+#[test]
+fn rings_get_the_room_that_is_made_in_turn() {
+    // Room for pins, and room in the queue.
+    for pins in [1, PINS] {
+        let answers = answers_of_two_busy_rings(pins);
+        assert!(answers.iter().all(|count| *count >= 3), "{pins}: {answers:?}");
+    }
+}
+
+#[test]
+fn a_ring_that_goes_gives_up_its_turn() {
+    let (world, mut server) = attached(2);
+    server.clients.pins.most = 1;
+    for ring in 0..2 {
+        world.ring(ring).send(READ, 0, 0, &[1]);
+        server.event(ring);
+    }
+    assert_eq!(server.clients.pins.waiting, [Port(1)]);
+    server.end(3, End::Unknown);
+    assert!(server.clients.pins.waiting.is_empty());
+}
