@@ -104,10 +104,11 @@ struct Endpoint {
     phase: Phase,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
-    Stopped,
+    /// With the reason.
+    Stopped(String),
     Detaching,
     Leaving,
 }
@@ -239,8 +240,21 @@ impl<M: Machine> Clients<M> {
                 "its rings of incarnation {} are still attached; detach those",
                 there.incarnation
             )),
-            Some(there) if there.phase != Phase::Serving => return,
-            Some(_) => Ok(None),
+            Some(there) => match &there.phase {
+                Phase::Serving => Ok(None),
+                Phase::Stopped(reason) => {
+                    let reason = reason.clone();
+                    self.report(endpoint, incarnation, EndpointReport::Attached);
+                    self.report(endpoint, incarnation, EndpointReport::Broken { reason });
+                    return;
+                }
+                // The report of its end answers.
+                Phase::Detaching => return,
+                Phase::Leaving => {
+                    Err("its rings are still being left to another I/O partition; attach it again"
+                        .into())
+                }
+            },
             None => self.try_attach(attach, disks),
         };
         match report {
@@ -367,7 +381,7 @@ impl<M: Machine> Clients<M> {
     fn stop(&mut self, endpoint: u32, reason: String) {
         let Some(there) = self.endpoints.get_mut(&endpoint) else { return };
         if there.phase == Phase::Serving {
-            there.phase = Phase::Stopped;
+            there.phase = Phase::Stopped(reason.clone());
             let incarnation = there.incarnation;
             self.report(endpoint, incarnation, EndpointReport::Broken { reason });
         }
@@ -499,7 +513,8 @@ impl<M: Machine> Clients<M> {
         let Some(Some(ring)) = self.rings.get_mut(place) else { return };
         let endpoint = ring.endpoint;
         let Some(there) = self.endpoints.get(&endpoint) else { return };
-        let (phase, incarnation) = (there.phase, there.incarnation);
+        let incarnation = there.incarnation;
+        let is_going = matches!(there.phase, Phase::Detaching | Phase::Leaving);
         let before = ring.service.in_use();
         let served = ring.step(there, (&mut self.machine, &mut self.pins), disks, now);
         self.has_room |= ring.service.in_use() < before;
@@ -519,7 +534,7 @@ impl<M: Machine> Clients<M> {
                 self.stop(endpoint, format!("its ring: {trouble:?}"));
             }
         }
-        if matches!(phase, Phase::Detaching | Phase::Leaving) {
+        if is_going {
             self.end_if_done(endpoint);
         }
     }
@@ -538,9 +553,9 @@ impl<M: Machine> Clients<M> {
             }
         }
         self.has_room = true;
-        let (phase, incarnation) = (there.phase, there.incarnation);
+        let (is_detached, incarnation) = (there.phase == Phase::Detaching, there.incarnation);
         self.endpoints.remove(&endpoint);
-        if phase == Phase::Detaching {
+        if is_detached {
             self.report(endpoint, incarnation, EndpointReport::Detached);
         }
     }
@@ -571,7 +586,7 @@ impl<P: block_ring::RingMemory + journal::JournalPage> Ring<P> {
                 self.is_done = self.service.finish(&parts, &mut client, disks)?;
             }
             Phase::Detaching | Phase::Leaving => self.is_done = self.service.in_flight() == 0,
-            Phase::Serving | Phase::Stopped => return Ok(()),
+            Phase::Serving | Phase::Stopped(_) => return Ok(()),
         }
         if self.service.waits_for_room() {
             let retry = now.saturating_add(RETRY);

@@ -663,3 +663,27 @@ fn a_ring_that_goes_gives_up_its_turn() {
     server.end(3, End::Unknown);
     assert!(server.clients.pins.waiting.is_empty());
 }
+
+#[test]
+fn a_repeated_attach_is_answered_whatever_became_of_the_endpoint() {
+    let (world, mut server) = attached(1);
+    world.ring(0).send(READ, 0, 0, &[1]);
+    server.event(0);
+    world.ring(0).store_index(Index::RequestsProduced, 34);
+    server.event(0);
+    let told = server.reports();
+    assert!(matches!(told[..], [EndpointReport::Broken { .. }]));
+    let again = server.attach(&attach(1));
+    assert_eq!(again, [EndpointReport::Attached, told[0].clone()]);
+    server.detach(1);
+    assert_eq!(server.attach(&attach(1)), [], "the end of the detach answers");
+    server.complete(3, Outcome::Done);
+    assert_eq!(server.reports(), [EndpointReport::Detached]);
+
+    let (world, mut server) = attached(1);
+    world.ring(0).send(READ, 0, SECTORS / 2, &[1]);
+    server.event(0);
+    server.end(3, End::Left);
+    let leaving = server.attach(&attach(1));
+    assert!(matches!(leaving[..], [EndpointReport::Refused { .. }]), "{leaving:?}");
+}
