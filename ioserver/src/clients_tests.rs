@@ -1,6 +1,8 @@
 //! Clients on a simulated monitor, with simulated disks.
 
 use super::*;
+use crate::function::{Stopped, tests::region};
+use crate::held::Held;
 use block_ring::{Index, REQUEST_WORDS, RingMemory};
 use journal::{JournalPage, words};
 use pv_abi::xen::block::{FLUSH, READ, STATUS_ERROR, STATUS_OK, WRITE};
@@ -471,6 +473,29 @@ fn a_function_that_does_not_confirm_its_reset_holds_its_rings() {
     server.event(0);
     assert_eq!((server.reports(), world.ring(0).answers()), (vec![], vec![]));
     assert_eq!((server.machine().pins.len(), server.disks.driven[&4].len()), (1, 0));
+}
+
+#[test]
+fn rings_are_held_until_a_later_reset_is_confirmed() {
+    let (world, mut server) = attached(1);
+    world.ring(0).send(WRITE, 0, 0, &[1]);
+    server.event(0);
+    let pieces = server.disks.driven[&3].iter().map(|(_, tag)| *tag).collect();
+    let (mut held, mut region) = (Held::default(), region());
+    let mut chunks: Vec<_> = core::iter::from_fn(|| region.take_chunk()).collect();
+    held.keep(3, Stopped { chunk: chunks.remove(5), pieces });
+    server.end(3, End::Unknown);
+    assert!(matches!(server.reports()[..], [EndpointReport::Broken { .. }]));
+    server.detach(1);
+    held.settle(4, &mut region, &mut server.clients);
+    server.serve();
+    assert_eq!((server.reports(), server.machine().pins.len()), (vec![], 1));
+    assert!(region.take_chunk().is_none());
+    held.settle(3, &mut region, &mut server.clients);
+    server.serve();
+    assert_eq!(server.reports(), [EndpointReport::Detached]);
+    assert!(server.machine().is_empty() && region.take_chunk().is_some());
+    assert_eq!(world.ring(0).answers(), [], "the client was told that it is broken");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The DMA region: chunks of memory for the queues of functions.
 //!
 //! Rule: a chunk is one function's from the start of its driver until its reset is confirmed. If the
-//! reset is not confirmed, nobody ever gets the chunk again.
+//! reset is not confirmed, the chunk is held until a later reset of the function is.
 
 use partition_runtime::partition;
 use virtio::queue::Memory;
@@ -33,7 +33,9 @@ impl Region {
         Self::new(Memory { words, address: frame << 12 })
     }
 
-    fn new(memory: Memory<'static>) -> Self {
+    /// A region of this memory.
+    #[must_use]
+    pub fn new(memory: Memory<'static>) -> Self {
         Self { taken: [false; CHUNKS], memory }
     }
 

@@ -70,8 +70,8 @@ impl registers::Registers for Mapped {
 }
 
 /// A function that is driven.
-pub struct Function {
-    disk: Driven<Disk<'static, Mapped>>,
+pub struct Function<D: Drive = Disk<'static, Mapped>> {
+    disk: Driven<D>,
     /// Its memory; the last page holds the first sector.
     pub chunk: Chunk,
     page: Memory<'static>,
@@ -99,12 +99,33 @@ pub enum Progress {
     Broken(String),
 }
 
-/// A function that is driven no more.
+/// What a function that is driven no more had.
+#[derive(Debug)]
 pub struct Stopped {
     /// Its memory.
     pub chunk: Chunk,
     /// The pieces that it had.
     pub pieces: Vec<Tag>,
+}
+
+/// Why a function was not prepared.
+#[derive(Debug)]
+pub struct Unprepared {
+    /// The reason, for people.
+    pub reason: String,
+    /// Whether it was reset nevertheless.
+    pub is_reset: bool,
+}
+
+/// Why a function was not started.
+#[derive(Debug)]
+pub struct Unstarted {
+    /// The reason, for people.
+    pub reason: String,
+    /// The chunk that it got.
+    pub chunk: Chunk,
+    /// Whether it cannot reach the chunk any more.
+    pub is_reset: bool,
 }
 
 /// What resetting a function needs of the monitor.
@@ -185,15 +206,14 @@ pub struct Ready<R> {
 /// registers do not let themselves be reset is reset as a whole, if it can be.
 ///
 /// # Errors
-/// The reason, for people.
-pub fn prepare<C: Calls>(calls: &mut C) -> Result<Ready<C::Registers>, String> {
-    let ready = reset(calls);
-    if ready.is_err() {
-        // One that is not ours any more, or has no such reset, needs no command.
-        let _ = reset_whole(calls);
+/// See [`Unprepared`].
+pub fn prepare<C: Calls>(calls: &mut C) -> Result<Ready<C::Registers>, Unprepared> {
+    reset(calls).map_err(|reason| {
+        let is_reset = reset_whole(calls).is_ok();
+        // One that is not ours any more needs no command.
         let _ = calls.set_command(0);
-    }
-    ready
+        Unprepared { reason, is_reset }
+    })
 }
 
 fn reset<C: Calls>(calls: &mut C) -> Result<Ready<C::Registers>, String> {
@@ -225,21 +245,21 @@ fn not_on(errno: Errno) -> String {
     format!("turning it on: the monitor refused: {errno}")
 }
 
-/// Starts to drive a function. If it fails, the chunk comes back unless the function may still
-/// reach it.
+/// Starts to drive a function.
 ///
 /// # Errors
-/// The reason, for people, and the chunk.
+/// See [`Unstarted`].
 pub fn start(
     (index, record): (u32, &DeviceFunction),
     ready: Ready<Mapped>,
     chunk: Chunk,
-) -> Result<Function, (String, Option<Chunk>)> {
+) -> Result<Function, Unstarted> {
+    let failed = |reason, chunk, is_reset| Err(Unstarted { reason, chunk, is_reset });
     let Some((page, queues)) = chunk.memory.split(1024) else {
-        return Err(("the DMA region is too small".into(), Some(chunk)));
+        return failed("the DMA region is too small".into(), chunk, true);
     };
     if let Err(errno) = devices::set_command(index, command::MEMORY | command::BUS_MASTER) {
-        return Err((not_on(errno), Some(chunk)));
+        return failed(not_on(errno), chunk, true);
     }
     let ports = bind(index, record);
     let setup = Setup { memory: queues, queues: QUEUES, interrupts: !ports.is_empty() };
@@ -249,14 +269,14 @@ pub fn start(
         Err(fault) => {
             close(ports);
             let safe = !matches!(fault, Fault::Reset | Fault::Gone);
-            return Err((fault.to_string(), safe.then_some(chunk)));
+            return failed(fault.to_string(), chunk, safe);
         }
     };
     let segment = Segment { address: page.address, bytes: SECTOR };
     if disk.submit(Request::Read(0), &[segment], TRIAL).is_err() {
         let safe = disk.drive().reset(&mut within(RESET)).is_ok();
         close(ports);
-        return Err(("it has no sectors".into(), safe.then_some(chunk)));
+        return failed("it has no sectors".into(), chunk, safe);
     }
     disk.tell();
     let until = time::now().saturating_add(TRIAL_LIMIT);
@@ -320,7 +340,7 @@ fn close(ports: Vec<Port>) {
     }
 }
 
-impl Function {
+impl<D: Drive> Function<D> {
     /// System time at which it must be looked at, whatever interrupts: soon if it has no vectors and
     /// something is in flight, else when the trial's time is over. Returns `None` if there is
     /// nothing to wait for.
@@ -405,19 +425,16 @@ impl Function {
         bytes.take_while(|byte| (b' '..=b'~').contains(byte)).map(char::from).collect()
     }
 
-    /// Stops driving.
-    ///
-    /// # Errors
-    /// The function's reset is not confirmed: it may still reach its memory and that of its pieces.
-    pub fn stop(mut self) -> Result<Stopped, Fault> {
+    /// Stops driving. Returns what it had, and whether its reset is confirmed: if it is not, it may still
+    /// reach its chunk and the pages of its pieces.
+    pub fn stop(mut self) -> (Stopped, Result<(), Fault>) {
         let reset = self.disk.drive().reset(&mut within(RESET));
         close(self.ports);
-        reset?;
         let pieces = core::iter::from_fn(|| self.disk.forget()).filter(|tag| *tag != TRIAL);
-        Ok(Stopped { pieces: pieces.collect(), chunk: self.chunk })
+        (Stopped { pieces: pieces.collect(), chunk: self.chunk }, reset)
     }
 }
 
 #[cfg(test)]
 #[path = "function_tests.rs"]
-mod tests;
+pub mod tests;

@@ -1,6 +1,8 @@
 //! A function that is reset, on a simulated monitor.
 
 use super::*;
+use crate::dma::Region;
+use core::sync::atomic::AtomicU32;
 use std::cell::Cell;
 
 /// Status registers of functions that are reset, and of those that never are.
@@ -75,7 +77,7 @@ fn a_function_owes_no_reset_before_it_gets_memory() {
 fn a_function_that_its_registers_do_not_reset_is_reset_as_a_whole() {
     for is_mapped in [true, false] {
         let mut fake = Fake { is_mapped, whole: Some(3), ..Fake::new(RESET_NEVER) };
-        assert!(prepare(&mut fake).is_err());
+        assert!(prepare(&mut fake).is_err_and(|unprepared| unprepared.is_reset));
         assert_eq!((fake.owes, fake.command), (false, 0));
     }
 }
@@ -84,7 +86,59 @@ fn a_function_that_its_registers_do_not_reset_is_reset_as_a_whole() {
 fn a_function_that_cannot_be_reset_owes_its_reset() {
     for whole in [None, Some(u32::MAX)] {
         let mut fake = Fake { whole, ..Fake::new(RESET_NEVER) };
-        assert!(prepare(&mut fake).is_err());
+        assert!(prepare(&mut fake).is_err_and(|unprepared| !unprepared.is_reset));
         assert!(fake.owes);
+    }
+}
+
+/// A disk of one queue that takes everything and ends nothing.
+struct Silent {
+    medium: virtio::drive::Medium,
+    slots: u16,
+    reset: Result<(), Fault>,
+}
+
+impl Drive for Silent {
+    fn medium(&self) -> &virtio::drive::Medium {
+        &self.medium
+    }
+    fn queues(&self) -> usize {
+        1
+    }
+    fn submit(&mut self, _: usize, _: Request, _: &[Segment]) -> Result<u16, Unsubmitted> {
+        self.slots += 1;
+        Ok(self.slots - 1)
+    }
+    fn kick(&mut self, _: usize) {}
+    fn completed(&mut self, _: usize) -> Result<Option<(u16, Outcome)>, Fault> {
+        Ok(None)
+    }
+    fn check(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+    fn reset(&mut self, _: &mut dyn FnMut() -> bool) -> Result<(), Fault> {
+        self.reset.clone()
+    }
+}
+
+/// A region of 2 MiB.
+pub fn region() -> Region {
+    let words: Vec<AtomicU32> = (0..512 * 1024).map(|_| AtomicU32::new(0)).collect();
+    Region::new(Memory { words: words.leak(), address: 0 })
+}
+
+#[test]
+fn a_function_that_stops_tells_what_it_had_whatever_its_reset_does() {
+    for reset in [Ok(()), Err(Fault::Reset)] {
+        let chunk = region().take_chunk().expect("a chunk");
+        let silent = Silent { medium: Default::default(), slots: 0, reset: reset.clone() };
+        let (disk, page) = (Driven::new(silent), chunk.memory);
+        let mut function = Function { disk, chunk, page, ports: vec![], is_tried: false, until: 0 };
+        let tags = [TRIAL, Tag { endpoint: 1, entry: 2 }, Tag { endpoint: 1, entry: 3 }];
+        for tag in tags {
+            function.submit(Request::Flush, &[], tag).expect("room");
+        }
+        let (stopped, was_reset) = function.stop();
+        assert_eq!((stopped.pieces, was_reset), (tags[1..].to_vec(), reset));
     }
 }

@@ -20,6 +20,7 @@ mod clients;
 mod deaths;
 mod dma;
 mod function;
+mod held;
 mod link;
 mod machine;
 mod options;

@@ -11,12 +11,14 @@
 use crate::clients::{Clients, End};
 use crate::deaths::{Step, made};
 use crate::dma::{CHUNKS, Region};
-use crate::function::{self, Function, Own, Progress};
+use crate::function::{self, Function, Own, Progress, Stopped, Unprepared, Unstarted};
+use crate::held::Held;
 use crate::link::Link;
 use crate::machine::Monitor;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use block_service::{Disks, Tag};
 use channel::ends::ChannelError;
 use control::io::{Order, PROTOCOL, Report};
@@ -33,6 +35,7 @@ pub struct Server {
     events: Events,
     dma: Region,
     functions: Functions,
+    held: Held,
     clients: Clients<Monitor>,
 }
 
@@ -68,7 +71,8 @@ impl Server {
         }
         let (dma, functions) = (Region::of_start_block(), Functions(BTreeMap::new()));
         let clients = Clients::new(Monitor::take());
-        Ok(Self { link, events: Events::new(), dma, functions, clients })
+        let held = Held::default();
+        Ok(Self { link, events: Events::new(), dma, functions, held, clients })
     }
 
     /// Serves for ever.
@@ -135,7 +139,11 @@ impl Server {
             .map_err(|_| format!("a record of {} bytes", record.len()))?;
         let window = &mut self.clients.machine.window;
         let window = window.as_mut().ok_or("the start block names no window")?;
-        let ready = function::prepare(&mut Own { window, index, record: &record })?;
+        let ready = function::prepare(&mut Own { window, index, record: &record });
+        if !matches!(ready, Err(Unprepared { is_reset: false, .. })) {
+            self.settle(index);
+        }
+        let ready = ready.map_err(|unprepared| unprepared.reason)?;
         let chunk = self.dma.take_chunk().ok_or_else(|| {
             format!("an I/O partition drives at most {CHUNKS} functions; the others stand still")
         })?;
@@ -144,11 +152,19 @@ impl Server {
                 self.functions.0.insert(index, function);
                 Ok(())
             }
-            Err((reason, chunk)) => {
-                chunk.iter().for_each(|chunk| self.dma.give_back(chunk));
+            Err(Unstarted { reason, chunk, is_reset }) => {
+                self.held.keep(index, Stopped { chunk, pieces: Vec::new() });
+                if is_reset {
+                    self.settle(index);
+                }
                 Err(reason)
             }
         }
+    }
+
+    /// Frees what a function may have reached until its reset, which is confirmed now.
+    fn settle(&mut self, index: u32) {
+        self.held.settle(index, &mut self.dma, &mut self.clients);
     }
 
     /// Looks at what functions have completed, and stops those that are broken.
@@ -182,13 +198,15 @@ impl Server {
     /// Stops driving a function, if it is driven, and tells its clients' rings.
     fn stop(&mut self, index: u32, end: End) {
         let Some(function) = self.functions.0.remove(&index) else { return };
-        match function.stop() {
-            Ok(stopped) => {
+        let (stopped, reset) = function.stop();
+        match reset {
+            Ok(()) => {
                 self.dma.give_back(&stopped.chunk);
                 self.clients.function_ended(index, end, stopped.pieces.into_iter());
             }
             Err(fault) => {
-                log!("function {index}: {fault}; its DMA memory stays reserved");
+                log!("function {index}: {fault}; its DMA memory stays reserved until it is reset");
+                self.held.keep(index, stopped);
                 self.clients.function_ended(index, End::Unknown, core::iter::empty());
             }
         }
