@@ -588,7 +588,7 @@ impl<P: block_ring::RingMemory + journal::JournalPage> Ring<P> {
             Phase::Detaching | Phase::Leaving => self.is_done = self.service.in_flight() == 0,
             Phase::Serving | Phase::Stopped(_) => return Ok(()),
         }
-        if self.service.waits_for_room() {
+        if self.answers && self.service.waits_for_room() {
             let retry = now.saturating_add(RETRY);
             self.again = Some(self.again.map_or(retry, |again| again.min(retry)));
         }

@@ -712,3 +712,16 @@ fn a_repeated_attach_is_answered_whatever_became_of_the_endpoint() {
     let leaving = server.attach(&attach(1));
     assert!(matches!(leaving[..], [EndpointReport::Refused { .. }]), "{leaving:?}");
 }
+
+#[test]
+fn a_ring_that_answers_nothing_is_not_looked_at_again_and_again() {
+    let (world, mut server) = attached(2);
+    server.clients.machine.most = 1;
+    for ring in 0..2 {
+        world.ring(ring).send(READ, 0, 0, &[1]);
+        server.event(ring);
+    }
+    server.end(3, End::Unknown);
+    server.detach(1);
+    assert_eq!(server.clients.serve(&mut server.disks, 0), None);
+}
