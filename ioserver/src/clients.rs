@@ -23,7 +23,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use block_ring::{Features, RingSize};
-use block_service::{Client, Disks, NoGrant, Parts, Pin, SEGMENTS_OFFERED, Tag, Trouble, Unpinned};
+use block_service::{Client, Disks, Parts, Pin, SEGMENTS_OFFERED, Tag, Trouble, Unreached};
 use control::io::{self, Attach, EndpointReport, Report};
 use extents::{Extent, OwnLayout};
 use journal::{Detaching, Found, Journal};
@@ -145,7 +145,7 @@ impl<M: Machine> Client for Reach<'_, M> {
         grants: &[u32],
         disk_writes: bool,
         pins: &mut Vec<Pin>,
-    ) -> Result<(), Unpinned> {
+    ) -> Result<(), Unreached> {
         let held = self.all.held + grants.len();
         let kept = match self.all.waiting.front() {
             Some(port) if *port != self.port => SEGMENTS_OFFERED,
@@ -155,7 +155,7 @@ impl<M: Machine> Client for Reach<'_, M> {
             if !self.all.waiting.contains(&self.port) {
                 self.all.waiting.push_back(self.port);
             }
-            return Err(Unpinned::NoRoom);
+            return Err(Unreached::NoRoom);
         }
         self.all.waiting.retain(|port| *port != self.port);
         self.machine.pin(self.client, grants, disk_writes, pins)?;
@@ -166,7 +166,7 @@ impl<M: Machine> Client for Reach<'_, M> {
         self.all.held = self.all.held.saturating_sub(pins.len());
         self.machine.unpin(pins);
     }
-    fn copy(&mut self, grant: u32, to: &mut [u64]) -> Result<(), NoGrant> {
+    fn copy(&mut self, grant: u32, to: &mut [u64]) -> Result<(), Unreached> {
         self.machine.copy(self.client, grant, to)
     }
     fn notify(&mut self) {

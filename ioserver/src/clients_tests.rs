@@ -160,13 +160,13 @@ impl Machine for Fake {
         grants: &[u32],
         _: bool,
         pins: &mut Vec<Pin>,
-    ) -> Result<(), Unpinned> {
+    ) -> Result<(), Unreached> {
         assert_eq!(domain, CLIENT);
         if grants.iter().any(|grant| *grant >= NO_GRANTS) {
-            return Err(Unpinned::NoGrant);
+            return Err(Unreached::NoGrant);
         }
         if self.pins.len() + grants.len() > self.most {
-            return Err(Unpinned::NoRoom);
+            return Err(Unreached::NoRoom);
         }
         for &grant in grants {
             self.next += 1;
@@ -178,8 +178,8 @@ impl Machine for Fake {
     fn unpin(&mut self, pins: &[Pin]) {
         assert!(pins.iter().all(|pin| self.pins.remove(&pin.handle).is_some()));
     }
-    fn copy(&mut self, _: u16, _: u32, _: &mut [u64]) -> Result<(), NoGrant> {
-        Err(NoGrant)
+    fn copy(&mut self, _: u16, _: u32, _: &mut [u64]) -> Result<(), Unreached> {
+        Err(Unreached::NoGrant)
     }
     fn has_room(&self, _: usize) -> bool {
         true

@@ -7,13 +7,14 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use block_ring::{Index, REQUEST_WORDS, RingMemory};
-use block_service::{NoGrant, Pin, Unpinned};
+use block_service::{Pin, Unreached};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use journal::{JournalPage, words};
 use partition_runtime::events::{self, Port};
 use partition_runtime::grants::{self, Copies, GrantError, Mapping, Pinned};
 use partition_runtime::heap;
+use partition_runtime::hypercall::Errno;
 use partition_runtime::window::Window;
 use pv_abi::xen::block::RING_HEADER_BYTES;
 use pv_abi::xen::grants::{GNTST_EAGAIN, GNTST_NO_SPACE};
@@ -42,21 +43,21 @@ pub trait Machine {
     /// As [`block_service::Client::pin`], of a domain.
     ///
     /// # Errors
-    /// See [`Unpinned`].
+    /// See [`Unreached`].
     fn pin(
         &mut self,
         domain: u16,
         grants: &[u32],
         disk_writes: bool,
         pins: &mut Vec<Pin>,
-    ) -> Result<(), Unpinned>;
+    ) -> Result<(), Unreached>;
     /// Drops pins.
     fn unpin(&mut self, pins: &[Pin]);
     /// As [`block_service::Client::copy`], of a domain.
     ///
     /// # Errors
-    /// [`NoGrant`].
-    fn copy(&mut self, domain: u16, grant: u32, to: &mut [u64]) -> Result<(), NoGrant>;
+    /// See [`Unreached`].
+    fn copy(&mut self, domain: u16, grant: u32, to: &mut [u64]) -> Result<(), Unreached>;
     /// Whether the heap has room for so many bytes.
     fn has_room(&self, bytes: usize) -> bool;
 }
@@ -120,14 +121,11 @@ impl Machine for Monitor {
         grants: &[u32],
         disk_writes: bool,
         pins: &mut Vec<Pin>,
-    ) -> Result<(), Unpinned> {
+    ) -> Result<(), Unreached> {
         let add = |pin: Pinned| pins.push(Pin { address: pin.address, handle: pin.handle });
         let pinned = grants::pin(domain, grants, disk_writes, add);
         made(Step::Pinned);
-        pinned.map_err(|error| match error {
-            GrantError::Status(_, GNTST_NO_SPACE | GNTST_EAGAIN) => Unpinned::NoRoom,
-            _ => Unpinned::NoGrant,
-        })
+        pinned.map_err(unreached)
     }
 
     fn unpin(&mut self, pins: &[Pin]) {
@@ -136,13 +134,23 @@ impl Machine for Monitor {
         made(Step::Unpinned);
     }
 
-    fn copy(&mut self, domain: u16, grant: u32, to: &mut [u64]) -> Result<(), NoGrant> {
-        let copies = self.copies.as_mut().ok_or(NoGrant)?;
-        copies.copy(domain, grant, to).map_err(|_| NoGrant)
+    fn copy(&mut self, domain: u16, grant: u32, to: &mut [u64]) -> Result<(), Unreached> {
+        let copies = self.copies.as_mut().ok_or(Unreached::NoGrant)?;
+        copies.copy(domain, grant, to).map_err(unreached)
     }
 
     fn has_room(&self, bytes: usize) -> bool {
         heap::has_room(bytes)
+    }
+}
+
+/// What a request does whose grants were not reached: it waits if that is not the client's doing.
+const fn unreached(error: GrantError) -> Unreached {
+    match error {
+        GrantError::Status(_, GNTST_NO_SPACE | GNTST_EAGAIN) | GrantError::Call(Errno::EAGAIN) => {
+            Unreached::NoRoom
+        }
+        _ => Unreached::NoGrant,
     }
 }
 
@@ -214,5 +222,21 @@ impl JournalPage for Pages {
             words::REQUESTS.. => Step::Fetched,
             _ => return,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pv_abi::xen::grants::GNTST_BAD_GNTREF;
+
+    #[test]
+    fn what_passes_is_no_mistake_of_the_client() {
+        for status in [GNTST_EAGAIN, GNTST_NO_SPACE] {
+            assert_eq!(unreached(GrantError::Status(1, status)), Unreached::NoRoom);
+        }
+        assert_eq!(unreached(GrantError::Call(Errno::EAGAIN)), Unreached::NoRoom);
+        let wrong = GrantError::Status(1, GNTST_BAD_GNTREF);
+        assert_eq!(unreached(wrong), Unreached::NoGrant);
     }
 }

@@ -46,16 +46,13 @@ pub struct Pin {
     pub handle: u32,
 }
 
-/// The client could not be reached so: a grant that it does not give, or that is no more.
+/// Why pages of a client were not pinned, or not copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoGrant;
-
-/// Why pages were not pinned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unpinned {
-    /// As [`NoGrant`].
+pub enum Unreached {
+    /// A grant that the client does not give, or that is no more.
     NoGrant,
-    /// The server's own table of pins is full: the request waits until others end.
+    /// The server's own table of pins is full, or the grants are in use for a moment: the request is
+    /// tried again.
     NoRoom,
 }
 
@@ -65,20 +62,20 @@ pub trait Client {
     /// in the same order. `disk_writes` says that the disk writes the pages.
     ///
     /// # Errors
-    /// See [`Unpinned`]; no page is pinned then.
+    /// See [`Unreached`]; no page is pinned then.
     fn pin(
         &mut self,
         grants: &[u32],
         disk_writes: bool,
         pins: &mut Vec<Pin>,
-    ) -> Result<(), Unpinned>;
+    ) -> Result<(), Unreached>;
     /// Drops pins.
     fn unpin(&mut self, pins: &[Pin]);
     /// Copies the first words of the page of a grant.
     ///
     /// # Errors
-    /// [`NoGrant`].
-    fn copy(&mut self, grant: u32, to: &mut [u64]) -> Result<(), NoGrant>;
+    /// See [`Unreached`].
+    fn copy(&mut self, grant: u32, to: &mut [u64]) -> Result<(), Unreached>;
     /// Raises the client's event.
     fn notify(&mut self);
 }

@@ -1,7 +1,7 @@
 //! An endpoint between a simulated client and simulated disks, beside a model of the sectors.
 
 use super::*;
-use crate::{NoGrant, Pin, Unpinned};
+use crate::{Pin, Unreached};
 use block_ring::{Index, REQUEST_WORDS, RingSize};
 use extents::Extent;
 use proptest::prelude::*;
@@ -99,16 +99,18 @@ struct Guest {
     most: usize,
     next: u32,
     pages: BTreeMap<u32, Vec<u64>>,
+    /// How often no page can be copied.
+    busy: u32,
     events: u32,
 }
 
 impl Client for Guest {
-    fn pin(&mut self, grants: &[u32], _: bool, pins: &mut Vec<Pin>) -> Result<(), Unpinned> {
+    fn pin(&mut self, grants: &[u32], _: bool, pins: &mut Vec<Pin>) -> Result<(), Unreached> {
         if grants.iter().any(|grant| *grant >= NO_GRANTS) {
-            return Err(Unpinned::NoGrant);
+            return Err(Unreached::NoGrant);
         }
         if self.most != 0 && self.pins.len() + grants.len() > self.most {
-            return Err(Unpinned::NoRoom);
+            return Err(Unreached::NoRoom);
         }
         for &grant in grants {
             self.next += 1;
@@ -122,8 +124,12 @@ impl Client for Guest {
             assert_eq!(self.pins.remove(&pin.handle), Some((pin.address >> 12) as u32));
         }
     }
-    fn copy(&mut self, grant: u32, to: &mut [u64]) -> Result<(), NoGrant> {
-        let page = self.pages.get(&grant).ok_or(NoGrant)?;
+    fn copy(&mut self, grant: u32, to: &mut [u64]) -> Result<(), Unreached> {
+        if self.busy > 0 {
+            self.busy -= 1;
+            return Err(Unreached::NoRoom);
+        }
+        let page = self.pages.get(&grant).ok_or(Unreached::NoGrant)?;
         to.copy_from_slice(&page[..to.len()]);
         Ok(())
     }
@@ -377,6 +383,28 @@ fn a_request_without_room_for_its_pins_waits_and_is_charged_once() {
     assert_eq!(endpoint.serve(&parts, &mut guest, &mut machine, 0), Ok(None));
     assert_eq!(answers(&memory, 0), [(0, STATUS_OK), (1, STATUS_OK)]);
     assert!(guest.pins.is_empty());
+}
+
+#[test]
+fn an_indirect_request_whose_page_is_busy_waits() {
+    let memory = Memory::new();
+    let (mut guest, mut machine) = (Guest::default(), Machine::new(64, 64, u32::MAX));
+    let mut endpoint = endpoint(&memory, Limiter::default());
+    guest.busy = 2;
+    guest.pages.insert(5, vec![segment_word((1, 0, 7)); 512]);
+    let mut words = [0; 14];
+    (words[0], words[1]) = (u64::from(INDIRECT) | u64::from(READ) << 8 | 1 << 16, 4);
+    words[3] = 5 << 32;
+    for _ in 0..4 {
+        if memory.indices.borrow()[0] == 0 {
+            memory.send(words);
+        }
+        let waits = guest.busy > 0;
+        let served = endpoint.serve(&memory.parts(), &mut guest, &mut machine, 0);
+        assert_eq!((served, endpoint.waits_for_room()), (Ok(None), waits));
+        assert_eq!(answers(&memory, 0), []);
+    }
+    assert_eq!(machine.flying.len(), 1);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A request on its way: its pins, and how much of it the disks have.
 
-use crate::{Client, Disks, NoGrant, Pin, Tag, Unpinned};
+use crate::{Client, Disks, Pin, Tag, Unreached};
 use alloc::vec::Vec;
 use block_ring::{Features, Indirect, Kind, RawRequest, Refusal, Transfer, decode, decode_segment};
 use extents::Layout;
@@ -33,6 +33,15 @@ pub(crate) enum Stop {
     Grant,
     /// No room for its pins: it begins later.
     NoRoom,
+}
+
+impl From<Unreached> for Stop {
+    fn from(error: Unreached) -> Self {
+        match error {
+            Unreached::NoGrant => Self::Grant,
+            Unreached::NoRoom => Self::NoRoom,
+        }
+    }
 }
 
 /// A request of an entry of the journal.
@@ -114,7 +123,7 @@ impl Work {
         let (Some(words), [page, ..]) = (words.get_mut(..count), indirect.pages()) else {
             return Err(Stop::Refused(Refusal::Empty));
         };
-        client.copy(*page, words).map_err(|NoGrant| Stop::Grant)?;
+        client.copy(*page, words)?;
         let checked = indirect.check(words.iter().copied(), features).map_err(Stop::Refused)?;
         self.set_transfer(indirect.write, indirect.sector, checked);
         let mut segments = [GrantSegment::default(); SEGMENTS_OFFERED];
@@ -129,12 +138,7 @@ impl Work {
         let mut grants = [0; SEGMENTS_OFFERED];
         let grants = grants.get_mut(..segments.len()).ok_or(Stop::Refused(Refusal::Empty))?;
         grants.iter_mut().zip(segments).for_each(|(to, segment)| *to = segment.gref);
-        client.pin(grants, self.task == Task::Read, &mut self.pins).map_err(
-            |error| match error {
-                Unpinned::NoGrant => Stop::Grant,
-                Unpinned::NoRoom => Stop::NoRoom,
-            },
-        )?;
+        client.pin(grants, self.task == Task::Read, &mut self.pins)?;
         for (segment, pin) in segments.iter().zip(&self.pins) {
             let first = u64::from(segment.first_sect) * u64::from(SECTOR_BYTES);
             let sectors = u32::from(segment.last_sect - segment.first_sect) + 1;

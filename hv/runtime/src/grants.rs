@@ -111,10 +111,15 @@ fn map_one(va: u64, domain: u16, reference: u32) -> Result<u32, GrantError> {
         dom: domain,
         ..MapGrantRef::default()
     };
-    let arguments = [MAP_GRANT_REF, (&raw mut argument) as u64, 1, 0, 0];
-    // SAFETY: the operation reads and writes the one argument, and maps a page of the window that
-    // the caller holds and nothing refers to.
-    unsafe { hypercall::call(GRANT_TABLE_OP, arguments) }.map_err(GrantError::Call)?;
+    for _ in 0..TRIES {
+        let arguments = [MAP_GRANT_REF, (&raw mut argument) as u64, 1, 0, 0];
+        // SAFETY: the operation reads and writes the one argument, and maps a page of the window that
+        // the caller holds and nothing refers to.
+        unsafe { hypercall::call(GRANT_TABLE_OP, arguments) }.map_err(GrantError::Call)?;
+        if argument.status != GNTST_EAGAIN {
+            break;
+        }
+    }
     match argument.status {
         0 => Ok(argument.handle),
         status => Err(GrantError::Status(reference, status)),
