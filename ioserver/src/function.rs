@@ -217,7 +217,12 @@ pub fn prepare<C: Calls>(calls: &mut C) -> Result<Ready<C::Registers>, Unprepare
 }
 
 fn reset<C: Calls>(calls: &mut C) -> Result<Ready<C::Registers>, String> {
-    calls.set_command(command::MEMORY).map_err(not_on)?;
+    let mut on = calls.set_command(command::MEMORY);
+    if on == Err(Errno::EBUSY) {
+        // Its last owner has begun to reset it as a whole.
+        on = reset_whole(calls).and_then(|()| calls.set_command(command::MEMORY));
+    }
+    on.map_err(not_on)?;
     let (ranges, mut registers) = calls.map()?;
     // Firmware may have left it queues in memory that is somebody's now.
     let end = calls.now().saturating_add(RESET);

@@ -26,13 +26,23 @@ struct Fake {
     owes: bool,
     /// Looks at a reset of the whole function until it is over; `None` if there is none.
     whole: Option<u32>,
+    /// Whether such a reset goes on.
+    is_in_reset: bool,
     now: Cell<u64>,
 }
 
 impl Fake {
     fn new(status: u32) -> Self {
         let now = Cell::new(0);
-        Self { status, is_mapped: true, command: 0, owes: true, whole: None, now }
+        Self {
+            status,
+            is_mapped: true,
+            command: 0,
+            owes: true,
+            whole: None,
+            is_in_reset: false,
+            now,
+        }
     }
 }
 
@@ -40,7 +50,7 @@ impl Calls for Fake {
     type Registers = Status;
 
     fn set_command(&mut self, bits: u32) -> Result<(), Errno> {
-        if self.owes && bits & command::BUS_MASTER != 0 {
+        if self.is_in_reset || self.owes && bits & command::BUS_MASTER != 0 {
             return Err(Errno::EBUSY);
         }
         self.command = bits;
@@ -50,6 +60,7 @@ impl Calls for Fake {
         let left = self.whole.as_mut().ok_or(Errno::ENODEV)?;
         *left = left.saturating_sub(1);
         self.owes &= *left > 0;
+        self.is_in_reset = *left > 0;
         Ok(*left == 0)
     }
     fn confirm(&mut self) -> Result<(), Errno> {
@@ -80,6 +91,17 @@ fn a_function_that_its_registers_do_not_reset_is_reset_as_a_whole() {
         assert!(prepare(&mut fake).is_err_and(|unprepared| unprepared.is_reset));
         assert_eq!((fake.owes, fake.command), (false, 0));
     }
+}
+
+#[test]
+fn a_reset_that_goes_on_is_awaited() {
+    let is_in_reset = true;
+    let mut fake = Fake { is_in_reset, whole: Some(4), ..Fake::new(RESET_DONE) };
+    assert!(prepare(&mut fake).is_ok());
+    assert_eq!((fake.owes, fake.command), (false, command::MEMORY));
+    // It is awaited for a second at most.
+    let mut fake = Fake { is_in_reset, whole: Some(u32::MAX), ..Fake::new(RESET_DONE) };
+    assert!(prepare(&mut fake).is_err());
 }
 
 #[test]
