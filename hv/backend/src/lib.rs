@@ -16,7 +16,7 @@
 //! # Incarnations and epochs
 //! Each set of rings that is attached has an *incarnation*. Its number is never used again: the next
 //! rings of the endpoint are attached only after the server reported [`ReportBody::Detached`] for the
-//! last. A *server* has an epoch, and a successor has another. A report counts only if both its
+//! last, or after [`Event::Released`]. A *server* has an epoch, and a successor has another. A report counts only if both its
 //! epoch and its incarnation are the present ones.
 //!
 //! # Rules
@@ -24,7 +24,8 @@
 //!    The result is an attach of rings that can be, a wait, or a closed back end with a recorded
 //!    [`Cause`].
 //! 2. Before the back end shows *closed*, the server has stopped the rings, finished or dropped what
-//!    it had taken, and unmapped them, and the next incarnation has begun.
+//!    it had taken, and unmapped them, or its life has ended with all that it had mapped; and the next
+//!    incarnation has begun.
 //! 3. While rings are attached and no server serves them (a failover), the back end shows neither
 //!    *closing* nor *closed*: a front end would declare its disk dead.
 //! 4. The back end goes from *waiting* to *connected* without a state between them: PV GRUB takes

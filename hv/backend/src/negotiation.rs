@@ -7,7 +7,8 @@
 //! | detaching | the server is to let go | the server's *detached*: *idle* |
 //! | gone | none, for ever | nothing |
 //!
-//! A server that dies changes no phase. Its successor gets the same attach or detach again.
+//! A server that dies changes no phase. Its successor gets the same attach or detach again. A detach
+//! also ends without a successor, once nothing of the dead server is left (*released*).
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -28,6 +29,9 @@ pub enum Event {
     Server(Option<u32>),
     /// A server reports.
     Report(Report),
+    /// No partition has anything of the rings any more, since the life of the last server has ended,
+    /// with all that it had mapped. It counts while there is no server.
+    Released,
     /// The endpoint has this number of sectors now. The database lets an attached one only grow.
     Resize(u64),
     /// The endpoint is to go as soon as its front end has closed.
@@ -265,6 +269,11 @@ impl Negotiation {
                     return actions;
                 }
                 self.report(report.body, &mut actions);
+            }
+            Event::Released => {
+                if let (&Phase::Detaching { again }, None) = (&self.phase, self.server) {
+                    self.detached(again, &mut actions);
+                }
             }
             Event::Resize(sectors) => self.resize(sectors, &mut actions),
             Event::Remove if self.removal == Removal::No => {

@@ -35,6 +35,8 @@ enum Step {
     Die,
     /// A successor runs.
     Start,
+    /// Nothing of the dead server is left.
+    Release,
     Resize(u64),
     Remove,
     Destroy,
@@ -165,6 +167,19 @@ impl Model {
                 self.event(Event::Server(Some(self.servers.epoch)));
             }
             Step::Start => {}
+            Step::Release if !self.servers.alive => {
+                let mut after = self.play.clone();
+                after.event(Event::Released);
+                if after.incarnation != self.play.incarnation {
+                    self.servers.held.clear();
+                }
+                self.event(Event::Released);
+            }
+            Step::Release => {
+                let before = self.play.incarnation;
+                self.event(Event::Released);
+                assert_eq!(before, self.play.incarnation, "a server has the rings");
+            }
             Step::Resize(sectors) => self.event(Event::Resize(sectors)),
             Step::Remove => self.event(Event::Remove),
             Step::Destroy => self.event(Event::Destroy),
@@ -260,6 +275,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => prop::sample::select(said).prop_map(Step::Report),
         2 => Just(Step::Die),
         3 => Just(Step::Start),
+        1 => Just(Step::Release),
         1 => prop::sample::select(vec![2048, 4096, 8192]).prop_map(Step::Resize),
     ]
 }

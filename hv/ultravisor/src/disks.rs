@@ -15,7 +15,8 @@
 //! 1. The database decides which disks there are. This module keeps no more of them than it can read
 //!    again.
 //! 2. Rings that a server may hold go to another server only when the life of the first has ended:
-//!    the monitor has then taken its functions, pins and mappings from it.
+//!    the monitor has then taken its functions, pins and mappings from it. Until then only that server
+//!    can let go of them, so it stays their server even if it no longer drives the functions.
 //! 3. Each set of rings has a number of its own: the endpoint's life in the database, and the number
 //!    of the rings in that life. A journal page is never used with the same number again.
 //! 4. An order is kept until the ring of its server has room. A server gets at most two for each
@@ -40,7 +41,7 @@ use store::{Path, Store, home};
 
 use self::journals::{Journals, Pages};
 use self::media::{BadMedium, Disk};
-use self::servers::{Servers, Unserved};
+use self::servers::{Server, Servers, Unserved};
 
 pub use self::pages::HeapPages;
 pub use self::servers::Records;
@@ -86,8 +87,8 @@ struct Added {
     disk: Disk,
     /// The epoch of the server that has it.
     epoch: Option<u32>,
-    /// The I/O partition that served it last, and that partition's life.
-    last: Option<(u32, u64)>,
+    /// The server that it had last.
+    last: Option<Server>,
     /// How it was told to go.
     removed: bool,
     destroyed: bool,
@@ -189,6 +190,8 @@ impl<P: Pages> Disks<P> {
                 let (epoch, body) = (server.epoch, body_of(report));
                 let report = backend::Report { epoch, incarnation, body };
                 self.event(store, endpoint, Event::Report(report));
+                // Without rings it needs a server that drives all functions.
+                self.choose_server(store, endpoint, records);
                 if !self.gone {
                     return;
                 }
@@ -246,7 +249,7 @@ impl<P: Pages> Disks<P> {
             Standing::Barred => DiskState::Failed,
             Standing::Leaving => DiskState::Detaching,
         };
-        let server = added.epoch.and(added.last).map(|(member, _)| member);
+        let server = added.epoch.and(added.last).map(|server| server.member);
         let sectors = self.endpoints.features(endpoint).map(|features| features.sectors);
         Some(DiskStatus { state, server, sectors, cause })
     }
@@ -290,6 +293,7 @@ impl<P: Pages> Disks<P> {
                 (Some(_), _) => {
                     self.choose_server(store, index, records);
                     self.remove(store, index, records);
+                    self.release(store, index);
                 }
             }
         }
@@ -339,12 +343,12 @@ impl<P: Pages> Disks<P> {
     fn choose_server(&mut self, store: &mut Store, index: u32, records: &impl Records) {
         let Some(known) = self.known.get(&index) else { return };
         let Some(added) = &known.added else { return };
+        let holder = added.last.filter(|_| self.endpoints.holds_rings(index));
         let chosen = self.servers.server_of(&known.functions, records).map_err(Why::Unserved);
         let chosen = chosen.and_then(|server| {
             // Whoever held the rings may still reach the client's memory.
-            if let Some((member, life)) = added.last
+            if let Some(Server { member, life, .. }) = holder
                 && (member, life) != (server.member, server.life)
-                && self.endpoints.holds_rings(index)
                 && !self.servers.is_gone(member, life)
             {
                 return Err(Why::Unserved(Unserved::NotGone(member)));
@@ -353,15 +357,15 @@ impl<P: Pages> Disks<P> {
             let fits = media::sectors_of(&added.disk.extents, medium);
             fits.map(|_| server).map_err(Why::Medium)
         });
-        let epoch = chosen.as_ref().ok().map(|server| server.epoch);
+        let runs = |holder: &Server| self.servers.server(holder.member) == Some(*holder);
+        let server = chosen.as_ref().ok().copied().or(holder.filter(runs));
+        let epoch = server.map(|server| server.epoch);
         let before = added.epoch;
         let Some(added) = self.known.get_mut(&index).and_then(|known| known.added.as_mut()) else {
             return;
         };
         added.epoch = epoch;
-        if let Ok(server) = &chosen {
-            added.last = Some((server.member, server.life));
-        }
+        added.last = server.or(added.last);
         self.set_why(index, chosen.err());
         if epoch != before {
             self.event(store, index, Event::Server(epoch));
@@ -385,6 +389,16 @@ impl<P: Pages> Disks<P> {
         }
     }
 
+    /// Ends the rings of an endpoint that nobody serves and whose last server is gone, if they are to
+    /// end: no successor has to let go of them.
+    fn release(&mut self, store: &mut Store, index: u32) {
+        let added = self.known.get(&index).and_then(|known| known.added.as_ref());
+        let last = added.filter(|added| added.epoch.is_none()).and_then(|added| added.last);
+        if last.is_some_and(|last| self.servers.is_gone(last.member, last.life)) {
+            self.handle(store, index, Event::Released);
+        }
+    }
+
     /// Keeps why an endpoint is not served, and logs what lasts.
     fn set_why(&mut self, index: u32, why: Option<Why>) {
         if let Some(known) = self.known.get_mut(&index).filter(|known| known.why != why) {
@@ -397,6 +411,12 @@ impl<P: Pages> Disks<P> {
 
     /// Gives an event to an endpoint, and does what it says.
     fn event(&mut self, store: &mut Store, index: u32, event: Event) {
+        self.handle(store, index, event);
+        self.release(store, index);
+    }
+
+    fn handle(&mut self, store: &mut Store, index: u32, event: Event) {
+        let before = self.endpoints.standing(index);
         let mut effects = self.endpoints.handle(store, index, event);
         effects.reverse();
         while let Some(effect) = effects.pop() {
@@ -413,7 +433,8 @@ impl<P: Pages> Disks<P> {
                 Effect::Gone => self.note_gone(index),
             }
         }
-        if self.endpoints.standing(index) == Some(Standing::Attached)
+        if before != Some(Standing::Attached)
+            && self.endpoints.standing(index) == Some(Standing::Attached)
             && let Some(known) = self.known.get_mut(&index)
         {
             known.cause = None;
@@ -445,7 +466,7 @@ impl<P: Pages> Disks<P> {
     fn order(&mut self, index: u32, order: backend::Order) -> Option<backend::Report> {
         let known = self.known.get(&index)?;
         let added = known.added.as_ref()?;
-        let (epoch, (member, _)) = (added.epoch?, added.last?);
+        let (epoch, Server { member, .. }) = (added.epoch?, added.last?);
         let extents = added.disk.extents.clone();
         let order = match order {
             backend::Order::Attach { incarnation, rings, .. } => {

@@ -254,12 +254,8 @@ fn a_partition_that_was_built_anew_is_another_server() {
 }
 
 #[test]
-fn a_server_that_starts_again_or_loses_the_function_gets_the_attach_again() {
+fn a_server_that_starts_again_gets_the_attach_again() {
     let mut machine = Machine::connected();
-    machine.hear(IO_A, Report::Failed { index: DISK, reason: "reset".into() });
-    assert_eq!(machine.state(), DiskState::Moving);
-    machine.drives(IO_A, &[DISK]);
-    assert_eq!(attach_of(&machine.disks.take_orders()).0, IO_A);
     machine.hear(IO_A, Report::Ready { protocol: PROTOCOL, restarts: 0 });
     // What was said before the start counts no more.
     machine.reports(IO_A, 1 << 32 | 1, EndpointReport::Attached);
@@ -323,17 +319,74 @@ fn a_client_that_is_destroyed_is_not_asked() {
     assert!(machine.disks.take_orders().is_empty());
     machine.set_state(WEB, state::DYING);
     assert_eq!(machine.disks.take_orders().len(), 1);
-    // Nor does its server's death let the disk go: the successor confirms.
+    // Its server's death does not let the disk go while that may still have pins.
     machine.set_state(IO_A, state::CRASHED);
+    machine.set_state(IO_A, state::DYING);
     assert!(!machine.disks.is_drained(0));
+    machine.disks.ended(IO_A);
     machine.facts.partitions.remove(&IO_A);
-    machine.facts.owners.insert(DISK, IO_B);
     machine.follow(&[]);
+    assert!(machine.disks.is_drained(0), "nobody is left that could let go");
+    assert!(machine.disks.take_gone());
+}
+
+#[test]
+fn rings_of_a_server_that_is_gone_end_without_a_successor() {
+    let mut machine = Machine::connected();
+    machine.disks.ended(IO_A);
+    machine.facts.partitions.remove(&IO_A);
+    machine.facts.owners.clear();
+    machine.follow(&[]);
+    assert_eq!((machine.state(), machine.back("state").as_deref()), (DiskState::Moving, Some("4")));
+    // The front end closes by itself, and begins again.
+    machine.front("state", "6");
+    assert_eq!(machine.back("state").as_deref(), Some("6"));
+    machine.front("state", "1");
+    machine.offer();
+    assert_eq!(machine.state(), DiskState::Waiting);
+    machine.facts.owners.insert(DISK, IO_B);
     machine.drives(IO_B, &[DISK]);
-    let detach = Order::Detach { endpoint: 0, incarnation: 1 << 32 | 1 };
-    assert_eq!(machine.disks.take_orders(), [(IO_B, detach)]);
-    machine.reports(IO_B, 1 << 32 | 1, EndpointReport::Detached);
-    assert!(machine.disks.is_drained(0));
+    let (member, attach) = attach_of(&machine.disks.take_orders());
+    assert_eq!((member, attach.incarnation), (IO_B, 1 << 32 | 2));
+}
+
+#[test]
+fn a_client_of_a_function_that_failed_can_be_destroyed() {
+    for report in [None, Some(EndpointReport::MediumFailed { reason: "flush".into() })] {
+        let mut machine = Machine::connected();
+        machine.hear(IO_A, Report::Failed { index: DISK, reason: "reset".into() });
+        let status = machine.disks.status(0).unwrap();
+        // The server answers the client, if only with errors.
+        assert_eq!((status.state, status.server), (DiskState::Attached, Some(IO_A)));
+        assert!(machine.cause().contains("does not drive function 1"), "{}", machine.cause());
+        assert!(machine.disks.take_orders().is_empty());
+        if let Some(report) = report {
+            machine.reports(IO_A, 1 << 32 | 1, report);
+            assert_eq!(machine.back("state").as_deref(), Some("5"));
+        }
+        machine.detach();
+        machine.set_state(WEB, state::DYING);
+        let detach = Order::Detach { endpoint: 0, incarnation: 1 << 32 | 1 };
+        assert_eq!(machine.disks.take_orders(), [(IO_A, detach)]);
+        machine.reports(IO_A, 1 << 32 | 1, EndpointReport::Detached);
+        assert!(machine.disks.is_drained(0));
+    }
+}
+
+#[test]
+fn a_client_of_a_function_that_failed_is_told_of_its_mistake() {
+    let mut machine = Machine::connected();
+    machine.hear(IO_A, Report::Failed { index: DISK, reason: "reset".into() });
+    machine.reports(IO_A, 1 << 32 | 1, EndpointReport::Broken { reason: "held".into() });
+    assert_eq!(machine.disks.take_orders().len(), 1);
+    machine.reports(IO_A, 1 << 32 | 1, EndpointReport::Detached);
+    assert_eq!(machine.back("state").as_deref(), Some("6"));
+    // Nothing is attached before the function is driven again.
+    machine.front("state", "1");
+    machine.offer();
+    assert!(machine.disks.take_orders().is_empty());
+    machine.drives(IO_A, &[DISK]);
+    assert_eq!(attach_of(&machine.disks.take_orders()).1.incarnation, 1 << 32 | 2);
 }
 
 #[test]
@@ -390,10 +443,15 @@ fn what_cannot_be_served_says_why() {
 #[test]
 fn a_successor_with_a_smaller_medium_serves_nothing() {
     let mut machine = Machine::connected();
-    machine.hear(IO_A, Report::Driving { index: DISK, medium: medium_of(8) });
+    machine.disks.ended(IO_A);
+    machine.facts.partitions.remove(&IO_A);
+    machine.facts.owners.insert(DISK, IO_B);
+    machine.follow(&[]);
+    machine.hear(IO_B, Report::Driving { index: DISK, medium: medium_of(8) });
     assert_eq!(machine.state(), DiskState::Moving);
+    assert!(machine.disks.take_orders().is_empty());
     assert!(machine.cause().contains("ends behind the 8 sectors"), "{}", machine.cause());
-    machine.drives(IO_A, &[DISK]);
+    machine.drives(IO_B, &[DISK]);
     assert_eq!(machine.disks.take_orders().len(), 1);
 }
 
