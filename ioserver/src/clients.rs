@@ -29,13 +29,14 @@ use extents::{Extent, OwnLayout};
 use journal::{Detaching, Found, Journal};
 use partition_runtime::events::Port;
 use partition_runtime::log;
+use pv_abi::uv::channel::JOURNAL_PAGES;
 use pv_abi::uv::database::ULTRAVISOR;
 use pv_abi::xen::block::RING_ORDER_MAX;
 use rate::Limiter;
 use virtio::drive::Outcome;
 
-/// Maximum number of rings of all clients.
-pub const RINGS: usize = 64;
+/// Maximum number of rings of all clients: as many as the ultravisor has journal pages.
+pub const RINGS: usize = JOURNAL_PAGES as usize;
 /// Map records that the monitor keeps for a partition: those of pages that it maps or pins.
 const RECORDS: usize = 3584;
 /// Map records that stay free of pins: those of [`RINGS`] rings of the largest size with their

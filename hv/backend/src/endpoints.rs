@@ -142,6 +142,12 @@ impl Endpoints {
         self.entries.get(&number).is_some_and(|entry| entry.negotiation.holds_rings())
     }
 
+    /// Whether an endpoint waits for [`Event::Again`].
+    #[must_use]
+    pub fn is_refused(&self, number: u32) -> bool {
+        self.entries.get(&number).is_some_and(|entry| entry.negotiation.is_refused())
+    }
+
     /// Gives an event to an endpoint, and returns what is to be done outside of the store. An
     /// endpoint that does not exist does nothing.
     #[must_use]

@@ -27,7 +27,8 @@
 //!    it had taken, and unmapped them, or its life has ended with all that it had mapped; and the next
 //!    incarnation has begun.
 //! 3. While rings are attached and no server serves them (a failover), the back end shows neither
-//!    *closing* nor *closed*: a front end would declare its disk dead.
+//!    *closing* nor *closed*: a front end would declare its disk dead. So a successor that refuses the
+//!    rings ends nothing either: it gets the attach again.
 //! 4. The back end goes from *waiting* to *connected* without a state between them: PV GRUB takes
 //!    each state but *waiting* for a connection.
 //! 5. Each input causes a bounded number of actions and at most two orders.

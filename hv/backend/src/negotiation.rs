@@ -32,6 +32,9 @@ pub enum Event {
     /// No partition has anything of the rings any more, since the life of the last server has ended,
     /// with all that it had mapped. It counts while there is no server.
     Released,
+    /// An attach that the present server refused may go well now. It counts if the endpoint
+    /// [waits](Negotiation::is_refused) for it.
+    Again,
     /// The endpoint has this number of sectors now. The database lets an attached one only grow.
     Resize(u64),
     /// The endpoint is to go as soon as its front end has closed.
@@ -56,7 +59,8 @@ pub struct Report {
 pub enum ReportBody {
     /// It serves the rings of the [`Order::Attach`].
     Attached,
-    /// It cannot map or bind what the front end offered, and holds nothing of the rings.
+    /// It cannot attach the rings now, and holds nothing of them. Rings that the front end never was
+    /// connected to end with that. Others wait for the next attach, with their journals.
     Refused(String),
     /// It stopped a ring for a mistake of the client, and waits for [`Order::Detach`].
     Broken(String),
@@ -125,7 +129,7 @@ pub enum Order {
 pub enum Cause {
     /// A node of the front end.
     Frontend(Fault),
-    /// The server could not attach what the front end offered.
+    /// The server could not attach the rings.
     Refused(String),
     /// The client broke the ring protocol.
     Broken(String),
@@ -188,6 +192,8 @@ struct Serving {
     sectors: u64,
     /// Whether the present server serves the rings.
     confirmed: bool,
+    /// Whether the present server refused them, after the front end was connected to them.
+    refused: bool,
     /// Whether the back end has shown *connected* for these rings.
     shown: bool,
     /// Whether the front end has been connected to these rings: it shows state 3 no more.
@@ -242,6 +248,13 @@ impl Negotiation {
         matches!(self.phase, Phase::Serving(_) | Phase::Detaching { .. })
     }
 
+    /// Whether the present server refused rings that the front end is connected to, so that
+    /// [`Event::Again`] orders the attach again.
+    #[must_use]
+    pub const fn is_refused(&self) -> bool {
+        matches!(&self.phase, Phase::Serving(Serving { refused: true, .. }))
+    }
+
     /// How far the endpoint has come.
     #[must_use]
     pub const fn standing(&self) -> Standing {
@@ -275,6 +288,8 @@ impl Negotiation {
                     self.detached(again, &mut actions);
                 }
             }
+            Event::Again if self.is_refused() => self.order_again(&mut actions),
+            Event::Again => {}
             Event::Resize(sectors) => self.resize(sectors, &mut actions),
             Event::Remove if self.removal == Removal::No => {
                 self.removal = Removal::Asked;
@@ -293,10 +308,15 @@ impl Negotiation {
             return;
         }
         self.server = epoch;
+        self.order_again(actions);
+    }
+
+    /// Gives the present server the order that holds.
+    fn order_again(&mut self, actions: &mut Vec<Action>) {
         let incarnation = self.incarnation;
         let order = match &mut self.phase {
             Phase::Serving(serving) => {
-                serving.confirmed = false;
+                (serving.confirmed, serving.refused) = (false, false);
                 serving.sectors = self.features.sectors;
                 let (rings, sectors) = (serving.rings.clone(), serving.sectors);
                 Order::Attach { incarnation, rings, sectors }
@@ -311,12 +331,17 @@ impl Negotiation {
     fn report(&mut self, body: ReportBody, actions: &mut Vec<Action>) {
         match (&mut self.phase, body) {
             (Phase::Serving(serving), ReportBody::Attached) if !serving.confirmed => {
-                serving.confirmed = true;
+                (serving.confirmed, serving.refused) = (true, false);
                 let (sectors, first) = (serving.sectors, !serving.shown);
                 serving.shown = true;
                 self.show_attached(sectors, first, actions);
             }
             (Phase::Serving(serving), ReportBody::Refused(reason)) if !serving.confirmed => {
+                if serving.shown {
+                    // What the front end asked for before is in the rings and their journals.
+                    serving.refused = true;
+                    return actions.push(Action::Record(Cause::Refused(reason)));
+                }
                 self.close_for(Cause::Refused(reason), actions);
                 self.detached(false, actions);
             }
@@ -417,8 +442,8 @@ impl Negotiation {
         let (incarnation, sectors) = (self.incarnation, self.features.sectors);
         let order = Order::Attach { incarnation, rings: rings.clone(), sectors };
         self.order(order, actions);
-        let (confirmed, shown, used) = (false, false, false);
-        self.phase = Phase::Serving(Serving { rings, sectors, confirmed, shown, used });
+        let (confirmed, refused, shown, used) = (false, false, false, false);
+        self.phase = Phase::Serving(Serving { rings, sectors, confirmed, refused, shown, used });
     }
 
     fn advance_serving(

@@ -37,6 +37,8 @@ enum Step {
     Start,
     /// Nothing of the dead server is left.
     Release,
+    /// A refused attach may go well now.
+    Again,
     Resize(u64),
     Remove,
     Destroy,
@@ -54,6 +56,8 @@ struct Servers {
     held: BTreeSet<u64>,
     /// The last incarnation that was attached.
     last: Option<u64>,
+    /// The last incarnation that the front end was connected to.
+    connected: Option<u64>,
 }
 
 impl Servers {
@@ -75,7 +79,10 @@ impl Servers {
                     self.serves = Some(incarnation);
                     self.say(incarnation, ReportBody::Attached);
                 } else {
-                    self.held.clear();
+                    // The journal holds what the front end asked for once it was connected.
+                    if self.connected != Some(incarnation) {
+                        self.held.clear();
+                    }
                     self.say(incarnation, ReportBody::Refused("no".into()));
                 }
             }
@@ -114,7 +121,10 @@ impl Model {
             let servers = &self.servers;
             match state {
                 2 => assert!(servers.is_unused(), "waiting with rings"),
-                4 => assert!(servers.alive && servers.serves.is_some(), "connected to nobody"),
+                4 => {
+                    assert!(servers.alive && servers.serves.is_some(), "connected to nobody");
+                    self.servers.connected = self.servers.serves;
+                }
                 5 => assert!(
                     servers.is_unused() || servers.alive && servers.serves.is_some(),
                     "closing in a failover"
@@ -180,6 +190,7 @@ impl Model {
                 self.event(Event::Released);
                 assert_eq!(before, self.play.incarnation, "a server has the rings");
             }
+            Step::Again => self.event(Event::Again),
             Step::Resize(sectors) => self.event(Event::Resize(sectors)),
             Step::Remove => self.event(Event::Remove),
             Step::Destroy => self.event(Event::Destroy),
@@ -202,6 +213,7 @@ impl Model {
     fn settle(&mut self) {
         self.step(Step::Start);
         for _ in 0..64 {
+            self.step(Step::Again);
             self.servers.serve(true);
             self.hear();
         }
@@ -276,6 +288,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Die),
         3 => Just(Step::Start),
         1 => Just(Step::Release),
+        1 => Just(Step::Again),
         1 => prop::sample::select(vec![2048, 4096, 8192]).prop_map(Step::Resize),
     ]
 }

@@ -141,6 +141,8 @@ pub struct Disks<P = HeapPages> {
     journals: Journals<P>,
     /// Entries to be read; those that earlier endpoints occupy stay.
     unread: BTreeSet<u32>,
+    /// Endpoints whose server refused rings in use.
+    refused: BTreeSet<u32>,
     /// Orders to be sent, with the I/O partition of each.
     orders: Vec<(u32, Order)>,
     /// Whether an endpoint is gone since the last question.
@@ -162,6 +164,7 @@ impl<P: Pages> Disks<P> {
             servers: Servers::default(),
             journals: Journals::new(pages, JOURNAL_PAGES),
             unread: BTreeSet::new(),
+            refused: BTreeSet::new(),
             orders: Vec::new(),
             gone: false,
         }
@@ -174,10 +177,29 @@ impl<P: Pages> Disks<P> {
         self.unread.extend(changed);
         self.read_again(store, records);
         self.advance(store, records);
+        self.attach_again(store);
+    }
+
+    /// Returns whether a server refused rings that are in use. They are attached again with the next
+    /// change that may help, or by [`Self::attach_again`].
+    pub fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
+    /// Orders the attaches again that were refused of rings in use.
+    pub fn attach_again(&mut self, store: &mut Store) {
+        for index in take(&mut self.refused) {
+            self.event(store, index, Event::Again);
+        }
     }
 
     /// Handles a report of an I/O partition.
     pub fn hear(&mut self, store: &mut Store, member: u32, report: Report, records: &impl Records) {
+        // What the attach of another endpoint may have waited for.
+        let helps = matches!(
+            report,
+            Report::Driving { .. } | Report::Endpoint { report: EndpointReport::Detached, .. }
+        );
         match report {
             Report::Ready { protocol: PROTOCOL, .. } => self.servers.started(member, records),
             Report::Ready { .. } => self.servers.ended(member),
@@ -192,13 +214,17 @@ impl<P: Pages> Disks<P> {
                 self.event(store, endpoint, Event::Report(report));
                 // Without rings it needs a server that drives all functions.
                 self.choose_server(store, endpoint, records);
-                if !self.gone {
+                if self.gone {
+                    self.read_again(store, records);
+                } else if !helps {
                     return;
                 }
-                self.read_again(store, records);
             }
         }
         self.advance(store, records);
+        if helps {
+            self.attach_again(store);
+        }
     }
 
     /// Handles a change in the store. Returns whether it was one of a disk's front end.
@@ -432,6 +458,10 @@ impl<P: Pages> Disks<P> {
                 Effect::Record(cause) => self.note_cause(index, &cause),
                 Effect::Gone => self.note_gone(index),
             }
+        }
+        match self.endpoints.is_refused(index) {
+            true => drop(self.refused.insert(index)),
+            false => drop(self.refused.remove(&index)),
         }
         if before != Some(Standing::Attached)
             && self.endpoints.standing(index) == Some(Standing::Attached)

@@ -42,6 +42,8 @@ const RECEIVE_ROOM: usize = 3 << 19;
 /// whose descriptor is planned and whose differences are logged.
 const TRANSACTION_ROOM: usize = 3 << 20;
 const OPERATION_ROOM: usize = 6 << 10;
+/// Nanoseconds after which an attach that was refused is ordered again, if nothing else happened.
+const ATTACH_AGAIN: u64 = 10_000_000_000;
 /// How often a console is served before the host ends.
 const DRAIN_ROUNDS: usize = 4;
 
@@ -80,6 +82,8 @@ pub struct Host {
     waiting: VecDeque<work::Waiting>,
     /// If other partitions want the CPU: no scrubbing before this time.
     pressed: Option<u64>,
+    /// When attaches of disks that were refused are ordered again.
+    attaches: Option<u64>,
     /// Ports whose events came before they were served.
     early: EarlyEvents,
 }
@@ -114,6 +118,7 @@ impl Host {
             turns_taken: Turns::default(),
             waiting: VecDeque::new(),
             pressed: None,
+            attaches: None,
             early: EarlyEvents::default(),
         }
     }
@@ -476,6 +481,10 @@ impl Host {
             *set = None;
         }
         (self.rests, self.pressed) = (None, None);
+        if self.attaches.is_some_and(|due| due <= time::now()) {
+            self.attaches = None;
+            self.services.attach_again();
+        }
         if !self.engine.waits() || self.engine.is_busy() {
             return;
         }
@@ -488,7 +497,12 @@ impl Host {
     fn set_timer(&mut self) {
         let again = self.engine.waits().then(|| self.engine.next_try(time::now())).flatten();
         let pressed = self.pressed.filter(|_| self.engine.unscrubbed() > 0);
-        let Some(due) = again.into_iter().chain(self.rests).chain(pressed).min() else {
+        self.attaches = match self.services.disks.has_refused() {
+            true => self.attaches.or_else(|| Some(time::now().saturating_add(ATTACH_AGAIN))),
+            false => None,
+        };
+        let due = again.into_iter().chain(self.rests).chain(pressed).chain(self.attaches).min();
+        let Some(due) = due else {
             return;
         };
         let Some((_, set)) = &mut self.timer else {

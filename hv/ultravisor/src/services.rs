@@ -260,6 +260,12 @@ impl Services {
         self.flush_stores();
     }
 
+    /// Orders the attaches of disks again that were refused.
+    pub fn attach_again(&mut self) {
+        self.disks.attach_again(&mut self.store);
+        self.flush_stores();
+    }
+
     /// Handles the reports that were read from an I/O partition.
     pub fn handle_reports(&mut self, port: Port, records: &impl Records) {
         let Some(io) = self.io.get_mut(&port) else {

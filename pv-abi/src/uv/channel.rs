@@ -33,8 +33,9 @@ pub const COMMAND_GRANT: u32 = 64;
 /// First grant reference of the journal pages of rings of disks, in the ultravisor's table, granted to
 /// [`super::database::IO_SERVICE`].
 pub const JOURNAL_GRANT: u32 = 128;
-/// Number of journal pages.
-pub const JOURNAL_PAGES: u32 = 256;
+/// Number of journal pages: the most rings that one I/O partition serves, one page each. All I/O
+/// partitions together have no more, so that one that is left has room for the rings of the others.
+pub const JOURNAL_PAGES: u32 = 64;
 /// First grant reference of an I/O partition's channel, in the I/O partition's table.
 pub const IO_GRANT: u32 = RESERVED_ENTRIES;
 /// The largest payload of one frame.

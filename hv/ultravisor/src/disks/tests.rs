@@ -471,3 +471,39 @@ fn without_a_journal_page_the_client_is_refused_and_may_begin_again() {
     machine.offer();
     assert_eq!(attach_of(&machine.disks.take_orders()).1.incarnation, 1 << 32 | 2);
 }
+
+#[test]
+fn rings_in_use_that_a_successor_refuses_are_attached_again() {
+    let mut machine = Machine::connected();
+    machine.disks.ended(IO_A);
+    machine.facts.partitions.remove(&IO_A);
+    machine.facts.owners.insert(DISK, IO_B);
+    machine.follow(&[]);
+    machine.drives(IO_B, &[DISK]);
+    let first = machine.disks.take_orders();
+    machine.reports(IO_B, 1 << 32 | 1, EndpointReport::Refused { reason: "no room".into() });
+    assert_eq!((machine.state(), machine.back("state").as_deref()), (DiskState::Moving, Some("4")));
+    assert!(machine.cause().contains("no room"), "{}", machine.cause());
+    assert!(machine.disks.has_refused());
+    assert!(machine.disks.take_orders().is_empty(), "not at once, or it would have no end");
+    // The ultravisor's timer, a change of the database, and room at the server.
+    machine.disks.attach_again(&mut machine.store);
+    assert_eq!(machine.disks.take_orders(), first);
+    assert!(!machine.disks.has_refused());
+    machine.reports(IO_B, 1 << 32 | 1, EndpointReport::Refused { reason: "no room".into() });
+    machine.follow(&[]);
+    assert_eq!(machine.disks.take_orders(), first);
+    machine.reports(IO_B, 1 << 32 | 1, EndpointReport::Refused { reason: "no room".into() });
+    let report = EndpointReport::Detached;
+    machine.hear(IO_B, Report::Endpoint { endpoint: 9, incarnation: 1, report });
+    assert_eq!(machine.disks.take_orders(), first);
+    machine.reports(IO_B, 1 << 32 | 1, EndpointReport::Attached);
+    assert_eq!((machine.state(), machine.cause()), (DiskState::Attached, String::new()));
+}
+
+#[test]
+fn one_io_partition_has_room_for_all_rings() {
+    let mut journals = Disks::new(Fake::default()).journals;
+    assert!(journals.references(0, 1, JOURNAL_PAGES as usize).is_some());
+    assert_eq!(journals.references(1, 1, 1), None);
+}
