@@ -203,8 +203,10 @@ impl<P: Pages> Disks<P> {
         match report {
             Report::Ready { protocol: PROTOCOL, .. } => self.servers.started(member, records),
             Report::Ready { .. } => self.servers.ended(member),
-            Report::Driving { index, medium } => self.servers.drives(member, index, Some(medium)),
-            Report::Failed { index, .. } => self.servers.drives(member, index, None),
+            Report::Driving { index, medium } => {
+                self.servers.drives(member, index, Some(medium), records);
+            }
+            Report::Failed { index, .. } => self.servers.drives(member, index, None, records),
             Report::Endpoint { endpoint, incarnation, report } => {
                 let Some(server) = self.servers.server(member) else {
                     return;

@@ -103,6 +103,7 @@ impl Servers {
             member.present = found.map(|(life, _)| life);
             member.running =
                 found.and_then(|(life, state)| (state == state::RUNNING).then_some(life));
+            member.driven.retain(|&function, _| records.owner(function) == number);
         }
     }
 
@@ -118,8 +119,18 @@ impl Servers {
         member.started = member.present.map(|life| (self.epoch, life));
     }
 
-    /// A partition reports that it drives a function; without a medium, that it does not.
-    pub fn drives(&mut self, number: u32, function: u32, medium: Option<Medium>) {
+    /// A partition reports that it drives a function; without a medium, that it does not. A report
+    /// about a function that it does not have counts for nothing, and is not kept.
+    pub fn drives(
+        &mut self,
+        number: u32,
+        function: u32,
+        medium: Option<Medium>,
+        records: &impl Records,
+    ) {
+        if records.owner(function) != number {
+            return;
+        }
         let Some(member) = self.members.get_mut(&number).filter(|m| m.started.is_some()) else {
             return;
         };

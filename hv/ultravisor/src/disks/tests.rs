@@ -507,3 +507,22 @@ fn one_io_partition_has_room_for_all_rings() {
     assert!(journals.references(0, 1, JOURNAL_PAGES as usize).is_some());
     assert_eq!(journals.references(1, 1, 1), None);
 }
+
+#[test]
+fn a_report_about_a_function_that_a_partition_does_not_have_is_dropped() {
+    let mut machine = Machine::new();
+    machine.drives(IO_B, &[DISK, 7, u32::MAX]);
+    machine.drives(IO_A, &[DISK, OTHER]);
+    machine.hear(IO_B, Report::Failed { index: DISK, reason: "not mine".into() });
+    let has = |machine: &Machine, member| {
+        [DISK, OTHER, 7, u32::MAX].map(|f| machine.disks.servers.medium(member, f).is_some())
+    };
+    assert_eq!(has(&machine, IO_B), [false; 4]);
+    assert_eq!(has(&machine, IO_A), [true, true, false, false]);
+    // Nor is anything kept of a function that was taken from it, not even for its return.
+    for owner in [IO_B, IO_A] {
+        machine.facts.owners.insert(DISK, owner);
+        machine.follow(&[]);
+    }
+    assert_eq!(has(&machine, IO_A), [false, true, false, false]);
+}
