@@ -72,10 +72,10 @@ impl IoPartition {
         let owned: BTreeSet<u32> = functions.clone().map(|(index, _)| index).collect();
         let orders = &mut self.orders;
         let leave = orders.functions.difference(&owned).map(|index| Order::Leave { index: *index });
-        orders.waiting.extend(leave);
+        leave.for_each(|order| queue(&mut orders.waiting, order));
         for (index, function) in functions.filter(|(index, _)| !orders.functions.contains(index)) {
             let record = function.as_bytes().to_vec();
-            orders.waiting.push_back(Order::Function { index, record });
+            queue(&mut orders.waiting, Order::Function { index, record });
         }
         orders.functions = owned;
         self.send_waiting();
@@ -84,7 +84,7 @@ impl IoPartition {
     /// Gives it an order about an endpoint, once it runs.
     pub fn order(&mut self, order: Order) {
         if self.orders.ready {
-            self.orders.waiting.push_back(order);
+            queue(&mut self.orders.waiting, order);
             self.send_waiting();
         }
     }
@@ -150,6 +150,37 @@ fn open(ring: &Mapping, port: Port) -> Result<End<'_, Port>, ChannelError> {
     Ok(End::new(Endpoint::open(ring.words(), Side::Server)?, port))
 }
 
+/// Adds an order to those that wait, without those that it makes void: at most two wait for each
+/// endpoint and each function, however long the partition reads none.
+fn queue(waiting: &mut VecDeque<Order>, order: Order) {
+    waiting.retain(|earlier| !is_void(earlier, &order));
+    waiting.push_back(order);
+}
+
+/// Returns whether an order that was not sent has no use before a later one. The grown endpoint of a
+/// resize needs the attach, and a function that comes back must be left first.
+fn is_void(earlier: &Order, later: &Order) -> bool {
+    let endpoint = |order: &Order| match order {
+        Order::Attach(attach) => Some(attach.endpoint),
+        Order::Resize { endpoint, .. } | Order::Detach { endpoint, .. } => Some(*endpoint),
+        Order::Function { .. } | Order::Leave { .. } => None,
+    };
+    let function = |order: &Order| match order {
+        Order::Function { index, .. } | Order::Leave { index } => Some(*index),
+        _ => None,
+    };
+    match later {
+        Order::Attach(_) | Order::Detach { .. } => endpoint(earlier) == endpoint(later),
+        Order::Resize { .. } => {
+            matches!(earlier, Order::Resize { .. }) && endpoint(earlier) == endpoint(later)
+        }
+        Order::Leave { .. } => function(earlier) == function(later),
+        Order::Function { .. } => {
+            matches!(earlier, Order::Function { .. }) && function(earlier) == function(later)
+        }
+    }
+}
+
 /// Sends the orders that wait, as far as the ring has room.
 fn send(end: &mut End<'_, Port>, waiting: &mut VecDeque<Order>) -> Result<(), ChannelError> {
     while let Some(order) = waiting.front() {
@@ -182,5 +213,47 @@ impl Orders {
             ),
             report => log!("I/O partition {partition}: {report:?}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::io::Attach;
+
+    fn attach(endpoint: u32, incarnation: u64) -> Order {
+        Order::Attach(Attach {
+            endpoint,
+            incarnation,
+            client: 16,
+            rings: Vec::new(),
+            read_only: false,
+            discard: false,
+            indirect_segments: 0,
+            extents: Vec::new(),
+        })
+    }
+
+    fn left(orders: &[Order]) -> Vec<Order> {
+        let mut waiting = VecDeque::new();
+        orders.iter().for_each(|order| queue(&mut waiting, order.clone()));
+        waiting.into()
+    }
+
+    #[test]
+    fn of_one_endpoint_or_function_at_most_two_orders_wait() {
+        let resize = |endpoint| Order::Resize { endpoint, incarnation: 1, extents: Vec::new() };
+        let detach = |endpoint| Order::Detach { endpoint, incarnation: 1 };
+        let function = |index| Order::Function { index, record: Vec::new() };
+        let leave = |index| Order::Leave { index };
+        let (many, other) = (|order: Order| vec![order; 100], attach(2, 1));
+        assert_eq!(left(&many(attach(1, 1))), [attach(1, 1)]);
+        assert_eq!(left(&[attach(1, 1), other.clone(), detach(1)]), [other.clone(), detach(1)]);
+        assert_eq!(left(&[detach(1), other.clone(), attach(1, 2)]), [other, attach(1, 2)]);
+        let grown = [attach(1, 1), resize(1), resize(2), resize(1)];
+        assert_eq!(left(&grown), [attach(1, 1), resize(2), resize(1)]);
+        let moved = [function(1), leave(1), function(1), leave(1), function(1), leave(2)];
+        assert_eq!(left(&moved), [leave(1), function(1), leave(2)]);
+        assert_eq!(left(&[function(1), attach(1, 1), detach(1)]), [function(1), detach(1)]);
     }
 }
