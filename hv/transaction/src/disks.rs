@@ -165,7 +165,8 @@ fn check_function(plan: &Plan, caller: Caller, index: u32) -> Result<(), Refusal
         return Err(refusal(Code::InvalidValue, object, "class", reason, way_out));
     }
     if owner == UNASSIGNED {
-        let way_out = "give it to an I/O partition first";
+        let way_out = "restart the host: functions are given when an I/O partition starts; \
+                       `uvtool resources` shows who has it";
         return Err(refusal(Code::NoDriver, object, "owner", "no I/O partition has it", way_out));
     }
     Ok(())

@@ -204,9 +204,11 @@ impl<P: Pages> Disks<P> {
             Report::Ready { protocol: PROTOCOL, .. } => self.servers.started(member, records),
             Report::Ready { .. } => self.servers.ended(member),
             Report::Driving { index, medium } => {
-                self.servers.drives(member, index, Some(medium), records);
+                self.servers.drives(member, index, Ok(medium), records);
             }
-            Report::Failed { index, .. } => self.servers.drives(member, index, None, records),
+            Report::Failed { index, reason } => {
+                self.servers.drives(member, index, Err(short(reason)), records);
+            }
             Report::Endpoint { endpoint, incarnation, report } => {
                 let Some(server) = self.servers.server(member) else {
                     return;
@@ -542,12 +544,14 @@ fn is_home(store: &Store, client: u32) -> bool {
     Path::new(&format!("{}/domid", home(client))).is_ok_and(|path| store.read(&path).is_some())
 }
 
+/// A reason, as far as it is kept.
+fn short(mut reason: String) -> String {
+    reason.truncate(reason.floor_char_boundary(MAX_DISK_CAUSE));
+    reason
+}
+
 /// A report of an I/O partition about an endpoint, as the negotiation takes it.
 fn body_of(report: EndpointReport) -> ReportBody {
-    let short = |mut reason: String| {
-        reason.truncate(reason.floor_char_boundary(MAX_DISK_CAUSE));
-        reason
-    };
     match report {
         EndpointReport::Attached => ReportBody::Attached,
         EndpointReport::Refused { reason } => ReportBody::Refused(short(reason)),

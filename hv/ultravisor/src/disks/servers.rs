@@ -7,6 +7,7 @@
 //! Rule: a partition that is not running in the database serves nothing, whatever it reports.
 
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use core::fmt;
 
 use control::io::Medium;
@@ -47,6 +48,8 @@ pub enum Unserved {
         function: u32,
         /// Its owner.
         owner: u32,
+        /// Why not, as the owner reported it.
+        reason: Option<String>,
     },
     /// This partition served it last, and is not gone yet.
     NotGone(u32),
@@ -57,16 +60,23 @@ impl fmt::Display for Unserved {
         match self {
             Self::Unowned(function) => write!(
                 f,
-                "function {function} belongs to no I/O partition; give it to one that runs"
+                "function {function} belongs to no I/O partition (`uvtool resources` shows who has it); \
+                 functions are given when an I/O partition starts: restart the host"
             ),
             Self::Divided(one, other) => write!(
                 f,
                 "its functions belong to partitions {one} and {other}; a disk of the functions of \
                  one I/O partition can be served"
             ),
-            Self::NotDriven { function, owner } => write!(
+            Self::NotDriven { function, owner, reason: Some(reason) } => write!(
                 f,
-                "partition {owner} does not drive function {function}; the host's log says why"
+                "partition {owner} does not drive function {function}: {reason}; restart the host to \
+                 try it again"
+            ),
+            Self::NotDriven { function, owner, reason: None } => write!(
+                f,
+                "partition {owner} does not drive function {function} yet; if that stays, read the \
+                 host's log, or restart the host"
             ),
             Self::NotGone(member) => {
                 write!(f, "partition {member}, which served it, is not gone yet")
@@ -85,6 +95,8 @@ struct Member {
     started: Option<(u32, u64)>,
     /// The functions that it drives since then.
     driven: BTreeMap<u32, Medium>,
+    /// The functions that it has and reported not to drive, with the reasons.
+    failed: BTreeMap<u32, String>,
 }
 
 /// The I/O partitions.
@@ -104,6 +116,7 @@ impl Servers {
             member.running =
                 found.and_then(|(life, state)| (state == state::RUNNING).then_some(life));
             member.driven.retain(|&function, _| records.owner(function) == number);
+            member.failed.retain(|&function, _| records.owner(function) == number);
         }
     }
 
@@ -114,18 +127,19 @@ impl Servers {
             return;
         };
         member.driven.clear();
+        member.failed.clear();
         // A u32 that counts starts of programs does not come round.
         self.epoch = self.epoch.wrapping_add(1);
         member.started = member.present.map(|life| (self.epoch, life));
     }
 
-    /// A partition reports that it drives a function; without a medium, that it does not. A report
+    /// A partition reports that it drives a function; or why it does not. A report
     /// about a function that it does not have counts for nothing, and is not kept.
     pub fn drives(
         &mut self,
         number: u32,
         function: u32,
-        medium: Option<Medium>,
+        medium: Result<Medium, String>,
         records: &impl Records,
     ) {
         if records.owner(function) != number {
@@ -135,8 +149,14 @@ impl Servers {
             return;
         };
         match medium {
-            Some(medium) => drop(member.driven.insert(function, medium)),
-            None => drop(member.driven.remove(&function)),
+            Ok(medium) => {
+                member.failed.remove(&function);
+                member.driven.insert(function, medium);
+            }
+            Err(reason) => {
+                member.driven.remove(&function);
+                member.failed.insert(function, reason);
+            }
         }
     }
 
@@ -145,6 +165,7 @@ impl Servers {
         if let Some(member) = self.members.get_mut(&number) {
             (member.started, member.running) = (None, None);
             member.driven.clear();
+            member.failed.clear();
         }
     }
 
@@ -185,7 +206,9 @@ impl Servers {
             (None, Some(server)) => Ok(server),
             (function, _) => {
                 let function = function.or(functions.first()).copied().unwrap_or(0);
-                Err(Unserved::NotDriven { function, owner })
+                let member = self.members.get(&owner);
+                let reason = member.and_then(|member| member.failed.get(&function)).cloned();
+                Err(Unserved::NotDriven { function, owner, reason })
             }
         }
     }

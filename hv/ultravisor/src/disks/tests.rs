@@ -526,3 +526,26 @@ fn a_report_about_a_function_that_a_partition_does_not_have_is_dropped() {
     }
     assert_eq!(has(&machine, IO_A), [false, true, false, false]);
 }
+
+#[test]
+fn the_reason_of_a_function_that_fails_is_shown() {
+    let mut machine = Machine::new();
+    machine.attach(0, XVDA, &[]);
+    let reason = "no MSI-X".to_string();
+    machine.hear(IO_A, Report::Failed { index: DISK, reason: reason.clone() });
+    assert_eq!(machine.state(), DiskState::Unserved);
+    assert!(
+        machine.cause().contains("function 1: no MSI-X; restart the host"),
+        "{}",
+        machine.cause()
+    );
+    // Only as much as an answer holds.
+    let long = "\u{e9}".repeat(MAX_DISK_CAUSE);
+    machine.hear(IO_A, Report::Failed { index: DISK, reason: long });
+    assert!(machine.disks.status(0).unwrap().cause.unwrap().len() <= MAX_DISK_CAUSE);
+    machine.drives(IO_A, &[DISK]);
+    assert_eq!(machine.disks.status(0).unwrap().cause, None);
+    machine.hear(IO_A, Report::Failed { index: DISK, reason });
+    machine.hear(IO_A, Report::Ready { protocol: PROTOCOL, restarts: 0 });
+    assert!(machine.cause().contains("does not drive function 1 yet"), "{}", machine.cause());
+}
