@@ -5,12 +5,11 @@
 //! partition: whoever operates the host finds the reason in the log. Nothing of the partition stays
 //! then, since its transactions are pending until the last.
 //!
-//! A partition that ended is built anew when its number is free ([`crate::lives`]). It takes no
-//! function from the other one, and gets those that nobody has.
+//! [`crate::members`] decides when each is built, and which functions it gets.
 
 use crate::failure::Failure;
 use crate::link::Link;
-use crate::lives::{Lives, MOST};
+use crate::members::{Ground, Member, Members};
 use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -27,8 +26,6 @@ use pv_abi::uv::database::{
 
 /// The name of the module.
 const MODULE: &str = "io";
-/// The partitions: number and name.
-const PARTITIONS: [(u32, &str); 2] = [(IO_A, "io-a"), (IO_B, "io-b")];
 /// Heap of 4 MiB, DMA region of 2 MiB.
 const SIZES: SystemSizes = SystemSizes { heap: 1024, dma: 512, grant_frames: 8 };
 
@@ -36,137 +33,91 @@ const SIZES: SystemSizes = SystemSizes { heap: 1024, dma: 512, grant_frames: 8 }
 /// modern (Virtual I/O Device 1.2, 4.1.2.1 and 5).
 const DRIVEN: [u32; 4] = [0x1001_1af4, 0x1042_1af4, 0x1004_1af4, 0x1048_1af4];
 
-/// The I/O partitions that are kept running.
+/// The I/O partitions, and their image.
 #[derive(Default)]
-pub struct Members {
+pub struct IoPartitions {
     module: Option<Module>,
-    members: Vec<Member>,
-}
-
-struct Member {
-    number: u32,
-    name: &'static str,
-    lives: Lives,
+    members: Members,
 }
 
 /// Makes sure that the I/O partitions run, if the machine needs them.
-pub fn provide(link: &mut Link, foreign: &mut Foreign) -> Members {
-    let Some(module) = module_named(MODULE) else { return Members::default() };
-    let functions = match unassigned(link) {
-        Ok(functions) => functions,
+pub fn provide(link: &mut Link, foreign: &mut Foreign) -> IoPartitions {
+    let Some(module) = module_named(MODULE) else { return IoPartitions::default() };
+    let rows = match link.devices() {
+        Ok(rows) => rows,
         Err(failure) => {
             log!("no I/O partitions: {failure}");
-            return Members::default();
+            return IoPartitions::default();
         }
     };
-    if functions.is_empty() && !is_always(module.options) {
-        return Members::default();
+    if !rows.iter().any(is_of_io) && !is_always(module.options) {
+        return IoPartitions::default();
     }
     if let Err(error) = events::bind_virq(VIRQ_TIMER) {
         log!("no timer: {error}; an I/O partition that ends soon again stays away");
     }
-    let mut members = Vec::new();
-    for (share, (number, name)) in PARTITIONS.into_iter().enumerate() {
-        // The functions are dealt out in turn.
-        let own: Vec<u32> = functions.iter().copied().skip(share).step_by(2).collect();
-        let mut member = Member { number, name, lives: Lives::new() };
-        member.build(link, foreign, &module, &own);
-        members.push(member);
-    }
-    Members { module: Some(module), members }
+    let members = Members::start(&mut Host { link, foreign, module: &module }, &unassigned(&rows));
+    IoPartitions { module: Some(module), members }
 }
 
-impl Members {
+impl IoPartitions {
     /// Builds anew those that ended, when it is time, and sets the timer for the next.
     pub fn keep(&mut self, link: &mut Link, foreign: &mut Foreign) {
-        let Some(module) = &self.module else { return };
-        loop {
-            if link.is_told() {
-                self.members.iter_mut().for_each(|member| member.look(link));
-            }
-            let now = time::now();
-            let is_due = |member: &&mut Member| member.lives.due().is_some_and(|due| due <= now);
-            let Some(member) = self.members.iter_mut().find(is_due) else { break };
-            if member.build(link, foreign, module, &[]) {
-                member.take_unassigned(link);
-            }
+        if let Some(module) = &self.module {
+            self.members.keep(&mut Host { link, foreign, module });
         }
-        if let Some(due) = self.members.iter().filter_map(|member| member.lives.due()).min()
-            && let Err(error) = time::set_timer(due)
-        {
+    }
+}
+
+/// The real system: the database through the command channel, and memory through the monitor.
+struct Host<'h> {
+    link: &'h mut Link,
+    foreign: &'h mut Foreign,
+    module: &'h Module,
+}
+
+impl Ground for Host<'_> {
+    fn now(&mut self) -> u64 {
+        time::now()
+    }
+
+    fn wake_at(&mut self, time: u64) {
+        if let Err(error) = time::set_timer(time) {
             log!("the timer is not set: {error}");
         }
     }
-}
 
-impl Member {
-    /// Builds and starts the partition. Returns whether it runs.
-    fn build(
-        &mut self,
-        link: &mut Link,
-        foreign: &mut Foreign,
-        module: &Module,
-        functions: &[u32],
-    ) -> bool {
-        match provide_one(link, foreign, module, self, functions) {
-            Ok(()) => {
-                self.lives.began(time::now());
-                true
-            }
-            Err(failure) => {
-                log!("cannot start {}: {failure}", self.name);
-                link.abandon();
-                let is_tried = self.lives.failed(time::now());
-                self.tell(is_tried);
-                false
-            }
-        }
+    fn is_told(&mut self) -> bool {
+        self.link.is_told()
     }
 
-    /// Notes if its number is free.
-    fn look(&mut self, link: &mut Link) {
-        match link.descriptor(self.number) {
-            Ok(None) => {
-                let is_tried = self.lives.ended(time::now());
-                self.tell(is_tried);
-            }
-            Ok(Some(_)) => {}
-            Err(failure) => log!("{}: {failure}", self.name),
-        }
+    fn is_free(&mut self, number: u32) -> Result<bool, Failure> {
+        Ok(self.link.descriptor(number)?.is_none())
     }
 
-    /// Logs that it stays away.
-    fn tell(&self, is_tried: bool) {
-        if !is_tried {
-            log!(
-                "{} failed {MOST} times in a row and stays away: `uvtool why {}` has the causes; \
-                 restart the host to try again",
-                self.name,
-                self.name
-            );
-        }
+    fn unassigned(&mut self) -> Result<Vec<u32>, Failure> {
+        Ok(unassigned(&self.link.devices()?))
     }
 
-    /// Gives it the functions that nobody has. It runs already, so that a function which the other
-    /// partition loses meanwhile is either here to be seen, or comes to it from the ultravisor.
-    fn take_unassigned(&self, link: &mut Link) {
-        const WHAT: &str = "giving an I/O partition the functions that nobody has";
-        let partition = Target::Number(self.number);
-        let assigned = unassigned(link).and_then(|functions| {
-            let assign = |function| Operation::AssignDevice { function, partition };
-            let operations: Vec<Operation> = functions.into_iter().map(assign).collect();
-            if operations.is_empty() { Ok(Vec::new()) } else { link.apply(WHAT, operations) }
-        });
-        if let Err(failure) = assigned {
-            log!("{}: {failure}", self.name);
+    fn assign(&mut self, number: u32, function: u32) -> Result<(), Failure> {
+        const WHAT: &str = "giving an I/O partition a function that nobody has";
+        let assign = Operation::AssignDevice { function, partition: Target::Number(number) };
+        self.link.apply(WHAT, vec![assign]).map(drop)
+    }
+
+    fn build(&mut self, member: &Member, functions: &[u32]) -> Result<(), Failure> {
+        let built = provide_one(self.link, self.foreign, self.module, member, functions);
+        if built.is_err() {
+            self.link.abandon();
         }
+        built
     }
 }
 
 /// The functions that an I/O partition can drive, and that nobody has.
-fn unassigned(link: &mut Link) -> Result<Vec<u32>, Failure> {
-    let rows = link.devices()?;
-    Ok(rows.iter().filter(|row| is_driven(row)).map(|row| row.index).collect())
+fn unassigned(rows: &[DeviceRow]) -> Vec<u32> {
+    let nobodys = |row: &&DeviceRow| is_of_io(row) && row.owner == UNASSIGNED;
+    rows.iter().filter(nobodys).map(|row| row.index).collect()
 }
 
 /// Returns whether the module's options ask for the partitions on every machine.
@@ -174,9 +125,11 @@ fn is_always(options: &str) -> bool {
     options.split_whitespace().any(|word| word == "always")
 }
 
-/// Returns whether an I/O partition can drive a function and have it.
-fn is_driven(function: &DeviceRow) -> bool {
-    DRIVEN.contains(&function.id) && function.refused == 0 && function.owner == UNASSIGNED
+/// Returns whether an I/O partition can drive a function, and has it or can have it.
+fn is_of_io(function: &DeviceRow) -> bool {
+    DRIVEN.contains(&function.id)
+        && function.refused == 0
+        && matches!(function.owner, UNASSIGNED | IO_A | IO_B)
 }
 
 fn provide_one(
@@ -275,6 +228,7 @@ fn fill(foreign: &mut Foreign, plan: &SystemPlan<'_>, number: u32) -> Result<usi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pv_abi::uv::database::COMMAND;
 
     #[test]
     fn functions_that_can_be_driven_and_had_are_wanted() {
@@ -290,11 +244,19 @@ mod tests {
             owner,
         };
         for id in DRIVEN {
-            assert!(is_driven(&row(id, 0, UNASSIGNED)), "{id:#x}");
-            assert!(!is_driven(&row(id, 1, UNASSIGNED)), "{id:#x}");
-            assert!(!is_driven(&row(id, 0, IO_B)), "{id:#x}");
+            for (refused, owner, is_wanted, is_nobodys) in [
+                (0, UNASSIGNED, true, true),
+                (0, IO_A, true, false),
+                (0, IO_B, true, false),
+                (0, COMMAND, false, false),
+                (1, UNASSIGNED, false, false),
+            ] {
+                let row = row(id, refused, owner);
+                assert_eq!(is_of_io(&row), is_wanted, "{id:#x} {refused} {owner}");
+                assert_eq!(!unassigned(&[row]).is_empty(), is_nobodys, "{id:#x} {refused} {owner}");
+            }
         }
-        assert!(!is_driven(&row(0x1000_1af4, 0, UNASSIGNED)), "a network");
+        assert!(!is_of_io(&row(0x1000_1af4, 0, UNASSIGNED)), "a network");
         assert!(is_always("inject=die:4 always") && !is_always("never"));
     }
 }

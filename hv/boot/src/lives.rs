@@ -53,6 +53,11 @@ impl Lives {
         }
     }
 
+    /// Returns whether it runs, as far as this partition knows.
+    pub const fn is_running(&self) -> bool {
+        matches!(self.state, State::Lives(_))
+    }
+
     /// Notes that it was built and runs.
     pub const fn began(&mut self, now: u64) {
         self.begun = self.begun.saturating_add(1);

@@ -26,13 +26,14 @@ mod guest;
 mod io;
 mod link;
 mod lives;
+mod members;
 mod options;
 mod ramdisk;
 mod serve;
 mod sizing;
 
 use failure::Failure;
-use io::Members;
+use io::IoPartitions;
 use link::Link;
 use partition_runtime::building::Foreign;
 use partition_runtime::hypercall::{Shutdown, shutdown};
@@ -47,7 +48,7 @@ entry!(start_and_serve);
 
 fn start_and_serve(start: &'static StartBlock) -> ! {
     match provide(start) {
-        Ok((mut link, mut foreign, mut members)) => serve(&mut link, &mut foreign, &mut members),
+        Ok((mut link, mut foreign, mut io)) => serve(&mut link, &mut foreign, &mut io),
         Err(failure) => {
             log!("cannot start the command partition: {failure}");
             shutdown(Shutdown::Crash)
@@ -55,19 +56,19 @@ fn start_and_serve(start: &'static StartBlock) -> ! {
     }
 }
 
-fn provide(start: &'static StartBlock) -> Result<(Link, Foreign, Members), Failure> {
+fn provide(start: &'static StartBlock) -> Result<(Link, Foreign, IoPartitions), Failure> {
     let no_window = Failure::Answer("taking the mapping window");
     let mut link = Link::open(start)?;
     let window = Window::take().as_mut().and_then(|window| Foreign::new(window, PAGES));
     let mut foreign = window.ok_or(no_window)?;
     command::provide(&mut link, &mut foreign)?;
-    let members = io::provide(&mut link, &mut foreign);
-    Ok((link, foreign, members))
+    let io = io::provide(&mut link, &mut foreign);
+    Ok((link, foreign, io))
 }
 
-/// Builds guests, and I/O partitions anew, for ever. No event that comes during a request is missed: the ring is checked
-/// again before this waits.
-fn serve(link: &mut Link, foreign: &mut Foreign, members: &mut Members) -> ! {
+/// Builds guests, and I/O partitions anew, for ever. No event that comes during a request is
+/// missed: the ring is checked again before this waits.
+fn serve(link: &mut Link, foreign: &mut Foreign, io: &mut IoPartitions) -> ! {
     let mut server = Server::open(link);
     if let Err(failure) = &server {
         log!("guests cannot be built: {failure}");
@@ -76,7 +77,7 @@ fn serve(link: &mut Link, foreign: &mut Foreign, members: &mut Members) -> ! {
         if let Ok(server) = &mut server {
             server.serve(link, foreign);
         }
-        members.keep(link, foreign);
+        io.keep(link, foreign);
         link.wait();
     }
 }
