@@ -5,12 +5,19 @@
 //! stays away, because it would only end again, and take the other one's time with it.
 //!
 //! Rule: a life of at least [`STABLE`] counts as no failure, and ends the row.
+//!
+//! The news that a number is free can be lost. So the builder also looks by itself: at each running
+//! partition every [`LOOKS`], and again after [`SOON`] if it could not look.
 
 /// Nanoseconds of the first wait, and of the longest.
 const FIRST_WAIT: u64 = 1_000_000_000;
 const LAST_WAIT: u64 = 60 * FIRST_WAIT;
 /// A life of this many nanoseconds ends a row of failures.
 const STABLE: u64 = 60_000_000_000;
+/// Nanoseconds from one look at a running partition to the next.
+const LOOKS: u64 = 10_000_000_000;
+/// Nanoseconds to the next look after one that failed.
+const SOON: u64 = 1_000_000_000;
 /// Maximum number of failures in a row.
 pub const MOST: u32 = 8;
 
@@ -26,8 +33,8 @@ pub struct Lives {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// It began to run at this time.
-    Lives(u64),
+    /// It began to run, and is looked at; both in system time.
+    Lives { since: u64, look: u64 },
     /// It is to be built at this time.
     Due(u64),
     /// It is not built anew.
@@ -49,24 +56,48 @@ impl Lives {
     pub const fn due(&self) -> Option<u64> {
         match self.state {
             State::Due(time) => Some(time),
-            State::Lives(_) | State::Away => None,
+            State::Lives { .. } | State::Away => None,
         }
     }
 
     /// Returns whether it runs, as far as this partition knows.
     pub const fn is_running(&self) -> bool {
-        matches!(self.state, State::Lives(_))
+        matches!(self.state, State::Lives { .. })
+    }
+
+    /// When to look whether its number is free, in system time. Returns `None` if it does not run.
+    pub const fn look(&self) -> Option<u64> {
+        match self.state {
+            State::Lives { look, .. } => Some(look),
+            State::Due(_) | State::Away => None,
+        }
+    }
+
+    /// Notes that its number may be free, so that a look is due.
+    pub const fn look_at_once(&mut self) {
+        self.set_look(0);
+    }
+
+    /// Notes a look: whether it told that the number is not free, or failed.
+    pub const fn looked(&mut self, is_known: bool, now: u64) {
+        self.set_look(now.saturating_add(if is_known { LOOKS } else { SOON }));
+    }
+
+    const fn set_look(&mut self, time: u64) {
+        if let State::Lives { look, .. } = &mut self.state {
+            *look = time;
+        }
     }
 
     /// Notes that it was built and runs.
     pub const fn began(&mut self, now: u64) {
         self.begun = self.begun.saturating_add(1);
-        self.state = State::Lives(now);
+        self.state = State::Lives { since: now, look: now.saturating_add(LOOKS) };
     }
 
     /// Notes that its number is free. Returns `false` if it stays away from now on.
     pub const fn ended(&mut self, now: u64) -> bool {
-        let State::Lives(since) = self.state else {
+        let State::Lives { since, .. } = self.state else {
             return true;
         };
         if now.saturating_sub(since) < STABLE && self.begun > 1 {
@@ -106,6 +137,24 @@ mod tests {
         // To be told again changes nothing.
         assert!(lives.ended(9));
         assert_eq!(lives.due(), Some(7));
+    }
+
+    #[test]
+    fn a_running_partition_is_looked_at_and_soon_again_if_that_fails() {
+        let mut lives = Lives::new();
+        lives.look_at_once();
+        assert_eq!(lives.look(), None);
+        lives.began(5);
+        assert_eq!(lives.look(), Some(5 + LOOKS));
+        lives.look_at_once();
+        assert_eq!(lives.look(), Some(0));
+        lives.looked(false, 7);
+        assert_eq!(lives.look(), Some(7 + SOON));
+        lives.looked(true, 9);
+        assert_eq!((lives.look(), lives.due()), (Some(9 + LOOKS), None));
+        assert!(lives.ended(11));
+        lives.looked(true, 11);
+        assert_eq!((lives.look(), lives.due()), (None, Some(11)));
     }
 
     #[test]

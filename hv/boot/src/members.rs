@@ -1,12 +1,13 @@
 //! Which I/O partition is built when, and which one gets the functions that nobody has.
 //!
 //! A partition that ended is built anew when its number is free ([`crate::lives`]). It takes no
-//! function from the other one.
+//! function from the other one. The ultravisor tells when a number is free, and a timer makes up for
+//! news that is lost.
 //!
 //! Rule: a function that an I/O partition can drive stays nobody's only while none of them runs.
 //! Whenever something may have changed, a running one gets the functions that nobody has: at the
-//! start, after each try to build one, and when the number of one has become free. The partition
-//! runs already then, so that a function which the other one loses meanwhile is either there to be
+//! start, after each try to build one, and after each look whether the number of one is free. The
+//! partition runs already then, so that a function which the other one loses meanwhile is either there to be
 //! seen, or comes to it from the ultravisor.
 
 use crate::failure::Failure;
@@ -88,29 +89,36 @@ impl Members {
         members
     }
 
-    /// Builds anew those that ended, when it is time, and sets the timer for the next.
+    /// Builds anew those that ended, when it is time, and sets the timer for the next look or build.
     pub fn keep(&mut self, ground: &mut dyn Ground) {
         loop {
-            let is_told = ground.is_told();
-            if is_told {
-                self.members.iter_mut().for_each(|member| member.look(ground));
+            if ground.is_told() {
+                self.members.iter_mut().for_each(|member| member.lives.look_at_once());
             }
             let now = ground.now();
+            let mut is_looked = false;
+            for member in &mut self.members {
+                if member.lives.look().is_some_and(|look| look <= now) {
+                    member.look(ground);
+                    is_looked = true;
+                }
+            }
             let is_due = |member: &&mut Member| member.lives.due().is_some_and(|due| due <= now);
             let due = self.members.iter_mut().find(is_due);
             let is_built = due.is_some();
             if let Some(member) = due {
                 member.build(ground, &[]);
             }
-            if is_told || is_built {
+            if is_looked || is_built {
                 self.give_unassigned(ground);
             }
             if !is_built {
                 break;
             }
         }
-        if let Some(due) = self.members.iter().filter_map(|member| member.lives.due()).min() {
-            ground.wake_at(due);
+        let times = |member: &Member| member.lives.due().or(member.lives.look());
+        if let Some(next) = self.members.iter().filter_map(times).min() {
+            ground.wake_at(next);
         }
     }
 
@@ -168,8 +176,11 @@ impl Member {
                 let is_tried = self.lives.ended(ground.now());
                 self.tell(is_tried);
             }
-            Ok(false) => {}
-            Err(failure) => log!("{}: {failure}", self.name),
+            Ok(false) => self.lives.looked(true, ground.now()),
+            Err(failure) => {
+                log!("{}: {failure}; it is looked at again", self.name);
+                self.lives.looked(false, ground.now());
+            }
         }
     }
 
@@ -349,5 +360,39 @@ mod tests {
         members.keep(&mut host);
         assert_eq!(host.builds, [IO_A, IO_B, IO_A]);
         assert_eq!(host.owners(), [Some(IO_B); 2]);
+    }
+
+    #[test]
+    fn news_that_is_lost_is_made_up_for() {
+        let mut host = Fake::with_functions(2);
+        let mut members = host.start();
+        members.keep(&mut host);
+        // Nobody tells that one ended.
+        host.ends(IO_B);
+        host.now = host.wake.expect("a look at what runs");
+        assert_eq!(host.now, 11 * SECOND);
+        members.keep(&mut host);
+        assert_eq!(
+            (&host.builds[..], host.owners()),
+            (&[IO_A, IO_B, IO_B][..], vec![Some(IO_A), Some(IO_A)])
+        );
+    }
+
+    #[test]
+    fn a_look_that_fails_is_tried_again() {
+        let mut host = Fake::with_functions(2);
+        let mut members = host.start();
+        host.ends(IO_A);
+        (host.is_told, host.is_cut) = (true, true);
+        for _ in 0..3 {
+            members.keep(&mut host);
+            let next = host.wake.expect("another look");
+            assert_eq!(next, host.now + SECOND);
+            host.now = next;
+        }
+        host.is_cut = false;
+        members.keep(&mut host);
+        assert_eq!(host.builds, [IO_A, IO_B, IO_A]);
+        assert!(host.owners().iter().all(Option::is_some));
     }
 }
