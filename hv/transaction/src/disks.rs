@@ -108,6 +108,12 @@ fn set_medium(
         Medium::Partition { function, number } => {
             let (least, most) = (*GPT_PARTITIONS.start(), *GPT_PARTITIONS.end());
             within(object, "partition of the disk", *number, least, most)?;
+            if !caller.limits.gpt {
+                let reason = "GPT partitions of a disk are not served yet";
+                let way_out = "attach the whole disk, or the partition's sectors as `extents` of \
+                               a definition";
+                return Err(refusal(Code::NoDriver, object, "partition", reason, way_out));
+            }
             (entry.medium, entry.partition, one) = (medium::PARTITION, *number, whole(*function));
             &one
         }

@@ -38,6 +38,8 @@ pub struct Limits {
     pub ranges: u32,
     /// Whether guests may not run, because the CPU lets them read all memory.
     pub meltdown: bool,
+    /// Whether a disk may be a GPT partition: the I/O partitions find and serve them.
+    pub gpt: bool,
     /// The PCI functions, as the monitor knows them, by index.
     pub functions: &'static [DeviceFunction],
 }

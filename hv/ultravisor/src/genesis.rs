@@ -51,7 +51,7 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
     let issues = issues::judge(&description, options.accepts_meltdown);
     let meltdown = !issues.guests_start;
     let cpus = description.machine.cpus;
-    let limits = Limits { cpus, ranges: ranges(), meltdown, functions };
+    let limits = Limits { cpus, ranges: ranges(), meltdown, gpt: false, functions };
     let known = if start.restarts > 0 { Database::open(words).ok() } else { None };
     let first = known.is_none();
     let engine = match known {

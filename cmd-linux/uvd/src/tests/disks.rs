@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use control::command::{Answer, Body, DiskNumber, DiskRow, DiskState, Medium, Query};
+use control::command::{Answer, Body, DiskNumber, DiskRow, DiskState, Extent, Medium, Query};
 use definition::{Definition, Disk, Function};
 use uvd_protocol::{Answered, Definitions, Planned, Service, ServiceAnswer, Told};
 
@@ -60,12 +60,14 @@ fn disks_come_with_the_partition_and_change_while_it_runs() {
     let first = ("xvda".to_string(), Medium::Disk { function: 0 });
     assert_eq!(disks(&mut client), std::slice::from_ref(&first));
     // A disk more is attached by an apply, and one less is detached.
-    let second = Disk { partition: Some(2), ..disk('b', 5) };
+    let piece = definition::DiskExtent { start: 34, sectors: 8 };
+    let second = Disk { extents: vec![piece], ..disk('b', 5) };
     let two = with_disks(&kernel, &[disk('a', 4), second]);
     let ServiceAnswer::Changes { changes, .. } = answer(apply(&mut client, &two)) else { panic!() };
     assert!(matches!(&changes[..], [Planned::Change { fields, .. }] if fields[0].field == "disk"));
-    let gpt = ("xvdb".to_string(), Medium::Partition { function: 1, number: 2 });
-    assert_eq!(disks(&mut client), [first.clone(), gpt]);
+    let piece = Extent { function: 1, start: 34, sectors: 8 };
+    let extents = ("xvdb".to_string(), Medium::Extents(vec![piece]));
+    assert_eq!(disks(&mut client), [first.clone(), extents]);
     // An undo detaches the disk, and the definition follows.
     assert!(client.undo().result.is_ok());
     assert_eq!(disks(&mut client), std::slice::from_ref(&first));
@@ -114,6 +116,10 @@ fn a_disk_is_attached_by_itself_together_with_its_definition() {
             "xvdb of partition \"web\": function: the machine has no PCI function 0000:00:09.0",
         ),
         (Disk { partition: Some(200), ..disk('b', 5) }, "partition: 200 is more than 128"),
+        (
+            Disk { partition: Some(2), ..disk('b', 5) },
+            ": partition: GPT partitions of a disk are not served yet; attach the whole disk",
+        ),
         (Disk { device: 3, ..disk('b', 5) }, "device: 3 is no whole disk"),
     ] {
         let told = refusal(client.ask(attach(&wrong)));

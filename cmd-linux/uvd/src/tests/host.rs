@@ -520,7 +520,8 @@ fn genesis(words: &[AtomicU32]) -> Engine<'_> {
         let entry = DeviceEntry { owner: IO_A, ..DeviceEntry::new_zeroed() };
         database.write_device(index, &entry).unwrap();
     }
-    let limits = Limits { cpus: CPUS, ranges: 16 * 1024, meltdown: false, functions: &FUNCTIONS };
+    let (meltdown, gpt) = (false, false);
+    let limits = Limits { cpus: CPUS, ranges: 16 * 1024, meltdown, gpt, functions: &FUNCTIONS };
     Engine::genesis(database, limits, 0, "test").unwrap()
 }
 

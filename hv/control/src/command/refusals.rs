@@ -85,7 +85,7 @@ codes! {
     NoConsole = "no-console",
     /// No CPU would be left, or there is no such CPU.
     NoCpu = "no-cpu",
-    /// No I/O partition has the PCI function.
+    /// No I/O partition has the PCI function, or can serve what is asked of it.
     NoDriver = "no-driver",
     /// The endpoint table is full.
     NoEndpoint = "no-endpoint",

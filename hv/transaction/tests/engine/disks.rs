@@ -7,6 +7,8 @@ use control::command::{
 use pv_abi::uv::database::{COMMAND, FIRST_GUEST, IO_A, IO_SERVICE, state};
 use pv_abi::uv::endpoints::{Endpoint, endpoint_flags, endpoint_state, medium};
 
+use transaction::Limits;
+
 use crate::devices::io_built;
 use crate::fake::{FRAMES, Host, LIMITS, arena, arena_of, create, picture, transaction};
 use crate::queries::ask;
@@ -157,6 +159,22 @@ fn each_refusal_names_the_disk_and_a_way_out() {
     // The command partition may have disks, too.
     host.ok(vec![detach(WEB, XVDA)]);
     host.ok(vec![attach(COMMAND, XVDA, gpt(DISK, 1))]);
+}
+
+#[test]
+fn a_gpt_partition_is_refused_as_long_as_nobody_serves_it() {
+    let words = arena();
+    let mut host = Host::of(&words, FRAMES, Limits { gpt: false, ..LIMITS });
+    with_disks(&mut host);
+    let before = picture(&host.engine).0;
+    let refusal = host.refused(vec![attach(WEB, XVDA, gpt(DISK, 1))]);
+    assert_eq!((refusal.code, &*refusal.field), (Code::NoDriver, "partition"));
+    assert_eq!(refusal.object, "xvda of partition \"web\" (16)");
+    assert!(refusal.reason.contains("not served yet"), "{}", refusal.reason);
+    assert!(refusal.way_out.contains("whole disk"), "{}", refusal.way_out);
+    assert!(picture(&host.engine).0 == before);
+    // Both ways out work.
+    host.ok(vec![attach(WEB, XVDA, disk(DISK)), attach(WEB, XVDB, extents(&[(OTHER, 34, 8)]))]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::queries::ask_engine;
 
 pub const FRAMES: u64 = 8192;
 pub const LIMITS: Limits =
-    Limits { cpus: 4, ranges: 16 * 1024, meltdown: false, functions: &FUNCTIONS };
+    Limits { cpus: 4, ranges: 16 * 1024, meltdown: false, gpt: true, functions: &FUNCTIONS };
 
 /// A bridge, two disks, and a function that shares a page.
 pub const FUNCTIONS: [DeviceFunction; 4] = [

@@ -25,7 +25,7 @@ pub enum DiskRequest {
     },
     /// Attach a disk to a partition, running or not, and put it into its definition
     #[command(after_help = "Examples:\n  uvtool disk attach web xvdb --function 00:05.0\n  \
-        uvtool disk attach web xvdc --function 00:06.0 --partition 2 --read-only")]
+        uvtool disk attach web xvdc --function 00:06.0 --read-only")]
     Attach(Attach),
     /// Detach a disk from a partition, running or not, and take it from its definition
     #[command(after_help = "Example:\n  uvtool disk detach web xvdb")]
@@ -50,7 +50,8 @@ pub struct Attach {
     /// shows the functions
     #[arg(long, value_name = "ADDRESS", value_parser = function)]
     pub function: Function,
-    /// GPT partition of that disk, from 1; the whole disk if it is left out
+    /// GPT partition of that disk, from 1; the whole disk if it is left out. Refused: GPT
+    /// partitions are not served yet
     #[arg(long = "partition", id = "gpt", value_name = "N")]
     pub number: Option<u32>,
     /// The partition may only read
